@@ -1,0 +1,585 @@
+//! A cluster: boots it, enters it, stops it.
+//!
+//! Its state lies in the cache at `clusters/NAME`: `state.json`, `kubeconfig`, `audit.log`, `log/` with a file for each component.
+//! Clusters do not share a network, so they all have the same addresses and any number of them run side by side.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::{ChildStdin, Command, Stdio},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    cache,
+    cgroup::Cgroup,
+    control_plane,
+    error::{Error, Result, While},
+    image,
+    namespace::{self, Component},
+    node::{Node, NodeOptions, Site},
+    oci::Image,
+    prerequisites, process,
+    process::{Identity, Output},
+    template,
+    tools::Tools,
+};
+
+/// The name that `cargo cluster` uses unless it is given one.
+pub const DEFAULT_NAME: &str = "default";
+/// Addresses of nodes and pods are laid out for this many.
+pub const MAX_NODES: usize = 16;
+
+const SCRIPT: &str = include_str!("../cluster/network.sh");
+const KUBECTL_LIMIT: Duration = Duration::from_secs(60);
+const READY_LIMIT: Duration = Duration::from_secs(120);
+const NETWORK_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long a cluster lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lifetime {
+    /// Until [`Cluster::stop`], or the end of the process that started it, however that comes about.
+    Owner,
+    /// Until somebody stops it.
+    Detached,
+}
+
+/// What a cluster has.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Names the cluster among those of this machine; letters, digits and dashes.
+    pub name: String,
+    /// Its nodes; none for a control plane alone.
+    pub nodes: Vec<NodeOptions>,
+    /// Images that every node has from its start.
+    pub images: Vec<Image>,
+    /// Whether the API server writes an audit log.
+    pub audit: bool,
+    /// How long it lives.
+    pub lifetime: Lifetime,
+}
+
+impl Options {
+    /// A control plane alone, with an audit log, that ends with this process.
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            nodes: Vec::new(),
+            images: Vec::new(),
+            audit: true,
+            lifetime: Lifetime::Owner,
+        }
+    }
+}
+
+/// What a later process needs to know.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct State {
+    name: String,
+    init: Identity,
+    nodes: Vec<Node>,
+}
+
+/// A cluster that runs.
+#[derive(Debug)]
+pub struct Cluster {
+    state: State,
+    run: PathBuf,
+    tools: Tools,
+    cgroup: Cgroup,
+    /// Of the programs, those that this process started.
+    components: Vec<Component>,
+    /// The end of the pipe that keeps the cluster alive.
+    alive: Option<ChildStdin>,
+    pause: Option<Image>,
+}
+
+impl Cluster {
+    /// Boots a cluster, and returns when its nodes are Ready and its DNS answers.
+    ///
+    /// Removes what an earlier cluster of this name left if it no longer runs.
+    ///
+    /// # Errors
+    /// When the machine is not fit for it, such a cluster runs already, or a component fails; the error holds the end of its log.
+    /// What was started by then is stopped.
+    pub fn start(options: &Options) -> Result<Self> {
+        prerequisites::to_boot()?;
+        let tools = Tools::build()?;
+        check(options)?;
+        let run = run_directory(&options.name)?;
+        if let Some(state) = State::read(&run)
+            && state.init.is_alive()
+        {
+            return Err(Error::Running(options.name.clone()));
+        }
+        let cgroup = Cgroup::of_cluster(&options.name)?;
+        clean(&run, &cgroup)?;
+        fs::create_dir_all(run.join("log")).while_(|| format!("creating {}", run.display()))?;
+
+        let up = run.join("up");
+        let mut command = Command::new("unshare");
+        command.args([
+            "--net",
+            "--mount",
+            "--pid",
+            "--uts",
+            "--ipc",
+            "--fork",
+            "--kill-child",
+            "bash",
+            "-c",
+            SCRIPT,
+            "network.sh",
+        ]);
+        command
+            .arg(&up)
+            .arg(if options.lifetime == Lifetime::Owner {
+                "owner"
+            } else {
+                "detached"
+            });
+        command.env("PATH", prerequisites::path());
+        let stdin = if options.lifetime == Lifetime::Owner {
+            Stdio::piped()
+        } else {
+            Stdio::null()
+        };
+        let mut network = Component::start(
+            "network",
+            &command,
+            None,
+            run.join("log/network.log"),
+            stdin,
+        )?;
+        let alive = network.take_stdin();
+        let init = network.descendant(1, NETWORK_LIMIT)?;
+        namespace::wait_for_file(&mut network, &up, NETWORK_LIMIT)?;
+
+        let state = State {
+            name: options.name.clone(),
+            init,
+            nodes: Vec::new(),
+        };
+        state.write(&run)?;
+        let components = vec![network];
+        let mut cluster = Self {
+            state,
+            run,
+            tools,
+            cgroup,
+            components,
+            alive,
+            pause: None,
+        };
+        match cluster.boot(options) {
+            Ok(()) => Ok(cluster),
+            Err(error) => {
+                cluster.halt();
+                Err(error)
+            }
+        }
+    }
+
+    fn boot(&mut self, options: &Options) -> Result<()> {
+        self.components.extend(control_plane::start(
+            self.state.init,
+            &self.tools,
+            &self.run,
+            options.audit,
+        )?);
+        if options.nodes.is_empty() {
+            return Ok(());
+        }
+        let mut images = image::of_the_node(&self.tools)?;
+        let [pause, dns] = &images[..] else {
+            return Err(Error::Malformed {
+                what: "images of the node".into(),
+                why: "not two".into(),
+            });
+        };
+        self.pause = Some(pause.clone());
+        let dns = template::fill(
+            include_str!("../cluster/coredns.yaml"),
+            &[("IMAGE", &dns.reference)],
+        )?;
+        images.extend(options.images.iter().cloned());
+        self.apply(&dns)?;
+        for node in &options.nodes {
+            self.start_node(self.state.nodes.len(), node, &images)?;
+        }
+        self.kubectl(&[
+            "-n",
+            "kube-system",
+            "rollout",
+            "status",
+            "deployment/coredns",
+            "--timeout=60s",
+        ])
+        .map(drop)
+    }
+
+    fn start_node(&mut self, index: usize, options: &NodeOptions, images: &[Image]) -> Result<()> {
+        let pause = self.pause.as_ref().ok_or_else(|| self.without_nodes())?;
+        let site = Site {
+            tools: &self.tools,
+            run: &self.run,
+            control_plane: self.state.init,
+            cgroup: &self.cgroup,
+            pause,
+        };
+        let (node, components) = site.start(index, options, images)?;
+        let name = node.name.clone();
+        self.components.extend(components);
+        self.state.nodes.push(node);
+        self.state.write(&self.run)?;
+        let log = self.run.join(format!("log/{name}-kubelet.log"));
+        process::wait_until(&format!("{name} Ready"), READY_LIMIT, &log, || {
+            self.check()?;
+            let ready = r#"jsonpath={.status.conditions[?(@.type=="Ready")].status}"#;
+            Ok(self
+                .kubectl(&["get", "node", &name, "-o", ready])
+                .is_ok_and(|status| status == "True"))
+        })?;
+        if options.gpus > 0 {
+            let gpus = format!(r#"{{"nvidia.com/gpu":"{}"}}"#, options.gpus);
+            let patch = format!(r#"{{"status":{{"capacity":{gpus},"allocatable":{gpus}}}}}"#);
+            self.kubectl(&[
+                "patch",
+                "node",
+                &name,
+                "--subresource=status",
+                "--type=merge",
+                "-p",
+                &patch,
+            ])?;
+        }
+        Ok(())
+    }
+
+    /// The cluster of that name, started by another process.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`] when there is none.
+    pub fn open(name: &str) -> Result<Self> {
+        let run = run_directory(name)?;
+        let state = State::read(&run)
+            .filter(|state| state.init.is_alive())
+            .ok_or_else(|| Error::NotRunning {
+                name: name.into(),
+                run: run.clone(),
+            })?;
+        let (tools, cgroup) = (Tools::build()?, Cgroup::of_cluster(name)?);
+        Ok(Self {
+            state,
+            run,
+            tools,
+            cgroup,
+            components: Vec::new(),
+            alive: None,
+            pause: None,
+        })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.state.name
+    }
+
+    /// Its nodes, in the order in which they were started.
+    pub fn nodes(&self) -> &[Node] {
+        &self.state.nodes
+    }
+
+    /// The directory with its state and logs.
+    pub fn run_directory(&self) -> &Path {
+        &self.run
+    }
+
+    /// The programs it was made from.
+    pub fn tools(&self) -> &Tools {
+        &self.tools
+    }
+
+    /// A kubeconfig of an administrator; its address answers inside the cluster's network only.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.run.join("kubeconfig")
+    }
+
+    /// The API server's audit log: one JSON event a line.
+    pub fn audit_log(&self) -> PathBuf {
+        self.run.join("audit.log")
+    }
+
+    /// An error with the end of its log when a component that this process started has ended.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] names the component.
+    pub fn check(&mut self) -> Result<()> {
+        self.components.iter_mut().try_for_each(Component::check)
+    }
+
+    /// Moves this process into the cluster's network, where addresses of pods and Services answer (those of Services only if there is
+    /// a node) and the names of Services resolve. Its files stay as they are. What it starts from then on is there too.
+    ///
+    /// # Errors
+    /// When the process has more than one thread: the others would stay outside. Call it before an async runtime starts.
+    pub fn join(&self) -> Result<()> {
+        let threads = fs::read_dir("/proc/self/task")
+            .while_(|| "listing threads".into())?
+            .count();
+        if threads > 1 {
+            return Err(Error::Malformed {
+                what: "entering the cluster's network".into(),
+                why: format!("the process has {threads} threads and may only have one"),
+            });
+        }
+        let path = format!("/proc/{}/ns/net", self.entrance().pid);
+        let network = fs::File::open(&path).while_(|| format!("opening {path}"))?;
+        let enter = || -> nix::Result<()> {
+            use nix::{
+                mount::{MsFlags, mount},
+                sched::{CloneFlags, setns, unshare},
+            };
+            setns(network, CloneFlags::CLONE_NEWNET)?;
+            let resolv = self.run.join("resolv.conf");
+            if !self.state.nodes.is_empty() && fs::write(&resolv, RESOLV).is_ok() {
+                unshare(CloneFlags::CLONE_NEWNS)?;
+                mount(
+                    None::<&str>,
+                    "/",
+                    None::<&str>,
+                    MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+                    None::<&str>,
+                )?;
+                mount(
+                    Some(&resolv),
+                    "/etc/resolv.conf",
+                    None::<&str>,
+                    MsFlags::MS_BIND,
+                    None::<&str>,
+                )?;
+            }
+            Ok(())
+        };
+        enter()
+            .map_err(Into::into)
+            .while_(|| "entering the cluster's network".into())
+    }
+
+    /// A command in the cluster's network with its programs in `PATH` and `KUBECONFIG` set, whether or not this process joined it.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = namespace::network_command(self.entrance(), self.tools.program(program));
+        self.set_environment(&mut command);
+        command
+    }
+
+    /// Sets `PATH` and `KUBECONFIG`.
+    pub fn set_environment(&self, command: &mut Command) {
+        command
+            .env("KUBECONFIG", self.kubeconfig())
+            .env("PATH", self.tools.path())
+            .env("BURSAR_CLUSTER", &self.state.name);
+    }
+
+    /// Runs kubectl and returns what it writes.
+    ///
+    /// # Errors
+    /// When it fails or takes longer than a minute. For longer waits use [`Self::command`] with [`process::run`].
+    pub fn kubectl(&self, args: &[&str]) -> Result<String> {
+        Ok(self.run_tool("kubectl", args, KUBECTL_LIMIT)?.stdout)
+    }
+
+    /// Runs helm and returns what it writes.
+    ///
+    /// # Errors
+    /// When it fails or takes longer than `limit`.
+    pub fn helm(&self, args: &[&str], limit: Duration) -> Result<String> {
+        Ok(self.run_tool("helm", args, limit)?.stdout)
+    }
+
+    /// Applies manifests on the server's side.
+    ///
+    /// # Errors
+    /// When the API server refuses one; the error holds its answer.
+    pub fn apply(&self, manifests: &str) -> Result<String> {
+        let mut file =
+            tempfile::NamedTempFile::new().while_(|| "creating a temporary file".into())?;
+        std::io::Write::write_all(&mut file, manifests.as_bytes())
+            .while_(|| "writing a temporary file".into())?;
+        self.kubectl(&[
+            "apply",
+            "--server-side",
+            "-f",
+            &file.path().display().to_string(),
+        ])
+    }
+
+    fn run_tool(&self, name: &str, args: &[&str], limit: Duration) -> Result<Output> {
+        let mut command = self.command(name);
+        process::run(command.args(args), limit)
+    }
+
+    /// Loads an image into every node.
+    ///
+    /// # Errors
+    /// When a node cannot read it.
+    pub fn load_image(&self, image: &Image) -> Result<()> {
+        self.state
+            .nodes
+            .iter()
+            .try_for_each(|node| node.load(&self.tools, std::slice::from_ref(image)))
+    }
+
+    /// Sends SIGKILL to the processes of a container, given its ID (`containerd://...` as in a pod's status, or without the scheme),
+    /// and says how many there were.
+    pub fn kill_container(&self, id: &str) -> usize {
+        self.cgroup
+            .kill_below(id.trim_start_matches("containerd://"))
+    }
+
+    /// Pulls a node's plug: everything on it ends at once and nobody is told.
+    ///
+    /// # Errors
+    /// When there is no such node.
+    pub fn kill_node(&mut self, name: &str) -> Result<()> {
+        let at = self
+            .state
+            .nodes
+            .iter()
+            .position(|node| node.name == name)
+            .ok_or_else(|| Error::Malformed {
+                what: "kill a node".into(),
+                why: format!("there is no `{name}`"),
+            })?;
+        self.state.nodes[at].init.kill();
+        self.components
+            .retain_mut(|component| component.check().is_ok());
+        Ok(())
+    }
+
+    /// A client of the API server, for processes in the cluster's network ([`Self::join`]).
+    ///
+    /// # Errors
+    /// When the kubeconfig cannot be read.
+    pub async fn client(&self) -> Result<kube::Client> {
+        let path = self.kubeconfig();
+        let client = async {
+            let file =
+                kube::config::Kubeconfig::read_from(&path).map_err(|error| error.to_string())?;
+            let config = kube::Config::from_custom_kubeconfig(
+                file,
+                &kube::config::KubeConfigOptions::default(),
+            )
+            .await
+            .map_err(|error| error.to_string())?;
+            kube::Client::try_from(config).map_err(|error| error.to_string())
+        };
+        client.await.map_err(Error::Client)
+    }
+
+    /// Stops it and removes all it made on the machine.
+    ///
+    /// # Errors
+    /// When something cannot be removed.
+    pub fn stop(mut self) -> Result<()> {
+        self.halt();
+        clean(&self.run, &self.cgroup)
+    }
+
+    /// Stops it and leaves its directory for whoever wants to read the logs.
+    ///
+    /// # Errors
+    /// When a cgroup cannot be removed.
+    pub fn stop_and_keep_logs(mut self) -> Result<PathBuf> {
+        self.halt();
+        self.cgroup.remove()?;
+        Ok(self.run.clone())
+    }
+
+    fn halt(&mut self) {
+        self.alive = None;
+        self.state.init.kill();
+        self.components.drain(..).for_each(Component::collect);
+    }
+
+    /// The process whose network is entered: that of the first node, because Services answer only where a kube-proxy runs.
+    fn entrance(&self) -> Identity {
+        self.state
+            .nodes
+            .iter()
+            .map(|node| node.init)
+            .find(|init| init.is_alive())
+            .unwrap_or(self.state.init)
+    }
+
+    fn without_nodes(&self) -> Error {
+        Error::Malformed {
+            what: format!("cluster `{}`", self.state.name),
+            why: "was started without nodes".into(),
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if self.alive.is_some() {
+            self.halt();
+        }
+    }
+}
+
+impl State {
+    fn read(run: &Path) -> Option<Self> {
+        serde_json::from_slice(&fs::read(run.join("state.json")).ok()?).ok()
+    }
+
+    fn write(&self, run: &Path) -> Result<()> {
+        let path = run.join("state.json");
+        let text = serde_json::to_vec_pretty(self)
+            .map_err(Into::into)
+            .while_(|| format!("writing {}", path.display()))?;
+        fs::write(&path, text).while_(|| format!("writing {}", path.display()))
+    }
+}
+
+const RESOLV: &str = "nameserver 10.96.0.10\nsearch default.svc.cluster.local svc.cluster.local cluster.local\noptions ndots:5\n";
+
+fn check(options: &Options) -> Result<()> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    let problem = if options.name.is_empty() || !options.name.bytes().all(is_plain) {
+        format!(
+            "name `{}` must consist of letters, digits and dashes",
+            options.name
+        )
+    } else if options.nodes.len() > MAX_NODES {
+        format!("{} nodes are more than {MAX_NODES}", options.nodes.len())
+    } else {
+        return Ok(());
+    };
+    Err(Error::Malformed {
+        what: "cluster options".into(),
+        why: problem,
+    })
+}
+
+fn run_directory(name: &str) -> Result<PathBuf> {
+    Ok(cache::directory()?.join("clusters").join(name))
+}
+
+/// Removes what a cluster left, processes in its cgroups included.
+fn clean(run: &Path, cgroup: &Cgroup) -> Result<()> {
+    if cgroup.exists() {
+        cgroup.remove()?;
+    }
+    if run.exists() {
+        fs::remove_dir_all(run).while_(|| format!("removing {}", run.display()))?;
+    }
+    Ok(())
+}
+
+/// Whether a shell is to be started, and which.
+pub fn shell() -> String {
+    env::var("SHELL").unwrap_or_else(|_| "/bin/bash".into())
+}

@@ -1,0 +1,184 @@
+//! etcd, API server, controller manager and scheduler.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use crate::{
+    error::{Result, While},
+    namespace::{self, Component},
+    process::{self, Identity},
+    template,
+    tools::Tools,
+};
+
+/// Address of the control plane on the cluster's network.
+pub const ADDRESS: &str = "10.89.0.1";
+/// Address of the cluster's DNS server.
+pub const DNS: &str = "10.96.0.10";
+
+const ETCD: &str = "http://127.0.0.1:2379";
+const SERVICES: &str = "10.96.0.0/16";
+/// On a machine that does something else besides; 4 s on a quiet one with 2 cores.
+const API_LIMIT: Duration = Duration::from_secs(120);
+const SHORT: Duration = Duration::from_secs(30);
+
+/// Starts the control plane in the namespaces of `init` and returns when its API server is ready. Writes `run/kubeconfig`.
+pub(crate) fn start(
+    init: Identity,
+    tools: &Tools,
+    run: &Path,
+    audit: bool,
+) -> Result<Vec<Component>> {
+    let pki = run.join("pki");
+    make_keys(&pki)?;
+    let path = |name: &str| run.join(name).display().to_string();
+    let write = |name: &str, text: &str| {
+        fs::write(run.join(name), text).while_(|| format!("writing {}", path(name)))
+    };
+    write("tokens.csv", "admin,admin,1,\"system:masters\"\n")?;
+    write("audit.yaml", include_str!("../cluster/audit.yaml"))?;
+
+    let launch = |name: &str, args: &[String]| {
+        let mut command = namespace::command(init, tools.program(name));
+        command.args(args);
+        Component::start(
+            name,
+            &command,
+            None,
+            run.join("log").join(format!("{name}.log")),
+            Stdio::null(),
+        )
+    };
+    let etcd = launch(
+        "etcd",
+        &[
+            format!("--data-dir={}", path("etcd")),
+            format!("--listen-client-urls={ETCD}"),
+            format!("--advertise-client-urls={ETCD}"),
+            "--listen-peer-urls=http://127.0.0.1:2380".into(),
+            "--unsafe-no-fsync".into(),
+            "--log-level=error".into(),
+        ],
+    )?;
+
+    let mut args = vec![
+        format!("--etcd-servers={ETCD}"),
+        format!("--cert-dir={}", pki.display()),
+        format!("--bind-address={ADDRESS}"),
+        format!("--advertise-address={ADDRESS}"),
+        "--secure-port=6443".into(),
+        format!("--service-cluster-ip-range={SERVICES}"),
+        "--service-account-issuer=https://kubernetes.default.svc".into(),
+        format!(
+            "--service-account-signing-key-file={}",
+            pki.join("sa.key").display()
+        ),
+        format!(
+            "--service-account-key-file={}",
+            pki.join("sa.pub").display()
+        ),
+        format!("--token-auth-file={}", path("tokens.csv")),
+        "--authorization-mode=RBAC".into(),
+        "--allow-privileged".into(),
+        "--kubelet-preferred-address-types=InternalIP".into(),
+    ];
+    if audit {
+        args.extend([
+            format!("--audit-policy-file={}", path("audit.yaml")),
+            format!("--audit-log-path={}", path("audit.log")),
+            // One file: the ledger's oracle reads it from its beginning.
+            "--audit-log-maxsize=100000".into(),
+        ]);
+    }
+    let api_server = launch("kube-apiserver", &args)?;
+    let mut components = vec![etcd, api_server];
+
+    let certificate = pki.join("apiserver.crt");
+    wait(&mut components, "API server's certificate", &mut || {
+        Ok(certificate.exists())
+    })?;
+    let mut encode = Command::new("base64");
+    encode.arg("-w0").arg(&certificate);
+    let ca = process::run(&mut encode, SHORT)?.stdout;
+    write(
+        "kubeconfig",
+        &template::fill(
+            include_str!("../cluster/kubeconfig.yaml"),
+            &[("CA", ca.trim())],
+        )?,
+    )?;
+
+    wait(&mut components, "API server", &mut || {
+        let mut command = namespace::network_command(init, tools.program("kubectl"));
+        command.args([
+            "--kubeconfig",
+            &path("kubeconfig"),
+            "--request-timeout=5s",
+            "get",
+            "--raw=/readyz",
+        ]);
+        Ok(process::run(&mut command, SHORT).is_ok_and(|output| output.stdout == "ok"))
+    })?;
+
+    components.push(launch(
+        "kube-controller-manager",
+        &[
+            format!("--kubeconfig={}", path("kubeconfig")),
+            format!(
+                "--service-account-private-key-file={}",
+                pki.join("sa.key").display()
+            ),
+            format!("--root-ca-file={}", certificate.display()),
+            "--leader-elect=false".into(),
+        ],
+    )?);
+    components.push(launch(
+        "kube-scheduler",
+        &[
+            format!("--kubeconfig={}", path("kubeconfig")),
+            "--leader-elect=false".into(),
+        ],
+    )?);
+    Ok(components)
+}
+
+/// Waits while the components run; the one that ends is the error.
+fn wait(
+    components: &mut [Component],
+    what: &str,
+    done: &mut dyn FnMut() -> Result<bool>,
+) -> Result<()> {
+    let log = components
+        .last()
+        .map(|component| component.log.clone())
+        .unwrap_or_default();
+    process::wait_until(what, API_LIMIT, &log, || {
+        components.iter_mut().try_for_each(Component::check)?;
+        done()
+    })
+}
+
+/// The keys that sign ServiceAccount tokens. The API server makes its own certificate.
+fn make_keys(pki: &Path) -> Result<()> {
+    fs::create_dir_all(pki).while_(|| format!("creating {}", pki.display()))?;
+    let (private, public) = (pki.join("sa.key"), pki.join("sa.pub"));
+    let mut command = Command::new("openssl");
+    process::run(
+        command.args(["genrsa", "-out"]).arg(&private).arg("2048"),
+        SHORT,
+    )?;
+    let mut command = Command::new("openssl");
+    process::run(
+        command
+            .args(["rsa", "-pubout", "-in"])
+            .arg(&private)
+            .arg("-out")
+            .arg(public),
+        SHORT,
+    )?;
+    Ok(())
+}

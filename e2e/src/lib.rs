@@ -1,0 +1,32 @@
+//! The end-to-end harness: a real Kubernetes cluster on one machine, in namespaces of its own, without Docker, a registry or the
+//! internet.
+//!
+//! | module | subject |
+//! |---|---|
+//! | [`prerequisites`] | what the machine must have, and how to install what it lacks |
+//! | [`tools`] | the programs of the cluster, built once from pinned Go modules into the [`cache`] |
+//! | [`image`] | the checkout's binaries as OCI archives, written by [`oci`] |
+//! | [`cluster`] | boots, enters and stops a cluster; made of a [`control_plane`] and [`node`]s |
+//! | [`runner`] | runs the scenarios of an end-to-end test binary against one cluster |
+//!
+//! Everything here is blocking and uses no threads, because a process may only move into the cluster's network
+//! ([`cluster::Cluster::join`]) while it has a single one.
+
+pub mod cache;
+mod cgroup;
+pub mod cluster;
+pub mod control_plane;
+pub mod error;
+pub mod image;
+mod namespace;
+pub mod node;
+pub mod oci;
+pub mod prerequisites;
+pub mod process;
+pub mod runner;
+mod template;
+pub mod tools;
+
+pub use cluster::{Cluster, Lifetime, Options};
+pub use error::{Error, Result};
+pub use node::NodeOptions;

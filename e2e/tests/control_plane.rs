@@ -1,0 +1,134 @@
+//! What needs no node: the definitions and everything they refuse, on a real API server.
+
+use std::{fs, path::Path, process::ExitCode, time::Duration};
+
+use bursar_e2e::{
+    Cluster, Options,
+    runner::{self, Outcome, Scenario},
+};
+
+const LIMIT: Duration = Duration::from_secs(180);
+
+fn main() -> ExitCode {
+    let scenarios = [
+        Scenario {
+            name: "kubectl_applies_every_definition",
+            limit: LIMIT,
+            run: definitions,
+        },
+        Scenario {
+            name: "every_example_is_accepted",
+            limit: LIMIT,
+            run: examples,
+        },
+        Scenario {
+            name: "every_wrong_manifest_is_refused_with_its_reason",
+            limit: LIMIT,
+            run: wrong,
+        },
+        Scenario {
+            name: "kubectl_scale_sets_the_minimum",
+            limit: LIMIT,
+            run: scale,
+        },
+    ];
+    runner::main(|| Ok(Options::new("control-plane")), &scenarios)
+}
+
+fn root() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
+
+/// Client-side apply, which is what people do and what large definitions break.
+fn definitions(cluster: &Cluster) -> Outcome {
+    cluster.kubectl(&["apply", "-f", &root().join("crds").display().to_string()])?;
+    cluster.kubectl(&[
+        "wait",
+        "--for=condition=Established",
+        "crd",
+        "--all",
+        "--timeout=30s",
+    ])?;
+    Ok(())
+}
+
+fn examples(cluster: &Cluster) -> Outcome {
+    cluster.kubectl(&[
+        "apply",
+        "-f",
+        &root().join("examples").display().to_string(),
+    ])?;
+    cluster.kubectl(&[
+        "apply",
+        "-f",
+        &root()
+            .join("charts/bursar/files/default-prices.yaml")
+            .display()
+            .to_string(),
+    ])?;
+    let shown = cluster.kubectl(&["get", "bursar", "-A"])?;
+    for name in [
+        "inferencedeployment.bursar.dev/chat",
+        "trainingjob.bursar.dev/finetune",
+        "budgetpolicy.bursar.dev/team",
+    ] {
+        if !shown.contains(name) {
+            return Err(format!("`kubectl get bursar -A` does not show {name}:\n{shown}").into());
+        }
+    }
+    Ok(())
+}
+
+fn wrong(cluster: &Cluster) -> Outcome {
+    let mut problems = Vec::new();
+    let mut count = 0;
+    for entry in fs::read_dir(root().join("e2e/tests/wrong"))? {
+        let path = entry?.path();
+        let text = fs::read_to_string(&path)?;
+        let reason = text
+            .lines()
+            .next()
+            .and_then(|line| line.strip_prefix("# refused: "))
+            .ok_or("its first line must be `# refused: ...`")?;
+        count += 1;
+        match cluster.kubectl(&[
+            "apply",
+            "--dry-run=server",
+            "-f",
+            &path.display().to_string(),
+        ]) {
+            Ok(_) => problems.push(format!("{} was accepted", path.display())),
+            Err(error) if !error.to_string().contains(reason) => {
+                problems.push(format!("{}: not {reason:?} but {error}", path.display()))
+            }
+            Err(_) => {}
+        }
+    }
+    if count < 25 {
+        problems.push(format!("there are only {count} wrong manifests"));
+    }
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(problems.join("\n").into())
+    }
+}
+
+fn scale(cluster: &Cluster) -> Outcome {
+    cluster.kubectl(&["scale", "infd/chat", "--replicas=2"])?;
+    let min = cluster.kubectl(&["get", "infd", "chat", "-o", "jsonpath={.spec.minReplicas}"])?;
+    if min != "2" {
+        return Err(format!("minReplicas is {min}, not 2").into());
+    }
+    let refused = cluster.kubectl(&["scale", "infd/chat", "--replicas=9"]);
+    match refused {
+        Err(error)
+            if error
+                .to_string()
+                .contains("minReplicas must not be above maxReplicas") =>
+        {
+            Ok(())
+        }
+        other => Err(format!("a scale above maxReplicas: {other:?}").into()),
+    }
+}

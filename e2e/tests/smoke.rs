@@ -1,0 +1,71 @@
+//! The harness itself: a node that runs pods, counts GPUs and routes Services.
+
+use std::{process::ExitCode, time::Duration};
+
+use bursar_e2e::{
+    Cluster, NodeOptions, Options,
+    runner::{self, Outcome, Scenario},
+};
+
+const LIMIT: Duration = Duration::from_secs(120);
+
+fn main() -> ExitCode {
+    let scenarios = [
+        Scenario {
+            name: "the_scheduler_counts_gpus",
+            limit: LIMIT,
+            run: gpus,
+        },
+        Scenario {
+            name: "names_of_services_resolve",
+            limit: LIMIT,
+            run: names,
+        },
+    ];
+    runner::main(
+        || {
+            Ok(Options {
+                nodes: vec![NodeOptions::h100(2)],
+                ..Options::new("smoke")
+            })
+        },
+        &scenarios,
+    )
+}
+
+fn pod(name: &str, gpus: u32) -> String {
+    format!(
+        r#"{{"apiVersion":"v1","kind":"Pod","metadata":{{"name":"{name}","namespace":"default"}},"spec":{{"terminationGracePeriodSeconds":0,
+        "containers":[{{"name":"c","image":"bursar.local/pause:dev","imagePullPolicy":"Never","resources":{{"limits":{{"nvidia.com/gpu":{gpus}}}}}}}]}}}}"#
+    )
+}
+
+fn gpus(cluster: &Cluster) -> Outcome {
+    cluster.apply(&pod("fits", 2))?;
+    cluster.kubectl(&["wait", "--for=condition=Ready", "pod/fits", "--timeout=50s"])?;
+    cluster.apply(&pod("waits", 1))?;
+    cluster.kubectl(&[
+        "wait",
+        "--for=condition=PodScheduled=False",
+        "pod/waits",
+        "--timeout=30s",
+    ])?;
+    cluster.kubectl(&["delete", "pod", "fits"])?;
+    cluster.kubectl(&[
+        "wait",
+        "--for=condition=Ready",
+        "pod/waits",
+        "--timeout=50s",
+    ])?;
+    Ok(())
+}
+
+fn names(_: &Cluster) -> Outcome {
+    use std::net::{TcpStream, ToSocketAddrs};
+    let address = "kubernetes.default.svc.cluster.local:443"
+        .to_socket_addrs()?
+        .next()
+        .ok_or("the name has no address")?;
+    TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
+    Ok(())
+}

@@ -1,0 +1,240 @@
+//! BudgetPolicy: what a namespace may spend.
+
+use bursar_core::{budget, money::Money, period};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::{CustomResource, KubeSchema, ResourceExt};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::text::{self, AMOUNT_MESSAGE, AMOUNT_RULE, DURATION_MESSAGE, DURATION_RULE, FieldError};
+
+/// What all workloads of the namespace together may spend in a period, and what happens when it is spent.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[kube(
+    group = "bursar.dev",
+    version = "v1alpha1",
+    kind = "BudgetPolicy",
+    plural = "budgetpolicies",
+    shortname = "budget",
+    category = "bursar",
+    namespaced,
+    status = "BudgetPolicyStatus",
+    derive = "PartialEq",
+    printcolumn(name = "Limit", type_ = "string", json_path = ".spec.limit"),
+    printcolumn(name = "Period", type_ = "string", json_path = ".spec.period"),
+    printcolumn(
+        name = "Spent",
+        type_ = "string",
+        json_path = ".status.spent",
+        description = "spent in this period"
+    ),
+    printcolumn(
+        name = "Remaining",
+        type_ = "string",
+        json_path = ".status.remaining",
+        description = "neither spent nor in reserve"
+    ),
+    printcolumn(
+        name = "Rate/h",
+        type_ = "string",
+        json_path = ".status.ratePerHour",
+        description = "money an hour"
+    ),
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
+    printcolumn(
+        name = "Exhausted",
+        type_ = "date",
+        json_path = ".status.exhaustionTime",
+        description = "when it will be exhausted",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    )
+)]
+#[serde(rename_all = "camelCase")]
+pub struct BudgetPolicySpec {
+    /// Money for one period, in the price list's currency.
+    #[schemars(length(max = 24))]
+    #[x_kube(validation = Rule::new(AMOUNT_RULE).message(AMOUNT_MESSAGE))]
+    pub limit: String,
+    /// The period, in the accounting time zone.
+    pub period: Period,
+    /// What happens when it is spent.
+    #[serde(default)]
+    pub on_exhausted: OnExhausted,
+    /// What starts must be able to run for at least this long.
+    #[serde(default = "default_useful_run")]
+    #[schemars(length(max = 32))]
+    #[x_kube(validation = Rule::new(DURATION_RULE).message(DURATION_MESSAGE))]
+    pub minimum_useful_run: String,
+}
+
+fn default_useful_run() -> String {
+    "5m".to_owned()
+}
+
+/// How long a limit lasts.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Period {
+    /// From midnight to midnight.
+    Daily,
+    /// From Monday to Monday.
+    Weekly,
+    /// A calendar month.
+    Monthly,
+}
+
+/// What happens when a budget is spent.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnExhausted {
+    /// Services go to zero, training is suspended.
+    #[default]
+    ScaleToZero,
+    /// Services go to their `minReplicas`, training is suspended.
+    ScaleToMin,
+    /// Nothing grows or starts, training is suspended.
+    Freeze,
+}
+
+/// Where a budget stands.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// There is money.
+    Active,
+    /// It is spent, up to what stopping costs.
+    Exhausted,
+    /// More is spent than the limit.
+    OverLimit,
+    /// Something runs that no price is known for.
+    Unknown,
+}
+
+/// What is observed of a BudgetPolicy.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct BudgetPolicyStatus {
+    /// The generation that this status speaks of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// The start of the period.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub period_start: Option<Time>,
+    /// Its end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub period_end: Option<Time>,
+    /// Spent in this period, to four decimals.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub spent: String,
+    /// What stopping everything now would still cost.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub reserve: String,
+    /// Neither spent nor in reserve.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub remaining: String,
+    /// Money an hour.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub rate_per_hour: String,
+    /// ISO 4217 code.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub currency: String,
+    /// When it will be exhausted at this rate, if that is in this period.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exhaustion_time: Option<Time>,
+    /// Where it stands.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub phase: Option<Phase>,
+    /// That it was exhausted. Holds until the period ends or the limit is raised.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latch: Option<Latch>,
+    /// When these figures were computed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub as_of: Option<Time>,
+    /// Conditions.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+}
+
+/// That a budget was exhausted, and under which terms.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Latch {
+    /// The start of the period in which it was.
+    pub period_start: Time,
+    /// The limit that was reached.
+    pub limit: String,
+}
+
+impl From<Period> for period::Period {
+    fn from(period: Period) -> Self {
+        match period {
+            Period::Daily => Self::Daily,
+            Period::Weekly => Self::Weekly,
+            Period::Monthly => Self::Monthly,
+        }
+    }
+}
+
+impl From<OnExhausted> for budget::OnExhausted {
+    fn from(action: OnExhausted) -> Self {
+        match action {
+            OnExhausted::ScaleToZero => Self::ScaleToZero,
+            OnExhausted::ScaleToMin => Self::ScaleToMin,
+            OnExhausted::Freeze => Self::Freeze,
+        }
+    }
+}
+
+impl From<budget::Phase> for Phase {
+    fn from(phase: budget::Phase) -> Self {
+        match phase {
+            budget::Phase::Active => Self::Active,
+            budget::Phase::Exhausted => Self::Exhausted,
+            budget::Phase::OverLimit => Self::OverLimit,
+            budget::Phase::Unknown => Self::Unknown,
+        }
+    }
+}
+
+impl From<&budget::Latch> for Latch {
+    fn from(latch: &budget::Latch) -> Self {
+        Self {
+            period_start: Time(latch.period_start),
+            limit: latch.limit.to_string(),
+        }
+    }
+}
+
+impl BudgetPolicy {
+    /// The core's budget; `spent` is computed by the caller from the ledger.
+    ///
+    /// # Errors
+    /// The first field that cannot be read; the API server's rules let none through.
+    pub fn to_core(&self, spent: Money) -> Result<budget::Budget, FieldError> {
+        let latch = self
+            .status
+            .as_ref()
+            .and_then(|status| status.latch.as_ref());
+        let latch = latch.map(|latch| {
+            let limit = text::amount("status.latch.limit", &latch.limit)?;
+            Ok(budget::Latch {
+                period_start: latch.period_start.0,
+                limit,
+            })
+        });
+        Ok(budget::Budget {
+            name: self.name_any(),
+            limit: text::amount("spec.limit", &self.spec.limit)?,
+            period: self.spec.period.into(),
+            on_exhausted: self.spec.on_exhausted.into(),
+            minimum_useful_run: text::duration(
+                "spec.minimumUsefulRun",
+                &self.spec.minimum_useful_run,
+            )?,
+            latch: latch.transpose()?,
+            spent,
+        })
+    }
+}

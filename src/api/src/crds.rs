@@ -1,0 +1,94 @@
+//! The CustomResourceDefinitions, generated from the types.
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, JSONSchemaProps,
+};
+use kube::CustomResourceExt;
+
+use crate::{BudgetPolicy, InferenceDeployment, PriceList, SpendRecord, TrainingJob};
+
+/// Bounds that let the API server estimate what a rule costs.
+const MAX_CONTAINERS: i64 = 32;
+const MAX_ENTRIES: i64 = 64;
+
+/// All of them.
+pub fn all() -> Vec<CustomResourceDefinition> {
+    let mut crds = vec![
+        BudgetPolicy::crd(),
+        InferenceDeployment::crd(),
+        PriceList::crd(),
+        SpendRecord::crd(),
+        TrainingJob::crd(),
+    ];
+    for version in crds.iter_mut().flat_map(|crd| &mut crd.spec.versions) {
+        let schema = version
+            .schema
+            .as_mut()
+            .and_then(|schema| schema.open_api_v3_schema.as_mut());
+        let spec = schema.and_then(|schema| property(schema, "spec"));
+        if let Some(template) = spec.and_then(|spec| property(spec, "template")) {
+            strip(template);
+            bound(template);
+        }
+    }
+    crds
+}
+
+/// A definition as YAML.
+///
+/// # Errors
+/// Never for the definitions of [`all`]; a test writes each.
+pub fn yaml(crd: &CustomResourceDefinition) -> Result<String, serde_saphyr::ser::Error> {
+    serde_saphyr::to_string(crd)
+}
+
+/// The file that a definition is kept in.
+pub fn file_name(crd: &CustomResourceDefinition) -> String {
+    format!("{}.yaml", crd.spec.names.plural)
+}
+
+fn property<'a>(schema: &'a mut JSONSchemaProps, name: &str) -> Option<&'a mut JSONSchemaProps> {
+    schema.properties.as_mut()?.get_mut(name)
+}
+
+/// Takes the descriptions away: with them `kubectl apply` could not take the definition, and everybody knows a pod template.
+fn strip(schema: &mut JSONSchemaProps) {
+    use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+        JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
+    };
+    schema.description = None;
+    schema
+        .properties
+        .iter_mut()
+        .flat_map(|properties| properties.values_mut())
+        .for_each(strip);
+    match &mut schema.items {
+        Some(JSONSchemaPropsOrArray::Schema(items)) => strip(items),
+        Some(JSONSchemaPropsOrArray::Schemas(items)) => items.iter_mut().for_each(strip),
+        None => {}
+    }
+    if let Some(JSONSchemaPropsOrBool::Schema(values)) = &mut schema.additional_properties {
+        strip(values);
+    }
+}
+
+/// Bounds what rules walk over.
+fn bound(template: &mut JSONSchemaProps) {
+    use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::JSONSchemaPropsOrArray;
+    if let Some(labels) =
+        property(template, "metadata").and_then(|metadata| property(metadata, "labels"))
+    {
+        labels.max_properties = Some(MAX_ENTRIES);
+    }
+    let Some(containers) = property(template, "spec").and_then(|spec| property(spec, "containers"))
+    else {
+        return;
+    };
+    containers.max_items = Some(MAX_CONTAINERS);
+    if let Some(JSONSchemaPropsOrArray::Schema(container)) = &mut containers.items
+        && let Some(limits) =
+            property(container, "resources").and_then(|resources| property(resources, "limits"))
+    {
+        limits.max_properties = Some(MAX_ENTRIES);
+    }
+}

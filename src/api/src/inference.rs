@@ -1,0 +1,433 @@
+//! InferenceDeployment: a model server that is scaled by its queue depth.
+
+use bursar_core::plan::LimitedBy;
+use jiff::SignedDuration;
+use k8s_openapi::api::core::v1::PodTemplateSpec;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::spend::SpendSummary;
+use crate::template;
+use crate::text::{self, DURATION_MESSAGE, DURATION_RULE, FieldError};
+
+/// A model server on GPUs, scaled by its queue depth between `minReplicas` and `maxReplicas`, to zero when idle, within the budgets
+/// of its namespace.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[kube(
+    group = "bursar.dev",
+    version = "v1alpha1",
+    kind = "InferenceDeployment",
+    plural = "inferencedeployments",
+    shortname = "infd",
+    category = "bursar",
+    namespaced,
+    status = "InferenceDeploymentStatus",
+    derive = "PartialEq",
+    scale(
+        spec_replicas_path = ".spec.minReplicas",
+        status_replicas_path = ".status.replicas",
+        label_selector_path = ".status.selector"
+    ),
+    validation = Rule::new("self.metadata.name.matches('^[a-z]([a-z0-9-]{0,48}[a-z0-9])?$')")
+        .message("metadata.name must be at most 50 letters, digits and dashes, and begin with a letter: its Service has the same name"),
+    printcolumn(name = "Ready", type_ = "integer", json_path = ".status.readyReplicas", description = "replicas that take requests"),
+    printcolumn(name = "Desired", type_ = "integer", json_path = ".status.desiredReplicas", description = "replicas that the demand asks for"),
+    printcolumn(name = "Allowed", type_ = "integer", json_path = ".status.allowedReplicas", description = "replicas that budgets leave"),
+    printcolumn(name = "Queue", type_ = "integer", json_path = ".status.queueDepth", description = "requests waiting, running and held, when last written"),
+    printcolumn(name = "Limited-By", type_ = "string", json_path = ".status.limitedBy", description = "what keeps it from what the demand asks for"),
+    printcolumn(name = "Today", type_ = "string", json_path = ".status.spend.today", description = "spent today"),
+    printcolumn(name = "Rate/h", type_ = "string", json_path = ".status.spend.ratePerHour", description = "money an hour"),
+    printcolumn(name = "Month", type_ = "string", json_path = ".status.spend.monthToDate", description = "spent this month", priority = 1),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.targetRef) || !has(self.template)")
+        .message("template and targetRef exclude each other: give one of them"),
+    validation = Rule::new("!has(self.targetRef)")
+        .message("targetRef is not available in this version: give template, and Bursar owns the Deployment"),
+    validation = Rule::new("has(self.template) || has(self.targetRef)").message("template is missing: give the pod template of one replica"),
+    validation = Rule::new("self.minReplicas <= self.maxReplicas").message("minReplicas must not be above maxReplicas")
+)]
+pub struct InferenceDeploymentSpec {
+    /// The inference engine: a preset of port, metrics and how it drains.
+    pub engine: Engine,
+    /// The model's name, as requests carry it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub model: Option<String>,
+    /// The pod template of one replica. Bursar owns a Deployment and a Service made of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "template::schema")]
+    #[x_kube(
+        validation = Rule::new(template::GPU_RULE).message(template::GPU_MESSAGE),
+        validation = Rule::new(template::LABEL_RULE).message(template::LABEL_MESSAGE),
+        validation = Rule::new(template::GRACE_RULE).message(template::GRACE_MESSAGE),
+        validation = Rule::new(template::HOST_NETWORK_RULE).message(template::HOST_NETWORK_MESSAGE),
+        validation = Rule::new("!has(self.spec) || !has(self.spec.restartPolicy) || self.spec.restartPolicy == 'Always'")
+            .message("spec.restartPolicy must be Always or left out")
+    )]
+    pub template: Option<PodTemplateSpec>,
+    /// An existing workload to scale instead of a template. Not available in this version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_ref: Option<TargetRef>,
+    /// The fewest replicas; 0 lets it go to zero when idle. `kubectl scale` sets it.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 1000))]
+    #[x_kube(validation = Rule::new("self >= 0").message("minReplicas must not be negative"))]
+    pub min_replicas: i32,
+    /// The most replicas.
+    #[schemars(range(max = 1000))]
+    #[x_kube(validation = Rule::new("self >= 1").message("maxReplicas must be at least 1"))]
+    pub max_replicas: i32,
+    /// How demand becomes replicas.
+    #[serde(default)]
+    pub scaling: Scaling,
+    /// What happens to requests while no replica is ready.
+    #[serde(default)]
+    pub activation: Activation,
+    /// How a replica leaves.
+    #[serde(default)]
+    pub drain: Drain,
+}
+
+/// An inference engine.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// vLLM's OpenAI-compatible server on port 8000.
+    #[serde(rename = "vLLM")]
+    Vllm,
+}
+
+/// A workload that exists.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct TargetRef {
+    /// API version, such as `apps/v1`.
+    pub api_version: String,
+    /// Kind, such as `Deployment`.
+    pub kind: String,
+    /// Name, in the same namespace.
+    pub name: String,
+}
+
+/// How demand becomes replicas.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Scaling {
+    /// What is measured; this version takes one, the engine's queue depth.
+    #[schemars(length(min = 1, max = 1))]
+    pub signals: Vec<SignalSpec>,
+    /// How fast replicas follow, in the words of HorizontalPodAutoscaler v2.
+    pub behavior: Behavior,
+    /// When nothing is to do.
+    pub idle: Idle,
+    /// Demand changes nothing; budgets still do.
+    pub paused: bool,
+}
+
+impl Default for Scaling {
+    fn default() -> Self {
+        Self {
+            signals: vec![SignalSpec::default()],
+            behavior: Behavior::default(),
+            idle: Idle::default(),
+            paused: false,
+        }
+    }
+}
+
+/// A measured demand and what one replica should carry of it.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct SignalSpec {
+    /// Where it is read.
+    #[serde(rename = "type", default = "default_signal")]
+    pub kind: SignalType,
+    /// Requests waiting, running and held that one replica should carry.
+    #[serde(default = "default_target")]
+    #[schemars(range(max = 100_000))]
+    #[x_kube(validation = Rule::new("self >= 1").message("target must be at least 1: the queue depth that one replica should carry"))]
+    pub target: i32,
+}
+
+impl Default for SignalSpec {
+    fn default() -> Self {
+        Self {
+            kind: default_signal(),
+            target: default_target(),
+        }
+    }
+}
+
+/// Where a signal is read.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SignalType {
+    /// The engine's metrics, and what gateways hold.
+    Engine,
+}
+
+/// How fast replicas follow.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Behavior {
+    /// How fast they follow a lower number.
+    pub scale_down: ScaleDown,
+}
+
+/// How fast replicas follow a lower number.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ScaleDown {
+    /// A lower number is followed once no higher one was asked for in this many seconds.
+    #[serde(default = "default_window")]
+    #[x_kube(validation = Rule::new("self >= 0 && self <= 3600").message("stabilizationWindowSeconds must be between 0 and 3600"))]
+    pub stabilization_window_seconds: i32,
+}
+
+impl Default for ScaleDown {
+    fn default() -> Self {
+        Self {
+            stabilization_window_seconds: default_window(),
+        }
+    }
+}
+
+/// When nothing is to do.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Idle {
+    /// Nothing queued, nothing running and unchanged counters for this long: down to `minReplicas`.
+    #[serde(default = "default_idle")]
+    #[schemars(length(max = 32))]
+    #[x_kube(validation = Rule::new(DURATION_RULE).message(DURATION_MESSAGE))]
+    pub after: String,
+}
+
+impl Default for Idle {
+    fn default() -> Self {
+        Self {
+            after: default_idle(),
+        }
+    }
+}
+
+/// What happens to requests while no replica is ready.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Activation {
+    /// Whether a request wakes a service that stands at zero.
+    #[serde(default = "default_mode")]
+    pub mode: ActivationMode,
+    /// Requests that one gateway holds for this service; the next is refused with 503.
+    #[serde(default = "default_held")]
+    #[schemars(range(max = 100_000))]
+    #[x_kube(validation = Rule::new("self >= 0").message("maxHeldRequests must not be negative"))]
+    pub max_held_requests: i32,
+    /// How long a request is held before it is refused with 504.
+    #[serde(default = "default_hold")]
+    #[schemars(length(max = 32))]
+    #[x_kube(validation = Rule::new(DURATION_RULE).message(DURATION_MESSAGE))]
+    pub hold_timeout: String,
+}
+
+impl Default for Activation {
+    fn default() -> Self {
+        Self {
+            mode: default_mode(),
+            max_held_requests: default_held(),
+            hold_timeout: default_hold(),
+        }
+    }
+}
+
+/// Whether a request wakes a service.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ActivationMode {
+    /// Requests are held and wake it.
+    OnDemand,
+    /// Requests are refused while no replica is ready.
+    Never,
+}
+
+/// How a replica leaves.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Drain {
+    /// How long it may take to finish its requests.
+    #[serde(default = "default_drain")]
+    #[schemars(length(max = 32))]
+    #[x_kube(
+        validation = Rule::new(DURATION_RULE).message(DURATION_MESSAGE),
+        validation = Rule::new("!self.matches('^([0-9]{1,9}(ms|s|m|h))+$') || duration(self) <= duration('1h')")
+            .message("must be at most 1h: a budget keeps the money for it in reserve")
+    )]
+    pub timeout: String,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self {
+            timeout: default_drain(),
+        }
+    }
+}
+
+fn default_signal() -> SignalType {
+    SignalType::Engine
+}
+
+fn default_target() -> i32 {
+    8
+}
+
+fn default_window() -> i32 {
+    300
+}
+
+fn default_idle() -> String {
+    "10m".to_owned()
+}
+
+fn default_mode() -> ActivationMode {
+    ActivationMode::OnDemand
+}
+
+fn default_held() -> i32 {
+    1000
+}
+
+fn default_hold() -> String {
+    "2m".to_owned()
+}
+
+fn default_drain() -> String {
+    "60s".to_owned()
+}
+
+/// What is observed of an InferenceDeployment.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct InferenceDeploymentStatus {
+    /// The generation that this status speaks of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Replicas that exist.
+    pub replicas: i32,
+    /// Replicas that take requests.
+    pub ready_replicas: i32,
+    /// Replicas that the demand asks for.
+    pub desired_replicas: i32,
+    /// Replicas that budgets leave.
+    pub allowed_replicas: i32,
+    /// Requests waiting, running and held at the time of `spend.asOf`; absent if unknown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue_depth: Option<i64>,
+    /// The pods' label selector, for the scale subresource.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub selector: String,
+    /// What keeps it from what the demand asks for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub limited_by: Option<LimitedBy>,
+    /// Why, with the numbers.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// What gateways need to know.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub activation: Option<ActivationStatus>,
+    /// What it cost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spend: Option<SpendSummary>,
+    /// Conditions.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+}
+
+/// What gateways need to know of a service.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ActivationStatus {
+    /// The service's own port on every gateway.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<i32>,
+    /// The answer to requests while no replica is ready and none may start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<RefusalStatus>,
+}
+
+/// An answer to requests.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct RefusalStatus {
+    /// HTTP status.
+    pub status: i32,
+    /// OpenAI's error code.
+    pub code: String,
+    /// A sentence for the caller.
+    pub message: String,
+    /// When to try again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_at: Option<Time>,
+}
+
+/// An InferenceDeployment's numbers, read once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The fewest replicas.
+    pub min: u32,
+    /// The most replicas.
+    pub max: u32,
+    /// Queue depth of one replica.
+    pub target: u32,
+    /// Stabilization window.
+    pub window: SignedDuration,
+    /// `scaling.idle.after`.
+    pub idle_after: SignedDuration,
+    /// `drain.timeout`.
+    pub drain_timeout: SignedDuration,
+    /// `activation.holdTimeout`.
+    pub hold_timeout: SignedDuration,
+    /// `activation.maxHeldRequests`.
+    pub max_held: u32,
+}
+
+impl InferenceDeploymentSpec {
+    /// The numbers of the spec.
+    ///
+    /// # Errors
+    /// The first field that cannot be read; the API server's rules let none through.
+    pub fn settings(&self) -> Result<Settings, FieldError> {
+        let count = |field: &str, number: i32| {
+            u32::try_from(number).map_err(|_| FieldError::new(field, "must not be negative"))
+        };
+        let target = self
+            .scaling
+            .signals
+            .first()
+            .map_or(SignalSpec::default().target, |signal| signal.target);
+        let window = self
+            .scaling
+            .behavior
+            .scale_down
+            .stabilization_window_seconds;
+        Ok(Settings {
+            min: count("spec.minReplicas", self.min_replicas)?,
+            max: count("spec.maxReplicas", self.max_replicas)?,
+            target: count("spec.scaling.signals[0].target", target)?,
+            window: SignedDuration::from_secs(i64::from(window)),
+            idle_after: text::duration("spec.scaling.idle.after", &self.scaling.idle.after)?,
+            drain_timeout: text::duration("spec.drain.timeout", &self.drain.timeout)?,
+            hold_timeout: text::duration(
+                "spec.activation.holdTimeout",
+                &self.activation.hold_timeout,
+            )?,
+            max_held: count(
+                "spec.activation.maxHeldRequests",
+                self.activation.max_held_requests,
+            )?,
+        })
+    }
+}

@@ -1,0 +1,38 @@
+//! The `bursar.dev/v1alpha1` resources: their types, the rules that the API server checks, and their conversion into the core's types.
+//!
+//! | module | resource |
+//! |---|---|
+//! | [`inference`] | InferenceDeployment (`infd`) |
+//! | [`training`] | TrainingJob (`tj`) |
+//! | [`budget`] | BudgetPolicy (`budget`) |
+//! | [`prices`] | PriceList (`prices`) |
+//! | [`spend`] | SpendRecord (`spend`) |
+//!
+//! Amounts of money are decimal strings and durations are Go-style strings; [`text`] has their rules and reads them.
+
+#![allow(
+    unreachable_pub,
+    reason = "KubeSchema copies each struct into a function, with its visibility"
+)]
+#![allow(
+    clippy::duplicated_attributes,
+    reason = "print columns repeat their types"
+)]
+
+pub mod budget;
+pub mod conditions;
+pub mod crds;
+pub mod inference;
+pub mod names;
+pub mod presets;
+pub mod prices;
+pub mod spend;
+pub mod template;
+pub mod text;
+pub mod training;
+
+pub use budget::BudgetPolicy;
+pub use inference::InferenceDeployment;
+pub use prices::PriceList;
+pub use spend::SpendRecord;
+pub use training::TrainingJob;

@@ -1,0 +1,37 @@
+//! Names that Bursar gives: labels, annotations, finalizers, and objects that belong to a workload.
+
+/// API group.
+pub const GROUP: &str = "bursar.dev";
+/// Label on pods and owned objects: the workload's kind.
+pub const KIND_LABEL: &str = "bursar.dev/kind";
+/// Label on pods and owned objects: the workload's name.
+pub const WORKLOAD_LABEL: &str = "bursar.dev/workload";
+/// Label on pods that the workload's Service sends traffic to; its value is `true`.
+pub const SERVING_LABEL: &str = "bursar.dev/serving";
+/// Label on EndpointSlices that name gateways; its value is `true`.
+pub const GATEWAY_LABEL: &str = "bursar.dev/gateway";
+/// Label on SpendRecords: the workload's namespace.
+pub const NAMESPACE_LABEL: &str = "bursar.dev/namespace";
+/// Label on SpendRecords: the month.
+pub const MONTH_LABEL: &str = "bursar.dev/month";
+/// Annotation on a pod: since when it has been leaving.
+pub const DRAINING_ANNOTATION: &str = "bursar.dev/draining-since";
+/// Annotation on owned objects: a hash of what Bursar asked for.
+pub const SPEC_HASH_ANNOTATION: &str = "bursar.dev/spec-hash";
+/// Finalizer on pods: their stay is not settled yet.
+pub const SPEND_FINALIZER: &str = "bursar.dev/spend";
+/// Kubernetes' annotation: the pod with the lowest cost goes first.
+pub const DELETION_COST_ANNOTATION: &str = "controller.kubernetes.io/pod-deletion-cost";
+/// Who Bursar is as a field manager.
+pub const FIELD_MANAGER: &str = "bursar";
+/// First and last port that gateways listen on for services; outside Linux's ephemeral range.
+pub const GATEWAY_PORTS: std::ops::RangeInclusive<u16> = 20_000..=29_999;
+/// The port of an owned Service.
+pub const SERVICE_PORT: u16 = 80;
+/// The name of the owned Service's port.
+pub const SERVICE_PORT_NAME: &str = "http";
+
+/// The EndpointSlice that names the gateways for the Service of InferenceDeployment `name`.
+pub fn gateway_slice(name: &str) -> String {
+    format!("{name}-bursar-gateway")
+}

@@ -1,0 +1,37 @@
+//! What Bursar knows of inference engines.
+
+use crate::inference::Engine;
+
+/// Where an engine listens and what its metrics are called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Preset {
+    /// Port of API and metrics.
+    pub port: u16,
+    /// Path of the metrics.
+    pub metrics_path: &'static str,
+    /// Gauge: requests that wait.
+    pub waiting: &'static str,
+    /// Gauge: requests that run.
+    pub running: &'static str,
+    /// Counters that grow while the engine works; that they stand still is what idle means.
+    pub activity: &'static [&'static str],
+}
+
+/// The preset of an engine.
+///
+/// vLLM: <https://docs.vllm.ai/en/stable/usage/metrics/>.
+pub fn preset(engine: Engine) -> Preset {
+    match engine {
+        Engine::Vllm => Preset {
+            port: 8000,
+            metrics_path: "/metrics",
+            waiting: "vllm:num_requests_waiting",
+            running: "vllm:num_requests_running",
+            activity: &[
+                "vllm:request_success_total",
+                "vllm:prompt_tokens_total",
+                "vllm:generation_tokens_total",
+            ],
+        },
+    }
+}

@@ -1,0 +1,192 @@
+//! Scale-in without a lost request: which replicas leave, and when each may go.
+//!
+//! A replica that leaves first loses the label that the Service selects on; it goes once the endpoints have followed and its engine
+//! is idle, or the drain timed out. Only then does the Deployment shrink, with that replica as the cheapest to delete. All of this is
+//! computed anew from what is seen, so that it goes on after a crash at any point, and turns around when demand comes back.
+
+use jiff::{SignedDuration, Timestamp};
+
+/// How long a replica stays after the endpoints have dropped it: connections that nodes still track end in this time.
+pub(crate) const SETTLE: SignedDuration = SignedDuration::from_secs(3);
+
+/// A replica's pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Replica {
+    /// The pod's name.
+    pub(crate) pod: String,
+    /// It takes traffic.
+    pub(crate) ready: bool,
+    /// The Service's endpoints name it as ready.
+    pub(crate) in_endpoints: bool,
+    /// Since when it has been leaving.
+    pub(crate) draining_since: Option<Timestamp>,
+    /// Requests on its engine; `None` if unknown.
+    pub(crate) busy: Option<u64>,
+    /// When it was made.
+    pub(crate) created: Timestamp,
+}
+
+/// What to do about a service's replicas.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Steps {
+    /// Pods that begin to leave.
+    pub(crate) drain: Vec<String>,
+    /// Pods that stay after all.
+    pub(crate) keep: Vec<String>,
+    /// Pods that go with this change of the Deployment.
+    pub(crate) remove: Vec<String>,
+    /// The Deployment's replicas.
+    pub(crate) replicas: u32,
+    /// When to look again.
+    pub(crate) next_look: Option<Timestamp>,
+}
+
+/// The state that steps are computed from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Scene {
+    /// The Deployment's replicas now.
+    pub(crate) replicas: u32,
+    /// The replicas that the plan allows.
+    pub(crate) allowed: u32,
+    /// Pods that are not being deleted.
+    pub(crate) pods: Vec<Replica>,
+    /// A rollout is under way: then only a scale to zero takes replicas away.
+    pub(crate) rolling: bool,
+    /// How long a replica may take to leave.
+    pub(crate) timeout: SignedDuration,
+}
+
+/// The next steps from `scene` towards what is allowed.
+pub(crate) fn steps(scene: &Scene, now: Timestamp) -> Steps {
+    let leaving = || scene.pods.iter().filter(|pod| pod.draining_since.is_some());
+    let staying = scene.replicas.saturating_sub(u32::try_from(leaving().count()).unwrap_or(u32::MAX));
+    let mut steps = Steps { replicas: scene.replicas, ..Steps::default() };
+    if scene.allowed >= staying {
+        // those that began to leave last have lost the least
+        let mut back: Vec<_> = leaving().collect();
+        back.sort_by_key(|pod| std::cmp::Reverse(pod.draining_since));
+        steps.keep = names(back.into_iter().take((scene.allowed - staying) as usize));
+        steps.replicas = scene.replicas.max(scene.allowed);
+    } else if !scene.rolling || scene.allowed == 0 {
+        let mut candidates: Vec<_> = scene.pods.iter().filter(|pod| pod.draining_since.is_none()).collect();
+        candidates.sort_by_key(|pod| (pod.ready, pod.busy.unwrap_or(u64::MAX), std::cmp::Reverse(pod.created), pod.pod.clone()));
+        let surplus = (staying - scene.allowed) as usize;
+        // replicas without a pod need no drain
+        let podless = (staying as usize).saturating_sub(candidates.len()).min(surplus);
+        steps.drain = names(candidates.into_iter().take(surplus - podless));
+        steps.replicas -= u32::try_from(podless).unwrap_or(0);
+    }
+    for pod in leaving().filter(|pod| !steps.keep.contains(&pod.pod)) {
+        match may_go(pod, scene.timeout, now) {
+            Ok(()) => steps.remove.push(pod.pod.clone()),
+            Err(at) => steps.next_look = steps.next_look.into_iter().chain([at]).min(),
+        }
+    }
+    steps.replicas = steps.replicas.saturating_sub(u32::try_from(steps.remove.len()).unwrap_or(u32::MAX));
+    if !steps.drain.is_empty() {
+        steps.next_look = steps.next_look.into_iter().chain([now + SETTLE]).min();
+    }
+    steps
+}
+
+/// Whether a leaving pod may be deleted, else when to look again.
+fn may_go(pod: &Replica, timeout: SignedDuration, now: Timestamp) -> Result<(), Timestamp> {
+    let since = pod.draining_since.unwrap_or(now);
+    let (settled, expired) = (since.saturating_add(SETTLE), since.saturating_add(timeout));
+    let (Ok(settled), Ok(expired)) = (settled, expired) else {
+        return Ok(());
+    };
+    let idle = !pod.ready || pod.busy == Some(0);
+    if now >= expired || (now >= settled && !pod.in_endpoints && idle) {
+        return Ok(());
+    }
+    let soon = now + SignedDuration::from_secs(1);
+    Err(if now < settled { settled } else { soon.min(expired) })
+}
+
+fn names<'a>(pods: impl Iterator<Item = &'a Replica>) -> Vec<String> {
+    pods.map(|pod| pod.pod.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn now() -> Timestamp {
+        "2026-11-24T12:00:00Z".parse().unwrap()
+    }
+
+    fn ago(seconds: i64) -> Option<Timestamp> {
+        Some(now() - SignedDuration::from_secs(seconds))
+    }
+
+    fn pod(name: &str, busy: u64) -> Replica {
+        Replica { pod: name.into(), ready: true, in_endpoints: true, draining_since: None, busy: Some(busy), created: now() }
+    }
+
+    fn scene(allowed: u32, pods: Vec<Replica>) -> Scene {
+        let replicas = u32::try_from(pods.len()).unwrap();
+        Scene { replicas, allowed, pods, rolling: false, timeout: SignedDuration::from_secs(60) }
+    }
+
+    #[test]
+    fn growth_is_immediate() {
+        let steps = steps(&scene(3, vec![pod("a", 9)]), now());
+        assert_eq!(steps, Steps { replicas: 3, ..Steps::default() });
+    }
+
+    #[test]
+    fn the_least_busy_replica_begins_to_leave_and_the_deployment_does_not_shrink_yet() {
+        let steps = steps(&scene(1, vec![pod("a", 9), pod("b", 2), pod("c", 5)]), now());
+        assert_eq!((steps.drain, steps.replicas), (vec!["b".to_owned(), "c".to_owned()], 3));
+        assert!(steps.next_look.is_some());
+    }
+
+    #[test]
+    fn a_replica_that_is_not_ready_leaves_first() {
+        let pending = Replica { ready: false, busy: None, ..pod("b", 0) };
+        assert_eq!(steps(&scene(1, vec![pod("a", 0), pending]), now()).drain, ["b"]);
+    }
+
+    #[test]
+    fn a_leaving_replica_goes_when_endpoints_have_followed_and_it_is_idle() {
+        let leaving = |seconds, in_endpoints, busy| Replica { draining_since: ago(seconds), in_endpoints, ..pod("a", busy) };
+        for (pod, gone) in [
+            (leaving(2, false, 0), false),
+            (leaving(3, true, 0), false),
+            (leaving(3, false, 1), false),
+            (leaving(3, false, 0), true),
+            (leaving(60, true, 7), true),
+        ] {
+            let unknown = Replica { busy: None, ..pod.clone() };
+            let steps = steps(&scene(0, vec![pod.clone()]), now());
+            assert_eq!(steps.remove.len(), usize::from(gone), "{pod:?}");
+            assert_eq!(steps.replicas, u32::from(!gone));
+            let past = super::steps(&scene(0, vec![unknown]), now());
+            assert_eq!(past.remove.len(), usize::from(pod.draining_since == ago(60)), "unknown is not idle");
+        }
+    }
+
+    #[test]
+    fn demand_that_comes_back_keeps_leaving_replicas_before_it_makes_new_ones() {
+        let leaving = |name, seconds| Replica { draining_since: ago(seconds), ..pod(name, 1) };
+        let pods = vec![pod("a", 9), leaving("b", 9), leaving("c", 4)];
+        let one = steps(&scene(2, pods.clone()), now());
+        assert_eq!((one.keep, one.replicas), (vec!["c".to_owned()], 3));
+        let all = steps(&scene(5, pods), now());
+        assert_eq!((all.keep.len(), all.replicas), (2, 5));
+    }
+
+    #[test]
+    fn a_rollout_is_not_disturbed_unless_everything_goes() {
+        let rolling = |allowed| Scene { rolling: true, ..scene(allowed, vec![pod("a", 0), pod("b", 0)]) };
+        assert!(steps(&rolling(1), now()).drain.is_empty());
+        assert_eq!(steps(&rolling(0), now()).drain.len(), 2);
+    }
+
+    #[test]
+    fn replicas_that_have_no_pod_yet_are_given_back_at_once() {
+        let steps = steps(&Scene { replicas: 3, ..scene(1, vec![pod("a", 0)]) }, now());
+        assert_eq!((steps.drain.len(), steps.replicas), (0, 1));
+    }
+}

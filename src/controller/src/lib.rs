@@ -1,0 +1,1 @@
+//! Reconciles the resources: observe, plan, build, apply, status.

@@ -1,0 +1,437 @@
+//! Budgets: what may still be spent, when it will be gone, and whether something new may start.
+//!
+//! A budget is exhausted when `spent + reserve >= limit`, where the reserve is what stopping everything now would still cost. The
+//! state latches until the period ends or the limit is raised, so that a drain which ends early starts nothing again.
+
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+
+use crate::money::Money;
+use crate::period::{Interval, Period};
+
+/// What happens when a budget is exhausted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnExhausted {
+    /// Everything stops.
+    ScaleToZero,
+    /// Services shrink to their `minReplicas`, training is suspended.
+    ScaleToMin,
+    /// Nothing grows or starts, training is suspended.
+    Freeze,
+}
+
+/// That a budget was exhausted, and under which terms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Latch {
+    /// The start of the period in which it was.
+    pub period_start: Timestamp,
+    /// The limit that was reached.
+    pub limit: Money,
+}
+
+/// A budget of a namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// The BudgetPolicy's name.
+    pub name: String,
+    /// Money for one period.
+    pub limit: Money,
+    /// The period.
+    pub period: Period,
+    /// What happens at its end.
+    pub on_exhausted: OnExhausted,
+    /// What starts must be able to run for at least this long.
+    pub minimum_useful_run: SignedDuration,
+    /// Set once it was exhausted.
+    pub latch: Option<Latch>,
+    /// Money spent in the period that holds `now`, open charges included.
+    pub spent: Money,
+}
+
+/// Something that costs money while it runs, and for a while after it was told to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Load {
+    /// Money an hour; `None` while no price is known.
+    pub rate: Option<Money>,
+    /// Seconds from the order to stop until it costs nothing.
+    pub stop_seconds: i64,
+}
+
+impl Load {
+    /// What stopping it now would still cost.
+    pub fn reserve(&self) -> Money {
+        self.rate
+            .unwrap_or_default()
+            .per_hour_for_at_most(self.stop_seconds)
+    }
+}
+
+/// What a budget's status says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// There is money.
+    Active,
+    /// The limit is reached; what `on_exhausted` says is done.
+    Exhausted,
+    /// More than the limit is spent.
+    OverLimit,
+    /// Something runs for which no price is known.
+    Unknown,
+}
+
+/// Where a budget stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The budget.
+    pub budget: Budget,
+    /// The present period.
+    pub period: Interval,
+    /// What stopping now would still cost.
+    pub reserve: Money,
+    /// Money an hour of everything that runs or starts.
+    pub rate: Money,
+    /// The phase.
+    pub phase: Phase,
+    /// When it will be exhausted at this rate; `None` when the period ends before, or when it is exhausted.
+    pub exhausted_at: Option<Timestamp>,
+}
+
+impl Standing {
+    /// Where `budget` stands at `now` under these loads. Its latch is set or released.
+    pub fn of(mut budget: Budget, loads: &[Load], now: Timestamp, zone: &TimeZone) -> Self {
+        let period = budget.period.bounds(now, zone);
+        let reserve = loads.iter().map(Load::reserve).sum();
+        let rate: Money = loads.iter().filter_map(|load| load.rate).sum();
+        let left = budget.limit - budget.spent - reserve;
+        let holds =
+            |latch: &Latch| latch.period_start == period.start && budget.limit <= latch.limit;
+        budget.latch = budget.latch.filter(holds).or_else(|| {
+            let exhausted = left <= Money::ZERO;
+            exhausted.then_some(Latch {
+                period_start: period.start,
+                limit: budget.limit,
+            })
+        });
+        let phase = if budget.spent > budget.limit {
+            Phase::OverLimit
+        } else if budget.latch.is_some() {
+            Phase::Exhausted
+        } else if loads.iter().any(|load| load.rate.is_none()) {
+            Phase::Unknown
+        } else {
+            Phase::Active
+        };
+        let exhausted_at = match budget.latch {
+            None => seconds_of(left, rate)
+                .and_then(|seconds| now.checked_add(SignedDuration::from_secs(seconds)).ok())
+                .filter(|at| *at < period.end),
+            Some(_) => None,
+        };
+        Self {
+            budget,
+            period,
+            reserve,
+            rate,
+            phase,
+            exhausted_at,
+        }
+    }
+
+    /// Money neither spent nor reserved; below zero once a limit was missed.
+    pub fn remaining(&self) -> Money {
+        self.budget.limit - self.budget.spent - self.reserve
+    }
+
+    /// True once the limit is reached.
+    pub fn is_exhausted(&self) -> bool {
+        self.budget.latch.is_some()
+    }
+
+    /// The replicas that this budget leaves of `desired`, before anything new is paid for.
+    pub fn cap(&self, desired: u32, current: u32, min: u32) -> u32 {
+        match (self.is_exhausted(), self.budget.on_exhausted) {
+            (false, _) => desired,
+            (true, OnExhausted::ScaleToZero) => 0,
+            (true, OnExhausted::ScaleToMin) => desired.min(min).min(current),
+            (true, OnExhausted::Freeze) => desired.min(current),
+        }
+    }
+}
+
+/// Whole seconds until `money` is gone at `rate` an hour, rounded down so that nothing stops too late.
+fn seconds_of(money: Money, rate: Money) -> Option<i64> {
+    if rate <= Money::ZERO {
+        return None;
+    }
+    i64::try_from((money.nanos() * 3600).div_euclid(rate.nanos())).ok()
+}
+
+/// Why a budget lets something not start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// There is no money for it.
+    Budget {
+        /// The budget.
+        name: String,
+        /// A sentence with the numbers.
+        message: String,
+        /// When the next period begins.
+        retry_at: Timestamp,
+    },
+    /// What it or something beside it costs is not known.
+    PriceUnknown,
+}
+
+/// The money of all budgets of a namespace, handed out one start at a time.
+#[derive(Clone, Debug)]
+pub struct Purse {
+    standings: Vec<Standing>,
+    reserve: Money,
+    rate: Money,
+    unknown: bool,
+    now: Timestamp,
+}
+
+impl Purse {
+    /// A purse over these standings, with the loads they were computed from.
+    pub fn new(standings: Vec<Standing>, loads: &[Load], now: Timestamp) -> Self {
+        Self {
+            standings,
+            reserve: loads.iter().map(Load::reserve).sum(),
+            rate: loads.iter().filter_map(|load| load.rate).sum(),
+            unknown: loads.iter().any(|load| load.rate.is_none()),
+            now,
+        }
+    }
+
+    /// Where the budgets stand.
+    pub fn standings(&self) -> &[Standing] {
+        &self.standings
+    }
+
+    /// The standings, back.
+    pub fn into_standings(self) -> Vec<Standing> {
+        self.standings
+    }
+
+    /// Pays for a start, or says why not. A start needs, in every budget, money for the reserve that includes it and for everything
+    /// to run on for the minimum useful time (or to the end of the period, if that is sooner).
+    ///
+    /// # Errors
+    /// The refusal; nothing is taken then.
+    pub fn take(&mut self, load: Load) -> Result<(), Refused> {
+        if self.standings.is_empty() {
+            return Ok(());
+        }
+        let (Some(rate), false) = (load.rate, self.unknown) else {
+            return Err(Refused::PriceUnknown);
+        };
+        let (rate, reserve) = (self.rate + rate, self.reserve + load.reserve());
+        for standing in &self.standings {
+            let budget = &standing.budget;
+            let refuse = |message| {
+                Err(Refused::Budget {
+                    name: budget.name.clone(),
+                    message,
+                    retry_at: standing.period.end,
+                })
+            };
+            let name = &budget.name;
+            if standing.is_exhausted() {
+                let (spent, limit) = (budget.spent.rounded(2), budget.limit.rounded(2));
+                return refuse(format!(
+                    "budget {name} is exhausted: {spent} of {limit} spent"
+                ));
+            }
+            let useful = budget
+                .minimum_useful_run
+                .as_secs()
+                .min(standing.period.end.as_second() - self.now.as_second());
+            let needed = reserve + rate.per_hour_for_at_most(useful);
+            let left = budget.limit - budget.spent;
+            if needed > left {
+                return refuse(format!(
+                    "budget {name} has {} left; running on for {useful} s and stopping would take {}",
+                    left.rounded(4),
+                    needed.rounded(4),
+                ));
+            }
+        }
+        (self.rate, self.reserve) = (rate, reserve);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NOON: &str = "2026-11-11T12:00:00Z";
+
+    fn now() -> Timestamp {
+        NOON.parse().unwrap()
+    }
+
+    fn money(text: &str) -> Money {
+        text.parse().unwrap()
+    }
+
+    fn budget(limit: &str, spent: &str) -> Budget {
+        Budget {
+            name: "team".into(),
+            limit: money(limit),
+            period: Period::Daily,
+            on_exhausted: OnExhausted::ScaleToZero,
+            minimum_useful_run: SignedDuration::from_mins(5),
+            latch: None,
+            spent: money(spent),
+        }
+    }
+
+    fn load(rate: &str, stop_seconds: i64) -> Load {
+        Load {
+            rate: Some(money(rate)),
+            stop_seconds,
+        }
+    }
+
+    fn standing(budget: Budget, loads: &[Load]) -> Standing {
+        Standing::of(budget, loads, now(), &TimeZone::UTC)
+    }
+
+    #[test]
+    fn it_is_exhausted_while_stopping_can_still_be_paid_for() {
+        let loads = [load("36", 100)];
+        assert_eq!(standing(budget("10", "8.99"), &loads).phase, Phase::Active);
+        let exhausted = standing(budget("10", "9"), &loads);
+        assert_eq!(
+            (exhausted.phase, exhausted.reserve, exhausted.cap(3, 3, 1)),
+            (Phase::Exhausted, money("1"), 0)
+        );
+    }
+
+    #[test]
+    fn it_stays_exhausted_when_the_drain_ends_early_and_opens_with_a_new_limit_or_period() {
+        let exhausted = standing(budget("10", "9.5"), &[load("36", 100)]).budget;
+        assert!(
+            standing(exhausted.clone(), &[]).is_exhausted(),
+            "the reserve is back, but the latch holds"
+        );
+        let raised = Budget {
+            limit: money("11"),
+            ..exhausted.clone()
+        };
+        assert!(!standing(raised, &[]).is_exhausted());
+        let lowered = Budget {
+            limit: money("9.9"),
+            ..exhausted.clone()
+        };
+        assert!(
+            standing(lowered, &[]).is_exhausted(),
+            "less money opens nothing"
+        );
+        let tomorrow = now() + SignedDuration::from_hours(24);
+        let rolled = Standing::of(
+            Budget {
+                spent: Money::ZERO,
+                ..exhausted
+            },
+            &[],
+            tomorrow,
+            &TimeZone::UTC,
+        );
+        assert_eq!(rolled.phase, Phase::Active);
+    }
+
+    #[test]
+    fn the_moment_of_exhaustion_follows_from_the_rate() {
+        let standing = standing(budget("10", "8"), &[load("36", 100)]);
+        assert_eq!(
+            standing.exhausted_at,
+            Some(now() + SignedDuration::from_secs(100))
+        );
+        assert_eq!(standing.remaining(), money("1"));
+    }
+
+    #[test]
+    fn min_and_freeze_only_stop_growth() {
+        let over = Budget {
+            on_exhausted: OnExhausted::ScaleToMin,
+            ..budget("10", "11")
+        };
+        let min = standing(over.clone(), &[]);
+        assert_eq!(
+            (min.phase, min.cap(5, 3, 2), min.cap(5, 1, 2)),
+            (Phase::OverLimit, 2, 1)
+        );
+        let frozen = standing(
+            Budget {
+                on_exhausted: OnExhausted::Freeze,
+                ..over
+            },
+            &[],
+        );
+        assert_eq!((frozen.cap(5, 3, 2), frozen.cap(1, 3, 2)), (3, 1));
+    }
+
+    #[test]
+    fn nothing_starts_that_could_not_run_for_a_useful_time() {
+        let loads = [];
+        let mut purse = Purse::new(vec![standing(budget("10", "6"), &loads)], &loads, now());
+        let start = load("12", 60);
+        // 12 an hour: 1.00 for five minutes and 0.20 to stop
+        assert_eq!(purse.take(start), Ok(()));
+        assert_eq!(purse.take(start), Ok(()));
+        assert_eq!(purse.take(start), Ok(()));
+        assert!(
+            matches!(purse.take(start), Err(Refused::Budget { .. })),
+            "4.80 does not fit into 4.00"
+        );
+    }
+
+    #[test]
+    fn an_unknown_price_starts_nothing_under_a_budget_and_anything_without() {
+        let unknown = Load {
+            rate: None,
+            stop_seconds: 60,
+        };
+        let mut purse = Purse::new(vec![standing(budget("10", "0"), &[])], &[], now());
+        assert_eq!(purse.take(unknown), Err(Refused::PriceUnknown));
+        assert_eq!(Purse::new(vec![], &[], now()).take(unknown), Ok(()));
+        let beside = Purse::new(
+            vec![standing(budget("10", "0"), &[unknown])],
+            &[unknown],
+            now(),
+        )
+        .take(load("1", 1));
+        assert_eq!(beside, Err(Refused::PriceUnknown));
+    }
+
+    proptest! {
+        /// The promise: what runs until its exhaustion time and then stops within its stop time never costs more than the limit.
+        #[test]
+        fn spend_stays_within_the_limit(
+            limit in 1i128..10i128.pow(13),
+            rates in prop::collection::vec((1i128..10i128.pow(12), 0i64..4000), 1..6),
+        ) {
+            let loads: Vec<_> = rates
+                .iter()
+                .map(|(rate, stop_seconds)| Load { rate: Some(Money::from_nanos(*rate)), stop_seconds: *stop_seconds })
+                .collect();
+            let budget = Budget { limit: Money::from_nanos(limit), ..budget("0", "0") };
+            let standing = standing(budget, &loads);
+            let until = match (standing.is_exhausted(), standing.exhausted_at) {
+                (true, _) => return Ok(()),
+                (false, at) => at.unwrap_or(standing.period.end),
+            };
+            let run = until.as_second() - now().as_second();
+            let spent: Money = loads
+                .iter()
+                .map(|load| load.rate.unwrap().per_hour_for(run + if until < standing.period.end { load.stop_seconds } else { 0 }))
+                .sum();
+            prop_assert!(spent <= standing.budget.limit, "{spent} of {}", standing.budget.limit);
+        }
+    }
+}

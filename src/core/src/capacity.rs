@@ -1,0 +1,158 @@
+//! Free room on nodes, and whether a gang fits into it.
+
+use std::collections::BTreeMap;
+
+/// Amounts of resources by name, in thousandths of the resource's unit.
+pub type Resources = BTreeMap<String, i64>;
+
+/// One node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Node {
+    /// Labels, for selectors.
+    pub labels: BTreeMap<String, String>,
+    /// What pods may use in all.
+    pub allocatable: Resources,
+    /// What no pod has asked for yet.
+    pub free: Resources,
+}
+
+/// What each worker of a gang needs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Gang {
+    /// How many workers.
+    pub workers: u32,
+    /// What one of them requests.
+    pub worker: Resources,
+    /// Labels that its node must have.
+    pub node_selector: BTreeMap<String, String>,
+}
+
+/// Nodes that are ready and take pods.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Capacity {
+    /// The nodes.
+    pub nodes: Vec<Node>,
+}
+
+impl Capacity {
+    /// How many of the gang's workers the free room takes, at most all of them.
+    pub fn fits(&self, gang: &Gang) -> u32 {
+        self.count(gang, |node| &node.free)
+    }
+
+    /// How many of the gang's workers these nodes would take if they were empty, at most all of them.
+    pub fn could_fit(&self, gang: &Gang) -> u32 {
+        self.count(gang, |node| &node.allocatable)
+    }
+
+    /// Takes the gang's room away, as far as it fits.
+    pub fn place(&mut self, gang: &Gang) {
+        let mut left = gang.workers;
+        for node in &mut self.nodes {
+            let here = if selects(gang, node) {
+                workers_in(&node.free, gang).min(left)
+            } else {
+                0
+            };
+            for (name, amount) in &gang.worker {
+                if let Some(free) = node.free.get_mut(name) {
+                    *free -= amount * i64::from(here);
+                }
+            }
+            left -= here;
+        }
+    }
+
+    fn count(&self, gang: &Gang, room: impl Fn(&Node) -> &Resources) -> u32 {
+        let workers = self
+            .nodes
+            .iter()
+            .filter(|node| selects(gang, node))
+            .map(|node| workers_in(room(node), gang));
+        workers.fold(0u32, u32::saturating_add).min(gang.workers)
+    }
+}
+
+fn selects(gang: &Gang, node: &Node) -> bool {
+    gang.node_selector
+        .iter()
+        .all(|(key, value)| node.labels.get(key) == Some(value))
+}
+
+/// How many workers this room takes; one, where a worker needs nothing.
+fn workers_in(room: &Resources, gang: &Gang) -> u32 {
+    let needs = gang.worker.iter().filter(|(_, amount)| **amount > 0);
+    let counts = needs.map(|(name, amount)| room.get(name).copied().unwrap_or(0).max(0) / amount);
+    counts.min().map_or(gang.workers, |count| {
+        u32::try_from(count).unwrap_or(u32::MAX)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(gpus: i64, model: &str) -> Node {
+        let room = Resources::from([
+            ("nvidia.com/gpu".to_owned(), gpus * 1000),
+            ("cpu".to_owned(), 4000),
+        ]);
+        Node {
+            labels: [("model".to_owned(), model.to_owned())].into(),
+            allocatable: room.clone(),
+            free: room,
+        }
+    }
+
+    fn gang(workers: u32, gpus: i64, cpu: i64) -> Gang {
+        let worker = Resources::from([
+            ("nvidia.com/gpu".to_owned(), gpus * 1000),
+            ("cpu".to_owned(), cpu),
+        ]);
+        Gang {
+            workers,
+            worker,
+            node_selector: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn a_worker_is_not_split_over_nodes() {
+        let capacity = Capacity {
+            nodes: vec![node(3, "a"), node(3, "a")],
+        };
+        assert_eq!(
+            capacity.fits(&gang(3, 2, 0)),
+            2,
+            "three pairs do not fit into two nodes of three"
+        );
+    }
+
+    #[test]
+    fn every_resource_counts_and_so_does_the_selector() {
+        let capacity = Capacity {
+            nodes: vec![node(8, "a"), node(8, "b")],
+        };
+        assert_eq!(capacity.fits(&gang(9, 1, 1000)), 8, "4 CPUs a node");
+        let only_b = Gang {
+            node_selector: [("model".to_owned(), "b".to_owned())].into(),
+            ..gang(9, 1, 1000)
+        };
+        assert_eq!(capacity.fits(&only_b), 4);
+    }
+
+    #[test]
+    fn what_one_gang_takes_the_next_has_not() {
+        let mut capacity = Capacity {
+            nodes: vec![node(4, "a"), node(4, "a")],
+        };
+        capacity.place(&gang(3, 2, 0));
+        assert_eq!(
+            (
+                capacity.fits(&gang(3, 2, 0)),
+                capacity.could_fit(&gang(3, 2, 0))
+            ),
+            (1, 3)
+        );
+    }
+}

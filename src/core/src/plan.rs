@@ -1,0 +1,266 @@
+//! One decision over a namespace: queue depth, money and room together.
+
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::budget::{Budget, Load, Purse, Refused, Standing};
+use crate::capacity::{Capacity, Gang};
+use crate::scaling::{Demand, Desire, Service, desire};
+use crate::training::{Job, Turn, queue};
+
+/// What kept a workload from what its demand asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LimitedBy {
+    /// A budget.
+    Budget,
+    /// A price that is not known, in a namespace with a budget.
+    PriceUnknown,
+    /// `maxReplicas`.
+    MaxReplicas,
+    /// `minReplicas`.
+    MinReplicas,
+    /// A higher number within the stabilization window.
+    Stabilization,
+    /// A signal that cannot be read.
+    Signal,
+    /// `scaling.paused`.
+    Paused,
+    /// Room on the nodes.
+    Capacity,
+    /// The queue.
+    Queue,
+    /// `spec.suspend`.
+    Suspended,
+}
+
+impl LimitedBy {
+    /// The word that statuses and metrics show.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Budget => "Budget",
+            Self::PriceUnknown => "PriceUnknown",
+            Self::MaxReplicas => "MaxReplicas",
+            Self::MinReplicas => "MinReplicas",
+            Self::Stabilization => "Stabilization",
+            Self::Signal => "Signal",
+            Self::Paused => "Paused",
+            Self::Capacity => "Capacity",
+            Self::Queue => "Queue",
+            Self::Suspended => "Suspended",
+        }
+    }
+}
+
+/// Everything that a decision over one namespace reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// InferenceDeployments.
+    pub services: Vec<Service>,
+    /// TrainingJobs that have not finished.
+    pub jobs: Vec<Job>,
+    /// BudgetPolicies.
+    pub budgets: Vec<Budget>,
+    /// Every GPU pod that costs money or is about to.
+    pub loads: Vec<Load>,
+    /// The cluster's room that this namespace may use.
+    pub capacity: Capacity,
+    /// The accounting time zone.
+    pub zone: TimeZone,
+}
+
+/// The answer to a request that no replica can serve and that may wake none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// HTTP status.
+    pub status: u16,
+    /// OpenAI's error code.
+    pub code: &'static str,
+    /// A sentence for the caller.
+    pub message: String,
+    /// When to try again.
+    pub retry_at: Option<Timestamp>,
+}
+
+/// What becomes of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// The service.
+    pub name: String,
+    /// Requests waiting, running and held; `None` if unknown.
+    pub queue_depth: Option<u64>,
+    /// Replicas that the demand asks for, before any window or bound: what the stabilization window remembers.
+    pub asked: u32,
+    /// Replicas wanted, within the service's own bounds.
+    pub desired: u32,
+    /// Replicas that budgets leave.
+    pub allowed: u32,
+    /// What limited it last.
+    pub limited_by: Option<LimitedBy>,
+    /// Why, with the numbers.
+    pub reason: String,
+    /// What a request gets while no replica runs.
+    pub refusal: Option<Refusal>,
+}
+
+/// A decision over a namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The services, in the order of the snapshot.
+    pub services: Vec<Decision>,
+    /// The jobs, in the order of the queue.
+    pub jobs: Vec<Turn>,
+    /// The budgets, in the order of the snapshot.
+    pub budgets: Vec<Standing>,
+    /// When the answer may change though nothing else does.
+    pub next_look: Option<Timestamp>,
+}
+
+/// Decides over a namespace. Services come first, in the snapshot's order; then the queue of jobs gets what is left.
+pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
+    let loads = &snapshot.loads;
+    let standings = snapshot
+        .budgets
+        .iter()
+        .map(|budget| Standing::of(budget.clone(), loads, now, &snapshot.zone))
+        .collect();
+    let mut purse = Purse::new(standings, loads, now);
+    let mut capacity = snapshot.capacity.clone();
+    let mut next_look = NextLook(None);
+    let services = snapshot
+        .services
+        .iter()
+        .map(|service| {
+            let desire = desire(service, now);
+            next_look.at(desire.next_look);
+            let decision = pay(service, desire, &mut purse);
+            let workers = decision.allowed.saturating_sub(service.current);
+            capacity.place(&Gang {
+                workers,
+                ..service.replica.clone()
+            });
+            decision
+        })
+        .collect();
+    let jobs = queue(&snapshot.jobs, &mut capacity, &mut purse);
+    let budgets = purse.into_standings();
+    for standing in &budgets {
+        next_look.at(standing.exhausted_at);
+        next_look.at(Some(standing.period.end));
+    }
+    Plan {
+        services,
+        jobs,
+        budgets,
+        next_look: next_look
+            .0
+            .map(|at| at.max(now + SignedDuration::from_millis(100))),
+    }
+}
+
+struct NextLook(Option<Timestamp>);
+
+impl NextLook {
+    fn at(&mut self, at: Option<Timestamp>) {
+        self.0 = self.0.into_iter().chain(at).min();
+    }
+}
+
+/// Takes from a desire what budgets do not pay for. Replicas that run are paid for already; each new one must be.
+fn pay(service: &Service, desire: Desire, purse: &mut Purse) -> Decision {
+    let Desire {
+        queue_depth,
+        asked,
+        desired,
+        mut limited_by,
+        mut reason,
+        ..
+    } = desire;
+    let mut refused = None;
+    let mut allowed = desired;
+    for standing in purse.standings() {
+        let capped = standing.cap(desired, service.current, service.min);
+        if capped < allowed {
+            allowed = capped;
+            let budget = &standing.budget;
+            refused = Some(Refused::Budget {
+                name: budget.name.clone(),
+                message: format!(
+                    "budget {} is exhausted: {} of {} spent",
+                    budget.name,
+                    budget.spent.rounded(2),
+                    budget.limit.rounded(2)
+                ),
+                retry_at: standing.period.end,
+            });
+        }
+    }
+    let mut paid = allowed.min(service.current);
+    while paid < allowed {
+        match purse.take(service.load) {
+            Ok(()) => paid += 1,
+            Err(why) => {
+                allowed = paid;
+                refused = Some(why);
+            }
+        }
+    }
+    if let Some(why) = &refused {
+        let (limit, message) = match why {
+            Refused::Budget { message, .. } => (LimitedBy::Budget, message.clone()),
+            Refused::PriceUnknown => (
+                LimitedBy::PriceUnknown,
+                "no price is known for its GPUs, and the namespace has a budget".to_owned(),
+            ),
+        };
+        limited_by = Some(limit);
+        reason = format!("{message}; {reason}");
+    }
+    let refusal = refusal(service, allowed, purse);
+    Decision {
+        name: service.name.clone(),
+        queue_depth,
+        asked,
+        desired,
+        allowed,
+        limited_by,
+        reason,
+        refusal,
+    }
+}
+
+/// What a request would be told now, asked before it comes: the gateway must not have to wait for an answer.
+fn refusal(service: &Service, allowed: u32, purse: &Purse) -> Option<Refusal> {
+    if allowed > 0 || service.current > 0 {
+        return None;
+    }
+    if service.demand == Demand::Unwelcome {
+        return Some(Refusal {
+            status: 503,
+            code: "service_unavailable",
+            message: "the service is stopped, and its activation.mode is Never".to_owned(),
+            retry_at: None,
+        });
+    }
+    match purse.clone().take(service.load) {
+        Ok(()) => None,
+        Err(Refused::Budget {
+            message, retry_at, ..
+        }) => Some(Refusal {
+            status: 429,
+            code: "insufficient_quota",
+            message,
+            retry_at: Some(retry_at),
+        }),
+        Err(Refused::PriceUnknown) => Some(Refusal {
+            status: 429,
+            code: "insufficient_quota",
+            message: "no price is known for this service's GPUs, and its namespace has a budget"
+                .to_owned(),
+            retry_at: None,
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests;

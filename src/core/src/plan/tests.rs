@@ -1,0 +1,274 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::budget::{OnExhausted, Phase};
+use crate::money::Money;
+use crate::period::Period;
+use crate::scaling::{History, Signal};
+
+fn now() -> Timestamp {
+    "2026-11-11T12:00:00Z".parse().unwrap()
+}
+
+fn ago(seconds: i64) -> Timestamp {
+    now() - SignedDuration::from_secs(seconds)
+}
+
+fn service(current: u32, engine: Signal, held: u64) -> Service {
+    Service {
+        name: "chat".into(),
+        min: 0,
+        max: 5,
+        target: 8,
+        window: SignedDuration::from_secs(60),
+        idle_after: SignedDuration::from_secs(600),
+        paused: false,
+        demand: Demand::Welcome,
+        engine,
+        held,
+        active_at: Some(now()),
+        current,
+        history: History::default(),
+        load: Load {
+            rate: Some("12".parse().unwrap()),
+            stop_seconds: 60,
+        },
+        replica: Gang {
+            workers: 1,
+            worker: BTreeMap::new(),
+            node_selector: BTreeMap::new(),
+        },
+    }
+}
+
+fn budget(limit: &str, spent: &str) -> Budget {
+    Budget {
+        name: "team".into(),
+        limit: limit.parse().unwrap(),
+        period: Period::Monthly,
+        on_exhausted: OnExhausted::ScaleToZero,
+        minimum_useful_run: SignedDuration::from_mins(5),
+        latch: None,
+        spent: spent.parse().unwrap(),
+    }
+}
+
+fn snapshot(service: Service, budgets: Vec<Budget>) -> Snapshot {
+    let loads = vec![service.load; service.current as usize];
+    Snapshot {
+        services: vec![service],
+        jobs: vec![],
+        budgets,
+        loads,
+        capacity: Capacity::default(),
+        zone: TimeZone::UTC,
+    }
+}
+
+fn decide(service: Service, budgets: Vec<Budget>) -> Decision {
+    plan(&snapshot(service, budgets), now()).services.remove(0)
+}
+
+#[test]
+fn desired_is_queue_depth_over_target_within_the_bounds() {
+    for (engine, held, desired, limited_by) in [
+        (17, 0, 3, None),
+        (16, 1, 3, None),
+        (1, 0, 1, None),
+        (200, 0, 5, Some(LimitedBy::MaxReplicas)),
+    ] {
+        let decision = decide(service(1, Signal::Known(engine), held), vec![]);
+        assert_eq!(
+            (decision.desired, decision.allowed, decision.limited_by),
+            (desired, desired, limited_by),
+            "{engine}+{held}"
+        );
+    }
+}
+
+#[test]
+fn the_first_held_request_wakes_a_service_at_zero() {
+    assert_eq!(decide(service(0, Signal::Absent, 1), vec![]).allowed, 1);
+    assert_eq!(decide(service(0, Signal::Absent, 0), vec![]).allowed, 0);
+}
+
+#[test]
+fn an_unknown_signal_takes_nothing_away_and_held_requests_still_add() {
+    let unknown = || Signal::Unknown("connection refused".into());
+    let holds = decide(
+        Service {
+            active_at: Some(ago(9000)),
+            ..service(3, unknown(), 0)
+        },
+        vec![],
+    );
+    assert_eq!(
+        (holds.allowed, holds.limited_by, holds.queue_depth),
+        (3, Some(LimitedBy::Signal), None)
+    );
+    assert_eq!(decide(service(0, unknown(), 9), vec![]).allowed, 2);
+}
+
+#[test]
+fn nothing_goes_to_zero_before_it_was_idle_for_long_enough() {
+    let quiet = |active_at| Service {
+        active_at,
+        ..service(2, Signal::Known(0), 0)
+    };
+    assert_eq!(
+        decide(quiet(None), vec![]).allowed,
+        2,
+        "its counters have not been read"
+    );
+    let waits = plan(&snapshot(quiet(Some(ago(599))), vec![]), now());
+    assert_eq!(waits.services[0].allowed, 1);
+    assert_eq!(
+        waits.next_look,
+        Some(now() + SignedDuration::from_secs(1)),
+        "it knows when to look again"
+    );
+    assert_eq!(decide(quiet(Some(ago(600))), vec![]).allowed, 0);
+    let floor = Service {
+        min: 1,
+        ..quiet(Some(ago(600)))
+    };
+    assert_eq!(decide(floor, vec![]).allowed, 1);
+}
+
+#[test]
+fn a_lower_number_waits_for_the_window() {
+    let mut busy = service(4, Signal::Known(1), 0);
+    busy.history.record(4, busy.window, ago(59));
+    let held_back = decide(busy.clone(), vec![]);
+    assert_eq!(
+        (held_back.allowed, held_back.asked, held_back.limited_by),
+        (4, 1, Some(LimitedBy::Stabilization))
+    );
+    let mut over = service(4, Signal::Known(1), 0);
+    over.history.record(4, over.window, ago(60));
+    assert_eq!(decide(over, vec![]).allowed, 1);
+}
+
+#[test]
+fn a_paused_service_stays_but_an_exhausted_budget_still_stops_it() {
+    let paused = Service {
+        paused: true,
+        ..service(2, Signal::Known(80), 0)
+    };
+    assert_eq!(decide(paused.clone(), vec![]).allowed, 2);
+    assert_eq!(decide(paused, vec![budget("10", "10")]).allowed, 0);
+}
+
+#[test]
+fn a_budget_pays_for_as_many_replicas_as_it_can() {
+    // 12 an hour: each new replica needs 0.20 to stop and 1.00 for five minutes
+    let decision = decide(service(0, Signal::Absent, 30), vec![budget("10", "7.5")]);
+    assert_eq!(
+        (decision.desired, decision.allowed, decision.limited_by),
+        (4, 2, Some(LimitedBy::Budget))
+    );
+    assert_eq!(decision.refusal, None, "what is held will be served");
+}
+
+#[test]
+fn a_request_that_the_budget_keeps_out_is_told_so_before_it_comes() {
+    let decision = decide(service(0, Signal::Absent, 0), vec![budget("10", "9.5")]);
+    let refusal = decision.refusal.unwrap();
+    assert_eq!((refusal.status, refusal.code), (429, "insufficient_quota"));
+    assert_eq!(
+        refusal.retry_at,
+        Some("2026-12-01T00:00:00Z".parse().unwrap())
+    );
+    assert!(
+        refusal.message.contains("budget team"),
+        "{}",
+        refusal.message
+    );
+}
+
+#[test]
+fn the_tightest_of_several_budgets_wins() {
+    let wide = Budget {
+        name: "wide".into(),
+        ..budget("1000", "0")
+    };
+    let plan = plan(
+        &snapshot(
+            service(2, Signal::Known(9), 0),
+            vec![wide, budget("10", "9.9")],
+        ),
+        now(),
+    );
+    assert_eq!(plan.services[0].allowed, 0);
+    assert_eq!(
+        plan.budgets
+            .iter()
+            .map(|standing| standing.phase)
+            .collect::<Vec<_>>(),
+        [Phase::Active, Phase::Exhausted]
+    );
+}
+
+fn any_service() -> impl Strategy<Value = Service> {
+    let signal = prop_oneof![
+        (0u64..100).prop_map(Signal::Known),
+        Just(Signal::Absent),
+        Just(Signal::Unknown("refused".into()))
+    ];
+    (
+        signal,
+        0u64..50,
+        0u32..8,
+        0u32..4,
+        1u32..8,
+        0i64..1200,
+        prop::option::of(0i128..20),
+    )
+        .prop_map(|(engine, held, current, min, extra, idle, rate)| Service {
+            min,
+            max: min + extra,
+            active_at: Some(ago(idle)),
+            load: Load {
+                rate: rate.map(|rate| Money::from_nanos(rate * 1_000_000_000)),
+                stop_seconds: 60,
+            },
+            ..service(current, engine, held)
+        })
+}
+
+proptest! {
+    #[test]
+    fn allowed_never_exceeds_desired_nor_the_maximum(service in any_service(), limit in 0i128..20, spent in 0i128..20) {
+        let budget = Budget {
+            limit: Money::from_nanos(limit * 1_000_000_000),
+            spent: Money::from_nanos(spent * 1_000_000_000),
+            ..budget("0", "0")
+        };
+        let max = service.max;
+        let decision = decide(service, vec![budget]);
+        prop_assert!(decision.allowed <= decision.desired && decision.desired <= max);
+        prop_assert!(decision.allowed == decision.desired || decision.limited_by.is_some());
+    }
+
+    #[test]
+    fn more_money_never_gives_less(service in any_service(), limit in 1i128..20, more in 0i128..20) {
+        let with = |limit: i128| {
+            let budget = Budget { limit: Money::from_nanos(limit * 1_000_000_000), ..budget("0", "1") };
+            decide(service.clone(), vec![budget]).allowed
+        };
+        prop_assert!(with(limit) <= with(limit + more));
+    }
+
+    #[test]
+    fn constant_input_does_not_oscillate(service in any_service()) {
+        let first = decide(service.clone(), vec![]);
+        let mut then = Service { current: first.allowed, ..service };
+        if first.allowed == 0 {
+            then.engine = Signal::Absent;
+        }
+        let second = decide(then, vec![]);
+        prop_assert!(second.allowed == first.allowed || first.limited_by == Some(LimitedBy::Paused), "{first:?} {second:?}");
+    }
+}

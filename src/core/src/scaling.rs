@@ -1,0 +1,328 @@
+//! Replicas from demand: queue depth over target, and the windows that keep it steady.
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::budget::Load;
+use crate::capacity::Gang;
+use crate::plan::LimitedBy;
+
+/// A measured demand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// A value that was read.
+    Known(u64),
+    /// There is nothing to read: no replica runs.
+    Absent,
+    /// It could not be read, and why. Never taken as zero.
+    Unknown(String),
+}
+
+/// A number of replicas that demand once asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recommendation {
+    /// When.
+    pub at: Timestamp,
+    /// How many.
+    pub replicas: u32,
+}
+
+/// Replicas that carry `queue_depth` requests at `target` each: `ceil(queue_depth / target)`.
+///
+/// This is the formula of Kubernetes' HorizontalPodAutoscaler for an average value.
+pub fn replicas_for(queue_depth: u64, target: u32) -> u32 {
+    u32::try_from(queue_depth.div_ceil(u64::from(target.max(1)))).unwrap_or(u32::MAX)
+}
+
+/// Recommendations of the last `window`, to see that a lower number is not a passing one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct History {
+    kept: Vec<Recommendation>,
+}
+
+impl History {
+    /// The highest number asked for within `window` before `now`, `replicas` asked for now included, and what asked for it.
+    pub fn stabilized(
+        &self,
+        replicas: u32,
+        window: SignedDuration,
+        now: Timestamp,
+    ) -> Recommendation {
+        let asked_now = Recommendation { at: now, replicas };
+        self.kept
+            .iter()
+            .copied()
+            .filter(|past| now.duration_since(past.at) < window)
+            .chain([asked_now])
+            .max_by_key(|past| (past.replicas, past.at))
+            .unwrap_or(asked_now)
+    }
+
+    /// Keeps what is asked for now, and drops what can no longer matter.
+    pub fn record(&mut self, replicas: u32, window: SignedDuration, now: Timestamp) {
+        // a lower and older recommendation never decides again
+        self.kept
+            .retain(|past| now.duration_since(past.at) < window && past.replicas > replicas);
+        self.kept.push(Recommendation { at: now, replicas });
+    }
+}
+
+/// Whether requests may wake a service that stands at zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Demand {
+    /// The first request wakes it.
+    Welcome,
+    /// Only `minReplicas` starts it.
+    Unwelcome,
+}
+
+/// An InferenceDeployment as a decision sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Its name.
+    pub name: String,
+    /// The fewest replicas.
+    pub min: u32,
+    /// The most replicas.
+    pub max: u32,
+    /// Queue depth that one replica should carry.
+    pub target: u32,
+    /// How long a lower number must last before it is followed.
+    pub window: SignedDuration,
+    /// How long nothing may happen before it goes to its minimum.
+    pub idle_after: SignedDuration,
+    /// Demand changes nothing.
+    pub paused: bool,
+    /// Whether requests wake it.
+    pub demand: Demand,
+    /// Requests waiting and running on its replicas.
+    pub engine: Signal,
+    /// Requests that gateways hold for it.
+    pub held: u64,
+    /// When something last happened on it; `None` before the first look at its counters.
+    pub active_at: Option<Timestamp>,
+    /// Replicas that it has been given and that are not draining, ready or not.
+    pub current: u32,
+    /// What was asked for before.
+    pub history: History,
+    /// What one replica costs, and how long it takes to stop.
+    pub load: Load,
+    /// What one replica needs on a node.
+    pub replica: Gang,
+}
+
+/// What a service's demand asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Desire {
+    /// Requests waiting, running and held; `None` if unknown.
+    pub queue_depth: Option<u64>,
+    /// Replicas that the demand asks for, before any window or bound.
+    pub asked: u32,
+    /// Replicas within window and bounds.
+    pub desired: u32,
+    /// What limited it last.
+    pub limited_by: Option<LimitedBy>,
+    /// Why, with the numbers.
+    pub reason: String,
+    /// When this may change though nothing else does.
+    pub next_look: Option<Timestamp>,
+}
+
+/// What the service's demand asks for, within its own bounds.
+pub fn desire(service: &Service, now: Timestamp) -> Desire {
+    let asked = ask(service, now);
+    let bounded = asked
+        .desired
+        .clamp(service.min.min(service.max), service.max);
+    let limited_by = match bounded {
+        n if n > asked.desired => Some(LimitedBy::MinReplicas),
+        n if n < asked.desired => Some(LimitedBy::MaxReplicas),
+        _ => asked.limited_by,
+    };
+    Desire {
+        desired: bounded,
+        limited_by,
+        ..asked
+    }
+}
+
+fn ask(service: &Service, now: Timestamp) -> Desire {
+    let Service {
+        held,
+        current,
+        target,
+        ..
+    } = *service;
+    let hold = |queue_depth, asked, limited_by, reason| Desire {
+        queue_depth,
+        asked,
+        desired: current,
+        limited_by,
+        reason,
+        next_look: None,
+    };
+    let total = match &service.engine {
+        Signal::Known(busy) => Some(busy + held),
+        Signal::Absent => Some(held),
+        Signal::Unknown(_) => None,
+    };
+    if service.paused {
+        return hold(
+            total,
+            current,
+            Some(LimitedBy::Paused),
+            "scaling.paused is true".to_owned(),
+        );
+    }
+    if current == 0 && service.demand == Demand::Unwelcome {
+        return hold(total, 0, None, "activation.mode is Never".to_owned());
+    }
+    let depth = match (total, &service.engine) {
+        (Some(depth), _) => depth,
+        (None, Signal::Unknown(why)) => {
+            // what is held is known, so it may add replicas; what is unknown takes none away
+            let desired = replicas_for(held, target).max(current);
+            let reason = format!("engine signal unknown ({why}): holds at {desired}");
+            return Desire {
+                desired,
+                ..hold(None, desired, Some(LimitedBy::Signal), reason)
+            };
+        }
+        (None, _) => 0,
+    };
+    let sum = format!(
+        "queue depth {depth} ({} on replicas, {held} held)",
+        depth - held
+    );
+    if depth == 0 {
+        return rest(service, now, hold(Some(0), 0, None, sum));
+    }
+    let asked = replicas_for(depth, target).max(1);
+    let reason = format!("{sum} / target {target} = {asked}");
+    steady(
+        service,
+        now,
+        Desire {
+            desired: asked,
+            ..hold(Some(depth), asked, None, reason)
+        },
+    )
+}
+
+/// Nothing is queued and nothing runs: one replica stays until the service was idle for long enough.
+fn rest(service: &Service, now: Timestamp, quiet: Desire) -> Desire {
+    if service.current == 0 {
+        return quiet;
+    }
+    let Some(active_at) = service.active_at else {
+        let reason = format!("{}; its counters have not been read yet", quiet.reason);
+        return Desire {
+            asked: service.current,
+            limited_by: Some(LimitedBy::Signal),
+            reason,
+            ..quiet
+        };
+    };
+    let idle = now.duration_since(active_at);
+    if idle >= service.idle_after {
+        let reason = format!(
+            "idle for {} s, scaling.idle.after is {} s",
+            idle.as_secs(),
+            service.idle_after.as_secs()
+        );
+        return Desire {
+            desired: 0,
+            reason,
+            ..quiet
+        };
+    }
+    let at = active_at.checked_add(service.idle_after).ok();
+    let one = Desire {
+        asked: 1,
+        desired: 1,
+        next_look: at,
+        reason: format!("{}, not idle yet", quiet.reason),
+        ..quiet
+    };
+    steady(service, now, one)
+}
+
+/// Follows a lower number only when no higher one was asked for within the window.
+fn steady(service: &Service, now: Timestamp, desire: Desire) -> Desire {
+    if desire.desired >= service.current {
+        return desire;
+    }
+    let highest = service
+        .history
+        .stabilized(desire.desired, service.window, now);
+    let desired = highest.replicas.min(service.current);
+    if desired == desire.desired {
+        return desire;
+    }
+    let expires = highest.at.checked_add(service.window).ok();
+    let reason = format!(
+        "{}; {} within the last {} s",
+        desire.reason,
+        highest.replicas,
+        service.window.as_secs()
+    );
+    let next_look = desire.next_look.into_iter().chain(expires).min();
+    Desire {
+        desired,
+        limited_by: Some(LimitedBy::Stabilization),
+        reason,
+        next_look,
+        ..desire
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(1_796_000_000 + seconds).unwrap()
+    }
+
+    #[test]
+    fn a_part_of_a_target_is_a_replica() {
+        for (depth, target, replicas) in [
+            (0, 8, 0),
+            (1, 8, 1),
+            (8, 8, 1),
+            (9, 8, 2),
+            (u64::MAX, 1, u32::MAX),
+        ] {
+            assert_eq!(
+                replicas_for(depth, target),
+                replicas,
+                "{depth} over {target}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_lower_number_waits_until_no_higher_one_is_in_the_window() {
+        let window = SignedDuration::from_secs(60);
+        let mut history = History::default();
+        history.record(5, window, at(0));
+        history.record(2, window, at(10));
+        assert_eq!(history.stabilized(1, window, at(59)).replicas, 5);
+        assert_eq!(history.stabilized(1, window, at(60)).replicas, 2);
+        assert_eq!(
+            history.stabilized(7, window, at(60)).replicas,
+            7,
+            "a higher number does not wait"
+        );
+        assert_eq!(history.stabilized(1, window, at(70)).replicas, 1);
+    }
+
+    #[test]
+    fn what_is_kept_stays_small() {
+        let window = SignedDuration::from_secs(300);
+        let mut history = History::default();
+        for second in 0..10_000 {
+            history.record(if second % 2 == 0 { 3 } else { 4 }, window, at(second));
+        }
+        assert!(history.kept.len() <= 2, "{}", history.kept.len());
+    }
+}

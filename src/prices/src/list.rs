@@ -1,0 +1,273 @@
+//! From tables to the rows of a PriceList.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+
+use crate::table::{Aws, Gcp, Nanos, PerGpu, median};
+
+const AWS: &str = "karpenter-provider-aws@1d927085, Apache-2.0";
+const GCP: &str = "Cyclenerd@fd66b26f, Apache-2.0";
+const FSDL: &str = "the-full-stack/website@2bddc6d5, MIT";
+
+/// The region whose price stands for the AWS regions that have no row of their own.
+const AWS_HOME: &str = "us-east-1";
+
+/// Regions of Google Cloud that are listed by name. All 40 would be too much for `kubectl apply`; the others share a median.
+const GCP_REGIONS: [&str; 5] = [
+    "asia-southeast1",
+    "europe-west1",
+    "europe-west4",
+    "us-central1",
+    "us-east4",
+];
+
+/// GPU feature discovery's product names, and what the table calls the same GPU.
+const MODELS: [(&str, &[&str]); 24] = [
+    ("NVIDIA-B300-SXM6-AC", &["B300"]),
+    ("NVIDIA-B200", &["B200"]),
+    ("NVIDIA-H200", &["H200-141GB"]),
+    ("NVIDIA-H100-80GB-HBM3", &["H100-80GB", "H100-HGX-80GB"]),
+    ("NVIDIA-H100-PCIe", &["H100-80GB", "H100-PCIe-80GB"]),
+    ("NVIDIA-A100-SXM4-80GB", &["A100-80GB"]),
+    ("NVIDIA-A100-80GB-PCIe", &["A100-80GB"]),
+    ("NVIDIA-A100-SXM4-40GB", &["A100-40GB"]),
+    ("NVIDIA-A100-PCIE-40GB", &["A100-40GB"]),
+    (
+        "NVIDIA-RTX-PRO-6000-Blackwell-Server-Edition",
+        &["RTX-PRO-6000", "rtx-pro-server-6000"],
+    ),
+    ("NVIDIA-L40S", &["L40S-48GB"]),
+    ("NVIDIA-L4", &["L4"]),
+    ("NVIDIA-A40", &["A40-48GB"]),
+    ("NVIDIA-A10G", &["A10G-24GB"]),
+    ("NVIDIA-A10", &["A10", "A10-24GB"]),
+    ("NVIDIA-RTX-A6000", &["A6000-48GB"]),
+    ("NVIDIA-RTX-A5000", &["A5000-24GB"]),
+    ("NVIDIA-RTX-A4000", &["A4000-16GB"]),
+    ("NVIDIA-T4G", &["T4G-16GB"]),
+    ("Tesla-T4", &["T4-16GB"]),
+    ("Tesla-V100-SXM2-16GB", &["V100-16GB"]),
+    ("Tesla-V100-SXM2-32GB", &["V100-32GB"]),
+    ("Tesla-P100-PCIE-16GB", &["P100-16GB"]),
+    ("Tesla-K80", &["K80-12GB"]),
+];
+
+/// A row of `spec.gpus`.
+pub(crate) struct GpuRow {
+    model: &'static str,
+    capacity_type: Option<&'static str>,
+    price: Nanos,
+    source: String,
+    as_of: String,
+}
+
+/// A row of `spec.nodes`.
+#[derive(Clone)]
+pub(crate) struct NodeRow {
+    instance_type: String,
+    region: Option<String>,
+    capacity_type: &'static str,
+    gpus: Option<u32>,
+    price: Nanos,
+    source: String,
+    as_of: String,
+}
+
+/// AWS on demand: the home region's price stands for every region that has no row of its own.
+pub(crate) fn aws_nodes(table: &[Aws]) -> Vec<NodeRow> {
+    let nvidia = table.iter().filter(|aws| aws.manufacturer == "nvidia");
+    nvidia
+        .map(|aws| {
+            let home = aws.region == AWS_HOME;
+            NodeRow {
+                instance_type: aws.instance_type.clone(),
+                region: (!home).then(|| aws.region.clone()),
+                capacity_type: "OnDemand",
+                gpus: aws.count,
+                price: aws.usd_per_hour,
+                source: if home {
+                    format!("{AWS_HOME}: {AWS}")
+                } else {
+                    AWS.to_owned()
+                },
+                as_of: aws.date.clone(),
+            }
+        })
+        .collect()
+}
+
+/// Google Cloud, on demand and spot: the listed regions, and the median of all regions for the others.
+pub(crate) fn gcp_nodes(table: &[Gcp]) -> Vec<NodeRow> {
+    let mut types: BTreeMap<&str, Vec<&Gcp>> = BTreeMap::new();
+    for gcp in table {
+        types.entry(&gcp.instance_type).or_default().push(gcp);
+    }
+    let mut rows = Vec::new();
+    for (instance_type, offers) in types {
+        for (capacity_type, price) in [
+            (
+                "OnDemand",
+                (|gcp| Some(gcp.usd_per_hour)) as fn(&Gcp) -> Option<Nanos>,
+            ),
+            ("Spot", |gcp| gcp.usd_per_hour_spot),
+        ] {
+            let priced: Vec<(&Gcp, Nanos)> = offers
+                .iter()
+                .filter_map(|gcp| Some((*gcp, price(gcp)?)))
+                .collect();
+            let Some((first, _)) = priced.first() else {
+                continue;
+            };
+            let row = |region: Option<&str>, price, source| NodeRow {
+                instance_type: instance_type.to_owned(),
+                region: region.map(str::to_owned),
+                capacity_type,
+                gpus: first.count,
+                price,
+                source,
+                as_of: first.date.clone(),
+            };
+            let all = median(priced.iter().map(|(_, price)| *price).collect());
+            rows.extend(all.map(|price| {
+                row(
+                    None,
+                    price,
+                    format!("median of {} regions: {GCP}", priced.len()),
+                )
+            }));
+            let listed = priced
+                .iter()
+                .filter(|(gcp, _)| GCP_REGIONS.contains(&gcp.region.as_str()));
+            rows.extend(listed.map(|(gcp, price)| row(Some(&gcp.region), *price, GCP.to_owned())));
+        }
+    }
+    rows
+}
+
+/// For each model the median over the clouds, on demand (for any capacity type) and spot.
+pub(crate) fn gpus(table: &[PerGpu]) -> Vec<GpuRow> {
+    let mut rows = Vec::new();
+    for (model, accelerators) in MODELS {
+        let offers: Vec<&PerGpu> = table
+            .iter()
+            .filter(|row| accelerators.contains(&row.accelerator.as_str()))
+            .collect();
+        rows.extend(across_clouds(model, None, &offers, |row| row.od_median));
+        rows.extend(across_clouds(model, Some("Spot"), &offers, |row| {
+            row.spot_median
+        }));
+    }
+    rows
+}
+
+/// The median over clouds of each cloud's median over machine sizes, from the newest source that knows the cloud.
+fn across_clouds(
+    model: &'static str,
+    capacity_type: Option<&'static str>,
+    offers: &[&PerGpu],
+    price: fn(&PerGpu) -> Option<Nanos>,
+) -> Option<GpuRow> {
+    let mut clouds: BTreeMap<&str, BTreeMap<(&str, &str), Vec<Nanos>>> = BTreeMap::new();
+    for offer in offers {
+        if let Some(price) = price(offer) {
+            clouds
+                .entry(&offer.cloud)
+                .or_default()
+                .entry((&offer.as_of, &offer.source))
+                .or_default()
+                .push(price);
+        }
+    }
+    let newest: Vec<_> = clouds
+        .into_values()
+        .filter_map(|sources| sources.into_iter().next_back())
+        .collect();
+    let dates: BTreeSet<&str> = newest.iter().map(|((as_of, _), _)| *as_of).collect();
+    let sources: BTreeSet<&str> = newest
+        .iter()
+        .map(|((_, source), _)| citation(source))
+        .collect();
+    let (oldest, latest) = (dates.first()?, dates.last()?);
+    let paid = capacity_type.map_or("on demand", |_| "spot");
+    let basis = match newest.len() {
+        1 => "one cloud".to_owned(),
+        _ if oldest == latest => format!("median of {} clouds", newest.len()),
+        count => format!("median of {count} clouds since {oldest}"),
+    };
+    let sources = sources.into_iter().collect::<Vec<_>>().join("; ");
+    let medians = newest.into_iter().filter_map(|(_, sizes)| median(sizes));
+    Some(GpuRow {
+        model,
+        capacity_type,
+        price: median(medians.collect())?,
+        source: format!("{paid}, {basis}: {sources}"),
+        as_of: (*latest).to_owned(),
+    })
+}
+
+/// Origin and licence of a source named in `per-gpu.csv`.
+fn citation(source: &str) -> &str {
+    match source {
+        "karpenter-provider-aws" => AWS,
+        "Cyclenerd" => GCP,
+        "FSDL(2023-2025)" => FSDL,
+        other => other,
+    }
+}
+
+/// The PriceList, one row a line.
+pub(crate) fn yaml(gpus: &[GpuRow], nodes: &[NodeRow]) -> String {
+    let optional = |key: &str, value: Option<&str>| {
+        value
+            .map(|value| format!(" {key}: {value},"))
+            .unwrap_or_default()
+    };
+    let mut out = String::from(HEADER);
+    for row in gpus {
+        let capacity = optional("capacityType", row.capacity_type);
+        let GpuRow {
+            model,
+            price,
+            source,
+            as_of,
+            ..
+        } = row;
+        let _ = writeln!(
+            out,
+            "    - {{model: {model}, resource: nvidia.com/gpu,{capacity} pricePerHour: \"{price}\", source: \"{source}\", asOf: \"{as_of}\"}}"
+        );
+    }
+    out.push_str("  nodes:\n");
+    for row in nodes {
+        let NodeRow {
+            instance_type,
+            capacity_type,
+            price,
+            source,
+            as_of,
+            ..
+        } = row;
+        let region = optional("region", row.region.as_deref());
+        let gpus = optional("gpus", row.gpus.map(|gpus| gpus.to_string()).as_deref());
+        let _ = writeln!(
+            out,
+            "    - {{instanceType: {instance_type},{region} capacityType: {capacity_type},{gpus} pricePerHour: \"{price}\", source: \"{source}\", asOf: \"{as_of}\"}}"
+        );
+    }
+    out
+}
+
+const HEADER: &str = "\
+# Generated by `cargo run -p bursar-prices`; do not edit. List prices in USD; committed use and negotiated discounts are not in them.
+# Sources: github.com/aws/karpenter-provider-aws, github.com/Cyclenerd/google-cloud-pricing-cost-calculator (c) Nils Knieling, both
+# Apache-2.0; github.com/the-full-stack/website (c) 2023 Full Stack Deep Learning, LLC, MIT. prices/README.md has licences and method.
+apiVersion: bursar.dev/v1alpha1
+kind: PriceList
+metadata:
+  name: default
+  labels:
+    app.kubernetes.io/managed-by: bursar
+spec:
+  currency: USD
+  gpus:
+";

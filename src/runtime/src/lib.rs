@@ -1,0 +1,1 @@
+//! Lease, admin server, metrics registry, shutdown, tracing.

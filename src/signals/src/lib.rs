@@ -1,0 +1,1 @@
+//! Measured demand: one module a source.
