@@ -1,1 +1,13 @@
-//! Measured demand: one module a source.
+//! Measured demand: one module a source, and the store that makes signals of samples.
+//!
+//! | module | subject |
+//! |---|---|
+//! | [`engine`] | reads an inference engine's metrics |
+//! | [`exposition`] | the text format of those metrics |
+//! | [`demand`] | what gateways hold: the message, and the leader's end of its stream |
+//! | [`store`] | all samples of a workload as one signal; unknown is never zero |
+
+pub mod demand;
+pub mod engine;
+pub mod exposition;
+pub mod store;

@@ -1,0 +1,262 @@
+//! Leadership by a Lease: one holder at a time, by writes that the API server refuses to all but one.
+//!
+//! Every write carries the resourceVersion that was read, so of two candidates one wins. Time on the Lease is for people: a candidate
+//! judges its age by how long it has itself seen it unchanged, so clocks need not agree. A holder that cannot renew stops being one
+//! before anybody else may take over.
+
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use kube::api::{Api, PostParams};
+use kube::{Client, ResourceExt};
+use tokio_util::sync::CancellationToken;
+
+/// Who wants to hold which Lease, and for how long.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    /// The Lease's namespace.
+    pub namespace: String,
+    /// The Lease's name.
+    pub name: String,
+    /// The candidate's name, unique among candidates: its pod's.
+    pub identity: String,
+    /// How long a Lease holds without being renewed.
+    pub duration: Duration,
+}
+
+/// Why a Lease was not acquired or kept.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The process is stopping.
+    #[error("stopped while waiting for leadership")]
+    Stopped,
+}
+
+/// What to do about a Lease.
+#[derive(Debug, Clone, PartialEq)]
+enum Step {
+    /// Write this; with a resourceVersion unless there is no Lease.
+    Write(Box<Lease>),
+    /// Somebody else holds it.
+    Wait,
+}
+
+/// How long a Lease has been seen unchanged.
+#[derive(Debug, Clone)]
+struct Sight {
+    version: String,
+    since: Instant,
+}
+
+impl Candidate {
+    /// The next step, from the Lease as it is, when it was first seen so, and the time.
+    fn step(&self, lease: Option<&Lease>, sight: &mut Option<Sight>, now: Instant, wall: Timestamp) -> Step {
+        let spec = lease.and_then(|lease| lease.spec.as_ref());
+        let holder = spec.and_then(|spec| spec.holder_identity.as_deref()).filter(|holder| !holder.is_empty());
+        let mine = holder == Some(self.identity.as_str());
+        let version = lease.and_then(Lease::resource_version).unwrap_or_default();
+        let since = match sight {
+            Some(sight) if sight.version == version => sight.since,
+            _ => now,
+        };
+        *sight = Some(Sight { version, since });
+        // the holder's own duration counts: it may be configured otherwise
+        let seconds = spec.and_then(|spec| spec.lease_duration_seconds).and_then(|seconds| u64::try_from(seconds).ok());
+        let duration = seconds.map_or(self.duration, Duration::from_secs);
+        if holder.is_some() && !mine && now.duration_since(since) < duration {
+            return Step::Wait;
+        }
+        let mut next = lease.cloned().unwrap_or_default();
+        next.metadata.name = Some(self.name.clone());
+        next.metadata.namespace = Some(self.namespace.clone());
+        next.metadata.managed_fields = None;
+        let transitions = spec.and_then(|spec| spec.lease_transitions).unwrap_or(0);
+        next.spec = Some(LeaseSpec {
+            holder_identity: Some(self.identity.clone()),
+            lease_duration_seconds: i32::try_from(self.duration.as_secs()).ok(),
+            acquire_time: if mine { spec.and_then(|spec| spec.acquire_time.clone()) } else { Some(MicroTime(wall)) },
+            renew_time: Some(MicroTime(wall)),
+            lease_transitions: Some(if mine { transitions } else { transitions.saturating_add(1) }),
+            ..LeaseSpec::default()
+        });
+        Step::Write(Box::new(next))
+    }
+
+    /// Waits until this candidate holds the Lease.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] when `stop` comes first.
+    pub async fn acquire(self, client: Client, stop: &CancellationToken) -> Result<Leadership, Error> {
+        let api: Api<Lease> = Api::namespaced(client, &self.namespace);
+        let mut sight = None;
+        loop {
+            let began = Instant::now();
+            match self.attempt(&api, &mut sight).await {
+                Ok(Some(lease)) => {
+                    tracing::info!(lease = self.name, "leading");
+                    return Ok(Leadership { candidate: self, api, lease, renewed: began });
+                }
+                Ok(None) => {}
+                Err(error) => tracing::warn!(lease = self.name, %error, "cannot read or write the lease"),
+            }
+            tokio::select! {
+                () = stop.cancelled() => return Err(Error::Stopped),
+                () = tokio::time::sleep(self.pace()) => {}
+            }
+        }
+    }
+
+    async fn attempt(&self, api: &Api<Lease>, sight: &mut Option<Sight>) -> Result<Option<Lease>, String> {
+        let call = async {
+            let found = api.get_opt(&self.name).await?;
+            match self.step(found.as_ref(), sight, Instant::now(), Timestamp::now()) {
+                Step::Wait => Ok(None),
+                Step::Write(lease) => {
+                    let written = match found {
+                        Some(_) => api.replace(&self.name, &PostParams::default(), &lease).await,
+                        None => api.create(&PostParams::default(), &lease).await,
+                    };
+                    match written {
+                        Ok(lease) => Ok(Some(lease)),
+                        // somebody else was quicker
+                        Err(kube::Error::Api(status)) if status.code == 409 => Ok(None),
+                        Err(error) => Err(error),
+                    }
+                }
+            }
+        };
+        tokio::time::timeout(self.pace() * 2, call)
+            .await
+            .map_err(|_| "no answer in time".to_owned())?
+            .map_err(|error| error.to_string())
+    }
+
+    /// How often a Lease is renewed, or tried.
+    fn pace(&self) -> Duration {
+        self.duration / 6
+    }
+
+    /// After this long without a renewal the holder is none, well before another may be.
+    fn patience(&self) -> Duration {
+        self.duration * 2 / 3
+    }
+}
+
+/// The Lease, held.
+#[derive(Debug)]
+pub struct Leadership {
+    candidate: Candidate,
+    api: Api<Lease>,
+    lease: Lease,
+    renewed: Instant,
+}
+
+impl Leadership {
+    /// Renews until `stop`, and then gives the Lease back; or until it cannot be renewed. Returns true if it was lost.
+    ///
+    /// Whoever acts as leader must end when this returns.
+    pub async fn keep(mut self, stop: CancellationToken) -> bool {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => {
+                    self.give_back().await;
+                    return false;
+                }
+                () = tokio::time::sleep(self.candidate.pace()) => {}
+            }
+            let left = self.candidate.patience().saturating_sub(self.renewed.elapsed());
+            match tokio::time::timeout(left.min(self.candidate.pace() * 2), self.renew()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(kube::Error::Api(status))) if status.code == 409 || status.code == 404 => {
+                    tracing::error!(lease = self.candidate.name, "somebody else wrote the lease; no longer leading");
+                    return true;
+                }
+                Ok(Err(error)) => tracing::warn!(lease = self.candidate.name, %error, "cannot renew the lease"),
+                Err(_) => tracing::warn!(lease = self.candidate.name, "renewing the lease got no answer"),
+            }
+            if self.renewed.elapsed() >= self.candidate.patience() {
+                tracing::error!(lease = self.candidate.name, "the lease could not be renewed in time; no longer leading");
+                return true;
+            }
+        }
+    }
+
+    async fn renew(&mut self) -> Result<(), kube::Error> {
+        let began = Instant::now();
+        if let Some(spec) = &mut self.lease.spec {
+            spec.renew_time = Some(MicroTime(Timestamp::now()));
+        }
+        self.lease = self.api.replace(&self.candidate.name, &PostParams::default(), &self.lease).await?;
+        self.renewed = began;
+        Ok(())
+    }
+
+    async fn give_back(&mut self) {
+        if let Some(spec) = &mut self.lease.spec {
+            spec.holder_identity = Some(String::new());
+            spec.lease_duration_seconds = Some(1);
+        }
+        let name = &self.candidate.name;
+        let params = PostParams::default();
+        let written = self.api.replace(name, &params, &self.lease);
+        match tokio::time::timeout(Duration::from_secs(3), written).await {
+            Ok(Ok(_)) => tracing::info!(lease = name, "gave the lease back"),
+            Ok(Err(error)) => tracing::warn!(lease = name, %error, "could not give the lease back"),
+            Err(_) => tracing::warn!(lease = name, "giving the lease back got no answer"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn candidate(identity: &str) -> Candidate {
+        Candidate { namespace: "ns".into(), name: "l".into(), identity: identity.into(), duration: Duration::from_secs(15) }
+    }
+
+    fn wall() -> Timestamp {
+        Timestamp::from_second(1_796_000_000).unwrap()
+    }
+
+    fn written(step: Step, version: &str) -> Lease {
+        let Step::Write(mut lease) = step else { unreachable!("waits") };
+        lease.metadata.resource_version = Some(version.into());
+        *lease
+    }
+
+    #[test]
+    fn a_lease_is_taken_only_after_it_was_seen_unchanged_for_its_duration() {
+        let (a, b, now) = (candidate("a"), candidate("b"), Instant::now());
+        let held = written(a.step(None, &mut None, now, wall()), "1");
+        let mut sight = None;
+        assert_eq!(b.step(Some(&held), &mut sight, now, wall()), Step::Wait);
+        let late = now + Duration::from_secs(14);
+        assert_eq!(b.step(Some(&held), &mut sight, late, wall()), Step::Wait);
+        let mut renewed = written(a.step(Some(&held), &mut None, late, wall()), "2");
+        assert_eq!(b.step(Some(&renewed), &mut sight, now + Duration::from_secs(20), wall()), Step::Wait, "it was renewed");
+        let taken = written(b.step(Some(&renewed), &mut sight, now + Duration::from_secs(35), wall()), "3");
+        let spec = taken.spec.unwrap();
+        assert_eq!((spec.holder_identity.as_deref(), spec.lease_transitions), (Some("b"), Some(2)));
+        renewed.metadata.resource_version = Some("2".into());
+        assert_eq!(taken.metadata.resource_version.as_deref(), Some("3"));
+    }
+
+    #[test]
+    fn a_write_carries_the_version_that_was_read() {
+        let mut held = written(candidate("a").step(None, &mut None, Instant::now(), wall()), "7");
+        held.spec.as_mut().unwrap().holder_identity = Some(String::new());
+        let Step::Write(next) = candidate("b").step(Some(&held), &mut None, Instant::now(), wall()) else {
+            unreachable!("a lease that was given back is free at once")
+        };
+        assert_eq!(next.metadata.resource_version.as_deref(), Some("7"));
+    }
+
+    #[test]
+    fn a_holder_gives_up_before_another_may_take_over() {
+        let candidate = candidate("a");
+        assert!(candidate.patience() + candidate.pace() < candidate.duration);
+    }
+}

@@ -1,0 +1,253 @@
+//! What gateways hold: the message, and the leader's end of the stream that brings it.
+//!
+//! Counts are absolute and keyed by gateway, so a lost message is made good by the next, and a lost gateway is unknown, then gone.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty};
+use hyper_util::rt::TokioIo;
+use jiff::{SignedDuration, Timestamp};
+use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
+use rustls::{ClientConfig, RootCertStore};
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+/// A message of a gateway: all services for which it holds or forwards requests.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Message {
+    /// The gateway pod's UID.
+    pub gateway: String,
+    /// When it was sent.
+    pub at: Timestamp,
+    /// The services.
+    pub services: Vec<ServiceDemand>,
+}
+
+/// What a gateway has for one service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceDemand {
+    /// The service's namespace.
+    pub namespace: String,
+    /// The InferenceDeployment's name.
+    pub name: String,
+    /// Requests that wait for a replica.
+    pub held: u64,
+    /// Requests that are being forwarded.
+    pub in_flight: u64,
+    /// When the oldest held one came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_held_at: Option<Timestamp>,
+}
+
+/// A gateway sends at least this often.
+pub const HEARTBEAT: Duration = Duration::from_secs(2);
+/// A gateway that was not heard of for this long is gone, and what it held with it.
+const GONE: SignedDuration = SignedDuration::from_secs(60);
+const CONNECT_LIMIT: Duration = Duration::from_secs(3);
+/// A stream that is silent for this long is broken.
+const SILENCE: Duration = Duration::from_secs(10);
+/// No message is longer.
+const MAX_MESSAGE: usize = 4 << 20;
+
+/// The last messages of all gateways.
+#[derive(Debug, Clone, Default)]
+pub struct Demands {
+    gateways: BTreeMap<String, Message>,
+}
+
+impl Demands {
+    /// Takes a message, and returns the services (namespace, name) whose demand it changed.
+    pub fn take(&mut self, message: Message) -> Vec<(String, String)> {
+        let key = |service: &ServiceDemand| (service.namespace.clone(), service.name.clone());
+        let counts = |service: &ServiceDemand| (service.held, service.in_flight);
+        let empty = Vec::new();
+        let old = self.gateways.get(&message.gateway).map_or(&empty, |message| &message.services);
+        let before: BTreeMap<_, _> = old.iter().map(|service| (key(service), counts(service))).collect();
+        let after: BTreeMap<_, _> = message.services.iter().map(|service| (key(service), counts(service))).collect();
+        let changed = after.iter().filter(|(key, counts)| before.get(*key) != Some(*counts)).map(|(key, _)| key.clone());
+        let ended = before.keys().filter(|key| !after.contains_key(*key)).cloned();
+        let changed = changed.chain(ended).collect();
+        self.gateways.insert(message.gateway.clone(), message);
+        changed
+    }
+
+    /// Requests held for a service, and since when.
+    pub fn held(&self, namespace: &str, name: &str, now: Timestamp) -> (u64, Option<Timestamp>) {
+        let services = self.heard(now).flat_map(|message| &message.services);
+        let ours = services.filter(|service| service.namespace == namespace && service.name == name);
+        ours.fold((0, None), |(held, first), service| {
+            (held + service.held, [first, service.first_held_at].into_iter().flatten().min())
+        })
+    }
+
+    /// Requests being forwarded for a service. They run on its replicas, which count them too.
+    pub fn in_flight(&self, namespace: &str, name: &str, now: Timestamp) -> u64 {
+        let services = self.heard(now).flat_map(|message| &message.services);
+        services.filter(|service| service.namespace == namespace && service.name == name).map(|service| service.in_flight).sum()
+    }
+
+    fn heard(&self, now: Timestamp) -> impl Iterator<Item = &Message> {
+        self.gateways.values().filter(move |message| now.duration_since(message.at) < GONE)
+    }
+}
+
+/// Why a stream ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file cannot be read.
+    #[error("{}: {why}", .path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The connection.
+    #[error("{0}")]
+    Connection(String),
+    /// The gateway's answer was not 200.
+    #[error("the gateway answered {0}")]
+    Refused(u16),
+    /// No message came for too long.
+    #[error("silent for {} s", SILENCE.as_secs())]
+    Silent,
+}
+
+/// How the leader proves itself to gateways, and knows them.
+#[derive(Debug, Clone)]
+pub struct Credentials {
+    /// The certificate authority of the gateways.
+    pub ca: PathBuf,
+    /// The leader's token, renewed by the kubelet.
+    pub token: PathBuf,
+    /// The name in the gateways' certificate.
+    pub server_name: String,
+}
+
+impl Credentials {
+    async fn connector(&self) -> Result<TlsConnector, Error> {
+        let refuse = |why: String| Error::File { path: self.ca.clone(), why };
+        let pem = read(&self.ca).await?;
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(&pem) {
+            let certificate = certificate.map_err(|error| refuse(error.to_string()))?;
+            roots.add(certificate).map_err(|error| refuse(error.to_string()))?;
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let config = config.map_err(|error| refuse(error.to_string()))?.with_root_certificates(roots).with_no_client_auth();
+        Ok(TlsConnector::from(Arc::new(config)))
+    }
+}
+
+async fn read(path: &Path) -> Result<Vec<u8>, Error> {
+    tokio::fs::read(path).await.map_err(|error| Error::File { path: path.to_owned(), why: error.to_string() })
+}
+
+/// Reads one gateway's stream and hands every message to `take`, until it ends.
+///
+/// # Errors
+/// Why it ended; it never ends well.
+pub async fn follow(address: SocketAddr, credentials: &Credentials, mut take: impl FnMut(Message)) -> Result<(), Error> {
+    let broken = |error: &dyn std::fmt::Display| Error::Connection(error.to_string());
+    let connector = credentials.connector().await?;
+    let token = String::from_utf8_lossy(&read(&credentials.token).await?).trim().to_owned();
+    let name = ServerName::try_from(credentials.server_name.clone()).map_err(|error| broken(&error))?;
+    let connect = async {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        connector.connect(name, stream).await
+    };
+    let stream = tokio::time::timeout(CONNECT_LIMIT, connect).await.map_err(|_| Error::Silent)?.map_err(|error| broken(&error))?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
+    let connection = tokio::spawn(connection);
+    let request = http::Request::get("/v1/demand")
+        .header(http::header::HOST, &credentials.server_name)
+        .header(http::header::AUTHORIZATION, format!("Bearer {token}"))
+        .body(Empty::<Bytes>::new())
+        .map_err(|error| broken(&error))?;
+    let response = tokio::time::timeout(SILENCE, sender.send_request(request)).await.map_err(|_| Error::Silent)?;
+    let response = response.map_err(|error| broken(&error))?;
+    if response.status() != http::StatusCode::OK {
+        return Err(Error::Refused(response.status().as_u16()));
+    }
+    let mut body = response.into_body();
+    let mut pending = Vec::new();
+    let ended = loop {
+        match tokio::time::timeout(SILENCE, body.frame()).await {
+            Err(_) => break Error::Silent,
+            Ok(None) => break Error::Connection("the stream ended".to_owned()),
+            Ok(Some(Err(error))) => break broken(&error),
+            Ok(Some(Ok(frame))) => pending.extend_from_slice(&frame.into_data().unwrap_or_default()),
+        }
+        if let Err(error) = lines(&mut pending, &mut take) {
+            break error;
+        }
+    };
+    connection.abort();
+    Err(ended)
+}
+
+/// Takes all whole lines out of `pending`.
+fn lines(pending: &mut Vec<u8>, take: &mut impl FnMut(Message)) -> Result<(), Error> {
+    while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
+        let line: Vec<u8> = pending.drain(..=end).collect();
+        take(serde_json::from_slice(&line).map_err(|error| Error::Connection(format!("not a message: {error}")))?);
+    }
+    if pending.len() > MAX_MESSAGE { Err(Error::Connection("a message is too long".to_owned())) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_796_000_000 + second).unwrap()
+    }
+
+    fn message(gateway: &str, second: i64, held: u64) -> Message {
+        let service = ServiceDemand {
+            namespace: "ns".into(),
+            name: "chat".into(),
+            held,
+            in_flight: 0,
+            first_held_at: (held > 0).then(|| at(second)),
+        };
+        Message { gateway: gateway.into(), at: at(second), services: if held > 0 { vec![service] } else { vec![] } }
+    }
+
+    #[test]
+    fn counts_are_absolute_for_each_gateway_and_end_with_it() {
+        let mut demands = Demands::default();
+        let chat = vec![("ns".to_owned(), "chat".to_owned())];
+        assert_eq!(demands.take(message("a", 0, 2)), chat);
+        assert_eq!(demands.take(message("b", 5, 3)), chat);
+        assert_eq!(demands.held("ns", "chat", at(6)), (5, Some(at(0))));
+        assert!(demands.take(message("b", 7, 3)).is_empty(), "a heartbeat changes nothing");
+        assert_eq!(demands.take(message("a", 8, 0)), chat, "what is no longer named is over");
+        assert_eq!(demands.held("ns", "chat", at(66)), (3, Some(at(7))));
+        assert_eq!(demands.held("ns", "chat", at(67)), (0, None), "a lost gateway holds nothing after a minute");
+    }
+
+    #[test]
+    fn messages_are_read_across_frames() {
+        let text = format!("{}\n", serde_json::to_string(&message("a", 0, 1)).unwrap());
+        let (mut pending, mut taken) = (Vec::new(), Vec::new());
+        for half in [&text[..20], &text[20..]] {
+            pending.extend_from_slice(half.as_bytes());
+            lines(&mut pending, &mut |message| taken.push(message)).unwrap();
+        }
+        assert_eq!(taken, [message("a", 0, 1)]);
+        pending.extend_from_slice(b"nonsense\n");
+        assert!(lines(&mut pending, &mut |_| ()).is_err());
+    }
+}
