@@ -1,0 +1,277 @@
+//! What the gateway holds and forwards, and the stream that tells the leader.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bursar_signals::demand::{HEARTBEAT, Message, ServiceDemand};
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::meter::Meters;
+use crate::route::Key;
+
+/// Changes are told at most this often, a first held request aside.
+const COALESCE: Duration = Duration::from_millis(100);
+
+#[derive(Debug, Default)]
+struct Counts {
+    held: BTreeSet<(Timestamp, u64)>,
+    in_flight: u64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    services: BTreeMap<Key, Counts>,
+    next: u64,
+}
+
+/// Counters of the two versions that streams watch.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Version {
+    change: u64,
+    urgent: u64,
+}
+
+/// All counts of this gateway.
+#[derive(Debug, Clone)]
+pub(crate) struct Demand {
+    state: Arc<Mutex<State>>,
+    version: Arc<watch::Sender<Version>>,
+    gateway: Arc<str>,
+    meters: Meters,
+}
+
+impl Demand {
+    /// No demand yet; `gateway` is the pod's UID.
+    pub(crate) fn new(gateway: &str, meters: Meters) -> Self {
+        Self {
+            state: Arc::default(),
+            version: Arc::new(watch::Sender::new(Version::default())),
+            gateway: gateway.into(),
+            meters,
+        }
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State) -> bool) {
+        let urgent = change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
+        self.version.send_modify(|version| {
+            version.change += 1;
+            version.urgent += u64::from(urgent);
+        });
+    }
+
+    /// Counts a request as held, unless `max` are; it is until the guard is dropped.
+    pub(crate) fn hold(&self, service: &Key, max: u32, now: Timestamp) -> Option<Held> {
+        let mut id = None;
+        self.change(|state| {
+            state.next += 1;
+            let counts = state.services.entry(service.clone()).or_default();
+            if counts.held.len() >= max as usize {
+                return false;
+            }
+            counts.held.insert((now, state.next));
+            id = Some(state.next);
+            counts.held.len() == 1
+        });
+        let id = id?;
+        self.meters.held.inc();
+        Some(Held {
+            demand: self.clone(),
+            service: service.clone(),
+            entry: (now, id),
+        })
+    }
+
+    /// Counts a request as being forwarded, until the guard is dropped.
+    pub(crate) fn forward(&self, service: &Key) -> InFlight {
+        self.change(|state| {
+            state.services.entry(service.clone()).or_default().in_flight += 1;
+            false
+        });
+        self.meters.in_flight.inc();
+        InFlight {
+            demand: self.clone(),
+            service: service.clone(),
+        }
+    }
+
+    fn release(&self, service: &Key, change: impl FnOnce(&mut Counts)) {
+        self.change(|state| {
+            if let Some(counts) = state.services.get_mut(service) {
+                change(counts);
+                if counts.held.is_empty() && counts.in_flight == 0 {
+                    state.services.remove(service);
+                }
+            }
+            false
+        });
+    }
+
+    /// Nothing is held or in flight.
+    #[cfg(test)]
+    pub(crate) fn is_idle(&self) -> bool {
+        self.state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .services
+            .is_empty()
+    }
+
+    /// The counts as a message.
+    pub(crate) fn message(&self, now: Timestamp) -> Message {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let services = state
+            .services
+            .iter()
+            .map(|((namespace, name), counts)| ServiceDemand {
+                namespace: namespace.clone(),
+                name: name.clone(),
+                held: counts.held.len() as u64,
+                in_flight: counts.in_flight,
+                first_held_at: counts.held.first().map(|(at, _)| *at),
+            });
+        Message {
+            gateway: self.gateway.to_string(),
+            at: now,
+            services: services.collect(),
+        }
+    }
+
+    /// A listener to the counts.
+    pub(crate) fn listen(&self) -> Listener {
+        Listener {
+            demand: self.clone(),
+            versions: self.version.subscribe(),
+            told: None,
+        }
+    }
+}
+
+/// Tells the counts: at once at first and when a service's first request is held, soon after other changes, and as a heartbeat.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    demand: Demand,
+    versions: watch::Receiver<Version>,
+    told: Option<(Instant, Version)>,
+}
+
+impl Listener {
+    /// The next message.
+    pub(crate) async fn next(&mut self) -> Message {
+        if let Some((at, told)) = self.told {
+            let due = tokio::time::sleep_until(at + HEARTBEAT);
+            tokio::pin!(due);
+            loop {
+                let now = *self.versions.borrow_and_update();
+                let soon = at + COALESCE;
+                if now.urgent != told.urgent
+                    || (now.change != told.change && Instant::now() >= soon)
+                {
+                    break;
+                }
+                let pending = now.change != told.change;
+                tokio::select! {
+                    () = &mut due => break,
+                    () = tokio::time::sleep_until(soon), if pending => break,
+                    changed = self.versions.changed() => if changed.is_err() { break },
+                }
+            }
+        }
+        self.told = Some((Instant::now(), *self.versions.borrow_and_update()));
+        self.demand.message(Timestamp::now())
+    }
+}
+
+/// A request that waits.
+#[derive(Debug)]
+pub(crate) struct Held {
+    demand: Demand,
+    service: Key,
+    entry: (Timestamp, u64),
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.demand.release(&self.service, |counts| {
+            counts.held.remove(&self.entry);
+        });
+        self.demand.meters.held.dec();
+    }
+}
+
+/// A request that is being forwarded.
+#[derive(Debug)]
+pub(crate) struct InFlight {
+    demand: Demand,
+    service: Key,
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.demand.release(&self.service, |counts| {
+            counts.in_flight = counts.in_flight.saturating_sub(1)
+        });
+        self.demand.meters.in_flight.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::registry::Registry;
+
+    use super::*;
+
+    fn demand() -> Demand {
+        Demand::new("g", Meters::new(&mut Registry::default()))
+    }
+
+    fn chat() -> Key {
+        ("ns".into(), "chat".into())
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn no_more_than_the_limit_is_held_and_the_oldest_is_named() {
+        let demand = demand();
+        let first = demand.hold(&chat(), 2, at(1)).unwrap();
+        let _second = demand.hold(&chat(), 2, at(2)).unwrap();
+        assert!(demand.hold(&chat(), 2, at(3)).is_none());
+        let _flying = demand.forward(&chat());
+        let service = demand.message(at(4)).services.remove(0);
+        assert_eq!(
+            (service.held, service.in_flight, service.first_held_at),
+            (2, 1, Some(at(1)))
+        );
+        drop(first);
+        assert_eq!(demand.message(at(4)).services[0].first_held_at, Some(at(2)));
+    }
+
+    #[test]
+    fn a_service_without_requests_is_not_named() {
+        let demand = demand();
+        drop(demand.hold(&chat(), 2, at(1)));
+        drop(demand.forward(&chat()));
+        assert!(demand.message(at(1)).services.is_empty() && demand.is_idle());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_first_held_request_is_told_at_once_and_others_soon() {
+        let demand = demand();
+        let mut listener = demand.listen();
+        listener.next().await;
+        let began = Instant::now();
+        let _first = demand.hold(&chat(), 9, at(1));
+        assert_eq!(listener.next().await.services[0].held, 1);
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        let _second = demand.hold(&chat(), 9, at(2));
+        assert_eq!(listener.next().await.services[0].held, 2);
+        assert_eq!(began.elapsed(), COALESCE);
+        listener.next().await;
+        assert_eq!(began.elapsed(), COALESCE + HEARTBEAT);
+    }
+}

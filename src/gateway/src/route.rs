@@ -1,0 +1,240 @@
+//! Which port is which service, and who can serve it: an index over InferenceDeployments and EndpointSlices.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+use bursar_api::InferenceDeployment;
+use bursar_api::inference::{ActivationMode, RefusalStatus};
+use bursar_api::names::{GATEWAY_LABEL, SERVICE_PORT_NAME, WORKLOAD_LABEL};
+use jiff::SignedDuration;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::ResourceExt;
+
+/// A service: namespace and name of its InferenceDeployment.
+pub(crate) type Key = (String, String);
+
+/// Under which terms requests wait.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Terms {
+    /// Requests that this gateway holds at most.
+    pub(crate) max_held: u32,
+    /// How long it holds one.
+    pub(crate) hold_timeout: SignedDuration,
+    /// Requests may wake the service.
+    pub(crate) welcome: bool,
+    /// The answer while no replica is ready and none may start.
+    pub(crate) refusal: Option<RefusalStatus>,
+}
+
+/// One EndpointSlice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Slice {
+    /// Names the gateways of a service.
+    Gateways {
+        service: Key,
+        port: u16,
+        addresses: BTreeSet<IpAddr>,
+    },
+    /// Names the replicas of a service that take requests.
+    Replicas {
+        service: Key,
+        ready: BTreeSet<SocketAddr>,
+    },
+}
+
+/// The index.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Routes {
+    services: BTreeMap<Key, Terms>,
+    slices: BTreeMap<(String, String), Slice>,
+}
+
+impl Routes {
+    /// Takes an InferenceDeployment as it is now. One that cannot be read keeps its last terms.
+    pub(crate) fn apply_service(&mut self, object: &InferenceDeployment) {
+        let Ok(settings) = object.spec.settings() else {
+            return;
+        };
+        let activation = object
+            .status
+            .as_ref()
+            .and_then(|status| status.activation.as_ref());
+        let terms = Terms {
+            max_held: settings.max_held,
+            hold_timeout: settings.hold_timeout,
+            welcome: object.spec.activation.mode == ActivationMode::OnDemand,
+            refusal: activation.and_then(|activation| activation.refusal.clone()),
+        };
+        self.services.insert(key(object), terms);
+    }
+
+    /// Forgets an InferenceDeployment.
+    pub(crate) fn delete_service(&mut self, object: &InferenceDeployment) {
+        self.services.remove(&key(object));
+    }
+
+    /// Takes an EndpointSlice as it is now.
+    pub(crate) fn apply_slice(&mut self, slice: &EndpointSlice) {
+        let name = key(slice);
+        match read(slice) {
+            Some(read) => self.slices.insert(name, read),
+            None => self.slices.remove(&name),
+        };
+    }
+
+    /// Forgets an EndpointSlice.
+    pub(crate) fn delete_slice(&mut self, slice: &EndpointSlice) {
+        self.slices.remove(&key(slice));
+    }
+
+    /// Forgets all InferenceDeployments but these: a new list is complete.
+    pub(crate) fn retain_services(&mut self, listed: &BTreeSet<Key>) {
+        self.services.retain(|key, _| listed.contains(key));
+    }
+
+    /// Forgets all EndpointSlices but these: a new list is complete.
+    pub(crate) fn retain_slices(&mut self, listed: &BTreeSet<Key>) {
+        self.slices.retain(|key, _| listed.contains(key));
+    }
+
+    /// The ports that slices give to the gateway with this address. Of two services with one port, the first keeps it.
+    pub(crate) fn ports(&self, address: IpAddr) -> BTreeMap<u16, Key> {
+        let mut ports = BTreeMap::new();
+        for slice in self.slices.values() {
+            if let Slice::Gateways {
+                service,
+                port,
+                addresses,
+            } = slice
+                && addresses.contains(&address)
+            {
+                ports.entry(*port).or_insert_with(|| service.clone());
+            }
+        }
+        ports
+    }
+
+    /// The replicas of a service that take requests.
+    pub(crate) fn ready(&self, service: &Key) -> Vec<SocketAddr> {
+        let mut all = BTreeSet::new();
+        for slice in self.slices.values() {
+            if let Slice::Replicas { service: of, ready } = slice
+                && of == service
+            {
+                all.extend(ready);
+            }
+        }
+        all.into_iter().collect()
+    }
+
+    /// The terms of a service; `None` once it is gone.
+    pub(crate) fn terms(&self, service: &Key) -> Option<&Terms> {
+        self.services.get(service)
+    }
+}
+
+pub(crate) fn key(object: &impl ResourceExt) -> Key {
+    (object.namespace().unwrap_or_default(), object.name_any())
+}
+
+fn read(slice: &EndpointSlice) -> Option<Slice> {
+    let service = (
+        slice.namespace()?,
+        slice.labels().get(WORKLOAD_LABEL)?.clone(),
+    );
+    let port = slice
+        .ports
+        .iter()
+        .flatten()
+        .find(|port| port.name.as_deref() == Some(SERVICE_PORT_NAME))?
+        .port?;
+    let port = u16::try_from(port).ok()?;
+    let addresses = |ready_only: bool| {
+        let endpoints = slice.endpoints.iter().flatten();
+        endpoints
+            .filter(move |endpoint| {
+                !ready_only
+                    || endpoint
+                        .conditions
+                        .as_ref()
+                        .and_then(|conditions| conditions.ready)
+                        .unwrap_or(true)
+            })
+            .flat_map(|endpoint| &endpoint.addresses)
+            .filter_map(|address| address.parse::<IpAddr>().ok())
+    };
+    if slice.labels().contains_key(GATEWAY_LABEL) {
+        return Some(Slice::Gateways {
+            service,
+            port,
+            addresses: addresses(false).collect(),
+        });
+    }
+    Some(Slice::Replicas {
+        service,
+        ready: addresses(true)
+            .map(|address| SocketAddr::new(address, port))
+            .collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn slice(name: &str, gateway: bool, port: i32, endpoints: &[(&str, bool)]) -> EndpointSlice {
+        let mut labels = json!({"bursar.dev/workload": "chat"});
+        if gateway {
+            labels["bursar.dev/gateway"] = json!("true");
+        }
+        let endpoints: Vec<_> = endpoints
+            .iter()
+            .map(|(address, ready)| json!({"addresses": [address], "conditions": {"ready": ready}}))
+            .collect();
+        let metadata = json!({"name": name, "namespace": "ns", "labels": labels});
+        serde_json::from_value(
+            json!({"metadata": metadata, "addressType": "IPv4", "endpoints": endpoints,
+            "ports": [{"name": "http", "port": port}]}),
+        )
+        .unwrap()
+    }
+
+    fn chat() -> Key {
+        ("ns".into(), "chat".into())
+    }
+
+    #[test]
+    fn a_port_belongs_to_the_service_whose_slice_names_this_gateway() {
+        let mut routes = Routes::default();
+        routes.apply_slice(&slice(
+            "chat-bursar-gateway",
+            true,
+            20_017,
+            &[("10.0.0.1", false), ("10.0.0.2", false)],
+        ));
+        let here = "10.0.0.1".parse().unwrap();
+        assert_eq!(routes.ports(here), BTreeMap::from([(20_017, chat())]));
+        assert!(routes.ports("10.0.0.9".parse().unwrap()).is_empty());
+        assert!(routes.ready(&chat()).is_empty(), "a gateway is no replica");
+        routes.delete_slice(&slice("chat-bursar-gateway", true, 20_017, &[]));
+        assert!(routes.ports(here).is_empty());
+    }
+
+    #[test]
+    fn only_ready_endpoints_of_all_slices_serve() {
+        let mut routes = Routes::default();
+        routes.apply_slice(&slice(
+            "chat-a",
+            false,
+            8000,
+            &[("10.0.1.1", true), ("10.0.1.2", false)],
+        ));
+        routes.apply_slice(&slice("chat-b", false, 8000, &[("10.0.1.3", true)]));
+        let ready: Vec<SocketAddr> = ["10.0.1.1:8000", "10.0.1.3:8000"]
+            .map(|text| text.parse().unwrap())
+            .into();
+        assert_eq!(routes.ready(&chat()), ready);
+    }
+}
