@@ -1,3 +1,58 @@
-//! Entry point.
+//! The `bursar` binary: reads its arguments and calls a member.
 
-fn main() {}
+use std::process::ExitCode;
+
+use bursar_install::{crds, release};
+use bursar_runtime::trace::{self, Format};
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(
+    version,
+    about = "Kubernetes operator for GPU autoscaling and cost control"
+)]
+struct Arguments {
+    /// How logs are written: text or json.
+    #[arg(long, global = true, env = "BURSAR_LOG_FORMAT", default_value = "text")]
+    log_format: Format,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Decide and act: the leader of all that run.
+    Controller(bursar_controller::Options),
+    /// Hold requests of services that have no ready replica.
+    Gateway(bursar_gateway::Options),
+    /// Print the CustomResourceDefinitions, or apply them.
+    Crds(crds::Options),
+    /// Let go of everything that only Bursar could free, before it is uninstalled.
+    Release(release::Options),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    trace::init(arguments.log_format);
+    // several crates bring a provider; this one is meant
+    if rustls::crypto::ring::default_provider()
+        .install_default()
+        .is_err()
+    {
+        tracing::debug!("a TLS provider is installed already");
+    }
+    let ended: Result<(), Box<dyn std::error::Error>> = match arguments.command {
+        Command::Controller(options) => bursar_controller::run(options).await.map_err(Into::into),
+        Command::Gateway(options) => bursar_gateway::run(options).await.map_err(Into::into),
+        Command::Crds(options) => crds::run(options).await.map_err(Into::into),
+        Command::Release(options) => release::run(options).await.map_err(Into::into),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "ended");
+            ExitCode::FAILURE
+        }
+    }
+}

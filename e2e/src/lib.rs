@@ -7,6 +7,7 @@
 //! | [`tools`] | the programs of the cluster, built once from pinned Go modules into the [`cache`] |
 //! | [`image`] | the checkout's binaries as OCI archives, written by [`oci`] |
 //! | [`cluster`] | boots, enters and stops a cluster; made of a [`control_plane`] and [`node`]s |
+//! | [`operator`] | Bursar, installed with helm |
 //! | [`runner`] | runs the scenarios of an end-to-end test binary against one cluster |
 //!
 //! Everything here is blocking and uses no threads, because a process may only move into the cluster's network
@@ -21,6 +22,7 @@ pub mod image;
 mod namespace;
 pub mod node;
 pub mod oci;
+pub mod operator;
 pub mod prerequisites;
 pub mod process;
 pub mod runner;

@@ -1,3 +1,159 @@
-//! Entry point.
+//! A model server that behaves as vLLM does as far as clients and scrapers can see, with measured latencies and no model.
+//!
+//! `batch` decides what is computed in a step and `latency` how long that takes; `engine` runs the steps, `openai` and `reply` speak
+//! with clients, `metrics` with scrapers, and `serve` ties them to a socket.
 
-fn main() {}
+mod batch;
+mod engine;
+mod latency;
+mod metrics;
+mod openai;
+mod reply;
+mod serve;
+
+use std::net::{IpAddr, SocketAddr};
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use clap::Parser;
+use jiff::SignedDuration;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::batch::Limits;
+use crate::engine::Engine;
+use crate::latency::{Latency, LatencyError};
+use crate::openai::Offer;
+use crate::serve::{OnSigterm, Server};
+
+/// What can be set. The variables have a long prefix because Kubernetes sets `NAME_PORT` for every Service.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+struct Options {
+    /// Address to listen on
+    #[arg(long, env = "BURSAR_ENGINE_HOST", default_value = "0.0.0.0")]
+    host: IpAddr,
+    /// Port to listen on; 0 takes a free one
+    #[arg(long, env = "BURSAR_ENGINE_PORT", default_value_t = 8000)]
+    port: u16,
+    /// Name of the model
+    #[arg(
+        long,
+        env = "BURSAR_ENGINE_MODEL",
+        default_value = "meta-llama/Llama-2-70b-chat-hf"
+    )]
+    model: String,
+    /// GPUs whose latencies it has
+    #[arg(long, env = "BURSAR_ENGINE_HARDWARE", default_value = "h100-80gb")]
+    hardware: String,
+    /// Number of them that serve the model together
+    #[arg(long, env = "BURSAR_ENGINE_GPUS", default_value_t = 8)]
+    gpus: u32,
+    /// Divides latencies
+    #[arg(long, env = "BURSAR_ENGINE_SPEEDUP", default_value_t = 1.0, value_parser = positive)]
+    speedup: f64,
+    /// Time before it listens, as for loading a model; not divided by the speed-up
+    #[arg(long, env = "BURSAR_ENGINE_STARTUP_DELAY", default_value = "0s", value_parser = duration)]
+    startup_delay: Duration,
+    /// What SIGTERM does
+    #[arg(
+        long,
+        env = "BURSAR_ENGINE_ON_SIGTERM",
+        value_enum,
+        default_value = "drain"
+    )]
+    on_sigterm: OnSigterm,
+    /// Time without requests after which a drained engine exits
+    #[arg(long, env = "BURSAR_ENGINE_DRAIN_QUIET", default_value = "2s", value_parser = duration)]
+    drain_quiet: Duration,
+    /// Sequences that run at the same time
+    #[arg(long, env = "BURSAR_ENGINE_MAX_NUM_SEQS", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
+    max_num_seqs: u32,
+    /// Tokens computed in one step
+    #[arg(long, env = "BURSAR_ENGINE_MAX_NUM_BATCHED_TOKENS", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
+    max_num_batched_tokens: u32,
+    /// Blocks of the KV cache, of 16 tokens each
+    #[arg(long, env = "BURSAR_ENGINE_KV_BLOCKS", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
+    kv_blocks: u32,
+    /// Tokens of a sequence, prompt and output together
+    #[arg(long, env = "BURSAR_ENGINE_MAX_MODEL_LEN", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(2..=1 << 24))]
+    max_model_len: u32,
+    /// Let `POST /crash` end the process
+    #[arg(long, env = "BURSAR_ENGINE_ALLOW_CRASH")]
+    allow_crash: bool,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let parsed: SignedDuration = text
+        .parse()
+        .map_err(|error| format!("{error}; write it as 5s or 500ms"))?;
+    Duration::try_from(parsed).map_err(|_| "must not be negative".to_owned())
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(number) if (1e-3..=1e6).contains(&number) => Ok(number),
+        _ => Err("must be a number between 0.001 and 1000000".to_owned()),
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Latency(#[from] LatencyError),
+    #[error("{address}: {why}")]
+    Listen {
+        address: SocketAddr,
+        why: std::io::Error,
+    },
+    #[error("signals: {0}")]
+    Signal(std::io::Error),
+    #[error("serving: {0}")]
+    Serve(std::io::Error),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(Options::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("bursar-engine: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(options: Options) -> Result<(), Failure> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(Failure::Signal)?;
+    let latency = Latency::measured(&options.hardware, options.gpus)?;
+    let limits = Limits {
+        max_num_seqs: options.max_num_seqs as usize,
+        max_batched_tokens: options.max_num_batched_tokens,
+        kv_blocks: options.kv_blocks,
+        max_model_len: options.max_model_len,
+    };
+    tokio::select! {
+        () = tokio::time::sleep(options.startup_delay) => {}
+        _ = terminate.recv() => return Ok(()),
+    }
+    let address = SocketAddr::new(options.host, options.port);
+    let refuse = |why| Failure::Listen { address, why };
+    let listener = TcpListener::bind(address).await.map_err(refuse)?;
+    let address = listener.local_addr().map_err(refuse)?;
+    println!("{} listens on {address}", options.model);
+
+    let engine = Engine::start(&options.model, limits, latency, options.speedup);
+    let offer = Offer {
+        model: options.model,
+        context: limits.context(),
+    };
+    let started = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let server = Server::new(engine, offer, started.as_secs(), options.allow_crash);
+    let sigterm = async move {
+        terminate.recv().await;
+    };
+    let served = server.serve(listener, options.on_sigterm, options.drain_quiet, sigterm);
+    served.await.map_err(Failure::Serve)
+}

@@ -1,1 +1,326 @@
-//! Reconciles the resources: observe, plan, build, apply, status.
+//! Reconciles the resources, one namespace at a time: ledger, observe, plan, build, apply, status.
+//!
+//! | module | subject |
+//! |---|---|
+//! | `watch` | one watch and one cache a kind |
+//! | `scrape`, `gateways` | signals: engines' metrics, requests that gateways hold |
+//! | `ledger` | charges, settled exactly once |
+//! | `observe` | everything that a decision reads, as the core's snapshot |
+//! | `reconcile` | the steps in their order |
+//! | `inference`, `training`, `budget` | build, apply and status of a kind |
+
+mod budget;
+mod calls;
+mod capacity;
+mod context;
+mod gateways;
+mod inference;
+mod ledger;
+mod metrics;
+mod observe;
+mod pod;
+mod price_list;
+mod prices;
+mod reconcile;
+mod scrape;
+mod summary;
+mod training;
+mod watch;
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use axum::{Json, Router};
+use bursar_runtime::admin::{self, Readiness};
+use bursar_runtime::lease::Candidate;
+use bursar_runtime::shutdown;
+use bursar_signals::demand::Credentials;
+use futures::StreamExt;
+use jiff::tz::TimeZone;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::runtime::controller::{Action, Config};
+use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::reflector::ObjectRef;
+use kube::runtime::{Controller, watcher};
+use kube::{Api, Client, ResourceExt};
+use prometheus_client::registry::Registry;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::context::{Context, lock};
+use crate::metrics::{Metrics, Result as Ended};
+use crate::watch::{Concern, Stores};
+
+/// Namespaces that are reconciled at the same time.
+const CONCURRENCY: u16 = 8;
+const CONFLICT_PAUSE: Duration = Duration::from_millis(100);
+const ERROR_PAUSE: Duration = Duration::from_secs(2);
+/// Caches must fill in this time.
+const SYNC_LIMIT: Duration = Duration::from_secs(120);
+/// A request of an operator in bounds: a namespace's decision.
+type Explained = Arc<Mutex<std::collections::BTreeMap<String, serde_json::Value>>>;
+
+/// What a controller is told.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Options {
+    /// The operator's namespace.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "bursar-system")]
+    pub namespace: String,
+    /// The pod's name: its identity as a candidate for leadership.
+    #[arg(long, env = "POD_NAME")]
+    pub pod_name: String,
+    /// The accounting time zone (IANA).
+    #[arg(long, env = "BURSAR_TIME_ZONE", default_value = "UTC")]
+    pub time_zone: String,
+    /// Decide and write statuses and SpendRecords, but change no workload, Service or EndpointSlice.
+    #[arg(long, env = "BURSAR_OBSERVE_ONLY")]
+    pub observe_only: bool,
+    /// Port of health, readiness, metrics and explanations.
+    #[arg(long, default_value_t = 8080)]
+    pub admin_port: u16,
+    /// How long leadership lasts without being renewed, such as 15s.
+    #[arg(long, default_value = "15s", value_parser = duration)]
+    pub lease_duration: Duration,
+    /// Certificate authority of the gateways (PEM).
+    #[arg(long)]
+    pub gateway_ca: PathBuf,
+    /// The controller's token for gateways.
+    #[arg(long)]
+    pub gateway_token: PathBuf,
+    /// The default PriceList, as YAML, which the leader applies.
+    #[arg(long)]
+    pub price_list: Option<PathBuf>,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let read =
+        bursar_api::text::duration("--lease-duration", text).map_err(|error| error.to_string())?;
+    match Duration::try_from(read) {
+        Ok(duration) if duration >= Duration::from_secs(3) => Ok(duration),
+        _ => Err("must be at least 3s".to_owned()),
+    }
+}
+
+/// Why a controller ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No client for the API server.
+    #[error("no client for the API server: {0}")]
+    Client(#[from] kube::Error),
+    /// A port, or the process's signals.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    /// The accounting time zone.
+    #[error("--time-zone {name:?} is not a zone of the IANA database: {source}")]
+    Zone {
+        /// What was given.
+        name: String,
+        /// What is wrong with it.
+        source: jiff::Error,
+    },
+    /// Leadership is lost; the process must end and start anew.
+    #[error("leadership is lost")]
+    Lost,
+    /// Caches did not fill in time.
+    #[error("the caches did not fill within {} s", SYNC_LIMIT.as_secs())]
+    Unsynced,
+}
+
+/// Runs a controller until SIGTERM: waits to lead, then leads.
+///
+/// # Errors
+/// What it cannot run without, or that leadership is lost.
+pub async fn run(options: Options) -> Result<(), Error> {
+    let zone = TimeZone::get(&options.time_zone).map_err(|source| Error::Zone {
+        name: options.time_zone.clone(),
+        source,
+    })?;
+    let stop = shutdown::token()?;
+    let client = Client::try_default().await?;
+    let mut registry = Registry::default();
+    let metrics = Metrics::new(&mut registry);
+    let readiness = Readiness::default();
+    let explained = Explained::default();
+    let ended = CancellationToken::new();
+    let _ended = ended.clone().drop_guard();
+    let routes = admin::routes(readiness.clone(), registry).merge(explanations(explained.clone()));
+    let mut admin = tokio::spawn(admin::serve(options.admin_port, routes, ended.clone()));
+    readiness.set(true);
+
+    let candidate = Candidate {
+        namespace: options.namespace.clone(),
+        name: "bursar-controller".to_owned(),
+        identity: options.pod_name.clone(),
+        duration: options.lease_duration,
+    };
+    let leadership = tokio::select! {
+        acquired = candidate.acquire(client.clone(), &stop) => match acquired {
+            Ok(leadership) => leadership,
+            Err(_) => return Ok(()),
+        },
+        served = &mut admin => return served.unwrap_or(Ok(())).map_err(Error::Io),
+    };
+    metrics.leading.set(1);
+    // the lease is given back only when nothing acts any more
+    let done = CancellationToken::new();
+    let lost = tokio::spawn(leadership.keep(done.clone()));
+    tokio::select! {
+        led = lead(&options, client, zone, metrics, explained) => led?,
+        () = stop.cancelled() => {}
+        lost = lost => return if lost.unwrap_or(true) { Err(Error::Lost) } else { Ok(()) },
+        served = &mut admin => return served.unwrap_or(Ok(())).map_err(Error::Io),
+    }
+    done.cancel();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    Ok(())
+}
+
+async fn lead(
+    options: &Options,
+    client: Client,
+    zone: TimeZone,
+    metrics: Metrics,
+    explained: Explained,
+) -> Result<(), Error> {
+    let (concerns, received) = mpsc::unbounded_channel();
+    let started = tokio::time::timeout(SYNC_LIMIT, Stores::start(&client, &concerns)).await;
+    let stores = started.ok().and_then(Result::ok).ok_or(Error::Unsynced)?;
+    if let Some(file) = &options.price_list {
+        tokio::spawn(price_list::install(client.clone(), file.clone()));
+    }
+    let reporter = Reporter {
+        controller: "bursar-controller".to_owned(),
+        instance: Some(options.pod_name.clone()),
+    };
+    let context = Arc::new(Context {
+        stores: Arc::clone(&stores),
+        readings: Arc::default(),
+        demands: Arc::default(),
+        written: ledger::Written::default(),
+        recorder: Recorder::new(client.clone(), reporter),
+        metrics,
+        histories: Mutex::default(),
+        ports: Mutex::default(),
+        explained,
+        zone,
+        namespace: options.namespace.clone(),
+        observe_only: options.observe_only,
+        client: client.clone(),
+    });
+    let credentials = Credentials {
+        ca: options.gateway_ca.clone(),
+        token: options.gateway_token.clone(),
+        server_name: format!("bursar-gateway.{}.svc", options.namespace),
+    };
+    let scrape = scrape::run(
+        Arc::clone(&stores),
+        Arc::clone(&context.readings),
+        concerns.clone(),
+    );
+    let gateways = gateways::follow(
+        stores.pods.clone(),
+        options.namespace.clone(),
+        credentials,
+        Arc::clone(&context.demands),
+        concerns.clone(),
+    );
+    let reconciles = Controller::new(Api::<Namespace>::all(client), watcher::Config::default())
+        .with_config(Config::default().concurrency(CONCURRENCY))
+        .reconcile_on(triggers(
+            received,
+            Arc::clone(&stores),
+            options.namespace.clone(),
+        ))
+        .run(step, on_error, context)
+        .for_each(|_| async {});
+    tokio::select! {
+        () = scrape => {}
+        () = gateways => {}
+        () = reconciles => {}
+    }
+    Ok(())
+}
+
+/// Concerns as namespaces to reconcile. What changes in the operator's own namespace, its gateways, concerns all.
+fn triggers(
+    received: mpsc::UnboundedReceiver<Concern>,
+    stores: Arc<Stores>,
+    own: String,
+) -> impl futures::Stream<Item = ObjectRef<Namespace>> + Send + 'static {
+    let concerns = futures::stream::unfold(received, |mut received| async move {
+        received.recv().await.map(|concern| (concern, received))
+    });
+    concerns.flat_map(move |concern| {
+        let namespaces: BTreeSet<String> = match concern {
+            Concern::Namespace(name) if name != own => [name].into(),
+            Concern::Namespace(_) | Concern::All => {
+                let services = stores.services.state();
+                let jobs = stores.jobs.state();
+                services
+                    .iter()
+                    .filter_map(|object| object.namespace())
+                    .chain(jobs.iter().filter_map(|object| object.namespace()))
+                    .collect()
+            }
+        };
+        futures::stream::iter(namespaces.into_iter().map(|name| ObjectRef::new(&name)))
+    })
+}
+
+async fn step(
+    namespace: Arc<Namespace>,
+    context: Arc<Context>,
+) -> Result<Action, reconcile::Error> {
+    let began = Instant::now();
+    let done = reconcile::reconcile(&context, &namespace.name_any()).await;
+    context
+        .metrics
+        .reconcile_seconds
+        .observe(began.elapsed().as_secs_f64());
+    let result = match &done {
+        Ok(_) => "ok",
+        Err(error) if error.is_conflict() => "conflict",
+        Err(_) => "error",
+    };
+    context
+        .metrics
+        .reconciles
+        .get_or_create(&Ended { result })
+        .inc();
+    done.map(Action::requeue)
+}
+
+fn on_error(namespace: Arc<Namespace>, error: &reconcile::Error, _: Arc<Context>) -> Action {
+    if error.is_conflict() {
+        return Action::requeue(CONFLICT_PAUSE);
+    }
+    tracing::warn!(namespace = namespace.name_any(), %error, "reconcile");
+    Action::requeue(ERROR_PAUSE)
+}
+
+/// The leader's last decision over a namespace.
+fn explanations(explained: Explained) -> Router {
+    Router::new()
+        .route("/explain/{namespace}", get(explain))
+        .with_state(explained)
+}
+
+async fn explain(
+    State(explained): State<Explained>,
+    Path(namespace): Path<String>,
+) -> impl IntoResponse {
+    match lock(&explained).get(&namespace).cloned() {
+        Some(decision) => Json(decision).into_response(),
+        None => (
+            StatusCode::NOT_FOUND,
+            format!("this replica has decided nothing over namespace {namespace}\n"),
+        )
+            .into_response(),
+    }
+}

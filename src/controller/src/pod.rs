@@ -7,7 +7,12 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, ContainerState, Node, Pod};
 
 /// Resource names that count as GPUs, beside every `nvidia.com/mig-*` profile.
-const GPU_RESOURCES: [&str; 4] = ["nvidia.com/gpu", "amd.com/gpu", "gpu.intel.com/i915", "gpu.intel.com/xe"];
+const GPU_RESOURCES: [&str; 4] = [
+    "nvidia.com/gpu",
+    "amd.com/gpu",
+    "gpu.intel.com/i915",
+    "gpu.intel.com/xe",
+];
 
 /// True for an extended resource that is a GPU or a part of one.
 pub(crate) fn is_gpu(resource: &str) -> bool {
@@ -26,27 +31,48 @@ pub(crate) fn label<'a>(pod: &'a Pod, key: &str) -> Option<&'a str> {
 
 /// An annotation's value.
 pub(crate) fn annotation<'a>(pod: &'a Pod, key: &str) -> Option<&'a str> {
-    pod.metadata.annotations.as_ref()?.get(key).map(String::as_str)
+    pod.metadata
+        .annotations
+        .as_ref()?
+        .get(key)
+        .map(String::as_str)
 }
 
 /// True if the pod carries this finalizer.
 pub(crate) fn has_finalizer(pod: &Pod, finalizer: &str) -> bool {
-    pod.metadata.finalizers.iter().flatten().any(|each| each == finalizer)
+    pod.metadata
+        .finalizers
+        .iter()
+        .flatten()
+        .any(|each| each == finalizer)
 }
 
 /// The node that the pod is bound to.
 pub(crate) fn node_name(pod: &Pod) -> Option<&str> {
-    pod.spec.as_ref()?.node_name.as_deref().filter(|name| !name.is_empty())
+    pod.spec
+        .as_ref()?
+        .node_name
+        .as_deref()
+        .filter(|name| !name.is_empty())
 }
 
 /// When the pod was bound to its node. Before its scheduler says so, `None`.
 pub(crate) fn bound_at(pod: &Pod) -> Option<Timestamp> {
     node_name(pod)?;
     let status = pod.status.as_ref()?;
-    let scheduled = status.conditions.iter().flatten().find(|condition| condition.type_ == "PodScheduled");
-    let transition = scheduled.filter(|condition| condition.status == "True").and_then(|condition| condition.last_transition_time.clone());
+    let scheduled = status
+        .conditions
+        .iter()
+        .flatten()
+        .find(|condition| condition.type_ == "PodScheduled");
+    let transition = scheduled
+        .filter(|condition| condition.status == "True")
+        .and_then(|condition| condition.last_transition_time.clone());
     // pods bound at their creation (static, or by a test) have no such condition
-    transition.or_else(|| status.start_time.clone()).or_else(|| pod.metadata.creation_timestamp.clone()).map(|time| time.0)
+    transition
+        .or_else(|| status.start_time.clone())
+        .or_else(|| pod.metadata.creation_timestamp.clone())
+        .map(|time| time.0)
 }
 
 /// Whether the pod's phase says that its containers have ended for good.
@@ -65,14 +91,31 @@ pub(crate) fn end(pod: &Pod, seen: Timestamp) -> Option<End> {
         return None;
     }
     let status = pod.status.as_ref()?;
-    let all = [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses];
-    let finished = all.into_iter().flatten().flatten().filter_map(|container| real_end(container.state.as_ref()?));
+    let all = [
+        &status.container_statuses,
+        &status.init_container_statuses,
+        &status.ephemeral_container_statuses,
+    ];
+    let finished = all
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|container| real_end(container.state.as_ref()?));
     let end = match finished.max() {
-        Some(at) => End { at, estimated: false },
-        None => End { at: last_status_write(pod).unwrap_or(seen), estimated: true },
+        Some(at) => End {
+            at,
+            estimated: false,
+        },
+        None => End {
+            at: last_status_write(pod).unwrap_or(seen),
+            estimated: true,
+        },
     };
     let start = bound_at(pod).unwrap_or(end.at);
-    Some(End { at: end.at.max(start), ..end })
+    Some(End {
+        at: end.at.max(start),
+        ..end
+    })
 }
 
 /// The end that the kubelet saw. It invents `ContainerStatusUnknown` for containers that it lost.
@@ -81,36 +124,64 @@ fn real_end(state: &ContainerState) -> Option<Timestamp> {
     if terminated.reason.as_deref() == Some("ContainerStatusUnknown") {
         return None;
     }
-    terminated.finished_at.as_ref().map(|time| time.0).filter(|at| at.as_second() > 0)
+    terminated
+        .finished_at
+        .as_ref()
+        .map(|time| time.0)
+        .filter(|at| at.as_second() > 0)
 }
 
 fn last_status_write(pod: &Pod) -> Option<Timestamp> {
     let managed = pod.metadata.managed_fields.iter().flatten();
-    managed.filter(|entry| entry.subresource.as_deref() == Some("status")).filter_map(|entry| entry.time.as_ref()).map(|time| time.0).max()
+    managed
+        .filter(|entry| entry.subresource.as_deref() == Some("status"))
+        .filter_map(|entry| entry.time.as_ref())
+        .map(|time| time.0)
+        .max()
 }
 
 /// True once the pod takes traffic.
 pub(crate) fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    let conditions = pod
+        .status
+        .iter()
+        .flat_map(|status| status.conditions.iter().flatten());
+    conditions
+        .into_iter()
+        .any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 /// What the pod's containers are stuck on: the first waiting reason that is not a normal part of a start.
 pub(crate) fn stuck(pod: &Pod) -> Option<String> {
     let status = pod.status.as_ref()?;
-    let containers = status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
-    let mut waiting = containers.filter_map(|container| Some((&container.name, container.state.as_ref()?.waiting.as_ref()?)));
+    let containers = status
+        .init_container_statuses
+        .iter()
+        .flatten()
+        .chain(status.container_statuses.iter().flatten());
+    let mut waiting = containers.filter_map(|container| {
+        Some((&container.name, container.state.as_ref()?.waiting.as_ref()?))
+    });
     waiting.find_map(|(name, waiting)| {
-        let reason = waiting.reason.as_deref().filter(|reason| !matches!(*reason, "ContainerCreating" | "PodInitializing"))?;
+        let reason = waiting
+            .reason
+            .as_deref()
+            .filter(|reason| !matches!(*reason, "ContainerCreating" | "PodInitializing"))?;
         let message = waiting.message.as_deref().unwrap_or_default();
-        Some(format!("container {name}: {reason} {message}").trim_end().to_owned())
+        Some(
+            format!("container {name}: {reason} {message}")
+                .trim_end()
+                .to_owned(),
+        )
     })
 }
 
 /// The pod's unmet wish for a node, in the scheduler's words.
 pub(crate) fn unschedulable(pod: &Pod) -> Option<&str> {
     let conditions = pod.status.as_ref()?.conditions.as_ref()?;
-    let scheduled = conditions.iter().find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")?;
+    let scheduled = conditions
+        .iter()
+        .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")?;
     scheduled.message.as_deref()
 }
 
@@ -127,23 +198,41 @@ pub(crate) fn gpus(pod: &Pod) -> Option<(String, u32)> {
     let is_sidecar = |container: &&Container| container.restart_policy.as_deref() == Some("Always");
     let init = || spec.init_containers.iter().flatten();
     let mut held = sum(&mut spec.containers.iter().chain(init().filter(is_sidecar)));
-    for (name, count) in init().filter(|container| !is_sidecar(container)).filter_map(container_gpus) {
+    for (name, count) in init()
+        .filter(|container| !is_sidecar(container))
+        .filter_map(container_gpus)
+    {
         let held = held.entry(name).or_default();
         *held = (*held).max(count);
     }
-    held.into_iter().filter(|(_, count)| *count > 0).max_by_key(|(_, count)| *count)
+    held.into_iter()
+        .filter(|(_, count)| *count > 0)
+        .max_by_key(|(_, count)| *count)
 }
 
 fn container_gpus(container: &Container) -> Option<(String, u32)> {
     let resources = container.resources.as_ref()?;
-    let amounts = resources.limits.iter().flatten().chain(resources.requests.iter().flatten());
-    amounts.into_iter().find(|(name, _)| is_gpu(name)).and_then(|(name, quantity)| Some((name.clone(), quantity.0.parse().ok()?)))
+    let amounts = resources
+        .limits
+        .iter()
+        .flatten()
+        .chain(resources.requests.iter().flatten());
+    amounts
+        .into_iter()
+        .find(|(name, _)| is_gpu(name))
+        .and_then(|(name, quantity)| Some((name.clone(), quantity.0.parse().ok()?)))
 }
 
 /// How many of `resource` the node has.
 pub(crate) fn node_gpus(node: &Node, resource: &str) -> u32 {
-    let capacity = node.status.as_ref().and_then(|status| status.capacity.as_ref());
-    capacity.and_then(|capacity| capacity.get(resource)).and_then(|quantity| quantity.0.parse().ok()).unwrap_or(0)
+    let capacity = node
+        .status
+        .as_ref()
+        .and_then(|status| status.capacity.as_ref());
+    capacity
+        .and_then(|capacity| capacity.get(resource))
+        .and_then(|quantity| quantity.0.parse().ok())
+        .unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -171,14 +260,30 @@ mod tests {
 
     #[test]
     fn a_stay_lasts_from_binding_to_the_end_of_the_last_container() {
-        let ended = |name: &str, at: &str| json!({"name": name, "image": "", "imageID": "", "ready": false, "restartCount": 0,
-            "state": {"terminated": {"exitCode": 0, "finishedAt": at}}});
-        let statuses = json!([ended("a", "2026-11-24T00:05:00Z"), ended("b", "2026-11-24T00:07:00Z")]);
-        let ending = pod(json!({"phase": "Running", "conditions": scheduled(), "containerStatuses": statuses}));
+        let ended = |name: &str, at: &str| {
+            json!({"name": name, "image": "", "imageID": "", "ready": false, "restartCount": 0,
+            "state": {"terminated": {"exitCode": 0, "finishedAt": at}}})
+        };
+        let statuses = json!([
+            ended("a", "2026-11-24T00:05:00Z"),
+            ended("b", "2026-11-24T00:07:00Z")
+        ]);
+        let ending = pod(
+            json!({"phase": "Running", "conditions": scheduled(), "containerStatuses": statuses}),
+        );
         assert_eq!(bound_at(&ending), Some(at("2026-11-24T00:00:10Z")));
-        assert_eq!(end(&ending, at("2026-11-24T01:00:00Z")), None, "a container may start again while the phase is not terminal");
-        let ended = pod(json!({"phase": "Failed", "conditions": scheduled(), "containerStatuses": statuses}));
-        let exact = End { at: at("2026-11-24T00:07:00Z"), estimated: false };
+        assert_eq!(
+            end(&ending, at("2026-11-24T01:00:00Z")),
+            None,
+            "a container may start again while the phase is not terminal"
+        );
+        let ended = pod(
+            json!({"phase": "Failed", "conditions": scheduled(), "containerStatuses": statuses}),
+        );
+        let exact = End {
+            at: at("2026-11-24T00:07:00Z"),
+            estimated: false,
+        };
         assert_eq!(end(&ended, at("2026-11-24T01:00:00Z")), Some(exact));
     }
 
@@ -186,15 +291,28 @@ mod tests {
     fn an_end_that_the_kubelet_did_not_see_is_estimated_and_never_before_the_start() {
         let lost = json!([{"name": "c", "image": "", "imageID": "", "ready": false, "restartCount": 0,
             "state": {"terminated": {"exitCode": 137, "reason": "ContainerStatusUnknown", "finishedAt": "2026-11-24T00:07:00Z"}}}]);
-        let mut pod = pod(json!({"phase": "Failed", "conditions": scheduled(), "containerStatuses": lost}));
-        assert_eq!(end(&pod, at("2026-11-24T01:00:00Z")), Some(End { at: at("2026-11-24T01:00:00Z"), estimated: true }));
-        assert_eq!(end(&pod, at("2026-11-23T01:00:00Z")).unwrap().at, at("2026-11-24T00:00:10Z"));
+        let mut pod =
+            pod(json!({"phase": "Failed", "conditions": scheduled(), "containerStatuses": lost}));
+        assert_eq!(
+            end(&pod, at("2026-11-24T01:00:00Z")),
+            Some(End {
+                at: at("2026-11-24T01:00:00Z"),
+                estimated: true
+            })
+        );
+        assert_eq!(
+            end(&pod, at("2026-11-23T01:00:00Z")).unwrap().at,
+            at("2026-11-24T00:00:10Z")
+        );
         pod.metadata.managed_fields = serde_json::from_value(json!([
             {"manager": "kubelet", "operation": "Update", "subresource": "status", "time": "2026-11-24T00:09:00Z"},
             {"manager": "somebody", "operation": "Update", "time": "2026-11-24T00:30:00Z"},
         ]))
         .unwrap();
-        assert_eq!(end(&pod, at("2026-11-24T01:00:00Z")).unwrap().at, at("2026-11-24T00:09:00Z"));
+        assert_eq!(
+            end(&pod, at("2026-11-24T01:00:00Z")).unwrap().at,
+            at("2026-11-24T00:09:00Z")
+        );
     }
 
     #[test]

@@ -59,8 +59,13 @@ pub(crate) struct Scene {
 /// The next steps from `scene` towards what is allowed.
 pub(crate) fn steps(scene: &Scene, now: Timestamp) -> Steps {
     let leaving = || scene.pods.iter().filter(|pod| pod.draining_since.is_some());
-    let staying = scene.replicas.saturating_sub(u32::try_from(leaving().count()).unwrap_or(u32::MAX));
-    let mut steps = Steps { replicas: scene.replicas, ..Steps::default() };
+    let staying = scene
+        .replicas
+        .saturating_sub(u32::try_from(leaving().count()).unwrap_or(u32::MAX));
+    let mut steps = Steps {
+        replicas: scene.replicas,
+        ..Steps::default()
+    };
     if scene.allowed >= staying {
         // those that began to leave last have lost the least
         let mut back: Vec<_> = leaving().collect();
@@ -68,11 +73,24 @@ pub(crate) fn steps(scene: &Scene, now: Timestamp) -> Steps {
         steps.keep = names(back.into_iter().take((scene.allowed - staying) as usize));
         steps.replicas = scene.replicas.max(scene.allowed);
     } else if !scene.rolling || scene.allowed == 0 {
-        let mut candidates: Vec<_> = scene.pods.iter().filter(|pod| pod.draining_since.is_none()).collect();
-        candidates.sort_by_key(|pod| (pod.ready, pod.busy.unwrap_or(u64::MAX), std::cmp::Reverse(pod.created), pod.pod.clone()));
+        let mut candidates: Vec<_> = scene
+            .pods
+            .iter()
+            .filter(|pod| pod.draining_since.is_none())
+            .collect();
+        candidates.sort_by_key(|pod| {
+            (
+                pod.ready,
+                pod.busy.unwrap_or(u64::MAX),
+                std::cmp::Reverse(pod.created),
+                pod.pod.clone(),
+            )
+        });
         let surplus = (staying - scene.allowed) as usize;
         // replicas without a pod need no drain
-        let podless = (staying as usize).saturating_sub(candidates.len()).min(surplus);
+        let podless = (staying as usize)
+            .saturating_sub(candidates.len())
+            .min(surplus);
         steps.drain = names(candidates.into_iter().take(surplus - podless));
         steps.replicas -= u32::try_from(podless).unwrap_or(0);
     }
@@ -82,7 +100,9 @@ pub(crate) fn steps(scene: &Scene, now: Timestamp) -> Steps {
             Err(at) => steps.next_look = steps.next_look.into_iter().chain([at]).min(),
         }
     }
-    steps.replicas = steps.replicas.saturating_sub(u32::try_from(steps.remove.len()).unwrap_or(u32::MAX));
+    steps.replicas = steps
+        .replicas
+        .saturating_sub(u32::try_from(steps.remove.len()).unwrap_or(u32::MAX));
     if !steps.drain.is_empty() {
         steps.next_look = steps.next_look.into_iter().chain([now + SETTLE]).min();
     }
@@ -101,7 +121,11 @@ fn may_go(pod: &Replica, timeout: SignedDuration, now: Timestamp) -> Result<(), 
         return Ok(());
     }
     let soon = now + SignedDuration::from_secs(1);
-    Err(if now < settled { settled } else { soon.min(expired) })
+    Err(if now < settled {
+        settled
+    } else {
+        soon.min(expired)
+    })
 }
 
 fn names<'a>(pods: impl Iterator<Item = &'a Replica>) -> Vec<String> {
@@ -121,36 +145,72 @@ mod tests {
     }
 
     fn pod(name: &str, busy: u64) -> Replica {
-        Replica { pod: name.into(), ready: true, in_endpoints: true, draining_since: None, busy: Some(busy), created: now() }
+        Replica {
+            pod: name.into(),
+            ready: true,
+            in_endpoints: true,
+            draining_since: None,
+            busy: Some(busy),
+            created: now(),
+        }
     }
 
     fn scene(allowed: u32, pods: Vec<Replica>) -> Scene {
         let replicas = u32::try_from(pods.len()).unwrap();
-        Scene { replicas, allowed, pods, rolling: false, timeout: SignedDuration::from_secs(60) }
+        Scene {
+            replicas,
+            allowed,
+            pods,
+            rolling: false,
+            timeout: SignedDuration::from_secs(60),
+        }
     }
 
     #[test]
     fn growth_is_immediate() {
         let steps = steps(&scene(3, vec![pod("a", 9)]), now());
-        assert_eq!(steps, Steps { replicas: 3, ..Steps::default() });
+        assert_eq!(
+            steps,
+            Steps {
+                replicas: 3,
+                ..Steps::default()
+            }
+        );
     }
 
     #[test]
     fn the_least_busy_replica_begins_to_leave_and_the_deployment_does_not_shrink_yet() {
-        let steps = steps(&scene(1, vec![pod("a", 9), pod("b", 2), pod("c", 5)]), now());
-        assert_eq!((steps.drain, steps.replicas), (vec!["b".to_owned(), "c".to_owned()], 3));
+        let steps = steps(
+            &scene(1, vec![pod("a", 9), pod("b", 2), pod("c", 5)]),
+            now(),
+        );
+        assert_eq!(
+            (steps.drain, steps.replicas),
+            (vec!["b".to_owned(), "c".to_owned()], 3)
+        );
         assert!(steps.next_look.is_some());
     }
 
     #[test]
     fn a_replica_that_is_not_ready_leaves_first() {
-        let pending = Replica { ready: false, busy: None, ..pod("b", 0) };
-        assert_eq!(steps(&scene(1, vec![pod("a", 0), pending]), now()).drain, ["b"]);
+        let pending = Replica {
+            ready: false,
+            busy: None,
+            ..pod("b", 0)
+        };
+        assert_eq!(
+            steps(&scene(1, vec![pod("a", 0), pending]), now()).drain,
+            ["b"]
+        );
     }
 
     #[test]
     fn a_leaving_replica_goes_when_endpoints_have_followed_and_it_is_idle() {
-        let leaving = |seconds, in_endpoints, busy| Replica { draining_since: ago(seconds), in_endpoints, ..pod("a", busy) };
+        let leaving = |seconds, in_endpoints, busy| Replica {
+            draining_since: ago(seconds),
+            in_endpoints,
+            ..pod("a", busy)
+        };
         for (pod, gone) in [
             (leaving(2, false, 0), false),
             (leaving(3, true, 0), false),
@@ -158,18 +218,28 @@ mod tests {
             (leaving(3, false, 0), true),
             (leaving(60, true, 7), true),
         ] {
-            let unknown = Replica { busy: None, ..pod.clone() };
+            let unknown = Replica {
+                busy: None,
+                ..pod.clone()
+            };
             let steps = steps(&scene(0, vec![pod.clone()]), now());
             assert_eq!(steps.remove.len(), usize::from(gone), "{pod:?}");
             assert_eq!(steps.replicas, u32::from(!gone));
             let past = super::steps(&scene(0, vec![unknown]), now());
-            assert_eq!(past.remove.len(), usize::from(pod.draining_since == ago(60)), "unknown is not idle");
+            assert_eq!(
+                past.remove.len(),
+                usize::from(pod.draining_since == ago(60)),
+                "unknown is not idle"
+            );
         }
     }
 
     #[test]
     fn demand_that_comes_back_keeps_leaving_replicas_before_it_makes_new_ones() {
-        let leaving = |name, seconds| Replica { draining_since: ago(seconds), ..pod(name, 1) };
+        let leaving = |name, seconds| Replica {
+            draining_since: ago(seconds),
+            ..pod(name, 1)
+        };
         let pods = vec![pod("a", 9), leaving("b", 9), leaving("c", 4)];
         let one = steps(&scene(2, pods.clone()), now());
         assert_eq!((one.keep, one.replicas), (vec!["c".to_owned()], 3));
@@ -179,14 +249,23 @@ mod tests {
 
     #[test]
     fn a_rollout_is_not_disturbed_unless_everything_goes() {
-        let rolling = |allowed| Scene { rolling: true, ..scene(allowed, vec![pod("a", 0), pod("b", 0)]) };
+        let rolling = |allowed| Scene {
+            rolling: true,
+            ..scene(allowed, vec![pod("a", 0), pod("b", 0)])
+        };
         assert!(steps(&rolling(1), now()).drain.is_empty());
         assert_eq!(steps(&rolling(0), now()).drain.len(), 2);
     }
 
     #[test]
     fn replicas_that_have_no_pod_yet_are_given_back_at_once() {
-        let steps = steps(&Scene { replicas: 3, ..scene(1, vec![pod("a", 0)]) }, now());
+        let steps = steps(
+            &Scene {
+                replicas: 3,
+                ..scene(1, vec![pod("a", 0)])
+            },
+            now(),
+        );
         assert_eq!((steps.drain.len(), steps.replicas), (0, 1));
     }
 }

@@ -1,0 +1,29 @@
+//! Bursar as its users install it: pods of an image built from this checkout, put there by `helm install` under their own rights.
+
+use std::{path::Path, time::Duration};
+
+use crate::{Cluster, Result};
+
+/// The operator's namespace.
+pub const NAMESPACE: &str = "bursar-system";
+const HELM_LIMIT: Duration = Duration::from_secs(180);
+
+/// Installs the chart with the image of this checkout and `values` (`key=value`), and waits until everything is ready.
+///
+/// # Errors
+/// helm's words.
+pub fn install(cluster: &Cluster, values: &[&str]) -> Result<()> {
+    let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/bursar").display().to_string();
+    let mut args = vec!["upgrade", "--install", "bursar", &chart, "--namespace", NAMESPACE, "--create-namespace"];
+    args.extend(["--wait", "--timeout", "2m", "--set", "image.repository=bursar.local/bursar,image.tag=dev,image.pullPolicy=Never"]);
+    args.extend(values.iter().flat_map(|value| ["--set", value]));
+    cluster.helm(&args, HELM_LIMIT).map(drop)
+}
+
+/// Uninstalls it.
+///
+/// # Errors
+/// helm's words.
+pub fn uninstall(cluster: &Cluster) -> Result<()> {
+    cluster.helm(&["uninstall", "bursar", "--namespace", NAMESPACE, "--wait", "--timeout", "3m"], HELM_LIMIT * 2).map(drop)
+}

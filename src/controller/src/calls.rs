@@ -1,0 +1,126 @@
+//! Calls to the API server: bounded in time, with errors that say which call it was.
+
+use std::future::Future;
+use std::time::Duration;
+
+use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::{Resource, ResourceExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use bursar_api::names::{FIELD_MANAGER, SPEC_HASH_ANNOTATION};
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// Somebody else wrote first; the next look sees it.
+    #[error("{call}: the object has changed since it was read")]
+    Conflict {
+        /// The call.
+        call: &'static str,
+    },
+    /// The object is not there any more.
+    #[error("{call}: there is no such object any more")]
+    Gone {
+        /// The call.
+        call: &'static str,
+    },
+    /// The API server's answer.
+    #[error("{call}: {source}")]
+    Api {
+        /// The call.
+        call: &'static str,
+        /// The answer.
+        source: Box<kube::Error>,
+    },
+    /// No answer in time.
+    #[error("{call}: no answer within {} s", LIMIT.as_secs())]
+    Slow {
+        /// The call.
+        call: &'static str,
+    },
+    /// An object of that name belongs to somebody else.
+    #[error("{kind} {name} exists and is not Bursar's: rename it or the workload")]
+    Foreign {
+        /// The object's kind.
+        kind: String,
+        /// The object's name.
+        name: String,
+    },
+}
+
+/// Runs a call within its limit.
+pub(crate) async fn bounded<T>(
+    call: &'static str,
+    future: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, Failure> {
+    match tokio::time::timeout(LIMIT, future).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(kube::Error::Api(status))) if status.code == 409 => Err(Failure::Conflict { call }),
+        Ok(Err(kube::Error::Api(status))) if status.code == 404 => Err(Failure::Gone { call }),
+        Ok(Err(source)) => Err(Failure::Api {
+            call,
+            source: Box::new(source),
+        }),
+        Err(_) => Err(Failure::Slow { call }),
+    }
+}
+
+/// Makes an owned object what it should be; writes only if it is not. The write names the version that was seen, so a former leader
+/// overwrites nothing. `same` compares what the hash leaves out.
+pub(crate) async fn ensure<K>(
+    api: &Api<K>,
+    found: Option<&K>,
+    mut wanted: K,
+    same: impl Fn(&K) -> bool,
+) -> Result<bool, Failure>
+where
+    K: Resource<DynamicType = ()> + Clone + Serialize + DeserializeOwned + std::fmt::Debug,
+{
+    let name = wanted.name_any();
+    let Some(found) = found else {
+        bounded(
+            "create",
+            api.create(
+                &PostParams {
+                    field_manager: Some(FIELD_MANAGER.to_owned()),
+                    ..Default::default()
+                },
+                &wanted,
+            ),
+        )
+        .await?;
+        return Ok(true);
+    };
+    let owner = |object: &K| {
+        object
+            .owner_references()
+            .iter()
+            .find(|owner| owner.controller == Some(true))
+            .map(|owner| owner.uid.clone())
+    };
+    if owner(found) != owner(&wanted) {
+        return Err(Failure::Foreign {
+            kind: K::kind(&()).into_owned(),
+            name,
+        });
+    }
+    let hash = |object: &K| object.annotations().get(SPEC_HASH_ANNOTATION).cloned();
+    if found.meta().deletion_timestamp.is_some() || (hash(found) == hash(&wanted) && same(found)) {
+        return Ok(false);
+    }
+    wanted.meta_mut().uid = found.uid();
+    wanted.meta_mut().resource_version = found.resource_version();
+    bounded(
+        "apply",
+        api.patch(
+            &name,
+            &PatchParams::apply(FIELD_MANAGER).force(),
+            &Patch::Apply(&wanted),
+        ),
+    )
+    .await?;
+    Ok(true)
+}

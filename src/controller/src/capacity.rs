@@ -1,0 +1,214 @@
+//! The room on nodes, from nodes and pods.
+
+use std::collections::BTreeMap;
+
+use bursar_core::capacity::{Capacity, Gang, Node as Room, Resources};
+use k8s_openapi::api::core::v1::{Container, Node, Pod, PodSpec};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use kube::ResourceExt;
+
+use crate::pod;
+
+/// A quantity in thousandths of its unit, rounded up. What is not a quantity is zero: the API server lets none through.
+pub(crate) fn milli(quantity: &Quantity) -> i64 {
+    let text = quantity.0.as_str();
+    let number = text.trim_end_matches(|letter: char| {
+        letter.is_ascii_alphabetic() && !matches!(letter, 'e' | 'E')
+    });
+    let suffix = &text[number.len()..];
+    // an exponent's letter is no suffix, but `E` alone is
+    let (number, suffix) = match number.strip_suffix('E') {
+        Some(number) if suffix.is_empty() || suffix == "i" => {
+            (number, if suffix.is_empty() { "E" } else { "Ei" })
+        }
+        _ => (number, suffix),
+    };
+    let factor = match suffix {
+        "n" => 1e-9,
+        "u" => 1e-6,
+        "m" => 1e-3,
+        "" => 1.0,
+        "k" => 1e3,
+        "M" => 1e6,
+        "G" => 1e9,
+        "T" => 1e12,
+        "P" => 1e15,
+        "E" => 1e18,
+        "Ki" => 1024.0,
+        "Mi" => 1024f64.powi(2),
+        "Gi" => 1024f64.powi(3),
+        "Ti" => 1024f64.powi(4),
+        "Pi" => 1024f64.powi(5),
+        "Ei" => 1024f64.powi(6),
+        _ => return 0,
+    };
+    number
+        .parse::<f64>()
+        .map_or(0, |number| (number * factor * 1000.0).ceil() as i64)
+}
+
+fn resources(amounts: Option<&BTreeMap<String, Quantity>>) -> Resources {
+    amounts
+        .into_iter()
+        .flatten()
+        .map(|(name, quantity)| (name.clone(), milli(quantity)))
+        .collect()
+}
+
+/// What a pod asks for: the sum of its containers and sidecars, or its largest init container; a limit counts where no request is.
+pub(crate) fn requests(spec: &PodSpec) -> Resources {
+    let of = |container: &Container| {
+        let asked = container.resources.as_ref();
+        let mut all = resources(asked.and_then(|asked| asked.limits.as_ref()));
+        all.extend(resources(asked.and_then(|asked| asked.requests.as_ref())));
+        all
+    };
+    let is_sidecar = |container: &&Container| container.restart_policy.as_deref() == Some("Always");
+    let init = || spec.init_containers.iter().flatten();
+    let mut sum = Resources::from([("pods".to_owned(), 1000)]);
+    for (name, amount) in spec
+        .containers
+        .iter()
+        .chain(init().filter(is_sidecar))
+        .flat_map(of)
+    {
+        *sum.entry(name).or_default() += amount;
+    }
+    for (name, amount) in init()
+        .filter(|container| !is_sidecar(container))
+        .flat_map(of)
+    {
+        let sum = sum.entry(name).or_default();
+        *sum = (*sum).max(amount);
+    }
+    sum
+}
+
+/// `workers` pods of this spec.
+pub(crate) fn gang(spec: &PodSpec, workers: u32) -> Gang {
+    Gang {
+        workers,
+        worker: requests(spec),
+        node_selector: spec.node_selector.clone().unwrap_or_default(),
+    }
+}
+
+/// True if the pod's node selector takes the node.
+pub(crate) fn selects(node: &Node, pod: &Gang) -> bool {
+    pod.node_selector
+        .iter()
+        .all(|(key, value)| node.labels().get(key) == Some(value))
+}
+
+fn takes_pods(node: &Node) -> bool {
+    let cordoned = node
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.unschedulable)
+        .unwrap_or(false);
+    let conditions = node
+        .status
+        .iter()
+        .flat_map(|status| status.conditions.iter().flatten());
+    !cordoned
+        && conditions
+            .into_iter()
+            .any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+/// The room on ready nodes. Pods that wait for a node have their place taken already.
+pub(crate) fn capacity<'a>(
+    nodes: impl IntoIterator<Item = &'a Node>,
+    pods: impl IntoIterator<Item = &'a Pod>,
+) -> Capacity {
+    let mut rooms: BTreeMap<String, Room> = nodes
+        .into_iter()
+        .filter(|node| takes_pods(node))
+        .map(|node| {
+            let allocatable = resources(
+                node.status
+                    .as_ref()
+                    .and_then(|status| status.allocatable.as_ref()),
+            );
+            (
+                node.name_any(),
+                Room {
+                    labels: node.labels().clone(),
+                    free: allocatable.clone(),
+                    allocatable,
+                },
+            )
+        })
+        .collect();
+    let mut pending = Vec::new();
+    for pod in pods.into_iter().filter(|pod| !pod::is_terminal(pod)) {
+        let Some(spec) = &pod.spec else { continue };
+        match pod::node_name(pod) {
+            None => pending.push(gang(spec, 1)),
+            Some(node) => {
+                let Some(room) = rooms.get_mut(node) else {
+                    continue;
+                };
+                for (name, amount) in requests(spec) {
+                    if let Some(free) = room.free.get_mut(&name) {
+                        *free -= amount;
+                    }
+                }
+            }
+        }
+    }
+    let mut capacity = Capacity {
+        nodes: rooms.into_values().collect(),
+    };
+    pending.iter().for_each(|pod| capacity.place(pod));
+    capacity
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn quantities_are_read_as_kubernetes_writes_them() {
+        for (text, amount) in [
+            ("1", 1000),
+            ("250m", 250),
+            ("1.5", 1500),
+            ("2Ki", 2_048_000),
+            ("1k", 1_000_000),
+            ("1e3", 1_000_000),
+            ("1E", 1_000_000_000_000_000_000),
+            ("100n", 1),
+            ("x", 0),
+        ] {
+            assert_eq!(milli(&Quantity(text.into())), amount, "{text}");
+        }
+    }
+
+    #[test]
+    fn bound_pods_and_pending_ones_take_their_room() {
+        let node: Node = serde_json::from_value(json!({
+            "metadata": {"name": "n"}, "status": {"allocatable": {"nvidia.com/gpu": "4", "pods": "9"}, "conditions": [
+                {"type": "Ready", "status": "True"}]},
+        }))
+        .unwrap();
+        let pod = |node: Option<&str>, phase: &str| -> Pod {
+            let spec = json!({"nodeName": node, "containers": [{"name": "c", "resources": {"limits": {"nvidia.com/gpu": "1"}}}]});
+            serde_json::from_value(
+                json!({"metadata": {}, "spec": spec, "status": {"phase": phase}}),
+            )
+            .unwrap()
+        };
+        let capacity = capacity(
+            [&node],
+            [
+                &pod(Some("n"), "Running"),
+                &pod(None, "Pending"),
+                &pod(Some("n"), "Failed"),
+            ],
+        );
+        assert_eq!(capacity.nodes[0].free["nvidia.com/gpu"], 2000);
+    }
+}

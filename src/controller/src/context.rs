@@ -1,0 +1,82 @@
+//! What reconciles share.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bursar_api::names::GATEWAY_PORTS;
+use bursar_core::scaling::History;
+use jiff::tz::TimeZone;
+use kube::Client;
+use kube::runtime::events::Recorder;
+
+use crate::gateways::SharedDemands;
+use crate::ledger::Written;
+use crate::metrics::Metrics;
+use crate::scrape::SharedReadings;
+use crate::watch::Stores;
+
+/// Namespace and name of a workload.
+pub(crate) type Key = (String, String);
+
+/// What reconciles share.
+pub(crate) struct Context {
+    pub(crate) client: Client,
+    pub(crate) stores: Arc<Stores>,
+    pub(crate) readings: SharedReadings,
+    pub(crate) demands: SharedDemands,
+    pub(crate) written: Written,
+    pub(crate) recorder: Recorder,
+    pub(crate) metrics: Metrics,
+    /// What each service was asked for before. Starts anew with each leader, which holds what it finds for one window.
+    pub(crate) histories: Mutex<BTreeMap<Key, History>>,
+    /// The services' ports on gateways.
+    pub(crate) ports: Mutex<BTreeMap<Key, u16>>,
+    /// The last decision over each namespace, for people.
+    pub(crate) explained: Arc<Mutex<BTreeMap<String, serde_json::Value>>>,
+    pub(crate) zone: TimeZone,
+    /// The operator's namespace.
+    pub(crate) namespace: String,
+    /// Decide and write statuses, but change no workload.
+    pub(crate) observe_only: bool,
+}
+
+/// Locks; a thread that panicked while it held the lock left nothing half-done.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Context {
+    /// The service's port on every gateway: the one in its status, or the lowest free one.
+    pub(crate) fn port(&self, key: &Key, in_status: Option<u16>) -> Option<u16> {
+        let mut ports = lock(&self.ports);
+        if let Some(port) = ports.get(key) {
+            return Some(*port);
+        }
+        for service in self.stores.services.state() {
+            let key = (
+                service.metadata.namespace.clone().unwrap_or_default(),
+                service.metadata.name.clone().unwrap_or_default(),
+            );
+            let status = service
+                .status
+                .as_ref()
+                .and_then(|status| status.activation.as_ref());
+            if let Some(port) = status
+                .and_then(|activation| activation.port)
+                .and_then(|port| u16::try_from(port).ok())
+            {
+                ports.entry(key).or_insert(port);
+            }
+        }
+        let taken = |port: &u16| {
+            ports
+                .iter()
+                .any(|(other, taken)| taken == port && other != key)
+        };
+        let port = in_status
+            .filter(|port| !taken(port))
+            .or_else(|| GATEWAY_PORTS.into_iter().find(|port| !taken(port)))?;
+        ports.insert(key.clone(), port);
+        Some(port)
+    }
+}

@@ -1,0 +1,99 @@
+//! The leader's side of the gateways: which there are, and a stream of demand from each.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bursar_signals::demand::{self, Credentials, Demands};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use kube::runtime::reflector::Store;
+use tokio::task::AbortHandle;
+
+use crate::pod;
+use crate::watch::{Concern, Concerns};
+
+const CONTROL_PORT: u16 = 8443;
+/// How often the set of gateways is compared with the open streams, and a broken stream is opened anew.
+const PACE: Duration = Duration::from_secs(1);
+
+/// What all gateways hold.
+pub(crate) type SharedDemands = Arc<Mutex<Demands>>;
+
+/// True for a pod of the gateway Deployment.
+pub(crate) fn is_gateway(pod: &Pod) -> bool {
+    pod::label(pod, "app.kubernetes.io/name") == Some("bursar")
+        && pod::label(pod, "app.kubernetes.io/component") == Some("gateway")
+}
+
+/// The gateways that take requests: UID and address.
+pub(crate) fn addresses(pods: &Store<Pod>, namespace: &str) -> BTreeMap<String, IpAddr> {
+    let pods = pods.state();
+    let taking = pods.iter().filter(|pod| {
+        is_gateway(pod)
+            && pod.namespace().as_deref() == Some(namespace)
+            && pod::is_ready(pod)
+            && pod.metadata.deletion_timestamp.is_none()
+    });
+    let address = |pod: &Pod| pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok();
+    taking
+        .filter_map(|pod| Some((pod::uid(pod).to_owned(), address(pod)?)))
+        .collect()
+}
+
+/// Keeps a stream open to every gateway, for as long as the process leads.
+pub(crate) async fn follow(
+    pods: Store<Pod>,
+    namespace: String,
+    credentials: Credentials,
+    demands: SharedDemands,
+    concerns: Concerns,
+) {
+    let mut streams: BTreeMap<String, AbortHandle> = BTreeMap::new();
+    let credentials = Arc::new(credentials);
+    loop {
+        let gateways = addresses(&pods, &namespace);
+        streams.retain(|uid, stream| {
+            let stays = gateways.contains_key(uid);
+            if !stays {
+                stream.abort();
+            }
+            stays && !stream.is_finished()
+        });
+        for (uid, address) in gateways {
+            streams.entry(uid).or_insert_with(|| {
+                let (credentials, demands, concerns) = (
+                    Arc::clone(&credentials),
+                    Arc::clone(&demands),
+                    concerns.clone(),
+                );
+                let stream = async move {
+                    let taken = |message: demand::Message| {
+                        // the gateway's clock may differ; what counts is when it was heard
+                        let message = demand::Message {
+                            at: Timestamp::now(),
+                            ..message
+                        };
+                        let changed = demands
+                            .lock()
+                            .unwrap_or_else(PoisonError::into_inner)
+                            .take(message);
+                        for (namespace, _) in changed {
+                            let _ = concerns.send(Concern::Namespace(namespace));
+                        }
+                    };
+                    let ended =
+                        demand::follow(SocketAddr::new(address, CONTROL_PORT), &credentials, taken)
+                            .await;
+                    if let Err(error) = ended {
+                        tracing::warn!(gateway = %address, %error, "the demand stream ended");
+                    }
+                };
+                tokio::spawn(stream).abort_handle()
+            });
+        }
+        tokio::time::sleep(PACE).await;
+    }
+}

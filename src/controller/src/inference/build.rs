@@ -1,0 +1,270 @@
+//! The objects that an InferenceDeployment owns. Needs no client and cannot fail.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use bursar_api::InferenceDeployment;
+use bursar_api::names::{
+    GATEWAY_LABEL, KIND_LABEL, SERVICE_PORT, SERVICE_PORT_NAME, SERVING_LABEL,
+    SPEC_HASH_ANNOTATION, WORKLOAD_LABEL, gateway_slice,
+};
+use bursar_api::presets::preset;
+use bursar_api::spend::WorkloadKind;
+use k8s_openapi::api::apps::v1::{
+    Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment,
+};
+use k8s_openapi::api::core::v1::{
+    Lifecycle, LifecycleHandler, PodTemplateSpec, Service, ServicePort, ServiceSpec, SleepAction,
+};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::{Resource, ResourceExt};
+use serde::Serialize;
+
+/// Rollouts and evictions, which Bursar does not time, wait this long before SIGTERM: the endpoints follow meanwhile.
+const PRE_STOP_SECONDS: i64 = 5;
+
+/// Labels of a workload's pods and objects.
+pub(crate) fn labels(kind: WorkloadKind, name: &str) -> BTreeMap<String, String> {
+    [(KIND_LABEL, kind.as_str()), (WORKLOAD_LABEL, name)]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into()
+}
+
+/// Metadata of an owned object, with a hash of what is asked for.
+pub(crate) fn metadata<O>(
+    owner: &O,
+    name: String,
+    kind: WorkloadKind,
+    asked: &impl Serialize,
+) -> ObjectMeta
+where
+    O: Resource<DynamicType = ()>,
+{
+    let mut labels = labels(kind, &owner.name_any());
+    labels.insert(
+        "app.kubernetes.io/managed-by".to_owned(),
+        "bursar".to_owned(),
+    );
+    ObjectMeta {
+        name: Some(name),
+        namespace: owner.namespace(),
+        labels: Some(labels),
+        annotations: Some([(SPEC_HASH_ANNOTATION.to_owned(), hash(asked))].into()),
+        owner_references: owner.controller_owner_ref(&()).map(|owner| vec![owner]),
+        ..ObjectMeta::default()
+    }
+}
+
+/// FNV-1a over the object's JSON: small, stable over versions of Rust, and no secret.
+fn hash(asked: &impl Serialize) -> String {
+    let text = serde_json::to_vec(asked).unwrap_or_default();
+    let hash = text.iter().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    format!("{hash:016x}")
+}
+
+/// The Deployment with this many replicas. Its selector lacks the serving label, so that a draining pod stays its own.
+pub(crate) fn deployment(object: &InferenceDeployment, replicas: u32) -> Deployment {
+    let name = object.name_any();
+    let own = labels(WorkloadKind::InferenceDeployment, &name);
+    let mut spec = DeploymentSpec {
+        selector: LabelSelector {
+            match_labels: Some(own.clone()),
+            ..LabelSelector::default()
+        },
+        // no surge: a rollout must not need a GPU that nobody decided on
+        strategy: Some(DeploymentStrategy {
+            type_: Some("RollingUpdate".to_owned()),
+            rolling_update: Some(RollingUpdateDeployment {
+                max_surge: Some(IntOrString::Int(0)),
+                max_unavailable: Some(IntOrString::Int(1)),
+            }),
+        }),
+        template: template(object, own),
+        ..DeploymentSpec::default()
+    };
+    let metadata = metadata(object, name, WorkloadKind::InferenceDeployment, &spec);
+    spec.replicas = i32::try_from(replicas).ok();
+    Deployment {
+        metadata,
+        spec,
+        status: None,
+    }
+}
+
+fn template(object: &InferenceDeployment, own: BTreeMap<String, String>) -> PodTemplateSpec {
+    let mut template = object.spec.template.clone().unwrap_or_default();
+    let labels = template
+        .metadata
+        .get_or_insert_default()
+        .labels
+        .get_or_insert_default();
+    labels.extend(own);
+    labels.insert(SERVING_LABEL.to_owned(), "true".to_owned());
+    let grace = bursar_api::template::grace_seconds(&template);
+    if let Some(container) = template
+        .spec
+        .as_mut()
+        .and_then(|spec| spec.containers.first_mut())
+        && grace > PRE_STOP_SECONDS
+    {
+        let lifecycle = container.lifecycle.get_or_insert_with(Lifecycle::default);
+        lifecycle.pre_stop.get_or_insert_with(|| LifecycleHandler {
+            sleep: Some(SleepAction {
+                seconds: PRE_STOP_SECONDS,
+            }),
+            ..LifecycleHandler::default()
+        });
+    }
+    template
+}
+
+/// The Service; it selects one label more than the Deployment.
+pub(crate) fn service(object: &InferenceDeployment) -> Service {
+    let name = object.name_any();
+    let mut selector = labels(WorkloadKind::InferenceDeployment, &name);
+    selector.insert(SERVING_LABEL.to_owned(), "true".to_owned());
+    let spec = ServiceSpec {
+        selector: Some(selector),
+        ports: Some(vec![ServicePort {
+            name: Some(SERVICE_PORT_NAME.to_owned()),
+            port: i32::from(SERVICE_PORT),
+            target_port: Some(IntOrString::Int(i32::from(preset(object.spec.engine).port))),
+            ..ServicePort::default()
+        }]),
+        ..ServiceSpec::default()
+    };
+    Service {
+        metadata: metadata(object, name, WorkloadKind::InferenceDeployment, &spec),
+        spec: Some(spec),
+        status: None,
+    }
+}
+
+/// The EndpointSlice that puts the gateways into the path exactly while no replica is ready: kube-proxy uses terminating endpoints
+/// that still serve when there is no other.
+pub(crate) fn gateway_endpoints(
+    object: &InferenceDeployment,
+    port: u16,
+    gateways: impl IntoIterator<Item = IpAddr>,
+) -> EndpointSlice {
+    let mut gateways: Vec<IpAddr> = gateways.into_iter().filter(IpAddr::is_ipv4).collect();
+    gateways.sort();
+    let conditions = EndpointConditions {
+        ready: Some(false),
+        serving: Some(true),
+        terminating: Some(true),
+    };
+    let endpoints: Vec<Endpoint> = gateways
+        .into_iter()
+        .map(|address| Endpoint {
+            addresses: vec![address.to_string()],
+            conditions: Some(conditions.clone()),
+            ..Endpoint::default()
+        })
+        .collect();
+    let ports = vec![EndpointPort {
+        name: Some(SERVICE_PORT_NAME.to_owned()),
+        port: Some(i32::from(port)),
+        protocol: Some("TCP".to_owned()),
+        ..EndpointPort::default()
+    }];
+    let name = object.name_any();
+    let mut metadata = metadata(
+        object,
+        gateway_slice(&name),
+        WorkloadKind::InferenceDeployment,
+        &(&endpoints, &ports),
+    );
+    metadata.labels.get_or_insert_default().extend(
+        [
+            ("kubernetes.io/service-name", name.as_str()),
+            ("endpointslice.kubernetes.io/managed-by", "bursar"),
+            (GATEWAY_LABEL, "true"),
+        ]
+        .map(|(key, value)| (key.to_owned(), value.to_owned())),
+    );
+    EndpointSlice {
+        address_type: "IPv4".to_owned(),
+        endpoints: Some(endpoints),
+        metadata,
+        ports: Some(ports),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn chat() -> InferenceDeployment {
+        serde_json::from_value(json!({
+            "apiVersion": "bursar.dev/v1alpha1", "kind": "InferenceDeployment",
+            "metadata": {"name": "chat", "namespace": "ns", "uid": "u"},
+            "spec": {"engine": "vLLM", "maxReplicas": 1, "template": {"spec": {"containers": [{"name": "vllm"}]}}},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_pod_without_the_serving_label_stays_its_deployments() {
+        let (deployment, service) = (deployment(&chat(), 2), service(&chat()));
+        let spec = deployment.spec;
+        let pod = spec.template.metadata.unwrap().labels.unwrap();
+        let selected = spec.selector.match_labels.unwrap();
+        assert!(
+            selected
+                .iter()
+                .all(|(key, value)| pod.get(key) == Some(value))
+                && !selected.contains_key(SERVING_LABEL)
+        );
+        let served = service.spec.unwrap().selector.unwrap();
+        assert_eq!(served.get(SERVING_LABEL), pod.get(SERVING_LABEL));
+    }
+
+    #[test]
+    fn the_hash_follows_the_template_and_not_the_replicas() {
+        let hash = |object: &InferenceDeployment, replicas| {
+            deployment(object, replicas).annotations()[SPEC_HASH_ANNOTATION].clone()
+        };
+        let mut other = chat();
+        other
+            .spec
+            .template
+            .as_mut()
+            .unwrap()
+            .spec
+            .as_mut()
+            .unwrap()
+            .containers[0]
+            .image = Some("v2".into());
+        assert_eq!(hash(&chat(), 0), hash(&chat(), 3));
+        assert_ne!(hash(&chat(), 0), hash(&other, 0));
+    }
+
+    #[test]
+    fn gateways_are_endpoints_of_last_resort() {
+        let slice = gateway_endpoints(
+            &chat(),
+            20_000,
+            ["10.0.0.2".parse().unwrap(), "10.0.0.1".parse().unwrap()],
+        );
+        let endpoints = slice.endpoints.unwrap();
+        assert_eq!(
+            endpoints
+                .iter()
+                .map(|endpoint| endpoint.addresses[0].as_str())
+                .collect::<Vec<_>>(),
+            ["10.0.0.1", "10.0.0.2"]
+        );
+        let conditions = endpoints[0].conditions.clone().unwrap();
+        assert_eq!(
+            (conditions.ready, conditions.serving, conditions.terminating),
+            (Some(false), Some(true), Some(true))
+        );
+    }
+}

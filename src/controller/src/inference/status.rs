@@ -1,0 +1,191 @@
+//! What an InferenceDeployment's status says.
+
+use bursar_api::InferenceDeployment;
+use bursar_api::conditions::{
+    self, PODS_HEALTHY, PRICED, READY, SIGNALS_AVAILABLE, Says, WITHIN_BUDGET,
+};
+use bursar_api::inference::{ActivationStatus, InferenceDeploymentStatus, RefusalStatus};
+use bursar_api::spend::{SpendSummary, WorkloadKind};
+use bursar_core::plan::{Decision, LimitedBy};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt;
+
+use crate::pod;
+use crate::summary;
+
+/// What goes into a status.
+pub(crate) struct Facts<'a> {
+    pub(crate) decision: &'a Decision,
+    pub(crate) pods: &'a [&'a Pod],
+    pub(crate) port: Option<u16>,
+    pub(crate) spend: SpendSummary,
+    /// Why the last run could not apply the decision.
+    pub(crate) failure: Option<String>,
+    pub(crate) observe_only: bool,
+    pub(crate) now: Timestamp,
+}
+
+/// The status that says so; `None` if the present one is good enough.
+pub(crate) fn next(
+    object: &InferenceDeployment,
+    facts: Facts<'_>,
+) -> Option<InferenceDeploymentStatus> {
+    let empty = InferenceDeploymentStatus::default();
+    let old = object.status.as_ref().unwrap_or(&empty);
+    let decision = facts.decision;
+    let alive: Vec<&&Pod> = facts
+        .pods
+        .iter()
+        .filter(|pod| !pod::is_terminal(pod) && pod.metadata.deletion_timestamp.is_none())
+        .collect();
+    let count = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
+    let replicas = |number: u32| i32::try_from(number).unwrap_or(i32::MAX);
+    let ready = alive.iter().filter(|pod| pod::is_ready(pod)).count();
+    let selector: Vec<String> =
+        super::build::labels(WorkloadKind::InferenceDeployment, &object.name_any())
+            .into_iter()
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect();
+    let mut status = InferenceDeploymentStatus {
+        observed_generation: object.metadata.generation,
+        replicas: count(alive.len()),
+        ready_replicas: count(ready),
+        desired_replicas: replicas(decision.desired),
+        allowed_replicas: replicas(decision.allowed),
+        queue_depth: decision
+            .queue_depth
+            .and_then(|depth| i64::try_from(depth).ok()),
+        selector: selector.join(","),
+        limited_by: decision.limited_by,
+        reason: decision.reason.clone(),
+        activation: Some(ActivationStatus {
+            port: facts.port.map(i32::from),
+            refusal: decision.refusal.as_ref().map(|refusal| RefusalStatus {
+                status: i32::from(refusal.status),
+                code: refusal.code.to_owned(),
+                message: refusal.message.clone(),
+                retry_at: refusal.retry_at.map(Time),
+            }),
+        }),
+        spend: Some(facts.spend.clone()),
+        conditions: Vec::new(),
+    };
+    let says = says(decision, &alive, ready, &facts);
+    status.conditions =
+        conditions::next(&old.conditions, says, object.metadata.generation, facts.now);
+    let due = summary::is_due(old.spend.as_ref(), &facts.spend, facts.now);
+    (due || decisive(old) != decisive(&status)).then_some(status)
+}
+
+/// A status without what changes all the time: figures ride along with what matters.
+fn decisive(status: &InferenceDeploymentStatus) -> InferenceDeploymentStatus {
+    let mut status = status.clone();
+    (status.spend, status.queue_depth, status.reason) = (None, None, String::new());
+    if let Some(refusal) = status
+        .activation
+        .as_mut()
+        .and_then(|activation| activation.refusal.as_mut())
+    {
+        // it names amounts
+        refusal.message.clear();
+    }
+    status
+}
+
+fn says(decision: &Decision, alive: &[&&Pod], ready: usize, facts: &Facts<'_>) -> Vec<Says> {
+    let say = |kind, status, reason, message: String| Says {
+        kind,
+        status: Some(status),
+        reason,
+        message,
+    };
+    let stuck = alive
+        .iter()
+        .find_map(|pod| Some((pod.name_any(), pod::stuck(pod)?)));
+    let unscheduled = alive
+        .iter()
+        .find_map(|pod| Some((pod.name_any(), pod::unschedulable(pod)?.to_owned())));
+    let limit = decision.limited_by;
+    let budget = matches!(limit, Some(LimitedBy::Budget));
+    vec![
+        match (ready, decision.allowed) {
+            (0, 0) if decision.refusal.is_some() => say(
+                READY,
+                false,
+                "Refusing",
+                "no replica runs, and none may start; see limitedBy and reason".to_owned(),
+            ),
+            (0, 0) => say(
+                READY,
+                true,
+                "AtZero",
+                "no replica runs; the next request wakes one".to_owned(),
+            ),
+            (0, _) => say(
+                READY,
+                false,
+                "Starting",
+                "no replica takes requests yet".to_owned(),
+            ),
+            _ => say(READY, true, "Serving", "replicas take requests".to_owned()),
+        },
+        match limit {
+            Some(LimitedBy::Budget) => say(
+                WITHIN_BUDGET,
+                false,
+                "BudgetLimits",
+                "a budget holds it back; see reason".to_owned(),
+            ),
+            _ => say(
+                WITHIN_BUDGET,
+                true,
+                "WithinBudget",
+                "no budget holds it back".to_owned(),
+            ),
+        },
+        match limit {
+            Some(LimitedBy::Signal) => say(
+                SIGNALS_AVAILABLE,
+                false,
+                "SignalUnknown",
+                "a replica's metrics cannot be read; it keeps its replicas".to_owned(),
+            ),
+            _ => say(
+                SIGNALS_AVAILABLE,
+                true,
+                "Read",
+                "every signal can be read".to_owned(),
+            ),
+        },
+        if facts.spend.rate_per_hour == "unknown" || limit == Some(LimitedBy::PriceUnknown) {
+            let message = "no PriceList names its GPUs; its spend is unknown. Add a price: kubectl explain pricelist.spec";
+            say(PRICED, false, "PriceUnknown", message.to_owned())
+        } else if facts.spend.estimated.is_some() && !budget {
+            let message = "a part of its spend rests on the dearest listed price or on an estimated end; see spend.estimated";
+            say(PRICED, true, "Estimated", message.to_owned())
+        } else {
+            say(PRICED, true, "Listed", "a price is known".to_owned())
+        },
+        match (&facts.failure, stuck, unscheduled) {
+            (Some(failure), _, _) => say(PODS_HEALTHY, false, "ApplyFailed", failure.clone()),
+            (None, Some((pod, why)), _) => {
+                say(PODS_HEALTHY, false, "PodStuck", format!("pod {pod}: {why}"))
+            }
+            (None, None, Some((pod, why))) => say(
+                PODS_HEALTHY,
+                false,
+                "Unschedulable",
+                format!("pod {pod}: {why}"),
+            ),
+            _ if facts.observe_only => say(
+                PODS_HEALTHY,
+                true,
+                "ObserveOnly",
+                "Bursar decides, and changes nothing".to_owned(),
+            ),
+            _ => say(PODS_HEALTHY, true, "Healthy", "no pod is stuck".to_owned()),
+        },
+    ]
+}

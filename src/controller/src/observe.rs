@@ -1,0 +1,417 @@
+//! Everything that a decision over one namespace reads, from caches, signals and ledger.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bursar_api::spend::{WorkloadKind, WorkloadRef};
+use bursar_api::template;
+use bursar_api::text::FieldError;
+use bursar_api::{BudgetPolicy, InferenceDeployment, TrainingJob};
+use bursar_core::budget::{Budget, Load};
+use bursar_core::capacity::Gang;
+use bursar_core::money::Money;
+use bursar_core::period::Month;
+use bursar_core::plan::Snapshot;
+use bursar_core::scaling::{Demand, Service, Signal};
+use bursar_core::training;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
+use kube::ResourceExt;
+
+use crate::capacity;
+use crate::context::{Context, lock};
+use crate::inference::drain::SETTLE;
+use crate::ledger::{self, Accounts};
+use crate::pod;
+use crate::prices::Prices;
+
+/// Between the moment that a budget is exhausted and the first order to stop, and between a container's end and its being seen.
+const SLACK_SECONDS: i64 = 10;
+
+/// What the caches hold of one namespace.
+pub(crate) struct Scene {
+    pub(crate) namespace: String,
+    pub(crate) services: Vec<Arc<InferenceDeployment>>,
+    pub(crate) jobs: Vec<Arc<TrainingJob>>,
+    pub(crate) budgets: Vec<Arc<BudgetPolicy>>,
+    /// Pods of workloads.
+    pub(crate) pods: Vec<Arc<Pod>>,
+    pub(crate) prices: Prices,
+    pub(crate) now: Timestamp,
+}
+
+impl Scene {
+    /// What the caches hold now. The oldest workload comes first.
+    pub(crate) fn of(context: &Context, namespace: &str, now: Timestamp) -> Self {
+        let here = |object: &dyn Fn() -> Option<String>| object().as_deref() == Some(namespace);
+        let mut services = context.stores.services.state();
+        services.retain(|object| {
+            here(&|| object.namespace()) && object.metadata.deletion_timestamp.is_none()
+        });
+        services.sort_by_key(|object| (object.creation_timestamp(), object.name_any()));
+        let mut jobs = context.stores.jobs.state();
+        jobs.retain(|object| {
+            here(&|| object.namespace()) && object.metadata.deletion_timestamp.is_none()
+        });
+        let mut budgets = context.stores.budgets.state();
+        budgets.retain(|object| here(&|| object.namespace()));
+        budgets.sort_by_key(|object| object.name_any());
+        let mut pods = context.stores.pods.state();
+        pods.retain(|pod| here(&|| pod.namespace()) && ledger::workload_of(pod).is_some());
+        let lists = context.stores.prices.state();
+        let prices = Prices::of(lists.iter().map(AsRef::as_ref), now);
+        Self {
+            namespace: namespace.to_owned(),
+            services,
+            jobs,
+            budgets,
+            pods,
+            prices,
+            now,
+        }
+    }
+
+    /// All workloads that there are, or that have pods or records.
+    pub(crate) fn workloads(&self, context: &Context) -> Vec<WorkloadRef> {
+        let of = |kind, name: String| WorkloadRef {
+            namespace: self.namespace.clone(),
+            kind,
+            name,
+        };
+        let mut all: Vec<WorkloadRef> = self
+            .services
+            .iter()
+            .map(|each| of(WorkloadKind::InferenceDeployment, each.name_any()))
+            .collect();
+        all.extend(
+            self.jobs
+                .iter()
+                .map(|each| of(WorkloadKind::TrainingJob, each.name_any())),
+        );
+        all.extend(self.pods.iter().filter_map(|pod| ledger::workload_of(pod)));
+        let records = context.stores.records.state();
+        all.extend(
+            records
+                .iter()
+                .filter(|record| record.spec.namespace == self.namespace)
+                .map(|record| record.workload()),
+        );
+        all.sort();
+        all.dedup();
+        all
+    }
+
+    /// The pods of one workload.
+    pub(crate) fn pods_of(&self, workload: &WorkloadRef) -> Vec<&Pod> {
+        let ours = |pod: &&Arc<Pod>| ledger::workload_of(pod).as_ref() == Some(workload);
+        self.pods.iter().filter(ours).map(AsRef::as_ref).collect()
+    }
+
+    fn service(&self, kind: WorkloadKind, name: &str) -> WorkloadRef {
+        WorkloadRef {
+            namespace: self.namespace.clone(),
+            kind,
+            name: name.to_owned(),
+        }
+    }
+
+    /// The snapshot that a plan is made of.
+    ///
+    /// # Errors
+    /// The first field that cannot be read.
+    pub(crate) fn snapshot(
+        &self,
+        context: &Context,
+        accounts: &BTreeMap<WorkloadRef, Accounts>,
+    ) -> Result<Snapshot, FieldError> {
+        let services = self
+            .services
+            .iter()
+            .map(|object| self.observe_service(context, object))
+            .collect::<Result<_, _>>()?;
+        let jobs = self
+            .jobs
+            .iter()
+            .filter_map(|object| self.observe_job(context, object))
+            .collect();
+        let budgets = self
+            .budgets
+            .iter()
+            .map(|object| self.budget(context, object, accounts))
+            .collect::<Result<_, _>>()?;
+        let (nodes, pods) = (context.stores.nodes.state(), context.stores.pods.state());
+        Ok(Snapshot {
+            services,
+            jobs,
+            budgets,
+            loads: self.loads(context, accounts),
+            capacity: capacity::capacity(
+                nodes.iter().map(AsRef::as_ref),
+                pods.iter().map(AsRef::as_ref),
+            ),
+            zone: context.zone.clone(),
+        })
+    }
+
+    fn budget(
+        &self,
+        context: &Context,
+        object: &BudgetPolicy,
+        accounts: &BTreeMap<WorkloadRef, Accounts>,
+    ) -> Result<Budget, FieldError> {
+        let budget = object.to_core(Money::ZERO)?;
+        let period = budget.period.bounds(self.now, &context.zone);
+        let spent = accounts
+            .values()
+            .map(|accounts| {
+                ledger::sum(accounts, period, self.now, &context.zone)
+                    .cost
+                    .total()
+            })
+            .sum();
+        Ok(Budget { spent, ..budget })
+    }
+
+    fn observe_service(
+        &self,
+        context: &Context,
+        object: &InferenceDeployment,
+    ) -> Result<Service, FieldError> {
+        let settings = object.spec.settings()?;
+        let key = (self.namespace.clone(), object.name_any());
+        let pods = self.pods_of(&self.service(WorkloadKind::InferenceDeployment, &key.1));
+        let deployment = context
+            .stores
+            .deployments
+            .find(|found| found.namespace().as_ref() == Some(&key.0) && found.name_any() == key.1);
+        let replicas = deployment
+            .and_then(|found| found.spec.replicas)
+            .map_or(0, |count| u32::try_from(count).unwrap_or(0));
+        let alive =
+            |pod: &&&Pod| pod.metadata.deletion_timestamp.is_none() && !pod::is_terminal(pod);
+        let leaving = pods
+            .iter()
+            .filter(alive)
+            .filter(|pod| crate::inference::draining_since(pod).is_some())
+            .count();
+        let current = replicas.saturating_sub(u32::try_from(leaving).unwrap_or(u32::MAX));
+        let ready: Vec<(String, String)> = pods
+            .iter()
+            .filter(alive)
+            .filter(|pod| pod::is_ready(pod))
+            .map(|pod| (pod::uid(pod).to_owned(), pod.name_any()))
+            .collect();
+        let (engine, mut active_at) = {
+            let readings = lock(&context.readings);
+            let readings = readings.get(&key);
+            let of_ready = ready
+                .iter()
+                .map(|(uid, name)| (uid.as_str(), name.as_str()));
+            let signal = readings.map_or(Signal::Absent, |readings| {
+                readings.signal(of_ready, self.now)
+            });
+            (
+                signal,
+                readings.and_then(bursar_signals::store::Readings::active_at),
+            )
+        };
+        let (held, _) = lock(&context.demands).held(&key.0, &key.1, self.now);
+        if ready.is_empty() && active_at.is_none() {
+            // nothing to read: what starts now has the whole idle time before it
+            active_at = youngest(&pods);
+        }
+        let mut histories = lock(&context.histories);
+        let history = histories.entry(key).or_insert_with(|| {
+            let mut history = bursar_core::scaling::History::default();
+            history.record(current, settings.window, self.now);
+            history
+        });
+        Ok(Service {
+            name: object.name_any(),
+            min: settings.min,
+            max: settings.max,
+            target: settings.target,
+            window: settings.window,
+            idle_after: settings.idle_after,
+            paused: object.spec.scaling.paused,
+            demand: match object.spec.activation.mode {
+                bursar_api::inference::ActivationMode::OnDemand => Demand::Welcome,
+                bursar_api::inference::ActivationMode::Never => Demand::Unwelcome,
+            },
+            engine,
+            held,
+            active_at,
+            current,
+            history: history.clone(),
+            load: Load {
+                rate: self.estimate(context, object.spec.template.as_ref()),
+                stop_seconds: service_stop_seconds(
+                    object.spec.template.as_ref(),
+                    settings.drain_timeout,
+                ),
+            },
+            replica: gang(object.spec.template.as_ref(), 1),
+        })
+    }
+
+    fn observe_job(&self, context: &Context, object: &TrainingJob) -> Option<training::Job> {
+        let name = object.name_any();
+        let found = batch_job(context, &self.namespace, &name);
+        if found.as_deref().is_some_and(|job| finished(job).is_some()) {
+            return None;
+        }
+        let status = found.as_ref().and_then(|job| job.status.as_ref());
+        let left = status.map_or(0, |status| {
+            status.active.unwrap_or(0) + status.terminating.unwrap_or(0)
+        });
+        let running = found
+            .as_ref()
+            .and_then(|job| job.spec.as_ref())
+            .is_some_and(|spec| spec.suspend != Some(true));
+        let workers = u32::try_from(object.spec.replicas).unwrap_or(0);
+        let first = self
+            .pods_of(&self.service(WorkloadKind::TrainingJob, &name))
+            .into_iter()
+            .next();
+        Some(training::Job {
+            // Kubernetes resolves the class when it admits a pod; before the first one there is only its name
+            priority: first
+                .and_then(|pod| pod.spec.as_ref()?.priority)
+                .unwrap_or(0),
+            created: object.creation_timestamp().map_or(self.now, |time| time.0),
+            suspend: object.spec.suspend,
+            running,
+            settled: left == 0,
+            gang: gang(Some(&object.spec.template), workers),
+            worker: Load {
+                rate: self.estimate(context, Some(&object.spec.template)),
+                stop_seconds: template::grace_seconds(&object.spec.template) + SLACK_SECONDS,
+            },
+            name,
+        })
+    }
+
+    fn estimate(&self, context: &Context, template: Option<&PodTemplateSpec>) -> Option<Money> {
+        let spec = template.and_then(|template| template.spec.clone())?;
+        let gang = capacity::gang(&spec, 1);
+        let (resource, gpus) = pod::gpus(&Pod {
+            spec: Some(spec),
+            ..Pod::default()
+        })?;
+        let nodes = context.stores.nodes.state();
+        self.prices
+            .estimate(&resource, gpus, &gang, nodes.iter().map(AsRef::as_ref))
+    }
+
+    /// Every GPU pod that costs money or is about to.
+    fn loads(&self, context: &Context, accounts: &BTreeMap<WorkloadRef, Accounts>) -> Vec<Load> {
+        let month = Month::of(self.now, &context.zone);
+        let mut loads = Vec::new();
+        for pod in self
+            .pods
+            .iter()
+            .filter(|pod| !pod::is_terminal(pod) && pod::gpus(pod).is_some())
+        {
+            let Some(workload) = ledger::workload_of(pod) else {
+                continue;
+            };
+            let account = accounts
+                .get(&workload)
+                .and_then(|accounts| accounts.get(&month));
+            let open = account.and_then(|account| account.open.get(pod::uid(pod)));
+            let template = self.template(&workload);
+            let rate = match open {
+                Some(charge) => charge.rate().map(|cost| cost.total()),
+                None => self.estimate(
+                    context,
+                    Some(&PodTemplateSpec {
+                        spec: pod.spec.clone(),
+                        ..PodTemplateSpec::default()
+                    }),
+                ),
+            };
+            let going = pod
+                .metadata
+                .deletion_timestamp
+                .as_ref()
+                .map(|at| at.0.duration_since(self.now).as_secs().max(0) + SLACK_SECONDS);
+            let stop_seconds = going.unwrap_or_else(|| match (workload.kind, template) {
+                (WorkloadKind::InferenceDeployment, Some((template, drain))) => {
+                    service_stop_seconds(Some(&template), drain)
+                }
+                (_, Some((template, _))) => template::grace_seconds(&template) + SLACK_SECONDS,
+                // its workload is gone: Kubernetes is stopping it
+                (_, None) => {
+                    pod.spec
+                        .as_ref()
+                        .and_then(|spec| spec.termination_grace_period_seconds)
+                        .unwrap_or(30)
+                        + SLACK_SECONDS
+                }
+            });
+            loads.push(Load { rate, stop_seconds });
+        }
+        loads
+    }
+
+    fn template(&self, workload: &WorkloadRef) -> Option<(PodTemplateSpec, SignedDuration)> {
+        match workload.kind {
+            WorkloadKind::InferenceDeployment => {
+                let service = self
+                    .services
+                    .iter()
+                    .find(|service| service.name_any() == workload.name)?;
+                let drain = service.spec.settings().ok()?.drain_timeout;
+                Some((service.spec.template.clone()?, drain))
+            }
+            WorkloadKind::TrainingJob => {
+                let job = self
+                    .jobs
+                    .iter()
+                    .find(|job| job.name_any() == workload.name)?;
+                Some((job.spec.template.clone(), SignedDuration::ZERO))
+            }
+        }
+    }
+}
+
+/// Seconds from the order to stop a replica until it costs nothing.
+fn service_stop_seconds(template: Option<&PodTemplateSpec>, drain: SignedDuration) -> i64 {
+    drain.max(SETTLE).as_secs() + template.map_or(0, template::grace_seconds) + SLACK_SECONDS
+}
+
+fn gang(template: Option<&PodTemplateSpec>, workers: u32) -> Gang {
+    let spec = template.and_then(|template| template.spec.as_ref());
+    spec.map_or_else(Gang::default, |spec| capacity::gang(spec, workers))
+}
+
+fn youngest(pods: &[&Pod]) -> Option<Timestamp> {
+    pods.iter()
+        .filter_map(|pod| pod.metadata.creation_timestamp.as_ref())
+        .map(|time| time.0)
+        .max()
+}
+
+/// The owned Job of a TrainingJob.
+pub(crate) fn batch_job(context: &Context, namespace: &str, name: &str) -> Option<Arc<Job>> {
+    context
+        .stores
+        .batch_jobs
+        .find(|job| job.namespace().as_deref() == Some(namespace) && job.name_any() == name)
+}
+
+/// Whether a Job has ended: well or not.
+pub(crate) fn finished(job: &Job) -> Option<bool> {
+    let conditions = job.status.as_ref()?.conditions.as_ref()?;
+    let holds = |kind: &str| {
+        conditions
+            .iter()
+            .any(|condition| condition.type_ == kind && condition.status == "True")
+    };
+    match (holds("Complete"), holds("Failed")) {
+        (true, _) => Some(true),
+        (_, true) => Some(false),
+        _ => None,
+    }
+}

@@ -1,0 +1,372 @@
+//! One reconcile of one namespace: ledger, observe, plan, latch, apply, status.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bursar_api::conditions;
+use bursar_api::spend::{WorkloadKind, WorkloadRef};
+use bursar_api::text::FieldError;
+use bursar_api::{BudgetPolicy, InferenceDeployment, TrainingJob};
+use bursar_core::plan::{Plan, plan};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::api::{Api, PostParams};
+use kube::runtime::events::{Event, EventType};
+use kube::{Resource, ResourceExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+
+use crate::budget;
+use crate::calls::{Failure, bounded};
+use crate::context::{Context, lock};
+use crate::inference;
+use crate::ledger::{self, Accounts, Ledger};
+use crate::metrics::Limit;
+use crate::observe::{Scene, batch_job};
+use crate::summary::summary;
+use crate::training;
+
+/// Even if nothing happens, a namespace in which something runs is looked at this often: signals grow old.
+const RUNNING_PACE: SignedDuration = SignedDuration::from_secs(10);
+const RESTING_PACE: SignedDuration = SignedDuration::from_mins(5);
+
+/// Why a reconcile failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The ledger.
+    #[error("ledger: {0}")]
+    Ledger(#[from] ledger::Error),
+    /// A resource that the API server should have refused.
+    #[error("observe: {0}")]
+    Observe(#[from] FieldError),
+    /// A status could not be written.
+    #[error("status: {0}")]
+    Status(#[from] Failure),
+}
+
+impl Error {
+    /// Somebody wrote first; the next look will see it.
+    pub(crate) fn is_conflict(&self) -> bool {
+        matches!(
+            self,
+            Self::Status(Failure::Conflict { .. } | Failure::Gone { .. })
+                | Self::Ledger(ledger::Error::Call(
+                    Failure::Conflict { .. } | Failure::Gone { .. }
+                ))
+        )
+    }
+}
+
+/// Reconciles a namespace, and returns when to look again.
+///
+/// # Errors
+/// The step that failed. What was done stays done; the next run goes on.
+pub(crate) async fn reconcile(context: &Context, namespace: &str) -> Result<Duration, Error> {
+    let now = Timestamp::now();
+    let scene = Scene::of(context, namespace, now);
+    let workloads = scene.workloads(context);
+    if workloads.is_empty() && scene.budgets.is_empty() {
+        return Ok(RESTING_PACE.try_into().unwrap_or_default());
+    }
+    let accounts = keep_ledger(context, &scene, workloads).await?;
+    let snapshot = scene.snapshot(context, &accounts)?;
+    let plan = plan(&snapshot, now);
+    latch(context, &scene, &plan).await?;
+    remember(context, &scene, &plan, &snapshot);
+    let mut next_look = plan.next_look.into_iter().chain(scene.prices.next).min();
+    let mut conflict = false;
+    for object in &scene.services {
+        let look = follow_service(context, &scene, object, &plan, &accounts, &mut conflict).await?;
+        next_look = next_look.into_iter().chain(look).min();
+    }
+    for object in &scene.jobs {
+        follow_job(context, &scene, object, &plan, &accounts, &mut conflict).await?;
+    }
+    if conflict {
+        return Err(Error::Status(Failure::Conflict { call: "apply" }));
+    }
+    let pace = if snapshot.loads.is_empty() {
+        RESTING_PACE
+    } else {
+        RUNNING_PACE
+    };
+    let wait = next_look.map_or(pace, |at| {
+        at.duration_since(Timestamp::now())
+            .max(SignedDuration::ZERO)
+            .min(pace)
+    });
+    Ok(wait.try_into().unwrap_or_default())
+}
+
+async fn keep_ledger(
+    context: &Context,
+    scene: &Scene,
+    workloads: Vec<WorkloadRef>,
+) -> Result<BTreeMap<WorkloadRef, Accounts>, ledger::Error> {
+    let ledger = Ledger {
+        client: &context.client,
+        records: &context.stores.records,
+        written: &context.written,
+        nodes: &context.stores.nodes,
+        prices: &scene.prices,
+        zone: &context.zone,
+        now: scene.now,
+    };
+    let mut all = BTreeMap::new();
+    let mut failed = None;
+    for workload in workloads {
+        match ledger.keep(&workload, &scene.pods_of(&workload)).await {
+            Ok(accounts) => {
+                all.insert(workload, accounts);
+            }
+            // one workload's trouble must not keep the others' pods
+            Err(error) => failed = Some(error),
+        }
+    }
+    failed.map_or(Ok(all), Err)
+}
+
+/// Writes budgets' statuses before anything is done about them: a latch that is not on record would be lost with the leader.
+async fn latch(context: &Context, scene: &Scene, plan: &Plan) -> Result<(), Failure> {
+    for (object, standing) in scene.budgets.iter().zip(&plan.budgets) {
+        if let Some(status) = budget::next(object, standing, &scene.prices.book.currency, scene.now)
+        {
+            let old = conditions_of(object.status.as_ref().map(|status| &status.conditions));
+            let new = status.conditions.clone();
+            let object: BudgetPolicy = BudgetPolicy {
+                status: Some(status),
+                ..(**object).clone()
+            };
+            write_status(context, &scene.namespace, &object).await?;
+            announce(context, &object, &old, &new).await;
+        }
+    }
+    Ok(())
+}
+
+/// Keeps what the next decision and people want to know of this one.
+fn remember(context: &Context, scene: &Scene, plan: &Plan, snapshot: &bursar_core::plan::Snapshot) {
+    let mut histories = lock(&context.histories);
+    for (decision, service) in plan.services.iter().zip(&snapshot.services) {
+        let key = (scene.namespace.clone(), decision.name.clone());
+        histories
+            .entry(key)
+            .or_default()
+            .record(decision.asked, service.window, scene.now);
+        let limited_by = decision
+            .limited_by
+            .map_or("None", bursar_core::plan::LimitedBy::as_str);
+        context
+            .metrics
+            .decisions
+            .get_or_create(&Limit { limited_by })
+            .inc();
+    }
+    drop(histories);
+    let services = plan.services.iter().zip(&snapshot.services).map(|(decision, service)| {
+        json!({
+            "name": decision.name, "queueDepth": decision.queue_depth, "held": service.held, "target": service.target,
+            "current": service.current, "asked": decision.asked, "desired": decision.desired, "allowed": decision.allowed,
+            "limitedBy": decision.limited_by, "reason": decision.reason,
+            "activeAt": service.active_at, "replicaRatePerHour": service.load.rate, "replicaReserve": service.load.reserve(),
+        })
+    });
+    let services: Vec<_> = services.into_iter().collect();
+    let jobs = plan.jobs.iter().map(|turn| {
+        json!({"name": turn.name, "run": turn.run, "limitedBy": turn.limited_by, "position": turn.position, "reason": turn.reason})
+    });
+    let jobs: Vec<_> = jobs.into_iter().collect();
+    let budgets = plan.budgets.iter().map(|standing| {
+        json!({
+            "name": standing.budget.name, "limit": standing.budget.limit, "spent": standing.budget.spent,
+            "reserve": standing.reserve, "remaining": standing.remaining(), "ratePerHour": standing.rate,
+            "periodStart": standing.period.start, "periodEnd": standing.period.end, "exhausted": standing.is_exhausted(),
+            "exhaustionTime": standing.exhausted_at,
+        })
+    });
+    let budgets: Vec<_> = budgets.into_iter().collect();
+    let decided = json!({"at": scene.now, "services": services, "jobs": jobs, "budgets": budgets, "nextLook": plan.next_look});
+    lock(&context.explained).insert(scene.namespace.clone(), decided);
+}
+
+async fn follow_service(
+    context: &Context,
+    scene: &Scene,
+    object: &Arc<InferenceDeployment>,
+    plan: &Plan,
+    accounts: &BTreeMap<WorkloadRef, Accounts>,
+    conflict: &mut bool,
+) -> Result<Option<Timestamp>, Failure> {
+    let name = object.name_any();
+    let Some(decision) = plan.services.iter().find(|decision| decision.name == name) else {
+        return Ok(None);
+    };
+    let workload = WorkloadRef {
+        namespace: scene.namespace.clone(),
+        kind: WorkloadKind::InferenceDeployment,
+        name,
+    };
+    let pods = scene.pods_of(&workload);
+    let in_status = object
+        .status
+        .as_ref()
+        .and_then(|status| status.activation.as_ref()?.port)
+        .and_then(|port| u16::try_from(port).ok());
+    let port = context.port(&(scene.namespace.clone(), workload.name.clone()), in_status);
+    let mut look = None;
+    let mut failure = None;
+    if !context.observe_only {
+        match inference::apply(context, object, decision, &pods, port, scene.now).await {
+            Ok(next) => look = next,
+            Err(Failure::Conflict { .. } | Failure::Gone { .. }) => *conflict = true,
+            Err(error) => failure = Some(error.to_string()),
+        }
+    }
+    let spend = accounts.get(&workload).map(|accounts| {
+        summary(
+            accounts,
+            &scene.prices.book.currency,
+            scene.now,
+            &context.zone,
+        )
+    });
+    let observe_only = context.observe_only;
+    let facts = inference::status::Facts {
+        decision,
+        pods: &pods,
+        port,
+        spend: spend.unwrap_or_default(),
+        failure,
+        observe_only,
+        now: scene.now,
+    };
+    if let Some(status) = inference::status::next(object, facts) {
+        let old = conditions_of(object.status.as_ref().map(|status| &status.conditions));
+        let new = status.conditions.clone();
+        let object: InferenceDeployment = InferenceDeployment {
+            status: Some(status),
+            ..(**object).clone()
+        };
+        write_status(context, &scene.namespace, &object).await?;
+        announce(context, &object, &old, &new).await;
+    }
+    Ok(look)
+}
+
+async fn follow_job(
+    context: &Context,
+    scene: &Scene,
+    object: &Arc<TrainingJob>,
+    plan: &Plan,
+    accounts: &BTreeMap<WorkloadRef, Accounts>,
+    conflict: &mut bool,
+) -> Result<(), Failure> {
+    let name = object.name_any();
+    let turn = plan.jobs.iter().find(|turn| turn.name == name);
+    let mut failure = None;
+    if let Some(turn) = turn.filter(|_| !context.observe_only) {
+        match training::apply(context, object, turn).await {
+            Ok(()) => {}
+            Err(Failure::Conflict { .. } | Failure::Gone { .. }) => *conflict = true,
+            Err(error) => failure = Some(error.to_string()),
+        }
+    }
+    let workload = WorkloadRef {
+        namespace: scene.namespace.clone(),
+        kind: WorkloadKind::TrainingJob,
+        name,
+    };
+    let pods = scene.pods_of(&workload);
+    let job = batch_job(context, &scene.namespace, &workload.name);
+    let spend = accounts.get(&workload).map(|accounts| {
+        summary(
+            accounts,
+            &scene.prices.book.currency,
+            scene.now,
+            &context.zone,
+        )
+    });
+    let spend = spend.unwrap_or_default();
+    let facts = training::status::Facts {
+        turn,
+        job: job.as_deref(),
+        pods: &pods,
+        spend,
+        failure,
+        now: scene.now,
+    };
+    if let Some(status) = training::status::next(object, facts) {
+        let old = conditions_of(object.status.as_ref().map(|status| &status.conditions));
+        let new = status.conditions.clone();
+        let object: TrainingJob = TrainingJob {
+            status: Some(status),
+            ..(**object).clone()
+        };
+        write_status(context, &scene.namespace, &object).await?;
+        announce(context, &object, &old, &new).await;
+    }
+    Ok(())
+}
+
+fn conditions_of(conditions: Option<&Vec<Condition>>) -> Vec<Condition> {
+    conditions.cloned().unwrap_or_default()
+}
+
+/// Writes a status at the version that was read.
+async fn write_status<K>(context: &Context, namespace: &str, object: &K) -> Result<(), Failure>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + Serialize
+        + DeserializeOwned
+        + std::fmt::Debug,
+{
+    let api: Api<K> = Api::namespaced(context.client.clone(), namespace);
+    bounded(
+        "replace status",
+        api.replace_status(&object.name_any(), &PostParams::default(), object),
+    )
+    .await
+    .map(drop)
+}
+
+/// Tells of conditions that turned: few Events, and each once.
+async fn announce<K>(context: &Context, object: &K, old: &[Condition], new: &[Condition])
+where
+    K: Resource<DynamicType = ()>,
+{
+    let before = |kind: &str| old.iter().find(|condition| condition.type_ == kind);
+    for condition in new {
+        let turned = before(&condition.type_)
+            .is_none_or(|old| old.status != condition.status || old.reason != condition.reason);
+        let was_good = before(&condition.type_).is_none_or(|old| old.status == "True");
+        // that all is well from the start is no news, and readiness has its own column
+        if !turned
+            || (condition.status == "True" && was_good)
+            || condition.type_ == conditions::READY
+        {
+            continue;
+        }
+        let event = Event {
+            type_: if condition.status == "True" {
+                EventType::Normal
+            } else {
+                EventType::Warning
+            },
+            reason: condition.reason.clone(),
+            note: Some(condition.message.clone()),
+            action: condition.type_.clone(),
+            secondary: None,
+        };
+        let reference = object.object_ref(&());
+        let published = context.recorder.publish(&event, &reference);
+        match tokio::time::timeout(Duration::from_secs(3), published).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "cannot publish an event"),
+            Err(_) => tracing::warn!("publishing an event got no answer"),
+        }
+    }
+}

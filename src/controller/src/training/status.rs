@@ -1,0 +1,180 @@
+//! What a TrainingJob's status says.
+
+use bursar_api::TrainingJob;
+use bursar_api::conditions::{self, PODS_HEALTHY, PRICED, READY, Says, WITHIN_BUDGET};
+use bursar_api::spend::SpendSummary;
+use bursar_api::training::{JobPhase, TrainingJobStatus, Workers};
+use bursar_core::period::whole_second;
+use bursar_core::plan::LimitedBy;
+use bursar_core::training::Turn;
+use jiff::Timestamp;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt;
+
+use crate::observe::finished;
+use crate::pod;
+use crate::summary;
+
+/// What goes into a status.
+pub(crate) struct Facts<'a> {
+    /// `None` once the job has ended.
+    pub(crate) turn: Option<&'a Turn>,
+    pub(crate) job: Option<&'a Job>,
+    pub(crate) pods: &'a [&'a Pod],
+    pub(crate) spend: SpendSummary,
+    /// Why the last run could not apply the decision.
+    pub(crate) failure: Option<String>,
+    pub(crate) now: Timestamp,
+}
+
+/// The status that says so; `None` if the present one is good enough.
+pub(crate) fn next(object: &TrainingJob, facts: Facts<'_>) -> Option<TrainingJobStatus> {
+    let empty = TrainingJobStatus::default();
+    let old = object.status.as_ref().unwrap_or(&empty);
+    let observed = facts.job.and_then(|job| job.status.as_ref());
+    let count = |number: Option<i32>| number.unwrap_or(0);
+    let workers = Workers {
+        active: count(observed.and_then(|status| status.active)),
+        ready: count(observed.and_then(|status| status.ready)),
+        succeeded: count(observed.and_then(|status| status.succeeded)),
+        failed: count(observed.and_then(|status| status.failed)),
+    };
+    let terminating = count(observed.and_then(|status| status.terminating));
+    let phase = phase(object, &facts, &workers, terminating, old);
+    let starts =
+        phase == JobPhase::Starting && !matches!(old.phase, JobPhase::Starting | JobPhase::Running);
+    let began = matches!(phase, JobPhase::Starting | JobPhase::Running);
+    let mut status = TrainingJobStatus {
+        observed_generation: object.metadata.generation,
+        phase,
+        attempts: old.attempts + i32::from(starts),
+        queue_position: facts
+            .turn
+            .and_then(|turn| turn.position)
+            .and_then(|position| i32::try_from(position).ok()),
+        limited_by: facts.turn.and_then(|turn| turn.limited_by),
+        reason: facts
+            .turn
+            .map(|turn| turn.reason.clone())
+            .unwrap_or_default(),
+        start_time: old
+            .start_time
+            .clone()
+            .or_else(|| began.then(|| Time(whole_second(facts.now)))),
+        completion_time: observed.and_then(|status| status.completion_time.clone()),
+        workers,
+        spend: Some(facts.spend.clone()),
+        conditions: Vec::new(),
+    };
+    status.conditions = conditions::next(
+        &old.conditions,
+        says(&facts, phase),
+        object.metadata.generation,
+        facts.now,
+    );
+    let due = summary::is_due(old.spend.as_ref(), &facts.spend, facts.now);
+    (due || decisive(old) != decisive(&status)).then_some(status)
+}
+
+fn phase(
+    object: &TrainingJob,
+    facts: &Facts<'_>,
+    workers: &Workers,
+    terminating: i32,
+    old: &TrainingJobStatus,
+) -> JobPhase {
+    match facts.job.and_then(finished) {
+        Some(true) => return JobPhase::Succeeded,
+        Some(false) => return JobPhase::Failed,
+        None => {}
+    }
+    let runs = facts.turn.is_some_and(|turn| turn.run);
+    match runs {
+        true if workers.ready + workers.succeeded >= object.spec.replicas => JobPhase::Running,
+        // a worker that restarts does not make it start anew
+        true if old.phase == JobPhase::Running => JobPhase::Running,
+        true => JobPhase::Starting,
+        false if workers.active + terminating > 0 => JobPhase::Suspending,
+        false if object.spec.suspend || old.attempts > 0 => JobPhase::Suspended,
+        false => JobPhase::Queued,
+    }
+}
+
+/// A status without what changes all the time.
+fn decisive(status: &TrainingJobStatus) -> TrainingJobStatus {
+    let mut status = status.clone();
+    (status.spend, status.reason) = (None, String::new());
+    status
+}
+
+fn says(facts: &Facts<'_>, phase: JobPhase) -> Vec<Says> {
+    let say = |kind, status, reason, message: String| Says {
+        kind,
+        status: Some(status),
+        reason,
+        message,
+    };
+    let limit = facts.turn.and_then(|turn| turn.limited_by);
+    let stuck = facts
+        .pods
+        .iter()
+        .filter(|pod| !pod::is_terminal(pod))
+        .find_map(|pod| {
+            Some((
+                pod.name_any(),
+                pod::stuck(pod).or_else(|| pod::unschedulable(pod).map(str::to_owned))?,
+            ))
+        });
+    vec![
+        match phase {
+            JobPhase::Running => say(READY, true, "Running", "all workers run".to_owned()),
+            JobPhase::Succeeded => say(
+                READY,
+                true,
+                "Succeeded",
+                "all workers ended well".to_owned(),
+            ),
+            JobPhase::Failed => say(
+                READY,
+                false,
+                "Failed",
+                "workers failed more often than restarts allows".to_owned(),
+            ),
+            _ => say(
+                READY,
+                false,
+                "Waiting",
+                "it does not run; see phase, limitedBy and reason".to_owned(),
+            ),
+        },
+        match limit {
+            Some(LimitedBy::Budget) => say(
+                WITHIN_BUDGET,
+                false,
+                "BudgetLimits",
+                "a budget holds it back; see reason".to_owned(),
+            ),
+            _ => say(
+                WITHIN_BUDGET,
+                true,
+                "WithinBudget",
+                "no budget holds it back".to_owned(),
+            ),
+        },
+        if facts.spend.rate_per_hour == "unknown" || limit == Some(LimitedBy::PriceUnknown) {
+            let message = "no PriceList names its GPUs; its spend is unknown. Add a price: kubectl explain pricelist.spec";
+            say(PRICED, false, "PriceUnknown", message.to_owned())
+        } else {
+            say(PRICED, true, "Listed", "a price is known".to_owned())
+        },
+        match (&facts.failure, stuck) {
+            (Some(failure), _) => say(PODS_HEALTHY, false, "ApplyFailed", failure.clone()),
+            (None, Some((pod, why))) => {
+                say(PODS_HEALTHY, false, "PodStuck", format!("pod {pod}: {why}"))
+            }
+            _ => say(PODS_HEALTHY, true, "Healthy", "no pod is stuck".to_owned()),
+        },
+    ]
+}

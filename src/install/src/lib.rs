@@ -1,0 +1,4 @@
+//! What happens before Bursar runs, and before it goes.
+
+pub mod crds;
+pub mod release;
