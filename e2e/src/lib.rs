@@ -8,6 +8,9 @@
 //! | [`image`] | the checkout's binaries as OCI archives, written by [`oci`] |
 //! | [`cluster`] | boots, enters and stops a cluster; made of a [`control_plane`] and [`node`]s |
 //! | [`operator`] | Bursar, installed with helm |
+//! | [`traffic`] | requests as clients send them |
+//! | [`oracle`] | charges and writes, recomputed from the audit log |
+//! | [`demo`] | what `cargo demo` shows |
 //! | [`runner`] | runs the scenarios of an end-to-end test binary against one cluster |
 //!
 //! Everything here is blocking and uses no threads, because a process may only move into the cluster's network
@@ -17,17 +20,20 @@ pub mod cache;
 mod cgroup;
 pub mod cluster;
 pub mod control_plane;
+pub mod demo;
 pub mod error;
 pub mod image;
 mod namespace;
 pub mod node;
 pub mod oci;
 pub mod operator;
+pub mod oracle;
 pub mod prerequisites;
 pub mod process;
 pub mod runner;
 mod template;
 pub mod tools;
+pub mod traffic;
 
 pub use cluster::{Cluster, Lifetime, Options};
 pub use error::{Error, Result};

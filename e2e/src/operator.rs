@@ -13,9 +13,26 @@ const HELM_LIMIT: Duration = Duration::from_secs(180);
 /// # Errors
 /// helm's words.
 pub fn install(cluster: &Cluster, values: &[&str]) -> Result<()> {
-    let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/bursar").display().to_string();
-    let mut args = vec!["upgrade", "--install", "bursar", &chart, "--namespace", NAMESPACE, "--create-namespace"];
-    args.extend(["--wait", "--timeout", "2m", "--set", "image.repository=bursar.local/bursar,image.tag=dev,image.pullPolicy=Never"]);
+    let chart = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../charts/bursar")
+        .display()
+        .to_string();
+    let mut args = vec![
+        "upgrade",
+        "--install",
+        "bursar",
+        &chart,
+        "--namespace",
+        NAMESPACE,
+        "--create-namespace",
+    ];
+    args.extend([
+        "--wait",
+        "--timeout",
+        "2m",
+        "--set",
+        "image.repository=bursar.local/bursar,image.tag=dev,image.pullPolicy=Never",
+    ]);
     args.extend(values.iter().flat_map(|value| ["--set", value]));
     cluster.helm(&args, HELM_LIMIT).map(drop)
 }
@@ -25,5 +42,18 @@ pub fn install(cluster: &Cluster, values: &[&str]) -> Result<()> {
 /// # Errors
 /// helm's words.
 pub fn uninstall(cluster: &Cluster) -> Result<()> {
-    cluster.helm(&["uninstall", "bursar", "--namespace", NAMESPACE, "--wait", "--timeout", "3m"], HELM_LIMIT * 2).map(drop)
+    cluster
+        .helm(
+            &[
+                "uninstall",
+                "bursar",
+                "--namespace",
+                NAMESPACE,
+                "--wait",
+                "--timeout",
+                "3m",
+            ],
+            HELM_LIMIT * 2,
+        )
+        .map(drop)
 }

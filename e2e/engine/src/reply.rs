@@ -7,7 +7,7 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::stream;
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use crate::engine::{Generation, Stopped, Token};
 use crate::metrics::Finish;
@@ -19,7 +19,65 @@ const WORDS: [&str; 12] = [
     ".",
 ];
 
-/// What every piece of an answer says about it.
+/// OpenAI's objects, as far as vLLM fills them. `()` stands for a field that is always null.
+#[derive(Serialize)]
+struct Answer<'a> {
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    model: &'a str,
+    choices: &'a [Choice<'a>],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<Usage>,
+}
+
+#[derive(Serialize)]
+struct Choice<'a> {
+    index: usize,
+    #[serde(flatten)]
+    content: Content<'a>,
+    logprobs: (),
+    finish_reason: Option<&'static str>,
+    stop_reason: (),
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Content<'a> {
+    /// Of a completion, whole or a piece.
+    Text(&'a str),
+    /// Of a whole chat.
+    Message(Said<'a>),
+    /// Of a piece of a chat.
+    Delta(Said<'a>),
+}
+
+#[derive(Serialize)]
+struct Said<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    role: Option<&'static str>,
+    content: &'a str,
+}
+
+#[derive(Serialize)]
+struct Usage {
+    prompt_tokens: u32,
+    total_tokens: u32,
+    completion_tokens: u32,
+    prompt_tokens_details: (),
+}
+
+fn choice<'a>(index: usize, content: Content<'a>, finish: Option<Finish>) -> Choice<'a> {
+    Choice {
+        index,
+        content,
+        logprobs: (),
+        finish_reason: finish.map(Finish::word),
+        stop_reason: (),
+    }
+}
+
+/// An answer, before its tokens.
 #[derive(Debug, Clone)]
 pub(crate) struct Reply {
     interface: Interface,
@@ -50,46 +108,62 @@ impl Reply {
 
     /// Waits for all tokens.
     pub(crate) async fn whole(self, choices: usize, mut generation: Generation) -> Response {
-        let mut texts = vec![String::new(); choices];
-        let mut finishes = vec![None; choices];
+        let mut texts = vec![(String::new(), None); choices];
         let mut tokens = 0;
         while let Some(token) = generation.next().await {
-            texts[token.choice].push_str(word(token));
-            finishes[token.choice] = token.finish;
+            let (text, finish) = &mut texts[token.choice];
+            text.push_str(word(token));
+            *finish = token.finish;
             tokens += 1;
         }
-        if finishes.contains(&None) {
+        if texts.iter().any(|(_, finish)| finish.is_none()) {
             return Refusal::stopped().into_response();
         }
-        let choices = texts.iter().zip(finishes).enumerate();
-        let choices: Vec<_> = choices
-            .map(|(index, (text, finish))| self.whole_choice(index, text, finish))
+        let choices: Vec<_> = texts
+            .iter()
+            .enumerate()
+            .map(|(index, (text, finish))| choice(index, self.content(text), *finish))
             .collect();
-        axum::Json(json!({
-            "id": self.id,
-            "object": match self.interface {
-                Interface::Completions => "text_completion",
-                Interface::Chat => "chat.completion",
-            },
-            "created": self.created,
-            "model": self.model,
-            "choices": choices,
-            "usage": self.usage(tokens),
-        }))
-        .into_response()
+        let object = match self.interface {
+            Interface::Completions => "text_completion",
+            Interface::Chat => "chat.completion",
+        };
+        axum::Json(self.answer(object, &choices, Some(self.usage(tokens)))).into_response()
     }
 
-    fn whole_choice(&self, index: usize, text: &str, finish: Option<Finish>) -> Value {
-        let finish = finish.map(Finish::word);
+    fn content<'a>(&self, text: &'a str) -> Content<'a> {
+        let role = Some("assistant");
         match self.interface {
-            Interface::Completions => json!({
-                "index": index, "text": text, "logprobs": null, "finish_reason": finish, "stop_reason": null,
+            Interface::Completions => Content::Text(text),
+            Interface::Chat => Content::Message(Said {
+                role,
+                content: text,
             }),
-            Interface::Chat => json!({
-                "index": index,
-                "message": { "role": "assistant", "content": text, "tool_calls": [] },
-                "logprobs": null, "finish_reason": finish, "stop_reason": null,
-            }),
+        }
+    }
+
+    fn answer<'a>(
+        &'a self,
+        object: &'static str,
+        choices: &'a [Choice<'a>],
+        usage: Option<Usage>,
+    ) -> Answer<'a> {
+        Answer {
+            id: &self.id,
+            object,
+            created: self.created,
+            model: &self.model,
+            choices,
+            usage,
+        }
+    }
+
+    fn usage(&self, tokens: u32) -> Usage {
+        Usage {
+            prompt_tokens: self.prompt_tokens,
+            total_tokens: self.prompt_tokens + tokens,
+            completion_tokens: tokens,
+            prompt_tokens_details: (),
         }
     }
 
@@ -118,62 +192,14 @@ impl Reply {
         ];
         (headers, Body::from_stream(events)).into_response()
     }
-
-    /// `delta` is a piece of text; a chat's first piece has none and names the role.
-    fn piece(&self, choice: usize, delta: Option<&str>, finish: Option<Finish>) -> Value {
-        let finish = finish.map(Finish::word);
-        match self.interface {
-            Interface::Completions => json!({
-                "index": choice, "text": delta.unwrap_or_default(),
-                "logprobs": null, "finish_reason": finish, "stop_reason": null,
-            }),
-            Interface::Chat => {
-                let delta = match delta {
-                    Some(text) => json!({ "content": text }),
-                    None => json!({ "role": "assistant", "content": "" }),
-                };
-                json!({ "index": choice, "delta": delta, "logprobs": null, "finish_reason": finish })
-            }
-        }
-    }
-
-    fn chunk(&self, choices: &[Value], usage: Option<Value>) -> Bytes {
-        let mut chunk = json!({
-            "id": self.id,
-            "object": match self.interface {
-                Interface::Completions => "text_completion",
-                Interface::Chat => "chat.completion.chunk",
-            },
-            "created": self.created,
-            "model": self.model,
-            "choices": choices,
-        });
-        if let Some(usage) = usage {
-            chunk["usage"] = usage;
-        }
-        event(&chunk.to_string())
-    }
-
-    fn usage(&self, tokens: u32) -> Value {
-        json!({
-            "prompt_tokens": self.prompt_tokens,
-            "total_tokens": self.prompt_tokens + tokens,
-            "completion_tokens": tokens,
-            "prompt_tokens_details": null,
-        })
-    }
 }
 
 fn word(token: Token) -> &'static str {
     WORDS[(token.place as usize - 1) % WORDS.len()]
 }
 
-fn event(data: &str) -> Bytes {
-    Bytes::from(format!("data: {data}\n\n"))
-}
-
 struct Stream {
-    /// Choices whose opening piece is still to be sent.
+    /// Choices whose opening piece, which names the role, is still to be sent.
     opening: Option<usize>,
     reply: Reply,
     options: StreamOptions,
@@ -185,38 +211,69 @@ struct Stream {
 
 impl Stream {
     /// The next event. An error breaks the connection, so that a client cannot take what it has for the whole.
-    async fn next(&mut self) -> Option<Result<Bytes, Stopped>> {
+    async fn next(&mut self) -> Option<Result<Bytes, StreamError>> {
         if let Some(choices) = self.opening.take() {
-            let pieces: Vec<_> = (0..choices)
-                .map(|choice| self.reply.piece(choice, None, None))
-                .collect();
-            return Some(Ok(self.reply.chunk(&pieces, self.usage_so_far())));
+            let role = Some("assistant");
+            let open = |index| choice(index, Content::Delta(Said { role, content: "" }), None);
+            let pieces: Vec<_> = (0..choices).map(open).collect();
+            return Some(self.event(&pieces, self.usage_so_far()));
         }
         match self.generation.as_mut()?.next().await {
             Some(token) => {
                 self.tokens += 1;
                 self.unfinished -= usize::from(token.finish.is_some());
-                let piece = self
-                    .reply
-                    .piece(token.choice, Some(word(token)), token.finish);
-                Some(Ok(self.reply.chunk(&[piece], self.usage_so_far())))
+                let text = word(token);
+                let content = match self.reply.interface {
+                    Interface::Completions => Content::Text(text),
+                    Interface::Chat => Content::Delta(Said {
+                        role: None,
+                        content: text,
+                    }),
+                };
+                let piece = choice(token.choice, content, token.finish);
+                Some(self.event(&[piece], self.usage_so_far()))
             }
-            None if self.unfinished > 0 => Some(Err(Stopped)),
+            None if self.unfinished > 0 => Some(Err(Stopped.into())),
             None => {
                 self.generation = None;
-                let end = event("[DONE]");
-                if !self.options.include_usage {
-                    return Some(Ok(end));
-                }
-                let usage = self.reply.chunk(&[], Some(self.reply.usage(self.tokens)));
-                Some(Ok([usage, end].concat().into()))
+                Some(self.end())
             }
         }
     }
 
-    fn usage_so_far(&self) -> Option<Value> {
+    fn end(&self) -> Result<Bytes, StreamError> {
+        let mut events = Vec::new();
+        if self.options.include_usage {
+            let usage = self.reply.usage(self.tokens);
+            events.extend(self.event(&[], Some(usage))?);
+        }
+        events.extend(b"data: [DONE]\n\n");
+        Ok(events.into())
+    }
+
+    fn event(&self, choices: &[Choice<'_>], usage: Option<Usage>) -> Result<Bytes, StreamError> {
+        let object = match self.reply.interface {
+            Interface::Completions => "text_completion",
+            Interface::Chat => "chat.completion.chunk",
+        };
+        let mut event = b"data: ".to_vec();
+        serde_json::to_writer(&mut event, &self.reply.answer(object, choices, usage))?;
+        event.extend(b"\n\n");
+        Ok(event.into())
+    }
+
+    fn usage_so_far(&self) -> Option<Usage> {
         self.options
             .continuous_usage_stats
             .then(|| self.reply.usage(self.tokens))
     }
+}
+
+/// Why a stream breaks off.
+#[derive(Debug, thiserror::Error)]
+enum StreamError {
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
 }

@@ -12,39 +12,44 @@ use crate::pod;
 /// A quantity in thousandths of its unit, rounded up. What is not a quantity is zero: the API server lets none through.
 pub(crate) fn milli(quantity: &Quantity) -> i64 {
     let text = quantity.0.as_str();
-    let number = text.trim_end_matches(|letter: char| {
-        letter.is_ascii_alphabetic() && !matches!(letter, 'e' | 'E')
-    });
-    let suffix = &text[number.len()..];
-    // an exponent's letter is no suffix, but `E` alone is
-    let (number, suffix) = match number.strip_suffix('E') {
-        Some(number) if suffix.is_empty() || suffix == "i" => {
-            (number, if suffix.is_empty() { "E" } else { "Ei" })
-        }
-        _ => (number, suffix),
+    let digits = text
+        .bytes()
+        .take_while(|byte| byte.is_ascii_digit() || *byte == b'.')
+        .count();
+    let (number, suffix) = text.split_at(digits);
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let places = u32::try_from(fraction.len()).unwrap_or(u32::MAX);
+    // thousandths of the unit are value * numerator / denominator
+    let (numerator, denominator) = match suffix {
+        "n" => (1, 1_000_000),
+        "u" => (1, 1_000),
+        "m" => (1, 1),
+        "" => (1_000, 1),
+        "k" => (10i128.pow(6), 1),
+        "M" => (10i128.pow(9), 1),
+        "G" => (10i128.pow(12), 1),
+        "T" => (10i128.pow(15), 1),
+        "P" => (10i128.pow(18), 1),
+        "Ki" => (1_000 << 10, 1),
+        "Mi" => (1_000 << 20, 1),
+        "Gi" => (1_000 << 30, 1),
+        "Ti" => (1_000 << 40, 1),
+        "Pi" => (1_000 << 50, 1),
+        exponent => match exponent.strip_prefix(['e', 'E']).map(str::parse::<u32>) {
+            Some(Ok(power)) if power <= 15 => (1_000 * 10i128.pow(power), 1),
+            _ => return 0,
+        },
     };
-    let factor = match suffix {
-        "n" => 1e-9,
-        "u" => 1e-6,
-        "m" => 1e-3,
-        "" => 1.0,
-        "k" => 1e3,
-        "M" => 1e6,
-        "G" => 1e9,
-        "T" => 1e12,
-        "P" => 1e15,
-        "E" => 1e18,
-        "Ki" => 1024.0,
-        "Mi" => 1024f64.powi(2),
-        "Gi" => 1024f64.powi(3),
-        "Ti" => 1024f64.powi(4),
-        "Pi" => 1024f64.powi(5),
-        "Ei" => 1024f64.powi(6),
-        _ => return 0,
-    };
-    number
-        .parse::<f64>()
-        .map_or(0, |number| (number * factor * 1000.0).ceil() as i64)
+    let value: Option<i128> = format!("{whole}{fraction}").parse().ok();
+    let scale = 10i128
+        .checked_pow(places)
+        .and_then(|scale| scale.checked_mul(denominator));
+    let exact = value
+        .and_then(|value| value.checked_mul(numerator))
+        .zip(scale);
+    exact.map_or(0, |(amount, scale)| {
+        i64::try_from((amount + scale - 1) / scale).unwrap_or(i64::MAX)
+    })
 }
 
 fn resources(amounts: Option<&BTreeMap<String, Quantity>>) -> Resources {
@@ -179,8 +184,10 @@ mod tests {
             ("2Ki", 2_048_000),
             ("1k", 1_000_000),
             ("1e3", 1_000_000),
-            ("1E", 1_000_000_000_000_000_000),
+            ("1P", 1_000_000_000_000_000_000),
             ("100n", 1),
+            ("9m", 9),
+            ("13m", 13),
             ("x", 0),
         ] {
             assert_eq!(milli(&Quantity(text.into())), amount, "{text}");

@@ -28,6 +28,8 @@ use crate::prices::Prices;
 
 /// Between the moment that a budget is exhausted and the first order to stop, and between a container's end and its being seen.
 const SLACK_SECONDS: i64 = 10;
+/// A replica is read for the first time within this long of becoming ready.
+const FIRST_READ: SignedDuration = SignedDuration::from_secs(5);
 
 /// What the caches hold of one namespace.
 pub(crate) struct Scene {
@@ -196,25 +198,30 @@ impl Scene {
             .filter(|pod| crate::inference::draining_since(pod).is_some())
             .count();
         let current = replicas.saturating_sub(u32::try_from(leaving).unwrap_or(u32::MAX));
-        let ready: Vec<(String, String)> = pods
-            .iter()
-            .filter(alive)
-            .filter(|pod| pod::is_ready(pod))
-            .map(|pod| (pod::uid(pod).to_owned(), pod.name_any()))
-            .collect();
-        let (engine, mut active_at) = {
+        let (ready, engine, mut active_at) = {
             let readings = lock(&context.readings);
             let readings = readings.get(&key);
+            // one that has just become ready is not unknown, only not read yet
+            let fresh = |pod: &Pod| {
+                let known = readings.is_some_and(|readings| readings.knows(pod::uid(pod)));
+                !known
+                    && pod::ready_since(pod)
+                        .is_none_or(|at| self.now.duration_since(at) < FIRST_READ)
+            };
+            let ready: Vec<(String, String)> = pods
+                .iter()
+                .filter(alive)
+                .filter(|pod| pod::is_ready(pod) && !fresh(pod))
+                .map(|pod| (pod::uid(pod).to_owned(), pod.name_any()))
+                .collect();
             let of_ready = ready
                 .iter()
                 .map(|(uid, name)| (uid.as_str(), name.as_str()));
             let signal = readings.map_or(Signal::Absent, |readings| {
                 readings.signal(of_ready, self.now)
             });
-            (
-                signal,
-                readings.and_then(bursar_signals::store::Readings::active_at),
-            )
+            let active_at = readings.and_then(bursar_signals::store::Readings::active_at);
+            (ready, signal, active_at)
         };
         let (held, _) = lock(&context.demands).held(&key.0, &key.1, self.now);
         if ready.is_empty() && active_at.is_none() {

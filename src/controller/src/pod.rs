@@ -142,13 +142,21 @@ fn last_status_write(pod: &Pod) -> Option<Timestamp> {
 
 /// True once the pod takes traffic.
 pub(crate) fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod
-        .status
+    ready_since(pod).is_some()
+}
+
+/// Since when the pod has taken traffic; `None` if it takes none.
+pub(crate) fn ready_since(pod: &Pod) -> Option<Timestamp> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    let ready = conditions
         .iter()
-        .flat_map(|status| status.conditions.iter().flatten());
-    conditions
-        .into_iter()
-        .any(|condition| condition.type_ == "Ready" && condition.status == "True")
+        .find(|condition| condition.type_ == "Ready" && condition.status == "True")?;
+    Some(
+        ready
+            .last_transition_time
+            .as_ref()
+            .map_or(Timestamp::MIN, |time| time.0),
+    )
 }
 
 /// What the pod's containers are stuck on: the first waiting reason that is not a normal part of a start.

@@ -87,8 +87,8 @@ pub enum Error {
 }
 
 enum Change {
-    Service(Event<InferenceDeployment>),
-    Slice(Event<EndpointSlice>),
+    Service(Box<Event<InferenceDeployment>>),
+    Slice(Box<Event<EndpointSlice>>),
 }
 
 /// Runs a gateway until SIGTERM.
@@ -143,8 +143,8 @@ pub async fn run(options: Options) -> Result<(), Error> {
     loop {
         tokio::select! {
             change = changes.next() => match change.ok_or(Error::Watch("services and slices"))? {
-                Change::Service(event) => services.take(event, &mut index),
-                Change::Slice(event) => slices.take(event, &mut index),
+                Change::Service(event) => services.take(*event, &mut index),
+                Change::Slice(event) => slices.take(*event, &mut index),
             },
             () = &mut leaving => break,
             server = &mut servers => return server.map_err(|_| Error::Watch("a server"))?.map_err(Error::Io),
@@ -182,7 +182,10 @@ fn changes(client: Client) -> impl Stream<Item = Change> {
         .default_backoff()
         .inspect_err(warn("endpointslices"))
         .filter_map(|event| async { event.ok() });
-    futures::stream::select(services.map(Change::Service), slices.map(Change::Slice))
+    futures::stream::select(
+        services.map(|event| Change::Service(Box::new(event))),
+        slices.map(|event| Change::Slice(Box::new(event))),
+    )
 }
 
 /// How the events of one kind go into the index.

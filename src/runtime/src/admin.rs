@@ -58,5 +58,7 @@ fn metrics(registry: &Registry) -> impl IntoResponse + use<> {
 /// When the port cannot be had.
 pub async fn serve(port: u16, routes: Router, stop: CancellationToken) -> std::io::Result<()> {
     let listener = TcpListener::bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))).await?;
-    axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await
+    axum::serve(listener, routes)
+        .with_graceful_shutdown(stop.cancelled_owned())
+        .await
 }

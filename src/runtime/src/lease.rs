@@ -52,9 +52,17 @@ struct Sight {
 
 impl Candidate {
     /// The next step, from the Lease as it is, when it was first seen so, and the time.
-    fn step(&self, lease: Option<&Lease>, sight: &mut Option<Sight>, now: Instant, wall: Timestamp) -> Step {
+    fn step(
+        &self,
+        lease: Option<&Lease>,
+        sight: &mut Option<Sight>,
+        now: Instant,
+        wall: Timestamp,
+    ) -> Step {
         let spec = lease.and_then(|lease| lease.spec.as_ref());
-        let holder = spec.and_then(|spec| spec.holder_identity.as_deref()).filter(|holder| !holder.is_empty());
+        let holder = spec
+            .and_then(|spec| spec.holder_identity.as_deref())
+            .filter(|holder| !holder.is_empty());
         let mine = holder == Some(self.identity.as_str());
         let version = lease.and_then(Lease::resource_version).unwrap_or_default();
         let since = match sight {
@@ -63,7 +71,9 @@ impl Candidate {
         };
         *sight = Some(Sight { version, since });
         // the holder's own duration counts: it may be configured otherwise
-        let seconds = spec.and_then(|spec| spec.lease_duration_seconds).and_then(|seconds| u64::try_from(seconds).ok());
+        let seconds = spec
+            .and_then(|spec| spec.lease_duration_seconds)
+            .and_then(|seconds| u64::try_from(seconds).ok());
         let duration = seconds.map_or(self.duration, Duration::from_secs);
         if holder.is_some() && !mine && now.duration_since(since) < duration {
             return Step::Wait;
@@ -76,9 +86,17 @@ impl Candidate {
         next.spec = Some(LeaseSpec {
             holder_identity: Some(self.identity.clone()),
             lease_duration_seconds: i32::try_from(self.duration.as_secs()).ok(),
-            acquire_time: if mine { spec.and_then(|spec| spec.acquire_time.clone()) } else { Some(MicroTime(wall)) },
+            acquire_time: if mine {
+                spec.and_then(|spec| spec.acquire_time.clone())
+            } else {
+                Some(MicroTime(wall))
+            },
             renew_time: Some(MicroTime(wall)),
-            lease_transitions: Some(if mine { transitions } else { transitions.saturating_add(1) }),
+            lease_transitions: Some(if mine {
+                transitions
+            } else {
+                transitions.saturating_add(1)
+            }),
             ..LeaseSpec::default()
         });
         Step::Write(Box::new(next))
@@ -88,7 +106,11 @@ impl Candidate {
     ///
     /// # Errors
     /// [`Error::Stopped`] when `stop` comes first.
-    pub async fn acquire(self, client: Client, stop: &CancellationToken) -> Result<Leadership, Error> {
+    pub async fn acquire(
+        self,
+        client: Client,
+        stop: &CancellationToken,
+    ) -> Result<Leadership, Error> {
         let api: Api<Lease> = Api::namespaced(client, &self.namespace);
         let mut sight = None;
         loop {
@@ -96,10 +118,17 @@ impl Candidate {
             match self.attempt(&api, &mut sight).await {
                 Ok(Some(lease)) => {
                     tracing::info!(lease = self.name, "leading");
-                    return Ok(Leadership { candidate: self, api, lease, renewed: began });
+                    return Ok(Leadership {
+                        candidate: self,
+                        api,
+                        lease,
+                        renewed: began,
+                    });
                 }
                 Ok(None) => {}
-                Err(error) => tracing::warn!(lease = self.name, %error, "cannot read or write the lease"),
+                Err(error) => {
+                    tracing::warn!(lease = self.name, %error, "cannot read or write the lease")
+                }
             }
             tokio::select! {
                 () = stop.cancelled() => return Err(Error::Stopped),
@@ -108,14 +137,21 @@ impl Candidate {
         }
     }
 
-    async fn attempt(&self, api: &Api<Lease>, sight: &mut Option<Sight>) -> Result<Option<Lease>, String> {
+    async fn attempt(
+        &self,
+        api: &Api<Lease>,
+        sight: &mut Option<Sight>,
+    ) -> Result<Option<Lease>, String> {
         let call = async {
             let found = api.get_opt(&self.name).await?;
             match self.step(found.as_ref(), sight, Instant::now(), Timestamp::now()) {
                 Step::Wait => Ok(None),
                 Step::Write(lease) => {
                     let written = match found {
-                        Some(_) => api.replace(&self.name, &PostParams::default(), &lease).await,
+                        Some(_) => {
+                            api.replace(&self.name, &PostParams::default(), &lease)
+                                .await
+                        }
                         None => api.create(&PostParams::default(), &lease).await,
                     };
                     match written {
@@ -166,18 +202,32 @@ impl Leadership {
                 }
                 () = tokio::time::sleep(self.candidate.pace()) => {}
             }
-            let left = self.candidate.patience().saturating_sub(self.renewed.elapsed());
+            let left = self
+                .candidate
+                .patience()
+                .saturating_sub(self.renewed.elapsed());
             match tokio::time::timeout(left.min(self.candidate.pace() * 2), self.renew()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(kube::Error::Api(status))) if status.code == 409 || status.code == 404 => {
-                    tracing::error!(lease = self.candidate.name, "somebody else wrote the lease; no longer leading");
+                    tracing::error!(
+                        lease = self.candidate.name,
+                        "somebody else wrote the lease; no longer leading"
+                    );
                     return true;
                 }
-                Ok(Err(error)) => tracing::warn!(lease = self.candidate.name, %error, "cannot renew the lease"),
-                Err(_) => tracing::warn!(lease = self.candidate.name, "renewing the lease got no answer"),
+                Ok(Err(error)) => {
+                    tracing::warn!(lease = self.candidate.name, %error, "cannot renew the lease")
+                }
+                Err(_) => tracing::warn!(
+                    lease = self.candidate.name,
+                    "renewing the lease got no answer"
+                ),
             }
             if self.renewed.elapsed() >= self.candidate.patience() {
-                tracing::error!(lease = self.candidate.name, "the lease could not be renewed in time; no longer leading");
+                tracing::error!(
+                    lease = self.candidate.name,
+                    "the lease could not be renewed in time; no longer leading"
+                );
                 return true;
             }
         }
@@ -188,7 +238,10 @@ impl Leadership {
         if let Some(spec) = &mut self.lease.spec {
             spec.renew_time = Some(MicroTime(Timestamp::now()));
         }
-        self.lease = self.api.replace(&self.candidate.name, &PostParams::default(), &self.lease).await?;
+        self.lease = self
+            .api
+            .replace(&self.candidate.name, &PostParams::default(), &self.lease)
+            .await?;
         self.renewed = began;
         Ok(())
     }
@@ -214,7 +267,12 @@ mod tests {
     use super::*;
 
     fn candidate(identity: &str) -> Candidate {
-        Candidate { namespace: "ns".into(), name: "l".into(), identity: identity.into(), duration: Duration::from_secs(15) }
+        Candidate {
+            namespace: "ns".into(),
+            name: "l".into(),
+            identity: identity.into(),
+            duration: Duration::from_secs(15),
+        }
     }
 
     fn wall() -> Timestamp {
@@ -222,7 +280,9 @@ mod tests {
     }
 
     fn written(step: Step, version: &str) -> Lease {
-        let Step::Write(mut lease) = step else { unreachable!("waits") };
+        let Step::Write(mut lease) = step else {
+            unreachable!("waits")
+        };
         lease.metadata.resource_version = Some(version.into());
         *lease
     }
@@ -236,19 +296,43 @@ mod tests {
         let late = now + Duration::from_secs(14);
         assert_eq!(b.step(Some(&held), &mut sight, late, wall()), Step::Wait);
         let mut renewed = written(a.step(Some(&held), &mut None, late, wall()), "2");
-        assert_eq!(b.step(Some(&renewed), &mut sight, now + Duration::from_secs(20), wall()), Step::Wait, "it was renewed");
-        let taken = written(b.step(Some(&renewed), &mut sight, now + Duration::from_secs(35), wall()), "3");
+        assert_eq!(
+            b.step(
+                Some(&renewed),
+                &mut sight,
+                now + Duration::from_secs(20),
+                wall()
+            ),
+            Step::Wait,
+            "it was renewed"
+        );
+        let taken = written(
+            b.step(
+                Some(&renewed),
+                &mut sight,
+                now + Duration::from_secs(35),
+                wall(),
+            ),
+            "3",
+        );
         let spec = taken.spec.unwrap();
-        assert_eq!((spec.holder_identity.as_deref(), spec.lease_transitions), (Some("b"), Some(2)));
+        assert_eq!(
+            (spec.holder_identity.as_deref(), spec.lease_transitions),
+            (Some("b"), Some(2))
+        );
         renewed.metadata.resource_version = Some("2".into());
         assert_eq!(taken.metadata.resource_version.as_deref(), Some("3"));
     }
 
     #[test]
     fn a_write_carries_the_version_that_was_read() {
-        let mut held = written(candidate("a").step(None, &mut None, Instant::now(), wall()), "7");
+        let mut held = written(
+            candidate("a").step(None, &mut None, Instant::now(), wall()),
+            "7",
+        );
         held.spec.as_mut().unwrap().holder_identity = Some(String::new());
-        let Step::Write(next) = candidate("b").step(Some(&held), &mut None, Instant::now(), wall()) else {
+        let Step::Write(next) = candidate("b").step(Some(&held), &mut None, Instant::now(), wall())
+        else {
             unreachable!("a lease that was given back is free at once")
         };
         assert_eq!(next.metadata.resource_version.as_deref(), Some("7"));

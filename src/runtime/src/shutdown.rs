@@ -8,7 +8,10 @@ use tokio_util::sync::CancellationToken;
 /// # Errors
 /// When the process cannot listen to signals.
 pub fn token() -> std::io::Result<CancellationToken> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (mut terminate, mut interrupt) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
     let token = CancellationToken::new();
     let stopping = token.clone();
     tokio::spawn(async move {

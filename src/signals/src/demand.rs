@@ -69,11 +69,27 @@ impl Demands {
         let key = |service: &ServiceDemand| (service.namespace.clone(), service.name.clone());
         let counts = |service: &ServiceDemand| (service.held, service.in_flight);
         let empty = Vec::new();
-        let old = self.gateways.get(&message.gateway).map_or(&empty, |message| &message.services);
-        let before: BTreeMap<_, _> = old.iter().map(|service| (key(service), counts(service))).collect();
-        let after: BTreeMap<_, _> = message.services.iter().map(|service| (key(service), counts(service))).collect();
-        let changed = after.iter().filter(|(key, counts)| before.get(*key) != Some(*counts)).map(|(key, _)| key.clone());
-        let ended = before.keys().filter(|key| !after.contains_key(*key)).cloned();
+        let old = self
+            .gateways
+            .get(&message.gateway)
+            .map_or(&empty, |message| &message.services);
+        let before: BTreeMap<_, _> = old
+            .iter()
+            .map(|service| (key(service), counts(service)))
+            .collect();
+        let after: BTreeMap<_, _> = message
+            .services
+            .iter()
+            .map(|service| (key(service), counts(service)))
+            .collect();
+        let changed = after
+            .iter()
+            .filter(|(key, counts)| before.get(*key) != Some(*counts))
+            .map(|(key, _)| key.clone());
+        let ended = before
+            .keys()
+            .filter(|key| !after.contains_key(*key))
+            .cloned();
         let changed = changed.chain(ended).collect();
         self.gateways.insert(message.gateway.clone(), message);
         changed
@@ -82,20 +98,29 @@ impl Demands {
     /// Requests held for a service, and since when.
     pub fn held(&self, namespace: &str, name: &str, now: Timestamp) -> (u64, Option<Timestamp>) {
         let services = self.heard(now).flat_map(|message| &message.services);
-        let ours = services.filter(|service| service.namespace == namespace && service.name == name);
+        let ours =
+            services.filter(|service| service.namespace == namespace && service.name == name);
         ours.fold((0, None), |(held, first), service| {
-            (held + service.held, [first, service.first_held_at].into_iter().flatten().min())
+            (
+                held + service.held,
+                [first, service.first_held_at].into_iter().flatten().min(),
+            )
         })
     }
 
     /// Requests being forwarded for a service. They run on its replicas, which count them too.
     pub fn in_flight(&self, namespace: &str, name: &str, now: Timestamp) -> u64 {
         let services = self.heard(now).flat_map(|message| &message.services);
-        services.filter(|service| service.namespace == namespace && service.name == name).map(|service| service.in_flight).sum()
+        services
+            .filter(|service| service.namespace == namespace && service.name == name)
+            .map(|service| service.in_flight)
+            .sum()
     }
 
     fn heard(&self, now: Timestamp) -> impl Iterator<Item = &Message> {
-        self.gateways.values().filter(move |message| now.duration_since(message.at) < GONE)
+        self.gateways
+            .values()
+            .filter(move |message| now.duration_since(message.at) < GONE)
     }
 }
 
@@ -134,48 +159,73 @@ pub struct Credentials {
 
 impl Credentials {
     async fn connector(&self) -> Result<TlsConnector, Error> {
-        let refuse = |why: String| Error::File { path: self.ca.clone(), why };
+        let refuse = |why: String| Error::File {
+            path: self.ca.clone(),
+            why,
+        };
         let pem = read(&self.ca).await?;
         let mut roots = RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(&pem) {
             let certificate = certificate.map_err(|error| refuse(error.to_string()))?;
-            roots.add(certificate).map_err(|error| refuse(error.to_string()))?;
+            roots
+                .add(certificate)
+                .map_err(|error| refuse(error.to_string()))?;
         }
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-        let config = config.map_err(|error| refuse(error.to_string()))?.with_root_certificates(roots).with_no_client_auth();
+        let config =
+            ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let config = config
+            .map_err(|error| refuse(error.to_string()))?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
         Ok(TlsConnector::from(Arc::new(config)))
     }
 }
 
 async fn read(path: &Path) -> Result<Vec<u8>, Error> {
-    tokio::fs::read(path).await.map_err(|error| Error::File { path: path.to_owned(), why: error.to_string() })
+    tokio::fs::read(path).await.map_err(|error| Error::File {
+        path: path.to_owned(),
+        why: error.to_string(),
+    })
 }
 
 /// Reads one gateway's stream and hands every message to `take`, until it ends.
 ///
 /// # Errors
 /// Why it ended; it never ends well.
-pub async fn follow(address: SocketAddr, credentials: &Credentials, mut take: impl FnMut(Message)) -> Result<(), Error> {
+pub async fn follow(
+    address: SocketAddr,
+    credentials: &Credentials,
+    mut take: impl FnMut(Message),
+) -> Result<(), Error> {
     let broken = |error: &dyn std::fmt::Display| Error::Connection(error.to_string());
     let connector = credentials.connector().await?;
-    let token = String::from_utf8_lossy(&read(&credentials.token).await?).trim().to_owned();
-    let name = ServerName::try_from(credentials.server_name.clone()).map_err(|error| broken(&error))?;
+    let token = String::from_utf8_lossy(&read(&credentials.token).await?)
+        .trim()
+        .to_owned();
+    let name =
+        ServerName::try_from(credentials.server_name.clone()).map_err(|error| broken(&error))?;
     let connect = async {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         connector.connect(name, stream).await
     };
-    let stream = tokio::time::timeout(CONNECT_LIMIT, connect).await.map_err(|_| Error::Silent)?.map_err(|error| broken(&error))?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
+    let stream = tokio::time::timeout(CONNECT_LIMIT, connect)
+        .await
+        .map_err(|_| Error::Silent)?
+        .map_err(|error| broken(&error))?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| broken(&error))?;
     let connection = tokio::spawn(connection);
     let request = http::Request::get("/v1/demand")
         .header(http::header::HOST, &credentials.server_name)
         .header(http::header::AUTHORIZATION, format!("Bearer {token}"))
         .body(Empty::<Bytes>::new())
         .map_err(|error| broken(&error))?;
-    let response = tokio::time::timeout(SILENCE, sender.send_request(request)).await.map_err(|_| Error::Silent)?;
+    let response = tokio::time::timeout(SILENCE, sender.send_request(request))
+        .await
+        .map_err(|_| Error::Silent)?;
     let response = response.map_err(|error| broken(&error))?;
     if response.status() != http::StatusCode::OK {
         return Err(Error::Refused(response.status().as_u16()));
@@ -187,7 +237,9 @@ pub async fn follow(address: SocketAddr, credentials: &Credentials, mut take: im
             Err(_) => break Error::Silent,
             Ok(None) => break Error::Connection("the stream ended".to_owned()),
             Ok(Some(Err(error))) => break broken(&error),
-            Ok(Some(Ok(frame))) => pending.extend_from_slice(&frame.into_data().unwrap_or_default()),
+            Ok(Some(Ok(frame))) => {
+                pending.extend_from_slice(&frame.into_data().unwrap_or_default())
+            }
         }
         if let Err(error) = lines(&mut pending, &mut take) {
             break error;
@@ -201,9 +253,16 @@ pub async fn follow(address: SocketAddr, credentials: &Credentials, mut take: im
 fn lines(pending: &mut Vec<u8>, take: &mut impl FnMut(Message)) -> Result<(), Error> {
     while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
         let line: Vec<u8> = pending.drain(..=end).collect();
-        take(serde_json::from_slice(&line).map_err(|error| Error::Connection(format!("not a message: {error}")))?);
+        take(
+            serde_json::from_slice(&line)
+                .map_err(|error| Error::Connection(format!("not a message: {error}")))?,
+        );
     }
-    if pending.len() > MAX_MESSAGE { Err(Error::Connection("a message is too long".to_owned())) } else { Ok(()) }
+    if pending.len() > MAX_MESSAGE {
+        Err(Error::Connection("a message is too long".to_owned()))
+    } else {
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -222,7 +281,11 @@ mod tests {
             in_flight: 0,
             first_held_at: (held > 0).then(|| at(second)),
         };
-        Message { gateway: gateway.into(), at: at(second), services: if held > 0 { vec![service] } else { vec![] } }
+        Message {
+            gateway: gateway.into(),
+            at: at(second),
+            services: if held > 0 { vec![service] } else { vec![] },
+        }
     }
 
     #[test]
@@ -232,10 +295,21 @@ mod tests {
         assert_eq!(demands.take(message("a", 0, 2)), chat);
         assert_eq!(demands.take(message("b", 5, 3)), chat);
         assert_eq!(demands.held("ns", "chat", at(6)), (5, Some(at(0))));
-        assert!(demands.take(message("b", 7, 3)).is_empty(), "a heartbeat changes nothing");
-        assert_eq!(demands.take(message("a", 8, 0)), chat, "what is no longer named is over");
+        assert!(
+            demands.take(message("b", 7, 3)).is_empty(),
+            "a heartbeat changes nothing"
+        );
+        assert_eq!(
+            demands.take(message("a", 8, 0)),
+            chat,
+            "what is no longer named is over"
+        );
         assert_eq!(demands.held("ns", "chat", at(66)), (3, Some(at(7))));
-        assert_eq!(demands.held("ns", "chat", at(67)), (0, None), "a lost gateway holds nothing after a minute");
+        assert_eq!(
+            demands.held("ns", "chat", at(67)),
+            (0, None),
+            "a lost gateway holds nothing after a minute"
+        );
     }
 
     #[test]

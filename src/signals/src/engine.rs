@@ -68,7 +68,9 @@ impl Default for Scraper {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(CONNECT_LIMIT));
         connector.set_nodelay(true);
-        let client = Client::builder(TokioExecutor::new()).pool_idle_timeout(Duration::from_secs(30)).build(connector);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_idle_timeout(Duration::from_secs(30))
+            .build(connector);
         Self { client }
     }
 }
@@ -79,19 +81,26 @@ impl Scraper {
     /// # Errors
     /// When it does not answer, or not with the metrics that `source` names.
     pub async fn read(&self, address: IpAddr, source: Source) -> Result<Sample, Error> {
-        let text = tokio::time::timeout(LIMIT, self.fetch(address, source)).await.map_err(|_| Error::Slow)??;
+        let text = tokio::time::timeout(LIMIT, self.fetch(address, source))
+            .await
+            .map_err(|_| Error::Slow)??;
         sample(&text, source)
     }
 
     async fn fetch(&self, address: IpAddr, source: Source) -> Result<String, Error> {
         let authority = std::net::SocketAddr::new(address, source.port);
         let http = |error: &dyn std::error::Error| Error::Http(root_cause(error));
-        let uri = format!("http://{authority}{}", source.path).parse::<http::Uri>().map_err(|error| http(&error))?;
+        let uri = format!("http://{authority}{}", source.path)
+            .parse::<http::Uri>()
+            .map_err(|error| http(&error))?;
         let response = self.client.get(uri).await.map_err(|error| http(&error))?;
         if response.status() != http::StatusCode::OK {
             return Err(Error::Status(response.status().as_u16()));
         }
-        let body = Limited::new(response.into_body(), MAX_BYTES).collect().await.map_err(|error| http(&*error))?;
+        let body = Limited::new(response.into_body(), MAX_BYTES)
+            .collect()
+            .await
+            .map_err(|error| http(&*error))?;
         String::from_utf8(body.to_bytes().into()).map_err(|error| http(&error))
     }
 }
@@ -100,8 +109,15 @@ fn sample(text: &str, source: Source) -> Result<Sample, Error> {
     let read = |name| exposition::sum(text, name).ok_or(Error::Missing(name));
     let busy = read(source.waiting)? + read(source.running)?;
     // a counter that nothing has counted yet is not shown
-    let activity = source.activity.iter().filter_map(|name| exposition::sum(text, name)).sum();
-    Ok(Sample { busy: busy.max(0.0) as u64, activity })
+    let activity = source
+        .activity
+        .iter()
+        .filter_map(|name| exposition::sum(text, name))
+        .sum();
+    Ok(Sample {
+        busy: busy.max(0.0) as u64,
+        activity,
+    })
 }
 
 /// The innermost cause: "Connection refused" says more than "client error".
@@ -120,11 +136,23 @@ mod tests {
 
     use super::*;
 
-    const SOURCE: Source = Source { port: 0, path: "/metrics", waiting: "w", running: "r", activity: &["done", "tokens"] };
+    const SOURCE: Source = Source {
+        port: 0,
+        path: "/metrics",
+        waiting: "w",
+        running: "r",
+        activity: &["done", "tokens"],
+    };
 
     #[test]
     fn a_sample_needs_both_gauges_and_takes_the_counters_there_are() {
-        assert_eq!(sample("w 2\nr 3\ndone 7\n", SOURCE).unwrap(), Sample { busy: 5, activity: 7.0 });
+        assert_eq!(
+            sample("w 2\nr 3\ndone 7\n", SOURCE).unwrap(),
+            Sample {
+                busy: 5,
+                activity: 7.0
+            }
+        );
         assert!(matches!(sample("w 2\n", SOURCE), Err(Error::Missing("r"))));
     }
 
@@ -132,9 +160,15 @@ mod tests {
     async fn an_engine_is_read_over_http_and_its_errors_are_named() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let source = Source { port: address.port(), ..SOURCE };
+        let source = Source {
+            port: address.port(),
+            ..SOURCE
+        };
         let server = tokio::spawn(async move {
-            for answer in ["HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nw 1\nr 1\n", "HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n"] {
+            for answer in [
+                "HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nw 1\nr 1\n",
+                "HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n",
+            ] {
                 let (mut stream, _) = listener.accept().await.unwrap();
                 let mut request = [0; 1024];
                 let _ = stream.read(&mut request).await.unwrap();
@@ -147,7 +181,11 @@ mod tests {
         let second = scraper.read(address.ip(), source).await;
         assert!(matches!(second, Err(Error::Status(503))), "{second:?}");
         server.await.unwrap();
-        let refused = scraper.read(address.ip(), source).await.unwrap_err().to_string();
+        let refused = scraper
+            .read(address.ip(), source)
+            .await
+            .unwrap_err()
+            .to_string();
         assert!(refused.contains("refused"), "{refused}");
     }
 }

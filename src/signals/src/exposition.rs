@@ -5,7 +5,9 @@
 /// The sum of all samples named `name`, over their labels; `None` if there is none or one is not a number.
 pub fn sum(text: &str, name: &str) -> Option<f64> {
     let values = text.lines().filter_map(|line| sample(line.trim(), name));
-    values.fold(None, |sum, value| Some(sum.unwrap_or(0.0) + value)).filter(|sum| sum.is_finite())
+    values
+        .fold(None, |sum, value| Some(sum.unwrap_or(0.0) + value))
+        .filter(|sum| sum.is_finite())
 }
 
 /// The value of this line if it is a sample of `name`.
@@ -17,7 +19,10 @@ fn sample(line: &str, name: &str) -> Option<f64> {
         None => return None,
     };
     // a timestamp may follow
-    value.split_ascii_whitespace().next().map(|value| value.parse().unwrap_or(f64::NAN))
+    value
+        .split_ascii_whitespace()
+        .next()
+        .map(|value| value.parse().unwrap_or(f64::NAN))
 }
 
 /// Where the labels end; a brace may stand in a quoted value.

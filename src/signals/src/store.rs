@@ -29,11 +29,16 @@ impl Readings {
     /// because what came before it is not known.
     pub fn sample(&mut self, uid: &str, sample: Sample, now: Timestamp) {
         let reading = self.pods.entry(uid.to_owned()).or_default();
-        let unchanged = reading.last.is_some_and(|(_, last)| last.activity == sample.activity);
+        let unchanged = reading
+            .last
+            .is_some_and(|(_, last)| last.activity == sample.activity);
         if sample.busy > 0 || !unchanged {
             self.active_at = Some(now);
         }
-        *reading = Reading { last: Some((now, sample)), error: None };
+        *reading = Reading {
+            last: Some((now, sample)),
+            error: None,
+        };
     }
 
     /// Takes that a pod could not be read.
@@ -56,6 +61,11 @@ impl Readings {
         self.active_at
     }
 
+    /// Whether reading this pod was tried.
+    pub fn knows(&self, uid: &str) -> bool {
+        self.pods.contains_key(uid)
+    }
+
     /// Requests on one pod; `None` if not known.
     pub fn busy(&self, uid: &str, now: Timestamp) -> Option<u64> {
         let (at, sample) = self.pods.get(uid)?.last?;
@@ -63,11 +73,18 @@ impl Readings {
     }
 
     /// Requests on these pods, named by UID and name. Unknown as soon as one of them is: a sum without it would be too small.
-    pub fn signal<'a>(&self, pods: impl IntoIterator<Item = (&'a str, &'a str)>, now: Timestamp) -> Signal {
+    pub fn signal<'a>(
+        &self,
+        pods: impl IntoIterator<Item = (&'a str, &'a str)>,
+        now: Timestamp,
+    ) -> Signal {
         let mut sum = None;
         for (uid, name) in pods {
             let Some(busy) = self.busy(uid, now) else {
-                let error = self.pods.get(uid).and_then(|reading| reading.error.as_deref());
+                let error = self
+                    .pods
+                    .get(uid)
+                    .and_then(|reading| reading.error.as_deref());
                 return Signal::Unknown(format!("pod {name}: {}", error.unwrap_or("not read yet")));
             };
             sum = Some(sum.unwrap_or(0) + busy);
@@ -93,13 +110,23 @@ mod tests {
         let mut readings = Readings::default();
         let pods = [("a", "chat-a"), ("b", "chat-b")];
         readings.sample("a", sample(3, 1.0), at(0));
-        assert_eq!(readings.signal(pods, at(0)), Signal::Unknown("pod chat-b: not read yet".into()));
+        assert_eq!(
+            readings.signal(pods, at(0)),
+            Signal::Unknown("pod chat-b: not read yet".into())
+        );
         readings.sample("b", sample(4, 1.0), at(0));
         assert_eq!(readings.signal(pods, at(9)), Signal::Known(7));
         readings.failure("b", "Connection refused".into());
-        assert_eq!(readings.signal(pods, at(9)), Signal::Known(7), "one failed read does not undo a fresh sample");
+        assert_eq!(
+            readings.signal(pods, at(9)),
+            Signal::Known(7),
+            "one failed read does not undo a fresh sample"
+        );
         readings.sample("a", sample(3, 1.0), at(10));
-        assert_eq!(readings.signal(pods, at(10)), Signal::Unknown("pod chat-b: Connection refused".into()));
+        assert_eq!(
+            readings.signal(pods, at(10)),
+            Signal::Unknown("pod chat-b: Connection refused".into())
+        );
         assert_eq!(readings.signal([], at(10)), Signal::Absent);
     }
 
@@ -111,7 +138,11 @@ mod tests {
         readings.sample("a", sample(0, 5.0), at(5));
         assert_eq!(readings.active_at(), Some(at(0)));
         readings.sample("a", sample(0, 6.0), at(10));
-        assert_eq!(readings.active_at(), Some(at(10)), "a counter moved while both gauges were zero");
+        assert_eq!(
+            readings.active_at(),
+            Some(at(10)),
+            "a counter moved while both gauges were zero"
+        );
         readings.sample("a", sample(1, 6.0), at(15));
         assert_eq!(readings.active_at(), Some(at(15)));
     }

@@ -93,8 +93,6 @@ fn phase(
     let runs = facts.turn.is_some_and(|turn| turn.run);
     match runs {
         true if workers.ready + workers.succeeded >= object.spec.replicas => JobPhase::Running,
-        // a worker that restarts does not make it start anew
-        true if old.phase == JobPhase::Running => JobPhase::Running,
         true => JobPhase::Starting,
         false if workers.active + terminating > 0 => JobPhase::Suspending,
         false if object.spec.suspend || old.attempts > 0 => JobPhase::Suspended,

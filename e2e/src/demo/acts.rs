@@ -1,0 +1,371 @@
+//! What happens in the demo, one after the other. Every wait has a limit and says what it waits for.
+
+use std::{
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use super::{
+    manifests::{self, Cents, MAX_REPLICAS, NAMESPACE, SPEEDUP},
+    replay::{self, Arrival, Client},
+    screen::{Drawing, Screen},
+    summary::Facts,
+    watch::{Sample, Watcher},
+};
+use crate::{Cluster, Error, Result, operator, traffic};
+
+/// Wake-ups after the one with which the replay begins.
+const WAKES: usize = 4;
+/// Money in cents that is spent between lowering the budget's limit and its exhaustion.
+const UNTIL_EXHAUSTED: u64 = 2;
+const START_LIMIT: Duration = Duration::from_secs(60);
+const STOP_LIMIT: Duration = Duration::from_secs(90);
+
+/// A cluster with the service, the job and the budget in it.
+pub(super) struct Stage<'a> {
+    cluster: &'a Cluster,
+    screen: &'a Screen,
+    watcher: Watcher,
+    client: Client,
+    trace: Vec<Arrival>,
+    journal: PathBuf,
+    began: Instant,
+    _drawing: Drawing,
+}
+
+impl<'a> Stage<'a> {
+    /// Applies everything and waits until it would take requests.
+    pub(super) async fn set(
+        cluster: &'a Cluster,
+        screen: &'a Screen,
+        requests: u32,
+    ) -> Result<Self> {
+        let trace = replay::trace(requests)?;
+        let directory = cluster.run_directory().join("training");
+        std::fs::create_dir_all(&directory).map_err(|source| Error::Io {
+            what: format!("creating {}", directory.display()),
+            source,
+        })?;
+        // the workers are not root
+        let anybody = std::fs::Permissions::from_mode(0o777);
+        std::fs::set_permissions(&directory, anybody).map_err(|source| Error::Io {
+            what: format!("opening {} to the workers", directory.display()),
+            source,
+        })?;
+        let limit = ample(&trace);
+        screen.say(&format!(
+            "applying namespace `{NAMESPACE}`: chat service (0 to {MAX_REPLICAS} replicas), training job of 2, budget of {limit} a month"
+        ));
+        cluster.apply(&manifests::all(limit, &directory))?;
+        let began = Instant::now();
+        let watcher = Watcher::start(cluster.client().await?);
+        watcher
+            .until(
+                "both gateways to stand in for the service",
+                START_LIMIT,
+                |sample| sample.gateways == 2 && !sample.limit.is_empty(),
+            )
+            .await?;
+        let address = traffic::address("chat", NAMESPACE).map_err(|source| Error::Io {
+            what: "resolving the Service's name".into(),
+            source,
+        })?;
+        let client = Client::new(address);
+        client.reachable(START_LIMIT).await?;
+        let drawing = screen.follow(&watcher, &client, requests);
+        Ok(Self {
+            cluster,
+            screen,
+            watcher,
+            client,
+            trace,
+            journal: directory.join("journal"),
+            began,
+            _drawing: drawing,
+        })
+    }
+
+    /// All acts.
+    pub(super) async fn perform(&self) -> Result<Facts> {
+        self.traffic().await?;
+        let idle_seconds = self.idle().await?;
+        let wakes = self.wake().await?;
+        let (kept, refusal) = self.exhaust().await?;
+        self.pay().await?;
+        let steps = self.steps()?;
+        let last = self.watcher.last();
+        Ok(Facts {
+            tally: self.client.tally(),
+            idle_seconds,
+            at_zero: last.at_zero,
+            lifetime: self.began.elapsed().as_secs_f64(),
+            wakes,
+            spent: last.chat_total.parse().unwrap_or_default(),
+            replica_rate: last.replica_rate,
+            currency: last.currency,
+            kept,
+            refusal,
+            steps,
+        })
+    }
+
+    async fn traffic(&self) -> Result<()> {
+        let span = self.trace.last().map(|last| last.at()).unwrap_or_default();
+        self.screen.say(&format!(
+            "replaying {} requests of the Azure conversation trace, arrivals and engine {SPEEDUP} times as fast as measured: {:.0} s",
+            self.trace.len(),
+            span.as_secs_f32()
+        ));
+        self.client.replay(&self.trace).await;
+        let tally = self.client.tally();
+        self.screen.say(&format!(
+            "all have ended: {} served, {} lost, {} answered with 5xx",
+            tally.served(),
+            tally.lost,
+            tally.server_errors()
+        ));
+        if let Some(example) = tally.example {
+            self.screen
+                .say(&format!("the first that was not served: {example}"));
+        }
+        Ok(())
+    }
+
+    async fn at_zero(&self) -> Result<Duration> {
+        self.watcher
+            .until("the service to go to zero replicas", STOP_LIMIT, |sample| {
+                sample.replicas == 0 && sample.pods == 0
+            })
+            .await
+    }
+
+    async fn idle(&self) -> Result<f64> {
+        self.screen
+            .say("nothing more comes: the service drains and goes to zero once idle for 10 s");
+        let seconds = self.at_zero().await?.as_secs_f64();
+        self.screen.say(&format!("at zero after {seconds:.1} s"));
+        Ok(seconds)
+    }
+
+    async fn wake(&self) -> Result<Vec<u64>> {
+        self.screen.say(&format!(
+            "one request wakes it, {WAKES} times (idle for 1 s is enough from here on)"
+        ));
+        self.cluster.apply(&manifests::chat("1s"))?;
+        for _ in 0..WAKES {
+            self.at_zero().await?;
+            let began = Instant::now();
+            // what the tally says about it decides over the exit code
+            self.client.ask(32, 8).await.ok();
+            self.screen.say(&format!(
+                "woken: answered {:.1} s after it was sent, of which the engine takes 2 to start",
+                began.elapsed().as_secs_f32()
+            ));
+        }
+        self.wakes()
+    }
+
+    /// Milliseconds that the leader measured, from its log.
+    fn wakes(&self) -> Result<Vec<u64>> {
+        let log = self.cluster.kubectl(&[
+            "-n",
+            operator::NAMESPACE,
+            "logs",
+            "-l",
+            "app.kubernetes.io/component=controller",
+            "--tail=-1",
+        ])?;
+        Ok(log.lines().filter_map(wake_of).collect())
+    }
+
+    /// Lowers the limit, so that it is reached soon, and waits until nothing runs.
+    async fn exhaust(&self) -> Result<((f64, String), String)> {
+        self.at_zero().await?;
+        self.cluster.apply(&manifests::chat("10m"))?;
+        self.client.ask(32, 8).await.ok();
+        self.watcher
+            .until("a replica to stay", START_LIMIT, |sample| {
+                sample.ready == 1 && sample.allowed == 1
+            })
+            .await?;
+        self.watcher
+            .until("training to run", START_LIMIT, trains)
+            .await?;
+        let now = self.watcher.last();
+        let limit = Cents::above(now.spent + now.reserve).plus(UNTIL_EXHAUSTED);
+        self.screen.say(&format!(
+            "the budget's limit becomes {limit}: {:.4} is spent, stopping everything costs {:.4}, {UNTIL_EXHAUSTED} cents are left",
+            now.spent, now.reserve
+        ));
+        self.cluster.apply(&manifests::budget(limit))?;
+        self.watcher
+            .until("the budget to be exhausted", START_LIMIT, |sample| {
+                sample.exhausted
+            })
+            .await?;
+        self.screen
+            .say("exhausted: the service drains, the workers get SIGTERM and write a checkpoint");
+        self.watcher
+            .until(
+                "the service and the workers to stop, and requests to be refused",
+                STOP_LIMIT,
+                |sample| {
+                    sample.pods == 0
+                        && sample.refusal.is_some()
+                        && sample.training == "Suspended"
+                        && sample.rate == 0.0
+                },
+            )
+            .await?;
+        let spent = self.watcher.last().spent;
+        let refusal = match self.client.expect_refusal().await {
+            Ok((429, text)) if text.contains("insufficient_quota") => {
+                "a request got 429 insufficient_quota".to_owned()
+            }
+            other => {
+                return Err(Error::Malformed {
+                    what: "the answer to a request that the budget keeps out".into(),
+                    why: format!("is {other:?}, not 429 insufficient_quota"),
+                });
+            }
+        };
+        self.screen.say(&format!(
+            "all has stopped at {spent:.4} of {limit}; {refusal}"
+        ));
+        Ok(((spent, limit.to_string()), refusal))
+    }
+
+    /// Raises the limit and waits until work goes on.
+    async fn pay(&self) -> Result<()> {
+        let limit = ample(&self.trace).plus(100);
+        self.screen.say(&format!(
+            "money is added: the limit becomes {limit}, and requests come again"
+        ));
+        self.cluster.apply(&manifests::chat("2s"))?;
+        self.cluster.apply(&manifests::budget(limit))?;
+        self.watcher
+            .until("requests to be taken again", START_LIMIT, |sample| {
+                !sample.exhausted && sample.refusal.is_none()
+            })
+            .await?;
+        let begin = self
+            .trace
+            .iter()
+            .take(20)
+            .map(|arrival| self.client.ask(arrival.prompt, arrival.answer));
+        let answers = futures::future::join_all(begin).await;
+        let served = answers
+            .iter()
+            .filter(|answer| matches!(answer, Ok((200, _))))
+            .count();
+        self.watcher
+            .until("training to resume", START_LIMIT, trains)
+            .await?;
+        self.screen.say(&format!(
+            "{served} of {} served, and training runs again",
+            answers.len()
+        ));
+        self.at_zero().await?;
+        self.watcher
+            .until(
+                "the service's last charge to be in its status",
+                START_LIMIT,
+                |sample| sample.chat_rate.parse() == Ok(0.0),
+            )
+            .await
+            .map(drop)
+    }
+
+    /// How many steps the gang has done, and whether every worker did each of them once.
+    fn steps(&self) -> Result<(u64, bool)> {
+        let text = std::fs::read_to_string(&self.journal).map_err(|source| Error::Io {
+            what: format!("reading {}", self.journal.display()),
+            source,
+        })?;
+        Ok(steps_of(&text))
+    }
+}
+
+fn trains(sample: &Sample) -> bool {
+    sample.training == "Running" && sample.workers == 2
+}
+
+/// A limit that the replay and all else stay below: twice what all replicas and workers cost at 7 an hour each.
+fn ample(trace: &[Arrival]) -> Cents {
+    let seconds = trace.last().map_or(0.0, |last| last.at().as_secs_f64()) + 240.0;
+    Cents(200 * (f64::from(MAX_REPLICAS + 2) * 7.0 * seconds / 3600.0).ceil() as u64)
+}
+
+/// The milliseconds in a line of the controller's log about this service.
+fn wake_of(line: &str) -> Option<u64> {
+    let fields = line.split_once("woken by a held request")?.1;
+    let value = |name: &str| {
+        fields
+            .split_whitespace()
+            .find_map(|field| field.strip_prefix(name)?.strip_prefix('='))
+    };
+    if value("namespace")?.trim_matches('"') != NAMESPACE {
+        return None;
+    }
+    value("milliseconds")?.parse().ok()
+}
+
+/// Steps of the journal, and whether each rank has each of them once, from the first to its last. A rank may be one step behind.
+fn steps_of(journal: &str) -> (u64, bool) {
+    let mut last = std::collections::BTreeMap::<u64, u64>::new();
+    let mut in_order = true;
+    for line in journal.split_inclusive('\n') {
+        // the last line may be half written
+        let Ok(entry) = serde_json::from_str::<serde_json::Value>(line) else {
+            in_order &= !line.ends_with('\n');
+            continue;
+        };
+        let (Some(rank), Some(step)) = (entry["rank"].as_u64(), entry["step"].as_u64()) else {
+            continue;
+        };
+        if let Some(before) = last.insert(rank, step) {
+            in_order &= step == before + 1;
+        }
+    }
+    let (least, most) = (
+        last.values().min().copied().unwrap_or_default(),
+        last.values().max().copied().unwrap_or_default(),
+    );
+    (least, in_order && last.len() == 2 && most - least <= 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wakes_are_read_from_the_log_of_this_namespace_only() {
+        let line = |namespace: &str| {
+            format!(
+                "2026 INFO bursar_controller::inference: woken by a held request namespace=\"{namespace}\" name=\"chat\" milliseconds=41"
+            )
+        };
+        assert_eq!(wake_of(&line("team")), Some(41));
+        assert_eq!(wake_of(&line("other")), None);
+        assert_eq!(wake_of("scaled milliseconds=3"), None);
+    }
+
+    #[test]
+    fn a_step_that_is_lost_or_done_twice_is_seen() {
+        let journal = |steps: &[(u64, u64)]| {
+            steps
+                .iter()
+                .map(|(rank, step)| format!("{{\"rank\":{rank},\"step\":{step}}}\n"))
+                .collect::<String>()
+        };
+        assert_eq!(
+            steps_of(&journal(&[(0, 1), (1, 1), (0, 2), (1, 2)])),
+            (2, true)
+        );
+        assert!(!steps_of(&journal(&[(0, 1), (1, 1), (0, 2), (1, 3)])).1);
+        assert!(!steps_of(&journal(&[(0, 1), (1, 1), (0, 1), (1, 2)])).1);
+        let half = journal(&[(0, 1), (1, 1), (0, 2)]) + "{\"rank\":1,";
+        assert_eq!(steps_of(&half), (1, true));
+    }
+}

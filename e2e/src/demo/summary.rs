@@ -1,0 +1,171 @@
+//! What the demo came to.
+
+use super::{manifests::MAX_REPLICAS, replay::Tally, screen::Screen};
+
+/// Numbers of a run.
+#[derive(Debug, Clone)]
+pub(super) struct Facts {
+    /// All requests.
+    pub(super) tally: Tally,
+    /// From the last answer until the last replica had gone.
+    pub(super) idle_seconds: f64,
+    /// How long the service stood at zero.
+    pub(super) at_zero: f64,
+    /// How long there was a service.
+    pub(super) lifetime: f64,
+    /// Milliseconds from the first held request to the Deployment's patch, as the leader measured them.
+    pub(super) wakes: Vec<u64>,
+    /// What the service cost.
+    pub(super) spent: f64,
+    /// One replica's money an hour.
+    pub(super) replica_rate: f64,
+    /// ISO 4217 code.
+    pub(super) currency: String,
+    /// Spent when everything stood still, and the limit.
+    pub(super) kept: (f64, String),
+    /// The refused request's answer.
+    pub(super) refusal: String,
+    /// Steps of the training job, and whether each was done once by each worker.
+    pub(super) steps: (u64, bool),
+}
+
+impl Facts {
+    /// Whether it went as promised.
+    pub(super) fn is_good(&self) -> bool {
+        self.tally.is_perfect() && self.steps.1
+    }
+
+    /// Median of the wakes, in milliseconds.
+    fn median(&self) -> Option<u64> {
+        let mut sorted = self.wakes.clone();
+        sorted.sort_unstable();
+        sorted.get(sorted.len() / 2).copied()
+    }
+
+    /// What `replicas` would have cost had they run all the time.
+    fn always_on(&self, replicas: u32) -> f64 {
+        self.replica_rate * f64::from(replicas) * self.lifetime / 3600.0
+    }
+
+    /// Writes it out.
+    pub(super) fn print(&self, screen: &Screen) {
+        let Self {
+            tally, currency, ..
+        } = self;
+        let mut lines = vec![
+            String::new(),
+            "Summary".to_owned(),
+            row(
+                "requests",
+                &format!(
+                    "{} sent, {} served, {} lost, {} answered with 5xx",
+                    tally.sent,
+                    tally.served(),
+                    tally.lost,
+                    tally.server_errors()
+                ),
+            ),
+        ];
+        if let Some(example) = &tally.example {
+            lines.push(row("", &format!("not served: {example}")));
+        }
+        let wakes: Vec<String> = self.wakes.iter().map(u64::to_string).collect();
+        lines.push(row(
+            "idle to zero",
+            &format!("{:.1} s after the last answer", self.idle_seconds),
+        ));
+        lines.push(row(
+            "wake-up",
+            &match self.median() {
+                Some(median) => format!(
+                    "{median} ms from the first held request to the Deployment's patch (median of {})",
+                    wakes.join(", ")
+                ),
+                None => "not measured".to_owned(),
+            },
+        ));
+        lines.push(row(
+            "at zero",
+            &format!("{:.0} s of {:.0} s", self.at_zero, self.lifetime),
+        ));
+        let (one, all) = (self.always_on(1), self.always_on(MAX_REPLICAS));
+        lines.push(row(
+            "chat cost",
+            &format!(
+                "{:.4} {currency}; {MAX_REPLICAS} replicas always on: {all:.4} ({}); 1, too few for the trace: {one:.4} ({})",
+                self.spent,
+                against(self.spent, all),
+                against(self.spent, one)
+            ),
+        ));
+        let (spent, limit) = &self.kept;
+        lines.push(row(
+            "budget",
+            &format!(
+                "{spent:.4} of {limit} {currency} spent when all had stopped; {}",
+                self.refusal
+            ),
+        ));
+        let (steps, each_once) = self.steps;
+        let outcome = if each_once {
+            "none lost, none done twice"
+        } else {
+            "SOME LOST OR DONE TWICE"
+        };
+        lines.push(row(
+            "training",
+            &format!("{steps} steps through suspension and resumption, {outcome}"),
+        ));
+        screen.show(&lines.join("\n"));
+    }
+}
+
+fn row(name: &str, text: &str) -> String {
+    format!("  {name:<14}{text}")
+}
+
+fn against(spent: f64, other: f64) -> String {
+    if other <= 0.0 {
+        return "no comparison".to_owned();
+    }
+    let percent = (spent / other - 1.0) * 100.0;
+    format!("{percent:+.0} %")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts() -> Facts {
+        Facts {
+            tally: Tally::default(),
+            idle_seconds: 0.0,
+            at_zero: 0.0,
+            lifetime: 1800.0,
+            wakes: vec![90, 10, 20],
+            spent: 1.0,
+            replica_rate: 6.0,
+            currency: "USD".into(),
+            kept: (0.0, String::new()),
+            refusal: String::new(),
+            steps: (1, true),
+        }
+    }
+
+    #[test]
+    fn the_median_does_not_depend_on_order_and_always_on_counts_the_whole_time() {
+        let facts = facts();
+        assert_eq!(facts.median(), Some(20));
+        assert!((facts.always_on(2) - 6.0).abs() < 1e-9);
+        assert_eq!(against(1.0, 4.0), "-75 %");
+    }
+
+    #[test]
+    fn a_lost_request_is_a_failed_demo() {
+        let mut facts = facts();
+        assert!(facts.is_good());
+        facts.tally.sent = 1;
+        facts.tally.lost = 1;
+        assert!(!facts.is_good());
+    }
+}

@@ -1,0 +1,140 @@
+//! An oracle of the ledger: recomputes every charge from the API server's audit log. It shares no code with the ledger, and knows
+//! pods, nodes and prices only from what the log and the price list say.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use serde_json::Value;
+
+use crate::error::{Error, Result, While};
+
+/// Seconds since 1970 and nano-units: all whole.
+#[derive(Debug, Clone, Default)]
+struct Stay {
+    workload: String,
+    gpus: i128,
+    node: String,
+    bound: Option<i64>,
+    ended: Option<i64>,
+}
+
+/// Nano-units that each workload's ended pods cost, by the record name without its month: `namespace.infd.name`.
+///
+/// `node_price` is what a node with `node_gpus` GPUs costs an hour, in nano-units.
+///
+/// # Errors
+/// When the log cannot be read.
+pub fn charges(
+    audit_log: &Path,
+    node_price: i128,
+    node_gpus: i128,
+) -> Result<BTreeMap<String, i128>> {
+    let text =
+        fs::read_to_string(audit_log).while_(|| format!("reading {}", audit_log.display()))?;
+    let mut stays: BTreeMap<String, Stay> = BTreeMap::new();
+    for line in text.lines() {
+        let event: Value = serde_json::from_str(line).map_err(|error| Error::Malformed {
+            what: audit_log.display().to_string(),
+            why: error.to_string(),
+        })?;
+        let object = &event["responseObject"];
+        if event["objectRef"]["resource"] == "pods"
+            && object["kind"] == "Pod"
+            && let (Some(uid), Some(workload)) =
+                (object["metadata"]["uid"].as_str(), workload(object))
+        {
+            see(
+                stays.entry(uid.to_owned()).or_insert_with(|| Stay {
+                    workload,
+                    ..Stay::default()
+                }),
+                object,
+            );
+        }
+    }
+    let mut sums = BTreeMap::new();
+    for stay in stays.into_values() {
+        if let (Some(bound), Some(ended)) = (stay.bound, stay.ended) {
+            // a node's price is shared by its GPUs, rounded down; so is what is paid for whole seconds
+            let rate = node_price * stay.gpus / node_gpus;
+            *sums.entry(stay.workload).or_default() +=
+                rate * i128::from((ended - bound).max(0)) / 3600;
+        }
+    }
+    Ok(sums)
+}
+
+fn workload(pod: &Value) -> Option<String> {
+    let label = |name: &str| pod["metadata"]["labels"][name].as_str();
+    let kind = match label("bursar.dev/kind")? {
+        "InferenceDeployment" => "infd",
+        "TrainingJob" => "tj",
+        _ => return None,
+    };
+    Some(format!(
+        "{}.{kind}.{}",
+        pod["metadata"]["namespace"].as_str()?,
+        label("bursar.dev/workload")?
+    ))
+}
+
+fn see(stay: &mut Stay, pod: &Value) {
+    let seconds = |time: &Value| {
+        time.as_str()?
+            .parse::<jiff::Timestamp>()
+            .ok()
+            .map(jiff::Timestamp::as_second)
+    };
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    stay.node = pod["spec"]["nodeName"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
+    let gpus = |container: &Value| {
+        container["resources"]["limits"]["nvidia.com/gpu"]
+            .as_str()
+            .and_then(|count| count.parse::<i128>().ok())
+    };
+    stay.gpus = list(&pod["spec"]["containers"])
+        .iter()
+        .filter_map(gpus)
+        .sum();
+    for condition in list(&pod["status"]["conditions"]) {
+        if condition["type"] == "PodScheduled" && condition["status"] == "True" {
+            stay.bound = seconds(&condition["lastTransitionTime"]);
+        }
+    }
+    if matches!(
+        pod["status"]["phase"].as_str(),
+        Some("Succeeded" | "Failed")
+    ) {
+        let finished = |status: &Value| seconds(&status["state"]["terminated"]["finishedAt"]);
+        stay.ended = list(&pod["status"]["containerStatuses"])
+            .iter()
+            .filter_map(finished)
+            .max()
+            .or(stay.ended);
+    }
+}
+
+/// Writes of the operator to anything but its Leases, after `since` (RFC 3339): verb and resource.
+///
+/// # Errors
+/// When the log cannot be read.
+pub fn operator_writes(audit_log: &Path, namespace: &str, since: &str) -> Result<Vec<String>> {
+    let text =
+        fs::read_to_string(audit_log).while_(|| format!("reading {}", audit_log.display()))?;
+    let user = format!("system:serviceaccount:{namespace}:");
+    let events = text
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let ours = events.filter(|event| {
+        event["user"]["username"].as_str().is_some_and(|name| name.starts_with(&user))
+            && event["stage"] == "ResponseComplete"
+            && event["requestReceivedTimestamp"].as_str().is_some_and(|at| at >= since)
+            // a review of a token is a question
+            && !matches!(event["objectRef"]["resource"].as_str(), Some("leases" | "tokenreviews"))
+    });
+    Ok(ours
+        .map(|event| format!("{} {}", event["verb"], event["requestURI"]))
+        .collect())
+}

@@ -1,0 +1,121 @@
+//! Requests as clients send them: each over a connection of its own, through the Service.
+
+use std::{
+    collections::BTreeMap,
+    net::{SocketAddr, ToSocketAddrs},
+    time::Duration,
+};
+
+use futures::future::join_all;
+use http_body_util::{BodyExt, Full};
+use hyper::{Request, body::Bytes};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+/// No answer takes longer; a request that does is lost.
+const LIMIT: Duration = Duration::from_secs(150);
+
+/// What became of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// HTTP status; `None` if no whole answer came.
+    pub status: Option<u16>,
+    /// The body, or what went wrong.
+    pub text: String,
+}
+
+/// Asks the model behind `address` for `max_tokens` tokens.
+pub async fn complete(address: SocketAddr, max_tokens: u32) -> Answer {
+    let body = format!(
+        r#"{{"model":"meta-llama/Llama-2-70b-chat-hf","prompt":"hello","max_tokens":{max_tokens},"ignore_eos":true}}"#
+    );
+    match tokio::time::timeout(LIMIT, exchange(address, body)).await {
+        Ok(Ok((status, text))) => Answer {
+            status: Some(status),
+            text,
+        },
+        Ok(Err(why)) => Answer {
+            status: None,
+            text: why,
+        },
+        Err(_) => Answer {
+            status: None,
+            text: format!("no answer within {} s", LIMIT.as_secs()),
+        },
+    }
+}
+
+async fn exchange(address: SocketAddr, body: String) -> Result<(u16, String), String> {
+    let stream = TcpStream::connect(address)
+        .await
+        .map_err(|error| format!("connect: {error}"))?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| error.to_string())?;
+    tokio::spawn(connection);
+    let request = Request::post("/v1/completions")
+        .header("host", "chat")
+        .header("content-type", "application/json")
+        .body(Full::<Bytes>::from(body))
+        .map_err(|error| error.to_string())?;
+    let response = sender
+        .send_request(request)
+        .await
+        .map_err(|error| format!("send: {error}"))?;
+    let status = response.status().as_u16();
+    let body = response
+        .into_body()
+        .collect()
+        .await
+        .map_err(|error| format!("body: {error}"))?;
+    Ok((
+        status,
+        String::from_utf8_lossy(&body.to_bytes()).into_owned(),
+    ))
+}
+
+/// Asks `count` times, one request every `gap`, and waits for all answers.
+pub async fn burst(address: SocketAddr, count: u32, gap: Duration, max_tokens: u32) -> Vec<Answer> {
+    let mut asked = Vec::new();
+    for _ in 0..count {
+        asked.push(tokio::spawn(complete(address, max_tokens)));
+        tokio::time::sleep(gap).await;
+    }
+    let lost = || Answer {
+        status: None,
+        text: "the client ended".to_owned(),
+    };
+    join_all(asked)
+        .await
+        .into_iter()
+        .map(|answer| answer.unwrap_or_else(|_| lost()))
+        .collect()
+}
+
+/// Answers by status; what is not 200 with one example of its text.
+pub fn tally(answers: &[Answer]) -> BTreeMap<String, usize> {
+    let mut tally = BTreeMap::new();
+    for answer in answers {
+        let name = match answer.status {
+            Some(200) => "200".to_owned(),
+            Some(status) => format!(
+                "{status}: {}",
+                answer.text.chars().take(160).collect::<String>()
+            ),
+            None => format!("lost: {}", answer.text),
+        };
+        *tally.entry(name).or_default() += 1;
+    }
+    tally
+}
+
+/// The address of a Service, through its name.
+///
+/// # Errors
+/// When the name does not resolve, which only works in the cluster's network.
+pub fn address(service: &str, namespace: &str) -> std::io::Result<SocketAddr> {
+    let name = format!("{service}.{namespace}.svc.cluster.local:80");
+    name.to_socket_addrs()?
+        .next()
+        .ok_or_else(|| std::io::Error::other(format!("{name} has no address")))
+}

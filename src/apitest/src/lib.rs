@@ -1,1 +1,0 @@
-//! An in-memory Kubernetes API server for tests.
