@@ -108,11 +108,23 @@ fn see(stay: &mut Stay, pod: &Value) {
         Some("Succeeded" | "Failed")
     ) {
         let finished = |status: &Value| seconds(&status["state"]["terminated"]["finishedAt"]);
-        stay.ended = list(&pod["status"]["containerStatuses"])
+        let kubelets = list(&pod["status"]["containerStatuses"])
             .iter()
             .filter_map(finished)
-            .max()
-            .or(stay.ended);
+            .max();
+        // a container that never ran has no end: then it is the last write of the pod's status
+        let written = |entry: &Value| {
+            (entry["subresource"] == "status")
+                .then(|| seconds(&entry["time"]))
+                .flatten()
+        };
+        let writes = || {
+            list(&pod["metadata"]["managedFields"])
+                .iter()
+                .filter_map(written)
+                .max()
+        };
+        stay.ended = kubelets.or_else(writes).or(stay.ended);
     }
 }
 

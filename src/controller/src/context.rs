@@ -1,6 +1,6 @@
 //! What reconciles share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bursar_api::names::GATEWAY_PORTS;
@@ -52,11 +52,13 @@ impl Context {
         if let Some(port) = ports.get(key) {
             return Some(*port);
         }
+        let mut services = BTreeSet::from([key.clone()]);
         for service in self.stores.services.state() {
             let key = (
                 service.metadata.namespace.clone().unwrap_or_default(),
                 service.metadata.name.clone().unwrap_or_default(),
             );
+            services.insert(key.clone());
             let status = service
                 .status
                 .as_ref()
@@ -68,6 +70,8 @@ impl Context {
                 ports.entry(key).or_insert(port);
             }
         }
+        // what is deleted gives its port back
+        ports.retain(|key, _| services.contains(key));
         let taken = |port: &u16| {
             ports
                 .iter()

@@ -150,6 +150,9 @@ async fn latch(context: &Context, scene: &Scene, plan: &Plan) -> Result<(), Fail
 /// Keeps what the next decision and people want to know of this one.
 fn remember(context: &Context, scene: &Scene, plan: &Plan, snapshot: &bursar_core::plan::Snapshot) {
     let mut histories = lock(&context.histories);
+    histories.retain(|(namespace, name), _| {
+        *namespace != scene.namespace || plan.services.iter().any(|decision| decision.name == *name)
+    });
     for (decision, service) in plan.services.iter().zip(&snapshot.services) {
         let key = (scene.namespace.clone(), decision.name.clone());
         histories

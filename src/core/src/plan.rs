@@ -216,7 +216,18 @@ fn pay(service: &Service, desire: Desire, purse: &mut Purse) -> Decision {
         limited_by = Some(limit);
         reason = format!("{message}; {reason}");
     }
-    let refusal = refusal(service, allowed, purse);
+    let refusal = match refusal(service, allowed, purse) {
+        None => None,
+        Some((None, refusal)) => Some(refusal),
+        // nothing asks for a replica, and nothing could: that is the budget's doing too
+        Some((Some(limit), refusal)) => {
+            if limited_by.is_none() {
+                limited_by = Some(limit);
+                reason = format!("{}; {reason}", refusal.message);
+            }
+            Some(refusal)
+        }
+    };
     Decision {
         name: service.name.clone(),
         queue_depth,
@@ -230,36 +241,38 @@ fn pay(service: &Service, desire: Desire, purse: &mut Purse) -> Decision {
 }
 
 /// What a request would be told now, asked before it comes: the gateway must not have to wait for an answer.
-fn refusal(service: &Service, allowed: u32, purse: &Purse) -> Option<Refusal> {
+fn refusal(service: &Service, allowed: u32, purse: &Purse) -> Option<(Option<LimitedBy>, Refusal)> {
     if allowed > 0 || service.current > 0 {
         return None;
     }
     if service.demand == Demand::Unwelcome {
-        return Some(Refusal {
+        let message = "the service is stopped, and its activation.mode is Never".to_owned();
+        let refusal = Refusal {
             status: 503,
             code: "service_unavailable",
-            message: "the service is stopped, and its activation.mode is Never".to_owned(),
+            message,
             retry_at: None,
-        });
+        };
+        return Some((None, refusal));
     }
-    match purse.clone().take(service.load) {
-        Ok(()) => None,
+    let (limit, message, retry_at) = match purse.clone().take(service.load) {
+        Ok(()) => return None,
         Err(Refused::Budget {
             message, retry_at, ..
-        }) => Some(Refusal {
-            status: 429,
-            code: "insufficient_quota",
-            message,
-            retry_at: Some(retry_at),
-        }),
-        Err(Refused::PriceUnknown) => Some(Refusal {
-            status: 429,
-            code: "insufficient_quota",
-            message: "no price is known for this service's GPUs, and its namespace has a budget"
-                .to_owned(),
-            retry_at: None,
-        }),
-    }
+        }) => (LimitedBy::Budget, message, Some(retry_at)),
+        Err(Refused::PriceUnknown) => {
+            let message =
+                "no price is known for this service's GPUs, and its namespace has a budget";
+            (LimitedBy::PriceUnknown, message.to_owned(), None)
+        }
+    };
+    let refusal = Refusal {
+        status: 429,
+        code: "insufficient_quota",
+        message,
+        retry_at,
+    };
+    Some((Some(limit), refusal))
 }
 
 #[cfg(test)]

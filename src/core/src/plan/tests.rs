@@ -175,6 +175,11 @@ fn a_budget_pays_for_as_many_replicas_as_it_can() {
 #[test]
 fn a_request_that_the_budget_keeps_out_is_told_so_before_it_comes() {
     let decision = decide(service(0, Signal::Absent, 0), vec![budget("10", "9.5")]);
+    assert_eq!(
+        decision.limited_by,
+        Some(LimitedBy::Budget),
+        "its status says so as long as it holds"
+    );
     let refusal = decision.refusal.unwrap();
     assert_eq!((refusal.status, refusal.code), (429, "insufficient_quota"));
     assert_eq!(
