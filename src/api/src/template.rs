@@ -5,8 +5,8 @@ use schemars::{Schema, SchemaGenerator};
 
 /// CEL, on the template: some container asks for GPUs.
 pub const GPU_RULE: &str = "has(self.spec) && self.spec.containers.exists(c, has(c.resources) && has(c.resources.limits) && \
-    c.resources.limits.exists(r, (r in ['nvidia.com/gpu', 'amd.com/gpu', 'gpu.intel.com/i915', 'gpu.intel.com/xe'] \
-    || r.startsWith('nvidia.com/mig-')) && string(c.resources.limits[r]) != '0'))";
+    c.resources.limits.exists(r, r in ['nvidia.com/gpu', 'amd.com/gpu', 'gpu.intel.com/i915', 'gpu.intel.com/xe'] \
+    || r.startsWith('nvidia.com/mig-')))";
 /// What breaks [`GPU_RULE`].
 pub const GPU_MESSAGE: &str = "spec.containers[].resources.limits must ask for GPUs in one container at least, such as \
     nvidia.com/gpu: 1; Bursar manages GPU workloads only";
