@@ -2,6 +2,7 @@
 
 use std::{fs, path::Path, process::ExitCode, time::Duration};
 
+use bursar_apitest::conformance::CHECKS;
 use bursar_e2e::{
     Cluster, Options,
     runner::{self, Outcome, Scenario},
@@ -30,6 +31,11 @@ fn main() -> ExitCode {
             name: "kubectl_scale_sets_the_minimum",
             limit: LIMIT,
             run: scale,
+        },
+        Scenario {
+            name: "the_script_of_the_in_memory_server_holds_here_too",
+            limit: LIMIT,
+            run: conformance,
         },
     ];
     runner::main(|| Ok(Options::new("control-plane")), &scenarios)
@@ -130,5 +136,37 @@ fn scale(cluster: &Cluster) -> Outcome {
             Ok(())
         }
         other => Err(format!("a scale above maxReplicas: {other:?}").into()),
+    }
+}
+
+/// What controllers are tested against in memory is what they meet here.
+fn conformance(cluster: &Cluster) -> Outcome {
+    const NAMESPACE: &str = "check";
+    cluster.kubectl(&["create", "namespace", NAMESPACE])?;
+    // pods are not admitted before it is there
+    let account = [
+        "wait",
+        "--for=create",
+        "serviceaccount/default",
+        "--timeout=30s",
+    ];
+    cluster.kubectl(&[&["-n", NAMESPACE], &account[..]].concat())?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let failed = runtime.block_on(async {
+        let client = cluster.client().await?;
+        let mut failed = Vec::new();
+        for check in CHECKS {
+            if let Err(error) = (check.run)(client.clone(), NAMESPACE.to_owned()).await {
+                failed.push(format!("{}: {error}", check.name));
+            }
+        }
+        Ok::<_, bursar_e2e::Error>(failed)
+    })?;
+    if failed.is_empty() {
+        Ok(())
+    } else {
+        Err(failed.join("\n").into())
     }
 }

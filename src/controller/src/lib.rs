@@ -42,6 +42,7 @@ use bursar_runtime::lease::Candidate;
 use bursar_runtime::shutdown;
 use bursar_signals::demand::Credentials;
 use futures::StreamExt;
+use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::runtime::controller::{Action, Config};
@@ -278,7 +279,7 @@ async fn step(
     context: Arc<Context>,
 ) -> Result<Action, reconcile::Error> {
     let began = Instant::now();
-    let done = reconcile::reconcile(&context, &namespace.name_any()).await;
+    let done = reconcile::reconcile(&context, &namespace.name_any(), Timestamp::now()).await;
     context
         .metrics
         .reconcile_seconds

@@ -60,12 +60,15 @@ impl Error {
     }
 }
 
-/// Reconciles a namespace, and returns when to look again.
+/// Reconciles a namespace as of `now`, and returns how long to wait until the next look.
 ///
 /// # Errors
 /// The step that failed. What was done stays done; the next run goes on.
-pub(crate) async fn reconcile(context: &Context, namespace: &str) -> Result<Duration, Error> {
-    let now = Timestamp::now();
+pub(crate) async fn reconcile(
+    context: &Context,
+    namespace: &str,
+    now: Timestamp,
+) -> Result<Duration, Error> {
     let scene = Scene::of(context, namespace, now);
     let workloads = scene.workloads(context);
     if workloads.is_empty() && scene.budgets.is_empty() {
@@ -94,9 +97,7 @@ pub(crate) async fn reconcile(context: &Context, namespace: &str) -> Result<Dura
         RUNNING_PACE
     };
     let wait = next_look.map_or(pace, |at| {
-        at.duration_since(Timestamp::now())
-            .max(SignedDuration::ZERO)
-            .min(pace)
+        at.duration_since(now).max(SignedDuration::ZERO).min(pace)
     });
     Ok(wait.try_into().unwrap_or_default())
 }

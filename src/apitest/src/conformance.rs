@@ -1,0 +1,615 @@
+//! What controllers rely on an API server for, as checks that this server and the real one both pass: so the one cannot drift from
+//! the other. (A real server forgets versions only after minutes, so that a watch of such a one is told so is not among them.)
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use bursar_api::{BudgetPolicy, SpendRecord};
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use kube::api::{
+    Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions, WatchEvent,
+    WatchParams,
+};
+use kube::{Client, ResourceExt};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+/// What a check returns: nothing, or what was otherwise than expected.
+pub type Outcome = Result<(), String>;
+
+/// One check.
+pub struct Check {
+    /// What it promises.
+    pub name: &'static str,
+    /// Runs it in a namespace that exists. The kinds of `bursar.dev` must be served.
+    pub run: fn(Client, String) -> BoxFuture<'static, Outcome>,
+}
+
+const WATCH_LIMIT: Duration = Duration::from_secs(10);
+
+macro_rules! checks {
+    ($($name:ident),* $(,)?) => {
+        /// All checks.
+        pub const CHECKS: &[Check] = &[$(Check {
+            name: stringify!($name),
+            run: |client, namespace| async move { $name(&client, &namespace).await }.boxed(),
+        }),*];
+    };
+}
+
+checks![
+    creating_gives_an_identity,
+    a_write_at_a_stale_version_conflicts,
+    a_write_that_changes_nothing_makes_no_version,
+    status_and_the_rest_are_written_apart,
+    the_generation_follows_what_is_asked_for,
+    a_patch_may_name_uid_and_version,
+    a_finalizer_holds_what_is_deleted,
+    a_deletion_may_name_a_uid,
+    an_apply_takes_back_what_it_does_not_send,
+    an_apply_may_name_uid_and_version,
+    lists_select_by_label,
+    metadata_can_be_had_alone,
+    a_watch_tells_every_change,
+    a_watch_with_a_selector_tells_what_leaves_it,
+    status_writes_are_dated,
+    cluster_scoped_objects_have_no_namespace,
+    a_bound_pod_has_its_grace_and_an_unbound_one_none,
+];
+
+fn object<K: DeserializeOwned>(value: Value) -> Result<K, String> {
+    serde_json::from_value(value).map_err(|error| error.to_string())
+}
+
+fn config(name: &str, labels: Value, data: Value) -> Result<ConfigMap, String> {
+    object(
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "labels": labels}, "data": data}),
+    )
+}
+
+fn budget(name: &str, limit: &str) -> Result<BudgetPolicy, String> {
+    object(json!({
+        "apiVersion": "bursar.dev/v1alpha1", "kind": "BudgetPolicy", "metadata": {"name": name},
+        "spec": {"limit": limit, "period": "Monthly"},
+    }))
+}
+
+fn configs(client: &Client, namespace: &str) -> Api<ConfigMap> {
+    Api::namespaced(client.clone(), namespace)
+}
+
+fn budgets(client: &Client, namespace: &str) -> Api<BudgetPolicy> {
+    Api::namespaced(client.clone(), namespace)
+}
+
+fn create() -> PostParams {
+    PostParams {
+        field_manager: Some("check".to_owned()),
+        ..PostParams::default()
+    }
+}
+
+fn told<T>(result: kube::Result<T>) -> Result<T, String> {
+    result.map_err(|error| error.to_string())
+}
+
+/// The code of a refusal.
+fn code<T: Debug>(result: kube::Result<T>) -> Result<u16, String> {
+    match result {
+        Err(kube::Error::Api(status)) => Ok(status.code),
+        other => Err(format!("expected a refusal, got {other:?}")),
+    }
+}
+
+fn equal<T: PartialEq + Debug>(what: &str, found: T, expected: T) -> Outcome {
+    if found == expected {
+        Ok(())
+    } else {
+        Err(format!("{what}: expected {expected:?}, found {found:?}"))
+    }
+}
+
+async fn creating_gives_an_identity(client: &Client, namespace: &str) -> Outcome {
+    let api = configs(client, namespace);
+    let made = told(
+        api.create(&create(), &config("identity", json!({}), json!({}))?)
+            .await,
+    )?;
+    let has = (
+        made.uid().is_some(),
+        made.resource_version().is_some(),
+        made.creation_timestamp().is_some(),
+    );
+    equal("uid, version, time", has, (true, true, true))?;
+    let again = api
+        .create(&create(), &config("identity", json!({}), json!({}))?)
+        .await;
+    equal("a second one", code(again)?, 409)?;
+    let nowhere = configs(client, "no-such-namespace")
+        .create(&create(), &config("x", json!({}), json!({}))?)
+        .await;
+    equal("in a namespace that is not there", code(nowhere)?, 404)?;
+    equal(
+        "one that is not there",
+        told(api.get_opt("nobody").await)?.is_none(),
+        true,
+    )
+}
+
+async fn a_write_at_a_stale_version_conflicts(client: &Client, namespace: &str) -> Outcome {
+    let api = configs(client, namespace);
+    let first = told(
+        api.create(&create(), &config("stale", json!({}), json!({"a": "1"}))?)
+            .await,
+    )?;
+    let mut next = first.clone();
+    next.data = object(json!({"a": "2"}))?;
+    told(api.replace("stale", &create(), &next).await)?;
+    next.data = object(json!({"a": "3"}))?;
+    equal(
+        "a write at the first version",
+        code(api.replace("stale", &create(), &next).await)?,
+        409,
+    )?;
+    let live = told(api.get("stale").await)?;
+    equal("the data", live.data, object(json!({"a": "2"}))?)
+}
+
+async fn a_write_that_changes_nothing_makes_no_version(
+    client: &Client,
+    namespace: &str,
+) -> Outcome {
+    let api = configs(client, namespace);
+    let first = told(
+        api.create(&create(), &config("same", json!({}), json!({"a": "1"}))?)
+            .await,
+    )?;
+    let again = told(api.replace("same", &create(), &first).await)?;
+    equal(
+        "the version",
+        again.resource_version(),
+        first.resource_version(),
+    )
+}
+
+async fn status_and_the_rest_are_written_apart(client: &Client, namespace: &str) -> Outcome {
+    let api = budgets(client, namespace);
+    let mut wanted = budget("apart", "1")?;
+    wanted.status = Some(object(json!({"spent": "9"}))?);
+    let mut made = told(api.create(&create(), &wanted).await)?;
+    equal("a status at creation", made.status.is_none(), true)?;
+    made.spec.limit = "2".to_owned();
+    made.status = Some(object(json!({"spent": "1"}))?);
+    let written = told(api.replace_status("apart", &create(), &made).await)?;
+    equal(
+        "the limit after a write of the status",
+        written.spec.limit.as_str(),
+        "1",
+    )?;
+    equal(
+        "the status after it",
+        written.status.as_ref().map(|status| status.spent.as_str()),
+        Some("1"),
+    )?;
+    let mut next = written.clone();
+    next.spec.limit = "3".to_owned();
+    next.status = Some(object(json!({"spent": "8"}))?);
+    let written = told(api.replace("apart", &create(), &next).await)?;
+    equal(
+        "the limit after a write of the rest",
+        written.spec.limit.as_str(),
+        "3",
+    )?;
+    equal(
+        "the status after it",
+        written.status.map(|status| status.spent),
+        Some("1".to_owned()),
+    )?;
+    let stale = api.replace_status("apart", &create(), &made).await;
+    equal("a status at a stale version", code(stale)?, 409)
+}
+
+async fn the_generation_follows_what_is_asked_for(client: &Client, namespace: &str) -> Outcome {
+    let api = budgets(client, namespace);
+    let mut made = told(api.create(&create(), &budget("generation", "1")?).await)?;
+    equal("at creation", made.metadata.generation, Some(1))?;
+    made.status = Some(object(json!({"spent": "1"}))?);
+    let made = told(api.replace_status("generation", &create(), &made).await)?;
+    equal("after a status", made.metadata.generation, Some(1))?;
+    let label = Patch::Merge(json!({"metadata": {"labels": {"a": "b"}}}));
+    let made = told(
+        api.patch("generation", &PatchParams::default(), &label)
+            .await,
+    )?;
+    equal("after a label", made.metadata.generation, Some(1))?;
+    let limit = Patch::Merge(json!({"spec": {"limit": "2"}}));
+    let made = told(
+        api.patch("generation", &PatchParams::default(), &limit)
+            .await,
+    )?;
+    equal("after a limit", made.metadata.generation, Some(2))
+}
+
+async fn a_patch_may_name_uid_and_version(client: &Client, namespace: &str) -> Outcome {
+    let api = configs(client, namespace);
+    let made = told(
+        api.create(
+            &create(),
+            &config("guarded", json!({"a": "b", "c": "d"}), json!({}))?,
+        )
+        .await,
+    )?;
+    let patch = |metadata: Value| Patch::Merge(json!({"metadata": metadata}));
+    let params = PatchParams::default();
+    let guarded = json!({"uid": made.uid(), "resourceVersion": made.resource_version(), "labels": {"a": null}});
+    let next = told(api.patch("guarded", &params, &patch(guarded.clone())).await)?;
+    equal(
+        "the labels",
+        next.labels().keys().cloned().collect::<Vec<_>>(),
+        vec!["c".to_owned()],
+    )?;
+    // the same again is at a version that is not any more
+    let again = patch(json!({"resourceVersion": made.resource_version(), "labels": {"e": "f"}}));
+    equal(
+        "a stale version",
+        code(api.patch("guarded", &params, &again).await)?,
+        409,
+    )?;
+    let successor = patch(json!({
+        "uid": "00000000-0000-0000-0000-000000000000", "resourceVersion": made.resource_version(), "labels": {"e": "f"},
+    }));
+    let refused = api.patch("guarded", &params, &successor).await;
+    equal("a stale version of another uid", code(refused)?, 409)?;
+    let other = patch(json!({"uid": "00000000-0000-0000-0000-000000000000", "labels": {"e": "f"}}));
+    equal(
+        "another uid",
+        code(api.patch("guarded", &params, &other).await)?,
+        422,
+    )
+}
+
+async fn a_finalizer_holds_what_is_deleted(client: &Client, namespace: &str) -> Outcome {
+    let api = configs(client, namespace);
+    let mut wanted = config("held", json!({}), json!({}))?;
+    wanted.metadata.finalizers = Some(vec![
+        "bursar.dev/one".to_owned(),
+        "bursar.dev/two".to_owned(),
+    ]);
+    told(api.create(&create(), &wanted).await)?;
+    told(api.delete("held", &DeleteParams::default()).await)?;
+    let live = told(api.get("held").await)?;
+    equal(
+        "marked as deleted",
+        live.metadata.deletion_timestamp.is_some(),
+        true,
+    )?;
+    let patch = |finalizers: Value| Patch::Merge(json!({"metadata": {"finalizers": finalizers}}));
+    let params = PatchParams::default();
+    let added = patch(json!([
+        "bursar.dev/one",
+        "bursar.dev/two",
+        "bursar.dev/three"
+    ]));
+    equal(
+        "a new finalizer",
+        code(api.patch("held", &params, &added).await)?,
+        422,
+    )?;
+    told(
+        api.patch("held", &params, &patch(json!(["bursar.dev/two"])))
+            .await,
+    )?;
+    equal(
+        "with one left",
+        told(api.get_opt("held").await)?.is_some(),
+        true,
+    )?;
+    told(api.patch("held", &params, &patch(json!([]))).await)?;
+    equal(
+        "with none left",
+        told(api.get_opt("held").await)?.is_none(),
+        true,
+    )
+}
+
+async fn a_deletion_may_name_a_uid(client: &Client, namespace: &str) -> Outcome {
+    let api = configs(client, namespace);
+    let made = told(
+        api.create(&create(), &config("mine", json!({}), json!({}))?)
+            .await,
+    )?;
+    let named = |uid: Option<String>| DeleteParams {
+        preconditions: Some(Preconditions {
+            uid,
+            ..Preconditions::default()
+        }),
+        ..DeleteParams::default()
+    };
+    let other = named(Some("00000000-0000-0000-0000-000000000000".to_owned()));
+    equal("another uid", code(api.delete("mine", &other).await)?, 409)?;
+    told(api.delete("mine", &named(made.uid())).await)?;
+    equal(
+        "what is gone",
+        code(api.delete("mine", &DeleteParams::default()).await)?,
+        404,
+    )
+}
+
+async fn an_apply_takes_back_what_it_does_not_send(client: &Client, namespace: &str) -> Outcome {
+    let api = configs(client, namespace);
+    let params = PatchParams::apply("check").force();
+    let apply = |data: Value| {
+        Patch::Apply(
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "applied"}, "data": data}),
+        )
+    };
+    let first = told(
+        api.patch("applied", &params, &apply(json!({"a": "1", "b": "2"})))
+            .await,
+    )?;
+    let again = told(
+        api.patch("applied", &params, &apply(json!({"a": "1", "b": "2"})))
+            .await,
+    )?;
+    equal(
+        "the version after the same apply",
+        again.resource_version(),
+        first.resource_version(),
+    )?;
+    let other = Patch::Merge(json!({"data": {"theirs": "3"}}));
+    told(api.patch("applied", &PatchParams::default(), &other).await)?;
+    let last = told(
+        api.patch("applied", &params, &apply(json!({"a": "9"})))
+            .await,
+    )?;
+    equal(
+        "the data",
+        last.data,
+        object(json!({"a": "9", "theirs": "3"}))?,
+    )
+}
+
+async fn an_apply_may_name_uid_and_version(client: &Client, namespace: &str) -> Outcome {
+    let api = configs(client, namespace);
+    let params = PatchParams::apply("check").force();
+    let apply = |metadata: Value| {
+        Patch::Apply(
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"a": "1"}}),
+        )
+    };
+    let none = apply(json!({"name": "named", "uid": "00000000-0000-0000-0000-000000000000"}));
+    equal(
+        "a uid where nothing is",
+        code(api.patch("named", &params, &none).await)?,
+        409,
+    )?;
+    let made = told(
+        api.create(&create(), &config("named", json!({}), json!({}))?)
+            .await,
+    )?;
+    let other = apply(json!({"name": "named", "uid": "00000000-0000-0000-0000-000000000000"}));
+    equal(
+        "another uid",
+        code(api.patch("named", &params, &other).await)?,
+        422,
+    )?;
+    let exact = apply(
+        json!({"name": "named", "uid": made.uid(), "resourceVersion": made.resource_version()}),
+    );
+    told(api.patch("named", &params, &exact).await)?;
+    let stale = Patch::Apply(json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "data": {"a": "2"},
+        "metadata": {"name": "named", "resourceVersion": made.resource_version()},
+    }));
+    equal(
+        "a stale version",
+        code(api.patch("named", &params, &stale).await)?,
+        409,
+    )
+}
+
+async fn lists_select_by_label(client: &Client, namespace: &str) -> Outcome {
+    let api = configs(client, namespace);
+    for (name, labels) in [
+        ("list-a", json!({"set": "list", "n": "1"})),
+        ("list-b", json!({"set": "list", "n": "2"})),
+        ("list-c", json!({"set": "list"})),
+    ] {
+        told(
+            api.create(&create(), &config(name, labels, json!({}))?)
+                .await,
+        )?;
+    }
+    for (selector, expected) in [
+        ("set=list", "list-a list-b list-c"),
+        ("set=list,n", "list-a list-b"),
+        ("set=list,!n", "list-c"),
+        ("set=list,n!=1", "list-b list-c"),
+        ("set in (list,other),n in (2)", "list-b"),
+        ("set=list,n notin (1,2)", "list-c"),
+        ("set=nothing", ""),
+    ] {
+        let found = told(api.list(&ListParams::default().labels(selector)).await)?;
+        let names: Vec<String> = found.items.iter().map(ResourceExt::name_any).collect();
+        equal(selector, names.join(" ").as_str(), expected)?;
+    }
+    Ok(())
+}
+
+async fn metadata_can_be_had_alone(client: &Client, namespace: &str) -> Outcome {
+    let api = configs(client, namespace);
+    let made = told(
+        api.create(
+            &create(),
+            &config("meta", json!({"set": "meta"}), json!({"a": "1"}))?,
+        )
+        .await,
+    )?;
+    let listed = told(
+        api.list_metadata(&ListParams::default().labels("set=meta"))
+            .await,
+    )?;
+    equal(
+        "the listed uids",
+        listed
+            .items
+            .iter()
+            .map(ResourceExt::uid)
+            .collect::<Vec<_>>(),
+        vec![made.uid()],
+    )?;
+    let patch = Patch::Merge(json!({"metadata": {"annotations": {"a": "b"}}}));
+    let patched = told(
+        api.patch_metadata("meta", &PatchParams::default(), &patch)
+            .await,
+    )?;
+    equal(
+        "the annotation",
+        patched.annotations().get("a").map(String::as_str),
+        Some("b"),
+    )
+}
+
+/// `kind name` of the first events of a watch.
+async fn events(
+    api: &Api<ConfigMap>,
+    selector: &str,
+    version: &str,
+    count: usize,
+) -> Result<Vec<String>, String> {
+    let params = WatchParams::default()
+        .labels(selector)
+        .timeout(10)
+        .disable_bookmarks();
+    let stream = told(api.watch(&params, version).await)?;
+    let lines = stream.take(count).map(|event| match event {
+        Ok(WatchEvent::Added(object)) => format!("added {}", object.name_any()),
+        Ok(WatchEvent::Modified(object)) => format!("modified {}", object.name_any()),
+        Ok(WatchEvent::Deleted(object)) => format!("deleted {}", object.name_any()),
+        Ok(WatchEvent::Bookmark(_)) => "bookmark".to_owned(),
+        Ok(WatchEvent::Error(status)) => format!("error {}", status.code),
+        Err(error) => format!("error {error}"),
+    });
+    let lines = tokio::time::timeout(WATCH_LIMIT, lines.collect()).await;
+    lines.map_err(|_| format!("fewer than {count} events in {} s", WATCH_LIMIT.as_secs()))
+}
+
+async fn a_watch_tells_every_change(client: &Client, namespace: &str) -> Outcome {
+    let api = configs(client, namespace);
+    let listed = told(api.list(&ListParams::default()).await)?;
+    let from = listed
+        .metadata
+        .resource_version
+        .ok_or("a list without a version")?;
+    told(
+        api.create(
+            &create(),
+            &config("watched", json!({"set": "watch"}), json!({}))?,
+        )
+        .await,
+    )?;
+    let patch = Patch::Merge(json!({"data": {"a": "1"}}));
+    told(api.patch("watched", &PatchParams::default(), &patch).await)?;
+    told(api.delete("watched", &DeleteParams::default()).await)?;
+    let seen = events(&api, "set=watch", &from, 3).await?;
+    equal(
+        "the events",
+        seen.join(", ").as_str(),
+        "added watched, modified watched, deleted watched",
+    )
+}
+
+async fn a_watch_with_a_selector_tells_what_leaves_it(client: &Client, namespace: &str) -> Outcome {
+    let api = configs(client, namespace);
+    let made = told(
+        api.create(
+            &create(),
+            &config("moving", json!({"set": "out"}), json!({}))?,
+        )
+        .await,
+    )?;
+    let from = made
+        .resource_version()
+        .ok_or("an object without a version")?;
+    for set in ["in", "out"] {
+        let patch = Patch::Merge(json!({"metadata": {"labels": {"set": set}}}));
+        told(api.patch("moving", &PatchParams::default(), &patch).await)?;
+    }
+    let seen = events(&api, "set=in", &from, 2).await?;
+    equal(
+        "the events",
+        seen.join(", ").as_str(),
+        "added moving, deleted moving",
+    )
+}
+
+async fn status_writes_are_dated(client: &Client, namespace: &str) -> Outcome {
+    let api = budgets(client, namespace);
+    let mut made = told(api.create(&create(), &budget("dated", "1")?).await)?;
+    made.status = Some(object(json!({"spent": "1"}))?);
+    let written = told(api.replace_status("dated", &create(), &made).await)?;
+    let dated = written.managed_fields().iter().any(|entry| {
+        entry.subresource.as_deref() == Some("status")
+            && entry.time.is_some()
+            && entry.manager.as_deref() == Some("check")
+    });
+    equal("an entry of the status with its time", dated, true)
+}
+
+async fn cluster_scoped_objects_have_no_namespace(client: &Client, namespace: &str) -> Outcome {
+    let api: Api<SpendRecord> = Api::all(client.clone());
+    let name = format!("{namespace}.infd.check");
+    let wanted = object(json!({
+        "apiVersion": "bursar.dev/v1alpha1", "kind": "SpendRecord", "metadata": {"name": name},
+        "spec": {"namespace": namespace, "kind": "InferenceDeployment", "name": "check", "month": "2026-11", "timeZone": "UTC", "currency": "USD"},
+    }))?;
+    let made = told(api.create(&create(), &wanted).await)?;
+    equal("its namespace", made.namespace(), None)?;
+    told(api.delete(&name, &DeleteParams::default()).await).map(drop)
+}
+
+async fn a_bound_pod_has_its_grace_and_an_unbound_one_none(
+    client: &Client,
+    namespace: &str,
+) -> Outcome {
+    let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let pod = |name: &str, node: Value| -> Result<Pod, String> {
+        object(json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
+            "spec": {
+                "nodeName": node, "schedulerName": "nobody", "terminationGracePeriodSeconds": 20,
+                "containers": [{"name": "c", "image": "none"}],
+            },
+        }))
+    };
+    told(api.create(&create(), &pod("unbound", Value::Null)?).await)?;
+    told(api.delete("unbound", &DeleteParams::default()).await)?;
+    equal(
+        "the unbound pod",
+        told(api.get_opt("unbound").await)?.is_none(),
+        true,
+    )?;
+
+    told(
+        api.create(&create(), &pod("bound", json!("no-such-node"))?)
+            .await,
+    )?;
+    told(api.delete("bound", &DeleteParams::default()).await)?;
+    let live = told(api.get("bound").await)?;
+    equal(
+        "its grace",
+        live.metadata.deletion_grace_period_seconds,
+        Some(20),
+    )?;
+    told(
+        api.delete("bound", &DeleteParams::default().grace_period(0))
+            .await,
+    )?;
+    equal(
+        "after a deletion without grace",
+        told(api.get_opt("bound").await)?.is_none(),
+        true,
+    )
+}

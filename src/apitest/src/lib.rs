@@ -1,0 +1,153 @@
+//! An in-memory Kubernetes API server behind a kube client, so that controllers are tested with every fault at every write.
+//!
+//! | module | subject |
+//! |---|---|
+//! | `request` | which object a request is about |
+//! | `store` | objects, versions, and what a write may change |
+//! | `apply` | server-side apply |
+//! | `select` | label selectors |
+//! | `serve` | requests, answers and watches |
+//! | [`faults`] | crashes and rivals, at a chosen write |
+//! | [`conformance`] | the script that this server and the real one both pass |
+//!
+//! What it leaves out: schemas, defaults and admission (the real server's tests have them), garbage collection and every other
+//! controller (a test plays their parts), strategic merge patches, paging, applies without force, and lists with keys: an apply
+//! replaces a list as a whole.
+
+mod apply;
+pub mod conformance;
+pub mod faults;
+mod request;
+mod select;
+mod serve;
+mod store;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bursar_api::{BudgetPolicy, InferenceDeployment, PriceList, SpendRecord, TrainingJob};
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::events::v1::Event;
+use kube::{Client, Resource};
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+
+use faults::Faults;
+use store::Store;
+
+/// A kind that the server knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Kind {
+    pub(crate) api_version: String,
+    pub(crate) kind: String,
+    pub(crate) plural: String,
+    /// Whether its status is written apart from the rest.
+    pub(crate) status: bool,
+}
+
+impl Kind {
+    fn of<K: Resource<DynamicType = ()>>(status: bool) -> Self {
+        Self {
+            api_version: K::api_version(&()).into_owned(),
+            kind: K::kind(&()).into_owned(),
+            plural: K::plural(&()).into_owned(),
+            status,
+        }
+    }
+
+    /// All that the controllers use.
+    fn all() -> Vec<Self> {
+        vec![
+            Self::of::<InferenceDeployment>(true),
+            Self::of::<TrainingJob>(true),
+            Self::of::<BudgetPolicy>(true),
+            Self::of::<PriceList>(true),
+            Self::of::<SpendRecord>(true),
+            Self::of::<Deployment>(true),
+            Self::of::<Job>(true),
+            Self::of::<Pod>(true),
+            Self::of::<Node>(true),
+            Self::of::<Namespace>(true),
+            Self::of::<Service>(true),
+            Self::of::<ConfigMap>(false),
+            Self::of::<EndpointSlice>(false),
+            Self::of::<Lease>(false),
+            Self::of::<Event>(false),
+        ]
+    }
+}
+
+/// What requests and watches share.
+pub(crate) struct Shared {
+    store: Mutex<Store>,
+    /// The last version; watches wait for it to change.
+    version: watch::Sender<u64>,
+}
+
+impl Shared {
+    pub(crate) fn store(&self) -> MutexGuard<'_, Store> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the store and wakes the watches.
+    pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Store) -> T) -> T {
+        let mut store = self.store();
+        let changed = change(&mut store);
+        self.version.send_replace(store.version());
+        changed
+    }
+}
+
+/// The server. Its clones share their objects.
+#[derive(Clone)]
+pub struct Server {
+    shared: Arc<Shared>,
+}
+
+impl Server {
+    /// A server with these namespaces and nothing else.
+    pub fn new(namespaces: &[&str]) -> Self {
+        let store = Store::new(Kind::all(), namespaces);
+        let version = watch::Sender::new(store.version());
+        Self {
+            shared: Arc::new(Shared {
+                store: Mutex::new(store),
+                version,
+            }),
+        }
+    }
+
+    /// A client that nothing befalls. Needs a tokio runtime.
+    pub fn client(&self) -> Client {
+        self.client_with(&Arc::default())
+    }
+
+    /// A client whose writes `faults` may befall.
+    pub fn client_with(&self, faults: &Arc<Faults>) -> Client {
+        serve::client(Arc::clone(&self.shared), Arc::clone(faults))
+    }
+
+    /// All objects of a kind, in the order of their namespaces and names.
+    pub fn objects<K: Resource<DynamicType = ()> + DeserializeOwned>(&self) -> Vec<K> {
+        let kind = Kind::of::<K>(false);
+        let store = self.shared.store();
+        store
+            .list(&kind.api_version, &kind.plural)
+            .filter_map(|object| serde_json::from_value(object.clone()).ok())
+            .collect()
+    }
+
+    /// Sets the server's clock, which is the machine's until then.
+    pub fn set_clock(&self, now: Timestamp) {
+        self.shared.store().set_clock(now);
+    }
+
+    /// Forgets what happened before now: watches end, and whoever asks for older versions is told that they are gone.
+    pub fn expire(&self) {
+        self.shared.change(Store::expire);
+    }
+}

@@ -1,0 +1,554 @@
+//! Objects, their versions, and what a write may change.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Map, Value, json};
+
+use crate::Kind;
+use crate::apply::apply;
+use crate::request::Target;
+
+/// Events that are kept for watches.
+const HISTORY: usize = 10_000;
+/// The version before anything was made; smaller ones are too old for a watch.
+const FIRST_VERSION: u64 = 1000;
+
+/// Why a request was refused, as the API server says it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) code: u16,
+    pub(crate) reason: &'static str,
+    pub(crate) message: String,
+}
+
+impl Refusal {
+    fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            reason,
+            message: message.into(),
+        }
+    }
+
+    pub(crate) fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(400, "BadRequest", message)
+    }
+
+    fn not_found(what: &str, name: &str) -> Self {
+        Self::new(404, "NotFound", format!("{what} {name:?} not found"))
+    }
+
+    fn conflict(message: impl Into<String>) -> Self {
+        Self::new(409, "Conflict", message)
+    }
+
+    fn invalid(message: impl Into<String>) -> Self {
+        Self::new(422, "Invalid", message)
+    }
+
+    pub(crate) fn expired(version: u64) -> Self {
+        Self::new(
+            410,
+            "Expired",
+            format!("too old resource version: {version}"),
+        )
+    }
+}
+
+type Answer = Result<Value, Refusal>;
+
+/// `apiVersion` and plural, namespace, name.
+type Key = (String, String, String, String);
+
+#[derive(Debug, Clone, Default)]
+struct Object {
+    value: Value,
+    /// What each manager applied last.
+    applied: BTreeMap<String, Value>,
+}
+
+/// A change of an object.
+#[derive(Debug, Clone)]
+pub(crate) struct Event {
+    pub(crate) version: u64,
+    api_version: String,
+    plural: String,
+    namespace: String,
+    /// `None` for a new object.
+    pub(crate) old: Option<Value>,
+    /// The object as it is now, or was last.
+    pub(crate) new: Value,
+    pub(crate) gone: bool,
+}
+
+impl Event {
+    pub(crate) fn concerns(&self, target: &Target) -> bool {
+        let namespace = target.namespace.as_deref();
+        (&self.api_version, &self.plural) == (&target.api_version, &target.plural)
+            && namespace.is_none_or(|namespace| namespace == self.namespace)
+    }
+}
+
+/// A write.
+pub(crate) enum Patch {
+    Merge(Value),
+    Json(json_patch::Patch),
+    Apply(Value),
+}
+
+/// The server's state.
+pub(crate) struct Store {
+    kinds: Vec<Kind>,
+    objects: BTreeMap<Key, Object>,
+    version: u64,
+    history: VecDeque<Event>,
+    /// Events up to this version are forgotten.
+    forgotten: u64,
+    made: u64,
+    /// The time, if it is not the machine's.
+    clock: Option<Timestamp>,
+}
+
+impl Store {
+    pub(crate) fn new(kinds: Vec<Kind>, namespaces: &[&str]) -> Self {
+        let mut store = Self {
+            kinds,
+            objects: BTreeMap::new(),
+            version: FIRST_VERSION,
+            history: VecDeque::new(),
+            forgotten: FIRST_VERSION,
+            made: 0,
+            clock: None,
+        };
+        for name in namespaces {
+            let object =
+                json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+            store.insert(key("v1", "namespaces", "", name), object, "apitest");
+        }
+        store
+    }
+
+    pub(crate) fn set_clock(&mut self, now: Timestamp) {
+        self.clock = Some(now);
+    }
+
+    fn now(&self) -> Timestamp {
+        self.clock.unwrap_or_else(Timestamp::now)
+    }
+
+    pub(crate) fn version(&self) -> u64 {
+        self.version
+    }
+
+    pub(crate) fn kind(&self, target: &Target) -> Result<Kind, Refusal> {
+        let known = |kind: &&Kind| {
+            (&kind.api_version, &kind.plural) == (&target.api_version, &target.plural)
+        };
+        let kind = self.kinds.iter().find(known).cloned();
+        kind.ok_or_else(|| {
+            Refusal::new(
+                404,
+                "NotFound",
+                "the server could not find the requested resource",
+            )
+        })
+    }
+
+    pub(crate) fn expire(&mut self) {
+        self.history.clear();
+        self.forgotten = self.version;
+    }
+
+    /// What happened after `version`; `None` if that is not known any more.
+    pub(crate) fn since(&self, version: u64) -> Option<impl Iterator<Item = &Event>> {
+        (version >= self.forgotten).then(|| {
+            self.history
+                .iter()
+                .filter(move |event| event.version > version)
+        })
+    }
+
+    pub(crate) fn list(&self, api_version: &str, plural: &str) -> impl Iterator<Item = &Value> {
+        self.objects
+            .iter()
+            .filter(move |(key, _)| key.0 == api_version && key.1 == plural)
+            .map(|(_, object)| &object.value)
+    }
+
+    pub(crate) fn get(&self, target: &Target) -> Answer {
+        let key = self.key(target)?;
+        let found = self.objects.get(&key).map(|object| object.value.clone());
+        found.ok_or_else(|| Refusal::not_found(&target.plural, &key.3))
+    }
+
+    pub(crate) fn create(&mut self, target: &Target, mut object: Value, manager: &str) -> Answer {
+        let kind = self.kind(target)?;
+        let namespace = target.namespace.clone().unwrap_or_default();
+        if !namespace.is_empty()
+            && !self
+                .objects
+                .contains_key(&key("v1", "namespaces", "", &namespace))
+        {
+            return Err(Refusal::not_found("namespaces", &namespace));
+        }
+        let metadata = metadata(&mut object)?;
+        if let (None, Some(prefix)) = (text(metadata, "name"), text(metadata, "generateName")) {
+            metadata.insert("name".into(), json!(format!("{prefix}{:05}", self.made)));
+        }
+        let name = text(metadata, "name").ok_or_else(|| {
+            Refusal::invalid("metadata.name: Required value: name or generateName is required")
+        })?;
+        if metadata.contains_key("resourceVersion") {
+            return Err(Refusal::bad_request(
+                "resourceVersion should not be set on objects to be created",
+            ));
+        }
+        if !namespace.is_empty() {
+            metadata.insert("namespace".into(), json!(namespace));
+        }
+        let key = key(&target.api_version, &target.plural, &namespace, &name);
+        if self.objects.contains_key(&key) {
+            return Err(Refusal::new(
+                409,
+                "AlreadyExists",
+                format!("{} {name:?} already exists", target.plural),
+            ));
+        }
+        if kind.status
+            && let Some(fields) = object.as_object_mut()
+        {
+            fields.remove("status");
+        }
+        if kind.kind == "Pod" {
+            object["status"] = json!({"phase": "Pending"});
+        }
+        Ok(self.insert(key, object, manager))
+    }
+
+    fn insert(&mut self, key: Key, mut object: Value, manager: &str) -> Value {
+        self.made += 1;
+        self.version += 1;
+        let (now, has_spec) = (self.now(), object.get("spec").is_some());
+        let metadata = &mut object["metadata"];
+        metadata["uid"] = json!(format!("00000000-0000-4000-8000-{:012}", self.made));
+        metadata["creationTimestamp"] = json!(second(now));
+        metadata["resourceVersion"] = json!(self.version.to_string());
+        if has_spec {
+            metadata["generation"] = json!(1);
+        }
+        sign(metadata, manager, "Update", None, now);
+        self.record(&key, None, object.clone(), false);
+        let applied = BTreeMap::new();
+        self.objects.insert(
+            key,
+            Object {
+                value: object.clone(),
+                applied,
+            },
+        );
+        object
+    }
+
+    /// A whole object, or its status, in place of the present one.
+    pub(crate) fn replace(&mut self, target: &Target, object: Value, manager: &str) -> Answer {
+        let live = self.get(target)?;
+        if object["metadata"]["name"] != live["metadata"]["name"] {
+            return Err(Refusal::bad_request(
+                "the name of the object does not match the name on the URL",
+            ));
+        }
+        self.update(target, &live, object, manager, "Update")
+    }
+
+    pub(crate) fn patch(&mut self, target: &Target, patch: Patch, manager: &str) -> Answer {
+        let patched = match patch {
+            Patch::Apply(sent) => return self.apply(target, sent, manager),
+            Patch::Merge(patch) => {
+                let mut object = self.get(target)?;
+                json_patch::merge(&mut object, &patch);
+                object
+            }
+            Patch::Json(patch) => {
+                let mut object = self.get(target)?;
+                json_patch::patch(&mut object, &patch)
+                    .map_err(|error| Refusal::invalid(error.to_string()))?;
+                object
+            }
+        };
+        let live = self.get(target)?;
+        self.update(target, &live, patched, manager, "Update")
+    }
+
+    fn apply(&mut self, target: &Target, sent: Value, manager: &str) -> Answer {
+        let key = self.key(target)?;
+        if target.subresource.is_some() {
+            return Err(Refusal::bad_request(
+                "this server applies whole objects only",
+            ));
+        }
+        let known = self.objects.get(&key).cloned();
+        let result = match &known {
+            None if sent["metadata"].get("uid").is_some() => {
+                return Err(Refusal::conflict(
+                    "uid mismatch: the provided object specified a uid, and no existing object was found",
+                ));
+            }
+            None => self.create(target, sent.clone(), manager)?,
+            Some(known) => {
+                let others = known.applied.iter().filter(|(name, _)| *name != manager);
+                let others: Vec<&Value> = others.map(|(_, applied)| applied).collect();
+                let object = apply(&known.value, known.applied.get(manager), &sent, &others);
+                self.update(target, &known.value, object, manager, "Apply")?
+            }
+        };
+        if let Some(object) = self.objects.get_mut(&key) {
+            object.applied.insert(manager.to_owned(), sent);
+        }
+        Ok(result)
+    }
+
+    fn update(
+        &mut self,
+        target: &Target,
+        live: &Value,
+        mut object: Value,
+        manager: &str,
+        operation: &str,
+    ) -> Answer {
+        let kind = self.kind(target)?;
+        let (old, new) = (&live["metadata"], &object["metadata"]);
+        let differs = |field: &str| {
+            let given = new[field].as_str().filter(|given| !given.is_empty());
+            given.is_some_and(|given| Some(given) != old[field].as_str())
+        };
+        // a version that is not any more comes before a uid that is another's
+        if differs("resourceVersion") {
+            return Err(Refusal::conflict(format!(
+                "Operation cannot be fulfilled on {} {}: the object has been modified",
+                target.plural, old["name"]
+            )));
+        }
+        if differs("uid") {
+            return Err(Refusal::invalid(
+                "metadata.uid: Invalid value: field is immutable",
+            ));
+        }
+        let subresource = target.subresource.as_deref();
+        match subresource {
+            None if kind.status => carry(&mut object, live, "status"),
+            None => {}
+            Some("status") if kind.status => {
+                let mut next = live.clone();
+                carry(&mut next, &object, "status");
+                object = next;
+            }
+            Some(_) => return Err(Refusal::not_found("subresource of", &target.plural)),
+        }
+        let next = &mut object["metadata"];
+        for field in [
+            "name",
+            "namespace",
+            "uid",
+            "creationTimestamp",
+            "deletionTimestamp",
+            "deletionGracePeriodSeconds",
+            "generation",
+            "resourceVersion",
+            "managedFields",
+        ] {
+            match old.get(field) {
+                Some(value) => next[field] = value.clone(),
+                None => drop(next.as_object_mut().and_then(|next| next.remove(field))),
+            }
+        }
+        if old.get("deletionTimestamp").is_some() {
+            let before = list(old, "finalizers");
+            if list(next, "finalizers")
+                .iter()
+                .any(|each| !before.contains(each))
+            {
+                return Err(Refusal::invalid(
+                    "metadata.finalizers: Forbidden: no new finalizers can be added if the object is being deleted",
+                ));
+            }
+        }
+        if object == *live {
+            return Ok(object);
+        }
+        if asked(&object) != asked(live) {
+            let generation = old["generation"].as_u64();
+            if let Some(generation) = generation {
+                object["metadata"]["generation"] = json!(generation + 1);
+            }
+        }
+        sign(
+            &mut object["metadata"],
+            manager,
+            operation,
+            subresource,
+            self.now(),
+        );
+        let key = self.key(target)?;
+        Ok(self.put(key, object))
+    }
+
+    /// Stores a changed object, or lets it go if nothing holds it any more.
+    fn put(&mut self, key: Key, mut object: Value) -> Value {
+        self.version += 1;
+        object["metadata"]["resourceVersion"] = json!(self.version.to_string());
+        let metadata = &object["metadata"];
+        let held = !list(metadata, "finalizers").is_empty()
+            || metadata["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) > 0;
+        let gone = metadata.get("deletionTimestamp").is_some() && !held;
+        let old = if gone {
+            self.objects.remove(&key).map(|known| known.value)
+        } else {
+            let known = self.objects.entry(key.clone()).or_default();
+            Some(std::mem::replace(&mut known.value, object.clone()))
+        };
+        self.record(&key, old, object.clone(), gone);
+        object
+    }
+
+    pub(crate) fn delete(&mut self, target: &Target, options: &Value) -> Answer {
+        let mut object = self.get(target)?;
+        let preconditions = &options["preconditions"];
+        for field in ["uid", "resourceVersion"] {
+            let wanted = preconditions[field].as_str();
+            if wanted.is_some_and(|wanted| object["metadata"][field] != wanted) {
+                return Err(Refusal::conflict(format!("Precondition failed: {field}")));
+            }
+        }
+        let grace = match target.plural.as_str() {
+            "pods" => grace(&object, options),
+            _ => 0,
+        };
+        let metadata = &mut object["metadata"];
+        let before = metadata["deletionGracePeriodSeconds"].as_i64();
+        if metadata.get("deletionTimestamp").is_some()
+            && before.is_none_or(|before| before <= grace)
+        {
+            // it is on its way already
+            return Ok(object);
+        }
+        let at = self.now() + SignedDuration::from_secs(grace);
+        metadata["deletionTimestamp"] = json!(second(at));
+        metadata["deletionGracePeriodSeconds"] = json!(grace);
+        let key = self.key(target)?;
+        Ok(self.put(key, object))
+    }
+
+    fn key(&self, target: &Target) -> Result<Key, Refusal> {
+        self.kind(target)?;
+        let name = target.name.as_deref();
+        let name = name.ok_or_else(|| Refusal::bad_request("the request names no object"))?;
+        let namespace = target.namespace.as_deref().unwrap_or_default();
+        Ok(key(&target.api_version, &target.plural, namespace, name))
+    }
+
+    fn record(&mut self, key: &Key, old: Option<Value>, new: Value, gone: bool) {
+        if self.history.len() == HISTORY
+            && let Some(first) = self.history.pop_front()
+        {
+            self.forgotten = first.version;
+        }
+        self.history.push_back(Event {
+            version: self.version,
+            api_version: key.0.clone(),
+            plural: key.1.clone(),
+            namespace: key.2.clone(),
+            old,
+            new,
+            gone,
+        });
+    }
+}
+
+fn key(api_version: &str, plural: &str, namespace: &str, name: &str) -> Key {
+    [api_version, plural, namespace, name]
+        .map(str::to_owned)
+        .into()
+}
+
+/// How long a pod may take to end. One without a node, or that has ended, has nothing to end.
+fn grace(pod: &Value, options: &Value) -> i64 {
+    let ended = matches!(
+        pod["status"]["phase"].as_str(),
+        Some("Succeeded" | "Failed")
+    );
+    if ended || pod["spec"]["nodeName"].as_str().is_none_or(str::is_empty) {
+        return 0;
+    }
+    let asked = options["gracePeriodSeconds"].as_i64();
+    asked
+        .or(pod["spec"]["terminationGracePeriodSeconds"].as_i64())
+        .unwrap_or(30)
+}
+
+fn metadata(object: &mut Value) -> Result<&mut Map<String, Value>, Refusal> {
+    let metadata = object.get_mut("metadata").and_then(Value::as_object_mut);
+    metadata.ok_or_else(|| Refusal::bad_request("the object has no metadata"))
+}
+
+fn text(fields: &Map<String, Value>, name: &str) -> Option<String> {
+    fields
+        .get(name)
+        .and_then(Value::as_str)
+        .filter(|text| !text.is_empty())
+        .map(str::to_owned)
+}
+
+fn list(metadata: &Value, field: &str) -> Vec<Value> {
+    metadata[field].as_array().cloned().unwrap_or_default()
+}
+
+/// Takes a field as `from` has it.
+fn carry(object: &mut Value, from: &Value, field: &str) {
+    match (object.as_object_mut(), from.get(field)) {
+        (Some(fields), Some(value)) => drop(fields.insert(field.to_owned(), value.clone())),
+        (Some(fields), None) => drop(fields.remove(field)),
+        (None, _) => {}
+    }
+}
+
+/// What counts for the generation: all but metadata and status.
+fn asked(object: &Value) -> Value {
+    let mut object = object.clone();
+    if let Some(fields) = object.as_object_mut() {
+        fields.remove("metadata");
+        fields.remove("status");
+    }
+    object
+}
+
+/// Notes who wrote when. The fields themselves are not told.
+fn sign(
+    metadata: &mut Value,
+    manager: &str,
+    operation: &str,
+    subresource: Option<&str>,
+    now: Timestamp,
+) {
+    let mut entries = list(metadata, "managedFields");
+    entries.retain(|entry| {
+        (
+            entry["manager"].as_str(),
+            entry["operation"].as_str(),
+            entry["subresource"].as_str(),
+        ) != (Some(manager), Some(operation), subresource)
+    });
+    let mut entry = json!({"manager": manager, "operation": operation, "time": second(now), "fieldsType": "FieldsV1", "fieldsV1": {}});
+    if let Some(subresource) = subresource {
+        entry["subresource"] = json!(subresource);
+    }
+    entries.push(entry);
+    metadata["managedFields"] = json!(entries);
+}
+
+/// The API's times are whole seconds.
+fn second(at: Timestamp) -> String {
+    Timestamp::from_second(at.as_second())
+        .unwrap_or(at)
+        .to_string()
+}
