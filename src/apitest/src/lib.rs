@@ -137,7 +137,7 @@ impl Server {
         let store = self.shared.store();
         store
             .list(&kind.api_version, &kind.plural)
-            .filter_map(|object| serde_json::from_value(object.clone()).ok())
+            .filter_map(|object| K::deserialize(object).ok())
             .collect()
     }
 

@@ -24,6 +24,8 @@ mod prices;
 mod reconcile;
 mod scrape;
 mod summary;
+#[cfg(test)]
+mod tests;
 mod training;
 mod watch;
 

@@ -1,0 +1,171 @@
+//! One life of a controller: its caches, what it remembers, and what befalls its writes.
+
+use std::sync::{Arc, Mutex};
+
+use bursar_apitest::faults::Faults;
+use bursar_signals::demand::{Message, ServiceDemand};
+use bursar_signals::engine::Sample;
+use jiff::tz::TimeZone;
+use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::reflector::{self, store::Writer};
+use kube::runtime::watcher::Event;
+use kube::{Resource, ResourceExt};
+use prometheus_client::registry::Registry;
+use serde::de::DeserializeOwned;
+
+use super::world::{NAMESPACE, OPERATOR, World};
+use crate::context::{Context, lock};
+use crate::ledger::Written;
+use crate::metrics::Metrics;
+use crate::watch::{Stores, Trim};
+use crate::{pod, reconcile};
+
+/// Makes the caches, their writers, and a view of the server for each kind.
+macro_rules! caches {
+    ($($field:ident: $kind:ty),* $(,)?) => {
+        /// What all caches would hold at one moment.
+        #[derive(Clone, Default)]
+        pub(super) struct View { $(pub(super) $field: Vec<$kind>),* }
+
+        impl View {
+            /// What the server has now.
+            pub(super) fn of(world: &World) -> Self {
+                Self { $($field: trimmed(world.server.objects::<$kind>())),* }
+            }
+        }
+
+        struct Writers { $($field: Writer<$kind>),* }
+
+        impl Writers {
+            fn show(&mut self, view: &View) {
+                $(fill(&mut self.$field, &view.$field);)*
+            }
+        }
+
+        fn caches() -> (Stores, Writers) {
+            $(let $field = reflector::store();)*
+            (Stores { $($field: $field.0),* }, Writers { $($field: $field.1),* })
+        }
+    };
+}
+
+caches! {
+    services: bursar_api::InferenceDeployment,
+    jobs: bursar_api::TrainingJob,
+    budgets: bursar_api::BudgetPolicy,
+    prices: bursar_api::PriceList,
+    records: bursar_api::SpendRecord,
+    deployments: k8s_openapi::api::apps::v1::Deployment,
+    batch_jobs: k8s_openapi::api::batch::v1::Job,
+    front_services: k8s_openapi::api::core::v1::Service,
+    slices: k8s_openapi::api::discovery::v1::EndpointSlice,
+    pods: k8s_openapi::api::core::v1::Pod,
+    nodes: k8s_openapi::api::core::v1::Node,
+}
+
+fn trimmed<K: Trim>(mut objects: Vec<K>) -> Vec<K> {
+    objects.iter_mut().for_each(Trim::trim);
+    objects
+}
+
+fn fill<K>(writer: &mut Writer<K>, objects: &[K])
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + 'static,
+{
+    writer.apply_watcher_event(&Event::Init);
+    for object in objects {
+        writer.apply_watcher_event(&Event::InitApply(object.clone()));
+    }
+    writer.apply_watcher_event(&Event::InitDone);
+}
+
+/// A controller that leads.
+pub(super) struct Leader {
+    pub(super) context: Context,
+    pub(super) faults: Arc<Faults>,
+    writers: Writers,
+}
+
+impl Leader {
+    pub(super) fn new(world: &World, faults: Faults) -> Self {
+        let faults = Arc::new(faults);
+        let client = world.server.client_with(&faults);
+        let (stores, writers) = caches();
+        let reporter = Reporter {
+            controller: "bursar-controller".into(),
+            instance: None,
+        };
+        let context = Context {
+            stores: Arc::new(stores),
+            readings: Arc::default(),
+            demands: Arc::default(),
+            written: Written::default(),
+            recorder: Recorder::new(client.clone(), reporter),
+            metrics: Metrics::new(&mut Registry::default()),
+            histories: Mutex::default(),
+            ports: Mutex::default(),
+            explained: Arc::default(),
+            zone: TimeZone::UTC,
+            namespace: OPERATOR.to_owned(),
+            observe_only: false,
+            client,
+        };
+        Self {
+            context,
+            faults,
+            writers,
+        }
+    }
+
+    /// One look at `view`, after reading the engines and hearing from the gateway.
+    pub(super) async fn look(
+        &mut self,
+        world: &World,
+        view: &View,
+    ) -> Result<(), reconcile::Error> {
+        self.writers.show(view);
+        self.read_engines(world);
+        self.hear_gateways(world);
+        reconcile::reconcile(&self.context, NAMESPACE, world.now)
+            .await
+            .map(drop)
+    }
+
+    fn read_engines(&self, world: &World) {
+        let mut readings = lock(&self.context.readings);
+        let readings = readings
+            .entry((NAMESPACE.to_owned(), "chat".to_owned()))
+            .or_default();
+        for (pod, busy) in world.serving() {
+            readings.sample(
+                pod::uid(&pod),
+                Sample {
+                    busy,
+                    activity: 0.0,
+                },
+                world.now,
+            );
+        }
+    }
+
+    fn hear_gateways(&self, world: &World) {
+        let demand = ServiceDemand {
+            namespace: NAMESPACE.to_owned(),
+            name: "chat".to_owned(),
+            held: world.held(),
+            in_flight: 0,
+            first_held_at: (world.held() > 0).then_some(world.now),
+        };
+        let message = Message {
+            gateway: "gateway".to_owned(),
+            at: world.now,
+            services: vec![demand],
+        };
+        lock(&self.context.demands).take(message);
+    }
+}
+
+/// The names of objects, for messages.
+pub(super) fn names<K: ResourceExt>(objects: &[K]) -> Vec<String> {
+    objects.iter().map(ResourceExt::name_any).collect()
+}

@@ -1,0 +1,8 @@
+//! The controller against an in-memory API server, with every other part of a cluster played by [`world`]: what it does when it dies
+//! at any write, when somebody writes first, and when its caches are old.
+
+mod leader;
+mod service;
+mod sweep;
+mod training;
+mod world;

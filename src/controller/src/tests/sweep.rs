@@ -1,0 +1,172 @@
+//! Plays a story once for every write of it, and lets the controller die there, or lets somebody else write first.
+
+use std::collections::VecDeque;
+
+use bursar_api::names::SPEND_FINALIZER;
+use bursar_apitest::faults::{Faults, Moment};
+use futures::future::LocalBoxFuture;
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use kube::api::{Api, Patch, PatchParams};
+use serde_json::json;
+
+use super::leader::{Leader, View, names};
+use super::world::{NAMESPACE, World};
+use crate::pod;
+
+/// How many looks old the caches of a new leader are at its first look.
+const STALE: usize = 3;
+/// Looks after a story's end, in which what is under way ends.
+const AFTER: usize = 20;
+
+/// A story: what users do, with looks in between.
+pub(super) type Story = for<'a> fn(&'a mut Stage) -> LocalBoxFuture<'a, ()>;
+
+/// A world with the controller in it.
+pub(super) struct Stage {
+    pub(super) world: World,
+    pub(super) leader: Leader,
+    views: VecDeque<View>,
+    deaths: usize,
+}
+
+impl Stage {
+    pub(super) async fn new(faults: Faults) -> Self {
+        let world = World::new().await;
+        let leader = Leader::new(&world, faults);
+        Self {
+            world,
+            leader,
+            views: VecDeque::new(),
+            deaths: 0,
+        }
+    }
+
+    /// Seconds pass; the controller looks once in each. When it dies, another takes over, with caches that lag behind.
+    pub(super) async fn seconds(&mut self, count: usize) {
+        for _ in 0..count {
+            self.world.turn().await;
+            let view = View::of(&self.world);
+            self.views.push_back(view.clone());
+            if self.views.len() > STALE {
+                self.views.pop_front();
+            }
+            let looked = self.leader.look(&self.world, &view).await;
+            if self.leader.faults.is_dead() {
+                self.deaths += 1;
+                self.leader = Leader::new(&self.world, Faults::default());
+                if let Some(stale) = self.views.front().cloned() {
+                    // it may be refused, but must not do harm
+                    self.leader.look(&self.world, &stale).await.ok();
+                }
+            } else if let Err(error) = looked {
+                assert!(error.is_conflict(), "{error}");
+            }
+        }
+    }
+}
+
+/// What a story came to, without what may differ from run to run.
+#[derive(Debug, PartialEq, Eq)]
+struct Outcome {
+    pods: Vec<String>,
+    held: Vec<String>,
+    open: usize,
+    cut: Vec<String>,
+    estimated: i128,
+    unexplained: Vec<String>,
+}
+
+async fn outcome(stage: &mut Stage) -> Outcome {
+    stage.seconds(AFTER).await;
+    let (cost, recorded) = (stage.world.cost(), stage.world.recorded());
+    let pods = stage.world.pods();
+    let held: Vec<Pod> = pods
+        .iter()
+        .filter(|pod| pod::has_finalizer(pod, SPEND_FINALIZER))
+        .cloned()
+        .collect();
+    let records: Vec<bursar_api::SpendRecord> = stage.world.server.objects();
+    let accounts = records.iter().map(|record| record.to_account().unwrap());
+    let open = accounts
+        .map(|account| account.open.len() + account.settling.len())
+        .sum();
+    let unexplained = if cost == recorded {
+        Vec::new()
+    } else {
+        vec![format!("costs are {cost:?}, recorded are {recorded:?}")]
+    };
+    Outcome {
+        pods: names(&pods),
+        held: names(&held),
+        open,
+        cut: stage.world.cut.clone(),
+        estimated: stage.world.estimated(),
+        unexplained,
+    }
+}
+
+/// Plays the story undisturbed; returns how many writes it has.
+pub(super) async fn undisturbed(story: Story) -> usize {
+    let mut stage = Stage::new(Faults::default()).await;
+    story(&mut stage).await;
+    let outcome = outcome(&mut stage).await;
+    assert_eq!(outcome, nothing_left(), "undisturbed");
+    assert!(stage.world.stays() > 0, "the story has no pod");
+    stage.leader.faults.writes()
+}
+
+fn nothing_left() -> Outcome {
+    Outcome {
+        pods: Vec::new(),
+        held: Vec::new(),
+        open: 0,
+        cut: Vec::new(),
+        estimated: 0,
+        unexplained: Vec::new(),
+    }
+}
+
+/// The controller dies at every write, before and after it, and everything comes to the same end.
+pub(super) async fn every_death(story: Story) {
+    let writes = undisturbed(story).await;
+    for write in 0..writes {
+        for moment in [Moment::Before, Moment::After] {
+            let mut stage = Stage::new(Faults::crash(write, moment)).await;
+            story(&mut stage).await;
+            let outcome = outcome(&mut stage).await;
+            assert_eq!(
+                outcome,
+                nothing_left(),
+                "it died {moment:?} write {write} of {writes}"
+            );
+            assert_eq!(stage.deaths, 1, "write {write} of {writes} was not reached");
+        }
+    }
+}
+
+/// Somebody changes every pod just before each write, and everything comes to the same end.
+pub(super) async fn every_rival(story: Story) {
+    let writes = undisturbed(story).await;
+    for write in 0..writes {
+        let mut stage = Stage::new(Faults::default()).await;
+        let server = stage.world.server.clone();
+        let client = server.client();
+        let acts = async move {
+            let api: Api<Pod> = Api::namespaced(client, NAMESPACE);
+            for pod in server.objects::<Pod>() {
+                let patch = Patch::Merge(json!({"metadata": {"labels": {"rival": "was-here"}}}));
+                api.patch(&pod.name_any(), &PatchParams::default(), &patch)
+                    .await
+                    .unwrap();
+            }
+        };
+        stage.leader = Leader::new(&stage.world, Faults::rival(write, acts));
+        story(&mut stage).await;
+        assert_eq!(
+            outcome(&mut stage).await,
+            nothing_left(),
+            "a rival before write {write} of {writes}"
+        );
+    }
+}
