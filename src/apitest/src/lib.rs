@@ -32,6 +32,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::api::scheduling::v1::PriorityClass;
 use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
@@ -77,6 +78,7 @@ impl Kind {
             Self::of::<EndpointSlice>(false),
             Self::of::<Lease>(false),
             Self::of::<Event>(false),
+            Self::of::<PriorityClass>(false),
         ]
     }
 }

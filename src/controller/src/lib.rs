@@ -221,6 +221,7 @@ async fn lead(
         token: options.gateway_token.clone(),
         server_name: format!("bursar-gateway.{}.svc", options.namespace),
     };
+    let prices = price_list::follow(client.clone(), stores.prices.clone());
     let scrape = scrape::run(
         Arc::clone(&stores),
         Arc::clone(&context.readings),
@@ -243,6 +244,7 @@ async fn lead(
         .run(step, on_error, context)
         .for_each(|_| async {});
     tokio::select! {
+        () = prices => {}
         () = scrape => {}
         () = gateways => {}
         () = reconciles => {}

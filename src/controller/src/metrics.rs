@@ -1,11 +1,20 @@
-//! What the controller measures of itself. Labels are closed sets; objects are not labels.
+//! What the controller measures: itself, with labels from closed sets, and the workloads and budgets that it decides over, whose
+//! series end with them.
 
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
+
+use bursar_api::spend::WorkloadRef;
+use bursar_core::money::Money;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+
+use crate::context::lock;
 
 /// How a reconcile ended.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -21,6 +30,105 @@ pub(crate) struct Limit {
     pub(crate) limited_by: &'static str,
 }
 
+/// A workload or a budget.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelSet)]
+pub(crate) struct Object {
+    pub(crate) namespace: String,
+    pub(crate) kind: &'static str,
+    pub(crate) name: String,
+}
+
+impl From<&WorkloadRef> for Object {
+    fn from(workload: &WorkloadRef) -> Self {
+        Self {
+            namespace: workload.namespace.clone(),
+            kind: workload.kind.as_str(),
+            name: workload.name.clone(),
+        }
+    }
+}
+
+type Gauges = Family<Object, Gauge<f64, AtomicU64>>;
+
+/// Figures of objects, all of them gauges.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Figures {
+    families: BTreeMap<&'static str, Gauges>,
+    /// What is shown of each namespace.
+    shown: Arc<Mutex<BTreeMap<String, Vec<(&'static str, Object)>>>>,
+}
+
+/// The figures that there are, and what they mean.
+const FIGURES: [(&str, &str); 9] = [
+    (SPEND_MONTH, "Money that a workload has cost this month"),
+    (SPEND_RATE, "Money an hour that a workload costs now"),
+    (QUEUE_DEPTH, "Requests waiting, running and held"),
+    (HELD, "Requests that gateways hold"),
+    (DESIRED, "Replicas that the demand asks for"),
+    (ALLOWED, "Replicas that budgets leave"),
+    (BUDGET_LIMIT, "Money that a budget has for its period"),
+    (
+        BUDGET_SPENT,
+        "Money of a budget that is spent in its period",
+    ),
+    (
+        BUDGET_RESERVE,
+        "What stopping everything of a budget would still cost",
+    ),
+];
+pub(crate) const SPEND_MONTH: &str = "bursar_spend_month_to_date";
+pub(crate) const SPEND_RATE: &str = "bursar_spend_rate_per_hour";
+pub(crate) const QUEUE_DEPTH: &str = "bursar_queue_depth";
+pub(crate) const HELD: &str = "bursar_held_requests";
+pub(crate) const DESIRED: &str = "bursar_replicas_desired";
+pub(crate) const ALLOWED: &str = "bursar_replicas_allowed";
+pub(crate) const BUDGET_LIMIT: &str = "bursar_budget_limit";
+pub(crate) const BUDGET_SPENT: &str = "bursar_budget_spent";
+pub(crate) const BUDGET_RESERVE: &str = "bursar_budget_reserve";
+
+impl Figures {
+    fn new(registry: &mut Registry) -> Self {
+        let mut figures = Self::default();
+        for (name, help) in FIGURES {
+            let family = Gauges::default();
+            registry.register(name, help, family.clone());
+            figures.families.insert(name, family);
+        }
+        figures
+    }
+
+    /// Shows these figures of a namespace, and none that were shown before and are not among them. An unknown figure has no series:
+    /// it is not zero.
+    pub(crate) fn show(&self, namespace: &str, figures: Vec<(&'static str, Object, Option<f64>)>) {
+        let known: Vec<_> = figures
+            .into_iter()
+            .filter_map(|(figure, object, value)| Some((figure, object, value?)))
+            .collect();
+        let now: Vec<_> = known
+            .iter()
+            .map(|(figure, object, _)| (*figure, object.clone()))
+            .collect();
+        let before = lock(&self.shown)
+            .insert(namespace.to_owned(), now.clone())
+            .unwrap_or_default();
+        for (figure, object) in before.iter().filter(|series| !now.contains(series)) {
+            if let Some(family) = self.families.get(figure) {
+                family.remove(object);
+            }
+        }
+        for (figure, object, value) in known {
+            if let Some(family) = self.families.get(figure) {
+                family.get_or_create(&object).set(value);
+            }
+        }
+    }
+}
+
+/// An amount as a figure, which need not be exact.
+pub(crate) fn figure(amount: Money) -> f64 {
+    amount.nanos() as f64 / 1e9
+}
+
 /// The metrics.
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
@@ -34,6 +142,8 @@ pub(crate) struct Metrics {
     pub(crate) wake_seconds: Histogram,
     /// 1 while this replica leads.
     pub(crate) leading: Gauge,
+    /// Figures of workloads and budgets.
+    pub(crate) figures: Figures,
 }
 
 impl Metrics {
@@ -45,6 +155,7 @@ impl Metrics {
             decisions: Family::default(),
             wake_seconds: Histogram::new(exponential_buckets(0.005, 2.0, 14)),
             leading: Gauge::default(),
+            figures: Figures::new(registry),
         };
         registry.register(
             "bursar_reconciles",
@@ -69,5 +180,43 @@ impl Metrics {
             metrics.leading.clone(),
         );
         metrics
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_figure_that_is_not_known_any_more_has_no_series() {
+        let mut registry = Registry::default();
+        let metrics = Metrics::new(&mut registry);
+        let chat = || Object {
+            namespace: "team".into(),
+            kind: "InferenceDeployment",
+            name: "chat".into(),
+        };
+        let text = || {
+            let mut text = String::new();
+            prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+            text
+        };
+        let series = r#"bursar_spend_month_to_date{namespace="team",kind="InferenceDeployment",name="chat"}"#;
+        metrics.figures.show(
+            "team",
+            vec![
+                (SPEND_MONTH, chat(), Some(1.5)),
+                (QUEUE_DEPTH, chat(), None),
+            ],
+        );
+        assert!(text().contains(&format!("{series} 1.5")), "{}", text());
+        assert!(
+            !text().contains("bursar_queue_depth{"),
+            "unknown is not zero"
+        );
+        metrics.figures.show("other", Vec::new());
+        assert!(text().contains(series));
+        metrics.figures.show("team", Vec::new());
+        assert!(!text().contains(series));
     }
 }

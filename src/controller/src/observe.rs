@@ -21,7 +21,7 @@ use kube::ResourceExt;
 
 use crate::capacity;
 use crate::context::{Context, lock};
-use crate::inference::drain::SETTLE;
+use crate::inference::{self, drain::SETTLE};
 use crate::ledger::{self, Accounts};
 use crate::pod;
 use crate::prices::Prices;
@@ -76,20 +76,15 @@ impl Scene {
 
     /// All workloads that there are, or that have pods or records.
     pub(crate) fn workloads(&self, context: &Context) -> Vec<WorkloadRef> {
-        let of = |kind, name: String| WorkloadRef {
-            namespace: self.namespace.clone(),
-            kind,
-            name,
-        };
         let mut all: Vec<WorkloadRef> = self
             .services
             .iter()
-            .map(|each| of(WorkloadKind::InferenceDeployment, each.name_any()))
+            .map(|each| self.workload(WorkloadKind::InferenceDeployment, &each.name_any()))
             .collect();
         all.extend(
             self.jobs
                 .iter()
-                .map(|each| of(WorkloadKind::TrainingJob, each.name_any())),
+                .map(|each| self.workload(WorkloadKind::TrainingJob, &each.name_any())),
         );
         all.extend(self.pods.iter().filter_map(|pod| ledger::workload_of(pod)));
         let records = context.stores.records.state();
@@ -110,7 +105,8 @@ impl Scene {
         self.pods.iter().filter(ours).map(AsRef::as_ref).collect()
     }
 
-    fn service(&self, kind: WorkloadKind, name: &str) -> WorkloadRef {
+    /// A workload of this namespace.
+    pub(crate) fn workload(&self, kind: WorkloadKind, name: &str) -> WorkloadRef {
         WorkloadRef {
             namespace: self.namespace.clone(),
             kind,
@@ -182,22 +178,12 @@ impl Scene {
     ) -> Result<Service, FieldError> {
         let settings = object.spec.settings()?;
         let key = (self.namespace.clone(), object.name_any());
-        let pods = self.pods_of(&self.service(WorkloadKind::InferenceDeployment, &key.1));
-        let deployment = context
-            .stores
-            .deployments
-            .find(|found| found.namespace().as_ref() == Some(&key.0) && found.name_any() == key.1);
-        let replicas = deployment
-            .and_then(|found| found.spec.replicas)
-            .map_or(0, |count| u32::try_from(count).unwrap_or(0));
+        let pods = self.pods_of(&self.workload(WorkloadKind::InferenceDeployment, &key.1));
+        let declared = inference::declared(inference::deployment(context, object).as_deref());
+        let replicas = inference::replicas(context, object, &pods, self.now);
+        let current = inference::drain::staying(declared, &replicas);
         let alive =
             |pod: &&&Pod| pod.metadata.deletion_timestamp.is_none() && !pod::is_terminal(pod);
-        let leaving = pods
-            .iter()
-            .filter(alive)
-            .filter(|pod| crate::inference::draining_since(pod).is_some())
-            .count();
-        let current = replicas.saturating_sub(u32::try_from(leaving).unwrap_or(u32::MAX));
         let (ready, engine, mut active_at) = {
             let readings = lock(&context.readings);
             let readings = readings.get(&key);
@@ -277,15 +263,8 @@ impl Scene {
             .and_then(|job| job.spec.as_ref())
             .is_some_and(|spec| spec.suspend != Some(true));
         let workers = u32::try_from(object.spec.replicas).unwrap_or(0);
-        let first = self
-            .pods_of(&self.service(WorkloadKind::TrainingJob, &name))
-            .into_iter()
-            .next();
         Some(training::Job {
-            // Kubernetes resolves the class when it admits a pod; before the first one there is only its name
-            priority: first
-                .and_then(|pod| pod.spec.as_ref()?.priority)
-                .unwrap_or(0),
+            priority: priority(context, object),
             created: object.creation_timestamp().map_or(self.now, |time| time.0),
             suspend: object.spec.suspend,
             running,
@@ -398,6 +377,26 @@ fn youngest(pods: &[&Pod]) -> Option<Timestamp> {
         .filter_map(|pod| pod.metadata.creation_timestamp.as_ref())
         .map(|time| time.0)
         .max()
+}
+
+/// The value of a job's PriorityClass, or of the cluster's default one. A class that is not there counts nothing: Kubernetes will
+/// admit no pod of it.
+fn priority(context: &Context, object: &TrainingJob) -> i32 {
+    let classes = &context.stores.priorities;
+    let of_pods = || {
+        object
+            .spec
+            .template
+            .spec
+            .as_ref()?
+            .priority_class_name
+            .as_ref()
+    };
+    let class = match object.spec.priority_class_name.as_ref().or_else(of_pods) {
+        Some(name) => classes.find(|class| class.name_any() == *name),
+        None => classes.find(|class| class.global_default == Some(true)),
+    };
+    class.and_then(|class| class.value).unwrap_or(0)
 }
 
 /// The owned Job of a TrainingJob.

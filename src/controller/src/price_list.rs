@@ -1,15 +1,22 @@
-//! The default price list: applied by the leader as soon as its kind is served.
+//! PriceLists: the default one, applied by the leader as soon as its kind is served, and what every list's status says.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bursar_api::PriceList;
+use bursar_api::conditions::{self, ACCEPTED, Says};
 use bursar_api::names::FIELD_MANAGER;
-use kube::api::{Api, Patch, PatchParams};
+use bursar_api::prices::PriceListStatus;
+use jiff::Timestamp;
+use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::runtime::reflector::Store;
 use kube::{Client, ResourceExt};
 
-use crate::calls::bounded;
+use crate::calls::{Failure, bounded};
+use crate::prices::Prices;
 
+/// How often the statuses are compared with the caches.
+const PACE: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_secs(10);
 const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 
@@ -57,4 +64,76 @@ async fn apply(client: &Client, file: &Path) -> Result<(), String> {
     .map_err(|error| error.to_string())?;
     tracing::info!(name, "applied the default price list");
     Ok(())
+}
+
+/// Keeps every list's status true, for as long as the process leads.
+pub(crate) async fn follow(client: Client, lists: Store<PriceList>) {
+    loop {
+        if let Err(error) = judge(&client, &lists, Timestamp::now()).await {
+            tracing::warn!(%error, "price lists");
+        }
+        tokio::time::sleep(PACE).await;
+    }
+}
+
+/// Writes the statuses that are not true any more.
+///
+/// # Errors
+/// The first call that failed.
+pub(crate) async fn judge(
+    client: &Client,
+    lists: &Store<PriceList>,
+    now: Timestamp,
+) -> Result<(), Failure> {
+    let lists = lists.state();
+    let prices = Prices::of(lists.iter().map(AsRef::as_ref), now);
+    let api: Api<PriceList> = Api::all(client.clone());
+    for list in &lists {
+        let name = list.name_any();
+        let Some(status) = next(list, prices.refused.get(&name), now) else {
+            continue;
+        };
+        let list = PriceList {
+            status: Some(status),
+            ..(**list).clone()
+        };
+        match bounded(
+            "replace pricelist status",
+            api.replace_status(&name, &PostParams::default(), &list),
+        )
+        .await
+        {
+            // the next look sees what came between
+            Ok(_) | Err(Failure::Conflict { .. } | Failure::Gone { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// The status of a list that was refused for this reason, or was not; `None` if the present one says so.
+fn next(list: &PriceList, refused: Option<&String>, now: Timestamp) -> Option<PriceListStatus> {
+    let begins = list
+        .spec
+        .effective_from
+        .as_ref()
+        .map(|from| from.0)
+        .filter(|from| *from > now);
+    let (status, reason, message) = match (refused, begins) {
+        (Some(why), _) => (false, "Refused", why.clone()),
+        (None, Some(from)) => (true, "Pending", format!("it comes into force at {from}")),
+        (None, None) => (true, "InForce", "its prices count".to_owned()),
+    };
+    let old = list.status.clone().unwrap_or_default();
+    let says = vec![Says {
+        kind: ACCEPTED,
+        status: Some(status),
+        reason,
+        message,
+    }];
+    let status = PriceListStatus {
+        observed_generation: list.metadata.generation,
+        conditions: conditions::next(&old.conditions, says, list.metadata.generation, now),
+    };
+    (status != old).then_some(status)
 }

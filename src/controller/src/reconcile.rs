@@ -8,7 +8,8 @@ use bursar_api::conditions;
 use bursar_api::spend::{WorkloadKind, WorkloadRef};
 use bursar_api::text::FieldError;
 use bursar_api::{BudgetPolicy, InferenceDeployment, TrainingJob};
-use bursar_core::plan::{Plan, plan};
+use bursar_core::period::Month;
+use bursar_core::plan::{Plan, Snapshot, plan};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -24,7 +25,7 @@ use crate::calls::{Failure, bounded};
 use crate::context::{Context, lock};
 use crate::inference;
 use crate::ledger::{self, Accounts, Ledger};
-use crate::metrics::Limit;
+use crate::metrics::{self, Limit, figure};
 use crate::observe::{Scene, batch_job};
 use crate::summary::summary;
 use crate::training;
@@ -72,6 +73,7 @@ pub(crate) async fn reconcile(
     let scene = Scene::of(context, namespace, now);
     let workloads = scene.workloads(context);
     if workloads.is_empty() && scene.budgets.is_empty() {
+        context.metrics.figures.show(namespace, Vec::new());
         return Ok(RESTING_PACE.try_into().unwrap_or_default());
     }
     let accounts = keep_ledger(context, &scene, workloads).await?;
@@ -79,6 +81,10 @@ pub(crate) async fn reconcile(
     let plan = plan(&snapshot, now);
     latch(context, &scene, &plan).await?;
     remember(context, &scene, &plan, &snapshot);
+    context.metrics.figures.show(
+        namespace,
+        figures(context, &scene, &plan, &snapshot, &accounts),
+    );
     let mut next_look = plan.next_look.into_iter().chain(scene.prices.next).min();
     let mut conflict = false;
     for object in &scene.services {
@@ -149,7 +155,7 @@ async fn latch(context: &Context, scene: &Scene, plan: &Plan) -> Result<(), Fail
 }
 
 /// Keeps what the next decision and people want to know of this one.
-fn remember(context: &Context, scene: &Scene, plan: &Plan, snapshot: &bursar_core::plan::Snapshot) {
+fn remember(context: &Context, scene: &Scene, plan: &Plan, snapshot: &Snapshot) {
     let mut histories = lock(&context.histories);
     histories.retain(|(namespace, name), _| {
         *namespace != scene.namespace || plan.services.iter().any(|decision| decision.name == *name)
@@ -196,6 +202,83 @@ fn remember(context: &Context, scene: &Scene, plan: &Plan, snapshot: &bursar_cor
     lock(&context.explained).insert(scene.namespace.clone(), decided);
 }
 
+/// What Prometheus is shown of a namespace.
+fn figures(
+    context: &Context,
+    scene: &Scene,
+    plan: &Plan,
+    snapshot: &Snapshot,
+    accounts: &BTreeMap<WorkloadRef, Accounts>,
+) -> Vec<(&'static str, metrics::Object, Option<f64>)> {
+    let month = Month::of(scene.now, &context.zone);
+    let mut figures = Vec::new();
+    for (workload, accounts) in accounts {
+        let object = || metrics::Object::from(workload);
+        let spent = ledger::sum(
+            accounts,
+            month.bounds(&context.zone),
+            scene.now,
+            &context.zone,
+        );
+        figures.push((
+            metrics::SPEND_MONTH,
+            object(),
+            Some(figure(spent.cost.total())),
+        ));
+        figures.push((
+            metrics::SPEND_RATE,
+            object(),
+            ledger::rate(accounts, month).map(figure),
+        ));
+    }
+    for (decision, service) in plan.services.iter().zip(&snapshot.services) {
+        let object = || {
+            metrics::Object::from(
+                &scene.workload(WorkloadKind::InferenceDeployment, &decision.name),
+            )
+        };
+        figures.push((
+            metrics::QUEUE_DEPTH,
+            object(),
+            decision.queue_depth.map(|depth| depth as f64),
+        ));
+        figures.push((metrics::HELD, object(), Some(service.held as f64)));
+        figures.push((
+            metrics::DESIRED,
+            object(),
+            Some(f64::from(decision.desired)),
+        ));
+        figures.push((
+            metrics::ALLOWED,
+            object(),
+            Some(f64::from(decision.allowed)),
+        ));
+    }
+    for standing in &plan.budgets {
+        let object = || metrics::Object {
+            namespace: scene.namespace.clone(),
+            kind: "BudgetPolicy",
+            name: standing.budget.name.clone(),
+        };
+        figures.push((
+            metrics::BUDGET_LIMIT,
+            object(),
+            Some(figure(standing.budget.limit)),
+        ));
+        figures.push((
+            metrics::BUDGET_SPENT,
+            object(),
+            Some(figure(standing.budget.spent)),
+        ));
+        figures.push((
+            metrics::BUDGET_RESERVE,
+            object(),
+            Some(figure(standing.reserve)),
+        ));
+    }
+    figures
+}
+
 async fn follow_service(
     context: &Context,
     scene: &Scene,
@@ -208,11 +291,7 @@ async fn follow_service(
     let Some(decision) = plan.services.iter().find(|decision| decision.name == name) else {
         return Ok(None);
     };
-    let workload = WorkloadRef {
-        namespace: scene.namespace.clone(),
-        kind: WorkloadKind::InferenceDeployment,
-        name,
-    };
+    let workload = scene.workload(WorkloadKind::InferenceDeployment, &name);
     let pods = scene.pods_of(&workload);
     let in_status = object
         .status
@@ -278,11 +357,7 @@ async fn follow_job(
             Err(error) => failure = Some(error.to_string()),
         }
     }
-    let workload = WorkloadRef {
-        namespace: scene.namespace.clone(),
-        kind: WorkloadKind::TrainingJob,
-        name,
-    };
+    let workload = scene.workload(WorkloadKind::TrainingJob, &name);
     let pods = scene.pods_of(&workload);
     let job = batch_job(context, &scene.namespace, &workload.name);
     let spend = accounts.get(&workload).map(|accounts| {

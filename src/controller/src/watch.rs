@@ -9,6 +9,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::scheduling::v1::PriorityClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use kube::runtime::reflector::{self, Lookup, Store};
 use kube::runtime::watcher::{self, Event};
@@ -30,6 +31,7 @@ pub(crate) struct Stores {
     pub(crate) slices: Store<EndpointSlice>,
     pub(crate) pods: Store<Pod>,
     pub(crate) nodes: Store<Node>,
+    pub(crate) priorities: Store<PriorityClass>,
 }
 
 /// What an event concerns.
@@ -79,6 +81,7 @@ impl Stores {
             slices: store!(ours, own_namespace),
             pods: store!(all(), own_namespace),
             nodes: store!(all(), |_: &Node| Concern::All),
+            priorities: store!(all(), |_: &PriorityClass| Concern::All),
         };
         try_join_all(syncing).await?;
         Ok(Arc::new(stores))
@@ -155,6 +158,7 @@ impl Trim for Deployment {}
 impl Trim for Job {}
 impl Trim for Service {}
 impl Trim for EndpointSlice {}
+impl Trim for PriorityClass {}
 
 impl Trim for Node {
     /// A node's heartbeat changes its status every few minutes, and the list of its images is long.

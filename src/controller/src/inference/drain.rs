@@ -20,6 +20,8 @@ pub(crate) struct Replica {
     pub(crate) in_endpoints: bool,
     /// Since when it has been leaving.
     pub(crate) draining_since: Option<Timestamp>,
+    /// It has left, and is the next that the Deployment deletes.
+    pub(crate) released: bool,
     /// Requests on its engine; `None` if unknown.
     pub(crate) busy: Option<u64>,
     /// When it was made.
@@ -56,21 +58,43 @@ pub(crate) struct Scene {
     pub(crate) timeout: SignedDuration,
 }
 
+/// Replicas that neither leave nor have left. A Deployment that has shrunk already has pods left over until its controller deletes
+/// them: those count no longer among its replicas.
+pub(crate) fn staying(replicas: u32, pods: &[Replica]) -> u32 {
+    replicas.saturating_sub(count(leaving(pods)) - given_up(replicas, pods))
+}
+
+fn given_up(replicas: u32, pods: &[Replica]) -> u32 {
+    let released = leaving(pods).filter(|pod| pod.released);
+    count(pods.iter())
+        .saturating_sub(replicas)
+        .min(count(released))
+}
+
+fn leaving(pods: &[Replica]) -> impl Iterator<Item = &Replica> {
+    pods.iter().filter(|pod| pod.draining_since.is_some())
+}
+
+fn count<'a>(pods: impl Iterator<Item = &'a Replica>) -> u32 {
+    u32::try_from(pods.count()).unwrap_or(u32::MAX)
+}
+
 /// The next steps from `scene` towards what is allowed.
 pub(crate) fn steps(scene: &Scene, now: Timestamp) -> Steps {
-    let leaving = || scene.pods.iter().filter(|pod| pod.draining_since.is_some());
-    let staying = scene
-        .replicas
-        .saturating_sub(u32::try_from(leaving().count()).unwrap_or(u32::MAX));
+    let leaving = || leaving(&scene.pods);
+    let staying = staying(scene.replicas, &scene.pods);
+    let given_up = given_up(scene.replicas, &scene.pods);
     let mut steps = Steps {
         replicas: scene.replicas,
         ..Steps::default()
     };
     if scene.allowed >= staying {
-        // those that began to leave last have lost the least
+        // those that began to leave last have lost the least, and what was given up is not ours to keep
         let mut back: Vec<_> = leaving().collect();
-        back.sort_by_key(|pod| std::cmp::Reverse(pod.draining_since));
-        steps.keep = names(back.into_iter().take((scene.allowed - staying) as usize));
+        back.sort_by_key(|pod| (pod.released, std::cmp::Reverse(pod.draining_since)));
+        let ours = count(leaving()) - given_up;
+        let kept = ours.min(scene.allowed - staying);
+        steps.keep = names(back.into_iter().take(kept as usize));
         steps.replicas = scene.replicas.max(scene.allowed);
     } else if !scene.rolling || scene.allowed == 0 {
         let mut candidates: Vec<_> = scene
@@ -100,9 +124,10 @@ pub(crate) fn steps(scene: &Scene, now: Timestamp) -> Steps {
             Err(at) => steps.next_look = steps.next_look.into_iter().chain([at]).min(),
         }
     }
+    let removed = u32::try_from(steps.remove.len()).unwrap_or(u32::MAX);
     steps.replicas = steps
         .replicas
-        .saturating_sub(u32::try_from(steps.remove.len()).unwrap_or(u32::MAX));
+        .saturating_sub(removed.saturating_sub(given_up));
     if !steps.drain.is_empty() {
         steps.next_look = steps.next_look.into_iter().chain([now + SETTLE]).min();
     }
@@ -111,6 +136,9 @@ pub(crate) fn steps(scene: &Scene, now: Timestamp) -> Steps {
 
 /// Whether a leaving pod may be deleted, else when to look again.
 fn may_go(pod: &Replica, timeout: SignedDuration, now: Timestamp) -> Result<(), Timestamp> {
+    if pod.released {
+        return Ok(());
+    }
     let since = pod.draining_since.unwrap_or(now);
     let (settled, expired) = (since.saturating_add(SETTLE), since.saturating_add(timeout));
     let (Ok(settled), Ok(expired)) = (settled, expired) else {
@@ -150,6 +178,7 @@ mod tests {
             ready: true,
             in_endpoints: true,
             draining_since: None,
+            released: false,
             busy: Some(busy),
             created: now(),
         }
@@ -245,6 +274,37 @@ mod tests {
         assert_eq!((one.keep, one.replicas), (vec!["c".to_owned()], 3));
         let all = steps(&scene(5, pods), now());
         assert_eq!((all.keep.len(), all.replicas), (2, 5));
+    }
+
+    #[test]
+    fn what_the_deployment_gave_up_is_not_given_up_twice_while_its_pod_is_still_there() {
+        let gone = Replica {
+            draining_since: ago(9),
+            released: true,
+            ..pod("b", 0)
+        };
+        let after = |replicas, allowed| {
+            let scene = Scene {
+                replicas,
+                ..scene(allowed, vec![pod("a", 9), gone.clone()])
+            };
+            let steps = steps(&scene, now());
+            (steps.drain, steps.keep, steps.replicas)
+        };
+        let none = Vec::new;
+        assert_eq!(after(2, 1), (none(), none(), 1), "it is given up now");
+        assert_eq!(after(1, 1), (none(), none(), 1), "it was given up before");
+        assert_eq!(
+            after(1, 2),
+            (none(), none(), 2),
+            "it may be deleted at any moment; another one comes"
+        );
+        assert_eq!(
+            after(2, 2),
+            (none(), vec!["b".to_owned()], 2),
+            "the Deployment wants it again"
+        );
+        assert_eq!(after(1, 0), (vec!["a".to_owned()], none(), 1));
     }
 
     #[test]

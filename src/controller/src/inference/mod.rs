@@ -58,10 +58,7 @@ pub(crate) async fn apply(
     let namespace = object.namespace().unwrap_or_default();
     let name = object.name_any();
     let found = deployment(context, object);
-    let replicas = found
-        .as_ref()
-        .and_then(|found| found.spec.replicas)
-        .map_or(0, |count| u32::try_from(count).unwrap_or(0));
+    let replicas = declared(found.as_deref());
     let steps = steps(
         &scene(
             context,
@@ -134,30 +131,11 @@ fn scene(
     pods: &[&Pod],
     now: Timestamp,
 ) -> Scene {
-    let key = (object.namespace().unwrap_or_default(), object.name_any());
-    let spec = deployment.map(|found| &found.spec);
-    let replicas = spec
-        .and_then(|spec| spec.replicas)
-        .map_or(0, |count| u32::try_from(count).unwrap_or(0));
     let status = deployment.and_then(|found| found.status.as_ref());
     let rolling = status.is_some_and(|status| {
         let behind =
             deployment.and_then(|found| found.metadata.generation) != status.observed_generation;
         behind || status.updated_replicas.unwrap_or(0) < status.replicas.unwrap_or(0)
-    });
-    let in_endpoints = ready_endpoints(context, &key);
-    let readings = lock(&context.readings);
-    let readings = readings.get(&key);
-    let alive = pods
-        .iter()
-        .filter(|pod| pod.metadata.deletion_timestamp.is_none() && !pod::is_terminal(pod));
-    let pods = alive.map(|pod| Replica {
-        pod: pod.name_any(),
-        ready: pod::is_ready(pod),
-        in_endpoints: in_endpoints.contains(pod::uid(pod)),
-        draining_since: draining_since(pod),
-        busy: readings.and_then(|readings| readings.busy(pod::uid(pod), now)),
-        created: pod.creation_timestamp().map_or(now, |time| time.0),
     });
     let timeout = object
         .spec
@@ -165,12 +143,45 @@ fn scene(
         .map(|settings| settings.drain_timeout)
         .unwrap_or_default();
     Scene {
-        replicas,
+        replicas: declared(deployment),
         allowed,
-        pods: pods.collect(),
+        pods: replicas(context, object, pods, now),
         rolling,
         timeout,
     }
+}
+
+/// The replicas that the owned Deployment is told to have.
+pub(crate) fn declared(deployment: Option<&Deployment>) -> u32 {
+    deployment
+        .and_then(|found| found.spec.replicas)
+        .map_or(0, |count| u32::try_from(count).unwrap_or(0))
+}
+
+/// The workload's pods that are not being deleted.
+pub(crate) fn replicas(
+    context: &Context,
+    object: &InferenceDeployment,
+    pods: &[&Pod],
+    now: Timestamp,
+) -> Vec<Replica> {
+    let key = (object.namespace().unwrap_or_default(), object.name_any());
+    let in_endpoints = ready_endpoints(context, &key);
+    let readings = lock(&context.readings);
+    let readings = readings.get(&key);
+    let alive = pods
+        .iter()
+        .filter(|pod| pod.metadata.deletion_timestamp.is_none() && !pod::is_terminal(pod));
+    let replica = |pod: &&Pod| Replica {
+        pod: pod.name_any(),
+        ready: pod::is_ready(pod),
+        in_endpoints: in_endpoints.contains(pod::uid(pod)),
+        draining_since: draining_since(pod),
+        released: pod::annotation(pod, DELETION_COST_ANNOTATION) == Some(LEAVES_FIRST),
+        busy: readings.and_then(|readings| readings.busy(pod::uid(pod), now)),
+        created: pod.creation_timestamp().map_or(now, |time| time.0),
+    };
+    alive.map(replica).collect()
 }
 
 /// UIDs of the pods that the Service's own slices name as ready.

@@ -61,6 +61,7 @@ caches! {
     slices: k8s_openapi::api::discovery::v1::EndpointSlice,
     pods: k8s_openapi::api::core::v1::Pod,
     nodes: k8s_openapi::api::core::v1::Node,
+    priorities: k8s_openapi::api::scheduling::v1::PriorityClass,
 }
 
 fn trimmed<K: Trim>(mut objects: Vec<K>) -> Vec<K> {
@@ -117,13 +118,18 @@ impl Leader {
         }
     }
 
+    /// Fills the caches.
+    pub(super) fn see(&mut self, view: &View) {
+        self.writers.show(view);
+    }
+
     /// One look at `view`, after reading the engines and hearing from the gateway.
     pub(super) async fn look(
         &mut self,
         world: &World,
         view: &View,
     ) -> Result<(), reconcile::Error> {
-        self.writers.show(view);
+        self.see(view);
         self.read_engines(world);
         self.hear_gateways(world);
         reconcile::reconcile(&self.context, NAMESPACE, world.now)

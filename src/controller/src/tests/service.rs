@@ -77,6 +77,28 @@ async fn pods_get_their_finalizer_on_sight_where_no_policy_gives_it() {
     sweep::undisturbed(life_without_admission).await;
 }
 
+/// The pods of replicas that the Deployment gave up are still there when the controller looks again.
+#[tokio::test]
+async fn no_replica_is_given_up_twice_where_the_deployment_controller_is_slow() {
+    for phase in 0..3 {
+        let mut stage = Stage::new(Faults::default()).await;
+        stage.world.slow = true;
+        stage.world.create_chat(1).await;
+        stage.world.requests = 12;
+        stage.seconds(12 + phase).await;
+        assert_eq!(replicas(&stage), Some(3));
+        stage.world.requests = 4;
+        let mut seen = Vec::new();
+        for _ in 0..20 {
+            stage.seconds(1).await;
+            seen.extend(replicas(&stage));
+        }
+        seen.dedup();
+        assert_eq!(seen, [3, 1]);
+        assert_eq!(stage.world.cut, [] as [&str; 0]);
+    }
+}
+
 /// A leader that was paused acts on what it saw long ago, while another leads.
 #[tokio::test]
 async fn a_former_leader_changes_nothing() {

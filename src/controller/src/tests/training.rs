@@ -29,7 +29,7 @@ fn suspended(stage: &Stage) -> Option<bool> {
 fn life(stage: &mut Stage) -> LocalBoxFuture<'_, ()> {
     async move {
         stage.world.set_limit("0.01").await;
-        stage.world.create_job().await;
+        stage.world.create_job(None).await;
         stage.seconds(4).await;
         assert_eq!(
             suspended(stage),

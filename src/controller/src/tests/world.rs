@@ -45,6 +45,8 @@ pub(super) struct World {
     stays: BTreeMap<String, Stay>,
     /// Replicas that a Deployment took away while the Service still sent them requests.
     pub(super) cut: Vec<String>,
+    /// The Deployment controller acts in every third second only.
+    pub(super) slow: bool,
     /// Whether an admission policy gives pods their finalizer.
     pub(super) admission: bool,
     /// What controllers wrote last, by UID.
@@ -64,6 +66,7 @@ impl World {
             requests: 0,
             stays: BTreeMap::new(),
             cut: Vec::new(),
+            slow: false,
             admission: true,
             reported: BTreeMap::new(),
         };
@@ -109,7 +112,8 @@ impl World {
             .unwrap();
     }
 
-    async fn create_all<K>(&self, mut object: Value)
+    /// An object of the cluster's administrator.
+    pub(super) async fn create_all<K>(&self, mut object: Value)
     where
         K: Resource<DynamicType = ()> + Clone + Serialize + DeserializeOwned + std::fmt::Debug,
     {
@@ -139,11 +143,11 @@ impl World {
         .await;
     }
 
-    pub(super) async fn create_job(&self) {
+    pub(super) async fn create_job(&self, priority_class: Option<&str>) {
         self.create::<TrainingJob>(json!({
             "metadata": {"name": "train"},
             "spec": {
-                "framework": "PyTorch", "replicas": 2,
+                "framework": "PyTorch", "replicas": 2, "priorityClassName": priority_class,
                 "template": {"spec": {"terminationGracePeriodSeconds": 3, "containers": [container()]}},
             },
         }))
@@ -234,7 +238,9 @@ impl World {
         self.now += SignedDuration::from_secs(1);
         self.server.set_clock(self.now);
         self.collect_garbage().await;
-        self.deployments().await;
+        if !self.slow || self.now.as_second() % 3 == 0 {
+            self.deployments().await;
+        }
         self.jobs().await;
         self.scheduler().await;
         self.kubelet().await;
