@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::{SocketAddr, ToSocketAddrs},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures::future::join_all;
@@ -22,6 +22,8 @@ pub struct Answer {
     pub status: Option<u16>,
     /// The body, or what went wrong.
     pub text: String,
+    /// When it was sent, since its burst began.
+    pub sent: Duration,
 }
 
 /// Asks the model behind `address` for `max_tokens` tokens.
@@ -29,23 +31,28 @@ pub async fn complete(address: SocketAddr, max_tokens: u32) -> Answer {
     let body = format!(
         r#"{{"model":"meta-llama/Llama-2-70b-chat-hf","prompt":"hello","max_tokens":{max_tokens},"ignore_eos":true}}"#
     );
-    match tokio::time::timeout(LIMIT, exchange(address, body)).await {
-        Ok(Ok((status, text))) => Answer {
-            status: Some(status),
-            text,
-        },
-        Ok(Err(why)) => Answer {
-            status: None,
-            text: why,
-        },
-        Err(_) => Answer {
-            status: None,
-            text: format!("no answer within {} s", LIMIT.as_secs()),
-        },
+    ask(address, "/v1/completions", body).await
+}
+
+/// An empty POST.
+pub async fn post(address: SocketAddr, path: &str) -> Answer {
+    ask(address, path, String::new()).await
+}
+
+async fn ask(address: SocketAddr, path: &str, body: String) -> Answer {
+    let (status, text) = match tokio::time::timeout(LIMIT, exchange(address, path, body)).await {
+        Ok(Ok((status, text))) => (Some(status), text),
+        Ok(Err(why)) => (None, why),
+        Err(_) => (None, format!("no answer within {} s", LIMIT.as_secs())),
+    };
+    Answer {
+        status,
+        text,
+        sent: Duration::ZERO,
     }
 }
 
-async fn exchange(address: SocketAddr, body: String) -> Result<(u16, String), String> {
+async fn exchange(address: SocketAddr, path: &str, body: String) -> Result<(u16, String), String> {
     let stream = TcpStream::connect(address)
         .await
         .map_err(|error| format!("connect: {error}"))?;
@@ -53,7 +60,7 @@ async fn exchange(address: SocketAddr, body: String) -> Result<(u16, String), St
         .await
         .map_err(|error| error.to_string())?;
     tokio::spawn(connection);
-    let request = Request::post("/v1/completions")
+    let request = Request::post(path)
         .header("host", "chat")
         .header("content-type", "application/json")
         .body(Full::<Bytes>::from(body))
@@ -76,14 +83,22 @@ async fn exchange(address: SocketAddr, body: String) -> Result<(u16, String), St
 
 /// Asks `count` times, one request every `gap`, and waits for all answers.
 pub async fn burst(address: SocketAddr, count: u32, gap: Duration, max_tokens: u32) -> Vec<Answer> {
+    let began = Instant::now();
     let mut asked = Vec::new();
     for _ in 0..count {
-        asked.push(tokio::spawn(complete(address, max_tokens)));
+        let sent = began.elapsed();
+        asked.push(tokio::spawn(async move {
+            Answer {
+                sent,
+                ..complete(address, max_tokens).await
+            }
+        }));
         tokio::time::sleep(gap).await;
     }
     let lost = || Answer {
         status: None,
         text: "the client ended".to_owned(),
+        sent: Duration::ZERO,
     };
     join_all(asked)
         .await

@@ -1,0 +1,205 @@
+//! Budgets: they stop services and gangs in time, and let them go on.
+
+use std::{os::unix::fs::PermissionsExt, time::Duration};
+
+use bursar_e2e::{Cluster, operator, runner::Outcome, traffic};
+
+use crate::support::{
+    self, all_served, at_least, becomes, field, gone, runtime, serve, service, until,
+};
+
+pub(crate) fn stops_a_service(cluster: &Cluster) -> Outcome {
+    let address = serve(cluster, "budget", r#""--speedup", "20""#, "1h")?;
+    let limit = |amount: &str| support::budget("budget", amount, ", minimumUsefulRun: 10s");
+    // 6.88 an hour: 0.0669 to stop (15 s of drain, 10 s of grace, 10 s of slack) and 0.0191 for ten seconds, and some to run
+    cluster.apply(&limit("0.13"))?;
+    becomes(
+        cluster,
+        "budget",
+        "budget/team",
+        ".status.phase",
+        "Active",
+        20,
+    )?;
+    let runtime = runtime()?;
+    all_served(&runtime.block_on(traffic::burst(address, 1, Duration::ZERO, 4)))?;
+    becomes(
+        cluster,
+        "budget",
+        "budget/team",
+        ".status.phase",
+        "Exhausted",
+        60,
+    )?;
+    becomes(
+        cluster,
+        "budget",
+        "infd/chat",
+        ".status.limitedBy",
+        "Budget",
+        20,
+    )?;
+    gone(cluster, "budget")?;
+    let refused = runtime.block_on(traffic::complete(address, 4));
+    if refused.status != Some(429) || !refused.text.contains("insufficient_quota") {
+        return Err(format!("a request that the budget keeps out got {refused:?}").into());
+    }
+    let spent: f64 = field(cluster, "budget", "infd/chat", ".status.spend.total")?.parse()?;
+    if spent <= 0.0 || spent > 0.13 {
+        return Err(format!("{spent} of 0.13 were spent").into());
+    }
+    cluster.apply(&limit("5"))?;
+    becomes(
+        cluster,
+        "budget",
+        "budget/team",
+        ".status.phase",
+        "Active",
+        20,
+    )?;
+    until("the service to take requests again", 20, || {
+        Ok(field(cluster, "budget", "infd/chat", ".status.activation.refusal")?.is_empty())
+    })?;
+    all_served(&runtime.block_on(traffic::burst(address, 3, Duration::ZERO, 4)))?;
+    cluster.kubectl(&["-n", "budget", "delete", "infd", "chat"])?;
+    becomes(cluster, "budget", "pods", ".items[*].metadata.name", "", 60)
+}
+
+/// `Freeze` keeps what runs and lets nothing grow; `ScaleToMin` keeps the minimum.
+pub(crate) fn freezes_and_shrinks(cluster: &Cluster) -> Outcome {
+    const FLAGS: &str = r#""--speedup", "20""#;
+    let limit = |amount: &str, action: &str| {
+        support::budget(
+            "frozen",
+            amount,
+            &format!(", minimumUsefulRun: 10s, onExhausted: {action}"),
+        )
+    };
+    let chat = |replicas| at_least(replicas, &service("frozen", FLAGS, "1h"));
+    let becomes =
+        |object: &str, path: &str, value: &str| becomes(cluster, "frozen", object, path, value, 60);
+    serve(cluster, "frozen", FLAGS, "1h")?;
+    cluster.apply(&limit("50", "Freeze"))?;
+    cluster.apply(&chat(2))?;
+    becomes("infd/chat", ".status.readyReplicas", "2")?;
+    cluster.apply(&limit("0.0001", "Freeze"))?;
+    becomes("budget/team", ".status.phase", "OverLimit")?;
+    cluster.apply(&chat(3))?;
+    becomes("infd/chat", ".status.desiredReplicas", "3")?;
+    becomes("infd/chat", ".status.limitedBy", "Budget")?;
+    becomes("deployment/chat", ".spec.replicas", "2")?;
+    cluster.apply(&limit("0.0001", "ScaleToMin"))?;
+    cluster.apply(&chat(1))?;
+    becomes("deployment/chat", ".spec.replicas", "1")?;
+    becomes("infd/chat", ".status.readyReplicas", "1")?;
+    cluster.kubectl(&["-n", "frozen", "delete", "infd", "chat"])?;
+    becomes("pods", ".items[*].metadata.name", "")
+}
+
+pub(crate) fn suspends_a_gang(cluster: &Cluster) -> Outcome {
+    const STEPS: u64 = 60;
+    operator::install(cluster, &["controller.leaseDuration=6s"])?;
+    let directory = cluster.run_directory().join("training");
+    std::fs::create_dir_all(&directory)?;
+    // the image's user is not root
+    std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o777))?;
+    let limit = |amount: &str| support::budget("training", amount, "");
+    let namespace = "apiVersion: v1\nkind: Namespace\nmetadata: {name: training}\n---\n";
+    cluster.apply(&format!("{namespace}{}", limit("0.5")))?;
+    // 2 workers at 6.88 an hour, five minutes at least: 0.5 does not start them
+    cluster.apply(&format!(
+        r#"
+apiVersion: bursar.dev/v1alpha1
+kind: TrainingJob
+metadata: {{name: train, namespace: training}}
+spec:
+  framework: PyTorch
+  replicas: 2
+  template:
+    spec:
+      terminationGracePeriodSeconds: 10
+      volumes: [{{name: data, hostPath: {{path: {}}}}}]
+      containers:
+        - name: worker
+          image: bursar.local/trainer:dev
+          imagePullPolicy: Never
+          args: [--steps, "{STEPS}", --step-time, 250ms, --checkpoint-dir, /data, --journal, /data/journal]
+          volumeMounts: [{{name: data, mountPath: /data}}]
+          resources: {{limits: {{nvidia.com/gpu: 1}}}}
+"#,
+        directory.display()
+    ))?;
+    becomes(
+        cluster,
+        "training",
+        "tj/train",
+        ".status.limitedBy",
+        "Budget",
+        30,
+    )?;
+    cluster.apply(&limit("50"))?;
+    becomes(
+        cluster,
+        "training",
+        "tj/train",
+        ".status.phase",
+        "Running",
+        60,
+    )?;
+    until("some steps to be done", 30, || {
+        Ok(std::fs::read_to_string(directory.join("journal"))
+            .is_ok_and(|text| text.lines().count() > 20))
+    })?;
+    cluster.apply(&limit("0.01"))?;
+    becomes(
+        cluster,
+        "training",
+        "tj/train",
+        ".status.phase",
+        "Suspended",
+        60,
+    )?;
+    becomes(
+        cluster,
+        "training",
+        "pods",
+        ".items[?(@.status.phase==\"Running\")].metadata.name",
+        "",
+        20,
+    )?;
+    cluster.apply(&limit("50"))?;
+    becomes(
+        cluster,
+        "training",
+        "tj/train",
+        ".status.phase",
+        "Succeeded",
+        90,
+    )?;
+    let mut steps: Vec<(u64, u64)> = Vec::new();
+    for line in std::fs::read_to_string(directory.join("journal"))?.lines() {
+        let line: serde_json::Value = serde_json::from_str(line)?;
+        if let (Some(rank), Some(step)) = (line["rank"].as_u64(), line["step"].as_u64()) {
+            steps.push((rank, step));
+        }
+    }
+    steps.sort_unstable();
+    let first = steps.first().map_or(0, |(_, step)| *step);
+    let expected: Vec<(u64, u64)> = (0..2)
+        .flat_map(|rank| (first..first + STEPS).map(move |step| (rank, step)))
+        .collect();
+    if steps != expected {
+        return Err(format!(
+            "steps were lost or done twice: {} lines, {} expected",
+            steps.len(),
+            expected.len()
+        )
+        .into());
+    }
+    let attempts = field(cluster, "training", "tj/train", ".status.attempts")?;
+    if attempts != "2" {
+        Err(format!("it was started {attempts} times, not twice").into())
+    } else {
+        Ok(())
+    }
+}

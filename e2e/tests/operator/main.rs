@@ -1,0 +1,100 @@
+//! Bursar on a real cluster, installed by helm. The scenarios share the cluster and run in this order.
+
+mod budgets;
+mod faults;
+mod life;
+mod records;
+mod requests;
+mod support;
+
+use std::{process::ExitCode, time::Duration};
+
+use bursar_e2e::{
+    NodeOptions, Options,
+    image::{self, Program},
+    runner::{self, Outcome, Scenario},
+};
+
+fn main() -> ExitCode {
+    let scenario = |name, minutes: u64, run: fn(&bursar_e2e::Cluster) -> Outcome| Scenario {
+        name,
+        limit: Duration::from_secs(60 * minutes),
+        run,
+    };
+    let scenarios = [
+        scenario(
+            "observe_only_decides_and_changes_nothing",
+            3,
+            life::observes,
+        ),
+        scenario("a_service_runs_steadily", 2, records::steady_begins),
+        scenario(
+            "replicas_follow_the_queue_depth_and_go_to_zero_when_idle",
+            3,
+            requests::scaling,
+        ),
+        scenario(
+            "a_thousand_requests_through_zero_and_back_are_all_served",
+            6,
+            requests::through_zero,
+        ),
+        scenario(
+            "when_the_last_replica_crashes_none_is_refused_once_that_is_seen",
+            3,
+            requests::last_replica_crashes,
+        ),
+        scenario(
+            "an_exhausted_budget_stops_a_service_within_its_limit",
+            4,
+            budgets::stops_a_service,
+        ),
+        scenario(
+            "a_frozen_service_does_not_grow_and_one_at_its_minimum_shrinks",
+            4,
+            budgets::freezes_and_shrinks,
+        ),
+        scenario(
+            "a_gang_is_suspended_by_the_budget_and_loses_no_step",
+            4,
+            budgets::suspends_a_gang,
+        ),
+        scenario(
+            "requests_wait_while_the_controllers_are_down_for_two_minutes",
+            5,
+            faults::two_minutes_down,
+        ),
+        scenario(
+            "controllers_that_die_at_ten_moments_lose_no_request",
+            5,
+            faults::ten_deaths,
+        ),
+        scenario(
+            "trouble_at_run_time_is_named_and_stops_nothing_else",
+            3,
+            faults::trouble,
+        ),
+        scenario(
+            "while_only_money_changes_statuses_are_written_sparingly",
+            2,
+            records::steady_ends,
+        ),
+        scenario("at_rest_the_operator_writes_nothing", 4, records::at_rest),
+        scenario(
+            "the_ledger_equals_the_audit_log_to_the_nano_unit",
+            2,
+            records::equals_the_audit_log,
+        ),
+        scenario("uninstalling_leaves_nothing_stuck", 5, life::uninstall),
+    ];
+    runner::main(
+        || {
+            let images = image::from_checkout(&Program::ALL)?;
+            Ok(Options {
+                nodes: vec![NodeOptions::h100(8)],
+                images,
+                ..Options::new("operator")
+            })
+        },
+        &scenarios,
+    )
+}

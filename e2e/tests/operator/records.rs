@@ -1,0 +1,124 @@
+//! What the operator writes: the ledger to the last unit, statuses sparingly, and nothing at rest.
+
+use std::time::Duration;
+
+use bursar_e2e::{Cluster, operator, oracle, runner::Outcome};
+use jiff::Timestamp;
+
+use crate::support::{at_least, becomes, budget, field, reason, serve, service, until};
+
+/// Nano-units an hour of the node that the harness shows, as the default price list has it: p5.48xlarge, on demand, 8 GPUs.
+const NODE_PRICE: i128 = 55_040_000_000;
+const NODE_GPUS: i128 = 8;
+/// While money is spent, a status may be written once in this time.
+const STATUS_PACE: i64 = 300;
+
+/// The first scenario: a service whose replica runs from here to [`steady_ends`].
+pub(crate) fn steady_begins(cluster: &Cluster) -> Outcome {
+    const FLAGS: &str = r#""--speedup", "20""#;
+    serve(cluster, "steady", FLAGS, "1h")?;
+    cluster.apply(&budget("steady", "1000", ""))?;
+    cluster.apply(&at_least(1, &service("steady", FLAGS, "1h")))?;
+    becomes(
+        cluster,
+        "steady",
+        "infd/chat",
+        &reason("Ready"),
+        "Serving",
+        60,
+    )
+}
+
+/// While nothing but money changed, each status was written once in five minutes at most.
+pub(crate) fn steady_ends(cluster: &Cluster) -> Outcome {
+    let path = ".status.conditions[?(@.type==\"Ready\")].lastTransitionTime";
+    let ready: Timestamp = field(cluster, "steady", "infd/chat", path)?.parse()?;
+    // what the start itself changes is written by then
+    let since = ready + Duration::from_secs(10);
+    let seconds = Timestamp::now().duration_since(since).as_secs();
+    if seconds < STATUS_PACE {
+        return Err(format!("it ran for {seconds} s only: run it after other scenarios").into());
+    }
+    let mut writes = oracle::operator_writes(
+        &cluster.audit_log(),
+        operator::NAMESPACE,
+        &since.to_string(),
+    )?;
+    writes.retain(|write| write.contains("/namespaces/steady/"));
+    for status in [
+        "inferencedeployments/chat/status",
+        "budgetpolicies/team/status",
+    ] {
+        let count = writes.iter().filter(|write| write.contains(status)).count();
+        let most = usize::try_from(seconds / STATUS_PACE + 1)?;
+        if count == 0 || count > most {
+            return Err(format!("{status} was written {count} times in {seconds} s, not 1 to {most} times: {writes:#?}").into());
+        }
+    }
+    cluster.kubectl(&["-n", "steady", "delete", "infd", "chat"])?;
+    becomes(cluster, "steady", "pods", ".items[*].metadata.name", "", 60)
+}
+
+pub(crate) fn at_rest(cluster: &Cluster) -> Outcome {
+    operator::install(cluster, &["controller.leaseDuration=6s"])?;
+    cluster.apply(&service("resting", r#""--speedup", "20""#, "2s"))?;
+    becomes(
+        cluster,
+        "resting",
+        "infd/chat",
+        ".status.activation.port",
+        "20000",
+        20,
+    )
+    .or_else(|_| {
+        until("a port for the service", 20, || {
+            Ok(!field(cluster, "resting", "infd/chat", ".status.activation.port")?.is_empty())
+        })
+    })?;
+    // what earlier scenarios left is written by then
+    std::thread::sleep(Duration::from_secs(15));
+    let since = jiff::Timestamp::now().to_string();
+    std::thread::sleep(Duration::from_secs(60));
+    let writes = oracle::operator_writes(&cluster.audit_log(), operator::NAMESPACE, &since)?;
+    if writes.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("it wrote at rest: {writes:#?}").into())
+    }
+}
+
+pub(crate) fn equals_the_audit_log(cluster: &Cluster) -> Outcome {
+    let expected = oracle::charges(&cluster.audit_log(), NODE_PRICE, NODE_GPUS)?;
+    if expected.is_empty() {
+        return Err("the audit log holds no charge: run it after other scenarios".into());
+    }
+    let listed = cluster.kubectl(&[
+        "get",
+        "spend",
+        "-o",
+        "jsonpath={range .items[*]}{.metadata.name} {.status.settled}{\"\\n\"}{end}",
+    ])?;
+    let mut found = std::collections::BTreeMap::new();
+    for line in listed.lines() {
+        let (name, settled) = line.split_once(' ').ok_or("a record without a sum")?;
+        let workload = name.rsplit_once('.').map_or(name, |(workload, _)| workload);
+        let nanos = nanos(settled)?;
+        if nanos != 0 {
+            *found.entry(workload.to_owned()).or_insert(0) += nanos;
+        }
+    }
+    if found == expected {
+        Ok(())
+    } else {
+        Err(format!("the ledger has {found:#?}, the audit log {expected:#?}").into())
+    }
+}
+
+/// `1.23` in nano-units, without the product's own code.
+fn nanos(amount: &str) -> Result<i128, Box<dyn std::error::Error>> {
+    if amount.is_empty() {
+        return Ok(0);
+    }
+    let (whole, fraction) = amount.split_once('.').unwrap_or((amount, ""));
+    Ok(whole.parse::<i128>()? * 1_000_000_000 + format!("{fraction:0<9}").parse::<i128>()?)
+}
