@@ -13,6 +13,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    access::{self, Access},
     cache,
     cgroup::Cgroup,
     control_plane,
@@ -22,7 +23,7 @@ use crate::{
     node::{Node, NodeOptions, Site},
     oci::Image,
     prerequisites, process,
-    process::{Identity, Output},
+    process::Identity,
     template,
     tools::Tools,
 };
@@ -33,7 +34,6 @@ pub const DEFAULT_NAME: &str = "default";
 pub const MAX_NODES: usize = 16;
 
 const SCRIPT: &str = include_str!("../cluster/network.sh");
-const KUBECTL_LIMIT: Duration = Duration::from_secs(60);
 const READY_LIMIT: Duration = Duration::from_secs(120);
 const NETWORK_LIMIT: Duration = Duration::from_secs(30);
 
@@ -302,11 +302,6 @@ impl Cluster {
         &self.tools
     }
 
-    /// A kubeconfig of an administrator; its address answers inside the cluster's network only.
-    pub fn kubeconfig(&self) -> PathBuf {
-        self.run.join("kubeconfig")
-    }
-
     /// The API server's audit log: one JSON event a line.
     pub fn audit_log(&self) -> PathBuf {
         self.run.join("audit.log")
@@ -368,57 +363,12 @@ impl Cluster {
             .while_(|| "entering the cluster's network".into())
     }
 
-    /// A command in the cluster's network with its programs in `PATH` and `KUBECONFIG` set, whether or not this process joined it.
-    pub fn command(&self, program: &str) -> Command {
-        let mut command = namespace::network_command(self.entrance(), self.tools.program(program));
-        self.set_environment(&mut command);
-        command
-    }
-
     /// Sets `PATH` and `KUBECONFIG`.
     pub fn set_environment(&self, command: &mut Command) {
         command
             .env("KUBECONFIG", self.kubeconfig())
             .env("PATH", self.tools.path())
             .env("BURSAR_CLUSTER", &self.state.name);
-    }
-
-    /// Runs kubectl and returns what it writes.
-    ///
-    /// # Errors
-    /// When it fails or takes longer than a minute. For longer waits use [`Self::command`] with [`process::run`].
-    pub fn kubectl(&self, args: &[&str]) -> Result<String> {
-        Ok(self.run_tool("kubectl", args, KUBECTL_LIMIT)?.stdout)
-    }
-
-    /// Runs helm and returns what it writes.
-    ///
-    /// # Errors
-    /// When it fails or takes longer than `limit`.
-    pub fn helm(&self, args: &[&str], limit: Duration) -> Result<String> {
-        Ok(self.run_tool("helm", args, limit)?.stdout)
-    }
-
-    /// Applies manifests on the server's side.
-    ///
-    /// # Errors
-    /// When the API server refuses one; the error holds its answer.
-    pub fn apply(&self, manifests: &str) -> Result<String> {
-        let mut file =
-            tempfile::NamedTempFile::new().while_(|| "creating a temporary file".into())?;
-        std::io::Write::write_all(&mut file, manifests.as_bytes())
-            .while_(|| "writing a temporary file".into())?;
-        self.kubectl(&[
-            "apply",
-            "--server-side",
-            "-f",
-            &file.path().display().to_string(),
-        ])
-    }
-
-    fn run_tool(&self, name: &str, args: &[&str], limit: Duration) -> Result<Output> {
-        let mut command = self.command(name);
-        process::run(command.args(args), limit)
     }
 
     /// Loads an image into every node.
@@ -467,19 +417,7 @@ impl Cluster {
     /// # Errors
     /// When the kubeconfig cannot be read.
     pub async fn client(&self) -> Result<kube::Client> {
-        let path = self.kubeconfig();
-        let client = async {
-            let file =
-                kube::config::Kubeconfig::read_from(&path).map_err(|error| error.to_string())?;
-            let config = kube::Config::from_custom_kubeconfig(
-                file,
-                &kube::config::KubeConfigOptions::default(),
-            )
-            .await
-            .map_err(|error| error.to_string())?;
-            kube::Client::try_from(config).map_err(|error| error.to_string())
-        };
-        client.await.map_err(Error::Client)
+        access::client(&self.kubeconfig()).await
     }
 
     /// Stops it and removes all it made on the machine.
@@ -522,6 +460,19 @@ impl Cluster {
             what: format!("cluster `{}`", self.state.name),
             why: "was started without nodes".into(),
         }
+    }
+}
+
+impl Access for Cluster {
+    fn kubeconfig(&self) -> PathBuf {
+        self.run.join("kubeconfig")
+    }
+
+    /// Runs in the cluster's network, whether or not this process joined it.
+    fn command(&self, program: &str) -> Command {
+        let mut command = namespace::network_command(self.entrance(), self.tools.program(program));
+        self.set_environment(&mut command);
+        command
     }
 }
 

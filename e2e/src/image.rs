@@ -21,17 +21,22 @@ pub enum Program {
     Engine,
     /// The training worker of the tests.
     Trainer,
+    /// The demo's clients.
+    Client,
 }
 
 impl Program {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Bursar, Self::Engine, Self::Trainer];
+    /// Those of the tests.
+    pub const TESTED: [Self; 3] = [Self::Bursar, Self::Engine, Self::Trainer];
+    /// All of them; the first is what the bundle's image starts.
+    const ALL: [Self; 4] = [Self::Bursar, Self::Engine, Self::Trainer, Self::Client];
 
     fn package(self) -> &'static str {
         match self {
             Self::Bursar => "bursar",
             Self::Engine => "bursar-engine",
             Self::Trainer => "bursar-trainer",
+            Self::Client => "bursar-client",
         }
     }
 
@@ -40,6 +45,7 @@ impl Program {
             Self::Bursar => "bursar",
             Self::Engine => "engine",
             Self::Trainer => "trainer",
+            Self::Client => "client",
         }
     }
 }
@@ -52,20 +58,63 @@ pub fn from_checkout(programs: &[Program]) -> Result<Vec<Image>> {
     if programs.is_empty() {
         return Ok(Vec::new());
     }
-    let built = cargo_build(programs)?;
+    let built = cargo_build(programs, &[])?;
     programs
         .iter()
-        .map(|program| {
-            let path = built
-                .iter()
-                .find(|path| path.ends_with(program.package()))
-                .ok_or_else(|| Error::Malformed {
-                    what: "cargo build".into(),
-                    why: format!("made no program {}", program.package()),
-                })?;
-            write(program.name(), path)
-        })
+        .zip(&built)
+        .map(|(program, path)| write(program.name(), path))
         .collect()
+}
+
+/// Builds all programs of this checkout into one image of this name and tag, each as `/bursar`, `/bursar-engine` and so on.
+///
+/// # Errors
+/// When the build fails or the archive cannot be written.
+pub fn bundle(reference: &str) -> Result<Image> {
+    let built = cargo_build(&Program::ALL, &[])?;
+    let archive = cache::directory()?.join("images").join("demo.tar");
+    let programs: Vec<&Path> = built.iter().map(PathBuf::as_path).collect();
+    oci::write(&archive, reference, &programs)
+}
+
+/// Builds the operator as it is meant to run, optimized, and writes its image of this name and tag.
+///
+/// # Errors
+/// When the build fails or the archive cannot be written.
+pub fn release(reference: &str) -> Result<Image> {
+    let built = cargo_build(&[Program::Bursar], &["--release"])?;
+    let archive = cache::directory()?.join("images").join("release.tar");
+    let programs: Vec<&Path> = built.iter().map(PathBuf::as_path).collect();
+    oci::write(&archive, reference, &programs)
+}
+
+/// Checks that an image is named by a name and a tag: what the chart and the archive need.
+///
+/// # Errors
+/// How to write it.
+pub fn check_reference(reference: &str) -> Result<()> {
+    let name = reference.rsplit('/').next().unwrap_or_default();
+    let tagged = name
+        .split_once(':')
+        .is_some_and(|(name, tag)| !name.is_empty() && !tag.is_empty());
+    if tagged && !reference.contains(['@', ' ']) {
+        return Ok(());
+    }
+    Err(Error::Malformed {
+        what: format!("image `{reference}`"),
+        why: "write it with a tag and without a digest, as in registry.example/bursar:1".into(),
+    })
+}
+
+/// Ways to bring an image to where nodes find it.
+pub fn ways_to_bring(image: &Image) -> String {
+    let (archive, reference) = (image.archive.display(), &image.stable);
+    let tag = reference.rsplit(':').next().unwrap_or_default();
+    format!(
+        "skopeo copy oci-archive:{archive}:{tag} docker://{reference}\n  \
+         kind load image-archive {archive}\n  \
+         ctr --namespace k8s.io images import {archive}"
+    )
 }
 
 /// The images without which no pod runs: the sandbox's and the DNS server's.
@@ -80,11 +129,11 @@ fn write(name: &str, program: &Path) -> Result<Image> {
     let archive = cache::directory()?
         .join("images")
         .join(format!("{name}.tar"));
-    oci::write(&archive, &format!("bursar.local/{name}:dev"), program)
+    oci::write(&archive, &format!("bursar.local/{name}:dev"), &[program])
 }
 
-/// Asks cargo for the programs' paths, which know of every way to move the target directory.
-fn cargo_build(programs: &[Program]) -> Result<Vec<PathBuf>> {
+/// The programs' paths, as cargo tells them, which knows of every way to move the target directory.
+fn cargo_build(programs: &[Program], flags: &[&str]) -> Result<Vec<PathBuf>> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
     command.args([
         "build",
@@ -92,6 +141,7 @@ fn cargo_build(programs: &[Program]) -> Result<Vec<PathBuf>> {
         "--message-format",
         "json-render-diagnostics",
     ]);
+    command.args(flags);
     command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
     for program in programs {
         command.args(["--package", program.package(), "--bin", program.package()]);
@@ -109,9 +159,40 @@ fn cargo_build(programs: &[Program]) -> Result<Vec<PathBuf>> {
             tail: String::new(),
         });
     }
-    Ok(String::from_utf8_lossy(&output.stdout)
+    let built: Vec<PathBuf> = String::from_utf8_lossy(&output.stdout)
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
         .filter_map(|message| message["executable"].as_str().map(PathBuf::from))
-        .collect())
+        .collect();
+    let path = |program: &Program| {
+        let found = built.iter().find(|path| path.ends_with(program.package()));
+        found.cloned().ok_or_else(|| Error::Malformed {
+            what: "cargo build".into(),
+            why: format!("made no program {}", program.package()),
+        })
+    };
+    programs.iter().map(path).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_has_a_tag() {
+        for good in ["a:1", "r.example:5000/x/a:1"] {
+            assert!(check_reference(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "a",
+            "r.example:5000/a",
+            "a@sha256:00",
+            ":1",
+            "a:",
+            "a b:1",
+            "",
+        ] {
+            assert!(check_reference(bad).is_err(), "{bad}");
+        }
+    }
 }

@@ -7,6 +7,7 @@
 //! | [`tools`] | the programs of the cluster, built once from pinned Go modules into the [`cache`] |
 //! | [`image`] | the checkout's binaries as OCI archives, written by [`oci`] |
 //! | [`cluster`] | boots, enters and stops a cluster; made of a [`control_plane`] and [`node`]s |
+//! | [`access`] | kubectl, helm and a client, for these clusters and for others |
 //! | [`operator`] | Bursar, installed with helm |
 //! | [`traffic`] | requests as clients send them |
 //! | [`oracle`] | charges and writes, recomputed from the audit log |
@@ -16,6 +17,7 @@
 //! Everything here is blocking and uses no threads, because a process may only move into the cluster's network
 //! ([`cluster::Cluster::join`]) while it has a single one.
 
+pub mod access;
 pub mod cache;
 mod cgroup;
 pub mod cluster;
@@ -35,6 +37,7 @@ mod template;
 pub mod tools;
 pub mod traffic;
 
+pub use access::Access;
 pub use cluster::{Cluster, Lifetime, Options};
 pub use error::{Error, Result};
 pub use node::NodeOptions;

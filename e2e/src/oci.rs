@@ -35,24 +35,28 @@ pub struct Image {
     pub archive: PathBuf,
 }
 
-/// Writes `archive`: `program` as `/NAME` and the image's entry point, with the shared libraries that it needs at their paths.
-/// `stable` is the image's name and tag.
+/// Writes `archive`: each program as `/NAME`, with the shared libraries that they need at their paths. The first is the image's entry
+/// point. `stable` is the image's name and tag.
 ///
 /// # Errors
-/// When a file cannot be read or written, or a library of the program is missing.
-pub fn write(archive: &Path, stable: &str, program: &Path) -> Result<Image> {
-    let name = program
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
-    let mut files = BTreeMap::from([(name.clone(), program.to_path_buf())]);
-    for library in libraries(program)? {
-        files.insert(
-            library.to_string_lossy().trim_start_matches('/').to_owned(),
-            library,
-        );
+/// When a file cannot be read or written, or a library of a program is missing.
+pub fn write(archive: &Path, stable: &str, programs: &[&Path]) -> Result<Image> {
+    let name_of = |program: &Path| {
+        let name = program.file_name().unwrap_or_default();
+        name.to_string_lossy().into_owned()
+    };
+    let mut files = BTreeMap::new();
+    for program in programs {
+        files.insert(name_of(program), program.to_path_buf());
+        for library in libraries(program)? {
+            let path = library.to_string_lossy();
+            files.insert(path.trim_start_matches('/').to_owned(), library.clone());
+        }
     }
+    let name = programs
+        .first()
+        .map(|program| name_of(program))
+        .unwrap_or_default();
     let directory = archive.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(directory).while_(|| format!("creating {}", directory.display()))?;
     let writing = || format!("writing {}", archive.display());
@@ -311,7 +315,7 @@ mod tests {
             write(
                 &directory.path().join(name),
                 "x.local/sh:dev",
-                Path::new("/bin/sh"),
+                &[Path::new("/bin/sh")],
             )
             .unwrap()
         };

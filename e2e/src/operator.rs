@@ -2,17 +2,20 @@
 
 use std::{path::Path, time::Duration};
 
-use crate::{Cluster, Result};
+use crate::{Access, Result};
 
 /// The operator's namespace.
 pub const NAMESPACE: &str = "bursar-system";
 const HELM_LIMIT: Duration = Duration::from_secs(180);
 
-/// Installs the chart with the image of this checkout and `values` (`key=value`), and waits until everything is ready.
+/// The image of this checkout in our own clusters.
+pub const IMAGE: &str = "bursar.local/bursar:dev";
+
+/// Installs the chart with this image (`NAME:TAG`) and `values` (`key=value`), and waits until everything is ready.
 ///
 /// # Errors
 /// helm's words.
-pub fn install(cluster: &Cluster, values: &[&str]) -> Result<()> {
+pub fn install(cluster: &dyn Access, image: &str, values: &[&str]) -> Result<()> {
     let chart = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../charts/bursar")
         .display()
@@ -26,13 +29,9 @@ pub fn install(cluster: &Cluster, values: &[&str]) -> Result<()> {
         NAMESPACE,
         "--create-namespace",
     ];
-    args.extend([
-        "--wait",
-        "--timeout",
-        "2m",
-        "--set",
-        "image.repository=bursar.local/bursar,image.tag=dev,image.pullPolicy=Never",
-    ]);
+    let (repository, tag) = image.rsplit_once(':').unwrap_or((image, "latest"));
+    let image = format!("image.repository={repository},image.tag={tag}");
+    args.extend(["--wait", "--timeout", "2m", "--set", &image]);
     args.extend(values.iter().flat_map(|value| ["--set", value]));
     cluster.helm(&args, HELM_LIMIT).map(drop)
 }
@@ -41,7 +40,7 @@ pub fn install(cluster: &Cluster, values: &[&str]) -> Result<()> {
 ///
 /// # Errors
 /// helm's words.
-pub fn uninstall(cluster: &Cluster) -> Result<()> {
+pub fn uninstall(cluster: &dyn Access) -> Result<()> {
     cluster
         .helm(
             &[

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{Cluster, Options, Result};
+use crate::{Access, Cluster, Options, Result};
 
 /// What a scenario returns.
 pub type Outcome = std::result::Result<(), Box<dyn std::error::Error>>;

@@ -113,18 +113,20 @@ pub struct Tools {
 }
 
 impl Tools {
+    /// What the cache has, if it has all.
+    pub fn built() -> Option<Self> {
+        let directories = directories(&sources()).ok()?;
+        let complete = directories.iter().all(|directory| directory.exists());
+        complete.then_some(Self { directories })
+    }
+
     /// Builds what the cache lacks and says on standard error what it builds; with everything there it takes milliseconds.
     ///
     /// # Errors
     /// When the machine lacks what a build needs, or a build fails.
     pub fn build() -> Result<Self> {
-        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools");
-        let root = cache::directory()?.join("tools");
-        fs::create_dir_all(&root).while_(|| format!("creating {}", root.display()))?;
-        let target = |module: &Module| -> Result<PathBuf> {
-            Ok(root.join(format!("{}-{}", module.name, module.key(&sources)?)))
-        };
-        let directories = MODULES.iter().map(target).collect::<Result<Vec<_>>>()?;
+        let sources = sources();
+        let directories = directories(&sources)?;
         let missing = || {
             MODULES
                 .iter()
@@ -133,6 +135,7 @@ impl Tools {
         };
         if missing().next().is_some() {
             prerequisites::to_build(&go_version(&sources)?)?;
+            let root = root()?;
             let _lock = lock(&root)?;
             // Another process may have built some of them while this one waited.
             let total = missing().map(|(module, _)| module.programs.len()).sum();
@@ -170,6 +173,25 @@ impl Tools {
             .collect::<Vec<_>>();
         format!("{}:{}", ours.join(":"), prerequisites::path())
     }
+}
+
+fn sources() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tools")
+}
+
+fn root() -> Result<PathBuf> {
+    let root = cache::directory()?.join("tools");
+    fs::create_dir_all(&root).while_(|| format!("creating {}", root.display()))?;
+    Ok(root)
+}
+
+/// Where each module's programs lie.
+fn directories(sources: &Path) -> Result<Vec<PathBuf>> {
+    let root = root()?;
+    let target = |module: &Module| -> Result<PathBuf> {
+        Ok(root.join(format!("{}-{}", module.name, module.key(sources)?)))
+    };
+    MODULES.iter().map(target).collect()
 }
 
 impl Module {

@@ -4,7 +4,7 @@ use std::{fs, path::Path, process::ExitCode, time::Duration};
 
 use bursar_apitest::conformance::CHECKS;
 use bursar_e2e::{
-    Cluster, Options,
+    Access, Cluster, Options,
     runner::{self, Outcome, Scenario},
 };
 

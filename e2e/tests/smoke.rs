@@ -3,7 +3,7 @@
 use std::{process::ExitCode, time::Duration};
 
 use bursar_e2e::{
-    Cluster, NodeOptions, Options,
+    Access, Cluster, NodeOptions, Options,
     runner::{self, Outcome, Scenario},
 };
 

@@ -3,7 +3,7 @@
 use std::{os::unix::process::CommandExt, process::ExitCode};
 
 use bursar_e2e::{
-    Cluster, Error, Lifetime, NodeOptions, Options,
+    Access, Cluster, Error, Lifetime, NodeOptions, Options,
     cluster::{DEFAULT_NAME, shell},
     image::{self, Program},
     tools::Tools,
@@ -38,6 +38,11 @@ enum Verb {
         #[arg(long)]
         no_images: bool,
     },
+    /// Build the operator, optimized, and write its image as an OCI archive, for other clusters.
+    Image {
+        /// The image's name and tag there, as in registry.example/bursar:1.
+        reference: String,
+    },
     /// Stop it and remove what it made.
     Down,
     /// Say whether it runs.
@@ -71,7 +76,7 @@ fn run(Arguments { name, command }: Arguments) -> Result<(), Error> {
             let images = if no_images || nodes == 0 {
                 Vec::new()
             } else {
-                image::from_checkout(&Program::ALL)?
+                image::from_checkout(&Program::TESTED)?
             };
             let nodes = (0..nodes).map(|_| NodeOptions::h100(gpus)).collect();
             let cluster = Cluster::start(&Options {
@@ -86,6 +91,16 @@ fn run(Arguments { name, command }: Arguments) -> Result<(), Error> {
                 cluster.run_directory().display()
             );
             println!("  cargo cluster enter kubectl get nodes\n  cargo cluster down");
+            Ok(())
+        }
+        Verb::Image { reference } => {
+            image::check_reference(&reference)?;
+            let image = image::release(&reference)?;
+            println!(
+                "{reference} lies in {}. Push it, or load it into each node:\n  {}",
+                image.archive.display(),
+                image::ways_to_bring(&image)
+            );
             Ok(())
         }
         Verb::Down => Cluster::open(&name)?.stop(),

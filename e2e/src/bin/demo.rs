@@ -1,26 +1,45 @@
 //! `cargo demo`: the whole of Bursar's job on a real cluster on this machine, in five minutes.
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
-use bursar_e2e::demo::{self, Options};
+use bursar_e2e::demo::{self, Options, Theirs};
 use clap::Parser;
 
 #[derive(Parser)]
 #[command(
-    about = "Bursar's whole job on a real cluster on this machine: real traffic, zero and back, a budget, and what it cost"
+    about = "Bursar's whole job on a real cluster: real traffic, zero and back, a budget, and what it cost"
 )]
 struct Arguments {
-    /// Leave the cluster up afterwards.
+    /// Leave the cluster, or Bursar on yours, up afterwards.
     #[arg(long)]
     keep: bool,
     /// Requests of the trace to replay.
     #[arg(long, default_value_t = 1200, value_parser = clap::value_parser!(u32).range(1..=5000))]
     requests: u32,
+    /// Run on the cluster of this kubeconfig instead of one on this machine. It needs three GPUs, and is left as it was.
+    #[arg(long, value_name = "FILE", requires = "image")]
+    kubeconfig: Option<PathBuf>,
+    /// The name and tag under which that cluster's nodes get the demo's image; the demo writes it as an OCI archive.
+    #[arg(long, value_name = "REGISTRY/NAME:TAG", requires = "kubeconfig")]
+    image: Option<String>,
 }
 
 fn main() -> ExitCode {
-    let Arguments { keep, requests } = Arguments::parse();
-    match demo::run(&Options { keep, requests }) {
+    let Arguments {
+        keep,
+        requests,
+        kubeconfig,
+        image,
+    } = Arguments::parse();
+    let theirs = kubeconfig
+        .zip(image)
+        .map(|(kubeconfig, image)| Theirs { kubeconfig, image });
+    let options = Options {
+        keep,
+        requests,
+        theirs,
+    };
+    match demo::run(&options) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {

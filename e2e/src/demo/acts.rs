@@ -1,19 +1,18 @@
 //! What happens in the demo, one after the other. Every wait has a limit and says what it waits for.
 
-use std::{
-    os::unix::fs::PermissionsExt,
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
+
+use bursar_client::trace::{self, Arrival};
 
 use super::{
-    manifests::{self, Cents, MAX_REPLICAS, NAMESPACE, SPEEDUP},
-    replay::{self, Arrival, Client},
+    client::Client,
+    journal::Journal,
+    manifests::{self, Cents, NAMESPACE, SPEEDUP, Setting},
     screen::{Drawing, Screen},
     summary::Facts,
     watch::{Sample, Watcher},
 };
-use crate::{Cluster, Error, Result, operator, traffic};
+use crate::{Access, Error, Result, access, operator};
 
 /// Wake-ups after the one with which the replay begins.
 const WAKES: usize = 4;
@@ -24,12 +23,13 @@ const STOP_LIMIT: Duration = Duration::from_secs(90);
 
 /// A cluster with the service, the job and the budget in it.
 pub(super) struct Stage<'a> {
-    cluster: &'a Cluster,
+    cluster: &'a dyn Access,
+    setting: &'a Setting,
     screen: &'a Screen,
     watcher: Watcher,
     client: Client,
     trace: Vec<Arrival>,
-    journal: PathBuf,
+    journal: Journal,
     began: Instant,
     _drawing: Drawing,
 }
@@ -37,29 +37,24 @@ pub(super) struct Stage<'a> {
 impl<'a> Stage<'a> {
     /// Applies everything and waits until it would take requests.
     pub(super) async fn set(
-        cluster: &'a Cluster,
+        cluster: &'a dyn Access,
+        setting: &'a Setting,
         screen: &'a Screen,
         requests: u32,
     ) -> Result<Self> {
-        let trace = replay::trace(requests)?;
-        let directory = cluster.run_directory().join("training");
-        std::fs::create_dir_all(&directory).map_err(|source| Error::Io {
-            what: format!("creating {}", directory.display()),
-            source,
+        let trace = trace::trace(requests).map_err(|error| Error::Malformed {
+            what: "azure-conversation.csv".into(),
+            why: error.to_string(),
         })?;
-        // the workers are not root
-        let anybody = std::fs::Permissions::from_mode(0o777);
-        std::fs::set_permissions(&directory, anybody).map_err(|source| Error::Io {
-            what: format!("opening {} to the workers", directory.display()),
-            source,
-        })?;
-        let limit = ample(&trace);
+        let limit = ample(&trace, setting);
         screen.say(&format!(
-            "applying namespace `{NAMESPACE}`: chat service (0 to {MAX_REPLICAS} replicas), training job of 2, budget of {limit} a month"
+            "applying to namespace `{NAMESPACE}`: chat service (0 to {} replicas), training job of 2, budget of {limit} a month",
+            setting.max_replicas
         ));
-        cluster.apply(&manifests::all(limit, &directory))?;
+        cluster.apply(&setting.work(limit))?;
         let began = Instant::now();
-        let watcher = Watcher::start(cluster.client().await?);
+        let kube = access::client(&cluster.kubeconfig()).await?;
+        let watcher = Watcher::start(kube.clone());
         watcher
             .until(
                 "both gateways to stand in for the service",
@@ -67,20 +62,17 @@ impl<'a> Stage<'a> {
                 |sample| sample.gateways == 2 && !sample.limit.is_empty(),
             )
             .await?;
-        let address = traffic::address("chat", NAMESPACE).map_err(|source| Error::Io {
-            what: "resolving the Service's name".into(),
-            source,
-        })?;
-        let client = Client::new(address);
-        client.reachable(START_LIMIT).await?;
+        let client = Client::new(kube.clone());
+        client.reach(START_LIMIT).await?;
         let drawing = screen.follow(&watcher, &client, requests);
         Ok(Self {
             cluster,
+            setting,
             screen,
             watcher,
             client,
             trace,
-            journal: directory.join("journal"),
+            journal: Journal::follow(kube),
             began,
             _drawing: drawing,
         })
@@ -93,10 +85,11 @@ impl<'a> Stage<'a> {
         let wakes = self.wake().await?;
         let (kept, refusal) = self.exhaust().await?;
         self.pay().await?;
-        let steps = self.steps()?;
+        let steps = self.journal.steps();
         let last = self.watcher.last();
         Ok(Facts {
-            tally: self.client.tally(),
+            tally: self.client.tally().await?,
+            max_replicas: self.setting.max_replicas,
             idle_seconds,
             at_zero: last.at_zero,
             lifetime: self.began.elapsed().as_secs_f64(),
@@ -111,14 +104,18 @@ impl<'a> Stage<'a> {
     }
 
     async fn traffic(&self) -> Result<()> {
-        let span = self.trace.last().map(|last| last.at()).unwrap_or_default();
+        let span = self
+            .trace
+            .last()
+            .map(|last| last.at(SPEEDUP))
+            .unwrap_or_default();
         self.screen.say(&format!(
             "replaying {} requests of the Azure conversation trace, arrivals and engine {SPEEDUP} times as fast as measured: {:.0} s",
             self.trace.len(),
             span.as_secs_f32()
         ));
-        self.client.replay(&self.trace).await;
-        let tally = self.client.tally();
+        let requests = u32::try_from(self.trace.len()).unwrap_or(u32::MAX);
+        let tally = self.client.replay(requests, span).await?;
         self.screen.say(&format!(
             "all have ended: {} served, {} lost, {} answered with 5xx",
             tally.served(),
@@ -152,12 +149,12 @@ impl<'a> Stage<'a> {
         self.screen.say(&format!(
             "one request wakes it, {WAKES} times (idle for 1 s is enough from here on)"
         ));
-        self.cluster.apply(&manifests::chat("1s"))?;
+        self.cluster.apply(&self.setting.chat("1s"))?;
         for _ in 0..WAKES {
             self.at_zero().await?;
             let began = Instant::now();
-            // what the tally says about it decides over the exit code
-            self.client.ask(32, 8).await.ok();
+            // what the tally says about the answer decides over the exit code
+            self.client.ask(32, 8).await?.ok();
             self.screen.say(&format!(
                 "woken: answered {:.1} s after it was sent, of which the engine takes 2 to start",
                 began.elapsed().as_secs_f32()
@@ -182,8 +179,8 @@ impl<'a> Stage<'a> {
     /// Lowers the limit, so that it is reached soon, and waits until nothing runs.
     async fn exhaust(&self) -> Result<((f64, String), String)> {
         self.at_zero().await?;
-        self.cluster.apply(&manifests::chat("10m"))?;
-        self.client.ask(32, 8).await.ok();
+        self.cluster.apply(&self.setting.chat("10m"))?;
+        self.client.ask(32, 8).await?.ok();
         self.watcher
             .until("a replica to stay", START_LIMIT, |sample| {
                 sample.ready == 1 && sample.allowed == 1
@@ -219,7 +216,7 @@ impl<'a> Stage<'a> {
             )
             .await?;
         let spent = self.watcher.last().spent;
-        let refusal = match self.client.expect_refusal().await {
+        let refusal = match self.client.expect_refusal().await? {
             Ok((429, text)) if text.contains("insufficient_quota") => {
                 "a request got 429 insufficient_quota".to_owned()
             }
@@ -238,11 +235,11 @@ impl<'a> Stage<'a> {
 
     /// Raises the limit and waits until work goes on.
     async fn pay(&self) -> Result<()> {
-        let limit = ample(&self.trace).plus(100);
+        let limit = ample(&self.trace, self.setting).plus(100);
         self.screen.say(&format!(
             "money is added: the limit becomes {limit}, and requests come again"
         ));
-        self.cluster.apply(&manifests::chat("2s"))?;
+        self.cluster.apply(&self.setting.chat("2s"))?;
         self.cluster.apply(&manifests::budget(limit))?;
         self.watcher
             .until("requests to be taken again", START_LIMIT, |sample| {
@@ -257,7 +254,7 @@ impl<'a> Stage<'a> {
         let answers = futures::future::join_all(begin).await;
         let served = answers
             .iter()
-            .filter(|answer| matches!(answer, Ok((200, _))))
+            .filter(|answer| matches!(answer, Ok(Ok((200, _)))))
             .count();
         self.watcher
             .until("training to resume", START_LIMIT, trains)
@@ -276,15 +273,6 @@ impl<'a> Stage<'a> {
             .await
             .map(drop)
     }
-
-    /// How many steps the gang has done, and whether every worker did each of them once.
-    fn steps(&self) -> Result<(u64, bool)> {
-        let text = std::fs::read_to_string(&self.journal).map_err(|source| Error::Io {
-            what: format!("reading {}", self.journal.display()),
-            source,
-        })?;
-        Ok(steps_of(&text))
-    }
 }
 
 fn trains(sample: &Sample) -> bool {
@@ -292,9 +280,11 @@ fn trains(sample: &Sample) -> bool {
 }
 
 /// A limit that the replay and all else stay below: twice what all replicas and workers cost at 7 an hour each.
-fn ample(trace: &[Arrival]) -> Cents {
-    let seconds = trace.last().map_or(0.0, |last| last.at().as_secs_f64()) + 240.0;
-    Cents(200 * (f64::from(MAX_REPLICAS + 2) * 7.0 * seconds / 3600.0).ceil() as u64)
+fn ample(trace: &[Arrival], setting: &Setting) -> Cents {
+    let replayed = trace.last().map_or(Duration::ZERO, |last| last.at(SPEEDUP));
+    let seconds = replayed.as_secs_f64() + 240.0;
+    let hours = f64::from(setting.most_pods()) * seconds / 3600.0;
+    Cents(200 * (7.0 * hours).ceil() as u64)
 }
 
 /// The milliseconds in a line of the controller's log about this service.
@@ -311,30 +301,6 @@ fn wake_of(line: &str) -> Option<u64> {
     value("milliseconds")?.parse().ok()
 }
 
-/// Steps of the journal, and whether each rank has each of them once, from the first to its last. A rank may be one step behind.
-fn steps_of(journal: &str) -> (u64, bool) {
-    let mut last = std::collections::BTreeMap::<u64, u64>::new();
-    let mut in_order = true;
-    for line in journal.split_inclusive('\n') {
-        // the last line may be half written
-        let Ok(entry) = serde_json::from_str::<serde_json::Value>(line) else {
-            in_order &= !line.ends_with('\n');
-            continue;
-        };
-        let (Some(rank), Some(step)) = (entry["rank"].as_u64(), entry["step"].as_u64()) else {
-            continue;
-        };
-        if let Some(before) = last.insert(rank, step) {
-            in_order &= step == before + 1;
-        }
-    }
-    let (least, most) = (
-        last.values().min().copied().unwrap_or_default(),
-        last.values().max().copied().unwrap_or_default(),
-    );
-    (least, in_order && last.len() == 2 && most - least <= 1)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -349,23 +315,5 @@ mod tests {
         assert_eq!(wake_of(&line("team")), Some(41));
         assert_eq!(wake_of(&line("other")), None);
         assert_eq!(wake_of("scaled milliseconds=3"), None);
-    }
-
-    #[test]
-    fn a_step_that_is_lost_or_done_twice_is_seen() {
-        let journal = |steps: &[(u64, u64)]| {
-            steps
-                .iter()
-                .map(|(rank, step)| format!("{{\"rank\":{rank},\"step\":{step}}}\n"))
-                .collect::<String>()
-        };
-        assert_eq!(
-            steps_of(&journal(&[(0, 1), (1, 1), (0, 2), (1, 2)])),
-            (2, true)
-        );
-        assert!(!steps_of(&journal(&[(0, 1), (1, 1), (0, 2), (1, 3)])).1);
-        assert!(!steps_of(&journal(&[(0, 1), (1, 1), (0, 1), (1, 2)])).1);
-        let half = journal(&[(0, 1), (1, 1), (0, 2)]) + "{\"rank\":1,";
-        assert_eq!(steps_of(&half), (1, true));
     }
 }

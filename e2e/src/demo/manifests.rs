@@ -1,58 +1,112 @@
 //! What the demo applies.
 
-use std::path::Path;
-
 /// The namespace of everything in the demo.
 pub(super) const NAMESPACE: &str = "team";
 /// How much faster than the trace requests come and the engine answers.
 pub(super) const SPEEDUP: u32 = 4;
-/// The most replicas of the chat service.
-pub(super) const MAX_REPLICAS: u32 = 4;
+/// GPUs of the training job: a gang of two.
+const WORKERS: u32 = 2;
+/// The most replicas of the chat service, where the cluster has GPUs for them.
+const MAX_REPLICAS: u32 = 4;
 /// Queue depth that one replica should carry.
 const TARGET: u32 = 8;
 
-/// The namespace, its budget, the service and the job. `directory` on the node takes the job's checkpoint.
-pub(super) fn all(limit: Cents, directory: &Path) -> String {
-    let directory = directory.display();
-    let budget = budget(limit);
-    let chat = chat("10s");
-    format!(
-        r#"apiVersion: v1
+/// What differs from cluster to cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Setting {
+    /// The image with all programs.
+    pub(super) image: String,
+    /// The most replicas of the chat service.
+    pub(super) max_replicas: u32,
+}
+
+impl Setting {
+    /// Replicas and workers for which there are `gpus`; `None` if there are too few for one replica beside the gang.
+    pub(super) fn new(image: String, gpus: u64) -> Option<Self> {
+        let left = u32::try_from(gpus)
+            .unwrap_or(u32::MAX)
+            .checked_sub(WORKERS)?;
+        (left > 0).then_some(Self {
+            image,
+            max_replicas: left.min(MAX_REPLICAS),
+        })
+    }
+
+    /// Pods that hold a GPU when all run.
+    pub(super) fn most_pods(&self) -> u32 {
+        self.max_replicas + WORKERS
+    }
+
+    /// The namespace, and the pod from which requests come.
+    pub(super) fn clients(&self) -> String {
+        let Self { image, .. } = self;
+        format!(
+            r#"apiVersion: v1
 kind: Namespace
 metadata: {{name: {NAMESPACE}}}
 ---
-{budget}---
+apiVersion: v1
+kind: Service
+metadata: {{name: client, namespace: {NAMESPACE}}}
+spec:
+  selector: {{app: client}}
+  ports: [{{port: 80, targetPort: 8080}}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: client, namespace: {NAMESPACE}, labels: {{app: client}}}}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+    - name: client
+      image: {image}
+      command: [/bursar-client]
+      args: ["--target=chat:80", "--speedup={SPEEDUP}"]
+      readinessProbe: {{httpGet: {{path: /tally, port: 8080}}, periodSeconds: 1}}
+"#
+        )
+    }
+
+    /// The budget, the service and the job.
+    pub(super) fn work(&self, limit: Cents) -> String {
+        let Self { image, .. } = self;
+        let budget = budget(limit);
+        let chat = self.chat("10s");
+        format!(
+            r#"{budget}---
 {chat}---
 apiVersion: bursar.dev/v1alpha1
 kind: TrainingJob
 metadata: {{name: train, namespace: {NAMESPACE}}}
 spec:
   framework: PyTorch
-  replicas: 2
+  replicas: {WORKERS}
   template:
     spec:
       terminationGracePeriodSeconds: 10
-      volumes: [{{name: data, hostPath: {{path: {directory}}}}}]
       containers:
         - name: worker
-          image: bursar.local/trainer:dev
-          imagePullPolicy: Never
-          args: [--steps, "100000", --step-time, 250ms, --checkpoint-dir, /data, --journal, /data/journal]
-          volumeMounts: [{{name: data, mountPath: /data}}]
+          image: {image}
+          command: [/bursar-trainer]
+          args: ["--steps=100000", "--step-time=250ms", "--checkpoint=http://client/checkpoint", "--journal=-"]
           resources: {{limits: {{nvidia.com/gpu: 1}}}}
 "#
-    )
-}
+        )
+    }
 
-/// The service, which goes to zero when idle for `idle`.
-pub(super) fn chat(idle: &str) -> String {
-    format!(
-        r#"apiVersion: bursar.dev/v1alpha1
+    /// The service, which goes to zero when idle for `idle`.
+    pub(super) fn chat(&self, idle: &str) -> String {
+        let Self {
+            image,
+            max_replicas,
+        } = self;
+        format!(
+            r#"apiVersion: bursar.dev/v1alpha1
 kind: InferenceDeployment
 metadata: {{name: chat, namespace: {NAMESPACE}}}
 spec:
   engine: vLLM
-  maxReplicas: {MAX_REPLICAS}
+  maxReplicas: {max_replicas}
   scaling:
     signals: [{{type: Engine, target: {TARGET}}}]
     behavior: {{scaleDown: {{stabilizationWindowSeconds: 10}}}}
@@ -63,13 +117,14 @@ spec:
       terminationGracePeriodSeconds: 15
       containers:
         - name: engine
-          image: bursar.local/engine:dev
-          imagePullPolicy: Never
-          args: [--speedup, "{SPEEDUP}", --startup-delay, 2s]
+          image: {image}
+          command: [/bursar-engine]
+          args: ["--speedup={SPEEDUP}", "--startup-delay=2s"]
           readinessProbe: {{httpGet: {{path: /health, port: 8000}}, periodSeconds: 1}}
           resources: {{limits: {{nvidia.com/gpu: 1}}}}
 "#
-    )
+        )
+    }
 }
 
 /// The namespace's budget.
@@ -107,7 +162,16 @@ impl std::fmt::Display for Cents {
 
 #[cfg(test)]
 mod tests {
-    use super::Cents;
+    use super::{Cents, Setting};
+
+    #[test]
+    fn replicas_are_what_the_gang_leaves() {
+        let replicas = |gpus| Setting::new("x:1".into(), gpus).map(|setting| setting.max_replicas);
+        assert_eq!(
+            [0, 2, 3, 6, 64].map(replicas),
+            [None, None, Some(1), Some(4), Some(4)]
+        );
+    }
 
     #[test]
     fn cents_are_rounded_up_and_written_with_two_digits() {

@@ -2,41 +2,49 @@
 //!
 //! | module | subject |
 //! |---|---|
-//! | `manifests` | the service, the job and the budget |
-//! | `replay` | the trace, and what became of its requests |
+//! | `place` | the cluster: one of its own, or the user's |
+//! | `manifests` | the clients, the service, the job and the budget |
+//! | `client` | orders to the pod that sends the requests |
+//! | `journal` | what the workers computed |
 //! | `watch` | what the cluster looks like now |
 //! | `screen` | the live view |
 //! | `acts` | what happens, one after the other |
 //! | `summary` | what it came to |
 
 mod acts;
+mod client;
+mod journal;
 mod manifests;
-mod replay;
+mod place;
 mod screen;
 mod summary;
 mod watch;
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
-use crate::{
-    Cluster, Error, Lifetime, NodeOptions, Result,
-    image::{self, Program},
-    operator,
-};
+use crate::{Error, Result, operator};
 use acts::Stage;
+use place::Place;
 use screen::Screen;
-
-/// The demo's cluster.
-const NAME: &str = "demo";
-const GPUS: u32 = 8;
 
 /// What the demo is asked for.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Leave the cluster up.
+    /// Leave everything up.
     pub keep: bool,
     /// Requests of the trace.
     pub requests: u32,
+    /// Run on the user's cluster.
+    pub theirs: Option<Theirs>,
+}
+
+/// A cluster of the user's.
+#[derive(Debug, Clone)]
+pub struct Theirs {
+    /// Its kubeconfig.
+    pub kubeconfig: PathBuf,
+    /// The image that its nodes can get, with a tag.
+    pub image: String,
 }
 
 /// Runs the demo. `false` if a request was lost or not served while the budget had money.
@@ -45,53 +53,24 @@ pub struct Options {
 /// What failed, or what did not happen in time.
 pub fn run(options: &Options) -> Result<bool> {
     let screen = Screen::new();
-    screen.say("building the operator, the model server and the trainer into images");
-    let images = image::from_checkout(&Program::ALL)?;
-    screen.say(&format!(
-        "starting a Kubernetes cluster with a node of {GPUS} H100 (real but for the GPUs' silicon)"
-    ));
-    let cluster = Cluster::start(&crate::Options {
-        nodes: vec![NodeOptions::h100(GPUS)],
-        images,
-        lifetime: if options.keep {
-            Lifetime::Detached
-        } else {
-            Lifetime::Owner
-        },
-        ..crate::Options::new(NAME)
-    })
-    .map_err(|error| match error {
-        Error::Running(name) => Error::Malformed {
-            what: format!("a cluster `{name}` is still up from an earlier demo"),
-            why: format!("stop it with `cargo cluster --name {name} down`"),
-        },
-        other => other,
-    })?;
-    let outcome = perform(&cluster, options, &screen);
+    let place = match &options.theirs {
+        None => Place::boot(options.keep, &screen)?,
+        Some(theirs) => Place::visit(&theirs.kubeconfig, &theirs.image, &screen)?,
+    };
+    let outcome = perform(&place, options, &screen);
     if options.keep {
-        println!(
-            "\nthe cluster stays up:\n  cargo cluster --name {NAME} enter kubectl get infd -A\n  cargo cluster --name {NAME} down"
-        );
+        place.keep();
     } else {
-        let stopped = if outcome.is_ok() {
-            cluster.stop()
-        } else {
-            cluster
-                .stop_and_keep_logs()
-                .map(|run| eprintln!("logs: {}", run.join("log").display()))
-        };
-        if let Err(error) = stopped {
-            eprintln!("stopping the cluster: {error}");
-        }
+        place.leave(outcome.is_ok(), &screen);
     }
     outcome
 }
 
-fn perform(cluster: &Cluster, options: &Options, screen: &Screen) -> Result<bool> {
-    // threads stay in the network in which they start
-    cluster.join()?;
+fn perform(place: &Place, options: &Options, screen: &Screen) -> Result<bool> {
+    place.start_clients(screen)?;
+    let (cluster, setting) = (place.access(), place.setting());
     screen.say("installing Bursar with helm: 2 controllers, 2 gateways");
-    operator::install(cluster, &["log.format=text"])?;
+    operator::install(cluster, &setting.image, &["log.format=text"])?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -101,7 +80,7 @@ fn perform(cluster: &Cluster, options: &Options, screen: &Screen) -> Result<bool
             source,
         })?;
     let served = runtime.block_on(async {
-        let stage = Stage::set(cluster, screen, options.requests).await?;
+        let stage = Stage::set(cluster, setting, screen, options.requests).await?;
         let facts = stage.perform().await?;
         facts.print(screen);
         Ok(facts.is_good())

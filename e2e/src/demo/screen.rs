@@ -6,9 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bursar_client::Tally;
 use tokio::task::JoinHandle;
 
-use super::{replay, watch::Watcher};
+use super::{client::Client, watch::Watcher};
 
 const BAR: usize = 40;
 const REDRAW: Duration = Duration::from_secs(1);
@@ -54,13 +55,15 @@ impl Screen {
     }
 
     /// Draws what is seen, until the handle is dropped.
-    pub(super) fn follow(&self, watcher: &Watcher, client: &replay::Client, total: u32) -> Drawing {
+    pub(super) fn follow(&self, watcher: &Watcher, client: &Client, total: u32) -> Drawing {
         let (screen, samples, client) = (self.clone(), watcher.subscribe(), client.clone());
         let task = tokio::spawn(async move {
             let mut beat = tokio::time::interval(REDRAW);
+            let mut tally = Tally::default();
             for count in 0_u32.. {
                 beat.tick().await;
-                let (sample, tally) = (samples.borrow().clone(), client.tally());
+                tally = client.tally().await.unwrap_or(tally);
+                let sample = samples.borrow().clone();
                 let mut state = screen.state.lock().unwrap_or_else(PoisonError::into_inner);
                 if state.is_terminal {
                     state.draw(&block(&sample, &tally, total));
@@ -99,7 +102,7 @@ impl Drop for Drawing {
     }
 }
 
-fn block(sample: &super::watch::Sample, tally: &replay::Tally, total: u32) -> Vec<String> {
+fn block(sample: &super::watch::Sample, tally: &Tally, total: u32) -> Vec<String> {
     let answered = tally.served();
     let total = (total as usize).max(tally.sent);
     let mut lines = vec![
@@ -146,7 +149,7 @@ fn block(sample: &super::watch::Sample, tally: &replay::Tally, total: u32) -> Ve
     lines
 }
 
-fn line(sample: &super::watch::Sample, tally: &replay::Tally) -> String {
+fn line(sample: &super::watch::Sample, tally: &Tally) -> String {
     let queue = sample
         .queue
         .map_or("unknown".into(), |depth| depth.to_string());

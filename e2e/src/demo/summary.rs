@@ -1,12 +1,16 @@
 //! What the demo came to.
 
-use super::{manifests::MAX_REPLICAS, replay::Tally, screen::Screen};
+use bursar_client::Tally;
+
+use super::screen::Screen;
 
 /// Numbers of a run.
 #[derive(Debug, Clone)]
 pub(super) struct Facts {
     /// All requests.
     pub(super) tally: Tally,
+    /// The most replicas of the service.
+    pub(super) max_replicas: u32,
     /// From the last answer until the last replica had gone.
     pub(super) idle_seconds: f64,
     /// How long the service stood at zero.
@@ -50,7 +54,10 @@ impl Facts {
     /// Writes it out.
     pub(super) fn print(&self, screen: &Screen) {
         let Self {
-            tally, currency, ..
+            tally,
+            currency,
+            max_replicas,
+            ..
         } = self;
         let mut lines = vec![
             String::new(),
@@ -88,11 +95,11 @@ impl Facts {
             "at zero",
             &format!("{:.0} s of {:.0} s", self.at_zero, self.lifetime),
         ));
-        let (one, all) = (self.always_on(1), self.always_on(MAX_REPLICAS));
+        let (one, all) = (self.always_on(1), self.always_on(*max_replicas));
         lines.push(row(
             "chat cost",
             &format!(
-                "{:.4} {currency}; {MAX_REPLICAS} replicas always on: {all:.4} ({}); 1, too few for the trace: {one:.4} ({})",
+                "{:.4} {currency}; {max_replicas} replicas always on: {all:.4} ({}); 1, too few for the trace: {one:.4} ({})",
                 self.spent,
                 against(self.spent, all),
                 against(self.spent, one)
@@ -139,6 +146,7 @@ mod tests {
     fn facts() -> Facts {
         Facts {
             tally: Tally::default(),
+            max_replicas: 4,
             idle_seconds: 0.0,
             at_zero: 0.0,
             lifetime: 1800.0,

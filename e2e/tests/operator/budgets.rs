@@ -2,7 +2,7 @@
 
 use std::{os::unix::fs::PermissionsExt, time::Duration};
 
-use bursar_e2e::{Cluster, operator, runner::Outcome, traffic};
+use bursar_e2e::{Access, Cluster, operator, runner::Outcome, traffic};
 
 use crate::support::{
     self, all_served, at_least, becomes, field, gone, runtime, serve, service, until,
@@ -98,7 +98,7 @@ pub(crate) fn freezes_and_shrinks(cluster: &Cluster) -> Outcome {
 
 pub(crate) fn suspends_a_gang(cluster: &Cluster) -> Outcome {
     const STEPS: u64 = 60;
-    operator::install(cluster, &["controller.leaseDuration=6s"])?;
+    operator::install(cluster, operator::IMAGE, &["controller.leaseDuration=6s"])?;
     let directory = cluster.run_directory().join("training");
     std::fs::create_dir_all(&directory)?;
     // the image's user is not root
@@ -123,7 +123,7 @@ spec:
         - name: worker
           image: bursar.local/trainer:dev
           imagePullPolicy: Never
-          args: [--steps, "{STEPS}", --step-time, 250ms, --checkpoint-dir, /data, --journal, /data/journal]
+          args: [--steps, "{STEPS}", --step-time, 250ms, --checkpoint, /data, --journal, /data/journal]
           volumeMounts: [{{name: data, mountPath: /data}}]
           resources: {{limits: {{nvidia.com/gpu: 1}}}}
 "#,

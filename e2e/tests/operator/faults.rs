@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use bursar_e2e::{Cluster, operator, runner::Outcome, traffic};
+use bursar_e2e::{Access, Cluster, operator, runner::Outcome, traffic};
 
 use crate::support::{
     self, all_served, at_least, becomes, field, gone, reason, runtime, serve, service, until,

@@ -1,6 +1,6 @@
 //! The operator's own life: looking on, and leaving.
 
-use bursar_e2e::{Cluster, operator, oracle, runner::Outcome};
+use bursar_e2e::{Access, Cluster, operator, oracle, runner::Outcome};
 use jiff::Timestamp;
 
 use crate::support::{at_least, becomes, field, reason, serve, service};
@@ -11,6 +11,7 @@ pub(crate) fn observes(cluster: &Cluster) -> Outcome {
     let since = Timestamp::now().to_string();
     operator::install(
         cluster,
+        operator::IMAGE,
         &["controller.leaseDuration=6s", "observeOnly=true"],
     )?;
     cluster.apply(&at_least(1, &service("watched", FLAGS, "1h")))?;
@@ -59,7 +60,7 @@ pub(crate) fn observes(cluster: &Cluster) -> Outcome {
     if !others.is_empty() || spent <= 0.0 {
         return Err(format!("it spent {spent} and wrote {others:#?}").into());
     }
-    operator::install(cluster, &["controller.leaseDuration=6s"])?;
+    operator::install(cluster, operator::IMAGE, &["controller.leaseDuration=6s"])?;
     becomes(
         cluster,
         "watched",

@@ -88,7 +88,7 @@ fn main() -> ExitCode {
     ];
     runner::main(
         || {
-            let images = image::from_checkout(&Program::ALL)?;
+            let images = image::from_checkout(&Program::TESTED)?;
             Ok(Options {
                 nodes: vec![NodeOptions::h100(8)],
                 images,

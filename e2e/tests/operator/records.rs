@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bursar_e2e::{Cluster, operator, oracle, runner::Outcome};
+use bursar_e2e::{Access, Cluster, operator, oracle, runner::Outcome};
 use jiff::Timestamp;
 
 use crate::support::{at_least, becomes, budget, field, reason, serve, service, until};
@@ -60,7 +60,7 @@ pub(crate) fn steady_ends(cluster: &Cluster) -> Outcome {
 }
 
 pub(crate) fn at_rest(cluster: &Cluster) -> Outcome {
-    operator::install(cluster, &["controller.leaseDuration=6s"])?;
+    operator::install(cluster, operator::IMAGE, &["controller.leaseDuration=6s"])?;
     cluster.apply(&service("resting", r#""--speedup", "20""#, "2s"))?;
     becomes(
         cluster,

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bursar_e2e::{
-    Cluster,
+    Access, Cluster,
     runner::Outcome,
     traffic::{self, Answer},
 };

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bursar_e2e::{Cluster, operator, runner::Outcome, traffic};
+use bursar_e2e::{Access, Cluster, operator, runner::Outcome, traffic};
 
 /// A service of the test's engine. `flags` are the engine's.
 pub(crate) fn service(namespace: &str, flags: &str, idle: &str) -> String {
@@ -53,7 +53,7 @@ pub(crate) fn serve(
     flags: &str,
     idle: &str,
 ) -> Result<SocketAddr, Box<dyn std::error::Error>> {
-    operator::install(cluster, &["controller.leaseDuration=6s"])?;
+    operator::install(cluster, operator::IMAGE, &["controller.leaseDuration=6s"])?;
     cluster.apply(&service(namespace, flags, idle))?;
     until("the gateways to listen for the service", 30, || {
         let slice = cluster.kubectl(&[

@@ -4,7 +4,7 @@
 //! writes `{"rank":0,"attempt":2,"from":7}`: steps from 7 on that earlier attempts wrote were never committed, and do not count. So
 //! after any crash the lines that count hold each step once, and after a SIGTERM no line is ever struck out.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -34,16 +34,15 @@ enum Entry {
 }
 
 /// One rank's end of a journal in one attempt. Ranks may share a file: a line is one write at its end.
-#[derive(Debug)]
 pub(crate) struct Journal {
-    file: Option<File>,
+    out: Option<Box<dyn Write>>,
     path: PathBuf,
     rank: u32,
     attempt: u64,
 }
 
 impl Journal {
-    /// Opens it and marks where the attempt starts. Without a path nothing is written.
+    /// Opens it and marks where the attempt starts. `-` is standard output; without a path nothing is written.
     ///
     /// # Errors
     /// When the file cannot be opened or written.
@@ -53,15 +52,19 @@ impl Journal {
         attempt: u64,
         from: u64,
     ) -> Result<Self, JournalError> {
-        let open = |path: &Path| {
+        let open = |path: &Path| -> Result<Box<dyn Write>, JournalError> {
+            if path == Path::new("-") {
+                return Ok(Box::new(io::stdout()));
+            }
             let opened = OpenOptions::new().create(true).append(true).open(path);
-            opened.map_err(|why| JournalError {
+            let file = opened.map_err(|why| JournalError {
                 path: path.to_owned(),
                 why,
-            })
+            })?;
+            Ok(Box::new(file))
         };
         let mut journal = Self {
-            file: path.map(open).transpose()?,
+            out: path.map(open).transpose()?,
             path: path.map(Path::to_owned).unwrap_or_default(),
             rank,
             attempt,
@@ -79,7 +82,7 @@ impl Journal {
     }
 
     fn write(&mut self, entry: Entry) -> Result<(), JournalError> {
-        let Some(file) = &mut self.file else {
+        let Some(out) = &mut self.out else {
             return Ok(());
         };
         let (rank, attempt) = (self.rank, self.attempt);
@@ -89,7 +92,7 @@ impl Journal {
             entry,
         })
         .map_err(io::Error::from)
-        .and_then(|line| file.write_all(format!("{line}\n").as_bytes()));
+        .and_then(|line| out.write_all(format!("{line}\n").as_bytes()));
         written.map_err(|why| JournalError {
             path: self.path.clone(),
             why,

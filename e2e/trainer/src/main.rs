@@ -48,13 +48,13 @@ struct Options {
     /// How long a step takes
     #[arg(long, env = "BURSAR_TRAINER_STEP_TIME", default_value = "500ms", value_parser = duration)]
     step_time: Duration,
-    /// Directory of the checkpoint, the same one for all ranks
-    #[arg(long, env = "BURSAR_TRAINER_CHECKPOINT_DIR")]
-    checkpoint_dir: PathBuf,
+    /// Where the checkpoint lies, the same place for all ranks: a directory, or an http:// URI to GET and PUT
+    #[arg(long, env = "BURSAR_TRAINER_CHECKPOINT")]
+    checkpoint: String,
     /// Steps between checkpoints, besides the one at SIGTERM; 0 for none
     #[arg(long, env = "BURSAR_TRAINER_CHECKPOINT_EVERY", default_value_t = 0)]
     checkpoint_every: u64,
-    /// File to which each rank appends the steps that it has computed
+    /// File to which each rank appends the steps that it has computed; - for standard output
     #[arg(long, env = "BURSAR_TRAINER_JOURNAL")]
     journal: Option<PathBuf>,
     /// How long ranks wait until all have come
@@ -141,6 +141,6 @@ async fn run(options: Options) -> Result<Outcome, Failure> {
         checkpoint_every: options.checkpoint_every,
         journal: options.journal,
     };
-    let store = Store::open(&options.checkpoint_dir).map_err(TrainError::from)?;
+    let store = Store::open(&options.checkpoint).map_err(TrainError::from)?;
     Ok(train::train(&membership, patience, &work, &store, stop).await?)
 }

@@ -69,7 +69,7 @@ pub(crate) async fn train(
     mut stop: watch::Receiver<bool>,
 ) -> Result<Outcome, TrainError> {
     // a rank that is started again after the end has nobody left to meet
-    if store.read()?.steps >= work.steps {
+    if store.read().await?.steps >= work.steps {
         return Ok(Outcome::Finished);
     }
     let met = tokio::select! {
@@ -121,12 +121,13 @@ impl Met {
         let mut gang = self;
         let (attempt, step) = match &mut gang {
             Self::Master(master) => {
-                let last = store.read()?;
+                let last = store.read().await?;
                 let (attempt, step) = (last.attempts + 1, last.steps);
-                store.write(Checkpoint {
+                let begun = Checkpoint {
                     steps: step,
                     attempts: attempt,
-                })?;
+                };
+                store.write(begun).await?;
                 master.start(attempt, step).await?;
                 (attempt, step)
             }
@@ -171,10 +172,11 @@ impl Rank {
                 let (then, checkpoint) = after(done, work, stop);
                 if checkpoint {
                     let attempts = self.attempt;
-                    store.write(Checkpoint {
+                    let reached = Checkpoint {
                         steps: done,
                         attempts,
-                    })?;
+                    };
+                    store.write(reached).await?;
                 }
                 let written = if checkpoint {
                     ", in the checkpoint"

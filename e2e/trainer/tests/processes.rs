@@ -63,7 +63,7 @@ impl Job {
                 ("RANK", rank.to_string()),
             ])
             .env("BURSAR_TRAINER_PEER_TIMEOUT", "5s")
-            .arg("--checkpoint-dir")
+            .arg("--checkpoint")
             .arg(self.directory.path())
             .arg("--journal")
             .arg(self.journal())

@@ -15,7 +15,7 @@ fn config(name: &str) -> ConfigMap {
     serde_json::from_value(
         json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}}),
     )
-    .unwrap()
+    .expect("a ConfigMap")
 }
 
 #[tokio::test]

@@ -58,6 +58,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::context::{Context, lock};
 use crate::metrics::{Metrics, Result as Ended};
+use crate::scrape::Scrape;
 use crate::watch::{Concern, Stores};
 
 /// Namespaces that are reconciled at the same time.
@@ -66,6 +67,8 @@ const CONFLICT_PAUSE: Duration = Duration::from_millis(100);
 const ERROR_PAUSE: Duration = Duration::from_secs(2);
 /// Caches must fill in this time.
 const SYNC_LIMIT: Duration = Duration::from_secs(120);
+/// The first look at all engines; what does not answer by then is unknown.
+const FIRST_ROUND: Duration = Duration::from_secs(2);
 /// A request of an operator in bounds: a namespace's decision.
 type Explained = Arc<Mutex<std::collections::BTreeMap<String, serde_json::Value>>>;
 
@@ -222,11 +225,13 @@ async fn lead(
         server_name: format!("bursar-gateway.{}.svc", options.namespace),
     };
     let prices = price_list::follow(client.clone(), stores.prices.clone());
-    let scrape = scrape::run(
+    let scrape = Scrape::new(
         Arc::clone(&stores),
         Arc::clone(&context.readings),
         concerns.clone(),
     );
+    // what nobody has read yet is not unknown
+    tokio::time::timeout(FIRST_ROUND, scrape.round()).await.ok();
     let gateways = gateways::follow(
         stores.pods.clone(),
         options.namespace.clone(),
@@ -245,7 +250,7 @@ async fn lead(
         .for_each(|_| async {});
     tokio::select! {
         () = prices => {}
-        () = scrape => {}
+        () = scrape.run() => {}
         () = gateways => {}
         () = reconciles => {}
     }

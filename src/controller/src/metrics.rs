@@ -49,13 +49,15 @@ impl From<&WorkloadRef> for Object {
 }
 
 type Gauges = Family<Object, Gauge<f64, AtomicU64>>;
+/// Series by figure.
+type Shown = Vec<(&'static str, Object)>;
 
 /// Figures of objects, all of them gauges.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Figures {
     families: BTreeMap<&'static str, Gauges>,
     /// What is shown of each namespace.
-    shown: Arc<Mutex<BTreeMap<String, Vec<(&'static str, Object)>>>>,
+    shown: Arc<Mutex<BTreeMap<String, Shown>>>,
 }
 
 /// The figures that there are, and what they mean.

@@ -1,0 +1,119 @@
+//! The demo's clients: a pod that sends the requests, reached through the API server.
+
+use std::time::{Duration, Instant};
+
+use bursar_client::{Answer, Tally};
+use http::{Method, Request};
+use serde::de::DeserializeOwned;
+
+use super::manifests::NAMESPACE;
+use crate::{Error, Result};
+
+/// An answer through the Service takes 150 s at most.
+const LIMIT: Duration = Duration::from_secs(160);
+const PACE: Duration = Duration::from_millis(500);
+
+/// Gives orders to the pod.
+#[derive(Clone)]
+pub(super) struct Client {
+    kube: kube::Client,
+}
+
+impl Client {
+    pub(super) fn new(kube: kube::Client) -> Self {
+        Self { kube }
+    }
+
+    /// Waits until the Service takes connections.
+    pub(super) async fn reach(&self, limit: Duration) -> Result<()> {
+        let began = Instant::now();
+        while let Err(error) = self
+            .call::<()>(Method::GET, "reachable", Duration::from_secs(5))
+            .await
+        {
+            if began.elapsed() > limit {
+                return Err(Error::Slow {
+                    what: "waiting for the Service to take a connection".into(),
+                    limit,
+                    tail: error.to_string(),
+                });
+            }
+            tokio::time::sleep(PACE).await;
+        }
+        Ok(())
+    }
+
+    /// The counts so far.
+    pub(super) async fn tally(&self) -> Result<Tally> {
+        self.call(Method::GET, "tally", Duration::from_secs(5))
+            .await
+    }
+
+    /// Asks while the budget has money: anything but 200 is a failure of the demo.
+    pub(super) async fn ask(&self, prompt: u32, answer: u32) -> Result<Answer> {
+        let order = format!("ask?prompt={prompt}&answer={answer}");
+        self.call(Method::POST, &order, LIMIT).await
+    }
+
+    /// Asks while there is no money.
+    pub(super) async fn expect_refusal(&self) -> Result<Answer> {
+        self.call(Method::POST, "refused", LIMIT).await
+    }
+
+    /// Has the trace replayed, which takes `span` and the time of the last answers, and returns the counts.
+    pub(super) async fn replay(&self, requests: u32, span: Duration) -> Result<Tally> {
+        self.text(
+            Method::POST,
+            &format!("replay?requests={requests}"),
+            Duration::from_secs(10),
+        )
+        .await?;
+        let limit = span + LIMIT;
+        let began = Instant::now();
+        loop {
+            tokio::time::sleep(PACE).await;
+            let outcome = match self.tally().await {
+                Ok(tally) if !tally.replaying => return Ok(tally),
+                Ok(tally) => format!("{tally:?}"),
+                Err(error) => error.to_string(),
+            };
+            if began.elapsed() > limit {
+                return Err(Error::Slow {
+                    what: "replaying the trace".into(),
+                    limit,
+                    tail: outcome,
+                });
+            }
+        }
+    }
+
+    async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        order: &str,
+        limit: Duration,
+    ) -> Result<T> {
+        let text = self.text(method, order, limit).await?;
+        serde_json::from_str(&text).map_err(|error| Error::Malformed {
+            what: format!("the client's answer to {order}"),
+            why: format!("{error}: {text}"),
+        })
+    }
+
+    async fn text(&self, method: Method, order: &str, limit: Duration) -> Result<String> {
+        let path = format!("/api/v1/namespaces/{NAMESPACE}/pods/client:8080/proxy/{order}");
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .body(Vec::new())
+            .map_err(|error| Error::Client(error.to_string()))?;
+        match tokio::time::timeout(limit, self.kube.request_text(request)).await {
+            Ok(answer) => answer.map_err(|error| Error::Client(error.to_string())),
+            Err(_) => Err(Error::Slow {
+                what: format!("the client's answer to {order}"),
+                limit,
+                tail: String::new(),
+            }),
+        }
+    }
+}

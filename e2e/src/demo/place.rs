@@ -1,0 +1,386 @@
+//! Where the demo runs: on a cluster of its own, or on one of the user's, which is left as it was found.
+
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use k8s_openapi::api::core::v1::Node;
+use serde_json::Value;
+
+use super::{
+    manifests::{NAMESPACE, Setting},
+    screen::Screen,
+};
+use crate::{
+    Access, Cluster, Error, Lifetime, NodeOptions, Options, Result, access::Foreign, image,
+    oci::Image, operator, process,
+};
+
+/// The demo's own cluster.
+const NAME: &str = "demo";
+const GPUS: u32 = 8;
+const IMAGE: &str = "bursar.local/demo:dev";
+const GPU: &str = "nvidia.com/gpu";
+const PRODUCT_LABEL: &str = "nvidia.com/gpu.product";
+const CLEAN_LIMIT: Duration = Duration::from_secs(240);
+/// Pulling an image of some 100 MB, and starting it.
+const START_LIMIT: Duration = Duration::from_secs(180);
+
+/// A cluster with GPUs and the image.
+pub(super) enum Place {
+    /// The demo's own.
+    Own(Box<Cluster>, Setting),
+    /// The user's.
+    Theirs(Foreign, Setting, Image),
+}
+
+impl Place {
+    /// Boots a cluster.
+    pub(super) fn boot(keep: bool, screen: &Screen) -> Result<Self> {
+        screen.say(
+            "building the operator, the model server, the trainer and the clients into an image",
+        );
+        let image = image::bundle(IMAGE)?;
+        screen.say(&format!(
+            "starting a Kubernetes cluster with a node of {GPUS} H100 (real but for the GPUs' silicon)"
+        ));
+        let cluster = Cluster::start(&Options {
+            nodes: vec![NodeOptions::h100(GPUS)],
+            images: vec![image.clone()],
+            lifetime: if keep {
+                Lifetime::Detached
+            } else {
+                Lifetime::Owner
+            },
+            ..Options::new(NAME)
+        })
+        .map_err(|error| match error {
+            Error::Running(name) => Error::Malformed {
+                what: format!("a cluster `{name}` is still up from an earlier demo"),
+                why: format!("stop it with `cargo cluster --name {name} down`"),
+            },
+            Error::Prerequisites(what) => Error::Prerequisites(format!(
+                "{what}\n- or let the demo run on a cluster that you have: cargo demo --kubeconfig FILE --image REGISTRY/NAME:TAG"
+            )),
+            other => other,
+        })?;
+        // threads stay in the network in which they start
+        cluster.join()?;
+        let setting = setting(image.reference, u64::from(GPUS))?;
+        Ok(Self::Own(Box::new(cluster), setting))
+    }
+
+    /// Looks whether the demo can run on the cluster of this kubeconfig, and writes the image for it.
+    pub(super) fn visit(kubeconfig: &Path, reference: &str, screen: &Screen) -> Result<Self> {
+        image::check_reference(reference)?;
+        let cluster = Foreign::new(kubeconfig)?;
+        screen.say("looking at the cluster: its GPUs, and whether anything is in the demo's way");
+        let nodes = cluster.kubectl(&["get", "nodes", "-o", "json"])?;
+        let setting = setting(reference.to_owned(), gpus(&nodes)?)?;
+        let crds = [
+            "get",
+            "crd",
+            "inferencedeployments.bursar.dev",
+            "--ignore-not-found",
+            "-o",
+            "name",
+        ];
+        let namespaces = [
+            "get",
+            "namespace",
+            NAMESPACE,
+            operator::NAMESPACE,
+            "--ignore-not-found",
+            "-o",
+            "name",
+        ];
+        for (args, what) in [
+            (&crds[..], "Bursar's definitions"),
+            (&namespaces[..], "a namespace of that name"),
+        ] {
+            let found = cluster.kubectl(args)?;
+            if !found.trim().is_empty() {
+                return Err(Error::Malformed {
+                    what: format!("the cluster has {what} already"),
+                    why: format!(
+                        "the demo makes its own and removes it afterwards; delete it or take another cluster: {}",
+                        found.trim().replace('\n', ", ")
+                    ),
+                });
+            }
+        }
+        screen.say(
+            "building the operator, the model server, the trainer and the clients into an image",
+        );
+        let image = image::bundle(reference)?;
+        Ok(Self::Theirs(cluster, setting, image))
+    }
+
+    /// The way to it.
+    pub(super) fn access(&self) -> &dyn Access {
+        match self {
+            Self::Own(cluster, _) => &**cluster,
+            Self::Theirs(cluster, ..) => cluster,
+        }
+    }
+
+    /// What differs from cluster to cluster.
+    pub(super) fn setting(&self) -> &Setting {
+        match self {
+            Self::Own(_, setting) | Self::Theirs(_, setting, _) => setting,
+        }
+    }
+
+    /// Starts the pod from which requests come: the first to need the image.
+    pub(super) fn start_clients(&self, screen: &Screen) -> Result<()> {
+        let cluster = self.access();
+        cluster.apply(&self.setting().clients())?;
+        screen.say("starting the clients' pod");
+        let began = Instant::now();
+        loop {
+            let pod = cluster.kubectl(&["-n", NAMESPACE, "get", "pod", "client", "-o", "json"])?;
+            match start_of(&serde_json::from_str(&pod).unwrap_or_default()) {
+                Start::Ready => return Ok(()),
+                Start::NoImage(why) => return Err(self.without_image(&why)),
+                Start::Waiting(why) if began.elapsed() > START_LIMIT => {
+                    return Err(Error::Slow {
+                        what: "starting the clients' pod".into(),
+                        limit: START_LIMIT,
+                        tail: why,
+                    });
+                }
+                Start::Waiting(_) => std::thread::sleep(Duration::from_secs(1)),
+            }
+        }
+    }
+
+    fn without_image(&self, why: &str) -> Error {
+        let what = format!("the nodes cannot get the image {}", self.setting().image);
+        let why = match self {
+            Self::Own(..) => why.to_owned(),
+            Self::Theirs(_, _, image) => format!(
+                "{why}\nIt lies in {}. Push it, or load it into each node, and run the same command again:\n  {}",
+                image.archive.display(),
+                image::ways_to_bring(image)
+            ),
+        };
+        Error::Malformed { what, why }
+    }
+
+    /// Says how to use what is left standing.
+    pub(super) fn keep(&self) {
+        match self {
+            Self::Own(..) => println!(
+                "\nthe cluster stays up:\n  cargo cluster --name {NAME} enter kubectl get infd -A\n  cargo cluster --name {NAME} down"
+            ),
+            Self::Theirs(cluster, ..) => println!(
+                "\nBursar and namespace {NAMESPACE} stay:\n  kubectl --kubeconfig {0} get infd -A\nTo remove them:\n  \
+                 kubectl --kubeconfig {0} delete namespace {NAMESPACE}\n  \
+                 helm --kubeconfig {0} uninstall bursar --namespace {1}\n  \
+                 kubectl --kubeconfig {0} delete namespace {1}\n  \
+                 kubectl --kubeconfig {0} delete -f crds",
+                cluster.kubeconfig().display(),
+                operator::NAMESPACE
+            ),
+        }
+    }
+
+    /// Stops or removes what the demo made. `good` if nothing went wrong: else logs are kept where they are ours.
+    pub(super) fn leave(self, good: bool, screen: &Screen) {
+        let left = match self {
+            Self::Own(cluster, _) if good => cluster.stop(),
+            Self::Own(cluster, _) => cluster
+                .stop_and_keep_logs()
+                .map(|run| eprintln!("logs: {}", run.join("log").display())),
+            Self::Theirs(cluster, ..) => {
+                screen.say("removing everything from the cluster");
+                clean(&cluster)
+            }
+        };
+        if let Err(error) = left {
+            eprintln!("cleaning up: {error}");
+        }
+    }
+}
+
+/// Removes what the demo made. The operator goes after the namespace's pods, which it has to settle, and before its definitions.
+fn clean(cluster: &Foreign) -> Result<()> {
+    let delete = |what: &[&str]| {
+        let mut command = cluster.command("kubectl");
+        command.args(["delete", "--ignore-not-found", "--wait"]);
+        process::run(command.args(what), CLEAN_LIMIT).map(drop)
+    };
+    delete(&["namespace", NAMESPACE])?;
+    let release = cluster.helm(
+        &[
+            "list",
+            "--namespace",
+            operator::NAMESPACE,
+            "--filter",
+            "^bursar$",
+            "--all",
+            "--short",
+        ],
+        Duration::from_secs(60),
+    )?;
+    if !release.trim().is_empty() {
+        operator::uninstall(cluster)?;
+    }
+    delete(&["namespace", operator::NAMESPACE])?;
+    let crds: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crds");
+    delete(&["-f", &crds.display().to_string()])
+}
+
+fn setting(image: String, gpus: u64) -> Result<Setting> {
+    Setting::new(image, gpus).ok_or_else(|| {
+        no_gpus(format!(
+            "its ready nodes have {gpus}, and the demo needs 3: two for the training gang and one for the service"
+        ))
+    })
+}
+
+fn no_gpus(why: String) -> Error {
+    Error::Malformed {
+        what: format!("the cluster has too few GPUs ({GPU})"),
+        why,
+    }
+}
+
+/// Whole GPUs of the nodes that pods may go to and whose model is known.
+fn gpus(nodes: &str) -> Result<u64> {
+    let nodes: Value = serde_json::from_str(nodes).map_err(|error| Error::Malformed {
+        what: "kubectl get nodes".into(),
+        why: error.to_string(),
+    })?;
+    let nodes: Vec<Node> = serde_json::from_value(nodes["items"].clone()).unwrap_or_default();
+    let allocatable = |node: &Node| -> u64 {
+        let status = node.status.as_ref();
+        let amount = status.and_then(|status| status.allocatable.as_ref()?.get(GPU));
+        amount.and_then(|amount| amount.0.parse().ok()).unwrap_or(0)
+    };
+    let usable = |node: &&Node| {
+        node.spec
+            .as_ref()
+            .is_none_or(|spec| spec.unschedulable != Some(true))
+    };
+    let with_gpus: Vec<&Node> = nodes
+        .iter()
+        .filter(usable)
+        .filter(|node| allocatable(node) > 0)
+        .collect();
+    if with_gpus.is_empty() {
+        return Err(no_gpus(format!(
+            "no node that takes pods has {GPU} in its status.allocatable: NVIDIA's device plugin (or the GPU operator) puts it there, \
+             and GPU feature discovery adds the label {PRODUCT_LABEL}, which says what a GPU costs"
+        )));
+    }
+    let labelled = |node: &&&Node| {
+        let labels = node.metadata.labels.as_ref();
+        labels.is_some_and(|labels| labels.contains_key(PRODUCT_LABEL))
+    };
+    let known: u64 = with_gpus
+        .iter()
+        .filter(labelled)
+        .map(|node| allocatable(node))
+        .sum();
+    if known == 0 {
+        return Err(no_gpus(format!(
+            "no node with GPUs has the label {PRODUCT_LABEL}, without which their price is not known: install GPU feature discovery, \
+             or set it: kubectl label node NAME {PRODUCT_LABEL}=NVIDIA-H100-80GB-HBM3"
+        )));
+    }
+    Ok(known)
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Start {
+    Ready,
+    NoImage(String),
+    Waiting(String),
+}
+
+/// How far the clients' pod is.
+fn start_of(pod: &Value) -> Start {
+    let status = &pod["status"];
+    let ready = |condition: &Value| condition["type"] == "Ready" && condition["status"] == "True";
+    if status["conditions"]
+        .as_array()
+        .is_some_and(|all| all.iter().any(ready))
+    {
+        return Start::Ready;
+    }
+    let waiting = &status["containerStatuses"][0]["state"]["waiting"];
+    let (reason, message) = (
+        waiting["reason"].as_str().unwrap_or_default(),
+        waiting["message"].as_str().unwrap_or_default(),
+    );
+    let text = format!("{reason} {message}");
+    if reason.contains("Image") {
+        Start::NoImage(text)
+    } else {
+        Start::Waiting(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn node(gpus: &str, label: bool, unschedulable: bool) -> Value {
+        let labels = if label {
+            json!({PRODUCT_LABEL: "H100"})
+        } else {
+            json!({})
+        };
+        json!({
+            "metadata": {"name": "n", "labels": labels}, "spec": {"unschedulable": unschedulable},
+            "status": {"allocatable": {"cpu": "8", GPU: gpus}},
+        })
+    }
+
+    fn count(nodes: &[Value]) -> std::result::Result<u64, String> {
+        gpus(&json!({"items": nodes}).to_string()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn only_gpus_that_pods_can_have_and_that_have_a_price_count() {
+        let nodes = [
+            node("8", true, false),
+            node("4", true, false),
+            node("2", true, true),
+            node("1", false, false),
+        ];
+        assert_eq!(count(&nodes), Ok(12));
+    }
+
+    #[test]
+    fn a_cluster_without_gpus_is_told_which_label_and_resource_are_missing() {
+        let none = count(&[node("0", true, false), node("8", true, true)]).unwrap_err();
+        assert!(none.contains(GPU) && none.contains(PRODUCT_LABEL), "{none}");
+        let unknown = count(&[node("8", false, false)]).unwrap_err();
+        assert!(
+            unknown.contains("kubectl label node NAME nvidia.com/gpu.product="),
+            "{unknown}"
+        );
+        let few = setting("x:1".into(), 2).unwrap_err().to_string();
+        assert!(few.contains("needs 3"), "{few}");
+    }
+
+    #[test]
+    fn an_image_that_cannot_be_had_is_told_from_one_that_is_still_pulled() {
+        let waiting = |reason: &str| {
+            start_of(
+                &json!({"status": {"containerStatuses": [{"state": {"waiting": {"reason": reason}}}]}}),
+            )
+        };
+        assert!(matches!(waiting("ErrImagePull"), Start::NoImage(_)));
+        assert!(matches!(waiting("ImagePullBackOff"), Start::NoImage(_)));
+        assert!(matches!(waiting("ContainerCreating"), Start::Waiting(_)));
+        assert!(matches!(start_of(&Value::Null), Start::Waiting(_)));
+        let ready = json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}});
+        assert_eq!(start_of(&ready), Start::Ready);
+    }
+}
