@@ -31,7 +31,8 @@ pub fn install(cluster: &dyn Access, image: &str, values: &[&str]) -> Result<()>
     ];
     let (repository, tag) = image.rsplit_once(':').unwrap_or((image, "latest"));
     let image = format!("image.repository={repository},image.tag={tag}");
-    args.extend(["--wait", "--timeout", "2m", "--set", &image]);
+    // a tag may look like a number
+    args.extend(["--wait", "--timeout", "2m", "--set-string", &image]);
     args.extend(values.iter().flat_map(|value| ["--set", value]));
     cluster.helm(&args, HELM_LIMIT).map(drop)
 }

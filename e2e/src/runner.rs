@@ -6,10 +6,7 @@ use std::{
     io::Write,
     panic::{AssertUnwindSafe, catch_unwind},
     process::ExitCode,
-    sync::{
-        Arc, Mutex, PoisonError,
-        mpsc::{self, RecvTimeoutError},
-    },
+    sync::mpsc::{self, RecvTimeoutError},
     thread,
     time::{Duration, Instant},
 };
@@ -97,35 +94,38 @@ struct Tally {
 }
 
 fn run_all(cluster: &Cluster, chosen: &[&Scenario], filtered: usize) -> Tally {
-    let tally = Arc::new(Mutex::new(Tally {
+    let mut tally = Tally {
         passed: 0,
         failed: 0,
         filtered,
-    }));
+    };
     for each in chosen {
         print!("test {} ... ", each.name);
         std::io::stdout().flush().ok();
         let began = Instant::now();
         let (done, watched) = mpsc::channel::<()>();
-        let (name, limit, total, so_far) =
-            (each.name, each.limit, chosen.len(), Arc::clone(&tally));
-        let watchdog = thread::spawn(move || {
-            if watched.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
-                let passed = so_far.lock().unwrap_or_else(PoisonError::into_inner).passed;
-                println!("FAILED\n{name} took longer than {} s", limit.as_secs());
-                summary(Tally {
-                    passed,
-                    failed: total - passed,
-                    filtered,
-                });
-                // the cluster ends with this process
-                std::process::exit(1);
-            }
+        let outcome = thread::scope(|scope| {
+            scope.spawn(move || {
+                if watched.recv_timeout(each.limit) == Err(RecvTimeoutError::Timeout) {
+                    println!(
+                        "FAILED\n{} took longer than {} s",
+                        each.name,
+                        each.limit.as_secs()
+                    );
+                    show_state(cluster);
+                    println!("logs: {}", cluster.run_directory().join("log").display());
+                    summary(Tally {
+                        failed: chosen.len() - tally.passed,
+                        ..tally
+                    });
+                    // the cluster ends with this process
+                    std::process::exit(1);
+                }
+            });
+            let outcome = catch_unwind(AssertUnwindSafe(|| (each.run)(cluster)));
+            drop(done);
+            outcome
         });
-        let outcome = catch_unwind(AssertUnwindSafe(|| (each.run)(cluster)));
-        drop(done);
-        watchdog.join().ok();
-        let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
         match outcome {
             Ok(Ok(())) => {
                 tally.passed += 1;
@@ -141,7 +141,7 @@ fn run_all(cluster: &Cluster, chosen: &[&Scenario], filtered: usize) -> Tally {
             }
         }
     }
-    *tally.lock().unwrap_or_else(PoisonError::into_inner)
+    tally
 }
 
 /// What a reader of a failure wants to see first.

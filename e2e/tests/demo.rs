@@ -10,7 +10,8 @@ use bursar_e2e::{
     runner::{self, Outcome, Scenario},
 };
 
-const IMAGE: &str = "registry.example/bursar-demo:1";
+/// Nobody listens there, so that a pull fails at once. The tag looks like a number, as many do.
+const IMAGE: &str = "localhost:9/bursar-demo:1";
 const LIMIT: Duration = Duration::from_secs(420);
 
 fn main() -> ExitCode {
@@ -48,7 +49,8 @@ fn main() -> ExitCode {
 /// Whether the demo ended well, and what it wrote. Its own waits and the scenario's limit bound it. The scenarios' process is in the cluster's network, and so is what it starts.
 fn demo(cluster: &Cluster) -> Result<(bool, String), Box<dyn std::error::Error>> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_demo"));
-    command.args(["--requests", "60", "--image", IMAGE, "--kubeconfig"]);
+    command.args(["--requests", "40", "--wakes", "1"]);
+    command.args(["--image", IMAGE, "--kubeconfig"]);
     let output = command.arg(cluster.kubeconfig()).output()?;
     let said = [output.stdout, output.stderr].concat();
     Ok((
@@ -102,7 +104,7 @@ fn without_image(cluster: &Cluster) -> Outcome {
     contains(
         &said,
         &[
-            "cannot get the image registry.example/bursar-demo:1",
+            "cannot get the image localhost:9/bursar-demo:1",
             "demo.tar",
             "skopeo copy",
             "kind load",

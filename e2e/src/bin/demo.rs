@@ -16,6 +16,9 @@ struct Arguments {
     /// Requests of the trace to replay.
     #[arg(long, default_value_t = 1200, value_parser = clap::value_parser!(u32).range(1..=5000))]
     requests: u32,
+    /// Times that the service goes to zero and a request wakes it.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=50))]
+    wakes: u32,
     /// Run on the cluster of this kubeconfig instead of one on this machine. It needs three GPUs, and is left as it was.
     #[arg(long, value_name = "FILE", requires = "image")]
     kubeconfig: Option<PathBuf>,
@@ -28,6 +31,7 @@ fn main() -> ExitCode {
     let Arguments {
         keep,
         requests,
+        wakes,
         kubeconfig,
         image,
     } = Arguments::parse();
@@ -37,6 +41,7 @@ fn main() -> ExitCode {
     let options = Options {
         keep,
         requests,
+        wakes,
         theirs,
     };
     match demo::run(&options) {

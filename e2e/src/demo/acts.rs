@@ -14,8 +14,6 @@ use super::{
 };
 use crate::{Access, Error, Result, access, operator};
 
-/// Wake-ups after the one with which the replay begins.
-const WAKES: usize = 4;
 /// Money in cents that is spent between lowering the budget's limit and its exhaustion.
 const UNTIL_EXHAUSTED: u64 = 2;
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -78,11 +76,11 @@ impl<'a> Stage<'a> {
         })
     }
 
-    /// All acts.
-    pub(super) async fn perform(&self) -> Result<Facts> {
+    /// All acts, with this many wake-ups after the one with which the replay begins.
+    pub(super) async fn perform(&self, wakes: u32) -> Result<Facts> {
         self.traffic().await?;
         let idle_seconds = self.idle().await?;
-        let wakes = self.wake().await?;
+        let wakes = self.wake(wakes).await?;
         let (kept, refusal) = self.exhaust().await?;
         self.pay().await?;
         let steps = self.journal.steps();
@@ -145,12 +143,12 @@ impl<'a> Stage<'a> {
         Ok(seconds)
     }
 
-    async fn wake(&self) -> Result<Vec<u64>> {
+    async fn wake(&self, times: u32) -> Result<Vec<u64>> {
         self.screen.say(&format!(
-            "one request wakes it, {WAKES} times (idle for 1 s is enough from here on)"
+            "one request wakes it, {times} times (idle for 1 s is enough from here on)"
         ));
         self.cluster.apply(&self.setting.chat("1s"))?;
-        for _ in 0..WAKES {
+        for _ in 0..times {
             self.at_zero().await?;
             let began = Instant::now();
             // what the tally says about the answer decides over the exit code

@@ -34,6 +34,8 @@ pub struct Options {
     pub keep: bool,
     /// Requests of the trace.
     pub requests: u32,
+    /// Wake-ups after the one with which the replay begins.
+    pub wakes: u32,
     /// Run on the user's cluster.
     pub theirs: Option<Theirs>,
 }
@@ -81,7 +83,7 @@ fn perform(place: &Place, options: &Options, screen: &Screen) -> Result<bool> {
         })?;
     let served = runtime.block_on(async {
         let stage = Stage::set(cluster, setting, screen, options.requests).await?;
-        let facts = stage.perform().await?;
+        let facts = stage.perform(options.wakes).await?;
         facts.print(screen);
         Ok(facts.is_good())
     });

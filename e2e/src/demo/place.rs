@@ -1,7 +1,7 @@
 //! Where the demo runs: on a cluster of its own, or on one of the user's, which is left as it was found.
 
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -204,32 +204,40 @@ impl Place {
     }
 }
 
-/// Removes what the demo made. The operator goes after the namespace's pods, which it has to settle, and before its definitions.
+/// Removes what the demo made. The operator goes after the namespace's pods, which it has to settle, and before its definitions. What
+/// cannot be removed hinders nothing else; the first error is returned.
 fn clean(cluster: &Foreign) -> Result<()> {
     let delete = |what: &[&str]| {
         let mut command = cluster.command("kubectl");
         command.args(["delete", "--ignore-not-found", "--wait"]);
         process::run(command.args(what), CLEAN_LIMIT).map(drop)
     };
-    delete(&["namespace", NAMESPACE])?;
-    let release = cluster.helm(
-        &[
-            "list",
-            "--namespace",
-            operator::NAMESPACE,
-            "--filter",
-            "^bursar$",
-            "--all",
-            "--short",
-        ],
-        Duration::from_secs(60),
-    )?;
-    if !release.trim().is_empty() {
-        operator::uninstall(cluster)?;
+    let crds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crds");
+    let steps = [
+        delete(&["namespace", NAMESPACE]),
+        uninstall(cluster),
+        delete(&["namespace", operator::NAMESPACE]),
+        delete(&["-f", &crds.display().to_string()]),
+    ];
+    steps.into_iter().collect()
+}
+
+/// Uninstalls the chart, if helm began to install it.
+fn uninstall(cluster: &Foreign) -> Result<()> {
+    let releases = [
+        "get",
+        "secrets",
+        "-l",
+        "owner=helm,name=bursar",
+        "-o",
+        "name",
+        "-n",
+    ];
+    let found = cluster.kubectl(&[&releases[..], &[operator::NAMESPACE]].concat())?;
+    if found.trim().is_empty() {
+        return Ok(());
     }
-    delete(&["namespace", operator::NAMESPACE])?;
-    let crds: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crds");
-    delete(&["-f", &crds.display().to_string()])
+    operator::uninstall(cluster)
 }
 
 fn setting(image: String, gpus: u64) -> Result<Setting> {

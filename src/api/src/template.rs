@@ -10,6 +10,13 @@ pub const GPU_RULE: &str = "has(self.spec) && self.spec.containers.exists(c, has
 /// What breaks [`GPU_RULE`].
 pub const GPU_MESSAGE: &str = "spec.containers[].resources.limits must ask for GPUs in one container at least, such as \
     nvidia.com/gpu: 1; Bursar manages GPU workloads only";
+/// CEL, on the template: no GPUs are not asked for by a number.
+pub const NO_GPUS_RULE: &str = "!has(self.spec) || self.spec.containers.all(c, !has(c.resources) || !has(c.resources.limits) || \
+    ['nvidia.com/gpu', 'amd.com/gpu', 'gpu.intel.com/i915', 'gpu.intel.com/xe'].all(r, !(r in c.resources.limits) || \
+    (c.resources.limits[r] != 0 && c.resources.limits[r] != '0')))";
+/// What breaks [`NO_GPUS_RULE`].
+pub const NO_GPUS_MESSAGE: &str =
+    "spec.containers[].resources.limits must ask for 1 GPU or more, or leave GPUs out";
 /// CEL, on the template: labels of Bursar are Bursar's.
 pub const LABEL_RULE: &str = "!has(self.metadata) || !has(self.metadata.labels) || !self.metadata.labels.exists(l, \
     l.startsWith('bursar.dev/'))";
