@@ -53,6 +53,14 @@ impl Money {
         Self((self.0 * i128::from(part)).div_euclid(i128::from(whole)))
     }
 
+    /// The share of the amount that `part` seconds are of `whole`, rounded down; nothing if `whole` is zero.
+    pub fn proportion(self, part: i64, whole: i64) -> Self {
+        if whole == 0 {
+            return Self::ZERO;
+        }
+        Self((self.0 * i128::from(part)).div_euclid(i128::from(whole)))
+    }
+
     /// The amount times `n`.
     pub fn times(self, n: u32) -> Self {
         Self(self.0 * i128::from(n))

@@ -90,6 +90,22 @@ impl Interval {
         (start < end).then_some(Self { start, end })
     }
 
+    /// The parts before and from `at` on; one of them is empty if `at` lies outside.
+    pub fn split(self, at: Timestamp) -> (Self, Self) {
+        let at = at.clamp(self.start, self.end);
+        (Self { end: at, ..self }, Self { start: at, ..self })
+    }
+
+    /// Whole seconds from start to end.
+    pub fn seconds(self) -> i64 {
+        self.end.as_second() - self.start.as_second()
+    }
+
+    /// True if nothing lies between start and end.
+    pub fn is_empty(self) -> bool {
+        self.start >= self.end
+    }
+
     /// The days of `zone` that the interval touches, each with its part of the interval.
     pub fn days(self, zone: &TimeZone) -> impl Iterator<Item = (Date, Self)> + use<'_> {
         let mut start = self.start;

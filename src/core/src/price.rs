@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::money::{Cost, Money};
 
 /// How a machine is paid for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum CapacityType {
     /// At the list price, until it is given back.
     OnDemand,
@@ -15,6 +16,29 @@ pub enum CapacityType {
     Spot,
     /// Committed in advance.
     Reserved,
+}
+
+/// The part of one physical GPU that one unit of a resource is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Share {
+    /// Parts.
+    pub part: u32,
+    /// Of how many.
+    pub whole: u32,
+}
+
+impl Default for Share {
+    fn default() -> Self {
+        Self { part: 1, whole: 1 }
+    }
+}
+
+impl Share {
+    /// The share of `amount`, rounded down.
+    pub fn of(self, amount: i64) -> i64 {
+        let scaled = i128::from(amount) * i128::from(self.part) / i128::from(self.whole.max(1));
+        i64::try_from(scaled).unwrap_or(i64::MAX)
+    }
 }
 
 /// What a charge is priced by. Stored with the charge, because the node may be gone later.
@@ -39,6 +63,9 @@ pub struct Facts {
     /// The node's region.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub region: Option<String>,
+    /// The part of a physical GPU that one unit is.
+    #[serde(default)]
+    pub share: Share,
 }
 
 impl Facts {
@@ -79,6 +106,7 @@ impl Facts {
                 _ => None,
             },
             region: first(&["topology.kubernetes.io/region"]),
+            share: Share::default(),
         }
     }
 }
@@ -139,20 +167,80 @@ pub struct PriceBook {
     pub power: Option<Power>,
 }
 
+/// What something costs and emits an hour.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Quote {
+    /// Money an hour.
+    pub cost: Cost,
+    /// Milligrams of CO₂ equivalent an hour.
+    pub carbon_mg: i64,
+}
+
+impl Quote {
+    /// Milligrams in `seconds`, rounded down.
+    pub fn carbon_mg_for(self, seconds: i64) -> i64 {
+        i64::try_from(i128::from(self.carbon_mg) * i128::from(seconds) / 3600).unwrap_or(i64::MAX)
+    }
+}
+
+impl From<Cost> for Quote {
+    fn from(cost: Cost) -> Self {
+        Self { cost, carbon_mg: 0 }
+    }
+}
+
+/// All price lists over time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PriceLists {
+    /// The book.
+    pub book: PriceBook,
+    /// Other books and since when.
+    pub later: Vec<(Timestamp, PriceBook)>,
+    /// Last edit.
+    pub known: Timestamp,
+}
+
+impl PriceLists {
+    /// Interim.
+    pub fn price(&self, facts: &Facts, at: Timestamp) -> Priced {
+        let book = self
+            .later
+            .iter()
+            .rev()
+            .find(|(from, _)| *from <= at)
+            .map_or(&self.book, |(_, book)| book);
+        book.price(facts)
+    }
+
+    /// Interim.
+    pub fn changes(&self, after: Timestamp, until: Timestamp) -> Vec<Timestamp> {
+        self.later
+            .iter()
+            .map(|(from, _)| *from)
+            .filter(|from| *from > after && *from <= until)
+            .collect()
+    }
+
+    /// Interim.
+    pub fn known(&self) -> Timestamp {
+        self.known
+    }
+}
+
 /// What the price list says of a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Priced {
-    /// A price that matches: cost an hour.
-    Listed(Cost),
+    /// A price that matches.
+    Listed(Quote),
     /// No price matches; the dearest one listed for the resource stands in until one does.
-    Provisional(Cost),
+    Provisional(Quote),
     /// Nothing is listed for the resource. Unknown is not zero.
     Unknown,
 }
 
 impl Priced {
     /// Cost an hour; `None` if unknown.
-    pub fn rate(&self) -> Option<Cost> {
+    pub fn rate(&self) -> Option<Quote> {
         match self {
             Self::Listed(rate) | Self::Provisional(rate) => Some(*rate),
             Self::Unknown => None,
@@ -178,17 +266,23 @@ impl PriceBook {
             let compute = row
                 .per_hour
                 .share(facts.gpus, row.gpus.unwrap_or(facts.node_gpus));
-            return Priced::Listed(self.with_power(compute, facts));
+            return Priced::Listed(self.with_power(compute, facts).into());
         }
         let matching_gpu = self.gpu_rows(facts).max_by_key(|(rank, _)| *rank);
         if let Some((_, row)) = matching_gpu {
-            return Priced::Listed(self.with_power(row.per_hour.times(facts.gpus), facts));
+            return Priced::Listed(
+                self.with_power(row.per_hour.times(facts.gpus), facts)
+                    .into(),
+            );
         }
         match self.dearest(&facts.resource) {
-            Some(per_gpu) => Priced::Provisional(Cost {
-                compute: per_gpu.times(facts.gpus),
-                ..Cost::ZERO
-            }),
+            Some(per_gpu) => Priced::Provisional(
+                Cost {
+                    compute: per_gpu.times(facts.gpus),
+                    ..Cost::ZERO
+                }
+                .into(),
+            ),
             None => Priced::Unknown,
         }
     }
@@ -313,10 +407,13 @@ mod tests {
     fn the_more_a_row_says_the_earlier_it_is_taken() {
         let h100 = ("nvidia.com/gpu.product", "H100");
         let spot = ("karpenter.sh/capacity-type", "spot");
-        assert_eq!(book().price(&facts(&[h100])), Priced::Listed(compute("10")));
+        assert_eq!(
+            book().price(&facts(&[h100])),
+            Priced::Listed(compute("10").into())
+        );
         assert_eq!(
             book().price(&facts(&[h100, spot])),
-            Priced::Listed(compute("4"))
+            Priced::Listed(compute("4").into())
         );
         assert_eq!(
             book().price(&facts(&[
@@ -324,7 +421,7 @@ mod tests {
                 spot,
                 ("topology.kubernetes.io/region", "us-east-1")
             ])),
-            Priced::Listed(compute("3"))
+            Priced::Listed(compute("3").into())
         );
     }
 
@@ -334,14 +431,14 @@ mod tests {
             ("nvidia.com/gpu.product", "H100"),
             ("node.kubernetes.io/instance-type", "p5.48xlarge"),
         ]);
-        assert_eq!(book().price(&node), Priced::Listed(compute("13.76")));
+        assert_eq!(book().price(&node), Priced::Listed(compute("13.76").into()));
     }
 
     #[test]
     fn a_missing_price_is_the_dearest_listed_and_never_zero() {
         assert_eq!(
             book().price(&facts(&[("nvidia.com/gpu.product", "B300")])),
-            Priced::Provisional(compute("13.76"))
+            Priced::Provisional(compute("13.76").into())
         );
         let amd = Facts {
             resource: "amd.com/gpu".into(),
@@ -366,7 +463,7 @@ mod tests {
             .unwrap();
         // 2 x 0.7 kW x 1.12 x 0.10
         assert_eq!(
-            (priced.compute, priced.power),
+            (priced.cost.compute, priced.cost.power),
             (money("10"), money("0.1568"))
         );
     }

@@ -1,0 +1,186 @@
+//! One workload's spend in one month: open charges, and the lines of what is over.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+
+use super::charge::{Charge, End, Uid};
+use super::line::{Line, Sku};
+use crate::period::{Interval, Month};
+
+/// Kinds of hardware that an account tells apart; what comes after them is kept under [`Sku::other`], so that a record stays small.
+const MAX_SKUS: usize = 64;
+
+/// One workload's spend in one month.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// The month.
+    pub month: Month,
+    /// Charges of pods that still hold a node.
+    pub open: BTreeMap<Uid, Charge>,
+    /// What is over, by day and hardware. A day has few kinds of it.
+    pub days: BTreeMap<Date, Vec<(Sku, Line)>>,
+    /// Pods whose charges are in `days` and whose finalizer may still be there.
+    pub settling: BTreeSet<Uid>,
+}
+
+impl Account {
+    /// An account without a charge.
+    pub fn new(month: Month) -> Self {
+        Self {
+            month,
+            open: BTreeMap::new(),
+            days: BTreeMap::new(),
+            settling: BTreeSet::new(),
+        }
+    }
+
+    /// Takes in a charge. False, and nothing changes, if the pod is known already.
+    pub fn open(&mut self, charge: Charge) -> bool {
+        if self.knows(&charge.uid) {
+            return false;
+        }
+        self.open.insert(charge.uid.clone(), charge);
+        true
+    }
+
+    /// Whether a pod is open or settled here.
+    pub fn knows(&self, uid: &str) -> bool {
+        self.settling.contains(uid) || self.open.contains_key(uid)
+    }
+
+    /// Moves what this month still lacks of `charge` into the daily lines. False, and nothing changes, if that was done already.
+    pub fn settle(&mut self, charge: &Charge, end: End, zone: &TimeZone) -> bool {
+        if !self.settling.insert(charge.uid.clone()) {
+            return false;
+        }
+        let charge = self
+            .open
+            .remove(&charge.uid)
+            .unwrap_or_else(|| charge.clone());
+        self.enter(&charge, charge.unbooked(end.at), end.estimated, zone);
+        true
+    }
+
+    /// Moves what an open charge cost until `until`, a midnight of `zone`, into the daily lines. The charge stays open, unless the
+    /// month is over by then: what is left of it is in the next month's account. False, and nothing changes, if it is booked so far.
+    ///
+    /// Only for a pod that is known to have run at `until`: what is booked is never taken back.
+    pub fn book(&mut self, uid: &str, until: Timestamp, zone: &TimeZone) -> bool {
+        let Some(mut charge) = self.open.remove(uid) else {
+            return false;
+        };
+        let until = until.min(self.month.bounds(zone).end);
+        let part = charge.unbooked(until);
+        if part.is_empty() {
+            self.open.insert(uid.to_owned(), charge);
+            return false;
+        }
+        self.enter(&charge, part, false, zone);
+        if until < self.month.bounds(zone).end {
+            charge.booked = Some(until);
+            charge.forget_before(until, zone);
+            self.open.insert(uid.to_owned(), charge);
+        }
+        true
+    }
+
+    /// Forgets that a pod was settled. Only for a pod that is gone from a live read.
+    pub fn forget(&mut self, uid: &str) -> bool {
+        self.settling.remove(uid)
+    }
+
+    /// The sum of what `within` cost until `now`: what is over, and open charges. `within` begins and ends at midnights of `zone`.
+    pub fn sum(&self, within: Interval, now: Timestamp, zone: &TimeZone) -> Line {
+        let first = zone.to_datetime(within.start).date();
+        let after = zone.to_datetime(within.end).date();
+        let over = self
+            .days
+            .range(first..after)
+            .flat_map(|(_, lines)| lines.iter().map(|(_, line)| *line));
+        let open = self.running(within, now, zone).map(|(_, _, line)| line);
+        over.chain(open).sum()
+    }
+
+    /// All lines of the month until `now`, those of open charges too.
+    pub fn lines(&self, now: Timestamp, zone: &TimeZone) -> BTreeMap<(Date, Sku), Line> {
+        let mut all: BTreeMap<(Date, Sku), Line> = BTreeMap::new();
+        for (date, lines) in &self.days {
+            for (sku, line) in lines {
+                *all.entry((*date, sku.clone())).or_default() += *line;
+            }
+        }
+        for (charge, date, line) in self.running(self.month.bounds(zone), now, zone) {
+            let sku = Sku::of(&charge.facts, charge.owner.as_ref());
+            *all.entry((date, sku)).or_default() += line;
+        }
+        all
+    }
+
+    /// The lines that open charges have not booked.
+    fn running(
+        &self,
+        within: Interval,
+        now: Timestamp,
+        zone: &TimeZone,
+    ) -> impl Iterator<Item = (&Charge, Date, Line)> {
+        let within = within.meet(self.month.bounds(zone));
+        self.open.values().flat_map(move |charge| {
+            let part = within.and_then(|within| within.meet(charge.unbooked(now)));
+            let lines = part
+                .into_iter()
+                .flat_map(move |part| charge.lines(part, false, zone));
+            lines.map(move |(date, line)| (charge, date, line))
+        })
+    }
+
+    fn enter(&mut self, charge: &Charge, part: Interval, estimated: bool, zone: &TimeZone) {
+        let Some(part) = part.meet(self.month.bounds(zone)) else {
+            return;
+        };
+        for (date, line) in charge.lines(part, estimated, zone) {
+            *self.line(date, charge) += line;
+        }
+    }
+
+    /// The line of that day and hardware.
+    fn line(&mut self, date: Date, charge: &Charge) -> &mut Line {
+        let (facts, owner) = (&charge.facts, charge.owner.as_ref());
+        let is_of = |(sku, _): &(Sku, Line)| sku.is_of(facts, owner);
+        let today = self
+            .days
+            .get(&date)
+            .and_then(|lines| lines.iter().position(is_of));
+        let new = today.is_none().then(|| {
+            let elsewhere = || self.days.values().flatten().any(is_of);
+            if self.skus() < MAX_SKUS || elsewhere() {
+                Sku::of(facts, owner)
+            } else {
+                Sku::other(&facts.resource)
+            }
+        });
+        let lines = self.days.entry(date).or_default();
+        let at = match new {
+            None => today.unwrap_or_default(),
+            Some(sku) => lines
+                .iter()
+                .position(|(known, _)| *known == sku)
+                .unwrap_or_else(|| {
+                    lines.push((sku, Line::default()));
+                    lines.len() - 1
+                }),
+        };
+        &mut lines[at].1
+    }
+
+    fn skus(&self) -> usize {
+        self.days
+            .values()
+            .flatten()
+            .map(|(sku, _)| sku)
+            .collect::<BTreeSet<_>>()
+            .len()
+    }
+}

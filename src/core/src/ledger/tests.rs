@@ -1,0 +1,426 @@
+use jiff::Timestamp;
+use jiff::civil::date;
+use jiff::tz::TimeZone;
+use proptest::prelude::*;
+
+use super::*;
+use crate::money::{Cost, Money};
+use crate::period::{Interval, Month};
+use crate::price::{Facts, GpuPrice, PriceBook, PriceLists};
+
+const START: i64 = 1_796_000_000;
+const ZONES: [&str; 5] = [
+    "UTC",
+    "Europe/Berlin",
+    "Asia/Kolkata",
+    "America/St_Johns",
+    "Australia/Lord_Howe",
+];
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_second(START + seconds).unwrap()
+}
+
+fn span(from: i64, to: i64) -> Interval {
+    Interval {
+        start: at(from),
+        end: at(to),
+    }
+}
+
+fn compute(nanos: i128) -> Cost {
+    Cost {
+        compute: Money::from_nanos(nanos),
+        ..Cost::ZERO
+    }
+}
+
+fn facts() -> Facts {
+    Facts {
+        resource: "nvidia.com/gpu".into(),
+        gpus: 2,
+        node_gpus: 8,
+        model: Some("H100".into()),
+        ..Facts::default()
+    }
+}
+
+fn charge(nanos_per_hour: i128) -> Charge {
+    Charge {
+        rates: vec![Rate {
+            from: at(0),
+            quote: compute(nanos_per_hour).into(),
+            provisional: false,
+        }],
+        ..Charge::new("u1".into(), "chat-0".into(), facts(), at(0))
+    }
+}
+
+/// A list in which one H100 costs `nanos` an hour.
+fn book(nanos: i128) -> PriceBook {
+    PriceBook {
+        currency: "USD".into(),
+        gpus: vec![GpuPrice {
+            model: "H100".into(),
+            resource: "nvidia.com/gpu".into(),
+            capacity_type: None,
+            region: None,
+            per_hour: Money::from_nanos(nanos),
+            watts: None,
+        }],
+        ..PriceBook::default()
+    }
+}
+
+/// One list, and what it becomes at these instants.
+fn lists(first: i128, later: &[(i64, i128)]) -> PriceLists {
+    PriceLists {
+        book: book(first),
+        later: later
+            .iter()
+            .map(|(from, nanos)| (at(*from), book(*nanos)))
+            .collect(),
+        known: Timestamp::MIN,
+    }
+}
+
+fn exact(seconds: i64) -> End {
+    End {
+        at: at(seconds),
+        estimated: false,
+    }
+}
+
+fn accounts(charge: &Charge, end: End, zone: &TimeZone) -> Vec<Account> {
+    let stay = Interval {
+        start: charge.start,
+        end: end.at,
+    };
+    let settle = |month| {
+        let mut account = Account::new(month);
+        account.settle(charge, end, zone);
+        account
+    };
+    stay.months(zone).map(settle).collect()
+}
+
+fn whole(account: &Account) -> Line {
+    account.days.values().flatten().map(|(_, line)| *line).sum()
+}
+
+fn total(accounts: &[Account]) -> Money {
+    accounts
+        .iter()
+        .map(|account| whole(account).cost.total())
+        .sum()
+}
+
+#[test]
+fn the_amount_is_floored_since_the_start_of_the_rate() {
+    // 1000 nano-units an hour: 277 after 1000 s, and the part after it has what the floor left
+    let charge = charge(1000);
+    assert_eq!(charge.cost(span(0, 1000)).total().nanos(), 277);
+    assert_eq!(charge.cost(span(1000, 2000)).total().nanos(), 278);
+}
+
+#[test]
+fn a_listed_change_counts_from_its_instant_also_when_nobody_looked_then() {
+    let lists = lists(3600, &[(100, 7200), (200, 1800)]);
+    let mut watched = Charge::new("u".into(), "p".into(), facts(), at(0));
+    for second in 0..300 {
+        watched.reprice(&lists, at(second));
+    }
+    let mut slept = Charge::new("u".into(), "p".into(), facts(), at(0));
+    slept.reprice(&lists, at(299));
+    assert_eq!(watched, slept);
+    // two GPUs: 2, 4 and 1 nano-units a second
+    assert_eq!(slept.cost(span(0, 300)).total().nanos(), 200 + 400 + 100);
+}
+
+#[test]
+fn an_edit_counts_from_when_it_was_made_and_before_it_the_old_price_goes_on() {
+    let mut charge = Charge::new("u".into(), "p".into(), facts(), at(0));
+    charge.reprice(&lists(3600, &[]), at(10));
+    // while nobody looks, a list that changes at 50 is edited at 80
+    let edited = PriceLists {
+        known: at(80),
+        ..lists(7200, &[(50, 1800)])
+    };
+    charge.reprice(&edited, at(100));
+    let from: Vec<i64> = charge
+        .rates
+        .iter()
+        .map(|rate| rate.from.as_second() - START)
+        .collect();
+    assert_eq!(from, [0, 80]);
+}
+
+#[test]
+fn a_first_price_counts_from_the_start_and_none_is_never_zero() {
+    let mut charge = Charge::new("u".into(), "p".into(), facts(), at(0));
+    charge.reprice(&PriceLists::default(), at(50));
+    assert_eq!(charge.rate(), None);
+    let line = |charge: &Charge| whole(&accounts(charge, exact(60), &TimeZone::UTC)[0]);
+    assert_eq!(line(&charge).unpriced_gpu_seconds, 120);
+    charge.reprice(&lists(3600, &[]), at(100));
+    assert_eq!(
+        (
+            line(&charge).cost.total().nanos(),
+            line(&charge).unpriced_gpu_seconds
+        ),
+        (120, 0)
+    );
+    charge.reprice(&PriceLists::default(), at(200));
+    assert!(charge.rate().is_some(), "the last known rate goes on");
+}
+
+#[test]
+fn labels_that_come_late_count_from_the_start_unless_the_price_was_exact() {
+    let unlabelled = Facts {
+        model: None,
+        ..facts()
+    };
+    let lists = lists(3600, &[]);
+    let mut charge = Charge::new("u".into(), "p".into(), unlabelled.clone(), at(0));
+    charge.reprice(&lists, at(0));
+    assert!(charge.rates[0].provisional);
+    assert!(charge.refine(&facts(), &lists, at(90)));
+    assert_eq!(
+        (
+            charge.rates.len(),
+            charge.rates[0].from,
+            charge.rates[0].provisional
+        ),
+        (1, at(0), false)
+    );
+    assert!(
+        !charge.refine(&unlabelled, &lists, at(95)),
+        "a node that loses its labels changes nothing"
+    );
+}
+
+#[test]
+fn stages_are_told_apart_and_never_exceed_the_whole() {
+    let zone = TimeZone::UTC;
+    let mut charge = charge(3_600_000);
+    (charge.ready, charge.leaving) = (Some(at(100)), Some(at(900)));
+    let day = zone.to_datetime(at(0)).date();
+    charge.add_use(
+        day,
+        Some(Counters {
+            requests: 5,
+            input_tokens: 50,
+            output_tokens: 500,
+        }),
+        200,
+    );
+    charge.add_use(
+        day,
+        Some(Counters {
+            requests: 2,
+            input_tokens: 20,
+            output_tokens: 200,
+        }),
+        0,
+    );
+    let line = whole(&accounts(&charge, exact(1000), &zone)[0]);
+    let nanos = |money: Money| money.nanos();
+    assert_eq!(
+        (
+            nanos(line.starting),
+            nanos(line.idle),
+            nanos(line.draining),
+            nanos(line.cost.total())
+        ),
+        (100_000, 200_000, 100_000, 1_000_000)
+    );
+    assert_eq!(
+        line.used.requests, 7,
+        "a counter that fell began again at zero"
+    );
+}
+
+#[test]
+fn time_on_a_lost_node_is_nobodys_until_it_is_known() {
+    let mut charge = charge(3_600_000);
+    charge.lost = Some(at(400));
+    let line = whole(
+        &accounts(
+            &charge,
+            End {
+                at: at(1000),
+                estimated: true,
+            },
+            &TimeZone::UTC,
+        )[0],
+    );
+    assert_eq!(
+        (line.cost.total().nanos(), line.unattributed.nanos()),
+        (400_000, 600_000)
+    );
+}
+
+#[test]
+fn a_pod_is_settled_once_and_not_opened_again() {
+    let zone = TimeZone::UTC;
+    let charge = charge(3600);
+    let mut account = Account::new(Month::of(at(0), &zone));
+    assert!(account.open(charge.clone()));
+    assert!(!account.open(charge.clone()));
+    assert!(account.settle(&charge, exact(60), &zone));
+    assert!(!account.settle(&charge, exact(90), &zone));
+    assert!(!account.open(charge.clone()));
+    assert_eq!(whole(&account).cost.total().nanos(), 60);
+    assert!(account.forget("u1") && !account.forget("u1"));
+}
+
+#[test]
+fn an_account_tells_so_many_kinds_of_hardware_apart_and_loses_none() {
+    let zone = TimeZone::UTC;
+    let mut account = Account::new(Month::of(at(0), &zone));
+    for number in 0..200 {
+        let mut charge = charge(3600);
+        charge.uid = format!("u{number}");
+        charge.facts.model = Some(format!("model-{}", number % 100));
+        account.settle(&charge, exact(60), &zone);
+    }
+    let lines: usize = account.days.values().map(Vec::len).sum();
+    assert_eq!(
+        (lines, whole(&account).cost.total().nanos()),
+        (65, 200 * 60)
+    );
+}
+
+#[test]
+fn days_of_a_long_stay_are_booked_and_its_rates_forgotten() {
+    let zone = TimeZone::UTC;
+    let time = |text: &str| text.parse::<Timestamp>().unwrap();
+    let mut long = Charge::new(
+        "u1".into(),
+        "p".into(),
+        facts(),
+        time("2026-11-02T12:00:00Z"),
+    );
+    let rate = |day: i8| Rate {
+        from: date(2026, 11, day)
+            .at(12, 0, 0, 0)
+            .to_zoned(TimeZone::UTC)
+            .unwrap()
+            .timestamp(),
+        quote: compute(i128::from(day)).into(),
+        provisional: false,
+    };
+    long.rates = (2..12).map(rate).collect();
+    let mut account = Account::new(Month::of(long.start, &zone));
+    account.open(long);
+    let until = time("2026-11-11T00:00:00Z");
+    assert!(account.book("u1", until, &zone) && !account.book("u1", until, &zone));
+    let open = &account.open["u1"];
+    assert_eq!(
+        (open.rates.as_slice(), open.booked),
+        (&[rate(10), rate(11)][..], Some(until))
+    );
+    assert_eq!(account.days.len(), 9);
+    assert!(account.book("u1", time("2026-12-02T00:00:00Z"), &zone));
+    assert_eq!(
+        (account.open.len(), account.days.len()),
+        (0, 29),
+        "December is not this account's"
+    );
+}
+
+proptest! {
+    #[test]
+    fn money_is_conserved_over_days_and_months(
+        prices in prop::collection::vec((1i64..4_000_000, 0i128..10i128.pow(14)), 1..5),
+        length in 0i64..12_000_000,
+        zone in prop::sample::select(ZONES.to_vec()),
+    ) {
+        let zone = TimeZone::get(zone).unwrap();
+        let mut now = 0;
+        let later: Vec<(i64, i128)> = prices.iter().map(|(later, nanos)| { now += later; (now, *nanos) }).collect();
+        let mut charge = Charge::new("u1".into(), "p".into(), facts(), at(0));
+        charge.reprice(&lists(prices[0].1, &later), at(now));
+        let sum = charge.cost(span(0, length)).total();
+        prop_assert_eq!(total(&accounts(&charge, exact(length), &zone)), sum);
+    }
+
+    #[test]
+    fn what_is_open_sums_to_what_will_be_settled(nanos in 0i128..10i128.pow(14), length in 1i64..6_000_000) {
+        let zone = TimeZone::get("Europe/Berlin").unwrap();
+        let charge = charge(nanos);
+        for account in accounts(&charge, exact(length), &zone) {
+            let mut open = Account::new(account.month);
+            open.open(charge.clone());
+            let month = account.month.bounds(&zone);
+            prop_assert_eq!(open.sum(month, at(length), &zone), account.sum(month, at(length), &zone));
+            let lines: Line = open.lines(at(length), &zone).into_values().sum();
+            prop_assert_eq!(lines, whole(&account));
+        }
+    }
+
+    #[test]
+    fn booking_days_early_changes_no_sum(
+        nanos in 0i128..10i128.pow(14),
+        length in 1i64..6_000_000,
+        changes in prop::collection::vec((1i64..2_000_000, 0i128..10i128.pow(14)), 0..4),
+        stops in prop::collection::vec(0i64..80, 0..12),
+        zone in prop::sample::select(ZONES.to_vec()),
+    ) {
+        let zone = TimeZone::get(zone).unwrap();
+        let mut charge = charge(nanos);
+        let mut from = 0;
+        for (later, nanos) in changes {
+            from += later;
+            charge.rates.push(Rate { from: at(from), quote: compute(nanos).into(), provisional: false });
+        }
+        let day = zone.to_datetime(at(0)).date();
+        charge.add_use(day, Some(Counters { requests: 3, ..Counters::default() }), 5);
+        for settled in accounts(&charge, exact(length), &zone) {
+            let mut booked = Account::new(settled.month);
+            booked.open(charge.clone());
+            for stop in &stops {
+                let date = day.saturating_add(jiff::Span::new().days(*stop));
+                let midnight = date.to_zoned(zone.clone()).unwrap().timestamp();
+                if midnight <= at(length) {
+                    booked.book("u1", midnight, &zone);
+                }
+            }
+            // a month that is booked to its end has nothing left to settle
+            if let Some(open) = booked.open.get("u1").cloned() {
+                booked.settle(&open, exact(length), &zone);
+            }
+            prop_assert_eq!(whole(&booked), whole(&settled));
+        }
+    }
+}
+
+#[test]
+fn a_day_of_use_is_kept_on_its_day() {
+    let mut charge = charge(0);
+    charge.add_use(
+        date(2026, 11, 29),
+        Some(Counters {
+            requests: 4,
+            ..Counters::default()
+        }),
+        0,
+    );
+    charge.add_use(
+        date(2026, 11, 30),
+        Some(Counters {
+            requests: 9,
+            ..Counters::default()
+        }),
+        7,
+    );
+    let of = |day| charge.used[&day];
+    assert_eq!(
+        (
+            of(date(2026, 11, 29)).requests,
+            of(date(2026, 11, 30)).requests
+        ),
+        (4, 5)
+    );
+    assert_eq!(of(date(2026, 11, 30)).idle_seconds, 7);
+}
