@@ -1,0 +1,303 @@
+//! A pod that still holds a node, as a SpendRecord keeps it.
+
+use std::collections::BTreeMap;
+
+use bursar_core::ledger::{Charge, Counters, Rate, Use};
+use bursar_core::price::{Facts, Quote, Share};
+use jiff::civil::Date;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::line::Parts;
+use crate::text::FieldError;
+
+/// A pod that still holds a node.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct OpenCharge {
+    /// The pod's UID.
+    pub uid: String,
+    /// The pod's name.
+    pub pod: String,
+    /// Who made the pod, where that is not Bursar: `Kind/name`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// When it was bound.
+    pub start: Time,
+    /// What came before this instant is in `days` already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub booked: Option<Time>,
+    /// When it was first ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready: Option<Time>,
+    /// Since when it has been draining or terminating.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leaving: Option<Time>,
+    /// Since when its node has not been heard of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<Time>,
+    /// The extended resource that it holds.
+    pub resource: String,
+    /// How many of it.
+    pub gpus: i32,
+    /// How many of it the node has.
+    pub node_gpus: i32,
+    /// The part of a physical GPU that one of them is, as `1/7`; a whole one if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share: Option<String>,
+    /// The GPU's product name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// The node's instance type.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance_type: Option<String>,
+    /// How the node is paid for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity_type: Option<crate::prices::CapacityType>,
+    /// The node's region.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// Its rates, one after the other; none while no price is known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rates: Vec<OpenRate>,
+    /// What it did on days that are not booked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub used: Vec<DayUse>,
+    /// Its engine's counters as they are in `used`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counters: Option<EngineCounters>,
+}
+
+/// A rate and when it began.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct OpenRate {
+    /// Since when.
+    pub from: Time,
+    /// Cost an hour.
+    #[serde(flatten)]
+    pub per_hour: Parts,
+    /// Milligrams of CO₂ equivalent an hour.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub carbon_milligrams: i64,
+    /// The dearest listed price stands in, because none matched.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub provisional: bool,
+}
+
+/// What a pod did on one day.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct DayUse {
+    /// The day, in the accounting time zone.
+    pub date: String,
+    /// What it did.
+    #[serde(flatten)]
+    pub used: Used,
+}
+
+/// What was done.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Used {
+    /// Seconds in which a replica was ready and had nothing to do.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub idle_seconds: i64,
+    /// Requests finished.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub requests: i64,
+    /// Tokens read.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub input_tokens: i64,
+    /// Tokens written.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub output_tokens: i64,
+}
+
+/// An engine's counters as they were last read.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct EngineCounters {
+    /// Requests finished.
+    pub requests: i64,
+    /// Tokens read.
+    pub input_tokens: i64,
+    /// Tokens written.
+    pub output_tokens: i64,
+}
+
+pub(super) fn is_zero(number: &i64) -> bool {
+    *number == 0
+}
+
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn unsigned(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
+}
+
+impl From<Use> for Used {
+    fn from(used: Use) -> Self {
+        Self {
+            idle_seconds: used.idle_seconds,
+            requests: signed(used.requests),
+            input_tokens: signed(used.input_tokens),
+            output_tokens: signed(used.output_tokens),
+        }
+    }
+}
+
+impl From<Used> for Use {
+    fn from(used: Used) -> Self {
+        Self {
+            idle_seconds: used.idle_seconds,
+            requests: unsigned(used.requests),
+            input_tokens: unsigned(used.input_tokens),
+            output_tokens: unsigned(used.output_tokens),
+        }
+    }
+}
+
+impl From<Counters> for EngineCounters {
+    fn from(counters: Counters) -> Self {
+        Self {
+            requests: signed(counters.requests),
+            input_tokens: signed(counters.input_tokens),
+            output_tokens: signed(counters.output_tokens),
+        }
+    }
+}
+
+impl From<EngineCounters> for Counters {
+    fn from(counters: EngineCounters) -> Self {
+        Self {
+            requests: unsigned(counters.requests),
+            input_tokens: unsigned(counters.input_tokens),
+            output_tokens: unsigned(counters.output_tokens),
+        }
+    }
+}
+
+/// A share as `1/7`; `None` for a whole GPU.
+pub(super) fn write_share(share: Share) -> Option<String> {
+    (share != Share::default()).then(|| format!("{}/{}", share.part, share.whole))
+}
+
+/// Reads what [`write_share`] wrote.
+pub(super) fn read_share(field: &str, text: Option<&String>) -> Result<Share, FieldError> {
+    let Some(text) = text else {
+        return Ok(Share::default());
+    };
+    let share = text.split_once('/').and_then(|(part, whole)| {
+        let share = Share {
+            part: part.parse().ok()?,
+            whole: whole.parse().ok()?,
+        };
+        (share.whole > 0).then_some(share)
+    });
+    share.ok_or_else(|| {
+        FieldError::new(
+            field,
+            format!("{text:?} is not a share: write it as \"1/7\""),
+        )
+    })
+}
+
+pub(super) fn read_date(field: &str, text: &str) -> Result<Date, FieldError> {
+    text.parse().map_err(|error| FieldError::new(field, error))
+}
+
+impl From<&Charge> for OpenCharge {
+    fn from(charge: &Charge) -> Self {
+        let facts = &charge.facts;
+        let count = |number: u32| i32::try_from(number).unwrap_or(i32::MAX);
+        Self {
+            uid: charge.uid.clone(),
+            pod: charge.pod.clone(),
+            owner: charge.owner.clone(),
+            start: Time(charge.start),
+            booked: charge.booked.map(Time),
+            ready: charge.ready.map(Time),
+            leaving: charge.leaving.map(Time),
+            lost: charge.lost.map(Time),
+            resource: facts.resource.clone(),
+            gpus: count(facts.gpus),
+            node_gpus: count(facts.node_gpus),
+            share: write_share(facts.share),
+            model: facts.model.clone(),
+            instance_type: facts.instance_type.clone(),
+            capacity_type: facts.capacity_type.map(Into::into),
+            region: facts.region.clone(),
+            rates: charge.rates.iter().map(OpenRate::from).collect(),
+            used: charge
+                .used
+                .iter()
+                .map(|(date, used)| DayUse {
+                    date: date.to_string(),
+                    used: (*used).into(),
+                })
+                .collect(),
+            counters: (charge.counters != Counters::default()).then(|| charge.counters.into()),
+        }
+    }
+}
+
+impl From<&Rate> for OpenRate {
+    fn from(rate: &Rate) -> Self {
+        Self {
+            from: Time(rate.from),
+            per_hour: Parts::from(&rate.quote.cost),
+            carbon_milligrams: rate.quote.carbon_mg,
+            provisional: rate.provisional,
+        }
+    }
+}
+
+impl OpenCharge {
+    pub(super) fn to_core(&self) -> Result<Charge, FieldError> {
+        let instant = |time: &Option<Time>| time.as_ref().map(|time| time.0);
+        let rates = self.rates.iter().map(|rate| {
+            let quote = Quote {
+                cost: rate.per_hour.to_core("status.open[].rates[]")?,
+                carbon_mg: rate.carbon_milligrams,
+            };
+            Ok(Rate {
+                from: rate.from.0,
+                quote,
+                provisional: rate.provisional,
+            })
+        });
+        let used = self.used.iter().map(|day| {
+            Ok((
+                read_date("status.open[].used[].date", &day.date)?,
+                day.used.into(),
+            ))
+        });
+        Ok(Charge {
+            uid: self.uid.clone(),
+            pod: self.pod.clone(),
+            owner: self.owner.clone(),
+            facts: Facts {
+                resource: self.resource.clone(),
+                gpus: u32::try_from(self.gpus).unwrap_or(0),
+                node_gpus: u32::try_from(self.node_gpus).unwrap_or(0),
+                share: read_share("status.open[].share", self.share.as_ref())?,
+                model: self.model.clone(),
+                instance_type: self.instance_type.clone(),
+                capacity_type: self.capacity_type.map(Into::into),
+                region: self.region.clone(),
+            },
+            start: self.start.0,
+            booked: instant(&self.booked),
+            rates: rates.collect::<Result<_, FieldError>>()?,
+            ready: instant(&self.ready),
+            leaving: instant(&self.leaving),
+            lost: instant(&self.lost),
+            used: used.collect::<Result<BTreeMap<_, _>, FieldError>>()?,
+            counters: self.counters.map(Into::into).unwrap_or_default(),
+        })
+    }
+}

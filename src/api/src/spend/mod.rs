@@ -1,0 +1,375 @@
+//! SpendRecord: the ledger of one workload and month, and the summary that a workload's status shows.
+//!
+//! | module | subject |
+//! |---|---|
+//! | [`charge`] | pods that still hold a node |
+//! | [`line`] | what is over, by day and hardware |
+//! | [`summary`] | what a workload's status says |
+
+pub mod charge;
+pub mod line;
+pub mod summary;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bursar_core::ledger::{Account, Line, Sku};
+use bursar_core::money::Money;
+use bursar_core::period::Month;
+use jiff::civil::Date;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::names::{KIND_LABEL, MONTH_LABEL, NAMESPACE_LABEL, WORKLOAD_LABEL};
+use crate::text::FieldError;
+
+pub use charge::OpenCharge;
+pub use line::{Day, Hardware, Parts};
+pub use summary::SpendSummary;
+
+/// The spend of one workload in one month. Written by Bursar alone; it outlives workload and namespace.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[kube(
+    group = "bursar.dev",
+    version = "v1alpha1",
+    kind = "SpendRecord",
+    plural = "spendrecords",
+    shortname = "spend",
+    category = "bursar",
+    status = "SpendRecordStatus",
+    derive = "PartialEq",
+    printcolumn(name = "Namespace", type_ = "string", json_path = ".spec.namespace"),
+    printcolumn(
+        name = "Kind",
+        type_ = "string",
+        json_path = ".spec.kind",
+        priority = 1
+    ),
+    printcolumn(name = "Workload", type_ = "string", json_path = ".spec.name"),
+    printcolumn(name = "Month", type_ = "string", json_path = ".spec.month"),
+    printcolumn(
+        name = "Settled",
+        type_ = "string",
+        json_path = ".status.settled",
+        description = "money of what is over"
+    ),
+    printcolumn(name = "Currency", type_ = "string", json_path = ".spec.currency")
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self == oldSelf").message("the spec of a SpendRecord cannot change"))]
+pub struct SpendRecordSpec {
+    /// The workload's namespace.
+    #[schemars(length(max = 63))]
+    pub namespace: String,
+    /// The workload's kind.
+    pub kind: WorkloadKind,
+    /// The workload's name.
+    #[schemars(length(max = 253))]
+    pub name: String,
+    /// The month, as `2026-11`.
+    #[schemars(length(max = 7))]
+    pub month: String,
+    /// The accounting time zone.
+    #[schemars(length(max = 64))]
+    pub time_zone: String,
+    /// ISO 4217 code.
+    #[schemars(length(max = 3))]
+    pub currency: String,
+}
+
+/// A kind of workload.
+#[derive(
+    Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash,
+)]
+pub enum WorkloadKind {
+    /// InferenceDeployment.
+    InferenceDeployment,
+    /// TrainingJob.
+    TrainingJob,
+}
+
+impl WorkloadKind {
+    /// The kind's name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::InferenceDeployment => "InferenceDeployment",
+            Self::TrainingJob => "TrainingJob",
+        }
+    }
+
+    /// The kind's short name.
+    pub fn short(self) -> &'static str {
+        match self {
+            Self::InferenceDeployment => "infd",
+            Self::TrainingJob => "tj",
+        }
+    }
+
+    /// The kind of that name.
+    pub fn of(name: &str) -> Option<Self> {
+        [Self::InferenceDeployment, Self::TrainingJob]
+            .into_iter()
+            .find(|kind| kind.as_str() == name)
+    }
+}
+
+/// The ledger of one workload and month.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SpendRecordStatus {
+    /// Pods that still hold a node.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub open: Vec<OpenCharge>,
+    /// Kinds of hardware that `days` name by their place here.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub hardware: Vec<Hardware>,
+    /// What is over, day by day and for each kind of hardware.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub days: Vec<Day>,
+    /// UIDs of pods that are in `days` and may not be gone yet.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub settling: Vec<String>,
+    /// The sum of `days`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub settled: String,
+}
+
+/// A workload: what an account is kept for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WorkloadRef {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its kind.
+    pub kind: WorkloadKind,
+    /// Its name.
+    pub name: String,
+}
+
+impl WorkloadRef {
+    /// The name of its record of a month: `{namespace}.{infd|tj}.{name}.{YYYY-MM}`.
+    pub fn record_name(&self, month: Month) -> String {
+        format!(
+            "{}.{}.{}.{month}",
+            self.namespace,
+            self.kind.short(),
+            self.name
+        )
+    }
+
+    /// An empty record.
+    pub fn record(&self, month: Month, time_zone: &str, currency: &str) -> SpendRecord {
+        let mut record = SpendRecord::new(
+            &self.record_name(month),
+            SpendRecordSpec {
+                namespace: self.namespace.clone(),
+                kind: self.kind,
+                name: self.name.clone(),
+                month: month.to_string(),
+                time_zone: time_zone.to_owned(),
+                currency: currency.to_owned(),
+            },
+        );
+        let labels = [
+            (NAMESPACE_LABEL, self.namespace.clone()),
+            (KIND_LABEL, self.kind.as_str().to_owned()),
+            (WORKLOAD_LABEL, self.name.clone()),
+            (MONTH_LABEL, month.to_string()),
+        ];
+        record.metadata.labels = Some(labels.map(|(key, value)| (key.to_owned(), value)).into());
+        record
+    }
+}
+
+impl SpendRecord {
+    /// Whose record it is.
+    pub fn workload(&self) -> WorkloadRef {
+        WorkloadRef {
+            namespace: self.spec.namespace.clone(),
+            kind: self.spec.kind,
+            name: self.spec.name.clone(),
+        }
+    }
+
+    /// The account that the record holds.
+    ///
+    /// # Errors
+    /// The first field that cannot be read. Only somebody else's edit can cause that.
+    pub fn to_account(&self) -> Result<Account, FieldError> {
+        let month: Month = self
+            .spec
+            .month
+            .parse()
+            .map_err(|error| FieldError::new("spec.month", error))?;
+        let empty = SpendRecordStatus::default();
+        let status = self.status.as_ref().unwrap_or(&empty);
+        let open = status
+            .open
+            .iter()
+            .map(|charge| Ok((charge.uid.clone(), charge.to_core()?)));
+        let skus = status
+            .hardware
+            .iter()
+            .map(Hardware::to_core)
+            .collect::<Result<Vec<_>, FieldError>>()?;
+        let mut days: BTreeMap<Date, Vec<(Sku, Line)>> = BTreeMap::new();
+        for day in &status.days {
+            let (date, line) = day.to_core()?;
+            // records of early versions did not say
+            let at = day.hardware.and_then(|at| usize::try_from(at).ok());
+            let sku = at.and_then(|at| skus.get(at)).cloned().unwrap_or_default();
+            days.entry(date).or_default().push((sku, line));
+        }
+        Ok(Account {
+            month,
+            open: open.collect::<Result<BTreeMap<_, _>, FieldError>>()?,
+            days,
+            settling: status.settling.iter().cloned().collect::<BTreeSet<_>>(),
+        })
+    }
+}
+
+impl From<&Account> for SpendRecordStatus {
+    fn from(account: &Account) -> Self {
+        let lines = || {
+            account
+                .days
+                .iter()
+                .flat_map(|(date, lines)| lines.iter().map(move |(sku, line)| (date, sku, line)))
+        };
+        let settled: Money = lines().map(|(_, _, line)| line.cost.total()).sum();
+        let mut hardware: Vec<&Sku> = Vec::new();
+        let days = lines().map(|(date, sku, line)| {
+            let at = hardware
+                .iter()
+                .position(|known| *known == sku)
+                .unwrap_or_else(|| {
+                    hardware.push(sku);
+                    hardware.len() - 1
+                });
+            Day::new(*date, i32::try_from(at).unwrap_or(i32::MAX), line)
+        });
+        let days = days.collect();
+        Self {
+            open: account.open.values().map(OpenCharge::from).collect(),
+            hardware: hardware.into_iter().map(Hardware::from).collect(),
+            days,
+            settling: account.settling.iter().cloned().collect(),
+            settled: settled.to_string(),
+        }
+    }
+}
+
+impl From<bursar_core::price::CapacityType> for crate::prices::CapacityType {
+    fn from(capacity: bursar_core::price::CapacityType) -> Self {
+        use bursar_core::price::CapacityType;
+        match capacity {
+            CapacityType::OnDemand => Self::OnDemand,
+            CapacityType::Spot => Self::Spot,
+            CapacityType::Reserved => Self::Reserved,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bursar_core::ledger::{Charge, Counters, End, Rate};
+    use bursar_core::money::Cost;
+    use bursar_core::price::{CapacityType, Facts, Quote, Share};
+    use jiff::Timestamp;
+    use jiff::civil::date;
+    use jiff::tz::TimeZone;
+
+    use super::*;
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    fn charge(uid: &str, gpus: u32) -> Charge {
+        let facts = Facts {
+            resource: "nvidia.com/mig-1g.10gb".into(),
+            gpus,
+            node_gpus: 8,
+            share: Share { part: 1, whole: 7 },
+            model: Some("H100".into()),
+            capacity_type: Some(CapacityType::Spot),
+            ..Facts::default()
+        };
+        let start = at("2026-11-03T10:00:00Z");
+        let cost = Cost {
+            compute: "4.76".parse().unwrap(),
+            power: "0.123456789".parse().unwrap(),
+            ..Cost::ZERO
+        };
+        let mut charge = Charge::new(uid.into(), "p".into(), facts, start);
+        charge.rates.push(Rate {
+            from: start,
+            quote: Quote {
+                cost,
+                carbon_mg: 300_000,
+            },
+            provisional: true,
+        });
+        (charge.ready, charge.leaving) = (
+            Some(at("2026-11-03T10:01:00Z")),
+            Some(at("2026-11-04T09:00:00Z")),
+        );
+        let counters = Counters {
+            requests: 7,
+            input_tokens: 70,
+            output_tokens: 700,
+        };
+        charge.add_use(date(2026, 11, 3), Some(counters), 60);
+        charge
+    }
+
+    #[test]
+    fn a_record_gives_back_the_account_that_was_written_to_it() {
+        let mut account = Account::new("2026-11".parse().unwrap());
+        let mut open = charge("a", 2);
+        (open.owner, open.lost) = (
+            Some("Deployment/notebook".into()),
+            Some(at("2026-11-04T10:00:00Z")),
+        );
+        account.open(open);
+        account.open(charge("c", 1));
+        account.book("c", at("2026-11-04T00:00:00Z"), &TimeZone::UTC);
+        let end = End {
+            at: at("2026-11-05T00:00:07Z"),
+            estimated: true,
+        };
+        account.settle(&charge("b", 4), end, &TimeZone::UTC);
+        let workload = WorkloadRef {
+            namespace: "ml".into(),
+            kind: WorkloadKind::TrainingJob,
+            name: "llama".into(),
+        };
+        let mut record = workload.record(account.month, "UTC", "USD");
+        record.status = Some(SpendRecordStatus::from(&account));
+        let text = serde_json::to_string(&record).unwrap();
+        let record: SpendRecord = serde_json::from_str(&text).unwrap();
+        assert_eq!(record.metadata.name.as_deref(), Some("ml.tj.llama.2026-11"));
+        assert_eq!(record.to_account().unwrap(), account);
+        assert_eq!(record.workload(), workload);
+    }
+
+    #[test]
+    fn a_record_of_the_first_version_is_read() {
+        let status = serde_json::json!({
+            "days": [{"date": "2026-11-03", "compute": "1.50", "gpuSeconds": 60}], "settled": "1.50",
+        });
+        let mut record = WorkloadRef {
+            namespace: "ml".into(),
+            kind: WorkloadKind::TrainingJob,
+            name: "llama".into(),
+        }
+        .record("2026-11".parse().unwrap(), "UTC", "USD");
+        record.status = Some(serde_json::from_value(status).unwrap());
+        let days = record.to_account().unwrap().days;
+        let (_, line) = &days[&date(2026, 11, 3)][0];
+        assert_eq!(
+            (line.cost.total().to_string(), line.gpu_seconds),
+            ("1.50".to_owned(), 60)
+        );
+    }
+}
