@@ -308,7 +308,7 @@ impl Scene {
             let open = account.and_then(|account| account.open.get(pod::uid(pod)));
             let template = self.template(&workload);
             let rate = match open {
-                Some(charge) => charge.rate().map(|cost| cost.total()),
+                Some(charge) => charge.rate().map(|quote| quote.cost.total()),
                 None => self.estimate(
                     context,
                     Some(&PodTemplateSpec {

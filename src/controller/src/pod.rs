@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use bursar_api::names::DRAINING_ANNOTATION;
 use bursar_core::ledger::End;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, ContainerState, Node, Pod};
 
 /// Resource names that count as GPUs, beside every `nvidia.com/mig-*` profile.
@@ -157,6 +158,54 @@ pub(crate) fn ready_since(pod: &Pod) -> Option<Timestamp> {
             .as_ref()
             .map_or(Timestamp::MIN, |time| time.0),
     )
+}
+
+/// Since when the pod has done its work: when it became ready or, if that was missed, when its last container started.
+pub(crate) fn served_since(pod: &Pod) -> Option<Timestamp> {
+    let started = |state: &ContainerState| {
+        let running = state
+            .running
+            .as_ref()
+            .and_then(|state| state.started_at.as_ref());
+        let ended = state
+            .terminated
+            .as_ref()
+            .and_then(|state| state.started_at.as_ref());
+        running.or(ended).map(|time| time.0)
+    };
+    ready_since(pod)
+        .filter(|at| *at > Timestamp::MIN)
+        .or_else(|| {
+            let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
+            let starts = statuses
+                .iter()
+                .filter_map(|container| started(container.state.as_ref()?));
+            starts
+                .max()
+                .filter(|at| at.as_second() > 0 && is_terminal(pod))
+        })
+}
+
+/// Since when the pod has been leaving: it drains, or was told to stop.
+pub(crate) fn leaving_since(pod: &Pod) -> Option<Timestamp> {
+    let draining =
+        annotation(pod, DRAINING_ANNOTATION).and_then(|text| text.parse::<Timestamp>().ok());
+    let told = pod.metadata.deletion_timestamp.as_ref().map(|by| {
+        // the API gives the time by which it must have stopped
+        let grace =
+            SignedDuration::from_secs(pod.metadata.deletion_grace_period_seconds.unwrap_or(0));
+        by.0.checked_sub(grace).unwrap_or(by.0)
+    });
+    draining.into_iter().chain(told).min()
+}
+
+/// Since when nothing has been heard of a node; `None` while its kubelet reports.
+pub(crate) fn unheard_since(node: &Node) -> Option<Timestamp> {
+    let conditions = node.status.as_ref()?.conditions.as_ref()?;
+    let ready = conditions
+        .iter()
+        .find(|condition| condition.type_ == "Ready" && condition.status == "Unknown")?;
+    ready.last_transition_time.as_ref().map(|time| time.0)
 }
 
 /// What the pod's containers are stuck on: the first waiting reason that is not a normal part of a start.

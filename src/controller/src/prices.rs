@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bursar_api::PriceList;
 use bursar_core::capacity::Gang;
 use bursar_core::money::Money;
-use bursar_core::price::{Facts, PriceBook};
+use bursar_core::price::{Facts, PriceBook, PriceLists};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
@@ -21,6 +21,8 @@ pub(crate) const DEFAULT_LIST: &str = "default";
 pub(crate) struct Prices {
     /// All rows in one currency. Of equally close rows the later counts, so the first lists stand last.
     pub(crate) book: PriceBook,
+    /// Interim.
+    pub(crate) lists: PriceLists,
     /// When a list comes into force.
     pub(crate) next: Option<Timestamp>,
     /// Lists that are not used, and why.
@@ -75,7 +77,13 @@ impl Prices {
             prices.book.gpus.extend(book.gpus);
             prices.book.nodes.extend(book.nodes);
         }
+        prices.lists.book = prices.book.clone();
         prices
+    }
+
+    /// ISO 4217 code.
+    pub(crate) fn currency(&self) -> &str {
+        &self.book.currency
     }
 
     /// What `gpus` of `resource` may cost an hour wherever this pod is put: the dearest of the nodes that would take it, or the
@@ -98,7 +106,10 @@ impl Prices {
                     pod::node_gpus(node, resource),
                     node.labels(),
                 );
-                self.book.price(&facts).rate().map(|cost| cost.total())
+                self.book
+                    .price(&facts)
+                    .rate()
+                    .map(|quote| quote.cost.total())
             })
             .collect();
         rates?
@@ -129,7 +140,7 @@ mod tests {
             model: Some("H100".into()),
             ..Facts::default()
         };
-        prices.book.price(&facts).rate().unwrap().compute
+        prices.book.price(&facts).rate().unwrap().cost.compute
     }
 
     #[test]

@@ -51,9 +51,10 @@ pub(crate) fn summary(
         gpu_hours: hours(total.gpu_seconds),
         currency: currency.to_owned(),
         estimated: (total.estimated != Money::ZERO).then(|| total.estimated.rounded(DECIMALS)),
+        as_of: Some(Time(whole_second(now))),
         unpriced_gpu_hours: (total.unpriced_gpu_seconds != 0)
             .then(|| hours(total.unpriced_gpu_seconds)),
-        as_of: Some(Time(whole_second(now))),
+        ..SpendSummary::default()
     }
 }
 

@@ -167,6 +167,11 @@ pub fn whole_second(at: Timestamp) -> Timestamp {
     Timestamp::from_second(at.as_second()).unwrap_or(at)
 }
 
+/// The first instant of the day of `zone` that `at` falls into.
+pub fn midnight_before(at: Timestamp, zone: &TimeZone) -> Timestamp {
+    midnight(zone.to_datetime(at).date(), zone)
+}
+
 fn later(date: Date, span: Span) -> Date {
     date.saturating_add(span)
 }

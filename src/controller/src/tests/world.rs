@@ -582,7 +582,8 @@ impl World {
             let settled: i128 = account
                 .days
                 .values()
-                .map(|day| day.cost.total().nanos())
+                .flatten()
+                .map(|(_, line)| line.cost.total().nanos())
                 .sum();
             *sums.entry(record.spec.name.clone()).or_insert(0) += settled;
         }
@@ -595,8 +596,8 @@ impl World {
         let records: Vec<SpendRecord> = self.server.objects();
         let accounts = records.iter().map(|record| record.to_account().unwrap());
         accounts
-            .flat_map(|account| account.days.into_values())
-            .map(|day| day.estimated.nanos())
+            .flat_map(|account| account.days.into_values().flatten())
+            .map(|(_, line)| line.estimated.nanos())
             .sum()
     }
 

@@ -46,6 +46,17 @@ impl Account {
         true
     }
 
+    /// Takes in a charge that an earlier month may have begun, without what only that one needs. False, and nothing changes, if the
+    /// pod is known already.
+    pub fn carry(&mut self, charge: &Charge, zone: &TimeZone) -> bool {
+        if self.knows(&charge.uid) {
+            return false;
+        }
+        let mut charge = charge.clone();
+        charge.forget_before(self.month.bounds(zone).start, zone);
+        self.open(charge)
+    }
+
     /// Whether a pod is open or settled here.
     pub fn knows(&self, uid: &str) -> bool {
         self.settling.contains(uid) || self.open.contains_key(uid)

@@ -1,0 +1,467 @@
+//! The ledger's exactly-once protocol over SpendRecords and the pods' finalizer.
+//!
+//! 1. A pod that is bound is opened: its record is read at version r, the pod is read live, the charge is written at r.
+//! 2. Days that are over are booked, and a pod that has ended is settled: records read at r, the pod read live with its finalizer
+//!    still there, lines and UID written at r, one record for each month that its stay touches, the earliest first.
+//! 3. Only then is the finalizer removed; and only when the pod is gone from a live read is its UID forgotten.
+//!
+//! A write at r fails if anybody wrote since, so a stale cache and a former leader change nothing; a crash between any two steps
+//! leaves a state from which the same steps go on. A month's record never knows a pod before an earlier month's does, so a record
+//! that does not know a pod which a later one knows has booked its part to the end.
+//!
+//! | module | subject |
+//! |---|---|
+//! | `stay` | what a pod and its node say of a stay |
+//! | `finalizer` | putting it on and taking it off |
+//! | `written` | what this process wrote last |
+
+mod finalizer;
+mod stay;
+mod written;
+
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+
+use bursar_api::SpendRecord;
+use bursar_api::names::{KIND_LABEL, SPEND_FINALIZER, WORKLOAD_LABEL};
+use bursar_api::spend::{SpendRecordStatus, WorkloadKind, WorkloadRef};
+use bursar_api::text::FieldError;
+use bursar_core::ledger::{Account, Charge, End, Line};
+use bursar_core::money::Money;
+use bursar_core::period::{Interval, Month, midnight_before, whole_second};
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::api::{Api, ListParams, PostParams};
+use kube::runtime::reflector::Store;
+use kube::{Client, ResourceExt};
+
+use crate::calls::{Failure, bounded};
+use crate::pod;
+use crate::prices::Prices;
+
+pub(crate) use written::Written;
+
+/// Settled pods that a record may wait for: more are settled when some of these are gone.
+const MAX_SETTLING: usize = 1_000;
+/// A day is booked this long after it is over: by then it is known which pods ended in it.
+const BOOK_AFTER: SignedDuration = SignedDuration::from_hours(1);
+/// What replicas did is written along with everything else, and by itself this often.
+const USE_PACE: SignedDuration = SignedDuration::from_mins(5);
+
+/// Why the ledger of a workload could not be brought up to date.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// A call to the API server.
+    #[error(transparent)]
+    Call(#[from] Failure),
+    /// Somebody edited a record by hand.
+    #[error("SpendRecord {name} cannot be read: {source}")]
+    Record {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        source: FieldError,
+    },
+}
+
+/// The accounts of one workload, by month.
+pub(crate) type Accounts = BTreeMap<Month, Account>;
+
+/// What the ledger works with.
+pub(crate) struct Ledger<'a> {
+    pub(crate) client: &'a Client,
+    pub(crate) records: &'a Store<SpendRecord>,
+    pub(crate) written: &'a Written,
+    pub(crate) nodes: &'a Store<Node>,
+    pub(crate) prices: &'a Prices,
+    pub(crate) zone: &'a TimeZone,
+    pub(crate) now: Timestamp,
+}
+
+/// One record and the account that will be written to it.
+struct Page {
+    record: Option<SpendRecord>,
+    before: Account,
+    account: Account,
+}
+
+type Pages = BTreeMap<Month, Page>;
+
+impl Ledger<'_> {
+    /// Brings the accounts of `workload` up to date with its pods as the cache has them.
+    ///
+    /// # Errors
+    /// The first call that failed. Nothing is lost by that: the next run goes on where this one stopped.
+    pub(crate) async fn keep(
+        &self,
+        workload: &WorkloadRef,
+        pods: &[&Pod],
+    ) -> Result<Accounts, Error> {
+        let mut pages = self.pages(workload)?;
+        self.carry(workload, &mut pages, pods)?;
+        let mut release = Vec::new();
+        for pod in pods {
+            self.follow(&mut pages, pod);
+            if self.enter(&mut pages, pod).await? {
+                release.push(*pod);
+            }
+        }
+        self.close_vanished(workload, &mut pages, pods).await?;
+        self.reprice(&mut pages);
+        self.book(workload, &mut pages).await?;
+        self.forget_gone(workload, &mut pages, pods).await?;
+        for (month, page) in &mut pages {
+            self.write(workload, *month, page).await?;
+        }
+        // every record holds the sums now
+        for pod in release {
+            self.release(pod).await?;
+        }
+        Ok(pages
+            .into_iter()
+            .map(|(month, page)| (month, page.account))
+            .collect())
+    }
+
+    fn pages(&self, workload: &WorkloadRef) -> Result<Pages, Error> {
+        let mut pages = BTreeMap::new();
+        let ours = self
+            .records
+            .state()
+            .into_iter()
+            .filter(|record| record.workload() == *workload);
+        let mut months: BTreeSet<Month> = ours
+            .filter_map(|record| record.spec.month.parse().ok())
+            .collect();
+        months.insert(Month::of(self.now, self.zone));
+        for month in months {
+            pages.insert(month, self.page(workload, month)?);
+        }
+        Ok(pages)
+    }
+
+    fn page(&self, workload: &WorkloadRef, month: Month) -> Result<Page, Error> {
+        let name = workload.record_name(month);
+        let cached = self
+            .records
+            .find(|record| record.name_any() == name)
+            .map(|record| (*record).clone());
+        let record = self.written.newer(cached, &name);
+        let account = record
+            .as_ref()
+            .map_or_else(|| Ok(Account::new(month)), SpendRecord::to_account);
+        let account = account.map_err(|source| Error::Record { name, source })?;
+        Ok(Page {
+            record,
+            before: account.clone(),
+            account,
+        })
+    }
+
+    /// Adds the months that pods' stays touch, and carries open charges into the months that have begun since.
+    fn carry(&self, workload: &WorkloadRef, pages: &mut Pages, pods: &[&Pod]) -> Result<(), Error> {
+        for pod in pods {
+            let Some(stay) = self.stay(pod) else { continue };
+            for month in months_left(pages, pod::uid(pod), stay, self.zone) {
+                if let Entry::Vacant(entry) = pages.entry(month) {
+                    entry.insert(self.page(workload, month)?);
+                }
+            }
+        }
+        let open: BTreeMap<String, Charge> = pages
+            .values()
+            .flat_map(|page| page.account.open.clone())
+            .collect();
+        for (uid, charge) in open {
+            let running = Interval {
+                start: charge.start,
+                end: self.now,
+            };
+            for month in months_left(pages, &uid, running, self.zone) {
+                // an ended pod needs the months of its stay alone, and `enter` gives it those
+                let ended = pods
+                    .iter()
+                    .any(|pod| pod::uid(pod) == uid && self.end(pod).is_some());
+                if let Some(page) = pages.get_mut(&month).filter(|_| !ended) {
+                    page.account.carry(&charge, self.zone);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens or settles one pod's charge. True if its finalizer can go once all pages are written.
+    async fn enter(&self, pages: &mut Pages, pod: &Pod) -> Result<bool, Error> {
+        let guarded = pod::has_finalizer(pod, SPEND_FINALIZER);
+        let end = self.end(pod);
+        let Some(stay) = self.stay(pod).filter(|_| pod::gpus(pod).is_some()) else {
+            // it holds no GPU of any node, and will not any more
+            let over = pod.metadata.deletion_timestamp.is_some() || pod::is_terminal(pod);
+            return Ok(guarded && over);
+        };
+        let uid = pod::uid(pod);
+        let months = months_left(pages, uid, stay, self.zone);
+        let done = |page: &Page| match end {
+            Some(_) => page.account.settling.contains(uid),
+            None => page.account.knows(uid),
+        };
+        if months
+            .iter()
+            .all(|month| pages.get(month).is_some_and(done))
+        {
+            return Ok(end.is_some() && guarded);
+        }
+        if end.is_some()
+            && pages
+                .values()
+                .any(|page| page.account.settling.len() >= MAX_SETTLING)
+        {
+            return Ok(false);
+        }
+        let Some(live) = self.live(pod).await? else {
+            // the cache is behind; the pod's end is estimated when the cache knows of it
+            return Ok(false);
+        };
+        if !pod::has_finalizer(&live, SPEND_FINALIZER) {
+            if live.metadata.deletion_timestamp.is_some() || end.is_some() {
+                // without the finalizer nobody can tell whether it was settled before, unless it is still open
+                if !pages
+                    .values()
+                    .any(|page| page.account.open.contains_key(uid))
+                {
+                    return Ok(false);
+                }
+            } else {
+                self.guard(&live).await?;
+            }
+        }
+        let open = pages
+            .values()
+            .rev()
+            .find_map(|page| page.account.open.get(uid))
+            .cloned();
+        let Some(charge) = open.or_else(|| self.charge(pod, stay.start)) else {
+            return Ok(false);
+        };
+        for month in &months {
+            let Some(page) = pages.get_mut(month) else {
+                continue;
+            };
+            match end {
+                Some(end) => page.account.settle(&charge, end, self.zone),
+                None => page.account.carry(&charge, self.zone),
+            };
+        }
+        Ok(end.is_some() && guarded)
+    }
+
+    /// Settles open charges whose pods are gone though nobody settled them: their end is estimated as now.
+    async fn close_vanished(
+        &self,
+        workload: &WorkloadRef,
+        pages: &mut Pages,
+        pods: &[&Pod],
+    ) -> Result<(), Error> {
+        let cached: BTreeSet<&str> = pods.iter().map(|pod| pod::uid(pod)).collect();
+        let open = pages.values().flat_map(|page| page.account.open.values());
+        let vanished: BTreeMap<String, Charge> = open
+            .filter(|charge| !cached.contains(charge.uid.as_str()))
+            .map(|charge| (charge.uid.clone(), charge.clone()))
+            .collect();
+        for (uid, charge) in vanished {
+            let api: Api<Pod> = Api::namespaced(self.client.clone(), &workload.namespace);
+            let live = bounded("get pod", api.get_opt(&charge.pod)).await?;
+            if live.is_some_and(|live| pod::uid(&live) == uid) {
+                continue;
+            }
+            tracing::warn!(
+                namespace = workload.namespace,
+                pod = charge.pod,
+                "a pod is gone that was not settled; its end is estimated"
+            );
+            let end = End {
+                at: whole_second(self.now).max(charge.start),
+                estimated: true,
+            };
+            for page in pages.values_mut() {
+                if page.account.open.contains_key(&uid) {
+                    page.account.settle(&charge, end, self.zone);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives every open charge the prices of the time until now.
+    fn reprice(&self, pages: &mut Pages) {
+        let now = whole_second(self.now);
+        for charge in pages
+            .values_mut()
+            .flat_map(|page| page.account.open.values_mut())
+        {
+            charge.reprice(&self.prices.lists, now);
+        }
+    }
+
+    /// Books the days that are over of charges whose pods are known to have outlived them.
+    async fn book(&self, workload: &WorkloadRef, pages: &mut Pages) -> Result<(), Error> {
+        let Ok(over) = self.now.checked_sub(BOOK_AFTER) else {
+            return Ok(());
+        };
+        let until = midnight_before(over, self.zone);
+        let due: Vec<(Month, String)> = pages
+            .iter()
+            .flat_map(|(month, page)| {
+                let due = |charge: &&Charge| {
+                    charge.lost.is_none() && charge.booked.unwrap_or(charge.start) < until
+                };
+                // the next month must have it before this one lets go of it
+                let carried = |charge: &&Charge| {
+                    let next = pages.get(&month.next());
+                    until < month.bounds(self.zone).end
+                        || next.is_some_and(|next| next.before.open.contains_key(&charge.uid))
+                };
+                let charges = page.account.open.values().filter(due).filter(carried);
+                charges.map(|charge| (*month, charge.uid.clone()))
+            })
+            .collect();
+        if due.is_empty() {
+            return Ok(());
+        }
+        let live = self.live_pods(workload).await?;
+        for (month, uid) in due {
+            let runs = live
+                .iter()
+                .any(|pod| pod::uid(pod) == uid && self.end(pod).is_none());
+            if let Some(page) = pages.get_mut(&month).filter(|_| runs) {
+                page.account.book(&uid, until, self.zone);
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets settled pods that are gone from a live read.
+    async fn forget_gone(
+        &self,
+        workload: &WorkloadRef,
+        pages: &mut Pages,
+        pods: &[&Pod],
+    ) -> Result<(), Error> {
+        let cached: BTreeSet<&str> = pods.iter().map(|pod| pod::uid(pod)).collect();
+        let gone = |uid: &&String| !cached.contains(uid.as_str());
+        // only what an earlier run has written: what this run settles may still be needed
+        if !pages
+            .values()
+            .any(|page| page.before.settling.iter().any(|uid| gone(&uid)))
+        {
+            return Ok(());
+        }
+        let live = self.live_pods(workload).await?;
+        let live: BTreeSet<&str> = live.iter().map(pod::uid).collect();
+        for page in pages.values_mut() {
+            let gone = page.before.settling.iter().filter(gone);
+            for uid in gone.filter(|uid| !live.contains(uid.as_str())) {
+                page.account.forget(uid);
+            }
+        }
+        Ok(())
+    }
+
+    async fn write(
+        &self,
+        workload: &WorkloadRef,
+        month: Month,
+        page: &mut Page,
+    ) -> Result<(), Error> {
+        let name = workload.record_name(month);
+        let changed = page.account != page.before;
+        let only_use = || without_use(&page.account) == without_use(&page.before);
+        let fresh = || self.now.duration_since(self.written.last(&name, self.now)) < USE_PACE;
+        if page.record.is_some() && (!changed || (fresh() && only_use())) {
+            return Ok(());
+        }
+        let api: Api<SpendRecord> = Api::all(self.client.clone());
+        let params = PostParams::default();
+        let mut record = match &page.record {
+            Some(record) => record.clone(),
+            None => {
+                let zone = self.zone.iana_name().unwrap_or("UTC");
+                let new = workload.record(month, zone, self.prices.currency());
+                let made = bounded("create spendrecord", api.create(&params, &new)).await?;
+                self.written.put(made.clone(), self.now);
+                made
+            }
+        };
+        if changed {
+            record.status = Some(SpendRecordStatus::from(&page.account));
+            let replaced = bounded(
+                "replace spendrecord status",
+                api.replace_status(&name, &params, &record),
+            )
+            .await;
+            record = replaced.inspect_err(|_| self.written.forget(&name))?;
+            self.written.put(record, self.now);
+        }
+        Ok(())
+    }
+
+    async fn live_pods(&self, workload: &WorkloadRef) -> Result<Vec<Pod>, Failure> {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), &workload.namespace);
+        let selector = format!(
+            "{WORKLOAD_LABEL}={},{KIND_LABEL}={}",
+            workload.name,
+            workload.kind.as_str()
+        );
+        let params = ListParams::default().labels(&selector);
+        Ok(bounded("list pods", api.list(&params)).await?.items)
+    }
+}
+
+/// The months of a stay that still lack the pod's charge or its end: those before the first record that knows it are done.
+fn months_left(pages: &Pages, uid: &str, stay: Interval, zone: &TimeZone) -> Vec<Month> {
+    let knows = |page: &Page| page.account.knows(uid);
+    let known = pages.iter().find(|(_, page)| knows(page));
+    stay.months(zone)
+        .filter(|month| known.is_none_or(|(known, _)| month >= known))
+        .collect()
+}
+
+/// The account without what changes all the time.
+fn without_use(account: &Account) -> Account {
+    let mut account = account.clone();
+    for charge in account.open.values_mut() {
+        charge.used.clear();
+        charge.counters = Default::default();
+    }
+    account
+}
+
+/// The workload that a pod belongs to.
+pub(crate) fn workload_of(pod: &Pod) -> Option<WorkloadRef> {
+    let kind = WorkloadKind::of(pod::label(pod, KIND_LABEL)?)?;
+    Some(WorkloadRef {
+        namespace: pod.namespace()?,
+        kind,
+        name: pod::label(pod, WORKLOAD_LABEL)?.to_owned(),
+    })
+}
+
+/// The sum of `accounts` within an interval of whole days.
+pub(crate) fn sum(accounts: &Accounts, within: Interval, now: Timestamp, zone: &TimeZone) -> Line {
+    accounts
+        .values()
+        .map(|account| account.sum(within, now, zone))
+        .sum()
+}
+
+/// Money an hour of all open charges; `None` if one has no price.
+pub(crate) fn rate(accounts: &Accounts, month: Month) -> Option<Money> {
+    accounts.get(&month).map_or(Some(Money::ZERO), |account| {
+        account
+            .open
+            .values()
+            .map(|charge| charge.rate().map(|quote| quote.cost.total()))
+            .sum()
+    })
+}

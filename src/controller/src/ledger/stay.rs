@@ -1,0 +1,111 @@
+//! What a pod and its node say of a stay: since when, until when, priced by what, and in which stage.
+
+use bursar_core::ledger::{Charge, End};
+use bursar_core::period::{Interval, whole_second};
+use bursar_core::price::Facts;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::ResourceExt;
+
+use super::{Ledger, Pages};
+use crate::pod;
+
+/// How far the clocks of nodes may run ahead of ours before an end is not believed.
+const SKEW_SECONDS: i64 = 5;
+
+impl Ledger<'_> {
+    /// From binding until the end, or until now. `None` for a pod that is not bound.
+    pub(super) fn stay(&self, pod: &Pod) -> Option<Interval> {
+        let start = whole_second(pod::bound_at(pod)?);
+        let end = self.end(pod).map_or(self.now, |end| end.at);
+        Some(Interval { start, end })
+    }
+
+    /// When the pod's stay ended, if it has.
+    pub(super) fn end(&self, pod: &Pod) -> Option<End> {
+        let seen = whole_second(self.now);
+        let Some(end) = pod::end(pod, seen) else {
+            // somebody gave the pod up, and there is no kubelet that could say when it ended
+            let given_up = pod.metadata.deletion_timestamp.is_some()
+                && pod.metadata.deletion_grace_period_seconds == Some(0)
+                && self.lost(pod).is_some();
+            return given_up.then_some(End {
+                at: seen,
+                estimated: true,
+            });
+        };
+        if end.at.as_second() > seen.as_second() + SKEW_SECONDS {
+            // a node's clock runs ahead
+            return Some(End {
+                at: seen,
+                estimated: true,
+            });
+        }
+        Some(end)
+    }
+
+    /// A new charge; `None` for a pod without GPUs.
+    pub(super) fn charge(&self, pod: &Pod, start: Timestamp) -> Option<Charge> {
+        let facts = self.facts(pod)?;
+        let mut charge = Charge::new(pod::uid(pod).to_owned(), pod.name_any(), facts, start);
+        charge.reprice(&self.prices.lists, whole_second(self.now).max(start));
+        self.observe(&mut charge, pod);
+        Some(charge)
+    }
+
+    /// Brings what open charges know of the pod up to date.
+    pub(super) fn follow(&self, pages: &mut Pages, pod: &Pod) {
+        let open = pages
+            .values_mut()
+            .filter_map(|page| page.account.open.get_mut(pod::uid(pod)));
+        for charge in open {
+            self.observe(charge, pod);
+        }
+    }
+
+    fn observe(&self, charge: &mut Charge, pod: &Pod) {
+        charge.ready = charge
+            .ready
+            .or_else(|| pod::served_since(pod).map(whole_second));
+        charge.leaving = pod::leaving_since(pod).map(whole_second);
+        charge.lost = match self.lost(pod) {
+            // what it was lost for ends with it; a node that is heard of again never stopped
+            Some(since) => charge.lost.or(Some(whole_second(since))),
+            None if pod::is_terminal(pod) => charge.lost,
+            None => None,
+        };
+        if let Some(facts) = self.facts(pod) {
+            charge.refine(&facts, &self.prices.lists, whole_second(self.now));
+        }
+    }
+
+    /// Since when the pod's node has not been heard of; `None` while it is.
+    fn lost(&self, pod: &Pod) -> Option<Timestamp> {
+        match self.node(pod) {
+            None => pod::node_name(pod).map(|_| self.now),
+            Some(node) => pod::unheard_since(&node),
+        }
+    }
+
+    fn facts(&self, pod: &Pod) -> Option<Facts> {
+        let (resource, gpus) = pod::gpus(pod)?;
+        Some(match self.node(pod) {
+            Some(node) => Facts::from_labels(
+                &resource,
+                gpus,
+                pod::node_gpus(&node, &resource),
+                node.labels(),
+            ),
+            None => Facts {
+                resource,
+                gpus,
+                ..Facts::default()
+            },
+        })
+    }
+
+    fn node(&self, pod: &Pod) -> Option<std::sync::Arc<Node>> {
+        let name = pod::node_name(pod)?;
+        self.nodes.find(|node| node.name_any() == name)
+    }
+}
