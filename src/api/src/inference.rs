@@ -8,6 +8,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::revenue::Revenue;
 use crate::spend::SpendSummary;
 use crate::template;
 use crate::text::{self, DURATION_MESSAGE, DURATION_RULE, FieldError};
@@ -92,6 +93,9 @@ pub struct InferenceDeploymentSpec {
     /// How a replica leaves.
     #[serde(default)]
     pub drain: Drain,
+    /// What it earns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revenue: Option<Revenue>,
 }
 
 /// An inference engine.

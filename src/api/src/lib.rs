@@ -6,6 +6,7 @@
 //! | [`training`] | TrainingJob (`tj`) |
 //! | [`budget`] | BudgetPolicy (`budget`) |
 //! | [`prices`] | PriceList (`prices`) |
+//! | [`revenue`] | what an InferenceDeployment earns |
 //! | [`spend`] | SpendRecord (`spend`) |
 //!
 //! Amounts of money are decimal strings and durations are Go-style strings; [`text`] has their rules and reads them.
@@ -26,6 +27,7 @@ pub mod inference;
 pub mod names;
 pub mod presets;
 pub mod prices;
+pub mod revenue;
 pub mod spend;
 pub mod template;
 pub mod text;

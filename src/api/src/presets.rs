@@ -13,8 +13,12 @@ pub struct Preset {
     pub waiting: &'static str,
     /// Gauge: requests that run.
     pub running: &'static str,
-    /// Counters that grow while the engine works; that they stand still is what idle means.
-    pub activity: &'static [&'static str],
+    /// Counter: requests that ended. That the counters stand still is what idle means.
+    pub requests: &'static str,
+    /// Counter: tokens read.
+    pub input_tokens: &'static str,
+    /// Counter: tokens written.
+    pub output_tokens: &'static str,
 }
 
 /// The preset of an engine.
@@ -27,11 +31,9 @@ pub fn preset(engine: Engine) -> Preset {
             metrics_path: "/metrics",
             waiting: "vllm:num_requests_waiting",
             running: "vllm:num_requests_running",
-            activity: &[
-                "vllm:request_success_total",
-                "vllm:prompt_tokens_total",
-                "vllm:generation_tokens_total",
-            ],
+            requests: "vllm:request_success_total",
+            input_tokens: "vllm:prompt_tokens_total",
+            output_tokens: "vllm:generation_tokens_total",
         },
     }
 }

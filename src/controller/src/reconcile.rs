@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bursar_api::conditions;
-use bursar_api::spend::{WorkloadKind, WorkloadRef};
+use bursar_api::spend::{SpendSummary, WorkloadKind, WorkloadRef};
 use bursar_api::text::FieldError;
 use bursar_api::{BudgetPolicy, InferenceDeployment, TrainingJob};
 use bursar_core::period::Month;
@@ -27,7 +27,7 @@ use crate::inference;
 use crate::ledger::{self, Accounts, Ledger};
 use crate::metrics::{self, Limit, figure};
 use crate::observe::{Scene, batch_job};
-use crate::summary::summary;
+use crate::summary::{self, summary};
 use crate::training;
 
 /// Even if nothing happens, a namespace in which something runs is looked at this often: signals grow old.
@@ -113,12 +113,22 @@ async fn keep_ledger(
     scene: &Scene,
     workloads: Vec<WorkloadRef>,
 ) -> Result<BTreeMap<WorkloadRef, Accounts>, ledger::Error> {
+    let done = {
+        let readings = lock(&context.readings);
+        let here = readings
+            .iter()
+            .filter(|((namespace, _), _)| *namespace == scene.namespace);
+        here.flat_map(|(_, readings)| readings.done())
+            .map(|(uid, done, idle_seconds)| (uid.clone(), (done, idle_seconds)))
+            .collect()
+    };
     let ledger = Ledger {
         client: &context.client,
         records: &context.stores.records,
         written: &context.written,
         nodes: &context.stores.nodes,
         prices: &scene.prices,
+        done: &done,
         zone: &context.zone,
         now: scene.now,
     };
@@ -308,13 +318,14 @@ async fn follow_service(
             Err(error) => failure = Some(error.to_string()),
         }
     }
-    let spend = accounts.get(&workload).map(|accounts| {
-        summary(
-            accounts,
-            &scene.prices.book.currency,
-            scene.now,
-            &context.zone,
-        )
+    let terms = object
+        .spec
+        .revenue
+        .as_ref()
+        .and_then(|revenue| revenue.to_core().ok());
+    let spend = accounts.get(&workload).map(|accounts| SpendSummary {
+        earnings: terms.map(|terms| summary::earnings(&terms, accounts, scene.now, &context.zone)),
+        ..summary(accounts, scene.prices.currency(), scene.now, &context.zone)
     });
     let observe_only = context.observe_only;
     let facts = inference::status::Facts {

@@ -32,7 +32,9 @@ fn source(preset: Preset) -> Source {
         path: preset.metrics_path,
         waiting: preset.waiting,
         running: preset.running,
-        activity: preset.activity,
+        requests: preset.requests,
+        input_tokens: preset.input_tokens,
+        output_tokens: preset.output_tokens,
     }
 }
 

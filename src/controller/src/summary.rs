@@ -1,8 +1,14 @@
 //! The money part of a workload's status, and when a status is worth a write.
 
+use bursar_api::revenue::Earnings;
 use bursar_api::spend::SpendSummary;
-use bursar_core::money::Money;
+use bursar_api::spend::line::Parts;
+use bursar_api::spend::summary::UnitCosts;
+use bursar_core::economics::Terms;
+use bursar_core::ledger::Line;
+use bursar_core::money::{Money, NANOS};
 use bursar_core::period::{Interval, Month, Period, whole_second};
+use bursar_core::{economics, forecast};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -13,6 +19,8 @@ use crate::ledger::{self, Accounts};
 const PACE: SignedDuration = SignedDuration::from_mins(5);
 /// Decimals of amounts in a status.
 pub(crate) const DECIMALS: usize = 4;
+/// Decimals of what one request or a million tokens cost.
+const UNIT_DECIMALS: usize = 6;
 
 /// What a workload cost until `now`.
 pub(crate) fn summary(
@@ -21,41 +29,108 @@ pub(crate) fn summary(
     now: Timestamp,
     zone: &TimeZone,
 ) -> SpendSummary {
-    let month = Month::of(now, zone);
-    let whole = accounts
-        .keys()
-        .map(|month| month.bounds(zone))
-        .reduce(|all, month| Interval {
-            start: all.start.min(month.start),
-            end: all.end.max(month.end),
-        });
-    let total = whole
-        .map(|whole| ledger::sum(accounts, whole, now, zone))
-        .unwrap_or_default();
-    let within = |interval| {
-        ledger::sum(accounts, interval, now, zone)
-            .cost
-            .total()
-            .rounded(DECIMALS)
-    };
-    // thousandths of an hour
-    let hours = |gpu_seconds: i64| {
-        Money::from_nanos(i128::from(gpu_seconds) * 1_000_000_000 / 3600).rounded(3)
-    };
+    let this = Month::of(now, zone);
+    let within = |interval| ledger::sum(accounts, interval, now, zone);
+    let month = within(this.bounds(zone));
+    let total = whole(accounts, zone).map(within).unwrap_or_default();
+    let shown = |amount: Money| amount.rounded(DECIMALS);
+    let unless_zero = |amount: Money| (amount != Money::ZERO).then(|| shown(amount));
+    let forecast = first_day(accounts, zone).map(|first| {
+        let window = forecast::window(first, now, zone);
+        let paced = within(window).cost.total();
+        forecast::month_end(month.cost.total(), paced, window, zone)
+    });
     SpendSummary {
-        today: within(Period::Daily.bounds(now, zone)),
-        month_to_date: within(month.bounds(zone)),
-        total: total.cost.total().rounded(DECIMALS),
-        rate_per_hour: ledger::rate(accounts, month)
-            .map_or_else(|| "unknown".to_owned(), |rate| rate.rounded(DECIMALS)),
-        gpu_hours: hours(total.gpu_seconds),
+        today: shown(within(Period::Daily.bounds(now, zone)).cost.total()),
+        month_to_date: shown(month.cost.total()),
+        total: shown(total.cost.total()),
+        rate_per_hour: ledger::rate(accounts, this).map_or_else(|| "unknown".to_owned(), shown),
+        gpu_hours: thousandths(total.gpu_seconds, 3600),
         currency: currency.to_owned(),
-        estimated: (total.estimated != Money::ZERO).then(|| total.estimated.rounded(DECIMALS)),
-        as_of: Some(Time(whole_second(now))),
+        forecast: forecast.map(shown),
+        components: Parts {
+            compute: unless_zero(month.cost.compute),
+            storage: unless_zero(month.cost.storage),
+            power: unless_zero(month.cost.power),
+            labour: unless_zero(month.cost.labour),
+        },
+        waste: unless_zero(month.waste()),
+        unattributed: unless_zero(month.unattributed),
+        carbon_kilograms: (month.carbon_mg != 0).then(|| thousandths(month.carbon_mg, 1_000_000)),
+        units: units(&month),
+        estimated: unless_zero(total.estimated),
         unpriced_gpu_hours: (total.unpriced_gpu_seconds != 0)
-            .then(|| hours(total.unpriced_gpu_seconds)),
+            .then(|| thousandths(total.unpriced_gpu_seconds, 3600)),
+        as_of: Some(Time(whole_second(now))),
         ..SpendSummary::default()
     }
+}
+
+/// What a service earned this month under these terms.
+pub(crate) fn earnings(
+    terms: &Terms,
+    accounts: &Accounts,
+    now: Timestamp,
+    zone: &TimeZone,
+) -> Earnings {
+    let month = Month::of(now, zone).bounds(zone);
+    let line = ledger::sum(accounts, month, now, zone);
+    let cost = line.cost.total();
+    let revenue = terms.revenue(&line.used, month, now);
+    let ready = cost - line.starting - line.draining;
+    let utilization = economics::break_even(cost, revenue, cost - line.waste(), ready);
+    Earnings {
+        revenue: revenue.total().rounded(DECIMALS),
+        margin: (revenue.total() - cost).rounded(DECIMALS),
+        break_even_utilization: utilization
+            .map(|thousandths| format!("{}.{}", thousandths / 10, thousandths % 10)),
+    }
+}
+
+/// What was served this month, and what a unit of it cost; `None` if nothing was.
+fn units(month: &Line) -> Option<UnitCosts> {
+    let used = month.used;
+    if used.requests == 0 && used.input_tokens == 0 && used.output_tokens == 0 {
+        return None;
+    }
+    let costs = economics::unit_costs(month.cost.total(), &used);
+    let shown = |amount: Option<Money>| amount.map(|amount| amount.rounded(UNIT_DECIMALS));
+    let count = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    Some(UnitCosts {
+        requests: count(used.requests),
+        input_tokens: count(used.input_tokens),
+        output_tokens: count(used.output_tokens),
+        per_request: shown(costs.per_request),
+        per_million_input_tokens: shown(costs.per_million_input_tokens),
+        per_million_output_tokens: shown(costs.per_million_output_tokens),
+    })
+}
+
+/// `amount / unit` to three decimals.
+fn thousandths(amount: i64, unit: i128) -> String {
+    Money::from_nanos(i128::from(amount) * NANOS / unit).rounded(3)
+}
+
+/// All months that are on record.
+fn whole(accounts: &Accounts, zone: &TimeZone) -> Option<Interval> {
+    let months = accounts.keys().map(|month| month.bounds(zone));
+    months.reduce(|all, month| Interval {
+        start: all.start.min(month.start),
+        end: all.end.max(month.end),
+    })
+}
+
+/// The start of the first day that has a line or a charge.
+fn first_day(accounts: &Accounts, zone: &TimeZone) -> Option<Timestamp> {
+    let lines = accounts
+        .values()
+        .filter_map(|account| account.days.keys().next());
+    let lines = lines.filter_map(|day| Some(day.to_zoned(zone.clone()).ok()?.timestamp()));
+    let open = accounts
+        .values()
+        .flat_map(|account| account.open.values())
+        .map(|charge| charge.start);
+    lines.chain(open).min()
 }
 
 /// Whether figures that differ are worth a write by themselves: at once when nothing is being spent (they are final then), else at
@@ -65,14 +140,14 @@ pub(crate) fn is_due(old: Option<&SpendSummary>, new: &SpendSummary, now: Timest
     if old.rate_per_hour != new.rate_per_hour {
         return true;
     }
-    let same = SpendSummary {
+    // a forecast, and what is earned by the month, change with time alone
+    let figures = |summary: &SpendSummary| SpendSummary {
         as_of: None,
-        ..old.clone()
-    } == SpendSummary {
-        as_of: None,
-        ..new.clone()
+        forecast: None,
+        earnings: None,
+        ..summary.clone()
     };
-    if same {
+    if figures(old) == figures(new) {
         return false;
     }
     let at_rest = new

@@ -5,6 +5,8 @@
 
 pub mod budget;
 pub mod capacity;
+pub mod economics;
+pub mod forecast;
 pub mod ledger;
 pub mod money;
 pub mod period;

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use bursar_core::ledger::Counters;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::client::legacy::Client;
@@ -27,17 +28,21 @@ pub struct Source {
     pub waiting: &'static str,
     /// Gauge: requests that run.
     pub running: &'static str,
-    /// Counters that grow while the engine works.
-    pub activity: &'static [&'static str],
+    /// Counter: requests that ended.
+    pub requests: &'static str,
+    /// Counter: tokens read.
+    pub input_tokens: &'static str,
+    /// Counter: tokens written.
+    pub output_tokens: &'static str,
 }
 
 /// What one pod said.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sample {
     /// Requests waiting and running.
     pub busy: u64,
-    /// The sum of the counters. That it is unchanged means that nothing happened between two reads.
-    pub activity: f64,
+    /// What was done so far. That it is unchanged means that nothing happened between two reads.
+    pub done: Counters,
 }
 
 /// Why a pod's metrics could not be read.
@@ -109,14 +114,14 @@ fn sample(text: &str, source: Source) -> Result<Sample, Error> {
     let read = |name| exposition::sum(text, name).ok_or(Error::Missing(name));
     let busy = read(source.waiting)? + read(source.running)?;
     // a counter that nothing has counted yet is not shown
-    let activity = source
-        .activity
-        .iter()
-        .filter_map(|name| exposition::sum(text, name))
-        .sum();
+    let counter = |name| exposition::sum(text, name).unwrap_or(0.0).max(0.0) as u64;
     Ok(Sample {
         busy: busy.max(0.0) as u64,
-        activity,
+        done: Counters {
+            requests: counter(source.requests),
+            input_tokens: counter(source.input_tokens),
+            output_tokens: counter(source.output_tokens),
+        },
     })
 }
 
@@ -141,16 +146,22 @@ mod tests {
         path: "/metrics",
         waiting: "w",
         running: "r",
-        activity: &["done", "tokens"],
+        requests: "done",
+        input_tokens: "read",
+        output_tokens: "written",
     };
 
     #[test]
     fn a_sample_needs_both_gauges_and_takes_the_counters_there_are() {
         assert_eq!(
-            sample("w 2\nr 3\ndone 7\n", SOURCE).unwrap(),
+            sample("w 2\nr 3\ndone 7\nwritten 70\n", SOURCE).unwrap(),
             Sample {
                 busy: 5,
-                activity: 7.0
+                done: Counters {
+                    requests: 7,
+                    input_tokens: 0,
+                    output_tokens: 70
+                }
             }
         );
         assert!(matches!(sample("w 2\n", SOURCE), Err(Error::Missing("r"))));

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bursar_core::ledger::Counters;
 use bursar_core::scaling::Signal;
 use jiff::{SignedDuration, Timestamp};
 
@@ -14,6 +15,8 @@ pub const FRESH: SignedDuration = SignedDuration::from_secs(10);
 #[derive(Debug, Clone, Default)]
 struct Reading {
     last: Option<(Timestamp, Sample)>,
+    /// How long it had nothing to do, from read to read.
+    idle: SignedDuration,
     error: Option<String>,
 }
 
@@ -31,14 +34,17 @@ impl Readings {
         let reading = self.pods.entry(uid.to_owned()).or_default();
         let unchanged = reading
             .last
-            .is_some_and(|(_, last)| last.activity == sample.activity);
-        if sample.busy > 0 || !unchanged {
-            self.active_at = Some(now);
+            .filter(|(_, last)| last.done == sample.done && sample.busy == 0);
+        match unchanged {
+            None => self.active_at = Some(now),
+            // longer gaps hide what came and went
+            Some((at, last)) if last.busy == 0 && now.duration_since(at) < FRESH => {
+                reading.idle += now.duration_since(at);
+            }
+            Some(_) => {}
         }
-        *reading = Reading {
-            last: Some((now, sample)),
-            error: None,
-        };
+        reading.last = Some((now, sample));
+        reading.error = None;
     }
 
     /// Takes that a pod could not be read.
@@ -64,6 +70,15 @@ impl Readings {
     /// Whether reading this pod was tried.
     pub fn knows(&self, uid: &str) -> bool {
         self.pods.contains_key(uid)
+    }
+
+    /// What each pod has done by its own counters, and for how many seconds it had nothing to do since it was first read here.
+    pub fn done(&self) -> impl Iterator<Item = (&String, Counters, i64)> {
+        let read = |reading: &Reading| Some((reading.last?.1.done, reading.idle.as_secs()));
+        self.pods.iter().filter_map(move |(uid, reading)| {
+            let (done, idle) = read(reading)?;
+            Some((uid, done, idle))
+        })
     }
 
     /// Requests on one pod; `None` if not known.
@@ -101,20 +116,24 @@ mod tests {
         Timestamp::from_second(1_796_000_000 + second).unwrap()
     }
 
-    fn sample(busy: u64, activity: f64) -> Sample {
-        Sample { busy, activity }
+    fn sample(busy: u64, requests: u64) -> Sample {
+        let done = Counters {
+            requests,
+            ..Counters::default()
+        };
+        Sample { busy, done }
     }
 
     #[test]
     fn one_pod_that_cannot_be_read_makes_the_signal_unknown() {
         let mut readings = Readings::default();
         let pods = [("a", "chat-a"), ("b", "chat-b")];
-        readings.sample("a", sample(3, 1.0), at(0));
+        readings.sample("a", sample(3, 1), at(0));
         assert_eq!(
             readings.signal(pods, at(0)),
             Signal::Unknown("pod chat-b: not read yet".into())
         );
-        readings.sample("b", sample(4, 1.0), at(0));
+        readings.sample("b", sample(4, 1), at(0));
         assert_eq!(readings.signal(pods, at(9)), Signal::Known(7));
         readings.failure("b", "Connection refused".into());
         assert_eq!(
@@ -122,7 +141,7 @@ mod tests {
             Signal::Known(7),
             "one failed read does not undo a fresh sample"
         );
-        readings.sample("a", sample(3, 1.0), at(10));
+        readings.sample("a", sample(3, 1), at(10));
         assert_eq!(
             readings.signal(pods, at(10)),
             Signal::Unknown("pod chat-b: Connection refused".into())
@@ -134,24 +153,44 @@ mod tests {
     fn what_comes_and_goes_between_two_reads_is_activity() {
         let mut readings = Readings::default();
         assert_eq!(readings.active_at(), None);
-        readings.sample("a", sample(0, 5.0), at(0));
-        readings.sample("a", sample(0, 5.0), at(5));
+        readings.sample("a", sample(0, 5), at(0));
+        readings.sample("a", sample(0, 5), at(5));
         assert_eq!(readings.active_at(), Some(at(0)));
-        readings.sample("a", sample(0, 6.0), at(10));
+        readings.sample("a", sample(0, 6), at(10));
         assert_eq!(
             readings.active_at(),
             Some(at(10)),
             "a counter moved while both gauges were zero"
         );
-        readings.sample("a", sample(1, 6.0), at(15));
+        readings.sample("a", sample(1, 6), at(15));
         assert_eq!(readings.active_at(), Some(at(15)));
     }
 
     #[test]
     fn pods_that_are_gone_are_forgotten() {
         let mut readings = Readings::default();
-        readings.sample("a", sample(1, 0.0), at(0));
+        readings.sample("a", sample(1, 0), at(0));
         readings.retain(&BTreeSet::from(["b"]));
         assert_eq!(readings.busy("a", at(0)), None);
+    }
+
+    #[test]
+    fn idle_time_is_counted_between_reads_that_saw_nothing() {
+        let mut readings = Readings::default();
+        for (second, busy, requests) in [
+            (0, 0, 5),
+            (5, 0, 5),
+            (8, 2, 5),
+            (9, 0, 6),
+            (12, 0, 6),
+            (60, 0, 6),
+        ] {
+            readings.sample("a", sample(busy, requests), at(second));
+        }
+        let done: Vec<_> = readings
+            .done()
+            .map(|(_, done, idle)| (done.requests, idle))
+            .collect();
+        assert_eq!(done, [(6, 5 + 3)], "a gap that hides much is not idle time");
     }
 }

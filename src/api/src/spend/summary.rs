@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::line::Parts;
+use crate::revenue::Earnings;
 
 /// What a workload's status says of its spend. Amounts are rounded to four decimals; SpendRecords have them exactly.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
@@ -49,6 +50,9 @@ pub struct SpendSummary {
     /// Requests, tokens and what one of them cost this month.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub units: Option<UnitCosts>,
+    /// What it earned this month.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub earnings: Option<Earnings>,
     /// When these figures were computed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub as_of: Option<Time>,

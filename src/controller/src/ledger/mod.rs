@@ -26,7 +26,7 @@ use bursar_api::SpendRecord;
 use bursar_api::names::{KIND_LABEL, SPEND_FINALIZER, WORKLOAD_LABEL};
 use bursar_api::spend::{SpendRecordStatus, WorkloadKind, WorkloadRef};
 use bursar_api::text::FieldError;
-use bursar_core::ledger::{Account, Charge, End, Line};
+use bursar_core::ledger::{Account, Charge, Counters, End, Line, Uid};
 use bursar_core::money::Money;
 use bursar_core::period::{Interval, Month, midnight_before, whole_second};
 use jiff::tz::TimeZone;
@@ -75,6 +75,8 @@ pub(crate) struct Ledger<'a> {
     pub(crate) written: &'a Written,
     pub(crate) nodes: &'a Store<Node>,
     pub(crate) prices: &'a Prices,
+    /// What each replica has done by its own counters, and its idle seconds since this process first read it.
+    pub(crate) done: &'a BTreeMap<Uid, (Counters, i64)>,
     pub(crate) zone: &'a TimeZone,
     pub(crate) now: Timestamp,
 }
@@ -111,8 +113,14 @@ impl Ledger<'_> {
         self.reprice(&mut pages);
         self.book(workload, &mut pages).await?;
         self.forget_gone(workload, &mut pages, pods).await?;
+        let mut wrote = false;
         for (month, page) in &mut pages {
-            self.write(workload, *month, page).await?;
+            wrote |= self.write(workload, *month, page).await?;
+        }
+        if wrote {
+            for (uid, idle_seconds) in self.idle(pods) {
+                self.written.note_idle(uid, idle_seconds);
+            }
         }
         // every record holds the sums now
         for pod in release {
@@ -363,6 +371,7 @@ impl Ledger<'_> {
             let gone = page.before.settling.iter().filter(gone);
             for uid in gone.filter(|uid| !live.contains(uid.as_str())) {
                 page.account.forget(uid);
+                self.written.forget_pod(uid);
             }
         }
         Ok(())
@@ -373,13 +382,13 @@ impl Ledger<'_> {
         workload: &WorkloadRef,
         month: Month,
         page: &mut Page,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         let name = workload.record_name(month);
         let changed = page.account != page.before;
         let only_use = || without_use(&page.account) == without_use(&page.before);
         let fresh = || self.now.duration_since(self.written.last(&name, self.now)) < USE_PACE;
         if page.record.is_some() && (!changed || (fresh() && only_use())) {
-            return Ok(());
+            return Ok(false);
         }
         let api: Api<SpendRecord> = Api::all(self.client.clone());
         let params = PostParams::default();
@@ -403,7 +412,13 @@ impl Ledger<'_> {
             record = replaced.inspect_err(|_| self.written.forget(&name))?;
             self.written.put(record, self.now);
         }
-        Ok(())
+        Ok(changed)
+    }
+
+    /// Idle seconds of these pods since this process first read them.
+    fn idle<'p>(&'p self, pods: &'p [&Pod]) -> impl Iterator<Item = (&'p str, i64)> {
+        let uids = pods.iter().map(|pod| pod::uid(pod));
+        uids.filter_map(|uid| Some((uid, self.done.get(uid)?.1)))
     }
 
     async fn live_pods(&self, workload: &WorkloadRef) -> Result<Vec<Pod>, Failure> {

@@ -74,6 +74,11 @@ impl Ledger<'_> {
             None if pod::is_terminal(pod) => charge.lost,
             None => None,
         };
+        if let Some((done, idle_seconds)) = self.done.get(pod::uid(pod)) {
+            let today = self.zone.to_datetime(self.now).date();
+            let idle_seconds = idle_seconds - self.written.idle(pod::uid(pod));
+            charge.add_use(today, Some(*done), idle_seconds);
+        }
         if let Some(facts) = self.facts(pod) {
             charge.refine(&facts, &self.prices.lists, whole_second(self.now));
         }

@@ -1,15 +1,22 @@
 //! What this process wrote last, and when.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use bursar_api::SpendRecord;
+use bursar_core::ledger::Uid;
 use jiff::Timestamp;
 use kube::ResourceExt;
 
+use crate::context::lock;
+
 /// What was last written, so that a cache which lags behind does not make the next write fail.
 #[derive(Debug, Default)]
-pub(crate) struct Written(Mutex<HashMap<String, Entry>>);
+pub(crate) struct Written {
+    records: Mutex<HashMap<String, Entry>>,
+    /// Idle seconds of each pod that are in its record, of those that this process counted.
+    idle: Mutex<HashMap<Uid, i64>>,
+}
 
 #[derive(Debug)]
 struct Entry {
@@ -69,7 +76,22 @@ impl Written {
         self.lock().remove(name);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Entry>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
+        lock(&self.records)
+    }
+
+    /// Notes that so many of a pod's idle seconds are written.
+    pub(super) fn note_idle(&self, uid: &str, seconds: i64) {
+        lock(&self.idle).insert(uid.to_owned(), seconds);
+    }
+
+    /// How many of a pod's idle seconds are written.
+    pub(super) fn idle(&self, uid: &str) -> i64 {
+        lock(&self.idle).get(uid).copied().unwrap_or(0)
+    }
+
+    /// Forgets pods that are gone.
+    pub(super) fn forget_pod(&self, uid: &str) {
+        lock(&self.idle).remove(uid);
     }
 }

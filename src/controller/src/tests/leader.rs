@@ -147,7 +147,7 @@ impl Leader {
                 pod::uid(&pod),
                 Sample {
                     busy,
-                    activity: 0.0,
+                    done: Default::default(),
                 },
                 world.now,
             );

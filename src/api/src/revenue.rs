@@ -1,0 +1,136 @@
+//! What a service earns.
+
+use bursar_core::economics;
+use bursar_core::money::Money;
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::text::{self, AMOUNT_MESSAGE, AMOUNT_RULE, FieldError};
+
+/// What a service earns: any of these together.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Revenue {
+    /// Paid by use, as an API is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api: Option<ApiPrice>,
+    /// Paid by the month by each subscriber.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subscription: Option<Subscription>,
+    /// Paid by advertisers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ads: Option<Ads>,
+    /// Paid by the month under a contract.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contract: Option<Contract>,
+}
+
+/// A price by use, in the price list's currency.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct ApiPrice {
+    /// Money a request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 24))]
+    #[x_kube(validation = Rule::new(AMOUNT_RULE).message(AMOUNT_MESSAGE))]
+    pub per_request: Option<String>,
+    /// Money a million tokens read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 24))]
+    #[x_kube(validation = Rule::new(AMOUNT_RULE).message(AMOUNT_MESSAGE))]
+    pub per_million_input_tokens: Option<String>,
+    /// Money a million tokens written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 24))]
+    #[x_kube(validation = Rule::new(AMOUNT_RULE).message(AMOUNT_MESSAGE))]
+    pub per_million_output_tokens: Option<String>,
+}
+
+/// Subscribers and what each pays.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Subscription {
+    /// How many.
+    #[schemars(range(max = 1_000_000_000))]
+    #[x_kube(validation = Rule::new("self >= 0").message("subscribers must not be negative"))]
+    pub subscribers: i32,
+    /// Money a month from each.
+    #[schemars(length(max = 24))]
+    #[x_kube(validation = Rule::new(AMOUNT_RULE).message(AMOUNT_MESSAGE))]
+    pub price_per_month: String,
+}
+
+/// What advertisers pay.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Ads {
+    /// Money a thousand requests.
+    #[schemars(length(max = 24))]
+    #[x_kube(validation = Rule::new(AMOUNT_RULE).message(AMOUNT_MESSAGE))]
+    pub per_thousand_requests: String,
+}
+
+/// What a contract pays.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Contract {
+    /// Money a month.
+    #[schemars(length(max = 24))]
+    #[x_kube(validation = Rule::new(AMOUNT_RULE).message(AMOUNT_MESSAGE))]
+    pub price_per_month: String,
+}
+
+/// What a service earned this month, and whether that pays for it.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Earnings {
+    /// Earned this month until now; what is paid by the month counts by its part.
+    pub revenue: String,
+    /// `revenue` less `monthToDate`.
+    pub margin: String,
+    /// The part of its time that a ready replica must be busy, in percent, for what is paid by use to cover the rest of the cost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub break_even_utilization: Option<String>,
+}
+
+impl Revenue {
+    /// The core's terms.
+    ///
+    /// # Errors
+    /// The first amount that cannot be read; the API server's rules let none through.
+    pub fn to_core(&self) -> Result<economics::Terms, FieldError> {
+        let amount = |field: &str, text: Option<&String>| {
+            text.map_or(Ok(Money::ZERO), |text| {
+                text::amount(&format!("spec.revenue.{field}"), text)
+            })
+        };
+        let api = self.api.clone().unwrap_or_default();
+        let ads = self.ads.as_ref().map(|ads| &ads.per_thousand_requests);
+        let contract = self
+            .contract
+            .as_ref()
+            .map(|contract| &contract.price_per_month);
+        let subscription = self.subscription.as_ref();
+        let fee = amount(
+            "subscription.pricePerMonth",
+            subscription.map(|each| &each.price_per_month),
+        )?;
+        let subscribers = subscription
+            .and_then(|each| u32::try_from(each.subscribers).ok())
+            .unwrap_or(0);
+        Ok(economics::Terms {
+            per_request: amount("api.perRequest", api.per_request.as_ref())?,
+            per_million_input_tokens: amount(
+                "api.perMillionInputTokens",
+                api.per_million_input_tokens.as_ref(),
+            )?,
+            per_million_output_tokens: amount(
+                "api.perMillionOutputTokens",
+                api.per_million_output_tokens.as_ref(),
+            )?,
+            per_thousand_requests: amount("ads.perThousandRequests", ads)?,
+            per_month: fee.times(subscribers) + amount("contract.pricePerMonth", contract)?,
+        })
+    }
+}
