@@ -382,6 +382,7 @@ impl OpenCharge {
                 instance_type: self.instance_type.clone(),
                 capacity_type: self.capacity_type.map(Into::into),
                 region: self.region.clone(),
+                ..Facts::default()
             },
             start: self.start.0,
             rates: rates.collect::<Result<_, FieldError>>()?,
@@ -483,8 +484,11 @@ mod tests {
         };
         let mut account = Account::new("2026-11".parse().unwrap());
         let (mut open, mut ended) = (charge("a"), charge("b"));
-        open.reprice(&Priced::Provisional(rate), at("2026-11-03T10:00:01Z"));
-        ended.reprice(&Priced::Listed(rate), at("2026-11-03T10:00:01Z"));
+        open.reprice(
+            &Priced::Provisional(rate.into()),
+            at("2026-11-03T10:00:01Z"),
+        );
+        ended.reprice(&Priced::Listed(rate.into()), at("2026-11-03T10:00:01Z"));
         account.open(open);
         account.settle(
             &ended,

@@ -18,7 +18,6 @@ use bursar_api::text::FieldError;
 use bursar_core::ledger::{Account, Charge, DaySum, End};
 use bursar_core::money::Money;
 use bursar_core::period::{Interval, Month, whole_second};
-use bursar_core::price::Facts;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -295,21 +294,12 @@ impl Ledger<'_> {
         {
             return Some(open.clone());
         }
-        let (resource, gpus) = pod::gpus(pod)?;
+        let facts = pod::facts(pod.spec.as_ref()?, BTreeMap::new())?;
         let node =
             pod::node_name(pod).and_then(|name| self.nodes.find(|node| node.name_any() == name));
         let facts = match &node {
-            Some(node) => Facts::from_labels(
-                &resource,
-                gpus,
-                pod::node_gpus(node, &resource),
-                node.labels(),
-            ),
-            None => Facts {
-                resource,
-                gpus,
-                ..Facts::default()
-            },
+            Some(node) => pod::on(facts, node),
+            None => facts,
         };
         let mut charge = Charge {
             uid: uid.to_owned(),
@@ -318,7 +308,7 @@ impl Ledger<'_> {
             start,
             rates: Vec::new(),
         };
-        charge.reprice(&self.prices.book.price(&charge.facts), start);
+        charge.reprice(&self.prices.lists.price(&charge.facts, self.now), start);
         Some(charge)
     }
 
@@ -371,7 +361,7 @@ impl Ledger<'_> {
             .values_mut()
             .flat_map(|page| page.account.open.values_mut())
         {
-            let priced = self.prices.book.price(&charge.facts);
+            let priced = self.prices.lists.price(&charge.facts, self.now);
             charge.reprice(&priced, now);
         }
     }
@@ -440,7 +430,7 @@ impl Ledger<'_> {
             Some(record) => record.clone(),
             None => {
                 let zone = self.zone.iana_name().unwrap_or("UTC");
-                let new = workload.record(month, zone, &self.prices.book.currency);
+                let new = workload.record(month, zone, &self.prices.lists.currency);
                 let made = bounded("create spendrecord", api.create(&params, &new)).await?;
                 self.written.put(made.clone());
                 made

@@ -67,7 +67,7 @@ impl Charge {
     /// Takes the list's present answer at `now`. A first price counts from the start of the charge; a changed one from `now`.
     /// True if this changed the charge.
     pub fn reprice(&mut self, priced: &Priced, now: Timestamp) -> bool {
-        let Some(per_hour) = priced.rate() else {
+        let Some(per_hour) = priced.rate().map(|quote| quote.cost) else {
             // the last known rate goes on: unknown is not zero
             return false;
         };
@@ -364,7 +364,7 @@ mod tests {
     fn a_first_price_counts_from_the_start_and_a_new_one_from_its_moment() {
         let mut charge = charge(0);
         charge.rates.clear();
-        assert!(charge.reprice(&Priced::Provisional(compute(3_600)), at(10)));
+        assert!(charge.reprice(&Priced::Provisional(compute(3_600).into()), at(10)));
         assert_eq!(
             charge.cost(Interval {
                 start: at(0),
@@ -372,9 +372,9 @@ mod tests {
             }),
             compute(10)
         );
-        assert!(charge.reprice(&Priced::Listed(compute(7_200)), at(20)));
+        assert!(charge.reprice(&Priced::Listed(compute(7_200).into()), at(20)));
         assert!(
-            !charge.reprice(&Priced::Listed(compute(7_200)), at(30)),
+            !charge.reprice(&Priced::Listed(compute(7_200).into()), at(30)),
             "the same price is no change"
         );
         assert!(
@@ -437,7 +437,7 @@ mod tests {
             let mut now = 0;
             for (later, nanos) in &rates {
                 now += later;
-                charge.reprice(&Priced::Listed(compute(*nanos)), at(now));
+                charge.reprice(&Priced::Listed(compute(*nanos).into()), at(now));
             }
             let end = End { at: at(length), estimated: false };
             let whole = charge.cost(Interval { start: at(0), end: at(length) }).total();

@@ -5,6 +5,7 @@
 
 pub mod budget;
 pub mod capacity;
+pub mod currency;
 pub mod ledger;
 pub mod money;
 pub mod period;
