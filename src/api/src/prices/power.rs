@@ -41,7 +41,7 @@ fn default_pue() -> String {
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new(format!("self.periods.all(p, self.periods.all(q, p == q || !{}))", overlap("p", "q")))
-    .message(Message::Expression(overlap_message())).reason(Reason::FieldValueInvalid))]
+    .message(Message::Expression(overlap_message())))]
 pub struct Tariff {
     /// The zone that its hours are in.
     #[schemars(length(max = 64))]
@@ -153,13 +153,17 @@ fn overlap(p: &str, q: &str) -> String {
     )
 }
 
+/// CEL: the first two periods that overlap with another. Written twice by index, as the API server cannot bound what `join` costs.
 fn overlap_message() -> String {
-    format!(
-        "'periods must not overlap; let one end where the other begins: ' + self.periods.filter(p, self.periods.exists(q, p != q && \
-         ({} || {}))).map(p, p.days.join(',') + ' ' + p.from + '-' + p.to).join(' and ')",
-        overlap("p", "q"),
-        overlap("q", "p")
-    )
+    let nth = |i: usize| {
+        format!(
+            "self.periods.map(p, self.periods.exists(q, p != q && ({} || {})), p.days[0] + ' ' + p.from + '-' + p.to)[{i}]",
+            overlap("p", "q"),
+            overlap("q", "p")
+        )
+    };
+    let message = "periods must not overlap; let one end where the other begins";
+    format!("'{message}: ' + {} + ' and ' + {}", nth(0), nth(1))
 }
 
 impl Power {
