@@ -230,5 +230,4 @@ impl PriceLists {
 }
 
 #[cfg(test)]
-#[path = "tests.rs"]
 mod tests;

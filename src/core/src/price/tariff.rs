@@ -174,3 +174,6 @@ impl Tariff {
         offsets.into_iter().flatten().filter_map(at)
     }
 }
+
+#[cfg(test)]
+mod tests;
