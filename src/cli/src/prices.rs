@@ -66,10 +66,7 @@ pub(crate) async fn apply(
     let api: Api<PriceList> = Api::all(client.clone());
     api.patch(&name, &params, &Patch::Apply(list))
         .await
-        .map_err(|error| Error::Api {
-            what: format!("applying PriceList {name}"),
-            why: said(&error),
-        })?;
+        .map_err(|error| refused(&name, &error))?;
     let classes = list
         .spec
         .storage
@@ -87,6 +84,17 @@ pub(crate) async fn apply(
         classes.count(),
         list.spec.currency
     ))
+}
+
+fn refused(name: &str, error: &kube::Error) -> Error {
+    let mut why = said(error);
+    if matches!(error, kube::Error::Api(status) if status.code == 409) {
+        why.push_str("; somebody else wrote that list: choose another --name, or delete it first");
+    }
+    Error::Api {
+        what: format!("applying PriceList {name}"),
+        why,
+    }
 }
 
 /// What the lists say of the cluster's nodes.

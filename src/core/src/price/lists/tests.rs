@@ -118,6 +118,7 @@ fn the_more_a_row_says_the_earlier_it_is_taken() {
         (vec![H100, REGION], "8"),
         (vec![H100, REGION, SPOT], "3"),
         (vec![H100, ZONE], "6"),
+        (vec![H100, REGION, ZONE], "6"),
         (vec![H100, REGION, ZONE, SPOT], "2"),
     ] {
         let facts = facts("nvidia.com/gpu", &labels);
