@@ -5,14 +5,14 @@ use schemars::{Schema, SchemaGenerator};
 
 /// CEL, on the template: some container asks for GPUs.
 pub const GPU_RULE: &str = "has(self.spec) && self.spec.containers.exists(c, has(c.resources) && has(c.resources.limits) && \
-    c.resources.limits.exists(r, r in ['nvidia.com/gpu', 'amd.com/gpu', 'gpu.intel.com/i915', 'gpu.intel.com/xe'] \
+    c.resources.limits.exists(r, r in ['nvidia.com/gpu', 'nvidia.com/gpu.shared', 'amd.com/gpu', 'gpu.intel.com/i915', 'gpu.intel.com/xe', 'aws.amazon.com/neuron'] \
     || r.startsWith('nvidia.com/mig-')))";
 /// What breaks [`GPU_RULE`].
 pub const GPU_MESSAGE: &str = "spec.containers[].resources.limits must ask for GPUs in one container at least, such as \
     nvidia.com/gpu: 1; Bursar manages GPU workloads only";
 /// CEL, on the template: no GPUs are not asked for by a number.
 pub const NO_GPUS_RULE: &str = "!has(self.spec) || self.spec.containers.all(c, !has(c.resources) || !has(c.resources.limits) || \
-    ['nvidia.com/gpu', 'amd.com/gpu', 'gpu.intel.com/i915', 'gpu.intel.com/xe'].all(r, !(r in c.resources.limits) || \
+    ['nvidia.com/gpu', 'nvidia.com/gpu.shared', 'amd.com/gpu', 'gpu.intel.com/i915', 'gpu.intel.com/xe', 'aws.amazon.com/neuron'].all(r, !(r in c.resources.limits) || \
     (c.resources.limits[r] != 0 && c.resources.limits[r] != '0')))";
 /// What breaks [`NO_GPUS_RULE`].
 pub const NO_GPUS_MESSAGE: &str =

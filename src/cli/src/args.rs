@@ -4,7 +4,7 @@ use std::{path::PathBuf, str::FromStr};
 
 use clap::{Args, Parser, Subcommand};
 
-/// Asks Bursar about its decisions.
+/// Asks Bursar about its decisions, and brings it prices.
 #[derive(Debug, Parser)]
 #[command(name = "kubectl bursar", bin_name = "kubectl bursar", version)]
 pub(crate) struct Arguments {
@@ -24,6 +24,37 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Print the numbers and reasons of the last decision about a workload or a budget.
     Explain(Asked),
+    /// Bring prices into the cluster, or see which nodes have none.
+    Prices {
+        /// What to do with them.
+        #[command(subcommand)]
+        command: PricesCommand,
+    },
+}
+
+/// What to do with prices.
+#[derive(Debug, Subcommand)]
+pub(crate) enum PricesCommand {
+    /// Make a PriceList of a CSV file, in Bursar's columns or OpenCost's. A file with a bad line changes nothing.
+    Import(Import),
+    /// Say which nodes have no price or a provisional one, and the fix; exits with 1 if there are any.
+    Check,
+}
+
+/// What is imported, and as what.
+#[derive(Debug, Args)]
+pub(crate) struct Import {
+    /// The CSV file.
+    pub(crate) file: PathBuf,
+    /// Name of the PriceList; one of that name is replaced.
+    #[arg(long, default_value = "imported")]
+    pub(crate) name: String,
+    /// ISO 4217 code of the file's currency.
+    #[arg(long, default_value = "USD")]
+    pub(crate) currency: String,
+    /// Have the API server check it, and change nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 /// What is asked about.

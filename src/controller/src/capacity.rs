@@ -61,6 +61,7 @@ fn resources(amounts: Option<&BTreeMap<String, Quantity>>) -> Resources {
 }
 
 /// What a pod asks for: the sum of its containers and sidecars, or its largest init container; a limit counts where no request is.
+/// What it asks for as a whole stands for its containers, and its overhead comes on top.
 pub(crate) fn requests(spec: &PodSpec) -> Resources {
     let of = |container: &Container| {
         let asked = container.resources.as_ref();
@@ -85,6 +86,11 @@ pub(crate) fn requests(spec: &PodSpec) -> Resources {
     {
         let sum = sum.entry(name).or_default();
         *sum = (*sum).max(amount);
+    }
+    let whole = spec.resources.as_ref();
+    sum.extend(resources(whole.and_then(|asked| asked.requests.as_ref())));
+    for (name, amount) in resources(spec.overhead.as_ref()) {
+        *sum.entry(name).or_default() += amount;
     }
     sum
 }

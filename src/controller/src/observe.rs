@@ -24,7 +24,7 @@ use crate::context::{Context, lock};
 use crate::inference::{self, drain::SETTLE};
 use crate::ledger::{self, Accounts};
 use crate::pod;
-use crate::prices::Prices;
+use crate::prices::{self, Prices};
 
 /// Between the moment that a budget is exhausted and the first order to stop, and between a container's end and its being seen.
 const SLACK_SECONDS: i64 = 10;
@@ -281,13 +281,10 @@ impl Scene {
     fn estimate(&self, context: &Context, template: Option<&PodTemplateSpec>) -> Option<Money> {
         let spec = template.and_then(|template| template.spec.clone())?;
         let gang = capacity::gang(&spec, 1);
-        let (resource, gpus) = pod::gpus(&Pod {
-            spec: Some(spec),
-            ..Pod::default()
-        })?;
+        let facts = pod::facts(&spec, BTreeMap::new())?;
         let nodes = context.stores.nodes.state();
-        self.prices
-            .estimate(&resource, gpus, &gang, nodes.iter().map(AsRef::as_ref))
+        let nodes = nodes.iter().map(AsRef::as_ref);
+        prices::estimate(&self.prices, &facts, &gang, nodes, self.now)
     }
 
     /// Every GPU pod that costs money or is about to.

@@ -1,24 +1,16 @@
-//! What a pod says of its stay on a node: since when, until when, and with which GPUs.
+//! What a pod says of its stay on a node: since when, until when, with which GPUs, and what it is priced by.
 
 use std::collections::BTreeMap;
 
 use bursar_api::names::DRAINING_ANNOTATION;
 use bursar_core::ledger::End;
+use bursar_core::price::Facts;
+pub(crate) use bursar_core::price::is_gpu;
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Container, ContainerState, Node, Pod};
+use k8s_openapi::api::core::v1::{Container, ContainerState, Node, Pod, PodSpec};
+use kube::ResourceExt;
 
-/// Resource names that count as GPUs, beside every `nvidia.com/mig-*` profile.
-const GPU_RESOURCES: [&str; 4] = [
-    "nvidia.com/gpu",
-    "amd.com/gpu",
-    "gpu.intel.com/i915",
-    "gpu.intel.com/xe",
-];
-
-/// True for an extended resource that is a GPU or a part of one.
-pub(crate) fn is_gpu(resource: &str) -> bool {
-    GPU_RESOURCES.contains(&resource) || resource.starts_with("nvidia.com/mig-")
-}
+use crate::capacity;
 
 /// The pod's UID; empty only for an object that never was on a server.
 pub(crate) fn uid(pod: &Pod) -> &str {
@@ -242,9 +234,40 @@ pub(crate) fn unschedulable(pod: &Pod) -> Option<&str> {
     scheduled.message.as_deref()
 }
 
-/// The GPUs that the pod holds: its resource and count. Init containers run one after the other, so the largest of them counts.
+/// The GPUs that the pod holds: its resource and count. Init containers run one after the other, so the largest of them counts; of
+/// several resources the one with the highest count.
 pub(crate) fn gpus(pod: &Pod) -> Option<(String, u32)> {
-    let spec = pod.spec.as_ref()?;
+    gpus_of(pod.spec.as_ref()?)
+}
+
+/// What the pod is priced by before it has a node: its GPUs, cores, memory and disk. `volumes` are gibibytes of its persistent
+/// volumes by storage class. `None` without GPUs.
+pub(crate) fn facts(spec: &PodSpec, volumes: BTreeMap<String, u32>) -> Option<Facts> {
+    const MIB_MILLI: u64 = 1000 << 20;
+    let (resource, gpus) = gpus_of(spec)?;
+    let asked = capacity::requests(spec);
+    let amount = |name: &str, unit_milli: u64| {
+        let milli = asked.get(name).copied().unwrap_or(0).max(0);
+        u32::try_from(milli.unsigned_abs().div_ceil(unit_milli)).unwrap_or(u32::MAX)
+    };
+    Some(Facts {
+        resource,
+        gpus,
+        cpu_milli: amount("cpu", 1),
+        memory_mib: amount("memory", MIB_MILLI),
+        ephemeral_mib: amount("ephemeral-storage", MIB_MILLI),
+        volumes,
+        ..Facts::default()
+    })
+}
+
+/// The facts of a pod on this node.
+pub(crate) fn on(facts: Facts, node: &Node) -> Facts {
+    let count = node_gpus(node, &facts.resource);
+    facts.on(&node.name_any(), count, node.labels())
+}
+
+fn gpus_of(spec: &PodSpec) -> Option<(String, u32)> {
     let sum = |containers: &mut dyn Iterator<Item = &Container>| {
         let mut sum: BTreeMap<String, u32> = BTreeMap::new();
         for (name, count) in containers.filter_map(container_gpus) {
@@ -388,5 +411,35 @@ mod tests {
             "initContainers": [{"name": "i", "resources": gpu("8")}, {"name": "s", "restartPolicy": "Always", "resources": gpu("1")}]});
         pod.spec = serde_json::from_value(spec).unwrap();
         assert_eq!(gpus(&pod), Some(("nvidia.com/gpu".to_owned(), 8)));
+    }
+    #[test]
+    fn amounts_are_requests_with_the_pods_overhead_and_limits_where_no_request_is() {
+        let spec: PodSpec = serde_json::from_value(json!({
+            "containers": [
+                {"name": "a", "resources": {"limits": {"nvidia.com/gpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1500m"}}},
+                {"name": "b", "resources": {"requests": {"cpu": "1", "memory": "1M", "ephemeral-storage": "2Gi"}}},
+            ],
+            "initContainers": [{"name": "i", "resources": {"requests": {"cpu": "2", "ephemeral-storage": "3Gi"}}}],
+            "overhead": {"cpu": "250m"},
+        }))
+        .unwrap();
+        let facts = facts(&spec, [("fast".to_owned(), 5)].into()).unwrap();
+        assert_eq!((facts.resource.as_str(), facts.gpus), ("nvidia.com/gpu", 1));
+        // 1 MB is a little less than a mebibyte
+        assert_eq!(
+            (facts.cpu_milli, facts.memory_mib, facts.ephemeral_mib),
+            (2_750, 1_025, 3 * 1024)
+        );
+        assert_eq!(facts.volumes["fast"], 5);
+    }
+
+    #[test]
+    fn what_the_pod_asks_for_as_a_whole_stands_for_its_containers() {
+        let spec: PodSpec = serde_json::from_value(json!({
+            "containers": [{"name": "a", "resources": {"limits": {"nvidia.com/gpu": "1"}, "requests": {"cpu": "1"}}}],
+            "resources": {"requests": {"cpu": "4"}},
+        }))
+        .unwrap();
+        assert_eq!(facts(&spec, BTreeMap::new()).unwrap().cpu_milli, 4_000);
     }
 }

@@ -149,7 +149,8 @@ async fn keep_ledger(
 /// Writes budgets' statuses before anything is done about them: a latch that is not on record would be lost with the leader.
 async fn latch(context: &Context, scene: &Scene, plan: &Plan) -> Result<(), Failure> {
     for (object, standing) in scene.budgets.iter().zip(&plan.budgets) {
-        if let Some(status) = budget::next(object, standing, &scene.prices.book.currency, scene.now)
+        if let Some(status) =
+            budget::next(object, standing, &scene.prices.lists.currency, scene.now)
         {
             let old = conditions_of(object.status.as_ref().map(|status| &status.conditions));
             let new = status.conditions.clone();
@@ -325,7 +326,12 @@ async fn follow_service(
         .and_then(|revenue| revenue.to_core().ok());
     let spend = accounts.get(&workload).map(|accounts| SpendSummary {
         earnings: terms.map(|terms| summary::earnings(&terms, accounts, scene.now, &context.zone)),
-        ..summary(accounts, scene.prices.currency(), scene.now, &context.zone)
+        ..summary(
+            accounts,
+            &scene.prices.lists.currency,
+            scene.now,
+            &context.zone,
+        )
     });
     let observe_only = context.observe_only;
     let facts = inference::status::Facts {
@@ -374,7 +380,7 @@ async fn follow_job(
     let spend = accounts.get(&workload).map(|accounts| {
         summary(
             accounts,
-            &scene.prices.book.currency,
+            &scene.prices.lists.currency,
             scene.now,
             &context.zone,
         )

@@ -152,13 +152,30 @@ pub(crate) trait Trim: ResourceExt {
 impl Trim for InferenceDeployment {}
 impl Trim for TrainingJob {}
 impl Trim for BudgetPolicy {}
-impl Trim for PriceList {}
 impl Trim for SpendRecord {}
 impl Trim for Deployment {}
 impl Trim for Job {}
 impl Trim for Service {}
 impl Trim for EndpointSlice {}
 impl Trim for PriorityClass {}
+
+/// Of who wrote which field, leaves when, and whether it was the status.
+fn keep_times(entries: &mut [ManagedFieldsEntry]) {
+    for entry in entries {
+        *entry = ManagedFieldsEntry {
+            time: entry.time.take(),
+            subresource: entry.subresource.take(),
+            ..Default::default()
+        };
+    }
+}
+
+impl Trim for PriceList {
+    /// The times of edits stay: they say since when a price is known.
+    fn trim(&mut self) {
+        keep_times(self.managed_fields_mut());
+    }
+}
 
 impl Trim for Node {
     /// A node's heartbeat changes its status every few minutes, and the list of its images is long.
@@ -173,13 +190,7 @@ impl Trim for Node {
 impl Trim for Pod {
     /// The times of status writes stay: they date ends that the kubelet did not.
     fn trim(&mut self) {
-        for entry in self.managed_fields_mut() {
-            *entry = ManagedFieldsEntry {
-                time: entry.time.take(),
-                subresource: entry.subresource.take(),
-                ..Default::default()
-            };
-        }
+        keep_times(self.managed_fields_mut());
         let Some(spec) = &mut self.spec else { return };
         spec.volumes = None;
         for container in spec

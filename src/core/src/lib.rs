@@ -5,6 +5,7 @@
 
 pub mod budget;
 pub mod capacity;
+pub mod currency;
 pub mod economics;
 pub mod forecast;
 pub mod ledger;

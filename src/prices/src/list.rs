@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
-use crate::table::{Aws, Gcp, Nanos, PerGpu, median};
+use crate::table::{Aws, Gcp, Nanos, PerGpu, Tdp, median};
 
 const AWS: &str = "karpenter-provider-aws@1d927085, Apache-2.0";
 const GCP: &str = "Cyclenerd@fd66b26f, Apache-2.0";
+const NVIDIA: &str = "nvidia.com/gpu";
 const FSDL: &str = "the-full-stack/website@2bddc6d5, MIT";
 
 /// The region whose price stands for the AWS regions that have no row of their own.
@@ -21,42 +22,74 @@ const GCP_REGIONS: [&str; 5] = [
     "us-east4",
 ];
 
-/// GPU feature discovery's product names, and what the table calls the same GPU.
-const MODELS: [(&str, &[&str]); 24] = [
-    ("NVIDIA-B300-SXM6-AC", &["B300"]),
-    ("NVIDIA-B200", &["B200"]),
-    ("NVIDIA-H200", &["H200-141GB"]),
-    ("NVIDIA-H100-80GB-HBM3", &["H100-80GB", "H100-HGX-80GB"]),
-    ("NVIDIA-H100-PCIe", &["H100-80GB", "H100-PCIe-80GB"]),
-    ("NVIDIA-A100-SXM4-80GB", &["A100-80GB"]),
-    ("NVIDIA-A100-80GB-PCIe", &["A100-80GB"]),
-    ("NVIDIA-A100-SXM4-40GB", &["A100-40GB"]),
-    ("NVIDIA-A100-PCIE-40GB", &["A100-40GB"]),
+/// GPU feature discovery's product names, what the tables of prices call the same GPU, and what the table of watts does; nothing
+/// where that has no such board. (It has the K80 with both its GPUs.)
+const MODELS: [(&str, &[&str], &str); 30] = [
+    ("NVIDIA-B300-SXM6-AC", &["B300"], ""),
+    ("NVIDIA-B200", &["B200"], "B200"),
+    ("NVIDIA-GH200-480GB", &["GH200-96GB"], ""),
+    ("NVIDIA-H200", &["H200-141GB"], "H200-SXM-141GB"),
+    (
+        "NVIDIA-H100-80GB-HBM3",
+        &["H100-80GB", "H100-80GB-MEGA", "H100-HGX-80GB"],
+        "H100-SXM5-80GB",
+    ),
+    (
+        "NVIDIA-H100-PCIe",
+        &["H100-80GB", "H100-PCIe-80GB"],
+        "H100-PCIe-80GB",
+    ),
+    ("NVIDIA-A100-SXM4-80GB", &["A100-80GB"], "A100-SXM4-80GB"),
+    ("NVIDIA-A100-80GB-PCIe", &["A100-80GB"], ""),
+    ("NVIDIA-A100-SXM4-40GB", &["A100-40GB"], ""),
+    ("NVIDIA-A100-PCIE-40GB", &["A100-40GB"], "A100-PCIe-40GB"),
     (
         "NVIDIA-RTX-PRO-6000-Blackwell-Server-Edition",
         &["RTX-PRO-6000", "rtx-pro-server-6000"],
+        "",
     ),
-    ("NVIDIA-L40S", &["L40S-48GB"]),
-    ("NVIDIA-L4", &["L4"]),
-    ("NVIDIA-A40", &["A40-48GB"]),
-    ("NVIDIA-A10G", &["A10G-24GB"]),
-    ("NVIDIA-A10", &["A10", "A10-24GB"]),
-    ("NVIDIA-RTX-A6000", &["A6000-48GB"]),
-    ("NVIDIA-RTX-A5000", &["A5000-24GB"]),
-    ("NVIDIA-RTX-A4000", &["A4000-16GB"]),
-    ("NVIDIA-T4G", &["T4G-16GB"]),
-    ("Tesla-T4", &["T4-16GB"]),
-    ("Tesla-V100-SXM2-16GB", &["V100-16GB"]),
-    ("Tesla-V100-SXM2-32GB", &["V100-32GB"]),
-    ("Tesla-P100-PCIE-16GB", &["P100-16GB"]),
-    ("Tesla-K80", &["K80-12GB"]),
+    (
+        "NVIDIA-RTX-PRO-4500-Blackwell-Server-Edition",
+        &["rtx-pro-4500"],
+        "",
+    ),
+    ("NVIDIA-L40S", &["L40S-48GB"], "L40S"),
+    ("NVIDIA-L4", &["L4"], "L4"),
+    ("NVIDIA-A40", &["A40-48GB"], "A40"),
+    ("NVIDIA-A10G", &["A10G-24GB"], "A10G"),
+    ("NVIDIA-A10", &["A10", "A10-24GB"], "A10"),
+    ("NVIDIA-RTX-A6000", &["A6000-48GB"], "RTX-A6000"),
+    ("NVIDIA-RTX-A5000", &["A5000-24GB"], ""),
+    ("NVIDIA-RTX-A4000", &["A4000-16GB"], "RTX-A4000"),
+    ("NVIDIA-T4G", &["T4G-16GB"], ""),
+    ("Tesla-T4", &["T4-16GB"], "T4"),
+    ("Tesla-V100-SXM2-16GB", &["V100-16GB"], "V100-SXM2-16GB"),
+    ("Tesla-V100-SXM2-32GB", &["V100-32GB"], "V100-SXM2-32GB"),
+    ("Tesla-P100-PCIE-16GB", &["P100-16GB"], "P100"),
+    ("Tesla-P4", &["P4-8GB"], ""),
+    ("Tesla-K80", &["K80-12GB"], ""),
+    ("Quadro-RTX-6000", &["Quadro-RTX-6000-24GB"], ""),
+    ("Quadro-RTX-5000", &["RTX5000-16GB"], ""),
+    ("Quadro-RTX-4000", &["RTX4000-8GB"], ""),
 ];
+
+/// Accelerators that no product label is known for: their instance types are listed.
+#[cfg(test)]
+const BY_INSTANCE_TYPE: [&str; 4] = ["inferentia", "inferentia2", "trainium", "radeon-pro-v520"];
+
+/// Whether the default list has a price for this accelerator of `per-gpu.csv`.
+#[cfg(test)]
+pub(crate) fn is_listed(accelerator: &str) -> bool {
+    let mut names = MODELS.iter().flat_map(|(_, names, _)| *names);
+    names.any(|name| *name == accelerator) || BY_INSTANCE_TYPE.contains(&accelerator)
+}
 
 /// A row of `spec.gpus`.
 pub(crate) struct GpuRow {
     model: &'static str,
     capacity_type: Option<&'static str>,
     price: Nanos,
+    watts: Option<u32>,
     source: String,
     as_of: String,
 }
@@ -65,6 +98,7 @@ pub(crate) struct GpuRow {
 #[derive(Clone)]
 pub(crate) struct NodeRow {
     instance_type: String,
+    resource: &'static str,
     region: Option<String>,
     capacity_type: &'static str,
     gpus: Option<u32>,
@@ -75,12 +109,17 @@ pub(crate) struct NodeRow {
 
 /// AWS on demand: the home region's price stands for every region that has no row of its own.
 pub(crate) fn aws_nodes(table: &[Aws]) -> Vec<NodeRow> {
-    let nvidia = table.iter().filter(|aws| aws.manufacturer == "nvidia");
-    nvidia
+    table
+        .iter()
         .map(|aws| {
             let home = aws.region == AWS_HOME;
             NodeRow {
                 instance_type: aws.instance_type.clone(),
+                resource: match aws.manufacturer.as_str() {
+                    "amd" => "amd.com/gpu",
+                    "aws" => "aws.amazon.com/neuron",
+                    _ => NVIDIA,
+                },
                 region: (!home).then(|| aws.region.clone()),
                 capacity_type: "OnDemand",
                 gpus: aws.count,
@@ -120,6 +159,7 @@ pub(crate) fn gcp_nodes(table: &[Gcp]) -> Vec<NodeRow> {
             };
             let row = |region: Option<&str>, price, source| NodeRow {
                 instance_type: instance_type.to_owned(),
+                resource: NVIDIA,
                 region: region.map(str::to_owned),
                 capacity_type,
                 gpus: first.count,
@@ -144,20 +184,33 @@ pub(crate) fn gcp_nodes(table: &[Gcp]) -> Vec<NodeRow> {
     rows
 }
 
-/// For each model the median over the clouds, on demand (for any capacity type) and spot.
-pub(crate) fn gpus(table: &[PerGpu]) -> Vec<GpuRow> {
+/// For each model the median over the clouds, on demand (for any capacity type, with its watts) and spot.
+pub(crate) fn gpus(table: &[PerGpu], watts: &[Tdp]) -> Vec<GpuRow> {
     let mut rows = Vec::new();
-    for (model, accelerators) in MODELS {
+    for (model, accelerators, board) in MODELS {
         let offers: Vec<&PerGpu> = table
             .iter()
             .filter(|row| accelerators.contains(&row.accelerator.as_str()))
             .collect();
-        rows.extend(across_clouds(model, None, &offers, |row| row.od_median));
+        let on_demand = across_clouds(model, None, &offers, |row| row.od_median);
+        let tdp = watts.iter().find(|row| row.gpu == board);
+        rows.extend(on_demand.map(|row| row.with_watts(tdp)));
         rows.extend(across_clouds(model, Some("Spot"), &offers, |row| {
             row.spot_median
         }));
     }
     rows
+}
+
+impl GpuRow {
+    fn with_watts(self, tdp: Option<&Tdp>) -> Self {
+        let Some(tdp) = tdp else { return self };
+        Self {
+            watts: Some(tdp.tdp_watts),
+            source: format!("{}; watts: {}", self.source, tdp.source),
+            ..self
+        }
+    }
 }
 
 /// The median over clouds of each cloud's median over machine sizes, from the newest source that knows the cloud.
@@ -200,6 +253,7 @@ fn across_clouds(
         model,
         capacity_type,
         price: median(medians.collect())?,
+        watts: None,
         source: format!("{paid}, {basis}: {sources}"),
         as_of: (*latest).to_owned(),
     })
@@ -232,9 +286,10 @@ pub(crate) fn yaml(gpus: &[GpuRow], nodes: &[NodeRow]) -> String {
             as_of,
             ..
         } = row;
+        let watts = optional("watts", row.watts.map(|watts| watts.to_string()).as_deref());
         let _ = writeln!(
             out,
-            "    - {{model: {model}, resource: nvidia.com/gpu,{capacity} pricePerHour: \"{price}\", source: \"{source}\", asOf: \"{as_of}\"}}"
+            "    - {{model: {model}, resource: nvidia.com/gpu,{capacity}{watts} pricePerHour: \"{price}\", source: \"{source}\", asOf: \"{as_of}\"}}"
         );
     }
     out.push_str("  nodes:\n");
@@ -248,10 +303,14 @@ pub(crate) fn yaml(gpus: &[GpuRow], nodes: &[NodeRow]) -> String {
             ..
         } = row;
         let region = optional("region", row.region.as_deref());
+        let resource = optional(
+            "resource",
+            Some(row.resource).filter(|name| *name != NVIDIA),
+        );
         let gpus = optional("gpus", row.gpus.map(|gpus| gpus.to_string()).as_deref());
         let _ = writeln!(
             out,
-            "    - {{instanceType: {instance_type},{region} capacityType: {capacity_type},{gpus} pricePerHour: \"{price}\", source: \"{source}\", asOf: \"{as_of}\"}}"
+            "    - {{instanceType: {instance_type},{resource}{region} capacityType: {capacity_type},{gpus} pricePerHour: \"{price}\", source: \"{source}\", asOf: \"{as_of}\"}}"
         );
     }
     out
@@ -260,7 +319,8 @@ pub(crate) fn yaml(gpus: &[GpuRow], nodes: &[NodeRow]) -> String {
 const HEADER: &str = "\
 # Generated by `cargo run -p bursar-prices`; do not edit. List prices in USD; committed use and negotiated discounts are not in them.
 # Sources: github.com/aws/karpenter-provider-aws, github.com/Cyclenerd/google-cloud-pricing-cost-calculator (c) Nils Knieling, both
-# Apache-2.0; github.com/the-full-stack/website (c) 2023 Full Stack Deep Learning, LLC, MIT. prices/README.md has licences and method.
+# Apache-2.0; github.com/the-full-stack/website (c) 2023 Full Stack Deep Learning, LLC, MIT. prices/README.md has licences, method, and the
+# origin of the watts.
 apiVersion: bursar.dev/v1alpha1
 kind: PriceList
 metadata:

@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer};
 /// Why a table could not be read.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {source}", path.display())]
-pub(crate) struct TableError {
+pub struct TableError {
     path: PathBuf,
     source: csv::Error,
 }
@@ -61,19 +61,29 @@ pub(crate) struct PerGpu {
     pub(crate) spot_median: Option<Nanos>,
 }
 
-/// Billionths of a dollar, as the ledger counts them.
+/// A row of `gpu-tdp.csv`: what one GPU draws at most.
+#[derive(Deserialize)]
+pub(crate) struct Tdp {
+    pub(crate) gpu: String,
+    pub(crate) tdp_watts: u32,
+    pub(crate) source: String,
+}
+
+/// Billionths of a unit of money, as the ledger counts them.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct Nanos(pub(crate) u64);
 
 impl Nanos {
     /// Reads a plain decimal, rounding to the nearest nano-unit: some sources give more digits than money has.
-    fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+        if !(whole.bytes().chain(fraction.bytes())).all(|byte| byte.is_ascii_digit()) {
+            return None;
+        }
         let digits = format!("{fraction:0<10}");
         let tenths: u64 = digits.get(..10)?.parse().ok()?;
-        Some(Self(
-            whole.parse::<u64>().ok()?.checked_mul(1_000_000_000)? + (tenths + 5) / 10,
-        ))
+        let whole = whole.parse::<u64>().ok()?.checked_mul(1_000_000_000)?;
+        whole.checked_add((tenths + 5) / 10).map(Self)
     }
 }
 
@@ -121,7 +131,7 @@ mod tests {
             assert_eq!(Nanos::parse(text), Some(Nanos(nanos)));
             assert_eq!(Nanos(nanos).to_string(), written);
         }
-        assert_eq!(["", "-1", "inf", "1.x"].map(Nanos::parse), [None; 4]);
+        assert_eq!(["", "-1", "+1", "inf", "1.x"].map(Nanos::parse), [None; 5]);
     }
 
     #[test]

@@ -58,6 +58,24 @@ pub struct OpenCharge {
     /// The node's region.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub region: Option<String>,
+    /// The node's zone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+    /// The node's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// Thousandths of a CPU core that it asks for.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub cpu_milli: i64,
+    /// Mebibytes of memory that it asks for.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub memory_mebibytes: i64,
+    /// Mebibytes of ephemeral storage that it asks for.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub ephemeral_mebibytes: i64,
+    /// Gibibytes of its persistent volumes, by storage class.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub volumes: BTreeMap<String, i64>,
     /// Its rates, one after the other; none while no price is known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rates: Vec<OpenRate>,
@@ -231,6 +249,16 @@ impl From<&Charge> for OpenCharge {
             instance_type: facts.instance_type.clone(),
             capacity_type: facts.capacity_type.map(Into::into),
             region: facts.region.clone(),
+            zone: facts.zone.clone(),
+            node: facts.node.clone(),
+            cpu_milli: facts.cpu_milli.into(),
+            memory_mebibytes: facts.memory_mib.into(),
+            ephemeral_mebibytes: facts.ephemeral_mib.into(),
+            volumes: facts
+                .volumes
+                .iter()
+                .map(|(class, gib)| (class.clone(), (*gib).into()))
+                .collect(),
             rates: charge.rates.iter().map(OpenRate::from).collect(),
             used: charge
                 .used
@@ -258,6 +286,7 @@ impl From<&Rate> for OpenRate {
 
 impl OpenCharge {
     pub(super) fn to_core(&self) -> Result<Charge, FieldError> {
+        let amount = |number: i64| u32::try_from(number).unwrap_or(0);
         let instant = |time: &Option<Time>| time.as_ref().map(|time| time.0);
         let rates = self.rates.iter().map(|rate| {
             let quote = Quote {
@@ -289,6 +318,16 @@ impl OpenCharge {
                 instance_type: self.instance_type.clone(),
                 capacity_type: self.capacity_type.map(Into::into),
                 region: self.region.clone(),
+                zone: self.zone.clone(),
+                node: self.node.clone(),
+                cpu_milli: amount(self.cpu_milli),
+                memory_mib: amount(self.memory_mebibytes),
+                ephemeral_mib: amount(self.ephemeral_mebibytes),
+                volumes: self
+                    .volumes
+                    .iter()
+                    .map(|(class, gib)| (class.clone(), amount(*gib)))
+                    .collect(),
             },
             start: self.start.0,
             booked: instant(&self.booked),

@@ -293,6 +293,9 @@ mod tests {
             share: Share { part: 1, whole: 7 },
             model: Some("H100".into()),
             capacity_type: Some(CapacityType::Spot),
+            node: Some("node-1".into()),
+            cpu_milli: 4_000,
+            volumes: [("fast".to_owned(), 100)].into(),
             ..Facts::default()
         };
         let start = at("2026-11-03T10:00:00Z");

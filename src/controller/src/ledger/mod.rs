@@ -396,7 +396,7 @@ impl Ledger<'_> {
             Some(record) => record.clone(),
             None => {
                 let zone = self.zone.iana_name().unwrap_or("UTC");
-                let new = workload.record(month, zone, self.prices.currency());
+                let new = workload.record(month, zone, &self.prices.lists.currency);
                 let made = bounded("create spendrecord", api.create(&params, &new)).await?;
                 self.written.put(made.clone(), self.now);
                 made

@@ -1,5 +1,7 @@
 //! What a pod and its node say of a stay: since when, until when, priced by what, and in which stage.
 
+use std::collections::BTreeMap;
+
 use bursar_core::ledger::{Charge, End};
 use bursar_core::period::{Interval, whole_second};
 use bursar_core::price::Facts;
@@ -93,19 +95,10 @@ impl Ledger<'_> {
     }
 
     fn facts(&self, pod: &Pod) -> Option<Facts> {
-        let (resource, gpus) = pod::gpus(pod)?;
+        let facts = pod::facts(pod.spec.as_ref()?, BTreeMap::new())?;
         Some(match self.node(pod) {
-            Some(node) => Facts::from_labels(
-                &resource,
-                gpus,
-                pod::node_gpus(&node, &resource),
-                node.labels(),
-            ),
-            None => Facts {
-                resource,
-                gpus,
-                ..Facts::default()
-            },
+            Some(node) => pod::on(facts, &node),
+            None => facts,
         })
     }
 

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::money::{Cost, Money};
 use crate::period::{Interval, Month};
-use crate::price::{Facts, GpuPrice, PriceBook, PriceLists};
+use crate::price::{Facts, GpuPrice, PriceBook, PriceList, PriceLists, Where};
 
 const START: i64 = 1_796_000_000;
 const ZONES: [&str; 5] = [
@@ -56,32 +56,40 @@ fn charge(nanos_per_hour: i128) -> Charge {
     }
 }
 
-/// A list in which one H100 costs `nanos` an hour.
-fn book(nanos: i128) -> PriceBook {
-    PriceBook {
-        currency: "USD".into(),
-        gpus: vec![GpuPrice {
-            model: "H100".into(),
-            resource: "nvidia.com/gpu".into(),
-            capacity_type: None,
-            region: None,
-            per_hour: Money::from_nanos(nanos),
-            watts: None,
-        }],
-        ..PriceBook::default()
+/// A list in which one H100 costs `nanos` an hour from `from` on. Of two lists the one with the lower rank counts.
+fn list(rank: usize, from: Option<i64>, nanos: i128) -> PriceList {
+    let gpu = GpuPrice {
+        model: "H100".into(),
+        resource: "nvidia.com/gpu".into(),
+        place: Where::default(),
+        per_hour: Money::from_nanos(nanos),
+        watts: None,
+    };
+    PriceList {
+        name: format!("{rank:03}"),
+        effective_from: from.map(at),
+        book: PriceBook {
+            currency: "USD".into(),
+            gpus: vec![gpu],
+            ..PriceBook::default()
+        },
     }
 }
 
-/// One list, and what it becomes at these instants.
+/// One price, and what it becomes at these instants; edited last at `known`.
+fn lists_known(first: i128, later: &[(i64, i128)], known: Timestamp) -> PriceLists {
+    let later = later
+        .iter()
+        .enumerate()
+        .map(|(i, (from, nanos))| list(999 - i, Some(*from), *nanos));
+    PriceLists::new(
+        [list(1000, None, first)].into_iter().chain(later).collect(),
+        known,
+    )
+}
+
 fn lists(first: i128, later: &[(i64, i128)]) -> PriceLists {
-    PriceLists {
-        book: book(first),
-        later: later
-            .iter()
-            .map(|(from, nanos)| (at(*from), book(*nanos)))
-            .collect(),
-        known: Timestamp::MIN,
-    }
+    lists_known(first, later, Timestamp::MIN)
 }
 
 fn exact(seconds: i64) -> End {
@@ -142,10 +150,7 @@ fn an_edit_counts_from_when_it_was_made_and_before_it_the_old_price_goes_on() {
     let mut charge = Charge::new("u".into(), "p".into(), facts(), at(0));
     charge.reprice(&lists(3600, &[]), at(10));
     // while nobody looks, a list that changes at 50 is edited at 80
-    let edited = PriceLists {
-        known: at(80),
-        ..lists(7200, &[(50, 1800)])
-    };
+    let edited = lists_known(7200, &[(50, 1800)], at(80));
     charge.reprice(&edited, at(100));
     let from: Vec<i64> = charge
         .rates

@@ -1,17 +1,30 @@
-//! PriceList: what GPUs, nodes and electricity cost.
+//! PriceList: what GPUs, nodes, storage, electricity and people cost.
+//!
+//! | module | subject |
+//! |---|---|
+//! | `power` | electricity, its tariff and its carbon |
+//! | `read` | from a list to the core's price book |
+//! | `together` | all lists together |
+
+mod power;
+mod read;
+mod together;
 
 use std::sync::LazyLock;
 
-use bursar_core::price;
+use bursar_core::currency;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::text::{self, AMOUNT_MESSAGE, AMOUNT_RULE, FieldError};
+use crate::text::{AMOUNT_MESSAGE, AMOUNT_RULE};
 
-/// Prices of GPUs by model and of nodes by instance type, in one currency. All lists together are in force; a row of a list that
-/// sorts earlier by name, `default` last, goes before an equally close row of a later one.
+pub use power::{Carbon, Day, Power, RegionCarbon, Tariff, TariffPeriod};
+pub use together::Prices;
+
+/// What GPUs, nodes, storage, electricity and people cost, in one currency. All lists together are in force: the first by name,
+/// `default` last, that knows a pod's machine sets its price.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[kube(
     group = "bursar.dev",
@@ -38,7 +51,7 @@ use crate::text::{self, AMOUNT_MESSAGE, AMOUNT_RULE, FieldError};
 pub struct PriceListSpec {
     /// ISO 4217 code.
     #[schemars(length(max = 3))]
-    #[x_kube(validation = Rule::new("self.matches('^[A-Z]{3}$')").message("currency must be an ISO 4217 code, such as USD"))]
+    #[x_kube(validation = Rule::new(currency_rule()).message("currency must be an ISO 4217 code, such as USD"))]
     pub currency: String,
     /// From when the list is in force; at once if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -51,19 +64,34 @@ pub struct PriceListSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1000))]
     pub nodes: Vec<NodePrice>,
+    /// Processors, where GPUs are priced by their model: a node's price includes them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<Cpu>,
+    /// Memory, where GPUs are priced by their model: a node's price includes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Memory>,
+    /// Storage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage: Option<Storage>,
     /// Electricity, where it is paid for apart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub power: Option<Power>,
+    /// Monthly overheads. One of an earlier list replaces that of the same name in later lists.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 50))]
+    pub overheads: Vec<Overhead>,
 }
 
 /// The price of one GPU for an hour.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct GpuPrice {
-    /// The product name, as the node's label `nvidia.com/gpu.product` gives it.
+    /// The physical GPU's product name, as the node's label `nvidia.com/gpu.product` (without `-SHARED` and `-MIG-...`),
+    /// `amd.com/gpu.product-name` or `gpu.intel.com/product` gives it.
     #[schemars(length(min = 1, max = 253))]
     pub model: String,
-    /// The extended resource that it is offered as.
+    /// The extended resource that it is offered as. A fraction costs its fraction of a row of `nvidia.com/gpu`, unless a row names
+    /// its own, such as `nvidia.com/mig-3g.40gb`.
     #[serde(default = "default_resource")]
     #[schemars(length(max = 253))]
     pub resource: String,
@@ -74,6 +102,10 @@ pub struct GpuPrice {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63))]
     pub region: Option<String>,
+    /// Only in this zone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub zone: Option<String>,
     /// Money an hour.
     #[schemars(length(max = 24))]
     #[x_kube(validation = Rule::new(AMOUNT_RULE).message(AMOUNT_MESSAGE))]
@@ -104,7 +136,7 @@ pub struct NodePrice {
     #[serde(default = "default_resource")]
     #[schemars(length(max = 253))]
     pub resource: String,
-    /// How many GPUs share the price; as many as the node has if left out.
+    /// How many physical GPUs share the price; as many as the node has if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = 1024))]
     #[x_kube(validation = Rule::new("self >= 1").message("gpus must be at least 1"))]
@@ -116,6 +148,10 @@ pub struct NodePrice {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63))]
     pub region: Option<String>,
+    /// Only in this zone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub zone: Option<String>,
     /// Money an hour.
     #[schemars(length(max = 24))]
     #[x_kube(validation = Rule::new(AMOUNT_RULE).message(AMOUNT_MESSAGE))]
@@ -145,48 +181,98 @@ pub enum CapacityType {
     Reserved,
 }
 
-/// What electricity costs.
-#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct Power {
-    /// Money a kilowatt-hour.
-    #[schemars(length(max = 24))]
-    #[x_kube(validation = Rule::new(AMOUNT_RULE).message(AMOUNT_MESSAGE))]
-    pub price_per_kilowatt_hour: String,
-    /// Power usage effectiveness: what the building draws for each watt of the GPUs.
-    #[serde(default = "default_pue")]
-    #[schemars(length(max = 6))]
-    #[x_kube(validation = Rule::new("self.matches('^[1-9]([.][0-9]{1,3})?$')")
-        .message(r#"pue must be a number from 1 to 9.999, such as "1.12""#))]
-    pub pue: String,
-    /// Prices by the hour of the day. Not available in this version.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = Rule::new("false").message("tariff is not available in this version: leave it out, and power costs pricePerKilowattHour at every hour"))]
-    pub tariff: Option<Tariff>,
-}
-
-fn default_pue() -> String {
-    "1".to_owned()
-}
-
-/// Prices by the hour of the day.
+/// What a CPU core costs.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-pub struct Tariff {
-    /// The zone that its hours are in.
-    #[schemars(length(max = 64))]
-    #[x_kube(validation = Rule::new(zone_rule()).message("timeZone must be a name of the IANA time zone database, such as Europe/Berlin"))]
-    pub time_zone: String,
+pub struct Cpu {
+    /// Money a core and hour.
+    #[schemars(length(max = 24))]
+    #[x_kube(validation = Rule::new(AMOUNT_RULE).message(AMOUNT_MESSAGE))]
+    pub price_per_core_hour: String,
 }
 
-/// CEL: the name of a time zone. The list is that of the database which Bursar is built with.
-fn zone_rule() -> &'static str {
+/// What memory costs.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Memory {
+    /// Money a gibibyte and hour.
+    #[schemars(length(max = 24))]
+    #[x_kube(validation = Rule::new(AMOUNT_RULE).message(AMOUNT_MESSAGE))]
+    pub price_per_gibibyte_hour: String,
+}
+
+/// What storage costs. A month is 730 hours.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Storage {
+    /// Money a gibibyte and month of the ephemeral storage that a pod asks for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 24))]
+    #[x_kube(validation = Rule::new(AMOUNT_RULE).message(AMOUNT_MESSAGE))]
+    pub ephemeral_per_gibibyte_month: Option<String>,
+    /// Persistent volumes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 100))]
+    pub persistent: Vec<VolumePrice>,
+}
+
+/// What the volumes of a storage class cost.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct VolumePrice {
+    /// The storage class.
+    #[schemars(length(min = 1, max = 253))]
+    pub storage_class: String,
+    /// Money a gibibyte and month.
+    #[schemars(length(max = 24))]
+    #[x_kube(validation = Rule::new(AMOUNT_RULE).message(AMOUNT_MESSAGE))]
+    pub price_per_gibibyte_month: String,
+}
+
+/// What is paid every month whether or not a pod runs.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Overhead {
+    /// What it is for.
+    #[schemars(length(min = 1, max = 63))]
+    pub name: String,
+    /// What it is reported as.
+    pub part: OverheadPart,
+    /// Money a calendar month.
+    #[schemars(length(max = 24))]
+    #[x_kube(validation = Rule::new(AMOUNT_RULE).message(AMOUNT_MESSAGE))]
+    pub price_per_month: String,
+    /// How it is spread.
+    #[serde(default)]
+    pub share_by: ShareBy,
+}
+
+/// What an overhead is reported as.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OverheadPart {
+    /// People.
+    Labour,
+    /// Licences, support, rent, and the like.
+    Other,
+}
+
+/// How an overhead is spread.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ShareBy {
+    /// By GPU-hours.
+    #[default]
+    GpuHours,
+    /// By what was spent.
+    Cost,
+    /// The same for each namespace.
+    Evenly,
+}
+
+/// CEL: an ISO 4217 code.
+fn currency_rule() -> &'static str {
     static RULE: LazyLock<String> = LazyLock::new(|| {
-        let zones: Vec<String> = jiff::tz::db()
-            .available()
-            .map(|zone| format!("'{}'", zone.as_str()))
-            .collect();
-        format!("self in [{}]", zones.join(","))
+        let codes: Vec<String> = currency::codes().map(|code| format!("'{code}'")).collect();
+        format!("self in [{}]", codes.join(","))
     });
     &RULE
 }
@@ -201,67 +287,4 @@ pub struct PriceListStatus {
     /// Conditions.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
-}
-
-impl From<CapacityType> for price::CapacityType {
-    fn from(capacity: CapacityType) -> Self {
-        match capacity {
-            CapacityType::OnDemand => Self::OnDemand,
-            CapacityType::Spot => Self::Spot,
-            CapacityType::Reserved => Self::Reserved,
-        }
-    }
-}
-
-impl PriceListSpec {
-    /// The core's price book.
-    ///
-    /// # Errors
-    /// The first field that cannot be read; the API server's rules let none through.
-    pub fn to_core(&self) -> Result<price::PriceBook, FieldError> {
-        let gpus = self.gpus.iter().enumerate().map(|(i, row)| {
-            Ok(price::GpuPrice {
-                model: row.model.clone(),
-                resource: row.resource.clone(),
-                capacity_type: row.capacity_type.map(Into::into),
-                region: row.region.clone(),
-                per_hour: text::amount(
-                    &format!("spec.gpus[{i}].pricePerHour"),
-                    &row.price_per_hour,
-                )?,
-                watts: row.watts.and_then(|watts| u32::try_from(watts).ok()),
-            })
-        });
-        let nodes = self.nodes.iter().enumerate().map(|(i, row)| {
-            Ok(price::NodePrice {
-                instance_type: row.instance_type.clone(),
-                resource: row.resource.clone(),
-                gpus: row.gpus.and_then(|gpus| u32::try_from(gpus).ok()),
-                capacity_type: row.capacity_type.map(Into::into),
-                region: row.region.clone(),
-                per_hour: text::amount(
-                    &format!("spec.nodes[{i}].pricePerHour"),
-                    &row.price_per_hour,
-                )?,
-            })
-        });
-        let power = self.power.as_ref().map(|power| {
-            // thousandths: the amount's nano-units over a million
-            let pue = text::amount("spec.power.pue", &power.pue)?.nanos() / 1_000_000;
-            Ok(price::Power {
-                per_kwh: text::amount(
-                    "spec.power.pricePerKilowattHour",
-                    &power.price_per_kilowatt_hour,
-                )?,
-                pue_milli: u32::try_from(pue)
-                    .map_err(|_| FieldError::new("spec.power.pue", "must be from 1 to 9.999"))?,
-            })
-        });
-        Ok(price::PriceBook {
-            currency: self.currency.clone(),
-            gpus: gpus.collect::<Result<_, FieldError>>()?,
-            nodes: nodes.collect::<Result<_, FieldError>>()?,
-            power: power.transpose()?,
-        })
-    }
 }

@@ -1,0 +1,301 @@
+//! Brings prices into the cluster, and says which nodes have none.
+
+use std::path::{Path, PathBuf};
+
+use bursar_api::PriceList;
+use bursar_api::prices::Prices;
+use bursar_core::price::{DEFAULT_LIST, Facts, Priced, is_gpu};
+use bursar_prices::import::{self, ImportError};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Node;
+use kube::api::{ListParams, Patch, PatchParams};
+use kube::{Api, Client, ResourceExt};
+
+use crate::args::Import;
+use crate::read::said;
+
+const FIELD_MANAGER: &str = "kubectl-bursar";
+
+/// Why prices were not brought or not looked at.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("reading {}: {source}", path.display())]
+    File {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("{} was not imported, nothing is changed:\n{source}", path.display())]
+    Import { path: PathBuf, source: ImportError },
+    #[error("PriceList {DEFAULT_LIST} is the one that Bursar ships: choose another --name")]
+    Shipped,
+    #[error("{what}: {why}")]
+    Api { what: String, why: String },
+}
+
+/// The PriceList that a file makes.
+pub(crate) fn list(asked: &Import) -> Result<PriceList, Error> {
+    if asked.name == DEFAULT_LIST {
+        return Err(Error::Shipped);
+    }
+    let text = read(&asked.file)?;
+    let spec = import::read(&text, &asked.currency).map_err(|source| Error::Import {
+        path: asked.file.clone(),
+        source,
+    })?;
+    Ok(PriceList::new(&asked.name, spec))
+}
+
+fn read(path: &Path) -> Result<String, Error> {
+    std::fs::read_to_string(path).map_err(|source| Error::File {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Applies the list as a whole, and says what was done. In a dry run the API server checks it and keeps nothing.
+pub(crate) async fn apply(
+    client: &Client,
+    list: &PriceList,
+    dry_run: bool,
+) -> Result<String, Error> {
+    let name = list.name_any();
+    let params = PatchParams {
+        dry_run,
+        ..PatchParams::apply(FIELD_MANAGER)
+    };
+    let api: Api<PriceList> = Api::all(client.clone());
+    api.patch(&name, &params, &Patch::Apply(list))
+        .await
+        .map_err(|error| refused(&name, &error))?;
+    let classes = list
+        .spec
+        .storage
+        .iter()
+        .flat_map(|storage| &storage.persistent);
+    Ok(format!(
+        "PriceList {name} {}: {} prices of GPUs, {} of nodes, {} of storage classes, in {}\n",
+        if dry_run {
+            "would be applied (dry run)"
+        } else {
+            "applied"
+        },
+        list.spec.gpus.len(),
+        list.spec.nodes.len(),
+        classes.count(),
+        list.spec.currency
+    ))
+}
+
+fn refused(name: &str, error: &kube::Error) -> Error {
+    let mut why = said(error);
+    if matches!(error, kube::Error::Api(status) if status.code == 409) {
+        why.push_str("; somebody else wrote that list: choose another --name, or delete it first");
+    }
+    Error::Api {
+        what: format!("applying PriceList {name}"),
+        why,
+    }
+}
+
+/// What the lists say of the cluster's nodes.
+pub(crate) struct Checked {
+    /// For people; ends with a newline.
+    pub(crate) text: String,
+    /// Every GPU has a price.
+    pub(crate) complete: bool,
+}
+
+/// Reads nodes and lists, and looks every GPU's price up.
+pub(crate) async fn check(client: &Client, now: Timestamp) -> Result<Checked, Error> {
+    let failed = |what: &str, error: &kube::Error| Error::Api {
+        what: what.to_owned(),
+        why: said(error),
+    };
+    let nodes = Api::<Node>::all(client.clone())
+        .list(&ListParams::default())
+        .await
+        .map_err(|error| failed("listing nodes", &error))?;
+    let lists = Api::<PriceList>::all(client.clone())
+        .list(&ListParams::default())
+        .await
+        .map_err(|error| failed("listing PriceLists (is Bursar installed?)", &error))?;
+    Ok(report(&nodes.items, &lists.items, now))
+}
+
+fn report(nodes: &[Node], lists: &[PriceList], now: Timestamp) -> Checked {
+    let prices = Prices::of(lists, now);
+    let offers: Vec<Facts> = nodes.iter().flat_map(offered).collect();
+    let unpriced: Vec<String> = offers
+        .iter()
+        .filter_map(|facts| unpriced(facts, &prices, now))
+        .collect();
+    let mut text = String::new();
+    for (name, why) in &prices.refused {
+        text.push_str(&format!("PriceList {name} is not used: {why}\n"));
+    }
+    if offers.is_empty() {
+        text.push_str("no node has GPUs\n");
+    } else {
+        text.push_str(&format!(
+            "{} of {} kinds of GPU on {} nodes have a price\n",
+            offers.len() - unpriced.len(),
+            offers.len(),
+            nodes.len()
+        ));
+    }
+    unpriced.iter().for_each(|each| text.push_str(each));
+    Checked {
+        text,
+        complete: unpriced.is_empty(),
+    }
+}
+
+/// One of each GPU resource that the node has.
+fn offered(node: &Node) -> Vec<Facts> {
+    let capacity = node.status.iter().flat_map(|status| &status.capacity);
+    capacity
+        .flatten()
+        .filter(|(resource, _)| is_gpu(resource))
+        .filter_map(|(resource, count)| {
+            let count: u32 = count.0.parse().ok().filter(|count| *count > 0)?;
+            let one = Facts {
+                resource: resource.clone(),
+                gpus: 1,
+                ..Facts::default()
+            };
+            Some(one.on(&node.name_any(), count, node.labels()))
+        })
+        .collect()
+}
+
+/// What is missing, and the fix; `None` if the price is listed.
+fn unpriced(facts: &Facts, prices: &Prices, now: Timestamp) -> Option<String> {
+    let currency = &prices.lists.currency;
+    let state = match prices.lists.price(facts, now) {
+        Priced::Listed(_) => return None,
+        Priced::Provisional(quote) => format!(
+            "is charged provisionally at {} {currency} an hour, the dearest listed",
+            quote.cost.total().rounded(4)
+        ),
+        Priced::Unknown => "has no price: its spend is unknown".to_owned(),
+    };
+    let node = facts.node.as_deref().unwrap_or_default();
+    let resource = &facts.resource;
+    let mut text = format!("\nnode {node}: {resource} {state}\n");
+    if facts.instance_type.is_none() {
+        text.push_str("  label node.kubernetes.io/instance-type is missing; a cloud's node controller sets it\n");
+    }
+    if facts.model.is_none() {
+        let (label, by) = match resource.split('/').next() {
+            Some("amd.com") => ("amd.com/gpu.product-name", "AMD's node labeller"),
+            Some("gpu.intel.com") => ("gpu.intel.com/product", "Intel's feature discovery"),
+            _ => ("nvidia.com/gpu.product", "NVIDIA's GPU feature discovery"),
+        };
+        text.push_str(&format!("  label {label} is missing; {by} sets it\n"));
+    }
+    let row = match (&facts.instance_type, &facts.model) {
+        (Some(instance_type), _) => format!(
+            "spec.nodes of a PriceList: {{instanceType: {instance_type}, resource: {resource}, pricePerHour: \"...\"}}"
+        ),
+        (None, Some(model)) => format!(
+            "spec.gpus of a PriceList: {{model: {model}, resource: {resource}, pricePerHour: \"...\"}}"
+        ),
+        (None, None) => {
+            text.push_str("  set one of these labels, then look again\n");
+            return Some(text);
+        }
+    };
+    text.push_str(&format!("  add to {row}\n"));
+    Some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn node(name: &str, capacity: Value, labels: Value) -> Node {
+        serde_json::from_value(json!({
+            "metadata": {"name": name, "labels": labels}, "status": {"capacity": capacity}
+        }))
+        .unwrap()
+    }
+
+    fn prices(name: &str, currency: &str) -> PriceList {
+        serde_json::from_value(json!({
+            "apiVersion": "bursar.dev/v1alpha1", "kind": "PriceList", "metadata": {"name": name},
+            "spec": {"currency": currency, "gpus": [{"model": "H100", "pricePerHour": "2.5"}]},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn nodes_without_a_price_are_named_with_what_is_missing_and_the_fix() {
+        let product = "nvidia.com/gpu.product";
+        let nodes = [
+            node("cpu", json!({"cpu": "8"}), json!({})),
+            node(
+                "good",
+                json!({"nvidia.com/gpu": "8"}),
+                json!({product: "H100"}),
+            ),
+            node("bare", json!({"nvidia.com/gpu": "8"}), json!({})),
+            node(
+                "new",
+                json!({"nvidia.com/gpu": "8"}),
+                json!({product: "B300"}),
+            ),
+            node(
+                "amd",
+                json!({"amd.com/gpu": "8"}),
+                json!({"node.kubernetes.io/instance-type": "mi300"}),
+            ),
+        ];
+        let checked = report(
+            &nodes,
+            &[prices("ours", "USD"), prices("z", "EUR")],
+            Timestamp::UNIX_EPOCH,
+        );
+        assert!(!checked.complete);
+        assert_eq!(
+            checked.text,
+            "PriceList z is not used: its currency is EUR, and lists that go before it are in USD
+1 of 4 kinds of GPU on 5 nodes have a price
+
+node bare: nvidia.com/gpu is charged provisionally at 2.5000 USD an hour, the dearest listed
+  label node.kubernetes.io/instance-type is missing; a cloud's node controller sets it
+  label nvidia.com/gpu.product is missing; NVIDIA's GPU feature discovery sets it
+  set one of these labels, then look again
+
+node new: nvidia.com/gpu is charged provisionally at 2.5000 USD an hour, the dearest listed
+  label node.kubernetes.io/instance-type is missing; a cloud's node controller sets it
+  add to spec.gpus of a PriceList: {model: B300, resource: nvidia.com/gpu, pricePerHour: \"...\"}
+
+node amd: amd.com/gpu has no price: its spend is unknown
+  label amd.com/gpu.product-name is missing; AMD's node labeller sets it
+  add to spec.nodes of a PriceList: {instanceType: mi300, resource: amd.com/gpu, pricePerHour: \"...\"}
+"
+        );
+        let checked = report(&nodes[..2], &[prices("ours", "USD")], Timestamp::UNIX_EPOCH);
+        assert!(checked.complete);
+        assert_eq!(
+            checked.text,
+            "1 of 1 kinds of GPU on 2 nodes have a price\n"
+        );
+    }
+
+    #[test]
+    fn the_shipped_list_is_not_overwritten_and_a_missing_file_is_named() {
+        let asked = |name: &str| Import {
+            file: "no-such-file.csv".into(),
+            name: name.into(),
+            currency: "USD".into(),
+            dry_run: false,
+        };
+        let error = list(&asked("default")).unwrap_err().to_string();
+        assert!(error.contains("choose another --name"), "{error}");
+        let error = list(&asked("ours")).unwrap_err().to_string();
+        assert!(error.starts_with("reading no-such-file.csv: "), "{error}");
+    }
+}

@@ -1,0 +1,269 @@
+//! The rows of one price list, and which of them speaks of a pod.
+
+use crate::money::Money;
+
+use super::facts::{CapacityType, Facts, Share, physical};
+use super::overhead::Overhead;
+use super::tariff::Tariff;
+
+/// Hours of a month by which prices a month are spread: 8,760 / 12, as the clouds do.
+pub const MONTH_HOURS: u32 = 730;
+
+/// Which nodes a row speaks of. What it leaves out, it says of all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Where {
+    /// Only nodes paid for in this way.
+    pub capacity_type: Option<CapacityType>,
+    /// Only in this region.
+    pub region: Option<String>,
+    /// Only in this zone.
+    pub zone: Option<String>,
+}
+
+/// The price of one GPU for an hour.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GpuPrice {
+    /// The GPU's product name, as the node's label gives it.
+    pub model: String,
+    /// The extended resource it is offered as.
+    pub resource: String,
+    /// The nodes that it speaks of.
+    pub nodes: Where,
+    /// Money an hour.
+    pub per_hour: Money,
+    /// Watts that one of it draws (its TDP), where power is charged apart.
+    pub watts: Option<u32>,
+}
+
+/// The price of a whole node for an hour, shared by its GPUs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodePrice {
+    /// The node's instance type.
+    pub instance_type: String,
+    /// The extended resource that its GPUs are offered as.
+    pub resource: String,
+    /// How many physical GPUs it has; the node's own count where the list does not say.
+    pub gpus: Option<u32>,
+    /// The nodes that it speaks of.
+    pub nodes: Where,
+    /// Money an hour.
+    pub per_hour: Money,
+}
+
+/// What the disk of a storage class costs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumePrice {
+    /// The storage class.
+    pub storage_class: String,
+    /// Money a gibibyte and month.
+    pub per_gib_month: Money,
+}
+
+/// What electricity costs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Power {
+    /// What a kilowatt-hour costs.
+    pub tariff: Tariff,
+    /// Power usage effectiveness in thousandths: 1120 is 1.12.
+    pub pue_milli: u32,
+    /// What a kilowatt-hour emits.
+    pub carbon: Option<Carbon>,
+}
+
+/// What a kilowatt-hour emits, in grams of CO2e.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Carbon {
+    /// In regions that are not named.
+    pub grams_per_kwh: u32,
+    /// In the regions named.
+    pub regions: Vec<(String, u32)>,
+}
+
+impl Carbon {
+    /// Grams of CO2e a kilowatt-hour in this region.
+    pub fn grams_in(&self, region: Option<&str>) -> u32 {
+        self.regions
+            .iter()
+            .find(|(name, _)| Some(name.as_str()) == region)
+            .map_or(self.grams_per_kwh, |(_, grams)| *grams)
+    }
+}
+
+/// What one price list says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PriceBook {
+    /// ISO 4217 code.
+    pub currency: String,
+    /// Prices of GPUs.
+    pub gpus: Vec<GpuPrice>,
+    /// Prices of nodes.
+    pub nodes: Vec<NodePrice>,
+    /// Money a CPU core and hour, where GPUs are priced by their model.
+    pub core_hour: Option<Money>,
+    /// Money a gibibyte of memory and hour, where GPUs are priced by their model.
+    pub gib_hour: Option<Money>,
+    /// Money a gibibyte of ephemeral storage and month.
+    pub ephemeral_gib_month: Option<Money>,
+    /// Persistent storage.
+    pub volumes: Vec<VolumePrice>,
+    /// Electricity, where it is charged apart.
+    pub power: Option<Power>,
+    /// Monthly overheads.
+    pub overheads: Vec<Overhead>,
+}
+
+/// The compute that a row gives a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Compute {
+    /// The pod's part of a node, processors and memory included.
+    Node(Money),
+    /// GPUs alone.
+    Gpus(Money),
+}
+
+impl PriceBook {
+    /// What the closest row asks for the pod's compute an hour: nodes before GPUs, a row of the pod's very resource before one of the
+    /// physical GPU, then the row that says most of where it applies. Of equally close rows the first counts.
+    pub(super) fn compute(&self, facts: &Facts) -> Option<Compute> {
+        let nodes = self.nodes.iter().filter_map(|row| {
+            let is_type = Some(&row.instance_type) == facts.instance_type.as_ref();
+            let exact = offers(&row.resource, facts).filter(|_| is_type)?;
+            Some(((exact, row.nodes.closeness(facts)?), row))
+        });
+        if let Some(row) = closest(nodes) {
+            return Some(Compute::Node(row.per_pod(facts)));
+        }
+        let gpus = self
+            .rows_of(facts)
+            .filter_map(|(exact, row)| Some(((exact, row.nodes.closeness(facts)?), row)));
+        closest(gpus).map(|row| Compute::Gpus(row.units(facts).of(row.per_hour)))
+    }
+
+    /// Watts that the pod's GPUs draw. They are the model's, wherever the node is.
+    pub(super) fn watts(&self, facts: &Facts) -> Option<(u32, Units)> {
+        let rows = self
+            .rows_of(facts)
+            .filter_map(|(exact, row)| Some((exact, (row.watts?, row.units(facts)))));
+        closest(rows)
+    }
+
+    /// The most that one of `resource`, which is `share` of a physical GPU, costs an hour.
+    pub(super) fn dearest(&self, resource: &str, share: Share) -> Option<Money> {
+        let one = Facts {
+            resource: resource.to_owned(),
+            gpus: 1,
+            share,
+            ..Facts::default()
+        };
+        let gpus = self
+            .gpus
+            .iter()
+            .filter(|row| offers(&row.resource, &one).is_some())
+            .map(|row| row.units(&one).of(row.per_hour));
+        let nodes = self
+            .nodes
+            .iter()
+            .filter(|row| row.gpus.is_some() && offers(&row.resource, &one).is_some())
+            .map(|row| row.per_pod(&one));
+        gpus.chain(nodes).max()
+    }
+
+    /// Rows of the pod's GPU model, and whether they speak of its very resource.
+    fn rows_of<'a>(&'a self, facts: &'a Facts) -> impl Iterator<Item = (bool, &'a GpuPrice)> {
+        self.gpus
+            .iter()
+            .filter(|row| Some(&row.model) == facts.model.as_ref())
+            .filter_map(|row| Some((offers(&row.resource, facts)?, row)))
+    }
+}
+
+/// The highest rank; of equal ones the first.
+fn closest<Rank: Ord + Copy, Row>(rows: impl Iterator<Item = (Rank, Row)>) -> Option<Row> {
+    rows.reduce(|best, next| if next.0 > best.0 { next } else { best })
+        .map(|(_, row)| row)
+}
+
+/// Whether a row of `resource` speaks of the pod's very resource (true) or of the physical GPU behind it.
+fn offers(resource: &str, facts: &Facts) -> Option<bool> {
+    let is_exact = resource == facts.resource;
+    (is_exact || resource == physical(&facts.resource)).then_some(is_exact)
+}
+
+/// How many of a row's units a pod holds: `part / whole`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Units {
+    part: i128,
+    whole: i128,
+}
+
+impl Units {
+    /// The units' part of a price, rounded down.
+    pub(super) fn of(self, price: Money) -> Money {
+        Money::from_nanos(self.scale(price.nanos()))
+    }
+
+    /// `amount * part / whole`, rounded down.
+    pub(super) fn scale(self, amount: i128) -> i128 {
+        (amount * self.part).div_euclid(self.whole.max(1))
+    }
+}
+
+/// The pod's GPUs in physical ones.
+fn physical_units(facts: &Facts) -> Units {
+    Units {
+        part: i128::from(facts.gpus) * i128::from(facts.share.part),
+        whole: i128::from(facts.share.whole),
+    }
+}
+
+impl GpuPrice {
+    /// A row of a fraction's own resource is for the fraction; any other is for a physical GPU.
+    fn units(&self, facts: &Facts) -> Units {
+        let is_fraction = physical(&self.resource) != self.resource;
+        if is_fraction {
+            Units {
+                part: facts.gpus.into(),
+                whole: 1,
+            }
+        } else {
+            physical_units(facts)
+        }
+    }
+}
+
+impl NodePrice {
+    /// The pod's part of the node's price. Where the row does not count the physical GPUs, the node's count of the resource does,
+    /// rounded up to whole GPUs.
+    fn per_pod(&self, facts: &Facts) -> Money {
+        let Share { part, whole } = facts.share;
+        let counted =
+            (u64::from(facts.node_gpus) * u64::from(part)).div_ceil(u64::from(whole.max(1)));
+        let gpus = self.gpus.map_or(counted, u64::from).max(1);
+        let units = physical_units(facts);
+        Units {
+            whole: units.whole * i128::from(gpus),
+            ..units
+        }
+        .of(self.per_hour)
+    }
+}
+
+impl Where {
+    /// How closely it matches the pod's node; `None` if it speaks of other nodes. A zone says more than a region, and a region
+    /// more than how the node is paid for.
+    fn closeness(&self, facts: &Facts) -> Option<u8> {
+        let capacity = match self.capacity_type {
+            None => 0,
+            wanted if wanted == facts.capacity_type => 2,
+            // a node that does not say how it is paid for is taken as on demand
+            Some(CapacityType::OnDemand) if facts.capacity_type.is_none() => 1,
+            Some(_) => return None,
+        };
+        let place = |wanted: &Option<String>, found: &Option<String>, weight| match wanted {
+            None => Some(0),
+            Some(_) if wanted == found => Some(weight),
+            Some(_) => None,
+        };
+        Some(capacity + place(&self.region, &facts.region, 3)? + place(&self.zone, &facts.zone, 6)?)
+    }
+}

@@ -1,0 +1,240 @@
+//! All price lists over time.
+//!
+//! **Which price counts.** Lists stand in order of their names, [`DEFAULT_LIST`] last, and a list counts from its `effective_from`
+//! on. The first list that has a row for the pod's machine sets the price of its compute; among the rows of that list, one of the
+//! node's instance type goes before one of its GPU's model, one of the pod's very resource (a MIG profile) before one of the physical
+//! GPU, one of a zone before one of a region, that before one of a capacity type, and that before one that says none of these; of
+//! equally close rows the first. Each other price (a core, memory, ephemeral storage, a storage class, watts of a model, power as a
+//! whole, an overhead by name) is that of the first list that has it.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+
+use crate::money::{Cost, Money};
+
+use super::book::{Compute, MONTH_HOURS, Power, PriceBook};
+use super::facts::{Facts, Share};
+use super::overhead::Overhead;
+
+/// The list that is shipped. Every other one goes before it.
+pub const DEFAULT_LIST: &str = "default";
+/// As many changes as [`PriceLists::changes`] gives at once: some 13 years of a tariff that changes twice a day.
+pub const MOST_CHANGES: usize = 10_000;
+
+const MIB_PER_GIB: u32 = 1024;
+
+/// A price list, and from when it counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PriceList {
+    /// Its name.
+    pub name: String,
+    /// From when it counts; always if `None`.
+    pub effective_from: Option<Timestamp>,
+    /// What it says.
+    pub book: PriceBook,
+}
+
+/// All lists of one currency over time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PriceLists {
+    /// ISO 4217 code; empty while there is no list.
+    pub currency: String,
+    /// In order of precedence.
+    lists: Vec<PriceList>,
+    known: Timestamp,
+}
+
+/// What an hour costs and emits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Quote {
+    /// Cost an hour, in its parts.
+    pub cost: Cost,
+    /// Milligrams of CO2e an hour.
+    pub carbon_mg: i64,
+}
+
+impl Quote {
+    /// Milligrams of CO2e in `seconds`, rounded down.
+    pub fn carbon_mg_for(self, seconds: i64) -> i64 {
+        i64::try_from(i128::from(self.carbon_mg) * i128::from(seconds) / 3600).unwrap_or(i64::MAX)
+    }
+}
+
+impl From<Cost> for Quote {
+    fn from(cost: Cost) -> Self {
+        Self { cost, carbon_mg: 0 }
+    }
+}
+
+/// What the price lists say of a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Priced {
+    /// A price that matches.
+    Listed(Quote),
+    /// No price matches; the dearest one listed for the resource stands in until one does.
+    Provisional(Quote),
+    /// Nothing is listed for the resource. Unknown is not zero.
+    Unknown,
+}
+
+impl Priced {
+    /// What an hour costs and emits; `None` if unknown.
+    pub fn rate(&self) -> Option<Quote> {
+        match self {
+            Self::Listed(rate) | Self::Provisional(rate) => Some(*rate),
+            Self::Unknown => None,
+        }
+    }
+}
+
+impl PriceLists {
+    /// These lists, which are all in the first one's currency. `known` is the latest instant at which any list was edited.
+    pub fn new(mut lists: Vec<PriceList>, known: Timestamp) -> Self {
+        lists.sort_by(|a, b| {
+            let rank = |list: &PriceList| (list.name == DEFAULT_LIST, list.name.clone());
+            rank(a).cmp(&rank(b))
+        });
+        Self {
+            currency: lists
+                .first()
+                .map(|list| list.book.currency.clone())
+                .unwrap_or_default(),
+            lists,
+            known,
+        }
+    }
+
+    /// The latest instant at which any list was edited. Prices of earlier instants may be others than they were then.
+    pub fn known(&self) -> Timestamp {
+        self.known
+    }
+
+    /// What an hour of the pod costs by the prices that count at `at`.
+    pub fn price(&self, facts: &Facts, at: Timestamp) -> Priced {
+        let row = self.books(at).find_map(|book| book.compute(facts));
+        let compute = match row {
+            Some(Compute::Node(price)) => price,
+            Some(Compute::Gpus(price)) => price + self.processors(facts, at),
+            None => match self.dearest_part(&facts.resource, facts.share, at) {
+                Some(price) => price.times(facts.gpus),
+                None => return Priced::Unknown,
+            },
+        };
+        let (power, carbon_mg) = self.power(facts, at);
+        let quote = Quote {
+            cost: Cost {
+                compute,
+                storage: self.storage(facts, at),
+                power,
+                labour: Money::ZERO,
+            },
+            carbon_mg,
+        };
+        match row {
+            Some(_) => Priced::Listed(quote),
+            None => Priced::Provisional(quote),
+        }
+    }
+
+    /// The most that one of this resource costs an hour at `at`. A MIG profile costs its slices of the dearest GPU.
+    pub fn dearest(&self, resource: &str, at: Timestamp) -> Option<Money> {
+        self.dearest_part(resource, Share::of_resource(resource, None), at)
+    }
+
+    /// The first instant after `after` at which a price may change: a list's first, or another hour of the tariff.
+    pub fn next_change(&self, after: Timestamp) -> Option<Timestamp> {
+        let begins = self.lists.iter().filter_map(|list| list.effective_from);
+        let begins = begins.filter(|from| *from > after);
+        let tariff = self
+            .power_section(after)
+            .and_then(|power| power.tariff.changes(after).next());
+        begins.chain(tariff).min()
+    }
+
+    /// The instants after `after`, until `until`, at which a price may change, in order; [`MOST_CHANGES`] at most, so ask again
+    /// after the last of so many.
+    pub fn changes(&self, after: Timestamp, until: Timestamp) -> Vec<Timestamp> {
+        let next = |at: &Timestamp| self.next_change(*at);
+        std::iter::successors(next(&after), next)
+            .take_while(|at| *at <= until)
+            .take(MOST_CHANGES)
+            .collect()
+    }
+
+    /// The monthly overheads at `at`, each name once.
+    pub fn overheads(&self, at: Timestamp) -> Vec<&Overhead> {
+        let mut names = BTreeSet::new();
+        self.books(at)
+            .flat_map(|book| &book.overheads)
+            .filter(|overhead| names.insert(overhead.name.as_str()))
+            .collect()
+    }
+
+    /// The lists that count at `at`.
+    fn books(&self, at: Timestamp) -> impl Iterator<Item = &PriceBook> {
+        self.lists
+            .iter()
+            .filter(move |list| list.effective_from.is_none_or(|from| from <= at))
+            .map(|list| &list.book)
+    }
+
+    fn power_section(&self, at: Timestamp) -> Option<&Power> {
+        self.books(at).find_map(|book| book.power.as_ref())
+    }
+
+    fn dearest_part(&self, resource: &str, share: Share, at: Timestamp) -> Option<Money> {
+        self.books(at)
+            .filter_map(|book| book.dearest(resource, share))
+            .max()
+    }
+
+    /// Cores and memory.
+    fn processors(&self, facts: &Facts, at: Timestamp) -> Money {
+        let core_hour = self.books(at).find_map(|book| book.core_hour);
+        let gib_hour = self.books(at).find_map(|book| book.gib_hour);
+        core_hour.map_or(Money::ZERO, |price| price.share(facts.cpu_milli, 1000))
+            + gib_hour.map_or(Money::ZERO, |price| {
+                price.share(facts.memory_mib, MIB_PER_GIB)
+            })
+    }
+
+    /// Ephemeral and persistent storage. A class that no list prices costs nothing, as power does where it is not charged apart.
+    fn storage(&self, facts: &Facts, at: Timestamp) -> Money {
+        let ephemeral = self.books(at).find_map(|book| book.ephemeral_gib_month);
+        let ephemeral = ephemeral.map_or(Money::ZERO, |price| {
+            price.share(facts.ephemeral_mib, MIB_PER_GIB * MONTH_HOURS)
+        });
+        let of_class = |class: &str| {
+            let mut rows = self.books(at).flat_map(|book| &book.volumes);
+            rows.find(|row| row.storage_class == class)
+        };
+        let persistent = facts.volumes.iter().filter_map(|(class, gib)| {
+            Some(of_class(class)?.per_gib_month.share(*gib, MONTH_HOURS))
+        });
+        ephemeral + persistent.sum()
+    }
+
+    /// Electricity and its carbon an hour: watts / 1000 x PUE x price or grams of a kilowatt-hour, for each physical GPU.
+    fn power(&self, facts: &Facts, at: Timestamp) -> (Money, i64) {
+        let watts = self.books(at).find_map(|book| book.watts(facts));
+        let (Some(power), Some((watts, units))) = (self.power_section(at), watts) else {
+            return (Money::ZERO, 0);
+        };
+        // millionths of a kilowatt
+        let draw = i128::from(watts) * i128::from(power.pue_milli);
+        let money = units.scale(power.tariff.per_kwh(at).nanos() * draw) / 1_000_000;
+        let grams = power
+            .carbon
+            .as_ref()
+            .map_or(0, |carbon| carbon.grams_in(facts.region.as_deref()));
+        let carbon_mg = units.scale(i128::from(grams) * draw) / 1_000;
+        (
+            Money::from_nanos(money),
+            i64::try_from(carbon_mg).unwrap_or(i64::MAX),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,21 @@
+//! What a pod costs an hour: the price lists' answer to what the node's labels say.
+//!
+//! | module | subject |
+//! |---|---|
+//! | `facts` | what a charge is priced by |
+//! | `book` | the rows of one list, and which of them speaks of a pod |
+//! | `tariff` | electricity by the hour |
+//! | `overhead` | monthly overheads |
+//! | `lists` | all lists over time, and which goes before which |
+
+mod book;
+mod facts;
+mod lists;
+mod overhead;
+mod tariff;
+
+pub use book::{Carbon, GpuPrice, MONTH_HOURS, NodePrice, Power, PriceBook, VolumePrice, Where};
+pub use facts::{CapacityType, Facts, Share, is_gpu};
+pub use lists::{DEFAULT_LIST, MOST_CHANGES, PriceList, PriceLists, Priced, Quote};
+pub use overhead::{Overhead, OverheadPart, ShareBy};
+pub use tariff::{Overlap, Tariff, TariffPeriod};

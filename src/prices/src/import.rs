@@ -1,0 +1,519 @@
+//! CSV that users bring, in Bursar's own columns or in OpenCost's.
+//!
+//! All lines are read before anything is answered: either a whole PriceList comes out, or what is wrong with which lines.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+
+use bursar_api::prices::{
+    CapacityType, Cpu, GpuPrice, Memory, NodePrice, PriceListSpec, Storage, VolumePrice,
+};
+use bursar_core::{currency, price::MONTH_HOURS};
+
+use crate::table::Nanos;
+
+/// As many bad lines as are told apart.
+const MOST_PROBLEMS: usize = 20;
+const MOST_GPUS: usize = 500;
+const MOST_NODES: usize = 1000;
+const MOST_CLASSES: usize = 100;
+const NVIDIA: &str = "nvidia.com/gpu";
+
+/// Bursar's columns. The first three must be there; the order is free.
+const OURS: [&str; 11] = [
+    "kind",
+    "name",
+    "price",
+    "resource",
+    "capacityType",
+    "region",
+    "zone",
+    "gpus",
+    "watts",
+    "source",
+    "asOf",
+];
+/// The columns of OpenCost's custom pricing (github.com/opencost/opencost, pkg/cloud/provider/csvprovider.go).
+const OPENCOST: [&str; 8] = [
+    "EndTimestamp",
+    "InstanceID",
+    "Region",
+    "AssetClass",
+    "InstanceIDField",
+    "InstanceType",
+    "MarketPriceHourly",
+    "Version",
+];
+/// Where OpenCost finds an instance type among a node's labels.
+const INSTANCE_TYPE_FIELDS: [&str; 2] = [
+    "metadata.labels.node.kubernetes.io/instance-type",
+    "metadata.labels.beta.kubernetes.io/instance-type",
+];
+
+/// Why a file is no price list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ImportError {
+    /// The currency is not one.
+    Currency(String),
+    /// The header does not name the columns of a known form, or the text is no CSV.
+    Header(String),
+    /// There is no price in it.
+    Empty,
+    /// What is wrong with which lines.
+    Lines {
+        /// The first of them.
+        problems: Vec<Problem>,
+        /// How many more there are.
+        more: usize,
+    },
+}
+
+/// What is wrong with a line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Its number in the file, from 1.
+    pub line: u64,
+    /// What is wrong, and what would be right.
+    pub why: String,
+}
+
+impl std::error::Error for ImportError {}
+
+impl fmt::Display for ImportError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Currency(code) => {
+                write!(f, "{code:?} is not an ISO 4217 code: write one such as USD")
+            }
+            Self::Header(why) => write!(f, "header: {why}"),
+            Self::Empty => write!(f, "there is no price below the header"),
+            Self::Lines { problems, more } => {
+                for (i, Problem { line, why }) in problems.iter().enumerate() {
+                    let newline = if i == 0 { "" } else { "\n" };
+                    write!(f, "{newline}line {line}: {why}")?;
+                }
+                match more {
+                    0 => Ok(()),
+                    more => write!(f, "\nand {more} more lines"),
+                }
+            }
+        }
+    }
+}
+
+/// Reads a file of prices in `currency`.
+///
+/// # Errors
+/// All that is wrong with it, if anything is.
+pub fn read(text: &str, currency: &str) -> Result<PriceListSpec, ImportError> {
+    if currency::digits(currency).is_none() {
+        return Err(ImportError::Currency(currency.to_owned()));
+    }
+    let text = text.trim_start_matches('\u{feff}');
+    let reader = csv::ReaderBuilder::new()
+        .has_headers(false)
+        .flexible(true)
+        .trim(csv::Trim::All)
+        .from_reader(text.as_bytes());
+    let is_comment =
+        |record: &csv::StringRecord| record.get(0).is_some_and(|first| first.starts_with('#'));
+    let mut records = reader
+        .into_records()
+        .filter(|record| !record.as_ref().is_ok_and(is_comment));
+    let header = records
+        .next()
+        .unwrap_or_else(|| Ok(csv::StringRecord::new()))
+        .map_err(|error| ImportError::Header(error.to_string()))?;
+    let form = Form::of(&header).map_err(ImportError::Header)?;
+    let mut import = Import::new(currency);
+    for record in records {
+        let record = record.map_err(|error| ImportError::Header(error.to_string()))?;
+        let line = line_of(text, &record);
+        let row = Row {
+            header: &header,
+            record: &record,
+        };
+        let price = row.check_length().and_then(|()| match form {
+            Form::Ours => row.ours(),
+            Form::OpenCost => row.opencost(),
+        });
+        if let Err(why) = price.and_then(|price| import.take(line, price)) {
+            import.problems.push(Problem { line, why });
+        }
+    }
+    import.finish(form)
+}
+
+/// The line that a record begins on. The reader says where it was before the empty lines that it skipped.
+fn line_of(text: &str, record: &csv::StringRecord) -> u64 {
+    let Some(position) = record.position() else {
+        return 0;
+    };
+    let before = usize::try_from(position.byte()).ok();
+    let rest = before.and_then(|at| text.get(at..)).unwrap_or_default();
+    let skipped = rest
+        .bytes()
+        .take_while(|byte| matches!(byte, b'\r' | b'\n'));
+    skipped.fold(position.line(), |line, byte| {
+        line + u64::from(byte == b'\n')
+    })
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Ours,
+    OpenCost,
+}
+
+impl Form {
+    fn of(header: &csv::StringRecord) -> Result<Self, String> {
+        let has = |name: &str| header.iter().any(|column| column == name);
+        let found = header.iter().collect::<Vec<_>>().join(",");
+        if OPENCOST.iter().all(|name| has(name)) {
+            return Ok(Self::OpenCost);
+        }
+        if !OURS[..3].iter().all(|name| has(name)) {
+            return Err(format!(
+                "the columns are {found:?}; write {} (the first three must be there), or OpenCost's {}",
+                OURS.join(","),
+                OPENCOST.join(",")
+            ));
+        }
+        let mut names: Vec<&str> = header.iter().collect();
+        if let Some(unknown) = names.iter().find(|name| !OURS.contains(name)) {
+            return Err(format!(
+                "there is no column {unknown:?}; known are {}",
+                OURS.join(",")
+            ));
+        }
+        names.sort_unstable();
+        match names.windows(2).find(|pair| pair[0] == pair[1]) {
+            Some(twice) => Err(format!("column {:?} stands twice", twice[0])),
+            None => Ok(Self::Ours),
+        }
+    }
+}
+
+/// The price that a line gives.
+enum Price {
+    Gpu(GpuPrice),
+    Node(NodePrice),
+    Volume(VolumePrice),
+    Ephemeral(String),
+    Cpu(String),
+    Memory(String),
+}
+
+struct Row<'a> {
+    header: &'a csv::StringRecord,
+    record: &'a csv::StringRecord,
+}
+
+impl Row<'_> {
+    fn check_length(&self) -> Result<(), String> {
+        let (has, wants) = (self.record.len(), self.header.len());
+        if has == wants {
+            Ok(())
+        } else {
+            Err(format!("it has {has} columns, and the header {wants}"))
+        }
+    }
+
+    /// The column's value; empty if there is no such column.
+    fn text(&self, column: &str) -> &str {
+        let at = self.header.iter().position(|name| name == column);
+        at.and_then(|at| self.record.get(at)).unwrap_or_default()
+    }
+
+    fn bounded(&self, column: &str, most: usize) -> Result<Option<String>, String> {
+        let text = self.text(column);
+        if text.chars().count() > most {
+            return Err(format!("{column} is longer than {most} characters"));
+        }
+        Ok(Some(text)
+            .filter(|text| !text.is_empty())
+            .map(str::to_owned))
+    }
+
+    fn named(&self, column: &str, most: usize) -> Result<String, String> {
+        self.bounded(column, most)?
+            .ok_or_else(|| format!("{column} is empty"))
+    }
+
+    fn number(&self, column: &str, least: i32, most: i32) -> Result<Option<i32>, String> {
+        let text = self.text(column);
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let number = text.parse().ok().filter(|n| (least..=most).contains(n));
+        let refuse =
+            || format!("{column} is {text:?}: write a whole number from {least} to {most}");
+        number.ok_or_else(refuse).map(Some)
+    }
+
+    fn price(&self, column: &str) -> Result<Nanos, String> {
+        let text = self.text(column);
+        Nanos::parse(text).ok_or_else(|| {
+            format!(
+                "{column} is {text:?}: write a decimal number that is not negative, such as 2.50"
+            )
+        })
+    }
+
+    fn ours(&self) -> Result<Price, String> {
+        let price = self.price("price")?.to_string();
+        let nameless = |price| match self.text("name") {
+            "" => Ok(price),
+            name => Err(format!(
+                "name is {name:?}: leave it empty, as there is one such price in a list"
+            )),
+        };
+        match self.text("kind") {
+            "gpu" => Ok(Price::Gpu(GpuPrice {
+                model: self.named("name", 253)?,
+                resource: self.bounded("resource", 253)?.unwrap_or(NVIDIA.to_owned()),
+                capacity_type: self.capacity_type()?,
+                region: self.bounded("region", 63)?,
+                zone: self.bounded("zone", 63)?,
+                price_per_hour: price,
+                watts: self.number("watts", 0, 100_000)?,
+                source: self.bounded("source", 1024)?,
+                as_of: self.bounded("asOf", 10)?,
+            })),
+            "node" => Ok(Price::Node(NodePrice {
+                instance_type: self.named("name", 63)?,
+                resource: self.bounded("resource", 253)?.unwrap_or(NVIDIA.to_owned()),
+                gpus: self.number("gpus", 1, 1024)?,
+                capacity_type: self.capacity_type()?,
+                region: self.bounded("region", 63)?,
+                zone: self.bounded("zone", 63)?,
+                price_per_hour: price,
+                source: self.bounded("source", 1024)?,
+                as_of: self.bounded("asOf", 10)?,
+            })),
+            "storageClass" => Ok(Price::Volume(VolumePrice {
+                storage_class: self.named("name", 253)?,
+                price_per_gibibyte_month: price,
+            })),
+            "ephemeral" => nameless(Price::Ephemeral(price)),
+            "cpu" => nameless(Price::Cpu(price)),
+            "memory" => nameless(Price::Memory(price)),
+            kind => Err(format!(
+                "kind is {kind:?}: write gpu, node, storageClass, ephemeral, cpu or memory"
+            )),
+        }
+    }
+
+    fn capacity_type(&self) -> Result<Option<CapacityType>, String> {
+        match self.text("capacityType") {
+            "" => Ok(None),
+            "OnDemand" => Ok(Some(CapacityType::OnDemand)),
+            "Spot" => Ok(Some(CapacityType::Spot)),
+            "Reserved" => Ok(Some(CapacityType::Reserved)),
+            other => Err(format!(
+                "capacityType is {other:?}: write OnDemand, Spot or Reserved, or leave it empty"
+            )),
+        }
+    }
+
+    fn opencost(&self) -> Result<Price, String> {
+        let price = self.price("MarketPriceHourly")?;
+        let region = self.bounded("Region", 63)?;
+        let field = self.text("InstanceIDField");
+        match self.text("AssetClass") {
+            "node" => {
+                let column = match self.text("InstanceType") {
+                    "" if INSTANCE_TYPE_FIELDS.contains(&field) => "InstanceID",
+                    "" => {
+                        return Err(format!(
+                            "it prices one node by {field:?}: Bursar prices nodes by type, so write the InstanceType"
+                        ));
+                    }
+                    _ => "InstanceType",
+                };
+                Ok(Price::Node(NodePrice {
+                    instance_type: self.named(column, 63)?,
+                    resource: NVIDIA.to_owned(),
+                    gpus: None,
+                    capacity_type: None,
+                    region,
+                    zone: None,
+                    price_per_hour: price.to_string(),
+                    source: None,
+                    as_of: None,
+                }))
+            }
+            "gpu" => Ok(Price::Gpu(GpuPrice {
+                model: self.named("InstanceID", 253)?,
+                resource: NVIDIA.to_owned(),
+                capacity_type: None,
+                region,
+                zone: None,
+                price_per_hour: price.to_string(),
+                watts: None,
+                source: None,
+                as_of: None,
+            })),
+            "pv" if field == "spec.storageClassName" => {
+                let month = price.0.checked_mul(MONTH_HOURS.into()).map(Nanos);
+                Ok(Price::Volume(VolumePrice {
+                    storage_class: self.named("InstanceID", 253)?,
+                    price_per_gibibyte_month: month
+                        .ok_or("MarketPriceHourly is too high")?
+                        .to_string(),
+                }))
+            }
+            "pv" => Err(format!(
+                "it prices one volume by {field:?}: Bursar prices volumes by class, so write spec.storageClassName there"
+            )),
+            class => Err(format!("AssetClass is {class:?}: write node, gpu or pv")),
+        }
+    }
+}
+
+/// The list as far as it was read.
+struct Import {
+    spec: PriceListSpec,
+    problems: Vec<Problem>,
+    /// Of what a price was given, on which line, and which.
+    seen: HashMap<String, (u64, String)>,
+    first: BTreeMap<&'static str, u64>,
+}
+
+impl Import {
+    fn new(currency: &str) -> Self {
+        Self {
+            spec: PriceListSpec {
+                currency: currency.to_owned(),
+                effective_from: None,
+                gpus: Vec::new(),
+                nodes: Vec::new(),
+                cpu: None,
+                memory: None,
+                storage: None,
+                power: None,
+                overheads: Vec::new(),
+            },
+            problems: Vec::new(),
+            seen: HashMap::new(),
+            first: BTreeMap::new(),
+        }
+    }
+
+    /// Takes a line's price in. OpenCost has a line for each machine, so the same price twice is one.
+    fn take(&mut self, line: u64, price: Price) -> Result<(), String> {
+        let (key, amount) = price.identity();
+        if let Some((earlier, other)) = self.seen.get(&key) {
+            if *other == amount {
+                return Ok(());
+            }
+            return Err(format!(
+                "it says {amount} of what line {earlier} says {other}: keep one"
+            ));
+        }
+        self.seen.insert(key, (line, amount));
+        let full = |kind: &str, most: usize| {
+            format!("a PriceList takes {most} prices of {kind} at most: leave some out")
+        };
+        let storage = || Storage {
+            ephemeral_per_gibibyte_month: None,
+            persistent: Vec::new(),
+        };
+        match price {
+            Price::Gpu(row) => {
+                if self.spec.gpus.len() == MOST_GPUS {
+                    return Err(full("GPUs", MOST_GPUS));
+                }
+                self.first.entry("gpu").or_insert(line);
+                self.spec.gpus.push(row);
+            }
+            Price::Node(row) => {
+                if self.spec.nodes.len() == MOST_NODES {
+                    return Err(full("nodes", MOST_NODES));
+                }
+                self.first.entry("node").or_insert(line);
+                self.spec.nodes.push(row);
+            }
+            Price::Volume(row) => {
+                let storage = self.spec.storage.get_or_insert_with(storage);
+                if storage.persistent.len() == MOST_CLASSES {
+                    return Err(full("storage classes", MOST_CLASSES));
+                }
+                storage.persistent.push(row);
+            }
+            Price::Ephemeral(price) => {
+                let storage = self.spec.storage.get_or_insert_with(storage);
+                storage.ephemeral_per_gibibyte_month = Some(price);
+            }
+            Price::Cpu(price) => {
+                self.spec.cpu = Some(Cpu {
+                    price_per_core_hour: price,
+                });
+            }
+            Price::Memory(price) => {
+                self.spec.memory = Some(Memory {
+                    price_per_gibibyte_hour: price,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(mut self, form: Form) -> Result<PriceListSpec, ImportError> {
+        if let (Form::OpenCost, Some(line), true) =
+            (form, self.first.get("gpu"), self.first.contains_key("node"))
+        {
+            self.problems.push(Problem {
+                line: *line,
+                why: "OpenCost adds a gpu's price to its node's, and Bursar's price of a node includes its GPUs: \
+                      import the gpu lines alone, or node lines that include them"
+                    .to_owned(),
+            });
+        }
+        self.problems.sort_by_key(|problem| problem.line);
+        let more = self.problems.len().saturating_sub(MOST_PROBLEMS);
+        self.problems.truncate(MOST_PROBLEMS);
+        if !self.problems.is_empty() {
+            return Err(ImportError::Lines {
+                problems: self.problems,
+                more,
+            });
+        }
+        if self.seen.is_empty() {
+            return Err(ImportError::Empty);
+        }
+        Ok(self.spec)
+    }
+}
+
+impl Price {
+    /// Of what it is the price, and the price.
+    fn identity(&self) -> (String, String) {
+        let place =
+            |capacity: &Option<CapacityType>, region: &Option<String>, zone: &Option<String>| {
+                format!("{capacity:?} {region:?} {zone:?}")
+            };
+        match self {
+            Self::Gpu(row) => {
+                let place = place(&row.capacity_type, &row.region, &row.zone);
+                let key = format!("gpu {:?} {:?} {place}", row.model, row.resource);
+                (key, row.price_per_hour.clone())
+            }
+            Self::Node(row) => {
+                let place = place(&row.capacity_type, &row.region, &row.zone);
+                let key = format!("node {:?} {:?} {place}", row.instance_type, row.resource);
+                (key, row.price_per_hour.clone())
+            }
+            Self::Volume(row) => (
+                format!("storageClass {:?}", row.storage_class),
+                row.price_per_gibibyte_month.clone(),
+            ),
+            Self::Ephemeral(price) => ("ephemeral".to_owned(), price.clone()),
+            Self::Cpu(price) => ("cpu".to_owned(), price.clone()),
+            Self::Memory(price) => ("memory".to_owned(), price.clone()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,183 @@
+use super::*;
+
+const OPENCOST_HEADER: &str = "EndTimestamp,InstanceID,Region,AssetClass,InstanceIDField,InstanceType,MarketPriceHourly,Version";
+
+fn problems(text: &str) -> Vec<String> {
+    let error = read(text, "USD").unwrap_err();
+    error.to_string().lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn our_own_columns_come_in_any_order_with_comments_and_a_byte_order_mark() {
+    let text = "\u{feff}# the contract\nprice,kind,name,region,capacityType,gpus,watts\n\
+        2.10,gpu,NVIDIA-H100-80GB-HBM3,,Spot,,700\n31.50, node ,p5.48xlarge,us-east-1,,8,\n\
+        0.125,storageClass,fast,,,,\n0.02,ephemeral,,,,,\n0.04,cpu,,,,,\n0.005,memory,,,,,\n";
+    let spec = read(text, "EUR").unwrap();
+    assert_eq!(spec.currency, "EUR");
+    let (gpu, node) = (&spec.gpus[0], &spec.nodes[0]);
+    assert_eq!((gpu.price_per_hour.as_str(), gpu.watts), ("2.1", Some(700)));
+    assert_eq!(gpu.capacity_type, Some(CapacityType::Spot));
+    assert_eq!(
+        (node.gpus, node.region.as_deref()),
+        (Some(8), Some("us-east-1"))
+    );
+    let storage = spec.storage.as_ref().unwrap();
+    assert_eq!(storage.persistent[0].price_per_gibibyte_month, "0.125");
+    assert_eq!(
+        storage.ephemeral_per_gibibyte_month.as_deref(),
+        Some("0.02")
+    );
+    let book = spec.to_core().unwrap();
+    assert_eq!(book.core_hour, Some("0.04".parse().unwrap()));
+    assert_eq!(book.gib_hour, Some("0.005".parse().unwrap()));
+}
+
+#[test]
+fn opencosts_file_is_read_by_type_label_and_storage_class() {
+    let nodes = format!(
+        "{OPENCOST_HEADER}\n,i-1,us-east-1,node,spec.providerID,p5.48xlarge,55.04,v1\n\
+         ,i-2,us-east-1,node,spec.providerID,p5.48xlarge,55.04,v1\n\
+         ,g5.xlarge,,node,metadata.labels.node.kubernetes.io/instance-type,,1.006,v1\n\
+         ,fast,,pv,spec.storageClassName,,0.0001369863014,v1\n"
+    );
+    let spec = read(&nodes, "USD").unwrap();
+    let types: Vec<&str> = spec
+        .nodes
+        .iter()
+        .map(|row| row.instance_type.as_str())
+        .collect();
+    assert_eq!(types, ["p5.48xlarge", "g5.xlarge"]);
+    // 0.1 a month, to the nano-unit an hour
+    let volumes = &spec.storage.as_ref().unwrap().persistent;
+    assert_eq!(volumes[0].price_per_gibibyte_month, "0.09999978");
+    let gpus = format!("{OPENCOST_HEADER}\n,H100,,gpu,nvidia.com/gpu.product,,2.5,\n");
+    assert_eq!(read(&gpus, "USD").unwrap().gpus[0].model, "H100");
+}
+
+#[test]
+fn what_opencost_means_otherwise_is_refused_and_not_guessed() {
+    let text = format!(
+        "{OPENCOST_HEADER}\n,i-1,,node,spec.providerID,,1,\n,vol-1,,pv,metadata.name,,1,\n,x,,disk,,,1,\n\
+         ,p5,,node,,p5,1,\n,H100,,gpu,nvidia.com/gpu.product,,1,\n"
+    );
+    let problems = problems(&text);
+    for (line, part) in [
+        (2, "write the InstanceType"),
+        (3, "spec.storageClassName"),
+        (4, "write node, gpu or pv"),
+        (6, "includes its GPUs"),
+    ] {
+        let start = format!("line {line}: ");
+        let found = problems.iter().find(|each| each.starts_with(&start));
+        assert!(
+            found.is_some_and(|each| each.contains(part)),
+            "{line}: {problems:?}"
+        );
+    }
+    assert_eq!(problems.len(), 4);
+}
+
+#[test]
+fn wrong_columns_are_refused_with_those_that_would_be_right() {
+    for (text, part) in [
+        ("", "the columns are"),
+        (
+            "kind;name;price\ngpu;H100;2\n",
+            "the columns are \"kind;name;price\"",
+        ),
+        ("kind,name\ngpu,H100\n", "write kind,name,price"),
+        ("kind,name,price,colour\n", "no column \"colour\""),
+        ("kind,name,price,price\n", "\"price\" stands twice"),
+        (
+            "InstanceID,MarketPriceHourly\n",
+            "or OpenCost's EndTimestamp",
+        ),
+    ] {
+        let error = read(text, "USD").unwrap_err();
+        assert!(
+            matches!(error, ImportError::Header(_)),
+            "{text:?}: {error:?}"
+        );
+        assert!(error.to_string().contains(part), "{error}");
+    }
+    assert_eq!(read("kind,name,price\n", "USD"), Err(ImportError::Empty));
+    let currency = read("kind,name,price\ngpu,H100,1\n", "XXX").unwrap_err();
+    assert!(currency.to_string().contains("ISO 4217"));
+}
+
+#[test]
+fn each_bad_line_is_named_with_its_reason() {
+    let text = "kind,name,price,capacityType,gpus\n\
+        gpu,H100,-1,,\ngpu,H100,\"2,50\",,\ngpu,,2,,\ngpu,H100,2\nnode,p5,2,spot,8\nnode,p5,2,,0\nfpga,x,2,,\n\
+        gpu,H100,2,,\ngpu,H100,3,,\ngpu,H100,,,\ncpu,x,1,,\n";
+    let found = problems(text);
+    let expected = [
+        "line 2: price is \"-1\": write a decimal number",
+        "line 3: price is \"2,50\": write a decimal number",
+        "line 4: name is empty",
+        "line 5: it has 3 columns, and the header 5",
+        "line 6: capacityType is \"spot\": write OnDemand, Spot or Reserved",
+        "line 7: gpus is \"0\": write a whole number from 1 to 1024",
+        "line 8: kind is \"fpga\": write gpu, node,",
+        "line 10: it says 3 of what line 9 says 2",
+        "line 11: price is \"\"",
+        "line 12: name is \"x\": leave it empty",
+    ];
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+    for (found, expected) in found.iter().zip(expected) {
+        assert!(found.starts_with(expected), "{found}\n{expected}");
+    }
+}
+
+#[test]
+fn lines_are_counted_as_an_editor_does() {
+    for newline in ["\n", "\r\n"] {
+        let lines = [
+            "# ours, \"quoted\"",
+            "",
+            "kind,name,price",
+            "",
+            "# one",
+            "gpu,A,x",
+            "",
+            "",
+            "gpu,B,x",
+            "gpu,C,x",
+        ];
+        let found = problems(&lines.join(newline));
+        let numbers: Vec<&str> = found
+            .iter()
+            .filter_map(|each| each.split(':').next())
+            .collect();
+        assert_eq!(numbers, ["line 6", "line 9", "line 10"], "{newline:?}");
+    }
+}
+
+#[test]
+fn one_bad_line_among_ten_thousand_is_found_and_nothing_is_taken() {
+    let mut text = String::from("kind,name,price\n");
+    for i in 0..10_000 {
+        let price = if i == 7_000 { "free" } else { "2.5" };
+        text.push_str(&format!("node,type-{},{price}\n", i % 900));
+    }
+    assert_eq!(
+        problems(&text),
+        ["line 7002: price is \"free\": write a decimal number that is not negative, such as 2.50"]
+    );
+}
+
+#[test]
+fn twenty_bad_lines_are_told_and_the_rest_counted() {
+    let text = format!("kind,name,price\n{}", "gpu,H100,x\n".repeat(25));
+    let found = problems(&text);
+    assert_eq!((found.len(), found[20].as_str()), (21, "and 5 more lines"));
+}
+
+#[test]
+fn more_prices_than_a_list_takes_are_refused() {
+    let rows: String = (0..1001).map(|i| format!("node,t{i},1\n")).collect();
+    assert_eq!(
+        problems(&format!("kind,name,price\n{rows}")),
+        ["line 1002: a PriceList takes 1000 prices of nodes at most: leave some out"]
+    );
+}
