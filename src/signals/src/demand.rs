@@ -312,7 +312,7 @@ mod tests {
             (0, None),
             "a lost gateway holds nothing after a minute"
         );
-        demands.take(message("c", 67, 1));
+        demands.take(message("c", 68, 1));
         assert!(
             demands.gateways.keys().eq(["c"]),
             "gateways that are gone are forgotten: {demands:?}"
