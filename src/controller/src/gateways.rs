@@ -30,15 +30,30 @@ pub(crate) fn is_gateway(pod: &Pod) -> bool {
 
 /// The gateways that take requests: UID and address.
 pub(crate) fn addresses(pods: &Store<Pod>, namespace: &str) -> BTreeMap<String, IpAddr> {
+    select(pods, namespace, |pod| {
+        pod::is_ready(pod) && pod.metadata.deletion_timestamp.is_none()
+    })
+}
+
+/// The gateways that may hold requests: those too that end, for they serve what they hold.
+fn holding(pods: &Store<Pod>, namespace: &str) -> BTreeMap<String, IpAddr> {
+    select(pods, namespace, |pod| {
+        let ends = pod.metadata.deletion_timestamp.is_some();
+        pod::is_ready(pod) || ends && !pod::is_terminal(pod)
+    })
+}
+
+fn select(
+    pods: &Store<Pod>,
+    namespace: &str,
+    chosen: impl Fn(&Pod) -> bool,
+) -> BTreeMap<String, IpAddr> {
     let pods = pods.state();
-    let taking = pods.iter().filter(|pod| {
-        is_gateway(pod)
-            && pod.namespace().as_deref() == Some(namespace)
-            && pod::is_ready(pod)
-            && pod.metadata.deletion_timestamp.is_none()
+    let gateways = pods.iter().filter(|pod| {
+        is_gateway(pod) && pod.namespace().as_deref() == Some(namespace) && chosen(pod)
     });
     let address = |pod: &Pod| pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok();
-    taking
+    gateways
         .filter_map(|pod| Some((pod::uid(pod).to_owned(), address(pod)?)))
         .collect()
 }
@@ -54,7 +69,7 @@ pub(crate) async fn follow(
     let mut streams: BTreeMap<String, AbortHandle> = BTreeMap::new();
     let credentials = Arc::new(credentials);
     loop {
-        let gateways = addresses(&pods, &namespace);
+        let gateways = holding(&pods, &namespace);
         streams.retain(|uid, stream| {
             let stays = gateways.contains_key(uid);
             if !stays {
@@ -95,5 +110,35 @@ pub(crate) async fn follow(
             });
         }
         tokio::time::sleep(PACE).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::runtime::{reflector, watcher};
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_gateway_that_ends_gets_no_new_requests_and_is_heard_until_its_end() {
+        let (pods, mut writer) = reflector::store();
+        for (uid, ready, deleted, phase) in [
+            ("serving", "True", None, "Running"),
+            ("starting", "False", None, "Running"),
+            ("ending", "False", Some("2026-11-01T00:00:00Z"), "Running"),
+            ("ended", "False", Some("2026-11-01T00:00:00Z"), "Succeeded"),
+        ] {
+            let labels = json!({"app.kubernetes.io/name": "bursar", "app.kubernetes.io/component": "gateway"});
+            let pod: Pod = serde_json::from_value(json!({
+                "metadata": {"name": uid, "namespace": "bursar-system", "uid": uid, "labels": labels, "deletionTimestamp": deleted},
+                "status": {"phase": phase, "podIP": "10.0.0.1", "conditions": [{"type": "Ready", "status": ready}]},
+            }))
+            .unwrap();
+            writer.apply_watcher_event(&watcher::Event::Apply(pod));
+        }
+        let uids = |gateways: BTreeMap<String, IpAddr>| gateways.into_keys().collect::<Vec<_>>();
+        assert_eq!(uids(addresses(&pods, "bursar-system")), ["serving"]);
+        assert_eq!(uids(holding(&pods, "bursar-system")), ["ending", "serving"]);
     }
 }

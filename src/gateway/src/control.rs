@@ -1,11 +1,11 @@
 //! The control port: the leader's end of the demand stream, over TLS, for whoever proves to be the controller.
 
 use std::convert::Infallible;
-use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bursar_runtime::listen::listen;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream;
@@ -14,12 +14,12 @@ use http_body::Frame;
 use http_body_util::{BodyExt, Either, Full, StreamBody};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
 use kube::api::{Api, PostParams};
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
@@ -55,13 +55,13 @@ impl Control {
         client: kube::Client,
         stop: CancellationToken,
     ) -> std::io::Result<()> {
-        let listener =
-            TcpListener::bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, self.port))).await?;
+        let mut listener = listen(self.port).await?;
         let shared = Arc::new((self, client));
         loop {
             let (stream, peer) = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                accepted = listener.accept() => accepted?,
+                // logs what fails, pauses and goes on: whoever floods this port must not end what is held
+                accepted = axum::serve::Listener::accept(&mut listener) => accepted,
             };
             let (shared, stop) = (Arc::clone(&shared), stop.clone());
             tokio::spawn(async move {
@@ -131,6 +131,8 @@ async fn converse(
         Ok::<_, Infallible>(response)
     });
     hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HANDSHAKE_LIMIT)
         .serve_connection(TokioIo::new(stream), handle)
         .await
         .map_err(|error| error.to_string())

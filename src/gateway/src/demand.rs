@@ -54,28 +54,30 @@ impl Demand {
         }
     }
 
-    fn change(&self, change: impl FnOnce(&mut State) -> bool) {
-        let urgent = change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
+    /// Changes the counts. `change` says whether listeners must be told at once.
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> (T, bool)) -> T {
+        let (changed, urgent) =
+            change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
         self.version.send_modify(|version| {
             version.change += 1;
             version.urgent += u64::from(urgent);
         });
+        changed
     }
 
     /// Counts a request as held, unless `max` are; it is until the guard is dropped.
     pub(crate) fn hold(&self, service: &Key, max: u32, now: Timestamp) -> Option<Held> {
-        let mut id = None;
-        self.change(|state| {
+        let id = self.change(|state| {
+            let counts = state.services.get(service);
+            let before = counts.map_or(0, |counts| counts.held.len());
+            if before >= max as usize {
+                return (None, false);
+            }
             state.next += 1;
             let counts = state.services.entry(service.clone()).or_default();
-            if counts.held.len() >= max as usize {
-                return false;
-            }
             counts.held.insert((now, state.next));
-            id = Some(state.next);
-            counts.held.len() == 1
-        });
-        let id = id?;
+            (Some(state.next), before == 0)
+        })?;
         self.meters.held.inc();
         Some(Held {
             demand: self.clone(),
@@ -88,7 +90,7 @@ impl Demand {
     pub(crate) fn forward(&self, service: &Key) -> InFlight {
         self.change(|state| {
             state.services.entry(service.clone()).or_default().in_flight += 1;
-            false
+            ((), false)
         });
         self.meters.in_flight.inc();
         InFlight {
@@ -105,7 +107,7 @@ impl Demand {
                     state.services.remove(service);
                 }
             }
-            false
+            ((), false)
         });
     }
 
@@ -256,6 +258,7 @@ mod tests {
         let demand = demand();
         drop(demand.hold(&chat(), 2, at(1)));
         drop(demand.forward(&chat()));
+        assert!(demand.hold(&chat(), 0, at(1)).is_none());
         assert!(demand.message(at(1)).services.is_empty() && demand.is_idle());
     }
 

@@ -1,6 +1,6 @@
 //! One request: held until a replica is ready, then forwarded to the least busy one.
 //!
-//! The body is read before anything else, within bounds, so that a request which a replica did not answer at all can go to another.
+//! The body is read before the request waits, so that one which a replica did not answer at all can go to another.
 //! Once the first byte of an answer is here the request is never sent again.
 
 use std::collections::BTreeMap;
@@ -10,27 +10,28 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Version, header};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::{BodyExt, Either, Full};
+use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
-use crate::demand::{Demand, InFlight};
+use crate::body::{self, Bodies};
+use crate::demand::{Demand, Held, InFlight};
 use crate::meter::{Meters, Outcome};
 use crate::refuse::Refusal;
-use crate::route::{Key, Routes};
+use crate::route::{Key, Routes, Terms};
 
-/// A request's body may have this many bytes.
-const MAX_BODY: usize = 16 << 20;
-/// All bodies that wait may together have this many, in KiB.
-const ALL_BODIES_KIB: u32 = 256 << 10;
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
+/// A peer that is gone without a word is noticed by the third of these.
+const KEEPALIVE: Duration = Duration::from_secs(20);
 /// A replica that refused a connection is left alone for this long, unless it is the only one.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// Sending a request anew to a replica that broke off before it answered is tried this often.
@@ -54,27 +55,52 @@ pub(crate) struct Forwarder {
     routes: watch::Receiver<Arc<Routes>>,
     demand: Demand,
     meters: Meters,
-    bodies: Arc<Semaphore>,
+    bodies: Bodies,
     busy: Arc<Mutex<BTreeMap<SocketAddr, u64>>>,
+    silence: Duration,
+    leaving: CancellationToken,
 }
 
 /// The answer to a request.
 pub(crate) type Answer = Response<Either<Full<Bytes>, Streamed>>;
 
 impl Forwarder {
-    /// Forwards along `routes`, which follow the cluster.
+    /// Forwards along `routes`, which follow the cluster, and gives up clients that send nothing for as long as `silence`.
     pub(crate) fn new(
         routes: watch::Receiver<Arc<Routes>>,
         demand: Demand,
         meters: Meters,
+        silence: Duration,
     ) -> Self {
         Self {
             routes,
             demand,
             meters,
-            bodies: Arc::new(Semaphore::new(ALL_BODIES_KIB as usize)),
+            bodies: Bodies::new(silence),
             busy: Arc::default(),
+            silence,
+            leaving: CancellationToken::new(),
         }
+    }
+
+    /// A client that is silent for longer in the middle of a request, or before its first one, is given up.
+    pub(crate) fn silence(&self) -> Duration {
+        self.silence
+    }
+
+    /// The meters.
+    pub(crate) fn meters(&self) -> &Meters {
+        &self.meters
+    }
+
+    /// Connections that clients of a service may have.
+    pub(crate) fn room(&self, service: &Key) -> usize {
+        self.routes.borrow().terms(service).map_or(1, Terms::room)
+    }
+
+    /// Refuses all that waits: this gateway ends.
+    pub(crate) fn leave(&self) {
+        self.leaving.cancel();
     }
 
     /// Answers one request for `service`.
@@ -85,12 +111,16 @@ impl Forwarder {
         request: Request<Incoming>,
     ) -> Answer {
         let version = request.version();
-        let (outcome, mut answer) = match self.serve(service, peer, request).await {
+        let (parts, mut body) = request.into_parts();
+        let (outcome, mut answer) = match self.serve(&service, peer, &parts, &mut body).await {
             Ok(response) => ("forwarded", response.map(Either::Right)),
-            Err(refusal) => (
-                refusal.label(),
-                refusal.response(Timestamp::now()).map(Either::Left),
-            ),
+            Err(refusal) => {
+                if !parts.headers.contains_key(header::EXPECT) && refusal != Refusal::BodyLate {
+                    body::discard(body).await;
+                }
+                let response = refusal.response(Timestamp::now());
+                (refusal.label(), response.map(Either::Left))
+            }
         };
         self.meters
             .requests
@@ -107,42 +137,33 @@ impl Forwarder {
 
     async fn serve(
         &self,
-        service: Key,
+        service: &Key,
         peer: SocketAddr,
-        request: Request<Incoming>,
+        parts: &http::request::Parts,
+        body: &mut Incoming,
     ) -> Result<Response<Streamed>, Refusal> {
         let arrived = Instant::now();
-        let (parts, body) = request.into_parts();
-        // counted as held from its arrival: reading a body takes time in which a replica could start
-        let terms = self
-            .routes
-            .borrow()
-            .terms(&service)
-            .cloned()
-            .ok_or(Refusal::Gone)?;
-        if self.routes.borrow().ready(&service).is_empty() {
-            refusal(&terms)?;
+        let (terms, ready) = self.look(service)?;
+        if ready.is_empty() {
+            terms.refusal(Timestamp::now()).map_or(Ok(()), Err)?;
         }
-        let mut held = Some(
-            self.demand
-                .hold(&service, terms.max_held, Timestamp::now())
-                .ok_or(Refusal::QueueFull)?,
-        );
-        let (body, permits) = self.read(body).await?;
+        let late = arrived + within(terms.hold_timeout).max(self.silence);
+        let body = self.bodies.read(service, body, terms.room(), late).await?;
+        // counted from here: a client that sends no body wakes nothing and takes no place
+        let mut held = Some(self.hold(service)?);
+        let complete = Instant::now();
         let mut resends = 0;
         loop {
-            let (address, stream) = self.connect(&service, arrived).await?;
+            let (address, stream) = self.connect(service, arrived).await?;
+            let waited = complete.elapsed();
             let guard = Busy::new(&self.busy, address);
-            let in_flight = self.demand.forward(&service);
+            let in_flight = self.demand.forward(service);
             // from here on its replica counts it
             drop(held.take());
-            let outgoing = outgoing(&parts, &body, address, peer);
+            let outgoing = outgoing(parts, &body.bytes, address, peer);
             match send(stream, outgoing).await {
                 Ok(response) => {
-                    self.meters
-                        .hold_seconds
-                        .observe(arrived.elapsed().as_secs_f64());
-                    drop(permits);
+                    self.meters.hold_seconds.observe(waited.as_secs_f64());
                     return Ok(incoming(response, guard, in_flight));
                 }
                 Err(why)
@@ -151,12 +172,31 @@ impl Forwarder {
                     resends += 1;
                     self.meters.retries.inc();
                     tracing::debug!(service = ?service, %address, %why, "no answer; trying again");
-                    held = self.demand.hold(&service, u32::MAX, Timestamp::now());
+                    held = self.demand.hold(service, u32::MAX, Timestamp::now());
                     tokio::time::sleep(RETRY_PAUSE).await;
                 }
                 Err(why) => return Err(Refusal::Upstream(why)),
             }
         }
+    }
+
+    /// The terms of a service, and its ready replicas.
+    fn look(&self, service: &Key) -> Result<(Terms, Vec<SocketAddr>), Refusal> {
+        let routes = self.routes.borrow();
+        let terms = routes.terms(service).cloned().ok_or(Refusal::Gone)?;
+        Ok((terms, routes.ready(service)))
+    }
+
+    /// Counts a request as held.
+    fn hold(&self, service: &Key) -> Result<Held, Refusal> {
+        let (terms, ready) = self.look(service)?;
+        // what a ready replica takes at once does not wait
+        let most = match ready.is_empty() {
+            true => terms.max_held,
+            false => u32::MAX,
+        };
+        let held = self.demand.hold(service, most, Timestamp::now());
+        held.ok_or(Refusal::QueueFull)
     }
 
     /// Waits for a ready replica and connects to it.
@@ -167,22 +207,17 @@ impl Forwarder {
     ) -> Result<(SocketAddr, TcpStream), Refusal> {
         let mut routes = self.routes.clone();
         loop {
-            let (terms, ready) = {
-                let routes = routes.borrow_and_update();
-                (
-                    routes.terms(service).cloned().ok_or(Refusal::Gone)?,
-                    routes.ready(service),
-                )
-            };
+            routes.mark_unchanged();
+            let (terms, ready) = self.look(service)?;
             let deadline = arrived + within(terms.hold_timeout);
             if ready.is_empty() {
-                refusal(&terms)?;
+                terms.refusal(Timestamp::now()).map_or(Ok(()), Err)?;
             }
             for address in self.by_load(ready) {
                 if let Ok(Ok(stream)) =
                     tokio::time::timeout(CONNECT_LIMIT, TcpStream::connect(address)).await
                 {
-                    stream.set_nodelay(true).ok();
+                    keep(&stream);
                     return Ok((address, stream));
                 }
                 self.meters.retries.inc();
@@ -190,6 +225,7 @@ impl Forwarder {
             let expired = || Refusal::HoldExpired(terms.hold_timeout.as_secs());
             let any = !routes.borrow().ready(service).is_empty();
             tokio::select! {
+                () = self.leaving.cancelled() => return Err(Refusal::Leaving),
                 () = tokio::time::sleep_until(deadline) => return Err(expired()),
                 () = tokio::time::sleep(RETRY_PAUSE), if any => if Instant::now() >= deadline { return Err(expired()) },
                 changed = routes.changed() => if changed.is_err() { return Err(Refusal::Gone) },
@@ -203,35 +239,19 @@ impl Forwarder {
         addresses.sort_by_key(|address| busy.get(address).copied().unwrap_or(0));
         addresses
     }
-
-    /// Reads a body within the bounds of one request and of all.
-    async fn read(
-        &self,
-        mut body: Incoming,
-    ) -> Result<(Bytes, Vec<OwnedSemaphorePermit>), Refusal> {
-        let (mut bytes, mut permits, mut paid) = (BytesMut::new(), Vec::new(), 0);
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|error| Refusal::BadBody(error.to_string()))?;
-            bytes.extend_from_slice(&frame.into_data().unwrap_or_default());
-            if bytes.len() > MAX_BODY {
-                return Err(Refusal::TooLarge);
-            }
-            let kib = u32::try_from(bytes.len().div_ceil(1024)).unwrap_or(u32::MAX);
-            if kib > paid {
-                let permit = Arc::clone(&self.bodies).try_acquire_many_owned(kib - paid);
-                permits.push(permit.map_err(|_| Refusal::QueueFull)?);
-                paid = kib;
-            }
-        }
-        Ok((bytes.freeze(), permits))
-    }
 }
 
-fn refusal(terms: &crate::route::Terms) -> Result<(), Refusal> {
-    match &terms.refusal {
-        Some(told) => Err(Refusal::Told(told.clone())),
-        None if !terms.welcome => Err(Refusal::Stopped),
-        None => Ok(()),
+/// Sets what every connection of a gateway has: small writes go out at once, and a peer that is gone is noticed.
+pub(crate) fn keep(stream: &TcpStream) {
+    let alive = TcpKeepalive::new()
+        .with_time(KEEPALIVE)
+        .with_interval(KEEPALIVE)
+        .with_retries(3);
+    let set = stream
+        .set_nodelay(true)
+        .and_then(|()| SockRef::from(stream).set_tcp_keepalive(&alive));
+    if let Err(error) = set {
+        tracing::debug!(%error, "a connection's options");
     }
 }
 

@@ -3,8 +3,10 @@
 //! A gateway writes nothing to the API server. It is in the path of a service's requests exactly while no replica is ready, because
 //! an EndpointSlice names it as a terminating endpoint; each service has a port of its own.
 
+mod body;
 mod control;
 mod demand;
+mod follow;
 mod forward;
 mod meter;
 mod refuse;
@@ -13,35 +15,35 @@ mod serve;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
-use bursar_api::InferenceDeployment;
-use bursar_api::names::WORKLOAD_LABEL;
 use bursar_runtime::admin::{self, Readiness};
 use bursar_runtime::shutdown;
-use futures::{Stream, StreamExt, TryStreamExt};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::runtime::watcher::Event;
-use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Client, ResourceExt};
+use kube::Client;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use prometheus_client::registry::Registry;
-use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::control::Control;
 use crate::demand::Demand;
+use crate::follow::Follower;
 use crate::forward::Forwarder;
 use crate::meter::Meters;
-use crate::route::{Key, Routes};
 use crate::serve::Listeners;
 
-/// A gateway that is told to stop serves on until no slice names it, at most for this long.
+/// A client that sends nothing for this long, before its first request or in the middle of one, is given up.
+const SILENCE: Duration = Duration::from_secs(10);
+/// A port that could not be opened is tried again after this long.
+const REOPEN: Duration = Duration::from_secs(5);
+/// A gateway that is told to stop takes connections until no slice names it, at most for this long: the controllers may be down.
 const LEAVE_LIMIT: Duration = Duration::from_secs(25);
-/// Then its requests may take this long.
-const DRAIN_LIMIT: Duration = Duration::from_secs(30);
+/// Nodes take this long to follow a slice.
+const LINGER: Duration = Duration::from_secs(3);
+/// What a gateway leaves of its termination grace, to refuse what still waits.
+const MARGIN: Duration = Duration::from_secs(5);
 
 /// What a gateway is told.
 #[derive(Debug, Clone, clap::Args)]
@@ -70,6 +72,15 @@ pub struct Options {
         default_value = "system:serviceaccount:bursar-system:bursar-controller"
     )]
     pub controller_service_account: String,
+    /// The pod's terminationGracePeriodSeconds, such as 600s: what is held and in flight may take nearly all of it.
+    #[arg(long, default_value = "30s", value_parser = duration)]
+    pub termination_grace: Duration,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let read = bursar_api::text::duration("--termination-grace", text);
+    let read = read.map_err(|error| error.to_string())?;
+    Duration::try_from(read).map_err(|error| error.to_string())
 }
 
 /// Why a gateway ended.
@@ -81,14 +92,9 @@ pub enum Error {
     /// A port, or the process's signals.
     #[error("{0}")]
     Io(#[from] std::io::Error),
-    /// A watch ended, which it never does.
-    #[error("the watch of {0} ended")]
-    Watch(&'static str),
-}
-
-enum Change {
-    Service(Box<Event<InferenceDeployment>>),
-    Slice(Box<Event<EndpointSlice>>),
+    /// Something ended that never does.
+    #[error("{0} ended")]
+    Ended(&'static str),
 }
 
 /// Runs a gateway until SIGTERM.
@@ -96,13 +102,28 @@ enum Change {
 /// # Errors
 /// What it cannot run without.
 pub async fn run(options: Options) -> Result<(), Error> {
+    raise_open_files();
     let stop = shutdown::token()?;
     let client = Client::try_default().await?;
+    serve(options, client, stop).await
+}
+
+/// A request that waits has a socket, one in flight two, and container runtimes start a process with 1024 unless it asks for more.
+fn raise_open_files() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+}
+
+/// Serves until `stop`, then until nothing is held or in flight, within the grace.
+async fn serve(options: Options, client: Client, stop: CancellationToken) -> Result<(), Error> {
     let mut registry = Registry::default();
     let meters = Meters::new(&mut registry);
     let demand = Demand::new(&options.pod_uid, meters.clone());
     let readiness = Readiness::default();
-    let ended = tokio_util::sync::CancellationToken::new();
+    let ended = CancellationToken::new();
     let _ended = ended.clone().drop_guard();
     let admin = tokio::spawn(admin::serve(
         options.admin_port,
@@ -117,115 +138,54 @@ pub async fn run(options: Options) -> Result<(), Error> {
         demand: demand.clone(),
     };
     let control = tokio::spawn(control.serve(client.clone(), ended.clone()));
-
-    let (publish, routes) = watch::channel(Arc::new(Routes::default()));
-    let mut listeners = Listeners::new(Forwarder::new(routes, demand, meters));
-    let mut changes = std::pin::pin!(changes(client));
-    let mut index = Routes::default();
-    let mut services = Feed::new(
-        Routes::apply_service,
-        Routes::delete_service,
-        Routes::retain_services,
-    );
-    let mut slices = Feed::new(
-        Routes::apply_slice,
-        Routes::delete_slice,
-        Routes::retain_slices,
-    );
-    let mut leaving = std::pin::pin!(async {
-        stop.cancelled().await;
+    let mut follower = Follower::new(client);
+    let routes = follower.routes();
+    let forwarder = Forwarder::new(routes.clone(), demand, meters, SILENCE);
+    let listeners = Listeners::new(forwarder);
+    let life = async {
+        let listeners = listen(&mut follower, listeners, &readiness, options.pod_ip, &stop).await?;
         readiness.set(false);
-        tokio::time::sleep(LEAVE_LIMIT).await;
-    });
-    let mut servers = std::pin::pin!(async {
-        tokio::select! { ended = admin => ended, ended = control => ended }
-    });
+        let grace = options.termination_grace;
+        let end = Instant::now() + grace.saturating_sub(MARGIN).max(grace / 2);
+        let mut routes = routes;
+        let leave = async {
+            let unnamed = routes.wait_for(|routes| routes.ports(options.pod_ip).is_empty());
+            let limit = LEAVE_LIMIT.min(grace / 2);
+            tokio::time::timeout(limit, unnamed).await.ok();
+            tokio::time::sleep(LINGER.min(grace / 4)).await;
+            listeners.close(end).await;
+        };
+        tokio::select! {
+            ended = follower.run() => ended,
+            () = leave => Ok(()),
+        }
+    };
+    tokio::select! {
+        ended = life => ended,
+        ended = admin => ended.map_err(|_| Error::Ended("the admin server"))?.map_err(Error::Io),
+        ended = control => ended.map_err(|_| Error::Ended("the control port"))?.map_err(Error::Io),
+    }
+}
+
+/// Opens and closes the services' ports as slices name this gateway, until `stop`.
+async fn listen(
+    follower: &mut Follower,
+    mut listeners: Listeners,
+    readiness: &Readiness,
+    address: IpAddr,
+    stop: &CancellationToken,
+) -> Result<Listeners, Error> {
+    let mut all = true;
     loop {
         tokio::select! {
-            change = changes.next() => match change.ok_or(Error::Watch("services and slices"))? {
-                Change::Service(event) => services.take(*event, &mut index),
-                Change::Slice(event) => slices.take(*event, &mut index),
-            },
-            () = &mut leaving => break,
-            server = &mut servers => return server.map_err(|_| Error::Watch("a server"))?.map_err(Error::Io),
+            () = stop.cancelled() => return Ok(listeners),
+            taken = follower.next() => taken?,
+            () = tokio::time::sleep(REOPEN), if !all => {}
         }
-        publish.send_replace(Arc::new(index.clone()));
-        if services.synced && slices.synced {
-            let ports = index.ports(options.pod_ip);
-            if stop.is_cancelled() && ports.is_empty() {
-                break;
-            }
-            let open = listeners.follow(ports).await;
-            readiness.set(open && !stop.is_cancelled());
-        }
-    }
-    listeners.close(DRAIN_LIMIT).await;
-    Ok(())
-}
-
-fn changes(client: Client) -> impl Stream<Item = Change> {
-    let services = watcher(
-        Api::<InferenceDeployment>::all(client.clone()),
-        watcher::Config::default(),
-    );
-    let slices = watcher(
-        Api::<EndpointSlice>::all(client),
-        watcher::Config::default().labels(WORKLOAD_LABEL),
-    );
-    let warn =
-        |kind: &'static str| move |error: &watcher::Error| tracing::warn!(kind, %error, "watch");
-    let services = services
-        .default_backoff()
-        .inspect_err(warn("inferencedeployments"))
-        .filter_map(|event| async { event.ok() });
-    let slices = slices
-        .default_backoff()
-        .inspect_err(warn("endpointslices"))
-        .filter_map(|event| async { event.ok() });
-    futures::stream::select(
-        services.map(|event| Change::Service(Box::new(event))),
-        slices.map(|event| Change::Slice(Box::new(event))),
-    )
-}
-
-/// How the events of one kind go into the index.
-struct Feed<K> {
-    apply: fn(&mut Routes, &K),
-    delete: fn(&mut Routes, &K),
-    retain: fn(&mut Routes, &BTreeSet<Key>),
-    listed: BTreeSet<Key>,
-    /// The first list is complete.
-    synced: bool,
-}
-
-impl<K: ResourceExt> Feed<K> {
-    fn new(
-        apply: fn(&mut Routes, &K),
-        delete: fn(&mut Routes, &K),
-        retain: fn(&mut Routes, &BTreeSet<Key>),
-    ) -> Self {
-        Self {
-            apply,
-            delete,
-            retain,
-            listed: BTreeSet::new(),
-            synced: false,
-        }
-    }
-
-    fn take(&mut self, event: Event<K>, index: &mut Routes) {
-        match event {
-            Event::Init => self.listed.clear(),
-            Event::InitApply(object) => {
-                self.listed.insert(route::key(&object));
-                (self.apply)(index, &object);
-            }
-            Event::InitDone => {
-                (self.retain)(index, &self.listed);
-                self.synced = true;
-            }
-            Event::Apply(object) => (self.apply)(index, &object),
-            Event::Delete(object) => (self.delete)(index, &object),
+        if let Some(routes) = follower.complete() {
+            // one port that another process has is no reason to serve no service
+            all = listeners.follow(routes.ports(address)).await;
+            readiness.set(true);
         }
     }
 }

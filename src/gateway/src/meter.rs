@@ -27,6 +27,8 @@ pub(crate) struct Meters {
     pub(crate) requests: Family<Outcome, Counter>,
     /// Replicas that were tried anew because the first did not answer.
     pub(crate) retries: Counter,
+    /// Ports that could not be opened.
+    pub(crate) closed_ports: Gauge,
 }
 
 impl Meters {
@@ -38,6 +40,7 @@ impl Meters {
             hold_seconds: Histogram::new(exponential_buckets(0.01, 2.0, 16)),
             requests: Family::default(),
             retries: Counter::default(),
+            closed_ports: Gauge::default(),
         };
         registry.register(
             "bursar_gateway_held_requests",
@@ -63,6 +66,11 @@ impl Meters {
             "bursar_gateway_retries",
             "Requests that were sent to another replica",
             meters.retries.clone(),
+        );
+        registry.register(
+            "bursar_gateway_closed_ports",
+            "Ports of services that could not be opened",
+            meters.closed_ports.clone(),
         );
         meters
     }

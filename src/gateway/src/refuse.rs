@@ -24,6 +24,10 @@ pub(crate) enum Refusal {
     TooLarge,
     /// The body could not be read.
     BadBody(String),
+    /// The body did not come in time.
+    BodyLate,
+    /// This gateway ends.
+    Leaving,
     /// The replica broke off before it answered.
     Upstream(String),
 }
@@ -33,11 +37,13 @@ impl Refusal {
     pub(crate) fn label(&self) -> &'static str {
         match self {
             Self::Told(told) if told.status == 429 => "budget",
+            Self::Told(told) if told.code == "start_failed" => "start_failed",
             Self::Told(_) | Self::Stopped => "stopped",
             Self::QueueFull => "queue_full",
             Self::HoldExpired(_) => "hold_expired",
             Self::Gone => "gone",
-            Self::TooLarge | Self::BadBody(_) => "bad_request",
+            Self::TooLarge | Self::BadBody(_) | Self::BodyLate => "bad_request",
+            Self::Leaving => "leaving",
             Self::Upstream(_) => "upstream",
         }
     }
@@ -52,21 +58,22 @@ impl Refusal {
                 } else {
                     server
                 };
-                let retry = told
-                    .retry_at
-                    .as_ref()
-                    .map_or(60, |at| at.0.duration_since(now).as_secs());
-                let until = told
-                    .retry_at
-                    .as_ref()
-                    .map(|at| format!("; the budget reopens at {}", at.0))
-                    .unwrap_or_default();
+                let at = told.retry_at.as_ref().map(|at| at.0);
+                let message = match at {
+                    Some(at) if told.status == 429 => {
+                        format!("{}; the budget reopens at {at}", told.message)
+                    }
+                    _ => told.message.clone(),
+                };
+                let status = u16::try_from(told.status).ok();
                 (
-                    u16::try_from(told.status).unwrap_or(503),
+                    status
+                        .filter(|status| (400..600).contains(status))
+                        .unwrap_or(503),
                     kind,
                     &told.code,
-                    format!("{}{until}", told.message),
-                    retry,
+                    message,
+                    at.map_or(10, |at| at.duration_since(now).as_secs()),
                 )
             }
             Self::Stopped => (
@@ -80,7 +87,7 @@ impl Refusal {
                 503,
                 server,
                 "queue_full",
-                "as many requests as may wait for this service do".into(),
+                "as many requests, or bytes of them, as may wait for this service do".into(),
                 5,
             ),
             Self::HoldExpired(seconds) => (
@@ -109,6 +116,20 @@ impl Refusal {
                 "invalid_request_error",
                 "bad_body",
                 format!("the request's body broke off: {why}"),
+                1,
+            ),
+            Self::BodyLate => (
+                408,
+                "invalid_request_error",
+                "request_timeout",
+                "the request's body did not come in time".into(),
+                1,
+            ),
+            Self::Leaving => (
+                503,
+                server,
+                "gateway_leaving",
+                "this gateway ends before a replica was ready; another takes the request".into(),
                 1,
             ),
             Self::Upstream(why) => (
@@ -185,6 +206,8 @@ mod tests {
             (Refusal::HoldExpired(120), 504),
             (Refusal::Gone, 404),
             (Refusal::TooLarge, 413),
+            (Refusal::BodyLate, 408),
+            (Refusal::Leaving, 503),
             (Refusal::Upstream("reset".into()), 502),
         ] {
             let response = refusal.response(now);

@@ -6,9 +6,11 @@ use std::net::{IpAddr, SocketAddr};
 use bursar_api::InferenceDeployment;
 use bursar_api::inference::{ActivationMode, RefusalStatus};
 use bursar_api::names::{GATEWAY_LABEL, SERVICE_PORT_NAME, WORKLOAD_LABEL};
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
+
+use crate::refuse::Refusal;
 
 /// A service: namespace and name of its InferenceDeployment.
 pub(crate) type Key = (String, String);
@@ -24,6 +26,27 @@ pub(crate) struct Terms {
     pub(crate) welcome: bool,
     /// The answer while no replica is ready and none may start.
     pub(crate) refusal: Option<RefusalStatus>,
+}
+
+/// So many requests of a service, besides those that wait, may be on their way in or out.
+const ROOM: usize = 256;
+
+impl Terms {
+    /// The answer at `now` while no replica is ready, if requests do not wait for one. Past its retry time a refusal counts no more:
+    /// a budget that reopens needs no controller for that.
+    pub(crate) fn refusal(&self, now: Timestamp) -> Option<Refusal> {
+        let current = |told: &&RefusalStatus| told.retry_at.as_ref().is_none_or(|at| at.0 > now);
+        match self.refusal.as_ref().filter(current) {
+            Some(told) => Some(Refusal::Told(told.clone())),
+            None if !self.welcome => Some(Refusal::Stopped),
+            None => None,
+        }
+    }
+
+    /// Connections that clients of the service may have, and bodies that it may be sent at a time.
+    pub(crate) fn room(&self) -> usize {
+        (self.max_held as usize).saturating_add(ROOM)
+    }
 }
 
 /// One EndpointSlice.

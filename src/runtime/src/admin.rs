@@ -1,6 +1,5 @@
 //! The admin server: health, readiness, metrics, and what the process adds.
 
-use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -10,8 +9,9 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+
+use crate::listen::listen;
 
 /// Whether the process can do its work.
 #[derive(Debug, Clone, Default)]
@@ -57,8 +57,7 @@ fn metrics(registry: &Registry) -> impl IntoResponse + use<> {
 /// # Errors
 /// When the port cannot be had.
 pub async fn serve(port: u16, routes: Router, stop: CancellationToken) -> std::io::Result<()> {
-    let listener = TcpListener::bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))).await?;
-    axum::serve(listener, routes)
+    axum::serve(listen(port).await?, routes)
         .with_graceful_shutdown(stop.cancelled_owned())
         .await
 }

@@ -91,6 +91,8 @@ impl Demands {
             .filter(|key| !after.contains_key(*key))
             .cloned();
         let changed = changed.chain(ended).collect();
+        self.gateways
+            .retain(|_, last| message.at.duration_since(last.at) < GONE);
         self.gateways.insert(message.gateway.clone(), message);
         changed
     }
@@ -309,6 +311,11 @@ mod tests {
             demands.held("ns", "chat", at(67)),
             (0, None),
             "a lost gateway holds nothing after a minute"
+        );
+        demands.take(message("c", 68, 1));
+        assert!(
+            demands.gateways.keys().eq(["c"]),
+            "gateways that are gone are forgotten: {demands:?}"
         );
     }
 

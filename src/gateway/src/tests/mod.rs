@@ -1,0 +1,209 @@
+//! Requests over real sockets on loopback: held, woken, streamed, retried, refused.
+
+mod bounds;
+mod stop;
+mod waiting;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bursar_api::InferenceDeployment;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use prometheus_client::registry::Registry;
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+use crate::demand::Demand;
+use crate::forward::Forwarder;
+use crate::meter::Meters;
+use crate::route::Routes;
+use crate::serve::Listeners;
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// A gateway for the one service ns/chat.
+struct World {
+    routes: Routes,
+    publish: watch::Sender<Arc<Routes>>,
+    demand: Demand,
+    gateway: SocketAddr,
+    listeners: Listeners,
+}
+
+impl World {
+    async fn new(activation: Value) -> Self {
+        Self::with_silence(activation, LIMIT).await
+    }
+
+    /// One that gives up clients which are silent for so long.
+    async fn with_silence(activation: Value, silence: Duration) -> Self {
+        let demand = Demand::new("g", Meters::new(&mut Registry::default()));
+        let (publish, receive) = watch::channel(Arc::new(Routes::default()));
+        let forwarder = Forwarder::new(
+            receive,
+            demand.clone(),
+            Meters::new(&mut Registry::default()),
+            silence,
+        );
+        let mut listeners = Listeners::new(forwarder);
+        let port = free_port().await;
+        assert!(
+            listeners
+                .follow([(port, ("ns".to_owned(), "chat".to_owned()))].into())
+                .await
+        );
+        let gateway = SocketAddr::from(([127, 0, 0, 1], port));
+        let mut world = Self {
+            routes: Routes::default(),
+            publish,
+            demand,
+            gateway,
+            listeners,
+        };
+        world.service(activation, Value::Null);
+        world
+    }
+
+    fn service(&mut self, activation: Value, refusal: Value) {
+        let object = service(activation, refusal);
+        self.routes.apply_service(&object);
+        self.publish.send_replace(Arc::new(self.routes.clone()));
+    }
+
+    fn replica(&mut self, address: Option<SocketAddr>) {
+        let slice = replica(address);
+        self.routes.apply_slice(&slice);
+        self.publish.send_replace(Arc::new(self.routes.clone()));
+    }
+
+    fn held(&self) -> u64 {
+        self.demand
+            .message(jiff::Timestamp::UNIX_EPOCH)
+            .services
+            .iter()
+            .map(|service| service.held)
+            .sum()
+    }
+
+    /// Waits until nothing is counted.
+    async fn idle(&self) {
+        let idle = async {
+            while !self.demand.is_idle() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(LIMIT, idle).await.unwrap();
+    }
+
+    /// Waits until this many requests are held.
+    async fn holds(&self, count: u64) {
+        let reached = async {
+            while self.held() != count {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(LIMIT, reached)
+            .await
+            .unwrap_or_else(|_| unreachable!("{} are held, not {count}", self.held()));
+    }
+}
+
+fn service(activation: Value, refusal: Value) -> InferenceDeployment {
+    serde_json::from_value(json!({
+        "apiVersion": "bursar.dev/v1alpha1", "kind": "InferenceDeployment",
+        "metadata": {"name": "chat", "namespace": "ns"},
+        "spec": {"engine": "vLLM", "maxReplicas": 1, "activation": activation},
+        "status": {"activation": {"port": 20000, "refusal": refusal}},
+    }))
+    .unwrap()
+}
+
+/// The slice of the service's replicas.
+fn replica(address: Option<SocketAddr>) -> EndpointSlice {
+    let endpoints: Vec<_> = address
+        .iter()
+        .map(|address| json!({"addresses": [address.ip()], "conditions": {"ready": true}}))
+        .collect();
+    serde_json::from_value(json!({
+        "metadata": {"name": "chat-a", "namespace": "ns", "labels": {"bursar.dev/workload": "chat"}}, "addressType": "IPv4",
+        "endpoints": endpoints, "ports": [{"name": "http", "port": address.map_or(1, |address| address.port())}],
+    }))
+    .unwrap()
+}
+
+/// A port that nobody has now.
+async fn free_port() -> u16 {
+    let probe = TcpListener::bind("[::]:0").await.unwrap();
+    probe.local_addr().unwrap().port()
+}
+
+const REQUEST: &[u8] =
+    b"POST /v1/completions HTTP/1.1\r\nhost: chat\r\ncontent-length: 5\r\n\r\nhello";
+
+/// What a client gets: status, headers and body as they came.
+async fn ask(gateway: SocketAddr) -> String {
+    send(gateway, REQUEST).await
+}
+
+/// What a client gets that sends this; it reads until the connection is closed.
+async fn send(gateway: SocketAddr, request: &[u8]) -> String {
+    let asked = async {
+        let mut stream = TcpStream::connect(gateway).await.unwrap();
+        stream.write_all(request).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    };
+    tokio::time::timeout(LIMIT, asked).await.unwrap()
+}
+
+/// Reads lines until what was seen has this text.
+async fn read_until(client: &mut BufReader<TcpStream>, seen: &mut String, text: &str) {
+    while !seen.contains(text) {
+        let line = tokio::time::timeout(LIMIT, client.read_line(seen)).await;
+        assert!(line.unwrap().unwrap() > 0, "{seen}");
+    }
+}
+
+/// Reads one request with its five bytes of body.
+async fn read_request(stream: &mut BufReader<TcpStream>) -> String {
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        assert!(
+            stream.read_line(&mut head).await.unwrap() > 0,
+            "the request ends early: {head}"
+        );
+    }
+    let mut body = [0; 5];
+    stream.read_exact(&mut body).await.unwrap();
+    assert_eq!(&body, b"hello");
+    head
+}
+
+async fn upstream() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}
+
+/// Answers every request with its number.
+fn answer_all(listener: TcpListener) {
+    tokio::spawn(async move {
+        for number in 0.. {
+            let (stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut stream = BufReader::new(stream);
+                read_request(&mut stream).await;
+                let body = format!("number {number}");
+                let answer = format!(
+                    "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}",
+                    body.len()
+                );
+                stream.get_mut().write_all(answer.as_bytes()).await.unwrap();
+            });
+        }
+    });
+}

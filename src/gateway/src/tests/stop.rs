@@ -1,0 +1,153 @@
+//! A gateway that is told to stop.
+
+use bursar_apitest::Server;
+use kube::api::{Api, DeleteParams, PostParams};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::{Error, Options};
+
+/// A whole gateway before an API server, at 127.0.0.1.
+struct Process {
+    client: kube::Client,
+    stop: CancellationToken,
+    ended: JoinHandle<Result<(), Error>>,
+    admin: SocketAddr,
+    service: SocketAddr,
+}
+
+impl Process {
+    async fn start(grace: Duration) -> Self {
+        let client = Server::new(&["ns"]).client();
+        let (admin, control, port) = (free_port().await, free_port().await, free_port().await);
+        let options = Options {
+            pod_ip: "127.0.0.1".parse().unwrap(),
+            pod_uid: "g".into(),
+            admin_port: admin,
+            control_port: control,
+            tls_cert: "none".into(),
+            tls_key: "none".into(),
+            controller_service_account: "none".into(),
+            termination_grace: grace,
+        };
+        let services: Api<InferenceDeployment> = Api::namespaced(client.clone(), "ns");
+        let params = PostParams::default();
+        let object = super::service(json!({}), Value::Null);
+        services.create(&params, &object).await.unwrap();
+        let slice: EndpointSlice = serde_json::from_value(json!({
+            "metadata": {"name": "chat-bursar-gateway", "namespace": "ns",
+                "labels": {"bursar.dev/workload": "chat", "bursar.dev/gateway": "true"}},
+            "addressType": "IPv4", "endpoints": [{"addresses": ["127.0.0.1"], "conditions": {"ready": false}}],
+            "ports": [{"name": "http", "port": port}],
+        }))
+        .unwrap();
+        let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), "ns");
+        slices.create(&params, &slice).await.unwrap();
+        let stop = CancellationToken::new();
+        let ended = tokio::spawn(crate::serve(options, client.clone(), stop.clone()));
+        let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        Self {
+            client,
+            stop,
+            ended,
+            admin: local(admin),
+            service: local(port),
+        }
+    }
+
+    fn slices(&self) -> Api<EndpointSlice> {
+        Api::namespaced(self.client.clone(), "ns")
+    }
+
+    /// Waits until an admin page has this text.
+    async fn says(&self, path: &str, text: &str) {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n");
+        let said = async {
+            loop {
+                if let Ok(mut stream) = TcpStream::connect(self.admin).await {
+                    stream.write_all(request.as_bytes()).await.unwrap();
+                    let mut answer = String::new();
+                    stream.read_to_string(&mut answer).await.unwrap();
+                    if answer.contains(text) {
+                        return;
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(LIMIT, said).await.unwrap();
+    }
+
+    /// Waits until one request is held.
+    async fn holds(&self) {
+        self.says("/metrics", "bursar_gateway_held_requests 1\n")
+            .await;
+    }
+
+    async fn leave_the_slices(&self) {
+        let params = DeleteParams::default();
+        self.slices()
+            .delete("chat-bursar-gateway", &params)
+            .await
+            .unwrap();
+    }
+
+    /// Waits for the process to end.
+    async fn end(self) {
+        let ended = tokio::time::timeout(LIMIT, self.ended).await;
+        ended.unwrap().unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_gateway_that_ends_serves_what_it_holds_once_a_replica_is_ready() {
+    let process = Process::start(Duration::from_secs(60)).await;
+    process.says("/readyz", "200 OK").await;
+    let first = tokio::spawn(ask(process.service));
+    process.holds().await;
+    process.stop.cancel();
+    process.says("/readyz", "503").await;
+    process.leave_the_slices().await;
+    // nodes that do not know yet that it leaves still send requests
+    let second = tokio::spawn(ask(process.service));
+    process
+        .says("/metrics", "bursar_gateway_held_requests 2\n")
+        .await;
+    let closed = async {
+        while TcpStream::connect(process.service).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, closed).await.unwrap();
+    let (listener, address) = upstream().await;
+    answer_all(listener);
+    let params = PostParams::default();
+    process
+        .slices()
+        .create(&params, &super::replica(Some(address)))
+        .await
+        .unwrap();
+    for client in [first, second] {
+        let answer = client.await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    process.end().await;
+}
+
+#[tokio::test]
+async fn what_still_waits_at_the_end_of_the_grace_is_told_so() {
+    let process = Process::start(Duration::from_secs(2)).await;
+    process.says("/readyz", "200 OK").await;
+    let held = tokio::spawn(ask(process.service));
+    process.holds().await;
+    process.stop.cancel();
+    let answer = held.await.unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 503")
+            && answer.contains("gateway_leaving")
+            && answer.contains("retry-after: 1\r\n"),
+        "{answer}"
+    );
+    process.end().await;
+}

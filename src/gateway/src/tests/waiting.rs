@@ -1,0 +1,296 @@
+//! Requests that wait: woken, streamed, retried, refused.
+
+use futures::future::join_all;
+
+use super::*;
+
+#[tokio::test]
+async fn a_thousand_held_requests_are_all_served_once_a_replica_is_ready() {
+    let mut world = World::new(json!({})).await;
+    let clients: Vec<_> = (0..1000)
+        .map(|_| tokio::spawn(ask(world.gateway)))
+        .collect();
+    world.holds(1000).await;
+    let (listener, address) = upstream().await;
+    answer_all(listener);
+    world.replica(Some(address));
+    for answer in join_all(clients).await {
+        let answer = answer.unwrap();
+        assert!(
+            answer.starts_with("HTTP/1.1 200 OK") && answer.contains("connection: close"),
+            "{answer}"
+        );
+    }
+    assert!(
+        world.demand.is_idle(),
+        "nothing is counted as held or in flight any more"
+    );
+}
+
+#[tokio::test]
+async fn more_than_the_limit_is_refused_at_once() {
+    let world = World::new(json!({"maxHeldRequests": 1})).await;
+    let first = tokio::spawn(ask(world.gateway));
+    world.holds(1).await;
+    let answer = ask(world.gateway).await;
+    assert!(
+        answer.starts_with("HTTP/1.1 503")
+            && answer.contains("queue_full")
+            && answer.contains("retry-after: 5"),
+        "{answer}"
+    );
+    first.abort();
+    let _ = first.await;
+    world.holds(0).await;
+}
+
+#[tokio::test]
+async fn a_request_is_not_held_longer_than_the_timeout() {
+    let world = World::new(json!({"holdTimeout": "300ms"})).await;
+    let answer = ask(world.gateway).await;
+    assert!(
+        answer.starts_with("HTTP/1.1 504") && answer.contains("hold_expired"),
+        "{answer}"
+    );
+}
+
+#[tokio::test]
+async fn a_budget_that_closes_refuses_what_is_held_and_what_comes() {
+    let mut world = World::new(json!({})).await;
+    let held = tokio::spawn(ask(world.gateway));
+    world.holds(1).await;
+    let refusal =
+        json!({"status": 429, "code": "insufficient_quota", "message": "budget team is exhausted"});
+    world.service(json!({}), refusal);
+    for answer in [held.await.unwrap(), ask(world.gateway).await] {
+        assert!(
+            answer.starts_with("HTTP/1.1 429") && answer.contains("insufficient_quota"),
+            "{answer}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_answer_is_streamed_chunk_by_chunk() {
+    let mut world = World::new(json!({})).await;
+    let (listener, address) = upstream().await;
+    let (go, mut wait) = tokio::sync::mpsc::channel::<()>(1);
+    let server = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut stream = BufReader::new(stream);
+        let head = read_request(&mut stream).await;
+        let stream = stream.get_mut();
+        stream
+            .write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\none\n\r\n")
+            .await
+            .unwrap();
+        wait.recv().await.unwrap();
+        stream.write_all(b"4\r\ntwo\n\r\n0\r\n\r\n").await.unwrap();
+        head
+    });
+    world.replica(Some(address));
+    let mut client = BufReader::new(TcpStream::connect(world.gateway).await.unwrap());
+    let request = b"POST /v1/completions HTTP/1.1\r\nhost: chat\r\nx-request-id: 7\r\ncontent-length: 5\r\n\r\nhello";
+    client.get_mut().write_all(request).await.unwrap();
+    let mut seen = String::new();
+    // the second chunk is not sent before the first has arrived
+    read_until(&mut client, &mut seen, "one\n").await;
+    go.send(()).await.unwrap();
+    read_until(&mut client, &mut seen, "two\n").await;
+    let head = server.await.unwrap().to_lowercase();
+    assert!(
+        head.contains("host: chat")
+            && head.contains("x-request-id: 7")
+            && head.contains("x-forwarded-for: 127.0.0.1"),
+        "{head}"
+    );
+}
+
+#[tokio::test]
+async fn a_replica_that_closes_its_socket_costs_no_request() {
+    let mut world = World::new(json!({})).await;
+    let (closing, address) = upstream().await;
+    world.replica(Some(address));
+    let client = tokio::spawn(ask(world.gateway));
+    // accepted, and closed before a byte is answered
+    let (stream, _) = closing.accept().await.unwrap();
+    let mut stream = BufReader::new(stream);
+    read_request(&mut stream).await;
+    drop((stream, closing));
+    let (listener, address) = upstream().await;
+    answer_all(listener);
+    world.replica(Some(address));
+    let answer = client.await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+}
+
+#[tokio::test]
+async fn an_answer_that_broke_off_is_not_asked_for_again() {
+    let mut world = World::new(json!({})).await;
+    let (listener, address) = upstream().await;
+    world.replica(Some(address));
+    let client = tokio::spawn(ask(world.gateway));
+    let (stream, _) = listener.accept().await.unwrap();
+    let mut stream = BufReader::new(stream);
+    read_request(&mut stream).await;
+    stream
+        .get_mut()
+        .write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\none\n\r\n")
+        .await
+        .unwrap();
+    drop(stream);
+    assert!(client.await.unwrap().contains("one"));
+    let again = tokio::time::timeout(Duration::from_millis(300), listener.accept()).await;
+    assert!(again.is_err(), "the request was sent a second time");
+}
+
+#[tokio::test]
+async fn a_stream_that_was_held_over_a_wake_is_passed_on_chunk_by_chunk() {
+    let mut world = World::new(json!({})).await;
+    let mut client = BufReader::new(TcpStream::connect(world.gateway).await.unwrap());
+    client.get_mut().write_all(REQUEST).await.unwrap();
+    world.holds(1).await;
+    let (listener, address) = upstream().await;
+    world.replica(Some(address));
+    let (stream, _) = listener.accept().await.unwrap();
+    let mut replica = BufReader::new(stream);
+    read_request(&mut replica).await;
+    let head =
+        b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+    replica.get_mut().write_all(head).await.unwrap();
+    let mut seen = String::new();
+    for word in ["one", "two"] {
+        let event = format!("data: {word}\n\n");
+        let chunk = format!("{:x}\r\n{event}\r\n", event.len());
+        replica.get_mut().write_all(chunk.as_bytes()).await.unwrap();
+        // the next event is not sent before this one has arrived
+        read_until(&mut client, &mut seen, &event).await;
+    }
+    assert!(seen.contains("content-type: text/event-stream"), "{seen}");
+    assert_eq!(world.held(), 0, "what is streamed waits no more");
+}
+
+#[tokio::test]
+async fn a_refusal_that_appears_ends_what_waits_whatever_its_code() {
+    let mut world = World::new(json!({})).await;
+    let held = tokio::spawn(ask(world.gateway));
+    world.holds(1).await;
+    let message = "pod chat-1 cannot start: ImagePullBackOff";
+    world.service(
+        json!({}),
+        json!({"status": 503, "code": "start_failed", "message": message}),
+    );
+    let answer = held.await.unwrap();
+    let body = format!("\"code\":\"start_failed\",\"message\":\"{message}\"");
+    assert!(
+        answer.starts_with("HTTP/1.1 503")
+            && answer.contains("retry-after: 10\r\n")
+            && answer.contains(&body),
+        "{answer}"
+    );
+}
+
+#[tokio::test]
+async fn a_refusal_past_its_retry_time_no_longer_counts() {
+    let mut world = World::new(json!({})).await;
+    let past = json!({"status": 429, "code": "insufficient_quota", "message": "m", "retryAt": "2026-01-01T00:00:00Z"});
+    world.service(json!({}), past);
+    let held = tokio::spawn(ask(world.gateway));
+    world.holds(1).await;
+    let (listener, address) = upstream().await;
+    answer_all(listener);
+    world.replica(Some(address));
+    let answer = held.await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_is_counted_no_more_and_ends_its_request_at_the_replica() {
+    let mut world = World::new(json!({})).await;
+    let mut client = TcpStream::connect(world.gateway).await.unwrap();
+    client.write_all(REQUEST).await.unwrap();
+    world.holds(1).await;
+    drop(client);
+    world.holds(0).await;
+    let (listener, address) = upstream().await;
+    world.replica(Some(address));
+    let mut client = TcpStream::connect(world.gateway).await.unwrap();
+    client.write_all(REQUEST).await.unwrap();
+    let (stream, _) = listener.accept().await.unwrap();
+    let mut replica = BufReader::new(stream);
+    read_request(&mut replica).await;
+    drop(client);
+    let end = tokio::time::timeout(LIMIT, replica.read(&mut [0])).await;
+    assert!(matches!(end, Ok(Ok(0) | Err(_))), "the replica works on");
+    world.idle().await;
+}
+
+#[tokio::test]
+async fn a_head_request_gets_the_headers_of_the_answer_and_no_body() {
+    let mut world = World::new(json!({})).await;
+    let (listener, address) = upstream().await;
+    world.replica(Some(address));
+    let mut client = TcpStream::connect(world.gateway).await.unwrap();
+    client
+        .write_all(b"HEAD /v1/models HTTP/1.1\r\nhost: chat\r\n\r\n")
+        .await
+        .unwrap();
+    let (mut replica, _) = listener.accept().await.unwrap();
+    replica
+        .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 77\r\n\r\n")
+        .await
+        .unwrap();
+    let mut answer = String::new();
+    let read = client.read_to_string(&mut answer);
+    tokio::time::timeout(LIMIT, read).await.unwrap().unwrap();
+    assert!(
+        answer.contains("content-length: 77") && answer.ends_with("\r\n\r\n"),
+        "{answer}"
+    );
+}
+
+#[tokio::test]
+async fn http2_requests_share_a_connection_that_is_closed_politely_once_one_was_answered() {
+    let mut world = World::new(json!({})).await;
+    let stream = TcpStream::connect(world.gateway).await.unwrap();
+    let (sender, connection) = hyper::client::conn::http2::handshake(
+        hyper_util::rt::TokioExecutor::new(),
+        hyper_util::rt::TokioIo::new(stream),
+    )
+    .await
+    .unwrap();
+    let connection = tokio::spawn(connection);
+    let requests: Vec<_> = (0..10)
+        .map(|_| {
+            let mut sender = sender.clone();
+            let body = http_body_util::Full::new(bytes::Bytes::from("hello"));
+            let request = http::Request::post("http://chat/v1/completions").body(body);
+            tokio::spawn(async move { sender.send_request(request.unwrap()).await })
+        })
+        .collect();
+    world.holds(10).await;
+    let (listener, address) = upstream().await;
+    answer_all(listener);
+    world.replica(Some(address));
+    for response in join_all(requests).await {
+        let response = response.unwrap().unwrap();
+        assert_eq!(response.status(), 200);
+        assert!(!response.headers().contains_key("connection"));
+    }
+    tokio::time::timeout(LIMIT, connection)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_chunked_body_reaches_the_replica_whole() {
+    let mut world = World::new(json!({})).await;
+    let (listener, address) = upstream().await;
+    answer_all(listener);
+    world.replica(Some(address));
+    let chunked = b"POST / HTTP/1.1\r\nhost: chat\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n";
+    let answer = send(world.gateway, chunked).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
