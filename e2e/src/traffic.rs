@@ -22,6 +22,8 @@ pub struct Answer {
     pub status: Option<u16>,
     /// The body, or what went wrong.
     pub text: String,
+    /// The header `Retry-After`.
+    pub retry_after: Option<String>,
     /// When it was sent, since its burst began.
     pub sent: Duration,
 }
@@ -40,19 +42,23 @@ pub async fn post(address: SocketAddr, path: &str) -> Answer {
 }
 
 async fn ask(address: SocketAddr, path: &str, body: String) -> Answer {
-    let (status, text) = match tokio::time::timeout(LIMIT, exchange(address, path, body)).await {
-        Ok(Ok((status, text))) => (Some(status), text),
-        Ok(Err(why)) => (None, why),
-        Err(_) => (None, format!("no answer within {} s", LIMIT.as_secs())),
-    };
+    match tokio::time::timeout(LIMIT, exchange(address, path, body)).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(why)) => lost(why),
+        Err(_) => lost(format!("no answer within {} s", LIMIT.as_secs())),
+    }
+}
+
+fn lost(why: String) -> Answer {
     Answer {
-        status,
-        text,
+        status: None,
+        text: why,
+        retry_after: None,
         sent: Duration::ZERO,
     }
 }
 
-async fn exchange(address: SocketAddr, path: &str, body: String) -> Result<(u16, String), String> {
+async fn exchange(address: SocketAddr, path: &str, body: String) -> Result<Answer, String> {
     let stream = TcpStream::connect(address)
         .await
         .map_err(|error| format!("connect: {error}"))?;
@@ -70,15 +76,19 @@ async fn exchange(address: SocketAddr, path: &str, body: String) -> Result<(u16,
         .await
         .map_err(|error| format!("send: {error}"))?;
     let status = response.status().as_u16();
+    let retry_after = response.headers().get("retry-after");
+    let retry_after = retry_after.and_then(|value| value.to_str().ok().map(str::to_owned));
     let body = response
         .into_body()
         .collect()
         .await
         .map_err(|error| format!("body: {error}"))?;
-    Ok((
-        status,
-        String::from_utf8_lossy(&body.to_bytes()).into_owned(),
-    ))
+    Ok(Answer {
+        status: Some(status),
+        text: String::from_utf8_lossy(&body.to_bytes()).into_owned(),
+        retry_after,
+        sent: Duration::ZERO,
+    })
 }
 
 /// Asks `count` times, one request every `gap`, and waits for all answers.
@@ -95,15 +105,10 @@ pub async fn burst(address: SocketAddr, count: u32, gap: Duration, max_tokens: u
         }));
         tokio::time::sleep(gap).await;
     }
-    let lost = || Answer {
-        status: None,
-        text: "the client ended".to_owned(),
-        sent: Duration::ZERO,
-    };
     join_all(asked)
         .await
         .into_iter()
-        .map(|answer| answer.unwrap_or_else(|_| lost()))
+        .map(|answer| answer.unwrap_or_else(|_| lost("the client ended".to_owned())))
         .collect()
 }
 
