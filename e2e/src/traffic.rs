@@ -8,7 +8,7 @@ use std::{
 
 use futures::future::join_all;
 use http_body_util::{BodyExt, Full};
-use hyper::{Request, body::Bytes};
+use hyper::{Request, body::Bytes, http::request::Builder};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
@@ -33,16 +33,21 @@ pub async fn complete(address: SocketAddr, max_tokens: u32) -> Answer {
     let body = format!(
         r#"{{"model":"meta-llama/Llama-2-70b-chat-hf","prompt":"hello","max_tokens":{max_tokens},"ignore_eos":true}}"#
     );
-    ask(address, "/v1/completions", body).await
+    ask(address, Request::post("/v1/completions"), body).await
 }
 
 /// An empty POST.
 pub async fn post(address: SocketAddr, path: &str) -> Answer {
-    ask(address, path, String::new()).await
+    ask(address, Request::post(path), String::new()).await
 }
 
-async fn ask(address: SocketAddr, path: &str, body: String) -> Answer {
-    match tokio::time::timeout(LIMIT, exchange(address, path, body)).await {
+/// A GET.
+pub async fn get(address: SocketAddr, path: &str) -> Answer {
+    ask(address, Request::get(path), String::new()).await
+}
+
+async fn ask(address: SocketAddr, request: Builder, body: String) -> Answer {
+    match tokio::time::timeout(LIMIT, exchange(address, request, body)).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(why)) => lost(why),
         Err(_) => lost(format!("no answer within {} s", LIMIT.as_secs())),
@@ -58,7 +63,7 @@ fn lost(why: String) -> Answer {
     }
 }
 
-async fn exchange(address: SocketAddr, path: &str, body: String) -> Result<Answer, String> {
+async fn exchange(address: SocketAddr, request: Builder, body: String) -> Result<Answer, String> {
     let stream = TcpStream::connect(address)
         .await
         .map_err(|error| format!("connect: {error}"))?;
@@ -66,7 +71,7 @@ async fn exchange(address: SocketAddr, path: &str, body: String) -> Result<Answe
         .await
         .map_err(|error| error.to_string())?;
     tokio::spawn(connection);
-    let request = Request::post(path)
+    let request = request
         .header("host", "chat")
         .header("content-type", "application/json")
         .body(Full::<Bytes>::from(body))
