@@ -82,11 +82,12 @@ pub(crate) fn last_replica_crashes(cluster: &Cluster) -> Outcome {
         let began = Instant::now();
         let crash = async {
             tokio::time::sleep(Duration::from_secs(1)).await;
+            let crashed = SystemTime::now();
             traffic::post(address, "/crash").await;
             unready(client, "crash").await?;
-            let seen = (began.elapsed(), SystemTime::now());
-            synced(seen.1).await?;
-            Ok::<_, Box<dyn std::error::Error>>((seen.0, began.elapsed()))
+            let unready = began.elapsed();
+            synced(crashed).await?;
+            Ok::<_, Box<dyn std::error::Error>>((unready, began.elapsed()))
         };
         let (answers, moments) = tokio::join!(
             traffic::burst(address, 400, Duration::from_millis(20), 4),
@@ -117,7 +118,7 @@ pub(crate) fn last_replica_crashes(cluster: &Cluster) -> Outcome {
     becomes(cluster, "crash", "pods", ".items[*].metadata.name", "", 60)
 }
 
-/// Waits until kube-proxy has written all rules that it queued, after this moment.
+/// Waits until kube-proxy has heard of a change since this moment, and has written rules for all that it heard of.
 async fn synced(since: SystemTime) -> Outcome {
     let since = since.duration_since(UNIX_EPOCH)?.as_secs_f64();
     let address: SocketAddr = KUBE_PROXY.parse()?;
@@ -132,7 +133,7 @@ async fn synced(since: SystemTime) -> Outcome {
             gauge(&text, "kubeproxy_sync_proxy_rules_last_timestamp_seconds"),
         );
         if let (Some(queued), Some(written)) = (queued, written)
-            && written > since
+            && queued > since
             && written >= queued
         {
             return Ok(());
