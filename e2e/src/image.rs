@@ -58,7 +58,7 @@ pub fn from_checkout(programs: &[Program]) -> Result<Vec<Image>> {
     if programs.is_empty() {
         return Ok(Vec::new());
     }
-    let built = cargo_build(programs, &[])?;
+    let built = cargo_build(&packages(programs), &[])?;
     programs
         .iter()
         .zip(&built)
@@ -71,7 +71,7 @@ pub fn from_checkout(programs: &[Program]) -> Result<Vec<Image>> {
 /// # Errors
 /// When the build fails or the archive cannot be written.
 pub fn bundle(reference: &str) -> Result<Image> {
-    let built = cargo_build(&Program::ALL, &[])?;
+    let built = cargo_build(&packages(&Program::ALL), &[])?;
     let archive = cache::directory()?.join("images").join("demo.tar");
     let programs: Vec<&Path> = built.iter().map(PathBuf::as_path).collect();
     oci::write(&archive, reference, &programs)
@@ -82,10 +82,22 @@ pub fn bundle(reference: &str) -> Result<Image> {
 /// # Errors
 /// When the build fails or the archive cannot be written.
 pub fn release(reference: &str) -> Result<Image> {
-    let built = cargo_build(&[Program::Bursar], &["--release"])?;
+    let built = cargo_build(&packages(&[Program::Bursar]), &["--release"])?;
     let archive = cache::directory()?.join("images").join("release.tar");
     let programs: Vec<&Path> = built.iter().map(PathBuf::as_path).collect();
     oci::write(&archive, reference, &programs)
+}
+
+/// Builds kubectl's plugin, and says where it lies.
+///
+/// # Errors
+/// When the build fails.
+pub fn kubectl_bursar() -> Result<PathBuf> {
+    let built = cargo_build(&[("bursar-cli", "kubectl-bursar")], &[])?;
+    built.into_iter().next().ok_or_else(|| Error::Malformed {
+        what: "cargo build".into(),
+        why: "made no program kubectl-bursar".into(),
+    })
 }
 
 /// Checks that an image is named by a name and a tag: what the chart and the archive need.
@@ -132,8 +144,15 @@ fn write(name: &str, program: &Path) -> Result<Image> {
     oci::write(&archive, &format!("bursar.local/{name}:dev"), &[program])
 }
 
-/// The programs' paths, as cargo tells them, which knows of every way to move the target directory.
-fn cargo_build(programs: &[Program], flags: &[&str]) -> Result<Vec<PathBuf>> {
+/// Packages and programs, whose names are the same.
+fn packages(programs: &[Program]) -> Vec<(&'static str, &'static str)> {
+    let package = |program: &Program| (program.package(), program.package());
+    programs.iter().map(package).collect()
+}
+
+/// The paths of programs, each given by its package and name, as cargo tells them, which knows of every way to move the target
+/// directory.
+fn cargo_build(programs: &[(&str, &str)], flags: &[&str]) -> Result<Vec<PathBuf>> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
     command.args([
         "build",
@@ -143,8 +162,8 @@ fn cargo_build(programs: &[Program], flags: &[&str]) -> Result<Vec<PathBuf>> {
     ]);
     command.args(flags);
     command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
-    for program in programs {
-        command.args(["--package", program.package(), "--bin", program.package()]);
+    for (package, program) in programs {
+        command.args(["--package", package, "--bin", program]);
     }
     // Without a time limit: how long a compiler takes is no sign of an error, and cargo shows its own progress and errors.
     let output = command
@@ -164,11 +183,11 @@ fn cargo_build(programs: &[Program], flags: &[&str]) -> Result<Vec<PathBuf>> {
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
         .filter_map(|message| message["executable"].as_str().map(PathBuf::from))
         .collect();
-    let path = |program: &Program| {
-        let found = built.iter().find(|path| path.ends_with(program.package()));
+    let path = |(_, program): &(&str, &str)| {
+        let found = built.iter().find(|path| path.ends_with(program));
         found.cloned().ok_or_else(|| Error::Malformed {
             what: "cargo build".into(),
-            why: format!("made no program {}", program.package()),
+            why: format!("made no program {program}"),
         })
     };
     programs.iter().map(path).collect()

@@ -56,8 +56,11 @@ pub fn charges(
         if let (Some(bound), Some(ended)) = (stay.bound, stay.ended) {
             // a node's price is shared by its GPUs, rounded down; so is what is paid for whole seconds
             let rate = node_price * stay.gpus / node_gpus;
-            *sums.entry(stay.workload).or_default() +=
-                rate * i128::from((ended - bound).max(0)) / 3600;
+            let amount = rate * i128::from((ended - bound).max(0)) / 3600;
+            // a workload that cost nothing has no sum
+            if amount > 0 {
+                *sums.entry(stay.workload).or_default() += amount;
+            }
         }
     }
     Ok(sums)
@@ -70,11 +73,13 @@ fn workload(pod: &Value) -> Option<String> {
         "TrainingJob" => "tj",
         _ => return None,
     };
-    Some(format!(
-        "{}.{kind}.{}",
-        pod["metadata"]["namespace"].as_str()?,
-        label("bursar.dev/workload")?
-    ))
+    let name = label("bursar.dev/workload")?;
+    // no object has another name
+    let is_a_name = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    let namespace = pod["metadata"]["namespace"].as_str()?;
+    name.bytes()
+        .all(is_a_name)
+        .then(|| format!("{namespace}.{kind}.{name}"))
 }
 
 fn see(stay: &mut Stay, pod: &Value) {

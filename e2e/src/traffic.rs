@@ -8,7 +8,7 @@ use std::{
 
 use futures::future::join_all;
 use http_body_util::{BodyExt, Full};
-use hyper::{Request, body::Bytes};
+use hyper::{Request, body::Bytes, http::request::Builder};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
@@ -22,6 +22,8 @@ pub struct Answer {
     pub status: Option<u16>,
     /// The body, or what went wrong.
     pub text: String,
+    /// The header `Retry-After`.
+    pub retry_after: Option<String>,
     /// When it was sent, since its burst began.
     pub sent: Duration,
 }
@@ -31,28 +33,37 @@ pub async fn complete(address: SocketAddr, max_tokens: u32) -> Answer {
     let body = format!(
         r#"{{"model":"meta-llama/Llama-2-70b-chat-hf","prompt":"hello","max_tokens":{max_tokens},"ignore_eos":true}}"#
     );
-    ask(address, "/v1/completions", body).await
+    ask(address, Request::post("/v1/completions"), body).await
 }
 
 /// An empty POST.
 pub async fn post(address: SocketAddr, path: &str) -> Answer {
-    ask(address, path, String::new()).await
+    ask(address, Request::post(path), String::new()).await
 }
 
-async fn ask(address: SocketAddr, path: &str, body: String) -> Answer {
-    let (status, text) = match tokio::time::timeout(LIMIT, exchange(address, path, body)).await {
-        Ok(Ok((status, text))) => (Some(status), text),
-        Ok(Err(why)) => (None, why),
-        Err(_) => (None, format!("no answer within {} s", LIMIT.as_secs())),
-    };
+/// A GET.
+pub async fn get(address: SocketAddr, path: &str) -> Answer {
+    ask(address, Request::get(path), String::new()).await
+}
+
+async fn ask(address: SocketAddr, request: Builder, body: String) -> Answer {
+    match tokio::time::timeout(LIMIT, exchange(address, request, body)).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(why)) => lost(why),
+        Err(_) => lost(format!("no answer within {} s", LIMIT.as_secs())),
+    }
+}
+
+fn lost(why: String) -> Answer {
     Answer {
-        status,
-        text,
+        status: None,
+        text: why,
+        retry_after: None,
         sent: Duration::ZERO,
     }
 }
 
-async fn exchange(address: SocketAddr, path: &str, body: String) -> Result<(u16, String), String> {
+async fn exchange(address: SocketAddr, request: Builder, body: String) -> Result<Answer, String> {
     let stream = TcpStream::connect(address)
         .await
         .map_err(|error| format!("connect: {error}"))?;
@@ -60,7 +71,7 @@ async fn exchange(address: SocketAddr, path: &str, body: String) -> Result<(u16,
         .await
         .map_err(|error| error.to_string())?;
     tokio::spawn(connection);
-    let request = Request::post(path)
+    let request = request
         .header("host", "chat")
         .header("content-type", "application/json")
         .body(Full::<Bytes>::from(body))
@@ -70,15 +81,19 @@ async fn exchange(address: SocketAddr, path: &str, body: String) -> Result<(u16,
         .await
         .map_err(|error| format!("send: {error}"))?;
     let status = response.status().as_u16();
+    let retry_after = response.headers().get("retry-after");
+    let retry_after = retry_after.and_then(|value| value.to_str().ok().map(str::to_owned));
     let body = response
         .into_body()
         .collect()
         .await
         .map_err(|error| format!("body: {error}"))?;
-    Ok((
-        status,
-        String::from_utf8_lossy(&body.to_bytes()).into_owned(),
-    ))
+    Ok(Answer {
+        status: Some(status),
+        text: String::from_utf8_lossy(&body.to_bytes()).into_owned(),
+        retry_after,
+        sent: Duration::ZERO,
+    })
 }
 
 /// Asks `count` times, one request every `gap`, and waits for all answers.
@@ -95,15 +110,10 @@ pub async fn burst(address: SocketAddr, count: u32, gap: Duration, max_tokens: u
         }));
         tokio::time::sleep(gap).await;
     }
-    let lost = || Answer {
-        status: None,
-        text: "the client ended".to_owned(),
-        sent: Duration::ZERO,
-    };
     join_all(asked)
         .await
         .into_iter()
-        .map(|answer| answer.unwrap_or_else(|_| lost()))
+        .map(|answer| answer.unwrap_or_else(|_| lost("the client ended".to_owned())))
         .collect()
 }
 

@@ -1,6 +1,8 @@
 //! `cargo demo` as somebody runs it on a cluster that he has: another harness cluster, in whose network the program is started.
 
 use std::{
+    fs::{self, Permissions},
+    os::unix::{fs::PermissionsExt, process::CommandExt},
     process::{Command, ExitCode},
     time::Duration,
 };
@@ -12,6 +14,15 @@ use bursar_e2e::{
 
 /// Nobody listens there, so that a pull fails at once. The tag looks like a number, as many do.
 const IMAGE: &str = "localhost:9/bursar-demo:1";
+/// Of a good end.
+const SUMMARY: [&str; 5] = [
+    " 0 lost, 0 answered with 5xx",
+    " ms from the first held request",
+    "429 insufficient_quota",
+    "none lost, none done twice",
+    "inferencedeployment.bursar.dev/chat",
+];
+const NOBODY: u32 = 65534;
 const LIMIT: Duration = Duration::from_secs(420);
 
 fn main() -> ExitCode {
@@ -33,6 +44,11 @@ fn main() -> ExitCode {
             "the_demo_runs_on_somebodys_cluster_and_leaves_it_as_it_was",
             whole,
         ),
+        scenario("without_root_the_other_way_is_named", without_root),
+        scenario(
+            "the_demo_on_this_machine_ends_well_and_leaves_no_cluster",
+            local,
+        ),
         scenario("a_cluster_without_gpus_is_told_the_label", without_gpus),
     ];
     runner::main(
@@ -46,12 +62,19 @@ fn main() -> ExitCode {
     )
 }
 
-/// Whether the demo ended well, and what it wrote. Its own waits and the scenario's limit bound it. The scenarios' process is in the cluster's network, and so is what it starts.
+/// The demo on the cluster: see [`short`].
 fn demo(cluster: &Cluster) -> Result<(bool, String), Box<dyn std::error::Error>> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_demo"));
-    command.args(["--requests", "40", "--wakes", "1"]);
     command.args(["--image", IMAGE, "--kubeconfig"]);
-    let output = command.arg(cluster.kubeconfig()).output()?;
+    short(command.arg(cluster.kubeconfig()))
+}
+
+/// Whether a shortened demo ended well, and what it wrote. Its own waits and the scenario's limit bound it. The scenarios' process is in
+/// the cluster's network, and so is what it starts.
+fn short(command: &mut Command) -> Result<(bool, String), Box<dyn std::error::Error>> {
+    let output = command
+        .args(["--requests", "40", "--wakes", "1"])
+        .output()?;
     let said = [output.stdout, output.stderr].concat();
     Ok((
         output.status.success(),
@@ -119,16 +142,49 @@ fn whole(cluster: &Cluster) -> Outcome {
     if !good {
         return Err(said.into());
     }
+    contains(&said, &SUMMARY)?;
+    untouched(cluster)
+}
+
+/// The README's first command, shortened: the same program without `--kubeconfig` boots a cluster of its own.
+fn local(_: &Cluster) -> Outcome {
+    let (good, said) = short(&mut Command::new(env!("CARGO_BIN_EXE_demo")))?;
+    if !good {
+        return Err(said.into());
+    }
+    contains(&said, &SUMMARY)?;
+    let status = Command::new(env!("CARGO_BIN_EXE_cluster"))
+        .args(["--name", "demo", "status"])
+        .output()?;
+    contains(
+        &String::from_utf8_lossy(&status.stderr),
+        &["no cluster `demo` is running"],
+    )
+}
+
+/// Told at once, before anything is built.
+fn without_root(_: &Cluster) -> Outcome {
+    // what lies in root's own directories may not be started by others
+    let directory = tempfile::tempdir()?;
+    fs::set_permissions(directory.path(), Permissions::from_mode(0o755))?;
+    let program = directory.path().join("demo");
+    fs::copy(env!("CARGO_BIN_EXE_demo"), &program)?;
+    let mut command = Command::new(&program);
+    let (good, said) = short(command.uid(NOBODY).gid(NOBODY).current_dir("/"))?;
+    if good {
+        return Err("it ran without root".into());
+    }
     contains(
         &said,
         &[
-            " 0 lost, 0 answered with 5xx",
-            "429 insufficient_quota",
-            "none lost, none done twice",
-            "inferencedeployment.bursar.dev/chat",
+            "- root: ",
+            "cargo demo --kubeconfig FILE --image REGISTRY/NAME:TAG",
         ],
     )?;
-    untouched(cluster)
+    if said.contains("building") {
+        return Err(format!("it built something first:\n{said}").into());
+    }
+    Ok(())
 }
 
 fn without_gpus(cluster: &Cluster) -> Outcome {

@@ -49,7 +49,8 @@ pub struct Theirs {
     pub image: String,
 }
 
-/// Runs the demo. `false` if a request was lost or not served while the budget had money.
+/// Runs the demo. `false` if it did not go as promised: a request was lost or not served while the budget had money, a training step was
+/// lost or done twice, or wake-ups were slow.
 ///
 /// # Errors
 /// What failed, or what did not happen in time.

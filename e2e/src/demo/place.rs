@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     Access, Cluster, Error, Lifetime, NodeOptions, Options, Result, access::Foreign, image,
-    oci::Image, operator, process,
+    oci::Image, operator, prerequisites, process,
 };
 
 /// The demo's own cluster.
@@ -38,6 +38,8 @@ pub(super) enum Place {
 impl Place {
     /// Boots a cluster.
     pub(super) fn boot(keep: bool, screen: &Screen) -> Result<Self> {
+        // before anything takes long
+        prerequisites::to_boot().map_err(or_their_own)?;
         screen.say(
             "building the operator, the model server, the trainer and the clients into an image",
         );
@@ -60,10 +62,7 @@ impl Place {
                 what: format!("a cluster `{name}` is still up from an earlier demo"),
                 why: format!("stop it with `cargo cluster --name {name} down`"),
             },
-            Error::Prerequisites(what) => Error::Prerequisites(format!(
-                "{what}\n- or let the demo run on a cluster that you have: cargo demo --kubeconfig FILE --image REGISTRY/NAME:TAG"
-            )),
-            other => other,
+            other => or_their_own(other),
         })?;
         // threads stay in the network in which they start
         cluster.join()?;
@@ -201,6 +200,16 @@ impl Place {
         if let Err(error) = left {
             eprintln!("cleaning up: {error}");
         }
+    }
+}
+
+/// Names the other way where this machine is not fit for a cluster.
+fn or_their_own(error: Error) -> Error {
+    match error {
+        Error::Prerequisites(what) => Error::Prerequisites(format!(
+            "{what}\n- or let the demo run on a cluster that you have: cargo demo --kubeconfig FILE --image REGISTRY/NAME:TAG"
+        )),
+        other => other,
     }
 }
 

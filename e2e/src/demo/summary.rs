@@ -4,6 +4,9 @@ use bursar_client::Tally;
 
 use super::screen::Screen;
 
+/// What a wake-up may take at the median: from the first held request to the Deployment's patch.
+const WAKE_LIMIT_MS: u64 = 100;
+
 /// Numbers of a run.
 #[derive(Debug, Clone)]
 pub(super) struct Facts {
@@ -36,7 +39,12 @@ pub(super) struct Facts {
 impl Facts {
     /// Whether it went as promised.
     pub(super) fn is_good(&self) -> bool {
-        self.tally.is_perfect() && self.steps.1
+        self.tally.is_perfect() && self.steps.1 && self.wakes_in_time()
+    }
+
+    /// What was not measured is not in time.
+    fn wakes_in_time(&self) -> bool {
+        self.median().is_some_and(|median| median <= WAKE_LIMIT_MS)
     }
 
     /// Median of the wakes, in milliseconds.
@@ -85,10 +93,15 @@ impl Facts {
             "wake-up",
             &match self.median() {
                 Some(median) => format!(
-                    "{median} ms from the first held request to the Deployment's patch (median of {})",
-                    wakes.join(", ")
+                    "{median} ms from the first held request to the Deployment's patch (median of {}){}",
+                    wakes.join(", "),
+                    if self.wakes_in_time() {
+                        String::new()
+                    } else {
+                        format!(": MORE THAN {WAKE_LIMIT_MS}")
+                    }
                 ),
-                None => "not measured".to_owned(),
+                None => "NOT MEASURED: the leader's log names no wake-up".to_owned(),
             },
         ));
         lines.push(row(
@@ -174,6 +187,18 @@ mod tests {
         assert!(facts.is_good());
         facts.tally.sent = 1;
         facts.tally.lost = 1;
+        assert!(!facts.is_good());
+    }
+
+    #[test]
+    fn a_slow_or_unmeasured_wake_up_is_a_failed_demo() {
+        let mut facts = facts();
+        facts.wakes = vec![100, 900, 20];
+        assert!(facts.is_good());
+        facts.wakes.push(101);
+        facts.wakes.push(102);
+        assert!(!facts.is_good());
+        facts.wakes.clear();
         assert!(!facts.is_good());
     }
 }

@@ -3,6 +3,7 @@
 use std::{os::unix::fs::PermissionsExt, time::Duration};
 
 use bursar_e2e::{Access, Cluster, operator, runner::Outcome, traffic};
+use jiff::Timestamp;
 
 use crate::support::{
     self, all_served, at_least, becomes, field, gone, runtime, serve, service, until,
@@ -43,6 +44,25 @@ pub(crate) fn stops_a_service(cluster: &Cluster) -> Outcome {
     let refused = runtime.block_on(traffic::complete(address, 4));
     if refused.status != Some(429) || !refused.text.contains("insufficient_quota") {
         return Err(format!("a request that the budget keeps out got {refused:?}").into());
+    }
+    // it may come again when the budget's period is over, and the header says so in seconds
+    let retry_at: Timestamp = field(
+        cluster,
+        "budget",
+        "infd/chat",
+        ".status.activation.refusal.retryAt",
+    )?
+    .parse()?;
+    let expected = retry_at.duration_since(Timestamp::now()).as_secs();
+    let said: i64 = refused
+        .retry_after
+        .as_deref()
+        .ok_or("the refusal has no Retry-After")?
+        .parse()?;
+    if said < 1 || (said - expected).abs() > 5 {
+        return Err(
+            format!("Retry-After is {said} s, and the budget reopens in {expected} s").into(),
+        );
     }
     let spent: f64 = field(cluster, "budget", "infd/chat", ".status.spend.total")?.parse()?;
     if spent <= 0.0 || spent > 0.13 {

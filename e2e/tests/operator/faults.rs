@@ -63,8 +63,8 @@ pub(crate) fn ten_deaths(cluster: &Cluster) -> Outcome {
     });
     for _ in 0..DEATHS {
         std::thread::sleep(Duration::from_millis(random.below(8000)));
-        until("a controller to kill", 60, || {
-            Ok(kill_controllers(cluster)? > 0)
+        until("both controllers to run, and to be killed", 60, || {
+            Ok(kill_controllers(cluster)? >= 2)
         })?;
         // new pods start at once; killed containers of old ones wait longer each time
         let pods = [
@@ -148,9 +148,9 @@ pub(crate) fn two_minutes_down(cluster: &Cluster) -> Outcome {
     gone(cluster, "outage")
 }
 
-/// SIGKILL to both replicas, which no shutdown handler sees. Says how many processes that ended.
+/// SIGKILL to both replicas, which no shutdown handler sees, once both run. Says how many that ended.
 fn kill_controllers(cluster: &Cluster) -> Result<usize, Box<dyn std::error::Error>> {
-    let ids = ".items[*].status.containerStatuses[0].containerID";
+    let ids = ".items[*].status.containerStatuses[?(@.state.running)].containerID";
     let ids = cluster.kubectl(&[
         "-n",
         operator::NAMESPACE,
@@ -161,11 +161,12 @@ fn kill_controllers(cluster: &Cluster) -> Result<usize, Box<dyn std::error::Erro
         "-o",
         &format!("jsonpath={{{ids}}}"),
     ])?;
-    let killed: usize = ids
-        .split_whitespace()
-        .map(|id| cluster.kill_container(id))
-        .sum();
-    Ok(killed)
+    let ids: Vec<&str> = ids.split_whitespace().collect();
+    if ids.len() < 2 {
+        return Ok(0);
+    }
+    let ended = ids.iter().filter(|id| cluster.kill_container(id) > 0);
+    Ok(ended.count())
 }
 
 pub(crate) fn trouble(cluster: &Cluster) -> Outcome {

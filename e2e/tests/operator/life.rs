@@ -1,5 +1,11 @@
 //! The operator's own life: looking on, and leaving.
 
+use std::{
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
 use bursar_e2e::{Access, Cluster, operator, oracle, runner::Outcome};
 use jiff::Timestamp;
 
@@ -96,6 +102,101 @@ spec:
       resources: {limits: {nvidia.com/gpu: 1}}
 ";
 
+/// Pods with Bursar's labels that are no workload's: a name that is none, half of the labels, a copy without GPUs.
+pub(crate) fn uncharged(cluster: &Cluster) -> Outcome {
+    operator::install(cluster, operator::IMAGE, &["controller.leaseDuration=6s"])?;
+    cluster.apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: uncharged}\n")?;
+    let kind = "bursar.dev/kind: InferenceDeployment";
+    let pods = [
+        (
+            "no-name",
+            format!("{kind}, bursar.dev/workload: Foo_Bar"),
+            1,
+        ),
+        ("no-kind", "bursar.dev/workload: chat".to_owned(), 1),
+        ("no-gpus", format!("{kind}, bursar.dev/workload: chat"), 0),
+    ];
+    for (name, labels, gpus) in &pods {
+        cluster.apply(&pod("uncharged", name, labels, *gpus, "default-scheduler"))?;
+    }
+    for (name, ..) in &pods {
+        let object = format!("pod/{name}");
+        becomes(
+            cluster,
+            "uncharged",
+            &object,
+            ".status.phase",
+            "Running",
+            60,
+        )?;
+        cluster.kubectl(&["-n", "uncharged", "delete", &object, "--timeout=20s"])?;
+    }
+    cluster.kubectl(&["delete", "namespace", "uncharged", "--timeout=50s"])?;
+    Ok(())
+}
+
+/// A pod that ends at once when it is told to.
+fn pod(namespace: &str, name: &str, labels: &str, gpus: u32, scheduler: &str) -> String {
+    let resources = match gpus {
+        0 => "{}".to_owned(),
+        gpus => format!("{{limits: {{nvidia.com/gpu: {gpus}}}}}"),
+    };
+    format!(
+        r"
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, namespace: {namespace}, labels: {{{labels}}}}}
+spec:
+  schedulerName: {scheduler}
+  terminationGracePeriodSeconds: 0
+  containers:
+    - name: c
+      image: bursar.local/pause:dev
+      imagePullPolicy: Never
+      resources: {resources}
+"
+    )
+}
+
+/// Makes and deletes a workload's pods, which no scheduler binds, until `stop`. Says how many there were.
+fn churn(cluster: &Cluster, namespace: &str, stop: &AtomicBool) -> Result<usize, String> {
+    let labels = "bursar.dev/kind: InferenceDeployment, bursar.dev/workload: churn";
+    let mut made = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let name = format!("churn-{made}");
+        let once = cluster
+            .apply(&pod(namespace, &name, labels, 1, "nobody"))
+            .and_then(|_| {
+                cluster.kubectl(&["-n", namespace, "delete", "pod", &name, "--wait=false"])
+            });
+        once.map_err(|error| error.to_string())?;
+        made += 1;
+    }
+    Ok(made)
+}
+
+/// What is left of Bursar once it has gone: no finalizer, no slice, and pods that can go.
+fn nothing_held(cluster: &Cluster, namespace: &str) -> Outcome {
+    let held = field(cluster, namespace, "pods", ".items[*].metadata.finalizers")?;
+    if held.contains("bursar.dev/spend") {
+        return Err(format!("a pod still has its finalizer: {held}").into());
+    }
+    let slices = cluster.kubectl(&[
+        "get",
+        "endpointslices",
+        "-A",
+        "-l",
+        "bursar.dev/gateway",
+        "-o",
+        "name",
+    ])?;
+    if slices.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("gateways are still named by {slices}").into())
+    }
+}
+
 pub(crate) fn uninstall(cluster: &Cluster) -> Outcome {
     serve(cluster, "leaving", r#""--speedup", "20""#, "1h")?;
     cluster.kubectl(&["-n", "leaving", "scale", "infd/chat", "--replicas=1"])?;
@@ -107,10 +208,33 @@ pub(crate) fn uninstall(cluster: &Cluster) -> Outcome {
         "1",
         60,
     )?;
-    operator::uninstall(cluster)?;
-    let held = field(cluster, "leaving", "pods", ".items[*].metadata.finalizers")?;
-    if held.contains("bursar.dev/spend") {
-        return Err(format!("a pod still has its finalizer: {held}").into());
+    scales_as_a_scale_says(cluster)?;
+    // pods come and go meanwhile, and the API server still has the policy for a moment after it was deleted
+    let stop = AtomicBool::new(false);
+    let (gone, churned) = std::thread::scope(|scope| {
+        let churning = scope.spawn(|| churn(cluster, "leaving", &stop));
+        let gone = operator::uninstall(cluster);
+        stop.store(true, Ordering::Relaxed);
+        (gone, churning.join())
+    });
+    gone?;
+    let churned = churned.map_err(|_| "the churn ended")??;
+    if churned < 5 {
+        return Err(format!("only {churned} pods came and went during the uninstallation").into());
+    }
+    nothing_held(cluster, "leaving")?;
+    let others = cluster.kubectl(&[
+        "-n",
+        "leaving",
+        "get",
+        "pods",
+        "-l",
+        "bursar.dev/workload=churn",
+        "-o",
+        "name",
+    ])?;
+    if !others.is_empty() {
+        return Err(format!("{churned} pods came and went, and these are stuck: {others}").into());
     }
     if field(
         cluster,
@@ -124,13 +248,95 @@ pub(crate) fn uninstall(cluster: &Cluster) -> Outcome {
     cluster.kubectl(&["get", "crd", "spendrecords.bursar.dev"])?;
     cluster.kubectl(&["delete", "namespace", "leaving", "--timeout=55s"])?;
     let records = cluster.kubectl(&["get", "spend", "-o", "name"])?;
-    let (path, missing) = (
-        std::path::Path::new("leaving.infd.chat"),
-        !records.contains("leaving.infd.chat"),
-    );
-    if missing {
-        Err(format!("the record {} went with its namespace", path.display()).into())
-    } else {
+    if records.contains("leaving.infd.chat") {
         Ok(())
+    } else {
+        Err(format!("the record leaving.infd.chat went with its namespace: {records}").into())
     }
+}
+
+/// `kubectl scale` has set one replica: the Deployment has it, and the scale's selector names its pod and no other.
+fn scales_as_a_scale_says(cluster: &Cluster) -> Outcome {
+    if field(cluster, "leaving", "deployment/chat", ".spec.replicas")? != "1" {
+        return Err("kubectl scale did not change the Deployment".into());
+    }
+    let scale = cluster.kubectl(&[
+        "get",
+        "--raw",
+        "/apis/bursar.dev/v1alpha1/namespaces/leaving/inferencedeployments/chat/scale",
+    ])?;
+    let scale: serde_json::Value = serde_json::from_str(&scale)?;
+    let selector = scale["status"]["selector"].as_str().unwrap_or_default();
+    let named = cluster.kubectl(&["-n", "leaving", "get", "pods", "-l", selector, "-o", "name"])?;
+    let all = cluster.kubectl(&["-n", "leaving", "get", "pods", "-o", "name"])?;
+    if selector.is_empty() || scale["status"]["replicas"] != 1 || named != all {
+        return Err(
+            format!("the scale is {scale}, its selector names {named:?} of {all:?}").into(),
+        );
+    }
+    Ok(())
+}
+
+/// As `docs/install.md` says for tools that run no hooks: the release Job by hand, then the chart without hooks.
+pub(crate) fn release(cluster: &Cluster) -> Outcome {
+    const LIMIT: Duration = Duration::from_secs(120);
+    let chart = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../charts/bursar")
+        .display()
+        .to_string();
+    serve(cluster, "parting", r#""--speedup", "20""#, "1h")?;
+    cluster.kubectl(&["-n", "parting", "scale", "infd/chat", "--replicas=1"])?;
+    becomes(
+        cluster,
+        "parting",
+        "infd/chat",
+        ".status.readyReplicas",
+        "1",
+        60,
+    )?;
+    let (name, tag) = operator::IMAGE.rsplit_once(':').ok_or("no tag")?;
+    let image = format!("image.repository={name},image.tag={tag}");
+    let namespace = operator::NAMESPACE;
+    let job = cluster.helm(
+        &[
+            "template",
+            "bursar",
+            &chart,
+            "--namespace",
+            namespace,
+            "--set-string",
+            &image,
+            "--show-only",
+            "templates/hook-release.yaml",
+        ],
+        LIMIT,
+    )?;
+    cluster.apply(&job)?;
+    let done = "--for=condition=complete";
+    cluster.kubectl(&[
+        "-n",
+        namespace,
+        "wait",
+        done,
+        "--timeout=55s",
+        "job/bursar-release",
+    ])?;
+    let log = cluster.kubectl(&["-n", namespace, "logs", "job/bursar-release"])?;
+    if !log.contains("released 1 pods and ") {
+        return Err(format!("it released something else: {log}").into());
+    }
+    cluster.helm(
+        &[
+            "uninstall",
+            "bursar",
+            "--namespace",
+            namespace,
+            "--no-hooks",
+            "--wait",
+        ],
+        LIMIT,
+    )?;
+    nothing_held(cluster, "parting")?;
+    cluster.kubectl(&["delete", "namespace", "parting", "--timeout=55s"])?;
+    Ok(())
 }

@@ -2,6 +2,7 @@
 
 mod budgets;
 mod faults;
+mod inside;
 mod life;
 mod records;
 mod requests;
@@ -28,6 +29,21 @@ fn main() -> ExitCode {
             life::observes,
         ),
         scenario("a_service_runs_steadily", 2, records::steady_begins),
+        scenario(
+            "kubectl_bursar_explains_the_leaders_decision",
+            4,
+            inside::explains,
+        ),
+        scenario(
+            "metrics_show_workloads_budgets_and_the_operator_itself",
+            1,
+            inside::measures,
+        ),
+        scenario(
+            "pods_that_cannot_be_charged_are_not_held",
+            3,
+            life::uncharged,
+        ),
         scenario(
             "replicas_follow_the_queue_depth_and_go_to_zero_when_idle",
             3,
@@ -85,6 +101,11 @@ fn main() -> ExitCode {
             records::equals_the_audit_log,
         ),
         scenario("uninstalling_leaves_nothing_stuck", 5, life::uninstall),
+        scenario(
+            "released_without_helm_nothing_is_stuck_either",
+            4,
+            life::release,
+        ),
     ];
     runner::main(
         || {

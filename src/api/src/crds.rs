@@ -80,15 +80,19 @@ fn bound(template: &mut JSONSchemaProps) {
     {
         labels.max_properties = Some(MAX_ENTRIES);
     }
-    let Some(containers) = property(template, "spec").and_then(|spec| property(spec, "containers"))
-    else {
+    let Some(spec) = property(template, "spec") else {
         return;
     };
-    containers.max_items = Some(MAX_CONTAINERS);
-    if let Some(JSONSchemaPropsOrArray::Schema(container)) = &mut containers.items
-        && let Some(limits) =
-            property(container, "resources").and_then(|resources| property(resources, "limits"))
-    {
-        limits.max_properties = Some(MAX_ENTRIES);
+    for list in ["containers", "initContainers"] {
+        let Some(containers) = property(spec, list) else {
+            continue;
+        };
+        containers.max_items = Some(MAX_CONTAINERS);
+        if let Some(JSONSchemaPropsOrArray::Schema(container)) = &mut containers.items
+            && let Some(limits) =
+                property(container, "resources").and_then(|resources| property(resources, "limits"))
+        {
+            limits.max_properties = Some(MAX_ENTRIES);
+        }
     }
 }

@@ -64,7 +64,8 @@ pub struct InferenceDeploymentSpec {
     #[schemars(schema_with = "template::schema")]
     #[x_kube(
         validation = Rule::new(template::GPU_RULE).message(template::GPU_MESSAGE),
-        validation = Rule::new(template::NO_GPUS_RULE).message(template::NO_GPUS_MESSAGE),
+        validation = Rule::new(template::GPU_COUNT_RULE).message(template::GPU_COUNT_MESSAGE),
+        validation = Rule::new(template::GPU_RESOURCE_RULE).message(template::GPU_RESOURCE_MESSAGE),
         validation = Rule::new(template::LABEL_RULE).message(template::LABEL_MESSAGE),
         validation = Rule::new(template::GRACE_RULE).message(template::GRACE_MESSAGE),
         validation = Rule::new(template::HOST_NETWORK_RULE).message(template::HOST_NETWORK_MESSAGE),

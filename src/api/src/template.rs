@@ -3,20 +3,99 @@
 use k8s_openapi::api::core::v1::{Container, PodTemplateSpec};
 use schemars::{Schema, SchemaGenerator};
 
+/// CEL: the resource `r` is a GPU or a part of one. The chart's admission policy says the same in the same words.
+macro_rules! is_gpu {
+    () => {
+        "(r in ['nvidia.com/gpu', 'nvidia.com/gpu.shared', 'amd.com/gpu', 'gpu.intel.com/i915', 'gpu.intel.com/xe', 'aws.amazon.com/neuron'] || r.startsWith('nvidia.com/mig-'))"
+    };
+}
+
+/// CEL: the container `c` has limits.
+macro_rules! has_limits {
+    () => {
+        "has(c.resources) && has(c.resources.limits)"
+    };
+}
+
+/// CEL: the GPU resources among the limits of container `c`.
+macro_rules! gpu_limits {
+    () => {
+        concat!("c.resources.limits.filter(r, ", is_gpu!(), ")")
+    };
+}
+
+/// CEL: every container of a list asks for one GPU resource at most, by a count of 1 or more.
+macro_rules! gpus_are_counted {
+    ($containers:literal) => {
+        concat!(
+            $containers,
+            ".all(c, !(",
+            has_limits!(),
+            ") || ",
+            gpu_limits!(),
+            ".size() <= 1 && ",
+            gpu_limits!(),
+            ".all(r, int(c.resources.limits[r]) >= 1))"
+        )
+    };
+}
+
+/// CEL: the GPU resources that a list of containers asks for. Rules stay within the API server's cost limit because nothing walks
+/// over its result but functions of the sets library.
+macro_rules! gpu_resources {
+    ($containers:literal) => {
+        concat!(
+            $containers,
+            ".map(c, ",
+            has_limits!(),
+            " && ",
+            gpu_limits!(),
+            ".size() > 0, ",
+            gpu_limits!(),
+            "[0])"
+        )
+    };
+}
+
 /// CEL, on the template: some container asks for GPUs.
-pub const GPU_RULE: &str = "has(self.spec) && self.spec.containers.exists(c, has(c.resources) && has(c.resources.limits) && \
-    c.resources.limits.exists(r, r in ['nvidia.com/gpu', 'nvidia.com/gpu.shared', 'amd.com/gpu', 'gpu.intel.com/i915', 'gpu.intel.com/xe', 'aws.amazon.com/neuron'] \
-    || r.startsWith('nvidia.com/mig-')))";
+pub const GPU_RULE: &str = concat!(
+    "has(self.spec) && self.spec.containers.exists(c, ",
+    has_limits!(),
+    " && ",
+    gpu_limits!(),
+    ".size() > 0)"
+);
 /// What breaks [`GPU_RULE`].
 pub const GPU_MESSAGE: &str = "spec.containers[].resources.limits must ask for GPUs in one container at least, such as \
     nvidia.com/gpu: 1; Bursar manages GPU workloads only";
-/// CEL, on the template: no GPUs are not asked for by a number.
-pub const NO_GPUS_RULE: &str = "!has(self.spec) || self.spec.containers.all(c, !has(c.resources) || !has(c.resources.limits) || \
-    ['nvidia.com/gpu', 'nvidia.com/gpu.shared', 'amd.com/gpu', 'gpu.intel.com/i915', 'gpu.intel.com/xe', 'aws.amazon.com/neuron'].all(r, !(r in c.resources.limits) || \
-    (c.resources.limits[r] != 0 && c.resources.limits[r] != '0')))";
-/// What breaks [`NO_GPUS_RULE`].
-pub const NO_GPUS_MESSAGE: &str =
-    "spec.containers[].resources.limits must ask for 1 GPU or more, or leave GPUs out";
+/// CEL, on the template: GPUs are whole and there is one at least, of one resource in each container.
+pub const GPU_COUNT_RULE: &str = concat!(
+    "!has(self.spec) || ",
+    gpus_are_counted!("self.spec.containers"),
+    " && (!has(self.spec.initContainers) || ",
+    gpus_are_counted!("self.spec.initContainers"),
+    ")"
+);
+/// What breaks [`GPU_COUNT_RULE`].
+pub const GPU_COUNT_MESSAGE: &str = "spec.containers[].resources.limits and those of initContainers must ask for GPUs of one resource \
+    a container and by a whole number of 1 or more, such as nvidia.com/gpu: 1, or leave them out";
+/// CEL, on the template: all GPUs of the pod are of one resource, which its charge names.
+pub const GPU_RESOURCE_RULE: &str = concat!(
+    "!has(self.spec) || ",
+    gpu_resources!("self.spec.containers"),
+    ".size() == 0 || (sets.contains([",
+    gpu_resources!("self.spec.containers"),
+    "[0]], ",
+    gpu_resources!("self.spec.containers"),
+    ") && (!has(self.spec.initContainers) || sets.contains([",
+    gpu_resources!("self.spec.containers"),
+    "[0]], ",
+    gpu_resources!("self.spec.initContainers"),
+    ")))"
+);
+/// What breaks [`GPU_RESOURCE_RULE`].
+pub const GPU_RESOURCE_MESSAGE: &str = "spec.containers[].resources.limits and those of initContainers must ask for GPUs of the same \
+    resource, such as nvidia.com/gpu in all of them: a pod is charged for one kind";
 /// CEL, on the template: labels of Bursar are Bursar's.
 pub const LABEL_RULE: &str = "!has(self.metadata) || !has(self.metadata.labels) || !self.metadata.labels.exists(l, \
     l.startsWith('bursar.dev/'))";
@@ -58,4 +137,19 @@ pub fn containers(template: &PodTemplateSpec) -> &[Container] {
 /// A PodTemplateSpec's schema.
 pub(crate) fn schema(generator: &mut SchemaGenerator) -> Schema {
     generator.subschema_for::<PodTemplateSpec>()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_admission_policy_means_the_same_gpus_and_names() {
+        let chart = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../charts/bursar/templates/spend-finalizer.yaml"
+        );
+        let policy = std::fs::read_to_string(chart).unwrap();
+        for rule in [is_gpu!(), "matches('^[a-z]([a-z0-9-]{0,48}[a-z0-9])?$')"] {
+            assert!(policy.contains(rule), "{rule}");
+        }
+    }
 }

@@ -16,10 +16,18 @@ use kube::{Client, ResourceExt};
 use serde_json::json;
 
 const CONTROLLER: &str = "bursar-controller";
+/// The labels of the controller's pods.
+const CONTROLLER_PODS: &str =
+    "app.kubernetes.io/name=bursar,app.kubernetes.io/component=controller";
 const POLICY: &str = "bursar-spend-finalizer";
 /// A stopping controller gives its Lease back within a few seconds.
 const STOP_LIMIT: Duration = Duration::from_secs(90);
 const PAUSE: Duration = Duration::from_millis(500);
+/// An API server reads its policies about once a second, so pods still get the finalizer for a moment after the policy has gone.
+const POLICY_LAG: Duration = Duration::from_secs(3);
+/// Freeing pods ends once nothing was found to free this often, [`POLICY_LAG`] apart.
+const QUIET_PASSES: u32 = 2;
+const FREE_LIMIT: Duration = Duration::from_secs(90);
 /// Pods change while their finalizers are removed; each is tried this often.
 const TRIES: u32 = 5;
 
@@ -43,11 +51,14 @@ pub enum Error {
         source: Box<kube::Error>,
     },
     /// The controller does not stop.
-    #[error("the controller still runs after {} s; kubectl -n {namespace} get pods says why", STOP_LIMIT.as_secs())]
+    #[error("pods of the controller are still there after {} s; kubectl -n {namespace} get pods -l {CONTROLLER_PODS} says why", STOP_LIMIT.as_secs())]
     StillRuns {
         /// The operator's namespace.
         namespace: String,
     },
+    /// Somebody gives pods the finalizer again.
+    #[error("pods still get the finalizer {SPEND_FINALIZER} {} s after its policy has gone: stop what else adds it, such as a controller outside the cluster", FREE_LIMIT.as_secs())]
+    StillHeld,
 }
 
 /// Adds what was being done to a call's error, and takes "not found" as done.
@@ -78,18 +89,11 @@ pub async fn run(options: Options) -> Result<(), Error> {
         what: "client".to_owned(),
         source: Box::new(source),
     })?;
-    stop_controller(&client, &options.namespace).await?;
-    Api::<MutatingAdmissionPolicyBinding>::all(client.clone())
-        .delete(POLICY, &DeleteParams::default())
-        .await
-        .done("deleting the admission policy's binding")?;
-    Api::<MutatingAdmissionPolicy>::all(client.clone())
-        .delete(POLICY, &DeleteParams::default())
-        .await
-        .done("deleting the admission policy")?;
-    let pods = free_pods(&client).await?;
-    let slices = delete_slices(&client).await?;
-    println!("released {pods} pods and {slices} EndpointSlices; SpendRecords stay");
+    let released = release(&client, &options.namespace).await?;
+    println!(
+        "released {} pods and {} EndpointSlices; SpendRecords stay",
+        released.pods, released.slices
+    );
     for name in at_zero(&client).await? {
         println!(
             "stands at zero, and nobody wakes it any more: deployment {name}; kubectl scale starts it"
@@ -98,28 +102,49 @@ pub async fn run(options: Options) -> Result<(), Error> {
     Ok(())
 }
 
-async fn stop_controller(client: &Client, namespace: &str) -> Result<(), Error> {
-    let api: Api<Deployment> = Api::namespaced(client.clone(), namespace);
-    let scale = Patch::Merge(json!({"spec": {"replicas": 0}}));
-    if api
-        .patch_scale(CONTROLLER, &PatchParams::default(), &scale)
+/// What was let go.
+#[derive(Debug, PartialEq, Eq)]
+struct Released {
+    pods: usize,
+    slices: usize,
+}
+
+/// In this order, so that nothing is taken again behind our back.
+async fn release(client: &Client, namespace: &str) -> Result<Released, Error> {
+    stop_controller(client, namespace).await?;
+    Api::<MutatingAdmissionPolicyBinding>::all(client.clone())
+        .delete(POLICY, &DeleteParams::default())
         .await
-        .done("scaling the controller to zero")?
-        .is_none()
-    {
-        return Ok(());
-    }
+        .done("deleting the admission policy's binding")?;
+    Api::<MutatingAdmissionPolicy>::all(client.clone())
+        .delete(POLICY, &DeleteParams::default())
+        .await
+        .done("deleting the admission policy")?;
+    Ok(Released {
+        pods: free_all_pods(client).await?,
+        slices: delete_slices(client).await?,
+    })
+}
+
+/// Returns when none of the controller's pods exists: one that still ends may write once more.
+async fn stop_controller(client: &Client, namespace: &str) -> Result<(), Error> {
+    Api::<Deployment>::namespaced(client.clone(), namespace)
+        .patch(
+            CONTROLLER,
+            &PatchParams::default(),
+            &Patch::Merge(json!({"spec": {"replicas": 0}})),
+        )
+        .await
+        .done("scaling the controller to zero")?;
+    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let theirs = ListParams::default().labels(CONTROLLER_PODS);
     let stopped = async {
         loop {
-            let found = api
-                .get(CONTROLLER)
+            let left = pods
+                .list_metadata(&theirs)
                 .await
-                .done("reading the controller's Deployment")?;
-            let left = found
-                .and_then(|found| found.status)
-                .and_then(|status| status.replicas)
-                .unwrap_or(0);
-            if left == 0 {
+                .done("listing the controller's pods")?;
+            if left.is_none_or(|left| left.items.is_empty()) {
                 return Ok(());
             }
             tokio::time::sleep(PAUSE).await;
@@ -129,6 +154,22 @@ async fn stop_controller(client: &Client, namespace: &str) -> Result<(), Error> 
     in_time.map_err(|_| Error::StillRuns {
         namespace: namespace.to_owned(),
     })?
+}
+
+/// Frees pods until no more come.
+async fn free_all_pods(client: &Client) -> Result<usize, Error> {
+    let freed = async {
+        let (mut freed, mut quiet) = (free_pods(client).await?, 0);
+        while quiet < QUIET_PASSES {
+            tokio::time::sleep(POLICY_LAG).await;
+            let found = free_pods(client).await?;
+            freed += found;
+            quiet = if found == 0 { quiet + 1 } else { 0 };
+        }
+        Ok(freed)
+    };
+    let in_time = tokio::time::timeout(FREE_LIMIT, freed).await;
+    in_time.map_err(|_| Error::StillHeld)?
 }
 
 async fn free_pods(client: &Client) -> Result<usize, Error> {
@@ -229,4 +270,122 @@ async fn at_zero(client: &Client) -> Result<Vec<String>, Error> {
             )
         })
         .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use bursar_apitest::Server;
+    use kube::api::PostParams;
+    use serde_json::Value;
+
+    use super::*;
+
+    const OPERATOR: &str = "bursar-system";
+    const TEAM: &str = "team";
+
+    async fn create(client: &Client, namespace: &str, metadata: Value) {
+        let pod =
+            json!({"metadata": metadata, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+        Api::<Pod>::namespaced(client.clone(), namespace)
+            .create(
+                &PostParams::default(),
+                &serde_json::from_value(pod).unwrap(),
+            )
+            .await
+            .unwrap();
+    }
+
+    fn held(name: &str) -> Value {
+        json!({"name": name, "finalizers": [SPEND_FINALIZER, "example.com/other"]})
+    }
+
+    /// Names of pods that Bursar still holds.
+    fn still_held(server: &Server) -> Vec<String> {
+        let pods = server.objects::<Pod>().into_iter();
+        pods.filter(|pod| pod.finalizers().iter().any(|each| each == SPEND_FINALIZER))
+            .map(|pod| pod.name_any())
+            .collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pods_that_an_old_policy_still_holds_are_freed_too() {
+        let server = Server::new(&[OPERATOR, TEAM]);
+        let client = server.client();
+        create(&client, TEAM, held("first")).await;
+        let late = async {
+            for name in ["second", "third"] {
+                tokio::time::sleep(POLICY_LAG * 3 / 2).await;
+                create(&client, TEAM, held(name)).await;
+            }
+        };
+        let (released, ()) = tokio::join!(release(&client, OPERATOR), late);
+        assert_eq!(released.unwrap(), Released { pods: 3, slices: 0 });
+        assert_eq!(still_held(&server), Vec::<String>::new());
+        let others = |pod: &Pod| pod.finalizers() == ["example.com/other"];
+        assert!(
+            server.objects::<Pod>().iter().all(others),
+            "finalizers of others stay"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_controller_that_is_still_ending_is_waited_for() {
+        let server = Server::new(&[OPERATOR, TEAM]);
+        let client = server.client();
+        let labels = json!({"app.kubernetes.io/name": "bursar", "app.kubernetes.io/component": "controller"});
+        create(
+            &client,
+            OPERATOR,
+            json!({"name": "leader", "labels": labels}),
+        )
+        .await;
+        let ending = async {
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            // its last writes
+            create(&client, TEAM, held("seen-last")).await;
+            let slice = json!({"metadata": {"name": "chat", "labels": {GATEWAY_LABEL: "true"}}, "addressType": "IPv4", "endpoints": []});
+            Api::<EndpointSlice>::namespaced(client.clone(), TEAM)
+                .create(
+                    &PostParams::default(),
+                    &serde_json::from_value(slice).unwrap(),
+                )
+                .await
+                .unwrap();
+            Api::<Pod>::namespaced(client.clone(), OPERATOR)
+                .delete("leader", &DeleteParams::default())
+                .await
+                .unwrap();
+        };
+        let (released, ()) = tokio::join!(release(&client, OPERATOR), ending);
+        assert_eq!(released.unwrap(), Released { pods: 1, slices: 1 });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_cannot_be_stopped_is_named_in_bounded_time() {
+        let server = Server::new(&[OPERATOR, TEAM]);
+        let client = server.client();
+        let forever = async {
+            for number in 0.. {
+                create(&client, TEAM, held(&format!("pod-{number}"))).await;
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        };
+        let error = tokio::select! {
+            released = release(&client, OPERATOR) => released.unwrap_err().to_string(),
+            () = forever => String::new(),
+        };
+        assert!(error.contains(SPEND_FINALIZER), "{error}");
+        let labels = json!({"app.kubernetes.io/name": "bursar", "app.kubernetes.io/component": "controller"});
+        create(
+            &client,
+            OPERATOR,
+            json!({"name": "stuck", "labels": labels}),
+        )
+        .await;
+        let error = release(&client, OPERATOR).await.unwrap_err().to_string();
+        assert!(
+            error.contains("kubectl -n bursar-system get pods"),
+            "{error}"
+        );
+    }
 }

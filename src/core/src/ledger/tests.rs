@@ -61,7 +61,7 @@ fn list(rank: usize, from: Option<i64>, nanos: i128) -> PriceList {
     let gpu = GpuPrice {
         model: "H100".into(),
         resource: "nvidia.com/gpu".into(),
-        place: Where::default(),
+        nodes: Where::default(),
         per_hour: Money::from_nanos(nanos),
         watts: None,
     };
