@@ -66,7 +66,7 @@ fn list(rank: usize, from: Option<i64>, nanos: i128) -> PriceList {
         watts: None,
     };
     PriceList {
-        name: format!("{rank:03}"),
+        name: format!("{rank:04}"),
         effective_from: from.map(at),
         book: PriceBook {
             currency: "USD".into(),
