@@ -177,12 +177,12 @@ pub(crate) fn trouble(cluster: &Cluster) -> Outcome {
     // an image that is not there, metrics that nobody serves, GPUs that no list prices
     cluster.apply(&named(base(), "image").replace("engine:dev", "none:dev"))?;
     let deaf = base()
-        .replace("bursar.local/engine:dev", "bursar.local/pause:dev")
         .replace(
-            "readinessProbe: {httpGet: {path: /health, port: 8000}, periodSeconds: 1}",
-            "",
-        );
-    cluster.apply(&named(deaf, "deaf").replace(r#"args: ["--speedup", "20"]"#, ""))?;
+            r#"args: ["--speedup", "20"]"#,
+            r#"args: ["--speedup", "20", "--port", "8001"]"#,
+        )
+        .replace("path: /health, port: 8000", "path: /health, port: 8001");
+    cluster.apply(&named(deaf, "deaf"))?;
     cluster.apply(&support::budget("trouble", "100", ""))?;
     cluster.apply(&named(base(), "priceless").replace("nvidia.com/gpu", "amd.com/gpu"))?;
     becomes(

@@ -234,6 +234,7 @@ impl BudgetPolicy {
                 &self.spec.minimum_useful_run,
             )?,
             latch: latch.transpose()?,
+            doubt: None,
             spent,
         })
     }

@@ -62,6 +62,18 @@ pub fn next(
         .collect()
 }
 
+/// Takes the words away that change while what they tell does not: a pod's troubles and a signal's errors come in turns. For comparing
+/// two lists of conditions.
+pub fn settle(conditions: &mut [Condition]) {
+    let alternates = |condition: &&mut Condition| {
+        [SIGNALS_AVAILABLE, PODS_HEALTHY].contains(&condition.type_.as_str())
+            && condition.reason != "ApplyFailed"
+    };
+    for condition in conditions.iter_mut().filter(alternates) {
+        condition.message.clear();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -59,7 +59,8 @@ pub struct InferenceDeploymentSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub model: Option<String>,
-    /// The pod template of one replica. Bursar owns a Deployment and a Service made of it.
+    /// The pod template of one replica. Bursar owns a Deployment and a Service made of it. A serving container without a
+    /// readinessProbe gets the engine's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "template::schema")]
     #[x_kube(

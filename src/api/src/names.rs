@@ -16,6 +16,10 @@ pub const NAMESPACE_LABEL: &str = "bursar.dev/namespace";
 pub const MONTH_LABEL: &str = "bursar.dev/month";
 /// Annotation on a pod: since when it has been leaving.
 pub const DRAINING_ANNOTATION: &str = "bursar.dev/draining-since";
+/// Annotation on a Job: how often its gang was taken back because some of its workers found no node.
+pub const RETRIES_ANNOTATION: &str = "bursar.dev/gang-retries";
+/// Annotation on a Job: a gang that was taken back does not start before.
+pub const RETRY_AT_ANNOTATION: &str = "bursar.dev/gang-retry-at";
 /// Annotation on owned objects: a hash of what Bursar asked for.
 pub const SPEC_HASH_ANNOTATION: &str = "bursar.dev/spec-hash";
 /// Finalizer on pods: their stay is not settled yet.

@@ -7,6 +7,8 @@ use crate::inference::Engine;
 pub struct Preset {
     /// Port of API and metrics.
     pub port: u16,
+    /// Path that answers 200 once the model is loaded: the readiness probe of a container that has none.
+    pub health_path: &'static str,
     /// Path of the metrics.
     pub metrics_path: &'static str,
     /// Gauge: requests that wait.
@@ -23,11 +25,12 @@ pub struct Preset {
 
 /// The preset of an engine.
 ///
-/// vLLM: <https://docs.vllm.ai/en/stable/usage/metrics/>.
+/// vLLM: <https://docs.vllm.ai/en/stable/usage/metrics/>, <https://docs.vllm.ai/en/stable/serving/openai_compatible_server/>.
 pub fn preset(engine: Engine) -> Preset {
     match engine {
         Engine::Vllm => Preset {
             port: 8000,
+            health_path: "/health",
             metrics_path: "/metrics",
             waiting: "vllm:num_requests_waiting",
             running: "vllm:num_requests_running",

@@ -61,7 +61,9 @@ pub(crate) fn next(
         budget::Phase::Unknown => (
             None,
             "PriceUnknown",
-            "something runs that no PriceList names; nothing new starts".to_owned(),
+            budget.doubt.clone().unwrap_or_else(|| {
+                "something runs that no PriceList names; nothing new starts".to_owned()
+            }),
         ),
     };
     let says = vec![Says {

@@ -2,12 +2,23 @@
 
 use std::collections::BTreeMap;
 
+use bursar_api::names::KIND_LABEL;
+use bursar_api::spend::{WorkloadKind, WorkloadRef};
 use bursar_core::capacity::{Capacity, Gang, Node as Room, Resources};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Container, Node, Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt;
 
+use crate::ledger;
 use crate::pod;
+use crate::training::job::{finished, is_running};
+use crate::watch::Stores;
+
+/// An order that no cache shows after this long was never given.
+const ORDERED_WITHIN: SignedDuration = SignedDuration::from_secs(30);
 
 /// A quantity in thousandths of its unit, rounded up. What is not a quantity is zero: the API server lets none through.
 pub(crate) fn milli(quantity: &Quantity) -> i64 {
@@ -173,6 +184,104 @@ pub(crate) fn capacity<'a>(
     };
     pending.iter().for_each(|pod| capacity.place(pod));
     capacity
+}
+
+/// Room that decisions have given away and that no cache shows yet: namespaces are decided over at the same time, and a Job's pods
+/// come after the Job. Lost with the process, which loses no more than the caches of the next one lack for a moment.
+#[derive(Debug, Default)]
+pub(crate) struct Reserved(BTreeMap<WorkloadRef, (Timestamp, Gang)>);
+
+impl Reserved {
+    /// Replaces what the workloads of a namespace were given: all of their workers.
+    pub(crate) fn replace(
+        &mut self,
+        namespace: &str,
+        orders: impl IntoIterator<Item = (WorkloadRef, Gang)>,
+        now: Timestamp,
+    ) {
+        let of_namespace = |workload: &WorkloadRef| workload.namespace == namespace;
+        let before = self.0.clone();
+        self.0.retain(|workload, _| !of_namespace(workload));
+        for (workload, gang) in orders {
+            // an order that is given again and again is not a new one
+            let since = before.get(&workload).map_or(now, |(since, _)| *since);
+            self.0.insert(workload, (since, gang));
+        }
+    }
+
+    /// Whether room was given to this workload a moment ago.
+    pub(crate) fn holds(&self, workload: &WorkloadRef, now: Timestamp) -> bool {
+        self.fresh(now).any(|(held, _)| held == workload)
+    }
+
+    fn fresh(&self, now: Timestamp) -> impl Iterator<Item = (&WorkloadRef, &Gang)> {
+        self.0
+            .iter()
+            .filter(move |(_, (since, _))| now.duration_since(*since) < ORDERED_WITHIN)
+            .map(|(workload, (_, gang))| (workload, gang))
+    }
+}
+
+/// What all namespaces but `own` have ordered and have no pods of yet: by the caches, and by what is reserved.
+pub(crate) fn awaited(
+    stores: &Stores,
+    own: &str,
+    reserved: &Reserved,
+    now: Timestamp,
+) -> Vec<Gang> {
+    let (deployments, jobs) = (stores.deployments.state(), stores.batch_jobs.state());
+    let deployments = deployments
+        .iter()
+        .filter_map(|found| ordered_replicas(found));
+    let jobs = jobs.iter().filter_map(|found| ordered_workers(found));
+    let mut ordered: BTreeMap<WorkloadRef, Gang> = deployments.chain(jobs).collect();
+    for (workload, gang) in reserved.fresh(now) {
+        let seen = ordered.entry(workload.clone()).or_default();
+        if seen.workers < gang.workers {
+            *seen = gang.clone();
+        }
+    }
+    ordered.retain(|workload, gang| workload.namespace != own && gang.workers > 0);
+    for pod in stores.pods.state() {
+        let workload = ledger::workload_of(&pod).filter(|_| is_present(&pod));
+        if let Some(gang) = workload.and_then(|workload| ordered.get_mut(&workload)) {
+            gang.workers = gang.workers.saturating_sub(1);
+        }
+    }
+    ordered.into_values().collect()
+}
+
+/// Whether an order has this pod. One of a Job that is going is replaced when it has gone, in its place.
+pub(crate) fn is_present(pod: &Pod) -> bool {
+    let of_job = pod::label(pod, KIND_LABEL) == Some(WorkloadKind::TrainingJob.as_str());
+    !pod::is_terminal(pod) && (of_job || pod.metadata.deletion_timestamp.is_none())
+}
+
+fn ordered_replicas(deployment: &Deployment) -> Option<(WorkloadRef, Gang)> {
+    let replicas = u32::try_from(deployment.spec.replicas?).ok()?;
+    let workload = WorkloadRef {
+        namespace: deployment.namespace()?,
+        kind: WorkloadKind::InferenceDeployment,
+        name: deployment.name_any(),
+    };
+    let spec = deployment.spec.template.spec.as_ref()?;
+    Some((workload, gang(spec, replicas)))
+}
+
+fn ordered_workers(job: &Job) -> Option<(WorkloadRef, Gang)> {
+    let spec = job.spec.as_ref()?;
+    if !is_running(job) || finished(job).is_some() {
+        return None;
+    }
+    let succeeded = job.status.as_ref().and_then(|status| status.succeeded);
+    let workers = spec.completions.unwrap_or(1) - succeeded.unwrap_or(0);
+    let workload = WorkloadRef {
+        namespace: job.namespace()?,
+        kind: WorkloadKind::TrainingJob,
+        name: job.name_any(),
+    };
+    let workers = u32::try_from(workers).unwrap_or(0);
+    Some((workload, gang(spec.template.spec.as_ref()?, workers)))
 }
 
 #[cfg(test)]

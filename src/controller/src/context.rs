@@ -5,10 +5,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bursar_api::names::GATEWAY_PORTS;
 use bursar_core::scaling::History;
+use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use kube::Client;
 use kube::runtime::events::Recorder;
 
+use crate::capacity::Reserved;
 use crate::gateways::SharedDemands;
 use crate::ledger::Written;
 use crate::metrics::Metrics;
@@ -29,6 +31,10 @@ pub(crate) struct Context {
     pub(crate) metrics: Metrics,
     /// What each service was asked for before. Starts anew with each leader, which holds what it finds for one window.
     pub(crate) histories: Mutex<BTreeMap<Key, History>>,
+    /// Room that was given away and that no cache shows as taken yet.
+    pub(crate) reserved: Mutex<Reserved>,
+    /// When this process began to lead.
+    pub(crate) began: Timestamp,
     /// The services' ports on gateways.
     pub(crate) ports: Mutex<BTreeMap<Key, u16>>,
     /// The last decision over each namespace, for people.

@@ -6,18 +6,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bursar_signals::demand::{self, Credentials, Demands};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::runtime::reflector::Store;
 use tokio::task::AbortHandle;
 
+use crate::context::{Context, lock};
 use crate::pod;
 use crate::watch::{Concern, Concerns};
 
 const CONTROL_PORT: u16 = 8443;
 /// How often the set of gateways is compared with the open streams, and a broken stream is opened anew.
 const PACE: Duration = Duration::from_secs(1);
+/// A gateway is heard of within this long of becoming ready.
+const FRESH: SignedDuration = SignedDuration::from_secs(5);
 
 /// What all gateways hold.
 pub(crate) type SharedDemands = Arc<Mutex<Demands>>;
@@ -28,11 +31,13 @@ pub(crate) fn is_gateway(pod: &Pod) -> bool {
         && pod::label(pod, "app.kubernetes.io/component") == Some("gateway")
 }
 
+fn takes_requests(pod: &Pod) -> bool {
+    pod::is_ready(pod) && pod.metadata.deletion_timestamp.is_none()
+}
+
 /// The gateways that take requests: UID and address.
 pub(crate) fn addresses(pods: &Store<Pod>, namespace: &str) -> BTreeMap<String, IpAddr> {
-    select(pods, namespace, |pod| {
-        pod::is_ready(pod) && pod.metadata.deletion_timestamp.is_none()
-    })
+    select(pods, namespace, takes_requests)
 }
 
 /// The gateways that may hold requests: those too that end, for they serve what they hold.
@@ -56,6 +61,36 @@ fn select(
     gateways
         .filter_map(|pod| Some((pod::uid(pod).to_owned(), address(pod)?)))
         .collect()
+}
+
+/// Why what gateways hold is not known: one of them has not been heard of, and may hold requests. One that has just become ready holds
+/// none yet; one that cannot be heard at all is given up after a time.
+pub(crate) fn unheard(context: &Context, now: Timestamp) -> Option<String> {
+    let pods = context.stores.pods.state();
+    let demands = lock(&context.demands);
+    let is_unheard = |pod: &&Arc<Pod>| {
+        let ready = pod::ready_since(pod).unwrap_or(now);
+        let expected = ready.max(context.began);
+        match demands.hears(pod::uid(pod), now) {
+            Some(heard) => !heard,
+            None => {
+                now.duration_since(ready) >= FRESH && now.duration_since(expected) < demand::GONE
+            }
+        }
+    };
+    let pod = pods
+        .iter()
+        .filter(|pod| is_gateway(pod) && takes_requests(pod))
+        .filter(|pod| pod.namespace().as_deref() == Some(&*context.namespace))
+        .find(is_unheard)?;
+    Some(format!("gateway {} has not been heard of", pod.name_any()))
+}
+
+/// Waits until every gateway has been heard of.
+pub(crate) async fn all_heard(context: &Context) {
+    while unheard(context, Timestamp::now()).is_some() {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 /// Keeps a stream open to every gateway, for as long as the process leads.

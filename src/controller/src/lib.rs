@@ -5,21 +5,24 @@
 //! | `watch` | one watch and one cache a kind |
 //! | `scrape`, `gateways` | signals: engines' metrics, requests that gateways hold |
 //! | `ledger` | charges, settled exactly once |
-//! | `observe` | everything that a decision reads, as the core's snapshot |
+//! | `observe`, `capacity` | everything that a decision reads, as the core's snapshot |
 //! | `reconcile` | the steps in their order |
 //! | `inference`, `training`, `budget` | build, apply and status of a kind |
+//! | `health`, `priced` | what the conditions of both kinds say of pods and prices |
 
 mod budget;
 mod calls;
 mod capacity;
 mod context;
 mod gateways;
+mod health;
 mod inference;
 mod ledger;
 mod metrics;
 mod observe;
 mod pod;
 mod price_list;
+mod priced;
 mod prices;
 mod reconcile;
 mod scrape;
@@ -67,7 +70,7 @@ const CONFLICT_PAUSE: Duration = Duration::from_millis(100);
 const ERROR_PAUSE: Duration = Duration::from_secs(2);
 /// Caches must fill in this time.
 const SYNC_LIMIT: Duration = Duration::from_secs(120);
-/// The first look at all engines; what does not answer by then is unknown.
+/// The first look at all engines and gateways; what does not answer by then is unknown.
 const FIRST_ROUND: Duration = Duration::from_secs(2);
 /// A request of an operator in bounds: a namespace's decision.
 type Explained = Arc<Mutex<std::collections::BTreeMap<String, serde_json::Value>>>;
@@ -212,6 +215,8 @@ async fn lead(
         recorder: Recorder::new(client.clone(), reporter),
         metrics,
         histories: Mutex::default(),
+        reserved: Mutex::default(),
+        began: Timestamp::now(),
         ports: Mutex::default(),
         explained,
         zone,
@@ -230,8 +235,6 @@ async fn lead(
         Arc::clone(&context.readings),
         concerns.clone(),
     );
-    // what nobody has read yet is not unknown
-    tokio::time::timeout(FIRST_ROUND, scrape.round()).await.ok();
     let gateways = gateways::follow(
         stores.pods.clone(),
         options.namespace.clone(),
@@ -239,6 +242,13 @@ async fn lead(
         Arc::clone(&context.demands),
         concerns.clone(),
     );
+    let mut gateways = std::pin::pin!(gateways);
+    // what nobody has read yet is not unknown
+    let first_round = async { tokio::join!(scrape.round(), gateways::all_heard(&context)) };
+    tokio::select! {
+        () = &mut gateways => {}
+        _ = tokio::time::timeout(FIRST_ROUND, first_round) => {}
+    }
     let reconciles = Controller::new(Api::<Namespace>::all(client), watcher::Config::default())
         .with_config(Config::default().concurrency(CONCURRENCY))
         .reconcile_on(triggers(
@@ -246,7 +256,7 @@ async fn lead(
             Arc::clone(&stores),
             options.namespace.clone(),
         ))
-        .run(step, on_error, context)
+        .run(step, on_error, Arc::clone(&context))
         .for_each(|_| async {});
     tokio::select! {
         () = prices => {}

@@ -11,25 +11,36 @@ use bursar_core::budget::{Budget, Load};
 use bursar_core::capacity::Gang;
 use bursar_core::money::Money;
 use bursar_core::period::Month;
-use bursar_core::plan::Snapshot;
+use bursar_core::plan::{Plan, Snapshot};
 use bursar_core::scaling::{Demand, Service, Signal};
 use bursar_core::training;
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use kube::ResourceExt;
 
-use crate::capacity;
+use crate::capacity::{self, Reserved};
 use crate::context::{Context, lock};
-use crate::inference::{self, drain::SETTLE};
+use crate::gateways;
+use crate::health;
+use crate::inference::{self, build::fnv, drain::SETTLE};
 use crate::ledger::{self, Accounts};
 use crate::pod;
 use crate::prices::{self, Prices};
+use crate::training::job;
 
 /// Between the moment that a budget is exhausted and the first order to stop, and between a container's end and its being seen.
 const SLACK_SECONDS: i64 = 10;
 /// A replica is read for the first time within this long of becoming ready.
 const FIRST_READ: SignedDuration = SignedDuration::from_secs(5);
+
+/// What workloads cost by the ledger.
+#[derive(Default)]
+pub(crate) struct Books {
+    /// Accounts of those whose records can be read.
+    pub(crate) accounts: BTreeMap<WorkloadRef, Accounts>,
+    /// Why the others' cannot.
+    pub(crate) doubts: BTreeMap<WorkloadRef, String>,
+}
 
 /// What the caches hold of one namespace.
 pub(crate) struct Scene {
@@ -121,7 +132,8 @@ impl Scene {
     pub(crate) fn snapshot(
         &self,
         context: &Context,
-        accounts: &BTreeMap<WorkloadRef, Accounts>,
+        books: &Books,
+        reserved: &Reserved,
     ) -> Result<Snapshot, FieldError> {
         let services = self
             .services
@@ -131,36 +143,71 @@ impl Scene {
         let jobs = self
             .jobs
             .iter()
-            .filter_map(|object| self.observe_job(context, object))
+            .filter_map(|object| self.observe_job(context, object, reserved))
             .collect();
         let budgets = self
             .budgets
             .iter()
-            .map(|object| self.budget(context, object, accounts))
+            .map(|object| self.budget(context, object, books))
             .collect::<Result<_, _>>()?;
         let (nodes, pods) = (context.stores.nodes.state(), context.stores.pods.state());
+        let mut capacity = capacity::capacity(
+            nodes.iter().map(AsRef::as_ref),
+            pods.iter().map(AsRef::as_ref),
+        );
+        for gang in capacity::awaited(&context.stores, &self.namespace, reserved, self.now) {
+            capacity.place(&gang);
+        }
         Ok(Snapshot {
             services,
             jobs,
             budgets,
-            loads: self.loads(context, accounts),
-            capacity: capacity::capacity(
-                nodes.iter().map(AsRef::as_ref),
-                pods.iter().map(AsRef::as_ref),
-            ),
+            loads: self.loads(context, &books.accounts),
+            capacity,
             zone: context.zone.clone(),
         })
+    }
+
+    /// What a plan gives room to and no cache shows as ordered: all workers of each such workload.
+    pub(crate) fn orders(
+        &self,
+        context: &Context,
+        snapshot: &Snapshot,
+        plan: &Plan,
+    ) -> Vec<(WorkloadRef, Gang)> {
+        let all = |gang: &Gang, workers| Gang {
+            workers,
+            ..gang.clone()
+        };
+        let services = snapshot.services.iter().zip(&plan.services);
+        let grown = services
+            .filter(|(service, decision)| decision.allowed > service.current)
+            .map(|(service, decision)| {
+                let workload = self.workload(WorkloadKind::InferenceDeployment, &service.name);
+                (workload, all(&service.replica, decision.allowed))
+            });
+        let started = plan.jobs.iter().filter(|turn| {
+            let found = job::batch_job(context, &self.namespace, &turn.name);
+            turn.run && !found.as_deref().is_some_and(job::is_running)
+        });
+        let started = started.filter_map(|turn| {
+            let job = snapshot.jobs.iter().find(|job| job.name == turn.name)?;
+            let workload = self.workload(WorkloadKind::TrainingJob, &job.name);
+            Some((workload, job.gang.clone()))
+        });
+        grown.chain(started).collect()
     }
 
     fn budget(
         &self,
         context: &Context,
         object: &BudgetPolicy,
-        accounts: &BTreeMap<WorkloadRef, Accounts>,
+        books: &Books,
     ) -> Result<Budget, FieldError> {
         let budget = object.to_core(Money::ZERO)?;
         let period = budget.period.bounds(self.now, &context.zone);
-        let spent = accounts
+        let spent = books
+            .accounts
             .values()
             .map(|accounts| {
                 ledger::sum(accounts, period, self.now, &context.zone)
@@ -168,7 +215,15 @@ impl Scene {
                     .total()
             })
             .sum();
-        Ok(Budget { spent, ..budget })
+        let doubt =
+            books.doubts.values().next().map(|why| {
+                format!("{why}; so what was spent is not known, and nothing new starts")
+            });
+        Ok(Budget {
+            spent,
+            doubt,
+            ..budget
+        })
     }
 
     fn observe_service(
@@ -182,6 +237,12 @@ impl Scene {
         let declared = inference::declared(inference::deployment(context, object).as_deref());
         let replicas = inference::replicas(context, object, &pods, self.now);
         let current = inference::drain::staying(declared, &replicas);
+        let staying = replicas
+            .iter()
+            .filter(|replica| replica.draining_since.is_none());
+        let present = u32::try_from(staying.count())
+            .unwrap_or(u32::MAX)
+            .min(current);
         let alive =
             |pod: &&&Pod| pod.metadata.deletion_timestamp.is_none() && !pod::is_terminal(pod);
         let (ready, engine, mut active_at) = {
@@ -210,6 +271,8 @@ impl Scene {
             (ready, signal, active_at)
         };
         let (held, _) = lock(&context.demands).held(&key.0, &key.1, self.now);
+        let alive: Vec<&Pod> = pods.iter().filter(alive).copied().collect();
+        let stuck = health::start_failed(&alive, self.now);
         if ready.is_empty() && active_at.is_none() {
             // nothing to read: what starts now has the whole idle time before it
             active_at = youngest(&pods);
@@ -234,8 +297,11 @@ impl Scene {
             },
             engine,
             held,
+            unheard: gateways::unheard(context, self.now),
             active_at,
             current,
+            present,
+            stuck,
             history: history.clone(),
             load: Load {
                 rate: self.estimate(context, object.spec.template.as_ref()),
@@ -248,26 +314,45 @@ impl Scene {
         })
     }
 
-    fn observe_job(&self, context: &Context, object: &TrainingJob) -> Option<training::Job> {
+    fn observe_job(
+        &self,
+        context: &Context,
+        object: &TrainingJob,
+        reserved: &Reserved,
+    ) -> Option<training::Job> {
         let name = object.name_any();
-        let found = batch_job(context, &self.namespace, &name);
-        if found.as_deref().is_some_and(|job| finished(job).is_some()) {
+        let workload = self.workload(WorkloadKind::TrainingJob, &name);
+        let found = job::batch_job(context, &self.namespace, &name);
+        if found
+            .as_deref()
+            .is_some_and(|job| job::finished(job).is_some())
+        {
             return None;
         }
         let status = found.as_ref().and_then(|job| job.status.as_ref());
         let left = status.map_or(0, |status| {
             status.active.unwrap_or(0) + status.terminating.unwrap_or(0)
         });
-        let running = found
-            .as_ref()
-            .and_then(|job| job.spec.as_ref())
-            .is_some_and(|spec| spec.suspend != Some(true));
+        let running = found.as_deref().is_some_and(job::is_running);
         let workers = u32::try_from(object.spec.replicas).unwrap_or(0);
+        let pods = self.pods_of(&workload);
+        let ended_well = status.and_then(|status| status.succeeded).unwrap_or(0);
+        let present = pods.iter().filter(|pod| capacity::is_present(pod)).count();
+        let present =
+            u32::try_from(present).unwrap_or(u32::MAX) + u32::try_from(ended_well).unwrap_or(0);
         Some(training::Job {
             priority: priority(context, object),
             created: object.creation_timestamp().map_or(self.now, |time| time.0),
             suspend: object.spec.suspend,
-            running,
+            // its order was given, though no cache shows it yet
+            running: running || reserved.holds(&workload, self.now),
+            present,
+            incomplete_since: found
+                .as_deref()
+                .filter(|_| running)
+                .and_then(|job| job::incomplete_since(job, &pods, present < workers)),
+            retry: found.as_deref().and_then(job::retry),
+            seed: fnv(object.uid().unwrap_or_default().as_bytes()),
             settled: left == 0,
             gang: gang(Some(&object.spec.template), workers),
             worker: Load {
@@ -394,27 +479,4 @@ fn priority(context: &Context, object: &TrainingJob) -> i32 {
         None => classes.find(|class| class.global_default == Some(true)),
     };
     class.and_then(|class| class.value).unwrap_or(0)
-}
-
-/// The owned Job of a TrainingJob.
-pub(crate) fn batch_job(context: &Context, namespace: &str, name: &str) -> Option<Arc<Job>> {
-    context
-        .stores
-        .batch_jobs
-        .find(|job| job.namespace().as_deref() == Some(namespace) && job.name_any() == name)
-}
-
-/// Whether a Job has ended: well or not.
-pub(crate) fn finished(job: &Job) -> Option<bool> {
-    let conditions = job.status.as_ref()?.conditions.as_ref()?;
-    let holds = |kind: &str| {
-        conditions
-            .iter()
-            .any(|condition| condition.type_ == kind && condition.status == "True")
-    };
-    match (holds("Complete"), holds("Failed")) {
-        (true, _) => Some(true),
-        (_, true) => Some(false),
-        _ => None,
-    }
 }

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bursar_api::conditions;
+use bursar_api::revenue::Revenue;
 use bursar_api::spend::{SpendSummary, WorkloadKind, WorkloadRef};
 use bursar_api::text::FieldError;
-use bursar_api::{BudgetPolicy, InferenceDeployment, TrainingJob};
+use bursar_api::{BudgetPolicy, InferenceDeployment, SpendRecord, TrainingJob};
 use bursar_core::period::Month;
-use bursar_core::plan::{Plan, Snapshot, plan};
+use bursar_core::plan::{LimitedBy, Plan, Snapshot, plan};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -26,9 +27,10 @@ use crate::context::{Context, lock};
 use crate::inference;
 use crate::ledger::{self, Accounts, Ledger};
 use crate::metrics::{self, Limit, figure};
-use crate::observe::{Scene, batch_job};
+use crate::observe::{Books, Scene};
+use crate::priced::{self, Spend};
 use crate::summary::{self, summary};
-use crate::training;
+use crate::training::{self, job::batch_job};
 
 /// Even if nothing happens, a namespace in which something runs is looked at this often: signals grow old.
 const RUNNING_PACE: SignedDuration = SignedDuration::from_secs(10);
@@ -61,10 +63,46 @@ impl Error {
     }
 }
 
+/// What went wrong in one reconcile: the trouble of one workload does not stop the others.
+#[derive(Default)]
+struct Troubles(Vec<Error>);
+
+impl Troubles {
+    fn add(&mut self, error: Error) {
+        self.0.push(error);
+    }
+
+    /// Takes why a decision could not be applied. What the workload's condition should say, unless the next look sees to it.
+    fn of_apply(&mut self, failure: Failure) -> Option<String> {
+        match failure {
+            Failure::Conflict { .. } | Failure::Gone { .. } => {
+                self.add(Error::Status(failure));
+                None
+            }
+            other => Some(other.to_string()),
+        }
+    }
+
+    /// The error that the next look depends on: a conflict, which is soon over, before others; all are logged.
+    fn end(self) -> Result<(), Error> {
+        let (conflicts, errors): (Vec<Error>, Vec<Error>) =
+            self.0.into_iter().partition(Error::is_conflict);
+        let ends = conflicts.into_iter().next();
+        if ends.is_none() && errors.len() < 2 {
+            return errors.into_iter().next().map_or(Ok(()), Err);
+        }
+        for error in &errors {
+            tracing::warn!(%error, "reconcile");
+        }
+        ends.or_else(|| errors.into_iter().next())
+            .map_or(Ok(()), Err)
+    }
+}
+
 /// Reconciles a namespace as of `now`, and returns how long to wait until the next look.
 ///
 /// # Errors
-/// The step that failed. What was done stays done; the next run goes on.
+/// One of the steps that failed. What was done stays done, and what others need is done; the next run goes on.
 pub(crate) async fn reconcile(
     context: &Context,
     namespace: &str,
@@ -76,28 +114,38 @@ pub(crate) async fn reconcile(
         context.metrics.figures.show(namespace, Vec::new());
         return Ok(RESTING_PACE.try_into().unwrap_or_default());
     }
-    let accounts = keep_ledger(context, &scene, workloads).await?;
-    let snapshot = scene.snapshot(context, &accounts)?;
-    let plan = plan(&snapshot, now);
-    latch(context, &scene, &plan).await?;
+    let (books, mut troubles) = keep_ledger(context, &scene, workloads).await;
+    let (snapshot, plan) = decide(context, &scene, &books)?;
+    latch(context, &scene, &plan, &mut troubles).await?;
     remember(context, &scene, &plan, &snapshot);
     context.metrics.figures.show(
         namespace,
-        figures(context, &scene, &plan, &snapshot, &accounts),
+        figures(context, &scene, &plan, &snapshot, &books.accounts),
     );
     let mut next_look = plan.next_look.into_iter().chain(scene.prices.next).min();
-    let mut conflict = false;
+    let round = Round {
+        context,
+        scene: &scene,
+        books: &books,
+        snapshot: &snapshot,
+        plan: &plan,
+    };
     for object in &scene.services {
-        let look = follow_service(context, &scene, object, &plan, &accounts, &mut conflict).await?;
+        let look = follow_service(&round, object, &mut troubles).await;
         next_look = next_look.into_iter().chain(look).min();
     }
     for object in &scene.jobs {
-        follow_job(context, &scene, object, &plan, &accounts, &mut conflict).await?;
+        follow_job(&round, object, &mut troubles).await;
     }
-    if conflict {
-        return Err(Error::Status(Failure::Conflict { call: "apply" }));
-    }
-    let pace = if snapshot.loads.is_empty() {
+    troubles.end()?;
+    // room for a gang that waits may come from another namespace
+    let waits = plan.jobs.iter().any(|turn| {
+        matches!(
+            turn.limited_by,
+            Some(LimitedBy::Capacity | LimitedBy::Queue)
+        )
+    });
+    let pace = if snapshot.loads.is_empty() && !waits {
         RESTING_PACE
     } else {
         RUNNING_PACE
@@ -108,11 +156,24 @@ pub(crate) async fn reconcile(
     Ok(wait.try_into().unwrap_or_default())
 }
 
+/// Snapshot and plan, while no other namespace is decided over: what one is given, the next has not.
+fn decide(context: &Context, scene: &Scene, books: &Books) -> Result<(Snapshot, Plan), FieldError> {
+    let mut reserved = lock(&context.reserved);
+    let snapshot = scene.snapshot(context, books, &reserved)?;
+    let plan = plan(&snapshot, scene.now);
+    if !context.observe_only {
+        let orders = scene.orders(context, &snapshot, &plan);
+        reserved.replace(&scene.namespace, orders, scene.now);
+    }
+    Ok((snapshot, plan))
+}
+
+/// Brings the ledger up to date. Where that fails, what is on record goes on counting; where that cannot be read, it is in doubt.
 async fn keep_ledger(
     context: &Context,
     scene: &Scene,
     workloads: Vec<WorkloadRef>,
-) -> Result<BTreeMap<WorkloadRef, Accounts>, ledger::Error> {
+) -> (Books, Troubles) {
     let done = {
         let readings = lock(&context.readings);
         let here = readings
@@ -132,34 +193,65 @@ async fn keep_ledger(
         zone: &context.zone,
         now: scene.now,
     };
-    let mut all = BTreeMap::new();
-    let mut failed = None;
+    let (mut books, mut troubles) = (Books::default(), Troubles::default());
     for workload in workloads {
-        match ledger.keep(&workload, &scene.pods_of(&workload)).await {
-            Ok(accounts) => {
-                all.insert(workload, accounts);
+        let accounts = match ledger.keep(&workload, &scene.pods_of(&workload)).await {
+            Ok(accounts) => Ok(accounts),
+            Err(error) => {
+                troubles.add(Error::Ledger(error));
+                on_record(context, &workload)
             }
-            // one workload's trouble must not keep the others' pods
-            Err(error) => failed = Some(error),
+        };
+        match accounts {
+            Ok(accounts) => drop(books.accounts.insert(workload, accounts)),
+            Err(why) => drop(books.doubts.insert(workload, why)),
         }
     }
-    failed.map_or(Ok(all), Err)
+    (books, troubles)
+}
+
+/// The accounts of a workload as the cache has them.
+fn on_record(context: &Context, workload: &WorkloadRef) -> Result<Accounts, String> {
+    let records = context.stores.records.state();
+    let ours = records
+        .iter()
+        .filter(|record| record.workload() == *workload);
+    let account = |record: &Arc<SpendRecord>| {
+        let account = record.to_account().map_err(|why| {
+            let name = record.name_any();
+            format!("SpendRecord {name} cannot be read: {why}; was it edited by hand?")
+        })?;
+        Ok((account.month, account))
+    };
+    ours.map(account).collect()
 }
 
 /// Writes budgets' statuses before anything is done about them: a latch that is not on record would be lost with the leader.
-async fn latch(context: &Context, scene: &Scene, plan: &Plan) -> Result<(), Failure> {
+async fn latch(
+    context: &Context,
+    scene: &Scene,
+    plan: &Plan,
+    troubles: &mut Troubles,
+) -> Result<(), Failure> {
     for (object, standing) in scene.budgets.iter().zip(&plan.budgets) {
         if let Some(status) =
             budget::next(object, standing, &scene.prices.lists.currency, scene.now)
         {
             let old = conditions_of(object.status.as_ref().map(|status| &status.conditions));
-            let new = status.conditions.clone();
+            let latch = object
+                .status
+                .as_ref()
+                .and_then(|status| status.latch.clone());
+            let (new, latched) = (status.conditions.clone(), latch != status.latch);
             let object: BudgetPolicy = BudgetPolicy {
                 status: Some(status),
                 ..(**object).clone()
             };
-            write_status(context, &scene.namespace, &object).await?;
-            announce(context, &object, &old, &new).await;
+            match write_status(context, &scene.namespace, &object).await {
+                Ok(()) => announce(context, &object, &old, &new).await,
+                Err(error) if latched => return Err(error),
+                Err(error) => troubles.add(Error::Status(error)),
+            }
         }
     }
     Ok(())
@@ -290,18 +382,56 @@ fn figures(
     figures
 }
 
+/// What all workloads of a namespace are followed by.
+struct Round<'a> {
+    context: &'a Context,
+    scene: &'a Scene,
+    books: &'a Books,
+    snapshot: &'a Snapshot,
+    plan: &'a Plan,
+}
+
+impl Round<'_> {
+    /// What a workload cost; `old` is what its status says.
+    fn spend(&self, workload: &WorkloadRef, old: Option<&SpendSummary>, unpriced: bool) -> Spend {
+        let (context, scene) = (self.context, self.scene);
+        let doubt = self.books.doubts.get(workload).cloned();
+        let accounts = self.books.accounts.get(workload);
+        let summary = match (accounts, &doubt) {
+            (Some(accounts), _) => summary(
+                accounts,
+                &scene.prices.lists.currency,
+                scene.now,
+                &context.zone,
+            ),
+            // the last figures stay, and say that they grow by nobody knows what
+            (None, Some(_)) => SpendSummary {
+                rate_per_hour: "unknown".to_owned(),
+                ..old.cloned().unwrap_or_default()
+            },
+            (None, None) => SpendSummary::default(),
+        };
+        let month = Month::of(scene.now, &context.zone);
+        Spend {
+            summary,
+            doubt,
+            unlisted: accounts.and_then(|accounts| priced::unlisted(accounts, month)),
+            unpriced,
+        }
+    }
+}
+
 async fn follow_service(
-    context: &Context,
-    scene: &Scene,
+    round: &Round<'_>,
     object: &Arc<InferenceDeployment>,
-    plan: &Plan,
-    accounts: &BTreeMap<WorkloadRef, Accounts>,
-    conflict: &mut bool,
-) -> Result<Option<Timestamp>, Failure> {
+    troubles: &mut Troubles,
+) -> Option<Timestamp> {
+    let (context, scene) = (round.context, round.scene);
     let name = object.name_any();
-    let Some(decision) = plan.services.iter().find(|decision| decision.name == name) else {
-        return Ok(None);
-    };
+    let decisions = round.plan.services.iter().zip(&round.snapshot.services);
+    let (decision, service) = decisions
+        .into_iter()
+        .find(|(decision, _)| decision.name == name)?;
     let workload = scene.workload(WorkloadKind::InferenceDeployment, &name);
     let pods = scene.pods_of(&workload);
     let in_status = object
@@ -315,32 +445,28 @@ async fn follow_service(
     if !context.observe_only {
         match inference::apply(context, object, decision, &pods, port, scene.now).await {
             Ok(next) => look = next,
-            Err(Failure::Conflict { .. } | Failure::Gone { .. }) => *conflict = true,
-            Err(error) => failure = Some(error.to_string()),
+            Err(error) => failure = troubles.of_apply(error),
         }
     }
-    let terms = object
-        .spec
-        .revenue
+    let unpriced =
+        decision.limited_by == Some(LimitedBy::PriceUnknown) && service.load.rate.is_none();
+    let old = object
+        .status
         .as_ref()
-        .and_then(|revenue| revenue.to_core().ok());
-    let spend = accounts.get(&workload).map(|accounts| SpendSummary {
-        earnings: terms.map(|terms| summary::earnings(&terms, accounts, scene.now, &context.zone)),
-        ..summary(
-            accounts,
-            &scene.prices.lists.currency,
-            scene.now,
-            &context.zone,
-        )
-    });
-    let observe_only = context.observe_only;
+        .and_then(|status| status.spend.as_ref());
+    let mut spend = round.spend(&workload, old, unpriced);
+    let terms = object.spec.revenue.as_ref().map(Revenue::to_core);
+    if let (Some(Ok(terms)), Some(accounts)) = (terms, round.books.accounts.get(&workload)) {
+        let earnings = summary::earnings(&terms, accounts, scene.now, &context.zone);
+        spend.summary.earnings = Some(earnings);
+    }
     let facts = inference::status::Facts {
         decision,
         pods: &pods,
         port,
-        spend: spend.unwrap_or_default(),
+        spend,
         failure,
-        observe_only,
+        observe_only: context.observe_only,
         now: scene.now,
     };
     if let Some(status) = inference::status::next(object, facts) {
@@ -350,47 +476,40 @@ async fn follow_service(
             status: Some(status),
             ..(**object).clone()
         };
-        write_status(context, &scene.namespace, &object).await?;
-        announce(context, &object, &old, &new).await;
+        match write_status(context, &scene.namespace, &object).await {
+            Ok(()) => announce(context, &object, &old, &new).await,
+            Err(error) => troubles.add(Error::Status(error)),
+        }
     }
-    Ok(look)
+    look
 }
 
-async fn follow_job(
-    context: &Context,
-    scene: &Scene,
-    object: &Arc<TrainingJob>,
-    plan: &Plan,
-    accounts: &BTreeMap<WorkloadRef, Accounts>,
-    conflict: &mut bool,
-) -> Result<(), Failure> {
+async fn follow_job(round: &Round<'_>, object: &Arc<TrainingJob>, troubles: &mut Troubles) {
+    let (context, scene) = (round.context, round.scene);
     let name = object.name_any();
-    let turn = plan.jobs.iter().find(|turn| turn.name == name);
+    let turn = round.plan.jobs.iter().find(|turn| turn.name == name);
     let mut failure = None;
     if let Some(turn) = turn.filter(|_| !context.observe_only) {
         match training::apply(context, object, turn).await {
             Ok(()) => {}
-            Err(Failure::Conflict { .. } | Failure::Gone { .. }) => *conflict = true,
-            Err(error) => failure = Some(error.to_string()),
+            Err(error) => failure = troubles.of_apply(error),
         }
     }
     let workload = scene.workload(WorkloadKind::TrainingJob, &name);
     let pods = scene.pods_of(&workload);
     let job = batch_job(context, &scene.namespace, &workload.name);
-    let spend = accounts.get(&workload).map(|accounts| {
-        summary(
-            accounts,
-            &scene.prices.lists.currency,
-            scene.now,
-            &context.zone,
-        )
-    });
-    let spend = spend.unwrap_or_default();
+    let mut waiting = round.snapshot.jobs.iter();
+    let unpriced = turn.is_some_and(|turn| turn.limited_by == Some(LimitedBy::PriceUnknown))
+        && waiting.any(|job| job.name == name && job.worker.rate.is_none());
+    let old = object
+        .status
+        .as_ref()
+        .and_then(|status| status.spend.as_ref());
     let facts = training::status::Facts {
         turn,
         job: job.as_deref(),
         pods: &pods,
-        spend,
+        spend: round.spend(&workload, old, unpriced),
         failure,
         now: scene.now,
     };
@@ -401,10 +520,11 @@ async fn follow_job(
             status: Some(status),
             ..(**object).clone()
         };
-        write_status(context, &scene.namespace, &object).await?;
-        announce(context, &object, &old, &new).await;
+        match write_status(context, &scene.namespace, &object).await {
+            Ok(()) => announce(context, &object, &old, &new).await,
+            Err(error) => troubles.add(Error::Status(error)),
+        }
     }
-    Ok(())
 }
 
 fn conditions_of(conditions: Option<&Vec<Condition>>) -> Vec<Condition> {

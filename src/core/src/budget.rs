@@ -46,6 +46,8 @@ pub struct Budget {
     pub latch: Option<Latch>,
     /// Money spent in the period that holds `now`, open charges included.
     pub spent: Money,
+    /// Why `spent` lacks a part that nobody knows, such as a record that cannot be read. Then nothing new starts.
+    pub doubt: Option<String>,
 }
 
 /// Something that costs money while it runs, and for a while after it was told to stop.
@@ -75,7 +77,7 @@ pub enum Phase {
     Exhausted,
     /// More than the limit is spent.
     OverLimit,
-    /// Something runs for which no price is known.
+    /// Something runs for which no price is known, or a part of what was spent is not known.
     Unknown,
 }
 
@@ -116,7 +118,7 @@ impl Standing {
             Phase::OverLimit
         } else if budget.latch.is_some() {
             Phase::Exhausted
-        } else if loads.iter().any(|load| load.rate.is_none()) {
+        } else if budget.doubt.is_some() || loads.iter().any(|load| load.rate.is_none()) {
             Phase::Unknown
         } else {
             Phase::Active
@@ -178,8 +180,8 @@ pub enum Refused {
         /// When the next period begins.
         retry_at: Timestamp,
     },
-    /// What it or something beside it costs is not known.
-    PriceUnknown,
+    /// What it or something beside it costs, or what was spent, is not known; a sentence that says which.
+    Unknown(String),
 }
 
 /// The money of all budgets of a namespace, handed out one start at a time.
@@ -223,9 +225,21 @@ impl Purse {
         if self.standings.is_empty() {
             return Ok(());
         }
-        let (Some(rate), false) = (load.rate, self.unknown) else {
-            return Err(Refused::PriceUnknown);
+        if let Some(doubt) = self
+            .standings
+            .iter()
+            .find_map(|standing| standing.budget.doubt.clone())
+        {
+            return Err(Refused::Unknown(doubt));
+        }
+        let Some(rate) = load.rate else {
+            let why = "no price is known for its GPUs, and the namespace has a budget";
+            return Err(Refused::Unknown(why.to_owned()));
         };
+        if self.unknown {
+            let why = "something beside it runs that no price is known for, and the namespace has a budget";
+            return Err(Refused::Unknown(why.to_owned()));
+        }
         let (rate, reserve) = (self.rate + rate, self.reserve + load.reserve());
         for standing in &self.standings {
             let budget = &standing.budget;
@@ -286,6 +300,7 @@ mod tests {
             on_exhausted: OnExhausted::ScaleToZero,
             minimum_useful_run: SignedDuration::from_mins(5),
             latch: None,
+            doubt: None,
             spent: money(spent),
         }
     }
@@ -398,7 +413,7 @@ mod tests {
             stop_seconds: 60,
         };
         let mut purse = Purse::new(vec![standing(budget("10", "0"), &[])], &[], now());
-        assert_eq!(purse.take(unknown), Err(Refused::PriceUnknown));
+        assert!(matches!(purse.take(unknown), Err(Refused::Unknown(_))));
         assert_eq!(Purse::new(vec![], &[], now()).take(unknown), Ok(()));
         let beside = Purse::new(
             vec![standing(budget("10", "0"), &[unknown])],
@@ -406,7 +421,7 @@ mod tests {
             now(),
         )
         .take(load("1", 1));
-        assert_eq!(beside, Err(Refused::PriceUnknown));
+        assert!(matches!(beside, Err(Refused::Unknown(_))));
     }
 
     proptest! {

@@ -9,6 +9,9 @@ use crate::capacity::{Capacity, Gang};
 use crate::scaling::{Demand, Desire, Service, desire};
 use crate::training::{Job, Turn, queue};
 
+/// A request that came while no replica could start may try again after this long.
+const START_AGAIN: SignedDuration = SignedDuration::from_secs(60);
+
 /// What kept a workload from what its demand asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LimitedBy {
@@ -61,9 +64,9 @@ pub struct Snapshot {
     pub jobs: Vec<Job>,
     /// BudgetPolicies.
     pub budgets: Vec<Budget>,
-    /// Every GPU pod that costs money or is about to.
+    /// Every GPU pod that costs money or is about to. What is ordered and has no pod yet is not among them.
     pub loads: Vec<Load>,
-    /// The cluster's room that this namespace may use.
+    /// The cluster's room that this namespace may use, without what its own pods and other namespaces take.
     pub capacity: Capacity,
     /// The accounting time zone.
     pub zone: TimeZone,
@@ -99,7 +102,9 @@ pub struct Decision {
     pub limited_by: Option<LimitedBy>,
     /// Why, with the numbers.
     pub reason: String,
-    /// What a request gets while no replica runs.
+    /// Why its demand is not known, if it is not, whatever else limits it.
+    pub unknown: Option<String>,
+    /// What a request gets while no replica is ready.
     pub refusal: Option<Refusal>,
 }
 
@@ -117,15 +122,17 @@ pub struct Plan {
 }
 
 /// Decides over a namespace. Services come first, in the snapshot's order; then the queue of jobs gets what is left.
+///
+/// What was ordered before and has no pod yet has its room and its money already, as though it were there.
 pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
-    let loads = &snapshot.loads;
+    let (loads, mut capacity) = ordered(snapshot);
+    let loads = &loads;
     let standings = snapshot
         .budgets
         .iter()
         .map(|budget| Standing::of(budget.clone(), loads, now, &snapshot.zone))
         .collect();
     let mut purse = Purse::new(standings, loads, now);
-    let mut capacity = snapshot.capacity.clone();
     let mut next_look = NextLook(None);
     let services = snapshot
         .services
@@ -133,7 +140,7 @@ pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
         .map(|service| {
             let desire = desire(service, now);
             next_look.at(desire.next_look);
-            let decision = pay(service, desire, &mut purse);
+            let decision = pay(service, desire, &mut purse, now);
             let workers = decision.allowed.saturating_sub(service.current);
             capacity.place(&Gang {
                 workers,
@@ -142,7 +149,10 @@ pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
             decision
         })
         .collect();
-    let jobs = queue(&snapshot.jobs, &mut capacity, &mut purse);
+    let jobs = queue(&snapshot.jobs, &mut capacity, &mut purse, now);
+    for turn in &jobs {
+        next_look.at(turn.next_look);
+    }
     let budgets = purse.into_standings();
     for standing in &budgets {
         next_look.at(standing.exhausted_at);
@@ -158,6 +168,27 @@ pub fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
     }
 }
 
+/// The loads and the room, with what is on its way.
+fn ordered(snapshot: &Snapshot) -> (Vec<Load>, Capacity) {
+    let (mut loads, mut capacity) = (snapshot.loads.clone(), snapshot.capacity.clone());
+    let services = snapshot
+        .services
+        .iter()
+        .map(|service| (service.awaited(), &service.replica, service.load));
+    let jobs = snapshot
+        .jobs
+        .iter()
+        .map(|job| (job.awaited(), &job.gang, job.worker));
+    for (workers, gang, load) in services.chain(jobs) {
+        loads.extend(std::iter::repeat_n(load, workers as usize));
+        capacity.place(&Gang {
+            workers,
+            ..gang.clone()
+        });
+    }
+    (loads, capacity)
+}
+
 struct NextLook(Option<Timestamp>);
 
 impl NextLook {
@@ -166,8 +197,8 @@ impl NextLook {
     }
 }
 
-/// Takes from a desire what budgets do not pay for. Replicas that run are paid for already; each new one must be.
-fn pay(service: &Service, desire: Desire, purse: &mut Purse) -> Decision {
+/// Takes from a desire what budgets do not pay for. Replicas that were ordered are paid for already; each new one must be.
+fn pay(service: &Service, desire: Desire, purse: &mut Purse, now: Timestamp) -> Decision {
     let Desire {
         queue_depth,
         asked,
@@ -208,15 +239,12 @@ fn pay(service: &Service, desire: Desire, purse: &mut Purse) -> Decision {
     if let Some(why) = &refused {
         let (limit, message) = match why {
             Refused::Budget { message, .. } => (LimitedBy::Budget, message.clone()),
-            Refused::PriceUnknown => (
-                LimitedBy::PriceUnknown,
-                "no price is known for its GPUs, and the namespace has a budget".to_owned(),
-            ),
+            Refused::Unknown(why) => (LimitedBy::PriceUnknown, why.clone()),
         };
         limited_by = Some(limit);
         reason = format!("{message}; {reason}");
     }
-    let refusal = match refusal(service, allowed, purse) {
+    let refusal = match refusal(service, allowed, purse, now) {
         None => None,
         Some((None, refusal)) => Some(refusal),
         // nothing asks for a replica, and nothing could: that is the budget's doing too
@@ -236,35 +264,51 @@ fn pay(service: &Service, desire: Desire, purse: &mut Purse) -> Decision {
         allowed,
         limited_by,
         reason,
+        unknown: service.unknown().map(str::to_owned),
         refusal,
     }
 }
 
 /// What a request would be told now, asked before it comes: the gateway must not have to wait for an answer.
-fn refusal(service: &Service, allowed: u32, purse: &Purse) -> Option<(Option<LimitedBy>, Refusal)> {
+fn refusal(
+    service: &Service,
+    allowed: u32,
+    purse: &Purse,
+    now: Timestamp,
+) -> Option<(Option<LimitedBy>, Refusal)> {
+    let unavailable = |code, message: String, retry_at| {
+        let status = 503;
+        let refusal = Refusal {
+            status,
+            code,
+            message,
+            retry_at,
+        };
+        Some((None, refusal))
+    };
+    if allowed > 0
+        && let Some(why) = &service.stuck
+    {
+        let message = format!("no replica starts: {why}");
+        return unavailable("start_failed", message, now.checked_add(START_AGAIN).ok());
+    }
     if allowed > 0 || service.current > 0 {
         return None;
     }
     if service.demand == Demand::Unwelcome {
-        let message = "the service is stopped, and its activation.mode is Never".to_owned();
-        let refusal = Refusal {
-            status: 503,
-            code: "service_unavailable",
-            message,
-            retry_at: None,
-        };
-        return Some((None, refusal));
+        let message = "the service is stopped, and its activation.mode is Never";
+        return unavailable("service_unavailable", message.to_owned(), None);
+    }
+    if service.paused {
+        let message = "the service is stopped, and its scaling.paused is true";
+        return unavailable("service_paused", message.to_owned(), None);
     }
     let (limit, message, retry_at) = match purse.clone().take(service.load) {
         Ok(()) => return None,
         Err(Refused::Budget {
             message, retry_at, ..
         }) => (LimitedBy::Budget, message, Some(retry_at)),
-        Err(Refused::PriceUnknown) => {
-            let message =
-                "no price is known for this service's GPUs, and its namespace has a budget";
-            (LimitedBy::PriceUnknown, message.to_owned(), None)
-        }
+        Err(Refused::Unknown(why)) => (LimitedBy::PriceUnknown, why, None),
     };
     let refusal = Refusal {
         status: 429,

@@ -98,16 +98,37 @@ pub struct Service {
     pub engine: Signal,
     /// Requests that gateways hold for it.
     pub held: u64,
+    /// Why there may be more of them: a gateway that has not been heard. Never taken as holding none.
+    pub unheard: Option<String>,
     /// When something last happened on it; `None` before the first look at its counters.
     pub active_at: Option<Timestamp>,
     /// Replicas that it has been given and that are not draining, ready or not.
     pub current: u32,
+    /// How many of them have a pod. The others are on their way, and need their room and their money all the same.
+    pub present: u32,
+    /// Why none of its replicas becomes ready, if their pods have been stuck for long.
+    pub stuck: Option<String>,
     /// What was asked for before.
     pub history: History,
     /// What one replica costs, and how long it takes to stop.
     pub load: Load,
     /// What one replica needs on a node.
     pub replica: Gang,
+}
+
+impl Service {
+    /// Replicas that were ordered and have no pod yet.
+    pub fn awaited(&self) -> u32 {
+        self.current.saturating_sub(self.present)
+    }
+
+    /// Why its demand is not known, if it is not.
+    pub fn unknown(&self) -> Option<&str> {
+        match &self.engine {
+            Signal::Unknown(why) => Some(why),
+            Signal::Known(_) | Signal::Absent => self.unheard.as_deref(),
+        }
+    }
 }
 
 /// What a service's demand asks for.
@@ -160,11 +181,12 @@ fn ask(service: &Service, now: Timestamp) -> Desire {
         reason,
         next_look: None,
     };
-    let total = match &service.engine {
-        Signal::Known(busy) => Some(busy + held),
-        Signal::Absent => Some(held),
-        Signal::Unknown(_) => None,
+    let known = match &service.engine {
+        Signal::Known(busy) => busy + held,
+        Signal::Absent | Signal::Unknown(_) => held,
     };
+    let unknown = service.unknown();
+    let total = unknown.is_none().then_some(known);
     if service.paused {
         return hold(
             total,
@@ -176,19 +198,16 @@ fn ask(service: &Service, now: Timestamp) -> Desire {
     if current == 0 && service.demand == Demand::Unwelcome {
         return hold(total, 0, None, "activation.mode is Never".to_owned());
     }
-    let depth = match (total, &service.engine) {
-        (Some(depth), _) => depth,
-        (None, Signal::Unknown(why)) => {
-            // what is held is known, so it may add replicas; what is unknown takes none away
-            let desired = replicas_for(held, target).max(current);
-            let reason = format!("engine signal unknown ({why}): holds at {desired}");
-            return Desire {
-                desired,
-                ..hold(None, desired, Some(LimitedBy::Signal), reason)
-            };
-        }
-        (None, _) => 0,
-    };
+    if let Some(why) = unknown {
+        // what is known may add replicas; what is unknown takes none away
+        let desired = replicas_for(known, target).max(current);
+        let reason = format!("demand unknown ({why}): holds at {desired}");
+        return Desire {
+            desired,
+            ..hold(None, desired, Some(LimitedBy::Signal), reason)
+        };
+    }
+    let depth = known;
     let sum = format!(
         "queue depth {depth} ({} on replicas, {held} held)",
         depth - held

@@ -1,10 +1,18 @@
 //! The queue of training gangs: which of them may run.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::budget::{Load, Purse, Refused};
 use crate::capacity::{Capacity, Gang};
 use crate::plan::LimitedBy;
+
+/// Workers may wait for a node for this long, and for up to half as long again that differs from gang to gang: of two gangs that hold
+/// what the other needs, one lets go first.
+const PATIENCE: SignedDuration = SignedDuration::from_mins(2);
+/// A gang that was taken back waits for this long, twice as long each time, ...
+const FIRST_BACKOFF: SignedDuration = SignedDuration::from_secs(30);
+/// ... but not longer than this, and for up to half as long again that differs from gang to gang.
+const LONGEST_BACKOFF: SignedDuration = SignedDuration::from_mins(15);
 
 /// A TrainingJob that has not finished.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,12 +27,66 @@ pub struct Job {
     pub suspend: bool,
     /// It is let run now.
     pub running: bool,
+    /// Workers that have a pod, or have ended well. While it runs, the others are on their way, and need their room and their money all
+    /// the same.
+    pub present: u32,
+    /// It runs, and some of its workers have had no node since then.
+    pub incomplete_since: Option<Timestamp>,
+    /// What it was taken back for before, if it was.
+    pub retry: Option<Retry>,
+    /// A number of its own, for waits that differ from gang to gang.
+    pub seed: u64,
     /// No pod of an earlier run is left.
     pub settled: bool,
     /// What it needs.
     pub gang: Gang,
     /// What each worker costs, and how long it takes to stop.
     pub worker: Load,
+}
+
+/// A gang was taken back because it stayed incomplete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// How often.
+    pub count: u32,
+    /// It does not start before.
+    pub at: Timestamp,
+}
+
+impl Job {
+    /// Workers that were ordered and have no pod yet.
+    pub fn awaited(&self) -> u32 {
+        if self.running {
+            self.gang.workers.saturating_sub(self.present)
+        } else {
+            0
+        }
+    }
+
+    /// When a gang that is still incomplete is taken back.
+    fn taken_back_at(&self) -> Option<Timestamp> {
+        let patience = PATIENCE + self.share(PATIENCE / 2, 0);
+        self.incomplete_since?.checked_add(patience).ok()
+    }
+
+    fn take_back(&self, now: Timestamp) -> Retry {
+        let count = self.retry.map_or(0, |retry| retry.count);
+        let wait = FIRST_BACKOFF
+            .saturating_mul(1 << count.min(10))
+            .min(LONGEST_BACKOFF);
+        let wait = wait + self.share(wait / 2, count.wrapping_add(1));
+        Retry {
+            count: count.saturating_add(1),
+            at: now.checked_add(wait).unwrap_or(now),
+        }
+    }
+
+    /// A part of `most` in whole seconds that is this job's own, another one each time.
+    fn share(&self, most: SignedDuration, time: u32) -> SignedDuration {
+        let seconds = u64::try_from(most.as_secs()).unwrap_or(0) + 1;
+        let share = self.seed.rotate_left(time.wrapping_mul(7)) % seconds;
+        SignedDuration::from_secs(i64::try_from(share).unwrap_or(0))
+    }
 }
 
 /// What becomes of a job.
@@ -40,12 +102,23 @@ pub struct Turn {
     pub reason: String,
     /// Its place among those that wait, from 1.
     pub position: Option<u32>,
+    /// It is taken back now because it stayed incomplete.
+    pub retry: Option<Retry>,
+    /// When this may change though nothing else does.
+    pub next_look: Option<Timestamp>,
 }
 
 /// Decides who runs: by priority, then by age. Running jobs go on while there is money; a gang starts when all of it fits and the
 /// purse pays for all of it. Whoever must wait for room or money is not overtaken, but a gang that no node could ever take, or whose
-/// price is unknown, holds nobody up.
-pub fn queue(jobs: &[Job], capacity: &mut Capacity, purse: &mut Purse) -> Vec<Turn> {
+/// price is unknown, holds nobody up; nor does one that was taken back because some of its workers found no node.
+///
+/// `capacity` and `purse` are those left by what runs, workers that have no pod yet included.
+pub fn queue(
+    jobs: &[Job],
+    capacity: &mut Capacity,
+    purse: &mut Purse,
+    now: Timestamp,
+) -> Vec<Turn> {
     let mut waiting: Vec<&Job> = jobs.iter().collect();
     waiting.sort_by_key(|job| {
         (
@@ -60,7 +133,7 @@ pub fn queue(jobs: &[Job], capacity: &mut Capacity, purse: &mut Purse) -> Vec<Tu
     waiting
         .into_iter()
         .map(|job| {
-            let verdict = judge(job, first, capacity, purse);
+            let verdict = judge(job, first, capacity, purse, now);
             let Err((limited_by, reason)) = verdict else {
                 let reason = format!("{} workers run", job.gang.workers);
                 return Turn {
@@ -69,9 +142,18 @@ pub fn queue(jobs: &[Job], capacity: &mut Capacity, purse: &mut Purse) -> Vec<Tu
                     limited_by: None,
                     reason,
                     position: None,
+                    retry: None,
+                    next_look: job.taken_back_at(),
                 };
             };
+            let taken_back = job.running && limited_by == LimitedBy::Capacity;
+            let retry = taken_back.then(|| job.take_back(now));
+            let waits_until = retry
+                .or(job.retry)
+                .map(|retry| retry.at)
+                .filter(|at| *at > now);
             if matches!(limited_by, LimitedBy::Budget | LimitedBy::Capacity)
+                && waits_until.is_none()
                 && can_ever_run(job, capacity)
             {
                 first = first.or(Some(job));
@@ -86,6 +168,8 @@ pub fn queue(jobs: &[Job], capacity: &mut Capacity, purse: &mut Purse) -> Vec<Tu
                 limited_by: Some(limited_by),
                 reason,
                 position,
+                retry,
+                next_look: waits_until,
             }
         })
         .collect()
@@ -100,6 +184,7 @@ fn judge(
     first: Option<&Job>,
     capacity: &mut Capacity,
     purse: &mut Purse,
+    now: Timestamp,
 ) -> Result<(), (LimitedBy, String)> {
     if job.suspend {
         return Err((LimitedBy::Suspended, "spec.suspend is true".to_owned()));
@@ -120,6 +205,10 @@ fn judge(
         ));
     }
     if job.running {
+        if job.taken_back_at().is_some_and(|at| at <= now) {
+            let waits = "some of its workers found no node in time; all are taken back, and it waits for its turn again";
+            return Err((LimitedBy::Capacity, waits.to_owned()));
+        }
         return Ok(());
     }
     if !job.settled {
@@ -135,6 +224,13 @@ fn judge(
             LimitedBy::Capacity,
             format!("all ready nodes together take {could} of its {workers} workers when empty"),
         ));
+    }
+    if let Some(retry) = job.retry.filter(|retry| retry.at > now) {
+        let reason = format!(
+            "some of its workers found no node, {} times so far; it tries again at {}",
+            retry.count, retry.at
+        );
+        return Err((LimitedBy::Capacity, reason));
     }
     if let Some(first) = first {
         return Err((LimitedBy::Queue, format!("waits behind {}", first.name)));
@@ -156,10 +252,7 @@ fn judge(
             Ok(())
         }
         Err(Refused::Budget { message, .. }) => Err((LimitedBy::Budget, message)),
-        Err(Refused::PriceUnknown) => Err((
-            LimitedBy::PriceUnknown,
-            "no price is known for its GPUs, and the namespace has a budget".to_owned(),
-        )),
+        Err(Refused::Unknown(why)) => Err((LimitedBy::PriceUnknown, why)),
     }
 }
 
@@ -191,6 +284,10 @@ mod tests {
             created: now(),
             suspend: false,
             running: false,
+            present: 0,
+            incomplete_since: None,
+            retry: None,
+            seed: 7,
             settled: true,
             gang: Gang {
                 workers,
@@ -225,6 +322,7 @@ mod tests {
                 minimum_useful_run: SignedDuration::from_hours(1),
                 latch: None,
                 spent: Money::ZERO,
+                doubt: None,
             };
             Standing::of(budget, &[], now(), &TimeZone::UTC)
         });
@@ -241,7 +339,7 @@ mod tests {
     #[test]
     fn a_gang_starts_whole_or_not_at_all_and_is_not_overtaken() {
         let jobs = [job("a", 3), job("b", 2), job("c", 1)];
-        let turns = queue(&jobs, &mut nodes(&[4]), &mut purse(None));
+        let turns = queue(&jobs, &mut nodes(&[4]), &mut purse(None), now());
         assert_eq!(
             limits(&turns),
             [
@@ -262,6 +360,7 @@ mod tests {
             &[job("a", 9), job("b", 2)],
             &mut nodes(&[4]),
             &mut purse(None),
+            now(),
         );
         assert_eq!(
             limits(&turns),
@@ -279,7 +378,7 @@ mod tests {
             priority: 10,
             ..job("urgent", 4)
         };
-        let turns = queue(&[older, urgent], &mut nodes(&[4]), &mut purse(None));
+        let turns = queue(&[older, urgent], &mut nodes(&[4]), &mut purse(None), now());
         assert_eq!(
             limits(&turns),
             [("urgent", None), ("older", Some(LimitedBy::Capacity))]
@@ -292,6 +391,7 @@ mod tests {
             &[job("a", 2), job("b", 2)],
             &mut nodes(&[8]),
             &mut purse(Some("7")),
+            now(),
         );
         assert_eq!(
             limits(&turns),
@@ -305,7 +405,7 @@ mod tests {
             running: true,
             ..job("a", 2)
         };
-        let turns = queue(&[running], &mut nodes(&[8]), &mut purse(Some("0")));
+        let turns = queue(&[running], &mut nodes(&[8]), &mut purse(Some("0")), now());
         assert_eq!(limits(&turns), [("a", Some(LimitedBy::Budget))]);
     }
 
@@ -315,7 +415,80 @@ mod tests {
             settled: false,
             ..job("a", 2)
         };
-        let turns = queue(&[stopping, job("b", 2)], &mut nodes(&[8]), &mut purse(None));
+        let turns = queue(
+            &[stopping, job("b", 2)],
+            &mut nodes(&[8]),
+            &mut purse(None),
+            now(),
+        );
         assert_eq!(limits(&turns), [("a", Some(LimitedBy::Queue)), ("b", None)]);
+    }
+
+    #[test]
+    fn a_gang_that_stays_incomplete_is_taken_back_and_holds_nobody_up_while_it_waits() {
+        let half = |since| Job {
+            running: true,
+            present: 3,
+            incomplete_since: Some(since),
+            ..job("a", 3)
+        };
+        let turn = |job: &Job, now| {
+            queue(
+                std::slice::from_ref(job),
+                &mut nodes(&[2]),
+                &mut purse(None),
+                now,
+            )
+            .remove(0)
+        };
+        let patient = turn(&half(now()), now());
+        let deadline = patient.next_look.unwrap();
+        assert!(
+            patient.run && deadline >= now() + PATIENCE && deadline <= now() + PATIENCE * 3 / 2
+        );
+        let back = turn(&half(now()), deadline);
+        let retry = back.retry.unwrap();
+        assert_eq!(
+            (back.run, back.limited_by, retry.count),
+            (false, Some(LimitedBy::Capacity), 1)
+        );
+        assert!(retry.at >= deadline + FIRST_BACKOFF, "{}", retry.at);
+
+        let waiting = Job {
+            retry: Some(retry),
+            ..job("a", 3)
+        };
+        let both = [waiting.clone(), job("b", 2)];
+        let during = queue(&both, &mut nodes(&[3]), &mut purse(None), deadline);
+        assert_eq!(
+            limits(&during),
+            [("a", Some(LimitedBy::Capacity)), ("b", None)]
+        );
+        assert_eq!(during[0].next_look, Some(retry.at));
+        let after = queue(&both, &mut nodes(&[3]), &mut purse(None), retry.at);
+        assert_eq!(
+            limits(&after),
+            [("a", None), ("b", Some(LimitedBy::Capacity))]
+        );
+    }
+
+    #[test]
+    fn gangs_that_block_each_other_do_not_let_go_together_and_wait_longer_each_time() {
+        let since = |seed| Job {
+            seed,
+            incomplete_since: Some(now()),
+            ..job("a", 3)
+        };
+        assert_ne!(since(7).taken_back_at(), since(8).taken_back_at());
+        let wait = |count| {
+            let retry = (count > 0).then_some(Retry { count, at: now() });
+            let job = Job {
+                retry,
+                ..job("a", 3)
+            };
+            job.take_back(now()).at.duration_since(now())
+        };
+        assert!(wait(0) >= FIRST_BACKOFF && wait(2) >= FIRST_BACKOFF * 4);
+        assert!(wait(u32::MAX) <= LONGEST_BACKOFF * 3 / 2);
     }
 }

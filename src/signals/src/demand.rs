@@ -50,7 +50,7 @@ pub struct ServiceDemand {
 /// A gateway sends at least this often.
 pub const HEARTBEAT: Duration = Duration::from_secs(2);
 /// A gateway that was not heard of for this long is gone, and what it held with it.
-const GONE: SignedDuration = SignedDuration::from_secs(60);
+pub const GONE: SignedDuration = SignedDuration::from_secs(60);
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 /// A stream that is silent for this long is broken.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -117,6 +117,13 @@ impl Demands {
             .filter(|service| service.namespace == namespace && service.name == name)
             .map(|service| service.in_flight)
             .sum()
+    }
+
+    /// What this gateway holds is known: `Some(true)` if it was heard of lately, `Some(false)` if it is silent and not gone yet,
+    /// `None` if it never was heard of, or is gone.
+    pub fn hears(&self, gateway: &str, now: Timestamp) -> Option<bool> {
+        let silent = now.duration_since(self.gateways.get(gateway)?.at);
+        (silent < GONE).then_some(silent <= SignedDuration::try_from(SILENCE).unwrap_or(GONE))
     }
 
     fn heard(&self, now: Timestamp) -> impl Iterator<Item = &Message> {
@@ -317,6 +324,15 @@ mod tests {
             demands.gateways.keys().eq(["c"]),
             "gateways that are gone are forgotten: {demands:?}"
         );
+    }
+
+    #[test]
+    fn a_silent_gateway_is_unknown_and_then_gone() {
+        let mut demands = Demands::default();
+        assert_eq!(demands.hears("a", at(0)), None);
+        demands.take(message("a", 0, 2));
+        let hears = [10, 11, 59, 60].map(|second| demands.hears("a", at(second)));
+        assert_eq!(hears, [Some(true), Some(false), Some(false), None]);
     }
 
     #[test]

@@ -8,13 +8,14 @@ use bursar_api::names::{
     GATEWAY_LABEL, KIND_LABEL, SERVICE_PORT, SERVICE_PORT_NAME, SERVING_LABEL,
     SPEC_HASH_ANNOTATION, WORKLOAD_LABEL, gateway_slice,
 };
-use bursar_api::presets::preset;
+use bursar_api::presets::{Preset, preset};
 use bursar_api::spend::WorkloadKind;
 use k8s_openapi::api::apps::v1::{
     Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment,
 };
 use k8s_openapi::api::core::v1::{
-    Lifecycle, LifecycleHandler, PodTemplateSpec, Service, ServicePort, ServiceSpec, SleepAction,
+    Container, HTTPGetAction, Lifecycle, LifecycleHandler, PodSpec, PodTemplateSpec, Probe,
+    Service, ServicePort, ServiceSpec, SleepAction,
 };
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
@@ -57,13 +58,17 @@ where
     }
 }
 
-/// FNV-1a over the object's JSON: small, stable over versions of Rust, and no secret.
+/// A hash of the object's JSON.
 fn hash(asked: &impl Serialize) -> String {
     let text = serde_json::to_vec(asked).unwrap_or_default();
-    let hash = text.iter().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
+    format!("{:016x}", fnv(&text))
+}
+
+/// FNV-1a: small, stable over versions of Rust, and no secret.
+pub(crate) fn fnv(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    format!("{hash:016x}")
+    })
 }
 
 /// The Deployment with this many replicas. Its selector lacks the serving label, so that a draining pod stays its own.
@@ -105,21 +110,52 @@ fn template(object: &InferenceDeployment, own: BTreeMap<String, String>) -> PodT
     labels.extend(own);
     labels.insert(SERVING_LABEL.to_owned(), "true".to_owned());
     let grace = bursar_api::template::grace_seconds(&template);
+    let preset = preset(object.spec.engine);
     if let Some(container) = template
         .spec
         .as_mut()
-        .and_then(|spec| spec.containers.first_mut())
-        && grace > PRE_STOP_SECONDS
+        .and_then(|spec| serving(spec, preset.port))
     {
-        let lifecycle = container.lifecycle.get_or_insert_with(Lifecycle::default);
-        lifecycle.pre_stop.get_or_insert_with(|| LifecycleHandler {
-            sleep: Some(SleepAction {
-                seconds: PRE_STOP_SECONDS,
-            }),
-            ..LifecycleHandler::default()
-        });
+        // without one, a replica would be ready while it still loads its model
+        container
+            .readiness_probe
+            .get_or_insert_with(|| readiness(&preset));
+        if grace > PRE_STOP_SECONDS {
+            let lifecycle = container.lifecycle.get_or_insert_with(Lifecycle::default);
+            lifecycle.pre_stop.get_or_insert_with(|| LifecycleHandler {
+                sleep: Some(SleepAction {
+                    seconds: PRE_STOP_SECONDS,
+                }),
+                ..LifecycleHandler::default()
+            });
+        }
     }
     template
+}
+
+/// The container that serves: the one that names the engine's port, else the first.
+fn serving(spec: &mut PodSpec, port: u16) -> Option<&mut Container> {
+    let names = |container: &Container| {
+        let mut ports = container.ports.iter().flatten();
+        ports.any(|each| each.container_port == i32::from(port))
+    };
+    let index = spec.containers.iter().position(names).unwrap_or(0);
+    spec.containers.get_mut(index)
+}
+
+/// Ready within two seconds of the model's being loaded; a busy engine may miss two answers.
+fn readiness(preset: &Preset) -> Probe {
+    Probe {
+        http_get: Some(HTTPGetAction {
+            path: Some(preset.health_path.to_owned()),
+            port: IntOrString::Int(i32::from(preset.port)),
+            ..HTTPGetAction::default()
+        }),
+        period_seconds: Some(2),
+        timeout_seconds: Some(5),
+        failure_threshold: Some(3),
+        ..Probe::default()
+    }
 }
 
 /// The Service; it selects one label more than the Deployment.
@@ -224,6 +260,28 @@ mod tests {
         );
         let served = service.spec.unwrap().selector.unwrap();
         assert_eq!(served.get(SERVING_LABEL), pod.get(SERVING_LABEL));
+    }
+
+    #[test]
+    fn a_serving_container_without_a_readiness_probe_gets_the_engines() {
+        let probes = |containers: serde_json::Value| -> Vec<Option<String>> {
+            let mut object = chat();
+            object.spec.template =
+                serde_json::from_value(json!({"spec": {"containers": containers}})).unwrap();
+            let spec = deployment(&object, 1).spec.template.spec.unwrap();
+            let path = |container: Container| container.readiness_probe?.http_get?.path;
+            spec.containers.into_iter().map(path).collect()
+        };
+        let health = Some("/health".to_owned());
+        assert_eq!(
+            probes(json!([{"name": "a"}, {"name": "b"}])),
+            [health.clone(), None]
+        );
+        let port = json!([{"name": "a"}, {"name": "b", "ports": [{"containerPort": 8000}]}]);
+        assert_eq!(probes(port), [None, health]);
+        let own =
+            json!([{"name": "a", "readinessProbe": {"httpGet": {"path": "/own", "port": 1}}}]);
+        assert_eq!(probes(own), [Some("/own".to_owned())]);
     }
 
     #[test]

@@ -52,8 +52,10 @@ pub(crate) struct Scene {
     pub(crate) allowed: u32,
     /// Pods that are not being deleted.
     pub(crate) pods: Vec<Replica>,
-    /// A rollout is under way: then only a scale to zero takes replicas away.
+    /// A rollout is under way: then only a scale to zero and a budget take replicas away.
     pub(crate) rolling: bool,
+    /// A budget takes replicas away.
+    pub(crate) budget: bool,
     /// How long a replica may take to leave.
     pub(crate) timeout: SignedDuration,
 }
@@ -96,7 +98,7 @@ pub(crate) fn steps(scene: &Scene, now: Timestamp) -> Steps {
         let kept = ours.min(scene.allowed - staying);
         steps.keep = names(back.into_iter().take(kept as usize));
         steps.replicas = scene.replicas.max(scene.allowed);
-    } else if !scene.rolling || scene.allowed == 0 {
+    } else if !scene.rolling || scene.budget || scene.allowed == 0 {
         let mut candidates: Vec<_> = scene
             .pods
             .iter()
@@ -140,7 +142,11 @@ fn may_go(pod: &Replica, timeout: SignedDuration, now: Timestamp) -> Result<(), 
         return Ok(());
     }
     let since = pod.draining_since.unwrap_or(now);
-    let (settled, expired) = (since.saturating_add(SETTLE), since.saturating_add(timeout));
+    // a drain that times out at once still leaves the endpoints first
+    let (settled, expired) = (
+        since.saturating_add(SETTLE),
+        since.saturating_add(timeout.max(SETTLE)),
+    );
     let (Ok(settled), Ok(expired)) = (settled, expired) else {
         return Ok(());
     };
@@ -191,6 +197,7 @@ mod tests {
             allowed,
             pods,
             rolling: false,
+            budget: false,
             timeout: SignedDuration::from_secs(60),
         }
     }
@@ -308,13 +315,33 @@ mod tests {
     }
 
     #[test]
-    fn a_rollout_is_not_disturbed_unless_everything_goes() {
-        let rolling = |allowed| Scene {
+    fn a_rollout_is_not_disturbed_unless_everything_goes_or_a_budget_says_so() {
+        let rolling = |allowed, budget| Scene {
             rolling: true,
+            budget,
             ..scene(allowed, vec![pod("a", 0), pod("b", 0)])
         };
-        assert!(steps(&rolling(1), now()).drain.is_empty());
-        assert_eq!(steps(&rolling(0), now()).drain.len(), 2);
+        assert!(steps(&rolling(1, false), now()).drain.is_empty());
+        assert_eq!(steps(&rolling(1, true), now()).drain.len(), 1);
+        assert_eq!(steps(&rolling(0, false), now()).drain.len(), 2);
+    }
+
+    #[test]
+    fn a_drain_that_times_out_at_once_still_waits_for_the_endpoints_to_follow() {
+        let after = |seconds| {
+            let leaving = Replica {
+                draining_since: ago(seconds),
+                ..pod("a", 7)
+            };
+            let scene = Scene {
+                timeout: SignedDuration::ZERO,
+                ..scene(0, vec![leaving])
+            };
+            steps(&scene, now())
+        };
+        assert_eq!(after(2).remove, [""; 0]);
+        assert!(after(2).next_look.is_some());
+        assert_eq!(after(3).remove, ["a"]);
     }
 
     #[test]

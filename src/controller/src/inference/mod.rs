@@ -8,7 +8,7 @@ use bursar_api::InferenceDeployment;
 use bursar_api::names::{
     DELETION_COST_ANNOTATION, DRAINING_ANNOTATION, SERVING_LABEL, WORKLOAD_LABEL, gateway_slice,
 };
-use bursar_core::plan::Decision;
+use bursar_core::plan::{Decision, LimitedBy};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Pod, Service};
@@ -60,14 +60,7 @@ pub(crate) async fn apply(
     let found = deployment(context, object);
     let replicas = declared(found.as_deref());
     let steps = steps(
-        &scene(
-            context,
-            object,
-            found.as_deref(),
-            decision.allowed,
-            pods,
-            now,
-        ),
+        &scene(context, object, found.as_deref(), decision, pods, now),
         now,
     );
     relabel(context, &namespace, pods, &steps, now).await?;
@@ -127,7 +120,7 @@ fn scene(
     context: &Context,
     object: &InferenceDeployment,
     deployment: Option<&Deployment>,
-    allowed: u32,
+    decision: &Decision,
     pods: &[&Pod],
     now: Timestamp,
 ) -> Scene {
@@ -144,9 +137,10 @@ fn scene(
         .unwrap_or_default();
     Scene {
         replicas: declared(deployment),
-        allowed,
+        allowed: decision.allowed,
         pods: replicas(context, object, pods, now),
         rolling,
+        budget: decision.limited_by == Some(LimitedBy::Budget),
         timeout,
     }
 }

@@ -1,18 +1,18 @@
 //! What an InferenceDeployment's status says.
 
 use bursar_api::InferenceDeployment;
-use bursar_api::conditions::{
-    self, PODS_HEALTHY, PRICED, READY, SIGNALS_AVAILABLE, Says, WITHIN_BUDGET,
-};
+use bursar_api::conditions::{self, PODS_HEALTHY, READY, SIGNALS_AVAILABLE, Says, WITHIN_BUDGET};
 use bursar_api::inference::{ActivationStatus, InferenceDeploymentStatus, RefusalStatus};
-use bursar_api::spend::{SpendSummary, WorkloadKind};
+use bursar_api::spend::WorkloadKind;
 use bursar_core::plan::{Decision, LimitedBy};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
+use crate::health;
 use crate::pod;
+use crate::priced::{self, Spend};
 use crate::summary;
 
 /// What goes into a status.
@@ -20,7 +20,7 @@ pub(crate) struct Facts<'a> {
     pub(crate) decision: &'a Decision,
     pub(crate) pods: &'a [&'a Pod],
     pub(crate) port: Option<u16>,
-    pub(crate) spend: SpendSummary,
+    pub(crate) spend: Spend,
     /// Why the last run could not apply the decision.
     pub(crate) failure: Option<String>,
     pub(crate) observe_only: bool,
@@ -69,13 +69,13 @@ pub(crate) fn next(
                 retry_at: refusal.retry_at.map(Time),
             }),
         }),
-        spend: Some(facts.spend.clone()),
+        spend: Some(facts.spend.summary.clone()),
         conditions: Vec::new(),
     };
-    let says = says(decision, &alive, ready, &facts);
+    let says = says(decision, ready, &facts);
     status.conditions =
         conditions::next(&old.conditions, says, object.metadata.generation, facts.now);
-    let due = summary::is_due(old.spend.as_ref(), &facts.spend, facts.now);
+    let due = summary::is_due(old.spend.as_ref(), &facts.spend.summary, facts.now);
     (due || decisive(old) != decisive(&status)).then_some(status)
 }
 
@@ -88,27 +88,23 @@ fn decisive(status: &InferenceDeploymentStatus) -> InferenceDeploymentStatus {
         .as_mut()
         .and_then(|activation| activation.refusal.as_mut())
     {
-        // it names amounts
+        // it names amounts, and what cannot start may be tried again a minute after each look
         refusal.message.clear();
+        if refusal.code == "start_failed" {
+            refusal.retry_at = None;
+        }
     }
+    conditions::settle(&mut status.conditions);
     status
 }
 
-fn says(decision: &Decision, alive: &[&&Pod], ready: usize, facts: &Facts<'_>) -> Vec<Says> {
+fn says(decision: &Decision, ready: usize, facts: &Facts<'_>) -> Vec<Says> {
     let say = |kind, status, reason, message: String| Says {
         kind,
         status: Some(status),
         reason,
         message,
     };
-    let stuck = alive
-        .iter()
-        .find_map(|pod| Some((pod.name_any(), pod::stuck(pod)?)));
-    let unscheduled = alive
-        .iter()
-        .find_map(|pod| Some((pod.name_any(), pod::unschedulable(pod)?.to_owned())));
-    let limit = decision.limited_by;
-    let budget = matches!(limit, Some(LimitedBy::Budget));
     vec![
         match (ready, decision.allowed) {
             (0, 0) if decision.refusal.is_some() => say(
@@ -123,6 +119,12 @@ fn says(decision: &Decision, alive: &[&&Pod], ready: usize, facts: &Facts<'_>) -
                 "AtZero",
                 "no replica runs; the next request wakes one".to_owned(),
             ),
+            (0, _) if decision.refusal.is_some() => say(
+                READY,
+                false,
+                "StartFailed",
+                "its replicas do not start; see PodsHealthy".to_owned(),
+            ),
             (0, _) => say(
                 READY,
                 false,
@@ -131,7 +133,7 @@ fn says(decision: &Decision, alive: &[&&Pod], ready: usize, facts: &Facts<'_>) -
             ),
             _ => say(READY, true, "Serving", "replicas take requests".to_owned()),
         },
-        match limit {
+        match decision.limited_by {
             Some(LimitedBy::Budget) => say(
                 WITHIN_BUDGET,
                 false,
@@ -145,47 +147,29 @@ fn says(decision: &Decision, alive: &[&&Pod], ready: usize, facts: &Facts<'_>) -
                 "no budget holds it back".to_owned(),
             ),
         },
-        match limit {
-            Some(LimitedBy::Signal) => say(
+        match decision.unknown {
+            Some(_) => say(
                 SIGNALS_AVAILABLE,
                 false,
                 "SignalUnknown",
-                "a replica's metrics cannot be read; it keeps its replicas".to_owned(),
+                "a replica's metrics, or what a gateway holds, cannot be read; it keeps its replicas".to_owned(),
             ),
-            _ => say(
+            None => say(
                 SIGNALS_AVAILABLE,
                 true,
                 "Read",
                 "every signal can be read".to_owned(),
             ),
         },
-        if facts.spend.rate_per_hour == "unknown" || limit == Some(LimitedBy::PriceUnknown) {
-            let message = "no PriceList names its GPUs; its spend is unknown. Add a price: kubectl explain pricelist.spec";
-            say(PRICED, false, "PriceUnknown", message.to_owned())
-        } else if facts.spend.estimated.is_some() && !budget {
-            let message = "a part of its spend rests on the dearest listed price or on an estimated end; see spend.estimated";
-            say(PRICED, true, "Estimated", message.to_owned())
-        } else {
-            say(PRICED, true, "Listed", "a price is known".to_owned())
-        },
-        match (&facts.failure, stuck, unscheduled) {
-            (Some(failure), _, _) => say(PODS_HEALTHY, false, "ApplyFailed", failure.clone()),
-            (None, Some((pod, why)), _) => {
-                say(PODS_HEALTHY, false, "PodStuck", format!("pod {pod}: {why}"))
-            }
-            (None, None, Some((pod, why))) => say(
-                PODS_HEALTHY,
-                false,
-                "Unschedulable",
-                format!("pod {pod}: {why}"),
-            ),
-            _ if facts.observe_only => say(
+        priced::says(&facts.spend),
+        match health::says(facts.pods, facts.failure.as_deref(), facts.now) {
+            healthy if facts.observe_only && healthy.status == Some(true) => say(
                 PODS_HEALTHY,
                 true,
                 "ObserveOnly",
                 "Bursar decides, and changes nothing".to_owned(),
             ),
-            _ => say(PODS_HEALTHY, true, "Healthy", "no pod is stuck".to_owned()),
+            says => says,
         },
     ]
 }

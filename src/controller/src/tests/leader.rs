@@ -104,6 +104,8 @@ impl Leader {
             recorder: Recorder::new(client.clone(), reporter),
             metrics: Metrics::new(&mut Registry::default()),
             histories: Mutex::default(),
+            reserved: Mutex::default(),
+            began: world.now,
             ports: Mutex::default(),
             explained: Arc::default(),
             zone: TimeZone::UTC,

@@ -2,10 +2,12 @@
 //! at any write, when somebody writes first, and when its caches are old.
 
 mod budgets;
+mod gangs;
 mod leader;
 mod prices;
 mod priority;
 mod service;
 mod sweep;
 mod training;
+mod troubles;
 mod world;

@@ -14,7 +14,7 @@ async fn priority(world: &World) -> i32 {
     leader.see(&View::of(world));
     let scene = Scene::of(&leader.context, NAMESPACE, world.now);
     scene
-        .snapshot(&leader.context, &Default::default())
+        .snapshot(&leader.context, &Default::default(), &Default::default())
         .unwrap()
         .jobs[0]
         .priority

@@ -45,7 +45,7 @@ pub(super) struct World {
     stays: BTreeMap<String, Stay>,
     /// Replicas that a Deployment took away while the Service still sent them requests.
     pub(super) cut: Vec<String>,
-    /// The Deployment controller acts in every third second only.
+    /// The Deployment and the Job controllers act in every third second only.
     pub(super) slow: bool,
     /// Whether an admission policy gives pods their finalizer.
     pub(super) admission: bool,
@@ -144,14 +144,25 @@ impl World {
     }
 
     pub(super) async fn create_job(&self, priority_class: Option<&str>) {
-        self.create::<TrainingJob>(json!({
-            "metadata": {"name": "train"},
-            "spec": {
-                "framework": "PyTorch", "replicas": 2, "priorityClassName": priority_class,
-                "template": {"spec": {"terminationGracePeriodSeconds": 3, "containers": [container()]}},
-            },
-        }))
-        .await;
+        let mut job = gang("train", 2);
+        job["spec"]["priorityClassName"] = json!(priority_class);
+        self.create::<TrainingJob>(job).await;
+    }
+
+    /// A gang of another team.
+    pub(super) async fn create_gang_in(&self, namespace: &str, name: &str, workers: i32) {
+        let mut job = gang(name, workers);
+        named::<TrainingJob>(&mut job);
+        let api: Api<TrainingJob> = Api::namespaced(self.client.clone(), namespace);
+        let job = serde_json::from_value(job).unwrap();
+        api.create(&PostParams::default(), &job).await.unwrap();
+    }
+
+    /// A pod that is not Bursar's and has a GPU already.
+    pub(super) async fn create_foreign_pod(&self, name: &str) {
+        let spec = json!({"nodeName": "node", "containers": [container()]});
+        self.create::<Pod>(json!({"metadata": {"name": name}, "spec": spec}))
+            .await;
     }
 
     pub(super) async fn set_limit(&self, limit: &str) {
@@ -241,7 +252,9 @@ impl World {
         if !self.slow || self.now.as_second() % 3 == 0 {
             self.deployments().await;
         }
-        self.jobs().await;
+        if !self.slow || self.now.as_second() % 3 == 0 {
+            self.jobs().await;
+        }
         self.scheduler().await;
         self.kubelet().await;
         self.endpoints().await;
@@ -271,10 +284,11 @@ impl World {
             + std::fmt::Debug,
     {
         for object in self.server.objects::<K>() {
-            let owned = object
-                .owner_references()
-                .iter()
-                .any(|owner| owners.contains(&owner.uid));
+            let owned = object.owner_references().is_empty()
+                || object
+                    .owner_references()
+                    .iter()
+                    .any(|owner| owners.contains(&owner.uid));
             if !owned && object.meta().deletion_timestamp.is_none() {
                 self.api::<K>()
                     .delete(&object.name_any(), &DeleteParams::default())
@@ -483,7 +497,7 @@ impl World {
         }
     }
 
-    async fn remove(&self, pod: &Pod) {
+    pub(super) async fn remove(&self, pod: &Pod) {
         let now = DeleteParams::default().grace_period(0);
         self.api::<Pod>()
             .delete(&pod.name_any(), &now)
@@ -634,6 +648,12 @@ impl World {
     pub(super) fn stays(&self) -> usize {
         self.stays.len()
     }
+}
+
+fn gang(name: &str, workers: i32) -> Value {
+    let template =
+        json!({"spec": {"terminationGracePeriodSeconds": 3, "containers": [container()]}});
+    json!({"metadata": {"name": name}, "spec": {"framework": "PyTorch", "replicas": workers, "template": template}})
 }
 
 fn container() -> Value {

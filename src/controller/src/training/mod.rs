@@ -1,9 +1,11 @@
 //! TrainingJobs: one Indexed Job and a headless Service each.
 
 pub(crate) mod build;
+pub(crate) mod job;
 pub(crate) mod status;
 
 use bursar_api::TrainingJob;
+use bursar_api::names::{RETRIES_ANNOTATION, RETRY_AT_ANNOTATION};
 use bursar_core::training::Turn;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Service;
@@ -13,7 +15,7 @@ use serde_json::json;
 
 use crate::calls::{Failure, bounded, ensure};
 use crate::context::Context;
-use crate::observe::batch_job;
+use crate::training::job::batch_job;
 
 /// Makes the cluster follow a turn of the queue.
 ///
@@ -60,7 +62,14 @@ pub(crate) async fn apply(
         .and_then(|spec| spec.suspend)
         .unwrap_or(false);
     if suspended == turn.run {
-        let metadata = json!({"uid": found.uid(), "resourceVersion": found.resource_version()});
+        let mut metadata = json!({"uid": found.uid(), "resourceVersion": found.resource_version()});
+        if !turn.run {
+            // how often it was taken back counts until it is suspended for another reason
+            metadata["annotations"] = json!({
+                RETRIES_ANNOTATION: turn.retry.map(|retry| retry.count.to_string()),
+                RETRY_AT_ANNOTATION: turn.retry.map(|retry| retry.at.to_string()),
+            });
+        }
         let patch = Patch::Merge(json!({"metadata": metadata, "spec": {"suspend": !turn.run}}));
         bounded(
             "patch job",

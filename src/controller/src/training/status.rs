@@ -1,8 +1,7 @@
 //! What a TrainingJob's status says.
 
 use bursar_api::TrainingJob;
-use bursar_api::conditions::{self, PODS_HEALTHY, PRICED, READY, Says, WITHIN_BUDGET};
-use bursar_api::spend::SpendSummary;
+use bursar_api::conditions::{self, READY, Says, WITHIN_BUDGET};
 use bursar_api::training::{JobPhase, TrainingJobStatus, Workers};
 use bursar_core::period::whole_second;
 use bursar_core::plan::LimitedBy;
@@ -11,11 +10,11 @@ use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::ResourceExt;
 
-use crate::observe::finished;
-use crate::pod;
+use crate::health;
+use crate::priced::{self, Spend};
 use crate::summary;
+use crate::training::job::finished;
 
 /// What goes into a status.
 pub(crate) struct Facts<'a> {
@@ -23,7 +22,7 @@ pub(crate) struct Facts<'a> {
     pub(crate) turn: Option<&'a Turn>,
     pub(crate) job: Option<&'a Job>,
     pub(crate) pods: &'a [&'a Pod],
-    pub(crate) spend: SpendSummary,
+    pub(crate) spend: Spend,
     /// Why the last run could not apply the decision.
     pub(crate) failure: Option<String>,
     pub(crate) now: Timestamp,
@@ -65,7 +64,7 @@ pub(crate) fn next(object: &TrainingJob, facts: Facts<'_>) -> Option<TrainingJob
             .or_else(|| began.then(|| Time(whole_second(facts.now)))),
         completion_time: observed.and_then(|status| status.completion_time.clone()),
         workers,
-        spend: Some(facts.spend.clone()),
+        spend: Some(facts.spend.summary.clone()),
         conditions: Vec::new(),
     };
     status.conditions = conditions::next(
@@ -74,7 +73,7 @@ pub(crate) fn next(object: &TrainingJob, facts: Facts<'_>) -> Option<TrainingJob
         object.metadata.generation,
         facts.now,
     );
-    let due = summary::is_due(old.spend.as_ref(), &facts.spend, facts.now);
+    let due = summary::is_due(old.spend.as_ref(), &facts.spend.summary, facts.now);
     (due || decisive(old) != decisive(&status)).then_some(status)
 }
 
@@ -104,6 +103,7 @@ fn phase(
 fn decisive(status: &TrainingJobStatus) -> TrainingJobStatus {
     let mut status = status.clone();
     (status.spend, status.reason) = (None, String::new());
+    conditions::settle(&mut status.conditions);
     status
 }
 
@@ -115,16 +115,6 @@ fn says(facts: &Facts<'_>, phase: JobPhase) -> Vec<Says> {
         message,
     };
     let limit = facts.turn.and_then(|turn| turn.limited_by);
-    let stuck = facts
-        .pods
-        .iter()
-        .filter(|pod| !pod::is_terminal(pod))
-        .find_map(|pod| {
-            Some((
-                pod.name_any(),
-                pod::stuck(pod).or_else(|| pod::unschedulable(pod).map(str::to_owned))?,
-            ))
-        });
     vec![
         match phase {
             JobPhase::Running => say(READY, true, "Running", "all workers run".to_owned()),
@@ -161,18 +151,7 @@ fn says(facts: &Facts<'_>, phase: JobPhase) -> Vec<Says> {
                 "no budget holds it back".to_owned(),
             ),
         },
-        if facts.spend.rate_per_hour == "unknown" || limit == Some(LimitedBy::PriceUnknown) {
-            let message = "no PriceList names its GPUs; its spend is unknown. Add a price: kubectl explain pricelist.spec";
-            say(PRICED, false, "PriceUnknown", message.to_owned())
-        } else {
-            say(PRICED, true, "Listed", "a price is known".to_owned())
-        },
-        match (&facts.failure, stuck) {
-            (Some(failure), _) => say(PODS_HEALTHY, false, "ApplyFailed", failure.clone()),
-            (None, Some((pod, why))) => {
-                say(PODS_HEALTHY, false, "PodStuck", format!("pod {pod}: {why}"))
-            }
-            _ => say(PODS_HEALTHY, true, "Healthy", "no pod is stuck".to_owned()),
-        },
+        priced::says(&facts.spend),
+        health::says(facts.pods, facts.failure.as_deref(), facts.now),
     ]
 }

@@ -28,8 +28,11 @@ fn service(current: u32, engine: Signal, held: u64) -> Service {
         demand: Demand::Welcome,
         engine,
         held,
+        unheard: None,
         active_at: Some(now()),
         current,
+        present: current,
+        stuck: None,
         history: History::default(),
         load: Load {
             rate: Some("12".parse().unwrap()),
@@ -52,6 +55,7 @@ fn budget(limit: &str, spent: &str) -> Budget {
         minimum_useful_run: SignedDuration::from_mins(5),
         latch: None,
         spent: spent.parse().unwrap(),
+        doubt: None,
     }
 }
 
@@ -216,6 +220,194 @@ fn the_tightest_of_several_budgets_wins() {
     );
 }
 
+fn job(name: &str, workers: u32) -> Job {
+    Job {
+        name: name.into(),
+        priority: 0,
+        created: now(),
+        suspend: false,
+        running: false,
+        present: 0,
+        incomplete_since: None,
+        retry: None,
+        seed: 0,
+        settled: true,
+        gang: Gang {
+            workers,
+            worker: [("nvidia.com/gpu".to_owned(), 1000)].into(),
+            node_selector: BTreeMap::new(),
+        },
+        worker: Load {
+            rate: Some("12".parse().unwrap()),
+            stop_seconds: 60,
+        },
+    }
+}
+
+/// Two jobs, and a node with this many GPUs.
+fn jobs(jobs: Vec<Job>, gpus: i64, budgets: Vec<Budget>) -> Vec<(String, Option<LimitedBy>)> {
+    let room: BTreeMap<_, _> = [("nvidia.com/gpu".to_owned(), gpus * 1000)].into();
+    let node = crate::capacity::Node {
+        labels: BTreeMap::new(),
+        allocatable: room.clone(),
+        free: room,
+    };
+    let snapshot = Snapshot {
+        services: vec![],
+        jobs,
+        budgets,
+        loads: vec![],
+        capacity: Capacity { nodes: vec![node] },
+        zone: TimeZone::UTC,
+    };
+    let turns = plan(&snapshot, now()).jobs.into_iter();
+    turns.map(|turn| (turn.name, turn.limited_by)).collect()
+}
+
+#[test]
+fn a_gang_whose_pods_are_not_there_yet_has_its_room_already() {
+    let ordered = Job {
+        running: true,
+        ..job("a", 2)
+    };
+    let waits = [
+        ("a".to_owned(), None),
+        ("b".to_owned(), Some(LimitedBy::Capacity)),
+    ];
+    assert_eq!(jobs(vec![ordered.clone(), job("b", 2)], 2, vec![]), waits);
+    assert_eq!(jobs(vec![ordered.clone(), job("b", 2)], 3, vec![]), waits);
+    let room_for_both = jobs(vec![ordered, job("b", 2)], 4, vec![]);
+    assert_eq!(room_for_both[1].1, None);
+}
+
+#[test]
+fn a_gang_whose_pods_are_not_there_yet_has_its_money_already() {
+    // 12 an hour: each worker needs 0.20 to stop and 1.00 for five minutes, so a gang of two 2.40
+    let ordered = Job {
+        running: true,
+        ..job("a", 2)
+    };
+    let limit = |limit| {
+        jobs(
+            vec![ordered.clone(), job("b", 2)],
+            9,
+            vec![budget(limit, "0")],
+        )[1]
+        .1
+    };
+    assert_eq!(limit("4.7"), Some(LimitedBy::Budget));
+    assert_eq!(limit("4.8"), None);
+}
+
+#[test]
+fn a_replica_whose_pod_is_not_there_yet_has_its_room_and_its_money_already() {
+    let ordered = Service {
+        present: 0,
+        replica: job("a", 1).gang,
+        ..service(1, Signal::Absent, 1)
+    };
+    let room: BTreeMap<_, _> = [("nvidia.com/gpu".to_owned(), 1000)].into();
+    let node = crate::capacity::Node {
+        labels: BTreeMap::new(),
+        allocatable: room.clone(),
+        free: room,
+    };
+    let snapshot = Snapshot {
+        services: vec![ordered],
+        jobs: vec![job("b", 1)],
+        budgets: vec![budget("10", "0")],
+        loads: vec![],
+        capacity: Capacity { nodes: vec![node] },
+        zone: TimeZone::UTC,
+    };
+    let plan = plan(&snapshot, now());
+    assert_eq!(plan.jobs[0].limited_by, Some(LimitedBy::Capacity));
+    assert_eq!(plan.budgets[0].rate, "12".parse().unwrap());
+}
+
+#[test]
+fn what_a_gateway_that_was_not_heard_may_hold_is_not_zero() {
+    let unheard = |current, held| Service {
+        unheard: Some("gateway g has not been heard".into()),
+        active_at: Some(ago(9000)),
+        ..service(current, Signal::Absent, held)
+    };
+    let holds = decide(unheard(1, 0), vec![]);
+    assert_eq!(
+        (holds.allowed, holds.limited_by, holds.queue_depth),
+        (1, Some(LimitedBy::Signal), None)
+    );
+    assert_eq!(
+        decide(unheard(0, 9), vec![]).allowed,
+        2,
+        "what is known adds"
+    );
+    let heard = Service {
+        unheard: None,
+        ..unheard(1, 0)
+    };
+    assert_eq!(decide(heard, vec![]).allowed, 0);
+}
+
+#[test]
+fn an_unknown_demand_is_told_whatever_else_limits_the_service() {
+    let unknown = Signal::Unknown("connection refused".into());
+    let paused = Service {
+        paused: true,
+        ..service(2, unknown, 0)
+    };
+    let decision = decide(paused, vec![budget("10", "10")]);
+    assert_eq!(decision.limited_by, Some(LimitedBy::Budget));
+    assert_eq!(decision.unknown.as_deref(), Some("connection refused"));
+}
+
+#[test]
+fn a_service_whose_replicas_cannot_start_says_so_until_they_can() {
+    let stuck = Service {
+        stuck: Some("pod chat-1: container vllm: ErrImagePull".into()),
+        ..service(1, Signal::Absent, 3)
+    };
+    let refusal = decide(stuck.clone(), vec![]).refusal.unwrap();
+    assert_eq!((refusal.status, refusal.code), (503, "start_failed"));
+    assert!(refusal.message.contains("ErrImagePull"));
+    assert!(refusal.retry_at.is_some());
+    let starts = Service {
+        stuck: None,
+        ..stuck
+    };
+    assert_eq!(decide(starts, vec![]).refusal, None);
+}
+
+#[test]
+fn a_paused_service_at_zero_refuses_instead_of_letting_requests_wait() {
+    let paused = |current| Service {
+        paused: true,
+        ..service(current, Signal::Absent, 1)
+    };
+    let refusal = decide(paused(0), vec![]).refusal.unwrap();
+    assert_eq!((refusal.status, refusal.code), (503, "service_paused"));
+    assert_eq!(decide(paused(1), vec![]).refusal, None);
+}
+
+#[test]
+fn nothing_new_starts_while_what_was_spent_is_not_known() {
+    let doubtful = Budget {
+        doubt: Some("SpendRecord ns.infd.chat.2026-11 cannot be read".into()),
+        ..budget("10", "0")
+    };
+    let wakes = decide(service(0, Signal::Absent, 1), vec![doubtful.clone()]);
+    assert_eq!(
+        (wakes.allowed, wakes.limited_by),
+        (0, Some(LimitedBy::PriceUnknown))
+    );
+    assert!(wakes.reason.contains("ns.infd.chat.2026-11"));
+    assert_eq!(
+        decide(service(2, Signal::Known(9), 0), vec![doubtful]).allowed,
+        2,
+        "what runs goes on"
+    );
+}
+
 fn any_service() -> impl Strategy<Value = Service> {
     let signal = prop_oneof![
         (0u64..100).prop_map(Signal::Known),
@@ -269,7 +461,7 @@ proptest! {
     #[test]
     fn constant_input_does_not_oscillate(service in any_service()) {
         let first = decide(service.clone(), vec![]);
-        let mut then = Service { current: first.allowed, ..service };
+        let mut then = Service { current: first.allowed, present: first.allowed, ..service };
         if first.allowed == 0 {
             then.engine = Signal::Absent;
         }

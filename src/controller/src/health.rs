@@ -1,0 +1,191 @@
+//! Whether pods are well: what the condition `PodsHealthy` says, and why none of a service's replicas starts.
+
+use bursar_api::conditions::{PODS_HEALTHY, Says};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use kube::ResourceExt;
+
+use crate::pod;
+
+/// A container that has crashed is well again once it has run for this long: between two crashes of a loop it runs too.
+const WELL_AGAIN: SignedDuration = SignedDuration::from_mins(5);
+/// A pod that is stuck for this long is not about to start.
+const GIVEN_UP: SignedDuration = SignedDuration::from_secs(60);
+/// One crash may be an accident; this many are a loop.
+const LOOP: i32 = 2;
+
+/// What keeps a pod from working.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Trouble {
+    /// A container: in the kubelet's words.
+    Stuck(String),
+    /// No node takes it: in the scheduler's words.
+    Unschedulable(String),
+}
+
+impl Trouble {
+    fn of(pod: &Pod, now: Timestamp) -> Option<Self> {
+        let stuck = pod::stuck(pod).or_else(|| crashed(pod, 1, now));
+        stuck.map(Self::Stuck).or_else(|| {
+            let why = pod::unschedulable(pod)?;
+            Some(Self::Unschedulable(why.to_owned()))
+        })
+    }
+}
+
+/// The condition of these pods, terminal ones left out.
+pub(crate) fn says(pods: &[&Pod], failure: Option<&str>, now: Timestamp) -> Says {
+    let mut troubles = pods
+        .iter()
+        .filter(|pod| !pod::is_terminal(pod) && pod.metadata.deletion_timestamp.is_none())
+        .filter_map(|pod| Some((pod.name_any(), Trouble::of(pod, now)?)));
+    let (status, reason, message) = match (failure, troubles.next()) {
+        (Some(failure), _) => (false, "ApplyFailed", failure.to_owned()),
+        (None, Some((pod, Trouble::Stuck(why)))) => {
+            (false, "PodStuck", format!("pod {pod}: {why}"))
+        }
+        (None, Some((pod, Trouble::Unschedulable(why)))) => {
+            (false, "Unschedulable", format!("pod {pod}: {why}"))
+        }
+        (None, None) => (true, "Healthy", "no pod is stuck".to_owned()),
+    };
+    Says {
+        kind: PODS_HEALTHY,
+        status: Some(status),
+        reason,
+        message,
+    }
+}
+
+/// Why none of these replicas becomes ready: each of them has been stuck for long. `None` while one is ready or may still start.
+pub(crate) fn start_failed(replicas: &[&Pod], now: Timestamp) -> Option<String> {
+    let stuck = |pod: &&Pod| {
+        let why = pod::stuck(pod)
+            .or_else(|| crashed(pod, LOOP, now))
+            .or_else(|| pod::unschedulable(pod).map(str::to_owned))?;
+        let since = not_ready_since(pod)?;
+        (now.duration_since(since) >= GIVEN_UP).then(|| format!("pod {}: {why}", pod.name_any()))
+    };
+    let all: Option<Vec<String>> = replicas.iter().map(stuck).collect();
+    all?.into_iter().next()
+}
+
+/// Since when the pod has not taken traffic; `None` if it takes it.
+fn not_ready_since(pod: &Pod) -> Option<Timestamp> {
+    if pod::is_ready(pod) {
+        return None;
+    }
+    let conditions = pod
+        .status
+        .iter()
+        .flat_map(|status| status.conditions.iter().flatten());
+    let turned = conditions
+        .filter(|condition| matches!(condition.type_.as_str(), "Ready" | "PodScheduled"))
+        .filter_map(|condition| condition.last_transition_time.as_ref());
+    let made = pod.metadata.creation_timestamp.as_ref();
+    turned.chain(made).map(|time| time.0).max()
+}
+
+/// The container that has crashed at least `times` and has not run for long since.
+fn crashed(pod: &Pod, times: i32, now: Timestamp) -> Option<String> {
+    let status = pod.status.as_ref()?;
+    let mut containers = status
+        .init_container_statuses
+        .iter()
+        .flatten()
+        .chain(status.container_statuses.iter().flatten());
+    let container = containers.find(|each| each.restart_count >= times && !is_well(each, now))?;
+    let code = last_exit(container).map_or_else(String::new, |code| {
+        format!(", the last time with exit code {code}")
+    });
+    Some(format!(
+        "container {}: has crashed {} times{code}",
+        container.name, container.restart_count
+    ))
+}
+
+fn is_well(container: &ContainerStatus, now: Timestamp) -> bool {
+    let Some(state) = &container.state else {
+        return false;
+    };
+    let ended_well = state.terminated.as_ref().map(|ended| ended.exit_code == 0);
+    let started = state
+        .running
+        .as_ref()
+        .and_then(|running| running.started_at.as_ref());
+    ended_well.unwrap_or_else(|| started.is_some_and(|at| now.duration_since(at.0) >= WELL_AGAIN))
+}
+
+fn last_exit(container: &ContainerStatus) -> Option<i32> {
+    let ended = container.last_state.as_ref()?.terminated.as_ref()?;
+    Some(ended.exit_code)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_796_000_000 + second).unwrap()
+    }
+
+    fn pod(restarts: i32, state: Value, ready: bool) -> Pod {
+        let ready = if ready { "True" } else { "False" };
+        let condition =
+            json!({"type": "Ready", "status": ready, "lastTransitionTime": at(0).to_string()});
+        serde_json::from_value(json!({
+            "metadata": {"name": "chat-1", "creationTimestamp": at(0).to_string()},
+            "status": {"phase": "Running", "conditions": [condition], "containerStatuses": [{
+                "name": "vllm", "image": "", "imageID": "", "ready": false, "restartCount": restarts, "state": state,
+                "lastState": {"terminated": {"exitCode": 137}}}]},
+        }))
+        .unwrap()
+    }
+
+    fn waiting(reason: &str) -> Value {
+        json!({"waiting": {"reason": reason}})
+    }
+
+    fn running(since: i64) -> Value {
+        json!({"running": {"startedAt": at(since).to_string()}})
+    }
+
+    #[test]
+    fn a_crash_loop_is_unhealthy_between_its_crashes_too_and_until_it_has_run_for_a_while() {
+        let reason = |pod: &Pod, now| says(&[pod], None, at(now)).reason;
+        assert_eq!(
+            reason(&pod(3, waiting("CrashLoopBackOff"), false), 90),
+            "PodStuck"
+        );
+        assert_eq!(reason(&pod(4, running(100), false), 101), "PodStuck");
+        assert_eq!(reason(&pod(4, running(100), true), 399), "PodStuck");
+        assert_eq!(reason(&pod(4, running(100), true), 400), "Healthy");
+        assert_eq!(reason(&pod(0, running(100), true), 101), "Healthy");
+        let ended = json!({"terminated": {"exitCode": 0}});
+        assert_eq!(reason(&pod(1, ended, false), 101), "Healthy");
+    }
+
+    #[test]
+    fn replicas_fail_to_start_once_all_of_them_are_stuck_for_long() {
+        let image = pod(0, waiting("ErrImagePull"), false);
+        assert_eq!(start_failed(&[&image], at(59)), None);
+        let why = start_failed(&[&image], at(60)).unwrap();
+        assert!(
+            why.contains("chat-1") && why.contains("ErrImagePull"),
+            "{why}"
+        );
+        let loads = pod(0, running(1), false);
+        assert_eq!(start_failed(&[&image, &loads], at(60)), None);
+        let serves = pod(3, running(1), true);
+        assert_eq!(start_failed(&[&image, &serves], at(60)), None);
+        assert_eq!(start_failed(&[&pod(1, running(50), false)], at(60)), None);
+        assert!(start_failed(&[&pod(2, running(50), false)], at(60)).is_some());
+        assert_eq!(
+            start_failed(&[], at(60)),
+            None,
+            "none was ordered, or their pods are on their way"
+        );
+    }
+}

@@ -1,0 +1,162 @@
+//! The trouble of one workload, and what the others see of it: nothing. And what a leader has not heard yet.
+
+use bursar_api::{InferenceDeployment, SpendRecord, TrainingJob};
+use bursar_apitest::faults::Faults;
+use jiff::SignedDuration;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::ResourceExt;
+use kube::api::{Api, Patch, PatchParams};
+use serde_json::json;
+
+use super::leader::{Leader, View};
+use super::sweep::Stage;
+use super::world::{OPERATOR, World};
+use crate::context::lock;
+use crate::gateways;
+
+/// Looks whose errors are expected.
+async fn troubled(stage: &mut Stage, seconds: usize) {
+    for _ in 0..seconds {
+        stage.world.turn().await;
+        let view = View::of(&stage.world);
+        let looked = stage.leader.look(&stage.world, &view).await;
+        assert!(looked.is_err(), "the trouble is not told");
+    }
+}
+
+/// A job runs whose record somebody edits by hand.
+async fn edited() -> Stage {
+    let mut stage = Stage::new(Faults::default()).await;
+    stage.world.create_job(None).await;
+    stage.seconds(4).await;
+    let records: Vec<SpendRecord> = stage.world.server.objects();
+    let api: Api<SpendRecord> = Api::all(stage.world.server.client());
+    let days = json!({"status": {"days": [{"date": "yesterday", "gpuSeconds": 1}]}});
+    for record in &records {
+        let (name, params) = (record.name_any(), PatchParams::default());
+        api.patch_status(&name, &params, &Patch::Merge(days.clone()))
+            .await
+            .unwrap();
+    }
+    stage
+}
+
+fn replicas(stage: &Stage) -> Option<i32> {
+    stage
+        .world
+        .server
+        .objects::<Deployment>()
+        .first()?
+        .spec
+        .replicas
+}
+
+fn find<'a>(conditions: &'a [Condition], kind: &str) -> &'a Condition {
+    conditions.iter().find(|each| each.type_ == kind).unwrap()
+}
+
+#[tokio::test]
+async fn a_record_that_cannot_be_read_stops_no_other_workload_and_is_named() {
+    let mut stage = edited().await;
+    stage.world.create_chat(0).await;
+    stage.world.requests = 2;
+    troubled(&mut stage, 4).await;
+    assert_eq!(
+        replicas(&stage),
+        Some(1),
+        "the next request wakes its neighbour"
+    );
+    let job: TrainingJob = stage.world.server.objects().remove(0);
+    let status = job.status.unwrap();
+    let priced = find(&status.conditions, "Priced");
+    assert_eq!(
+        (priced.status.as_str(), priced.reason.as_str()),
+        ("False", "SpendUnknown")
+    );
+    assert!(
+        priced.message.contains("SpendRecord team.tj.train."),
+        "{}",
+        priced.message
+    );
+    assert_eq!(status.spend.unwrap().rate_per_hour, "unknown");
+    let chat: InferenceDeployment = stage.world.server.objects().remove(0);
+    let status = chat.status.unwrap();
+    assert_eq!(find(&status.conditions, "Priced").status, "True");
+}
+
+#[tokio::test]
+async fn a_record_that_cannot_be_read_lets_nothing_new_start_under_a_budget() {
+    let mut stage = edited().await;
+    stage.world.set_limit("9").await;
+    stage.world.create_chat(0).await;
+    stage.world.requests = 2;
+    troubled(&mut stage, 4).await;
+    assert_eq!(replicas(&stage), Some(0));
+    let chat: InferenceDeployment = stage.world.server.objects().remove(0);
+    let reason = chat.status.unwrap().reason;
+    assert!(reason.contains("SpendRecord team.tj.train."), "{reason}");
+}
+
+#[tokio::test]
+async fn a_status_that_cannot_be_written_stops_no_other_workload() {
+    let world = World::new().await;
+    world.create_chat(0).await;
+    world.create_job(None).await;
+    let view = View::of(&world);
+    // somebody writes first
+    let patch = Patch::Merge(json!({"metadata": {"labels": {"rival": "was-here"}}}));
+    let api = world.api::<InferenceDeployment>();
+    api.patch("chat", &PatchParams::default(), &patch)
+        .await
+        .unwrap();
+    let mut leader = Leader::new(&world, Faults::default());
+    let looked = leader.look(&world, &view).await;
+    assert!(looked.is_err_and(|error| error.is_conflict()));
+    let job: TrainingJob = world.server.objects().remove(0);
+    assert!(job.status.is_some(), "the job is followed all the same");
+}
+
+#[tokio::test]
+async fn what_a_gateway_holds_is_unknown_to_a_new_leader_until_it_is_heard_or_given_up() {
+    let world = World::new().await;
+    let labels =
+        json!({"app.kubernetes.io/name": "bursar", "app.kubernetes.io/component": "gateway"});
+    let long_ago = world.now - SignedDuration::from_hours(1);
+    let ready =
+        json!([{"type": "Ready", "status": "True", "lastTransitionTime": long_ago.to_string()}]);
+    let pod = serde_json::from_value(json!({
+        "metadata": {"name": "gateway-1", "namespace": OPERATOR, "uid": "gateway", "labels": labels},
+        "status": {"conditions": ready},
+    }))
+    .unwrap();
+    let mut view = View::of(&world);
+    view.pods.push(pod);
+    let mut leader = Leader::new(&world, Faults::default());
+    leader.see(&view);
+    let unheard = |leader: &Leader, seconds| {
+        gateways::unheard(
+            &leader.context,
+            world.now + SignedDuration::from_secs(seconds),
+        )
+    };
+    assert_eq!(
+        unheard(&leader, 0),
+        Some("gateway gateway-1 has not been heard of".to_owned())
+    );
+    assert!(unheard(&leader, 59).is_some());
+    assert_eq!(
+        unheard(&leader, 60),
+        None,
+        "it cannot be heard, and is given up"
+    );
+    leader.look(&world, &view).await.unwrap();
+    assert!(
+        lock(&leader.context.demands)
+            .hears("gateway", world.now)
+            .is_some()
+    );
+    assert_eq!(unheard(&leader, 0), None);
+    assert!(unheard(&leader, 11).is_some(), "it has fallen silent");
+    assert_eq!(unheard(&leader, 60), None);
+}
