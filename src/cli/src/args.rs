@@ -4,7 +4,7 @@ use std::{path::PathBuf, str::FromStr};
 
 use clap::{Args, Parser, Subcommand};
 
-/// Asks Bursar about its decisions.
+/// Asks Bursar about its decisions and its ledger.
 #[derive(Debug, Parser)]
 #[command(name = "kubectl bursar", bin_name = "kubectl bursar", version)]
 pub(crate) struct Arguments {
@@ -24,6 +24,16 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Print the numbers and reasons of the last decision about a workload or a budget.
     Explain(Asked),
+    /// Print what holds nodes now, and what it has cost this month.
+    Top(crate::top::Asked),
+    /// Print what a month cost, as a table, CSV, JSON or FOCUS.
+    Report(crate::report::Asked),
+    /// Back up, verify or restore the SpendRecords.
+    Ledger {
+        /// What to do with them.
+        #[command(subcommand)]
+        command: crate::ledger::Command,
+    },
 }
 
 /// What is asked about.

@@ -1,15 +1,30 @@
-//! `kubectl bursar`: what Bursar decided about a workload or a budget, and why.
+//! `kubectl bursar`: what Bursar decided and why, what it cost, and the ledger's safe-keeping.
 //!
 //! | module | subject |
 //! |---|---|
 //! | `args` | the command line |
 //! | `read` | asks the leader, or reads the object |
 //! | `text` | from what was read to what is printed |
+//! | `records` | SpendRecords, read |
+//! | `top` | what holds nodes now |
+//! | `report` | what a month cost |
+//! | `focus` | the same as FOCUS has it |
+//! | `ledger` | backup, verify and restore |
+//! | `table` | tables of text |
 
 mod args;
+mod focus;
+mod ledger;
 mod read;
+mod records;
+mod report;
+#[cfg(test)]
+mod samples;
+mod table;
 mod text;
+mod top;
 
+use std::error::Error;
 use std::process::ExitCode;
 
 use args::{Arguments, Command};
@@ -18,24 +33,26 @@ use jiff::Timestamp;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let Arguments {
-        kubeconfig,
-        context,
-        command,
-    } = Arguments::parse();
-    let Command::Explain(asked) = command;
-    let answer = async {
-        let client = read::client(kubeconfig, context).await?;
-        read::explain(&client, &asked).await
-    };
-    match answer.await {
-        Ok(answer) => {
-            print!("{}", text::render(&answer, Timestamp::now()));
-            ExitCode::SUCCESS
-        }
+    match answer(Arguments::parse()).await {
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// Does what is asked, and prints what came of it.
+async fn answer(arguments: Arguments) -> Result<ExitCode, Box<dyn Error>> {
+    let client = || read::client(arguments.kubeconfig, arguments.context);
+    match arguments.command {
+        Command::Explain(asked) => {
+            let answer = read::explain(&client().await?, &asked).await?;
+            print!("{}", text::render(&answer, Timestamp::now()));
+        }
+        Command::Top(asked) => top::run(&client().await?, &asked).await?,
+        Command::Report(asked) => report::run(&client().await?, &asked).await?,
+        Command::Ledger { command } => return Ok(ledger::run(client, &command).await?),
+    }
+    Ok(ExitCode::SUCCESS)
 }

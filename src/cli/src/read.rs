@@ -205,7 +205,7 @@ async fn object(client: &Client, object: &Object, namespace: &str) -> Result<Val
 }
 
 /// The API server's own words, or an error with all its causes on one line, none said twice.
-fn said(error: &kube::Error) -> String {
+pub(crate) fn said(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) if !status.message.is_empty() => {
             format!("{} ({})", status.message.trim(), status.code)
