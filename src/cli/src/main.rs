@@ -44,14 +44,14 @@ async fn main() -> ExitCode {
 
 /// Does what is asked, and prints what came of it.
 async fn answer(arguments: Arguments) -> Result<ExitCode, Box<dyn Error>> {
-    let client = || read::client(arguments.kubeconfig, arguments.context);
+    let client = || read::client(arguments.kubeconfig.clone(), arguments.context.clone());
     match arguments.command {
         Command::Explain(asked) => {
             let answer = read::explain(&client().await?, &asked).await?;
             print!("{}", text::render(&answer, Timestamp::now()));
         }
         Command::Top(asked) => top::run(&client().await?, &asked).await?,
-        Command::Report(asked) => report::run(&client().await?, &asked).await?,
+        Command::Report(asked) => report::run(client, &asked).await?,
         Command::Ledger { command } => return Ok(ledger::run(client, &command).await?),
     }
     Ok(ExitCode::SUCCESS)

@@ -213,6 +213,7 @@ pub(crate) fn page(
     let mut all = Standing::default();
     for (_, row) in &rows {
         all.per_hour += row.per_hour;
+        all.pods += row.pods;
         all.unpriced += row.unpriced;
         all.today += row.today;
         all.month += row.month;
@@ -235,25 +236,28 @@ pub(crate) fn page(
 }
 
 fn figures(row: &Standing, digits: usize) -> Vec<String> {
-    let amount = |line: &Line| {
-        // nothing at all has a price
-        if line.unpriced_gpu_seconds > 0 && line.unpriced_gpu_seconds == line.gpu_seconds {
-            "unknown".to_owned()
-        } else {
-            line.cost.total().rounded(digits)
-        }
-    };
+    let spent = |line: &Line| amount(line, line.cost.total(), digits);
     let rate = match row.unpriced {
         0 => row.per_hour.rounded(digits),
-        _ => "unknown".to_owned(),
+        unpriced if unpriced == row.pods => "unknown".to_owned(),
+        _ => format!("{}+", row.per_hour.rounded(digits)),
     };
     vec![
         rate,
-        amount(&row.today),
-        amount(&row.month),
+        spent(&row.today),
+        spent(&row.month),
         hours(row.month.gpu_seconds, 1),
         waste(&row.month),
     ]
+}
+
+/// An amount of a line, with a `+` where a part of it is not known.
+pub(crate) fn amount(line: &Line, amount: Money, digits: usize) -> String {
+    match line.unpriced_gpu_seconds {
+        0 => amount.rounded(digits),
+        unpriced if unpriced == line.gpu_seconds => "unknown".to_owned(),
+        _ => format!("{}+", amount.rounded(digits)),
+    }
 }
 
 /// What the figures rest on, where that is not all prices and exact ends.
@@ -269,7 +273,7 @@ pub(crate) fn notes(line: &Line, currency: &str) -> Vec<String> {
     }
     if line.unpriced_gpu_seconds != 0 {
         notes.push(format!(
-            "unpriced: the amounts lack {} GPU-hours that no price is known for",
+            "unpriced: amounts with + lack {} GPU-hours that no price is known for",
             hours(line.unpriced_gpu_seconds, 2)
         ));
     }
@@ -313,7 +317,22 @@ mod tests {
 
     #[test]
     fn what_costs_most_now_stands_first_and_what_is_unknown_before_it() {
-        assert_eq!(printed(&By::Workload, &Labels::new()), "");
+        assert_eq!(
+            printed(&By::Workload, &Labels::new()),
+            "\
+NAMESPACE  WORKLOAD      RATE/H    TODAY     MONTH  GPU-H  WASTE
+research   infd/lab     unknown  unknown   unknown    2.0      -
+ml         infd/chat       7.00    35.00    288.85   40.0    16%
+research   tj/finetune     0.00     0.00  1571.00+  194.0     0%
+ml         infd/embed      0.00     0.57      0.57    1.0    49%
+TOTAL                     7.00+   35.57+  1860.42+  237.0     2%
+
+amounts in USD, at 2026-11-24T04:00:00Z
+estimated: 8.10 USD rest on a provisional price or an end that was not seen
+unpriced: amounts with + lack 4.00 GPU-hours that no price is known for
+unattributed: time on lost nodes cost 0.12 USD more
+"
+        );
     }
 
     #[test]
@@ -324,7 +343,14 @@ mod tests {
         };
         let labels = [(holder, "search".to_owned())].into();
         let text = printed(&By::Label("team".into()), &labels);
-        assert_eq!(text, "");
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(
+            lines[1..3],
+            [
+                "-       unknown   0.57+  1571.57+  197.0     0%",
+                "search     7.00   35.00    288.85   40.0    16%"
+            ]
+        );
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub(crate) mod figures;
 use std::io::{IsTerminal, Write, stdout};
 use std::path::PathBuf;
 
+use bursar_api::names::{MONTH_LABEL, NAMESPACE_LABEL};
 use bursar_core::ledger::Line;
 use bursar_core::money::Money;
 use bursar_core::period::Month;
@@ -18,11 +19,14 @@ use jiff::Timestamp;
 use kube::Client;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
+use serde_json::Value;
 
 use crate::focus;
+use crate::ledger::backup;
+use crate::read;
 use crate::records::{self, Scope, Sheet, digits};
 use crate::table::table;
-use crate::top::{hours, notes, waste};
+use crate::top::{amount, hours, notes, waste};
 use figures::figures;
 
 /// What is asked for.
@@ -48,6 +52,9 @@ pub(crate) struct Asked {
     /// Where it is written; otherwise standard output.
     #[arg(short, long)]
     file: Option<PathBuf>,
+    /// Read a backup of the ledger instead of the cluster.
+    #[arg(long, value_name = "BACKUP")]
+    from: Option<PathBuf>,
     /// Leave out records that cannot be read, and name them.
     #[arg(long)]
     skip_unreadable: bool,
@@ -69,11 +76,21 @@ pub(crate) enum Output {
     FocusParquet,
 }
 
+impl Output {
+    fn is_focus(self) -> bool {
+        matches!(self, Self::FocusCsv | Self::FocusParquet)
+    }
+}
+
 /// Why there is no report.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error(transparent)]
     Records(#[from] records::Error),
+    #[error(transparent)]
+    Client(#[from] read::Error),
+    #[error(transparent)]
+    Backup(#[from] backup::FileError),
     #[error(transparent)]
     Focus(#[from] focus::Error),
     #[error("writing {to}: {why}")]
@@ -89,42 +106,49 @@ pub(crate) struct Asking<'a> {
     pub(crate) now: Timestamp,
 }
 
-/// Writes what is asked for.
-pub(crate) async fn run(client: &Client, asked: &Asked) -> Result<(), Error> {
+/// Writes what is asked for. A client is made only for what needs the cluster.
+pub(crate) async fn run<F>(client: impl Fn() -> F, asked: &Asked) -> Result<(), Error>
+where
+    F: Future<Output = Result<Client, read::Error>>,
+{
     let now = Timestamp::now();
-    let namespace = asked.scope.namespace(client);
-    let of_namespace = namespace
-        .as_ref()
-        .map(|name| format!(",bursar.dev/namespace={name}"));
-    let selector = format!(
-        "bursar.dev/month={}{}",
-        asked.month,
-        of_namespace.unwrap_or_default()
-    );
-    let objects = records::list(client, &selector).await?;
+    let objects = match &asked.from {
+        Some(path) => of_backup(backup::load(path)?, asked),
+        None => {
+            let client = client().await?;
+            let namespace = asked.scope.namespace(&client);
+            records::list(&client, &selector(asked.month, namespace.as_deref())).await?
+        }
+    };
     let (sheets, skipped) = records::read(&objects, asked.skip_unreadable)?;
     for warning in skipped {
         eprintln!("warning: {warning}");
     }
     if sheets.is_empty() {
-        let place = namespace.map_or_else(
-            || "any namespace".to_owned(),
-            |name| format!("namespace {name}"),
-        );
-        eprintln!(
-            "warning: nothing of {} is on record for {place}",
-            asked.month
-        );
+        eprintln!("warning: nothing of {} is on record there", asked.month);
     }
     let account = match &asked.billing_account {
         Some(account) => account.clone(),
-        None if matches!(asked.output, Output::FocusCsv | Output::FocusParquet) => {
-            focus::cluster(client).await?
-        }
+        None if asked.output.is_focus() => focus::cluster(&client().await?).await?,
         None => String::new(),
     };
     let bytes = render(&sheets, asked, &account, now)?;
     write(asked, &bytes)
+}
+
+fn selector(month: Month, namespace: Option<&str>) -> String {
+    let of_namespace = namespace.map(|name| format!(",{NAMESPACE_LABEL}={name}"));
+    format!("{MONTH_LABEL}={month}{}", of_namespace.unwrap_or_default())
+}
+
+/// The records of a backup that the selector would find in a cluster; all namespaces, unless one is named.
+fn of_backup(mut objects: Vec<Value>, asked: &Asked) -> Vec<Value> {
+    let namespace = asked.scope.namespace.as_deref();
+    objects.retain(|object| {
+        object["spec"]["month"] == asked.month.to_string().as_str()
+            && namespace.is_none_or(|name| object["spec"]["namespace"] == name)
+    });
+    objects
 }
 
 fn write(asked: &Asked, bytes: &[u8]) -> Result<(), Error> {
@@ -152,7 +176,7 @@ fn render(
     now: Timestamp,
 ) -> Result<Vec<u8>, Error> {
     let currency = records::currency(sheets)?.unwrap_or_default();
-    if matches!(asked.output, Output::FocusCsv | Output::FocusParquet) {
+    if asked.output.is_focus() {
         let charges = focus::charges(sheets, account, now);
         let total: Line = sheets
             .iter()
@@ -185,7 +209,6 @@ fn render(
 /// The report for people. A part of the cost that nothing has is left out.
 fn text(report: &Report, asking: &Asking) -> String {
     let digits = digits(asking.currency);
-    let cost = |line: &Line| line.cost;
     let parts: [(&str, fn(&Line) -> Money); 4] = [
         ("COMPUTE", |line| line.cost.compute),
         ("STORAGE", |line| line.cost.storage),
@@ -196,19 +219,12 @@ fn text(report: &Report, asking: &Asking) -> String {
         .into_iter()
         .filter(|(_, part)| report.rows.iter().any(|row| part(&row.line) != Money::ZERO))
         .collect();
-    let amount = |line: &Line, amount: Money| {
-        if line.unpriced_gpu_seconds > 0 && amount == Money::ZERO {
-            "unknown".to_owned()
-        } else {
-            amount.rounded(digits)
-        }
-    };
     let cells = |line: &Line| {
         let mut cells = vec![hours(line.gpu_seconds, 2)];
         if parts.len() > 1 {
             cells.extend(parts.iter().map(|(_, part)| part(line).rounded(digits)));
         }
-        cells.push(amount(line, cost(line).total()));
+        cells.push(amount(line, line.cost.total(), digits));
         cells.push(waste(line));
         cells
     };
