@@ -273,7 +273,7 @@ pub(crate) fn notes(line: &Line, currency: &str) -> Vec<String> {
     }
     if line.unpriced_gpu_seconds != 0 {
         notes.push(format!(
-            "unpriced: amounts with + lack {} GPU-hours that no price is known for",
+            "unpriced (+): the amounts lack {} GPU-hours that no price is known for",
             hours(line.unpriced_gpu_seconds, 2)
         ));
     }
@@ -329,7 +329,7 @@ TOTAL                     7.00+   35.57+  1860.42+  237.0     2%
 
 amounts in USD, at 2026-11-24T04:00:00Z
 estimated: 8.10 USD rest on a provisional price or an end that was not seen
-unpriced: amounts with + lack 4.00 GPU-hours that no price is known for
+unpriced (+): the amounts lack 4.00 GPU-hours that no price is known for
 unattributed: time on lost nodes cost 0.12 USD more
 "
         );
@@ -351,6 +351,21 @@ unattributed: time on lost nodes cost 0.12 USD more
                 "search     7.00   35.00    288.85   40.0    16%"
             ]
         );
+    }
+
+    #[test]
+    fn a_label_has_a_key_after_it() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            asked: Asked,
+        }
+        let line = <Line as clap::Parser>::try_parse_from(["top", "--by", "label", "team", "-A"]);
+        let asked = line
+            .map(|line| line.asked)
+            .unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(By::read(&asked.by).unwrap(), By::Label("team".into()));
+        assert!(asked.scope.all_namespaces);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use jiff::tz::TimeZone;
 use crate::ledger::{Account, Line, Sku};
 use crate::money::Money;
 use crate::period::{Interval, Month};
-use crate::price::Share;
+use crate::price::{CapacityType, Share};
 
 /// What rows are told apart by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -180,10 +180,7 @@ impl Entry<'_> {
             Dimension::Namespace => Some(self.holder.namespace.clone()),
             Dimension::Workload => Some(self.holder.workload.clone()),
             Dimension::Gpu => Some(gpu(&self.sku)),
-            Dimension::Capacity => self
-                .sku
-                .capacity_type
-                .map(|capacity| format!("{capacity:?}")),
+            Dimension::Capacity => self.sku.capacity_type.map(|by| capacity(by).to_owned()),
             Dimension::Region => self.sku.region.clone(),
             Dimension::Day => Some(self.date.to_string()),
             Dimension::Owner => self.sku.owner.clone(),
@@ -198,6 +195,15 @@ pub fn gpu(sku: &Sku) -> String {
         name.clone()
     } else {
         format!("{name} {}/{}", sku.share.part, sku.share.whole)
+    }
+}
+
+/// The name of a way to pay, as PriceLists have it.
+pub fn capacity(by: CapacityType) -> &'static str {
+    match by {
+        CapacityType::OnDemand => "OnDemand",
+        CapacityType::Spot => "Spot",
+        CapacityType::Reserved => "Reserved",
     }
 }
 
@@ -268,7 +274,7 @@ mod tests {
     use super::*;
     use crate::ledger::{Charge, Rate};
     use crate::money::Cost;
-    use crate::price::{CapacityType, Facts};
+    use crate::price::Facts;
 
     fn holder(namespace: &str, workload: &str) -> Holder {
         Holder {

@@ -3,7 +3,7 @@
 use bursar_api::spend::WorkloadKind;
 use bursar_core::money::NANOS;
 use bursar_core::price::{CapacityType, Share};
-use bursar_core::report::gpu;
+use bursar_core::report::{capacity, gpu};
 use jiff::Timestamp;
 use serde_json::{Map, Value as Json};
 
@@ -233,7 +233,7 @@ fn price_id(charge: &Charge<'_>) -> Option<Value> {
     let sku_of = &charge.sku;
     let facts = [
         sku_of.instance_type.clone(),
-        sku_of.capacity_type.map(|capacity| format!("{capacity:?}")),
+        sku_of.capacity_type.map(|by| capacity(by).to_owned()),
         sku_of.region.clone(),
     ];
     let all = std::iter::once(sku(charge)).chain(facts.into_iter().flatten());
@@ -258,7 +258,7 @@ fn price_details(charge: &Charge<'_>) -> Option<Value> {
         ("x_GpuModel", sku.model.clone()),
         (
             "x_CapacityType",
-            sku.capacity_type.map(|capacity| format!("{capacity:?}")),
+            sku.capacity_type.map(|by| capacity(by).to_owned()),
         ),
     ])
 }

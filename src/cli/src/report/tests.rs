@@ -44,7 +44,7 @@ TOTAL                      237.00  1596.14     0.01  14.27  250.00  1860.42+    
 
 2026-11 in USD, as of 2026-11-24T04:00:00Z
 estimated: 8.10 USD rest on a provisional price or an end that was not seen
-unpriced: amounts with + lack 4.00 GPU-hours that no price is known for
+unpriced (+): the amounts lack 4.00 GPU-hours that no price is known for
 unattributed: time on lost nodes cost 0.12 USD more
 "
     );
