@@ -131,19 +131,22 @@ pub(crate) fn read(objects: &[Value], skip: bool) -> Result<(Vec<Sheet>, Vec<Str
 }
 
 /// The one currency of all sheets; `None` if there is no sheet.
-pub(crate) fn currency(sheets: &[Sheet]) -> Result<Option<&str>, Error> {
-    let of = |sheet: &Sheet| sheet.record.spec.currency.clone();
+pub(crate) fn currency<'a>(
+    sheets: impl IntoIterator<Item = &'a Sheet>,
+) -> Result<Option<&'a str>, Error> {
     let name = |sheet: &Sheet| sheet.record.metadata.name.clone().unwrap_or_default();
-    let Some(first) = sheets.first() else {
+    let mut sheets = sheets.into_iter();
+    let Some(first) = sheets.next() else {
         return Ok(None);
     };
-    match sheets.iter().find(|sheet| of(sheet) != of(first)) {
-        None => Ok(Some(&first.record.spec.currency)),
+    let currency = &first.record.spec.currency;
+    match sheets.find(|sheet| sheet.record.spec.currency != *currency) {
+        None => Ok(Some(currency)),
         Some(other) => Err(Error::Currencies {
             one: name(first),
-            of_one: of(first),
+            of_one: currency.clone(),
             other: name(other),
-            of_other: of(other),
+            of_other: other.record.spec.currency.clone(),
         }),
     }
 }

@@ -190,12 +190,12 @@ pub(crate) fn page(
     now: Timestamp,
 ) -> Result<String, records::Error> {
     let current = |sheet: &&Sheet| sheet.account.month == Month::of(now, &sheet.zone);
-    let sheets: Vec<Sheet> = sheets.iter().filter(current).cloned().collect();
-    let Some(currency) = records::currency(&sheets)? else {
+    let sheets: Vec<&Sheet> = sheets.iter().filter(current).collect();
+    let Some(currency) = records::currency(sheets.iter().copied())? else {
         return Ok("nothing has been spent this month\n".to_owned());
     };
     let mut standing: BTreeMap<Vec<String>, Standing> = BTreeMap::new();
-    for sheet in &sheets {
+    for sheet in sheets {
         Standing::add(&mut standing, &sheet.account, now, &sheet.zone, |sku| {
             by.key(&sheet.holder, sku, labels)
         });

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use bursar_api::names::{MONTH_LABEL, NAMESPACE_LABEL};
 use bursar_core::ledger::Line;
-use bursar_core::money::Money;
+use bursar_core::money::{Cost, Money};
 use bursar_core::period::Month;
 use bursar_core::report::{Dimension, Report, entries, report};
 use clap::{Args, ValueEnum};
@@ -209,20 +209,30 @@ fn render(
 /// The report for people. A part of the cost that nothing has is left out.
 fn text(report: &Report, asking: &Asking) -> String {
     let digits = digits(asking.currency);
-    let parts: [(&str, fn(&Line) -> Money); 4] = [
-        ("COMPUTE", |line| line.cost.compute),
-        ("STORAGE", |line| line.cost.storage),
-        ("POWER", |line| line.cost.power),
-        ("LABOUR", |line| line.cost.labour),
+    type Part = fn(&Cost) -> Money;
+    let parts: [(&str, Part); 4] = [
+        ("COMPUTE", |cost| cost.compute),
+        ("STORAGE", |cost| cost.storage),
+        ("POWER", |cost| cost.power),
+        ("LABOUR", |cost| cost.labour),
     ];
     let parts: Vec<_> = parts
         .into_iter()
-        .filter(|(_, part)| report.rows.iter().any(|row| part(&row.line) != Money::ZERO))
+        .filter(|(_, part)| {
+            report
+                .rows
+                .iter()
+                .any(|row| part(&row.line.cost) != Money::ZERO)
+        })
         .collect();
     let cells = |line: &Line| {
         let mut cells = vec![hours(line.gpu_seconds, 2)];
         if parts.len() > 1 {
-            cells.extend(parts.iter().map(|(_, part)| part(line).rounded(digits)));
+            cells.extend(
+                parts
+                    .iter()
+                    .map(|(_, part)| part(&line.cost).rounded(digits)),
+            );
         }
         cells.push(amount(line, line.cost.total(), digits));
         cells.push(waste(line));
