@@ -284,6 +284,30 @@ fn rows_sum_to_the_ledger_and_periods_are_the_records_own_days_in_utc() {
 }
 
 #[test]
+fn a_cost_without_gpu_hours_is_one_unit_of_it() {
+    let mut records = samples::records();
+    records[3]["status"]["days"][0]["gpuSeconds"] = 0.into();
+    let (sheets, _) = records::read(&records, false).unwrap();
+    let bytes = csv(&charges(&sheets, "cluster-uid", now()), Version::V1_2).unwrap();
+    let rows = ::csv::Reader::from_reader(bytes.as_slice())
+        .into_deserialize()
+        .map(Result::unwrap)
+        .collect::<Vec<BTreeMap<String, String>>>();
+    let row = rows
+        .iter()
+        .find(|row| row["x_CostPart"] == "Labour")
+        .unwrap();
+    assert_eq!(
+        [
+            &row["PricingUnit"],
+            &row["PricingQuantity"],
+            &row["ListUnitPrice"]
+        ],
+        ["Units", "1.000000000", "250.000000000"]
+    );
+}
+
+#[test]
 fn parquet_has_the_same_rows_as_csv() {
     let sheets = sheets();
     let charges = charges(&sheets, "cluster-uid", now());
