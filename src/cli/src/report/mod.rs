@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use bursar_api::names::{MONTH_LABEL, NAMESPACE_LABEL};
 use bursar_core::ledger::Line;
 use bursar_core::money::{Cost, Money};
-use bursar_core::period::Month;
+use bursar_core::period::{Month, whole_second};
 use bursar_core::report::{Dimension, Report, entries, report};
 use clap::{Args, ValueEnum};
 use jiff::Timestamp;
@@ -111,7 +111,7 @@ pub(crate) async fn run<F>(client: impl Fn() -> F, asked: &Asked) -> Result<(), 
 where
     F: Future<Output = Result<Client, read::Error>>,
 {
-    let now = Timestamp::now();
+    let now = whole_second(Timestamp::now());
     let objects = match &asked.from {
         Some(path) => of_backup(backup::load(path)?, asked),
         None => {
@@ -126,6 +126,9 @@ where
     }
     if sheets.is_empty() {
         eprintln!("warning: nothing of {} is on record there", asked.month);
+        if asked.output == Output::Table {
+            return Ok(());
+        }
     }
     let account = match &asked.billing_account {
         Some(account) => account.clone(),
@@ -327,7 +330,8 @@ impl Serialize for JsonRow<'_> {
 #[serde(rename_all = "camelCase")]
 struct JsonReport<'a> {
     month: Month,
-    currency: &'a str,
+    /// None where there is no record.
+    currency: Option<&'a str>,
     as_of: Timestamp,
     rows: Vec<JsonRow<'a>>,
     total: JsonRow<'a>,
@@ -342,7 +346,7 @@ fn json(report: &Report, asking: &Asking) -> Result<Vec<u8>, Error> {
     let rows = report.rows.iter();
     let document = JsonReport {
         month: asking.month,
-        currency: asking.currency,
+        currency: Some(asking.currency).filter(|code| !code.is_empty()),
         as_of: asking.now,
         rows: rows.map(|each| row(&each.key, &each.line)).collect(),
         total: row(&[], &report.total),
