@@ -4,7 +4,7 @@ use std::{path::PathBuf, str::FromStr};
 
 use clap::{Args, Parser, Subcommand};
 
-/// Asks Bursar about its decisions, and brings it prices.
+/// Asks Bursar about its decisions, its prices and its ledger.
 #[derive(Debug, Parser)]
 #[command(name = "kubectl bursar", bin_name = "kubectl bursar", version)]
 pub(crate) struct Arguments {
@@ -29,6 +29,16 @@ pub(crate) enum Command {
         /// What to do with them.
         #[command(subcommand)]
         command: PricesCommand,
+    },
+    /// Print what holds nodes now, and what it has cost this month.
+    Top(crate::top::Asked),
+    /// Print what a month cost, as a table, CSV, JSON or FOCUS.
+    Report(crate::report::Asked),
+    /// Back up, verify or restore the SpendRecords.
+    Ledger {
+        /// What to do with them.
+        #[command(subcommand)]
+        command: crate::ledger::Command,
     },
 }
 

@@ -1,4 +1,4 @@
-//! `kubectl bursar`: what Bursar decided about a workload or a budget, and why; and its prices.
+//! `kubectl bursar`: what Bursar decided and why, what it cost, its prices, and the ledger's safe-keeping.
 //!
 //! | module | subject |
 //! |---|---|
@@ -6,11 +6,25 @@
 //! | `read` | asks the leader, or reads the object |
 //! | `text` | from what was read to what is printed |
 //! | `prices` | brings prices, and says which nodes have none |
+//! | `records` | SpendRecords, read |
+//! | `top` | what holds nodes now |
+//! | `report` | what a month cost |
+//! | `focus` | the same as FOCUS has it |
+//! | `ledger` | backup, verify and restore |
+//! | `table` | tables of text |
 
 mod args;
+mod focus;
+mod ledger;
 mod prices;
 mod read;
+mod records;
+mod report;
+#[cfg(test)]
+mod samples;
+mod table;
 mod text;
+mod top;
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -32,30 +46,34 @@ async fn main() -> ExitCode {
 
 /// Does what is asked, and prints what came of it.
 async fn answer(arguments: Arguments) -> Result<ExitCode, Box<dyn Error>> {
-    let client = || read::client(arguments.kubeconfig, arguments.context);
-    let mut code = ExitCode::SUCCESS;
-    let text = match arguments.command {
+    let client = || read::client(arguments.kubeconfig.clone(), arguments.context.clone());
+    match arguments.command {
         Command::Explain(asked) => {
             let answer = read::explain(&client().await?, &asked).await?;
-            text::render(&answer, Timestamp::now())
+            print!("{}", text::render(&answer, Timestamp::now()));
         }
         Command::Prices {
             command: PricesCommand::Import(asked),
         } => {
             // the whole file is checked before anybody is asked
             let list = prices::list(&asked)?;
-            prices::apply(&client().await?, &list, asked.dry_run).await?
+            print!(
+                "{}",
+                prices::apply(&client().await?, &list, asked.dry_run).await?
+            );
         }
         Command::Prices {
             command: PricesCommand::Check,
         } => {
             let checked = prices::check(&client().await?, Timestamp::now()).await?;
+            print!("{}", checked.text);
             if !checked.complete {
-                code = ExitCode::FAILURE;
+                return Ok(ExitCode::FAILURE);
             }
-            checked.text
         }
-    };
-    print!("{text}");
-    Ok(code)
+        Command::Top(asked) => top::run(&client().await?, &asked).await?,
+        Command::Report(asked) => report::run(client, &asked).await?,
+        Command::Ledger { command } => return Ok(ledger::run(client, &command).await?),
+    }
+    Ok(ExitCode::SUCCESS)
 }

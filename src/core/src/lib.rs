@@ -13,5 +13,6 @@ pub mod money;
 pub mod period;
 pub mod plan;
 pub mod price;
+pub mod report;
 pub mod scaling;
 pub mod training;

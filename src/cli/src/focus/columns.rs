@@ -1,0 +1,274 @@
+//! FOCUS's columns, in the order of the specification, and what stands in them.
+
+use bursar_api::spend::WorkloadKind;
+use bursar_core::money::NANOS;
+use bursar_core::price::{CapacityType, Share};
+use bursar_core::report::{capacity, gpu};
+use jiff::Timestamp;
+use serde_json::{Map, Value as Json};
+
+use super::{Charge, Part, Version};
+use crate::report::figures::nano_hours;
+
+/// Who provides, publishes and invoices.
+const PROVIDER: &str = "Bursar";
+
+/// What stands in a field.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Value {
+    Text(String),
+    /// A decimal number, in units of 10⁻⁹.
+    Nanos(i128),
+    Time(Timestamp),
+}
+
+/// A column's type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Type {
+    Text,
+    Decimal,
+    Time,
+}
+
+/// A column.
+pub(super) struct Column {
+    /// Its ID.
+    pub(super) name: &'static str,
+    /// Its type.
+    pub(super) kind: Type,
+    /// Whether it may lack a value.
+    pub(super) nullable: bool,
+    /// The first of our versions that has it.
+    since: Version,
+    value: fn(&Charge<'_>) -> Option<Value>,
+}
+
+impl Column {
+    /// What stands in it.
+    pub(super) fn value(&self, charge: &Charge<'_>) -> Option<Value> {
+        (self.value)(charge)
+    }
+}
+
+/// The columns of a version.
+pub(super) fn columns(version: Version) -> impl Iterator<Item = &'static Column> {
+    COLUMNS.iter().filter(move |column| column.since <= version)
+}
+
+const fn column(name: &'static str, kind: Type, value: fn(&Charge<'_>) -> Option<Value>) -> Column {
+    Column {
+        name,
+        kind,
+        nullable: false,
+        since: Version::V1_0,
+        value,
+    }
+}
+
+impl Column {
+    const fn nullable(self) -> Self {
+        Self {
+            nullable: true,
+            ..self
+        }
+    }
+
+    const fn since_1_2(self) -> Self {
+        Self {
+            since: Version::V1_2,
+            ..self
+        }
+    }
+}
+
+/// Columns about commitments, negotiated discounts and corrections are there because 1.0's validator asks for them; Bursar has none.
+#[rustfmt::skip]
+const COLUMNS: &[Column] = &[
+    column("BilledCost", Type::Decimal, cost),
+    column("BillingAccountId", Type::Text, |charge| text(charge.account)),
+    column("BillingAccountName", Type::Text, |_| None).nullable(),
+    column("BillingAccountType", Type::Text, |_| text("Cluster")).since_1_2(),
+    column("BillingCurrency", Type::Text, |charge| text(&charge.sheet.record.spec.currency)),
+    column("BillingPeriodEnd", Type::Time, |charge| time(charge.month.end)),
+    column("BillingPeriodStart", Type::Time, |charge| time(charge.month.start)),
+    column("ChargeCategory", Type::Text, |_| text("Usage")),
+    column("ChargeClass", Type::Text, |_| None).nullable(),
+    column("ChargeDescription", Type::Text, description).nullable(),
+    column("ChargeFrequency", Type::Text, |_| text("Usage-Based")),
+    column("ChargePeriodEnd", Type::Time, |charge| time(charge.day.end)),
+    column("ChargePeriodStart", Type::Time, |charge| time(charge.day.start)),
+    column("CommitmentDiscountCategory", Type::Text, |_| None).nullable(),
+    column("CommitmentDiscountId", Type::Text, |_| None).nullable(),
+    column("CommitmentDiscountName", Type::Text, |_| None).nullable(),
+    column("CommitmentDiscountStatus", Type::Text, |_| None).nullable(),
+    column("CommitmentDiscountType", Type::Text, |_| None).nullable(),
+    column("ConsumedQuantity", Type::Decimal, quantity).nullable(),
+    column("ConsumedUnit", Type::Text, unit).nullable(),
+    column("ContractedCost", Type::Decimal, cost),
+    column("ContractedUnitPrice", Type::Decimal, unit_price).nullable(),
+    column("EffectiveCost", Type::Decimal, cost),
+    column("InvoiceIssuerName", Type::Text, |_| text(PROVIDER)),
+    column("ListCost", Type::Decimal, cost),
+    column("ListUnitPrice", Type::Decimal, unit_price).nullable(),
+    column("PricingCategory", Type::Text, pricing).nullable(),
+    column("PricingQuantity", Type::Decimal, quantity).nullable(),
+    column("PricingUnit", Type::Text, unit).nullable(),
+    column("ProviderName", Type::Text, |_| text(PROVIDER)),
+    column("PublisherName", Type::Text, |_| text(PROVIDER)),
+    column("RegionId", Type::Text, region).nullable(),
+    column("RegionName", Type::Text, region).nullable(),
+    column("ResourceId", Type::Text, resource).nullable(),
+    column("ResourceName", Type::Text, |charge| text(charge.name())).nullable(),
+    column("ResourceType", Type::Text, |charge| text(charge.kind().as_str())).nullable(),
+    column("ServiceCategory", Type::Text, |_| text("AI and Machine Learning")),
+    column("ServiceName", Type::Text, |charge| text(service(charge.kind()))),
+    column("ServiceSubcategory", Type::Text, |_| text("Machine Learning")).since_1_2(),
+    column("SkuId", Type::Text, |charge| text(&sku(charge))).nullable(),
+    column("SkuMeter", Type::Text, |charge| text(meter(charge.part))).nullable().since_1_2(),
+    column("SkuPriceDetails", Type::Text, price_details).nullable().since_1_2(),
+    column("SkuPriceId", Type::Text, price_id).nullable(),
+    column("SubAccountId", Type::Text, |charge| text(charge.namespace())).nullable(),
+    column("SubAccountName", Type::Text, |charge| text(charge.namespace())).nullable(),
+    column("SubAccountType", Type::Text, |_| text("Namespace")).nullable().since_1_2(),
+    column("Tags", Type::Text, tags).nullable(),
+    // FOCUS has no column for it: columns that are not its own begin with x_
+    column("x_CostPart", Type::Text, |charge| text(charge.part.name())),
+];
+
+/// Text that is not empty: FOCUS has null for what has no value.
+fn text(text: &str) -> Option<Value> {
+    (!text.is_empty()).then(|| Value::Text(text.to_owned()))
+}
+
+fn time(at: Timestamp) -> Option<Value> {
+    Some(Value::Time(at))
+}
+
+fn cost(charge: &Charge<'_>) -> Option<Value> {
+    Some(Value::Nanos(charge.cost.nanos()))
+}
+
+/// GPU-hours; a cost without any, such as a monthly overhead, is one unit.
+fn nano_quantity(charge: &Charge<'_>) -> i128 {
+    match charge.gpu_seconds {
+        0 => NANOS,
+        seconds => nano_hours(seconds),
+    }
+}
+
+fn quantity(charge: &Charge<'_>) -> Option<Value> {
+    Some(Value::Nanos(nano_quantity(charge)))
+}
+
+fn unit(charge: &Charge<'_>) -> Option<Value> {
+    text(match charge.gpu_seconds {
+        0 => "Units",
+        _ => "GPU-Hours",
+    })
+}
+
+/// The day's mean price of a unit, since the price may have changed on the way.
+fn unit_price(charge: &Charge<'_>) -> Option<Value> {
+    let quantity = nano_quantity(charge);
+    let price = (charge.cost.nanos() * NANOS + quantity / 2).div_euclid(quantity);
+    Some(Value::Nanos(price))
+}
+
+fn description(charge: &Charge<'_>) -> Option<Value> {
+    let part = charge.part.name();
+    text(&format!(
+        "{part} of {} on {}",
+        charge.sheet.holder.workload,
+        gpu(&charge.sku)
+    ))
+}
+
+/// Spot prices are the provider's to change; all others, those of reserved machines too, are agreed in advance by the PriceList.
+fn pricing(charge: &Charge<'_>) -> Option<Value> {
+    text(match charge.sku.capacity_type {
+        Some(CapacityType::Spot) => "Dynamic",
+        _ => "Standard",
+    })
+}
+
+fn region(charge: &Charge<'_>) -> Option<Value> {
+    text(charge.sku.region.as_deref().unwrap_or_default())
+}
+
+fn resource(charge: &Charge<'_>) -> Option<Value> {
+    let kind = charge.kind().as_str();
+    text(&format!("{}/{kind}/{}", charge.namespace(), charge.name()))
+}
+
+fn service(kind: WorkloadKind) -> &'static str {
+    match kind {
+        WorkloadKind::InferenceDeployment => "GPU Inference",
+        WorkloadKind::TrainingJob => "GPU Training",
+    }
+}
+
+fn meter(part: Part) -> &'static str {
+    match part {
+        Part::Compute => "GPU Usage",
+        Part::Storage => "Volume Usage",
+        Part::Power => "Power Usage",
+        Part::Labour => "Overhead",
+    }
+}
+
+/// What is sold, wherever it stands and however it is paid for: the GPU and the part of the cost.
+fn sku(charge: &Charge<'_>) -> String {
+    let name = charge.sku.model.as_ref().unwrap_or(&charge.sku.resource);
+    let share = charge.sku.share;
+    let share = if share == Share::default() {
+        String::new()
+    } else {
+        format!(":{}/{}", share.part, share.whole)
+    };
+    format!("{name}{share}:{}", charge.part.name())
+}
+
+/// What a price is found by.
+fn price_id(charge: &Charge<'_>) -> Option<Value> {
+    let sku_of = &charge.sku;
+    let facts = [
+        sku_of.instance_type.clone(),
+        sku_of.capacity_type.map(|by| capacity(by).to_owned()),
+        sku_of.region.clone(),
+    ];
+    let all = std::iter::once(sku(charge)).chain(facts.into_iter().flatten());
+    text(&all.collect::<Vec<_>>().join(":"))
+}
+
+/// An object of the facts that are known; `None` if there is none.
+fn object(facts: &[(&str, Option<String>)]) -> Option<Value> {
+    let known = facts.iter().filter_map(|(key, fact)| {
+        let fact = fact.clone()?;
+        Some(((*key).to_owned(), Json::String(fact)))
+    });
+    let map: Map<String, Json> = known.collect();
+    (!map.is_empty()).then(|| Value::Text(Json::Object(map).to_string()))
+}
+
+/// `InstanceType` is FOCUS's own key.
+fn price_details(charge: &Charge<'_>) -> Option<Value> {
+    let sku = &charge.sku;
+    object(&[
+        ("InstanceType", sku.instance_type.clone()),
+        ("x_GpuModel", sku.model.clone()),
+        (
+            "x_CapacityType",
+            sku.capacity_type.map(|by| capacity(by).to_owned()),
+        ),
+    ])
+}
+
+fn tags(charge: &Charge<'_>) -> Option<Value> {
+    object(&[
+        ("bursar.dev/namespace", Some(charge.namespace().to_owned())),
+        ("bursar.dev/kind", Some(charge.kind().as_str().to_owned())),
+        ("bursar.dev/workload", Some(charge.name().to_owned())),
+        ("bursar.dev/resource", Some(charge.sku.resource.clone())),
+        ("bursar.dev/owner", charge.sku.owner.clone()),
+    ])
+}

@@ -1,0 +1,343 @@
+//! The rules of the columns, transcribed from the specification (`specification/columns` of
+//! <https://github.com/FinOps-Open-Cost-and-Usage-Spec/FOCUS_Spec> at tags v1.2 and v1.0, CC BY 4.0), and rows checked against them.
+
+use std::collections::BTreeMap;
+
+use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::record::Field;
+
+use super::*;
+use crate::{records, samples};
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Level {
+    Mandatory,
+    Recommended,
+    Conditional,
+}
+use Level::{Conditional, Mandatory, Recommended};
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Form {
+    Text,
+    Decimal,
+    Time,
+    Json,
+    Currency,
+    OneOf(&'static [&'static str]),
+}
+use Form::{Currency, Decimal, Json, OneOf, Text, Time};
+
+const SERVICES: &[&str] = &[
+    "AI and Machine Learning",
+    "Analytics",
+    "Business Applications",
+    "Compute",
+    "Databases",
+    "Developer Tools",
+    "Multicloud",
+    "Identity",
+    "Integration",
+    "Internet of Things",
+    "Management and Governance",
+    "Media",
+    "Migration",
+    "Mobile",
+    "Networking",
+    "Security",
+    "Storage",
+    "Web",
+    "Other",
+];
+/// Those whose parent is AI and Machine Learning.
+const SUBCATEGORIES: &[&str] = &[
+    "AI Platforms",
+    "Bots",
+    "Generative AI",
+    "Machine Learning",
+    "Natural Language Processing",
+    "Other (AI and Machine Learning)",
+];
+
+/// Column ID, feature level, whether it allows nulls, data type and format; and the version that introduced it, where not 1.0.
+type Rule = (&'static str, Level, bool, Form, Version);
+
+#[rustfmt::skip]
+const RULES: &[Rule] = &[
+    ("AvailabilityZone", Recommended, true, Text, Version::V1_0),
+    ("BilledCost", Mandatory, false, Decimal, Version::V1_0),
+    ("BillingAccountId", Mandatory, false, Text, Version::V1_0),
+    ("BillingAccountName", Mandatory, true, Text, Version::V1_0),
+    ("BillingAccountType", Conditional, false, Text, Version::V1_2),
+    ("BillingCurrency", Mandatory, false, Currency, Version::V1_0),
+    ("BillingPeriodEnd", Mandatory, false, Time, Version::V1_0),
+    ("BillingPeriodStart", Mandatory, false, Time, Version::V1_0),
+    ("CapacityReservationId", Conditional, true, Text, Version::V1_2),
+    ("CapacityReservationStatus", Conditional, true, OneOf(&["Used", "Unused"]), Version::V1_2),
+    ("ChargeCategory", Mandatory, false, OneOf(&["Usage", "Purchase", "Tax", "Credit", "Adjustment"]), Version::V1_0),
+    ("ChargeClass", Mandatory, true, OneOf(&["Correction"]), Version::V1_0),
+    ("ChargeDescription", Mandatory, true, Text, Version::V1_0),
+    ("ChargeFrequency", Recommended, false, OneOf(&["One-Time", "Recurring", "Usage-Based"]), Version::V1_0),
+    ("ChargePeriodEnd", Mandatory, false, Time, Version::V1_0),
+    ("ChargePeriodStart", Mandatory, false, Time, Version::V1_0),
+    ("CommitmentDiscountCategory", Conditional, true, OneOf(&["Spend", "Usage"]), Version::V1_0),
+    ("CommitmentDiscountId", Conditional, true, Text, Version::V1_0),
+    ("CommitmentDiscountName", Conditional, true, Text, Version::V1_0),
+    ("CommitmentDiscountQuantity", Conditional, true, Decimal, Version::V1_2),
+    ("CommitmentDiscountStatus", Conditional, true, OneOf(&["Used", "Unused"]), Version::V1_0),
+    ("CommitmentDiscountType", Conditional, true, Text, Version::V1_0),
+    ("CommitmentDiscountUnit", Conditional, true, Text, Version::V1_2),
+    ("ConsumedQuantity", Conditional, true, Decimal, Version::V1_0),
+    ("ConsumedUnit", Conditional, true, Text, Version::V1_0),
+    ("ContractedCost", Mandatory, false, Decimal, Version::V1_0),
+    ("ContractedUnitPrice", Conditional, true, Decimal, Version::V1_0),
+    ("EffectiveCost", Mandatory, false, Decimal, Version::V1_0),
+    ("InvoiceId", Recommended, true, Text, Version::V1_2),
+    ("InvoiceIssuerName", Mandatory, false, Text, Version::V1_0),
+    ("ListCost", Mandatory, false, Decimal, Version::V1_0),
+    ("ListUnitPrice", Conditional, true, Decimal, Version::V1_0),
+    ("PricingCategory", Conditional, true, OneOf(&["Standard", "Dynamic", "Committed", "Other"]), Version::V1_0),
+    ("PricingCurrency", Conditional, true, Currency, Version::V1_2),
+    ("PricingCurrencyContractedUnitPrice", Conditional, true, Decimal, Version::V1_2),
+    ("PricingCurrencyEffectiveCost", Conditional, true, Decimal, Version::V1_2),
+    ("PricingCurrencyListUnitPrice", Conditional, true, Decimal, Version::V1_2),
+    ("PricingQuantity", Mandatory, true, Decimal, Version::V1_0),
+    ("PricingUnit", Mandatory, true, Text, Version::V1_0),
+    ("ProviderName", Mandatory, false, Text, Version::V1_0),
+    ("PublisherName", Mandatory, false, Text, Version::V1_0),
+    ("RegionId", Conditional, true, Text, Version::V1_0),
+    ("RegionName", Conditional, true, Text, Version::V1_0),
+    ("ResourceId", Conditional, true, Text, Version::V1_0),
+    ("ResourceName", Conditional, true, Text, Version::V1_0),
+    ("ResourceType", Conditional, true, Text, Version::V1_0),
+    ("ServiceCategory", Mandatory, false, OneOf(SERVICES), Version::V1_0),
+    ("ServiceName", Mandatory, false, Text, Version::V1_0),
+    ("ServiceSubcategory", Recommended, false, OneOf(SUBCATEGORIES), Version::V1_2),
+    ("SkuId", Conditional, true, Text, Version::V1_0),
+    ("SkuMeter", Conditional, true, Text, Version::V1_2),
+    ("SkuPriceDetails", Conditional, true, Json, Version::V1_2),
+    ("SkuPriceId", Conditional, true, Text, Version::V1_0),
+    ("SubAccountId", Conditional, true, Text, Version::V1_0),
+    ("SubAccountName", Conditional, true, Text, Version::V1_0),
+    ("SubAccountType", Conditional, true, Text, Version::V1_2),
+    ("Tags", Conditional, true, Json, Version::V1_0),
+];
+
+const VERSIONS: [Version; 2] = [Version::V1_0, Version::V1_2];
+
+fn sheets() -> Vec<Sheet> {
+    records::read(&samples::records(), false).unwrap().0
+}
+
+fn now() -> Timestamp {
+    "2026-11-24T04:00:00Z".parse().unwrap()
+}
+
+fn written(version: Version) -> Vec<BTreeMap<String, String>> {
+    let sheets = sheets();
+    let bytes = csv(&charges(&sheets, "cluster-uid", now()), version).unwrap();
+    let mut reader = ::csv::Reader::from_reader(bytes.as_slice());
+    reader.deserialize().map(Result::unwrap).collect()
+}
+
+fn decimal(text: &str) -> Money {
+    text.parse().unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn check(value: &str, form: Form, of: &str) {
+    let ok = match form {
+        Text => true,
+        Decimal => value.parse::<Money>().is_ok(),
+        Time => value.len() == 20 && value.ends_with('Z') && value.parse::<Timestamp>().is_ok(),
+        Currency => value.len() == 3 && value.bytes().all(|byte| byte.is_ascii_uppercase()),
+        OneOf(allowed) => allowed.contains(&value),
+        Json => {
+            let object: BTreeMap<String, serde_json::Value> = serde_json::from_str(value).unwrap();
+            object
+                .values()
+                .all(|value| !value.is_object() && !value.is_array())
+        }
+    };
+    assert!(ok, "{of}: {value:?} is not {form:?}");
+}
+
+#[test]
+fn every_field_keeps_the_rules_of_its_column() {
+    for version in VERSIONS {
+        let rows = written(version);
+        assert_eq!(rows.len(), 10, "{rows:#?}");
+        for row in &rows {
+            for (name, value) in row {
+                let Some((_, _, nullable, form, since)) = RULES.iter().find(|rule| rule.0 == name)
+                else {
+                    assert!(
+                        name.starts_with("x_"),
+                        "{name} is neither FOCUS's nor a custom column"
+                    );
+                    continue;
+                };
+                assert!(*since <= version, "{name} is not in {version:?}");
+                assert!(!value.is_empty() || *nullable, "{name} is null");
+                if !value.is_empty() {
+                    check(value, *form, name);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn no_mandatory_column_is_missing_and_custom_ones_stand_last() {
+    for version in VERSIONS {
+        let names: Vec<&str> = columns::columns(version)
+            .map(|column| column.name)
+            .collect();
+        for (name, level, _, _, since) in RULES {
+            let wanted = *level == Mandatory && *since <= version;
+            assert!(!wanted || names.contains(name), "{version:?} lacks {name}");
+        }
+        let first = names
+            .iter()
+            .position(|name| name.starts_with("x_"))
+            .unwrap();
+        assert!(
+            names[first..].iter().all(|name| name.starts_with("x_")),
+            "{names:?}"
+        );
+    }
+}
+
+#[test]
+fn what_hangs_together_is_there_together_and_the_product_is_the_cost() {
+    for row in written(Version::V1_2) {
+        let of = |name: &str| row[name].as_str();
+        for (one, other) in [
+            ("PricingQuantity", "PricingUnit"),
+            ("ConsumedQuantity", "ConsumedUnit"),
+            ("ResourceId", "ResourceType"),
+            ("SubAccountId", "SubAccountName"),
+            ("SubAccountId", "SubAccountType"),
+            ("SkuId", "SkuMeter"),
+            ("RegionId", "RegionName"),
+        ] {
+            assert_eq!(
+                of(one).is_empty(),
+                of(other).is_empty(),
+                "{one} and {other}: {row:?}"
+            );
+        }
+        // not null, because every row is usage
+        for name in [
+            "ListUnitPrice",
+            "ContractedUnitPrice",
+            "PricingQuantity",
+            "ConsumedQuantity",
+            "PricingCategory",
+            "SkuId",
+            "SkuPriceId",
+        ] {
+            assert!(!of(name).is_empty(), "{name}: {row:?}");
+        }
+        for (cost, price) in [
+            ("ListCost", "ListUnitPrice"),
+            ("ContractedCost", "ContractedUnitPrice"),
+        ] {
+            let nanos = |name| decimal(of(name)).nanos();
+            let product = nanos(price) * nanos("PricingQuantity") / bursar_core::money::NANOS;
+            assert!((product - nanos(cost)).abs() < 1000, "{cost}: {row:?}");
+        }
+        assert!(
+            of("ChargePeriodStart") >= of("BillingPeriodStart")
+                && of("ChargePeriodEnd") <= of("BillingPeriodEnd"),
+            "{row:?}"
+        );
+    }
+}
+
+#[test]
+fn rows_sum_to_the_ledger_and_periods_are_the_records_own_days_in_utc() {
+    let rows = written(Version::V1_2);
+    let sum = |name: &str| rows.iter().map(|row| decimal(&row[name])).sum::<Money>();
+    for name in ["BilledCost", "EffectiveCost", "ListCost", "ContractedCost"] {
+        assert_eq!(sum(name), "1860.418178901".parse().unwrap(), "{name}");
+    }
+    let of_chat = |row: &&BTreeMap<String, String>| {
+        row["ResourceName"] == "chat" && row["x_CostPart"] == "Power"
+    };
+    let row = rows.iter().find(of_chat).unwrap();
+    assert_eq!(
+        [
+            &row["BillingPeriodStart"],
+            &row["BillingPeriodEnd"],
+            &row["ChargePeriodStart"],
+            &row["ChargePeriodEnd"]
+        ],
+        [
+            "2026-10-31T23:00:00Z",
+            "2026-11-30T23:00:00Z",
+            "2026-11-19T23:00:00Z",
+            "2026-11-20T23:00:00Z"
+        ]
+    );
+    assert_eq!(row["SkuId"], "NVIDIA-H100-80GB-HBM3:Power");
+    assert_eq!(row["PricingQuantity"], "24.000000000");
+}
+
+#[test]
+fn a_cost_without_gpu_hours_is_one_unit_of_it() {
+    let mut records = samples::records();
+    records[3]["status"]["days"][0]["gpuSeconds"] = 0.into();
+    let (sheets, _) = records::read(&records, false).unwrap();
+    let bytes = csv(&charges(&sheets, "cluster-uid", now()), Version::V1_2).unwrap();
+    let rows = ::csv::Reader::from_reader(bytes.as_slice())
+        .into_deserialize()
+        .map(Result::unwrap)
+        .collect::<Vec<BTreeMap<String, String>>>();
+    let row = rows
+        .iter()
+        .find(|row| row["x_CostPart"] == "Labour")
+        .unwrap();
+    assert_eq!(
+        [
+            &row["PricingUnit"],
+            &row["PricingQuantity"],
+            &row["ListUnitPrice"]
+        ],
+        ["Units", "1.000000000", "250.000000000"]
+    );
+}
+
+#[test]
+fn parquet_has_the_same_rows_as_csv() {
+    let sheets = sheets();
+    let charges = charges(&sheets, "cluster-uid", now());
+    for version in VERSIONS {
+        let bytes = parquet(&charges, version).unwrap();
+        let reader = SerializedFileReader::new(bytes::Bytes::from(bytes)).unwrap();
+        let rows: Vec<BTreeMap<String, String>> = reader
+            .get_row_iter(None)
+            .unwrap()
+            .map(|row| {
+                let row = row.unwrap();
+                let cell = |(name, field): (&String, &Field)| (name.clone(), read(field));
+                row.get_column_iter().map(cell).collect()
+            })
+            .collect();
+        assert_eq!(rows, written(version));
+    }
+}
+
+/// A field as CSV has it.
+fn read(field: &Field) -> String {
+    match field {
+        Field::Null => String::new(),
+        Field::Str(text) => text.clone(),
+        Field::TimestampMicros(micros) => Timestamp::from_microsecond(*micros).unwrap().to_string(),
+        Field::Decimal(decimal) => {
+            assert_eq!((decimal.precision(), decimal.scale()), (38, 9));
+            let nanos = i128::from_be_bytes(decimal.data().try_into().unwrap());
+            Money::from_nanos(nanos).rounded(9)
+        }
+        other => panic!("a field of another type: {other:?}"),
+    }
+}

@@ -1,0 +1,212 @@
+//! A backup: a header, then one SpendRecord a line, as JSON.
+
+use std::io::{Write, stdout};
+use std::path::Path;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+const VERSION: u32 = 1;
+
+/// The first line.
+#[derive(Debug, Serialize, Deserialize)]
+struct Header {
+    /// Of the format.
+    version: u32,
+    /// When the records were read.
+    time: Timestamp,
+    /// How many follow.
+    count: usize,
+    /// SHA-256 of all lines that follow, with their line ends, in hexadecimal.
+    sha256: String,
+}
+
+/// Why a backup cannot be written or read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FileError {
+    #[error("{file}: {why}")]
+    Io { file: String, why: String },
+    #[error("{file}, line {line}: {why}")]
+    Line {
+        file: String,
+        line: usize,
+        why: String,
+    },
+    #[error(
+        "{file} is of version {version} of the format, and this program reads version {VERSION}"
+    )]
+    Version { file: String, version: u32 },
+    #[error(
+        "{file} is not whole: its header says {said}, and {found} follow; take another backup's file, or copy this one again"
+    )]
+    Damaged {
+        file: String,
+        said: String,
+        found: String,
+    },
+}
+
+/// What of a record is kept: what a server writes into `metadata` by itself means nothing in another cluster.
+fn kept(record: &Value) -> Value {
+    let meta = &record["metadata"];
+    let mut metadata = json!({"name": meta["name"], "labels": meta["labels"]});
+    if meta["annotations"].is_object() {
+        metadata["annotations"] = meta["annotations"].clone();
+    }
+    json!({
+        "apiVersion": record["apiVersion"], "kind": record["kind"], "metadata": metadata,
+        "spec": record["spec"], "status": record["status"],
+    })
+}
+
+/// The backup of these records.
+pub(crate) fn write(records: &[Value], time: Timestamp) -> Result<Vec<u8>, FileError> {
+    let failed = |error: serde_json::Error| FileError::Io {
+        file: "the backup".into(),
+        why: error.to_string(),
+    };
+    let mut lines = Vec::new();
+    for record in records {
+        serde_json::to_writer(&mut lines, &kept(record)).map_err(failed)?;
+        lines.push(b'\n');
+    }
+    let header = Header {
+        version: VERSION,
+        time,
+        count: records.len(),
+        sha256: digest(&lines),
+    };
+    let mut bytes = serde_json::to_vec(&header).map_err(failed)?;
+    bytes.push(b'\n');
+    bytes.append(&mut lines);
+    Ok(bytes)
+}
+
+fn digest(bytes: &[u8]) -> String {
+    let digest = Sha256::digest(bytes);
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Writes a backup. A file of that name is replaced only by a whole one.
+pub(crate) fn store(file: Option<&Path>, bytes: &[u8]) -> Result<(), FileError> {
+    let failed = |file: &str, error: std::io::Error| FileError::Io {
+        file: file.to_owned(),
+        why: error.to_string(),
+    };
+    let Some(path) = file else {
+        return stdout()
+            .write_all(bytes)
+            .map_err(|error| failed("standard output", error));
+    };
+    let mut part = path.as_os_str().to_owned();
+    part.push(".part");
+    std::fs::write(&part, bytes)
+        .and_then(|()| std::fs::rename(&part, path))
+        .map_err(|error| failed(&path.display().to_string(), error))
+}
+
+/// The records of a backup.
+pub(crate) fn load(path: &Path) -> Result<Vec<Value>, FileError> {
+    let file = path.display().to_string();
+    let bytes = std::fs::read(path).map_err(|error| FileError::Io {
+        file: file.clone(),
+        why: error.to_string(),
+    })?;
+    read(&file, &bytes)
+}
+
+/// Reads what [`write`] wrote.
+pub(crate) fn read(file: &str, bytes: &[u8]) -> Result<Vec<Value>, FileError> {
+    let wrong = |line: usize, why: String| FileError::Line {
+        file: file.to_owned(),
+        line,
+        why,
+    };
+    let end = bytes.iter().position(|byte| *byte == b'\n');
+    let (first, lines) = end.map_or((bytes, &[][..]), |end| (&bytes[..end], &bytes[end + 1..]));
+    let header: Header = serde_json::from_slice(first)
+        .map_err(|error| wrong(1, format!("it is not the header of a backup: {error}")))?;
+    if header.version != VERSION {
+        return Err(FileError::Version {
+            file: file.to_owned(),
+            version: header.version,
+        });
+    }
+    let count = lines.split_inclusive(|byte| *byte == b'\n').count();
+    let sha256 = digest(lines);
+    if (count, &sha256) != (header.count, &header.sha256) {
+        let said = |count: usize, sha256: &str| format!("{count} records with SHA-256 {sha256}");
+        return Err(FileError::Damaged {
+            file: file.to_owned(),
+            said: said(header.count, &header.sha256),
+            found: said(count, &sha256),
+        });
+    }
+    let lines = lines.split_inclusive(|byte| *byte == b'\n').enumerate();
+    lines
+        .map(|(at, line)| {
+            serde_json::from_slice(line)
+                .map_err(|error| wrong(at + 2, format!("it is not a record: {error}")))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::samples;
+
+    fn sample() -> Vec<u8> {
+        write(&samples::records(), "2026-11-24T04:00:00Z".parse().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_backup_gives_back_its_records_without_what_a_server_wrote() {
+        let mut records = samples::records();
+        records[0]["metadata"]["uid"] = "a".into();
+        records[0]["metadata"]["managedFields"] = json!([{"manager": "bursar"}]);
+        let bytes = write(&records, Timestamp::UNIX_EPOCH).unwrap();
+        assert_eq!(read("b", &bytes).unwrap(), samples::records());
+    }
+
+    #[test]
+    fn a_backup_that_is_not_whole_is_refused() {
+        let whole = sample();
+        let text = String::from_utf8(whole.clone()).unwrap();
+        let last = text.trim_end().rfind('\n').unwrap();
+        for (cut, named) in [
+            (whole.len() - 1, "is not whole"),
+            (last + 1, "4 records with SHA-256"),
+            (40, "line 1: it is not the header"),
+            (0, "line 1: it is not the header"),
+        ] {
+            let error = read("b", &whole[..cut]).unwrap_err().to_string();
+            assert!(error.contains(named), "{cut}: {error}");
+        }
+        let changed = text.replace("164.50", "164.51");
+        let error = read("b", changed.as_bytes()).unwrap_err().to_string();
+        assert!(error.contains("is not whole"), "{error}");
+        let later = text.replacen("\"version\":1", "\"version\":2", 1);
+        let error = read("b", later.as_bytes()).unwrap_err().to_string();
+        assert!(error.contains("version 2"), "{error}");
+    }
+
+    #[test]
+    fn a_file_is_replaced_only_by_a_whole_backup() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ledger.jsonl");
+        store(Some(&path), b"old").unwrap();
+        store(Some(&path), &sample()).unwrap();
+        assert_eq!(load(&path).unwrap(), samples::records());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+        let nowhere = folder.path().join("none").join("ledger.jsonl");
+        assert!(
+            store(Some(&nowhere), b"")
+                .unwrap_err()
+                .to_string()
+                .contains("none")
+        );
+    }
+}

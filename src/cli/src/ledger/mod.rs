@@ -1,0 +1,131 @@
+//! `kubectl bursar ledger`: the SpendRecords' safe-keeping.
+//!
+//! | module | subject |
+//! |---|---|
+//! | `backup` | the file: a header and a record a line |
+//! | `verify` | what must hold in records, and between them |
+//! | `restore` | which records are made, and which are not touched |
+
+pub(crate) mod backup;
+mod restore;
+mod verify;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use jiff::Timestamp;
+use kube::Client;
+
+use crate::{read, records};
+use backup::FileError;
+use verify::Finding;
+
+/// What to do with the ledger.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Write all SpendRecords to a file, as lines of JSON after a header with their number and SHA-256.
+    Backup(Backup),
+    /// Check the cluster's SpendRecords, or a backup's; exits with 1 if something does not hold.
+    Verify(Verify),
+    /// Make the records of a backup that the cluster lacks. Stop the controller first.
+    Restore(Restore),
+}
+
+/// Where to.
+#[derive(Debug, Args)]
+pub(crate) struct Backup {
+    /// Where it is written; otherwise standard output.
+    #[arg(short, long)]
+    file: Option<PathBuf>,
+}
+
+/// What of.
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    /// A backup; otherwise the cluster's records are checked.
+    file: Option<PathBuf>,
+}
+
+/// What from, and how far.
+#[derive(Debug, Args)]
+pub(crate) struct Restore {
+    /// The backup.
+    file: PathBuf,
+    /// Say what would be done, and do nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Overwrite records that differ too, where no pod's charge can be lost or doubled by it.
+    #[arg(long)]
+    replace: bool,
+}
+
+/// Why a command stopped.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error(transparent)]
+    Client(#[from] read::Error),
+    #[error(transparent)]
+    Records(#[from] records::Error),
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error("{what} has {count} faults, so nothing is restored:\n{faults}")]
+    Faulty {
+        what: String,
+        count: usize,
+        faults: String,
+    },
+    #[error(
+        "SpendRecord {record}: {why}; what stands before it is restored, and the command can be run again"
+    )]
+    Write { record: String, why: String },
+}
+
+fn faulty(what: impl Into<String>, findings: &[Finding]) -> Error {
+    let lines: Vec<String> = findings
+        .iter()
+        .map(|finding| format!("  {finding}"))
+        .collect();
+    Error::Faulty {
+        what: what.into(),
+        count: findings.len(),
+        faults: lines.join("\n"),
+    }
+}
+
+/// Does what is asked. A client is made only for what needs the cluster.
+pub(crate) async fn run<F>(client: impl FnOnce() -> F, command: &Command) -> Result<ExitCode, Error>
+where
+    F: Future<Output = Result<Client, read::Error>>,
+{
+    match command {
+        Command::Backup(asked) => {
+            let records = records::list(&client().await?, "").await?;
+            let bytes = backup::write(&records, Timestamp::now())?;
+            backup::store(asked.file.as_deref(), &bytes)?;
+            eprintln!("{} records are in the backup", records.len());
+        }
+        Command::Verify(asked) => {
+            let records = match &asked.file {
+                Some(path) => backup::load(path)?,
+                None => records::list(&client().await?, "").await?,
+            };
+            let findings = verify::check(&records);
+            for finding in &findings {
+                println!("{finding}");
+            }
+            if !findings.is_empty() {
+                println!("{} faults in {} records", findings.len(), records.len());
+                return Ok(ExitCode::FAILURE);
+            }
+            println!("{} records, and all of them hold", records.len());
+        }
+        Command::Restore(asked) => {
+            let records = backup::load(&asked.file)?;
+            for line in restore::run(&client().await?, &records, asked).await? {
+                println!("{line}");
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

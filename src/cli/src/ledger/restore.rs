@@ -1,0 +1,317 @@
+//! Restores records from a backup. A record that exists is the ledger, and a backup is only its past: what the record has settled since
+//! must not be lost, and what the backup has open must not be charged anew.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bursar_api::SpendRecord;
+use bursar_core::money::Money;
+use kube::api::PostParams;
+use kube::{Api, Client, ResourceExt};
+use serde_json::Value;
+
+use super::{Error, Restore, faulty, verify};
+use crate::read::said;
+use crate::records::{self, name};
+
+/// What is done with one record of a backup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Step {
+    /// The cluster lacks it.
+    Make,
+    /// It exists and holds nothing: a restore was cut short, or the controller has just made it.
+    Fill,
+    /// It exists and differs.
+    Replace,
+    /// It exists and is the same.
+    Same,
+    /// It exists, differs, and stays as it is.
+    Keep(String),
+}
+
+/// Restores, and says what became of each record.
+pub(super) async fn run(
+    client: &Client,
+    backup: &[Value],
+    asked: &Restore,
+) -> Result<Vec<String>, Error> {
+    let findings = verify::check(backup);
+    if !findings.is_empty() {
+        return Err(faulty(asked.file.display().to_string(), &findings));
+    }
+    let live = records::list(client, "").await?;
+    let steps = plan(backup, &live, asked.replace);
+    // a fault that is there already is no reason to leave other records missing
+    let known = verify::check(&live);
+    let mut findings = verify::check(&after(backup, &live, &steps));
+    findings.retain(|finding| !known.contains(finding));
+    if !findings.is_empty() {
+        return Err(faulty("the ledger, once this is restored,", &findings));
+    }
+    let mut said = Vec::new();
+    for (record, step) in backup.iter().zip(&steps) {
+        if !asked.dry_run {
+            write(client, record, step, &live).await?;
+        }
+        let (done, would) = match step {
+            Step::Make => ("made", "would be made"),
+            Step::Fill => ("filled", "would be filled"),
+            Step::Replace => ("replaced", "would be replaced"),
+            Step::Same => continue,
+            Step::Keep(why) => {
+                said.push(format!("{}: left as it is: {why}", name(record)));
+                continue;
+            }
+        };
+        let word = if asked.dry_run { would } else { done };
+        said.push(format!("{}: {word}", name(record)));
+    }
+    let same = steps.iter().filter(|step| **step == Step::Same).count();
+    said.push(format!(
+        "{same} of {} records are there already, and the same",
+        backup.len()
+    ));
+    Ok(said)
+}
+
+fn plan(backup: &[Value], live: &[Value], replace: bool) -> Vec<Step> {
+    let live: BTreeMap<&str, &Value> = live.iter().map(|record| (name(record), record)).collect();
+    let step = |record: &Value| match live.get(name(record)) {
+        None => Step::Make,
+        Some(there) if there["spec"] != record["spec"] => {
+            Step::Keep("its spec differs, and a SpendRecord's spec cannot change".into())
+        }
+        Some(there) if is_same(&there["status"], &record["status"]) => Step::Same,
+        Some(there) if is_empty(&there["status"]) => Step::Fill,
+        Some(_) if !replace => Step::Keep("it differs from the backup's; see --replace".into()),
+        Some(there) => match unsafe_to_replace(&there["status"], &record["status"]) {
+            None => Step::Replace,
+            Some(why) => Step::Keep(why),
+        },
+    };
+    backup.iter().map(step).collect()
+}
+
+fn is_same(one: &Value, other: &Value) -> bool {
+    one == other || is_empty(one) && is_empty(other)
+}
+
+fn is_empty(status: &Value) -> bool {
+    let lists = ["open", "days", "settling"];
+    lists
+        .iter()
+        .all(|list| status[*list].as_array().is_none_or(Vec::is_empty))
+}
+
+/// Why a record must not be replaced; `None` if no pod's charge can be lost or doubled by it. Reads the bare JSON, since a record is
+/// replaced when it cannot be read any more.
+fn unsafe_to_replace(there: &Value, backup: &Value) -> Option<String> {
+    let open = |status: &Value| -> BTreeSet<String> {
+        let charges = status["open"].as_array().into_iter().flatten();
+        charges
+            .map(|charge| charge["uid"].as_str().unwrap_or("?").to_owned())
+            .collect()
+    };
+    let settling = |status: &Value| -> BTreeSet<String> {
+        let uids = status["settling"].as_array().into_iter().flatten();
+        uids.map(|uid| uid.as_str().unwrap_or("?").to_owned())
+            .collect()
+    };
+    let settled = |status: &Value| {
+        status["settled"]
+            .as_str()
+            .and_then(|text| text.parse::<Money>().ok())
+    };
+    if open(there) != open(backup) {
+        return Some("other pods are open in it than in the backup's".into());
+    }
+    if settling(there) != settling(backup) {
+        return Some("other pods are settled in it than in the backup's".into());
+    }
+    match (settled(there), settled(backup)) {
+        (Some(there), Some(backup)) if there > backup => Some(format!(
+            "{there} are settled in it and {backup} in the backup's: what was settled since would be lost"
+        )),
+        _ => None,
+    }
+}
+
+/// The ledger as it will be.
+fn after(backup: &[Value], live: &[Value], steps: &[Step]) -> Vec<Value> {
+    let written = |step: &Step| matches!(step, Step::Make | Step::Fill | Step::Replace);
+    let restored: Vec<&Value> = backup
+        .iter()
+        .zip(steps)
+        .filter(|(_, step)| written(step))
+        .map(|(record, _)| record)
+        .collect();
+    let names: BTreeSet<&str> = restored.iter().map(|record| name(record)).collect();
+    let untouched = live.iter().filter(|record| !names.contains(name(record)));
+    untouched.chain(restored).cloned().collect()
+}
+
+/// Writes one record: the spec, then the status, at the version that was read.
+async fn write(client: &Client, record: &Value, step: &Step, live: &[Value]) -> Result<(), Error> {
+    if matches!(step, Step::Same | Step::Keep(_)) {
+        return Ok(());
+    }
+    let failed = |why: String| Error::Write {
+        record: name(record).to_owned(),
+        why,
+    };
+    let api: Api<SpendRecord> = Api::all(client.clone());
+    let mut wanted: SpendRecord =
+        serde_json::from_value(record.clone()).map_err(|error| failed(error.to_string()))?;
+    let version = match step {
+        Step::Make => {
+            let bare = SpendRecord {
+                status: None,
+                ..wanted.clone()
+            };
+            let made = api.create(&PostParams::default(), &bare).await;
+            made.map_err(|error| failed(said(&error)))?
+                .resource_version()
+        }
+        _ => {
+            let there = live.iter().find(|there| name(there) == name(record));
+            there
+                .and_then(|there| there["metadata"]["resourceVersion"].as_str())
+                .map(str::to_owned)
+        }
+    };
+    if wanted.status.is_some() {
+        wanted.metadata.resource_version = version;
+        let name = wanted.name_any();
+        let written = api
+            .replace_status(&name, &PostParams::default(), &wanted)
+            .await;
+        written.map_err(|error| failed(said(&error)))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use bursar_apitest::Server;
+    use serde_json::json;
+
+    use super::*;
+    use crate::ledger::backup;
+    use crate::samples;
+
+    fn asked(words: &str) -> Restore {
+        Restore {
+            file: "ledger.jsonl".into(),
+            dry_run: words.contains("dry"),
+            replace: words.contains("replace"),
+        }
+    }
+
+    /// The server's records as a backup has them.
+    async fn stored(client: &Client) -> Vec<Value> {
+        let records = records::list(client, "").await.unwrap();
+        backup::read(
+            "b",
+            &backup::write(&records, jiff::Timestamp::UNIX_EPOCH).unwrap(),
+        )
+        .unwrap()
+    }
+
+    fn as_written(records: &[Value]) -> Vec<Value> {
+        let typed = |record: &Value| {
+            serde_json::to_value(serde_json::from_value::<SpendRecord>(record.clone()).unwrap())
+                .unwrap()
+        };
+        records.iter().map(typed).collect()
+    }
+
+    #[tokio::test]
+    async fn an_empty_cluster_gets_all_records_and_a_second_run_changes_nothing() {
+        let client = Server::new(&[]).client();
+        let records = as_written(&samples::records());
+        let dry = run(&client, &records, &asked("dry")).await.unwrap();
+        assert!(dry[0].ends_with("would be made"), "{dry:?}");
+        assert_eq!(stored(&client).await.len(), 0);
+        run(&client, &records, &asked("")).await.unwrap();
+        assert_eq!(stored(&client).await, records);
+        let again = run(&client, &records, &asked("")).await.unwrap();
+        assert_eq!(again, ["4 of 4 records are there already, and the same"]);
+    }
+
+    #[tokio::test]
+    async fn a_record_that_exists_is_replaced_only_where_no_charge_is_lost_or_doubled() {
+        let client = Server::new(&[]).client();
+        let records = as_written(&samples::records());
+        run(&client, &records, &asked("")).await.unwrap();
+        type Change = fn(&mut Value);
+        let changes: [(Change, &str); 5] = [
+            (|status| status["open"] = json!([]), "other pods are open"),
+            (
+                |status| status["settling"] = json!(["u0", "u7"]),
+                "other pods are settled",
+            ),
+            (
+                |status| status["settled"] = "999.00".into(),
+                "999.00 are settled in it",
+            ),
+            (
+                |status| status["days"][0]["compute"] = "0.01".into(),
+                "replaced",
+            ),
+            (|status| *status = json!({}), "filled"),
+        ];
+        for (change, outcome) in changes {
+            let api: Api<SpendRecord> = Api::all(client.clone());
+            let mut record =
+                serde_json::to_value(api.get("ml.infd.chat.2026-11").await.unwrap()).unwrap();
+            record["status"] = records[0]["status"].clone();
+            change(&mut record["status"]);
+            let damaged: SpendRecord = serde_json::from_value(record).unwrap();
+            api.replace_status("ml.infd.chat.2026-11", &PostParams::default(), &damaged)
+                .await
+                .unwrap();
+            let before = stored(&client).await;
+            if outcome != "filled" {
+                let kept = run(&client, &records, &asked("")).await.unwrap();
+                assert!(kept[0].contains("see --replace"), "{kept:?}");
+                assert_eq!(stored(&client).await, before);
+            }
+            let said = run(&client, &records, &asked("replace")).await.unwrap();
+            assert!(said[0].contains(outcome), "{outcome}: {said:?}");
+            let restored = !said[0].contains("left as it is");
+            assert_eq!(
+                stored(&client).await,
+                if restored { records.clone() } else { before }
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_faulty_backup_or_ledger_to_be_restores_nothing() {
+        let client = Server::new(&[]).client();
+        let mut records = as_written(&samples::records());
+        let whole = records.clone();
+        records[0]["status"]["settled"] = "1.00".into();
+        let error = run(&client, &records, &asked(""))
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("ledger.jsonl has 1 faults") && error.contains("status.settled is 1.00"),
+            "{error}"
+        );
+        assert_eq!(stored(&client).await.len(), 0);
+        // a pod that another workload's record has charged by now
+        let mut other = whole[1].clone();
+        other["status"]["settling"] = json!(["u1"]);
+        run(&client, &[other], &asked("")).await.unwrap();
+        let error = run(&client, &whole[..1], &asked(""))
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("once this is restored") && error.contains("pod u1"),
+            "{error}"
+        );
+        assert_eq!(stored(&client).await.len(), 1);
+    }
+}

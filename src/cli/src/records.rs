@@ -1,0 +1,234 @@
+//! SpendRecords: what of them is read, and whose figures they are.
+
+use bursar_api::SpendRecord;
+use bursar_core::currency;
+use bursar_core::ledger::Account;
+use bursar_core::period::Month;
+use bursar_core::report::Holder;
+use clap::Args;
+use jiff::tz::TimeZone;
+use kube::api::{ApiResource, DynamicObject, ListParams};
+use kube::{Api, Client, Resource};
+use serde_json::Value;
+
+use crate::read::said;
+
+/// Records in one answer of the API server.
+const PAGE: u32 = 500;
+
+/// Why there are no figures.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("reading SpendRecords: {0}")]
+    List(String),
+    #[error(
+        "SpendRecord {record} cannot be read: {why}; mend it, restore it from a backup, or leave it out with --skip-unreadable"
+    )]
+    Unreadable { record: String, why: String },
+    #[error(
+        "SpendRecord {one} is in {of_one} and {other} in {of_other}: sums of two currencies mean nothing, so ask for namespaces or months apart"
+    )]
+    Currencies {
+        one: String,
+        of_one: String,
+        other: String,
+        of_other: String,
+    },
+}
+
+/// Whose figures are asked for.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Scope {
+    /// The namespace; otherwise that of the context.
+    #[arg(short, long, conflicts_with = "all_namespaces")]
+    pub(crate) namespace: Option<String>,
+    /// All namespaces.
+    #[arg(short = 'A', long)]
+    pub(crate) all_namespaces: bool,
+}
+
+impl Scope {
+    /// The one namespace that is asked for; `None` for all.
+    pub(crate) fn namespace(&self, client: &Client) -> Option<String> {
+        let given = || {
+            self.namespace
+                .clone()
+                .unwrap_or_else(|| client.default_namespace().to_owned())
+        };
+        (!self.all_namespaces).then(given)
+    }
+}
+
+/// One record, read.
+#[derive(Debug, Clone)]
+pub(crate) struct Sheet {
+    /// The record.
+    pub(crate) record: SpendRecord,
+    /// Whose it is.
+    pub(crate) holder: Holder,
+    /// What it holds.
+    pub(crate) account: Account,
+    /// Its accounting time zone.
+    pub(crate) zone: TimeZone,
+}
+
+impl Sheet {
+    /// Reads a record; refuses what would make sums wrong.
+    pub(crate) fn read(object: &Value) -> Result<Self, String> {
+        let record: SpendRecord =
+            serde_json::from_value(object.clone()).map_err(|error| error.to_string())?;
+        let account = record.to_account().map_err(|error| error.to_string())?;
+        let zone = TimeZone::get(&record.spec.time_zone)
+            .map_err(|error| format!("spec.timeZone: {error}"))?;
+        let outside = account
+            .days
+            .keys()
+            .find(|date| Month::of_date(**date) != account.month);
+        if let Some(date) = outside {
+            return Err(format!(
+                "status.days[].date: {date} is not a day of {}",
+                account.month
+            ));
+        }
+        let holder = Holder {
+            namespace: record.spec.namespace.clone(),
+            workload: format!("{}/{}", record.spec.kind.short(), record.spec.name),
+        };
+        Ok(Self {
+            record,
+            holder,
+            account,
+            zone,
+        })
+    }
+}
+
+/// The name of an object, as it stands.
+pub(crate) fn name(object: &Value) -> &str {
+    object["metadata"]["name"]
+        .as_str()
+        .unwrap_or("without a name")
+}
+
+/// Reads all records. With `skip`, those that cannot be read are named in the second list and left out.
+pub(crate) fn read(objects: &[Value], skip: bool) -> Result<(Vec<Sheet>, Vec<String>), Error> {
+    let (mut sheets, mut skipped) = (Vec::new(), Vec::new());
+    for object in objects {
+        match Sheet::read(object) {
+            Ok(sheet) => sheets.push(sheet),
+            Err(why) if skip => skipped.push(format!(
+                "SpendRecord {} is left out, because it cannot be read: {why}",
+                name(object)
+            )),
+            Err(why) => {
+                return Err(Error::Unreadable {
+                    record: name(object).to_owned(),
+                    why,
+                });
+            }
+        }
+    }
+    Ok((sheets, skipped))
+}
+
+/// The one currency of all sheets; `None` if there is no sheet.
+pub(crate) fn currency<'a>(
+    sheets: impl IntoIterator<Item = &'a Sheet>,
+) -> Result<Option<&'a str>, Error> {
+    let name = |sheet: &Sheet| sheet.record.metadata.name.clone().unwrap_or_default();
+    let mut sheets = sheets.into_iter();
+    let Some(first) = sheets.next() else {
+        return Ok(None);
+    };
+    let currency = &first.record.spec.currency;
+    match sheets.find(|sheet| sheet.record.spec.currency != *currency) {
+        None => Ok(Some(currency)),
+        Some(other) => Err(Error::Currencies {
+            one: name(first),
+            of_one: currency.clone(),
+            other: name(other),
+            of_other: other.record.spec.currency.clone(),
+        }),
+    }
+}
+
+/// Digits after the point in amounts of a currency.
+pub(crate) fn digits(currency: &str) -> usize {
+    currency::digits(currency).map_or(2, usize::from)
+}
+
+/// All SpendRecords with these labels, by name and as they stand: one that cannot be read must not hide the others.
+pub(crate) async fn list(client: &Client, selector: &str) -> Result<Vec<Value>, Error> {
+    let kind = ApiResource::erase::<SpendRecord>(&());
+    let api: Api<DynamicObject> = Api::all_with(client.clone(), &kind);
+    let mut asked = ListParams::default().labels(selector).limit(PAGE);
+    let mut all = Vec::new();
+    loop {
+        let page = api.list(&asked).await.map_err(|error| match &error {
+            kube::Error::Api(status) if status.code == 404 => Error::List(format!(
+                "the cluster does not know {}: is Bursar installed?",
+                SpendRecord::plural(&())
+            )),
+            other => Error::List(said(other)),
+        })?;
+        let next = page.metadata.continue_.filter(|token| !token.is_empty());
+        for object in page.items {
+            all.push(serde_json::to_value(object).map_err(|error| Error::List(error.to_string()))?);
+        }
+        match next {
+            Some(token) => asked = asked.continue_token(&token),
+            None => break,
+        }
+    }
+    all.sort_by(|one, other| name(one).cmp(name(other)));
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::samples;
+
+    #[test]
+    fn an_unreadable_record_is_named_and_left_out_only_when_asked() {
+        let mut objects = samples::records();
+        objects[1]["status"]["days"][0]["compute"] = "1,50".into();
+        let error = read(&objects, false).unwrap_err().to_string();
+        for part in [
+            name(&objects[1]),
+            "status.days[]",
+            "1,50",
+            "--skip-unreadable",
+        ] {
+            assert!(error.contains(part), "{part:?} is not in {error}");
+        }
+        let (sheets, skipped) = read(&objects, true).unwrap();
+        assert_eq!((sheets.len(), skipped.len()), (objects.len() - 1, 1));
+        assert!(skipped[0].contains(name(&objects[1])), "{skipped:?}");
+    }
+
+    #[test]
+    fn a_day_of_another_month_or_an_unknown_zone_is_refused() {
+        let mut object = samples::records().remove(0);
+        object["status"]["days"][0]["date"] = "2026-12-01".into();
+        let error = Sheet::read(&object).unwrap_err();
+        assert!(
+            error.contains("2026-12-01 is not a day of 2026-11"),
+            "{error}"
+        );
+        let mut object = samples::records().remove(0);
+        object["spec"]["timeZone"] = "Mars/Olympus".into();
+        assert!(Sheet::read(&object).unwrap_err().contains("spec.timeZone"));
+    }
+
+    #[test]
+    fn two_currencies_are_not_summed() {
+        let mut objects = samples::records();
+        objects[2]["spec"]["currency"] = "EUR".into();
+        let (sheets, _) = read(&objects, false).unwrap();
+        let error = currency(&sheets).unwrap_err().to_string();
+        for part in [name(&objects[0]), "USD", name(&objects[2]), "EUR"] {
+            assert!(error.contains(part), "{part:?} is not in {error}");
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! The figures of a line, by the names that they have in CSV and JSON.
+
+use bursar_core::ledger::Line;
+use bursar_core::money::{Money, NANOS};
+use serde::{Serialize, Serializer};
+
+/// A figure: exact, but for GPU-hours, which are rounded to nine decimals.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Figure {
+    /// A decimal number, written as a string so that no reader makes a float of it.
+    Decimal(String),
+    /// A count.
+    Count(u64),
+}
+
+impl Figure {
+    pub(super) fn text(&self) -> String {
+        match self {
+            Self::Decimal(text) => text.clone(),
+            Self::Count(count) => count.to_string(),
+        }
+    }
+}
+
+impl Serialize for Figure {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Decimal(text) => serializer.serialize_str(text),
+            Self::Count(count) => serializer.serialize_u64(*count),
+        }
+    }
+}
+
+/// Hours of so many seconds, in 10⁻⁹ hours.
+pub(crate) fn nano_hours(seconds: i64) -> i128 {
+    (i128::from(seconds) * NANOS + 1800).div_euclid(3600)
+}
+
+/// All figures of a line. Units are in the names; amounts are in the report's currency.
+pub(super) fn figures(line: &Line) -> [(&'static str, Figure); 18] {
+    let amount = |amount: Money| Figure::Decimal(amount.rounded(9));
+    let hours = |seconds| Figure::Decimal(Money::from_nanos(nano_hours(seconds)).rounded(9));
+    // 1 kg is 10⁶ mg
+    let kilograms = Money::from_nanos(i128::from(line.carbon_mg) * 1000);
+    let seconds = u64::try_from(line.used.idle_seconds).unwrap_or(0);
+    [
+        ("compute", amount(line.cost.compute)),
+        ("storage", amount(line.cost.storage)),
+        ("power", amount(line.cost.power)),
+        ("labour", amount(line.cost.labour)),
+        ("total", amount(line.cost.total())),
+        ("starting", amount(line.starting)),
+        ("idle", amount(line.idle)),
+        ("draining", amount(line.draining)),
+        ("waste", amount(line.waste())),
+        ("estimated", amount(line.estimated)),
+        ("unattributed", amount(line.unattributed)),
+        ("gpuHours", hours(line.gpu_seconds)),
+        ("unpricedGpuHours", hours(line.unpriced_gpu_seconds)),
+        ("idleSeconds", Figure::Count(seconds)),
+        ("requests", Figure::Count(line.used.requests)),
+        ("inputTokens", Figure::Count(line.used.input_tokens)),
+        ("outputTokens", Figure::Count(line.used.output_tokens)),
+        ("carbonKilograms", Figure::Decimal(kilograms.rounded(6))),
+    ]
+}

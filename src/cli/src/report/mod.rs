@@ -1,0 +1,363 @@
+//! `kubectl bursar report`: what a month cost, as a table, CSV, JSON or FOCUS.
+//!
+//! | module | subject |
+//! |---|---|
+//! | `figures` | the figures of a line, by name |
+
+pub(crate) mod figures;
+
+use std::io::{IsTerminal, Write, stdout};
+use std::path::PathBuf;
+
+use bursar_api::names::{MONTH_LABEL, NAMESPACE_LABEL};
+use bursar_core::ledger::Line;
+use bursar_core::money::{Cost, Money};
+use bursar_core::period::{Month, whole_second};
+use bursar_core::report::{Dimension, Report, entries, report};
+use clap::{Args, ValueEnum};
+use jiff::Timestamp;
+use kube::Client;
+use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
+use serde_json::Value;
+
+use crate::focus;
+use crate::ledger::backup;
+use crate::read;
+use crate::records::{self, Scope, Sheet, digits};
+use crate::table::table;
+use crate::top::{amount, hours, notes, waste};
+use figures::figures;
+
+/// What is asked for.
+#[derive(Debug, Args)]
+pub(crate) struct Asked {
+    /// The month, as 2026-11, in the records' own time zone.
+    #[arg(long)]
+    month: Month,
+    /// What rows are told apart by: namespace, workload, gpu, capacity, region, day, owner. FOCUS has rows of its own.
+    #[arg(long, value_delimiter = ',', default_value = "namespace,workload")]
+    by: Vec<Dimension>,
+    #[command(flatten)]
+    scope: Scope,
+    /// The format.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+    /// The version of FOCUS.
+    #[arg(long, value_enum, default_value_t)]
+    focus_version: focus::Version,
+    /// FOCUS's BillingAccountId; otherwise the UID of namespace kube-system, by which clusters are known.
+    #[arg(long)]
+    billing_account: Option<String>,
+    /// Where it is written; otherwise standard output.
+    #[arg(short, long)]
+    file: Option<PathBuf>,
+    /// Read a backup of the ledger instead of the cluster.
+    #[arg(long, value_name = "BACKUP")]
+    from: Option<PathBuf>,
+    /// Leave out records that cannot be read, and name them.
+    #[arg(long)]
+    skip_unreadable: bool,
+}
+
+/// A format.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people; amounts rounded to the currency's digits.
+    #[default]
+    Table,
+    /// Exact, with a header.
+    Csv,
+    /// Exact, with the sum.
+    Json,
+    /// FOCUS, as CSV.
+    FocusCsv,
+    /// FOCUS, as Parquet.
+    FocusParquet,
+}
+
+impl Output {
+    fn is_focus(self) -> bool {
+        matches!(self, Self::FocusCsv | Self::FocusParquet)
+    }
+}
+
+/// Why there is no report.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error(transparent)]
+    Records(#[from] records::Error),
+    #[error(transparent)]
+    Client(#[from] read::Error),
+    #[error(transparent)]
+    Backup(#[from] backup::FileError),
+    #[error(transparent)]
+    Focus(#[from] focus::Error),
+    #[error("writing {to}: {why}")]
+    Write { to: String, why: String },
+    #[error("Parquet is not for terminals: name a file with -f, or pipe it")]
+    Terminal,
+}
+
+/// A month of some namespaces.
+pub(crate) struct Asking<'a> {
+    pub(crate) month: Month,
+    pub(crate) currency: &'a str,
+    pub(crate) now: Timestamp,
+}
+
+/// Writes what is asked for. A client is made only for what needs the cluster.
+pub(crate) async fn run<F>(client: impl Fn() -> F, asked: &Asked) -> Result<(), Error>
+where
+    F: Future<Output = Result<Client, read::Error>>,
+{
+    let now = whole_second(Timestamp::now());
+    let objects = match &asked.from {
+        Some(path) => of_backup(backup::load(path)?, asked),
+        None => {
+            let client = client().await?;
+            let namespace = asked.scope.namespace(&client);
+            records::list(&client, &selector(asked.month, namespace.as_deref())).await?
+        }
+    };
+    let (sheets, skipped) = records::read(&objects, asked.skip_unreadable)?;
+    for warning in skipped {
+        eprintln!("warning: {warning}");
+    }
+    if sheets.is_empty() {
+        eprintln!("warning: nothing of {} is on record there", asked.month);
+        if asked.output == Output::Table {
+            return Ok(());
+        }
+    }
+    let account = match &asked.billing_account {
+        Some(account) => account.clone(),
+        None if asked.output.is_focus() => focus::cluster(&client().await?).await?,
+        None => String::new(),
+    };
+    let bytes = render(&sheets, asked, &account, now)?;
+    write(asked, &bytes)
+}
+
+fn selector(month: Month, namespace: Option<&str>) -> String {
+    let of_namespace = namespace.map(|name| format!(",{NAMESPACE_LABEL}={name}"));
+    format!("{MONTH_LABEL}={month}{}", of_namespace.unwrap_or_default())
+}
+
+/// The records of a backup that the selector would find in a cluster; all namespaces, unless one is named.
+fn of_backup(mut objects: Vec<Value>, asked: &Asked) -> Vec<Value> {
+    let namespace = asked.scope.namespace.as_deref();
+    objects.retain(|object| {
+        object["spec"]["month"] == asked.month.to_string().as_str()
+            && namespace.is_none_or(|name| object["spec"]["namespace"] == name)
+    });
+    objects
+}
+
+fn write(asked: &Asked, bytes: &[u8]) -> Result<(), Error> {
+    let failed = |to: &str, error: std::io::Error| Error::Write {
+        to: to.to_owned(),
+        why: error.to_string(),
+    };
+    match &asked.file {
+        Some(path) => {
+            std::fs::write(path, bytes).map_err(|error| failed(&path.display().to_string(), error))
+        }
+        None if asked.output == Output::FocusParquet && stdout().is_terminal() => {
+            Err(Error::Terminal)
+        }
+        None => stdout()
+            .write_all(bytes)
+            .map_err(|error| failed("standard output", error)),
+    }
+}
+
+fn render(
+    sheets: &[Sheet],
+    asked: &Asked,
+    account: &str,
+    now: Timestamp,
+) -> Result<Vec<u8>, Error> {
+    let currency = records::currency(sheets)?.unwrap_or_default();
+    if asked.output.is_focus() {
+        let charges = focus::charges(sheets, account, now);
+        let total: Line = sheets
+            .iter()
+            .flat_map(|sheet| sheet.account.lines(now, &sheet.zone).into_values())
+            .sum();
+        for note in notes(&total, currency) {
+            eprintln!("note: {note}");
+        }
+        return Ok(match asked.output {
+            Output::FocusParquet => focus::parquet(&charges, asked.focus_version)?,
+            _ => focus::csv(&charges, asked.focus_version)?,
+        });
+    }
+    let all = sheets
+        .iter()
+        .flat_map(|sheet| entries(&sheet.holder, &sheet.account, now, &sheet.zone));
+    let report = report(all, &asked.by);
+    let asking = Asking {
+        month: asked.month,
+        currency,
+        now,
+    };
+    Ok(match asked.output {
+        Output::Csv => comma_separated(&report, &asking)?,
+        Output::Json => json(&report, &asking)?,
+        _ => text(&report, &asking).into_bytes(),
+    })
+}
+
+/// The report for people. A part of the cost that nothing has is left out.
+fn text(report: &Report, asking: &Asking) -> String {
+    let digits = digits(asking.currency);
+    type Part = fn(&Cost) -> Money;
+    let parts: [(&str, Part); 4] = [
+        ("COMPUTE", |cost| cost.compute),
+        ("STORAGE", |cost| cost.storage),
+        ("POWER", |cost| cost.power),
+        ("LABOUR", |cost| cost.labour),
+    ];
+    let parts: Vec<_> = parts
+        .into_iter()
+        .filter(|(_, part)| {
+            report
+                .rows
+                .iter()
+                .any(|row| part(&row.line.cost) != Money::ZERO)
+        })
+        .collect();
+    let cells = |line: &Line| {
+        let mut cells = vec![hours(line.gpu_seconds, 2)];
+        if parts.len() > 1 {
+            cells.extend(
+                parts
+                    .iter()
+                    .map(|(_, part)| part(&line.cost).rounded(digits)),
+            );
+        }
+        cells.push(amount(line, line.cost.total(), digits));
+        cells.push(waste(line));
+        cells
+    };
+    let mut titles: Vec<String> = report
+        .by
+        .iter()
+        .map(|by| by.as_str().to_uppercase())
+        .collect();
+    titles.push("GPU-HOURS".into());
+    if parts.len() > 1 {
+        titles.extend(parts.iter().map(|(title, _)| (*title).to_owned()));
+    }
+    titles.extend(["TOTAL".into(), "WASTE".into()]);
+    let names = report.by.len();
+    let mut rows: Vec<Vec<String>> = report
+        .rows
+        .iter()
+        .map(|row| {
+            let key = row.key.iter();
+            let key = key.map(|value| value.clone().unwrap_or_else(|| "-".into()));
+            key.chain(cells(&row.line)).collect()
+        })
+        .collect();
+    let total = std::iter::once("TOTAL".to_owned())
+        .chain(std::iter::repeat(String::new()))
+        .take(names);
+    rows.push(total.chain(cells(&report.total)).collect());
+    let mut text = table(&titles, &rows, names, None);
+    text.push_str(&format!(
+        "\n{} in {}, as of {:.0}\n",
+        asking.month, asking.currency, asking.now
+    ));
+    for note in notes(&report.total, asking.currency) {
+        text.push_str(&format!("{note}\n"));
+    }
+    text
+}
+
+/// A header and a line for each row; `month` and `currency` stand in each.
+fn comma_separated(report: &Report, asking: &Asking) -> Result<Vec<u8>, Error> {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    let failed = |error: csv::Error| Error::Write {
+        to: "CSV".into(),
+        why: error.to_string(),
+    };
+    let names = figures(&Line::default()).map(|(name, _)| name);
+    let header = ["month", "currency"]
+        .into_iter()
+        .chain(report.by.iter().map(|by| by.as_str()))
+        .chain(names);
+    writer.write_record(header).map_err(failed)?;
+    for row in &report.rows {
+        let key = row
+            .key
+            .iter()
+            .map(|value| value.clone().unwrap_or_default());
+        let record = [asking.month.to_string(), asking.currency.to_owned()]
+            .into_iter()
+            .chain(key)
+            .chain(figures(&row.line).map(|(_, figure)| figure.text()));
+        writer.write_record(record).map_err(failed)?;
+    }
+    writer.into_inner().map_err(|error| Error::Write {
+        to: "CSV".into(),
+        why: error.to_string(),
+    })
+}
+
+/// A line in JSON: what tells it apart, and its figures.
+struct JsonRow<'a> {
+    by: &'a [Dimension],
+    key: &'a [Option<String>],
+    line: &'a Line,
+}
+
+impl Serialize for JsonRow<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        for (by, value) in self.by.iter().zip(self.key) {
+            map.serialize_entry(by.as_str(), value)?;
+        }
+        for (name, figure) in figures(self.line) {
+            map.serialize_entry(name, &figure)?;
+        }
+        map.end()
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct JsonReport<'a> {
+    month: Month,
+    /// None where there is no record.
+    currency: Option<&'a str>,
+    as_of: Timestamp,
+    rows: Vec<JsonRow<'a>>,
+    total: JsonRow<'a>,
+}
+
+fn json(report: &Report, asking: &Asking) -> Result<Vec<u8>, Error> {
+    let row = |key, line| JsonRow {
+        by: &report.by,
+        key,
+        line,
+    };
+    let rows = report.rows.iter();
+    let document = JsonReport {
+        month: asking.month,
+        currency: Some(asking.currency).filter(|code| !code.is_empty()),
+        as_of: asking.now,
+        rows: rows.map(|each| row(&each.key, &each.line)).collect(),
+        total: row(&[], &report.total),
+    };
+    let mut bytes = serde_json::to_vec_pretty(&document).map_err(|error| Error::Write {
+        to: "JSON".into(),
+        why: error.to_string(),
+    })?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests;

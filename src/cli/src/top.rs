@@ -1,0 +1,398 @@
+//! `kubectl bursar top`: what holds nodes now, and what it has cost this month.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{IsTerminal, Write, stdout};
+use std::time::Duration;
+
+use bursar_api::{InferenceDeployment, TrainingJob};
+use bursar_core::ledger::{Line, Sku};
+use bursar_core::money::Money;
+use bursar_core::period::Month;
+use bursar_core::report::{self, Holder, Standing};
+use clap::Args;
+use jiff::Timestamp;
+use jiff::tz::{Offset, TimeZone};
+use kube::api::ListParams;
+use kube::{Api, Client, Resource};
+use serde::de::DeserializeOwned;
+
+use crate::read::said;
+use crate::records::{self, Scope, Sheet, digits};
+use crate::table::table;
+
+const WIDTH: usize = 80;
+const PACE: Duration = Duration::from_secs(5);
+
+/// What is asked for.
+#[derive(Debug, Args)]
+pub(crate) struct Asked {
+    /// One row for each workload, namespace, gpu, or value of the workloads' own label KEY.
+    #[arg(long, num_args = 1..=2, value_names = ["workload|namespace|gpu|label", "KEY"], default_value = "workload")]
+    by: Vec<String>,
+    #[command(flatten)]
+    scope: Scope,
+    /// Print anew every five seconds, until interrupted.
+    #[arg(short, long)]
+    watch: bool,
+    /// Leave out records that cannot be read, and name them.
+    #[arg(long)]
+    skip_unreadable: bool,
+}
+
+/// Why there is nothing to print.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error(transparent)]
+    Records(#[from] records::Error),
+    #[error("{0:?} is nothing to group by: write --by workload, namespace, gpu or label KEY")]
+    By(String),
+    #[error("reading the labels of {kind}s: {why}")]
+    Labels { kind: String, why: String },
+    #[error("writing: {0}")]
+    Write(#[from] std::io::Error),
+}
+
+/// What rows are told apart by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum By {
+    /// Each workload.
+    Workload,
+    /// Each namespace.
+    Namespace,
+    /// Each GPU model and part of it.
+    Gpu,
+    /// Each value of a label.
+    Label(String),
+}
+
+impl By {
+    fn read(words: &[String]) -> Result<Self, Error> {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        match words.as_slice() {
+            ["workload"] => Ok(Self::Workload),
+            ["namespace"] => Ok(Self::Namespace),
+            ["gpu"] => Ok(Self::Gpu),
+            ["label", key] => Ok(Self::Label((*key).to_owned())),
+            _ => Err(Error::By(words.join(" "))),
+        }
+    }
+
+    fn titles(&self) -> Vec<String> {
+        let titles: &[&str] = match self {
+            Self::Workload => &["NAMESPACE", "WORKLOAD"],
+            Self::Namespace => &["NAMESPACE"],
+            Self::Gpu => &["GPU"],
+            Self::Label(key) => return vec![key.to_uppercase()],
+        };
+        titles.iter().map(|title| (*title).to_owned()).collect()
+    }
+
+    fn key(&self, holder: &Holder, sku: &Sku, labels: &Labels) -> Vec<String> {
+        match self {
+            Self::Workload => vec![holder.namespace.clone(), holder.workload.clone()],
+            Self::Namespace => vec![holder.namespace.clone()],
+            Self::Gpu => vec![report::gpu(sku)],
+            Self::Label(_) => vec![labels.get(holder).cloned().unwrap_or_else(|| "-".into())],
+        }
+    }
+}
+
+/// The value of the label that is asked for, of each workload that has it.
+type Labels = BTreeMap<Holder, String>;
+
+/// Prints what is asked for, once or until interrupted.
+pub(crate) async fn run(client: &Client, asked: &Asked) -> Result<(), Error> {
+    let by = By::read(&asked.by)?;
+    let namespace = asked.scope.namespace(client);
+    loop {
+        let now = Timestamp::now();
+        let objects = records::list(client, &selector(namespace.as_deref(), now)).await?;
+        let (sheets, skipped) = records::read(&objects, asked.skip_unreadable)?;
+        let labels = match &by {
+            By::Label(key) => labels(client, namespace.as_deref(), key).await?,
+            _ => Labels::new(),
+        };
+        let text = page(&sheets, &by, &labels, now)?;
+        if asked.watch && stdout().is_terminal() {
+            // home, and clear what is below
+            print!("\x1b[H\x1b[J");
+        }
+        print!("{text}");
+        stdout().flush()?;
+        for warning in skipped {
+            eprintln!("warning: {warning}");
+        }
+        if !asked.watch {
+            return Ok(());
+        }
+        tokio::time::sleep(PACE).await;
+    }
+}
+
+/// The records of all months that it is now, somewhere: each record has its own time zone.
+fn selector(namespace: Option<&str>, now: Timestamp) -> String {
+    let month = |hours| Month::of(now, &TimeZone::fixed(Offset::constant(hours))).to_string();
+    let months: BTreeSet<String> = [month(-12), month(14)].into();
+    let months = months.into_iter().collect::<Vec<_>>().join(",");
+    let of_namespace = namespace.map(|name| format!(",bursar.dev/namespace={name}"));
+    format!(
+        "bursar.dev/month in ({months}){}",
+        of_namespace.unwrap_or_default()
+    )
+}
+
+async fn labels(client: &Client, namespace: Option<&str>, key: &str) -> Result<Labels, Error> {
+    let mut all = labels_of::<InferenceDeployment>(client, namespace, key, "infd").await?;
+    all.extend(labels_of::<TrainingJob>(client, namespace, key, "tj").await?);
+    Ok(all)
+}
+
+async fn labels_of<K>(
+    client: &Client,
+    namespace: Option<&str>,
+    key: &str,
+    short: &str,
+) -> Result<Labels, Error>
+where
+    K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
+        + Clone
+        + DeserializeOwned
+        + std::fmt::Debug,
+{
+    let api: Api<K> = match namespace {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    };
+    let listed = api.list_metadata(&ListParams::default()).await;
+    let listed = listed.map_err(|error| Error::Labels {
+        kind: K::kind(&()).into_owned(),
+        why: said(&error),
+    })?;
+    let value = |meta: kube::api::ObjectMeta| {
+        let holder = Holder {
+            namespace: meta.namespace?,
+            workload: format!("{short}/{}", meta.name?),
+        };
+        Some((holder, meta.labels?.remove(key)?))
+    };
+    Ok(listed
+        .items
+        .into_iter()
+        .filter_map(|object| value(object.metadata))
+        .collect())
+}
+
+/// All that is printed; ends with a newline.
+pub(crate) fn page(
+    sheets: &[Sheet],
+    by: &By,
+    labels: &Labels,
+    now: Timestamp,
+) -> Result<String, records::Error> {
+    let current = |sheet: &&Sheet| sheet.account.month == Month::of(now, &sheet.zone);
+    let sheets: Vec<&Sheet> = sheets.iter().filter(current).collect();
+    let Some(currency) = records::currency(sheets.iter().copied())? else {
+        return Ok("nothing has been spent this month\n".to_owned());
+    };
+    let mut standing: BTreeMap<Vec<String>, Standing> = BTreeMap::new();
+    for sheet in sheets {
+        Standing::add(&mut standing, &sheet.account, now, &sheet.zone, |sku| {
+            by.key(&sheet.holder, sku, labels)
+        });
+    }
+    let mut rows: Vec<_> = standing.into_iter().collect();
+    rows.sort_by_key(|(_, row)| {
+        let spent = row.month.cost.total();
+        (row.unpriced == 0, -row.per_hour, -spent)
+    });
+    let digits = digits(currency);
+    let mut cells: Vec<Vec<String>> = rows
+        .iter()
+        .map(|(key, row)| key.iter().cloned().chain(figures(row, digits)).collect())
+        .collect();
+    let mut all = Standing::default();
+    for (_, row) in &rows {
+        all.per_hour += row.per_hour;
+        all.pods += row.pods;
+        all.unpriced += row.unpriced;
+        all.today += row.today;
+        all.month += row.month;
+    }
+    let names = by.titles().len();
+    let total = std::iter::once("TOTAL".to_owned())
+        .chain(std::iter::repeat_n(String::new(), names - 1))
+        .chain(figures(&all, digits));
+    cells.push(total.collect());
+    let mut titles = by.titles();
+    for title in ["RATE/H", "TODAY", "MONTH", "GPU-H", "WASTE"] {
+        titles.push(title.to_owned());
+    }
+    let mut text = table(&titles, &cells, names, Some(WIDTH));
+    text.push_str(&format!("\namounts in {currency}, at {now:.0}\n"));
+    for note in notes(&all.month, currency) {
+        text.push_str(&format!("{note}\n"));
+    }
+    Ok(text)
+}
+
+fn figures(row: &Standing, digits: usize) -> Vec<String> {
+    let spent = |line: &Line| amount(line, line.cost.total(), digits);
+    let rate = match row.unpriced {
+        0 => row.per_hour.rounded(digits),
+        unpriced if unpriced == row.pods => "unknown".to_owned(),
+        _ => format!("{}+", row.per_hour.rounded(digits)),
+    };
+    vec![
+        rate,
+        spent(&row.today),
+        spent(&row.month),
+        hours(row.month.gpu_seconds, 1),
+        waste(&row.month),
+    ]
+}
+
+/// An amount of a line, with a `+` where a part of it is not known.
+pub(crate) fn amount(line: &Line, amount: Money, digits: usize) -> String {
+    match line.unpriced_gpu_seconds {
+        0 => amount.rounded(digits),
+        unpriced if unpriced == line.gpu_seconds => "unknown".to_owned(),
+        _ => format!("{}+", amount.rounded(digits)),
+    }
+}
+
+/// What the figures rest on, where that is not all prices and exact ends.
+pub(crate) fn notes(line: &Line, currency: &str) -> Vec<String> {
+    let digits = digits(currency);
+    let amount = |amount: Money| format!("{} {currency}", amount.rounded(digits));
+    let mut notes = Vec::new();
+    if line.estimated != Money::ZERO {
+        notes.push(format!(
+            "estimated: {} rest on a provisional price or an end that was not seen",
+            amount(line.estimated)
+        ));
+    }
+    if line.unpriced_gpu_seconds != 0 {
+        notes.push(format!(
+            "unpriced (+): the amounts lack {} GPU-hours that no price is known for",
+            hours(line.unpriced_gpu_seconds, 2)
+        ));
+    }
+    if line.unattributed != Money::ZERO {
+        notes.push(format!(
+            "unattributed: time on lost nodes cost {} more",
+            amount(line.unattributed)
+        ));
+    }
+    notes
+}
+
+/// Hours of so many seconds, for people.
+pub(crate) fn hours(seconds: i64, decimals: usize) -> String {
+    Money::from_nanos(i128::from(seconds) * bursar_core::money::NANOS / 3600).rounded(decimals)
+}
+
+/// The part of the cost in which nothing was served.
+pub(crate) fn waste(line: &Line) -> String {
+    match line.cost.total().nanos() {
+        0 => "-".to_owned(),
+        total => format!("{}%", (line.waste().nanos() * 100 + total / 2) / total),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::samples;
+
+    const NOW: &str = "2026-11-24T04:00:00Z";
+
+    fn printed(by: &By, labels: &Labels) -> String {
+        let (sheets, _) = records::read(&samples::records(), false).unwrap();
+        let text = page(&sheets, by, labels, NOW.parse().unwrap()).unwrap();
+        for line in text.lines() {
+            assert!(line.chars().count() <= WIDTH, "too long: {line}");
+        }
+        text
+    }
+
+    #[test]
+    fn what_costs_most_now_stands_first_and_what_is_unknown_before_it() {
+        assert_eq!(
+            printed(&By::Workload, &Labels::new()),
+            "\
+NAMESPACE  WORKLOAD      RATE/H    TODAY     MONTH  GPU-H  WASTE
+research   infd/lab     unknown  unknown   unknown    2.0      -
+ml         infd/chat       7.00    35.00    288.85   40.0    16%
+research   tj/finetune     0.00     0.00  1571.00+  194.0     0%
+ml         infd/embed      0.00     0.57      0.57    1.0    49%
+TOTAL                     7.00+   35.57+  1860.42+  237.0     2%
+
+amounts in USD, at 2026-11-24T04:00:00Z
+estimated: 8.10 USD rest on a provisional price or an end that was not seen
+unpriced (+): the amounts lack 4.00 GPU-hours that no price is known for
+unattributed: time on lost nodes cost 0.12 USD more
+"
+        );
+    }
+
+    #[test]
+    fn workloads_are_grouped_by_their_own_label() {
+        let holder = Holder {
+            namespace: "ml".into(),
+            workload: "infd/chat".into(),
+        };
+        let labels = [(holder, "search".to_owned())].into();
+        let text = printed(&By::Label("team".into()), &labels);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(
+            lines[1..3],
+            [
+                "-       unknown   0.57+  1571.57+  197.0     0%",
+                "search     7.00   35.00    288.85   40.0    16%"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_label_has_a_key_after_it() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            asked: Asked,
+        }
+        let line = <Line as clap::Parser>::try_parse_from(["top", "--by", "label", "team", "-A"]);
+        let asked = line
+            .map(|line| line.asked)
+            .unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(By::read(&asked.by).unwrap(), By::Label("team".into()));
+        assert!(asked.scope.all_namespaces);
+    }
+
+    #[test]
+    fn only_what_can_be_grouped_by_is_taken() {
+        let by = |text: &str| {
+            let words: Vec<String> = text.split(' ').map(Into::into).collect();
+            By::read(&words)
+        };
+        assert_eq!(by("label team").unwrap(), By::Label("team".into()));
+        for wrong in ["label", "gpus", "gpu team"] {
+            let error = by(wrong).unwrap_err().to_string();
+            assert!(
+                error.contains(wrong) && error.contains("label KEY"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn records_of_every_month_that_it_is_somewhere_are_asked_for() {
+        assert_eq!(
+            selector(Some("ml"), "2026-11-30T12:00:00Z".parse().unwrap()),
+            "bursar.dev/month in (2026-11,2026-12),bursar.dev/namespace=ml"
+        );
+        assert_eq!(
+            selector(None, NOW.parse().unwrap()),
+            "bursar.dev/month in (2026-11)"
+        );
+    }
+}

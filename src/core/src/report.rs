@@ -1,0 +1,443 @@
+//! Reports: the ledger's lines, grouped by what is asked for.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+
+use crate::ledger::{Account, Line, Sku};
+use crate::money::Money;
+use crate::period::{Interval, Month};
+use crate::price::{CapacityType, Share};
+
+/// What rows are told apart by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Dimension {
+    /// The workload's namespace.
+    Namespace,
+    /// The workload, as `infd/chat`.
+    Workload,
+    /// The GPU's product name and the part of it that was held.
+    Gpu,
+    /// How the node was paid for.
+    Capacity,
+    /// The node's region.
+    Region,
+    /// The day, in the accounting time zone.
+    Day,
+    /// Who made the pods, where that was not Bursar.
+    Owner,
+}
+
+impl Dimension {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Namespace,
+        Self::Workload,
+        Self::Gpu,
+        Self::Capacity,
+        Self::Region,
+        Self::Day,
+        Self::Owner,
+    ];
+
+    /// Its name on the command line and over columns.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Namespace => "namespace",
+            Self::Workload => "workload",
+            Self::Gpu => "gpu",
+            Self::Capacity => "capacity",
+            Self::Region => "region",
+            Self::Day => "day",
+            Self::Owner => "owner",
+        }
+    }
+}
+
+impl fmt::Display for Dimension {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Why a word is not a dimension.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} is nothing to group by: write namespace, workload, gpu, capacity, region, day or owner"
+)]
+pub struct ParseDimensionError(String);
+
+impl FromStr for Dimension {
+    type Err = ParseDimensionError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::ALL
+            .into_iter()
+            .find(|dimension| dimension.as_str() == text)
+            .ok_or_else(|| ParseDimensionError(text.to_owned()))
+    }
+}
+
+/// A workload as reports name it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Holder {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its kind and name, as `infd/chat`.
+    pub workload: String,
+}
+
+/// A line of the ledger, and whose it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry<'a> {
+    /// Whose.
+    pub holder: &'a Holder,
+    /// The day, in the accounting time zone.
+    pub date: Date,
+    /// The hardware.
+    pub sku: Sku,
+    /// What it cost, and what became of it.
+    pub line: Line,
+}
+
+/// A row: the value of each dimension, `None` where it is not known, and the sum.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The values, in the order of the report's dimensions.
+    pub key: Vec<Option<String>>,
+    /// The sum.
+    pub line: Line,
+}
+
+/// Rows and their sum.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// What the rows are told apart by.
+    pub by: Vec<Dimension>,
+    /// The rows, by key.
+    pub rows: Vec<Row>,
+    /// The sum of all entries, and so of all rows.
+    pub total: Line,
+}
+
+/// All lines of an account until `now`, those of open charges too.
+pub fn entries<'a>(
+    holder: &'a Holder,
+    account: &Account,
+    now: Timestamp,
+    zone: &TimeZone,
+) -> impl Iterator<Item = Entry<'a>> + use<'a> {
+    let lines = account.lines(now, zone).into_iter();
+    lines.map(move |((date, sku), line)| Entry {
+        holder,
+        date,
+        sku,
+        line,
+    })
+}
+
+/// Groups entries. A workload is named together with its namespace, because another namespace may have one of the same name.
+pub fn report<'a>(entries: impl IntoIterator<Item = Entry<'a>>, by: &[Dimension]) -> Report {
+    let by = with_namespaces(by);
+    let mut rows: BTreeMap<Vec<Option<String>>, Line> = BTreeMap::new();
+    let mut total = Line::default();
+    for entry in entries {
+        let key = by.iter().map(|dimension| entry.value(*dimension)).collect();
+        *rows.entry(key).or_default() += entry.line;
+        total += entry.line;
+    }
+    Report {
+        by,
+        rows: rows
+            .into_iter()
+            .map(|(key, line)| Row { key, line })
+            .collect(),
+        total,
+    }
+}
+
+fn with_namespaces(by: &[Dimension]) -> Vec<Dimension> {
+    let mut all = Vec::new();
+    for dimension in by {
+        let before = (*dimension == Dimension::Workload && !by.contains(&Dimension::Namespace))
+            .then_some(Dimension::Namespace);
+        for dimension in before.into_iter().chain([*dimension]) {
+            if !all.contains(&dimension) {
+                all.push(dimension);
+            }
+        }
+    }
+    all
+}
+
+impl Entry<'_> {
+    fn value(&self, dimension: Dimension) -> Option<String> {
+        match dimension {
+            Dimension::Namespace => Some(self.holder.namespace.clone()),
+            Dimension::Workload => Some(self.holder.workload.clone()),
+            Dimension::Gpu => Some(gpu(&self.sku)),
+            Dimension::Capacity => self.sku.capacity_type.map(|by| capacity(by).to_owned()),
+            Dimension::Region => self.sku.region.clone(),
+            Dimension::Day => Some(self.date.to_string()),
+            Dimension::Owner => self.sku.owner.clone(),
+        }
+    }
+}
+
+/// The GPU's product name, or what it is offered as, and the part of it that one unit is: `NVIDIA-H100 1/7`.
+pub fn gpu(sku: &Sku) -> String {
+    let name = sku.model.as_ref().unwrap_or(&sku.resource);
+    if sku.share == Share::default() {
+        name.clone()
+    } else {
+        format!("{name} {}/{}", sku.share.part, sku.share.whole)
+    }
+}
+
+/// The name of a way to pay, as PriceLists have it.
+pub fn capacity(by: CapacityType) -> &'static str {
+    match by {
+        CapacityType::OnDemand => "OnDemand",
+        CapacityType::Spot => "Spot",
+        CapacityType::Reserved => "Reserved",
+    }
+}
+
+/// What holds nodes at this moment, and what it has cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Money an hour of the pods whose price is known and whose node is heard of.
+    pub per_hour: Money,
+    /// Pods that hold a node.
+    pub pods: usize,
+    /// Those of them that no price is known for.
+    pub unpriced: usize,
+    /// What was spent today.
+    pub today: Line,
+    /// What was spent this month.
+    pub month: Line,
+}
+
+impl Standing {
+    /// Adds one account's standing on each kind of hardware, as `key` groups them.
+    pub fn add<K: Ord>(
+        rows: &mut BTreeMap<K, Self>,
+        account: &Account,
+        now: Timestamp,
+        zone: &TimeZone,
+        key: impl Fn(&Sku) -> K,
+    ) {
+        let today = zone.to_datetime(now).date();
+        for ((date, sku), line) in account.lines(now, zone) {
+            let row = rows.entry(key(&sku)).or_default();
+            row.month += line;
+            if date == today {
+                row.today += line;
+            }
+        }
+        // a charge over a month's end is open in both months' accounts
+        if account.month != Month::of(now, zone) {
+            return;
+        }
+        for charge in account.open.values().filter(|charge| charge.start <= now) {
+            let row = rows
+                .entry(key(&Sku::of(&charge.facts, charge.owner.as_ref())))
+                .or_default();
+            row.pods += 1;
+            match charge.rate() {
+                _ if charge.lost.is_some_and(|lost| lost <= now) => {}
+                Some(rate) => row.per_hour += rate.cost.total(),
+                None => row.unpriced += 1,
+            }
+        }
+    }
+}
+
+/// The bounds of a day of `zone`.
+pub fn day(date: Date, zone: &TimeZone) -> Option<Interval> {
+    let month = Month::of_date(date).bounds(zone);
+    month
+        .days(zone)
+        .find(|(day, _)| *day == date)
+        .map(|(_, bounds)| bounds)
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::civil::date;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::ledger::{Charge, Rate};
+    use crate::money::Cost;
+    use crate::price::Facts;
+
+    fn holder(namespace: &str, workload: &str) -> Holder {
+        Holder {
+            namespace: namespace.into(),
+            workload: workload.into(),
+        }
+    }
+
+    fn line(nanos: i128, gpu_seconds: i64) -> Line {
+        Line {
+            cost: Cost {
+                compute: Money::from_nanos(nanos),
+                power: Money::from_nanos(nanos / 3),
+                ..Cost::ZERO
+            },
+            idle: Money::from_nanos(nanos / 2),
+            gpu_seconds,
+            ..Line::default()
+        }
+    }
+
+    fn sku(model: Option<&str>) -> Sku {
+        Sku {
+            resource: "nvidia.com/gpu".into(),
+            model: model.map(Into::into),
+            ..Sku::default()
+        }
+    }
+
+    fn account(lines: &[(i8, Option<&str>, i128)]) -> Account {
+        let mut account = Account::new("2026-11".parse().unwrap());
+        for (day, model, nanos) in lines {
+            let lines = account.days.entry(date(2026, 11, *day)).or_default();
+            lines.push((sku(*model), line(*nanos, 3600)));
+        }
+        account
+    }
+
+    const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+
+    #[test]
+    fn a_workload_is_named_with_its_namespace_and_what_is_unknown_stays_unknown() {
+        let (one, other) = (holder("ml", "infd/chat"), holder("web", "infd/chat"));
+        let account = account(&[(1, Some("H100"), 5), (2, None, 7)]);
+        let of = |holder| entries(holder, &account, NOW, &TimeZone::UTC);
+        let report = report(
+            of(&one).chain(of(&other)),
+            &[Dimension::Workload, Dimension::Region],
+        );
+        assert_eq!(
+            report.by,
+            [Dimension::Namespace, Dimension::Workload, Dimension::Region]
+        );
+        let keys: Vec<_> = report.rows.iter().map(|row| row.key.clone()).collect();
+        let key =
+            |namespace: &str| vec![Some(namespace.to_owned()), Some("infd/chat".into()), None];
+        assert_eq!(keys, [key("ml"), key("web")]);
+    }
+
+    #[test]
+    fn a_part_of_a_gpu_is_not_a_whole_one_and_one_without_a_model_has_its_resource() {
+        let part = Sku {
+            share: Share { part: 1, whole: 7 },
+            ..sku(Some("H100"))
+        };
+        assert_eq!(
+            [gpu(&part), gpu(&sku(None))],
+            ["H100 1/7", "nvidia.com/gpu"]
+        );
+    }
+
+    #[test]
+    fn only_a_dimension_is_taken() {
+        assert_eq!("gpu".parse(), Ok(Dimension::Gpu));
+        let error = "gpus".parse::<Dimension>().unwrap_err().to_string();
+        assert!(
+            error.contains("\"gpus\"") && error.contains("workload"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_pod_stands_at_its_rate_in_this_month_only_and_not_on_a_lost_node() {
+        let zone = TimeZone::UTC;
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        let start = at("2026-10-31T22:00:00Z");
+        let facts = Facts {
+            resource: "nvidia.com/gpu".into(),
+            gpus: 1,
+            ..Facts::default()
+        };
+        let mut charge = Charge::new("a".into(), "p".into(), facts, start);
+        charge.rates.push(Rate {
+            from: start,
+            quote: Cost {
+                compute: "2".parse().unwrap(),
+                ..Cost::ZERO
+            }
+            .into(),
+            provisional: false,
+        });
+        let unpriced = Charge {
+            uid: "b".into(),
+            rates: Vec::new(),
+            ..charge.clone()
+        };
+        let lost = Charge {
+            uid: "c".into(),
+            lost: Some(at("2026-11-01T00:30:00Z")),
+            ..charge.clone()
+        };
+        let now = at("2026-11-01T03:00:00Z");
+        let mut rows = BTreeMap::new();
+        for month in ["2026-10", "2026-11"] {
+            let mut account = Account::new(month.parse().unwrap());
+            for charge in [&charge, &unpriced, &lost] {
+                account.carry(charge, &zone);
+            }
+            Standing::add(&mut rows, &account, now, &zone, |_| account.month);
+        }
+        let of = |month: &str| rows[&month.parse::<Month>().unwrap()];
+        let (october, november) = (of("2026-10"), of("2026-11"));
+        assert_eq!((october.pods, october.today.gpu_seconds), (0, 0));
+        assert_eq!(
+            (november.pods, november.unpriced, november.per_hour),
+            (3, 1, "2".parse().unwrap())
+        );
+        assert_eq!(november.today.cost.total(), "7".parse().unwrap());
+        assert_eq!(november.today.unattributed, "5".parse().unwrap());
+    }
+
+    #[test]
+    fn a_day_has_the_hours_that_it_had() {
+        let berlin = TimeZone::get("Europe/Berlin").unwrap();
+        let seconds = |month, day_of| day(date(2026, month, day_of), &berlin).unwrap().seconds();
+        assert_eq!(
+            (seconds(10, 25), seconds(11, 1), seconds(3, 29)),
+            (25 * 3600, 24 * 3600, 23 * 3600)
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn the_total_is_the_sum_of_the_rows_whatever_they_are_told_apart_by(
+            lines in prop::collection::vec((1i8..29, prop::option::of(0u8..3), 0i128..10i128.pow(15)), 0..40),
+            holders in prop::collection::vec((0u8..3, 0u8..3), 1..6),
+            by in prop::collection::vec(prop::sample::select(Dimension::ALL.to_vec()), 0..5),
+        ) {
+            let holders: Vec<_> = holders.iter().map(|(n, w)| holder(&format!("n{n}"), &format!("infd/w{w}"))).collect();
+            let models = ["A100", "H100", "L4"];
+            let mut account = account(&[]);
+            for (day, model, nanos) in &lines {
+                let mut sku = sku(model.map(|at| models[usize::from(at)]));
+                sku.capacity_type = (*day % 2 == 0).then_some(CapacityType::Spot);
+                let lines = account.days.entry(date(2026, 11, *day)).or_default();
+                lines.push((sku, line(*nanos, i64::from(*day))));
+            }
+            let all = holders.iter().flat_map(|holder| entries(holder, &account, NOW, &TimeZone::UTC));
+            let report = report(all, &by);
+            let rows: Line = report.rows.iter().map(|row| row.line).sum();
+            prop_assert_eq!(rows, report.total);
+            let one: i128 = lines.iter().map(|(_, _, nanos)| nanos + nanos / 3).sum();
+            prop_assert_eq!(report.total.cost.total().nanos(), one * holders.len() as i128);
+        }
+    }
+}
