@@ -39,3 +39,34 @@ pub const SERVICE_PORT_NAME: &str = "http";
 pub fn gateway_slice(name: &str) -> String {
     format!("{name}-bursar-gateway")
 }
+
+/// True for a name that a workload can have: at most 50 letters, digits and dashes, beginning with a letter.
+pub fn is_workload(name: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    name.len() <= 50
+        && name.bytes().all(inner)
+        && name.starts_with(|first: char| first.is_ascii_lowercase())
+        && !name.ends_with('-')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_make_no_record_are_no_workloads() {
+        for (name, is) in [
+            ("chat", true),
+            ("a", true),
+            ("gpt-4", true),
+            ("Foo_Bar", false),
+            ("", false),
+            ("4chan", false),
+            ("a-", false),
+            ("a.b", false),
+        ] {
+            assert_eq!(is_workload(name), is, "{name:?}");
+        }
+        assert!(!is_workload(&"a".repeat(51)));
+    }
+}

@@ -15,7 +15,7 @@ use crate::gateways::SharedDemands;
 use crate::ledger::Written;
 use crate::metrics::Metrics;
 use crate::scrape::SharedReadings;
-use crate::watch::Stores;
+use crate::watch::{Departed, Stores};
 
 /// Namespace and name of a workload.
 pub(crate) type Key = (String, String);
@@ -27,6 +27,8 @@ pub(crate) struct Context {
     pub(crate) readings: SharedReadings,
     pub(crate) demands: SharedDemands,
     pub(crate) written: Written,
+    /// GPU pods that went, as they were last seen.
+    pub(crate) departed: Arc<Departed>,
     pub(crate) recorder: Recorder,
     pub(crate) metrics: Metrics,
     /// What each service was asked for before. Starts anew with each leader, which holds what it finds for one window.

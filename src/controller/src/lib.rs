@@ -49,7 +49,7 @@ use bursar_signals::demand::Credentials;
 use futures::StreamExt;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::runtime::controller::{Action, Config};
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::ObjectRef;
@@ -198,7 +198,9 @@ async fn lead(
     explained: Explained,
 ) -> Result<(), Error> {
     let (concerns, received) = mpsc::unbounded_channel();
-    let started = tokio::time::timeout(SYNC_LIMIT, Stores::start(&client, &concerns)).await;
+    let departed = Arc::default();
+    let started = Stores::start(&client, &concerns, &departed);
+    let started = tokio::time::timeout(SYNC_LIMIT, started).await;
     let stores = started.ok().and_then(Result::ok).ok_or(Error::Unsynced)?;
     if let Some(file) = &options.price_list {
         tokio::spawn(price_list::install(client.clone(), file.clone()));
@@ -212,6 +214,7 @@ async fn lead(
         readings: Arc::default(),
         demands: Arc::default(),
         written: ledger::Written::default(),
+        departed,
         recorder: Recorder::new(client.clone(), reporter),
         metrics,
         histories: Mutex::default(),
@@ -282,10 +285,13 @@ fn triggers(
             Concern::Namespace(_) | Concern::All => {
                 let services = stores.services.state();
                 let jobs = stores.jobs.state();
+                let pods = stores.pods.state();
+                let charged_in = |pod: &Pod| Some(ledger::workload_of(pod)?.namespace);
                 services
                     .iter()
                     .filter_map(|object| object.namespace())
                     .chain(jobs.iter().filter_map(|object| object.namespace()))
+                    .chain(pods.iter().filter_map(|pod| charged_in(pod)))
                     .collect()
             }
         };

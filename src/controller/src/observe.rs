@@ -405,6 +405,8 @@ impl Scene {
                 .as_ref()
                 .map(|at| at.0.duration_since(self.now).as_secs().max(0) + SLACK_SECONDS);
             let stop_seconds = going.unwrap_or_else(|| match (workload.kind, template) {
+                // a budget counts it, and cannot stop it
+                (WorkloadKind::Unmanaged, _) => 0,
                 (WorkloadKind::InferenceDeployment, Some((template, drain))) => {
                     service_stop_seconds(Some(&template), drain)
                 }
@@ -433,6 +435,7 @@ impl Scene {
                 let drain = service.spec.settings().ok()?.drain_timeout;
                 Some((service.spec.template.clone()?, drain))
             }
+            WorkloadKind::Unmanaged => None,
             WorkloadKind::TrainingJob => {
                 let job = self
                     .jobs

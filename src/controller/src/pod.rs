@@ -40,6 +40,21 @@ pub(crate) fn has_finalizer(pod: &Pod, finalizer: &str) -> bool {
         .any(|each| each == finalizer)
 }
 
+/// Who made the pod, as `Kind/name`: its controller, for a ReplicaSet the Deployment behind it, or the pod itself.
+pub(crate) fn owner(pod: &Pod) -> String {
+    let mut owners = pod.metadata.owner_references.iter().flatten();
+    let Some(owner) = owners.find(|owner| owner.controller == Some(true)) else {
+        return format!("Pod/{}", pod.name_any());
+    };
+    let deployment = label(pod, "pod-template-hash")
+        .filter(|_| owner.kind == "ReplicaSet")
+        .and_then(|hash| owner.name.strip_suffix(hash)?.strip_suffix('-'));
+    match deployment {
+        Some(name) => format!("Deployment/{name}"),
+        None => format!("{}/{}", owner.kind, owner.name),
+    }
+}
+
 /// The node that the pod is bound to.
 pub(crate) fn node_name(pod: &Pod) -> Option<&str> {
     pod.spec
@@ -393,6 +408,23 @@ mod tests {
             end(&pod, at("2026-11-24T01:00:00Z")).unwrap().at,
             at("2026-11-24T00:09:00Z")
         );
+    }
+
+    #[test]
+    fn a_pod_is_owned_by_what_its_user_made() {
+        let mut pod = pod(json!({}));
+        assert_eq!(owner(&pod), "Pod/p");
+        let mut owned = |kind: &str, name: &str| {
+            pod.metadata.labels =
+                Some([("pod-template-hash".to_owned(), "7d4b".to_owned())].into());
+            pod.metadata.owner_references = serde_json::from_value(json!([
+                {"apiVersion": "v1", "kind": kind, "name": name, "uid": "u", "controller": true},
+            ]))
+            .unwrap();
+            owner(&pod)
+        };
+        assert_eq!(owned("ReplicaSet", "notebook-7d4b"), "Deployment/notebook");
+        assert_eq!(owned("StatefulSet", "jupyter"), "StatefulSet/jupyter");
     }
 
     #[test]

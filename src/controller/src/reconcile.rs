@@ -188,6 +188,7 @@ async fn keep_ledger(
         records: &context.stores.records,
         written: &context.written,
         nodes: &context.stores.nodes,
+        departed: &context.departed,
         prices: &scene.prices,
         done: &done,
         zone: &context.zone,

@@ -1,6 +1,7 @@
 //! What the controller sees of the cluster: one watch and one cache a kind. Every event names the namespaces that it concerns.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
 
 use bursar_api::{BudgetPolicy, InferenceDeployment, PriceList, SpendRecord, TrainingJob};
 use futures::future::try_join_all;
@@ -17,6 +18,9 @@ use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
+
+use crate::context::lock;
+use crate::pod;
 
 /// The caches.
 pub(crate) struct Stores {
@@ -43,6 +47,30 @@ pub(crate) enum Concern {
     All,
 }
 
+/// GPU pods as the watch last saw them when they went, for a while: a pod without the finalizer takes the time of its end with it.
+#[derive(Debug, Default)]
+pub(crate) struct Departed(Mutex<VecDeque<Pod>>);
+
+/// As many departed pods are kept.
+const DEPARTED: usize = 1_000;
+
+impl Departed {
+    fn put(&self, pod: &Pod) {
+        let mut pods = lock(&self.0);
+        if pods.len() == DEPARTED {
+            pods.pop_front();
+        }
+        pods.push_back(pod.clone());
+    }
+
+    /// The pod as it was last seen.
+    pub(crate) fn take(&self, uid: &str) -> Option<Pod> {
+        let mut pods = lock(&self.0);
+        let at = pods.iter().position(|pod| pod::uid(pod) == uid)?;
+        pods.remove(at)
+    }
+}
+
 /// Where concerns go.
 pub(crate) type Concerns = mpsc::UnboundedSender<Concern>;
 
@@ -53,13 +81,18 @@ pub(crate) struct Unsynced;
 
 impl Stores {
     /// Starts all watches, and returns when all first lists are complete.
-    pub(crate) async fn start(client: &Client, concerns: &Concerns) -> Result<Arc<Self>, Unsynced> {
+    pub(crate) async fn start(
+        client: &Client,
+        concerns: &Concerns,
+        departed: &Arc<Departed>,
+    ) -> Result<Arc<Self>, Unsynced> {
         let mut syncing = Vec::new();
         let ours = watcher::Config::default().labels(bursar_api::names::WORKLOAD_LABEL);
         let all = watcher::Config::default;
         macro_rules! store {
             ($config:expr, $concern:expr) => {{
-                let store = follow(client, $config, concerns.clone(), $concern);
+                let departed = Arc::clone(departed);
+                let store = follow(client, $config, concerns.clone(), departed, $concern);
                 let ready = store.clone();
                 syncing.push(
                     async move { ready.wait_until_ready().await.map_err(|_| Unsynced) }.boxed(),
@@ -96,6 +129,7 @@ fn follow<K>(
     client: &Client,
     config: watcher::Config,
     concerns: Concerns,
+    departed: Arc<Departed>,
     concern: fn(&K) -> Concern,
 ) -> Store<K>
 where
@@ -119,7 +153,9 @@ where
         let mut events = std::pin::pin!(events);
         while let Some(event) = events.next().await {
             let object = match event {
-                Ok(Event::Apply(object) | Event::InitApply(object) | Event::Delete(object)) => {
+                Ok(Event::Apply(object) | Event::InitApply(object)) => object,
+                Ok(Event::Delete(object)) => {
+                    object.depart(&departed);
                     object
                 }
                 Ok(Event::Init | Event::InitDone) => continue,
@@ -142,6 +178,9 @@ pub(crate) trait Trim: ResourceExt {
     fn trim(&mut self) {
         self.managed_fields_mut().clear();
     }
+
+    /// Leaves behind what is needed of it when it is gone.
+    fn depart(&self, _: &Departed) {}
 
     /// Whether a change of this object may change a decision.
     fn matters(&self) -> bool {
@@ -210,6 +249,13 @@ impl Trim for Pod {
     fn matters(&self) -> bool {
         self.labels()
             .contains_key(bursar_api::names::WORKLOAD_LABEL)
+            || pod::gpus(self).is_some()
             || crate::gateways::is_gateway(self)
+    }
+
+    fn depart(&self, departed: &Departed) {
+        if pod::gpus(self).is_some() {
+            departed.put(self);
+        }
     }
 }

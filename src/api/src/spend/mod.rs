@@ -77,7 +77,7 @@ pub struct SpendRecordSpec {
     pub currency: String,
 }
 
-/// A kind of workload.
+/// What an account is kept for: a kind of workload, or the namespace's other pods.
 #[derive(
     Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash,
 )]
@@ -86,7 +86,12 @@ pub enum WorkloadKind {
     InferenceDeployment,
     /// TrainingJob.
     TrainingJob,
+    /// GPU pods of the namespace that no workload of Bursar's made.
+    Unmanaged,
 }
+
+/// The name of a namespace's account of [`WorkloadKind::Unmanaged`] pods.
+const UNMANAGED: &str = "unmanaged";
 
 impl WorkloadKind {
     /// The kind's name.
@@ -94,6 +99,7 @@ impl WorkloadKind {
         match self {
             Self::InferenceDeployment => "InferenceDeployment",
             Self::TrainingJob => "TrainingJob",
+            Self::Unmanaged => "Unmanaged",
         }
     }
 
@@ -102,10 +108,11 @@ impl WorkloadKind {
         match self {
             Self::InferenceDeployment => "infd",
             Self::TrainingJob => "tj",
+            Self::Unmanaged => "pods",
         }
     }
 
-    /// The kind of that name.
+    /// The kind of workload that has that name.
     pub fn of(name: &str) -> Option<Self> {
         [Self::InferenceDeployment, Self::TrainingJob]
             .into_iter()
@@ -146,7 +153,16 @@ pub struct WorkloadRef {
 }
 
 impl WorkloadRef {
-    /// The name of its record of a month: `{namespace}.{infd|tj}.{name}.{YYYY-MM}`.
+    /// What the account of a namespace's unmanaged GPU pods is kept for.
+    pub fn unmanaged(namespace: String) -> Self {
+        Self {
+            namespace,
+            kind: WorkloadKind::Unmanaged,
+            name: UNMANAGED.to_owned(),
+        }
+    }
+
+    /// The name of its record of a month: `{namespace}.{infd|tj|pods}.{name}.{YYYY-MM}`.
     pub fn record_name(&self, month: Month) -> String {
         format!(
             "{}.{}.{}.{month}",

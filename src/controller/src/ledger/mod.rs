@@ -23,7 +23,7 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bursar_api::SpendRecord;
-use bursar_api::names::{KIND_LABEL, SPEND_FINALIZER, WORKLOAD_LABEL};
+use bursar_api::names::{self, KIND_LABEL, SPEND_FINALIZER, WORKLOAD_LABEL};
 use bursar_api::spend::{SpendRecordStatus, WorkloadKind, WorkloadRef};
 use bursar_api::text::FieldError;
 use bursar_core::ledger::{Account, Charge, Counters, End, Line, Uid};
@@ -39,6 +39,7 @@ use kube::{Client, ResourceExt};
 use crate::calls::{Failure, bounded};
 use crate::pod;
 use crate::prices::Prices;
+use crate::watch::Departed;
 
 pub(crate) use written::Written;
 
@@ -74,6 +75,7 @@ pub(crate) struct Ledger<'a> {
     pub(crate) records: &'a Store<SpendRecord>,
     pub(crate) written: &'a Written,
     pub(crate) nodes: &'a Store<Node>,
+    pub(crate) departed: &'a Departed,
     pub(crate) prices: &'a Prices,
     /// What each replica has done by its own counters, and its idle seconds since this process first read it.
     pub(crate) done: &'a BTreeMap<Uid, (Counters, i64)>,
@@ -105,7 +107,7 @@ impl Ledger<'_> {
         let mut release = Vec::new();
         for pod in pods {
             self.follow(&mut pages, pod);
-            if self.enter(&mut pages, pod).await? {
+            if self.enter(workload, &mut pages, pod).await? {
                 release.push(*pod);
             }
         }
@@ -200,7 +202,12 @@ impl Ledger<'_> {
     }
 
     /// Opens or settles one pod's charge. True if its finalizer can go once all pages are written.
-    async fn enter(&self, pages: &mut Pages, pod: &Pod) -> Result<bool, Error> {
+    async fn enter(
+        &self,
+        workload: &WorkloadRef,
+        pages: &mut Pages,
+        pod: &Pod,
+    ) -> Result<bool, Error> {
         let guarded = pod::has_finalizer(pod, SPEND_FINALIZER);
         let end = self.end(pod);
         let Some(stay) = self.stay(pod).filter(|_| pod::gpus(pod).is_some()) else {
@@ -231,27 +238,23 @@ impl Ledger<'_> {
             // the cache is behind; the pod's end is estimated when the cache knows of it
             return Ok(false);
         };
-        if !pod::has_finalizer(&live, SPEND_FINALIZER) {
-            if live.metadata.deletion_timestamp.is_some() || end.is_some() {
-                // without the finalizer nobody can tell whether it was settled before, unless it is still open
-                if !pages
-                    .values()
-                    .any(|page| page.account.open.contains_key(uid))
-                {
-                    return Ok(false);
-                }
-            } else {
-                self.guard(&live).await?;
-            }
+        // what is settled is remembered until it is gone from a live read, so a pod that is there and that no record knows is new
+        let going = live.metadata.deletion_timestamp.is_some() || end.is_some();
+        let unmanaged = workload.kind == WorkloadKind::Unmanaged;
+        if !pod::has_finalizer(&live, SPEND_FINALIZER) && !going && !unmanaged {
+            self.guard(&live).await?;
         }
         let open = pages
             .values()
             .rev()
             .find_map(|page| page.account.open.get(uid))
             .cloned();
-        let Some(charge) = open.or_else(|| self.charge(pod, stay.start)) else {
+        let Some(mut charge) = open.or_else(|| self.charge(pod, stay.start)) else {
             return Ok(false);
         };
+        if unmanaged {
+            charge.owner = Some(pod::owner(pod));
+        }
         for month in &months {
             let Some(page) = pages.get_mut(month) else {
                 continue;
@@ -264,7 +267,8 @@ impl Ledger<'_> {
         Ok(end.is_some() && guarded)
     }
 
-    /// Settles open charges whose pods are gone though nobody settled them: their end is estimated as now.
+    /// Settles open charges whose pods are gone though nobody settled them. Their end is what the watch last saw of them, or else
+    /// estimated as now.
     async fn close_vanished(
         &self,
         workload: &WorkloadRef,
@@ -283,15 +287,19 @@ impl Ledger<'_> {
             if live.is_some_and(|live| pod::uid(&live) == uid) {
                 continue;
             }
-            tracing::warn!(
-                namespace = workload.namespace,
-                pod = charge.pod,
-                "a pod is gone that was not settled; its end is estimated"
-            );
-            let end = End {
-                at: whole_second(self.now).max(charge.start),
+            let seen = whole_second(self.now);
+            let told = self.departed.take(&uid).and_then(|pod| self.end(&pod));
+            if told.is_none() {
+                tracing::warn!(
+                    namespace = workload.namespace,
+                    pod = charge.pod,
+                    "a pod is gone that was not settled; its end is estimated"
+                );
+            }
+            let end = told.unwrap_or(End {
+                at: seen.max(charge.start),
                 estimated: true,
-            };
+            });
             for page in pages.values_mut() {
                 if page.account.open.contains_key(&uid) {
                     page.account.settle(&charge, end, self.zone);
@@ -423,12 +431,14 @@ impl Ledger<'_> {
 
     async fn live_pods(&self, workload: &WorkloadRef) -> Result<Vec<Pod>, Failure> {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &workload.namespace);
-        let selector = format!(
-            "{WORKLOAD_LABEL}={},{KIND_LABEL}={}",
-            workload.name,
-            workload.kind.as_str()
-        );
-        let params = ListParams::default().labels(&selector);
+        let params = match workload.kind {
+            WorkloadKind::Unmanaged => ListParams::default(),
+            kind => {
+                let (name, kind) = (&workload.name, kind.as_str());
+                ListParams::default()
+                    .labels(&format!("{WORKLOAD_LABEL}={name},{KIND_LABEL}={kind}"))
+            }
+        };
         Ok(bounded("list pods", api.list(&params)).await?.items)
     }
 }
@@ -452,14 +462,22 @@ fn without_use(account: &Account) -> Account {
     account
 }
 
-/// The workload that a pod belongs to.
+/// What a pod is charged to: its workload or, for a GPU pod that no workload made, its namespace.
 pub(crate) fn workload_of(pod: &Pod) -> Option<WorkloadRef> {
-    let kind = WorkloadKind::of(pod::label(pod, KIND_LABEL)?)?;
-    Some(WorkloadRef {
-        namespace: pod.namespace()?,
-        kind,
-        name: pod::label(pod, WORKLOAD_LABEL)?.to_owned(),
-    })
+    let namespace = pod.namespace()?;
+    let labels = || {
+        let kind = WorkloadKind::of(pod::label(pod, KIND_LABEL)?)?;
+        let name = pod::label(pod, WORKLOAD_LABEL)?;
+        names::is_workload(name).then(|| (kind, name.to_owned()))
+    };
+    match labels() {
+        Some((kind, name)) => Some(WorkloadRef {
+            namespace,
+            kind,
+            name,
+        }),
+        None => pod::gpus(pod).map(|_| WorkloadRef::unmanaged(namespace)),
+    }
 }
 
 /// The sum of `accounts` within an interval of whole days.

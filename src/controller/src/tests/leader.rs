@@ -101,6 +101,7 @@ impl Leader {
             readings: Arc::default(),
             demands: Arc::default(),
             written: Written::default(),
+            departed: Arc::default(),
             recorder: Recorder::new(client.clone(), reporter),
             metrics: Metrics::new(&mut Registry::default()),
             histories: Mutex::default(),

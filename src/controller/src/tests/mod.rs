@@ -1,6 +1,7 @@
 //! The controller against an in-memory API server, with every other part of a cluster played by [`world`]: what it does when it dies
 //! at any write, when somebody writes first, and when its caches are old.
 
+mod accounts;
 mod budgets;
 mod gangs;
 mod leader;

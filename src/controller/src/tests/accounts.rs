@@ -1,0 +1,109 @@
+//! What accounts say of stays that outlast days and months, and of pods that no workload made.
+
+use bursar_api::SpendRecord;
+use bursar_api::spend::WorkloadKind;
+use bursar_api::{BudgetPolicy, InferenceDeployment};
+use bursar_apitest::faults::Faults;
+use bursar_core::ledger::Account;
+use futures::FutureExt;
+use futures::future::LocalBoxFuture;
+use jiff::Timestamp;
+use kube::ResourceExt;
+
+use super::sweep::{Stage, every_death, every_rival};
+
+fn at(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+fn accounts(stage: &Stage, kind: WorkloadKind) -> Vec<Account> {
+    let records: Vec<SpendRecord> = stage.world.server.objects();
+    let ours = records.iter().filter(|record| record.spec.kind == kind);
+    ours.map(|record| record.to_account().unwrap()).collect()
+}
+
+/// From the last minute of November into the third of December; the world's journal says what it must have cost.
+fn long_stay(stage: &mut Stage) -> LocalBoxFuture<'_, ()> {
+    async move {
+        stage.world.create_chat(1).await;
+        stage.seconds(20).await;
+        for morning in [
+            "2026-12-01T01:30:00Z",
+            "2026-12-02T01:30:00Z",
+            "2026-12-03T01:30:00Z",
+        ] {
+            stage.world.now = at(morning);
+            stage.seconds(4).await;
+        }
+        stage.world.delete::<InferenceDeployment>("chat").await;
+    }
+    .boxed_local()
+}
+
+#[tokio::test]
+async fn days_are_booked_and_a_death_at_any_write_changes_nothing_in_the_end() {
+    every_death(long_stay).await;
+}
+
+#[tokio::test]
+async fn days_are_booked_and_a_rival_before_any_write_changes_nothing_in_the_end() {
+    every_rival(long_stay).await;
+}
+
+#[tokio::test]
+async fn a_month_that_is_over_lets_go_of_pods_that_run_on() {
+    let mut stage = Stage::new(Faults::default()).await;
+    stage.world.create_chat(1).await;
+    stage.seconds(20).await;
+    let open = |stage: &Stage| -> Vec<usize> {
+        let accounts = accounts(stage, WorkloadKind::InferenceDeployment);
+        accounts.iter().map(|account| account.open.len()).collect()
+    };
+    assert_eq!(open(&stage), [1]);
+    stage.world.now = at("2026-12-01T00:30:00Z");
+    stage.seconds(3).await;
+    assert_eq!(open(&stage), [1, 1], "within the hour nothing is booked");
+    stage.world.now = at("2026-12-01T01:00:01Z");
+    stage.seconds(3).await;
+    assert_eq!(open(&stage), [0, 1]);
+    let november = &accounts(&stage, WorkloadKind::InferenceDeployment)[0];
+    assert!(november.settling.is_empty() && november.days.len() == 1);
+}
+
+#[tokio::test]
+async fn a_pod_that_no_workload_made_is_charged_to_its_namespace_and_held_by_nothing() {
+    let mut stage = Stage::new(Faults::default()).await;
+    stage.world.now = at("2026-12-10T00:00:00Z");
+    stage.seconds(1).await;
+    stage.world.set_limit("100").await;
+    stage.world.create_foreign_pod("notebook").await;
+    stage.seconds(30).await;
+    let pod = &stage.world.pods()[0];
+    assert!(
+        pod.finalizers().is_empty(),
+        "only its namespace can ask for that"
+    );
+    let open = accounts(&stage, WorkloadKind::Unmanaged)[0].open.clone();
+    assert_eq!(
+        open[pod.metadata.uid.as_ref().unwrap()].owner.as_deref(),
+        Some("Pod/notebook")
+    );
+    let pod = pod.clone();
+    stage.world.remove(&pod).await;
+    stage.seconds(2).await;
+    let account = &accounts(&stage, WorkloadKind::Unmanaged)[0];
+    let (sku, line) = &account.days.values().next().unwrap()[0];
+    assert_eq!(
+        (account.open.len(), sku.owner.as_deref()),
+        (0, Some("Pod/notebook"))
+    );
+    // its end was seen by nobody, so all of it is estimated
+    assert!(line.cost.total() >= "0.03".parse().unwrap() && line.estimated == line.cost.total());
+    let budget = &stage.world.server.objects::<BudgetPolicy>()[0];
+    let spent = budget.status.as_ref().map(|status| status.spent.clone());
+    assert_ne!(
+        spent.as_deref(),
+        Some("0.0000"),
+        "a team's month is the team's month"
+    );
+}
