@@ -123,7 +123,7 @@ pub(crate) async fn check(client: &Client, now: Timestamp) -> Result<Checked, Er
 }
 
 fn report(nodes: &[Node], lists: &[PriceList], now: Timestamp) -> Checked {
-    let prices = Prices::of(lists, now);
+    let prices = Prices::of(lists, None, now);
     let offers: Vec<Facts> = nodes.iter().flat_map(offered).collect();
     let unpriced: Vec<String> = offers
         .iter()

@@ -222,7 +222,7 @@ async fn lead(
         began: Timestamp::now(),
         ports: Mutex::default(),
         explained,
-        zone,
+        zone: zone.clone(),
         namespace: options.namespace.clone(),
         observe_only: options.observe_only,
         client: client.clone(),
@@ -232,7 +232,7 @@ async fn lead(
         token: options.gateway_token.clone(),
         server_name: format!("bursar-gateway.{}.svc", options.namespace),
     };
-    let prices = price_list::follow(client.clone(), stores.prices.clone());
+    let prices = price_list::follow(client.clone(), Arc::clone(&stores), zone.clone());
     let scrape = Scrape::new(
         Arc::clone(&stores),
         Arc::clone(&context.readings),

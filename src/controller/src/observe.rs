@@ -73,7 +73,8 @@ impl Scene {
         let mut pods = context.stores.pods.state();
         pods.retain(|pod| here(&|| pod.namespace()) && ledger::workload_of(pod).is_some());
         let lists = context.stores.prices.state();
-        let prices = Prices::of(lists.iter().map(AsRef::as_ref), now);
+        let kept = prices::kept(&context.stores.records, now, &context.zone);
+        let prices = Prices::of(lists.iter().map(AsRef::as_ref), kept, now);
         Self {
             namespace: namespace.to_owned(),
             services,

@@ -1,6 +1,7 @@
 //! PriceLists: the default one, applied by the leader as soon as its kind is served, and what every list's status says.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bursar_api::PriceList;
@@ -8,12 +9,14 @@ use bursar_api::conditions::{self, ACCEPTED, Says};
 use bursar_api::names::FIELD_MANAGER;
 use bursar_api::prices::PriceListStatus;
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::runtime::reflector::Store;
 use kube::{Client, ResourceExt};
 
 use crate::calls::{Failure, bounded};
-use crate::prices::Prices;
+use crate::prices::{self, Prices};
+use crate::watch::Stores;
 
 /// How often the statuses are compared with the caches.
 const PACE: Duration = Duration::from_secs(2);
@@ -67,9 +70,11 @@ async fn apply(client: &Client, file: &Path) -> Result<(), String> {
 }
 
 /// Keeps every list's status true, for as long as the process leads.
-pub(crate) async fn follow(client: Client, lists: Store<PriceList>) {
+pub(crate) async fn follow(client: Client, stores: Arc<Stores>, zone: TimeZone) {
     loop {
-        if let Err(error) = judge(&client, &lists, Timestamp::now()).await {
+        let now = Timestamp::now();
+        let kept = prices::kept(&stores.records, now, &zone);
+        if let Err(error) = judge(&client, &stores.prices, kept, now).await {
             tracing::warn!(%error, "price lists");
         }
         tokio::time::sleep(PACE).await;
@@ -83,10 +88,11 @@ pub(crate) async fn follow(client: Client, lists: Store<PriceList>) {
 pub(crate) async fn judge(
     client: &Client,
     lists: &Store<PriceList>,
+    kept: Option<String>,
     now: Timestamp,
 ) -> Result<(), Failure> {
     let lists = lists.state();
-    let prices = Prices::of(lists.iter().map(AsRef::as_ref), now);
+    let prices = Prices::of(lists.iter().map(AsRef::as_ref), kept, now);
     let api: Api<PriceList> = Api::all(client.clone());
     for list in &lists {
         let name = list.name_any();

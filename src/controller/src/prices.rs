@@ -1,15 +1,31 @@
 //! What a pod that has no node yet will cost.
 
+use bursar_api::SpendRecord;
 use bursar_core::capacity::Gang;
 use bursar_core::money::Money;
+use bursar_core::period::Month;
 use bursar_core::price::Facts;
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use k8s_openapi::api::core::v1::Node;
+use kube::runtime::reflector::Store;
 
 pub(crate) use bursar_api::prices::Prices;
 
 use crate::capacity;
 use crate::pod;
+
+/// The currency that the accounts of `now`'s month are kept in; `None` while there are none.
+pub(crate) fn kept(
+    records: &Store<SpendRecord>,
+    now: Timestamp,
+    zone: &TimeZone,
+) -> Option<String> {
+    let month = Month::of(now, zone).to_string();
+    let record =
+        records.find(|record| record.spec.month == month && !record.spec.currency.is_empty())?;
+    Some(record.spec.currency.clone())
+}
 
 /// What a pod of these facts may cost an hour wherever it is put: the dearest of the nodes that would take it, or the dearest listed
 /// while there is none. `None` if no price is known.

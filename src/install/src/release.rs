@@ -19,7 +19,7 @@ const CONTROLLER: &str = "bursar-controller";
 /// The labels of the controller's pods.
 const CONTROLLER_PODS: &str =
     "app.kubernetes.io/name=bursar,app.kubernetes.io/component=controller";
-const POLICY: &str = "bursar-spend-finalizer";
+const POLICIES: [&str; 2] = ["bursar-spend-finalizer", "bursar-spend-finalizer-all"];
 /// A stopping controller gives its Lease back within a few seconds.
 const STOP_LIMIT: Duration = Duration::from_secs(90);
 const PAUSE: Duration = Duration::from_millis(500);
@@ -112,14 +112,16 @@ struct Released {
 /// In this order, so that nothing is taken again behind our back.
 async fn release(client: &Client, namespace: &str) -> Result<Released, Error> {
     stop_controller(client, namespace).await?;
-    Api::<MutatingAdmissionPolicyBinding>::all(client.clone())
-        .delete(POLICY, &DeleteParams::default())
-        .await
-        .done("deleting the admission policy's binding")?;
-    Api::<MutatingAdmissionPolicy>::all(client.clone())
-        .delete(POLICY, &DeleteParams::default())
-        .await
-        .done("deleting the admission policy")?;
+    for policy in POLICIES {
+        Api::<MutatingAdmissionPolicyBinding>::all(client.clone())
+            .delete(policy, &DeleteParams::default())
+            .await
+            .done("deleting the admission policy's binding")?;
+        Api::<MutatingAdmissionPolicy>::all(client.clone())
+            .delete(policy, &DeleteParams::default())
+            .await
+            .done("deleting the admission policy")?;
+    }
     Ok(Released {
         pods: free_all_pods(client).await?,
         slices: delete_slices(client).await?,

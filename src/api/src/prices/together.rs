@@ -20,8 +20,13 @@ pub struct Prices {
 }
 
 impl Prices {
-    /// The prices that these lists make. The currency is that of the first list in force at `now`; lists in another one are left out.
-    pub fn of<'a>(lists: impl IntoIterator<Item = &'a PriceList>, now: Timestamp) -> Self {
+    /// The prices that these lists make. The currency is the one that this month's accounts are `kept` in or, before there are any,
+    /// that of the first list in force at `now`; lists in another one are left out.
+    pub fn of<'a>(
+        lists: impl IntoIterator<Item = &'a PriceList>,
+        kept: Option<String>,
+        now: Timestamp,
+    ) -> Self {
         let mut lists: Vec<&PriceList> = lists.into_iter().collect();
         lists.sort_by_key(|list| (list.name_any() == price::DEFAULT_LIST, list.name_any()));
         let known = lists.iter().filter_map(|list| edited(list)).max();
@@ -42,7 +47,8 @@ impl Prices {
         let in_force =
             |list: &&price::PriceList| list.effective_from.is_none_or(|from| from <= now);
         let leading = readable.iter().find(in_force).or(readable.first());
-        let currency = leading.map(|list| list.book.currency.clone());
+        let is_kept = kept.is_some();
+        let currency = kept.or_else(|| leading.map(|list| list.book.currency.clone()));
         let (ours, others): (Vec<_>, Vec<_>) = readable
             .into_iter()
             .partition(|list| Some(&list.book.currency) == currency.as_ref());
@@ -50,14 +56,18 @@ impl Prices {
         let begins = others.iter().filter_map(|list| list.effective_from);
         let begins = begins.filter(|from| *from > now).min();
         for list in others.iter().filter(in_force) {
-            let why = format!(
-                "its currency is {}, and lists that go before it are in {}",
-                list.book.currency,
-                currency.as_deref().unwrap_or_default()
-            );
+            let (its, currency) = (&list.book.currency, currency.as_deref().unwrap_or_default());
+            let why = if is_kept {
+                format!(
+                    "its currency is {its}, and this month's accounts are kept in {currency}: it can count from the next month on"
+                )
+            } else {
+                format!("its currency is {its}, and lists that go before it are in {currency}")
+            };
             refused.insert(list.name.clone(), why);
         }
-        let lists = price::PriceLists::new(ours, known.unwrap_or_default());
+        let mut lists = price::PriceLists::new(ours, known.unwrap_or_default());
+        lists.currency = currency.unwrap_or_default();
         Self {
             next: lists.next_change(now).into_iter().chain(begins).min(),
             lists,
@@ -118,7 +128,7 @@ mod tests {
             list("zulu", "USD", "5", None),
             list("alpha", "USD", "1", Some(later)),
         ];
-        let prices = Prices::of(&lists, at(NOW));
+        let prices = Prices::of(&lists, None, at(NOW));
         assert_eq!(price(&prices, NOW), "5".parse().unwrap());
         assert_eq!(price(&prices, later), "1".parse().unwrap());
         assert_eq!(prices.next, Some(at(later)));
@@ -132,12 +142,12 @@ mod tests {
             list("ours", "EUR", "8", None),
             list("a-next", "GBP", "7", Some(later)),
         ];
-        let prices = Prices::of(&lists, at(NOW));
+        let prices = Prices::of(&lists, None, at(NOW));
         assert_eq!(prices.lists.currency, "EUR");
         assert!(prices.refused["default"].contains("EUR"));
         assert!(!prices.refused.contains_key("a-next"));
         assert_eq!(prices.next, Some(at(later)));
-        assert_eq!(Prices::of(&lists, at(later)).lists.currency, "GBP");
+        assert_eq!(Prices::of(&lists, None, at(later)).lists.currency, "GBP");
     }
 
     #[test]
@@ -152,7 +162,7 @@ mod tests {
         let mut other = list("other", "USD", "8", None);
         other.metadata.creation_timestamp =
             serde_json::from_value(json!("2026-11-19T10:00:00Z")).unwrap();
-        let known = |lists: &[PriceList]| Prices::of(lists, at(NOW)).lists.known();
+        let known = |lists: &[PriceList]| Prices::of(lists, None, at(NOW)).lists.known();
         assert_eq!(
             known(std::slice::from_ref(&other)),
             at("2026-11-19T10:00:00Z")
@@ -167,10 +177,30 @@ mod tests {
         wrong.spec.power = serde_json::from_value(json!({"pricePerKilowattHour": "0.1", "tariff": {
             "timeZone": "Europe/Berlin", "periods": [period("07:00", "22:00"), period("21:00", "23:00")]}}))
         .unwrap();
-        let why = &Prices::of([&wrong], at(NOW)).refused["ours"];
+        let why = &Prices::of([&wrong], None, at(NOW)).refused["ours"];
         assert!(
             why.starts_with("spec.power.tariff: periods[0] and periods[1] overlap"),
             "{why}"
+        );
+    }
+
+    #[test]
+    fn the_currency_of_this_months_accounts_stays_until_the_month_is_over() {
+        let lists = [
+            list("contract", "EUR", "8", None),
+            list("default", "USD", "9", None),
+        ];
+        let prices = Prices::of(&lists, Some("USD".into()), at(NOW));
+        assert_eq!(
+            (prices.lists.currency.as_str(), price(&prices, NOW)),
+            ("USD", "9".parse().unwrap())
+        );
+        let why = &prices.refused["contract"];
+        assert!(why.contains("EUR") && why.contains("kept in USD"), "{why}");
+        let alone = Prices::of(&lists[..1], Some("USD".into()), at(NOW));
+        assert_eq!(
+            (alone.lists.currency.as_str(), alone.refused.len()),
+            ("USD", 1)
         );
     }
 }

@@ -181,7 +181,14 @@ impl Ledger<'_> {
         }
         let open: BTreeMap<String, Charge> = pages
             .values()
-            .flat_map(|page| page.account.open.clone())
+            .flat_map(|page| {
+                let mut open = page.account.open.clone();
+                if self.is_foreign(page) {
+                    // rates in a currency that went with its month
+                    open.values_mut().for_each(|charge| charge.rates.clear());
+                }
+                open
+            })
             .collect();
         for (uid, charge) in open {
             let running = Interval {
@@ -312,12 +319,22 @@ impl Ledger<'_> {
     /// Gives every open charge the prices of the time until now.
     fn reprice(&self, pages: &mut Pages) {
         let now = whole_second(self.now);
-        for charge in pages
-            .values_mut()
-            .flat_map(|page| page.account.open.values_mut())
-        {
-            charge.reprice(&self.prices.lists, now);
+        for page in pages.values_mut() {
+            // a month's record stays in the currency that it was made in
+            if self.is_foreign(page) {
+                continue;
+            }
+            for charge in page.account.open.values_mut() {
+                charge.reprice(&self.prices.lists, now);
+            }
         }
+    }
+
+    /// True for a record in another currency than that of the prices.
+    fn is_foreign(&self, page: &Page) -> bool {
+        let currency = page.record.as_ref().map(|record| &record.spec.currency);
+        currency
+            .is_some_and(|currency| !currency.is_empty() && *currency != self.prices.lists.currency)
     }
 
     /// Books the days that are over of charges whose pods are known to have outlived them.
