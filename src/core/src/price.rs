@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::money::{Cost, Money};
+use crate::money::{Cost, Money, per_hour_for};
 
 /// How a machine is paid for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -36,6 +36,9 @@ impl Default for Share {
 impl Share {
     /// The share of `amount`, rounded down.
     pub fn of(self, amount: i64) -> i64 {
+        if self.part == self.whole {
+            return amount;
+        }
         let scaled = i128::from(amount) * i128::from(self.part) / i128::from(self.whole.max(1));
         i64::try_from(scaled).unwrap_or(i64::MAX)
     }
@@ -179,7 +182,7 @@ pub struct Quote {
 impl Quote {
     /// Milligrams in `seconds`, rounded down.
     pub fn carbon_mg_for(self, seconds: i64) -> i64 {
-        i64::try_from(i128::from(self.carbon_mg) * i128::from(seconds) / 3600).unwrap_or(i64::MAX)
+        i64::try_from(per_hour_for(self.carbon_mg.into(), seconds)).unwrap_or(i64::MAX)
     }
 }
 
