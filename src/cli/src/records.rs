@@ -81,7 +81,7 @@ impl Sheet {
         let zone = TimeZone::get(&record.spec.time_zone)
             .map_err(|error| format!("spec.timeZone: {error}"))?;
         let outside = account
-            .days
+            .days()
             .keys()
             .find(|date| Month::of_date(**date) != account.month);
         if let Some(date) = outside {

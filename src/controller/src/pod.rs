@@ -104,20 +104,25 @@ pub(crate) fn end(pod: &Pod, seen: Timestamp) -> Option<End> {
         &status.init_container_statuses,
         &status.ephemeral_container_statuses,
     ];
-    let finished = all
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|container| real_end(container.state.as_ref()?));
-    let end = match finished.max() {
-        Some(at) => End {
+    let states = || {
+        let statuses = all.into_iter().flatten().flatten();
+        statuses.filter_map(|container| container.state.as_ref())
+    };
+    let finished = states().filter_map(real_end).max();
+    // one that waits never began; of one that is said to run, or whose end was lost, nobody saw the end
+    let all_seen = states().all(|state| state.waiting.is_some() || real_end(state).is_some());
+    let end = match finished {
+        Some(at) if all_seen => End {
             at,
             estimated: false,
         },
-        None => End {
-            at: last_status_write(pod).unwrap_or(seen),
-            estimated: true,
-        },
+        seen_last => {
+            let at = last_status_write(pod).unwrap_or(seen);
+            End {
+                at: seen_last.map_or(at, |last| last.max(at)),
+                estimated: true,
+            }
+        }
     };
     let start = bound_at(pod).unwrap_or(end.at);
     Some(End {
@@ -407,6 +412,32 @@ mod tests {
         assert_eq!(
             end(&pod, at("2026-11-24T01:00:00Z")).unwrap().at,
             at("2026-11-24T00:09:00Z")
+        );
+    }
+
+    #[test]
+    fn an_end_is_exact_only_if_every_container_has_one() {
+        let status = |name: &str, state: Value| json!({"name": name, "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state});
+        let ended = json!({"terminated": {"exitCode": 0, "finishedAt": "2026-11-24T00:01:00Z"}});
+        let of = |main: Value| {
+            let pod = pod(json!({
+                "phase": "Failed", "conditions": scheduled(),
+                "initContainerStatuses": [status("i", ended.clone())], "containerStatuses": [status("c", main)],
+            }));
+            let end = end(&pod, at("2026-11-24T01:00:00Z")).unwrap();
+            (end.at, end.estimated)
+        };
+        let running = json!({"running": {"startedAt": "2026-11-24T00:01:05Z"}});
+        assert_eq!(
+            of(running),
+            (at("2026-11-24T01:00:00Z"), true),
+            "PodGC sets the phase alone"
+        );
+        let waiting = json!({"waiting": {"reason": "PodInitializing"}});
+        assert_eq!(
+            of(waiting),
+            (at("2026-11-24T00:01:00Z"), false),
+            "its start failed"
         );
     }
 

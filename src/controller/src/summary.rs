@@ -124,7 +124,7 @@ fn whole(accounts: &Accounts, zone: &TimeZone) -> Option<Interval> {
 fn first_day(accounts: &Accounts, zone: &TimeZone) -> Option<Timestamp> {
     let lines = accounts
         .values()
-        .filter_map(|account| account.days.keys().next());
+        .filter_map(|account| account.days().keys().next());
     let lines = lines.filter_map(|day| Some(day.to_zoned(zone.clone()).ok()?.timestamp()));
     let open = accounts
         .values()

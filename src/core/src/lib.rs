@@ -1,4 +1,4 @@
-//! Domain and decisions: money, prices, the ledger, budgets, scaling, training, and the plan over them.
+//! Domain and decisions: money, prices, overheads, the ledger, budgets, scaling, training, and the plan over them.
 //!
 //! Nothing here talks to a cluster, reads a clock or draws a random number: time is an argument, and what should be done is
 //! returned as data.
@@ -10,6 +10,7 @@ pub mod economics;
 pub mod forecast;
 pub mod ledger;
 pub mod money;
+pub mod overhead;
 pub mod period;
 pub mod plan;
 pub mod price;

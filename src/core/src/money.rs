@@ -37,7 +37,7 @@ impl Money {
     ///
     /// Parts of one charge are differences of such amounts, so that they sum to the whole (see [`crate::ledger`]).
     pub fn per_hour_for(self, seconds: i64) -> Self {
-        Self((self.0 * i128::from(seconds)).div_euclid(3600))
+        Self(per_hour_for(self.0, seconds))
     }
 
     /// As [`Money::per_hour_for`], rounded up: for a reserve, which must never be too small.
@@ -77,6 +77,16 @@ impl Money {
             0 => format!("{sign}{}", nanos / NANOS),
             _ => format!("{sign}{}.{}", nanos / NANOS, &fraction[..decimals]),
         }
+    }
+}
+
+/// `amount` an hour, for `seconds`, rounded down.
+pub(crate) fn per_hour_for(amount: i128, seconds: i64) -> i128 {
+    let product = amount * i128::from(seconds);
+    // nearly all products fit into 64 bits, where a division is ten times as fast
+    match i64::try_from(product) {
+        Ok(product) => product.div_euclid(3600).into(),
+        Err(_) => product.div_euclid(3600),
     }
 }
 

@@ -26,7 +26,23 @@ impl Month {
 
     /// The month after this one.
     pub fn next(self) -> Self {
-        Self(later(self.0, 1.month()))
+        Self(tomorrow(self.0.last_of_month()))
+    }
+
+    /// Its first day.
+    pub fn first(self) -> Date {
+        self.0
+    }
+
+    /// The month with some hours to spare at both ends, whatever the zone: cheaper than its bounds.
+    pub(crate) fn about(self) -> Interval {
+        let utc = self.bounds(&TimeZone::UTC);
+        let spare = 36 * 3600;
+        let second = |at: i64, bound| Timestamp::from_second(at).unwrap_or(bound);
+        Interval {
+            start: second(utc.start.as_second() - spare, Timestamp::MIN),
+            end: second(utc.end.as_second() + spare, Timestamp::MAX),
+        }
     }
 
     /// The first instant of the month, and of the month after it.
@@ -114,7 +130,7 @@ impl Interval {
                 return None;
             }
             let date = zone.to_datetime(start).date();
-            let end = midnight(later(date, 1.day()), zone).min(self.end);
+            let end = midnight(tomorrow(date), zone).min(self.end);
             let day = Self { start, end };
             start = end;
             Some((date, day))
@@ -170,6 +186,10 @@ pub fn whole_second(at: Timestamp) -> Timestamp {
 /// The first instant of the day of `zone` that `at` falls into.
 pub fn midnight_before(at: Timestamp, zone: &TimeZone) -> Timestamp {
     midnight(zone.to_datetime(at).date(), zone)
+}
+
+fn tomorrow(date: Date) -> Date {
+    date.tomorrow().unwrap_or(Date::MAX)
 }
 
 fn later(date: Date, span: Span) -> Date {

@@ -272,6 +272,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::ledger::account::Days;
     use crate::ledger::{Charge, Rate};
     use crate::money::Cost;
     use crate::price::Facts;
@@ -305,12 +306,12 @@ mod tests {
     }
 
     fn account(lines: &[(i8, Option<&str>, i128)]) -> Account {
-        let mut account = Account::new("2026-11".parse().unwrap());
+        let mut days = Days::new();
         for (day, model, nanos) in lines {
-            let lines = account.days.entry(date(2026, 11, *day)).or_default();
+            let lines = days.entry(date(2026, 11, *day)).or_default();
             lines.push((sku(*model), line(*nanos, 3600)));
         }
-        account
+        Account::new("2026-11".parse().unwrap()).with_days(days)
     }
 
     const NOW: Timestamp = Timestamp::UNIX_EPOCH;
@@ -425,13 +426,14 @@ mod tests {
         ) {
             let holders: Vec<_> = holders.iter().map(|(n, w)| holder(&format!("n{n}"), &format!("infd/w{w}"))).collect();
             let models = ["A100", "H100", "L4"];
-            let mut account = account(&[]);
+            let mut days = Days::new();
             for (day, model, nanos) in &lines {
                 let mut sku = sku(model.map(|at| models[usize::from(at)]));
                 sku.capacity_type = (*day % 2 == 0).then_some(CapacityType::Spot);
-                let lines = account.days.entry(date(2026, 11, *day)).or_default();
+                let lines = days.entry(date(2026, 11, *day)).or_default();
                 lines.push((sku, line(*nanos, i64::from(*day))));
             }
+            let account = account(&[]).with_days(days);
             let all = holders.iter().flat_map(|holder| entries(holder, &account, NOW, &TimeZone::UTC));
             let report = report(all, &by);
             let rows: Line = report.rows.iter().map(|row| row.line).sum();

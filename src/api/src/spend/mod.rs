@@ -235,12 +235,10 @@ impl SpendRecord {
             let sku = at.and_then(|at| skus.get(at)).cloned().unwrap_or_default();
             days.entry(date).or_default().push((sku, line));
         }
-        Ok(Account {
-            month,
-            open: open.collect::<Result<BTreeMap<_, _>, FieldError>>()?,
-            days,
-            settling: status.settling.iter().cloned().collect::<BTreeSet<_>>(),
-        })
+        let mut account = Account::new(month).with_days(days);
+        account.open = open.collect::<Result<BTreeMap<_, _>, FieldError>>()?;
+        account.settling = status.settling.iter().cloned().collect::<BTreeSet<_>>();
+        Ok(account)
     }
 }
 
@@ -248,7 +246,7 @@ impl From<&Account> for SpendRecordStatus {
     fn from(account: &Account) -> Self {
         let lines = || {
             account
-                .days
+                .days()
                 .iter()
                 .flat_map(|(date, lines)| lines.iter().map(move |(sku, line)| (date, sku, line)))
         };
@@ -384,7 +382,8 @@ mod tests {
         }
         .record("2026-11".parse().unwrap(), "UTC", "USD");
         record.status = Some(serde_json::from_value(status).unwrap());
-        let days = record.to_account().unwrap().days;
+        let account = record.to_account().unwrap();
+        let days = account.days();
         let (_, line) = &days[&date(2026, 11, 3)][0];
         assert_eq!(
             (line.cost.total().to_string(), line.gpu_seconds),

@@ -74,7 +74,7 @@ fn alone(sheet: &Sheet) -> Vec<String> {
     }
     let empty = SpendRecordStatus::default();
     let status = record.status.as_ref().unwrap_or(&empty);
-    let lines = sheet.account.days.values().flatten();
+    let lines = sheet.account.days().values().flatten();
     let sum: Money = lines.map(|(_, line)| line.cost.total()).sum();
     let settled = match status.settled.as_str() {
         "" => Ok(Money::ZERO),

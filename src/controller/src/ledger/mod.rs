@@ -103,16 +103,18 @@ impl Ledger<'_> {
         pods: &[&Pod],
     ) -> Result<Accounts, Error> {
         let mut pages = self.pages(workload)?;
-        self.carry(workload, &mut pages, pods)?;
-        let mut release = Vec::new();
+        self.carry(workload, &mut pages, pods).await?;
         for pod in pods {
             self.follow(&mut pages, pod);
+        }
+        self.reprice(&mut pages, pods);
+        let mut release = Vec::new();
+        for pod in pods {
             if self.enter(workload, &mut pages, pod).await? {
                 release.push(*pod);
             }
         }
         self.close_vanished(workload, &mut pages, pods).await?;
-        self.reprice(&mut pages);
         self.book(workload, &mut pages).await?;
         self.forget_gone(workload, &mut pages, pods).await?;
         let mut wrote = false;
@@ -169,43 +171,85 @@ impl Ledger<'_> {
         })
     }
 
-    /// Adds the months that pods' stays touch, and carries open charges into the months that have begun since.
-    fn carry(&self, workload: &WorkloadRef, pages: &mut Pages, pods: &[&Pod]) -> Result<(), Error> {
+    /// Adds the months that stays touch, and carries the charges of pods that run into the months that have begun since. What a cache
+    /// shows may have been settled meanwhile, and forgotten, so a live read decides.
+    async fn carry(
+        &self,
+        workload: &WorkloadRef,
+        pages: &mut Pages,
+        pods: &[&Pod],
+    ) -> Result<(), Error> {
         for pod in pods {
             let Some(stay) = self.stay(pod) else { continue };
             for month in months_left(pages, pod::uid(pod), stay, self.zone) {
-                if let Entry::Vacant(entry) = pages.entry(month) {
-                    entry.insert(self.page(workload, month)?);
+                self.turn_to(workload, pages, month)?;
+            }
+        }
+        let mut missing = Vec::new();
+        for (uid, charge) in self.open_charges(pages) {
+            for month in months_left(pages, &uid, self.until_now(&charge), self.zone) {
+                self.turn_to(workload, pages, month)?;
+                if !pages
+                    .get(&month)
+                    .is_some_and(|page| page.account.knows(&uid))
+                {
+                    missing.push((month, charge.clone()));
                 }
             }
         }
-        let open: BTreeMap<String, Charge> = pages
-            .values()
-            .flat_map(|page| {
-                let mut open = page.account.open.clone();
-                if self.is_foreign(page) {
-                    // rates in a currency that went with its month
-                    open.values_mut().for_each(|charge| charge.rates.clear());
-                }
-                open
-            })
-            .collect();
-        for (uid, charge) in open {
-            let running = Interval {
-                start: charge.start,
-                end: self.now,
-            };
-            for month in months_left(pages, &uid, running, self.zone) {
-                // an ended pod needs the months of its stay alone, and `enter` gives it those
-                let ended = pods
-                    .iter()
-                    .any(|pod| pod::uid(pod) == uid && self.end(pod).is_some());
-                if let Some(page) = pages.get_mut(&month).filter(|_| !ended) {
-                    page.account.carry(&charge, self.zone);
-                }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let live = self.live_pods(workload).await?;
+        for (month, charge) in missing {
+            if let Some(page) = pages
+                .get_mut(&month)
+                .filter(|_| self.runs(&live, &charge.uid))
+            {
+                page.account.carry(&charge, self.zone);
             }
         }
         Ok(())
+    }
+
+    fn turn_to(
+        &self,
+        workload: &WorkloadRef,
+        pages: &mut Pages,
+        month: Month,
+    ) -> Result<(), Error> {
+        if let Entry::Vacant(entry) = pages.entry(month) {
+            entry.insert(self.page(workload, month)?);
+        }
+        Ok(())
+    }
+
+    /// The open charges, each as the latest month has it; without its rates where that month is kept in another currency.
+    fn open_charges(&self, pages: &Pages) -> BTreeMap<Uid, Charge> {
+        let mut all = BTreeMap::new();
+        for page in pages.values() {
+            for (uid, charge) in &page.account.open {
+                let mut charge = charge.clone();
+                if self.is_foreign(page) {
+                    charge.rates.clear();
+                }
+                all.insert(uid.clone(), charge);
+            }
+        }
+        all
+    }
+
+    fn until_now(&self, charge: &Charge) -> Interval {
+        Interval {
+            start: charge.start,
+            end: self.now,
+        }
+    }
+
+    /// Whether a pod is among these and holds its node.
+    fn runs(&self, live: &[Pod], uid: &str) -> bool {
+        live.iter()
+            .any(|pod| pod::uid(pod) == uid && self.end(pod).is_none())
     }
 
     /// Opens or settles one pod's charge. True if its finalizer can go once all pages are written.
@@ -245,6 +289,10 @@ impl Ledger<'_> {
             // the cache is behind; the pod's end is estimated when the cache knows of it
             return Ok(false);
         };
+        if end.is_none() && self.end(&live).is_some() {
+            // the cache is behind: it may be settled already
+            return Ok(false);
+        }
         // what is settled is remembered until it is gone from a live read, so a pod that is there and that no record knows is new
         let going = live.metadata.deletion_timestamp.is_some() || end.is_some();
         let unmanaged = workload.kind == WorkloadKind::Unmanaged;
@@ -283,11 +331,8 @@ impl Ledger<'_> {
         pods: &[&Pod],
     ) -> Result<(), Error> {
         let cached: BTreeSet<&str> = pods.iter().map(|pod| pod::uid(pod)).collect();
-        let open = pages.values().flat_map(|page| page.account.open.values());
-        let vanished: BTreeMap<String, Charge> = open
-            .filter(|charge| !cached.contains(charge.uid.as_str()))
-            .map(|charge| (charge.uid.clone(), charge.clone()))
-            .collect();
+        let mut vanished = self.open_charges(pages);
+        vanished.retain(|uid, _| !cached.contains(uid.as_str()));
         for (uid, charge) in vanished {
             let api: Api<Pod> = Api::namespaced(self.client.clone(), &workload.namespace);
             let live = bounded("get pod", api.get_opt(&charge.pod)).await?;
@@ -307,8 +352,8 @@ impl Ledger<'_> {
                 at: seen.max(charge.start),
                 estimated: true,
             });
-            for page in pages.values_mut() {
-                if page.account.open.contains_key(&uid) {
+            for month in months_left(pages, &uid, self.until_now(&charge), self.zone) {
+                if let Some(page) = pages.get_mut(&month) {
                     page.account.settle(&charge, end, self.zone);
                 }
             }
@@ -316,16 +361,21 @@ impl Ledger<'_> {
         Ok(())
     }
 
-    /// Gives every open charge the prices of the time until now.
-    fn reprice(&self, pages: &mut Pages) {
+    /// Gives open charges the prices until now, and those of ended pods the prices until their end.
+    fn reprice(&self, pages: &mut Pages, pods: &[&Pod]) {
         let now = whole_second(self.now);
+        let ended = pods
+            .iter()
+            .filter_map(|pod| Some((pod::uid(pod), self.end(pod)?.at)));
+        let ended: BTreeMap<&str, Timestamp> = ended.collect();
         for page in pages.values_mut() {
             // a month's record stays in the currency that it was made in
             if self.is_foreign(page) {
                 continue;
             }
-            for charge in page.account.open.values_mut() {
-                charge.reprice(&self.prices.lists, now);
+            for (uid, charge) in &mut page.account.open {
+                let until = ended.get(uid.as_str()).copied().unwrap_or(now);
+                charge.reprice(&self.prices.lists, until);
             }
         }
     }
@@ -364,10 +414,7 @@ impl Ledger<'_> {
         }
         let live = self.live_pods(workload).await?;
         for (month, uid) in due {
-            let runs = live
-                .iter()
-                .any(|pod| pod::uid(pod) == uid && self.end(pod).is_none());
-            if let Some(page) = pages.get_mut(&month).filter(|_| runs) {
+            if let Some(page) = pages.get_mut(&month).filter(|_| self.runs(&live, &uid)) {
                 page.account.book(&uid, until, self.zone);
             }
         }
@@ -434,7 +481,12 @@ impl Ledger<'_> {
                 api.replace_status(&name, &params, &record),
             )
             .await;
-            record = replaced.inspect_err(|_| self.written.forget(&name))?;
+            record = replaced.inspect_err(|error| {
+                // after a conflict it is still newer than what an old cache may show
+                if matches!(error, Failure::Gone { .. }) {
+                    self.written.forget(&name);
+                }
+            })?;
             self.written.put(record, self.now);
         }
         Ok(changed)

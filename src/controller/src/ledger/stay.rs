@@ -5,21 +5,27 @@ use std::collections::BTreeMap;
 use bursar_core::ledger::{Charge, End};
 use bursar_core::period::{Interval, whole_second};
 use bursar_core::price::Facts;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::ResourceExt;
 
 use super::{Ledger, Pages};
 use crate::pod;
 
-/// How far the clocks of nodes may run ahead of ours before an end is not believed.
-const SKEW_SECONDS: i64 = 5;
+/// How far clocks may run ahead of ours; an end that is further ahead is not believed.
+const SKEW: SignedDuration = SignedDuration::from_secs(5);
 
 impl Ledger<'_> {
-    /// From binding until the end, or until now. `None` for a pod that is not bound.
+    /// From binding until now, or until the end of one that ends ahead of our clock. `None` for a pod that is not bound.
+    ///
+    /// A stay that has ended is settled in every month until now: before its end was known, a process with another clock or cache may
+    /// have carried it into any of them, and the write meets that one's.
     pub(super) fn stay(&self, pod: &Pod) -> Option<Interval> {
         let start = whole_second(pod::bound_at(pod)?);
-        let end = self.end(pod).map_or(self.now, |end| end.at);
+        let end = self.end(pod).map_or(self.now, |end| {
+            let latest = self.now.checked_add(SKEW).unwrap_or(self.now);
+            end.at.max(latest)
+        });
         Some(Interval { start, end })
     }
 
@@ -28,15 +34,14 @@ impl Ledger<'_> {
         let seen = whole_second(self.now);
         let Some(end) = pod::end(pod, seen) else {
             // somebody gave the pod up, and there is no kubelet that could say when it ended
-            let given_up = pod.metadata.deletion_timestamp.is_some()
-                && pod.metadata.deletion_grace_period_seconds == Some(0)
-                && self.lost(pod).is_some();
-            return given_up.then_some(End {
-                at: seen,
+            let by = pod.metadata.deletion_timestamp.as_ref()?.0;
+            let at_once = pod.metadata.deletion_grace_period_seconds == Some(0);
+            return (at_once && self.is_lost(pod)).then_some(End {
+                at: whole_second(by),
                 estimated: true,
             });
         };
-        if end.at.as_second() > seen.as_second() + SKEW_SECONDS {
+        if end.at.duration_since(seen) > SKEW {
             // a node's clock runs ahead
             return Some(End {
                 at: seen,
@@ -50,7 +55,8 @@ impl Ledger<'_> {
     pub(super) fn charge(&self, pod: &Pod, start: Timestamp) -> Option<Charge> {
         let facts = self.facts(pod)?;
         let mut charge = Charge::new(pod::uid(pod).to_owned(), pod.name_any(), facts, start);
-        charge.reprice(&self.prices.lists, whole_second(self.now).max(start));
+        let until = self.end(pod).map_or(whole_second(self.now), |end| end.at);
+        charge.reprice(&self.prices.lists, until.max(start));
         self.observe(&mut charge, pod);
         Some(charge)
     }
@@ -70,9 +76,11 @@ impl Ledger<'_> {
             .ready
             .or_else(|| pod::served_since(pod).map(whole_second));
         charge.leaving = pod::leaving_since(pod).map(whole_second);
-        charge.lost = match self.lost(pod) {
-            // what it was lost for ends with it; a node that is heard of again never stopped
-            Some(since) => charge.lost.or(Some(whole_second(since))),
+        charge.lost = match self.silent(pod) {
+            Some(since) => Some(whole_second(since)),
+            // its Node is gone, and cannot say since when
+            None if self.node(pod).is_none() => charge.lost.or(Some(whole_second(self.now))),
+            // a node that is heard of again was never lost
             None if pod::is_terminal(pod) => charge.lost,
             None => None,
         };
@@ -86,12 +94,14 @@ impl Ledger<'_> {
         }
     }
 
-    /// Since when the pod's node has not been heard of; `None` while it is.
-    fn lost(&self, pod: &Pod) -> Option<Timestamp> {
-        match self.node(pod) {
-            None => pod::node_name(pod).map(|_| self.now),
-            Some(node) => pod::unheard_since(&node),
-        }
+    /// Since when the pod's node has not been heard of, by what the node says; `None` also where it is gone.
+    fn silent(&self, pod: &Pod) -> Option<Timestamp> {
+        self.node(pod).as_deref().and_then(pod::unheard_since)
+    }
+
+    /// Whether nothing is heard of the pod's node.
+    fn is_lost(&self, pod: &Pod) -> bool {
+        self.node(pod).is_none() || self.silent(pod).is_some()
     }
 
     fn facts(&self, pod: &Pod) -> Option<Facts> {

@@ -71,7 +71,7 @@ impl Written {
             .at
     }
 
-    /// Forgets a record, after a write that somebody else forestalled.
+    /// Forgets a record that somebody deleted.
     pub(super) fn forget(&self, name: &str) {
         self.lock().remove(name);
     }

@@ -67,7 +67,7 @@ async fn a_month_that_is_over_lets_go_of_pods_that_run_on() {
     stage.seconds(3).await;
     assert_eq!(open(&stage), [0, 1]);
     let november = &accounts(&stage, WorkloadKind::InferenceDeployment)[0];
-    assert!(november.settling.is_empty() && november.days.len() == 1);
+    assert!(november.settling.is_empty() && november.days().len() == 1);
 }
 
 #[tokio::test]
@@ -92,7 +92,7 @@ async fn a_pod_that_no_workload_made_is_charged_to_its_namespace_and_held_by_not
     stage.world.remove(&pod).await;
     stage.seconds(2).await;
     let account = &accounts(&stage, WorkloadKind::Unmanaged)[0];
-    let (sku, line) = &account.days.values().next().unwrap()[0];
+    let (sku, line) = &account.days().values().next().unwrap()[0];
     assert_eq!(
         (account.open.len(), sku.owner.as_deref()),
         (0, Some("Pod/notebook"))

@@ -594,7 +594,7 @@ impl World {
         for record in self.server.objects::<SpendRecord>() {
             let account = record.to_account().unwrap();
             let settled: i128 = account
-                .days
+                .days()
                 .values()
                 .flatten()
                 .map(|(_, line)| line.cost.total().nanos())
@@ -610,7 +610,7 @@ impl World {
         let records: Vec<SpendRecord> = self.server.objects();
         let accounts = records.iter().map(|record| record.to_account().unwrap());
         accounts
-            .flat_map(|account| account.days.into_values().flatten())
+            .flat_map(|account| account.days().clone().into_values().flatten())
             .map(|(_, line)| line.estimated.nanos())
             .sum()
     }

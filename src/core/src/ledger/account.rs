@@ -20,11 +20,15 @@ pub struct Account {
     pub month: Month,
     /// Charges of pods that still hold a node.
     pub open: BTreeMap<Uid, Charge>,
-    /// What is over, by day and hardware. A day has few kinds of it.
-    pub days: BTreeMap<Date, Vec<(Sku, Line)>>,
-    /// Pods whose charges are in `days` and whose finalizer may still be there.
+    /// Pods whose charges are in the daily lines and whose finalizer may still be there.
     pub settling: BTreeSet<Uid>,
+    days: Days,
+    /// What `days` sum to: most questions are about the whole month.
+    over: Line,
 }
+
+/// What is over, by day and hardware. A day has few kinds of it.
+pub type Days = BTreeMap<Date, Vec<(Sku, Line)>>;
 
 impl Account {
     /// An account without a charge.
@@ -32,9 +36,21 @@ impl Account {
         Self {
             month,
             open: BTreeMap::new(),
-            days: BTreeMap::new(),
             settling: BTreeSet::new(),
+            days: Days::new(),
+            over: Line::default(),
         }
+    }
+
+    /// The account with these daily lines.
+    pub fn with_days(self, days: Days) -> Self {
+        let over = days.values().flatten().map(|(_, line)| *line).sum();
+        Self { days, over, ..self }
+    }
+
+    /// What is over, by day and hardware.
+    pub fn days(&self) -> &Days {
+        &self.days
     }
 
     /// Takes in a charge. False, and nothing changes, if the pod is known already.
@@ -67,29 +83,31 @@ impl Account {
         if !self.settling.insert(charge.uid.clone()) {
             return false;
         }
-        let charge = self
-            .open
-            .remove(&charge.uid)
-            .unwrap_or_else(|| charge.clone());
-        self.enter(&charge, charge.unbooked(end.at), end.estimated, zone);
+        let open = self.open.remove(&charge.uid);
+        let charge = open.as_ref().unwrap_or(charge);
+        // a node that told the end was heard of again
+        let lost = charge.lost.filter(|_| end.estimated);
+        let part = charge.unbooked(end.at);
+        self.enter(charge, part, lost, end.estimated, zone);
         true
     }
 
     /// Moves what an open charge cost until `until`, a midnight of `zone`, into the daily lines. The charge stays open, unless the
     /// month is over by then: what is left of it is in the next month's account. False, and nothing changes, if it is booked so far.
     ///
-    /// Only for a pod that is known to have run at `until`: what is booked is never taken back.
+    /// Only for a pod that is known to have run at `until`: what is booked is never taken back. So nothing is booked while no price is
+    /// known, because the first one counts from the start.
     pub fn book(&mut self, uid: &str, until: Timestamp, zone: &TimeZone) -> bool {
         let Some(mut charge) = self.open.remove(uid) else {
             return false;
         };
         let until = until.min(self.month.bounds(zone).end);
         let part = charge.unbooked(until);
-        if part.is_empty() {
+        if part.is_empty() || charge.rates.is_empty() {
             self.open.insert(uid.to_owned(), charge);
             return false;
         }
-        self.enter(&charge, part, false, zone);
+        self.enter(&charge, part, charge.lost, false, zone);
         if until < self.month.bounds(zone).end {
             charge.booked = Some(until);
             charge.forget_before(until, zone);
@@ -105,14 +123,20 @@ impl Account {
 
     /// The sum of what `within` cost until `now`: what is over, and open charges. `within` begins and ends at midnights of `zone`.
     pub fn sum(&self, within: Interval, now: Timestamp, zone: &TimeZone) -> Line {
-        let first = zone.to_datetime(within.start).date();
-        let after = zone.to_datetime(within.end).date();
-        let over = self
-            .days
-            .range(first..after)
-            .flat_map(|(_, lines)| lines.iter().map(|(_, line)| *line));
-        let open = self.running(within, now, zone).map(|(_, _, line)| line);
-        over.chain(open).sum()
+        let days = zone.to_datetime(within.start).date()..zone.to_datetime(within.end).date();
+        let mut sum = if days.start <= self.month.first() && self.month.next().first() <= days.end {
+            self.over
+        } else {
+            let lines = self.days.range(days).flat_map(|(_, lines)| lines);
+            lines.map(|(_, line)| *line).sum()
+        };
+        if !self.open.is_empty() {
+            sum += self
+                .running(within, now, zone)
+                .map(|(_, _, line)| line)
+                .sum();
+        }
+        sum
     }
 
     /// All lines of the month until `now`, those of open charges too.
@@ -142,17 +166,28 @@ impl Account {
             let part = within.and_then(|within| within.meet(charge.unbooked(now)));
             let lines = part
                 .into_iter()
-                .flat_map(move |part| charge.lines(part, false, zone));
+                .flat_map(move |part| charge.lines(part, zone));
             lines.map(move |(date, line)| (charge, date, line))
         })
     }
 
-    fn enter(&mut self, charge: &Charge, part: Interval, estimated: bool, zone: &TimeZone) {
-        let Some(part) = part.meet(self.month.bounds(zone)) else {
+    fn enter(
+        &mut self,
+        charge: &Charge,
+        part: Interval,
+        lost: Option<Timestamp>,
+        estimated: bool,
+        zone: &TimeZone,
+    ) {
+        let Some(part) = part.meet(self.month.about()) else {
             return;
         };
-        for (date, line) in charge.lines(part, estimated, zone) {
-            *self.line(date, charge) += line;
+        for (date, day) in part.days(zone) {
+            if Month::of_date(date) == self.month {
+                let line = charge.line(date, day, lost, estimated);
+                *self.line(date, charge) += line;
+                self.over += line;
+            }
         }
     }
 

@@ -132,6 +132,9 @@ impl Charge {
 
     /// The cost within `part`.
     pub fn cost(&self, part: Interval) -> Cost {
+        if part.is_empty() {
+            return Cost::ZERO;
+        }
         self.cost_until(part.end) - self.cost_until(part.start)
     }
 
@@ -159,8 +162,10 @@ impl Charge {
             }
         };
         let edited = lists.known();
+        // a clock that stepped back, or lags behind the API server's, changes no instant
+        let now = now.max(last).max(edited);
         let settled = last.max(edited).max(self.booked.unwrap_or(self.start));
-        let edit = (last < edited && edited <= now).then_some(edited);
+        let edit = (last < edited).then_some(edited);
         // the instants in between, and now itself: a list may have been deleted, or the pod resized
         for at in edit
             .into_iter()
@@ -247,25 +252,34 @@ impl Charge {
         self.used = self.used.split_off(&day);
     }
 
-    /// The lines of the days that `part` touches.
+    /// The lines, so far, of the days that `part` touches.
     pub(super) fn lines(
         &self,
         part: Interval,
-        estimated: bool,
         zone: &TimeZone,
     ) -> impl Iterator<Item = (Date, Line)> {
         part.days(zone)
-            .map(move |(day, part)| (day, self.line(day, part, estimated)))
+            .map(|(day, part)| (day, self.line(day, part, self.lost, false)))
     }
 
-    /// The line of a part of one day.
-    fn line(&self, day: Date, part: Interval, estimated: bool) -> Line {
-        let (kept, lost) = part.split(self.lost.unwrap_or(Timestamp::MAX));
+    /// The line of a part of one day, where nothing has been heard of the node since `lost`.
+    pub(super) fn line(
+        &self,
+        day: Date,
+        part: Interval,
+        lost: Option<Timestamp>,
+        estimated: bool,
+    ) -> Line {
+        let (kept, lost) = part.split(lost.unwrap_or(Timestamp::MAX));
         let (staying, draining) = kept.split(self.leaving.unwrap_or(Timestamp::MAX));
         let (starting, serving) = staying.split(self.ready.unwrap_or(Timestamp::MAX));
         let cost = self.cost(kept);
         let used = self.used.get(&day).copied().unwrap_or_default();
         let idle_seconds = used.idle_seconds.min(serving.seconds());
+        let idle = match idle_seconds {
+            0 => Money::ZERO,
+            _ => (self.cost(serving).total()).proportion(idle_seconds, serving.seconds()),
+        };
         let gpu_seconds = self.gpu_seconds_until(kept.end) - self.gpu_seconds_until(kept.start);
         Line {
             cost,
@@ -275,10 +289,7 @@ impl Charge {
                 Money::ZERO
             },
             starting: self.cost(starting).total(),
-            idle: self
-                .cost(serving)
-                .total()
-                .proportion(idle_seconds, serving.seconds()),
+            idle,
             draining: self.cost(draining).total(),
             unattributed: self.cost(lost).total(),
             carbon_mg: self.carbon_until(kept.end) - self.carbon_until(kept.start),

@@ -16,7 +16,7 @@ pub mod account;
 pub mod charge;
 pub mod line;
 
-pub use account::Account;
+pub use account::{Account, Days};
 pub use charge::{Charge, Counters, End, Rate, Uid, Use};
 pub use line::{Line, Sku};
 

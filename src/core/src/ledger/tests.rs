@@ -113,7 +113,12 @@ fn accounts(charge: &Charge, end: End, zone: &TimeZone) -> Vec<Account> {
 }
 
 fn whole(account: &Account) -> Line {
-    account.days.values().flatten().map(|(_, line)| *line).sum()
+    account
+        .days()
+        .values()
+        .flatten()
+        .map(|(_, line)| *line)
+        .sum()
 }
 
 fn total(accounts: &[Account]) -> Money {
@@ -158,6 +163,35 @@ fn an_edit_counts_from_when_it_was_made_and_before_it_the_old_price_goes_on() {
         .map(|rate| rate.from.as_second() - START)
         .collect();
     assert_eq!(from, [0, 80]);
+}
+
+#[test]
+fn a_clock_that_steps_back_or_lags_behind_the_server_changes_no_rate() {
+    let changed = lists(3600, &[(50, 7200)]);
+    let mut steady = Charge::new("u".into(), "p".into(), facts(), at(0));
+    steady.reprice(&changed, at(52));
+    let mut stepped = steady.clone();
+    assert!(!stepped.reprice(&changed, at(48)), "50 has passed already");
+    // an edit of 80, read when this clock shows 78
+    let edited = lists_known(1800, &[], at(80));
+    stepped.reprice(&edited, at(78));
+    steady.reprice(&edited, at(81));
+    assert_eq!(stepped, steady);
+    assert_eq!(stepped.rates[2].from, at(80));
+}
+
+#[test]
+fn days_without_a_price_wait_for_one() {
+    let zone = TimeZone::UTC;
+    let mut account = Account::new(Month::of(at(0), &zone));
+    account.open(Charge::new("u".into(), "p".into(), facts(), at(0)));
+    let midnight = account.month.bounds(&zone).end;
+    assert!(!account.book("u", midnight, &zone));
+    let charge = account.open.get_mut("u").unwrap();
+    charge.reprice(&lists(3600, &[]), midnight);
+    let seconds = i128::from(midnight.as_second() - START);
+    assert!(account.book("u", midnight, &zone));
+    assert_eq!(whole(&account).cost.total().nanos(), 2 * seconds);
 }
 
 #[test]
@@ -266,6 +300,17 @@ fn time_on_a_lost_node_is_nobodys_until_it_is_known() {
 }
 
 #[test]
+fn a_node_that_tells_the_end_was_not_lost() {
+    let mut charge = charge(3_600_000);
+    charge.lost = Some(at(400));
+    let line = whole(&accounts(&charge, exact(1000), &TimeZone::UTC)[0]);
+    assert_eq!(
+        (line.cost.total().nanos(), line.unattributed.nanos()),
+        (1_000_000, 0)
+    );
+}
+
+#[test]
 fn a_pod_is_settled_once_and_not_opened_again() {
     let zone = TimeZone::UTC;
     let charge = charge(3600);
@@ -289,7 +334,7 @@ fn an_account_tells_so_many_kinds_of_hardware_apart_and_loses_none() {
         charge.facts.model = Some(format!("model-{}", number % 100));
         account.settle(&charge, exact(60), &zone);
     }
-    let lines: usize = account.days.values().map(Vec::len).sum();
+    let lines: usize = account.days().values().map(Vec::len).sum();
     assert_eq!(
         (lines, whole(&account).cost.total().nanos()),
         (65, 200 * 60)
@@ -325,10 +370,10 @@ fn days_of_a_long_stay_are_booked_and_its_rates_forgotten() {
         (open.rates.as_slice(), open.booked),
         (&[rate(10), rate(11)][..], Some(until))
     );
-    assert_eq!(account.days.len(), 9);
+    assert_eq!(account.days().len(), 9);
     assert!(account.book("u1", time("2026-12-02T00:00:00Z"), &zone));
     assert_eq!(
-        (account.open.len(), account.days.len()),
+        (account.open.len(), account.days().len()),
         (0, 29),
         "December is not this account's"
     );

@@ -64,6 +64,9 @@ impl Share {
 
     /// The share of `amount`, rounded down.
     pub fn of(self, amount: i64) -> i64 {
+        if self.is_whole() {
+            return amount;
+        }
         let scaled = i128::from(amount) * i128::from(self.part) / i128::from(self.whole.max(1));
         i64::try_from(scaled).unwrap_or(i64::MAX)
     }

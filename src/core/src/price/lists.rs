@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
-use crate::money::{Cost, Money};
+use crate::money::{Cost, Money, per_hour_for};
 
 use super::book::{Compute, MONTH_HOURS, Power, PriceBook};
 use super::facts::{Facts, Share};
@@ -57,7 +57,7 @@ pub struct Quote {
 impl Quote {
     /// Milligrams of CO2e in `seconds`, rounded down.
     pub fn carbon_mg_for(self, seconds: i64) -> i64 {
-        i64::try_from(i128::from(self.carbon_mg) * i128::from(seconds) / 3600).unwrap_or(i64::MAX)
+        i64::try_from(per_hour_for(self.carbon_mg.into(), seconds)).unwrap_or(i64::MAX)
     }
 }
 

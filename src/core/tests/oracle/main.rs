@@ -1,0 +1,30 @@
+//! The ledger against an independent oracle: random histories through a model of the settling protocol, and real ones.
+//!
+//! | module | subject |
+//! |---|---|
+//! | `bill` | the oracle: what a stay costs. Shares nothing with the core |
+//! | `rates` | the oracle: which price held when |
+//! | `prices` | price lists in the core's form |
+//! | `world` | pods as the API server shows them, records with versions |
+//! | `protocol` | what the controller does |
+//! | `faults` | what may go wrong in between |
+//! | `histories` | random histories |
+//! | `real` | histories that happened |
+
+#![allow(clippy::unwrap_used, clippy::panic)] // a test fails by ending
+
+mod bill;
+mod faults;
+mod histories;
+mod prices;
+mod protocol;
+mod rates;
+mod real;
+mod world;
+
+#[test]
+fn the_oracle_shares_nothing_with_the_core() {
+    for source in [include_str!("bill.rs"), include_str!("rates.rs")] {
+        assert!(!source.contains("bursar_core"));
+    }
+}

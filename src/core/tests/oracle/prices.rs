@@ -1,0 +1,73 @@
+//! The oracle's price lists as the core's: the one place that knows how the core writes them.
+
+use bursar_core::money::Money;
+use bursar_core::price::{
+    Facts, GpuPrice, Power, PriceBook, PriceList, PriceLists, Share, Tariff, Where,
+};
+use jiff::Timestamp;
+
+use crate::rates::{List, Price, WATTS};
+
+const RESOURCE: &str = "nvidia.com/gpu";
+const MODEL: &str = "H100";
+
+/// What a pod with `units` holds, on a node that has its labels or not.
+pub(crate) fn facts(units: u32, share: (u32, u32), labelled: bool) -> Facts {
+    Facts {
+        resource: RESOURCE.into(),
+        gpus: units,
+        node_gpus: 8,
+        model: labelled.then(|| MODEL.into()),
+        share: Share {
+            part: share.0,
+            whole: share.1,
+        },
+        ..Facts::default()
+    }
+}
+
+/// What the controller reads: a list for the first price and one for each step, the latest first in precedence.
+pub(crate) fn lists(list: &List) -> PriceLists {
+    let first = list.first.iter().map(|price| (None, price));
+    let steps = list
+        .steps
+        .iter()
+        .map(|(from, price)| (Some(time(*from)), price));
+    let lists = first
+        .chain(steps)
+        .enumerate()
+        .map(|(number, (effective_from, price))| PriceList {
+            name: format!("{:04}", 9999 - number),
+            effective_from,
+            book: book(price),
+        });
+    PriceLists::new(lists.collect(), time(list.edited))
+}
+
+fn book(price: &Price) -> PriceBook {
+    let gpu = |model: &str, nanos, watts| GpuPrice {
+        model: model.into(),
+        resource: RESOURCE.into(),
+        nodes: Where::default(),
+        per_hour: Money::from_nanos(nanos),
+        watts,
+    };
+    PriceBook {
+        currency: "USD".into(),
+        gpus: vec![
+            gpu(MODEL, price.gpu, u32::try_from(WATTS).ok()),
+            gpu("B200", price.dearest, None),
+        ],
+        power: Some(Power {
+            tariff: Tariff::flat(Money::from_nanos(price.kwh)),
+            pue_milli: 1000,
+            carbon: None,
+        }),
+        ..PriceBook::default()
+    }
+}
+
+/// Seconds since 1970 as the core's time.
+pub(crate) fn time(seconds: i64) -> Timestamp {
+    Timestamp::from_second(seconds).unwrap()
+}
