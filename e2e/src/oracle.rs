@@ -67,19 +67,23 @@ pub fn charges(
 }
 
 fn workload(pod: &Value) -> Option<String> {
+    let namespace = pod["metadata"]["namespace"].as_str()?;
     let label = |name: &str| pod["metadata"]["labels"][name].as_str();
-    let kind = match label("bursar.dev/kind")? {
-        "InferenceDeployment" => "infd",
-        "TrainingJob" => "tj",
-        _ => return None,
+    let kind = match label("bursar.dev/kind") {
+        Some("InferenceDeployment") => Some("infd"),
+        Some("TrainingJob") => Some("tj"),
+        _ => None,
     };
-    let name = label("bursar.dev/workload")?;
     // no object has another name
     let is_a_name = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    let namespace = pod["metadata"]["namespace"].as_str()?;
-    name.bytes()
-        .all(is_a_name)
-        .then(|| format!("{namespace}.{kind}.{name}"))
+    let name = label("bursar.dev/workload").filter(|name| name.bytes().all(is_a_name));
+    if let (Some(kind), Some(name)) = (kind, name) {
+        return Some(format!("{namespace}.{kind}.{name}"));
+    }
+    // a pod that nobody made for Bursar is charged exactly where its namespace asks for that, and so has the finalizer
+    let finalizers = pod["metadata"]["finalizers"].as_array()?;
+    let is_held = finalizers.iter().any(|each| each == "bursar.dev/spend");
+    is_held.then(|| format!("{namespace}.pods.unmanaged"))
 }
 
 fn see(stay: &mut Stay, pod: &Value) {

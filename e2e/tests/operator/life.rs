@@ -135,6 +135,48 @@ pub(crate) fn uncharged(cluster: &Cluster) -> Outcome {
     Ok(())
 }
 
+/// A notebook in a namespace that asks for exact accounting: held until it is settled, charged to the namespace, named by its owner.
+/// What it cost is compared with the audit log in another scenario.
+pub(crate) fn exact_namespace(cluster: &Cluster) -> Outcome {
+    operator::install(cluster, operator::IMAGE, &["controller.leaseDuration=6s"])?;
+    let namespace = "{name: exact, labels: {bursar.dev/accounting: exact}}";
+    cluster.apply(&format!(
+        "apiVersion: v1\nkind: Namespace\nmetadata: {namespace}\n"
+    ))?;
+    cluster.apply(&pod(
+        "exact",
+        "notebook",
+        "app: notebook",
+        1,
+        "default-scheduler",
+    ))?;
+    becomes(
+        cluster,
+        "exact",
+        "pod/notebook",
+        ".status.phase",
+        "Running",
+        60,
+    )?;
+    let held = field(cluster, "exact", "pod/notebook", ".metadata.finalizers[*]")?;
+    if held != "bursar.dev/spend" {
+        return Err(format!("the pod's finalizers are {held:?}").into());
+    }
+    cluster.kubectl(&["-n", "exact", "delete", "pod/notebook", "--timeout=20s"])?;
+    let record = cluster.kubectl(&[
+        "get",
+        "spend",
+        "-l",
+        "bursar.dev/namespace=exact",
+        "-o",
+        "jsonpath={.items[*].spec.kind} {.items[*].status.hardware[*].owner} {.items[*].status.days[*].estimated}",
+    ])?;
+    if record.trim() != "Unmanaged Pod/notebook" {
+        return Err(format!("the namespace's record says {record:?}").into());
+    }
+    Ok(())
+}
+
 /// A pod that ends at once when it is told to.
 fn pod(namespace: &str, name: &str, labels: &str, gpus: u32, scheduler: &str) -> String {
     let resources = match gpus {

@@ -45,6 +45,11 @@ fn main() -> ExitCode {
             life::uncharged,
         ),
         scenario(
+            "a_namespace_that_asks_for_it_has_all_its_gpu_pods_charged_exactly",
+            3,
+            life::exact_namespace,
+        ),
+        scenario(
             "replicas_follow_the_queue_depth_and_go_to_zero_when_idle",
             3,
             requests::scaling,

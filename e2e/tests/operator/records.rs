@@ -103,7 +103,9 @@ pub(crate) fn equals_the_audit_log(cluster: &Cluster) -> Outcome {
         let (name, settled) = line.split_once(' ').ok_or("a record without a sum")?;
         let workload = name.rsplit_once('.').map_or(name, |(workload, _)| workload);
         let nanos = nanos(settled)?;
-        if nanos != 0 {
+        // ends of pods that nothing held back are estimates
+        let estimated = workload.ends_with(".pods.unmanaged") && !expected.contains_key(workload);
+        if nanos != 0 && !estimated {
             *found.entry(workload.to_owned()).or_insert(0) += nanos;
         }
     }
