@@ -184,7 +184,7 @@ pub(crate) fn trouble(cluster: &Cluster) -> Outcome {
         .replace("path: /health, port: 8000", "path: /health, port: 8001");
     cluster.apply(&named(deaf, "deaf"))?;
     cluster.apply(&support::budget("trouble", "100", ""))?;
-    cluster.apply(&named(base(), "priceless").replace("nvidia.com/gpu", "amd.com/gpu"))?;
+    cluster.apply(&named(base(), "priceless").replace("nvidia.com/gpu", "gpu.intel.com/xe"))?;
     becomes(
         cluster,
         "trouble",

@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::ledger::{Account, Line, Sku};
-use crate::money::Money;
+use crate::money::{Cost, Money};
+use crate::overhead::{Usage, Usages};
 use crate::period::{Interval, Month};
-use crate::price::{CapacityType, Share};
+use crate::price::{CapacityType, Overhead, Share};
 
 /// What rows are told apart by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -138,6 +139,50 @@ pub fn entries<'a>(
         sku,
         line,
     })
+}
+
+/// What these overheads cost each account until `now`, as labour, shared by what each used in the month. A month that runs bears the
+/// part of it that is over; the entries stand on the day of `now`, or on the month's last.
+///
+/// All accounts of the cluster share them, so all must be given.
+pub fn overheads<'a>(
+    accounts: &[(&'a Holder, &Account)],
+    overheads: &[&Overhead],
+    month: Month,
+    now: Timestamp,
+    zone: &TimeZone,
+) -> Vec<Entry<'a>> {
+    let bounds = month.bounds(zone);
+    let last = (bounds.end - SignedDuration::from_secs(1)).min(now);
+    let date = zone.to_datetime(last).date().max(month.first());
+    let mut usages: Usages<&'a Holder> = Usages::new();
+    for (holder, account) in accounts {
+        let line = account.sum(bounds, now, zone);
+        let usage = Usage {
+            gpu_seconds: line.gpu_seconds,
+            cost: line.cost.total(),
+        };
+        let namespace = usages.entry(holder.namespace.clone()).or_default();
+        *namespace.entry(holder).or_default() += usage;
+    }
+    let shares = overheads.iter().flat_map(|overhead| {
+        let shared = overhead.share(overhead.due(bounds, now), &usages);
+        let borne = shared.namespaces.into_values();
+        borne.flat_map(|borne| borne.workloads)
+    });
+    let entry = |(holder, labour)| Entry {
+        holder,
+        date,
+        sku: Sku::default(),
+        line: Line {
+            cost: Cost {
+                labour,
+                ..Cost::ZERO
+            },
+            ..Line::default()
+        },
+    };
+    shares.map(entry).collect()
 }
 
 /// Groups entries. A workload is named together with its namespace, because another namespace may have one of the same name.
@@ -276,6 +321,7 @@ mod tests {
     use crate::ledger::{Charge, Rate};
     use crate::money::Cost;
     use crate::price::Facts;
+    use crate::price::{OverheadPart, ShareBy};
 
     fn holder(namespace: &str, workload: &str) -> Holder {
         Holder {
@@ -315,6 +361,35 @@ mod tests {
     }
 
     const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+
+    #[test]
+    fn overheads_are_borne_by_use_and_sum_to_what_is_over_of_the_month() {
+        let (one, other) = (holder("ml", "infd/chat"), holder("web", "tj/train"));
+        let (used, little) = (
+            account(&[(1, None, 5), (2, None, 5)]),
+            account(&[(1, None, 5)]),
+        );
+        let people = Overhead {
+            name: "people".into(),
+            part: OverheadPart::Labour,
+            per_month: Money::from_nanos(3_000),
+            share_by: ShareBy::GpuHours,
+        };
+        let noon = "2026-11-16T00:00:00Z".parse().unwrap();
+        let accounts = [(&one, &used), (&other, &little)];
+        let entries = overheads(&accounts, &[&people], used.month, noon, &TimeZone::UTC);
+        let shares: Vec<_> = entries
+            .iter()
+            .map(|entry| {
+                (
+                    entry.holder.workload.as_str(),
+                    entry.line.cost.labour.nanos(),
+                )
+            })
+            .collect();
+        assert_eq!(shares, [("infd/chat", 1_000), ("tj/train", 500)]);
+        assert_eq!(entries[0].date, date(2026, 11, 16));
+    }
 
     #[test]
     fn a_workload_is_named_with_its_namespace_and_what_is_unknown_stays_unknown() {

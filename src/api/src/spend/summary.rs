@@ -41,9 +41,6 @@ pub struct SpendSummary {
     /// What time on nodes that were lost cost this month. Not in `monthToDate`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unattributed: Option<String>,
-    /// What standing at zero saved this month: the last replica's rate for all the time that none was held.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub savings: Option<String>,
     /// Kilograms of CO₂ equivalent of this month, to three decimals.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub carbon_kilograms: Option<String>,

@@ -9,14 +9,18 @@ pub(crate) mod figures;
 use std::io::{IsTerminal, Write, stdout};
 use std::path::PathBuf;
 
+use bursar_api::PriceList;
 use bursar_api::names::{MONTH_LABEL, NAMESPACE_LABEL};
-use bursar_core::ledger::Line;
+use bursar_api::prices::Prices;
+use bursar_core::ledger::{Line, Sku};
 use bursar_core::money::{Cost, Money};
 use bursar_core::period::{Month, whole_second};
-use bursar_core::report::{Dimension, Report, entries, report};
+use bursar_core::report::{self, Dimension, Entry, Holder, Report, entries, report};
 use clap::{Args, ValueEnum};
-use jiff::Timestamp;
-use kube::Client;
+use jiff::civil::Date;
+use jiff::{SignedDuration, Timestamp};
+use kube::api::ListParams;
+use kube::{Api, Client};
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 use serde_json::Value;
@@ -55,6 +59,9 @@ pub(crate) struct Asked {
     /// Read a backup of the ledger instead of the cluster.
     #[arg(long, value_name = "BACKUP")]
     from: Option<PathBuf>,
+    /// Add the PriceLists' monthly overheads as labour, shared over all namespaces. A month that runs bears what is over of it.
+    #[arg(long, conflicts_with = "from")]
+    overheads: bool,
     /// Leave out records that cannot be read, and name them.
     #[arg(long)]
     skip_unreadable: bool,
@@ -95,6 +102,10 @@ pub(crate) enum Error {
     Focus(#[from] focus::Error),
     #[error("writing {to}: {why}")]
     Write { to: String, why: String },
+    #[error("--overheads is for table, csv and json: a day's charge in FOCUS bears none")]
+    Overheads,
+    #[error("reading PriceLists: {0}")]
+    Prices(String),
     #[error("Parquet is not for terminals: name a file with -f, or pipe it")]
     Terminal,
 }
@@ -112,17 +123,33 @@ where
     F: Future<Output = Result<Client, read::Error>>,
 {
     let now = whole_second(Timestamp::now());
+    if asked.overheads && asked.output.is_focus() {
+        return Err(Error::Overheads);
+    }
+    let mut shown = asked.scope.namespace.clone();
+    let mut lists = Vec::new();
     let objects = match &asked.from {
         Some(path) => of_backup(backup::load(path)?, asked),
         None => {
             let client = client().await?;
-            let namespace = asked.scope.namespace(&client);
-            records::list(&client, &selector(asked.month, namespace.as_deref())).await?
+            shown = asked.scope.namespace(&client);
+            if asked.overheads {
+                lists = price_lists(&client).await?;
+            }
+            // overheads are shared by what everybody used
+            let read = shown.as_deref().filter(|_| !asked.overheads);
+            records::list(&client, &selector(asked.month, read)).await?
         }
     };
-    let (sheets, skipped) = records::read(&objects, asked.skip_unreadable)?;
+    let (mut sheets, skipped) = records::read(&objects, asked.skip_unreadable)?;
     for warning in skipped {
         eprintln!("warning: {warning}");
+    }
+    let prices = Prices::of(&lists, records::currency(&sheets)?.map(str::to_owned), now);
+    let mut overheads = overheads(&sheets, &prices, asked.month, now);
+    if let Some(namespace) = &shown {
+        sheets.retain(|sheet| sheet.holder.namespace == *namespace);
+        overheads.retain(|(holder, _, _)| holder.namespace == *namespace);
     }
     if sheets.is_empty() {
         eprintln!("warning: nothing of {} is on record there", asked.month);
@@ -135,7 +162,7 @@ where
         None if asked.output.is_focus() => focus::cluster(&client().await?).await?,
         None => String::new(),
     };
-    let bytes = render(&sheets, asked, &account, now)?;
+    let bytes = render(&sheets, &overheads, asked, &account, now)?;
     write(asked, &bytes)
 }
 
@@ -172,8 +199,38 @@ fn write(asked: &Asked, bytes: &[u8]) -> Result<(), Error> {
     }
 }
 
+/// Whose, on which day, and what.
+type Borne = (Holder, Date, Line);
+
+/// What the lists' overheads cost each workload.
+fn overheads(sheets: &[Sheet], prices: &Prices, month: Month, now: Timestamp) -> Vec<Borne> {
+    let Some(first) = sheets.first() else {
+        return Vec::new();
+    };
+    let at = now.min(month.bounds(&first.zone).end - SignedDuration::from_secs(1));
+    let accounts: Vec<_> = sheets
+        .iter()
+        .map(|sheet| (&sheet.holder, &sheet.account))
+        .collect();
+    let monthly = prices.lists.overheads(at);
+    report::overheads(&accounts, &monthly, month, now, &first.zone)
+        .into_iter()
+        .map(|entry| (entry.holder.clone(), entry.date, entry.line))
+        .collect()
+}
+
+async fn price_lists(client: &Client) -> Result<Vec<PriceList>, Error> {
+    let listed = Api::<PriceList>::all(client.clone())
+        .list(&ListParams::default())
+        .await;
+    Ok(listed
+        .map_err(|error| Error::Prices(error.to_string()))?
+        .items)
+}
+
 fn render(
     sheets: &[Sheet],
+    overheads: &[Borne],
     asked: &Asked,
     account: &str,
     now: Timestamp,
@@ -196,7 +253,13 @@ fn render(
     let all = sheets
         .iter()
         .flat_map(|sheet| entries(&sheet.holder, &sheet.account, now, &sheet.zone));
-    let report = report(all, &asked.by);
+    let borne = overheads.iter().map(|(holder, date, line)| Entry {
+        holder,
+        date: *date,
+        sku: Sku::default(),
+        line: *line,
+    });
+    let report = report(all.chain(borne), &asked.by);
     let asking = Asking {
         month: asked.month,
         currency,

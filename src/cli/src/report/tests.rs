@@ -27,7 +27,7 @@ fn refused(words: &str) -> String {
 fn printed(words: &str) -> String {
     let (sheets, _) = records::read(&samples::records(), false).unwrap();
     let now = "2026-11-24T04:00:00Z".parse().unwrap();
-    String::from_utf8(render(&sheets, &asked(words), "cluster", now).unwrap()).unwrap()
+    String::from_utf8(render(&sheets, &[], &asked(words), "cluster", now).unwrap()).unwrap()
 }
 
 #[test]
@@ -90,7 +90,14 @@ fn a_currency_without_decimals_has_none_in_the_table() {
     }
     let (sheets, _) = records::read(&records, false).unwrap();
     let now = "2026-11-24T04:00:00Z".parse().unwrap();
-    let text = render(&sheets, &asked("--month 2026-11 --by namespace"), "", now).unwrap();
+    let text = render(
+        &sheets,
+        &[],
+        &asked("--month 2026-11 --by namespace"),
+        "",
+        now,
+    )
+    .unwrap();
     let text = String::from_utf8(text).unwrap();
     assert!(
         text.contains("2026-11 in JPY") && text.contains(" 1860+ "),
@@ -103,4 +110,36 @@ fn a_month_that_is_none_and_a_word_that_is_no_dimension_are_refused_with_the_for
     assert!(refused("--month november").contains("write it as \"2026-11\""));
     assert!(refused("--month 2026-11 --by gpus").contains("\"gpus\" is nothing to group by"));
     assert!(refused("--month 2026-11 -n a -A").contains("cannot be used with"));
+}
+
+#[test]
+fn overheads_are_labour_of_all_who_used_gpus() {
+    let list: PriceList = serde_json::from_value(serde_json::json!({
+        "apiVersion": "bursar.dev/v1alpha1", "kind": "PriceList", "metadata": {"name": "people"},
+        "spec": {"currency": "USD", "overheads": [
+            {"name": "people", "part": "Labour", "pricePerMonth": "3000", "shareBy": "GpuHours"},
+        ]},
+    }))
+    .unwrap();
+    let (sheets, _) = records::read(&samples::records(), false).unwrap();
+    let now: Timestamp = "2026-12-01T00:00:00Z".parse().unwrap();
+    let prices = Prices::of([&list], Some("USD".into()), now);
+    let borne = overheads(&sheets, &prices, "2026-11".parse().unwrap(), now);
+    let whole: Money = borne.iter().map(|(_, _, line)| line.cost.labour).sum();
+    assert_eq!(whole, "3000".parse().unwrap());
+    let months: Vec<String> = borne.iter().map(|(_, date, _)| date.to_string()).collect();
+    assert!(months.iter().all(|date| date == "2026-11-30"), "{months:?}");
+    let text = render(
+        &sheets,
+        &borne,
+        &asked("--month 2026-11 --by namespace"),
+        "",
+        now,
+    )
+    .unwrap();
+    let text = String::from_utf8(text).unwrap();
+    assert!(
+        text.contains("LABOUR") && text.contains("3250.00"),
+        "{text}"
+    );
 }
