@@ -10,20 +10,22 @@ use crate::support::{field, until};
 /// One H100 of the node that the harness shows, an hour.
 const RATE: &str = "6.88";
 
-pub(crate) fn explains(cluster: &Cluster) -> Outcome {
+/// Runs `kubectl bursar`: whether it did well, and what it said.
+fn bursar(cluster: &Cluster, words: &[&str]) -> Result<(bool, String), Box<dyn std::error::Error>> {
     let program = image::kubectl_bursar()?;
     let directory = program.parent().ok_or("the program lies nowhere")?;
     // kubectl finds its plugins in PATH
     let path = format!("{}:{}", cluster.tools().path(), directory.display());
-    let explain = |object: &str| -> (bool, String) {
-        let mut command: Command = cluster.command("kubectl");
-        command.env("PATH", &path);
-        command.args(["bursar", "explain", object, "-n", "steady"]);
-        match process::run(&mut command, Duration::from_secs(30)) {
-            Ok(output) => (true, output.stdout),
-            Err(error) => (false, error.to_string()),
-        }
-    };
+    let mut command: Command = cluster.command("kubectl");
+    command.env("PATH", &path).arg("bursar").args(words);
+    Ok(match process::run(&mut command, Duration::from_secs(30)) {
+        Ok(output) => (true, output.stdout),
+        Err(error) => (false, error.to_string()),
+    })
+}
+
+pub(crate) fn explains(cluster: &Cluster) -> Outcome {
+    let explain = |object: &str| bursar(cluster, &["explain", object, "-n", "steady"]);
     for (object, words) in [
         (
             "infd/chat",
@@ -45,14 +47,55 @@ pub(crate) fn explains(cluster: &Cluster) -> Outcome {
             ],
         ),
     ] {
-        let (good, said) = explain(object);
+        let (good, said) = explain(object)?;
         if let Some(word) = words.iter().find(|word| !good || !said.contains(**word)) {
             return Err(format!("explain {object} does not say `{word}`:\n{said}").into());
         }
     }
-    let (good, said) = explain("infd/nobody");
+    let (good, said) = explain("infd/nobody")?;
     if good || !said.contains("there is no InferenceDeployment nobody in namespace steady") {
         return Err(format!("explain of what is not there says:\n{said}").into());
+    }
+    Ok(())
+}
+
+pub(crate) fn reports(cluster: &Cluster) -> Outcome {
+    let month = jiff::Timestamp::now().strftime("%Y-%m").to_string();
+    let table = std::env::temp_dir().join(format!("bursar-prices-{}.csv", std::process::id()));
+    std::fs::write(&table, "kind,name,price\ngpu,NVIDIA-H100-80GB-HBM3,2.10\n")?;
+    let file = table.display().to_string();
+    let report = ["report", "--month", month.as_str(), "-A"];
+    let of = |more: &[&'static str]| [&report[..], more].concat();
+    let cases: [(Vec<&str>, &[&str]); 8] = [
+        (vec!["top", "-A"], &["infd/chat", RATE]),
+        (of(&[]), &["steady", "infd/chat", "TOTAL", "USD"]),
+        (
+            of(&["--overheads", "-o", "csv"]),
+            &["month,currency,namespace,workload", "steady,infd/chat"],
+        ),
+        (of(&["-o", "focus-csv"]), &["BilledCost", "GPU Inference"]),
+        (vec!["ledger", "verify"], &[]),
+        (vec!["ledger", "backup"], &["steady.infd.chat"]),
+        (vec!["prices", "check"], &["node-0"]),
+        (
+            vec!["prices", "import", &file, "--name", "contract", "--dry-run"],
+            &["contract"],
+        ),
+    ];
+    for (words, expected) in cases {
+        let (good, said) = bursar(cluster, &words)?;
+        if let Some(missing) = expected.iter().find(|word| !good || !said.contains(**word)) {
+            return Err(format!("{words:?} does not say `{missing}`:\n{said}").into());
+        }
+        if !good {
+            return Err(format!("{words:?}: {said}").into());
+        }
+    }
+    std::fs::write(&table, "kind,name,price\ngpu,NVIDIA-H100-80GB-HBM3,cheap\n")?;
+    let (good, said) = bursar(cluster, &["prices", "import", &file])?;
+    std::fs::remove_file(&table)?;
+    if good || !said.contains("line 2") {
+        return Err(format!("a bad line is not named:\n{said}").into());
     }
     Ok(())
 }
@@ -80,6 +123,8 @@ pub(crate) fn measures(cluster: &Cluster) -> Outcome {
     let expected = [
         format!("bursar_spend_rate_per_hour{of_chat} {RATE}"),
         format!("bursar_spend_month_to_date{of_chat} "),
+        format!("bursar_spend_compute_month_to_date{of_chat} "),
+        format!("bursar_gpu_hours_month_to_date{of_chat} "),
         format!("bursar_queue_depth{of_chat} 0"),
         format!("bursar_held_requests{of_chat} 0"),
         format!("bursar_replicas_desired{of_chat} 1"),

@@ -35,6 +35,11 @@ fn main() -> ExitCode {
             inside::explains,
         ),
         scenario(
+            "kubectl_bursar_reports_what_runs_and_what_it_cost",
+            2,
+            inside::reports,
+        ),
+        scenario(
             "metrics_show_workloads_budgets_and_the_operator_itself",
             1,
             inside::measures,

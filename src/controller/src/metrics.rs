@@ -61,9 +61,22 @@ pub(crate) struct Figures {
 }
 
 /// The figures that there are, and what they mean.
-const FIGURES: [(&str, &str); 9] = [
+const FIGURES: [(&str, &str); 16] = [
     (SPEND_MONTH, "Money that a workload has cost this month"),
     (SPEND_RATE, "Money an hour that a workload costs now"),
+    (COMPUTE_MONTH, "The part of it for machines and their GPUs"),
+    (STORAGE_MONTH, "The part of it for volumes"),
+    (POWER_MONTH, "The part of it for electricity"),
+    (
+        WASTE_MONTH,
+        "The part of it while replicas were starting, idle or draining",
+    ),
+    (
+        UNATTRIBUTED_MONTH,
+        "Money for time on nodes that were lost, beside it",
+    ),
+    (GPU_HOURS_MONTH, "Physical GPUs times hours of this month"),
+    (CARBON_MONTH, "Kilograms of CO2 equivalent of this month"),
     (QUEUE_DEPTH, "Requests waiting, running and held"),
     (HELD, "Requests that gateways hold"),
     (DESIRED, "Replicas that the demand asks for"),
@@ -80,6 +93,13 @@ const FIGURES: [(&str, &str); 9] = [
 ];
 pub(crate) const SPEND_MONTH: &str = "bursar_spend_month_to_date";
 pub(crate) const SPEND_RATE: &str = "bursar_spend_rate_per_hour";
+pub(crate) const COMPUTE_MONTH: &str = "bursar_spend_compute_month_to_date";
+pub(crate) const STORAGE_MONTH: &str = "bursar_spend_storage_month_to_date";
+pub(crate) const POWER_MONTH: &str = "bursar_spend_power_month_to_date";
+pub(crate) const WASTE_MONTH: &str = "bursar_spend_waste_month_to_date";
+pub(crate) const UNATTRIBUTED_MONTH: &str = "bursar_spend_unattributed_month_to_date";
+pub(crate) const GPU_HOURS_MONTH: &str = "bursar_gpu_hours_month_to_date";
+pub(crate) const CARBON_MONTH: &str = "bursar_carbon_kilograms_month_to_date";
 pub(crate) const QUEUE_DEPTH: &str = "bursar_queue_depth";
 pub(crate) const HELD: &str = "bursar_held_requests";
 pub(crate) const DESIRED: &str = "bursar_replicas_desired";

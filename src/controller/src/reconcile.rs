@@ -324,10 +324,27 @@ fn figures(
             scene.now,
             &context.zone,
         );
+        let cost = spent.cost;
+        for (name, amount) in [
+            (metrics::SPEND_MONTH, cost.total()),
+            (metrics::COMPUTE_MONTH, cost.compute),
+            (metrics::STORAGE_MONTH, cost.storage),
+            (metrics::POWER_MONTH, cost.power),
+            (metrics::WASTE_MONTH, spent.waste()),
+            (metrics::UNATTRIBUTED_MONTH, spent.unattributed),
+        ] {
+            figures.push((name, object(), Some(figure(amount))));
+        }
+        let of = |amount: i64, unit: f64| Some(amount as f64 / unit);
         figures.push((
-            metrics::SPEND_MONTH,
+            metrics::GPU_HOURS_MONTH,
             object(),
-            Some(figure(spent.cost.total())),
+            of(spent.gpu_seconds, 3600.0),
+        ));
+        figures.push((
+            metrics::CARBON_MONTH,
+            object(),
+            of(spent.carbon_mg, 1_000_000.0),
         ));
         figures.push((
             metrics::SPEND_RATE,
