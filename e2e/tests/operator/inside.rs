@@ -76,7 +76,10 @@ pub(crate) fn reports(cluster: &Cluster) -> Outcome {
         (of(&["-o", "focus-csv"]), &["BilledCost", "GPU Inference"]),
         (vec!["ledger", "verify"], &[]),
         (vec!["ledger", "backup"], &["steady.infd.chat"]),
-        (vec!["prices", "check"], &["node-0"]),
+        (
+            vec!["prices", "check"],
+            &["1 of 1 kinds of GPU on 1 nodes have a price"],
+        ),
         (
             vec!["prices", "import", &file, "--name", "contract", "--dry-run"],
             &["contract"],
