@@ -36,7 +36,7 @@ fn main() -> ExitCode {
         ),
         scenario(
             "kubectl_bursar_reports_what_runs_and_what_it_cost",
-            2,
+            4,
             inside::reports,
         ),
         scenario(
