@@ -112,7 +112,7 @@ pub struct End {
 }
 
 impl Charge {
-    /// A charge that begins, at the price that `lists` have for its start. A price that is known later counts from the start too.
+    /// A charge that begins, without a price yet: [`Charge::reprice`] gives it one, which counts from the start.
     pub fn new(uid: Uid, pod: String, facts: Facts, start: Timestamp) -> Self {
         Self {
             uid,
