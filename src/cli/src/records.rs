@@ -1,11 +1,14 @@
 //! SpendRecords: what of them is read, and whose figures they are.
 
 use bursar_api::SpendRecord;
+use bursar_api::spend::WorkloadKind;
+use bursar_core::bill::Bill;
 use bursar_core::currency;
 use bursar_core::ledger::Account;
 use bursar_core::period::Month;
 use bursar_core::report::Holder;
 use clap::Args;
+use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use kube::api::{ApiResource, DynamicObject, ListParams};
 use kube::{Api, Client, Resource};
@@ -90,10 +93,7 @@ impl Sheet {
                 account.month
             ));
         }
-        let holder = Holder {
-            namespace: record.spec.namespace.clone(),
-            workload: format!("{}/{}", record.spec.kind.short(), record.spec.name),
-        };
+        let holder = record.workload().holder();
         Ok(Self {
             record,
             holder,
@@ -129,6 +129,23 @@ pub(crate) fn read(objects: &[Value], skip: bool) -> Result<(Vec<Sheet>, Vec<Str
         }
     }
     Ok((sheets, skipped))
+}
+
+/// The sheets of workloads, and those of nodes.
+pub(crate) fn apart(sheets: Vec<Sheet>) -> (Vec<Sheet>, Vec<Sheet>) {
+    let is_of_nodes = |sheet: &Sheet| sheet.record.spec.kind == WorkloadKind::Node;
+    let (nodes, workloads) = sheets.into_iter().partition(is_of_nodes);
+    (workloads, nodes)
+}
+
+/// The bill that these sheets of one month make, without overheads.
+pub(crate) fn bill<'a>(sheets: impl IntoIterator<Item = &'a Sheet>, now: Timestamp) -> Bill {
+    let mut bill = Bill::default();
+    for sheet in sheets {
+        let lines = sheet.account.lines(now, &sheet.zone);
+        bill.add(sheet.record.spec.kind.side(), lines);
+    }
+    bill
 }
 
 /// The one currency of all sheets; `None` if there is no sheet.

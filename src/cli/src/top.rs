@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{IsTerminal, Write, stdout};
 use std::time::Duration;
 
+use bursar_api::spend::WorkloadKind;
 use bursar_api::{InferenceDeployment, TrainingJob};
 use bursar_core::ledger::{Line, Sku};
 use bursar_core::money::Money;
@@ -195,7 +196,9 @@ pub(crate) fn page(
         return Ok("nothing has been spent this month\n".to_owned());
     };
     let mut standing: BTreeMap<Vec<String>, Standing> = BTreeMap::new();
-    for sheet in sheets {
+    let bill = records::bill(sheets.iter().copied(), now);
+    let is_of_nodes = |sheet: &&Sheet| sheet.record.spec.kind == WorkloadKind::Node;
+    for sheet in sheets.into_iter().filter(|sheet| !is_of_nodes(sheet)) {
         Standing::add(&mut standing, &sheet.account, now, &sheet.zone, |sku| {
             by.key(&sheet.holder, sku, labels)
         });
@@ -231,6 +234,15 @@ pub(crate) fn page(
     text.push_str(&format!("\namounts in {currency}, at {now:.0}\n"));
     for note in notes(&all.month, currency) {
         text.push_str(&format!("{note}\n"));
+    }
+    // the accounts of nodes are read with all namespaces only
+    if bill.has_nodes() {
+        let idle = bill.idle_sum();
+        text.push_str(&format!(
+            "idle nodes: {} {currency} this month, {} GPU-hours that no pod held\n",
+            amount(&idle, idle.cost.total(), digits),
+            hours(idle.gpu_seconds, 1)
+        ));
     }
     Ok(text)
 }

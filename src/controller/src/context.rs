@@ -4,6 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bursar_api::names::GATEWAY_PORTS;
+use bursar_core::money::Money;
+use bursar_core::period::Month;
+use bursar_core::report::Holder;
 use bursar_core::scaling::History;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -39,6 +42,8 @@ pub(crate) struct Context {
     pub(crate) began: Timestamp,
     /// The services' ports on gateways.
     pub(crate) ports: Mutex<BTreeMap<Key, u16>>,
+    /// What each workload bears of a month's overheads.
+    pub(crate) shares: Mutex<Option<(Month, BTreeMap<Holder, Money>)>>,
     /// The last decision over each namespace, for people.
     pub(crate) explained: Arc<Mutex<BTreeMap<String, serde_json::Value>>>,
     pub(crate) zone: TimeZone,

@@ -8,8 +8,10 @@
 //! | `observe`, `capacity` | everything that a decision reads, as the core's snapshot |
 //! | `reconcile` | the steps in their order |
 //! | `inference`, `training`, `budget` | build, apply and status of a kind |
+//! | `bill` | the whole cluster's month: who bears its overheads, what its nodes cost |
 //! | `health`, `priced` | what the conditions of both kinds say of pods and prices |
 
+mod bill;
 mod budget;
 mod calls;
 mod capacity;
@@ -221,6 +223,7 @@ async fn lead(
         reserved: Mutex::default(),
         began: Timestamp::now(),
         ports: Mutex::default(),
+        shares: Mutex::default(),
         explained,
         zone: zone.clone(),
         namespace: options.namespace.clone(),
@@ -252,6 +255,7 @@ async fn lead(
         () = &mut gateways => {}
         _ = tokio::time::timeout(FIRST_ROUND, first_round) => {}
     }
+    bill::refresh(&context, Timestamp::now());
     let reconciles = Controller::new(Api::<Namespace>::all(client), watcher::Config::default())
         .with_config(Config::default().concurrency(CONCURRENCY))
         .reconcile_on(triggers(
@@ -263,6 +267,8 @@ async fn lead(
         .for_each(|_| async {});
     tokio::select! {
         () = prices => {}
+        () = ledger::nodes::follow(Arc::clone(&context)) => {}
+        () = bill::follow(&context) => {}
         () = scrape.run() => {}
         () = gateways => {}
         () = reconciles => {}

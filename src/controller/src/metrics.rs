@@ -48,20 +48,35 @@ impl From<&WorkloadRef> for Object {
     }
 }
 
-type Gauges = Family<Object, Gauge<f64, AtomicU64>>;
-/// Series by figure.
-type Shown = Vec<(&'static str, Object)>;
-
-/// Figures of objects, all of them gauges.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Figures {
-    families: BTreeMap<&'static str, Gauges>,
-    /// What is shown of each namespace.
-    shown: Arc<Mutex<BTreeMap<String, Shown>>>,
+/// A kind of GPU that nodes have.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelSet)]
+pub(crate) struct Hardware {
+    /// Product name, and the part of it that one unit is.
+    pub(crate) gpu: String,
 }
 
+type Gauges<Of> = Family<Of, Gauge<f64, AtomicU64>>;
+/// Series by figure.
+type Shown<Of> = Vec<(&'static str, Of)>;
+
+/// Figures of objects, all of them gauges.
+#[derive(Debug, Clone)]
+pub(crate) struct Figures<Of: Label> {
+    families: BTreeMap<&'static str, Gauges<Of>>,
+    /// What is shown of each namespace.
+    shown: Arc<Mutex<BTreeMap<String, Shown<Of>>>>,
+}
+
+/// What figures are about.
+pub(crate) trait Label:
+    EncodeLabelSet + Clone + std::fmt::Debug + std::hash::Hash + Eq + Send + Sync + 'static
+{
+}
+impl Label for Object {}
+impl Label for Hardware {}
+
 /// The figures that there are, and what they mean.
-const FIGURES: [(&str, &str); 16] = [
+const FIGURES: [(&str, &str); 17] = [
     (SPEND_MONTH, "Money that a workload has cost this month"),
     (SPEND_RATE, "Money an hour that a workload costs now"),
     (COMPUTE_MONTH, "The part of it for machines and their GPUs"),
@@ -74,6 +89,10 @@ const FIGURES: [(&str, &str); 16] = [
     (
         UNATTRIBUTED_MONTH,
         "Money for time on nodes that were lost, beside it",
+    ),
+    (
+        OVERHEAD_MONTH,
+        "Its share of the monthly overheads that are due, beside it",
     ),
     (GPU_HOURS_MONTH, "Physical GPUs times hours of this month"),
     (CARBON_MONTH, "Kilograms of CO2 equivalent of this month"),
@@ -91,6 +110,18 @@ const FIGURES: [(&str, &str); 16] = [
         "What stopping everything of a budget would still cost",
     ),
 ];
+/// The figures of nodes.
+const NODE_FIGURES: [(&str, &str); 3] = [
+    (NODE_COST_MONTH, "Money that nodes have cost this month"),
+    (
+        IDLE_COST_MONTH,
+        "The part of it that no pod held; below zero where pods pay more than the nodes cost",
+    ),
+    (
+        IDLE_GPU_HOURS_MONTH,
+        "Physical GPUs times hours of this month that no pod held",
+    ),
+];
 pub(crate) const SPEND_MONTH: &str = "bursar_spend_month_to_date";
 pub(crate) const SPEND_RATE: &str = "bursar_spend_rate_per_hour";
 pub(crate) const COMPUTE_MONTH: &str = "bursar_spend_compute_month_to_date";
@@ -98,6 +129,10 @@ pub(crate) const STORAGE_MONTH: &str = "bursar_spend_storage_month_to_date";
 pub(crate) const POWER_MONTH: &str = "bursar_spend_power_month_to_date";
 pub(crate) const WASTE_MONTH: &str = "bursar_spend_waste_month_to_date";
 pub(crate) const UNATTRIBUTED_MONTH: &str = "bursar_spend_unattributed_month_to_date";
+pub(crate) const OVERHEAD_MONTH: &str = "bursar_spend_overhead_month_to_date";
+pub(crate) const NODE_COST_MONTH: &str = "bursar_node_cost_month_to_date";
+pub(crate) const IDLE_COST_MONTH: &str = "bursar_idle_cost_month_to_date";
+pub(crate) const IDLE_GPU_HOURS_MONTH: &str = "bursar_idle_gpu_hours_month_to_date";
 pub(crate) const GPU_HOURS_MONTH: &str = "bursar_gpu_hours_month_to_date";
 pub(crate) const CARBON_MONTH: &str = "bursar_carbon_kilograms_month_to_date";
 pub(crate) const QUEUE_DEPTH: &str = "bursar_queue_depth";
@@ -108,20 +143,23 @@ pub(crate) const BUDGET_LIMIT: &str = "bursar_budget_limit";
 pub(crate) const BUDGET_SPENT: &str = "bursar_budget_spent";
 pub(crate) const BUDGET_RESERVE: &str = "bursar_budget_reserve";
 
-impl Figures {
-    fn new(registry: &mut Registry) -> Self {
-        let mut figures = Self::default();
-        for (name, help) in FIGURES {
-            let family = Gauges::default();
-            registry.register(name, help, family.clone());
-            figures.families.insert(name, family);
+impl<Of: Label> Figures<Of> {
+    fn new(registry: &mut Registry, figures: &[(&'static str, &'static str)]) -> Self {
+        let mut families = BTreeMap::new();
+        for (name, help) in figures {
+            let family = Gauges::<Of>::default();
+            registry.register(*name, *help, family.clone());
+            families.insert(*name, family);
         }
-        figures
+        Self {
+            families,
+            shown: Arc::default(),
+        }
     }
 
     /// Shows these figures of a namespace, and none that were shown before and are not among them. An unknown figure has no series:
     /// it is not zero.
-    pub(crate) fn show(&self, namespace: &str, figures: Vec<(&'static str, Object, Option<f64>)>) {
+    pub(crate) fn show(&self, namespace: &str, figures: Vec<(&'static str, Of, Option<f64>)>) {
         let known: Vec<_> = figures
             .into_iter()
             .filter_map(|(figure, object, value)| Some((figure, object, value?)))
@@ -146,6 +184,19 @@ impl Figures {
     }
 }
 
+#[cfg(test)]
+impl<Of: Label> Figures<Of> {
+    /// What is shown of one figure now.
+    pub(crate) fn values(&self, figure: &str) -> Vec<f64> {
+        let shown = lock(&self.shown);
+        let series = shown.values().flatten();
+        let series = series.filter(|(name, _)| *name == figure);
+        series
+            .map(|(name, of)| self.families[name].get_or_create(of).get())
+            .collect()
+    }
+}
+
 /// An amount as a figure, which need not be exact.
 pub(crate) fn figure(amount: Money) -> f64 {
     amount.nanos() as f64 / 1e9
@@ -165,7 +216,9 @@ pub(crate) struct Metrics {
     /// 1 while this replica leads.
     pub(crate) leading: Gauge,
     /// Figures of workloads and budgets.
-    pub(crate) figures: Figures,
+    pub(crate) figures: Figures<Object>,
+    /// Figures of nodes by kind of GPU.
+    pub(crate) nodes: Figures<Hardware>,
 }
 
 impl Metrics {
@@ -177,7 +230,8 @@ impl Metrics {
             decisions: Family::default(),
             wake_seconds: Histogram::new(exponential_buckets(0.005, 2.0, 14)),
             leading: Gauge::default(),
-            figures: Figures::new(registry),
+            figures: Figures::new(registry, &FIGURES),
+            nodes: Figures::new(registry, &NODE_FIGURES),
         };
         registry.register(
             "bursar_reconciles",

@@ -103,7 +103,10 @@ impl Scene {
         all.extend(
             records
                 .iter()
-                .filter(|record| record.spec.namespace == self.namespace)
+                .filter(|record| {
+                    record.spec.namespace == self.namespace
+                        && record.spec.kind != WorkloadKind::Node
+                })
                 .map(|record| record.workload()),
         );
         all.sort();
@@ -407,7 +410,7 @@ impl Scene {
                 .map(|at| at.0.duration_since(self.now).as_secs().max(0) + SLACK_SECONDS);
             let stop_seconds = going.unwrap_or_else(|| match (workload.kind, template) {
                 // a budget counts it, and cannot stop it
-                (WorkloadKind::Unmanaged, _) => 0,
+                (WorkloadKind::Unmanaged | WorkloadKind::Node, _) => 0,
                 (WorkloadKind::InferenceDeployment, Some((template, drain))) => {
                     service_stop_seconds(Some(&template), drain)
                 }
@@ -436,7 +439,7 @@ impl Scene {
                 let drain = service.spec.settings().ok()?.drain_timeout;
                 Some((service.spec.template.clone()?, drain))
             }
-            WorkloadKind::Unmanaged => None,
+            WorkloadKind::Unmanaged | WorkloadKind::Node => None,
             WorkloadKind::TrainingJob => {
                 let job = self
                     .jobs

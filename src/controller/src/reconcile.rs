@@ -21,6 +21,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
+use crate::bill;
 use crate::budget;
 use crate::calls::{Failure, bounded};
 use crate::context::{Context, lock};
@@ -335,6 +336,11 @@ fn figures(
         ] {
             figures.push((name, object(), Some(figure(amount))));
         }
+        figures.push((
+            metrics::OVERHEAD_MONTH,
+            object(),
+            bill::overhead(context, workload, scene.now).map(figure),
+        ));
         let of = |amount: i64, unit: f64| Some(amount as f64 / unit);
         figures.push((
             metrics::GPU_HOURS_MONTH,
@@ -416,12 +422,15 @@ impl Round<'_> {
         let doubt = self.books.doubts.get(workload).cloned();
         let accounts = self.books.accounts.get(workload);
         let summary = match (accounts, &doubt) {
-            (Some(accounts), _) => summary(
-                accounts,
-                &scene.prices.lists.currency,
-                scene.now,
-                &context.zone,
-            ),
+            (Some(accounts), _) => SpendSummary {
+                overhead: bill::overhead(context, workload, scene.now).map(summary::shown),
+                ..summary(
+                    accounts,
+                    &scene.prices.lists.currency,
+                    scene.now,
+                    &context.zone,
+                )
+            },
             // the last figures stay, and say that they grow by nobody knows what
             (None, Some(_)) => SpendSummary {
                 rate_per_hour: "unknown".to_owned(),

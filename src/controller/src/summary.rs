@@ -33,7 +33,6 @@ pub(crate) fn summary(
     let within = |interval| ledger::sum(accounts, interval, now, zone);
     let month = within(this.bounds(zone));
     let total = whole(accounts, zone).map(within).unwrap_or_default();
-    let shown = |amount: Money| amount.rounded(DECIMALS);
     let unless_zero = |amount: Money| (amount != Money::ZERO).then(|| shown(amount));
     let forecast = first_day(accounts, zone).map(|first| {
         let window = forecast::window(first, now, zone);
@@ -64,6 +63,11 @@ pub(crate) fn summary(
         as_of: Some(Time(whole_second(now))),
         ..SpendSummary::default()
     }
+}
+
+/// An amount as statuses show it.
+pub(crate) fn shown(amount: Money) -> String {
+    amount.rounded(DECIMALS)
 }
 
 /// What a service earned this month under these terms.
@@ -140,10 +144,11 @@ pub(crate) fn is_due(old: Option<&SpendSummary>, new: &SpendSummary, now: Timest
     if old.rate_per_hour != new.rate_per_hour {
         return true;
     }
-    // a forecast, and what is earned by the month, change with time alone
+    // a forecast, overheads, and what is earned by the month change with time alone
     let figures = |summary: &SpendSummary| SpendSummary {
         as_of: None,
         forecast: None,
+        overhead: None,
         earnings: None,
         ..summary.clone()
     };

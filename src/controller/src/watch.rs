@@ -3,9 +3,11 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
+use bursar_api::spend::WorkloadKind;
 use bursar_api::{BudgetPolicy, InferenceDeployment, PriceList, SpendRecord, TrainingJob};
 use futures::future::try_join_all;
 use futures::{FutureExt, StreamExt};
+use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
@@ -48,27 +50,47 @@ pub(crate) enum Concern {
 }
 
 /// GPU pods as the watch last saw them when they went, for a while: a pod without the finalizer takes the time of its end with it.
+/// Of nodes it is the moment at which they went.
 #[derive(Debug, Default)]
-pub(crate) struct Departed(Mutex<VecDeque<Pod>>);
+pub(crate) struct Departed {
+    pods: Mutex<VecDeque<Pod>>,
+    nodes: Mutex<VecDeque<(String, Timestamp)>>,
+}
 
-/// As many departed pods are kept.
+/// As many departed pods are kept, and as many nodes.
 const DEPARTED: usize = 1_000;
 
 impl Departed {
     fn put(&self, pod: &Pod) {
-        let mut pods = lock(&self.0);
-        if pods.len() == DEPARTED {
-            pods.pop_front();
-        }
-        pods.push_back(pod.clone());
+        put(&self.pods, pod.clone());
     }
 
     /// The pod as it was last seen.
     pub(crate) fn take(&self, uid: &str) -> Option<Pod> {
-        let mut pods = lock(&self.0);
+        let mut pods = lock(&self.pods);
         let at = pods.iter().position(|pod| pod::uid(pod) == uid)?;
         pods.remove(at)
     }
+
+    /// Notes that the node of this UID went.
+    pub(crate) fn put_node(&self, uid: String, at: Timestamp) {
+        put(&self.nodes, (uid, at));
+    }
+
+    /// When the node of this UID was seen to go.
+    pub(crate) fn node(&self, uid: &str) -> Option<Timestamp> {
+        let nodes = lock(&self.nodes);
+        let node = nodes.iter().find(|(node, _)| node == uid);
+        node.map(|(_, at)| *at)
+    }
+}
+
+fn put<T>(departed: &Mutex<VecDeque<T>>, one: T) {
+    let mut departed = lock(departed);
+    if departed.len() == DEPARTED {
+        departed.pop_front();
+    }
+    departed.push_back(one);
 }
 
 /// Where concerns go.
@@ -191,7 +213,6 @@ pub(crate) trait Trim: ResourceExt {
 impl Trim for InferenceDeployment {}
 impl Trim for TrainingJob {}
 impl Trim for BudgetPolicy {}
-impl Trim for SpendRecord {}
 impl Trim for Deployment {}
 impl Trim for Job {}
 impl Trim for Service {}
@@ -216,6 +237,13 @@ impl Trim for PriceList {
     }
 }
 
+impl Trim for SpendRecord {
+    /// The accounts of nodes are nobody's namespace's.
+    fn matters(&self) -> bool {
+        self.spec.kind != WorkloadKind::Node
+    }
+}
+
 impl Trim for Node {
     /// A node's heartbeat changes its status every few minutes, and the list of its images is long.
     fn trim(&mut self) {
@@ -223,6 +251,11 @@ impl Trim for Node {
         if let Some(status) = &mut self.status {
             status.images = None;
         }
+    }
+
+    fn depart(&self, departed: &Departed) {
+        let uid = self.metadata.uid.clone();
+        departed.put_node(uid.unwrap_or_default(), Timestamp::now());
     }
 }
 

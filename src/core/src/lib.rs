@@ -1,8 +1,9 @@
-//! Domain and decisions: money, prices, overheads, the ledger, budgets, scaling, training, and the plan over them.
+//! Domain and decisions: money, prices, overheads, the ledger, the bill, budgets, scaling, training, and the plan over them.
 //!
 //! Nothing here talks to a cluster, reads a clock or draws a random number: time is an argument, and what should be done is
 //! returned as data.
 
+pub mod bill;
 pub mod budget;
 pub mod capacity;
 pub mod currency;

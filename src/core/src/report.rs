@@ -45,6 +45,11 @@ impl Dimension {
         Self::Owner,
     ];
 
+    /// True for what a node has by itself, whoever holds it.
+    pub fn is_of_nodes(self) -> bool {
+        matches!(self, Self::Gpu | Self::Capacity | Self::Region | Self::Day)
+    }
+
     /// Its name on the command line and over columns.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -183,6 +188,13 @@ pub fn overheads<'a>(
         },
     };
     shares.map(entry).collect()
+}
+
+/// What has come due of these overheads until `now`, whoever bears it.
+pub fn due(overheads: &[&Overhead], month: Month, now: Timestamp, zone: &TimeZone) -> Money {
+    let bounds = month.bounds(zone);
+    let due = overheads.iter().map(|overhead| overhead.due(bounds, now));
+    due.sum()
 }
 
 /// Groups entries. A workload is named together with its namespace, because another namespace may have one of the same name.

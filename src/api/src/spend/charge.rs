@@ -1,4 +1,4 @@
-//! A pod that still holds a node, as a SpendRecord keeps it.
+//! A pod that still holds a node, or a whole node, as a SpendRecord keeps it.
 
 use std::collections::BTreeMap;
 
@@ -12,18 +12,18 @@ use serde::{Deserialize, Serialize};
 use super::line::Parts;
 use crate::text::FieldError;
 
-/// A pod that still holds a node.
+/// A pod that still holds a node, or a node's GPUs.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct OpenCharge {
-    /// The pod's UID.
+    /// The pod's UID; for a node `UID/RESOURCE/COUNT/START`.
     pub uid: String,
-    /// The pod's name.
+    /// The pod's name, or the node's.
     pub pod: String,
     /// Who made the pod, where that is not Bursar: `Kind/name`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
-    /// When it was bound.
+    /// When it was bound; for a node, since when it is charged.
     pub start: Time,
     /// What came before this instant is in `days` already.
     #[serde(default, skip_serializing_if = "Option::is_none")]

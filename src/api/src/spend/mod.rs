@@ -1,4 +1,4 @@
-//! SpendRecord: the ledger of one workload and month, and the summary that a workload's status shows.
+//! SpendRecord: the ledger of one workload, or of some nodes, and month, and the summary that a workload's status shows.
 //!
 //! | module | subject |
 //! |---|---|
@@ -12,9 +12,11 @@ pub mod summary;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bursar_core::bill::Side;
 use bursar_core::ledger::{Account, Line, Sku};
 use bursar_core::money::Money;
 use bursar_core::period::Month;
+use bursar_core::report::Holder;
 use jiff::civil::Date;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -27,7 +29,7 @@ pub use charge::OpenCharge;
 pub use line::{Day, Hardware, Parts};
 pub use summary::SpendSummary;
 
-/// The spend of one workload in one month. Written by Bursar alone; it outlives workload and namespace.
+/// The spend of one workload in one month, or what some of the cluster's nodes cost in it. Written by Bursar alone; it outlives workload and namespace.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[kube(
     group = "bursar.dev",
@@ -58,12 +60,12 @@ pub use summary::SpendSummary;
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("self == oldSelf").message("the spec of a SpendRecord cannot change"))]
 pub struct SpendRecordSpec {
-    /// The workload's namespace.
+    /// The workload's namespace; empty for nodes.
     #[schemars(length(max = 63))]
     pub namespace: String,
     /// The workload's kind.
     pub kind: WorkloadKind,
-    /// The workload's name.
+    /// The workload's name; for nodes the first digit of their UIDs.
     #[schemars(length(max = 253))]
     pub name: String,
     /// The month, as `2026-11`.
@@ -77,7 +79,7 @@ pub struct SpendRecordSpec {
     pub currency: String,
 }
 
-/// What an account is kept for: a kind of workload, or the namespace's other pods.
+/// What an account is kept for: a kind of workload, the namespace's other pods, or whole nodes.
 #[derive(
     Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash,
 )]
@@ -88,6 +90,8 @@ pub enum WorkloadKind {
     TrainingJob,
     /// GPU pods of the namespace that no workload of Bursar's made.
     Unmanaged,
+    /// Whole nodes that offer GPUs, whoever holds them.
+    Node,
 }
 
 /// The name of a namespace's account of [`WorkloadKind::Unmanaged`] pods.
@@ -100,6 +104,7 @@ impl WorkloadKind {
             Self::InferenceDeployment => "InferenceDeployment",
             Self::TrainingJob => "TrainingJob",
             Self::Unmanaged => "Unmanaged",
+            Self::Node => "Node",
         }
     }
 
@@ -109,6 +114,16 @@ impl WorkloadKind {
             Self::InferenceDeployment => "infd",
             Self::TrainingJob => "tj",
             Self::Unmanaged => "pods",
+            Self::Node => "nodes",
+        }
+    }
+
+    /// Whose cost the accounts of this kind are.
+    pub fn side(self) -> Side {
+        match self {
+            Self::InferenceDeployment | Self::TrainingJob => Side::Workloads,
+            Self::Unmanaged => Side::Unmanaged,
+            Self::Node => Side::Nodes,
         }
     }
 
@@ -162,14 +177,32 @@ impl WorkloadRef {
         }
     }
 
-    /// The name of its record of a month: `{namespace}.{infd|tj|pods}.{name}.{YYYY-MM}`.
+    /// As reports name it.
+    pub fn holder(&self) -> Holder {
+        Holder {
+            namespace: self.namespace.clone(),
+            workload: format!("{}/{}", self.kind.short(), self.name),
+        }
+    }
+
+    /// What the accounts of all nodes are kept for whose UIDs begin with the same digit as this one: so there are sixteen records a
+    /// month at most, and none grows with the cluster as a whole. Nothing else of a node is known from its first moment on.
+    pub fn nodes(uid: &str) -> Self {
+        let digit = uid.chars().next().filter(char::is_ascii_hexdigit);
+        Self {
+            namespace: String::new(),
+            kind: WorkloadKind::Node,
+            name: digit.unwrap_or('0').to_ascii_lowercase().to_string(),
+        }
+    }
+
+    /// The name of its record of a month: `{namespace}.{infd|tj|pods}.{name}.{YYYY-MM}`, and `nodes.{digit}.{YYYY-MM}`.
     pub fn record_name(&self, month: Month) -> String {
-        format!(
-            "{}.{}.{}.{month}",
-            self.namespace,
-            self.kind.short(),
-            self.name
-        )
+        let kind = self.kind.short();
+        match self.kind {
+            WorkloadKind::Node => format!("{kind}.{}.{month}", self.name),
+            _ => format!("{}.{kind}.{}.{month}", self.namespace, self.name),
+        }
     }
 
     /// An empty record.
@@ -368,6 +401,23 @@ mod tests {
         assert_eq!(record.metadata.name.as_deref(), Some("ml.tj.llama.2026-11"));
         assert_eq!(record.to_account().unwrap(), account);
         assert_eq!(record.workload(), workload);
+    }
+
+    #[test]
+    fn nodes_are_told_apart_by_the_first_digit_of_their_uids_in_no_namespace() {
+        for (uid, name) in [
+            ("e3b0c442-98fc", "nodes.e.2026-11"),
+            ("E3b0c442-98fc", "nodes.e.2026-11"),
+            ("not-a-uuid", "nodes.0.2026-11"),
+        ] {
+            let nodes = WorkloadRef::nodes(uid);
+            let record = nodes.record("2026-11".parse().unwrap(), "UTC", "USD");
+            assert_eq!(record.metadata.name.as_deref(), Some(name));
+            assert_eq!(
+                (record.workload(), nodes.namespace.as_str()),
+                (nodes.clone(), "")
+            );
+        }
     }
 
     #[test]

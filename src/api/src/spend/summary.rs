@@ -32,6 +32,9 @@ pub struct SpendSummary {
     /// What this month will have cost at its end, at the pace of the last seven days.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub forecast: Option<String>,
+    /// Its share, so far, of this month's overheads. Not in `monthToDate`, and no budget counts it: stopping it does not stop them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub overhead: Option<String>,
     /// `monthToDate` in its parts.
     #[serde(skip_serializing_if = "Parts::is_empty")]
     pub components: Parts,

@@ -7,7 +7,7 @@ use bursar_core::report::{capacity, gpu};
 use jiff::Timestamp;
 use serde_json::{Map, Value as Json};
 
-use super::{Charge, Part, Version};
+use super::{Charge, Part, Version, What};
 use crate::report::figures::nano_hours;
 
 /// Who provides, publishes and invoices.
@@ -91,12 +91,12 @@ const COLUMNS: &[Column] = &[
     column("BillingCurrency", Type::Text, |charge| text(&charge.sheet.record.spec.currency)),
     column("BillingPeriodEnd", Type::Time, |charge| time(charge.month.end)),
     column("BillingPeriodStart", Type::Time, |charge| time(charge.month.start)),
-    column("ChargeCategory", Type::Text, |_| text("Usage")),
+    column("ChargeCategory", Type::Text, category),
     column("ChargeClass", Type::Text, |_| None).nullable(),
     column("ChargeDescription", Type::Text, description).nullable(),
     column("ChargeFrequency", Type::Text, |_| text("Usage-Based")),
-    column("ChargePeriodEnd", Type::Time, |charge| time(charge.day.end)),
-    column("ChargePeriodStart", Type::Time, |charge| time(charge.day.start)),
+    column("ChargePeriodEnd", Type::Time, |charge| time(charge.period.end)),
+    column("ChargePeriodStart", Type::Time, |charge| time(charge.period.start)),
     column("CommitmentDiscountCategory", Type::Text, |_| None).nullable(),
     column("CommitmentDiscountId", Type::Text, |_| None).nullable(),
     column("CommitmentDiscountName", Type::Text, |_| None).nullable(),
@@ -129,7 +129,7 @@ const COLUMNS: &[Column] = &[
     column("SkuPriceId", Type::Text, price_id).nullable(),
     column("SubAccountId", Type::Text, |charge| text(charge.namespace())).nullable(),
     column("SubAccountName", Type::Text, |charge| text(charge.namespace())).nullable(),
-    column("SubAccountType", Type::Text, |_| text("Namespace")).nullable().since_1_2(),
+    column("SubAccountType", Type::Text, sub_account_type).nullable().since_1_2(),
     column("Tags", Type::Text, tags).nullable(),
     // FOCUS has no column for it: columns that are not its own begin with x_
     column("x_CostPart", Type::Text, |charge| text(charge.part.name())),
@@ -148,39 +148,58 @@ fn cost(charge: &Charge<'_>) -> Option<Value> {
     Some(Value::Nanos(charge.cost.nanos()))
 }
 
+fn category(charge: &Charge<'_>) -> Option<Value> {
+    text(match charge.is_adjustment() {
+        true => "Adjustment",
+        false => "Usage",
+    })
+}
+
+/// A sub account without an identity has no type.
+fn sub_account_type(charge: &Charge<'_>) -> Option<Value> {
+    text(charge.namespace()).and_then(|_| text("Namespace"))
+}
+
 /// GPU-hours; a cost without any, such as a monthly overhead, is one unit.
 fn nano_quantity(charge: &Charge<'_>) -> i128 {
     match charge.gpu_seconds {
-        0 => NANOS,
+        ..=0 => NANOS,
         seconds => nano_hours(seconds),
     }
 }
 
+/// An adjustment has no quantity, and no price of a unit.
 fn quantity(charge: &Charge<'_>) -> Option<Value> {
-    Some(Value::Nanos(nano_quantity(charge)))
+    (!charge.is_adjustment()).then(|| Value::Nanos(nano_quantity(charge)))
 }
 
 fn unit(charge: &Charge<'_>) -> Option<Value> {
-    text(match charge.gpu_seconds {
-        0 => "Units",
+    let unit = match charge.gpu_seconds {
+        ..=0 => "Units",
         _ => "GPU-Hours",
-    })
+    };
+    text(unit).filter(|_| !charge.is_adjustment())
 }
 
 /// The day's mean price of a unit, since the price may have changed on the way.
 fn unit_price(charge: &Charge<'_>) -> Option<Value> {
     let quantity = nano_quantity(charge);
     let price = (charge.cost.nanos() * NANOS + quantity / 2).div_euclid(quantity);
-    Some(Value::Nanos(price))
+    (!charge.is_adjustment()).then_some(Value::Nanos(price))
 }
 
 fn description(charge: &Charge<'_>) -> Option<Value> {
-    let part = charge.part.name();
-    text(&format!(
-        "{part} of {} on {}",
-        charge.sheet.holder.workload,
-        gpu(&charge.sku)
-    ))
+    let (part, workload, gpu) = (
+        charge.part.name(),
+        &charge.sheet.holder.workload,
+        gpu(&charge.sku),
+    );
+    text(&match charge.what {
+        What::Pods => format!("{part} of {workload} on {gpu}"),
+        What::Overhead => format!("Monthly overheads of {workload}"),
+        What::Lost => format!("{part} of {workload} on {gpu} that was lost"),
+        What::Idle => format!("{part} of {gpu} that nobody held"),
+    })
 }
 
 /// Spot prices are the provider's to change; all others, those of reserved machines too, are agreed in advance by the PriceList.
@@ -196,8 +215,9 @@ fn region(charge: &Charge<'_>) -> Option<Value> {
 }
 
 fn resource(charge: &Charge<'_>) -> Option<Value> {
-    let kind = charge.kind().as_str();
-    text(&format!("{}/{kind}/{}", charge.namespace(), charge.name()))
+    let names = [charge.namespace(), charge.kind().as_str(), charge.name()];
+    let names = names.into_iter().filter(|name| !name.is_empty());
+    text(&names.collect::<Vec<_>>().join("/"))
 }
 
 fn service(kind: WorkloadKind) -> &'static str {
@@ -205,6 +225,7 @@ fn service(kind: WorkloadKind) -> &'static str {
         WorkloadKind::InferenceDeployment => "GPU Inference",
         WorkloadKind::TrainingJob => "GPU Training",
         WorkloadKind::Unmanaged => "GPU Pods",
+        WorkloadKind::Node => "GPU Nodes",
     }
 }
 
@@ -219,7 +240,11 @@ fn meter(part: Part) -> &'static str {
 
 /// What is sold, wherever it stands and however it is paid for: the GPU and the part of the cost.
 fn sku(charge: &Charge<'_>) -> String {
-    let name = charge.sku.model.as_ref().unwrap_or(&charge.sku.resource);
+    let name = match (charge.what, &charge.sku.model) {
+        (What::Overhead, _) => "Overhead",
+        (_, Some(model)) => model,
+        (_, None) => &charge.sku.resource,
+    };
     let share = charge.sku.share;
     let share = if share == Share::default() {
         String::new()
@@ -266,10 +291,16 @@ fn price_details(charge: &Charge<'_>) -> Option<Value> {
 
 fn tags(charge: &Charge<'_>) -> Option<Value> {
     object(&[
-        ("bursar.dev/namespace", Some(charge.namespace().to_owned())),
+        (
+            "bursar.dev/namespace",
+            Some(charge.namespace().to_owned()).filter(|name| !name.is_empty()),
+        ),
         ("bursar.dev/kind", Some(charge.kind().as_str().to_owned())),
         ("bursar.dev/workload", Some(charge.name().to_owned())),
-        ("bursar.dev/resource", Some(charge.sku.resource.clone())),
+        (
+            "bursar.dev/resource",
+            Some(charge.sku.resource.clone()).filter(|name| !name.is_empty()),
+        ),
         ("bursar.dev/owner", charge.sku.owner.clone()),
     ])
 }

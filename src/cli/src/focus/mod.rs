@@ -1,7 +1,8 @@
 //! FOCUS, the FinOps Open Cost and Usage Specification (<https://focus.finops.org>), versions 1.2 and 1.0.
 //!
 //! One row for each day, workload, kind of hardware and part of the cost that is not zero. Bursar is the provider, the cluster the
-//! billing account, the namespace the sub account and the workload the resource.
+//! billing account, the namespace the sub account and the workload the resource. A file of the whole cluster has rows of idle nodes,
+//! of no sub account, and of time on lost nodes too, and so sums to the cluster's bill.
 //!
 //! | module | subject |
 //! |---|---|
@@ -13,13 +14,17 @@ mod columns;
 mod tests;
 mod write;
 
+use std::collections::BTreeMap;
+
 use bursar_api::spend::WorkloadKind;
+use bursar_core::bill::Bill;
 use bursar_core::ledger::{Line, Sku};
 use bursar_core::money::Money;
 use bursar_core::period::Interval;
-use bursar_core::report;
+use bursar_core::report::{self, Holder};
 use clap::ValueEnum;
 use jiff::Timestamp;
+use jiff::civil::Date;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client, ResourceExt};
 
@@ -84,6 +89,19 @@ impl Part {
     }
 }
 
+/// What cost a row's money.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum What {
+    /// The pods of the sheet's workload.
+    Pods,
+    /// Its share of the monthly overheads.
+    Overhead,
+    /// Its pods on nodes that were lost.
+    Lost,
+    /// Nodes that nobody held. The sheet is theirs.
+    Idle,
+}
+
 /// What a row is about.
 #[derive(Debug, Clone)]
 pub(crate) struct Charge<'a> {
@@ -91,11 +109,13 @@ pub(crate) struct Charge<'a> {
     account: &'a str,
     /// The record that it is from.
     sheet: &'a Sheet,
+    what: What,
     sku: Sku,
     part: Part,
     cost: Money,
     gpu_seconds: i64,
-    day: Interval,
+    /// The day, or what is over of the month.
+    period: Interval,
     month: Interval,
 }
 
@@ -113,11 +133,12 @@ pub(crate) fn charges<'a>(
             let charge = move |part: Part| Charge {
                 account,
                 sheet,
+                what: What::Pods,
                 sku: sku.clone(),
                 part,
                 cost: part.of(&line),
                 gpu_seconds: line.gpu_seconds,
-                day,
+                period: day,
                 month,
             };
             let rows = Part::ALL.map(charge).into_iter();
@@ -127,17 +148,118 @@ pub(crate) fn charges<'a>(
     sheets.iter().flat_map(of_sheet).collect()
 }
 
+/// The rows of what each workload bears of the monthly overheads, until `now`.
+pub(crate) fn overheads<'a>(
+    sheets: &'a [Sheet],
+    borne: &[(Holder, Date, Line)],
+    account: &'a str,
+    now: Timestamp,
+) -> Vec<Charge<'a>> {
+    let mut shares: BTreeMap<&Holder, Money> = BTreeMap::new();
+    for (holder, _, line) in borne {
+        *shares.entry(holder).or_default() += line.cost.labour;
+    }
+    shares.retain(|_, share| *share != Money::ZERO);
+    let of_holder = |(holder, cost): (&Holder, Money)| {
+        let sheet = sheets.iter().find(|sheet| sheet.holder == *holder)?;
+        let month = sheet.account.month.bounds(&sheet.zone);
+        Some(Charge {
+            account,
+            sheet,
+            what: What::Overhead,
+            sku: Sku::default(),
+            part: Part::Labour,
+            cost,
+            gpu_seconds: 0,
+            period: month.split(now).0,
+            month,
+        })
+    };
+    shares.into_iter().filter_map(of_holder).collect()
+}
+
+/// The rows of time on lost nodes, until `now`. It has a cost as a whole, which is mostly the machines'.
+pub(crate) fn unattributed<'a>(
+    sheets: &'a [Sheet],
+    account: &'a str,
+    now: Timestamp,
+) -> Vec<Charge<'a>> {
+    let of_sheet = |sheet: &'a Sheet| {
+        let lines = sheet.account.lines(now, &sheet.zone).into_iter();
+        let lost = lines.filter(|(_, line)| line.unattributed != Money::ZERO);
+        lost.map(move |((date, sku), line)| {
+            of_day(account, sheet, What::Lost, date, sku, line.unattributed)
+        })
+    };
+    sheets.iter().flat_map(of_sheet).collect()
+}
+
+/// The rows of what nobody held. `nodes` are the sheets of nodes of one month.
+pub(crate) fn idle<'a>(nodes: &'a [Sheet], bill: &Bill, account: &'a str) -> Vec<Charge<'a>> {
+    let Some(sheet) = nodes.first() else {
+        return Vec::new();
+    };
+    let of_line = |(date, sku, line): (Date, &Sku, Line)| {
+        let row = of_day(account, sheet, What::Idle, date, sku.clone(), Money::ZERO);
+        let charge = move |part: Part| Charge {
+            part,
+            cost: part.of(&line),
+            gpu_seconds: line.gpu_seconds,
+            ..row.clone()
+        };
+        let rows = Part::ALL.map(charge).into_iter();
+        rows.filter(|row| row.cost != Money::ZERO)
+    };
+    bill.idle().flat_map(of_line).collect()
+}
+
+/// A row of compute.
+fn of_day<'a>(
+    account: &'a str,
+    sheet: &'a Sheet,
+    what: What,
+    date: Date,
+    sku: Sku,
+    cost: Money,
+) -> Charge<'a> {
+    let month = sheet.account.month.bounds(&sheet.zone);
+    Charge {
+        account,
+        sheet,
+        what,
+        sku,
+        part: Part::Compute,
+        cost,
+        gpu_seconds: 0,
+        period: report::day(date, &sheet.zone).unwrap_or(month),
+        month,
+    }
+}
+
 impl Charge<'_> {
     fn kind(&self) -> WorkloadKind {
-        self.sheet.record.spec.kind
+        match self.what {
+            What::Lost | What::Idle => WorkloadKind::Node,
+            What::Pods | What::Overhead => self.sheet.record.spec.kind,
+        }
     }
 
+    /// Empty for what is nobody's.
     fn namespace(&self) -> &str {
         &self.sheet.record.spec.namespace
     }
 
     fn name(&self) -> &str {
-        &self.sheet.record.spec.name
+        match self.what {
+            What::Lost => "unattributed",
+            What::Idle => "idle",
+            What::Pods | What::Overhead => &self.sheet.record.spec.name,
+        }
+    }
+
+    /// Pods paid more than their nodes cost: that is no usage.
+    fn is_adjustment(&self) -> bool {
+        self.cost < Money::ZERO
     }
 }
 

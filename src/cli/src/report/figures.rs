@@ -36,10 +36,15 @@ pub(crate) fn nano_hours(seconds: i64) -> i128 {
     (i128::from(seconds) * NANOS + 1800).div_euclid(3600)
 }
 
+/// The same as text, exact to nine decimals.
+pub(super) fn hours(seconds: i64) -> String {
+    Money::from_nanos(nano_hours(seconds)).rounded(9)
+}
+
 /// All figures of a line. Units are in the names; amounts are in the report's currency.
 pub(super) fn figures(line: &Line) -> [(&'static str, Figure); 18] {
     let amount = |amount: Money| Figure::Decimal(amount.rounded(9));
-    let hours = |seconds| Figure::Decimal(Money::from_nanos(nano_hours(seconds)).rounded(9));
+    let hours = |seconds| Figure::Decimal(hours(seconds));
     // 1 kg is 10⁶ mg
     let kilograms = Money::from_nanos(i128::from(line.carbon_mg) * 1000);
     let seconds = u64::try_from(line.used.idle_seconds).unwrap_or(0);

@@ -3,9 +3,12 @@
 //! | module | subject |
 //! |---|---|
 //! | `figures` | the figures of a line, by name |
+//! | `cluster` | the bill of the whole cluster |
 
+mod cluster;
 pub(crate) mod figures;
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write, stdout};
 use std::path::PathBuf;
 
@@ -18,6 +21,7 @@ use bursar_core::period::{Month, whole_second};
 use bursar_core::report::{self, Dimension, Entry, Holder, Report, entries, report};
 use clap::{Args, ValueEnum};
 use jiff::civil::Date;
+use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use kube::api::ListParams;
 use kube::{Api, Client};
@@ -31,6 +35,7 @@ use crate::read;
 use crate::records::{self, Scope, Sheet, digits};
 use crate::table::table;
 use crate::top::{amount, hours, notes, waste};
+use cluster::Cluster;
 use figures::figures;
 
 /// What is asked for.
@@ -102,8 +107,6 @@ pub(crate) enum Error {
     Focus(#[from] focus::Error),
     #[error("writing {to}: {why}")]
     Write { to: String, why: String },
-    #[error("--overheads is for table, csv and json: a day's charge in FOCUS bears none")]
-    Overheads,
     #[error("reading PriceLists: {0}")]
     Prices(String),
     #[error("Parquet is not for terminals: name a file with -f, or pipe it")]
@@ -123,9 +126,6 @@ where
     F: Future<Output = Result<Client, read::Error>>,
 {
     let now = whole_second(Timestamp::now());
-    if asked.overheads && asked.output.is_focus() {
-        return Err(Error::Overheads);
-    }
     let mut shown = asked.scope.namespace.clone();
     let mut lists = Vec::new();
     let objects = match &asked.from {
@@ -141,17 +141,26 @@ where
             records::list(&client, &selector(asked.month, read)).await?
         }
     };
-    let (mut sheets, skipped) = records::read(&objects, asked.skip_unreadable)?;
+    let (sheets, skipped) = records::read(&objects, asked.skip_unreadable)?;
     for warning in skipped {
         eprintln!("warning: {warning}");
     }
     let prices = Prices::of(&lists, records::currency(&sheets)?.map(str::to_owned), now);
+    let (mut sheets, nodes) = records::apart(sheets);
     let mut overheads = overheads(&sheets, &prices, asked.month, now);
+    let cluster = shown.is_none().then(|| {
+        let mut bill = records::bill(sheets.iter().chain(&nodes), now);
+        bill.overhead = due(&sheets, &nodes, &prices, asked.month, now);
+        Cluster {
+            bill,
+            overheads: asked.overheads,
+        }
+    });
     if let Some(namespace) = &shown {
         sheets.retain(|sheet| sheet.holder.namespace == *namespace);
         overheads.retain(|(holder, _, _)| holder.namespace == *namespace);
     }
-    if sheets.is_empty() {
+    if sheets.is_empty() && (shown.is_some() || nodes.is_empty()) {
         eprintln!("warning: nothing of {} is on record there", asked.month);
         if asked.output == Output::Table {
             return Ok(());
@@ -162,7 +171,13 @@ where
         None if asked.output.is_focus() => focus::cluster(&client().await?).await?,
         None => String::new(),
     };
-    let bytes = render(&sheets, &overheads, asked, &account, now)?;
+    let read = Read {
+        sheets,
+        nodes,
+        overheads,
+        cluster,
+    };
+    let bytes = render(&read, asked, &account, now)?;
     write(asked, &bytes)
 }
 
@@ -199,6 +214,17 @@ fn write(asked: &Asked, bytes: &[u8]) -> Result<(), Error> {
     }
 }
 
+/// What a report is made of.
+struct Read {
+    /// Of workloads.
+    sheets: Vec<Sheet>,
+    /// Of nodes.
+    nodes: Vec<Sheet>,
+    overheads: Vec<Borne>,
+    /// Only with all namespaces.
+    cluster: Option<Cluster>,
+}
+
 /// Whose, on which day, and what.
 type Borne = (Holder, Date, Line);
 
@@ -207,16 +233,29 @@ fn overheads(sheets: &[Sheet], prices: &Prices, month: Month, now: Timestamp) ->
     let Some(first) = sheets.first() else {
         return Vec::new();
     };
-    let at = now.min(month.bounds(&first.zone).end - SignedDuration::from_secs(1));
     let accounts: Vec<_> = sheets
         .iter()
         .map(|sheet| (&sheet.holder, &sheet.account))
         .collect();
-    let monthly = prices.lists.overheads(at);
+    let monthly = prices.lists.overheads(last(month, now, &first.zone));
     report::overheads(&accounts, &monthly, month, now, &first.zone)
         .into_iter()
         .map(|entry| (entry.holder.clone(), entry.date, entry.line))
         .collect()
+}
+
+/// What of the lists' overheads has come due, whoever bears it.
+fn due(sheets: &[Sheet], nodes: &[Sheet], prices: &Prices, month: Month, now: Timestamp) -> Money {
+    let Some(first) = sheets.first().or(nodes.first()) else {
+        return Money::ZERO;
+    };
+    let monthly = prices.lists.overheads(last(month, now, &first.zone));
+    report::due(&monthly, month, now, &first.zone)
+}
+
+/// Now, or the month's last second.
+fn last(month: Month, now: Timestamp, zone: &TimeZone) -> Timestamp {
+    now.min(month.bounds(zone).end - SignedDuration::from_secs(1))
 }
 
 async fn price_lists(client: &Client) -> Result<Vec<PriceList>, Error> {
@@ -228,16 +267,16 @@ async fn price_lists(client: &Client) -> Result<Vec<PriceList>, Error> {
         .items)
 }
 
-fn render(
-    sheets: &[Sheet],
-    overheads: &[Borne],
-    asked: &Asked,
-    account: &str,
-    now: Timestamp,
-) -> Result<Vec<u8>, Error> {
-    let currency = records::currency(sheets)?.unwrap_or_default();
+fn render(read: &Read, asked: &Asked, account: &str, now: Timestamp) -> Result<Vec<u8>, Error> {
+    let (sheets, cluster) = (&read.sheets, read.cluster.as_ref());
+    let currency = records::currency(sheets.iter().chain(&read.nodes))?.unwrap_or_default();
     if asked.output.is_focus() {
-        let charges = focus::charges(sheets, account, now);
+        let mut charges = focus::charges(sheets, account, now);
+        charges.extend(focus::overheads(sheets, &read.overheads, account, now));
+        if let Some(cluster) = cluster {
+            charges.extend(focus::unattributed(sheets, account, now));
+            charges.extend(focus::idle(&read.nodes, &cluster.bill, account));
+        }
         let total: Line = sheets
             .iter()
             .flat_map(|sheet| sheet.account.lines(now, &sheet.zone).into_values())
@@ -253,7 +292,7 @@ fn render(
     let all = sheets
         .iter()
         .flat_map(|sheet| entries(&sheet.holder, &sheet.account, now, &sheet.zone));
-    let borne = overheads.iter().map(|(holder, date, line)| Entry {
+    let borne = read.overheads.iter().map(|(holder, date, line)| Entry {
         holder,
         date: *date,
         sku: Sku::default(),
@@ -267,13 +306,13 @@ fn render(
     };
     Ok(match asked.output {
         Output::Csv => comma_separated(&report, &asking)?,
-        Output::Json => json(&report, &asking)?,
-        _ => text(&report, &asking).into_bytes(),
+        Output::Json => json(&report, cluster, &asking)?,
+        _ => text(&report, cluster, &asking).into_bytes(),
     })
 }
 
 /// The report for people. A part of the cost that nothing has is left out.
-fn text(report: &Report, asking: &Asking) -> String {
+fn text(report: &Report, cluster: Option<&Cluster>, asking: &Asking) -> String {
     let digits = digits(asking.currency);
     type Part = fn(&Cost) -> Money;
     let parts: [(&str, Part); 4] = [
@@ -304,6 +343,8 @@ fn text(report: &Report, asking: &Asking) -> String {
         cells.push(waste(line));
         cells
     };
+    let idle = cluster.and_then(|cluster| cluster.idle(&report.by));
+    let of_nodes = |line: Line| idle.as_ref().map(|_| Cluster::amount(&line, digits));
     let mut titles: Vec<String> = report
         .by
         .iter()
@@ -314,21 +355,34 @@ fn text(report: &Report, asking: &Asking) -> String {
         titles.extend(parts.iter().map(|(title, _)| (*title).to_owned()));
     }
     titles.extend(["TOTAL".into(), "WASTE".into()]);
+    titles.extend(idle.as_ref().map(|_| "IDLE-NODES".into()));
     let names = report.by.len();
-    let mut rows: Vec<Vec<String>> = report
-        .rows
-        .iter()
-        .map(|row| {
-            let key = row.key.iter();
+    // what nobody held at all has a row too
+    let mut lines: BTreeMap<&[Option<String>], (Line, Line)> = BTreeMap::new();
+    for row in &report.rows {
+        lines.entry(&row.key).or_default().0 = row.line;
+    }
+    for row in idle.iter().flat_map(|idle| &idle.rows) {
+        lines.entry(&row.key).or_default().1 = row.line;
+    }
+    let mut rows: Vec<Vec<String>> = lines
+        .into_iter()
+        .map(|(key, (line, idle))| {
+            let key = key.iter();
             let key = key.map(|value| value.clone().unwrap_or_else(|| "-".into()));
-            key.chain(cells(&row.line)).collect()
+            key.chain(cells(&line)).chain(of_nodes(idle)).collect()
         })
         .collect();
     let total = std::iter::once("TOTAL".to_owned())
         .chain(std::iter::repeat(String::new()))
         .take(names);
-    rows.push(total.chain(cells(&report.total)).collect());
+    let all_idle = idle.as_ref().map(|idle| idle.total).unwrap_or_default();
+    let total = total.chain(cells(&report.total)).chain(of_nodes(all_idle));
+    rows.push(total.collect());
     let mut text = table(&titles, &rows, names, None);
+    if let Some(cluster) = cluster {
+        text.push_str(&format!("\n{}", cluster.text(digits)));
+    }
     text.push_str(&format!(
         "\n{} in {}, as of {:.0}\n",
         asking.month, asking.currency, asking.now
@@ -398,9 +452,12 @@ struct JsonReport<'a> {
     as_of: Timestamp,
     rows: Vec<JsonRow<'a>>,
     total: JsonRow<'a>,
+    /// Only with all namespaces.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cluster: Option<cluster::Json>,
 }
 
-fn json(report: &Report, asking: &Asking) -> Result<Vec<u8>, Error> {
+fn json(report: &Report, cluster: Option<&Cluster>, asking: &Asking) -> Result<Vec<u8>, Error> {
     let row = |key, line| JsonRow {
         by: &report.by,
         key,
@@ -413,6 +470,7 @@ fn json(report: &Report, asking: &Asking) -> Result<Vec<u8>, Error> {
         as_of: asking.now,
         rows: rows.map(|each| row(&each.key, &each.line)).collect(),
         total: row(&[], &report.total),
+        cluster: cluster.map(Cluster::json),
     };
     let mut bytes = serde_json::to_vec_pretty(&document).map_err(|error| Error::Write {
         to: "JSON".into(),

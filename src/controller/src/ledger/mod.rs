@@ -12,10 +12,12 @@
 //! | module | subject |
 //! |---|---|
 //! | `stay` | what a pod and its node say of a stay |
+//! | `nodes` | the accounts of whole nodes |
 //! | `finalizer` | putting it on and taking it off |
 //! | `written` | what this process wrote last |
 
 mod finalizer;
+pub(crate) mod nodes;
 mod stay;
 mod written;
 
@@ -107,7 +109,10 @@ impl Ledger<'_> {
         for pod in pods {
             self.follow(&mut pages, pod);
         }
-        self.reprice(&mut pages, pods);
+        let ended = pods
+            .iter()
+            .filter_map(|pod| Some((pod::uid(pod), self.end(pod)?.at)));
+        self.reprice(&mut pages, &ended.collect());
         let mut release = Vec::new();
         for pod in pods {
             if self.enter(workload, &mut pages, pod).await? {
@@ -185,6 +190,21 @@ impl Ledger<'_> {
                 self.turn_to(workload, pages, month)?;
             }
         }
+        let missing = self.missing(workload, pages)?;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let live = self.live_pods(workload).await?;
+        self.enter_months(pages, missing, |uid| self.runs(&live, uid));
+        Ok(())
+    }
+
+    /// Open charges and the months, added to the pages, that have begun since and do not know them.
+    fn missing(
+        &self,
+        workload: &WorkloadRef,
+        pages: &mut Pages,
+    ) -> Result<Vec<(Month, Charge)>, Error> {
         let mut missing = Vec::new();
         for (uid, charge) in self.open_charges(pages) {
             for month in months_left(pages, &uid, self.until_now(&charge), self.zone) {
@@ -197,19 +217,21 @@ impl Ledger<'_> {
                 }
             }
         }
-        if missing.is_empty() {
-            return Ok(());
-        }
-        let live = self.live_pods(workload).await?;
+        Ok(missing)
+    }
+
+    /// Carries those of these charges that run.
+    fn enter_months(
+        &self,
+        pages: &mut Pages,
+        missing: Vec<(Month, Charge)>,
+        runs: impl Fn(&str) -> bool,
+    ) {
         for (month, charge) in missing {
-            if let Some(page) = pages
-                .get_mut(&month)
-                .filter(|_| self.runs(&live, &charge.uid))
-            {
+            if let Some(page) = pages.get_mut(&month).filter(|_| runs(&charge.uid)) {
                 page.account.carry(&charge, self.zone);
             }
         }
-        Ok(())
     }
 
     fn turn_to(
@@ -352,22 +374,23 @@ impl Ledger<'_> {
                 at: seen.max(charge.start),
                 estimated: true,
             });
-            for month in months_left(pages, &uid, self.until_now(&charge), self.zone) {
-                if let Some(page) = pages.get_mut(&month) {
-                    page.account.settle(&charge, end, self.zone);
-                }
-            }
+            self.settle(pages, &charge, end);
         }
         Ok(())
     }
 
-    /// Gives open charges the prices until now, and those of ended pods the prices until their end.
-    fn reprice(&self, pages: &mut Pages, pods: &[&Pod]) {
+    /// Settles a charge that is open in every month that still lacks it.
+    fn settle(&self, pages: &mut Pages, charge: &Charge, end: End) {
+        for month in months_left(pages, &charge.uid, self.until_now(charge), self.zone) {
+            if let Some(page) = pages.get_mut(&month) {
+                page.account.settle(charge, end, self.zone);
+            }
+        }
+    }
+
+    /// Gives open charges the prices until now, and those of `ended` ones the prices until their end.
+    fn reprice(&self, pages: &mut Pages, ended: &BTreeMap<&str, Timestamp>) {
         let now = whole_second(self.now);
-        let ended = pods
-            .iter()
-            .filter_map(|pod| Some((pod::uid(pod), self.end(pod)?.at)));
-        let ended: BTreeMap<&str, Timestamp> = ended.collect();
         for page in pages.values_mut() {
             // a month's record stays in the currency that it was made in
             if self.is_foreign(page) {
@@ -389,36 +412,48 @@ impl Ledger<'_> {
 
     /// Books the days that are over of charges whose pods are known to have outlived them.
     async fn book(&self, workload: &WorkloadRef, pages: &mut Pages) -> Result<(), Error> {
-        let Ok(over) = self.now.checked_sub(BOOK_AFTER) else {
-            return Ok(());
-        };
-        let until = midnight_before(over, self.zone);
-        let due: Vec<(Month, String)> = pages
-            .iter()
-            .flat_map(|(month, page)| {
-                let due = |charge: &&Charge| {
-                    charge.lost.is_none() && charge.booked.unwrap_or(charge.start) < until
-                };
-                // the next month must have it before this one lets go of it
-                let carried = |charge: &&Charge| {
-                    let next = pages.get(&month.next());
-                    until < month.bounds(self.zone).end
-                        || next.is_some_and(|next| next.before.open.contains_key(&charge.uid))
-                };
-                let charges = page.account.open.values().filter(due).filter(carried);
-                charges.map(|charge| (*month, charge.uid.clone()))
-            })
-            .collect();
+        let (until, due) = self.due(pages);
         if due.is_empty() {
             return Ok(());
         }
         let live = self.live_pods(workload).await?;
+        self.book_days(pages, until, due, |uid| self.runs(&live, uid));
+        Ok(())
+    }
+
+    /// The last midnight until which days are booked, and the charges of which some are not.
+    fn due(&self, pages: &Pages) -> (Timestamp, Vec<(Month, Uid)>) {
+        let over = self.now.checked_sub(BOOK_AFTER).unwrap_or(Timestamp::MIN);
+        let until = midnight_before(over, self.zone);
+        let due = pages.iter().flat_map(|(month, page)| {
+            let due = |charge: &&Charge| {
+                charge.lost.is_none() && charge.booked.unwrap_or(charge.start) < until
+            };
+            // the next month must have it before this one lets go of it
+            let carried = |charge: &&Charge| {
+                let next = pages.get(&month.next());
+                until < month.bounds(self.zone).end
+                    || next.is_some_and(|next| next.before.open.contains_key(&charge.uid))
+            };
+            let charges = page.account.open.values().filter(due).filter(carried);
+            charges.map(|charge| (*month, charge.uid.clone()))
+        });
+        (until, due.collect())
+    }
+
+    /// Books the days until `until` of those of these charges that run.
+    fn book_days(
+        &self,
+        pages: &mut Pages,
+        until: Timestamp,
+        due: Vec<(Month, Uid)>,
+        runs: impl Fn(&str) -> bool,
+    ) {
         for (month, uid) in due {
-            if let Some(page) = pages.get_mut(&month).filter(|_| self.runs(&live, &uid)) {
+            if let Some(page) = pages.get_mut(&month).filter(|_| runs(&uid)) {
                 page.account.book(&uid, until, self.zone);
             }
         }
-        Ok(())
     }
 
     /// Forgets settled pods that are gone from a live read.
@@ -501,7 +536,7 @@ impl Ledger<'_> {
     async fn live_pods(&self, workload: &WorkloadRef) -> Result<Vec<Pod>, Failure> {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &workload.namespace);
         let params = match workload.kind {
-            WorkloadKind::Unmanaged => ListParams::default(),
+            WorkloadKind::Unmanaged | WorkloadKind::Node => ListParams::default(),
             kind => {
                 let (name, kind) = (&workload.name, kind.as_str());
                 ListParams::default()

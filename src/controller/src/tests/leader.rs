@@ -108,6 +108,7 @@ impl Leader {
             reserved: Mutex::default(),
             began: world.now,
             ports: Mutex::default(),
+            shares: Mutex::default(),
             explained: Arc::default(),
             zone: TimeZone::UTC,
             namespace: OPERATOR.to_owned(),

@@ -5,6 +5,7 @@ mod accounts;
 mod budgets;
 mod gangs;
 mod leader;
+mod nodes;
 mod prices;
 mod priority;
 mod service;

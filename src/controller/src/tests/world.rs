@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Client, Resource, ResourceExt};
@@ -70,27 +70,37 @@ impl World {
             admission: true,
             reported: BTreeMap::new(),
         };
-        let labels = json!({"nvidia.com/gpu.product": "H100", "kubernetes.io/hostname": "node"});
-        world
-            .create_all::<k8s_openapi::api::core::v1::Node>(
-                json!({"metadata": {"name": "node", "labels": labels}}),
-            )
-            .await;
-        let capacity = json!({"nvidia.com/gpu": GPUS.to_string(), "cpu": "64", "memory": "512Gi", "pods": "110"});
-        let nodes: Api<k8s_openapi::api::core::v1::Node> = Api::all(world.client.clone());
-        let ready = json!([{"type": "Ready", "status": "True"}]);
-        let status =
-            json!({"status": {"capacity": capacity, "allocatable": capacity, "conditions": ready}});
-        nodes
-            .patch_status("node", &PatchParams::default(), &Patch::Merge(status))
-            .await
-            .unwrap();
+        world.create_node("node").await;
         world
             .create_all::<bursar_api::PriceList>(json!({
                 "metadata": {"name": "ours"}, "spec": {"currency": "USD", "gpus": [{"model": "H100", "pricePerHour": "3.6"}]},
             }))
             .await;
         world
+    }
+
+    /// A node of eight GPUs.
+    pub(super) async fn create_node(&self, name: &str) {
+        let labels = json!({"nvidia.com/gpu.product": "H100", "kubernetes.io/hostname": name});
+        self.create_all::<Node>(json!({"metadata": {"name": name, "labels": labels}}))
+            .await;
+        let capacity = json!({"nvidia.com/gpu": GPUS.to_string(), "cpu": "64", "memory": "512Gi", "pods": "110"});
+        self.offer(name, capacity).await;
+    }
+
+    /// The node offers this from now on.
+    pub(super) async fn offer(&self, name: &str, capacity: Value) {
+        let ready = json!([{"type": "Ready", "status": "True"}]);
+        let status =
+            json!({"status": {"capacity": capacity, "allocatable": capacity, "conditions": ready}});
+        self.nodes()
+            .patch_status(name, &PatchParams::default(), &Patch::Merge(status))
+            .await
+            .unwrap();
+    }
+
+    pub(super) fn nodes(&self) -> Api<Node> {
+        Api::all(self.client.clone())
     }
 
     /// An object of the namespace's user.

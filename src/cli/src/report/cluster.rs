@@ -1,0 +1,137 @@
+//! The bill of the whole cluster, which stands beside a report of all namespaces.
+
+use bursar_core::bill::Bill;
+use bursar_core::ledger::Line;
+use bursar_core::money::Money;
+use bursar_core::report::{Dimension, Entry, Holder, Report, report};
+use serde::Serialize;
+
+use super::figures::hours;
+use crate::table::table;
+use crate::top;
+
+/// The bill, and what of it is known.
+pub(crate) struct Cluster {
+    pub(crate) bill: Bill,
+    /// Whether overheads were asked for.
+    pub(crate) overheads: bool,
+}
+
+impl Cluster {
+    /// What was idle, grouped as a report is; `None` where rows are told apart by what idle nodes have not, such as a namespace, or
+    /// where no node has an account.
+    pub(super) fn idle(&self, by: &[Dimension]) -> Option<Report> {
+        if !self.bill.has_nodes() || !by.iter().all(|by| by.is_of_nodes()) {
+            return None;
+        }
+        let nobody = Holder {
+            namespace: String::new(),
+            workload: String::new(),
+        };
+        let entries = self.bill.idle().map(|(date, sku, line)| Entry {
+            holder: &nobody,
+            date,
+            sku: sku.clone(),
+            line,
+        });
+        Some(report(entries, by))
+    }
+
+    /// What idle nodes cost, for people.
+    pub(super) fn amount(line: &Line, digits: usize) -> String {
+        top::amount(line, line.cost.total(), digits)
+    }
+
+    /// The identity, for people.
+    pub(super) fn text(&self, digits: usize) -> String {
+        let bill = &self.bill;
+        let idle = bill.idle_sum();
+        let amount = |line: &Line| top::amount(line, line.cost.total(), digits);
+        let of = |line: &Line| (amount(line), top::hours(line.gpu_seconds, 2));
+        let mut rows = vec![
+            ("workloads", of(&bill.workloads)),
+            ("unmanaged", of(&bill.unmanaged)),
+        ];
+        rows.push(match bill.has_nodes() {
+            true => ("idle", of(&idle)),
+            false => ("idle", ("unknown".into(), "-".into())),
+        });
+        let only = |amount: Money| (amount.rounded(digits), "-".to_owned());
+        if self.overheads {
+            rows.push(("overhead", only(bill.overhead)));
+        }
+        rows.push(("unattributed", only(bill.unattributed())));
+        let all = [bill.workloads, bill.unmanaged, idle];
+        let lacks = !bill.has_nodes() || all.iter().any(|line| line.unpriced_gpu_seconds != 0);
+        let more = if lacks { "+" } else { "" };
+        let total = format!("{}{more}", bill.total().rounded(digits));
+        let stood: i64 = all.iter().map(|line| line.gpu_seconds).sum();
+        rows.push(("total", (total, top::hours(stood, 2))));
+        let titles = ["CLUSTER", "AMOUNT", "GPU-HOURS"].map(str::to_owned);
+        let rows: Vec<_> = rows
+            .into_iter()
+            .map(|(name, (amount, hours))| vec![name.to_owned(), amount, hours])
+            .collect();
+        table(&titles, &rows, 1, None)
+    }
+
+    /// The same in JSON.
+    pub(super) fn json(&self) -> Json {
+        let bill = &self.bill;
+        let idle = bill.idle_sum();
+        let exact = |amount: Money| amount.rounded(9);
+        let known = bill.has_nodes();
+        let by = [Dimension::Gpu, Dimension::Capacity, Dimension::Region];
+        let rows = self.idle(&by).map(|report| report.rows).unwrap_or_default();
+        let kinds = rows.into_iter().map(|row| {
+            let mut key = row.key.into_iter();
+            let mut next = || key.next().flatten();
+            Kind {
+                gpu: next(),
+                capacity: next(),
+                region: next(),
+                idle: exact(row.line.cost.total()),
+                idle_gpu_hours: hours(row.line.gpu_seconds),
+            }
+        });
+        Json {
+            workloads: exact(bill.workloads.cost.total()),
+            unmanaged: exact(bill.unmanaged.cost.total()),
+            idle: known.then(|| exact(idle.cost.total())),
+            overhead: self.overheads.then(|| exact(bill.overhead)),
+            unattributed: exact(bill.unattributed()),
+            total: exact(bill.total()),
+            nodes: known.then(|| exact(bill.nodes.cost.total())),
+            idle_gpu_hours: known.then(|| hours(idle.gpu_seconds)),
+            unpriced_idle_gpu_hours: known.then(|| hours(idle.unpriced_gpu_seconds)),
+            hardware: kinds.collect(),
+        }
+    }
+}
+
+/// The bill in JSON: decimal strings, and null for what is not known.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Json {
+    workloads: String,
+    unmanaged: String,
+    idle: Option<String>,
+    overhead: Option<String>,
+    unattributed: String,
+    total: String,
+    nodes: Option<String>,
+    idle_gpu_hours: Option<String>,
+    unpriced_idle_gpu_hours: Option<String>,
+    hardware: Vec<Kind>,
+}
+
+/// What was idle of one kind of hardware.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Kind {
+    gpu: Option<String>,
+    capacity: Option<String>,
+    region: Option<String>,
+    idle: String,
+    idle_gpu_hours: String,
+}

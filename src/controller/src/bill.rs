@@ -1,0 +1,121 @@
+//! What the whole cluster's month comes to: who bears its overheads, what its nodes cost, and which part of that is idle.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bursar_api::SpendRecord;
+use bursar_api::prices::Prices;
+use bursar_api::spend::WorkloadRef;
+use bursar_api::text::FieldError;
+use bursar_core::bill::{Bill, Side};
+use bursar_core::ledger::{Account, Line};
+use bursar_core::money::Money;
+use bursar_core::period::Month;
+use bursar_core::report::{self, Holder};
+use jiff::Timestamp;
+
+use crate::context::{Context, lock};
+use crate::metrics::{self, Hardware, figure};
+use crate::prices;
+
+/// How often it is computed anew, from the caches alone.
+const PACE: Duration = Duration::from_secs(120);
+
+/// Keeps the shares and figures, for as long as the process leads.
+pub(crate) async fn follow(context: &Context) {
+    loop {
+        tokio::time::sleep(PACE).await;
+        refresh(context, Timestamp::now());
+    }
+}
+
+/// Computes the shares and figures as of `now`. They stay as they are while a record cannot be read: all accounts share overheads.
+pub(crate) fn refresh(context: &Context, now: Timestamp) {
+    let month = Month::of(now, &context.zone);
+    let records = context.stores.records.state();
+    let of_month = |record: &&SpendRecord| record.spec.month == month.to_string();
+    let read = |record: &SpendRecord| {
+        let account = record.to_account()?;
+        Ok((record.workload(), account))
+    };
+    let records = records.iter().map(AsRef::as_ref);
+    let accounts: Result<Vec<_>, FieldError> = records.filter(of_month).map(read).collect();
+    let accounts = match accounts {
+        Ok(accounts) => accounts,
+        Err(error) => {
+            tracing::warn!(%error, "a SpendRecord cannot be read: overheads are not shared anew");
+            return;
+        }
+    };
+    let shares = shares(context, &accounts, month, now);
+    *lock(&context.shares) = Some((month, shares));
+    show_nodes(context, &accounts, now);
+}
+
+/// What a workload bears of this month's overheads; `None` where there are none, or nobody knows yet.
+pub(crate) fn overhead(context: &Context, workload: &WorkloadRef, now: Timestamp) -> Option<Money> {
+    let shares = lock(&context.shares);
+    let (month, shares) = shares.as_ref()?;
+    let current = *month == Month::of(now, &context.zone);
+    shares.get(&workload.holder()).copied().filter(|_| current)
+}
+
+fn shares(
+    context: &Context,
+    accounts: &[(WorkloadRef, Account)],
+    month: Month,
+    now: Timestamp,
+) -> BTreeMap<Holder, Money> {
+    let lists = context.stores.prices.state();
+    let kept = prices::kept(&context.stores.records, now, &context.zone);
+    let prices = Prices::of(lists.iter().map(AsRef::as_ref), kept, now);
+    let holders: Vec<(Holder, &Account)> = accounts
+        .iter()
+        .filter(|(workload, _)| workload.kind.side() != Side::Nodes)
+        .map(|(workload, account)| (workload.holder(), account))
+        .collect();
+    let accounts: Vec<_> = holders
+        .iter()
+        .map(|(holder, account)| (holder, *account))
+        .collect();
+    let overheads = prices.lists.overheads(now);
+    let mut shares: BTreeMap<Holder, Money> = BTreeMap::new();
+    for entry in report::overheads(&accounts, &overheads, month, now, &context.zone) {
+        *shares.entry(entry.holder.clone()).or_default() += entry.line.cost.labour;
+    }
+    shares
+}
+
+/// Shows what nodes cost by kind of GPU.
+fn show_nodes(context: &Context, accounts: &[(WorkloadRef, Account)], now: Timestamp) {
+    let mut bill = Bill::default();
+    let mut nodes: BTreeMap<String, (Line, Line)> = BTreeMap::new();
+    for (workload, account) in accounts {
+        let lines = account.lines(now, &context.zone);
+        if workload.kind.side() == Side::Nodes {
+            for ((_, sku), line) in &lines {
+                nodes.entry(report::gpu(sku)).or_default().0 += *line;
+            }
+        }
+        bill.add(workload.kind.side(), lines);
+    }
+    for (_, sku, line) in bill.idle() {
+        nodes.entry(report::gpu(sku)).or_default().1 += line;
+    }
+    let figures = nodes.into_iter().flat_map(|(gpu, (cost, idle))| {
+        let hardware = || Hardware { gpu: gpu.clone() };
+        // what lacks a price is not known, and unknown is not zero
+        let money = |line: &Line| {
+            let amount = figure(line.cost.total());
+            (line.unpriced_gpu_seconds == 0).then_some(amount)
+        };
+        let hours = idle.gpu_seconds as f64 / 3600.0;
+        [
+            (metrics::NODE_COST_MONTH, hardware(), money(&cost)),
+            (metrics::IDLE_COST_MONTH, hardware(), money(&idle)),
+            (metrics::IDLE_GPU_HOURS_MONTH, hardware(), Some(hours)),
+        ]
+    });
+    // they are of no namespace
+    context.metrics.nodes.show("", figures.collect());
+}

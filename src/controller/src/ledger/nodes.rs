@@ -1,0 +1,357 @@
+//! The accounts of whole nodes: every Node that offers GPUs costs from its creation until it is gone, whoever holds it.
+//!
+//! A node has one open charge for each GPU resource that it offers, all in one record: nodes are kept by the first digit of their
+//! UIDs. One that offers something else (another MIG layout) ends its charges and begins others at that moment; one that offers
+//! nothing for a while (its device plugin is down) is paid for all the same.
+//!
+//! Nodes carry no finalizer. What is written is decided by a live read of the Node and written at the record's version, so a stale
+//! cache and a former leader change nothing. A node that lives always has its open charges, in the latest month's record at least,
+//! and what is open nowhere need not be remembered: only a node that is there can be charged anew.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bursar_api::SpendRecord;
+use bursar_api::spend::{WorkloadKind, WorkloadRef};
+use bursar_core::ledger::{Charge, End, Uid};
+use bursar_core::period::{Interval, whole_second};
+use bursar_core::price::Facts;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use kube::ResourceExt;
+use kube::api::{Api, ListParams};
+use kube::runtime::reflector::Store;
+
+use super::{Error, Ledger, Pages, months_left};
+use crate::calls::{Failure, bounded};
+use crate::capacity;
+use crate::context::Context;
+use crate::pod;
+use crate::prices::{self, Prices};
+
+/// How often the accounts are compared with the caches.
+const PACE: Duration = Duration::from_secs(3);
+
+/// Nodes whose charges this process has seen to be what they offer: what they offer next begins when it is seen.
+pub(crate) type Seen = BTreeSet<Uid>;
+
+/// Keeps the accounts of all nodes, for as long as the process leads.
+pub(crate) async fn follow(context: Arc<Context>) {
+    let mut seen = Seen::new();
+    loop {
+        for error in look(&context, &mut seen, Timestamp::now()).await {
+            match error {
+                Error::Call(Failure::Conflict { .. } | Failure::Gone { .. }) => {}
+                error => tracing::warn!(%error, "accounts of nodes"),
+            }
+        }
+        tokio::time::sleep(PACE).await;
+    }
+}
+
+/// Brings the accounts of all nodes up to date. What failed is returned; the next look goes on where this one stopped.
+pub(crate) async fn look(context: &Context, seen: &mut Seen, now: Timestamp) -> Vec<Error> {
+    let stores = &context.stores;
+    // nodes do not choose the currency: their accounts begin when the first workload's has
+    let Some(since) = since(&stores.records, now) else {
+        return Vec::new();
+    };
+    let lists = stores.prices.state();
+    let kept = prices::kept(&stores.records, now, &context.zone);
+    let prices = Prices::of(lists.iter().map(AsRef::as_ref), kept, now);
+    let ledger = Ledger {
+        client: &context.client,
+        records: &stores.records,
+        written: &context.written,
+        nodes: &stores.nodes,
+        departed: &context.departed,
+        prices: &prices,
+        done: &BTreeMap::new(),
+        zone: &context.zone,
+        now,
+    };
+    let nodes = stores.nodes.state();
+    let mut shards: BTreeMap<WorkloadRef, Vec<&Node>> = BTreeMap::new();
+    for node in nodes.iter().map(AsRef::as_ref) {
+        let shard = WorkloadRef::nodes(uid(node));
+        shards.entry(shard).or_default().push(node);
+    }
+    for record in stores.records.state() {
+        if record.spec.kind == WorkloadKind::Node {
+            shards.entry(record.workload()).or_default();
+        }
+    }
+    let mut errors = Vec::new();
+    for (shard, nodes) in shards {
+        let kept = ledger.keep_nodes(&shard, &nodes, since, seen).await;
+        errors.extend(kept.err());
+    }
+    errors
+}
+
+/// Since when nodes are charged: Bursar does not charge for the time before their accounts began. `None` while there is no account of
+/// anything.
+fn since(records: &Store<SpendRecord>, now: Timestamp) -> Option<Timestamp> {
+    let records = records.state();
+    let of_nodes = records
+        .iter()
+        .filter(|record| record.spec.kind == WorkloadKind::Node);
+    let made = of_nodes.filter_map(|record| Some(record.metadata.creation_timestamp.as_ref()?.0));
+    let first = made.min();
+    first.or_else(|| (!records.is_empty()).then_some(whole_second(now)))
+}
+
+impl Ledger<'_> {
+    /// Brings the accounts of one record's nodes up to date with the cache.
+    async fn keep_nodes(
+        &self,
+        shard: &WorkloadRef,
+        nodes: &[&Node],
+        since: Timestamp,
+        seen: &mut Seen,
+    ) -> Result<(), Error> {
+        let mut pages = self.pages(shard)?;
+        let missing = self.missing(shard, &mut pages)?;
+        if !missing.is_empty() {
+            let live = self.live_nodes().await?;
+            self.enter_months(&mut pages, missing, |key| live.contains(node_of(key)));
+        }
+        self.refine(&mut pages, nodes);
+        let open = self.open_charges(&pages);
+        let gone = open.keys().filter_map(|key| {
+            let at = self.departed.node(node_of(key))?;
+            Some((key.as_str(), whole_second(at)))
+        });
+        self.reprice(&mut pages, &gone.collect());
+        let mut held: BTreeMap<&str, Vec<&Charge>> = BTreeMap::new();
+        for (key, charge) in &open {
+            held.entry(node_of(key)).or_default().push(charge);
+        }
+        for node in nodes {
+            let charges = held.remove(uid(node)).unwrap_or_default();
+            self.charge_node(shard, &mut pages, node, &charges, since, seen)
+                .await?;
+        }
+        for (uid, charges) in held {
+            self.end_node(&mut pages, uid, &charges).await?;
+            seen.remove(uid);
+        }
+        let (until, due) = self.due(&pages);
+        if !due.is_empty() {
+            let live = self.live_nodes().await?;
+            self.book_days(&mut pages, until, due, |key| live.contains(node_of(key)));
+        }
+        forget_settled(&mut pages);
+        for (month, page) in &mut pages {
+            if page.account != page.before {
+                self.write(shard, *month, page).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends and begins charges of a node that does not offer what its charges say.
+    async fn charge_node(
+        &self,
+        shard: &WorkloadRef,
+        pages: &mut Pages,
+        node: &Node,
+        charges: &[&Charge],
+        since: Timestamp,
+        seen: &mut Seen,
+    ) -> Result<(), Error> {
+        if are_charged(&offers(node), charges) {
+            seen.insert(uid(node).to_owned());
+            return Ok(());
+        }
+        let Some(live) = self.live_node(&node.name_any(), uid(node)).await? else {
+            // the cache is behind
+            return Ok(());
+        };
+        if are_charged(&offers(&live), charges) {
+            return Ok(());
+        }
+        let now = whole_second(self.now);
+        let start = match (charges, live.creation_timestamp()) {
+            ([], Some(made)) => made.0.max(since).min(now),
+            _ => now,
+        };
+        for charge in charges {
+            let end = End {
+                at: start.max(charge.start),
+                estimated: !seen.contains(uid(node)),
+            };
+            self.settle(pages, charge, end);
+        }
+        let stay = Interval {
+            start,
+            end: self.now,
+        };
+        for month in stay.months(self.zone) {
+            self.turn_to(shard, pages, month)?;
+        }
+        for facts in facts(&live) {
+            let key = key(uid(node), &facts, start);
+            let mut charge = Charge::new(key, live.name_any(), facts, start);
+            // a node does not start as a replica does
+            charge.ready = Some(start);
+            charge.reprice(&self.prices.lists, now);
+            for month in months_left(pages, &charge.uid, stay, self.zone) {
+                if let Some(page) = pages.get_mut(&month) {
+                    page.account.carry(&charge, self.zone);
+                }
+            }
+        }
+        seen.insert(uid(node).to_owned());
+        Ok(())
+    }
+
+    /// Settles the charges of a node that is gone: when the watch saw it go, or else estimated as now.
+    async fn end_node(
+        &self,
+        pages: &mut Pages,
+        uid: &str,
+        charges: &[&Charge],
+    ) -> Result<(), Error> {
+        let Some(first) = charges.first() else {
+            return Ok(());
+        };
+        if self.live_node(&first.pod, uid).await?.is_some() {
+            return Ok(());
+        }
+        let told = self.departed.node(uid);
+        if told.is_none() {
+            tracing::warn!(
+                node = first.pod,
+                "nobody saw this node go; its end is estimated"
+            );
+        }
+        for charge in charges {
+            let end = End {
+                at: whole_second(told.unwrap_or(self.now)).max(charge.start),
+                estimated: told.is_none(),
+            };
+            self.settle(pages, charge, end);
+        }
+        Ok(())
+    }
+
+    /// Takes labels that came late.
+    fn refine(&self, pages: &mut Pages, nodes: &[&Node]) {
+        let nodes: BTreeMap<&str, &Node> = nodes.iter().map(|node| (uid(node), *node)).collect();
+        let open = pages
+            .values_mut()
+            .flat_map(|page| page.account.open.values_mut());
+        for charge in open {
+            if let Some(node) = nodes.get(node_of(&charge.uid)) {
+                let facts = charge.facts.clone();
+                let count = facts.node_gpus;
+                let facts = facts.on(&node.name_any(), count, node.labels());
+                charge.refine(&facts, &self.prices.lists, whole_second(self.now));
+            }
+        }
+    }
+
+    /// The node as it is now, if it is still the same one.
+    async fn live_node(&self, name: &str, of: &str) -> Result<Option<Node>, Failure> {
+        let api: Api<Node> = Api::all(self.client.clone());
+        let live = bounded("get node", api.get_opt(name)).await?;
+        Ok(live.filter(|live| uid(live) == of))
+    }
+
+    /// The UIDs of all nodes that there are.
+    async fn live_nodes(&self) -> Result<BTreeSet<Uid>, Failure> {
+        let api: Api<Node> = Api::all(self.client.clone());
+        let listed = bounded("list nodes", api.list_metadata(&ListParams::default())).await?;
+        Ok(listed.iter().filter_map(ResourceExt::uid).collect())
+    }
+}
+
+/// Forgets what was settled, once no record has it open.
+fn forget_settled(pages: &mut Pages) {
+    let open: BTreeSet<Uid> = pages
+        .values()
+        .flat_map(|page| page.before.open.keys().cloned())
+        .collect();
+    for page in pages.values_mut() {
+        for key in page.before.settling.difference(&open) {
+            page.account.forget(key);
+        }
+    }
+}
+
+fn uid(node: &Node) -> &str {
+    node.metadata.uid.as_deref().unwrap_or_default()
+}
+
+/// What a node's charge is known by. A node that comes back to an earlier layout begins another charge.
+fn key(uid: &str, facts: &Facts, start: Timestamp) -> Uid {
+    format!(
+        "{uid}/{}/{}/{}",
+        facts.resource,
+        facts.gpus,
+        start.as_second()
+    )
+}
+
+/// The UID of the node that a charge is for.
+fn node_of(key: &str) -> &str {
+    key.split('/').next().unwrap_or(key)
+}
+
+/// The GPU resources that a node offers, and how many of each.
+fn offers(node: &Node) -> BTreeMap<&str, u32> {
+    let names = capacity_of(node)
+        .into_keys()
+        .filter(|name| pod::is_gpu(name));
+    names
+        .map(|name| (name, pod::node_gpus(node, name)))
+        .filter(|(_, count)| *count > 0)
+        .collect()
+}
+
+fn capacity_of(node: &Node) -> BTreeMap<&str, &Quantity> {
+    let status = node.status.iter();
+    status
+        .flat_map(|status| status.capacity.iter().flatten())
+        .map(|(name, quantity)| (name.as_str(), quantity))
+        .collect()
+}
+
+/// Whether these open charges are for what the node offers. While it offers nothing, what it offered last is charged.
+fn are_charged(offers: &BTreeMap<&str, u32>, charges: &[&Charge]) -> bool {
+    let charged = charges
+        .iter()
+        .map(|charge| (charge.facts.resource.as_str(), charge.facts.gpus));
+    offers.is_empty()
+        || (charges.len() == offers.len() && charged.collect::<BTreeMap<_, _>>() == *offers)
+}
+
+/// What each resource of a node is priced by. The one of which it has most has the node's cores and memory, so that lists which price
+/// them apart from GPUs find them once.
+fn facts(node: &Node) -> Vec<Facts> {
+    const MIB_MILLI: i64 = 1000 << 20;
+    let amount = |name: &str, unit_milli: i64| {
+        let milli = capacity_of(node)
+            .get(name)
+            .map_or(0, |quantity| capacity::milli(quantity));
+        u32::try_from(milli / unit_milli).unwrap_or(u32::MAX)
+    };
+    let offers = offers(node);
+    let most = offers.iter().max_by_key(|(_, count)| **count);
+    let most = most.map(|(resource, _)| *resource);
+    let facts = offers.iter().map(|(resource, count)| {
+        let mut facts = Facts {
+            resource: (*resource).to_owned(),
+            gpus: *count,
+            ..Facts::default()
+        };
+        if most == Some(*resource) {
+            (facts.cpu_milli, facts.memory_mib) = (amount("cpu", 1), amount("memory", MIB_MILLI));
+        }
+        facts.on(&node.name_any(), *count, node.labels())
+    });
+    facts.collect()
+}

@@ -1,0 +1,416 @@
+//! What the accounts of nodes say, whoever holds them, and what is idle.
+
+use bursar_api::PriceList;
+use bursar_api::SpendRecord;
+use bursar_api::spend::{WorkloadKind, WorkloadRef};
+use bursar_apitest::faults::{Faults, Moment};
+use bursar_core::bill::{Bill, Side};
+use bursar_core::ledger::{Account, Line};
+use bursar_core::money::Money;
+use futures::FutureExt;
+use futures::future::LocalBoxFuture;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use kube::ResourceExt;
+use kube::api::DeleteParams;
+use serde_json::json;
+
+use super::leader::{Leader, View};
+use super::sweep::Stage;
+use super::world::World;
+use crate::ledger::nodes::{self, Seen};
+use crate::{bill, metrics};
+
+/// Nano-units that one of the world's GPUs costs a second.
+const SECOND: i128 = 1_000_000;
+
+fn at(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+fn seconds(from: &str, to: &str) -> i128 {
+    i128::from(at(to).as_second() - at(from).as_second())
+}
+
+/// A cluster in which nothing but nodes comes and goes, and whoever keeps their accounts.
+struct Fleet {
+    world: World,
+    leader: Leader,
+    seen: Seen,
+    /// What a new leader's caches show at its first look.
+    stale: View,
+    deaths: usize,
+}
+
+impl Fleet {
+    /// With a node of eight GPUs since 23:58:50 on the last of November, and a workload that has an account.
+    async fn new(faults: Faults) -> Self {
+        let world = World::new().await;
+        let fleet = Self {
+            leader: Leader::new(&world, faults),
+            world,
+            seen: Seen::new(),
+            stale: View::default(),
+            deaths: 0,
+        };
+        fleet.open_account().await;
+        fleet
+    }
+
+    async fn open_account(&self) {
+        let chat = WorkloadRef {
+            namespace: "team".into(),
+            kind: WorkloadKind::InferenceDeployment,
+            name: "chat".into(),
+        };
+        let record = chat.record("2026-11".parse().unwrap(), "UTC", "USD");
+        let record = serde_json::to_value(record).unwrap();
+        self.world.create_all::<SpendRecord>(record).await;
+    }
+
+    /// Looks at this moment. Whoever dies is followed by one whose caches are old at first.
+    async fn look(&mut self, now: &str) {
+        self.world.now = at(now);
+        self.world.server.set_clock(self.world.now);
+        // an account that was made begins, and one that runs on is carried, in one look; what is settled is forgotten in the next
+        for _ in 0..3 {
+            let view = View::of(&self.world);
+            self.see(&view).await;
+            if self.leader.faults.is_dead() {
+                self.deaths += 1;
+                self.leader = Leader::new(&self.world, Faults::default());
+                self.seen = Seen::new();
+                let stale = self.stale.clone();
+                self.see(&stale).await;
+                self.see(&View::of(&self.world)).await;
+            }
+            self.stale = view;
+        }
+    }
+
+    async fn see(&mut self, view: &View) {
+        self.leader.see(view);
+        let now = self.world.now;
+        let errors = nodes::look(&self.leader.context, &mut self.seen, now).await;
+        if !self.leader.faults.is_dead() {
+            for error in errors {
+                let text = error.to_string();
+                let is_late = text.contains("has changed since") || text.contains("no such object");
+                assert!(is_late, "{text}");
+            }
+        }
+    }
+
+    async fn remove(&mut self, name: &str) {
+        let (nodes, params) = (self.world.nodes(), DeleteParams::default());
+        nodes.delete(name, &params).await.unwrap();
+    }
+
+    fn accounts(&self) -> Vec<Account> {
+        let mut records: Vec<SpendRecord> = self.world.server.objects();
+        records.retain(|record| record.spec.kind == WorkloadKind::Node);
+        records.sort_by_key(ResourceExt::name_any);
+        let accounts = records.iter().map(|record| record.to_account().unwrap());
+        accounts.collect()
+    }
+
+    fn sum(&self) -> Line {
+        let now = self.world.now;
+        let lines = self.accounts();
+        let lines = lines
+            .iter()
+            .flat_map(|account| account.lines(now, &TimeZone::UTC).into_values());
+        lines.sum()
+    }
+
+    fn open(&self) -> Vec<usize> {
+        let accounts = self.accounts();
+        accounts.iter().map(|account| account.open.len()).collect()
+    }
+}
+
+#[tokio::test]
+async fn a_node_costs_from_its_creation_until_it_is_gone_and_nothing_is_written_at_rest() {
+    let mut fleet = Fleet::new(Faults::default()).await;
+    // it was there before: accounts begin now
+    fleet.look("2026-11-30T23:59:00Z").await;
+    let begun = fleet.leader.faults.writes();
+    fleet.look("2026-11-30T23:59:10Z").await;
+    assert_eq!(fleet.leader.faults.writes(), begun, "at rest");
+    // made at :10, offers GPUs and is seen later
+    fleet.world.create_node("two").await;
+    fleet.look("2026-11-30T23:59:20Z").await;
+    let two = fleet.world.nodes().get("two").await.unwrap();
+    fleet.remove("two").await;
+    let departed = &fleet.leader.context.departed;
+    departed.put_node(two.metadata.uid.unwrap(), at("2026-11-30T23:59:28.7Z"));
+    fleet.look("2026-11-30T23:59:30Z").await;
+    let sum = fleet.sum();
+    assert_eq!(sum.cost.total().nanos(), (30 + 18) * 8 * SECOND);
+    assert_eq!(
+        (sum.estimated, sum.starting, sum.gpu_seconds),
+        (Money::ZERO, Money::ZERO, 48 * 8)
+    );
+    assert_eq!(fleet.open(), [1]);
+    assert!(fleet.accounts()[0].settling.is_empty());
+}
+
+#[tokio::test]
+async fn nodes_have_no_accounts_before_anybody_has_one() {
+    let world = World::new().await;
+    let mut fleet = Fleet {
+        leader: Leader::new(&world, Faults::default()),
+        world,
+        seen: Seen::new(),
+        stale: View::default(),
+        deaths: 0,
+    };
+    fleet.look("2026-11-30T23:59:00Z").await;
+    assert_eq!(fleet.accounts(), [], "they do not choose the currency");
+    fleet.open_account().await;
+    fleet.look("2026-11-30T23:59:05Z").await;
+    fleet.look("2026-11-30T23:59:15Z").await;
+    assert_eq!(fleet.sum().cost.total().nanos(), 10 * 8 * SECOND);
+}
+
+#[tokio::test]
+async fn a_node_that_nobody_saw_go_ends_when_that_is_noticed_and_says_so() {
+    let mut fleet = Fleet::new(Faults::default()).await;
+    fleet.look("2026-11-30T23:59:00Z").await;
+    fleet.remove("node").await;
+    fleet.look("2026-11-30T23:59:40Z").await;
+    let sum = fleet.sum();
+    assert_eq!(sum.cost.total().nanos(), 40 * 8 * SECOND);
+    assert_eq!(sum.estimated, sum.cost.total());
+    // another node of that name is another node
+    fleet.world.create_node("node").await;
+    fleet.look("2026-11-30T23:59:50Z").await;
+    assert_eq!(fleet.sum().cost.total().nanos(), (40 + 10) * 8 * SECOND);
+    assert_eq!(fleet.open(), [1]);
+}
+
+#[tokio::test]
+async fn another_layout_begins_another_charge_and_a_plugin_that_is_down_ends_none() {
+    let mut fleet = Fleet::new(Faults::default()).await;
+    fleet.look("2026-11-30T23:59:00Z").await;
+    let mixed = json!({"nvidia.com/gpu": "6", "nvidia.com/mig-1g.10gb": "14"});
+    fleet.world.offer("node", mixed).await;
+    fleet.look("2026-11-30T23:59:10Z").await;
+    assert_eq!(fleet.open(), [2]);
+    let nothing = json!({"nvidia.com/gpu": "0", "nvidia.com/mig-1g.10gb": null});
+    fleet.world.offer("node", nothing).await;
+    fleet.look("2026-11-30T23:59:20Z").await;
+    assert_eq!(fleet.open(), [2], "it is paid for all the same");
+    fleet
+        .world
+        .offer("node", json!({"nvidia.com/gpu": "8"}))
+        .await;
+    fleet.look("2026-11-30T23:59:30Z").await;
+    let whole = json!({"nvidia.com/gpu": "6", "nvidia.com/mig-1g.10gb": "14"});
+    fleet.world.offer("node", whole).await;
+    fleet.look("2026-11-30T23:59:40Z").await;
+    fleet.look("2026-11-30T23:59:50Z").await;
+    let sum = fleet.sum();
+    assert_eq!(sum.cost.total().nanos(), 50 * 8 * SECOND);
+    assert_eq!((sum.estimated, sum.gpu_seconds), (Money::ZERO, 50 * 8));
+    let resources: Vec<String> = fleet.accounts()[0]
+        .lines(fleet.world.now, &TimeZone::UTC)
+        .into_keys()
+        .map(|(_, sku)| sku.resource)
+        .collect();
+    assert_eq!(resources, ["nvidia.com/gpu", "nvidia.com/mig-1g.10gb"]);
+    // cores and memory are with one of them
+    let accounts = fleet.accounts();
+    let cores: Vec<u32> = accounts[0]
+        .open
+        .values()
+        .map(|charge| charge.facts.cpu_milli)
+        .collect();
+    assert_eq!(cores, [0, 64_000]);
+}
+
+#[tokio::test]
+async fn labels_that_come_late_count_from_the_start() {
+    let mut fleet = Fleet::new(Faults::default()).await;
+    let world = &fleet.world;
+    world
+        .create_all::<k8s_openapi::api::core::v1::Node>(json!({"metadata": {"name": "bare"}}))
+        .await;
+    world.offer("bare", json!({"nvidia.com/gpu": "4"})).await;
+    fleet.look("2026-11-30T23:59:00Z").await;
+    assert_eq!(
+        fleet.sum().estimated,
+        fleet.sum().cost.total() - Money::from_nanos(0)
+    );
+    let labels = json!({"metadata": {"labels": {"nvidia.com/gpu.product": "H100"}}});
+    let patch = kube::api::Patch::Merge(labels);
+    let nodes = fleet.world.nodes();
+    nodes
+        .patch("bare", &Default::default(), &patch)
+        .await
+        .unwrap();
+    fleet.look("2026-11-30T23:59:10Z").await;
+    let sum = fleet.sum();
+    assert_eq!(sum.cost.total().nanos(), 10 * 12 * SECOND);
+    assert_eq!(sum.estimated, Money::ZERO);
+}
+
+/// Nodes over a month's end, with a price that changes, another layout, and days that are booked.
+fn long_story(fleet: &mut Fleet) -> LocalBoxFuture<'_, ()> {
+    async move {
+        fleet.look("2026-11-30T23:59:00Z").await;
+        fleet.world.create_node("two").await;
+        let dearer = json!({"currency": "USD", "effectiveFrom": "2026-12-01T12:00:00Z", "gpus": [{"model": "H100", "pricePerHour": "7.2"}]});
+        let dearer = json!({"metadata": {"name": "dearer"}, "spec": dearer});
+        fleet.world.create_all::<PriceList>(dearer).await;
+        fleet.look("2026-11-30T23:59:30Z").await;
+        fleet.look("2026-12-01T00:00:05Z").await;
+        fleet.look("2026-12-01T01:30:00Z").await;
+        let mixed = json!({"nvidia.com/gpu": "7", "nvidia.com/mig-1g.10gb": "7"});
+        fleet.world.offer("two", mixed).await;
+        fleet.look("2026-12-01T02:00:00Z").await;
+        fleet.look("2026-12-02T01:30:00Z").await;
+        fleet.remove("node").await;
+        fleet.look("2026-12-02T02:00:00Z").await;
+        fleet.remove("two").await;
+        fleet.look("2026-12-03T03:00:00Z").await;
+    }
+    .boxed_local()
+}
+
+/// What the story costs, by the clock alone.
+fn long_story_cost() -> [i128; 2] {
+    let both_in_november = 60 + 60; // two was made in the second of the first look
+    let cheap = 2 * seconds("2026-12-01T00:00:00Z", "2026-12-01T12:00:00Z");
+    let dear = seconds("2026-12-01T12:00:00Z", "2026-12-02T02:00:00Z")
+        + seconds("2026-12-01T12:00:00Z", "2026-12-03T03:00:00Z");
+    [both_in_november, cheap + 2 * dear].map(|node_seconds| node_seconds * 8 * SECOND)
+}
+
+fn assert_told(fleet: &Fleet, what: &str) {
+    let accounts = fleet.accounts();
+    let told: Vec<i128> = accounts
+        .iter()
+        .map(|account| {
+            let lines = account.days().values().flatten();
+            lines.map(|(_, line)| line.cost.total().nanos()).sum()
+        })
+        .collect();
+    assert_eq!(told, long_story_cost(), "{what}");
+    for account in &accounts {
+        assert!(
+            account.open.is_empty() && account.settling.is_empty(),
+            "{what}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_death_at_any_write_changes_nothing_of_what_nodes_cost() {
+    let mut fleet = Fleet::new(Faults::default()).await;
+    long_story(&mut fleet).await;
+    assert_told(&fleet, "undisturbed");
+    let writes = fleet.leader.faults.writes();
+    for write in 0..writes {
+        for moment in [Moment::Before, Moment::After] {
+            let mut fleet = Fleet::new(Faults::crash(write, moment)).await;
+            long_story(&mut fleet).await;
+            let what = format!("it died {moment:?} write {write} of {writes}");
+            assert_eq!(fleet.deaths, 1, "{what}");
+            assert_told(&fleet, &what);
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_bill_is_what_nodes_cost_and_idle_is_what_no_pod_held() {
+    let mut stage = Stage::new(Faults::default()).await;
+    let mut seen = Seen::new();
+    stage.world.now = at("2026-12-10T00:00:00Z");
+    stage.world.create_chat(1).await;
+    for second in 0..60 {
+        if second == 20 {
+            stage.world.create_foreign_pod("notebook").await;
+        }
+        stage.seconds(1).await;
+        stage.leader.see(&View::of(&stage.world));
+        let errors = nodes::look(&stage.leader.context, &mut seen, stage.world.now).await;
+        assert!(errors.is_empty(), "{errors:?}");
+    }
+    let now = stage.world.now;
+    let mut bill = Bill::default();
+    let mut held = 0;
+    for record in stage.world.server.objects::<SpendRecord>() {
+        let account = record.to_account().unwrap();
+        let side = record.spec.kind.side();
+        if side != Side::Nodes {
+            let open = account.open.values();
+            held += open
+                .map(|charge| now.as_second() - charge.start.as_second())
+                .sum::<i64>();
+        }
+        bill.add(side, account.lines(now, &TimeZone::UTC));
+    }
+    let records: Vec<SpendRecord> = stage.world.server.objects();
+    let node = records
+        .iter()
+        .find(|record| record.spec.kind == WorkloadKind::Node)
+        .unwrap();
+    let account = node.to_account().unwrap();
+    let start = account.open.values().next().unwrap().start;
+    let stood = now.as_second() - start.as_second();
+    assert!(stood >= 55 && held > 80, "{stood} {held}");
+    let idle = bill.idle_sum();
+    assert_eq!(i128::from(idle.gpu_seconds), i128::from(stood * 8 - held));
+    assert_eq!(
+        idle.cost.total().nanos(),
+        i128::from(stood * 8 - held) * SECOND
+    );
+    assert_eq!(bill.total().nanos(), i128::from(stood * 8) * SECOND);
+
+    bill::refresh(&stage.leader.context, now);
+    let shown = stage
+        .leader
+        .context
+        .metrics
+        .nodes
+        .values(metrics::IDLE_COST_MONTH);
+    assert_eq!(shown, [metrics::figure(idle.cost.total())]);
+}
+
+#[tokio::test]
+async fn a_workloads_status_has_its_share_of_overheads_beside_what_it_cost() {
+    let mut stage = Stage::new(Faults::default()).await;
+    let overheads = json!([{"name": "people", "part": "Labour", "pricePerMonth": "3000", "shareBy": "GpuHours"}]);
+    let list = json!({"metadata": {"name": "people"}, "spec": {"currency": "USD", "overheads": overheads}});
+    stage.world.create_all::<PriceList>(list).await;
+    stage.world.now = at("2026-12-10T23:59:30Z");
+    stage.world.create_chat(1).await;
+    stage.seconds(10).await;
+    let status = |stage: &Stage| {
+        let services: Vec<bursar_api::InferenceDeployment> = stage.world.server.objects();
+        services[0].status.clone().unwrap().spend.unwrap()
+    };
+    assert_eq!(status(&stage).overhead, None, "nobody has shared them yet");
+    // a third of December is over
+    bill::refresh(&stage.leader.context, at("2026-12-11T08:00:00Z"));
+    let before = stage.world.state();
+    stage.seconds(2).await;
+    let names: Vec<_> = before
+        .keys()
+        .filter(|name| name.contains("InferenceDeployment"))
+        .collect();
+    for name in names {
+        assert_eq!(
+            before[name],
+            stage.world.state()[name],
+            "a share alone is not written"
+        );
+    }
+    stage.world.now = at("2026-12-11T00:10:00Z");
+    stage.seconds(2).await;
+    let spend = status(&stage);
+    assert_eq!(spend.overhead.as_deref(), Some("1000.0000"));
+    assert!(spend.month_to_date.parse::<Money>().unwrap() < "1".parse().unwrap());
+    assert!(spend.components.labour.is_none());
+}

@@ -1,0 +1,309 @@
+//! The bill of the whole cluster: what its nodes cost, and which part of that nobody held.
+//!
+//! `total = workloads + unmanaged + idle + overhead + unattributed`
+//!
+//! Idle is what nodes cost less what pods on that kind of hardware cost for it, by day. So it is below zero where pods pay more than
+//! the node costs: fractions that are sold dearer than the whole, or pods that ran before the nodes' accounts began on that day.
+//! Nodes cost compute and power; volumes and overheads are beside them, and never idle.
+
+use std::collections::BTreeMap;
+
+use jiff::civil::Date;
+
+use crate::ledger::{Line, Sku};
+use crate::money::{Cost, Money};
+
+/// Whose cost lines are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Whole nodes, held or not.
+    Nodes,
+    /// Pods of workloads.
+    Workloads,
+    /// GPU pods of others.
+    Unmanaged,
+}
+
+/// What a cluster cost in one month.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Bill {
+    /// What whole nodes cost. Not a part of the total by itself: pods hold it, or it is idle.
+    pub nodes: Line,
+    /// What workloads' pods cost.
+    pub workloads: Line,
+    /// What GPU pods of others cost.
+    pub unmanaged: Line,
+    /// Monthly overheads.
+    pub overhead: Money,
+    hardware: BTreeMap<(Date, Sku), Balance>,
+}
+
+/// What one kind of hardware cost on one day, and what pods paid for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Balance {
+    /// `None` where no node of it has an account.
+    nodes: Option<Line>,
+    held: Line,
+}
+
+impl Balance {
+    fn idle(&self) -> Line {
+        let (nodes, held) = (self.nodes.unwrap_or_default(), self.held);
+        Line {
+            cost: Cost {
+                // pods that were lost held their node too
+                compute: nodes.cost.compute - held.cost.compute - held.unattributed,
+                power: nodes.cost.power - held.cost.power,
+                ..Cost::ZERO
+            },
+            carbon_mg: nodes.carbon_mg - held.carbon_mg,
+            gpu_seconds: nodes.gpu_seconds - held.gpu_seconds,
+            unpriced_gpu_seconds: nodes.unpriced_gpu_seconds - held.unpriced_gpu_seconds,
+            ..Line::default()
+        }
+    }
+}
+
+impl Bill {
+    /// Adds lines of one month.
+    pub fn add(&mut self, side: Side, lines: impl IntoIterator<Item = ((Date, Sku), Line)>) {
+        for ((date, sku), line) in lines {
+            let sku = Sku { owner: None, ..sku };
+            let balance = self.hardware.entry((date, sku)).or_default();
+            match side {
+                Side::Nodes => {
+                    *balance.nodes.get_or_insert_default() += line;
+                    self.nodes += line;
+                }
+                Side::Workloads => {
+                    balance.held += line;
+                    self.workloads += line;
+                }
+                Side::Unmanaged => {
+                    balance.held += line;
+                    self.unmanaged += line;
+                }
+            }
+        }
+    }
+
+    /// Whether any node has an account. If none has, what is idle is unknown.
+    pub fn has_nodes(&self) -> bool {
+        self.first_day().is_some()
+    }
+
+    /// What was idle, by day and hardware. Days before the first one on which a node has an account are left out: what nodes cost
+    /// then is not known.
+    pub fn idle(&self) -> impl Iterator<Item = (Date, &Sku, Line)> {
+        let first = self.first_day();
+        self.hardware
+            .iter()
+            .filter(move |((date, _), _)| first.is_some_and(|first| first <= *date))
+            .map(|((date, sku), balance)| (*date, sku, balance.idle()))
+            .filter(|(_, _, line)| *line != Line::default())
+    }
+
+    /// The sum of [`Bill::idle`].
+    pub fn idle_sum(&self) -> Line {
+        self.idle().map(|(_, _, line)| line).sum()
+    }
+
+    /// What time on nodes that were lost cost.
+    pub fn unattributed(&self) -> Money {
+        self.workloads.unattributed + self.unmanaged.unattributed
+    }
+
+    /// What all of it cost.
+    pub fn total(&self) -> Money {
+        self.workloads.cost.total()
+            + self.unmanaged.cost.total()
+            + self.idle_sum().cost.total()
+            + self.overhead
+            + self.unattributed()
+    }
+
+    fn first_day(&self) -> Option<Date> {
+        // by date first
+        let mut days = self.hardware.iter();
+        days.find_map(|((date, _), balance)| balance.nodes.map(|_| *date))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use jiff::civil::date;
+    use jiff::tz::TimeZone;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::ledger::{Account, Charge, End, Rate};
+    use crate::price::Facts;
+
+    fn sku(model: &str) -> Sku {
+        Sku {
+            model: Some(model.into()),
+            ..Sku::default()
+        }
+    }
+
+    fn line(compute: &str, gpu_seconds: i64) -> Line {
+        Line {
+            cost: Cost {
+                compute: compute.parse().unwrap(),
+                ..Cost::ZERO
+            },
+            gpu_seconds,
+            ..Line::default()
+        }
+    }
+
+    fn money(text: &str) -> Money {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn the_bill_is_its_parts_and_volumes_are_beside_the_nodes() {
+        let day = date(2026, 11, 3);
+        let mut bill = Bill::default();
+        let mut held = line("30", 3600);
+        (held.cost.storage, held.unattributed) = (money("7"), money("5"));
+        bill.add(Side::Workloads, [((day, sku("H100")), held)]);
+        let notebook = Sku {
+            owner: Some("Pod/notebook".into()),
+            ..sku("H100")
+        };
+        bill.add(Side::Unmanaged, [((day, notebook), line("10", 1800))]);
+        bill.add(Side::Nodes, [((day, sku("H100")), line("100", 7200))]);
+        bill.overhead = money("20");
+        let idle = bill.idle_sum();
+        assert_eq!(
+            (idle.cost.total(), idle.gpu_seconds),
+            (money("55"), 1800),
+            "100 - 30 - 5 - 10"
+        );
+        assert_eq!(bill.unattributed(), money("5"));
+        assert_eq!(
+            bill.total(),
+            money("127"),
+            "nodes, volumes and overheads: 100 + 7 + 20"
+        );
+    }
+
+    #[test]
+    fn idle_is_below_zero_where_fractions_are_dearer_and_kinds_do_not_pay_for_each_other() {
+        let day = date(2026, 11, 3);
+        let mut bill = Bill::default();
+        bill.add(
+            Side::Nodes,
+            [
+                ((day, sku("A100")), line("10", 3600)),
+                ((day, sku("H100")), line("30", 3600)),
+            ],
+        );
+        bill.add(Side::Workloads, [((day, sku("A100")), line("12", 3600))]);
+        let idle: Vec<_> = bill
+            .idle()
+            .map(|(_, sku, line)| (sku.model.clone().unwrap(), line.cost.total()))
+            .collect();
+        assert_eq!(
+            idle,
+            [
+                ("A100".to_owned(), money("-2")),
+                ("H100".to_owned(), money("30"))
+            ]
+        );
+        assert_eq!(bill.total(), money("40"));
+    }
+
+    #[test]
+    fn what_ran_before_the_nodes_accounts_began_is_no_debt_of_theirs() {
+        let mut bill = Bill::default();
+        bill.add(
+            Side::Workloads,
+            [((date(2026, 11, 1), sku("H100")), line("900", 3600))],
+        );
+        assert!(!bill.has_nodes());
+        assert_eq!(bill.total(), money("900"));
+        bill.add(
+            Side::Nodes,
+            [((date(2026, 11, 2), sku("H100")), line("50", 3600))],
+        );
+        assert_eq!(bill.total(), money("950"));
+    }
+
+    /// Nano-units a GPU and second, so that a price an hour is exact at every second.
+    const PRICE: i128 = 7;
+    const BEGIN: &str = "2026-11-03T22:00:00Z";
+
+    fn at(second: i64) -> Timestamp {
+        let begin: Timestamp = BEGIN.parse().unwrap();
+        Timestamp::from_second(begin.as_second() + second).unwrap()
+    }
+
+    fn settled(account: &mut Account, uid: String, gpus: u32, from: i64, to: i64) {
+        let facts = Facts {
+            resource: "nvidia.com/gpu".into(),
+            gpus,
+            node_gpus: 4,
+            model: Some("H100".into()),
+            ..Facts::default()
+        };
+        let mut charge = Charge::new(uid, "p".into(), facts, at(from));
+        let compute = Money::from_nanos(PRICE * 3600 * i128::from(gpus));
+        charge.rates.push(Rate {
+            from: at(from),
+            quote: Cost {
+                compute,
+                ..Cost::ZERO
+            }
+            .into(),
+            provisional: false,
+        });
+        let end = End {
+            at: at(to),
+            estimated: false,
+        };
+        account.settle(&charge, end, &TimeZone::UTC);
+    }
+
+    proptest! {
+        /// Four GPUs stand for a time, and each is held now and then; the free seconds of each day are counted one by one.
+        #[test]
+        fn idle_is_the_free_time_of_gpus_at_their_price(
+            stood in 1i64..20_000,
+            holds in prop::collection::vec(prop::collection::vec((0i64..3_000, 0i64..3_000), 0..5), 4),
+        ) {
+            let mut pods = Account::new("2026-11".parse().unwrap());
+            let mut free = vec![[true; 4]; usize::try_from(stood).unwrap()];
+            for (gpu, stays) in holds.iter().enumerate() {
+                let mut time = 0;
+                for (number, (gap, length)) in stays.iter().enumerate() {
+                    let (from, to) = ((time + gap).min(stood), (time + gap + length).min(stood));
+                    settled(&mut pods, format!("{gpu}/{number}"), 1, from, to);
+                    for second in from..to {
+                        free[usize::try_from(second).unwrap()][gpu] = false;
+                    }
+                    time = to;
+                }
+            }
+            let mut nodes = Account::new("2026-11".parse().unwrap());
+            settled(&mut nodes, "node".into(), 4, 0, stood);
+            let mut bill = Bill::default();
+            bill.add(Side::Nodes, nodes.lines(at(stood), &TimeZone::UTC));
+            bill.add(Side::Workloads, pods.lines(at(stood), &TimeZone::UTC));
+            let mut counted: BTreeMap<Date, i64> = BTreeMap::new();
+            for (second, gpus) in free.iter().enumerate() {
+                let day = at(i64::try_from(second).unwrap()).to_zoned(TimeZone::UTC).date();
+                *counted.entry(day).or_default() += gpus.iter().filter(|free| **free).count() as i64;
+            }
+            counted.retain(|_, seconds| *seconds != 0);
+            let idle: BTreeMap<Date, i64> = bill.idle().map(|(day, _, line)| (day, line.gpu_seconds)).collect();
+            prop_assert_eq!(&idle, &counted);
+            for (day, _, line) in bill.idle() {
+                prop_assert_eq!(line.cost.total().nanos(), i128::from(counted[&day]) * PRICE);
+            }
+            prop_assert_eq!(bill.total().nanos(), i128::from(stood) * 4 * PRICE);
+        }
+    }
+}
