@@ -76,7 +76,7 @@ impl Label for Object {}
 impl Label for Hardware {}
 
 /// The figures that there are, and what they mean.
-const FIGURES: [(&str, &str); 17] = [
+const FIGURES: [(&str, &str); 18] = [
     (SPEND_MONTH, "Money that a workload has cost this month"),
     (SPEND_RATE, "Money an hour that a workload costs now"),
     (COMPUTE_MONTH, "The part of it for machines and their GPUs"),
@@ -93,6 +93,10 @@ const FIGURES: [(&str, &str); 17] = [
     (
         OVERHEAD_MONTH,
         "Its share of the monthly overheads that are due, beside it",
+    ),
+    (
+        SAVED_MONTH,
+        "Money that one replica would have cost while the service rested at zero this month",
     ),
     (GPU_HOURS_MONTH, "Physical GPUs times hours of this month"),
     (CARBON_MONTH, "Kilograms of CO2 equivalent of this month"),
@@ -133,6 +137,7 @@ pub(crate) const OVERHEAD_MONTH: &str = "bursar_spend_overhead_month_to_date";
 pub(crate) const NODE_COST_MONTH: &str = "bursar_node_cost_month_to_date";
 pub(crate) const IDLE_COST_MONTH: &str = "bursar_idle_cost_month_to_date";
 pub(crate) const IDLE_GPU_HOURS_MONTH: &str = "bursar_idle_gpu_hours_month_to_date";
+pub(crate) const SAVED_MONTH: &str = "bursar_spend_saved_month_to_date";
 pub(crate) const GPU_HOURS_MONTH: &str = "bursar_gpu_hours_month_to_date";
 pub(crate) const CARBON_MONTH: &str = "bursar_carbon_kilograms_month_to_date";
 pub(crate) const QUEUE_DEPTH: &str = "bursar_queue_depth";

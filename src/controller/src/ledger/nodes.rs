@@ -69,6 +69,7 @@ pub(crate) async fn look(context: &Context, seen: &mut Seen, now: Timestamp) -> 
         departed: &context.departed,
         prices: &prices,
         done: &BTreeMap::new(),
+        unasked: &BTreeSet::new(),
         zone: &context.zone,
         now,
     };
