@@ -343,6 +343,7 @@ amounts in USD, at 2026-11-24T04:00:00Z
 estimated: 8.10 USD rest on a provisional price or an end that was not seen
 unpriced (+): the amounts lack 4.00 GPU-hours that no price is known for
 unattributed: time on lost nodes cost 0.12 USD more
+idle nodes: 5367.60+ USD this month, 783.0 GPU-hours that no pod held
 "
         );
     }

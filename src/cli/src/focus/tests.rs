@@ -126,7 +126,12 @@ const RULES: &[Rule] = &[
 const VERSIONS: [Version; 2] = [Version::V1_0, Version::V1_2];
 
 fn sheets() -> Vec<Sheet> {
-    records::read(&samples::records(), false).unwrap().0
+    apart().0
+}
+
+/// Those of workloads, and those of nodes.
+fn apart() -> (Vec<Sheet>, Vec<Sheet>) {
+    records::apart(records::read(&samples::records(), false).unwrap().0)
 }
 
 fn now() -> Timestamp {
@@ -135,9 +140,40 @@ fn now() -> Timestamp {
 
 fn written(version: Version) -> Vec<BTreeMap<String, String>> {
     let sheets = sheets();
-    let bytes = csv(&charges(&sheets, "cluster-uid", now()), version).unwrap();
-    let mut reader = ::csv::Reader::from_reader(bytes.as_slice());
+    of_csv(&csv(&charges(&sheets, "cluster-uid", now()), version).unwrap())
+}
+
+fn of_csv(bytes: &[u8]) -> Vec<BTreeMap<String, String>> {
+    let mut reader = ::csv::Reader::from_reader(bytes);
     reader.deserialize().map(Result::unwrap).collect()
+}
+
+/// What a file of the whole cluster has, with overheads of 30 that one workload bears.
+fn of_cluster(version: Version, dearer: &str) -> (Vec<BTreeMap<String, String>>, Money) {
+    let (mut sheets, nodes) = apart();
+    // what pods pay on one day, dearer than the node
+    let mut object = serde_json::to_value(&sheets[0].record).unwrap();
+    object["status"]["days"][0]["compute"] = dearer.into();
+    sheets[0] = Sheet::read(&object).unwrap();
+    let mut bill = records::bill(sheets.iter().chain(&nodes), now());
+    bill.overhead = decimal("30");
+    let line = Line {
+        cost: bursar_core::money::Cost {
+            labour: bill.overhead,
+            ..Default::default()
+        },
+        ..Line::default()
+    };
+    let borne = [(
+        sheets[1].holder.clone(),
+        jiff::civil::date(2026, 11, 24),
+        line,
+    )];
+    let mut rows = charges(&sheets, "cluster-uid", now());
+    rows.extend(overheads(&sheets, &borne, "cluster-uid", now()));
+    rows.extend(unattributed(&sheets, "cluster-uid", now()));
+    rows.extend(idle(&nodes, &bill, "cluster-uid"));
+    (of_csv(&csv(&rows, version).unwrap()), bill.total())
 }
 
 fn decimal(text: &str) -> Money {
@@ -166,7 +202,14 @@ fn every_field_keeps_the_rules_of_its_column() {
     for version in VERSIONS {
         let rows = written(version);
         assert_eq!(rows.len(), 10, "{rows:#?}");
-        for row in &rows {
+        // one for overheads, one for lost time; idle are an A100 for a day, and compute and power of H100s for five
+        let all = of_cluster(version, "164.50").0;
+        assert_eq!(all.len(), 10 + 1 + 1 + 1 + 2 * 5, "{all:#?}");
+        for row in rows
+            .iter()
+            .chain(&all)
+            .chain(&of_cluster(version, "2000").0)
+        {
             for (name, value) in row {
                 let Some((_, _, nullable, form, since)) = RULES.iter().find(|rule| rule.0 == name)
                 else {
@@ -209,7 +252,24 @@ fn no_mandatory_column_is_missing_and_custom_ones_stand_last() {
 
 #[test]
 fn what_hangs_together_is_there_together_and_the_product_is_the_cost() {
-    for row in written(Version::V1_2) {
+    let adjusted = of_cluster(Version::V1_2, "2000").0;
+    let (adjustments, usage): (Vec<_>, Vec<_>) = adjusted
+        .into_iter()
+        .partition(|row| row["ChargeCategory"] == "Adjustment");
+    assert_eq!(adjustments.len(), 1);
+    for row in adjustments {
+        assert!(row["BilledCost"].starts_with('-') && row["ResourceName"] == "idle");
+        for name in [
+            "ListUnitPrice",
+            "PricingQuantity",
+            "PricingUnit",
+            "ConsumedQuantity",
+            "ConsumedUnit",
+        ] {
+            assert!(row[name].is_empty(), "{name}: {row:?}");
+        }
+    }
+    for row in written(Version::V1_2).into_iter().chain(usage) {
         let of = |name: &str| row[name].as_str();
         for (one, other) in [
             ("PricingQuantity", "PricingUnit"),
@@ -281,6 +341,46 @@ fn rows_sum_to_the_ledger_and_periods_are_the_records_own_days_in_utc() {
     );
     assert_eq!(row["SkuId"], "NVIDIA-H100-80GB-HBM3:Power");
     assert_eq!(row["PricingQuantity"], "24.000000000");
+}
+
+#[test]
+fn a_file_of_the_cluster_sums_to_its_bill_and_idle_is_nobodys() {
+    for dearer in ["164.50", "2000"] {
+        let (rows, bill) = of_cluster(Version::V1_2, dearer);
+        let sum: Money = rows.iter().map(|row| decimal(&row["BilledCost"])).sum();
+        assert_eq!(sum, bill);
+    }
+    let (rows, _) = of_cluster(Version::V1_2, "164.50");
+    let of = |name: &str| rows.iter().find(|row| row["ResourceName"] == name).unwrap();
+    let (idle, lost) = (of("idle"), of("unattributed"));
+    assert_eq!(
+        [
+            &idle["ResourceType"],
+            &idle["SubAccountId"],
+            &idle["ResourceId"]
+        ],
+        ["Node", "", "Node/idle"]
+    );
+    assert_eq!(
+        [
+            &lost["SubAccountId"],
+            &lost["ResourceId"],
+            &lost["BilledCost"]
+        ],
+        ["ml", "ml/Node/unattributed", "0.120000000"]
+    );
+    let labour = rows
+        .iter()
+        .find(|row| row["SkuId"] == "Overhead:Labour")
+        .unwrap();
+    assert_eq!(
+        [
+            &labour["ChargePeriodStart"],
+            &labour["ChargePeriodEnd"],
+            &labour["ResourceName"]
+        ],
+        ["2026-10-31T23:00:00Z", "2026-11-24T04:00:00Z", "embed"]
+    );
 }
 
 #[test]

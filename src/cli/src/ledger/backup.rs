@@ -178,7 +178,7 @@ mod tests {
         let last = text.trim_end().rfind('\n').unwrap();
         for (cut, named) in [
             (whole.len() - 1, "is not whole"),
-            (last + 1, "4 records with SHA-256"),
+            (last + 1, "6 records with SHA-256"),
             (40, "line 1: it is not the header"),
             (0, "line 1: it is not the header"),
         ] {

@@ -24,16 +24,36 @@ fn refused(words: &str) -> String {
     }
 }
 
+const NOW: &str = "2026-11-24T04:00:00Z";
+
+/// What these records make, as `asked` has it.
+fn made(records: &[Value], asked: &Asked) -> Read {
+    let (sheets, _) = records::read(records, false).unwrap();
+    let (sheets, nodes) = records::apart(sheets);
+    let bill = || records::bill(sheets.iter().chain(&nodes), NOW.parse().unwrap());
+    let cluster = asked.scope.all_namespaces.then(|| Cluster {
+        bill: bill(),
+        overheads: asked.overheads,
+    });
+    Read {
+        sheets,
+        nodes,
+        overheads: Vec::new(),
+        cluster,
+    }
+}
+
 fn printed(words: &str) -> String {
-    let (sheets, _) = records::read(&samples::records(), false).unwrap();
-    let now = "2026-11-24T04:00:00Z".parse().unwrap();
-    String::from_utf8(render(&sheets, &[], &asked(words), "cluster", now).unwrap()).unwrap()
+    let asked = asked(words);
+    let read = made(&samples::records(), &asked);
+    let text = render(&read, &asked, "cluster", NOW.parse().unwrap()).unwrap();
+    String::from_utf8(text).unwrap()
 }
 
 #[test]
 fn a_table_has_the_currencys_digits_a_sum_and_what_it_rests_on() {
     assert_eq!(
-        printed("--month 2026-11"),
+        printed("--month 2026-11 -A"),
         "\
 NAMESPACE  WORKLOAD     GPU-HOURS  COMPUTE  STORAGE  POWER  LABOUR     TOTAL  WASTE
 ml         infd/chat        40.00   274.58     0.00  14.27    0.00    288.85    16%
@@ -41,6 +61,13 @@ ml         infd/embed        1.00     0.56     0.01   0.00    0.00      0.57    
 research   infd/lab          2.00     0.00     0.00   0.00    0.00   unknown      -
 research   tj/finetune     194.00  1321.00     0.00   0.00  250.00  1571.00+     0%
 TOTAL                      237.00  1596.14     0.01  14.27  250.00  1860.42+     2%
+
+CLUSTER         AMOUNT  GPU-HOURS
+workloads     1860.42+     237.00
+unmanaged         0.00       0.00
+idle          5367.60+     783.00
+unattributed      0.12          -
+total         7228.14+    1020.00
 
 2026-11 in USD, as of 2026-11-24T04:00:00Z
 estimated: 8.10 USD rest on a provisional price or an end that was not seen
@@ -88,16 +115,8 @@ fn a_currency_without_decimals_has_none_in_the_table() {
     for record in &mut records {
         record["spec"]["currency"] = "JPY".into();
     }
-    let (sheets, _) = records::read(&records, false).unwrap();
-    let now = "2026-11-24T04:00:00Z".parse().unwrap();
-    let text = render(
-        &sheets,
-        &[],
-        &asked("--month 2026-11 --by namespace"),
-        "",
-        now,
-    )
-    .unwrap();
+    let asked = asked("--month 2026-11 --by namespace");
+    let text = render(&made(&records, &asked), &asked, "", NOW.parse().unwrap()).unwrap();
     let text = String::from_utf8(text).unwrap();
     assert!(
         text.contains("2026-11 in JPY") && text.contains(" 1860+ "),
@@ -121,25 +140,61 @@ fn overheads_are_labour_of_all_who_used_gpus() {
         ]},
     }))
     .unwrap();
-    let (sheets, _) = records::read(&samples::records(), false).unwrap();
+    let asked = asked("--month 2026-11 --by namespace -A --overheads");
+    let mut read = made(&samples::records(), &asked);
     let now: Timestamp = "2026-12-01T00:00:00Z".parse().unwrap();
     let prices = Prices::of([&list], Some("USD".into()), now);
-    let borne = overheads(&sheets, &prices, "2026-11".parse().unwrap(), now);
+    let month = "2026-11".parse().unwrap();
+    let borne = overheads(&read.sheets, &prices, month, now);
     let whole: Money = borne.iter().map(|(_, _, line)| line.cost.labour).sum();
     assert_eq!(whole, "3000".parse().unwrap());
     let months: Vec<String> = borne.iter().map(|(_, date, _)| date.to_string()).collect();
     assert!(months.iter().all(|date| date == "2026-11-30"), "{months:?}");
-    let text = render(
-        &sheets,
-        &borne,
-        &asked("--month 2026-11 --by namespace"),
-        "",
-        now,
-    )
-    .unwrap();
+    read.overheads = borne;
+    let owed = due(&[], &read.nodes, &prices, month, now);
+    assert_eq!(owed, whole, "it is owed whoever bears it");
+    read.cluster.as_mut().unwrap().bill.overhead = owed;
+    let text = render(&read, &asked, "", now).unwrap();
     let text = String::from_utf8(text).unwrap();
-    assert!(
-        text.contains("LABOUR") && text.contains("3250.00"),
-        "{text}"
-    );
+    for part in ["LABOUR", "3250.00", "\noverhead        3000.00          -\n"] {
+        assert!(text.contains(part), "{part:?} is not in {text}");
+    }
+}
+
+#[test]
+fn idle_nodes_stand_beside_what_pods_cost_by_what_a_node_has() {
+    let text = printed("--month 2026-11 --by gpu -A");
+    let mut lines = text.lines();
+    let column = |line: &str| line.split_whitespace().last().unwrap().to_owned();
+    assert_eq!(column(lines.next().unwrap()), "IDLE-NODES");
+    let idle: Vec<String> = lines.take(5).map(column).collect();
+    assert_eq!(idle, ["unknown", "0.44", "5367.15", "0.00", "5367.60+"]);
+    let by_day = printed("--month 2026-11 --by day -A");
+    let held_by_nobody = by_day
+        .lines()
+        .find(|line| line.starts_with("2026-11-21"))
+        .unwrap();
+    assert_eq!(column(held_by_nobody), "1344.00");
+    // a namespace has none, and one namespace's report knows nothing of the cluster
+    assert!(!printed("--month 2026-11 --by namespace,gpu -A").contains("IDLE-NODES"));
+    assert!(!printed("--month 2026-11 --by gpu").contains("IDLE-NODES"));
+}
+
+#[test]
+fn the_bill_of_the_cluster_is_exact_in_json_and_what_is_not_known_is_null() {
+    let bill = |text: &str| serde_json::from_str::<Value>(text).unwrap()["cluster"].clone();
+    let cluster = bill(&printed("--month 2026-11 -o json -A"));
+    assert_eq!(cluster["idle"], "5367.596821099");
+    assert_eq!(cluster["total"], "7228.135000000");
+    assert_eq!(cluster["overhead"], Value::Null, "nobody asked for it");
+    assert_eq!(cluster["hardware"][2]["region"], "us-east-1");
+    assert_eq!(cluster["hardware"][2]["idleGpuHours"], "768.000000000");
+    let asked = asked("--month 2026-11 -o json -A");
+    let mut records = samples::records();
+    records.truncate(4);
+    let text = render(&made(&records, &asked), &asked, "", NOW.parse().unwrap()).unwrap();
+    let cluster = bill(std::str::from_utf8(&text).unwrap());
+    assert_eq!(cluster["idle"], Value::Null, "no node has an account");
+    assert_eq!(cluster["total"], "1860.538178901");
+    assert_eq!(bill(&printed("--month 2026-11 -o json")), Value::Null);
 }

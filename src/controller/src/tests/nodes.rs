@@ -12,7 +12,7 @@ use futures::future::LocalBoxFuture;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use kube::ResourceExt;
-use kube::api::DeleteParams;
+use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use serde_json::json;
 
 use super::leader::{Leader, View};
@@ -238,12 +238,11 @@ async fn labels_that_come_late_count_from_the_start() {
         .await;
     world.offer("bare", json!({"nvidia.com/gpu": "4"})).await;
     fleet.look("2026-11-30T23:59:00Z").await;
-    assert_eq!(
-        fleet.sum().estimated,
-        fleet.sum().cost.total() - Money::from_nanos(0)
-    );
+    fleet.world.now = at("2026-11-30T23:59:05Z");
+    let provisional = Money::from_nanos(5 * 4 * SECOND);
+    assert_eq!(fleet.sum().estimated, provisional);
     let labels = json!({"metadata": {"labels": {"nvidia.com/gpu.product": "H100"}}});
-    let patch = kube::api::Patch::Merge(labels);
+    let patch = Patch::Merge(labels);
     let nodes = fleet.world.nodes();
     nodes
         .patch("bare", &Default::default(), &patch)
@@ -319,6 +318,30 @@ async fn a_death_at_any_write_changes_nothing_of_what_nodes_cost() {
             assert_eq!(fleet.deaths, 1, "{what}");
             assert_told(&fleet, &what);
         }
+    }
+}
+
+#[tokio::test]
+async fn whoever_writes_first_changes_nothing_of_what_nodes_cost() {
+    let mut fleet = Fleet::new(Faults::default()).await;
+    long_story(&mut fleet).await;
+    let writes = fleet.leader.faults.writes();
+    for write in 0..writes {
+        let mut fleet = Fleet::new(Faults::default()).await;
+        let server = fleet.world.server.clone();
+        let acts = async move {
+            let api: Api<SpendRecord> = Api::all(server.client());
+            for record in server.objects::<SpendRecord>() {
+                let patch = Patch::Merge(json!({"metadata": {"labels": {"rival": "was-here"}}}));
+                let params = PatchParams::default();
+                api.patch(&record.name_any(), &params, &patch)
+                    .await
+                    .unwrap();
+            }
+        };
+        fleet.leader = Leader::new(&fleet.world, Faults::rival(write, acts));
+        long_story(&mut fleet).await;
+        assert_told(&fleet, &format!("a rival before write {write} of {writes}"));
     }
 }
 
