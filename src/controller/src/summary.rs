@@ -202,10 +202,13 @@ mod tests {
             &summary("1.2000", "0.0000", "2026-11-24T00:00:01Z"),
             at("2026-11-24T00:00:01Z")
         ));
-        assert!(!is_due(
-            Some(&ended),
-            &summary("1.1000", "0.0000", "2026-11-24T09:00:00Z"),
-            at("2026-11-24T09:00:00Z")
-        ));
+        let later = SpendSummary {
+            overhead: Some("5.0000".into()),
+            ..summary("1.1000", "0.0000", "2026-11-24T09:00:00Z")
+        };
+        assert!(
+            !is_due(Some(&ended), &later, at("2026-11-24T09:00:00Z")),
+            "a share of overheads grows with time alone"
+        );
     }
 }

@@ -156,7 +156,11 @@ fn overheads_are_labour_of_all_who_used_gpus() {
     read.cluster.as_mut().unwrap().bill.overhead = owed;
     let text = render(&read, &asked, "", now).unwrap();
     let text = String::from_utf8(text).unwrap();
-    for part in ["LABOUR", "3250.00", "\noverhead        3000.00          -\n"] {
+    for part in [
+        "LABOUR",
+        "3250.00",
+        "\noverhead        3000.00          -\n",
+    ] {
         assert!(text.contains(part), "{part:?} is not in {text}");
     }
 }

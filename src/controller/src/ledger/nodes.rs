@@ -5,8 +5,9 @@
 //! nothing for a while (its device plugin is down) is paid for all the same.
 //!
 //! Nodes carry no finalizer. What is written is decided by a live read of the Node and written at the record's version, so a stale
-//! cache and a former leader change nothing. A node that lives always has its open charges, in the latest month's record at least,
-//! and what is open nowhere need not be remembered: only a node that is there can be charged anew.
+//! cache and a former leader change nothing. A charge that is open over a month's end is written to the next month before anything
+//! else becomes of it, so that no part of it is lost. A node that lives always has its open charges, in the latest month's record at
+//! least, and what is open nowhere need not be remembered: only a node that is there can be charged anew.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -116,8 +117,10 @@ impl Ledger<'_> {
         let mut pages = self.pages(shard)?;
         let missing = self.missing(shard, &mut pages)?;
         if !missing.is_empty() {
-            let live = self.live_nodes().await?;
-            self.enter_months(&mut pages, missing, |key| live.contains(node_of(key)));
+            // what is open goes on in the month that has begun, also where its node is gone: it may end in either
+            self.are_current(&pages).await?;
+            self.enter_months(&mut pages, missing, |_| true);
+            return self.write_changed(shard, &mut pages).await;
         }
         self.refine(&mut pages, nodes);
         let open = self.open_charges(&pages);
@@ -145,9 +148,27 @@ impl Ledger<'_> {
             self.book_days(&mut pages, until, due, |key| live.contains(node_of(key)));
         }
         forget_settled(&mut pages);
-        for (month, page) in &mut pages {
+        self.write_changed(shard, &mut pages).await
+    }
+
+    async fn write_changed(&self, shard: &WorkloadRef, pages: &mut Pages) -> Result<(), Error> {
+        for (month, page) in pages {
             if page.account != page.before {
                 self.write(shard, *month, page).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses records with open charges that are not what the API server has: an old one has charges open that were settled since.
+    async fn are_current(&self, pages: &Pages) -> Result<(), Failure> {
+        let api: Api<SpendRecord> = Api::all(self.client.clone());
+        let open = pages.values().filter(|page| !page.before.open.is_empty());
+        for record in open.filter_map(|page| page.record.as_ref()) {
+            let call = "get spendrecord";
+            let live = bounded(call, api.get_opt(&record.name_any())).await?;
+            if live.and_then(|live| live.resource_version()) != record.resource_version() {
+                return Err(Failure::Conflict { call });
             }
         }
         Ok(())
