@@ -154,8 +154,8 @@ impl Account {
         all
     }
 
-    /// The lines that open charges have not booked.
-    fn running(
+    /// The lines within `within` that open charges have not booked.
+    pub fn running(
         &self,
         within: Interval,
         now: Timestamp,
