@@ -35,6 +35,9 @@ pub(crate) fn explains(cluster: &Cluster) -> Outcome {
                 "replica costs",
                 RATE,
                 "budget/team",
+                "money in USD, exactly",
+                "PriceList default, node p5.48xlarge",
+                "forecast",
             ][..],
         ),
         (
@@ -44,6 +47,8 @@ pub(crate) fn explains(cluster: &Cluster) -> Outcome {
                 "limit",
                 "1000",
                 "in reserve",
+                "money in USD, exactly",
+                "infd/chat",
             ],
         ),
     ] {

@@ -109,6 +109,10 @@ pub(super) fn revenue(
     {
         page.row("  by", &format!("{earned}: {by}"));
     }
+    if line.unpriced_gpu_seconds != 0 {
+        page.row("margin", "not known, because a part of the cost is not");
+        return;
+    }
     page.row(
         "margin",
         &format!("{} = {} - {cost}", revenue.total() - cost, revenue.total()),

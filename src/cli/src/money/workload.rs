@@ -95,6 +95,10 @@ pub(super) fn render(
         Some(Err(why)) => page.row("revenue", &format!("not traced: reading its terms: {why}")),
         Some(Ok(None)) | None => {}
     }
+    let saved = sum(month.bounds(zone)).saved;
+    if saved != Money::ZERO {
+        page.row("saved", &of_rest(saved, &current));
+    }
     rests_on(page, &current, &spent, now, zone);
 }
 
@@ -242,6 +246,17 @@ fn of_forecast(forecast: &Forecast) -> String {
         window.seconds(),
         window.start
     )
+}
+
+fn of_rest(saved: Money, current: &[&Account]) -> String {
+    let text = format!("{saved} beside the month: a replica while it rested at zero");
+    match current.iter().find_map(|account| account.rest.as_ref()) {
+        Some(rest) => format!(
+            "{text}, as since {:.0} at {} an hour",
+            rest.since, rest.per_hour
+        ),
+        None => text,
+    }
 }
 
 /// What is not a listed price for an exact time, and why.
