@@ -65,7 +65,7 @@ pub(crate) async fn explain(client: &Client, answer: &Answer, now: Timestamp) ->
             page.line("");
             page.row(
                 "not traced",
-                &format!("{error}; it takes the right to list them, as ClusterRole bursar-spend-viewer has it"),
+                &format!("{error} (ClusterRole bursar-spend-viewer has the right to list them)"),
             );
         }
     }
