@@ -3,7 +3,7 @@
 use bursar_core::bill::Bill;
 use bursar_core::ledger::Line;
 use bursar_core::money::Money;
-use bursar_core::report::{Dimension, Entry, Holder, Report, report};
+use bursar_core::report::{Dimension, Entry, Holder, Report, Row, report};
 use serde::Serialize;
 
 use super::figures::hours;
@@ -37,9 +37,15 @@ impl Cluster {
         Some(report(entries, by))
     }
 
-    /// What idle nodes cost, for people.
-    pub(super) fn amount(line: &Line, digits: usize) -> String {
-        top::amount(line, line.cost.total(), digits)
+    /// Adds rows of what nobody held at all.
+    pub(super) fn add_idle_rows(&self, report: &mut Report) {
+        let idle = self.idle(&report.by).map(|idle| idle.rows);
+        for Row { key, .. } in idle.unwrap_or_default() {
+            if let Err(at) = report.rows.binary_search_by(|row| row.key.cmp(&key)) {
+                let line = Line::default();
+                report.rows.insert(at, Row { key, line });
+            }
+        }
     }
 
     /// The identity, for people.
@@ -107,6 +113,13 @@ impl Cluster {
             hardware: kinds.collect(),
         }
     }
+}
+
+/// What nodes of a row cost while nobody held them, for people.
+pub(super) fn of_row(idle: &Report, row: &Row, digits: usize) -> String {
+    let found = idle.rows.iter().find(|idle| idle.key == row.key);
+    let line = found.map_or_else(Line::default, |idle| idle.line);
+    top::amount(&line, line.cost.total(), digits)
 }
 
 /// The bill in JSON: decimal strings, and null for what is not known.
