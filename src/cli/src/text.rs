@@ -221,13 +221,6 @@ fn from_status(page: &mut Page, kind: Kind, object: &Value) {
                     word(&spend["ratePerHour"])
                 ),
             );
-            if spend["overhead"].is_string() {
-                let share = word(&spend["overhead"]);
-                page.row(
-                    "overheads",
-                    &format!("{share} {currency} of this month's, beside what is spent"),
-                );
-            }
             page.row("as of", word(&spend["asOf"]));
         }
     }
@@ -395,7 +388,7 @@ budget/team
         let object = json!({"metadata": {"generation": 2}, "spec": {}, "status": {
             "observedGeneration": 1, "readyReplicas": 1, "desiredReplicas": 2, "allowedReplicas": 1, "replicas": 1, "limitedBy": "Budget",
             "reason": "r", "spend": {"today": "0.1000", "monthToDate": "0.2000", "total": "0.3000", "ratePerHour": "6.8800",
-            "gpuHours": "0.1", "currency": "USD", "overhead": "0.0400", "asOf": "2026-11-24T04:00:00Z"},
+            "gpuHours": "0.1", "currency": "USD", "asOf": "2026-11-24T04:00:00Z"},
             "conditions": [{"type": "Ready", "status": "False", "reason": "PodStuck", "message": "the image cannot be pulled"}],
         }});
         let text = printed(Kind::Service, "chat", source(object));
@@ -405,7 +398,6 @@ budget/team
             "  allowed        1\n",
             "  limited by     Budget\n",
             "0.3000 in all",
-            "0.0400 USD of this month's, beside what is spent",
             "Ready: False (PodStuck) the image cannot be pulled",
         ] {
             assert!(text.contains(part), "{part:?} is not in\n{text}");

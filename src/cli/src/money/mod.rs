@@ -17,7 +17,7 @@ mod workload;
 use bursar_api::names::NAMESPACE_LABEL;
 use bursar_api::prices::Prices;
 use bursar_api::spend::WorkloadKind;
-use bursar_api::{BudgetPolicy, InferenceDeployment, PriceList};
+use bursar_api::{BudgetPolicy, InferenceDeployment, PriceList, TrainingJob};
 use bursar_core::economics::Terms;
 use bursar_core::money::{Money, NANOS};
 use bursar_core::period::Period;
@@ -38,6 +38,8 @@ struct Books {
     sheets: Vec<Sheet>,
     /// Prices as they are now.
     prices: Result<Prices, String>,
+    /// What the workload's status says of overheads: they are shared over the whole cluster.
+    overhead: Option<String>,
 }
 
 /// What the records do not say of the object.
@@ -55,6 +57,8 @@ pub(crate) async fn explain(client: &Client, answer: &Answer, now: Timestamp) ->
     match books(client, &answer.namespace, now).await {
         Ok((books, skipped)) => {
             let subject = subject(client, &answer.object, &answer.namespace).await;
+            let overhead = overhead(client, &answer.object, &answer.namespace).await;
+            let books = Books { overhead, ..books };
             render(&mut page, &books, &subject, answer, now);
             for warning in skipped {
                 page.wrapped("  ", &format!("note: {warning}"), 2);
@@ -86,6 +90,11 @@ fn render(page: &mut Page, books: &Books, subject: &Subject, answer: &Answer, no
             workload::render(page, &sheets, &books.prices, None, now);
         }
     }
+    if let Some(share) = &books.overhead {
+        let text =
+            format!("{share}, as the status says: its share of this month's, beside what is spent");
+        page.row("overheads", &text);
+    }
 }
 
 /// The records of the workload that is asked about.
@@ -114,7 +123,12 @@ async fn books(
     let prices = listed
         .map(|lists| Prices::of(&lists.items, kept, now))
         .map_err(|error| said(&error));
-    Ok((Books { sheets, prices }, skipped))
+    let books = Books {
+        sheets,
+        prices,
+        overhead: None,
+    };
+    Ok((books, skipped))
 }
 
 async fn subject(client: &Client, object: &Object, namespace: &str) -> Subject {
@@ -135,6 +149,21 @@ async fn subject(client: &Client, object: &Object, namespace: &str) -> Subject {
             Subject::Budget(found.map(|budget| budget.spec.period.into()))
         }
     }
+}
+
+async fn overhead(client: &Client, object: &Object, namespace: &str) -> Option<String> {
+    let spend = match object.kind {
+        Kind::Service => {
+            let api: Api<InferenceDeployment> = Api::namespaced(client.clone(), namespace);
+            api.get(&object.name).await.ok()?.status?.spend
+        }
+        Kind::Job => {
+            let api: Api<TrainingJob> = Api::namespaced(client.clone(), namespace);
+            api.get(&object.name).await.ok()?.status?.spend
+        }
+        Kind::Budget => None,
+    };
+    spend?.overhead
 }
 
 fn currency(sheet: &Sheet) -> &str {

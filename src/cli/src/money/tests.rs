@@ -37,7 +37,21 @@ fn books(records: &[Value]) -> Books {
     Books {
         sheets,
         prices: Ok(prices),
+        overhead: None,
     }
+}
+
+#[test]
+fn a_share_of_overheads_stands_beside_what_is_spent() {
+    let books = Books {
+        overhead: Some("12.5000".into()),
+        ..books(&samples::records())
+    };
+    let text = printed(&books, &Subject::Job, "research", "finetune");
+    assert!(
+        text.contains("\n  overheads      12.5000, as the status says"),
+        "{text}"
+    );
 }
 
 fn terms() -> Terms {
