@@ -14,6 +14,8 @@ mod earned;
 mod tests;
 mod workload;
 
+use std::time::Duration;
+
 use bursar_api::names::NAMESPACE_LABEL;
 use bursar_api::prices::Prices;
 use bursar_api::spend::WorkloadKind;
@@ -31,6 +33,9 @@ use crate::page::{Page, WIDTH};
 use crate::read::{Answer, said};
 use crate::records::{self, Sheet};
 use crate::table::table;
+
+/// The whole ledger of a namespace, and all PriceLists, take longer to read than one object.
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// What figures are traced to. Where a part cannot be read, why.
 struct Books {
@@ -54,23 +59,34 @@ enum Subject {
 /// The part of an explanation that traces money; ends with a newline. What cannot be read is said there: it hides nothing else.
 pub(crate) async fn explain(client: &Client, answer: &Answer, now: Timestamp) -> String {
     let mut page = Page::default();
-    match books(client, &answer.namespace, now).await {
-        Ok((books, skipped)) => {
-            let subject = subject(client, &answer.object, &answer.namespace).await;
-            let overhead = overhead(client, &answer.object, &answer.namespace).await;
-            let books = Books { overhead, ..books };
+    let read = async {
+        let books = books(client, &answer.namespace, now).await;
+        let (mut books, skipped) = books.map_err(|error| {
+            format!("{error} (ClusterRole bursar-spend-viewer has the right to list them)")
+        })?;
+        books.overhead = overhead(client, &answer.object, &answer.namespace).await;
+        Ok((
+            (books, skipped),
+            subject(client, &answer.object, &answer.namespace).await,
+        ))
+    };
+    let late = |_| {
+        Err(format!(
+            "the API server did not answer within {} s",
+            LIMIT.as_secs()
+        ))
+    };
+    match tokio::time::timeout(LIMIT, read).await.unwrap_or_else(late) {
+        Ok(((books, skipped), subject)) => {
             render(&mut page, &books, &subject, answer, now);
             for warning in skipped {
                 page.wrapped("  ", &format!("note: {warning}"), 2);
             }
         }
-        Err(error) => {
+        Err(why) => {
             page.heading("money");
             page.line("");
-            page.row(
-                "not traced",
-                &format!("{error} (ClusterRole bursar-spend-viewer has the right to list them)"),
-            );
+            page.row("not traced", &why);
         }
     }
     page.text

@@ -6,7 +6,7 @@ use bursar_api::prices::Prices;
 use bursar_core::economics::Terms;
 use bursar_core::forecast::Forecast;
 use bursar_core::ledger::{Account, Charge, Line};
-use bursar_core::money::{Cost, Money};
+use bursar_core::money::Money;
 use bursar_core::period::{Interval, Month};
 use bursar_core::report::gpu;
 use jiff::Timestamp;
@@ -63,8 +63,8 @@ pub(super) fn render(
         let each = accounts.iter();
         each.map(|account| account.sum(within, now, zone)).sum()
     };
-    page.row("today", &today.cost.total().to_string());
-    page.row("month", &in_parts(&spent.cost));
+    page.row("today", &known(&today, today.cost.total().to_string()));
+    page.row("month", &in_parts(&spent));
     let months: BTreeSet<Month> = accounts.iter().map(|account| account.month).collect();
     let before: Vec<(Month, Line)> = months
         .iter()
@@ -173,18 +173,21 @@ fn list(page: &mut Page, mut parts: Vec<Part>, today: &Line, all: &Line) {
         all: *all,
     });
     let column = |amount: fn(&Part) -> Money| exact(&parts.iter().map(amount).collect::<Vec<_>>());
-    let columns = [
-        column(|part| part.today.cost.total()),
-        column(|part| part.all.cost.total()),
-        column(|part| part.all.waste()),
-    ];
+    let today = column(|part| part.today.cost.total());
+    let month = column(|part| part.all.cost.total());
+    let waste = column(|part| part.all.waste());
+    let amounts = today.into_iter().zip(month).zip(waste);
     let rows: Vec<Vec<String>> = parts
         .iter()
-        .enumerate()
-        .map(|(at, part)| {
-            let amounts = columns.iter().map(|column| column[at].clone());
-            let first = [part.name.clone(), hours(part.all.gpu_seconds, 2)];
-            first.into_iter().chain(amounts).collect()
+        .zip(amounts)
+        .map(|(part, ((today, month), waste))| {
+            vec![
+                part.name.clone(),
+                hours(part.all.gpu_seconds, 2),
+                known(&part.today, today),
+                known(&part.all, month),
+                waste,
+            ]
         })
         .collect();
     put(
@@ -194,7 +197,17 @@ fn list(page: &mut Page, mut parts: Vec<Part>, today: &Line, all: &Line) {
     );
 }
 
-fn in_parts(cost: &Cost) -> String {
+/// An amount of a line, with a `+` where a part of it is not known.
+fn known(line: &Line, amount: String) -> String {
+    match line.unpriced_gpu_seconds {
+        0 => amount,
+        unpriced if unpriced == line.gpu_seconds => "unknown".to_owned(),
+        _ => format!("{amount}+"),
+    }
+}
+
+fn in_parts(line: &Line) -> String {
+    let cost = &line.cost;
     let parts = [
         ("compute", cost.compute),
         ("storage", cost.storage),
@@ -206,24 +219,26 @@ fn in_parts(cost: &Cost) -> String {
         .filter(|(_, amount)| *amount != Money::ZERO)
         .map(|(name, amount)| format!("{name} {amount}"))
         .collect();
-    match parts.len() {
-        0 => cost.total().to_string(),
-        _ => format!("{} = {}", cost.total(), parts.join(" + ")),
+    let total = known(line, cost.total().to_string());
+    if parts.is_empty() {
+        return total;
     }
+    format!("{total} = {}", parts.join(" + "))
 }
 
 /// All months on record, this one included.
 fn total(page: &mut Page, spent: &Line, before: &[(Month, Line)]) {
     let mut all = *spent;
-    let mut text = format!("{} this month", spent.cost.total());
+    let of = |line: &Line| known(line, line.cost.total().to_string());
+    let mut text = format!("{} this month", of(spent));
     for (month, line) in before {
         all += *line;
-        text.push_str(&format!(" + {} in {month}", line.cost.total()));
+        text.push_str(&format!(" + {} in {month}", of(line)));
     }
     if before.is_empty() {
         page.row("total", &format!("{text}, its first"));
     } else {
-        page.row("total", &format!("{} = {text}", all.cost.total()));
+        page.row("total", &format!("{} = {text}", of(&all)));
     }
     let hours = format!(
         "{} this month, {} in all",
