@@ -57,14 +57,20 @@ pub(crate) fn reports(cluster: &Cluster) -> Outcome {
     let of = |more: &[&'static str]| [&report[..], more].concat();
     let cases: [(Vec<&str>, &[&str]); 8] = [
         (vec!["top", "-A"], &["infd/chat", RATE]),
-        (of(&[]), &["steady", "infd/chat", "TOTAL", "USD"]),
+        (
+            of(&[]),
+            &["steady", "infd/chat", "TOTAL", "USD", "unattributed"],
+        ),
         (
             of(&["--overheads", "-o", "csv"]),
             &["month,currency,namespace,workload", "steady,infd/chat"],
         ),
         (of(&["-o", "focus-csv"]), &["BilledCost", "GPU Inference"]),
         (vec!["ledger", "verify"], &[]),
-        (vec!["ledger", "backup"], &["steady.infd.chat"]),
+        (
+            vec!["ledger", "backup"],
+            &["steady.infd.chat", "\"name\":\"nodes."],
+        ),
         (
             vec!["prices", "check"],
             &["1 of 1 kinds of GPU on 1 nodes have a price"],

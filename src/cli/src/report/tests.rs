@@ -274,6 +274,17 @@ fn overheads_are_labour_of_all_who_used_gpus() {
 }
 
 #[test]
+fn the_docs_show_the_bill_and_idle_nodes_as_they_are() {
+    let docs = include_str!("../../../../docs/reports.md");
+    let bill = printed("--month 2026-11 -A");
+    let rows = printed("--month 2026-11 --by gpu -A");
+    let (rows, _) = rows.split_once("\nTOTAL").unwrap();
+    for text in [bill.as_str(), rows] {
+        assert!(docs.contains(text), "docs/reports.md does not show\n{text}");
+    }
+}
+
+#[test]
 fn idle_nodes_stand_beside_what_pods_cost_by_what_a_node_has() {
     let text = printed("--month 2026-11 --by gpu -A");
     let mut lines = text.lines();

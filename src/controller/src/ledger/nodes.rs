@@ -196,13 +196,18 @@ impl Ledger<'_> {
             return Ok(());
         }
         let now = whole_second(self.now);
-        let start = match (charges, live.creation_timestamp()) {
-            ([], Some(made)) => made.0.max(since).min(now),
-            _ => now,
+        let charged = charges
+            .iter()
+            .map(|charge| charge.booked.unwrap_or(charge.start));
+        let start = match (charged.max(), live.creation_timestamp()) {
+            // a clock that stepped back charges nothing twice
+            (Some(charged), _) => now.max(charged),
+            (None, Some(made)) => made.0.max(since).min(now),
+            (None, None) => now,
         };
         for charge in charges {
             let end = End {
-                at: start.max(charge.start),
+                at: start,
                 estimated: !seen.contains(uid(node)),
             };
             self.settle(pages, charge, end);
