@@ -17,7 +17,7 @@ pub mod charge;
 pub mod line;
 
 pub use account::{Account, Days};
-pub use charge::{Charge, Counters, End, Rate, Uid, Use};
+pub use charge::{Charge, Counters, Earlier, End, Rate, Uid, Use};
 pub use line::{Line, Sku};
 
 #[cfg(test)]

@@ -197,6 +197,9 @@ pub(super) struct Units {
 }
 
 impl Units {
+    /// All that there is.
+    pub(super) const ONE: Self = Self { part: 1, whole: 1 };
+
     /// The units' part of a price, rounded down.
     pub(super) fn of(self, price: Money) -> Money {
         Money::from_nanos(self.scale(price.nanos()))

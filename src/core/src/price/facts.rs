@@ -138,6 +138,15 @@ pub struct Facts {
     /// The node's name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
+    /// What may change while the pod runs.
+    #[serde(flatten)]
+    pub amounts: Amounts,
+}
+
+/// What a charge is priced by that may change while the pod runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Amounts {
     /// Thousandths of a CPU core that the pod asks for.
     #[serde(skip_serializing_if = "is_zero")]
     pub cpu_milli: u32,
@@ -147,9 +156,12 @@ pub struct Facts {
     /// Mebibytes of ephemeral storage that the pod asks for.
     #[serde(skip_serializing_if = "is_zero")]
     pub ephemeral_mib: u32,
-    /// Gibibytes of the pod's persistent volumes, by storage class.
+    /// Gibibytes of the persistent volumes that the pod bears, by storage class.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub volumes: BTreeMap<String, u32>,
+    /// Watts that its GPUs were measured to draw, all together; those of their model count where there is no measurement.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub watts: Option<u32>,
 }
 
 fn is_zero(number: &u32) -> bool {

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 
 use crate::money::{Cost, Money, per_hour_for};
 
-use super::book::{Compute, MONTH_HOURS, Power, PriceBook};
+use super::book::{Compute, MONTH_HOURS, Power, PriceBook, Units};
 use super::facts::{Facts, Share};
 use super::overhead::Overhead;
 
@@ -179,6 +179,11 @@ impl PriceLists {
             .map(|list| &list.book)
     }
 
+    /// Whether electricity is charged apart at `at`.
+    pub fn charges_power(&self, at: Timestamp) -> bool {
+        self.power_section(at).is_some()
+    }
+
     fn power_section(&self, at: Timestamp) -> Option<&Power> {
         self.books(at).find_map(|book| book.power.as_ref())
     }
@@ -193,31 +198,35 @@ impl PriceLists {
     fn processors(&self, facts: &Facts, at: Timestamp) -> Money {
         let core_hour = self.books(at).find_map(|book| book.core_hour);
         let gib_hour = self.books(at).find_map(|book| book.gib_hour);
-        core_hour.map_or(Money::ZERO, |price| price.share(facts.cpu_milli, 1000))
-            + gib_hour.map_or(Money::ZERO, |price| {
-                price.share(facts.memory_mib, MIB_PER_GIB)
-            })
+        core_hour.map_or(Money::ZERO, |price| {
+            price.share(facts.amounts.cpu_milli, 1000)
+        }) + gib_hour.map_or(Money::ZERO, |price| {
+            price.share(facts.amounts.memory_mib, MIB_PER_GIB)
+        })
     }
 
     /// Ephemeral and persistent storage. A class that no list prices costs nothing, as power does where it is not charged apart.
     fn storage(&self, facts: &Facts, at: Timestamp) -> Money {
         let ephemeral = self.books(at).find_map(|book| book.ephemeral_gib_month);
         let ephemeral = ephemeral.map_or(Money::ZERO, |price| {
-            price.share(facts.ephemeral_mib, MIB_PER_GIB * MONTH_HOURS)
+            price.share(facts.amounts.ephemeral_mib, MIB_PER_GIB * MONTH_HOURS)
         });
         let of_class = |class: &str| {
             let mut rows = self.books(at).flat_map(|book| &book.volumes);
             rows.find(|row| row.storage_class == class)
         };
-        let persistent = facts.volumes.iter().filter_map(|(class, gib)| {
+        let persistent = facts.amounts.volumes.iter().filter_map(|(class, gib)| {
             Some(of_class(class)?.per_gib_month.share(*gib, MONTH_HOURS))
         });
         ephemeral + persistent.sum()
     }
 
-    /// Electricity and its carbon an hour: watts / 1000 x PUE x price or grams of a kilowatt-hour, for each physical GPU.
+    /// Electricity and its carbon an hour: watts / 1000 x PUE x price or grams of a kilowatt-hour, for each physical GPU or as measured
+    /// for all of them.
     fn power(&self, facts: &Facts, at: Timestamp) -> (Money, i64) {
-        let watts = self.books(at).find_map(|book| book.watts(facts));
+        let of_model = || self.books(at).find_map(|book| book.watts(facts));
+        let measured = facts.amounts.watts.map(|watts| (watts, Units::ONE));
+        let watts = measured.or_else(of_model);
         let (Some(power), Some((watts, units))) = (self.power_section(at), watts) else {
             return (Money::ZERO, 0);
         };
