@@ -56,6 +56,7 @@ pub(crate) fn summary(
         },
         waste: unless_zero(month.waste()),
         unattributed: unless_zero(month.unattributed),
+        saved: unless_zero(month.saved),
         carbon_kilograms: (month.carbon_mg != 0).then(|| thousandths(month.carbon_mg, 1_000_000)),
         units: units(&month),
         estimated: unless_zero(total.estimated),
@@ -140,10 +141,11 @@ pub(crate) fn is_due(old: Option<&SpendSummary>, new: &SpendSummary, now: Timest
     if old.rate_per_hour != new.rate_per_hour {
         return true;
     }
-    // a forecast, and what is earned by the month, change with time alone
+    // a forecast, what rest saves, and what is earned by the month change with time alone
     let figures = |summary: &SpendSummary| SpendSummary {
         as_of: None,
         forecast: None,
+        saved: None,
         earnings: None,
         ..summary.clone()
     };

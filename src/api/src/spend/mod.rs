@@ -24,7 +24,7 @@ use crate::names::{KIND_LABEL, MONTH_LABEL, NAMESPACE_LABEL, WORKLOAD_LABEL};
 use crate::text::FieldError;
 
 pub use charge::OpenCharge;
-pub use line::{Day, Hardware, Parts};
+pub use line::{Day, Hardware, Parts, Resting};
 pub use summary::SpendSummary;
 
 /// The spend of one workload in one month. Written by Bursar alone; it outlives workload and namespace.
@@ -136,6 +136,9 @@ pub struct SpendRecordStatus {
     /// UIDs of pods that are in `days` and may not be gone yet.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub settling: Vec<String>,
+    /// Since when the service stands at zero replicas because nothing is asked of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resting: Option<Resting>,
     /// The sum of `days`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub settled: String,
@@ -238,6 +241,7 @@ impl SpendRecord {
         let mut account = Account::new(month).with_days(days);
         account.open = open.collect::<Result<BTreeMap<_, _>, FieldError>>()?;
         account.settling = status.settling.iter().cloned().collect::<BTreeSet<_>>();
+        account.rest = status.resting.as_ref().map(Resting::to_core).transpose()?;
         Ok(account)
     }
 }
@@ -268,6 +272,7 @@ impl From<&Account> for SpendRecordStatus {
             hardware: hardware.into_iter().map(Hardware::from).collect(),
             days,
             settling: account.settling.iter().cloned().collect(),
+            resting: account.rest.as_ref().map(Resting::from),
             settled: settled.to_string(),
         }
     }
@@ -286,7 +291,7 @@ impl From<bursar_core::price::CapacityType> for crate::prices::CapacityType {
 
 #[cfg(test)]
 mod tests {
-    use bursar_core::ledger::{Charge, Counters, Earlier, End, Rate};
+    use bursar_core::ledger::{Charge, Counters, Earlier, End, Rate, Rest};
     use bursar_core::money::Cost;
     use bursar_core::price::{Amounts, CapacityType, Facts, Quote, Share};
     use jiff::Timestamp;
@@ -368,6 +373,9 @@ mod tests {
             estimated: true,
         };
         account.settle(&charge("b", 4), end, &TimeZone::UTC);
+        account.rest = Rest::after(&charge("b", 4), end);
+        account.wake(at("2026-11-05T01:00:00Z"), &TimeZone::UTC);
+        account.rest = Rest::after(&charge("b", 4), end);
         let workload = WorkloadRef {
             namespace: "ml".into(),
             kind: WorkloadKind::TrainingJob,

@@ -37,7 +37,7 @@ pub(crate) fn nano_hours(seconds: i64) -> i128 {
 }
 
 /// All figures of a line. Units are in the names; amounts are in the report's currency.
-pub(super) fn figures(line: &Line) -> [(&'static str, Figure); 18] {
+pub(super) fn figures(line: &Line) -> [(&'static str, Figure); 19] {
     let amount = |amount: Money| Figure::Decimal(amount.rounded(9));
     let hours = |seconds| Figure::Decimal(Money::from_nanos(nano_hours(seconds)).rounded(9));
     // 1 kg is 10⁶ mg
@@ -55,6 +55,7 @@ pub(super) fn figures(line: &Line) -> [(&'static str, Figure); 18] {
         ("waste", amount(line.waste())),
         ("estimated", amount(line.estimated)),
         ("unattributed", amount(line.unattributed)),
+        ("saved", amount(line.saved)),
         ("gpuHours", hours(line.gpu_seconds)),
         ("unpricedGpuHours", hours(line.unpriced_gpu_seconds)),
         ("idleSeconds", Figure::Count(seconds)),

@@ -56,13 +56,13 @@ fn a_csv_is_exact() {
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(
         lines[0],
-        "month,currency,gpu,capacity,compute,storage,power,labour,total,starting,idle,draining,waste,estimated,unattributed,\
+        "month,currency,gpu,capacity,compute,storage,power,labour,total,starting,idle,draining,waste,estimated,unattributed,saved,\
          gpuHours,unpricedGpuHours,idleSeconds,requests,inputTokens,outputTokens,carbonKilograms"
     );
     assert_eq!(
         lines[3],
         "2026-11,USD,NVIDIA-H100-80GB-HBM3,OnDemand,1595.580000000,0.000000000,14.265678901,250.000000000,1859.845678901,\
-         4.483333333,40.100000000,1.050000000,45.633333333,8.100000000,0.000000000,232.000000000,0.000000000,0,91000,41000000,\
+         4.483333333,40.100000000,1.050000000,45.633333333,8.100000000,0.000000000,0.000000000,232.000000000,0.000000000,0,91000,41000000,\
          7000000,12.500000"
     );
     assert!(

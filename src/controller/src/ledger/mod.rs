@@ -13,9 +13,11 @@
 //! |---|---|
 //! | `stay` | what a pod and its node say of a stay |
 //! | `finalizer` | putting it on and taking it off |
+//! | `rest` | what scaling to zero saves |
 //! | `written` | what this process wrote last |
 
 mod finalizer;
+mod rest;
 mod stay;
 mod written;
 
@@ -79,6 +81,8 @@ pub(crate) struct Ledger<'a> {
     pub(crate) prices: &'a Prices,
     /// What each replica has done by its own counters, and its idle seconds since this process first read it.
     pub(crate) done: &'a BTreeMap<Uid, (Counters, i64)>,
+    /// Services that nothing is asked of.
+    pub(crate) unasked: &'a BTreeSet<WorkloadRef>,
     pub(crate) zone: &'a TimeZone,
     pub(crate) now: Timestamp,
 }
@@ -117,6 +121,7 @@ impl Ledger<'_> {
         self.close_vanished(workload, &mut pages, pods).await?;
         self.book(workload, &mut pages).await?;
         self.forget_gone(workload, &mut pages, pods).await?;
+        self.rest(workload, &mut pages, pods)?;
         let mut wrote = false;
         for (month, page) in &mut pages {
             wrote |= self.write(workload, *month, page).await?;
