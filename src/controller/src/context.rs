@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bursar_api::names::GATEWAY_PORTS;
+use bursar_core::ledger::Uid;
 use bursar_core::scaling::History;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -35,6 +36,8 @@ pub(crate) struct Context {
     pub(crate) histories: Mutex<BTreeMap<Key, History>>,
     /// Room that was given away and that no cache shows as taken yet.
     pub(crate) reserved: Mutex<Reserved>,
+    /// Pods that use devices which others bear, by namespace.
+    pub(crate) sharing: Mutex<BTreeMap<String, BTreeSet<Uid>>>,
     /// When this process began to lead.
     pub(crate) began: Timestamp,
     /// The services' ports on gateways.

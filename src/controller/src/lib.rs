@@ -5,6 +5,7 @@
 //! | `watch` | one watch and one cache a kind |
 //! | `scrape`, `gateways` | signals: engines' metrics, requests that gateways hold |
 //! | `ledger` | charges, settled exactly once |
+//! | `claims` | what pods hold by claims: volumes and devices |
 //! | `observe`, `capacity` | everything that a decision reads, as the core's snapshot |
 //! | `reconcile` | the steps in their order |
 //! | `inference`, `training`, `budget` | build, apply and status of a kind |
@@ -13,6 +14,7 @@
 mod budget;
 mod calls;
 mod capacity;
+mod claims;
 mod context;
 mod gateways;
 mod health;
@@ -219,6 +221,7 @@ async fn lead(
         metrics,
         histories: Mutex::default(),
         reserved: Mutex::default(),
+        sharing: Mutex::default(),
         began: Timestamp::now(),
         ports: Mutex::default(),
         explained,

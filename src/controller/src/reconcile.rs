@@ -189,6 +189,8 @@ async fn keep_ledger(
         records: &context.stores.records,
         written: &context.written,
         nodes: &context.stores.nodes,
+        claims: &scene.claims,
+        sharing: &scene.sharing,
         departed: &context.departed,
         prices: &scene.prices,
         done: &done,

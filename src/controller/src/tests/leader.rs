@@ -62,6 +62,9 @@ caches! {
     pods: k8s_openapi::api::core::v1::Pod,
     nodes: k8s_openapi::api::core::v1::Node,
     priorities: k8s_openapi::api::scheduling::v1::PriorityClass,
+    volume_claims: k8s_openapi::api::core::v1::PersistentVolumeClaim,
+    device_claims: k8s_openapi::api::resource::v1::ResourceClaim,
+    device_slices: k8s_openapi::api::resource::v1::ResourceSlice,
 }
 
 fn trimmed<K: Trim>(mut objects: Vec<K>) -> Vec<K> {
@@ -106,6 +109,7 @@ impl Leader {
             metrics: Metrics::new(&mut Registry::default()),
             histories: Mutex::default(),
             reserved: Mutex::default(),
+            sharing: Mutex::default(),
             began: world.now,
             ports: Mutex::default(),
             explained: Arc::default(),

@@ -2,7 +2,7 @@
 
 use crate::money::Money;
 
-use super::facts::{CapacityType, Facts, Share, physical};
+use super::facts::{CapacityType, Facts, Share, is_behind, is_fraction};
 use super::overhead::Overhead;
 use super::tariff::Tariff;
 
@@ -186,7 +186,7 @@ fn closest<Rank: Ord + Copy, Row>(rows: impl Iterator<Item = (Rank, Row)>) -> Op
 /// Whether a row of `resource` speaks of the pod's very resource (true) or of the physical GPU behind it.
 fn offers(resource: &str, facts: &Facts) -> Option<bool> {
     let is_exact = resource == facts.resource;
-    (is_exact || resource == physical(&facts.resource)).then_some(is_exact)
+    (is_exact || is_behind(resource, &facts.resource)).then_some(is_exact)
 }
 
 /// How many of a row's units a pod holds: `part / whole`.
@@ -222,8 +222,7 @@ fn physical_units(facts: &Facts) -> Units {
 impl GpuPrice {
     /// A row of a fraction's own resource is for the fraction; any other is for a physical GPU.
     fn units(&self, facts: &Facts) -> Units {
-        let is_fraction = physical(&self.resource) != self.resource;
-        if is_fraction {
+        if is_fraction(&self.resource) {
             Units {
                 part: facts.gpus.into(),
                 whole: 1,

@@ -15,7 +15,7 @@ mod overhead;
 mod tariff;
 
 pub use book::{Carbon, GpuPrice, MONTH_HOURS, NodePrice, Power, PriceBook, VolumePrice, Where};
-pub use facts::{Amounts, CapacityType, Facts, Share, is_gpu};
+pub use facts::{Amounts, CapacityType, Facts, Share, is_gpu, is_gpu_driver, product_labels};
 pub use lists::{DEFAULT_LIST, MOST_CHANGES, PriceList, PriceLists, Priced, Quote};
 pub use overhead::{Overhead, OverheadPart, ShareBy};
 pub use tariff::{Overlap, Tariff, TariffPeriod};

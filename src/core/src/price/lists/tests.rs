@@ -296,6 +296,33 @@ fn power_and_carbon_are_watts_times_pue() {
 }
 
 #[test]
+fn devices_of_a_driver_are_priced_by_the_rows_of_the_gpu_behind_it() {
+    let lists = one(PriceBook {
+        gpus: vec![
+            gpu("H100", "nvidia.com/gpu", "7"),
+            gpu("MI300X", "amd.com/gpu", "4"),
+            gpu("Max-1100", "gpu.intel.com/xe", "2"),
+        ],
+        ..PriceBook::default()
+    });
+    for (driver, model, profile, price) in [
+        ("gpu.nvidia.com", "H100", None, "14"),
+        ("gpu.nvidia.com", "H100", Some("3g.40gb"), "6"),
+        ("gpu.amd.com", "MI300X", None, "8"),
+        ("gpu.intel.com", "Max-1100", None, "4"),
+    ] {
+        let facts = facts(driver, &[]).of_product(Some(model), profile);
+        assert_eq!(compute(&lists, &facts), money(price), "{driver} {model}");
+    }
+    let unlisted = facts("gpu.nvidia.com", &[]).of_product(Some("H400"), None);
+    assert!(
+        matches!(lists.price(&unlisted, at(NOW)), Priced::Provisional(quote) if quote.cost.compute == money("14"))
+    );
+    let other = facts("gpu.example.com", &[]).of_product(Some("H100"), None);
+    assert_eq!(lists.price(&other, at(NOW)), Priced::Unknown);
+}
+
+#[test]
 fn watts_that_were_measured_stand_for_those_of_the_model() {
     let book = |power| PriceBook {
         gpus: vec![GpuPrice {
