@@ -17,6 +17,7 @@ use crate::ledger::Written;
 use crate::metrics::Metrics;
 use crate::scrape::SharedReadings;
 use crate::watch::{Departed, Stores};
+use crate::watts::SharedWatts;
 
 /// Namespace and name of a workload.
 pub(crate) type Key = (String, String);
@@ -38,6 +39,8 @@ pub(crate) struct Context {
     pub(crate) reserved: Mutex<Reserved>,
     /// Pods that use devices which others bear, by namespace.
     pub(crate) sharing: Mutex<BTreeMap<String, BTreeSet<Uid>>>,
+    /// What GPUs were measured to draw.
+    pub(crate) measured: SharedWatts,
     /// When this process began to lead.
     pub(crate) began: Timestamp,
     /// The services' ports on gateways.

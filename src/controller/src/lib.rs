@@ -5,6 +5,7 @@
 //! | `watch` | one watch and one cache a kind |
 //! | `scrape`, `gateways` | signals: engines' metrics, requests that gateways hold |
 //! | `ledger` | charges, settled exactly once |
+//! | `watts` | what GPUs were measured to draw |
 //! | `claims` | what pods hold by claims: volumes and devices |
 //! | `observe`, `capacity` | everything that a decision reads, as the core's snapshot |
 //! | `reconcile` | the steps in their order |
@@ -33,6 +34,7 @@ mod summary;
 mod tests;
 mod training;
 mod watch;
+mod watts;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -222,6 +224,7 @@ async fn lead(
         histories: Mutex::default(),
         reserved: Mutex::default(),
         sharing: Mutex::default(),
+        measured: Arc::new(Mutex::new(watts::Measured::new(Timestamp::now()))),
         began: Timestamp::now(),
         ports: Mutex::default(),
         explained,
@@ -241,6 +244,7 @@ async fn lead(
         Arc::clone(&context.readings),
         concerns.clone(),
     );
+    let watts = watts::follow(Arc::clone(&stores), Arc::clone(&context.measured));
     let gateways = gateways::follow(
         stores.pods.clone(),
         options.namespace.clone(),
@@ -267,6 +271,7 @@ async fn lead(
     tokio::select! {
         () = prices => {}
         () = scrape.run() => {}
+        () = watts => {}
         () = gateways => {}
         () = reconciles => {}
     }

@@ -191,6 +191,7 @@ async fn keep_ledger(
         nodes: &context.stores.nodes,
         claims: &scene.claims,
         sharing: &scene.sharing,
+        measured: &context.measured,
         departed: &context.departed,
         prices: &scene.prices,
         done: &done,

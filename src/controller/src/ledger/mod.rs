@@ -43,6 +43,7 @@ use crate::claims::Claims;
 use crate::pod;
 use crate::prices::Prices;
 use crate::watch::Departed;
+use crate::watts::SharedWatts;
 
 pub(crate) use written::Written;
 
@@ -83,6 +84,8 @@ pub(crate) struct Ledger<'a> {
     pub(crate) sharing: &'a BTreeSet<Uid>,
     pub(crate) departed: &'a Departed,
     pub(crate) prices: &'a Prices,
+    /// What GPUs were measured to draw.
+    pub(crate) measured: &'a SharedWatts,
     /// What each replica has done by its own counters, and its idle seconds since this process first read it.
     pub(crate) done: &'a BTreeMap<Uid, (Counters, i64)>,
     /// Services that nothing is asked of.

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::ResourceExt;
 
 use super::{Ledger, Pages};
+use crate::context::lock;
 use crate::pod;
 
 /// How far clocks may run ahead of ours; an end that is further ahead is not believed.
@@ -100,14 +101,25 @@ impl Ledger<'_> {
 
     /// Takes labels that came late, and amounts that changed.
     fn price(&self, charge: &mut Charge, pod: &Pod) {
-        let Some(facts) = self.facts(pod) else {
+        let Some(mut facts) = self.facts(pod) else {
             return;
         };
+        facts.amounts.watts = self.watts(charge, pod);
         let (lists, now) = (&self.prices.lists, whole_second(self.now));
         charge.refine(&facts, lists, now);
         if self.end(pod).is_none() {
             charge.resize(&facts.amounts, lists, now);
         }
+    }
+
+    /// The watts that count from now on. They are of whole GPUs, and change nothing where electricity is not charged apart.
+    fn watts(&self, charge: &Charge, pod: &Pod) -> Option<u32> {
+        let charged = self.prices.lists.charges_power(self.now);
+        if !charged || !charge.facts.share.is_whole() {
+            return charge.facts.amounts.watts;
+        }
+        let namespace = pod.namespace().unwrap_or_default();
+        lock(self.measured).of(&namespace, charge, self.now)
     }
 
     /// Since when the pod's node has not been heard of, by what the node says; `None` also where it is gone.

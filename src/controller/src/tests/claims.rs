@@ -301,3 +301,47 @@ async fn devices_that_pods_share_are_charged_once() {
         "what the first one bore is not charged again"
     );
 }
+
+#[tokio::test]
+async fn measured_watts_are_charged_where_electricity_is_and_changes_stay_few() {
+    let mut stage = stage().await;
+    notebook(&stage, "book", json!({})).await;
+    let measure = async |stage: &mut Stage, minutes: usize, watts: f64| {
+        for _ in 0..minutes {
+            stage.world.now += jiff::SignedDuration::from_secs(59);
+            let key = ("team".to_owned(), "book".to_owned());
+            let mut measured = crate::context::lock(&stage.leader.context.measured);
+            measured.take([(key, watts)].into(), stage.world.now);
+            drop(measured);
+            stage.seconds(1).await;
+        }
+        open(stage, "book").unwrap()
+    };
+    stage.seconds(1).await;
+    let free = measure(&mut stage, 20, 400.0).await;
+    assert_eq!(
+        (free.rates.len(), free.earlier.len()),
+        (1, 0),
+        "no list charges electricity"
+    );
+    let spec = json!({"currency": "USD", "power": {"pricePerKilowattHour": "0.5", "pue": "1.2"}});
+    let list = json!({"metadata": {"name": "power"}, "spec": spec});
+    stage.world.create_all::<PriceList>(list).await;
+    let charged = measure(&mut stage, 2, 400.0).await;
+    assert_eq!(
+        charged.rate().unwrap().cost.power.to_string(),
+        "0.24",
+        "0.4 x 1.2 x 0.5"
+    );
+    let same = measure(&mut stage, 20, 420.0).await;
+    assert_eq!(
+        same.rates, charged.rates,
+        "a twentieth more changes nothing"
+    );
+    let rising = measure(&mut stage, 60, 700.0).await;
+    assert!(
+        rising.rates.len() <= same.rates.len() + 4,
+        "at most four an hour"
+    );
+    assert_eq!(rising.facts.amounts.watts, Some(700));
+}

@@ -18,6 +18,7 @@ use crate::context::{Context, lock};
 use crate::ledger::Written;
 use crate::metrics::Metrics;
 use crate::watch::{Stores, Trim};
+use crate::watts::Measured;
 use crate::{pod, reconcile};
 
 /// Makes the caches, their writers, and a view of the server for each kind.
@@ -110,6 +111,7 @@ impl Leader {
             histories: Mutex::default(),
             reserved: Mutex::default(),
             sharing: Mutex::default(),
+            measured: Arc::new(Mutex::new(Measured::new(world.now))),
             began: world.now,
             ports: Mutex::default(),
             explained: Arc::default(),

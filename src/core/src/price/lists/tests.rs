@@ -518,7 +518,10 @@ fn the_terms_of_a_price_name_their_lists_and_sum_to_it() {
         list(DEFAULT_LIST, None, shipped),
     ]);
     let pod = Facts {
-        cpu_milli: 4000,
+        amounts: Amounts {
+            cpu_milli: 4000,
+            ..Amounts::default()
+        },
         ..facts("nvidia.com/gpu", &[H100, P5])
     };
     let terms = lists.terms(&pod, at(NOW)).unwrap();
