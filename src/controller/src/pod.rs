@@ -11,8 +11,6 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, ContainerState, Node, Pod, PodSpec};
 use kube::ResourceExt;
 
-use crate::capacity;
-
 /// The pod's UID; empty only for an object that never was on a server.
 pub(crate) fn uid(pod: &Pod) -> &str {
     pod.metadata.uid.as_deref().unwrap_or_default()
@@ -345,6 +343,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::capacity;
 
     fn pod(status: Value) -> Pod {
         serde_json::from_value(json!({

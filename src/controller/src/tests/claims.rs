@@ -1,7 +1,7 @@
 //! What pods hold that changes while they run, or that they hold by claims.
 
 use bursar_api::spend::WorkloadKind;
-use bursar_api::{PriceList, SpendRecord};
+use bursar_api::{InferenceDeployment, PriceList, SpendRecord};
 use bursar_apitest::faults::Faults;
 use bursar_core::ledger::{Account, Charge};
 use bursar_core::money::Money;
@@ -13,6 +13,7 @@ use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
 use super::sweep::Stage;
+use crate::context::lock;
 
 /// A day without a month's end, and prices for what pods hold beside GPUs.
 async fn stage() -> Stage {
@@ -181,6 +182,41 @@ async fn a_volume_is_borne_by_the_pod_that_was_bound_first_and_then_by_the_next(
     );
 }
 
+#[tokio::test]
+async fn a_replica_that_has_no_node_yet_is_estimated_with_the_volumes_that_nobody_bears() {
+    let mut stage = stage().await;
+    let asked = json!({"requests": {"storage": "730Gi"}});
+    let spec = json!({"storageClassName": "fast", "resources": asked});
+    let claim = json!({"metadata": {"name": "weights"}, "spec": spec});
+    stage.world.create::<PersistentVolumeClaim>(claim).await;
+    let volume = json!({"name": "weights", "persistentVolumeClaim": {"claimName": "weights"}});
+    let limits = json!({"limits": {"nvidia.com/gpu": "1"}});
+    let container = json!({"name": "c", "image": "engine", "resources": limits});
+    let template = json!({"spec": {"containers": [container], "volumes": [volume]}});
+    let signals = json!([{"type": "Engine", "target": 4}]);
+    stage
+        .world
+        .create::<InferenceDeployment>(json!({"metadata": {"name": "chat"}, "spec": {
+            "engine": "vLLM", "minReplicas": 0, "maxReplicas": 3, "scaling": {"signals": signals}, "template": template,
+        }}))
+        .await;
+    let estimate = |stage: &Stage| -> Money {
+        let explained = lock(&stage.leader.context.explained)["team"].clone();
+        let rate = &explained["services"][0]["replicaRatePerHour"];
+        serde_json::from_value(rate.clone()).unwrap()
+    };
+    stage.seconds(2).await;
+    let with_volume: Money = "3.602628".parse().unwrap();
+    assert_eq!(estimate(&stage), with_volume);
+    notebook(&stage, "book", json!({"volumes": [volume]})).await;
+    stage.seconds(2).await;
+    assert_eq!(
+        estimate(&stage),
+        "3.6".parse().unwrap(),
+        "the notebook bears it"
+    );
+}
+
 async fn devices(stage: &Stage) {
     let product = json!({"productName": {"string": "NVIDIA H100"}});
     let part = json!({"gpu.nvidia.com/productName": {"string": "NVIDIA H100"}, "profile": {"string": "3g.40gb"}});
@@ -310,9 +346,8 @@ async fn measured_watts_are_charged_where_electricity_is_and_changes_stay_few() 
         for _ in 0..minutes {
             stage.world.now += jiff::SignedDuration::from_secs(59);
             let key = ("team".to_owned(), "book".to_owned());
-            let mut measured = crate::context::lock(&stage.leader.context.measured);
-            measured.take([(key, watts)].into(), stage.world.now);
-            drop(measured);
+            let now = stage.world.now;
+            lock(&stage.leader.context.measured).take([(key, watts)].into(), now);
             stage.seconds(1).await;
         }
         open(stage, "book").unwrap()
