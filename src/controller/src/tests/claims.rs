@@ -311,10 +311,16 @@ async fn devices_that_a_claim_holds_are_charged_by_what_they_say_of_themselves()
     // the claim goes with its pod, which is settled nevertheless
     let claims = stage.world.api::<ResourceClaim>();
     claims.delete("pair", &Default::default()).await.unwrap();
-    remove(&stage, "whole").await;
+    let ended = json!([{
+        "name": "c", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+        "state": {"terminated": {"exitCode": 0, "finishedAt": stage.world.now.to_string()}},
+    }]);
+    let status = json!({"phase": "Succeeded", "containerStatuses": ended});
+    set_status::<Pod>(&stage, "whole", status).await;
     stage.seconds(3).await;
     assert_eq!(open(&stage, "whole"), None);
-    assert!(!account(&stage).days().is_empty());
+    let (_, line) = account(&stage).days().values().next().unwrap()[0].clone();
+    assert!(line.cost.total() > Money::ZERO && line.estimated == Money::ZERO);
 }
 
 #[tokio::test]
