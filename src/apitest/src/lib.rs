@@ -29,9 +29,10 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, PersistentVolumeClaim, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceSlice};
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
@@ -79,6 +80,9 @@ impl Kind {
             Self::of::<Lease>(false),
             Self::of::<Event>(false),
             Self::of::<PriorityClass>(false),
+            Self::of::<PersistentVolumeClaim>(true),
+            Self::of::<ResourceClaim>(true),
+            Self::of::<ResourceSlice>(false),
         ]
     }
 }

@@ -8,7 +8,7 @@ use bursar_core::capacity::{Capacity, Gang, Node as Room, Resources};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Container, Node, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Container, Node, Pod, PodSpec, PodStatus};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt;
 
@@ -74,10 +74,36 @@ fn resources(amounts: Option<&BTreeMap<String, Quantity>>) -> Resources {
 /// What a pod asks for: the sum of its containers and sidecars, or its largest init container; a limit counts where no request is.
 /// What it asks for as a whole stands for its containers, and its overhead comes on top.
 pub(crate) fn requests(spec: &PodSpec) -> Resources {
+    total(spec, None)
+}
+
+/// What a pod has: as it asks for, or as its kubelet has allocated. The two differ while it is resized in place.
+pub(crate) fn allocated(pod: &Pod) -> Resources {
+    let spec = pod.spec.as_ref();
+    spec.map(|spec| total(spec, pod.status.as_ref()))
+        .unwrap_or_default()
+}
+
+fn total(spec: &PodSpec, status: Option<&PodStatus>) -> Resources {
+    let told = |name: &str| {
+        let status = status?;
+        let all = [&status.container_statuses, &status.init_container_statuses];
+        let told = all
+            .into_iter()
+            .flatten()
+            .flatten()
+            .find(|told| told.name == name)?;
+        let actual = told
+            .resources
+            .as_ref()
+            .and_then(|actual| actual.requests.as_ref());
+        told.allocated_resources.as_ref().or(actual)
+    };
     let of = |container: &Container| {
         let asked = container.resources.as_ref();
         let mut all = resources(asked.and_then(|asked| asked.limits.as_ref()));
         all.extend(resources(asked.and_then(|asked| asked.requests.as_ref())));
+        all.extend(resources(told(&container.name)));
         all
     };
     let is_sidecar = |container: &&Container| container.restart_policy.as_deref() == Some("Always");
@@ -98,8 +124,11 @@ pub(crate) fn requests(spec: &PodSpec) -> Resources {
         let sum = sum.entry(name).or_default();
         *sum = (*sum).max(amount);
     }
-    let whole = spec.resources.as_ref();
-    sum.extend(resources(whole.and_then(|asked| asked.requests.as_ref())));
+    if let Some(asked) = &spec.resources {
+        let actual = status.and_then(|status| status.resources.as_ref()?.requests.as_ref());
+        sum.extend(resources(asked.requests.as_ref()));
+        sum.extend(resources(actual));
+    }
     for (name, amount) in resources(spec.overhead.as_ref()) {
         *sum.entry(name).or_default() += amount;
     }

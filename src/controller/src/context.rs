@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bursar_api::names::GATEWAY_PORTS;
+use bursar_core::ledger::Uid;
 use bursar_core::money::Money;
 use bursar_core::period::Month;
 use bursar_core::report::Holder;
@@ -19,6 +20,7 @@ use crate::ledger::Written;
 use crate::metrics::Metrics;
 use crate::scrape::SharedReadings;
 use crate::watch::{Departed, Stores};
+use crate::watts::SharedWatts;
 
 /// Namespace and name of a workload.
 pub(crate) type Key = (String, String);
@@ -38,6 +40,10 @@ pub(crate) struct Context {
     pub(crate) histories: Mutex<BTreeMap<Key, History>>,
     /// Room that was given away and that no cache shows as taken yet.
     pub(crate) reserved: Mutex<Reserved>,
+    /// Pods that use devices which others bear, by namespace.
+    pub(crate) sharing: Mutex<BTreeMap<String, BTreeSet<Uid>>>,
+    /// What GPUs were measured to draw.
+    pub(crate) measured: SharedWatts,
     /// When this process began to lead.
     pub(crate) began: Timestamp,
     /// The services' ports on gateways.

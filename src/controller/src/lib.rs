@@ -5,6 +5,8 @@
 //! | `watch` | one watch and one cache a kind |
 //! | `scrape`, `gateways` | signals: engines' metrics, requests that gateways hold |
 //! | `ledger` | charges, settled exactly once |
+//! | `watts` | what GPUs were measured to draw |
+//! | `claims` | what pods hold by claims: volumes and devices |
 //! | `observe`, `capacity` | everything that a decision reads, as the core's snapshot |
 //! | `reconcile` | the steps in their order |
 //! | `inference`, `training`, `budget` | build, apply and status of a kind |
@@ -15,6 +17,7 @@ mod bill;
 mod budget;
 mod calls;
 mod capacity;
+mod claims;
 mod context;
 mod gateways;
 mod health;
@@ -33,6 +36,7 @@ mod summary;
 mod tests;
 mod training;
 mod watch;
+mod watts;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -221,6 +225,8 @@ async fn lead(
         metrics,
         histories: Mutex::default(),
         reserved: Mutex::default(),
+        sharing: Mutex::default(),
+        measured: Arc::new(Mutex::new(watts::Measured::new(Timestamp::now()))),
         began: Timestamp::now(),
         ports: Mutex::default(),
         shares: Mutex::default(),
@@ -241,6 +247,7 @@ async fn lead(
         Arc::clone(&context.readings),
         concerns.clone(),
     );
+    let watts = watts::follow(Arc::clone(&stores), Arc::clone(&context.measured));
     let gateways = gateways::follow(
         stores.pods.clone(),
         options.namespace.clone(),
@@ -270,6 +277,7 @@ async fn lead(
         () = ledger::nodes::follow(Arc::clone(&context)) => {}
         () = bill::follow(&context) => {}
         () = scrape.run() => {}
+        () = watts => {}
         () = gateways => {}
         () = reconciles => {}
     }

@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use bursar_api::names::{SPEND_FINALIZER, WORKLOAD_LABEL};
 use bursar_api::spend::{WorkloadKind, WorkloadRef};
 use bursar_api::template;
 use bursar_api::text::FieldError;
 use bursar_api::{BudgetPolicy, InferenceDeployment, TrainingJob};
 use bursar_core::budget::{Budget, Load};
 use bursar_core::capacity::Gang;
+use bursar_core::ledger::Uid;
 use bursar_core::money::Money;
 use bursar_core::period::Month;
 use bursar_core::plan::{Plan, Snapshot};
@@ -19,6 +21,7 @@ use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use kube::ResourceExt;
 
 use crate::capacity::{self, Reserved};
+use crate::claims::Claims;
 use crate::context::{Context, lock};
 use crate::gateways;
 use crate::health;
@@ -50,6 +53,9 @@ pub(crate) struct Scene {
     pub(crate) budgets: Vec<Arc<BudgetPolicy>>,
     /// Pods of workloads.
     pub(crate) pods: Vec<Arc<Pod>>,
+    pub(crate) claims: Claims,
+    /// Pods that used devices which others bore until a moment ago.
+    pub(crate) sharing: BTreeSet<Uid>,
     pub(crate) prices: Prices,
     pub(crate) now: Timestamp,
 }
@@ -72,6 +78,29 @@ impl Scene {
         budgets.sort_by_key(|object| object.name_any());
         let mut pods = context.stores.pods.state();
         pods.retain(|pod| here(&|| pod.namespace()) && ledger::workload_of(pod).is_some());
+        let records = context.stores.records.state();
+        let records = records
+            .iter()
+            .filter(|record| record.spec.namespace == namespace);
+        let open = records.flat_map(|record| record.status.iter().flat_map(|status| &status.open));
+        let open: BTreeSet<Uid> = open.map(|charge| charge.uid.clone()).collect();
+        let claims = Claims::of(&context.stores, &pods, &open);
+        let sharing = {
+            let mut all = lock(&context.sharing);
+            let sharing = all.entry(namespace.to_owned()).or_default();
+            sharing.extend(claims.sharing().iter().cloned());
+            sharing
+                .retain(|uid| !open.contains(uid) && pods.iter().any(|pod| pod::uid(pod) == uid));
+            sharing.clone()
+        };
+        // claims for other devices than GPUs concern nobody
+        let is_charged = |pod: &Pod| {
+            pod::label(pod, WORKLOAD_LABEL).is_some()
+                || pod::has_finalizer(pod, SPEND_FINALIZER)
+                || claims.holds_gpus(pod)
+                || open.contains(pod::uid(pod))
+        };
+        pods.retain(|pod| is_charged(pod));
         let lists = context.stores.prices.state();
         let kept = prices::kept(&context.stores.records, now, &context.zone);
         let prices = Prices::of(lists.iter().map(AsRef::as_ref), kept, now);
@@ -81,6 +110,8 @@ impl Scene {
             jobs,
             budgets,
             pods,
+            claims,
+            sharing,
             prices,
             now,
         }
@@ -320,7 +351,7 @@ impl Scene {
             stuck,
             history: history.clone(),
             load: Load {
-                rate: self.estimate(context, object.spec.template.as_ref()),
+                rate: self.estimate(context, object.spec.template.as_ref(), None),
                 stop_seconds: service_stop_seconds(
                     object.spec.template.as_ref(),
                     settings.drain_timeout,
@@ -372,17 +403,23 @@ impl Scene {
             settled: left == 0,
             gang: gang(Some(&object.spec.template), workers),
             worker: Load {
-                rate: self.estimate(context, Some(&object.spec.template)),
+                rate: self.estimate(context, Some(&object.spec.template), None),
                 stop_seconds: template::grace_seconds(&object.spec.template) + SLACK_SECONDS,
             },
             name,
         })
     }
 
-    fn estimate(&self, context: &Context, template: Option<&PodTemplateSpec>) -> Option<Money> {
+    fn estimate(
+        &self,
+        context: &Context,
+        template: Option<&PodTemplateSpec>,
+        pod: Option<&Pod>,
+    ) -> Option<Money> {
         let spec = template.and_then(|template| template.spec.clone())?;
         let gang = capacity::gang(&spec, 1);
-        let facts = pod::facts(&spec, BTreeMap::new())?;
+        let claims = &self.claims;
+        let facts = claims.planned(&context.stores, &self.namespace, &spec, pod)?;
         let nodes = context.stores.nodes.state();
         let nodes = nodes.iter().map(AsRef::as_ref);
         prices::estimate(&self.prices, &facts, &gang, nodes, self.now)
@@ -395,7 +432,7 @@ impl Scene {
         for pod in self
             .pods
             .iter()
-            .filter(|pod| !pod::is_terminal(pod) && pod::gpus(pod).is_some())
+            .filter(|pod| !pod::is_terminal(pod) && self.claims.holds_gpus(pod))
         {
             let Some(workload) = ledger::workload_of(pod) else {
                 continue;
@@ -413,6 +450,7 @@ impl Scene {
                         spec: pod.spec.clone(),
                         ..PodTemplateSpec::default()
                     }),
+                    Some(pod),
                 ),
             };
             let going = pod

@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 
 use bursar_api::names::DRAINING_ANNOTATION;
+use bursar_core::capacity::Resources;
 use bursar_core::ledger::End;
-use bursar_core::price::Facts;
 pub(crate) use bursar_core::price::is_gpu;
+use bursar_core::price::{Amounts, Facts};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, ContainerState, Node, Pod, PodSpec};
 use kube::ResourceExt;
-
-use crate::capacity;
 
 /// The pod's UID; empty only for an object that never was on a server.
 pub(crate) fn uid(pod: &Pod) -> &str {
@@ -254,31 +253,34 @@ pub(crate) fn unschedulable(pod: &Pod) -> Option<&str> {
     scheduled.message.as_deref()
 }
 
-/// The GPUs that the pod holds: its resource and count. Init containers run one after the other, so the largest of them counts; of
+/// The GPUs that the pod holds by its spec: their resource and count. Init containers run one after the other, so the largest of them counts; of
 /// several resources the one with the highest count.
 pub(crate) fn gpus(pod: &Pod) -> Option<(String, u32)> {
     gpus_of(pod.spec.as_ref()?)
 }
 
-/// What the pod is priced by before it has a node: its GPUs, cores, memory and disk. `volumes` are gibibytes of its persistent
-/// volumes by storage class. `None` without GPUs.
-pub(crate) fn facts(spec: &PodSpec, volumes: BTreeMap<String, u32>) -> Option<Facts> {
+/// Whether the pod may hold GPUs: by its spec, or by claims, of which that does not tell what they are for.
+pub(crate) fn may_hold_gpus(pod: &Pod) -> bool {
+    let spec = pod.spec.as_ref();
+    let claims = spec.and_then(|spec| spec.resource_claims.as_ref());
+    claims.is_some_and(|claims| !claims.is_empty()) || gpus(pod).is_some()
+}
+
+/// What a pod is priced by that may change: cores, memory and disk of what it asks for, and gibibytes of its persistent volumes by
+/// storage class.
+pub(crate) fn amounts(asked: &Resources, volumes: BTreeMap<String, u32>) -> Amounts {
     const MIB_MILLI: u64 = 1000 << 20;
-    let (resource, gpus) = gpus_of(spec)?;
-    let asked = capacity::requests(spec);
     let amount = |name: &str, unit_milli: u64| {
         let milli = asked.get(name).copied().unwrap_or(0).max(0);
         u32::try_from(milli.unsigned_abs().div_ceil(unit_milli)).unwrap_or(u32::MAX)
     };
-    Some(Facts {
-        resource,
-        gpus,
+    Amounts {
         cpu_milli: amount("cpu", 1),
         memory_mib: amount("memory", MIB_MILLI),
         ephemeral_mib: amount("ephemeral-storage", MIB_MILLI),
         volumes,
-        ..Facts::default()
-    })
+        watts: None,
+    }
 }
 
 /// The facts of a pod on this node.
@@ -287,7 +289,8 @@ pub(crate) fn on(facts: Facts, node: &Node) -> Facts {
     facts.on(&node.name_any(), count, node.labels())
 }
 
-fn gpus_of(spec: &PodSpec) -> Option<(String, u32)> {
+/// The GPUs that a pod of this spec holds.
+pub(crate) fn gpus_of(spec: &PodSpec) -> Option<(String, u32)> {
     let sum = |containers: &mut dyn Iterator<Item = &Container>| {
         let mut sum: BTreeMap<String, u32> = BTreeMap::new();
         for (name, count) in containers.filter_map(container_gpus) {
@@ -340,6 +343,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::capacity;
 
     fn pod(status: Value) -> Pod {
         serde_json::from_value(json!({
@@ -486,14 +490,13 @@ mod tests {
             "overhead": {"cpu": "250m"},
         }))
         .unwrap();
-        let facts = facts(&spec, [("fast".to_owned(), 5)].into()).unwrap();
-        assert_eq!((facts.resource.as_str(), facts.gpus), ("nvidia.com/gpu", 1));
+        assert_eq!(gpus_of(&spec), Some(("nvidia.com/gpu".to_owned(), 1)));
+        let asked = amounts(&capacity::requests(&spec), BTreeMap::new());
         // 1 MB is a little less than a mebibyte
         assert_eq!(
-            (facts.cpu_milli, facts.memory_mib, facts.ephemeral_mib),
+            (asked.cpu_milli, asked.memory_mib, asked.ephemeral_mib),
             (2_750, 1_025, 3 * 1024)
         );
-        assert_eq!(facts.volumes["fast"], 5);
     }
 
     #[test]
@@ -503,6 +506,7 @@ mod tests {
             "resources": {"requests": {"cpu": "4"}},
         }))
         .unwrap();
-        assert_eq!(facts(&spec, BTreeMap::new()).unwrap().cpu_milli, 4_000);
+        let asked = amounts(&capacity::requests(&spec), BTreeMap::new());
+        assert_eq!(asked.cpu_milli, 4_000);
     }
 }

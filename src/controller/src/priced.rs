@@ -3,7 +3,7 @@
 use bursar_api::conditions::{PRICED, Says};
 use bursar_api::spend::SpendSummary;
 use bursar_core::period::Month;
-use bursar_core::price::Facts;
+use bursar_core::price::{Facts, product_labels};
 
 use crate::ledger::Accounts;
 
@@ -28,11 +28,7 @@ pub(crate) fn unlisted(accounts: &Accounts, month: Month) -> Option<String> {
 }
 
 fn labels(facts: &Facts) -> String {
-    let product = match facts.resource.split('/').next() {
-        Some("amd.com") => "amd.com/gpu.product-name",
-        Some("gpu.intel.com") => "gpu.intel.com/product",
-        _ => "nvidia.com/gpu.product",
-    };
+    let product = product_labels(&facts.resource)[0];
     let label = |key: &str, value: Option<&String>| {
         value.map_or_else(
             || format!("no label {key}"),

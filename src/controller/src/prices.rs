@@ -46,9 +46,10 @@ pub(crate) fn estimate<'a>(
             quote.map(|quote| quote.cost.total())
         })
         .collect();
-    let dearest = || prices.lists.dearest(&facts.resource, now);
-    rates?
-        .into_iter()
-        .max()
-        .or_else(|| dearest().map(|price| price.times(facts.gpus)))
+    let somewhere = || {
+        let volumes = prices.lists.price(facts, now).rate()?.cost.storage;
+        let gpus = prices.lists.dearest(&facts.resource, now)?;
+        Some(gpus.times(facts.gpus) + volumes)
+    };
+    rates?.into_iter().max().or_else(somewhere)
 }

@@ -1,7 +1,9 @@
 //! What the controller sees of the cluster: one watch and one cache a kind. Every event names the namespaces that it concerns.
 
 use std::collections::VecDeque;
+use std::mem;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bursar_api::spend::WorkloadKind;
 use bursar_api::{BudgetPolicy, InferenceDeployment, PriceList, SpendRecord, TrainingJob};
@@ -10,8 +12,9 @@ use futures::{FutureExt, StreamExt};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod, Service, Volume};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::resource::v1::{Device, ResourceClaim, ResourceSlice};
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use kube::runtime::reflector::{self, Lookup, Store};
@@ -21,6 +24,8 @@ use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
+use crate::calls::{Failure, bounded};
+use crate::claims;
 use crate::context::lock;
 use crate::pod;
 
@@ -38,6 +43,11 @@ pub(crate) struct Stores {
     pub(crate) pods: Store<Pod>,
     pub(crate) nodes: Store<Node>,
     pub(crate) priorities: Store<PriorityClass>,
+    pub(crate) volume_claims: Store<PersistentVolumeClaim>,
+    /// Empty where the API server has no dynamic resource allocation.
+    pub(crate) device_claims: Store<ResourceClaim>,
+    /// The same.
+    pub(crate) device_slices: Store<ResourceSlice>,
 }
 
 /// What an event concerns.
@@ -122,6 +132,11 @@ impl Stores {
                 store
             }};
         }
+        let (mut device_claims, mut device_slices) = (reflector::store().0, reflector::store().0);
+        if allocates_devices(client).await {
+            device_claims = store!(all(), own_namespace);
+            device_slices = store!(all(), |_: &ResourceSlice| Concern::All);
+        }
         let stores = Self {
             services: store!(all(), own_namespace),
             jobs: store!(all(), own_namespace),
@@ -137,9 +152,31 @@ impl Stores {
             pods: store!(all(), own_namespace),
             nodes: store!(all(), |_: &Node| Concern::All),
             priorities: store!(all(), |_: &PriorityClass| Concern::All),
+            volume_claims: store!(all(), own_namespace),
+            device_claims,
+            device_slices,
         };
         try_join_all(syncing).await?;
         Ok(Arc::new(stores))
+    }
+}
+
+/// Whether the API server has dynamic resource allocation. Asks until it answers.
+async fn allocates_devices(client: &Client) -> bool {
+    const AGAIN: Duration = Duration::from_secs(1);
+    loop {
+        let asked = client.list_api_group_resources("resource.k8s.io/v1");
+        match bounded("list resources of resource.k8s.io/v1", asked).await {
+            Ok(found) => {
+                return found
+                    .resources
+                    .iter()
+                    .any(|each| each.name == "resourceclaims");
+            }
+            Err(Failure::Gone { .. }) => return false,
+            Err(error) => tracing::warn!(%error, "discovery"),
+        }
+        tokio::time::sleep(AGAIN).await;
     }
 }
 
@@ -259,12 +296,84 @@ impl Trim for Node {
     }
 }
 
+/// Of volumes, leaves those that are charged for, and of these what they are charged by.
+fn keep_claims(mut volumes: Vec<Volume>) -> Vec<Volume> {
+    volumes.retain(|volume| volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some());
+    for volume in &mut volumes {
+        let template = volume
+            .ephemeral
+            .as_mut()
+            .and_then(|made| made.volume_claim_template.as_mut());
+        if let Some(template) = template {
+            template.metadata = None;
+        }
+    }
+    volumes
+}
+
+impl Trim for PersistentVolumeClaim {
+    /// Its size is all that is read, with the next look at its namespace.
+    fn trim(&mut self) {
+        leave_names(self);
+        if let Some(status) = &mut self.status {
+            (status.conditions, status.allocated_resources) = (None, None);
+        }
+    }
+
+    fn matters(&self) -> bool {
+        false
+    }
+}
+
+impl Trim for ResourceClaim {
+    fn trim(&mut self) {
+        leave_names(self);
+        self.spec = None;
+        if let Some(status) = &mut self.status {
+            status.devices = None;
+        }
+    }
+
+    fn matters(&self) -> bool {
+        claims::is_of_gpus(self)
+    }
+}
+
+impl Trim for ResourceSlice {
+    /// Devices say what they are; what they can do is long.
+    fn trim(&mut self) {
+        leave_names(self);
+        self.spec.shared_counters = None;
+        let devices = self.spec.devices.iter_mut().flatten();
+        for device in devices {
+            let mut attributes = device.attributes.take().unwrap_or_default();
+            attributes.retain(|name, _| claims::is_read(name));
+            *device = Device {
+                name: mem::take(&mut device.name),
+                attributes: Some(attributes),
+                ..Device::default()
+            };
+        }
+    }
+
+    /// It is read with the next look at a pod.
+    fn matters(&self) -> bool {
+        false
+    }
+}
+
+fn leave_names<K: ResourceExt>(object: &mut K) {
+    object.managed_fields_mut().clear();
+    object.annotations_mut().clear();
+    object.labels_mut().clear();
+}
+
 impl Trim for Pod {
     /// The times of status writes stay: they date ends that the kubelet did not.
     fn trim(&mut self) {
         keep_times(self.managed_fields_mut());
         let Some(spec) = &mut self.spec else { return };
-        spec.volumes = None;
+        spec.volumes = spec.volumes.take().map(keep_claims);
         for container in spec
             .containers
             .iter_mut()
@@ -282,13 +391,54 @@ impl Trim for Pod {
     fn matters(&self) -> bool {
         self.labels()
             .contains_key(bursar_api::names::WORKLOAD_LABEL)
-            || pod::gpus(self).is_some()
+            || pod::may_hold_gpus(self)
             || crate::gateways::is_gateway(self)
     }
 
     fn depart(&self, departed: &Departed) {
-        if pod::gpus(self).is_some() {
+        if pod::may_hold_gpus(self) {
             departed.put(self);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{Request, Response};
+    use kube::client::Body;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// A client of an API server that answers this once it has been asked `after` times.
+    fn answering(after: usize, code: u16, answer: Value) -> Client {
+        let asked = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let serve = tower::service_fn(move |_: Request<Body>| {
+            let again = asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst) < after;
+            let (code, answer) = if again {
+                (500, json!({}))
+            } else {
+                (code, answer.clone())
+            };
+            async move {
+                let body = Body::from(answer.to_string().into_bytes());
+                let response = Response::builder().status(code).body(body);
+                Ok::<_, std::io::Error>(response.unwrap())
+            }
+        });
+        Client::new(serve, "default")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn devices_are_watched_only_where_the_api_server_has_them() {
+        let list = |names: &[&str]| {
+            let resource = |name: &&str| json!({"name": name, "singularName": "", "namespaced": true, "kind": "K", "verbs": []});
+            let resources: Vec<Value> = names.iter().map(resource).collect();
+            json!({"kind": "APIResourceList", "groupVersion": "resource.k8s.io/v1", "resources": resources})
+        };
+        let missing = json!({"kind": "Status", "status": "Failure", "code": 404, "message": "no", "reason": "NotFound"});
+        assert!(!allocates_devices(&answering(0, 404, missing)).await);
+        assert!(!allocates_devices(&answering(0, 200, list(&["deviceclasses"]))).await);
+        assert!(allocates_devices(&answering(2, 200, list(&["resourceclaims"]))).await);
     }
 }

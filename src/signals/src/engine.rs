@@ -86,16 +86,25 @@ impl Scraper {
     /// # Errors
     /// When it does not answer, or not with the metrics that `source` names.
     pub async fn read(&self, address: IpAddr, source: Source) -> Result<Sample, Error> {
-        let text = tokio::time::timeout(LIMIT, self.fetch(address, source))
-            .await
-            .map_err(|_| Error::Slow)??;
-        sample(&text, source)
+        sample(&self.text(address, source.port, source.path).await?, source)
     }
 
-    async fn fetch(&self, address: IpAddr, source: Source) -> Result<String, Error> {
-        let authority = std::net::SocketAddr::new(address, source.port);
+    /// Reads a text, bounded in time and bytes.
+    pub(crate) async fn text(
+        &self,
+        address: IpAddr,
+        port: u16,
+        path: &str,
+    ) -> Result<String, Error> {
+        tokio::time::timeout(LIMIT, self.fetch(address, port, path))
+            .await
+            .map_err(|_| Error::Slow)?
+    }
+
+    async fn fetch(&self, address: IpAddr, port: u16, path: &str) -> Result<String, Error> {
+        let authority = std::net::SocketAddr::new(address, port);
         let http = |error: &dyn std::error::Error| Error::Http(root_cause(error));
-        let uri = format!("http://{authority}{}", source.path)
+        let uri = format!("http://{authority}{path}")
             .parse::<http::Uri>()
             .map_err(|error| http(&error))?;
         let response = self.client.get(uri).await.map_err(|error| http(&error))?;

@@ -1,6 +1,8 @@
-//! Reads Prometheus' text exposition format, as far as sums of samples need it.
+//! Reads Prometheus' text exposition format, as far as samples of one name need it.
 //!
 //! <https://prometheus.io/docs/instrumenting/exposition_formats/>
+
+use std::collections::BTreeMap;
 
 /// The sum of all samples named `name`, over their labels; `None` if there is none or one is not a number.
 pub fn sum(text: &str, name: &str) -> Option<f64> {
@@ -8,6 +10,45 @@ pub fn sum(text: &str, name: &str) -> Option<f64> {
     values
         .fold(None, |sum, value| Some(sum.unwrap_or(0.0) + value))
         .filter(|sum| sum.is_finite())
+}
+
+/// The samples named `name` that have labels, each with them.
+pub fn samples<'a>(
+    text: &'a str,
+    name: &'a str,
+) -> impl Iterator<Item = (BTreeMap<String, String>, f64)> {
+    text.lines().filter_map(move |line| {
+        let line = line.trim();
+        let value = sample(line, name)?;
+        let inner = line.strip_prefix(name)?.strip_prefix('{')?;
+        Some((labels(&inner[..end_of_labels(inner)? - 1]), value))
+    })
+}
+
+/// `a="x",b="y"`, where a backslash escapes what follows in a value.
+fn labels(text: &str) -> BTreeMap<String, String> {
+    let mut labels = BTreeMap::new();
+    let mut rest = text;
+    while let Some((key, quoted)) = rest.split_once("=\"") {
+        let (mut value, mut escaped) = (String::new(), false);
+        let end = quoted.char_indices().find_map(|(at, letter)| {
+            match letter {
+                'n' if escaped => value.push('\n'),
+                '\\' | '"' if !escaped => {
+                    escaped = letter == '\\';
+                    return (letter == '"').then_some(at);
+                }
+                _ => value.push(letter),
+            }
+            escaped = false;
+            None
+        });
+        let key = key.trim_matches([',', ' ']).to_owned();
+        let Some(end) = end else { break };
+        labels.insert(key, value);
+        rest = &quoted[end + 1..];
+    }
+    labels
 }
 
 /// The value of this line if it is a sample of `name`.
@@ -52,6 +93,15 @@ mod tests {
     fn samples_of_one_name_are_summed_over_their_labels() {
         assert_eq!(sum(TEXT, "vllm:num_requests_waiting"), Some(5.0));
         assert_eq!(sum(TEXT, "plain"), Some(1000.0));
+    }
+
+    #[test]
+    fn samples_tell_their_labels() {
+        let told: Vec<_> = samples(TEXT, "vllm:num_requests_waiting").collect();
+        let engine = [("model_name", "a}\"b"), ("engine", "0")];
+        let engine = engine.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        assert_eq!(told[0], (engine.into(), 3.0));
+        assert_eq!((told.len(), told[1].1), (2, 2.0));
     }
 
     #[test]

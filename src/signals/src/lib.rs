@@ -3,6 +3,7 @@
 //! | module | subject |
 //! |---|---|
 //! | [`engine`] | reads an inference engine's metrics |
+//! | [`power`] | reads what GPUs draw, from dcgm-exporter |
 //! | [`exposition`] | the text format of those metrics |
 //! | [`demand`] | what gateways hold: the message, and the leader's end of its stream |
 //! | [`store`] | all samples of a workload as one signal; unknown is never zero |
@@ -10,4 +11,5 @@
 pub mod demand;
 pub mod engine;
 pub mod exposition;
+pub mod power;
 pub mod store;

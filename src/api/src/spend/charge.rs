@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use bursar_core::ledger::{Charge, Counters, Rate, Use};
-use bursar_core::price::{Facts, Quote, Share};
+use bursar_core::ledger::{Charge, Counters, Earlier, Rate, Use};
+use bursar_core::price::{self, Facts, Quote, Share};
 use jiff::civil::Date;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use schemars::JsonSchema;
@@ -64,18 +64,12 @@ pub struct OpenCharge {
     /// The node's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
-    /// Thousandths of a CPU core that it asks for.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub cpu_milli: i64,
-    /// Mebibytes of memory that it asks for.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub memory_mebibytes: i64,
-    /// Mebibytes of ephemeral storage that it asks for.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub ephemeral_mebibytes: i64,
-    /// Gibibytes of its persistent volumes, by storage class.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub volumes: BTreeMap<String, i64>,
+    /// What it has of what may change while it runs.
+    #[serde(flatten)]
+    pub amounts: Amounts,
+    /// What it had of that before, one after the other.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier: Vec<EarlierAmounts>,
     /// Its rates, one after the other; none while no price is known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rates: Vec<OpenRate>,
@@ -85,6 +79,38 @@ pub struct OpenCharge {
     /// Its engine's counters as they are in `used`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counters: Option<EngineCounters>,
+}
+
+/// What may change while a pod runs.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Amounts {
+    /// Thousandths of a CPU core that it asks for.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub cpu_milli: i64,
+    /// Mebibytes of memory that it asks for.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub memory_mebibytes: i64,
+    /// Mebibytes of ephemeral storage that it asks for.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub ephemeral_mebibytes: i64,
+    /// Gibibytes of the persistent volumes that it bears, by storage class.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub volumes: BTreeMap<String, i64>,
+    /// Watts that its GPUs were measured to draw, all together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub watts: Option<i64>,
+}
+
+/// What a pod had before it changed.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct EarlierAmounts {
+    /// When it changed.
+    pub until: Time,
+    /// What it had.
+    #[serde(flatten)]
+    pub amounts: Amounts,
 }
 
 /// A rate and when it began.
@@ -228,6 +254,37 @@ pub(super) fn read_date(field: &str, text: &str) -> Result<Date, FieldError> {
     text.parse().map_err(|error| FieldError::new(field, error))
 }
 
+impl From<&price::Amounts> for Amounts {
+    fn from(amounts: &price::Amounts) -> Self {
+        let volumes = amounts.volumes.iter();
+        Self {
+            cpu_milli: amounts.cpu_milli.into(),
+            memory_mebibytes: amounts.memory_mib.into(),
+            ephemeral_mebibytes: amounts.ephemeral_mib.into(),
+            volumes: volumes
+                .map(|(class, gib)| (class.clone(), (*gib).into()))
+                .collect(),
+            watts: amounts.watts.map(Into::into),
+        }
+    }
+}
+
+impl Amounts {
+    fn to_core(&self) -> price::Amounts {
+        let amount = |number: i64| u32::try_from(number).unwrap_or(0);
+        let volumes = self.volumes.iter();
+        price::Amounts {
+            cpu_milli: amount(self.cpu_milli),
+            memory_mib: amount(self.memory_mebibytes),
+            ephemeral_mib: amount(self.ephemeral_mebibytes),
+            volumes: volumes
+                .map(|(class, gib)| (class.clone(), amount(*gib)))
+                .collect(),
+            watts: self.watts.map(amount),
+        }
+    }
+}
+
 impl From<&Charge> for OpenCharge {
     fn from(charge: &Charge) -> Self {
         let facts = &charge.facts;
@@ -251,13 +308,14 @@ impl From<&Charge> for OpenCharge {
             region: facts.region.clone(),
             zone: facts.zone.clone(),
             node: facts.node.clone(),
-            cpu_milli: facts.cpu_milli.into(),
-            memory_mebibytes: facts.memory_mib.into(),
-            ephemeral_mebibytes: facts.ephemeral_mib.into(),
-            volumes: facts
-                .volumes
+            amounts: Amounts::from(&facts.amounts),
+            earlier: charge
+                .earlier
                 .iter()
-                .map(|(class, gib)| (class.clone(), (*gib).into()))
+                .map(|earlier| EarlierAmounts {
+                    until: Time(earlier.until),
+                    amounts: Amounts::from(&earlier.amounts),
+                })
                 .collect(),
             rates: charge.rates.iter().map(OpenRate::from).collect(),
             used: charge
@@ -286,7 +344,6 @@ impl From<&Rate> for OpenRate {
 
 impl OpenCharge {
     pub(super) fn to_core(&self) -> Result<Charge, FieldError> {
-        let amount = |number: i64| u32::try_from(number).unwrap_or(0);
         let instant = |time: &Option<Time>| time.as_ref().map(|time| time.0);
         let rates = self.rates.iter().map(|rate| {
             let quote = Quote {
@@ -320,15 +377,16 @@ impl OpenCharge {
                 region: self.region.clone(),
                 zone: self.zone.clone(),
                 node: self.node.clone(),
-                cpu_milli: amount(self.cpu_milli),
-                memory_mib: amount(self.memory_mebibytes),
-                ephemeral_mib: amount(self.ephemeral_mebibytes),
-                volumes: self
-                    .volumes
-                    .iter()
-                    .map(|(class, gib)| (class.clone(), amount(*gib)))
-                    .collect(),
+                amounts: self.amounts.to_core(),
             },
+            earlier: self
+                .earlier
+                .iter()
+                .map(|earlier| Earlier {
+                    until: earlier.until.0,
+                    amounts: earlier.amounts.to_core(),
+                })
+                .collect(),
             start: self.start.0,
             booked: instant(&self.booked),
             rates: rates.collect::<Result<_, FieldError>>()?,

@@ -344,9 +344,9 @@ impl From<bursar_core::price::CapacityType> for crate::prices::CapacityType {
 
 #[cfg(test)]
 mod tests {
-    use bursar_core::ledger::{Charge, Counters, End, Rate, Rest};
+    use bursar_core::ledger::{Charge, Counters, Earlier, End, Rate, Rest};
     use bursar_core::money::Cost;
-    use bursar_core::price::{CapacityType, Facts, Quote, Share};
+    use bursar_core::price::{Amounts, CapacityType, Facts, Quote, Share};
     use jiff::Timestamp;
     use jiff::civil::date;
     use jiff::tz::TimeZone;
@@ -355,6 +355,15 @@ mod tests {
 
     fn at(text: &str) -> Timestamp {
         text.parse().unwrap()
+    }
+
+    fn amounts(cpu_milli: u32) -> Amounts {
+        Amounts {
+            cpu_milli,
+            volumes: [("fast".to_owned(), 100)].into(),
+            watts: Some(650),
+            ..Amounts::default()
+        }
     }
 
     fn charge(uid: &str, gpus: u32) -> Charge {
@@ -366,8 +375,7 @@ mod tests {
             model: Some("H100".into()),
             capacity_type: Some(CapacityType::Spot),
             node: Some("node-1".into()),
-            cpu_milli: 4_000,
-            volumes: [("fast".to_owned(), 100)].into(),
+            amounts: amounts(4_000),
             ..Facts::default()
         };
         let start = at("2026-11-03T10:00:00Z");
@@ -377,6 +385,10 @@ mod tests {
             ..Cost::ZERO
         };
         let mut charge = Charge::new(uid.into(), "p".into(), facts, start);
+        charge.earlier.push(Earlier {
+            until: at("2026-11-03T10:30:00Z"),
+            amounts: amounts(2_000),
+        });
         charge.rates.push(Rate {
             from: start,
             quote: Quote {

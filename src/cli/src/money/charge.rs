@@ -168,15 +168,15 @@ fn says(term: &Term<'_>, facts: &Facts) -> String {
         ),
         Row::Cores { core_hour } => format!(
             "PriceList {list}, {} cores at {core_hour} an hour",
-            Money::from_nanos(i128::from(facts.cpu_milli) * NANOS / 1000)
+            Money::from_nanos(i128::from(facts.amounts.cpu_milli) * NANOS / 1000)
         ),
         Row::Memory { gib_hour } => format!(
             "PriceList {list}, {} MiB at {gib_hour} a GiB and hour",
-            facts.memory_mib
+            facts.amounts.memory_mib
         ),
         Row::Ephemeral { gib_month } => format!(
             "PriceList {list}, {} MiB of ephemeral storage at {gib_month} a GiB and month of 730 hours",
-            facts.ephemeral_mib
+            facts.amounts.ephemeral_mib
         ),
         Row::Volume { row, gib } => format!(
             "PriceList {list}, {gib} GiB of class {} at {} a GiB and month of 730 hours",
@@ -190,9 +190,18 @@ fn says(term: &Term<'_>, facts: &Facts) -> String {
             per_kwh,
             ..
         } => format!(
-            "{watts} W (PriceList {list}) x PUE {} x {per_kwh} a kilowatt-hour at this hour (PriceList {power_list}); {}",
+            "{watts} W ({}) x PUE {} x {per_kwh} a kilowatt-hour at this hour (PriceList {power_list}); {}",
+            if facts.amounts.watts.is_some() {
+                "measured".to_owned()
+            } else {
+                format!("PriceList {list}")
+            },
             Money::from_nanos(i128::from(power.pue_milli) * NANOS / 1000),
-            count(*units)
+            if facts.amounts.watts.is_some() {
+                "all its GPUs together".to_owned()
+            } else {
+                count(*units)
+            }
         ),
     }
 }

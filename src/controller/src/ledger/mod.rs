@@ -41,9 +41,11 @@ use kube::runtime::reflector::Store;
 use kube::{Client, ResourceExt};
 
 use crate::calls::{Failure, bounded};
+use crate::claims::Claims;
 use crate::pod;
 use crate::prices::Prices;
 use crate::watch::Departed;
+use crate::watts::SharedWatts;
 
 pub(crate) use written::Written;
 
@@ -79,8 +81,13 @@ pub(crate) struct Ledger<'a> {
     pub(crate) records: &'a Store<SpendRecord>,
     pub(crate) written: &'a Written,
     pub(crate) nodes: &'a Store<Node>,
+    pub(crate) claims: &'a Claims,
+    /// Pods that used devices which others bore until a moment ago.
+    pub(crate) sharing: &'a BTreeSet<Uid>,
     pub(crate) departed: &'a Departed,
     pub(crate) prices: &'a Prices,
+    /// What GPUs were measured to draw.
+    pub(crate) measured: &'a SharedWatts,
     /// What each replica has done by its own counters, and its idle seconds since this process first read it.
     pub(crate) done: &'a BTreeMap<Uid, (Counters, i64)>,
     /// Services that nothing is asked of.
@@ -288,12 +295,15 @@ impl Ledger<'_> {
     ) -> Result<bool, Error> {
         let guarded = pod::has_finalizer(pod, SPEND_FINALIZER);
         let end = self.end(pod);
-        let Some(stay) = self.stay(pod).filter(|_| pod::gpus(pod).is_some()) else {
+        let uid = pod::uid(pod);
+        // claims may be gone before their pod
+        let is_open = |page: &Page| page.account.open.contains_key(uid);
+        let holds = self.claims.holds_gpus(pod) || pages.values().any(is_open);
+        let Some(stay) = self.stay(pod).filter(|_| holds) else {
             // it holds no GPU of any node, and will not any more
             let over = pod.metadata.deletion_timestamp.is_some() || pod::is_terminal(pod);
             return Ok(guarded && over);
         };
-        let uid = pod::uid(pod);
         let months = months_left(pages, uid, stay, self.zone);
         let done = |page: &Page| match end {
             Some(_) => page.account.settling.contains(uid),
@@ -571,7 +581,7 @@ fn without_use(account: &Account) -> Account {
     account
 }
 
-/// What a pod is charged to: its workload or, for a GPU pod that no workload made, its namespace.
+/// What a pod is charged to: its workload or, for one that may hold GPUs and that no workload made, its namespace.
 pub(crate) fn workload_of(pod: &Pod) -> Option<WorkloadRef> {
     let namespace = pod.namespace()?;
     let labels = || {
@@ -585,7 +595,7 @@ pub(crate) fn workload_of(pod: &Pod) -> Option<WorkloadRef> {
             kind,
             name,
         }),
-        None => pod::gpus(pod).map(|_| WorkloadRef::unmanaged(namespace)),
+        None => pod::may_hold_gpus(pod).then(|| WorkloadRef::unmanaged(namespace)),
     }
 }
 

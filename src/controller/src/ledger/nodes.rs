@@ -28,6 +28,7 @@ use kube::runtime::reflector::Store;
 use super::{Error, Ledger, Pages, months_left};
 use crate::calls::{Failure, bounded};
 use crate::capacity;
+use crate::claims::Claims;
 use crate::context::Context;
 use crate::pod;
 use crate::prices::{self, Prices};
@@ -67,6 +68,9 @@ pub(crate) async fn look(context: &Context, seen: &mut Seen, now: Timestamp) -> 
         records: &stores.records,
         written: &context.written,
         nodes: &stores.nodes,
+        claims: &Claims::default(),
+        sharing: &BTreeSet::new(),
+        measured: &context.measured,
         departed: &context.departed,
         prices: &prices,
         done: &BTreeMap::new(),
@@ -376,7 +380,8 @@ fn facts(node: &Node) -> Vec<Facts> {
             ..Facts::default()
         };
         if most == Some(*resource) {
-            (facts.cpu_milli, facts.memory_mib) = (amount("cpu", 1), amount("memory", MIB_MILLI));
+            facts.amounts.cpu_milli = amount("cpu", 1);
+            facts.amounts.memory_mib = amount("memory", MIB_MILLI);
         }
         facts.on(&node.name_any(), *count, node.labels())
     });

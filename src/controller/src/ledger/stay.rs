@@ -1,7 +1,5 @@
 //! What a pod and its node say of a stay: since when, until when, priced by what, and in which stage.
 
-use std::collections::BTreeMap;
-
 use bursar_core::ledger::{Charge, End};
 use bursar_core::period::{Interval, whole_second};
 use bursar_core::price::Facts;
@@ -10,6 +8,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::ResourceExt;
 
 use super::{Ledger, Pages};
+use crate::context::lock;
 use crate::pod;
 
 /// How far clocks may run ahead of ours; an end that is further ahead is not believed.
@@ -21,7 +20,11 @@ impl Ledger<'_> {
     /// A stay that has ended is settled in every month until now: before its end was known, a process with another clock or cache may
     /// have carried it into any of them, and the write meets that one's.
     pub(super) fn stay(&self, pod: &Pod) -> Option<Interval> {
-        let start = whole_second(pod::bound_at(pod)?);
+        let mut start = whole_second(pod::bound_at(pod)?);
+        if self.sharing.contains(pod::uid(pod)) {
+            // another one bore its devices until now
+            start = start.max(whole_second(self.now));
+        }
         let end = self.end(pod).map_or(self.now, |end| {
             let latest = self.now.checked_add(SKEW).unwrap_or(self.now);
             end.at.max(latest)
@@ -63,11 +66,16 @@ impl Ledger<'_> {
 
     /// Brings what open charges know of the pod up to date.
     pub(super) fn follow(&self, pages: &mut Pages, pod: &Pod) {
-        let open = pages
-            .values_mut()
-            .filter_map(|page| page.account.open.get_mut(pod::uid(pod)));
-        for charge in open {
+        for page in pages.values_mut() {
+            let foreign = self.is_foreign(page);
+            let Some(charge) = page.account.open.get_mut(pod::uid(pod)) else {
+                continue;
+            };
             self.observe(charge, pod);
+            // a month's record stays in the currency that it was made in
+            if !foreign {
+                self.price(charge, pod);
+            }
         }
     }
 
@@ -89,9 +97,29 @@ impl Ledger<'_> {
             let idle_seconds = idle_seconds - self.written.idle(pod::uid(pod));
             charge.add_use(today, Some(*done), idle_seconds);
         }
-        if let Some(facts) = self.facts(pod) {
-            charge.refine(&facts, &self.prices.lists, whole_second(self.now));
+    }
+
+    /// Takes labels that came late, and amounts that changed.
+    fn price(&self, charge: &mut Charge, pod: &Pod) {
+        let Some(mut facts) = self.facts(pod) else {
+            return;
+        };
+        facts.amounts.watts = self.watts(charge, pod);
+        let (lists, now) = (&self.prices.lists, whole_second(self.now));
+        charge.refine(&facts, lists, now);
+        if self.end(pod).is_none() {
+            charge.resize(&facts.amounts, lists, now);
         }
+    }
+
+    /// The watts that count from now on. They are of whole GPUs, and change nothing where electricity is not charged apart.
+    fn watts(&self, charge: &Charge, pod: &Pod) -> Option<u32> {
+        let charged = self.prices.lists.charges_power(self.now);
+        if !charged || !charge.facts.share.is_whole() {
+            return charge.facts.amounts.watts;
+        }
+        let namespace = pod.namespace().unwrap_or_default();
+        lock(self.measured).of(&namespace, charge, self.now)
     }
 
     /// Since when the pod's node has not been heard of, by what the node says; `None` also where it is gone.
@@ -105,11 +133,7 @@ impl Ledger<'_> {
     }
 
     fn facts(&self, pod: &Pod) -> Option<Facts> {
-        let facts = pod::facts(pod.spec.as_ref()?, BTreeMap::new())?;
-        Some(match self.node(pod) {
-            Some(node) => pod::on(facts, &node),
-            None => facts,
-        })
+        self.claims.facts(pod, self.node(pod).as_deref())
     }
 
     fn node(&self, pod: &Pod) -> Option<std::sync::Arc<Node>> {

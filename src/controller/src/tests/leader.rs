@@ -18,6 +18,7 @@ use crate::context::{Context, lock};
 use crate::ledger::Written;
 use crate::metrics::Metrics;
 use crate::watch::{Stores, Trim};
+use crate::watts::Measured;
 use crate::{pod, reconcile};
 
 /// Makes the caches, their writers, and a view of the server for each kind.
@@ -62,6 +63,9 @@ caches! {
     pods: k8s_openapi::api::core::v1::Pod,
     nodes: k8s_openapi::api::core::v1::Node,
     priorities: k8s_openapi::api::scheduling::v1::PriorityClass,
+    volume_claims: k8s_openapi::api::core::v1::PersistentVolumeClaim,
+    device_claims: k8s_openapi::api::resource::v1::ResourceClaim,
+    device_slices: k8s_openapi::api::resource::v1::ResourceSlice,
 }
 
 fn trimmed<K: Trim>(mut objects: Vec<K>) -> Vec<K> {
@@ -106,6 +110,8 @@ impl Leader {
             metrics: Metrics::new(&mut Registry::default()),
             histories: Mutex::default(),
             reserved: Mutex::default(),
+            sharing: Mutex::default(),
+            measured: Arc::new(Mutex::new(Measured::new(world.now))),
             began: world.now,
             ports: Mutex::default(),
             shares: Mutex::default(),

@@ -3,6 +3,7 @@
 
 mod accounts;
 mod budgets;
+mod claims;
 mod gangs;
 mod leader;
 mod nodes;

@@ -259,7 +259,7 @@ async fn another_layout_begins_another_charge_and_a_plugin_that_is_down_ends_non
     let cores: Vec<u32> = accounts[0]
         .open
         .values()
-        .map(|charge| charge.facts.cpu_milli)
+        .map(|charge| charge.facts.amounts.cpu_milli)
         .collect();
     assert_eq!(cores, [0, 64_000]);
 }

@@ -1,6 +1,8 @@
 //! One pod's occupation of a node: what it is priced by, at which rates, and in which stages.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
 use std::ops::AddAssign;
 
 use jiff::Timestamp;
@@ -10,7 +12,7 @@ use jiff::tz::TimeZone;
 use super::line::Line;
 use crate::money::{Cost, Money};
 use crate::period::Interval;
-use crate::price::{Facts, PriceLists, Priced, Quote};
+use crate::price::{Amounts, Facts, PriceLists, Priced, Quote};
 
 /// A pod's UID.
 pub type Uid = String;
@@ -24,6 +26,15 @@ pub struct Rate {
     pub quote: Quote,
     /// The dearest price stands in, because none matched.
     pub provisional: bool,
+}
+
+/// Amounts that a pod had before they changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Earlier {
+    /// When they changed.
+    pub until: Timestamp,
+    /// What they were.
+    pub amounts: Amounts,
 }
 
 /// What a replica did: a part of a day's line, or one day of an open charge.
@@ -84,6 +95,8 @@ pub struct Charge {
     pub owner: Option<String>,
     /// What it is priced by.
     pub facts: Facts,
+    /// The amounts that it had before those in `facts`, one after the other.
+    pub earlier: Vec<Earlier>,
     /// When the pod was bound to its node.
     pub start: Timestamp,
     /// What came before this instant is in the daily sums already.
@@ -119,6 +132,7 @@ impl Charge {
             pod,
             owner: None,
             facts,
+            earlier: Vec::new(),
             start,
             booked: None,
             rates: Vec::new(),
@@ -150,50 +164,105 @@ impl Charge {
     /// API server's time of it. Between the last look and an edit that came while nobody looked, the last rate goes on.
     pub fn reprice(&mut self, lists: &PriceLists, now: Timestamp) -> bool {
         let mut changed = false;
-        let last = match self.rates.last() {
-            Some(last) => last.from,
-            None => {
-                let first = match lists.price(&self.facts, self.start) {
-                    Priced::Unknown => lists.price(&self.facts, now),
-                    known => known,
-                };
-                changed |= self.take(&first, self.start);
-                self.start
-            }
-        };
+        if self.rates.is_empty() {
+            changed |= self.begin(self.start, lists, now);
+        }
+        let last = self.rates.last().map_or(self.start, |last| last.from);
         let edited = lists.known();
         // a clock that stepped back, or lags behind the API server's, changes no instant
         let now = now.max(last).max(edited);
         let settled = last.max(edited).max(self.booked.unwrap_or(self.start));
         let edit = (last < edited).then_some(edited);
-        // the instants in between, and now itself: a list may have been deleted, or the pod resized
-        for at in edit
+        // the instants in between, and now itself: a list may have been deleted
+        let resized = self.earlier.iter().map(|earlier| earlier.until);
+        let resized = resized.filter(|at| (settled..now).contains(at));
+        let instants: BTreeSet<Timestamp> = edit
             .into_iter()
             .chain(lists.changes(settled, now))
+            .chain(resized)
             .chain([now])
-        {
-            changed |= self.take(&lists.price(&self.facts, at), at);
+            .collect();
+        for at in instants {
+            changed |= self.take(&lists.price(&self.facts_at(at), at), at);
         }
         changed
     }
 
-    /// Takes facts that came late: labels of a node that had none when the pod was bound. They count from the start, or from what
-    /// is booked. True if this changed the charge.
-    pub fn refine(&mut self, facts: &Facts, lists: &PriceLists, now: Timestamp) -> bool {
-        let vague = self.rates.last().is_none_or(|rate| rate.provisional);
-        if !vague || self.facts == *facts || !matches!(lists.price(facts, now), Priced::Listed(_)) {
+    /// The first rates from `from` on, by what the lists say of that instant or, if they say nothing of it, of `now`. Until their last
+    /// edit nobody knows what else they said, so only the pod's amounts change.
+    fn begin(&mut self, from: Timestamp, lists: &PriceLists, now: Timestamp) -> bool {
+        let unknown = lists.price(&self.facts_at(from), from) == Priced::Unknown;
+        let by = if unknown { now } else { from };
+        let until = lists.known().max(by);
+        let resized = self.earlier.iter().map(|earlier| earlier.until);
+        let resized = resized.filter(|at| (from..until).contains(at));
+        let instants: BTreeSet<Timestamp> = [from].into_iter().chain(resized).collect();
+        let mut changed = false;
+        for at in instants {
+            changed |= self.take(&lists.price(&self.facts_at(at), by), at);
+        }
+        changed
+    }
+
+    /// Takes amounts that the pod has from `at` on. What was before stays as it is. True if this changed the charge.
+    pub fn resize(&mut self, amounts: &Amounts, lists: &PriceLists, at: Timestamp) -> bool {
+        if self.facts.amounts == *amounts {
             return false;
         }
-        self.facts = facts.clone();
+        let over = self.booked.unwrap_or(self.start);
+        let last = self.rates.last().map_or(over, |last| last.from.max(over));
+        let changed = self.earlier.last().map(|earlier| earlier.until);
+        // a clock that stepped back, or lags behind the API server's, changes nothing of what was
+        let at = at.max(last).max(lists.known()).max(changed.unwrap_or(over));
+        let before = mem::replace(&mut self.facts.amounts, amounts.clone());
+        // amounts that would have lasted no time are not kept
+        if at > over && changed != Some(at) {
+            self.earlier.push(Earlier {
+                until: at,
+                amounts: before,
+            });
+        }
+        self.reprice(lists, at);
+        true
+    }
+
+    /// What it was priced by at `at`.
+    fn facts_at(&self, at: Timestamp) -> Cow<'_, Facts> {
+        match self.earlier.iter().find(|earlier| at < earlier.until) {
+            None => Cow::Borrowed(&self.facts),
+            Some(earlier) => Cow::Owned(Facts {
+                amounts: earlier.amounts.clone(),
+                ..self.facts.clone()
+            }),
+        }
+    }
+
+    /// Takes facts that came late: labels of a node that had none when the pod was bound. They count from the start, or from what
+    /// is booked, for the amounts that the pod had at each time. True if this changed the charge.
+    pub fn refine(&mut self, facts: &Facts, lists: &PriceLists, now: Timestamp) -> bool {
+        let facts = Facts {
+            amounts: self.facts.amounts.clone(),
+            ..facts.clone()
+        };
+        if !self.is_vague()
+            || self.facts == facts
+            || !matches!(lists.price(&facts, now), Priced::Listed(_))
+        {
+            return false;
+        }
+        self.facts = facts;
         let booked = self.booked.unwrap_or(self.start);
         self.rates.retain(|rate| rate.from < booked);
-        if self.rates.is_empty() {
-            self.reprice(lists, now);
-        } else {
-            self.take(&lists.price(facts, booked), booked);
-            self.reprice(lists, now);
+        if !self.rates.is_empty() {
+            self.begin(booked, lists, now);
         }
+        self.reprice(lists, now);
         true
+    }
+
+    /// Whether labels that come late would price it anew.
+    fn is_vague(&self) -> bool {
+        self.rates.last().is_none_or(|rate| rate.provisional)
     }
 
     /// Takes the lists' answer at `at`. Unknown is not zero: the last known rate goes on.
@@ -201,23 +270,22 @@ impl Charge {
         let Some(quote) = priced.rate() else {
             return false;
         };
-        let provisional = matches!(priced, Priced::Provisional(_));
+        let new = Rate {
+            from: at.max(self.start),
+            quote,
+            provisional: matches!(priced, Priced::Provisional(_)),
+        };
+        // a rate that would have lasted no time is replaced
+        let replaced = self.rates.pop_if(|last| new.from <= last.from);
         if let Some(last) = self.rates.last_mut()
             && last.quote == quote
         {
-            let changed = last.provisional != provisional;
-            last.provisional = provisional;
+            let changed = replaced.is_some() || last.provisional != new.provisional;
+            last.provisional = new.provisional;
             return changed;
         }
-        let from = at.max(self.start);
-        // a rate that would have lasted no time is replaced
-        self.rates.retain(|rate| rate.from < from);
-        self.rates.push(Rate {
-            from,
-            quote,
-            provisional,
-        });
-        true
+        self.rates.push(new);
+        replaced != Some(new)
     }
 
     /// Adds what the engine did until its counters were read on `day`, and seconds in which it was idle.
@@ -248,6 +316,13 @@ impl Charge {
     pub(super) fn forget_before(&mut self, until: Timestamp, zone: &TimeZone) {
         let current = self.rates.iter().rposition(|rate| rate.from <= until);
         self.rates.drain(..current.unwrap_or(0));
+        // labels that come late price anew what is not booked, which a month that carries the charge may not have to itself
+        let over = if self.is_vague() {
+            self.booked.unwrap_or(self.start)
+        } else {
+            until
+        };
+        self.earlier.retain(|earlier| earlier.until > over);
         let day = zone.to_datetime(until).date();
         self.used = self.used.split_off(&day);
     }

@@ -19,7 +19,7 @@ pub mod line;
 pub mod rest;
 
 pub use account::{Account, Days};
-pub use charge::{Charge, Counters, End, Rate, Uid, Use};
+pub use charge::{Charge, Counters, Earlier, End, Rate, Uid, Use};
 pub use line::{Line, Sku};
 pub use rest::Rest;
 

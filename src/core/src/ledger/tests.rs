@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::money::{Cost, Money};
 use crate::period::{Interval, Month};
-use crate::price::{Facts, GpuPrice, PriceBook, PriceList, PriceLists, Where};
+use crate::price::{Amounts, Facts, GpuPrice, PriceBook, PriceList, PriceLists, Where};
 
 const START: i64 = 1_796_000_000;
 const ZONES: [&str; 5] = [
@@ -56,7 +56,14 @@ fn charge(nanos_per_hour: i128) -> Charge {
     }
 }
 
-/// A list in which one H100 costs `nanos` an hour from `from` on. Of two lists the one with the lower rank counts.
+fn cores(count: u32) -> Amounts {
+    Amounts {
+        cpu_milli: count * 1000,
+        ..Amounts::default()
+    }
+}
+
+/// A list in which one H100 costs `nanos` an hour from `from` on, and a core as much. Of two lists the one with the lower rank counts.
 fn list(rank: usize, from: Option<i64>, nanos: i128) -> PriceList {
     let gpu = GpuPrice {
         model: "H100".into(),
@@ -71,6 +78,7 @@ fn list(rank: usize, from: Option<i64>, nanos: i128) -> PriceList {
         book: PriceBook {
             currency: "USD".into(),
             gpus: vec![gpu],
+            core_hour: Some(Money::from_nanos(nanos)),
             ..PriceBook::default()
         },
     }
@@ -239,6 +247,70 @@ fn labels_that_come_late_count_from_the_start_unless_the_price_was_exact() {
 }
 
 #[test]
+fn amounts_that_change_cost_from_then_on_and_what_was_before_stays() {
+    let lists = lists(3600, &[]);
+    let mut charge = Charge::new("u".into(), "p".into(), facts(), at(0));
+    charge.reprice(&lists, at(0));
+    assert!(charge.resize(&cores(4), &lists, at(100)));
+    assert!(!charge.resize(&cores(4), &lists, at(150)));
+    assert!(charge.resize(&cores(1), &lists, at(200)));
+    charge.reprice(&lists, at(300));
+    // two GPUs: 2, 6 and 3 nano-units a second
+    assert_eq!(charge.cost(span(0, 300)).total().nanos(), 200 + 600 + 300);
+}
+
+#[test]
+fn amounts_that_change_rewrite_no_price_that_passed_before_them() {
+    // while the pod has no core, a core is dear for a while, and a GPU never
+    let dear = |from, nanos| {
+        let mut list = list(999, Some(from), 3600);
+        list.book.core_hour = Some(Money::from_nanos(nanos));
+        list
+    };
+    let mut lists = vec![list(1000, None, 3600), dear(50, 7200)];
+    lists.push(PriceList {
+        name: "0998".into(),
+        ..dear(60, 3600)
+    });
+    let lists = PriceLists::new(lists, Timestamp::MIN);
+    let mut charge = Charge::new("u".into(), "p".into(), facts(), at(0));
+    charge.reprice(&lists, at(90));
+    charge.resize(&cores(1), &lists, at(100));
+    charge.resize(&cores(0), &lists, at(200));
+    charge.reprice(&lists, at(300));
+    let from: Vec<i64> = charge
+        .rates
+        .iter()
+        .map(|rate| rate.from.as_second() - START)
+        .collect();
+    assert_eq!(from, [0, 100, 200]);
+}
+
+#[test]
+fn amounts_before_what_is_booked_are_forgotten() {
+    let zone = TimeZone::UTC;
+    let lists = lists(3600, &[]);
+    let mut account = Account::new(Month::of(at(0), &zone));
+    let mut charge = Charge::new("u".into(), "p".into(), facts(), at(0));
+    let day = 86_400;
+    let midnight = account.month.first().to_zoned(zone.clone()).unwrap();
+    let midnight = midnight.timestamp().as_second() - START;
+    charge.start = at(midnight);
+    for hour in 0..48 {
+        charge.resize(
+            &cores(hour % 3),
+            &lists,
+            at(midnight + i64::from(hour) * 3600),
+        );
+    }
+    account.open(charge);
+    account.book("u", at(midnight + day), &zone);
+    let open = &account.open["u"];
+    assert_eq!((open.earlier.len(), open.rates.len()), (23, 24));
+    assert!(open.earlier[0].until > at(midnight + day));
+}
+
+#[test]
 fn stages_are_told_apart_and_never_exceed_the_whole() {
     let zone = TimeZone::UTC;
     let mut charge = charge(3_600_000);
@@ -393,6 +465,38 @@ proptest! {
         charge.reprice(&lists(prices[0].1, &later), at(now));
         let sum = charge.cost(span(0, length)).total();
         prop_assert_eq!(total(&accounts(&charge, exact(length), &zone)), sum);
+    }
+
+    #[test]
+    fn labels_that_come_late_price_the_amounts_of_each_time_as_if_they_had_been_there(
+        prices in prop::collection::vec((1i64..1000, 0i128..10i128.pow(12)), 1..5),
+        sizes in prop::collection::vec((0i64..1000, 0u32..4), 0..6),
+        first in 0i64..2000,
+        late in 0i64..6000,
+    ) {
+        let mut now = 0;
+        let later: Vec<(i64, i128)> = prices.iter().map(|(later, nanos)| { now += later; (now, *nanos) }).collect();
+        let lists = lists(prices[0].1, &later);
+        let unlabelled = Facts { model: None, ..facts() };
+        let mut labelled = Charge::new("u".into(), "p".into(), facts(), at(0));
+        let mut slow = Charge::new("u".into(), "p".into(), unlabelled, at(0));
+        let mut now = 0;
+        let mut told = false;
+        for (later, count) in sizes {
+            now += later;
+            labelled.resize(&cores(count), &lists, at(now));
+            // nobody looks at its price before `first`
+            let known = if now < first { &PriceLists::default() } else { &lists };
+            slow.resize(&cores(count), known, at(now));
+            if now >= late && !told {
+                told = slow.refine(&facts(), &lists, at(now));
+            }
+        }
+        let end = at(now.max(late).max(first) + 1);
+        slow.reprice(&lists, end);
+        slow.refine(&facts(), &lists, end);
+        labelled.reprice(&lists, end);
+        prop_assert_eq!(slow, labelled);
     }
 
     #[test]

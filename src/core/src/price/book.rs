@@ -2,7 +2,7 @@
 
 use crate::money::Money;
 
-use super::facts::{CapacityType, Facts, Share, physical};
+use super::facts::{CapacityType, Facts, Share, is_behind, is_fraction};
 use super::overhead::Overhead;
 use super::tariff::Tariff;
 use super::terms::Row;
@@ -182,7 +182,7 @@ fn closest<Rank: Ord + Copy, Row>(rows: impl Iterator<Item = (Rank, Row)>) -> Op
 /// Whether a row of `resource` speaks of the pod's very resource (true) or of the physical GPU behind it.
 fn offers(resource: &str, facts: &Facts) -> Option<bool> {
     let is_exact = resource == facts.resource;
-    (is_exact || resource == physical(&facts.resource)).then_some(is_exact)
+    (is_exact || is_behind(resource, &facts.resource)).then_some(is_exact)
 }
 
 /// How much of what a row speaks of a pod holds: `part / whole`.
@@ -195,6 +195,9 @@ pub struct Units {
 }
 
 impl Units {
+    /// All that there is.
+    pub(super) const ONE: Self = Self { part: 1, whole: 1 };
+
     /// The units' part of a price, rounded down.
     pub(super) fn of(self, price: Money) -> Money {
         Money::from_nanos(self.scale(price.nanos()))
@@ -217,8 +220,7 @@ fn physical_units(facts: &Facts) -> Units {
 impl GpuPrice {
     /// A row of a fraction's own resource is for the fraction; any other is for a physical GPU.
     fn units(&self, facts: &Facts) -> Units {
-        let is_fraction = physical(&self.resource) != self.resource;
-        if is_fraction {
+        if is_fraction(&self.resource) {
             Units {
                 part: facts.gpus.into(),
                 whole: 1,

@@ -19,17 +19,45 @@ const MIG: &str = "nvidia.com/mig-";
 /// What the device plugin adds to the name of a time-sliced resource.
 const SHARED: &str = ".shared";
 
+/// Drivers of dynamic resource allocation whose devices are GPUs.
+const GPU_DRIVERS: [&str; 3] = [NVIDIA_DRIVER, AMD_DRIVER, INTEL_DRIVER];
+const NVIDIA_DRIVER: &str = "gpu.nvidia.com";
+const AMD_DRIVER: &str = "gpu.amd.com";
+const INTEL_DRIVER: &str = "gpu.intel.com";
+
+/// True for a driver of dynamic resource allocation whose devices are GPUs or parts of them.
+pub fn is_gpu_driver(driver: &str) -> bool {
+    GPU_DRIVERS.contains(&driver)
+}
+
 /// True for an extended resource that is a GPU or a part of one.
 pub fn is_gpu(resource: &str) -> bool {
     GPU_RESOURCES.contains(&resource) || resource.starts_with(MIG)
 }
 
-/// The resource that the physical GPU behind `resource` is offered as: prices of whole GPUs are listed under it.
-pub(super) fn physical(resource: &str) -> &str {
-    if resource.starts_with(MIG) || resource == "nvidia.com/gpu.shared" {
-        NVIDIA
+/// True for a resource of which one is a part of a physical GPU.
+pub(super) fn is_fraction(resource: &str) -> bool {
+    resource.starts_with(MIG) || resource == "nvidia.com/gpu.shared"
+}
+
+/// Whether the physical GPU behind `held` is offered as `resource`: prices of whole GPUs are listed under it.
+pub(super) fn is_behind(resource: &str, held: &str) -> bool {
+    match held {
+        NVIDIA_DRIVER => resource == NVIDIA,
+        AMD_DRIVER => resource == "amd.com/gpu",
+        INTEL_DRIVER => resource.starts_with("gpu.intel.com/"),
+        held => resource == if is_fraction(held) { NVIDIA } else { held },
+    }
+}
+
+/// Labels of a node that name the model of its `resource`, an extended resource or a driver; the first that is there counts.
+pub fn product_labels(resource: &str) -> &'static [&'static str] {
+    if resource == AMD_DRIVER || resource.starts_with("amd.com/") {
+        &["amd.com/gpu.product-name", "beta.amd.com/gpu.product-name"]
+    } else if resource.starts_with(INTEL_DRIVER) {
+        &["gpu.intel.com/product"]
     } else {
-        resource
+        &["nvidia.com/gpu.product"]
     }
 }
 
@@ -108,7 +136,7 @@ impl Default for Share {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Facts {
-    /// The extended resource that the pod holds, such as `nvidia.com/gpu`.
+    /// The extended resource that the pod holds, such as `nvidia.com/gpu`, or the driver of its devices, such as `gpu.nvidia.com`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub resource: String,
     /// How many of it the pod holds.
@@ -138,6 +166,15 @@ pub struct Facts {
     /// The node's name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
+    /// What may change while the pod runs.
+    #[serde(flatten)]
+    pub amounts: Amounts,
+}
+
+/// What a charge is priced by that may change while the pod runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Amounts {
     /// Thousandths of a CPU core that the pod asks for.
     #[serde(skip_serializing_if = "is_zero")]
     pub cpu_milli: u32,
@@ -147,9 +184,12 @@ pub struct Facts {
     /// Mebibytes of ephemeral storage that the pod asks for.
     #[serde(skip_serializing_if = "is_zero")]
     pub ephemeral_mib: u32,
-    /// Gibibytes of the pod's persistent volumes, by storage class.
+    /// Gibibytes of the persistent volumes that the pod bears, by storage class.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub volumes: BTreeMap<String, u32>,
+    /// Watts that its GPUs were measured to draw, all together; those of their model count where there is no measurement.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub watts: Option<u32>,
 }
 
 fn is_zero(number: &u32) -> bool {
@@ -180,6 +220,27 @@ impl Facts {
     }
 }
 
+impl Facts {
+    /// The facts of a pod whose devices say of themselves what they are: the product's name, and the MIG profile of a part of it.
+    /// Labels of nodes write product names with dashes for blanks, and so do price lists.
+    #[must_use]
+    pub fn of_product(self, product: Option<&str>, profile: Option<&str>) -> Self {
+        let model = product.map(|product| product.replace(' ', "-"));
+        let share = |model| profile.and_then(|profile| Share::of_profile(profile, model));
+        match model {
+            Some(model) => Self {
+                share: share(Some(&model)).unwrap_or_default(),
+                model: Some(model),
+                ..self
+            },
+            None => Self {
+                share: share(self.model.as_deref()).unwrap_or(self.share),
+                ..self
+            },
+        }
+    }
+}
+
 fn capacity_type(labels: &BTreeMap<String, String>) -> Option<CapacityType> {
     let is_true = |key: &str| labels.get(key).is_some_and(|value| value == "true");
     if is_true("cloud.google.com/gke-spot") || is_true("cloud.google.com/gke-preemptible") {
@@ -203,14 +264,9 @@ fn capacity_type(labels: &BTreeMap<String, String>) -> Option<CapacityType> {
 /// The model of the physical GPU, and the fraction of it that one `resource` is. GPU feature discovery writes `A100-MIG-3g.20gb` for
 /// MIG's single strategy and `A100-SHARED` for time-slicing; see github.com/NVIDIA/k8s-device-plugin, "Generated Labels".
 fn product(resource: &str, labels: &BTreeMap<String, String>) -> (Option<String>, Share) {
-    let keys: &[&str] = if resource.starts_with("amd.com/") {
-        &["amd.com/gpu.product-name", "beta.amd.com/gpu.product-name"]
-    } else if resource.starts_with("gpu.intel.com/") {
-        &["gpu.intel.com/product"]
-    } else {
-        &["nvidia.com/gpu.product"]
-    };
-    let label = keys.iter().find_map(|key| labels.get(*key));
+    let label = product_labels(resource)
+        .iter()
+        .find_map(|key| labels.get(*key));
     let bare = label.map(|label| label.strip_suffix("-SHARED").unwrap_or(label));
     let (model, profile) = match bare.and_then(|bare| bare.split_once("-MIG-")) {
         Some((model, profile)) => (Some(model), Some(profile)),
@@ -327,6 +383,31 @@ mod tests {
             );
         }
         assert_eq!(on("nvidia.com/mig-9g.x", &[]).share, Share::WHOLE);
+    }
+
+    #[test]
+    fn a_device_says_itself_what_it_is() {
+        let on = |driver: &str| {
+            on(
+                driver,
+                &[
+                    ("nvidia.com/gpu.product", "H100"),
+                    ("amd.com/gpu.product-name", "MI300X"),
+                ],
+            )
+        };
+        let whole = on("gpu.nvidia.com").of_product(Some("NVIDIA H100 80GB HBM3"), None);
+        assert_eq!(whole.model.as_deref(), Some("NVIDIA-H100-80GB-HBM3"));
+        let part = on("gpu.nvidia.com").of_product(Some("NVIDIA A30"), Some("2g.12gb"));
+        assert_eq!(part.share, Share { part: 2, whole: 4 });
+        // where it does not say, the node's labels do
+        let mute = on("gpu.amd.com").of_product(None, None);
+        assert_eq!(
+            (mute.model.as_deref(), mute.share),
+            (Some("MI300X"), Share::WHOLE)
+        );
+        let part = on("gpu.nvidia.com").of_product(None, Some("1g.10gb"));
+        assert_eq!((part.model.as_deref(), part.share.whole), (Some("H100"), 7));
     }
 
     #[test]

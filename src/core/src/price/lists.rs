@@ -184,6 +184,11 @@ impl PriceLists {
         self.in_force(at).map(|list| &list.book)
     }
 
+    /// Whether electricity is charged apart at `at`.
+    pub fn charges_power(&self, at: Timestamp) -> bool {
+        self.power_section(at).is_some()
+    }
+
     fn power_section(&self, at: Timestamp) -> Option<&Power> {
         self.books(at).find_map(|book| book.power.as_ref())
     }

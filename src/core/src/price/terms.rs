@@ -67,9 +67,9 @@ pub enum Row<'a> {
     },
     /// Electricity.
     Power {
-        /// What one GPU draws.
+        /// What one GPU draws, or all of them where they were measured.
         watts: u32,
-        /// How many GPUs the pod holds.
+        /// How many GPUs the pod holds; one, where they were measured.
         units: Units,
         /// What electricity costs.
         power: &'a Power,
@@ -135,13 +135,13 @@ impl PriceLists {
         let cores = cores.map(|(list, core_hour)| Term {
             list,
             row: Row::Cores { core_hour },
-            per_hour: core_hour.share(facts.cpu_milli, 1000),
+            per_hour: core_hour.share(facts.amounts.cpu_milli, 1000),
         });
         let memory = self.first(at, |list| list.book.gib_hour);
         let memory = memory.map(|(list, gib_hour)| Term {
             list,
             row: Row::Memory { gib_hour },
-            per_hour: gib_hour.share(facts.memory_mib, MIB_PER_GIB),
+            per_hour: gib_hour.share(facts.amounts.memory_mib, MIB_PER_GIB),
         });
         cores.into_iter().chain(memory)
     }
@@ -156,7 +156,7 @@ impl PriceLists {
         let ephemeral = ephemeral.map(|(list, gib_month)| Term {
             list,
             row: Row::Ephemeral { gib_month },
-            per_hour: gib_month.share(facts.ephemeral_mib, MIB_PER_GIB * MONTH_HOURS),
+            per_hour: gib_month.share(facts.amounts.ephemeral_mib, MIB_PER_GIB * MONTH_HOURS),
         });
         let of_class = move |class: &str| {
             self.first(at, |list| {
@@ -164,21 +164,29 @@ impl PriceLists {
                 rows.find(|row| row.storage_class == class)
             })
         };
-        let persistent = facts.volumes.iter().filter_map(move |(class, gib)| {
-            let (list, row) = of_class(class)?;
-            Some(Term {
-                list,
-                row: Row::Volume { row, gib: *gib },
-                per_hour: row.per_gib_month.share(*gib, MONTH_HOURS),
-            })
-        });
+        let persistent = facts
+            .amounts
+            .volumes
+            .iter()
+            .filter_map(move |(class, gib)| {
+                let (list, row) = of_class(class)?;
+                Some(Term {
+                    list,
+                    row: Row::Volume { row, gib: *gib },
+                    per_hour: row.per_gib_month.share(*gib, MONTH_HOURS),
+                })
+            });
         ephemeral.into_iter().chain(persistent)
     }
 
-    /// Electricity and its carbon an hour: watts / 1000 x PUE x price or grams of a kilowatt-hour, for each physical GPU.
+    /// Electricity and its carbon an hour: watts / 1000 x PUE x price or grams of a kilowatt-hour, for each physical GPU or, where they
+    /// were measured, for all of them.
     fn power(&self, facts: &Facts, at: Timestamp) -> Option<Term<'_>> {
         let (power_list, power) = self.first(at, |list| list.book.power.as_ref())?;
-        let (list, (watts, units)) = self.first(at, |list| list.book.watts(facts))?;
+        let (list, (watts, units)) = match facts.amounts.watts {
+            Some(measured) => (power_list, (measured, Units::ONE)),
+            None => self.first(at, |list| list.book.watts(facts))?,
+        };
         // millionths of a kilowatt
         let draw = i128::from(watts) * i128::from(power.pue_milli);
         let per_kwh = power.tariff.per_kwh(at);

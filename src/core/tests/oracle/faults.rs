@@ -121,6 +121,10 @@ impl World {
             who,
             now: self.now + clock,
             list: self.list(lag > 0),
+            edited: self
+                .lists
+                .iter()
+                .any(|list| (list.edited - self.now).abs() < 5),
             pods,
         }
     }
@@ -133,7 +137,10 @@ impl World {
         // a first price, or a step, that an old list gave within the lag would stay
         let touched = |at: i64| at >= edit - 5 && at <= self.now + 5;
         let old = self.lists[seen.saturating_sub(1)].steps.iter();
-        let safe = !self.pods.iter().any(|pod| touched(pod.bound))
+        // and so would new amounts, which an old list gives a rate whenever somebody looks
+        let resized = self.pods.iter().any(|pod| !pod.cores.is_empty());
+        let safe = !resized
+            && !self.pods.iter().any(|pod| touched(pod.bound))
             && !old.map(|(from, _)| *from).any(touched);
         if stale && safe && self.now - edit < LAG {
             seen = seen.saturating_sub(1);

@@ -134,6 +134,7 @@ fn pod(rng: &mut Rng, begin: i64, end: i64) -> Pod {
         } else {
             bound + late
         },
+        cores: Vec::new(),
         units: rng.u32(1..9),
         share: [(1, 1), (1, 1), (1, 4), (2, 7)][rng.usize(..4)],
         born_guarded: chance(rng, 80),
@@ -147,6 +148,7 @@ fn price_lists(rng: &mut Rng, begin: i64, end: i64) -> Vec<List> {
         gpu: rng.i128(0..20_000_000_000),
         dearest: rng.i128(20_000_000_000..40_000_000_000),
         kwh: rng.i128(0..500_000) * 1000,
+        core: 0,
     };
     let mut edits: Vec<i64> = (0..rng.usize(..3)).map(|_| rng.i64(begin..end)).collect();
     edits.push(begin - DAY);
@@ -174,10 +176,32 @@ fn price_lists(rng: &mut Rng, begin: i64, end: i64) -> Vec<List> {
     lists
 }
 
+/// Lets the amounts of pods change while they run. Histories of before stay what they were: a seed stands for one.
+fn resize(rng: &mut Rng, pods: &mut [Pod], lists: &mut [List]) {
+    for price in lists.iter_mut().flat_map(|list| {
+        list.first
+            .iter_mut()
+            .chain(list.steps.iter_mut().map(|(_, price)| price))
+    }) {
+        price.core = rng.i128(0..200_000_000);
+    }
+    for pod in pods {
+        let mut instants: Vec<i64> = (0..rng.usize(..5))
+            .map(|_| rng.i64(pod.bound..=pod.end.max(pod.bound)))
+            .collect();
+        instants.sort_unstable();
+        pod.cores = instants.into_iter().map(|at| (at, rng.u32(..5))).collect();
+    }
+}
+
 /// Plays the history of a seed; what the records hold at the end must be what the oracle says.
 fn play(seed: u64, flaw: Option<Flaw>) -> Result<Tally, String> {
     let mut rng = Rng::with_seed(seed);
-    let (zone, begin, end, pods, lists) = generate(&mut rng);
+    let (zone, begin, end, mut pods, mut lists) = generate(&mut rng);
+    let mut others = Rng::with_seed(seed ^ u64::MAX);
+    if flaw.is_none() && chance(&mut others, 50) {
+        resize(&mut others, &mut pods, &mut lists);
+    }
     let mut times: Vec<i64> = (0..rng.usize(4..24)).map(|_| rng.i64(begin..end)).collect();
     // controllers look when something happens
     for pod in &pods {

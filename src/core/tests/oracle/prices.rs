@@ -2,7 +2,7 @@
 
 use bursar_core::money::Money;
 use bursar_core::price::{
-    Facts, GpuPrice, Power, PriceBook, PriceList, PriceLists, Share, Tariff, Where,
+    Amounts, Facts, GpuPrice, Power, PriceBook, PriceList, PriceLists, Share, Tariff, Where,
 };
 use jiff::Timestamp;
 
@@ -10,6 +10,14 @@ use crate::rates::{List, Price, WATTS};
 
 const RESOURCE: &str = "nvidia.com/gpu";
 const MODEL: &str = "H100";
+
+/// So many cores.
+pub(crate) fn cores(count: u32) -> Amounts {
+    Amounts {
+        cpu_milli: count * 1000,
+        ..Amounts::default()
+    }
+}
 
 /// What a pod with `units` holds, on a node that has its labels or not.
 pub(crate) fn facts(units: u32, share: (u32, u32), labelled: bool) -> Facts {
@@ -58,6 +66,7 @@ fn book(price: &Price) -> PriceBook {
             gpu(MODEL, price.gpu, u32::try_from(WATTS).ok()),
             gpu("B200", price.dearest, None),
         ],
+        core_hour: Some(Money::from_nanos(price.core)),
         power: Some(Power {
             tariff: Tariff::flat(Money::from_nanos(price.kwh)),
             pue_milli: 1000,

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use bursar_core::ledger::{Account, Charge, End};
 use bursar_core::period::{Interval, Month, midnight_before};
-use bursar_core::price::PriceLists;
+use bursar_core::price::{Facts, PriceLists};
 use fastrand::Rng;
 use jiff::tz::TimeZone;
 
@@ -45,6 +45,8 @@ pub(crate) struct Run {
     pub(crate) who: usize,
     pub(crate) now: i64,
     pub(crate) list: usize,
+    /// Lists are edited about now: which price new amounts begin with depends on whose clock is right, so nobody looks at them.
+    pub(crate) edited: bool,
     pub(crate) pods: Vec<View>,
 }
 
@@ -197,7 +199,12 @@ impl World {
         };
         let pod = &self.pods[view.pod];
         let facts = prices::facts(pod.units, pod.share, view.labelled);
-        charge.refine(&facts, &self.core_lists[run.list], time(run.now));
+        let lists = &self.core_lists[run.list];
+        charge.refine(&facts, lists, time(run.now));
+        if view.end.is_none() && !run.edited {
+            charge.resize(&prices::cores(view.cores), lists, time(run.now));
+            ink.cores = view.cores;
+        }
         ink.ready |= view.ready.is_some();
         ink.leaving = view.leaving.is_some();
         ink.labelled |= view.labelled && self.lists[run.list].first.is_some();
@@ -220,10 +227,14 @@ impl World {
     /// A new charge.
     fn charge(&self, run: &Run, view: &View) -> (Charge, Ink) {
         let pod = &self.pods[view.pod];
-        let facts = prices::facts(pod.units, pod.share, view.labelled);
+        let facts = Facts {
+            amounts: prices::cores(view.cores),
+            ..prices::facts(pod.units, pod.share, view.labelled)
+        };
         let mut charge = Charge::new(uid(view.pod), name(view.pod), facts, time(view.bound));
         let mut ink = Ink {
             labelled: view.labelled,
+            cores: view.cores,
             ..Ink::default()
         };
         let now = view
@@ -430,6 +441,7 @@ impl Ink {
             at,
             list: run.list,
             labelled: self.labelled,
+            cores: self.cores,
         });
     }
 }

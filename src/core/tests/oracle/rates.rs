@@ -14,14 +14,22 @@ pub(crate) struct Price {
     pub(crate) dearest: i128,
     /// A kilowatt-hour; a multiple of 1000.
     pub(crate) kwh: i128,
+    /// An hour of a core, beside a GPU that somebody knows.
+    pub(crate) core: i128,
 }
 
 impl Price {
-    /// An hour of `units` that are each the share `part / whole` of a GPU. The dearest is a price of one unit.
-    fn hourly(&self, units: i128, (part, whole): (i128, i128), labelled: bool) -> Hourly {
+    /// An hour of `units` that are each the share `part / whole` of a GPU, and of cores. The dearest is a price of one unit.
+    fn hourly(
+        &self,
+        units: i128,
+        (part, whole): (i128, i128),
+        cores: i128,
+        labelled: bool,
+    ) -> Hourly {
         let (compute, power) = match labelled {
             true => (
-                self.gpu * units * part / whole,
+                self.gpu * units * part / whole + self.core * cores,
                 self.kwh * WATTS * 1000 * units * part / whole / 1_000_000,
             ),
             false => (self.dearest * part / whole * units, 0),
@@ -65,10 +73,13 @@ pub(crate) struct Look {
     pub(crate) list: usize,
     /// Whether the node had its labels.
     pub(crate) labelled: bool,
+    /// The cores that the pod had.
+    pub(crate) cores: u32,
 }
 
 /// The rates of a stay. A list counts from its edit until the edit of the next one that was seen, the first one from the start of the
-/// stay; what comes into force counts from its instant if somebody looked while the list was the last one.
+/// stay; what comes into force counts from its instant if somebody looked while the list was the last one. Cores that the pod was
+/// first seen with count from the start, others from the look that saw them.
 pub(crate) fn timeline(
     lists: &[List],
     looks: &[Look],
@@ -76,6 +87,33 @@ pub(crate) fn timeline(
     units: i128,
     share: (i128, i128),
 ) -> Vec<Segment> {
+    let mut sizes: Vec<(i64, u32)> = Vec::new();
+    for (number, look) in looks.iter().enumerate() {
+        let Some((since, cores)) = sizes.last().copied() else {
+            sizes.push((bound, look.cores));
+            continue;
+        };
+        if look.cores != cores {
+            // a wrong clock changes nothing that was written before, and an edit that was seen is over
+            let before = segments(lists, &looks[..number], &sizes, units, share);
+            let last = before.last().map_or(bound, |(from, _)| *from);
+            let at = look.at.max(lists[look.list].edited).max(last).max(since);
+            sizes.push((at, look.cores));
+        }
+    }
+    segments(lists, looks, &sizes, units, share)
+}
+
+fn segments(
+    lists: &[List],
+    looks: &[Look],
+    sizes: &[(i64, u32)],
+    units: i128,
+    share: (i128, i128),
+) -> Vec<Segment> {
+    let Some((bound, _)) = sizes.first().copied() else {
+        return Vec::new();
+    };
     let priced = |look: &&Look| lists[look.list].first.is_some();
     let looks: Vec<&Look> = looks.iter().filter(priced).collect();
     // labels that come late count from the start, by the prices of that day
@@ -94,12 +132,17 @@ pub(crate) fn timeline(
         let edit = (list.edited > bound).then_some(list.edited);
         moments.extend(edit.into_iter().chain(seen).map(|at| (at, look.list)));
     }
+    let mut instants: Vec<i64> = moments.iter().map(|(at, _)| *at).collect();
+    instants.extend(sizes.iter().map(|(at, _)| *at));
+    instants.sort_unstable();
     let mut rates: Vec<Segment> = Vec::new();
-    for (at, list) in moments {
-        let Some(price) = lists[list].at(at) else {
+    for at in instants {
+        let (since, list) = moments.iter().rev().find(|(from, _)| *from <= at).unwrap();
+        let (_, cores) = sizes.iter().rev().find(|(from, _)| *from <= at).unwrap();
+        let Some(price) = lists[*list].at(*since) else {
             continue;
         };
-        let hourly = price.hourly(units, share, labelled.is_some());
+        let hourly = price.hourly(units, share, (*cores).into(), labelled.is_some());
         if rates.last().is_none_or(|(_, last)| *last != hourly) {
             rates.push((at, hourly));
         }

@@ -41,6 +41,8 @@ pub(crate) struct Pod {
     pub(crate) labelled: i64,
     pub(crate) units: u32,
     pub(crate) share: (u32, u32),
+    /// Its cores and since when, one after the other; none before the first.
+    pub(crate) cores: Vec<(i64, u32)>,
     /// Whether the admission policy gave it the finalizer.
     pub(crate) born_guarded: bool,
     /// When the controller put the finalizer on, and took it off.
@@ -58,6 +60,7 @@ pub(crate) struct View {
     pub(crate) end: Option<End>,
     pub(crate) silent: Option<i64>,
     pub(crate) labelled: bool,
+    pub(crate) cores: u32,
     pub(crate) guarded: bool,
     pub(crate) deleting: bool,
 }
@@ -81,6 +84,7 @@ impl Pod {
             .silent
             .iter()
             .find(|(from, to)| passed(*from) && at < *to);
+        let cores = self.cores.iter().rev().find(|(from, _)| passed(*from));
         Some(View {
             pod,
             bound: self.bound,
@@ -89,6 +93,7 @@ impl Pod {
             end: ended.then_some(end),
             silent: silent.map(|(from, _)| *from),
             labelled: passed(self.labelled),
+            cores: cores.map_or(0, |(_, cores)| *cores),
             guarded,
             deleting: passed(self.deleted),
         })
@@ -101,6 +106,7 @@ impl Pod {
 pub(crate) struct Ink {
     pub(crate) looks: Vec<Look>,
     pub(crate) labelled: bool,
+    pub(crate) cores: u32,
     pub(crate) ready: bool,
     pub(crate) leaving: bool,
     pub(crate) end: Option<i64>,

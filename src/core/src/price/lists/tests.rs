@@ -5,10 +5,10 @@ use jiff::civil::{Weekday, time};
 use jiff::tz::TimeZone;
 
 use super::*;
-use crate::price::CapacityType;
 use crate::price::book::{Carbon, GpuPrice, NodePrice, VolumePrice, Where};
 use crate::price::overhead::{OverheadPart, ShareBy};
 use crate::price::tariff::{Tariff, TariffPeriod};
+use crate::price::{Amounts, CapacityType};
 
 const NOW: &str = "2026-11-24T00:00:00Z";
 
@@ -129,7 +129,7 @@ fn the_more_a_row_says_the_earlier_it_is_taken() {
 #[test]
 fn a_node_price_is_shared_by_its_gpus_and_includes_processors() {
     let mut facts = facts("nvidia.com/gpu", &[H100, P5]);
-    (facts.cpu_milli, facts.memory_mib) = (1_500, 3 * 1024);
+    (facts.amounts.cpu_milli, facts.amounts.memory_mib) = (1_500, 3 * 1024);
     let book = PriceBook {
         gpus: vec![gpu("H100", "nvidia.com/gpu", "5")],
         core_hour: Some(money("0.04")),
@@ -296,6 +296,66 @@ fn power_and_carbon_are_watts_times_pue() {
 }
 
 #[test]
+fn devices_of_a_driver_are_priced_by_the_rows_of_the_gpu_behind_it() {
+    let lists = one(PriceBook {
+        gpus: vec![
+            gpu("H100", "nvidia.com/gpu", "7"),
+            gpu("MI300X", "amd.com/gpu", "4"),
+            gpu("Max-1100", "gpu.intel.com/xe", "2"),
+        ],
+        ..PriceBook::default()
+    });
+    for (driver, model, profile, price) in [
+        ("gpu.nvidia.com", "H100", None, "14"),
+        ("gpu.nvidia.com", "H100", Some("3g.40gb"), "6"),
+        ("gpu.amd.com", "MI300X", None, "8"),
+        ("gpu.intel.com", "Max-1100", None, "4"),
+    ] {
+        let facts = facts(driver, &[]).of_product(Some(model), profile);
+        assert_eq!(compute(&lists, &facts), money(price), "{driver} {model}");
+    }
+    let unlisted = facts("gpu.nvidia.com", &[]).of_product(Some("H400"), None);
+    assert!(
+        matches!(lists.price(&unlisted, at(NOW)), Priced::Provisional(quote) if quote.cost.compute == money("14"))
+    );
+    let other = facts("gpu.example.com", &[]).of_product(Some("H100"), None);
+    assert_eq!(lists.price(&other, at(NOW)), Priced::Unknown);
+}
+
+#[test]
+fn watts_that_were_measured_stand_for_those_of_the_model() {
+    let book = |power| PriceBook {
+        gpus: vec![GpuPrice {
+            watts: Some(700),
+            ..gpu("H100", "nvidia.com/gpu", "5")
+        }],
+        power,
+        ..PriceBook::default()
+    };
+    let power = Power {
+        tariff: Tariff::flat(money("0.2")),
+        pue_milli: 1_500,
+        carbon: Some(Carbon {
+            grams_per_kwh: 400,
+            regions: Vec::new(),
+        }),
+    };
+    let mut pod = Facts {
+        gpus: 2,
+        ..facts("nvidia.com/gpu", &[H100])
+    };
+    let charged = one(book(Some(power)));
+    let quote = |pod: &Facts| charged.price(pod, at(NOW)).rate().unwrap();
+    assert_eq!(quote(&pod).cost.power, money("0.42"), "2 x 0.7 x 1.5 x 0.2");
+    pod.amounts.watts = Some(300);
+    // of all its GPUs together: 0.3 x 1.5 = 0.45 kWh
+    assert_eq!(quote(&pod).cost.power, money("0.09"));
+    assert_eq!(quote(&pod).carbon_mg, 180_000);
+    let free = one(book(None)).price(&pod, at(NOW)).rate().unwrap();
+    assert_eq!((free.cost.power, free.carbon_mg), (Money::ZERO, 0));
+}
+
+#[test]
 fn storage_is_charged_by_class_and_a_month_is_730_hours() {
     let lists = one(PriceBook {
         gpus: vec![gpu("H100", "nvidia.com/gpu", "5")],
@@ -307,8 +367,11 @@ fn storage_is_charged_by_class_and_a_month_is_730_hours() {
         ..PriceBook::default()
     });
     let pod = Facts {
-        ephemeral_mib: 10 * 1024,
-        volumes: [("fast".to_owned(), 100), ("free".to_owned(), 7)].into(),
+        amounts: Amounts {
+            ephemeral_mib: 10 * 1024,
+            volumes: [("fast".to_owned(), 100), ("free".to_owned(), 7)].into(),
+            ..Amounts::default()
+        },
         ..facts("nvidia.com/gpu", &[H100])
     };
     let cost = lists.price(&pod, at(NOW)).rate().unwrap().cost;
@@ -377,7 +440,10 @@ fn the_worked_example_is_130_500() {
     });
     let pod = Facts {
         gpus: 100,
-        volumes: [("fast".to_owned(), 365)].into(),
+        amounts: Amounts {
+            volumes: [("fast".to_owned(), 365)].into(),
+            ..Amounts::default()
+        },
         ..facts("nvidia.com/gpu", &[H100])
     };
     let hour = lists.price(&pod, at(NOW)).rate().unwrap().cost;
@@ -452,7 +518,10 @@ fn the_terms_of_a_price_name_their_lists_and_sum_to_it() {
         list(DEFAULT_LIST, None, shipped),
     ]);
     let pod = Facts {
-        cpu_milli: 4000,
+        amounts: Amounts {
+            cpu_milli: 4000,
+            ..Amounts::default()
+        },
         ..facts("nvidia.com/gpu", &[H100, P5])
     };
     let terms = lists.terms(&pod, at(NOW)).unwrap();

@@ -1,0 +1,391 @@
+//! What pods hold by claims: persistent volumes, and devices of dynamic resource allocation. What several pods use is borne by one of
+//! them, the one that was bound first.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bursar_core::ledger::Uid;
+use bursar_core::price::{Facts, is_gpu_driver};
+use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod, PodSpec, Volume};
+use k8s_openapi::api::resource::v1::{Device, ResourceClaim};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use kube::ResourceExt;
+use kube::runtime::reflector::{ObjectRef, Store};
+
+use crate::capacity::{self, milli};
+use crate::pod;
+use crate::watch::Stores;
+
+/// Gibibytes by storage class.
+type Volumes = BTreeMap<String, u32>;
+
+/// Devices of one kind.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Kind {
+    driver: String,
+    /// The product's name, and the MIG profile of a part of it, where the device says them.
+    product: Option<String>,
+    profile: Option<String>,
+    /// Whole devices where it is from.
+    of: u32,
+}
+
+/// The GPUs that a pod holds.
+#[derive(Clone, Debug)]
+struct Gpus {
+    resource: String,
+    count: u32,
+    /// What they say of themselves; extended resources say nothing.
+    kind: Option<Kind>,
+}
+
+/// What the pods of a namespace that hold GPUs bear.
+#[derive(Debug, Default)]
+pub(crate) struct Claims {
+    held: BTreeMap<Uid, (Gpus, Volumes)>,
+    /// Pods whose devices another one bears.
+    sharing: BTreeSet<Uid>,
+    /// Persistent volume claims that somebody bears.
+    borne: BTreeSet<String>,
+}
+
+impl Claims {
+    /// What these pods of one namespace bear. Of pods that share devices one in `open`, whose charge is open, goes before others.
+    pub(crate) fn of(stores: &Stores, pods: &[Arc<Pod>], open: &BTreeSet<Uid>) -> Self {
+        let mut here: Vec<&Pod> = pods.iter().map(AsRef::as_ref).collect();
+        let first = |pod: &Pod| (pod::bound_at(pod), pod::uid(pod).to_owned());
+        let opened = |pod: &Pod| open.contains(pod::uid(pod));
+        here.sort_by_cached_key(|pod| (pod::is_terminal(pod), !opened(pod), first(pod)));
+        let mut claims = Self::default();
+        let devices = Devices::of(stores, &here);
+        let mut taken = BTreeSet::new();
+        for pod in &here {
+            let by_claims = devices.held(pod, &mut taken);
+            if by_claims == Held::Elsewhere {
+                claims.sharing.insert(pod::uid(pod).to_owned());
+            }
+            if let Some(gpus) = most(pod, by_claims) {
+                let entry = (gpus, Volumes::new());
+                claims.held.insert(pod::uid(pod).to_owned(), entry);
+            }
+        }
+        here.retain(|pod| pod::bound_at(pod).is_some() && !pod::is_terminal(pod));
+        here.sort_by_cached_key(|pod| first(pod));
+        for pod in here {
+            let Some((_, volumes)) = claims.held.get_mut(pod::uid(pod)) else {
+                continue;
+            };
+            let name = pod.name_any();
+            let used = pod
+                .spec
+                .iter()
+                .flat_map(|spec| claims_of(spec, Some(&name)));
+            for name in used.filter_map(|(name, _)| name) {
+                if !claims.borne.insert(name.clone()) {
+                    continue;
+                }
+                let claim = find(&stores.volume_claims, pod, &name);
+                let provisioned = claim.as_deref().and_then(|claim| gib(claim, false));
+                if let Some((class, gib)) = provisioned {
+                    *volumes.entry(class).or_default() += gib;
+                }
+            }
+        }
+        claims
+    }
+
+    /// Whether the pod holds GPUs that it bears itself.
+    pub(crate) fn holds_gpus(&self, pod: &Pod) -> bool {
+        self.held.contains_key(pod::uid(pod))
+    }
+
+    /// Pods that use devices which others bear.
+    pub(crate) fn sharing(&self) -> &BTreeSet<Uid> {
+        &self.sharing
+    }
+
+    /// What the pod is priced by, on its node if that is known. `None` without GPUs.
+    pub(crate) fn facts(&self, pod: &Pod, node: Option<&Node>) -> Option<Facts> {
+        let (gpus, volumes) = self.held.get(pod::uid(pod))?;
+        let facts = Facts {
+            resource: gpus.resource.clone(),
+            gpus: gpus.count,
+            amounts: pod::amounts(&capacity::allocated(pod), volumes.clone()),
+            ..Facts::default()
+        };
+        let facts = match node {
+            Some(node) => pod::on(facts, node),
+            None => facts,
+        };
+        let Some(kind) = &gpus.kind else {
+            return Some(facts);
+        };
+        let facts = facts.of_product(kind.product.as_deref(), kind.profile.as_deref());
+        // parts of a device that are not there to be counted
+        let parts = u64::from(kind.of) * u64::from(facts.share.whole) / u64::from(facts.share.part);
+        Some(Facts {
+            node_gpus: u32::try_from(parts).unwrap_or(u32::MAX),
+            ..facts
+        })
+    }
+
+    /// What a pod of this spec will be priced by before it has a node; `pod` where there is one already. Volumes count as far as
+    /// nobody bears them. `None` without GPUs.
+    pub(crate) fn planned(
+        &self,
+        stores: &Stores,
+        namespace: &str,
+        spec: &PodSpec,
+        pod: Option<&Pod>,
+    ) -> Option<Facts> {
+        let (resource, gpus) = pod::gpus_of(spec)?;
+        let mut volumes = Volumes::new();
+        let of_pod = pod.map(|pod| pod.name_any());
+        for (name, template) in claims_of(spec, of_pod.as_deref()) {
+            if name.as_ref().is_some_and(|name| self.borne.contains(name)) {
+                continue;
+            }
+            let claim = name.and_then(|name| {
+                let reference = ObjectRef::<PersistentVolumeClaim>::new(&name).within(namespace);
+                stores.volume_claims.get(&reference)
+            });
+            let size = match (claim, template) {
+                (Some(claim), _) => gib(&claim, true),
+                (None, Some(template)) => gib(&template, true),
+                (None, None) => None,
+            };
+            if let Some((class, gib)) = size {
+                *volumes.entry(class).or_default() += gib;
+            }
+        }
+        Some(Facts {
+            resource,
+            gpus,
+            amounts: pod::amounts(&capacity::requests(spec), volumes),
+            ..Facts::default()
+        })
+    }
+}
+
+fn find<K>(store: &Store<K>, pod: &Pod, name: &str) -> Option<Arc<K>>
+where
+    K: kube::Resource<DynamicType = ()> + Clone + 'static,
+{
+    let namespace = pod.namespace().unwrap_or_default();
+    store.get(&ObjectRef::<K>::new(name).within(&namespace))
+}
+
+/// The volume claims of a spec by name, and what those are made of that are made with the pod: generic ephemeral volumes, which bear
+/// the pod's name.
+fn claims_of<'a>(
+    spec: &'a PodSpec,
+    pod: Option<&'a str>,
+) -> impl Iterator<Item = (Option<String>, Option<PersistentVolumeClaim>)> + 'a {
+    let claim = move |volume: &Volume| {
+        if let Some(claim) = &volume.persistent_volume_claim {
+            return Some((Some(claim.claim_name.clone()), None));
+        }
+        let template = volume.ephemeral.as_ref()?.volume_claim_template.clone()?;
+        let made = PersistentVolumeClaim {
+            spec: Some(template.spec),
+            ..PersistentVolumeClaim::default()
+        };
+        Some((pod.map(|pod| format!("{pod}-{}", volume.name)), Some(made)))
+    };
+    spec.volumes.iter().flatten().filter_map(claim)
+}
+
+/// A claim's storage class, and its gibibytes rounded up. One that is not provisioned yet has those that it asks for, if `planned`.
+fn gib(claim: &PersistentVolumeClaim, planned: bool) -> Option<(String, u32)> {
+    const GIB_MILLI: u64 = 1000 << 30;
+    let spec = claim.spec.as_ref()?;
+    let amount = |amounts: Option<&BTreeMap<String, Quantity>>| {
+        amounts
+            .and_then(|amounts| amounts.get("storage"))
+            .map(milli)
+    };
+    let has = amount(
+        claim
+            .status
+            .as_ref()
+            .and_then(|status| status.capacity.as_ref()),
+    );
+    let asks = || {
+        let asked = spec.resources.as_ref().filter(|_| planned)?;
+        amount(asked.requests.as_ref())
+    };
+    let gib = has.or_else(asks)?.max(0).unsigned_abs().div_ceil(GIB_MILLI);
+    let class = spec.storage_class_name.clone()?;
+    Some((class, u32::try_from(gib).unwrap_or(u32::MAX)))
+}
+
+/// Devices that a pod holds by claims.
+#[derive(Debug, PartialEq, Eq)]
+enum Held {
+    /// None that are GPUs.
+    Nothing,
+    /// All are borne by other pods.
+    Elsewhere,
+    /// So many of these.
+    Here(BTreeMap<Kind, u32>),
+}
+
+/// The GPUs that a pod holds most of.
+fn most(pod: &Pod, by_claims: Held) -> Option<Gpus> {
+    let extended = pod::gpus(pod).map(|(resource, count)| Gpus {
+        resource,
+        count,
+        kind: None,
+    });
+    let Held::Here(kinds) = by_claims else {
+        return extended;
+    };
+    let devices = kinds.into_iter().map(|(kind, count)| Gpus {
+        resource: kind.driver.clone(),
+        count,
+        kind: Some(kind),
+    });
+    devices.chain(extended).max_by_key(|gpus| gpus.count)
+}
+
+/// The device claims of pods, and what the devices are.
+struct Devices<'a> {
+    claims: &'a Store<ResourceClaim>,
+    /// By driver and pool.
+    pools: BTreeMap<(String, String), BTreeMap<String, Device>>,
+}
+
+impl<'a> Devices<'a> {
+    fn of(stores: &'a Stores, pods: &[&Pod]) -> Self {
+        let mut devices = Self {
+            claims: &stores.device_claims,
+            pools: BTreeMap::new(),
+        };
+        for pod in pods {
+            for claim in devices.claims_of(pod) {
+                for (driver, pool, _) in gpus_of(&claim) {
+                    devices
+                        .pools
+                        .insert((driver.clone(), pool.clone()), BTreeMap::new());
+                }
+            }
+        }
+        if devices.pools.is_empty() {
+            return devices;
+        }
+        for slice in stores.device_slices.state() {
+            let pool = (slice.spec.driver.clone(), slice.spec.pool.name.clone());
+            if let Some(pool) = devices.pools.get_mut(&pool) {
+                let found = slice.spec.devices.iter().flatten();
+                pool.extend(found.map(|device| (device.name.clone(), device.clone())));
+            }
+        }
+        devices
+    }
+
+    /// The pod's claims that are allocated.
+    fn claims_of(&self, pod: &Pod) -> Vec<Arc<ResourceClaim>> {
+        let spec = pod.spec.as_ref();
+        let wanted = spec
+            .iter()
+            .flat_map(|spec| spec.resource_claims.iter().flatten());
+        let made = pod
+            .status
+            .as_ref()
+            .and_then(|status| status.resource_claim_statuses.as_ref());
+        let name_of = |claim: &k8s_openapi::api::core::v1::PodResourceClaim| {
+            let made = made
+                .into_iter()
+                .flatten()
+                .find(|made| made.name == claim.name);
+            claim
+                .resource_claim_name
+                .clone()
+                .or_else(|| made?.resource_claim_name.clone())
+        };
+        let names = wanted.filter_map(name_of);
+        names
+            .filter_map(|name| find(self.claims, pod, &name))
+            .collect()
+    }
+
+    /// What the pod holds of what is not `taken`, and takes it.
+    fn held(&self, pod: &Pod, taken: &mut BTreeSet<String>) -> Held {
+        let mut kinds = BTreeMap::new();
+        let mut elsewhere = false;
+        let bound = pod::node_name(pod).is_some();
+        for claim in self.claims_of(pod).iter().filter(|_| bound) {
+            let mut gpus = gpus_of(claim).peekable();
+            if gpus.peek().is_none() {
+                continue;
+            }
+            if !taken.insert(claim.name_any()) {
+                elsewhere = true;
+                continue;
+            }
+            for (driver, pool, device) in gpus {
+                *kinds.entry(self.kind(driver, pool, device)).or_default() += 1;
+            }
+        }
+        match (kinds.is_empty(), elsewhere) {
+            (false, _) => Held::Here(kinds),
+            (true, true) => Held::Elsewhere,
+            (true, false) => Held::Nothing,
+        }
+    }
+
+    fn kind(&self, driver: &str, pool: &str, device: &str) -> Kind {
+        let pool = self.pools.get(&(driver.to_owned(), pool.to_owned()));
+        let found = pool.and_then(|pool| pool.get(device));
+        Kind {
+            driver: driver.to_owned(),
+            product: found.and_then(|device| attribute(device, driver, "productName")),
+            profile: found.and_then(|device| attribute(device, driver, "profile")),
+            of: pool.map_or(0, |pool| whole(pool.values(), driver)),
+        }
+    }
+}
+
+/// The GPUs of an allocated claim: driver, pool and device. Access for administration holds nothing.
+fn gpus_of(claim: &ResourceClaim) -> impl Iterator<Item = (&String, &String, &String)> {
+    let status = claim.status.as_ref();
+    let allocation = status.and_then(|status| status.allocation.as_ref()?.devices.as_ref());
+    let results = allocation.and_then(|devices| devices.results.as_ref());
+    let held = results.into_iter().flatten();
+    held.filter(|result| is_gpu_driver(&result.driver) && result.admin_access != Some(true))
+        .map(|result| (&result.driver, &result.pool, &result.device))
+}
+
+/// True for a claim that holds GPUs.
+pub(crate) fn is_of_gpus(claim: &ResourceClaim) -> bool {
+    gpus_of(claim).next().is_some()
+}
+
+/// A device's attribute. A name without a domain is in the driver's.
+fn attribute(device: &Device, driver: &str, name: &str) -> Option<String> {
+    let attributes = device.attributes.as_ref()?;
+    let value = attributes
+        .get(name)
+        .or_else(|| attributes.get(&format!("{driver}/{name}")))?;
+    value.string.clone().filter(|text| !text.is_empty())
+}
+
+/// How many whole devices are in a pool; where it has parts of them only, they say which device they are of.
+fn whole<'d>(devices: impl Iterator<Item = &'d Device>, driver: &str) -> u32 {
+    let mut count = 0;
+    let mut parents = BTreeSet::new();
+    for device in devices {
+        match attribute(device, driver, "profile") {
+            None => count += 1,
+            Some(_) => parents.extend(attribute(device, driver, "parentUUID")),
+        }
+    }
+    let parents = u32::try_from(parents.len()).unwrap_or(u32::MAX);
+    if count > 0 { count } else { parents }
+}
+
+/// True for an attribute of a device that is read.
+pub(crate) fn is_read(attribute: &str) -> bool {
+    let name = attribute.rsplit('/').next();
+    name.is_some_and(|name| matches!(name, "productName" | "profile" | "parentUUID"))
+}

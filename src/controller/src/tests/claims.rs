@@ -1,0 +1,388 @@
+//! What pods hold that changes while they run, or that they hold by claims.
+
+use bursar_api::spend::WorkloadKind;
+use bursar_api::{InferenceDeployment, PriceList, SpendRecord};
+use bursar_apitest::faults::Faults;
+use bursar_core::ledger::{Account, Charge};
+use bursar_core::money::Money;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceSlice};
+use kube::Resource;
+use kube::api::{Patch, PatchParams};
+use serde_json::{Value, json};
+
+use super::sweep::Stage;
+use crate::context::lock;
+
+/// A day without a month's end, and prices for what pods hold beside GPUs.
+async fn stage() -> Stage {
+    let mut stage = Stage::new(Faults::default()).await;
+    stage.world.now = "2026-12-10T00:00:00Z".parse().unwrap();
+    let spec = json!({
+        "currency": "USD", "cpu": {"pricePerCoreHour": "3.6"},
+        // a nano-unit a gibibyte and second
+        "storage": {"persistent": [{"storageClass": "fast", "pricePerGibibyteMonth": "0.002628"}]},
+    });
+    stage
+        .world
+        .create_all::<PriceList>(json!({"metadata": {"name": "rest"}, "spec": spec}))
+        .await;
+    stage.seconds(1).await;
+    stage
+}
+
+async fn notebook(stage: &Stage, name: &str, mut spec: Value) {
+    spec["nodeName"] = json!("node");
+    if spec.get("containers").is_none() {
+        let limits = json!({"limits": {"nvidia.com/gpu": "1"}});
+        spec["containers"] = json!([{"name": "c", "resources": limits}]);
+    }
+    stage
+        .world
+        .create::<Pod>(json!({"metadata": {"name": name}, "spec": spec}))
+        .await;
+}
+
+async fn set_status<K>(stage: &Stage, name: &str, status: Value)
+where
+    K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
+        + Clone
+        + serde::de::DeserializeOwned
+        + std::fmt::Debug,
+{
+    let patch = Patch::Merge(json!({"status": status}));
+    let params = PatchParams::default();
+    let api = stage.world.api::<K>();
+    api.patch_status(name, &params, &patch).await.unwrap();
+}
+
+async fn remove(stage: &Stage, name: &str) {
+    let pod = stage.world.api::<Pod>().get(name).await.unwrap();
+    stage.world.remove(&pod).await;
+}
+
+fn account(stage: &Stage) -> Account {
+    let records: Vec<SpendRecord> = stage.world.server.objects();
+    let mut ours = records
+        .iter()
+        .filter(|record| record.spec.kind == WorkloadKind::Unmanaged);
+    ours.next_back().unwrap().to_account().unwrap()
+}
+
+fn open(stage: &Stage, name: &str) -> Option<Charge> {
+    let account = account(stage);
+    account.open.into_values().find(|charge| charge.pod == name)
+}
+
+fn gib(stage: &Stage, name: &str) -> Option<u32> {
+    let charge = open(stage, name).unwrap();
+    charge.facts.amounts.volumes.get("fast").copied()
+}
+
+fn seconds(from: Timestamp, to: Timestamp) -> i128 {
+    (to.as_second() - from.as_second()).into()
+}
+
+#[tokio::test]
+async fn a_resize_in_place_costs_from_when_the_kubelet_has_allocated_it() {
+    let mut stage = stage().await;
+    let asks = |cpu: &str| json!({"limits": {"nvidia.com/gpu": "1"}, "requests": {"cpu": cpu}});
+    let containers = json!([{"name": "c", "resources": asks("2")}]);
+    notebook(&stage, "book", json!({"containers": containers})).await;
+    stage.seconds(10).await;
+    let begin = open(&stage, "book").unwrap();
+    assert_eq!(begin.rates.len(), 1);
+    let containers = json!([{"name": "c", "resources": asks("6")}]);
+    let patch = Patch::Merge(json!({"spec": {"containers": containers}}));
+    let pods = stage.world.api::<Pod>();
+    pods.patch("book", &PatchParams::default(), &patch)
+        .await
+        .unwrap();
+    let told = |cpu: &str| {
+        json!({"phase": "Running", "containerStatuses": [{
+            "name": "c", "image": "", "imageID": "", "ready": true, "restartCount": 0, "state": {"running": {}},
+            "resources": {"requests": {"cpu": cpu}},
+        }]})
+    };
+    set_status::<Pod>(&stage, "book", told("2")).await;
+    stage.seconds(10).await;
+    let waiting = open(&stage, "book").unwrap();
+    assert_eq!(waiting.rates.len(), 1, "what is only asked for is not held");
+    set_status::<Pod>(&stage, "book", told("6")).await;
+    stage.seconds(10).await;
+    let resized = open(&stage, "book").unwrap();
+    let at = resized.rates[1].from;
+    assert_eq!((resized.earlier.len(), resized.earlier[0].until), (1, at));
+    remove(&stage, "book").await;
+    stage.seconds(2).await;
+    let (_, line) = account(&stage).days().values().next().unwrap()[0].clone();
+    // a GPU and two cores, then a GPU and six: millions of nano-units a second
+    let end = begin.start.as_second() + line.gpu_seconds;
+    let end = Timestamp::from_second(end).unwrap();
+    let cost = (3 * seconds(begin.start, at) + 7 * seconds(at, end)) * 1_000_000;
+    assert_eq!(line.cost.compute, Money::from_nanos(cost));
+}
+
+#[tokio::test]
+async fn a_volume_is_borne_by_the_pod_that_was_bound_first_and_then_by_the_next() {
+    let mut stage = stage().await;
+    let claim = |name: &str| {
+        let spec =
+            json!({"storageClassName": "fast", "resources": {"requests": {"storage": "10Gi"}}});
+        json!({"metadata": {"name": name}, "spec": spec})
+    };
+    for name in ["shared", "late-scratch"] {
+        stage
+            .world
+            .create::<PersistentVolumeClaim>(claim(name))
+            .await;
+    }
+    let shared = json!({"name": "data", "persistentVolumeClaim": {"claimName": "shared"}});
+    let scratch = json!({"name": "scratch", "ephemeral": {"volumeClaimTemplate": {"spec": claim("x")["spec"]}}});
+    let other = json!({"name": "token", "projected": {}});
+    notebook(&stage, "early", json!({"volumes": [shared, other]})).await;
+    stage.seconds(5).await;
+    assert_eq!(gib(&stage, "early"), None, "nothing is provisioned yet");
+    set_status::<PersistentVolumeClaim>(
+        &stage,
+        "shared",
+        json!({"capacity": {"storage": "10737418241"}}),
+    )
+    .await;
+    set_status::<PersistentVolumeClaim>(
+        &stage,
+        "late-scratch",
+        json!({"capacity": {"storage": "3Gi"}}),
+    )
+    .await;
+    notebook(&stage, "late", json!({"volumes": [shared, scratch]})).await;
+    stage.seconds(5).await;
+    assert_eq!(
+        (gib(&stage, "early"), gib(&stage, "late")),
+        (Some(11), Some(3))
+    );
+    set_status::<PersistentVolumeClaim>(&stage, "shared", json!({"capacity": {"storage": "20Gi"}}))
+        .await;
+    stage.seconds(5).await;
+    assert_eq!(
+        (gib(&stage, "early"), gib(&stage, "late")),
+        (Some(20), Some(3))
+    );
+    let storage = open(&stage, "early").unwrap().rate().unwrap().cost.storage;
+    assert_eq!(storage.nanos(), 20 * 3600);
+    remove(&stage, "early").await;
+    stage.seconds(5).await;
+    assert_eq!(gib(&stage, "late"), Some(23));
+    let late = open(&stage, "late").unwrap();
+    assert_eq!(
+        late.rates.len(),
+        2,
+        "it counts from when the other one went"
+    );
+}
+
+#[tokio::test]
+async fn a_replica_that_has_no_node_yet_is_estimated_with_the_volumes_that_nobody_bears() {
+    let mut stage = stage().await;
+    let asked = json!({"requests": {"storage": "730Gi"}});
+    let spec = json!({"storageClassName": "fast", "resources": asked});
+    let claim = json!({"metadata": {"name": "weights"}, "spec": spec});
+    stage.world.create::<PersistentVolumeClaim>(claim).await;
+    let volume = json!({"name": "weights", "persistentVolumeClaim": {"claimName": "weights"}});
+    let limits = json!({"limits": {"nvidia.com/gpu": "1"}});
+    let container = json!({"name": "c", "image": "engine", "resources": limits});
+    let template = json!({"spec": {"containers": [container], "volumes": [volume]}});
+    let signals = json!([{"type": "Engine", "target": 4}]);
+    stage
+        .world
+        .create::<InferenceDeployment>(json!({"metadata": {"name": "chat"}, "spec": {
+            "engine": "vLLM", "minReplicas": 0, "maxReplicas": 3, "scaling": {"signals": signals}, "template": template,
+        }}))
+        .await;
+    let estimate = |stage: &Stage| -> Money {
+        let explained = lock(&stage.leader.context.explained)["team"].clone();
+        let rate = &explained["services"][0]["replicaRatePerHour"];
+        serde_json::from_value(rate.clone()).unwrap()
+    };
+    stage.seconds(2).await;
+    let with_volume: Money = "3.602628".parse().unwrap();
+    assert_eq!(estimate(&stage), with_volume);
+    notebook(&stage, "book", json!({"volumes": [volume]})).await;
+    stage.seconds(2).await;
+    assert_eq!(
+        estimate(&stage),
+        "3.6".parse().unwrap(),
+        "the notebook bears it"
+    );
+}
+
+async fn devices(stage: &Stage) {
+    let product = json!({"productName": {"string": "NVIDIA H100"}});
+    let part = json!({"gpu.nvidia.com/productName": {"string": "NVIDIA H100"}, "profile": {"string": "3g.40gb"}});
+    let device = |name: &str, attributes: &Value| json!({"name": name, "attributes": attributes});
+    let devices = [
+        device("gpu-0", &product),
+        device("gpu-1", &product),
+        device("mig-0", &part),
+    ];
+    stage
+        .world
+        .create_all::<ResourceSlice>(json!({
+            "metadata": {"name": "node-gpus"},
+            "spec": {"driver": "gpu.nvidia.com", "nodeName": "node", "devices": devices,
+                "pool": {"name": "node", "generation": 1, "resourceSliceCount": 1}},
+        }))
+        .await;
+    stage
+        .world
+        .create_all::<PriceList>(json!({
+            "metadata": {"name": "devices"},
+            "spec": {"currency": "USD", "gpus": [{"model": "NVIDIA-H100", "pricePerHour": "7.2"}]},
+        }))
+        .await;
+}
+
+/// A claim that holds devices of a driver.
+async fn claim(stage: &Stage, name: &str, driver: &str, devices: &[&str]) {
+    let request = json!({"name": "r", "exactly": {"deviceClassName": driver}});
+    let spec = json!({"devices": {"requests": [request]}});
+    stage
+        .world
+        .create::<ResourceClaim>(json!({"metadata": {"name": name}, "spec": spec}))
+        .await;
+    let result =
+        |device: &&str| json!({"request": "r", "driver": driver, "pool": "node", "device": device});
+    let results: Vec<Value> = devices.iter().map(result).collect();
+    set_status::<ResourceClaim>(
+        stage,
+        name,
+        json!({"allocation": {"devices": {"results": results}}}),
+    )
+    .await;
+}
+
+fn uses(claim: &str) -> Value {
+    let container = json!({"name": "c", "resources": {"claims": [{"name": "gpu"}]}});
+    json!({"containers": [container], "resourceClaims": [{"name": "gpu", "resourceClaimName": claim}]})
+}
+
+#[tokio::test]
+async fn devices_that_a_claim_holds_are_charged_by_what_they_say_of_themselves() {
+    let mut stage = stage().await;
+    devices(&stage).await;
+    claim(&stage, "pair", "gpu.nvidia.com", &["gpu-0", "gpu-1"]).await;
+    claim(&stage, "part", "gpu.nvidia.com", &["mig-0"]).await;
+    claim(&stage, "nic", "dra.example.com", &["nic-0"]).await;
+    notebook(&stage, "net", uses("nic")).await;
+    stage.seconds(3).await;
+    let records: Vec<SpendRecord> = stage.world.server.objects();
+    assert!(records.is_empty(), "other devices concern nobody");
+    notebook(&stage, "whole", uses("pair")).await;
+    // made from a template: the status says which one it is
+    let template = json!({"name": "gpu", "resourceClaimTemplateName": "t"});
+    let containers = uses("")["containers"].clone();
+    notebook(
+        &stage,
+        "slice",
+        json!({"containers": containers, "resourceClaims": [template]}),
+    )
+    .await;
+    let made = json!([{"name": "gpu", "resourceClaimName": "part"}]);
+    set_status::<Pod>(&stage, "slice", json!({"resourceClaimStatuses": made})).await;
+    stage.seconds(3).await;
+    let compute = |name: &str| {
+        let charge = open(&stage, name).unwrap();
+        let rate = charge.rates[0];
+        assert!(!rate.provisional);
+        (
+            charge.facts.gpus,
+            charge.facts.node_gpus,
+            rate.quote.cost.compute.to_string(),
+        )
+    };
+    assert_eq!(compute("whole"), (2, 2, "14.40".to_owned()));
+    assert_eq!(
+        compute("slice"),
+        (1, 4, "3.085714285".to_owned()),
+        "3/7 of 7.2"
+    );
+    assert_eq!(open(&stage, "net"), None);
+    // the claim goes with its pod, which is settled nevertheless
+    let claims = stage.world.api::<ResourceClaim>();
+    claims.delete("pair", &Default::default()).await.unwrap();
+    let ended = json!([{
+        "name": "c", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+        "state": {"terminated": {"exitCode": 0, "finishedAt": stage.world.now.to_string()}},
+    }]);
+    let status = json!({"phase": "Succeeded", "containerStatuses": ended});
+    set_status::<Pod>(&stage, "whole", status).await;
+    stage.seconds(3).await;
+    assert_eq!(open(&stage, "whole"), None);
+    let (_, line) = account(&stage).days().values().next().unwrap()[0].clone();
+    assert!(line.cost.total() > Money::ZERO && line.estimated == Money::ZERO);
+}
+
+#[tokio::test]
+async fn devices_that_pods_share_are_charged_once() {
+    let mut stage = stage().await;
+    devices(&stage).await;
+    claim(&stage, "pair", "gpu.nvidia.com", &["gpu-0", "gpu-1"]).await;
+    notebook(&stage, "first", uses("pair")).await;
+    stage.seconds(2).await;
+    notebook(&stage, "second", uses("pair")).await;
+    stage.seconds(30).await;
+    assert!(open(&stage, "first").is_some() && open(&stage, "second").is_none());
+    remove(&stage, "first").await;
+    stage.seconds(1).await;
+    let gone = stage.world.now;
+    stage.seconds(10).await;
+    let second = open(&stage, "second").unwrap();
+    assert_eq!(
+        second.start, gone,
+        "what the first one bore is not charged again"
+    );
+}
+
+#[tokio::test]
+async fn measured_watts_are_charged_where_electricity_is_and_changes_stay_few() {
+    let mut stage = stage().await;
+    notebook(&stage, "book", json!({})).await;
+    let measure = async |stage: &mut Stage, minutes: usize, watts: f64| {
+        for _ in 0..minutes {
+            stage.world.now += jiff::SignedDuration::from_secs(59);
+            let key = ("team".to_owned(), "book".to_owned());
+            let now = stage.world.now;
+            lock(&stage.leader.context.measured).take([(key, watts)].into(), now);
+            stage.seconds(1).await;
+        }
+        open(stage, "book").unwrap()
+    };
+    stage.seconds(1).await;
+    let free = measure(&mut stage, 20, 400.0).await;
+    assert_eq!(
+        (free.rates.len(), free.earlier.len()),
+        (1, 0),
+        "no list charges electricity"
+    );
+    let spec = json!({"currency": "USD", "power": {"pricePerKilowattHour": "0.5", "pue": "1.2"}});
+    let list = json!({"metadata": {"name": "power"}, "spec": spec});
+    stage.world.create_all::<PriceList>(list).await;
+    let charged = measure(&mut stage, 2, 400.0).await;
+    assert_eq!(
+        charged.rate().unwrap().cost.power.to_string(),
+        "0.24",
+        "0.4 x 1.2 x 0.5"
+    );
+    let same = measure(&mut stage, 20, 420.0).await;
+    assert_eq!(
+        same.rates, charged.rates,
+        "a twentieth more changes nothing"
+    );
+    let rising = measure(&mut stage, 60, 700.0).await;
+    assert!(
+        rising.rates.len() <= same.rates.len() + 4,
+        "at most four an hour"
+    );
+    assert_eq!(rising.facts.amounts.watts, Some(700));
+}

@@ -1,0 +1,235 @@
+//! What GPUs were measured to draw: reads the dcgm-exporters once a minute.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bursar_core::ledger::Charge;
+use bursar_signals::engine::Scraper;
+use bursar_signals::power::{PORT, Watts};
+use futures::StreamExt;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+
+use crate::context::lock;
+use crate::pod;
+use crate::watch::Stores;
+
+const PACE: Duration = Duration::from_mins(1);
+/// Exporters that are read at the same time.
+const CONCURRENCY: usize = 16;
+/// What counts is the mean of so long, and it changes no more often.
+const WINDOW: SignedDuration = SignedDuration::from_mins(15);
+/// Who was measured this long ago is known that well.
+const SETTLED: SignedDuration = SignedDuration::from_mins(14);
+/// An older measurement says nothing.
+const FRESH: SignedDuration = SignedDuration::from_mins(5);
+
+/// What was measured.
+pub(crate) type SharedWatts = Arc<Mutex<Measured>>;
+
+/// Watts of pods in the last quarter of an hour.
+#[derive(Debug)]
+pub(crate) struct Measured {
+    began: Timestamp,
+    pods: BTreeMap<(String, String), VecDeque<(Timestamp, f64)>>,
+}
+
+impl Measured {
+    /// Nothing yet.
+    pub(crate) fn new(began: Timestamp) -> Self {
+        Self {
+            began,
+            pods: BTreeMap::new(),
+        }
+    }
+
+    /// Takes what was read at `now`.
+    pub(crate) fn take(&mut self, read: Watts, now: Timestamp) {
+        for (pod, watts) in read {
+            self.pods.entry(pod).or_default().push_back((now, watts));
+        }
+        let old = |at: Timestamp| now.duration_since(at) > WINDOW;
+        self.pods.retain(|_, samples| {
+            while samples.front().is_some_and(|(at, _)| old(*at)) {
+                samples.pop_front();
+            }
+            !samples.is_empty()
+        });
+    }
+
+    /// The watts that the pod's charge is priced by from `now` on. `None` for those of its model.
+    ///
+    /// The mean of the last 15 minutes, once it was measured for so long and differs by more than a tenth from what counts; nothing
+    /// changes more often than every 15 minutes, so that a record stays small. Without a measurement of the last 5 minutes, the
+    /// model's. What a leader has not measured yet stays as it is on record.
+    pub(crate) fn of(&self, namespace: &str, charge: &Charge, now: Timestamp) -> Option<u32> {
+        let counts = charge.facts.amounts.watts;
+        let changed = charge.earlier.last().map(|earlier| earlier.until);
+        if changed.is_some_and(|at| now.duration_since(at) < WINDOW) {
+            return counts;
+        }
+        let samples = self.pods.get(&(namespace.to_owned(), charge.pod.clone()));
+        // a pod of the same name may have been there before
+        let ours = samples.into_iter().flatten();
+        let ours: Vec<_> = ours.filter(|(at, _)| *at >= charge.start).collect();
+        let within = |at: Timestamp, span| now.duration_since(at) <= span;
+        let (Some((first, _)), Some((last, _))) = (ours.first(), ours.last()) else {
+            return counts.filter(|_| within(self.began, FRESH));
+        };
+        if !within(*last, FRESH) {
+            return None;
+        }
+        if within(*first, SETTLED) {
+            return counts;
+        }
+        let sum: f64 = ours.iter().map(|(_, watts)| watts).sum();
+        let mean = (sum / ours.len() as f64).round() as u32;
+        let close = |counts: u32| u64::from(mean.abs_diff(counts)) * 10 <= u64::from(counts);
+        counts.filter(|counts| close(*counts)).or(Some(mean))
+    }
+}
+
+/// Reads all exporters for as long as the process leads.
+pub(crate) async fn follow(stores: Arc<Stores>, measured: SharedWatts) {
+    let scraper = Scraper::default();
+    let mut ticks = tokio::time::interval(PACE);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        round(&stores, &scraper, &measured).await;
+    }
+}
+
+async fn round(stores: &Stores, scraper: &Scraper, measured: &SharedWatts) {
+    let pods = stores.pods.state();
+    let exporters = pods.iter().filter_map(|pod| exporter(pod));
+    let reads = exporters
+        .map(|(address, port, node)| async move { (scraper.watts(address, port).await, node) });
+    let mut reads = futures::stream::iter(reads).buffer_unordered(CONCURRENCY);
+    let mut all = Watts::new();
+    while let Some((read, node)) = reads.next().await {
+        match read {
+            Ok(mut read) => {
+                // an exporter knows its own node
+                let here = pods.iter().filter(|pod| pod::node_name(pod) == Some(node));
+                let here: BTreeSet<_> = here
+                    .map(|pod| (pod.namespace().unwrap_or_default(), pod.name_any()))
+                    .collect();
+                read.retain(|pod, _| here.contains(pod));
+                all.append(&mut read);
+            }
+            Err(error) => tracing::debug!(node, %error, "a dcgm-exporter cannot be read"),
+        }
+    }
+    lock(measured).take(all, Timestamp::now());
+}
+
+/// Where a dcgm-exporter answers, and its node.
+fn exporter(pod: &Pod) -> Option<(IpAddr, u16, &str)> {
+    let is_exporter = pod::label(pod, "app.kubernetes.io/name") == Some("dcgm-exporter")
+        || pod::label(pod, "app") == Some("nvidia-dcgm-exporter");
+    if !is_exporter || !pod::is_ready(pod) {
+        return None;
+    }
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    let mut ports = containers.flat_map(|container| container.ports.iter().flatten());
+    let named = ports.find(|port| port.name.as_deref() == Some("metrics"));
+    let port = named.map_or(Ok(PORT), |port| u16::try_from(port.container_port));
+    let address = pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()?;
+    Some((address, port.ok()?, pod::node_name(pod)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use bursar_core::ledger::Earlier;
+    use bursar_core::price::{Amounts, Facts};
+    use serde_json::json;
+
+    use super::*;
+
+    fn at(minute: i64) -> Timestamp {
+        Timestamp::from_second(1_796_000_000 + minute * 60).unwrap()
+    }
+
+    fn measured(samples: &[(i64, f64)]) -> Measured {
+        let mut measured = Measured::new(at(0));
+        for (minute, watts) in samples {
+            let key = ("team".to_owned(), "chat".to_owned());
+            measured.take([(key, *watts)].into(), at(*minute));
+        }
+        measured
+    }
+
+    fn charge(watts: Option<u32>, changed: Option<i64>) -> Charge {
+        let amounts = Amounts {
+            watts,
+            ..Amounts::default()
+        };
+        let facts = Facts {
+            amounts,
+            ..Facts::default()
+        };
+        let mut charge = Charge::new("u".into(), "chat".into(), facts, at(0));
+        charge.earlier.extend(changed.map(|minute| Earlier {
+            until: at(minute),
+            amounts: Amounts::default(),
+        }));
+        charge
+    }
+
+    #[test]
+    fn the_mean_of_a_quarter_of_an_hour_counts_where_it_differs_by_a_tenth_and_no_more_often() {
+        let steady = |watts: f64, until: i64| -> Vec<(i64, f64)> {
+            (0..=until).map(|minute| (minute, watts)).collect()
+        };
+        for (samples, counts, changed, now, want) in [
+            // measured for less than a quarter of an hour
+            (steady(300.0, 10), None, None, 10, None),
+            (steady(300.0, 10), Some(500), None, 10, Some(500)),
+            (steady(300.4, 20), None, None, 20, Some(300)),
+            (steady(330.0, 20), Some(300), None, 20, Some(300)),
+            (steady(331.0, 20), Some(300), None, 20, Some(331)),
+            (steady(269.0, 20), Some(300), None, 20, Some(269)),
+            (steady(0.0, 20), Some(300), None, 20, Some(0)),
+            // what changed a moment ago stays
+            (steady(600.0, 20), Some(300), Some(6), 20, Some(300)),
+            (steady(600.0, 20), Some(300), Some(5), 20, Some(600)),
+            // nothing was measured of late, and never by this leader
+            (steady(300.0, 20), Some(300), None, 26, None),
+            (Vec::new(), Some(300), None, 5, Some(300)),
+            (Vec::new(), Some(300), None, 6, None),
+        ] {
+            let told = measured(&samples).of("team", &charge(counts, changed), at(now));
+            assert_eq!(told, want, "{counts:?} {changed:?} at {now}");
+        }
+        let mut later = charge(None, None);
+        later.start = at(10);
+        let told = measured(&steady(300.0, 20)).of("team", &later, at(20));
+        assert_eq!(told, None, "another pod of that name was measured");
+    }
+
+    #[test]
+    fn an_exporter_is_told_by_its_label_and_names_its_port() {
+        let pod = |labels: serde_json::Value, ports: serde_json::Value| -> Pod {
+            serde_json::from_value(json!({
+                "metadata": {"name": "e", "labels": labels},
+                "spec": {"nodeName": "n", "containers": [{"name": "c", "ports": ports}]},
+                "status": {"podIP": "10.0.0.9", "conditions": [{"type": "Ready", "status": "True"}]},
+            }))
+            .unwrap()
+        };
+        let metrics = json!([{"name": "metrics", "containerPort": 9500}]);
+        let ip: IpAddr = "10.0.0.9".parse().unwrap();
+        let operators = pod(json!({"app": "nvidia-dcgm-exporter"}), metrics);
+        assert_eq!(exporter(&operators), Some((ip, 9500, "n")));
+        let charts = pod(
+            json!({"app.kubernetes.io/name": "dcgm-exporter"}),
+            json!([]),
+        );
+        assert_eq!(exporter(&charts), Some((ip, 9400, "n")));
+        assert_eq!(exporter(&pod(json!({"app": "chat"}), json!([]))), None);
+    }
+}
