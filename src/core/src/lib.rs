@@ -1,10 +1,11 @@
-//! Domain and decisions: money, prices, overheads, the ledger, budgets, scaling, training, and the plan over them.
+//! Domain and decisions: money, prices, overheads, the ledger, corrections, budgets, scaling, training, and the plan over them.
 //!
 //! Nothing here talks to a cluster, reads a clock or draws a random number: time is an argument, and what should be done is
 //! returned as data.
 
 pub mod budget;
 pub mod capacity;
+pub mod correction;
 pub mod currency;
 pub mod economics;
 pub mod forecast;
