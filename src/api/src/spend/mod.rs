@@ -175,6 +175,11 @@ impl WorkloadRef {
         )
     }
 
+    /// Its kind and name as reports have them: `infd/chat`.
+    pub fn short(&self) -> String {
+        format!("{}/{}", self.kind.short(), self.name)
+    }
+
     /// An empty record.
     pub fn record(&self, month: Month, time_zone: &str, currency: &str) -> SpendRecord {
         let mut record = SpendRecord::new(
