@@ -4,11 +4,12 @@ use bursar_api::revenue::Earnings;
 use bursar_api::spend::SpendSummary;
 use bursar_api::spend::line::Parts;
 use bursar_api::spend::summary::UnitCosts;
+use bursar_core::economics;
 use bursar_core::economics::Terms;
+use bursar_core::forecast::Forecast;
 use bursar_core::ledger::Line;
 use bursar_core::money::{Money, NANOS};
 use bursar_core::period::{Interval, Month, Period, whole_second};
-use bursar_core::{economics, forecast};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -35,11 +36,7 @@ pub(crate) fn summary(
     let total = whole(accounts, zone).map(within).unwrap_or_default();
     let shown = |amount: Money| amount.rounded(DECIMALS);
     let unless_zero = |amount: Money| (amount != Money::ZERO).then(|| shown(amount));
-    let forecast = first_day(accounts, zone).map(|first| {
-        let window = forecast::window(first, now, zone);
-        let paced = within(window).cost.total();
-        forecast::month_end(month.cost.total(), paced, window, zone)
-    });
+    let forecast = Forecast::of(accounts.values(), now, zone);
     SpendSummary {
         today: shown(within(Period::Daily.bounds(now, zone)).cost.total()),
         month_to_date: shown(month.cost.total()),
@@ -47,7 +44,7 @@ pub(crate) fn summary(
         rate_per_hour: ledger::rate(accounts, this).map_or_else(|| "unknown".to_owned(), shown),
         gpu_hours: thousandths(total.gpu_seconds, 3600),
         currency: currency.to_owned(),
-        forecast: forecast.map(shown),
+        forecast: forecast.map(|forecast| shown(forecast.month_end())),
         components: Parts {
             compute: unless_zero(month.cost.compute),
             storage: unless_zero(month.cost.storage),
@@ -119,19 +116,6 @@ fn whole(accounts: &Accounts, zone: &TimeZone) -> Option<Interval> {
         start: all.start.min(month.start),
         end: all.end.max(month.end),
     })
-}
-
-/// The start of the first day that has a line or a charge.
-fn first_day(accounts: &Accounts, zone: &TimeZone) -> Option<Timestamp> {
-    let lines = accounts
-        .values()
-        .filter_map(|account| account.days().keys().next());
-    let lines = lines.filter_map(|day| Some(day.to_zoned(zone.clone()).ok()?.timestamp()));
-    let open = accounts
-        .values()
-        .flat_map(|account| account.open.values())
-        .map(|charge| charge.start);
-    lines.chain(open).min()
 }
 
 /// Whether figures that differ are worth a write by themselves: at once when nothing is being spent (they are final then), else at

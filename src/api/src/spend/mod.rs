@@ -38,22 +38,42 @@ pub use summary::SpendSummary;
     category = "bursar",
     status = "SpendRecordStatus",
     derive = "PartialEq",
-    printcolumn(name = "Namespace", type_ = "string", json_path = ".spec.namespace"),
+    printcolumn(
+        name = "Namespace",
+        type_ = "string",
+        json_path = ".spec.namespace",
+        priority = 1
+    ),
     printcolumn(
         name = "Kind",
         type_ = "string",
         json_path = ".spec.kind",
         priority = 1
     ),
-    printcolumn(name = "Workload", type_ = "string", json_path = ".spec.name"),
-    printcolumn(name = "Month", type_ = "string", json_path = ".spec.month"),
+    printcolumn(
+        name = "Workload",
+        type_ = "string",
+        json_path = ".spec.name",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Month",
+        type_ = "string",
+        json_path = ".spec.month",
+        priority = 1
+    ),
     printcolumn(
         name = "Settled",
         type_ = "string",
         json_path = ".status.settled",
         description = "money of what is over"
     ),
-    printcolumn(name = "Currency", type_ = "string", json_path = ".spec.currency")
+    printcolumn(
+        name = "Currency",
+        type_ = "string",
+        json_path = ".spec.currency",
+        priority = 1
+    )
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("self == oldSelf").message("the spec of a SpendRecord cannot change"))]

@@ -197,8 +197,8 @@ impl Account {
         Some((rest, rest.until(now).meet(within)?))
     }
 
-    /// The lines that open charges have not booked.
-    fn running(
+    /// The lines within `within` that open charges have not booked.
+    pub fn running(
         &self,
         within: Interval,
         now: Timestamp,
