@@ -30,11 +30,26 @@ use crate::text::{
     status = "SpendCorrectionStatus",
     derive = "PartialEq",
     printcolumn(name = "Namespace", type_ = "string", json_path = ".spec.namespace"),
-    printcolumn(name = "Workload", type_ = "string", json_path = ".spec.workload.name"),
+    printcolumn(
+        name = "Workload",
+        type_ = "string",
+        json_path = ".spec.workload.name",
+        priority = 1
+    ),
     printcolumn(name = "Date", type_ = "string", json_path = ".spec.date"),
     printcolumn(name = "Amount", type_ = "string", json_path = ".spec.amount"),
-    printcolumn(name = "Currency", type_ = "string", json_path = ".spec.currency"),
-    printcolumn(name = "Category", type_ = "string", json_path = ".spec.category"),
+    printcolumn(
+        name = "Currency",
+        type_ = "string",
+        json_path = ".spec.currency",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Category",
+        type_ = "string",
+        json_path = ".spec.category",
+        priority = 1
+    ),
     printcolumn(
         name = "Accepted",
         type_ = "string",
@@ -43,7 +58,8 @@ use crate::text::{
     printcolumn(
         name = "Age",
         type_ = "date",
-        json_path = ".metadata.creationTimestamp"
+        json_path = ".metadata.creationTimestamp",
+        priority = 1
     )
 )]
 #[serde(rename_all = "camelCase")]

@@ -7,6 +7,7 @@
 //! | `ledger` | charges, settled exactly once |
 //! | `observe`, `capacity` | everything that a decision reads, as the core's snapshot |
 //! | `reconcile` | the steps in their order |
+//! | `corrections` | which SpendCorrections count |
 //! | `inference`, `training`, `budget` | build, apply and status of a kind |
 //! | `health`, `priced` | what the conditions of both kinds say of pods and prices |
 
@@ -14,6 +15,7 @@ mod budget;
 mod calls;
 mod capacity;
 mod context;
+mod corrections;
 mod gateways;
 mod health;
 mod inference;
@@ -233,6 +235,7 @@ async fn lead(
         server_name: format!("bursar-gateway.{}.svc", options.namespace),
     };
     let prices = price_list::follow(client.clone(), Arc::clone(&stores), zone.clone());
+    let corrections = corrections::follow(client.clone(), Arc::clone(&stores), zone.clone());
     let scrape = Scrape::new(
         Arc::clone(&stores),
         Arc::clone(&context.readings),
@@ -263,6 +266,7 @@ async fn lead(
         .for_each(|_| async {});
     tokio::select! {
         () = prices => {}
+        () = corrections => {}
         () = scrape.run() => {}
         () = gateways => {}
         () = reconciles => {}

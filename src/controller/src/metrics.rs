@@ -30,7 +30,7 @@ pub(crate) struct Limit {
     pub(crate) limited_by: &'static str,
 }
 
-/// A workload or a budget.
+/// A workload, a budget or a namespace.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelSet)]
 pub(crate) struct Object {
     pub(crate) namespace: String,
@@ -61,7 +61,7 @@ pub(crate) struct Figures {
 }
 
 /// The figures that there are, and what they mean.
-const FIGURES: [(&str, &str); 17] = [
+const FIGURES: [(&str, &str); 18] = [
     (SPEND_MONTH, "Money that a workload has cost this month"),
     (SPEND_RATE, "Money an hour that a workload costs now"),
     (COMPUTE_MONTH, "The part of it for machines and their GPUs"),
@@ -70,6 +70,10 @@ const FIGURES: [(&str, &str); 17] = [
     (
         WASTE_MONTH,
         "The part of it while replicas were starting, idle or draining",
+    ),
+    (
+        CORRECTIONS_MONTH,
+        "Money that corrections add to a namespace's spend of this month, or take away",
     ),
     (
         UNATTRIBUTED_MONTH,
@@ -101,6 +105,7 @@ pub(crate) const COMPUTE_MONTH: &str = "bursar_spend_compute_month_to_date";
 pub(crate) const STORAGE_MONTH: &str = "bursar_spend_storage_month_to_date";
 pub(crate) const POWER_MONTH: &str = "bursar_spend_power_month_to_date";
 pub(crate) const WASTE_MONTH: &str = "bursar_spend_waste_month_to_date";
+pub(crate) const CORRECTIONS_MONTH: &str = "bursar_corrections_month_to_date";
 pub(crate) const UNATTRIBUTED_MONTH: &str = "bursar_spend_unattributed_month_to_date";
 pub(crate) const SAVED_MONTH: &str = "bursar_spend_saved_month_to_date";
 pub(crate) const GPU_HOURS_MONTH: &str = "bursar_gpu_hours_month_to_date";

@@ -9,6 +9,7 @@ use bursar_api::text::FieldError;
 use bursar_api::{BudgetPolicy, InferenceDeployment, TrainingJob};
 use bursar_core::budget::{Budget, Load};
 use bursar_core::capacity::Gang;
+use bursar_core::correction::{self, Correction};
 use bursar_core::money::Money;
 use bursar_core::period::Month;
 use bursar_core::plan::{Plan, Snapshot};
@@ -20,6 +21,7 @@ use kube::ResourceExt;
 
 use crate::capacity::{self, Reserved};
 use crate::context::{Context, lock};
+use crate::corrections;
 use crate::gateways;
 use crate::health;
 use crate::inference::{self, build::fnv, drain::SETTLE};
@@ -51,6 +53,8 @@ pub(crate) struct Scene {
     /// Pods of workloads.
     pub(crate) pods: Vec<Arc<Pod>>,
     pub(crate) prices: Prices,
+    /// Those that count.
+    pub(crate) corrections: Vec<Correction>,
     pub(crate) now: Timestamp,
 }
 
@@ -75,6 +79,12 @@ impl Scene {
         let lists = context.stores.prices.state();
         let kept = prices::kept(&context.stores.records, now, &context.zone);
         let prices = Prices::of(lists.iter().map(AsRef::as_ref), kept, now);
+        let corrections = corrections::accepted(
+            &context.stores.corrections,
+            &context.stores.records,
+            &prices.lists.currency,
+            namespace,
+        );
         Self {
             namespace: namespace.to_owned(),
             services,
@@ -82,6 +92,7 @@ impl Scene {
             budgets,
             pods,
             prices,
+            corrections,
             now,
         }
     }
@@ -217,9 +228,9 @@ impl Scene {
         object: &BudgetPolicy,
         books: &Books,
     ) -> Result<Budget, FieldError> {
-        let budget = object.to_core(Money::ZERO)?;
+        let budget = object.to_core(Money::ZERO, Money::ZERO)?;
         let period = budget.period.bounds(self.now, &context.zone);
-        let spent = books
+        let on_record: Money = books
             .accounts
             .values()
             .map(|accounts| {
@@ -228,12 +239,14 @@ impl Scene {
                     .total()
             })
             .sum();
+        let corrections = correction::sum(&self.corrections, period, self.now, &context.zone);
         let doubt =
             books.doubts.values().next().map(|why| {
                 format!("{why}; so what was spent is not known, and nothing new starts")
             });
         Ok(Budget {
-            spent,
+            spent: on_record + corrections,
+            corrections,
             doubt,
             ..budget
         })

@@ -9,6 +9,8 @@ use bursar_api::revenue::Revenue;
 use bursar_api::spend::{SpendSummary, WorkloadKind, WorkloadRef};
 use bursar_api::text::FieldError;
 use bursar_api::{BudgetPolicy, InferenceDeployment, SpendRecord, TrainingJob};
+use bursar_core::correction;
+use bursar_core::money::Money;
 use bursar_core::period::Month;
 use bursar_core::plan::{LimitedBy, Plan, Snapshot, plan};
 use jiff::{SignedDuration, Timestamp};
@@ -298,6 +300,7 @@ fn remember(context: &Context, scene: &Scene, plan: &Plan, snapshot: &Snapshot) 
     let budgets = plan.budgets.iter().map(|standing| {
         json!({
             "name": standing.budget.name, "limit": standing.budget.limit, "spent": standing.budget.spent,
+            "corrections": standing.budget.corrections,
             "reserve": standing.reserve, "remaining": standing.remaining(), "ratePerHour": standing.rate,
             "periodStart": standing.period.start, "periodEnd": standing.period.end, "exhausted": standing.is_exhausted(),
             "exhaustionTime": standing.exhausted_at,
@@ -354,6 +357,17 @@ fn figures(
             object(),
             ledger::rate(accounts, month).map(figure),
         ));
+    }
+    let bounds = month.bounds(&context.zone);
+    let corrections = correction::sum(&scene.corrections, bounds, scene.now, &context.zone);
+    if corrections != Money::ZERO {
+        let namespace = metrics::Object {
+            namespace: scene.namespace.clone(),
+            kind: "Namespace",
+            name: scene.namespace.clone(),
+        };
+        let amount = Some(figure(corrections));
+        figures.push((metrics::CORRECTIONS_MONTH, namespace, amount));
     }
     for (decision, service) in plan.services.iter().zip(&snapshot.services) {
         let object = || {
@@ -418,7 +432,7 @@ impl Round<'_> {
         let (context, scene) = (self.context, self.scene);
         let doubt = self.books.doubts.get(workload).cloned();
         let accounts = self.books.accounts.get(workload);
-        let summary = match (accounts, &doubt) {
+        let mut summary = match (accounts, &doubt) {
             (Some(accounts), _) => summary(
                 accounts,
                 &scene.prices.lists.currency,
@@ -433,6 +447,12 @@ impl Round<'_> {
             (None, None) => SpendSummary::default(),
         };
         let month = Month::of(scene.now, &context.zone);
+        let of_it = scene.corrections.iter();
+        let of_it = of_it.filter(|correction| correction.holder.workload == workload.short());
+        let bounds = month.bounds(&context.zone);
+        let corrections = correction::sum(of_it, bounds, scene.now, &context.zone);
+        summary.corrections =
+            (corrections != Money::ZERO).then(|| corrections.rounded(summary::DECIMALS));
         Spend {
             summary,
             doubt,

@@ -3,7 +3,9 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
-use bursar_api::{BudgetPolicy, InferenceDeployment, PriceList, SpendRecord, TrainingJob};
+use bursar_api::{
+    BudgetPolicy, InferenceDeployment, PriceList, SpendCorrection, SpendRecord, TrainingJob,
+};
 use futures::future::try_join_all;
 use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::apps::v1::Deployment;
@@ -29,6 +31,7 @@ pub(crate) struct Stores {
     pub(crate) budgets: Store<BudgetPolicy>,
     pub(crate) prices: Store<PriceList>,
     pub(crate) records: Store<SpendRecord>,
+    pub(crate) corrections: Store<SpendCorrection>,
     pub(crate) deployments: Store<Deployment>,
     pub(crate) batch_jobs: Store<Job>,
     pub(crate) front_services: Store<Service>,
@@ -107,6 +110,9 @@ impl Stores {
             prices: store!(all(), |_: &PriceList| Concern::All),
             records: store!(all(), |record: &SpendRecord| Concern::Namespace(
                 record.spec.namespace.clone()
+            )),
+            corrections: store!(all(), |correction: &SpendCorrection| Concern::Namespace(
+                correction.spec.namespace.clone()
             )),
             deployments: store!(ours.clone(), own_namespace),
             batch_jobs: store!(ours.clone(), own_namespace),
@@ -192,6 +198,7 @@ impl Trim for InferenceDeployment {}
 impl Trim for TrainingJob {}
 impl Trim for BudgetPolicy {}
 impl Trim for SpendRecord {}
+impl Trim for SpendCorrection {}
 impl Trim for Deployment {}
 impl Trim for Job {}
 impl Trim for Service {}

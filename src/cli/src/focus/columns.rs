@@ -7,7 +7,7 @@ use bursar_core::report::{capacity, gpu};
 use jiff::Timestamp;
 use serde_json::{Map, Value as Json};
 
-use super::{Charge, Part, Version};
+use super::{Charge, Correction, Part, Row, Version};
 use crate::report::figures::nano_hours;
 
 /// Who provides, publishes and invoices.
@@ -43,12 +43,17 @@ pub(super) struct Column {
     /// The last of them.
     until: Version,
     value: fn(&Charge<'_>) -> Option<Value>,
+    /// What stands in it for a correction.
+    corrected: fn(&Correction<'_>) -> Option<Value>,
 }
 
 impl Column {
     /// What stands in it.
-    pub(super) fn value(&self, charge: &Charge<'_>) -> Option<Value> {
-        (self.value)(charge)
+    pub(super) fn value(&self, row: &Row<'_>) -> Option<Value> {
+        match row {
+            Row::Charge(charge) => (self.value)(charge),
+            Row::Correction(correction) => (self.corrected)(correction),
+        }
     }
 }
 
@@ -67,6 +72,7 @@ const fn column(name: &'static str, kind: Type, value: fn(&Charge<'_>) -> Option
         since: Version::V1_0,
         until: Version::V1_2,
         value,
+        corrected: |_| None,
     }
 }
 
@@ -76,6 +82,10 @@ impl Column {
             nullable: true,
             ..self
         }
+    }
+
+    const fn corrected(self, corrected: fn(&Correction<'_>) -> Option<Value>) -> Self {
+        Self { corrected, ..self }
     }
 
     const fn since_1_2(self) -> Self {
@@ -93,22 +103,23 @@ impl Column {
     }
 }
 
-/// Columns about commitments, negotiated discounts and corrections are there because 1.0's validator asks for them; Bursar has none.
+/// Columns about commitments and negotiated discounts are there because 1.0's validator asks for them; Bursar has none. A correction
+/// has no quantity, price or SKU: the specification leaves those columns to usage and purchases.
 #[rustfmt::skip]
 const COLUMNS: &[Column] = &[
-    column("BilledCost", Type::Decimal, cost),
-    column("BillingAccountId", Type::Text, |charge| text(charge.account)),
+    column("BilledCost", Type::Decimal, cost).corrected(amount),
+    column("BillingAccountId", Type::Text, |charge| text(charge.account)).corrected(|row| text(row.account)),
     column("BillingAccountName", Type::Text, |_| None).nullable(),
-    column("BillingAccountType", Type::Text, |_| text("Cluster")).since_1_2(),
-    column("BillingCurrency", Type::Text, |charge| text(&charge.sheet.record.spec.currency)),
-    column("BillingPeriodEnd", Type::Time, |charge| time(charge.month.end)),
-    column("BillingPeriodStart", Type::Time, |charge| time(charge.month.start)),
-    column("ChargeCategory", Type::Text, |_| text("Usage")),
-    column("ChargeClass", Type::Text, |_| None).nullable(),
-    column("ChargeDescription", Type::Text, description).nullable(),
-    column("ChargeFrequency", Type::Text, |_| text("Usage-Based")),
-    column("ChargePeriodEnd", Type::Time, |charge| time(charge.day.end)),
-    column("ChargePeriodStart", Type::Time, |charge| time(charge.day.start)),
+    column("BillingAccountType", Type::Text, |_| text("Cluster")).since_1_2().corrected(|_| text("Cluster")),
+    column("BillingCurrency", Type::Text, |charge| text(&charge.sheet.record.spec.currency)).corrected(|row| text(&row.spec().currency)),
+    column("BillingPeriodEnd", Type::Time, |charge| time(charge.month.end)).corrected(|row| time(row.month.end)),
+    column("BillingPeriodStart", Type::Time, |charge| time(charge.month.start)).corrected(|row| time(row.month.start)),
+    column("ChargeCategory", Type::Text, |_| text("Usage")).corrected(|row| text(row.spec().category.as_str())),
+    column("ChargeClass", Type::Text, |_| None).nullable().corrected(class),
+    column("ChargeDescription", Type::Text, description).nullable().corrected(|row| text(&row.spec().reason)),
+    column("ChargeFrequency", Type::Text, |_| text("Usage-Based")).corrected(|_| text("One-Time")),
+    column("ChargePeriodEnd", Type::Time, |charge| time(charge.day.end)).corrected(|row| time(row.day.end)),
+    column("ChargePeriodStart", Type::Time, |charge| time(charge.day.start)).corrected(|row| time(row.day.start)),
     column("CommitmentDiscountCategory", Type::Text, |_| None).nullable(),
     column("CommitmentDiscountId", Type::Text, |_| None).nullable(),
     column("CommitmentDiscountName", Type::Text, |_| None).nullable(),
@@ -116,41 +127,41 @@ const COLUMNS: &[Column] = &[
     column("CommitmentDiscountType", Type::Text, |_| None).nullable(),
     column("ConsumedQuantity", Type::Decimal, quantity).nullable(),
     column("ConsumedUnit", Type::Text, unit).nullable(),
-    column("ContractedCost", Type::Decimal, cost),
+    column("ContractedCost", Type::Decimal, cost).corrected(amount),
     column("ContractedUnitPrice", Type::Decimal, unit_price).nullable(),
-    column("EffectiveCost", Type::Decimal, cost),
-    column("InvoiceIssuerName", Type::Text, |_| text(PROVIDER)),
-    column("ListCost", Type::Decimal, cost),
+    column("EffectiveCost", Type::Decimal, cost).corrected(amount),
+    column("InvoiceIssuerName", Type::Text, |_| text(PROVIDER)).corrected(|_| text(PROVIDER)),
+    column("ListCost", Type::Decimal, cost).corrected(amount),
     column("ListUnitPrice", Type::Decimal, unit_price).nullable(),
     column("PricingCategory", Type::Text, pricing).nullable(),
     column("PricingQuantity", Type::Decimal, quantity).nullable(),
     column("PricingUnit", Type::Text, unit).nullable(),
-    column("ProviderName", Type::Text, |_| text(PROVIDER)),
-    column("PublisherName", Type::Text, |_| text(PROVIDER)),
+    column("ProviderName", Type::Text, |_| text(PROVIDER)).corrected(|_| text(PROVIDER)),
+    column("PublisherName", Type::Text, |_| text(PROVIDER)).corrected(|_| text(PROVIDER)),
     column("RegionId", Type::Text, region).nullable(),
     column("RegionName", Type::Text, region).nullable(),
-    column("ResourceId", Type::Text, resource).nullable(),
-    column("ResourceName", Type::Text, |charge| text(charge.name())).nullable(),
-    column("ResourceType", Type::Text, |charge| text(charge.kind().as_str())).nullable(),
-    column("ServiceCategory", Type::Text, |_| text("AI and Machine Learning")),
-    column("ServiceName", Type::Text, |charge| text(service(charge.kind()))),
-    column("ServiceSubcategory", Type::Text, |_| text("Machine Learning")).since_1_2(),
+    column("ResourceId", Type::Text, resource).nullable().corrected(corrected_resource),
+    column("ResourceName", Type::Text, |charge| text(charge.name())).nullable().corrected(|row| text(&row.workload()?.name)),
+    column("ResourceType", Type::Text, |charge| text(charge.kind().as_str())).nullable().corrected(|row| text(row.workload()?.kind.as_str())),
+    column("ServiceCategory", Type::Text, |_| text("AI and Machine Learning")).corrected(|_| text("AI and Machine Learning")),
+    column("ServiceName", Type::Text, |charge| text(service(charge.kind()))).corrected(corrected_service),
+    column("ServiceSubcategory", Type::Text, |_| text("Machine Learning")).since_1_2().corrected(|_| text("Machine Learning")),
     column("SkuId", Type::Text, |charge| text(&sku(charge))).nullable(),
     column("SkuMeter", Type::Text, |charge| text(meter(charge.part))).nullable().since_1_2(),
     column("SkuPriceDetails", Type::Text, price_details).nullable().since_1_2(),
     column("SkuPriceId", Type::Text, price_id).nullable(),
-    column("SubAccountId", Type::Text, |charge| text(charge.namespace())).nullable(),
-    column("SubAccountName", Type::Text, |charge| text(charge.namespace())).nullable(),
-    column("SubAccountType", Type::Text, |_| text("Namespace")).nullable().since_1_2(),
-    column("Tags", Type::Text, tags).nullable(),
+    column("SubAccountId", Type::Text, |charge| text(charge.namespace())).nullable().corrected(|row| text(&row.spec().namespace)),
+    column("SubAccountName", Type::Text, |charge| text(charge.namespace())).nullable().corrected(|row| text(&row.spec().namespace)),
+    column("SubAccountType", Type::Text, |_| text("Namespace")).nullable().since_1_2().corrected(|_| text("Namespace")),
+    column("Tags", Type::Text, tags).nullable().corrected(corrected_tags),
     // The FinOps Foundation's validator asks for these in 1.0, by the names of 1.0-preview, and ignores those of 1.0 itself
-    column("ChargeType", Type::Text, |_| text("Usage")).until_1_0(),
-    column("InvoiceIssuer", Type::Text, |_| text(PROVIDER)).until_1_0(),
-    column("Provider", Type::Text, |_| text(PROVIDER)).until_1_0(),
-    column("Publisher", Type::Text, |_| text(PROVIDER)).until_1_0(),
-    column("ResourceID", Type::Text, resource).nullable().until_1_0(),
+    column("ChargeType", Type::Text, |_| text("Usage")).until_1_0().corrected(|row| text(row.spec().category.as_str())),
+    column("InvoiceIssuer", Type::Text, |_| text(PROVIDER)).until_1_0().corrected(|_| text(PROVIDER)),
+    column("Provider", Type::Text, |_| text(PROVIDER)).until_1_0().corrected(|_| text(PROVIDER)),
+    column("Publisher", Type::Text, |_| text(PROVIDER)).until_1_0().corrected(|_| text(PROVIDER)),
+    column("ResourceID", Type::Text, resource).nullable().until_1_0().corrected(corrected_resource),
     // FOCUS has no column for it: columns that are not its own begin with x_
-    column("x_CostPart", Type::Text, |charge| text(charge.part.name())),
+    column("x_CostPart", Type::Text, |charge| text(charge.part.name())).corrected(|_| text("Correction")),
 ];
 
 /// Text that is not empty: FOCUS has null for what has no value.
@@ -289,5 +300,49 @@ fn tags(charge: &Charge<'_>) -> Option<Value> {
         ("bursar.dev/workload", Some(charge.name().to_owned())),
         ("bursar.dev/resource", Some(charge.sku.resource.clone())),
         ("bursar.dev/owner", charge.sku.owner.clone()),
+    ])
+}
+
+fn amount(row: &Correction<'_>) -> Option<Value> {
+    Some(Value::Nanos(row.corrected.correction.amount.nanos()))
+}
+
+/// Only what corrects an invoice of an earlier billing period is a `Correction` to FOCUS.
+fn class(row: &Correction<'_>) -> Option<Value> {
+    row.spec()
+        .corrects
+        .as_ref()
+        .and_then(|_| text("Correction"))
+}
+
+fn corrected_resource(row: &Correction<'_>) -> Option<Value> {
+    let workload = row.workload()?;
+    let (namespace, kind) = (&workload.namespace, workload.kind.as_str());
+    text(&format!("{namespace}/{kind}/{}", workload.name))
+}
+
+/// A namespace as a whole has the services of all its workloads.
+fn corrected_service(row: &Correction<'_>) -> Option<Value> {
+    let workload = row.workload();
+    text(workload.map_or("GPU Computing", |workload| service(workload.kind)))
+}
+
+fn corrected_tags(row: &Correction<'_>) -> Option<Value> {
+    let workload = row.workload();
+    let kind = workload
+        .as_ref()
+        .map(|workload| workload.kind.as_str().to_owned());
+    object(&[
+        ("bursar.dev/namespace", Some(row.spec().namespace.clone())),
+        ("bursar.dev/kind", kind),
+        (
+            "bursar.dev/workload",
+            workload.map(|workload| workload.name),
+        ),
+        (
+            "bursar.dev/correction",
+            Some(row.corrected.correction.name.clone()),
+        ),
+        ("bursar.dev/reference", row.spec().reference.clone()),
     ])
 }

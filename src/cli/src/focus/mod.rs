@@ -1,7 +1,7 @@
 //! FOCUS, the FinOps Open Cost and Usage Specification (<https://focus.finops.org>), versions 1.2 and 1.0.
 //!
-//! One row for each day, workload, kind of hardware and part of the cost that is not zero. Bursar is the provider, the cluster the
-//! billing account, the namespace the sub account and the workload the resource.
+//! One row for each day, workload, kind of hardware and part of the cost that is not zero, and one for each correction. Bursar is the
+//! provider, the cluster the billing account, the namespace the sub account and the workload the resource.
 //!
 //! | module | subject |
 //! |---|---|
@@ -13,7 +13,8 @@ mod columns;
 mod tests;
 mod write;
 
-use bursar_api::spend::WorkloadKind;
+use bursar_api::correction::SpendCorrectionSpec;
+use bursar_api::spend::{WorkloadKind, WorkloadRef};
 use bursar_core::ledger::{Line, Sku};
 use bursar_core::money::Money;
 use bursar_core::period::Interval;
@@ -23,6 +24,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client, ResourceExt};
 
+use crate::corrections::Corrected;
 use crate::read::said;
 use crate::records::Sheet;
 
@@ -86,6 +88,25 @@ impl Part {
 
 /// What a row is about.
 #[derive(Debug, Clone)]
+pub(crate) enum Row<'a> {
+    /// What was used.
+    Charge(Charge<'a>),
+    /// A credit or an adjustment.
+    Correction(Correction<'a>),
+}
+
+/// A correction, and when and by whom it is paid.
+#[derive(Debug, Clone)]
+pub(crate) struct Correction<'a> {
+    /// Who pays: the cluster.
+    account: &'a str,
+    corrected: &'a Corrected,
+    day: Interval,
+    month: Interval,
+}
+
+/// What was used.
+#[derive(Debug, Clone)]
 pub(crate) struct Charge<'a> {
     /// Who pays: the cluster.
     account: &'a str,
@@ -99,12 +120,29 @@ pub(crate) struct Charge<'a> {
     month: Interval,
 }
 
-/// The rows of so many records, until `now`.
-pub(crate) fn charges<'a>(
+/// The rows of so many records and corrections, until `now`.
+pub(crate) fn rows<'a>(
     sheets: &'a [Sheet],
+    corrections: &'a [Corrected],
     account: &'a str,
     now: Timestamp,
-) -> Vec<Charge<'a>> {
+) -> Vec<Row<'a>> {
+    let is_due = |each: &&Corrected| each.correction.is_due(now, &each.zone);
+    let corrections = corrections.iter().filter(is_due).map(|corrected| {
+        let month = corrected.correction.month().bounds(&corrected.zone);
+        let day = report::day(corrected.correction.date, &corrected.zone);
+        Row::Correction(Correction {
+            account,
+            corrected,
+            day: day.unwrap_or(month),
+            month,
+        })
+    });
+    let charges = charges(sheets, account, now).into_iter().map(Row::Charge);
+    charges.chain(corrections).collect()
+}
+
+fn charges<'a>(sheets: &'a [Sheet], account: &'a str, now: Timestamp) -> Vec<Charge<'a>> {
     let of_sheet = |sheet: &'a Sheet| {
         let month = sheet.account.month.bounds(&sheet.zone);
         let lines = sheet.account.lines(now, &sheet.zone).into_iter();
@@ -125,6 +163,16 @@ pub(crate) fn charges<'a>(
         })
     };
     sheets.iter().flat_map(of_sheet).collect()
+}
+
+impl Correction<'_> {
+    fn spec(&self) -> &SpendCorrectionSpec {
+        &self.corrected.object.spec
+    }
+
+    fn workload(&self) -> Option<WorkloadRef> {
+        self.corrected.object.workload()
+    }
 }
 
 impl Charge<'_> {

@@ -7,7 +7,7 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
 
 use super::*;
-use crate::{records, samples};
+use crate::{corrections, records, samples};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Level {
@@ -138,13 +138,22 @@ fn sheets() -> Vec<Sheet> {
     records::read(&samples::records(), false).unwrap().0
 }
 
+/// A credit of a job and an adjustment of a namespace.
+fn corrected() -> Vec<Corrected> {
+    let zone = sheets()[0].zone.clone();
+    let month = "2026-11".parse().unwrap();
+    let all = samples::corrections();
+    corrections::counting(&all, month, None, Some("USD"), &zone).0
+}
+
 fn now() -> Timestamp {
     "2026-11-24T04:00:00Z".parse().unwrap()
 }
 
 fn written(version: Version) -> Vec<BTreeMap<String, String>> {
-    let sheets = sheets();
-    let bytes = csv(&charges(&sheets, "cluster-uid", now()), version).unwrap();
+    let (sheets, corrections) = (sheets(), corrected());
+    let rows = rows(&sheets, &corrections, "cluster-uid", now());
+    let bytes = csv(&rows, version).unwrap();
     let mut reader = ::csv::Reader::from_reader(bytes.as_slice());
     reader.deserialize().map(Result::unwrap).collect()
 }
@@ -174,7 +183,7 @@ fn check(value: &str, form: Form, of: &str) {
 fn every_field_keeps_the_rules_of_its_column() {
     for version in VERSIONS {
         let rows = written(version);
-        assert_eq!(rows.len(), 10, "{rows:#?}");
+        assert_eq!(rows.len(), 12, "{rows:#?}");
         for row in &rows {
             for (name, value) in row {
                 if PREVIEW.iter().any(|(preview, _)| preview == name) {
@@ -248,7 +257,8 @@ fn what_hangs_together_is_there_together_and_the_product_is_the_cost() {
                 "{one} and {other}: {row:?}"
             );
         }
-        // not null, because every row is usage
+        let is_usage = of("ChargeCategory") == "Usage";
+        // not null for usage; nothing was used and nothing has a price in a correction
         for name in [
             "ListUnitPrice",
             "ContractedUnitPrice",
@@ -258,13 +268,17 @@ fn what_hangs_together_is_there_together_and_the_product_is_the_cost() {
             "SkuId",
             "SkuPriceId",
         ] {
-            assert!(!of(name).is_empty(), "{name}: {row:?}");
+            assert_eq!(!of(name).is_empty(), is_usage, "{name}: {row:?}");
         }
+        let of_usage = |_: &&(&str, &str)| is_usage;
         for (cost, price) in [
             ("ListCost", "ListUnitPrice"),
             ("ContractedCost", "ContractedUnitPrice"),
-        ] {
-            let nanos = |name| decimal(of(name)).nanos();
+        ]
+        .iter()
+        .filter(of_usage)
+        {
+            let nanos = |name: &str| decimal(of(name)).nanos();
             let product = nanos(price) * nanos("PricingQuantity") / bursar_core::money::NANOS;
             assert!((product - nanos(cost)).abs() < 1000, "{cost}: {row:?}");
         }
@@ -277,11 +291,11 @@ fn what_hangs_together_is_there_together_and_the_product_is_the_cost() {
 }
 
 #[test]
-fn rows_sum_to_the_ledger_and_periods_are_the_records_own_days_in_utc() {
+fn rows_sum_to_the_ledger_with_its_corrections_and_periods_are_the_records_own_days_in_utc() {
     let rows = written(Version::V1_2);
     let sum = |name: &str| rows.iter().map(|row| decimal(&row[name])).sum::<Money>();
     for name in ["BilledCost", "EffectiveCost", "ListCost", "ContractedCost"] {
-        assert_eq!(sum(name), "1860.418178901".parse().unwrap(), "{name}");
+        assert_eq!(sum(name), "1825.918178901".parse().unwrap(), "{name}");
     }
     let of_chat = |row: &&BTreeMap<String, String>| {
         row["ResourceName"] == "chat" && row["x_CostPart"] == "Power"
@@ -306,11 +320,44 @@ fn rows_sum_to_the_ledger_and_periods_are_the_records_own_days_in_utc() {
 }
 
 #[test]
+fn a_correction_has_a_row_of_its_own_that_says_what_it_is_and_why() {
+    for version in VERSIONS {
+        let mut rows = written(version);
+        rows.retain(|row| row["x_CostPart"] == "Correction");
+        let of = |name: &str| -> Vec<String> { rows.iter().map(|row| row[name].clone()).collect() };
+        assert_eq!(of("ChargeCategory"), ["Credit", "Adjustment"]);
+        assert_eq!(
+            of("ChargeClass"),
+            ["Correction", ""],
+            "only what corrects an invoice that was out already is one to FOCUS"
+        );
+        assert_eq!(of("ChargeFrequency"), ["One-Time", "One-Time"]);
+        assert_eq!(of("BilledCost"), ["-40.000000000", "5.500000000"]);
+        assert_eq!(
+            of("ChargeDescription"),
+            ["GPUs that were lost", "the invoice says more"]
+        );
+        assert_eq!(of("ResourceId"), ["research/TrainingJob/finetune", ""]);
+        assert_eq!(of("SubAccountId"), ["research", "gone"]);
+        assert_eq!(of("ChargePeriodStart")[0], "2026-11-19T23:00:00Z");
+        for tag in [
+            r#""bursar.dev/correction":"credit""#,
+            r#""bursar.dev/reference":"CASE-7""#,
+        ] {
+            assert!(of("Tags")[0].contains(tag), "{:?}", of("Tags"));
+        }
+        for name in ["BilledCost", "EffectiveCost", "ListCost", "ContractedCost"] {
+            assert_eq!(of(name), of("BilledCost"), "{name}");
+        }
+    }
+}
+
+#[test]
 fn a_cost_without_gpu_hours_is_one_unit_of_it() {
     let mut records = samples::records();
     records[3]["status"]["days"][0]["gpuSeconds"] = 0.into();
     let (sheets, _) = records::read(&records, false).unwrap();
-    let bytes = csv(&charges(&sheets, "cluster-uid", now()), Version::V1_2).unwrap();
+    let bytes = csv(&rows(&sheets, &[], "cluster-uid", now()), Version::V1_2).unwrap();
     let rows = ::csv::Reader::from_reader(bytes.as_slice())
         .into_deserialize()
         .map(Result::unwrap)
@@ -331,10 +378,10 @@ fn a_cost_without_gpu_hours_is_one_unit_of_it() {
 
 #[test]
 fn parquet_has_the_same_rows_as_csv() {
-    let sheets = sheets();
-    let charges = charges(&sheets, "cluster-uid", now());
+    let (sheets, corrections) = (sheets(), corrected());
+    let rows = rows(&sheets, &corrections, "cluster-uid", now());
     for version in VERSIONS {
-        let bytes = parquet(&charges, version).unwrap();
+        let bytes = parquet(&rows, version).unwrap();
         let reader = SerializedFileReader::new(bytes::Bytes::from(bytes)).unwrap();
         let rows: Vec<BTreeMap<String, String>> = reader
             .get_row_iter(None)

@@ -13,17 +13,17 @@ use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::parser::parse_message_type;
 
 use super::columns::{Column, Type, Value, columns};
-use super::{Charge, Error, Version};
+use super::{Error, Row, Version};
 
 /// Rows that are written, and held in memory, at once.
 const GROUP: usize = 65_536;
 
 /// CSV with a header; null is an empty field.
-pub(crate) fn csv(charges: &[Charge<'_>], version: Version) -> Result<Vec<u8>, Error> {
+pub(crate) fn csv(rows: &[Row<'_>], version: Version) -> Result<Vec<u8>, Error> {
     let mut writer = ::csv::Writer::from_writer(Vec::new());
     writer.write_record(columns(version).map(|column| column.name))?;
-    for charge in charges {
-        writer.write_record(columns(version).map(|column| match column.value(charge) {
+    for row in rows {
+        writer.write_record(columns(version).map(|column| match column.value(row) {
             None => String::new(),
             Some(Value::Text(text)) => text,
             Some(Value::Nanos(nanos)) => Money::from_nanos(nanos).rounded(9),
@@ -41,15 +41,15 @@ fn utc(at: Timestamp) -> String {
 }
 
 /// Parquet without compression: amounts are DECIMAL(38, 9), instants are TIMESTAMP in UTC, null is null.
-pub(crate) fn parquet(charges: &[Charge<'_>], version: Version) -> Result<Vec<u8>, Error> {
+pub(crate) fn parquet(rows: &[Row<'_>], version: Version) -> Result<Vec<u8>, Error> {
     let fields: Vec<String> = columns(version).map(field).collect();
     let schema = parse_message_type(&format!("message focus {{ {} }}", fields.join(" ")))?;
     let properties = Arc::new(WriterProperties::builder().build());
     let mut writer = SerializedFileWriter::new(Vec::new(), Arc::new(schema), properties)?;
-    for charges in charges.chunks(GROUP) {
+    for rows in rows.chunks(GROUP) {
         let mut group = writer.next_row_group()?;
         for column in columns(version) {
-            let values = charges.iter().map(|charge| column.value(charge));
+            let values = rows.iter().map(|row| column.value(row));
             match column.kind {
                 Type::Text => {
                     write::<ByteArrayType>(&mut group, column, values, |value| match value {

@@ -27,8 +27,10 @@ use bursar_core::report::Holder;
 use jiff::Timestamp;
 use kube::api::ListParams;
 use kube::{Api, Client};
+use serde_json::Value;
 
 use crate::args::{Kind, Object};
+use crate::corrections;
 use crate::page::{Page, WIDTH};
 use crate::read::{Answer, said};
 use crate::records::{self, Sheet};
@@ -41,6 +43,8 @@ const LIMIT: Duration = Duration::from_secs(30);
 struct Books {
     /// The records of the namespace, by month.
     sheets: Vec<Sheet>,
+    /// All corrections, as they stand.
+    corrections: Vec<Value>,
     /// Prices as they are now.
     prices: Result<Prices, String>,
 }
@@ -92,7 +96,7 @@ pub(crate) async fn explain(client: &Client, answer: &Answer, now: Timestamp) ->
 fn render(page: &mut Page, books: &Books, subject: &Subject, answer: &Answer, now: Timestamp) {
     match subject {
         Subject::Budget(period) => {
-            budget::render(page, &books.sheets, &answer.namespace, period, now);
+            budget::render(page, books, &answer.namespace, period, now);
         }
         Subject::Service(terms) => {
             let sheets = of(&books.sheets, answer, WorkloadKind::InferenceDeployment);
@@ -125,13 +129,19 @@ async fn books(
     let (mut sheets, skipped) = records::read(&objects, true)?;
     sheets.sort_by_key(|sheet| sheet.account.month);
     let kept = sheets.last().map(|sheet| currency(sheet).to_owned());
+    let corrections = corrections::list(client).await?;
     let listed = Api::<PriceList>::all(client.clone())
         .list(&ListParams::default())
         .await;
     let prices = listed
         .map(|lists| Prices::of(&lists.items, kept, now))
         .map_err(|error| said(&error));
-    Ok((Books { sheets, prices }, skipped))
+    let books = Books {
+        sheets,
+        corrections,
+        prices,
+    };
+    Ok((books, skipped))
 }
 
 async fn subject(client: &Client, object: &Object, namespace: &str) -> Subject {

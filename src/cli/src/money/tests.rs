@@ -36,6 +36,7 @@ fn books(records: &[Value]) -> Books {
     let prices = Prices::of([&contract()], Some("USD".into()), now());
     Books {
         sheets,
+        corrections: Vec::new(),
         prices: Ok(prices),
     }
 }
@@ -237,6 +238,25 @@ fn the_workloads_and_pods_that_a_budget_paid_for_sum_to_its_spent() {
     let today = printed(&books, &Subject::Budget(Ok(Period::Daily)), "ml", "team");
     let (parts, spent) = column(&today, "COST");
     assert_eq!((parts, spent), (spent, "35.5725".parse().unwrap()));
+}
+
+#[test]
+fn corrections_that_count_are_a_part_of_what_a_budget_spent() {
+    let mut books = books(&samples::records());
+    books.corrections = samples::corrections();
+    let of = |namespace: &str| {
+        printed(
+            &books,
+            &Subject::Budget(Ok(Period::Monthly)),
+            namespace,
+            "team",
+        )
+    };
+    let text = of("research");
+    let (parts, spent) = column(&text, "COST");
+    assert_eq!((parts, spent), (spent, "1531".parse().unwrap()), "{text}");
+    assert!(text.contains("correction credit"), "{text}");
+    assert!(!of("ml").contains("correction"), "none of its own counts");
 }
 
 #[test]

@@ -17,7 +17,7 @@ use bursar_api::prices::Prices;
 use bursar_core::ledger::{Line, Sku};
 use bursar_core::money::{Cost, Money};
 use bursar_core::period::{Month, whole_second};
-use bursar_core::report::{self, Dimension, Entry, Holder, Report, entries, report};
+use bursar_core::report::{self, Dimension, Entry, Holder, Report, corrected, entries, report};
 use clap::{Args, ValueEnum};
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
@@ -28,6 +28,7 @@ use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 use serde_json::Value;
 
+use crate::corrections::{self, Corrected};
 use crate::focus;
 use crate::ledger::backup;
 use crate::read;
@@ -35,7 +36,7 @@ use crate::records::{self, Scope, Sheet, digits};
 use crate::table::table;
 use crate::top::{amount, hours, notes, waste};
 use earned::{Earned, Paid, earned};
-use figures::{earnings, figures, unit_costs};
+use figures::{earnings, figures, net, unit_costs};
 
 /// What is asked for.
 #[derive(Debug, Args)]
@@ -138,8 +139,15 @@ where
     let mut shown = asked.scope.namespace.clone();
     let mut lists = Vec::new();
     let mut paid = Paid::new();
+    let corrections: Vec<Value>;
     let objects = match &asked.from {
-        Some(path) => of_backup(backup::load(path)?, asked),
+        Some(path) => {
+            let records: Vec<Value>;
+            (corrections, records) = backup::load(path)?
+                .into_iter()
+                .partition(corrections::is_one);
+            of_backup(records, asked)
+        }
         None => {
             let client = client().await?;
             shown = asked.scope.namespace(&client);
@@ -156,20 +164,41 @@ where
             }
             // overheads are shared by what everybody used
             let read = shown.as_deref().filter(|_| !asked.overheads);
-            records::list(&client, &selector(asked.month, read)).await?
+            let objects = records::list(&client, &selector(asked.month, read)).await?;
+            corrections = corrections::list(&client).await?;
+            if objects.is_empty() && !corrections.is_empty() {
+                // what a month's accounts are kept in, and the time zone, is the same for all
+                records::list(&client, &selector(asked.month, None)).await?
+            } else {
+                objects
+            }
         }
     };
     let (mut sheets, skipped) = records::read(&objects, asked.skip_unreadable)?;
     for warning in skipped {
         eprintln!("warning: {warning}");
     }
-    let prices = Prices::of(&lists, records::currency(&sheets)?.map(str::to_owned), now);
+    let currency = records::currency(&sheets)?.map(str::to_owned);
+    let zone = sheets
+        .first()
+        .map_or(TimeZone::UTC, |sheet| sheet.zone.clone());
+    let (corrections, others) = corrections::counting(
+        &corrections,
+        asked.month,
+        shown.as_deref(),
+        currency.as_deref(),
+        &zone,
+    );
+    for warning in others {
+        eprintln!("warning: {warning}");
+    }
+    let prices = Prices::of(&lists, currency, now);
     let mut overheads = overheads(&sheets, &prices, asked.month, now);
     if let Some(namespace) = &shown {
         sheets.retain(|sheet| sheet.holder.namespace == *namespace);
         overheads.retain(|(holder, _, _)| holder.namespace == *namespace);
     }
-    if sheets.is_empty() {
+    if sheets.is_empty() && corrections.is_empty() {
         eprintln!("warning: nothing of {} is on record there", asked.month);
         if asked.output == Output::Table {
             return Ok(());
@@ -180,7 +209,15 @@ where
         None if asked.output.is_focus() => focus::cluster(&client().await?).await?,
         None => String::new(),
     };
-    let bytes = render(&sheets, &overheads, &paid, asked, &account, now)?;
+    let bytes = render(
+        &sheets,
+        &overheads,
+        &corrections,
+        &paid,
+        asked,
+        &account,
+        now,
+    )?;
     write(asked, &bytes)
 }
 
@@ -249,14 +286,18 @@ async fn price_lists(client: &Client) -> Result<Vec<PriceList>, Error> {
 fn render(
     sheets: &[Sheet],
     overheads: &[Borne],
+    corrections: &[Corrected],
     paid: &Paid,
     asked: &Asked,
     account: &str,
     now: Timestamp,
 ) -> Result<Vec<u8>, Error> {
-    let currency = records::currency(sheets)?.unwrap_or_default();
+    let of_first = || Some(corrections.first()?.correction.currency.as_str());
+    let currency = records::currency(sheets)?
+        .or_else(of_first)
+        .unwrap_or_default();
     if asked.output.is_focus() {
-        let charges = focus::charges(sheets, account, now);
+        let charges = focus::rows(sheets, corrections, account, now);
         let total: Line = sheets
             .iter()
             .flat_map(|sheet| sheet.account.lines(now, &sheet.zone).into_values())
@@ -277,8 +318,12 @@ fn render(
         date: *date,
         sku: Sku::default(),
         line: *line,
+        corrections: Money::ZERO,
     });
-    let report = report(all.chain(borne), &asked.by);
+    let corrections = corrections
+        .iter()
+        .flat_map(|each| corrected([&each.correction], asked.month, now, &each.zone));
+    let report = report(all.chain(borne).chain(corrections), &asked.by);
     let zone = sheets
         .first()
         .map_or(TimeZone::UTC, |sheet| sheet.zone.clone());
@@ -312,11 +357,15 @@ fn text(report: &Report, asking: &Asking, units: bool) -> String {
         first.chain(["TOTAL", "WASTE"]).collect()
     };
     titles.extend(figures.into_iter().map(str::to_owned));
+    let is_corrected = report.rows.iter().any(|row| row.corrections != Money::ZERO);
+    if is_corrected {
+        titles.extend(["CORRECTIONS".into(), "NET".into()]);
+    }
     let all = earned::sum(&asking.earned);
     if all.is_some() {
         titles.extend(["REVENUE".into(), "MARGIN".into()]);
     }
-    let cells = |line: &Line, earned: Option<Earned>| {
+    let cells = |line: &Line, corrections: Money, earned: Option<Earned>| {
         let total = amount(line, line.cost.total(), digits);
         let mut cells = if units {
             of_units(line, total)
@@ -329,6 +378,10 @@ fn text(report: &Report, asking: &Asking, units: bool) -> String {
             cells.extend([total, waste(line)]);
             cells
         };
+        if is_corrected {
+            let net = amount(line, line.cost.total() + corrections, digits);
+            cells.extend([corrections.rounded(digits), net]);
+        }
         if all.is_some() {
             let shown = |amount: Option<Money>| {
                 amount.map_or_else(|| "-".to_owned(), |amount| amount.rounded(digits))
@@ -348,13 +401,18 @@ fn text(report: &Report, asking: &Asking, units: bool) -> String {
         .map(|(row, earned)| {
             let key = row.key.iter();
             let key = key.map(|value| value.clone().unwrap_or_else(|| "-".into()));
-            key.chain(cells(&row.line, *earned)).collect()
+            key.chain(cells(&row.line, row.corrections, *earned))
+                .collect()
         })
         .collect();
     let total = std::iter::once("TOTAL".to_owned())
         .chain(std::iter::repeat(String::new()))
         .take(names);
-    rows.push(total.chain(cells(&report.total, all)).collect());
+    rows.push(
+        total
+            .chain(cells(&report.total, report.corrections, all))
+            .collect(),
+    );
     let mut text = table(&titles, &rows, names, None);
     text.push_str(&format!(
         "\n{} in {}, as of {:.0}\n",
@@ -421,8 +479,11 @@ fn comma_separated(report: &Report, asking: &Asking) -> Result<Vec<u8>, Error> {
         to: "CSV".into(),
         why: error.to_string(),
     };
-    let figures = |line: &Line, earned| figures(line).into_iter().chain(earnings(earned));
-    let names = figures(&Line::default(), None).map(|(name, _)| name);
+    let figures = |line: &Line, corrections, earned| {
+        let all = figures(line).into_iter().chain(net(line, corrections));
+        all.chain(earnings(earned))
+    };
+    let names = figures(&Line::default(), Money::ZERO, None).map(|(name, _)| name);
     let header = ["month", "currency"]
         .into_iter()
         .chain(report.by.iter().map(|by| by.as_str()))
@@ -436,7 +497,7 @@ fn comma_separated(report: &Report, asking: &Asking) -> Result<Vec<u8>, Error> {
         let record = [asking.month.to_string(), asking.currency.to_owned()]
             .into_iter()
             .chain(key)
-            .chain(figures(&row.line, *earned).map(|(_, figure)| figure.text()));
+            .chain(figures(&row.line, row.corrections, *earned).map(|(_, figure)| figure.text()));
         writer.write_record(record).map_err(failed)?;
     }
     writer.into_inner().map_err(|error| Error::Write {
@@ -450,6 +511,7 @@ struct JsonRow<'a> {
     by: &'a [Dimension],
     key: &'a [Option<String>],
     line: &'a Line,
+    corrections: Money,
     earned: Option<Earned>,
 }
 
@@ -459,7 +521,9 @@ impl Serialize for JsonRow<'_> {
         for (by, value) in self.by.iter().zip(self.key) {
             map.serialize_entry(by.as_str(), value)?;
         }
-        for (name, figure) in figures(self.line).into_iter().chain(earnings(self.earned)) {
+        let figures = figures(self.line).into_iter();
+        let net = net(self.line, self.corrections);
+        for (name, figure) in figures.chain(net).chain(earnings(self.earned)) {
             map.serialize_entry(name, &figure)?;
         }
         map.end()
@@ -478,10 +542,11 @@ struct JsonReport<'a> {
 }
 
 fn json(report: &Report, asking: &Asking) -> Result<Vec<u8>, Error> {
-    let row = |key, line, earned| JsonRow {
+    let row = |key, line, corrections, earned| JsonRow {
         by: &report.by,
         key,
         line,
+        corrections,
         earned,
     };
     let rows = report.rows.iter().zip(&asking.earned);
@@ -490,9 +555,14 @@ fn json(report: &Report, asking: &Asking) -> Result<Vec<u8>, Error> {
         currency: Some(asking.currency).filter(|code| !code.is_empty()),
         as_of: asking.now,
         rows: rows
-            .map(|(each, earned)| row(&each.key, &each.line, *earned))
+            .map(|(each, earned)| row(&each.key, &each.line, each.corrections, *earned))
             .collect(),
-        total: row(&[], &report.total, earned::sum(&asking.earned)),
+        total: row(
+            &[],
+            &report.total,
+            report.corrections,
+            earned::sum(&asking.earned),
+        ),
     };
     let mut bytes = serde_json::to_vec_pretty(&document).map_err(|error| Error::Write {
         to: "JSON".into(),

@@ -31,7 +31,8 @@ fn printed(words: &str) -> String {
 fn printed_at(now: &str, paid: &Paid, words: &str) -> String {
     let (sheets, _) = records::read(&samples::records(), false).unwrap();
     let now = now.parse().unwrap();
-    String::from_utf8(render(&sheets, &[], paid, &asked(words), "cluster", now).unwrap()).unwrap()
+    String::from_utf8(render(&sheets, &[], &[], paid, &asked(words), "cluster", now).unwrap())
+        .unwrap()
 }
 
 /// One service is paid by use and by the month.
@@ -161,13 +162,14 @@ fn a_csv_is_exact() {
         lines[0],
         "month,currency,gpu,capacity,compute,storage,power,labour,total,starting,idle,draining,waste,estimated,unattributed,saved,\
          gpuHours,unpricedGpuHours,idleSeconds,requests,inputTokens,outputTokens,\
-         costPerRequest,costPerMillionInputTokens,costPerMillionOutputTokens,carbonKilograms,revenue,margin"
+         costPerRequest,costPerMillionInputTokens,costPerMillionOutputTokens,carbonKilograms,corrections,net,revenue,margin"
     );
     assert_eq!(
         lines[3],
         "2026-11,USD,NVIDIA-H100-80GB-HBM3,OnDemand,1595.580000000,0.000000000,14.265678901,250.000000000,1859.845678901,\
          4.483333333,40.100000000,1.050000000,45.633333333,8.100000000,0.000000000,0.000000000,232.000000000,0.000000000,0,91000,41000000,\
-         7000000,0.020437864,26.954285201,107.817140805,12.500000,,"
+         7000000,0.020437864,26.954285201,107.817140805,12.500000,\
+         0.000000000,1859.845678901,,"
     );
     assert!(
         lines[1].starts_with("2026-11,USD,AMD-Instinct-MI300X,,0.000000000"),
@@ -196,6 +198,7 @@ fn a_currency_without_decimals_has_none_in_the_table() {
     let now = "2026-11-24T04:00:00Z".parse().unwrap();
     let text = render(
         &sheets,
+        &[],
         &[],
         &Paid::new(),
         &asked("--month 2026-11 --by namespace"),
@@ -237,6 +240,7 @@ fn overheads_are_labour_of_all_who_used_gpus() {
     let text = render(
         &sheets,
         &borne,
+        &[],
         &Paid::new(),
         &asked("--month 2026-11 --by namespace"),
         "",
@@ -248,4 +252,59 @@ fn overheads_are_labour_of_all_who_used_gpus() {
         text.contains("LABOUR") && text.contains("3250.00"),
         "{text}"
     );
+}
+
+#[test]
+fn corrections_stand_beside_what_the_ledger_says_and_a_net_is_both() {
+    let report = |words: &str| {
+        let (sheets, _) = records::read(&samples::records(), false).unwrap();
+        let now = "2026-11-24T04:00:00Z".parse().unwrap();
+        let month = "2026-11".parse().unwrap();
+        let (corrections, others) = corrections::counting(
+            &samples::corrections(),
+            month,
+            None,
+            Some("USD"),
+            &sheets[0].zone,
+        );
+        assert_eq!(others.len(), 1);
+        assert!(
+            others[0].contains("in-euros") && others[0].contains("kept in USD"),
+            "{others:?}"
+        );
+        let text = render(
+            &sheets,
+            &[],
+            &corrections,
+            &Paid::new(),
+            &asked(words),
+            "",
+            now,
+        );
+        String::from_utf8(text.unwrap()).unwrap()
+    };
+    let text = report("--month 2026-11");
+    assert!(
+        text.starts_with(
+            "\
+NAMESPACE  WORKLOAD     GPU-HOURS  COMPUTE  STORAGE  POWER  LABOUR     TOTAL  WASTE  CORRECTIONS       NET
+gone       -                 0.00     0.00     0.00   0.00    0.00      0.00      -         5.50      5.50
+ml         infd/chat        40.00   274.58     0.00  14.27    0.00    288.85    16%         0.00    288.85
+ml         infd/embed        1.00     0.56     0.01   0.00    0.00      0.57    49%         0.00      0.57
+research   infd/lab          2.00     0.00     0.00   0.00    0.00   unknown      -         0.00   unknown
+research   tj/finetune     194.00  1321.00     0.00   0.00  250.00  1571.00+     0%       -40.00  1531.00+
+TOTAL                      237.00  1596.14     0.01  14.27  250.00  1860.42+     2%       -34.50  1825.92+
+"
+        ),
+        "{text}"
+    );
+    let csv = report("--month 2026-11 --by gpu -o csv");
+    assert!(
+        csv.lines().any(|line| line.starts_with("2026-11,USD,,0.")
+            && line.ends_with(",-34.500000000,-34.500000000,,")),
+        "{csv}"
+    );
+    let json: Value = serde_json::from_str(&report("--month 2026-11 -o json")).unwrap();
+    assert_eq!(json["total"]["net"], "1825.918178901");
+    assert_eq!(json["rows"][0]["workload"], Value::Null);
 }
