@@ -436,7 +436,7 @@ impl Scene {
                 let drain = service.spec.settings().ok()?.drain_timeout;
                 Some((service.spec.template.clone()?, drain))
             }
-            WorkloadKind::Unmanaged => None,
+            WorkloadKind::Unmanaged | WorkloadKind::Folded => None,
             WorkloadKind::TrainingJob => {
                 let job = self
                     .jobs

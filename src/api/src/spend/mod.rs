@@ -1,21 +1,22 @@
-//! SpendRecord: the ledger of one workload and month, and the summary that a workload's status shows.
+//! SpendRecord: the ledger of one workload and month, or of a namespace's closed month, and the summary that a workload's status shows.
 //!
 //! | module | subject |
 //! |---|---|
 //! | [`charge`] | pods that still hold a node |
 //! | [`line`] | what is over, by day and hardware |
+//! | [`folded`] | closed months: one record for all workloads of a namespace |
 //! | [`summary`] | what a workload's status says |
 
 pub mod charge;
+pub mod folded;
 pub mod line;
 pub mod summary;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bursar_core::ledger::{Account, Line, Sku};
+use bursar_core::ledger::{Account, Days, Sku};
 use bursar_core::money::Money;
 use bursar_core::period::Month;
-use jiff::civil::Date;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -24,10 +25,12 @@ use crate::names::{KIND_LABEL, MONTH_LABEL, NAMESPACE_LABEL, WORKLOAD_LABEL};
 use crate::text::FieldError;
 
 pub use charge::OpenCharge;
+pub use folded::{Section, Standing};
 pub use line::{Day, Hardware, Parts};
 pub use summary::SpendSummary;
 
-/// The spend of one workload in one month. Written by Bursar alone; it outlives workload and namespace.
+/// The spend of one workload in one month, or of all workloads of a namespace in a month that is closed. Written by Bursar alone; it
+/// outlives workload and namespace.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[kube(
     group = "bursar.dev",
@@ -88,6 +91,8 @@ pub enum WorkloadKind {
     TrainingJob,
     /// GPU pods of the namespace that no workload of Bursar's made.
     Unmanaged,
+    /// All accounts of the namespace, of a month that is closed.
+    Folded,
 }
 
 /// The name of a namespace's account of [`WorkloadKind::Unmanaged`] pods.
@@ -100,6 +105,7 @@ impl WorkloadKind {
             Self::InferenceDeployment => "InferenceDeployment",
             Self::TrainingJob => "TrainingJob",
             Self::Unmanaged => "Unmanaged",
+            Self::Folded => "Folded",
         }
     }
 
@@ -109,6 +115,7 @@ impl WorkloadKind {
             Self::InferenceDeployment => "infd",
             Self::TrainingJob => "tj",
             Self::Unmanaged => "pods",
+            Self::Folded => "ns",
         }
     }
 
@@ -136,9 +143,12 @@ pub struct SpendRecordStatus {
     /// UIDs of pods that are in `days` and may not be gone yet.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub settling: Vec<String>,
-    /// The sum of `days`.
+    /// The sum of all days.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub settled: String,
+    /// The accounts that a folded record was made of; it has nothing else.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub folded: Vec<Section>,
 }
 
 /// A workload: what an account is kept for.
@@ -162,7 +172,7 @@ impl WorkloadRef {
         }
     }
 
-    /// The name of its record of a month: `{namespace}.{infd|tj|pods}.{name}.{YYYY-MM}`.
+    /// The name of its record of a month: `{namespace}.{infd|tj|pods|ns}.{name}.{YYYY-MM}`.
     pub fn record_name(&self, month: Month) -> String {
         format!(
             "{}.{}.{}.{month}",
@@ -206,40 +216,49 @@ impl SpendRecord {
         }
     }
 
-    /// The account that the record holds.
+    /// Its month.
+    ///
+    /// # Errors
+    /// When `spec.month` is none.
+    pub fn month(&self) -> Result<Month, FieldError> {
+        let month = self.spec.month.parse();
+        month.map_err(|error| FieldError::new("spec.month", error))
+    }
+
+    /// The account that the record holds; that of a folded one is empty, since its sections have their own.
     ///
     /// # Errors
     /// The first field that cannot be read. Only somebody else's edit can cause that.
     pub fn to_account(&self) -> Result<Account, FieldError> {
-        let month: Month = self
-            .spec
-            .month
-            .parse()
-            .map_err(|error| FieldError::new("spec.month", error))?;
         let empty = SpendRecordStatus::default();
         let status = self.status.as_ref().unwrap_or(&empty);
         let open = status
             .open
             .iter()
             .map(|charge| Ok((charge.uid.clone(), charge.to_core()?)));
-        let skus = status
-            .hardware
-            .iter()
-            .map(Hardware::to_core)
-            .collect::<Result<Vec<_>, FieldError>>()?;
-        let mut days: BTreeMap<Date, Vec<(Sku, Line)>> = BTreeMap::new();
-        for day in &status.days {
-            let (date, line) = day.to_core()?;
-            // records of early versions did not say
-            let at = day.hardware.and_then(|at| usize::try_from(at).ok());
-            let sku = at.and_then(|at| skus.get(at)).cloned().unwrap_or_default();
-            days.entry(date).or_default().push((sku, line));
-        }
-        let mut account = Account::new(month).with_days(days);
+        let mut account =
+            Account::new(self.month()?).with_days(lines(&status.hardware, &status.days)?);
         account.open = open.collect::<Result<BTreeMap<_, _>, FieldError>>()?;
         account.settling = status.settling.iter().cloned().collect::<BTreeSet<_>>();
         Ok(account)
     }
+}
+
+/// What is over, by day and hardware.
+fn lines(hardware: &[Hardware], days: &[Day]) -> Result<Days, FieldError> {
+    let skus = hardware
+        .iter()
+        .map(Hardware::to_core)
+        .collect::<Result<Vec<_>, FieldError>>()?;
+    let mut lines = Days::new();
+    for day in days {
+        let (date, line) = day.to_core()?;
+        // records of early versions did not say
+        let at = day.hardware.and_then(|at| usize::try_from(at).ok());
+        let sku = at.and_then(|at| skus.get(at)).cloned().unwrap_or_default();
+        lines.entry(date).or_default().push((sku, line));
+    }
+    Ok(lines)
 }
 
 impl From<&Account> for SpendRecordStatus {
@@ -269,6 +288,7 @@ impl From<&Account> for SpendRecordStatus {
             days,
             settling: account.settling.iter().cloned().collect(),
             settled: settled.to_string(),
+            folded: Vec::new(),
         }
     }
 }
