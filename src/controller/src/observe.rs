@@ -23,7 +23,7 @@ use crate::context::{Context, lock};
 use crate::gateways;
 use crate::health;
 use crate::inference::{self, build::fnv, drain::SETTLE};
-use crate::ledger::{self, Accounts};
+use crate::ledger::{self, Accounts, Records};
 use crate::pod;
 use crate::prices::{self, Prices};
 use crate::training::job;
@@ -50,6 +50,7 @@ pub(crate) struct Scene {
     pub(crate) budgets: Vec<Arc<BudgetPolicy>>,
     /// Pods of workloads.
     pub(crate) pods: Vec<Arc<Pod>>,
+    pub(crate) records: Records,
     pub(crate) prices: Prices,
     pub(crate) now: Timestamp,
 }
@@ -72,6 +73,7 @@ impl Scene {
         budgets.sort_by_key(|object| object.name_any());
         let mut pods = context.stores.pods.state();
         pods.retain(|pod| here(&|| pod.namespace()) && ledger::workload_of(pod).is_some());
+        let records = Records::of(&context.stores.records, &context.folded, namespace);
         let lists = context.stores.prices.state();
         let kept = prices::kept(&context.stores.records, now, &context.zone);
         let prices = Prices::of(lists.iter().map(AsRef::as_ref), kept, now);
@@ -81,13 +83,14 @@ impl Scene {
             jobs,
             budgets,
             pods,
+            records,
             prices,
             now,
         }
     }
 
     /// All workloads that there are, or that have pods or records.
-    pub(crate) fn workloads(&self, context: &Context) -> Vec<WorkloadRef> {
+    pub(crate) fn workloads(&self) -> Vec<WorkloadRef> {
         let mut all: Vec<WorkloadRef> = self
             .services
             .iter()
@@ -99,13 +102,7 @@ impl Scene {
                 .map(|each| self.workload(WorkloadKind::TrainingJob, &each.name_any())),
         );
         all.extend(self.pods.iter().filter_map(|pod| ledger::workload_of(pod)));
-        let records = context.stores.records.state();
-        all.extend(
-            records
-                .iter()
-                .filter(|record| record.spec.namespace == self.namespace)
-                .map(|record| record.workload()),
-        );
+        all.extend(self.records.workloads().cloned());
         all.sort();
         all.dedup();
         all

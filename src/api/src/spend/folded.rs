@@ -8,7 +8,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Day, Hardware, SpendRecord, SpendRecordSpec, SpendRecordStatus, WorkloadKind, WorkloadRef, lines,
+    Day, Hardware, SpendRecord, SpendRecordSpec, SpendRecordStatus, WorkloadKind, WorkloadRef,
+    lines,
 };
 use crate::text::FieldError;
 
@@ -156,7 +157,10 @@ impl Section {
             hardware: self.hardware.clone(),
             days: self.days.clone(),
             // what cannot be read is found by whoever reads the days
-            settled: self.settled().map(|sum| sum.to_string()).unwrap_or_default(),
+            settled: self
+                .settled()
+                .map(|sum| sum.to_string())
+                .unwrap_or_default(),
             ..SpendRecordStatus::default()
         });
         record
@@ -219,7 +223,8 @@ mod tests {
     }
 
     #[test]
-    fn a_record_of_its_own_counts_before_a_section_and_a_section_before_a_record_without_a_status() {
+    fn a_record_of_its_own_counts_before_a_section_and_a_section_before_a_record_without_a_status()
+    {
         let written = record("llama", "1.50");
         let made = SpendRecord {
             status: None,

@@ -25,7 +25,11 @@ fn refused(words: &str) -> String {
 }
 
 fn printed(words: &str) -> String {
-    let (sheets, _) = records::read(&samples::records(), false).unwrap();
+    of(&samples::records(), words)
+}
+
+fn of(objects: &[Value], words: &str) -> String {
+    let (sheets, _) = records::read(objects, false).unwrap();
     let now = "2026-11-24T04:00:00Z".parse().unwrap();
     String::from_utf8(render(&sheets, &[], &asked(words), "cluster", now).unwrap()).unwrap()
 }
@@ -48,6 +52,22 @@ unpriced (+): the amounts lack 4.00 GPU-hours that no price is known for
 unattributed: time on lost nodes cost 0.12 USD more
 "
     );
+}
+
+#[test]
+fn a_folded_month_is_reported_as_before_byte_for_byte() {
+    let (own, folded) = (samples::closed(), samples::folded());
+    for words in [
+        "",
+        "--by namespace",
+        "--by workload,gpu,capacity,region,day,owner -o csv",
+        "-o json",
+        "-o focus-csv",
+        "-o focus-csv --focus-version 1.0",
+    ] {
+        let words = format!("--month 2026-11 {words}");
+        assert_eq!(of(&folded, &words), of(&own, &words), "{words}");
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 mod accounts;
 mod budgets;
+mod closing;
 mod gangs;
 mod leader;
 mod prices;
