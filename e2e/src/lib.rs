@@ -13,6 +13,7 @@
 //! | [`oracle`] | charges and writes, recomputed from the audit log |
 //! | [`demo`] | what `cargo demo` shows |
 //! | [`runner`] | runs the scenarios of an end-to-end test binary against one cluster |
+//! | [`scenario`] | what scenarios share |
 //!
 //! Everything here is blocking and uses no threads, because a process may only move into the cluster's network
 //! ([`cluster::Cluster::join`]) while it has a single one.
@@ -33,6 +34,7 @@ pub mod oracle;
 pub mod prerequisites;
 pub mod process;
 pub mod runner;
+pub mod scenario;
 mod template;
 pub mod tools;
 pub mod traffic;

@@ -7,17 +7,22 @@ use serde_json::Value;
 
 use crate::error::{Error, Result, While};
 
-/// Seconds since 1970 and nano-units: all whole.
+/// A pod's time on its node, in seconds since 1970.
 #[derive(Debug, Clone, Default)]
-struct Stay {
-    workload: String,
-    gpus: i128,
-    node: String,
-    bound: Option<i64>,
-    ended: Option<i64>,
+pub struct Stay {
+    /// The record's name without its month: `namespace.infd.name`.
+    pub workload: String,
+    /// How many GPUs it held.
+    pub gpus: i128,
+    /// When it was bound.
+    pub bound: Option<i64>,
+    /// When its last container ended.
+    pub ended: Option<i64>,
+    /// When it was deleted without waiting for its end.
+    pub deleted: Option<i64>,
 }
 
-/// Nano-units that each workload's ended pods cost, by the record name without its month: `namespace.infd.name`.
+/// Nano-units that each workload's ended pods cost, by the record's name without its month.
 ///
 /// `node_price` is what a node with `node_gpus` GPUs costs an hour, in nano-units.
 ///
@@ -28,6 +33,26 @@ pub fn charges(
     node_price: i128,
     node_gpus: i128,
 ) -> Result<BTreeMap<String, i128>> {
+    let mut sums = BTreeMap::new();
+    for stay in stays(audit_log)? {
+        if let (Some(bound), Some(ended)) = (stay.bound, stay.ended) {
+            // a node's price is shared by its GPUs, rounded down; so is what is paid for whole seconds
+            let rate = node_price * stay.gpus / node_gpus;
+            let amount = rate * i128::from((ended - bound).max(0)) / 3600;
+            // a workload that cost nothing has no sum
+            if amount > 0 {
+                *sums.entry(stay.workload).or_default() += amount;
+            }
+        }
+    }
+    Ok(sums)
+}
+
+/// The stays of all pods that are charged exactly.
+///
+/// # Errors
+/// When the log cannot be read.
+pub fn stays(audit_log: &Path) -> Result<Vec<Stay>> {
     let text =
         fs::read_to_string(audit_log).while_(|| format!("reading {}", audit_log.display()))?;
     let mut stays: BTreeMap<String, Stay> = BTreeMap::new();
@@ -51,19 +76,7 @@ pub fn charges(
             );
         }
     }
-    let mut sums = BTreeMap::new();
-    for stay in stays.into_values() {
-        if let (Some(bound), Some(ended)) = (stay.bound, stay.ended) {
-            // a node's price is shared by its GPUs, rounded down; so is what is paid for whole seconds
-            let rate = node_price * stay.gpus / node_gpus;
-            let amount = rate * i128::from((ended - bound).max(0)) / 3600;
-            // a workload that cost nothing has no sum
-            if amount > 0 {
-                *sums.entry(stay.workload).or_default() += amount;
-            }
-        }
-    }
-    Ok(sums)
+    Ok(stays.into_values().collect())
 }
 
 fn workload(pod: &Value) -> Option<String> {
@@ -94,10 +107,6 @@ fn see(stay: &mut Stay, pod: &Value) {
             .map(jiff::Timestamp::as_second)
     };
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
-    stay.node = pod["spec"]["nodeName"]
-        .as_str()
-        .unwrap_or_default()
-        .to_owned();
     let gpus = |container: &Value| {
         container["resources"]["limits"]["nvidia.com/gpu"]
             .as_str()
@@ -107,6 +116,9 @@ fn see(stay: &mut Stay, pod: &Value) {
         .iter()
         .filter_map(gpus)
         .sum();
+    if pod["metadata"]["deletionGracePeriodSeconds"] == 0 {
+        stay.deleted = seconds(&pod["metadata"]["deletionTimestamp"]);
+    }
     for condition in list(&pod["status"]["conditions"]) {
         if condition["type"] == "PodScheduled" && condition["status"] == "True" {
             stay.bound = seconds(&condition["lastTransitionTime"]);

@@ -5,13 +5,13 @@ use std::{os::unix::fs::PermissionsExt, time::Duration};
 use bursar_e2e::{Access, Cluster, operator, runner::Outcome, traffic};
 use jiff::Timestamp;
 
-use crate::support::{
+use bursar_e2e::scenario::{
     self, all_served, at_least, becomes, field, gone, runtime, serve, service, until,
 };
 
 pub(crate) fn stops_a_service(cluster: &Cluster) -> Outcome {
     let address = serve(cluster, "budget", r#""--speedup", "20""#, "1h")?;
-    let limit = |amount: &str| support::budget("budget", amount, ", minimumUsefulRun: 10s");
+    let limit = |amount: &str| scenario::budget("budget", amount, ", minimumUsefulRun: 10s");
     // 6.88 an hour: 0.0669 to stop (15 s of drain, 10 s of grace, 10 s of slack) and 0.0191 for ten seconds, and some to run
     cluster.apply(&limit("0.13"))?;
     becomes(
@@ -89,7 +89,7 @@ pub(crate) fn stops_a_service(cluster: &Cluster) -> Outcome {
 pub(crate) fn freezes_and_shrinks(cluster: &Cluster) -> Outcome {
     const FLAGS: &str = r#""--speedup", "20""#;
     let limit = |amount: &str, action: &str| {
-        support::budget(
+        scenario::budget(
             "frozen",
             amount,
             &format!(", minimumUsefulRun: 10s, onExhausted: {action}"),
@@ -123,7 +123,7 @@ pub(crate) fn suspends_a_gang(cluster: &Cluster) -> Outcome {
     std::fs::create_dir_all(&directory)?;
     // the image's user is not root
     std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o777))?;
-    let limit = |amount: &str| support::budget("training", amount, "");
+    let limit = |amount: &str| scenario::budget("training", amount, "");
     let namespace = "apiVersion: v1\nkind: Namespace\nmetadata: {name: training}\n---\n";
     cluster.apply(&format!("{namespace}{}", limit("0.5")))?;
     // 2 workers at 6.88 an hour, five minutes at least: 0.5 does not start them

@@ -7,7 +7,7 @@ use std::{
 
 use bursar_e2e::{Access, Cluster, operator, runner::Outcome, traffic};
 
-use crate::support::{
+use bursar_e2e::scenario::{
     self, all_served, at_least, becomes, field, gone, reason, runtime, serve, service, until,
 };
 
@@ -183,7 +183,7 @@ pub(crate) fn trouble(cluster: &Cluster) -> Outcome {
         )
         .replace("path: /health, port: 8000", "path: /health, port: 8001");
     cluster.apply(&named(deaf, "deaf"))?;
-    cluster.apply(&support::budget("trouble", "100", ""))?;
+    cluster.apply(&scenario::budget("trouble", "100", ""))?;
     cluster.apply(&named(base(), "priceless").replace("nvidia.com/gpu", "gpu.intel.com/xe"))?;
     becomes(
         cluster,

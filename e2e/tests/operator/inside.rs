@@ -1,28 +1,12 @@
 //! Seeing inside: `kubectl bursar explain`, and what `/metrics` says of the same things. They read the service of
 //! [`crate::records::steady_begins`] and change nothing.
 
-use std::{process::Command, time::Duration};
+use bursar_e2e::{Access, Cluster, operator, runner::Outcome};
 
-use bursar_e2e::{Access, Cluster, image, operator, process, runner::Outcome};
-
-use crate::support::{field, until};
+use bursar_e2e::scenario::{bursar, field, until};
 
 /// One H100 of the node that the harness shows, an hour.
 const RATE: &str = "6.88";
-
-/// Runs `kubectl bursar`: whether it did well, and what it said.
-fn bursar(cluster: &Cluster, words: &[&str]) -> Result<(bool, String), Box<dyn std::error::Error>> {
-    let program = image::kubectl_bursar()?;
-    let directory = program.parent().ok_or("the program lies nowhere")?;
-    // kubectl finds its plugins in PATH
-    let path = format!("{}:{}", cluster.tools().path(), directory.display());
-    let mut command: Command = cluster.command("kubectl");
-    command.env("PATH", &path).arg("bursar").args(words);
-    Ok(match process::run(&mut command, Duration::from_secs(30)) {
-        Ok(output) => (true, output.stdout),
-        Err(error) => (false, error.to_string()),
-    })
-}
 
 pub(crate) fn explains(cluster: &Cluster) -> Outcome {
     let explain = |object: &str| bursar(cluster, &["explain", object, "-n", "steady"]);
@@ -35,6 +19,9 @@ pub(crate) fn explains(cluster: &Cluster) -> Outcome {
                 "replica costs",
                 RATE,
                 "budget/team",
+                "money in USD, exactly",
+                "PriceList default, node p5.48xlarge",
+                "forecast",
             ][..],
         ),
         (
@@ -44,6 +31,8 @@ pub(crate) fn explains(cluster: &Cluster) -> Outcome {
                 "limit",
                 "1000",
                 "in reserve",
+                "money in USD, exactly",
+                "infd/chat",
             ],
         ),
     ] {

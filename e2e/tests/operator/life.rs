@@ -9,7 +9,7 @@ use std::{
 use bursar_e2e::{Access, Cluster, operator, oracle, runner::Outcome};
 use jiff::Timestamp;
 
-use crate::support::{at_least, becomes, field, reason, serve, service};
+use bursar_e2e::scenario::{at_least, becomes, field, reason, serve, service};
 
 /// `observeOnly` decides and accounts, and changes no workload, Service or EndpointSlice.
 pub(crate) fn observes(cluster: &Cluster) -> Outcome {

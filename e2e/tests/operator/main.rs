@@ -6,7 +6,6 @@ mod inside;
 mod life;
 mod records;
 mod requests;
-mod support;
 
 use std::{process::ExitCode, time::Duration};
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bursar_e2e::{Access, Cluster, operator, oracle, runner::Outcome};
 use jiff::Timestamp;
 
-use crate::support::{at_least, becomes, budget, field, reason, serve, service, until};
+use bursar_e2e::scenario::{at_least, becomes, budget, field, reason, serve, service, until};
 
 /// Nano-units an hour of the node that the harness shows, as the default price list has it: p5.48xlarge, on demand, 8 GPUs.
 const NODE_PRICE: i128 = 55_040_000_000;

@@ -13,7 +13,7 @@ use bursar_e2e::{
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, ListParams};
 
-use crate::support::{all_served, at_least, becomes, gone, runtime, serve, service};
+use bursar_e2e::scenario::{all_served, at_least, becomes, gone, runtime, serve, service};
 
 /// kube-proxy's own bound from an endpoint's change to its rules: its `minSyncPeriod` is 1 s, and a sync takes some time. How long it
 /// took is measured and printed; requests are forgiven for that time only.

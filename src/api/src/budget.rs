@@ -38,7 +38,8 @@ use crate::text::{self, AMOUNT_MESSAGE, AMOUNT_RULE, DURATION_MESSAGE, DURATION_
         name = "Rate/h",
         type_ = "string",
         json_path = ".status.ratePerHour",
-        description = "money an hour"
+        description = "money an hour",
+        priority = 1
     ),
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
     printcolumn(
@@ -51,7 +52,8 @@ use crate::text::{self, AMOUNT_MESSAGE, AMOUNT_RULE, DURATION_MESSAGE, DURATION_
     printcolumn(
         name = "Age",
         type_ = "date",
-        json_path = ".metadata.creationTimestamp"
+        json_path = ".metadata.creationTimestamp",
+        priority = 1
     )
 )]
 #[serde(rename_all = "camelCase")]

@@ -35,13 +35,13 @@ use crate::text::{self, DURATION_MESSAGE, DURATION_RULE, FieldError};
         .message("metadata.name must be at most 50 letters, digits and dashes, and begin with a letter: its Service has the same name"),
     printcolumn(name = "Ready", type_ = "integer", json_path = ".status.readyReplicas", description = "replicas that take requests"),
     printcolumn(name = "Desired", type_ = "integer", json_path = ".status.desiredReplicas", description = "replicas that the demand asks for"),
-    printcolumn(name = "Allowed", type_ = "integer", json_path = ".status.allowedReplicas", description = "replicas that budgets leave"),
-    printcolumn(name = "Queue", type_ = "integer", json_path = ".status.queueDepth", description = "requests waiting, running and held, when last written"),
+    printcolumn(name = "Allowed", type_ = "integer", json_path = ".status.allowedReplicas", description = "replicas that budgets leave", priority = 1),
+    printcolumn(name = "Queue", type_ = "integer", json_path = ".status.queueDepth", description = "requests waiting, running and held, when last written", priority = 1),
     printcolumn(name = "Limited-By", type_ = "string", json_path = ".status.limitedBy", description = "what keeps it from what the demand asks for"),
     printcolumn(name = "Today", type_ = "string", json_path = ".status.spend.today", description = "spent today"),
     printcolumn(name = "Rate/h", type_ = "string", json_path = ".status.spend.ratePerHour", description = "money an hour"),
     printcolumn(name = "Month", type_ = "string", json_path = ".status.spend.monthToDate", description = "spent this month", priority = 1),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp", priority = 1)
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(

@@ -27,11 +27,11 @@ use crate::template;
         .message("metadata.name must be at most 50 letters, digits and dashes, and begin with a letter: workers have DNS names made of it"),
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "Ready", type_ = "integer", json_path = ".status.workers.ready", description = "workers that run"),
-    printcolumn(name = "Workers", type_ = "integer", json_path = ".spec.replicas", description = "workers of the gang"),
+    printcolumn(name = "Workers", type_ = "integer", json_path = ".spec.replicas", description = "workers of the gang", priority = 1),
     printcolumn(name = "Limited-By", type_ = "string", json_path = ".status.limitedBy", description = "what keeps it from running"),
     printcolumn(name = "Total", type_ = "string", json_path = ".status.spend.total", description = "spent in all"),
     printcolumn(name = "Rate/h", type_ = "string", json_path = ".status.spend.ratePerHour", description = "money an hour"),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp", priority = 1)
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(

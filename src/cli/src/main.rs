@@ -5,6 +5,8 @@
 //! | `args` | the command line |
 //! | `read` | asks the leader, or reads the object |
 //! | `text` | from what was read to what is printed |
+//! | `money` | where the figures come from |
+//! | `page` | names and what is said of them, at 80 columns |
 //! | `prices` | brings prices, and says which nodes have none |
 //! | `records` | SpendRecords, read |
 //! | `top` | what holds nodes now |
@@ -16,6 +18,8 @@
 mod args;
 mod focus;
 mod ledger;
+mod money;
+mod page;
 mod prices;
 mod read;
 mod records;
@@ -49,8 +53,11 @@ async fn answer(arguments: Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let client = || read::client(arguments.kubeconfig.clone(), arguments.context.clone());
     match arguments.command {
         Command::Explain(asked) => {
-            let answer = read::explain(&client().await?, &asked).await?;
-            print!("{}", text::render(&answer, Timestamp::now()));
+            let client = client().await?;
+            let answer = read::explain(&client, &asked).await?;
+            let now = Timestamp::now();
+            print!("{}", text::render(&answer, now));
+            print!("{}", money::explain(&client, &answer, now).await);
         }
         Command::Prices {
             command: PricesCommand::Import(asked),

@@ -6,12 +6,9 @@ use serde_json::Value;
 
 use crate::{
     args::Kind,
+    page::Page,
     read::{Answer, Source, list},
 };
-
-const WIDTH: usize = 80;
-/// Columns of a line before its value.
-const INDENT: usize = 17;
 
 /// All that is printed; ends with a newline.
 pub(crate) fn render(answer: &Answer, now: Timestamp) -> String {
@@ -283,61 +280,11 @@ fn age(at: &str, now: Timestamp) -> String {
         .map_or_else(|_| String::new(), |age| format!(" ({age:#} ago)"))
 }
 
-/// Lines of at most [`WIDTH`] columns.
-#[derive(Default)]
-struct Page {
-    text: String,
-}
-
-impl Page {
-    fn line(&mut self, text: &str) {
-        self.text.push_str(text);
-        self.text.push('\n');
-    }
-
-    fn heading(&mut self, text: &str) {
-        self.line("");
-        self.line(text);
-    }
-
-    fn row(&mut self, name: &str, value: &str) {
-        self.wrapped(
-            &format!("  {name:<width$}", width = INDENT - 2),
-            value,
-            INDENT,
-        );
-    }
-
-    /// `value` after `first`, broken between words; further lines begin at column `indent`. A word that is too long stays whole,
-    /// so that it can be copied.
-    fn wrapped(&mut self, first: &str, value: &str, indent: usize) {
-        let mut line = if first.chars().count() < indent || first.ends_with(' ') || first.is_empty()
-        {
-            first.to_owned()
-        } else {
-            format!("{first} ")
-        };
-        let mut is_empty = true;
-        for part in value.split_whitespace() {
-            if !is_empty && line.chars().count() + 1 + part.chars().count() > WIDTH {
-                self.line(line.trim_end());
-                line = " ".repeat(indent);
-                is_empty = true;
-            }
-            if !is_empty {
-                line.push(' ');
-            }
-            line.push_str(part);
-            is_empty = false;
-        }
-        self.line(line.trim_end());
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::args::Object;
+    use crate::page::WIDTH;
     use serde_json::json;
 
     const NOW: &str = "2026-11-24T04:00:09Z";

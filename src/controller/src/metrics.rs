@@ -68,7 +68,7 @@ pub(crate) struct Figures {
 }
 
 /// The figures that there are, and what they mean.
-const FIGURES: [(&str, &str); 16] = [
+const FIGURES: [(&str, &str); 17] = [
     (SPEND_MONTH, "Money that a workload has cost this month"),
     (SPEND_RATE, "Money an hour that a workload costs now"),
     (COMPUTE_MONTH, "The part of it for machines and their GPUs"),
@@ -81,6 +81,10 @@ const FIGURES: [(&str, &str); 16] = [
     (
         UNATTRIBUTED_MONTH,
         "Money for time on nodes that were lost, beside it",
+    ),
+    (
+        SAVED_MONTH,
+        "Money that one replica would have cost while the service rested at zero this month",
     ),
     (GPU_HOURS_MONTH, "Physical GPUs times hours of this month"),
     (CARBON_MONTH, "Kilograms of CO2 equivalent of this month"),
@@ -105,6 +109,7 @@ pub(crate) const STORAGE_MONTH: &str = "bursar_spend_storage_month_to_date";
 pub(crate) const POWER_MONTH: &str = "bursar_spend_power_month_to_date";
 pub(crate) const WASTE_MONTH: &str = "bursar_spend_waste_month_to_date";
 pub(crate) const UNATTRIBUTED_MONTH: &str = "bursar_spend_unattributed_month_to_date";
+pub(crate) const SAVED_MONTH: &str = "bursar_spend_saved_month_to_date";
 pub(crate) const GPU_HOURS_MONTH: &str = "bursar_gpu_hours_month_to_date";
 pub(crate) const CARBON_MONTH: &str = "bursar_carbon_kilograms_month_to_date";
 pub(crate) const QUEUE_DEPTH: &str = "bursar_queue_depth";

@@ -1,6 +1,6 @@
 //! Everything that a decision over one namespace reads, from caches, signals and ledger.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bursar_api::spend::{WorkloadKind, WorkloadRef};
@@ -106,6 +106,18 @@ impl Scene {
         all.sort();
         all.dedup();
         all
+    }
+
+    /// Services that the last decision asked no replica for.
+    pub(crate) fn unasked(&self) -> BTreeSet<WorkloadRef> {
+        let asked = |object: &InferenceDeployment| {
+            let status = object.status.as_ref();
+            status.is_none_or(|status| status.desired_replicas > 0)
+        };
+        let unasked = self.services.iter().filter(|object| !asked(object));
+        unasked
+            .map(|object| self.workload(WorkloadKind::InferenceDeployment, &object.name_any()))
+            .collect()
     }
 
     /// The pods of one workload.

@@ -183,6 +183,7 @@ async fn keep_ledger(
             .map(|(uid, done, idle_seconds)| (uid.clone(), (done, idle_seconds)))
             .collect()
     };
+    let unasked = scene.unasked();
     let ledger = Ledger {
         client: &context.client,
         records: &scene.records,
@@ -191,6 +192,7 @@ async fn keep_ledger(
         departed: &context.departed,
         prices: &scene.prices,
         done: &done,
+        unasked: &unasked,
         zone: &context.zone,
         now: scene.now,
     };
@@ -316,6 +318,7 @@ fn figures(
             (metrics::POWER_MONTH, cost.power),
             (metrics::WASTE_MONTH, spent.waste()),
             (metrics::UNATTRIBUTED_MONTH, spent.unattributed),
+            (metrics::SAVED_MONTH, spent.saved),
         ] {
             figures.push((name, object(), Some(figure(amount))));
         }

@@ -4,11 +4,12 @@ use bursar_api::revenue::Earnings;
 use bursar_api::spend::SpendSummary;
 use bursar_api::spend::line::Parts;
 use bursar_api::spend::summary::UnitCosts;
+use bursar_core::economics;
 use bursar_core::economics::Terms;
+use bursar_core::forecast::Forecast;
 use bursar_core::ledger::Line;
 use bursar_core::money::{Money, NANOS};
 use bursar_core::period::{Interval, Month, Period, whole_second};
-use bursar_core::{economics, forecast};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -35,11 +36,7 @@ pub(crate) fn summary(
     let total = whole(accounts, zone).map(within).unwrap_or_default();
     let shown = |amount: Money| amount.rounded(DECIMALS);
     let unless_zero = |amount: Money| (amount != Money::ZERO).then(|| shown(amount));
-    let forecast = first_day(accounts, zone).map(|first| {
-        let window = forecast::window(first, now, zone);
-        let paced = within(window).cost.total();
-        forecast::month_end(month.cost.total(), paced, window, zone)
-    });
+    let forecast = Forecast::of(accounts.values().map(AsRef::as_ref), now, zone);
     SpendSummary {
         today: shown(within(Period::Daily.bounds(now, zone)).cost.total()),
         month_to_date: shown(month.cost.total()),
@@ -47,7 +44,7 @@ pub(crate) fn summary(
         rate_per_hour: ledger::rate(accounts, this).map_or_else(|| "unknown".to_owned(), shown),
         gpu_hours: thousandths(total.gpu_seconds, 3600),
         currency: currency.to_owned(),
-        forecast: forecast.map(shown),
+        forecast: forecast.map(|forecast| shown(forecast.month_end())),
         components: Parts {
             compute: unless_zero(month.cost.compute),
             storage: unless_zero(month.cost.storage),
@@ -56,6 +53,7 @@ pub(crate) fn summary(
         },
         waste: unless_zero(month.waste()),
         unattributed: unless_zero(month.unattributed),
+        saved: unless_zero(month.saved),
         carbon_kilograms: (month.carbon_mg != 0).then(|| thousandths(month.carbon_mg, 1_000_000)),
         units: units(&month),
         estimated: unless_zero(total.estimated),
@@ -120,19 +118,6 @@ fn whole(accounts: &Accounts, zone: &TimeZone) -> Option<Interval> {
     })
 }
 
-/// The start of the first day that has a line or a charge.
-fn first_day(accounts: &Accounts, zone: &TimeZone) -> Option<Timestamp> {
-    let lines = accounts
-        .values()
-        .filter_map(|account| account.days().keys().next());
-    let lines = lines.filter_map(|day| Some(day.to_zoned(zone.clone()).ok()?.timestamp()));
-    let open = accounts
-        .values()
-        .flat_map(|account| account.open.values())
-        .map(|charge| charge.start);
-    lines.chain(open).min()
-}
-
 /// Whether figures that differ are worth a write by themselves: at once when nothing is being spent (they are final then), else at
 /// most once in [`PACE`].
 pub(crate) fn is_due(old: Option<&SpendSummary>, new: &SpendSummary, now: Timestamp) -> bool {
@@ -140,10 +125,11 @@ pub(crate) fn is_due(old: Option<&SpendSummary>, new: &SpendSummary, now: Timest
     if old.rate_per_hour != new.rate_per_hour {
         return true;
     }
-    // a forecast, and what is earned by the month, change with time alone
+    // a forecast, what rest saves, and what is earned by the month change with time alone
     let figures = |summary: &SpendSummary| SpendSummary {
         as_of: None,
         forecast: None,
+        saved: None,
         earnings: None,
         ..summary.clone()
     };

@@ -3,14 +3,77 @@
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
+use crate::ledger::Account;
 use crate::money::Money;
-use crate::period::{Interval, Month, midnight_before};
+use crate::period::{Interval, Month, Period, midnight_before};
 
 /// Days whose pace is taken for that of the days to come: a week has every kind of day in it.
 const DAYS: i64 = 7;
+/// Seconds of a window that are too few to be a pace: a start is none.
+const SHORTEST: i64 = 3600;
 
-/// The days whose pace counts at `now`: today and the six before it, or those since `first`, when there is nothing older.
-pub fn window(first: Timestamp, now: Timestamp, zone: &TimeZone) -> Interval {
+/// What a forecast is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forecast {
+    /// Spent this month.
+    pub spent: Money,
+    /// The days whose pace counts, until now.
+    pub window: Interval,
+    /// Spent in them.
+    pub paced: Money,
+    /// Seconds of the month that are left.
+    pub left: i64,
+}
+
+impl Forecast {
+    /// The forecast of one workload, whose months these are; `None` before its first day.
+    pub fn of<'a>(
+        accounts: impl Iterator<Item = &'a Account> + Clone,
+        now: Timestamp,
+        zone: &TimeZone,
+    ) -> Option<Self> {
+        let first = accounts
+            .clone()
+            .filter_map(|account| first_day(account, zone))
+            .min()?;
+        let window = window(first, now, zone);
+        let sum = |within| {
+            let each = accounts.clone();
+            each.map(|account| account.sum(within, now, zone).cost.total())
+                .sum()
+        };
+        let month = Month::of(now, zone).bounds(zone);
+        // what is over of today is on record under its day as a whole
+        let days = Interval {
+            end: Period::Daily.bounds(now, zone).end,
+            ..window
+        };
+        Some(Self {
+            spent: sum(month),
+            window,
+            paced: sum(days),
+            left: month.end.as_second() - now.as_second(),
+        })
+    }
+
+    /// Whether the window is long enough to be a pace.
+    pub fn has_pace(&self) -> bool {
+        self.window.seconds() >= SHORTEST
+    }
+
+    /// Spent this month, and what the rest of it costs at the pace of the window: `spent + paced * seconds left / seconds of the
+    /// window`. Nothing is added while there is no pace.
+    pub fn month_end(&self) -> Money {
+        if self.has_pace() {
+            self.spent + self.paced.proportion(self.left, self.window.seconds())
+        } else {
+            self.spent
+        }
+    }
+}
+
+/// Today and the six days before it, or the days since `first`, when there is nothing older.
+fn window(first: Timestamp, now: Timestamp, zone: &TimeZone) -> Interval {
     let week = now - SignedDuration::from_hours(24 * (DAYS - 1));
     let start = midnight_before(week, zone).max(midnight_before(first, zone));
     Interval {
@@ -19,20 +82,22 @@ pub fn window(first: Timestamp, now: Timestamp, zone: &TimeZone) -> Interval {
     }
 }
 
-/// Spent this month, and what the rest of it costs at the pace of `window`: `spent + paced * seconds left / seconds of the window`.
-/// Nothing is added while the window is shorter than an hour: a start is no pace.
-pub fn month_end(spent: Money, paced: Money, window: Interval, zone: &TimeZone) -> Money {
-    let now = window.end;
-    let left = Month::of(now, zone).bounds(zone).end.as_second() - now.as_second();
-    if window.seconds() < 3600 {
-        return spent;
-    }
-    spent + paced.proportion(left, window.seconds())
+/// The start of the first day that has a line or a charge.
+fn first_day(account: &Account, zone: &TimeZone) -> Option<Timestamp> {
+    let line = account.days().keys().next();
+    let line = line.and_then(|day| Some(day.to_zoned(zone.clone()).ok()?.timestamp()));
+    let open = account.open.values().map(|charge| charge.start);
+    line.into_iter().chain(open).min()
 }
 
 #[cfg(test)]
 mod tests {
+    use jiff::civil::date;
+
     use super::*;
+    use crate::ledger::account::Days;
+    use crate::ledger::{Line, Sku};
+    use crate::money::Cost;
 
     fn at(text: &str) -> Timestamp {
         text.parse().unwrap()
@@ -42,32 +107,43 @@ mod tests {
         text.parse().unwrap()
     }
 
-    #[test]
-    fn the_last_seven_days_set_the_pace() {
-        let now = at("2026-11-24T12:00:00Z");
-        let window = window(at("2026-11-01T08:00:00Z"), now, &TimeZone::UTC);
-        assert_eq!(window.start, at("2026-11-18T00:00:00Z"));
-        // 6.5 days passed and 6.5 are left: what those cost comes again
-        assert_eq!(
-            month_end(money("100"), money("13"), window, &TimeZone::UTC),
-            money("113")
-        );
+    fn forecast(days: &[(i8, &str)], now: &str) -> Forecast {
+        let line = |compute: &str| Line {
+            cost: Cost {
+                compute: money(compute),
+                ..Cost::ZERO
+            },
+            ..Line::default()
+        };
+        let days: Days = days
+            .iter()
+            .map(|(day, cost)| (date(2026, 11, *day), vec![(Sku::default(), line(cost))]))
+            .collect();
+        let account = Account::new("2026-11".parse().unwrap()).with_days(days);
+        Forecast::of(std::iter::once(&account), at(now), &TimeZone::UTC).unwrap()
     }
 
     #[test]
-    fn a_workload_of_today_has_the_pace_of_today_and_one_of_this_hour_has_none() {
-        let now = at("2026-11-24T12:00:00Z");
-        let today = window(at("2026-11-24T09:00:00Z"), now, &TimeZone::UTC);
-        assert_eq!(today.start, at("2026-11-24T00:00:00Z"));
+    fn the_last_seven_days_set_the_pace() {
+        let forecast = forecast(&[(1, "87"), (18, "13")], "2026-11-24T12:00:00Z");
+        assert_eq!(forecast.window.start, at("2026-11-18T00:00:00Z"));
+        // 6.5 days passed and 6.5 are left: what those cost comes again
+        assert_eq!(forecast.month_end(), money("113"));
+    }
+
+    #[test]
+    fn what_is_over_of_today_is_a_part_of_the_pace() {
+        let forecast = forecast(&[(24, "1")], "2026-11-24T12:00:00Z");
+        assert_eq!(forecast.window.start, at("2026-11-24T00:00:00Z"));
+        assert_eq!(forecast.month_end(), money("14"));
+    }
+
+    #[test]
+    fn the_first_hour_is_no_pace() {
+        let forecast = forecast(&[(24, "1")], "2026-11-24T00:30:00Z");
         assert_eq!(
-            month_end(money("1"), money("1"), today, &TimeZone::UTC),
-            money("14")
-        );
-        let dawn = at("2026-11-24T00:30:00Z");
-        let fresh = window(at("2026-11-24T00:10:00Z"), dawn, &TimeZone::UTC);
-        assert_eq!(
-            month_end(money("1"), money("1"), fresh, &TimeZone::UTC),
-            money("1")
+            (forecast.paced, forecast.month_end()),
+            (money("1"), money("1"))
         );
     }
 }

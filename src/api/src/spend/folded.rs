@@ -105,6 +105,7 @@ impl Section {
             hardware,
             days,
             settling: _,
+            resting: _,
             settled: _,
             folded: _,
         } = record.status.clone()?;

@@ -1,8 +1,9 @@
 //! What one day's stays on one kind of hardware cost, as a SpendRecord keeps it.
 
-use bursar_core::ledger::{Line, Sku};
+use bursar_core::ledger::{Line, Rest, Sku};
 use bursar_core::money::{Cost, Money};
 use jiff::civil::Date;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +34,39 @@ pub struct Hardware {
     /// Who made the pods, where that is not Bursar: `Kind/name`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
+}
+
+/// Since when a service stands at zero replicas because nothing is asked of it.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Resting {
+    /// When the last replica ended.
+    pub since: Time,
+    /// Money an hour of it.
+    pub per_hour: String,
+    /// Its hardware.
+    #[serde(flatten)]
+    pub hardware: Hardware,
+}
+
+impl From<&Rest> for Resting {
+    fn from(rest: &Rest) -> Self {
+        Self {
+            since: Time(rest.since),
+            per_hour: rest.per_hour.to_string(),
+            hardware: Hardware::from(&rest.sku),
+        }
+    }
+}
+
+impl Resting {
+    pub(super) fn to_core(&self) -> Result<Rest, FieldError> {
+        Ok(Rest {
+            since: self.since.0,
+            per_hour: text::amount("status.resting.perHour", &self.per_hour)?,
+            sku: self.hardware.to_core()?,
+        })
+    }
 }
 
 /// A cost in its parts.
@@ -80,6 +114,9 @@ pub struct Day {
     /// What time on nodes that were lost cost; not part of the cost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unattributed: Option<String>,
+    /// What one replica would have cost in the time in which the service rested at zero; not part of the cost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub saved: Option<String>,
     /// Milligrams of CO₂ equivalent.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub carbon_milligrams: i64,
@@ -172,6 +209,7 @@ impl Day {
             idle: written(line.idle),
             draining: written(line.draining),
             unattributed: written(line.unattributed),
+            saved: written(line.saved),
             carbon_milligrams: line.carbon_mg,
             gpu_seconds: line.gpu_seconds,
             unpriced_gpu_seconds: Some(line.unpriced_gpu_seconds).filter(|seconds| *seconds != 0),
@@ -190,6 +228,7 @@ impl Day {
             idle: amount("idle", &self.idle)?,
             draining: amount("draining", &self.draining)?,
             unattributed: amount("unattributed", &self.unattributed)?,
+            saved: amount("saved", &self.saved)?,
             carbon_mg: self.carbon_milligrams,
             gpu_seconds: self.gpu_seconds,
             unpriced_gpu_seconds: self.unpriced_gpu_seconds.unwrap_or(0),

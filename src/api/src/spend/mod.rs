@@ -26,7 +26,7 @@ use crate::text::FieldError;
 
 pub use charge::OpenCharge;
 pub use folded::{Section, Standing};
-pub use line::{Day, Hardware, Parts};
+pub use line::{Day, Hardware, Parts, Resting};
 pub use summary::SpendSummary;
 
 /// The spend of one workload in one month, or of all workloads of a namespace in a month that is closed. Written by Bursar alone; it
@@ -41,22 +41,42 @@ pub use summary::SpendSummary;
     category = "bursar",
     status = "SpendRecordStatus",
     derive = "PartialEq",
-    printcolumn(name = "Namespace", type_ = "string", json_path = ".spec.namespace"),
+    printcolumn(
+        name = "Namespace",
+        type_ = "string",
+        json_path = ".spec.namespace",
+        priority = 1
+    ),
     printcolumn(
         name = "Kind",
         type_ = "string",
         json_path = ".spec.kind",
         priority = 1
     ),
-    printcolumn(name = "Workload", type_ = "string", json_path = ".spec.name"),
-    printcolumn(name = "Month", type_ = "string", json_path = ".spec.month"),
+    printcolumn(
+        name = "Workload",
+        type_ = "string",
+        json_path = ".spec.name",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Month",
+        type_ = "string",
+        json_path = ".spec.month",
+        priority = 1
+    ),
     printcolumn(
         name = "Settled",
         type_ = "string",
         json_path = ".status.settled",
         description = "money of what is over"
     ),
-    printcolumn(name = "Currency", type_ = "string", json_path = ".spec.currency")
+    printcolumn(
+        name = "Currency",
+        type_ = "string",
+        json_path = ".spec.currency",
+        priority = 1
+    )
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("self == oldSelf").message("the spec of a SpendRecord cannot change"))]
@@ -143,6 +163,9 @@ pub struct SpendRecordStatus {
     /// UIDs of pods that are in `days` and may not be gone yet.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub settling: Vec<String>,
+    /// Since when the service stands at zero replicas because nothing is asked of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resting: Option<Resting>,
     /// The sum of all days.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub settled: String,
@@ -240,6 +263,7 @@ impl SpendRecord {
             Account::new(self.month()?).with_days(lines(&status.hardware, &status.days)?);
         account.open = open.collect::<Result<BTreeMap<_, _>, FieldError>>()?;
         account.settling = status.settling.iter().cloned().collect::<BTreeSet<_>>();
+        account.rest = status.resting.as_ref().map(Resting::to_core).transpose()?;
         Ok(account)
     }
 }
@@ -287,6 +311,7 @@ impl From<&Account> for SpendRecordStatus {
             hardware: hardware.into_iter().map(Hardware::from).collect(),
             days,
             settling: account.settling.iter().cloned().collect(),
+            resting: account.rest.as_ref().map(Resting::from),
             settled: settled.to_string(),
             folded: Vec::new(),
         }
@@ -306,7 +331,7 @@ impl From<bursar_core::price::CapacityType> for crate::prices::CapacityType {
 
 #[cfg(test)]
 mod tests {
-    use bursar_core::ledger::{Charge, Counters, End, Rate};
+    use bursar_core::ledger::{Charge, Counters, End, Rate, Rest};
     use bursar_core::money::Cost;
     use bursar_core::price::{CapacityType, Facts, Quote, Share};
     use jiff::Timestamp;
@@ -376,6 +401,9 @@ mod tests {
             estimated: true,
         };
         account.settle(&charge("b", 4), end, &TimeZone::UTC);
+        account.rest = Rest::after(&charge("b", 4), end);
+        account.wake(at("2026-11-05T01:00:00Z"), &TimeZone::UTC);
+        account.rest = Rest::after(&charge("b", 4), end);
         let workload = WorkloadRef {
             namespace: "ml".into(),
             kind: WorkloadKind::TrainingJob,

@@ -41,6 +41,9 @@ pub struct SpendSummary {
     /// What time on nodes that were lost cost this month. Not in `monthToDate`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unattributed: Option<String>,
+    /// What one replica would have cost this month in the time in which the service rested at zero, nothing being asked of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub saved: Option<String>,
     /// Kilograms of CO₂ equivalent of this month, to three decimals.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub carbon_kilograms: Option<String>,

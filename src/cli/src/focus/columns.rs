@@ -40,6 +40,8 @@ pub(super) struct Column {
     pub(super) nullable: bool,
     /// The first of our versions that has it.
     since: Version,
+    /// The last of them.
+    until: Version,
     value: fn(&Charge<'_>) -> Option<Value>,
 }
 
@@ -52,7 +54,9 @@ impl Column {
 
 /// The columns of a version.
 pub(super) fn columns(version: Version) -> impl Iterator<Item = &'static Column> {
-    COLUMNS.iter().filter(move |column| column.since <= version)
+    COLUMNS
+        .iter()
+        .filter(move |column| (column.since..=column.until).contains(&version))
 }
 
 const fn column(name: &'static str, kind: Type, value: fn(&Charge<'_>) -> Option<Value>) -> Column {
@@ -61,6 +65,7 @@ const fn column(name: &'static str, kind: Type, value: fn(&Charge<'_>) -> Option
         kind,
         nullable: false,
         since: Version::V1_0,
+        until: Version::V1_2,
         value,
     }
 }
@@ -76,6 +81,13 @@ impl Column {
     const fn since_1_2(self) -> Self {
         Self {
             since: Version::V1_2,
+            ..self
+        }
+    }
+
+    const fn until_1_0(self) -> Self {
+        Self {
+            until: Version::V1_0,
             ..self
         }
     }
@@ -131,6 +143,12 @@ const COLUMNS: &[Column] = &[
     column("SubAccountName", Type::Text, |charge| text(charge.namespace())).nullable(),
     column("SubAccountType", Type::Text, |_| text("Namespace")).nullable().since_1_2(),
     column("Tags", Type::Text, tags).nullable(),
+    // The FinOps Foundation's validator asks for these in 1.0, by the names of 1.0-preview, and ignores those of 1.0 itself
+    column("ChargeType", Type::Text, |_| text("Usage")).until_1_0(),
+    column("InvoiceIssuer", Type::Text, |_| text(PROVIDER)).until_1_0(),
+    column("Provider", Type::Text, |_| text(PROVIDER)).until_1_0(),
+    column("Publisher", Type::Text, |_| text(PROVIDER)).until_1_0(),
+    column("ResourceID", Type::Text, resource).nullable().until_1_0(),
     // FOCUS has no column for it: columns that are not its own begin with x_
     column("x_CostPart", Type::Text, |charge| text(charge.part.name())),
 ];

@@ -1,8 +1,11 @@
 //! The figures of a line, by the names that they have in CSV and JSON.
 
+use bursar_core::economics::{self, UnitCosts};
 use bursar_core::ledger::Line;
 use bursar_core::money::{Money, NANOS};
 use serde::{Serialize, Serializer};
+
+use super::earned::Earned;
 
 /// A figure: exact, but for GPU-hours, which are rounded to nine decimals.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,6 +14,8 @@ pub(super) enum Figure {
     Decimal(String),
     /// A count.
     Count(u64),
+    /// There is none: empty in CSV, null in JSON.
+    None,
 }
 
 impl Figure {
@@ -18,6 +23,7 @@ impl Figure {
         match self {
             Self::Decimal(text) => text.clone(),
             Self::Count(count) => count.to_string(),
+            Self::None => String::new(),
         }
     }
 }
@@ -27,6 +33,7 @@ impl Serialize for Figure {
         match self {
             Self::Decimal(text) => serializer.serialize_str(text),
             Self::Count(count) => serializer.serialize_u64(*count),
+            Self::None => serializer.serialize_none(),
         }
     }
 }
@@ -37,11 +44,13 @@ pub(crate) fn nano_hours(seconds: i64) -> i128 {
 }
 
 /// All figures of a line. Units are in the names; amounts are in the report's currency.
-pub(super) fn figures(line: &Line) -> [(&'static str, Figure); 18] {
+pub(super) fn figures(line: &Line) -> [(&'static str, Figure); 22] {
     let amount = |amount: Money| Figure::Decimal(amount.rounded(9));
     let hours = |seconds| Figure::Decimal(Money::from_nanos(nano_hours(seconds)).rounded(9));
     // 1 kg is 10⁶ mg
     let kilograms = Money::from_nanos(i128::from(line.carbon_mg) * 1000);
+    let costs = unit_costs(line);
+    let each = |cost: Option<Money>| cost.map_or(Figure::None, amount);
     let seconds = u64::try_from(line.used.idle_seconds).unwrap_or(0);
     [
         ("compute", amount(line.cost.compute)),
@@ -55,12 +64,41 @@ pub(super) fn figures(line: &Line) -> [(&'static str, Figure); 18] {
         ("waste", amount(line.waste())),
         ("estimated", amount(line.estimated)),
         ("unattributed", amount(line.unattributed)),
+        ("saved", amount(line.saved)),
         ("gpuHours", hours(line.gpu_seconds)),
         ("unpricedGpuHours", hours(line.unpriced_gpu_seconds)),
         ("idleSeconds", Figure::Count(seconds)),
         ("requests", Figure::Count(line.used.requests)),
         ("inputTokens", Figure::Count(line.used.input_tokens)),
         ("outputTokens", Figure::Count(line.used.output_tokens)),
+        ("costPerRequest", each(costs.per_request)),
+        (
+            "costPerMillionInputTokens",
+            each(costs.per_million_input_tokens),
+        ),
+        (
+            "costPerMillionOutputTokens",
+            each(costs.per_million_output_tokens),
+        ),
         ("carbonKilograms", Figure::Decimal(kilograms.rounded(6))),
+    ]
+}
+
+/// What one unit of what was served cost; none where that is not known at all.
+pub(super) fn unit_costs(line: &Line) -> UnitCosts {
+    if line.gpu_seconds != 0 && line.unpriced_gpu_seconds == line.gpu_seconds {
+        return UnitCosts::default();
+    }
+    economics::unit_costs(line.cost.total(), &line.used)
+}
+
+/// What a row earned.
+pub(super) fn earnings(earned: Option<Earned>) -> [(&'static str, Figure); 2] {
+    let amount = |amount: Option<Money>| {
+        amount.map_or(Figure::None, |amount| Figure::Decimal(amount.rounded(9)))
+    };
+    [
+        ("revenue", amount(earned.map(|earned| earned.revenue))),
+        ("margin", amount(earned.and_then(|earned| earned.margin))),
     ]
 }

@@ -3,7 +3,9 @@
 //! | module | subject |
 //! |---|---|
 //! | `figures` | the figures of a line, by name |
+//! | `earned` | revenue and margin |
 
+mod earned;
 pub(crate) mod figures;
 
 use std::io::{IsTerminal, Write, stdout};
@@ -18,6 +20,7 @@ use bursar_core::period::{Month, whole_second};
 use bursar_core::report::{self, Dimension, Entry, Holder, Report, entries, report};
 use clap::{Args, ValueEnum};
 use jiff::civil::Date;
+use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use kube::api::ListParams;
 use kube::{Api, Client};
@@ -31,7 +34,8 @@ use crate::read;
 use crate::records::{self, Scope, Sheet, digits};
 use crate::table::table;
 use crate::top::{amount, hours, notes, waste};
-use figures::figures;
+use earned::{Earned, Paid, earned};
+use figures::{earnings, figures, unit_costs};
 
 /// What is asked for.
 #[derive(Debug, Args)]
@@ -44,6 +48,9 @@ pub(crate) struct Asked {
     by: Vec<Dimension>,
     #[command(flatten)]
     scope: Scope,
+    /// Have requests, tokens and the cost of each in the table, in place of the parts of the cost; CSV and JSON always have them.
+    #[arg(long)]
+    units: bool,
     /// The format.
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
@@ -115,6 +122,8 @@ pub(crate) struct Asking<'a> {
     pub(crate) month: Month,
     pub(crate) currency: &'a str,
     pub(crate) now: Timestamp,
+    /// What each row earned.
+    earned: Vec<Option<Earned>>,
 }
 
 /// Writes what is asked for. A client is made only for what needs the cluster.
@@ -128,6 +137,7 @@ where
     }
     let mut shown = asked.scope.namespace.clone();
     let mut lists = Vec::new();
+    let mut paid = Paid::new();
     let objects = match &asked.from {
         Some(path) => of_backup(backup::load(path)?, asked),
         None => {
@@ -135,6 +145,14 @@ where
             shown = asked.scope.namespace(&client);
             if asked.overheads {
                 lists = price_lists(&client).await?;
+            }
+            if earned::is_by_workload(&asked.by) && !asked.output.is_focus() {
+                match earned::paid(&client, shown.as_deref()).await {
+                    Ok(terms) => paid = terms,
+                    Err(why) => eprintln!(
+                        "warning: revenue is left out, because InferenceDeployments cannot be read: {why}"
+                    ),
+                }
             }
             // overheads are shared by what everybody used
             let read = shown.as_deref().filter(|_| !asked.overheads);
@@ -162,7 +180,7 @@ where
         None if asked.output.is_focus() => focus::cluster(&client().await?).await?,
         None => String::new(),
     };
-    let bytes = render(&sheets, &overheads, asked, &account, now)?;
+    let bytes = render(&sheets, &overheads, &paid, asked, &account, now)?;
     write(asked, &bytes)
 }
 
@@ -231,6 +249,7 @@ async fn price_lists(client: &Client) -> Result<Vec<PriceList>, Error> {
 fn render(
     sheets: &[Sheet],
     overheads: &[Borne],
+    paid: &Paid,
     asked: &Asked,
     account: &str,
     now: Timestamp,
@@ -260,74 +279,82 @@ fn render(
         line: *line,
     });
     let report = report(all.chain(borne), &asked.by);
+    let zone = sheets
+        .first()
+        .map_or(TimeZone::UTC, |sheet| sheet.zone.clone());
     let asking = Asking {
         month: asked.month,
         currency,
         now,
+        earned: earned(&report, paid, asked.month.bounds(&zone), now),
     };
     Ok(match asked.output {
         Output::Csv => comma_separated(&report, &asking)?,
         Output::Json => json(&report, &asking)?,
-        _ => text(&report, &asking).into_bytes(),
+        _ => text(&report, &asking, asked.units).into_bytes(),
     })
 }
 
-/// The report for people. A part of the cost that nothing has is left out.
-fn text(report: &Report, asking: &Asking) -> String {
+/// The report for people.
+fn text(report: &Report, asking: &Asking, units: bool) -> String {
     let digits = digits(asking.currency);
-    type Part = fn(&Cost) -> Money;
-    let parts: [(&str, Part); 4] = [
-        ("COMPUTE", |cost| cost.compute),
-        ("STORAGE", |cost| cost.storage),
-        ("POWER", |cost| cost.power),
-        ("LABOUR", |cost| cost.labour),
-    ];
-    let parts: Vec<_> = parts
-        .into_iter()
-        .filter(|(_, part)| {
-            report
-                .rows
-                .iter()
-                .any(|row| part(&row.line.cost) != Money::ZERO)
-        })
-        .collect();
-    let cells = |line: &Line| {
-        let mut cells = vec![hours(line.gpu_seconds, 2)];
-        if parts.len() > 1 {
-            cells.extend(
-                parts
-                    .iter()
-                    .map(|(_, part)| part(&line.cost).rounded(digits)),
-            );
-        }
-        cells.push(amount(line, line.cost.total(), digits));
-        cells.push(waste(line));
-        cells
-    };
+    let parts = parts(report);
     let mut titles: Vec<String> = report
         .by
         .iter()
         .map(|by| by.as_str().to_uppercase())
         .collect();
-    titles.push("GPU-HOURS".into());
-    if parts.len() > 1 {
-        titles.extend(parts.iter().map(|(title, _)| (*title).to_owned()));
+    let figures: Vec<&str> = if units {
+        UNITS.to_vec()
+    } else {
+        let parts = parts.iter().map(|(title, _)| *title);
+        let first = std::iter::once("GPU-HOURS").chain(parts);
+        first.chain(["TOTAL", "WASTE"]).collect()
+    };
+    titles.extend(figures.into_iter().map(str::to_owned));
+    let all = earned::sum(&asking.earned);
+    if all.is_some() {
+        titles.extend(["REVENUE".into(), "MARGIN".into()]);
     }
-    titles.extend(["TOTAL".into(), "WASTE".into()]);
+    let cells = |line: &Line, earned: Option<Earned>| {
+        let total = amount(line, line.cost.total(), digits);
+        let mut cells = if units {
+            of_units(line, total)
+        } else {
+            let mut cells = vec![hours(line.gpu_seconds, 2)];
+            let parts = parts
+                .iter()
+                .map(|(_, part)| part(&line.cost).rounded(digits));
+            cells.extend(parts);
+            cells.extend([total, waste(line)]);
+            cells
+        };
+        if all.is_some() {
+            let shown = |amount: Option<Money>| {
+                amount.map_or_else(|| "-".to_owned(), |amount| amount.rounded(digits))
+            };
+            cells.extend([
+                shown(earned.map(|earned| earned.revenue)),
+                shown(earned.and_then(|earned| earned.margin)),
+            ]);
+        }
+        cells
+    };
     let names = report.by.len();
     let mut rows: Vec<Vec<String>> = report
         .rows
         .iter()
-        .map(|row| {
+        .zip(&asking.earned)
+        .map(|(row, earned)| {
             let key = row.key.iter();
             let key = key.map(|value| value.clone().unwrap_or_else(|| "-".into()));
-            key.chain(cells(&row.line)).collect()
+            key.chain(cells(&row.line, *earned)).collect()
         })
         .collect();
     let total = std::iter::once("TOTAL".to_owned())
         .chain(std::iter::repeat(String::new()))
         .take(names);
-    rows.push(total.chain(cells(&report.total)).collect());
+    rows.push(total.chain(cells(&report.total, all)).collect());
     let mut text = table(&titles, &rows, names, None);
     text.push_str(&format!(
         "\n{} in {}, as of {:.0}\n",
@@ -339,6 +366,54 @@ fn text(report: &Report, asking: &Asking) -> String {
     text
 }
 
+/// What stands over the columns of `--units`.
+const UNITS: [&str; 7] = [
+    "TOTAL",
+    "REQUESTS",
+    "TOKENS-IN",
+    "TOKENS-OUT",
+    "PER-REQUEST",
+    "PER-1M-IN",
+    "PER-1M-OUT",
+];
+/// Decimals of what one request or a million tokens cost.
+const UNIT_DECIMALS: usize = 6;
+
+fn of_units(line: &Line, total: String) -> Vec<String> {
+    let costs = unit_costs(line);
+    let each = |cost: Option<Money>| {
+        cost.map_or_else(|| "-".to_owned(), |cost| amount(line, cost, UNIT_DECIMALS))
+    };
+    vec![
+        total,
+        line.used.requests.to_string(),
+        line.used.input_tokens.to_string(),
+        line.used.output_tokens.to_string(),
+        each(costs.per_request),
+        each(costs.per_million_input_tokens),
+        each(costs.per_million_output_tokens),
+    ]
+}
+
+type Part = fn(&Cost) -> Money;
+
+/// The parts of the cost that something has; none if they are one alone, which the total is then.
+fn parts(report: &Report) -> Vec<(&'static str, Part)> {
+    let parts: [(&str, Part); 4] = [
+        ("COMPUTE", |cost| cost.compute),
+        ("STORAGE", |cost| cost.storage),
+        ("POWER", |cost| cost.power),
+        ("LABOUR", |cost| cost.labour),
+    ];
+    let is_used = |part: &Part| {
+        let mut rows = report.rows.iter();
+        rows.any(|row| part(&row.line.cost) != Money::ZERO)
+    };
+    let used = parts.into_iter().filter(|(_, part)| is_used(part));
+    let used: Vec<_> = used.collect();
+    if used.len() > 1 { used } else { Vec::new() }
+}
+
 /// A header and a line for each row; `month` and `currency` stand in each.
 fn comma_separated(report: &Report, asking: &Asking) -> Result<Vec<u8>, Error> {
     let mut writer = csv::Writer::from_writer(Vec::new());
@@ -346,13 +421,14 @@ fn comma_separated(report: &Report, asking: &Asking) -> Result<Vec<u8>, Error> {
         to: "CSV".into(),
         why: error.to_string(),
     };
-    let names = figures(&Line::default()).map(|(name, _)| name);
+    let figures = |line: &Line, earned| figures(line).into_iter().chain(earnings(earned));
+    let names = figures(&Line::default(), None).map(|(name, _)| name);
     let header = ["month", "currency"]
         .into_iter()
         .chain(report.by.iter().map(|by| by.as_str()))
         .chain(names);
     writer.write_record(header).map_err(failed)?;
-    for row in &report.rows {
+    for (row, earned) in report.rows.iter().zip(&asking.earned) {
         let key = row
             .key
             .iter()
@@ -360,7 +436,7 @@ fn comma_separated(report: &Report, asking: &Asking) -> Result<Vec<u8>, Error> {
         let record = [asking.month.to_string(), asking.currency.to_owned()]
             .into_iter()
             .chain(key)
-            .chain(figures(&row.line).map(|(_, figure)| figure.text()));
+            .chain(figures(&row.line, *earned).map(|(_, figure)| figure.text()));
         writer.write_record(record).map_err(failed)?;
     }
     writer.into_inner().map_err(|error| Error::Write {
@@ -374,6 +450,7 @@ struct JsonRow<'a> {
     by: &'a [Dimension],
     key: &'a [Option<String>],
     line: &'a Line,
+    earned: Option<Earned>,
 }
 
 impl Serialize for JsonRow<'_> {
@@ -382,7 +459,7 @@ impl Serialize for JsonRow<'_> {
         for (by, value) in self.by.iter().zip(self.key) {
             map.serialize_entry(by.as_str(), value)?;
         }
-        for (name, figure) in figures(self.line) {
+        for (name, figure) in figures(self.line).into_iter().chain(earnings(self.earned)) {
             map.serialize_entry(name, &figure)?;
         }
         map.end()
@@ -401,18 +478,21 @@ struct JsonReport<'a> {
 }
 
 fn json(report: &Report, asking: &Asking) -> Result<Vec<u8>, Error> {
-    let row = |key, line| JsonRow {
+    let row = |key, line, earned| JsonRow {
         by: &report.by,
         key,
         line,
+        earned,
     };
-    let rows = report.rows.iter();
+    let rows = report.rows.iter().zip(&asking.earned);
     let document = JsonReport {
         month: asking.month,
         currency: Some(asking.currency).filter(|code| !code.is_empty()),
         as_of: asking.now,
-        rows: rows.map(|each| row(&each.key, &each.line)).collect(),
-        total: row(&[], &report.total),
+        rows: rows
+            .map(|(each, earned)| row(&each.key, &each.line, *earned))
+            .collect(),
+        total: row(&[], &report.total, earned::sum(&asking.earned)),
     };
     let mut bytes = serde_json::to_vec_pretty(&document).map_err(|error| Error::Write {
         to: "JSON".into(),

@@ -25,13 +25,116 @@ fn refused(words: &str) -> String {
 }
 
 fn printed(words: &str) -> String {
-    of(&samples::records(), words)
+    printed_at("2026-11-24T04:00:00Z", &Paid::new(), words)
 }
 
-fn of(objects: &[Value], words: &str) -> String {
+fn printed_at(now: &str, paid: &Paid, words: &str) -> String {
+    of(&samples::records(), now, paid, words)
+}
+
+fn of(objects: &[Value], now: &str, paid: &Paid, words: &str) -> String {
     let (sheets, _) = records::read(objects, false).unwrap();
-    let now = "2026-11-24T04:00:00Z".parse().unwrap();
-    String::from_utf8(render(&sheets, &[], &asked(words), "cluster", now).unwrap()).unwrap()
+    let now = now.parse().unwrap();
+    String::from_utf8(render(&sheets, &[], paid, &asked(words), "cluster", now).unwrap()).unwrap()
+}
+
+/// One service is paid by use and by the month.
+fn paid() -> Paid {
+    let holder = Holder {
+        namespace: "ml".into(),
+        workload: "infd/chat".into(),
+    };
+    let terms = bursar_core::economics::Terms {
+        per_million_output_tokens: "40".parse().unwrap(),
+        per_month: "300".parse().unwrap(),
+        ..Default::default()
+    };
+    [(holder, terms)].into()
+}
+
+#[test]
+fn units_have_their_cost_where_something_was_served() {
+    assert_eq!(
+        printed("--month 2026-11 --units"),
+        "\
+NAMESPACE  WORKLOAD        TOTAL  REQUESTS  TOKENS-IN  TOKENS-OUT  PER-REQUEST   PER-1M-IN   PER-1M-OUT
+ml         infd/chat      288.85     91000   41000000     7000000     0.003174    4.186169    16.744677
+ml         infd/embed       0.57         0          0           0            -           -            -
+research   infd/lab      unknown         0          0           0            -           -            -
+research   tj/finetune  1571.00+         0          0           0            -           -            -
+TOTAL                   1860.42+     91000   41000000     7000000    0.020444+  26.962582+  107.850329+
+
+2026-11 in USD, as of 2026-11-24T04:00:00Z
+estimated: 8.10 USD rest on a provisional price or an end that was not seen
+unpriced (+): the amounts lack 4.00 GPU-hours that no price is known for
+unattributed: time on lost nodes cost 0.12 USD more
+"
+    );
+}
+
+#[test]
+fn what_a_service_earned_stands_beside_its_cost_and_others_earn_nothing_that_is_known() {
+    let at = "2026-11-24T04:00:00Z";
+    assert_eq!(
+        printed_at(at, &paid(), "--month 2026-11"),
+        "\
+NAMESPACE  WORKLOAD     GPU-HOURS  COMPUTE  STORAGE  POWER  LABOUR     TOTAL  WASTE  REVENUE  MARGIN
+ml         infd/chat        40.00   274.58     0.00  14.27    0.00    288.85    16%   512.08  223.24
+ml         infd/embed        1.00     0.56     0.01   0.00    0.00      0.57    49%        -       -
+research   infd/lab          2.00     0.00     0.00   0.00    0.00   unknown      -        -       -
+research   tj/finetune     194.00  1321.00     0.00   0.00  250.00  1571.00+     0%        -       -
+TOTAL                      237.00  1596.14     0.01  14.27  250.00  1860.42+     2%   512.08  223.24
+
+2026-11 in USD, as of 2026-11-24T04:00:00Z
+estimated: 8.10 USD rest on a provisional price or an end that was not seen
+unpriced (+): the amounts lack 4.00 GPU-hours that no price is known for
+unattributed: time on lost nodes cost 0.12 USD more
+"
+    );
+    let text = printed_at(at, &paid(), "--month 2026-11 --by day -o csv");
+    assert!(
+        text.lines().skip(1).all(|line| line.ends_with(",,")),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_margin_is_not_known_while_the_cost_is_not() {
+    let mut paid = paid();
+    let terms = paid.values().next().copied().unwrap();
+    let lab = Holder {
+        namespace: "research".into(),
+        workload: "infd/lab".into(),
+    };
+    paid.insert(lab, terms);
+    let text = printed_at("2026-11-24T04:00:00Z", &paid, "--month 2026-11 -o csv");
+    let lab = text.lines().find(|line| line.contains("infd/lab")).unwrap();
+    assert!(lab.ends_with(",232.083333333,"), "{lab}");
+}
+
+#[test]
+fn a_past_month_earned_what_is_paid_for_the_whole_month() {
+    let text = printed_at("2027-01-10T00:00:00Z", &paid(), "--month 2026-11 -o json");
+    let document: Value = serde_json::from_str(&text).unwrap();
+    let rows = document["rows"].as_array().unwrap();
+    let chat = rows
+        .iter()
+        .find(|row| row["workload"] == "infd/chat")
+        .unwrap();
+    // 7 million tokens at 40, and 300
+    assert_eq!(chat["revenue"], "580.000000000");
+    assert_eq!(document["total"]["revenue"], "580.000000000");
+    let cost: Money = chat["total"].as_str().unwrap().parse().unwrap();
+    let margin: Money = chat["margin"].as_str().unwrap().parse().unwrap();
+    assert_eq!(margin + cost, "580".parse().unwrap());
+    let job = rows
+        .iter()
+        .find(|row| row["workload"] == "tj/finetune")
+        .unwrap();
+    assert_eq!(
+        (&job["revenue"], &job["costPerRequest"]),
+        (&Value::Null, &Value::Null)
+    );
 }
 
 #[test]
@@ -60,13 +163,15 @@ fn a_folded_month_is_reported_as_before_byte_for_byte() {
     for words in [
         "",
         "--by namespace",
+        "--units",
         "--by workload,gpu,capacity,region,day,owner -o csv",
         "-o json",
         "-o focus-csv",
         "-o focus-csv --focus-version 1.0",
     ] {
         let words = format!("--month 2026-11 {words}");
-        assert_eq!(of(&folded, &words), of(&own, &words), "{words}");
+        let report = |records| of(records, "2026-12-05T00:00:00Z", &paid(), &words);
+        assert_eq!(report(&folded), report(&own), "{words}");
     }
 }
 
@@ -76,14 +181,15 @@ fn a_csv_is_exact() {
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(
         lines[0],
-        "month,currency,gpu,capacity,compute,storage,power,labour,total,starting,idle,draining,waste,estimated,unattributed,\
-         gpuHours,unpricedGpuHours,idleSeconds,requests,inputTokens,outputTokens,carbonKilograms"
+        "month,currency,gpu,capacity,compute,storage,power,labour,total,starting,idle,draining,waste,estimated,unattributed,saved,\
+         gpuHours,unpricedGpuHours,idleSeconds,requests,inputTokens,outputTokens,\
+         costPerRequest,costPerMillionInputTokens,costPerMillionOutputTokens,carbonKilograms,revenue,margin"
     );
     assert_eq!(
         lines[3],
         "2026-11,USD,NVIDIA-H100-80GB-HBM3,OnDemand,1595.580000000,0.000000000,14.265678901,250.000000000,1859.845678901,\
-         4.483333333,40.100000000,1.050000000,45.633333333,8.100000000,0.000000000,232.000000000,0.000000000,0,91000,41000000,\
-         7000000,12.500000"
+         4.483333333,40.100000000,1.050000000,45.633333333,8.100000000,0.000000000,0.000000000,232.000000000,0.000000000,0,91000,41000000,\
+         7000000,0.020437864,26.954285201,107.817140805,12.500000,,"
     );
     assert!(
         lines[1].starts_with("2026-11,USD,AMD-Instinct-MI300X,,0.000000000"),
@@ -113,6 +219,7 @@ fn a_currency_without_decimals_has_none_in_the_table() {
     let text = render(
         &sheets,
         &[],
+        &Paid::new(),
         &asked("--month 2026-11 --by namespace"),
         "",
         now,
@@ -152,6 +259,7 @@ fn overheads_are_labour_of_all_who_used_gpus() {
     let text = render(
         &sheets,
         &borne,
+        &Paid::new(),
         &asked("--month 2026-11 --by namespace"),
         "",
         now,

@@ -59,7 +59,9 @@ pub(super) fn is_closed(record: &SpendRecord, now: Timestamp) -> bool {
         Some(record.month().ok()?.bounds(&zone).end)
     };
     let rested = |end: Timestamp| now.duration_since(end) >= REST;
-    !record.is_folded() && is_settled(record) && ended().is_some_and(rested)
+    let status = record.status.as_ref();
+    let rests = status.is_some_and(|status| status.resting.is_some());
+    !record.is_folded() && is_settled(record) && !rests && ended().is_some_and(rested)
 }
 
 /// True for a record of a month that ended more than so many months ago, if nothing of it is under way.

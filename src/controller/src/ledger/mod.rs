@@ -15,6 +15,7 @@
 //! | `pages` | the records of one workload, read and written |
 //! | `stay` | what a pod and its node say of a stay |
 //! | `finalizer` | putting it on and taking it off |
+//! | `rest` | what scaling to zero saves |
 //! | `written` | what this process wrote last |
 //! | `close`, `fold` | months that are over: folded into one record a namespace, and removed when they are old |
 
@@ -23,6 +24,7 @@ mod finalizer;
 mod fold;
 mod pages;
 mod records;
+mod rest;
 mod stay;
 mod written;
 
@@ -84,6 +86,8 @@ pub(crate) struct Ledger<'a> {
     pub(crate) prices: &'a Prices,
     /// What each replica has done by its own counters, and its idle seconds since this process first read it.
     pub(crate) done: &'a BTreeMap<Uid, (Counters, i64)>,
+    /// Services that nothing is asked of.
+    pub(crate) unasked: &'a BTreeSet<WorkloadRef>,
     pub(crate) zone: &'a TimeZone,
     pub(crate) now: Timestamp,
 }
@@ -114,6 +118,7 @@ impl Ledger<'_> {
         self.close_vanished(workload, &mut pages, pods).await?;
         self.book(workload, &mut pages).await?;
         self.forget_gone(workload, &mut pages, pods).await?;
+        self.rest(workload, &mut pages, pods)?;
         let mut wrote = false;
         for (month, page) in &mut pages {
             wrote |= self.write(workload, *month, page).await?;

@@ -8,6 +8,7 @@ use bursar_core::ledger::Account;
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use kube::ResourceExt;
 
 use super::sweep::{Stage, every_death, every_rival};
@@ -68,6 +69,80 @@ async fn a_month_that_is_over_lets_go_of_pods_that_run_on() {
     assert_eq!(open(&stage), [0, 1]);
     let november = &accounts(&stage, WorkloadKind::InferenceDeployment)[0];
     assert!(november.settling.is_empty() && november.days().len() == 1);
+}
+
+/// What services at zero saved by the records, in nano-units, by month.
+fn saved(stage: &Stage, now: Timestamp) -> Vec<i128> {
+    let accounts = accounts(stage, WorkloadKind::InferenceDeployment);
+    let bounds = |account: &Account| account.month.bounds(&TimeZone::UTC);
+    accounts
+        .iter()
+        .map(|account| {
+            let sum = account.sum(bounds(account), now, &TimeZone::UTC);
+            sum.saved.nanos()
+        })
+        .collect()
+}
+
+/// At 3.6 an hour a second is worth 10⁶ nano-units.
+fn seconds(from: Timestamp, to: Timestamp) -> i128 {
+    i128::from(to.duration_since(from).as_secs()) * 1_000_000
+}
+
+#[tokio::test]
+async fn a_service_that_rests_saves_its_last_replica_until_the_next_is_bound() {
+    let mut stage = Stage::new(Faults::default()).await;
+    stage.world.create_chat(0).await;
+    stage.seconds(3).await;
+    assert_eq!(saved(&stage, stage.world.now), [0], "nothing ever ran");
+    stage.world.requests = 2;
+    stage.seconds(6).await;
+    stage.world.requests = 0;
+    stage.seconds(20).await;
+    let (_, ended) = stage.world.times()[0];
+    let ended = ended.expect("it is at zero");
+    assert_eq!(
+        saved(&stage, stage.world.now),
+        [seconds(ended, stage.world.now)]
+    );
+    let turn = at("2026-12-01T00:00:00Z");
+    stage.world.now = at("2026-12-01T01:30:00Z");
+    stage.seconds(4).await;
+    let rests = accounts(&stage, WorkloadKind::InferenceDeployment);
+    let rests: Vec<bool> = rests.iter().map(|account| account.rest.is_some()).collect();
+    assert_eq!(rests, [false, true], "the month that is over is done");
+    stage.world.requests = 2;
+    stage.seconds(6).await;
+    let (bound, _) = stage.world.times()[1];
+    let whole = [seconds(ended, turn), seconds(turn, bound)];
+    assert_eq!(saved(&stage, stage.world.now), whole);
+    stage.world.now = at("2026-12-01T03:00:00Z");
+    assert_eq!(saved(&stage, stage.world.now), whole, "it is over");
+}
+
+#[tokio::test]
+async fn a_service_that_money_keeps_at_zero_or_that_is_gone_saves_nothing() {
+    let mut stage = Stage::new(Faults::default()).await;
+    stage.world.create_chat(0).await;
+    stage.world.requests = 2;
+    stage.seconds(9).await;
+    stage.world.set_limit("0.01").await;
+    stage.seconds(20).await;
+    assert!(stage.world.pods().is_empty(), "the budget is exhausted");
+    assert_eq!(saved(&stage, stage.world.now), [0]);
+
+    let mut stage = Stage::new(Faults::default()).await;
+    stage.world.create_chat(0).await;
+    stage.world.requests = 2;
+    stage.seconds(9).await;
+    stage.world.requests = 0;
+    stage.seconds(20).await;
+    stage.world.delete::<InferenceDeployment>("chat").await;
+    stage.seconds(2).await;
+    let then = saved(&stage, stage.world.now);
+    assert!(then[0] > 0);
+    stage.seconds(20).await;
+    assert_eq!(saved(&stage, stage.world.now), then);
 }
 
 #[tokio::test]

@@ -6,8 +6,9 @@ use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use jiff::Timestamp;
 use kube::ResourceExt;
+use kube::api::{Api, PostParams};
 
-use super::leader::{View, names};
+use super::leader::{Leader, View, names};
 use super::sweep::{Stage, every_death, every_rival_that_closes};
 
 fn at(text: &str) -> Timestamp {
@@ -142,4 +143,36 @@ async fn records_are_removed_when_they_are_older_than_the_retention() {
     stage.world.now = at("2028-01-01T00:00:00Z");
     stage.seconds(3).await;
     assert!(!has(&stage), "{:?}", records(&stage));
+}
+
+#[tokio::test]
+async fn a_record_that_is_written_to_while_it_is_folded_stays_and_counts() {
+    let mut stage = Stage::new(Faults::default()).await;
+    stage.world.create_chat(1).await;
+    stage.seconds(6).await;
+    stage.world.delete::<InferenceDeployment>("chat").await;
+    stage.seconds(12).await;
+    let november = "team.infd.chat.2026-11";
+    let client = stage.world.server.client();
+    let acts = async move {
+        let api: Api<SpendRecord> = Api::all(client);
+        let mut record = api.get(november).await.unwrap();
+        let status = record.status.as_mut().unwrap();
+        status.days[0].cost.power = Some("1.00".into());
+        let params = PostParams::default();
+        api.replace_status(november, &params, &record)
+            .await
+            .unwrap();
+    };
+    // the folded record is made and written; then the service's own is to go
+    let mut leader = Leader::new(&stage.world, Faults::rival(2, acts));
+    leader.see(&View::of(&stage.world));
+    assert_eq!(leader.close(at("2026-12-04T00:00:00Z")).await.len(), 0);
+    assert_eq!(leader.faults.writes(), 3);
+    let all = records(&stage);
+    for name in [november, "team.ns.folded.2026-11"] {
+        assert!(all.contains(&name.to_owned()), "{all:?}");
+    }
+    let cost = stage.world.cost()["chat"] + 1_000_000_000;
+    assert_eq!(stage.world.recorded()["chat"], cost);
 }

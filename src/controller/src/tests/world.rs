@@ -601,6 +601,17 @@ impl World {
         records.into_values().collect()
     }
 
+    /// When pods were bound and when they ended, by this world's own journal, the first first.
+    pub(super) fn times(&self) -> Vec<(Timestamp, Option<Timestamp>)> {
+        let mut times: Vec<_> = self
+            .stays
+            .values()
+            .map(|stay| (stay.from, stay.to))
+            .collect();
+        times.sort();
+        times
+    }
+
     /// Nano-units that the SpendRecords say.
     pub(super) fn recorded(&self) -> BTreeMap<String, i128> {
         let mut sums = BTreeMap::new();

@@ -8,6 +8,7 @@ use jiff::tz::TimeZone;
 
 use super::charge::{Charge, End, Uid};
 use super::line::{Line, Sku};
+use super::rest::Rest;
 use crate::period::{Interval, Month};
 
 /// Kinds of hardware that an account tells apart; what comes after them is kept under [`Sku::other`], so that a record stays small.
@@ -22,6 +23,8 @@ pub struct Account {
     pub open: BTreeMap<Uid, Charge>,
     /// Pods whose charges are in the daily lines and whose finalizer may still be there.
     pub settling: BTreeSet<Uid>,
+    /// Since when it stands at zero replicas because nothing is asked of it.
+    pub rest: Option<Rest>,
     days: Days,
     /// What `days` sum to: most questions are about the whole month.
     over: Line,
@@ -37,6 +40,7 @@ impl Account {
             month,
             open: BTreeMap::new(),
             settling: BTreeSet::new(),
+            rest: None,
             days: Days::new(),
             over: Line::default(),
         }
@@ -116,12 +120,30 @@ impl Account {
         true
     }
 
+    /// Moves what the rest saved until `at` into the daily lines: it is over then. False, and nothing changes, without a rest.
+    pub fn wake(&mut self, at: Timestamp, zone: &TimeZone) -> bool {
+        let Some(rest) = self.rest.take() else {
+            return false;
+        };
+        let part = rest.until(at).meet(self.month.bounds(zone));
+        for (date, day) in part.into_iter().flat_map(|part| part.days(zone)) {
+            let line = Line {
+                saved: rest.saved(day),
+                ..Line::default()
+            };
+            let is_of = |sku: &Sku| *sku == rest.sku;
+            *self.line(date, &rest.sku.resource, is_of, || rest.sku.clone()) += line;
+            self.over += line;
+        }
+        true
+    }
+
     /// Forgets that a pod was settled. Only for a pod that is gone from a live read.
     pub fn forget(&mut self, uid: &str) -> bool {
         self.settling.remove(uid)
     }
 
-    /// The sum of what `within` cost until `now`: what is over, and open charges. `within` begins and ends at midnights of `zone`.
+    /// The sum of what `within` cost until `now`: what is over, open charges and a rest. `within` begins and ends at midnights of `zone`.
     pub fn sum(&self, within: Interval, now: Timestamp, zone: &TimeZone) -> Line {
         let days = zone.to_datetime(within.start).date()..zone.to_datetime(within.end).date();
         let mut sum = if days.start <= self.month.first() && self.month.next().first() <= days.end {
@@ -136,10 +158,13 @@ impl Account {
                 .map(|(_, _, line)| line)
                 .sum();
         }
+        if let Some((rest, part)) = self.resting(within, now, zone) {
+            sum.saved += rest.saved(part);
+        }
         sum
     }
 
-    /// All lines of the month until `now`, those of open charges too.
+    /// All lines of the month until `now`, those of open charges and of a rest too.
     pub fn lines(&self, now: Timestamp, zone: &TimeZone) -> BTreeMap<(Date, Sku), Line> {
         let mut all: BTreeMap<(Date, Sku), Line> = BTreeMap::new();
         for (date, lines) in &self.days {
@@ -151,11 +176,29 @@ impl Account {
             let sku = Sku::of(&charge.facts, charge.owner.as_ref());
             *all.entry((date, sku)).or_default() += line;
         }
+        if let Some((rest, part)) = self.resting(self.month.bounds(zone), now, zone) {
+            for (date, day) in part.days(zone) {
+                let line = all.entry((date, rest.sku.clone())).or_default();
+                line.saved += rest.saved(day);
+            }
+        }
         all
     }
 
-    /// The lines that open charges have not booked.
-    fn running(
+    /// The rest, and the part of it that lies within and in the month.
+    fn resting(
+        &self,
+        within: Interval,
+        now: Timestamp,
+        zone: &TimeZone,
+    ) -> Option<(&Rest, Interval)> {
+        let rest = self.rest.as_ref()?;
+        let within = within.meet(self.month.bounds(zone))?;
+        Some((rest, rest.until(now).meet(within)?))
+    }
+
+    /// The lines within `within` that open charges have not booked.
+    pub fn running(
         &self,
         within: Interval,
         now: Timestamp,
@@ -185,16 +228,23 @@ impl Account {
         for (date, day) in part.days(zone) {
             if Month::of_date(date) == self.month {
                 let line = charge.line(date, day, lost, estimated);
-                *self.line(date, charge) += line;
+                let (facts, owner) = (&charge.facts, charge.owner.as_ref());
+                let is_of = |sku: &Sku| sku.is_of(facts, owner);
+                *self.line(date, &facts.resource, is_of, || Sku::of(facts, owner)) += line;
                 self.over += line;
             }
         }
     }
 
-    /// The line of that day and hardware.
-    fn line(&mut self, date: Date, charge: &Charge) -> &mut Line {
-        let (facts, owner) = (&charge.facts, charge.owner.as_ref());
-        let is_of = |(sku, _): &(Sku, Line)| sku.is_of(facts, owner);
+    /// The line of that day and hardware; `sku` makes what `is_of` looks for.
+    fn line(
+        &mut self,
+        date: Date,
+        resource: &str,
+        is_of: impl Fn(&Sku) -> bool,
+        sku: impl FnOnce() -> Sku,
+    ) -> &mut Line {
+        let is_of = |(sku, _): &(Sku, Line)| is_of(sku);
         let today = self
             .days
             .get(&date)
@@ -202,9 +252,9 @@ impl Account {
         let new = today.is_none().then(|| {
             let elsewhere = || self.days.values().flatten().any(is_of);
             if self.skus() < MAX_SKUS || elsewhere() {
-                Sku::of(facts, owner)
+                sku()
             } else {
-                Sku::other(&facts.resource)
+                Sku::other(resource)
             }
         });
         let lines = self.days.entry(date).or_default();

@@ -292,6 +292,7 @@ impl Charge {
             idle,
             draining: self.cost(draining).total(),
             unattributed: self.cost(lost).total(),
+            saved: Money::ZERO,
             carbon_mg: self.carbon_until(kept.end) - self.carbon_until(kept.start),
             gpu_seconds,
             unpriced_gpu_seconds: if self.rates.is_empty() {

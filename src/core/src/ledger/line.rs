@@ -75,6 +75,8 @@ pub struct Line {
     pub draining: Money,
     /// What time on nodes that were lost cost. Not in `cost`.
     pub unattributed: Money,
+    /// What one replica would have cost in the time in which a service rested at zero. Not in `cost`.
+    pub saved: Money,
     /// Milligrams of CO₂ equivalent.
     pub carbon_mg: i64,
     /// Physical GPUs times seconds.
@@ -100,6 +102,7 @@ impl AddAssign for Line {
         self.idle += other.idle;
         self.draining += other.draining;
         self.unattributed += other.unattributed;
+        self.saved += other.saved;
         self.carbon_mg += other.carbon_mg;
         self.gpu_seconds += other.gpu_seconds;
         self.unpriced_gpu_seconds += other.unpriced_gpu_seconds;

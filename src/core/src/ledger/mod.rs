@@ -10,15 +10,18 @@
 //! |---|---|
 //! | [`charge`] | one pod's stay: rates, stages, use |
 //! | [`line`] | what a day's stays on one kind of hardware cost, and what became of it |
+//! | [`rest`] | a service at zero replicas, and what that saves |
 //! | [`account`] | open charges and daily lines of one workload and month |
 
 pub mod account;
 pub mod charge;
 pub mod line;
+pub mod rest;
 
 pub use account::{Account, Days};
 pub use charge::{Charge, Counters, End, Rate, Uid, Use};
 pub use line::{Line, Sku};
+pub use rest::Rest;
 
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,6 @@
-use jiff::Timestamp;
 use jiff::civil::date;
 use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 
 use super::*;
@@ -442,6 +442,36 @@ proptest! {
             }
             prop_assert_eq!(whole(&booked), whole(&settled));
         }
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_rest_saves_the_last_rate_and_its_days_and_months_sum_to_the_whole(
+        nanos in 0i128..10_000_000_000,
+        length in 0i64..100 * 86_400,
+        zone in prop::sample::select(ZONES.to_vec()),
+    ) {
+        let zone = TimeZone::get(zone).unwrap();
+        let (began, woken) = (at(0), at(length));
+        let rest = Rest::after(&charge(nanos), exact(0)).unwrap();
+        let expected = nanos * i128::from(length) / 3600;
+        let (mut running, mut over) = (Money::ZERO, Money::ZERO);
+        for month in span(0, length.max(1)).months(&zone) {
+            let mut account = Account::new(month);
+            account.rest = Some(rest.clone());
+            let bounds = month.bounds(&zone);
+            let sum = account.sum(bounds, woken, &zone).saved;
+            let lines: Money = account.lines(woken, &zone).values().map(|line| line.saved).sum();
+            prop_assert_eq!(sum, lines);
+            running += sum;
+            prop_assert!(account.wake(woken, &zone));
+            prop_assert!(!account.wake(at(length + 5), &zone), "it is over");
+            over += account.sum(bounds, at(length + 86_400), &zone).saved;
+        }
+        prop_assert_eq!(running.nanos(), expected);
+        prop_assert_eq!(over.nanos(), expected);
+        prop_assert_eq!(rest.saved(rest.until(began - SignedDuration::from_secs(9))), Money::ZERO);
     }
 }
 

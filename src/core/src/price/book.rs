@@ -5,6 +5,7 @@ use crate::money::Money;
 use super::facts::{CapacityType, Facts, Share, physical};
 use super::overhead::Overhead;
 use super::tariff::Tariff;
+use super::terms::Row;
 
 /// Hours of a month by which prices a month are spread: 8,760 / 12, as the clouds do.
 pub const MONTH_HOURS: u32 = 730;
@@ -112,31 +113,26 @@ pub struct PriceBook {
     pub overheads: Vec<Overhead>,
 }
 
-/// The compute that a row gives a pod.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Compute {
-    /// The pod's part of a node, processors and memory included.
-    Node(Money),
-    /// GPUs alone.
-    Gpus(Money),
-}
-
 impl PriceBook {
-    /// What the closest row asks for the pod's compute an hour: nodes before GPUs, a row of the pod's very resource before one of the
+    /// The closest row for the pod's compute: nodes before GPUs, a row of the pod's very resource before one of the
     /// physical GPU, then the row that says most of where it applies. Of equally close rows the first counts.
-    pub(super) fn compute(&self, facts: &Facts) -> Option<Compute> {
+    pub(super) fn compute(&self, facts: &Facts) -> Option<Row<'_>> {
         let nodes = self.nodes.iter().filter_map(|row| {
             let is_type = Some(&row.instance_type) == facts.instance_type.as_ref();
             let exact = offers(&row.resource, facts).filter(|_| is_type)?;
             Some(((exact, row.nodes.closeness(facts)?), row))
         });
         if let Some(row) = closest(nodes) {
-            return Some(Compute::Node(row.per_pod(facts)));
+            let units = row.units(facts);
+            return Some(Row::Node { row, units });
         }
         let gpus = self
             .rows_of(facts)
             .filter_map(|(exact, row)| Some(((exact, row.nodes.closeness(facts)?), row)));
-        closest(gpus).map(|row| Compute::Gpus(row.units(facts).of(row.per_hour)))
+        closest(gpus).map(|row| Row::Gpu {
+            row,
+            units: row.units(facts),
+        })
     }
 
     /// Watts that the pod's GPUs draw. They are the model's, wherever the node is.
@@ -164,12 +160,12 @@ impl PriceBook {
             .nodes
             .iter()
             .filter(|row| row.gpus.is_some() && offers(&row.resource, &one).is_some())
-            .map(|row| row.per_pod(&one));
+            .map(|row| row.units(&one).of(row.per_hour));
         gpus.chain(nodes).max()
     }
 
     /// Rows of the pod's GPU model, and whether they speak of its very resource.
-    fn rows_of<'a>(&'a self, facts: &'a Facts) -> impl Iterator<Item = (bool, &'a GpuPrice)> {
+    fn rows_of<'a>(&'a self, facts: &Facts) -> impl Iterator<Item = (bool, &'a GpuPrice)> {
         self.gpus
             .iter()
             .filter(|row| Some(&row.model) == facts.model.as_ref())
@@ -189,11 +185,13 @@ fn offers(resource: &str, facts: &Facts) -> Option<bool> {
     (is_exact || resource == physical(&facts.resource)).then_some(is_exact)
 }
 
-/// How many of a row's units a pod holds: `part / whole`.
+/// How much of what a row speaks of a pod holds: `part / whole`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Units {
-    part: i128,
-    whole: i128,
+pub struct Units {
+    /// Numerator.
+    pub part: i128,
+    /// Denominator.
+    pub whole: i128,
 }
 
 impl Units {
@@ -232,9 +230,9 @@ impl GpuPrice {
 }
 
 impl NodePrice {
-    /// The pod's part of the node's price. Where the row does not count the physical GPUs, the node's count of the resource does,
+    /// The pod's part of the node. Where the row does not count the physical GPUs, the node's count of the resource does,
     /// rounded up to whole GPUs.
-    fn per_pod(&self, facts: &Facts) -> Money {
+    fn units(&self, facts: &Facts) -> Units {
         let Share { part, whole } = facts.share;
         let counted =
             (u64::from(facts.node_gpus) * u64::from(part)).div_ceil(u64::from(whole.max(1)));
@@ -244,7 +242,6 @@ impl NodePrice {
             whole: units.whole * i128::from(gpus),
             ..units
         }
-        .of(self.per_hour)
     }
 }
 

@@ -13,16 +13,15 @@ use jiff::Timestamp;
 
 use crate::money::{Cost, Money, per_hour_for};
 
-use super::book::{Compute, MONTH_HOURS, Power, PriceBook};
+use super::book::{Power, PriceBook};
 use super::facts::{Facts, Share};
 use super::overhead::Overhead;
+use super::terms::Row;
 
 /// The list that is shipped. Every other one goes before it.
 pub const DEFAULT_LIST: &str = "default";
 /// As many changes as [`PriceLists::changes`] gives at once: some 13 years of a tariff that changes twice a day.
 pub const MOST_CHANGES: usize = 10_000;
-
-const MIB_PER_GIB: u32 = 1024;
 
 /// A price list, and from when it counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,36 +109,40 @@ impl PriceLists {
         self.known
     }
 
-    /// What an hour of the pod costs by the prices that count at `at`.
+    /// What an hour of the pod costs by the prices that count at `at`: the sum of its [terms](Self::terms).
     pub fn price(&self, facts: &Facts, at: Timestamp) -> Priced {
-        let row = self.books(at).find_map(|book| book.compute(facts));
-        let compute = match row {
-            Some(Compute::Node(price)) => price,
-            Some(Compute::Gpus(price)) => price + self.processors(facts, at),
-            None => match self.dearest_part(&facts.resource, facts.share, at) {
-                Some(price) => price.times(facts.gpus),
-                None => return Priced::Unknown,
-            },
+        let Some(terms) = self.terms(facts, at) else {
+            return Priced::Unknown;
         };
-        let (power, carbon_mg) = self.power(facts, at);
-        let quote = Quote {
-            cost: Cost {
-                compute,
-                storage: self.storage(facts, at),
-                power,
-                labour: Money::ZERO,
-            },
-            carbon_mg,
-        };
-        match row {
-            Some(_) => Priced::Listed(quote),
-            None => Priced::Provisional(quote),
+        let (mut quote, mut is_listed) = (Quote::default(), true);
+        for term in terms {
+            let part = match term.row {
+                Row::Node { .. } | Row::Gpu { .. } | Row::Cores { .. } | Row::Memory { .. } => {
+                    &mut quote.cost.compute
+                }
+                Row::Dearest { .. } => {
+                    is_listed = false;
+                    &mut quote.cost.compute
+                }
+                Row::Ephemeral { .. } | Row::Volume { .. } => &mut quote.cost.storage,
+                Row::Power { carbon_mg, .. } => {
+                    quote.carbon_mg = carbon_mg;
+                    &mut quote.cost.power
+                }
+            };
+            *part += term.per_hour;
+        }
+        if is_listed {
+            Priced::Listed(quote)
+        } else {
+            Priced::Provisional(quote)
         }
     }
 
     /// The most that one of this resource costs an hour at `at`. A MIG profile costs its slices of the dearest GPU.
     pub fn dearest(&self, resource: &str, at: Timestamp) -> Option<Money> {
         self.dearest_part(resource, Share::of_resource(resource, None), at)
+            .map(|(_, price)| price)
     }
 
     /// The first instant after `after` at which a price may change: a list's first, or another hour of the tariff.
@@ -172,67 +175,17 @@ impl PriceLists {
     }
 
     /// The lists that count at `at`.
+    pub(super) fn in_force(&self, at: Timestamp) -> impl Iterator<Item = &PriceList> {
+        let counts = move |list: &&PriceList| list.effective_from.is_none_or(|from| from <= at);
+        self.lists.iter().filter(counts)
+    }
+
     fn books(&self, at: Timestamp) -> impl Iterator<Item = &PriceBook> {
-        self.lists
-            .iter()
-            .filter(move |list| list.effective_from.is_none_or(|from| from <= at))
-            .map(|list| &list.book)
+        self.in_force(at).map(|list| &list.book)
     }
 
     fn power_section(&self, at: Timestamp) -> Option<&Power> {
         self.books(at).find_map(|book| book.power.as_ref())
-    }
-
-    fn dearest_part(&self, resource: &str, share: Share, at: Timestamp) -> Option<Money> {
-        self.books(at)
-            .filter_map(|book| book.dearest(resource, share))
-            .max()
-    }
-
-    /// Cores and memory.
-    fn processors(&self, facts: &Facts, at: Timestamp) -> Money {
-        let core_hour = self.books(at).find_map(|book| book.core_hour);
-        let gib_hour = self.books(at).find_map(|book| book.gib_hour);
-        core_hour.map_or(Money::ZERO, |price| price.share(facts.cpu_milli, 1000))
-            + gib_hour.map_or(Money::ZERO, |price| {
-                price.share(facts.memory_mib, MIB_PER_GIB)
-            })
-    }
-
-    /// Ephemeral and persistent storage. A class that no list prices costs nothing, as power does where it is not charged apart.
-    fn storage(&self, facts: &Facts, at: Timestamp) -> Money {
-        let ephemeral = self.books(at).find_map(|book| book.ephemeral_gib_month);
-        let ephemeral = ephemeral.map_or(Money::ZERO, |price| {
-            price.share(facts.ephemeral_mib, MIB_PER_GIB * MONTH_HOURS)
-        });
-        let of_class = |class: &str| {
-            let mut rows = self.books(at).flat_map(|book| &book.volumes);
-            rows.find(|row| row.storage_class == class)
-        };
-        let persistent = facts.volumes.iter().filter_map(|(class, gib)| {
-            Some(of_class(class)?.per_gib_month.share(*gib, MONTH_HOURS))
-        });
-        ephemeral + persistent.sum()
-    }
-
-    /// Electricity and its carbon an hour: watts / 1000 x PUE x price or grams of a kilowatt-hour, for each physical GPU.
-    fn power(&self, facts: &Facts, at: Timestamp) -> (Money, i64) {
-        let watts = self.books(at).find_map(|book| book.watts(facts));
-        let (Some(power), Some((watts, units))) = (self.power_section(at), watts) else {
-            return (Money::ZERO, 0);
-        };
-        // millionths of a kilowatt
-        let draw = i128::from(watts) * i128::from(power.pue_milli);
-        let money = units.scale(power.tariff.per_kwh(at).nanos() * draw) / 1_000_000;
-        let grams = power
-            .carbon
-            .as_ref()
-            .map_or(0, |carbon| carbon.grams_in(facts.region.as_deref()));
-        let carbon_mg = units.scale(i128::from(grams) * draw) / 1_000;
-        (
-            Money::from_nanos(money),
-            i64::try_from(carbon_mg).unwrap_or(i64::MAX),
-        )
     }
 }
 

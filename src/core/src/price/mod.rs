@@ -7,15 +7,20 @@
 //! | `tariff` | electricity by the hour |
 //! | `overhead` | monthly overheads |
 //! | `lists` | all lists over time, and which goes before which |
+//! | `terms` | how a price comes about, row by row |
 
 mod book;
 mod facts;
 mod lists;
 mod overhead;
 mod tariff;
+mod terms;
 
-pub use book::{Carbon, GpuPrice, MONTH_HOURS, NodePrice, Power, PriceBook, VolumePrice, Where};
+pub use book::{
+    Carbon, GpuPrice, MONTH_HOURS, NodePrice, Power, PriceBook, Units, VolumePrice, Where,
+};
 pub use facts::{CapacityType, Facts, Share, is_gpu};
 pub use lists::{DEFAULT_LIST, MOST_CHANGES, PriceList, PriceLists, Priced, Quote};
 pub use overhead::{Overhead, OverheadPart, ShareBy};
 pub use tariff::{Overlap, Tariff, TariffPeriod};
+pub use terms::{Row, Term};

@@ -432,3 +432,58 @@ fn changes_are_bounded_over_any_span() {
     let all = lists.changes(Timestamp::UNIX_EPOCH, Timestamp::MAX);
     assert_eq!(all.len(), MOST_CHANGES);
 }
+
+#[test]
+fn the_terms_of_a_price_name_their_lists_and_sum_to_it() {
+    let own = PriceBook {
+        nodes: vec![node("p5.48xlarge", Some(8), "31.50")],
+        ..PriceBook::default()
+    };
+    let shipped = PriceBook {
+        gpus: vec![GpuPrice {
+            watts: Some(700),
+            ..gpu("H100", "nvidia.com/gpu", "9")
+        }],
+        core_hour: Some(money("1")),
+        ..electricity(Tariff::flat(money("0.20")))
+    };
+    let lists = lists(vec![
+        list("contract", None, own),
+        list(DEFAULT_LIST, None, shipped),
+    ]);
+    let pod = Facts {
+        cpu_milli: 4000,
+        ..facts("nvidia.com/gpu", &[H100, P5])
+    };
+    let terms = lists.terms(&pod, at(NOW)).unwrap();
+    let said: Vec<_> = terms
+        .iter()
+        .map(|term| (term.list, term.per_hour))
+        .collect();
+    let Priced::Listed(quote) = lists.price(&pod, at(NOW)) else {
+        panic!("not listed");
+    };
+    // a node's price includes its processors
+    assert_eq!(
+        said,
+        [("contract", money("7.875")), ("default", money("0.3136"))]
+    );
+    assert_eq!(quote.cost.power, money("0.3136"));
+    assert!(
+        matches!(&terms[0].row, Row::Node { units, .. } if (units.part, units.whole) == (2, 8))
+    );
+    let elsewhere = Facts {
+        instance_type: None,
+        ..pod
+    };
+    let terms = lists.terms(&elsewhere, at(NOW)).unwrap();
+    assert!(matches!(terms[1].row, Row::Cores { .. }), "{terms:?}");
+    let sum: Money = terms.iter().map(|term| term.per_hour).sum();
+    assert_eq!(
+        Some(sum),
+        lists
+            .price(&elsewhere, at(NOW))
+            .rate()
+            .map(|quote| quote.cost.total())
+    );
+}

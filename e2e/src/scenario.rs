@@ -1,14 +1,15 @@
-//! What scenarios share: the service that they apply, waiting, and reading what the cluster says.
+//! What scenarios share: the service that they apply, waiting, and reading what the cluster and `kubectl bursar` say.
 
 use std::{
     net::{SocketAddr, TcpStream},
+    process::Command,
     time::{Duration, Instant},
 };
 
-use bursar_e2e::{Access, Cluster, operator, runner::Outcome, traffic};
+use crate::{Access, Cluster, image, operator, process, runner::Outcome, traffic};
 
 /// A service of the test's engine. `flags` are the engine's.
-pub(crate) fn service(namespace: &str, flags: &str, idle: &str) -> String {
+pub fn service(namespace: &str, flags: &str, idle: &str) -> String {
     format!(
         r#"
 apiVersion: v1
@@ -40,14 +41,21 @@ spec:
     )
 }
 
-pub(crate) fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+/// A runtime for clients.
+///
+/// # Errors
+/// When the system has none.
+pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
 }
 
 /// Installs the operator if it is not there yet, and the service; returns the address that clients use.
-pub(crate) fn serve(
+///
+/// # Errors
+/// When one of them is not there in time.
+pub fn serve(
     cluster: &Cluster,
     namespace: &str,
     flags: &str,
@@ -76,7 +84,10 @@ pub(crate) fn serve(
 }
 
 /// Asks again and again until `done`.
-pub(crate) fn until(
+///
+/// # Errors
+/// When that takes too long, or what `done` says.
+pub fn until(
     what: &str,
     seconds: u64,
     mut done: impl FnMut() -> Result<bool, Box<dyn std::error::Error>>,
@@ -91,7 +102,11 @@ pub(crate) fn until(
     Ok(())
 }
 
-pub(crate) fn field(
+/// What a field of an object says.
+///
+/// # Errors
+/// kubectl's words.
+pub fn field(
     cluster: &Cluster,
     namespace: &str,
     object: &str,
@@ -108,7 +123,10 @@ pub(crate) fn field(
 }
 
 /// Waits until a field has this value.
-pub(crate) fn becomes(
+///
+/// # Errors
+/// What it has instead.
+pub fn becomes(
     cluster: &Cluster,
     namespace: &str,
     object: &str,
@@ -124,7 +142,11 @@ pub(crate) fn becomes(
     reached.map_err(|error| format!("{error}; it is {last:?}").into())
 }
 
-pub(crate) fn all_served(answers: &[traffic::Answer]) -> Outcome {
+/// Every answer is a 200.
+///
+/// # Errors
+/// What else there was.
+pub fn all_served(answers: &[traffic::Answer]) -> Outcome {
     let tally = traffic::tally(answers);
     if tally.len() == 1 && tally.contains_key("200") {
         Ok(())
@@ -133,7 +155,11 @@ pub(crate) fn all_served(answers: &[traffic::Answer]) -> Outcome {
     }
 }
 
-pub(crate) fn gone(cluster: &Cluster, namespace: &str) -> Outcome {
+/// Waits until the service `chat` is at zero, and says that it costs nothing.
+///
+/// # Errors
+/// What there is instead.
+pub fn gone(cluster: &Cluster, namespace: &str) -> Outcome {
     becomes(
         cluster,
         namespace,
@@ -153,7 +179,7 @@ pub(crate) fn gone(cluster: &Cluster, namespace: &str) -> Outcome {
 }
 
 /// A BudgetPolicy called `team`. `rest` is more of its spec, in flow style.
-pub(crate) fn budget(namespace: &str, limit: &str, rest: &str) -> String {
+pub fn budget(namespace: &str, limit: &str, rest: &str) -> String {
     format!(
         "apiVersion: bursar.dev/v1alpha1\nkind: BudgetPolicy\nmetadata: {{name: team, namespace: {namespace}}}\nspec: {{limit: \"{limit}\", \
          period: Monthly{rest}}}\n"
@@ -161,12 +187,43 @@ pub(crate) fn budget(namespace: &str, limit: &str, rest: &str) -> String {
 }
 
 /// The service with replicas that stay.
-pub(crate) fn at_least(replicas: u32, manifest: &str) -> String {
+pub fn at_least(replicas: u32, manifest: &str) -> String {
     let bound = "maxReplicas: 4";
     manifest.replace(bound, &format!("{bound}\n  minReplicas: {replicas}"))
 }
 
 /// The path of a condition's reason.
-pub(crate) fn reason(condition: &str) -> String {
+pub fn reason(condition: &str) -> String {
     format!(".status.conditions[?(@.type==\"{condition}\")].reason")
+}
+
+/// Runs `kubectl bursar`: whether it did well, and what it said.
+///
+/// # Errors
+/// When it cannot be built.
+pub fn bursar(
+    cluster: &Cluster,
+    words: &[&str],
+) -> Result<(bool, String), Box<dyn std::error::Error>> {
+    let program = image::kubectl_bursar()?;
+    let directory = program.parent().ok_or("the program lies nowhere")?;
+    // kubectl finds its plugins in PATH
+    let path = format!("{}:{}", cluster.tools().path(), directory.display());
+    let mut command: Command = cluster.command("kubectl");
+    command.env("PATH", &path).arg("bursar").args(words);
+    Ok(match process::run(&mut command, Duration::from_secs(30)) {
+        Ok(output) => (true, output.stdout),
+        Err(error) => (false, error.to_string()),
+    })
+}
+
+/// What `kubectl bursar` says when it does well.
+///
+/// # Errors
+/// What it says when it does not.
+pub fn says(cluster: &Cluster, words: &[&str]) -> Result<String, Box<dyn std::error::Error>> {
+    match bursar(cluster, words)? {
+        (true, said) => Ok(said),
+        (false, said) => Err(format!("{words:?}: {said}").into()),
+    }
 }

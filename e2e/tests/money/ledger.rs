@@ -1,0 +1,206 @@
+//! The ledger when a node is lost, and when the ledger itself is.
+
+use std::collections::BTreeMap;
+
+use bursar_e2e::{
+    Access, Cluster, operator,
+    oracle::{self, Stay},
+    runner::Outcome,
+    scenario::{at_least, becomes, field, reason, says, service, until},
+};
+use jiff::Timestamp;
+use serde_json::Value;
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+/// Nano-units of a second on the second node, by the imported table.
+const SECOND: i128 = 500_000;
+
+pub(crate) fn month() -> String {
+    Timestamp::now().strftime("%Y-%m").to_string()
+}
+
+/// The record of the service `chat` of a namespace.
+pub(crate) fn record(namespace: &str) -> String {
+    format!("spend/{namespace}.infd.chat.{}", month())
+}
+
+/// The service on the second node.
+pub(crate) fn on_second_node(cluster: &Cluster, manifest: &str) -> Result<String> {
+    let node = &cluster
+        .nodes()
+        .get(1)
+        .ok_or("there is no second node")?
+        .name;
+    let first = "    spec:\n      terminationGracePeriodSeconds";
+    let selector = format!(
+        "    spec:\n      nodeSelector: {{kubernetes.io/hostname: {node}}}\n      terminationGracePeriodSeconds"
+    );
+    Ok(manifest.replace(first, &selector))
+}
+
+/// The only stay of a namespace's service: its pod's, when it was bound and when it ended.
+pub(crate) fn stay<'a>(stays: &'a [Stay], namespace: &str) -> Result<(&'a Stay, i64, Option<i64>)> {
+    let workload = format!("{namespace}.infd.chat");
+    let mut ours = stays
+        .iter()
+        .filter(|stay| stay.workload == workload && stay.bound.is_some());
+    let (Some(stay), None) = (ours.next(), ours.next()) else {
+        return Err(format!("the audit log has not one stay of {workload}: {stays:#?}").into());
+    };
+    Ok((stay, stay.bound.ok_or("it was never bound")?, stay.ended))
+}
+
+/// The sum that a record has settled, in nano-units.
+pub(crate) fn settled(cluster: &Cluster, namespace: &str) -> Result<i128> {
+    nanos(&field(
+        cluster,
+        namespace,
+        &record(namespace),
+        ".status.settled",
+    )?)
+}
+
+/// `1.23` in nano-units, without the product's own code.
+fn nanos(amount: &str) -> Result<i128> {
+    let (whole, fraction) = amount.split_once('.').unwrap_or((amount, ""));
+    Ok(whole.parse::<i128>()? * 1_000_000_000 + format!("{fraction:0<9}").parse::<i128>()?)
+}
+
+pub(crate) fn lost_node(cluster: &Cluster) -> Outcome {
+    let manifest = at_least(1, &service("lost", r#""--speedup", "20""#, "1h"));
+    cluster.apply(&on_second_node(cluster, &manifest)?)?;
+    let ready = reason("Ready");
+    becomes(cluster, "lost", "infd/chat", &ready, "Serving", 60)?;
+    let node = &cluster.nodes()[1];
+    node.init.kill();
+    let object = format!("node/{}", node.name);
+    let condition = |part: &str| format!(".status.conditions[?(@.type==\"Ready\")].{part}");
+    becomes(
+        cluster,
+        "lost",
+        &object,
+        &condition("status"),
+        "Unknown",
+        120,
+    )?;
+    let silent = field(cluster, "lost", &object, &condition("lastTransitionTime"))?;
+    let record = record("lost");
+    becomes(
+        cluster,
+        "lost",
+        &record,
+        ".status.open[0].lost",
+        &silent,
+        20,
+    )?;
+    // nobody will ever say when it ended
+    cluster.kubectl(&["-n", "lost", "delete", "infd", "chat"])?;
+    let pods = [
+        "delete",
+        "pods",
+        "-l",
+        "bursar.dev/workload=chat",
+        "--force",
+        "--grace-period=0",
+        "--wait=false",
+    ];
+    cluster.kubectl(&[&["-n", "lost"], &pods[..]].concat())?;
+    becomes(cluster, "lost", "pods", ".items[*].metadata.name", "", 60)?;
+    let stays = oracle::stays(&cluster.audit_log())?;
+    let (stay, bound, _) = stay(&stays, "lost")?;
+    let gone = stay.deleted.ok_or("nobody deleted it by force")?;
+    let silent: Timestamp = silent.parse()?;
+    let silent = silent.as_second();
+    let sum = |part: &str| -> Result<i128> {
+        let days = field(cluster, "lost", &record, &format!(".status.days[*].{part}"))?;
+        days.split_whitespace().map(nanos).sum()
+    };
+    let found = [sum("compute")?, sum("estimated")?, sum("unattributed")?];
+    let known = SECOND * i128::from(silent - bound);
+    let expected = [known, known, SECOND * i128::from(gone - silent)];
+    if found != expected {
+        return Err(
+            format!("cost, estimated and unattributed are {found:?}, not {expected:?}").into(),
+        );
+    }
+    Ok(())
+}
+
+/// Backup, loss of every record while the controller is stopped, and restore: no figure differs, and what runs is charged on.
+pub(crate) fn restored(cluster: &Cluster) -> Outcome {
+    cluster.apply(&at_least(1, &service("kept", r#""--speedup", "20""#, "1h")))?;
+    becomes(
+        cluster,
+        "kept",
+        "infd/chat",
+        &reason("Ready"),
+        "Serving",
+        60,
+    )?;
+    let scale = |replicas: &str| {
+        let replicas = format!("--replicas={replicas}");
+        cluster.kubectl(&[
+            "-n",
+            operator::NAMESPACE,
+            "scale",
+            "deployment/bursar-controller",
+            &replicas,
+        ])
+    };
+    scale("0")?;
+    let controllers = || {
+        let component = "app.kubernetes.io/component=controller";
+        cluster.kubectl(&[
+            "-n",
+            operator::NAMESPACE,
+            "get",
+            "pods",
+            "-l",
+            component,
+            "-o",
+            "name",
+        ])
+    };
+    until("the controllers to stop", 60, || {
+        Ok(controllers()?.is_empty())
+    })?;
+    let before = statuses(cluster)?;
+    let file = std::env::temp_dir().join(format!("bursar-ledger-{}.jsonl", std::process::id()));
+    let path = file.display().to_string();
+    says(cluster, &["ledger", "backup", "-f", &path])?;
+    cluster.kubectl(&["delete", "spend", "--all"])?;
+    let restored = says(cluster, &["ledger", "restore", &path]);
+    std::fs::remove_file(&file)?;
+    restored?;
+    let after = statuses(cluster)?;
+    if before.is_empty() || before != after {
+        return Err(format!("the ledger was {before:#?} and is {after:#?}").into());
+    }
+    says(cluster, &["ledger", "verify"])?;
+    scale("2")?;
+    cluster.kubectl(&["-n", "kept", "delete", "infd", "chat"])?;
+    until("the service to be settled", 60, || {
+        Ok(field(cluster, "kept", &record("kept"), ".status.open")?.is_empty())
+    })?;
+    let (_, bound, ended) = stay(&oracle::stays(&cluster.audit_log())?, "kept")?;
+    let seconds = ended.ok_or("nobody saw the pod's end")? - bound;
+    // the imported table's price of the first node's GPUs
+    let expected = 2_100_000_000 * i128::from(seconds) / 3600;
+    let settled = settled(cluster, "kept")?;
+    if settled != expected {
+        return Err(format!("{settled} nano-units are settled, and {expected} were due").into());
+    }
+    Ok(())
+}
+
+/// What every record says.
+fn statuses(cluster: &Cluster) -> Result<BTreeMap<String, Value>> {
+    let list: Value = serde_json::from_str(&cluster.kubectl(&["get", "spend", "-o", "json"])?)?;
+    let records = list["items"].as_array().ok_or("no list")?;
+    let record = |record: &Value| {
+        let name = record["metadata"]["name"].as_str().unwrap_or_default();
+        (name.to_owned(), record["status"].clone())
+    };
+    Ok(records.iter().map(record).collect())
+}

@@ -1,0 +1,78 @@
+//! Prices of a service that runs already: labels of its node that come late, and a table that is imported.
+
+use bursar_e2e::{
+    Access, Cluster, operator, oracle,
+    runner::Outcome,
+    scenario::{at_least, becomes, field, reason, says, service, until},
+};
+use jiff::Timestamp;
+
+use crate::ledger::{month, on_second_node, record, stay};
+
+/// Nano-units an hour of one A100 in the default price list, and in the table that is imported.
+const LISTED: i128 = 2_815_000_000;
+const IMPORTED: i128 = 1_800_000_000;
+
+pub(crate) fn late_labels(cluster: &Cluster) -> Outcome {
+    operator::install(cluster, operator::IMAGE, &["controller.leaseDuration=6s"])?;
+    let manifest = at_least(1, &service("late", r#""--speedup", "20""#, "1h"));
+    cluster.apply(&on_second_node(cluster, &manifest)?)?;
+    let ready = reason("Ready");
+    becomes(cluster, "late", "infd/chat", &ready, "Serving", 60)?;
+    let record = record("late");
+    let first = ".status.open[0].rates[0]";
+    let is = |path: &str, value: &str| becomes(cluster, "late", &record, path, value, 20);
+    is(&format!("{first}.provisional"), "true")?;
+    let node = &cluster.nodes()[1].name;
+    let product = "nvidia.com/gpu.product=NVIDIA-A100-SXM4-80GB";
+    cluster.kubectl(&["label", "node", node, product])?;
+    is(".status.open[0].model", "NVIDIA-A100-SXM4-80GB")?;
+    is(".status.open[0].rates[*].provisional", "")?;
+    is(".status.open[0].rates[*].compute", "2.815")?;
+    let start = field(cluster, "late", &record, ".status.open[0].start")?;
+    is(&format!("{first}.from"), &start)
+}
+
+/// The service of [`late_labels`] is paid at the listed price until the table came, and at the table's from then on.
+pub(crate) fn imported(cluster: &Cluster) -> Outcome {
+    let table = std::env::temp_dir().join(format!("bursar-table-{}.csv", std::process::id()));
+    std::fs::write(
+        &table,
+        "kind,name,price\ngpu,NVIDIA-A100-SXM4-80GB,1.80\ngpu,NVIDIA-H100-80GB-HBM3,2.10\n",
+    )?;
+    let file = table.display().to_string();
+    let import = ["prices", "import", &file, "--name", "contract"];
+    let said = says(cluster, &import);
+    std::fs::remove_file(&table)?;
+    said?;
+    let list = "pricelist/contract";
+    becomes(cluster, "late", list, &reason("Accepted"), "InForce", 20)?;
+    let record = record("late");
+    let rates = ".status.open[0].rates[*].compute";
+    becomes(cluster, "late", &record, rates, "2.815 1.80", 20)?;
+    let check = says(cluster, &["prices", "check"])?;
+    if !check.contains("2 of 2 kinds of GPU on 2 nodes have a price") {
+        return Err(format!("prices check says:\n{check}").into());
+    }
+    let edit: Timestamp = field(cluster, "late", list, ".metadata.creationTimestamp")?.parse()?;
+    // some seconds of the new price
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    cluster.kubectl(&["-n", "late", "delete", "infd", "chat"])?;
+    until("the service to be settled", 60, || {
+        Ok(field(cluster, "late", &record, ".status.open")?.is_empty())
+    })?;
+    let (_, bound, ended) = stay(&oracle::stays(&cluster.audit_log())?, "late")?;
+    let ended = ended.ok_or("nobody saw the pod's end")?;
+    let cost = |rate: i128, seconds: i64| rate * i128::from(seconds) / 3600;
+    let expected =
+        cost(LISTED, edit.as_second() - bound) + cost(IMPORTED, ended - edit.as_second());
+    let settled = crate::ledger::settled(cluster, "late")?;
+    if settled != expected {
+        return Err(format!(
+            "{settled} nano-units are settled in {}, and {expected} were due",
+            month()
+        )
+        .into());
+    }
+    Ok(())
+}

@@ -1,0 +1,133 @@
+//! Unit costs, revenue and margin, with the numbers that they come from.
+
+use bursar_core::economics::{OUTPUT_WEIGHT, Terms, break_even, unit_costs};
+use bursar_core::ledger::Line;
+use bursar_core::money::Money;
+use bursar_core::period::Interval;
+use jiff::Timestamp;
+
+use crate::page::Page;
+
+/// What one unit of what was served in the month cost; nothing where nothing was served.
+pub(super) fn units(page: &mut Page, month: &Line) {
+    let (cost, used) = (month.cost.total(), month.used);
+    let costs = unit_costs(cost, &used);
+    if let Some(each) = costs.per_request {
+        page.row(
+            "a request",
+            &format!("{each} = {cost} / {} requests", used.requests),
+        );
+    }
+    let weight = format!(
+        "({} + {OUTPUT_WEIGHT} x {})",
+        used.input_tokens, used.output_tokens
+    );
+    if let Some(each) = costs.per_million_input_tokens {
+        page.row(
+            "tokens in",
+            &format!("{each} a million = {cost} x 1000000 / {weight}"),
+        );
+    }
+    if let Some(each) = costs.per_million_output_tokens {
+        let times = format!("{OUTPUT_WEIGHT} x 1000000");
+        page.row(
+            "tokens out",
+            &format!("{each} a million = {cost} x {times} / {weight}"),
+        );
+    }
+}
+
+/// What the service earned in the month by these terms.
+pub(super) fn revenue(
+    page: &mut Page,
+    terms: &Terms,
+    line: &Line,
+    month: Interval,
+    now: Timestamp,
+) {
+    let used = &line.used;
+    let alone = |terms: Terms| terms.revenue(used, month, now).total();
+    let none = Terms::default();
+    let (elapsed, _) = month.split(now);
+    let parts = [
+        (
+            alone(Terms {
+                per_request: terms.per_request,
+                ..none
+            }),
+            format!("{} requests at {}", used.requests, terms.per_request),
+        ),
+        (
+            alone(Terms {
+                per_thousand_requests: terms.per_thousand_requests,
+                ..none
+            }),
+            format!(
+                "ads, {} requests at {} a thousand",
+                used.requests, terms.per_thousand_requests
+            ),
+        ),
+        (
+            alone(Terms {
+                per_million_input_tokens: terms.per_million_input_tokens,
+                ..none
+            }),
+            format!(
+                "{} tokens in at {} a million",
+                used.input_tokens, terms.per_million_input_tokens
+            ),
+        ),
+        (
+            alone(Terms {
+                per_million_output_tokens: terms.per_million_output_tokens,
+                ..none
+            }),
+            format!(
+                "{} tokens out at {} a million",
+                used.output_tokens, terms.per_million_output_tokens
+            ),
+        ),
+        (
+            alone(Terms {
+                per_month: terms.per_month,
+                ..none
+            }),
+            format!(
+                "{} a month, of which {} of {} s are over",
+                terms.per_month,
+                elapsed.seconds(),
+                month.seconds()
+            ),
+        ),
+    ];
+    let revenue = terms.revenue(used, month, now);
+    let cost = line.cost.total();
+    page.row("revenue", &format!("{}, of:", revenue.total()));
+    for (earned, by) in parts
+        .into_iter()
+        .filter(|(earned, _)| *earned != Money::ZERO)
+    {
+        page.row("  by", &format!("{earned}: {by}"));
+    }
+    if line.unpriced_gpu_seconds != 0 {
+        page.row("margin", "not known, because a part of the cost is not");
+        return;
+    }
+    page.row(
+        "margin",
+        &format!("{} = {} - {cost}", revenue.total() - cost, revenue.total()),
+    );
+    let (busy, ready) = (cost - line.waste(), cost - line.starting - line.draining);
+    if let Some(thousandths) = break_even(cost, revenue, busy, ready) {
+        page.row(
+            "break-even",
+            &format!(
+                "{}.{}% = busy {busy} / ready {ready} x ({cost} - {} by the month) / {} by use",
+                thousandths / 10,
+                thousandths % 10,
+                revenue.fixed,
+                revenue.by_use
+            ),
+        );
+    }
+}

@@ -1,0 +1,208 @@
+//! Where a figure of money comes from: the pods, days, prices and numbers that it is the sum of.
+//!
+//! | module | subject |
+//! |---|---|
+//! | `workload` | the figures of one workload |
+//! | `charge` | a pod that holds a node, and the rows of the PriceLists that price it |
+//! | `earned` | unit costs, revenue and margin |
+//! | `budget` | what a budget's spent is made of |
+
+mod budget;
+mod charge;
+mod earned;
+#[cfg(test)]
+mod tests;
+mod workload;
+
+use std::time::Duration;
+
+use bursar_api::names::NAMESPACE_LABEL;
+use bursar_api::prices::Prices;
+use bursar_api::spend::WorkloadKind;
+use bursar_api::{BudgetPolicy, InferenceDeployment, PriceList};
+use bursar_core::economics::Terms;
+use bursar_core::money::{Money, NANOS};
+use bursar_core::period::Period;
+use bursar_core::report::Holder;
+use jiff::Timestamp;
+use kube::api::ListParams;
+use kube::{Api, Client};
+
+use crate::args::{Kind, Object};
+use crate::page::{Page, WIDTH};
+use crate::read::{Answer, said};
+use crate::records::{self, Sheet};
+use crate::table::table;
+
+/// The whole ledger of a namespace, and all PriceLists, take longer to read than one object.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// What figures are traced to. Where a part cannot be read, why.
+struct Books {
+    /// The records of the namespace, by month.
+    sheets: Vec<Sheet>,
+    /// Prices as they are now.
+    prices: Result<Prices, String>,
+}
+
+/// What the records do not say of the object.
+enum Subject {
+    /// What a service is paid, if it says.
+    Service(Result<Option<Terms>, String>),
+    Job,
+    /// What a budget is for.
+    Budget(Result<Period, String>),
+}
+
+/// The part of an explanation that traces money; ends with a newline. What cannot be read is said there: it hides nothing else.
+pub(crate) async fn explain(client: &Client, answer: &Answer, now: Timestamp) -> String {
+    let mut page = Page::default();
+    let read = async {
+        let books = books(client, &answer.namespace, now).await;
+        let books = books.map_err(|error| {
+            format!("{error} (ClusterRole bursar-spend-viewer has the right to list them)")
+        })?;
+        Ok((
+            books,
+            subject(client, &answer.object, &answer.namespace).await,
+        ))
+    };
+    let late = |_| {
+        Err(format!(
+            "the API server did not answer within {} s",
+            LIMIT.as_secs()
+        ))
+    };
+    match tokio::time::timeout(LIMIT, read).await.unwrap_or_else(late) {
+        Ok(((books, skipped), subject)) => {
+            render(&mut page, &books, &subject, answer, now);
+            for warning in skipped {
+                page.wrapped("  ", &format!("note: {warning}"), 2);
+            }
+        }
+        Err(why) => {
+            page.heading("money");
+            page.line("");
+            page.row("not traced", &why);
+        }
+    }
+    page.text
+}
+
+fn render(page: &mut Page, books: &Books, subject: &Subject, answer: &Answer, now: Timestamp) {
+    match subject {
+        Subject::Budget(period) => {
+            budget::render(page, &books.sheets, &answer.namespace, period, now);
+        }
+        Subject::Service(terms) => {
+            let sheets = of(&books.sheets, answer, WorkloadKind::InferenceDeployment);
+            workload::render(page, &sheets, &books.prices, Some(terms), now);
+        }
+        Subject::Job => {
+            let sheets = of(&books.sheets, answer, WorkloadKind::TrainingJob);
+            workload::render(page, &sheets, &books.prices, None, now);
+        }
+    }
+}
+
+/// The records of the workload that is asked about.
+fn of<'a>(sheets: &'a [Sheet], answer: &Answer, kind: WorkloadKind) -> Vec<&'a Sheet> {
+    let holder = Holder {
+        namespace: answer.namespace.clone(),
+        workload: format!("{}/{}", kind.short(), answer.object.name),
+    };
+    let mine = sheets.iter().filter(|sheet| sheet.holder == holder);
+    mine.collect()
+}
+
+/// What the ledger holds of a namespace, and the records that cannot be read.
+async fn books(
+    client: &Client,
+    namespace: &str,
+    now: Timestamp,
+) -> Result<(Books, Vec<String>), records::Error> {
+    let objects = records::list(client, &format!("{NAMESPACE_LABEL}={namespace}")).await?;
+    let (mut sheets, skipped) = records::read(&objects, true)?;
+    sheets.sort_by_key(|sheet| sheet.account.month);
+    let kept = sheets.last().map(|sheet| currency(sheet).to_owned());
+    let listed = Api::<PriceList>::all(client.clone())
+        .list(&ListParams::default())
+        .await;
+    let prices = listed
+        .map(|lists| Prices::of(&lists.items, kept, now))
+        .map_err(|error| said(&error));
+    Ok((Books { sheets, prices }, skipped))
+}
+
+async fn subject(client: &Client, object: &Object, namespace: &str) -> Subject {
+    match object.kind {
+        Kind::Job => Subject::Job,
+        Kind::Service => {
+            let api: Api<InferenceDeployment> = Api::namespaced(client.clone(), namespace);
+            let found = api.get(&object.name).await.map_err(|error| said(&error));
+            let terms = |service: InferenceDeployment| {
+                let revenue = service.spec.revenue.as_ref().map(|terms| terms.to_core());
+                revenue.transpose().map_err(|error| error.to_string())
+            };
+            Subject::Service(found.and_then(terms))
+        }
+        Kind::Budget => {
+            let api: Api<BudgetPolicy> = Api::namespaced(client.clone(), namespace);
+            let found = api.get(&object.name).await.map_err(|error| said(&error));
+            Subject::Budget(found.map(|budget| budget.spec.period.into()))
+        }
+    }
+}
+
+fn currency(sheet: &Sheet) -> &str {
+    &sheet.record.spec.currency
+}
+
+/// What the page is about, and its currency, that of the last record.
+fn heading(page: &mut Page, sheets: &[&Sheet], now: Timestamp) {
+    let currency = sheets
+        .last()
+        .map(|sheet| format!(" in {}", currency(sheet)));
+    page.heading(&format!(
+        "money{}, exactly, at {now:.0}",
+        currency.unwrap_or_default()
+    ));
+    page.line("");
+}
+
+/// The records in the currency of the last; the months of the others are named, since sums of two currencies mean nothing.
+fn of_one_currency<'a>(page: &mut Page, sheets: &[&'a Sheet]) -> Vec<&'a Sheet> {
+    let last = sheets.last().map(|sheet| currency(sheet));
+    let (kept, others): (Vec<&Sheet>, Vec<&Sheet>) = sheets
+        .iter()
+        .partition(|sheet| Some(currency(sheet)) == last);
+    for sheet in others {
+        page.row(
+            "left out",
+            &format!("{}, kept in {}", sheet.account.month, currency(sheet)),
+        );
+    }
+    kept
+}
+
+/// Amounts to so many decimals that all of them are exact; two at least.
+fn exact(amounts: &[Money]) -> Vec<String> {
+    let decimals = |amount: &Money| {
+        let fraction = amount.nanos().abs() % NANOS;
+        let text = format!("{fraction:09}");
+        text.trim_end_matches('0').len()
+    };
+    let most = amounts.iter().map(decimals).max().unwrap_or(0).max(2);
+    let amounts = amounts.iter().map(|amount| amount.rounded(most));
+    amounts.collect()
+}
+
+/// A table within the page: the first column is names.
+fn put(page: &mut Page, titles: &[&str], rows: &[Vec<String>]) {
+    let titles: Vec<String> = titles.iter().map(|title| (*title).to_owned()).collect();
+    page.line("");
+    for line in table(&titles, rows, 1, Some(WIDTH - 2)).lines() {
+        page.line(&format!("  {line}"));
+    }
+    page.line("");
+}

@@ -1,0 +1,308 @@
+use bursar_api::SpendRecord;
+use bursar_apitest::Server;
+use bursar_core::period::Month;
+use kube::api::PostParams;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::page::WIDTH;
+use crate::read::Source;
+use crate::samples;
+
+/// Shows what is printed of the sample ledger.
+const DOCS: &str = include_str!("../../../../docs/reports.md");
+
+fn now() -> Timestamp {
+    "2026-11-24T04:00:00Z".parse().unwrap()
+}
+
+/// The list that prices the sample's nodes.
+fn contract() -> PriceList {
+    serde_json::from_value(json!({
+        "apiVersion": "bursar.dev/v1alpha1", "kind": "PriceList", "metadata": {"name": "contract"},
+        "spec": {
+            "currency": "USD",
+            "nodes": [{"instanceType": "p5.48xlarge", "gpus": 8, "pricePerHour": "55.04"}],
+            "gpus": [{"model": "NVIDIA-H100-80GB-HBM3", "pricePerHour": "7", "watts": 600}],
+            "power": {"pricePerKilowattHour": "0.16", "pue": "1.25"},
+        },
+    }))
+    .unwrap()
+}
+
+fn books(records: &[Value]) -> Books {
+    let (mut sheets, _) = records::read(records, false).unwrap();
+    sheets.sort_by_key(|sheet| sheet.account.month);
+    let prices = Prices::of([&contract()], Some("USD".into()), now());
+    Books {
+        sheets,
+        prices: Ok(prices),
+    }
+}
+
+fn terms() -> Terms {
+    Terms {
+        per_million_output_tokens: "40".parse().unwrap(),
+        per_month: "300".parse().unwrap(),
+        ..Terms::default()
+    }
+}
+
+fn answer(kind: Kind, namespace: &str, name: &str) -> Answer {
+    Answer {
+        object: Object {
+            kind,
+            name: name.into(),
+        },
+        namespace: namespace.into(),
+        source: Source::Decision(Value::Null),
+    }
+}
+
+fn printed(books: &Books, subject: &Subject, namespace: &str, name: &str) -> String {
+    let kind = match subject {
+        Subject::Service(_) => Kind::Service,
+        Subject::Job => Kind::Job,
+        Subject::Budget(_) => Kind::Budget,
+    };
+    let mut page = Page::default();
+    render(
+        &mut page,
+        books,
+        subject,
+        &answer(kind, namespace, name),
+        now(),
+    );
+    for line in page.text.lines() {
+        assert!(line.chars().count() <= WIDTH, "too long: {line}");
+        assert_eq!(line, line.trim_end());
+    }
+    page.text
+}
+
+/// A column of the table in a page, its sum, and what stands under it as the sum.
+fn column(text: &str, title: &str) -> (Money, Money) {
+    let mut lines = text.lines().skip_while(|line| !line.contains("GPU-H "));
+    let titles: Vec<&str> = lines.next().unwrap().split("  ").map(str::trim).collect();
+    let titles: Vec<&str> = titles
+        .into_iter()
+        .filter(|title| !title.is_empty())
+        .collect();
+    let at = titles.iter().position(|each| *each == title).unwrap();
+    let rows = lines.take_while(|line| !line.is_empty()).map(|line| {
+        let cells = line
+            .split("  ")
+            .map(str::trim)
+            .filter(|cell| !cell.is_empty());
+        match cells.collect::<Vec<_>>()[at] {
+            "unknown" => Money::ZERO,
+            amount => amount.trim_end_matches('+').parse().unwrap(),
+        }
+    });
+    let mut rows: Vec<Money> = rows.collect();
+    let sum = rows.pop().unwrap();
+    (rows.into_iter().sum(), sum)
+}
+
+#[test]
+fn every_figure_of_a_service_is_traced_to_pods_days_and_prices() {
+    let text = printed(
+        &books(&samples::records()),
+        &Subject::Service(Ok(Some(terms()))),
+        "ml",
+        "chat",
+    );
+    assert!(
+        DOCS.contains(&text),
+        "docs/reports.md does not show\n{text}"
+    );
+}
+
+#[test]
+fn the_parts_that_are_printed_sum_to_the_month_and_to_today_to_the_last_nano_unit() {
+    let mut records = samples::records();
+    // the embedder has run on so many days that not all are named
+    let day = records[1]["status"]["days"][0].clone();
+    let days = (1..=23).map(|date| {
+        let mut day = day.clone();
+        day["date"] = format!("2026-11-{date:02}").into();
+        day["compute"] = format!("0.{date:09}").into();
+        day
+    });
+    records[1]["status"]["days"] = days.chain([day.clone()]).collect();
+    let books = books(&records);
+    for (namespace, subject, name) in [
+        ("ml", Subject::Service(Ok(None)), "chat"),
+        ("ml", Subject::Service(Ok(None)), "embed"),
+        ("research", Subject::Service(Ok(None)), "lab"),
+        ("research", Subject::Job, "finetune"),
+    ] {
+        let text = printed(&books, &subject, namespace, name);
+        let sheet = books
+            .sheets
+            .iter()
+            .find(|sheet| sheet.record.spec.name == name)
+            .unwrap();
+        let month = Month::of(now(), &sheet.zone).bounds(&sheet.zone);
+        let whole = sheet.account.sum(month, now(), &sheet.zone);
+        let today = Period::Daily.bounds(now(), &sheet.zone);
+        let today = sheet.account.sum(today, now(), &sheet.zone).cost.total();
+        for (title, figure) in [
+            ("MONTH", whole.cost.total()),
+            ("TODAY", today),
+            ("WASTE", whole.waste()),
+        ] {
+            assert_eq!(column(&text, title), (figure, figure), "{title} of {text}");
+        }
+    }
+    let text = printed(&books, &Subject::Service(Ok(None)), "ml", "embed");
+    assert!(text.contains("  before 2026-11-18 "), "{text}");
+}
+
+#[test]
+fn months_before_stand_beside_this_one_in_the_total() {
+    let mut records = samples::records();
+    let mut october = records[3].clone();
+    for day in october["status"]["days"].as_array_mut().unwrap() {
+        let date = day["date"].as_str().unwrap().replace("-11-", "-10-");
+        day["date"] = date.into();
+    }
+    october["spec"]["month"] = "2026-10".into();
+    records.push(october);
+    let text = printed(&books(&records), &Subject::Job, "research", "finetune");
+    assert!(
+        text.contains("  total          3142.00+ = 1571.00+ this month + 1571.00+ in 2026-10\n"),
+        "{text}"
+    );
+}
+
+#[test]
+fn what_is_not_known_is_said_with_its_cause() {
+    let mut records = samples::records();
+    let text = printed(
+        &books(&records),
+        &Subject::Service(Ok(None)),
+        "research",
+        "lab",
+    );
+    for part in [
+        "unknown: no price is known for 1 of 1 pod",
+        "month unknown total unknown this month",
+        "no PriceList has a price for AMD-Instinct-MI300X",
+        "the amounts lack 2.000 GPU-hours of AMD-Instinct-MI300X",
+    ] {
+        let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(words.contains(part), "{part:?} is not in\n{text}");
+    }
+    let open = &mut records[0]["status"]["open"][0];
+    open["rates"][0]["provisional"] = true.into();
+    open["lost"] = "2026-11-24T03:00:00Z".into();
+    let mut books = books(&records);
+    books.prices = Err("pricelists is forbidden (403)".into());
+    let terms = Subject::Service(Err("forbidden (403)".into()));
+    let text = printed(&books, &terms, "ml", "chat");
+    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    for part in [
+        "provisional",
+        "not been heard of since 2026-11-24T03:00:00Z",
+        "7.00 beside the month",
+        "PriceLists that cannot be read: pricelists is forbidden (403)",
+        "reading its terms: forbidden (403)",
+    ] {
+        assert!(words.contains(part), "{part:?} is not in\n{text}");
+    }
+}
+
+#[test]
+fn a_price_that_the_lists_no_longer_give_is_not_explained_by_them() {
+    let mut records = samples::records();
+    records[0]["status"]["open"][0]["rates"][0]["compute"] = "6.00".into();
+    let text = printed(&books(&records), &Subject::Service(Ok(None)), "ml", "chat");
+    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(
+        words.contains("costs 6.12 an hour")
+            && words.contains("the PriceLists say 7.00 an hour now"),
+        "{text}"
+    );
+}
+
+#[test]
+fn the_workloads_and_pods_that_a_budget_paid_for_sum_to_its_spent() {
+    let books = books(&samples::records());
+    let text = printed(&books, &Subject::Budget(Ok(Period::Monthly)), "ml", "team");
+    assert!(
+        DOCS.contains(&text),
+        "docs/reports.md does not show\n{text}"
+    );
+    let today = printed(&books, &Subject::Budget(Ok(Period::Daily)), "ml", "team");
+    let (parts, spent) = column(&today, "COST");
+    assert_eq!((parts, spent), (spent, "35.5725".parse().unwrap()));
+}
+
+#[test]
+fn a_rest_at_zero_stands_beside_the_month_with_its_rate() {
+    let mut records = samples::records();
+    let mut resting = records[1]["status"]["hardware"][0].clone();
+    resting["since"] = "2026-11-24T02:00:00Z".into();
+    resting["perHour"] = "0.50".into();
+    records[1]["status"]["resting"] = resting;
+    let text = printed(&books(&records), &Subject::Service(Ok(None)), "ml", "embed");
+    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(words.contains("saved 1.00 beside the month"), "{text}");
+    assert!(
+        words.contains("since 2026-11-24T02:00:00Z at 0.50 an hour"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn records_prices_and_the_budgets_period_are_read_from_the_cluster() {
+    let client = Server::new(&["ml", "research"]).client();
+    let params = PostParams::default();
+    for record in samples::records() {
+        let record: SpendRecord = serde_json::from_value(record).unwrap();
+        let api: Api<SpendRecord> = Api::all(client.clone());
+        let made = api.create(&params, &record).await.unwrap();
+        let filled = SpendRecord {
+            metadata: made.metadata,
+            ..record
+        };
+        let name = filled.metadata.name.clone().unwrap();
+        api.replace_status(&name, &params, &filled).await.unwrap();
+    }
+    let lists: Api<PriceList> = Api::all(client.clone());
+    lists.create(&params, &contract()).await.unwrap();
+    let budget = serde_json::from_value(json!({
+        "apiVersion": "bursar.dev/v1alpha1", "kind": "BudgetPolicy", "metadata": {"name": "team"},
+        "spec": {"limit": "500", "period": "Daily"},
+    }));
+    let budgets: Api<BudgetPolicy> = Api::namespaced(client.clone(), "ml");
+    budgets.create(&params, &budget.unwrap()).await.unwrap();
+
+    let text = explain(&client, &answer(Kind::Budget, "ml", "team"), now()).await;
+    assert!(
+        text.contains("  spent          35.5725 since 2026-11-23T23:00:00Z"),
+        "{text}"
+    );
+    let text = explain(&client, &answer(Kind::Service, "ml", "chat"), now()).await;
+    assert!(
+        text.contains("PriceList contract, node p5.48xlarge"),
+        "{text}"
+    );
+    // the service itself is gone, and its terms with it
+    assert!(text.contains("  revenue        not traced"), "{text}");
+    assert!(!text.contains("finetune"), "{text}");
+}
+
+#[tokio::test]
+async fn a_ledger_that_cannot_be_read_is_said_and_hides_nothing_else() {
+    let nobody = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
+    let client = Client::try_from(nobody).unwrap();
+    let text = explain(&client, &answer(Kind::Service, "ml", "chat"), now()).await;
+    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(
+        words.starts_with("money not traced reading SpendRecords: "),
+        "{text}"
+    );
+    assert!(words.contains("bursar-spend-viewer"), "{text}");
+}

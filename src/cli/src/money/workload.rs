@@ -1,0 +1,313 @@
+//! The figures of one workload, as its status and `kubectl bursar top` show them, and what each is the sum of.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bursar_api::prices::Prices;
+use bursar_core::economics::Terms;
+use bursar_core::forecast::Forecast;
+use bursar_core::ledger::{Account, Charge, Line};
+use bursar_core::money::Money;
+use bursar_core::period::{Interval, Month};
+use bursar_core::report::gpu;
+use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+
+use super::{charge, earned, exact, heading, of_one_currency, put};
+use crate::page::Page;
+use crate::records::Sheet;
+use crate::top::{hours, waste};
+
+/// Days that are named; those before them are one sum.
+const DAYS: usize = 7;
+
+/// What is spent in part of a month, and by what.
+struct Part {
+    name: String,
+    /// That of today.
+    today: Line,
+    /// All of it.
+    all: Line,
+}
+
+/// Everything about the money of one workload; `terms` where it is one that can earn.
+pub(super) fn render(
+    page: &mut Page,
+    sheets: &[&Sheet],
+    prices: &Result<Prices, String>,
+    terms: Option<&Result<Option<Terms>, String>>,
+    now: Timestamp,
+) {
+    heading(page, sheets, now);
+    let sheets = of_one_currency(page, sheets);
+    let Some(last) = sheets.last() else {
+        page.row("spent", "nothing: no pod of it has been charged");
+        return;
+    };
+    let zone = &last.zone;
+    let month = Month::of(now, zone);
+    let accounts: Vec<&Account> = sheets.iter().map(|sheet| &sheet.account).collect();
+    let current: Vec<&Account> = accounts
+        .iter()
+        .copied()
+        .filter(|account| account.month == month)
+        .collect();
+    rate(page, &current, prices, now);
+
+    let parts = parts(&current, now, zone);
+    let today: Line = parts.iter().map(|part| part.today).sum();
+    let spent: Line = parts.iter().map(|part| part.all).sum();
+    list(page, parts, &today, &spent);
+
+    let sum = |within: Interval| -> Line {
+        let each = accounts.iter();
+        each.map(|account| account.sum(within, now, zone)).sum()
+    };
+    page.row("today", &known(&today, today.cost.total().to_string()));
+    page.row("month", &in_parts(&spent));
+    let months: BTreeSet<Month> = accounts.iter().map(|account| account.month).collect();
+    let before: Vec<(Month, Line)> = months
+        .iter()
+        .rev()
+        .filter(|each| **each != month)
+        .map(|each| (*each, sum(each.bounds(zone))))
+        .collect();
+    total(page, &spent, &before);
+    if spent.cost.total() != Money::ZERO {
+        page.row(
+            "waste",
+            &format!(
+                "{}, {} of the month: starting {}, idle {}, draining {}",
+                spent.waste(),
+                waste(&spent),
+                spent.starting,
+                spent.idle,
+                spent.draining
+            ),
+        );
+    }
+    if let Some(forecast) = Forecast::of(accounts.iter().copied(), now, zone) {
+        page.row("forecast", &of_forecast(&forecast));
+    }
+    earned::units(page, &spent);
+    match terms {
+        Some(Ok(Some(terms))) => earned::revenue(page, terms, &spent, month.bounds(zone), now),
+        Some(Err(why)) => page.row("revenue", &format!("not traced: reading its terms: {why}")),
+        Some(Ok(None)) | None => {}
+    }
+    let saved = sum(month.bounds(zone)).saved;
+    if saved != Money::ZERO {
+        page.row("saved", &of_rest(saved, &current));
+    }
+    rests_on(page, &current, &spent, now, zone);
+}
+
+fn rate(page: &mut Page, current: &[&Account], prices: &Result<Prices, String>, now: Timestamp) {
+    let open = current.iter().flat_map(|account| account.open.values());
+    let charges: Vec<&Charge> = open.filter(|charge| charge.start <= now).collect();
+    let known: Vec<Money> = charges
+        .iter()
+        .filter_map(|charge| Some(charge.rate()?.cost.total()))
+        .collect();
+    let sum: Money = known.iter().copied().sum();
+    let pods = match charges.len() {
+        1 => "1 pod".to_owned(),
+        count => format!("{count} pods"),
+    };
+    let text = match charges.len() - known.len() {
+        _ if charges.is_empty() => "0.00 an hour: no pod of it holds a node".to_owned(),
+        0 => format!("{sum} an hour, of {pods}"),
+        unpriced => format!(
+            "unknown: no price is known for {unpriced} of {pods}; the others cost {sum} an hour"
+        ),
+    };
+    page.row("rate", &text);
+    charge::render(page, &charges, prices, now);
+}
+
+/// What the month is made of: what the pods that run cost since it was last booked, then the days that are booked, newest first.
+fn parts(current: &[&Account], now: Timestamp, zone: &TimeZone) -> Vec<Part> {
+    let date = zone.to_datetime(now).date();
+    let part = |name: String, days: &[(Date, Line)]| Part {
+        name,
+        today: days
+            .iter()
+            .filter(|(day, _)| *day == date)
+            .map(|(_, line)| *line)
+            .sum(),
+        all: days.iter().map(|(_, line)| *line).sum(),
+    };
+    let mut running: BTreeMap<(&str, &str), Vec<(Date, Line)>> = BTreeMap::new();
+    let mut booked: BTreeMap<Date, Line> = BTreeMap::new();
+    for account in current {
+        let month = account.month.bounds(zone);
+        for (charge, day, line) in account.running(month, now, zone) {
+            let pod = (charge.pod.as_str(), charge.uid.as_str());
+            running.entry(pod).or_default().push((day, line));
+        }
+        for (day, lines) in account.days() {
+            *booked.entry(*day).or_default() += lines.iter().map(|(_, line)| *line).sum();
+        }
+    }
+    let mut parts: Vec<Part> = running
+        .iter()
+        .map(|((pod, _), days)| part((*pod).to_owned(), days))
+        .collect();
+    let booked: Vec<(Date, Line)> = booked.into_iter().rev().collect();
+    let (named, earlier) = booked.split_at(booked.len().min(DAYS));
+    parts.extend(named.iter().map(|day| part(day.0.to_string(), &[*day])));
+    if let Some((last, _)) = named.last().filter(|_| !earlier.is_empty()) {
+        parts.push(part(format!("before {last}"), earlier));
+    }
+    parts
+}
+
+fn list(page: &mut Page, mut parts: Vec<Part>, today: &Line, all: &Line) {
+    if parts.is_empty() {
+        page.line("");
+        return;
+    }
+    parts.push(Part {
+        name: "MONTH".into(),
+        today: *today,
+        all: *all,
+    });
+    let column = |amount: fn(&Part) -> Money| exact(&parts.iter().map(amount).collect::<Vec<_>>());
+    let today = column(|part| part.today.cost.total());
+    let month = column(|part| part.all.cost.total());
+    let waste = column(|part| part.all.waste());
+    let amounts = today.into_iter().zip(month).zip(waste);
+    let rows: Vec<Vec<String>> = parts
+        .iter()
+        .zip(amounts)
+        .map(|(part, ((today, month), waste))| {
+            vec![
+                part.name.clone(),
+                hours(part.all.gpu_seconds, 2),
+                known(&part.today, today),
+                known(&part.all, month),
+                waste,
+            ]
+        })
+        .collect();
+    put(
+        page,
+        &["POD OR DAY", "GPU-H", "TODAY", "MONTH", "WASTE"],
+        &rows,
+    );
+}
+
+/// An amount of a line, with a `+` where a part of it is not known.
+fn known(line: &Line, amount: String) -> String {
+    match line.unpriced_gpu_seconds {
+        0 => amount,
+        unpriced if unpriced == line.gpu_seconds => "unknown".to_owned(),
+        _ => format!("{amount}+"),
+    }
+}
+
+fn in_parts(line: &Line) -> String {
+    let cost = &line.cost;
+    let parts = [
+        ("compute", cost.compute),
+        ("storage", cost.storage),
+        ("power", cost.power),
+        ("labour", cost.labour),
+    ];
+    let parts: Vec<String> = parts
+        .into_iter()
+        .filter(|(_, amount)| *amount != Money::ZERO)
+        .map(|(name, amount)| format!("{name} {amount}"))
+        .collect();
+    let total = known(line, cost.total().to_string());
+    if parts.is_empty() {
+        return total;
+    }
+    format!("{total} = {}", parts.join(" + "))
+}
+
+/// All months on record, this one included.
+fn total(page: &mut Page, spent: &Line, before: &[(Month, Line)]) {
+    let mut all = *spent;
+    let of = |line: &Line| known(line, line.cost.total().to_string());
+    let mut text = format!("{} this month", of(spent));
+    for (month, line) in before {
+        all += *line;
+        text.push_str(&format!(" + {} in {month}", of(line)));
+    }
+    if before.is_empty() {
+        page.row("total", &format!("{text}, its first"));
+    } else {
+        page.row("total", &format!("{} = {text}", of(&all)));
+    }
+    let hours = format!(
+        "{} this month, {} in all",
+        hours(spent.gpu_seconds, 3),
+        hours(all.gpu_seconds, 3)
+    );
+    page.row("GPU-hours", &hours);
+}
+
+fn of_forecast(forecast: &Forecast) -> String {
+    let (spent, window) = (forecast.spent, forecast.window);
+    if !forecast.has_pace() {
+        return format!("{spent}, as spent: its first hour is no pace");
+    }
+    format!(
+        "{} = {spent} + {} x {} s / {} s: this month, and what is left of it at the pace since {:.0}",
+        forecast.month_end(),
+        forecast.paced,
+        forecast.left,
+        window.seconds(),
+        window.start
+    )
+}
+
+fn of_rest(saved: Money, current: &[&Account]) -> String {
+    let text = format!("{saved} beside the month: a replica while it rested at zero");
+    match current.iter().find_map(|account| account.rest.as_ref()) {
+        Some(rest) => format!(
+            "{text}, as since {:.0} at {} an hour",
+            rest.since, rest.per_hour
+        ),
+        None => text,
+    }
+}
+
+/// What is not a listed price for an exact time, and why.
+fn rests_on(page: &mut Page, current: &[&Account], spent: &Line, now: Timestamp, zone: &TimeZone) {
+    if spent.estimated != Money::ZERO {
+        page.row(
+            "estimated",
+            &format!(
+                "{} of the month: days on which a price was provisional, or an end was not seen",
+                spent.estimated
+            ),
+        );
+    }
+    if spent.unpriced_gpu_seconds != 0 {
+        let lines = current.iter().flat_map(|account| account.lines(now, zone));
+        let unpriced: BTreeSet<String> = lines
+            .filter(|(_, line)| line.unpriced_gpu_seconds != 0)
+            .map(|((_, sku), _)| gpu(&sku))
+            .collect();
+        let names: Vec<String> = unpriced.into_iter().collect();
+        page.row(
+            "unpriced",
+            &format!(
+                "the amounts lack {} GPU-hours of {}, which no PriceList had a price for",
+                hours(spent.unpriced_gpu_seconds, 3),
+                names.join(" and ")
+            ),
+        );
+    }
+    if spent.unattributed != Money::ZERO {
+        page.row(
+            "unattributed",
+            &format!(
+                "{} beside the month: time on nodes from when they fell silent",
+                spent.unattributed
+            ),
+        );
+    }
+}

@@ -1,0 +1,95 @@
+//! What services earned in a month by their terms, and what that leaves when their cost is paid.
+
+use std::collections::BTreeMap;
+
+use bursar_api::InferenceDeployment;
+use bursar_api::spend::WorkloadKind;
+use bursar_core::economics::Terms;
+use bursar_core::money::Money;
+use bursar_core::period::Interval;
+use bursar_core::report::{Dimension, Holder, Report, Row};
+use jiff::Timestamp;
+use kube::api::ListParams;
+use kube::{Api, Client, ResourceExt};
+
+use crate::read::said;
+
+/// What services are paid: those that say so.
+pub(super) type Paid = BTreeMap<Holder, Terms>;
+
+/// What a row earned, and what is left of that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Earned {
+    /// By use, and by the part of the month that is over.
+    pub(super) revenue: Money,
+    /// `revenue` less the row's cost; `None` while a part of that is not known.
+    pub(super) margin: Option<Money>,
+}
+
+/// Whether a report has a row for each workload: terms by the month are the whole workload's.
+pub(super) fn is_by_workload(by: &[Dimension]) -> bool {
+    let of_workload = |each: &Dimension| matches!(each, Dimension::Namespace | Dimension::Workload);
+    by.contains(&Dimension::Workload) && by.iter().all(of_workload)
+}
+
+/// The terms of the services that the cluster has now.
+pub(super) async fn paid(client: &Client, namespace: Option<&str>) -> Result<Paid, String> {
+    let api: Api<InferenceDeployment> = match namespace {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    };
+    let listed = api.list(&ListParams::default()).await;
+    let services = listed.map_err(|error| said(&error))?.items;
+    let of = |service: InferenceDeployment| {
+        let holder = Holder {
+            namespace: service.namespace()?,
+            workload: format!(
+                "{}/{}",
+                WorkloadKind::InferenceDeployment.short(),
+                service.name_any()
+            ),
+        };
+        let terms = service.spec.revenue?.to_core();
+        Some(terms.map(|terms| (holder, terms)))
+    };
+    let paid: Result<Paid, _> = services.into_iter().filter_map(of).collect();
+    paid.map_err(|error| error.to_string())
+}
+
+/// What each row of a report earned in the part of `month` that is over, in the order of its rows.
+pub(super) fn earned(
+    report: &Report,
+    paid: &Paid,
+    month: Interval,
+    now: Timestamp,
+) -> Vec<Option<Earned>> {
+    let is_by_workload = is_by_workload(&report.by);
+    let of = |row: &Row| {
+        let value = |dimension| {
+            let at = report.by.iter().position(|each| *each == dimension)?;
+            row.key.get(at)?.clone()
+        };
+        let holder = Holder {
+            namespace: value(Dimension::Namespace)?,
+            workload: value(Dimension::Workload)?,
+        };
+        let terms = paid.get(&holder).filter(|_| is_by_workload)?;
+        let is_known = row.line.unpriced_gpu_seconds == 0;
+        let revenue = terms.revenue(&row.line.used, month, now).total();
+        Some(Earned {
+            revenue,
+            margin: is_known.then(|| revenue - row.line.cost.total()),
+        })
+    };
+    report.rows.iter().map(of).collect()
+}
+
+/// The sum of the rows that have one; `None` if none has.
+pub(super) fn sum(rows: &[Option<Earned>]) -> Option<Earned> {
+    let rows = || rows.iter().flatten();
+    rows().next()?;
+    Some(Earned {
+        revenue: rows().map(|row| row.revenue).sum(),
+        margin: rows().map(|row| row.margin).sum(),
+    })
+}

@@ -1,0 +1,81 @@
+//! When a service rests at zero replicas, which is what scaling to zero saves.
+
+use bursar_api::spend::WorkloadRef;
+use bursar_core::ledger::{End, Rest};
+use bursar_core::period::{Interval, Month, whole_second};
+use k8s_openapi::api::core::v1::Pod;
+
+use super::{Error, Ledger, Pages};
+use crate::pod;
+
+impl Ledger<'_> {
+    /// Lets a service rest from the end of its last replica, if nothing is asked of it, until the next one is bound or something is
+    /// asked. A rest goes on over the end of a month in the next one's account.
+    pub(super) fn rest(
+        &self,
+        workload: &WorkloadRef,
+        pages: &mut Pages,
+        pods: &[&Pod],
+    ) -> Result<(), Error> {
+        self.carry_rest(workload, pages)?;
+        let this = Month::of(self.now, self.zone);
+        let next = pages.get(&this).and_then(|page| {
+            let open = page.account.open.values();
+            open.map(|charge| charge.start).min()
+        });
+        if next.is_some() || !self.unasked.contains(workload) {
+            let at = next.unwrap_or_else(|| whole_second(self.now));
+            for page in pages.values_mut() {
+                page.account.wake(at, self.zone);
+            }
+        } else if let Some(page) = pages.get_mut(&this)
+            && page.account.rest.is_none()
+        {
+            let was_open = page.before.open.values();
+            let ended = was_open.map(|charge| (self.ended(pods, &charge.uid), charge));
+            page.account.rest = ended
+                .max_by_key(|(end, _)| end.at)
+                .and_then(|(end, charge)| Rest::after(charge, end));
+        }
+        Ok(())
+    }
+
+    /// Takes a rest into the months that have begun since. A month whose rest the next one has on record is done with it.
+    fn carry_rest(&self, workload: &WorkloadRef, pages: &mut Pages) -> Result<(), Error> {
+        let Some((first, rest)) = pages
+            .iter()
+            .find_map(|(month, page)| Some((*month, page.account.rest.clone()?)))
+        else {
+            return Ok(());
+        };
+        let since = Interval {
+            start: first.bounds(self.zone).start,
+            end: self.now,
+        };
+        let months: Vec<Month> = since.months(self.zone).collect();
+        for month in &months {
+            self.turn_to(workload, pages, *month)?;
+            if let Some(page) = pages.get_mut(month) {
+                page.account.rest.get_or_insert_with(|| rest.clone());
+            }
+        }
+        for month in months {
+            let next = pages.get(&month.next());
+            let carried = next.is_some_and(|next| next.before.rest.is_some());
+            if let Some(page) = pages.get_mut(&month).filter(|_| carried) {
+                page.account.wake(month.bounds(self.zone).end, self.zone);
+            }
+        }
+        Ok(())
+    }
+
+    /// When a pod that is settled ended: as it says, or now where it is gone.
+    fn ended(&self, pods: &[&Pod], uid: &str) -> End {
+        let told = pods.iter().find(|pod| pod::uid(pod) == uid);
+        let gone = || End {
+            at: whole_second(self.now),
+            estimated: true,
+        };
+        told.and_then(|pod| self.end(pod)).unwrap_or_else(gone)
+    }
+}
