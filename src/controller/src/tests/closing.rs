@@ -176,3 +176,12 @@ async fn a_record_that_is_written_to_while_it_is_folded_stays_and_counts() {
     let cost = stage.world.cost()["chat"] + 1_000_000_000;
     assert_eq!(stage.world.recorded()["chat"], cost);
 }
+
+#[test]
+fn a_retention_that_budgets_could_not_live_with_is_refused_with_what_would_be_right() {
+    for text in ["0", "1", "-1", "a year", ""] {
+        let error = crate::months(text).unwrap_err();
+        assert!(error.contains("2 or more"), "{text}: {error}");
+    }
+    assert_eq!(crate::months("2"), Ok(2));
+}
