@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use bursar_api::SpendRecord;
-use bursar_api::spend::Standing;
+use bursar_api::spend::{Standing, WorkloadRef};
 use bursar_core::currency;
 use bursar_core::ledger::Account;
 use bursar_core::period::Month;
@@ -137,11 +137,11 @@ pub(crate) fn name(object: &Value) -> &str {
         .unwrap_or("without a name")
 }
 
-/// Leaves the one of each workload and month that counts, in the order of their names.
+/// Leaves the one of each workload and month that counts, in their order.
 pub(crate) fn counting(sheets: Vec<Sheet>) -> Vec<Sheet> {
-    let mut best: BTreeMap<String, Sheet> = BTreeMap::new();
+    let mut best: BTreeMap<(WorkloadRef, Month), Sheet> = BTreeMap::new();
     for sheet in sheets {
-        match best.entry(sheet.record.metadata.name.clone().unwrap_or_default()) {
+        match best.entry((sheet.record.workload(), sheet.account.month)) {
             Entry::Vacant(entry) => drop(entry.insert(sheet)),
             Entry::Occupied(mut entry) if entry.get().standing < sheet.standing => {
                 entry.insert(sheet);

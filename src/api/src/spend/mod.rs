@@ -195,14 +195,13 @@ impl WorkloadRef {
         }
     }
 
-    /// The name of its record of a month: `{namespace}.{infd|tj|pods|ns}.{name}.{YYYY-MM}`.
+    /// The name of its record of a month: `{namespace}.{infd|tj|pods|ns}.{name}.{YYYY-MM}`, without the namespace where it has none.
     pub fn record_name(&self, month: Month) -> String {
-        format!(
-            "{}.{}.{}.{month}",
-            self.namespace,
-            self.kind.short(),
-            self.name
-        )
+        let (kind, name) = (self.kind.short(), &self.name);
+        match self.namespace.as_str() {
+            "" => format!("{kind}.{name}.{month}"),
+            namespace => format!("{namespace}.{kind}.{name}.{month}"),
+        }
     }
 
     /// An empty record.

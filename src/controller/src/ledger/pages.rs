@@ -20,8 +20,8 @@ const USE_PACE: SignedDuration = SignedDuration::from_mins(5);
 /// One record and the account that will be written to it.
 pub(super) struct Page {
     /// As it is, or as it will be made.
-    record: SpendRecord,
-    is_made: bool,
+    pub(super) record: SpendRecord,
+    pub(super) is_made: bool,
     /// A folded record has the account until this one is written.
     is_folded: bool,
     pub(super) before: Account,
