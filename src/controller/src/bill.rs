@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bursar_api::SpendRecord;
-use bursar_api::prices::Prices;
 use bursar_api::spend::WorkloadRef;
 use bursar_api::text::FieldError;
 use bursar_core::bill::{Bill, Side};
@@ -66,9 +65,7 @@ fn shares(
     month: Month,
     now: Timestamp,
 ) -> BTreeMap<Holder, Money> {
-    let lists = context.stores.prices.state();
-    let kept = prices::kept(&context.stores.records, now, &context.zone);
-    let prices = Prices::of(lists.iter().map(AsRef::as_ref), kept, now);
+    let prices = prices::known(&context.stores, now, &context.zone);
     let holders: Vec<(Holder, &Account)> = accounts
         .iter()
         .filter(|(workload, _)| workload.kind.side() != Side::Nodes)

@@ -101,9 +101,7 @@ impl Scene {
                 || open.contains(pod::uid(pod))
         };
         pods.retain(|pod| is_charged(pod));
-        let lists = context.stores.prices.state();
-        let kept = prices::kept(&context.stores.records, now, &context.zone);
-        let prices = Prices::of(lists.iter().map(AsRef::as_ref), kept, now);
+        let prices = prices::known(&context.stores, now, &context.zone);
         Self {
             namespace: namespace.to_owned(),
             services,
@@ -134,10 +132,7 @@ impl Scene {
         all.extend(
             records
                 .iter()
-                .filter(|record| {
-                    record.spec.namespace == self.namespace
-                        && record.spec.kind != WorkloadKind::Node
-                })
+                .filter(|record| record.spec.namespace == self.namespace)
                 .map(|record| record.workload()),
         );
         all.sort();

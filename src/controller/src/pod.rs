@@ -9,6 +9,7 @@ pub(crate) use bursar_core::price::is_gpu;
 use bursar_core::price::{Amounts, Facts};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, ContainerState, Node, Pod, PodSpec};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt;
 
 /// The pod's UID; empty only for an object that never was on a server.
@@ -253,8 +254,8 @@ pub(crate) fn unschedulable(pod: &Pod) -> Option<&str> {
     scheduled.message.as_deref()
 }
 
-/// The GPUs that the pod holds by its spec: their resource and count. Init containers run one after the other, so the largest of them counts; of
-/// several resources the one with the highest count.
+/// The GPUs that the pod holds by its spec: their resource and count. Init containers run one after the other, so the largest of them
+/// counts; of several resources the one with the highest count.
 pub(crate) fn gpus(pod: &Pod) -> Option<(String, u32)> {
     gpus_of(pod.spec.as_ref()?)
 }
@@ -326,13 +327,14 @@ fn container_gpus(container: &Container) -> Option<(String, u32)> {
         .and_then(|(name, quantity)| Some((name.clone(), quantity.0.parse().ok()?)))
 }
 
+/// What the node has of each resource.
+pub(crate) fn capacity_of(node: &Node) -> Option<&BTreeMap<String, Quantity>> {
+    node.status.as_ref()?.capacity.as_ref()
+}
+
 /// How many of `resource` the node has.
 pub(crate) fn node_gpus(node: &Node, resource: &str) -> u32 {
-    let capacity = node
-        .status
-        .as_ref()
-        .and_then(|status| status.capacity.as_ref());
-    capacity
+    capacity_of(node)
         .and_then(|capacity| capacity.get(resource))
         .and_then(|quantity| quantity.0.parse().ok())
         .unwrap_or(0)

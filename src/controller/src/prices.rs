@@ -14,6 +14,7 @@ pub(crate) use bursar_api::prices::Prices;
 
 use crate::capacity;
 use crate::pod;
+use crate::watch::Stores;
 
 /// The currency that the accounts of `now`'s month are kept in; `None` while there are none.
 pub(crate) fn kept(
@@ -25,6 +26,13 @@ pub(crate) fn kept(
     let record =
         records.find(|record| record.spec.month == month && !record.spec.currency.is_empty())?;
     Some(record.spec.currency.clone())
+}
+
+/// The prices that the caches hold, in the currency that the accounts of `now`'s month are kept in.
+pub(crate) fn known(stores: &Stores, now: Timestamp, zone: &TimeZone) -> Prices {
+    let lists = stores.prices.state();
+    let kept = kept(&stores.records, now, zone);
+    Prices::of(lists.iter().map(AsRef::as_ref), kept, now)
 }
 
 /// What a pod of these facts may cost an hour wherever it is put: the dearest of the nodes that would take it, or the dearest listed

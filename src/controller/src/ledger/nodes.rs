@@ -20,7 +20,6 @@ use bursar_core::period::{Interval, whole_second};
 use bursar_core::price::Facts;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt;
 use kube::api::{Api, ListParams};
 use kube::runtime::reflector::Store;
@@ -31,7 +30,7 @@ use crate::capacity;
 use crate::claims::Claims;
 use crate::context::Context;
 use crate::pod;
-use crate::prices::{self, Prices};
+use crate::prices;
 
 /// How often the accounts are compared with the caches.
 const PACE: Duration = Duration::from_secs(3);
@@ -60,9 +59,7 @@ pub(crate) async fn look(context: &Context, seen: &mut Seen, now: Timestamp) -> 
     let Some(since) = since(&stores.records, now) else {
         return Vec::new();
     };
-    let lists = stores.prices.state();
-    let kept = prices::kept(&stores.records, now, &context.zone);
-    let prices = Prices::of(lists.iter().map(AsRef::as_ref), kept, now);
+    let prices = prices::known(stores, now, &context.zone);
     let ledger = Ledger {
         client: &context.client,
         records: &stores.records,
@@ -334,20 +331,11 @@ fn node_of(key: &str) -> &str {
 
 /// The GPU resources that a node offers, and how many of each.
 fn offers(node: &Node) -> BTreeMap<&str, u32> {
-    let names = capacity_of(node)
-        .into_keys()
-        .filter(|name| pod::is_gpu(name));
+    let names = pod::capacity_of(node).into_iter().flat_map(BTreeMap::keys);
     names
-        .map(|name| (name, pod::node_gpus(node, name)))
+        .filter(|name| pod::is_gpu(name))
+        .map(|name| (name.as_str(), pod::node_gpus(node, name)))
         .filter(|(_, count)| *count > 0)
-        .collect()
-}
-
-fn capacity_of(node: &Node) -> BTreeMap<&str, &Quantity> {
-    let status = node.status.iter();
-    status
-        .flat_map(|status| status.capacity.iter().flatten())
-        .map(|(name, quantity)| (name.as_str(), quantity))
         .collect()
 }
 
@@ -365,9 +353,8 @@ fn are_charged(offers: &BTreeMap<&str, u32>, charges: &[&Charge]) -> bool {
 fn facts(node: &Node) -> Vec<Facts> {
     const MIB_MILLI: i64 = 1000 << 20;
     let amount = |name: &str, unit_milli: i64| {
-        let milli = capacity_of(node)
-            .get(name)
-            .map_or(0, |quantity| capacity::milli(quantity));
+        let has = pod::capacity_of(node).and_then(|has| has.get(name));
+        let milli = has.map_or(0, capacity::milli);
         u32::try_from(milli / unit_milli).unwrap_or(u32::MAX)
     };
     let offers = offers(node);

@@ -126,11 +126,7 @@ impl Account {
             return false;
         };
         let part = rest.until(at).meet(self.month.bounds(zone));
-        for (date, day) in part.into_iter().flat_map(|part| part.days(zone)) {
-            let line = Line {
-                saved: rest.saved(day),
-                ..Line::default()
-            };
+        for (date, line) in part.into_iter().flat_map(|part| rest.lines(part, zone)) {
             let is_of = |sku: &Sku| *sku == rest.sku;
             *self.line(date, &rest.sku.resource, is_of, || rest.sku.clone()) += line;
             self.over += line;
@@ -177,9 +173,8 @@ impl Account {
             *all.entry((date, sku)).or_default() += line;
         }
         if let Some((rest, part)) = self.resting(self.month.bounds(zone), now, zone) {
-            for (date, day) in part.days(zone) {
-                let line = all.entry((date, rest.sku.clone())).or_default();
-                line.saved += rest.saved(day);
+            for (date, line) in rest.lines(part, zone) {
+                *all.entry((date, rest.sku.clone())).or_default() += line;
             }
         }
         all

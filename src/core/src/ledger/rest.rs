@@ -1,9 +1,11 @@
 //! A service at zero replicas because nothing is asked of it, and what that saves.
 
 use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
 
 use super::charge::{Charge, End};
-use super::line::Sku;
+use super::line::{Line, Sku};
 use crate::money::Money;
 use crate::period::Interval;
 
@@ -35,6 +37,21 @@ impl Rest {
             self.per_hour.per_hour_for(seconds.max(0))
         };
         until(part.end) - until(part.start)
+    }
+
+    /// What it saves within `part`, by day.
+    pub(super) fn lines(
+        &self,
+        part: Interval,
+        zone: &TimeZone,
+    ) -> impl Iterator<Item = (Date, Line)> {
+        part.days(zone).map(|(date, day)| {
+            let line = Line {
+                saved: self.saved(day),
+                ..Line::default()
+            };
+            (date, line)
+        })
     }
 
     /// From its begin until `end`.
