@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use bursar_api::PriceList;
 use bursar_api::prices::Prices;
-use bursar_core::price::{DEFAULT_LIST, Facts, Priced, is_gpu};
+use bursar_core::price::{DEFAULT_LIST, Facts, Priced, is_gpu, product_labels};
 use bursar_prices::import::{self, ImportError};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
@@ -12,7 +12,7 @@ use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
 
 use crate::args::Import;
-use crate::read::said;
+use crate::read::{self, said};
 
 const FIELD_MANAGER: &str = "kubectl-bursar";
 
@@ -115,11 +115,10 @@ pub(crate) async fn check(client: &Client, now: Timestamp) -> Result<Checked, Er
         .list(&ListParams::default())
         .await
         .map_err(|error| failed("listing nodes", &error))?;
-    let lists = Api::<PriceList>::all(client.clone())
-        .list(&ListParams::default())
+    let lists = read::price_lists(client)
         .await
         .map_err(|error| failed("listing PriceLists (is Bursar installed?)", &error))?;
-    Ok(report(&nodes.items, &lists.items, now))
+    Ok(report(&nodes.items, &lists, now))
 }
 
 fn report(nodes: &[Node], lists: &[PriceList], now: Timestamp) -> Checked {
@@ -186,10 +185,11 @@ fn unpriced(facts: &Facts, prices: &Prices, now: Timestamp) -> Option<String> {
         text.push_str("  label node.kubernetes.io/instance-type is missing; a cloud's node controller sets it\n");
     }
     if facts.model.is_none() {
-        let (label, by) = match resource.split('/').next() {
-            Some("amd.com") => ("amd.com/gpu.product-name", "AMD's node labeller"),
-            Some("gpu.intel.com") => ("gpu.intel.com/product", "Intel's feature discovery"),
-            _ => ("nvidia.com/gpu.product", "NVIDIA's GPU feature discovery"),
+        let label = product_labels(resource)[0];
+        let by = match resource.split('/').next() {
+            Some("amd.com") => "AMD's node labeller",
+            Some("gpu.intel.com") => "Intel's feature discovery",
+            _ => "NVIDIA's GPU feature discovery",
         };
         text.push_str(&format!("  label {label} is missing; {by} sets it\n"));
     }

@@ -3,11 +3,12 @@
 use std::{path::PathBuf, time::Duration};
 
 use crate::args::{Asked, Kind, Object};
+use bursar_api::PriceList;
 use bursar_api::names::GROUP;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::{
     Api, Client, Config,
-    api::{ApiResource, DynamicObject, GroupVersionKind},
+    api::{ApiResource, DynamicObject, GroupVersionKind, ListParams},
     config::{KubeConfigOptions, Kubeconfig},
 };
 use serde_json::Value;
@@ -202,6 +203,12 @@ async fn object(client: &Client, object: &Object, namespace: &str) -> Result<Val
         namespace: namespace.to_owned(),
     })?;
     serde_json::to_value(found).map_err(|error| unreadable(error.to_string()))
+}
+
+/// All PriceLists of the cluster.
+pub(crate) async fn price_lists(client: &Client) -> Result<Vec<PriceList>, kube::Error> {
+    let api: Api<PriceList> = Api::all(client.clone());
+    Ok(api.list(&ListParams::default()).await?.items)
 }
 
 /// The API server's own words, or an error with all its causes on one line, none said twice.

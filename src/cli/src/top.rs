@@ -265,10 +265,15 @@ fn figures(row: &Standing, digits: usize) -> Vec<String> {
 
 /// An amount of a line, with a `+` where a part of it is not known.
 pub(crate) fn amount(line: &Line, amount: Money, digits: usize) -> String {
+    known(line, amount.rounded(digits))
+}
+
+/// The same of an amount as it is written.
+pub(crate) fn known(line: &Line, amount: String) -> String {
     match line.unpriced_gpu_seconds {
-        0 => amount.rounded(digits),
+        0 => amount,
         unpriced if unpriced == line.gpu_seconds => "unknown".to_owned(),
-        _ => format!("{}+", amount.rounded(digits)),
+        _ => format!("{amount}+"),
     }
 }
 

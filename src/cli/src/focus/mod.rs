@@ -126,23 +126,10 @@ pub(crate) fn charges<'a>(
     now: Timestamp,
 ) -> Vec<Charge<'a>> {
     let of_sheet = |sheet: &'a Sheet| {
-        let month = sheet.account.month.bounds(&sheet.zone);
         let lines = sheet.account.lines(now, &sheet.zone).into_iter();
         lines.flat_map(move |((date, sku), line)| {
-            let day = report::day(date, &sheet.zone).unwrap_or(month);
-            let charge = move |part: Part| Charge {
-                account,
-                sheet,
-                what: What::Pods,
-                sku: sku.clone(),
-                part,
-                cost: part.of(&line),
-                gpu_seconds: line.gpu_seconds,
-                period: day,
-                month,
-            };
-            let rows = Part::ALL.map(charge).into_iter();
-            rows.filter(|row| row.cost != Money::ZERO)
+            let row = of_day(account, sheet, What::Pods, date, sku, Money::ZERO);
+            in_parts(row, line)
         })
     };
     sheets.iter().flat_map(of_sheet).collect()
@@ -201,14 +188,7 @@ pub(crate) fn idle<'a>(nodes: &'a [Sheet], bill: &Bill, account: &'a str) -> Vec
     };
     let of_line = |(date, sku, line): (Date, &Sku, Line)| {
         let row = of_day(account, sheet, What::Idle, date, sku.clone(), Money::ZERO);
-        let charge = move |part: Part| Charge {
-            part,
-            cost: part.of(&line),
-            gpu_seconds: line.gpu_seconds,
-            ..row.clone()
-        };
-        let rows = Part::ALL.map(charge).into_iter();
-        rows.filter(|row| row.cost != Money::ZERO)
+        in_parts(row, line)
     };
     bill.idle().flat_map(of_line).collect()
 }
@@ -234,6 +214,18 @@ fn of_day<'a>(
         period: report::day(date, &sheet.zone).unwrap_or(month),
         month,
     }
+}
+
+/// A row for each part of a line's cost that is not zero.
+fn in_parts(row: Charge<'_>, line: Line) -> impl Iterator<Item = Charge<'_>> {
+    let of_part = move |part: Part| Charge {
+        part,
+        cost: part.of(&line),
+        gpu_seconds: line.gpu_seconds,
+        ..row.clone()
+    };
+    let rows = Part::ALL.map(of_part).into_iter();
+    rows.filter(|row| row.cost != Money::ZERO)
 }
 
 impl Charge<'_> {

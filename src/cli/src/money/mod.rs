@@ -18,19 +18,17 @@ use std::time::Duration;
 
 use bursar_api::names::NAMESPACE_LABEL;
 use bursar_api::prices::Prices;
-use bursar_api::spend::WorkloadKind;
-use bursar_api::{BudgetPolicy, InferenceDeployment, PriceList, TrainingJob};
+use bursar_api::spend::{WorkloadKind, WorkloadRef};
+use bursar_api::{BudgetPolicy, InferenceDeployment, TrainingJob};
 use bursar_core::economics::Terms;
 use bursar_core::money::{Money, NANOS};
 use bursar_core::period::Period;
-use bursar_core::report::Holder;
 use jiff::Timestamp;
-use kube::api::ListParams;
 use kube::{Api, Client};
 
 use crate::args::{Kind, Object};
 use crate::page::{Page, WIDTH};
-use crate::read::{Answer, said};
+use crate::read::{self, Answer, said};
 use crate::records::{self, Sheet};
 use crate::table::table;
 
@@ -115,10 +113,12 @@ fn render(page: &mut Page, books: &Books, subject: &Subject, answer: &Answer, no
 
 /// The records of the workload that is asked about.
 fn of<'a>(sheets: &'a [Sheet], answer: &Answer, kind: WorkloadKind) -> Vec<&'a Sheet> {
-    let holder = Holder {
+    let workload = WorkloadRef {
         namespace: answer.namespace.clone(),
-        workload: format!("{}/{}", kind.short(), answer.object.name),
+        kind,
+        name: answer.object.name.clone(),
     };
+    let holder = workload.holder();
     let mine = sheets.iter().filter(|sheet| sheet.holder == holder);
     mine.collect()
 }
@@ -133,11 +133,9 @@ async fn books(
     let (mut sheets, skipped) = records::read(&objects, true)?;
     sheets.sort_by_key(|sheet| sheet.account.month);
     let kept = sheets.last().map(|sheet| currency(sheet).to_owned());
-    let listed = Api::<PriceList>::all(client.clone())
-        .list(&ListParams::default())
-        .await;
-    let prices = listed
-        .map(|lists| Prices::of(&lists.items, kept, now))
+    let prices = read::price_lists(client)
+        .await
+        .map(|lists| Prices::of(&lists, kept, now))
         .map_err(|error| said(&error));
     let books = Books {
         sheets,

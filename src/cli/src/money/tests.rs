@@ -1,4 +1,4 @@
-use bursar_api::SpendRecord;
+use bursar_api::{PriceList, SpendRecord};
 use bursar_apitest::Server;
 use bursar_core::period::Month;
 use kube::api::PostParams;

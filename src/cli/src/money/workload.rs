@@ -16,7 +16,7 @@ use jiff::tz::TimeZone;
 use super::{charge, earned, exact, heading, of_one_currency, put};
 use crate::page::Page;
 use crate::records::Sheet;
-use crate::top::{hours, waste};
+use crate::top::{hours, known, waste};
 
 /// Days that are named; those before them are one sum.
 const DAYS: usize = 7;
@@ -195,15 +195,6 @@ fn list(page: &mut Page, mut parts: Vec<Part>, today: &Line, all: &Line) {
         &["POD OR DAY", "GPU-H", "TODAY", "MONTH", "WASTE"],
         &rows,
     );
-}
-
-/// An amount of a line, with a `+` where a part of it is not known.
-fn known(line: &Line, amount: String) -> String {
-    match line.unpriced_gpu_seconds {
-        0 => amount,
-        unpriced if unpriced == line.gpu_seconds => "unknown".to_owned(),
-        _ => format!("{amount}+"),
-    }
 }
 
 fn in_parts(line: &Line) -> String {

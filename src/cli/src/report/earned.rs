@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bursar_api::InferenceDeployment;
-use bursar_api::spend::WorkloadKind;
+use bursar_api::spend::{WorkloadKind, WorkloadRef};
 use bursar_core::economics::Terms;
 use bursar_core::money::Money;
 use bursar_core::period::Interval;
@@ -41,16 +41,13 @@ pub(super) async fn paid(client: &Client, namespace: Option<&str>) -> Result<Pai
     let listed = api.list(&ListParams::default()).await;
     let services = listed.map_err(|error| said(&error))?.items;
     let of = |service: InferenceDeployment| {
-        let holder = Holder {
+        let workload = WorkloadRef {
             namespace: service.namespace()?,
-            workload: format!(
-                "{}/{}",
-                WorkloadKind::InferenceDeployment.short(),
-                service.name_any()
-            ),
+            kind: WorkloadKind::InferenceDeployment,
+            name: service.name_any(),
         };
         let terms = service.spec.revenue?.to_core();
-        Some(terms.map(|terms| (holder, terms)))
+        Some(terms.map(|terms| (workload.holder(), terms)))
     };
     let paid: Result<Paid, _> = services.into_iter().filter_map(of).collect();
     paid.map_err(|error| error.to_string())

@@ -13,7 +13,6 @@ pub(crate) mod figures;
 use std::io::{IsTerminal, Write, stdout};
 use std::path::PathBuf;
 
-use bursar_api::PriceList;
 use bursar_api::names::{MONTH_LABEL, NAMESPACE_LABEL};
 use bursar_api::prices::Prices;
 use bursar_core::ledger::{Line, Sku};
@@ -24,8 +23,7 @@ use clap::{Args, ValueEnum};
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
-use kube::api::ListParams;
-use kube::{Api, Client};
+use kube::Client;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 use serde_json::Value;
@@ -143,7 +141,8 @@ where
             let client = client().await?;
             shown = asked.scope.namespace(&client);
             if asked.overheads {
-                lists = price_lists(&client).await?;
+                let listed = read::price_lists(&client).await;
+                lists = listed.map_err(|error| Error::Prices(error.to_string()))?;
             }
             if earned::is_by_workload(&asked.by) && !asked.output.is_focus() {
                 match earned::paid(&client, shown.as_deref()).await {
@@ -276,15 +275,6 @@ fn due(sheets: &[Sheet], nodes: &[Sheet], prices: &Prices, month: Month, now: Ti
 /// Now, or the month's last second.
 fn last(month: Month, now: Timestamp, zone: &TimeZone) -> Timestamp {
     now.min(month.bounds(zone).end - SignedDuration::from_secs(1))
-}
-
-async fn price_lists(client: &Client) -> Result<Vec<PriceList>, Error> {
-    let listed = Api::<PriceList>::all(client.clone())
-        .list(&ListParams::default())
-        .await;
-    Ok(listed
-        .map_err(|error| Error::Prices(error.to_string()))?
-        .items)
 }
 
 fn render(read: &Read, asked: &Asked, account: &str, now: Timestamp) -> Result<Vec<u8>, Error> {

@@ -1,3 +1,4 @@
+use bursar_api::PriceList;
 use clap::Parser;
 
 use super::*;
