@@ -1,7 +1,7 @@
 //! An oracle of the ledger: recomputes every charge from the API server's audit log. It shares no code with the ledger, and knows
 //! pods, nodes and prices only from what the log and the price list say.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, fs, num::ParseIntError, path::Path};
 
 use serde_json::Value;
 
@@ -147,6 +147,15 @@ fn see(stay: &mut Stay, pod: &Value) {
         };
         stay.ended = kubelets.or_else(writes).or(stay.ended);
     }
+}
+
+/// `1.23` in nano-units, without the product's own code.
+///
+/// # Errors
+/// When it is no decimal number of at most nine decimals.
+pub fn nanos(amount: &str) -> std::result::Result<i128, ParseIntError> {
+    let (whole, fraction) = amount.split_once('.').unwrap_or((amount, ""));
+    Ok(whole.parse::<i128>()? * 1_000_000_000 + format!("{fraction:0<9}").parse::<i128>()?)
 }
 
 /// Writes of the operator to anything but its Leases, after `since` (RFC 3339): verb and resource.

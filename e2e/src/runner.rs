@@ -26,6 +26,17 @@ pub struct Scenario {
     pub run: fn(&Cluster) -> Outcome,
 }
 
+impl Scenario {
+    /// A scenario that may take so many minutes.
+    pub fn new(name: &'static str, minutes: u64, run: fn(&Cluster) -> Outcome) -> Self {
+        Self {
+            name,
+            limit: Duration::from_secs(60 * minutes),
+            run,
+        }
+    }
+}
+
 /// Boots a cluster, enters its network and runs the scenarios whose names contain one of the arguments, or all of them.
 ///
 /// A scenario that takes too long ends the whole binary, because it cannot be stopped; those after it count as failed.

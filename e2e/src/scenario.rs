@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jiff::Timestamp;
+
 use crate::{Access, Cluster, image, operator, process, runner::Outcome, traffic};
 
 /// A service of the test's engine. `flags` are the engine's.
@@ -120,6 +122,11 @@ pub fn field(
         "-o",
         &format!("jsonpath={{{path}}}"),
     ])?)
+}
+
+/// This month, as records name it.
+pub fn month() -> String {
+    Timestamp::now().strftime("%Y-%m").to_string()
 }
 
 /// Waits until a field has this value.

@@ -6,7 +6,7 @@ use bursar_e2e::{
     Access, Cluster, operator,
     oracle::{self, Stay},
     runner::Outcome,
-    scenario::{at_least, becomes, field, reason, says, service, until},
+    scenario::{self, at_least, becomes, field, reason, says, service, until},
 };
 use jiff::Timestamp;
 use serde_json::Value;
@@ -16,13 +16,9 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 /// Nano-units of a second on the second node, by the imported table.
 const SECOND: i128 = 500_000;
 
-pub(crate) fn month() -> String {
-    Timestamp::now().strftime("%Y-%m").to_string()
-}
-
 /// The record of the service `chat` of a namespace.
 pub(crate) fn record(namespace: &str) -> String {
-    format!("spend/{namespace}.infd.chat.{}", month())
+    format!("spend/{namespace}.infd.chat.{}", scenario::month())
 }
 
 /// The service on the second node.
@@ -53,18 +49,8 @@ pub(crate) fn stay<'a>(stays: &'a [Stay], namespace: &str) -> Result<(&'a Stay, 
 
 /// The sum that a record has settled, in nano-units.
 pub(crate) fn settled(cluster: &Cluster, namespace: &str) -> Result<i128> {
-    nanos(&field(
-        cluster,
-        namespace,
-        &record(namespace),
-        ".status.settled",
-    )?)
-}
-
-/// `1.23` in nano-units, without the product's own code.
-fn nanos(amount: &str) -> Result<i128> {
-    let (whole, fraction) = amount.split_once('.').unwrap_or((amount, ""));
-    Ok(whole.parse::<i128>()? * 1_000_000_000 + format!("{fraction:0<9}").parse::<i128>()?)
+    let settled = field(cluster, namespace, &record(namespace), ".status.settled")?;
+    Ok(oracle::nanos(&settled)?)
 }
 
 pub(crate) fn lost_node(cluster: &Cluster) -> Outcome {
@@ -114,7 +100,8 @@ pub(crate) fn lost_node(cluster: &Cluster) -> Outcome {
     let silent = silent.as_second();
     let sum = |part: &str| -> Result<i128> {
         let days = field(cluster, "lost", &record, &format!(".status.days[*].{part}"))?;
-        days.split_whitespace().map(nanos).sum()
+        let nanos = days.split_whitespace().map(oracle::nanos);
+        Ok(nanos.sum::<std::result::Result<i128, _>>()?)
     };
     let found = [sum("compute")?, sum("estimated")?, sum("unattributed")?];
     let known = SECOND * i128::from(silent - bound);

@@ -4,37 +4,32 @@
 mod ledger;
 mod prices;
 
-use std::{process::ExitCode, time::Duration};
+use std::process::ExitCode;
 
 use bursar_e2e::{
     NodeOptions, Options,
     image::{self, Program},
-    runner::{self, Outcome, Scenario},
+    runner::{self, Scenario},
 };
 
 fn main() -> ExitCode {
-    let scenario = |name, minutes: u64, run: fn(&bursar_e2e::Cluster) -> Outcome| Scenario {
-        name,
-        limit: Duration::from_secs(60 * minutes),
-        run,
-    };
     let scenarios = [
-        scenario(
+        Scenario::new(
             "labels_that_come_late_count_from_the_start",
             4,
             prices::late_labels,
         ),
-        scenario(
+        Scenario::new(
             "an_imported_table_prices_what_runs_from_then_on",
             3,
             prices::imported,
         ),
-        scenario(
+        Scenario::new(
             "time_on_a_lost_node_is_no_workloads_cost",
             5,
             ledger::lost_node,
         ),
-        scenario("a_lost_ledger_is_restored_and_goes_on", 4, ledger::restored),
+        Scenario::new("a_lost_ledger_is_restored_and_goes_on", 4, ledger::restored),
     ];
     runner::main(
         || {

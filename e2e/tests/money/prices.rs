@@ -3,11 +3,11 @@
 use bursar_e2e::{
     Access, Cluster, operator, oracle,
     runner::Outcome,
-    scenario::{at_least, becomes, field, reason, says, service, until},
+    scenario::{at_least, becomes, field, month, reason, says, service, until},
 };
 use jiff::Timestamp;
 
-use crate::ledger::{month, on_second_node, record, stay};
+use crate::ledger::{on_second_node, record, settled, stay};
 
 /// Nano-units an hour of one A100 in the default price list, and in the table that is imported.
 const LISTED: i128 = 2_815_000_000;
@@ -55,8 +55,9 @@ pub(crate) fn imported(cluster: &Cluster) -> Outcome {
         return Err(format!("prices check says:\n{check}").into());
     }
     let edit: Timestamp = field(cluster, "late", list, ".metadata.creationTimestamp")?.parse()?;
-    // some seconds of the new price
-    std::thread::sleep(std::time::Duration::from_secs(3));
+    until("three seconds of the new price", 10, || {
+        Ok(Timestamp::now().duration_since(edit).as_secs() >= 3)
+    })?;
     cluster.kubectl(&["-n", "late", "delete", "infd", "chat"])?;
     until("the service to be settled", 60, || {
         Ok(field(cluster, "late", &record, ".status.open")?.is_empty())
@@ -66,7 +67,7 @@ pub(crate) fn imported(cluster: &Cluster) -> Outcome {
     let cost = |rate: i128, seconds: i64| rate * i128::from(seconds) / 3600;
     let expected =
         cost(LISTED, edit.as_second() - bound) + cost(IMPORTED, ended - edit.as_second());
-    let settled = crate::ledger::settled(cluster, "late")?;
+    let settled = settled(cluster, "late")?;
     if settled != expected {
         return Err(format!(
             "{settled} nano-units are settled in {}, and {expected} were due",

@@ -3,7 +3,7 @@
 
 use bursar_e2e::{Access, Cluster, operator, runner::Outcome};
 
-use bursar_e2e::scenario::{bursar, field, until};
+use bursar_e2e::scenario::{bursar, field, month, until};
 
 /// One H100 of the node that the harness shows, an hour.
 const RATE: &str = "6.88";
@@ -49,7 +49,7 @@ pub(crate) fn explains(cluster: &Cluster) -> Outcome {
 }
 
 pub(crate) fn reports(cluster: &Cluster) -> Outcome {
-    let month = jiff::Timestamp::now().strftime("%Y-%m").to_string();
+    let month = month();
     let table = std::env::temp_dir().join(format!("bursar-prices-{}.csv", std::process::id()));
     std::fs::write(&table, "kind,name,price\ngpu,NVIDIA-H100-80GB-HBM3,2.10\n")?;
     let file = table.display().to_string();

@@ -7,110 +7,105 @@ mod life;
 mod records;
 mod requests;
 
-use std::{process::ExitCode, time::Duration};
+use std::process::ExitCode;
 
 use bursar_e2e::{
     NodeOptions, Options,
     image::{self, Program},
-    runner::{self, Outcome, Scenario},
+    runner::{self, Scenario},
 };
 
 fn main() -> ExitCode {
-    let scenario = |name, minutes: u64, run: fn(&bursar_e2e::Cluster) -> Outcome| Scenario {
-        name,
-        limit: Duration::from_secs(60 * minutes),
-        run,
-    };
     let scenarios = [
-        scenario(
+        Scenario::new(
             "observe_only_decides_and_changes_nothing",
             3,
             life::observes,
         ),
-        scenario("a_service_runs_steadily", 2, records::steady_begins),
-        scenario(
+        Scenario::new("a_service_runs_steadily", 2, records::steady_begins),
+        Scenario::new(
             "kubectl_bursar_explains_the_leaders_decision",
             4,
             inside::explains,
         ),
-        scenario(
+        Scenario::new(
             "kubectl_bursar_reports_what_runs_and_what_it_cost",
             4,
             inside::reports,
         ),
-        scenario(
+        Scenario::new(
             "metrics_show_workloads_budgets_and_the_operator_itself",
             1,
             inside::measures,
         ),
-        scenario(
+        Scenario::new(
             "pods_that_cannot_be_charged_are_not_held",
             3,
             life::uncharged,
         ),
-        scenario(
+        Scenario::new(
             "a_namespace_that_asks_for_it_has_all_its_gpu_pods_charged_exactly",
             3,
             life::exact_namespace,
         ),
-        scenario(
+        Scenario::new(
             "replicas_follow_the_queue_depth_and_go_to_zero_when_idle",
             3,
             requests::scaling,
         ),
-        scenario(
+        Scenario::new(
             "a_thousand_requests_through_zero_and_back_are_all_served",
             6,
             requests::through_zero,
         ),
-        scenario(
+        Scenario::new(
             "when_the_last_replica_crashes_none_is_refused_once_that_is_seen",
             3,
             requests::last_replica_crashes,
         ),
-        scenario(
+        Scenario::new(
             "an_exhausted_budget_stops_a_service_within_its_limit",
             4,
             budgets::stops_a_service,
         ),
-        scenario(
+        Scenario::new(
             "a_frozen_service_does_not_grow_and_one_at_its_minimum_shrinks",
             4,
             budgets::freezes_and_shrinks,
         ),
-        scenario(
+        Scenario::new(
             "a_gang_is_suspended_by_the_budget_and_loses_no_step",
             4,
             budgets::suspends_a_gang,
         ),
-        scenario(
+        Scenario::new(
             "requests_wait_while_the_controllers_are_down_for_two_minutes",
             5,
             faults::two_minutes_down,
         ),
-        scenario(
+        Scenario::new(
             "controllers_that_die_at_ten_moments_lose_no_request",
             5,
             faults::ten_deaths,
         ),
-        scenario(
+        Scenario::new(
             "trouble_at_run_time_is_named_and_stops_nothing_else",
             3,
             faults::trouble,
         ),
-        scenario(
+        Scenario::new(
             "while_only_money_changes_statuses_are_written_sparingly",
             2,
             records::steady_ends,
         ),
-        scenario("at_rest_the_operator_writes_nothing", 4, records::at_rest),
-        scenario(
+        Scenario::new("at_rest_the_operator_writes_nothing", 4, records::at_rest),
+        Scenario::new(
             "the_ledger_equals_the_audit_log_to_the_nano_unit",
             2,
             records::equals_the_audit_log,
         ),
-        scenario("uninstalling_leaves_nothing_stuck", 5, life::uninstall),
-        scenario(
+        Scenario::new("uninstalling_leaves_nothing_stuck", 5, life::uninstall),
+        Scenario::new(
             "released_without_helm_nothing_is_stuck_either",
             4,
             life::release,
