@@ -3,7 +3,13 @@
 
 mod machines;
 
-use std::{collections::BTreeMap, fs, num::ParseIntError, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{BufRead, BufReader},
+    num::ParseIntError,
+    path::Path,
+};
 
 use serde_json::Value;
 
@@ -61,6 +67,7 @@ pub fn charges(
 pub fn stays(audit_log: &Path) -> Result<Vec<Stay>> {
     let mut stays: BTreeMap<String, Stay> = BTreeMap::new();
     for event in events(audit_log)? {
+        let event = event?;
         let object = &event["responseObject"];
         if event["objectRef"]["resource"] == "pods"
             && object["kind"] == "Pod"
@@ -79,20 +86,20 @@ pub fn stays(audit_log: &Path) -> Result<Vec<Stay>> {
     Ok(stays.into_values().collect())
 }
 
-/// All that the log says.
+/// All that the log says, one after the other.
 ///
 /// # Errors
 /// When it cannot be read.
-pub fn events(audit_log: &Path) -> Result<Vec<Value>> {
-    let text =
-        fs::read_to_string(audit_log).while_(|| format!("reading {}", audit_log.display()))?;
-    let event = |line| {
-        serde_json::from_str(line).map_err(|error| Error::Malformed {
-            what: audit_log.display().to_string(),
+pub fn events(audit_log: &Path) -> Result<impl Iterator<Item = Result<Value>>> {
+    let name = audit_log.display().to_string();
+    let file = File::open(audit_log).while_(|| format!("opening {name}"))?;
+    Ok(BufReader::new(file).lines().map(move |line| {
+        let line = line.while_(|| format!("reading {name}"))?;
+        serde_json::from_str(&line).map_err(|error| Error::Malformed {
+            what: name.clone(),
             why: error.to_string(),
         })
-    };
-    text.lines().map(event).collect()
+    }))
 }
 
 fn workload(pod: &Value) -> Option<String> {

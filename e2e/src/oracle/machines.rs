@@ -36,6 +36,7 @@ pub fn machines(audit_log: &Path) -> Result<Vec<Machine>> {
     let mut machines: BTreeMap<String, Machine> = BTreeMap::new();
     let mut charged: BTreeMap<String, i64> = BTreeMap::new();
     for event in events(audit_log)? {
+        let event = event?;
         let object = &event["responseObject"];
         match event["objectRef"]["resource"].as_str() {
             Some("nodes") if object["kind"] == "Node" => {
@@ -80,6 +81,7 @@ pub fn machines(audit_log: &Path) -> Result<Vec<Machine>> {
 pub fn accounts_began(audit_log: &Path) -> Result<Option<(i64, i64)>> {
     let mut made = Vec::new();
     for event in events(audit_log)? {
+        let event = event?;
         let record = &event["responseObject"]["metadata"];
         if event["objectRef"]["resource"] == "spendrecords"
             && event["verb"] == "create"

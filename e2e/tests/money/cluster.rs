@@ -260,12 +260,13 @@ fn expected(
     for (stay, bound) in stays.iter().filter_map(|stay| Some((stay, stay.bound?))) {
         let machine = machines.iter().find(|machine| machine.name == stay.node);
         let machine = machine.ok_or_else(|| format!("{stay:?} is on no node"))?;
-        // of a pod that was given up, the time on the silent node is nobody's
-        let (known, ended) = match (stay.ended, stay.deleted, machine.silent) {
-            (Some(ended), _, _) => (ended, ended),
-            (None, Some(deleted), Some(silent)) => (silent, deleted),
-            _ => (now, now),
-        };
+        // the time of a pod on a node that was never heard of again is nobody's
+        let ended = stay
+            .ended
+            .or(stay.deleted.filter(|_| machine.silent.is_some()));
+        let silent = machine.silent.filter(|_| stay.ended.is_none());
+        let ended = ended.unwrap_or(now);
+        let known = silent.map_or(ended, |silent| silent.max(bound));
         let until = |to| Ok::<_, String>(cost(of(machine)?, stay.gpus, bound, to));
         let (held, all) = (until(known)?, until(ended)?);
         let holder = match stay.workload.ends_with(".pods.unmanaged") {
@@ -324,12 +325,14 @@ fn found(cluster: &Value) -> Result<BTreeMap<String, i128>> {
 fn written_by_the_controller(cluster: &Cluster) -> Outcome {
     let log = cluster.audit_log();
     let controller = format!("system:serviceaccount:{}:", operator::NAMESPACE);
-    let events = oracle::events(&log)?;
-    let writes = events.iter().filter(|event| {
+    let mut writes = Vec::new();
+    for event in oracle::events(&log)? {
+        let event = event?;
         let user = event["user"]["username"].as_str().unwrap_or_default();
-        event["objectRef"]["resource"] == "spendrecords" && user.starts_with(&controller)
-    });
-    let writes: Vec<_> = writes.collect();
+        if event["objectRef"]["resource"] == "spendrecords" && user.starts_with(&controller) {
+            writes.push(event);
+        }
+    }
     for machine in oracle::machines(&log)? {
         let record = record_of(&machine.uid);
         let taken = |verb: &str, subresource: &Value| {
@@ -345,7 +348,7 @@ fn written_by_the_controller(cluster: &Cluster) -> Outcome {
     }
     let code = |event: &Value| event["responseStatus"]["code"].as_u64();
     // a record that has changed since is written again
-    let refused = |event: &&&Value| !matches!(code(event), Some(200 | 201 | 409));
+    let refused = |event: &&Value| !matches!(code(event), Some(200 | 201 | 409));
     match writes.iter().find(refused) {
         None => Ok(()),
         Some(event) => Err(format!("the API server refused {event:#}").into()),
