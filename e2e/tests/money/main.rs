@@ -1,6 +1,7 @@
 //! Money on a real cluster: prices that come late or from a table, nodes that are lost, a ledger that is lost, and the bill of
 //! it all. The scenarios share the cluster and run in this order.
 
+mod closing;
 mod cluster;
 mod ledger;
 mod prices;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
             ledger::lost_node,
         ),
         Scenario::new("a_lost_ledger_is_restored_and_goes_on", 4, ledger::restored),
+        Scenario::new("months_that_are_over_are_folded", 4, closing::folded),
         // nodes are everybody's: it bills what the others left too
         Scenario::new(
             "the_clusters_bill_equals_the_audit_log_to_the_nano_unit",
