@@ -17,8 +17,8 @@ use bursar_e2e::{
 fn main() -> ExitCode {
     let scenarios = [
         Scenario::new(
-            "labels_that_come_late_count_from_the_start",
-            4,
+            "prices_and_labels_that_come_late_count_from_the_start",
+            5,
             prices::late_labels,
         ),
         Scenario::new(
