@@ -77,6 +77,7 @@ fn examples(cluster: &Cluster) -> Outcome {
         "inferencedeployment.bursar.dev/chat",
         "trainingjob.bursar.dev/finetune",
         "budgetpolicy.bursar.dev/team",
+        "spendcorrection.bursar.dev/lost-node-2026-11",
     ] {
         if !shown.contains(name) {
             return Err(format!("`kubectl get bursar -A` does not show {name}:\n{shown}").into());

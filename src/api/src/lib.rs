@@ -5,6 +5,7 @@
 //! | [`inference`] | InferenceDeployment (`infd`) |
 //! | [`training`] | TrainingJob (`tj`) |
 //! | [`budget`] | BudgetPolicy (`budget`) |
+//! | [`correction`] | SpendCorrection (`correction`) |
 //! | [`prices`] | PriceList (`prices`) |
 //! | [`revenue`] | what an InferenceDeployment earns |
 //! | [`spend`] | SpendRecord (`spend`) |
@@ -22,6 +23,7 @@
 
 pub mod budget;
 pub mod conditions;
+pub mod correction;
 pub mod crds;
 pub mod inference;
 pub mod names;
@@ -34,6 +36,7 @@ pub mod text;
 pub mod training;
 
 pub use budget::BudgetPolicy;
+pub use correction::SpendCorrection;
 pub use inference::InferenceDeployment;
 pub use prices::PriceList;
 pub use spend::SpendRecord;

@@ -9,6 +9,7 @@
 //! | `claims` | what pods hold by claims: volumes and devices |
 //! | `observe`, `capacity` | everything that a decision reads, as the core's snapshot |
 //! | `reconcile` | the steps in their order |
+//! | `corrections` | which SpendCorrections count |
 //! | `inference`, `training`, `budget` | build, apply and status of a kind |
 //! | `bill` | the whole cluster's month: who bears its overheads, what its nodes cost |
 //! | `health`, `priced` | what the conditions of both kinds say of pods and prices |
@@ -19,6 +20,7 @@ mod calls;
 mod capacity;
 mod claims;
 mod context;
+mod corrections;
 mod gateways;
 mod health;
 mod inference;
@@ -242,6 +244,7 @@ async fn lead(
         server_name: format!("bursar-gateway.{}.svc", options.namespace),
     };
     let prices = price_list::follow(client.clone(), Arc::clone(&stores), zone.clone());
+    let corrections = corrections::follow(client.clone(), Arc::clone(&stores), zone.clone());
     let scrape = Scrape::new(
         Arc::clone(&stores),
         Arc::clone(&context.readings),
@@ -276,6 +279,7 @@ async fn lead(
         () = prices => {}
         () = ledger::nodes::follow(Arc::clone(&context)) => {}
         () = bill::follow(&context) => {}
+        () = corrections => {}
         () = scrape.run() => {}
         () = watts => {}
         () = gateways => {}

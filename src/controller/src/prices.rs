@@ -22,7 +22,12 @@ pub(crate) fn kept(
     now: Timestamp,
     zone: &TimeZone,
 ) -> Option<String> {
-    let month = Month::of(now, zone).to_string();
+    kept_in(records, Month::of(now, zone))
+}
+
+/// The currency that a month's accounts are kept in; `None` if there are none.
+pub(crate) fn kept_in(records: &Store<SpendRecord>, month: Month) -> Option<String> {
+    let month = month.to_string();
     let record =
         records.find(|record| record.spec.month == month && !record.spec.currency.is_empty())?;
     Some(record.spec.currency.clone())

@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bursar_api::spend::WorkloadKind;
-use bursar_api::{BudgetPolicy, InferenceDeployment, PriceList, SpendRecord, TrainingJob};
+use bursar_api::{
+    BudgetPolicy, InferenceDeployment, PriceList, SpendCorrection, SpendRecord, TrainingJob,
+};
 use futures::future::try_join_all;
 use futures::{FutureExt, StreamExt};
 use jiff::Timestamp;
@@ -36,6 +38,7 @@ pub(crate) struct Stores {
     pub(crate) budgets: Store<BudgetPolicy>,
     pub(crate) prices: Store<PriceList>,
     pub(crate) records: Store<SpendRecord>,
+    pub(crate) corrections: Store<SpendCorrection>,
     pub(crate) deployments: Store<Deployment>,
     pub(crate) batch_jobs: Store<Job>,
     pub(crate) front_services: Store<Service>,
@@ -145,6 +148,9 @@ impl Stores {
             records: store!(all(), |record: &SpendRecord| Concern::Namespace(
                 record.spec.namespace.clone()
             )),
+            corrections: store!(all(), |correction: &SpendCorrection| Concern::Namespace(
+                correction.spec.namespace.clone()
+            )),
             deployments: store!(ours.clone(), own_namespace),
             batch_jobs: store!(ours.clone(), own_namespace),
             front_services: store!(ours.clone(), own_namespace),
@@ -250,6 +256,7 @@ pub(crate) trait Trim: ResourceExt {
 impl Trim for InferenceDeployment {}
 impl Trim for TrainingJob {}
 impl Trim for BudgetPolicy {}
+impl Trim for SpendCorrection {}
 impl Trim for Deployment {}
 impl Trim for Job {}
 impl Trim for Service {}

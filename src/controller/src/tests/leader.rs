@@ -56,6 +56,7 @@ caches! {
     budgets: bursar_api::BudgetPolicy,
     prices: bursar_api::PriceList,
     records: bursar_api::SpendRecord,
+    corrections: bursar_api::SpendCorrection,
     deployments: k8s_openapi::api::apps::v1::Deployment,
     batch_jobs: k8s_openapi::api::batch::v1::Job,
     front_services: k8s_openapi::api::core::v1::Service,
