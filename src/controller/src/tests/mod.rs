@@ -4,6 +4,7 @@
 mod accounts;
 mod budgets;
 mod claims;
+mod closing;
 mod corrections;
 mod gangs;
 mod leader;
