@@ -139,13 +139,18 @@ where
     let mut lists = Vec::new();
     let mut paid = Paid::new();
     let corrections: Vec<Value>;
+    // where a namespace has corrections alone, others' records say in which currency and time zone these count
     let objects = match &asked.from {
         Some(path) => {
             let records: Vec<Value>;
             (corrections, records) = backup::load(path)?
                 .into_iter()
                 .partition(corrections::is_one);
-            of_backup(records, asked)
+            let mine = of_backup(&records, asked.month, shown.as_deref());
+            match mine.is_empty() && !corrections.is_empty() {
+                true => of_backup(&records, asked.month, None),
+                false => mine,
+            }
         }
         None => {
             let client = client().await?;
@@ -163,7 +168,6 @@ where
             let mut objects = records::list(&client, &selector(asked.month, read)).await?;
             corrections = corrections::list(&client).await?;
             if objects.is_empty() && !corrections.is_empty() {
-                // what a month's accounts are kept in, and the time zone, is the same for all
                 objects = records::list(&client, &selector(asked.month, None)).await?;
             }
             if asked.overheads || objects.is_empty() && !corrections.is_empty() {
@@ -234,14 +238,13 @@ fn selector(month: Month, namespace: Option<&str>) -> String {
     format!("{MONTH_LABEL}={month}{}", of_namespace.unwrap_or_default())
 }
 
-/// The records of a backup that the selector would find in a cluster; all namespaces, unless one is named.
-fn of_backup(mut objects: Vec<Value>, asked: &Asked) -> Vec<Value> {
-    let namespace = asked.scope.namespace.as_deref();
-    objects.retain(|object| {
-        object["spec"]["month"] == asked.month.to_string().as_str()
+/// The records of a backup that the selector would find in a cluster.
+fn of_backup(records: &[Value], month: Month, namespace: Option<&str>) -> Vec<Value> {
+    let wanted = |object: &&Value| {
+        object["spec"]["month"] == month.to_string().as_str()
             && namespace.is_none_or(|name| object["spec"]["namespace"] == name)
-    });
-    objects
+    };
+    records.iter().filter(wanted).cloned().collect()
 }
 
 fn write(asked: &Asked, bytes: &[u8]) -> Result<(), Error> {

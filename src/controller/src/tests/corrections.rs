@@ -9,6 +9,8 @@ use serde_json::json;
 
 use super::sweep::Stage;
 use crate::corrections::judge;
+use crate::metrics;
+use crate::reconcile::reconcile;
 
 async fn correct(stage: &Stage, name: &str, date: &str, amount: &str, currency: &str) {
     let spec = json!({
@@ -60,6 +62,21 @@ async fn a_credit_reopens_an_exhausted_budget_as_a_raised_limit_does() {
     let chat = &stage.world.server.objects::<InferenceDeployment>()[0];
     let spend = chat.status.as_ref().and_then(|status| status.spend.clone());
     assert_eq!(spend.unwrap().corrections.as_deref(), Some("-1.0000"));
+}
+
+#[tokio::test]
+async fn a_namespace_that_has_corrections_alone_has_their_metric() {
+    let mut stage = Stage::new(Faults::default()).await;
+    let spec = json!({
+        "namespace": "gone", "date": "2026-11-30", "amount": "5.50", "currency": "USD", "category": "Adjustment", "reason": "a test",
+    });
+    let object = json!({"metadata": {"name": "invoice"}, "spec": spec});
+    stage.world.create_all::<SpendCorrection>(object).await;
+    stage.seconds(1).await;
+    let context = &stage.leader.context;
+    reconcile(context, "gone", stage.world.now).await.unwrap();
+    let shown = context.metrics.figures.values(metrics::CORRECTIONS_MONTH);
+    assert_eq!(shown, [5.5]);
 }
 
 #[tokio::test]
