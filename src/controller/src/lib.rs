@@ -217,6 +217,7 @@ async fn lead(
     };
     let context = Arc::new(Context {
         stores: Arc::clone(&stores),
+        known: prices::Known::default(),
         readings: Arc::default(),
         demands: Arc::default(),
         written: ledger::Written::default(),
@@ -231,7 +232,7 @@ async fn lead(
         ports: Mutex::default(),
         shares: Mutex::default(),
         explained,
-        zone: zone.clone(),
+        zone,
         namespace: options.namespace.clone(),
         observe_only: options.observe_only,
         client: client.clone(),
@@ -241,7 +242,7 @@ async fn lead(
         token: options.gateway_token.clone(),
         server_name: format!("bursar-gateway.{}.svc", options.namespace),
     };
-    let prices = price_list::follow(client.clone(), Arc::clone(&stores), zone.clone());
+    let prices = price_list::follow(Arc::clone(&context));
     let scrape = Scrape::new(
         Arc::clone(&stores),
         Arc::clone(&context.readings),

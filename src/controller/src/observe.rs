@@ -56,7 +56,7 @@ pub(crate) struct Scene {
     pub(crate) claims: Claims,
     /// Pods that used devices which others bore until a moment ago.
     pub(crate) sharing: BTreeSet<Uid>,
-    pub(crate) prices: Prices,
+    pub(crate) prices: Arc<Prices>,
     pub(crate) now: Timestamp,
 }
 
@@ -101,7 +101,7 @@ impl Scene {
                 || open.contains(pod::uid(pod))
         };
         pods.retain(|pod| is_charged(pod));
-        let prices = prices::known(&context.stores, now, &context.zone);
+        let prices = context.prices(now);
         Self {
             namespace: namespace.to_owned(),
             services,

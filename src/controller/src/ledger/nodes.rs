@@ -30,7 +30,6 @@ use crate::capacity;
 use crate::claims::Claims;
 use crate::context::Context;
 use crate::pod;
-use crate::prices;
 
 /// How often the accounts are compared with the caches.
 const PACE: Duration = Duration::from_secs(3);
@@ -59,7 +58,7 @@ pub(crate) async fn look(context: &Context, seen: &mut Seen, now: Timestamp) -> 
     let Some(since) = since(&stores.records, now) else {
         return Vec::new();
     };
-    let prices = prices::known(stores, now, &context.zone);
+    let prices = context.prices(now);
     let ledger = Ledger {
         client: &context.client,
         records: &stores.records,

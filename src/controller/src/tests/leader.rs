@@ -17,6 +17,7 @@ use super::world::{NAMESPACE, OPERATOR, World};
 use crate::context::{Context, lock};
 use crate::ledger::Written;
 use crate::metrics::Metrics;
+use crate::prices::Known;
 use crate::watch::{Stores, Trim};
 use crate::watts::Measured;
 use crate::{pod, reconcile};
@@ -102,6 +103,7 @@ impl Leader {
         };
         let context = Context {
             stores: Arc::new(stores),
+            known: Known::default(),
             readings: Arc::default(),
             demands: Arc::default(),
             written: Written::default(),
