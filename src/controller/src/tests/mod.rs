@@ -4,6 +4,7 @@
 mod accounts;
 mod budgets;
 mod claims;
+mod devices;
 mod gangs;
 mod leader;
 mod nodes;
