@@ -1,7 +1,10 @@
 //! SpendRecords: what of them is read, and whose figures they are.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
 use bursar_api::SpendRecord;
-use bursar_api::spend::WorkloadKind;
+use bursar_api::spend::{Standing, WorkloadKind, WorkloadRef};
 use bursar_core::bill::Bill;
 use bursar_core::currency;
 use bursar_core::ledger::Account;
@@ -62,11 +65,13 @@ impl Scope {
     }
 }
 
-/// One record, read.
+/// The account of one workload and month, read.
 #[derive(Debug, Clone)]
 pub(crate) struct Sheet {
-    /// The record.
+    /// The record; as it was, if it is folded.
     pub(crate) record: SpendRecord,
+    /// How much it counts beside others of the same workload and month.
+    pub(crate) standing: Standing,
     /// Whose it is.
     pub(crate) holder: Holder,
     /// What it holds.
@@ -76,10 +81,30 @@ pub(crate) struct Sheet {
 }
 
 impl Sheet {
-    /// Reads a record; refuses what would make sums wrong.
-    pub(crate) fn read(object: &Value) -> Result<Self, String> {
-        let record: SpendRecord =
-            serde_json::from_value(object.clone()).map_err(|error| error.to_string())?;
+    /// Reads a record's accounts: one, or one for each section of a folded record. Where one cannot be read, the others can.
+    pub(crate) fn read_all(object: &Value) -> Vec<Result<Self, String>> {
+        let record = serde_json::from_value::<SpendRecord>(object.clone());
+        let record = match record {
+            Ok(record) => record,
+            Err(error) => return vec![Err(error.to_string())],
+        };
+        let accounts = match record.unfold() {
+            Ok(accounts) => accounts.into_iter(),
+            Err(error) => return vec![Err(error.to_string())],
+        };
+        let of_section = |workload: &str, why| match record.is_folded() {
+            true => format!("status.folded[] of {workload}: {why}"),
+            false => why,
+        };
+        let sheets = accounts.map(|(standing, record)| {
+            let workload = format!("{}/{}", record.spec.kind.short(), record.spec.name);
+            Self::of(standing, record).map_err(|why| of_section(&workload, why))
+        });
+        sheets.collect()
+    }
+
+    /// Refuses what would make sums wrong.
+    fn of(standing: Standing, record: SpendRecord) -> Result<Self, String> {
         let account = record.to_account().map_err(|error| error.to_string())?;
         let zone = TimeZone::get(&record.spec.time_zone)
             .map_err(|error| format!("spec.timeZone: {error}"))?;
@@ -96,6 +121,7 @@ impl Sheet {
         let holder = record.workload().holder();
         Ok(Self {
             record,
+            standing,
             holder,
             account,
             zone,
@@ -110,25 +136,42 @@ pub(crate) fn name(object: &Value) -> &str {
         .unwrap_or("without a name")
 }
 
+/// Leaves the one of each workload and month that counts, in their order.
+pub(crate) fn counting(sheets: Vec<Sheet>) -> Vec<Sheet> {
+    let mut best: BTreeMap<(WorkloadRef, Month), Sheet> = BTreeMap::new();
+    for sheet in sheets {
+        match best.entry((sheet.record.workload(), sheet.account.month)) {
+            Entry::Vacant(entry) => drop(entry.insert(sheet)),
+            Entry::Occupied(mut entry) if entry.get().standing < sheet.standing => {
+                entry.insert(sheet);
+            }
+            Entry::Occupied(_) => {}
+        }
+    }
+    best.into_values().collect()
+}
+
 /// Reads all records. With `skip`, those that cannot be read are named in the second list and left out.
 pub(crate) fn read(objects: &[Value], skip: bool) -> Result<(Vec<Sheet>, Vec<String>), Error> {
     let (mut sheets, mut skipped) = (Vec::new(), Vec::new());
     for object in objects {
-        match Sheet::read(object) {
-            Ok(sheet) => sheets.push(sheet),
-            Err(why) if skip => skipped.push(format!(
-                "SpendRecord {} is left out, because it cannot be read: {why}",
-                name(object)
-            )),
-            Err(why) => {
-                return Err(Error::Unreadable {
-                    record: name(object).to_owned(),
-                    why,
-                });
+        for read in Sheet::read_all(object) {
+            match read {
+                Ok(sheet) => sheets.push(sheet),
+                Err(why) if skip => skipped.push(format!(
+                    "SpendRecord {} is left out, because it cannot be read: {why}",
+                    name(object)
+                )),
+                Err(why) => {
+                    return Err(Error::Unreadable {
+                        record: name(object).to_owned(),
+                        why,
+                    });
+                }
             }
         }
     }
-    Ok((sheets, skipped))
+    Ok((counting(sheets), skipped))
 }
 
 /// The sheets of workloads, and those of nodes.
@@ -228,19 +271,57 @@ mod tests {
     fn a_day_of_another_month_or_an_unknown_zone_is_refused() {
         let mut object = samples::records().remove(0);
         object["status"]["days"][0]["date"] = "2026-12-01".into();
-        let error = Sheet::read(&object).unwrap_err();
+        let read = |object: &Value| Sheet::read_all(object).remove(0).unwrap_err();
+        let error = read(&object);
         assert!(
             error.contains("2026-12-01 is not a day of 2026-11"),
             "{error}"
         );
         let mut object = samples::records().remove(0);
         object["spec"]["timeZone"] = "Mars/Olympus".into();
-        assert!(Sheet::read(&object).unwrap_err().contains("spec.timeZone"));
+        assert!(read(&object).contains("spec.timeZone"));
+    }
+
+    #[test]
+    fn what_is_folded_counts_once_beside_the_record_that_it_was_made_of() {
+        let total = |objects: &[Value]| -> String {
+            let (sheets, _) = read(objects, false).unwrap();
+            let lines = sheets
+                .iter()
+                .flat_map(|sheet| sheet.account.days().values());
+            let cost = lines.flatten().map(|(_, line)| line.cost.total());
+            cost.sum::<bursar_core::money::Money>().to_string()
+        };
+        let (own, folded) = (samples::records(), samples::folded());
+        assert_eq!(total(&[own.clone(), folded.clone()].concat()), total(&own));
+        // a section that the record has outgrown does not count
+        let mut old = folded.clone();
+        old[0]["status"]["folded"][0]["days"][0]["compute"] = "1.00".into();
+        assert_eq!(total(&[old.clone(), own.clone()].concat()), total(&own));
+        assert_ne!(total(&[old, own[1..].to_vec()].concat()), total(&own));
+        // one that nothing was written to yet does not hide its section
+        let mut made = own.clone();
+        for record in &mut made {
+            record.as_object_mut().unwrap().remove("status");
+        }
+        assert_eq!(total(&[made, folded.clone()].concat()), total(&folded));
+    }
+
+    #[test]
+    fn an_unreadable_section_is_left_out_alone_when_asked() {
+        let mut objects = samples::folded();
+        objects[0]["status"]["folded"][0]["days"][0]["compute"] = "1,50".into();
+        let error = read(&objects, false).unwrap_err().to_string();
+        assert!(error.contains("status.folded[] of infd/chat"), "{error}");
+        let all: usize = read(&samples::folded(), false).unwrap().0.len();
+        let (sheets, skipped) = read(&objects, true).unwrap();
+        assert_eq!((sheets.len(), skipped.len()), (all - 1, 1));
     }
 
     #[test]
     fn two_currencies_are_not_summed() {
         let mut objects = samples::records();
+        objects.truncate(3);
         objects[2]["spec"]["currency"] = "EUR".into();
         let (sheets, _) = read(&objects, false).unwrap();
         let error = currency(&sheets).unwrap_err().to_string();

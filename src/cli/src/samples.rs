@@ -1,6 +1,9 @@
 //! The sample ledger, `samples/2026-11.jsonl`: two teams in November 2026, with a service of which one replica runs, one on parts of
 //! a GPU, a training run that is over, and a pod without a price; and the accounts of nodes, which begin on the 20th.
 
+use bursar_api::SpendRecord;
+use bursar_api::spend::{Section, SpendRecordStatus, WorkloadRef};
+use bursar_core::money::Money;
 use serde_json::Value;
 
 use crate::ledger::backup;
@@ -9,4 +12,50 @@ use crate::ledger::backup;
 pub(crate) fn records() -> Vec<Value> {
     let bytes = include_bytes!("../samples/2026-11.jsonl");
     backup::read("samples/2026-11.jsonl", bytes).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Its SpendRecords without what is under way, which no folded record has.
+pub(crate) fn closed() -> Vec<Value> {
+    let mut records = records();
+    for record in &mut records {
+        let status = record["status"].as_object_mut();
+        status.into_iter().for_each(|status| {
+            status.remove("open");
+            status.remove("settling");
+        });
+    }
+    records
+}
+
+/// The same, folded: one record for each namespace, and those of nodes as they are.
+pub(crate) fn folded() -> Vec<Value> {
+    let of_nodes = |record: &Value| record["spec"]["kind"] == "Node";
+    let nodes = closed().into_iter().filter(of_nodes);
+    let own: Vec<SpendRecord> = closed()
+        .into_iter()
+        .map(|record| serde_json::from_value(record).unwrap_or_else(|error| panic!("{error}")))
+        .collect();
+    let folded = ["ml", "research"].map(|namespace| {
+        let ours = own
+            .iter()
+            .filter(|record| record.spec.namespace == namespace);
+        let sections: Vec<Section> = ours.filter_map(Section::of).collect();
+        let settled: Money = sections
+            .iter()
+            .filter_map(|section| section.settled().ok())
+            .sum();
+        let spec = &own[0].spec;
+        let mut record = WorkloadRef::folded(namespace.to_owned(), 1).record(
+            spec.month.parse().unwrap_or_else(|error| panic!("{error}")),
+            &spec.time_zone,
+            &spec.currency,
+        );
+        record.status = Some(SpendRecordStatus {
+            settled: settled.to_string(),
+            folded: sections,
+            ..SpendRecordStatus::default()
+        });
+        serde_json::to_value(record).unwrap_or_else(|error| panic!("{error}"))
+    });
+    folded.into_iter().chain(nodes).collect()
 }

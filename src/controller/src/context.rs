@@ -16,7 +16,7 @@ use kube::runtime::events::Recorder;
 
 use crate::capacity::Reserved;
 use crate::gateways::SharedDemands;
-use crate::ledger::Written;
+use crate::ledger::{Folded, Written};
 use crate::metrics::Metrics;
 use crate::prices::{self, Known, Prices};
 use crate::scrape::SharedReadings;
@@ -34,6 +34,7 @@ pub(crate) struct Context {
     pub(crate) readings: SharedReadings,
     pub(crate) demands: SharedDemands,
     pub(crate) written: Written,
+    pub(crate) folded: Folded,
     /// GPU pods that went, as they were last seen.
     pub(crate) departed: Arc<Departed>,
     pub(crate) recorder: Recorder,

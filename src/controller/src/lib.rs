@@ -93,6 +93,9 @@ pub struct Options {
     /// The accounting time zone (IANA).
     #[arg(long, env = "BURSAR_TIME_ZONE", default_value = "UTC")]
     pub time_zone: String,
+    /// SpendRecords of months that ended more than so many months ago are removed.
+    #[arg(long, env = "BURSAR_RETENTION_MONTHS", default_value = "13", value_parser = months)]
+    pub retention_months: u32,
     /// Decide and write statuses and SpendRecords, but change no workload, Service or EndpointSlice.
     #[arg(long, env = "BURSAR_OBSERVE_ONLY")]
     pub observe_only: bool,
@@ -120,6 +123,11 @@ fn duration(text: &str) -> Result<Duration, String> {
         Ok(duration) if duration >= Duration::from_secs(3) => Ok(duration),
         _ => Err("must be at least 3s".to_owned()),
     }
+}
+
+fn months(text: &str) -> Result<u32, String> {
+    let months = text.parse().ok().filter(|months| *months >= 2);
+    months.ok_or_else(|| "must be a whole number of months, 2 or more".to_owned())
 }
 
 /// Why a controller ended.
@@ -221,6 +229,7 @@ async fn lead(
         readings: Arc::default(),
         demands: Arc::default(),
         written: ledger::Written::default(),
+        folded: ledger::Folded::default(),
         departed,
         recorder: Recorder::new(client.clone(), reporter),
         metrics,
@@ -243,6 +252,7 @@ async fn lead(
         server_name: format!("bursar-gateway.{}.svc", options.namespace),
     };
     let prices = price_list::follow(Arc::clone(&context));
+    let closing = ledger::close::follow(Arc::clone(&context), options.retention_months);
     let scrape = Scrape::new(
         Arc::clone(&stores),
         Arc::clone(&context.readings),
@@ -277,6 +287,7 @@ async fn lead(
         () = prices => {}
         () = ledger::nodes::follow(Arc::clone(&context)) => {}
         () = bill::follow(&context) => {}
+        () = closing => {}
         () = scrape.run() => {}
         () = watts => {}
         () = gateways => {}

@@ -23,6 +23,13 @@ pub(crate) struct Result {
     pub(crate) result: &'static str,
 }
 
+/// What became of a SpendRecord of a month that is over.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Closed {
+    /// `folded`, `removed` or `failed`.
+    pub(crate) outcome: &'static str,
+}
+
 /// What limited a decision.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct Limit {
@@ -218,6 +225,8 @@ pub(crate) struct Metrics {
     pub(crate) decisions: Family<Limit, Counter>,
     /// From the first held request to the written Deployment, in seconds.
     pub(crate) wake_seconds: Histogram,
+    /// SpendRecords of months that are over, by what became of them.
+    pub(crate) closed: Family<Closed, Counter>,
     /// 1 while this replica leads.
     pub(crate) leading: Gauge,
     /// Figures of workloads and budgets.
@@ -234,6 +243,7 @@ impl Metrics {
             reconcile_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
             decisions: Family::default(),
             wake_seconds: Histogram::new(exponential_buckets(0.005, 2.0, 14)),
+            closed: Family::default(),
             leading: Gauge::default(),
             figures: Figures::new(registry, &FIGURES),
             nodes: Figures::new(registry, &NODE_FIGURES),
@@ -255,6 +265,11 @@ impl Metrics {
         );
         let help = "From the first held request of a service at zero to the written Deployment";
         registry.register("bursar_wake_seconds", help, metrics.wake_seconds.clone());
+        registry.register(
+            "bursar_closed_records",
+            "SpendRecords of months that are over, by what became of them",
+            metrics.closed.clone(),
+        );
         registry.register(
             "bursar_leading",
             "1 while this replica leads",

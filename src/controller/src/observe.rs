@@ -26,7 +26,7 @@ use crate::context::{Context, lock};
 use crate::gateways;
 use crate::health;
 use crate::inference::{self, build::fnv, drain::SETTLE};
-use crate::ledger::{self, Accounts};
+use crate::ledger::{self, Accounts, Records};
 use crate::pod;
 use crate::prices::{self, Prices};
 use crate::training::job;
@@ -56,6 +56,7 @@ pub(crate) struct Scene {
     pub(crate) claims: Claims,
     /// Pods that used devices which others bore until a moment ago.
     pub(crate) sharing: BTreeSet<Uid>,
+    pub(crate) records: Records,
     pub(crate) prices: Arc<Prices>,
     pub(crate) now: Timestamp,
 }
@@ -78,12 +79,8 @@ impl Scene {
         budgets.sort_by_key(|object| object.name_any());
         let mut pods = context.stores.pods.state();
         pods.retain(|pod| here(&|| pod.namespace()) && ledger::workload_of(pod).is_some());
-        let records = context.stores.records.state();
-        let records = records
-            .iter()
-            .filter(|record| record.spec.namespace == namespace);
-        let open = records.flat_map(|record| record.status.iter().flat_map(|status| &status.open));
-        let open: BTreeSet<Uid> = open.map(|charge| charge.uid.clone()).collect();
+        let records = Records::of(&context.stores.records, &context.folded, namespace);
+        let open: BTreeSet<Uid> = records.open().map(str::to_owned).collect();
         let claims = Claims::of(&context.stores, &pods, &open);
         let sharing = {
             let mut all = lock(&context.sharing);
@@ -110,13 +107,14 @@ impl Scene {
             pods,
             claims,
             sharing,
+            records,
             prices,
             now,
         }
     }
 
     /// All workloads that there are, or that have pods or records.
-    pub(crate) fn workloads(&self, context: &Context) -> Vec<WorkloadRef> {
+    pub(crate) fn workloads(&self) -> Vec<WorkloadRef> {
         let mut all: Vec<WorkloadRef> = self
             .services
             .iter()
@@ -128,13 +126,7 @@ impl Scene {
                 .map(|each| self.workload(WorkloadKind::TrainingJob, &each.name_any())),
         );
         all.extend(self.pods.iter().filter_map(|pod| ledger::workload_of(pod)));
-        let records = context.stores.records.state();
-        all.extend(
-            records
-                .iter()
-                .filter(|record| record.spec.namespace == self.namespace)
-                .map(|record| record.workload()),
-        );
+        all.extend(self.records.workloads().cloned());
         all.sort();
         all.dedup();
         all
@@ -484,7 +476,7 @@ impl Scene {
                 let drain = service.spec.settings().ok()?.drain_timeout;
                 Some((service.spec.template.clone()?, drain))
             }
-            WorkloadKind::Unmanaged | WorkloadKind::Node => None,
+            WorkloadKind::Unmanaged | WorkloadKind::Node | WorkloadKind::Folded => None,
             WorkloadKind::TrainingJob => {
                 let job = self
                     .jobs

@@ -99,7 +99,7 @@ mod tests {
         });
         let mut account = Account::new(month);
         account.open(charge);
-        ([(month, account)].into(), month)
+        ([(month, std::sync::Arc::new(account))].into(), month)
     }
 
     fn spend(unlisted: Option<String>) -> Spend {

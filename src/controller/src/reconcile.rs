@@ -8,7 +8,7 @@ use bursar_api::conditions;
 use bursar_api::revenue::Revenue;
 use bursar_api::spend::{SpendSummary, WorkloadKind, WorkloadRef};
 use bursar_api::text::FieldError;
-use bursar_api::{BudgetPolicy, InferenceDeployment, SpendRecord, TrainingJob};
+use bursar_api::{BudgetPolicy, InferenceDeployment, TrainingJob};
 use bursar_core::period::Month;
 use bursar_core::plan::{LimitedBy, Plan, Snapshot, plan};
 use jiff::{SignedDuration, Timestamp};
@@ -110,7 +110,7 @@ pub(crate) async fn reconcile(
     now: Timestamp,
 ) -> Result<Duration, Error> {
     let scene = Scene::of(context, namespace, now);
-    let workloads = scene.workloads(context);
+    let workloads = scene.workloads();
     if workloads.is_empty() && scene.budgets.is_empty() {
         context.metrics.figures.show(namespace, Vec::new());
         return Ok(RESTING_PACE.try_into().unwrap_or_default());
@@ -187,7 +187,7 @@ async fn keep_ledger(
     let unasked = scene.unasked();
     let ledger = Ledger {
         client: &context.client,
-        records: &context.stores.records,
+        records: &scene.records,
         written: &context.written,
         nodes: &context.stores.nodes,
         claims: &scene.claims,
@@ -206,31 +206,15 @@ async fn keep_ledger(
             Ok(accounts) => Ok(accounts),
             Err(error) => {
                 troubles.add(Error::Ledger(error));
-                on_record(context, &workload)
+                scene.records.accounts(&workload)
             }
         };
         match accounts {
             Ok(accounts) => drop(books.accounts.insert(workload, accounts)),
-            Err(why) => drop(books.doubts.insert(workload, why)),
+            Err(why) => drop(books.doubts.insert(workload, why.to_string())),
         }
     }
     (books, troubles)
-}
-
-/// The accounts of a workload as the cache has them.
-fn on_record(context: &Context, workload: &WorkloadRef) -> Result<Accounts, String> {
-    let records = context.stores.records.state();
-    let ours = records
-        .iter()
-        .filter(|record| record.workload() == *workload);
-    let account = |record: &Arc<SpendRecord>| {
-        let account = record.to_account().map_err(|why| {
-            let name = record.name_any();
-            format!("SpendRecord {name} cannot be read: {why}; was it edited by hand?")
-        })?;
-        Ok((account.month, account))
-    };
-    ours.map(account).collect()
 }
 
 /// Writes budgets' statuses before anything is done about them: a latch that is not on record would be lost with the leader.

@@ -34,7 +34,7 @@ pub(crate) fn summary(
     let month = within(this.bounds(zone));
     let total = whole(accounts, zone).map(within).unwrap_or_default();
     let unless_zero = |amount: Money| (amount != Money::ZERO).then(|| shown(amount));
-    let forecast = Forecast::of(accounts.values(), now, zone);
+    let forecast = Forecast::of(accounts.values().map(AsRef::as_ref), now, zone);
     SpendSummary {
         today: shown(within(Period::Daily.bounds(now, zone)).cost.total()),
         month_to_date: shown(month.cost.total()),

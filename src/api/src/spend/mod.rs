@@ -1,23 +1,25 @@
-//! SpendRecord: the ledger of one workload, or of some nodes, and month, and the summary that a workload's status shows.
+//! SpendRecord: the ledger of one workload, or of some nodes, and month, or of a namespace's closed month; and the summary that a
+//! workload's status shows.
 //!
 //! | module | subject |
 //! |---|---|
 //! | [`charge`] | pods that still hold a node |
 //! | [`line`] | what is over, by day and hardware |
+//! | [`folded`] | closed months: one record for all workloads of a namespace |
 //! | [`summary`] | what a workload's status says |
 
 pub mod charge;
+pub mod folded;
 pub mod line;
 pub mod summary;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bursar_core::bill::Side;
-use bursar_core::ledger::{Account, Line, Sku};
+use bursar_core::ledger::{Account, Days, Sku};
 use bursar_core::money::Money;
 use bursar_core::period::Month;
 use bursar_core::report::Holder;
-use jiff::civil::Date;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -26,10 +28,12 @@ use crate::names::{KIND_LABEL, MONTH_LABEL, NAMESPACE_LABEL, WORKLOAD_LABEL};
 use crate::text::FieldError;
 
 pub use charge::OpenCharge;
+pub use folded::{Section, Standing};
 pub use line::{Day, Hardware, Parts, Resting};
 pub use summary::SpendSummary;
 
-/// The spend of one workload in one month, or what some of the cluster's nodes cost in it. Written by Bursar alone; it outlives workload and namespace.
+/// The spend of one workload in one month, or of all workloads of a namespace in a month that is closed, or what some of the cluster's
+/// nodes cost in a month. Written by Bursar alone; it outlives workload and namespace.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[kube(
     group = "bursar.dev",
@@ -112,6 +116,8 @@ pub enum WorkloadKind {
     Unmanaged,
     /// Whole nodes that offer GPUs, whoever holds them.
     Node,
+    /// All accounts of the namespace, of a month that is closed.
+    Folded,
 }
 
 /// The name of a namespace's account of [`WorkloadKind::Unmanaged`] pods.
@@ -125,6 +131,7 @@ impl WorkloadKind {
             Self::TrainingJob => "TrainingJob",
             Self::Unmanaged => "Unmanaged",
             Self::Node => "Node",
+            Self::Folded => "Folded",
         }
     }
 
@@ -135,13 +142,15 @@ impl WorkloadKind {
             Self::TrainingJob => "tj",
             Self::Unmanaged => "pods",
             Self::Node => "nodes",
+            Self::Folded => "ns",
         }
     }
 
     /// Whose cost the accounts of this kind are.
     pub fn side(self) -> Side {
         match self {
-            Self::InferenceDeployment | Self::TrainingJob => Side::Workloads,
+            // a folded record has none of its own: its sections have
+            Self::InferenceDeployment | Self::TrainingJob | Self::Folded => Side::Workloads,
             Self::Unmanaged => Side::Unmanaged,
             Self::Node => Side::Nodes,
         }
@@ -174,9 +183,12 @@ pub struct SpendRecordStatus {
     /// Since when the service stands at zero replicas because nothing is asked of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resting: Option<Resting>,
-    /// The sum of `days`.
+    /// The sum of all days.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub settled: String,
+    /// The accounts that a folded record was made of; it has nothing else.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub folded: Vec<Section>,
 }
 
 /// A workload: what an account is kept for.
@@ -219,12 +231,12 @@ impl WorkloadRef {
         }
     }
 
-    /// The name of its record of a month: `{namespace}.{infd|tj|pods}.{name}.{YYYY-MM}`, and `nodes.{digit}.{YYYY-MM}`.
+    /// The name of its record of a month: `{namespace}.{infd|tj|pods|ns}.{name}.{YYYY-MM}`, and `nodes.{digit}.{YYYY-MM}`.
     pub fn record_name(&self, month: Month) -> String {
-        let kind = self.kind.short();
-        match self.kind {
-            WorkloadKind::Node => format!("{kind}.{}.{month}", self.name),
-            _ => format!("{}.{kind}.{}.{month}", self.namespace, self.name),
+        let (kind, name) = (self.kind.short(), &self.name);
+        match self.namespace.as_str() {
+            "" => format!("{kind}.{name}.{month}"),
+            namespace => format!("{namespace}.{kind}.{name}.{month}"),
         }
     }
 
@@ -262,41 +274,50 @@ impl SpendRecord {
         }
     }
 
-    /// The account that the record holds.
+    /// Its month.
+    ///
+    /// # Errors
+    /// When `spec.month` is none.
+    pub fn month(&self) -> Result<Month, FieldError> {
+        let month = self.spec.month.parse();
+        month.map_err(|error| FieldError::new("spec.month", error))
+    }
+
+    /// The account that the record holds; that of a folded one is empty, since its sections have their own.
     ///
     /// # Errors
     /// The first field that cannot be read. Only somebody else's edit can cause that.
     pub fn to_account(&self) -> Result<Account, FieldError> {
-        let month: Month = self
-            .spec
-            .month
-            .parse()
-            .map_err(|error| FieldError::new("spec.month", error))?;
         let empty = SpendRecordStatus::default();
         let status = self.status.as_ref().unwrap_or(&empty);
         let open = status
             .open
             .iter()
             .map(|charge| Ok((charge.uid.clone(), charge.to_core()?)));
-        let skus = status
-            .hardware
-            .iter()
-            .map(Hardware::to_core)
-            .collect::<Result<Vec<_>, FieldError>>()?;
-        let mut days: BTreeMap<Date, Vec<(Sku, Line)>> = BTreeMap::new();
-        for day in &status.days {
-            let (date, line) = day.to_core()?;
-            // records of early versions did not say
-            let at = day.hardware.and_then(|at| usize::try_from(at).ok());
-            let sku = at.and_then(|at| skus.get(at)).cloned().unwrap_or_default();
-            days.entry(date).or_default().push((sku, line));
-        }
-        let mut account = Account::new(month).with_days(days);
+        let mut account =
+            Account::new(self.month()?).with_days(lines(&status.hardware, &status.days)?);
         account.open = open.collect::<Result<BTreeMap<_, _>, FieldError>>()?;
         account.settling = status.settling.iter().cloned().collect::<BTreeSet<_>>();
         account.rest = status.resting.as_ref().map(Resting::to_core).transpose()?;
         Ok(account)
     }
+}
+
+/// What is over, by day and hardware.
+fn lines(hardware: &[Hardware], days: &[Day]) -> Result<Days, FieldError> {
+    let skus = hardware
+        .iter()
+        .map(Hardware::to_core)
+        .collect::<Result<Vec<_>, FieldError>>()?;
+    let mut lines = Days::new();
+    for day in days {
+        let (date, line) = day.to_core()?;
+        // records of early versions did not say
+        let at = day.hardware.and_then(|at| usize::try_from(at).ok());
+        let sku = at.and_then(|at| skus.get(at)).cloned().unwrap_or_default();
+        lines.entry(date).or_default().push((sku, line));
+    }
+    Ok(lines)
 }
 
 impl From<&Account> for SpendRecordStatus {
@@ -327,6 +348,7 @@ impl From<&Account> for SpendRecordStatus {
             settling: account.settling.iter().cloned().collect(),
             resting: account.rest.as_ref().map(Resting::from),
             settled: settled.to_string(),
+            folded: Vec::new(),
         }
     }
 }

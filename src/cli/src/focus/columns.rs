@@ -242,7 +242,7 @@ fn service(kind: WorkloadKind) -> &'static str {
     match kind {
         WorkloadKind::InferenceDeployment => "GPU Inference",
         WorkloadKind::TrainingJob => "GPU Training",
-        WorkloadKind::Unmanaged => "GPU Pods",
+        WorkloadKind::Unmanaged | WorkloadKind::Folded => "GPU Pods",
         WorkloadKind::Node => "GPU Nodes",
     }
 }

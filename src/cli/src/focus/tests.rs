@@ -163,7 +163,7 @@ fn of_cluster(version: Version, dearer: &str) -> (Vec<BTreeMap<String, String>>,
     // what pods pay on one day, dearer than the node
     let mut object = serde_json::to_value(&sheets[0].record).unwrap();
     object["status"]["days"][0]["compute"] = dearer.into();
-    sheets[0] = Sheet::read(&object).unwrap();
+    sheets[0] = Sheet::read_all(&object).remove(0).unwrap();
     let mut bill = records::bill(sheets.iter().chain(&nodes), now());
     bill.overhead = decimal("30");
     let line = Line {

@@ -1,9 +1,13 @@
 //! Restores records from a backup. A record that exists is the ledger, and a backup is only its past: what the record has settled since
-//! must not be lost, and what the backup has open must not be charged anew.
+//! must not be lost, and what the backup has open must not be charged anew. What is folded is compared account by account, whatever the
+//! records that hold it: an account that the cluster has otherwise, or not at all, is restored as a record of its workload's own, which
+//! counts instead of a section, and which the controller folds anew.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bursar_api::SpendRecord;
+use bursar_api::spend::Standing;
 use bursar_core::money::Money;
 use kube::api::PostParams;
 use kube::{Api, Client, ResourceExt};
@@ -39,7 +43,8 @@ pub(super) async fn run(
         return Err(faulty(asked.file.display().to_string(), &findings));
     }
     let live = records::list(client, "").await?;
-    let steps = plan(backup, &live, asked.replace);
+    let backup = &unfolded(backup, &live)?;
+    let steps = plan(backup, &live, asked.replace)?;
     // a fault that is there already is no reason to leave other records missing
     let known = verify::check(&live);
     let mut findings = verify::check(&after(backup, &live, &steps));
@@ -73,9 +78,82 @@ pub(super) async fn run(
     Ok(said)
 }
 
-fn plan(backup: &[Value], live: &[Value], replace: bool) -> Vec<Step> {
-    let live: BTreeMap<&str, &Value> = live.iter().map(|record| (name(record), record)).collect();
-    let step = |record: &Value| match live.get(name(record)) {
+/// Each account of these records by the name of its own record, as that stands or as it was folded; and the folded records too.
+fn accounts(records: &[Value]) -> Result<BTreeMap<String, Value>, Error> {
+    let mut all: BTreeMap<String, (Standing, Value)> = BTreeMap::new();
+    let mut take = |name: &str, standing, value| match all.entry(name.to_owned()) {
+        Entry::Occupied(entry) if entry.get().0 >= standing => {}
+        Entry::Occupied(mut entry) => drop(entry.insert((standing, value))),
+        Entry::Vacant(entry) => drop(entry.insert((standing, value))),
+    };
+    for record in records {
+        for (standing, section) in sections(record)? {
+            take(name(&section), standing, section.clone());
+        }
+        let standing = match record["status"].is_null() {
+            true => Standing::Made,
+            false => Standing::Own,
+        };
+        take(name(record), standing, record.clone());
+    }
+    Ok(all
+        .into_iter()
+        .map(|(name, (_, record))| (name, record))
+        .collect())
+}
+
+/// The records that a folded one was made of; none, if it is not folded, or cannot be read.
+fn sections(record: &Value) -> Result<Vec<(Standing, Value)>, Error> {
+    let folded = serde_json::from_value::<SpendRecord>(record.clone()).ok();
+    let Some(folded) = folded.filter(SpendRecord::is_folded) else {
+        return Ok(Vec::new());
+    };
+    let written = |(standing, record): (Standing, SpendRecord)| {
+        Ok((
+            standing,
+            serde_json::to_value(record).map_err(|error| error.to_string())?,
+        ))
+    };
+    let sections = folded.unfold().map_err(|error| error.to_string());
+    let sections = sections.and_then(|sections| sections.into_iter().map(written).collect());
+    sections.map_err(|why| Error::Write {
+        record: name(record).to_owned(),
+        why,
+    })
+}
+
+/// The backup with those of its folded records unfolded of which the cluster has a part, or has it otherwise.
+fn unfolded(backup: &[Value], live: &[Value]) -> Result<Vec<Value>, Error> {
+    let (there, own) = (accounts(live)?, backup.iter().map(name));
+    let own: BTreeSet<&str> = own.collect();
+    let mut all = Vec::new();
+    for record in backup {
+        let sections = sections(record)?;
+        let same = there.get(name(record));
+        let is_whole = match same {
+            Some(same) if same["status"] == record["status"] => true,
+            same => {
+                same.is_none_or(|same| is_empty(&same["status"]))
+                    && !sections
+                        .iter()
+                        .any(|(_, section)| there.contains_key(name(section)))
+            }
+        };
+        if sections.is_empty() || is_whole {
+            all.push(record.clone());
+            continue;
+        }
+        // where the backup has the workload's own record too, that counts
+        let sections = sections.into_iter().map(|(_, section)| section);
+        all.extend(sections.filter(|section| !own.contains(name(section))));
+    }
+    Ok(all)
+}
+
+fn plan(backup: &[Value], live: &[Value], replace: bool) -> Result<Vec<Step>, Error> {
+    let there = accounts(live)?;
+    let has_own = |of: &str| live.iter().any(|record| name(record) == of);
+    let step = |record: &Value| match there.get(name(record)) {
         None => Step::Make,
         Some(there) if there["spec"] != record["spec"] => {
             Step::Keep("its spec differs, and a SpendRecord's spec cannot change".into())
@@ -84,11 +162,13 @@ fn plan(backup: &[Value], live: &[Value], replace: bool) -> Vec<Step> {
         Some(there) if is_empty(&there["status"]) => Step::Fill,
         Some(_) if !replace => Step::Keep("it differs from the backup's; see --replace".into()),
         Some(there) => match unsafe_to_replace(&there["status"], &record["status"]) {
-            None => Step::Replace,
+            None if has_own(name(record)) => Step::Replace,
+            // it counts instead of the section
+            None => Step::Make,
             Some(why) => Step::Keep(why),
         },
     };
-    backup.iter().map(step).collect()
+    Ok(backup.iter().map(step).collect())
 }
 
 fn is_same(one: &Value, other: &Value) -> bool {
@@ -96,10 +176,11 @@ fn is_same(one: &Value, other: &Value) -> bool {
 }
 
 fn is_empty(status: &Value) -> bool {
-    let lists = ["open", "days", "settling"];
-    lists
-        .iter()
-        .all(|list| status[*list].as_array().is_none_or(Vec::is_empty))
+    let lists = ["open", "days", "settling", "folded"];
+    status["resting"].is_null()
+        && lists
+            .iter()
+            .all(|list| status[*list].as_array().is_none_or(Vec::is_empty))
 }
 
 /// Why a record must not be replaced; `None` if no pod's charge can be lost or doubled by it. Reads the bare JSON, since a record is
@@ -286,6 +367,58 @@ mod tests {
                 if restored { records.clone() } else { before }
             );
         }
+    }
+
+    #[tokio::test]
+    async fn a_month_that_was_folded_since_the_backup_is_there_already() {
+        let client = Server::new(&[]).client();
+        let (own, folded) = (
+            as_written(&samples::closed()),
+            as_written(&samples::folded()),
+        );
+        run(&client, &folded, &asked("")).await.unwrap();
+        assert_eq!(stored(&client).await, folded);
+        // one says nothing of any day
+        let mut with_days = own.clone();
+        with_days.retain(|record| record["status"]["days"].is_array());
+        assert_eq!(with_days.len(), own.len() - 1);
+        let said = run(&client, &with_days, &asked("replace")).await.unwrap();
+        assert_eq!(said, ["5 of 5 records are there already, and the same"]);
+        let mut more = own[1].clone();
+        more["status"]["days"][0]["compute"] = "1.5625".into();
+        more["status"]["settled"] = "1.5725".into();
+        let more = as_written(&[more]);
+        let kept = run(&client, &more, &asked("")).await.unwrap();
+        assert!(kept[0].contains("see --replace"), "{kept:?}");
+        let made = run(&client, &more, &asked("replace")).await.unwrap();
+        assert_eq!(made[0], "ml.infd.embed.2026-11: made");
+        assert_eq!(
+            verify::check(&records::list(&client, "").await.unwrap()),
+            []
+        );
+    }
+
+    #[tokio::test]
+    async fn a_folded_backup_is_restored_account_by_account_where_the_cluster_has_a_part_of_it() {
+        let client = Server::new(&[]).client();
+        let (own, folded) = (
+            as_written(&samples::closed()),
+            as_written(&samples::folded()),
+        );
+        run(&client, &own[..1], &asked("")).await.unwrap();
+        let said = run(&client, &folded, &asked("")).await.unwrap();
+        assert_eq!(
+            said,
+            [
+                "ml.infd.embed.2026-11: made",
+                "nodes.7.2026-11: made",
+                "nodes.c.2026-11: made",
+                "research.ns.folded.2026-11: made",
+                "1 of 5 records are there already, and the same",
+            ]
+        );
+        let again = run(&client, &folded, &asked("")).await.unwrap();
+        assert_eq!(again, ["5 of 5 records are there already, and the same"]);
     }
 
     #[tokio::test]

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use bursar_api::SpendRecord;
 use bursar_api::names::{KIND_LABEL, MONTH_LABEL, NAMESPACE_LABEL, WORKLOAD_LABEL};
-use bursar_api::spend::{SpendRecordStatus, WorkloadRef};
+use bursar_api::spend::{SpendRecordStatus, Standing, WorkloadKind, WorkloadRef};
 use bursar_core::money::Money;
 use serde_json::Value;
 
-use crate::records::{Sheet, name};
+use crate::records::{Sheet, counting, name};
 
 /// What does not hold, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,26 +39,63 @@ pub(crate) fn check(records: &[Value]) -> Vec<Finding> {
         if !seen.insert(name(record)) {
             say("it is there twice".into());
         }
-        match Sheet::read(record) {
-            Ok(sheet) => {
-                alone(&sheet).into_iter().for_each(say);
-                sheets.push(sheet);
+        let mut sum = Some(Money::ZERO);
+        for read in Sheet::read_all(record) {
+            match read {
+                Ok(sheet) => {
+                    sum = sum.map(|sum| sum + settled(&sheet));
+                    lines(&sheet).into_iter().for_each(&mut say);
+                    sheets.push((name(record), sheet));
+                }
+                Err(why) => {
+                    sum = None;
+                    say(format!("it cannot be read: {why}"));
+                }
             }
-            Err(why) => say(format!("it cannot be read: {why}")),
+        }
+        if let (Some(sum), Ok(record)) = (sum, serde_json::from_value(record.clone())) {
+            alone(&record, sum).into_iter().for_each(&mut say);
         }
     }
-    findings.extend(between(&sheets));
+    findings.extend(twice(&sheets));
+    let sheets = sheets.into_iter().map(|(_, sheet)| sheet).collect();
+    findings.extend(between(&counting(sheets)));
     findings
 }
 
-/// What does not hold in one record.
-fn alone(sheet: &Sheet) -> Vec<String> {
+fn settled(sheet: &Sheet) -> Money {
+    let lines = sheet.account.days().values().flatten();
+    lines.map(|(_, line)| line.cost.total()).sum()
+}
+
+/// What does not hold in the lines of one account.
+fn lines(sheet: &Sheet) -> Vec<String> {
+    let status = sheet.record.status.clone().unwrap_or_default();
+    let kinds = status.hardware.len();
+    let unknown = |at: &i32| usize::try_from(*at).map_or(true, |at| at >= kinds);
     let mut wrong = Vec::new();
-    let record = &sheet.record;
-    let workload = record.workload();
-    let expected = workload.record_name(sheet.account.month);
-    if record.metadata.name.as_ref() != Some(&expected) {
-        wrong.push(format!("by its spec its name would be {expected}"));
+    for day in &status.days {
+        if let Some(at) = day.hardware.filter(unknown) {
+            wrong.push(format!(
+                "its day {} is on hardware {at}, and it lists {kinds} kinds",
+                day.date
+            ));
+        }
+    }
+    wrong
+}
+
+/// What does not hold in one record, whose accounts sum to so much.
+fn alone(record: &SpendRecord, sum: Money) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let expected = record
+        .month()
+        .map(|month| record.workload().record_name(month));
+    match expected {
+        Ok(expected) if record.metadata.name.as_ref() != Some(&expected) => {
+            wrong.push(format!("by its spec its name would be {expected}"));
+        }
+        _ => {}
     }
     let labels = record.metadata.labels.clone().unwrap_or_default();
     for (key, value) in [
@@ -74,8 +112,6 @@ fn alone(sheet: &Sheet) -> Vec<String> {
     }
     let empty = SpendRecordStatus::default();
     let status = record.status.as_ref().unwrap_or(&empty);
-    let lines = sheet.account.days().values().flatten();
-    let sum: Money = lines.map(|(_, line)| line.cost.total()).sum();
     let settled = match status.settled.as_str() {
         "" => Ok(Money::ZERO),
         text => text.parse(),
@@ -87,15 +123,25 @@ fn alone(sheet: &Sheet) -> Vec<String> {
         )),
         Err(error) => wrong.push(format!("status.settled: {error}")),
     }
-    let kinds = status.hardware.len();
-    let unknown = |at: &i32| usize::try_from(*at).map_or(true, |at| at >= kinds);
-    for day in &status.days {
-        if let Some(at) = day.hardware.filter(unknown) {
-            wrong.push(format!(
-                "its day {} is on hardware {at}, and it lists {kinds} kinds",
-                day.date
-            ));
-        }
+    let lists = [
+        status.open.is_empty(),
+        status.settling.is_empty(),
+        status.days.is_empty(),
+    ];
+    if record.is_folded() && lists.contains(&false) {
+        wrong.push(
+            "it is folded, and has open charges, settled pods or days beside its sections".into(),
+        );
+    }
+    if !record.is_folded() && !status.folded.is_empty() {
+        wrong.push("it is of one workload, and has sections".into());
+    }
+    if status
+        .folded
+        .iter()
+        .any(|section| section.kind == WorkloadKind::Folded)
+    {
+        wrong.push("a section of it is of no workload".into());
     }
     let mut open = BTreeSet::new();
     for charge in &status.open {
@@ -107,6 +153,26 @@ fn alone(sheet: &Sheet) -> Vec<String> {
         wrong.push(format!("pod {uid} is settled and open"));
     }
     wrong
+}
+
+/// Accounts that are folded twice. A section beside its workload's own record is no fault: a month is being folded, or something came
+/// late.
+fn twice(sheets: &[(&str, Sheet)]) -> Vec<Finding> {
+    let mut seen: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut findings = Vec::new();
+    for (folded, sheet) in sheets {
+        let own = sheet.record.metadata.name.as_deref().unwrap_or_default();
+        if !matches!(sheet.standing, Standing::Section(_)) {
+            continue;
+        }
+        if let Some(other) = seen.insert(own, folded) {
+            findings.push(Finding {
+                record: (*folded).to_owned(),
+                what: format!("its section of {own} is in {other} too; the newer one counts"),
+            });
+        }
+    }
+    findings
 }
 
 /// What does not hold between records: one pod is one workload's.
@@ -144,6 +210,53 @@ mod tests {
     #[test]
     fn records_as_bursar_writes_them_hold() {
         assert_eq!(check(&samples::records()), []);
+        assert_eq!(check(&samples::folded()), []);
+        let mut folding = [samples::folded(), samples::closed()].concat();
+        folding.sort_by(|one, other| name(one).cmp(name(other)));
+        folding.dedup();
+        assert_eq!(check(&folding), [], "a month that is being folded");
+    }
+
+    #[test]
+    fn each_fault_of_a_folded_record_is_found_and_named() {
+        type Damage = fn(&mut Vec<Value>);
+        let faults: [(Damage, &str); 5] = [
+            (
+                |records| records[0]["status"]["settled"] = "1.00".into(),
+                "status.settled is 1.00, and its days sum to 254.418178901",
+            ),
+            (
+                |records| {
+                    let section = records[0]["status"]["folded"][0].clone();
+                    let sections = records[0]["status"]["folded"].as_array_mut();
+                    sections.unwrap().push(section);
+                },
+                "its section of ml.infd.chat.2026-11 is in ml.ns.folded.2026-11 too",
+            ),
+            (
+                |records| records[0]["status"]["folded"][0]["days"][0]["hardware"] = 7.into(),
+                "is on hardware 7, and it lists 1 kinds",
+            ),
+            (
+                |records| records[0]["status"]["settling"] = json!(["u1"]),
+                "it is folded, and has open charges",
+            ),
+            (
+                |records| {
+                    records[0]["status"]["folded"][0]["days"][0]["date"] = "2026-12-01".into()
+                },
+                "status.folded[] of infd/chat: status.days[].date: 2026-12-01",
+            ),
+        ];
+        for (damage, named) in faults {
+            let mut records = samples::folded();
+            damage(&mut records);
+            let findings: Vec<String> = check(&records).iter().map(Finding::to_string).collect();
+            assert!(
+                findings.iter().any(|finding| finding.contains(named)),
+                "{named:?} is not in {findings:?}"
+            );
+        }
     }
 
     #[test]

@@ -30,10 +30,14 @@ fn printed(words: &str) -> String {
 }
 
 fn printed_at(now: &str, paid: &Paid, words: &str) -> String {
+    of(&samples::records(), now, paid, words)
+}
+
+fn of(objects: &[Value], now: &str, paid: &Paid, words: &str) -> String {
     let asked = asked(words);
     let read = Read {
         paid: paid.clone(),
-        ..made(&samples::records(), &asked, now)
+        ..made(objects, &asked, now)
     };
     let text = render(&read, &asked, "cluster", now.parse().unwrap()).unwrap();
     String::from_utf8(text).unwrap()
@@ -182,6 +186,25 @@ unpriced (+): the amounts lack 4.00 GPU-hours that no price is known for
 unattributed: time on lost nodes cost 0.12 USD more
 "
     );
+}
+
+#[test]
+fn a_folded_month_is_reported_as_before_byte_for_byte() {
+    let (own, folded) = (samples::closed(), samples::folded());
+    for words in [
+        "",
+        "--by namespace",
+        "-A --by gpu,day",
+        "--units",
+        "--by workload,gpu,capacity,region,day,owner -o csv",
+        "-o json",
+        "-o focus-csv",
+        "-o focus-csv --focus-version 1.0",
+    ] {
+        let words = format!("--month 2026-11 {words}");
+        let report = |records| of(records, "2026-12-05T00:00:00Z", &paid(), &words);
+        assert_eq!(report(&folded), report(&own), "{words}");
+    }
 }
 
 #[test]

@@ -11,24 +11,30 @@
 //!
 //! | module | subject |
 //! |---|---|
+//! | `records` | what is on record of a namespace |
+//! | `pages` | the records of one workload, read and written |
 //! | `stay` | what a pod and its node say of a stay |
 //! | `nodes` | the accounts of whole nodes |
 //! | `finalizer` | putting it on and taking it off |
 //! | `rest` | what scaling to zero saves |
 //! | `written` | what this process wrote last |
+//! | `close`, `fold` | months that are over: folded into one record a namespace, and removed when they are old |
 
+pub(crate) mod close;
 mod finalizer;
+mod fold;
 pub(crate) mod nodes;
+mod pages;
+mod records;
 mod rest;
 mod stay;
 mod written;
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use bursar_api::SpendRecord;
 use bursar_api::names::{self, KIND_LABEL, SPEND_FINALIZER, WORKLOAD_LABEL};
-use bursar_api::spend::{SpendRecordStatus, WorkloadKind, WorkloadRef};
+use bursar_api::spend::{WorkloadKind, WorkloadRef};
 use bursar_api::text::FieldError;
 use bursar_core::ledger::{Account, Charge, Counters, End, Line, Uid};
 use bursar_core::money::Money;
@@ -36,7 +42,7 @@ use bursar_core::period::{Interval, Month, midnight_before, whole_second};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::api::{Api, ListParams, PostParams};
+use kube::api::{Api, ListParams};
 use kube::runtime::reflector::Store;
 use kube::{Client, ResourceExt};
 
@@ -46,16 +52,15 @@ use crate::pod;
 use crate::prices::Prices;
 use crate::watch::Departed;
 use crate::watts::SharedWatts;
+use pages::{Page, Pages, months_left};
 
+pub(crate) use records::{Folded, Records};
 pub(crate) use written::Written;
 
 /// Settled pods that a record may wait for: more are settled when some of these are gone.
 const MAX_SETTLING: usize = 1_000;
 /// A day is booked this long after it is over: by then it is known which pods ended in it.
 const BOOK_AFTER: SignedDuration = SignedDuration::from_hours(1);
-/// What replicas did is written along with everything else, and by itself this often.
-const USE_PACE: SignedDuration = SignedDuration::from_mins(5);
-
 /// Why the ledger of a workload could not be brought up to date.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -63,7 +68,7 @@ pub(crate) enum Error {
     #[error(transparent)]
     Call(#[from] Failure),
     /// Somebody edited a record by hand.
-    #[error("SpendRecord {name} cannot be read: {source}")]
+    #[error("SpendRecord {name} cannot be read: {source}; was it edited by hand?")]
     Record {
         /// Its name.
         name: String,
@@ -73,12 +78,12 @@ pub(crate) enum Error {
 }
 
 /// The accounts of one workload, by month.
-pub(crate) type Accounts = BTreeMap<Month, Account>;
+pub(crate) type Accounts = BTreeMap<Month, Arc<Account>>;
 
 /// What the ledger works with.
 pub(crate) struct Ledger<'a> {
     pub(crate) client: &'a Client,
-    pub(crate) records: &'a Store<SpendRecord>,
+    pub(crate) records: &'a Records,
     pub(crate) written: &'a Written,
     pub(crate) nodes: &'a Store<Node>,
     pub(crate) claims: &'a Claims,
@@ -96,15 +101,6 @@ pub(crate) struct Ledger<'a> {
     pub(crate) now: Timestamp,
 }
 
-/// One record and the account that will be written to it.
-struct Page {
-    record: Option<SpendRecord>,
-    before: Account,
-    account: Account,
-}
-
-type Pages = BTreeMap<Month, Page>;
-
 impl Ledger<'_> {
     /// Brings the accounts of `workload` up to date with its pods as the cache has them.
     ///
@@ -115,6 +111,7 @@ impl Ledger<'_> {
         workload: &WorkloadRef,
         pods: &[&Pod],
     ) -> Result<Accounts, Error> {
+        let mut accounts = self.records.closed(workload)?;
         let mut pages = self.pages(workload)?;
         self.carry(workload, &mut pages, pods).await?;
         for pod in pods {
@@ -147,45 +144,9 @@ impl Ledger<'_> {
         for pod in release {
             self.release(pod).await?;
         }
-        Ok(pages
-            .into_iter()
-            .map(|(month, page)| (month, page.account))
-            .collect())
-    }
-
-    fn pages(&self, workload: &WorkloadRef) -> Result<Pages, Error> {
-        let mut pages = BTreeMap::new();
-        let ours = self
-            .records
-            .state()
-            .into_iter()
-            .filter(|record| record.workload() == *workload);
-        let mut months: BTreeSet<Month> = ours
-            .filter_map(|record| record.spec.month.parse().ok())
-            .collect();
-        months.insert(Month::of(self.now, self.zone));
-        for month in months {
-            pages.insert(month, self.page(workload, month)?);
-        }
-        Ok(pages)
-    }
-
-    fn page(&self, workload: &WorkloadRef, month: Month) -> Result<Page, Error> {
-        let name = workload.record_name(month);
-        let cached = self
-            .records
-            .find(|record| record.name_any() == name)
-            .map(|record| (*record).clone());
-        let record = self.written.newer(cached, &name);
-        let account = record
-            .as_ref()
-            .map_or_else(|| Ok(Account::new(month)), SpendRecord::to_account);
-        let account = account.map_err(|source| Error::Record { name, source })?;
-        Ok(Page {
-            record,
-            before: account.clone(),
-            account,
-        })
+        let pages = pages.into_iter();
+        accounts.extend(pages.map(|(month, page)| (month, Arc::new(page.account))));
+        Ok(accounts)
     }
 
     /// Adds the months that stays touch, and carries the charges of pods that run into the months that have begun since. What a cache
@@ -244,18 +205,6 @@ impl Ledger<'_> {
                 page.account.carry(&charge, self.zone);
             }
         }
-    }
-
-    fn turn_to(
-        &self,
-        workload: &WorkloadRef,
-        pages: &mut Pages,
-        month: Month,
-    ) -> Result<(), Error> {
-        if let Entry::Vacant(entry) = pages.entry(month) {
-            entry.insert(self.page(workload, month)?);
-        }
-        Ok(())
     }
 
     /// The open charges, each as the latest month has it; without its rates where that month is kept in another currency.
@@ -418,13 +367,6 @@ impl Ledger<'_> {
         }
     }
 
-    /// True for a record in another currency than that of the prices.
-    fn is_foreign(&self, page: &Page) -> bool {
-        let currency = page.record.as_ref().map(|record| &record.spec.currency);
-        currency
-            .is_some_and(|currency| !currency.is_empty() && *currency != self.prices.lists.currency)
-    }
-
     /// Books the days that are over of charges whose pods are known to have outlived them.
     async fn book(&self, workload: &WorkloadRef, pages: &mut Pages) -> Result<(), Error> {
         let (until, due) = self.due(pages);
@@ -499,49 +441,6 @@ impl Ledger<'_> {
         Ok(())
     }
 
-    async fn write(
-        &self,
-        workload: &WorkloadRef,
-        month: Month,
-        page: &mut Page,
-    ) -> Result<bool, Error> {
-        let name = workload.record_name(month);
-        let changed = page.account != page.before;
-        let only_use = || without_use(&page.account) == without_use(&page.before);
-        let fresh = || self.now.duration_since(self.written.last(&name, self.now)) < USE_PACE;
-        if page.record.is_some() && (!changed || (fresh() && only_use())) {
-            return Ok(false);
-        }
-        let api: Api<SpendRecord> = Api::all(self.client.clone());
-        let params = PostParams::default();
-        let mut record = match &page.record {
-            Some(record) => record.clone(),
-            None => {
-                let zone = self.zone.iana_name().unwrap_or("UTC");
-                let new = workload.record(month, zone, &self.prices.lists.currency);
-                let made = bounded("create spendrecord", api.create(&params, &new)).await?;
-                self.written.put(made.clone(), self.now);
-                made
-            }
-        };
-        if changed {
-            record.status = Some(SpendRecordStatus::from(&page.account));
-            let replaced = bounded(
-                "replace spendrecord status",
-                api.replace_status(&name, &params, &record),
-            )
-            .await;
-            record = replaced.inspect_err(|error| {
-                // after a conflict it is still newer than what an old cache may show
-                if matches!(error, Failure::Gone { .. }) {
-                    self.written.forget(&name);
-                }
-            })?;
-            self.written.put(record, self.now);
-        }
-        Ok(changed)
-    }
-
     /// Idle seconds of these pods since this process first read them.
     fn idle<'p>(&'p self, pods: &'p [&Pod]) -> impl Iterator<Item = (&'p str, i64)> {
         let uids = pods.iter().map(|pod| pod::uid(pod));
@@ -560,25 +459,6 @@ impl Ledger<'_> {
         };
         Ok(bounded("list pods", api.list(&params)).await?.items)
     }
-}
-
-/// The months of a stay that still lack the pod's charge or its end: those before the first record that knows it are done.
-fn months_left(pages: &Pages, uid: &str, stay: Interval, zone: &TimeZone) -> Vec<Month> {
-    let knows = |page: &Page| page.account.knows(uid);
-    let known = pages.iter().find(|(_, page)| knows(page));
-    stay.months(zone)
-        .filter(|month| known.is_none_or(|(known, _)| month >= known))
-        .collect()
-}
-
-/// The account without what changes all the time.
-fn without_use(account: &Account) -> Account {
-    let mut account = account.clone();
-    for charge in account.open.values_mut() {
-        charge.used.clear();
-        charge.counters = Default::default();
-    }
-    account
 }
 
 /// What a pod is charged to: its workload or, for one that may hold GPUs and that no workload made, its namespace.

@@ -25,7 +25,8 @@ use kube::ResourceExt;
 use kube::api::{Api, ListParams};
 use kube::runtime::reflector::Store;
 
-use super::{Error, Ledger, Pages, months_left};
+use super::pages::{Pages, months_left};
+use super::{Error, Ledger, Records};
 use crate::calls::{Failure, bounded};
 use crate::capacity;
 use crate::claims::Claims;
@@ -62,10 +63,11 @@ pub(crate) async fn look(context: &Context, seen: &mut Seen, now: Timestamp) -> 
     let Some(since) = since(&stores.records, now) else {
         return Vec::new();
     };
+    let records = Records::of(&stores.records, &context.folded, "");
     let prices = context.prices(now);
     let ledger = Ledger {
         client: &context.client,
-        records: &stores.records,
+        records: &records,
         written: &context.written,
         nodes: &stores.nodes,
         claims: &Claims::default(),
@@ -86,10 +88,8 @@ pub(crate) async fn look(context: &Context, seen: &mut Seen, now: Timestamp) -> 
         let offering = (node, offers(node, &pools));
         shards.entry(shard).or_default().push(offering);
     }
-    for record in stores.records.state() {
-        if record.spec.kind == WorkloadKind::Node {
-            shards.entry(record.workload()).or_default();
-        }
+    for shard in records.workloads() {
+        shards.entry(shard.clone()).or_default();
     }
     let mut errors = Vec::new();
     for (shard, nodes) in shards {
@@ -174,7 +174,8 @@ impl Ledger<'_> {
     async fn are_current(&self, pages: &Pages) -> Result<(), Failure> {
         let api: Api<SpendRecord> = Api::all(self.client.clone());
         let open = pages.values().filter(|page| !page.before.open.is_empty());
-        for record in open.filter_map(|page| page.record.as_ref()) {
+        for page in open {
+            let record = &page.record;
             let call = "get spendrecord";
             let live = bounded(call, api.get_opt(&record.name_any())).await?;
             if live.and_then(|live| live.resource_version()) != record.resource_version() {

@@ -2,9 +2,11 @@
 
 use std::sync::{Arc, Mutex};
 
+use bursar_apitest::Server;
 use bursar_apitest::faults::Faults;
 use bursar_signals::demand::{Message, ServiceDemand};
 use bursar_signals::engine::Sample;
+use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::{self, store::Writer};
@@ -14,8 +16,9 @@ use prometheus_client::registry::Registry;
 use serde::de::DeserializeOwned;
 
 use super::world::{NAMESPACE, OPERATOR, World};
+use crate::calls::Failure;
 use crate::context::{Context, lock};
-use crate::ledger::Written;
+use crate::ledger::{Folded, Written, close};
 use crate::metrics::Metrics;
 use crate::prices::Known;
 use crate::watch::{Stores, Trim};
@@ -32,7 +35,12 @@ macro_rules! caches {
         impl View {
             /// What the server has now.
             pub(super) fn of(world: &World) -> Self {
-                Self { $($field: trimmed(world.server.objects::<$kind>())),* }
+                Self::on(&world.server)
+            }
+
+            /// The same.
+            pub(super) fn on(server: &Server) -> Self {
+                Self { $($field: trimmed(server.objects::<$kind>())),* }
             }
         }
 
@@ -107,6 +115,7 @@ impl Leader {
             readings: Arc::default(),
             demands: Arc::default(),
             written: Written::default(),
+            folded: Folded::default(),
             departed: Arc::default(),
             recorder: Recorder::new(client.clone(), reporter),
             metrics: Metrics::new(&mut Registry::default()),
@@ -147,6 +156,11 @@ impl Leader {
         reconcile::reconcile(&self.context, NAMESPACE, world.now)
             .await
             .map(drop)
+    }
+
+    /// Closes the months that are over by the caches of the last look; returns what failed.
+    pub(super) async fn close(&self, now: Timestamp) -> Vec<Failure> {
+        close::round(&self.context, 13, now).await
     }
 
     fn read_engines(&self, world: &World) {

@@ -4,6 +4,7 @@
 mod accounts;
 mod budgets;
 mod claims;
+mod closing;
 mod devices;
 mod gangs;
 mod leader;

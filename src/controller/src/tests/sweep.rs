@@ -12,6 +12,7 @@ use serde_json::json;
 
 use super::leader::{Leader, View, names};
 use super::world::{NAMESPACE, World};
+use crate::calls::Failure;
 use crate::pod;
 
 /// How many looks old the caches of a new leader are at its first look.
@@ -26,6 +27,8 @@ pub(super) type Story = for<'a> fn(&'a mut Stage) -> LocalBoxFuture<'a, ()>;
 pub(super) struct Stage {
     pub(super) world: World,
     pub(super) leader: Leader,
+    /// Whether months are closed too, in every second instead of every hour.
+    pub(super) closes: bool,
     views: VecDeque<View>,
     deaths: usize,
 }
@@ -37,6 +40,7 @@ impl Stage {
         Self {
             world,
             leader,
+            closes: false,
             views: VecDeque::new(),
             deaths: 0,
         }
@@ -52,15 +56,28 @@ impl Stage {
                 self.views.pop_front();
             }
             let looked = self.leader.look(&self.world, &view).await;
+            let failures = match &looked {
+                Ok(()) if self.closes => self.leader.close(self.world.now).await,
+                _ => Vec::new(),
+            };
             if self.leader.faults.is_dead() {
                 self.deaths += 1;
                 self.leader = Leader::new(&self.world, Faults::default());
                 if let Some(stale) = self.views.front().cloned() {
                     // it may be refused, but must not do harm
                     self.leader.look(&self.world, &stale).await.ok();
+                    if self.closes {
+                        self.leader.close(self.world.now).await;
+                    }
                 }
-            } else if let Err(error) = looked {
+                continue;
+            }
+            if let Err(error) = looked {
                 assert!(error.is_conflict(), "{error}");
+            }
+            for failure in failures {
+                let meanwhile = matches!(failure, Failure::Conflict { .. } | Failure::Gone { .. });
+                assert!(meanwhile, "{failure}");
             }
         }
     }
@@ -167,6 +184,27 @@ pub(super) async fn every_rival(story: Story) {
             outcome(&mut stage).await,
             nothing_left(),
             "a rival before write {write} of {writes}"
+        );
+    }
+}
+
+/// Another leader, with fresh caches, closes months just before each write, and everything comes to the same end.
+pub(super) async fn every_rival_that_closes(story: Story) {
+    let writes = undisturbed(story).await;
+    for write in 0..writes {
+        let mut stage = Stage::new(Faults::default()).await;
+        let mut rival = Leader::new(&stage.world, Faults::default());
+        let server = stage.world.server.clone();
+        let acts = async move {
+            rival.see(&View::on(&server));
+            rival.close("2026-12-05T00:00:00Z".parse().unwrap()).await;
+        };
+        stage.leader = Leader::new(&stage.world, Faults::rival(write, acts));
+        story(&mut stage).await;
+        assert_eq!(
+            outcome(&mut stage).await,
+            nothing_left(),
+            "a rival closed a month before write {write} of {writes}"
         );
     }
 }

@@ -598,6 +598,19 @@ impl World {
         cost
     }
 
+    /// Each workload's record of each month: its own, if anything was written to it, else as it was folded.
+    pub(super) fn records(&self) -> Vec<SpendRecord> {
+        let all: Vec<SpendRecord> = self.server.objects();
+        let (folded, own): (Vec<_>, Vec<_>) = all.into_iter().partition(SpendRecord::is_folded);
+        let sections = folded.iter().flat_map(|record| record.unfold().unwrap());
+        let written = own.into_iter().filter(|record| record.status.is_some());
+        let by_name = |record: SpendRecord| (record.name_any(), record);
+        let mut records: BTreeMap<String, SpendRecord> =
+            sections.map(|(_, record)| by_name(record)).collect();
+        records.extend(written.map(by_name));
+        records.into_values().collect()
+    }
+
     /// When pods were bound and when they ended, by this world's own journal, the first first.
     pub(super) fn times(&self) -> Vec<(Timestamp, Option<Timestamp>)> {
         let mut times: Vec<_> = self
@@ -612,7 +625,7 @@ impl World {
     /// Nano-units that the SpendRecords say.
     pub(super) fn recorded(&self) -> BTreeMap<String, i128> {
         let mut sums = BTreeMap::new();
-        for record in self.server.objects::<SpendRecord>() {
+        for record in self.records() {
             let account = record.to_account().unwrap();
             let settled: i128 = account
                 .days()
@@ -628,7 +641,7 @@ impl World {
 
     /// Nano-units of those that rest on an estimated end.
     pub(super) fn estimated(&self) -> i128 {
-        let records: Vec<SpendRecord> = self.server.objects();
+        let records = self.records();
         let accounts = records.iter().map(|record| record.to_account().unwrap());
         accounts
             .flat_map(|account| account.days().clone().into_values().flatten())

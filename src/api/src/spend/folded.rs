@@ -1,0 +1,249 @@
+//! Folded SpendRecords: what the workloads of a namespace cost in a month that is closed, a section for each, with all its lines.
+
+use bursar_core::ledger::Account;
+use bursar_core::money::Money;
+use bursar_core::period::Month;
+use kube::ResourceExt;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Day, Hardware, SpendRecord, SpendRecordSpec, SpendRecordStatus, WorkloadKind, WorkloadRef,
+    lines,
+};
+use crate::text::FieldError;
+
+/// The name of a namespace's first folded record; others have their number after it.
+const FOLDED: &str = "folded";
+
+/// What a workload's own record held when it was folded.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Section {
+    /// The workload's kind.
+    pub kind: WorkloadKind,
+    /// The workload's name.
+    #[schemars(length(max = 253))]
+    pub name: String,
+    /// The `resourceVersion` that its own record had: of two sections of a workload the newer one counts.
+    #[serde(default)]
+    pub version: i64,
+    /// Kinds of hardware that `days` name by their place here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hardware: Vec<Hardware>,
+    /// What is over, day by day and for each kind of hardware.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub days: Vec<Day>,
+}
+
+/// How much an account counts beside others of the same workload and month: the greatest is read, and the others are not. So nothing is
+/// counted twice, or not at all, while a month is being folded or unfolded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Standing {
+    /// A record that was made, and not written to yet.
+    Made,
+    /// A section, of that version.
+    Section(i64),
+    /// A record of the workload's own.
+    Own,
+}
+
+impl WorkloadRef {
+    /// What the folded record of a namespace and month, or its part of that number, is kept for.
+    pub fn folded(namespace: String, part: usize) -> Self {
+        let name = match part {
+            0 | 1 => FOLDED.to_owned(),
+            _ => format!("{FOLDED}-{part}"),
+        };
+        Self {
+            namespace,
+            kind: WorkloadKind::Folded,
+            name,
+        }
+    }
+}
+
+impl SpendRecord {
+    /// True for a record of sections.
+    pub fn is_folded(&self) -> bool {
+        self.spec.kind == WorkloadKind::Folded
+    }
+
+    /// Its sections, if it is folded.
+    pub fn sections(&self) -> &[Section] {
+        let status = self.status.as_ref().filter(|_| self.is_folded());
+        status.map_or(&[], |status| &status.folded)
+    }
+
+    /// The records that this one was folded from, as they were; itself, if it is not folded.
+    ///
+    /// # Errors
+    /// When `spec.month` is none.
+    pub fn unfold(&self) -> Result<Vec<(Standing, Self)>, FieldError> {
+        if !self.is_folded() {
+            let standing = match self.status {
+                None => Standing::Made,
+                Some(_) => Standing::Own,
+            };
+            return Ok(vec![(standing, self.clone())]);
+        }
+        let month = self.month()?;
+        let of_section = |section: &Section| {
+            let record = section.record(&self.spec, month);
+            (Standing::Section(section.version), record)
+        };
+        Ok(self.sections().iter().map(of_section).collect())
+    }
+}
+
+impl Section {
+    /// The section that a record becomes; `None` if nothing is over in it.
+    pub fn of(record: &SpendRecord) -> Option<Self> {
+        // whoever adds a field says here what becomes of it
+        let SpendRecordStatus {
+            open: _,
+            hardware,
+            days,
+            settling: _,
+            resting: _,
+            settled: _,
+            folded: _,
+        } = record.status.clone()?;
+        let version = record.resource_version();
+        (!days.is_empty()).then(|| Self {
+            kind: record.spec.kind,
+            name: record.spec.name.clone(),
+            version: version
+                .and_then(|version| version.parse().ok())
+                .unwrap_or(0),
+            hardware,
+            days,
+        })
+    }
+
+    /// Whose it is.
+    pub fn workload(&self, namespace: &str) -> WorkloadRef {
+        WorkloadRef {
+            namespace: namespace.to_owned(),
+            kind: self.kind,
+            name: self.name.clone(),
+        }
+    }
+
+    /// The account that it holds.
+    ///
+    /// # Errors
+    /// The first field that cannot be read.
+    pub fn to_account(&self, month: Month) -> Result<Account, FieldError> {
+        Ok(Account::new(month).with_days(lines(&self.hardware, &self.days)?))
+    }
+
+    /// What its days sum to.
+    ///
+    /// # Errors
+    /// The first amount that cannot be read.
+    pub fn settled(&self) -> Result<Money, FieldError> {
+        let costs = self
+            .days
+            .iter()
+            .map(|day| day.cost.to_core("status.folded[].days[]"));
+        costs.map(|cost| Ok(cost?.total())).sum()
+    }
+
+    /// The record that it was.
+    fn record(&self, folded: &SpendRecordSpec, month: Month) -> SpendRecord {
+        let workload = self.workload(&folded.namespace);
+        let mut record = workload.record(month, &folded.time_zone, &folded.currency);
+        record.status = Some(SpendRecordStatus {
+            hardware: self.hardware.clone(),
+            days: self.days.clone(),
+            // what cannot be read is found by whoever reads the days
+            settled: self
+                .settled()
+                .map(|sum| sum.to_string())
+                .unwrap_or_default(),
+            ..SpendRecordStatus::default()
+        });
+        record
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn record(name: &str, compute: &str) -> SpendRecord {
+        let workload = WorkloadRef {
+            namespace: "ml".into(),
+            kind: WorkloadKind::TrainingJob,
+            name: name.into(),
+        };
+        let mut record = workload.record("2026-11".parse().unwrap(), "Europe/Berlin", "EUR");
+        record.metadata.resource_version = Some("7".into());
+        let status = json!({
+            "hardware": [{"resource": "nvidia.com/gpu", "model": "H100"}],
+            "days": [
+                {"date": "2026-11-03", "hardware": 0, "compute": compute, "gpuSeconds": 60},
+                {"date": "2026-11-04", "hardware": 0, "power": "0.25", "gpuSeconds": 60},
+            ],
+            "settled": "1.75",
+        });
+        record.status = Some(serde_json::from_value(status).unwrap());
+        record
+    }
+
+    #[test]
+    fn a_folded_record_unfolds_into_the_records_that_it_was_made_of() {
+        let own = [record("llama", "1.50"), record("mistral", "1.50")];
+        let mut folded = WorkloadRef::folded("ml".into(), 1).record(
+            "2026-11".parse().unwrap(),
+            "Europe/Berlin",
+            "EUR",
+        );
+        let sections = own.iter().filter_map(Section::of).collect();
+        folded.status = Some(SpendRecordStatus {
+            folded: sections,
+            ..SpendRecordStatus::default()
+        });
+        let text = serde_json::to_string(&folded).unwrap();
+        let folded: SpendRecord = serde_json::from_str(&text).unwrap();
+        assert_eq!(folded.name_any(), "ml.ns.folded.2026-11");
+        for (own, (standing, mut unfolded)) in own.iter().zip(folded.unfold().unwrap()) {
+            assert_eq!(standing, Standing::Section(7));
+            unfolded.metadata.resource_version = own.resource_version();
+            assert_eq!(&unfolded, own);
+            let section = Section::of(own).unwrap();
+            let month = "2026-11".parse().unwrap();
+            assert_eq!(
+                section.to_account(month).unwrap(),
+                own.to_account().unwrap()
+            );
+        }
+    }
+
+    #[test]
+    fn a_record_of_its_own_counts_before_a_section_and_a_section_before_a_record_without_a_status()
+    {
+        let written = record("llama", "1.50");
+        let made = SpendRecord {
+            status: None,
+            ..written.clone()
+        };
+        let standing = |record: &SpendRecord| record.unfold().unwrap()[0].0;
+        let (own, made) = (standing(&written), standing(&made));
+        assert!(own > Standing::Section(i64::MAX));
+        assert!(Standing::Section(8) > Standing::Section(7));
+        assert!(Standing::Section(0) > made);
+    }
+
+    #[test]
+    fn a_record_in_which_nothing_is_over_is_no_section() {
+        let mut empty = record("llama", "1.50");
+        empty.status = Some(SpendRecordStatus::default());
+        assert_eq!(Section::of(&empty), None);
+        empty.status = None;
+        assert_eq!(Section::of(&empty), None);
+    }
+}

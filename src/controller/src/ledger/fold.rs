@@ -1,0 +1,399 @@
+//! What folding a month of a namespace comes to: which records become sections of which folded one. Needs no server.
+
+use bursar_api::SpendRecord;
+use bursar_api::spend::{Section, SpendRecordStatus, WorkloadKind, WorkloadRef};
+use bursar_core::money::Money;
+use bursar_core::period::Month;
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+use kube::ResourceExt;
+
+/// A month is folded this long after it is over: by then the ends of its pods are known.
+const REST: SignedDuration = SignedDuration::from_hours(72);
+
+/// What is to be written and removed, in this order.
+#[derive(Debug, Default)]
+pub(super) struct Fold {
+    /// Folded records that change, or are new.
+    pub(super) write: Vec<SpendRecord>,
+    /// Records that are sections of those then, or that hold nothing.
+    pub(super) remove: Vec<SpendRecord>,
+    /// Records that stay though their month is over, and why.
+    pub(super) doubtful: Vec<String>,
+}
+
+/// Folds the records of one namespace and month, of `most` workloads at most. A folded record has sections of `limit` bytes at most, as
+/// JSON; what does not fit goes into the next part. A section that is there already stays in its part.
+pub(super) fn fold(
+    mut records: Vec<SpendRecord>,
+    now: Timestamp,
+    limit: usize,
+    most: usize,
+) -> Fold {
+    // folded, folded-2, ... folded-10
+    records.sort_by_key(|record| (record.spec.name.len(), record.name_any()));
+    let (parts, own): (Vec<_>, Vec<_>) = records.into_iter().partition(SpendRecord::is_folded);
+    let mut parts: Vec<Part> = parts.into_iter().map(Part::of).collect();
+    let mut fold = Fold::default();
+    for record in own.into_iter().filter(|record| is_closed(record, now)) {
+        if fold.remove.len() == most {
+            break;
+        }
+        match check(&record) {
+            Err(why) => fold.doubtful.push(why),
+            Ok(month) => {
+                place(&mut parts, &record, month, limit);
+                fold.remove.push(record);
+            }
+        }
+    }
+    let changed = parts.into_iter().filter(|part| part.changed);
+    fold.write = changed.map(Part::end).collect();
+    fold
+}
+
+/// True for a workload's record of a month that ended long enough ago, if nothing of it is under way. Records of nodes are in no
+/// namespace, and sixteen a month at most.
+pub(super) fn is_closed(record: &SpendRecord, now: Timestamp) -> bool {
+    let ended = || {
+        let zone = TimeZone::get(&record.spec.time_zone).ok()?;
+        Some(record.month().ok()?.bounds(&zone).end)
+    };
+    let rested = |end: Timestamp| now.duration_since(end) >= REST;
+    let status = record.status.as_ref();
+    let rests = status.is_some_and(|status| status.resting.is_some());
+    let can_fold = !matches!(record.spec.kind, WorkloadKind::Folded | WorkloadKind::Node);
+    can_fold && is_settled(record) && !rests && ended().is_some_and(rested)
+}
+
+/// True for a record of a month that ended more than so many months ago, if nothing of it is under way.
+pub(super) fn is_old(record: &SpendRecord, months: u32, now: Timestamp) -> bool {
+    let age = || {
+        let zone = TimeZone::get(&record.spec.time_zone).ok()?;
+        let (this, then) = (Month::of(now, &zone).first(), record.month().ok()?.first());
+        let years = i32::from(this.year()) - i32::from(then.year());
+        Some(years * 12 + i32::from(this.month()) - i32::from(then.month()))
+    };
+    let older = |age: i32| u32::try_from(age).is_ok_and(|age| age > months);
+    is_settled(record) && age().is_some_and(older)
+}
+
+fn is_settled(record: &SpendRecord) -> bool {
+    let status = record.status.as_ref();
+    status.is_none_or(|status| status.open.is_empty() && status.settling.is_empty())
+}
+
+/// The month of a record that is what it says: another one stays for people to look at.
+fn check(record: &SpendRecord) -> Result<Month, String> {
+    let name = record.name_any();
+    let unreadable = |error: &dyn std::fmt::Display| format!("{name} cannot be read: {error}");
+    let month = record.month().map_err(|error| unreadable(&error))?;
+    let expected = record.workload().record_name(month);
+    if name != expected {
+        return Err(format!("{name}: by its spec its name would be {expected}"));
+    }
+    let account = record.to_account().map_err(|error| unreadable(&error))?;
+    let lines = account.days().values().flatten();
+    let sum: Money = lines.map(|(_, line)| line.cost.total()).sum();
+    let settled = record.status.as_ref().map_or("", |status| &status.settled);
+    if settled.parse().unwrap_or(Money::ZERO) != sum {
+        return Err(format!(
+            "{name}: status.settled is {settled}, and its days sum to {sum}"
+        ));
+    }
+    Ok(month)
+}
+
+/// A folded record in the making.
+struct Part {
+    record: SpendRecord,
+    sections: Vec<Section>,
+    bytes: usize,
+    changed: bool,
+}
+
+impl Part {
+    fn of(record: SpendRecord) -> Self {
+        let sections = record.sections().to_vec();
+        Self {
+            bytes: sections.iter().map(size).sum(),
+            sections,
+            record,
+            changed: false,
+        }
+    }
+
+    /// True if sections of this record can stand here.
+    fn is_for(&self, record: &SpendRecord) -> bool {
+        let (here, there) = (&self.record.spec, &record.spec);
+        here.time_zone == there.time_zone && here.currency == there.currency
+    }
+
+    fn position(&self, record: &SpendRecord) -> Option<usize> {
+        let is_of = |section: &Section| {
+            section.kind == record.spec.kind && section.name == record.spec.name
+        };
+        self.sections.iter().position(is_of)
+    }
+
+    fn take(&mut self, at: usize) {
+        let section = self.sections.remove(at);
+        self.bytes -= size(&section);
+        self.changed = true;
+    }
+
+    fn put(&mut self, at: usize, section: Section) {
+        self.bytes += size(&section);
+        self.sections.insert(at, section);
+        self.changed = true;
+    }
+
+    fn end(self) -> SpendRecord {
+        let settled = self.sections.iter().map(Section::settled);
+        // all were read before they came here
+        let settled: Money = settled.filter_map(Result::ok).sum();
+        let status = SpendRecordStatus {
+            settled: settled.to_string(),
+            folded: self.sections,
+            ..SpendRecordStatus::default()
+        };
+        SpendRecord {
+            status: Some(status),
+            ..self.record
+        }
+    }
+}
+
+/// Puts a record's section where the workload's section is, else into the first part that has room, and leaves it in no other. The
+/// record itself counts until it is removed, so the parts may be written one after the other.
+fn place(parts: &mut Vec<Part>, record: &SpendRecord, month: Month, limit: usize) {
+    // nothing was ever written to it: what is folded of the workload counts
+    if record.status.is_none() {
+        return;
+    }
+    let mut section = Section::of(record);
+    for part in parts.iter_mut() {
+        if let Some(at) = part.position(record) {
+            part.take(at);
+            if let Some(section) = section.take_if(|_| part.is_for(record)) {
+                part.put(at, section);
+            }
+        }
+    }
+    let Some(section) = section else { return };
+    let bytes = size(&section);
+    let fits = |part: &&mut Part| part.is_for(record) && part.bytes + bytes <= limit;
+    if let Some(part) = parts.iter_mut().find(fits) {
+        part.put(part.sections.len(), section);
+        return;
+    }
+    let workload = |number| WorkloadRef::folded(record.spec.namespace.clone(), number);
+    let is_free = |number: &usize| {
+        let name = workload(*number).record_name(month);
+        parts.iter().all(|part| part.record.name_any() != name)
+    };
+    let number = (1..).find(is_free).unwrap_or(1);
+    let (zone, currency) = (&record.spec.time_zone, &record.spec.currency);
+    let mut part = Part::of(workload(number).record(month, zone, currency));
+    part.put(0, section);
+    parts.push(part);
+}
+
+/// Bytes of a section in its record.
+fn size(section: &Section) -> usize {
+    serde_json::to_vec(section).map_or(0, |json| json.len() + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use bursar_api::spend::Standing;
+    use serde_json::json;
+
+    use super::*;
+
+    const LIMIT: usize = 100_000;
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    fn own(name: &str, compute: &str) -> SpendRecord {
+        let workload = WorkloadRef {
+            namespace: "ml".into(),
+            kind: WorkloadKind::TrainingJob,
+            name: name.into(),
+        };
+        let mut record = workload.record("2026-11".parse().unwrap(), "UTC", "USD");
+        record.metadata.resource_version = Some("7".into());
+        let day =
+            json!({"date": "2026-11-03", "hardware": 0, "compute": compute, "gpuSeconds": 60});
+        let hardware = json!([{"resource": "nvidia.com/gpu"}]);
+        let status = json!({"hardware": hardware, "days": [day], "settled": compute});
+        record.status = Some(serde_json::from_value(status).unwrap());
+        record
+    }
+
+    fn change(record: &mut SpendRecord, change: serde_json::Value) {
+        let mut status = serde_json::to_value(&record.status).unwrap();
+        for (field, value) in change.as_object().unwrap() {
+            status[field] = value.clone();
+        }
+        record.status = Some(serde_json::from_value(status).unwrap());
+    }
+
+    fn folded(records: Vec<SpendRecord>) -> Fold {
+        fold(records, at("2026-12-04T00:00:00Z"), LIMIT, 100)
+    }
+
+    fn names(records: &[SpendRecord]) -> Vec<String> {
+        records.iter().map(ResourceExt::name_any).collect()
+    }
+
+    #[test]
+    fn a_month_is_folded_three_days_after_its_end_in_its_own_zone() {
+        let mut record = own("a", "1.00");
+        assert!(!is_closed(&record, at("2026-12-03T23:59:59Z")));
+        assert!(is_closed(&record, at("2026-12-04T00:00:00Z")));
+        record.spec.time_zone = "America/New_York".into();
+        assert!(!is_closed(&record, at("2026-12-04T04:59:59Z")));
+        assert!(is_closed(&record, at("2026-12-04T05:00:00Z")));
+    }
+
+    #[test]
+    fn what_is_under_way_or_not_what_it_says_stays_alone() {
+        let mut settling = own("settling", "1.00");
+        change(&mut settling, json!({"settling": ["u"]}));
+        let mut open = own("open", "1.00");
+        change(
+            &mut open,
+            json!({"open": [{"uid": "u", "pod": "p", "resource": "r", "gpus": 1, "nodeGpus": 1, "start": "2026-11-30T00:00:00Z"}]}),
+        );
+        let mut edited = own("edited", "1.00");
+        change(&mut edited, json!({"settled": "9.00"}));
+        let mut unreadable = own("unreadable", "1.00");
+        unreadable.status.as_mut().unwrap().days[0].date = "today".into();
+        let fold = folded(vec![
+            settling,
+            open,
+            edited,
+            unreadable,
+            own("whole", "1.00"),
+        ]);
+        assert_eq!(names(&fold.remove), ["ml.tj.whole.2026-11"]);
+        assert_eq!(fold.write[0].sections().len(), 1);
+        assert_eq!(fold.doubtful.len(), 2, "{:?}", fold.doubtful);
+        assert!(fold.doubtful[0].contains("status.settled is 9.00"));
+        assert!(fold.doubtful[1].contains("ml.tj.unreadable.2026-11 cannot be read"));
+    }
+
+    #[test]
+    fn what_still_rests_and_what_nodes_cost_stays_alone() {
+        let later = at("2026-12-04T00:00:00Z");
+        let mut resting = own("a", "1.00");
+        let rest = json!({"resource": "nvidia.com/gpu", "gpus": 1, "nodeGpus": 1, "since": "2026-11-30T00:00:00Z", "perHour": "1.00"});
+        change(&mut resting, json!({"resting": rest}));
+        assert!(!is_closed(&resting, later));
+        let mut nodes = WorkloadRef::nodes("7").record("2026-11".parse().unwrap(), "UTC", "USD");
+        nodes.status = own("a", "1.00").status;
+        assert!(!is_closed(&nodes, later));
+    }
+
+    #[test]
+    fn sections_keep_everything_and_the_sum_is_theirs() {
+        let records = vec![own("a", "1.25"), own("b", "2.50")];
+        let fold = folded(records.clone());
+        assert_eq!(names(&fold.write), ["ml.ns.folded.2026-11"]);
+        assert_eq!(fold.write[0].status.as_ref().unwrap().settled, "3.75");
+        let unfolded = fold.write[0].unfold().unwrap();
+        for ((standing, unfolded), own) in unfolded.iter().zip(&records) {
+            assert_eq!(*standing, Standing::Section(7));
+            assert_eq!((&unfolded.spec, &unfolded.status), (&own.spec, &own.status));
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_goes_into_the_next_part_and_what_is_there_stays_there() {
+        let records = vec![own("a", "1.00"), own("b", "1.00"), own("c", "1.00")];
+        let limit = 2 * size(&Section::of(&records[0]).unwrap());
+        let now = at("2026-12-04T00:00:00Z");
+        let first = fold(records, now, limit, 100);
+        let parts = first.write;
+        assert_eq!(
+            names(&parts),
+            ["ml.ns.folded.2026-11", "ml.ns.folded-2.2026-11"]
+        );
+        let mut late = own("a", "1.50");
+        late.metadata.resource_version = Some("9".into());
+        let records = [parts.clone(), vec![late, own("d", "1.00")]].concat();
+        let second = fold(records, now, limit, 100);
+        let sections = |part: &SpendRecord| -> Vec<(String, i64)> {
+            let sections = part.sections().iter();
+            sections
+                .map(|each| (each.name.clone(), each.version))
+                .collect()
+        };
+        assert_eq!(
+            sections(&second.write[0]),
+            [("a".to_owned(), 9), ("b".to_owned(), 7)]
+        );
+        assert_eq!(
+            sections(&second.write[1]),
+            [("c".to_owned(), 7), ("d".to_owned(), 7)]
+        );
+        assert_eq!(second.write[0].status.as_ref().unwrap().settled, "2.50");
+    }
+
+    #[test]
+    fn a_workload_that_two_parts_have_is_left_in_the_first_alone() {
+        let mut parts = folded(vec![own("a", "1.00")]).write;
+        let mut second = parts[0].clone();
+        second.metadata.name = Some("ml.ns.folded-2.2026-11".into());
+        second.spec.name = "folded-2".into();
+        parts.push(second);
+        parts.push(own("a", "2.00"));
+        let write = folded(parts).write;
+        let sections: Vec<usize> = write.iter().map(|part| part.sections().len()).collect();
+        assert_eq!(sections, [1, 0]);
+        assert_eq!(write[0].status.as_ref().unwrap().settled, "2.00");
+    }
+
+    #[test]
+    fn another_currency_or_zone_has_a_part_of_its_own() {
+        let mut euros = own("b", "1.00");
+        euros.spec.currency = "EUR".into();
+        let write = folded(vec![own("a", "1.00"), euros]).write;
+        assert_eq!(
+            names(&write),
+            ["ml.ns.folded.2026-11", "ml.ns.folded-2.2026-11"]
+        );
+        assert_eq!(write[1].spec.currency, "EUR");
+    }
+
+    #[test]
+    fn a_record_without_a_status_goes_and_leaves_the_section_as_it_is() {
+        let parts = folded(vec![own("a", "1.00")]).write;
+        let mut made = own("a", "1.00");
+        made.status = None;
+        let fold = folded([parts, vec![made]].concat());
+        assert_eq!((fold.write.len(), fold.remove.len()), (0, 1));
+    }
+
+    #[test]
+    fn a_round_is_bounded() {
+        let records = vec![own("a", "1.00"), own("b", "1.00"), own("c", "1.00")];
+        let fold = fold(records, at("2026-12-04T00:00:00Z"), LIMIT, 2);
+        assert_eq!(fold.remove.len(), 2);
+        assert_eq!(fold.write[0].sections().len(), 2);
+    }
+
+    #[test]
+    fn a_record_is_old_when_so_many_whole_months_lie_after_it() {
+        let record = own("a", "1.00");
+        assert!(!is_old(&record, 13, at("2027-12-31T23:59:59Z")));
+        assert!(is_old(&record, 13, at("2028-01-01T00:00:00Z")));
+        assert!(!is_old(&record, 13, at("2025-01-01T00:00:00Z")));
+        let mut settling = record;
+        change(&mut settling, json!({"settling": ["u"]}));
+        assert!(!is_old(&settling, 13, at("2028-01-01T00:00:00Z")));
+    }
+}
