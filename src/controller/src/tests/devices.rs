@@ -30,6 +30,7 @@ impl Cluster {
     async fn new(capacity: Value) -> Self {
         let mut stage = Stage::new(Faults::default()).await;
         stage.world.now = "2026-12-10T00:00:00Z".parse().unwrap();
+        stage.seconds(1).await;
         let node = json!({"metadata": {"name": "dra"}});
         stage.world.create_all::<Node>(node).await;
         stage.world.offer("dra", capacity).await;
