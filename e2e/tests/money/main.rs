@@ -1,6 +1,7 @@
 //! Money on a real cluster: prices that come late or from a table, nodes that are lost, a ledger that is lost. The scenarios share the
 //! cluster and run in this order.
 
+mod closing;
 mod ledger;
 mod prices;
 
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
             ledger::lost_node,
         ),
         Scenario::new("a_lost_ledger_is_restored_and_goes_on", 4, ledger::restored),
+        Scenario::new("months_that_are_over_are_folded", 4, closing::folded),
     ];
     runner::main(
         || {

@@ -27,7 +27,7 @@ use crate::metrics::Closed;
 
 const PACE: Duration = Duration::from_hours(1);
 /// A new leader has more urgent things to do.
-const SOON: Duration = Duration::from_mins(1);
+const SOON: Duration = Duration::from_secs(20);
 /// Bytes of a folded record's sections: etcd takes objects of 1.5 MiB.
 const MOST_BYTES: usize = 1_000_000;
 /// Records that one round removes; the next one goes on.

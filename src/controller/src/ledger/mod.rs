@@ -7,7 +7,8 @@
 //!
 //! A write at r fails if anybody wrote since, so a stale cache and a former leader change nothing; a crash between any two steps
 //! leaves a state from which the same steps go on. A month's record never knows a pod before an earlier month's does, so a record
-//! that does not know a pod which a later one knows has booked its part to the end.
+//! that does not know a pod which a later one knows has booked its part to the end. A pod may be gone between two writes, so its charge
+//! is in the records of all its months before it is settled in the first.
 //!
 //! | module | subject |
 //! |---|---|
@@ -33,6 +34,7 @@ mod written;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use bursar_api::SpendRecord;
 use bursar_api::names::{self, KIND_LABEL, SPEND_FINALIZER, WORKLOAD_LABEL};
 use bursar_api::spend::{WorkloadKind, WorkloadRef};
 use bursar_api::text::FieldError;
@@ -168,7 +170,30 @@ impl Ledger<'_> {
             return Ok(());
         }
         let live = self.live_pods(workload).await?;
-        self.enter_months(pages, missing, |uid| self.runs(&live, uid));
+        let is_there =
+            |(_, charge): &(Month, Charge)| live.iter().any(|pod| pod::uid(pod) == charge.uid);
+        let (there, gone): (Vec<_>, Vec<_>) = missing.into_iter().partition(is_there);
+        self.enter_months(pages, there, |uid| self.runs(&live, uid));
+        if !gone.is_empty() {
+            // they may have ended in either month
+            self.are_current(pages).await?;
+            self.enter_months(pages, gone, |_| true);
+        }
+        Ok(())
+    }
+
+    /// Refuses records with open charges that are not what the API server has: an old one has charges open that were settled since.
+    async fn are_current(&self, pages: &Pages) -> Result<(), Failure> {
+        let api: Api<SpendRecord> = Api::all(self.client.clone());
+        let open = pages.values().filter(|page| !page.before.open.is_empty());
+        for page in open {
+            let record = &page.record;
+            let call = "get spendrecord";
+            let live = bounded(call, api.get_opt(&record.name_any())).await?;
+            if live.and_then(|live| live.resource_version()) != record.resource_version() {
+                return Err(Failure::Conflict { call });
+            }
+        }
         Ok(())
     }
 
@@ -254,6 +279,7 @@ impl Ledger<'_> {
             return Ok(guarded && over);
         };
         let months = months_left(pages, uid, stay, self.zone);
+        let end = end.filter(|_| are_on_record(pages, &months, uid));
         let done = |page: &Page| match end {
             Some(_) => page.account.settling.contains(uid),
             None => page.account.knows(uid),
@@ -318,7 +344,10 @@ impl Ledger<'_> {
     ) -> Result<(), Error> {
         let cached: BTreeSet<&str> = pods.iter().map(|pod| pod::uid(pod)).collect();
         let mut vanished = self.open_charges(pages);
-        vanished.retain(|uid, _| !cached.contains(uid.as_str()));
+        vanished.retain(|uid, charge| {
+            let months = months_left(pages, uid, self.until_now(charge), self.zone);
+            !cached.contains(uid.as_str()) && are_on_record(pages, &months, uid)
+        });
         for (uid, charge) in vanished {
             let api: Api<Pod> = Api::namespaced(self.client.clone(), &workload.namespace);
             let live = bounded("get pod", api.get_opt(&charge.pod)).await?;
@@ -459,6 +488,13 @@ impl Ledger<'_> {
         };
         Ok(bounded("list pods", api.list(&params)).await?.items)
     }
+}
+
+/// Whether a pod can be settled in these months, one after the other: it may be gone once the first is written, so the others must have
+/// its charge by then.
+fn are_on_record(pages: &Pages, months: &[Month], uid: &str) -> bool {
+    let is_known = |month| pages.get(month).is_some_and(|page| page.before.knows(uid));
+    months.len() < 2 || months.iter().all(is_known)
 }
 
 /// What a pod is charged to: its workload or, for one that may hold GPUs and that no workload made, its namespace.

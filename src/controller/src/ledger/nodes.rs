@@ -170,21 +170,6 @@ impl Ledger<'_> {
         Ok(())
     }
 
-    /// Refuses records with open charges that are not what the API server has: an old one has charges open that were settled since.
-    async fn are_current(&self, pages: &Pages) -> Result<(), Failure> {
-        let api: Api<SpendRecord> = Api::all(self.client.clone());
-        let open = pages.values().filter(|page| !page.before.open.is_empty());
-        for page in open {
-            let record = &page.record;
-            let call = "get spendrecord";
-            let live = bounded(call, api.get_opt(&record.name_any())).await?;
-            if live.and_then(|live| live.resource_version()) != record.resource_version() {
-                return Err(Failure::Conflict { call });
-            }
-        }
-        Ok(())
-    }
-
     /// Ends and begins charges of a node that does not offer what its charges say.
     async fn charge_node(
         &self,

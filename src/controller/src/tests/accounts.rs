@@ -3,7 +3,7 @@
 use bursar_api::SpendRecord;
 use bursar_api::spend::WorkloadKind;
 use bursar_api::{BudgetPolicy, InferenceDeployment};
-use bursar_apitest::faults::Faults;
+use bursar_apitest::faults::{Faults, Moment};
 use bursar_core::ledger::Account;
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
@@ -181,4 +181,66 @@ async fn a_pod_that_no_workload_made_is_charged_to_its_namespace_and_held_by_not
         Some("0.0000"),
         "a team's month is the team's month"
     );
+}
+
+/// GPU-seconds of the namespace's other pods by the records, by month.
+fn gpu_seconds(stage: &Stage) -> Vec<i64> {
+    let accounts = accounts(stage, WorkloadKind::Unmanaged);
+    let lines = accounts
+        .iter()
+        .map(|account| account.lines(stage.world.now, &TimeZone::UTC));
+    lines
+        .map(|lines| lines.values().map(|line| line.gpu_seconds).sum())
+        .collect()
+}
+
+/// A pod that nothing holds, of the last minute of November and the first five seconds of December, in which nobody looks.
+fn gone_unseen(stage: &mut Stage) -> LocalBoxFuture<'_, ()> {
+    async move {
+        stage.world.create_foreign_pod("notebook").await;
+        stage.seconds(6).await;
+        stage.world.now = at("2026-12-01T00:00:05Z");
+        let pod = stage.world.pods()[0].clone();
+        stage.world.remove(&pod).await;
+        stage.seconds(6).await;
+    }
+    .boxed_local()
+}
+
+/// The same, which is seen for a second after its end.
+fn gone_when_seen(stage: &mut Stage) -> LocalBoxFuture<'_, ()> {
+    async move {
+        stage.world.create_foreign_pod("notebook").await;
+        stage.seconds(6).await;
+        stage.world.now = at("2026-12-01T00:00:05Z");
+        let pod = stage.world.pods()[0].clone();
+        let bound = pod.creation_timestamp().unwrap().0;
+        stage.world.end(&pod, bound).await;
+        stage.seconds(1).await;
+        stage.world.remove(&pod).await;
+        stage.seconds(6).await;
+    }
+    .boxed_local()
+}
+
+#[tokio::test]
+async fn a_pod_that_nothing_holds_costs_in_both_months_whenever_the_controller_dies() {
+    for story in [gone_unseen, gone_when_seen] {
+        let mut stage = Stage::new(Faults::default()).await;
+        let turn = at("2026-12-01T00:00:00Z");
+        let november = turn.duration_since(stage.world.now).as_secs();
+        story(&mut stage).await;
+        let writes = stage.leader.faults.writes();
+        for write in 0..writes {
+            for moment in [Moment::Before, Moment::After] {
+                let mut stage = Stage::new(Faults::crash(write, moment)).await;
+                story(&mut stage).await;
+                let seconds = gpu_seconds(&stage);
+                let died = format!("it died {moment:?} write {write} of {writes}: {seconds:?}");
+                assert_eq!(seconds.len(), 2, "{died}");
+                assert!((november - 2..=november).contains(&seconds[0]), "{died}");
+                assert!((5..=11).contains(&seconds[1]), "{died}");
+            }
+        }
+    }
 }

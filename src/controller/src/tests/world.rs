@@ -516,9 +516,12 @@ impl World {
     }
 
     async fn finish(&self, pod: &Pod) {
-        let from = self.stays[pod::uid(pod)].from.to_string();
-        let scheduled =
-            json!({"type": "PodScheduled", "status": "True", "lastTransitionTime": from});
+        self.end(pod, self.stays[pod::uid(pod)].from).await;
+    }
+
+    /// Its containers end now; it was bound at that time.
+    pub(super) async fn end(&self, pod: &Pod, bound: Timestamp) {
+        let scheduled = json!({"type": "PodScheduled", "status": "True", "lastTransitionTime": bound.to_string()});
         let ended = json!([{
             "name": "c", "image": "", "imageID": "", "ready": false, "restartCount": 0,
             "state": {"terminated": {"exitCode": 0, "finishedAt": self.now.to_string()}},
