@@ -10,6 +10,8 @@
 //! | [`revenue`] | what an InferenceDeployment earns |
 //! | [`spend`] | SpendRecord (`spend`) |
 //!
+//! [`offers`] reads which GPUs nodes offer.
+//!
 //! Amounts of money are decimal strings and durations are Go-style strings; [`text`] has their rules and reads them.
 
 #![allow(
@@ -27,6 +29,7 @@ pub mod correction;
 pub mod crds;
 pub mod inference;
 pub mod names;
+pub mod offers;
 pub mod presets;
 pub mod prices;
 pub mod revenue;

@@ -1,7 +1,6 @@
 //! SpendCorrections: which of them count, and what their statuses say.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bursar_api::conditions::{self, ACCEPTED, Says};
@@ -11,13 +10,13 @@ use bursar_core::correction::Correction;
 use bursar_core::period::Month;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use kube::ResourceExt;
 use kube::api::{Api, PostParams};
 use kube::runtime::reflector::Store;
-use kube::{Client, ResourceExt};
 
 use crate::calls::{Failure, bounded};
+use crate::context::Context;
 use crate::prices;
-use crate::watch::Stores;
 
 /// How often the statuses are compared with the caches.
 const PACE: Duration = Duration::from_secs(2);
@@ -73,9 +72,9 @@ pub(crate) fn accepted(
 }
 
 /// Keeps every correction's status true, for as long as the process leads.
-pub(crate) async fn follow(client: Client, stores: Arc<Stores>, zone: TimeZone) {
+pub(crate) async fn follow(context: &Context) {
     loop {
-        if let Err(error) = judge(&client, &stores, Timestamp::now(), &zone).await {
+        if let Err(error) = judge(context, Timestamp::now()).await {
             tracing::warn!(%error, "corrections");
         }
         tokio::time::sleep(PACE).await;
@@ -86,21 +85,13 @@ pub(crate) async fn follow(client: Client, stores: Arc<Stores>, zone: TimeZone) 
 ///
 /// # Errors
 /// The first call that failed.
-pub(crate) async fn judge(
-    client: &Client,
-    stores: &Stores,
-    now: Timestamp,
-    zone: &TimeZone,
-) -> Result<(), Failure> {
-    let all = stores.corrections.state();
-    if all.is_empty() {
-        return Ok(());
-    }
-    let prices = prices::known(stores, now, zone);
-    let mut currencies = Currencies::new(&stores.records, &prices.lists.currency);
-    let api: Api<SpendCorrection> = Api::all(client.clone());
+pub(crate) async fn judge(context: &Context, now: Timestamp) -> Result<(), Failure> {
+    let all = context.stores.corrections.state();
+    let prices = context.prices(now);
+    let mut currencies = Currencies::new(&context.stores.records, &prices.lists.currency);
+    let api: Api<SpendCorrection> = Api::all(context.client.clone());
     for object in &all {
-        let Some(status) = next(object, currencies.judge(object), now, zone) else {
+        let Some(status) = next(object, currencies.judge(object), now, &context.zone) else {
             continue;
         };
         let object = SpendCorrection {

@@ -227,6 +227,7 @@ async fn lead(
     };
     let context = Arc::new(Context {
         stores: Arc::clone(&stores),
+        known: prices::Known::default(),
         readings: Arc::default(),
         demands: Arc::default(),
         written: ledger::Written::default(),
@@ -242,7 +243,7 @@ async fn lead(
         ports: Mutex::default(),
         shares: Mutex::default(),
         explained,
-        zone: zone.clone(),
+        zone,
         namespace: options.namespace.clone(),
         observe_only: options.observe_only,
         client: client.clone(),
@@ -252,8 +253,8 @@ async fn lead(
         token: options.gateway_token.clone(),
         server_name: format!("bursar-gateway.{}.svc", options.namespace),
     };
-    let prices = price_list::follow(client.clone(), Arc::clone(&stores), zone.clone());
-    let corrections = corrections::follow(client.clone(), Arc::clone(&stores), zone.clone());
+    let prices = price_list::follow(Arc::clone(&context));
+    let corrections = corrections::follow(&context);
     let closing = ledger::close::follow(Arc::clone(&context), options.retention_months);
     let scrape = Scrape::new(
         Arc::clone(&stores),

@@ -59,7 +59,7 @@ pub(crate) struct Scene {
     /// Pods that used devices which others bore until a moment ago.
     pub(crate) sharing: BTreeSet<Uid>,
     pub(crate) records: Records,
-    pub(crate) prices: Prices,
+    pub(crate) prices: Arc<Prices>,
     /// Those that count.
     pub(crate) corrections: Vec<Correction>,
     pub(crate) now: Timestamp,
@@ -102,7 +102,7 @@ impl Scene {
                 || open.contains(pod::uid(pod))
         };
         pods.retain(|pod| is_charged(pod));
-        let prices = prices::known(&context.stores, now, &context.zone);
+        let prices = context.prices(now);
         let corrections = corrections::accepted(
             &context.stores.corrections,
             &context.stores.records,

@@ -1,13 +1,12 @@
 //! What the controller sees of the cluster: one watch and one cache a kind. Every event names the namespaces that it concerns.
 
 use std::collections::VecDeque;
-use std::mem;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bursar_api::spend::WorkloadKind;
 use bursar_api::{
-    BudgetPolicy, InferenceDeployment, PriceList, SpendCorrection, SpendRecord, TrainingJob,
+    BudgetPolicy, InferenceDeployment, PriceList, SpendCorrection, SpendRecord, TrainingJob, offers,
 };
 use futures::future::try_join_all;
 use futures::{FutureExt, StreamExt};
@@ -16,7 +15,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod, Service, Volume};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::api::resource::v1::{Device, ResourceClaim, ResourceSlice};
+use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceSlice};
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use kube::runtime::reflector::{self, Lookup, Store};
@@ -347,20 +346,11 @@ impl Trim for ResourceClaim {
 }
 
 impl Trim for ResourceSlice {
-    /// Devices say what they are; what they can do is long.
     fn trim(&mut self) {
         leave_names(self);
         self.spec.shared_counters = None;
         let devices = self.spec.devices.iter_mut().flatten();
-        for device in devices {
-            let mut attributes = device.attributes.take().unwrap_or_default();
-            attributes.retain(|name, _| claims::is_read(name));
-            *device = Device {
-                name: mem::take(&mut device.name),
-                attributes: Some(attributes),
-                ..Device::default()
-            };
-        }
+        devices.for_each(|device| *device = offers::trimmed(device));
     }
 
     /// It is read with the next look at a pod.

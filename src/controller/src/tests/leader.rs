@@ -20,6 +20,7 @@ use crate::calls::Failure;
 use crate::context::{Context, lock};
 use crate::ledger::{Folded, Written, close};
 use crate::metrics::Metrics;
+use crate::prices::Known;
 use crate::watch::{Stores, Trim};
 use crate::watts::Measured;
 use crate::{pod, reconcile};
@@ -111,6 +112,7 @@ impl Leader {
         };
         let context = Context {
             stores: Arc::new(stores),
+            known: Known::default(),
             readings: Arc::default(),
             demands: Arc::default(),
             written: Written::default(),

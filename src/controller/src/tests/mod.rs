@@ -6,6 +6,7 @@ mod budgets;
 mod claims;
 mod closing;
 mod corrections;
+mod devices;
 mod gangs;
 mod leader;
 mod nodes;
