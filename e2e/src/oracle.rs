@@ -1,11 +1,21 @@
 //! An oracle of the ledger: recomputes every charge from the API server's audit log. It shares no code with the ledger, and knows
 //! pods, nodes and prices only from what the log and the price list say.
 
-use std::{collections::BTreeMap, fs, num::ParseIntError, path::Path};
+mod machines;
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{BufRead, BufReader},
+    num::ParseIntError,
+    path::Path,
+};
 
 use serde_json::Value;
 
 use crate::error::{Error, Result, While};
+
+pub use machines::{Machine, accounts_began, machines};
 
 /// A pod's time on its node, in seconds since 1970.
 #[derive(Debug, Clone, Default)]
@@ -14,6 +24,8 @@ pub struct Stay {
     pub workload: String,
     /// How many GPUs it held.
     pub gpus: i128,
+    /// The node that it was bound to.
+    pub node: String,
     /// When it was bound.
     pub bound: Option<i64>,
     /// When its last container ended.
@@ -53,14 +65,9 @@ pub fn charges(
 /// # Errors
 /// When the log cannot be read.
 pub fn stays(audit_log: &Path) -> Result<Vec<Stay>> {
-    let text =
-        fs::read_to_string(audit_log).while_(|| format!("reading {}", audit_log.display()))?;
     let mut stays: BTreeMap<String, Stay> = BTreeMap::new();
-    for line in text.lines() {
-        let event: Value = serde_json::from_str(line).map_err(|error| Error::Malformed {
-            what: audit_log.display().to_string(),
-            why: error.to_string(),
-        })?;
+    for event in events(audit_log)? {
+        let event = event?;
         let object = &event["responseObject"];
         if event["objectRef"]["resource"] == "pods"
             && object["kind"] == "Pod"
@@ -77,6 +84,22 @@ pub fn stays(audit_log: &Path) -> Result<Vec<Stay>> {
         }
     }
     Ok(stays.into_values().collect())
+}
+
+/// All that the log says, one after the other.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn events(audit_log: &Path) -> Result<impl Iterator<Item = Result<Value>>> {
+    let name = audit_log.display().to_string();
+    let file = File::open(audit_log).while_(|| format!("opening {name}"))?;
+    Ok(BufReader::new(file).lines().map(move |line| {
+        let line = line.while_(|| format!("reading {name}"))?;
+        serde_json::from_str(&line).map_err(|error| Error::Malformed {
+            what: name.clone(),
+            why: error.to_string(),
+        })
+    }))
 }
 
 fn workload(pod: &Value) -> Option<String> {
@@ -99,14 +122,17 @@ fn workload(pod: &Value) -> Option<String> {
     is_held.then(|| format!("{namespace}.pods.unmanaged"))
 }
 
+/// Seconds since 1970.
+fn seconds(time: &Value) -> Option<i64> {
+    let time: jiff::Timestamp = time.as_str()?.parse().ok()?;
+    Some(time.as_second())
+}
+
+fn list(value: &Value) -> Vec<Value> {
+    value.as_array().cloned().unwrap_or_default()
+}
+
 fn see(stay: &mut Stay, pod: &Value) {
-    let seconds = |time: &Value| {
-        time.as_str()?
-            .parse::<jiff::Timestamp>()
-            .ok()
-            .map(jiff::Timestamp::as_second)
-    };
-    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let gpus = |container: &Value| {
         container["resources"]["limits"]["nvidia.com/gpu"]
             .as_str()
@@ -116,6 +142,9 @@ fn see(stay: &mut Stay, pod: &Value) {
         .iter()
         .filter_map(gpus)
         .sum();
+    if let Some(node) = pod["spec"]["nodeName"].as_str() {
+        node.clone_into(&mut stay.node);
+    }
     if pod["metadata"]["deletionGracePeriodSeconds"] == 0 {
         stay.deleted = seconds(&pod["metadata"]["deletionTimestamp"]);
     }

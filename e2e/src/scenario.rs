@@ -204,6 +204,47 @@ pub fn reason(condition: &str) -> String {
     format!(".status.conditions[?(@.type==\"{condition}\")].reason")
 }
 
+/// SIGKILL to both replicas, which no shutdown handler sees, once both run. Says how many that ended.
+///
+/// # Errors
+/// kubectl's words.
+pub fn kill_controllers(cluster: &Cluster) -> Result<usize, Box<dyn std::error::Error>> {
+    let ids = ".items[*].status.containerStatuses[?(@.state.running)].containerID";
+    let ids = cluster.kubectl(&[
+        "-n",
+        operator::NAMESPACE,
+        "get",
+        "pods",
+        "-l",
+        "app.kubernetes.io/component=controller",
+        "-o",
+        &format!("jsonpath={{{ids}}}"),
+    ])?;
+    let ids: Vec<&str> = ids.split_whitespace().collect();
+    if ids.len() < 2 {
+        return Ok(0);
+    }
+    let ended = ids.iter().filter(|id| cluster.kill_container(id) > 0);
+    Ok(ended.count())
+}
+
+/// Has so many controllers; without any, returns when none is left.
+///
+/// # Errors
+/// When they do not stop in time.
+pub fn scale_controllers(cluster: &Cluster, replicas: u32) -> Outcome {
+    let bursar = |words: &[&str]| cluster.kubectl(&[&["-n", operator::NAMESPACE], words].concat());
+    let count = format!("--replicas={replicas}");
+    bursar(&["scale", "deployment/bursar-controller", &count])?;
+    if replicas > 0 {
+        return Ok(());
+    }
+    let component = "app.kubernetes.io/component=controller";
+    until("the controllers to stop", 60, || {
+        Ok(bursar(&["get", "pods", "-l", component, "-o", "name"])?.is_empty())
+    })
+}
+
 /// Runs `kubectl bursar`: whether it did well, and what it said.
 ///
 /// # Errors

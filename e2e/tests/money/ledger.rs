@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use bursar_e2e::{
-    Access, Cluster, operator,
+    Access, Cluster,
     oracle::{self, Stay},
     runner::Outcome,
-    scenario::{self, at_least, becomes, field, reason, says, service, until},
+    scenario::{self, at_least, becomes, field, reason, says, scale_controllers, service, until},
 };
 use jiff::Timestamp;
 use serde_json::Value;
@@ -125,33 +125,7 @@ pub(crate) fn restored(cluster: &Cluster) -> Outcome {
         "Serving",
         60,
     )?;
-    let scale = |replicas: &str| {
-        let replicas = format!("--replicas={replicas}");
-        cluster.kubectl(&[
-            "-n",
-            operator::NAMESPACE,
-            "scale",
-            "deployment/bursar-controller",
-            &replicas,
-        ])
-    };
-    scale("0")?;
-    let controllers = || {
-        let component = "app.kubernetes.io/component=controller";
-        cluster.kubectl(&[
-            "-n",
-            operator::NAMESPACE,
-            "get",
-            "pods",
-            "-l",
-            component,
-            "-o",
-            "name",
-        ])
-    };
-    until("the controllers to stop", 60, || {
-        Ok(controllers()?.is_empty())
-    })?;
+    scale_controllers(cluster, 0)?;
     let before = statuses(cluster)?;
     let file = std::env::temp_dir().join(format!("bursar-ledger-{}.jsonl", std::process::id()));
     let path = file.display().to_string();
@@ -165,7 +139,7 @@ pub(crate) fn restored(cluster: &Cluster) -> Outcome {
         return Err(format!("the ledger was {before:#?} and is {after:#?}").into());
     }
     says(cluster, &["ledger", "verify"])?;
-    scale("2")?;
+    scale_controllers(cluster, 2)?;
     cluster.kubectl(&["-n", "kept", "delete", "infd", "chat"])?;
     until("the service to be settled", 60, || {
         Ok(field(cluster, "kept", &record("kept"), ".status.open")?.is_empty())

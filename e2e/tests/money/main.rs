@@ -1,7 +1,8 @@
-//! Money on a real cluster: prices that come late or from a table, nodes that are lost, a ledger that is lost. The scenarios share the
-//! cluster and run in this order.
+//! Money on a real cluster: prices that come late or from a table, nodes that are lost, a ledger that is lost, and the bill of
+//! it all. The scenarios share the cluster and run in this order.
 
 mod closing;
+mod cluster;
 mod ledger;
 mod prices;
 
@@ -16,8 +17,8 @@ use bursar_e2e::{
 fn main() -> ExitCode {
     let scenarios = [
         Scenario::new(
-            "labels_that_come_late_count_from_the_start",
-            4,
+            "prices_and_labels_that_come_late_count_from_the_start",
+            5,
             prices::late_labels,
         ),
         Scenario::new(
@@ -32,6 +33,12 @@ fn main() -> ExitCode {
         ),
         Scenario::new("a_lost_ledger_is_restored_and_goes_on", 4, ledger::restored),
         Scenario::new("months_that_are_over_are_folded", 4, closing::folded),
+        // nodes are everybody's: it bills what the others left too
+        Scenario::new(
+            "the_clusters_bill_equals_the_audit_log_to_the_nano_unit",
+            5,
+            cluster::bill,
+        ),
     ];
     runner::main(
         || {

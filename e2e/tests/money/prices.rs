@@ -1,4 +1,4 @@
-//! Prices of a service that runs already: labels of its node that come late, and a table that is imported.
+//! Prices of a service that runs already: lists and labels of its node that come late, and a table that is imported.
 
 use bursar_e2e::{
     Access, Cluster, operator, oracle,
@@ -13,13 +13,20 @@ use crate::ledger::{on_second_node, record, settled, stay};
 const LISTED: i128 = 2_815_000_000;
 const IMPORTED: i128 = 1_800_000_000;
 
+/// The record is made while there is no PriceList, and a price is first known for a node without labels.
 pub(crate) fn late_labels(cluster: &Cluster) -> Outcome {
-    operator::install(cluster, operator::IMAGE, &["controller.leaseDuration=6s"])?;
+    let lease = "controller.leaseDuration=6s";
+    let unpriced = [lease, "prices.installDefault=false"];
+    operator::install(cluster, operator::IMAGE, &unpriced)?;
     let manifest = at_least(1, &service("late", r#""--speedup", "20""#, "1h"));
     cluster.apply(&on_second_node(cluster, &manifest)?)?;
     let ready = reason("Ready");
     becomes(cluster, "late", "infd/chat", &ready, "Serving", 60)?;
     let record = record("late");
+    becomes(cluster, "late", &record, ".spec.currency", "", 1)?;
+    let priced = [lease, "prices.installDefault=true"];
+    operator::install(cluster, operator::IMAGE, &priced)?;
+    becomes(cluster, "late", &record, ".spec.currency", "USD", 60)?;
     let first = ".status.open[0].rates[0]";
     let is = |path: &str, value: &str| becomes(cluster, "late", &record, path, value, 20);
     is(&format!("{first}.provisional"), "true")?;

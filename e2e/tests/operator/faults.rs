@@ -8,7 +8,8 @@ use std::{
 use bursar_e2e::{Access, Cluster, operator, runner::Outcome, traffic};
 
 use bursar_e2e::scenario::{
-    self, all_served, at_least, becomes, field, gone, reason, runtime, serve, service, until,
+    self, all_served, at_least, becomes, field, gone, kill_controllers, reason, runtime,
+    scale_controllers, serve, service, until,
 };
 
 const OUTAGE: Duration = Duration::from_secs(120);
@@ -110,21 +111,7 @@ pub(crate) fn two_minutes_down(cluster: &Cluster) -> Outcome {
     if kill_controllers(cluster)? < 2 {
         return Err("there were no two controllers to kill".into());
     }
-    cluster.kubectl(&[
-        "-n",
-        operator::NAMESPACE,
-        "scale",
-        "deployment/bursar-controller",
-        "--replicas=0",
-    ])?;
-    becomes(
-        cluster,
-        operator::NAMESPACE,
-        "deployment/bursar-controller",
-        ".status.replicas",
-        "",
-        60,
-    )?;
+    scale_controllers(cluster, 0)?;
     cluster.kubectl(&["-n", "unseen", "delete", "pod", "--all", "--wait=false"])?;
     let held = std::thread::spawn(move || {
         runtime().map(|runtime| runtime.block_on(traffic::burst(address, 10, Duration::ZERO, 4)))
@@ -135,38 +122,11 @@ pub(crate) fn two_minutes_down(cluster: &Cluster) -> Outcome {
             .any(|phase| matches!(phase, "Failed" | "Succeeded")))
     })?;
     std::thread::sleep(OUTAGE.saturating_sub(killed.elapsed()));
-    cluster.kubectl(&[
-        "-n",
-        operator::NAMESPACE,
-        "scale",
-        "deployment/bursar-controller",
-        "--replicas=2",
-    ])?;
+    scale_controllers(cluster, 2)?;
     all_served(&held.join().map_err(|_| "the clients ended")??)?;
     cluster.kubectl(&["-n", "unseen", "delete", "infd", "chat"])?;
     becomes(cluster, "unseen", "pods", ".items[*].metadata.name", "", 60)?;
     gone(cluster, "outage")
-}
-
-/// SIGKILL to both replicas, which no shutdown handler sees, once both run. Says how many that ended.
-fn kill_controllers(cluster: &Cluster) -> Result<usize, Box<dyn std::error::Error>> {
-    let ids = ".items[*].status.containerStatuses[?(@.state.running)].containerID";
-    let ids = cluster.kubectl(&[
-        "-n",
-        operator::NAMESPACE,
-        "get",
-        "pods",
-        "-l",
-        "app.kubernetes.io/component=controller",
-        "-o",
-        &format!("jsonpath={{{ids}}}"),
-    ])?;
-    let ids: Vec<&str> = ids.split_whitespace().collect();
-    if ids.len() < 2 {
-        return Ok(0);
-    }
-    let ended = ids.iter().filter(|id| cluster.kill_container(id) > 0);
-    Ok(ended.count())
 }
 
 pub(crate) fn trouble(cluster: &Cluster) -> Outcome {

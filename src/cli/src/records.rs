@@ -193,12 +193,14 @@ pub(crate) fn bill<'a>(sheets: impl IntoIterator<Item = &'a Sheet>, now: Timesta
     bill
 }
 
-/// The one currency of all sheets; `None` if there is no sheet.
+/// The one currency of all sheets; `None` if there is none. A record without a currency was made while no PriceList was known, and
+/// holds no money.
 pub(crate) fn currency<'a>(
     sheets: impl IntoIterator<Item = &'a Sheet>,
 ) -> Result<Option<&'a str>, Error> {
     let name = |sheet: &Sheet| sheet.record.metadata.name.clone().unwrap_or_default();
-    let mut sheets = sheets.into_iter();
+    let is_named = |sheet: &&Sheet| !sheet.record.spec.currency.is_empty();
+    let mut sheets = sheets.into_iter().filter(is_named);
     let Some(first) = sheets.next() else {
         return Ok(None);
     };
@@ -329,6 +331,15 @@ mod tests {
         let all: usize = read(&samples::folded(), false).unwrap().0.len();
         let (sheets, skipped) = read(&objects, true).unwrap();
         assert_eq!((sheets.len(), skipped.len()), (all - 1, 1));
+    }
+
+    #[test]
+    fn a_record_made_before_any_price_was_known_is_summed_with_others() {
+        let mut objects = samples::records();
+        objects[0]["spec"]["currency"] = "".into();
+        let (sheets, _) = read(&objects, false).unwrap();
+        assert_eq!(currency(&sheets).unwrap(), Some("USD"));
+        assert_eq!(currency(&sheets[..1]).unwrap(), None);
     }
 
     #[test]

@@ -196,9 +196,10 @@ pub(crate) fn page(
 ) -> Result<String, records::Error> {
     let current = |sheet: &&Sheet| sheet.account.month == Month::of(now, &sheet.zone);
     let sheets: Vec<&Sheet> = sheets.iter().filter(current).collect();
-    let Some(currency) = records::currency(sheets.iter().copied())? else {
+    let currency = records::currency(sheets.iter().copied())?.unwrap_or_default();
+    if sheets.is_empty() {
         return Ok("nothing has been spent this month\n".to_owned());
-    };
+    }
     let mut standing: BTreeMap<Vec<String>, Standing> = BTreeMap::new();
     let bill = records::bill(sheets.iter().copied(), now);
     let is_of_nodes = |sheet: &&Sheet| sheet.record.spec.kind == WorkloadKind::Node;

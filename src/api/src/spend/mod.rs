@@ -82,7 +82,7 @@ pub use summary::SpendSummary;
     )
 )]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("self == oldSelf").message("the spec of a SpendRecord cannot change"))]
+#[x_kube(validation = Rule::new(UNCHANGED).message("the spec of a SpendRecord cannot change, but for a currency that was not known"))]
 pub struct SpendRecordSpec {
     /// The workload's namespace; empty for nodes.
     #[schemars(length(max = 63))]
@@ -98,10 +98,14 @@ pub struct SpendRecordSpec {
     /// The accounting time zone.
     #[schemars(length(max = 64))]
     pub time_zone: String,
-    /// ISO 4217 code.
+    /// ISO 4217 code; empty until a PriceList is known, and nothing is priced before.
     #[schemars(length(max = 3))]
     pub currency: String,
 }
+
+const UNCHANGED: &str = "self.namespace == oldSelf.namespace && self.kind == oldSelf.kind && self.name == oldSelf.name \
+                         && self.month == oldSelf.month && self.timeZone == oldSelf.timeZone \
+                         && (self.currency == oldSelf.currency || oldSelf.currency == '')";
 
 /// What an account is kept for: a kind of workload, the namespace's other pods, or whole nodes.
 #[derive(

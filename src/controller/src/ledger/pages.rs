@@ -109,8 +109,18 @@ impl Ledger<'_> {
         let api: Api<SpendRecord> = Api::all(self.client.clone());
         let params = PostParams::default();
         let mut record = page.record.clone();
+        let currency = &self.prices.lists.currency;
+        // made while no list was known: what is priced from now on is in this one
+        let unnamed = record.spec.currency.is_empty() && !currency.is_empty();
+        if unnamed {
+            record.spec.currency.clone_from(currency);
+        }
         if !page.is_made {
             record = bounded("create spendrecord", api.create(&params, &record)).await?;
+            self.written.put(record.clone(), self.now);
+        } else if unnamed {
+            let call = api.replace(&name, &params, &record);
+            record = bounded("replace spendrecord", call).await?;
             self.written.put(record.clone(), self.now);
         }
         if changed {

@@ -2,7 +2,7 @@
 
 use bursar_api::SpendRecord;
 use bursar_api::spend::WorkloadKind;
-use bursar_api::{BudgetPolicy, InferenceDeployment};
+use bursar_api::{BudgetPolicy, InferenceDeployment, PriceList};
 use bursar_apitest::faults::{Faults, Moment};
 use bursar_core::ledger::Account;
 use futures::FutureExt;
@@ -10,6 +10,7 @@ use futures::future::LocalBoxFuture;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use kube::ResourceExt;
+use serde_json::json;
 
 use super::sweep::{Stage, every_death, every_rival};
 
@@ -69,6 +70,45 @@ async fn a_month_that_is_over_lets_go_of_pods_that_run_on() {
     assert_eq!(open(&stage), [0, 1]);
     let november = &accounts(&stage, WorkloadKind::InferenceDeployment)[0];
     assert!(november.settling.is_empty() && november.days().len() == 1);
+}
+
+/// Nothing has a price when a service begins.
+fn prices_that_come_late(stage: &mut Stage) -> LocalBoxFuture<'_, ()> {
+    async move {
+        stage.world.delete_prices().await;
+        stage.world.create_chat(1).await;
+        stage.seconds(10).await;
+        stage.world.create_prices().await;
+        stage.seconds(10).await;
+        stage.world.delete::<InferenceDeployment>("chat").await;
+    }
+    .boxed_local()
+}
+
+#[tokio::test]
+async fn a_record_made_before_any_price_is_known_takes_the_currency_of_the_first() {
+    let mut stage = Stage::new(Faults::default()).await;
+    stage.world.delete_prices().await;
+    stage.world.create_chat(1).await;
+    stage.seconds(10).await;
+    let currency = |stage: &Stage| stage.world.records()[0].spec.currency.clone();
+    assert_eq!(currency(&stage), "");
+    stage.world.create_prices().await;
+    stage.seconds(2).await;
+    assert_eq!(currency(&stage), "USD");
+    // and is kept in it
+    let spec = json!({"currency": "EUR", "gpus": [{"model": "H100", "pricePerHour": "7.2"}]});
+    let list = json!({"metadata": {"name": "first"}, "spec": spec});
+    stage.world.create_all::<PriceList>(list).await;
+    stage.seconds(2).await;
+    let account = &accounts(&stage, WorkloadKind::InferenceDeployment)[0];
+    let charge = account.open.values().next().unwrap();
+    assert_eq!((currency(&stage).as_str(), charge.rates.len()), ("USD", 1));
+}
+
+#[tokio::test]
+async fn prices_come_late_and_a_death_at_any_write_changes_nothing_in_the_end() {
+    every_death(prices_that_come_late).await;
 }
 
 /// What services at zero saved by the records, in nano-units, by month.

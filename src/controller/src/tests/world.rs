@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use bursar_api::names::{DELETION_COST_ANNOTATION, SERVING_LABEL, SPEND_FINALIZER};
-use bursar_api::{BudgetPolicy, InferenceDeployment, SpendRecord, TrainingJob};
+use bursar_api::{BudgetPolicy, InferenceDeployment, PriceList, SpendRecord, TrainingJob};
 use bursar_apitest::Server;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::NamespaceResourceScope;
@@ -71,12 +71,21 @@ impl World {
             reported: BTreeMap::new(),
         };
         world.create_node("node").await;
+        world.create_prices().await;
         world
-            .create_all::<bursar_api::PriceList>(json!({
-                "metadata": {"name": "ours"}, "spec": {"currency": "USD", "gpus": [{"model": "H100", "pricePerHour": "3.6"}]},
-            }))
-            .await;
-        world
+    }
+
+    /// The list that prices the nodes' GPUs.
+    pub(super) async fn create_prices(&self) {
+        let spec = json!({"currency": "USD", "gpus": [{"model": "H100", "pricePerHour": "3.6"}]});
+        let list = json!({"metadata": {"name": "ours"}, "spec": spec});
+        self.create_all::<PriceList>(list).await;
+    }
+
+    /// Takes that list away.
+    pub(super) async fn delete_prices(&self) {
+        let lists: Api<PriceList> = Api::all(self.client.clone());
+        lists.delete("ours", &Default::default()).await.unwrap();
     }
 
     /// A node of eight GPUs.
