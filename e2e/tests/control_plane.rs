@@ -28,6 +28,11 @@ fn main() -> ExitCode {
             run: wrong,
         },
         Scenario {
+            name: "a_correction_is_made_by_an_accountant_and_changed_by_nobody",
+            limit: LIMIT,
+            run: corrections,
+        },
+        Scenario {
             name: "kubectl_scale_sets_the_minimum",
             limit: LIMIT,
             run: scale,
@@ -77,6 +82,7 @@ fn examples(cluster: &Cluster) -> Outcome {
         "inferencedeployment.bursar.dev/chat",
         "trainingjob.bursar.dev/finetune",
         "budgetpolicy.bursar.dev/team",
+        "spendcorrection.bursar.dev/lost-node-2026-11",
     ] {
         if !shown.contains(name) {
             return Err(format!("`kubectl get bursar -A` does not show {name}:\n{shown}").into());
@@ -124,6 +130,74 @@ fn wrong(cluster: &Cluster) -> Outcome {
     } else {
         Err(problems.join("\n").into())
     }
+}
+
+/// By the chart's own rights, and by the definition's rules where rights allow everything.
+fn corrections(cluster: &Cluster) -> Outcome {
+    const CONTROLLER: &str = "--as=system:serviceaccount:bursar-system:bursar-controller";
+    const ACCOUNTANT: &str = "--as=accountant";
+    let chart = root().join("charts/bursar").display().to_string();
+    let rendered = cluster.helm(
+        &[
+            "template",
+            "bursar",
+            &chart,
+            "--namespace=bursar-system",
+            "--set=image.repository=bursar.local/bursar",
+            "--show-only=templates/rbac.yaml",
+            "--show-only=templates/user-roles.yaml",
+        ],
+        LIMIT,
+    )?;
+    cluster.kubectl(&["create", "namespace", "bursar-system"])?;
+    cluster.apply(&rendered)?;
+    cluster.kubectl(&[
+        "create",
+        "clusterrolebinding",
+        "accountant",
+        "--clusterrole=bursar-accountant",
+        "--user=accountant",
+    ])?;
+
+    let of_example = fs::read_to_string(root().join("examples/correction.yaml"))?;
+    let mine = of_example.replace("name: lost-node-2026-11", "name: made-by-accountant");
+    let file = tempfile::NamedTempFile::new()?;
+    fs::write(file.path(), mine)?;
+    let path = file.path().display().to_string();
+    cluster.kubectl(&["create", ACCOUNTANT, "-f", &path])?;
+
+    let object = "spendcorrection/made-by-accountant";
+    let patch = r#"{"spec": {"amount": "-41.00"}}"#;
+    let patch = ["patch", object, "--type=merge", "-p", patch];
+    let delete = ["delete", object];
+    // who may do everything may not change it either
+    let refused = [
+        (
+            &patch[..],
+            None,
+            "make another correction that takes it back",
+        ),
+        (&patch, Some(ACCOUNTANT), "cannot patch resource"),
+        (&patch, Some(CONTROLLER), "cannot patch resource"),
+        (&delete, Some(ACCOUNTANT), "cannot delete resource"),
+        (&delete, Some(CONTROLLER), "cannot delete resource"),
+    ];
+    for (args, who, why) in refused {
+        let args: Vec<&str> = args.iter().copied().chain(who).collect();
+        match cluster.kubectl(&args) {
+            Err(error) if error.to_string().contains(why) => {}
+            other => return Err(format!("{args:?}: not {why:?} but {other:?}").into()),
+        }
+    }
+    let objects = "spendcorrections.bursar.dev";
+    for right in [
+        &["list", objects][..],
+        &["watch", objects],
+        &["update", objects, "--subresource=status"],
+    ] {
+        cluster.kubectl(&[&["auth", "can-i", CONTROLLER], right].concat())?;
+    }
+    Ok(())
 }
 
 fn scale(cluster: &Cluster) -> Outcome {

@@ -127,9 +127,12 @@ pub struct BudgetPolicyStatus {
     /// Its end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub period_end: Option<Time>,
-    /// Spent in this period, to four decimals.
+    /// Spent in this period, to four decimals. Corrections are in it.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub spent: String,
+    /// The part of `spent` that SpendCorrections are, where they do not sum to nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub corrections: Option<String>,
     /// What stopping everything now would still cost.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub reserve: String,
@@ -148,7 +151,7 @@ pub struct BudgetPolicyStatus {
     /// Where it stands.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub phase: Option<Phase>,
-    /// That it was exhausted. Holds until the period ends or the limit is raised.
+    /// That it was exhausted. Holds until the period ends, the limit is raised or a credit is given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latch: Option<Latch>,
     /// When these figures were computed.
@@ -167,6 +170,9 @@ pub struct Latch {
     pub period_start: Time,
     /// The limit that was reached.
     pub limit: String,
+    /// The corrections that were a part of what was spent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub corrections: Option<String>,
 }
 
 impl From<Period> for period::Period {
@@ -205,25 +211,30 @@ impl From<&budget::Latch> for Latch {
         Self {
             period_start: Time(latch.period_start),
             limit: latch.limit.to_string(),
+            corrections: (latch.corrections != Money::ZERO).then(|| latch.corrections.to_string()),
         }
     }
 }
 
 impl BudgetPolicy {
-    /// The core's budget; `spent` is computed by the caller from the ledger.
+    /// The core's budget; `spent`, and the part of it that `corrections` are, are computed by the caller.
     ///
     /// # Errors
     /// The first field that cannot be read; the API server's rules let none through.
-    pub fn to_core(&self, spent: Money) -> Result<budget::Budget, FieldError> {
+    pub fn to_core(&self, spent: Money, corrections: Money) -> Result<budget::Budget, FieldError> {
         let latch = self
             .status
             .as_ref()
             .and_then(|status| status.latch.as_ref());
         let latch = latch.map(|latch| {
             let limit = text::amount("status.latch.limit", &latch.limit)?;
+            let corrections = latch.corrections.as_ref();
+            let corrections =
+                corrections.map(|amount| text::amount("status.latch.corrections", amount));
             Ok(budget::Latch {
                 period_start: latch.period_start.0,
                 limit,
+                corrections: corrections.transpose()?.unwrap_or_default(),
             })
         });
         Ok(budget::Budget {
@@ -238,6 +249,7 @@ impl BudgetPolicy {
             latch: latch.transpose()?,
             doubt: None,
             spent,
+            corrections,
         })
     }
 }

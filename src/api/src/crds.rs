@@ -5,7 +5,9 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 };
 use kube::CustomResourceExt;
 
-use crate::{BudgetPolicy, InferenceDeployment, PriceList, SpendRecord, TrainingJob};
+use crate::{
+    BudgetPolicy, InferenceDeployment, PriceList, SpendCorrection, SpendRecord, TrainingJob,
+};
 
 /// Bounds that let the API server estimate what a rule costs.
 const MAX_CONTAINERS: i64 = 32;
@@ -17,6 +19,7 @@ pub fn all() -> Vec<CustomResourceDefinition> {
         BudgetPolicy::crd(),
         InferenceDeployment::crd(),
         PriceList::crd(),
+        SpendCorrection::crd(),
         SpendRecord::crd(),
         TrainingJob::crd(),
     ];

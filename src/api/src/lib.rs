@@ -5,9 +5,12 @@
 //! | [`inference`] | InferenceDeployment (`infd`) |
 //! | [`training`] | TrainingJob (`tj`) |
 //! | [`budget`] | BudgetPolicy (`budget`) |
+//! | [`correction`] | SpendCorrection (`correction`) |
 //! | [`prices`] | PriceList (`prices`) |
 //! | [`revenue`] | what an InferenceDeployment earns |
 //! | [`spend`] | SpendRecord (`spend`) |
+//!
+//! [`offers`] reads which GPUs nodes offer.
 //!
 //! Amounts of money are decimal strings and durations are Go-style strings; [`text`] has their rules and reads them.
 
@@ -22,9 +25,11 @@
 
 pub mod budget;
 pub mod conditions;
+pub mod correction;
 pub mod crds;
 pub mod inference;
 pub mod names;
+pub mod offers;
 pub mod presets;
 pub mod prices;
 pub mod revenue;
@@ -34,6 +39,7 @@ pub mod text;
 pub mod training;
 
 pub use budget::BudgetPolicy;
+pub use correction::SpendCorrection;
 pub use inference::InferenceDeployment;
 pub use prices::PriceList;
 pub use spend::SpendRecord;

@@ -87,9 +87,11 @@ pub struct Contract {
 pub struct Earnings {
     /// Earned this month until now; what is paid by the month counts by its part.
     pub revenue: String,
-    /// `revenue` less `monthToDate`.
-    pub margin: String,
+    /// `revenue` less `monthToDate`; absent while a part of that has no price.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub margin: Option<String>,
     /// The part of its time that a ready replica must be busy, in percent, for what is paid by use to cover the rest of the cost.
+    /// Absent where nothing is paid by use, and while a part of the cost has no price.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub break_even_utilization: Option<String>,
 }

@@ -9,7 +9,7 @@ const WIDTH: usize = 80;
 const GAP: usize = 3;
 
 /// The longest values that are to be expected, by column.
-const LONGEST: [(&str, &[(&str, &str)]); 4] = [
+const LONGEST: [(&str, &[(&str, &str)]); 5] = [
     (
         "inferencedeployments",
         &[
@@ -41,6 +41,16 @@ const LONGEST: [(&str, &[(&str, &str)]); 4] = [
             ("Spent", "12345.6789"),
             ("Remaining", "12345.6789"),
             ("Phase", "Exhausted"),
+        ],
+    ),
+    (
+        "spendcorrections",
+        &[
+            ("Name", "twenty-letters-cred0"),
+            ("Namespace", "twenty-letters-team0"),
+            ("Date", "2026-11-30"),
+            ("Amount", "-12345.67"),
+            ("Accepted", "False"),
         ],
     ),
     (

@@ -24,7 +24,9 @@ mod store;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bursar_api::{BudgetPolicy, InferenceDeployment, PriceList, SpendRecord, TrainingJob};
+use bursar_api::{
+    BudgetPolicy, InferenceDeployment, PriceList, SpendCorrection, SpendRecord, TrainingJob,
+};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::Job;
@@ -69,6 +71,7 @@ impl Kind {
             Self::of::<BudgetPolicy>(true),
             Self::of::<PriceList>(true),
             Self::of::<SpendRecord>(true),
+            Self::of::<SpendCorrection>(true),
             Self::of::<Deployment>(true),
             Self::of::<Job>(true),
             Self::of::<Pod>(true),

@@ -9,6 +9,7 @@
 //! | `page` | names and what is said of them, at 80 columns |
 //! | `prices` | brings prices, and says which nodes have none |
 //! | `records` | SpendRecords, read |
+//! | `corrections` | SpendCorrections, read |
 //! | `top` | what holds nodes now |
 //! | `report` | what a month cost |
 //! | `focus` | the same as FOCUS has it |
@@ -16,6 +17,7 @@
 //! | `table` | tables of text |
 
 mod args;
+mod corrections;
 mod focus;
 mod ledger;
 mod money;

@@ -3,11 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use bursar_api::PriceList;
+use bursar_api::offers::{Offer, Pools, offers};
 use bursar_api::prices::Prices;
-use bursar_core::price::{DEFAULT_LIST, Facts, Priced, is_gpu, product_labels};
+use bursar_core::price::{DEFAULT_LIST, Facts, Priced, product_labels};
 use bursar_prices::import::{self, ImportError};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::resource::v1::ResourceSlice;
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
 
@@ -115,18 +117,35 @@ pub(crate) async fn check(client: &Client, now: Timestamp) -> Result<Checked, Er
         .list(&ListParams::default())
         .await
         .map_err(|error| failed("listing nodes", &error))?;
+    let slices = match Api::<ResourceSlice>::all(client.clone())
+        .list(&ListParams::default())
+        .await
+    {
+        Ok(slices) => slices.items,
+        // no dynamic resource allocation
+        Err(kube::Error::Api(status)) if status.code == 404 => Vec::new(),
+        Err(error) => return Err(failed("listing ResourceSlices", &error)),
+    };
     let lists = read::price_lists(client)
         .await
         .map_err(|error| failed("listing PriceLists (is Bursar installed?)", &error))?;
-    Ok(report(&nodes.items, &lists, now))
+    Ok(report(&nodes.items, &slices, &lists, now))
 }
 
-fn report(nodes: &[Node], lists: &[PriceList], now: Timestamp) -> Checked {
+fn report(
+    nodes: &[Node],
+    slices: &[ResourceSlice],
+    lists: &[PriceList],
+    now: Timestamp,
+) -> Checked {
     let prices = Prices::of(lists, None, now);
-    let offers: Vec<Facts> = nodes.iter().flat_map(offered).collect();
+    let pools = Pools::of(slices);
+    let offers: Vec<Offer> = (nodes.iter())
+        .flat_map(|node| offers(node, &pools))
+        .collect();
     let unpriced: Vec<String> = offers
         .iter()
-        .filter_map(|facts| unpriced(facts, &prices, now))
+        .filter_map(|offer| unpriced(offer, &prices, now))
         .collect();
     let mut text = String::new();
     for (name, why) in &prices.refused {
@@ -149,28 +168,15 @@ fn report(nodes: &[Node], lists: &[PriceList], now: Timestamp) -> Checked {
     }
 }
 
-/// One of each GPU resource that the node has.
-fn offered(node: &Node) -> Vec<Facts> {
-    let capacity = node.status.iter().flat_map(|status| &status.capacity);
-    capacity
-        .flatten()
-        .filter(|(resource, _)| is_gpu(resource))
-        .filter_map(|(resource, count)| {
-            let count: u32 = count.0.parse().ok().filter(|count| *count > 0)?;
-            let one = Facts {
-                resource: resource.clone(),
-                gpus: 1,
-                ..Facts::default()
-            };
-            Some(one.on(&node.name_any(), count, node.labels()))
-        })
-        .collect()
-}
-
-/// What is missing, and the fix; `None` if the price is listed.
-fn unpriced(facts: &Facts, prices: &Prices, now: Timestamp) -> Option<String> {
+/// What is missing, and the fix; `None` if the price is listed. The price is that of one.
+fn unpriced(offer: &Offer, prices: &Prices, now: Timestamp) -> Option<String> {
+    let Offer { what, facts } = offer;
+    let one = Facts {
+        gpus: 1,
+        ..facts.clone()
+    };
     let currency = &prices.lists.currency;
-    let state = match prices.lists.price(facts, now) {
+    let state = match prices.lists.price(&one, now) {
         Priced::Listed(_) => return None,
         Priced::Provisional(quote) => format!(
             "is charged provisionally at {} {currency} an hour, the dearest listed",
@@ -180,13 +186,13 @@ fn unpriced(facts: &Facts, prices: &Prices, now: Timestamp) -> Option<String> {
     };
     let node = facts.node.as_deref().unwrap_or_default();
     let resource = &facts.resource;
-    let mut text = format!("\nnode {node}: {resource} {state}\n");
+    let mut text = format!("\nnode {node}: {what} {state}\n");
     if facts.instance_type.is_none() {
         text.push_str("  label node.kubernetes.io/instance-type is missing; a cloud's node controller sets it\n");
     }
     if facts.model.is_none() {
         let label = product_labels(resource)[0];
-        let by = match resource.split('/').next() {
+        let by = match label.split('/').next() {
             Some("amd.com") => "AMD's node labeller",
             Some("gpu.intel.com") => "Intel's feature discovery",
             _ => "NVIDIA's GPU feature discovery",
@@ -254,6 +260,7 @@ mod tests {
         ];
         let checked = report(
             &nodes,
+            &[],
             &[prices("ours", "USD"), prices("z", "EUR")],
             Timestamp::UNIX_EPOCH,
         );
@@ -277,11 +284,45 @@ node amd: amd.com/gpu has no price: its spend is unknown
   add to spec.nodes of a PriceList: {instanceType: mi300, resource: amd.com/gpu, pricePerHour: \"...\"}
 "
         );
-        let checked = report(&nodes[..2], &[prices("ours", "USD")], Timestamp::UNIX_EPOCH);
+        let checked = report(
+            &nodes[..2],
+            &[],
+            &[prices("ours", "USD")],
+            Timestamp::UNIX_EPOCH,
+        );
         assert!(checked.complete);
         assert_eq!(
             checked.text,
             "1 of 1 kinds of GPU on 2 nodes have a price\n"
+        );
+    }
+
+    #[test]
+    fn devices_without_a_price_are_named_as_other_gpus_are() {
+        let attributes = |product: &str| json!({"productName": {"string": product}});
+        let devices = json!([
+            {"name": "gpu-0", "attributes": attributes("H100")},
+            {"name": "gpu-1", "attributes": attributes("NVIDIA B300")},
+        ]);
+        let pool = json!({"name": "dra", "generation": 1, "resourceSliceCount": 1});
+        let spec = json!({"driver": "gpu.nvidia.com", "nodeName": "dra", "pool": pool, "devices": devices});
+        let slice = serde_json::from_value(json!({"metadata": {}, "spec": spec})).unwrap();
+        let nodes = [node("dra", json!({}), json!({}))];
+        let checked = report(
+            &nodes,
+            &[slice],
+            &[prices("ours", "USD")],
+            Timestamp::UNIX_EPOCH,
+        );
+        assert!(!checked.complete);
+        assert_eq!(
+            checked.text,
+            "1 of 2 kinds of GPU on 1 nodes have a price
+
+node dra: gpu.nvidia.com/NVIDIA-B300 is charged provisionally at 2.5000 USD an hour, the dearest listed
+  label node.kubernetes.io/instance-type is missing; a cloud's node controller sets it
+  add to spec.gpus of a PriceList: {model: NVIDIA-B300, resource: gpu.nvidia.com, pricePerHour: \"...\"}
+"
         );
     }
 

@@ -25,8 +25,10 @@ const PAGE: u32 = 500;
 /// Why there are no figures.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    #[error("reading SpendRecords: {0}")]
-    List(String),
+    #[error("reading {kind}s: {why}")]
+    List { kind: String, why: String },
+    #[error("reading {0}: the cluster does not know them: is Bursar installed?")]
+    Unknown(String),
     #[error(
         "SpendRecord {record} cannot be read: {why}; mend it, restore it from a backup, or leave it out with --skip-unreadable"
     )]
@@ -221,21 +223,32 @@ pub(crate) fn digits(currency: &str) -> usize {
 
 /// All SpendRecords with these labels, by name and as they stand: one that cannot be read must not hide the others.
 pub(crate) async fn list(client: &Client, selector: &str) -> Result<Vec<Value>, Error> {
-    let kind = ApiResource::erase::<SpendRecord>(&());
+    list_of::<SpendRecord>(client, selector).await
+}
+
+/// All objects of a kind of the cluster with these labels, by name and as they stand.
+pub(crate) async fn list_of<K>(client: &Client, selector: &str) -> Result<Vec<Value>, Error>
+where
+    K: Resource<DynamicType = ()>,
+{
+    let failed = |why: String| Error::List {
+        kind: K::kind(&()).into_owned(),
+        why,
+    };
+    let kind = ApiResource::erase::<K>(&());
     let api: Api<DynamicObject> = Api::all_with(client.clone(), &kind);
     let mut asked = ListParams::default().labels(selector).limit(PAGE);
     let mut all = Vec::new();
     loop {
         let page = api.list(&asked).await.map_err(|error| match &error {
-            kube::Error::Api(status) if status.code == 404 => Error::List(format!(
-                "the cluster does not know {}: is Bursar installed?",
-                SpendRecord::plural(&())
-            )),
-            other => Error::List(said(other)),
+            kube::Error::Api(status) if status.code == 404 => {
+                Error::Unknown(K::plural(&()).into_owned())
+            }
+            other => failed(said(other)),
         })?;
         let next = page.metadata.continue_.filter(|token| !token.is_empty());
         for object in page.items {
-            all.push(serde_json::to_value(object).map_err(|error| Error::List(error.to_string()))?);
+            all.push(serde_json::to_value(object).map_err(|error| failed(error.to_string()))?);
         }
         match next {
             Some(token) => asked = asked.continue_token(&token),
@@ -324,9 +337,12 @@ mod tests {
     fn a_record_made_before_any_price_was_known_is_summed_with_others() {
         let mut objects = samples::records();
         objects[0]["spec"]["currency"] = "".into();
-        let (sheets, _) = read(&objects, false).unwrap();
-        assert_eq!(currency(&sheets).unwrap(), Some("USD"));
-        assert_eq!(currency(&sheets[..1]).unwrap(), None);
+        let of = |objects: &[Value]| {
+            let (sheets, _) = read(objects, false).unwrap();
+            currency(&sheets).unwrap().map(str::to_owned)
+        };
+        assert_eq!(of(&objects).as_deref(), Some("USD"));
+        assert_eq!(of(&objects[..1]), None);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use bursar_api::SpendRecord;
 use bursar_api::spend::{Section, SpendRecordStatus, WorkloadRef};
 use bursar_core::money::Money;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::ledger::backup;
 
@@ -58,4 +58,49 @@ pub(crate) fn folded() -> Vec<Value> {
         serde_json::to_value(record).unwrap_or_else(|error| panic!("{error}"))
     });
     folded.into_iter().chain(nodes).collect()
+}
+
+/// Corrections beside it: a credit, an adjustment of a namespace that is gone, one that does not count, and two that are not for now.
+pub(crate) fn corrections() -> Vec<Value> {
+    let correction = |name: &str, spec: Value| {
+        json!({
+            "apiVersion": "bursar.dev/v1alpha1", "kind": "SpendCorrection", "metadata": {"name": name, "labels": null},
+            "spec": spec, "status": null,
+        })
+    };
+    vec![
+        correction(
+            "credit",
+            json!({
+                "namespace": "research", "workload": {"kind": "TrainingJob", "name": "finetune"}, "date": "2026-11-20",
+                "amount": "-40.00", "currency": "USD", "category": "Credit", "reason": "GPUs that were lost", "reference": "CASE-7",
+                "corrects": "2026-10",
+            }),
+        ),
+        correction(
+            "december",
+            json!({
+                "namespace": "ml", "date": "2026-12-01", "amount": "1", "currency": "USD", "category": "Adjustment", "reason": "r",
+            }),
+        ),
+        correction(
+            "in-euros",
+            json!({
+                "namespace": "ml", "date": "2026-11-20", "amount": "7", "currency": "EUR", "category": "Adjustment", "reason": "r",
+            }),
+        ),
+        correction(
+            "invoice",
+            json!({
+                "namespace": "gone", "date": "2026-11-24", "amount": "5.50", "currency": "USD", "category": "Adjustment",
+                "reason": "the invoice says more",
+            }),
+        ),
+        correction(
+            "tomorrow",
+            json!({
+                "namespace": "ml", "date": "2026-11-25", "amount": "9", "currency": "USD", "category": "Adjustment", "reason": "r",
+            }),
+        ),
+    ]
 }

@@ -121,7 +121,16 @@ fn job(page: &mut Page, entry: &Value) {
 fn budget(page: &mut Page, entry: &Value) {
     page.line("");
     page.row("limit", &money(&entry["limit"]));
-    page.row("spent", &money(&entry["spent"]));
+    let corrections = match entry["corrections"].as_str() {
+        Some(amount) if amount.parse() != Ok(Money::ZERO) => {
+            format!(
+                ", of which {} are corrections",
+                money(&entry["corrections"])
+            )
+        }
+        _ => String::new(),
+    };
+    page.row("spent", &format!("{}{corrections}", money(&entry["spent"])));
     page.row(
         "in reserve",
         &format!("{}, to stop what runs", money(&entry["reserve"])),
@@ -139,7 +148,7 @@ fn budget(page: &mut Page, entry: &Value) {
     page.row(
         "exhausted",
         &if entry["exhausted"] == true {
-            "yes, until the period ends or the limit is raised".to_owned()
+            "yes, until the period ends, the limit is raised or a credit is given".to_owned()
         } else {
             match &entry["exhaustionTime"] {
                 Value::String(_) => format!(
@@ -198,6 +207,7 @@ fn from_status(page: &mut Page, kind: Kind, object: &Value) {
         Kind::Budget => {
             field("limit", &object["spec"]["limit"]);
             field("spent", &status["spent"]);
+            field("corrections", &status["corrections"]);
             field("in reserve", &status["reserve"]);
             field("remaining", &status["remaining"]);
             field("rate", &status["ratePerHour"]);
@@ -221,6 +231,10 @@ fn from_status(page: &mut Page, kind: Kind, object: &Value) {
                     word(&spend["ratePerHour"])
                 ),
             );
+            if let Some(amount) = spend["corrections"].as_str() {
+                let text = format!("{amount} {currency} this month, beside what is spent");
+                page.row("corrections", &text);
+            }
             page.row("as of", word(&spend["asOf"]));
         }
     }
@@ -299,7 +313,7 @@ mod tests {
                  "reason": "budget team is exhausted: 0.50 of 0.50 spent; queue depth 34 at 8 a replica asks for 5, and maxReplicas is 4"},
             ],
             "jobs": [{"name": "train", "run": false, "limitedBy": "Queue", "position": 2, "reason": "waits for finetune"}],
-            "budgets": [{"name": "team", "limit": "0.5", "spent": "0.123456789", "reserve": "0.1", "remaining": "0.276543211",
+            "budgets": [{"name": "team", "limit": "0.5", "spent": "0.123456789", "corrections": "-0.5", "reserve": "0.1", "remaining": "0.276543211",
                 "ratePerHour": "20.64", "periodStart": "2026-11-01T00:00:00Z", "periodEnd": "2026-12-01T00:00:00Z",
                 "exhausted": false, "exhaustionTime": "2026-11-24T04:01:00Z"}],
         })
@@ -345,7 +359,7 @@ from the leader's last decision at 2026-11-24T04:00:05Z (4s ago)
 budget/team
 
   limit          0.5000
-  spent          0.1235
+  spent          0.1235, of which -0.5000 are corrections
   in reserve     0.1000, to stop what runs
   remaining      0.2765
   rate           20.6400 an hour

@@ -16,7 +16,9 @@ use jiff::tz::{Offset, TimeZone};
 use kube::api::ListParams;
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
+use crate::corrections;
 use crate::read::said;
 use crate::records::{self, Scope, Sheet, digits};
 use crate::table::table;
@@ -113,7 +115,9 @@ pub(crate) async fn run(client: &Client, asked: &Asked) -> Result<(), Error> {
             By::Label(key) => labels(client, namespace.as_deref(), key).await?,
             _ => Labels::new(),
         };
-        let text = page(&sheets, &by, &labels, now)?;
+        let corrections = corrections::list(client).await?;
+        let text = page(&sheets, &by, &labels, now)?
+            + &beside(&sheets, &corrections, namespace.as_deref(), now);
         if asked.watch && stdout().is_terminal() {
             // home, and clear what is below
             print!("\x1b[H\x1b[J");
@@ -131,7 +135,7 @@ pub(crate) async fn run(client: &Client, asked: &Asked) -> Result<(), Error> {
 }
 
 /// The records of all months that it is now, somewhere: each record has its own time zone.
-fn selector(namespace: Option<&str>, now: Timestamp) -> String {
+pub(crate) fn selector(namespace: Option<&str>, now: Timestamp) -> String {
     let month = |hours| Month::of(now, &TimeZone::fixed(Offset::constant(hours))).to_string();
     let months: BTreeSet<String> = [month(-12), month(14)].into();
     let months = months.into_iter().collect::<Vec<_>>().join(",");
@@ -248,6 +252,31 @@ pub(crate) fn page(
     Ok(text)
 }
 
+/// What corrections add to this month, or take away: the amounts are without them. Empty if there are none.
+fn beside(
+    sheets: &[Sheet],
+    corrections: &[Value],
+    namespace: Option<&str>,
+    now: Timestamp,
+) -> String {
+    let current = |sheet: &&Sheet| sheet.account.month == Month::of(now, &sheet.zone);
+    let kept = sheets.iter().find(current);
+    let zone = kept.map_or(TimeZone::UTC, |sheet| sheet.zone.clone());
+    let currency = kept.map(|sheet| sheet.record.spec.currency.as_str());
+    let month = Month::of(now, &zone);
+    let within = month.bounds(&zone);
+    let (all, _) = corrections::counting(corrections, namespace, within, currency, &zone, now);
+    match currency {
+        _ if all.is_empty() => String::new(),
+        Some(currency) => format!(
+            "corrections: {} {currency} this month, beside these amounts\n",
+            corrections::sum(&all).rounded(digits(currency))
+        ),
+        // an account of another namespace says which of them count
+        None => format!("corrections: see kubectl bursar report --month {month}\n"),
+    }
+}
+
 fn figures(row: &Standing, digits: usize) -> Vec<String> {
     let spent = |line: &Line| amount(line, line.cost.total(), digits);
     let rate = match row.unpriced {
@@ -351,6 +380,25 @@ unpriced (+): the amounts lack 4.00 GPU-hours that no price is known for
 unattributed: time on lost nodes cost 0.12 USD more
 idle nodes: 5367.60+ USD this month, 783.0 GPU-hours that no pod held
 "
+        );
+    }
+
+    #[test]
+    fn corrections_of_the_month_are_named_beside_the_amounts() {
+        let (sheets, _) = records::read(&samples::records(), false).unwrap();
+        let all = samples::corrections();
+        let beside = |sheets: &[Sheet], namespace| {
+            super::beside(sheets, &all, namespace, NOW.parse().unwrap())
+        };
+        assert_eq!(
+            beside(&sheets, None),
+            "corrections: -34.50 USD this month, beside these amounts\n"
+        );
+        assert_eq!(beside(&sheets, Some("ml")), "", "none of its own counts");
+        let nobody_knows = beside(&[], Some("gone"));
+        assert!(
+            nobody_knows.contains("report --month 2026-11"),
+            "{nobody_knows}"
         );
     }
 

@@ -15,7 +15,6 @@ use jiff::Timestamp;
 
 use crate::context::{Context, lock};
 use crate::metrics::{self, Hardware, figure};
-use crate::prices;
 
 /// How often it is computed anew, from the caches alone.
 const PACE: Duration = Duration::from_secs(120);
@@ -65,7 +64,7 @@ fn shares(
     month: Month,
     now: Timestamp,
 ) -> BTreeMap<Holder, Money> {
-    let prices = prices::known(&context.stores, now, &context.zone);
+    let prices = context.prices(now);
     let holders: Vec<(Holder, &Account)> = accounts
         .iter()
         .filter(|(workload, _)| workload.kind.side() != Side::Nodes)

@@ -30,6 +30,7 @@ pub(crate) fn next(
         period_start: Some(Time(standing.period.start)),
         period_end: Some(Time(standing.period.end)),
         spent: amount(budget.spent),
+        corrections: (budget.corrections != Money::ZERO).then(|| amount(budget.corrections)),
         reserve: amount(standing.reserve),
         remaining: amount(standing.remaining()),
         rate_per_hour: amount(standing.rate),
@@ -46,7 +47,7 @@ pub(crate) fn next(
             Some(false),
             "Exhausted",
             format!(
-                "exhausted until {}, or until its limit is raised",
+                "exhausted until {}, or until its limit is raised or a credit is given",
                 standing.period.end
             ),
         ),

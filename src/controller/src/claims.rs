@@ -4,10 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use bursar_api::offers::{Kind, Pools};
 use bursar_core::ledger::Uid;
 use bursar_core::price::{Facts, is_gpu_driver};
 use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod, PodSpec, Volume};
-use k8s_openapi::api::resource::v1::{Device, ResourceClaim};
+use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceSlice};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt;
 use kube::runtime::reflector::{ObjectRef, Store};
@@ -18,17 +19,6 @@ use crate::watch::Stores;
 
 /// Gibibytes by storage class.
 type Volumes = BTreeMap<String, u32>;
-
-/// Devices of one kind.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-struct Kind {
-    driver: String,
-    /// The product's name, and the MIG profile of a part of it, where the device says them.
-    product: Option<String>,
-    profile: Option<String>,
-    /// Whole devices where it is from.
-    of: u32,
-}
 
 /// The GPUs that a pod holds.
 #[derive(Clone, Debug)]
@@ -57,7 +47,11 @@ impl Claims {
         let opened = |pod: &Pod| open.contains(pod::uid(pod));
         here.sort_by_cached_key(|pod| (pod::is_terminal(pod), !opened(pod), first(pod)));
         let mut claims = Self::default();
-        let devices = Devices::of(stores, &here);
+        let slices = slices(stores, &here);
+        let devices = Devices {
+            claims: &stores.device_claims,
+            pools: Pools::of(slices.iter().map(AsRef::as_ref)),
+        };
         let mut taken = BTreeSet::new();
         for pod in &here {
             let by_claims = devices.held(pod, &mut taken);
@@ -117,15 +111,9 @@ impl Claims {
             Some(node) => pod::on(facts, node),
             None => facts,
         };
-        let Some(kind) = &gpus.kind else {
-            return Some(facts);
-        };
-        let facts = facts.of_product(kind.product.as_deref(), kind.profile.as_deref());
-        // parts of a device that are not there to be counted
-        let parts = u64::from(kind.of) * u64::from(facts.share.whole) / u64::from(facts.share.part);
-        Some(Facts {
-            node_gpus: u32::try_from(parts).unwrap_or(u32::MAX),
-            ..facts
+        Some(match &gpus.kind {
+            Some(kind) => kind.describe(facts),
+            None => facts,
         })
     }
 
@@ -232,7 +220,8 @@ enum Held {
 
 /// The GPUs that a pod holds most of.
 fn most(pod: &Pod, by_claims: Held) -> Option<Gpus> {
-    let extended = pod::gpus(pod).map(|(resource, count)| Gpus {
+    let extended = pod::gpus(pod).filter(|(resource, _)| !is_by_claim(pod, resource));
+    let extended = extended.map(|(resource, count)| Gpus {
         resource,
         count,
         kind: None,
@@ -251,38 +240,27 @@ fn most(pod: &Pod, by_claims: Held) -> Option<Gpus> {
 /// The device claims of pods, and what the devices are.
 struct Devices<'a> {
     claims: &'a Store<ResourceClaim>,
-    /// By driver and pool.
-    pools: BTreeMap<(String, String), BTreeMap<String, Device>>,
+    pools: Pools<'a>,
 }
 
-impl<'a> Devices<'a> {
-    fn of(stores: &'a Stores, pods: &[&Pod]) -> Self {
-        let mut devices = Self {
-            claims: &stores.device_claims,
-            pools: BTreeMap::new(),
-        };
-        for pod in pods {
-            for claim in devices.claims_of(pod) {
-                for (driver, pool, _) in gpus_of(&claim) {
-                    devices
-                        .pools
-                        .insert((driver.clone(), pool.clone()), BTreeMap::new());
-                }
-            }
-        }
-        if devices.pools.is_empty() {
-            return devices;
-        }
-        for slice in stores.device_slices.state() {
-            let pool = (slice.spec.driver.clone(), slice.spec.pool.name.clone());
-            if let Some(pool) = devices.pools.get_mut(&pool) {
-                let found = slice.spec.devices.iter().flatten();
-                pool.extend(found.map(|device| (device.name.clone(), device.clone())));
-            }
-        }
-        devices
+/// The slices that tell what the pods' devices are; none where no pod has any.
+fn slices(stores: &Stores, pods: &[&Pod]) -> Vec<Arc<ResourceSlice>> {
+    if pods.iter().any(|pod| pod::may_hold_devices(pod)) {
+        stores.device_slices.state()
+    } else {
+        Vec::new()
     }
+}
 
+/// Whether the pod's extended resource is devices: the scheduler made a claim for it (`DRAExtendedResource`).
+fn is_by_claim(pod: &Pod, resource: &str) -> bool {
+    let status = pod.status.as_ref();
+    let made = status.and_then(|status| status.extended_resource_claim_status.as_ref());
+    let mut mapped = made.into_iter().flat_map(|made| &made.request_mappings);
+    mapped.any(|mapping| mapping.resource_name == resource)
+}
+
+impl Devices<'_> {
     /// The pod's claims that are allocated.
     fn claims_of(&self, pod: &Pod) -> Vec<Arc<ResourceClaim>> {
         let spec = pod.spec.as_ref();
@@ -303,8 +281,12 @@ impl<'a> Devices<'a> {
                 .clone()
                 .or_else(|| made?.resource_claim_name.clone())
         };
+        let status = pod.status.as_ref();
+        let of_extended = status.and_then(|status| status.extended_resource_claim_status.as_ref());
+        let of_extended = of_extended.map(|made| made.resource_claim_name.clone());
         let names = wanted.filter_map(name_of);
         names
+            .chain(of_extended)
             .filter_map(|name| find(self.claims, pod, &name))
             .collect()
     }
@@ -324,24 +306,15 @@ impl<'a> Devices<'a> {
                 continue;
             }
             for (driver, pool, device) in gpus {
-                *kinds.entry(self.kind(driver, pool, device)).or_default() += 1;
+                *kinds
+                    .entry(self.pools.kind(driver, pool, device))
+                    .or_default() += 1;
             }
         }
         match (kinds.is_empty(), elsewhere) {
             (false, _) => Held::Here(kinds),
             (true, true) => Held::Elsewhere,
             (true, false) => Held::Nothing,
-        }
-    }
-
-    fn kind(&self, driver: &str, pool: &str, device: &str) -> Kind {
-        let pool = self.pools.get(&(driver.to_owned(), pool.to_owned()));
-        let found = pool.and_then(|pool| pool.get(device));
-        Kind {
-            driver: driver.to_owned(),
-            product: found.and_then(|device| attribute(device, driver, "productName")),
-            profile: found.and_then(|device| attribute(device, driver, "profile")),
-            of: pool.map_or(0, |pool| whole(pool.values(), driver)),
         }
     }
 }
@@ -359,33 +332,4 @@ fn gpus_of(claim: &ResourceClaim) -> impl Iterator<Item = (&String, &String, &St
 /// True for a claim that holds GPUs.
 pub(crate) fn is_of_gpus(claim: &ResourceClaim) -> bool {
     gpus_of(claim).next().is_some()
-}
-
-/// A device's attribute. A name without a domain is in the driver's.
-fn attribute(device: &Device, driver: &str, name: &str) -> Option<String> {
-    let attributes = device.attributes.as_ref()?;
-    let value = attributes
-        .get(name)
-        .or_else(|| attributes.get(&format!("{driver}/{name}")))?;
-    value.string.clone().filter(|text| !text.is_empty())
-}
-
-/// How many whole devices are in a pool; where it has parts of them only, they say which device they are of.
-fn whole<'d>(devices: impl Iterator<Item = &'d Device>, driver: &str) -> u32 {
-    let mut count = 0;
-    let mut parents = BTreeSet::new();
-    for device in devices {
-        match attribute(device, driver, "profile") {
-            None => count += 1,
-            Some(_) => parents.extend(attribute(device, driver, "parentUUID")),
-        }
-    }
-    let parents = u32::try_from(parents.len()).unwrap_or(u32::MAX);
-    if count > 0 { count } else { parents }
-}
-
-/// True for an attribute of a device that is read.
-pub(crate) fn is_read(attribute: &str) -> bool {
-    let name = attribute.rsplit('/').next();
-    name.is_some_and(|name| matches!(name, "productName" | "profile" | "parentUUID"))
 }

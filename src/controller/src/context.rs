@@ -18,6 +18,7 @@ use crate::capacity::Reserved;
 use crate::gateways::SharedDemands;
 use crate::ledger::{Folded, Written};
 use crate::metrics::Metrics;
+use crate::prices::{self, Known, Prices};
 use crate::scrape::SharedReadings;
 use crate::watch::{Departed, Stores};
 use crate::watts::SharedWatts;
@@ -29,6 +30,7 @@ pub(crate) type Key = (String, String);
 pub(crate) struct Context {
     pub(crate) client: Client,
     pub(crate) stores: Arc<Stores>,
+    pub(crate) known: Known,
     pub(crate) readings: SharedReadings,
     pub(crate) demands: SharedDemands,
     pub(crate) written: Written,
@@ -66,6 +68,12 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Context {
+    /// The prices that the caches hold, in the currency that the accounts of `now`'s month are kept in.
+    pub(crate) fn prices(&self, now: Timestamp) -> Arc<Prices> {
+        let kept = prices::kept(&self.stores.records, now, &self.zone);
+        self.known.of(&self.stores.prices, kept, now)
+    }
+
     /// The service's port on every gateway: the one in its status, or the lowest free one.
     pub(crate) fn port(&self, key: &Key, in_status: Option<u16>) -> Option<u16> {
         let mut ports = lock(&self.ports);

@@ -9,6 +9,7 @@
 //! | `claims` | what pods hold by claims: volumes and devices |
 //! | `observe`, `capacity` | everything that a decision reads, as the core's snapshot |
 //! | `reconcile` | the steps in their order |
+//! | `corrections` | which SpendCorrections count |
 //! | `inference`, `training`, `budget` | build, apply and status of a kind |
 //! | `bill` | the whole cluster's month: who bears its overheads, what its nodes cost |
 //! | `health`, `priced` | what the conditions of both kinds say of pods and prices |
@@ -19,6 +20,7 @@ mod calls;
 mod capacity;
 mod claims;
 mod context;
+mod corrections;
 mod gateways;
 mod health;
 mod inference;
@@ -225,6 +227,7 @@ async fn lead(
     };
     let context = Arc::new(Context {
         stores: Arc::clone(&stores),
+        known: prices::Known::default(),
         readings: Arc::default(),
         demands: Arc::default(),
         written: ledger::Written::default(),
@@ -240,7 +243,7 @@ async fn lead(
         ports: Mutex::default(),
         shares: Mutex::default(),
         explained,
-        zone: zone.clone(),
+        zone,
         namespace: options.namespace.clone(),
         observe_only: options.observe_only,
         client: client.clone(),
@@ -250,7 +253,8 @@ async fn lead(
         token: options.gateway_token.clone(),
         server_name: format!("bursar-gateway.{}.svc", options.namespace),
     };
-    let prices = price_list::follow(client.clone(), Arc::clone(&stores), zone.clone());
+    let prices = price_list::follow(Arc::clone(&context));
+    let corrections = corrections::follow(&context);
     let closing = ledger::close::follow(Arc::clone(&context), options.retention_months);
     let scrape = Scrape::new(
         Arc::clone(&stores),
@@ -286,6 +290,7 @@ async fn lead(
         () = prices => {}
         () = ledger::nodes::follow(Arc::clone(&context)) => {}
         () = bill::follow(&context) => {}
+        () = corrections => {}
         () = closing => {}
         () = scrape.run() => {}
         () = watts => {}

@@ -37,7 +37,7 @@ pub(crate) struct Limit {
     pub(crate) limited_by: &'static str,
 }
 
-/// A workload or a budget.
+/// A workload, a budget or a namespace.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelSet)]
 pub(crate) struct Object {
     pub(crate) namespace: String,
@@ -83,7 +83,7 @@ impl Label for Object {}
 impl Label for Hardware {}
 
 /// The figures that there are, and what they mean.
-const FIGURES: [(&str, &str); 18] = [
+const FIGURES: [(&str, &str); 19] = [
     (SPEND_MONTH, "Money that a workload has cost this month"),
     (SPEND_RATE, "Money an hour that a workload costs now"),
     (COMPUTE_MONTH, "The part of it for machines and their GPUs"),
@@ -92,6 +92,10 @@ const FIGURES: [(&str, &str); 18] = [
     (
         WASTE_MONTH,
         "The part of it while replicas were starting, idle or draining",
+    ),
+    (
+        CORRECTIONS_MONTH,
+        "Money that corrections add to a namespace's spend of this month, or take away",
     ),
     (
         UNATTRIBUTED_MONTH,
@@ -139,6 +143,7 @@ pub(crate) const COMPUTE_MONTH: &str = "bursar_spend_compute_month_to_date";
 pub(crate) const STORAGE_MONTH: &str = "bursar_spend_storage_month_to_date";
 pub(crate) const POWER_MONTH: &str = "bursar_spend_power_month_to_date";
 pub(crate) const WASTE_MONTH: &str = "bursar_spend_waste_month_to_date";
+pub(crate) const CORRECTIONS_MONTH: &str = "bursar_corrections_month_to_date";
 pub(crate) const UNATTRIBUTED_MONTH: &str = "bursar_spend_unattributed_month_to_date";
 pub(crate) const OVERHEAD_MONTH: &str = "bursar_spend_overhead_month_to_date";
 pub(crate) const NODE_COST_MONTH: &str = "bursar_node_cost_month_to_date";

@@ -10,6 +10,7 @@ use bursar_api::text::FieldError;
 use bursar_api::{BudgetPolicy, InferenceDeployment, TrainingJob};
 use bursar_core::budget::{Budget, Load};
 use bursar_core::capacity::Gang;
+use bursar_core::correction::{self, Correction};
 use bursar_core::ledger::Uid;
 use bursar_core::money::Money;
 use bursar_core::period::Month;
@@ -23,6 +24,7 @@ use kube::ResourceExt;
 use crate::capacity::{self, Reserved};
 use crate::claims::Claims;
 use crate::context::{Context, lock};
+use crate::corrections;
 use crate::gateways;
 use crate::health;
 use crate::inference::{self, build::fnv, drain::SETTLE};
@@ -57,7 +59,9 @@ pub(crate) struct Scene {
     /// Pods that used devices which others bore until a moment ago.
     pub(crate) sharing: BTreeSet<Uid>,
     pub(crate) records: Records,
-    pub(crate) prices: Prices,
+    pub(crate) prices: Arc<Prices>,
+    /// Those that count.
+    pub(crate) corrections: Vec<Correction>,
     pub(crate) now: Timestamp,
 }
 
@@ -98,7 +102,13 @@ impl Scene {
                 || open.contains(pod::uid(pod))
         };
         pods.retain(|pod| is_charged(pod));
-        let prices = prices::known(&context.stores, now, &context.zone);
+        let prices = context.prices(now);
+        let corrections = corrections::accepted(
+            &context.stores.corrections,
+            &context.stores.records,
+            &prices.lists.currency,
+            namespace,
+        );
         Self {
             namespace: namespace.to_owned(),
             services,
@@ -109,6 +119,7 @@ impl Scene {
             sharing,
             records,
             prices,
+            corrections,
             now,
         }
     }
@@ -238,9 +249,9 @@ impl Scene {
         object: &BudgetPolicy,
         books: &Books,
     ) -> Result<Budget, FieldError> {
-        let budget = object.to_core(Money::ZERO)?;
+        let budget = object.to_core(Money::ZERO, Money::ZERO)?;
         let period = budget.period.bounds(self.now, &context.zone);
-        let spent = books
+        let on_record: Money = books
             .accounts
             .values()
             .map(|accounts| {
@@ -249,12 +260,14 @@ impl Scene {
                     .total()
             })
             .sum();
+        let corrections = correction::sum(&self.corrections, period, self.now, &context.zone);
         let doubt =
             books.doubts.values().next().map(|why| {
                 format!("{why}; so what was spent is not known, and nothing new starts")
             });
         Ok(Budget {
-            spent,
+            spent: on_record + corrections,
+            corrections,
             doubt,
             ..budget
         })

@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use bursar_api::names::DRAINING_ANNOTATION;
 use bursar_core::capacity::Resources;
 use bursar_core::ledger::End;
-pub(crate) use bursar_core::price::is_gpu;
-use bursar_core::price::{Amounts, Facts};
+use bursar_core::price::{Amounts, Facts, is_gpu};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, ContainerState, Node, Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -262,9 +261,16 @@ pub(crate) fn gpus(pod: &Pod) -> Option<(String, u32)> {
 
 /// Whether the pod may hold GPUs: by its spec, or by claims, of which that does not tell what they are for.
 pub(crate) fn may_hold_gpus(pod: &Pod) -> bool {
+    may_hold_devices(pod) || gpus(pod).is_some()
+}
+
+/// Whether the pod holds devices by claims: its own, or one that the scheduler made for its extended resources.
+pub(crate) fn may_hold_devices(pod: &Pod) -> bool {
     let spec = pod.spec.as_ref();
     let claims = spec.and_then(|spec| spec.resource_claims.as_ref());
-    claims.is_some_and(|claims| !claims.is_empty()) || gpus(pod).is_some()
+    let status = pod.status.as_ref();
+    let made = status.and_then(|status| status.extended_resource_claim_status.as_ref());
+    claims.is_some_and(|claims| !claims.is_empty()) || made.is_some()
 }
 
 /// What a pod is priced by that may change: cores, memory and disk of what it asks for, and gibibytes of its persistent volumes by

@@ -9,14 +9,11 @@ use bursar_api::conditions::{self, ACCEPTED, Says};
 use bursar_api::names::FIELD_MANAGER;
 use bursar_api::prices::PriceListStatus;
 use jiff::Timestamp;
-use jiff::tz::TimeZone;
 use kube::api::{Api, Patch, PatchParams, PostParams};
-use kube::runtime::reflector::Store;
 use kube::{Client, ResourceExt};
 
 use crate::calls::{Failure, bounded};
-use crate::prices::{self, Prices};
-use crate::watch::Stores;
+use crate::context::Context;
 
 /// How often the statuses are compared with the caches.
 const PACE: Duration = Duration::from_secs(2);
@@ -70,11 +67,9 @@ async fn apply(client: &Client, file: &Path) -> Result<(), String> {
 }
 
 /// Keeps every list's status true, for as long as the process leads.
-pub(crate) async fn follow(client: Client, stores: Arc<Stores>, zone: TimeZone) {
+pub(crate) async fn follow(context: Arc<Context>) {
     loop {
-        let now = Timestamp::now();
-        let kept = prices::kept(&stores.records, now, &zone);
-        if let Err(error) = judge(&client, &stores.prices, kept, now).await {
+        if let Err(error) = judge(&context, Timestamp::now()).await {
             tracing::warn!(%error, "price lists");
         }
         tokio::time::sleep(PACE).await;
@@ -85,23 +80,17 @@ pub(crate) async fn follow(client: Client, stores: Arc<Stores>, zone: TimeZone) 
 ///
 /// # Errors
 /// The first call that failed.
-pub(crate) async fn judge(
-    client: &Client,
-    lists: &Store<PriceList>,
-    kept: Option<String>,
-    now: Timestamp,
-) -> Result<(), Failure> {
-    let lists = lists.state();
-    let prices = Prices::of(lists.iter().map(AsRef::as_ref), kept, now);
-    let api: Api<PriceList> = Api::all(client.clone());
-    for list in &lists {
+pub(crate) async fn judge(context: &Context, now: Timestamp) -> Result<(), Failure> {
+    let prices = context.prices(now);
+    let api: Api<PriceList> = Api::all(context.client.clone());
+    for list in context.stores.prices.state() {
         let name = list.name_any();
-        let Some(status) = next(list, prices.refused.get(&name), now) else {
+        let Some(status) = next(&list, prices.refused.get(&name), now) else {
             continue;
         };
         let list = PriceList {
             status: Some(status),
-            ..(**list).clone()
+            ..(*list).clone()
         };
         match bounded(
             "replace pricelist status",

@@ -9,6 +9,8 @@ use bursar_api::revenue::Revenue;
 use bursar_api::spend::{SpendSummary, WorkloadKind, WorkloadRef};
 use bursar_api::text::FieldError;
 use bursar_api::{BudgetPolicy, InferenceDeployment, TrainingJob};
+use bursar_core::correction;
+use bursar_core::money::Money;
 use bursar_core::period::Month;
 use bursar_core::plan::{LimitedBy, Plan, Snapshot, plan};
 use jiff::{SignedDuration, Timestamp};
@@ -111,7 +113,7 @@ pub(crate) async fn reconcile(
 ) -> Result<Duration, Error> {
     let scene = Scene::of(context, namespace, now);
     let workloads = scene.workloads();
-    if workloads.is_empty() && scene.budgets.is_empty() {
+    if workloads.is_empty() && scene.budgets.is_empty() && scene.corrections.is_empty() {
         context.metrics.figures.show(namespace, Vec::new());
         return Ok(RESTING_PACE.try_into().unwrap_or_default());
     }
@@ -286,6 +288,7 @@ fn remember(context: &Context, scene: &Scene, plan: &Plan, snapshot: &Snapshot) 
     let budgets = plan.budgets.iter().map(|standing| {
         json!({
             "name": standing.budget.name, "limit": standing.budget.limit, "spent": standing.budget.spent,
+            "corrections": standing.budget.corrections,
             "reserve": standing.reserve, "remaining": standing.remaining(), "ratePerHour": standing.rate,
             "periodStart": standing.period.start, "periodEnd": standing.period.end, "exhausted": standing.is_exhausted(),
             "exhaustionTime": standing.exhausted_at,
@@ -347,6 +350,17 @@ fn figures(
             object(),
             ledger::rate(accounts, month).map(figure),
         ));
+    }
+    let bounds = month.bounds(&context.zone);
+    let corrections = correction::sum(&scene.corrections, bounds, scene.now, &context.zone);
+    if corrections != Money::ZERO {
+        let namespace = metrics::Object {
+            namespace: scene.namespace.clone(),
+            kind: "Namespace",
+            name: scene.namespace.clone(),
+        };
+        let amount = Some(figure(corrections));
+        figures.push((metrics::CORRECTIONS_MONTH, namespace, amount));
     }
     for (decision, service) in plan.services.iter().zip(&snapshot.services) {
         let object = || {
@@ -429,8 +443,16 @@ impl Round<'_> {
             (None, None) => SpendSummary::default(),
         };
         let month = Month::of(scene.now, &context.zone);
+        let holder = workload.holder();
+        let of_it = scene.corrections.iter();
+        let of_it = of_it.filter(|correction| correction.holder == holder);
+        let bounds = month.bounds(&context.zone);
+        let corrections = correction::sum(of_it, bounds, scene.now, &context.zone);
         Spend {
-            summary,
+            summary: SpendSummary {
+                corrections: (corrections != Money::ZERO).then(|| summary::shown(corrections)),
+                ..summary
+            },
             doubt,
             unlisted: accounts.and_then(|accounts| priced::unlisted(accounts, month)),
             unpriced,

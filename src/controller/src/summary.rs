@@ -78,13 +78,21 @@ pub(crate) fn earnings(
     let line = ledger::sum(accounts, month, now, zone);
     let cost = line.cost.total();
     let revenue = terms.revenue(&line.used, month, now);
+    let earned = Earnings {
+        revenue: shown(revenue.total()),
+        ..Earnings::default()
+    };
+    // what revenue is left of a cost that is not known is not known either
+    if line.unpriced_gpu_seconds != 0 {
+        return earned;
+    }
     let ready = cost - line.starting - line.draining;
     let utilization = economics::break_even(cost, revenue, cost - line.waste(), ready);
     Earnings {
-        revenue: revenue.total().rounded(DECIMALS),
-        margin: (revenue.total() - cost).rounded(DECIMALS),
+        margin: Some(shown(revenue.total() - cost)),
         break_even_utilization: utilization
             .map(|thousandths| format!("{}.{}", thousandths / 10, thousandths % 10)),
+        ..earned
     }
 }
 
@@ -153,6 +161,12 @@ pub(crate) fn is_due(old: Option<&SpendSummary>, new: &SpendSummary, now: Timest
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use bursar_core::ledger::{Account, Charge, Rate};
+    use bursar_core::money::Cost;
+    use bursar_core::price::Facts;
+
     use super::*;
 
     fn summary(total: &str, rate: &str, at: &str) -> SpendSummary {
@@ -162,6 +176,55 @@ mod tests {
             as_of: Some(Time(at.parse().unwrap())),
             ..SpendSummary::default()
         }
+    }
+
+    #[test]
+    fn there_is_no_margin_while_a_part_of_the_cost_has_no_price() {
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        let start = at("2026-11-24T00:00:00Z");
+        let facts = Facts {
+            gpus: 1,
+            ..Facts::default()
+        };
+        let mut priced = Charge::new("priced".into(), "p".into(), facts.clone(), start);
+        priced.ready = Some(start);
+        let cost = Cost {
+            compute: "2".parse().unwrap(),
+            ..Cost::ZERO
+        };
+        priced.rates.push(Rate {
+            from: start,
+            quote: cost.into(),
+            provisional: false,
+        });
+        priced.used.insert(
+            jiff::civil::date(2026, 11, 24),
+            bursar_core::ledger::Use {
+                requests: 1_000,
+                ..Default::default()
+            },
+        );
+        let terms = Terms {
+            per_request: "0.01".parse().unwrap(),
+            ..Terms::default()
+        };
+        let month: Month = "2026-11".parse().unwrap();
+        let mut account = Account::new(month);
+        account.open(priced);
+        let of = |account: &Account| {
+            let accounts = [(month, Arc::new(account.clone()))].into();
+            let earned = earnings(
+                &terms,
+                &accounts,
+                at("2026-11-24T01:00:00Z"),
+                &TimeZone::UTC,
+            );
+            (earned.revenue, earned.margin, earned.break_even_utilization)
+        };
+        let known = (Some("8.0000".to_owned()), Some("20.0".to_owned()));
+        assert_eq!(of(&account), ("10.0000".to_owned(), known.0, known.1));
+        account.open(Charge::new("unpriced".into(), "q".into(), facts, start));
+        assert_eq!(of(&account), ("10.0000".to_owned(), None, None));
     }
 
     #[test]

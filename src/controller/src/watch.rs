@@ -1,12 +1,13 @@
 //! What the controller sees of the cluster: one watch and one cache a kind. Every event names the namespaces that it concerns.
 
 use std::collections::VecDeque;
-use std::mem;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bursar_api::spend::WorkloadKind;
-use bursar_api::{BudgetPolicy, InferenceDeployment, PriceList, SpendRecord, TrainingJob};
+use bursar_api::{
+    BudgetPolicy, InferenceDeployment, PriceList, SpendCorrection, SpendRecord, TrainingJob, offers,
+};
 use futures::future::try_join_all;
 use futures::{FutureExt, StreamExt};
 use jiff::Timestamp;
@@ -14,7 +15,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod, Service, Volume};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::api::resource::v1::{Device, ResourceClaim, ResourceSlice};
+use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceSlice};
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use kube::runtime::reflector::{self, Lookup, Store};
@@ -36,6 +37,7 @@ pub(crate) struct Stores {
     pub(crate) budgets: Store<BudgetPolicy>,
     pub(crate) prices: Store<PriceList>,
     pub(crate) records: Store<SpendRecord>,
+    pub(crate) corrections: Store<SpendCorrection>,
     pub(crate) deployments: Store<Deployment>,
     pub(crate) batch_jobs: Store<Job>,
     pub(crate) front_services: Store<Service>,
@@ -145,6 +147,9 @@ impl Stores {
             records: store!(all(), |record: &SpendRecord| Concern::Namespace(
                 record.spec.namespace.clone()
             )),
+            corrections: store!(all(), |correction: &SpendCorrection| Concern::Namespace(
+                correction.spec.namespace.clone()
+            )),
             deployments: store!(ours.clone(), own_namespace),
             batch_jobs: store!(ours.clone(), own_namespace),
             front_services: store!(ours.clone(), own_namespace),
@@ -250,6 +255,7 @@ pub(crate) trait Trim: ResourceExt {
 impl Trim for InferenceDeployment {}
 impl Trim for TrainingJob {}
 impl Trim for BudgetPolicy {}
+impl Trim for SpendCorrection {}
 impl Trim for Deployment {}
 impl Trim for Job {}
 impl Trim for Service {}
@@ -340,20 +346,11 @@ impl Trim for ResourceClaim {
 }
 
 impl Trim for ResourceSlice {
-    /// Devices say what they are; what they can do is long.
     fn trim(&mut self) {
         leave_names(self);
         self.spec.shared_counters = None;
         let devices = self.spec.devices.iter_mut().flatten();
-        for device in devices {
-            let mut attributes = device.attributes.take().unwrap_or_default();
-            attributes.retain(|name, _| claims::is_read(name));
-            *device = Device {
-                name: mem::take(&mut device.name),
-                attributes: Some(attributes),
-                ..Device::default()
-            };
-        }
+        devices.for_each(|device| *device = offers::trimmed(device));
     }
 
     /// It is read with the next look at a pod.

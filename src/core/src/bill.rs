@@ -1,6 +1,6 @@
 //! The bill of the whole cluster: what its nodes cost, and which part of that nobody held.
 //!
-//! `total = workloads + unmanaged + idle + overhead + unattributed`
+//! `total = workloads + unmanaged + idle + overhead + unattributed`, which is what was charged, and `net = total + corrections`.
 //!
 //! Idle is what nodes cost less what pods on that kind of hardware cost for it, by day. So it is below zero where pods pay more than
 //! the node costs: fractions that are sold dearer than the whole, or pods that ran before the nodes' accounts began on that day.
@@ -35,6 +35,8 @@ pub struct Bill {
     pub unmanaged: Line,
     /// Monthly overheads.
     pub overhead: Money,
+    /// What corrections add, or take away. Not a part of the total: nothing was used for it.
+    pub corrections: Money,
     hardware: BTreeMap<(Date, Sku), Balance>,
 }
 
@@ -113,6 +115,11 @@ impl Bill {
         self.workloads.unattributed + self.unmanaged.unattributed
     }
 
+    /// What is to be paid: what all of it cost, with corrections.
+    pub fn net(&self) -> Money {
+        self.total() + self.corrections
+    }
+
     /// What all of it cost.
     pub fn total(&self) -> Money {
         self.workloads.cost.total()
@@ -176,6 +183,7 @@ mod tests {
         bill.add(Side::Unmanaged, [((day, notebook), line("10", 1800))]);
         bill.add(Side::Nodes, [((day, sku("H100")), line("100", 7200))]);
         bill.overhead = money("20");
+        bill.corrections = money("-50");
         let idle = bill.idle_sum();
         assert_eq!(
             (idle.cost.total(), idle.gpu_seconds),
@@ -188,6 +196,7 @@ mod tests {
             money("127"),
             "nodes, volumes and overheads: 100 + 7 + 20"
         );
+        assert_eq!(bill.net(), money("77"), "a credit makes nothing idle");
     }
 
     #[test]

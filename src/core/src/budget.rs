@@ -1,7 +1,8 @@
 //! Budgets: what may still be spent, when it will be gone, and whether something new may start.
 //!
 //! A budget is exhausted when `spent + reserve >= limit`, where the reserve is what stopping everything now would still cost. The
-//! state latches until the period ends or the limit is raised, so that a drain which ends early starts nothing again.
+//! state latches until the period ends, the limit is raised or money is given back, so that a drain which ends early starts nothing
+//! again.
 
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
@@ -27,6 +28,8 @@ pub struct Latch {
     pub period_start: Timestamp,
     /// The limit that was reached.
     pub limit: Money,
+    /// The corrections that were a part of what was spent.
+    pub corrections: Money,
 }
 
 /// A budget of a namespace.
@@ -44,8 +47,10 @@ pub struct Budget {
     pub minimum_useful_run: SignedDuration,
     /// Set once it was exhausted.
     pub latch: Option<Latch>,
-    /// Money spent in the period that holds `now`, open charges included.
+    /// Money spent in the period that holds `now`, open charges and corrections included.
     pub spent: Money,
+    /// The part of `spent` that corrections are; below zero where more was given back than added.
+    pub corrections: Money,
     /// Why `spent` lacks a part that nobody knows, such as a record that cannot be read. Then nothing new starts.
     pub doubt: Option<String>,
 }
@@ -105,13 +110,17 @@ impl Standing {
         let reserve = loads.iter().map(Load::reserve).sum();
         let rate: Money = loads.iter().filter_map(|load| load.rate).sum();
         let left = budget.limit - budget.spent - reserve;
-        let holds =
-            |latch: &Latch| latch.period_start == period.start && budget.limit <= latch.limit;
+        // a credit gives money as a raised limit does
+        let given = budget.limit - budget.corrections;
+        let holds = |latch: &Latch| {
+            latch.period_start == period.start && given <= latch.limit - latch.corrections
+        };
         budget.latch = budget.latch.filter(holds).or_else(|| {
             let exhausted = left <= Money::ZERO;
             exhausted.then_some(Latch {
                 period_start: period.start,
                 limit: budget.limit,
+                corrections: budget.corrections,
             })
         });
         let phase = if budget.spent > budget.limit {
@@ -302,6 +311,7 @@ mod tests {
             latch: None,
             doubt: None,
             spent: money(spent),
+            corrections: Money::ZERO,
         }
     }
 
@@ -358,6 +368,40 @@ mod tests {
             &TimeZone::UTC,
         );
         assert_eq!(rolled.phase, Phase::Active);
+    }
+
+    #[test]
+    fn it_opens_with_a_credit_as_with_a_raised_limit_and_not_with_money_that_only_comes_back_from_a_charge()
+     {
+        let corrected = |budget: &Budget, ledger: &str, corrections: &str| {
+            let budget = Budget {
+                spent: money(ledger) + money(corrections),
+                corrections: money(corrections),
+                ..budget.clone()
+            };
+            standing(budget, &[]).budget
+        };
+        let latched = |budget: &Budget| budget.latch.is_some();
+        let exhausted = corrected(&budget("10", "0"), "10", "0");
+        assert!(latched(&exhausted));
+        assert!(
+            !latched(&corrected(&exhausted, "10", "-2")),
+            "a credit is money"
+        );
+        let charged = corrected(&exhausted, "10", "3");
+        assert!(latched(&charged));
+        let taken_back = corrected(&charged, "10", "0");
+        assert!(
+            latched(&taken_back),
+            "an adjustment that is taken back gives nothing that was not there"
+        );
+        // a wrong adjustment exhausted it; the one that takes it back opens it
+        let wrong = corrected(&budget("10", "0"), "4", "1000");
+        assert!(latched(&wrong) && !latched(&corrected(&wrong, "4", "0")));
+        assert!(
+            latched(&corrected(&exhausted, "13", "-2")),
+            "a credit that does not bring it under the limit opens nothing"
+        );
     }
 
     #[test]

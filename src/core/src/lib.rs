@@ -1,4 +1,4 @@
-//! Domain and decisions: money, prices, overheads, the ledger, the bill, budgets, scaling, training, and the plan over them.
+//! Domain and decisions: money, prices, overheads, the ledger, corrections, the bill, budgets, scaling, training, and the plan over them.
 //!
 //! Nothing here talks to a cluster, reads a clock or draws a random number: time is an argument, and what should be done is
 //! returned as data.
@@ -6,6 +6,7 @@
 pub mod bill;
 pub mod budget;
 pub mod capacity;
+pub mod correction;
 pub mod currency;
 pub mod economics;
 pub mod forecast;

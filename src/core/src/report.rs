@@ -8,6 +8,7 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
+use crate::correction::Correction;
 use crate::ledger::{Account, Line, Sku};
 use crate::money::{Cost, Money};
 use crate::overhead::{Usage, Usages};
@@ -93,7 +94,7 @@ impl FromStr for Dimension {
 pub struct Holder {
     /// Its namespace.
     pub namespace: String,
-    /// Its kind and name, as `infd/chat`.
+    /// Its kind and name, as `infd/chat`; empty for what is the namespace's alone.
     pub workload: String,
 }
 
@@ -108,6 +109,8 @@ pub struct Entry<'a> {
     pub sku: Sku,
     /// What it cost, and what became of it.
     pub line: Line,
+    /// What corrections add to that.
+    pub corrections: Money,
 }
 
 /// A row: the value of each dimension, `None` where it is not known, and the sum.
@@ -117,6 +120,8 @@ pub struct Row {
     pub key: Vec<Option<String>>,
     /// The sum.
     pub line: Line,
+    /// What corrections add to it.
+    pub corrections: Money,
 }
 
 /// Rows and their sum.
@@ -128,6 +133,8 @@ pub struct Report {
     pub rows: Vec<Row>,
     /// The sum of all entries, and so of all rows.
     pub total: Line,
+    /// What all corrections add to it.
+    pub corrections: Money,
 }
 
 /// All lines of an account until `now`, those of open charges too.
@@ -143,7 +150,19 @@ pub fn entries<'a>(
         date,
         sku,
         line,
+        corrections: Money::ZERO,
     })
+}
+
+/// A correction that counts: of a workload or a namespace, and of no hardware.
+pub fn corrected(correction: &Correction) -> Entry<'_> {
+    Entry {
+        holder: &correction.holder,
+        date: correction.date,
+        sku: Sku::default(),
+        line: Line::default(),
+        corrections: correction.amount,
+    }
 }
 
 /// What these overheads cost each account until `now`, as labour, shared by what each used in the month. A month that runs bears the
@@ -186,6 +205,7 @@ pub fn overheads<'a>(
             },
             ..Line::default()
         },
+        corrections: Money::ZERO,
     };
     shares.map(entry).collect()
 }
@@ -200,20 +220,26 @@ pub fn due(overheads: &[&Overhead], month: Month, now: Timestamp, zone: &TimeZon
 /// Groups entries. A workload is named together with its namespace, because another namespace may have one of the same name.
 pub fn report<'a>(entries: impl IntoIterator<Item = Entry<'a>>, by: &[Dimension]) -> Report {
     let by = with_namespaces(by);
-    let mut rows: BTreeMap<Vec<Option<String>>, Line> = BTreeMap::new();
-    let mut total = Line::default();
+    let mut rows: BTreeMap<Vec<Option<String>>, (Line, Money)> = BTreeMap::new();
+    let (mut total, mut corrections) = <(Line, Money)>::default();
     for entry in entries {
         let key = by.iter().map(|dimension| entry.value(*dimension)).collect();
-        *rows.entry(key).or_default() += entry.line;
+        let row = rows.entry(key).or_default();
+        row.0 += entry.line;
+        row.1 += entry.corrections;
         total += entry.line;
+        corrections += entry.corrections;
     }
+    let row = |(key, (line, corrections))| Row {
+        key,
+        line,
+        corrections,
+    };
     Report {
         by,
-        rows: rows
-            .into_iter()
-            .map(|(key, line)| Row { key, line })
-            .collect(),
+        rows: rows.into_iter().map(row).collect(),
         total,
+        corrections,
     }
 }
 
@@ -233,10 +259,11 @@ fn with_namespaces(by: &[Dimension]) -> Vec<Dimension> {
 
 impl Entry<'_> {
     fn value(&self, dimension: Dimension) -> Option<String> {
+        let unless_empty = |text: String| Some(text).filter(|text| !text.is_empty());
         match dimension {
             Dimension::Namespace => Some(self.holder.namespace.clone()),
-            Dimension::Workload => Some(self.holder.workload.clone()),
-            Dimension::Gpu => Some(gpu(&self.sku)),
+            Dimension::Workload => unless_empty(self.holder.workload.clone()),
+            Dimension::Gpu => unless_empty(gpu(&self.sku)),
             Dimension::Capacity => self.sku.capacity_type.map(|by| capacity(by).to_owned()),
             Dimension::Region => self.sku.region.clone(),
             Dimension::Day => Some(self.date.to_string()),
@@ -401,6 +428,42 @@ mod tests {
             .collect();
         assert_eq!(shares, [("infd/chat", 1_000), ("tj/train", 500)]);
         assert_eq!(entries[0].date, date(2026, 11, 16));
+    }
+
+    #[test]
+    fn a_correction_stands_in_the_row_of_its_holder_and_day_and_in_none_of_a_gpu() {
+        let chat = holder("ml", "infd/chat");
+        let account = account(&[(1, Some("H100"), 6)]);
+        let correction = |workload: &str, day, nanos| Correction {
+            name: "c".into(),
+            holder: holder("ml", workload),
+            date: date(2026, 11, day),
+            amount: Money::from_nanos(nanos),
+            currency: "USD".into(),
+        };
+        let all = [correction("infd/chat", 1, -2), correction("", 2, 5)];
+        let now = "2026-11-02T12:00:00Z".parse().unwrap();
+        let rows = |by: &[Dimension]| {
+            let lines = entries(&chat, &account, now, &TimeZone::UTC);
+            let report = report(lines.chain(all.iter().map(corrected)), by);
+            assert_eq!(report.corrections.nanos(), 3);
+            let cell = |value: &Option<String>| value.clone().unwrap_or_else(|| "-".into());
+            let row = |row: &Row| {
+                let key: Vec<String> = row.key.iter().map(cell).collect();
+                let cost = row.line.cost.total().nanos();
+                format!("{} {cost} {}", key.join(" "), row.corrections.nanos())
+            };
+            report.rows.iter().map(row).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            rows(&[Dimension::Workload]),
+            ["ml - 0 5", "ml infd/chat 8 -2"]
+        );
+        assert_eq!(
+            rows(&[Dimension::Day]),
+            ["2026-11-01 8 -2", "2026-11-02 0 5"]
+        );
+        assert_eq!(rows(&[Dimension::Gpu]), ["- 0 3", "H100 8 0"]);
     }
 
     #[test]

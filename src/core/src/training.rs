@@ -322,6 +322,7 @@ mod tests {
                 minimum_useful_run: SignedDuration::from_hours(1),
                 latch: None,
                 spent: Money::ZERO,
+                corrections: Money::ZERO,
                 doubt: None,
             };
             Standing::of(budget, &[], now(), &TimeZone::UTC)

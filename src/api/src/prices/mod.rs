@@ -51,7 +51,7 @@ pub use together::Prices;
 pub struct PriceListSpec {
     /// ISO 4217 code.
     #[schemars(length(max = 3))]
-    #[x_kube(validation = Rule::new(currency_rule()).message("currency must be an ISO 4217 code, such as USD"))]
+    #[x_kube(validation = Rule::new(currency_rule()).message(CURRENCY_MESSAGE))]
     pub currency: String,
     /// From when the list is in force; at once if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -268,8 +268,11 @@ pub enum ShareBy {
     Evenly,
 }
 
+/// What breaks [`currency_rule`].
+pub(crate) const CURRENCY_MESSAGE: &str = "currency must be an ISO 4217 code, such as USD";
+
 /// CEL: an ISO 4217 code.
-fn currency_rule() -> &'static str {
+pub(crate) fn currency_rule() -> &'static str {
     static RULE: LazyLock<String> = LazyLock::new(|| {
         let codes: Vec<String> = currency::codes().map(|code| format!("'{code}'")).collect();
         format!("self in [{}]", codes.join(","))

@@ -44,6 +44,9 @@ pub struct SpendSummary {
     /// What time on nodes that were lost cost this month. Not in `monthToDate`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unattributed: Option<String>,
+    /// What corrections add to this month's spend, or take away from it. Not in `monthToDate`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub corrections: Option<String>,
     /// What one replica would have cost this month in the time in which the service rested at zero, nothing being asked of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub saved: Option<String>,

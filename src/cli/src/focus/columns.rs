@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value as Json};
 
 use super::{Charge, Part, Version, What};
+use crate::records::Sheet;
 use crate::report::figures::nano_hours;
 
 /// Who provides, publishes and invoices.
@@ -93,20 +94,21 @@ impl Column {
     }
 }
 
-/// Columns about commitments, negotiated discounts and corrections are there because 1.0's validator asks for them; Bursar has none.
+/// Columns about commitments and negotiated discounts are there because 1.0's validator asks for them; Bursar has none. A correction
+/// has no quantity, price or SKU: the specification leaves those columns to usage and purchases.
 #[rustfmt::skip]
 const COLUMNS: &[Column] = &[
     column("BilledCost", Type::Decimal, cost),
     column("BillingAccountId", Type::Text, |charge| text(charge.account)),
     column("BillingAccountName", Type::Text, |_| None).nullable(),
     column("BillingAccountType", Type::Text, |_| text("Cluster")).since_1_2(),
-    column("BillingCurrency", Type::Text, |charge| text(&charge.sheet.record.spec.currency)),
+    column("BillingCurrency", Type::Text, |charge| text(charge.currency())),
     column("BillingPeriodEnd", Type::Time, |charge| time(charge.month.end)),
     column("BillingPeriodStart", Type::Time, |charge| time(charge.month.start)),
     column("ChargeCategory", Type::Text, category),
-    column("ChargeClass", Type::Text, |_| None).nullable(),
+    column("ChargeClass", Type::Text, class).nullable(),
     column("ChargeDescription", Type::Text, description).nullable(),
-    column("ChargeFrequency", Type::Text, |_| text("Usage-Based")),
+    column("ChargeFrequency", Type::Text, frequency),
     column("ChargePeriodEnd", Type::Time, |charge| time(charge.period.end)),
     column("ChargePeriodStart", Type::Time, |charge| time(charge.period.start)),
     column("CommitmentDiscountCategory", Type::Text, |_| None).nullable(),
@@ -131,12 +133,12 @@ const COLUMNS: &[Column] = &[
     column("RegionName", Type::Text, region).nullable(),
     column("ResourceId", Type::Text, resource).nullable(),
     column("ResourceName", Type::Text, |charge| text(charge.name())).nullable(),
-    column("ResourceType", Type::Text, |charge| text(charge.kind().as_str())).nullable(),
+    column("ResourceType", Type::Text, |charge| text(charge.kind()?.as_str())).nullable(),
     column("ServiceCategory", Type::Text, |_| text("AI and Machine Learning")),
-    column("ServiceName", Type::Text, |charge| text(service(charge.kind()))),
+    column("ServiceName", Type::Text, |charge| text(charge.kind().map_or("GPU Computing", service))),
     column("ServiceSubcategory", Type::Text, |_| text("Machine Learning")).since_1_2(),
-    column("SkuId", Type::Text, |charge| text(&sku(charge))).nullable(),
-    column("SkuMeter", Type::Text, |charge| text(meter(charge.part))).nullable().since_1_2(),
+    column("SkuId", Type::Text, |charge| text(&sku(charge)?)).nullable(),
+    column("SkuMeter", Type::Text, |charge| text(meter(charge.part?))).nullable().since_1_2(),
     column("SkuPriceDetails", Type::Text, price_details).nullable().since_1_2(),
     column("SkuPriceId", Type::Text, price_id).nullable(),
     column("SubAccountId", Type::Text, |charge| text(charge.namespace())).nullable(),
@@ -144,13 +146,13 @@ const COLUMNS: &[Column] = &[
     column("SubAccountType", Type::Text, sub_account_type).nullable().since_1_2(),
     column("Tags", Type::Text, tags).nullable(),
     // The FinOps Foundation's validator asks for these in 1.0, by the names of 1.0-preview, and ignores those of 1.0 itself
-    column("ChargeType", Type::Text, |_| text("Usage")).until_1_0(),
+    column("ChargeType", Type::Text, category).until_1_0(),
     column("InvoiceIssuer", Type::Text, |_| text(PROVIDER)).until_1_0(),
     column("Provider", Type::Text, |_| text(PROVIDER)).until_1_0(),
     column("Publisher", Type::Text, |_| text(PROVIDER)).until_1_0(),
     column("ResourceID", Type::Text, resource).nullable().until_1_0(),
     // FOCUS has no column for it: columns that are not its own begin with x_
-    column("x_CostPart", Type::Text, |charge| text(charge.part.name())),
+    column("x_CostPart", Type::Text, |charge| text(charge.part.map_or("Correction", Part::name))),
 ];
 
 /// Text that is not empty: FOCUS has null for what has no value.
@@ -167,9 +169,23 @@ fn cost(charge: &Charge<'_>) -> Option<Value> {
 }
 
 fn category(charge: &Charge<'_>) -> Option<Value> {
-    text(match charge.is_adjustment() {
-        true => "Adjustment",
-        false => "Usage",
+    text(match charge.correction() {
+        Some(spec) => spec.category.as_str(),
+        None if charge.is_usage() => "Usage",
+        None => "Adjustment",
+    })
+}
+
+/// Only what corrects an invoice of an earlier billing period is a `Correction` to FOCUS.
+fn class(charge: &Charge<'_>) -> Option<Value> {
+    let corrects = charge.correction()?.corrects.as_ref();
+    corrects.and_then(|_| text("Correction"))
+}
+
+fn frequency(charge: &Charge<'_>) -> Option<Value> {
+    text(match charge.what {
+        What::Correction(_) => "One-Time",
+        _ => "Usage-Based",
     })
 }
 
@@ -186,9 +202,11 @@ fn nano_quantity(charge: &Charge<'_>) -> i128 {
     }
 }
 
-/// An adjustment has no quantity, and no price of a unit.
+/// What is no usage has no quantity, and no price of a unit.
 fn quantity(charge: &Charge<'_>) -> Option<Value> {
-    (!charge.is_adjustment()).then(|| Value::Nanos(nano_quantity(charge)))
+    charge
+        .is_usage()
+        .then(|| Value::Nanos(nano_quantity(charge)))
 }
 
 fn unit(charge: &Charge<'_>) -> Option<Value> {
@@ -196,32 +214,32 @@ fn unit(charge: &Charge<'_>) -> Option<Value> {
         ..=0 => "Units",
         _ => "GPU-Hours",
     };
-    text(unit).filter(|_| !charge.is_adjustment())
+    text(unit).filter(|_| charge.is_usage())
 }
 
 /// The day's mean price of a unit, since the price may have changed on the way.
 fn unit_price(charge: &Charge<'_>) -> Option<Value> {
     let quantity = nano_quantity(charge);
     let price = (charge.cost.nanos() * NANOS + quantity / 2).div_euclid(quantity);
-    (!charge.is_adjustment()).then_some(Value::Nanos(price))
+    charge.is_usage().then_some(Value::Nanos(price))
 }
 
 fn description(charge: &Charge<'_>) -> Option<Value> {
-    let (part, workload, gpu) = (
-        charge.part.name(),
-        &charge.sheet.holder.workload,
-        gpu(&charge.sku),
-    );
+    let part = charge.part.map_or("", Part::name);
+    let gpu = gpu(&charge.sku);
+    let workload = |sheet: &Sheet| sheet.holder.workload.clone();
     text(&match charge.what {
-        What::Pods => format!("{part} of {workload} on {gpu}"),
-        What::Overhead => format!("Monthly overheads of {workload}"),
-        What::Lost => format!("{part} of {workload} on {gpu} that was lost"),
-        What::Idle => format!("{part} of {gpu} that nobody held"),
+        What::Pods(sheet) => format!("{part} of {} on {gpu}", workload(sheet)),
+        What::Overhead(sheet) => format!("Monthly overheads of {}", workload(sheet)),
+        What::Lost(sheet) => format!("{part} of {} on {gpu} that was lost", workload(sheet)),
+        What::Idle(_) => format!("{part} of {gpu} that nobody held"),
+        What::Correction(corrected) => corrected.object.spec.reason.clone(),
     })
 }
 
 /// Spot prices are the provider's to change; all others, those of reserved machines too, are agreed in advance by the PriceList.
 fn pricing(charge: &Charge<'_>) -> Option<Value> {
+    charge.part?;
     text(match charge.sku.capacity_type {
         Some(CapacityType::Spot) => "Dynamic",
         _ => "Standard",
@@ -233,7 +251,7 @@ fn region(charge: &Charge<'_>) -> Option<Value> {
 }
 
 fn resource(charge: &Charge<'_>) -> Option<Value> {
-    let names = [charge.namespace(), charge.kind().as_str(), charge.name()];
+    let names = [charge.namespace(), charge.kind()?.as_str(), charge.name()];
     let names = names.into_iter().filter(|name| !name.is_empty());
     text(&names.collect::<Vec<_>>().join("/"))
 }
@@ -257,9 +275,9 @@ fn meter(part: Part) -> &'static str {
 }
 
 /// What is sold, wherever it stands and however it is paid for: the GPU and the part of the cost.
-fn sku(charge: &Charge<'_>) -> String {
+fn sku(charge: &Charge<'_>) -> Option<String> {
     let name = match (charge.what, &charge.sku.model) {
-        (What::Overhead, _) => "Overhead",
+        (What::Overhead(_), _) => "Overhead",
         (_, Some(model)) => model,
         (_, None) => &charge.sku.resource,
     };
@@ -269,7 +287,7 @@ fn sku(charge: &Charge<'_>) -> String {
     } else {
         format!(":{}/{}", share.part, share.whole)
     };
-    format!("{name}{share}:{}", charge.part.name())
+    Some(format!("{name}{share}:{}", charge.part?.name()))
 }
 
 /// What a price is found by.
@@ -280,7 +298,7 @@ fn price_id(charge: &Charge<'_>) -> Option<Value> {
         sku_of.capacity_type.map(|by| capacity(by).to_owned()),
         sku_of.region.clone(),
     ];
-    let all = std::iter::once(sku(charge)).chain(facts.into_iter().flatten());
+    let all = std::iter::once(sku(charge)?).chain(facts.into_iter().flatten());
     text(&all.collect::<Vec<_>>().join(":"))
 }
 
@@ -308,17 +326,24 @@ fn price_details(charge: &Charge<'_>) -> Option<Value> {
 }
 
 fn tags(charge: &Charge<'_>) -> Option<Value> {
+    let known = |name: &str| Some(name.to_owned()).filter(|name| !name.is_empty());
+    let (correction, reference) = match charge.what {
+        What::Correction(corrected) => (
+            Some(corrected.correction.name.clone()),
+            corrected.object.spec.reference.clone(),
+        ),
+        _ => (None, None),
+    };
     object(&[
+        ("bursar.dev/namespace", known(charge.namespace())),
         (
-            "bursar.dev/namespace",
-            Some(charge.namespace().to_owned()).filter(|name| !name.is_empty()),
+            "bursar.dev/kind",
+            charge.kind().map(|kind| kind.as_str().to_owned()),
         ),
-        ("bursar.dev/kind", Some(charge.kind().as_str().to_owned())),
-        ("bursar.dev/workload", Some(charge.name().to_owned())),
-        (
-            "bursar.dev/resource",
-            Some(charge.sku.resource.clone()).filter(|name| !name.is_empty()),
-        ),
+        ("bursar.dev/workload", known(charge.name())),
+        ("bursar.dev/resource", known(&charge.sku.resource)),
         ("bursar.dev/owner", charge.sku.owner.clone()),
+        ("bursar.dev/correction", correction),
+        ("bursar.dev/reference", reference),
     ])
 }

@@ -1,8 +1,8 @@
 //! FOCUS, the FinOps Open Cost and Usage Specification (<https://focus.finops.org>), versions 1.2 and 1.0.
 //!
-//! One row for each day, workload, kind of hardware and part of the cost that is not zero. Bursar is the provider, the cluster the
-//! billing account, the namespace the sub account and the workload the resource. A file of the whole cluster has rows of idle nodes,
-//! of no sub account, and of time on lost nodes too, and so sums to the cluster's bill.
+//! One row for each day, workload, kind of hardware and part of the cost that is not zero, and one for each correction. Bursar is the
+//! provider, the cluster the billing account, the namespace the sub account and the workload the resource. A file of the whole cluster
+//! has rows of idle nodes, of no sub account, and of time on lost nodes too, and so sums to the cluster's bill with its corrections.
 //!
 //! | module | subject |
 //! |---|---|
@@ -16,18 +16,21 @@ mod write;
 
 use std::collections::BTreeMap;
 
+use bursar_api::correction::SpendCorrectionSpec;
 use bursar_api::spend::WorkloadKind;
 use bursar_core::bill::Bill;
 use bursar_core::ledger::{Line, Sku};
 use bursar_core::money::Money;
-use bursar_core::period::Interval;
+use bursar_core::period::{Interval, Month};
 use bursar_core::report::{self, Holder};
 use clap::ValueEnum;
 use jiff::Timestamp;
 use jiff::civil::Date;
+use jiff::tz::TimeZone;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client, ResourceExt};
 
+use crate::corrections::Corrected;
 use crate::read::said;
 use crate::records::Sheet;
 
@@ -90,16 +93,18 @@ impl Part {
 }
 
 /// What cost a row's money.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum What {
-    /// The pods of the sheet's workload.
-    Pods,
+#[derive(Debug, Clone, Copy)]
+enum What<'a> {
+    /// The pods of the record's workload.
+    Pods(&'a Sheet),
     /// Its share of the monthly overheads.
-    Overhead,
+    Overhead(&'a Sheet),
     /// Its pods on nodes that were lost.
-    Lost,
-    /// Nodes that nobody held. The sheet is theirs.
-    Idle,
+    Lost(&'a Sheet),
+    /// Nodes that nobody held. The record is theirs.
+    Idle(&'a Sheet),
+    /// A credit or an adjustment.
+    Correction(&'a Corrected),
 }
 
 /// What a row is about.
@@ -107,11 +112,10 @@ enum What {
 pub(crate) struct Charge<'a> {
     /// Who pays: the cluster.
     account: &'a str,
-    /// The record that it is from.
-    sheet: &'a Sheet,
-    what: What,
+    what: What<'a>,
     sku: Sku,
-    part: Part,
+    /// None of a correction.
+    part: Option<Part>,
     cost: Money,
     gpu_seconds: i64,
     /// The day, or what is over of the month.
@@ -128,8 +132,11 @@ pub(crate) fn charges<'a>(
     let of_sheet = |sheet: &'a Sheet| {
         let lines = sheet.account.lines(now, &sheet.zone).into_iter();
         lines.flat_map(move |((date, sku), line)| {
-            let row = of_day(account, sheet, What::Pods, date, sku, Money::ZERO);
-            in_parts(row, line)
+            in_parts(
+                of_day(account, What::Pods(sheet), date, &sheet.zone),
+                sku,
+                line,
+            )
         })
     };
     sheets.iter().flat_map(of_sheet).collect()
@@ -152,10 +159,9 @@ pub(crate) fn overheads<'a>(
         let month = sheet.account.month.bounds(&sheet.zone);
         Some(Charge {
             account,
-            sheet,
-            what: What::Overhead,
+            what: What::Overhead(sheet),
             sku: Sku::default(),
-            part: Part::Labour,
+            part: Some(Part::Labour),
             cost,
             gpu_seconds: 0,
             period: month.split(now).0,
@@ -174,8 +180,10 @@ pub(crate) fn unattributed<'a>(
     let of_sheet = |sheet: &'a Sheet| {
         let lines = sheet.account.lines(now, &sheet.zone).into_iter();
         let lost = lines.filter(|(_, line)| line.unattributed != Money::ZERO);
-        lost.map(move |((date, sku), line)| {
-            of_day(account, sheet, What::Lost, date, sku, line.unattributed)
+        lost.map(move |((date, sku), line)| Charge {
+            sku,
+            cost: line.unattributed,
+            ..of_day(account, What::Lost(sheet), date, &sheet.zone)
         })
     };
     sheets.iter().flat_map(of_sheet).collect()
@@ -187,39 +195,47 @@ pub(crate) fn idle<'a>(nodes: &'a [Sheet], bill: &Bill, account: &'a str) -> Vec
         return Vec::new();
     };
     let of_line = |(date, sku, line): (Date, &Sku, Line)| {
-        let row = of_day(account, sheet, What::Idle, date, sku.clone(), Money::ZERO);
-        in_parts(row, line)
+        let row = of_day(account, What::Idle(sheet), date, &sheet.zone);
+        in_parts(row, sku.clone(), line)
     };
     bill.idle().flat_map(of_line).collect()
 }
 
-/// A row of compute.
-fn of_day<'a>(
+/// The rows of corrections.
+pub(crate) fn corrections<'a>(
+    corrections: &'a [Corrected],
     account: &'a str,
-    sheet: &'a Sheet,
-    what: What,
-    date: Date,
-    sku: Sku,
-    cost: Money,
-) -> Charge<'a> {
-    let month = sheet.account.month.bounds(&sheet.zone);
+) -> impl Iterator<Item = Charge<'a>> {
+    corrections.iter().map(move |corrected| {
+        let (what, correction) = (What::Correction(corrected), &corrected.correction);
+        Charge {
+            part: None,
+            cost: correction.amount,
+            ..of_day(account, what, correction.date, &corrected.zone)
+        }
+    })
+}
+
+/// A row of compute.
+fn of_day<'a>(account: &'a str, what: What<'a>, date: Date, zone: &TimeZone) -> Charge<'a> {
+    let month = Month::of_date(date).bounds(zone);
     Charge {
         account,
-        sheet,
         what,
-        sku,
-        part: Part::Compute,
-        cost,
+        sku: Sku::default(),
+        part: Some(Part::Compute),
+        cost: Money::ZERO,
         gpu_seconds: 0,
-        period: report::day(date, &sheet.zone).unwrap_or(month),
+        period: report::day(date, zone).unwrap_or(month),
         month,
     }
 }
 
 /// A row for each part of a line's cost that is not zero.
-fn in_parts(row: Charge<'_>, line: Line) -> impl Iterator<Item = Charge<'_>> {
+fn in_parts(row: Charge<'_>, sku: Sku, line: Line) -> impl Iterator<Item = Charge<'_>> {
     let of_part = move |part: Part| Charge {
-        part,
+        part: Some(part),
+        sku: sku.clone(),
         cost: part.of(&line),
         gpu_seconds: line.gpu_seconds,
         ..row.clone()
@@ -229,29 +245,58 @@ fn in_parts(row: Charge<'_>, line: Line) -> impl Iterator<Item = Charge<'_>> {
 }
 
 impl Charge<'_> {
-    fn kind(&self) -> WorkloadKind {
+    /// `None` for a namespace as a whole.
+    fn kind(&self) -> Option<WorkloadKind> {
         match self.what {
-            What::Lost | What::Idle => WorkloadKind::Node,
-            What::Pods | What::Overhead => self.sheet.record.spec.kind,
+            What::Lost(_) | What::Idle(_) => Some(WorkloadKind::Node),
+            What::Pods(sheet) | What::Overhead(sheet) => Some(sheet.record.spec.kind),
+            What::Correction(corrected) => Some(corrected.object.workload()?.kind),
         }
     }
 
     /// Empty for what is nobody's.
     fn namespace(&self) -> &str {
-        &self.sheet.record.spec.namespace
-    }
-
-    fn name(&self) -> &str {
         match self.what {
-            What::Lost => "unattributed",
-            What::Idle => "idle",
-            What::Pods | What::Overhead => &self.sheet.record.spec.name,
+            What::Pods(sheet) | What::Overhead(sheet) | What::Lost(sheet) | What::Idle(sheet) => {
+                &sheet.record.spec.namespace
+            }
+            What::Correction(corrected) => &corrected.object.spec.namespace,
         }
     }
 
-    /// Pods paid more than their nodes cost: that is no usage.
-    fn is_adjustment(&self) -> bool {
-        self.cost < Money::ZERO
+    /// Empty for a namespace as a whole.
+    fn name(&self) -> &str {
+        match self.what {
+            What::Lost(_) => "unattributed",
+            What::Idle(_) => "idle",
+            What::Pods(sheet) | What::Overhead(sheet) => &sheet.record.spec.name,
+            What::Correction(corrected) => {
+                let workload = corrected.object.spec.workload.as_ref();
+                workload.map_or("", |workload| &workload.name)
+            }
+        }
+    }
+
+    fn currency(&self) -> &str {
+        match self.what {
+            What::Pods(sheet) | What::Overhead(sheet) | What::Lost(sheet) | What::Idle(sheet) => {
+                &sheet.record.spec.currency
+            }
+            What::Correction(corrected) => &corrected.object.spec.currency,
+        }
+    }
+
+    /// What the user says of a correction.
+    fn correction(&self) -> Option<&SpendCorrectionSpec> {
+        match self.what {
+            What::Correction(corrected) => Some(&corrected.object.spec),
+            _ => None,
+        }
+    }
+
+    /// Corrections are none, and neither is it one where pods paid more than their nodes cost.
+    fn is_usage(&self) -> bool {
+        self.part.is_some() && self.cost >= Money::ZERO
     }
 }
 

@@ -143,13 +143,29 @@ fn apart() -> (Vec<Sheet>, Vec<Sheet>) {
     records::apart(records::read(&samples::records(), false).unwrap().0)
 }
 
+/// A credit of a job and an adjustment of a namespace.
+fn corrected() -> Vec<Corrected> {
+    let zone = sheets()[0].zone.clone();
+    let month: Month = "2026-11".parse().unwrap();
+    let within = month.bounds(&zone);
+    let all = samples::corrections();
+    crate::corrections::counting(&all, None, within, Some("USD"), &zone, now()).0
+}
+
 fn now() -> Timestamp {
     "2026-11-24T04:00:00Z".parse().unwrap()
 }
 
 fn written(version: Version) -> Vec<BTreeMap<String, String>> {
-    let sheets = sheets();
-    of_csv(&csv(&charges(&sheets, "cluster-uid", now()), version).unwrap())
+    let (sheets, corrected) = (sheets(), corrected());
+    of_csv(&csv(&rows(&sheets, &corrected), version).unwrap())
+}
+
+/// What a report of some namespaces has.
+fn rows<'a>(sheets: &'a [Sheet], corrected: &'a [Corrected]) -> Vec<Charge<'a>> {
+    let mut rows = charges(sheets, "cluster-uid", now());
+    rows.extend(corrections(corrected, "cluster-uid"));
+    rows
 }
 
 fn of_csv(bytes: &[u8]) -> Vec<BTreeMap<String, String>> {
@@ -178,11 +194,13 @@ fn of_cluster(version: Version, dearer: &str) -> (Vec<BTreeMap<String, String>>,
         jiff::civil::date(2026, 11, 24),
         line,
     )];
-    let mut rows = charges(&sheets, "cluster-uid", now());
+    let corrected = corrected();
+    bill.corrections = crate::corrections::sum(&corrected);
+    let mut rows = rows(&sheets, &corrected);
     rows.extend(overheads(&sheets, &borne, "cluster-uid", now()));
     rows.extend(unattributed(&sheets, "cluster-uid", now()));
     rows.extend(idle(&nodes, &bill, "cluster-uid"));
-    (of_csv(&csv(&rows, version).unwrap()), bill.total())
+    (of_csv(&csv(&rows, version).unwrap()), bill.net())
 }
 
 fn decimal(text: &str) -> Money {
@@ -210,10 +228,10 @@ fn check(value: &str, form: Form, of: &str) {
 fn every_field_keeps_the_rules_of_its_column() {
     for version in VERSIONS {
         let rows = written(version);
-        assert_eq!(rows.len(), 10, "{rows:#?}");
+        assert_eq!(rows.len(), 12, "{rows:#?}");
         // one for overheads, one for lost time; idle are an A100 for a day, and compute and power of H100s for five
         let all = of_cluster(version, "164.50").0;
-        assert_eq!(all.len(), 10 + 1 + 1 + 1 + 2 * 5, "{all:#?}");
+        assert_eq!(all.len(), 12 + 1 + 1 + 1 + 2 * 5, "{all:#?}");
         for row in rows
             .iter()
             .chain(&all)
@@ -274,13 +292,13 @@ fn no_mandatory_column_is_missing_and_custom_ones_stand_last() {
 
 #[test]
 fn what_hangs_together_is_there_together_and_the_product_is_the_cost() {
-    let adjusted = of_cluster(Version::V1_2, "2000").0;
-    let (adjustments, usage): (Vec<_>, Vec<_>) = adjusted
+    let all = of_cluster(Version::V1_2, "2000").0;
+    let (overpaid, others): (Vec<_>, Vec<_>) = all
         .into_iter()
-        .partition(|row| row["ChargeCategory"] == "Adjustment");
-    assert_eq!(adjustments.len(), 1);
-    for row in adjustments {
-        assert!(row["BilledCost"].starts_with('-') && row["ResourceName"] == "idle");
+        .partition(|row| row["ResourceName"] == "idle" && row["BilledCost"].starts_with('-'));
+    assert_eq!(overpaid.len(), 1);
+    for row in overpaid {
+        assert_eq!(row["ChargeCategory"], "Adjustment");
         for name in [
             "ListUnitPrice",
             "PricingQuantity",
@@ -291,7 +309,7 @@ fn what_hangs_together_is_there_together_and_the_product_is_the_cost() {
             assert!(row[name].is_empty(), "{name}: {row:?}");
         }
     }
-    for row in written(Version::V1_2).into_iter().chain(usage) {
+    for row in written(Version::V1_2).into_iter().chain(others) {
         let of = |name: &str| row[name].as_str();
         for (one, other) in [
             ("PricingQuantity", "PricingUnit"),
@@ -308,7 +326,8 @@ fn what_hangs_together_is_there_together_and_the_product_is_the_cost() {
                 "{one} and {other}: {row:?}"
             );
         }
-        // not null, because every row is usage
+        let is_usage = of("ChargeCategory") == "Usage";
+        // not null for usage; nothing was used and nothing has a price in a correction
         for name in [
             "ListUnitPrice",
             "ContractedUnitPrice",
@@ -318,12 +337,13 @@ fn what_hangs_together_is_there_together_and_the_product_is_the_cost() {
             "SkuId",
             "SkuPriceId",
         ] {
-            assert!(!of(name).is_empty(), "{name}: {row:?}");
+            assert_eq!(!of(name).is_empty(), is_usage, "{name}: {row:?}");
         }
-        for (cost, price) in [
+        let priced = [
             ("ListCost", "ListUnitPrice"),
             ("ContractedCost", "ContractedUnitPrice"),
-        ] {
+        ];
+        for (cost, price) in priced.into_iter().filter(|_| is_usage) {
             let nanos = |name| decimal(of(name)).nanos();
             let product = nanos(price) * nanos("PricingQuantity") / bursar_core::money::NANOS;
             assert!((product - nanos(cost)).abs() < 1000, "{cost}: {row:?}");
@@ -337,11 +357,11 @@ fn what_hangs_together_is_there_together_and_the_product_is_the_cost() {
 }
 
 #[test]
-fn rows_sum_to_the_ledger_and_periods_are_the_records_own_days_in_utc() {
+fn rows_sum_to_the_ledger_with_its_corrections_and_periods_are_the_records_own_days_in_utc() {
     let rows = written(Version::V1_2);
     let sum = |name: &str| rows.iter().map(|row| decimal(&row[name])).sum::<Money>();
     for name in ["BilledCost", "EffectiveCost", "ListCost", "ContractedCost"] {
-        assert_eq!(sum(name), "1860.418178901".parse().unwrap(), "{name}");
+        assert_eq!(sum(name), "1825.918178901".parse().unwrap(), "{name}");
     }
     let of_chat = |row: &&BTreeMap<String, String>| {
         row["ResourceName"] == "chat" && row["x_CostPart"] == "Power"
@@ -366,7 +386,7 @@ fn rows_sum_to_the_ledger_and_periods_are_the_records_own_days_in_utc() {
 }
 
 #[test]
-fn a_file_of_the_cluster_sums_to_its_bill_and_idle_is_nobodys() {
+fn a_file_of_the_cluster_sums_to_its_bill_with_corrections_and_idle_is_nobodys() {
     for dearer in ["164.50", "2000"] {
         let (rows, bill) = of_cluster(Version::V1_2, dearer);
         let sum: Money = rows.iter().map(|row| decimal(&row["BilledCost"])).sum();
@@ -406,11 +426,44 @@ fn a_file_of_the_cluster_sums_to_its_bill_and_idle_is_nobodys() {
 }
 
 #[test]
+fn a_correction_has_a_row_of_its_own_that_says_what_it_is_and_why() {
+    for version in VERSIONS {
+        let mut rows = written(version);
+        rows.retain(|row| row["x_CostPart"] == "Correction");
+        let of = |name: &str| -> Vec<String> { rows.iter().map(|row| row[name].clone()).collect() };
+        assert_eq!(of("ChargeCategory"), ["Credit", "Adjustment"]);
+        assert_eq!(
+            of("ChargeClass"),
+            ["Correction", ""],
+            "only what corrects an invoice that was out already is one to FOCUS"
+        );
+        assert_eq!(of("ChargeFrequency"), ["One-Time", "One-Time"]);
+        assert_eq!(of("BilledCost"), ["-40.000000000", "5.500000000"]);
+        assert_eq!(
+            of("ChargeDescription"),
+            ["GPUs that were lost", "the invoice says more"]
+        );
+        assert_eq!(of("ResourceId"), ["research/TrainingJob/finetune", ""]);
+        assert_eq!(of("SubAccountId"), ["research", "gone"]);
+        assert_eq!(of("ChargePeriodStart")[0], "2026-11-19T23:00:00Z");
+        for tag in [
+            r#""bursar.dev/correction":"credit""#,
+            r#""bursar.dev/reference":"CASE-7""#,
+        ] {
+            assert!(of("Tags")[0].contains(tag), "{:?}", of("Tags"));
+        }
+        for name in ["BilledCost", "EffectiveCost", "ListCost", "ContractedCost"] {
+            assert_eq!(of(name), of("BilledCost"), "{name}");
+        }
+    }
+}
+
+#[test]
 fn a_cost_without_gpu_hours_is_one_unit_of_it() {
     let mut records = samples::records();
     records[3]["status"]["days"][0]["gpuSeconds"] = 0.into();
     let (sheets, _) = records::read(&records, false).unwrap();
-    let bytes = csv(&charges(&sheets, "cluster-uid", now()), Version::V1_2).unwrap();
+    let bytes = csv(&rows(&sheets, &[]), Version::V1_2).unwrap();
     let rows = ::csv::Reader::from_reader(bytes.as_slice())
         .into_deserialize()
         .map(Result::unwrap)
@@ -431,10 +484,10 @@ fn a_cost_without_gpu_hours_is_one_unit_of_it() {
 
 #[test]
 fn parquet_has_the_same_rows_as_csv() {
-    let sheets = sheets();
-    let charges = charges(&sheets, "cluster-uid", now());
+    let (sheets, corrected) = (sheets(), corrected());
+    let rows = rows(&sheets, &corrected);
     for version in VERSIONS {
-        let bytes = parquet(&charges, version).unwrap();
+        let bytes = parquet(&rows, version).unwrap();
         let reader = SerializedFileReader::new(bytes::Bytes::from(bytes)).unwrap();
         let rows: Vec<BTreeMap<String, String>> = reader
             .get_row_iter(None)

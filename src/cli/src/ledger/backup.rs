@@ -1,4 +1,4 @@
-//! A backup: a header, then one SpendRecord a line, as JSON.
+//! A backup: a header, then one SpendRecord or SpendCorrection a line, as JSON.
 
 use std::io::{Write, stdout};
 use std::path::Path;
@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// The first version, which had no corrections, is read too.
+const FIRST: u32 = 1;
 
 /// The first line.
 #[derive(Debug, Serialize, Deserialize)]
@@ -35,7 +37,7 @@ pub(crate) enum FileError {
         why: String,
     },
     #[error(
-        "{file} is of version {version} of the format, and this program reads version {VERSION}"
+        "{file} is of version {version} of the format, and this program reads versions {FIRST} to {VERSION}"
     )]
     Version { file: String, version: u32 },
     #[error(
@@ -128,7 +130,7 @@ pub(crate) fn read(file: &str, bytes: &[u8]) -> Result<Vec<Value>, FileError> {
     let (first, lines) = end.map_or((bytes, &[][..]), |end| (&bytes[..end], &bytes[end + 1..]));
     let header: Header = serde_json::from_slice(first)
         .map_err(|error| wrong(1, format!("it is not the header of a backup: {error}")))?;
-    if header.version != VERSION {
+    if !(FIRST..=VERSION).contains(&header.version) {
         return Err(FileError::Version {
             file: file.to_owned(),
             version: header.version,
@@ -172,6 +174,13 @@ mod tests {
     }
 
     #[test]
+    fn a_backup_has_the_corrections_too() {
+        let all = [samples::records(), samples::corrections()].concat();
+        let bytes = write(&all, Timestamp::UNIX_EPOCH).unwrap();
+        assert_eq!(read("b", &bytes).unwrap(), all);
+    }
+
+    #[test]
     fn a_backup_that_is_not_whole_is_refused() {
         let whole = sample();
         let text = String::from_utf8(whole.clone()).unwrap();
@@ -188,9 +197,9 @@ mod tests {
         let changed = text.replace("164.50", "164.51");
         let error = read("b", changed.as_bytes()).unwrap_err().to_string();
         assert!(error.contains("is not whole"), "{error}");
-        let later = text.replacen("\"version\":1", "\"version\":2", 1);
+        let later = text.replacen("\"version\":2", "\"version\":3", 1);
         let error = read("b", later.as_bytes()).unwrap_err().to_string();
-        assert!(error.contains("version 2"), "{error}");
+        assert!(error.contains("version 3"), "{error}");
     }
 
     #[test]

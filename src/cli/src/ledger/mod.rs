@@ -1,4 +1,4 @@
-//! `kubectl bursar ledger`: the SpendRecords' safe-keeping.
+//! `kubectl bursar ledger`: the safe-keeping of SpendRecords and SpendCorrections.
 //!
 //! | module | subject |
 //! |---|---|
@@ -17,18 +17,19 @@ use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use kube::Client;
 
-use crate::{read, records};
+use crate::{corrections, read, records};
 use backup::FileError;
+use serde_json::Value;
 use verify::Finding;
 
 /// What to do with the ledger.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Write all SpendRecords to a file, as lines of JSON after a header with their number and SHA-256.
+    /// Write all SpendRecords and SpendCorrections to a file, as lines of JSON after a header with their number and SHA-256.
     Backup(Backup),
-    /// Check the cluster's SpendRecords, or a backup's; exits with 1 if something does not hold.
+    /// Check the cluster's SpendRecords and SpendCorrections, or a backup's; exits with 1 if something does not hold.
     Verify(Verify),
-    /// Make the records of a backup that the cluster lacks. Stop the controller first.
+    /// Make the records and corrections of a backup that the cluster lacks. Stop the controller first.
     Restore(Restore),
 }
 
@@ -75,9 +76,7 @@ pub(crate) enum Error {
         count: usize,
         faults: String,
     },
-    #[error(
-        "SpendRecord {record}: {why}; what stands before it is restored, and the command can be run again"
-    )]
+    #[error("{record}: {why}; what stands before it is restored, and the command can be run again")]
     Write { record: String, why: String },
 }
 
@@ -93,6 +92,22 @@ fn faulty(what: impl Into<String>, findings: &[Finding]) -> Error {
     }
 }
 
+/// All records, and then all corrections.
+async fn everything(client: &Client) -> Result<Vec<Value>, records::Error> {
+    let mut all = records::list(client, "").await?;
+    all.extend(corrections::list(client).await?);
+    Ok(all)
+}
+
+fn counted(all: &[Value]) -> String {
+    let corrections = all.iter().filter(|each| corrections::is_one(each)).count();
+    let records = all.len() - corrections;
+    match corrections {
+        0 => format!("{records} records"),
+        _ => format!("{records} records and {corrections} corrections"),
+    }
+}
+
 /// Does what is asked. A client is made only for what needs the cluster.
 pub(crate) async fn run<F>(client: impl FnOnce() -> F, command: &Command) -> Result<ExitCode, Error>
 where
@@ -100,25 +115,25 @@ where
 {
     match command {
         Command::Backup(asked) => {
-            let records = records::list(&client().await?, "").await?;
-            let bytes = backup::write(&records, Timestamp::now())?;
+            let all = everything(&client().await?).await?;
+            let bytes = backup::write(&all, Timestamp::now())?;
             backup::store(asked.file.as_deref(), &bytes)?;
-            eprintln!("{} records are in the backup", records.len());
+            eprintln!("{} are in the backup", counted(&all));
         }
         Command::Verify(asked) => {
             let records = match &asked.file {
                 Some(path) => backup::load(path)?,
-                None => records::list(&client().await?, "").await?,
+                None => everything(&client().await?).await?,
             };
             let findings = verify::check(&records);
             for finding in &findings {
                 println!("{finding}");
             }
             if !findings.is_empty() {
-                println!("{} faults in {} records", findings.len(), records.len());
+                println!("{} faults in {}", findings.len(), counted(&records));
                 return Ok(ExitCode::FAILURE);
             }
-            println!("{} records, and all of them hold", records.len());
+            println!("{}, and all of them hold", counted(&records));
         }
         Command::Restore(asked) => {
             let records = backup::load(&asked.file)?;

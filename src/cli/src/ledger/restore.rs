@@ -6,15 +6,16 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
-use bursar_api::SpendRecord;
 use bursar_api::spend::Standing;
+use bursar_api::{SpendCorrection, SpendRecord};
 use bursar_core::money::Money;
 use kube::api::PostParams;
 use kube::{Api, Client, ResourceExt};
 use serde_json::Value;
 
 use super::{Error, Restore, faulty, verify};
-use crate::read::said;
+use crate::corrections;
+use crate::read::said as said_of;
 use crate::records::{self, name};
 
 /// What is done with one record of a backup.
@@ -42,6 +43,9 @@ pub(super) async fn run(
     if !findings.is_empty() {
         return Err(faulty(asked.file.display().to_string(), &findings));
     }
+    let (corrected, backup): (Vec<Value>, Vec<Value>) =
+        backup.iter().cloned().partition(corrections::is_one);
+    let backup = backup.as_slice();
     let live = records::list(client, "").await?;
     let backup = &unfolded(backup, &live)?;
     let steps = plan(backup, &live, asked.replace)?;
@@ -73,6 +77,50 @@ pub(super) async fn run(
     let same = steps.iter().filter(|step| **step == Step::Same).count();
     said.push(format!(
         "{same} of {} records are there already, and the same",
+        backup.len()
+    ));
+    said.extend(correct(client, &corrected, asked.dry_run).await?);
+    Ok(said)
+}
+
+/// Makes the corrections that the cluster lacks, and says what became of each. Their specs cannot change, so one that exists stays.
+async fn correct(client: &Client, backup: &[Value], dry_run: bool) -> Result<Vec<String>, Error> {
+    if backup.is_empty() {
+        return Ok(Vec::new());
+    }
+    let live = corrections::list(client).await?;
+    let api: Api<SpendCorrection> = Api::all(client.clone());
+    let (mut said, mut same) = (Vec::new(), 0);
+    for object in backup {
+        let failed = |why: String| Error::Write {
+            record: format!("SpendCorrection {}", name(object)),
+            why,
+        };
+        let word = match live.iter().find(|there| name(there) == name(object)) {
+            Some(there) if there["spec"] == object["spec"] => {
+                same += 1;
+                continue;
+            }
+            Some(_) => {
+                "left as it is: it differs from the backup's, and a SpendCorrection cannot change"
+            }
+            None if dry_run => "would be made",
+            None => {
+                // the controller says anew whether it counts
+                let wanted = SpendCorrection {
+                    status: None,
+                    ..serde_json::from_value(object.clone())
+                        .map_err(|error| failed(error.to_string()))?
+                };
+                let made = api.create(&PostParams::default(), &wanted).await;
+                made.map_err(|error| failed(said_of(&error)))?;
+                "made"
+            }
+        };
+        said.push(format!("{}: {word}", name(object)));
+    }
+    said.push(format!(
+        "{same} of {} corrections are there already, and the same",
         backup.len()
     ));
     Ok(said)
@@ -236,7 +284,7 @@ async fn write(client: &Client, record: &Value, step: &Step, live: &[Value]) -> 
         return Ok(());
     }
     let failed = |why: String| Error::Write {
-        record: name(record).to_owned(),
+        record: format!("SpendRecord {}", name(record)),
         why,
     };
     let api: Api<SpendRecord> = Api::all(client.clone());
@@ -249,7 +297,7 @@ async fn write(client: &Client, record: &Value, step: &Step, live: &[Value]) -> 
                 ..wanted.clone()
             };
             let made = api.create(&PostParams::default(), &bare).await;
-            made.map_err(|error| failed(said(&error)))?
+            made.map_err(|error| failed(said_of(&error)))?
                 .resource_version()
         }
         _ => {
@@ -265,7 +313,7 @@ async fn write(client: &Client, record: &Value, step: &Step, live: &[Value]) -> 
         let written = api
             .replace_status(&name, &PostParams::default(), &wanted)
             .await;
-        written.map_err(|error| failed(said(&error)))?;
+        written.map_err(|error| failed(said_of(&error)))?;
     }
     Ok(())
 }
@@ -319,6 +367,33 @@ mod tests {
         assert_eq!(stored(&client).await, records);
         let again = run(&client, &records, &asked("")).await.unwrap();
         assert_eq!(again, ["6 of 6 records are there already, and the same"]);
+    }
+
+    #[tokio::test]
+    async fn corrections_that_lack_are_made_and_one_that_differs_is_named_and_left() {
+        let client = Server::new(&[]).client();
+        let corrections = samples::corrections();
+        let all = [as_written(&samples::records()), corrections.clone()].concat();
+        let dry = run(&client, &all, &asked("dry")).await.unwrap();
+        assert!(dry.contains(&"credit: would be made".to_owned()), "{dry:?}");
+        assert_eq!(corrections::list(&client).await.unwrap().len(), 0);
+        run(&client, &all, &asked("")).await.unwrap();
+        let mut later = all.clone();
+        later[samples::records().len()]["spec"]["amount"] = "-41.00".into();
+        let said = run(&client, &later, &asked("replace")).await.unwrap();
+        let left = "credit: left as it is: it differs from the backup's, and a SpendCorrection cannot change";
+        assert_eq!(
+            said,
+            [
+                "6 of 6 records are there already, and the same",
+                left,
+                "4 of 5 corrections are there already, and the same"
+            ]
+        );
+        let specs =
+            |all: &[Value]| -> Vec<Value> { all.iter().map(|each| each["spec"].clone()).collect() };
+        let stored = corrections::list(&client).await.unwrap();
+        assert_eq!(specs(&stored), specs(&corrections));
     }
 
     #[tokio::test]

@@ -1,4 +1,4 @@
-//! What must hold in SpendRecords, and between them.
+//! What must hold in SpendRecords, and between them, and in SpendCorrections.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -7,8 +7,10 @@ use bursar_api::SpendRecord;
 use bursar_api::names::{KIND_LABEL, MONTH_LABEL, NAMESPACE_LABEL, WORKLOAD_LABEL};
 use bursar_api::spend::{SpendRecordStatus, Standing, WorkloadKind, WorkloadRef};
 use bursar_core::money::Money;
+use jiff::tz::TimeZone;
 use serde_json::Value;
 
+use crate::corrections::{self, Corrected};
 use crate::records::{Sheet, counting, name};
 
 /// What does not hold, and where.
@@ -36,8 +38,14 @@ pub(crate) fn check(records: &[Value]) -> Vec<Finding> {
                 what,
             });
         };
-        if !seen.insert(name(record)) {
+        if !seen.insert((corrections::is_one(record), name(record))) {
             say("it is there twice".into());
+        }
+        if corrections::is_one(record) {
+            if let Err(why) = Corrected::read(record, &TimeZone::UTC) {
+                say(format!("it cannot be read: {why}"));
+            }
+            continue;
         }
         let mut sum = Some(Money::ZERO);
         for read in Sheet::read_all(record) {
@@ -257,6 +265,20 @@ mod tests {
                 "{named:?} is not in {findings:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_correction_that_cannot_be_read_is_found_and_one_that_does_not_count_is_none() {
+        let mut all = [samples::records(), samples::corrections()].concat();
+        assert_eq!(check(&all), []);
+        let credit = samples::records().len();
+        all[credit]["spec"]["amount"] = "40.00".into();
+        let findings: Vec<String> = check(&all).iter().map(Finding::to_string).collect();
+        assert_eq!(findings.len(), 1);
+        assert!(
+            findings[0].starts_with("credit: it cannot be read: spec.amount"),
+            "{findings:?}"
+        );
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What a budget's spent is made of.
+//! What a budget's spent is made of: the workloads and other pods of the namespace, and corrections.
 
 use std::collections::BTreeMap;
 
@@ -7,22 +7,25 @@ use bursar_core::money::Money;
 use bursar_core::period::Period;
 use jiff::Timestamp;
 
-use super::{currency, exact, heading, of_one_currency, put};
+use super::corrected::{self, UNKNOWN};
+use super::{Books, exact, heading, of_one_currency, put};
+use crate::corrections;
 use crate::page::Page;
 use crate::records::Sheet;
-use crate::top::{hours, notes};
+use crate::top::{hours, known, notes};
 
-/// The workloads and other pods of the namespace, largest first.
+/// The workloads and other pods of the namespace, largest first, and then its corrections.
 pub(super) fn render(
     page: &mut Page,
-    sheets: &[Sheet],
+    books: &Books,
     namespace: &str,
     period: &Result<Period, String>,
     now: Timestamp,
 ) {
     let in_namespace = |sheet: &&Sheet| sheet.holder.namespace == namespace;
-    let mine: Vec<&Sheet> = sheets.iter().filter(in_namespace).collect();
-    heading(page, &mine, now);
+    let mine: Vec<&Sheet> = books.sheets.iter().filter(in_namespace).collect();
+    let kept = books.kept.as_ref();
+    heading(page, kept.map(|kept| kept.currency.as_str()), now);
     let period = match period {
         Ok(period) => period,
         Err(why) => {
@@ -30,13 +33,18 @@ pub(super) fn render(
             return;
         }
     };
-    let sheets = of_one_currency(page, &mine);
-    let Some(last) = sheets.last() else {
-        page.row("spent", "0.00: nothing of this namespace is on record");
+    let Some(kept) = kept.filter(|_| !mine.is_empty() || books.mentions(namespace)) else {
+        let text = match (books.mentions(namespace), books.skipped.is_empty()) {
+            (true, _) => UNKNOWN,
+            (false, true) => "0.00: nothing of this namespace is on record",
+            (false, false) => "unknown: no record of this namespace can be read",
+        };
+        page.row("spent", text);
         return;
     };
-    let bounds = period.bounds(now, &last.zone);
-    let day = |at: Timestamp| last.zone.to_datetime(at).date();
+    let sheets = of_one_currency(page, &mine, Some(&kept.currency));
+    let bounds = period.bounds(now, &kept.zone);
+    let day = |at: Timestamp| kept.zone.to_datetime(at).date();
     let days = day(bounds.start)..day(bounds.end);
     let mut spent: BTreeMap<String, Line> = BTreeMap::new();
     for sheet in &sheets {
@@ -48,22 +56,42 @@ pub(super) fn render(
             }
         }
     }
-    let mut rows: Vec<(String, Line)> = spent.into_iter().collect();
-    rows.sort_by_key(|(_, line)| -line.cost.total());
-    let total: Line = rows.iter().map(|(_, line)| *line).sum();
+    let mut used: Vec<(String, Line)> = spent.into_iter().collect();
+    used.sort_by_key(|(_, line)| -line.cost.total());
+    let total: Line = used.iter().map(|(_, line)| *line).sum();
+    let corrected = corrected::of(books, kept, namespace, bounds, now);
+    let spent = total.cost.total() + corrections::sum(&corrected);
     page.row(
         "spent",
-        &format!("{} since {:.0}, by:", total.cost.total(), bounds.start),
+        &format!(
+            "{} since {:.0}, by:",
+            known(&total, spent.to_string()),
+            bounds.start
+        ),
     );
-    rows.push(("SPENT".into(), total));
-    let costs: Vec<Money> = rows.iter().map(|(_, line)| line.cost.total()).collect();
+    let mut rows: Vec<(String, Option<Line>, Money)> = used
+        .into_iter()
+        .map(|(name, line)| (name, Some(line), line.cost.total()))
+        .collect();
+    rows.extend(corrected.iter().map(|each| {
+        let (name, amount) = (&each.correction.name, each.correction.amount);
+        (format!("correction {name}"), None, amount)
+    }));
+    rows.push(("SPENT".into(), Some(total), spent));
+    let costs: Vec<Money> = rows.iter().map(|(_, _, cost)| *cost).collect();
     let cells: Vec<Vec<String>> = rows
         .into_iter()
         .zip(exact(&costs))
-        .map(|((name, line), cost)| vec![name, hours(line.gpu_seconds, 2), cost])
+        .map(|((name, line, _), cost)| match line {
+            Some(line) => vec![name, hours(line.gpu_seconds, 2), known(&line, cost)],
+            None => vec![name, "-".into(), cost],
+        })
         .collect();
     put(page, &["WORKLOAD", "GPU-H", "COST"], &cells);
-    for note in notes(&total, currency(last)) {
+    for each in &corrected {
+        page.wrapped("  ", &corrected::said(each), 4);
+    }
+    for note in notes(&total, &kept.currency) {
         page.wrapped("  ", &note, 2);
     }
 }

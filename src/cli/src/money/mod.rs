@@ -6,9 +6,11 @@
 //! | `charge` | a pod that holds a node, and the rows of the PriceLists that price it |
 //! | `earned` | unit costs, revenue and margin |
 //! | `budget` | what a budget's spent is made of |
+//! | `corrected` | the corrections in a figure |
 
 mod budget;
 mod charge;
+mod corrected;
 mod earned;
 #[cfg(test)]
 mod tests;
@@ -22,15 +24,20 @@ use bursar_api::spend::{WorkloadKind, WorkloadRef};
 use bursar_api::{BudgetPolicy, InferenceDeployment, TrainingJob};
 use bursar_core::economics::Terms;
 use bursar_core::money::{Money, NANOS};
-use bursar_core::period::Period;
+use bursar_core::period::{Month, Period};
+use bursar_core::report::Holder;
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use kube::{Api, Client};
+use serde_json::Value;
 
 use crate::args::{Kind, Object};
+use crate::corrections;
 use crate::page::{Page, WIDTH};
 use crate::read::{self, Answer, said};
 use crate::records::{self, Sheet};
 use crate::table::table;
+use crate::top;
 
 /// The whole ledger of a namespace, and all PriceLists, take longer to read than one object.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -39,10 +46,39 @@ const LIMIT: Duration = Duration::from_secs(30);
 struct Books {
     /// The records of the namespace, by month.
     sheets: Vec<Sheet>,
+    /// Which of them cannot be read, and why.
+    skipped: Vec<String>,
+    /// All corrections, as they stand.
+    corrections: Vec<Value>,
+    /// What this month's accounts are kept in; `None` where nothing says so.
+    kept: Option<Kept>,
     /// Prices as they are now.
     prices: Result<Prices, String>,
     /// What the workload's status says of overheads: they are shared over the whole cluster.
     overhead: Option<String>,
+}
+
+impl Books {
+    /// Whether any correction is of this namespace, counted or not.
+    fn mentions(&self, namespace: &str) -> bool {
+        let mut all = self.corrections.iter();
+        all.any(|object| object["spec"]["namespace"] == namespace)
+    }
+}
+
+/// The currency and the time zone of a month's accounts, which all namespaces have in common.
+struct Kept {
+    currency: String,
+    zone: TimeZone,
+}
+
+impl Kept {
+    fn of(sheet: &Sheet) -> Self {
+        Self {
+            currency: currency(sheet).to_owned(),
+            zone: sheet.zone.clone(),
+        }
+    }
 }
 
 /// What the records do not say of the object.
@@ -59,14 +95,12 @@ pub(crate) async fn explain(client: &Client, answer: &Answer, now: Timestamp) ->
     let mut page = Page::default();
     let read = async {
         let books = books(client, &answer.namespace, now).await;
-        let (mut books, skipped) = books.map_err(|error| {
+        let mut books = books.map_err(|error| {
             format!("{error} (ClusterRole bursar-spend-viewer has the right to list them)")
         })?;
         books.overhead = overhead(client, &answer.object, &answer.namespace).await;
-        Ok((
-            (books, skipped),
-            subject(client, &answer.object, &answer.namespace).await,
-        ))
+        let subject = subject(client, &answer.object, &answer.namespace).await;
+        Ok((books, subject))
     };
     let late = |_| {
         Err(format!(
@@ -75,9 +109,9 @@ pub(crate) async fn explain(client: &Client, answer: &Answer, now: Timestamp) ->
         ))
     };
     match tokio::time::timeout(LIMIT, read).await.unwrap_or_else(late) {
-        Ok(((books, skipped), subject)) => {
+        Ok((books, subject)) => {
             render(&mut page, &books, &subject, answer, now);
-            for warning in skipped {
+            for warning in &books.skipped {
                 page.wrapped("  ", &format!("note: {warning}"), 2);
             }
         }
@@ -93,15 +127,15 @@ pub(crate) async fn explain(client: &Client, answer: &Answer, now: Timestamp) ->
 fn render(page: &mut Page, books: &Books, subject: &Subject, answer: &Answer, now: Timestamp) {
     match subject {
         Subject::Budget(period) => {
-            budget::render(page, &books.sheets, &answer.namespace, period, now);
+            budget::render(page, books, &answer.namespace, period, now);
         }
         Subject::Service(terms) => {
-            let sheets = of(&books.sheets, answer, WorkloadKind::InferenceDeployment);
-            workload::render(page, &sheets, &books.prices, Some(terms), now);
+            let holder = holder(answer, WorkloadKind::InferenceDeployment);
+            workload::render(page, books, &holder, Some(terms), now);
         }
         Subject::Job => {
-            let sheets = of(&books.sheets, answer, WorkloadKind::TrainingJob);
-            workload::render(page, &sheets, &books.prices, None, now);
+            let holder = holder(answer, WorkloadKind::TrainingJob);
+            workload::render(page, books, &holder, None, now);
         }
     }
     if let Some(share) = &books.overhead {
@@ -111,38 +145,58 @@ fn render(page: &mut Page, books: &Books, subject: &Subject, answer: &Answer, no
     }
 }
 
-/// The records of the workload that is asked about.
-fn of<'a>(sheets: &'a [Sheet], answer: &Answer, kind: WorkloadKind) -> Vec<&'a Sheet> {
+/// The workload that is asked about.
+fn holder(answer: &Answer, kind: WorkloadKind) -> Holder {
     let workload = WorkloadRef {
         namespace: answer.namespace.clone(),
         kind,
         name: answer.object.name.clone(),
     };
-    let holder = workload.holder();
-    let mine = sheets.iter().filter(|sheet| sheet.holder == holder);
-    mine.collect()
+    workload.holder()
 }
 
-/// What the ledger holds of a namespace, and the records that cannot be read.
-async fn books(
-    client: &Client,
-    namespace: &str,
-    now: Timestamp,
-) -> Result<(Books, Vec<String>), records::Error> {
+/// What the ledger holds of a namespace.
+async fn books(client: &Client, namespace: &str, now: Timestamp) -> Result<Books, records::Error> {
     let objects = records::list(client, &format!("{NAMESPACE_LABEL}={namespace}")).await?;
     let (mut sheets, skipped) = records::read(&objects, true)?;
     sheets.sort_by_key(|sheet| sheet.account.month);
-    let kept = sheets.last().map(|sheet| currency(sheet).to_owned());
+    let kept = kept(client, &sheets, now).await?;
     let prices = read::price_lists(client)
         .await
-        .map(|lists| Prices::of(&lists, kept, now))
+        .map(|lists| Prices::of(&lists, kept.as_ref().map(|kept| kept.currency.clone()), now))
         .map_err(|error| said(&error));
-    let books = Books {
+    // before the month's first account, that of the prices
+    let listed = prices.as_ref().ok();
+    let listed = listed.map(|prices| prices.lists.currency.clone());
+    let listed = listed.filter(|currency| !currency.is_empty());
+    let before = || {
+        let last = Kept::of(sheets.last()?);
+        let currency = listed.unwrap_or(last.currency);
+        Some(Kept { currency, ..last })
+    };
+    Ok(Books {
+        kept: kept.or_else(before),
         sheets,
+        skipped,
+        corrections: corrections::list(client).await?,
         prices,
         overhead: None,
-    };
-    Ok((books, skipped))
+    })
+}
+
+/// What this month's accounts are kept in, of this namespace or of any; `None` while there are none.
+async fn kept(
+    client: &Client,
+    sheets: &[Sheet],
+    now: Timestamp,
+) -> Result<Option<Kept>, records::Error> {
+    let of_now = |sheet: &&Sheet| sheet.account.month == Month::of(now, &sheet.zone);
+    if let Some(sheet) = sheets.iter().find(of_now) {
+        return Ok(Some(Kept::of(sheet)));
+    }
+    let all = records::list(client, &top::selector(None, now)).await?;
+    let (all, _) = records::read(&all, true)?;
+    Ok(all.iter().find(of_now).map(Kept::of))
 }
 
 async fn subject(client: &Client, object: &Object, namespace: &str) -> Subject {
@@ -184,11 +238,9 @@ fn currency(sheet: &Sheet) -> &str {
     &sheet.record.spec.currency
 }
 
-/// What the page is about, and its currency, that of the last record.
-fn heading(page: &mut Page, sheets: &[&Sheet], now: Timestamp) {
-    let currency = sheets
-        .last()
-        .map(|sheet| format!(" in {}", currency(sheet)));
+/// What the page is about, and its currency.
+fn heading(page: &mut Page, currency: Option<&str>, now: Timestamp) {
+    let currency = currency.map(|currency| format!(" in {currency}"));
     page.heading(&format!(
         "money{}, exactly, at {now:.0}",
         currency.unwrap_or_default()
@@ -196,12 +248,15 @@ fn heading(page: &mut Page, sheets: &[&Sheet], now: Timestamp) {
     page.line("");
 }
 
-/// The records in the currency of the last; the months of the others are named, since sums of two currencies mean nothing.
-fn of_one_currency<'a>(page: &mut Page, sheets: &[&'a Sheet]) -> Vec<&'a Sheet> {
-    let last = sheets.last().map(|sheet| currency(sheet));
+/// The records in this currency; the months of the others are named, since sums of two currencies mean nothing.
+fn of_one_currency<'a>(
+    page: &mut Page,
+    sheets: &[&'a Sheet],
+    wanted: Option<&str>,
+) -> Vec<&'a Sheet> {
     let (kept, others): (Vec<&Sheet>, Vec<&Sheet>) = sheets
         .iter()
-        .partition(|sheet| Some(currency(sheet)) == last);
+        .partition(|sheet| Some(currency(sheet)) == wanted);
     for sheet in others {
         page.row(
             "left out",

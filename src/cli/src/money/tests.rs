@@ -1,4 +1,4 @@
-use bursar_api::{PriceList, SpendRecord};
+use bursar_api::{PriceList, SpendCorrection, SpendRecord};
 use bursar_apitest::Server;
 use bursar_core::period::Month;
 use kube::api::PostParams;
@@ -35,7 +35,10 @@ fn books(records: &[Value]) -> Books {
     sheets.sort_by_key(|sheet| sheet.account.month);
     let prices = Prices::of([&contract()], Some("USD".into()), now());
     Books {
+        kept: sheets.last().map(Kept::of),
         sheets,
+        skipped: Vec::new(),
+        corrections: Vec::new(),
         prices: Ok(prices),
         overhead: None,
     }
@@ -253,6 +256,80 @@ fn the_workloads_and_pods_that_a_budget_paid_for_sum_to_its_spent() {
     assert_eq!((parts, spent), (spent, "35.5725".parse().unwrap()));
 }
 
+/// The sample ledger with its corrections.
+fn corrected() -> Books {
+    Books {
+        corrections: samples::corrections(),
+        ..books(&samples::records())
+    }
+}
+
+fn budget_of(books: &Books, namespace: &str) -> String {
+    let subject = Subject::Budget(Ok(Period::Monthly));
+    printed(books, &subject, namespace, "team")
+}
+
+#[test]
+fn corrections_that_count_are_parts_of_what_a_budget_spent_with_their_reasons() {
+    let text = budget_of(&corrected(), "research");
+    let (parts, spent) = column(&text, "COST");
+    assert_eq!((parts, spent), (spent, "1531".parse().unwrap()), "{text}");
+    for part in [
+        "\n  spent          1531.00+ since 2026-10-31T23:00:00Z, by:\n",
+        "\n  correction credit                 -    -40.00\n",
+        "\n  SpendCorrection credit of 2026-11-20 for tj/finetune: GPUs that were lost\n    (CASE-7)\n",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in {text}");
+    }
+    let none = budget_of(&corrected(), "ml");
+    assert!(!none.contains("correction"), "none of its own counts");
+}
+
+#[test]
+fn a_budget_without_records_has_spent_its_corrections_and_what_nobody_knows_is_not_zero() {
+    let text = budget_of(&corrected(), "gone");
+    let (parts, spent) = column(&text, "COST");
+    assert_eq!((parts, spent), (spent, "5.50".parse().unwrap()), "{text}");
+    let nothing = |books: &Books, namespace: &str| {
+        let text = budget_of(books, namespace);
+        text.lines().nth(3).unwrap().trim().to_owned()
+    };
+    let books = Books {
+        kept: None,
+        ..corrected()
+    };
+    let unknown = nothing(&books, "gone");
+    assert!(unknown.starts_with("spent          unknown: "), "{unknown}");
+    assert_eq!(
+        nothing(&books, "empty"),
+        "spent          0.00: nothing of this namespace is on record"
+    );
+    let books = Books {
+        skipped: vec!["SpendRecord empty.infd.chat.2026-11".into()],
+        ..books
+    };
+    let unknown = nothing(&books, "empty");
+    assert!(unknown.starts_with("spent          unknown: "), "{unknown}");
+}
+
+#[test]
+fn a_workloads_corrections_stand_beside_its_month_and_make_a_net_with_it() {
+    let text = printed(&corrected(), &Subject::Job, "research", "finetune");
+    assert!(
+        text.ends_with(
+            "
+  corrections    -40.00 this month, beside what is spent, of:
+    by           -40.00: SpendCorrection credit of 2026-11-20 for tj/finetune:
+                 GPUs that were lost (CASE-7)
+  net            1531.00+ = 1571.00+ - 40.00
+"
+        ),
+        "{text}"
+    );
+    let lab = printed(&corrected(), &Subject::Service(Ok(None)), "research", "lab");
+    assert!(!lab.contains("correction"), "it is another workload's");
+}
+
 #[test]
 fn a_rest_at_zero_stands_beside_the_month_with_its_rate() {
     let mut records = samples::records();
@@ -271,7 +348,7 @@ fn a_rest_at_zero_stands_beside_the_month_with_its_rate() {
 
 #[tokio::test]
 async fn records_prices_and_the_budgets_period_are_read_from_the_cluster() {
-    let client = Server::new(&["ml", "research"]).client();
+    let client = Server::new(&["ml", "research", "gone"]).client();
     let params = PostParams::default();
     for record in samples::records() {
         let record: SpendRecord = serde_json::from_value(record).unwrap();
@@ -290,12 +367,26 @@ async fn records_prices_and_the_budgets_period_are_read_from_the_cluster() {
         "apiVersion": "bursar.dev/v1alpha1", "kind": "BudgetPolicy", "metadata": {"name": "team"},
         "spec": {"limit": "500", "period": "Daily"},
     }));
-    let budgets: Api<BudgetPolicy> = Api::namespaced(client.clone(), "ml");
-    budgets.create(&params, &budget.unwrap()).await.unwrap();
+    let budget: BudgetPolicy = budget.unwrap();
+    for namespace in ["ml", "gone"] {
+        let budgets: Api<BudgetPolicy> = Api::namespaced(client.clone(), namespace);
+        budgets.create(&params, &budget).await.unwrap();
+    }
+    let corrections: Api<SpendCorrection> = Api::all(client.clone());
+    for correction in samples::corrections() {
+        let correction = serde_json::from_value(correction).unwrap();
+        corrections.create(&params, &correction).await.unwrap();
+    }
 
     let text = explain(&client, &answer(Kind::Budget, "ml", "team"), now()).await;
     assert!(
         text.contains("  spent          35.5725 since 2026-11-23T23:00:00Z"),
+        "{text}"
+    );
+    // the accounts of other namespaces say in which currency and time zone
+    let text = explain(&client, &answer(Kind::Budget, "gone", "team"), now()).await;
+    assert!(
+        text.contains("  spent          5.50 since 2026-11-23T23:00:00Z"),
         "{text}"
     );
     let text = explain(&client, &answer(Kind::Service, "ml", "chat"), now()).await;

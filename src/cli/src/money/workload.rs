@@ -8,12 +8,12 @@ use bursar_core::forecast::Forecast;
 use bursar_core::ledger::{Account, Charge, Line};
 use bursar_core::money::Money;
 use bursar_core::period::{Interval, Month};
-use bursar_core::report::gpu;
+use bursar_core::report::{Holder, gpu};
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
-use super::{charge, earned, exact, heading, of_one_currency, put};
+use super::{Books, charge, corrected, currency, earned, exact, heading, of_one_currency, put};
 use crate::page::Page;
 use crate::records::Sheet;
 use crate::top::{hours, known, waste};
@@ -33,18 +33,42 @@ struct Part {
 /// Everything about the money of one workload; `terms` where it is one that can earn.
 pub(super) fn render(
     page: &mut Page,
-    sheets: &[&Sheet],
-    prices: &Result<Prices, String>,
+    books: &Books,
+    holder: &Holder,
     terms: Option<&Result<Option<Terms>, String>>,
     now: Timestamp,
 ) {
-    heading(page, sheets, now);
-    let sheets = of_one_currency(page, sheets);
-    let Some(last) = sheets.last() else {
-        page.row("spent", "nothing: no pod of it has been charged");
-        return;
+    let mine = books.sheets.iter().filter(|sheet| sheet.holder == *holder);
+    let mine: Vec<&Sheet> = mine.collect();
+    let last = mine.last().map(|sheet| currency(sheet));
+    let kept = books.kept.as_ref().map(|kept| kept.currency.as_str());
+    heading(page, last.or(kept), now);
+    let sheets = of_one_currency(page, &mine, last);
+    let spent = match sheets.last() {
+        Some(last) => charged(page, &sheets, &last.zone, &books.prices, terms, now),
+        None => {
+            page.row(
+                "spent",
+                match books.skipped.is_empty() {
+                    true => "nothing: no pod of it has been charged",
+                    false => "unknown: a record of its namespace cannot be read",
+                },
+            );
+            Line::default()
+        }
     };
-    let zone = &last.zone;
+    corrected::beside(page, books, holder, &spent, now);
+}
+
+/// What these records hold; returns what was spent this month.
+fn charged(
+    page: &mut Page,
+    sheets: &[&Sheet],
+    zone: &TimeZone,
+    prices: &Result<Prices, String>,
+    terms: Option<&Result<Option<Terms>, String>>,
+    now: Timestamp,
+) -> Line {
     let month = Month::of(now, zone);
     let accounts: Vec<&Account> = sheets.iter().map(|sheet| &sheet.account).collect();
     let current: Vec<&Account> = accounts
@@ -100,6 +124,7 @@ pub(super) fn render(
         page.row("saved", &of_rest(saved, &current));
     }
     rests_on(page, &current, &spent, now, zone);
+    spent
 }
 
 fn rate(page: &mut Page, current: &[&Account], prices: &Result<Prices, String>, now: Timestamp) {

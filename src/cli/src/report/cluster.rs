@@ -33,6 +33,7 @@ impl Cluster {
             date,
             sku: sku.clone(),
             line,
+            corrections: Money::ZERO,
         });
         Some(report(entries, by))
     }
@@ -42,14 +43,18 @@ impl Cluster {
         let idle = self.idle(&report.by).map(|idle| idle.rows);
         for Row { key, .. } in idle.unwrap_or_default() {
             if let Err(at) = report.rows.binary_search_by(|row| row.key.cmp(&key)) {
-                let line = Line::default();
-                report.rows.insert(at, Row { key, line });
+                let row = Row {
+                    key,
+                    line: Line::default(),
+                    corrections: Money::ZERO,
+                };
+                report.rows.insert(at, row);
             }
         }
     }
 
-    /// The identity, for people.
-    pub(super) fn text(&self, digits: usize) -> String {
+    /// The identity, for people; with corrections, if any count.
+    pub(super) fn text(&self, digits: usize, is_corrected: bool) -> String {
         let bill = &self.bill;
         let idle = bill.idle_sum();
         let amount = |line: &Line| top::amount(line, line.cost.total(), digits);
@@ -70,9 +75,13 @@ impl Cluster {
         let all = [bill.workloads, bill.unmanaged, idle];
         let lacks = !bill.has_nodes() || all.iter().any(|line| line.unpriced_gpu_seconds != 0);
         let more = if lacks { "+" } else { "" };
-        let total = format!("{}{more}", bill.total().rounded(digits));
+        let sum = |amount: Money| format!("{}{more}", amount.rounded(digits));
         let stood: i64 = all.iter().map(|line| line.gpu_seconds).sum();
-        rows.push(("total", (total, top::hours(stood, 2))));
+        rows.push(("total", (sum(bill.total()), top::hours(stood, 2))));
+        if is_corrected {
+            rows.push(("corrections", only(bill.corrections)));
+            rows.push(("net", (sum(bill.net()), "-".to_owned())));
+        }
         let titles = ["CLUSTER", "AMOUNT", "GPU-HOURS"].map(str::to_owned);
         let rows: Vec<_> = rows
             .into_iter()
@@ -107,6 +116,8 @@ impl Cluster {
             overhead: self.overheads.then(|| exact(bill.overhead)),
             unattributed: exact(bill.unattributed()),
             total: exact(bill.total()),
+            corrections: exact(bill.corrections),
+            net: exact(bill.net()),
             nodes: known.then(|| exact(bill.nodes.cost.total())),
             idle_gpu_hours: known.then(|| hours(idle.gpu_seconds)),
             unpriced_idle_gpu_hours: known.then(|| hours(idle.unpriced_gpu_seconds)),
@@ -132,6 +143,8 @@ pub(super) struct Json {
     overhead: Option<String>,
     unattributed: String,
     total: String,
+    corrections: String,
+    net: String,
     nodes: Option<String>,
     idle_gpu_hours: Option<String>,
     unpriced_idle_gpu_hours: Option<String>,

@@ -97,6 +97,15 @@ pub(super) fn unit_costs(line: &Line) -> UnitCosts {
     economics::unit_costs(line.cost.total(), &line.used)
 }
 
+/// What corrections add to a line, and what is to be paid with them.
+pub(super) fn net(line: &Line, corrections: Money) -> [(&'static str, Figure); 2] {
+    let amount = |amount: Money| Figure::Decimal(amount.rounded(9));
+    [
+        ("corrections", amount(corrections)),
+        ("net", amount(line.cost.total() + corrections)),
+    ]
+}
+
 /// What a row earned.
 pub(super) fn earnings(earned: Option<Earned>) -> [(&'static str, Figure); 2] {
     let amount = |amount: Option<Money>| {

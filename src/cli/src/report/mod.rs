@@ -18,7 +18,7 @@ use bursar_api::prices::Prices;
 use bursar_core::ledger::{Line, Sku};
 use bursar_core::money::{Cost, Money};
 use bursar_core::period::{Month, whole_second};
-use bursar_core::report::{self, Dimension, Entry, Holder, Report, entries, report};
+use bursar_core::report::{self, Dimension, Entry, Holder, Report, corrected, entries, report};
 use clap::{Args, ValueEnum};
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
@@ -28,6 +28,7 @@ use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 use serde_json::Value;
 
+use crate::corrections::{self, Corrected};
 use crate::focus;
 use crate::ledger::backup;
 use crate::read;
@@ -36,7 +37,7 @@ use crate::table::table;
 use crate::top::{amount, hours, notes, waste};
 use cluster::Cluster;
 use earned::{Earned, Paid, earned};
-use figures::{earnings, figures, unit_costs};
+use figures::{earnings, figures, net, unit_costs};
 
 /// What is asked for.
 #[derive(Debug, Args)]
@@ -121,6 +122,8 @@ pub(crate) struct Asking<'a> {
     pub(crate) month: Month,
     pub(crate) currency: &'a str,
     pub(crate) now: Timestamp,
+    /// Whether any correction counts.
+    is_corrected: bool,
     /// What each row earned.
     earned: Vec<Option<Earned>>,
     cluster: Option<&'a Cluster>,
@@ -135,15 +138,23 @@ where
     let mut shown = asked.scope.namespace.clone();
     let mut lists = Vec::new();
     let mut paid = Paid::new();
+    let corrections: Vec<Value>;
+    // where a namespace has corrections alone, others' records say in which currency and time zone these count
     let objects = match &asked.from {
-        Some(path) => of_backup(backup::load(path)?, asked),
+        Some(path) => {
+            let records: Vec<Value>;
+            (corrections, records) = backup::load(path)?
+                .into_iter()
+                .partition(corrections::is_one);
+            let mine = of_backup(&records, asked.month, shown.as_deref());
+            match mine.is_empty() && !corrections.is_empty() {
+                true => of_backup(&records, asked.month, None),
+                false => mine,
+            }
+        }
         None => {
             let client = client().await?;
             shown = asked.scope.namespace(&client);
-            if asked.overheads {
-                let listed = read::price_lists(&client).await;
-                lists = listed.map_err(|error| Error::Prices(error.to_string()))?;
-            }
             if earned::is_by_workload(&asked.by) && !asked.output.is_focus() {
                 match earned::paid(&client, shown.as_deref()).await {
                     Ok(terms) => paid = terms,
@@ -154,19 +165,42 @@ where
             }
             // overheads are shared by what everybody used
             let read = shown.as_deref().filter(|_| !asked.overheads);
-            records::list(&client, &selector(asked.month, read)).await?
+            let mut objects = records::list(&client, &selector(asked.month, read)).await?;
+            corrections = corrections::list(&client).await?;
+            if objects.is_empty() && !corrections.is_empty() {
+                objects = records::list(&client, &selector(asked.month, None)).await?;
+            }
+            if asked.overheads || objects.is_empty() && !corrections.is_empty() {
+                let listed = read::price_lists(&client).await;
+                lists = listed.map_err(|error| Error::Prices(error.to_string()))?;
+            }
+            objects
         }
     };
     let (sheets, skipped) = records::read(&objects, asked.skip_unreadable)?;
     for warning in skipped {
         eprintln!("warning: {warning}");
     }
-    let prices = Prices::of(&lists, records::currency(&sheets)?.map(str::to_owned), now);
     let (mut sheets, nodes) = records::apart(sheets);
+    let kept = records::currency(sheets.iter().chain(&nodes))?.map(str::to_owned);
+    let prices = Prices::of(&lists, kept, now);
+    let zone = zone(&sheets, &nodes);
+    let (corrections, others) = corrections::counting(
+        &corrections,
+        shown.as_deref(),
+        asked.month.bounds(&zone),
+        Some(prices.lists.currency.as_str()).filter(|currency| !currency.is_empty()),
+        &zone,
+        now,
+    );
+    for warning in others {
+        eprintln!("warning: {warning}");
+    }
     let mut overheads = overheads(&sheets, &prices, asked.month, now);
     let cluster = shown.is_none().then(|| {
         let mut bill = records::bill(sheets.iter().chain(&nodes), now);
         bill.overhead = due(&sheets, &nodes, &prices, asked.month, now);
+        bill.corrections = corrections::sum(&corrections);
         Cluster {
             bill,
             overheads: asked.overheads,
@@ -176,7 +210,7 @@ where
         sheets.retain(|sheet| sheet.holder.namespace == *namespace);
         overheads.retain(|(holder, _, _)| holder.namespace == *namespace);
     }
-    if sheets.is_empty() && (shown.is_some() || nodes.is_empty()) {
+    if sheets.is_empty() && corrections.is_empty() && (shown.is_some() || nodes.is_empty()) {
         eprintln!("warning: nothing of {} is on record there", asked.month);
         if asked.output == Output::Table {
             return Ok(());
@@ -191,6 +225,7 @@ where
         sheets,
         nodes,
         overheads,
+        corrections,
         paid,
         cluster,
     };
@@ -203,14 +238,13 @@ fn selector(month: Month, namespace: Option<&str>) -> String {
     format!("{MONTH_LABEL}={month}{}", of_namespace.unwrap_or_default())
 }
 
-/// The records of a backup that the selector would find in a cluster; all namespaces, unless one is named.
-fn of_backup(mut objects: Vec<Value>, asked: &Asked) -> Vec<Value> {
-    let namespace = asked.scope.namespace.as_deref();
-    objects.retain(|object| {
-        object["spec"]["month"] == asked.month.to_string().as_str()
+/// The records of a backup that the selector would find in a cluster.
+fn of_backup(records: &[Value], month: Month, namespace: Option<&str>) -> Vec<Value> {
+    let wanted = |object: &&Value| {
+        object["spec"]["month"] == month.to_string().as_str()
             && namespace.is_none_or(|name| object["spec"]["namespace"] == name)
-    });
-    objects
+    };
+    records.iter().filter(wanted).cloned().collect()
 }
 
 fn write(asked: &Asked, bytes: &[u8]) -> Result<(), Error> {
@@ -239,6 +273,8 @@ struct Read {
     /// Of nodes.
     nodes: Vec<Sheet>,
     overheads: Vec<Borne>,
+    /// Those that count.
+    corrections: Vec<Corrected>,
     paid: Paid,
     /// Only with all namespaces.
     cluster: Option<Cluster>,
@@ -272,6 +308,12 @@ fn due(sheets: &[Sheet], nodes: &[Sheet], prices: &Prices, month: Month, now: Ti
     report::due(&monthly, month, now, &first.zone)
 }
 
+/// The accounting time zone, which is the same for all; UTC where nothing is on record.
+fn zone(sheets: &[Sheet], nodes: &[Sheet]) -> TimeZone {
+    let mut all = sheets.iter().chain(nodes);
+    all.next().map_or(TimeZone::UTC, |sheet| sheet.zone.clone())
+}
+
 /// Now, or the month's last second.
 fn last(month: Month, now: Timestamp, zone: &TimeZone) -> Timestamp {
     now.min(month.bounds(zone).end - SignedDuration::from_secs(1))
@@ -279,10 +321,13 @@ fn last(month: Month, now: Timestamp, zone: &TimeZone) -> Timestamp {
 
 fn render(read: &Read, asked: &Asked, account: &str, now: Timestamp) -> Result<Vec<u8>, Error> {
     let (sheets, cluster) = (&read.sheets, read.cluster.as_ref());
-    let currency = records::currency(sheets.iter().chain(&read.nodes))?.unwrap_or_default();
+    let of_first = || Some(read.corrections.first()?.correction.currency.as_str());
+    let currency = records::currency(sheets.iter().chain(&read.nodes))?;
+    let currency = currency.or_else(of_first).unwrap_or_default();
     if asked.output.is_focus() {
         let mut charges = focus::charges(sheets, account, now);
         charges.extend(focus::overheads(sheets, &read.overheads, account, now));
+        charges.extend(focus::corrections(&read.corrections, account));
         if let Some(cluster) = cluster {
             charges.extend(focus::unattributed(sheets, account, now));
             charges.extend(focus::idle(&read.nodes, &cluster.bill, account));
@@ -307,18 +352,20 @@ fn render(read: &Read, asked: &Asked, account: &str, now: Timestamp) -> Result<V
         date: *date,
         sku: Sku::default(),
         line: *line,
+        corrections: Money::ZERO,
     });
-    let mut report = report(all.chain(borne), &asked.by);
+    let corrections = read.corrections.iter();
+    let corrections = corrections.map(|each| corrected(&each.correction));
+    let mut report = report(all.chain(borne).chain(corrections), &asked.by);
     if let (Some(cluster), Output::Table) = (cluster, asked.output) {
         cluster.add_idle_rows(&mut report);
     }
-    let zone = sheets
-        .first()
-        .map_or(TimeZone::UTC, |sheet| sheet.zone.clone());
+    let zone = zone(sheets, &read.nodes);
     let asking = Asking {
         month: asked.month,
         currency,
         now,
+        is_corrected: !read.corrections.is_empty(),
         earned: earned(&report, &read.paid, asked.month.bounds(&zone), now),
         cluster,
     };
@@ -346,13 +393,16 @@ fn text(report: &Report, asking: &Asking, units: bool) -> String {
         first.chain(["TOTAL", "WASTE"]).collect()
     };
     titles.extend(figures.into_iter().map(str::to_owned));
+    if asking.is_corrected {
+        titles.extend(["CORRECTIONS".into(), "NET".into()]);
+    }
     let all = earned::sum(&asking.earned);
     if all.is_some() {
         titles.extend(["REVENUE".into(), "MARGIN".into()]);
     }
     let idle = asking.cluster.and_then(|cluster| cluster.idle(&report.by));
     titles.extend(idle.as_ref().map(|_| "IDLE-NODES".to_owned()));
-    let cells = |line: &Line, earned: Option<Earned>| {
+    let cells = |line: &Line, corrections: Money, earned: Option<Earned>| {
         let total = amount(line, line.cost.total(), digits);
         let mut cells = if units {
             of_units(line, total)
@@ -365,6 +415,10 @@ fn text(report: &Report, asking: &Asking, units: bool) -> String {
             cells.extend([total, waste(line)]);
             cells
         };
+        if asking.is_corrected {
+            let net = amount(line, line.cost.total() + corrections, digits);
+            cells.extend([corrections.rounded(digits), net]);
+        }
         if all.is_some() {
             let shown = |amount: Option<Money>| {
                 amount.map_or_else(|| "-".to_owned(), |amount| amount.rounded(digits))
@@ -385,17 +439,19 @@ fn text(report: &Report, asking: &Asking, units: bool) -> String {
             let key = row.key.iter();
             let key = key.map(|value| value.clone().unwrap_or_else(|| "-".into()));
             let idle = idle.as_ref().map(|idle| cluster::of_row(idle, row, digits));
-            key.chain(cells(&row.line, *earned)).chain(idle).collect()
+            let cells = cells(&row.line, row.corrections, *earned);
+            key.chain(cells).chain(idle).collect()
         })
         .collect();
     let total = std::iter::once("TOTAL".to_owned())
         .chain(std::iter::repeat(String::new()))
         .take(names);
     let idle = idle.map(|idle| amount(&idle.total, idle.total.cost.total(), digits));
-    rows.push(total.chain(cells(&report.total, all)).chain(idle).collect());
+    let cells = cells(&report.total, report.corrections, all);
+    rows.push(total.chain(cells).chain(idle).collect());
     let mut text = table(&titles, &rows, names, None);
     if let Some(cluster) = asking.cluster {
-        text.push_str(&format!("\n{}", cluster.text(digits)));
+        text.push_str(&format!("\n{}", cluster.text(digits, asking.is_corrected)));
     }
     text.push_str(&format!(
         "\n{} in {}, as of {:.0}\n",
@@ -462,8 +518,11 @@ fn comma_separated(report: &Report, asking: &Asking) -> Result<Vec<u8>, Error> {
         to: "CSV".into(),
         why: error.to_string(),
     };
-    let figures = |line: &Line, earned| figures(line).into_iter().chain(earnings(earned));
-    let names = figures(&Line::default(), None).map(|(name, _)| name);
+    let figures = |line: &Line, corrections, earned| {
+        let all = figures(line).into_iter().chain(net(line, corrections));
+        all.chain(earnings(earned))
+    };
+    let names = figures(&Line::default(), Money::ZERO, None).map(|(name, _)| name);
     let header = ["month", "currency"]
         .into_iter()
         .chain(report.by.iter().map(|by| by.as_str()))
@@ -477,7 +536,7 @@ fn comma_separated(report: &Report, asking: &Asking) -> Result<Vec<u8>, Error> {
         let record = [asking.month.to_string(), asking.currency.to_owned()]
             .into_iter()
             .chain(key)
-            .chain(figures(&row.line, *earned).map(|(_, figure)| figure.text()));
+            .chain(figures(&row.line, row.corrections, *earned).map(|(_, figure)| figure.text()));
         writer.write_record(record).map_err(failed)?;
     }
     writer.into_inner().map_err(|error| Error::Write {
@@ -491,6 +550,7 @@ struct JsonRow<'a> {
     by: &'a [Dimension],
     key: &'a [Option<String>],
     line: &'a Line,
+    corrections: Money,
     earned: Option<Earned>,
 }
 
@@ -500,7 +560,9 @@ impl Serialize for JsonRow<'_> {
         for (by, value) in self.by.iter().zip(self.key) {
             map.serialize_entry(by.as_str(), value)?;
         }
-        for (name, figure) in figures(self.line).into_iter().chain(earnings(self.earned)) {
+        let figures = figures(self.line).into_iter();
+        let net = net(self.line, self.corrections);
+        for (name, figure) in figures.chain(net).chain(earnings(self.earned)) {
             map.serialize_entry(name, &figure)?;
         }
         map.end()
@@ -522,10 +584,11 @@ struct JsonReport<'a> {
 }
 
 fn json(report: &Report, asking: &Asking) -> Result<Vec<u8>, Error> {
-    let row = |key, line, earned| JsonRow {
+    let row = |key, line, corrections, earned| JsonRow {
         by: &report.by,
         key,
         line,
+        corrections,
         earned,
     };
     let rows = report.rows.iter().zip(&asking.earned);
@@ -534,9 +597,14 @@ fn json(report: &Report, asking: &Asking) -> Result<Vec<u8>, Error> {
         currency: Some(asking.currency).filter(|code| !code.is_empty()),
         as_of: asking.now,
         rows: rows
-            .map(|(each, earned)| row(&each.key, &each.line, *earned))
+            .map(|(each, earned)| row(&each.key, &each.line, each.corrections, *earned))
             .collect(),
-        total: row(&[], &report.total, earned::sum(&asking.earned)),
+        total: row(
+            &[],
+            &report.total,
+            report.corrections,
+            earned::sum(&asking.earned),
+        ),
         cluster: asking.cluster.map(Cluster::json),
     };
     let mut bytes = serde_json::to_vec_pretty(&document).map_err(|error| Error::Write {

@@ -215,13 +215,14 @@ fn a_csv_is_exact() {
         lines[0],
         "month,currency,gpu,capacity,compute,storage,power,labour,total,starting,idle,draining,waste,estimated,unattributed,saved,\
          gpuHours,unpricedGpuHours,idleSeconds,requests,inputTokens,outputTokens,\
-         costPerRequest,costPerMillionInputTokens,costPerMillionOutputTokens,carbonKilograms,revenue,margin"
+         costPerRequest,costPerMillionInputTokens,costPerMillionOutputTokens,carbonKilograms,corrections,net,revenue,margin"
     );
     assert_eq!(
         lines[3],
         "2026-11,USD,NVIDIA-H100-80GB-HBM3,OnDemand,1595.580000000,0.000000000,14.265678901,250.000000000,1859.845678901,\
          4.483333333,40.100000000,1.050000000,45.633333333,8.100000000,0.000000000,0.000000000,232.000000000,0.000000000,0,91000,41000000,\
-         7000000,0.020437864,26.954285201,107.817140805,12.500000,,"
+         7000000,0.020437864,26.954285201,107.817140805,12.500000,\
+         0.000000000,1859.845678901,,"
     );
     assert!(
         lines[1].starts_with("2026-11,USD,AMD-Instinct-MI300X,,0.000000000"),
@@ -349,4 +350,51 @@ fn the_bill_of_the_cluster_is_exact_in_json_and_what_is_not_known_is_null() {
     assert_eq!(cluster["idle"], Value::Null, "no node has an account");
     assert_eq!(cluster["total"], "1860.538178901");
     assert_eq!(bill(&printed("--month 2026-11 -o json")), Value::Null);
+}
+
+/// The same report with the corrections of the sample.
+fn with_corrections(words: &str) -> String {
+    let asked = asked(words);
+    let mut read = made(&samples::records(), &asked, NOW);
+    let now = NOW.parse().unwrap();
+    let zone = zone(&read.sheets, &read.nodes);
+    let (counting, others) = corrections::counting(
+        &samples::corrections(),
+        None,
+        asked.month.bounds(&zone),
+        Some("USD"),
+        &zone,
+        now,
+    );
+    assert_eq!(others.len(), 1);
+    assert!(
+        others[0].contains("in-euros") && others[0].contains("kept in USD"),
+        "{others:?}"
+    );
+    if let Some(cluster) = &mut read.cluster {
+        cluster.bill.corrections = corrections::sum(&counting);
+    }
+    read.corrections = counting;
+    String::from_utf8(render(&read, &asked, "", now).unwrap()).unwrap()
+}
+
+#[test]
+fn corrections_stand_beside_what_the_ledger_says_and_a_net_is_both() {
+    let docs = include_str!("../../../../docs/reports.md");
+    let text = with_corrections("--month 2026-11 -A");
+    let (text, _) = text.split_once("\n2026-11 in USD").unwrap();
+    assert!(docs.contains(text), "docs/reports.md does not show\n{text}");
+    let csv = with_corrections("--month 2026-11 --by gpu -o csv");
+    assert!(
+        csv.lines().any(|line| line.starts_with("2026-11,USD,,0.")
+            && line.ends_with(",-34.500000000,-34.500000000,,")),
+        "{csv}"
+    );
+    let json: Value =
+        serde_json::from_str(&with_corrections("--month 2026-11 -A -o json")).unwrap();
+    assert_eq!(json["total"]["net"], "1825.918178901");
+    let bill = ["total", "corrections", "net"].map(|name| &json["cluster"][name]);
+    let exact = ["7228.135000000", "-34.500000000", "7193.635000000"];
+    assert_eq!(bill, exact, "what was charged stays as it was");
+    assert_eq!(json["rows"][0]["workload"], Value::Null);
 }

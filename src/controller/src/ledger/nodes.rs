@@ -1,7 +1,7 @@
 //! The accounts of whole nodes: every Node that offers GPUs costs from its creation until it is gone, whoever holds it.
 //!
-//! A node has one open charge for each GPU resource that it offers, all in one record: nodes are kept by the first digit of their
-//! UIDs. One that offers something else (another MIG layout) ends its charges and begins others at that moment; one that offers
+//! A node has one open charge for each kind of GPU that it offers, as a resource or as devices, all in one record: nodes are kept by
+//! the first digit of their UIDs. One that offers something else (another MIG layout) ends its charges and begins others at that moment; one that offers
 //! nothing for a while (its device plugin is down) is paid for all the same.
 //!
 //! Nodes carry no finalizer. What is written is decided by a live read of the Node and written at the record's version, so a stale
@@ -14,12 +14,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bursar_api::SpendRecord;
+use bursar_api::offers::{Offer, Pools, offers};
 use bursar_api::spend::{WorkloadKind, WorkloadRef};
 use bursar_core::ledger::{Charge, End, Uid};
 use bursar_core::period::{Interval, whole_second};
-use bursar_core::price::Facts;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::resource::v1::ResourceSlice;
 use kube::ResourceExt;
 use kube::api::{Api, ListParams};
 use kube::runtime::reflector::Store;
@@ -31,13 +32,15 @@ use crate::capacity;
 use crate::claims::Claims;
 use crate::context::Context;
 use crate::pod;
-use crate::prices;
 
 /// How often the accounts are compared with the caches.
 const PACE: Duration = Duration::from_secs(3);
 
 /// Nodes whose charges this process has seen to be what they offer: what they offer next begins when it is seen.
 pub(crate) type Seen = BTreeSet<Uid>;
+
+/// Nodes, and what they offer.
+type Offering<'a> = Vec<(&'a Node, Vec<Offer>)>;
 
 /// Keeps the accounts of all nodes, for as long as the process leads.
 pub(crate) async fn follow(context: Arc<Context>) {
@@ -61,7 +64,7 @@ pub(crate) async fn look(context: &Context, seen: &mut Seen, now: Timestamp) -> 
         return Vec::new();
     };
     let records = Records::of(&stores.records, &context.folded, "");
-    let prices = prices::known(stores, now, &context.zone);
+    let prices = context.prices(now);
     let ledger = Ledger {
         client: &context.client,
         records: &records,
@@ -77,11 +80,13 @@ pub(crate) async fn look(context: &Context, seen: &mut Seen, now: Timestamp) -> 
         zone: &context.zone,
         now,
     };
-    let nodes = stores.nodes.state();
-    let mut shards: BTreeMap<WorkloadRef, Vec<&Node>> = BTreeMap::new();
+    let (nodes, slices) = (stores.nodes.state(), stores.device_slices.state());
+    let pools = Pools::of(slices.iter().map(AsRef::as_ref));
+    let mut shards: BTreeMap<WorkloadRef, Offering<'_>> = BTreeMap::new();
     for node in nodes.iter().map(AsRef::as_ref) {
         let shard = WorkloadRef::nodes(uid(node));
-        shards.entry(shard).or_default().push(node);
+        let offering = (node, offers(node, &pools));
+        shards.entry(shard).or_default().push(offering);
     }
     for shard in records.workloads() {
         shards.entry(shard.clone()).or_default();
@@ -111,7 +116,7 @@ impl Ledger<'_> {
     async fn keep_nodes(
         &self,
         shard: &WorkloadRef,
-        nodes: &[&Node],
+        nodes: &Offering<'_>,
         since: Timestamp,
         seen: &mut Seen,
     ) -> Result<(), Error> {
@@ -134,8 +139,12 @@ impl Ledger<'_> {
         for (key, charge) in &open {
             held.entry(node_of(key)).or_default().push(charge);
         }
-        for node in nodes {
+        for (node, offers) in nodes {
             let charges = held.remove(uid(node)).unwrap_or_default();
+            if are_charged(uid(node), offers, &charges) {
+                seen.insert(uid(node).to_owned());
+                continue;
+            }
             self.charge_node(shard, &mut pages, node, &charges, since, seen)
                 .await?;
         }
@@ -171,15 +180,13 @@ impl Ledger<'_> {
         since: Timestamp,
         seen: &mut Seen,
     ) -> Result<(), Error> {
-        if are_charged(&offers(node), charges) {
-            seen.insert(uid(node).to_owned());
-            return Ok(());
-        }
         let Some(live) = self.live_node(&node.name_any(), uid(node)).await? else {
             // the cache is behind
             return Ok(());
         };
-        if are_charged(&offers(&live), charges) {
+        let slices = self.live_slices(&live).await?;
+        let offers = offers(&live, &Pools::of(&slices));
+        if are_charged(uid(node), &offers, charges) {
             return Ok(());
         }
         let now = whole_second(self.now);
@@ -206,8 +213,8 @@ impl Ledger<'_> {
         for month in stay.months(self.zone) {
             self.turn_to(shard, pages, month)?;
         }
-        for facts in facts(&live) {
-            let key = key(uid(node), &facts, start);
+        for Offer { what, facts } in with_machine(&live, offers) {
+            let key = key(uid(node), &what, facts.gpus, start);
             let mut charge = Charge::new(key, live.name_any(), facts, start);
             // a node does not start as a replica does
             charge.ready = Some(start);
@@ -253,17 +260,18 @@ impl Ledger<'_> {
     }
 
     /// Takes labels that came late.
-    fn refine(&self, pages: &mut Pages, nodes: &[&Node]) {
-        let nodes: BTreeMap<&str, &Node> = nodes.iter().map(|node| (uid(node), *node)).collect();
+    fn refine(&self, pages: &mut Pages, nodes: &Offering<'_>) {
+        let offered = nodes.iter().flat_map(|(node, offers)| {
+            let known_by = |offer| (stem(uid(node), offer), offer);
+            offers.iter().map(known_by)
+        });
+        let offered: BTreeMap<String, &Offer> = offered.collect();
         let open = pages
             .values_mut()
             .flat_map(|page| page.account.open.values_mut());
         for charge in open {
-            if let Some(node) = nodes.get(node_of(&charge.uid)) {
-                let facts = charge.facts.clone();
-                let count = facts.node_gpus;
-                let facts = facts.on(&node.name_any(), count, node.labels());
-                charge.refine(&facts, &self.prices.lists, whole_second(self.now));
+            if let Some(offer) = offered.get(stem_of(&charge.uid)) {
+                charge.refine(&offer.facts, &self.prices.lists, whole_second(self.now));
             }
         }
     }
@@ -273,6 +281,17 @@ impl Ledger<'_> {
         let api: Api<Node> = Api::all(self.client.clone());
         let live = bounded("get node", api.get_opt(name)).await?;
         Ok(live.filter(|live| uid(live) == of))
+    }
+
+    /// The slices of the node's devices as they are now; none where the API server has no dynamic resource allocation.
+    async fn live_slices(&self, node: &Node) -> Result<Vec<ResourceSlice>, Failure> {
+        let api: Api<ResourceSlice> = Api::all(self.client.clone());
+        let params = ListParams::default().fields(&format!("spec.nodeName={}", node.name_any()));
+        match bounded("list resourceslices", api.list(&params)).await {
+            Ok(listed) => Ok(listed.items),
+            Err(Failure::Gone { .. }) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
     }
 
     /// The UIDs of all nodes that there are.
@@ -301,13 +320,18 @@ fn uid(node: &Node) -> &str {
 }
 
 /// What a node's charge is known by. A node that comes back to an earlier layout begins another charge.
-fn key(uid: &str, facts: &Facts, start: Timestamp) -> Uid {
-    format!(
-        "{uid}/{}/{}/{}",
-        facts.resource,
-        facts.gpus,
-        start.as_second()
-    )
+fn key(uid: &str, what: &str, gpus: u32, start: Timestamp) -> Uid {
+    format!("{uid}/{what}/{gpus}/{}", start.as_second())
+}
+
+/// The key of a charge for this offer, but for its start.
+fn stem(uid: &str, offer: &Offer) -> String {
+    format!("{uid}/{}/{}", offer.what, offer.facts.gpus)
+}
+
+/// The key of a charge but for its start.
+fn stem_of(key: &str) -> &str {
+    key.rsplit_once('/').map_or(key, |(stem, _)| stem)
 }
 
 /// The UID of the node that a charge is for.
@@ -315,48 +339,24 @@ fn node_of(key: &str) -> &str {
     key.split('/').next().unwrap_or(key)
 }
 
-/// The GPU resources that a node offers, and how many of each.
-fn offers(node: &Node) -> BTreeMap<&str, u32> {
-    let names = pod::capacity_of(node).into_iter().flat_map(BTreeMap::keys);
-    names
-        .filter(|name| pod::is_gpu(name))
-        .map(|name| (name.as_str(), pod::node_gpus(node, name)))
-        .filter(|(_, count)| *count > 0)
-        .collect()
-}
-
 /// Whether these open charges are for what the node offers. While it offers nothing, what it offered last is charged.
-fn are_charged(offers: &BTreeMap<&str, u32>, charges: &[&Charge]) -> bool {
-    let charged = charges
-        .iter()
-        .map(|charge| (charge.facts.resource.as_str(), charge.facts.gpus));
-    offers.is_empty()
-        || (charges.len() == offers.len() && charged.collect::<BTreeMap<_, _>>() == *offers)
+fn are_charged(uid: &str, offers: &[Offer], charges: &[&Charge]) -> bool {
+    let offered: BTreeSet<String> = offers.iter().map(|offer| stem(uid, offer)).collect();
+    let charged: BTreeSet<&str> = charges.iter().map(|charge| stem_of(&charge.uid)).collect();
+    offers.is_empty() || (charges.len() == offers.len() && offered.iter().eq(charged))
 }
 
-/// What each resource of a node is priced by. The one of which it has most has the node's cores and memory, so that lists which price
-/// them apart from GPUs find them once.
-fn facts(node: &Node) -> Vec<Facts> {
+/// Gives the GPUs of which the node has most its cores and memory, so that lists which price them apart from GPUs find them once.
+fn with_machine(node: &Node, mut offers: Vec<Offer>) -> Vec<Offer> {
     const MIB_MILLI: i64 = 1000 << 20;
     let amount = |name: &str, unit_milli: i64| {
         let has = pod::capacity_of(node).and_then(|has| has.get(name));
         let milli = has.map_or(0, capacity::milli);
         u32::try_from(milli / unit_milli).unwrap_or(u32::MAX)
     };
-    let offers = offers(node);
-    let most = offers.iter().max_by_key(|(_, count)| **count);
-    let most = most.map(|(resource, _)| *resource);
-    let facts = offers.iter().map(|(resource, count)| {
-        let mut facts = Facts {
-            resource: (*resource).to_owned(),
-            gpus: *count,
-            ..Facts::default()
-        };
-        if most == Some(*resource) {
-            facts.amounts.cpu_milli = amount("cpu", 1);
-            facts.amounts.memory_mib = amount("memory", MIB_MILLI);
-        }
-        facts.on(&node.name_any(), *count, node.labels())
-    });
-    facts.collect()
+    if let Some(most) = offers.iter_mut().max_by_key(|offer| offer.facts.gpus) {
+        most.facts.amounts.cpu_milli = amount("cpu", 1);
+        most.facts.amounts.memory_mib = amount("memory", MIB_MILLI);
+    }
+    offers
 }

@@ -32,8 +32,11 @@ async fn stage() -> Stage {
     stage
 }
 
-async fn notebook(stage: &Stage, name: &str, mut spec: Value) {
-    spec["nodeName"] = json!("node");
+/// A pod of somebody's, on `node` where the spec names no other.
+pub(super) async fn notebook(stage: &Stage, name: &str, mut spec: Value) {
+    if spec.get("nodeName").is_none() {
+        spec["nodeName"] = json!("node");
+    }
     if spec.get("containers").is_none() {
         let limits = json!({"limits": {"nvidia.com/gpu": "1"}});
         spec["containers"] = json!([{"name": "c", "resources": limits}]);
@@ -44,7 +47,7 @@ async fn notebook(stage: &Stage, name: &str, mut spec: Value) {
         .await;
 }
 
-async fn set_status<K>(stage: &Stage, name: &str, status: Value)
+pub(super) async fn set_status<K>(stage: &Stage, name: &str, status: Value)
 where
     K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
         + Clone
@@ -243,8 +246,8 @@ async fn devices(stage: &Stage) {
         .await;
 }
 
-/// A claim that holds devices of a driver.
-async fn claim(stage: &Stage, name: &str, driver: &str, devices: &[&str]) {
+/// A claim that holds devices of a driver's pool `node`.
+pub(super) async fn claim(stage: &Stage, name: &str, driver: &str, devices: &[&str]) {
     let request = json!({"name": "r", "exactly": {"deviceClassName": driver}});
     let spec = json!({"devices": {"requests": [request]}});
     stage
@@ -262,7 +265,7 @@ async fn claim(stage: &Stage, name: &str, driver: &str, devices: &[&str]) {
     .await;
 }
 
-fn uses(claim: &str) -> Value {
+pub(super) fn uses(claim: &str) -> Value {
     let container = json!({"name": "c", "resources": {"claims": [{"name": "gpu"}]}});
     json!({"containers": [container], "resourceClaims": [{"name": "gpu", "resourceClaimName": claim}]})
 }

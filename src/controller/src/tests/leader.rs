@@ -20,6 +20,7 @@ use crate::calls::Failure;
 use crate::context::{Context, lock};
 use crate::ledger::{Folded, Written, close};
 use crate::metrics::Metrics;
+use crate::prices::Known;
 use crate::watch::{Stores, Trim};
 use crate::watts::Measured;
 use crate::{pod, reconcile};
@@ -64,6 +65,7 @@ caches! {
     budgets: bursar_api::BudgetPolicy,
     prices: bursar_api::PriceList,
     records: bursar_api::SpendRecord,
+    corrections: bursar_api::SpendCorrection,
     deployments: k8s_openapi::api::apps::v1::Deployment,
     batch_jobs: k8s_openapi::api::batch::v1::Job,
     front_services: k8s_openapi::api::core::v1::Service,
@@ -110,6 +112,7 @@ impl Leader {
         };
         let context = Context {
             stores: Arc::new(stores),
+            known: Known::default(),
             readings: Arc::default(),
             demands: Arc::default(),
             written: Written::default(),

@@ -5,6 +5,8 @@ mod accounts;
 mod budgets;
 mod claims;
 mod closing;
+mod corrections;
+mod devices;
 mod gangs;
 mod leader;
 mod nodes;

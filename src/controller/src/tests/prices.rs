@@ -12,14 +12,7 @@ use crate::price_list::judge;
 
 async fn look(leader: &mut Leader, world: &World, now: Timestamp) {
     leader.see(&View::of(world));
-    judge(
-        &leader.context.client,
-        &leader.context.stores.prices,
-        None,
-        now,
-    )
-    .await
-    .unwrap();
+    judge(&leader.context, now).await.unwrap();
 }
 
 /// `name reason` of every list.

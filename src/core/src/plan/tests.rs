@@ -55,6 +55,7 @@ fn budget(limit: &str, spent: &str) -> Budget {
         minimum_useful_run: SignedDuration::from_mins(5),
         latch: None,
         spent: spent.parse().unwrap(),
+        corrections: Money::ZERO,
         doubt: None,
     }
 }

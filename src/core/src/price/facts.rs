@@ -35,6 +35,12 @@ pub fn is_gpu(resource: &str) -> bool {
     GPU_RESOURCES.contains(&resource) || resource.starts_with(MIG)
 }
 
+/// True for an extended resource of the vendor of a driver: it may be the same GPUs as the driver's devices.
+pub fn is_of_vendor(resource: &str, driver: &str) -> bool {
+    let vendor = resource.split('/').next();
+    vendor == Some(driver) || vendor == driver.strip_prefix("gpu.")
+}
+
 /// True for a resource of which one is a part of a physical GPU.
 pub(super) fn is_fraction(resource: &str) -> bool {
     resource.starts_with(MIG) || resource == "nvidia.com/gpu.shared"

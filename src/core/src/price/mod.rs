@@ -19,7 +19,9 @@ mod terms;
 pub use book::{
     Carbon, GpuPrice, MONTH_HOURS, NodePrice, Power, PriceBook, Units, VolumePrice, Where,
 };
-pub use facts::{Amounts, CapacityType, Facts, Share, is_gpu, is_gpu_driver, product_labels};
+pub use facts::{
+    Amounts, CapacityType, Facts, Share, is_gpu, is_gpu_driver, is_of_vendor, product_labels,
+};
 pub use lists::{DEFAULT_LIST, MOST_CHANGES, PriceList, PriceLists, Priced, Quote};
 pub use overhead::{Overhead, OverheadPart, ShareBy};
 pub use tariff::{Overlap, Tariff, TariffPeriod};

@@ -1,0 +1,464 @@
+//! The GPUs that nodes offer: as extended resources, and as devices of dynamic resource allocation (`resource.k8s.io/v1`).
+//!
+//! A GPU that is offered in several ways counts once:
+//!
+//! - Where a node has an extended resource of a vendor, the devices of that vendor's driver are the same GPUs, and do not count.
+//! - Devices that consume the same shared counters are ways to cut one GPU, which counts as a whole.
+//! - Whole devices at one PCI address are one GPU: a driver may offer it for passthrough too.
+//!
+//! Of a pool its newest generation counts, once all slices of it are there, as schedulers are told to read it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
+
+use bursar_core::price::{Facts, is_gpu, is_gpu_driver, is_of_vendor};
+use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::resource::v1::{Device, DeviceCounterConsumption, ResourceSlice};
+use kube::ResourceExt;
+
+const PRODUCT: &str = "productName";
+/// The MIG profile of a part of a GPU.
+const PROFILE: &str = "profile";
+/// The GPU that a part is of.
+const PARENT: &str = "parentUUID";
+/// Kubernetes' own attribute.
+const ADDRESS: &str = "resource.kubernetes.io/pciBusID";
+
+/// GPUs of one kind that a node offers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Offer {
+    /// The extended resource; of devices the driver, and the product and profile that they say, joined by `/`.
+    pub what: String,
+    /// What all of them are priced by, without cores and memory.
+    pub facts: Facts,
+}
+
+/// What a node offers. Nothing, too, while a pool of its devices is not complete: what it has is not known then.
+pub fn offers(node: &Node, pools: &Pools<'_>) -> Vec<Offer> {
+    let name = node.name_any();
+    let on = |resource: &str, count: u32| {
+        let facts = Facts {
+            resource: resource.to_owned(),
+            gpus: count,
+            ..Facts::default()
+        };
+        facts.on(&name, count, node.labels())
+    };
+    let capacity = node.status.iter().flat_map(|status| &status.capacity);
+    let extended = capacity.flatten().filter_map(|(resource, count)| {
+        let count: u32 = count.0.parse().ok()?;
+        (is_gpu(resource) && count > 0).then_some((resource.as_str(), count))
+    });
+    let extended: Vec<(&str, u32)> = extended.collect();
+    let is_twice = |driver: &str| extended.iter().any(|(each, _)| is_of_vendor(each, driver));
+    let Some(devices) = pools.offered(&name, is_twice) else {
+        return Vec::new();
+    };
+    let extended = extended.iter().map(|(resource, count)| Offer {
+        what: (*resource).to_owned(),
+        facts: on(resource, *count),
+    });
+    let devices = devices.into_iter().map(|(kind, count)| Offer {
+        what: kind.name(),
+        facts: kind.describe(on(&kind.driver, count)),
+    });
+    extended.chain(devices).collect()
+}
+
+/// Devices of one kind.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Kind {
+    /// Their driver.
+    pub driver: String,
+    /// The product's name, and the MIG profile of a part of it, where the device says them.
+    product: Option<String>,
+    profile: Option<String>,
+    /// How many physical GPUs the driver has where it is from.
+    of: u32,
+}
+
+impl Kind {
+    /// The facts of one who holds these devices: what they say of themselves goes before what the node's labels say.
+    pub fn describe(&self, facts: Facts) -> Facts {
+        let facts = facts.of_product(self.product.as_deref(), self.profile.as_deref());
+        // parts of a device that are not there to be counted
+        let parts = u64::from(self.of) * u64::from(facts.share.whole) / u64::from(facts.share.part);
+        Facts {
+            node_gpus: u32::try_from(parts).unwrap_or(u32::MAX),
+            ..facts
+        }
+    }
+
+    fn name(&self) -> String {
+        let said = self.product.iter().chain(&self.profile);
+        let names: Vec<&str> = [&self.driver]
+            .into_iter()
+            .chain(said)
+            .map(String::as_str)
+            .collect();
+        names.join("/").replace(' ', "-")
+    }
+}
+
+/// The pools of GPUs that slices make.
+#[derive(Debug, Default)]
+pub struct Pools<'a> {
+    /// By driver and name.
+    pools: BTreeMap<(&'a str, &'a str), Pool<'a>>,
+    by_node: BTreeMap<&'a str, Vec<(&'a str, &'a str)>>,
+}
+
+impl<'a> Pools<'a> {
+    /// The pools of these slices. Devices of drivers that are no GPUs are left out.
+    pub fn of(slices: impl IntoIterator<Item = &'a ResourceSlice>) -> Self {
+        let mut of_pools: BTreeMap<_, Vec<&ResourceSlice>> = BTreeMap::new();
+        for slice in slices {
+            let spec = &slice.spec;
+            if is_gpu_driver(&spec.driver) {
+                let key = (spec.driver.as_str(), spec.pool.name.as_str());
+                of_pools.entry(key).or_default().push(slice);
+            }
+        }
+        let mut pools = Self::default();
+        for (key, slices) in of_pools {
+            let pool = Pool::of(slices);
+            if let Some(node) = pool.node {
+                pools.by_node.entry(node).or_default().push(key);
+            }
+            pools.pools.insert(key, pool);
+        }
+        pools
+    }
+
+    /// What an allocated device is.
+    pub fn kind(&self, driver: &str, pool: &str, device: &str) -> Kind {
+        let Some(found) = self.pools.get(&(driver, pool)) else {
+            return Kind {
+                driver: driver.to_owned(),
+                ..Kind::default()
+            };
+        };
+        let of = match found.node {
+            Some(node) => self.physical_on(node, driver),
+            None => found.physical(driver).len(),
+        };
+        kind(driver, found.devices().get(device).copied(), of)
+    }
+
+    /// The devices that a node offers, but those of drivers that are left `out`; `None` while a pool of them is not complete.
+    fn offered(&self, node: &str, out: impl Fn(&str) -> bool) -> Option<BTreeMap<Kind, u32>> {
+        let mut offered = BTreeMap::new();
+        for (driver, pool) in self.pools_on(node).filter(|(driver, _)| !out(driver)) {
+            if !pool.is_complete {
+                return None;
+            }
+            let of = self.physical_on(node, driver);
+            let mut seen = BTreeSet::new();
+            for device in pool.devices().into_values() {
+                if is_fixed_part(device, driver) || seen.insert(physical(device, driver)) {
+                    *offered.entry(kind_offered(driver, device, of)).or_default() += 1;
+                }
+            }
+        }
+        Some(offered)
+    }
+
+    fn pools_on(&self, node: &str) -> impl Iterator<Item = (&'a str, &Pool<'a>)> {
+        let keys = self.by_node.get(node).into_iter().flatten();
+        keys.filter_map(|key| Some((key.0, self.pools.get(key)?)))
+    }
+
+    /// How many physical GPUs a driver has on a node.
+    fn physical_on(&self, node: &str, driver: &str) -> usize {
+        let pools = self.pools_on(node).filter(|(each, _)| *each == driver);
+        pools.map(|(_, pool)| pool.physical(driver).len()).sum()
+    }
+}
+
+#[derive(Debug)]
+struct Pool<'a> {
+    /// `None` for devices that are not one node's.
+    node: Option<&'a str>,
+    is_complete: bool,
+    /// The oldest first.
+    slices: Vec<&'a ResourceSlice>,
+}
+
+impl<'a> Pool<'a> {
+    fn of(mut slices: Vec<&'a ResourceSlice>) -> Self {
+        let generation = |slice: &&ResourceSlice| slice.spec.pool.generation;
+        let newest = slices.iter().map(generation).max();
+        let is_current = |slice: &&ResourceSlice| Some(generation(slice)) == newest;
+        let current: Vec<_> = slices.iter().copied().filter(is_current).collect();
+        let count = i64::try_from(current.len()).unwrap_or(i64::MAX);
+        let is_complete =
+            (current.iter()).all(|slice| slice.spec.pool.resource_slice_count == count);
+        // until it is complete, what is allocated may be in an older one alone
+        slices.sort_by_key(generation);
+        let slices = if is_complete { current } else { slices };
+        Self {
+            node: slices
+                .iter()
+                .find_map(|slice| slice.spec.node_name.as_deref()),
+            is_complete,
+            slices,
+        }
+    }
+
+    fn devices(&self) -> BTreeMap<&'a str, &'a Device> {
+        let devices = self
+            .slices
+            .iter()
+            .flat_map(|slice| slice.spec.devices.iter().flatten());
+        devices
+            .map(|device| (device.name.as_str(), device))
+            .collect()
+    }
+
+    fn physical(&self, driver: &str) -> BTreeSet<&'a str> {
+        let devices = self.devices().into_values();
+        devices
+            .filter_map(|device| physical(device, driver))
+            .collect()
+    }
+}
+
+/// What tells the physical GPU behind a device from others; `None` if the device does not say it.
+fn physical<'d>(device: &'d Device, driver: &str) -> Option<&'d str> {
+    if let Some(counters) = counters(device) {
+        Some(counters)
+    } else if attribute(device, driver, PROFILE).is_some() {
+        attribute(device, driver, PARENT)
+    } else {
+        attribute(device, driver, ADDRESS).or(Some(&device.name))
+    }
+}
+
+/// The counters that a device shares with others.
+fn counters(device: &Device) -> Option<&str> {
+    let consumed = device.consumes_counters.as_ref()?.first()?;
+    Some(&consumed.counter_set)
+}
+
+/// A part of a GPU that is there to stay, and beside which the whole is not offered.
+fn is_fixed_part(device: &Device, driver: &str) -> bool {
+    counters(device).is_none() && attribute(device, driver, PROFILE).is_some()
+}
+
+fn kind(driver: &str, device: Option<&Device>, of: usize) -> Kind {
+    let said = |name: &str| Some(attribute(device?, driver, name)?.to_owned());
+    Kind {
+        driver: driver.to_owned(),
+        product: said(PRODUCT),
+        profile: said(PROFILE),
+        of: u32::try_from(of).unwrap_or(u32::MAX),
+    }
+}
+
+/// What is offered, of one device of several that may be a cut of it.
+fn kind_offered(driver: &str, device: &Device, of: usize) -> Kind {
+    let kind = kind(driver, Some(device), of);
+    let profile = kind.profile.filter(|_| counters(device).is_none());
+    Kind { profile, ..kind }
+}
+
+/// A device's attribute. A name without a domain is in the driver's.
+fn attribute<'d>(device: &'d Device, driver: &str, name: &str) -> Option<&'d str> {
+    let attributes = device.attributes.as_ref()?;
+    let value = attributes
+        .get(name)
+        .or_else(|| attributes.get(&format!("{driver}/{name}")))?;
+    value.string.as_deref().filter(|text| !text.is_empty())
+}
+
+/// A device with what is read of it alone: what it can do is long.
+pub fn trimmed(device: &mut Device) -> Device {
+    let mut attributes = device.attributes.take().unwrap_or_default();
+    attributes.retain(|attribute, _| {
+        let name = attribute.rsplit('/').next().unwrap_or_default();
+        attribute == ADDRESS || [PRODUCT, PROFILE, PARENT].contains(&name)
+    });
+    let sets = device.consumes_counters.take().map(|consumed| {
+        let sets = consumed
+            .into_iter()
+            .map(|consumed| DeviceCounterConsumption {
+                counter_set: consumed.counter_set,
+                ..DeviceCounterConsumption::default()
+            });
+        sets.collect()
+    });
+    Device {
+        name: mem::take(&mut device.name),
+        attributes: Some(attributes),
+        consumes_counters: sets,
+        ..Device::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const PRODUCT_LABEL: &str = "nvidia.com/gpu.product";
+
+    fn node(capacity: Value) -> Node {
+        let labels = json!({PRODUCT_LABEL: "H100", "node.kubernetes.io/instance-type": "p5"});
+        let node =
+            json!({"metadata": {"name": "n", "labels": labels}, "status": {"capacity": capacity}});
+        serde_json::from_value(node).unwrap()
+    }
+
+    fn slice(driver: &str, generation: i64, count: i64, devices: Value) -> ResourceSlice {
+        let pool = json!({"name": "n", "generation": generation, "resourceSliceCount": count});
+        let spec = json!({"driver": driver, "nodeName": "n", "pool": pool, "devices": devices});
+        let mut slice: ResourceSlice =
+            serde_json::from_value(json!({"metadata": {}, "spec": spec})).unwrap();
+        slice
+            .spec
+            .devices
+            .iter_mut()
+            .flatten()
+            .for_each(|device| *device = trimmed(device));
+        slice
+    }
+
+    fn device(name: &str, attributes: &[(&str, &str)], counters: Option<&str>) -> Value {
+        let attributes = attributes
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), json!({"string": value})));
+        let attributes: serde_json::Map<String, Value> = attributes.collect();
+        let consumes = counters
+            .map(|set| json!([{"counterSet": set, "counters": {"memory": {"value": "1"}}}]));
+        json!({"name": name, "attributes": attributes, "consumesCounters": consumes})
+    }
+
+    fn gpu(name: &str) -> Value {
+        device(name, &[("productName", "NVIDIA H200")], None)
+    }
+
+    /// `what`, how many, of how many on the node.
+    fn offered(node: &Node, slices: &[ResourceSlice]) -> Vec<(String, u32, u32)> {
+        let offers = offers(node, &Pools::of(slices));
+        let told = offers
+            .into_iter()
+            .map(|offer| (offer.what, offer.facts.gpus, offer.facts.node_gpus));
+        told.collect()
+    }
+
+    fn told(what: &str, gpus: u32, of: u32) -> (String, u32, u32) {
+        (what.to_owned(), gpus, of)
+    }
+
+    const DRIVER: &str = "gpu.nvidia.com";
+    const H200: &str = "gpu.nvidia.com/NVIDIA-H200";
+
+    #[test]
+    fn devices_of_gpu_drivers_are_offered_and_other_devices_are_not() {
+        let slices = [
+            slice(DRIVER, 1, 2, json!([gpu("gpu-0")])),
+            slice(DRIVER, 1, 2, json!([gpu("gpu-1")])),
+            slice("dra.example.com", 1, 1, json!([gpu("nic-0")])),
+            slice("gpu.amd.com", 1, 1, json!([device("gpu-0", &[], None)])),
+        ];
+        let found = offered(&node(json!({"cpu": "8"})), &slices);
+        assert_eq!(found, [told("gpu.amd.com", 1, 1), told(H200, 2, 2)]);
+        let facts = &offers(&node(json!({})), &Pools::of(&slices))[1].facts;
+        let said = (facts.model.as_deref(), facts.instance_type.as_deref());
+        assert_eq!(said, (Some("NVIDIA-H200"), Some("p5")));
+        let mut other = node(json!({}));
+        other.metadata.name = Some("other".into());
+        assert_eq!(offered(&other, &slices), []);
+    }
+
+    #[test]
+    fn of_a_pool_the_newest_generation_counts_once_it_is_complete() {
+        let node = node(json!({}));
+        let old = slice(DRIVER, 1, 1, json!([gpu("gpu-0"), gpu("gpu-1")]));
+        let new = slice(DRIVER, 2, 2, json!([gpu("gpu-0")]));
+        let rest = slice(DRIVER, 2, 2, json!([gpu("gpu-2"), gpu("gpu-3")]));
+        let partly = [old.clone(), new.clone()];
+        assert_eq!(offered(&node, &partly), [], "nobody knows what it has");
+        let allocated = Pools::of(&partly).kind(DRIVER, "n", "gpu-1");
+        assert_eq!(allocated.name(), H200, "it is in the older one alone");
+        assert_eq!(offered(&node, &[new, old, rest]), [told(H200, 3, 3)]);
+    }
+
+    #[test]
+    fn a_gpu_that_is_an_extended_resource_too_counts_once() {
+        let slices = [
+            slice(DRIVER, 1, 1, json!([gpu("gpu-0"), gpu("gpu-1")])),
+            slice("gpu.amd.com", 1, 2, json!([gpu("gpu-0")])),
+        ];
+        // that AMD's pool is not complete concerns nobody where its GPUs are counted already
+        let both = json!({"nvidia.com/mig-1g.10gb": "14", "amd.com/gpu": "1"});
+        let extended = [
+            told("amd.com/gpu", 1, 1),
+            told("nvidia.com/mig-1g.10gb", 14, 14),
+        ];
+        assert_eq!(offered(&node(both), &slices), extended);
+        let plugin_is_gone = node(json!({"nvidia.com/gpu": "0"}));
+        assert_eq!(offered(&plugin_is_gone, &slices[..1]), [told(H200, 2, 2)]);
+    }
+
+    #[test]
+    fn a_gpu_that_can_be_cut_in_many_ways_counts_once_and_fixed_parts_count_each() {
+        let said = |profile: &'static str| {
+            [
+                ("productName", "NVIDIA H200"),
+                ("profile", profile),
+                ("parentUUID", "GPU-3"),
+            ]
+        };
+        let whole = [
+            ("productName", "NVIDIA H200"),
+            ("resource.kubernetes.io/pciBusID", "0000:01:00.0"),
+        ];
+        let devices = json!([
+            // partitionable: the whole GPU and cuts of it, and one of which cuts alone are announced
+            device("gpu-0", &whole, Some("gpu-0-counters")),
+            device("gpu-0-a", &said("1g.18gb"), Some("gpu-0-counters")),
+            device("gpu-0-b", &said("3g.71gb"), Some("gpu-0-counters")),
+            device("gpu-1-a", &said("1g.18gb"), Some("gpu-1-counters")),
+            device("gpu-1-b", &said("1g.18gb"), Some("gpu-1-counters")),
+            // for passthrough too
+            device(
+                "gpu-2",
+                &[
+                    whole[0],
+                    ("resource.kubernetes.io/pciBusID", "0000:02:00.0")
+                ],
+                None
+            ),
+            device(
+                "gpu-vfio-2",
+                &[
+                    whole[0],
+                    ("resource.kubernetes.io/pciBusID", "0000:02:00.0")
+                ],
+                None
+            ),
+            // a fixed layout
+            device("gpu-3-a", &said("3g.71gb"), None),
+            device("gpu-3-b", &said("3g.71gb"), None),
+        ]);
+        let slices = [slice(DRIVER, 1, 1, devices)];
+        let found = offered(&node(json!({})), &slices);
+        let parts = "gpu.nvidia.com/NVIDIA-H200/3g.71gb";
+        assert_eq!(
+            found,
+            [told(H200, 3, 4), told(parts, 2, 9)],
+            "four GPUs: 4 x 7/3 parts"
+        );
+        let pools = Pools::of(&slices);
+        let cut = pools
+            .kind(DRIVER, "n", "gpu-0-a")
+            .describe(Facts::default());
+        assert_eq!(
+            (cut.share.part, cut.share.whole, cut.node_gpus),
+            (1, 7, 28),
+            "who holds a cut pays for it alone"
+        );
+    }
+}

@@ -1,0 +1,91 @@
+//! SpendCorrections: which of them count beside the records.
+
+use bursar_api::SpendCorrection;
+use bursar_core::correction::Correction;
+use bursar_core::money::Money;
+use bursar_core::period::Interval;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use kube::Client;
+use serde_json::Value;
+
+use crate::records::{self, name};
+
+/// A correction, read.
+#[derive(Debug, Clone)]
+pub(crate) struct Corrected {
+    /// The object.
+    pub(crate) object: SpendCorrection,
+    /// What it says.
+    pub(crate) correction: Correction,
+    /// The accounting time zone that its date is in.
+    pub(crate) zone: TimeZone,
+}
+
+impl Corrected {
+    /// Reads a correction.
+    pub(crate) fn read(object: &Value, zone: &TimeZone) -> Result<Self, String> {
+        let object: SpendCorrection =
+            serde_json::from_value(object.clone()).map_err(|error| error.to_string())?;
+        let correction = object.to_core().map_err(|error| error.to_string())?;
+        Ok(Self {
+            object,
+            correction,
+            zone: zone.clone(),
+        })
+    }
+}
+
+/// All SpendCorrections, by name; none where the cluster does not know the kind yet.
+pub(crate) async fn list(client: &Client) -> Result<Vec<Value>, records::Error> {
+    match records::list_of::<SpendCorrection>(client, "").await {
+        Err(records::Error::Unknown(_)) => Ok(Vec::new()),
+        listed => listed,
+    }
+}
+
+/// True for a SpendCorrection in a backup.
+pub(crate) fn is_one(object: &Value) -> bool {
+    object["kind"] == "SpendCorrection"
+}
+
+/// Those of a namespace, or of all, that count in `within`, where accounts are kept in this currency and zone; where the currency is
+/// not known, in that of the first of them. The second list says which do not, and why.
+pub(crate) fn counting(
+    objects: &[Value],
+    namespace: Option<&str>,
+    within: Interval,
+    currency: Option<&str>,
+    zone: &TimeZone,
+    now: Timestamp,
+) -> (Vec<Corrected>, Vec<String>) {
+    let (mut counting, mut others) = (Vec::new(), Vec::new());
+    let mut currency = currency.map(str::to_owned);
+    let wanted = |object: &&Value| namespace.is_none_or(|name| object["spec"]["namespace"] == name);
+    for object in objects.iter().filter(wanted) {
+        let read = Corrected::read(object, zone);
+        if let Ok(read) = &read
+            && !read.correction.counts(within, now, zone)
+        {
+            continue;
+        }
+        let judged = read.and_then(|read| {
+            let kept = currency.get_or_insert_with(|| read.correction.currency.clone());
+            read.correction.refusal(kept).map_or(Ok(read), Err)
+        });
+        match judged {
+            Ok(read) => counting.push(read),
+            Err(why) => others.push(format!(
+                "SpendCorrection {} does not count: {why}",
+                name(object)
+            )),
+        }
+    }
+    (counting, others)
+}
+
+/// What they add up to.
+pub(crate) fn sum<'a>(corrections: impl IntoIterator<Item = &'a Corrected>) -> Money {
+    let amounts = corrections.into_iter().map(|each| each.correction.amount);
+    amounts.sum()
+}

@@ -1,0 +1,141 @@
+//! SpendCorrections: which of them count, and what their statuses say.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bursar_api::conditions::{self, ACCEPTED, Says};
+use bursar_api::correction::SpendCorrectionStatus;
+use bursar_api::{SpendCorrection, SpendRecord};
+use bursar_core::correction::Correction;
+use bursar_core::period::Month;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use kube::ResourceExt;
+use kube::api::{Api, PostParams};
+use kube::runtime::reflector::Store;
+
+use crate::calls::{Failure, bounded};
+use crate::context::Context;
+use crate::prices;
+
+/// How often the statuses are compared with the caches.
+const PACE: Duration = Duration::from_secs(2);
+
+/// What each month's accounts are kept in; that of the prices where there are none.
+struct Currencies<'a> {
+    records: &'a Store<SpendRecord>,
+    prices: &'a str,
+    months: BTreeMap<Month, String>,
+}
+
+impl<'a> Currencies<'a> {
+    fn new(records: &'a Store<SpendRecord>, prices: &'a str) -> Self {
+        Self {
+            records,
+            prices,
+            months: BTreeMap::new(),
+        }
+    }
+
+    fn of(&mut self, month: Month) -> &str {
+        let kept =
+            || prices::kept_in(self.records, month).unwrap_or_else(|| self.prices.to_owned());
+        self.months.entry(month).or_insert_with(kept)
+    }
+
+    /// The correction, if it counts; else a word and a sentence that say why not.
+    fn judge(&mut self, object: &SpendCorrection) -> Result<Correction, (&'static str, String)> {
+        let correction = object
+            .to_core()
+            .map_err(|error| ("Unreadable", error.to_string()))?;
+        match correction.refusal(self.of(correction.month())) {
+            None => Ok(correction),
+            Some(why) => Err(("OtherCurrency", why)),
+        }
+    }
+}
+
+/// The corrections of a namespace that count, each from its day on.
+pub(crate) fn accepted(
+    corrections: &Store<SpendCorrection>,
+    records: &Store<SpendRecord>,
+    prices: &str,
+    namespace: &str,
+) -> Vec<Correction> {
+    let mut currencies = Currencies::new(records, prices);
+    let all = corrections.state();
+    let here = all
+        .iter()
+        .filter(|object| object.spec.namespace == namespace);
+    here.filter_map(|object| currencies.judge(object).ok())
+        .collect()
+}
+
+/// Keeps every correction's status true, for as long as the process leads.
+pub(crate) async fn follow(context: &Context) {
+    loop {
+        if let Err(error) = judge(context, Timestamp::now()).await {
+            tracing::warn!(%error, "corrections");
+        }
+        tokio::time::sleep(PACE).await;
+    }
+}
+
+/// Writes the statuses that are not true any more.
+///
+/// # Errors
+/// The first call that failed.
+pub(crate) async fn judge(context: &Context, now: Timestamp) -> Result<(), Failure> {
+    let all = context.stores.corrections.state();
+    let prices = context.prices(now);
+    let mut currencies = Currencies::new(&context.stores.records, &prices.lists.currency);
+    let api: Api<SpendCorrection> = Api::all(context.client.clone());
+    for object in &all {
+        let Some(status) = next(object, currencies.judge(object), now, &context.zone) else {
+            continue;
+        };
+        let object = SpendCorrection {
+            status: Some(status),
+            ..(**object).clone()
+        };
+        let (name, params) = (object.name_any(), PostParams::default());
+        let write = api.replace_status(&name, &params, &object);
+        match bounded("replace spendcorrection status", write).await {
+            // the next look sees what came between
+            Ok(_) | Err(Failure::Conflict { .. } | Failure::Gone { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// The status of a correction that was judged so; `None` if the present one says so.
+fn next(
+    object: &SpendCorrection,
+    judged: Result<Correction, (&'static str, String)>,
+    now: Timestamp,
+    zone: &TimeZone,
+) -> Option<SpendCorrectionStatus> {
+    let (status, reason, message) = match judged {
+        Err((reason, why)) => (false, reason, why),
+        Ok(correction) if !correction.is_due(now, zone) => (
+            true,
+            "Pending",
+            format!("it counts from {} on", correction.date),
+        ),
+        Ok(_) => (true, "Counts", "it is a part of what was spent".to_owned()),
+    };
+    let old = object.status.clone().unwrap_or_default();
+    let says = vec![Says {
+        kind: ACCEPTED,
+        status: Some(status),
+        reason,
+        message,
+    }];
+    let generation = object.metadata.generation;
+    let status = SpendCorrectionStatus {
+        observed_generation: generation,
+        conditions: conditions::next(&old.conditions, says, generation, now),
+    };
+    (status != old).then_some(status)
+}
