@@ -1,6 +1,12 @@
-use bursar_api::PriceList;
-use clap::Parser;
+use std::collections::BTreeMap;
 
+use bursar_api::PriceList;
+use bursar_core::report::Holder;
+use clap::Parser;
+use serde_json::Value;
+
+use super::earned::Paid;
+use super::reading::Source;
 use super::*;
 use crate::samples;
 
@@ -34,32 +40,23 @@ fn printed_at(now: &str, paid: &Paid, words: &str) -> String {
 }
 
 fn of(objects: &[Value], now: &str, paid: &Paid, words: &str) -> String {
-    let asked = asked(words);
-    let read = Read {
+    let source = Source {
+        records: objects.to_vec(),
         paid: paid.clone(),
-        ..made(objects, &asked, now)
+        ..Source::default()
     };
-    let text = render(&read, &asked, "cluster", now.parse().unwrap()).unwrap();
-    String::from_utf8(text).unwrap()
+    rendered(source, now, words).0
 }
 
 const NOW: &str = "2026-11-24T04:00:00Z";
 
-/// What these records make, as `asked` has it.
-fn made(records: &[Value], asked: &Asked, now: &str) -> Read {
-    let (sheets, _) = records::read(records, false).unwrap();
-    let (sheets, nodes) = records::apart(sheets);
-    let bill = || records::bill(sheets.iter().chain(&nodes), now.parse().unwrap());
-    let cluster = asked.scope.all_namespaces.then(|| Cluster {
-        bill: bill(),
-        overheads: asked.overheads,
-    });
-    Read {
-        sheets,
-        nodes,
-        cluster,
-        ..Read::default()
-    }
+/// The report of this source, and what it leaves out. Without -A it has all namespaces too, and no bill.
+fn rendered(source: Source, now: &str, words: &str) -> (String, Vec<String>) {
+    let (asked, now) = (asked(words), now.parse().unwrap());
+    let (mut read, left_out) = source.read(&asked, now).unwrap();
+    read.cluster = read.cluster.filter(|_| asked.scope.all_namespaces);
+    let text = render(&read, &asked, "cluster", now).unwrap();
+    (String::from_utf8(text).unwrap(), left_out)
 }
 
 /// One service is paid by use and by the month.
@@ -247,10 +244,12 @@ fn a_currency_without_decimals_has_none_in_the_table() {
     for record in &mut records {
         record["spec"]["currency"] = "JPY".into();
     }
-    let asked = asked("--month 2026-11 --by namespace");
-    let read = made(&records, &asked, NOW);
-    let text = render(&read, &asked, "", NOW.parse().unwrap()).unwrap();
-    let text = String::from_utf8(text).unwrap();
+    let text = of(
+        &records,
+        NOW,
+        &Paid::new(),
+        "--month 2026-11 --by namespace",
+    );
     assert!(
         text.contains("2026-11 in JPY") && text.contains(" 1860+ "),
         "{text}"
@@ -273,22 +272,29 @@ fn overheads_are_labour_of_all_who_used_gpus() {
         ]},
     }))
     .unwrap();
-    let asked = asked("--month 2026-11 --by namespace -A --overheads");
-    let mut read = made(&samples::records(), &asked, "2026-12-01T00:00:00Z");
-    let now: Timestamp = "2026-12-01T00:00:00Z".parse().unwrap();
-    let prices = Prices::of([&list], Some("USD".into()), now);
-    let month = "2026-11".parse().unwrap();
-    let borne = overheads(&read.sheets, &prices, month, now);
-    let whole: Money = borne.iter().map(|(_, _, line)| line.cost.labour).sum();
-    assert_eq!(whole, "3000".parse().unwrap());
-    let months: Vec<String> = borne.iter().map(|(_, date, _)| date.to_string()).collect();
-    assert!(months.iter().all(|date| date == "2026-11-30"), "{months:?}");
-    read.overheads = borne;
-    let owed = due(&[], &read.nodes, &prices, month, now);
-    assert_eq!(owed, whole, "it is owed whoever bears it");
-    read.cluster.as_mut().unwrap().bill.overhead = owed;
-    let text = render(&read, &asked, "", now).unwrap();
-    let text = String::from_utf8(text).unwrap();
+    let source = Source {
+        records: samples::records(),
+        lists: vec![list],
+        ..Source::default()
+    };
+    let over = "2026-12-01T00:00:00Z";
+    let words = "--month 2026-11 --by namespace,day -A --overheads -o csv";
+    let (exact, _) = rendered(source.clone(), over, words);
+    let mut rows = csv::Reader::from_reader(exact.as_bytes());
+    let rows: Vec<BTreeMap<String, String>> = rows.deserialize().map(Result::unwrap).collect();
+    let labour = |is_counted: fn(&str) -> bool| -> String {
+        let rows = rows.iter().filter(|row| is_counted(&row["day"]));
+        let amounts = rows.map(|row| row["labour"].parse::<Money>().unwrap());
+        amounts.sum::<Money>().to_string()
+    };
+    assert_eq!(labour(|day| day == "2026-11-30"), "3000.00");
+    assert_eq!(
+        labour(|day| day != "2026-11-30"),
+        "250.00",
+        "the sample's own"
+    );
+    let words = "--month 2026-11 --by namespace -A --overheads";
+    let (text, _) = rendered(source, over, words);
     for part in [
         "LABOUR",
         "3250.00",
@@ -341,12 +347,13 @@ fn the_bill_of_the_cluster_is_exact_in_json_and_what_is_not_known_is_null() {
     assert_eq!(cluster["overhead"], Value::Null, "nobody asked for it");
     assert_eq!(cluster["hardware"][2]["region"], "us-east-1");
     assert_eq!(cluster["hardware"][2]["idleGpuHours"], "768.000000000");
-    let asked = asked("--month 2026-11 -o json -A");
-    let mut records = samples::records();
-    records.truncate(4);
-    let read = made(&records, &asked, NOW);
-    let text = render(&read, &asked, "", NOW.parse().unwrap()).unwrap();
-    let cluster = bill(std::str::from_utf8(&text).unwrap());
+    let records = &samples::records()[..4];
+    let cluster = bill(&of(
+        records,
+        NOW,
+        &Paid::new(),
+        "--month 2026-11 -o json -A",
+    ));
     assert_eq!(cluster["idle"], Value::Null, "no node has an account");
     assert_eq!(cluster["total"], "1860.538178901");
     assert_eq!(bill(&printed("--month 2026-11 -o json")), Value::Null);
@@ -354,28 +361,18 @@ fn the_bill_of_the_cluster_is_exact_in_json_and_what_is_not_known_is_null() {
 
 /// The same report with the corrections of the sample.
 fn with_corrections(words: &str) -> String {
-    let asked = asked(words);
-    let mut read = made(&samples::records(), &asked, NOW);
-    let now = NOW.parse().unwrap();
-    let zone = zone(&read.sheets, &read.nodes);
-    let (counting, others) = corrections::counting(
-        &samples::corrections(),
-        None,
-        asked.month.bounds(&zone),
-        Some("USD"),
-        &zone,
-        now,
-    );
-    assert_eq!(others.len(), 1);
+    let source = Source {
+        records: samples::records(),
+        corrections: samples::corrections(),
+        ..Source::default()
+    };
+    let (text, left_out) = rendered(source, NOW, words);
+    assert_eq!(left_out.len(), 1);
     assert!(
-        others[0].contains("in-euros") && others[0].contains("kept in USD"),
-        "{others:?}"
+        left_out[0].contains("in-euros") && left_out[0].contains("kept in USD"),
+        "{left_out:?}"
     );
-    if let Some(cluster) = &mut read.cluster {
-        cluster.bill.corrections = corrections::sum(&counting);
-    }
-    read.corrections = counting;
-    String::from_utf8(render(&read, &asked, "", now).unwrap()).unwrap()
+    text
 }
 
 #[test]

@@ -1,0 +1,119 @@
+//! The report for programs: CSV and JSON, with all digits.
+
+use bursar_core::ledger::Line;
+use bursar_core::money::Money;
+use bursar_core::period::Month;
+use bursar_core::report::{Dimension, Report};
+use jiff::Timestamp;
+use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
+
+use super::cluster::{self, Cluster};
+use super::earned::{self, Earned};
+use super::figures::{earnings, figures, net};
+use super::{Asking, Error};
+
+/// A header and a line for each row; `month` and `currency` stand in each.
+pub(super) fn comma_separated(report: &Report, asking: &Asking) -> Result<Vec<u8>, Error> {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    let failed = |error: csv::Error| Error::Write {
+        to: "CSV".into(),
+        why: error.to_string(),
+    };
+    let figures = |line: &Line, corrections, earned| {
+        let all = figures(line).into_iter().chain(net(line, corrections));
+        all.chain(earnings(earned))
+    };
+    let names = figures(&Line::default(), Money::ZERO, None).map(|(name, _)| name);
+    let header = ["month", "currency"]
+        .into_iter()
+        .chain(report.by.iter().map(|by| by.as_str()))
+        .chain(names);
+    writer.write_record(header).map_err(failed)?;
+    for (row, earned) in report.rows.iter().zip(&asking.earned) {
+        let key = row
+            .key
+            .iter()
+            .map(|value| value.clone().unwrap_or_default());
+        let record = [asking.month.to_string(), asking.currency.to_owned()]
+            .into_iter()
+            .chain(key)
+            .chain(figures(&row.line, row.corrections, *earned).map(|(_, figure)| figure.text()));
+        writer.write_record(record).map_err(failed)?;
+    }
+    writer.into_inner().map_err(|error| Error::Write {
+        to: "CSV".into(),
+        why: error.to_string(),
+    })
+}
+
+/// A line in JSON: what tells it apart, and its figures.
+struct JsonRow<'a> {
+    by: &'a [Dimension],
+    key: &'a [Option<String>],
+    line: &'a Line,
+    corrections: Money,
+    earned: Option<Earned>,
+}
+
+impl Serialize for JsonRow<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        for (by, value) in self.by.iter().zip(self.key) {
+            map.serialize_entry(by.as_str(), value)?;
+        }
+        let figures = figures(self.line).into_iter();
+        let net = net(self.line, self.corrections);
+        for (name, figure) in figures.chain(net).chain(earnings(self.earned)) {
+            map.serialize_entry(name, &figure)?;
+        }
+        map.end()
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct JsonReport<'a> {
+    month: Month,
+    /// None where there is no record.
+    currency: Option<&'a str>,
+    as_of: Timestamp,
+    rows: Vec<JsonRow<'a>>,
+    total: JsonRow<'a>,
+    /// Only with all namespaces.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cluster: Option<cluster::Json>,
+}
+
+/// A document with all rows and their sum.
+pub(super) fn json(report: &Report, asking: &Asking) -> Result<Vec<u8>, Error> {
+    let row = |key, line, corrections, earned| JsonRow {
+        by: &report.by,
+        key,
+        line,
+        corrections,
+        earned,
+    };
+    let rows = report.rows.iter().zip(&asking.earned);
+    let document = JsonReport {
+        month: asking.month,
+        currency: Some(asking.currency).filter(|code| !code.is_empty()),
+        as_of: asking.now,
+        rows: rows
+            .map(|(each, earned)| row(&each.key, &each.line, each.corrections, *earned))
+            .collect(),
+        total: row(
+            &[],
+            &report.total,
+            report.corrections,
+            earned::sum(&asking.earned),
+        ),
+        cluster: asking.cluster.map(Cluster::json),
+    };
+    let mut bytes = serde_json::to_vec_pretty(&document).map_err(|error| Error::Write {
+        to: "JSON".into(),
+        why: error.to_string(),
+    })?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}

@@ -1,0 +1,148 @@
+//! The report for people: a table, and notes below it.
+
+use bursar_core::ledger::Line;
+use bursar_core::money::{Cost, Money};
+use bursar_core::report::Report;
+
+use super::Asking;
+use super::cluster;
+use super::earned::{self, Earned};
+use super::figures::unit_costs;
+use crate::records::digits;
+use crate::table::table;
+use crate::top::{amount, hours, notes, waste};
+
+/// The table of a report; with `units` what was served in place of the parts of the cost.
+pub(super) fn text(report: &Report, asking: &Asking, units: bool) -> String {
+    let digits = digits(asking.currency);
+    let parts = parts(report);
+    let mut titles: Vec<String> = report
+        .by
+        .iter()
+        .map(|by| by.as_str().to_uppercase())
+        .collect();
+    let figures: Vec<&str> = if units {
+        UNITS.to_vec()
+    } else {
+        let parts = parts.iter().map(|(title, _)| *title);
+        let first = std::iter::once("GPU-HOURS").chain(parts);
+        first.chain(["TOTAL", "WASTE"]).collect()
+    };
+    titles.extend(figures.into_iter().map(str::to_owned));
+    if asking.is_corrected {
+        titles.extend(["CORRECTIONS".into(), "NET".into()]);
+    }
+    let all = earned::sum(&asking.earned);
+    if all.is_some() {
+        titles.extend(["REVENUE".into(), "MARGIN".into()]);
+    }
+    let idle = asking.cluster.and_then(|cluster| cluster.idle(&report.by));
+    titles.extend(idle.as_ref().map(|_| "IDLE-NODES".to_owned()));
+    let cells = |line: &Line, corrections: Money, earned: Option<Earned>| {
+        let total = amount(line, line.cost.total(), digits);
+        let mut cells = if units {
+            of_units(line, total)
+        } else {
+            let mut cells = vec![hours(line.gpu_seconds, 2)];
+            let parts = parts
+                .iter()
+                .map(|(_, part)| part(&line.cost).rounded(digits));
+            cells.extend(parts);
+            cells.extend([total, waste(line)]);
+            cells
+        };
+        if asking.is_corrected {
+            let net = amount(line, line.cost.total() + corrections, digits);
+            cells.extend([corrections.rounded(digits), net]);
+        }
+        if all.is_some() {
+            let shown = |amount: Option<Money>| {
+                amount.map_or_else(|| "-".to_owned(), |amount| amount.rounded(digits))
+            };
+            cells.extend([
+                shown(earned.map(|earned| earned.revenue)),
+                shown(earned.and_then(|earned| earned.margin)),
+            ]);
+        }
+        cells
+    };
+    let names = report.by.len();
+    let mut rows: Vec<Vec<String>> = report
+        .rows
+        .iter()
+        .zip(&asking.earned)
+        .map(|(row, earned)| {
+            let key = row.key.iter();
+            let key = key.map(|value| value.clone().unwrap_or_else(|| "-".into()));
+            let idle = idle.as_ref().map(|idle| cluster::of_row(idle, row, digits));
+            let cells = cells(&row.line, row.corrections, *earned);
+            key.chain(cells).chain(idle).collect()
+        })
+        .collect();
+    let total = std::iter::once("TOTAL".to_owned())
+        .chain(std::iter::repeat(String::new()))
+        .take(names);
+    let idle = idle.map(|idle| amount(&idle.total, idle.total.cost.total(), digits));
+    let cells = cells(&report.total, report.corrections, all);
+    rows.push(total.chain(cells).chain(idle).collect());
+    let mut text = table(&titles, &rows, names, None);
+    if let Some(cluster) = asking.cluster {
+        text.push_str(&format!("\n{}", cluster.text(digits, asking.is_corrected)));
+    }
+    text.push_str(&format!(
+        "\n{} in {}, as of {:.0}\n",
+        asking.month, asking.currency, asking.now
+    ));
+    for note in notes(&report.total, asking.currency) {
+        text.push_str(&format!("{note}\n"));
+    }
+    text
+}
+
+/// What stands over the columns of `--units`.
+const UNITS: [&str; 7] = [
+    "TOTAL",
+    "REQUESTS",
+    "TOKENS-IN",
+    "TOKENS-OUT",
+    "PER-REQUEST",
+    "PER-1M-IN",
+    "PER-1M-OUT",
+];
+/// Decimals of what one request or a million tokens cost.
+const UNIT_DECIMALS: usize = 6;
+
+fn of_units(line: &Line, total: String) -> Vec<String> {
+    let costs = unit_costs(line);
+    let each = |cost: Option<Money>| {
+        cost.map_or_else(|| "-".to_owned(), |cost| amount(line, cost, UNIT_DECIMALS))
+    };
+    vec![
+        total,
+        line.used.requests.to_string(),
+        line.used.input_tokens.to_string(),
+        line.used.output_tokens.to_string(),
+        each(costs.per_request),
+        each(costs.per_million_input_tokens),
+        each(costs.per_million_output_tokens),
+    ]
+}
+
+type Part = fn(&Cost) -> Money;
+
+/// The parts of the cost that something has; none if they are one alone, which the total is then.
+fn parts(report: &Report) -> Vec<(&'static str, Part)> {
+    let parts: [(&str, Part); 4] = [
+        ("COMPUTE", |cost| cost.compute),
+        ("STORAGE", |cost| cost.storage),
+        ("POWER", |cost| cost.power),
+        ("LABOUR", |cost| cost.labour),
+    ];
+    let is_used = |part: &Part| {
+        let mut rows = report.rows.iter();
+        rows.any(|row| part(&row.line.cost) != Money::ZERO)
+    };
+    let used = parts.into_iter().filter(|(_, part)| is_used(part));
+    let used: Vec<_> = used.collect();
+    if used.len() > 1 { used } else { Vec::new() }
+}
