@@ -3,6 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::OnceLock,
 };
 
 use crate::{
@@ -11,6 +12,10 @@ use crate::{
     oci::{self, Image},
     tools::Tools,
 };
+
+/// kubectl's plugin: its package and its program.
+const PLUGIN: (&str, &str) = ("bursar-cli", "kubectl-bursar");
+static BUILT_PLUGIN: OnceLock<PathBuf> = OnceLock::new();
 
 /// What the checkout builds into images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,10 +63,25 @@ pub fn from_checkout(programs: &[Program]) -> Result<Vec<Image>> {
     if programs.is_empty() {
         return Ok(Vec::new());
     }
-    let built = cargo_build(&packages(programs), &[])?;
-    programs
-        .iter()
-        .zip(&built)
+    images(programs, &cargo_build(&packages(programs), &[])?)
+}
+
+/// The images of the tests. kubectl's plugin is built with them, so that no scenario waits for cargo in its own time.
+///
+/// # Errors
+/// When the build fails or an archive cannot be written.
+pub fn of_the_tests() -> Result<Vec<Image>> {
+    let programs = [&packages(&Program::TESTED)[..], &[PLUGIN]].concat();
+    let built = cargo_build(&programs, &[])?;
+    if let Some(plugin) = built.last() {
+        BUILT_PLUGIN.get_or_init(|| plugin.clone());
+    }
+    images(&Program::TESTED, &built)
+}
+
+fn images(programs: &[Program], built: &[PathBuf]) -> Result<Vec<Image>> {
+    let images = programs.iter().zip(built);
+    images
         .map(|(program, path)| write(program.name(), path))
         .collect()
 }
@@ -88,12 +108,15 @@ pub fn release(reference: &str) -> Result<Image> {
     oci::write(&archive, reference, &programs)
 }
 
-/// Builds kubectl's plugin, and says where it lies.
+/// Builds kubectl's plugin, unless that was done, and says where it lies.
 ///
 /// # Errors
 /// When the build fails.
 pub fn kubectl_bursar() -> Result<PathBuf> {
-    let built = cargo_build(&[("bursar-cli", "kubectl-bursar")], &[])?;
+    if let Some(plugin) = BUILT_PLUGIN.get() {
+        return Ok(plugin.clone());
+    }
+    let built = cargo_build(&[PLUGIN], &[])?;
     built.into_iter().next().ok_or_else(|| Error::Malformed {
         what: "cargo build".into(),
         why: "made no program kubectl-bursar".into(),

@@ -9,8 +9,7 @@ mod prices;
 use std::process::ExitCode;
 
 use bursar_e2e::{
-    NodeOptions, Options,
-    image::{self, Program},
+    NodeOptions, Options, image,
     runner::{self, Scenario},
 };
 
@@ -51,7 +50,7 @@ fn main() -> ExitCode {
                         ..NodeOptions::default()
                     },
                 ],
-                images: image::from_checkout(&Program::TESTED)?,
+                images: image::of_the_tests()?,
                 ..Options::new("money")
             })
         },

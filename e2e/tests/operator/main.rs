@@ -10,8 +10,7 @@ mod requests;
 use std::process::ExitCode;
 
 use bursar_e2e::{
-    NodeOptions, Options,
-    image::{self, Program},
+    NodeOptions, Options, image,
     runner::{self, Scenario},
 };
 
@@ -113,7 +112,7 @@ fn main() -> ExitCode {
     ];
     runner::main(
         || {
-            let images = image::from_checkout(&Program::TESTED)?;
+            let images = image::of_the_tests()?;
             Ok(Options {
                 nodes: vec![NodeOptions::h100(8)],
                 images,
