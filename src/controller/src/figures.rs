@@ -12,7 +12,7 @@ use crate::bill;
 use crate::context::Context;
 use crate::ledger::{self, Accounts};
 use crate::metrics::{self, figure};
-use crate::observe::Scene;
+use crate::scene::Scene;
 
 /// The figures of a namespace, its workloads and its budgets.
 pub(crate) fn figures(

@@ -7,6 +7,7 @@
 //! | `ledger` | charges, settled exactly once |
 //! | `watts` | what GPUs were measured to draw |
 //! | `claims` | what pods hold by claims: volumes and devices |
+//! | `scene` | what the caches hold of one namespace |
 //! | `observe`, `capacity` | everything that a decision reads, as the core's snapshot |
 //! | `reconcile` | the steps in their order |
 //! | `status` | writes statuses, with an Event for each condition that turned |
@@ -36,6 +37,7 @@ mod price_list;
 mod priced;
 mod prices;
 mod reconcile;
+mod scene;
 mod scrape;
 mod status;
 mod summary;
