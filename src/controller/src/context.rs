@@ -15,6 +15,7 @@ use kube::Client;
 use kube::runtime::events::Recorder;
 
 use crate::capacity::Reserved;
+use crate::explain::Explained;
 use crate::gateways::SharedDemands;
 use crate::ledger::{Folded, Written};
 use crate::metrics::Metrics;
@@ -54,7 +55,7 @@ pub(crate) struct Context {
     /// What each workload bears of a month's overheads.
     pub(crate) shares: Mutex<Option<(Month, BTreeMap<Holder, Money>)>>,
     /// The last decision over each namespace, for people.
-    pub(crate) explained: Arc<Mutex<BTreeMap<String, serde_json::Value>>>,
+    pub(crate) explained: Explained,
     pub(crate) zone: TimeZone,
     /// The operator's namespace.
     pub(crate) namespace: String,

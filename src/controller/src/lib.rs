@@ -7,8 +7,11 @@
 //! | `ledger` | charges, settled exactly once |
 //! | `watts` | what GPUs were measured to draw |
 //! | `claims` | what pods hold by claims: volumes and devices |
+//! | `scene` | what the caches hold of one namespace |
 //! | `observe`, `capacity` | everything that a decision reads, as the core's snapshot |
 //! | `reconcile` | the steps in their order |
+//! | `status` | writes statuses, with an Event for each condition that turned |
+//! | `figures`, `explain` | what Prometheus and `kubectl bursar explain` are shown of a decision |
 //! | `corrections` | which SpendCorrections count |
 //! | `inference`, `training`, `budget` | build, apply and status of a kind |
 //! | `bill` | the whole cluster's month: who bears its overheads, what its nodes cost |
@@ -21,6 +24,8 @@ mod capacity;
 mod claims;
 mod context;
 mod corrections;
+mod explain;
+mod figures;
 mod gateways;
 mod health;
 mod inference;
@@ -32,7 +37,9 @@ mod price_list;
 mod priced;
 mod prices;
 mod reconcile;
+mod scene;
 mod scrape;
+mod status;
 mod summary;
 #[cfg(test)]
 mod tests;
@@ -45,11 +52,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use axum::extract::{Path, State};
-use axum::http::StatusCode;
-use axum::response::IntoResponse;
-use axum::routing::get;
-use axum::{Json, Router};
 use bursar_runtime::admin::{self, Readiness};
 use bursar_runtime::lease::Candidate;
 use bursar_runtime::shutdown;
@@ -67,7 +69,8 @@ use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::context::{Context, lock};
+use crate::context::Context;
+use crate::explain::Explained;
 use crate::metrics::{Metrics, Result as Ended};
 use crate::scrape::Scrape;
 use crate::watch::{Concern, Stores};
@@ -80,8 +83,6 @@ const ERROR_PAUSE: Duration = Duration::from_secs(2);
 const SYNC_LIMIT: Duration = Duration::from_secs(120);
 /// The first look at all engines and gateways; what does not answer by then is unknown.
 const FIRST_ROUND: Duration = Duration::from_secs(2);
-/// A request of an operator in bounds: a namespace's decision.
-type Explained = Arc<Mutex<std::collections::BTreeMap<String, serde_json::Value>>>;
 
 /// What a controller is told.
 #[derive(Debug, Clone, clap::Args)]
@@ -174,7 +175,8 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let explained = Explained::default();
     let ended = CancellationToken::new();
     let _ended = ended.clone().drop_guard();
-    let routes = admin::routes(readiness.clone(), registry).merge(explanations(explained.clone()));
+    let routes =
+        admin::routes(readiness.clone(), registry).merge(explain::routes(explained.clone()));
     let mut admin = tokio::spawn(admin::serve(options.admin_port, routes, ended.clone()));
     readiness.set(true);
 
@@ -358,25 +360,4 @@ fn on_error(namespace: Arc<Namespace>, error: &reconcile::Error, _: Arc<Context>
     }
     tracing::warn!(namespace = namespace.name_any(), %error, "reconcile");
     Action::requeue(ERROR_PAUSE)
-}
-
-/// The leader's last decision over a namespace.
-fn explanations(explained: Explained) -> Router {
-    Router::new()
-        .route("/explain/{namespace}", get(explain))
-        .with_state(explained)
-}
-
-async fn explain(
-    State(explained): State<Explained>,
-    Path(namespace): Path<String>,
-) -> impl IntoResponse {
-    match lock(&explained).get(&namespace).cloned() {
-        Some(decision) => Json(decision).into_response(),
-        None => (
-            StatusCode::NOT_FOUND,
-            format!("this replica has decided nothing over namespace {namespace}\n"),
-        )
-            .into_response(),
-    }
 }

@@ -1,17 +1,14 @@
-//! Everything that a decision over one namespace reads, from caches, signals and ledger.
+//! Everything that a decision over one namespace reads, from caches, signals and ledger, as the core's snapshot.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
-use bursar_api::names::{SPEND_FINALIZER, WORKLOAD_LABEL};
 use bursar_api::spend::{WorkloadKind, WorkloadRef};
 use bursar_api::template;
 use bursar_api::text::FieldError;
 use bursar_api::{BudgetPolicy, InferenceDeployment, TrainingJob};
 use bursar_core::budget::{Budget, Load};
 use bursar_core::capacity::Gang;
-use bursar_core::correction::{self, Correction};
-use bursar_core::ledger::Uid;
+use bursar_core::correction;
 use bursar_core::money::Money;
 use bursar_core::period::Month;
 use bursar_core::plan::{Plan, Snapshot};
@@ -22,15 +19,14 @@ use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use kube::ResourceExt;
 
 use crate::capacity::{self, Reserved};
-use crate::claims::Claims;
 use crate::context::{Context, lock};
-use crate::corrections;
 use crate::gateways;
 use crate::health;
 use crate::inference::{self, build::fnv, drain::SETTLE};
-use crate::ledger::{self, Accounts, Records};
+use crate::ledger::{self, Accounts};
 use crate::pod;
-use crate::prices::{self, Prices};
+use crate::prices;
+use crate::scene::Scene;
 use crate::training::job;
 
 /// Between the moment that a budget is exhausted and the first order to stop, and between a container's end and its being seen.
@@ -47,129 +43,7 @@ pub(crate) struct Books {
     pub(crate) doubts: BTreeMap<WorkloadRef, String>,
 }
 
-/// What the caches hold of one namespace.
-pub(crate) struct Scene {
-    pub(crate) namespace: String,
-    pub(crate) services: Vec<Arc<InferenceDeployment>>,
-    pub(crate) jobs: Vec<Arc<TrainingJob>>,
-    pub(crate) budgets: Vec<Arc<BudgetPolicy>>,
-    /// Pods of workloads.
-    pub(crate) pods: Vec<Arc<Pod>>,
-    pub(crate) claims: Claims,
-    /// Pods that used devices which others bore until a moment ago.
-    pub(crate) sharing: BTreeSet<Uid>,
-    pub(crate) records: Records,
-    pub(crate) prices: Arc<Prices>,
-    /// Those that count.
-    pub(crate) corrections: Vec<Correction>,
-    pub(crate) now: Timestamp,
-}
-
 impl Scene {
-    /// What the caches hold now. The oldest workload comes first.
-    pub(crate) fn of(context: &Context, namespace: &str, now: Timestamp) -> Self {
-        let here = |object: &dyn Fn() -> Option<String>| object().as_deref() == Some(namespace);
-        let mut services = context.stores.services.state();
-        services.retain(|object| {
-            here(&|| object.namespace()) && object.metadata.deletion_timestamp.is_none()
-        });
-        services.sort_by_key(|object| (object.creation_timestamp(), object.name_any()));
-        let mut jobs = context.stores.jobs.state();
-        jobs.retain(|object| {
-            here(&|| object.namespace()) && object.metadata.deletion_timestamp.is_none()
-        });
-        let mut budgets = context.stores.budgets.state();
-        budgets.retain(|object| here(&|| object.namespace()));
-        budgets.sort_by_key(|object| object.name_any());
-        let mut pods = context.stores.pods.state();
-        pods.retain(|pod| here(&|| pod.namespace()) && ledger::workload_of(pod).is_some());
-        let records = Records::of(&context.stores.records, &context.folded, namespace);
-        let open: BTreeSet<Uid> = records.open().map(str::to_owned).collect();
-        let claims = Claims::of(&context.stores, &pods, &open);
-        let sharing = {
-            let mut all = lock(&context.sharing);
-            let sharing = all.entry(namespace.to_owned()).or_default();
-            sharing.extend(claims.sharing().iter().cloned());
-            sharing
-                .retain(|uid| !open.contains(uid) && pods.iter().any(|pod| pod::uid(pod) == uid));
-            sharing.clone()
-        };
-        // claims for other devices than GPUs concern nobody
-        let is_charged = |pod: &Pod| {
-            pod::label(pod, WORKLOAD_LABEL).is_some()
-                || pod::has_finalizer(pod, SPEND_FINALIZER)
-                || claims.holds_gpus(pod)
-                || open.contains(pod::uid(pod))
-        };
-        pods.retain(|pod| is_charged(pod));
-        let prices = context.prices(now);
-        let corrections = corrections::accepted(
-            &context.stores.corrections,
-            &context.stores.records,
-            &prices.lists.currency,
-            namespace,
-        );
-        Self {
-            namespace: namespace.to_owned(),
-            services,
-            jobs,
-            budgets,
-            pods,
-            claims,
-            sharing,
-            records,
-            prices,
-            corrections,
-            now,
-        }
-    }
-
-    /// All workloads that there are, or that have pods or records.
-    pub(crate) fn workloads(&self) -> Vec<WorkloadRef> {
-        let mut all: Vec<WorkloadRef> = self
-            .services
-            .iter()
-            .map(|each| self.workload(WorkloadKind::InferenceDeployment, &each.name_any()))
-            .collect();
-        all.extend(
-            self.jobs
-                .iter()
-                .map(|each| self.workload(WorkloadKind::TrainingJob, &each.name_any())),
-        );
-        all.extend(self.pods.iter().filter_map(|pod| ledger::workload_of(pod)));
-        all.extend(self.records.workloads().cloned());
-        all.sort();
-        all.dedup();
-        all
-    }
-
-    /// Services that the last decision asked no replica for.
-    pub(crate) fn unasked(&self) -> BTreeSet<WorkloadRef> {
-        let asked = |object: &InferenceDeployment| {
-            let status = object.status.as_ref();
-            status.is_none_or(|status| status.desired_replicas > 0)
-        };
-        let unasked = self.services.iter().filter(|object| !asked(object));
-        unasked
-            .map(|object| self.workload(WorkloadKind::InferenceDeployment, &object.name_any()))
-            .collect()
-    }
-
-    /// The pods of one workload.
-    pub(crate) fn pods_of(&self, workload: &WorkloadRef) -> Vec<&Pod> {
-        let ours = |pod: &&Arc<Pod>| ledger::workload_of(pod).as_ref() == Some(workload);
-        self.pods.iter().filter(ours).map(AsRef::as_ref).collect()
-    }
-
-    /// A workload of this namespace.
-    pub(crate) fn workload(&self, kind: WorkloadKind, name: &str) -> WorkloadRef {
-        WorkloadRef {
-            namespace: self.namespace.clone(),
-            kind,
-            name: name.to_owned(),
-        }
-    }
-
     /// The snapshot that a plan is made of.
     ///
     /// # Errors

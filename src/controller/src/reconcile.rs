@@ -1,10 +1,8 @@
 //! One reconcile of one namespace: ledger, observe, plan, latch, apply, status.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bursar_api::conditions;
 use bursar_api::revenue::Revenue;
 use bursar_api::spend::{SpendSummary, WorkloadKind, WorkloadRef};
 use bursar_api::text::FieldError;
@@ -14,24 +12,22 @@ use bursar_core::money::Money;
 use bursar_core::period::Month;
 use bursar_core::plan::{LimitedBy, Plan, Snapshot, plan};
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::api::{Api, PostParams};
-use kube::runtime::events::{Event, EventType};
-use kube::{Resource, ResourceExt};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-use serde_json::json;
+use kube::ResourceExt;
 
 use crate::bill;
 use crate::budget;
-use crate::calls::{Failure, bounded};
+use crate::calls::Failure;
 use crate::context::{Context, lock};
+use crate::explain;
+use crate::figures::figures;
 use crate::inference;
-use crate::ledger::{self, Accounts, Ledger};
-use crate::metrics::{self, Limit, figure};
-use crate::observe::{Books, Scene};
+use crate::ledger::{self, Ledger};
+use crate::metrics::Limit;
+use crate::observe::Books;
 use crate::priced::{self, Spend};
+use crate::scene::Scene;
+use crate::status;
 use crate::summary::{self, summary};
 use crate::training::{self, job::batch_job};
 
@@ -240,8 +236,8 @@ async fn latch(
                 status: Some(status),
                 ..(**object).clone()
             };
-            match write_status(context, &scene.namespace, &object).await {
-                Ok(()) => announce(context, &object, &old, &new).await,
+            match status::write(context, &scene.namespace, &object, &old, &new).await {
+                Ok(()) => {}
                 Err(error) if latched => return Err(error),
                 Err(error) => troubles.add(Error::Status(error)),
             }
@@ -272,142 +268,8 @@ fn remember(context: &Context, scene: &Scene, plan: &Plan, snapshot: &Snapshot) 
             .inc();
     }
     drop(histories);
-    let services = plan.services.iter().zip(&snapshot.services).map(|(decision, service)| {
-        json!({
-            "name": decision.name, "queueDepth": decision.queue_depth, "held": service.held, "target": service.target,
-            "current": service.current, "asked": decision.asked, "desired": decision.desired, "allowed": decision.allowed,
-            "limitedBy": decision.limited_by, "reason": decision.reason,
-            "activeAt": service.active_at, "replicaRatePerHour": service.load.rate, "replicaReserve": service.load.reserve(),
-        })
-    });
-    let services: Vec<_> = services.into_iter().collect();
-    let jobs = plan.jobs.iter().map(|turn| {
-        json!({"name": turn.name, "run": turn.run, "limitedBy": turn.limited_by, "position": turn.position, "reason": turn.reason})
-    });
-    let jobs: Vec<_> = jobs.into_iter().collect();
-    let budgets = plan.budgets.iter().map(|standing| {
-        json!({
-            "name": standing.budget.name, "limit": standing.budget.limit, "spent": standing.budget.spent,
-            "corrections": standing.budget.corrections,
-            "reserve": standing.reserve, "remaining": standing.remaining(), "ratePerHour": standing.rate,
-            "periodStart": standing.period.start, "periodEnd": standing.period.end, "exhausted": standing.is_exhausted(),
-            "exhaustionTime": standing.exhausted_at,
-        })
-    });
-    let budgets: Vec<_> = budgets.into_iter().collect();
-    let decided = json!({"at": scene.now, "services": services, "jobs": jobs, "budgets": budgets, "nextLook": plan.next_look});
-    lock(&context.explained).insert(scene.namespace.clone(), decided);
-}
-
-/// What Prometheus is shown of a namespace.
-fn figures(
-    context: &Context,
-    scene: &Scene,
-    plan: &Plan,
-    snapshot: &Snapshot,
-    accounts: &BTreeMap<WorkloadRef, Accounts>,
-) -> Vec<(&'static str, metrics::Object, Option<f64>)> {
-    let month = Month::of(scene.now, &context.zone);
-    let mut figures = Vec::new();
-    for (workload, accounts) in accounts {
-        let object = || metrics::Object::from(workload);
-        let spent = ledger::sum(
-            accounts,
-            month.bounds(&context.zone),
-            scene.now,
-            &context.zone,
-        );
-        let cost = spent.cost;
-        for (name, amount) in [
-            (metrics::SPEND_MONTH, cost.total()),
-            (metrics::COMPUTE_MONTH, cost.compute),
-            (metrics::STORAGE_MONTH, cost.storage),
-            (metrics::POWER_MONTH, cost.power),
-            (metrics::WASTE_MONTH, spent.waste()),
-            (metrics::UNATTRIBUTED_MONTH, spent.unattributed),
-            (metrics::SAVED_MONTH, spent.saved),
-        ] {
-            figures.push((name, object(), Some(figure(amount))));
-        }
-        figures.push((
-            metrics::OVERHEAD_MONTH,
-            object(),
-            bill::overhead(context, workload, scene.now).map(figure),
-        ));
-        let of = |amount: i64, unit: f64| Some(amount as f64 / unit);
-        figures.push((
-            metrics::GPU_HOURS_MONTH,
-            object(),
-            of(spent.gpu_seconds, 3600.0),
-        ));
-        figures.push((
-            metrics::CARBON_MONTH,
-            object(),
-            of(spent.carbon_mg, 1_000_000.0),
-        ));
-        figures.push((
-            metrics::SPEND_RATE,
-            object(),
-            ledger::rate(accounts, month).map(figure),
-        ));
-    }
-    let bounds = month.bounds(&context.zone);
-    let corrections = correction::sum(&scene.corrections, bounds, scene.now, &context.zone);
-    if corrections != Money::ZERO {
-        let namespace = metrics::Object {
-            namespace: scene.namespace.clone(),
-            kind: "Namespace",
-            name: scene.namespace.clone(),
-        };
-        let amount = Some(figure(corrections));
-        figures.push((metrics::CORRECTIONS_MONTH, namespace, amount));
-    }
-    for (decision, service) in plan.services.iter().zip(&snapshot.services) {
-        let object = || {
-            metrics::Object::from(
-                &scene.workload(WorkloadKind::InferenceDeployment, &decision.name),
-            )
-        };
-        figures.push((
-            metrics::QUEUE_DEPTH,
-            object(),
-            decision.queue_depth.map(|depth| depth as f64),
-        ));
-        figures.push((metrics::HELD, object(), Some(service.held as f64)));
-        figures.push((
-            metrics::DESIRED,
-            object(),
-            Some(f64::from(decision.desired)),
-        ));
-        figures.push((
-            metrics::ALLOWED,
-            object(),
-            Some(f64::from(decision.allowed)),
-        ));
-    }
-    for standing in &plan.budgets {
-        let object = || metrics::Object {
-            namespace: scene.namespace.clone(),
-            kind: "BudgetPolicy",
-            name: standing.budget.name.clone(),
-        };
-        figures.push((
-            metrics::BUDGET_LIMIT,
-            object(),
-            Some(figure(standing.budget.limit)),
-        ));
-        figures.push((
-            metrics::BUDGET_SPENT,
-            object(),
-            Some(figure(standing.budget.spent)),
-        ));
-        figures.push((
-            metrics::BUDGET_RESERVE,
-            object(),
-            Some(figure(standing.reserve)),
-        ));
-    }
-    figures
+    let decision = explain::decision(plan, snapshot, scene.now);
+    lock(&context.explained).insert(scene.namespace.clone(), decision);
 }
 
 /// What all workloads of a namespace are followed by.
@@ -515,9 +377,8 @@ async fn follow_service(
             status: Some(status),
             ..(**object).clone()
         };
-        match write_status(context, &scene.namespace, &object).await {
-            Ok(()) => announce(context, &object, &old, &new).await,
-            Err(error) => troubles.add(Error::Status(error)),
+        if let Err(error) = status::write(context, &scene.namespace, &object, &old, &new).await {
+            troubles.add(Error::Status(error));
         }
     }
     look
@@ -559,69 +420,12 @@ async fn follow_job(round: &Round<'_>, object: &Arc<TrainingJob>, troubles: &mut
             status: Some(status),
             ..(**object).clone()
         };
-        match write_status(context, &scene.namespace, &object).await {
-            Ok(()) => announce(context, &object, &old, &new).await,
-            Err(error) => troubles.add(Error::Status(error)),
+        if let Err(error) = status::write(context, &scene.namespace, &object, &old, &new).await {
+            troubles.add(Error::Status(error));
         }
     }
 }
 
 fn conditions_of(conditions: Option<&Vec<Condition>>) -> Vec<Condition> {
     conditions.cloned().unwrap_or_default()
-}
-
-/// Writes a status at the version that was read.
-async fn write_status<K>(context: &Context, namespace: &str, object: &K) -> Result<(), Failure>
-where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-        + Clone
-        + Serialize
-        + DeserializeOwned
-        + std::fmt::Debug,
-{
-    let api: Api<K> = Api::namespaced(context.client.clone(), namespace);
-    bounded(
-        "replace status",
-        api.replace_status(&object.name_any(), &PostParams::default(), object),
-    )
-    .await
-    .map(drop)
-}
-
-/// Tells of conditions that turned: few Events, and each once.
-async fn announce<K>(context: &Context, object: &K, old: &[Condition], new: &[Condition])
-where
-    K: Resource<DynamicType = ()>,
-{
-    let before = |kind: &str| old.iter().find(|condition| condition.type_ == kind);
-    for condition in new {
-        let turned = before(&condition.type_)
-            .is_none_or(|old| old.status != condition.status || old.reason != condition.reason);
-        let was_good = before(&condition.type_).is_none_or(|old| old.status == "True");
-        // that all is well from the start is no news, and readiness has its own column
-        if !turned
-            || (condition.status == "True" && was_good)
-            || condition.type_ == conditions::READY
-        {
-            continue;
-        }
-        let event = Event {
-            type_: if condition.status == "True" {
-                EventType::Normal
-            } else {
-                EventType::Warning
-            },
-            reason: condition.reason.clone(),
-            note: Some(condition.message.clone()),
-            action: condition.type_.clone(),
-            secondary: None,
-        };
-        let reference = object.object_ref(&());
-        let published = context.recorder.publish(&event, &reference);
-        match tokio::time::timeout(Duration::from_secs(3), published).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "cannot publish an event"),
-            Err(_) => tracing::warn!("publishing an event got no answer"),
-        }
-    }
 }

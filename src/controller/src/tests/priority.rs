@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::leader::{Leader, View};
 use super::world::{NAMESPACE, World};
-use crate::observe::Scene;
+use crate::scene::Scene;
 
 /// The priority of the namespace's job, before it has a pod.
 async fn priority(world: &World) -> i32 {

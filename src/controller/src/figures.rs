@@ -1,0 +1,126 @@
+//! What Prometheus is shown of a namespace: its workloads, its budgets and its corrections.
+
+use std::collections::BTreeMap;
+
+use bursar_api::spend::{WorkloadKind, WorkloadRef};
+use bursar_core::correction;
+use bursar_core::money::Money;
+use bursar_core::period::Month;
+use bursar_core::plan::{Plan, Snapshot};
+
+use crate::bill;
+use crate::context::Context;
+use crate::ledger::{self, Accounts};
+use crate::metrics::{self, figure};
+use crate::scene::Scene;
+
+/// The figures of a namespace, its workloads and its budgets.
+pub(crate) fn figures(
+    context: &Context,
+    scene: &Scene,
+    plan: &Plan,
+    snapshot: &Snapshot,
+    accounts: &BTreeMap<WorkloadRef, Accounts>,
+) -> Vec<(&'static str, metrics::Object, Option<f64>)> {
+    let month = Month::of(scene.now, &context.zone);
+    let mut figures = Vec::new();
+    for (workload, accounts) in accounts {
+        let object = || metrics::Object::from(workload);
+        let spent = ledger::sum(
+            accounts,
+            month.bounds(&context.zone),
+            scene.now,
+            &context.zone,
+        );
+        let cost = spent.cost;
+        for (name, amount) in [
+            (metrics::SPEND_MONTH, cost.total()),
+            (metrics::COMPUTE_MONTH, cost.compute),
+            (metrics::STORAGE_MONTH, cost.storage),
+            (metrics::POWER_MONTH, cost.power),
+            (metrics::WASTE_MONTH, spent.waste()),
+            (metrics::UNATTRIBUTED_MONTH, spent.unattributed),
+            (metrics::SAVED_MONTH, spent.saved),
+        ] {
+            figures.push((name, object(), Some(figure(amount))));
+        }
+        figures.push((
+            metrics::OVERHEAD_MONTH,
+            object(),
+            bill::overhead(context, workload, scene.now).map(figure),
+        ));
+        let of = |amount: i64, unit: f64| Some(amount as f64 / unit);
+        figures.push((
+            metrics::GPU_HOURS_MONTH,
+            object(),
+            of(spent.gpu_seconds, 3600.0),
+        ));
+        figures.push((
+            metrics::CARBON_MONTH,
+            object(),
+            of(spent.carbon_mg, 1_000_000.0),
+        ));
+        figures.push((
+            metrics::SPEND_RATE,
+            object(),
+            ledger::rate(accounts, month).map(figure),
+        ));
+    }
+    let bounds = month.bounds(&context.zone);
+    let corrections = correction::sum(&scene.corrections, bounds, scene.now, &context.zone);
+    if corrections != Money::ZERO {
+        let namespace = metrics::Object {
+            namespace: scene.namespace.clone(),
+            kind: "Namespace",
+            name: scene.namespace.clone(),
+        };
+        let amount = Some(figure(corrections));
+        figures.push((metrics::CORRECTIONS_MONTH, namespace, amount));
+    }
+    for (decision, service) in plan.services.iter().zip(&snapshot.services) {
+        let object = || {
+            metrics::Object::from(
+                &scene.workload(WorkloadKind::InferenceDeployment, &decision.name),
+            )
+        };
+        figures.push((
+            metrics::QUEUE_DEPTH,
+            object(),
+            decision.queue_depth.map(|depth| depth as f64),
+        ));
+        figures.push((metrics::HELD, object(), Some(service.held as f64)));
+        figures.push((
+            metrics::DESIRED,
+            object(),
+            Some(f64::from(decision.desired)),
+        ));
+        figures.push((
+            metrics::ALLOWED,
+            object(),
+            Some(f64::from(decision.allowed)),
+        ));
+    }
+    for standing in &plan.budgets {
+        let object = || metrics::Object {
+            namespace: scene.namespace.clone(),
+            kind: "BudgetPolicy",
+            name: standing.budget.name.clone(),
+        };
+        figures.push((
+            metrics::BUDGET_LIMIT,
+            object(),
+            Some(figure(standing.budget.limit)),
+        ));
+        figures.push((
+            metrics::BUDGET_SPENT,
+            object(),
+            Some(figure(standing.budget.spent)),
+        ));
+        figures.push((
+            metrics::BUDGET_RESERVE,
+            object(),
+            Some(figure(standing.reserve)),
+        ));
+    }
+    figures
+}

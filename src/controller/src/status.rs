@@ -1,0 +1,81 @@
+//! Writes statuses, and tells in Events which of their conditions turned.
+
+use std::time::Duration;
+
+use bursar_api::conditions;
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::api::{Api, PostParams};
+use kube::runtime::events::{Event, EventType};
+use kube::{Resource, ResourceExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::calls::{Failure, bounded};
+use crate::context::Context;
+
+/// Writes an object's status at the version that was read, and announces what turned from its `old` to its `new` conditions.
+///
+/// # Errors
+/// The status could not be written; nothing is announced then.
+pub(crate) async fn write<K>(
+    context: &Context,
+    namespace: &str,
+    object: &K,
+    old: &[Condition],
+    new: &[Condition],
+) -> Result<(), Failure>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + Serialize
+        + DeserializeOwned
+        + std::fmt::Debug,
+{
+    let api: Api<K> = Api::namespaced(context.client.clone(), namespace);
+    bounded(
+        "replace status",
+        api.replace_status(&object.name_any(), &PostParams::default(), object),
+    )
+    .await?;
+    announce(context, object, old, new).await;
+    Ok(())
+}
+
+/// Tells of conditions that turned: few Events, and each once.
+async fn announce<K>(context: &Context, object: &K, old: &[Condition], new: &[Condition])
+where
+    K: Resource<DynamicType = ()>,
+{
+    let before = |kind: &str| old.iter().find(|condition| condition.type_ == kind);
+    for condition in new {
+        let turned = before(&condition.type_)
+            .is_none_or(|old| old.status != condition.status || old.reason != condition.reason);
+        let was_good = before(&condition.type_).is_none_or(|old| old.status == "True");
+        // that all is well from the start is no news, and readiness has its own column
+        if !turned
+            || (condition.status == "True" && was_good)
+            || condition.type_ == conditions::READY
+        {
+            continue;
+        }
+        let event = Event {
+            type_: if condition.status == "True" {
+                EventType::Normal
+            } else {
+                EventType::Warning
+            },
+            reason: condition.reason.clone(),
+            note: Some(condition.message.clone()),
+            action: condition.type_.clone(),
+            secondary: None,
+        };
+        let reference = object.object_ref(&());
+        let published = context.recorder.publish(&event, &reference);
+        match tokio::time::timeout(Duration::from_secs(3), published).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "cannot publish an event"),
+            Err(_) => tracing::warn!("publishing an event got no answer"),
+        }
+    }
+}

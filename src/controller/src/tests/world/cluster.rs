@@ -1,0 +1,363 @@
+//! The rest of the cluster, a second at a time: garbage collection, the Deployment and Job controllers, the scheduler, the kubelet
+//! and the endpoints.
+
+use bursar_api::names::{DELETION_COST_ANNOTATION, SERVING_LABEL, SPEND_FINALIZER};
+use bursar_api::{InferenceDeployment, TrainingJob};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::{Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::journal::Stay;
+use super::{GPUS, World};
+use crate::pod;
+
+/// Seconds from the order to end until a pod has ended.
+const GRACE: i64 = 3;
+
+impl World {
+    /// A second passes for everybody but Bursar.
+    pub(in crate::tests) async fn turn(&mut self) {
+        self.now += SignedDuration::from_secs(1);
+        self.server.set_clock(self.now);
+        self.collect_garbage().await;
+        if !self.slow || self.now.as_second() % 3 == 0 {
+            self.deployments().await;
+        }
+        if !self.slow || self.now.as_second() % 3 == 0 {
+            self.jobs().await;
+        }
+        self.scheduler().await;
+        self.kubelet().await;
+        self.endpoints().await;
+    }
+
+    async fn collect_garbage(&self) {
+        let services: Vec<InferenceDeployment> = self.server.objects();
+        let jobs: Vec<TrainingJob> = self.server.objects();
+        let mut owners: Vec<String> = services.iter().filter_map(ResourceExt::uid).collect();
+        owners.extend(jobs.iter().filter_map(ResourceExt::uid));
+        self.sweep::<Deployment>(&owners).await;
+        self.sweep::<Job>(&owners).await;
+        self.sweep::<Service>(&owners).await;
+        self.sweep::<EndpointSlice>(&owners).await;
+        let deployments: Vec<Deployment> = self.server.objects();
+        let jobs: Vec<Job> = self.server.objects();
+        owners = deployments.iter().filter_map(ResourceExt::uid).collect();
+        owners.extend(jobs.iter().filter_map(ResourceExt::uid));
+        self.sweep::<Pod>(&owners).await;
+    }
+
+    async fn sweep<K>(&self, owners: &[String])
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + DeserializeOwned
+            + std::fmt::Debug,
+    {
+        for object in self.server.objects::<K>() {
+            let owned = object.owner_references().is_empty()
+                || object
+                    .owner_references()
+                    .iter()
+                    .any(|owner| owners.contains(&owner.uid));
+            if !owned && object.meta().deletion_timestamp.is_none() {
+                self.api::<K>()
+                    .delete(&object.name_any(), &DeleteParams::default())
+                    .await
+                    .unwrap();
+            }
+        }
+    }
+
+    async fn deployments(&mut self) {
+        for deployment in self.server.objects::<Deployment>() {
+            let mut pods = self.alive(&deployment);
+            let wanted = usize::try_from(deployment.spec.replicas.unwrap_or(1)).unwrap();
+            let cost = |pod: &Pod| {
+                pod.annotations()
+                    .get(DELETION_COST_ANNOTATION)
+                    .and_then(|cost| cost.parse::<i64>().ok())
+            };
+            pods.sort_by_key(|pod| {
+                (
+                    cost(pod).unwrap_or(0),
+                    pod::is_ready(pod),
+                    std::cmp::Reverse(pod.name_any()),
+                )
+            });
+            let surplus = pods.len().saturating_sub(wanted);
+            for pod in pods.iter().take(surplus) {
+                if pod.labels().contains_key(SERVING_LABEL) {
+                    self.cut.push(pod.name_any());
+                }
+                self.api::<Pod>()
+                    .delete(&pod.name_any(), &DeleteParams::default())
+                    .await
+                    .unwrap();
+            }
+            for _ in pods.len()..wanted {
+                self.make_pod(
+                    &deployment,
+                    &deployment.spec.template,
+                    &format!("{}-", deployment.name_any()),
+                )
+                .await;
+            }
+            let status = json!({"status": {
+                "replicas": wanted, "updatedReplicas": wanted, "observedGeneration": deployment.metadata.generation,
+            }});
+            self.report(&deployment, status).await;
+        }
+    }
+
+    async fn jobs(&mut self) {
+        for job in self.server.objects::<Job>() {
+            let spec = job.spec.clone().unwrap();
+            let suspended = spec.suspend == Some(true);
+            let of_job: Vec<Pod> = self
+                .pods()
+                .into_iter()
+                .filter(|pod| is_owned(pod, &job))
+                .collect();
+            let going = of_job
+                .iter()
+                .filter(|pod| !pod::is_terminal(pod) && pod.metadata.deletion_timestamp.is_some())
+                .count();
+            let alive = self.alive(&job);
+            let wanted = if suspended {
+                0
+            } else {
+                usize::try_from(spec.completions.unwrap_or(1)).unwrap()
+            };
+            for pod in alive.iter().skip(wanted) {
+                self.api::<Pod>()
+                    .delete(&pod.name_any(), &DeleteParams::default())
+                    .await
+                    .unwrap();
+            }
+            // a pod is replaced when the one before it has ended
+            if going == 0 {
+                for _ in alive.len()..wanted {
+                    self.make_pod(&job, &spec.template, &format!("{}-", job.name_any()))
+                        .await;
+                }
+            }
+            let of_job: Vec<Pod> = self
+                .pods()
+                .into_iter()
+                .filter(|pod| is_owned(pod, &job) && !pod::is_terminal(pod))
+                .collect();
+            let terminating = of_job
+                .iter()
+                .filter(|pod| pod.metadata.deletion_timestamp.is_some())
+                .count();
+            let ready = of_job.iter().filter(|pod| pod::is_ready(pod)).count();
+            let status = json!({"status": {"active": of_job.len() - terminating, "terminating": terminating, "ready": ready}});
+            self.report(&job, status).await;
+        }
+    }
+
+    /// Writes a status, if it is news.
+    async fn report<K>(&mut self, object: &K, status: Value)
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + DeserializeOwned
+            + std::fmt::Debug,
+    {
+        let known = self
+            .reported
+            .insert(object.uid().unwrap_or_default(), status.clone());
+        if known.as_ref() != Some(&status) {
+            let patch = Patch::Merge(status);
+            self.api::<K>()
+                .patch_status(&object.name_any(), &PatchParams::default(), &patch)
+                .await
+                .unwrap();
+        }
+    }
+
+    fn alive<K: ResourceExt>(&self, owner: &K) -> Vec<Pod> {
+        let mut pods = self.pods();
+        pods.retain(|pod| {
+            is_owned(pod, owner)
+                && !pod::is_terminal(pod)
+                && pod.metadata.deletion_timestamp.is_none()
+        });
+        pods
+    }
+
+    /// A pod as admission leaves it.
+    async fn make_pod<K>(&self, owner: &K, template: &PodTemplateSpec, prefix: &str)
+    where
+        K: Resource<DynamicType = ()>,
+    {
+        let mut metadata = template.metadata.clone().unwrap_or_default();
+        metadata.generate_name = Some(prefix.to_owned());
+        metadata.owner_references = owner.controller_owner_ref(&()).map(|owner| vec![owner]);
+        metadata.finalizers = self.admission.then(|| vec![SPEND_FINALIZER.to_owned()]);
+        let pod = Pod {
+            metadata,
+            spec: template.spec.clone(),
+            status: None,
+        };
+        self.api::<Pod>()
+            .create(&PostParams::default(), &pod)
+            .await
+            .unwrap();
+    }
+
+    async fn scheduler(&mut self) {
+        let holds = |pod: &Pod| pod::node_name(pod).is_some() && !pod::is_terminal(pod);
+        let mut free = GPUS - self.pods().iter().filter(|pod| holds(pod)).count();
+        for pod in self.pods() {
+            let waits = pod::node_name(&pod).is_none() && pod.metadata.deletion_timestamp.is_none();
+            if !waits || free == 0 {
+                continue;
+            }
+            free -= 1;
+            let condition = json!([{"type": "PodScheduled", "status": "True", "lastTransitionTime": self.now.to_string()}]);
+            self.patch_pod(&pod, json!({"spec": {"nodeName": "node"}}))
+                .await;
+            self.patch_status(&pod, json!({"conditions": condition}))
+                .await;
+            let workload = pod.labels()["bursar.dev/workload"].clone();
+            self.stays.insert(
+                pod.uid().unwrap(),
+                Stay {
+                    workload,
+                    from: self.now,
+                    to: None,
+                },
+            );
+        }
+    }
+
+    async fn kubelet(&mut self) {
+        for pod in self.pods() {
+            let Some(stay) = self.stays.get_mut(pod::uid(&pod)) else {
+                continue;
+            };
+            if let Some(deletion) = &pod.metadata.deletion_timestamp {
+                let ordered = deletion.0
+                    - SignedDuration::from_secs(
+                        pod.metadata.deletion_grace_period_seconds.unwrap_or(0),
+                    );
+                let end = ordered + SignedDuration::from_secs(GRACE);
+                if pod::is_terminal(&pod) {
+                    self.remove(&pod).await;
+                } else if self.now >= end {
+                    stay.to = Some(self.now);
+                    self.finish(&pod).await;
+                    if pod.finalizers().is_empty() {
+                        self.remove(&pod).await;
+                    }
+                }
+            } else if stay.from + SignedDuration::from_secs(1) <= self.now
+                && !pod::is_ready(&pod)
+                && !pod::is_terminal(&pod)
+            {
+                let scheduled = json!({"type": "PodScheduled", "status": "True", "lastTransitionTime": stay.from.to_string()});
+                let ready = json!({"type": "Ready", "status": "True", "lastTransitionTime": self.now.to_string()});
+                self.patch_status(&pod, json!({"phase": "Running", "podIP": "10.0.0.1", "conditions": [scheduled, ready]})).await;
+            }
+        }
+    }
+
+    pub(in crate::tests) async fn remove(&self, pod: &Pod) {
+        let now = DeleteParams::default().grace_period(0);
+        self.api::<Pod>()
+            .delete(&pod.name_any(), &now)
+            .await
+            .unwrap();
+    }
+
+    async fn finish(&self, pod: &Pod) {
+        self.end(pod, self.stays[pod::uid(pod)].from).await;
+    }
+
+    /// Its containers end now; it was bound at that time.
+    pub(in crate::tests) async fn end(&self, pod: &Pod, bound: Timestamp) {
+        let scheduled = json!({"type": "PodScheduled", "status": "True", "lastTransitionTime": bound.to_string()});
+        let ended = json!([{
+            "name": "c", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+            "state": {"terminated": {"exitCode": 0, "finishedAt": self.now.to_string()}},
+        }]);
+        self.patch_status(
+            pod,
+            json!({"phase": "Succeeded", "conditions": [scheduled], "containerStatuses": ended}),
+        )
+        .await;
+    }
+
+    async fn endpoints(&mut self) {
+        for service in self.server.objects::<Service>() {
+            let name = service.name_any();
+            if service
+                .spec
+                .as_ref()
+                .and_then(|spec| spec.cluster_ip.as_deref())
+                == Some("None")
+            {
+                continue;
+            }
+            let serving = self.pods().into_iter().filter(|pod| {
+                pod::is_ready(pod)
+                    && pod.labels().contains_key(SERVING_LABEL)
+                    && pod.metadata.deletion_timestamp.is_none()
+            });
+            let endpoints: Vec<Value> = serving
+                .map(|pod| json!({"addresses": ["10.0.0.1"], "conditions": {"ready": true}, "targetRef": {"kind": "Pod", "uid": pod.uid()}}))
+                .collect();
+            let labels = json!({"bursar.dev/workload": name, "bursar.dev/kind": "InferenceDeployment", "kubernetes.io/service-name": name});
+            let owner = service
+                .controller_owner_ref(&())
+                .map(|_| service.owner_references().to_vec());
+            let slice = json!({
+                "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4", "endpoints": endpoints,
+                "metadata": {"name": format!("{name}-x"), "labels": labels, "ownerReferences": owner},
+            });
+            let params = PatchParams::apply("endpoints").force();
+            let known = self
+                .reported
+                .insert(service.uid().unwrap_or_default(), slice.clone());
+            if known.as_ref() == Some(&slice) {
+                continue;
+            }
+            self.api::<EndpointSlice>()
+                .patch(&format!("{name}-x"), &params, &Patch::Apply(slice))
+                .await
+                .unwrap();
+        }
+    }
+
+    async fn patch_pod(&self, pod: &Pod, patch: Value) {
+        let patch = Patch::Merge(patch);
+        self.api::<Pod>()
+            .patch(&pod.name_any(), &PatchParams::default(), &patch)
+            .await
+            .unwrap();
+    }
+
+    async fn patch_status(&self, pod: &Pod, status: Value) {
+        let patch = Patch::Merge(json!({"status": status}));
+        self.api::<Pod>()
+            .patch_status(&pod.name_any(), &PatchParams::default(), &patch)
+            .await
+            .unwrap();
+    }
+}
+
+fn is_owned<K: ResourceExt>(object: &Pod, owner: &K) -> bool {
+    object
+        .owner_references()
+        .iter()
+        .any(|reference| Some(&reference.uid) == owner.uid().as_ref())
+}
