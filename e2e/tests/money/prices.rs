@@ -40,8 +40,20 @@ pub(crate) fn late_labels(cluster: &Cluster) -> Outcome {
     is(&format!("{first}.from"), &start)
 }
 
+/// What had no price is paid at the first that the controller sees, so the nodes must have theirs before another list comes.
+fn nodes_are_priced(cluster: &Cluster) -> Outcome {
+    let charges = r"jsonpath={range .items[*].status.open[*]}{.pod}={.rates[0].compute} {end}";
+    let of_nodes = "bursar.dev/kind=Node";
+    until("every node's account to have a price", 20, || {
+        let charges = cluster.kubectl(&["get", "spend", "-l", of_nodes, "-o", charges])?;
+        let mut charges = charges.split_whitespace().peekable();
+        Ok(charges.peek().is_some() && charges.all(|charge| !charge.ends_with('=')))
+    })
+}
+
 /// The service of [`late_labels`] is paid at the listed price until the table came, and at the table's from then on.
 pub(crate) fn imported(cluster: &Cluster) -> Outcome {
+    nodes_are_priced(cluster)?;
     let table = std::env::temp_dir().join(format!("bursar-table-{}.csv", std::process::id()));
     std::fs::write(
         &table,
