@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use bursar_api::SpendRecord;
-use bursar_api::spend::{Standing, WorkloadKind, WorkloadRef};
+use bursar_api::spend::{Standing, WorkloadKind};
 use bursar_core::bill::Bill;
 use bursar_core::currency;
 use bursar_core::ledger::Account;
@@ -140,17 +140,29 @@ pub(crate) fn name(object: &Value) -> &str {
 
 /// Leaves the one of each workload and month that counts, in their order.
 pub(crate) fn counting(sheets: Vec<Sheet>) -> Vec<Sheet> {
-    let mut best: BTreeMap<(WorkloadRef, Month), Sheet> = BTreeMap::new();
-    for sheet in sheets {
-        match best.entry((sheet.record.workload(), sheet.account.month)) {
-            Entry::Vacant(entry) => drop(entry.insert(sheet)),
-            Entry::Occupied(mut entry) if entry.get().standing < sheet.standing => {
-                entry.insert(sheet);
-            }
-            Entry::Occupied(_) => {}
+    let accounts = sheets.into_iter().map(|sheet| {
+        let account = (sheet.record.workload(), sheet.account.month);
+        (account, sheet.standing, sheet)
+    });
+    foremost(accounts).into_values().collect()
+}
+
+/// The one of each account that counts; of two that count the same, the first.
+pub(crate) fn foremost<K: Ord, T>(
+    all: impl IntoIterator<Item = (K, Standing, T)>,
+) -> BTreeMap<K, T> {
+    let mut foremost: BTreeMap<K, (Standing, T)> = BTreeMap::new();
+    for (account, standing, each) in all {
+        match foremost.entry(account) {
+            Entry::Occupied(entry) if entry.get().0 >= standing => {}
+            Entry::Occupied(mut entry) => drop(entry.insert((standing, each))),
+            Entry::Vacant(entry) => drop(entry.insert((standing, each))),
         }
     }
-    best.into_values().collect()
+    let foremost = foremost.into_iter();
+    foremost
+        .map(|(account, (_, each))| (account, each))
+        .collect()
 }
 
 /// Reads all records. With `skip`, those that cannot be read are named in the second list and left out.

@@ -16,10 +16,10 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use kube::Client;
+use serde_json::Value;
 
 use crate::{corrections, read, records};
 use backup::FileError;
-use serde_json::Value;
 use verify::Finding;
 
 /// What to do with the ledger.

@@ -3,7 +3,6 @@
 //! records that hold it: an account that the cluster has otherwise, or not at all, is restored as a record of its workload's own, which
 //! counts instead of a section, and which the controller folds anew.
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bursar_api::spend::Standing;
@@ -15,8 +14,8 @@ use serde_json::Value;
 
 use super::{Error, Restore, faulty, verify};
 use crate::corrections;
-use crate::read::said as said_of;
-use crate::records::{self, name};
+use crate::read::said;
+use crate::records::{self, foremost, name};
 
 /// What is done with one record of a backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,8 +46,9 @@ pub(super) async fn run(
         backup.iter().cloned().partition(corrections::is_one);
     let backup = backup.as_slice();
     let live = records::list(client, "").await?;
-    let backup = &unfolded(backup, &live)?;
-    let steps = plan(backup, &live, asked.replace)?;
+    let there = accounts(&live)?;
+    let backup = &unfolded(backup, &there)?;
+    let steps = plan(backup, &live, &there, asked.replace);
     // a fault that is there already is no reason to leave other records missing
     let known = verify::check(&live);
     let mut findings = verify::check(&after(backup, &live, &steps));
@@ -90,7 +90,7 @@ async fn correct(client: &Client, backup: &[Value], dry_run: bool) -> Result<Vec
     }
     let live = corrections::list(client).await?;
     let api: Api<SpendCorrection> = Api::all(client.clone());
-    let (mut said, mut same) = (Vec::new(), 0);
+    let (mut told, mut same) = (Vec::new(), 0);
     for object in backup {
         let failed = |why: String| Error::Write {
             record: format!("SpendCorrection {}", name(object)),
@@ -113,41 +113,33 @@ async fn correct(client: &Client, backup: &[Value], dry_run: bool) -> Result<Vec
                         .map_err(|error| failed(error.to_string()))?
                 };
                 let made = api.create(&PostParams::default(), &wanted).await;
-                made.map_err(|error| failed(said_of(&error)))?;
+                made.map_err(|error| failed(said(&error)))?;
                 "made"
             }
         };
-        said.push(format!("{}: {word}", name(object)));
+        told.push(format!("{}: {word}", name(object)));
     }
-    said.push(format!(
+    told.push(format!(
         "{same} of {} corrections are there already, and the same",
         backup.len()
     ));
-    Ok(said)
+    Ok(told)
 }
 
 /// Each account of these records by the name of its own record, as that stands or as it was folded; and the folded records too.
 fn accounts(records: &[Value]) -> Result<BTreeMap<String, Value>, Error> {
-    let mut all: BTreeMap<String, (Standing, Value)> = BTreeMap::new();
-    let mut take = |name: &str, standing, value| match all.entry(name.to_owned()) {
-        Entry::Occupied(entry) if entry.get().0 >= standing => {}
-        Entry::Occupied(mut entry) => drop(entry.insert((standing, value))),
-        Entry::Vacant(entry) => drop(entry.insert((standing, value))),
-    };
+    let mut all = Vec::new();
     for record in records {
-        for (standing, section) in sections(record)? {
-            take(name(&section), standing, section.clone());
-        }
+        all.extend(sections(record)?);
         let standing = match record["status"].is_null() {
             true => Standing::Made,
             false => Standing::Own,
         };
-        take(name(record), standing, record.clone());
+        all.push((standing, record.clone()));
     }
-    Ok(all
-        .into_iter()
-        .map(|(name, (_, record))| (name, record))
-        .collect())
+    let by_name =
+        |(standing, record): (Standing, Value)| (name(&record).to_owned(), standing, record);
+    Ok(foremost(all.into_iter().map(by_name)))
 }
 
 /// The records that a folded one was made of; none, if it is not folded, or cannot be read.
@@ -171,9 +163,8 @@ fn sections(record: &Value) -> Result<Vec<(Standing, Value)>, Error> {
 }
 
 /// The backup with those of its folded records unfolded of which the cluster has a part, or has it otherwise.
-fn unfolded(backup: &[Value], live: &[Value]) -> Result<Vec<Value>, Error> {
-    let (there, own) = (accounts(live)?, backup.iter().map(name));
-    let own: BTreeSet<&str> = own.collect();
+fn unfolded(backup: &[Value], there: &BTreeMap<String, Value>) -> Result<Vec<Value>, Error> {
+    let own: BTreeSet<&str> = backup.iter().map(name).collect();
     let mut all = Vec::new();
     for record in backup {
         let sections = sections(record)?;
@@ -198,8 +189,13 @@ fn unfolded(backup: &[Value], live: &[Value]) -> Result<Vec<Value>, Error> {
     Ok(all)
 }
 
-fn plan(backup: &[Value], live: &[Value], replace: bool) -> Result<Vec<Step>, Error> {
-    let there = accounts(live)?;
+/// What is done with each record, where the cluster has these accounts `there`.
+fn plan(
+    backup: &[Value],
+    live: &[Value],
+    there: &BTreeMap<String, Value>,
+    replace: bool,
+) -> Vec<Step> {
     let has_own = |of: &str| live.iter().any(|record| name(record) == of);
     let step = |record: &Value| match there.get(name(record)) {
         None => Step::Make,
@@ -216,7 +212,7 @@ fn plan(backup: &[Value], live: &[Value], replace: bool) -> Result<Vec<Step>, Er
             Some(why) => Step::Keep(why),
         },
     };
-    Ok(backup.iter().map(step).collect())
+    backup.iter().map(step).collect()
 }
 
 fn is_same(one: &Value, other: &Value) -> bool {
@@ -297,7 +293,7 @@ async fn write(client: &Client, record: &Value, step: &Step, live: &[Value]) -> 
                 ..wanted.clone()
             };
             let made = api.create(&PostParams::default(), &bare).await;
-            made.map_err(|error| failed(said_of(&error)))?
+            made.map_err(|error| failed(said(&error)))?
                 .resource_version()
         }
         _ => {
@@ -313,7 +309,7 @@ async fn write(client: &Client, record: &Value, step: &Step, live: &[Value]) -> 
         let written = api
             .replace_status(&name, &PostParams::default(), &wanted)
             .await;
-        written.map_err(|error| failed(said_of(&error)))?;
+        written.map_err(|error| failed(said(&error)))?;
     }
     Ok(())
 }
