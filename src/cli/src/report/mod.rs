@@ -153,9 +153,6 @@ where
 
 fn render(read: &Read, asked: &Asked, account: &str, now: Timestamp) -> Result<Vec<u8>, Error> {
     let (sheets, cluster) = (&read.sheets, read.cluster.as_ref());
-    let of_first = || Some(read.corrections.first()?.correction.currency.as_str());
-    let currency = records::currency(sheets.iter().chain(&read.nodes))?;
-    let currency = currency.or_else(of_first).unwrap_or_default();
     if asked.output.is_focus() {
         let mut charges = focus::charges(sheets, account, now);
         charges.extend(focus::overheads(sheets, &read.overheads, account, now));
@@ -168,7 +165,7 @@ fn render(read: &Read, asked: &Asked, account: &str, now: Timestamp) -> Result<V
             .iter()
             .flat_map(|sheet| sheet.account.lines(now, &sheet.zone).into_values())
             .sum();
-        for note in notes(&total, currency) {
+        for note in notes(&total, &read.currency) {
             eprintln!("note: {note}");
         }
         return Ok(match asked.output {
@@ -192,13 +189,12 @@ fn render(read: &Read, asked: &Asked, account: &str, now: Timestamp) -> Result<V
     if let (Some(cluster), Output::Table) = (cluster, asked.output) {
         cluster.add_idle_rows(&mut report);
     }
-    let zone = reading::zone(sheets, &read.nodes);
     let asking = Asking {
         month: asked.month,
-        currency,
+        currency: &read.currency,
         now,
         is_corrected: !read.corrections.is_empty(),
-        earned: earned(&report, &read.paid, asked.month.bounds(&zone), now),
+        earned: earned(&report, &read.paid, asked.month.bounds(&read.zone), now),
         cluster,
     };
     Ok(match asked.output {

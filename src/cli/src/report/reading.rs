@@ -6,8 +6,8 @@ use bursar_api::PriceList;
 use bursar_api::names::{MONTH_LABEL, NAMESPACE_LABEL};
 use bursar_api::prices::Prices;
 use bursar_core::ledger::Line;
-use bursar_core::money::Money;
 use bursar_core::period::Month;
+use bursar_core::price::Overhead;
 use bursar_core::report::{self, Holder};
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
@@ -24,8 +24,11 @@ use crate::read;
 use crate::records::{self, Sheet};
 
 /// What a report is made of.
-#[derive(Default)]
 pub(super) struct Read {
+    /// That of the accounts, or of the first correction; empty where nothing is on record.
+    pub(super) currency: String,
+    /// The accounting time zone, which is the same for all; UTC where nothing is on record.
+    pub(super) zone: TimeZone,
     /// Of workloads.
     pub(super) sheets: Vec<Sheet>,
     /// Of nodes.
@@ -80,9 +83,11 @@ impl Source {
     pub(super) fn read(self, asked: &Asked, now: Timestamp) -> Result<(Read, Vec<String>), Error> {
         let (sheets, mut left_out) = records::read(&self.records, asked.skip_unreadable)?;
         let (mut sheets, nodes) = records::apart(sheets);
-        let kept = records::currency(sheets.iter().chain(&nodes))?.map(str::to_owned);
-        let prices = Prices::of(&self.lists, kept, now);
-        let zone = zone(&sheets, &nodes);
+        let accounts = || sheets.iter().chain(&nodes);
+        let kept = records::currency(accounts())?.map(str::to_owned);
+        let prices = Prices::of(&self.lists, kept.clone(), now);
+        let first = accounts().next();
+        let zone = first.map_or(TimeZone::UTC, |sheet| sheet.zone.clone());
         let namespace = self.namespace.as_deref();
         let (corrections, others) = corrections::counting(
             &self.corrections,
@@ -93,10 +98,16 @@ impl Source {
             now,
         );
         left_out.extend(others);
-        let mut overheads = overheads(&sheets, &prices, asked.month, now);
+        // by the lists as they are now, or were in the month's last second
+        let last = asked.month.bounds(&zone).end - SignedDuration::from_secs(1);
+        let monthly = prices.lists.overheads(now.min(last));
+        let mut overheads = overheads(&sheets, &monthly, asked.month, now, &zone);
         let cluster = namespace.is_none().then(|| {
-            let mut bill = records::bill(sheets.iter().chain(&nodes), now);
-            bill.overhead = due(&sheets, &nodes, &prices, asked.month, now);
+            let mut bill = records::bill(accounts(), now);
+            if first.is_some() {
+                // it is owed whoever bears it
+                bill.overhead = report::due(&monthly, asked.month, now, &zone);
+            }
             bill.corrections = corrections::sum(&corrections);
             Cluster {
                 bill,
@@ -107,7 +118,10 @@ impl Source {
             sheets.retain(|sheet| sheet.holder.namespace == namespace);
             overheads.retain(|(holder, _, _)| holder.namespace == namespace);
         }
+        let of_first = || corrections.first().map(|each| &each.correction.currency);
         let read = Read {
+            currency: kept.or_else(|| of_first().cloned()).unwrap_or_default(),
+            zone,
             sheets,
             nodes,
             overheads,
@@ -189,38 +203,20 @@ fn selected(records: &[Value], month: Month, namespace: Option<&str>) -> Vec<Val
     records.iter().filter(wanted).cloned().collect()
 }
 
-/// What the lists' overheads cost each workload.
-fn overheads(sheets: &[Sheet], prices: &Prices, month: Month, now: Timestamp) -> Vec<Borne> {
-    let Some(first) = sheets.first() else {
-        return Vec::new();
-    };
+/// What these overheads cost each workload.
+fn overheads(
+    sheets: &[Sheet],
+    monthly: &[&Overhead],
+    month: Month,
+    now: Timestamp,
+    zone: &TimeZone,
+) -> Vec<Borne> {
     let accounts: Vec<_> = sheets
         .iter()
         .map(|sheet| (&sheet.holder, &sheet.account))
         .collect();
-    let monthly = prices.lists.overheads(last(month, now, &first.zone));
-    report::overheads(&accounts, &monthly, month, now, &first.zone)
+    report::overheads(&accounts, monthly, month, now, zone)
         .into_iter()
         .map(|entry| (entry.holder.clone(), entry.date, entry.line))
         .collect()
-}
-
-/// What of the lists' overheads has come due, whoever bears it.
-fn due(sheets: &[Sheet], nodes: &[Sheet], prices: &Prices, month: Month, now: Timestamp) -> Money {
-    let Some(first) = sheets.first().or(nodes.first()) else {
-        return Money::ZERO;
-    };
-    let monthly = prices.lists.overheads(last(month, now, &first.zone));
-    report::due(&monthly, month, now, &first.zone)
-}
-
-/// The accounting time zone, which is the same for all; UTC where nothing is on record.
-pub(super) fn zone(sheets: &[Sheet], nodes: &[Sheet]) -> TimeZone {
-    let mut all = sheets.iter().chain(nodes);
-    all.next().map_or(TimeZone::UTC, |sheet| sheet.zone.clone())
-}
-
-/// Now, or the month's last second.
-fn last(month: Month, now: Timestamp, zone: &TimeZone) -> Timestamp {
-    now.min(month.bounds(zone).end - SignedDuration::from_secs(1))
 }
