@@ -131,6 +131,18 @@ impl Sheet {
     }
 }
 
+impl Sheet {
+    /// The currency of its account; `None` where that was made while no PriceList was known, and holds no money.
+    pub(crate) fn currency(&self) -> Option<&str> {
+        Some(self.record.spec.currency.as_str()).filter(|currency| !currency.is_empty())
+    }
+
+    /// Whether it is of the month that it is now, in its own time zone.
+    pub(crate) fn is_current(&self, now: Timestamp) -> bool {
+        self.account.month == Month::of(now, &self.zone)
+    }
+}
+
 /// The name of an object, as it stands.
 pub(crate) fn name(object: &Value) -> &str {
     object["metadata"]["name"]
@@ -205,25 +217,23 @@ pub(crate) fn bill<'a>(sheets: impl IntoIterator<Item = &'a Sheet>, now: Timesta
     bill
 }
 
-/// The one currency of all sheets; `None` if there is none. A record without a currency was made while no PriceList was known, and
-/// holds no money.
+/// The one currency of all sheets; `None` if there is none.
 pub(crate) fn currency<'a>(
     sheets: impl IntoIterator<Item = &'a Sheet>,
 ) -> Result<Option<&'a str>, Error> {
     let name = |sheet: &Sheet| sheet.record.metadata.name.clone().unwrap_or_default();
-    let is_named = |sheet: &&Sheet| !sheet.record.spec.currency.is_empty();
-    let mut sheets = sheets.into_iter().filter(is_named);
-    let Some(first) = sheets.next() else {
+    let sheets = sheets.into_iter();
+    let mut named = sheets.filter_map(|sheet| Some((sheet, sheet.currency()?)));
+    let Some((first, currency)) = named.next() else {
         return Ok(None);
     };
-    let currency = &first.record.spec.currency;
-    match sheets.find(|sheet| sheet.record.spec.currency != *currency) {
+    match named.find(|(_, other)| *other != currency) {
         None => Ok(Some(currency)),
-        Some(other) => Err(Error::Currencies {
+        Some((other, of_other)) => Err(Error::Currencies {
             one: name(first),
-            of_one: currency.clone(),
+            of_one: currency.to_owned(),
             other: name(other),
-            of_other: other.record.spec.currency.clone(),
+            of_other: of_other.to_owned(),
         }),
     }
 }

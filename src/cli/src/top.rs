@@ -117,7 +117,7 @@ pub(crate) async fn run(client: &Client, asked: &Asked) -> Result<(), Error> {
         };
         let corrections = corrections::list(client).await?;
         let text = page(&sheets, &by, &labels, now)?
-            + &beside(&sheets, &corrections, namespace.as_deref(), now);
+            + &beside(&sheets, &corrections, namespace.as_deref(), now)?;
         if asked.watch && stdout().is_terminal() {
             // home, and clear what is below
             print!("\x1b[H\x1b[J");
@@ -194,8 +194,10 @@ pub(crate) fn page(
     labels: &Labels,
     now: Timestamp,
 ) -> Result<String, records::Error> {
-    let current = |sheet: &&Sheet| sheet.account.month == Month::of(now, &sheet.zone);
-    let sheets: Vec<&Sheet> = sheets.iter().filter(current).collect();
+    let sheets: Vec<&Sheet> = sheets
+        .iter()
+        .filter(|sheet| sheet.is_current(now))
+        .collect();
     let currency = records::currency(sheets.iter().copied())?.unwrap_or_default();
     if sheets.is_empty() {
         return Ok("nothing has been spent this month\n".to_owned());
@@ -258,15 +260,18 @@ fn beside(
     corrections: &[Value],
     namespace: Option<&str>,
     now: Timestamp,
-) -> String {
-    let current = |sheet: &&Sheet| sheet.account.month == Month::of(now, &sheet.zone);
-    let kept = sheets.iter().find(current);
-    let zone = kept.map_or(TimeZone::UTC, |sheet| sheet.zone.clone());
-    let currency = kept.map(|sheet| sheet.record.spec.currency.as_str());
+) -> Result<String, records::Error> {
+    let sheets: Vec<&Sheet> = sheets
+        .iter()
+        .filter(|sheet| sheet.is_current(now))
+        .collect();
+    let first = sheets.first();
+    let zone = first.map_or(TimeZone::UTC, |sheet| sheet.zone.clone());
+    let currency = records::currency(sheets.iter().copied())?;
     let month = Month::of(now, &zone);
     let within = month.bounds(&zone);
     let (all, _) = corrections::counting(corrections, namespace, within, currency, &zone, now);
-    match currency {
+    Ok(match currency {
         _ if all.is_empty() => String::new(),
         Some(currency) => format!(
             "corrections: {} {currency} this month, beside these amounts\n",
@@ -274,7 +279,7 @@ fn beside(
         ),
         // an account of another namespace says which of them count
         None => format!("corrections: see kubectl bursar report --month {month}\n"),
-    }
+    })
 }
 
 fn figures(row: &Standing, digits: usize) -> Vec<String> {
@@ -388,13 +393,16 @@ idle nodes: 5367.60+ USD this month, 783.0 GPU-hours that no pod held
         let (sheets, _) = records::read(&samples::records(), false).unwrap();
         let all = samples::corrections();
         let beside = |sheets: &[Sheet], namespace| {
-            super::beside(sheets, &all, namespace, NOW.parse().unwrap())
+            super::beside(sheets, &all, namespace, NOW.parse().unwrap()).unwrap()
         };
         assert_eq!(
             beside(&sheets, None),
             "corrections: -34.50 USD this month, beside these amounts\n"
         );
         assert_eq!(beside(&sheets, Some("ml")), "", "none of its own counts");
+        let mut unnamed = sheets.clone();
+        unnamed[0].record.spec.currency.clear();
+        assert_eq!(beside(&unnamed, None), beside(&sheets, None));
         let nobody_knows = beside(&[], Some("gone"));
         assert!(
             nobody_knows.contains("report --month 2026-11"),

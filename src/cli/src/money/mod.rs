@@ -24,7 +24,7 @@ use bursar_api::spend::{WorkloadKind, WorkloadRef};
 use bursar_api::{BudgetPolicy, InferenceDeployment, TrainingJob};
 use bursar_core::economics::Terms;
 use bursar_core::money::{Money, NANOS};
-use bursar_core::period::{Month, Period};
+use bursar_core::period::Period;
 use bursar_core::report::Holder;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -73,11 +73,11 @@ struct Kept {
 }
 
 impl Kept {
-    fn of(sheet: &Sheet) -> Self {
-        Self {
-            currency: currency(sheet).to_owned(),
+    fn of(sheet: &Sheet) -> Option<Self> {
+        Some(Self {
+            currency: sheet.currency()?.to_owned(),
             zone: sheet.zone.clone(),
-        }
+        })
     }
 }
 
@@ -170,9 +170,11 @@ async fn books(client: &Client, namespace: &str, now: Timestamp) -> Result<Books
     let listed = listed.map(|prices| prices.lists.currency.clone());
     let listed = listed.filter(|currency| !currency.is_empty());
     let before = || {
-        let last = Kept::of(sheets.last()?);
-        let currency = listed.unwrap_or(last.currency);
-        Some(Kept { currency, ..last })
+        let last = || Some(sheets.iter().rev().find_map(Sheet::currency)?.to_owned());
+        Some(Kept {
+            currency: listed.or_else(last)?,
+            zone: sheets.last()?.zone.clone(),
+        })
     };
     Ok(Books {
         kept: kept.or_else(before),
@@ -190,13 +192,13 @@ async fn kept(
     sheets: &[Sheet],
     now: Timestamp,
 ) -> Result<Option<Kept>, records::Error> {
-    let of_now = |sheet: &&Sheet| sheet.account.month == Month::of(now, &sheet.zone);
-    if let Some(sheet) = sheets.iter().find(of_now) {
-        return Ok(Some(Kept::of(sheet)));
+    let of_now = |sheet: &Sheet| Kept::of(sheet).filter(|_| sheet.is_current(now));
+    if let Some(kept) = sheets.iter().find_map(of_now) {
+        return Ok(Some(kept));
     }
     let all = records::list(client, &top::selector(None, now)).await?;
     let (all, _) = records::read(&all, true)?;
-    Ok(all.iter().find(of_now).map(Kept::of))
+    Ok(all.iter().find_map(of_now))
 }
 
 async fn subject(client: &Client, object: &Object, namespace: &str) -> Subject {
@@ -234,10 +236,6 @@ async fn overhead(client: &Client, object: &Object, namespace: &str) -> Option<S
     spend?.overhead
 }
 
-fn currency(sheet: &Sheet) -> &str {
-    &sheet.record.spec.currency
-}
-
 /// What the page is about, and its currency.
 fn heading(page: &mut Page, currency: Option<&str>, now: Timestamp) {
     let currency = currency.map(|currency| format!(" in {currency}"));
@@ -254,15 +252,17 @@ fn of_one_currency<'a>(
     sheets: &[&'a Sheet],
     wanted: Option<&str>,
 ) -> Vec<&'a Sheet> {
-    let (kept, others): (Vec<&Sheet>, Vec<&Sheet>) = sheets
-        .iter()
-        .partition(|sheet| Some(currency(sheet)) == wanted);
-    for sheet in others {
-        page.row(
-            "left out",
-            &format!("{}, kept in {}", sheet.account.month, currency(sheet)),
-        );
-    }
+    let mut kept = sheets.to_vec();
+    kept.retain(|sheet| match sheet.currency() {
+        Some(other) if Some(other) != wanted => {
+            page.row(
+                "left out",
+                &format!("{}, kept in {other}", sheet.account.month),
+            );
+            false
+        }
+        _ => true,
+    });
     kept
 }
 

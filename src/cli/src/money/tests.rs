@@ -35,7 +35,7 @@ fn books(records: &[Value]) -> Books {
     sheets.sort_by_key(|sheet| sheet.account.month);
     let prices = Prices::of([&contract()], Some("USD".into()), now());
     Books {
-        kept: sheets.last().map(Kept::of),
+        kept: sheets.last().and_then(Kept::of),
         sheets,
         skipped: Vec::new(),
         corrections: Vec::new(),
@@ -262,6 +262,21 @@ fn corrected() -> Books {
         corrections: samples::corrections(),
         ..books(&samples::records())
     }
+}
+
+#[test]
+fn a_record_made_before_any_price_was_known_is_not_left_out() {
+    let mut records = samples::records();
+    records[0]["spec"]["currency"] = "".into();
+    assert_eq!(
+        budget_of(&books(&records), "ml"),
+        budget_of(&books(&samples::records()), "ml")
+    );
+    let chat =
+        |records: &[Value]| printed(&books(records), &Subject::Service(Ok(None)), "ml", "chat");
+    let unnamed = chat(&records);
+    assert!(unnamed.starts_with("\nmoney in USD, "), "{unnamed}");
+    assert_eq!(unnamed, chat(&samples::records()));
 }
 
 fn budget_of(books: &Books, namespace: &str) -> String {

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
-use super::{Books, charge, corrected, currency, earned, exact, heading, of_one_currency, put};
+use super::{Books, charge, corrected, earned, exact, heading, of_one_currency, put};
 use crate::page::Page;
 use crate::records::Sheet;
 use crate::top::{hours, known, waste};
@@ -40,7 +40,7 @@ pub(super) fn render(
 ) {
     let mine = books.sheets.iter().filter(|sheet| sheet.holder == *holder);
     let mine: Vec<&Sheet> = mine.collect();
-    let last = mine.last().map(|sheet| currency(sheet));
+    let last = mine.iter().rev().find_map(|sheet| sheet.currency());
     let kept = books.kept.as_ref().map(|kept| kept.currency.as_str());
     heading(page, last.or(kept), now);
     let sheets = of_one_currency(page, &mine, last);
