@@ -9,6 +9,7 @@ use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use serde_json::json;
 
@@ -234,26 +235,27 @@ fn gpu_seconds(stage: &Stage) -> Vec<i64> {
         .collect()
 }
 
-/// A pod that nothing holds, of the last minute of November and the first five seconds of December, in which nobody looks.
+/// A pod that nothing holds runs from the last minute of November into December; nobody looks in the first five seconds of that.
+async fn notebook_in_december(stage: &mut Stage) -> Pod {
+    stage.world.create_foreign_pod("notebook").await;
+    stage.seconds(6).await;
+    stage.world.now = at("2026-12-01T00:00:05Z");
+    stage.world.pods()[0].clone()
+}
+
 fn gone_unseen(stage: &mut Stage) -> LocalBoxFuture<'_, ()> {
     async move {
-        stage.world.create_foreign_pod("notebook").await;
-        stage.seconds(6).await;
-        stage.world.now = at("2026-12-01T00:00:05Z");
-        let pod = stage.world.pods()[0].clone();
+        let pod = notebook_in_december(stage).await;
         stage.world.remove(&pod).await;
         stage.seconds(6).await;
     }
     .boxed_local()
 }
 
-/// The same, which is seen for a second after its end.
+/// It is seen for a second after its end.
 fn gone_when_seen(stage: &mut Stage) -> LocalBoxFuture<'_, ()> {
     async move {
-        stage.world.create_foreign_pod("notebook").await;
-        stage.seconds(6).await;
-        stage.world.now = at("2026-12-01T00:00:05Z");
-        let pod = stage.world.pods()[0].clone();
+        let pod = notebook_in_december(stage).await;
         let bound = pod.creation_timestamp().unwrap().0;
         stage.world.end(&pod, bound).await;
         stage.seconds(1).await;

@@ -22,24 +22,34 @@ fn records(stage: &Stage) -> Vec<String> {
     names
 }
 
+/// A service runs, and all of it is settled.
+async fn chat_comes_and_goes(stage: &mut Stage) {
+    stage.world.create_chat(1).await;
+    stage.seconds(6).await;
+    stage.world.delete::<InferenceDeployment>("chat").await;
+    stage.seconds(12).await;
+}
+
+/// A service and a job run in November, and all of it is settled. Months are closed from now on.
+async fn closed_month(stage: &mut Stage) {
+    stage.closes = true;
+    stage.world.create_chat(1).await;
+    stage.world.create_job(None).await;
+    stage.seconds(6).await;
+    stage.world.delete::<InferenceDeployment>("chat").await;
+    stage.world.delete::<TrainingJob>("train").await;
+    stage.seconds(12).await;
+}
+
 /// A service and a job of November, folded in December; then more of the service's November comes to light, and is folded too.
 fn folded_twice(stage: &mut Stage) -> LocalBoxFuture<'_, ()> {
     async move {
-        stage.closes = true;
-        stage.world.create_chat(1).await;
-        stage.world.create_job(None).await;
-        stage.seconds(6).await;
-        stage.world.delete::<InferenceDeployment>("chat").await;
-        stage.world.delete::<TrainingJob>("train").await;
-        stage.seconds(12).await;
+        closed_month(stage).await;
         let before = stage.world.recorded();
         for late in [false, true] {
             if late {
                 stage.world.now = at("2026-11-30T23:59:30Z");
-                stage.world.create_chat(1).await;
-                stage.seconds(6).await;
-                stage.world.delete::<InferenceDeployment>("chat").await;
-                stage.seconds(12).await;
+                chat_comes_and_goes(stage).await;
             }
             let settled = stage.world.recorded();
             assert!(settled >= before, "{settled:?} after {before:?}");
@@ -66,13 +76,7 @@ async fn a_month_is_folded_by_two_leaders_at_once_and_nothing_is_lost_or_doubled
 #[tokio::test]
 async fn what_comes_late_unfolds_its_workload_alone() {
     let mut stage = Stage::new(Faults::default()).await;
-    stage.closes = true;
-    stage.world.create_chat(1).await;
-    stage.world.create_job(None).await;
-    stage.seconds(6).await;
-    stage.world.delete::<InferenceDeployment>("chat").await;
-    stage.world.delete::<TrainingJob>("train").await;
-    stage.seconds(12).await;
+    closed_month(&mut stage).await;
     let before = stage.world.recorded();
     stage.world.now = at("2026-12-04T00:00:00Z");
     stage.seconds(3).await;
@@ -99,10 +103,7 @@ async fn what_comes_late_unfolds_its_workload_alone() {
 #[tokio::test]
 async fn a_cache_that_is_older_than_the_fold_overwrites_nothing() {
     let mut stage = Stage::new(Faults::default()).await;
-    stage.world.create_chat(1).await;
-    stage.seconds(6).await;
-    stage.world.delete::<InferenceDeployment>("chat").await;
-    stage.seconds(12).await;
+    chat_comes_and_goes(&mut stage).await;
     let mut old = View::of(&stage.world);
     // as a cache was before the record was made
     old.records.clear();
@@ -132,10 +133,7 @@ async fn a_cache_that_is_older_than_the_fold_overwrites_nothing() {
 async fn records_are_removed_when_they_are_older_than_the_retention() {
     let mut stage = Stage::new(Faults::default()).await;
     stage.closes = true;
-    stage.world.create_chat(1).await;
-    stage.seconds(6).await;
-    stage.world.delete::<InferenceDeployment>("chat").await;
-    stage.seconds(12).await;
+    chat_comes_and_goes(&mut stage).await;
     stage.world.now = at("2027-12-31T23:59:00Z");
     stage.seconds(3).await;
     let has = |stage: &Stage| records(stage).contains(&"team.ns.folded.2026-11".to_owned());
@@ -148,10 +146,7 @@ async fn records_are_removed_when_they_are_older_than_the_retention() {
 #[tokio::test]
 async fn a_record_that_is_written_to_while_it_is_folded_stays_and_counts() {
     let mut stage = Stage::new(Faults::default()).await;
-    stage.world.create_chat(1).await;
-    stage.seconds(6).await;
-    stage.world.delete::<InferenceDeployment>("chat").await;
-    stage.seconds(12).await;
+    chat_comes_and_goes(&mut stage).await;
     let november = "team.infd.chat.2026-11";
     let client = stage.world.server.client();
     let acts = async move {
