@@ -10,13 +10,11 @@ use bursar_core::correction::Correction;
 use bursar_core::period::Month;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use kube::ResourceExt;
-use kube::api::{Api, PostParams};
 use kube::runtime::reflector::Store;
 
-use crate::calls::{Failure, bounded};
+use crate::calls::Failure;
 use crate::context::Context;
-use crate::prices;
+use crate::{prices, status};
 
 /// How often the statuses are compared with the caches.
 const PACE: Duration = Duration::from_secs(2);
@@ -89,7 +87,6 @@ pub(crate) async fn judge(context: &Context, now: Timestamp) -> Result<(), Failu
     let all = context.stores.corrections.state();
     let prices = context.prices(now);
     let mut currencies = Currencies::new(&context.stores.records, &prices.lists.currency);
-    let api: Api<SpendCorrection> = Api::all(context.client.clone());
     for object in &all {
         let Some(status) = next(object, currencies.judge(object), now, &context.zone) else {
             continue;
@@ -98,13 +95,7 @@ pub(crate) async fn judge(context: &Context, now: Timestamp) -> Result<(), Failu
             status: Some(status),
             ..(**object).clone()
         };
-        let (name, params) = (object.name_any(), PostParams::default());
-        let write = api.replace_status(&name, &params, &object);
-        match bounded("replace spendcorrection status", write).await {
-            // the next look sees what came between
-            Ok(_) | Err(Failure::Conflict { .. } | Failure::Gone { .. }) => {}
-            Err(error) => return Err(error),
-        }
+        status::put(context, "replace spendcorrection status", &object).await?;
     }
     Ok(())
 }

@@ -9,11 +9,12 @@ use bursar_api::conditions::{self, ACCEPTED, Says};
 use bursar_api::names::FIELD_MANAGER;
 use bursar_api::prices::PriceListStatus;
 use jiff::Timestamp;
-use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::api::{Api, Patch, PatchParams};
 use kube::{Client, ResourceExt};
 
 use crate::calls::{Failure, bounded};
 use crate::context::Context;
+use crate::status;
 
 /// How often the statuses are compared with the caches.
 const PACE: Duration = Duration::from_secs(2);
@@ -82,26 +83,15 @@ pub(crate) async fn follow(context: Arc<Context>) {
 /// The first call that failed.
 pub(crate) async fn judge(context: &Context, now: Timestamp) -> Result<(), Failure> {
     let prices = context.prices(now);
-    let api: Api<PriceList> = Api::all(context.client.clone());
     for list in context.stores.prices.state() {
-        let name = list.name_any();
-        let Some(status) = next(&list, prices.refused.get(&name), now) else {
+        let Some(status) = next(&list, prices.refused.get(&list.name_any()), now) else {
             continue;
         };
         let list = PriceList {
             status: Some(status),
             ..(*list).clone()
         };
-        match bounded(
-            "replace pricelist status",
-            api.replace_status(&name, &PostParams::default(), &list),
-        )
-        .await
-        {
-            // the next look sees what came between
-            Ok(_) | Err(Failure::Conflict { .. } | Failure::Gone { .. }) => {}
-            Err(error) => return Err(error),
-        }
+        status::put(context, "replace pricelist status", &list).await?;
     }
     Ok(())
 }

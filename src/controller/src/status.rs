@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use bursar_api::conditions;
-use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
 use kube::api::{Api, PostParams};
 use kube::runtime::events::{Event, EventType};
 use kube::{Resource, ResourceExt};
@@ -40,6 +40,26 @@ where
     .await?;
     announce(context, object, old, new).await;
     Ok(())
+}
+
+/// Writes the status of an object of the cluster at the version that was read. What came between is seen by the next look.
+///
+/// # Errors
+/// The status could not be written.
+pub(crate) async fn put<K>(context: &Context, call: &'static str, object: &K) -> Result<(), Failure>
+where
+    K: Resource<DynamicType = (), Scope = ClusterResourceScope>
+        + Clone
+        + Serialize
+        + DeserializeOwned
+        + std::fmt::Debug,
+{
+    let api: Api<K> = Api::all(context.client.clone());
+    let (name, params) = (object.name_any(), PostParams::default());
+    match bounded(call, api.replace_status(&name, &params, object)).await {
+        Ok(_) | Err(Failure::Conflict { .. } | Failure::Gone { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Tells of conditions that turned: few Events, and each once.

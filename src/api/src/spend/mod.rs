@@ -17,7 +17,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bursar_core::bill::Side;
 use bursar_core::ledger::{Account, Days, Sku};
-use bursar_core::money::Money;
 use bursar_core::period::Month;
 use bursar_core::report::Holder;
 use kube::{CustomResource, KubeSchema};
@@ -337,7 +336,6 @@ impl From<&Account> for SpendRecordStatus {
                 .iter()
                 .flat_map(|(date, lines)| lines.iter().map(move |(sku, line)| (date, sku, line)))
         };
-        let settled: Money = lines().map(|(_, _, line)| line.cost.total()).sum();
         let mut hardware: Vec<&Sku> = Vec::new();
         let days = lines().map(|(date, sku, line)| {
             let at = hardware
@@ -356,7 +354,7 @@ impl From<&Account> for SpendRecordStatus {
             days,
             settling: account.settling.iter().cloned().collect(),
             resting: account.rest.as_ref().map(Resting::from),
-            settled: settled.to_string(),
+            settled: account.settled().to_string(),
             folded: Vec::new(),
         }
     }

@@ -51,7 +51,7 @@ pub(crate) fn check(records: &[Value]) -> Vec<Finding> {
         for read in Sheet::read_all(record) {
             match read {
                 Ok(sheet) => {
-                    sum = sum.map(|sum| sum + settled(&sheet));
+                    sum = sum.map(|sum| sum + sheet.account.settled());
                     lines(&sheet).into_iter().for_each(&mut say);
                     sheets.push((name(record), sheet));
                 }
@@ -69,11 +69,6 @@ pub(crate) fn check(records: &[Value]) -> Vec<Finding> {
     let sheets = sheets.into_iter().map(|(_, sheet)| sheet).collect();
     findings.extend(between(&counting(sheets)));
     findings
-}
-
-fn settled(sheet: &Sheet) -> Money {
-    let lines = sheet.account.days().values().flatten();
-    lines.map(|(_, line)| line.cost.total()).sum()
 }
 
 /// What does not hold in the lines of one account.
@@ -225,6 +220,15 @@ mod tests {
         assert_eq!(check(&folding), [], "a month that is being folded");
     }
 
+    /// Fails unless a finding says this.
+    fn assert_names(records: &[Value], named: &str) {
+        let findings: Vec<String> = check(records).iter().map(Finding::to_string).collect();
+        assert!(
+            findings.iter().any(|finding| finding.contains(named)),
+            "{named:?} is not in {findings:?}"
+        );
+    }
+
     #[test]
     fn each_fault_of_a_folded_record_is_found_and_named() {
         type Damage = fn(&mut Vec<Value>);
@@ -259,11 +263,7 @@ mod tests {
         for (damage, named) in faults {
             let mut records = samples::folded();
             damage(&mut records);
-            let findings: Vec<String> = check(&records).iter().map(Finding::to_string).collect();
-            assert!(
-                findings.iter().any(|finding| finding.contains(named)),
-                "{named:?} is not in {findings:?}"
-            );
+            assert_names(&records, named);
         }
     }
 
@@ -333,11 +333,7 @@ mod tests {
         for (damage, named) in faults {
             let mut records = samples::records();
             damage(&mut records);
-            let findings: Vec<String> = check(&records).iter().map(Finding::to_string).collect();
-            assert!(
-                findings.iter().any(|finding| finding.contains(named)),
-                "{named:?} is not in {findings:?}"
-            );
+            assert_names(&records, named);
         }
     }
 

@@ -93,8 +93,7 @@ fn check(record: &SpendRecord) -> Result<Month, String> {
         return Err(format!("{name}: by its spec its name would be {expected}"));
     }
     let account = record.to_account().map_err(|error| unreadable(&error))?;
-    let lines = account.days().values().flatten();
-    let sum: Money = lines.map(|(_, line)| line.cost.total()).sum();
+    let sum = account.settled();
     let settled = record.status.as_ref().map_or("", |status| &status.settled);
     if settled.parse().unwrap_or(Money::ZERO) != sum {
         return Err(format!(

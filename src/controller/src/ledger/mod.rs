@@ -175,9 +175,7 @@ impl Ledger<'_> {
         let (there, gone): (Vec<_>, Vec<_>) = missing.into_iter().partition(is_there);
         self.enter_months(pages, there, |uid| self.runs(&live, uid));
         if !gone.is_empty() {
-            // they may have ended in either month
-            self.are_current(pages).await?;
-            self.enter_months(pages, gone, |_| true);
+            self.enter_unseen(pages, gone).await?;
         }
         Ok(())
     }
@@ -216,6 +214,17 @@ impl Ledger<'_> {
             }
         }
         Ok(missing)
+    }
+
+    /// Carries all of these charges, also those of what is gone: it may have ended in either month.
+    async fn enter_unseen(
+        &self,
+        pages: &mut Pages,
+        missing: Vec<(Month, Charge)>,
+    ) -> Result<(), Failure> {
+        self.are_current(pages).await?;
+        self.enter_months(pages, missing, |_| true);
+        Ok(())
     }
 
     /// Carries those of these charges that run.

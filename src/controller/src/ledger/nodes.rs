@@ -123,9 +123,7 @@ impl Ledger<'_> {
         let mut pages = self.pages(shard)?;
         let missing = self.missing(shard, &mut pages)?;
         if !missing.is_empty() {
-            // what is open goes on in the month that has begun, also where its node is gone: it may end in either
-            self.are_current(&pages).await?;
-            self.enter_months(&mut pages, missing, |_| true);
+            self.enter_unseen(&mut pages, missing).await?;
             return self.write_changed(shard, &mut pages).await;
         }
         self.refine(&mut pages, nodes);

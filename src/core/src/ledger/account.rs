@@ -9,6 +9,7 @@ use jiff::tz::TimeZone;
 use super::charge::{Charge, End, Uid};
 use super::line::{Line, Sku};
 use super::rest::Rest;
+use crate::money::Money;
 use crate::period::{Interval, Month};
 
 /// Kinds of hardware that an account tells apart; what comes after them is kept under [`Sku::other`], so that a record stays small.
@@ -75,6 +76,12 @@ impl Account {
         let mut charge = charge.clone();
         charge.forget_before(self.month.bounds(zone).start, zone);
         self.open(charge)
+    }
+
+    /// What is over cost so much.
+    pub fn settled(&self) -> Money {
+        let lines = self.days().values().flatten();
+        lines.map(|(_, line)| line.cost.total()).sum()
     }
 
     /// Whether a pod is open or settled here.
