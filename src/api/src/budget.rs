@@ -1,6 +1,6 @@
 //! BudgetPolicy: what a namespace may spend.
 
-use bursar_core::{budget, money::Money, period};
+use bursar_core::{budget, calendar, money::Money};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema, ResourceExt};
 use schemars::JsonSchema;
@@ -175,7 +175,7 @@ pub struct Latch {
     pub corrections: Option<String>,
 }
 
-impl From<Period> for period::Period {
+impl From<Period> for calendar::Period {
     fn from(period: Period) -> Self {
         match period {
             Period::Daily => Self::Daily,

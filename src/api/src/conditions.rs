@@ -47,7 +47,7 @@ pub fn next(
                 .iter()
                 .find(|condition| condition.type_ == says.kind && condition.status == status)
                 .map_or_else(
-                    || Time(bursar_core::period::whole_second(now)),
+                    || Time(bursar_core::calendar::whole_second(now)),
                     |condition| condition.last_transition_time.clone(),
                 );
             Condition {

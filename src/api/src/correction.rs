@@ -1,10 +1,10 @@
 //! SpendCorrection: a credit, or what an invoice says otherwise, as an entry of its own beside the ledger.
 
+use bursar_core::calendar::Month;
 use bursar_core::correction::Correction;
+use bursar_core::cost_report::CostOwner;
 use bursar_core::currency;
 use bursar_core::money::Money;
-use bursar_core::period::Month;
-use bursar_core::report::Holder;
 use jiff::civil::Date;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema, ResourceExt};
@@ -206,7 +206,7 @@ impl SpendCorrection {
             let month: Result<Month, _> = month.parse();
             month.map_err(|error| FieldError::new("spec.corrects", error))?;
         }
-        let namespace = || Holder {
+        let namespace = || CostOwner {
             namespace: spec.namespace.clone(),
             workload: String::new(),
         };

@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 
-use bursar_core::price::{Facts, is_gpu, is_gpu_driver, is_of_vendor};
+use bursar_core::pricing::{PricingAttributes, is_gpu, is_gpu_driver, is_same_vendor};
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::resource::v1::{Device, DeviceCounterConsumption, ResourceSlice};
 use kube::ResourceExt;
@@ -30,19 +30,19 @@ pub struct Offer {
     /// The extended resource; of devices the driver, and the product and profile that they say, joined by `/`.
     pub what: String,
     /// What all of them are priced by, without cores and memory.
-    pub facts: Facts,
+    pub facts: PricingAttributes,
 }
 
 /// What a node offers. Nothing, too, while a pool of its devices is not complete: what it has is not known then.
 pub fn offers(node: &Node, pools: &Pools<'_>) -> Vec<Offer> {
     let name = node.name_any();
     let on = |resource: &str, count: u32| {
-        let facts = Facts {
+        let facts = PricingAttributes {
             resource: resource.to_owned(),
             gpus: count,
-            ..Facts::default()
+            ..PricingAttributes::default()
         };
-        facts.on(&name, count, node.labels())
+        facts.on_node(&name, count, node.labels())
     };
     let capacity = node.status.iter().flat_map(|status| &status.capacity);
     let extended = capacity.flatten().filter_map(|(resource, count)| {
@@ -50,7 +50,11 @@ pub fn offers(node: &Node, pools: &Pools<'_>) -> Vec<Offer> {
         (is_gpu(resource) && count > 0).then_some((resource.as_str(), count))
     });
     let extended: Vec<(&str, u32)> = extended.collect();
-    let is_twice = |driver: &str| extended.iter().any(|(each, _)| is_of_vendor(each, driver));
+    let is_twice = |driver: &str| {
+        extended
+            .iter()
+            .any(|(each, _)| is_same_vendor(each, driver))
+    };
     let Some(devices) = pools.offered(&name, is_twice) else {
         return Vec::new();
     };
@@ -79,11 +83,11 @@ pub struct Kind {
 
 impl Kind {
     /// The facts of one who holds these devices: what they say of themselves goes before what the node's labels say.
-    pub fn describe(&self, facts: Facts) -> Facts {
-        let facts = facts.of_product(self.product.as_deref(), self.profile.as_deref());
+    pub fn describe(&self, facts: PricingAttributes) -> PricingAttributes {
+        let facts = facts.with_product(self.product.as_deref(), self.profile.as_deref());
         // parts of a device that are not there to be counted
         let parts = u64::from(self.of) * u64::from(facts.share.whole) / u64::from(facts.share.part);
-        Facts {
+        PricingAttributes {
             node_gpus: u32::try_from(parts).unwrap_or(u32::MAX),
             ..facts
         }
@@ -454,7 +458,7 @@ mod tests {
         let pools = Pools::of(&slices);
         let cut = pools
             .kind(DRIVER, "n", "gpu-0-a")
-            .describe(Facts::default());
+            .describe(PricingAttributes::default());
         assert_eq!(
             (cut.share.part, cut.share.whole, cut.node_gpus),
             (1, 7, 28),

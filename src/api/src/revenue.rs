@@ -1,7 +1,7 @@
 //! What a service earns.
 
-use bursar_core::economics;
 use bursar_core::money::Money;
+use bursar_core::unit_economics;
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -101,7 +101,7 @@ impl Revenue {
     ///
     /// # Errors
     /// The first amount that cannot be read; the API server's rules let none through.
-    pub fn to_core(&self) -> Result<economics::Terms, FieldError> {
+    pub fn to_core(&self) -> Result<unit_economics::RevenueTerms, FieldError> {
         let amount = |field: &str, text: Option<&String>| {
             text.map_or(Ok(Money::ZERO), |text| {
                 text::amount(&format!("spec.revenue.{field}"), text)
@@ -121,7 +121,7 @@ impl Revenue {
         let subscribers = subscription
             .and_then(|each| u32::try_from(each.subscribers).ok())
             .unwrap_or(0);
-        Ok(economics::Terms {
+        Ok(unit_economics::RevenueTerms {
             per_request: amount("api.perRequest", api.per_request.as_ref())?,
             per_million_input_tokens: amount(
                 "api.perMillionInputTokens",

@@ -1,9 +1,9 @@
 //! SpendCorrections: which of them count beside the records.
 
 use bursar_api::SpendCorrection;
+use bursar_core::calendar::Interval;
 use bursar_core::correction::Correction;
 use bursar_core::money::Money;
-use bursar_core::period::Interval;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use kube::Client;
@@ -65,13 +65,13 @@ pub(crate) fn counting(
     for object in objects.iter().filter(wanted) {
         let read = Corrected::read(object, zone);
         if let Ok(read) = &read
-            && !read.correction.counts(within, now, zone)
+            && !read.correction.counts_within(within, now, zone)
         {
             continue;
         }
         let judged = read.and_then(|read| {
             let kept = currency.get_or_insert_with(|| read.correction.currency.clone());
-            read.correction.refusal(kept).map_or(Ok(read), Err)
+            read.correction.rejection(kept).map_or(Ok(read), Err)
         });
         match judged {
             Ok(read) => counting.push(read),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use bursar_api::PriceList;
 use bursar_api::offers::{Offer, Pools, offers};
 use bursar_api::prices::Prices;
-use bursar_core::price::{DEFAULT_LIST, Facts, Priced, product_labels};
+use bursar_core::pricing::{DEFAULT_LIST, PriceLookup, PricingAttributes, product_labels};
 use bursar_prices::import::{self, ImportError};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
@@ -171,18 +171,18 @@ fn report(
 /// What is missing, and the fix; `None` if the price is listed. The price is that of one.
 fn unpriced(offer: &Offer, prices: &Prices, now: Timestamp) -> Option<String> {
     let Offer { what, facts } = offer;
-    let one = Facts {
+    let one = PricingAttributes {
         gpus: 1,
         ..facts.clone()
     };
     let currency = &prices.lists.currency;
     let state = match prices.lists.price(&one, now) {
-        Priced::Listed(_) => return None,
-        Priced::Provisional(quote) => format!(
+        PriceLookup::Listed(_) => return None,
+        PriceLookup::Provisional(quote) => format!(
             "is charged provisionally at {} {currency} an hour, the dearest listed",
             quote.cost.total().rounded(4)
         ),
-        Priced::Unknown => "has no price: its spend is unknown".to_owned(),
+        PriceLookup::Unknown => "has no price: its spend is unknown".to_owned(),
     };
     let node = facts.node.as_deref().unwrap_or_default();
     let resource = &facts.resource;

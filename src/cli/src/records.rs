@@ -5,11 +5,11 @@ use std::collections::btree_map::Entry;
 
 use bursar_api::SpendRecord;
 use bursar_api::spend::{Standing, WorkloadKind};
-use bursar_core::bill::Bill;
+use bursar_core::calendar::Month;
+use bursar_core::cluster_bill::ClusterBill;
+use bursar_core::cost_report::CostOwner;
 use bursar_core::currency;
 use bursar_core::ledger::Account;
-use bursar_core::period::Month;
-use bursar_core::report::Holder;
 use clap::Args;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -75,7 +75,7 @@ pub(crate) struct Sheet {
     /// How much it counts beside others of the same workload and month.
     pub(crate) standing: Standing,
     /// Whose it is.
-    pub(crate) holder: Holder,
+    pub(crate) holder: CostOwner,
     /// What it holds.
     pub(crate) account: Account,
     /// Its accounting time zone.
@@ -113,7 +113,7 @@ impl Sheet {
         let outside = account
             .days()
             .keys()
-            .find(|date| Month::of_date(**date) != account.month);
+            .find(|date| Month::containing_date(**date) != account.month);
         if let Some(date) = outside {
             return Err(format!(
                 "status.days[].date: {date} is not a day of {}",
@@ -139,7 +139,7 @@ impl Sheet {
 
     /// Whether it is of the month that it is now, in its own time zone.
     pub(crate) fn is_current(&self, now: Timestamp) -> bool {
-        self.account.month == Month::of(now, &self.zone)
+        self.account.month == Month::containing(now, &self.zone)
     }
 }
 
@@ -208,10 +208,10 @@ pub(crate) fn apart(sheets: Vec<Sheet>) -> (Vec<Sheet>, Vec<Sheet>) {
 }
 
 /// The bill that these sheets of one month make, without overheads.
-pub(crate) fn bill<'a>(sheets: impl IntoIterator<Item = &'a Sheet>, now: Timestamp) -> Bill {
-    let mut bill = Bill::default();
+pub(crate) fn bill<'a>(sheets: impl IntoIterator<Item = &'a Sheet>, now: Timestamp) -> ClusterBill {
+    let mut bill = ClusterBill::default();
     for sheet in sheets {
-        let lines = sheet.account.lines(now, &sheet.zone);
+        let lines = sheet.account.daily_costs(now, &sheet.zone);
         bill.add(sheet.record.spec.kind.side(), lines);
     }
     bill

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use bursar_api::spend::WorkloadKind;
 use bursar_api::{InferenceDeployment, TrainingJob};
-use bursar_core::ledger::{Line, Sku};
+use bursar_core::calendar::Month;
+use bursar_core::cost_report::{self, CostOwner, LiveCost};
+use bursar_core::ledger::{CostKey, DailyCost};
 use bursar_core::money::Money;
-use bursar_core::period::Month;
-use bursar_core::report::{self, Holder, Standing};
 use clap::Args;
 use jiff::Timestamp;
 use jiff::tz::{Offset, TimeZone};
@@ -90,18 +90,18 @@ impl By {
         titles.iter().map(|title| (*title).to_owned()).collect()
     }
 
-    fn key(&self, holder: &Holder, sku: &Sku, labels: &Labels) -> Vec<String> {
+    fn key(&self, holder: &CostOwner, sku: &CostKey, labels: &Labels) -> Vec<String> {
         match self {
             Self::Workload => vec![holder.namespace.clone(), holder.workload.clone()],
             Self::Namespace => vec![holder.namespace.clone()],
-            Self::Gpu => vec![report::gpu(sku)],
+            Self::Gpu => vec![cost_report::gpu_name(sku)],
             Self::Label(_) => vec![labels.get(holder).cloned().unwrap_or_else(|| "-".into())],
         }
     }
 }
 
 /// The value of the label that is asked for, of each workload that has it.
-type Labels = BTreeMap<Holder, String>;
+type Labels = BTreeMap<CostOwner, String>;
 
 /// Prints what is asked for, once or until interrupted.
 pub(crate) async fn run(client: &Client, asked: &Asked) -> Result<(), Error> {
@@ -136,7 +136,8 @@ pub(crate) async fn run(client: &Client, asked: &Asked) -> Result<(), Error> {
 
 /// The records of all months that it is now, somewhere: each record has its own time zone.
 pub(crate) fn selector(namespace: Option<&str>, now: Timestamp) -> String {
-    let month = |hours| Month::of(now, &TimeZone::fixed(Offset::constant(hours))).to_string();
+    let month =
+        |hours| Month::containing(now, &TimeZone::fixed(Offset::constant(hours))).to_string();
     let months: BTreeSet<String> = [month(-12), month(14)].into();
     let months = months.into_iter().collect::<Vec<_>>().join(",");
     let of_namespace = namespace.map(|name| format!(",bursar.dev/namespace={name}"));
@@ -174,7 +175,7 @@ where
         why: said(&error),
     })?;
     let value = |meta: kube::api::ObjectMeta| {
-        let holder = Holder {
+        let holder = CostOwner {
             namespace: meta.namespace?,
             workload: format!("{short}/{}", meta.name?),
         };
@@ -202,11 +203,11 @@ pub(crate) fn page(
     if sheets.is_empty() {
         return Ok("nothing has been spent this month\n".to_owned());
     }
-    let mut standing: BTreeMap<Vec<String>, Standing> = BTreeMap::new();
+    let mut standing: BTreeMap<Vec<String>, LiveCost> = BTreeMap::new();
     let bill = records::bill(sheets.iter().copied(), now);
     let is_of_nodes = |sheet: &&Sheet| sheet.record.spec.kind == WorkloadKind::Node;
     for sheet in sheets.into_iter().filter(|sheet| !is_of_nodes(sheet)) {
-        Standing::add(&mut standing, &sheet.account, now, &sheet.zone, |sku| {
+        LiveCost::add(&mut standing, &sheet.account, now, &sheet.zone, |sku| {
             by.key(&sheet.holder, sku, labels)
         });
     }
@@ -220,7 +221,7 @@ pub(crate) fn page(
         .iter()
         .map(|(key, row)| key.iter().cloned().chain(figures(row, digits)).collect())
         .collect();
-    let mut all = Standing::default();
+    let mut all = LiveCost::default();
     for (_, row) in &rows {
         all.per_hour += row.per_hour;
         all.pods += row.pods;
@@ -268,7 +269,7 @@ fn beside(
     let first = sheets.first();
     let zone = first.map_or(TimeZone::UTC, |sheet| sheet.zone.clone());
     let currency = records::currency(sheets.iter().copied())?;
-    let month = Month::of(now, &zone);
+    let month = Month::containing(now, &zone);
     let within = month.bounds(&zone);
     let (all, _) = corrections::counting(corrections, namespace, within, currency, &zone, now);
     Ok(match currency {
@@ -282,8 +283,8 @@ fn beside(
     })
 }
 
-fn figures(row: &Standing, digits: usize) -> Vec<String> {
-    let spent = |line: &Line| amount(line, line.cost.total(), digits);
+fn figures(row: &LiveCost, digits: usize) -> Vec<String> {
+    let spent = |line: &DailyCost| amount(line, line.cost.total(), digits);
     let rate = match row.unpriced {
         0 => row.per_hour.rounded(digits),
         unpriced if unpriced == row.pods => "unknown".to_owned(),
@@ -299,12 +300,12 @@ fn figures(row: &Standing, digits: usize) -> Vec<String> {
 }
 
 /// An amount of a line, with a `+` where a part of it is not known.
-pub(crate) fn amount(line: &Line, amount: Money, digits: usize) -> String {
+pub(crate) fn amount(line: &DailyCost, amount: Money, digits: usize) -> String {
     known(line, amount.rounded(digits))
 }
 
 /// The same of an amount as it is written.
-pub(crate) fn known(line: &Line, amount: String) -> String {
+pub(crate) fn known(line: &DailyCost, amount: String) -> String {
     match line.unpriced_gpu_seconds {
         0 => amount,
         unpriced if unpriced == line.gpu_seconds => "unknown".to_owned(),
@@ -313,7 +314,7 @@ pub(crate) fn known(line: &Line, amount: String) -> String {
 }
 
 /// What the figures rest on, where that is not all prices and exact ends.
-pub(crate) fn notes(line: &Line, currency: &str) -> Vec<String> {
+pub(crate) fn notes(line: &DailyCost, currency: &str) -> Vec<String> {
     let digits = digits(currency);
     let amount = |amount: Money| format!("{} {currency}", amount.rounded(digits));
     let mut notes = Vec::new();
@@ -344,7 +345,7 @@ pub(crate) fn hours(seconds: i64, decimals: usize) -> String {
 }
 
 /// The part of the cost in which nothing was served.
-pub(crate) fn waste(line: &Line) -> String {
+pub(crate) fn waste(line: &DailyCost) -> String {
     match line.cost.total().nanos() {
         0 => "-".to_owned(),
         total => format!("{}%", (line.waste().nanos() * 100 + total / 2) / total),
@@ -412,7 +413,7 @@ idle nodes: 5367.60+ USD this month, 783.0 GPU-hours that no pod held
 
     #[test]
     fn workloads_are_grouped_by_their_own_label() {
-        let holder = Holder {
+        let holder = CostOwner {
             namespace: "ml".into(),
             workload: "infd/chat".into(),
         };

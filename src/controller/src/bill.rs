@@ -6,11 +6,11 @@ use std::time::Duration;
 use bursar_api::SpendRecord;
 use bursar_api::spend::WorkloadRef;
 use bursar_api::text::FieldError;
-use bursar_core::bill::{Bill, Side};
-use bursar_core::ledger::{Account, Line};
+use bursar_core::calendar::Month;
+use bursar_core::cluster_bill::{ClusterBill, CostSource};
+use bursar_core::cost_report::{self, CostOwner};
+use bursar_core::ledger::{Account, DailyCost};
 use bursar_core::money::Money;
-use bursar_core::period::Month;
-use bursar_core::report::{self, Holder};
 use jiff::Timestamp;
 
 use crate::context::{Context, lock};
@@ -29,7 +29,7 @@ pub(crate) async fn follow(context: &Context) {
 
 /// Computes the shares and figures as of `now`. They stay as they are while a record cannot be read: all accounts share overheads.
 pub(crate) fn refresh(context: &Context, now: Timestamp) {
-    let month = Month::of(now, &context.zone);
+    let month = Month::containing(now, &context.zone);
     let records = context.stores.records.state();
     let of_month = |record: &&SpendRecord| record.spec.month == month.to_string();
     let read = |record: &SpendRecord| {
@@ -54,7 +54,7 @@ pub(crate) fn refresh(context: &Context, now: Timestamp) {
 pub(crate) fn overhead(context: &Context, workload: &WorkloadRef, now: Timestamp) -> Option<Money> {
     let shares = lock(&context.shares);
     let (month, shares) = shares.as_ref()?;
-    let current = *month == Month::of(now, &context.zone);
+    let current = *month == Month::containing(now, &context.zone);
     shares.get(&workload.holder()).copied().filter(|_| current)
 }
 
@@ -63,11 +63,11 @@ fn shares(
     accounts: &[(WorkloadRef, Account)],
     month: Month,
     now: Timestamp,
-) -> BTreeMap<Holder, Money> {
+) -> BTreeMap<CostOwner, Money> {
     let prices = context.prices(now);
-    let holders: Vec<(Holder, &Account)> = accounts
+    let holders: Vec<(CostOwner, &Account)> = accounts
         .iter()
-        .filter(|(workload, _)| workload.kind.side() != Side::Nodes)
+        .filter(|(workload, _)| workload.kind.side() != CostSource::Nodes)
         .map(|(workload, account)| (workload.holder(), account))
         .collect();
     let accounts: Vec<_> = holders
@@ -75,8 +75,8 @@ fn shares(
         .map(|(holder, account)| (holder, *account))
         .collect();
     let overheads = prices.lists.overheads(now);
-    let mut shares: BTreeMap<Holder, Money> = BTreeMap::new();
-    for entry in report::overheads(&accounts, &overheads, month, now, &context.zone) {
+    let mut shares: BTreeMap<CostOwner, Money> = BTreeMap::new();
+    for entry in cost_report::overhead_entries(&accounts, &overheads, month, now, &context.zone) {
         *shares.entry(entry.holder.clone()).or_default() += entry.line.cost.labour;
     }
     shares
@@ -84,24 +84,24 @@ fn shares(
 
 /// Shows what nodes cost by kind of GPU.
 fn show_nodes(context: &Context, accounts: &[(WorkloadRef, Account)], now: Timestamp) {
-    let mut bill = Bill::default();
-    let mut nodes: BTreeMap<String, (Line, Line)> = BTreeMap::new();
+    let mut bill = ClusterBill::default();
+    let mut nodes: BTreeMap<String, (DailyCost, DailyCost)> = BTreeMap::new();
     for (workload, account) in accounts {
-        let lines = account.lines(now, &context.zone);
-        if workload.kind.side() == Side::Nodes {
+        let lines = account.daily_costs(now, &context.zone);
+        if workload.kind.side() == CostSource::Nodes {
             for ((_, sku), line) in &lines {
-                nodes.entry(report::gpu(sku)).or_default().0 += *line;
+                nodes.entry(cost_report::gpu_name(sku)).or_default().0 += *line;
             }
         }
         bill.add(workload.kind.side(), lines);
     }
     for (_, sku, line) in bill.idle() {
-        nodes.entry(report::gpu(sku)).or_default().1 += line;
+        nodes.entry(cost_report::gpu_name(sku)).or_default().1 += line;
     }
     let figures = nodes.into_iter().flat_map(|(gpu, (cost, idle))| {
         let hardware = || Hardware { gpu: gpu.clone() };
         // what lacks a price is not known, and unknown is not zero
-        let money = |line: &Line| {
+        let money = |line: &DailyCost| {
             let amount = figure(line.cost.total());
             (line.unpriced_gpu_seconds == 0).then_some(amount)
         };

@@ -4,8 +4,8 @@ use bursar_api::BudgetPolicy;
 use bursar_api::budget::{BudgetPolicyStatus, Latch, Phase};
 use bursar_api::conditions::{self, Says, WITHIN_BUDGET};
 use bursar_core::budget::{self, Standing};
+use bursar_core::calendar::whole_second;
 use bursar_core::money::Money;
-use bursar_core::period::whole_second;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bursar_api::offers::{Kind, Pools};
 use bursar_core::ledger::Uid;
-use bursar_core::price::{Facts, is_gpu_driver};
+use bursar_core::pricing::{PricingAttributes, is_gpu_driver};
 use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod, PodSpec, Volume};
 use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceSlice};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -99,13 +99,13 @@ impl Claims {
     }
 
     /// What the pod is priced by, on its node if that is known. `None` without GPUs.
-    pub(crate) fn facts(&self, pod: &Pod, node: Option<&Node>) -> Option<Facts> {
+    pub(crate) fn facts(&self, pod: &Pod, node: Option<&Node>) -> Option<PricingAttributes> {
         let (gpus, volumes) = self.held.get(pod::uid(pod))?;
-        let facts = Facts {
+        let facts = PricingAttributes {
             resource: gpus.resource.clone(),
             gpus: gpus.count,
             amounts: pod::amounts(&capacity::allocated(pod), volumes.clone()),
-            ..Facts::default()
+            ..PricingAttributes::default()
         };
         let facts = match node {
             Some(node) => pod::on(facts, node),
@@ -125,7 +125,7 @@ impl Claims {
         namespace: &str,
         spec: &PodSpec,
         pod: Option<&Pod>,
-    ) -> Option<Facts> {
+    ) -> Option<PricingAttributes> {
         let (resource, gpus) = pod::gpus_of(spec)?;
         let mut volumes = Volumes::new();
         let of_pod = pod.map(|pod| pod.name_any());
@@ -146,11 +146,11 @@ impl Claims {
                 *volumes.entry(class).or_default() += gib;
             }
         }
-        Some(Facts {
+        Some(PricingAttributes {
             resource,
             gpus,
             amounts: pod::amounts(&capacity::requests(spec), volumes),
-            ..Facts::default()
+            ..PricingAttributes::default()
         })
     }
 }

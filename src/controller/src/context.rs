@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bursar_api::names::GATEWAY_PORTS;
+use bursar_core::calendar::Month;
+use bursar_core::cost_report::CostOwner;
 use bursar_core::ledger::Uid;
 use bursar_core::money::Money;
-use bursar_core::period::Month;
-use bursar_core::report::Holder;
 use bursar_core::scaling::History;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -53,7 +53,7 @@ pub(crate) struct Context {
     /// The services' ports on gateways.
     pub(crate) ports: Mutex<BTreeMap<Key, u16>>,
     /// What each workload bears of a month's overheads.
-    pub(crate) shares: Mutex<Option<(Month, BTreeMap<Holder, Money>)>>,
+    pub(crate) shares: Mutex<Option<(Month, BTreeMap<CostOwner, Money>)>>,
     /// The last decision over each namespace, for people.
     pub(crate) explained: Explained,
     pub(crate) zone: TimeZone,

@@ -6,8 +6,8 @@ use std::time::Duration;
 use bursar_api::conditions::{self, ACCEPTED, Says};
 use bursar_api::correction::SpendCorrectionStatus;
 use bursar_api::{SpendCorrection, SpendRecord};
+use bursar_core::calendar::Month;
 use bursar_core::correction::Correction;
-use bursar_core::period::Month;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use kube::runtime::reflector::Store;
@@ -46,7 +46,7 @@ impl<'a> Currencies<'a> {
         let correction = object
             .to_core()
             .map_err(|error| ("Unreadable", error.to_string()))?;
-        match correction.refusal(self.of(correction.month())) {
+        match correction.rejection(self.of(correction.month())) {
             None => Ok(correction),
             Some(why) => Err(("OtherCurrency", why)),
         }

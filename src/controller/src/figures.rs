@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use bursar_api::spend::{WorkloadKind, WorkloadRef};
+use bursar_core::calendar::Month;
 use bursar_core::correction;
 use bursar_core::money::Money;
-use bursar_core::period::Month;
 use bursar_core::plan::{Plan, Snapshot};
 
 use crate::bill;
@@ -22,7 +22,7 @@ pub(crate) fn figures(
     snapshot: &Snapshot,
     accounts: &BTreeMap<WorkloadRef, Accounts>,
 ) -> Vec<(&'static str, metrics::Object, Option<f64>)> {
-    let month = Month::of(scene.now, &context.zone);
+    let month = Month::containing(scene.now, &context.zone);
     let mut figures = Vec::new();
     for (workload, accounts) in accounts {
         let object = || metrics::Object::from(workload);

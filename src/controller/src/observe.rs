@@ -7,10 +7,10 @@ use bursar_api::template;
 use bursar_api::text::FieldError;
 use bursar_api::{BudgetPolicy, InferenceDeployment, TrainingJob};
 use bursar_core::budget::{Budget, Load};
+use bursar_core::calendar::Month;
 use bursar_core::capacity::Gang;
 use bursar_core::correction;
 use bursar_core::money::Money;
-use bursar_core::period::Month;
 use bursar_core::plan::{Plan, Snapshot};
 use bursar_core::scaling::{Demand, Service, Signal};
 use bursar_core::training;
@@ -301,7 +301,7 @@ impl Scene {
 
     /// Every GPU pod that costs money or is about to.
     fn loads(&self, context: &Context, accounts: &BTreeMap<WorkloadRef, Accounts>) -> Vec<Load> {
-        let month = Month::of(self.now, &context.zone);
+        let month = Month::containing(self.now, &context.zone);
         let mut loads = Vec::new();
         for pod in self
             .pods

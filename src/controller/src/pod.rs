@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use bursar_api::names::DRAINING_ANNOTATION;
 use bursar_core::capacity::Resources;
-use bursar_core::ledger::End;
-use bursar_core::price::{Amounts, Facts, is_gpu};
+use bursar_core::ledger::ChargeEnd;
+use bursar_core::pricing::{PricingAttributes, ResourceAmounts, is_gpu};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, ContainerState, Node, Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -93,7 +93,7 @@ fn phase(pod: &Pod) -> Option<&str> {
 
 /// When the pod's stay ended: the latest end of its containers, once its phase is terminal. Where the kubelet gave no time, the
 /// moment of its last report, or `seen` without one; such an end is estimated. `None` while it holds its node.
-pub(crate) fn end(pod: &Pod, seen: Timestamp) -> Option<End> {
+pub(crate) fn end(pod: &Pod, seen: Timestamp) -> Option<ChargeEnd> {
     if !is_terminal(pod) {
         return None;
     }
@@ -111,20 +111,20 @@ pub(crate) fn end(pod: &Pod, seen: Timestamp) -> Option<End> {
     // one that waits never began; of one that is said to run, or whose end was lost, nobody saw the end
     let all_seen = states().all(|state| state.waiting.is_some() || real_end(state).is_some());
     let end = match finished {
-        Some(at) if all_seen => End {
+        Some(at) if all_seen => ChargeEnd {
             at,
             estimated: false,
         },
         seen_last => {
             let at = last_status_write(pod).unwrap_or(seen);
-            End {
+            ChargeEnd {
                 at: seen_last.map_or(at, |last| last.max(at)),
                 estimated: true,
             }
         }
     };
     let start = bound_at(pod).unwrap_or(end.at);
-    Some(End {
+    Some(ChargeEnd {
         at: end.at.max(start),
         ..end
     })
@@ -275,13 +275,13 @@ pub(crate) fn may_hold_devices(pod: &Pod) -> bool {
 
 /// What a pod is priced by that may change: cores, memory and disk of what it asks for, and gibibytes of its persistent volumes by
 /// storage class.
-pub(crate) fn amounts(asked: &Resources, volumes: BTreeMap<String, u32>) -> Amounts {
+pub(crate) fn amounts(asked: &Resources, volumes: BTreeMap<String, u32>) -> ResourceAmounts {
     const MIB_MILLI: u64 = 1000 << 20;
     let amount = |name: &str, unit_milli: u64| {
         let milli = asked.get(name).copied().unwrap_or(0).max(0);
         u32::try_from(milli.unsigned_abs().div_ceil(unit_milli)).unwrap_or(u32::MAX)
     };
-    Amounts {
+    ResourceAmounts {
         cpu_milli: amount("cpu", 1),
         memory_mib: amount("memory", MIB_MILLI),
         ephemeral_mib: amount("ephemeral-storage", MIB_MILLI),
@@ -291,9 +291,9 @@ pub(crate) fn amounts(asked: &Resources, volumes: BTreeMap<String, u32>) -> Amou
 }
 
 /// The facts of a pod on this node.
-pub(crate) fn on(facts: Facts, node: &Node) -> Facts {
+pub(crate) fn on(facts: PricingAttributes, node: &Node) -> PricingAttributes {
     let count = node_gpus(node, &facts.resource);
-    facts.on(&node.name_any(), count, node.labels())
+    facts.on_node(&node.name_any(), count, node.labels())
 }
 
 /// The GPUs that a pod of this spec holds.
@@ -392,7 +392,7 @@ mod tests {
         let ended = pod(
             json!({"phase": "Failed", "conditions": scheduled(), "containerStatuses": statuses}),
         );
-        let exact = End {
+        let exact = ChargeEnd {
             at: at("2026-11-24T00:07:00Z"),
             estimated: false,
         };
@@ -407,7 +407,7 @@ mod tests {
             pod(json!({"phase": "Failed", "conditions": scheduled(), "containerStatuses": lost}));
         assert_eq!(
             end(&pod, at("2026-11-24T01:00:00Z")),
-            Some(End {
+            Some(ChargeEnd {
                 at: at("2026-11-24T01:00:00Z"),
                 estimated: true
             })

@@ -2,8 +2,8 @@
 
 use bursar_api::conditions::{PRICED, Says};
 use bursar_api::spend::SpendSummary;
-use bursar_core::period::Month;
-use bursar_core::price::{Facts, product_labels};
+use bursar_core::calendar::Month;
+use bursar_core::pricing::{PricingAttributes, product_labels};
 
 use crate::ledger::Accounts;
 
@@ -24,10 +24,10 @@ pub(crate) fn unlisted(accounts: &Accounts, month: Month) -> Option<String> {
     let charge = open
         .values()
         .find(|charge| charge.rates.last().is_some_and(|rate| rate.provisional))?;
-    Some(labels(&charge.facts))
+    Some(labels(&charge.attributes))
 }
 
-fn labels(facts: &Facts) -> String {
+fn labels(facts: &PricingAttributes) -> String {
     let product = product_labels(&facts.resource)[0];
     let label = |key: &str, value: Option<&String>| {
         value.map_or_else(
@@ -76,8 +76,8 @@ pub(crate) fn says(spend: &Spend) -> Says {
 
 #[cfg(test)]
 mod tests {
-    use bursar_core::ledger::{Account, Charge, Rate};
-    use bursar_core::price::Quote;
+    use bursar_core::ledger::{Account, Charge, RatePeriod};
+    use bursar_core::pricing::HourlyRate;
     use jiff::Timestamp;
 
     use super::*;
@@ -85,16 +85,16 @@ mod tests {
     fn accounts(provisional: bool) -> (Accounts, Month) {
         let start: Timestamp = "2026-11-24T00:00:00Z".parse().unwrap();
         let month: Month = "2026-11".parse().unwrap();
-        let facts = Facts {
+        let facts = PricingAttributes {
             resource: "nvidia.com/gpu".into(),
             gpus: 1,
             model: Some("B300".into()),
-            ..Facts::default()
+            ..PricingAttributes::default()
         };
         let mut charge = Charge::new("u".into(), "p".into(), facts, start);
-        charge.rates.push(Rate {
+        charge.rates.push(RatePeriod {
             from: start,
-            quote: Quote::default(),
+            quote: HourlyRate::default(),
             provisional,
         });
         let mut account = Account::new(month);

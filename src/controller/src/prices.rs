@@ -3,10 +3,10 @@
 use std::sync::{Arc, Mutex};
 
 use bursar_api::{PriceList, SpendRecord};
+use bursar_core::calendar::Month;
 use bursar_core::capacity::Gang;
 use bursar_core::money::Money;
-use bursar_core::period::Month;
-use bursar_core::price::Facts;
+use bursar_core::pricing::PricingAttributes;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use k8s_openapi::api::core::v1::Node;
@@ -24,7 +24,7 @@ pub(crate) fn kept(
     now: Timestamp,
     zone: &TimeZone,
 ) -> Option<String> {
-    kept_in(records, Month::of(now, zone))
+    kept_in(records, Month::containing(now, zone))
 }
 
 /// The currency that a month's accounts are kept in; `None` if there are none.
@@ -91,7 +91,7 @@ impl Known {
 /// while there is none. `None` if no price is known.
 pub(crate) fn estimate<'a>(
     prices: &Prices,
-    facts: &Facts,
+    facts: &PricingAttributes,
     pod: &Gang,
     nodes: impl IntoIterator<Item = &'a Node>,
     now: Timestamp,
@@ -108,7 +108,7 @@ pub(crate) fn estimate<'a>(
         .collect();
     let somewhere = || {
         let volumes = prices.lists.price(facts, now).rate()?.cost.storage;
-        let gpus = prices.lists.dearest(&facts.resource, now)?;
+        let gpus = prices.lists.highest_price(&facts.resource, now)?;
         Some(gpus.times(facts.gpus) + volumes)
     };
     rates?.into_iter().max().or_else(somewhere)

@@ -7,9 +7,9 @@ use bursar_api::revenue::Revenue;
 use bursar_api::spend::{SpendSummary, WorkloadKind, WorkloadRef};
 use bursar_api::text::FieldError;
 use bursar_api::{BudgetPolicy, InferenceDeployment, TrainingJob};
+use bursar_core::calendar::Month;
 use bursar_core::correction;
 use bursar_core::money::Money;
-use bursar_core::period::Month;
 use bursar_core::plan::{LimitedBy, Plan, Snapshot, plan};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -304,7 +304,7 @@ impl Round<'_> {
             },
             (None, None) => SpendSummary::default(),
         };
-        let month = Month::of(scene.now, &context.zone);
+        let month = Month::containing(scene.now, &context.zone);
         let holder = workload.holder();
         let of_it = scene.corrections.iter();
         let of_it = of_it.filter(|correction| correction.holder == holder);

@@ -4,11 +4,11 @@ use bursar_api::revenue::Earnings;
 use bursar_api::spend::SpendSummary;
 use bursar_api::spend::line::Parts;
 use bursar_api::spend::summary::UnitCosts;
-use bursar_core::economics::{self, Terms};
+use bursar_core::calendar::{Interval, Month, Period, whole_second};
 use bursar_core::forecast::Forecast;
-use bursar_core::ledger::Line;
+use bursar_core::ledger::DailyCost;
 use bursar_core::money::{Money, NANOS};
-use bursar_core::period::{Interval, Month, Period, whole_second};
+use bursar_core::unit_economics::{self, RevenueTerms};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -29,7 +29,7 @@ pub(crate) fn summary(
     now: Timestamp,
     zone: &TimeZone,
 ) -> SpendSummary {
-    let this = Month::of(now, zone);
+    let this = Month::containing(now, zone);
     let within = |interval| ledger::sum(accounts, interval, now, zone);
     let month = within(this.bounds(zone));
     let total = whole(accounts, zone).map(within).unwrap_or_default();
@@ -69,15 +69,15 @@ pub(crate) fn shown(amount: Money) -> String {
 
 /// What a service earned this month under these terms.
 pub(crate) fn earnings(
-    terms: &Terms,
+    terms: &RevenueTerms,
     accounts: &Accounts,
     now: Timestamp,
     zone: &TimeZone,
 ) -> Earnings {
-    let month = Month::of(now, zone).bounds(zone);
+    let month = Month::containing(now, zone).bounds(zone);
     let line = ledger::sum(accounts, month, now, zone);
     let cost = line.cost.total();
-    let revenue = terms.revenue(&line.used, month, now);
+    let revenue = terms.revenue(&line.usage, month, now);
     let earned = Earnings {
         revenue: shown(revenue.total()),
         ..Earnings::default()
@@ -87,7 +87,7 @@ pub(crate) fn earnings(
         return earned;
     }
     let ready = cost - line.starting - line.draining;
-    let utilization = economics::break_even(cost, revenue, cost - line.waste(), ready);
+    let utilization = unit_economics::break_even(cost, revenue, cost - line.waste(), ready);
     Earnings {
         margin: Some(shown(revenue.total() - cost)),
         break_even_utilization: utilization
@@ -97,12 +97,12 @@ pub(crate) fn earnings(
 }
 
 /// What was served this month, and what a unit of it cost; `None` if nothing was.
-fn units(month: &Line) -> Option<UnitCosts> {
-    let used = month.used;
+fn units(month: &DailyCost) -> Option<UnitCosts> {
+    let used = month.usage;
     if used.requests == 0 && used.input_tokens == 0 && used.output_tokens == 0 {
         return None;
     }
-    let costs = economics::unit_costs(month.cost.total(), &used);
+    let costs = unit_economics::unit_costs(month.cost.total(), &used);
     let shown = |amount: Option<Money>| amount.map(|amount| amount.rounded(UNIT_DECIMALS));
     let count = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     Some(UnitCosts {
@@ -163,9 +163,9 @@ pub(crate) fn is_due(old: Option<&SpendSummary>, new: &SpendSummary, now: Timest
 mod tests {
     use std::sync::Arc;
 
-    use bursar_core::ledger::{Account, Charge, Rate};
+    use bursar_core::ledger::{Account, Charge, RatePeriod};
     use bursar_core::money::Cost;
-    use bursar_core::price::Facts;
+    use bursar_core::pricing::PricingAttributes;
 
     use super::*;
 
@@ -182,31 +182,31 @@ mod tests {
     fn there_is_no_margin_while_a_part_of_the_cost_has_no_price() {
         let at = |text: &str| text.parse::<Timestamp>().unwrap();
         let start = at("2026-11-24T00:00:00Z");
-        let facts = Facts {
+        let facts = PricingAttributes {
             gpus: 1,
-            ..Facts::default()
+            ..PricingAttributes::default()
         };
         let mut priced = Charge::new("priced".into(), "p".into(), facts.clone(), start);
-        priced.ready = Some(start);
+        priced.ready_since = Some(start);
         let cost = Cost {
             compute: "2".parse().unwrap(),
             ..Cost::ZERO
         };
-        priced.rates.push(Rate {
+        priced.rates.push(RatePeriod {
             from: start,
             quote: cost.into(),
             provisional: false,
         });
-        priced.used.insert(
+        priced.usage.insert(
             jiff::civil::date(2026, 11, 24),
-            bursar_core::ledger::Use {
+            bursar_core::ledger::EngineUsage {
                 requests: 1_000,
                 ..Default::default()
             },
         );
-        let terms = Terms {
+        let terms = RevenueTerms {
             per_request: "0.01".parse().unwrap(),
-            ..Terms::default()
+            ..RevenueTerms::default()
         };
         let month: Month = "2026-11".parse().unwrap();
         let mut account = Account::new(month);

@@ -66,8 +66,8 @@ impl Measured {
     /// changes more often than every 15 minutes, so that a record stays small. Without a measurement of the last 5 minutes, the
     /// model's. What a leader has not measured yet stays as it is on record.
     pub(crate) fn of(&self, namespace: &str, charge: &Charge, now: Timestamp) -> Option<u32> {
-        let counts = charge.facts.amounts.watts;
-        let changed = charge.earlier.last().map(|earlier| earlier.until);
+        let counts = charge.attributes.amounts.watts;
+        let changed = charge.previous_amounts.last().map(|earlier| earlier.until);
         if changed.is_some_and(|at| now.duration_since(at) < WINDOW) {
             return counts;
         }
@@ -144,8 +144,8 @@ fn exporter(pod: &Pod) -> Option<(IpAddr, u16, &str)> {
 
 #[cfg(test)]
 mod tests {
-    use bursar_core::ledger::Earlier;
-    use bursar_core::price::{Amounts, Facts};
+    use bursar_core::ledger::PreviousAmounts;
+    use bursar_core::pricing::{PricingAttributes, ResourceAmounts};
     use serde_json::json;
 
     use super::*;
@@ -164,19 +164,21 @@ mod tests {
     }
 
     fn charge(watts: Option<u32>, changed: Option<i64>) -> Charge {
-        let amounts = Amounts {
+        let amounts = ResourceAmounts {
             watts,
-            ..Amounts::default()
+            ..ResourceAmounts::default()
         };
-        let facts = Facts {
+        let facts = PricingAttributes {
             amounts,
-            ..Facts::default()
+            ..PricingAttributes::default()
         };
         let mut charge = Charge::new("u".into(), "chat".into(), facts, at(0));
-        charge.earlier.extend(changed.map(|minute| Earlier {
-            until: at(minute),
-            amounts: Amounts::default(),
-        }));
+        charge
+            .previous_amounts
+            .extend(changed.map(|minute| PreviousAmounts {
+                until: at(minute),
+                amounts: ResourceAmounts::default(),
+            }));
         charge
     }
 

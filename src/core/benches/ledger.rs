@@ -9,10 +9,10 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use bursar_core::ledger::{Account, Charge, End, Line, Rate};
+use bursar_core::calendar::Month;
+use bursar_core::ledger::{Account, Charge, ChargeEnd, DailyCost, RatePeriod};
 use bursar_core::money::{Cost, Money};
-use bursar_core::period::Month;
-use bursar_core::price::{Facts, Quote};
+use bursar_core::pricing::{HourlyRate, PricingAttributes};
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
@@ -27,12 +27,12 @@ const RUNS: usize = 5;
 fn main() {
     let zone = TimeZone::get("Europe/Berlin").unwrap();
     let start: Timestamp = "2026-11-01T00:00:00Z".parse().unwrap();
-    let month = Month::of(start, &zone);
-    let charges: Vec<(Charge, End)> = (0..CHARGES)
+    let month = Month::containing(start, &zone);
+    let charges: Vec<(Charge, ChargeEnd)> = (0..CHARGES)
         .map(|number| charge(number, start.as_second()))
         .collect();
     let settled = fastest(|| {
-        let mut sums: BTreeMap<(usize, Date), Line> = BTreeMap::new();
+        let mut sums: BTreeMap<(usize, Date), DailyCost> = BTreeMap::new();
         for namespace in 0..NAMESPACES {
             for _ in 0..WORKLOADS {
                 let mut account = Account::new(month);
@@ -60,7 +60,7 @@ fn main() {
     let namespace = vec![account; 1_000];
     let (within, now) = (month.bounds(&zone), month.bounds(&zone).end);
     let summed = fastest(|| {
-        let sum: Line = namespace
+        let sum: DailyCost = namespace
             .iter()
             .map(|account| account.sum(within, now, &zone))
             .sum();
@@ -82,19 +82,19 @@ fn fastest(run: impl Fn()) -> Duration {
 }
 
 /// A replica that started, served and drained, for one to eight hours of the month.
-fn charge(number: usize, month: i64) -> (Charge, End) {
+fn charge(number: usize, month: i64) -> (Charge, ChargeEnd) {
     let number = i64::try_from(number).unwrap();
     let at = |seconds: i64| Timestamp::from_second(month + seconds).unwrap();
     let begin = number * 2_500 + number % 61;
     let end = begin + (1 + number % 8) * HOUR + number % 59;
-    let facts = Facts {
+    let facts = PricingAttributes {
         resource: "nvidia.com/gpu".into(),
         gpus: 1,
         node_gpus: 8,
         model: Some("NVIDIA-H100-80GB-HBM3".into()),
         instance_type: Some("p5.48xlarge".into()),
         region: Some("us-east-1".into()),
-        ..Facts::default()
+        ..PricingAttributes::default()
     };
     let cost = Cost {
         compute: Money::from_nanos(3_900_000_000 + i128::from(number)),
@@ -104,17 +104,17 @@ fn charge(number: usize, month: i64) -> (Charge, End) {
     };
     let uid = format!("{number:08x}-1f0a-4c1e-9c53-5d0d2f6f3a11");
     let mut charge = Charge::new(uid, format!("chat-{number}"), facts, at(begin));
-    charge.rates.push(Rate {
+    charge.rates.push(RatePeriod {
         from: at(begin),
-        quote: Quote {
+        quote: HourlyRate {
             carbon_mg: 280_000,
-            ..Quote::from(cost)
+            ..HourlyRate::from(cost)
         },
         provisional: false,
     });
-    charge.ready = Some(at(begin + 90));
-    charge.leaving = Some(at(end - 30));
-    let end = End {
+    charge.ready_since = Some(at(begin + 90));
+    charge.draining_since = Some(at(end - 30));
+    let end = ChargeEnd {
         at: at(end),
         estimated: false,
     };

@@ -7,8 +7,8 @@
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
+use crate::calendar::{Interval, Period};
 use crate::money::Money;
-use crate::period::{Interval, Period};
 
 /// What happens when a budget is exhausted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,9 +4,9 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
+use crate::calendar::{Interval, Month};
+use crate::cost_report::CostOwner;
 use crate::money::Money;
-use crate::period::{Interval, Month};
-use crate::report::Holder;
 
 /// An amount that is added to what the ledger says of a namespace or a workload, on one day.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,7 +14,7 @@ pub struct Correction {
     /// The SpendCorrection's name.
     pub name: String,
     /// Whose. Its workload is empty for a correction of the whole namespace.
-    pub holder: Holder,
+    pub holder: CostOwner,
     /// The day that it counts on, in the accounting time zone.
     pub date: Date,
     /// What is added; negative for money that is given back.
@@ -26,11 +26,11 @@ pub struct Correction {
 impl Correction {
     /// The month whose accounts it stands beside.
     pub fn month(&self) -> Month {
-        Month::of_date(self.date)
+        Month::containing_date(self.date)
     }
 
     /// Why it does not count, if that month's accounts are kept in `currency`.
-    pub fn refusal(&self, currency: &str) -> Option<String> {
+    pub fn rejection(&self, currency: &str) -> Option<String> {
         (self.currency != currency).then(|| {
             format!(
                 "its currency is {}, and the accounts of {} are kept in {currency}: make another correction, in {currency}",
@@ -46,7 +46,7 @@ impl Correction {
     }
 
     /// Whether its day lies in `within`, which begins and ends at midnights of `zone`, and has come.
-    pub fn counts(&self, within: Interval, now: Timestamp, zone: &TimeZone) -> bool {
+    pub fn counts_within(&self, within: Interval, now: Timestamp, zone: &TimeZone) -> bool {
         let day = |at| zone.to_datetime(at).date();
         (day(within.start)..day(within.end)).contains(&self.date) && self.is_due(now, zone)
     }
@@ -60,19 +60,19 @@ pub fn sum<'a>(
     zone: &TimeZone,
 ) -> Money {
     let counted = corrections.into_iter();
-    let counted = counted.filter(|correction| correction.counts(within, now, zone));
+    let counted = counted.filter(|correction| correction.counts_within(within, now, zone));
     counted.map(|correction| correction.amount).sum()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::period::Period;
+    use crate::calendar::Period;
 
     fn correction(date: &str, amount: &str) -> Correction {
         Correction {
             name: "c".into(),
-            holder: Holder {
+            holder: CostOwner {
                 namespace: "ml".into(),
                 workload: String::new(),
             },
@@ -111,8 +111,8 @@ mod tests {
     #[test]
     fn one_in_another_currency_than_its_months_accounts_does_not_count_and_says_why() {
         let credit = correction("2026-11-30", "-5");
-        assert_eq!(credit.refusal("USD"), None);
-        let why = credit.refusal("EUR").unwrap();
+        assert_eq!(credit.rejection("USD"), None);
+        let why = credit.rejection("EUR").unwrap();
         for part in ["USD", "2026-11", "in EUR"] {
             assert!(why.contains(part), "{why}");
         }

@@ -3,9 +3,9 @@
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
+use crate::calendar::{Interval, Month, Period, midnight_before};
 use crate::ledger::Account;
 use crate::money::Money;
-use crate::period::{Interval, Month, Period, midnight_before};
 
 /// Days whose pace is taken for that of the days to come: a week has every kind of day in it.
 const DAYS: i64 = 7;
@@ -42,7 +42,7 @@ impl Forecast {
             each.map(|account| account.sum(within, now, zone).cost.total())
                 .sum()
         };
-        let month = Month::of(now, zone).bounds(zone);
+        let month = Month::containing(now, zone).bounds(zone);
         // what is over of today is on record under its day as a whole
         let days = Interval {
             end: Period::Daily.bounds(now, zone).end,
@@ -95,8 +95,8 @@ mod tests {
     use jiff::civil::date;
 
     use super::*;
-    use crate::ledger::account::Days;
-    use crate::ledger::{Line, Sku};
+    use crate::ledger::account::DailyCosts;
+    use crate::ledger::{CostKey, DailyCost};
     use crate::money::Cost;
 
     fn at(text: &str) -> Timestamp {
@@ -108,16 +108,16 @@ mod tests {
     }
 
     fn forecast(days: &[(i8, &str)], now: &str) -> Forecast {
-        let line = |compute: &str| Line {
+        let line = |compute: &str| DailyCost {
             cost: Cost {
                 compute: money(compute),
                 ..Cost::ZERO
             },
-            ..Line::default()
+            ..DailyCost::default()
         };
-        let days: Days = days
+        let days: DailyCosts = days
             .iter()
-            .map(|(day, cost)| (date(2026, 11, *day), vec![(Sku::default(), line(cost))]))
+            .map(|(day, cost)| (date(2026, 11, *day), vec![(CostKey::default(), line(cost))]))
             .collect();
         let account = Account::new("2026-11".parse().unwrap()).with_days(days);
         Forecast::of(std::iter::once(&account), at(now), &TimeZone::UTC).unwrap()

@@ -3,19 +3,19 @@
 //! Nothing here talks to a cluster, reads a clock or draws a random number: time is an argument, and what should be done is
 //! returned as data.
 
-pub mod bill;
 pub mod budget;
+pub mod calendar;
 pub mod capacity;
+pub mod cluster_bill;
 pub mod correction;
+pub mod cost_report;
 pub mod currency;
-pub mod economics;
 pub mod forecast;
 pub mod ledger;
 pub mod money;
 pub mod overhead;
-pub mod period;
 pub mod plan;
-pub mod price;
-pub mod report;
+pub mod pricing;
 pub mod scaling;
 pub mod training;
+pub mod unit_economics;

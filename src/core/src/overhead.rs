@@ -9,9 +9,9 @@ use std::ops::AddAssign;
 
 use jiff::Timestamp;
 
+use crate::calendar::Interval;
 use crate::money::Money;
-use crate::period::Interval;
-use crate::price::{Overhead, ShareBy};
+use crate::pricing::{Overhead, ShareBy};
 
 /// What somebody used in the month.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub type Usages<W> = BTreeMap<String, BTreeMap<W, Usage>>;
 
 /// What one namespace bears.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Borne<W> {
+pub struct OverheadShare<W> {
     /// Its amount.
     pub total: Money,
     /// The same, by workload; they sum to `total`, unless there is none.
@@ -43,22 +43,26 @@ pub struct Borne<W> {
 
 /// An overhead when it is shared.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Shared<W> {
+pub struct OverheadAllocation<W> {
     /// What each namespace bears.
-    pub namespaces: BTreeMap<String, Borne<W>>,
+    pub namespaces: BTreeMap<String, OverheadShare<W>>,
     /// What nobody bears, because there is no namespace.
     pub unshared: Money,
 }
 
 impl Overhead {
     /// What has come due of it by `now`, rounded down: a month that runs bears the part that is over, one that is over all of it.
-    pub fn due(&self, month: Interval, now: Timestamp) -> Money {
+    pub fn accrued(&self, month: Interval, now: Timestamp) -> Money {
         let (over, _) = month.split(now);
         self.per_month.proportion(over.seconds(), month.seconds())
     }
 
     /// Shares `amount` of it. Where nothing was used, all bear the same.
-    pub fn share<W: Ord + Clone>(&self, amount: Money, usages: &Usages<W>) -> Shared<W> {
+    pub fn allocate<W: Ord + Clone>(
+        &self,
+        amount: Money,
+        usages: &Usages<W>,
+    ) -> OverheadAllocation<W> {
         let within = match self.share_by {
             ShareBy::Cost => |usage: &Usage| usage.cost.nanos(),
             ShareBy::GpuHours | ShareBy::Evenly => |usage: &Usage| usage.gpu_seconds.into(),
@@ -74,7 +78,7 @@ impl Overhead {
         let namespaces = namespaces.map(|((name, workloads), total)| {
             let weights: Vec<i128> = workloads.values().map(within).collect();
             let parts = split(total, &weights);
-            let borne = Borne {
+            let borne = OverheadShare {
                 total,
                 workloads: workloads.keys().cloned().zip(parts).collect(),
             };
@@ -84,7 +88,7 @@ impl Overhead {
             true => amount,
             false => Money::ZERO,
         };
-        Shared {
+        OverheadAllocation {
             namespaces: namespaces.collect(),
             unshared,
         }
@@ -128,7 +132,7 @@ mod tests {
 
     use super::*;
     use crate::money::{Cost, NANOS};
-    use crate::price::OverheadPart;
+    use crate::pricing::OverheadPart;
 
     fn unit(units: i128) -> Money {
         Money::from_nanos(units * NANOS)
@@ -161,7 +165,7 @@ mod tests {
         namespaces.iter().map(namespace).collect()
     }
 
-    fn nanos(shared: &Shared<&'static str>) -> Vec<(&'static str, i128)> {
+    fn nanos(shared: &OverheadAllocation<&'static str>) -> Vec<(&'static str, i128)> {
         let borne = shared
             .namespaces
             .values()
@@ -185,7 +189,7 @@ mod tests {
             ("training", &[("llama", 40, 0)]),
         ]);
         let labour = overhead(unit(5000).times(5), ShareBy::GpuHours);
-        let shared = labour.share(labour.per_month, &usages);
+        let shared = labour.allocate(labour.per_month, &usages);
         let borne = |namespace: &str| shared.namespaces[namespace].total;
         assert_eq!(
             (borne("serving"), borne("training")),
@@ -202,11 +206,12 @@ mod tests {
             ("b", &[("y", 1, 0)]),
             ("c", &[("z", 1, 0)]),
         ]);
-        let shared = overhead(Money::ZERO, ShareBy::GpuHours).share(Money::from_nanos(8), &three);
+        let shared =
+            overhead(Money::ZERO, ShareBy::GpuHours).allocate(Money::from_nanos(8), &three);
         assert_eq!(nanos(&shared), [("x", 3), ("y", 3), ("z", 2)]);
         // 10 by 1:6 is 1.43 and 8.57
         let two = usages(&[("a", &[("x", 1, 0), ("y", 6, 0)])]);
-        let shared = overhead(Money::ZERO, ShareBy::GpuHours).share(Money::from_nanos(10), &two);
+        let shared = overhead(Money::ZERO, ShareBy::GpuHours).allocate(Money::from_nanos(10), &two);
         assert_eq!(nanos(&shared), [("x", 1), ("y", 9)]);
     }
 
@@ -218,7 +223,7 @@ mod tests {
             ("c", &[]),
         ]);
         let by = |share_by| {
-            let shared = overhead(Money::ZERO, share_by).share(Money::from_nanos(1200), &both);
+            let shared = overhead(Money::ZERO, share_by).allocate(Money::from_nanos(1200), &both);
             let empty = shared.namespaces["c"].total.nanos();
             (nanos(&shared), empty)
         };
@@ -241,9 +246,9 @@ mod tests {
         let idle = usages(&[("a", &[("x", 0, 0), ("y", 0, 0)]), ("b", &[("z", 0, 0)])]);
         for share_by in [ShareBy::GpuHours, ShareBy::Cost, ShareBy::Evenly] {
             let overhead = overhead(Money::ZERO, share_by);
-            let shared = overhead.share(Money::from_nanos(100), &idle);
+            let shared = overhead.allocate(Money::from_nanos(100), &idle);
             assert_eq!(nanos(&shared), [("x", 25), ("y", 25), ("z", 50)]);
-            let nobody = overhead.share(Money::from_nanos(100), &usages(&[]));
+            let nobody = overhead.allocate(Money::from_nanos(100), &usages(&[]));
             assert_eq!(nobody.unshared.nanos(), 100);
         }
     }
@@ -261,7 +266,7 @@ mod tests {
             ("2026-11-11T00:00:00Z", unit(1000)),
             ("2026-12-24T00:00:00Z", unit(3000)),
         ] {
-            assert_eq!(labour.due(month, at(now)), due, "{now}");
+            assert_eq!(labour.accrued(month, at(now)), due, "{now}");
         }
     }
 
@@ -295,7 +300,7 @@ mod tests {
                 (format!("ns-{number}"), workloads.iter().enumerate().map(workload).collect())
             };
             let usages: Usages<usize> = used.iter().enumerate().map(namespace).collect();
-            let shared = overhead(Money::ZERO, share_by).share(Money::from_nanos(nanos), &usages);
+            let shared = overhead(Money::ZERO, share_by).allocate(Money::from_nanos(nanos), &usages);
             let total: Money = shared.namespaces.values().map(|borne| borne.total).sum();
             prop_assert_eq!((total + shared.unshared).nanos(), nanos);
             for borne in shared.namespaces.values().filter(|borne| !borne.workloads.is_empty()) {

@@ -265,9 +265,9 @@ mod tests {
 
     use super::*;
     use crate::budget::{Budget, OnExhausted, Standing};
+    use crate::calendar::Period;
     use crate::capacity::{Node, Resources};
     use crate::money::Money;
-    use crate::period::Period;
 
     fn now() -> Timestamp {
         "2026-11-11T12:00:00Z".parse().unwrap()

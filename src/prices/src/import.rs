@@ -8,7 +8,7 @@ use std::fmt;
 use bursar_api::prices::{
     CapacityType, Cpu, GpuPrice, Memory, NodePrice, PriceListSpec, Storage, VolumePrice,
 };
-use bursar_core::{currency, price::MONTH_HOURS};
+use bursar_core::{currency, pricing::MONTH_HOURS};
 
 use crate::table::Nanos;
 

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use bursar_core::ledger::Counters;
+use bursar_core::ledger::EngineCounters;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::client::legacy::Client;
@@ -42,7 +42,7 @@ pub struct Sample {
     /// Requests waiting and running.
     pub busy: u64,
     /// What was done so far. That it is unchanged means that nothing happened between two reads.
-    pub done: Counters,
+    pub done: EngineCounters,
 }
 
 /// Why a pod's metrics could not be read.
@@ -126,7 +126,7 @@ fn sample(text: &str, source: Source) -> Result<Sample, Error> {
     let counter = |name| exposition::sum(text, name).unwrap_or(0.0).max(0.0) as u64;
     Ok(Sample {
         busy: busy.max(0.0) as u64,
-        done: Counters {
+        done: EngineCounters {
             requests: counter(source.requests),
             input_tokens: counter(source.input_tokens),
             output_tokens: counter(source.output_tokens),
@@ -166,7 +166,7 @@ mod tests {
             sample("w 2\nr 3\ndone 7\nwritten 70\n", SOURCE).unwrap(),
             Sample {
                 busy: 5,
-                done: Counters {
+                done: EngineCounters {
                     requests: 7,
                     input_tokens: 0,
                     output_tokens: 70

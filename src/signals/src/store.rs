@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bursar_core::ledger::Counters;
+use bursar_core::ledger::EngineCounters;
 use bursar_core::scaling::Signal;
 use jiff::{SignedDuration, Timestamp};
 
@@ -73,7 +73,7 @@ impl Readings {
     }
 
     /// What each pod has done by its own counters, and for how many seconds it had nothing to do since it was first read here.
-    pub fn done(&self) -> impl Iterator<Item = (&String, Counters, i64)> {
+    pub fn done(&self) -> impl Iterator<Item = (&String, EngineCounters, i64)> {
         let read = |reading: &Reading| Some((reading.last?.1.done, reading.idle.as_secs()));
         self.pods.iter().filter_map(move |(uid, reading)| {
             let (done, idle) = read(reading)?;
@@ -117,9 +117,9 @@ mod tests {
     }
 
     fn sample(busy: u64, requests: u64) -> Sample {
-        let done = Counters {
+        let done = EngineCounters {
             requests,
-            ..Counters::default()
+            ..EngineCounters::default()
         };
         Sample { busy, done }
     }

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use bursar_core::price;
+use bursar_core::pricing;
 use jiff::civil::{Time, Weekday};
 use jiff::tz::TimeZone;
 use kube::KubeSchema;
@@ -167,7 +167,7 @@ fn overlap_message() -> String {
 }
 
 impl Power {
-    pub(super) fn to_core(&self) -> Result<price::Power, FieldError> {
+    pub(super) fn to_core(&self) -> Result<pricing::Power, FieldError> {
         // thousandths: the amount's nano-units over a million
         let pue = text::amount("spec.power.pue", &self.pue)?.nanos() / 1_000_000;
         let base = text::amount(
@@ -175,16 +175,16 @@ impl Power {
             &self.price_per_kilowatt_hour,
         )?;
         let tariff = match &self.tariff {
-            None => price::Tariff::flat(base),
+            None => pricing::Tariff::flat(base),
             Some(tariff) => {
                 let zone = TimeZone::get(&tariff.time_zone)
                     .map_err(|error| FieldError::new("spec.power.tariff.timeZone", error))?;
                 let periods = tariff.periods.iter().enumerate().map(TariffPeriod::to_core);
-                price::Tariff::new(base, zone, periods.collect::<Result<_, _>>()?)
+                pricing::Tariff::new(base, zone, periods.collect::<Result<_, _>>()?)
                     .map_err(|overlap| FieldError::new("spec.power.tariff", overlap))?
             }
         };
-        Ok(price::Power {
+        Ok(pricing::Power {
             tariff,
             pue_milli: u32::try_from(pue)
                 .map_err(|_| FieldError::new("spec.power.pue", "must be from 1 to 9.999"))?,
@@ -194,12 +194,12 @@ impl Power {
 }
 
 impl TariffPeriod {
-    fn to_core((i, period): (usize, &Self)) -> Result<price::TariffPeriod, FieldError> {
+    fn to_core((i, period): (usize, &Self)) -> Result<pricing::TariffPeriod, FieldError> {
         let field = |name: &str| format!("spec.power.tariff.periods[{i}].{name}");
         let clock = |name: &str, text: &str| -> Result<Time, FieldError> {
             Time::strptime("%H:%M", text).map_err(|error| FieldError::new(field(name), error))
         };
-        Ok(price::TariffPeriod {
+        Ok(pricing::TariffPeriod {
             days: period.days.iter().map(|day| (*day).into()).collect(),
             from: clock("from", &period.from)?,
             to: clock("to", &period.to)?,
@@ -212,9 +212,9 @@ impl TariffPeriod {
 }
 
 impl Carbon {
-    fn to_core(&self) -> price::Carbon {
+    fn to_core(&self) -> pricing::Carbon {
         let grams = |number: i32| number.max(0).unsigned_abs();
-        price::Carbon {
+        pricing::Carbon {
             grams_per_kwh: grams(self.grams_per_kilowatt_hour),
             regions: self
                 .regions

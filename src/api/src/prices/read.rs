@@ -1,12 +1,12 @@
 //! From a PriceList to the core's price book.
 
 use bursar_core::money::Money;
-use bursar_core::price;
+use bursar_core::pricing;
 
 use super::{CapacityType, Overhead, OverheadPart, Power, PriceListSpec, ShareBy};
 use crate::text::{self, FieldError};
 
-impl From<CapacityType> for price::CapacityType {
+impl From<CapacityType> for pricing::CapacityType {
     fn from(capacity: CapacityType) -> Self {
         match capacity {
             CapacityType::OnDemand => Self::OnDemand,
@@ -21,9 +21,9 @@ impl PriceListSpec {
     ///
     /// # Errors
     /// The first field that cannot be read; the API server's rules let none through.
-    pub fn to_core(&self) -> Result<price::PriceBook, FieldError> {
+    pub fn to_core(&self) -> Result<pricing::PriceList, FieldError> {
         let gpus = self.gpus.iter().enumerate().map(|(i, row)| {
-            Ok(price::GpuPrice {
+            Ok(pricing::GpuPrice {
                 model: row.model.clone(),
                 resource: row.resource.clone(),
                 nodes: place(row.capacity_type, &row.region, &row.zone),
@@ -35,7 +35,7 @@ impl PriceListSpec {
             })
         });
         let nodes = self.nodes.iter().enumerate().map(|(i, row)| {
-            Ok(price::NodePrice {
+            Ok(pricing::NodePrice {
                 instance_type: row.instance_type.clone(),
                 resource: row.resource.clone(),
                 gpus: row.gpus.and_then(|gpus| u32::try_from(gpus).ok()),
@@ -49,7 +49,7 @@ impl PriceListSpec {
         let storage = self.storage.as_ref();
         let volumes = storage.iter().flat_map(|storage| &storage.persistent);
         let volumes = volumes.enumerate().map(|(i, row)| {
-            Ok(price::VolumePrice {
+            Ok(pricing::VolumePrice {
                 storage_class: row.storage_class.clone(),
                 per_gib_month: text::amount(
                     &format!("spec.storage.persistent[{i}].pricePerGibibyteMonth"),
@@ -61,7 +61,7 @@ impl PriceListSpec {
             text.map(|text| text::amount(field, text)).transpose()
         };
         let overheads = self.overheads.iter().enumerate().map(Overhead::to_core);
-        Ok(price::PriceBook {
+        Ok(pricing::PriceList {
             currency: self.currency.clone(),
             gpus: gpus.collect::<Result<_, FieldError>>()?,
             nodes: nodes.collect::<Result<_, FieldError>>()?,
@@ -90,8 +90,8 @@ fn place(
     capacity_type: Option<CapacityType>,
     region: &Option<String>,
     zone: &Option<String>,
-) -> price::Where {
-    price::Where {
+) -> pricing::PriceScope {
+    pricing::PriceScope {
         capacity_type: capacity_type.map(Into::into),
         region: region.clone(),
         zone: zone.clone(),
@@ -99,21 +99,21 @@ fn place(
 }
 
 impl Overhead {
-    fn to_core((i, overhead): (usize, &Self)) -> Result<price::Overhead, FieldError> {
-        Ok(price::Overhead {
+    fn to_core((i, overhead): (usize, &Self)) -> Result<pricing::Overhead, FieldError> {
+        Ok(pricing::Overhead {
             name: overhead.name.clone(),
             part: match overhead.part {
-                OverheadPart::Labour => price::OverheadPart::Labour,
-                OverheadPart::Other => price::OverheadPart::Other,
+                OverheadPart::Labour => pricing::OverheadPart::Labour,
+                OverheadPart::Other => pricing::OverheadPart::Other,
             },
             per_month: text::amount(
                 &format!("spec.overheads[{i}].pricePerMonth"),
                 &overhead.price_per_month,
             )?,
             share_by: match overhead.share_by {
-                ShareBy::GpuHours => price::ShareBy::GpuHours,
-                ShareBy::Cost => price::ShareBy::Cost,
-                ShareBy::Evenly => price::ShareBy::Evenly,
+                ShareBy::GpuHours => pricing::ShareBy::GpuHours,
+                ShareBy::Cost => pricing::ShareBy::Cost,
+                ShareBy::Evenly => pricing::ShareBy::Evenly,
             },
         })
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use bursar_core::price;
+use bursar_core::pricing;
 use jiff::Timestamp;
 use kube::ResourceExt;
 
@@ -12,7 +12,7 @@ use super::PriceList;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Prices {
     /// The lists that count, now or later.
-    pub lists: price::PriceLists,
+    pub lists: pricing::PriceCatalog,
     /// When a price may change next.
     pub next: Option<Timestamp>,
     /// Lists that are not used, and why.
@@ -28,13 +28,13 @@ impl Prices {
         now: Timestamp,
     ) -> Self {
         let mut lists: Vec<&PriceList> = lists.into_iter().collect();
-        lists.sort_by_key(|list| (list.name_any() == price::DEFAULT_LIST, list.name_any()));
+        lists.sort_by_key(|list| (list.name_any() == pricing::DEFAULT_LIST, list.name_any()));
         let known = lists.iter().filter_map(|list| edited(list)).max();
         let mut refused = BTreeMap::new();
         let mut readable = Vec::new();
         for list in lists {
             match list.spec.to_core() {
-                Ok(book) => readable.push(price::PriceList {
+                Ok(book) => readable.push(pricing::DatedPriceList {
                     name: list.name_any(),
                     effective_from: list.spec.effective_from.as_ref().map(|from| from.0),
                     book,
@@ -45,7 +45,7 @@ impl Prices {
             }
         }
         let in_force =
-            |list: &&price::PriceList| list.effective_from.is_none_or(|from| from <= now);
+            |list: &&pricing::DatedPriceList| list.effective_from.is_none_or(|from| from <= now);
         let leading = readable.iter().find(in_force).or(readable.first());
         let is_kept = kept.is_some();
         let currency = kept.or_else(|| leading.map(|list| list.book.currency.clone()));
@@ -66,7 +66,7 @@ impl Prices {
             };
             refused.insert(list.name.clone(), why);
         }
-        let mut lists = price::PriceLists::new(ours, known.unwrap_or_default());
+        let mut lists = pricing::PriceCatalog::new(ours, known.unwrap_or_default());
         lists.currency = currency.unwrap_or_default();
         Self {
             next: lists.next_change(now).into_iter().chain(begins).min(),
@@ -90,7 +90,7 @@ fn edited(list: &PriceList) -> Option<Timestamp> {
 #[cfg(test)]
 mod tests {
     use bursar_core::money::Money;
-    use bursar_core::price::Facts;
+    use bursar_core::pricing::PricingAttributes;
     use serde_json::json;
 
     use super::*;
@@ -110,11 +110,11 @@ mod tests {
     }
 
     fn price(prices: &Prices, when: &str) -> Money {
-        let facts = Facts {
+        let facts = PricingAttributes {
             resource: "nvidia.com/gpu".into(),
             gpus: 1,
             model: Some("H100".into()),
-            ..Facts::default()
+            ..PricingAttributes::default()
         };
         let rate = prices.lists.price(&facts, at(when)).rate();
         rate.unwrap().cost.compute
@@ -162,7 +162,7 @@ mod tests {
         let mut other = list("other", "USD", "8", None);
         other.metadata.creation_timestamp =
             serde_json::from_value(json!("2026-11-19T10:00:00Z")).unwrap();
-        let known = |lists: &[PriceList]| Prices::of(lists, None, at(NOW)).lists.known();
+        let known = |lists: &[PriceList]| Prices::of(lists, None, at(NOW)).lists.last_edited();
         assert_eq!(
             known(std::slice::from_ref(&other)),
             at("2026-11-19T10:00:00Z")

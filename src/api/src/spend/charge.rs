@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use bursar_core::ledger::{Charge, Counters, Earlier, Rate, Use};
-use bursar_core::price::{self, Facts, Quote, Share};
+use bursar_core::ledger::{Charge, EngineCounters, EngineUsage, PreviousAmounts, RatePeriod};
+use bursar_core::pricing::{self, HourlyRate, PricingAttributes, Share};
 use jiff::civil::Date;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use schemars::JsonSchema;
@@ -78,7 +78,7 @@ pub struct OpenCharge {
     pub used: Vec<DayUse>,
     /// Its engine's counters as they are in `used`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub counters: Option<EngineCounters>,
+    pub counters: Option<CounterReadings>,
 }
 
 /// What may change while a pod runs.
@@ -162,7 +162,7 @@ pub struct Used {
 /// An engine's counters as they were last read.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-pub struct EngineCounters {
+pub struct CounterReadings {
     /// Requests finished.
     pub requests: i64,
     /// Tokens read.
@@ -183,8 +183,8 @@ fn unsigned(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
 }
 
-impl From<Use> for Used {
-    fn from(used: Use) -> Self {
+impl From<EngineUsage> for Used {
+    fn from(used: EngineUsage) -> Self {
         Self {
             idle_seconds: used.idle_seconds,
             requests: signed(used.requests),
@@ -194,7 +194,7 @@ impl From<Use> for Used {
     }
 }
 
-impl From<Used> for Use {
+impl From<Used> for EngineUsage {
     fn from(used: Used) -> Self {
         Self {
             idle_seconds: used.idle_seconds,
@@ -205,8 +205,8 @@ impl From<Used> for Use {
     }
 }
 
-impl From<Counters> for EngineCounters {
-    fn from(counters: Counters) -> Self {
+impl From<EngineCounters> for CounterReadings {
+    fn from(counters: EngineCounters) -> Self {
         Self {
             requests: signed(counters.requests),
             input_tokens: signed(counters.input_tokens),
@@ -215,8 +215,8 @@ impl From<Counters> for EngineCounters {
     }
 }
 
-impl From<EngineCounters> for Counters {
-    fn from(counters: EngineCounters) -> Self {
+impl From<CounterReadings> for EngineCounters {
+    fn from(counters: CounterReadings) -> Self {
         Self {
             requests: unsigned(counters.requests),
             input_tokens: unsigned(counters.input_tokens),
@@ -254,8 +254,8 @@ pub(super) fn read_date(field: &str, text: &str) -> Result<Date, FieldError> {
     text.parse().map_err(|error| FieldError::new(field, error))
 }
 
-impl From<&price::Amounts> for Amounts {
-    fn from(amounts: &price::Amounts) -> Self {
+impl From<&pricing::ResourceAmounts> for Amounts {
+    fn from(amounts: &pricing::ResourceAmounts) -> Self {
         let volumes = amounts.volumes.iter();
         Self {
             cpu_milli: amounts.cpu_milli.into(),
@@ -270,10 +270,10 @@ impl From<&price::Amounts> for Amounts {
 }
 
 impl Amounts {
-    fn to_core(&self) -> price::Amounts {
+    fn to_core(&self) -> pricing::ResourceAmounts {
         let amount = |number: i64| u32::try_from(number).unwrap_or(0);
         let volumes = self.volumes.iter();
-        price::Amounts {
+        pricing::ResourceAmounts {
             cpu_milli: amount(self.cpu_milli),
             memory_mib: amount(self.memory_mebibytes),
             ephemeral_mib: amount(self.ephemeral_mebibytes),
@@ -287,17 +287,17 @@ impl Amounts {
 
 impl From<&Charge> for OpenCharge {
     fn from(charge: &Charge) -> Self {
-        let facts = &charge.facts;
+        let facts = &charge.attributes;
         let count = |number: u32| i32::try_from(number).unwrap_or(i32::MAX);
         Self {
             uid: charge.uid.clone(),
             pod: charge.pod.clone(),
             owner: charge.owner.clone(),
             start: Time(charge.start),
-            booked: charge.booked.map(Time),
-            ready: charge.ready.map(Time),
-            leaving: charge.leaving.map(Time),
-            lost: charge.lost.map(Time),
+            booked: charge.posted_until.map(Time),
+            ready: charge.ready_since.map(Time),
+            leaving: charge.draining_since.map(Time),
+            lost: charge.node_lost_since.map(Time),
             resource: facts.resource.clone(),
             gpus: count(facts.gpus),
             node_gpus: count(facts.node_gpus),
@@ -310,7 +310,7 @@ impl From<&Charge> for OpenCharge {
             node: facts.node.clone(),
             amounts: Amounts::from(&facts.amounts),
             earlier: charge
-                .earlier
+                .previous_amounts
                 .iter()
                 .map(|earlier| EarlierAmounts {
                     until: Time(earlier.until),
@@ -319,20 +319,21 @@ impl From<&Charge> for OpenCharge {
                 .collect(),
             rates: charge.rates.iter().map(OpenRate::from).collect(),
             used: charge
-                .used
+                .usage
                 .iter()
                 .map(|(date, used)| DayUse {
                     date: date.to_string(),
                     used: (*used).into(),
                 })
                 .collect(),
-            counters: (charge.counters != Counters::default()).then(|| charge.counters.into()),
+            counters: (charge.counters != EngineCounters::default())
+                .then(|| charge.counters.into()),
         }
     }
 }
 
-impl From<&Rate> for OpenRate {
-    fn from(rate: &Rate) -> Self {
+impl From<&RatePeriod> for OpenRate {
+    fn from(rate: &RatePeriod) -> Self {
         Self {
             from: Time(rate.from),
             per_hour: Parts::from(&rate.quote.cost),
@@ -346,11 +347,11 @@ impl OpenCharge {
     pub(super) fn to_core(&self) -> Result<Charge, FieldError> {
         let instant = |time: &Option<Time>| time.as_ref().map(|time| time.0);
         let rates = self.rates.iter().map(|rate| {
-            let quote = Quote {
+            let quote = HourlyRate {
                 cost: rate.per_hour.to_core("status.open[].rates[]")?,
                 carbon_mg: rate.carbon_milligrams,
             };
-            Ok(Rate {
+            Ok(RatePeriod {
                 from: rate.from.0,
                 quote,
                 provisional: rate.provisional,
@@ -366,7 +367,7 @@ impl OpenCharge {
             uid: self.uid.clone(),
             pod: self.pod.clone(),
             owner: self.owner.clone(),
-            facts: Facts {
+            attributes: PricingAttributes {
                 resource: self.resource.clone(),
                 gpus: u32::try_from(self.gpus).unwrap_or(0),
                 node_gpus: u32::try_from(self.node_gpus).unwrap_or(0),
@@ -379,21 +380,21 @@ impl OpenCharge {
                 node: self.node.clone(),
                 amounts: self.amounts.to_core(),
             },
-            earlier: self
+            previous_amounts: self
                 .earlier
                 .iter()
-                .map(|earlier| Earlier {
+                .map(|earlier| PreviousAmounts {
                     until: earlier.until.0,
                     amounts: earlier.amounts.to_core(),
                 })
                 .collect(),
             start: self.start.0,
-            booked: instant(&self.booked),
+            posted_until: instant(&self.booked),
             rates: rates.collect::<Result<_, FieldError>>()?,
-            ready: instant(&self.ready),
-            leaving: instant(&self.leaving),
-            lost: instant(&self.lost),
-            used: used.collect::<Result<BTreeMap<_, _>, FieldError>>()?,
+            ready_since: instant(&self.ready),
+            draining_since: instant(&self.leaving),
+            node_lost_since: instant(&self.lost),
+            usage: used.collect::<Result<BTreeMap<_, _>, FieldError>>()?,
             counters: self.counters.map(Into::into).unwrap_or_default(),
         })
     }

@@ -1,8 +1,8 @@
 //! Folded SpendRecords: what the workloads of a namespace cost in a month that is closed, a section for each, with all its lines.
 
+use bursar_core::calendar::Month;
 use bursar_core::ledger::Account;
 use bursar_core::money::Money;
-use bursar_core::period::Month;
 use kube::ResourceExt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

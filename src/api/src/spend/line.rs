@@ -1,6 +1,6 @@
 //! What one day's stays on one kind of hardware cost, as a SpendRecord keeps it.
 
-use bursar_core::ledger::{Line, Rest, Sku};
+use bursar_core::ledger::{CostKey, DailyCost, ZeroReplicaPeriod};
 use bursar_core::money::{Cost, Money};
 use jiff::civil::Date;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -49,22 +49,22 @@ pub struct Resting {
     pub hardware: Hardware,
 }
 
-impl From<&Rest> for Resting {
-    fn from(rest: &Rest) -> Self {
+impl From<&ZeroReplicaPeriod> for Resting {
+    fn from(rest: &ZeroReplicaPeriod) -> Self {
         Self {
             since: Time(rest.since),
             per_hour: rest.per_hour.to_string(),
-            hardware: Hardware::from(&rest.sku),
+            hardware: Hardware::from(&rest.cost_key),
         }
     }
 }
 
 impl Resting {
-    pub(super) fn to_core(&self) -> Result<Rest, FieldError> {
-        Ok(Rest {
+    pub(super) fn to_core(&self) -> Result<ZeroReplicaPeriod, FieldError> {
+        Ok(ZeroReplicaPeriod {
             since: self.since.0,
             per_hour: text::amount("status.resting.perHour", &self.per_hour)?,
-            sku: self.hardware.to_core()?,
+            cost_key: self.hardware.to_core()?,
         })
     }
 }
@@ -130,8 +130,8 @@ pub struct Day {
     pub used: Used,
 }
 
-impl From<&Sku> for Hardware {
-    fn from(sku: &Sku) -> Self {
+impl From<&CostKey> for Hardware {
+    fn from(sku: &CostKey) -> Self {
         Self {
             resource: sku.resource.clone(),
             share: write_share(sku.share),
@@ -145,8 +145,8 @@ impl From<&Sku> for Hardware {
 }
 
 impl Hardware {
-    pub(super) fn to_core(&self) -> Result<Sku, FieldError> {
-        Ok(Sku {
+    pub(super) fn to_core(&self) -> Result<CostKey, FieldError> {
+        Ok(CostKey {
             resource: self.resource.clone(),
             share: read_share("status.hardware[].share", self.share.as_ref())?,
             model: self.model.clone(),
@@ -199,7 +199,7 @@ impl Parts {
 }
 
 impl Day {
-    pub(super) fn new(date: Date, hardware: i32, line: &Line) -> Self {
+    pub(super) fn new(date: Date, hardware: i32, line: &DailyCost) -> Self {
         Self {
             date: date.to_string(),
             hardware: Some(hardware),
@@ -213,15 +213,15 @@ impl Day {
             carbon_milligrams: line.carbon_mg,
             gpu_seconds: line.gpu_seconds,
             unpriced_gpu_seconds: Some(line.unpriced_gpu_seconds).filter(|seconds| *seconds != 0),
-            used: line.used.into(),
+            used: line.usage.into(),
         }
     }
 
-    pub(super) fn to_core(&self) -> Result<(Date, Line), FieldError> {
+    pub(super) fn to_core(&self) -> Result<(Date, DailyCost), FieldError> {
         let amount = |name: &str, text: &Option<String>| {
             read(&format!("status.days[].{name}"), text.as_ref())
         };
-        let line = Line {
+        let line = DailyCost {
             cost: self.cost.to_core("status.days[]")?,
             estimated: amount("estimated", &self.estimated)?,
             starting: amount("starting", &self.starting)?,
@@ -232,7 +232,7 @@ impl Day {
             carbon_mg: self.carbon_milligrams,
             gpu_seconds: self.gpu_seconds,
             unpriced_gpu_seconds: self.unpriced_gpu_seconds.unwrap_or(0),
-            used: self.used.into(),
+            usage: self.used.into(),
         };
         Ok((read_date("status.days[].date", &self.date)?, line))
     }

@@ -15,10 +15,10 @@ pub mod summary;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bursar_core::bill::Side;
-use bursar_core::ledger::{Account, Days, Sku};
-use bursar_core::period::Month;
-use bursar_core::report::Holder;
+use bursar_core::calendar::Month;
+use bursar_core::cluster_bill::CostSource;
+use bursar_core::cost_report::CostOwner;
+use bursar_core::ledger::{Account, CostKey, DailyCosts};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -155,12 +155,12 @@ impl WorkloadKind {
     }
 
     /// Whose cost the accounts of this kind are.
-    pub fn side(self) -> Side {
+    pub fn side(self) -> CostSource {
         match self {
             // a folded record has none of its own: its sections have
-            Self::InferenceDeployment | Self::TrainingJob | Self::Folded => Side::Workloads,
-            Self::Unmanaged => Side::Unmanaged,
-            Self::Node => Side::Nodes,
+            Self::InferenceDeployment | Self::TrainingJob | Self::Folded => CostSource::Workloads,
+            Self::Unmanaged => CostSource::Unmanaged,
+            Self::Node => CostSource::Nodes,
         }
     }
 
@@ -221,8 +221,8 @@ impl WorkloadRef {
     }
 
     /// As reports name it.
-    pub fn holder(&self) -> Holder {
-        Holder {
+    pub fn holder(&self) -> CostOwner {
+        CostOwner {
             namespace: self.namespace.clone(),
             workload: format!("{}/{}", self.kind.short(), self.name),
         }
@@ -306,18 +306,18 @@ impl SpendRecord {
             Account::new(self.month()?).with_days(lines(&status.hardware, &status.days)?);
         account.open = open.collect::<Result<BTreeMap<_, _>, FieldError>>()?;
         account.settling = status.settling.iter().cloned().collect::<BTreeSet<_>>();
-        account.rest = status.resting.as_ref().map(Resting::to_core).transpose()?;
+        account.zero_replica_period = status.resting.as_ref().map(Resting::to_core).transpose()?;
         Ok(account)
     }
 }
 
 /// What is over, by day and hardware.
-fn lines(hardware: &[Hardware], days: &[Day]) -> Result<Days, FieldError> {
+fn lines(hardware: &[Hardware], days: &[Day]) -> Result<DailyCosts, FieldError> {
     let skus = hardware
         .iter()
         .map(Hardware::to_core)
         .collect::<Result<Vec<_>, FieldError>>()?;
-    let mut lines = Days::new();
+    let mut lines = DailyCosts::new();
     for day in days {
         let (date, line) = day.to_core()?;
         // records of early versions did not say
@@ -336,7 +336,7 @@ impl From<&Account> for SpendRecordStatus {
                 .iter()
                 .flat_map(|(date, lines)| lines.iter().map(move |(sku, line)| (date, sku, line)))
         };
-        let mut hardware: Vec<&Sku> = Vec::new();
+        let mut hardware: Vec<&CostKey> = Vec::new();
         let days = lines().map(|(date, sku, line)| {
             let at = hardware
                 .iter()
@@ -353,16 +353,16 @@ impl From<&Account> for SpendRecordStatus {
             hardware: hardware.into_iter().map(Hardware::from).collect(),
             days,
             settling: account.settling.iter().cloned().collect(),
-            resting: account.rest.as_ref().map(Resting::from),
-            settled: account.settled().to_string(),
+            resting: account.zero_replica_period.as_ref().map(Resting::from),
+            settled: account.settled_total().to_string(),
             folded: Vec::new(),
         }
     }
 }
 
-impl From<bursar_core::price::CapacityType> for crate::prices::CapacityType {
-    fn from(capacity: bursar_core::price::CapacityType) -> Self {
-        use bursar_core::price::CapacityType;
+impl From<bursar_core::pricing::CapacityType> for crate::prices::CapacityType {
+    fn from(capacity: bursar_core::pricing::CapacityType) -> Self {
+        use bursar_core::pricing::CapacityType;
         match capacity {
             CapacityType::OnDemand => Self::OnDemand,
             CapacityType::Spot => Self::Spot,
@@ -373,9 +373,13 @@ impl From<bursar_core::price::CapacityType> for crate::prices::CapacityType {
 
 #[cfg(test)]
 mod tests {
-    use bursar_core::ledger::{Charge, Counters, Earlier, End, Rate, Rest};
+    use bursar_core::ledger::{
+        Charge, ChargeEnd, EngineCounters, PreviousAmounts, RatePeriod, ZeroReplicaPeriod,
+    };
     use bursar_core::money::Cost;
-    use bursar_core::price::{Amounts, CapacityType, Facts, Quote, Share};
+    use bursar_core::pricing::{
+        CapacityType, HourlyRate, PricingAttributes, ResourceAmounts, Share,
+    };
     use jiff::Timestamp;
     use jiff::civil::date;
     use jiff::tz::TimeZone;
@@ -386,17 +390,17 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn amounts(cpu_milli: u32) -> Amounts {
-        Amounts {
+    fn amounts(cpu_milli: u32) -> ResourceAmounts {
+        ResourceAmounts {
             cpu_milli,
             volumes: [("fast".to_owned(), 100)].into(),
             watts: Some(650),
-            ..Amounts::default()
+            ..ResourceAmounts::default()
         }
     }
 
     fn charge(uid: &str, gpus: u32) -> Charge {
-        let facts = Facts {
+        let facts = PricingAttributes {
             resource: "nvidia.com/mig-1g.10gb".into(),
             gpus,
             node_gpus: 8,
@@ -405,7 +409,7 @@ mod tests {
             capacity_type: Some(CapacityType::Spot),
             node: Some("node-1".into()),
             amounts: amounts(4_000),
-            ..Facts::default()
+            ..PricingAttributes::default()
         };
         let start = at("2026-11-03T10:00:00Z");
         let cost = Cost {
@@ -414,23 +418,23 @@ mod tests {
             ..Cost::ZERO
         };
         let mut charge = Charge::new(uid.into(), "p".into(), facts, start);
-        charge.earlier.push(Earlier {
+        charge.previous_amounts.push(PreviousAmounts {
             until: at("2026-11-03T10:30:00Z"),
             amounts: amounts(2_000),
         });
-        charge.rates.push(Rate {
+        charge.rates.push(RatePeriod {
             from: start,
-            quote: Quote {
+            quote: HourlyRate {
                 cost,
                 carbon_mg: 300_000,
             },
             provisional: true,
         });
-        (charge.ready, charge.leaving) = (
+        (charge.ready_since, charge.draining_since) = (
             Some(at("2026-11-03T10:01:00Z")),
             Some(at("2026-11-04T09:00:00Z")),
         );
-        let counters = Counters {
+        let counters = EngineCounters {
             requests: 7,
             input_tokens: 70,
             output_tokens: 700,
@@ -443,21 +447,21 @@ mod tests {
     fn a_record_gives_back_the_account_that_was_written_to_it() {
         let mut account = Account::new("2026-11".parse().unwrap());
         let mut open = charge("a", 2);
-        (open.owner, open.lost) = (
+        (open.owner, open.node_lost_since) = (
             Some("Deployment/notebook".into()),
             Some(at("2026-11-04T10:00:00Z")),
         );
         account.open(open);
         account.open(charge("c", 1));
-        account.book("c", at("2026-11-04T00:00:00Z"), &TimeZone::UTC);
-        let end = End {
+        account.post_days_until("c", at("2026-11-04T00:00:00Z"), &TimeZone::UTC);
+        let end = ChargeEnd {
             at: at("2026-11-05T00:00:07Z"),
             estimated: true,
         };
         account.settle(&charge("b", 4), end, &TimeZone::UTC);
-        account.rest = Rest::after(&charge("b", 4), end);
-        account.wake(at("2026-11-05T01:00:00Z"), &TimeZone::UTC);
-        account.rest = Rest::after(&charge("b", 4), end);
+        account.zero_replica_period = ZeroReplicaPeriod::after_last_replica(&charge("b", 4), end);
+        account.end_zero_replica_period(at("2026-11-05T01:00:00Z"), &TimeZone::UTC);
+        account.zero_replica_period = ZeroReplicaPeriod::after_last_replica(&charge("b", 4), end);
         let workload = WorkloadRef {
             namespace: "ml".into(),
             kind: WorkloadKind::TrainingJob,

@@ -1,9 +1,9 @@
 //! FOCUS's columns, in the order of the specification, and what stands in them.
 
 use bursar_api::spend::WorkloadKind;
+use bursar_core::cost_report::{capacity_type_name, gpu_name};
 use bursar_core::money::NANOS;
-use bursar_core::price::{CapacityType, Share};
-use bursar_core::report::{capacity, gpu};
+use bursar_core::pricing::{CapacityType, Share};
 use jiff::Timestamp;
 use serde_json::{Map, Value as Json};
 
@@ -226,7 +226,7 @@ fn unit_price(charge: &Charge<'_>) -> Option<Value> {
 
 fn description(charge: &Charge<'_>) -> Option<Value> {
     let part = charge.part.map_or("", Part::name);
-    let gpu = gpu(&charge.sku);
+    let gpu = gpu_name(&charge.sku);
     let workload = |sheet: &Sheet| sheet.holder.workload.clone();
     text(&match charge.what {
         What::Pods(sheet) => format!("{part} of {} on {gpu}", workload(sheet)),
@@ -295,7 +295,9 @@ fn price_id(charge: &Charge<'_>) -> Option<Value> {
     let sku_of = &charge.sku;
     let facts = [
         sku_of.instance_type.clone(),
-        sku_of.capacity_type.map(|by| capacity(by).to_owned()),
+        sku_of
+            .capacity_type
+            .map(|by| capacity_type_name(by).to_owned()),
         sku_of.region.clone(),
     ];
     let all = std::iter::once(sku(charge)?).chain(facts.into_iter().flatten());
@@ -320,7 +322,8 @@ fn price_details(charge: &Charge<'_>) -> Option<Value> {
         ("x_GpuModel", sku.model.clone()),
         (
             "x_CapacityType",
-            sku.capacity_type.map(|by| capacity(by).to_owned()),
+            sku.capacity_type
+                .map(|by| capacity_type_name(by).to_owned()),
         ),
     ])
 }

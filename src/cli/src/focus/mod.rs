@@ -18,11 +18,11 @@ use std::collections::BTreeMap;
 
 use bursar_api::correction::SpendCorrectionSpec;
 use bursar_api::spend::WorkloadKind;
-use bursar_core::bill::Bill;
-use bursar_core::ledger::{Line, Sku};
+use bursar_core::calendar::{Interval, Month};
+use bursar_core::cluster_bill::ClusterBill;
+use bursar_core::cost_report::{self, CostOwner};
+use bursar_core::ledger::{CostKey, DailyCost};
 use bursar_core::money::Money;
-use bursar_core::period::{Interval, Month};
-use bursar_core::report::{self, Holder};
 use clap::ValueEnum;
 use jiff::Timestamp;
 use jiff::civil::Date;
@@ -73,7 +73,7 @@ enum Part {
 impl Part {
     const ALL: [Self; 4] = [Self::Compute, Self::Storage, Self::Power, Self::Labour];
 
-    fn of(self, line: &Line) -> Money {
+    fn of(self, line: &DailyCost) -> Money {
         match self {
             Self::Compute => line.cost.compute,
             Self::Storage => line.cost.storage,
@@ -113,7 +113,7 @@ pub(crate) struct Charge<'a> {
     /// Who pays: the cluster.
     account: &'a str,
     what: What<'a>,
-    sku: Sku,
+    sku: CostKey,
     /// None of a correction.
     part: Option<Part>,
     cost: Money,
@@ -130,7 +130,7 @@ pub(crate) fn charges<'a>(
     now: Timestamp,
 ) -> Vec<Charge<'a>> {
     let of_sheet = |sheet: &'a Sheet| {
-        let lines = sheet.account.lines(now, &sheet.zone).into_iter();
+        let lines = sheet.account.daily_costs(now, &sheet.zone).into_iter();
         lines.flat_map(move |((date, sku), line)| {
             in_parts(
                 of_day(account, What::Pods(sheet), date, &sheet.zone),
@@ -145,22 +145,22 @@ pub(crate) fn charges<'a>(
 /// The rows of what each workload bears of the monthly overheads, until `now`.
 pub(crate) fn overheads<'a>(
     sheets: &'a [Sheet],
-    borne: &[(Holder, Date, Line)],
+    borne: &[(CostOwner, Date, DailyCost)],
     account: &'a str,
     now: Timestamp,
 ) -> Vec<Charge<'a>> {
-    let mut shares: BTreeMap<&Holder, Money> = BTreeMap::new();
+    let mut shares: BTreeMap<&CostOwner, Money> = BTreeMap::new();
     for (holder, _, line) in borne {
         *shares.entry(holder).or_default() += line.cost.labour;
     }
     shares.retain(|_, share| *share != Money::ZERO);
-    let of_holder = |(holder, cost): (&Holder, Money)| {
+    let of_holder = |(holder, cost): (&CostOwner, Money)| {
         let sheet = sheets.iter().find(|sheet| sheet.holder == *holder)?;
         let month = sheet.account.month.bounds(&sheet.zone);
         Some(Charge {
             account,
             what: What::Overhead(sheet),
-            sku: Sku::default(),
+            sku: CostKey::default(),
             part: Some(Part::Labour),
             cost,
             gpu_seconds: 0,
@@ -178,7 +178,7 @@ pub(crate) fn unattributed<'a>(
     now: Timestamp,
 ) -> Vec<Charge<'a>> {
     let of_sheet = |sheet: &'a Sheet| {
-        let lines = sheet.account.lines(now, &sheet.zone).into_iter();
+        let lines = sheet.account.daily_costs(now, &sheet.zone).into_iter();
         let lost = lines.filter(|(_, line)| line.unattributed != Money::ZERO);
         lost.map(move |((date, sku), line)| Charge {
             sku,
@@ -190,11 +190,15 @@ pub(crate) fn unattributed<'a>(
 }
 
 /// The rows of what nobody held. `nodes` are the sheets of nodes of one month.
-pub(crate) fn idle<'a>(nodes: &'a [Sheet], bill: &Bill, account: &'a str) -> Vec<Charge<'a>> {
+pub(crate) fn idle<'a>(
+    nodes: &'a [Sheet],
+    bill: &ClusterBill,
+    account: &'a str,
+) -> Vec<Charge<'a>> {
     let Some(sheet) = nodes.first() else {
         return Vec::new();
     };
-    let of_line = |(date, sku, line): (Date, &Sku, Line)| {
+    let of_line = |(date, sku, line): (Date, &CostKey, DailyCost)| {
         let row = of_day(account, What::Idle(sheet), date, &sheet.zone);
         in_parts(row, sku.clone(), line)
     };
@@ -218,21 +222,21 @@ pub(crate) fn corrections<'a>(
 
 /// A row of compute.
 fn of_day<'a>(account: &'a str, what: What<'a>, date: Date, zone: &TimeZone) -> Charge<'a> {
-    let month = Month::of_date(date).bounds(zone);
+    let month = Month::containing_date(date).bounds(zone);
     Charge {
         account,
         what,
-        sku: Sku::default(),
+        sku: CostKey::default(),
         part: Some(Part::Compute),
         cost: Money::ZERO,
         gpu_seconds: 0,
-        period: report::day(date, zone).unwrap_or(month),
+        period: cost_report::day_bounds(date, zone).unwrap_or(month),
         month,
     }
 }
 
 /// A row for each part of a line's cost that is not zero.
-fn in_parts(row: Charge<'_>, sku: Sku, line: Line) -> impl Iterator<Item = Charge<'_>> {
+fn in_parts(row: Charge<'_>, sku: CostKey, line: DailyCost) -> impl Iterator<Item = Charge<'_>> {
     let of_part = move |part: Part| Charge {
         part: Some(part),
         sku: sku.clone(),

@@ -182,12 +182,12 @@ fn of_cluster(version: Version, dearer: &str) -> (Vec<BTreeMap<String, String>>,
     sheets[0] = Sheet::read_all(&object).remove(0).unwrap();
     let mut bill = records::bill(sheets.iter().chain(&nodes), now());
     bill.overhead = decimal("30");
-    let line = Line {
+    let line = DailyCost {
         cost: bursar_core::money::Cost {
             labour: bill.overhead,
             ..Default::default()
         },
-        ..Line::default()
+        ..DailyCost::default()
     };
     let borne = [(
         sheets[1].holder.clone(),

@@ -51,7 +51,7 @@ pub(crate) fn check(records: &[Value]) -> Vec<Finding> {
         for read in Sheet::read_all(record) {
             match read {
                 Ok(sheet) => {
-                    sum = sum.map(|sum| sum + sheet.account.settled());
+                    sum = sum.map(|sum| sum + sheet.account.settled_total());
                     lines(&sheet).into_iter().for_each(&mut say);
                     sheets.push((name(record), sheet));
                 }

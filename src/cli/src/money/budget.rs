@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use bursar_core::ledger::Line;
+use bursar_core::calendar::Period;
+use bursar_core::ledger::DailyCost;
 use bursar_core::money::Money;
-use bursar_core::period::Period;
 use jiff::Timestamp;
 
 use super::corrected::{self, UNKNOWN};
@@ -46,9 +46,9 @@ pub(super) fn render(
     let bounds = period.bounds(now, &kept.zone);
     let day = |at: Timestamp| kept.zone.to_datetime(at).date();
     let days = day(bounds.start)..day(bounds.end);
-    let mut spent: BTreeMap<String, Line> = BTreeMap::new();
+    let mut spent: BTreeMap<String, DailyCost> = BTreeMap::new();
     for sheet in &sheets {
-        for ((date, sku), line) in sheet.account.lines(now, &sheet.zone) {
+        for ((date, sku), line) in sheet.account.daily_costs(now, &sheet.zone) {
             if days.contains(&date) {
                 let by = sku.owner.map(|owner| format!(" of {owner}"));
                 let name = format!("{}{}", sheet.holder.workload, by.unwrap_or_default());
@@ -56,9 +56,9 @@ pub(super) fn render(
             }
         }
     }
-    let mut used: Vec<(String, Line)> = spent.into_iter().collect();
+    let mut used: Vec<(String, DailyCost)> = spent.into_iter().collect();
     used.sort_by_key(|(_, line)| -line.cost.total());
-    let total: Line = used.iter().map(|(_, line)| *line).sum();
+    let total: DailyCost = used.iter().map(|(_, line)| *line).sum();
     let corrected = corrected::of(books, kept, namespace, bounds, now);
     let spent = total.cost.total() + corrections::sum(&corrected);
     page.row(
@@ -69,7 +69,7 @@ pub(super) fn render(
             bounds.start
         ),
     );
-    let mut rows: Vec<(String, Option<Line>, Money)> = used
+    let mut rows: Vec<(String, Option<DailyCost>, Money)> = used
         .into_iter()
         .map(|(name, line)| (name, Some(line), line.cost.total()))
         .collect();

@@ -1,10 +1,10 @@
 //! A pod that holds a node: since when, in which stage, at which rate, and what says so.
 
 use bursar_api::prices::Prices;
-use bursar_core::ledger::{Charge, Rate};
+use bursar_core::cost_report::capacity_type_name;
+use bursar_core::ledger::{Charge, RatePeriod};
 use bursar_core::money::{Money, NANOS};
-use bursar_core::price::{Facts, Row, Term, Units, Where};
-use bursar_core::report::capacity;
+use bursar_core::pricing::{PriceComponent, PriceRow, PriceScope, PricingAttributes, UnitFraction};
 use jiff::Timestamp;
 
 use crate::page::Page;
@@ -22,10 +22,15 @@ pub(super) fn render(
     for (at, charge) in charges.iter().enumerate() {
         page.row(
             "pod",
-            &format!("{}: {}, {}", charge.pod, held(&charge.facts), stage(charge)),
+            &format!(
+                "{}: {}, {}",
+                charge.pod,
+                held(&charge.attributes),
+                stage(charge)
+            ),
         );
         let Some(last) = charge.rates.last() else {
-            page.row("  costs", &unpriced(&charge.facts));
+            page.row("  costs", &unpriced(&charge.attributes));
             continue;
         };
         page.row("  costs", &rate(last));
@@ -37,7 +42,7 @@ pub(super) fn render(
             .find(|other| is_priced_alike(other, charge));
         match (alike, prices) {
             (Some(other), _) => page.row("  priced", &format!("as pod {}", other.pod)),
-            (None, Ok(prices)) => priced(page, &charge.facts, last, prices, now),
+            (None, Ok(prices)) => priced(page, &charge.attributes, last, prices, now),
             (None, Err(why)) => page.row(
                 "  priced",
                 &format!("by PriceLists that cannot be read: {why}"),
@@ -47,16 +52,16 @@ pub(super) fn render(
 }
 
 fn is_priced_alike(one: &Charge, other: &Charge) -> bool {
-    let facts = |charge: &Charge| Facts {
+    let facts = |charge: &Charge| PricingAttributes {
         node: None,
-        ..charge.facts.clone()
+        ..charge.attributes.clone()
     };
     let quote = |charge: &Charge| charge.rates.last().map(|rate| rate.quote);
     facts(one) == facts(other) && quote(one) == quote(other)
 }
 
 /// What the pod holds, and of which machine.
-fn held(facts: &Facts) -> String {
+fn held(facts: &PricingAttributes) -> String {
     let name = facts.model.as_ref().unwrap_or(&facts.resource);
     let part = if facts.share.is_whole() {
         String::new()
@@ -66,7 +71,9 @@ fn held(facts: &Facts) -> String {
     let whose = [
         facts.node.clone().map(|node| format!("on node {node}")),
         facts.instance_type.clone(),
-        facts.capacity_type.map(|by| capacity(by).to_owned()),
+        facts
+            .capacity_type
+            .map(|by| capacity_type_name(by).to_owned()),
         facts.region.clone(),
     ];
     let mut whose = whose.into_iter().flatten().collect::<Vec<_>>().join(", ");
@@ -78,12 +85,12 @@ fn held(facts: &Facts) -> String {
 
 fn stage(charge: &Charge) -> String {
     let bound = format!("bound {:.0}", charge.start);
-    let stage = match (charge.leaving, charge.ready) {
+    let stage = match (charge.draining_since, charge.ready_since) {
         (Some(since), _) => format!("draining since {since:.0}"),
         (None, Some(since)) => format!("serving since {since:.0}"),
         (None, None) => "starting".to_owned(),
     };
-    let lost = charge.lost.map(|since| {
+    let lost = charge.node_lost_since.map(|since| {
         format!(
             "; its node has not been heard of since {since:.0}: what it costs from then on is unattributed, and `top` leaves out its rate"
         )
@@ -91,7 +98,7 @@ fn stage(charge: &Charge) -> String {
     format!("{bound}, {stage}{}", lost.unwrap_or_default())
 }
 
-fn rate(rate: &Rate) -> String {
+fn rate(rate: &RatePeriod) -> String {
     let standing = if rate.provisional {
         ", provisional"
     } else {
@@ -104,7 +111,7 @@ fn rate(rate: &Rate) -> String {
     )
 }
 
-fn unpriced(facts: &Facts) -> String {
+fn unpriced(facts: &PricingAttributes) -> String {
     let name = facts.model.as_ref().unwrap_or(&facts.resource);
     format!(
         "unknown: no PriceList has a price for {name}, and none for {}",
@@ -113,8 +120,14 @@ fn unpriced(facts: &Facts) -> String {
 }
 
 /// The rows that make up the rate, if the lists still say so.
-fn priced(page: &mut Page, facts: &Facts, rate: &Rate, prices: &Prices, now: Timestamp) {
-    let Some(terms) = prices.lists.terms(facts, now) else {
+fn priced(
+    page: &mut Page,
+    facts: &PricingAttributes,
+    rate: &RatePeriod,
+    prices: &Prices,
+    now: Timestamp,
+) {
+    let Some(terms) = prices.lists.breakdown(facts, now) else {
         page.row("  priced", "by a list that is gone: the last rate goes on");
         return;
     };
@@ -135,54 +148,54 @@ fn priced(page: &mut Page, facts: &Facts, rate: &Rate, prices: &Prices, now: Tim
     }
 }
 
-fn part(term: &Term<'_>) -> &'static str {
+fn part(term: &PriceComponent<'_>) -> &'static str {
     match term.row {
-        Row::Node { .. } | Row::Gpu { .. } | Row::Dearest { .. } => "compute",
-        Row::Cores { .. } => "cores",
-        Row::Memory { .. } => "memory",
-        Row::Ephemeral { .. } | Row::Volume { .. } => "storage",
-        Row::Power { .. } => "power",
+        PriceRow::Node { .. } | PriceRow::Gpu { .. } | PriceRow::Dearest { .. } => "compute",
+        PriceRow::Cores { .. } => "cores",
+        PriceRow::Memory { .. } => "memory",
+        PriceRow::Ephemeral { .. } | PriceRow::Volume { .. } => "storage",
+        PriceRow::Power { .. } => "power",
     }
 }
 
-fn says(term: &Term<'_>, facts: &Facts) -> String {
+fn says(term: &PriceComponent<'_>, facts: &PricingAttributes) -> String {
     let list = term.list;
     match &term.row {
-        Row::Node { row, units } => format!(
+        PriceRow::Node { row, units } => format!(
             "PriceList {list}, node {}{} at {} an hour; {}",
             row.instance_type,
             place(&row.nodes),
             row.per_hour,
             of_node(*units, facts)
         ),
-        Row::Gpu { row, units } => format!(
+        PriceRow::Gpu { row, units } => format!(
             "PriceList {list}, GPU {}{} at {} an hour; {}",
             row.model,
             place(&row.nodes),
             row.per_hour,
             count(*units)
         ),
-        Row::Dearest { one } => format!(
+        PriceRow::Dearest { one } => format!(
             "no row matches, so the dearest of {} stands in, {one} an hour in PriceList {list}; {} of it",
             facts.resource, facts.gpus
         ),
-        Row::Cores { core_hour } => format!(
+        PriceRow::Cores { core_hour } => format!(
             "PriceList {list}, {} cores at {core_hour} an hour",
             Money::from_nanos(i128::from(facts.amounts.cpu_milli) * NANOS / 1000)
         ),
-        Row::Memory { gib_hour } => format!(
+        PriceRow::Memory { gib_hour } => format!(
             "PriceList {list}, {} MiB at {gib_hour} a GiB and hour",
             facts.amounts.memory_mib
         ),
-        Row::Ephemeral { gib_month } => format!(
+        PriceRow::Ephemeral { gib_month } => format!(
             "PriceList {list}, {} MiB of ephemeral storage at {gib_month} a GiB and month of 730 hours",
             facts.amounts.ephemeral_mib
         ),
-        Row::Volume { row, gib } => format!(
+        PriceRow::Volume { row, gib } => format!(
             "PriceList {list}, {gib} GiB of class {} at {} a GiB and month of 730 hours",
             row.storage_class, row.per_gib_month
         ),
-        Row::Power {
+        PriceRow::Power {
             watts,
             units,
             power,
@@ -207,9 +220,9 @@ fn says(term: &Term<'_>, facts: &Facts) -> String {
 }
 
 /// Where a row is for.
-fn place(nodes: &Where) -> String {
+fn place(nodes: &PriceScope) -> String {
     let words = [
-        nodes.capacity_type.map(capacity),
+        nodes.capacity_type.map(capacity_type_name),
         nodes.region.as_deref(),
         nodes.zone.as_deref(),
     ];
@@ -220,7 +233,7 @@ fn place(nodes: &Where) -> String {
     format!(" ({})", words.join(", "))
 }
 
-fn of_node(units: Units, facts: &Facts) -> String {
+fn of_node(units: UnitFraction, facts: &PricingAttributes) -> String {
     if facts.share.is_whole() {
         format!("{} of its {} GPUs", units.part, units.whole)
     } else {
@@ -228,7 +241,7 @@ fn of_node(units: Units, facts: &Facts) -> String {
     }
 }
 
-fn count(units: Units) -> String {
+fn count(units: UnitFraction) -> String {
     match (units.part, units.whole) {
         (1, 1) => "1 GPU".to_owned(),
         (part, 1) => format!("{part} GPUs"),

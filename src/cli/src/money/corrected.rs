@@ -1,9 +1,9 @@
 //! The corrections in a figure, each with the reason for it.
 
-use bursar_core::ledger::Line;
+use bursar_core::calendar::{Interval, Month};
+use bursar_core::cost_report::CostOwner;
+use bursar_core::ledger::DailyCost;
 use bursar_core::money::Money;
-use bursar_core::period::{Interval, Month};
-use bursar_core::report::Holder;
 use jiff::Timestamp;
 
 use super::{Books, Kept};
@@ -42,8 +42,8 @@ pub(super) fn said(corrected: &Corrected) -> String {
 pub(super) fn beside(
     page: &mut Page,
     books: &Books,
-    holder: &Holder,
-    spent: &Line,
+    holder: &CostOwner,
+    spent: &DailyCost,
     now: Timestamp,
 ) {
     let Some(kept) = &books.kept else {
@@ -52,7 +52,7 @@ pub(super) fn beside(
         }
         return;
     };
-    let month = Month::of(now, &kept.zone).bounds(&kept.zone);
+    let month = Month::containing(now, &kept.zone).bounds(&kept.zone);
     let mut all = of(books, kept, &holder.namespace, month, now);
     all.retain(|each| each.correction.holder == *holder);
     if all.is_empty() {

@@ -1,16 +1,16 @@
 //! Unit costs, revenue and margin, with the numbers that they come from.
 
-use bursar_core::economics::{OUTPUT_WEIGHT, Terms, break_even, unit_costs};
-use bursar_core::ledger::Line;
+use bursar_core::calendar::Interval;
+use bursar_core::ledger::DailyCost;
 use bursar_core::money::Money;
-use bursar_core::period::Interval;
+use bursar_core::unit_economics::{OUTPUT_WEIGHT, RevenueTerms, break_even, unit_costs};
 use jiff::Timestamp;
 
 use crate::page::Page;
 
 /// What one unit of what was served in the month cost; nothing where nothing was served.
-pub(super) fn units(page: &mut Page, month: &Line) {
-    let (cost, used) = (month.cost.total(), month.used);
+pub(super) fn units(page: &mut Page, month: &DailyCost) {
+    let (cost, used) = (month.cost.total(), month.usage);
     let costs = unit_costs(cost, &used);
     if let Some(each) = costs.per_request {
         page.row(
@@ -40,25 +40,25 @@ pub(super) fn units(page: &mut Page, month: &Line) {
 /// What the service earned in the month by these terms.
 pub(super) fn revenue(
     page: &mut Page,
-    terms: &Terms,
-    line: &Line,
+    terms: &RevenueTerms,
+    line: &DailyCost,
     month: Interval,
     now: Timestamp,
 ) {
-    let used = &line.used;
-    let alone = |terms: Terms| terms.revenue(used, month, now).total();
-    let none = Terms::default();
+    let used = &line.usage;
+    let alone = |terms: RevenueTerms| terms.revenue(used, month, now).total();
+    let none = RevenueTerms::default();
     let (elapsed, _) = month.split(now);
     let parts = [
         (
-            alone(Terms {
+            alone(RevenueTerms {
                 per_request: terms.per_request,
                 ..none
             }),
             format!("{} requests at {}", used.requests, terms.per_request),
         ),
         (
-            alone(Terms {
+            alone(RevenueTerms {
                 per_thousand_requests: terms.per_thousand_requests,
                 ..none
             }),
@@ -68,7 +68,7 @@ pub(super) fn revenue(
             ),
         ),
         (
-            alone(Terms {
+            alone(RevenueTerms {
                 per_million_input_tokens: terms.per_million_input_tokens,
                 ..none
             }),
@@ -78,7 +78,7 @@ pub(super) fn revenue(
             ),
         ),
         (
-            alone(Terms {
+            alone(RevenueTerms {
                 per_million_output_tokens: terms.per_million_output_tokens,
                 ..none
             }),
@@ -88,7 +88,7 @@ pub(super) fn revenue(
             ),
         ),
         (
-            alone(Terms {
+            alone(RevenueTerms {
                 per_month: terms.per_month,
                 ..none
             }),

@@ -22,10 +22,10 @@ use bursar_api::names::NAMESPACE_LABEL;
 use bursar_api::prices::Prices;
 use bursar_api::spend::{WorkloadKind, WorkloadRef};
 use bursar_api::{BudgetPolicy, InferenceDeployment, TrainingJob};
-use bursar_core::economics::Terms;
+use bursar_core::calendar::Period;
+use bursar_core::cost_report::CostOwner;
 use bursar_core::money::{Money, NANOS};
-use bursar_core::period::Period;
-use bursar_core::report::Holder;
+use bursar_core::unit_economics::RevenueTerms;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use kube::{Api, Client};
@@ -84,7 +84,7 @@ impl Kept {
 /// What the records do not say of the object.
 enum Subject {
     /// What a service is paid, if it says.
-    Service(Result<Option<Terms>, String>),
+    Service(Result<Option<RevenueTerms>, String>),
     Job,
     /// What a budget is for.
     Budget(Result<Period, String>),
@@ -146,7 +146,7 @@ fn render(page: &mut Page, books: &Books, subject: &Subject, answer: &Answer, no
 }
 
 /// The workload that is asked about.
-fn holder(answer: &Answer, kind: WorkloadKind) -> Holder {
+fn holder(answer: &Answer, kind: WorkloadKind) -> CostOwner {
     let workload = WorkloadRef {
         namespace: answer.namespace.clone(),
         kind,

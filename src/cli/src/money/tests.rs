@@ -1,6 +1,6 @@
 use bursar_api::{PriceList, SpendCorrection, SpendRecord};
 use bursar_apitest::Server;
-use bursar_core::period::Month;
+use bursar_core::calendar::Month;
 use kube::api::PostParams;
 use serde_json::{Value, json};
 
@@ -57,11 +57,11 @@ fn a_share_of_overheads_stands_beside_what_is_spent() {
     );
 }
 
-fn terms() -> Terms {
-    Terms {
+fn terms() -> RevenueTerms {
+    RevenueTerms {
         per_million_output_tokens: "40".parse().unwrap(),
         per_month: "300".parse().unwrap(),
-        ..Terms::default()
+        ..RevenueTerms::default()
     }
 }
 
@@ -160,7 +160,7 @@ fn the_parts_that_are_printed_sum_to_the_month_and_to_today_to_the_last_nano_uni
             .iter()
             .find(|sheet| sheet.record.spec.name == name)
             .unwrap();
-        let month = Month::of(now(), &sheet.zone).bounds(&sheet.zone);
+        let month = Month::containing(now(), &sheet.zone).bounds(&sheet.zone);
         let whole = sheet.account.sum(month, now(), &sheet.zone);
         let today = Period::Daily.bounds(now(), &sheet.zone);
         let today = sheet.account.sum(today, now(), &sheet.zone).cost.total();

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bursar_api::prices::Prices;
-use bursar_core::economics::Terms;
+use bursar_core::calendar::{Interval, Month};
+use bursar_core::cost_report::{CostOwner, gpu_name};
 use bursar_core::forecast::Forecast;
-use bursar_core::ledger::{Account, Charge, Line};
+use bursar_core::ledger::{Account, Charge, DailyCost};
 use bursar_core::money::Money;
-use bursar_core::period::{Interval, Month};
-use bursar_core::report::{Holder, gpu};
+use bursar_core::unit_economics::RevenueTerms;
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
@@ -25,17 +25,17 @@ const DAYS: usize = 7;
 struct Part {
     name: String,
     /// That of today.
-    today: Line,
+    today: DailyCost,
     /// All of it.
-    all: Line,
+    all: DailyCost,
 }
 
 /// Everything about the money of one workload; `terms` where it is one that can earn.
 pub(super) fn render(
     page: &mut Page,
     books: &Books,
-    holder: &Holder,
-    terms: Option<&Result<Option<Terms>, String>>,
+    holder: &CostOwner,
+    terms: Option<&Result<Option<RevenueTerms>, String>>,
     now: Timestamp,
 ) {
     let mine = books.sheets.iter().filter(|sheet| sheet.holder == *holder);
@@ -54,7 +54,7 @@ pub(super) fn render(
                     false => "unknown: a record of its namespace cannot be read",
                 },
             );
-            Line::default()
+            DailyCost::default()
         }
     };
     corrected::beside(page, books, holder, &spent, now);
@@ -66,10 +66,10 @@ fn charged(
     sheets: &[&Sheet],
     zone: &TimeZone,
     prices: &Result<Prices, String>,
-    terms: Option<&Result<Option<Terms>, String>>,
+    terms: Option<&Result<Option<RevenueTerms>, String>>,
     now: Timestamp,
-) -> Line {
-    let month = Month::of(now, zone);
+) -> DailyCost {
+    let month = Month::containing(now, zone);
     let accounts: Vec<&Account> = sheets.iter().map(|sheet| &sheet.account).collect();
     let current: Vec<&Account> = accounts
         .iter()
@@ -79,18 +79,18 @@ fn charged(
     rate(page, &current, prices, now);
 
     let parts = parts(&current, now, zone);
-    let today: Line = parts.iter().map(|part| part.today).sum();
-    let spent: Line = parts.iter().map(|part| part.all).sum();
+    let today: DailyCost = parts.iter().map(|part| part.today).sum();
+    let spent: DailyCost = parts.iter().map(|part| part.all).sum();
     list(page, parts, &today, &spent);
 
-    let sum = |within: Interval| -> Line {
+    let sum = |within: Interval| -> DailyCost {
         let each = accounts.iter();
         each.map(|account| account.sum(within, now, zone)).sum()
     };
     page.row("today", &known(&today, today.cost.total().to_string()));
     page.row("month", &in_parts(&spent));
     let months: BTreeSet<Month> = accounts.iter().map(|account| account.month).collect();
-    let before: Vec<(Month, Line)> = months
+    let before: Vec<(Month, DailyCost)> = months
         .iter()
         .rev()
         .filter(|each| **each != month)
@@ -153,7 +153,7 @@ fn rate(page: &mut Page, current: &[&Account], prices: &Result<Prices, String>, 
 /// What the month is made of: what the pods that run cost since it was last booked, then the days that are booked, newest first.
 fn parts(current: &[&Account], now: Timestamp, zone: &TimeZone) -> Vec<Part> {
     let date = zone.to_datetime(now).date();
-    let part = |name: String, days: &[(Date, Line)]| Part {
+    let part = |name: String, days: &[(Date, DailyCost)]| Part {
         name,
         today: days
             .iter()
@@ -162,11 +162,11 @@ fn parts(current: &[&Account], now: Timestamp, zone: &TimeZone) -> Vec<Part> {
             .sum(),
         all: days.iter().map(|(_, line)| *line).sum(),
     };
-    let mut running: BTreeMap<(&str, &str), Vec<(Date, Line)>> = BTreeMap::new();
-    let mut booked: BTreeMap<Date, Line> = BTreeMap::new();
+    let mut running: BTreeMap<(&str, &str), Vec<(Date, DailyCost)>> = BTreeMap::new();
+    let mut booked: BTreeMap<Date, DailyCost> = BTreeMap::new();
     for account in current {
         let month = account.month.bounds(zone);
-        for (charge, day, line) in account.running(month, now, zone) {
+        for (charge, day, line) in account.unposted_costs(month, now, zone) {
             let pod = (charge.pod.as_str(), charge.uid.as_str());
             running.entry(pod).or_default().push((day, line));
         }
@@ -178,7 +178,7 @@ fn parts(current: &[&Account], now: Timestamp, zone: &TimeZone) -> Vec<Part> {
         .iter()
         .map(|((pod, _), days)| part((*pod).to_owned(), days))
         .collect();
-    let booked: Vec<(Date, Line)> = booked.into_iter().rev().collect();
+    let booked: Vec<(Date, DailyCost)> = booked.into_iter().rev().collect();
     let (named, earlier) = booked.split_at(booked.len().min(DAYS));
     parts.extend(named.iter().map(|day| part(day.0.to_string(), &[*day])));
     if let Some((last, _)) = named.last().filter(|_| !earlier.is_empty()) {
@@ -187,7 +187,7 @@ fn parts(current: &[&Account], now: Timestamp, zone: &TimeZone) -> Vec<Part> {
     parts
 }
 
-fn list(page: &mut Page, mut parts: Vec<Part>, today: &Line, all: &Line) {
+fn list(page: &mut Page, mut parts: Vec<Part>, today: &DailyCost, all: &DailyCost) {
     if parts.is_empty() {
         page.line("");
         return;
@@ -222,7 +222,7 @@ fn list(page: &mut Page, mut parts: Vec<Part>, today: &Line, all: &Line) {
     );
 }
 
-fn in_parts(line: &Line) -> String {
+fn in_parts(line: &DailyCost) -> String {
     let cost = &line.cost;
     let parts = [
         ("compute", cost.compute),
@@ -243,9 +243,9 @@ fn in_parts(line: &Line) -> String {
 }
 
 /// All months on record, this one included.
-fn total(page: &mut Page, spent: &Line, before: &[(Month, Line)]) {
+fn total(page: &mut Page, spent: &DailyCost, before: &[(Month, DailyCost)]) {
     let mut all = *spent;
-    let of = |line: &Line| known(line, line.cost.total().to_string());
+    let of = |line: &DailyCost| known(line, line.cost.total().to_string());
     let mut text = format!("{} this month", of(spent));
     for (month, line) in before {
         all += *line;
@@ -281,7 +281,10 @@ fn of_forecast(forecast: &Forecast) -> String {
 
 fn of_rest(saved: Money, current: &[&Account]) -> String {
     let text = format!("{saved} beside the month: a replica while it rested at zero");
-    match current.iter().find_map(|account| account.rest.as_ref()) {
+    match current
+        .iter()
+        .find_map(|account| account.zero_replica_period.as_ref())
+    {
         Some(rest) => format!(
             "{text}, as since {:.0} at {} an hour",
             rest.since, rest.per_hour
@@ -291,7 +294,13 @@ fn of_rest(saved: Money, current: &[&Account]) -> String {
 }
 
 /// What is not a listed price for an exact time, and why.
-fn rests_on(page: &mut Page, current: &[&Account], spent: &Line, now: Timestamp, zone: &TimeZone) {
+fn rests_on(
+    page: &mut Page,
+    current: &[&Account],
+    spent: &DailyCost,
+    now: Timestamp,
+    zone: &TimeZone,
+) {
     if spent.estimated != Money::ZERO {
         page.row(
             "estimated",
@@ -302,10 +311,12 @@ fn rests_on(page: &mut Page, current: &[&Account], spent: &Line, now: Timestamp,
         );
     }
     if spent.unpriced_gpu_seconds != 0 {
-        let lines = current.iter().flat_map(|account| account.lines(now, zone));
+        let lines = current
+            .iter()
+            .flat_map(|account| account.daily_costs(now, zone));
         let unpriced: BTreeSet<String> = lines
             .filter(|(_, line)| line.unpriced_gpu_seconds != 0)
-            .map(|((_, sku), _)| gpu(&sku))
+            .map(|((_, sku), _)| gpu_name(&sku))
             .collect();
         let names: Vec<String> = unpriced.into_iter().collect();
         page.row(

@@ -1,9 +1,9 @@
 //! The bill of the whole cluster, which stands beside a report of all namespaces.
 
-use bursar_core::bill::Bill;
-use bursar_core::ledger::Line;
+use bursar_core::cluster_bill::ClusterBill;
+use bursar_core::cost_report::{CostOwner, Dimension, Report, ReportEntry, ReportRow, report};
+use bursar_core::ledger::DailyCost;
 use bursar_core::money::Money;
-use bursar_core::report::{Dimension, Entry, Holder, Report, Row, report};
 use serde::Serialize;
 
 use super::figures::hours;
@@ -12,7 +12,7 @@ use crate::top;
 
 /// The bill, and what of it is known.
 pub(crate) struct Cluster {
-    pub(crate) bill: Bill,
+    pub(crate) bill: ClusterBill,
     /// Whether overheads were asked for.
     pub(crate) overheads: bool,
 }
@@ -21,14 +21,14 @@ impl Cluster {
     /// What was idle, grouped as a report is; `None` where rows are told apart by what idle nodes have not, such as a namespace, or
     /// where no node has an account.
     pub(super) fn idle(&self, by: &[Dimension]) -> Option<Report> {
-        if !self.bill.has_nodes() || !by.iter().all(|by| by.is_of_nodes()) {
+        if !self.bill.has_nodes() || !by.iter().all(|by| by.applies_to_nodes()) {
             return None;
         }
-        let nobody = Holder {
+        let nobody = CostOwner {
             namespace: String::new(),
             workload: String::new(),
         };
-        let entries = self.bill.idle().map(|(date, sku, line)| Entry {
+        let entries = self.bill.idle().map(|(date, sku, line)| ReportEntry {
             holder: &nobody,
             date,
             sku: sku.clone(),
@@ -41,11 +41,11 @@ impl Cluster {
     /// Adds rows of what nobody held at all.
     pub(super) fn add_idle_rows(&self, report: &mut Report) {
         let idle = self.idle(&report.by).map(|idle| idle.rows);
-        for Row { key, .. } in idle.unwrap_or_default() {
+        for ReportRow { key, .. } in idle.unwrap_or_default() {
             if let Err(at) = report.rows.binary_search_by(|row| row.key.cmp(&key)) {
-                let row = Row {
+                let row = ReportRow {
                     key,
-                    line: Line::default(),
+                    line: DailyCost::default(),
                     corrections: Money::ZERO,
                 };
                 report.rows.insert(at, row);
@@ -57,8 +57,8 @@ impl Cluster {
     pub(super) fn text(&self, digits: usize, is_corrected: bool) -> String {
         let bill = &self.bill;
         let idle = bill.idle_sum();
-        let amount = |line: &Line| top::amount(line, line.cost.total(), digits);
-        let of = |line: &Line| (amount(line), top::hours(line.gpu_seconds, 2));
+        let amount = |line: &DailyCost| top::amount(line, line.cost.total(), digits);
+        let of = |line: &DailyCost| (amount(line), top::hours(line.gpu_seconds, 2));
         let mut rows = vec![
             ("workloads", of(&bill.workloads)),
             ("unmanaged", of(&bill.unmanaged)),
@@ -127,9 +127,9 @@ impl Cluster {
 }
 
 /// What nodes of a row cost while nobody held them, for people.
-pub(super) fn of_row(idle: &Report, row: &Row, digits: usize) -> String {
+pub(super) fn of_row(idle: &Report, row: &ReportRow, digits: usize) -> String {
     let found = idle.rows.iter().find(|idle| idle.key == row.key);
-    let line = found.map_or_else(Line::default, |idle| idle.line);
+    let line = found.map_or_else(DailyCost::default, |idle| idle.line);
     top::amount(&line, line.cost.total(), digits)
 }
 

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use bursar_api::InferenceDeployment;
 use bursar_api::spend::{WorkloadKind, WorkloadRef};
-use bursar_core::economics::Terms;
+use bursar_core::calendar::Interval;
+use bursar_core::cost_report::{CostOwner, Dimension, Report, ReportRow};
 use bursar_core::money::Money;
-use bursar_core::period::Interval;
-use bursar_core::report::{Dimension, Holder, Report, Row};
+use bursar_core::unit_economics::RevenueTerms;
 use jiff::Timestamp;
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
@@ -15,7 +15,7 @@ use kube::{Api, Client, ResourceExt};
 use crate::read::said;
 
 /// What services are paid: those that say so.
-pub(super) type Paid = BTreeMap<Holder, Terms>;
+pub(super) type Paid = BTreeMap<CostOwner, RevenueTerms>;
 
 /// What a row earned, and what is left of that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,18 +61,18 @@ pub(super) fn earned(
     now: Timestamp,
 ) -> Vec<Option<Earned>> {
     let is_by_workload = is_by_workload(&report.by);
-    let of = |row: &Row| {
+    let of = |row: &ReportRow| {
         let value = |dimension| {
             let at = report.by.iter().position(|each| *each == dimension)?;
             row.key.get(at)?.clone()
         };
-        let holder = Holder {
+        let holder = CostOwner {
             namespace: value(Dimension::Namespace)?,
             workload: value(Dimension::Workload)?,
         };
         let terms = paid.get(&holder).filter(|_| is_by_workload)?;
         let is_known = row.line.unpriced_gpu_seconds == 0;
-        let revenue = terms.revenue(&row.line.used, month, now).total();
+        let revenue = terms.revenue(&row.line.usage, month, now).total();
         Some(Earned {
             revenue,
             margin: is_known.then(|| revenue - row.line.cost.total()),

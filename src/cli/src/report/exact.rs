@@ -1,9 +1,9 @@
 //! The report for programs: CSV and JSON, with all digits.
 
-use bursar_core::ledger::Line;
+use bursar_core::calendar::Month;
+use bursar_core::cost_report::{Dimension, Report};
+use bursar_core::ledger::DailyCost;
 use bursar_core::money::Money;
-use bursar_core::period::Month;
-use bursar_core::report::{Dimension, Report};
 use jiff::Timestamp;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
@@ -20,11 +20,11 @@ pub(super) fn comma_separated(report: &Report, asking: &Asking) -> Result<Vec<u8
         to: "CSV".into(),
         why: error.to_string(),
     };
-    let figures = |line: &Line, corrections, earned| {
+    let figures = |line: &DailyCost, corrections, earned| {
         let all = figures(line).into_iter().chain(net(line, corrections));
         all.chain(earnings(earned))
     };
-    let names = figures(&Line::default(), Money::ZERO, None).map(|(name, _)| name);
+    let names = figures(&DailyCost::default(), Money::ZERO, None).map(|(name, _)| name);
     let header = ["month", "currency"]
         .into_iter()
         .chain(report.by.iter().map(|by| by.as_str()))
@@ -51,7 +51,7 @@ pub(super) fn comma_separated(report: &Report, asking: &Asking) -> Result<Vec<u8
 struct JsonRow<'a> {
     by: &'a [Dimension],
     key: &'a [Option<String>],
-    line: &'a Line,
+    line: &'a DailyCost,
     corrections: Money,
     earned: Option<Earned>,
 }

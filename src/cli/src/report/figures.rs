@@ -1,8 +1,8 @@
 //! The figures of a line, by the names that they have in CSV and JSON.
 
-use bursar_core::economics::{self, UnitCosts};
-use bursar_core::ledger::Line;
+use bursar_core::ledger::DailyCost;
 use bursar_core::money::{Money, NANOS};
+use bursar_core::unit_economics::{self, UnitCosts};
 use serde::{Serialize, Serializer};
 
 use super::earned::Earned;
@@ -49,14 +49,14 @@ pub(super) fn hours(seconds: i64) -> String {
 }
 
 /// All figures of a line. Units are in the names; amounts are in the report's currency.
-pub(super) fn figures(line: &Line) -> [(&'static str, Figure); 22] {
+pub(super) fn figures(line: &DailyCost) -> [(&'static str, Figure); 22] {
     let amount = |amount: Money| Figure::Decimal(amount.rounded(9));
     let hours = |seconds| Figure::Decimal(hours(seconds));
     // 1 kg is 10⁶ mg
     let kilograms = Money::from_nanos(i128::from(line.carbon_mg) * 1000);
     let costs = unit_costs(line);
     let each = |cost: Option<Money>| cost.map_or(Figure::None, amount);
-    let seconds = u64::try_from(line.used.idle_seconds).unwrap_or(0);
+    let seconds = u64::try_from(line.usage.idle_seconds).unwrap_or(0);
     [
         ("compute", amount(line.cost.compute)),
         ("storage", amount(line.cost.storage)),
@@ -73,9 +73,9 @@ pub(super) fn figures(line: &Line) -> [(&'static str, Figure); 22] {
         ("gpuHours", hours(line.gpu_seconds)),
         ("unpricedGpuHours", hours(line.unpriced_gpu_seconds)),
         ("idleSeconds", Figure::Count(seconds)),
-        ("requests", Figure::Count(line.used.requests)),
-        ("inputTokens", Figure::Count(line.used.input_tokens)),
-        ("outputTokens", Figure::Count(line.used.output_tokens)),
+        ("requests", Figure::Count(line.usage.requests)),
+        ("inputTokens", Figure::Count(line.usage.input_tokens)),
+        ("outputTokens", Figure::Count(line.usage.output_tokens)),
         ("costPerRequest", each(costs.per_request)),
         (
             "costPerMillionInputTokens",
@@ -90,15 +90,15 @@ pub(super) fn figures(line: &Line) -> [(&'static str, Figure); 22] {
 }
 
 /// What one unit of what was served cost; none where that is not known at all.
-pub(super) fn unit_costs(line: &Line) -> UnitCosts {
+pub(super) fn unit_costs(line: &DailyCost) -> UnitCosts {
     if line.gpu_seconds != 0 && line.unpriced_gpu_seconds == line.gpu_seconds {
         return UnitCosts::default();
     }
-    economics::unit_costs(line.cost.total(), &line.used)
+    unit_economics::unit_costs(line.cost.total(), &line.usage)
 }
 
 /// What corrections add to a line, and what is to be paid with them.
-pub(super) fn net(line: &Line, corrections: Money) -> [(&'static str, Figure); 2] {
+pub(super) fn net(line: &DailyCost, corrections: Money) -> [(&'static str, Figure); 2] {
     let amount = |amount: Money| Figure::Decimal(amount.rounded(9));
     [
         ("corrections", amount(corrections)),

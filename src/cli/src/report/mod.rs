@@ -19,10 +19,10 @@ mod text;
 use std::io::{IsTerminal, Write, stdout};
 use std::path::PathBuf;
 
-use bursar_core::ledger::{Line, Sku};
+use bursar_core::calendar::{Month, whole_second};
+use bursar_core::cost_report::{Dimension, ReportEntry, correction_entry, entries, report};
+use bursar_core::ledger::{CostKey, DailyCost};
 use bursar_core::money::Money;
-use bursar_core::period::{Month, whole_second};
-use bursar_core::report::{Dimension, Entry, corrected, entries, report};
 use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 use kube::Client;
@@ -161,9 +161,9 @@ fn render(read: &Read, asked: &Asked, account: &str, now: Timestamp) -> Result<V
             charges.extend(focus::unattributed(sheets, account, now));
             charges.extend(focus::idle(&read.nodes, &cluster.bill, account));
         }
-        let total: Line = sheets
+        let total: DailyCost = sheets
             .iter()
-            .flat_map(|sheet| sheet.account.lines(now, &sheet.zone).into_values())
+            .flat_map(|sheet| sheet.account.daily_costs(now, &sheet.zone).into_values())
             .sum();
         for note in notes(&total, &read.currency) {
             eprintln!("note: {note}");
@@ -176,15 +176,18 @@ fn render(read: &Read, asked: &Asked, account: &str, now: Timestamp) -> Result<V
     let all = sheets
         .iter()
         .flat_map(|sheet| entries(&sheet.holder, &sheet.account, now, &sheet.zone));
-    let borne = read.overheads.iter().map(|(holder, date, line)| Entry {
-        holder,
-        date: *date,
-        sku: Sku::default(),
-        line: *line,
-        corrections: Money::ZERO,
-    });
+    let borne = read
+        .overheads
+        .iter()
+        .map(|(holder, date, line)| ReportEntry {
+            holder,
+            date: *date,
+            sku: CostKey::default(),
+            line: *line,
+            corrections: Money::ZERO,
+        });
     let corrections = read.corrections.iter();
-    let corrections = corrections.map(|each| corrected(&each.correction));
+    let corrections = corrections.map(|each| correction_entry(&each.correction));
     let mut report = report(all.chain(borne).chain(corrections), &asked.by);
     if let (Some(cluster), Output::Table) = (cluster, asked.output) {
         cluster.add_idle_rows(&mut report);

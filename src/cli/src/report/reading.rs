@@ -5,10 +5,10 @@ use std::path::Path;
 use bursar_api::PriceList;
 use bursar_api::names::{MONTH_LABEL, NAMESPACE_LABEL};
 use bursar_api::prices::Prices;
-use bursar_core::ledger::Line;
-use bursar_core::period::Month;
-use bursar_core::price::Overhead;
-use bursar_core::report::{self, Holder};
+use bursar_core::calendar::Month;
+use bursar_core::cost_report::{self, CostOwner};
+use bursar_core::ledger::DailyCost;
+use bursar_core::pricing::Overhead;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
@@ -50,7 +50,7 @@ impl Read {
 }
 
 /// Whose, on which day, and what.
-pub(super) type Borne = (Holder, Date, Line);
+pub(super) type Borne = (CostOwner, Date, DailyCost);
 
 /// Objects as they stand.
 #[derive(Clone, Default)]
@@ -106,7 +106,7 @@ impl Source {
             let mut bill = records::bill(accounts(), now);
             if first.is_some() {
                 // it is owed whoever bears it
-                bill.overhead = report::due(&monthly, asked.month, now, &zone);
+                bill.overhead = cost_report::overhead_due(&monthly, asked.month, now, &zone);
             }
             bill.corrections = corrections::sum(&corrections);
             Cluster {
@@ -215,7 +215,7 @@ fn overheads(
         .iter()
         .map(|sheet| (&sheet.holder, &sheet.account))
         .collect();
-    report::overheads(&accounts, monthly, month, now, zone)
+    cost_report::overhead_entries(&accounts, monthly, month, now, zone)
         .into_iter()
         .map(|entry| (entry.holder.clone(), entry.date, entry.line))
         .collect()

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use bursar_api::PriceList;
-use bursar_core::report::Holder;
+use bursar_core::cost_report::CostOwner;
 use clap::Parser;
 use serde_json::Value;
 
@@ -61,11 +61,11 @@ fn rendered(source: Source, now: &str, words: &str) -> (String, Vec<String>) {
 
 /// One service is paid by use and by the month.
 fn paid() -> Paid {
-    let holder = Holder {
+    let holder = CostOwner {
         namespace: "ml".into(),
         workload: "infd/chat".into(),
     };
-    let terms = bursar_core::economics::Terms {
+    let terms = bursar_core::unit_economics::RevenueTerms {
         per_million_output_tokens: "40".parse().unwrap(),
         per_month: "300".parse().unwrap(),
         ..Default::default()
@@ -123,7 +123,7 @@ unattributed: time on lost nodes cost 0.12 USD more
 fn a_margin_is_not_known_while_the_cost_is_not() {
     let mut paid = paid();
     let terms = paid.values().next().copied().unwrap();
-    let lab = Holder {
+    let lab = CostOwner {
         namespace: "research".into(),
         workload: "infd/lab".into(),
     };

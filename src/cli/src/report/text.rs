@@ -1,8 +1,8 @@
 //! The report for people: a table, and notes below it.
 
-use bursar_core::ledger::Line;
+use bursar_core::cost_report::Report;
+use bursar_core::ledger::DailyCost;
 use bursar_core::money::{Cost, Money};
-use bursar_core::report::Report;
 
 use super::Asking;
 use super::cluster;
@@ -38,7 +38,7 @@ pub(super) fn text(report: &Report, asking: &Asking, units: bool) -> String {
     }
     let idle = asking.cluster.and_then(|cluster| cluster.idle(&report.by));
     titles.extend(idle.as_ref().map(|_| "IDLE-NODES".to_owned()));
-    let cells = |line: &Line, corrections: Money, earned: Option<Earned>| {
+    let cells = |line: &DailyCost, corrections: Money, earned: Option<Earned>| {
         let total = amount(line, line.cost.total(), digits);
         let mut cells = if units {
             of_units(line, total)
@@ -112,16 +112,16 @@ const UNITS: [&str; 7] = [
 /// Decimals of what one request or a million tokens cost.
 const UNIT_DECIMALS: usize = 6;
 
-fn of_units(line: &Line, total: String) -> Vec<String> {
+fn of_units(line: &DailyCost, total: String) -> Vec<String> {
     let costs = unit_costs(line);
     let each = |cost: Option<Money>| {
         cost.map_or_else(|| "-".to_owned(), |cost| amount(line, cost, UNIT_DECIMALS))
     };
     vec![
         total,
-        line.used.requests.to_string(),
-        line.used.input_tokens.to_string(),
-        line.used.output_tokens.to_string(),
+        line.usage.requests.to_string(),
+        line.usage.input_tokens.to_string(),
+        line.usage.output_tokens.to_string(),
         each(costs.per_request),
         each(costs.per_million_input_tokens),
         each(costs.per_million_output_tokens),

@@ -15,7 +15,7 @@ use std::time::Duration;
 use bursar_api::SpendRecord;
 use bursar_api::names::{KIND_LABEL, MONTH_LABEL, NAMESPACE_LABEL};
 use bursar_api::spend::WorkloadKind;
-use bursar_core::period::Month;
+use bursar_core::calendar::Month;
 use jiff::Timestamp;
 use kube::api::{Api, DeleteParams, ListParams, PostParams, Preconditions};
 use kube::{Client, ResourceExt};

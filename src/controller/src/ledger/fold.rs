@@ -2,8 +2,8 @@
 
 use bursar_api::SpendRecord;
 use bursar_api::spend::{Section, SpendRecordStatus, WorkloadKind, WorkloadRef};
+use bursar_core::calendar::Month;
 use bursar_core::money::Money;
-use bursar_core::period::Month;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
@@ -70,7 +70,10 @@ pub(super) fn is_closed(record: &SpendRecord, now: Timestamp) -> bool {
 pub(super) fn is_old(record: &SpendRecord, months: u32, now: Timestamp) -> bool {
     let age = || {
         let zone = TimeZone::get(&record.spec.time_zone).ok()?;
-        let (this, then) = (Month::of(now, &zone).first(), record.month().ok()?.first());
+        let (this, then) = (
+            Month::containing(now, &zone).first(),
+            record.month().ok()?.first(),
+        );
         let years = i32::from(this.year()) - i32::from(then.year());
         Some(years * 12 + i32::from(this.month()) - i32::from(then.month()))
     };
@@ -93,7 +96,7 @@ fn check(record: &SpendRecord) -> Result<Month, String> {
         return Err(format!("{name}: by its spec its name would be {expected}"));
     }
     let account = record.to_account().map_err(|error| unreadable(&error))?;
-    let sum = account.settled();
+    let sum = account.settled_total();
     let settled = record.status.as_ref().map_or("", |status| &status.settled);
     if settled.parse().unwrap_or(Money::ZERO) != sum {
         return Err(format!(

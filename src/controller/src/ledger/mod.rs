@@ -38,9 +38,9 @@ use bursar_api::SpendRecord;
 use bursar_api::names::{self, KIND_LABEL, SPEND_FINALIZER, WORKLOAD_LABEL};
 use bursar_api::spend::{WorkloadKind, WorkloadRef};
 use bursar_api::text::FieldError;
-use bursar_core::ledger::{Account, Charge, Counters, End, Line, Uid};
+use bursar_core::calendar::{Interval, Month, midnight_before, whole_second};
+use bursar_core::ledger::{Account, Charge, ChargeEnd, DailyCost, EngineCounters, Uid};
 use bursar_core::money::Money;
-use bursar_core::period::{Interval, Month, midnight_before, whole_second};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -96,7 +96,7 @@ pub(crate) struct Ledger<'a> {
     /// What GPUs were measured to draw.
     pub(crate) measured: &'a SharedWatts,
     /// What each replica has done by its own counters, and its idle seconds since this process first read it.
-    pub(crate) done: &'a BTreeMap<Uid, (Counters, i64)>,
+    pub(crate) done: &'a BTreeMap<Uid, (EngineCounters, i64)>,
     /// Services that nothing is asked of.
     pub(crate) unasked: &'a BTreeSet<WorkloadRef>,
     pub(crate) zone: &'a TimeZone,
@@ -207,7 +207,7 @@ impl Ledger<'_> {
                 self.turn_to(workload, pages, month)?;
                 if !pages
                     .get(&month)
-                    .is_some_and(|page| page.account.knows(&uid))
+                    .is_some_and(|page| page.account.contains(&uid))
                 {
                     missing.push((month, charge.clone()));
                 }
@@ -236,7 +236,7 @@ impl Ledger<'_> {
     ) {
         for (month, charge) in missing {
             if let Some(page) = pages.get_mut(&month).filter(|_| runs(&charge.uid)) {
-                page.account.carry(&charge, self.zone);
+                page.account.carry_forward(&charge, self.zone);
             }
         }
     }
@@ -291,7 +291,7 @@ impl Ledger<'_> {
         let end = end.filter(|_| are_on_record(pages, &months, uid));
         let done = |page: &Page| match end {
             Some(_) => page.account.settling.contains(uid),
-            None => page.account.knows(uid),
+            None => page.account.contains(uid),
         };
         if months
             .iter()
@@ -337,7 +337,7 @@ impl Ledger<'_> {
             };
             match end {
                 Some(end) => page.account.settle(&charge, end, self.zone),
-                None => page.account.carry(&charge, self.zone),
+                None => page.account.carry_forward(&charge, self.zone),
             };
         }
         Ok(end.is_some() && guarded)
@@ -372,7 +372,7 @@ impl Ledger<'_> {
                     "a pod is gone that was not settled; its end is estimated"
                 );
             }
-            let end = told.unwrap_or(End {
+            let end = told.unwrap_or(ChargeEnd {
                 at: seen.max(charge.start),
                 estimated: true,
             });
@@ -382,7 +382,7 @@ impl Ledger<'_> {
     }
 
     /// Settles a charge that is open in every month that still lacks it.
-    fn settle(&self, pages: &mut Pages, charge: &Charge, end: End) {
+    fn settle(&self, pages: &mut Pages, charge: &Charge, end: ChargeEnd) {
         for month in months_left(pages, &charge.uid, self.until_now(charge), self.zone) {
             if let Some(page) = pages.get_mut(&month) {
                 page.account.settle(charge, end, self.zone);
@@ -422,7 +422,8 @@ impl Ledger<'_> {
         let until = midnight_before(over, self.zone);
         let due = pages.iter().flat_map(|(month, page)| {
             let due = |charge: &&Charge| {
-                charge.lost.is_none() && charge.booked.unwrap_or(charge.start) < until
+                charge.node_lost_since.is_none()
+                    && charge.posted_until.unwrap_or(charge.start) < until
             };
             // the next month must have it before this one lets go of it
             let carried = |charge: &&Charge| {
@@ -446,7 +447,7 @@ impl Ledger<'_> {
     ) {
         for (month, uid) in due {
             if let Some(page) = pages.get_mut(&month).filter(|_| runs(&uid)) {
-                page.account.book(&uid, until, self.zone);
+                page.account.post_days_until(&uid, until, self.zone);
             }
         }
     }
@@ -472,7 +473,7 @@ impl Ledger<'_> {
         for page in pages.values_mut() {
             let gone = page.before.settling.iter().filter(gone);
             for uid in gone.filter(|uid| !live.contains(uid.as_str())) {
-                page.account.forget(uid);
+                page.account.forget_settled(uid);
                 self.written.forget_pod(uid);
             }
         }
@@ -502,7 +503,11 @@ impl Ledger<'_> {
 /// Whether a pod can be settled in these months, one after the other: it may be gone once the first is written, so the others must have
 /// its charge by then.
 fn are_on_record(pages: &Pages, months: &[Month], uid: &str) -> bool {
-    let is_known = |month| pages.get(month).is_some_and(|page| page.before.knows(uid));
+    let is_known = |month| {
+        pages
+            .get(month)
+            .is_some_and(|page| page.before.contains(uid))
+    };
     months.len() < 2 || months.iter().all(is_known)
 }
 
@@ -525,7 +530,12 @@ pub(crate) fn workload_of(pod: &Pod) -> Option<WorkloadRef> {
 }
 
 /// The sum of `accounts` within an interval of whole days.
-pub(crate) fn sum(accounts: &Accounts, within: Interval, now: Timestamp, zone: &TimeZone) -> Line {
+pub(crate) fn sum(
+    accounts: &Accounts,
+    within: Interval,
+    now: Timestamp,
+    zone: &TimeZone,
+) -> DailyCost {
     accounts
         .values()
         .map(|account| account.sum(within, now, zone))

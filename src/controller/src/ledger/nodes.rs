@@ -16,8 +16,8 @@ use std::time::Duration;
 use bursar_api::SpendRecord;
 use bursar_api::offers::{Offer, Pools, offers};
 use bursar_api::spend::{WorkloadKind, WorkloadRef};
-use bursar_core::ledger::{Charge, End, Uid};
-use bursar_core::period::{Interval, whole_second};
+use bursar_core::calendar::{Interval, whole_second};
+use bursar_core::ledger::{Charge, ChargeEnd, Uid};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::resource::v1::ResourceSlice;
@@ -190,7 +190,7 @@ impl Ledger<'_> {
         let now = whole_second(self.now);
         let charged = charges
             .iter()
-            .map(|charge| charge.booked.unwrap_or(charge.start));
+            .map(|charge| charge.posted_until.unwrap_or(charge.start));
         let start = match (charged.max(), live.creation_timestamp()) {
             // a clock that stepped back charges nothing twice
             (Some(charged), _) => now.max(charged),
@@ -198,7 +198,7 @@ impl Ledger<'_> {
             (None, None) => now,
         };
         for charge in charges {
-            let end = End {
+            let end = ChargeEnd {
                 at: start,
                 estimated: !seen.contains(uid(node)),
             };
@@ -215,11 +215,11 @@ impl Ledger<'_> {
             let key = key(uid(node), &what, facts.gpus, start);
             let mut charge = Charge::new(key, live.name_any(), facts, start);
             // a node does not start as a replica does
-            charge.ready = Some(start);
+            charge.ready_since = Some(start);
             charge.reprice(&self.prices.lists, now);
             for month in months_left(pages, &charge.uid, stay, self.zone) {
                 if let Some(page) = pages.get_mut(&month) {
-                    page.account.carry(&charge, self.zone);
+                    page.account.carry_forward(&charge, self.zone);
                 }
             }
         }
@@ -248,7 +248,7 @@ impl Ledger<'_> {
             );
         }
         for charge in charges {
-            let end = End {
+            let end = ChargeEnd {
                 at: whole_second(told.unwrap_or(self.now)).max(charge.start),
                 estimated: told.is_none(),
             };
@@ -269,7 +269,7 @@ impl Ledger<'_> {
             .flat_map(|page| page.account.open.values_mut());
         for charge in open {
             if let Some(offer) = offered.get(stem_of(&charge.uid)) {
-                charge.refine(&offer.facts, &self.prices.lists, whole_second(self.now));
+                charge.update_attributes(&offer.facts, &self.prices.lists, whole_second(self.now));
             }
         }
     }
@@ -308,7 +308,7 @@ fn forget_settled(pages: &mut Pages) {
         .collect();
     for page in pages.values_mut() {
         for key in page.before.settling.difference(&open) {
-            page.account.forget(key);
+            page.account.forget_settled(key);
         }
     }
 }

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bursar_api::SpendRecord;
 use bursar_api::spend::{SpendRecordStatus, WorkloadRef};
+use bursar_core::calendar::{Interval, Month};
 use bursar_core::ledger::Account;
-use bursar_core::period::{Interval, Month};
 use jiff::SignedDuration;
 use jiff::tz::TimeZone;
 use kube::api::{Api, PostParams};
@@ -35,7 +35,7 @@ impl Ledger<'_> {
     pub(super) fn pages(&self, workload: &WorkloadRef) -> Result<Pages, Error> {
         let mut pages = Pages::new();
         let mut months: BTreeSet<Month> = self.records.months(workload).collect();
-        months.insert(Month::of(self.now, self.zone));
+        months.insert(Month::containing(self.now, self.zone));
         for month in months {
             pages.insert(month, self.page(workload, month)?);
         }
@@ -165,7 +165,7 @@ impl Ledger<'_> {
 
 /// The months of a stay that still lack the pod's charge or its end: those before the first record that knows it are done.
 pub(super) fn months_left(pages: &Pages, uid: &str, stay: Interval, zone: &TimeZone) -> Vec<Month> {
-    let knows = |page: &Page| page.account.knows(uid);
+    let knows = |page: &Page| page.account.contains(uid);
     let known = pages.iter().find(|(_, page)| knows(page));
     stay.months(zone)
         .filter(|month| known.is_none_or(|(known, _)| month >= known))
@@ -176,7 +176,7 @@ pub(super) fn months_left(pages: &Pages, uid: &str, stay: Interval, zone: &TimeZ
 fn without_use(account: &Account) -> Account {
     let mut account = account.clone();
     for charge in account.open.values_mut() {
-        charge.used.clear();
+        charge.usage.clear();
         charge.counters = Default::default();
     }
     account

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use bursar_api::SpendRecord;
 use bursar_api::spend::WorkloadRef;
 use bursar_api::text::FieldError;
+use bursar_core::calendar::Month;
 use bursar_core::ledger::Account;
-use bursar_core::period::Month;
 use kube::ResourceExt;
 use kube::runtime::reflector::Store;
 

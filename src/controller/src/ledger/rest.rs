@@ -1,8 +1,8 @@
 //! When a service rests at zero replicas, which is what scaling to zero saves.
 
 use bursar_api::spend::WorkloadRef;
-use bursar_core::ledger::{End, Rest};
-use bursar_core::period::{Interval, Month, whole_second};
+use bursar_core::calendar::{Interval, Month, whole_second};
+use bursar_core::ledger::{ChargeEnd, ZeroReplicaPeriod};
 use k8s_openapi::api::core::v1::Pod;
 
 use super::{Error, Ledger, Pages};
@@ -18,7 +18,7 @@ impl Ledger<'_> {
         pods: &[&Pod],
     ) -> Result<(), Error> {
         self.carry_rest(workload, pages)?;
-        let this = Month::of(self.now, self.zone);
+        let this = Month::containing(self.now, self.zone);
         let next = pages.get(&this).and_then(|page| {
             let open = page.account.open.values();
             open.map(|charge| charge.start).min()
@@ -26,16 +26,16 @@ impl Ledger<'_> {
         if next.is_some() || !self.unasked.contains(workload) {
             let at = next.unwrap_or_else(|| whole_second(self.now));
             for page in pages.values_mut() {
-                page.account.wake(at, self.zone);
+                page.account.end_zero_replica_period(at, self.zone);
             }
         } else if let Some(page) = pages.get_mut(&this)
-            && page.account.rest.is_none()
+            && page.account.zero_replica_period.is_none()
         {
             let was_open = page.before.open.values();
             let ended = was_open.map(|charge| (self.ended(pods, &charge.uid), charge));
-            page.account.rest = ended
+            page.account.zero_replica_period = ended
                 .max_by_key(|(end, _)| end.at)
-                .and_then(|(end, charge)| Rest::after(charge, end));
+                .and_then(|(end, charge)| ZeroReplicaPeriod::after_last_replica(charge, end));
         }
         Ok(())
     }
@@ -44,7 +44,7 @@ impl Ledger<'_> {
     fn carry_rest(&self, workload: &WorkloadRef, pages: &mut Pages) -> Result<(), Error> {
         let Some((first, rest)) = pages
             .iter()
-            .find_map(|(month, page)| Some((*month, page.account.rest.clone()?)))
+            .find_map(|(month, page)| Some((*month, page.account.zero_replica_period.clone()?)))
         else {
             return Ok(());
         };
@@ -56,23 +56,26 @@ impl Ledger<'_> {
         for month in &months {
             self.turn_to(workload, pages, *month)?;
             if let Some(page) = pages.get_mut(month) {
-                page.account.rest.get_or_insert_with(|| rest.clone());
+                page.account
+                    .zero_replica_period
+                    .get_or_insert_with(|| rest.clone());
             }
         }
         for month in months {
             let next = pages.get(&month.next());
-            let carried = next.is_some_and(|next| next.before.rest.is_some());
+            let carried = next.is_some_and(|next| next.before.zero_replica_period.is_some());
             if let Some(page) = pages.get_mut(&month).filter(|_| carried) {
-                page.account.wake(month.bounds(self.zone).end, self.zone);
+                page.account
+                    .end_zero_replica_period(month.bounds(self.zone).end, self.zone);
             }
         }
         Ok(())
     }
 
     /// When a pod that is settled ended: as it says, or now where it is gone.
-    fn ended(&self, pods: &[&Pod], uid: &str) -> End {
+    fn ended(&self, pods: &[&Pod], uid: &str) -> ChargeEnd {
         let told = pods.iter().find(|pod| pod::uid(pod) == uid);
-        let gone = || End {
+        let gone = || ChargeEnd {
             at: whole_second(self.now),
             estimated: true,
         };

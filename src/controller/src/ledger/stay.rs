@@ -1,8 +1,8 @@
 //! What a pod and its node say of a stay: since when, until when, priced by what, and in which stage.
 
-use bursar_core::ledger::{Charge, End};
-use bursar_core::period::{Interval, whole_second};
-use bursar_core::price::Facts;
+use bursar_core::calendar::{Interval, whole_second};
+use bursar_core::ledger::{Charge, ChargeEnd};
+use bursar_core::pricing::PricingAttributes;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::ResourceExt;
@@ -33,20 +33,20 @@ impl Ledger<'_> {
     }
 
     /// When the pod's stay ended, if it has.
-    pub(super) fn end(&self, pod: &Pod) -> Option<End> {
+    pub(super) fn end(&self, pod: &Pod) -> Option<ChargeEnd> {
         let seen = whole_second(self.now);
         let Some(end) = pod::end(pod, seen) else {
             // somebody gave the pod up, and there is no kubelet that could say when it ended
             let by = pod.metadata.deletion_timestamp.as_ref()?.0;
             let at_once = pod.metadata.deletion_grace_period_seconds == Some(0);
-            return (at_once && self.is_lost(pod)).then_some(End {
+            return (at_once && self.is_lost(pod)).then_some(ChargeEnd {
                 at: whole_second(by),
                 estimated: true,
             });
         };
         if end.at.duration_since(seen) > SKEW {
             // a node's clock runs ahead
-            return Some(End {
+            return Some(ChargeEnd {
                 at: seen,
                 estimated: true,
             });
@@ -80,16 +80,18 @@ impl Ledger<'_> {
     }
 
     fn observe(&self, charge: &mut Charge, pod: &Pod) {
-        charge.ready = charge
-            .ready
+        charge.ready_since = charge
+            .ready_since
             .or_else(|| pod::served_since(pod).map(whole_second));
-        charge.leaving = pod::leaving_since(pod).map(whole_second);
-        charge.lost = match self.silent(pod) {
+        charge.draining_since = pod::leaving_since(pod).map(whole_second);
+        charge.node_lost_since = match self.silent(pod) {
             Some(since) => Some(whole_second(since)),
             // its Node is gone, and cannot say since when
-            None if self.node(pod).is_none() => charge.lost.or(Some(whole_second(self.now))),
+            None if self.node(pod).is_none() => {
+                charge.node_lost_since.or(Some(whole_second(self.now)))
+            }
             // a node that is heard of again was never lost
-            None if pod::is_terminal(pod) => charge.lost,
+            None if pod::is_terminal(pod) => charge.node_lost_since,
             None => None,
         };
         if let Some((done, idle_seconds)) = self.done.get(pod::uid(pod)) {
@@ -106,7 +108,7 @@ impl Ledger<'_> {
         };
         facts.amounts.watts = self.watts(charge, pod);
         let (lists, now) = (&self.prices.lists, whole_second(self.now));
-        charge.refine(&facts, lists, now);
+        charge.update_attributes(&facts, lists, now);
         if self.end(pod).is_none() {
             charge.resize(&facts.amounts, lists, now);
         }
@@ -115,8 +117,8 @@ impl Ledger<'_> {
     /// The watts that count from now on. They are of whole GPUs, and change nothing where electricity is not charged apart.
     fn watts(&self, charge: &Charge, pod: &Pod) -> Option<u32> {
         let charged = self.prices.lists.charges_power(self.now);
-        if !charged || !charge.facts.share.is_whole() {
-            return charge.facts.amounts.watts;
+        if !charged || !charge.attributes.share.is_whole() {
+            return charge.attributes.amounts.watts;
         }
         let namespace = pod.namespace().unwrap_or_default();
         lock(self.measured).of(&namespace, charge, self.now)
@@ -132,7 +134,7 @@ impl Ledger<'_> {
         self.node(pod).is_none() || self.silent(pod).is_some()
     }
 
-    fn facts(&self, pod: &Pod) -> Option<Facts> {
+    fn facts(&self, pod: &Pod) -> Option<PricingAttributes> {
         self.claims.facts(pod, self.node(pod).as_deref())
     }
 

@@ -150,7 +150,10 @@ async fn a_service_that_rests_saves_its_last_replica_until_the_next_is_bound() {
     stage.world.now = at("2026-12-01T01:30:00Z");
     stage.seconds(4).await;
     let rests = accounts(&stage, WorkloadKind::InferenceDeployment);
-    let rests: Vec<bool> = rests.iter().map(|account| account.rest.is_some()).collect();
+    let rests: Vec<bool> = rests
+        .iter()
+        .map(|account| account.zero_replica_period.is_some())
+        .collect();
     assert_eq!(rests, [false, true], "the month that is over is done");
     stage.world.requests = 2;
     stage.seconds(6).await;
@@ -229,7 +232,7 @@ fn gpu_seconds(stage: &Stage) -> Vec<i64> {
     let accounts = accounts(stage, WorkloadKind::Unmanaged);
     let lines = accounts
         .iter()
-        .map(|account| account.lines(stage.world.now, &TimeZone::UTC));
+        .map(|account| account.daily_costs(stage.world.now, &TimeZone::UTC));
     lines
         .map(|lines| lines.values().map(|line| line.gpu_seconds).sum())
         .collect()

@@ -80,7 +80,7 @@ fn open(stage: &Stage, name: &str) -> Option<Charge> {
 
 fn gib(stage: &Stage, name: &str) -> Option<u32> {
     let charge = open(stage, name).unwrap();
-    charge.facts.amounts.volumes.get("fast").copied()
+    charge.attributes.amounts.volumes.get("fast").copied()
 }
 
 fn seconds(from: Timestamp, to: Timestamp) -> i128 {
@@ -116,7 +116,13 @@ async fn a_resize_in_place_costs_from_when_the_kubelet_has_allocated_it() {
     stage.seconds(10).await;
     let resized = open(&stage, "book").unwrap();
     let at = resized.rates[1].from;
-    assert_eq!((resized.earlier.len(), resized.earlier[0].until), (1, at));
+    assert_eq!(
+        (
+            resized.previous_amounts.len(),
+            resized.previous_amounts[0].until
+        ),
+        (1, at)
+    );
     remove(&stage, "book").await;
     stage.seconds(2).await;
     let (_, line) = account(&stage).days().values().next().unwrap()[0].clone();
@@ -299,8 +305,8 @@ async fn devices_that_a_claim_holds_are_charged_by_what_they_say_of_themselves()
         let rate = charge.rates[0];
         assert!(!rate.provisional);
         (
-            charge.facts.gpus,
-            charge.facts.node_gpus,
+            charge.attributes.gpus,
+            charge.attributes.node_gpus,
             rate.quote.cost.compute.to_string(),
         )
     };
@@ -364,7 +370,7 @@ async fn measured_watts_are_charged_where_electricity_is_and_changes_stay_few() 
     stage.seconds(1).await;
     let free = measure(&mut stage, 20, 400.0).await;
     assert_eq!(
-        (free.rates.len(), free.earlier.len()),
+        (free.rates.len(), free.previous_amounts.len()),
         (1, 0),
         "no list charges electricity"
     );
@@ -387,5 +393,5 @@ async fn measured_watts_are_charged_where_electricity_is_and_changes_stay_few() 
         rising.rates.len() <= same.rates.len() + 4,
         "at most four an hour"
     );
-    assert_eq!(rising.facts.amounts.watts, Some(700));
+    assert_eq!(rising.attributes.amounts.watts, Some(700));
 }

@@ -3,8 +3,8 @@
 use bursar_api::SpendRecord;
 use bursar_api::spend::WorkloadKind;
 use bursar_apitest::faults::Faults;
-use bursar_core::bill::{Bill, Side};
-use bursar_core::ledger::{Charge, Line};
+use bursar_core::cluster_bill::{ClusterBill, CostSource};
+use bursar_core::ledger::{Charge, DailyCost};
 use jiff::tz::TimeZone;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::api::resource::v1::ResourceSlice;
@@ -87,15 +87,15 @@ impl Cluster {
 
     fn offered(&self) -> Vec<(String, u32)> {
         let open = self.open().into_iter();
-        open.map(|charge| (charge.facts.resource, charge.facts.gpus))
+        open.map(|charge| (charge.attributes.resource, charge.attributes.gpus))
             .collect()
     }
 
-    fn bill(&self) -> Bill {
-        let mut bill = Bill::default();
+    fn bill(&self) -> ClusterBill {
+        let mut bill = ClusterBill::default();
         for record in self.stage.world.server.objects::<SpendRecord>() {
             let account = record.to_account().unwrap();
-            let lines = account.lines(self.stage.world.now, &TimeZone::UTC);
+            let lines = account.daily_costs(self.stage.world.now, &TimeZone::UTC);
             bill.add(record.spec.kind.side(), lines);
         }
         bill
@@ -113,7 +113,7 @@ async fn a_node_of_devices_is_charged_as_a_whole_and_idle_is_what_no_claim_holds
     cluster.seconds(30).await;
     assert_eq!(cluster.offered(), [(DRIVER.to_owned(), 4)]);
     let (node, now) = (cluster.open().remove(0), cluster.stage.world.now);
-    let amounts = &node.facts.amounts;
+    let amounts = &node.attributes.amounts;
     assert_eq!(
         (amounts.cpu_milli, amounts.memory_mib),
         (64_000, 512 * 1024)
@@ -127,7 +127,7 @@ async fn a_node_of_devices_is_charged_as_a_whole_and_idle_is_what_no_claim_holds
     let stood = |charge: &Charge| now.as_second() - charge.start.as_second();
     assert!(stood(&node) >= 28 && stood(&book) >= 28);
     let bill = cluster.bill();
-    let idle: Line = bill
+    let idle: DailyCost = bill
         .idle()
         .filter(|(_, sku, _)| sku.resource == DRIVER)
         .map(|(_, _, line)| line)
@@ -174,12 +174,15 @@ async fn gpus_that_are_an_extended_resource_and_devices_are_charged_once_on_the_
     let three = now.as_second() - cluster.open()[0].start.as_second();
     let all = now.as_second() - begun.as_second();
     let records: Vec<SpendRecord> = cluster.stage.world.server.objects();
-    let mut sum = Line::default();
+    let mut sum = DailyCost::default();
     for record in records
         .iter()
-        .filter(|record| record.spec.kind.side() == Side::Nodes)
+        .filter(|record| record.spec.kind.side() == CostSource::Nodes)
     {
-        let lines = record.to_account().unwrap().lines(now, &TimeZone::UTC);
+        let lines = record
+            .to_account()
+            .unwrap()
+            .daily_costs(now, &TimeZone::UTC);
         sum += lines.into_values().sum();
     }
     // the world's other node of eight stood as long
@@ -205,7 +208,7 @@ async fn an_extended_resource_that_is_devices_is_charged_by_what_the_devices_are
         .idle()
         .filter(|(_, sku, _)| sku.resource == DRIVER)
         .map(|(_, _, line)| line)
-        .sum::<Line>();
+        .sum::<DailyCost>();
     let node = cluster.open().remove(0);
     let stood = cluster.stage.world.now.as_second() - node.start.as_second();
     assert!(

@@ -4,8 +4,8 @@ use bursar_api::PriceList;
 use bursar_api::SpendRecord;
 use bursar_api::spend::{WorkloadKind, WorkloadRef};
 use bursar_apitest::faults::{Faults, Moment};
-use bursar_core::bill::{Bill, Side};
-use bursar_core::ledger::{Account, Line};
+use bursar_core::cluster_bill::{ClusterBill, CostSource};
+use bursar_core::ledger::{Account, DailyCost};
 use bursar_core::money::Money;
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
@@ -114,12 +114,12 @@ impl Fleet {
         accounts.collect()
     }
 
-    fn sum(&self) -> Line {
+    fn sum(&self) -> DailyCost {
         let now = self.world.now;
         let lines = self.accounts();
         let lines = lines
             .iter()
-            .flat_map(|account| account.lines(now, &TimeZone::UTC).into_values());
+            .flat_map(|account| account.daily_costs(now, &TimeZone::UTC).into_values());
         lines.sum()
     }
 
@@ -249,7 +249,7 @@ async fn another_layout_begins_another_charge_and_a_plugin_that_is_down_ends_non
     assert_eq!(sum.cost.total().nanos(), 50 * 8 * SECOND);
     assert_eq!((sum.estimated, sum.gpu_seconds), (Money::ZERO, 50 * 8));
     let resources: Vec<String> = fleet.accounts()[0]
-        .lines(fleet.world.now, &TimeZone::UTC)
+        .daily_costs(fleet.world.now, &TimeZone::UTC)
         .into_keys()
         .map(|(_, sku)| sku.resource)
         .collect();
@@ -259,7 +259,7 @@ async fn another_layout_begins_another_charge_and_a_plugin_that_is_down_ends_non
     let cores: Vec<u32> = accounts[0]
         .open
         .values()
-        .map(|charge| charge.facts.amounts.cpu_milli)
+        .map(|charge| charge.attributes.amounts.cpu_milli)
         .collect();
     assert_eq!(cores, [0, 64_000]);
 }
@@ -400,18 +400,18 @@ async fn the_bill_is_what_nodes_cost_and_idle_is_what_no_pod_held() {
         assert!(errors.is_empty(), "{errors:?}");
     }
     let now = stage.world.now;
-    let mut bill = Bill::default();
+    let mut bill = ClusterBill::default();
     let mut held = 0;
     for record in stage.world.server.objects::<SpendRecord>() {
         let account = record.to_account().unwrap();
         let side = record.spec.kind.side();
-        if side != Side::Nodes {
+        if side != CostSource::Nodes {
             let open = account.open.values();
             held += open
                 .map(|charge| now.as_second() - charge.start.as_second())
                 .sum::<i64>();
         }
-        bill.add(side, account.lines(now, &TimeZone::UTC));
+        bill.add(side, account.daily_costs(now, &TimeZone::UTC));
     }
     let records: Vec<SpendRecord> = stage.world.server.objects();
     let node = records

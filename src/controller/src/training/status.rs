@@ -3,7 +3,7 @@
 use bursar_api::TrainingJob;
 use bursar_api::conditions::{self, READY, Says, WITHIN_BUDGET};
 use bursar_api::training::{JobPhase, TrainingJobStatus, Workers};
-use bursar_core::period::whole_second;
+use bursar_core::calendar::whole_second;
 use bursar_core::plan::LimitedBy;
 use bursar_core::training::Turn;
 use jiff::Timestamp;

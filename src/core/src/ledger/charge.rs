@@ -9,37 +9,37 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
-use super::line::Line;
+use super::daily_cost::DailyCost;
+use crate::calendar::Interval;
 use crate::money::{Cost, Money};
-use crate::period::Interval;
-use crate::price::{Amounts, Facts, PriceLists, Priced, Quote};
+use crate::pricing::{HourlyRate, PriceCatalog, PriceLookup, PricingAttributes, ResourceAmounts};
 
 /// A pod's UID.
 pub type Uid = String;
 
 /// A rate and when it began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rate {
+pub struct RatePeriod {
     /// Since when.
     pub from: Timestamp,
     /// What it costs and emits an hour.
-    pub quote: Quote,
+    pub quote: HourlyRate,
     /// The dearest price stands in, because none matched.
     pub provisional: bool,
 }
 
 /// Amounts that a pod had before they changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Earlier {
+pub struct PreviousAmounts {
     /// When they changed.
     pub until: Timestamp,
     /// What they were.
-    pub amounts: Amounts,
+    pub amounts: ResourceAmounts,
 }
 
 /// What a replica did: a part of a day's line, or one day of an open charge.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Use {
+pub struct EngineUsage {
     /// Seconds in which it was ready and had nothing to do.
     pub idle_seconds: i64,
     /// Requests that it finished.
@@ -50,7 +50,7 @@ pub struct Use {
     pub output_tokens: u64,
 }
 
-impl AddAssign for Use {
+impl AddAssign for EngineUsage {
     fn add_assign(&mut self, other: Self) {
         self.idle_seconds += other.idle_seconds;
         self.requests += other.requests;
@@ -61,7 +61,7 @@ impl AddAssign for Use {
 
 /// An engine's counters as they were last read. They begin again at zero when its container restarts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
+pub struct EngineCounters {
     /// Requests finished.
     pub requests: u64,
     /// Tokens read.
@@ -70,12 +70,12 @@ pub struct Counters {
     pub output_tokens: u64,
 }
 
-impl Counters {
+impl EngineCounters {
     /// What was done since `self` was read.
-    pub fn until(self, later: Self) -> Use {
+    pub fn usage_until(self, later: Self) -> EngineUsage {
         // a counter that fell began again at zero
         let since = |then: u64, now: u64| now.checked_sub(then).unwrap_or(now);
-        Use {
+        EngineUsage {
             idle_seconds: 0,
             requests: since(self.requests, later.requests),
             input_tokens: since(self.input_tokens, later.input_tokens),
@@ -94,30 +94,30 @@ pub struct Charge {
     /// Who made the pod, where that is not Bursar: `Kind/name`.
     pub owner: Option<String>,
     /// What it is priced by.
-    pub facts: Facts,
+    pub attributes: PricingAttributes,
     /// The amounts that it had before those in `facts`, one after the other.
-    pub earlier: Vec<Earlier>,
+    pub previous_amounts: Vec<PreviousAmounts>,
     /// When the pod was bound to its node.
     pub start: Timestamp,
     /// What came before this instant is in the daily sums already.
-    pub booked: Option<Timestamp>,
+    pub posted_until: Option<Timestamp>,
     /// The rates one after the other; none while no price is known.
-    pub rates: Vec<Rate>,
+    pub rates: Vec<RatePeriod>,
     /// When it was first ready: until then it was starting.
-    pub ready: Option<Timestamp>,
+    pub ready_since: Option<Timestamp>,
     /// Since when it has been draining or terminating.
-    pub leaving: Option<Timestamp>,
+    pub draining_since: Option<Timestamp>,
     /// Since when its node has not been heard of.
-    pub lost: Option<Timestamp>,
+    pub node_lost_since: Option<Timestamp>,
     /// What it did, by day.
-    pub used: BTreeMap<Date, Use>,
+    pub usage: BTreeMap<Date, EngineUsage>,
     /// Its engine's counters as they are in `used`.
-    pub counters: Counters,
+    pub counters: EngineCounters,
 }
 
 /// When and how a charge ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct End {
+pub struct ChargeEnd {
     /// The last container's end.
     pub at: Timestamp,
     /// The kubelet gave no such time; `at` is when the end was seen.
@@ -126,21 +126,21 @@ pub struct End {
 
 impl Charge {
     /// A charge that begins, without a price yet: [`Charge::reprice`] gives it one, which counts from the start.
-    pub fn new(uid: Uid, pod: String, facts: Facts, start: Timestamp) -> Self {
+    pub fn new(uid: Uid, pod: String, facts: PricingAttributes, start: Timestamp) -> Self {
         Self {
             uid,
             pod,
             owner: None,
-            facts,
-            earlier: Vec::new(),
+            attributes: facts,
+            previous_amounts: Vec::new(),
             start,
-            booked: None,
+            posted_until: None,
             rates: Vec::new(),
-            ready: None,
-            leaving: None,
-            lost: None,
-            used: BTreeMap::new(),
-            counters: Counters::default(),
+            ready_since: None,
+            draining_since: None,
+            node_lost_since: None,
+            usage: BTreeMap::new(),
+            counters: EngineCounters::default(),
         }
     }
 
@@ -153,7 +153,7 @@ impl Charge {
     }
 
     /// What it costs and emits an hour at this moment; `None` while no price is known.
-    pub fn rate(&self) -> Option<Quote> {
+    pub fn rate(&self) -> Option<HourlyRate> {
         self.rates.last().map(|rate| rate.quote)
     }
 
@@ -162,19 +162,21 @@ impl Charge {
     /// The first price counts from the start of the charge, whenever it becomes known. After that a rate changes at the instant at
     /// which a list says so (its `effectiveFrom`, an hour of the tariff), also when that instant has passed; an edit counts from the
     /// API server's time of it. Between the last look and an edit that came while nobody looked, the last rate goes on.
-    pub fn reprice(&mut self, lists: &PriceLists, now: Timestamp) -> bool {
+    pub fn reprice(&mut self, lists: &PriceCatalog, now: Timestamp) -> bool {
         let mut changed = false;
         if self.rates.is_empty() {
-            changed |= self.begin(self.start, lists, now);
+            changed |= self.set_first_rates(self.start, lists, now);
         }
         let last = self.rates.last().map_or(self.start, |last| last.from);
-        let edited = lists.known();
+        let edited = lists.last_edited();
         // a clock that stepped back, or lags behind the API server's, changes no instant
         let now = now.max(last).max(edited);
-        let settled = last.max(edited).max(self.booked.unwrap_or(self.start));
+        let settled = last
+            .max(edited)
+            .max(self.posted_until.unwrap_or(self.start));
         let edit = (last < edited).then_some(edited);
         // the instants in between, and now itself: a list may have been deleted
-        let resized = self.earlier.iter().map(|earlier| earlier.until);
+        let resized = self.previous_amounts.iter().map(|earlier| earlier.until);
         let resized = resized.filter(|at| (settled..now).contains(at));
         let instants: BTreeSet<Timestamp> = edit
             .into_iter()
@@ -183,41 +185,49 @@ impl Charge {
             .chain([now])
             .collect();
         for at in instants {
-            changed |= self.take(&lists.price(&self.facts_at(at), at), at);
+            changed |= self.set_rate_from(&lists.price(&self.facts_at(at), at), at);
         }
         changed
     }
 
     /// The first rates from `from` on, by what the lists say of that instant or, if they say nothing of it, of `now`. Until their last
     /// edit nobody knows what else they said, so only the pod's amounts change.
-    fn begin(&mut self, from: Timestamp, lists: &PriceLists, now: Timestamp) -> bool {
-        let unknown = lists.price(&self.facts_at(from), from) == Priced::Unknown;
+    fn set_first_rates(&mut self, from: Timestamp, lists: &PriceCatalog, now: Timestamp) -> bool {
+        let unknown = lists.price(&self.facts_at(from), from) == PriceLookup::Unknown;
         let by = if unknown { now } else { from };
-        let until = lists.known().max(by);
-        let resized = self.earlier.iter().map(|earlier| earlier.until);
+        let until = lists.last_edited().max(by);
+        let resized = self.previous_amounts.iter().map(|earlier| earlier.until);
         let resized = resized.filter(|at| (from..until).contains(at));
         let instants: BTreeSet<Timestamp> = [from].into_iter().chain(resized).collect();
         let mut changed = false;
         for at in instants {
-            changed |= self.take(&lists.price(&self.facts_at(at), by), at);
+            changed |= self.set_rate_from(&lists.price(&self.facts_at(at), by), at);
         }
         changed
     }
 
     /// Takes amounts that the pod has from `at` on. What was before stays as it is. True if this changed the charge.
-    pub fn resize(&mut self, amounts: &Amounts, lists: &PriceLists, at: Timestamp) -> bool {
-        if self.facts.amounts == *amounts {
+    pub fn resize(
+        &mut self,
+        amounts: &ResourceAmounts,
+        lists: &PriceCatalog,
+        at: Timestamp,
+    ) -> bool {
+        if self.attributes.amounts == *amounts {
             return false;
         }
-        let over = self.booked.unwrap_or(self.start);
+        let over = self.posted_until.unwrap_or(self.start);
         let last = self.rates.last().map_or(over, |last| last.from.max(over));
-        let changed = self.earlier.last().map(|earlier| earlier.until);
+        let changed = self.previous_amounts.last().map(|earlier| earlier.until);
         // a clock that stepped back, or lags behind the API server's, changes nothing of what was
-        let at = at.max(last).max(lists.known()).max(changed.unwrap_or(over));
-        let before = mem::replace(&mut self.facts.amounts, amounts.clone());
+        let at = at
+            .max(last)
+            .max(lists.last_edited())
+            .max(changed.unwrap_or(over));
+        let before = mem::replace(&mut self.attributes.amounts, amounts.clone());
         // amounts that would have lasted no time are not kept
         if at > over && changed != Some(at) {
-            self.earlier.push(Earlier {
+            self.previous_amounts.push(PreviousAmounts {
                 until: at,
                 amounts: before,
             });
@@ -227,34 +237,43 @@ impl Charge {
     }
 
     /// What it was priced by at `at`.
-    fn facts_at(&self, at: Timestamp) -> Cow<'_, Facts> {
-        match self.earlier.iter().find(|earlier| at < earlier.until) {
-            None => Cow::Borrowed(&self.facts),
-            Some(earlier) => Cow::Owned(Facts {
+    fn facts_at(&self, at: Timestamp) -> Cow<'_, PricingAttributes> {
+        match self
+            .previous_amounts
+            .iter()
+            .find(|earlier| at < earlier.until)
+        {
+            None => Cow::Borrowed(&self.attributes),
+            Some(earlier) => Cow::Owned(PricingAttributes {
                 amounts: earlier.amounts.clone(),
-                ..self.facts.clone()
+                ..self.attributes.clone()
             }),
         }
     }
 
     /// Takes facts that came late: labels of a node that had none when the pod was bound. They count from the start, or from what
     /// is booked, for the amounts that the pod had at each time. True if this changed the charge.
-    pub fn refine(&mut self, facts: &Facts, lists: &PriceLists, now: Timestamp) -> bool {
-        let facts = Facts {
-            amounts: self.facts.amounts.clone(),
+    pub fn update_attributes(
+        &mut self,
+        facts: &PricingAttributes,
+        lists: &PriceCatalog,
+        now: Timestamp,
+    ) -> bool {
+        let facts = PricingAttributes {
+            amounts: self.attributes.amounts.clone(),
             ..facts.clone()
         };
         if !self.is_vague()
-            || self.facts == facts
-            || !matches!(lists.price(&facts, now), Priced::Listed(_))
+            || self.attributes == facts
+            || !matches!(lists.price(&facts, now), PriceLookup::Listed(_))
         {
             return false;
         }
-        self.facts = facts;
-        let booked = self.booked.unwrap_or(self.start);
+        self.attributes = facts;
+        let booked = self.posted_until.unwrap_or(self.start);
         self.rates.retain(|rate| rate.from < booked);
         if !self.rates.is_empty() {
-            self.begin(booked, lists, now);
+            self.set_first_rates(booked, lists, now);
         }
         self.reprice(lists, now);
         true
@@ -266,14 +285,14 @@ impl Charge {
     }
 
     /// Takes the lists' answer at `at`. Unknown is not zero: the last known rate goes on.
-    fn take(&mut self, priced: &Priced, at: Timestamp) -> bool {
+    fn set_rate_from(&mut self, priced: &PriceLookup, at: Timestamp) -> bool {
         let Some(quote) = priced.rate() else {
             return false;
         };
-        let new = Rate {
+        let new = RatePeriod {
             from: at.max(self.start),
             quote,
-            provisional: matches!(priced, Priced::Provisional(_)),
+            provisional: matches!(priced, PriceLookup::Provisional(_)),
         };
         // a rate that would have lasted no time is replaced
         let replaced = self.rates.pop_if(|last| new.from <= last.from);
@@ -289,23 +308,23 @@ impl Charge {
     }
 
     /// Adds what the engine did until its counters were read on `day`, and seconds in which it was idle.
-    pub fn add_use(&mut self, day: Date, counters: Option<Counters>, idle_seconds: i64) {
-        let mut used = Use {
+    pub fn add_use(&mut self, day: Date, counters: Option<EngineCounters>, idle_seconds: i64) {
+        let mut used = EngineUsage {
             idle_seconds,
-            ..Use::default()
+            ..EngineUsage::default()
         };
         if let Some(counters) = counters {
-            used += self.counters.until(counters);
+            used += self.counters.usage_until(counters);
             self.counters = counters;
         }
-        if used != Use::default() {
-            *self.used.entry(day).or_default() += used;
+        if used != EngineUsage::default() {
+            *self.usage.entry(day).or_default() += used;
         }
     }
 
     /// What was not booked yet of the stay until `end`.
-    pub(super) fn unbooked(&self, end: Timestamp) -> Interval {
-        let start = self.booked.unwrap_or(self.start);
+    pub(super) fn unposted(&self, end: Timestamp) -> Interval {
+        let start = self.posted_until.unwrap_or(self.start);
         Interval {
             start,
             end: end.max(start),
@@ -313,50 +332,54 @@ impl Charge {
     }
 
     /// Drops what no sum from `until` on will need.
-    pub(super) fn forget_before(&mut self, until: Timestamp, zone: &TimeZone) {
+    pub(super) fn drop_before(&mut self, until: Timestamp, zone: &TimeZone) {
         let current = self.rates.iter().rposition(|rate| rate.from <= until);
         self.rates.drain(..current.unwrap_or(0));
         // labels that come late price anew what is not booked, which a month that carries the charge may not have to itself
         let over = if self.is_vague() {
-            self.booked.unwrap_or(self.start)
+            self.posted_until.unwrap_or(self.start)
         } else {
             until
         };
-        self.earlier.retain(|earlier| earlier.until > over);
+        self.previous_amounts.retain(|earlier| earlier.until > over);
         let day = zone.to_datetime(until).date();
-        self.used = self.used.split_off(&day);
+        self.usage = self.usage.split_off(&day);
     }
 
     /// The lines, so far, of the days that `part` touches.
-    pub(super) fn lines(
+    pub(super) fn daily_costs(
         &self,
         part: Interval,
         zone: &TimeZone,
-    ) -> impl Iterator<Item = (Date, Line)> {
-        part.days(zone)
-            .map(|(day, part)| (day, self.line(day, part, self.lost, false)))
+    ) -> impl Iterator<Item = (Date, DailyCost)> {
+        part.days(zone).map(|(day, part)| {
+            (
+                day,
+                self.cost_of_day(day, part, self.node_lost_since, false),
+            )
+        })
     }
 
     /// The line of a part of one day, where nothing has been heard of the node since `lost`.
-    pub(super) fn line(
+    pub(super) fn cost_of_day(
         &self,
         day: Date,
         part: Interval,
         lost: Option<Timestamp>,
         estimated: bool,
-    ) -> Line {
+    ) -> DailyCost {
         let (kept, lost) = part.split(lost.unwrap_or(Timestamp::MAX));
-        let (staying, draining) = kept.split(self.leaving.unwrap_or(Timestamp::MAX));
-        let (starting, serving) = staying.split(self.ready.unwrap_or(Timestamp::MAX));
+        let (staying, draining) = kept.split(self.draining_since.unwrap_or(Timestamp::MAX));
+        let (starting, serving) = staying.split(self.ready_since.unwrap_or(Timestamp::MAX));
         let cost = self.cost(kept);
-        let used = self.used.get(&day).copied().unwrap_or_default();
+        let used = self.usage.get(&day).copied().unwrap_or_default();
         let idle_seconds = used.idle_seconds.min(serving.seconds());
         let idle = match idle_seconds {
             0 => Money::ZERO,
             _ => (self.cost(serving).total()).proportion(idle_seconds, serving.seconds()),
         };
         let gpu_seconds = self.gpu_seconds_until(kept.end) - self.gpu_seconds_until(kept.start);
-        Line {
+        DailyCost {
             cost,
             estimated: if estimated || self.is_provisional_in(kept) {
                 cost.total()
@@ -375,7 +398,7 @@ impl Charge {
             } else {
                 0
             },
-            used: Use {
+            usage: EngineUsage {
                 idle_seconds,
                 ..used
             },
@@ -391,7 +414,9 @@ impl Charge {
     /// Physical GPUs times seconds: a unit may be a part of one.
     fn gpu_seconds_until(&self, at: Timestamp) -> i64 {
         let seconds = (at.as_second() - self.start.as_second()).max(0);
-        self.facts.share.of(i64::from(self.facts.gpus) * seconds)
+        self.attributes
+            .share
+            .portion_of(i64::from(self.attributes.gpus) * seconds)
     }
 
     fn carbon_until(&self, at: Timestamp) -> i64 {
@@ -401,7 +426,7 @@ impl Charge {
     }
 
     /// Each rate with the whole seconds that it lasted until `at`.
-    fn spans(&self, at: Timestamp) -> impl Iterator<Item = (&Rate, i64)> {
+    fn spans(&self, at: Timestamp) -> impl Iterator<Item = (&RatePeriod, i64)> {
         self.with_ends().map(move |(rate, end)| {
             (
                 rate,
@@ -410,7 +435,7 @@ impl Charge {
         })
     }
 
-    fn with_ends(&self) -> impl Iterator<Item = (&Rate, Timestamp)> {
+    fn with_ends(&self) -> impl Iterator<Item = (&RatePeriod, Timestamp)> {
         let ends = self
             .rates
             .iter()
@@ -426,7 +451,7 @@ impl Charge {
                 start: rate.from,
                 end,
             };
-            rate.provisional && part.meet(span).is_some()
+            rate.provisional && part.intersection(span).is_some()
         })
     }
 }

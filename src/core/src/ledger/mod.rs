@@ -9,19 +9,21 @@
 //! | module | subject |
 //! |---|---|
 //! | [`charge`] | one pod's stay: rates, stages, use |
-//! | [`line`] | what a day's stays on one kind of hardware cost, and what became of it |
-//! | [`rest`] | a service at zero replicas, and what that saves |
+//! | [`daily_cost`] | what a day's stays on one kind of hardware cost, and what became of it |
+//! | [`zero_replica_savings`] | a service at zero replicas, and what that saves |
 //! | [`account`] | open charges and daily lines of one workload and month |
 
 pub mod account;
 pub mod charge;
-pub mod line;
-pub mod rest;
+pub mod daily_cost;
+pub mod zero_replica_savings;
 
-pub use account::{Account, Days};
-pub use charge::{Charge, Counters, Earlier, End, Rate, Uid, Use};
-pub use line::{Line, Sku};
-pub use rest::Rest;
+pub use account::{Account, DailyCosts};
+pub use charge::{
+    Charge, ChargeEnd, EngineCounters, EngineUsage, PreviousAmounts, RatePeriod, Uid,
+};
+pub use daily_cost::{CostKey, DailyCost};
+pub use zero_replica_savings::ZeroReplicaPeriod;
 
 #[cfg(test)]
 mod tests;

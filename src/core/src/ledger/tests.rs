@@ -4,9 +4,12 @@ use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 
 use super::*;
+use crate::calendar::{Interval, Month};
 use crate::money::{Cost, Money};
-use crate::period::{Interval, Month};
-use crate::price::{Amounts, Facts, GpuPrice, PriceBook, PriceList, PriceLists, Where};
+use crate::pricing::{
+    DatedPriceList, GpuPrice, PriceCatalog, PriceList, PriceScope, PricingAttributes,
+    ResourceAmounts,
+};
 
 const START: i64 = 1_796_000_000;
 const ZONES: [&str; 5] = [
@@ -35,19 +38,19 @@ fn compute(nanos: i128) -> Cost {
     }
 }
 
-fn facts() -> Facts {
-    Facts {
+fn facts() -> PricingAttributes {
+    PricingAttributes {
         resource: "nvidia.com/gpu".into(),
         gpus: 2,
         node_gpus: 8,
         model: Some("H100".into()),
-        ..Facts::default()
+        ..PricingAttributes::default()
     }
 }
 
 fn charge(nanos_per_hour: i128) -> Charge {
     Charge {
-        rates: vec![Rate {
+        rates: vec![RatePeriod {
             from: at(0),
             quote: compute(nanos_per_hour).into(),
             provisional: false,
@@ -56,58 +59,58 @@ fn charge(nanos_per_hour: i128) -> Charge {
     }
 }
 
-fn cores(count: u32) -> Amounts {
-    Amounts {
+fn cores(count: u32) -> ResourceAmounts {
+    ResourceAmounts {
         cpu_milli: count * 1000,
-        ..Amounts::default()
+        ..ResourceAmounts::default()
     }
 }
 
 /// A list in which one H100 costs `nanos` an hour from `from` on, and a core as much. Of two lists the one with the lower rank counts.
-fn list(rank: usize, from: Option<i64>, nanos: i128) -> PriceList {
+fn list(rank: usize, from: Option<i64>, nanos: i128) -> DatedPriceList {
     let gpu = GpuPrice {
         model: "H100".into(),
         resource: "nvidia.com/gpu".into(),
-        nodes: Where::default(),
+        nodes: PriceScope::default(),
         per_hour: Money::from_nanos(nanos),
         watts: None,
     };
-    PriceList {
+    DatedPriceList {
         name: format!("{rank:04}"),
         effective_from: from.map(at),
-        book: PriceBook {
+        book: PriceList {
             currency: "USD".into(),
             gpus: vec![gpu],
             core_hour: Some(Money::from_nanos(nanos)),
-            ..PriceBook::default()
+            ..PriceList::default()
         },
     }
 }
 
 /// One price, and what it becomes at these instants; edited last at `known`.
-fn lists_known(first: i128, later: &[(i64, i128)], known: Timestamp) -> PriceLists {
+fn lists_known(first: i128, later: &[(i64, i128)], known: Timestamp) -> PriceCatalog {
     let later = later
         .iter()
         .enumerate()
         .map(|(i, (from, nanos))| list(999 - i, Some(*from), *nanos));
-    PriceLists::new(
+    PriceCatalog::new(
         [list(1000, None, first)].into_iter().chain(later).collect(),
         known,
     )
 }
 
-fn lists(first: i128, later: &[(i64, i128)]) -> PriceLists {
+fn lists(first: i128, later: &[(i64, i128)]) -> PriceCatalog {
     lists_known(first, later, Timestamp::MIN)
 }
 
-fn exact(seconds: i64) -> End {
-    End {
+fn exact(seconds: i64) -> ChargeEnd {
+    ChargeEnd {
         at: at(seconds),
         estimated: false,
     }
 }
 
-fn accounts(charge: &Charge, end: End, zone: &TimeZone) -> Vec<Account> {
+fn accounts(charge: &Charge, end: ChargeEnd, zone: &TimeZone) -> Vec<Account> {
     let stay = Interval {
         start: charge.start,
         end: end.at,
@@ -120,7 +123,7 @@ fn accounts(charge: &Charge, end: End, zone: &TimeZone) -> Vec<Account> {
     stay.months(zone).map(settle).collect()
 }
 
-fn whole(account: &Account) -> Line {
+fn whole(account: &Account) -> DailyCost {
     account
         .days()
         .values()
@@ -191,21 +194,21 @@ fn a_clock_that_steps_back_or_lags_behind_the_server_changes_no_rate() {
 #[test]
 fn days_without_a_price_wait_for_one() {
     let zone = TimeZone::UTC;
-    let mut account = Account::new(Month::of(at(0), &zone));
+    let mut account = Account::new(Month::containing(at(0), &zone));
     account.open(Charge::new("u".into(), "p".into(), facts(), at(0)));
     let midnight = account.month.bounds(&zone).end;
-    assert!(!account.book("u", midnight, &zone));
+    assert!(!account.post_days_until("u", midnight, &zone));
     let charge = account.open.get_mut("u").unwrap();
     charge.reprice(&lists(3600, &[]), midnight);
     let seconds = i128::from(midnight.as_second() - START);
-    assert!(account.book("u", midnight, &zone));
+    assert!(account.post_days_until("u", midnight, &zone));
     assert_eq!(whole(&account).cost.total().nanos(), 2 * seconds);
 }
 
 #[test]
 fn a_first_price_counts_from_the_start_and_none_is_never_zero() {
     let mut charge = Charge::new("u".into(), "p".into(), facts(), at(0));
-    charge.reprice(&PriceLists::default(), at(50));
+    charge.reprice(&PriceCatalog::default(), at(50));
     assert_eq!(charge.rate(), None);
     let line = |charge: &Charge| whole(&accounts(charge, exact(60), &TimeZone::UTC)[0]);
     assert_eq!(line(&charge).unpriced_gpu_seconds, 120);
@@ -217,13 +220,13 @@ fn a_first_price_counts_from_the_start_and_none_is_never_zero() {
         ),
         (120, 0)
     );
-    charge.reprice(&PriceLists::default(), at(200));
+    charge.reprice(&PriceCatalog::default(), at(200));
     assert!(charge.rate().is_some(), "the last known rate goes on");
 }
 
 #[test]
 fn labels_that_come_late_count_from_the_start_unless_the_price_was_exact() {
-    let unlabelled = Facts {
+    let unlabelled = PricingAttributes {
         model: None,
         ..facts()
     };
@@ -231,7 +234,7 @@ fn labels_that_come_late_count_from_the_start_unless_the_price_was_exact() {
     let mut charge = Charge::new("u".into(), "p".into(), unlabelled.clone(), at(0));
     charge.reprice(&lists, at(0));
     assert!(charge.rates[0].provisional);
-    assert!(charge.refine(&facts(), &lists, at(90)));
+    assert!(charge.update_attributes(&facts(), &lists, at(90)));
     assert_eq!(
         (
             charge.rates.len(),
@@ -241,7 +244,7 @@ fn labels_that_come_late_count_from_the_start_unless_the_price_was_exact() {
         (1, at(0), false)
     );
     assert!(
-        !charge.refine(&unlabelled, &lists, at(95)),
+        !charge.update_attributes(&unlabelled, &lists, at(95)),
         "a node that loses its labels changes nothing"
     );
 }
@@ -268,11 +271,11 @@ fn amounts_that_change_rewrite_no_price_that_passed_before_them() {
         list
     };
     let mut lists = vec![list(1000, None, 3600), dear(50, 7200)];
-    lists.push(PriceList {
+    lists.push(DatedPriceList {
         name: "0998".into(),
         ..dear(60, 3600)
     });
-    let lists = PriceLists::new(lists, Timestamp::MIN);
+    let lists = PriceCatalog::new(lists, Timestamp::MIN);
     let mut charge = Charge::new("u".into(), "p".into(), facts(), at(0));
     charge.reprice(&lists, at(90));
     charge.resize(&cores(1), &lists, at(100));
@@ -290,7 +293,7 @@ fn amounts_that_change_rewrite_no_price_that_passed_before_them() {
 fn amounts_before_what_is_booked_are_forgotten() {
     let zone = TimeZone::UTC;
     let lists = lists(3600, &[]);
-    let mut account = Account::new(Month::of(at(0), &zone));
+    let mut account = Account::new(Month::containing(at(0), &zone));
     let mut charge = Charge::new("u".into(), "p".into(), facts(), at(0));
     let day = 86_400;
     let midnight = account.month.first().to_zoned(zone.clone()).unwrap();
@@ -304,21 +307,21 @@ fn amounts_before_what_is_booked_are_forgotten() {
         );
     }
     account.open(charge);
-    account.book("u", at(midnight + day), &zone);
+    account.post_days_until("u", at(midnight + day), &zone);
     let open = &account.open["u"];
-    assert_eq!((open.earlier.len(), open.rates.len()), (23, 24));
-    assert!(open.earlier[0].until > at(midnight + day));
+    assert_eq!((open.previous_amounts.len(), open.rates.len()), (23, 24));
+    assert!(open.previous_amounts[0].until > at(midnight + day));
 }
 
 #[test]
 fn stages_are_told_apart_and_never_exceed_the_whole() {
     let zone = TimeZone::UTC;
     let mut charge = charge(3_600_000);
-    (charge.ready, charge.leaving) = (Some(at(100)), Some(at(900)));
+    (charge.ready_since, charge.draining_since) = (Some(at(100)), Some(at(900)));
     let day = zone.to_datetime(at(0)).date();
     charge.add_use(
         day,
-        Some(Counters {
+        Some(EngineCounters {
             requests: 5,
             input_tokens: 50,
             output_tokens: 500,
@@ -327,7 +330,7 @@ fn stages_are_told_apart_and_never_exceed_the_whole() {
     );
     charge.add_use(
         day,
-        Some(Counters {
+        Some(EngineCounters {
             requests: 2,
             input_tokens: 20,
             output_tokens: 200,
@@ -346,7 +349,7 @@ fn stages_are_told_apart_and_never_exceed_the_whole() {
         (100_000, 200_000, 100_000, 1_000_000)
     );
     assert_eq!(
-        line.used.requests, 7,
+        line.usage.requests, 7,
         "a counter that fell began again at zero"
     );
 }
@@ -354,11 +357,11 @@ fn stages_are_told_apart_and_never_exceed_the_whole() {
 #[test]
 fn time_on_a_lost_node_is_nobodys_until_it_is_known() {
     let mut charge = charge(3_600_000);
-    charge.lost = Some(at(400));
+    charge.node_lost_since = Some(at(400));
     let line = whole(
         &accounts(
             &charge,
-            End {
+            ChargeEnd {
                 at: at(1000),
                 estimated: true,
             },
@@ -374,7 +377,7 @@ fn time_on_a_lost_node_is_nobodys_until_it_is_known() {
 #[test]
 fn a_node_that_tells_the_end_was_not_lost() {
     let mut charge = charge(3_600_000);
-    charge.lost = Some(at(400));
+    charge.node_lost_since = Some(at(400));
     let line = whole(&accounts(&charge, exact(1000), &TimeZone::UTC)[0]);
     assert_eq!(
         (line.cost.total().nanos(), line.unattributed.nanos()),
@@ -386,24 +389,24 @@ fn a_node_that_tells_the_end_was_not_lost() {
 fn a_pod_is_settled_once_and_not_opened_again() {
     let zone = TimeZone::UTC;
     let charge = charge(3600);
-    let mut account = Account::new(Month::of(at(0), &zone));
+    let mut account = Account::new(Month::containing(at(0), &zone));
     assert!(account.open(charge.clone()));
     assert!(!account.open(charge.clone()));
     assert!(account.settle(&charge, exact(60), &zone));
     assert!(!account.settle(&charge, exact(90), &zone));
     assert!(!account.open(charge.clone()));
     assert_eq!(whole(&account).cost.total().nanos(), 60);
-    assert!(account.forget("u1") && !account.forget("u1"));
+    assert!(account.forget_settled("u1") && !account.forget_settled("u1"));
 }
 
 #[test]
 fn an_account_tells_so_many_kinds_of_hardware_apart_and_loses_none() {
     let zone = TimeZone::UTC;
-    let mut account = Account::new(Month::of(at(0), &zone));
+    let mut account = Account::new(Month::containing(at(0), &zone));
     for number in 0..200 {
         let mut charge = charge(3600);
         charge.uid = format!("u{number}");
-        charge.facts.model = Some(format!("model-{}", number % 100));
+        charge.attributes.model = Some(format!("model-{}", number % 100));
         account.settle(&charge, exact(60), &zone);
     }
     let lines: usize = account.days().values().map(Vec::len).sum();
@@ -423,7 +426,7 @@ fn days_of_a_long_stay_are_booked_and_its_rates_forgotten() {
         facts(),
         time("2026-11-02T12:00:00Z"),
     );
-    let rate = |day: i8| Rate {
+    let rate = |day: i8| RatePeriod {
         from: date(2026, 11, day)
             .at(12, 0, 0, 0)
             .to_zoned(TimeZone::UTC)
@@ -433,17 +436,19 @@ fn days_of_a_long_stay_are_booked_and_its_rates_forgotten() {
         provisional: false,
     };
     long.rates = (2..12).map(rate).collect();
-    let mut account = Account::new(Month::of(long.start, &zone));
+    let mut account = Account::new(Month::containing(long.start, &zone));
     account.open(long);
     let until = time("2026-11-11T00:00:00Z");
-    assert!(account.book("u1", until, &zone) && !account.book("u1", until, &zone));
+    assert!(
+        account.post_days_until("u1", until, &zone) && !account.post_days_until("u1", until, &zone)
+    );
     let open = &account.open["u1"];
     assert_eq!(
-        (open.rates.as_slice(), open.booked),
+        (open.rates.as_slice(), open.posted_until),
         (&[rate(10), rate(11)][..], Some(until))
     );
     assert_eq!(account.days().len(), 9);
-    assert!(account.book("u1", time("2026-12-02T00:00:00Z"), &zone));
+    assert!(account.post_days_until("u1", time("2026-12-02T00:00:00Z"), &zone));
     assert_eq!(
         (account.open.len(), account.days().len()),
         (0, 29),
@@ -477,7 +482,7 @@ proptest! {
         let mut now = 0;
         let later: Vec<(i64, i128)> = prices.iter().map(|(later, nanos)| { now += later; (now, *nanos) }).collect();
         let lists = lists(prices[0].1, &later);
-        let unlabelled = Facts { model: None, ..facts() };
+        let unlabelled = PricingAttributes { model: None, ..facts() };
         let mut labelled = Charge::new("u".into(), "p".into(), facts(), at(0));
         let mut slow = Charge::new("u".into(), "p".into(), unlabelled, at(0));
         let mut now = 0;
@@ -486,15 +491,15 @@ proptest! {
             now += later;
             labelled.resize(&cores(count), &lists, at(now));
             // nobody looks at its price before `first`
-            let known = if now < first { &PriceLists::default() } else { &lists };
+            let known = if now < first { &PriceCatalog::default() } else { &lists };
             slow.resize(&cores(count), known, at(now));
             if now >= late && !told {
-                told = slow.refine(&facts(), &lists, at(now));
+                told = slow.update_attributes(&facts(), &lists, at(now));
             }
         }
         let end = at(now.max(late).max(first) + 1);
         slow.reprice(&lists, end);
-        slow.refine(&facts(), &lists, end);
+        slow.update_attributes(&facts(), &lists, end);
         labelled.reprice(&lists, end);
         prop_assert_eq!(slow, labelled);
     }
@@ -508,7 +513,7 @@ proptest! {
             open.open(charge.clone());
             let month = account.month.bounds(&zone);
             prop_assert_eq!(open.sum(month, at(length), &zone), account.sum(month, at(length), &zone));
-            let lines: Line = open.lines(at(length), &zone).into_values().sum();
+            let lines: DailyCost = open.daily_costs(at(length), &zone).into_values().sum();
             prop_assert_eq!(lines, whole(&account));
         }
     }
@@ -526,10 +531,10 @@ proptest! {
         let mut from = 0;
         for (later, nanos) in changes {
             from += later;
-            charge.rates.push(Rate { from: at(from), quote: compute(nanos).into(), provisional: false });
+            charge.rates.push(RatePeriod { from: at(from), quote: compute(nanos).into(), provisional: false });
         }
         let day = zone.to_datetime(at(0)).date();
-        charge.add_use(day, Some(Counters { requests: 3, ..Counters::default() }), 5);
+        charge.add_use(day, Some(EngineCounters { requests: 3, ..EngineCounters::default() }), 5);
         for settled in accounts(&charge, exact(length), &zone) {
             let mut booked = Account::new(settled.month);
             booked.open(charge.clone());
@@ -537,7 +542,7 @@ proptest! {
                 let date = day.saturating_add(jiff::Span::new().days(*stop));
                 let midnight = date.to_zoned(zone.clone()).unwrap().timestamp();
                 if midnight <= at(length) {
-                    booked.book("u1", midnight, &zone);
+                    booked.post_days_until("u1", midnight, &zone);
                 }
             }
             // a month that is booked to its end has nothing left to settle
@@ -558,24 +563,24 @@ proptest! {
     ) {
         let zone = TimeZone::get(zone).unwrap();
         let (began, woken) = (at(0), at(length));
-        let rest = Rest::after(&charge(nanos), exact(0)).unwrap();
+        let rest = ZeroReplicaPeriod::after_last_replica(&charge(nanos), exact(0)).unwrap();
         let expected = nanos * i128::from(length) / 3600;
         let (mut running, mut over) = (Money::ZERO, Money::ZERO);
         for month in span(0, length.max(1)).months(&zone) {
             let mut account = Account::new(month);
-            account.rest = Some(rest.clone());
+            account.zero_replica_period = Some(rest.clone());
             let bounds = month.bounds(&zone);
             let sum = account.sum(bounds, woken, &zone).saved;
-            let lines: Money = account.lines(woken, &zone).values().map(|line| line.saved).sum();
+            let lines: Money = account.daily_costs(woken, &zone).values().map(|line| line.saved).sum();
             prop_assert_eq!(sum, lines);
             running += sum;
-            prop_assert!(account.wake(woken, &zone));
-            prop_assert!(!account.wake(at(length + 5), &zone), "it is over");
+            prop_assert!(account.end_zero_replica_period(woken, &zone));
+            prop_assert!(!account.end_zero_replica_period(at(length + 5), &zone), "it is over");
             over += account.sum(bounds, at(length + 86_400), &zone).saved;
         }
         prop_assert_eq!(running.nanos(), expected);
         prop_assert_eq!(over.nanos(), expected);
-        prop_assert_eq!(rest.saved(rest.until(began - SignedDuration::from_secs(9))), Money::ZERO);
+        prop_assert_eq!(rest.saved(rest.interval_until(began - SignedDuration::from_secs(9))), Money::ZERO);
     }
 }
 
@@ -584,21 +589,21 @@ fn a_day_of_use_is_kept_on_its_day() {
     let mut charge = charge(0);
     charge.add_use(
         date(2026, 11, 29),
-        Some(Counters {
+        Some(EngineCounters {
             requests: 4,
-            ..Counters::default()
+            ..EngineCounters::default()
         }),
         0,
     );
     charge.add_use(
         date(2026, 11, 30),
-        Some(Counters {
+        Some(EngineCounters {
             requests: 9,
-            ..Counters::default()
+            ..EngineCounters::default()
         }),
         7,
     );
-    let of = |day| charge.used[&day];
+    let of = |day| charge.usage[&day];
     assert_eq!(
         (
             of(date(2026, 11, 29)).requests,

@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::budget::{OnExhausted, Phase};
+use crate::calendar::Period;
 use crate::money::Money;
-use crate::period::Period;
 use crate::scaling::{History, Signal};
 
 fn now() -> Timestamp {

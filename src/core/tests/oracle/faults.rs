@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use bursar_core::period::Month;
+use bursar_core::calendar::Month;
 
 use crate::prices::time;
 use crate::protocol::{Page, Process, Run, World, pod_of, views};
@@ -154,7 +154,7 @@ impl World {
         let (before, after) = (&page.before, &page.account);
         let later = |uid: &str| {
             let bound = time(self.pods[pod_of(uid)].bound);
-            Month::of(bound, &self.zone) < after.month
+            Month::containing(bound, &self.zone) < after.month
         };
         let settled = after.settling.difference(&before.settling).next();
         let opened = after

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::{panic, thread};
 
-use bursar_core::ledger::Line;
-use bursar_core::period::Month;
+use bursar_core::calendar::Month;
+use bursar_core::ledger::DailyCost;
 use fastrand::Rng;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
@@ -284,13 +284,13 @@ fn compare(world: &World) -> Result<(), String> {
             let days = bill(&stay(world, *pod, ink, *month), &world.zone);
             for (day, part) in days
                 .into_iter()
-                .filter(|(day, _)| Month::of_date(*day) == *month)
+                .filter(|(day, _)| Month::containing_date(*day) == *month)
             {
                 *told.entry(day).or_default() += part;
             }
         }
         let held = record.account.days().iter().map(|(day, lines)| {
-            let line: Line = lines.iter().map(|(_, line)| *line).sum();
+            let line: DailyCost = lines.iter().map(|(_, line)| *line).sum();
             (*day, held(&line))
         });
         let held: BTreeMap<Date, Bill> = held.collect();
@@ -339,7 +339,7 @@ fn stay(world: &World, pod: usize, ink: &Ink, month: Month) -> Stay {
 }
 
 /// A line of the ledger in the oracle's form.
-pub(crate) fn held(line: &Line) -> Bill {
+pub(crate) fn held(line: &DailyCost) -> Bill {
     let cost = &line.cost;
     Bill {
         parts: [cost.compute, cost.storage, cost.power, cost.labour].map(|part| part.nanos()),

@@ -1,8 +1,9 @@
 //! The oracle's price lists as the core's: the one place that knows how the core writes them.
 
 use bursar_core::money::Money;
-use bursar_core::price::{
-    Amounts, Facts, GpuPrice, Power, PriceBook, PriceList, PriceLists, Share, Tariff, Where,
+use bursar_core::pricing::{
+    DatedPriceList, GpuPrice, Power, PriceCatalog, PriceList, PriceScope, PricingAttributes,
+    ResourceAmounts, Share, Tariff,
 };
 use jiff::Timestamp;
 
@@ -12,16 +13,16 @@ const RESOURCE: &str = "nvidia.com/gpu";
 const MODEL: &str = "H100";
 
 /// So many cores.
-pub(crate) fn cores(count: u32) -> Amounts {
-    Amounts {
+pub(crate) fn cores(count: u32) -> ResourceAmounts {
+    ResourceAmounts {
         cpu_milli: count * 1000,
-        ..Amounts::default()
+        ..ResourceAmounts::default()
     }
 }
 
 /// What a pod with `units` holds, on a node that has its labels or not.
-pub(crate) fn facts(units: u32, share: (u32, u32), labelled: bool) -> Facts {
-    Facts {
+pub(crate) fn facts(units: u32, share: (u32, u32), labelled: bool) -> PricingAttributes {
+    PricingAttributes {
         resource: RESOURCE.into(),
         gpus: units,
         node_gpus: 8,
@@ -30,12 +31,12 @@ pub(crate) fn facts(units: u32, share: (u32, u32), labelled: bool) -> Facts {
             part: share.0,
             whole: share.1,
         },
-        ..Facts::default()
+        ..PricingAttributes::default()
     }
 }
 
 /// What the controller reads: a list for the first price and one for each step, the latest first in precedence.
-pub(crate) fn lists(list: &List) -> PriceLists {
+pub(crate) fn lists(list: &List) -> PriceCatalog {
     let first = list.first.iter().map(|price| (None, price));
     let steps = list
         .steps
@@ -44,23 +45,23 @@ pub(crate) fn lists(list: &List) -> PriceLists {
     let lists = first
         .chain(steps)
         .enumerate()
-        .map(|(number, (effective_from, price))| PriceList {
+        .map(|(number, (effective_from, price))| DatedPriceList {
             name: format!("{:04}", 9999 - number),
             effective_from,
             book: book(price),
         });
-    PriceLists::new(lists.collect(), time(list.edited))
+    PriceCatalog::new(lists.collect(), time(list.edited))
 }
 
-fn book(price: &Price) -> PriceBook {
+fn book(price: &Price) -> PriceList {
     let gpu = |model: &str, nanos, watts| GpuPrice {
         model: model.into(),
         resource: RESOURCE.into(),
-        nodes: Where::default(),
+        nodes: PriceScope::default(),
         per_hour: Money::from_nanos(nanos),
         watts,
     };
-    PriceBook {
+    PriceList {
         currency: "USD".into(),
         gpus: vec![
             gpu(MODEL, price.gpu, u32::try_from(WATTS).ok()),
@@ -72,7 +73,7 @@ fn book(price: &Price) -> PriceBook {
             pue_milli: 1000,
             carbon: None,
         }),
-        ..PriceBook::default()
+        ..PriceList::default()
     }
 }
 

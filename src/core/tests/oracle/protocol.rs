@@ -4,9 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use bursar_core::ledger::{Account, Charge, End};
-use bursar_core::period::{Interval, Month, midnight_before};
-use bursar_core::price::{Facts, PriceLists};
+use bursar_core::calendar::{Interval, Month, midnight_before};
+use bursar_core::ledger::{Account, Charge, ChargeEnd};
+use bursar_core::pricing::{PriceCatalog, PricingAttributes};
 use fastrand::Rng;
 use jiff::tz::TimeZone;
 
@@ -62,7 +62,7 @@ pub(crate) struct World {
     /// Whether anything goes wrong.
     pub(crate) faults: bool,
     pub(crate) flaw: Option<Flaw>,
-    pub(crate) core_lists: Vec<PriceLists>,
+    pub(crate) core_lists: Vec<PriceCatalog>,
     pub(crate) newest_list: usize,
     pub(crate) processes: [Process; 2],
     pub(crate) nested: bool,
@@ -124,7 +124,7 @@ impl World {
         let cached = self.store.after(process.records).keys();
         let months: BTreeSet<Month> = cached
             .copied()
-            .chain([Month::of(time(run.now), &self.zone)])
+            .chain([Month::containing(time(run.now), &self.zone)])
             .collect();
         months
             .into_iter()
@@ -172,7 +172,7 @@ impl World {
             for month in months_left(pages, pod, until_now(&charge, run), &self.zone) {
                 pages.entry(month).or_insert_with(|| self.page(run, month));
                 if let Some(page) = pages.get_mut(&month).filter(|_| runs)
-                    && page.account.carry(&charge, &self.zone)
+                    && page.account.carry_forward(&charge, &self.zone)
                 {
                     page.ink.insert(pod, ink.clone());
                 }
@@ -190,17 +190,17 @@ impl World {
     }
 
     fn observe(&self, run: &Run, charge: &mut Charge, ink: &mut Ink, view: &View) {
-        charge.ready = charge.ready.or(view.ready.map(time));
-        charge.leaving = view.leaving.map(time);
-        charge.lost = match view.silent {
+        charge.ready_since = charge.ready_since.or(view.ready.map(time));
+        charge.draining_since = view.leaving.map(time);
+        charge.node_lost_since = match view.silent {
             Some(since) => Some(time(since)),
-            None if view.end.is_some() => charge.lost,
+            None if view.end.is_some() => charge.node_lost_since,
             None => None,
         };
         let pod = &self.pods[view.pod];
         let facts = prices::facts(pod.units, pod.share, view.labelled);
         let lists = &self.core_lists[run.list];
-        charge.refine(&facts, lists, time(run.now));
+        charge.update_attributes(&facts, lists, time(run.now));
         if view.end.is_none() && !run.edited {
             charge.resize(&prices::cores(view.cores), lists, time(run.now));
             ink.cores = view.cores;
@@ -227,7 +227,7 @@ impl World {
     /// A new charge.
     fn charge(&self, run: &Run, view: &View) -> (Charge, Ink) {
         let pod = &self.pods[view.pod];
-        let facts = Facts {
+        let facts = PricingAttributes {
             amounts: prices::cores(view.cores),
             ..prices::facts(pod.units, pod.share, view.labelled)
         };
@@ -268,7 +268,7 @@ impl World {
         let uid = uid(view.pod);
         let done = |page: &Page| match view.end {
             Some(_) => page.account.settling.contains(&uid),
-            None => page.account.knows(&uid),
+            None => page.account.contains(&uid),
         };
         if months
             .iter()
@@ -306,7 +306,7 @@ impl World {
             };
             match view.end {
                 Some(end) => settle(page, view.pod, &charge, &ink, end, &self.zone),
-                None if page.account.carry(&charge, &self.zone) => {
+                None if page.account.carry_forward(&charge, &self.zone) => {
                     page.ink.insert(view.pod, ink.clone());
                 }
                 None => {}
@@ -322,7 +322,7 @@ impl World {
             if cached.contains(&pod) || self.pods[pod].view(pod, self.now).is_some() {
                 continue;
             }
-            let end = End {
+            let end = ChargeEnd {
                 at: time(run.now).max(charge.start),
                 estimated: true,
             };
@@ -343,8 +343,8 @@ impl World {
             for charge in page.account.open.values() {
                 let carried = until < month.bounds(&self.zone).end
                     || next.is_some_and(|next| next.before.open.contains_key(&charge.uid));
-                let begun = charge.booked.unwrap_or(charge.start) < until;
-                if charge.lost.is_none() && begun && carried {
+                let begun = charge.posted_until.unwrap_or(charge.start) < until;
+                if charge.node_lost_since.is_none() && begun && carried {
                     due.push((*month, charge.uid.clone()));
                 }
             }
@@ -354,7 +354,7 @@ impl World {
             if live.is_some_and(|live| live.end.is_none())
                 && let Some(page) = pages.get_mut(&month)
             {
-                page.account.book(&uid, until, &self.zone);
+                page.account.post_days_until(&uid, until, &self.zone);
             }
         }
     }
@@ -366,7 +366,7 @@ impl World {
             for uid in &page.before.settling {
                 let pod = pod_of(uid);
                 if !cached.contains(&pod) && self.pods[pod].view(pod, self.now).is_none() {
-                    page.account.forget(uid);
+                    page.account.forget_settled(uid);
                 }
             }
         }
@@ -459,7 +459,14 @@ fn open_charges(pages: &Pages) -> BTreeMap<usize, (Charge, Ink)> {
 }
 
 /// Settles the charge in one month.
-fn settle(page: &mut Page, pod: usize, charge: &Charge, ink: &Ink, end: End, zone: &TimeZone) {
+fn settle(
+    page: &mut Page,
+    pod: usize,
+    charge: &Charge,
+    ink: &Ink,
+    end: ChargeEnd,
+    zone: &TimeZone,
+) {
     let was_open = page.account.open.contains_key(&charge.uid);
     if page.account.settle(charge, end, zone) {
         if !was_open {
@@ -479,7 +486,7 @@ fn until_now(charge: &Charge, run: &Run) -> Interval {
 /// The months of a stay that still lack the pod's charge or its end: those before the first record that knows it are done.
 fn months_left(pages: &Pages, pod: usize, stay: Interval, zone: &TimeZone) -> BTreeSet<Month> {
     let uid = uid(pod);
-    let known = pages.iter().find(|(_, page)| page.account.knows(&uid));
+    let known = pages.iter().find(|(_, page)| page.account.contains(&uid));
     stay.months(zone)
         .filter(|month| known.is_none_or(|(known, _)| month >= known))
         .collect()

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use bursar_core::ledger::{Account, Charge, End, Line, Rate};
+use bursar_core::calendar::{Interval, Month, midnight_before};
+use bursar_core::ledger::{Account, Charge, ChargeEnd, DailyCost, RatePeriod};
 use bursar_core::money::{Cost, Money};
-use bursar_core::period::{Interval, Month, midnight_before};
-use bursar_core::price::Quote;
+use bursar_core::pricing::HourlyRate;
 use flate2::read::GzDecoder;
 use jiff::civil::{Date, DateTime, date};
 use jiff::tz::TimeZone;
@@ -65,16 +65,16 @@ fn charge(uid: usize, stay: &Stay) -> Charge {
         facts(units, (1, 1), true),
         time(stay.bound),
     );
-    charge.ready = stay.ready.map(time);
-    charge.leaving = stay.leaving.map(time);
+    charge.ready_since = stay.ready.map(time);
+    charge.draining_since = stay.leaving.map(time);
     charge.rates = stay
         .prices
         .iter()
         .map(|(from, hourly)| {
             let [compute, storage, power, labour] = hourly.nanos.map(Money::from_nanos);
-            Rate {
+            RatePeriod {
                 from: time(*from),
-                quote: Quote {
+                quote: HourlyRate {
                     cost: Cost {
                         compute,
                         storage,
@@ -109,20 +109,20 @@ fn count(stays: &[(String, Stay)], zone: &TimeZone) -> (Sums, Sums) {
             let key = (workload.clone(), *month);
             let account = accounts.entry(key).or_insert_with(|| Account::new(*month));
             assert!(
-                account.carry(&charge, zone),
+                account.carry_forward(&charge, zone),
                 "{workload} knows {uid} already"
             );
             for (_, day) in whole.days(zone) {
-                account.book(&charge.uid, midnight_before(day.start, zone), zone);
+                account.post_days_until(&charge.uid, midnight_before(day.start, zone), zone);
             }
-            let end = End {
+            let end = ChargeEnd {
                 at: end,
                 estimated: false,
             };
             if account.open.contains_key(&charge.uid) {
                 account.settle(&charge, end, zone);
             }
-            account.forget(&charge.uid);
+            account.forget_settled(&charge.uid);
         }
         for (day, part) in bill(stay, zone) {
             *told.entry((workload.clone(), day)).or_default() += part;
@@ -132,7 +132,7 @@ fn count(stays: &[(String, Stay)], zone: &TimeZone) -> (Sums, Sums) {
     for ((workload, _), account) in accounts {
         assert!(account.open.is_empty() && account.settling.is_empty());
         for (day, lines) in account.days() {
-            let line: Line = lines.iter().map(|(_, line)| *line).sum();
+            let line: DailyCost = lines.iter().map(|(_, line)| *line).sum();
             sums.insert((workload.clone(), *day), held(&line));
         }
     }

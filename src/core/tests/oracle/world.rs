@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use bursar_core::ledger::{Account, End};
-use bursar_core::period::Month;
+use bursar_core::calendar::Month;
+use bursar_core::ledger::{Account, ChargeEnd};
 
 use crate::prices::time;
 use crate::rates::Look;
@@ -57,7 +57,7 @@ pub(crate) struct View {
     pub(crate) bound: i64,
     pub(crate) ready: Option<i64>,
     pub(crate) leaving: Option<i64>,
-    pub(crate) end: Option<End>,
+    pub(crate) end: Option<ChargeEnd>,
     pub(crate) silent: Option<i64>,
     pub(crate) labelled: bool,
     pub(crate) cores: u32,
@@ -75,7 +75,7 @@ impl Pod {
         if !passed(self.bound) || (passed(self.deleted) && !guarded) {
             return None;
         }
-        let end = End {
+        let end = ChargeEnd {
             at: time(self.end.max(self.bound)),
             estimated: self.ending != Ending::Told,
         };

@@ -5,10 +5,10 @@ use jiff::civil::{Weekday, time};
 use jiff::tz::TimeZone;
 
 use super::*;
-use crate::price::book::{Carbon, GpuPrice, NodePrice, VolumePrice, Where};
-use crate::price::overhead::{OverheadPart, ShareBy};
-use crate::price::tariff::{Tariff, TariffPeriod};
-use crate::price::{Amounts, CapacityType};
+use crate::pricing::overhead::{OverheadPart, ShareBy};
+use crate::pricing::price_list::{Carbon, GpuPrice, NodePrice, PriceScope, VolumePrice};
+use crate::pricing::tariff::{Tariff, TariffPeriod};
+use crate::pricing::{CapacityType, ResourceAmounts};
 
 const NOW: &str = "2026-11-24T00:00:00Z";
 
@@ -24,7 +24,7 @@ fn gpu(model: &str, resource: &str, price: &str) -> GpuPrice {
     GpuPrice {
         model: model.into(),
         resource: resource.into(),
-        nodes: Where::default(),
+        nodes: PriceScope::default(),
         per_hour: money(price),
         watts: None,
     }
@@ -35,7 +35,7 @@ fn node(instance_type: &str, gpus: Option<u32>, price: &str) -> NodePrice {
         instance_type: instance_type.into(),
         resource: "nvidia.com/gpu".into(),
         gpus,
-        nodes: Where::default(),
+        nodes: PriceScope::default(),
         per_hour: money(price),
     }
 }
@@ -47,7 +47,7 @@ fn placed(
     zone: Option<&str>,
 ) -> GpuPrice {
     GpuPrice {
-        nodes: Where {
+        nodes: PriceScope {
             capacity_type,
             region: region.map(Into::into),
             zone: zone.map(Into::into),
@@ -56,34 +56,34 @@ fn placed(
     }
 }
 
-fn list(name: &str, from: Option<&str>, book: PriceBook) -> PriceList {
-    PriceList {
+fn list(name: &str, from: Option<&str>, book: PriceList) -> DatedPriceList {
+    DatedPriceList {
         name: name.into(),
         effective_from: from.map(at),
         book,
     }
 }
 
-fn lists(lists: Vec<PriceList>) -> PriceLists {
-    PriceLists::new(lists, Timestamp::UNIX_EPOCH)
+fn lists(lists: Vec<DatedPriceList>) -> PriceCatalog {
+    PriceCatalog::new(lists, Timestamp::UNIX_EPOCH)
 }
 
-fn one(book: PriceBook) -> PriceLists {
+fn one(book: PriceList) -> PriceCatalog {
     lists(vec![list("ours", None, book)])
 }
 
 /// Two of the resource on a node that has eight.
-fn facts(resource: &str, labels: &[(&str, &str)]) -> Facts {
+fn facts(resource: &str, labels: &[(&str, &str)]) -> PricingAttributes {
     let labels: BTreeMap<String, String> = labels
         .iter()
         .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
         .collect();
-    let pod = Facts {
+    let pod = PricingAttributes {
         resource: resource.into(),
         gpus: 2,
-        ..Facts::default()
+        ..PricingAttributes::default()
     };
-    pod.on("node-1", 8, &labels)
+    pod.on_node("node-1", 8, &labels)
 }
 
 const H100: (&str, &str) = ("nvidia.com/gpu.product", "H100");
@@ -92,7 +92,7 @@ const SPOT: (&str, &str) = ("karpenter.sh/capacity-type", "spot");
 const REGION: (&str, &str) = ("topology.kubernetes.io/region", "us-east-1");
 const ZONE: (&str, &str) = ("topology.kubernetes.io/zone", "us-east-1a");
 
-fn compute(lists: &PriceLists, facts: &Facts) -> Money {
+fn compute(lists: &PriceCatalog, facts: &PricingAttributes) -> Money {
     lists.price(facts, at(NOW)).rate().unwrap().cost.compute
 }
 
@@ -100,7 +100,7 @@ fn compute(lists: &PriceLists, facts: &Facts) -> Money {
 fn the_more_a_row_says_the_earlier_it_is_taken() {
     let row = |price| gpu("H100", "nvidia.com/gpu", price);
     let spot = Some(CapacityType::Spot);
-    let lists = one(PriceBook {
+    let lists = one(PriceList {
         gpus: vec![
             row("5"),
             placed(row("2"), spot, None, None),
@@ -110,7 +110,7 @@ fn the_more_a_row_says_the_earlier_it_is_taken() {
             placed(row("1"), spot, Some("us-east-1"), Some("us-east-1a")),
             placed(row("9"), Some(CapacityType::Reserved), None, None),
         ],
-        ..PriceBook::default()
+        ..PriceList::default()
     });
     for (labels, price) in [
         (vec![H100], "10"),
@@ -130,13 +130,13 @@ fn the_more_a_row_says_the_earlier_it_is_taken() {
 fn a_node_price_is_shared_by_its_gpus_and_includes_processors() {
     let mut facts = facts("nvidia.com/gpu", &[H100, P5]);
     (facts.amounts.cpu_milli, facts.amounts.memory_mib) = (1_500, 3 * 1024);
-    let book = PriceBook {
+    let book = PriceList {
         gpus: vec![gpu("H100", "nvidia.com/gpu", "5")],
         core_hour: Some(money("0.04")),
         gib_hour: Some(money("0.01")),
-        ..PriceBook::default()
+        ..PriceList::default()
     };
-    let with_node = PriceBook {
+    let with_node = PriceList {
         nodes: vec![node("p5.48xlarge", Some(8), "55.04")],
         ..book.clone()
     };
@@ -147,11 +147,11 @@ fn a_node_price_is_shared_by_its_gpus_and_includes_processors() {
 
 #[test]
 fn a_fraction_costs_its_fraction_and_an_exact_row_goes_before() {
-    let physical = PriceBook {
+    let physical = PriceList {
         gpus: vec![gpu("H100", "nvidia.com/gpu", "7")],
-        ..PriceBook::default()
+        ..PriceList::default()
     };
-    let exact = PriceBook {
+    let exact = PriceList {
         gpus: vec![
             placed(
                 gpu("H100", "nvidia.com/gpu", "7"),
@@ -161,7 +161,7 @@ fn a_fraction_costs_its_fraction_and_an_exact_row_goes_before() {
             ),
             gpu("H100", "nvidia.com/mig-3g.40gb", "2.5"),
         ],
-        ..PriceBook::default()
+        ..PriceList::default()
     };
     let slice = facts("nvidia.com/mig-3g.40gb", &[H100, REGION]);
     assert_eq!(compute(&one(physical.clone()), &slice), money("6"));
@@ -173,13 +173,13 @@ fn a_fraction_costs_its_fraction_and_an_exact_row_goes_before() {
 
 #[test]
 fn fractions_of_a_node_sum_to_the_node() {
-    let slices = |gpus| PriceBook {
+    let slices = |gpus| PriceList {
         nodes: vec![node("p5.48xlarge", gpus, "70")],
-        ..PriceBook::default()
+        ..PriceList::default()
     };
     // one GPU, cut into two of 3g and one of 1g
     let part = |profile: &str, node_gpus, gpus| {
-        let pod = Facts {
+        let pod = PricingAttributes {
             gpus: 1,
             node_gpus,
             ..facts(&format!("nvidia.com/mig-{profile}"), &[H100, P5])
@@ -194,10 +194,10 @@ fn fractions_of_a_node_sum_to_the_node() {
 
 #[test]
 fn a_missing_price_is_the_dearest_listed_and_never_zero() {
-    let lists = one(PriceBook {
+    let lists = one(PriceList {
         gpus: vec![gpu("H100", "nvidia.com/gpu", "5")],
         nodes: vec![node("p5.48xlarge", Some(8), "56")],
-        ..PriceBook::default()
+        ..PriceList::default()
     });
     let cost = |price: &str| Cost {
         compute: money(price),
@@ -207,18 +207,18 @@ fn a_missing_price_is_the_dearest_listed_and_never_zero() {
     for (resource, price) in [("nvidia.com/gpu", "14"), ("nvidia.com/mig-3g.40gb", "6")] {
         assert_eq!(
             lists.price(&facts(resource, &[b300]), at(NOW)),
-            Priced::Provisional(cost(price).into())
+            PriceLookup::Provisional(cost(price).into())
         );
     }
     assert_eq!(
-        lists.dearest("nvidia.com/mig-3g.40gb", at(NOW)),
+        lists.highest_price("nvidia.com/mig-3g.40gb", at(NOW)),
         Some(money("3"))
     );
     assert_eq!(
         lists.price(&facts("amd.com/gpu", &[]), at(NOW)),
-        Priced::Unknown
+        PriceLookup::Unknown
     );
-    assert_eq!(lists.dearest("amd.com/gpu", at(NOW)), None);
+    assert_eq!(lists.highest_price("amd.com/gpu", at(NOW)), None);
 }
 
 #[test]
@@ -226,14 +226,14 @@ fn the_first_list_that_knows_the_machine_sets_its_price() {
     let default = list(
         DEFAULT_LIST,
         None,
-        PriceBook {
+        PriceList {
             currency: "USD".into(),
             nodes: vec![node("p5.48xlarge", Some(8), "55.04")],
             gpus: vec![GpuPrice {
                 watts: Some(700),
                 ..gpu("H100", "nvidia.com/gpu", "9")
             }],
-            ..PriceBook::default()
+            ..PriceList::default()
         },
     );
     let ours = |name: &str, from, price| {
@@ -241,10 +241,10 @@ fn the_first_list_that_knows_the_machine_sets_its_price() {
         list(
             name,
             from,
-            PriceBook {
+            PriceList {
                 currency: "USD".into(),
                 gpus,
-                ..PriceBook::default()
+                ..PriceList::default()
             },
         )
     };
@@ -263,8 +263,8 @@ fn the_first_list_that_knows_the_machine_sets_its_price() {
     assert_eq!(all.currency, "USD");
 }
 
-fn electricity(tariff: Tariff) -> PriceBook {
-    PriceBook {
+fn electricity(tariff: Tariff) -> PriceList {
+    PriceList {
         gpus: vec![GpuPrice {
             watts: Some(700),
             ..gpu("H100", "nvidia.com/gpu", "5")
@@ -277,14 +277,14 @@ fn electricity(tariff: Tariff) -> PriceBook {
                 regions: vec![("eu-north-1".into(), 20)],
             }),
         }),
-        ..PriceBook::default()
+        ..PriceList::default()
     }
 }
 
 #[test]
 fn power_and_carbon_are_watts_times_pue() {
     let lists = one(electricity(Tariff::flat(money("0.10"))));
-    let quote = |facts: &Facts| lists.price(facts, at(NOW)).rate().unwrap();
+    let quote = |facts: &PricingAttributes| lists.price(facts, at(NOW)).rate().unwrap();
     let whole = quote(&facts("nvidia.com/gpu", &[H100]));
     // 2 x 0.7 kW x 1.12 = 1.568 kW
     assert_eq!(whole.cost.power, money("0.1568"));
@@ -297,13 +297,13 @@ fn power_and_carbon_are_watts_times_pue() {
 
 #[test]
 fn devices_of_a_driver_are_priced_by_the_rows_of_the_gpu_behind_it() {
-    let lists = one(PriceBook {
+    let lists = one(PriceList {
         gpus: vec![
             gpu("H100", "nvidia.com/gpu", "7"),
             gpu("MI300X", "amd.com/gpu", "4"),
             gpu("Max-1100", "gpu.intel.com/xe", "2"),
         ],
-        ..PriceBook::default()
+        ..PriceList::default()
     });
     for (driver, model, profile, price) in [
         ("gpu.nvidia.com", "H100", None, "14"),
@@ -311,26 +311,26 @@ fn devices_of_a_driver_are_priced_by_the_rows_of_the_gpu_behind_it() {
         ("gpu.amd.com", "MI300X", None, "8"),
         ("gpu.intel.com", "Max-1100", None, "4"),
     ] {
-        let facts = facts(driver, &[]).of_product(Some(model), profile);
+        let facts = facts(driver, &[]).with_product(Some(model), profile);
         assert_eq!(compute(&lists, &facts), money(price), "{driver} {model}");
     }
-    let unlisted = facts("gpu.nvidia.com", &[]).of_product(Some("H400"), None);
+    let unlisted = facts("gpu.nvidia.com", &[]).with_product(Some("H400"), None);
     assert!(
-        matches!(lists.price(&unlisted, at(NOW)), Priced::Provisional(quote) if quote.cost.compute == money("14"))
+        matches!(lists.price(&unlisted, at(NOW)), PriceLookup::Provisional(quote) if quote.cost.compute == money("14"))
     );
-    let other = facts("gpu.example.com", &[]).of_product(Some("H100"), None);
-    assert_eq!(lists.price(&other, at(NOW)), Priced::Unknown);
+    let other = facts("gpu.example.com", &[]).with_product(Some("H100"), None);
+    assert_eq!(lists.price(&other, at(NOW)), PriceLookup::Unknown);
 }
 
 #[test]
 fn watts_that_were_measured_stand_for_those_of_the_model() {
-    let book = |power| PriceBook {
+    let book = |power| PriceList {
         gpus: vec![GpuPrice {
             watts: Some(700),
             ..gpu("H100", "nvidia.com/gpu", "5")
         }],
         power,
-        ..PriceBook::default()
+        ..PriceList::default()
     };
     let power = Power {
         tariff: Tariff::flat(money("0.2")),
@@ -340,12 +340,12 @@ fn watts_that_were_measured_stand_for_those_of_the_model() {
             regions: Vec::new(),
         }),
     };
-    let mut pod = Facts {
+    let mut pod = PricingAttributes {
         gpus: 2,
         ..facts("nvidia.com/gpu", &[H100])
     };
     let charged = one(book(Some(power)));
-    let quote = |pod: &Facts| charged.price(pod, at(NOW)).rate().unwrap();
+    let quote = |pod: &PricingAttributes| charged.price(pod, at(NOW)).rate().unwrap();
     assert_eq!(quote(&pod).cost.power, money("0.42"), "2 x 0.7 x 1.5 x 0.2");
     pod.amounts.watts = Some(300);
     // of all its GPUs together: 0.3 x 1.5 = 0.45 kWh
@@ -357,20 +357,20 @@ fn watts_that_were_measured_stand_for_those_of_the_model() {
 
 #[test]
 fn storage_is_charged_by_class_and_a_month_is_730_hours() {
-    let lists = one(PriceBook {
+    let lists = one(PriceList {
         gpus: vec![gpu("H100", "nvidia.com/gpu", "5")],
         ephemeral_gib_month: Some(money("0.73")),
         volumes: vec![VolumePrice {
             storage_class: "fast".into(),
             per_gib_month: money("1.46"),
         }],
-        ..PriceBook::default()
+        ..PriceList::default()
     });
-    let pod = Facts {
-        amounts: Amounts {
+    let pod = PricingAttributes {
+        amounts: ResourceAmounts {
             ephemeral_mib: 10 * 1024,
             volumes: [("fast".to_owned(), 100), ("free".to_owned(), 7)].into(),
-            ..Amounts::default()
+            ..ResourceAmounts::default()
         },
         ..facts("nvidia.com/gpu", &[H100])
     };
@@ -386,9 +386,9 @@ fn an_overhead_of_an_earlier_list_replaces_its_namesake() {
         per_month: money(price),
         share_by: ShareBy::Cost,
     };
-    let with = |overheads| PriceBook {
+    let with = |overheads| PriceList {
         overheads,
-        ..PriceBook::default()
+        ..PriceList::default()
     };
     let all = lists(vec![
         list(
@@ -416,7 +416,7 @@ fn an_overhead_of_an_earlier_list_replaces_its_namesake() {
 /// docs/prices.md: 100 GPUs x 1000, storage 500, 100 x 500 kWh x 0.1, 5 x 5000 labour.
 #[test]
 fn the_worked_example_is_130_500() {
-    let lists = one(PriceBook {
+    let lists = one(PriceList {
         gpus: vec![GpuPrice {
             watts: Some(500),
             ..gpu("H100", "nvidia.com/gpu", "1")
@@ -436,13 +436,13 @@ fn the_worked_example_is_130_500() {
             per_month: money("25000"),
             share_by: ShareBy::GpuHours,
         }],
-        ..PriceBook::default()
+        ..PriceList::default()
     });
-    let pod = Facts {
+    let pod = PricingAttributes {
         gpus: 100,
-        amounts: Amounts {
+        amounts: ResourceAmounts {
             volumes: [("fast".to_owned(), 365)].into(),
-            ..Amounts::default()
+            ..ResourceAmounts::default()
         },
         ..facts("nvidia.com/gpu", &[H100])
     };
@@ -496,16 +496,16 @@ fn changes_are_those_of_the_tariff_that_counts_at_the_time() {
 fn changes_are_bounded_over_any_span() {
     let lists = one(electricity(nights("0.05")));
     let all = lists.changes(Timestamp::UNIX_EPOCH, Timestamp::MAX);
-    assert_eq!(all.len(), MOST_CHANGES);
+    assert_eq!(all.len(), MAX_CHANGES);
 }
 
 #[test]
 fn the_terms_of_a_price_name_their_lists_and_sum_to_it() {
-    let own = PriceBook {
+    let own = PriceList {
         nodes: vec![node("p5.48xlarge", Some(8), "31.50")],
-        ..PriceBook::default()
+        ..PriceList::default()
     };
-    let shipped = PriceBook {
+    let shipped = PriceList {
         gpus: vec![GpuPrice {
             watts: Some(700),
             ..gpu("H100", "nvidia.com/gpu", "9")
@@ -517,19 +517,19 @@ fn the_terms_of_a_price_name_their_lists_and_sum_to_it() {
         list("contract", None, own),
         list(DEFAULT_LIST, None, shipped),
     ]);
-    let pod = Facts {
-        amounts: Amounts {
+    let pod = PricingAttributes {
+        amounts: ResourceAmounts {
             cpu_milli: 4000,
-            ..Amounts::default()
+            ..ResourceAmounts::default()
         },
         ..facts("nvidia.com/gpu", &[H100, P5])
     };
-    let terms = lists.terms(&pod, at(NOW)).unwrap();
+    let terms = lists.breakdown(&pod, at(NOW)).unwrap();
     let said: Vec<_> = terms
         .iter()
         .map(|term| (term.list, term.per_hour))
         .collect();
-    let Priced::Listed(quote) = lists.price(&pod, at(NOW)) else {
+    let PriceLookup::Listed(quote) = lists.price(&pod, at(NOW)) else {
         panic!("not listed");
     };
     // a node's price includes its processors
@@ -539,14 +539,14 @@ fn the_terms_of_a_price_name_their_lists_and_sum_to_it() {
     );
     assert_eq!(quote.cost.power, money("0.3136"));
     assert!(
-        matches!(&terms[0].row, Row::Node { units, .. } if (units.part, units.whole) == (2, 8))
+        matches!(&terms[0].row, PriceRow::Node { units, .. } if (units.part, units.whole) == (2, 8))
     );
-    let elsewhere = Facts {
+    let elsewhere = PricingAttributes {
         instance_type: None,
         ..pod
     };
-    let terms = lists.terms(&elsewhere, at(NOW)).unwrap();
-    assert!(matches!(terms[1].row, Row::Cores { .. }), "{terms:?}");
+    let terms = lists.breakdown(&elsewhere, at(NOW)).unwrap();
+    assert!(matches!(terms[1].row, PriceRow::Cores { .. }), "{terms:?}");
     let sum: Money = terms.iter().map(|term| term.per_hour).sum();
     assert_eq!(
         Some(sum),

@@ -36,7 +36,7 @@ pub fn is_gpu(resource: &str) -> bool {
 }
 
 /// True for an extended resource of the vendor of a driver: it may be the same GPUs as the driver's devices.
-pub fn is_of_vendor(resource: &str, driver: &str) -> bool {
+pub fn is_same_vendor(resource: &str, driver: &str) -> bool {
     let vendor = resource.split('/').next();
     vendor == Some(driver) || vendor == driver.strip_prefix("gpu.")
 }
@@ -47,7 +47,7 @@ pub(super) fn is_fraction(resource: &str) -> bool {
 }
 
 /// Whether the physical GPU behind `held` is offered as `resource`: prices of whole GPUs are listed under it.
-pub(super) fn is_behind(resource: &str, held: &str) -> bool {
+pub(super) fn is_whole_gpu_of(resource: &str, held: &str) -> bool {
     match held {
         NVIDIA_DRIVER => resource == NVIDIA,
         AMD_DRIVER => resource == "amd.com/gpu",
@@ -97,7 +97,7 @@ impl Share {
     }
 
     /// The share of `amount`, rounded down.
-    pub fn of(self, amount: i64) -> i64 {
+    pub fn portion_of(self, amount: i64) -> i64 {
         if self.is_whole() {
             return amount;
         }
@@ -107,7 +107,7 @@ impl Share {
 
     /// The compute slices of a MIG profile such as `3g.40gb` or `1c.3g.20gb`, of all slices that the model has. See NVIDIA's MIG
     /// user guide, "Supported MIG Profiles": seven compute slices, and four on the A30 and the RTX PRO 6000.
-    fn of_profile(profile: &str, model: Option<&str>) -> Option<Self> {
+    fn for_mig_profile(profile: &str, model: Option<&str>) -> Option<Self> {
         let first = profile.split('.').next()?;
         let part: u32 = first.strip_suffix(['g', 'c'])?.parse().ok()?;
         let four = |model: &str| model.contains("A30") || model.contains("RTX-PRO-6000");
@@ -116,15 +116,15 @@ impl Share {
     }
 
     /// The fraction that the resource's name tells; a whole GPU where it tells none.
-    pub(super) fn of_resource(resource: &str, model: Option<&str>) -> Self {
+    pub(super) fn for_resource(resource: &str, model: Option<&str>) -> Self {
         resource
             .strip_prefix(MIG)
-            .and_then(|profile| Self::of_profile(profile, model))
+            .and_then(|profile| Self::for_mig_profile(profile, model))
             .unwrap_or_default()
     }
 
     /// One of `replicas` equal parts of it.
-    fn over(self, replicas: u32) -> Self {
+    fn divided_by(self, replicas: u32) -> Self {
         Self {
             whole: self.whole.saturating_mul(replicas.max(1)),
             ..self
@@ -141,7 +141,7 @@ impl Default for Share {
 /// What a charge is priced by. Stored with the charge, because the node may be gone later.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Facts {
+pub struct PricingAttributes {
     /// The extended resource that the pod holds, such as `nvidia.com/gpu`, or the driver of its devices, such as `gpu.nvidia.com`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub resource: String,
@@ -174,13 +174,13 @@ pub struct Facts {
     pub node: Option<String>,
     /// What may change while the pod runs.
     #[serde(flatten)]
-    pub amounts: Amounts,
+    pub amounts: ResourceAmounts,
 }
 
 /// What a charge is priced by that may change while the pod runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Amounts {
+pub struct ResourceAmounts {
     /// Thousandths of a CPU core that the pod asks for.
     #[serde(skip_serializing_if = "is_zero")]
     pub cpu_milli: u32,
@@ -202,11 +202,11 @@ fn is_zero(number: &u32) -> bool {
     *number == 0
 }
 
-impl Facts {
+impl PricingAttributes {
     /// The pod's facts, on the node of this name that has `node_gpus` of the pod's resource and these labels. What an earlier node
     /// or earlier labels said is forgotten.
     #[must_use]
-    pub fn on(self, node: &str, node_gpus: u32, labels: &BTreeMap<String, String>) -> Self {
+    pub fn on_node(self, node: &str, node_gpus: u32, labels: &BTreeMap<String, String>) -> Self {
         let first = |keys: &[&str]| {
             let values = keys.iter().filter_map(|key| labels.get(*key));
             values.into_iter().find(|value| !value.is_empty()).cloned()
@@ -226,13 +226,13 @@ impl Facts {
     }
 }
 
-impl Facts {
+impl PricingAttributes {
     /// The facts of a pod whose devices say of themselves what they are: the product's name, and the MIG profile of a part of it.
     /// Labels of nodes write product names with dashes for blanks, and so do price lists.
     #[must_use]
-    pub fn of_product(self, product: Option<&str>, profile: Option<&str>) -> Self {
+    pub fn with_product(self, product: Option<&str>, profile: Option<&str>) -> Self {
         let model = product.map(|product| product.replace(' ', "-"));
-        let share = |model| profile.and_then(|profile| Share::of_profile(profile, model));
+        let share = |model| profile.and_then(|profile| Share::for_mig_profile(profile, model));
         match model {
             Some(model) => Self {
                 share: share(Some(&model)).unwrap_or_default(),
@@ -279,32 +279,35 @@ fn product(resource: &str, labels: &BTreeMap<String, String>) -> (Option<String>
         None => (bare, None),
     };
     let share = profile
-        .and_then(|profile| Share::of_profile(profile, model))
-        .unwrap_or_else(|| Share::of_resource(resource, model));
+        .and_then(|profile| Share::for_mig_profile(profile, model))
+        .unwrap_or_else(|| Share::for_resource(resource, model));
     let renamed = resource.strip_suffix(SHARED);
     let is_sliced = renamed.is_some() || bare.map(str::len) != label.map(String::len);
     let replicas = labels
         .get(&format!("{}.replicas", renamed.unwrap_or(resource)))
         .filter(|_| is_sliced)
         .and_then(|count| count.parse().ok());
-    (model.map(str::to_owned), share.over(replicas.unwrap_or(1)))
+    (
+        model.map(str::to_owned),
+        share.divided_by(replicas.unwrap_or(1)),
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn on(resource: &str, labels: &[(&str, &str)]) -> Facts {
+    fn on(resource: &str, labels: &[(&str, &str)]) -> PricingAttributes {
         let labels = labels
             .iter()
             .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
             .collect();
-        let pod = Facts {
+        let pod = PricingAttributes {
             resource: resource.into(),
             gpus: 1,
-            ..Facts::default()
+            ..PricingAttributes::default()
         };
-        pod.on("node-1", 7, &labels)
+        pod.on_node("node-1", 7, &labels)
     }
 
     #[test]
@@ -402,17 +405,17 @@ mod tests {
                 ],
             )
         };
-        let whole = on("gpu.nvidia.com").of_product(Some("NVIDIA H100 80GB HBM3"), None);
+        let whole = on("gpu.nvidia.com").with_product(Some("NVIDIA H100 80GB HBM3"), None);
         assert_eq!(whole.model.as_deref(), Some("NVIDIA-H100-80GB-HBM3"));
-        let part = on("gpu.nvidia.com").of_product(Some("NVIDIA A30"), Some("2g.12gb"));
+        let part = on("gpu.nvidia.com").with_product(Some("NVIDIA A30"), Some("2g.12gb"));
         assert_eq!(part.share, Share { part: 2, whole: 4 });
         // where it does not say, the node's labels do
-        let mute = on("gpu.amd.com").of_product(None, None);
+        let mute = on("gpu.amd.com").with_product(None, None);
         assert_eq!(
             (mute.model.as_deref(), mute.share),
             (Some("MI300X"), Share::WHOLE)
         );
-        let part = on("gpu.nvidia.com").of_product(None, Some("1g.10gb"));
+        let part = on("gpu.nvidia.com").with_product(None, Some("1g.10gb"));
         assert_eq!((part.model.as_deref(), part.share.whole), (Some("H100"), 7));
     }
 
@@ -468,10 +471,13 @@ mod tests {
             &[("nvidia.com/gpu.product", "H100")],
         );
         let text = serde_json::to_string(&facts).unwrap();
-        assert_eq!(serde_json::from_str::<Facts>(&text).unwrap(), facts);
         assert_eq!(
-            serde_json::from_str::<Facts>("{}").unwrap(),
-            Facts::default()
+            serde_json::from_str::<PricingAttributes>(&text).unwrap(),
+            facts
+        );
+        assert_eq!(
+            serde_json::from_str::<PricingAttributes>("{}").unwrap(),
+            PricingAttributes::default()
         );
     }
 }

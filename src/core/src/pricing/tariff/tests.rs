@@ -128,7 +128,7 @@ fn periods_that_speak_of_the_same_hour_are_refused_by_their_numbers() {
     let new = |periods| Tariff::new(money("0.1"), TimeZone::UTC, periods);
     assert_eq!(
         new(vec![weekday.clone(), sunday_night.clone()]),
-        Err(Overlap(0, 1))
+        Err(OverlappingPeriods(0, 1))
     );
     let sunday_night = TariffPeriod {
         to: time(7, 0, 0, 0),
@@ -141,7 +141,10 @@ fn periods_that_speak_of_the_same_hour_are_refused_by_their_numbers() {
         "0.2",
     );
     assert!(new(vec![weekday.clone(), sunday_night, saturday]).is_ok());
-    assert_eq!(new(vec![weekday.clone(), weekday]), Err(Overlap(0, 1)));
+    assert_eq!(
+        new(vec![weekday.clone(), weekday]),
+        Err(OverlappingPeriods(0, 1))
+    );
 }
 
 /// Half of them at night, when clocks are changed.

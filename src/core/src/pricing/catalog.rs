@@ -13,54 +13,54 @@ use jiff::Timestamp;
 
 use crate::money::{Cost, Money, per_hour_for};
 
-use super::book::{Power, PriceBook};
-use super::facts::{Facts, Share};
+use super::attributes::{PricingAttributes, Share};
+use super::breakdown::PriceRow;
 use super::overhead::Overhead;
-use super::terms::Row;
+use super::price_list::{Power, PriceList};
 
 /// The list that is shipped. Every other one goes before it.
 pub const DEFAULT_LIST: &str = "default";
 /// As many changes as [`PriceLists::changes`] gives at once: some 13 years of a tariff that changes twice a day.
-pub const MOST_CHANGES: usize = 10_000;
+pub const MAX_CHANGES: usize = 10_000;
 
 /// A price list, and from when it counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PriceList {
+pub struct DatedPriceList {
     /// Its name.
     pub name: String,
     /// From when it counts; always if `None`.
     pub effective_from: Option<Timestamp>,
     /// What it says.
-    pub book: PriceBook,
+    pub book: PriceList,
 }
 
 /// All lists of one currency over time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PriceLists {
+pub struct PriceCatalog {
     /// ISO 4217 code; empty while there is no list.
     pub currency: String,
     /// In order of precedence.
-    lists: Vec<PriceList>,
+    lists: Vec<DatedPriceList>,
     known: Timestamp,
 }
 
 /// What an hour costs and emits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Quote {
+pub struct HourlyRate {
     /// Cost an hour, in its parts.
     pub cost: Cost,
     /// Milligrams of CO2e an hour.
     pub carbon_mg: i64,
 }
 
-impl Quote {
+impl HourlyRate {
     /// Milligrams of CO2e in `seconds`, rounded down.
     pub fn carbon_mg_for(self, seconds: i64) -> i64 {
         i64::try_from(per_hour_for(self.carbon_mg.into(), seconds)).unwrap_or(i64::MAX)
     }
 }
 
-impl From<Cost> for Quote {
+impl From<Cost> for HourlyRate {
     fn from(cost: Cost) -> Self {
         Self { cost, carbon_mg: 0 }
     }
@@ -68,18 +68,18 @@ impl From<Cost> for Quote {
 
 /// What the price lists say of a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Priced {
+pub enum PriceLookup {
     /// A price that matches.
-    Listed(Quote),
+    Listed(HourlyRate),
     /// No price matches; the dearest one listed for the resource stands in until one does.
-    Provisional(Quote),
+    Provisional(HourlyRate),
     /// Nothing is listed for the resource. Unknown is not zero.
     Unknown,
 }
 
-impl Priced {
+impl PriceLookup {
     /// What an hour costs and emits; `None` if unknown.
-    pub fn rate(&self) -> Option<Quote> {
+    pub fn rate(&self) -> Option<HourlyRate> {
         match self {
             Self::Listed(rate) | Self::Provisional(rate) => Some(*rate),
             Self::Unknown => None,
@@ -87,11 +87,11 @@ impl Priced {
     }
 }
 
-impl PriceLists {
+impl PriceCatalog {
     /// These lists, which are all in the first one's currency. `known` is the latest instant at which any list was edited.
-    pub fn new(mut lists: Vec<PriceList>, known: Timestamp) -> Self {
+    pub fn new(mut lists: Vec<DatedPriceList>, known: Timestamp) -> Self {
         lists.sort_by(|a, b| {
-            let rank = |list: &PriceList| (list.name == DEFAULT_LIST, list.name.clone());
+            let rank = |list: &DatedPriceList| (list.name == DEFAULT_LIST, list.name.clone());
             rank(a).cmp(&rank(b))
         });
         Self {
@@ -105,27 +105,28 @@ impl PriceLists {
     }
 
     /// The latest instant at which any list was edited. Prices of earlier instants may be others than they were then.
-    pub fn known(&self) -> Timestamp {
+    pub fn last_edited(&self) -> Timestamp {
         self.known
     }
 
     /// What an hour of the pod costs by the prices that count at `at`: the sum of its [terms](Self::terms).
-    pub fn price(&self, facts: &Facts, at: Timestamp) -> Priced {
-        let Some(terms) = self.terms(facts, at) else {
-            return Priced::Unknown;
+    pub fn price(&self, facts: &PricingAttributes, at: Timestamp) -> PriceLookup {
+        let Some(terms) = self.breakdown(facts, at) else {
+            return PriceLookup::Unknown;
         };
-        let (mut quote, mut is_listed) = (Quote::default(), true);
+        let (mut quote, mut is_listed) = (HourlyRate::default(), true);
         for term in terms {
             let part = match term.row {
-                Row::Node { .. } | Row::Gpu { .. } | Row::Cores { .. } | Row::Memory { .. } => {
-                    &mut quote.cost.compute
-                }
-                Row::Dearest { .. } => {
+                PriceRow::Node { .. }
+                | PriceRow::Gpu { .. }
+                | PriceRow::Cores { .. }
+                | PriceRow::Memory { .. } => &mut quote.cost.compute,
+                PriceRow::Dearest { .. } => {
                     is_listed = false;
                     &mut quote.cost.compute
                 }
-                Row::Ephemeral { .. } | Row::Volume { .. } => &mut quote.cost.storage,
-                Row::Power { carbon_mg, .. } => {
+                PriceRow::Ephemeral { .. } | PriceRow::Volume { .. } => &mut quote.cost.storage,
+                PriceRow::Power { carbon_mg, .. } => {
                     quote.carbon_mg = carbon_mg;
                     &mut quote.cost.power
                 }
@@ -133,15 +134,15 @@ impl PriceLists {
             *part += term.per_hour;
         }
         if is_listed {
-            Priced::Listed(quote)
+            PriceLookup::Listed(quote)
         } else {
-            Priced::Provisional(quote)
+            PriceLookup::Provisional(quote)
         }
     }
 
     /// The most that one of this resource costs an hour at `at`. A MIG profile costs its slices of the dearest GPU.
-    pub fn dearest(&self, resource: &str, at: Timestamp) -> Option<Money> {
-        self.dearest_part(resource, Share::of_resource(resource, None), at)
+    pub fn highest_price(&self, resource: &str, at: Timestamp) -> Option<Money> {
+        self.highest_component(resource, Share::for_resource(resource, None), at)
             .map(|(_, price)| price)
     }
 
@@ -161,7 +162,7 @@ impl PriceLists {
         let next = |at: &Timestamp| self.next_change(*at);
         std::iter::successors(next(&after), next)
             .take_while(|at| *at <= until)
-            .take(MOST_CHANGES)
+            .take(MAX_CHANGES)
             .collect()
     }
 
@@ -175,12 +176,13 @@ impl PriceLists {
     }
 
     /// The lists that count at `at`.
-    pub(super) fn in_force(&self, at: Timestamp) -> impl Iterator<Item = &PriceList> {
-        let counts = move |list: &&PriceList| list.effective_from.is_none_or(|from| from <= at);
+    pub(super) fn in_force(&self, at: Timestamp) -> impl Iterator<Item = &DatedPriceList> {
+        let counts =
+            move |list: &&DatedPriceList| list.effective_from.is_none_or(|from| from <= at);
         self.lists.iter().filter(counts)
     }
 
-    fn books(&self, at: Timestamp) -> impl Iterator<Item = &PriceBook> {
+    fn books(&self, at: Timestamp) -> impl Iterator<Item = &PriceList> {
         self.in_force(at).map(|list| &list.book)
     }
 

@@ -1,8 +1,8 @@
 //! What a request and a token cost, what a service earns, and how busy it must be to pay for itself.
 
-use crate::ledger::Use;
+use crate::calendar::Interval;
+use crate::ledger::EngineUsage;
 use crate::money::Money;
-use crate::period::Interval;
 
 /// What writing a token costs, in tokens read. Reading is done in parallel and writing one by one; public price lists of models charge
 /// three to five times as much for a token written as for one read.
@@ -23,7 +23,7 @@ pub struct UnitCosts {
 
 /// Shares `cost` among what was served: over requests evenly, and over tokens by weight, a token written weighing
 /// [`OUTPUT_WEIGHT`] times one read. Rounded down; `None` where there is nothing to share among.
-pub fn unit_costs(cost: Money, used: &Use) -> UnitCosts {
+pub fn unit_costs(cost: Money, used: &EngineUsage) -> UnitCosts {
     let (input, output) = (
         u128::from(used.input_tokens),
         u128::from(used.output_tokens),
@@ -47,7 +47,7 @@ fn scaled(amount: Money, times: u64, parts: u128) -> Money {
 
 /// What a service is paid.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Terms {
+pub struct RevenueTerms {
     /// Money a request.
     pub per_request: Money,
     /// Money a million tokens read.
@@ -76,9 +76,9 @@ impl Revenue {
     }
 }
 
-impl Terms {
+impl RevenueTerms {
     /// What was earned by `used` in the part of `month` until `until`. Rounded down for each term.
-    pub fn revenue(&self, used: &Use, month: Interval, until: jiff::Timestamp) -> Revenue {
+    pub fn revenue(&self, used: &EngineUsage, month: Interval, until: jiff::Timestamp) -> Revenue {
         let of = |price: Money, count: u64, per: i128| {
             Money::from_nanos((price.nanos() * i128::from(count)).div_euclid(per))
         };
@@ -121,11 +121,11 @@ mod tests {
 
     #[test]
     fn cost_is_shared_over_requests_and_over_weighted_tokens() {
-        let used = Use {
+        let used = EngineUsage {
             requests: 200,
             input_tokens: 2_000_000,
             output_tokens: 500_000,
-            ..Use::default()
+            ..EngineUsage::default()
         };
         let costs = unit_costs("8.00".parse().unwrap(), &used);
         // 2 million tokens read weigh as much as half a million written
@@ -143,7 +143,7 @@ mod tests {
     #[test]
     fn nothing_served_has_no_unit_cost() {
         assert_eq!(
-            unit_costs("8.00".parse().unwrap(), &Use::default()),
+            unit_costs("8.00".parse().unwrap(), &EngineUsage::default()),
             UnitCosts::default()
         );
     }
@@ -151,20 +151,20 @@ mod tests {
     #[test]
     fn revenue_is_by_use_and_by_the_part_of_the_month() {
         let money = |text: &str| text.parse::<Money>().unwrap();
-        let terms = Terms {
+        let terms = RevenueTerms {
             per_million_output_tokens: money("10"),
             per_thousand_requests: money("2"),
             per_month: money("300"),
-            ..Terms::default()
+            ..RevenueTerms::default()
         };
-        let used = Use {
+        let used = EngineUsage {
             requests: 500,
             output_tokens: 250_000,
-            ..Use::default()
+            ..EngineUsage::default()
         };
         let zone = jiff::tz::TimeZone::UTC;
         let now = "2026-11-16T00:00:00Z".parse().unwrap();
-        let month = crate::period::Month::of(now, &zone).bounds(&zone);
+        let month = crate::calendar::Month::containing(now, &zone).bounds(&zone);
         let revenue = terms.revenue(&used, month, now);
         assert_eq!(
             (revenue.by_use, revenue.fixed),
@@ -201,7 +201,7 @@ mod tests {
             input_tokens in 0u64..10u64.pow(10),
             output_tokens in 0u64..10u64.pow(10),
         ) {
-            let used = Use { input_tokens, output_tokens, ..Use::default() };
+            let used = EngineUsage { input_tokens, output_tokens, ..EngineUsage::default() };
             let costs = unit_costs(Money::from_nanos(cost), &used);
             let whole = |per_million: Option<Money>, tokens: u64| per_million.map_or(0, |money| money.nanos() * i128::from(tokens));
             let shared = whole(costs.per_million_input_tokens, input_tokens) + whole(costs.per_million_output_tokens, output_tokens);

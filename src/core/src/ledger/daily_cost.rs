@@ -3,13 +3,13 @@
 use std::iter::Sum;
 use std::ops::AddAssign;
 
-use super::charge::Use;
+use super::charge::EngineUsage;
 use crate::money::{Cost, Money};
-use crate::price::{CapacityType, Facts, Share};
+use crate::pricing::{CapacityType, PricingAttributes, Share};
 
 /// What a line is about: the hardware, and who held it where that was not a workload of Bursar's.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Sku {
+pub struct CostKey {
     /// The extended resource.
     pub resource: String,
     /// The part of a physical GPU that one unit of it is.
@@ -26,9 +26,9 @@ pub struct Sku {
     pub owner: Option<String>,
 }
 
-impl Sku {
+impl CostKey {
     /// What a pod holds.
-    pub fn of(facts: &Facts, owner: Option<&String>) -> Self {
+    pub fn new(facts: &PricingAttributes, owner: Option<&String>) -> Self {
         Self {
             resource: facts.resource.clone(),
             share: facts.share,
@@ -49,7 +49,7 @@ impl Sku {
     }
 
     /// True for the stays of a pod with these facts and owner.
-    pub fn is_of(&self, facts: &Facts, owner: Option<&String>) -> bool {
+    pub fn matches(&self, facts: &PricingAttributes, owner: Option<&String>) -> bool {
         self.resource == facts.resource
             && self.share == facts.share
             && self.model == facts.model
@@ -62,7 +62,7 @@ impl Sku {
 
 /// What stays cost, in its parts, and what became of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Line {
+pub struct DailyCost {
     /// The cost.
     pub cost: Cost,
     /// The part of `cost.total()` that rests on an estimated end or a provisional price.
@@ -84,17 +84,17 @@ pub struct Line {
     /// The part of `gpu_seconds` that no price was ever known for, and that `cost` lacks.
     pub unpriced_gpu_seconds: i64,
     /// What was done.
-    pub used: Use,
+    pub usage: EngineUsage,
 }
 
-impl Line {
+impl DailyCost {
     /// The part of the cost in which nothing was served: starting, idle and draining.
     pub fn waste(&self) -> Money {
         self.starting + self.idle + self.draining
     }
 }
 
-impl AddAssign for Line {
+impl AddAssign for DailyCost {
     fn add_assign(&mut self, other: Self) {
         self.cost += other.cost;
         self.estimated += other.estimated;
@@ -106,11 +106,11 @@ impl AddAssign for Line {
         self.carbon_mg += other.carbon_mg;
         self.gpu_seconds += other.gpu_seconds;
         self.unpriced_gpu_seconds += other.unpriced_gpu_seconds;
-        self.used += other.used;
+        self.usage += other.usage;
     }
 }
 
-impl Sum for Line {
+impl Sum for DailyCost {
     fn sum<I: Iterator<Item = Self>>(lines: I) -> Self {
         lines.fold(Self::default(), |mut sum, line| {
             sum += line;

@@ -15,12 +15,12 @@ pub struct Month(Date);
 
 impl Month {
     /// The month that `at` falls into in `zone`.
-    pub fn of(at: Timestamp, zone: &TimeZone) -> Self {
+    pub fn containing(at: Timestamp, zone: &TimeZone) -> Self {
         Self(zone.to_datetime(at).date().first_of_month())
     }
 
     /// The month of a day.
-    pub fn of_date(date: Date) -> Self {
+    pub fn containing_date(date: Date) -> Self {
         Self(date.first_of_month())
     }
 
@@ -35,7 +35,7 @@ impl Month {
     }
 
     /// The month with some hours to spare at both ends, whatever the zone: cheaper than its bounds.
-    pub(crate) fn about(self) -> Interval {
+    pub(crate) fn approximate_bounds(self) -> Interval {
         let utc = self.bounds(&TimeZone::UTC);
         let spare = 36 * 3600;
         let second = |at: i64, bound| Timestamp::from_second(at).unwrap_or(bound);
@@ -101,7 +101,7 @@ pub struct Interval {
 
 impl Interval {
     /// The part that both share; `None` where they do not meet.
-    pub fn meet(self, other: Self) -> Option<Self> {
+    pub fn intersection(self, other: Self) -> Option<Self> {
         let (start, end) = (self.start.max(other.start), self.end.min(other.end));
         (start < end).then_some(Self { start, end })
     }
@@ -139,7 +139,7 @@ impl Interval {
 
     /// The months of `zone` that the interval touches. An empty interval touches the month of its start.
     pub fn months(self, zone: &TimeZone) -> impl Iterator<Item = Month> + use<'_> {
-        let first = Month::of(self.start, zone);
+        let first = Month::containing(self.start, zone);
         std::iter::successors(Some(first), |month| Some(month.next()))
             .take_while(move |month| *month == first || month.bounds(zone).start < self.end)
     }

@@ -10,12 +10,12 @@ use std::collections::BTreeMap;
 
 use jiff::civil::Date;
 
-use crate::ledger::{Line, Sku};
+use crate::ledger::{CostKey, DailyCost};
 use crate::money::{Cost, Money};
 
 /// Whose cost lines are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
+pub enum CostSource {
     /// Whole nodes, held or not.
     Nodes,
     /// Pods of workloads.
@@ -26,32 +26,32 @@ pub enum Side {
 
 /// What a cluster cost in one month.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Bill {
+pub struct ClusterBill {
     /// What whole nodes cost. Not a part of the total by itself: pods hold it, or it is idle.
-    pub nodes: Line,
+    pub nodes: DailyCost,
     /// What workloads' pods cost.
-    pub workloads: Line,
+    pub workloads: DailyCost,
     /// What GPU pods of others cost.
-    pub unmanaged: Line,
+    pub unmanaged: DailyCost,
     /// Monthly overheads.
     pub overhead: Money,
     /// What corrections add, or take away. Not a part of the total: nothing was used for it.
     pub corrections: Money,
-    hardware: BTreeMap<(Date, Sku), Balance>,
+    hardware: BTreeMap<(Date, CostKey), HardwareBalance>,
 }
 
 /// What one kind of hardware cost on one day, and what pods paid for it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Balance {
+struct HardwareBalance {
     /// `None` where no node of it has an account.
-    nodes: Option<Line>,
-    held: Line,
+    nodes: Option<DailyCost>,
+    held: DailyCost,
 }
 
-impl Balance {
-    fn idle(&self) -> Line {
+impl HardwareBalance {
+    fn idle(&self) -> DailyCost {
         let (nodes, held) = (self.nodes.unwrap_or_default(), self.held);
-        Line {
+        DailyCost {
             cost: Cost {
                 // pods that were lost held their node too
                 compute: nodes.cost.compute - held.cost.compute - held.unattributed,
@@ -61,27 +61,31 @@ impl Balance {
             carbon_mg: nodes.carbon_mg - held.carbon_mg,
             gpu_seconds: nodes.gpu_seconds - held.gpu_seconds,
             unpriced_gpu_seconds: nodes.unpriced_gpu_seconds - held.unpriced_gpu_seconds,
-            ..Line::default()
+            ..DailyCost::default()
         }
     }
 }
 
-impl Bill {
+impl ClusterBill {
     /// Adds lines of one month.
-    pub fn add(&mut self, side: Side, lines: impl IntoIterator<Item = ((Date, Sku), Line)>) {
+    pub fn add(
+        &mut self,
+        side: CostSource,
+        lines: impl IntoIterator<Item = ((Date, CostKey), DailyCost)>,
+    ) {
         for ((date, sku), line) in lines {
-            let sku = Sku { owner: None, ..sku };
+            let sku = CostKey { owner: None, ..sku };
             let balance = self.hardware.entry((date, sku)).or_default();
             match side {
-                Side::Nodes => {
+                CostSource::Nodes => {
                     *balance.nodes.get_or_insert_default() += line;
                     self.nodes += line;
                 }
-                Side::Workloads => {
+                CostSource::Workloads => {
                     balance.held += line;
                     self.workloads += line;
                 }
-                Side::Unmanaged => {
+                CostSource::Unmanaged => {
                     balance.held += line;
                     self.unmanaged += line;
                 }
@@ -91,22 +95,22 @@ impl Bill {
 
     /// Whether any node has an account. If none has, what is idle is unknown.
     pub fn has_nodes(&self) -> bool {
-        self.first_day().is_some()
+        self.first_day_with_nodes().is_some()
     }
 
     /// What was idle, by day and hardware. Days before the first one on which a node has an account are left out: what nodes cost
     /// then is not known.
-    pub fn idle(&self) -> impl Iterator<Item = (Date, &Sku, Line)> {
-        let first = self.first_day();
+    pub fn idle(&self) -> impl Iterator<Item = (Date, &CostKey, DailyCost)> {
+        let first = self.first_day_with_nodes();
         self.hardware
             .iter()
             .filter(move |((date, _), _)| first.is_some_and(|first| first <= *date))
             .map(|((date, sku), balance)| (*date, sku, balance.idle()))
-            .filter(|(_, _, line)| *line != Line::default())
+            .filter(|(_, _, line)| *line != DailyCost::default())
     }
 
     /// The sum of [`Bill::idle`].
-    pub fn idle_sum(&self) -> Line {
+    pub fn idle_sum(&self) -> DailyCost {
         self.idle().map(|(_, _, line)| line).sum()
     }
 
@@ -129,7 +133,7 @@ impl Bill {
             + self.unattributed()
     }
 
-    fn first_day(&self) -> Option<Date> {
+    fn first_day_with_nodes(&self) -> Option<Date> {
         // by date first
         let mut days = self.hardware.iter();
         days.find_map(|((date, _), balance)| balance.nodes.map(|_| *date))
@@ -144,24 +148,24 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::ledger::{Account, Charge, End, Rate};
-    use crate::price::Facts;
+    use crate::ledger::{Account, Charge, ChargeEnd, RatePeriod};
+    use crate::pricing::PricingAttributes;
 
-    fn sku(model: &str) -> Sku {
-        Sku {
+    fn sku(model: &str) -> CostKey {
+        CostKey {
             model: Some(model.into()),
-            ..Sku::default()
+            ..CostKey::default()
         }
     }
 
-    fn line(compute: &str, gpu_seconds: i64) -> Line {
-        Line {
+    fn line(compute: &str, gpu_seconds: i64) -> DailyCost {
+        DailyCost {
             cost: Cost {
                 compute: compute.parse().unwrap(),
                 ..Cost::ZERO
             },
             gpu_seconds,
-            ..Line::default()
+            ..DailyCost::default()
         }
     }
 
@@ -172,16 +176,16 @@ mod tests {
     #[test]
     fn the_bill_is_its_parts_and_volumes_are_beside_the_nodes() {
         let day = date(2026, 11, 3);
-        let mut bill = Bill::default();
+        let mut bill = ClusterBill::default();
         let mut held = line("30", 3600);
         (held.cost.storage, held.unattributed) = (money("7"), money("5"));
-        bill.add(Side::Workloads, [((day, sku("H100")), held)]);
-        let notebook = Sku {
+        bill.add(CostSource::Workloads, [((day, sku("H100")), held)]);
+        let notebook = CostKey {
             owner: Some("Pod/notebook".into()),
             ..sku("H100")
         };
-        bill.add(Side::Unmanaged, [((day, notebook), line("10", 1800))]);
-        bill.add(Side::Nodes, [((day, sku("H100")), line("100", 7200))]);
+        bill.add(CostSource::Unmanaged, [((day, notebook), line("10", 1800))]);
+        bill.add(CostSource::Nodes, [((day, sku("H100")), line("100", 7200))]);
         bill.overhead = money("20");
         bill.corrections = money("-50");
         let idle = bill.idle_sum();
@@ -202,15 +206,18 @@ mod tests {
     #[test]
     fn idle_is_below_zero_where_fractions_are_dearer_and_kinds_do_not_pay_for_each_other() {
         let day = date(2026, 11, 3);
-        let mut bill = Bill::default();
+        let mut bill = ClusterBill::default();
         bill.add(
-            Side::Nodes,
+            CostSource::Nodes,
             [
                 ((day, sku("A100")), line("10", 3600)),
                 ((day, sku("H100")), line("30", 3600)),
             ],
         );
-        bill.add(Side::Workloads, [((day, sku("A100")), line("12", 3600))]);
+        bill.add(
+            CostSource::Workloads,
+            [((day, sku("A100")), line("12", 3600))],
+        );
         let idle: Vec<_> = bill
             .idle()
             .map(|(_, sku, line)| (sku.model.clone().unwrap(), line.cost.total()))
@@ -227,15 +234,15 @@ mod tests {
 
     #[test]
     fn what_ran_before_the_nodes_accounts_began_is_no_debt_of_theirs() {
-        let mut bill = Bill::default();
+        let mut bill = ClusterBill::default();
         bill.add(
-            Side::Workloads,
+            CostSource::Workloads,
             [((date(2026, 11, 1), sku("H100")), line("900", 3600))],
         );
         assert!(!bill.has_nodes());
         assert_eq!(bill.total(), money("900"));
         bill.add(
-            Side::Nodes,
+            CostSource::Nodes,
             [((date(2026, 11, 2), sku("H100")), line("50", 3600))],
         );
         assert_eq!(bill.total(), money("950"));
@@ -251,16 +258,16 @@ mod tests {
     }
 
     fn settled(account: &mut Account, uid: String, gpus: u32, from: i64, to: i64) {
-        let facts = Facts {
+        let facts = PricingAttributes {
             resource: "nvidia.com/gpu".into(),
             gpus,
             node_gpus: 4,
             model: Some("H100".into()),
-            ..Facts::default()
+            ..PricingAttributes::default()
         };
         let mut charge = Charge::new(uid, "p".into(), facts, at(from));
         let compute = Money::from_nanos(PRICE * 3600 * i128::from(gpus));
-        charge.rates.push(Rate {
+        charge.rates.push(RatePeriod {
             from: at(from),
             quote: Cost {
                 compute,
@@ -269,7 +276,7 @@ mod tests {
             .into(),
             provisional: false,
         });
-        let end = End {
+        let end = ChargeEnd {
             at: at(to),
             estimated: false,
         };
@@ -298,9 +305,9 @@ mod tests {
             }
             let mut nodes = Account::new("2026-11".parse().unwrap());
             settled(&mut nodes, "node".into(), 4, 0, stood);
-            let mut bill = Bill::default();
-            bill.add(Side::Nodes, nodes.lines(at(stood), &TimeZone::UTC));
-            bill.add(Side::Workloads, pods.lines(at(stood), &TimeZone::UTC));
+            let mut bill = ClusterBill::default();
+            bill.add(CostSource::Nodes, nodes.daily_costs(at(stood), &TimeZone::UTC));
+            bill.add(CostSource::Workloads, pods.daily_costs(at(stood), &TimeZone::UTC));
             let mut counted: BTreeMap<Date, i64> = BTreeMap::new();
             for (second, gpus) in free.iter().enumerate() {
                 let day = at(i64::try_from(second).unwrap()).to_zoned(TimeZone::UTC).date();

@@ -2,17 +2,17 @@
 
 use crate::money::Money;
 
-use super::facts::{CapacityType, Facts, Share, is_behind, is_fraction};
+use super::attributes::{CapacityType, PricingAttributes, Share, is_fraction, is_whole_gpu_of};
+use super::breakdown::PriceRow;
 use super::overhead::Overhead;
 use super::tariff::Tariff;
-use super::terms::Row;
 
 /// Hours of a month by which prices a month are spread: 8,760 / 12, as the clouds do.
 pub const MONTH_HOURS: u32 = 730;
 
 /// Which nodes a row speaks of. What it leaves out, it says of all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Where {
+pub struct PriceScope {
     /// Only nodes paid for in this way.
     pub capacity_type: Option<CapacityType>,
     /// Only in this region.
@@ -29,7 +29,7 @@ pub struct GpuPrice {
     /// The extended resource it is offered as.
     pub resource: String,
     /// The nodes that it speaks of.
-    pub nodes: Where,
+    pub nodes: PriceScope,
     /// Money an hour.
     pub per_hour: Money,
     /// Watts that one of it draws (its TDP), where power is charged apart.
@@ -46,7 +46,7 @@ pub struct NodePrice {
     /// How many physical GPUs it has; the node's own count where the list does not say.
     pub gpus: Option<u32>,
     /// The nodes that it speaks of.
-    pub nodes: Where,
+    pub nodes: PriceScope,
     /// Money an hour.
     pub per_hour: Money,
 }
@@ -82,7 +82,7 @@ pub struct Carbon {
 
 impl Carbon {
     /// Grams of CO2e a kilowatt-hour in this region.
-    pub fn grams_in(&self, region: Option<&str>) -> u32 {
+    pub fn grams_per_kwh(&self, region: Option<&str>) -> u32 {
         self.regions
             .iter()
             .find(|(name, _)| Some(name.as_str()) == region)
@@ -92,7 +92,7 @@ impl Carbon {
 
 /// What one price list says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PriceBook {
+pub struct PriceList {
     /// ISO 4217 code.
     pub currency: String,
     /// Prices of GPUs.
@@ -113,10 +113,10 @@ pub struct PriceBook {
     pub overheads: Vec<Overhead>,
 }
 
-impl PriceBook {
+impl PriceList {
     /// The closest row for the pod's compute: nodes before GPUs, a row of the pod's very resource before one of the
     /// physical GPU, then the row that says most of where it applies. Of equally close rows the first counts.
-    pub(super) fn compute(&self, facts: &Facts) -> Option<Row<'_>> {
+    pub(super) fn compute(&self, facts: &PricingAttributes) -> Option<PriceRow<'_>> {
         let nodes = self.nodes.iter().filter_map(|row| {
             let is_type = Some(&row.instance_type) == facts.instance_type.as_ref();
             let exact = offers(&row.resource, facts).filter(|_| is_type)?;
@@ -124,19 +124,19 @@ impl PriceBook {
         });
         if let Some(row) = closest(nodes) {
             let units = row.units(facts);
-            return Some(Row::Node { row, units });
+            return Some(PriceRow::Node { row, units });
         }
         let gpus = self
             .rows_of(facts)
             .filter_map(|(exact, row)| Some(((exact, row.nodes.closeness(facts)?), row)));
-        closest(gpus).map(|row| Row::Gpu {
+        closest(gpus).map(|row| PriceRow::Gpu {
             row,
             units: row.units(facts),
         })
     }
 
     /// Watts that the pod's GPUs draw. They are the model's, wherever the node is.
-    pub(super) fn watts(&self, facts: &Facts) -> Option<(u32, Units)> {
+    pub(super) fn watts(&self, facts: &PricingAttributes) -> Option<(u32, UnitFraction)> {
         let rows = self
             .rows_of(facts)
             .filter_map(|(exact, row)| Some((exact, (row.watts?, row.units(facts)))));
@@ -144,28 +144,31 @@ impl PriceBook {
     }
 
     /// The most that one of `resource`, which is `share` of a physical GPU, costs an hour.
-    pub(super) fn dearest(&self, resource: &str, share: Share) -> Option<Money> {
-        let one = Facts {
+    pub(super) fn highest_price(&self, resource: &str, share: Share) -> Option<Money> {
+        let one = PricingAttributes {
             resource: resource.to_owned(),
             gpus: 1,
             share,
-            ..Facts::default()
+            ..PricingAttributes::default()
         };
         let gpus = self
             .gpus
             .iter()
             .filter(|row| offers(&row.resource, &one).is_some())
-            .map(|row| row.units(&one).of(row.per_hour));
+            .map(|row| row.units(&one).portion_of(row.per_hour));
         let nodes = self
             .nodes
             .iter()
             .filter(|row| row.gpus.is_some() && offers(&row.resource, &one).is_some())
-            .map(|row| row.units(&one).of(row.per_hour));
+            .map(|row| row.units(&one).portion_of(row.per_hour));
         gpus.chain(nodes).max()
     }
 
     /// Rows of the pod's GPU model, and whether they speak of its very resource.
-    fn rows_of<'a>(&'a self, facts: &Facts) -> impl Iterator<Item = (bool, &'a GpuPrice)> {
+    fn rows_of<'a>(
+        &'a self,
+        facts: &PricingAttributes,
+    ) -> impl Iterator<Item = (bool, &'a GpuPrice)> {
         self.gpus
             .iter()
             .filter(|row| Some(&row.model) == facts.model.as_ref())
@@ -180,26 +183,26 @@ fn closest<Rank: Ord + Copy, Row>(rows: impl Iterator<Item = (Rank, Row)>) -> Op
 }
 
 /// Whether a row of `resource` speaks of the pod's very resource (true) or of the physical GPU behind it.
-fn offers(resource: &str, facts: &Facts) -> Option<bool> {
+fn offers(resource: &str, facts: &PricingAttributes) -> Option<bool> {
     let is_exact = resource == facts.resource;
-    (is_exact || is_behind(resource, &facts.resource)).then_some(is_exact)
+    (is_exact || is_whole_gpu_of(resource, &facts.resource)).then_some(is_exact)
 }
 
 /// How much of what a row speaks of a pod holds: `part / whole`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Units {
+pub struct UnitFraction {
     /// Numerator.
     pub part: i128,
     /// Denominator.
     pub whole: i128,
 }
 
-impl Units {
+impl UnitFraction {
     /// All that there is.
     pub(super) const ONE: Self = Self { part: 1, whole: 1 };
 
     /// The units' part of a price, rounded down.
-    pub(super) fn of(self, price: Money) -> Money {
+    pub(super) fn portion_of(self, price: Money) -> Money {
         Money::from_nanos(self.scale(price.nanos()))
     }
 
@@ -210,8 +213,8 @@ impl Units {
 }
 
 /// The pod's GPUs in physical ones.
-fn physical_units(facts: &Facts) -> Units {
-    Units {
+fn physical_units(facts: &PricingAttributes) -> UnitFraction {
+    UnitFraction {
         part: i128::from(facts.gpus) * i128::from(facts.share.part),
         whole: i128::from(facts.share.whole),
     }
@@ -219,9 +222,9 @@ fn physical_units(facts: &Facts) -> Units {
 
 impl GpuPrice {
     /// A row of a fraction's own resource is for the fraction; any other is for a physical GPU.
-    fn units(&self, facts: &Facts) -> Units {
+    fn units(&self, facts: &PricingAttributes) -> UnitFraction {
         if is_fraction(&self.resource) {
-            Units {
+            UnitFraction {
                 part: facts.gpus.into(),
                 whole: 1,
             }
@@ -234,23 +237,23 @@ impl GpuPrice {
 impl NodePrice {
     /// The pod's part of the node. Where the row does not count the physical GPUs, the node's count of the resource does,
     /// rounded up to whole GPUs.
-    fn units(&self, facts: &Facts) -> Units {
+    fn units(&self, facts: &PricingAttributes) -> UnitFraction {
         let Share { part, whole } = facts.share;
         let counted =
             (u64::from(facts.node_gpus) * u64::from(part)).div_ceil(u64::from(whole.max(1)));
         let gpus = self.gpus.map_or(counted, u64::from).max(1);
         let units = physical_units(facts);
-        Units {
+        UnitFraction {
             whole: units.whole * i128::from(gpus),
             ..units
         }
     }
 }
 
-impl Where {
+impl PriceScope {
     /// How closely it matches the pod's node; `None` if it speaks of other nodes. A zone says more than a region, and a region
     /// more than how the node is paid for.
-    fn closeness(&self, facts: &Facts) -> Option<u8> {
+    fn closeness(&self, facts: &PricingAttributes) -> Option<u8> {
         let capacity = match self.capacity_type {
             None => 0,
             wanted if wanted == facts.capacity_type => 2,

@@ -4,29 +4,29 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
-use super::charge::{Charge, End};
-use super::line::{Line, Sku};
+use super::charge::{Charge, ChargeEnd};
+use super::daily_cost::{CostKey, DailyCost};
+use crate::calendar::Interval;
 use crate::money::Money;
-use crate::period::Interval;
 
 /// A service's rest at zero replicas: what the last one was, cost and ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rest {
+pub struct ZeroReplicaPeriod {
     /// When the last replica's stay ended.
     pub since: Timestamp,
     /// Money an hour of it.
     pub per_hour: Money,
     /// Its hardware.
-    pub sku: Sku,
+    pub cost_key: CostKey,
 }
 
-impl Rest {
+impl ZeroReplicaPeriod {
     /// The rest after a last replica; `None` if nobody knows what that cost.
-    pub fn after(charge: &Charge, end: End) -> Option<Self> {
+    pub fn after_last_replica(charge: &Charge, end: ChargeEnd) -> Option<Self> {
         Some(Self {
             since: end.at,
             per_hour: charge.rate()?.cost.total(),
-            sku: Sku::of(&charge.facts, charge.owner.as_ref()),
+            cost_key: CostKey::new(&charge.attributes, charge.owner.as_ref()),
         })
     }
 
@@ -40,22 +40,22 @@ impl Rest {
     }
 
     /// What it saves within `part`, by day.
-    pub(super) fn lines(
+    pub(super) fn daily_costs(
         &self,
         part: Interval,
         zone: &TimeZone,
-    ) -> impl Iterator<Item = (Date, Line)> {
+    ) -> impl Iterator<Item = (Date, DailyCost)> {
         part.days(zone).map(|(date, day)| {
-            let line = Line {
+            let line = DailyCost {
                 saved: self.saved(day),
-                ..Line::default()
+                ..DailyCost::default()
             };
             (date, line)
         })
     }
 
     /// From its begin until `end`.
-    pub fn until(&self, end: Timestamp) -> Interval {
+    pub fn interval_until(&self, end: Timestamp) -> Interval {
         Interval {
             start: self.since,
             end: end.max(self.since),

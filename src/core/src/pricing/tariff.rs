@@ -39,7 +39,7 @@ pub struct Tariff {
 /// Two periods, counted from 0, that speak of the same hour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("periods[{0}] and periods[{1}] overlap: let one end where the other begins")]
-pub struct Overlap(pub usize, pub usize);
+pub struct OverlappingPeriods(pub usize, pub usize);
 
 impl TariffPeriod {
     fn wraps(&self) -> bool {
@@ -97,11 +97,15 @@ impl Tariff {
     ///
     /// # Errors
     /// The first two periods that overlap.
-    pub fn new(base: Money, zone: TimeZone, periods: Vec<TariffPeriod>) -> Result<Self, Overlap> {
+    pub fn new(
+        base: Money,
+        zone: TimeZone,
+        periods: Vec<TariffPeriod>,
+    ) -> Result<Self, OverlappingPeriods> {
         for (i, period) in periods.iter().enumerate() {
             for (j, other) in periods.iter().enumerate().skip(i + 1) {
                 if period.overlaps(other) {
-                    return Err(Overlap(i, j));
+                    return Err(OverlappingPeriods(i, j));
                 }
             }
         }

@@ -8,12 +8,12 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
+use crate::calendar::{Interval, Month};
 use crate::correction::Correction;
-use crate::ledger::{Account, Line, Sku};
+use crate::ledger::{Account, CostKey, DailyCost};
 use crate::money::{Cost, Money};
 use crate::overhead::{Usage, Usages};
-use crate::period::{Interval, Month};
-use crate::price::{CapacityType, Overhead, Share};
+use crate::pricing::{CapacityType, Overhead, Share};
 
 /// What rows are told apart by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,7 +47,7 @@ impl Dimension {
     ];
 
     /// True for what a node has by itself, whoever holds it.
-    pub fn is_of_nodes(self) -> bool {
+    pub fn applies_to_nodes(self) -> bool {
         matches!(self, Self::Gpu | Self::Capacity | Self::Region | Self::Day)
     }
 
@@ -91,7 +91,7 @@ impl FromStr for Dimension {
 
 /// A workload as reports name it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Holder {
+pub struct CostOwner {
     /// Its namespace.
     pub namespace: String,
     /// Its kind and name, as `infd/chat`; empty for what is the namespace's alone.
@@ -100,26 +100,26 @@ pub struct Holder {
 
 /// A line of the ledger, and whose it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry<'a> {
+pub struct ReportEntry<'a> {
     /// Whose.
-    pub holder: &'a Holder,
+    pub holder: &'a CostOwner,
     /// The day, in the accounting time zone.
     pub date: Date,
     /// The hardware.
-    pub sku: Sku,
+    pub sku: CostKey,
     /// What it cost, and what became of it.
-    pub line: Line,
+    pub line: DailyCost,
     /// What corrections add to that.
     pub corrections: Money,
 }
 
 /// A row: the value of each dimension, `None` where it is not known, and the sum.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Row {
+pub struct ReportRow {
     /// The values, in the order of the report's dimensions.
     pub key: Vec<Option<String>>,
     /// The sum.
-    pub line: Line,
+    pub line: DailyCost,
     /// What corrections add to it.
     pub corrections: Money,
 }
@@ -130,22 +130,22 @@ pub struct Report {
     /// What the rows are told apart by.
     pub by: Vec<Dimension>,
     /// The rows, by key.
-    pub rows: Vec<Row>,
+    pub rows: Vec<ReportRow>,
     /// The sum of all entries, and so of all rows.
-    pub total: Line,
+    pub total: DailyCost,
     /// What all corrections add to it.
     pub corrections: Money,
 }
 
 /// All lines of an account until `now`, those of open charges too.
 pub fn entries<'a>(
-    holder: &'a Holder,
+    holder: &'a CostOwner,
     account: &Account,
     now: Timestamp,
     zone: &TimeZone,
-) -> impl Iterator<Item = Entry<'a>> + use<'a> {
-    let lines = account.lines(now, zone).into_iter();
-    lines.map(move |((date, sku), line)| Entry {
+) -> impl Iterator<Item = ReportEntry<'a>> + use<'a> {
+    let lines = account.daily_costs(now, zone).into_iter();
+    lines.map(move |((date, sku), line)| ReportEntry {
         holder,
         date,
         sku,
@@ -155,12 +155,12 @@ pub fn entries<'a>(
 }
 
 /// A correction that counts: of a workload or a namespace, and of no hardware.
-pub fn corrected(correction: &Correction) -> Entry<'_> {
-    Entry {
+pub fn correction_entry(correction: &Correction) -> ReportEntry<'_> {
+    ReportEntry {
         holder: &correction.holder,
         date: correction.date,
-        sku: Sku::default(),
-        line: Line::default(),
+        sku: CostKey::default(),
+        line: DailyCost::default(),
         corrections: correction.amount,
     }
 }
@@ -169,17 +169,17 @@ pub fn corrected(correction: &Correction) -> Entry<'_> {
 /// part of it that is over; the entries stand on the day of `now`, or on the month's last.
 ///
 /// All accounts of the cluster share them, so all must be given.
-pub fn overheads<'a>(
-    accounts: &[(&'a Holder, &Account)],
+pub fn overhead_entries<'a>(
+    accounts: &[(&'a CostOwner, &Account)],
     overheads: &[&Overhead],
     month: Month,
     now: Timestamp,
     zone: &TimeZone,
-) -> Vec<Entry<'a>> {
+) -> Vec<ReportEntry<'a>> {
     let bounds = month.bounds(zone);
     let last = (bounds.end - SignedDuration::from_secs(1)).min(now);
     let date = zone.to_datetime(last).date().max(month.first());
-    let mut usages: Usages<&'a Holder> = Usages::new();
+    let mut usages: Usages<&'a CostOwner> = Usages::new();
     for (holder, account) in accounts {
         let line = account.sum(bounds, now, zone);
         let usage = Usage {
@@ -190,20 +190,20 @@ pub fn overheads<'a>(
         *namespace.entry(holder).or_default() += usage;
     }
     let shares = overheads.iter().flat_map(|overhead| {
-        let shared = overhead.share(overhead.due(bounds, now), &usages);
+        let shared = overhead.allocate(overhead.accrued(bounds, now), &usages);
         let borne = shared.namespaces.into_values();
         borne.flat_map(|borne| borne.workloads)
     });
-    let entry = |(holder, labour)| Entry {
+    let entry = |(holder, labour)| ReportEntry {
         holder,
         date,
-        sku: Sku::default(),
-        line: Line {
+        sku: CostKey::default(),
+        line: DailyCost {
             cost: Cost {
                 labour,
                 ..Cost::ZERO
             },
-            ..Line::default()
+            ..DailyCost::default()
         },
         corrections: Money::ZERO,
     };
@@ -211,17 +211,24 @@ pub fn overheads<'a>(
 }
 
 /// What has come due of these overheads until `now`, whoever bears it.
-pub fn due(overheads: &[&Overhead], month: Month, now: Timestamp, zone: &TimeZone) -> Money {
+pub fn overhead_due(
+    overheads: &[&Overhead],
+    month: Month,
+    now: Timestamp,
+    zone: &TimeZone,
+) -> Money {
     let bounds = month.bounds(zone);
-    let due = overheads.iter().map(|overhead| overhead.due(bounds, now));
+    let due = overheads
+        .iter()
+        .map(|overhead| overhead.accrued(bounds, now));
     due.sum()
 }
 
 /// Groups entries. A workload is named together with its namespace, because another namespace may have one of the same name.
-pub fn report<'a>(entries: impl IntoIterator<Item = Entry<'a>>, by: &[Dimension]) -> Report {
+pub fn report<'a>(entries: impl IntoIterator<Item = ReportEntry<'a>>, by: &[Dimension]) -> Report {
     let by = with_namespaces(by);
-    let mut rows: BTreeMap<Vec<Option<String>>, (Line, Money)> = BTreeMap::new();
-    let (mut total, mut corrections) = <(Line, Money)>::default();
+    let mut rows: BTreeMap<Vec<Option<String>>, (DailyCost, Money)> = BTreeMap::new();
+    let (mut total, mut corrections) = <(DailyCost, Money)>::default();
     for entry in entries {
         let key = by.iter().map(|dimension| entry.value(*dimension)).collect();
         let row = rows.entry(key).or_default();
@@ -230,7 +237,7 @@ pub fn report<'a>(entries: impl IntoIterator<Item = Entry<'a>>, by: &[Dimension]
         total += entry.line;
         corrections += entry.corrections;
     }
-    let row = |(key, (line, corrections))| Row {
+    let row = |(key, (line, corrections))| ReportRow {
         key,
         line,
         corrections,
@@ -257,14 +264,17 @@ fn with_namespaces(by: &[Dimension]) -> Vec<Dimension> {
     all
 }
 
-impl Entry<'_> {
+impl ReportEntry<'_> {
     fn value(&self, dimension: Dimension) -> Option<String> {
         let unless_empty = |text: String| Some(text).filter(|text| !text.is_empty());
         match dimension {
             Dimension::Namespace => Some(self.holder.namespace.clone()),
             Dimension::Workload => unless_empty(self.holder.workload.clone()),
-            Dimension::Gpu => unless_empty(gpu(&self.sku)),
-            Dimension::Capacity => self.sku.capacity_type.map(|by| capacity(by).to_owned()),
+            Dimension::Gpu => unless_empty(gpu_name(&self.sku)),
+            Dimension::Capacity => self
+                .sku
+                .capacity_type
+                .map(|by| capacity_type_name(by).to_owned()),
             Dimension::Region => self.sku.region.clone(),
             Dimension::Day => Some(self.date.to_string()),
             Dimension::Owner => self.sku.owner.clone(),
@@ -273,7 +283,7 @@ impl Entry<'_> {
 }
 
 /// The GPU's product name, or what it is offered as, and the part of it that one unit is: `NVIDIA-H100 1/7`.
-pub fn gpu(sku: &Sku) -> String {
+pub fn gpu_name(sku: &CostKey) -> String {
     let name = sku.model.as_ref().unwrap_or(&sku.resource);
     if sku.share == Share::default() {
         name.clone()
@@ -283,7 +293,7 @@ pub fn gpu(sku: &Sku) -> String {
 }
 
 /// The name of a way to pay, as PriceLists have it.
-pub fn capacity(by: CapacityType) -> &'static str {
+pub fn capacity_type_name(by: CapacityType) -> &'static str {
     match by {
         CapacityType::OnDemand => "OnDemand",
         CapacityType::Spot => "Spot",
@@ -293,7 +303,7 @@ pub fn capacity(by: CapacityType) -> &'static str {
 
 /// What holds nodes at this moment, and what it has cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Standing {
+pub struct LiveCost {
     /// Money an hour of the pods whose price is known and whose node is heard of.
     pub per_hour: Money,
     /// Pods that hold a node.
@@ -301,22 +311,22 @@ pub struct Standing {
     /// Those of them that no price is known for.
     pub unpriced: usize,
     /// What was spent today.
-    pub today: Line,
+    pub today: DailyCost,
     /// What was spent this month.
-    pub month: Line,
+    pub month: DailyCost,
 }
 
-impl Standing {
+impl LiveCost {
     /// Adds one account's standing on each kind of hardware, as `key` groups them.
     pub fn add<K: Ord>(
         rows: &mut BTreeMap<K, Self>,
         account: &Account,
         now: Timestamp,
         zone: &TimeZone,
-        key: impl Fn(&Sku) -> K,
+        key: impl Fn(&CostKey) -> K,
     ) {
         let today = zone.to_datetime(now).date();
-        for ((date, sku), line) in account.lines(now, zone) {
+        for ((date, sku), line) in account.daily_costs(now, zone) {
             let row = rows.entry(key(&sku)).or_default();
             row.month += line;
             if date == today {
@@ -324,16 +334,19 @@ impl Standing {
             }
         }
         // a charge over a month's end is open in both months' accounts
-        if account.month != Month::of(now, zone) {
+        if account.month != Month::containing(now, zone) {
             return;
         }
         for charge in account.open.values().filter(|charge| charge.start <= now) {
             let row = rows
-                .entry(key(&Sku::of(&charge.facts, charge.owner.as_ref())))
+                .entry(key(&CostKey::new(
+                    &charge.attributes,
+                    charge.owner.as_ref(),
+                )))
                 .or_default();
             row.pods += 1;
             match charge.rate() {
-                _ if charge.lost.is_some_and(|lost| lost <= now) => {}
+                _ if charge.node_lost_since.is_some_and(|lost| lost <= now) => {}
                 Some(rate) => row.per_hour += rate.cost.total(),
                 None => row.unpriced += 1,
             }
@@ -342,8 +355,8 @@ impl Standing {
 }
 
 /// The bounds of a day of `zone`.
-pub fn day(date: Date, zone: &TimeZone) -> Option<Interval> {
-    let month = Month::of_date(date).bounds(zone);
+pub fn day_bounds(date: Date, zone: &TimeZone) -> Option<Interval> {
+    let month = Month::containing_date(date).bounds(zone);
     month
         .days(zone)
         .find(|(day, _)| *day == date)
@@ -356,21 +369,21 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::ledger::account::Days;
-    use crate::ledger::{Charge, Rate};
+    use crate::ledger::account::DailyCosts;
+    use crate::ledger::{Charge, RatePeriod};
     use crate::money::Cost;
-    use crate::price::Facts;
-    use crate::price::{OverheadPart, ShareBy};
+    use crate::pricing::PricingAttributes;
+    use crate::pricing::{OverheadPart, ShareBy};
 
-    fn holder(namespace: &str, workload: &str) -> Holder {
-        Holder {
+    fn holder(namespace: &str, workload: &str) -> CostOwner {
+        CostOwner {
             namespace: namespace.into(),
             workload: workload.into(),
         }
     }
 
-    fn line(nanos: i128, gpu_seconds: i64) -> Line {
-        Line {
+    fn line(nanos: i128, gpu_seconds: i64) -> DailyCost {
+        DailyCost {
             cost: Cost {
                 compute: Money::from_nanos(nanos),
                 power: Money::from_nanos(nanos / 3),
@@ -378,20 +391,20 @@ mod tests {
             },
             idle: Money::from_nanos(nanos / 2),
             gpu_seconds,
-            ..Line::default()
+            ..DailyCost::default()
         }
     }
 
-    fn sku(model: Option<&str>) -> Sku {
-        Sku {
+    fn sku(model: Option<&str>) -> CostKey {
+        CostKey {
             resource: "nvidia.com/gpu".into(),
             model: model.map(Into::into),
-            ..Sku::default()
+            ..CostKey::default()
         }
     }
 
     fn account(lines: &[(i8, Option<&str>, i128)]) -> Account {
-        let mut days = Days::new();
+        let mut days = DailyCosts::new();
         for (day, model, nanos) in lines {
             let lines = days.entry(date(2026, 11, *day)).or_default();
             lines.push((sku(*model), line(*nanos, 3600)));
@@ -416,7 +429,7 @@ mod tests {
         };
         let noon = "2026-11-16T00:00:00Z".parse().unwrap();
         let accounts = [(&one, &used), (&other, &little)];
-        let entries = overheads(&accounts, &[&people], used.month, noon, &TimeZone::UTC);
+        let entries = overhead_entries(&accounts, &[&people], used.month, noon, &TimeZone::UTC);
         let shares: Vec<_> = entries
             .iter()
             .map(|entry| {
@@ -445,10 +458,10 @@ mod tests {
         let now = "2026-11-02T12:00:00Z".parse().unwrap();
         let rows = |by: &[Dimension]| {
             let lines = entries(&chat, &account, now, &TimeZone::UTC);
-            let report = report(lines.chain(all.iter().map(corrected)), by);
+            let report = report(lines.chain(all.iter().map(correction_entry)), by);
             assert_eq!(report.corrections.nanos(), 3);
             let cell = |value: &Option<String>| value.clone().unwrap_or_else(|| "-".into());
-            let row = |row: &Row| {
+            let row = |row: &ReportRow| {
                 let key: Vec<String> = row.key.iter().map(cell).collect();
                 let cost = row.line.cost.total().nanos();
                 format!("{} {cost} {}", key.join(" "), row.corrections.nanos())
@@ -487,12 +500,12 @@ mod tests {
 
     #[test]
     fn a_part_of_a_gpu_is_not_a_whole_one_and_one_without_a_model_has_its_resource() {
-        let part = Sku {
+        let part = CostKey {
             share: Share { part: 1, whole: 7 },
             ..sku(Some("H100"))
         };
         assert_eq!(
-            [gpu(&part), gpu(&sku(None))],
+            [gpu_name(&part), gpu_name(&sku(None))],
             ["H100 1/7", "nvidia.com/gpu"]
         );
     }
@@ -512,13 +525,13 @@ mod tests {
         let zone = TimeZone::UTC;
         let at = |text: &str| text.parse::<Timestamp>().unwrap();
         let start = at("2026-10-31T22:00:00Z");
-        let facts = Facts {
+        let facts = PricingAttributes {
             resource: "nvidia.com/gpu".into(),
             gpus: 1,
-            ..Facts::default()
+            ..PricingAttributes::default()
         };
         let mut charge = Charge::new("a".into(), "p".into(), facts, start);
-        charge.rates.push(Rate {
+        charge.rates.push(RatePeriod {
             from: start,
             quote: Cost {
                 compute: "2".parse().unwrap(),
@@ -534,7 +547,7 @@ mod tests {
         };
         let lost = Charge {
             uid: "c".into(),
-            lost: Some(at("2026-11-01T00:30:00Z")),
+            node_lost_since: Some(at("2026-11-01T00:30:00Z")),
             ..charge.clone()
         };
         let now = at("2026-11-01T03:00:00Z");
@@ -542,9 +555,9 @@ mod tests {
         for month in ["2026-10", "2026-11"] {
             let mut account = Account::new(month.parse().unwrap());
             for charge in [&charge, &unpriced, &lost] {
-                account.carry(charge, &zone);
+                account.carry_forward(charge, &zone);
             }
-            Standing::add(&mut rows, &account, now, &zone, |_| account.month);
+            LiveCost::add(&mut rows, &account, now, &zone, |_| account.month);
         }
         let of = |month: &str| rows[&month.parse::<Month>().unwrap()];
         let (october, november) = (of("2026-10"), of("2026-11"));
@@ -560,7 +573,11 @@ mod tests {
     #[test]
     fn a_day_has_the_hours_that_it_had() {
         let berlin = TimeZone::get("Europe/Berlin").unwrap();
-        let seconds = |month, day_of| day(date(2026, month, day_of), &berlin).unwrap().seconds();
+        let seconds = |month, day_of| {
+            day_bounds(date(2026, month, day_of), &berlin)
+                .unwrap()
+                .seconds()
+        };
         assert_eq!(
             (seconds(10, 25), seconds(11, 1), seconds(3, 29)),
             (25 * 3600, 24 * 3600, 23 * 3600)
@@ -576,7 +593,7 @@ mod tests {
         ) {
             let holders: Vec<_> = holders.iter().map(|(n, w)| holder(&format!("n{n}"), &format!("infd/w{w}"))).collect();
             let models = ["A100", "H100", "L4"];
-            let mut days = Days::new();
+            let mut days = DailyCosts::new();
             for (day, model, nanos) in &lines {
                 let mut sku = sku(model.map(|at| models[usize::from(at)]));
                 sku.capacity_type = (*day % 2 == 0).then_some(CapacityType::Spot);
@@ -586,7 +603,7 @@ mod tests {
             let account = account(&[]).with_days(days);
             let all = holders.iter().flat_map(|holder| entries(holder, &account, NOW, &TimeZone::UTC));
             let report = report(all, &by);
-            let rows: Line = report.rows.iter().map(|row| row.line).sum();
+            let rows: DailyCost = report.rows.iter().map(|row| row.line).sum();
             prop_assert_eq!(rows, report.total);
             let one: i128 = lines.iter().map(|(_, _, nanos)| nanos + nanos / 3).sum();
             prop_assert_eq!(report.total.cost.total().nanos(), one * holders.len() as i128);

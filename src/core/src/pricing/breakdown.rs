@@ -4,39 +4,39 @@ use jiff::Timestamp;
 
 use crate::money::Money;
 
-use super::book::{GpuPrice, MONTH_HOURS, NodePrice, Power, Units, VolumePrice};
-use super::facts::{Facts, Share};
-use super::lists::{PriceList, PriceLists};
+use super::attributes::{PricingAttributes, Share};
+use super::catalog::{DatedPriceList, PriceCatalog};
+use super::price_list::{GpuPrice, MONTH_HOURS, NodePrice, Power, UnitFraction, VolumePrice};
 
 const MIB_PER_GIB: u32 = 1024;
 
 /// What one row adds to a pod's price.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Term<'a> {
+pub struct PriceComponent<'a> {
     /// The list that the row is from.
     pub list: &'a str,
     /// The row.
-    pub row: Row<'a>,
+    pub row: PriceRow<'a>,
     /// What it adds to the cost of an hour.
     pub per_hour: Money,
 }
 
 /// What a list says of a pod. The first three are of its compute, and a pod has one of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Row<'a> {
+pub enum PriceRow<'a> {
     /// The price of its node, processors and memory included, of which it holds `units`.
     Node {
         /// The row.
         row: &'a NodePrice,
         /// The pod's part of the node.
-        units: Units,
+        units: UnitFraction,
     },
     /// The price of its GPU, of which it holds `units`.
     Gpu {
         /// The row.
         row: &'a GpuPrice,
         /// How many of the row's GPUs it holds.
-        units: Units,
+        units: UnitFraction,
     },
     /// No row matches; the dearest one listed for its resource stands in.
     Dearest {
@@ -70,7 +70,7 @@ pub enum Row<'a> {
         /// What one GPU draws, or all of them where they were measured.
         watts: u32,
         /// How many GPUs the pod holds; one, where they were measured.
-        units: Units,
+        units: UnitFraction,
         /// What electricity costs.
         power: &'a Power,
         /// The list that says that.
@@ -82,12 +82,16 @@ pub enum Row<'a> {
     },
 }
 
-impl PriceLists {
+impl PriceCatalog {
     /// The terms that the price of an hour of the pod at `at` is the sum of, its compute first; `None` if nothing is listed for its
     /// resource.
-    pub fn terms<'a>(&'a self, facts: &'a Facts, at: Timestamp) -> Option<Vec<Term<'a>>> {
+    pub fn breakdown<'a>(
+        &'a self,
+        facts: &'a PricingAttributes,
+        at: Timestamp,
+    ) -> Option<Vec<PriceComponent<'a>>> {
         let mut terms = vec![self.compute(facts, at)?];
-        if matches!(terms[0].row, Row::Gpu { .. }) {
+        if matches!(terms[0].row, PriceRow::Gpu { .. }) {
             terms.extend(self.processors(facts, at));
         }
         terms.extend(self.storage(facts, at));
@@ -95,52 +99,65 @@ impl PriceLists {
         Some(terms)
     }
 
-    fn compute<'a>(&'a self, facts: &Facts, at: Timestamp) -> Option<Term<'a>> {
+    fn compute<'a>(
+        &'a self,
+        facts: &PricingAttributes,
+        at: Timestamp,
+    ) -> Option<PriceComponent<'a>> {
         let listed = self.first(at, |list| list.book.compute(facts));
         if let Some((list, row)) = listed {
             let per_hour = match &row {
-                Row::Node { row, units } => units.of(row.per_hour),
-                Row::Gpu { row, units } => units.of(row.per_hour),
+                PriceRow::Node { row, units } => units.portion_of(row.per_hour),
+                PriceRow::Gpu { row, units } => units.portion_of(row.per_hour),
                 _ => Money::ZERO,
             };
-            return Some(Term {
+            return Some(PriceComponent {
                 list,
                 row,
                 per_hour,
             });
         }
-        let (list, one) = self.dearest_part(&facts.resource, facts.share, at)?;
-        Some(Term {
+        let (list, one) = self.highest_component(&facts.resource, facts.share, at)?;
+        Some(PriceComponent {
             list,
-            row: Row::Dearest { one },
+            row: PriceRow::Dearest { one },
             per_hour: one.times(facts.gpus),
         })
     }
 
     /// The most that one of a resource costs an hour, and the list that says so.
-    pub(super) fn dearest_part(
+    pub(super) fn highest_component(
         &self,
         resource: &str,
         share: Share,
         at: Timestamp,
     ) -> Option<(&str, Money)> {
         self.in_force(at)
-            .filter_map(|list| Some((list.name.as_str(), list.book.dearest(resource, share)?)))
+            .filter_map(|list| {
+                Some((
+                    list.name.as_str(),
+                    list.book.highest_price(resource, share)?,
+                ))
+            })
             .reduce(|best, next| if next.1 > best.1 { next } else { best })
     }
 
     /// Cores and memory.
-    fn processors(&self, facts: &Facts, at: Timestamp) -> impl Iterator<Item = Term<'_>> {
+    fn processors(
+        &self,
+        facts: &PricingAttributes,
+        at: Timestamp,
+    ) -> impl Iterator<Item = PriceComponent<'_>> {
         let cores = self.first(at, |list| list.book.core_hour);
-        let cores = cores.map(|(list, core_hour)| Term {
+        let cores = cores.map(|(list, core_hour)| PriceComponent {
             list,
-            row: Row::Cores { core_hour },
+            row: PriceRow::Cores { core_hour },
             per_hour: core_hour.share(facts.amounts.cpu_milli, 1000),
         });
         let memory = self.first(at, |list| list.book.gib_hour);
-        let memory = memory.map(|(list, gib_hour)| Term {
+        let memory = memory.map(|(list, gib_hour)| PriceComponent {
             list,
-            row: Row::Memory { gib_hour },
+            row: PriceRow::Memory { gib_hour },
             per_hour: gib_hour.share(facts.amounts.memory_mib, MIB_PER_GIB),
         });
         cores.into_iter().chain(memory)
@@ -149,13 +166,13 @@ impl PriceLists {
     /// Ephemeral and persistent storage. A class that no list prices costs nothing, as power does where it is not charged apart.
     fn storage<'a>(
         &'a self,
-        facts: &'a Facts,
+        facts: &'a PricingAttributes,
         at: Timestamp,
-    ) -> impl Iterator<Item = Term<'a>> + use<'a> {
+    ) -> impl Iterator<Item = PriceComponent<'a>> + use<'a> {
         let ephemeral = self.first(at, |list| list.book.ephemeral_gib_month);
-        let ephemeral = ephemeral.map(|(list, gib_month)| Term {
+        let ephemeral = ephemeral.map(|(list, gib_month)| PriceComponent {
             list,
-            row: Row::Ephemeral { gib_month },
+            row: PriceRow::Ephemeral { gib_month },
             per_hour: gib_month.share(facts.amounts.ephemeral_mib, MIB_PER_GIB * MONTH_HOURS),
         });
         let of_class = move |class: &str| {
@@ -170,9 +187,9 @@ impl PriceLists {
             .iter()
             .filter_map(move |(class, gib)| {
                 let (list, row) = of_class(class)?;
-                Some(Term {
+                Some(PriceComponent {
                     list,
-                    row: Row::Volume { row, gib: *gib },
+                    row: PriceRow::Volume { row, gib: *gib },
                     per_hour: row.per_gib_month.share(*gib, MONTH_HOURS),
                 })
             });
@@ -181,10 +198,10 @@ impl PriceLists {
 
     /// Electricity and its carbon an hour: watts / 1000 x PUE x price or grams of a kilowatt-hour, for each physical GPU or, where they
     /// were measured, for all of them.
-    fn power(&self, facts: &Facts, at: Timestamp) -> Option<Term<'_>> {
+    fn power(&self, facts: &PricingAttributes, at: Timestamp) -> Option<PriceComponent<'_>> {
         let (power_list, power) = self.first(at, |list| list.book.power.as_ref())?;
         let (list, (watts, units)) = match facts.amounts.watts {
-            Some(measured) => (power_list, (measured, Units::ONE)),
+            Some(measured) => (power_list, (measured, UnitFraction::ONE)),
             None => self.first(at, |list| list.book.watts(facts))?,
         };
         // millionths of a kilowatt
@@ -194,11 +211,11 @@ impl PriceLists {
         let grams = power
             .carbon
             .as_ref()
-            .map_or(0, |carbon| carbon.grams_in(facts.region.as_deref()));
+            .map_or(0, |carbon| carbon.grams_per_kwh(facts.region.as_deref()));
         let carbon_mg = units.scale(i128::from(grams) * draw) / 1_000;
-        Some(Term {
+        Some(PriceComponent {
             list,
-            row: Row::Power {
+            row: PriceRow::Power {
                 watts,
                 units,
                 power,
@@ -214,7 +231,7 @@ impl PriceLists {
     fn first<'a, T>(
         &'a self,
         at: Timestamp,
-        find: impl Fn(&'a PriceList) -> Option<T>,
+        find: impl Fn(&'a DatedPriceList) -> Option<T>,
     ) -> Option<(&'a str, T)> {
         self.in_force(at)
             .find_map(|list| Some((list.name.as_str(), find(list)?)))

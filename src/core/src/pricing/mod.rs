@@ -1,0 +1,32 @@
+//! What a pod costs an hour: the price lists' answer to what the node's labels say.
+//!
+//! | module | subject |
+//! |---|---|
+//! | `attributes` | what a charge is priced by |
+//! | `price_list` | the rows of one list, and which of them speaks of a pod |
+//! | `tariff` | electricity by the hour |
+//! | `overhead` | monthly overheads |
+//! | `catalog` | all lists over time, and which goes before which |
+//! | `breakdown` | how a price comes about, row by row |
+
+mod attributes;
+mod breakdown;
+mod catalog;
+mod overhead;
+mod price_list;
+mod tariff;
+
+pub use attributes::{
+    CapacityType, PricingAttributes, ResourceAmounts, Share, is_gpu, is_gpu_driver, is_same_vendor,
+    product_labels,
+};
+pub use breakdown::{PriceComponent, PriceRow};
+pub use catalog::{
+    DEFAULT_LIST, DatedPriceList, HourlyRate, MAX_CHANGES, PriceCatalog, PriceLookup,
+};
+pub use overhead::{Overhead, OverheadPart, ShareBy};
+pub use price_list::{
+    Carbon, GpuPrice, MONTH_HOURS, NodePrice, Power, PriceList, PriceScope, UnitFraction,
+    VolumePrice,
+};
+pub use tariff::{OverlappingPeriods, Tariff, TariffPeriod};
