@@ -6,7 +6,9 @@ use kube::{CustomResource, KubeSchema, ResourceExt};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::text::{self, AMOUNT_MESSAGE, AMOUNT_RULE, DURATION_MESSAGE, DURATION_RULE, FieldError};
+use crate::quantities::{
+    self, AMOUNT_MESSAGE, AMOUNT_RULE, DURATION_MESSAGE, DURATION_RULE, FieldError,
+};
 
 /// What all workloads of the namespace together may spend in a period, and what happens when it is spent.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -227,10 +229,10 @@ impl BudgetPolicy {
             .as_ref()
             .and_then(|status| status.latch.as_ref());
         let latch = latch.map(|latch| {
-            let limit = text::amount("status.latch.limit", &latch.limit)?;
+            let limit = quantities::amount("status.latch.limit", &latch.limit)?;
             let corrections = latch.corrections.as_ref();
             let corrections =
-                corrections.map(|amount| text::amount("status.latch.corrections", amount));
+                corrections.map(|amount| quantities::amount("status.latch.corrections", amount));
             Ok(budget::Latch {
                 period_start: latch.period_start.0,
                 limit,
@@ -239,10 +241,10 @@ impl BudgetPolicy {
         });
         Ok(budget::Budget {
             name: self.name_any(),
-            limit: text::amount("spec.limit", &self.spec.limit)?,
+            limit: quantities::amount("spec.limit", &self.spec.limit)?,
             period: self.spec.period.into(),
             on_exhausted: self.spec.on_exhausted.into(),
-            minimum_useful_run: text::duration(
+            minimum_useful_run: quantities::duration(
                 "spec.minimumUsefulRun",
                 &self.spec.minimum_useful_run,
             )?,

@@ -12,10 +12,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::prices::{CURRENCY_MESSAGE, currency_rule};
-use crate::spend::{WorkloadKind, WorkloadRef};
-use crate::text::{
+use crate::quantities::{
     self, DATE_MESSAGE, DATE_RULE, FieldError, SIGNED_AMOUNT_MESSAGE, SIGNED_AMOUNT_RULE,
 };
+use crate::spend::{WorkloadKind, WorkloadRef};
 
 /// An amount that counts beside the ledger: money that came back, or that an invoice says more or less. It cannot be changed; another
 /// one takes it back.
@@ -189,7 +189,7 @@ impl SpendCorrection {
         let date: Date = spec.date.parse().map_err(|_| {
             FieldError::new("spec.date", format!("{:?}: {DATE_MESSAGE}", spec.date))
         })?;
-        let amount = text::amount("spec.amount", &spec.amount)?;
+        let amount = quantities::amount("spec.amount", &spec.amount)?;
         let refused =
             |why: &str| FieldError::new("spec.amount", format!("{:?} {why}", spec.amount));
         if amount == Money::ZERO {
@@ -212,7 +212,7 @@ impl SpendCorrection {
         };
         Ok(Correction {
             name: self.name_any(),
-            holder: self.workload().map_or_else(namespace, |of| of.holder()),
+            holder: self.workload().map_or_else(namespace, |of| of.cost_owner()),
             date,
             amount,
             currency: spec.currency.clone(),

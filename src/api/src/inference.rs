@@ -8,10 +8,10 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::quantities::{self, DURATION_MESSAGE, DURATION_RULE, FieldError};
 use crate::revenue::Revenue;
 use crate::spend::SpendSummary;
 use crate::template;
-use crate::text::{self, DURATION_MESSAGE, DURATION_RULE, FieldError};
 
 /// A model server on GPUs, scaled by its queue depth between `minReplicas` and `maxReplicas`, to zero when idle, within the budgets
 /// of its namespace.
@@ -425,9 +425,9 @@ impl InferenceDeploymentSpec {
             max: count("spec.maxReplicas", self.max_replicas)?,
             target: count("spec.scaling.signals[0].target", target)?,
             window: SignedDuration::from_secs(i64::from(window)),
-            idle_after: text::duration("spec.scaling.idle.after", &self.scaling.idle.after)?,
-            drain_timeout: text::duration("spec.drain.timeout", &self.drain.timeout)?,
-            hold_timeout: text::duration(
+            idle_after: quantities::duration("spec.scaling.idle.after", &self.scaling.idle.after)?,
+            drain_timeout: quantities::duration("spec.drain.timeout", &self.drain.timeout)?,
+            hold_timeout: quantities::duration(
                 "spec.activation.holdTimeout",
                 &self.activation.hold_timeout,
             )?,

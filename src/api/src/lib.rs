@@ -27,15 +27,15 @@ pub mod budget;
 pub mod conditions;
 pub mod correction;
 pub mod crds;
+pub mod gpu_inventory;
 pub mod inference;
 pub mod names;
-pub mod offers;
 pub mod presets;
 pub mod prices;
+pub mod quantities;
 pub mod revenue;
 pub mod spend;
 pub mod template;
-pub mod text;
 pub mod training;
 
 pub use budget::BudgetPolicy;

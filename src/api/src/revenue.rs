@@ -6,7 +6,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::text::{self, AMOUNT_MESSAGE, AMOUNT_RULE, FieldError};
+use crate::quantities::{self, AMOUNT_MESSAGE, AMOUNT_RULE, FieldError};
 
 /// What a service earns: any of these together.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq, Eq)]
@@ -104,7 +104,7 @@ impl Revenue {
     pub fn to_core(&self) -> Result<unit_economics::RevenueTerms, FieldError> {
         let amount = |field: &str, text: Option<&String>| {
             text.map_or(Ok(Money::ZERO), |text| {
-                text::amount(&format!("spec.revenue.{field}"), text)
+                quantities::amount(&format!("spec.revenue.{field}"), text)
             })
         };
         let api = self.api.clone().unwrap_or_default();

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use bursar_api::PriceList;
-use bursar_api::offers::{Offer, Pools, offers};
-use bursar_api::prices::Prices;
+use bursar_api::gpu_inventory::{DevicePools, GpuOffer, gpu_offers};
+use bursar_api::prices::EffectivePrices;
 use bursar_core::pricing::{DEFAULT_LIST, PriceLookup, PricingAttributes, product_labels};
 use bursar_prices::import::{self, ImportError};
 use jiff::Timestamp;
@@ -138,10 +138,10 @@ fn report(
     lists: &[PriceList],
     now: Timestamp,
 ) -> Checked {
-    let prices = Prices::of(lists, None, now);
-    let pools = Pools::of(slices);
-    let offers: Vec<Offer> = (nodes.iter())
-        .flat_map(|node| offers(node, &pools))
+    let prices = EffectivePrices::from_lists(lists, None, now);
+    let pools = DevicePools::from_slices(slices);
+    let offers: Vec<GpuOffer> = (nodes.iter())
+        .flat_map(|node| gpu_offers(node, &pools))
         .collect();
     let unpriced: Vec<String> = offers
         .iter()
@@ -169,8 +169,8 @@ fn report(
 }
 
 /// What is missing, and the fix; `None` if the price is listed. The price is that of one.
-fn unpriced(offer: &Offer, prices: &Prices, now: Timestamp) -> Option<String> {
-    let Offer { what, facts } = offer;
+fn unpriced(offer: &GpuOffer, prices: &EffectivePrices, now: Timestamp) -> Option<String> {
+    let GpuOffer { what, facts } = offer;
     let one = PricingAttributes {
         gpus: 1,
         ..facts.clone()

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use bursar_api::SpendRecord;
-use bursar_api::spend::{Standing, WorkloadKind};
+use bursar_api::spend::{RecordPrecedence, WorkloadKind};
 use bursar_core::calendar::Month;
 use bursar_core::cluster_bill::ClusterBill;
 use bursar_core::cost_report::CostOwner;
@@ -73,7 +73,7 @@ pub(crate) struct Sheet {
     /// The record; as it was, if it is folded.
     pub(crate) record: SpendRecord,
     /// How much it counts beside others of the same workload and month.
-    pub(crate) standing: Standing,
+    pub(crate) standing: RecordPrecedence,
     /// Whose it is.
     pub(crate) holder: CostOwner,
     /// What it holds.
@@ -90,11 +90,11 @@ impl Sheet {
             Ok(record) => record,
             Err(error) => return vec![Err(error.to_string())],
         };
-        let accounts = match record.unfold() {
+        let accounts = match record.expand() {
             Ok(accounts) => accounts.into_iter(),
             Err(error) => return vec![Err(error.to_string())],
         };
-        let of_section = |workload: &str, why| match record.is_folded() {
+        let of_section = |workload: &str, why| match record.is_consolidated() {
             true => format!("status.folded[] of {workload}: {why}"),
             false => why,
         };
@@ -106,7 +106,7 @@ impl Sheet {
     }
 
     /// Refuses what would make sums wrong.
-    fn of(standing: Standing, record: SpendRecord) -> Result<Self, String> {
+    fn of(standing: RecordPrecedence, record: SpendRecord) -> Result<Self, String> {
         let account = record.to_account().map_err(|error| error.to_string())?;
         let zone = TimeZone::get(&record.spec.time_zone)
             .map_err(|error| format!("spec.timeZone: {error}"))?;
@@ -120,7 +120,7 @@ impl Sheet {
                 account.month
             ));
         }
-        let holder = record.workload().holder();
+        let holder = record.workload().cost_owner();
         Ok(Self {
             record,
             standing,
@@ -161,9 +161,9 @@ pub(crate) fn counting(sheets: Vec<Sheet>) -> Vec<Sheet> {
 
 /// The one of each account that counts; of two that count the same, the first.
 pub(crate) fn foremost<K: Ord, T>(
-    all: impl IntoIterator<Item = (K, Standing, T)>,
+    all: impl IntoIterator<Item = (K, RecordPrecedence, T)>,
 ) -> BTreeMap<K, T> {
-    let mut foremost: BTreeMap<K, (Standing, T)> = BTreeMap::new();
+    let mut foremost: BTreeMap<K, (RecordPrecedence, T)> = BTreeMap::new();
     for (account, standing, each) in all {
         match foremost.entry(account) {
             Entry::Occupied(entry) if entry.get().0 >= standing => {}
@@ -212,7 +212,7 @@ pub(crate) fn bill<'a>(sheets: impl IntoIterator<Item = &'a Sheet>, now: Timesta
     let mut bill = ClusterBill::default();
     for sheet in sheets {
         let lines = sheet.account.daily_costs(now, &sheet.zone);
-        bill.add(sheet.record.spec.kind.side(), lines);
+        bill.add(sheet.record.spec.kind.cost_source(), lines);
     }
     bill
 }

@@ -2,7 +2,7 @@
 //! a GPU, a training run that is over, and a pod without a price; and the accounts of nodes, which begin on the 20th.
 
 use bursar_api::SpendRecord;
-use bursar_api::spend::{Section, SpendRecordStatus, WorkloadRef};
+use bursar_api::spend::{ConsolidatedAccount, SpendRecordStatus, WorkloadRef};
 use bursar_core::money::Money;
 use serde_json::{Value, json};
 
@@ -39,13 +39,14 @@ pub(crate) fn folded() -> Vec<Value> {
         let ours = own
             .iter()
             .filter(|record| record.spec.namespace == namespace);
-        let sections: Vec<Section> = ours.filter_map(Section::of).collect();
+        let sections: Vec<ConsolidatedAccount> =
+            ours.filter_map(ConsolidatedAccount::from_record).collect();
         let settled: Money = sections
             .iter()
             .filter_map(|section| section.settled().ok())
             .sum();
         let spec = &own[0].spec;
-        let mut record = WorkloadRef::folded(namespace.to_owned(), 1).record(
+        let mut record = WorkloadRef::consolidated(namespace.to_owned(), 1).record(
             spec.month.parse().unwrap_or_else(|error| panic!("{error}")),
             &spec.time_zone,
             &spec.currency,

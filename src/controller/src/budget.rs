@@ -9,7 +9,7 @@ use bursar_core::money::Money;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use crate::summary::DECIMALS;
+use crate::spend_status::DECIMALS;
 
 /// While money is spent, figures alone are written at most this often.
 const PACE: SignedDuration = SignedDuration::from_mins(5);

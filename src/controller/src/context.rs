@@ -17,12 +17,12 @@ use kube::runtime::events::Recorder;
 use crate::capacity::Reserved;
 use crate::explain::Explained;
 use crate::gateways::SharedDemands;
-use crate::ledger::{Folded, Written};
+use crate::ledger::{ConsolidatedCache, WriteCache};
 use crate::metrics::Metrics;
-use crate::prices::{self, Known, Prices};
+use crate::power_readings::SharedPowerReadings;
+use crate::prices::{self, EffectivePrices, Known};
 use crate::scrape::SharedReadings;
 use crate::watch::{Departed, Stores};
-use crate::watts::SharedWatts;
 
 /// Namespace and name of a workload.
 pub(crate) type Key = (String, String);
@@ -34,8 +34,8 @@ pub(crate) struct Context {
     pub(crate) known: Known,
     pub(crate) readings: SharedReadings,
     pub(crate) demands: SharedDemands,
-    pub(crate) written: Written,
-    pub(crate) folded: Folded,
+    pub(crate) written: WriteCache,
+    pub(crate) folded: ConsolidatedCache,
     /// GPU pods that went, as they were last seen.
     pub(crate) departed: Arc<Departed>,
     pub(crate) recorder: Recorder,
@@ -47,7 +47,7 @@ pub(crate) struct Context {
     /// Pods that use devices which others bear, by namespace.
     pub(crate) sharing: Mutex<BTreeMap<String, BTreeSet<Uid>>>,
     /// What GPUs were measured to draw.
-    pub(crate) measured: SharedWatts,
+    pub(crate) measured: SharedPowerReadings,
     /// When this process began to lead.
     pub(crate) began: Timestamp,
     /// The services' ports on gateways.
@@ -70,7 +70,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Context {
     /// The prices that the caches hold, in the currency that the accounts of `now`'s month are kept in.
-    pub(crate) fn prices(&self, now: Timestamp) -> Arc<Prices> {
+    pub(crate) fn prices(&self, now: Timestamp) -> Arc<EffectivePrices> {
         let kept = prices::kept(&self.stores.records, now, &self.zone);
         self.known.of(&self.stores.prices, kept, now)
     }

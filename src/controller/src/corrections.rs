@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use kube::runtime::reflector::Store;
 
-use crate::calls::Failure;
+use crate::api_calls::ApiError;
 use crate::context::Context;
 use crate::{prices, status};
 
@@ -36,13 +36,14 @@ impl<'a> Currencies<'a> {
     }
 
     fn of(&mut self, month: Month) -> &str {
-        let kept =
-            || prices::kept_in(self.records, month).unwrap_or_else(|| self.prices.to_owned());
+        let kept = || {
+            prices::month_currency(self.records, month).unwrap_or_else(|| self.prices.to_owned())
+        };
         self.months.entry(month).or_insert_with(kept)
     }
 
     /// The correction, if it counts; else a word and a sentence that say why not.
-    fn judge(&mut self, object: &SpendCorrection) -> Result<Correction, (&'static str, String)> {
+    fn validate(&mut self, object: &SpendCorrection) -> Result<Correction, (&'static str, String)> {
         let correction = object
             .to_core()
             .map_err(|error| ("Unreadable", error.to_string()))?;
@@ -65,14 +66,14 @@ pub(crate) fn accepted(
     let here = all
         .iter()
         .filter(|object| object.spec.namespace == namespace);
-    here.filter_map(|object| currencies.judge(object).ok())
+    here.filter_map(|object| currencies.validate(object).ok())
         .collect()
 }
 
 /// Keeps every correction's status true, for as long as the process leads.
-pub(crate) async fn follow(context: &Context) {
+pub(crate) async fn run(context: &Context) {
     loop {
-        if let Err(error) = judge(context, Timestamp::now()).await {
+        if let Err(error) = sync_once(context, Timestamp::now()).await {
             tracing::warn!(%error, "corrections");
         }
         tokio::time::sleep(PACE).await;
@@ -83,12 +84,13 @@ pub(crate) async fn follow(context: &Context) {
 ///
 /// # Errors
 /// The first call that failed.
-pub(crate) async fn judge(context: &Context, now: Timestamp) -> Result<(), Failure> {
+pub(crate) async fn sync_once(context: &Context, now: Timestamp) -> Result<(), ApiError> {
     let all = context.stores.corrections.state();
     let prices = context.prices(now);
     let mut currencies = Currencies::new(&context.stores.records, &prices.lists.currency);
     for object in &all {
-        let Some(status) = next(object, currencies.judge(object), now, &context.zone) else {
+        let Some(status) = next_status(object, currencies.validate(object), now, &context.zone)
+        else {
             continue;
         };
         let object = SpendCorrection {
@@ -101,7 +103,7 @@ pub(crate) async fn judge(context: &Context, now: Timestamp) -> Result<(), Failu
 }
 
 /// The status of a correction that was judged so; `None` if the present one says so.
-fn next(
+fn next_status(
     object: &SpendCorrection,
     judged: Result<Correction, (&'static str, String)>,
     now: Timestamp,

@@ -25,7 +25,7 @@ enum Trouble {
 
 impl Trouble {
     fn of(pod: &Pod, now: Timestamp) -> Option<Self> {
-        let stuck = pod::stuck(pod).or_else(|| crashed(pod, 1, now));
+        let stuck = pod::start_failure(pod).or_else(|| crashed(pod, 1, now));
         stuck.map(Self::Stuck).or_else(|| {
             let why = pod::unschedulable(pod)?;
             Some(Self::Unschedulable(why.to_owned()))
@@ -34,7 +34,7 @@ impl Trouble {
 }
 
 /// The condition of these pods, terminal ones left out.
-pub(crate) fn says(pods: &[&Pod], failure: Option<&str>, now: Timestamp) -> Says {
+pub(crate) fn condition(pods: &[&Pod], failure: Option<&str>, now: Timestamp) -> Says {
     let mut troubles = pods
         .iter()
         .filter(|pod| !pod::is_terminal(pod) && pod.metadata.deletion_timestamp.is_none())
@@ -60,7 +60,7 @@ pub(crate) fn says(pods: &[&Pod], failure: Option<&str>, now: Timestamp) -> Says
 /// Why none of these replicas becomes ready: each of them has been stuck for long. `None` while one is ready or may still start.
 pub(crate) fn start_failed(replicas: &[&Pod], now: Timestamp) -> Option<String> {
     let stuck = |pod: &&Pod| {
-        let why = pod::stuck(pod)
+        let why = pod::start_failure(pod)
             .or_else(|| crashed(pod, LOOP, now))
             .or_else(|| pod::unschedulable(pod).map(str::to_owned))?;
         let since = not_ready_since(pod)?;
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn a_crash_loop_is_unhealthy_between_its_crashes_too_and_until_it_has_run_for_a_while() {
-        let reason = |pod: &Pod, now| says(&[pod], None, at(now)).reason;
+        let reason = |pod: &Pod, now| condition(&[pod], None, at(now)).reason;
         assert_eq!(
             reason(&pod(3, waiting("CrashLoopBackOff"), false), 90),
             "PodStuck"

@@ -17,35 +17,35 @@
 //! | `bill` | the whole cluster's month: who bears its overheads, what its nodes cost |
 //! | `health`, `priced` | what the conditions of both kinds say of pods and prices |
 
-mod bill;
+mod api_calls;
 mod budget;
-mod calls;
 mod capacity;
-mod claims;
+mod cluster_bill;
 mod context;
 mod corrections;
 mod explain;
-mod figures;
 mod gateways;
+mod gpu_allocation;
 mod health;
 mod inference;
 mod ledger;
 mod metrics;
+mod namespace_metrics;
 mod observe;
 mod pod;
+mod power_readings;
 mod price_list;
 mod priced;
 mod prices;
 mod reconcile;
 mod scene;
 mod scrape;
+mod spend_status;
 mod status;
-mod summary;
 #[cfg(test)]
 mod tests;
 mod training;
 mod watch;
-mod watts;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -120,8 +120,8 @@ pub struct Options {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    let read =
-        bursar_api::text::duration("--lease-duration", text).map_err(|error| error.to_string())?;
+    let read = bursar_api::quantities::duration("--lease-duration", text)
+        .map_err(|error| error.to_string())?;
     match Duration::try_from(read) {
         Ok(duration) if duration >= Duration::from_secs(3) => Ok(duration),
         _ => Err("must be at least 3s".to_owned()),
@@ -232,15 +232,17 @@ async fn lead(
         known: prices::Known::default(),
         readings: Arc::default(),
         demands: Arc::default(),
-        written: ledger::Written::default(),
-        folded: ledger::Folded::default(),
+        written: ledger::WriteCache::default(),
+        folded: ledger::ConsolidatedCache::default(),
         departed,
         recorder: Recorder::new(client.clone(), reporter),
         metrics,
         histories: Mutex::default(),
         reserved: Mutex::default(),
         sharing: Mutex::default(),
-        measured: Arc::new(Mutex::new(watts::Measured::new(Timestamp::now()))),
+        measured: Arc::new(Mutex::new(power_readings::PowerReadings::new(
+            Timestamp::now(),
+        ))),
         began: Timestamp::now(),
         ports: Mutex::default(),
         shares: Mutex::default(),
@@ -255,15 +257,15 @@ async fn lead(
         token: options.gateway_token.clone(),
         server_name: format!("bursar-gateway.{}.svc", options.namespace),
     };
-    let prices = price_list::follow(Arc::clone(&context));
-    let corrections = corrections::follow(&context);
-    let closing = ledger::close::follow(Arc::clone(&context), options.retention_months);
+    let prices = price_list::run(Arc::clone(&context));
+    let corrections = corrections::run(&context);
+    let closing = ledger::close::run(Arc::clone(&context), options.retention_months);
     let scrape = Scrape::new(
         Arc::clone(&stores),
         Arc::clone(&context.readings),
         concerns.clone(),
     );
-    let watts = watts::follow(Arc::clone(&stores), Arc::clone(&context.measured));
+    let watts = power_readings::run(Arc::clone(&stores), Arc::clone(&context.measured));
     let gateways = gateways::follow(
         stores.pods.clone(),
         options.namespace.clone(),
@@ -278,7 +280,7 @@ async fn lead(
         () = &mut gateways => {}
         _ = tokio::time::timeout(FIRST_ROUND, first_round) => {}
     }
-    bill::refresh(&context, Timestamp::now());
+    cluster_bill::refresh(&context, Timestamp::now());
     let reconciles = Controller::new(Api::<Namespace>::all(client), watcher::Config::default())
         .with_config(Config::default().concurrency(CONCURRENCY))
         .reconcile_on(triggers(
@@ -290,8 +292,8 @@ async fn lead(
         .for_each(|_| async {});
     tokio::select! {
         () = prices => {}
-        () = ledger::nodes::follow(Arc::clone(&context)) => {}
-        () = bill::follow(&context) => {}
+        () = ledger::nodes::run(Arc::clone(&context)) => {}
+        () = cluster_bill::run(&context) => {}
         () = corrections => {}
         () = closing => {}
         () = scrape.run() => {}

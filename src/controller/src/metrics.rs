@@ -68,7 +68,7 @@ type Shown<Of> = Vec<(&'static str, Of)>;
 
 /// Figures of objects, all of them gauges.
 #[derive(Debug, Clone)]
-pub(crate) struct Figures<Of: Label> {
+pub(crate) struct NamespaceGauges<Of: Label> {
     families: BTreeMap<&'static str, Gauges<Of>>,
     /// What is shown of each namespace.
     shown: Arc<Mutex<BTreeMap<String, Shown<Of>>>>,
@@ -160,7 +160,7 @@ pub(crate) const BUDGET_LIMIT: &str = "bursar_budget_limit";
 pub(crate) const BUDGET_SPENT: &str = "bursar_budget_spent";
 pub(crate) const BUDGET_RESERVE: &str = "bursar_budget_reserve";
 
-impl<Of: Label> Figures<Of> {
+impl<Of: Label> NamespaceGauges<Of> {
     fn new(registry: &mut Registry, figures: &[(&'static str, &'static str)]) -> Self {
         let mut families = BTreeMap::new();
         for (name, help) in figures {
@@ -202,7 +202,7 @@ impl<Of: Label> Figures<Of> {
 }
 
 #[cfg(test)]
-impl<Of: Label> Figures<Of> {
+impl<Of: Label> NamespaceGauges<Of> {
     /// What is shown of one figure now.
     pub(crate) fn values(&self, figure: &str) -> Vec<f64> {
         let shown = lock(&self.shown);
@@ -235,9 +235,9 @@ pub(crate) struct Metrics {
     /// 1 while this replica leads.
     pub(crate) leading: Gauge,
     /// Figures of workloads and budgets.
-    pub(crate) figures: Figures<Object>,
+    pub(crate) figures: NamespaceGauges<Object>,
     /// Figures of nodes by kind of GPU.
-    pub(crate) nodes: Figures<Hardware>,
+    pub(crate) nodes: NamespaceGauges<Hardware>,
 }
 
 impl Metrics {
@@ -250,8 +250,8 @@ impl Metrics {
             wake_seconds: Histogram::new(exponential_buckets(0.005, 2.0, 14)),
             closed: Family::default(),
             leading: Gauge::default(),
-            figures: Figures::new(registry, &FIGURES),
-            nodes: Figures::new(registry, &NODE_FIGURES),
+            figures: NamespaceGauges::new(registry, &FIGURES),
+            nodes: NamespaceGauges::new(registry, &NODE_FIGURES),
         };
         registry.register(
             "bursar_reconciles",

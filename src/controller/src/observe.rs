@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use bursar_api::quantities::FieldError;
 use bursar_api::spend::{WorkloadKind, WorkloadRef};
 use bursar_api::template;
-use bursar_api::text::FieldError;
 use bursar_api::{BudgetPolicy, InferenceDeployment, TrainingJob};
 use bursar_core::budget::{Budget, Load};
 use bursar_core::calendar::Month;

@@ -198,7 +198,7 @@ pub(crate) fn served_since(pod: &Pod) -> Option<Timestamp> {
 }
 
 /// Since when the pod has been leaving: it drains, or was told to stop.
-pub(crate) fn leaving_since(pod: &Pod) -> Option<Timestamp> {
+pub(crate) fn draining_since(pod: &Pod) -> Option<Timestamp> {
     let draining =
         annotation(pod, DRAINING_ANNOTATION).and_then(|text| text.parse::<Timestamp>().ok());
     let told = pod.metadata.deletion_timestamp.as_ref().map(|by| {
@@ -211,7 +211,7 @@ pub(crate) fn leaving_since(pod: &Pod) -> Option<Timestamp> {
 }
 
 /// Since when nothing has been heard of a node; `None` while its kubelet reports.
-pub(crate) fn unheard_since(node: &Node) -> Option<Timestamp> {
+pub(crate) fn unreachable_since(node: &Node) -> Option<Timestamp> {
     let conditions = node.status.as_ref()?.conditions.as_ref()?;
     let ready = conditions
         .iter()
@@ -220,7 +220,7 @@ pub(crate) fn unheard_since(node: &Node) -> Option<Timestamp> {
 }
 
 /// What the pod's containers are stuck on: the first waiting reason that is not a normal part of a start.
-pub(crate) fn stuck(pod: &Pod) -> Option<String> {
+pub(crate) fn start_failure(pod: &Pod) -> Option<String> {
     let status = pod.status.as_ref()?;
     let containers = status
         .init_container_statuses
@@ -291,7 +291,7 @@ pub(crate) fn amounts(asked: &Resources, volumes: BTreeMap<String, u32>) -> Reso
 }
 
 /// The facts of a pod on this node.
-pub(crate) fn on(facts: PricingAttributes, node: &Node) -> PricingAttributes {
+pub(crate) fn with_node(facts: PricingAttributes, node: &Node) -> PricingAttributes {
     let count = node_gpus(node, &facts.resource);
     facts.on_node(&node.name_any(), count, node.labels())
 }

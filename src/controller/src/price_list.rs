@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use kube::api::{Api, Patch, PatchParams};
 use kube::{Client, ResourceExt};
 
-use crate::calls::{Failure, bounded};
+use crate::api_calls::{ApiError, with_timeout};
 use crate::context::Context;
 use crate::status;
 
@@ -41,7 +41,7 @@ async fn apply(client: &Client, file: &Path) -> Result<(), String> {
     let list: PriceList = serde_saphyr::from_str(&text).map_err(|error| error.to_string())?;
     let api: Api<PriceList> = Api::all(client.clone());
     let name = list.name_any();
-    let found = bounded("get pricelist", api.get_opt(&name))
+    let found = with_timeout("get pricelist", api.get_opt(&name))
         .await
         .map_err(|error| error.to_string())?;
     if let Some(found) = found {
@@ -57,7 +57,7 @@ async fn apply(client: &Client, file: &Path) -> Result<(), String> {
         }
     }
     let params = PatchParams::apply(FIELD_MANAGER).force();
-    bounded(
+    with_timeout(
         "apply pricelist",
         api.patch(&name, &params, &Patch::Apply(&list)),
     )
@@ -68,9 +68,9 @@ async fn apply(client: &Client, file: &Path) -> Result<(), String> {
 }
 
 /// Keeps every list's status true, for as long as the process leads.
-pub(crate) async fn follow(context: Arc<Context>) {
+pub(crate) async fn run(context: Arc<Context>) {
     loop {
-        if let Err(error) = judge(&context, Timestamp::now()).await {
+        if let Err(error) = sync_once(&context, Timestamp::now()).await {
             tracing::warn!(%error, "price lists");
         }
         tokio::time::sleep(PACE).await;
@@ -81,10 +81,10 @@ pub(crate) async fn follow(context: Arc<Context>) {
 ///
 /// # Errors
 /// The first call that failed.
-pub(crate) async fn judge(context: &Context, now: Timestamp) -> Result<(), Failure> {
+pub(crate) async fn sync_once(context: &Context, now: Timestamp) -> Result<(), ApiError> {
     let prices = context.prices(now);
     for list in context.stores.prices.state() {
-        let Some(status) = next(&list, prices.refused.get(&list.name_any()), now) else {
+        let Some(status) = next_status(&list, prices.refused.get(&list.name_any()), now) else {
             continue;
         };
         let list = PriceList {
@@ -97,7 +97,11 @@ pub(crate) async fn judge(context: &Context, now: Timestamp) -> Result<(), Failu
 }
 
 /// The status of a list that was refused for this reason, or was not; `None` if the present one says so.
-fn next(list: &PriceList, refused: Option<&String>, now: Timestamp) -> Option<PriceListStatus> {
+fn next_status(
+    list: &PriceList,
+    refused: Option<&String>,
+    now: Timestamp,
+) -> Option<PriceListStatus> {
     let begins = list
         .spec
         .effective_from

@@ -48,7 +48,7 @@ fn labels(facts: &PricingAttributes) -> String {
 }
 
 /// The condition.
-pub(crate) fn says(spend: &Spend) -> Says {
+pub(crate) fn condition(spend: &Spend) -> Says {
     let (status, reason, message) = if let Some(doubt) = &spend.doubt {
         (false, "SpendUnknown", doubt.clone())
     } else if spend.summary.rate_per_hour == "unknown" || spend.unpriced {
@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn a_price_that_only_stands_in_is_no_price_and_the_message_names_the_label() {
         let (open, month) = accounts(true);
-        let says = says(&spend(unlisted(&open, month)));
+        let says = condition(&spend(unlisted(&open, month)));
         assert_eq!((says.status, says.reason), (Some(false), "Provisional"));
         assert!(
             says.message.contains("nvidia.com/gpu.product=B300"),
@@ -129,7 +129,7 @@ mod tests {
     fn estimated_ends_alone_leave_it_priced() {
         let mut ended = spend(None);
         ended.summary.estimated = Some("1.0000".into());
-        let says = says(&ended);
+        let says = condition(&ended);
         assert_eq!((says.status, says.reason), (Some(true), "Estimated"));
     }
 
@@ -137,7 +137,7 @@ mod tests {
     fn a_record_that_cannot_be_read_is_named() {
         let mut unknown = spend(None);
         unknown.doubt = Some("SpendRecord ns.infd.chat.2026-11 cannot be read".into());
-        let says = says(&unknown);
+        let says = condition(&unknown);
         assert_eq!((says.status, says.reason), (Some(false), "SpendUnknown"));
         assert!(says.message.contains("ns.infd.chat.2026-11"));
     }

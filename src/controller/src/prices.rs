@@ -12,7 +12,7 @@ use jiff::tz::TimeZone;
 use k8s_openapi::api::core::v1::Node;
 use kube::runtime::reflector::Store;
 
-pub(crate) use bursar_api::prices::Prices;
+pub(crate) use bursar_api::prices::EffectivePrices;
 
 use crate::capacity;
 use crate::context::lock;
@@ -24,11 +24,11 @@ pub(crate) fn kept(
     now: Timestamp,
     zone: &TimeZone,
 ) -> Option<String> {
-    kept_in(records, Month::containing(now, zone))
+    month_currency(records, Month::containing(now, zone))
 }
 
 /// The currency that a month's accounts are kept in; `None` if there are none.
-pub(crate) fn kept_in(records: &Store<SpendRecord>, month: Month) -> Option<String> {
+pub(crate) fn month_currency(records: &Store<SpendRecord>, month: Month) -> Option<String> {
     let month = month.to_string();
     let record =
         records.find(|record| record.spec.month == month && !record.spec.currency.is_empty())?;
@@ -44,7 +44,7 @@ struct Made {
     lists: Vec<Arc<PriceList>>,
     kept: Option<String>,
     at: Timestamp,
-    prices: Arc<Prices>,
+    prices: Arc<EffectivePrices>,
 }
 
 impl Made {
@@ -67,13 +67,14 @@ impl Known {
         lists: &Store<PriceList>,
         kept: Option<String>,
         now: Timestamp,
-    ) -> Arc<Prices> {
+    ) -> Arc<EffectivePrices> {
         let lists = lists.state();
         let mut made = lock(&self.0);
         match &*made {
             Some(made) if made.still_holds(&lists, kept.as_ref(), now) => Arc::clone(&made.prices),
             _ => {
-                let prices = Prices::of(lists.iter().map(AsRef::as_ref), kept.clone(), now);
+                let prices =
+                    EffectivePrices::from_lists(lists.iter().map(AsRef::as_ref), kept.clone(), now);
                 let prices = Arc::new(prices);
                 *made = Some(Made {
                     lists,
@@ -90,7 +91,7 @@ impl Known {
 /// What a pod of these facts may cost an hour wherever it is put: the dearest of the nodes that would take it, or the dearest listed
 /// while there is none. `None` if no price is known.
 pub(crate) fn estimate<'a>(
-    prices: &Prices,
+    prices: &EffectivePrices,
     facts: &PricingAttributes,
     pod: &Gang,
     nodes: impl IntoIterator<Item = &'a Node>,
@@ -101,7 +102,7 @@ pub(crate) fn estimate<'a>(
         .filter(|node| pod::node_gpus(node, &facts.resource) > 0 && capacity::selects(node, pod));
     let rates: Option<Vec<Money>> = fitting
         .map(|node| {
-            let facts = pod::on(facts.clone(), node);
+            let facts = pod::with_node(facts.clone(), node);
             let quote = prices.lists.price(&facts, now).rate();
             quote.map(|quote| quote.cost.total())
         })
@@ -142,7 +143,7 @@ mod tests {
             let kept = kept.map(str::to_owned);
             let prices = known.of(lists, kept.clone(), at(now));
             let state = lists.state();
-            let fresh = Prices::of(state.iter().map(AsRef::as_ref), kept, at(now));
+            let fresh = EffectivePrices::from_lists(state.iter().map(AsRef::as_ref), kept, at(now));
             assert_eq!(*prices, fresh, "at {now}");
             !Arc::ptr_eq(&std::mem::replace(&mut last, Arc::clone(&prices)), &prices)
         };

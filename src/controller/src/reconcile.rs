@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bursar_api::quantities::FieldError;
 use bursar_api::revenue::Revenue;
 use bursar_api::spend::{SpendSummary, WorkloadKind, WorkloadRef};
-use bursar_api::text::FieldError;
 use bursar_api::{BudgetPolicy, InferenceDeployment, TrainingJob};
 use bursar_core::calendar::Month;
 use bursar_core::correction;
@@ -15,20 +15,20 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 
-use crate::bill;
+use crate::api_calls::ApiError;
 use crate::budget;
-use crate::calls::Failure;
+use crate::cluster_bill;
 use crate::context::{Context, lock};
 use crate::explain;
-use crate::figures::figures;
 use crate::inference;
 use crate::ledger::{self, Ledger};
 use crate::metrics::Limit;
+use crate::namespace_metrics::figures;
 use crate::observe::Books;
 use crate::priced::{self, Spend};
 use crate::scene::Scene;
+use crate::spend_status::{self, summary};
 use crate::status;
-use crate::summary::{self, summary};
 use crate::training::{self, job::batch_job};
 
 /// Even if nothing happens, a namespace in which something runs is looked at this often: signals grow old.
@@ -46,7 +46,7 @@ pub(crate) enum Error {
     Observe(#[from] FieldError),
     /// A status could not be written.
     #[error("status: {0}")]
-    Status(#[from] Failure),
+    Status(#[from] ApiError),
 }
 
 impl Error {
@@ -54,9 +54,9 @@ impl Error {
     pub(crate) fn is_conflict(&self) -> bool {
         matches!(
             self,
-            Self::Status(Failure::Conflict { .. } | Failure::Gone { .. })
+            Self::Status(ApiError::Conflict { .. } | ApiError::Gone { .. })
                 | Self::Ledger(ledger::Error::Call(
-                    Failure::Conflict { .. } | Failure::Gone { .. }
+                    ApiError::Conflict { .. } | ApiError::Gone { .. }
                 ))
         )
     }
@@ -72,9 +72,9 @@ impl Troubles {
     }
 
     /// Takes why a decision could not be applied. What the workload's condition should say, unless the next look sees to it.
-    fn of_apply(&mut self, failure: Failure) -> Option<String> {
+    fn of_apply(&mut self, failure: ApiError) -> Option<String> {
         match failure {
-            Failure::Conflict { .. } | Failure::Gone { .. } => {
+            ApiError::Conflict { .. } | ApiError::Gone { .. } => {
                 self.add(Error::Status(failure));
                 None
             }
@@ -200,7 +200,7 @@ async fn keep_ledger(
     };
     let (mut books, mut troubles) = (Books::default(), Troubles::default());
     for workload in workloads {
-        let accounts = match ledger.keep(&workload, &scene.pods_of(&workload)).await {
+        let accounts = match ledger.sync(&workload, &scene.pods_of(&workload)).await {
             Ok(accounts) => Ok(accounts),
             Err(error) => {
                 troubles.add(Error::Ledger(error));
@@ -221,7 +221,7 @@ async fn latch(
     scene: &Scene,
     plan: &Plan,
     troubles: &mut Troubles,
-) -> Result<(), Failure> {
+) -> Result<(), ApiError> {
     for (object, standing) in scene.budgets.iter().zip(&plan.budgets) {
         if let Some(status) =
             budget::next(object, standing, &scene.prices.lists.currency, scene.now)
@@ -289,7 +289,8 @@ impl Round<'_> {
         let accounts = self.books.accounts.get(workload);
         let summary = match (accounts, &doubt) {
             (Some(accounts), _) => SpendSummary {
-                overhead: bill::overhead(context, workload, scene.now).map(summary::shown),
+                overhead: cluster_bill::overhead(context, workload, scene.now)
+                    .map(spend_status::display_amount),
                 ..summary(
                     accounts,
                     &scene.prices.lists.currency,
@@ -305,14 +306,15 @@ impl Round<'_> {
             (None, None) => SpendSummary::default(),
         };
         let month = Month::containing(scene.now, &context.zone);
-        let holder = workload.holder();
+        let holder = workload.cost_owner();
         let of_it = scene.corrections.iter();
         let of_it = of_it.filter(|correction| correction.holder == holder);
         let bounds = month.bounds(&context.zone);
         let corrections = correction::sum(of_it, bounds, scene.now, &context.zone);
         Spend {
             summary: SpendSummary {
-                corrections: (corrections != Money::ZERO).then(|| summary::shown(corrections)),
+                corrections: (corrections != Money::ZERO)
+                    .then(|| spend_status::display_amount(corrections)),
                 ..summary
             },
             doubt,
@@ -358,7 +360,7 @@ async fn follow_service(
     let mut spend = round.spend(&workload, old, unpriced);
     let terms = object.spec.revenue.as_ref().map(Revenue::to_core);
     if let (Some(Ok(terms)), Some(accounts)) = (terms, round.books.accounts.get(&workload)) {
-        let earnings = summary::earnings(&terms, accounts, scene.now, &context.zone);
+        let earnings = spend_status::earnings(&terms, accounts, scene.now, &context.zone);
         spend.summary.earnings = Some(earnings);
     }
     let facts = inference::status::Facts {

@@ -12,12 +12,12 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
-use crate::claims::Claims;
 use crate::context::{Context, lock};
 use crate::corrections;
-use crate::ledger::{self, Records};
+use crate::gpu_allocation::GpuAllocations;
+use crate::ledger::{self, StoredAccounts};
 use crate::pod;
-use crate::prices::Prices;
+use crate::prices::EffectivePrices;
 
 /// What the caches hold of one namespace.
 pub(crate) struct Scene {
@@ -27,11 +27,11 @@ pub(crate) struct Scene {
     pub(crate) budgets: Vec<Arc<BudgetPolicy>>,
     /// Pods of workloads.
     pub(crate) pods: Vec<Arc<Pod>>,
-    pub(crate) claims: Claims,
+    pub(crate) claims: GpuAllocations,
     /// Pods that used devices which others bore until a moment ago.
     pub(crate) sharing: BTreeSet<Uid>,
-    pub(crate) records: Records,
-    pub(crate) prices: Arc<Prices>,
+    pub(crate) records: StoredAccounts,
+    pub(crate) prices: Arc<EffectivePrices>,
     /// Those that count.
     pub(crate) corrections: Vec<Correction>,
     pub(crate) now: Timestamp,
@@ -55,9 +55,9 @@ impl Scene {
         budgets.sort_by_key(|object| object.name_any());
         let mut pods = context.stores.pods.state();
         pods.retain(|pod| here(&|| pod.namespace()) && ledger::workload_of(pod).is_some());
-        let records = Records::of(&context.stores.records, &context.folded, namespace);
+        let records = StoredAccounts::of(&context.stores.records, &context.folded, namespace);
         let open: BTreeSet<Uid> = records.open().map(str::to_owned).collect();
-        let claims = Claims::of(&context.stores, &pods, &open);
+        let claims = GpuAllocations::new(&context.stores, &pods, &open);
         let sharing = {
             let mut all = lock(&context.sharing);
             let sharing = all.entry(namespace.to_owned()).or_default();

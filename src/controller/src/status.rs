@@ -11,7 +11,7 @@ use kube::{Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::calls::{Failure, bounded};
+use crate::api_calls::{ApiError, with_timeout};
 use crate::context::Context;
 
 /// Writes an object's status at the version that was read, and announces what turned from its `old` to its `new` conditions.
@@ -24,7 +24,7 @@ pub(crate) async fn write<K>(
     object: &K,
     old: &[Condition],
     new: &[Condition],
-) -> Result<(), Failure>
+) -> Result<(), ApiError>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
         + Clone
@@ -33,7 +33,7 @@ where
         + std::fmt::Debug,
 {
     let api: Api<K> = Api::namespaced(context.client.clone(), namespace);
-    bounded(
+    with_timeout(
         "replace status",
         api.replace_status(&object.name_any(), &PostParams::default(), object),
     )
@@ -46,7 +46,11 @@ where
 ///
 /// # Errors
 /// The status could not be written.
-pub(crate) async fn put<K>(context: &Context, call: &'static str, object: &K) -> Result<(), Failure>
+pub(crate) async fn put<K>(
+    context: &Context,
+    call: &'static str,
+    object: &K,
+) -> Result<(), ApiError>
 where
     K: Resource<DynamicType = (), Scope = ClusterResourceScope>
         + Clone
@@ -56,8 +60,8 @@ where
 {
     let api: Api<K> = Api::all(context.client.clone());
     let (name, params) = (object.name_any(), PostParams::default());
-    match bounded(call, api.replace_status(&name, &params, object)).await {
-        Ok(_) | Err(Failure::Conflict { .. } | Failure::Gone { .. }) => Ok(()),
+    match with_timeout(call, api.replace_status(&name, &params, object)).await {
+        Ok(_) | Err(ApiError::Conflict { .. } | ApiError::Gone { .. }) => Ok(()),
         Err(error) => Err(error),
     }
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use bursar_api::spend::WorkloadKind;
 use bursar_api::{
-    BudgetPolicy, InferenceDeployment, PriceList, SpendCorrection, SpendRecord, TrainingJob, offers,
+    BudgetPolicy, InferenceDeployment, PriceList, SpendCorrection, SpendRecord, TrainingJob,
+    gpu_inventory,
 };
 use futures::future::try_join_all;
 use futures::{FutureExt, StreamExt};
@@ -25,9 +26,9 @@ use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
-use crate::calls::{Failure, bounded};
-use crate::claims;
+use crate::api_calls::{ApiError, with_timeout};
 use crate::context::lock;
+use crate::gpu_allocation;
 use crate::pod;
 
 /// The caches.
@@ -171,14 +172,14 @@ async fn allocates_devices(client: &Client) -> bool {
     const AGAIN: Duration = Duration::from_secs(1);
     loop {
         let asked = client.list_api_group_resources("resource.k8s.io/v1");
-        match bounded("list resources of resource.k8s.io/v1", asked).await {
+        match with_timeout("list resources of resource.k8s.io/v1", asked).await {
             Ok(found) => {
                 return found
                     .resources
                     .iter()
                     .any(|each| each.name == "resourceclaims");
             }
-            Err(Failure::Gone { .. }) => return false,
+            Err(ApiError::Gone { .. }) => return false,
             Err(error) => tracing::warn!(%error, "discovery"),
         }
         tokio::time::sleep(AGAIN).await;
@@ -341,7 +342,7 @@ impl Trim for ResourceClaim {
     }
 
     fn matters(&self) -> bool {
-        claims::is_of_gpus(self)
+        gpu_allocation::requests_gpus(self)
     }
 }
 
@@ -350,7 +351,7 @@ impl Trim for ResourceSlice {
         leave_names(self);
         self.spec.shared_counters = None;
         let devices = self.spec.devices.iter_mut().flatten();
-        devices.for_each(|device| *device = offers::trimmed(device));
+        devices.for_each(|device| *device = gpu_inventory::pruned(device));
     }
 
     /// It is read with the next look at a pod.
@@ -433,7 +434,7 @@ mod tests {
             let resources: Vec<Value> = names.iter().map(resource).collect();
             json!({"kind": "APIResourceList", "groupVersion": "resource.k8s.io/v1", "resources": resources})
         };
-        let missing = json!({"kind": "Status", "status": "Failure", "code": 404, "message": "no", "reason": "NotFound"});
+        let missing = json!({"kind": "Status", "status": "ApiError", "code": 404, "message": "no", "reason": "NotFound"});
         assert!(!allocates_devices(&answering(0, 404, missing)).await);
         assert!(!allocates_devices(&answering(0, 200, list(&["deviceclasses"]))).await);
         assert!(allocates_devices(&answering(2, 200, list(&["resourceclaims"]))).await);

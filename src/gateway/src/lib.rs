@@ -78,7 +78,7 @@ pub struct Options {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    let read = bursar_api::text::duration("--termination-grace", text);
+    let read = bursar_api::quantities::duration("--termination-grace", text);
     let read = read.map_err(|error| error.to_string())?;
     Duration::try_from(read).map_err(|error| error.to_string())
 }

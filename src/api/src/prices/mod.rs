@@ -6,9 +6,9 @@
 //! | `read` | from a list to the core's price book |
 //! | `together` | all lists together |
 
+mod convert;
+mod effective;
 mod power;
-mod read;
-mod together;
 
 use std::sync::LazyLock;
 
@@ -18,10 +18,10 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::text::{AMOUNT_MESSAGE, AMOUNT_RULE};
+use crate::quantities::{AMOUNT_MESSAGE, AMOUNT_RULE};
 
+pub use effective::EffectivePrices;
 pub use power::{Carbon, Day, Power, RegionCarbon, Tariff, TariffPeriod};
-pub use together::Prices;
 
 /// What GPUs, nodes, storage, electricity and people cost, in one currency. All lists together are in force: the first by name,
 /// `default` last, that knows a pod's machine sets its price.

@@ -9,7 +9,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::text::{self, AMOUNT_MESSAGE, AMOUNT_RULE, FieldError};
+use crate::quantities::{self, AMOUNT_MESSAGE, AMOUNT_RULE, FieldError};
 
 /// What electricity costs.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
@@ -169,8 +169,8 @@ fn overlap_message() -> String {
 impl Power {
     pub(super) fn to_core(&self) -> Result<pricing::Power, FieldError> {
         // thousandths: the amount's nano-units over a million
-        let pue = text::amount("spec.power.pue", &self.pue)?.nanos() / 1_000_000;
-        let base = text::amount(
+        let pue = quantities::amount("spec.power.pue", &self.pue)?.nanos() / 1_000_000;
+        let base = quantities::amount(
             "spec.power.pricePerKilowattHour",
             &self.price_per_kilowatt_hour,
         )?;
@@ -203,7 +203,7 @@ impl TariffPeriod {
             days: period.days.iter().map(|day| (*day).into()).collect(),
             from: clock("from", &period.from)?,
             to: clock("to", &period.to)?,
-            per_kwh: text::amount(
+            per_kwh: quantities::amount(
                 &field("pricePerKilowattHour"),
                 &period.price_per_kilowatt_hour,
             )?,

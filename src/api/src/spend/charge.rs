@@ -9,8 +9,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::line::Parts;
-use crate::text::FieldError;
+use super::daily_cost::CostComponents;
+use crate::quantities::FieldError;
 
 /// A pod that still holds a node, or a node's GPUs.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
@@ -66,7 +66,7 @@ pub struct OpenCharge {
     pub node: Option<String>,
     /// What it has of what may change while it runs.
     #[serde(flatten)]
-    pub amounts: Amounts,
+    pub amounts: OpenAmounts,
     /// What it had of that before, one after the other.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub earlier: Vec<EarlierAmounts>,
@@ -75,7 +75,7 @@ pub struct OpenCharge {
     pub rates: Vec<OpenRate>,
     /// What it did on days that are not booked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub used: Vec<DayUse>,
+    pub used: Vec<DayUsage>,
     /// Its engine's counters as they are in `used`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counters: Option<CounterReadings>,
@@ -84,7 +84,7 @@ pub struct OpenCharge {
 /// What may change while a pod runs.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Amounts {
+pub struct OpenAmounts {
     /// Thousandths of a CPU core that it asks for.
     #[serde(skip_serializing_if = "is_zero")]
     pub cpu_milli: i64,
@@ -110,7 +110,7 @@ pub struct EarlierAmounts {
     pub until: Time,
     /// What it had.
     #[serde(flatten)]
-    pub amounts: Amounts,
+    pub amounts: OpenAmounts,
 }
 
 /// A rate and when it began.
@@ -121,7 +121,7 @@ pub struct OpenRate {
     pub from: Time,
     /// Cost an hour.
     #[serde(flatten)]
-    pub per_hour: Parts,
+    pub per_hour: CostComponents,
     /// Milligrams of CO₂ equivalent an hour.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub carbon_milligrams: i64,
@@ -133,18 +133,18 @@ pub struct OpenRate {
 /// What a pod did on one day.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-pub struct DayUse {
+pub struct DayUsage {
     /// The day, in the accounting time zone.
     pub date: String,
     /// What it did.
     #[serde(flatten)]
-    pub used: Used,
+    pub used: WorkDone,
 }
 
 /// What was done.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Used {
+pub struct WorkDone {
     /// Seconds in which a replica was ready and had nothing to do.
     #[serde(skip_serializing_if = "is_zero")]
     pub idle_seconds: i64,
@@ -183,7 +183,7 @@ fn unsigned(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
 }
 
-impl From<EngineUsage> for Used {
+impl From<EngineUsage> for WorkDone {
     fn from(used: EngineUsage) -> Self {
         Self {
             idle_seconds: used.idle_seconds,
@@ -194,8 +194,8 @@ impl From<EngineUsage> for Used {
     }
 }
 
-impl From<Used> for EngineUsage {
-    fn from(used: Used) -> Self {
+impl From<WorkDone> for EngineUsage {
+    fn from(used: WorkDone) -> Self {
         Self {
             idle_seconds: used.idle_seconds,
             requests: unsigned(used.requests),
@@ -254,7 +254,7 @@ pub(super) fn read_date(field: &str, text: &str) -> Result<Date, FieldError> {
     text.parse().map_err(|error| FieldError::new(field, error))
 }
 
-impl From<&pricing::ResourceAmounts> for Amounts {
+impl From<&pricing::ResourceAmounts> for OpenAmounts {
     fn from(amounts: &pricing::ResourceAmounts) -> Self {
         let volumes = amounts.volumes.iter();
         Self {
@@ -269,7 +269,7 @@ impl From<&pricing::ResourceAmounts> for Amounts {
     }
 }
 
-impl Amounts {
+impl OpenAmounts {
     fn to_core(&self) -> pricing::ResourceAmounts {
         let amount = |number: i64| u32::try_from(number).unwrap_or(0);
         let volumes = self.volumes.iter();
@@ -308,20 +308,20 @@ impl From<&Charge> for OpenCharge {
             region: facts.region.clone(),
             zone: facts.zone.clone(),
             node: facts.node.clone(),
-            amounts: Amounts::from(&facts.amounts),
+            amounts: OpenAmounts::from(&facts.amounts),
             earlier: charge
                 .previous_amounts
                 .iter()
                 .map(|earlier| EarlierAmounts {
                     until: Time(earlier.until),
-                    amounts: Amounts::from(&earlier.amounts),
+                    amounts: OpenAmounts::from(&earlier.amounts),
                 })
                 .collect(),
             rates: charge.rates.iter().map(OpenRate::from).collect(),
             used: charge
                 .usage
                 .iter()
-                .map(|(date, used)| DayUse {
+                .map(|(date, used)| DayUsage {
                     date: date.to_string(),
                     used: (*used).into(),
                 })
@@ -336,7 +336,7 @@ impl From<&RatePeriod> for OpenRate {
     fn from(rate: &RatePeriod) -> Self {
         Self {
             from: Time(rate.from),
-            per_hour: Parts::from(&rate.quote.cost),
+            per_hour: CostComponents::from(&rate.quote.cost),
             carbon_milligrams: rate.quote.carbon_mg,
             provisional: rate.provisional,
         }

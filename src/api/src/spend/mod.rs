@@ -9,8 +9,8 @@
 //! | [`summary`] | what a workload's status says |
 
 pub mod charge;
-pub mod folded;
-pub mod line;
+pub mod consolidated;
+pub mod daily_cost;
 pub mod summary;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,11 +24,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::names::{KIND_LABEL, MONTH_LABEL, NAMESPACE_LABEL, WORKLOAD_LABEL};
-use crate::text::FieldError;
+use crate::quantities::FieldError;
 
 pub use charge::OpenCharge;
-pub use folded::{Section, Standing};
-pub use line::{Day, Hardware, Parts, Resting};
+pub use consolidated::{ConsolidatedAccount, RecordPrecedence};
+pub use daily_cost::{CostComponents, DayEntry, Hardware, ZeroReplicaStatus};
 pub use summary::SpendSummary;
 
 /// The spend of one workload in one month, or of all workloads of a namespace in a month that is closed, or what some of the cluster's
@@ -155,7 +155,7 @@ impl WorkloadKind {
     }
 
     /// Whose cost the accounts of this kind are.
-    pub fn side(self) -> CostSource {
+    pub fn cost_source(self) -> CostSource {
         match self {
             // a folded record has none of its own: its sections have
             Self::InferenceDeployment | Self::TrainingJob | Self::Folded => CostSource::Workloads,
@@ -165,7 +165,7 @@ impl WorkloadKind {
     }
 
     /// The kind of workload that has that name.
-    pub fn of(name: &str) -> Option<Self> {
+    pub fn from_name(name: &str) -> Option<Self> {
         [Self::InferenceDeployment, Self::TrainingJob]
             .into_iter()
             .find(|kind| kind.as_str() == name)
@@ -184,19 +184,19 @@ pub struct SpendRecordStatus {
     pub hardware: Vec<Hardware>,
     /// What is over, day by day and for each kind of hardware.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub days: Vec<Day>,
+    pub days: Vec<DayEntry>,
     /// UIDs of pods that are in `days` and may not be gone yet.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub settling: Vec<String>,
     /// Since when the service stands at zero replicas because nothing is asked of it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub resting: Option<Resting>,
+    pub resting: Option<ZeroReplicaStatus>,
     /// The sum of all days.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub settled: String,
     /// The accounts that a folded record was made of; it has nothing else.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub folded: Vec<Section>,
+    pub folded: Vec<ConsolidatedAccount>,
 }
 
 /// A workload: what an account is kept for.
@@ -221,7 +221,7 @@ impl WorkloadRef {
     }
 
     /// As reports name it.
-    pub fn holder(&self) -> CostOwner {
+    pub fn cost_owner(&self) -> CostOwner {
         CostOwner {
             namespace: self.namespace.clone(),
             workload: format!("{}/{}", self.kind.short(), self.name),
@@ -306,13 +306,17 @@ impl SpendRecord {
             Account::new(self.month()?).with_days(lines(&status.hardware, &status.days)?);
         account.open = open.collect::<Result<BTreeMap<_, _>, FieldError>>()?;
         account.settling = status.settling.iter().cloned().collect::<BTreeSet<_>>();
-        account.zero_replica_period = status.resting.as_ref().map(Resting::to_core).transpose()?;
+        account.zero_replica_period = status
+            .resting
+            .as_ref()
+            .map(ZeroReplicaStatus::to_core)
+            .transpose()?;
         Ok(account)
     }
 }
 
 /// What is over, by day and hardware.
-fn lines(hardware: &[Hardware], days: &[Day]) -> Result<DailyCosts, FieldError> {
+fn lines(hardware: &[Hardware], days: &[DayEntry]) -> Result<DailyCosts, FieldError> {
     let skus = hardware
         .iter()
         .map(Hardware::to_core)
@@ -345,7 +349,7 @@ impl From<&Account> for SpendRecordStatus {
                     hardware.push(sku);
                     hardware.len() - 1
                 });
-            Day::new(*date, i32::try_from(at).unwrap_or(i32::MAX), line)
+            DayEntry::new(*date, i32::try_from(at).unwrap_or(i32::MAX), line)
         });
         let days = days.collect();
         Self {
@@ -353,7 +357,10 @@ impl From<&Account> for SpendRecordStatus {
             hardware: hardware.into_iter().map(Hardware::from).collect(),
             days,
             settling: account.settling.iter().cloned().collect(),
-            resting: account.zero_replica_period.as_ref().map(Resting::from),
+            resting: account
+                .zero_replica_period
+                .as_ref()
+                .map(ZeroReplicaStatus::from),
             settled: account.settled_total().to_string(),
             folded: Vec::new(),
         }

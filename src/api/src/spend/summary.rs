@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::line::Parts;
+use super::daily_cost::CostComponents;
 use crate::revenue::Earnings;
 
 /// What a workload's status says of its spend. Amounts are rounded to four decimals; SpendRecords have them exactly.
@@ -36,8 +36,8 @@ pub struct SpendSummary {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub overhead: Option<String>,
     /// `monthToDate` in its parts.
-    #[serde(skip_serializing_if = "Parts::is_empty")]
-    pub components: Parts,
+    #[serde(skip_serializing_if = "CostComponents::is_empty")]
+    pub components: CostComponents,
     /// The part of `monthToDate` in which nothing was served: replicas that were starting, idle or draining.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub waste: Option<String>,

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bursar_api::spend::Standing;
+use bursar_api::spend::RecordPrecedence;
 use bursar_api::{SpendCorrection, SpendRecord};
 use bursar_core::money::Money;
 use kube::api::PostParams;
@@ -132,29 +132,30 @@ fn accounts(records: &[Value]) -> Result<BTreeMap<String, Value>, Error> {
     for record in records {
         all.extend(sections(record)?);
         let standing = match record["status"].is_null() {
-            true => Standing::Made,
-            false => Standing::Own,
+            true => RecordPrecedence::Made,
+            false => RecordPrecedence::Own,
         };
         all.push((standing, record.clone()));
     }
-    let by_name =
-        |(standing, record): (Standing, Value)| (name(&record).to_owned(), standing, record);
+    let by_name = |(standing, record): (RecordPrecedence, Value)| {
+        (name(&record).to_owned(), standing, record)
+    };
     Ok(foremost(all.into_iter().map(by_name)))
 }
 
 /// The records that a folded one was made of; none, if it is not folded, or cannot be read.
-fn sections(record: &Value) -> Result<Vec<(Standing, Value)>, Error> {
+fn sections(record: &Value) -> Result<Vec<(RecordPrecedence, Value)>, Error> {
     let folded = serde_json::from_value::<SpendRecord>(record.clone()).ok();
-    let Some(folded) = folded.filter(SpendRecord::is_folded) else {
+    let Some(folded) = folded.filter(SpendRecord::is_consolidated) else {
         return Ok(Vec::new());
     };
-    let written = |(standing, record): (Standing, SpendRecord)| {
+    let written = |(standing, record): (RecordPrecedence, SpendRecord)| {
         Ok((
             standing,
             serde_json::to_value(record).map_err(|error| error.to_string())?,
         ))
     };
-    let sections = folded.unfold().map_err(|error| error.to_string());
+    let sections = folded.expand().map_err(|error| error.to_string());
     let sections = sections.and_then(|sections| sections.into_iter().map(written).collect());
     sections.map_err(|why| Error::Write {
         record: name(record).to_owned(),

@@ -5,7 +5,7 @@ use std::fmt;
 
 use bursar_api::SpendRecord;
 use bursar_api::names::{KIND_LABEL, MONTH_LABEL, NAMESPACE_LABEL, WORKLOAD_LABEL};
-use bursar_api::spend::{SpendRecordStatus, Standing, WorkloadKind, WorkloadRef};
+use bursar_api::spend::{RecordPrecedence, SpendRecordStatus, WorkloadKind, WorkloadRef};
 use bursar_core::money::Money;
 use jiff::tz::TimeZone;
 use serde_json::Value;
@@ -131,12 +131,12 @@ fn alone(record: &SpendRecord, sum: Money) -> Vec<String> {
         status.settling.is_empty(),
         status.days.is_empty(),
     ];
-    if record.is_folded() && lists.contains(&false) {
+    if record.is_consolidated() && lists.contains(&false) {
         wrong.push(
             "it is folded, and has open charges, settled pods or days beside its sections".into(),
         );
     }
-    if !record.is_folded() && !status.folded.is_empty() {
+    if !record.is_consolidated() && !status.folded.is_empty() {
         wrong.push("it is of one workload, and has sections".into());
     }
     if status
@@ -165,7 +165,7 @@ fn twice(sheets: &[(&str, Sheet)]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (folded, sheet) in sheets {
         let own = sheet.record.metadata.name.as_deref().unwrap_or_default();
-        if !matches!(sheet.standing, Standing::Section(_)) {
+        if !matches!(sheet.standing, RecordPrecedence::Section(_)) {
             continue;
         }
         if let Some(other) = seen.insert(own, folded) {

@@ -1,6 +1,6 @@
 //! A pod that holds a node: since when, in which stage, at which rate, and what says so.
 
-use bursar_api::prices::Prices;
+use bursar_api::prices::EffectivePrices;
 use bursar_core::cost_report::capacity_type_name;
 use bursar_core::ledger::{Charge, RatePeriod};
 use bursar_core::money::{Money, NANOS};
@@ -16,7 +16,7 @@ const RATES: usize = 3;
 pub(super) fn render(
     page: &mut Page,
     charges: &[&Charge],
-    prices: &Result<Prices, String>,
+    prices: &Result<EffectivePrices, String>,
     now: Timestamp,
 ) {
     for (at, charge) in charges.iter().enumerate() {
@@ -124,7 +124,7 @@ fn priced(
     page: &mut Page,
     facts: &PricingAttributes,
     rate: &RatePeriod,
-    prices: &Prices,
+    prices: &EffectivePrices,
     now: Timestamp,
 ) {
     let Some(terms) = prices.lists.breakdown(facts, now) else {

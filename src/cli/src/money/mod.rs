@@ -19,7 +19,7 @@ mod workload;
 use std::time::Duration;
 
 use bursar_api::names::NAMESPACE_LABEL;
-use bursar_api::prices::Prices;
+use bursar_api::prices::EffectivePrices;
 use bursar_api::spend::{WorkloadKind, WorkloadRef};
 use bursar_api::{BudgetPolicy, InferenceDeployment, TrainingJob};
 use bursar_core::calendar::Period;
@@ -53,7 +53,7 @@ struct Books {
     /// What this month's accounts are kept in; `None` where nothing says so.
     kept: Option<Kept>,
     /// Prices as they are now.
-    prices: Result<Prices, String>,
+    prices: Result<EffectivePrices, String>,
     /// What the workload's status says of overheads: they are shared over the whole cluster.
     overhead: Option<String>,
 }
@@ -152,7 +152,7 @@ fn holder(answer: &Answer, kind: WorkloadKind) -> CostOwner {
         kind,
         name: answer.object.name.clone(),
     };
-    workload.holder()
+    workload.cost_owner()
 }
 
 /// What the ledger holds of a namespace.
@@ -163,7 +163,13 @@ async fn books(client: &Client, namespace: &str, now: Timestamp) -> Result<Books
     let kept = kept(client, &sheets, now).await?;
     let prices = read::price_lists(client)
         .await
-        .map(|lists| Prices::of(&lists, kept.as_ref().map(|kept| kept.currency.clone()), now))
+        .map(|lists| {
+            EffectivePrices::from_lists(
+                &lists,
+                kept.as_ref().map(|kept| kept.currency.clone()),
+                now,
+            )
+        })
         .map_err(|error| said(&error));
     // before the month's first account, that of the prices
     let listed = prices.as_ref().ok();

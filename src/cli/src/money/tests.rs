@@ -33,7 +33,7 @@ fn contract() -> PriceList {
 fn books(records: &[Value]) -> Books {
     let (mut sheets, _) = records::read(records, false).unwrap();
     sheets.sort_by_key(|sheet| sheet.account.month);
-    let prices = Prices::of([&contract()], Some("USD".into()), now());
+    let prices = EffectivePrices::from_lists([&contract()], Some("USD".into()), now());
     Books {
         kept: sheets.last().and_then(Kept::of),
         sheets,

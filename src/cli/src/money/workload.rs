@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bursar_api::prices::Prices;
+use bursar_api::prices::EffectivePrices;
 use bursar_core::calendar::{Interval, Month};
 use bursar_core::cost_report::{CostOwner, gpu_name};
 use bursar_core::forecast::Forecast;
@@ -65,7 +65,7 @@ fn charged(
     page: &mut Page,
     sheets: &[&Sheet],
     zone: &TimeZone,
-    prices: &Result<Prices, String>,
+    prices: &Result<EffectivePrices, String>,
     terms: Option<&Result<Option<RevenueTerms>, String>>,
     now: Timestamp,
 ) -> DailyCost {
@@ -127,7 +127,12 @@ fn charged(
     spent
 }
 
-fn rate(page: &mut Page, current: &[&Account], prices: &Result<Prices, String>, now: Timestamp) {
+fn rate(
+    page: &mut Page,
+    current: &[&Account],
+    prices: &Result<EffectivePrices, String>,
+    now: Timestamp,
+) {
     let open = current.iter().flat_map(|account| account.open.values());
     let charges: Vec<&Charge> = open.filter(|charge| charge.start <= now).collect();
     let known: Vec<Money> = charges

@@ -47,7 +47,7 @@ pub(super) async fn paid(client: &Client, namespace: Option<&str>) -> Result<Pai
             name: service.name_any(),
         };
         let terms = service.spec.revenue?.to_core();
-        Some(terms.map(|terms| (workload.holder(), terms)))
+        Some(terms.map(|terms| (workload.cost_owner(), terms)))
     };
     let paid: Result<Paid, _> = services.into_iter().filter_map(of).collect();
     paid.map_err(|error| error.to_string())

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use bursar_api::PriceList;
 use bursar_api::names::{MONTH_LABEL, NAMESPACE_LABEL};
-use bursar_api::prices::Prices;
+use bursar_api::prices::EffectivePrices;
 use bursar_core::calendar::Month;
 use bursar_core::cost_report::{self, CostOwner};
 use bursar_core::ledger::DailyCost;
@@ -85,7 +85,7 @@ impl Source {
         let (mut sheets, nodes) = records::apart(sheets);
         let accounts = || sheets.iter().chain(&nodes);
         let kept = records::currency(accounts())?.map(str::to_owned);
-        let prices = Prices::of(&self.lists, kept.clone(), now);
+        let prices = EffectivePrices::from_lists(&self.lists, kept.clone(), now);
         let first = accounts().next();
         let zone = first.map_or(TimeZone::UTC, |sheet| sheet.zone.clone());
         let namespace = self.namespace.as_deref();

@@ -17,7 +17,7 @@ use kube::ResourceExt;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::{Value, json};
 
-use crate::calls::{Failure, bounded, ensure};
+use crate::api_calls::{ApiError, apply_if_changed, with_timeout};
 use crate::context::{Context, lock};
 use crate::gateways;
 use crate::inference::drain::{Replica, Scene, Steps, steps};
@@ -54,7 +54,7 @@ pub(crate) async fn apply(
     pods: &[&Pod],
     port: Option<u16>,
     now: Timestamp,
-) -> Result<Option<Timestamp>, Failure> {
+) -> Result<Option<Timestamp>, ApiError> {
     let namespace = object.namespace().unwrap_or_default();
     let name = object.name_any();
     let found = deployment(context, object);
@@ -68,7 +68,7 @@ pub(crate) async fn apply(
     let wanted = build::deployment(object, steps.replicas);
     let api: Api<Deployment> = Api::namespaced(context.client.clone(), &namespace);
     let same = |found: &Deployment| found.spec.replicas == i32::try_from(steps.replicas).ok();
-    let wrote = ensure(&api, found.as_deref(), wanted, same).await?;
+    let wrote = apply_if_changed(&api, found.as_deref(), wanted, same).await?;
     if wrote && replicas == 0 && steps.replicas > 0 {
         let (_, first_held) = lock(&context.demands).held(&namespace, &name, now);
         if let Some(first_held) = first_held {
@@ -98,7 +98,7 @@ pub(crate) async fn apply(
         .stores
         .front_services
         .find(|found| found.namespace().as_ref() == Some(&namespace) && found.name_any() == name);
-    ensure(&api, found.as_deref(), build::service(object), |_| true).await?;
+    apply_if_changed(&api, found.as_deref(), build::service(object), |_| true).await?;
     if let Some(port) = port {
         let gateways = gateways::addresses(&context.stores.pods, &context.namespace);
         let wanted = build::gateway_endpoints(object, port, gateways.into_values());
@@ -108,7 +108,7 @@ pub(crate) async fn apply(
         });
         let endpoints = wanted.endpoints.clone();
         let api: Api<EndpointSlice> = Api::namespaced(context.client.clone(), &namespace);
-        ensure(&api, found.as_deref(), wanted, |found| {
+        apply_if_changed(&api, found.as_deref(), wanted, |found| {
             found.endpoints.as_ref().map(Vec::len) == endpoints.as_ref().map(Vec::len)
         })
         .await?;
@@ -207,7 +207,7 @@ async fn relabel(
     pods: &[&Pod],
     steps: &Steps,
     now: Timestamp,
-) -> Result<(), Failure> {
+) -> Result<(), ApiError> {
     let leave = json!({"labels": {SERVING_LABEL: null}, "annotations": {DRAINING_ANNOTATION: now.to_string()}});
     let stay = json!({"labels": {SERVING_LABEL: "true"}, "annotations": {DRAINING_ANNOTATION: null, DELETION_COST_ANNOTATION: null}});
     let go = json!({"annotations": {DELETION_COST_ANNOTATION: LEAVES_FIRST}});
@@ -232,12 +232,12 @@ async fn patch_pod(
     namespace: &str,
     pod: &Pod,
     mut metadata: Value,
-) -> Result<(), Failure> {
+) -> Result<(), ApiError> {
     metadata["uid"] = json!(pod.uid());
     metadata["resourceVersion"] = json!(pod.resource_version());
     let api: Api<Pod> = Api::namespaced(context.client.clone(), namespace);
     let patch = Patch::Merge(json!({"metadata": metadata}));
-    bounded(
+    with_timeout(
         "patch pod",
         api.patch_metadata(&pod.name_any(), &PatchParams::default(), &patch),
     )

@@ -13,7 +13,7 @@ use kube::ResourceExt;
 use crate::health;
 use crate::pod;
 use crate::priced::{self, Spend};
-use crate::summary;
+use crate::spend_status;
 
 /// What goes into a status.
 pub(crate) struct Facts<'a> {
@@ -75,7 +75,7 @@ pub(crate) fn next(
     let says = says(decision, ready, &facts);
     status.conditions =
         conditions::next(&old.conditions, says, object.metadata.generation, facts.now);
-    let due = summary::is_due(old.spend.as_ref(), &facts.spend.summary, facts.now);
+    let due = spend_status::is_due(old.spend.as_ref(), &facts.spend.summary, facts.now);
     (due || decisive(old) != decisive(&status)).then_some(status)
 }
 
@@ -161,8 +161,8 @@ fn says(decision: &Decision, ready: usize, facts: &Facts<'_>) -> Vec<Says> {
                 "every signal can be read".to_owned(),
             ),
         },
-        priced::says(&facts.spend),
-        match health::says(facts.pods, facts.failure.as_deref(), facts.now) {
+        priced::condition(&facts.spend),
+        match health::condition(facts.pods, facts.failure.as_deref(), facts.now) {
             healthy if facts.observe_only && healthy.status == Some(true) => say(
                 PODS_HEALTHY,
                 true,

@@ -20,8 +20,8 @@ use jiff::Timestamp;
 use kube::api::{Api, DeleteParams, ListParams, PostParams, Preconditions};
 use kube::{Client, ResourceExt};
 
-use super::fold::{Fold, fold, is_closed, is_old};
-use crate::calls::{Failure, bounded};
+use super::fold::{Consolidation, consolidate, is_closed, is_past_retention};
+use crate::api_calls::{ApiError, with_timeout};
 use crate::context::Context;
 use crate::metrics::Closed;
 
@@ -36,10 +36,10 @@ const MOST_RECORDS: usize = 2_000;
 const PAGE: u32 = 500;
 
 /// Closes what is over every hour. Records are kept for so many months.
-pub(crate) async fn follow(context: Arc<Context>, months: u32) {
+pub(crate) async fn run(context: Arc<Context>, months: u32) {
     tokio::time::sleep(SOON).await;
     loop {
-        for error in round(&context, months, Timestamp::now()).await {
+        for error in sync_once(&context, months, Timestamp::now()).await {
             tracing::warn!(%error, "closing months; the next round tries again");
         }
         tokio::time::sleep(PACE).await;
@@ -47,11 +47,11 @@ pub(crate) async fn follow(context: Arc<Context>, months: u32) {
 }
 
 /// Closes what is over now, one namespace and month after the other. What fails does not stop the others.
-pub(crate) async fn round(context: &Context, months: u32, now: Timestamp) -> Vec<Failure> {
+pub(crate) async fn sync_once(context: &Context, months: u32, now: Timestamp) -> Vec<ApiError> {
     let records = context.stores.records.state();
     let (old, kept): (Vec<_>, Vec<_>) = records
         .iter()
-        .partition(|record| is_old(record, months, now));
+        .partition(|record| is_past_retention(record, months, now));
     let (mut left, mut failures) = (MOST_RECORDS, Vec::new());
     let closed = kept.iter().filter(|record| is_closed(record, now));
     let due: BTreeSet<(&str, Month)> = closed
@@ -98,14 +98,14 @@ async fn close(
     month: Month,
     now: Timestamp,
     most: usize,
-) -> Result<usize, Failure> {
+) -> Result<usize, ApiError> {
     let selector = format!("{NAMESPACE_LABEL}={namespace},{MONTH_LABEL}={month}");
     let records = list(&context.client, &selector).await?;
-    let Fold {
+    let Consolidation {
         write,
         remove: folded,
         doubtful,
-    } = fold(records, now, MOST_BYTES, most);
+    } = consolidate(records, now, MOST_BYTES, most);
     for why in doubtful {
         tracing::warn!(why, "a SpendRecord of a month that is over is not folded");
     }
@@ -129,19 +129,19 @@ pub(super) async fn folded(
     client: &Client,
     namespace: &str,
     month: Month,
-) -> Result<Vec<SpendRecord>, Failure> {
+) -> Result<Vec<SpendRecord>, ApiError> {
     let kind = WorkloadKind::Folded.as_str();
     let selector =
         format!("{NAMESPACE_LABEL}={namespace},{MONTH_LABEL}={month},{KIND_LABEL}={kind}");
     list(client, &selector).await
 }
 
-async fn list(client: &Client, selector: &str) -> Result<Vec<SpendRecord>, Failure> {
+async fn list(client: &Client, selector: &str) -> Result<Vec<SpendRecord>, ApiError> {
     let api: Api<SpendRecord> = Api::all(client.clone());
     let mut params = ListParams::default().labels(selector).limit(PAGE);
     let mut all = Vec::new();
     loop {
-        let page = bounded("list spendrecords", api.list(&params)).await?;
+        let page = with_timeout("list spendrecords", api.list(&params)).await?;
         all.extend(page.items);
         match page.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => params = params.continue_token(&token),
@@ -151,7 +151,7 @@ async fn list(client: &Client, selector: &str) -> Result<Vec<SpendRecord>, Failu
 }
 
 /// Writes a folded record, at the version that it was read at.
-async fn put(client: &Client, mut record: SpendRecord) -> Result<(), Failure> {
+async fn put(client: &Client, mut record: SpendRecord) -> Result<(), ApiError> {
     let api: Api<SpendRecord> = Api::all(client.clone());
     let params = PostParams::default();
     if record.resource_version().is_none() {
@@ -159,17 +159,17 @@ async fn put(client: &Client, mut record: SpendRecord) -> Result<(), Failure> {
             status: None,
             ..record.clone()
         };
-        let made = bounded("create spendrecord", api.create(&params, &bare)).await?;
+        let made = with_timeout("create spendrecord", api.create(&params, &bare)).await?;
         record.metadata = made.metadata;
     }
     let name = record.name_any();
     let replaced = api.replace_status(&name, &params, &record);
-    bounded("replace spendrecord status", replaced).await?;
+    with_timeout("replace spendrecord status", replaced).await?;
     Ok(())
 }
 
 /// Removes a record as it was read. False if it was written to since, or is gone.
-async fn remove(context: &Context, record: &SpendRecord) -> Result<bool, Failure> {
+async fn remove(context: &Context, record: &SpendRecord) -> Result<bool, ApiError> {
     let api: Api<SpendRecord> = Api::all(context.client.clone());
     let params = DeleteParams {
         preconditions: Some(Preconditions {
@@ -179,13 +179,13 @@ async fn remove(context: &Context, record: &SpendRecord) -> Result<bool, Failure
         ..DeleteParams::default()
     };
     let name = record.name_any();
-    match bounded("delete spendrecord", api.delete(&name, &params)).await {
+    match with_timeout("delete spendrecord", api.delete(&name, &params)).await {
         Ok(_) => {
             context.written.forget(&name);
             context.folded.forget(&name);
             Ok(true)
         }
-        Err(Failure::Conflict { .. } | Failure::Gone { .. }) => Ok(false),
+        Err(ApiError::Conflict { .. } | ApiError::Gone { .. }) => Ok(false),
         Err(failure) => Err(failure),
     }
 }

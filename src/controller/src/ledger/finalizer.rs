@@ -7,20 +7,20 @@ use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
 
 use super::Ledger;
-use crate::calls::{Failure, bounded};
+use crate::api_calls::{ApiError, with_timeout};
 use crate::pod;
 
 impl Ledger<'_> {
     /// The pod as it is now, if it is still the same one.
-    pub(super) async fn live(&self, pod: &Pod) -> Result<Option<Pod>, Failure> {
+    pub(super) async fn live(&self, pod: &Pod) -> Result<Option<Pod>, ApiError> {
         let api: Api<Pod> =
             Api::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
-        let live = bounded("get pod", api.get_opt(&pod.name_any())).await?;
+        let live = with_timeout("get pod", api.get_opt(&pod.name_any())).await?;
         Ok(live.filter(|live| pod::uid(live) == pod::uid(pod)))
     }
 
     /// Adds the finalizer to a pod that no admission policy gave it to.
-    pub(super) async fn guard(&self, pod: &Pod) -> Result<(), Failure> {
+    pub(super) async fn guard(&self, pod: &Pod) -> Result<(), ApiError> {
         let mut finalizers = pod.finalizers().to_vec();
         finalizers.push(SPEND_FINALIZER.to_owned());
         let version = pod.resource_version();
@@ -29,7 +29,7 @@ impl Ledger<'_> {
     }
 
     /// Removes the finalizer of a pod that is settled, or never held a node.
-    pub(super) async fn release(&self, pod: &Pod) -> Result<(), Failure> {
+    pub(super) async fn release(&self, pod: &Pod) -> Result<(), ApiError> {
         let Some(live) = self.live(pod).await? else {
             return Ok(());
         };
@@ -46,14 +46,14 @@ impl Ledger<'_> {
         self.patch(&live, patch).await
     }
 
-    async fn patch(&self, pod: &Pod, patch: serde_json::Value) -> Result<(), Failure> {
+    async fn patch(&self, pod: &Pod, patch: serde_json::Value) -> Result<(), ApiError> {
         let api: Api<Pod> =
             Api::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
         let name = pod.name_any();
         let params = PatchParams::default();
         let patch = Patch::Merge(patch);
-        match bounded("patch pod", api.patch_metadata(&name, &params, &patch)).await {
-            Err(Failure::Gone { .. }) => Ok(()),
+        match with_timeout("patch pod", api.patch_metadata(&name, &params, &patch)).await {
+            Err(ApiError::Gone { .. }) => Ok(()),
             other => other.map(drop),
         }
     }

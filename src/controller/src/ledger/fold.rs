@@ -1,7 +1,7 @@
 //! What folding a month of a namespace comes to: which records become sections of which folded one. Needs no server.
 
 use bursar_api::SpendRecord;
-use bursar_api::spend::{Section, SpendRecordStatus, WorkloadKind, WorkloadRef};
+use bursar_api::spend::{ConsolidatedAccount, SpendRecordStatus, WorkloadKind, WorkloadRef};
 use bursar_core::calendar::Month;
 use bursar_core::money::Money;
 use jiff::tz::TimeZone;
@@ -13,7 +13,7 @@ const REST: SignedDuration = SignedDuration::from_hours(72);
 
 /// What is to be written and removed, in this order.
 #[derive(Debug, Default)]
-pub(super) struct Fold {
+pub(super) struct Consolidation {
     /// Folded records that change, or are new.
     pub(super) write: Vec<SpendRecord>,
     /// Records that are sections of those then, or that hold nothing.
@@ -24,22 +24,23 @@ pub(super) struct Fold {
 
 /// Folds the records of one namespace and month, of `most` workloads at most. A folded record has sections of `limit` bytes at most, as
 /// JSON; what does not fit goes into the next part. A section that is there already stays in its part.
-pub(super) fn fold(
+pub(super) fn consolidate(
     mut records: Vec<SpendRecord>,
     now: Timestamp,
     limit: usize,
     most: usize,
-) -> Fold {
+) -> Consolidation {
     // folded, folded-2, ... folded-10
     records.sort_by_key(|record| (record.spec.name.len(), record.name_any()));
-    let (parts, own): (Vec<_>, Vec<_>) = records.into_iter().partition(SpendRecord::is_folded);
+    let (parts, own): (Vec<_>, Vec<_>) =
+        records.into_iter().partition(SpendRecord::is_consolidated);
     let mut parts: Vec<Part> = parts.into_iter().map(Part::of).collect();
-    let mut fold = Fold::default();
+    let mut fold = Consolidation::default();
     for record in own.into_iter().filter(|record| is_closed(record, now)) {
         if fold.remove.len() == most {
             break;
         }
-        match check(&record) {
+        match validate(&record) {
             Err(why) => fold.doubtful.push(why),
             Ok(month) => {
                 place(&mut parts, &record, month, limit);
@@ -67,7 +68,7 @@ pub(super) fn is_closed(record: &SpendRecord, now: Timestamp) -> bool {
 }
 
 /// True for a record of a month that ended more than so many months ago, if nothing of it is under way.
-pub(super) fn is_old(record: &SpendRecord, months: u32, now: Timestamp) -> bool {
+pub(super) fn is_past_retention(record: &SpendRecord, months: u32, now: Timestamp) -> bool {
     let age = || {
         let zone = TimeZone::get(&record.spec.time_zone).ok()?;
         let (this, then) = (
@@ -87,7 +88,7 @@ fn is_settled(record: &SpendRecord) -> bool {
 }
 
 /// The month of a record that is what it says: another one stays for people to look at.
-fn check(record: &SpendRecord) -> Result<Month, String> {
+fn validate(record: &SpendRecord) -> Result<Month, String> {
     let name = record.name_any();
     let unreadable = |error: &dyn std::fmt::Display| format!("{name} cannot be read: {error}");
     let month = record.month().map_err(|error| unreadable(&error))?;
@@ -109,7 +110,7 @@ fn check(record: &SpendRecord) -> Result<Month, String> {
 /// A folded record in the making.
 struct Part {
     record: SpendRecord,
-    sections: Vec<Section>,
+    sections: Vec<ConsolidatedAccount>,
     bytes: usize,
     changed: bool,
 }
@@ -132,7 +133,7 @@ impl Part {
     }
 
     fn position(&self, record: &SpendRecord) -> Option<usize> {
-        let is_of = |section: &Section| {
+        let is_of = |section: &ConsolidatedAccount| {
             section.kind == record.spec.kind && section.name == record.spec.name
         };
         self.sections.iter().position(is_of)
@@ -144,14 +145,14 @@ impl Part {
         self.changed = true;
     }
 
-    fn put(&mut self, at: usize, section: Section) {
+    fn put(&mut self, at: usize, section: ConsolidatedAccount) {
         self.bytes += size(&section);
         self.sections.insert(at, section);
         self.changed = true;
     }
 
     fn end(self) -> SpendRecord {
-        let settled = self.sections.iter().map(Section::settled);
+        let settled = self.sections.iter().map(ConsolidatedAccount::settled);
         // all were read before they came here
         let settled: Money = settled.filter_map(Result::ok).sum();
         let status = SpendRecordStatus {
@@ -173,7 +174,7 @@ fn place(parts: &mut Vec<Part>, record: &SpendRecord, month: Month, limit: usize
     if record.status.is_none() {
         return;
     }
-    let mut section = Section::of(record);
+    let mut section = ConsolidatedAccount::from_record(record);
     for part in parts.iter_mut() {
         if let Some(at) = part.position(record) {
             part.take(at);
@@ -189,7 +190,7 @@ fn place(parts: &mut Vec<Part>, record: &SpendRecord, month: Month, limit: usize
         part.put(part.sections.len(), section);
         return;
     }
-    let workload = |number| WorkloadRef::folded(record.spec.namespace.clone(), number);
+    let workload = |number| WorkloadRef::consolidated(record.spec.namespace.clone(), number);
     let is_free = |number: &usize| {
         let name = workload(*number).record_name(month);
         parts.iter().all(|part| part.record.name_any() != name)
@@ -202,13 +203,13 @@ fn place(parts: &mut Vec<Part>, record: &SpendRecord, month: Month, limit: usize
 }
 
 /// Bytes of a section in its record.
-fn size(section: &Section) -> usize {
+fn size(section: &ConsolidatedAccount) -> usize {
     serde_json::to_vec(section).map_or(0, |json| json.len() + 1)
 }
 
 #[cfg(test)]
 mod tests {
-    use bursar_api::spend::Standing;
+    use bursar_api::spend::RecordPrecedence;
     use serde_json::json;
 
     use super::*;
@@ -243,8 +244,8 @@ mod tests {
         record.status = Some(serde_json::from_value(status).unwrap());
     }
 
-    fn folded(records: Vec<SpendRecord>) -> Fold {
-        fold(records, at("2026-12-04T00:00:00Z"), LIMIT, 100)
+    fn folded(records: Vec<SpendRecord>) -> Consolidation {
+        consolidate(records, at("2026-12-04T00:00:00Z"), LIMIT, 100)
     }
 
     fn names(records: &[SpendRecord]) -> Vec<String> {
@@ -306,9 +307,9 @@ mod tests {
         let fold = folded(records.clone());
         assert_eq!(names(&fold.write), ["ml.ns.folded.2026-11"]);
         assert_eq!(fold.write[0].status.as_ref().unwrap().settled, "3.75");
-        let unfolded = fold.write[0].unfold().unwrap();
+        let unfolded = fold.write[0].expand().unwrap();
         for ((standing, unfolded), own) in unfolded.iter().zip(&records) {
-            assert_eq!(*standing, Standing::Section(7));
+            assert_eq!(*standing, RecordPrecedence::Section(7));
             assert_eq!((&unfolded.spec, &unfolded.status), (&own.spec, &own.status));
         }
     }
@@ -316,9 +317,9 @@ mod tests {
     #[test]
     fn what_does_not_fit_goes_into_the_next_part_and_what_is_there_stays_there() {
         let records = vec![own("a", "1.00"), own("b", "1.00"), own("c", "1.00")];
-        let limit = 2 * size(&Section::of(&records[0]).unwrap());
+        let limit = 2 * size(&ConsolidatedAccount::from_record(&records[0]).unwrap());
         let now = at("2026-12-04T00:00:00Z");
-        let first = fold(records, now, limit, 100);
+        let first = consolidate(records, now, limit, 100);
         let parts = first.write;
         assert_eq!(
             names(&parts),
@@ -327,7 +328,7 @@ mod tests {
         let mut late = own("a", "1.50");
         late.metadata.resource_version = Some("9".into());
         let records = [parts.clone(), vec![late, own("d", "1.00")]].concat();
-        let second = fold(records, now, limit, 100);
+        let second = consolidate(records, now, limit, 100);
         let sections = |part: &SpendRecord| -> Vec<(String, i64)> {
             let sections = part.sections().iter();
             sections
@@ -383,7 +384,7 @@ mod tests {
     #[test]
     fn a_round_is_bounded() {
         let records = vec![own("a", "1.00"), own("b", "1.00"), own("c", "1.00")];
-        let fold = fold(records, at("2026-12-04T00:00:00Z"), LIMIT, 2);
+        let fold = consolidate(records, at("2026-12-04T00:00:00Z"), LIMIT, 2);
         assert_eq!(fold.remove.len(), 2);
         assert_eq!(fold.write[0].sections().len(), 2);
     }
@@ -391,11 +392,15 @@ mod tests {
     #[test]
     fn a_record_is_old_when_so_many_whole_months_lie_after_it() {
         let record = own("a", "1.00");
-        assert!(!is_old(&record, 13, at("2027-12-31T23:59:59Z")));
-        assert!(is_old(&record, 13, at("2028-01-01T00:00:00Z")));
-        assert!(!is_old(&record, 13, at("2025-01-01T00:00:00Z")));
+        assert!(!is_past_retention(&record, 13, at("2027-12-31T23:59:59Z")));
+        assert!(is_past_retention(&record, 13, at("2028-01-01T00:00:00Z")));
+        assert!(!is_past_retention(&record, 13, at("2025-01-01T00:00:00Z")));
         let mut settling = record;
         change(&mut settling, json!({"settling": ["u"]}));
-        assert!(!is_old(&settling, 13, at("2028-01-01T00:00:00Z")));
+        assert!(!is_past_retention(
+            &settling,
+            13,
+            at("2028-01-01T00:00:00Z")
+        ));
     }
 }

@@ -12,32 +12,32 @@
 //!
 //! | module | subject |
 //! |---|---|
-//! | `records` | what is on record of a namespace |
-//! | `pages` | the records of one workload, read and written |
-//! | `stay` | what a pod and its node say of a stay |
+//! | `stored_accounts` | what is on record of a namespace |
+//! | `month_accounts` | the records of one workload, read and written |
+//! | `pod_lifetime` | what a pod and its node say of a stay |
 //! | `nodes` | the accounts of whole nodes |
 //! | `finalizer` | putting it on and taking it off |
-//! | `rest` | what scaling to zero saves |
-//! | `written` | what this process wrote last |
+//! | `zero_replica_savings` | what scaling to zero saves |
+//! | `write_cache` | what this process wrote last |
 //! | `close`, `fold` | months that are over: folded into one record a namespace, and removed when they are old |
 
 pub(crate) mod close;
 mod finalizer;
 mod fold;
+mod month_accounts;
 pub(crate) mod nodes;
-mod pages;
-mod records;
-mod rest;
-mod stay;
-mod written;
+mod pod_lifetime;
+mod stored_accounts;
+mod write_cache;
+mod zero_replica_savings;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bursar_api::SpendRecord;
 use bursar_api::names::{self, KIND_LABEL, SPEND_FINALIZER, WORKLOAD_LABEL};
+use bursar_api::quantities::FieldError;
 use bursar_api::spend::{WorkloadKind, WorkloadRef};
-use bursar_api::text::FieldError;
 use bursar_core::calendar::{Interval, Month, midnight_before, whole_second};
 use bursar_core::ledger::{Account, Charge, ChargeEnd, DailyCost, EngineCounters, Uid};
 use bursar_core::money::Money;
@@ -48,27 +48,27 @@ use kube::api::{Api, ListParams};
 use kube::runtime::reflector::Store;
 use kube::{Client, ResourceExt};
 
-use crate::calls::{Failure, bounded};
-use crate::claims::Claims;
+use crate::api_calls::{ApiError, with_timeout};
+use crate::gpu_allocation::GpuAllocations;
 use crate::pod;
-use crate::prices::Prices;
+use crate::power_readings::SharedPowerReadings;
+use crate::prices::EffectivePrices;
 use crate::watch::Departed;
-use crate::watts::SharedWatts;
-use pages::{Page, Pages, months_left};
+use month_accounts::{MonthAccount, MonthAccounts, months_left};
 
-pub(crate) use records::{Folded, Records};
-pub(crate) use written::Written;
+pub(crate) use stored_accounts::{ConsolidatedCache, StoredAccounts};
+pub(crate) use write_cache::WriteCache;
 
 /// Settled pods that a record may wait for: more are settled when some of these are gone.
 const MAX_SETTLING: usize = 1_000;
 /// A day is booked this long after it is over: by then it is known which pods ended in it.
-const BOOK_AFTER: SignedDuration = SignedDuration::from_hours(1);
+const POST_AFTER: SignedDuration = SignedDuration::from_hours(1);
 /// Why the ledger of a workload could not be brought up to date.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// A call to the API server.
     #[error(transparent)]
-    Call(#[from] Failure),
+    Call(#[from] ApiError),
     /// Somebody edited a record by hand.
     #[error("SpendRecord {name} cannot be read: {source}; was it edited by hand?")]
     Record {
@@ -85,16 +85,16 @@ pub(crate) type Accounts = BTreeMap<Month, Arc<Account>>;
 /// What the ledger works with.
 pub(crate) struct Ledger<'a> {
     pub(crate) client: &'a Client,
-    pub(crate) records: &'a Records,
-    pub(crate) written: &'a Written,
+    pub(crate) records: &'a StoredAccounts,
+    pub(crate) written: &'a WriteCache,
     pub(crate) nodes: &'a Store<Node>,
-    pub(crate) claims: &'a Claims,
+    pub(crate) claims: &'a GpuAllocations,
     /// Pods that used devices which others bore until a moment ago.
     pub(crate) sharing: &'a BTreeSet<Uid>,
     pub(crate) departed: &'a Departed,
-    pub(crate) prices: &'a Prices,
+    pub(crate) prices: &'a EffectivePrices,
     /// What GPUs were measured to draw.
-    pub(crate) measured: &'a SharedWatts,
+    pub(crate) measured: &'a SharedPowerReadings,
     /// What each replica has done by its own counters, and its idle seconds since this process first read it.
     pub(crate) done: &'a BTreeMap<Uid, (EngineCounters, i64)>,
     /// Services that nothing is asked of.
@@ -108,16 +108,16 @@ impl Ledger<'_> {
     ///
     /// # Errors
     /// The first call that failed. Nothing is lost by that: the next run goes on where this one stopped.
-    pub(crate) async fn keep(
+    pub(crate) async fn sync(
         &self,
         workload: &WorkloadRef,
         pods: &[&Pod],
     ) -> Result<Accounts, Error> {
         let mut accounts = self.records.closed(workload)?;
-        let mut pages = self.pages(workload)?;
-        self.carry(workload, &mut pages, pods).await?;
+        let mut pages = self.load_months(workload)?;
+        self.carry_forward(workload, &mut pages, pods).await?;
         for pod in pods {
-            self.follow(&mut pages, pod);
+            self.update_from_pod(&mut pages, pod);
         }
         let ended = pods
             .iter()
@@ -125,14 +125,14 @@ impl Ledger<'_> {
         self.reprice(&mut pages, &ended.collect());
         let mut release = Vec::new();
         for pod in pods {
-            if self.enter(workload, &mut pages, pod).await? {
+            if self.sync_pod(workload, &mut pages, pod).await? {
                 release.push(*pod);
             }
         }
         self.close_vanished(workload, &mut pages, pods).await?;
-        self.book(workload, &mut pages).await?;
-        self.forget_gone(workload, &mut pages, pods).await?;
-        self.rest(workload, &mut pages, pods)?;
+        self.post_days(workload, &mut pages).await?;
+        self.forget_deleted(workload, &mut pages, pods).await?;
+        self.sync_zero_replica_period(workload, &mut pages, pods)?;
         let mut wrote = false;
         for (month, page) in &mut pages {
             wrote |= self.write(workload, *month, page).await?;
@@ -153,19 +153,21 @@ impl Ledger<'_> {
 
     /// Adds the months that stays touch, and carries the charges of pods that run into the months that have begun since. What a cache
     /// shows may have been settled meanwhile, and forgotten, so a live read decides.
-    async fn carry(
+    async fn carry_forward(
         &self,
         workload: &WorkloadRef,
-        pages: &mut Pages,
+        pages: &mut MonthAccounts,
         pods: &[&Pod],
     ) -> Result<(), Error> {
         for pod in pods {
-            let Some(stay) = self.stay(pod) else { continue };
+            let Some(stay) = self.lifetime(pod) else {
+                continue;
+            };
             for month in months_left(pages, pod::uid(pod), stay, self.zone) {
-                self.turn_to(workload, pages, month)?;
+                self.ensure_month(workload, pages, month)?;
             }
         }
-        let missing = self.missing(workload, pages)?;
+        let missing = self.missing_months(workload, pages)?;
         if missing.is_empty() {
             return Ok(());
         }
@@ -173,38 +175,38 @@ impl Ledger<'_> {
         let is_there =
             |(_, charge): &(Month, Charge)| live.iter().any(|pod| pod::uid(pod) == charge.uid);
         let (there, gone): (Vec<_>, Vec<_>) = missing.into_iter().partition(is_there);
-        self.enter_months(pages, there, |uid| self.runs(&live, uid));
+        self.carry_into_months(pages, there, |uid| self.runs(&live, uid));
         if !gone.is_empty() {
-            self.enter_unseen(pages, gone).await?;
+            self.carry_forward_unseen(pages, gone).await?;
         }
         Ok(())
     }
 
     /// Refuses records with open charges that are not what the API server has: an old one has charges open that were settled since.
-    async fn are_current(&self, pages: &Pages) -> Result<(), Failure> {
+    async fn are_current(&self, pages: &MonthAccounts) -> Result<(), ApiError> {
         let api: Api<SpendRecord> = Api::all(self.client.clone());
         let open = pages.values().filter(|page| !page.before.open.is_empty());
         for page in open {
             let record = &page.record;
             let call = "get spendrecord";
-            let live = bounded(call, api.get_opt(&record.name_any())).await?;
+            let live = with_timeout(call, api.get_opt(&record.name_any())).await?;
             if live.and_then(|live| live.resource_version()) != record.resource_version() {
-                return Err(Failure::Conflict { call });
+                return Err(ApiError::Conflict { call });
             }
         }
         Ok(())
     }
 
     /// Open charges and the months, added to the pages, that have begun since and do not know them.
-    fn missing(
+    fn missing_months(
         &self,
         workload: &WorkloadRef,
-        pages: &mut Pages,
+        pages: &mut MonthAccounts,
     ) -> Result<Vec<(Month, Charge)>, Error> {
         let mut missing = Vec::new();
         for (uid, charge) in self.open_charges(pages) {
             for month in months_left(pages, &uid, self.until_now(&charge), self.zone) {
-                self.turn_to(workload, pages, month)?;
+                self.ensure_month(workload, pages, month)?;
                 if !pages
                     .get(&month)
                     .is_some_and(|page| page.account.contains(&uid))
@@ -217,20 +219,20 @@ impl Ledger<'_> {
     }
 
     /// Carries all of these charges, also those of what is gone: it may have ended in either month.
-    async fn enter_unseen(
+    async fn carry_forward_unseen(
         &self,
-        pages: &mut Pages,
+        pages: &mut MonthAccounts,
         missing: Vec<(Month, Charge)>,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), ApiError> {
         self.are_current(pages).await?;
-        self.enter_months(pages, missing, |_| true);
+        self.carry_into_months(pages, missing, |_| true);
         Ok(())
     }
 
     /// Carries those of these charges that run.
-    fn enter_months(
+    fn carry_into_months(
         &self,
-        pages: &mut Pages,
+        pages: &mut MonthAccounts,
         missing: Vec<(Month, Charge)>,
         runs: impl Fn(&str) -> bool,
     ) {
@@ -242,7 +244,7 @@ impl Ledger<'_> {
     }
 
     /// The open charges, each as the latest month has it; without its rates where that month is kept in another currency.
-    fn open_charges(&self, pages: &Pages) -> BTreeMap<Uid, Charge> {
+    fn open_charges(&self, pages: &MonthAccounts) -> BTreeMap<Uid, Charge> {
         let mut all = BTreeMap::new();
         for page in pages.values() {
             for (uid, charge) in &page.account.open {
@@ -270,26 +272,26 @@ impl Ledger<'_> {
     }
 
     /// Opens or settles one pod's charge. True if its finalizer can go once all pages are written.
-    async fn enter(
+    async fn sync_pod(
         &self,
         workload: &WorkloadRef,
-        pages: &mut Pages,
+        pages: &mut MonthAccounts,
         pod: &Pod,
     ) -> Result<bool, Error> {
         let guarded = pod::has_finalizer(pod, SPEND_FINALIZER);
         let end = self.end(pod);
         let uid = pod::uid(pod);
         // claims may be gone before their pod
-        let is_open = |page: &Page| page.account.open.contains_key(uid);
+        let is_open = |page: &MonthAccount| page.account.open.contains_key(uid);
         let holds = self.claims.holds_gpus(pod) || pages.values().any(is_open);
-        let Some(stay) = self.stay(pod).filter(|_| holds) else {
+        let Some(stay) = self.lifetime(pod).filter(|_| holds) else {
             // it holds no GPU of any node, and will not any more
             let over = pod.metadata.deletion_timestamp.is_some() || pod::is_terminal(pod);
             return Ok(guarded && over);
         };
         let months = months_left(pages, uid, stay, self.zone);
         let end = end.filter(|_| are_on_record(pages, &months, uid));
-        let done = |page: &Page| match end {
+        let done = |page: &MonthAccount| match end {
             Some(_) => page.account.settling.contains(uid),
             None => page.account.contains(uid),
         };
@@ -348,7 +350,7 @@ impl Ledger<'_> {
     async fn close_vanished(
         &self,
         workload: &WorkloadRef,
-        pages: &mut Pages,
+        pages: &mut MonthAccounts,
         pods: &[&Pod],
     ) -> Result<(), Error> {
         let cached: BTreeSet<&str> = pods.iter().map(|pod| pod::uid(pod)).collect();
@@ -359,7 +361,7 @@ impl Ledger<'_> {
         });
         for (uid, charge) in vanished {
             let api: Api<Pod> = Api::namespaced(self.client.clone(), &workload.namespace);
-            let live = bounded("get pod", api.get_opt(&charge.pod)).await?;
+            let live = with_timeout("get pod", api.get_opt(&charge.pod)).await?;
             if live.is_some_and(|live| pod::uid(&live) == uid) {
                 continue;
             }
@@ -382,7 +384,7 @@ impl Ledger<'_> {
     }
 
     /// Settles a charge that is open in every month that still lacks it.
-    fn settle(&self, pages: &mut Pages, charge: &Charge, end: ChargeEnd) {
+    fn settle(&self, pages: &mut MonthAccounts, charge: &Charge, end: ChargeEnd) {
         for month in months_left(pages, &charge.uid, self.until_now(charge), self.zone) {
             if let Some(page) = pages.get_mut(&month) {
                 page.account.settle(charge, end, self.zone);
@@ -391,7 +393,7 @@ impl Ledger<'_> {
     }
 
     /// Gives open charges the prices until now, and those of `ended` ones the prices until their end.
-    fn reprice(&self, pages: &mut Pages, ended: &BTreeMap<&str, Timestamp>) {
+    fn reprice(&self, pages: &mut MonthAccounts, ended: &BTreeMap<&str, Timestamp>) {
         let now = whole_second(self.now);
         for page in pages.values_mut() {
             // a month's record stays in the currency that it was made in
@@ -406,19 +408,23 @@ impl Ledger<'_> {
     }
 
     /// Books the days that are over of charges whose pods are known to have outlived them.
-    async fn book(&self, workload: &WorkloadRef, pages: &mut Pages) -> Result<(), Error> {
+    async fn post_days(
+        &self,
+        workload: &WorkloadRef,
+        pages: &mut MonthAccounts,
+    ) -> Result<(), Error> {
         let (until, due) = self.due(pages);
         if due.is_empty() {
             return Ok(());
         }
         let live = self.live_pods(workload).await?;
-        self.book_days(pages, until, due, |uid| self.runs(&live, uid));
+        self.post_days_until(pages, until, due, |uid| self.runs(&live, uid));
         Ok(())
     }
 
     /// The last midnight until which days are booked, and the charges of which some are not.
-    fn due(&self, pages: &Pages) -> (Timestamp, Vec<(Month, Uid)>) {
-        let over = self.now.checked_sub(BOOK_AFTER).unwrap_or(Timestamp::MIN);
+    fn due(&self, pages: &MonthAccounts) -> (Timestamp, Vec<(Month, Uid)>) {
+        let over = self.now.checked_sub(POST_AFTER).unwrap_or(Timestamp::MIN);
         let until = midnight_before(over, self.zone);
         let due = pages.iter().flat_map(|(month, page)| {
             let due = |charge: &&Charge| {
@@ -438,9 +444,9 @@ impl Ledger<'_> {
     }
 
     /// Books the days until `until` of those of these charges that run.
-    fn book_days(
+    fn post_days_until(
         &self,
-        pages: &mut Pages,
+        pages: &mut MonthAccounts,
         until: Timestamp,
         due: Vec<(Month, Uid)>,
         runs: impl Fn(&str) -> bool,
@@ -453,10 +459,10 @@ impl Ledger<'_> {
     }
 
     /// Forgets settled pods that are gone from a live read.
-    async fn forget_gone(
+    async fn forget_deleted(
         &self,
         workload: &WorkloadRef,
-        pages: &mut Pages,
+        pages: &mut MonthAccounts,
         pods: &[&Pod],
     ) -> Result<(), Error> {
         let cached: BTreeSet<&str> = pods.iter().map(|pod| pod::uid(pod)).collect();
@@ -486,7 +492,7 @@ impl Ledger<'_> {
         uids.filter_map(|uid| Some((uid, self.done.get(uid)?.1)))
     }
 
-    async fn live_pods(&self, workload: &WorkloadRef) -> Result<Vec<Pod>, Failure> {
+    async fn live_pods(&self, workload: &WorkloadRef) -> Result<Vec<Pod>, ApiError> {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &workload.namespace);
         let params = match workload.kind {
             WorkloadKind::Unmanaged | WorkloadKind::Node => ListParams::default(),
@@ -496,13 +502,13 @@ impl Ledger<'_> {
                     .labels(&format!("{WORKLOAD_LABEL}={name},{KIND_LABEL}={kind}"))
             }
         };
-        Ok(bounded("list pods", api.list(&params)).await?.items)
+        Ok(with_timeout("list pods", api.list(&params)).await?.items)
     }
 }
 
 /// Whether a pod can be settled in these months, one after the other: it may be gone once the first is written, so the others must have
 /// its charge by then.
-fn are_on_record(pages: &Pages, months: &[Month], uid: &str) -> bool {
+fn are_on_record(pages: &MonthAccounts, months: &[Month], uid: &str) -> bool {
     let is_known = |month| {
         pages
             .get(month)
@@ -515,7 +521,7 @@ fn are_on_record(pages: &Pages, months: &[Month], uid: &str) -> bool {
 pub(crate) fn workload_of(pod: &Pod) -> Option<WorkloadRef> {
     let namespace = pod.namespace()?;
     let labels = || {
-        let kind = WorkloadKind::of(pod::label(pod, KIND_LABEL)?)?;
+        let kind = WorkloadKind::from_name(pod::label(pod, KIND_LABEL)?)?;
         let name = pod::label(pod, WORKLOAD_LABEL)?;
         names::is_workload(name).then(|| (kind, name.to_owned()))
     };

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bursar_api::SpendRecord;
-use bursar_api::offers::{Offer, Pools, offers};
+use bursar_api::gpu_inventory::{DevicePools, GpuOffer, gpu_offers};
 use bursar_api::spend::{WorkloadKind, WorkloadRef};
 use bursar_core::calendar::{Interval, whole_second};
 use bursar_core::ledger::{Charge, ChargeEnd, Uid};
@@ -25,12 +25,12 @@ use kube::ResourceExt;
 use kube::api::{Api, ListParams};
 use kube::runtime::reflector::Store;
 
-use super::pages::{Pages, months_left};
-use super::{Error, Ledger, Records};
-use crate::calls::{Failure, bounded};
+use super::month_accounts::{MonthAccounts, months_left};
+use super::{Error, Ledger, StoredAccounts};
+use crate::api_calls::{ApiError, with_timeout};
 use crate::capacity;
-use crate::claims::Claims;
 use crate::context::Context;
+use crate::gpu_allocation::GpuAllocations;
 use crate::pod;
 
 /// How often the accounts are compared with the caches.
@@ -40,15 +40,15 @@ const PACE: Duration = Duration::from_secs(3);
 pub(crate) type Seen = BTreeSet<Uid>;
 
 /// Nodes, and what they offer.
-type Offering<'a> = Vec<(&'a Node, Vec<Offer>)>;
+type Offering<'a> = Vec<(&'a Node, Vec<GpuOffer>)>;
 
 /// Keeps the accounts of all nodes, for as long as the process leads.
-pub(crate) async fn follow(context: Arc<Context>) {
+pub(crate) async fn run(context: Arc<Context>) {
     let mut seen = Seen::new();
     loop {
-        for error in look(&context, &mut seen, Timestamp::now()).await {
+        for error in sync_once(&context, &mut seen, Timestamp::now()).await {
             match error {
-                Error::Call(Failure::Conflict { .. } | Failure::Gone { .. }) => {}
+                Error::Call(ApiError::Conflict { .. } | ApiError::Gone { .. }) => {}
                 error => tracing::warn!(%error, "accounts of nodes"),
             }
         }
@@ -57,20 +57,20 @@ pub(crate) async fn follow(context: Arc<Context>) {
 }
 
 /// Brings the accounts of all nodes up to date. What failed is returned; the next look goes on where this one stopped.
-pub(crate) async fn look(context: &Context, seen: &mut Seen, now: Timestamp) -> Vec<Error> {
+pub(crate) async fn sync_once(context: &Context, seen: &mut Seen, now: Timestamp) -> Vec<Error> {
     let stores = &context.stores;
     // nodes do not choose the currency: their accounts begin when the first workload's has
     let Some(since) = since(&stores.records, now) else {
         return Vec::new();
     };
-    let records = Records::of(&stores.records, &context.folded, "");
+    let records = StoredAccounts::of(&stores.records, &context.folded, "");
     let prices = context.prices(now);
     let ledger = Ledger {
         client: &context.client,
         records: &records,
         written: &context.written,
         nodes: &stores.nodes,
-        claims: &Claims::default(),
+        claims: &GpuAllocations::default(),
         sharing: &BTreeSet::new(),
         measured: &context.measured,
         departed: &context.departed,
@@ -81,11 +81,11 @@ pub(crate) async fn look(context: &Context, seen: &mut Seen, now: Timestamp) -> 
         now,
     };
     let (nodes, slices) = (stores.nodes.state(), stores.device_slices.state());
-    let pools = Pools::of(slices.iter().map(AsRef::as_ref));
+    let pools = DevicePools::from_slices(slices.iter().map(AsRef::as_ref));
     let mut shards: BTreeMap<WorkloadRef, Offering<'_>> = BTreeMap::new();
     for node in nodes.iter().map(AsRef::as_ref) {
         let shard = WorkloadRef::nodes(uid(node));
-        let offering = (node, offers(node, &pools));
+        let offering = (node, gpu_offers(node, &pools));
         shards.entry(shard).or_default().push(offering);
     }
     for shard in records.workloads() {
@@ -93,7 +93,7 @@ pub(crate) async fn look(context: &Context, seen: &mut Seen, now: Timestamp) -> 
     }
     let mut errors = Vec::new();
     for (shard, nodes) in shards {
-        let kept = ledger.keep_nodes(&shard, &nodes, since, seen).await;
+        let kept = ledger.sync_shard(&shard, &nodes, since, seen).await;
         errors.extend(kept.err());
     }
     errors
@@ -113,29 +113,29 @@ fn since(records: &Store<SpendRecord>, now: Timestamp) -> Option<Timestamp> {
 
 impl Ledger<'_> {
     /// Brings the accounts of one record's nodes up to date with the cache.
-    async fn keep_nodes(
+    async fn sync_shard(
         &self,
         shard: &WorkloadRef,
         nodes: &Offering<'_>,
         since: Timestamp,
         seen: &mut Seen,
     ) -> Result<(), Error> {
-        let mut pages = self.pages(shard)?;
-        let missing = self.missing(shard, &mut pages)?;
+        let mut pages = self.load_months(shard)?;
+        let missing = self.missing_months(shard, &mut pages)?;
         if !missing.is_empty() {
-            self.enter_unseen(&mut pages, missing).await?;
+            self.carry_forward_unseen(&mut pages, missing).await?;
             return self.write_changed(shard, &mut pages).await;
         }
-        self.refine(&mut pages, nodes);
+        self.update_attributes(&mut pages, nodes);
         let open = self.open_charges(&pages);
         let gone = open.keys().filter_map(|key| {
-            let at = self.departed.node(node_of(key))?;
+            let at = self.departed.node(node_uid_of(key))?;
             Some((key.as_str(), whole_second(at)))
         });
         self.reprice(&mut pages, &gone.collect());
         let mut held: BTreeMap<&str, Vec<&Charge>> = BTreeMap::new();
         for (key, charge) in &open {
-            held.entry(node_of(key)).or_default().push(charge);
+            held.entry(node_uid_of(key)).or_default().push(charge);
         }
         for (node, offers) in nodes {
             let charges = held.remove(uid(node)).unwrap_or_default();
@@ -153,13 +153,19 @@ impl Ledger<'_> {
         let (until, due) = self.due(&pages);
         if !due.is_empty() {
             let live = self.live_nodes().await?;
-            self.book_days(&mut pages, until, due, |key| live.contains(node_of(key)));
+            self.post_days_until(&mut pages, until, due, |key| {
+                live.contains(node_uid_of(key))
+            });
         }
         forget_settled(&mut pages);
         self.write_changed(shard, &mut pages).await
     }
 
-    async fn write_changed(&self, shard: &WorkloadRef, pages: &mut Pages) -> Result<(), Error> {
+    async fn write_changed(
+        &self,
+        shard: &WorkloadRef,
+        pages: &mut MonthAccounts,
+    ) -> Result<(), Error> {
         for (month, page) in pages {
             if page.account != page.before {
                 self.write(shard, *month, page).await?;
@@ -172,7 +178,7 @@ impl Ledger<'_> {
     async fn charge_node(
         &self,
         shard: &WorkloadRef,
-        pages: &mut Pages,
+        pages: &mut MonthAccounts,
         node: &Node,
         charges: &[&Charge],
         since: Timestamp,
@@ -183,7 +189,7 @@ impl Ledger<'_> {
             return Ok(());
         };
         let slices = self.live_slices(&live).await?;
-        let offers = offers(&live, &Pools::of(&slices));
+        let offers = gpu_offers(&live, &DevicePools::from_slices(&slices));
         if are_charged(uid(node), &offers, charges) {
             return Ok(());
         }
@@ -209,10 +215,10 @@ impl Ledger<'_> {
             end: self.now,
         };
         for month in stay.months(self.zone) {
-            self.turn_to(shard, pages, month)?;
+            self.ensure_month(shard, pages, month)?;
         }
-        for Offer { what, facts } in with_machine(&live, offers) {
-            let key = key(uid(node), &what, facts.gpus, start);
+        for GpuOffer { what, facts } in with_machine(&live, offers) {
+            let key = charge_key(uid(node), &what, facts.gpus, start);
             let mut charge = Charge::new(key, live.name_any(), facts, start);
             // a node does not start as a replica does
             charge.ready_since = Some(start);
@@ -230,7 +236,7 @@ impl Ledger<'_> {
     /// Settles the charges of a node that is gone: when the watch saw it go, or else estimated as now.
     async fn end_node(
         &self,
-        pages: &mut Pages,
+        pages: &mut MonthAccounts,
         uid: &str,
         charges: &[&Charge],
     ) -> Result<(), Error> {
@@ -258,50 +264,50 @@ impl Ledger<'_> {
     }
 
     /// Takes labels that came late.
-    fn refine(&self, pages: &mut Pages, nodes: &Offering<'_>) {
+    fn update_attributes(&self, pages: &mut MonthAccounts, nodes: &Offering<'_>) {
         let offered = nodes.iter().flat_map(|(node, offers)| {
-            let known_by = |offer| (stem(uid(node), offer), offer);
+            let known_by = |offer| (offer_key(uid(node), offer), offer);
             offers.iter().map(known_by)
         });
-        let offered: BTreeMap<String, &Offer> = offered.collect();
+        let offered: BTreeMap<String, &GpuOffer> = offered.collect();
         let open = pages
             .values_mut()
             .flat_map(|page| page.account.open.values_mut());
         for charge in open {
-            if let Some(offer) = offered.get(stem_of(&charge.uid)) {
+            if let Some(offer) = offered.get(offer_key_of(&charge.uid)) {
                 charge.update_attributes(&offer.facts, &self.prices.lists, whole_second(self.now));
             }
         }
     }
 
     /// The node as it is now, if it is still the same one.
-    async fn live_node(&self, name: &str, of: &str) -> Result<Option<Node>, Failure> {
+    async fn live_node(&self, name: &str, of: &str) -> Result<Option<Node>, ApiError> {
         let api: Api<Node> = Api::all(self.client.clone());
-        let live = bounded("get node", api.get_opt(name)).await?;
+        let live = with_timeout("get node", api.get_opt(name)).await?;
         Ok(live.filter(|live| uid(live) == of))
     }
 
     /// The slices of the node's devices as they are now; none where the API server has no dynamic resource allocation.
-    async fn live_slices(&self, node: &Node) -> Result<Vec<ResourceSlice>, Failure> {
+    async fn live_slices(&self, node: &Node) -> Result<Vec<ResourceSlice>, ApiError> {
         let api: Api<ResourceSlice> = Api::all(self.client.clone());
         let params = ListParams::default().fields(&format!("spec.nodeName={}", node.name_any()));
-        match bounded("list resourceslices", api.list(&params)).await {
+        match with_timeout("list resourceslices", api.list(&params)).await {
             Ok(listed) => Ok(listed.items),
-            Err(Failure::Gone { .. }) => Ok(Vec::new()),
+            Err(ApiError::Gone { .. }) => Ok(Vec::new()),
             Err(error) => Err(error),
         }
     }
 
     /// The UIDs of all nodes that there are.
-    async fn live_nodes(&self) -> Result<BTreeSet<Uid>, Failure> {
+    async fn live_nodes(&self) -> Result<BTreeSet<Uid>, ApiError> {
         let api: Api<Node> = Api::all(self.client.clone());
-        let listed = bounded("list nodes", api.list_metadata(&ListParams::default())).await?;
+        let listed = with_timeout("list nodes", api.list_metadata(&ListParams::default())).await?;
         Ok(listed.iter().filter_map(ResourceExt::uid).collect())
     }
 }
 
 /// Forgets what was settled, once no record has it open.
-fn forget_settled(pages: &mut Pages) {
+fn forget_settled(pages: &mut MonthAccounts) {
     let open: BTreeSet<Uid> = pages
         .values()
         .flat_map(|page| page.before.open.keys().cloned())
@@ -318,34 +324,37 @@ fn uid(node: &Node) -> &str {
 }
 
 /// What a node's charge is known by. A node that comes back to an earlier layout begins another charge.
-fn key(uid: &str, what: &str, gpus: u32, start: Timestamp) -> Uid {
+fn charge_key(uid: &str, what: &str, gpus: u32, start: Timestamp) -> Uid {
     format!("{uid}/{what}/{gpus}/{}", start.as_second())
 }
 
 /// The key of a charge for this offer, but for its start.
-fn stem(uid: &str, offer: &Offer) -> String {
+fn offer_key(uid: &str, offer: &GpuOffer) -> String {
     format!("{uid}/{}/{}", offer.what, offer.facts.gpus)
 }
 
 /// The key of a charge but for its start.
-fn stem_of(key: &str) -> &str {
+fn offer_key_of(key: &str) -> &str {
     key.rsplit_once('/').map_or(key, |(stem, _)| stem)
 }
 
 /// The UID of the node that a charge is for.
-fn node_of(key: &str) -> &str {
+fn node_uid_of(key: &str) -> &str {
     key.split('/').next().unwrap_or(key)
 }
 
 /// Whether these open charges are for what the node offers. While it offers nothing, what it offered last is charged.
-fn are_charged(uid: &str, offers: &[Offer], charges: &[&Charge]) -> bool {
-    let offered: BTreeSet<String> = offers.iter().map(|offer| stem(uid, offer)).collect();
-    let charged: BTreeSet<&str> = charges.iter().map(|charge| stem_of(&charge.uid)).collect();
+fn are_charged(uid: &str, offers: &[GpuOffer], charges: &[&Charge]) -> bool {
+    let offered: BTreeSet<String> = offers.iter().map(|offer| offer_key(uid, offer)).collect();
+    let charged: BTreeSet<&str> = charges
+        .iter()
+        .map(|charge| offer_key_of(&charge.uid))
+        .collect();
     offers.is_empty() || (charges.len() == offers.len() && offered.iter().eq(charged))
 }
 
 /// Gives the GPUs of which the node has most its cores and memory, so that lists which price them apart from GPUs find them once.
-fn with_machine(node: &Node, mut offers: Vec<Offer>) -> Vec<Offer> {
+fn with_machine(node: &Node, mut offers: Vec<GpuOffer>) -> Vec<GpuOffer> {
     const MIB_MILLI: i64 = 1000 << 20;
     let amount = |name: &str, unit_milli: i64| {
         let has = pod::capacity_of(node).and_then(|has| has.get(name));

@@ -8,7 +8,7 @@ use kube::ResourceExt;
 use serde_json::json;
 
 use super::sweep::Stage;
-use crate::corrections::judge;
+use crate::corrections::sync_once;
 use crate::metrics;
 use crate::reconcile::reconcile;
 
@@ -90,7 +90,7 @@ async fn a_correction_says_whether_it_counts_and_is_not_written_again() {
     correct(&stage, "wrong", "2026-02-30", "1", "USD").await;
     stage.seconds(1).await;
     let context = &stage.leader.context;
-    judge(context, stage.world.now).await.unwrap();
+    sync_once(context, stage.world.now).await.unwrap();
     let said: Vec<SpendCorrection> = stage.world.server.objects();
     let said = said.iter().map(|object| {
         let condition = &object.status.as_ref().unwrap().conditions[0];
@@ -113,6 +113,6 @@ async fn a_correction_says_whether_it_counts_and_is_not_written_again() {
     stage.seconds(1).await;
     let writes = stage.leader.faults.writes();
     let context = &stage.leader.context;
-    judge(context, stage.world.now).await.unwrap();
+    sync_once(context, stage.world.now).await.unwrap();
     assert_eq!(stage.leader.faults.writes(), writes);
 }

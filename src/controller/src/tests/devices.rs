@@ -46,7 +46,7 @@ impl Cluster {
             let view = View::of(&self.stage.world);
             self.stage.leader.see(&view);
             let now = self.stage.world.now;
-            let errors = nodes::look(&self.stage.leader.context, &mut self.seen, now).await;
+            let errors = nodes::sync_once(&self.stage.leader.context, &mut self.seen, now).await;
             assert!(errors.is_empty(), "{errors:?}");
         }
     }
@@ -96,7 +96,7 @@ impl Cluster {
         for record in self.stage.world.server.objects::<SpendRecord>() {
             let account = record.to_account().unwrap();
             let lines = account.daily_costs(self.stage.world.now, &TimeZone::UTC);
-            bill.add(record.spec.kind.side(), lines);
+            bill.add(record.spec.kind.cost_source(), lines);
         }
         bill
     }
@@ -177,7 +177,7 @@ async fn gpus_that_are_an_extended_resource_and_devices_are_charged_once_on_the_
     let mut sum = DailyCost::default();
     for record in records
         .iter()
-        .filter(|record| record.spec.kind.side() == CostSource::Nodes)
+        .filter(|record| record.spec.kind.cost_source() == CostSource::Nodes)
     {
         let lines = record
             .to_account()

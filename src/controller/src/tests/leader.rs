@@ -16,13 +16,13 @@ use prometheus_client::registry::Registry;
 use serde::de::DeserializeOwned;
 
 use super::world::{NAMESPACE, OPERATOR, World};
-use crate::calls::Failure;
+use crate::api_calls::ApiError;
 use crate::context::{Context, lock};
-use crate::ledger::{Folded, Written, close};
+use crate::ledger::{ConsolidatedCache, WriteCache, close};
 use crate::metrics::Metrics;
+use crate::power_readings::PowerReadings;
 use crate::prices::Known;
 use crate::watch::{Stores, Trim};
-use crate::watts::Measured;
 use crate::{pod, reconcile};
 
 /// Makes the caches, their writers, and a view of the server for each kind.
@@ -115,15 +115,15 @@ impl Leader {
             known: Known::default(),
             readings: Arc::default(),
             demands: Arc::default(),
-            written: Written::default(),
-            folded: Folded::default(),
+            written: WriteCache::default(),
+            folded: ConsolidatedCache::default(),
             departed: Arc::default(),
             recorder: Recorder::new(client.clone(), reporter),
             metrics: Metrics::new(&mut Registry::default()),
             histories: Mutex::default(),
             reserved: Mutex::default(),
             sharing: Mutex::default(),
-            measured: Arc::new(Mutex::new(Measured::new(world.now))),
+            measured: Arc::new(Mutex::new(PowerReadings::new(world.now))),
             began: world.now,
             ports: Mutex::default(),
             shares: Mutex::default(),
@@ -160,8 +160,8 @@ impl Leader {
     }
 
     /// Closes the months that are over by the caches of the last look; returns what failed.
-    pub(super) async fn close(&self, now: Timestamp) -> Vec<Failure> {
-        close::round(&self.context, 13, now).await
+    pub(super) async fn close(&self, now: Timestamp) -> Vec<ApiError> {
+        close::sync_once(&self.context, 13, now).await
     }
 
     fn read_engines(&self, world: &World) {

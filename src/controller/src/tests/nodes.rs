@@ -19,7 +19,7 @@ use super::leader::{Leader, View};
 use super::sweep::Stage;
 use super::world::World;
 use crate::ledger::nodes::{self, Seen};
-use crate::{bill, metrics};
+use crate::{cluster_bill, metrics};
 
 /// Nano-units that one of the world's GPUs costs a second.
 const SECOND: i128 = 1_000_000;
@@ -91,7 +91,7 @@ impl Fleet {
     async fn see(&mut self, view: &View) {
         self.leader.see(view);
         let now = self.world.now;
-        let errors = nodes::look(&self.leader.context, &mut self.seen, now).await;
+        let errors = nodes::sync_once(&self.leader.context, &mut self.seen, now).await;
         if !self.leader.faults.is_dead() {
             for error in errors {
                 let text = error.to_string();
@@ -396,7 +396,7 @@ async fn the_bill_is_what_nodes_cost_and_idle_is_what_no_pod_held() {
         }
         stage.seconds(1).await;
         stage.leader.see(&View::of(&stage.world));
-        let errors = nodes::look(&stage.leader.context, &mut seen, stage.world.now).await;
+        let errors = nodes::sync_once(&stage.leader.context, &mut seen, stage.world.now).await;
         assert!(errors.is_empty(), "{errors:?}");
     }
     let now = stage.world.now;
@@ -404,7 +404,7 @@ async fn the_bill_is_what_nodes_cost_and_idle_is_what_no_pod_held() {
     let mut held = 0;
     for record in stage.world.server.objects::<SpendRecord>() {
         let account = record.to_account().unwrap();
-        let side = record.spec.kind.side();
+        let side = record.spec.kind.cost_source();
         if side != CostSource::Nodes {
             let open = account.open.values();
             held += open
@@ -430,7 +430,7 @@ async fn the_bill_is_what_nodes_cost_and_idle_is_what_no_pod_held() {
     );
     assert_eq!(bill.total().nanos(), i128::from(stood * 8) * SECOND);
 
-    bill::refresh(&stage.leader.context, now);
+    cluster_bill::refresh(&stage.leader.context, now);
     let shown = stage
         .leader
         .context
@@ -455,7 +455,7 @@ async fn a_workloads_status_has_its_share_of_overheads_beside_what_it_cost() {
     };
     assert_eq!(status(&stage).overhead, None, "nobody has shared them yet");
     // a third of December is over
-    bill::refresh(&stage.leader.context, at("2026-12-11T08:00:00Z"));
+    cluster_bill::refresh(&stage.leader.context, at("2026-12-11T08:00:00Z"));
     stage.world.now = at("2026-12-11T00:10:00Z");
     stage.seconds(2).await;
     let spend = status(&stage);

@@ -8,11 +8,11 @@ use serde_json::json;
 
 use super::leader::{Leader, View};
 use super::world::World;
-use crate::price_list::judge;
+use crate::price_list::sync_once;
 
 async fn look(leader: &mut Leader, world: &World, now: Timestamp) {
     leader.see(&View::of(world));
-    judge(&leader.context, now).await.unwrap();
+    sync_once(&leader.context, now).await.unwrap();
 }
 
 /// `name reason` of every list.

@@ -13,7 +13,7 @@ use kube::ResourceExt;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
 
-use crate::calls::{Failure, bounded, ensure};
+use crate::api_calls::{ApiError, apply_if_changed, with_timeout};
 use crate::context::Context;
 use crate::training::job::batch_job;
 
@@ -25,14 +25,14 @@ pub(crate) async fn apply(
     context: &Context,
     object: &TrainingJob,
     turn: &Turn,
-) -> Result<(), Failure> {
+) -> Result<(), ApiError> {
     let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
     let services: Api<Service> = Api::namespaced(context.client.clone(), &namespace);
     let service = context
         .stores
         .front_services
         .find(|found| found.namespace().as_ref() == Some(&namespace) && found.name_any() == name);
-    ensure(
+    apply_if_changed(
         &services,
         service.as_deref(),
         build::service(object),
@@ -42,7 +42,7 @@ pub(crate) async fn apply(
 
     let jobs: Api<Job> = Api::namespaced(context.client.clone(), &namespace);
     let Some(found) = batch_job(context, &namespace, &name) else {
-        ensure(&jobs, None, build::job(object, !turn.run), |_| true).await?;
+        apply_if_changed(&jobs, None, build::job(object, !turn.run), |_| true).await?;
         return Ok(());
     };
     if !found
@@ -50,7 +50,7 @@ pub(crate) async fn apply(
         .iter()
         .any(|owner| Some(&owner.uid) == object.metadata.uid.as_ref())
     {
-        return Err(Failure::Foreign {
+        return Err(ApiError::Foreign {
             kind: "Job".to_owned(),
             name,
         });
@@ -71,7 +71,7 @@ pub(crate) async fn apply(
             });
         }
         let patch = Patch::Merge(json!({"metadata": metadata, "spec": {"suspend": !turn.run}}));
-        bounded(
+        with_timeout(
             "patch job",
             jobs.patch(&name, &PatchParams::default(), &patch),
         )

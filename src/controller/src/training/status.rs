@@ -13,7 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::health;
 use crate::priced::{self, Spend};
-use crate::summary;
+use crate::spend_status;
 use crate::training::job::finished;
 
 /// What goes into a status.
@@ -73,7 +73,7 @@ pub(crate) fn next(object: &TrainingJob, facts: Facts<'_>) -> Option<TrainingJob
         object.metadata.generation,
         facts.now,
     );
-    let due = summary::is_due(old.spend.as_ref(), &facts.spend.summary, facts.now);
+    let due = spend_status::is_due(old.spend.as_ref(), &facts.spend.summary, facts.now);
     (due || decisive(old) != decisive(&status)).then_some(status)
 }
 
@@ -151,7 +151,7 @@ fn says(facts: &Facts<'_>, phase: JobPhase) -> Vec<Says> {
                 "no budget holds it back".to_owned(),
             ),
         },
-        priced::says(&facts.spend),
-        health::says(facts.pods, facts.failure.as_deref(), facts.now),
+        priced::condition(&facts.spend),
+        health::condition(facts.pods, facts.failure.as_deref(), facts.now),
     ]
 }

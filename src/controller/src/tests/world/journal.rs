@@ -49,8 +49,9 @@ impl World {
     /// Each workload's record of each month: its own, if anything was written to it, else as it was folded.
     pub(in crate::tests) fn records(&self) -> Vec<SpendRecord> {
         let all: Vec<SpendRecord> = self.server.objects();
-        let (folded, own): (Vec<_>, Vec<_>) = all.into_iter().partition(SpendRecord::is_folded);
-        let sections = folded.iter().flat_map(|record| record.unfold().unwrap());
+        let (folded, own): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(SpendRecord::is_consolidated);
+        let sections = folded.iter().flat_map(|record| record.expand().unwrap());
         let written = own.into_iter().filter(|record| record.status.is_some());
         let by_name = |record: SpendRecord| (record.name_any(), record);
         let mut records: BTreeMap<String, SpendRecord> =

@@ -7,8 +7,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::charge::{Used, is_zero, read_date, read_share, write_share};
-use crate::text::{self, FieldError};
+use super::charge::{WorkDone, is_zero, read_date, read_share, write_share};
+use crate::quantities::{self, FieldError};
 
 /// A kind of hardware, and who held it.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub struct Hardware {
 /// Since when a service stands at zero replicas because nothing is asked of it.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-pub struct Resting {
+pub struct ZeroReplicaStatus {
     /// When the last replica ended.
     pub since: Time,
     /// Money an hour of it.
@@ -49,7 +49,7 @@ pub struct Resting {
     pub hardware: Hardware,
 }
 
-impl From<&ZeroReplicaPeriod> for Resting {
+impl From<&ZeroReplicaPeriod> for ZeroReplicaStatus {
     fn from(rest: &ZeroReplicaPeriod) -> Self {
         Self {
             since: Time(rest.since),
@@ -59,11 +59,11 @@ impl From<&ZeroReplicaPeriod> for Resting {
     }
 }
 
-impl Resting {
+impl ZeroReplicaStatus {
     pub(super) fn to_core(&self) -> Result<ZeroReplicaPeriod, FieldError> {
         Ok(ZeroReplicaPeriod {
             since: self.since.0,
-            per_hour: text::amount("status.resting.perHour", &self.per_hour)?,
+            per_hour: quantities::amount("status.resting.perHour", &self.per_hour)?,
             cost_key: self.hardware.to_core()?,
         })
     }
@@ -72,7 +72,7 @@ impl Resting {
 /// A cost in its parts.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Parts {
+pub struct CostComponents {
     /// Machines and their GPUs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compute: Option<String>,
@@ -90,7 +90,7 @@ pub struct Parts {
 /// What is over of one day, on one kind of hardware.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-pub struct Day {
+pub struct DayEntry {
     /// The day, in the accounting time zone.
     pub date: String,
     /// Where the hardware stands in `hardware`; 0 is the first.
@@ -98,7 +98,7 @@ pub struct Day {
     pub hardware: Option<i32>,
     /// What it cost.
     #[serde(flatten)]
-    pub cost: Parts,
+    pub cost: CostComponents,
     /// The part of the cost that rests on an estimated end or a provisional price.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub estimated: Option<String>,
@@ -127,7 +127,7 @@ pub struct Day {
     pub unpriced_gpu_seconds: Option<i64>,
     /// What was done.
     #[serde(flatten)]
-    pub used: Used,
+    pub used: WorkDone,
 }
 
 impl From<&CostKey> for Hardware {
@@ -164,10 +164,10 @@ fn written(amount: Money) -> Option<String> {
 }
 
 fn read(field: &str, text: Option<&String>) -> Result<Money, FieldError> {
-    text.map_or(Ok(Money::ZERO), |text| text::amount(field, text))
+    text.map_or(Ok(Money::ZERO), |text| quantities::amount(field, text))
 }
 
-impl From<&Cost> for Parts {
+impl From<&Cost> for CostComponents {
     fn from(cost: &Cost) -> Self {
         Self {
             compute: written(cost.compute),
@@ -178,7 +178,7 @@ impl From<&Cost> for Parts {
     }
 }
 
-impl Parts {
+impl CostComponents {
     /// True if no part costs anything.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -198,12 +198,12 @@ impl Parts {
     }
 }
 
-impl Day {
+impl DayEntry {
     pub(super) fn new(date: Date, hardware: i32, line: &DailyCost) -> Self {
         Self {
             date: date.to_string(),
             hardware: Some(hardware),
-            cost: Parts::from(&line.cost),
+            cost: CostComponents::from(&line.cost),
             estimated: written(line.estimated),
             starting: written(line.starting),
             idle: written(line.idle),

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bursar_api::SpendRecord;
+use bursar_api::quantities::FieldError;
 use bursar_api::spend::WorkloadRef;
-use bursar_api::text::FieldError;
 use bursar_core::calendar::Month;
 use bursar_core::cluster_bill::{ClusterBill, CostSource};
 use bursar_core::cost_report::{self, CostOwner};
@@ -20,7 +20,7 @@ use crate::metrics::{self, Hardware, figure};
 const PACE: Duration = Duration::from_secs(120);
 
 /// Keeps the shares and figures, for as long as the process leads.
-pub(crate) async fn follow(context: &Context) {
+pub(crate) async fn run(context: &Context) {
     loop {
         tokio::time::sleep(PACE).await;
         refresh(context, Timestamp::now());
@@ -55,7 +55,10 @@ pub(crate) fn overhead(context: &Context, workload: &WorkloadRef, now: Timestamp
     let shares = lock(&context.shares);
     let (month, shares) = shares.as_ref()?;
     let current = *month == Month::containing(now, &context.zone);
-    shares.get(&workload.holder()).copied().filter(|_| current)
+    shares
+        .get(&workload.cost_owner())
+        .copied()
+        .filter(|_| current)
 }
 
 fn shares(
@@ -67,8 +70,8 @@ fn shares(
     let prices = context.prices(now);
     let holders: Vec<(CostOwner, &Account)> = accounts
         .iter()
-        .filter(|(workload, _)| workload.kind.side() != CostSource::Nodes)
-        .map(|(workload, account)| (workload.holder(), account))
+        .filter(|(workload, _)| workload.kind.cost_source() != CostSource::Nodes)
+        .map(|(workload, account)| (workload.cost_owner(), account))
         .collect();
     let accounts: Vec<_> = holders
         .iter()
@@ -88,12 +91,12 @@ fn show_nodes(context: &Context, accounts: &[(WorkloadRef, Account)], now: Times
     let mut nodes: BTreeMap<String, (DailyCost, DailyCost)> = BTreeMap::new();
     for (workload, account) in accounts {
         let lines = account.daily_costs(now, &context.zone);
-        if workload.kind.side() == CostSource::Nodes {
+        if workload.kind.cost_source() == CostSource::Nodes {
             for ((_, sku), line) in &lines {
                 nodes.entry(cost_report::gpu_name(sku)).or_default().0 += *line;
             }
         }
-        bill.add(workload.kind.side(), lines);
+        bill.add(workload.kind.cost_source(), lines);
     }
     for (_, sku, line) in bill.idle() {
         nodes.entry(cost_report::gpu_name(sku)).or_default().1 += line;

@@ -12,7 +12,7 @@ use crate::context::lock;
 
 /// What was last written, so that a cache which lags behind does not make the next write fail.
 #[derive(Debug, Default)]
-pub(crate) struct Written {
+pub(crate) struct WriteCache {
     records: Mutex<HashMap<String, Entry>>,
     /// Idle seconds of each pod that are in its record, of those that this process counted.
     idle: Mutex<HashMap<Uid, i64>>,
@@ -25,7 +25,7 @@ struct Entry {
     record: Option<SpendRecord>,
 }
 
-impl Written {
+impl WriteCache {
     pub(super) fn put(&self, record: SpendRecord, at: Timestamp) {
         let name = record.name_any();
         self.lock().insert(

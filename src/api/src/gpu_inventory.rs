@@ -26,7 +26,7 @@ const ADDRESS: &str = "resource.kubernetes.io/pciBusID";
 
 /// GPUs of one kind that a node offers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Offer {
+pub struct GpuOffer {
     /// The extended resource; of devices the driver, and the product and profile that they say, joined by `/`.
     pub what: String,
     /// What all of them are priced by, without cores and memory.
@@ -34,7 +34,7 @@ pub struct Offer {
 }
 
 /// What a node offers. Nothing, too, while a pool of its devices is not complete: what it has is not known then.
-pub fn offers(node: &Node, pools: &Pools<'_>) -> Vec<Offer> {
+pub fn gpu_offers(node: &Node, pools: &DevicePools<'_>) -> Vec<GpuOffer> {
     let name = node.name_any();
     let on = |resource: &str, count: u32| {
         let facts = PricingAttributes {
@@ -58,11 +58,11 @@ pub fn offers(node: &Node, pools: &Pools<'_>) -> Vec<Offer> {
     let Some(devices) = pools.offered(&name, is_twice) else {
         return Vec::new();
     };
-    let extended = extended.iter().map(|(resource, count)| Offer {
+    let extended = extended.iter().map(|(resource, count)| GpuOffer {
         what: (*resource).to_owned(),
         facts: on(resource, *count),
     });
-    let devices = devices.into_iter().map(|(kind, count)| Offer {
+    let devices = devices.into_iter().map(|(kind, count)| GpuOffer {
         what: kind.name(),
         facts: kind.describe(on(&kind.driver, count)),
     });
@@ -71,7 +71,7 @@ pub fn offers(node: &Node, pools: &Pools<'_>) -> Vec<Offer> {
 
 /// Devices of one kind.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Kind {
+pub struct DeviceModel {
     /// Their driver.
     pub driver: String,
     /// The product's name, and the MIG profile of a part of it, where the device says them.
@@ -81,7 +81,7 @@ pub struct Kind {
     of: u32,
 }
 
-impl Kind {
+impl DeviceModel {
     /// The facts of one who holds these devices: what they say of themselves goes before what the node's labels say.
     pub fn describe(&self, facts: PricingAttributes) -> PricingAttributes {
         let facts = facts.with_product(self.product.as_deref(), self.profile.as_deref());
@@ -106,15 +106,15 @@ impl Kind {
 
 /// The pools of GPUs that slices make.
 #[derive(Debug, Default)]
-pub struct Pools<'a> {
+pub struct DevicePools<'a> {
     /// By driver and name.
     pools: BTreeMap<(&'a str, &'a str), Pool<'a>>,
     by_node: BTreeMap<&'a str, Vec<(&'a str, &'a str)>>,
 }
 
-impl<'a> Pools<'a> {
+impl<'a> DevicePools<'a> {
     /// The pools of these slices. Devices of drivers that are no GPUs are left out.
-    pub fn of(slices: impl IntoIterator<Item = &'a ResourceSlice>) -> Self {
+    pub fn from_slices(slices: impl IntoIterator<Item = &'a ResourceSlice>) -> Self {
         let mut of_pools: BTreeMap<_, Vec<&ResourceSlice>> = BTreeMap::new();
         for slice in slices {
             let spec = &slice.spec;
@@ -135,11 +135,11 @@ impl<'a> Pools<'a> {
     }
 
     /// What an allocated device is.
-    pub fn kind(&self, driver: &str, pool: &str, device: &str) -> Kind {
+    pub fn model_of(&self, driver: &str, pool: &str, device: &str) -> DeviceModel {
         let Some(found) = self.pools.get(&(driver, pool)) else {
-            return Kind {
+            return DeviceModel {
                 driver: driver.to_owned(),
-                ..Kind::default()
+                ..DeviceModel::default()
             };
         };
         let of = match found.node {
@@ -150,7 +150,11 @@ impl<'a> Pools<'a> {
     }
 
     /// The devices that a node offers, but those of drivers that are left `out`; `None` while a pool of them is not complete.
-    fn offered(&self, node: &str, out: impl Fn(&str) -> bool) -> Option<BTreeMap<Kind, u32>> {
+    fn offered(
+        &self,
+        node: &str,
+        out: impl Fn(&str) -> bool,
+    ) -> Option<BTreeMap<DeviceModel, u32>> {
         let mut offered = BTreeMap::new();
         for (driver, pool) in self.pools_on(node).filter(|(driver, _)| !out(driver)) {
             if !pool.is_complete {
@@ -249,9 +253,9 @@ fn is_fixed_part(device: &Device, driver: &str) -> bool {
     counters(device).is_none() && attribute(device, driver, PROFILE).is_some()
 }
 
-fn kind(driver: &str, device: Option<&Device>, of: usize) -> Kind {
+fn kind(driver: &str, device: Option<&Device>, of: usize) -> DeviceModel {
     let said = |name: &str| Some(attribute(device?, driver, name)?.to_owned());
-    Kind {
+    DeviceModel {
         driver: driver.to_owned(),
         product: said(PRODUCT),
         profile: said(PROFILE),
@@ -260,10 +264,10 @@ fn kind(driver: &str, device: Option<&Device>, of: usize) -> Kind {
 }
 
 /// What is offered, of one device of several that may be a cut of it.
-fn kind_offered(driver: &str, device: &Device, of: usize) -> Kind {
+fn kind_offered(driver: &str, device: &Device, of: usize) -> DeviceModel {
     let kind = kind(driver, Some(device), of);
     let profile = kind.profile.filter(|_| counters(device).is_none());
-    Kind { profile, ..kind }
+    DeviceModel { profile, ..kind }
 }
 
 /// A device's attribute. A name without a domain is in the driver's.
@@ -276,7 +280,7 @@ fn attribute<'d>(device: &'d Device, driver: &str, name: &str) -> Option<&'d str
 }
 
 /// A device with what is read of it alone: what it can do is long.
-pub fn trimmed(device: &mut Device) -> Device {
+pub fn pruned(device: &mut Device) -> Device {
     let mut attributes = device.attributes.take().unwrap_or_default();
     attributes.retain(|attribute, _| {
         let name = attribute.rsplit('/').next().unwrap_or_default();
@@ -324,7 +328,7 @@ mod tests {
             .devices
             .iter_mut()
             .flatten()
-            .for_each(|device| *device = trimmed(device));
+            .for_each(|device| *device = pruned(device));
         slice
     }
 
@@ -344,7 +348,7 @@ mod tests {
 
     /// `what`, how many, of how many on the node.
     fn offered(node: &Node, slices: &[ResourceSlice]) -> Vec<(String, u32, u32)> {
-        let offers = offers(node, &Pools::of(slices));
+        let offers = gpu_offers(node, &DevicePools::from_slices(slices));
         let told = offers
             .into_iter()
             .map(|offer| (offer.what, offer.facts.gpus, offer.facts.node_gpus));
@@ -368,7 +372,7 @@ mod tests {
         ];
         let found = offered(&node(json!({"cpu": "8"})), &slices);
         assert_eq!(found, [told("gpu.amd.com", 1, 1), told(H200, 2, 2)]);
-        let facts = &offers(&node(json!({})), &Pools::of(&slices))[1].facts;
+        let facts = &gpu_offers(&node(json!({})), &DevicePools::from_slices(&slices))[1].facts;
         let said = (facts.model.as_deref(), facts.instance_type.as_deref());
         assert_eq!(said, (Some("NVIDIA-H200"), Some("p5")));
         let mut other = node(json!({}));
@@ -384,7 +388,7 @@ mod tests {
         let rest = slice(DRIVER, 2, 2, json!([gpu("gpu-2"), gpu("gpu-3")]));
         let partly = [old.clone(), new.clone()];
         assert_eq!(offered(&node, &partly), [], "nobody knows what it has");
-        let allocated = Pools::of(&partly).kind(DRIVER, "n", "gpu-1");
+        let allocated = DevicePools::from_slices(&partly).model_of(DRIVER, "n", "gpu-1");
         assert_eq!(allocated.name(), H200, "it is in the older one alone");
         assert_eq!(offered(&node, &[new, old, rest]), [told(H200, 3, 3)]);
     }
@@ -455,9 +459,9 @@ mod tests {
             [told(H200, 3, 4), told(parts, 2, 9)],
             "four GPUs: 4 x 7/3 parts"
         );
-        let pools = Pools::of(&slices);
+        let pools = DevicePools::from_slices(&slices);
         let cut = pools
-            .kind(DRIVER, "n", "gpu-0-a")
+            .model_of(DRIVER, "n", "gpu-0-a")
             .describe(PricingAttributes::default());
         assert_eq!(
             (cut.share.part, cut.share.whole, cut.node_gpus),

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::ResourceExt;
 
-use super::{Ledger, Pages};
+use super::{Ledger, MonthAccounts};
 use crate::context::lock;
 use crate::pod;
 
@@ -19,7 +19,7 @@ impl Ledger<'_> {
     ///
     /// A stay that has ended is settled in every month until now: before its end was known, a process with another clock or cache may
     /// have carried it into any of them, and the write meets that one's.
-    pub(super) fn stay(&self, pod: &Pod) -> Option<Interval> {
+    pub(super) fn lifetime(&self, pod: &Pod) -> Option<Interval> {
         let mut start = whole_second(pod::bound_at(pod)?);
         if self.sharing.contains(pod::uid(pod)) {
             // another one bore its devices until now
@@ -65,7 +65,7 @@ impl Ledger<'_> {
     }
 
     /// Brings what open charges know of the pod up to date.
-    pub(super) fn follow(&self, pages: &mut Pages, pod: &Pod) {
+    pub(super) fn update_from_pod(&self, pages: &mut MonthAccounts, pod: &Pod) {
         for page in pages.values_mut() {
             let foreign = self.is_foreign(page);
             let Some(charge) = page.account.open.get_mut(pod::uid(pod)) else {
@@ -83,8 +83,8 @@ impl Ledger<'_> {
         charge.ready_since = charge
             .ready_since
             .or_else(|| pod::served_since(pod).map(whole_second));
-        charge.draining_since = pod::leaving_since(pod).map(whole_second);
-        charge.node_lost_since = match self.silent(pod) {
+        charge.draining_since = pod::draining_since(pod).map(whole_second);
+        charge.node_lost_since = match self.node_unreachable_since(pod) {
             Some(since) => Some(whole_second(since)),
             // its Node is gone, and cannot say since when
             None if self.node(pod).is_none() => {
@@ -125,17 +125,17 @@ impl Ledger<'_> {
     }
 
     /// Since when the pod's node has not been heard of, by what the node says; `None` also where it is gone.
-    fn silent(&self, pod: &Pod) -> Option<Timestamp> {
-        self.node(pod).as_deref().and_then(pod::unheard_since)
+    fn node_unreachable_since(&self, pod: &Pod) -> Option<Timestamp> {
+        self.node(pod).as_deref().and_then(pod::unreachable_since)
     }
 
     /// Whether nothing is heard of the pod's node.
     fn is_lost(&self, pod: &Pod) -> bool {
-        self.node(pod).is_none() || self.silent(pod).is_some()
+        self.node(pod).is_none() || self.node_unreachable_since(pod).is_some()
     }
 
     fn facts(&self, pod: &Pod) -> Option<PricingAttributes> {
-        self.claims.facts(pod, self.node(pod).as_deref())
+        self.claims.attributes(pod, self.node(pod).as_deref())
     }
 
     fn node(&self, pod: &Pod) -> Option<std::sync::Arc<Node>> {

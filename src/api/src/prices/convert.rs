@@ -4,7 +4,7 @@ use bursar_core::money::Money;
 use bursar_core::pricing;
 
 use super::{CapacityType, Overhead, OverheadPart, Power, PriceListSpec, ShareBy};
-use crate::text::{self, FieldError};
+use crate::quantities::{self, FieldError};
 
 impl From<CapacityType> for pricing::CapacityType {
     fn from(capacity: CapacityType) -> Self {
@@ -27,7 +27,7 @@ impl PriceListSpec {
                 model: row.model.clone(),
                 resource: row.resource.clone(),
                 nodes: place(row.capacity_type, &row.region, &row.zone),
-                per_hour: text::amount(
+                per_hour: quantities::amount(
                     &format!("spec.gpus[{i}].pricePerHour"),
                     &row.price_per_hour,
                 )?,
@@ -40,7 +40,7 @@ impl PriceListSpec {
                 resource: row.resource.clone(),
                 gpus: row.gpus.and_then(|gpus| u32::try_from(gpus).ok()),
                 nodes: place(row.capacity_type, &row.region, &row.zone),
-                per_hour: text::amount(
+                per_hour: quantities::amount(
                     &format!("spec.nodes[{i}].pricePerHour"),
                     &row.price_per_hour,
                 )?,
@@ -51,14 +51,14 @@ impl PriceListSpec {
         let volumes = volumes.enumerate().map(|(i, row)| {
             Ok(pricing::VolumePrice {
                 storage_class: row.storage_class.clone(),
-                per_gib_month: text::amount(
+                per_gib_month: quantities::amount(
                     &format!("spec.storage.persistent[{i}].pricePerGibibyteMonth"),
                     &row.price_per_gibibyte_month,
                 )?,
             })
         });
         let optional = |field: &str, text: Option<&String>| -> Result<Option<Money>, FieldError> {
-            text.map(|text| text::amount(field, text)).transpose()
+            text.map(|text| quantities::amount(field, text)).transpose()
         };
         let overheads = self.overheads.iter().enumerate().map(Overhead::to_core);
         Ok(pricing::PriceList {
@@ -106,7 +106,7 @@ impl Overhead {
                 OverheadPart::Labour => pricing::OverheadPart::Labour,
                 OverheadPart::Other => pricing::OverheadPart::Other,
             },
-            per_month: text::amount(
+            per_month: quantities::amount(
                 &format!("spec.overheads[{i}].pricePerMonth"),
                 &overhead.price_per_month,
             )?,

@@ -14,7 +14,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Failure {
+pub(crate) enum ApiError {
     /// Somebody else wrote first; the next look sees it.
     #[error("{call}: the object has changed since it was read")]
     Conflict {
@@ -52,36 +52,36 @@ pub(crate) enum Failure {
 }
 
 /// Runs a call within its limit.
-pub(crate) async fn bounded<T>(
+pub(crate) async fn with_timeout<T>(
     call: &'static str,
     future: impl Future<Output = Result<T, kube::Error>>,
-) -> Result<T, Failure> {
+) -> Result<T, ApiError> {
     match tokio::time::timeout(LIMIT, future).await {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(kube::Error::Api(status))) if status.code == 409 => Err(Failure::Conflict { call }),
-        Ok(Err(kube::Error::Api(status))) if status.code == 404 => Err(Failure::Gone { call }),
-        Ok(Err(source)) => Err(Failure::Api {
+        Ok(Err(kube::Error::Api(status))) if status.code == 409 => Err(ApiError::Conflict { call }),
+        Ok(Err(kube::Error::Api(status))) if status.code == 404 => Err(ApiError::Gone { call }),
+        Ok(Err(source)) => Err(ApiError::Api {
             call,
             source: Box::new(source),
         }),
-        Err(_) => Err(Failure::Slow { call }),
+        Err(_) => Err(ApiError::Slow { call }),
     }
 }
 
 /// Makes an owned object what it should be; writes only if it is not. The write names the version that was seen, so a former leader
 /// overwrites nothing. `same` compares what the hash leaves out.
-pub(crate) async fn ensure<K>(
+pub(crate) async fn apply_if_changed<K>(
     api: &Api<K>,
     found: Option<&K>,
     mut wanted: K,
     same: impl Fn(&K) -> bool,
-) -> Result<bool, Failure>
+) -> Result<bool, ApiError>
 where
     K: Resource<DynamicType = ()> + Clone + Serialize + DeserializeOwned + std::fmt::Debug,
 {
     let name = wanted.name_any();
     let Some(found) = found else {
-        bounded(
+        with_timeout(
             "create",
             api.create(
                 &PostParams {
@@ -102,7 +102,7 @@ where
             .map(|owner| owner.uid.clone())
     };
     if owner(found) != owner(&wanted) {
-        return Err(Failure::Foreign {
+        return Err(ApiError::Foreign {
             kind: K::kind(&()).into_owned(),
             name,
         });
@@ -113,7 +113,7 @@ where
     }
     wanted.meta_mut().uid = found.uid();
     wanted.meta_mut().resource_version = found.resource_version();
-    bounded(
+    with_timeout(
         "apply",
         api.patch(
             &name,

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use bursar_api::offers::{Kind, Pools};
+use bursar_api::gpu_inventory::{DeviceModel, DevicePools};
 use bursar_core::ledger::Uid;
 use bursar_core::pricing::{PricingAttributes, is_gpu_driver};
 use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod, PodSpec, Volume};
@@ -26,12 +26,12 @@ struct Gpus {
     resource: String,
     count: u32,
     /// What they say of themselves; extended resources say nothing.
-    kind: Option<Kind>,
+    kind: Option<DeviceModel>,
 }
 
 /// What the pods of a namespace that hold GPUs bear.
 #[derive(Debug, Default)]
-pub(crate) struct Claims {
+pub(crate) struct GpuAllocations {
     held: BTreeMap<Uid, (Gpus, Volumes)>,
     /// Pods whose devices another one bears.
     sharing: BTreeSet<Uid>,
@@ -39,9 +39,9 @@ pub(crate) struct Claims {
     borne: BTreeSet<String>,
 }
 
-impl Claims {
+impl GpuAllocations {
     /// What these pods of one namespace bear. Of pods that share devices one in `open`, whose charge is open, goes before others.
-    pub(crate) fn of(stores: &Stores, pods: &[Arc<Pod>], open: &BTreeSet<Uid>) -> Self {
+    pub(crate) fn new(stores: &Stores, pods: &[Arc<Pod>], open: &BTreeSet<Uid>) -> Self {
         let mut here: Vec<&Pod> = pods.iter().map(AsRef::as_ref).collect();
         let first = |pod: &Pod| (pod::bound_at(pod), pod::uid(pod).to_owned());
         let opened = |pod: &Pod| open.contains(pod::uid(pod));
@@ -50,7 +50,7 @@ impl Claims {
         let slices = slices(stores, &here);
         let devices = Devices {
             claims: &stores.device_claims,
-            pools: Pools::of(slices.iter().map(AsRef::as_ref)),
+            pools: DevicePools::from_slices(slices.iter().map(AsRef::as_ref)),
         };
         let mut taken = BTreeSet::new();
         for pod in &here {
@@ -99,7 +99,7 @@ impl Claims {
     }
 
     /// What the pod is priced by, on its node if that is known. `None` without GPUs.
-    pub(crate) fn facts(&self, pod: &Pod, node: Option<&Node>) -> Option<PricingAttributes> {
+    pub(crate) fn attributes(&self, pod: &Pod, node: Option<&Node>) -> Option<PricingAttributes> {
         let (gpus, volumes) = self.held.get(pod::uid(pod))?;
         let facts = PricingAttributes {
             resource: gpus.resource.clone(),
@@ -108,7 +108,7 @@ impl Claims {
             ..PricingAttributes::default()
         };
         let facts = match node {
-            Some(node) => pod::on(facts, node),
+            Some(node) => pod::with_node(facts, node),
             None => facts,
         };
         Some(match &gpus.kind {
@@ -215,7 +215,7 @@ enum Held {
     /// All are borne by other pods.
     Elsewhere,
     /// So many of these.
-    Here(BTreeMap<Kind, u32>),
+    Here(BTreeMap<DeviceModel, u32>),
 }
 
 /// The GPUs that a pod holds most of.
@@ -240,7 +240,7 @@ fn most(pod: &Pod, by_claims: Held) -> Option<Gpus> {
 /// The device claims of pods, and what the devices are.
 struct Devices<'a> {
     claims: &'a Store<ResourceClaim>,
-    pools: Pools<'a>,
+    pools: DevicePools<'a>,
 }
 
 /// The slices that tell what the pods' devices are; none where no pod has any.
@@ -307,7 +307,7 @@ impl Devices<'_> {
             }
             for (driver, pool, device) in gpus {
                 *kinds
-                    .entry(self.pools.kind(driver, pool, device))
+                    .entry(self.pools.model_of(driver, pool, device))
                     .or_default() += 1;
             }
         }
@@ -330,6 +330,6 @@ fn gpus_of(claim: &ResourceClaim) -> impl Iterator<Item = (&String, &String, &St
 }
 
 /// True for a claim that holds GPUs.
-pub(crate) fn is_of_gpus(claim: &ResourceClaim) -> bool {
+pub(crate) fn requests_gpus(claim: &ResourceClaim) -> bool {
     gpus_of(claim).next().is_some()
 }

@@ -28,16 +28,16 @@ const SETTLED: SignedDuration = SignedDuration::from_mins(14);
 const FRESH: SignedDuration = SignedDuration::from_mins(5);
 
 /// What was measured.
-pub(crate) type SharedWatts = Arc<Mutex<Measured>>;
+pub(crate) type SharedPowerReadings = Arc<Mutex<PowerReadings>>;
 
 /// Watts of pods in the last quarter of an hour.
 #[derive(Debug)]
-pub(crate) struct Measured {
+pub(crate) struct PowerReadings {
     began: Timestamp,
     pods: BTreeMap<(String, String), VecDeque<(Timestamp, f64)>>,
 }
 
-impl Measured {
+impl PowerReadings {
     /// Nothing yet.
     pub(crate) fn new(began: Timestamp) -> Self {
         Self {
@@ -93,17 +93,17 @@ impl Measured {
 }
 
 /// Reads all exporters for as long as the process leads.
-pub(crate) async fn follow(stores: Arc<Stores>, measured: SharedWatts) {
+pub(crate) async fn run(stores: Arc<Stores>, measured: SharedPowerReadings) {
     let scraper = Scraper::default();
     let mut ticks = tokio::time::interval(PACE);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        round(&stores, &scraper, &measured).await;
+        sync_once(&stores, &scraper, &measured).await;
     }
 }
 
-async fn round(stores: &Stores, scraper: &Scraper, measured: &SharedWatts) {
+async fn sync_once(stores: &Stores, scraper: &Scraper, measured: &SharedPowerReadings) {
     let pods = stores.pods.state();
     let exporters = pods.iter().filter_map(|pod| exporter(pod));
     let reads = exporters
@@ -154,8 +154,8 @@ mod tests {
         Timestamp::from_second(1_796_000_000 + minute * 60).unwrap()
     }
 
-    fn measured(samples: &[(i64, f64)]) -> Measured {
-        let mut measured = Measured::new(at(0));
+    fn measured(samples: &[(i64, f64)]) -> PowerReadings {
+        let mut measured = PowerReadings::new(at(0));
         for (minute, watts) in samples {
             let key = ("team".to_owned(), "chat".to_owned());
             measured.take([(key, *watts)].into(), at(*minute));

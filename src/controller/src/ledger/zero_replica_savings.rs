@@ -5,19 +5,19 @@ use bursar_core::calendar::{Interval, Month, whole_second};
 use bursar_core::ledger::{ChargeEnd, ZeroReplicaPeriod};
 use k8s_openapi::api::core::v1::Pod;
 
-use super::{Error, Ledger, Pages};
+use super::{Error, Ledger, MonthAccounts};
 use crate::pod;
 
 impl Ledger<'_> {
     /// Lets a service rest from the end of its last replica, if nothing is asked of it, until the next one is bound or something is
     /// asked. A rest goes on over the end of a month in the next one's account.
-    pub(super) fn rest(
+    pub(super) fn sync_zero_replica_period(
         &self,
         workload: &WorkloadRef,
-        pages: &mut Pages,
+        pages: &mut MonthAccounts,
         pods: &[&Pod],
     ) -> Result<(), Error> {
-        self.carry_rest(workload, pages)?;
+        self.carry_forward_zero_replica_period(workload, pages)?;
         let this = Month::containing(self.now, self.zone);
         let next = pages.get(&this).and_then(|page| {
             let open = page.account.open.values();
@@ -41,7 +41,11 @@ impl Ledger<'_> {
     }
 
     /// Takes a rest into the months that have begun since. A month whose rest the next one has on record is done with it.
-    fn carry_rest(&self, workload: &WorkloadRef, pages: &mut Pages) -> Result<(), Error> {
+    fn carry_forward_zero_replica_period(
+        &self,
+        workload: &WorkloadRef,
+        pages: &mut MonthAccounts,
+    ) -> Result<(), Error> {
         let Some((first, rest)) = pages
             .iter()
             .find_map(|(month, page)| Some((*month, page.account.zero_replica_period.clone()?)))
@@ -54,7 +58,7 @@ impl Ledger<'_> {
         };
         let months: Vec<Month> = since.months(self.zone).collect();
         for month in &months {
-            self.turn_to(workload, pages, *month)?;
+            self.ensure_month(workload, pages, *month)?;
             if let Some(page) = pages.get_mut(month) {
                 page.account
                     .zero_replica_period

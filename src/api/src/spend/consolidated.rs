@@ -8,10 +8,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Day, Hardware, SpendRecord, SpendRecordSpec, SpendRecordStatus, WorkloadKind, WorkloadRef,
+    DayEntry, Hardware, SpendRecord, SpendRecordSpec, SpendRecordStatus, WorkloadKind, WorkloadRef,
     lines,
 };
-use crate::text::FieldError;
+use crate::quantities::FieldError;
 
 /// The name of a namespace's first folded record; others have their number after it.
 const FOLDED: &str = "folded";
@@ -19,7 +19,7 @@ const FOLDED: &str = "folded";
 /// What a workload's own record held when it was folded.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-pub struct Section {
+pub struct ConsolidatedAccount {
     /// The workload's kind.
     pub kind: WorkloadKind,
     /// The workload's name.
@@ -33,13 +33,13 @@ pub struct Section {
     pub hardware: Vec<Hardware>,
     /// What is over, day by day and for each kind of hardware.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub days: Vec<Day>,
+    pub days: Vec<DayEntry>,
 }
 
 /// How much an account counts beside others of the same workload and month: the greatest is read, and the others are not. So nothing is
 /// counted twice, or not at all, while a month is being folded or unfolded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Standing {
+pub enum RecordPrecedence {
     /// A record that was made, and not written to yet.
     Made,
     /// A section, of that version.
@@ -50,7 +50,7 @@ pub enum Standing {
 
 impl WorkloadRef {
     /// What the folded record of a namespace and month, or its part of that number, is kept for.
-    pub fn folded(namespace: String, part: usize) -> Self {
+    pub fn consolidated(namespace: String, part: usize) -> Self {
         let name = match part {
             0 | 1 => FOLDED.to_owned(),
             _ => format!("{FOLDED}-{part}"),
@@ -65,13 +65,13 @@ impl WorkloadRef {
 
 impl SpendRecord {
     /// True for a record of sections.
-    pub fn is_folded(&self) -> bool {
+    pub fn is_consolidated(&self) -> bool {
         self.spec.kind == WorkloadKind::Folded
     }
 
     /// Its sections, if it is folded.
-    pub fn sections(&self) -> &[Section] {
-        let status = self.status.as_ref().filter(|_| self.is_folded());
+    pub fn sections(&self) -> &[ConsolidatedAccount] {
+        let status = self.status.as_ref().filter(|_| self.is_consolidated());
         status.map_or(&[], |status| &status.folded)
     }
 
@@ -79,26 +79,26 @@ impl SpendRecord {
     ///
     /// # Errors
     /// When `spec.month` is none.
-    pub fn unfold(&self) -> Result<Vec<(Standing, Self)>, FieldError> {
-        if !self.is_folded() {
+    pub fn expand(&self) -> Result<Vec<(RecordPrecedence, Self)>, FieldError> {
+        if !self.is_consolidated() {
             let standing = match self.status {
-                None => Standing::Made,
-                Some(_) => Standing::Own,
+                None => RecordPrecedence::Made,
+                Some(_) => RecordPrecedence::Own,
             };
             return Ok(vec![(standing, self.clone())]);
         }
         let month = self.month()?;
-        let of_section = |section: &Section| {
+        let of_section = |section: &ConsolidatedAccount| {
             let record = section.record(&self.spec, month);
-            (Standing::Section(section.version), record)
+            (RecordPrecedence::Section(section.version), record)
         };
         Ok(self.sections().iter().map(of_section).collect())
     }
 }
 
-impl Section {
+impl ConsolidatedAccount {
     /// The section that a record becomes; `None` if nothing is over in it.
-    pub fn of(record: &SpendRecord) -> Option<Self> {
+    pub fn from_record(record: &SpendRecord) -> Option<Self> {
         // whoever adds a field says here what becomes of it
         let SpendRecordStatus {
             open: _,
@@ -197,12 +197,15 @@ mod tests {
     #[test]
     fn a_folded_record_unfolds_into_the_records_that_it_was_made_of() {
         let own = [record("llama", "1.50"), record("mistral", "1.50")];
-        let mut folded = WorkloadRef::folded("ml".into(), 1).record(
+        let mut folded = WorkloadRef::consolidated("ml".into(), 1).record(
             "2026-11".parse().unwrap(),
             "Europe/Berlin",
             "EUR",
         );
-        let sections = own.iter().filter_map(Section::of).collect();
+        let sections = own
+            .iter()
+            .filter_map(ConsolidatedAccount::from_record)
+            .collect();
         folded.status = Some(SpendRecordStatus {
             folded: sections,
             ..SpendRecordStatus::default()
@@ -210,11 +213,11 @@ mod tests {
         let text = serde_json::to_string(&folded).unwrap();
         let folded: SpendRecord = serde_json::from_str(&text).unwrap();
         assert_eq!(folded.name_any(), "ml.ns.folded.2026-11");
-        for (own, (standing, mut unfolded)) in own.iter().zip(folded.unfold().unwrap()) {
-            assert_eq!(standing, Standing::Section(7));
+        for (own, (standing, mut unfolded)) in own.iter().zip(folded.expand().unwrap()) {
+            assert_eq!(standing, RecordPrecedence::Section(7));
             unfolded.metadata.resource_version = own.resource_version();
             assert_eq!(&unfolded, own);
-            let section = Section::of(own).unwrap();
+            let section = ConsolidatedAccount::from_record(own).unwrap();
             let month = "2026-11".parse().unwrap();
             assert_eq!(
                 section.to_account(month).unwrap(),
@@ -231,19 +234,19 @@ mod tests {
             status: None,
             ..written.clone()
         };
-        let standing = |record: &SpendRecord| record.unfold().unwrap()[0].0;
+        let standing = |record: &SpendRecord| record.expand().unwrap()[0].0;
         let (own, made) = (standing(&written), standing(&made));
-        assert!(own > Standing::Section(i64::MAX));
-        assert!(Standing::Section(8) > Standing::Section(7));
-        assert!(Standing::Section(0) > made);
+        assert!(own > RecordPrecedence::Section(i64::MAX));
+        assert!(RecordPrecedence::Section(8) > RecordPrecedence::Section(7));
+        assert!(RecordPrecedence::Section(0) > made);
     }
 
     #[test]
     fn a_record_in_which_nothing_is_over_is_no_section() {
         let mut empty = record("llama", "1.50");
         empty.status = Some(SpendRecordStatus::default());
-        assert_eq!(Section::of(&empty), None);
+        assert_eq!(ConsolidatedAccount::from_record(&empty), None);
         empty.status = None;
-        assert_eq!(Section::of(&empty), None);
+        assert_eq!(ConsolidatedAccount::from_record(&empty), None);
     }
 }

@@ -2,7 +2,7 @@
 
 use bursar_api::revenue::Earnings;
 use bursar_api::spend::SpendSummary;
-use bursar_api::spend::line::Parts;
+use bursar_api::spend::daily_cost::CostComponents;
 use bursar_api::spend::summary::UnitCosts;
 use bursar_core::calendar::{Interval, Month, Period, whole_second};
 use bursar_core::forecast::Forecast;
@@ -33,17 +33,18 @@ pub(crate) fn summary(
     let within = |interval| ledger::sum(accounts, interval, now, zone);
     let month = within(this.bounds(zone));
     let total = whole(accounts, zone).map(within).unwrap_or_default();
-    let unless_zero = |amount: Money| (amount != Money::ZERO).then(|| shown(amount));
+    let unless_zero = |amount: Money| (amount != Money::ZERO).then(|| display_amount(amount));
     let forecast = Forecast::of(accounts.values().map(AsRef::as_ref), now, zone);
     SpendSummary {
-        today: shown(within(Period::Daily.bounds(now, zone)).cost.total()),
-        month_to_date: shown(month.cost.total()),
-        total: shown(total.cost.total()),
-        rate_per_hour: ledger::rate(accounts, this).map_or_else(|| "unknown".to_owned(), shown),
+        today: display_amount(within(Period::Daily.bounds(now, zone)).cost.total()),
+        month_to_date: display_amount(month.cost.total()),
+        total: display_amount(total.cost.total()),
+        rate_per_hour: ledger::rate(accounts, this)
+            .map_or_else(|| "unknown".to_owned(), display_amount),
         gpu_hours: thousandths(total.gpu_seconds, 3600),
         currency: currency.to_owned(),
-        forecast: forecast.map(|forecast| shown(forecast.month_end())),
-        components: Parts {
+        forecast: forecast.map(|forecast| display_amount(forecast.month_end())),
+        components: CostComponents {
             compute: unless_zero(month.cost.compute),
             storage: unless_zero(month.cost.storage),
             power: unless_zero(month.cost.power),
@@ -63,7 +64,7 @@ pub(crate) fn summary(
 }
 
 /// An amount as statuses show it.
-pub(crate) fn shown(amount: Money) -> String {
+pub(crate) fn display_amount(amount: Money) -> String {
     amount.rounded(DECIMALS)
 }
 
@@ -79,7 +80,7 @@ pub(crate) fn earnings(
     let cost = line.cost.total();
     let revenue = terms.revenue(&line.usage, month, now);
     let earned = Earnings {
-        revenue: shown(revenue.total()),
+        revenue: display_amount(revenue.total()),
         ..Earnings::default()
     };
     // what revenue is left of a cost that is not known is not known either
@@ -89,7 +90,7 @@ pub(crate) fn earnings(
     let ready = cost - line.starting - line.draining;
     let utilization = unit_economics::break_even(cost, revenue, cost - line.waste(), ready);
     Earnings {
-        margin: Some(shown(revenue.total() - cost)),
+        margin: Some(display_amount(revenue.total() - cost)),
         break_even_utilization: utilization
             .map(|thousandths| format!("{}.{}", thousandths / 10, thousandths % 10)),
         ..earned

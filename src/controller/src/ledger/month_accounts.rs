@@ -11,14 +11,14 @@ use jiff::SignedDuration;
 use jiff::tz::TimeZone;
 use kube::api::{Api, PostParams};
 
-use super::{Error, Ledger, close, records};
-use crate::calls::{Failure, bounded};
+use super::{Error, Ledger, close, stored_accounts};
+use crate::api_calls::{ApiError, with_timeout};
 
 /// What replicas did is written along with everything else, and by itself this often.
-const USE_PACE: SignedDuration = SignedDuration::from_mins(5);
+const USAGE_WRITE_INTERVAL: SignedDuration = SignedDuration::from_mins(5);
 
 /// One record and the account that will be written to it.
-pub(super) struct Page {
+pub(super) struct MonthAccount {
     /// As it is, or as it will be made.
     pub(super) record: SpendRecord,
     pub(super) is_made: bool,
@@ -28,43 +28,43 @@ pub(super) struct Page {
     pub(super) account: Account,
 }
 
-pub(super) type Pages = BTreeMap<Month, Page>;
+pub(super) type MonthAccounts = BTreeMap<Month, MonthAccount>;
 
 impl Ledger<'_> {
     /// The months that have a record of the workload's own, and the present one.
-    pub(super) fn pages(&self, workload: &WorkloadRef) -> Result<Pages, Error> {
-        let mut pages = Pages::new();
+    pub(super) fn load_months(&self, workload: &WorkloadRef) -> Result<MonthAccounts, Error> {
+        let mut pages = MonthAccounts::new();
         let mut months: BTreeSet<Month> = self.records.months(workload).collect();
         months.insert(Month::containing(self.now, self.zone));
         for month in months {
-            pages.insert(month, self.page(workload, month)?);
+            pages.insert(month, self.load_month(workload, month)?);
         }
         Ok(pages)
     }
 
     /// Adds a month that is not there yet.
-    pub(super) fn turn_to(
+    pub(super) fn ensure_month(
         &self,
         workload: &WorkloadRef,
-        pages: &mut Pages,
+        pages: &mut MonthAccounts,
         month: Month,
     ) -> Result<(), Error> {
         if let Entry::Vacant(entry) = pages.entry(month) {
-            entry.insert(self.page(workload, month)?);
+            entry.insert(self.load_month(workload, month)?);
         }
         Ok(())
     }
 
     /// Begins from the workload's own record. Where there is none, or nothing was written to it yet, from what is folded of the month:
     /// its own record will count instead of that.
-    fn page(&self, workload: &WorkloadRef, month: Month) -> Result<Page, Error> {
+    fn load_month(&self, workload: &WorkloadRef, month: Month) -> Result<MonthAccount, Error> {
         let cached = self.records.own(workload, month).cloned();
         let record = self.written.newer(cached, &workload.record_name(month));
         let written = record.as_ref().filter(|record| record.status.is_some());
         let section = self.records.section(workload, month);
         let section = section.filter(|_| written.is_none());
         let account = match (written, section) {
-            (Some(record), _) => records::read(record)?,
+            (Some(record), _) => stored_accounts::read(record)?,
             (None, Some(section)) => (*section.account()?).clone(),
             (None, None) => Account::new(month),
         };
@@ -76,7 +76,7 @@ impl Ledger<'_> {
                 });
             workload.record(month, zone, currency)
         };
-        Ok(Page {
+        Ok(MonthAccount {
             is_made: record.is_some(),
             is_folded: section.is_some(),
             record: record.unwrap_or_else(new),
@@ -86,7 +86,7 @@ impl Ledger<'_> {
     }
 
     /// True for a record in another currency than that of the prices.
-    pub(super) fn is_foreign(&self, page: &Page) -> bool {
+    pub(super) fn is_foreign(&self, page: &MonthAccount) -> bool {
         let currency = &page.record.spec.currency;
         !currency.is_empty() && *currency != self.prices.lists.currency
     }
@@ -96,12 +96,13 @@ impl Ledger<'_> {
         &self,
         workload: &WorkloadRef,
         month: Month,
-        page: &mut Page,
+        page: &mut MonthAccount,
     ) -> Result<bool, Error> {
         let name = workload.record_name(month);
         let changed = page.account != page.before;
-        let only_use = || without_use(&page.account) == without_use(&page.before);
-        let fresh = || self.now.duration_since(self.written.last(&name, self.now)) < USE_PACE;
+        let only_use = || without_usage(&page.account) == without_usage(&page.before);
+        let fresh =
+            || self.now.duration_since(self.written.last(&name, self.now)) < USAGE_WRITE_INTERVAL;
         let is_there = page.is_made || page.is_folded;
         if is_there && (!changed || (fresh() && only_use())) {
             return Ok(false);
@@ -116,11 +117,11 @@ impl Ledger<'_> {
             record.spec.currency.clone_from(currency);
         }
         if !page.is_made {
-            record = bounded("create spendrecord", api.create(&params, &record)).await?;
+            record = with_timeout("create spendrecord", api.create(&params, &record)).await?;
             self.written.put(record.clone(), self.now);
         } else if unnamed {
             let call = api.replace(&name, &params, &record);
-            record = bounded("replace spendrecord", call).await?;
+            record = with_timeout("replace spendrecord", call).await?;
             self.written.put(record.clone(), self.now);
         }
         if changed {
@@ -128,14 +129,14 @@ impl Ledger<'_> {
                 self.confirm_begin(workload, month, &page.before).await?;
             }
             record.status = Some(SpendRecordStatus::from(&page.account));
-            let replaced = bounded(
+            let replaced = with_timeout(
                 "replace spendrecord status",
                 api.replace_status(&name, &params, &record),
             )
             .await;
             record = replaced.inspect_err(|error| {
                 // after a conflict it is still newer than what an old cache may show
-                if matches!(error, Failure::Gone { .. }) {
+                if matches!(error, ApiError::Gone { .. }) {
                     self.written.forget(&name);
                 }
             })?;
@@ -154,18 +155,23 @@ impl Ledger<'_> {
         begin: &Account,
     ) -> Result<(), Error> {
         let folded = close::folded(self.client, &workload.namespace, month).await?;
-        if *records::in_sections(&folded, workload, month)? == *begin {
+        if *stored_accounts::in_sections(&folded, workload, month)? == *begin {
             return Ok(());
         }
-        Err(Error::Call(Failure::Conflict {
+        Err(Error::Call(ApiError::Conflict {
             call: "replace spendrecord status",
         }))
     }
 }
 
 /// The months of a stay that still lack the pod's charge or its end: those before the first record that knows it are done.
-pub(super) fn months_left(pages: &Pages, uid: &str, stay: Interval, zone: &TimeZone) -> Vec<Month> {
-    let knows = |page: &Page| page.account.contains(uid);
+pub(super) fn months_left(
+    pages: &MonthAccounts,
+    uid: &str,
+    stay: Interval,
+    zone: &TimeZone,
+) -> Vec<Month> {
+    let knows = |page: &MonthAccount| page.account.contains(uid);
     let known = pages.iter().find(|(_, page)| knows(page));
     stay.months(zone)
         .filter(|month| known.is_none_or(|(known, _)| month >= known))
@@ -173,7 +179,7 @@ pub(super) fn months_left(pages: &Pages, uid: &str, stay: Interval, zone: &TimeZ
 }
 
 /// The account without what changes all the time.
-fn without_use(account: &Account) -> Account {
+fn without_usage(account: &Account) -> Account {
     let mut account = account.clone();
     for charge in account.open.values_mut() {
         charge.usage.clear();

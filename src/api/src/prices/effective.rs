@@ -10,7 +10,7 @@ use super::PriceList;
 
 /// The prices of all lists over time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Prices {
+pub struct EffectivePrices {
     /// The lists that count, now or later.
     pub lists: pricing::PriceCatalog,
     /// When a price may change next.
@@ -19,10 +19,10 @@ pub struct Prices {
     pub refused: BTreeMap<String, String>,
 }
 
-impl Prices {
+impl EffectivePrices {
     /// The prices that these lists make. The currency is the one that this month's accounts are `kept` in or, before there are any,
     /// that of the first list in force at `now`; lists in another one are left out.
-    pub fn of<'a>(
+    pub fn from_lists<'a>(
         lists: impl IntoIterator<Item = &'a PriceList>,
         kept: Option<String>,
         now: Timestamp,
@@ -109,7 +109,7 @@ mod tests {
         .unwrap()
     }
 
-    fn price(prices: &Prices, when: &str) -> Money {
+    fn price(prices: &EffectivePrices, when: &str) -> Money {
         let facts = PricingAttributes {
             resource: "nvidia.com/gpu".into(),
             gpus: 1,
@@ -128,7 +128,7 @@ mod tests {
             list("zulu", "USD", "5", None),
             list("alpha", "USD", "1", Some(later)),
         ];
-        let prices = Prices::of(&lists, None, at(NOW));
+        let prices = EffectivePrices::from_lists(&lists, None, at(NOW));
         assert_eq!(price(&prices, NOW), "5".parse().unwrap());
         assert_eq!(price(&prices, later), "1".parse().unwrap());
         assert_eq!(prices.next, Some(at(later)));
@@ -142,12 +142,17 @@ mod tests {
             list("ours", "EUR", "8", None),
             list("a-next", "GBP", "7", Some(later)),
         ];
-        let prices = Prices::of(&lists, None, at(NOW));
+        let prices = EffectivePrices::from_lists(&lists, None, at(NOW));
         assert_eq!(prices.lists.currency, "EUR");
         assert!(prices.refused["default"].contains("EUR"));
         assert!(!prices.refused.contains_key("a-next"));
         assert_eq!(prices.next, Some(at(later)));
-        assert_eq!(Prices::of(&lists, None, at(later)).lists.currency, "GBP");
+        assert_eq!(
+            EffectivePrices::from_lists(&lists, None, at(later))
+                .lists
+                .currency,
+            "GBP"
+        );
     }
 
     #[test]
@@ -162,7 +167,11 @@ mod tests {
         let mut other = list("other", "USD", "8", None);
         other.metadata.creation_timestamp =
             serde_json::from_value(json!("2026-11-19T10:00:00Z")).unwrap();
-        let known = |lists: &[PriceList]| Prices::of(lists, None, at(NOW)).lists.last_edited();
+        let known = |lists: &[PriceList]| {
+            EffectivePrices::from_lists(lists, None, at(NOW))
+                .lists
+                .last_edited()
+        };
         assert_eq!(
             known(std::slice::from_ref(&other)),
             at("2026-11-19T10:00:00Z")
@@ -177,7 +186,7 @@ mod tests {
         wrong.spec.power = serde_json::from_value(json!({"pricePerKilowattHour": "0.1", "tariff": {
             "timeZone": "Europe/Berlin", "periods": [period("07:00", "22:00"), period("21:00", "23:00")]}}))
         .unwrap();
-        let why = &Prices::of([&wrong], None, at(NOW)).refused["ours"];
+        let why = &EffectivePrices::from_lists([&wrong], None, at(NOW)).refused["ours"];
         assert!(
             why.starts_with("spec.power.tariff: periods[0] and periods[1] overlap"),
             "{why}"
@@ -190,14 +199,14 @@ mod tests {
             list("contract", "EUR", "8", None),
             list("default", "USD", "9", None),
         ];
-        let prices = Prices::of(&lists, Some("USD".into()), at(NOW));
+        let prices = EffectivePrices::from_lists(&lists, Some("USD".into()), at(NOW));
         assert_eq!(
             (prices.lists.currency.as_str(), price(&prices, NOW)),
             ("USD", "9".parse().unwrap())
         );
         let why = &prices.refused["contract"];
         assert!(why.contains("EUR") && why.contains("kept in USD"), "{why}");
-        let alone = Prices::of(&lists[..1], Some("USD".into()), at(NOW));
+        let alone = EffectivePrices::from_lists(&lists[..1], Some("USD".into()), at(NOW));
         assert_eq!(
             (alone.lists.currency.as_str(), alone.refused.len()),
             ("USD", 1)

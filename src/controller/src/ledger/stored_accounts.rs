@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 
 use bursar_api::SpendRecord;
+use bursar_api::quantities::FieldError;
 use bursar_api::spend::WorkloadRef;
-use bursar_api::text::FieldError;
 use bursar_core::calendar::Month;
 use bursar_core::ledger::Account;
 use kube::ResourceExt;
@@ -16,11 +16,11 @@ use crate::context::lock;
 
 /// What is on record of one namespace. Made once for all its workloads: a cluster has many records.
 #[derive(Default)]
-pub(crate) struct Records(BTreeMap<WorkloadRef, Shelf>);
+pub(crate) struct StoredAccounts(BTreeMap<WorkloadRef, WorkloadAccounts>);
 
 /// What is on record of one workload.
 #[derive(Default)]
-struct Shelf {
+struct WorkloadAccounts {
     own: BTreeMap<Month, Arc<SpendRecord>>,
     folded: BTreeMap<Month, Section>,
 }
@@ -38,15 +38,19 @@ pub(super) struct Section {
     account: Result<Arc<Account>, FieldError>,
 }
 
-impl Records {
+impl StoredAccounts {
     /// What the cache has of a namespace.
-    pub(crate) fn of(store: &Store<SpendRecord>, folded: &Folded, namespace: &str) -> Self {
+    pub(crate) fn of(
+        store: &Store<SpendRecord>,
+        folded: &ConsolidatedCache,
+        namespace: &str,
+    ) -> Self {
         let mut all = Self::default();
         for record in store.state() {
             if record.spec.namespace != namespace {
                 continue;
             }
-            if record.is_folded() {
+            if record.is_consolidated() {
                 for section in folded.sections(&record).iter() {
                     all.file(section);
                 }
@@ -148,7 +152,7 @@ pub(super) fn in_sections(
     workload: &WorkloadRef,
     month: Month,
 ) -> Result<Arc<Account>, Error> {
-    let mut records = Records::default();
+    let mut records = StoredAccounts::default();
     for section in folded.iter().flat_map(sections) {
         records.file(&section);
     }
@@ -160,7 +164,7 @@ fn sections(record: &SpendRecord) -> Vec<Section> {
     let Ok(month) = record.month() else {
         return Vec::new();
     };
-    let section = |section: &bursar_api::spend::Section| Section {
+    let section = |section: &bursar_api::spend::ConsolidatedAccount| Section {
         workload: section.workload(&record.spec.namespace),
         month,
         version: section.version,
@@ -174,14 +178,14 @@ fn sections(record: &SpendRecord) -> Vec<Section> {
 
 /// Folded records as they were last read: they have many lines, and hardly ever change.
 #[derive(Default)]
-pub(crate) struct Folded(Mutex<HashMap<String, Read>>);
+pub(crate) struct ConsolidatedCache(Mutex<HashMap<String, Read>>);
 
 struct Read {
     version: Option<String>,
     sections: Arc<[Section]>,
 }
 
-impl Folded {
+impl ConsolidatedCache {
     fn sections(&self, record: &SpendRecord) -> Arc<[Section]> {
         let (name, version) = (record.name_any(), record.resource_version());
         if let Some(read) = lock(&self.0).get(&name)

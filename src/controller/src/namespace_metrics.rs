@@ -8,7 +8,7 @@ use bursar_core::correction;
 use bursar_core::money::Money;
 use bursar_core::plan::{Plan, Snapshot};
 
-use crate::bill;
+use crate::cluster_bill;
 use crate::context::Context;
 use crate::ledger::{self, Accounts};
 use crate::metrics::{self, figure};
@@ -47,7 +47,7 @@ pub(crate) fn figures(
         figures.push((
             metrics::OVERHEAD_MONTH,
             object(),
-            bill::overhead(context, workload, scene.now).map(figure),
+            cluster_bill::overhead(context, workload, scene.now).map(figure),
         ));
         let of = |amount: i64, unit: f64| Some(amount as f64 / unit);
         figures.push((
