@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::meter::Meters;
+use crate::metrics::Meters;
 use crate::route::Key;
 
 /// Changes are told at most this often, a first held request aside.

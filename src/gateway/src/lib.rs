@@ -3,15 +3,15 @@
 //! A gateway writes nothing to the API server. It is in the path of a service's requests exactly while no replica is ready, because
 //! an EndpointSlice names it as a terminating endpoint; each service has a port of its own.
 
-mod body;
-mod control;
 mod demand;
-mod follow;
-mod forward;
-mod meter;
-mod refuse;
+mod demand_server;
+mod listeners;
+mod metrics;
+mod refusal;
+mod request;
+mod request_body;
 mod route;
-mod serve;
+mod route_watch;
 #[cfg(test)]
 mod tests;
 
@@ -27,12 +27,12 @@ use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::control::Control;
 use crate::demand::Demand;
-use crate::follow::Follower;
-use crate::forward::Forwarder;
-use crate::meter::Meters;
-use crate::serve::Listeners;
+use crate::demand_server::Control;
+use crate::listeners::Listeners;
+use crate::metrics::Meters;
+use crate::request::Forwarder;
+use crate::route_watch::Follower;
 
 /// A client that sends nothing for this long, before its first request or in the middle of one, is given up.
 const SILENCE: Duration = Duration::from_secs(10);

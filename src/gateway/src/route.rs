@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
 
-use crate::refuse::Refusal;
+use crate::refusal::Refusal;
 
 /// A service: namespace and name of its InferenceDeployment.
 pub(crate) type Key = (String, String);

@@ -17,10 +17,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use crate::demand::Demand;
-use crate::forward::Forwarder;
-use crate::meter::Meters;
+use crate::listeners::Listeners;
+use crate::metrics::Meters;
+use crate::request::Forwarder;
 use crate::route::Routes;
-use crate::serve::Listeners;
 
 const LIMIT: Duration = Duration::from_secs(20);
 

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::forward::{Forwarder, keep};
+use crate::request::{Forwarder, keep};
 use crate::route::Key;
 
 /// While a service has as many connections as it may, the next wait in the kernel; it is looked again this often.

@@ -23,10 +23,10 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::body::{self, Bodies};
 use crate::demand::{Demand, Held, InFlight};
-use crate::meter::{Meters, Outcome};
-use crate::refuse::Refusal;
+use crate::metrics::{Meters, Outcome};
+use crate::refusal::Refusal;
+use crate::request_body::{self, Bodies};
 use crate::route::{Key, Routes, Terms};
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
@@ -116,7 +116,7 @@ impl Forwarder {
             Ok(response) => ("forwarded", response.map(Either::Right)),
             Err(refusal) => {
                 if !parts.headers.contains_key(header::EXPECT) && refusal != Refusal::BodyLate {
-                    body::discard(body).await;
+                    request_body::discard(body).await;
                 }
                 let response = refusal.response(Timestamp::now());
                 (refusal.label(), response.map(Either::Left))

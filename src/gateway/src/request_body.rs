@@ -10,7 +10,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use crate::refuse::Refusal;
+use crate::refusal::Refusal;
 use crate::route::Key;
 
 /// A body may have this many bytes.
