@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use bursar_install::{crds, release};
-use bursar_runtime::trace::{self, Format};
+use bursar_runtime::logging::{self, Format};
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -34,7 +34,7 @@ enum Command {
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    trace::init(arguments.log_format);
+    logging::init(arguments.log_format);
     // several crates bring a provider; this one is meant
     if rustls::crypto::ring::default_provider()
         .install_default()

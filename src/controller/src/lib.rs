@@ -53,7 +53,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bursar_runtime::admin::{self, Readiness};
-use bursar_runtime::lease::Candidate;
+use bursar_runtime::leader_election::Candidate;
 use bursar_runtime::shutdown;
 use bursar_signals::demand::Credentials;
 use futures::StreamExt;

@@ -1,7 +1,7 @@
 //! What both processes need to run: leadership, an admin server, ports, tracing, shutdown. No domain.
 
 pub mod admin;
-pub mod lease;
+pub mod leader_election;
 pub mod listen;
+pub mod logging;
 pub mod shutdown;
-pub mod trace;
