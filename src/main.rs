@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use bursar_install::{crds, release};
+use bursar_install::{crds, uninstall};
 use bursar_runtime::logging::{self, Format};
 use clap::{Parser, Subcommand};
 
@@ -27,8 +27,9 @@ enum Command {
     Gateway(bursar_gateway::Options),
     /// Print the CustomResourceDefinitions, or apply them.
     Crds(crds::Options),
-    /// Let go of everything that only Bursar could free, before it is uninstalled.
-    Release(release::Options),
+    /// Prepare the cluster for removing Bursar: stop the controller and remove finalizers and EndpointSlices.
+    #[command(alias = "release")]
+    Uninstall(uninstall::Options),
 }
 
 #[tokio::main]
@@ -46,7 +47,7 @@ async fn main() -> ExitCode {
         Command::Controller(options) => bursar_controller::run(options).await.map_err(Into::into),
         Command::Gateway(options) => bursar_gateway::run(options).await.map_err(Into::into),
         Command::Crds(options) => crds::run(options).await.map_err(Into::into),
-        Command::Release(options) => release::run(options).await.map_err(Into::into),
+        Command::Uninstall(options) => uninstall::run(options).await.map_err(Into::into),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,

@@ -38,3 +38,18 @@ fn the_chart_takes_no_lease_duration_that_the_controller_refuses() {
         assert!(!controller(duration), "the controller takes {duration:?}");
     }
 }
+
+#[test]
+fn the_uninstall_hook_calls_a_command_that_the_program_has() {
+    let path =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/bursar/templates/hook-uninstall.yaml");
+    let hook = fs::read_to_string(path).unwrap();
+    assert!(hook.contains(r#""args" (list "uninstall" "#), "{hook}");
+    let help = |command: &str| {
+        let mut bursar = Command::new(env!("CARGO_BIN_EXE_bursar"));
+        bursar.args([command, "--help"]).output().unwrap()
+    };
+    let uninstall = help("uninstall");
+    assert!(uninstall.status.success(), "{uninstall:?}");
+    assert_eq!(help("release").stdout, uninstall.stdout, "the old name");
+}

@@ -319,7 +319,7 @@ fn scales_as_a_scale_says(cluster: &Cluster) -> Outcome {
     Ok(())
 }
 
-/// As `docs/install.md` says for tools that run no hooks: the release Job by hand, then the chart without hooks.
+/// As `docs/install.md` says for tools that run no hooks: the uninstall Job by hand, then the chart without hooks.
 pub(crate) fn release(cluster: &Cluster) -> Outcome {
     const LIMIT: Duration = Duration::from_secs(120);
     let chart = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -349,7 +349,7 @@ pub(crate) fn release(cluster: &Cluster) -> Outcome {
             "--set-string",
             &image,
             "--show-only",
-            "templates/hook-release.yaml",
+            "templates/hook-uninstall.yaml",
         ],
         LIMIT,
     )?;
@@ -361,9 +361,9 @@ pub(crate) fn release(cluster: &Cluster) -> Outcome {
         "wait",
         done,
         "--timeout=55s",
-        "job/bursar-release",
+        "job/bursar-uninstall",
     ])?;
-    let log = cluster.kubectl(&["-n", namespace, "logs", "job/bursar-release"])?;
+    let log = cluster.kubectl(&["-n", namespace, "logs", "job/bursar-uninstall"])?;
     if !log.contains("released 1 pods and ") {
         return Err(format!("it released something else: {log}").into());
     }

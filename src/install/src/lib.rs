@@ -1,4 +1,4 @@
 //! What happens before Bursar runs, and before it goes.
 
 pub mod crds;
-pub mod release;
+pub mod uninstall;

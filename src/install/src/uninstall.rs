@@ -1,5 +1,6 @@
-//! `bursar release`: lets go of everything that only Bursar could free, so that it can be uninstalled. Everything that is gone already
-//! counts as done, so it can be run again.
+//! `bursar uninstall`: removes everything that only Bursar could remove, before the chart is deleted.
+//!
+//! An object that is already gone counts as removed, so the command can be run again.
 
 use std::time::Duration;
 
@@ -31,7 +32,7 @@ const FREE_LIMIT: Duration = Duration::from_secs(90);
 /// Pods change while their finalizers are removed; each is tried this often.
 const TRIES: u32 = 5;
 
-/// What `bursar release` is told.
+/// Arguments of `bursar uninstall`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {
     /// The operator's namespace.
