@@ -18,19 +18,19 @@ use serde_json::json;
 
 const CONTROLLER: &str = "bursar-controller";
 /// The labels of the controller's pods.
-const CONTROLLER_PODS: &str =
+const CONTROLLER_POD_SELECTOR: &str =
     "app.kubernetes.io/name=bursar,app.kubernetes.io/component=controller";
 const POLICIES: [&str; 2] = ["bursar-spend-finalizer", "bursar-spend-finalizer-all"];
 /// A stopping controller gives its Lease back within a few seconds.
-const STOP_LIMIT: Duration = Duration::from_secs(90);
-const PAUSE: Duration = Duration::from_millis(500);
+const STOP_TIMEOUT: Duration = Duration::from_secs(90);
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// An API server reads its policies about once a second, so pods still get the finalizer for a moment after the policy has gone.
 const POLICY_LAG: Duration = Duration::from_secs(3);
 /// Freeing pods ends once nothing was found to free this often, [`POLICY_LAG`] apart.
-const QUIET_PASSES: u32 = 2;
-const FREE_LIMIT: Duration = Duration::from_secs(90);
+const CLEAN_PASSES: u32 = 2;
+const FINALIZER_TIMEOUT: Duration = Duration::from_secs(90);
 /// Pods change while their finalizers are removed; each is tried this often.
-const TRIES: u32 = 5;
+const MAX_ATTEMPTS: u32 = 5;
 
 /// Arguments of `bursar uninstall`.
 #[derive(Debug, Clone, clap::Args)]
@@ -52,23 +52,23 @@ pub enum Error {
         source: Box<kube::Error>,
     },
     /// The controller does not stop.
-    #[error("pods of the controller are still there after {} s; kubectl -n {namespace} get pods -l {CONTROLLER_PODS} says why", STOP_LIMIT.as_secs())]
-    StillRuns {
+    #[error("pods of the controller are still there after {} s; kubectl -n {namespace} get pods -l {CONTROLLER_POD_SELECTOR} says why", STOP_TIMEOUT.as_secs())]
+    ControllerStillRuns {
         /// The operator's namespace.
         namespace: String,
     },
     /// Somebody gives pods the finalizer again.
-    #[error("pods still get the finalizer {SPEND_FINALIZER} {} s after its policy has gone: stop what else adds it, such as a controller outside the cluster", FREE_LIMIT.as_secs())]
-    StillHeld,
+    #[error("pods still get the finalizer {SPEND_FINALIZER} {} s after its policy has gone: stop what else adds it, such as a controller outside the cluster", FINALIZER_TIMEOUT.as_secs())]
+    FinalizersReappear,
 }
 
 /// Adds what was being done to a call's error, and takes "not found" as done.
-trait Done<T> {
-    fn done(self, what: &str) -> Result<Option<T>, Error>;
+trait NotFoundAsNone<T> {
+    fn not_found_as_none(self, what: &str) -> Result<Option<T>, Error>;
 }
 
-impl<T> Done<T> for Result<T, kube::Error> {
-    fn done(self, what: &str) -> Result<Option<T>, Error> {
+impl<T> NotFoundAsNone<T> for Result<T, kube::Error> {
+    fn not_found_as_none(self, what: &str) -> Result<Option<T>, Error> {
         match self {
             Ok(value) => Ok(Some(value)),
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
@@ -90,12 +90,12 @@ pub async fn run(options: Options) -> Result<(), Error> {
         what: "client".to_owned(),
         source: Box::new(source),
     })?;
-    let released = release(&client, &options.namespace).await?;
+    let removed = uninstall(&client, &options.namespace).await?;
     println!(
         "released {} pods and {} EndpointSlices; SpendRecords stay",
-        released.pods, released.slices
+        removed.pods, removed.slices
     );
-    for name in at_zero(&client).await? {
+    for name in services_without_replicas(&client).await? {
         println!(
             "stands at zero, and nobody wakes it any more: deployment {name}; kubectl scale starts it"
         );
@@ -105,26 +105,26 @@ pub async fn run(options: Options) -> Result<(), Error> {
 
 /// What was let go.
 #[derive(Debug, PartialEq, Eq)]
-struct Released {
+struct Removed {
     pods: usize,
     slices: usize,
 }
 
 /// In this order, so that nothing is taken again behind our back.
-async fn release(client: &Client, namespace: &str) -> Result<Released, Error> {
+async fn uninstall(client: &Client, namespace: &str) -> Result<Removed, Error> {
     stop_controller(client, namespace).await?;
     for policy in POLICIES {
         Api::<MutatingAdmissionPolicyBinding>::all(client.clone())
             .delete(policy, &DeleteParams::default())
             .await
-            .done("deleting the admission policy's binding")?;
+            .not_found_as_none("deleting the admission policy's binding")?;
         Api::<MutatingAdmissionPolicy>::all(client.clone())
             .delete(policy, &DeleteParams::default())
             .await
-            .done("deleting the admission policy")?;
+            .not_found_as_none("deleting the admission policy")?;
     }
-    Ok(Released {
-        pods: free_all_pods(client).await?,
+    Ok(Removed {
+        pods: remove_all_finalizers(client).await?,
         slices: delete_slices(client).await?,
     })
 }
@@ -138,70 +138,70 @@ async fn stop_controller(client: &Client, namespace: &str) -> Result<(), Error> 
             &Patch::Merge(json!({"spec": {"replicas": 0}})),
         )
         .await
-        .done("scaling the controller to zero")?;
+        .not_found_as_none("scaling the controller to zero")?;
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    let theirs = ListParams::default().labels(CONTROLLER_PODS);
+    let selected = ListParams::default().labels(CONTROLLER_POD_SELECTOR);
     let stopped = async {
         loop {
             let left = pods
-                .list_metadata(&theirs)
+                .list_metadata(&selected)
                 .await
-                .done("listing the controller's pods")?;
+                .not_found_as_none("listing the controller's pods")?;
             if left.is_none_or(|left| left.items.is_empty()) {
                 return Ok(());
             }
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     };
-    let in_time = tokio::time::timeout(STOP_LIMIT, stopped).await;
-    in_time.map_err(|_| Error::StillRuns {
+    let in_time = tokio::time::timeout(STOP_TIMEOUT, stopped).await;
+    in_time.map_err(|_| Error::ControllerStillRuns {
         namespace: namespace.to_owned(),
     })?
 }
 
 /// Frees pods until no more come.
-async fn free_all_pods(client: &Client) -> Result<usize, Error> {
-    let freed = async {
-        let (mut freed, mut quiet) = (free_pods(client).await?, 0);
-        while quiet < QUIET_PASSES {
+async fn remove_all_finalizers(client: &Client) -> Result<usize, Error> {
+    let removed = async {
+        let (mut removed, mut quiet) = (remove_finalizers(client).await?, 0);
+        while quiet < CLEAN_PASSES {
             tokio::time::sleep(POLICY_LAG).await;
-            let found = free_pods(client).await?;
-            freed += found;
+            let found = remove_finalizers(client).await?;
+            removed += found;
             quiet = if found == 0 { quiet + 1 } else { 0 };
         }
-        Ok(freed)
+        Ok(removed)
     };
-    let in_time = tokio::time::timeout(FREE_LIMIT, freed).await;
-    in_time.map_err(|_| Error::StillHeld)?
+    let in_time = tokio::time::timeout(FINALIZER_TIMEOUT, removed).await;
+    in_time.map_err(|_| Error::FinalizersReappear)?
 }
 
-async fn free_pods(client: &Client) -> Result<usize, Error> {
+async fn remove_finalizers(client: &Client) -> Result<usize, Error> {
     let all = Api::<Pod>::all(client.clone())
         .list(&ListParams::default())
         .await
-        .done("listing pods")?;
+        .not_found_as_none("listing pods")?;
     let held = all
         .into_iter()
         .flatten()
         .filter(|pod| pod.finalizers().iter().any(|each| each == SPEND_FINALIZER));
-    let mut freed = 0;
+    let mut removed = 0;
     for pod in held {
-        free(
+        remove_finalizer(
             client,
             &pod.namespace().unwrap_or_default(),
             &pod.name_any(),
         )
         .await?;
-        freed += 1;
+        removed += 1;
     }
-    Ok(freed)
+    Ok(removed)
 }
 
-async fn free(client: &Client, namespace: &str, name: &str) -> Result<(), Error> {
+async fn remove_finalizer(client: &Client, namespace: &str, name: &str) -> Result<(), Error> {
     let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let what = format!("freeing pod {namespace}/{name}");
-    for left in (0..TRIES).rev() {
-        let Some(pod) = api.get(name).await.done(&what)? else {
+    for left in (0..MAX_ATTEMPTS).rev() {
+        let Some(pod) = api.get(name).await.not_found_as_none(&what)? else {
             return Ok(());
         };
         let finalizers: Vec<&String> = pod
@@ -222,45 +222,45 @@ async fn free(client: &Client, namespace: &str, name: &str) -> Result<(), Error>
             .await
         {
             Err(kube::Error::Api(status)) if status.code == 409 && left > 0 => {}
-            other => return other.done(&what).map(drop),
+            other => return other.not_found_as_none(&what).map(drop),
         }
     }
     Ok(())
 }
 
 async fn delete_slices(client: &Client) -> Result<usize, Error> {
-    let ours = ListParams::default().labels(GATEWAY_LABEL);
+    let selected = ListParams::default().labels(GATEWAY_LABEL);
     let slices = Api::<EndpointSlice>::all(client.clone())
-        .list(&ours)
+        .list(&selected)
         .await
-        .done("listing EndpointSlices")?;
+        .not_found_as_none("listing EndpointSlices")?;
     let mut deleted = 0;
     for slice in slices.into_iter().flatten() {
         let api: Api<EndpointSlice> =
             Api::namespaced(client.clone(), &slice.namespace().unwrap_or_default());
         api.delete(&slice.name_any(), &DeleteParams::default())
             .await
-            .done("deleting an EndpointSlice")?;
+            .not_found_as_none("deleting an EndpointSlice")?;
         deleted += 1;
     }
     Ok(deleted)
 }
 
-async fn at_zero(client: &Client) -> Result<Vec<String>, Error> {
+async fn services_without_replicas(client: &Client) -> Result<Vec<String>, Error> {
     let services = Api::<InferenceDeployment>::all(client.clone())
         .list(&ListParams::default())
         .await
-        .done("listing services")?;
+        .not_found_as_none("listing services")?;
     let services: Vec<_> = services
         .into_iter()
         .flatten()
         .map(|service| (service.namespace(), service.name_any()))
         .collect();
-    let ours = ListParams::default().labels(WORKLOAD_LABEL);
+    let selected = ListParams::default().labels(WORKLOAD_LABEL);
     let deployments = Api::<Deployment>::all(client.clone())
-        .list(&ours)
+        .list(&selected)
         .await
-        .done("listing Deployments")?;
+        .not_found_as_none("listing Deployments")?;
     let zero = deployments.into_iter().flatten().filter(|found| {
         found.spec.replicas == Some(0) && services.contains(&(found.namespace(), found.name_any()))
     });
@@ -298,12 +298,12 @@ mod tests {
             .unwrap();
     }
 
-    fn held(name: &str) -> Value {
+    fn with_finalizer(name: &str) -> Value {
         json!({"name": name, "finalizers": [SPEND_FINALIZER, "example.com/other"]})
     }
 
     /// Names of pods that Bursar still holds.
-    fn still_held(server: &Server) -> Vec<String> {
+    fn pods_with_finalizer(server: &Server) -> Vec<String> {
         let pods = server.objects::<Pod>().into_iter();
         pods.filter(|pod| pod.finalizers().iter().any(|each| each == SPEND_FINALIZER))
             .map(|pod| pod.name_any())
@@ -314,16 +314,16 @@ mod tests {
     async fn pods_that_an_old_policy_still_holds_are_freed_too() {
         let server = Server::new(&[OPERATOR, TEAM]);
         let client = server.client();
-        create(&client, TEAM, held("first")).await;
+        create(&client, TEAM, with_finalizer("first")).await;
         let late = async {
             for name in ["second", "third"] {
                 tokio::time::sleep(POLICY_LAG * 3 / 2).await;
-                create(&client, TEAM, held(name)).await;
+                create(&client, TEAM, with_finalizer(name)).await;
             }
         };
-        let (released, ()) = tokio::join!(release(&client, OPERATOR), late);
-        assert_eq!(released.unwrap(), Released { pods: 3, slices: 0 });
-        assert_eq!(still_held(&server), Vec::<String>::new());
+        let (removed, ()) = tokio::join!(uninstall(&client, OPERATOR), late);
+        assert_eq!(removed.unwrap(), Removed { pods: 3, slices: 0 });
+        assert_eq!(pods_with_finalizer(&server), Vec::<String>::new());
         let others = |pod: &Pod| pod.finalizers() == ["example.com/other"];
         assert!(
             server.objects::<Pod>().iter().all(others),
@@ -345,7 +345,7 @@ mod tests {
         let ending = async {
             tokio::time::sleep(Duration::from_secs(20)).await;
             // its last writes
-            create(&client, TEAM, held("seen-last")).await;
+            create(&client, TEAM, with_finalizer("seen-last")).await;
             let slice = json!({"metadata": {"name": "chat", "labels": {GATEWAY_LABEL: "true"}}, "addressType": "IPv4", "endpoints": []});
             Api::<EndpointSlice>::namespaced(client.clone(), TEAM)
                 .create(
@@ -359,8 +359,8 @@ mod tests {
                 .await
                 .unwrap();
         };
-        let (released, ()) = tokio::join!(release(&client, OPERATOR), ending);
-        assert_eq!(released.unwrap(), Released { pods: 1, slices: 1 });
+        let (removed, ()) = tokio::join!(uninstall(&client, OPERATOR), ending);
+        assert_eq!(removed.unwrap(), Removed { pods: 1, slices: 1 });
     }
 
     #[tokio::test(start_paused = true)]
@@ -369,12 +369,12 @@ mod tests {
         let client = server.client();
         let forever = async {
             for number in 0.. {
-                create(&client, TEAM, held(&format!("pod-{number}"))).await;
+                create(&client, TEAM, with_finalizer(&format!("pod-{number}"))).await;
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         };
         let error = tokio::select! {
-            released = release(&client, OPERATOR) => released.unwrap_err().to_string(),
+            removed = uninstall(&client, OPERATOR) => removed.unwrap_err().to_string(),
             () = forever => String::new(),
         };
         assert!(error.contains(SPEND_FINALIZER), "{error}");
@@ -385,7 +385,7 @@ mod tests {
             json!({"name": "stuck", "labels": labels}),
         )
         .await;
-        let error = release(&client, OPERATOR).await.unwrap_err().to_string();
+        let error = uninstall(&client, OPERATOR).await.unwrap_err().to_string();
         assert!(
             error.contains("kubectl -n bursar-system get pods"),
             "{error}"
