@@ -9,21 +9,21 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::metrics::Meters;
-use crate::route::Key;
+use crate::metrics::Metrics;
+use crate::route::ServiceKey;
 
-/// Changes are told at most this often, a first held request aside.
-const COALESCE: Duration = Duration::from_millis(100);
+/// Changes are last_sent at most this often, a first held request aside.
+const COALESCE_INTERVAL: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Default)]
-struct Counts {
+struct ServiceCounts {
     held: BTreeSet<(Timestamp, u64)>,
     in_flight: u64,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    services: BTreeMap<Key, Counts>,
+    services: BTreeMap<ServiceKey, ServiceCounts>,
     next: u64,
 }
 
@@ -36,25 +36,25 @@ struct Version {
 
 /// All counts of this gateway.
 #[derive(Debug, Clone)]
-pub(crate) struct Demand {
+pub(crate) struct DemandTracker {
     state: Arc<Mutex<State>>,
     version: Arc<watch::Sender<Version>>,
     gateway: Arc<str>,
-    meters: Meters,
+    metrics: Metrics,
 }
 
-impl Demand {
+impl DemandTracker {
     /// No demand yet; `gateway` is the pod's UID.
-    pub(crate) fn new(gateway: &str, meters: Meters) -> Self {
+    pub(crate) fn new(gateway: &str, metrics: Metrics) -> Self {
         Self {
             state: Arc::default(),
             version: Arc::new(watch::Sender::new(Version::default())),
             gateway: gateway.into(),
-            meters,
+            metrics,
         }
     }
 
-    /// Changes the counts. `change` says whether listeners must be told at once.
+    /// Changes the counts. `change` says whether listeners must be last_sent at once.
     fn change<T>(&self, change: impl FnOnce(&mut State) -> (T, bool)) -> T {
         let (changed, urgent) =
             change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
@@ -65,8 +65,8 @@ impl Demand {
         changed
     }
 
-    /// Counts a request as held, unless `max` are; it is until the guard is dropped.
-    pub(crate) fn hold(&self, service: &Key, max: u32, now: Timestamp) -> Option<Held> {
+    /// ServiceCounts a request as held, unless `max` are; it is until the guard is dropped.
+    pub(crate) fn hold(&self, service: &ServiceKey, max: u32, now: Timestamp) -> Option<HeldGuard> {
         let id = self.change(|state| {
             let counts = state.services.get(service);
             let before = counts.map_or(0, |counts| counts.held.len());
@@ -78,28 +78,28 @@ impl Demand {
             counts.held.insert((now, state.next));
             (Some(state.next), before == 0)
         })?;
-        self.meters.held.inc();
-        Some(Held {
+        self.metrics.held.inc();
+        Some(HeldGuard {
             demand: self.clone(),
             service: service.clone(),
             entry: (now, id),
         })
     }
 
-    /// Counts a request as being forwarded, until the guard is dropped.
-    pub(crate) fn forward(&self, service: &Key) -> InFlight {
+    /// ServiceCounts a request as being forwarded, until the guard is dropped.
+    pub(crate) fn forward(&self, service: &ServiceKey) -> InFlightGuard {
         self.change(|state| {
             state.services.entry(service.clone()).or_default().in_flight += 1;
             ((), false)
         });
-        self.meters.in_flight.inc();
-        InFlight {
+        self.metrics.in_flight.inc();
+        InFlightGuard {
             demand: self.clone(),
             service: service.clone(),
         }
     }
 
-    fn release(&self, service: &Key, change: impl FnOnce(&mut Counts)) {
+    fn release(&self, service: &ServiceKey, change: impl FnOnce(&mut ServiceCounts)) {
         self.change(|state| {
             if let Some(counts) = state.services.get_mut(service) {
                 change(counts);
@@ -142,38 +142,38 @@ impl Demand {
     }
 
     /// A listener to the counts.
-    pub(crate) fn listen(&self) -> Listener {
-        Listener {
+    pub(crate) fn listen(&self) -> Subscription {
+        Subscription {
             demand: self.clone(),
             versions: self.version.subscribe(),
-            told: None,
+            last_sent: None,
         }
     }
 }
 
 /// Tells the counts: at once at first and when a service's first request is held, soon after other changes, and as a heartbeat.
 #[derive(Debug)]
-pub(crate) struct Listener {
-    demand: Demand,
+pub(crate) struct Subscription {
+    demand: DemandTracker,
     versions: watch::Receiver<Version>,
-    told: Option<(Instant, Version)>,
+    last_sent: Option<(Instant, Version)>,
 }
 
-impl Listener {
+impl Subscription {
     /// The next message.
     pub(crate) async fn next(&mut self) -> Message {
-        if let Some((at, told)) = self.told {
+        if let Some((at, last_sent)) = self.last_sent {
             let due = tokio::time::sleep_until(at + HEARTBEAT);
             tokio::pin!(due);
             loop {
                 let now = *self.versions.borrow_and_update();
-                let soon = at + COALESCE;
-                if now.urgent != told.urgent
-                    || (now.change != told.change && Instant::now() >= soon)
+                let soon = at + COALESCE_INTERVAL;
+                if now.urgent != last_sent.urgent
+                    || (now.change != last_sent.change && Instant::now() >= soon)
                 {
                     break;
                 }
-                let pending = now.change != told.change;
+                let pending = now.change != last_sent.change;
                 tokio::select! {
                     () = &mut due => break,
                     () = tokio::time::sleep_until(soon), if pending => break,
@@ -181,41 +181,41 @@ impl Listener {
                 }
             }
         }
-        self.told = Some((Instant::now(), *self.versions.borrow_and_update()));
+        self.last_sent = Some((Instant::now(), *self.versions.borrow_and_update()));
         self.demand.message(Timestamp::now())
     }
 }
 
 /// A request that waits.
 #[derive(Debug)]
-pub(crate) struct Held {
-    demand: Demand,
-    service: Key,
+pub(crate) struct HeldGuard {
+    demand: DemandTracker,
+    service: ServiceKey,
     entry: (Timestamp, u64),
 }
 
-impl Drop for Held {
+impl Drop for HeldGuard {
     fn drop(&mut self) {
         self.demand.release(&self.service, |counts| {
             counts.held.remove(&self.entry);
         });
-        self.demand.meters.held.dec();
+        self.demand.metrics.held.dec();
     }
 }
 
 /// A request that is being forwarded.
 #[derive(Debug)]
-pub(crate) struct InFlight {
-    demand: Demand,
-    service: Key,
+pub(crate) struct InFlightGuard {
+    demand: DemandTracker,
+    service: ServiceKey,
 }
 
-impl Drop for InFlight {
+impl Drop for InFlightGuard {
     fn drop(&mut self) {
         self.demand.release(&self.service, |counts| {
             counts.in_flight = counts.in_flight.saturating_sub(1)
         });
-        self.demand.meters.in_flight.dec();
+        self.demand.metrics.in_flight.dec();
     }
 }
 
@@ -225,11 +225,11 @@ mod tests {
 
     use super::*;
 
-    fn demand() -> Demand {
-        Demand::new("g", Meters::new(&mut Registry::default()))
+    fn demand() -> DemandTracker {
+        DemandTracker::new("g", Metrics::new(&mut Registry::default()))
     }
 
-    fn chat() -> Key {
+    fn chat() -> ServiceKey {
         ("ns".into(), "chat".into())
     }
 
@@ -273,8 +273,8 @@ mod tests {
         assert_eq!(began.elapsed(), Duration::ZERO);
         let _second = demand.hold(&chat(), 9, at(2));
         assert_eq!(listener.next().await.services[0].held, 2);
-        assert_eq!(began.elapsed(), COALESCE);
+        assert_eq!(began.elapsed(), COALESCE_INTERVAL);
         listener.next().await;
-        assert_eq!(began.elapsed(), COALESCE + HEARTBEAT);
+        assert_eq!(began.elapsed(), COALESCE_INTERVAL + HEARTBEAT);
     }
 }

@@ -23,16 +23,16 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use crate::demand::Demand;
+use crate::demand::DemandTracker;
 
 /// The audience of the controller's token.
 const AUDIENCE: &str = "bursar-gateway";
-const REVIEW_LIMIT: Duration = Duration::from_secs(5);
-const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
+const TOKEN_REVIEW_TIMEOUT: Duration = Duration::from_secs(5);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the control port needs.
 #[derive(Debug, Clone)]
-pub(crate) struct Control {
+pub(crate) struct DemandServer {
     /// The port.
     pub(crate) port: u16,
     /// The certificate, read anew for each connection.
@@ -42,10 +42,10 @@ pub(crate) struct Control {
     /// Who may read the stream.
     pub(crate) reader: String,
     /// The counts.
-    pub(crate) demand: Demand,
+    pub(crate) demand: DemandTracker,
 }
 
-impl Control {
+impl DemandServer {
     /// Serves until `stop`.
     ///
     /// # Errors
@@ -96,12 +96,12 @@ impl Control {
 
 async fn converse(
     stream: TcpStream,
-    control: &Control,
+    control: &DemandServer,
     client: &kube::Client,
 ) -> Result<(), String> {
     stream.set_nodelay(true).ok();
     let handshake = control.acceptor()?.accept(stream);
-    let stream = tokio::time::timeout(HANDSHAKE_LIMIT, handshake)
+    let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake)
         .await
         .map_err(|_| "slow handshake".to_owned())?;
     let stream = stream.map_err(|error| error.to_string())?;
@@ -132,7 +132,7 @@ async fn converse(
     });
     hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HANDSHAKE_LIMIT)
+        .header_read_timeout(HANDSHAKE_TIMEOUT)
         .serve_connection(TokioIo::new(stream), handle)
         .await
         .map_err(|error| error.to_string())
@@ -159,7 +159,7 @@ async fn review(client: &kube::Client, token: String, reader: &str) -> StatusCod
     };
     let api: Api<TokenReview> = Api::all(client.clone());
     let params = PostParams::default();
-    let answer = tokio::time::timeout(REVIEW_LIMIT, api.create(&params, &review)).await;
+    let answer = tokio::time::timeout(TOKEN_REVIEW_TIMEOUT, api.create(&params, &review)).await;
     let status = match answer {
         Ok(Ok(review)) => review.status.unwrap_or_default(),
         Ok(Err(error)) => {

@@ -27,23 +27,23 @@ use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::demand::Demand;
-use crate::demand_server::Control;
+use crate::demand::DemandTracker;
+use crate::demand_server::DemandServer;
 use crate::listeners::Listeners;
-use crate::metrics::Meters;
-use crate::request::Forwarder;
-use crate::route_watch::Follower;
+use crate::metrics::Metrics;
+use crate::request::RequestHandler;
+use crate::route_watch::RouteWatch;
 
 /// A client that sends nothing for this long, before its first request or in the middle of one, is given up.
-const SILENCE: Duration = Duration::from_secs(10);
+const CLIENT_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A port that could not be opened is tried again after this long.
-const REOPEN: Duration = Duration::from_secs(5);
+const PORT_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// A gateway that is told to stop takes connections until no slice names it, at most for this long: the controllers may be down.
-const LEAVE_LIMIT: Duration = Duration::from_secs(25);
+const DEREGISTRATION_TIMEOUT: Duration = Duration::from_secs(25);
 /// Nodes take this long to follow a slice.
-const LINGER: Duration = Duration::from_secs(3);
+const ENDPOINT_PROPAGATION: Duration = Duration::from_secs(3);
 /// What a gateway leaves of its termination grace, to refuse what still waits.
-const MARGIN: Duration = Duration::from_secs(5);
+const SHUTDOWN_MARGIN: Duration = Duration::from_secs(5);
 
 /// What a gateway is told.
 #[derive(Debug, Clone, clap::Args)]
@@ -120,8 +120,8 @@ fn raise_open_files() {
 /// Serves until `stop`, then until nothing is held or in flight, within the grace.
 async fn serve(options: Options, client: Client, stop: CancellationToken) -> Result<(), Error> {
     let mut registry = Registry::default();
-    let meters = Meters::new(&mut registry);
-    let demand = Demand::new(&options.pod_uid, meters.clone());
+    let metrics = Metrics::new(&mut registry);
+    let demand = DemandTracker::new(&options.pod_uid, metrics.clone());
     let readiness = Readiness::default();
     let ended = CancellationToken::new();
     let _ended = ended.clone().drop_guard();
@@ -130,7 +130,7 @@ async fn serve(options: Options, client: Client, stop: CancellationToken) -> Res
         admin::routes(readiness.clone(), registry),
         ended.clone(),
     ));
-    let control = Control {
+    let control = DemandServer {
         port: options.control_port,
         certificate: options.tls_cert,
         key: options.tls_key,
@@ -138,25 +138,25 @@ async fn serve(options: Options, client: Client, stop: CancellationToken) -> Res
         demand: demand.clone(),
     };
     let control = tokio::spawn(control.serve(client.clone(), ended.clone()));
-    let mut follower = Follower::new(client);
-    let routes = follower.routes();
-    let forwarder = Forwarder::new(routes.clone(), demand, meters, SILENCE);
-    let listeners = Listeners::new(forwarder);
+    let mut route_watch = RouteWatch::new(client);
+    let routes = route_watch.routes();
+    let handler = RequestHandler::new(routes.clone(), demand, metrics, CLIENT_IDLE_TIMEOUT);
+    let listeners = Listeners::new(handler);
     let life = async {
-        let listeners = listen(&mut follower, listeners, &readiness, options.pod_ip, &stop).await?;
+        let listeners = listen(&mut route_watch, listeners, &readiness, options.pod_ip, &stop).await?;
         readiness.set(false);
         let grace = options.termination_grace;
-        let end = Instant::now() + grace.saturating_sub(MARGIN).max(grace / 2);
+        let end = Instant::now() + grace.saturating_sub(SHUTDOWN_MARGIN).max(grace / 2);
         let mut routes = routes;
         let leave = async {
             let unnamed = routes.wait_for(|routes| routes.ports(options.pod_ip).is_empty());
-            let limit = LEAVE_LIMIT.min(grace / 2);
+            let limit = DEREGISTRATION_TIMEOUT.min(grace / 2);
             tokio::time::timeout(limit, unnamed).await.ok();
-            tokio::time::sleep(LINGER.min(grace / 4)).await;
+            tokio::time::sleep(ENDPOINT_PROPAGATION.min(grace / 4)).await;
             listeners.close(end).await;
         };
         tokio::select! {
-            ended = follower.run() => ended,
+            ended = route_watch.run() => ended,
             () = leave => Ok(()),
         }
     };
@@ -169,7 +169,7 @@ async fn serve(options: Options, client: Client, stop: CancellationToken) -> Res
 
 /// Opens and closes the services' ports as slices name this gateway, until `stop`.
 async fn listen(
-    follower: &mut Follower,
+    route_watch: &mut RouteWatch,
     mut listeners: Listeners,
     readiness: &Readiness,
     address: IpAddr,
@@ -179,10 +179,10 @@ async fn listen(
     loop {
         tokio::select! {
             () = stop.cancelled() => return Ok(listeners),
-            taken = follower.next() => taken?,
-            () = tokio::time::sleep(REOPEN), if !all => {}
+            taken = route_watch.next() => taken?,
+            () = tokio::time::sleep(PORT_RETRY_INTERVAL), if !all => {}
         }
-        if let Some(routes) = follower.complete() {
+        if let Some(routes) = route_watch.complete() {
             // one port that another process has is no reason to serve no service
             all = listeners.follow(routes.ports(address)).await;
             readiness.set(true);

@@ -15,23 +15,23 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::request::{Forwarder, keep};
-use crate::route::Key;
+use crate::request::{RequestHandler, keep};
+use crate::route::ServiceKey;
 
 /// While a service has as many connections as it may, the next wait in the kernel; it is looked again this often.
-const FULL_PAUSE: Duration = Duration::from_millis(50);
+const CAPACITY_POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// A request's head may have this many bytes.
-const MAX_HEAD: u32 = 64 << 10;
+const MAX_HEAD_BYTES: u32 = 64 << 10;
 /// HTTP/2 clients are asked this often whether they live, and have as long to answer.
-const PING: Duration = Duration::from_secs(20);
+const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(20);
 /// What is refused at the end has this long to reach its client.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+const REFUSAL_DELIVERY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The listeners.
 #[derive(Debug)]
 pub(crate) struct Listeners {
-    forwarder: Forwarder,
-    open: BTreeMap<u16, (Key, CancellationToken)>,
+    handler: RequestHandler,
+    open: BTreeMap<u16, (ServiceKey, CancellationToken)>,
     /// Ports that could not be opened.
     missing: BTreeSet<u16>,
     connections: TaskTracker,
@@ -39,9 +39,9 @@ pub(crate) struct Listeners {
 
 impl Listeners {
     /// None yet.
-    pub(crate) fn new(forwarder: Forwarder) -> Self {
+    pub(crate) fn new(handler: RequestHandler) -> Self {
         Self {
-            forwarder,
+            handler,
             open: BTreeMap::new(),
             missing: BTreeSet::new(),
             connections: TaskTracker::new(),
@@ -49,7 +49,7 @@ impl Listeners {
     }
 
     /// Opens and closes listeners until they are those of `ports`. Returns false if one could not be opened; the others serve.
-    pub(crate) async fn follow(&mut self, ports: BTreeMap<u16, Key>) -> bool {
+    pub(crate) async fn follow(&mut self, ports: BTreeMap<u16, ServiceKey>) -> bool {
         self.open.retain(|port, (service, closed)| {
             let stays = ports.get(port) == Some(service);
             if !stays {
@@ -69,12 +69,12 @@ impl Listeners {
                     tracing::info!(port, namespace = service.0, name = service.1, "listening");
                     let closed = CancellationToken::new();
                     self.open.insert(port, (service.clone(), closed.clone()));
-                    let (forwarder, connections) =
-                        (self.forwarder.clone(), self.connections.clone());
+                    let (handler, connections) =
+                        (self.handler.clone(), self.connections.clone());
                     self.connections.spawn(accept(
                         listener,
                         service,
-                        forwarder,
+                        handler,
                         connections,
                         closed,
                     ));
@@ -88,7 +88,7 @@ impl Listeners {
             }
         }
         let missing = i64::try_from(self.missing.len()).unwrap_or(i64::MAX);
-        self.forwarder.meters().closed_ports.set(missing);
+        self.handler.metrics().closed_ports.set(missing);
         self.missing.is_empty()
     }
 
@@ -102,8 +102,8 @@ impl Listeners {
         {
             return;
         }
-        self.forwarder.leave();
-        if tokio::time::timeout(LAST_WORDS, self.connections.wait())
+        self.handler.leave();
+        if tokio::time::timeout(REFUSAL_DELIVERY_TIMEOUT, self.connections.wait())
             .await
             .is_err()
         {
@@ -118,16 +118,16 @@ impl Listeners {
 
 async fn accept(
     mut listener: TcpListener,
-    service: Key,
-    forwarder: Forwarder,
+    service: ServiceKey,
+    handler: RequestHandler,
     connections: TaskTracker,
     closed: CancellationToken,
 ) {
     let places = Arc::new(());
     loop {
         let accepted = async {
-            while Arc::strong_count(&places) > forwarder.room(&service) {
-                tokio::time::sleep(FULL_PAUSE).await;
+            while Arc::strong_count(&places) > handler.room(&service) {
+                tokio::time::sleep(CAPACITY_POLL_INTERVAL).await;
             }
             // logs what fails, for want of file descriptors mostly, pauses and goes on
             axum::serve::Listener::accept(&mut listener).await
@@ -141,7 +141,7 @@ async fn accept(
             stream,
             peer,
             service.clone(),
-            forwarder.clone(),
+            handler.clone(),
             closed.clone(),
         );
         connections.spawn(async move {
@@ -155,19 +155,19 @@ async fn accept(
 async fn converse(
     stream: TcpStream,
     peer: SocketAddr,
-    service: Key,
-    forwarder: Forwarder,
+    service: ServiceKey,
+    handler: RequestHandler,
     closed: CancellationToken,
 ) {
     keep(&stream);
-    let silence = forwarder.silence();
+    let idle_timeout = handler.idle_timeout();
     let (begun, answered) = (CancellationToken::new(), CancellationToken::new());
     let (begins, after) = (begun.clone(), answered.clone());
     let handle = service_fn(move |request| {
         begins.cancel();
-        let (forwarder, service, answered) = (forwarder.clone(), service.clone(), answered.clone());
+        let (handler, service, answered) = (handler.clone(), service.clone(), answered.clone());
         async move {
-            let answer = forwarder.answer(service, peer, request).await;
+            let answer = handler.answer(service, peer, request).await;
             answered.cancel();
             Ok::<_, Infallible>(answer)
         }
@@ -176,18 +176,18 @@ async fn converse(
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(silence)
-        .max_buf_size(MAX_HEAD as usize);
+        .header_read_timeout(idle_timeout)
+        .max_buf_size(MAX_HEAD_BYTES as usize);
     builder
         .http2()
         .timer(TokioTimer::new())
-        .keep_alive_interval(PING)
-        .keep_alive_timeout(PING)
-        .max_header_list_size(MAX_HEAD);
+        .keep_alive_interval(HTTP2_PING_INTERVAL)
+        .keep_alive_timeout(HTTP2_PING_INTERVAL)
+        .max_header_list_size(MAX_HEAD_BYTES);
     let connection = builder.serve_connection(TokioIo::new(stream), handle);
     tokio::pin!(connection);
     let silent = async {
-        tokio::time::timeout(silence, begun.cancelled())
+        tokio::time::timeout(idle_timeout, begun.cancelled())
             .await
             .is_err()
     };

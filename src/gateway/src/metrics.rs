@@ -9,14 +9,14 @@ use prometheus_client::registry::Registry;
 
 /// How a request ended here.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(crate) struct Outcome {
+pub(crate) struct OutcomeLabel {
     /// `forwarded`, or why it was refused.
     pub(crate) outcome: &'static str,
 }
 
-/// The meters.
+/// The metrics.
 #[derive(Debug, Clone)]
-pub(crate) struct Meters {
+pub(crate) struct Metrics {
     /// Requests that wait now.
     pub(crate) held: Gauge,
     /// Requests that are being forwarded now.
@@ -24,17 +24,17 @@ pub(crate) struct Meters {
     /// How long requests waited, in seconds.
     pub(crate) hold_seconds: Histogram,
     /// Requests by how they ended.
-    pub(crate) requests: Family<Outcome, Counter>,
+    pub(crate) requests: Family<OutcomeLabel, Counter>,
     /// Replicas that were tried anew because the first did not answer.
     pub(crate) retries: Counter,
     /// Ports that could not be opened.
     pub(crate) closed_ports: Gauge,
 }
 
-impl Meters {
-    /// Meters in `registry`.
+impl Metrics {
+    /// Metrics in `registry`.
     pub(crate) fn new(registry: &mut Registry) -> Self {
-        let meters = Self {
+        let metrics = Self {
             held: Gauge::default(),
             in_flight: Gauge::default(),
             hold_seconds: Histogram::new(exponential_buckets(0.01, 2.0, 16)),
@@ -45,33 +45,33 @@ impl Meters {
         registry.register(
             "bursar_gateway_held_requests",
             "Requests that wait for a replica",
-            meters.held.clone(),
+            metrics.held.clone(),
         );
         registry.register(
             "bursar_gateway_in_flight_requests",
             "Requests that are being forwarded",
-            meters.in_flight.clone(),
+            metrics.in_flight.clone(),
         );
         registry.register(
             "bursar_gateway_hold_seconds",
             "How long requests waited for a replica",
-            meters.hold_seconds.clone(),
+            metrics.hold_seconds.clone(),
         );
         registry.register(
             "bursar_gateway_requests",
             "Requests by how they ended here",
-            meters.requests.clone(),
+            metrics.requests.clone(),
         );
         registry.register(
             "bursar_gateway_retries",
             "Requests that were sent to another replica",
-            meters.retries.clone(),
+            metrics.retries.clone(),
         );
         registry.register(
             "bursar_gateway_closed_ports",
             "Ports of services that could not be opened",
-            meters.closed_ports.clone(),
+            metrics.closed_ports.clone(),
         );
-        meters
+        metrics
     }
 }

@@ -23,15 +23,15 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::demand::{Demand, Held, InFlight};
-use crate::metrics::{Meters, Outcome};
+use crate::demand::{DemandTracker, HeldGuard, InFlightGuard};
+use crate::metrics::{Metrics, OutcomeLabel};
 use crate::refusal::Refusal;
-use crate::request_body::{self, Bodies};
-use crate::route::{Key, Routes, Terms};
+use crate::request_body::{self, BodyReader};
+use crate::route::{ServiceKey, RouteTable, HoldPolicy};
 
-const CONNECT_LIMIT: Duration = Duration::from_secs(1);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A peer that is gone without a word is noticed by the third of these.
-const KEEPALIVE: Duration = Duration::from_secs(20);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 /// A replica that refused a connection is left alone for this long, unless it is the only one.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// Sending a request anew to a replica that broke off before it answered is tried this often.
@@ -51,51 +51,51 @@ const HOP_BY_HOP: [&str; 8] = [
 
 /// What requests share.
 #[derive(Debug, Clone)]
-pub(crate) struct Forwarder {
-    routes: watch::Receiver<Arc<Routes>>,
-    demand: Demand,
-    meters: Meters,
-    bodies: Bodies,
+pub(crate) struct RequestHandler {
+    routes: watch::Receiver<Arc<RouteTable>>,
+    demand: DemandTracker,
+    metrics: Metrics,
+    bodies: BodyReader,
     busy: Arc<Mutex<BTreeMap<SocketAddr, u64>>>,
-    silence: Duration,
+    idle_timeout: Duration,
     leaving: CancellationToken,
 }
 
 /// The answer to a request.
-pub(crate) type Answer = Response<Either<Full<Bytes>, Streamed>>;
+pub(crate) type ClientResponse = Response<Either<Full<Bytes>, StreamedBody>>;
 
-impl Forwarder {
-    /// Forwards along `routes`, which follow the cluster, and gives up clients that send nothing for as long as `silence`.
+impl RequestHandler {
+    /// Forwards along `routes`, which follow the cluster, and gives up clients that send nothing for as long as `idle_timeout`.
     pub(crate) fn new(
-        routes: watch::Receiver<Arc<Routes>>,
-        demand: Demand,
-        meters: Meters,
-        silence: Duration,
+        routes: watch::Receiver<Arc<RouteTable>>,
+        demand: DemandTracker,
+        metrics: Metrics,
+        idle_timeout: Duration,
     ) -> Self {
         Self {
             routes,
             demand,
-            meters,
-            bodies: Bodies::new(silence),
+            metrics,
+            bodies: BodyReader::new(idle_timeout),
             busy: Arc::default(),
-            silence,
+            idle_timeout,
             leaving: CancellationToken::new(),
         }
     }
 
     /// A client that is silent for longer in the middle of a request, or before its first one, is given up.
-    pub(crate) fn silence(&self) -> Duration {
-        self.silence
+    pub(crate) fn idle_timeout(&self) -> Duration {
+        self.idle_timeout
     }
 
-    /// The meters.
-    pub(crate) fn meters(&self) -> &Meters {
-        &self.meters
+    /// The metrics.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// Connections that clients of a service may have.
-    pub(crate) fn room(&self, service: &Key) -> usize {
-        self.routes.borrow().terms(service).map_or(1, Terms::room)
+    pub(crate) fn room(&self, service: &ServiceKey) -> usize {
+        self.routes.borrow().terms(service).map_or(1, HoldPolicy::room)
     }
 
     /// Refuses all that waits: this gateway ends.
@@ -106,10 +106,10 @@ impl Forwarder {
     /// Answers one request for `service`.
     pub(crate) async fn answer(
         &self,
-        service: Key,
+        service: ServiceKey,
         peer: SocketAddr,
         request: Request<Incoming>,
-    ) -> Answer {
+    ) -> ClientResponse {
         let version = request.version();
         let (parts, mut body) = request.into_parts();
         let (outcome, mut answer) = match self.serve(&service, peer, &parts, &mut body).await {
@@ -122,9 +122,9 @@ impl Forwarder {
                 (refusal.label(), response.map(Either::Left))
             }
         };
-        self.meters
+        self.metrics
             .requests
-            .get_or_create(&Outcome { outcome })
+            .get_or_create(&OutcomeLabel { outcome })
             .inc();
         if version < Version::HTTP_2 {
             // the next request goes through the Service anew, to a replica if one is ready
@@ -137,17 +137,17 @@ impl Forwarder {
 
     async fn serve(
         &self,
-        service: &Key,
+        service: &ServiceKey,
         peer: SocketAddr,
         parts: &http::request::Parts,
         body: &mut Incoming,
-    ) -> Result<Response<Streamed>, Refusal> {
+    ) -> Result<Response<StreamedBody>, Refusal> {
         let arrived = Instant::now();
         let (terms, ready) = self.look(service)?;
         if ready.is_empty() {
             terms.refusal(Timestamp::now()).map_or(Ok(()), Err)?;
         }
-        let late = arrived + within(terms.hold_timeout).max(self.silence);
+        let late = arrived + within(terms.hold_timeout).max(self.idle_timeout);
         let body = self.bodies.read(service, body, terms.room(), late).await?;
         // counted from here: a client that sends no body wakes nothing and takes no place
         let mut held = Some(self.hold(service)?);
@@ -156,21 +156,21 @@ impl Forwarder {
         loop {
             let (address, stream) = self.connect(service, arrived).await?;
             let waited = complete.elapsed();
-            let guard = Busy::new(&self.busy, address);
+            let guard = ReplicaLoadGuard::new(&self.busy, address);
             let in_flight = self.demand.forward(service);
             // from here on its replica counts it
             drop(held.take());
             let outgoing = outgoing(parts, &body.bytes, address, peer);
             match send(stream, outgoing).await {
                 Ok(response) => {
-                    self.meters.hold_seconds.observe(waited.as_secs_f64());
+                    self.metrics.hold_seconds.observe(waited.as_secs_f64());
                     return Ok(incoming(response, guard, in_flight));
                 }
                 Err(why)
                     if resends < MAX_RESENDS && arrived.elapsed() < within(terms.hold_timeout) =>
                 {
                     resends += 1;
-                    self.meters.retries.inc();
+                    self.metrics.retries.inc();
                     tracing::debug!(service = ?service, %address, %why, "no answer; trying again");
                     held = self.demand.hold(service, u32::MAX, Timestamp::now());
                     tokio::time::sleep(RETRY_PAUSE).await;
@@ -181,14 +181,14 @@ impl Forwarder {
     }
 
     /// The terms of a service, and its ready replicas.
-    fn look(&self, service: &Key) -> Result<(Terms, Vec<SocketAddr>), Refusal> {
+    fn look(&self, service: &ServiceKey) -> Result<(HoldPolicy, Vec<SocketAddr>), Refusal> {
         let routes = self.routes.borrow();
         let terms = routes.terms(service).cloned().ok_or(Refusal::Gone)?;
         Ok((terms, routes.ready(service)))
     }
 
     /// Counts a request as held.
-    fn hold(&self, service: &Key) -> Result<Held, Refusal> {
+    fn hold(&self, service: &ServiceKey) -> Result<HeldGuard, Refusal> {
         let (terms, ready) = self.look(service)?;
         // what a ready replica takes at once does not wait
         let most = match ready.is_empty() {
@@ -202,7 +202,7 @@ impl Forwarder {
     /// Waits for a ready replica and connects to it.
     async fn connect(
         &self,
-        service: &Key,
+        service: &ServiceKey,
         arrived: Instant,
     ) -> Result<(SocketAddr, TcpStream), Refusal> {
         let mut routes = self.routes.clone();
@@ -215,12 +215,12 @@ impl Forwarder {
             }
             for address in self.by_load(ready) {
                 if let Ok(Ok(stream)) =
-                    tokio::time::timeout(CONNECT_LIMIT, TcpStream::connect(address)).await
+                    tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await
                 {
                     keep(&stream);
                     return Ok((address, stream));
                 }
-                self.meters.retries.inc();
+                self.metrics.retries.inc();
             }
             let expired = || Refusal::HoldExpired(terms.hold_timeout.as_secs());
             let any = !routes.borrow().ready(service).is_empty();
@@ -244,8 +244,8 @@ impl Forwarder {
 /// Sets what every connection of a gateway has: small writes go out at once, and a peer that is gone is noticed.
 pub(crate) fn keep(stream: &TcpStream) {
     let alive = TcpKeepalive::new()
-        .with_time(KEEPALIVE)
-        .with_interval(KEEPALIVE)
+        .with_time(KEEPALIVE_INTERVAL)
+        .with_interval(KEEPALIVE_INTERVAL)
         .with_retries(3);
     let set = stream
         .set_nodelay(true)
@@ -314,13 +314,13 @@ async fn send(
         .map_err(|error| error.to_string())
 }
 
-fn incoming(response: Response<Incoming>, busy: Busy, in_flight: InFlight) -> Response<Streamed> {
+fn incoming(response: Response<Incoming>, busy: ReplicaLoadGuard, in_flight: InFlightGuard) -> Response<StreamedBody> {
     let (mut parts, body) = response.into_parts();
     parts.headers = end_to_end(&parts.headers);
     parts.version = Version::default();
     Response::from_parts(
         parts,
-        Streamed {
+        StreamedBody {
             body,
             _busy: busy,
             _in_flight: in_flight,
@@ -330,9 +330,9 @@ fn incoming(response: Response<Incoming>, busy: Busy, in_flight: InFlight) -> Re
 
 /// Counts a request on its replica while it lives.
 #[derive(Debug)]
-struct Busy(Arc<Mutex<BTreeMap<SocketAddr, u64>>>, SocketAddr);
+struct ReplicaLoadGuard(Arc<Mutex<BTreeMap<SocketAddr, u64>>>, SocketAddr);
 
-impl Busy {
+impl ReplicaLoadGuard {
     fn new(busy: &Arc<Mutex<BTreeMap<SocketAddr, u64>>>, address: SocketAddr) -> Self {
         *busy
             .lock()
@@ -343,7 +343,7 @@ impl Busy {
     }
 }
 
-impl Drop for Busy {
+impl Drop for ReplicaLoadGuard {
     fn drop(&mut self) {
         let mut busy = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = busy.get_mut(&self.1) {
@@ -357,13 +357,13 @@ impl Drop for Busy {
 
 /// An answer's body, passed on chunk by chunk. The request counts as in flight until it ends.
 #[derive(Debug)]
-pub(crate) struct Streamed {
+pub(crate) struct StreamedBody {
     body: Incoming,
-    _busy: Busy,
-    _in_flight: InFlight,
+    _busy: ReplicaLoadGuard,
+    _in_flight: InFlightGuard,
 }
 
-impl Body for Streamed {
+impl Body for StreamedBody {
     type Data = Bytes;
     type Error = hyper::Error;
 

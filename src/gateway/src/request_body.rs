@@ -1,4 +1,4 @@
-//! Bodies: read before a request may wait, within bounds of number, bytes and time.
+//! BodyReader: read before a request may wait, within bounds of number, bytes and time.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,22 +11,22 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use crate::refusal::Refusal;
-use crate::route::Key;
+use crate::route::ServiceKey;
 
 /// A body may have this many bytes.
-const MAX_BODY: usize = 16 << 20;
+const MAX_BODY_BYTES: usize = 16 << 20;
 /// All bodies that wait may together have this many,
-const MAX_ALL: usize = 256 << 20;
+const MAX_TOTAL_BYTES: usize = 256 << 20;
 /// and those of one service this many, so that it leaves room to the others.
-const MAX_SERVICE: usize = 128 << 20;
+const MAX_SERVICE_BYTES: usize = 128 << 20;
 /// The rest of a body that is refused is read for this long: few clients read an answer before they have sent everything, and a
 /// connection that is closed with bytes unread is reset, answer and all.
-const DISCARD_LIMIT: Duration = Duration::from_secs(2);
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What a service's bodies take.
 #[derive(Debug, Default)]
-struct Taken {
-    /// Bodies that are being read.
+struct Usage {
+    /// BodyReader that are being read.
     reading: usize,
     /// Bytes of these and of those that wait.
     bytes: usize,
@@ -34,32 +34,32 @@ struct Taken {
 
 /// All bodies of this gateway.
 #[derive(Debug, Clone)]
-pub(crate) struct Bodies {
-    taken: Arc<Mutex<BTreeMap<Key, Taken>>>,
-    silence: Duration,
+pub(crate) struct BodyReader {
+    taken: Arc<Mutex<BTreeMap<ServiceKey, Usage>>>,
+    idle_timeout: Duration,
 }
 
-impl Bodies {
-    /// None yet. A client that sends nothing for as long as `silence` is given up.
-    pub(crate) fn new(silence: Duration) -> Self {
+impl BodyReader {
+    /// None yet. A client that sends nothing for as long as `idle_timeout` is given up.
+    pub(crate) fn new(idle_timeout: Duration) -> Self {
         Self {
             taken: Arc::default(),
-            silence,
+            idle_timeout,
         }
     }
 
     /// Reads a body until `deadline`, unless `most` of the service are being read.
     pub(crate) async fn read(
         &self,
-        service: &Key,
+        service: &ServiceKey,
         body: &mut Incoming,
         most: usize,
         deadline: Instant,
-    ) -> Result<Kept, Refusal> {
-        if body.size_hint().lower() > MAX_BODY as u64 {
+    ) -> Result<BufferedBody, Refusal> {
+        if body.size_hint().lower() > MAX_BODY_BYTES as u64 {
             return Err(Refusal::TooLarge);
         }
-        let mut place = Place {
+        let mut place = Reservation {
             bodies: self.clone(),
             service: service.clone(),
             bytes: 0,
@@ -67,7 +67,7 @@ impl Bodies {
         let _reading = place.reading(most).ok_or(Refusal::QueueFull)?;
         let mut bytes = BytesMut::new();
         loop {
-            let patience = deadline.min(Instant::now() + self.silence);
+            let patience = deadline.min(Instant::now() + self.idle_timeout);
             let frame = tokio::time::timeout_at(patience, body.frame()).await;
             let Some(frame) = frame.map_err(|_| Refusal::BodyLate)? else {
                 break;
@@ -76,13 +76,13 @@ impl Bodies {
             bytes.extend_from_slice(&frame.into_data().unwrap_or_default());
             place.grow(bytes.len())?;
         }
-        Ok(Kept {
+        Ok(BufferedBody {
             bytes: bytes.freeze(),
             _place: place,
         })
     }
 
-    fn change<T>(&self, service: &Key, change: impl FnOnce(&mut Taken, usize) -> T) -> T {
+    fn change<T>(&self, service: &ServiceKey, change: impl FnOnce(&mut Usage, usize) -> T) -> T {
         let mut all = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let sum = all.values().map(|taken| taken.bytes).sum();
         let taken = all.entry(service.clone()).or_default();
@@ -106,42 +106,42 @@ impl Bodies {
 /// Reads what is left of a body, for a while.
 pub(crate) async fn discard(mut body: Incoming) {
     let rest = async { while let Some(Ok(_)) = body.frame().await {} };
-    let _ = tokio::time::timeout(DISCARD_LIMIT, rest).await;
+    let _ = tokio::time::timeout(DISCARD_TIMEOUT, rest).await;
 }
 
 /// A body that was read, in its place until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Kept {
+pub(crate) struct BufferedBody {
     /// All of it.
     pub(crate) bytes: Bytes,
-    _place: Place,
+    _place: Reservation,
 }
 
 /// The bytes of one body.
 #[derive(Debug)]
-struct Place {
-    bodies: Bodies,
-    service: Key,
+struct Reservation {
+    bodies: BodyReader,
+    service: ServiceKey,
     bytes: usize,
 }
 
-impl Place {
-    fn reading(&self, most: usize) -> Option<Reading> {
+impl Reservation {
+    fn reading(&self, most: usize) -> Option<ReadSlot> {
         let room = self.bodies.change(&self.service, |taken, _| {
             let room = taken.reading < most;
             taken.reading += usize::from(room);
             room
         });
-        room.then(|| Reading(self.bodies.clone(), self.service.clone()))
+        room.then(|| ReadSlot(self.bodies.clone(), self.service.clone()))
     }
 
     fn grow(&mut self, bytes: usize) -> Result<(), Refusal> {
-        if bytes > MAX_BODY {
+        if bytes > MAX_BODY_BYTES {
             return Err(Refusal::TooLarge);
         }
         let more = bytes - self.bytes;
         self.bodies.change(&self.service, |taken, all| {
-            if taken.bytes + more > MAX_SERVICE || all + more > MAX_ALL {
+            if taken.bytes + more > MAX_SERVICE_BYTES || all + more > MAX_TOTAL_BYTES {
                 return Err(Refusal::QueueFull);
             }
             taken.bytes += more;
@@ -152,7 +152,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Reservation {
     fn drop(&mut self) {
         self.bodies
             .change(&self.service, |taken, _| taken.bytes -= self.bytes);
@@ -161,9 +161,9 @@ impl Drop for Place {
 
 /// One body of the service is being read while this lives.
 #[derive(Debug)]
-struct Reading(Bodies, Key);
+struct ReadSlot(BodyReader, ServiceKey);
 
-impl Drop for Reading {
+impl Drop for ReadSlot {
     fn drop(&mut self) {
         self.0.change(&self.1, |taken, _| taken.reading -= 1);
     }
@@ -173,8 +173,8 @@ impl Drop for Reading {
 mod tests {
     use super::*;
 
-    fn place(bodies: &Bodies, name: &str) -> Place {
-        Place {
+    fn place(bodies: &BodyReader, name: &str) -> Reservation {
+        Reservation {
             bodies: bodies.clone(),
             service: ("ns".into(), name.into()),
             bytes: 0,
@@ -183,12 +183,12 @@ mod tests {
 
     #[test]
     fn one_service_cannot_take_the_room_of_all() {
-        let bodies = Bodies::new(Duration::ZERO);
+        let bodies = BodyReader::new(Duration::ZERO);
         let fill = |name: &str| {
             let mut places = Vec::new();
             loop {
                 let mut next = place(&bodies, name);
-                if next.grow(MAX_BODY).is_err() {
+                if next.grow(MAX_BODY_BYTES).is_err() {
                     return places;
                 }
                 places.push(next);
@@ -206,7 +206,7 @@ mod tests {
 
     #[test]
     fn bodies_that_are_being_read_are_bounded_in_number() {
-        let bodies = Bodies::new(Duration::ZERO);
+        let bodies = BodyReader::new(Duration::ZERO);
         let chat = place(&bodies, "chat");
         let first = chat.reading(1);
         assert!(first.is_some() && chat.reading(1).is_none());

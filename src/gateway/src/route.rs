@@ -13,11 +13,11 @@ use kube::ResourceExt;
 use crate::refusal::Refusal;
 
 /// A service: namespace and name of its InferenceDeployment.
-pub(crate) type Key = (String, String);
+pub(crate) type ServiceKey = (String, String);
 
 /// Under which terms requests wait.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Terms {
+pub(crate) struct HoldPolicy {
     /// Requests that this gateway holds at most.
     pub(crate) max_held: u32,
     /// How long it holds one.
@@ -29,9 +29,9 @@ pub(crate) struct Terms {
 }
 
 /// So many requests of a service, besides those that wait, may be on their way in or out.
-const ROOM: usize = 256;
+const EXTRA_CONNECTIONS: usize = 256;
 
-impl Terms {
+impl HoldPolicy {
     /// The answer at `now` while no replica is ready, if requests do not wait for one. Past its retry time a refusal counts no more:
     /// a budget that reopens needs no controller for that.
     pub(crate) fn refusal(&self, now: Timestamp) -> Option<Refusal> {
@@ -45,7 +45,7 @@ impl Terms {
 
     /// Connections that clients of the service may have, and bodies that it may be sent at a time.
     pub(crate) fn room(&self) -> usize {
-        (self.max_held as usize).saturating_add(ROOM)
+        (self.max_held as usize).saturating_add(EXTRA_CONNECTIONS)
     }
 }
 
@@ -54,25 +54,25 @@ impl Terms {
 enum Slice {
     /// Names the gateways of a service.
     Gateways {
-        service: Key,
+        service: ServiceKey,
         port: u16,
         addresses: BTreeSet<IpAddr>,
     },
     /// Names the replicas of a service that take requests.
     Replicas {
-        service: Key,
+        service: ServiceKey,
         ready: BTreeSet<SocketAddr>,
     },
 }
 
 /// The index.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Routes {
-    services: BTreeMap<Key, Terms>,
+pub(crate) struct RouteTable {
+    services: BTreeMap<ServiceKey, HoldPolicy>,
     slices: BTreeMap<(String, String), Slice>,
 }
 
-impl Routes {
+impl RouteTable {
     /// Takes an InferenceDeployment as it is now. One that cannot be read keeps its last terms.
     pub(crate) fn apply_service(&mut self, object: &InferenceDeployment) {
         let Ok(settings) = object.spec.settings() else {
@@ -82,7 +82,7 @@ impl Routes {
             .status
             .as_ref()
             .and_then(|status| status.activation.as_ref());
-        let terms = Terms {
+        let terms = HoldPolicy {
             max_held: settings.max_held,
             hold_timeout: settings.hold_timeout,
             welcome: object.spec.activation.mode == ActivationMode::OnDemand,
@@ -111,17 +111,17 @@ impl Routes {
     }
 
     /// Forgets all InferenceDeployments but these: a new list is complete.
-    pub(crate) fn retain_services(&mut self, listed: &BTreeSet<Key>) {
+    pub(crate) fn retain_services(&mut self, listed: &BTreeSet<ServiceKey>) {
         self.services.retain(|key, _| listed.contains(key));
     }
 
     /// Forgets all EndpointSlices but these: a new list is complete.
-    pub(crate) fn retain_slices(&mut self, listed: &BTreeSet<Key>) {
+    pub(crate) fn retain_slices(&mut self, listed: &BTreeSet<ServiceKey>) {
         self.slices.retain(|key, _| listed.contains(key));
     }
 
     /// The ports that slices give to the gateway with this address. Of two services with one port, the first keeps it.
-    pub(crate) fn ports(&self, address: IpAddr) -> BTreeMap<u16, Key> {
+    pub(crate) fn ports(&self, address: IpAddr) -> BTreeMap<u16, ServiceKey> {
         let mut ports = BTreeMap::new();
         for slice in self.slices.values() {
             if let Slice::Gateways {
@@ -138,7 +138,7 @@ impl Routes {
     }
 
     /// The replicas of a service that take requests.
-    pub(crate) fn ready(&self, service: &Key) -> Vec<SocketAddr> {
+    pub(crate) fn ready(&self, service: &ServiceKey) -> Vec<SocketAddr> {
         let mut all = BTreeSet::new();
         for slice in self.slices.values() {
             if let Slice::Replicas { service: of, ready } = slice
@@ -151,12 +151,12 @@ impl Routes {
     }
 
     /// The terms of a service; `None` once it is gone.
-    pub(crate) fn terms(&self, service: &Key) -> Option<&Terms> {
+    pub(crate) fn terms(&self, service: &ServiceKey) -> Option<&HoldPolicy> {
         self.services.get(service)
     }
 }
 
-pub(crate) fn key(object: &impl ResourceExt) -> Key {
+pub(crate) fn key(object: &impl ResourceExt) -> ServiceKey {
     (object.namespace().unwrap_or_default(), object.name_any())
 }
 
@@ -224,13 +224,13 @@ mod tests {
         .unwrap()
     }
 
-    fn chat() -> Key {
+    fn chat() -> ServiceKey {
         ("ns".into(), "chat".into())
     }
 
     #[test]
     fn a_port_belongs_to_the_service_whose_slice_names_this_gateway() {
-        let mut routes = Routes::default();
+        let mut routes = RouteTable::default();
         routes.apply_slice(&slice(
             "chat-bursar-gateway",
             true,
@@ -247,7 +247,7 @@ mod tests {
 
     #[test]
     fn only_ready_endpoints_of_all_slices_serve() {
-        let mut routes = Routes::default();
+        let mut routes = RouteTable::default();
         routes.apply_slice(&slice(
             "chat-a",
             false,

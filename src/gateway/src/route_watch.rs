@@ -14,49 +14,49 @@ use kube::{Api, Client, ResourceExt};
 use tokio::sync::watch;
 
 use crate::Error;
-use crate::route::{self, Key, Routes};
+use crate::route::{self, ServiceKey, RouteTable};
 
-enum Change {
+enum WatchEvent {
     Service(Box<Event<InferenceDeployment>>),
     Slice(Box<Event<EndpointSlice>>),
 }
 
 /// The index, kept as the cluster is.
-pub(crate) struct Follower {
-    changes: Pin<Box<dyn Stream<Item = Change> + Send>>,
-    services: Feed<InferenceDeployment>,
-    slices: Feed<EndpointSlice>,
-    index: Routes,
-    publish: watch::Sender<Arc<Routes>>,
+pub(crate) struct RouteWatch {
+    changes: Pin<Box<dyn Stream<Item = WatchEvent> + Send>>,
+    services: EventHandler<InferenceDeployment>,
+    slices: EventHandler<EndpointSlice>,
+    index: RouteTable,
+    publish: watch::Sender<Arc<RouteTable>>,
 }
 
-impl Follower {
+impl RouteWatch {
     /// Nothing is known yet.
     pub(crate) fn new(client: Client) -> Self {
         Self {
             changes: changes(client).boxed(),
-            services: Feed::new(
-                Routes::apply_service,
-                Routes::delete_service,
-                Routes::retain_services,
+            services: EventHandler::new(
+                RouteTable::apply_service,
+                RouteTable::delete_service,
+                RouteTable::retain_services,
             ),
-            slices: Feed::new(
-                Routes::apply_slice,
-                Routes::delete_slice,
-                Routes::retain_slices,
+            slices: EventHandler::new(
+                RouteTable::apply_slice,
+                RouteTable::delete_slice,
+                RouteTable::retain_slices,
             ),
-            index: Routes::default(),
+            index: RouteTable::default(),
             publish: watch::Sender::default(),
         }
     }
 
     /// The index as it is published.
-    pub(crate) fn routes(&self) -> watch::Receiver<Arc<Routes>> {
+    pub(crate) fn routes(&self) -> watch::Receiver<Arc<RouteTable>> {
         self.publish.subscribe()
     }
 
     /// The index, once both first lists are complete.
-    pub(crate) fn complete(&self) -> Option<&Routes> {
+    pub(crate) fn complete(&self) -> Option<&RouteTable> {
         (self.services.synced && self.slices.synced).then_some(&self.index)
     }
 
@@ -67,8 +67,8 @@ impl Follower {
     pub(crate) async fn next(&mut self) -> Result<(), Error> {
         let change = self.changes.next().await;
         match change.ok_or(Error::Ended("the watch of services and slices"))? {
-            Change::Service(event) => self.services.take(*event, &mut self.index),
-            Change::Slice(event) => self.slices.take(*event, &mut self.index),
+            WatchEvent::Service(event) => self.services.take(*event, &mut self.index),
+            WatchEvent::Slice(event) => self.slices.take(*event, &mut self.index),
         }
         self.publish.send_replace(Arc::new(self.index.clone()));
         Ok(())
@@ -85,7 +85,7 @@ impl Follower {
     }
 }
 
-fn changes(client: Client) -> impl Stream<Item = Change> {
+fn changes(client: Client) -> impl Stream<Item = WatchEvent> {
     let services = watcher(
         Api::<InferenceDeployment>::all(client.clone()),
         watcher::Config::default(),
@@ -105,26 +105,26 @@ fn changes(client: Client) -> impl Stream<Item = Change> {
         .inspect_err(warn("endpointslices"))
         .filter_map(|event| async { event.ok() });
     futures::stream::select(
-        services.map(|event| Change::Service(Box::new(event))),
-        slices.map(|event| Change::Slice(Box::new(event))),
+        services.map(|event| WatchEvent::Service(Box::new(event))),
+        slices.map(|event| WatchEvent::Slice(Box::new(event))),
     )
 }
 
 /// How the events of one kind go into the index.
-struct Feed<K> {
-    apply: fn(&mut Routes, &K),
-    delete: fn(&mut Routes, &K),
-    retain: fn(&mut Routes, &BTreeSet<Key>),
-    listed: BTreeSet<Key>,
+struct EventHandler<K> {
+    apply: fn(&mut RouteTable, &K),
+    delete: fn(&mut RouteTable, &K),
+    retain: fn(&mut RouteTable, &BTreeSet<ServiceKey>),
+    listed: BTreeSet<ServiceKey>,
     /// The first list is complete.
     synced: bool,
 }
 
-impl<K: ResourceExt> Feed<K> {
+impl<K: ResourceExt> EventHandler<K> {
     fn new(
-        apply: fn(&mut Routes, &K),
-        delete: fn(&mut Routes, &K),
-        retain: fn(&mut Routes, &BTreeSet<Key>),
+        apply: fn(&mut RouteTable, &K),
+        delete: fn(&mut RouteTable, &K),
+        retain: fn(&mut RouteTable, &BTreeSet<ServiceKey>),
     ) -> Self {
         Self {
             apply,
@@ -135,7 +135,7 @@ impl<K: ResourceExt> Feed<K> {
         }
     }
 
-    fn take(&mut self, event: Event<K>, index: &mut Routes) {
+    fn take(&mut self, event: Event<K>, index: &mut RouteTable) {
         match event {
             Event::Init => self.listed.clear(),
             Event::InitApply(object) => {

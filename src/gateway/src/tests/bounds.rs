@@ -6,8 +6,8 @@ use super::*;
 
 #[tokio::test]
 async fn a_body_that_never_comes_wakes_nothing_and_ends_with_408() {
-    let silence = Duration::from_millis(300);
-    let world = World::with_silence(json!({}), silence).await;
+    let idle_timeout = Duration::from_millis(300);
+    let world = TestGateway::with_silence(json!({}), idle_timeout).await;
     let silent = b"POST / HTTP/1.1\r\nhost: chat\r\ncontent-length: 5\r\n\r\nhell";
     let answer = tokio::spawn(send(world.gateway, silent));
     let mut seen = world.demand.listen();
@@ -26,7 +26,7 @@ async fn a_body_that_never_comes_wakes_nothing_and_ends_with_408() {
 
 #[tokio::test]
 async fn a_refusal_reaches_a_client_that_still_sends_its_body() {
-    let mut world = World::new(json!({})).await;
+    let mut world = TestGateway::new(json!({})).await;
     let refusal = json!({"status": 429, "code": "insufficient_quota", "message": "m"});
     world.service(json!({}), refusal);
     for size in [4 << 20, 17 << 20] {
@@ -40,7 +40,7 @@ async fn a_refusal_reaches_a_client_that_still_sends_its_body() {
 
 #[tokio::test]
 async fn a_body_that_is_too_large_is_refused_before_it_is_sent() {
-    let world = World::new(json!({})).await;
+    let world = TestGateway::new(json!({})).await;
     let head = b"POST / HTTP/1.1\r\nhost: chat\r\nexpect: 100-continue\r\ncontent-length: 16777217\r\n\r\n";
     let answer = send(world.gateway, head).await;
     assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
@@ -48,8 +48,8 @@ async fn a_body_that_is_too_large_is_refused_before_it_is_sent() {
 
 #[tokio::test]
 async fn a_body_that_trickles_has_no_longer_than_the_hold_timeout() {
-    let silence = Duration::from_millis(200);
-    let world = World::with_silence(json!({"holdTimeout": "1s"}), silence).await;
+    let idle_timeout = Duration::from_millis(200);
+    let world = TestGateway::with_silence(json!({"holdTimeout": "1s"}), idle_timeout).await;
     let mut client = TcpStream::connect(world.gateway).await.unwrap();
     let head = b"POST / HTTP/1.1\r\nhost: chat\r\ncontent-length: 1000\r\n\r\n";
     client.write_all(head).await.unwrap();
@@ -68,7 +68,7 @@ async fn a_body_that_trickles_has_no_longer_than_the_hold_timeout() {
 
 #[tokio::test]
 async fn a_connection_without_a_whole_request_is_closed() {
-    let world = World::with_silence(json!({}), Duration::from_millis(300)).await;
+    let world = TestGateway::with_silence(json!({}), Duration::from_millis(300)).await;
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
     for start in [&b""[..], b"P", b"POST / HTTP/1.1\r\nhost: c", preface] {
         let mut client = TcpStream::connect(world.gateway).await.unwrap();
@@ -81,7 +81,7 @@ async fn a_connection_without_a_whole_request_is_closed() {
 
 #[tokio::test]
 async fn a_service_has_so_many_connections_and_the_next_waits_for_one_to_end() {
-    let world = World::new(json!({"maxHeldRequests": 0})).await;
+    let world = TestGateway::new(json!({"maxHeldRequests": 0})).await;
     let mut silent = Vec::new();
     for _ in 0..256 {
         silent.push(TcpStream::connect(world.gateway).await.unwrap());
@@ -96,7 +96,7 @@ async fn a_service_has_so_many_connections_and_the_next_waits_for_one_to_end() {
 
 #[tokio::test]
 async fn a_head_that_is_too_large_is_refused() {
-    let world = World::new(json!({})).await;
+    let world = TestGateway::new(json!({})).await;
     let long = "x".repeat(100 << 10);
     let request = format!("GET / HTTP/1.1\r\nhost: chat\r\nx-long: {long}\r\n\r\n");
     let mut client = TcpStream::connect(world.gateway).await.unwrap();
@@ -110,7 +110,7 @@ async fn a_head_that_is_too_large_is_refused() {
 
 #[tokio::test]
 async fn a_port_that_cannot_be_had_leaves_the_others_served_and_is_opened_once_it_can() {
-    let mut world = World::new(json!({})).await;
+    let mut world = TestGateway::new(json!({})).await;
     let taken = TcpListener::bind("[::]:0").await.unwrap();
     let port = taken.local_addr().unwrap().port();
     let code = ("ns".to_owned(), "code".to_owned());

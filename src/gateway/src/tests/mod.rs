@@ -16,39 +16,39 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use crate::demand::Demand;
+use crate::demand::DemandTracker;
 use crate::listeners::Listeners;
-use crate::metrics::Meters;
-use crate::request::Forwarder;
-use crate::route::Routes;
+use crate::metrics::Metrics;
+use crate::request::RequestHandler;
+use crate::route::RouteTable;
 
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// A gateway for the one service ns/chat.
-struct World {
-    routes: Routes,
-    publish: watch::Sender<Arc<Routes>>,
-    demand: Demand,
+struct TestGateway {
+    routes: RouteTable,
+    publish: watch::Sender<Arc<RouteTable>>,
+    demand: DemandTracker,
     gateway: SocketAddr,
     listeners: Listeners,
 }
 
-impl World {
+impl TestGateway {
     async fn new(activation: Value) -> Self {
         Self::with_silence(activation, LIMIT).await
     }
 
     /// One that gives up clients which are silent for so long.
-    async fn with_silence(activation: Value, silence: Duration) -> Self {
-        let demand = Demand::new("g", Meters::new(&mut Registry::default()));
-        let (publish, receive) = watch::channel(Arc::new(Routes::default()));
-        let forwarder = Forwarder::new(
+    async fn with_silence(activation: Value, idle_timeout: Duration) -> Self {
+        let demand = DemandTracker::new("g", Metrics::new(&mut Registry::default()));
+        let (publish, receive) = watch::channel(Arc::new(RouteTable::default()));
+        let handler = RequestHandler::new(
             receive,
             demand.clone(),
-            Meters::new(&mut Registry::default()),
-            silence,
+            Metrics::new(&mut Registry::default()),
+            idle_timeout,
         );
-        let mut listeners = Listeners::new(forwarder);
+        let mut listeners = Listeners::new(handler);
         let port = free_port().await;
         assert!(
             listeners
@@ -57,7 +57,7 @@ impl World {
         );
         let gateway = SocketAddr::from(([127, 0, 0, 1], port));
         let mut world = Self {
-            routes: Routes::default(),
+            routes: RouteTable::default(),
             publish,
             demand,
             gateway,

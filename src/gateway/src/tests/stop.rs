@@ -9,7 +9,7 @@ use super::*;
 use crate::{Error, Options};
 
 /// A whole gateway before an API server, at 127.0.0.1.
-struct Process {
+struct GatewayProcess {
     client: kube::Client,
     stop: CancellationToken,
     ended: JoinHandle<Result<(), Error>>,
@@ -17,7 +17,7 @@ struct Process {
     service: SocketAddr,
 }
 
-impl Process {
+impl GatewayProcess {
     async fn start(grace: Duration) -> Self {
         let client = Server::new(&["ns"]).client();
         let (admin, control, port) = (free_port().await, free_port().await, free_port().await);
@@ -102,7 +102,7 @@ impl Process {
 
 #[tokio::test]
 async fn a_gateway_that_ends_serves_what_it_holds_once_a_replica_is_ready() {
-    let process = Process::start(Duration::from_secs(60)).await;
+    let process = GatewayProcess::start(Duration::from_secs(60)).await;
     process.says("/readyz", "200 OK").await;
     let first = tokio::spawn(ask(process.service));
     process.holds().await;
@@ -137,7 +137,7 @@ async fn a_gateway_that_ends_serves_what_it_holds_once_a_replica_is_ready() {
 
 #[tokio::test]
 async fn what_still_waits_at_the_end_of_the_grace_is_told_so() {
-    let process = Process::start(Duration::from_secs(2)).await;
+    let process = GatewayProcess::start(Duration::from_secs(2)).await;
     process.says("/readyz", "200 OK").await;
     let held = tokio::spawn(ask(process.service));
     process.holds().await;

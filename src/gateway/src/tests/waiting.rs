@@ -6,7 +6,7 @@ use super::*;
 
 #[tokio::test]
 async fn a_thousand_held_requests_are_all_served_once_a_replica_is_ready() {
-    let mut world = World::new(json!({})).await;
+    let mut world = TestGateway::new(json!({})).await;
     let clients: Vec<_> = (0..1000)
         .map(|_| tokio::spawn(ask(world.gateway)))
         .collect();
@@ -29,7 +29,7 @@ async fn a_thousand_held_requests_are_all_served_once_a_replica_is_ready() {
 
 #[tokio::test]
 async fn more_than_the_limit_is_refused_at_once() {
-    let world = World::new(json!({"maxHeldRequests": 1})).await;
+    let world = TestGateway::new(json!({"maxHeldRequests": 1})).await;
     let first = tokio::spawn(ask(world.gateway));
     world.holds(1).await;
     let answer = ask(world.gateway).await;
@@ -46,7 +46,7 @@ async fn more_than_the_limit_is_refused_at_once() {
 
 #[tokio::test]
 async fn a_request_is_not_held_longer_than_the_timeout() {
-    let world = World::new(json!({"holdTimeout": "300ms"})).await;
+    let world = TestGateway::new(json!({"holdTimeout": "300ms"})).await;
     let answer = ask(world.gateway).await;
     assert!(
         answer.starts_with("HTTP/1.1 504") && answer.contains("hold_expired"),
@@ -56,7 +56,7 @@ async fn a_request_is_not_held_longer_than_the_timeout() {
 
 #[tokio::test]
 async fn a_budget_that_closes_refuses_what_is_held_and_what_comes() {
-    let mut world = World::new(json!({})).await;
+    let mut world = TestGateway::new(json!({})).await;
     let held = tokio::spawn(ask(world.gateway));
     world.holds(1).await;
     let refusal =
@@ -72,7 +72,7 @@ async fn a_budget_that_closes_refuses_what_is_held_and_what_comes() {
 
 #[tokio::test]
 async fn an_answer_is_streamed_chunk_by_chunk() {
-    let mut world = World::new(json!({})).await;
+    let mut world = TestGateway::new(json!({})).await;
     let (listener, address) = upstream().await;
     let (go, mut wait) = tokio::sync::mpsc::channel::<()>(1);
     let server = tokio::spawn(async move {
@@ -108,7 +108,7 @@ async fn an_answer_is_streamed_chunk_by_chunk() {
 
 #[tokio::test]
 async fn a_replica_that_closes_its_socket_costs_no_request() {
-    let mut world = World::new(json!({})).await;
+    let mut world = TestGateway::new(json!({})).await;
     let (closing, address) = upstream().await;
     world.replica(Some(address));
     let client = tokio::spawn(ask(world.gateway));
@@ -126,7 +126,7 @@ async fn a_replica_that_closes_its_socket_costs_no_request() {
 
 #[tokio::test]
 async fn an_answer_that_broke_off_is_not_asked_for_again() {
-    let mut world = World::new(json!({})).await;
+    let mut world = TestGateway::new(json!({})).await;
     let (listener, address) = upstream().await;
     world.replica(Some(address));
     let client = tokio::spawn(ask(world.gateway));
@@ -146,7 +146,7 @@ async fn an_answer_that_broke_off_is_not_asked_for_again() {
 
 #[tokio::test]
 async fn a_stream_that_was_held_over_a_wake_is_passed_on_chunk_by_chunk() {
-    let mut world = World::new(json!({})).await;
+    let mut world = TestGateway::new(json!({})).await;
     let mut client = BufReader::new(TcpStream::connect(world.gateway).await.unwrap());
     client.get_mut().write_all(REQUEST).await.unwrap();
     world.holds(1).await;
@@ -172,7 +172,7 @@ async fn a_stream_that_was_held_over_a_wake_is_passed_on_chunk_by_chunk() {
 
 #[tokio::test]
 async fn a_refusal_that_appears_ends_what_waits_whatever_its_code() {
-    let mut world = World::new(json!({})).await;
+    let mut world = TestGateway::new(json!({})).await;
     let held = tokio::spawn(ask(world.gateway));
     world.holds(1).await;
     let message = "pod chat-1 cannot start: ImagePullBackOff";
@@ -192,7 +192,7 @@ async fn a_refusal_that_appears_ends_what_waits_whatever_its_code() {
 
 #[tokio::test]
 async fn a_refusal_past_its_retry_time_no_longer_counts() {
-    let mut world = World::new(json!({})).await;
+    let mut world = TestGateway::new(json!({})).await;
     let past = json!({"status": 429, "code": "insufficient_quota", "message": "m", "retryAt": "2026-01-01T00:00:00Z"});
     world.service(json!({}), past);
     let held = tokio::spawn(ask(world.gateway));
@@ -206,7 +206,7 @@ async fn a_refusal_past_its_retry_time_no_longer_counts() {
 
 #[tokio::test]
 async fn a_client_that_leaves_is_counted_no_more_and_ends_its_request_at_the_replica() {
-    let mut world = World::new(json!({})).await;
+    let mut world = TestGateway::new(json!({})).await;
     let mut client = TcpStream::connect(world.gateway).await.unwrap();
     client.write_all(REQUEST).await.unwrap();
     world.holds(1).await;
@@ -227,7 +227,7 @@ async fn a_client_that_leaves_is_counted_no_more_and_ends_its_request_at_the_rep
 
 #[tokio::test]
 async fn a_head_request_gets_the_headers_of_the_answer_and_no_body() {
-    let mut world = World::new(json!({})).await;
+    let mut world = TestGateway::new(json!({})).await;
     let (listener, address) = upstream().await;
     world.replica(Some(address));
     let mut client = TcpStream::connect(world.gateway).await.unwrap();
@@ -251,7 +251,7 @@ async fn a_head_request_gets_the_headers_of_the_answer_and_no_body() {
 
 #[tokio::test]
 async fn http2_requests_share_a_connection_that_is_closed_politely_once_one_was_answered() {
-    let mut world = World::new(json!({})).await;
+    let mut world = TestGateway::new(json!({})).await;
     let stream = TcpStream::connect(world.gateway).await.unwrap();
     let (sender, connection) = hyper::client::conn::http2::handshake(
         hyper_util::rt::TokioExecutor::new(),
@@ -286,7 +286,7 @@ async fn http2_requests_share_a_connection_that_is_closed_politely_once_one_was_
 
 #[tokio::test]
 async fn a_chunked_body_reaches_the_replica_whole() {
-    let mut world = World::new(json!({})).await;
+    let mut world = TestGateway::new(json!({})).await;
     let (listener, address) = upstream().await;
     answer_all(listener);
     world.replica(Some(address));
