@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::metrics::Metrics;
 use crate::route::ServiceKey;
 
-/// Changes are last_sent at most this often, a first held request aside.
+/// Changes are sent at most this often, a first held request aside.
 const COALESCE_INTERVAL: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Default)]
@@ -24,7 +24,7 @@ struct ServiceCounts {
 #[derive(Debug, Default)]
 struct State {
     services: BTreeMap<ServiceKey, ServiceCounts>,
-    next: u64,
+    next_id: u64,
 }
 
 /// Counters of the two versions that streams watch.
@@ -54,29 +54,29 @@ impl DemandTracker {
         }
     }
 
-    /// Changes the counts. `change` says whether listeners must be last_sent at once.
-    fn change<T>(&self, change: impl FnOnce(&mut State) -> (T, bool)) -> T {
-        let (changed, urgent) =
-            change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
+    /// Changes the counts. `update` returns whether subscribers must be told at once.
+    fn update<T>(&self, update: impl FnOnce(&mut State) -> (T, bool)) -> T {
+        let (value, urgent) =
+            update(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
         self.version.send_modify(|version| {
             version.change += 1;
             version.urgent += u64::from(urgent);
         });
-        changed
+        value
     }
 
     /// ServiceCounts a request as held, unless `max` are; it is until the guard is dropped.
     pub(crate) fn hold(&self, service: &ServiceKey, max: u32, now: Timestamp) -> Option<HeldGuard> {
-        let id = self.change(|state| {
+        let id = self.update(|state| {
             let counts = state.services.get(service);
             let before = counts.map_or(0, |counts| counts.held.len());
             if before >= max as usize {
                 return (None, false);
             }
-            state.next += 1;
+            state.next_id += 1;
             let counts = state.services.entry(service.clone()).or_default();
-            counts.held.insert((now, state.next));
-            (Some(state.next), before == 0)
+            counts.held.insert((now, state.next_id));
+            (Some(state.next_id), before == 0)
         })?;
         self.metrics.held.inc();
         Some(HeldGuard {
@@ -87,8 +87,8 @@ impl DemandTracker {
     }
 
     /// ServiceCounts a request as being forwarded, until the guard is dropped.
-    pub(crate) fn forward(&self, service: &ServiceKey) -> InFlightGuard {
-        self.change(|state| {
+    pub(crate) fn count_in_flight(&self, service: &ServiceKey) -> InFlightGuard {
+        self.update(|state| {
             state.services.entry(service.clone()).or_default().in_flight += 1;
             ((), false)
         });
@@ -99,8 +99,8 @@ impl DemandTracker {
         }
     }
 
-    fn release(&self, service: &ServiceKey, change: impl FnOnce(&mut ServiceCounts)) {
-        self.change(|state| {
+    fn remove(&self, service: &ServiceKey, change: impl FnOnce(&mut ServiceCounts)) {
+        self.update(|state| {
             if let Some(counts) = state.services.get_mut(service) {
                 change(counts);
                 if counts.held.is_empty() && counts.in_flight == 0 {
@@ -141,8 +141,8 @@ impl DemandTracker {
         }
     }
 
-    /// A listener to the counts.
-    pub(crate) fn listen(&self) -> Subscription {
+    /// A subscription to the counts.
+    pub(crate) fn subscribe(&self) -> Subscription {
         Subscription {
             demand: self.clone(),
             versions: self.version.subscribe(),
@@ -196,7 +196,7 @@ pub(crate) struct HeldGuard {
 
 impl Drop for HeldGuard {
     fn drop(&mut self) {
-        self.demand.release(&self.service, |counts| {
+        self.demand.remove(&self.service, |counts| {
             counts.held.remove(&self.entry);
         });
         self.demand.metrics.held.dec();
@@ -212,7 +212,7 @@ pub(crate) struct InFlightGuard {
 
 impl Drop for InFlightGuard {
     fn drop(&mut self) {
-        self.demand.release(&self.service, |counts| {
+        self.demand.remove(&self.service, |counts| {
             counts.in_flight = counts.in_flight.saturating_sub(1)
         });
         self.demand.metrics.in_flight.dec();
@@ -243,7 +243,7 @@ mod tests {
         let first = demand.hold(&chat(), 2, at(1)).unwrap();
         let _second = demand.hold(&chat(), 2, at(2)).unwrap();
         assert!(demand.hold(&chat(), 2, at(3)).is_none());
-        let _flying = demand.forward(&chat());
+        let _flying = demand.count_in_flight(&chat());
         let service = demand.message(at(4)).services.remove(0);
         assert_eq!(
             (service.held, service.in_flight, service.first_held_at),
@@ -257,7 +257,7 @@ mod tests {
     fn a_service_without_requests_is_not_named() {
         let demand = demand();
         drop(demand.hold(&chat(), 2, at(1)));
-        drop(demand.forward(&chat()));
+        drop(demand.count_in_flight(&chat()));
         assert!(demand.hold(&chat(), 0, at(1)).is_none());
         assert!(demand.message(at(1)).services.is_empty() && demand.is_idle());
     }
@@ -265,16 +265,16 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_first_held_request_is_told_at_once_and_others_soon() {
         let demand = demand();
-        let mut listener = demand.listen();
-        listener.next().await;
+        let mut subscription = demand.subscribe();
+        subscription.next().await;
         let began = Instant::now();
         let _first = demand.hold(&chat(), 9, at(1));
-        assert_eq!(listener.next().await.services[0].held, 1);
+        assert_eq!(subscription.next().await.services[0].held, 1);
         assert_eq!(began.elapsed(), Duration::ZERO);
         let _second = demand.hold(&chat(), 9, at(2));
-        assert_eq!(listener.next().await.services[0].held, 2);
+        assert_eq!(subscription.next().await.services[0].held, 2);
         assert_eq!(began.elapsed(), COALESCE_INTERVAL);
-        listener.next().await;
+        subscription.next().await;
         assert_eq!(began.elapsed(), COALESCE_INTERVAL + HEARTBEAT);
     }
 }

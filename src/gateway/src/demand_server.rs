@@ -40,7 +40,7 @@ pub(crate) struct DemandServer {
     /// Its key.
     pub(crate) key: PathBuf,
     /// Who may read the stream.
-    pub(crate) reader: String,
+    pub(crate) controller_user: String,
     /// The counts.
     pub(crate) demand: DemandTracker,
 }
@@ -67,8 +67,8 @@ impl DemandServer {
             tokio::spawn(async move {
                 tokio::select! {
                     () = stop.cancelled() => {}
-                    ended = converse(stream, &shared.0, &shared.1) => if let Err(why) = ended {
-                        tracing::debug!(%peer, why, "control connection ended");
+                    ended = serve_connection(stream, &shared.0, &shared.1) => if let Err(error) = ended {
+                        tracing::debug!(%peer, error, "control connection ended");
                     }
                 }
             });
@@ -94,31 +94,31 @@ impl DemandServer {
     }
 }
 
-async fn converse(
+async fn serve_connection(
     stream: TcpStream,
-    control: &DemandServer,
+    server: &DemandServer,
     client: &kube::Client,
 ) -> Result<(), String> {
     stream.set_nodelay(true).ok();
-    let handshake = control.acceptor()?.accept(stream);
+    let handshake = server.acceptor()?.accept(stream);
     let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake)
         .await
         .map_err(|_| "slow handshake".to_owned())?;
     let stream = stream.map_err(|error| error.to_string())?;
     let handle = service_fn(|request: Request<Incoming>| async move {
         let status = match (request.uri().path(), bearer(&request)) {
-            ("/v1/demand", Some(token)) => review(client, token, &control.reader).await,
+            ("/v1/demand", Some(token)) => review(client, token, &server.controller_user).await,
             ("/v1/demand", None) => StatusCode::UNAUTHORIZED,
             _ => StatusCode::NOT_FOUND,
         };
         let mut response = if status == StatusCode::OK {
-            let messages = stream::unfold(control.demand.listen(), |mut listener| async {
-                let message = listener.next().await;
+            let messages = stream::unfold(server.demand.subscribe(), |mut subscription| async {
+                let message = subscription.next().await;
                 let mut line = serde_json::to_vec(&message).unwrap_or_default();
                 line.push(b'\n');
                 Some((
                     Ok::<_, Infallible>(Frame::data(Bytes::from(line))),
-                    listener,
+                    subscription,
                 ))
             });
             Response::new(Either::Left(StreamBody::new(messages.boxed())))
@@ -147,8 +147,8 @@ fn bearer(request: &Request<Incoming>) -> Option<String> {
     value.strip_prefix("Bearer ").map(str::to_owned)
 }
 
-/// Whether the API server knows the token as the reader's, made for this audience.
-async fn review(client: &kube::Client, token: String, reader: &str) -> StatusCode {
+/// Whether the API server knows the token as the controller's, made for this audience.
+async fn review(client: &kube::Client, token: String, controller_user: &str) -> StatusCode {
     let spec = TokenReviewSpec {
         token,
         audiences: Some(vec![AUDIENCE.to_owned()]),
@@ -177,7 +177,7 @@ async fn review(client: &kube::Client, token: String, reader: &str) -> StatusCod
         .iter()
         .flatten()
         .any(|audience| audience == AUDIENCE);
-    match status.authenticated == Some(true) && audience && user == reader {
+    match status.authenticated == Some(true) && audience && user == controller_user {
         true => StatusCode::OK,
         false => {
             tracing::warn!(user, "refused a reader of the demand stream");

@@ -130,61 +130,68 @@ async fn serve(options: Options, client: Client, stop: CancellationToken) -> Res
         admin::routes(readiness.clone(), registry),
         ended.clone(),
     ));
-    let control = DemandServer {
+    let demand_server = DemandServer {
         port: options.control_port,
         certificate: options.tls_cert,
         key: options.tls_key,
-        reader: options.controller_service_account,
+        controller_user: options.controller_service_account,
         demand: demand.clone(),
     };
-    let control = tokio::spawn(control.serve(client.clone(), ended.clone()));
+    let demand_server = tokio::spawn(demand_server.serve(client.clone(), ended.clone()));
     let mut route_watch = RouteWatch::new(client);
     let routes = route_watch.routes();
     let handler = RequestHandler::new(routes.clone(), demand, metrics, CLIENT_IDLE_TIMEOUT);
     let listeners = Listeners::new(handler);
-    let life = async {
-        let listeners = listen(&mut route_watch, listeners, &readiness, options.pod_ip, &stop).await?;
+    let serving = async {
+        let listeners = sync_listeners(
+            &mut route_watch,
+            listeners,
+            &readiness,
+            options.pod_ip,
+            &stop,
+        )
+        .await?;
         readiness.set(false);
         let grace = options.termination_grace;
         let end = Instant::now() + grace.saturating_sub(SHUTDOWN_MARGIN).max(grace / 2);
         let mut routes = routes;
-        let leave = async {
-            let unnamed = routes.wait_for(|routes| routes.ports(options.pod_ip).is_empty());
+        let drain = async {
+            let deregistered = routes.wait_for(|routes| routes.ports(options.pod_ip).is_empty());
             let limit = DEREGISTRATION_TIMEOUT.min(grace / 2);
-            tokio::time::timeout(limit, unnamed).await.ok();
+            tokio::time::timeout(limit, deregistered).await.ok();
             tokio::time::sleep(ENDPOINT_PROPAGATION.min(grace / 4)).await;
-            listeners.close(end).await;
+            listeners.drain(end).await;
         };
         tokio::select! {
             ended = route_watch.run() => ended,
-            () = leave => Ok(()),
+            () = drain => Ok(()),
         }
     };
     tokio::select! {
-        ended = life => ended,
+        ended = serving => ended,
         ended = admin => ended.map_err(|_| Error::Ended("the admin server"))?.map_err(Error::Io),
-        ended = control => ended.map_err(|_| Error::Ended("the control port"))?.map_err(Error::Io),
+        ended = demand_server => ended.map_err(|_| Error::Ended("the control port"))?.map_err(Error::Io),
     }
 }
 
 /// Opens and closes the services' ports as slices name this gateway, until `stop`.
-async fn listen(
+async fn sync_listeners(
     route_watch: &mut RouteWatch,
     mut listeners: Listeners,
     readiness: &Readiness,
     address: IpAddr,
     stop: &CancellationToken,
 ) -> Result<Listeners, Error> {
-    let mut all = true;
+    let mut all_open = true;
     loop {
         tokio::select! {
             () = stop.cancelled() => return Ok(listeners),
-            taken = route_watch.next() => taken?,
-            () = tokio::time::sleep(PORT_RETRY_INTERVAL), if !all => {}
+            applied = route_watch.next() => applied?,
+            () = tokio::time::sleep(PORT_RETRY_INTERVAL), if !all_open => {}
         }
-        if let Some(routes) = route_watch.complete() {
+        if let Some(routes) = route_watch.synced() {
             // one port that another process has is no reason to serve no service
-            all = listeners.follow(routes.ports(address)).await;
+            all_open = listeners.sync(routes.ports(address)).await;
             readiness.set(true);
         }
     }

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::request::{RequestHandler, keep};
+use crate::request::{RequestHandler, set_socket_options};
 use crate::route::ServiceKey;
 
 /// While a service has as many connections as it may, the next wait in the kernel; it is looked again this often.
@@ -33,7 +33,7 @@ pub(crate) struct Listeners {
     handler: RequestHandler,
     open: BTreeMap<u16, (ServiceKey, CancellationToken)>,
     /// Ports that could not be opened.
-    missing: BTreeSet<u16>,
+    failed: BTreeSet<u16>,
     connections: TaskTracker,
 }
 
@@ -43,57 +43,51 @@ impl Listeners {
         Self {
             handler,
             open: BTreeMap::new(),
-            missing: BTreeSet::new(),
+            failed: BTreeSet::new(),
             connections: TaskTracker::new(),
         }
     }
 
     /// Opens and closes listeners until they are those of `ports`. Returns false if one could not be opened; the others serve.
-    pub(crate) async fn follow(&mut self, ports: BTreeMap<u16, ServiceKey>) -> bool {
+    pub(crate) async fn sync(&mut self, ports: BTreeMap<u16, ServiceKey>) -> bool {
         self.open.retain(|port, (service, closed)| {
-            let stays = ports.get(port) == Some(service);
-            if !stays {
+            let keep = ports.get(port) == Some(service);
+            if !keep {
                 tracing::info!(port, namespace = service.0, name = service.1, "closed");
                 closed.cancel();
             }
-            stays
+            keep
         });
-        self.missing.retain(|port| ports.contains_key(port));
+        self.failed.retain(|port| ports.contains_key(port));
         for (port, service) in ports {
             if self.open.contains_key(&port) {
                 continue;
             }
             match listen(port).await {
                 Ok(listener) => {
-                    self.missing.remove(&port);
+                    self.failed.remove(&port);
                     tracing::info!(port, namespace = service.0, name = service.1, "listening");
                     let closed = CancellationToken::new();
                     self.open.insert(port, (service.clone(), closed.clone()));
-                    let (handler, connections) =
-                        (self.handler.clone(), self.connections.clone());
-                    self.connections.spawn(accept(
-                        listener,
-                        service,
-                        handler,
-                        connections,
-                        closed,
-                    ));
+                    let (handler, connections) = (self.handler.clone(), self.connections.clone());
+                    self.connections
+                        .spawn(accept(listener, service, handler, connections, closed));
                 }
                 Err(error) => {
-                    if self.missing.insert(port) {
+                    if self.failed.insert(port) {
                         let (namespace, name) = service;
                         tracing::error!(port, namespace, name, %error, "cannot listen; trying again");
                     }
                 }
             }
         }
-        let missing = i64::try_from(self.missing.len()).unwrap_or(i64::MAX);
-        self.handler.metrics().closed_ports.set(missing);
-        self.missing.is_empty()
+        let failed = i64::try_from(self.failed.len()).unwrap_or(i64::MAX);
+        self.handler.metrics().closed_ports.set(failed);
+        self.failed.is_empty()
     }
 
     /// Closes all listeners and waits until nothing is held or in flight. What still waits at `end` is refused.
-    pub(crate) async fn close(self, end: Instant) {
+    pub(crate) async fn drain(self, end: Instant) {
         self.open.values().for_each(|(_, closed)| closed.cancel());
         self.connections.close();
         if tokio::time::timeout_at(end, self.connections.wait())
@@ -102,7 +96,7 @@ impl Listeners {
         {
             return;
         }
-        self.handler.leave();
+        self.handler.refuse_held();
         if tokio::time::timeout(REFUSAL_DELIVERY_TIMEOUT, self.connections.wait())
             .await
             .is_err()
@@ -123,10 +117,10 @@ async fn accept(
     connections: TaskTracker,
     closed: CancellationToken,
 ) {
-    let places = Arc::new(());
+    let slots = Arc::new(());
     loop {
         let accepted = async {
-            while Arc::strong_count(&places) > handler.room(&service) {
+            while Arc::strong_count(&slots) > handler.max_connections(&service) {
                 tokio::time::sleep(CAPACITY_POLL_INTERVAL).await;
             }
             // logs what fails, for want of file descriptors mostly, pauses and goes on
@@ -136,8 +130,8 @@ async fn accept(
             () = closed.cancelled() => return,
             accepted = accepted => accepted,
         };
-        let place = Arc::clone(&places);
-        let conversation = converse(
+        let slot = Arc::clone(&slots);
+        let connection = serve_connection(
             stream,
             peer,
             service.clone(),
@@ -145,31 +139,32 @@ async fn accept(
             closed.clone(),
         );
         connections.spawn(async move {
-            conversation.await;
-            drop(place);
+            connection.await;
+            drop(slot);
         });
     }
 }
 
 /// Serves one connection. After its first answer it is closed politely, so that the client's next one goes through the Service.
-async fn converse(
+async fn serve_connection(
     stream: TcpStream,
     peer: SocketAddr,
     service: ServiceKey,
     handler: RequestHandler,
     closed: CancellationToken,
 ) {
-    keep(&stream);
+    set_socket_options(&stream);
     let idle_timeout = handler.idle_timeout();
-    let (begun, answered) = (CancellationToken::new(), CancellationToken::new());
-    let (begins, after) = (begun.clone(), answered.clone());
+    let (first_request, first_response) = (CancellationToken::new(), CancellationToken::new());
+    let (on_request, responded) = (first_request.clone(), first_response.clone());
     let handle = service_fn(move |request| {
-        begins.cancel();
-        let (handler, service, answered) = (handler.clone(), service.clone(), answered.clone());
+        on_request.cancel();
+        let (handler, service, first_response) =
+            (handler.clone(), service.clone(), first_response.clone());
         async move {
-            let answer = handler.answer(service, peer, request).await;
-            answered.cancel();
-            Ok::<_, Infallible>(answer)
+            let response = handler.handle(service, peer, request).await;
+            first_response.cancel();
+            Ok::<_, Infallible>(response)
         }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -186,13 +181,13 @@ async fn converse(
         .max_header_list_size(MAX_HEAD_BYTES);
     let connection = builder.serve_connection(TokioIo::new(stream), handle);
     tokio::pin!(connection);
-    let silent = async {
-        tokio::time::timeout(idle_timeout, begun.cancelled())
+    let idle = async {
+        tokio::time::timeout(idle_timeout, first_request.cancelled())
             .await
             .is_err()
     };
-    tokio::pin!(silent);
-    let mut leaving = false;
+    tokio::pin!(idle);
+    let mut closing = false;
     loop {
         tokio::select! {
             ended = connection.as_mut() => {
@@ -201,9 +196,9 @@ async fn converse(
                 }
                 return;
             }
-            true = silent.as_mut(), if !begun.is_cancelled() => return,
-            () = wait_for_either(&after, &closed), if !leaving => {
-                leaving = true;
+            true = idle.as_mut(), if !first_request.is_cancelled() => return,
+            () = wait_for_either(&responded, &closed), if !closing => {
+                closing = true;
                 connection.as_mut().graceful_shutdown();
             }
         }

@@ -34,7 +34,7 @@ pub(crate) enum Refusal {
 
 impl Refusal {
     /// A word for metrics.
-    pub(crate) fn label(&self) -> &'static str {
+    pub(crate) fn outcome(&self) -> &'static str {
         match self {
             Self::Told(told) if told.status == 429 => "budget",
             Self::Told(told) if told.code == "start_failed" => "start_failed",

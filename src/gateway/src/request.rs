@@ -27,7 +27,7 @@ use crate::demand::{DemandTracker, HeldGuard, InFlightGuard};
 use crate::metrics::{Metrics, OutcomeLabel};
 use crate::refusal::Refusal;
 use crate::request_body::{self, BodyReader};
-use crate::route::{ServiceKey, RouteTable, HoldPolicy};
+use crate::route::{HoldPolicy, RouteTable, ServiceKey};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A peer that is gone without a word is noticed by the third of these.
@@ -55,10 +55,10 @@ pub(crate) struct RequestHandler {
     routes: watch::Receiver<Arc<RouteTable>>,
     demand: DemandTracker,
     metrics: Metrics,
-    bodies: BodyReader,
-    busy: Arc<Mutex<BTreeMap<SocketAddr, u64>>>,
+    body_reader: BodyReader,
+    replica_load: Arc<Mutex<BTreeMap<SocketAddr, u64>>>,
     idle_timeout: Duration,
-    leaving: CancellationToken,
+    shutdown: CancellationToken,
 }
 
 /// The answer to a request.
@@ -76,10 +76,10 @@ impl RequestHandler {
             routes,
             demand,
             metrics,
-            bodies: BodyReader::new(idle_timeout),
-            busy: Arc::default(),
+            body_reader: BodyReader::new(idle_timeout),
+            replica_load: Arc::default(),
             idle_timeout,
-            leaving: CancellationToken::new(),
+            shutdown: CancellationToken::new(),
         }
     }
 
@@ -94,17 +94,20 @@ impl RequestHandler {
     }
 
     /// Connections that clients of a service may have.
-    pub(crate) fn room(&self, service: &ServiceKey) -> usize {
-        self.routes.borrow().terms(service).map_or(1, HoldPolicy::room)
+    pub(crate) fn max_connections(&self, service: &ServiceKey) -> usize {
+        self.routes
+            .borrow()
+            .hold_policy(service)
+            .map_or(1, HoldPolicy::max_connections)
     }
 
     /// Refuses all that waits: this gateway ends.
-    pub(crate) fn leave(&self) {
-        self.leaving.cancel();
+    pub(crate) fn refuse_held(&self) {
+        self.shutdown.cancel();
     }
 
     /// Answers one request for `service`.
-    pub(crate) async fn answer(
+    pub(crate) async fn handle(
         &self,
         service: ServiceKey,
         peer: SocketAddr,
@@ -112,14 +115,14 @@ impl RequestHandler {
     ) -> ClientResponse {
         let version = request.version();
         let (parts, mut body) = request.into_parts();
-        let (outcome, mut answer) = match self.serve(&service, peer, &parts, &mut body).await {
+        let (outcome, mut response) = match self.forward(&service, peer, &parts, &mut body).await {
             Ok(response) => ("forwarded", response.map(Either::Right)),
             Err(refusal) => {
                 if !parts.headers.contains_key(header::EXPECT) && refusal != Refusal::BodyLate {
                     request_body::discard(body).await;
                 }
                 let response = refusal.response(Timestamp::now());
-                (refusal.label(), response.map(Either::Left))
+                (refusal.outcome(), response.map(Either::Left))
             }
         };
         self.metrics
@@ -128,14 +131,14 @@ impl RequestHandler {
             .inc();
         if version < Version::HTTP_2 {
             // the next request goes through the Service anew, to a replica if one is ready
-            answer
+            response
                 .headers_mut()
                 .insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        answer
+        response
     }
 
-    async fn serve(
+    async fn forward(
         &self,
         service: &ServiceKey,
         peer: SocketAddr,
@@ -143,59 +146,62 @@ impl RequestHandler {
         body: &mut Incoming,
     ) -> Result<Response<StreamedBody>, Refusal> {
         let arrived = Instant::now();
-        let (terms, ready) = self.look(service)?;
+        let (policy, ready) = self.lookup(service)?;
         if ready.is_empty() {
-            terms.refusal(Timestamp::now()).map_or(Ok(()), Err)?;
+            policy.refusal(Timestamp::now()).map_or(Ok(()), Err)?;
         }
-        let late = arrived + within(terms.hold_timeout).max(self.idle_timeout);
-        let body = self.bodies.read(service, body, terms.room(), late).await?;
+        let body_deadline = arrived + to_std(policy.hold_timeout).max(self.idle_timeout);
+        let body = self
+            .body_reader
+            .read(service, body, policy.max_connections(), body_deadline)
+            .await?;
         // counted from here: a client that sends no body wakes nothing and takes no place
         let mut held = Some(self.hold(service)?);
-        let complete = Instant::now();
+        let body_complete = Instant::now();
         let mut resends = 0;
         loop {
             let (address, stream) = self.connect(service, arrived).await?;
-            let waited = complete.elapsed();
-            let guard = ReplicaLoadGuard::new(&self.busy, address);
-            let in_flight = self.demand.forward(service);
+            let waited = body_complete.elapsed();
+            let guard = ReplicaLoadGuard::new(&self.replica_load, address);
+            let in_flight = self.demand.count_in_flight(service);
             // from here on its replica counts it
             drop(held.take());
-            let outgoing = outgoing(parts, &body.bytes, address, peer);
-            match send(stream, outgoing).await {
+            let upstream_request = upstream_request(parts, &body.bytes, address, peer);
+            match send(stream, upstream_request).await {
                 Ok(response) => {
                     self.metrics.hold_seconds.observe(waited.as_secs_f64());
-                    return Ok(incoming(response, guard, in_flight));
+                    return Ok(client_response(response, guard, in_flight));
                 }
-                Err(why)
-                    if resends < MAX_RESENDS && arrived.elapsed() < within(terms.hold_timeout) =>
+                Err(error)
+                    if resends < MAX_RESENDS && arrived.elapsed() < to_std(policy.hold_timeout) =>
                 {
                     resends += 1;
                     self.metrics.retries.inc();
-                    tracing::debug!(service = ?service, %address, %why, "no answer; trying again");
+                    tracing::debug!(service = ?service, %address, %error, "no answer; trying again");
                     held = self.demand.hold(service, u32::MAX, Timestamp::now());
                     tokio::time::sleep(RETRY_PAUSE).await;
                 }
-                Err(why) => return Err(Refusal::Upstream(why)),
+                Err(error) => return Err(Refusal::Upstream(error)),
             }
         }
     }
 
-    /// The terms of a service, and its ready replicas.
-    fn look(&self, service: &ServiceKey) -> Result<(HoldPolicy, Vec<SocketAddr>), Refusal> {
+    /// The policy of a service, and its ready replicas.
+    fn lookup(&self, service: &ServiceKey) -> Result<(HoldPolicy, Vec<SocketAddr>), Refusal> {
         let routes = self.routes.borrow();
-        let terms = routes.terms(service).cloned().ok_or(Refusal::Gone)?;
-        Ok((terms, routes.ready(service)))
+        let policy = routes.hold_policy(service).cloned().ok_or(Refusal::Gone)?;
+        Ok((policy, routes.ready_replicas(service)))
     }
 
     /// Counts a request as held.
     fn hold(&self, service: &ServiceKey) -> Result<HeldGuard, Refusal> {
-        let (terms, ready) = self.look(service)?;
+        let (policy, ready) = self.lookup(service)?;
         // what a ready replica takes at once does not wait
-        let most = match ready.is_empty() {
-            true => terms.max_held,
+        let max_held = match ready.is_empty() {
+            true => policy.max_held,
             false => u32::MAX,
         };
-        let held = self.demand.hold(service, most, Timestamp::now());
+        let held = self.demand.hold(service, max_held, Timestamp::now());
         held.ok_or(Refusal::QueueFull)
     }
 
@@ -208,26 +214,26 @@ impl RequestHandler {
         let mut routes = self.routes.clone();
         loop {
             routes.mark_unchanged();
-            let (terms, ready) = self.look(service)?;
-            let deadline = arrived + within(terms.hold_timeout);
+            let (policy, ready) = self.lookup(service)?;
+            let deadline = arrived + to_std(policy.hold_timeout);
             if ready.is_empty() {
-                terms.refusal(Timestamp::now()).map_or(Ok(()), Err)?;
+                policy.refusal(Timestamp::now()).map_or(Ok(()), Err)?;
             }
             for address in self.by_load(ready) {
                 if let Ok(Ok(stream)) =
                     tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await
                 {
-                    keep(&stream);
+                    set_socket_options(&stream);
                     return Ok((address, stream));
                 }
                 self.metrics.retries.inc();
             }
-            let expired = || Refusal::HoldExpired(terms.hold_timeout.as_secs());
-            let any = !routes.borrow().ready(service).is_empty();
+            let expired = || Refusal::HoldExpired(policy.hold_timeout.as_secs());
+            let has_ready = !routes.borrow().ready_replicas(service).is_empty();
             tokio::select! {
-                () = self.leaving.cancelled() => return Err(Refusal::Leaving),
+                () = self.shutdown.cancelled() => return Err(Refusal::Leaving),
                 () = tokio::time::sleep_until(deadline) => return Err(expired()),
-                () = tokio::time::sleep(RETRY_PAUSE), if any => if Instant::now() >= deadline { return Err(expired()) },
+                () = tokio::time::sleep(RETRY_PAUSE), if has_ready => if Instant::now() >= deadline { return Err(expired()) },
                 changed = routes.changed() => if changed.is_err() { return Err(Refusal::Gone) },
             }
         }
@@ -235,31 +241,34 @@ impl RequestHandler {
 
     /// The least busy first.
     fn by_load(&self, mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
-        let busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        addresses.sort_by_key(|address| busy.get(address).copied().unwrap_or(0));
+        let replica_load = self
+            .replica_load
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        addresses.sort_by_key(|address| replica_load.get(address).copied().unwrap_or(0));
         addresses
     }
 }
 
 /// Sets what every connection of a gateway has: small writes go out at once, and a peer that is gone is noticed.
-pub(crate) fn keep(stream: &TcpStream) {
-    let alive = TcpKeepalive::new()
+pub(crate) fn set_socket_options(stream: &TcpStream) {
+    let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE_INTERVAL)
         .with_interval(KEEPALIVE_INTERVAL)
         .with_retries(3);
     let set = stream
         .set_nodelay(true)
-        .and_then(|()| SockRef::from(stream).set_tcp_keepalive(&alive));
+        .and_then(|()| SockRef::from(stream).set_tcp_keepalive(&keepalive));
     if let Err(error) = set {
         tracing::debug!(%error, "a connection's options");
     }
 }
 
-fn within(limit: jiff::SignedDuration) -> Duration {
+fn to_std(limit: jiff::SignedDuration) -> Duration {
     limit.try_into().unwrap_or_default()
 }
 
-fn outgoing(
+fn upstream_request(
     parts: &http::request::Parts,
     body: &Bytes,
     address: SocketAddr,
@@ -288,16 +297,16 @@ fn outgoing(
 
 /// The headers that are not about one connection.
 fn end_to_end(headers: &HeaderMap) -> HeaderMap {
-    let mut kept = headers.clone();
-    let named = headers
+    let mut forwarded = headers.clone();
+    let connection_headers = headers
         .get_all(header::CONNECTION)
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','));
-    for name in named.map(str::trim).chain(HOP_BY_HOP) {
-        kept.remove(name);
+    for name in connection_headers.map(str::trim).chain(HOP_BY_HOP) {
+        forwarded.remove(name);
     }
-    kept
+    forwarded
 }
 
 /// Sends a request over a fresh connection; an error means that not a byte was answered.
@@ -314,7 +323,11 @@ async fn send(
         .map_err(|error| error.to_string())
 }
 
-fn incoming(response: Response<Incoming>, busy: ReplicaLoadGuard, in_flight: InFlightGuard) -> Response<StreamedBody> {
+fn client_response(
+    response: Response<Incoming>,
+    replica_load: ReplicaLoadGuard,
+    in_flight: InFlightGuard,
+) -> Response<StreamedBody> {
     let (mut parts, body) = response.into_parts();
     parts.headers = end_to_end(&parts.headers);
     parts.version = Version::default();
@@ -322,7 +335,7 @@ fn incoming(response: Response<Incoming>, busy: ReplicaLoadGuard, in_flight: InF
         parts,
         StreamedBody {
             body,
-            _busy: busy,
+            _load: replica_load,
             _in_flight: in_flight,
         },
     )
@@ -333,23 +346,23 @@ fn incoming(response: Response<Incoming>, busy: ReplicaLoadGuard, in_flight: InF
 struct ReplicaLoadGuard(Arc<Mutex<BTreeMap<SocketAddr, u64>>>, SocketAddr);
 
 impl ReplicaLoadGuard {
-    fn new(busy: &Arc<Mutex<BTreeMap<SocketAddr, u64>>>, address: SocketAddr) -> Self {
-        *busy
+    fn new(replica_load: &Arc<Mutex<BTreeMap<SocketAddr, u64>>>, address: SocketAddr) -> Self {
+        *replica_load
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .entry(address)
             .or_default() += 1;
-        Self(Arc::clone(busy), address)
+        Self(Arc::clone(replica_load), address)
     }
 }
 
 impl Drop for ReplicaLoadGuard {
     fn drop(&mut self) {
-        let mut busy = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = busy.get_mut(&self.1) {
+        let mut replica_load = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = replica_load.get_mut(&self.1) {
             *count -= 1;
             if *count == 0 {
-                busy.remove(&self.1);
+                replica_load.remove(&self.1);
             }
         }
     }
@@ -359,7 +372,7 @@ impl Drop for ReplicaLoadGuard {
 #[derive(Debug)]
 pub(crate) struct StreamedBody {
     body: Incoming,
-    _busy: ReplicaLoadGuard,
+    _load: ReplicaLoadGuard,
     _in_flight: InFlightGuard,
 }
 

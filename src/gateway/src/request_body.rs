@@ -23,7 +23,7 @@ const MAX_SERVICE_BYTES: usize = 128 << 20;
 /// connection that is closed with bytes unread is reset, answer and all.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What a service's bodies take.
+/// What the bodies of a service take.
 #[derive(Debug, Default)]
 struct Usage {
     /// BodyReader that are being read.
@@ -35,7 +35,7 @@ struct Usage {
 /// All bodies of this gateway.
 #[derive(Debug, Clone)]
 pub(crate) struct BodyReader {
-    taken: Arc<Mutex<BTreeMap<ServiceKey, Usage>>>,
+    usage: Arc<Mutex<BTreeMap<ServiceKey, Usage>>>,
     idle_timeout: Duration,
 }
 
@@ -43,60 +43,60 @@ impl BodyReader {
     /// None yet. A client that sends nothing for as long as `idle_timeout` is given up.
     pub(crate) fn new(idle_timeout: Duration) -> Self {
         Self {
-            taken: Arc::default(),
+            usage: Arc::default(),
             idle_timeout,
         }
     }
 
-    /// Reads a body until `deadline`, unless `most` of the service are being read.
+    /// Reads a body until `deadline`, unless `max_reads` of the service are being read.
     pub(crate) async fn read(
         &self,
         service: &ServiceKey,
         body: &mut Incoming,
-        most: usize,
+        max_reads: usize,
         deadline: Instant,
     ) -> Result<BufferedBody, Refusal> {
         if body.size_hint().lower() > MAX_BODY_BYTES as u64 {
             return Err(Refusal::TooLarge);
         }
-        let mut place = Reservation {
-            bodies: self.clone(),
+        let mut reservation = Reservation {
+            reader: self.clone(),
             service: service.clone(),
             bytes: 0,
         };
-        let _reading = place.reading(most).ok_or(Refusal::QueueFull)?;
+        let _slot = reservation.read_slot(max_reads).ok_or(Refusal::QueueFull)?;
         let mut bytes = BytesMut::new();
         loop {
-            let patience = deadline.min(Instant::now() + self.idle_timeout);
-            let frame = tokio::time::timeout_at(patience, body.frame()).await;
+            let frame_deadline = deadline.min(Instant::now() + self.idle_timeout);
+            let frame = tokio::time::timeout_at(frame_deadline, body.frame()).await;
             let Some(frame) = frame.map_err(|_| Refusal::BodyLate)? else {
                 break;
             };
             let frame = frame.map_err(|error| Refusal::BadBody(error.to_string()))?;
             bytes.extend_from_slice(&frame.into_data().unwrap_or_default());
-            place.grow(bytes.len())?;
+            reservation.grow(bytes.len())?;
         }
         Ok(BufferedBody {
             bytes: bytes.freeze(),
-            _place: place,
+            _reservation: reservation,
         })
     }
 
-    fn change<T>(&self, service: &ServiceKey, change: impl FnOnce(&mut Usage, usize) -> T) -> T {
-        let mut all = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let sum = all.values().map(|taken| taken.bytes).sum();
-        let taken = all.entry(service.clone()).or_default();
-        let changed = change(taken, sum);
-        if (taken.reading, taken.bytes) == (0, 0) {
+    fn update<T>(&self, service: &ServiceKey, update: impl FnOnce(&mut Usage, usize) -> T) -> T {
+        let mut all = self.usage.lock().unwrap_or_else(PoisonError::into_inner);
+        let sum = all.values().map(|usage| usage.bytes).sum();
+        let usage = all.entry(service.clone()).or_default();
+        let value = update(usage, sum);
+        if (usage.reading, usage.bytes) == (0, 0) {
             all.remove(service);
         }
-        changed
+        value
     }
 
     /// No body is being read or waits.
     #[cfg(test)]
     pub(crate) fn is_idle(&self) -> bool {
-        self.taken
+        self.usage
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .is_empty()
@@ -105,34 +105,34 @@ impl BodyReader {
 
 /// Reads what is left of a body, for a while.
 pub(crate) async fn discard(mut body: Incoming) {
-    let rest = async { while let Some(Ok(_)) = body.frame().await {} };
-    let _ = tokio::time::timeout(DISCARD_TIMEOUT, rest).await;
+    let remaining = async { while let Some(Ok(_)) = body.frame().await {} };
+    let _ = tokio::time::timeout(DISCARD_TIMEOUT, remaining).await;
 }
 
-/// A body that was read, in its place until it is dropped.
+/// A body that was read, in its reservation until it is dropped.
 #[derive(Debug)]
 pub(crate) struct BufferedBody {
     /// All of it.
     pub(crate) bytes: Bytes,
-    _place: Reservation,
+    _reservation: Reservation,
 }
 
 /// The bytes of one body.
 #[derive(Debug)]
 struct Reservation {
-    bodies: BodyReader,
+    reader: BodyReader,
     service: ServiceKey,
     bytes: usize,
 }
 
 impl Reservation {
-    fn reading(&self, most: usize) -> Option<ReadSlot> {
-        let room = self.bodies.change(&self.service, |taken, _| {
-            let room = taken.reading < most;
-            taken.reading += usize::from(room);
-            room
+    fn read_slot(&self, max_reads: usize) -> Option<ReadSlot> {
+        let has_room = self.reader.update(&self.service, |usage, _| {
+            let has_room = usage.reading < max_reads;
+            usage.reading += usize::from(has_room);
+            has_room
         });
-        room.then(|| ReadSlot(self.bodies.clone(), self.service.clone()))
+        has_room.then(|| ReadSlot(self.reader.clone(), self.service.clone()))
     }
 
     fn grow(&mut self, bytes: usize) -> Result<(), Refusal> {
@@ -140,11 +140,11 @@ impl Reservation {
             return Err(Refusal::TooLarge);
         }
         let more = bytes - self.bytes;
-        self.bodies.change(&self.service, |taken, all| {
-            if taken.bytes + more > MAX_SERVICE_BYTES || all + more > MAX_TOTAL_BYTES {
+        self.reader.update(&self.service, |usage, all| {
+            if usage.bytes + more > MAX_SERVICE_BYTES || all + more > MAX_TOTAL_BYTES {
                 return Err(Refusal::QueueFull);
             }
-            taken.bytes += more;
+            usage.bytes += more;
             Ok(())
         })?;
         self.bytes = bytes;
@@ -154,8 +154,8 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.bodies
-            .change(&self.service, |taken, _| taken.bytes -= self.bytes);
+        self.reader
+            .update(&self.service, |usage, _| usage.bytes -= self.bytes);
     }
 }
 
@@ -165,7 +165,7 @@ struct ReadSlot(BodyReader, ServiceKey);
 
 impl Drop for ReadSlot {
     fn drop(&mut self) {
-        self.0.change(&self.1, |taken, _| taken.reading -= 1);
+        self.0.update(&self.1, |usage, _| usage.reading -= 1);
     }
 }
 
@@ -173,9 +173,9 @@ impl Drop for ReadSlot {
 mod tests {
     use super::*;
 
-    fn place(bodies: &BodyReader, name: &str) -> Reservation {
+    fn reservation(reader: &BodyReader, name: &str) -> Reservation {
         Reservation {
-            bodies: bodies.clone(),
+            reader: reader.clone(),
             service: ("ns".into(), name.into()),
             bytes: 0,
         }
@@ -183,34 +183,34 @@ mod tests {
 
     #[test]
     fn one_service_cannot_take_the_room_of_all() {
-        let bodies = BodyReader::new(Duration::ZERO);
+        let reader = BodyReader::new(Duration::ZERO);
         let fill = |name: &str| {
-            let mut places = Vec::new();
+            let mut reservations = Vec::new();
             loop {
-                let mut next = place(&bodies, name);
+                let mut next = reservation(&reader, name);
                 if next.grow(MAX_BODY_BYTES).is_err() {
-                    return places;
+                    return reservations;
                 }
-                places.push(next);
+                reservations.push(next);
             }
         };
         let (chat, code) = (fill("chat"), fill("code"));
         assert_eq!((chat.len(), code.len()), (8, 8));
         assert!(
-            place(&bodies, "third").grow(1).is_err(),
+            reservation(&reader, "third").grow(1).is_err(),
             "all of it is taken"
         );
         drop((chat, code));
-        assert!(bodies.is_idle());
+        assert!(reader.is_idle());
     }
 
     #[test]
     fn bodies_that_are_being_read_are_bounded_in_number() {
-        let bodies = BodyReader::new(Duration::ZERO);
-        let chat = place(&bodies, "chat");
-        let first = chat.reading(1);
-        assert!(first.is_some() && chat.reading(1).is_none());
+        let reader = BodyReader::new(Duration::ZERO);
+        let chat = reservation(&reader, "chat");
+        let first = chat.read_slot(1);
+        assert!(first.is_some() && chat.read_slot(1).is_none());
         drop(first);
-        assert!(chat.reading(1).is_some());
+        assert!(chat.read_slot(1).is_some());
     }
 }

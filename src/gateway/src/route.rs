@@ -23,7 +23,7 @@ pub(crate) struct HoldPolicy {
     /// How long it holds one.
     pub(crate) hold_timeout: SignedDuration,
     /// Requests may wake the service.
-    pub(crate) welcome: bool,
+    pub(crate) on_demand: bool,
     /// The answer while no replica is ready and none may start.
     pub(crate) refusal: Option<RefusalStatus>,
 }
@@ -35,16 +35,17 @@ impl HoldPolicy {
     /// The answer at `now` while no replica is ready, if requests do not wait for one. Past its retry time a refusal counts no more:
     /// a budget that reopens needs no controller for that.
     pub(crate) fn refusal(&self, now: Timestamp) -> Option<Refusal> {
-        let current = |told: &&RefusalStatus| told.retry_at.as_ref().is_none_or(|at| at.0 > now);
+        let current =
+            |refusal: &&RefusalStatus| refusal.retry_at.as_ref().is_none_or(|at| at.0 > now);
         match self.refusal.as_ref().filter(current) {
-            Some(told) => Some(Refusal::Told(told.clone())),
-            None if !self.welcome => Some(Refusal::Stopped),
+            Some(refusal) => Some(Refusal::Told(refusal.clone())),
+            None if !self.on_demand => Some(Refusal::Stopped),
             None => None,
         }
     }
 
     /// Connections that clients of the service may have, and bodies that it may be sent at a time.
-    pub(crate) fn room(&self) -> usize {
+    pub(crate) fn max_connections(&self) -> usize {
         (self.max_held as usize).saturating_add(EXTRA_CONNECTIONS)
     }
 }
@@ -73,7 +74,7 @@ pub(crate) struct RouteTable {
 }
 
 impl RouteTable {
-    /// Takes an InferenceDeployment as it is now. One that cannot be read keeps its last terms.
+    /// Takes an InferenceDeployment as it is now. One that cannot be read keeps its last policy.
     pub(crate) fn apply_service(&mut self, object: &InferenceDeployment) {
         let Ok(settings) = object.spec.settings() else {
             return;
@@ -82,32 +83,32 @@ impl RouteTable {
             .status
             .as_ref()
             .and_then(|status| status.activation.as_ref());
-        let terms = HoldPolicy {
+        let policy = HoldPolicy {
             max_held: settings.max_held,
             hold_timeout: settings.hold_timeout,
-            welcome: object.spec.activation.mode == ActivationMode::OnDemand,
+            on_demand: object.spec.activation.mode == ActivationMode::OnDemand,
             refusal: activation.and_then(|activation| activation.refusal.clone()),
         };
-        self.services.insert(key(object), terms);
+        self.services.insert(service_key(object), policy);
     }
 
     /// Forgets an InferenceDeployment.
     pub(crate) fn delete_service(&mut self, object: &InferenceDeployment) {
-        self.services.remove(&key(object));
+        self.services.remove(&service_key(object));
     }
 
     /// Takes an EndpointSlice as it is now.
     pub(crate) fn apply_slice(&mut self, slice: &EndpointSlice) {
-        let name = key(slice);
-        match read(slice) {
-            Some(read) => self.slices.insert(name, read),
+        let name = service_key(slice);
+        match parse(slice) {
+            Some(parsed) => self.slices.insert(name, parsed),
             None => self.slices.remove(&name),
         };
     }
 
     /// Forgets an EndpointSlice.
     pub(crate) fn delete_slice(&mut self, slice: &EndpointSlice) {
-        self.slices.remove(&key(slice));
+        self.slices.remove(&service_key(slice));
     }
 
     /// Forgets all InferenceDeployments but these: a new list is complete.
@@ -138,11 +139,14 @@ impl RouteTable {
     }
 
     /// The replicas of a service that take requests.
-    pub(crate) fn ready(&self, service: &ServiceKey) -> Vec<SocketAddr> {
+    pub(crate) fn ready_replicas(&self, service: &ServiceKey) -> Vec<SocketAddr> {
         let mut all = BTreeSet::new();
         for slice in self.slices.values() {
-            if let Slice::Replicas { service: of, ready } = slice
-                && of == service
+            if let Slice::Replicas {
+                service: owner,
+                ready,
+            } = slice
+                && owner == service
             {
                 all.extend(ready);
             }
@@ -150,17 +154,17 @@ impl RouteTable {
         all.into_iter().collect()
     }
 
-    /// The terms of a service; `None` once it is gone.
-    pub(crate) fn terms(&self, service: &ServiceKey) -> Option<&HoldPolicy> {
+    /// The policy of a service; `None` once it is gone.
+    pub(crate) fn hold_policy(&self, service: &ServiceKey) -> Option<&HoldPolicy> {
         self.services.get(service)
     }
 }
 
-pub(crate) fn key(object: &impl ResourceExt) -> ServiceKey {
+pub(crate) fn service_key(object: &impl ResourceExt) -> ServiceKey {
     (object.namespace().unwrap_or_default(), object.name_any())
 }
 
-fn read(slice: &EndpointSlice) -> Option<Slice> {
+fn parse(slice: &EndpointSlice) -> Option<Slice> {
     let service = (
         slice.namespace()?,
         slice.labels().get(WORKLOAD_LABEL)?.clone(),
@@ -237,12 +241,15 @@ mod tests {
             20_017,
             &[("10.0.0.1", false), ("10.0.0.2", false)],
         ));
-        let here = "10.0.0.1".parse().unwrap();
-        assert_eq!(routes.ports(here), BTreeMap::from([(20_017, chat())]));
+        let address = "10.0.0.1".parse().unwrap();
+        assert_eq!(routes.ports(address), BTreeMap::from([(20_017, chat())]));
         assert!(routes.ports("10.0.0.9".parse().unwrap()).is_empty());
-        assert!(routes.ready(&chat()).is_empty(), "a gateway is no replica");
+        assert!(
+            routes.ready_replicas(&chat()).is_empty(),
+            "a gateway is no replica"
+        );
         routes.delete_slice(&slice("chat-bursar-gateway", true, 20_017, &[]));
-        assert!(routes.ports(here).is_empty());
+        assert!(routes.ports(address).is_empty());
     }
 
     #[test]
@@ -258,6 +265,6 @@ mod tests {
         let ready: Vec<SocketAddr> = ["10.0.1.1:8000", "10.0.1.3:8000"]
             .map(|text| text.parse().unwrap())
             .into();
-        assert_eq!(routes.ready(&chat()), ready);
+        assert_eq!(routes.ready_replicas(&chat()), ready);
     }
 }

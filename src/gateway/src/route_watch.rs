@@ -1,4 +1,4 @@
-//! Follows services and slices into the index, for as long as the gateway lives.
+//! Follows services and slices into the routes, for as long as the gateway lives.
 
 use std::collections::BTreeSet;
 use std::pin::Pin;
@@ -14,19 +14,19 @@ use kube::{Api, Client, ResourceExt};
 use tokio::sync::watch;
 
 use crate::Error;
-use crate::route::{self, ServiceKey, RouteTable};
+use crate::route::{self, RouteTable, ServiceKey};
 
 enum WatchEvent {
     Service(Box<Event<InferenceDeployment>>),
     Slice(Box<Event<EndpointSlice>>),
 }
 
-/// The index, kept as the cluster is.
+/// The routes, kept as the cluster is.
 pub(crate) struct RouteWatch {
-    changes: Pin<Box<dyn Stream<Item = WatchEvent> + Send>>,
+    events: Pin<Box<dyn Stream<Item = WatchEvent> + Send>>,
     services: EventHandler<InferenceDeployment>,
     slices: EventHandler<EndpointSlice>,
-    index: RouteTable,
+    routes: RouteTable,
     publish: watch::Sender<Arc<RouteTable>>,
 }
 
@@ -34,7 +34,7 @@ impl RouteWatch {
     /// Nothing is known yet.
     pub(crate) fn new(client: Client) -> Self {
         Self {
-            changes: changes(client).boxed(),
+            events: events(client).boxed(),
             services: EventHandler::new(
                 RouteTable::apply_service,
                 RouteTable::delete_service,
@@ -45,19 +45,19 @@ impl RouteWatch {
                 RouteTable::delete_slice,
                 RouteTable::retain_slices,
             ),
-            index: RouteTable::default(),
+            routes: RouteTable::default(),
             publish: watch::Sender::default(),
         }
     }
 
-    /// The index as it is published.
+    /// The routes as it is published.
     pub(crate) fn routes(&self) -> watch::Receiver<Arc<RouteTable>> {
         self.publish.subscribe()
     }
 
-    /// The index, once both first lists are complete.
-    pub(crate) fn complete(&self) -> Option<&RouteTable> {
-        (self.services.synced && self.slices.synced).then_some(&self.index)
+    /// The routes, once both first lists are complete.
+    pub(crate) fn synced(&self) -> Option<&RouteTable> {
+        (self.services.synced && self.slices.synced).then_some(&self.routes)
     }
 
     /// Takes and publishes the next change.
@@ -65,16 +65,16 @@ impl RouteWatch {
     /// # Errors
     /// When the watches end, which they never do.
     pub(crate) async fn next(&mut self) -> Result<(), Error> {
-        let change = self.changes.next().await;
-        match change.ok_or(Error::Ended("the watch of services and slices"))? {
-            WatchEvent::Service(event) => self.services.take(*event, &mut self.index),
-            WatchEvent::Slice(event) => self.slices.take(*event, &mut self.index),
+        let event = self.events.next().await;
+        match event.ok_or(Error::Ended("the watch of services and slices"))? {
+            WatchEvent::Service(event) => self.services.handle(*event, &mut self.routes),
+            WatchEvent::Slice(event) => self.slices.handle(*event, &mut self.routes),
         }
-        self.publish.send_replace(Arc::new(self.index.clone()));
+        self.publish.send_replace(Arc::new(self.routes.clone()));
         Ok(())
     }
 
-    /// Takes changes for ever.
+    /// Takes events for ever.
     ///
     /// # Errors
     /// As [`Self::next`].
@@ -85,7 +85,7 @@ impl RouteWatch {
     }
 }
 
-fn changes(client: Client) -> impl Stream<Item = WatchEvent> {
+fn events(client: Client) -> impl Stream<Item = WatchEvent> {
     let services = watcher(
         Api::<InferenceDeployment>::all(client.clone()),
         watcher::Config::default(),
@@ -110,12 +110,12 @@ fn changes(client: Client) -> impl Stream<Item = WatchEvent> {
     )
 }
 
-/// How the events of one kind go into the index.
+/// How the events of one kind go into the routes.
 struct EventHandler<K> {
     apply: fn(&mut RouteTable, &K),
     delete: fn(&mut RouteTable, &K),
     retain: fn(&mut RouteTable, &BTreeSet<ServiceKey>),
-    listed: BTreeSet<ServiceKey>,
+    relisted: BTreeSet<ServiceKey>,
     /// The first list is complete.
     synced: bool,
 }
@@ -130,24 +130,24 @@ impl<K: ResourceExt> EventHandler<K> {
             apply,
             delete,
             retain,
-            listed: BTreeSet::new(),
+            relisted: BTreeSet::new(),
             synced: false,
         }
     }
 
-    fn take(&mut self, event: Event<K>, index: &mut RouteTable) {
+    fn handle(&mut self, event: Event<K>, routes: &mut RouteTable) {
         match event {
-            Event::Init => self.listed.clear(),
+            Event::Init => self.relisted.clear(),
             Event::InitApply(object) => {
-                self.listed.insert(route::key(&object));
-                (self.apply)(index, &object);
+                self.relisted.insert(route::service_key(&object));
+                (self.apply)(routes, &object);
             }
             Event::InitDone => {
-                (self.retain)(index, &self.listed);
+                (self.retain)(routes, &self.relisted);
                 self.synced = true;
             }
-            Event::Apply(object) => (self.apply)(index, &object),
-            Event::Delete(object) => (self.delete)(index, &object),
+            Event::Apply(object) => (self.apply)(routes, &object),
+            Event::Delete(object) => (self.delete)(routes, &object),
         }
     }
 }

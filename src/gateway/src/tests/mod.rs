@@ -22,24 +22,24 @@ use crate::metrics::Metrics;
 use crate::request::RequestHandler;
 use crate::route::RouteTable;
 
-const LIMIT: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A gateway for the one service ns/chat.
 struct TestGateway {
     routes: RouteTable,
     publish: watch::Sender<Arc<RouteTable>>,
     demand: DemandTracker,
-    gateway: SocketAddr,
+    address: SocketAddr,
     listeners: Listeners,
 }
 
 impl TestGateway {
     async fn new(activation: Value) -> Self {
-        Self::with_silence(activation, LIMIT).await
+        Self::with_idle_timeout(activation, TIMEOUT).await
     }
 
     /// One that gives up clients which are silent for so long.
-    async fn with_silence(activation: Value, idle_timeout: Duration) -> Self {
+    async fn with_idle_timeout(activation: Value, idle_timeout: Duration) -> Self {
         let demand = DemandTracker::new("g", Metrics::new(&mut Registry::default()));
         let (publish, receive) = watch::channel(Arc::new(RouteTable::default()));
         let handler = RequestHandler::new(
@@ -52,28 +52,28 @@ impl TestGateway {
         let port = free_port().await;
         assert!(
             listeners
-                .follow([(port, ("ns".to_owned(), "chat".to_owned()))].into())
+                .sync([(port, ("ns".to_owned(), "chat".to_owned()))].into())
                 .await
         );
-        let gateway = SocketAddr::from(([127, 0, 0, 1], port));
-        let mut world = Self {
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let mut gateway = Self {
             routes: RouteTable::default(),
             publish,
             demand,
-            gateway,
+            address,
             listeners,
         };
-        world.service(activation, Value::Null);
-        world
+        gateway.set_service(activation, Value::Null);
+        gateway
     }
 
-    fn service(&mut self, activation: Value, refusal: Value) {
+    fn set_service(&mut self, activation: Value, refusal: Value) {
         let object = service(activation, refusal);
         self.routes.apply_service(&object);
         self.publish.send_replace(Arc::new(self.routes.clone()));
     }
 
-    fn replica(&mut self, address: Option<SocketAddr>) {
+    fn set_replica(&mut self, address: Option<SocketAddr>) {
         let slice = replica(address);
         self.routes.apply_slice(&slice);
         self.publish.send_replace(Arc::new(self.routes.clone()));
@@ -89,23 +89,23 @@ impl TestGateway {
     }
 
     /// Waits until nothing is counted.
-    async fn idle(&self) {
+    async fn wait_until_idle(&self) {
         let idle = async {
             while !self.demand.is_idle() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(LIMIT, idle).await.unwrap();
+        tokio::time::timeout(TIMEOUT, idle).await.unwrap();
     }
 
     /// Waits until this many requests are held.
-    async fn holds(&self, count: u64) {
+    async fn wait_for_held(&self, count: u64) {
         let reached = async {
             while self.held() != count {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(LIMIT, reached)
+        tokio::time::timeout(TIMEOUT, reached)
             .await
             .unwrap_or_else(|_| unreachable!("{} are held, not {count}", self.held()));
     }
@@ -144,26 +144,26 @@ const REQUEST: &[u8] =
     b"POST /v1/completions HTTP/1.1\r\nhost: chat\r\ncontent-length: 5\r\n\r\nhello";
 
 /// What a client gets: status, headers and body as they came.
-async fn ask(gateway: SocketAddr) -> String {
+async fn complete(gateway: SocketAddr) -> String {
     send(gateway, REQUEST).await
 }
 
 /// What a client gets that sends this; it reads until the connection is closed.
 async fn send(gateway: SocketAddr, request: &[u8]) -> String {
-    let asked = async {
+    let exchange = async {
         let mut stream = TcpStream::connect(gateway).await.unwrap();
         stream.write_all(request).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
         answer
     };
-    tokio::time::timeout(LIMIT, asked).await.unwrap()
+    tokio::time::timeout(TIMEOUT, exchange).await.unwrap()
 }
 
 /// Reads lines until what was seen has this text.
 async fn read_until(client: &mut BufReader<TcpStream>, seen: &mut String, text: &str) {
     while !seen.contains(text) {
-        let line = tokio::time::timeout(LIMIT, client.read_line(seen)).await;
+        let line = tokio::time::timeout(TIMEOUT, client.read_line(seen)).await;
         assert!(line.unwrap().unwrap() > 0, "{seen}");
     }
 }
@@ -183,7 +183,7 @@ async fn read_request(stream: &mut BufReader<TcpStream>) -> String {
     head
 }
 
-async fn upstream() -> (TcpListener, SocketAddr) {
+async fn replica_listener() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     (listener, address)

@@ -61,9 +61,9 @@ impl GatewayProcess {
     }
 
     /// Waits until an admin page has this text.
-    async fn says(&self, path: &str, text: &str) {
+    async fn wait_for_page(&self, path: &str, text: &str) {
         let request = format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n");
-        let said = async {
+        let found = async {
             loop {
                 if let Ok(mut stream) = TcpStream::connect(self.admin).await {
                     stream.write_all(request.as_bytes()).await.unwrap();
@@ -76,12 +76,12 @@ impl GatewayProcess {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        tokio::time::timeout(LIMIT, said).await.unwrap();
+        tokio::time::timeout(TIMEOUT, found).await.unwrap();
     }
 
     /// Waits until one request is held.
-    async fn holds(&self) {
-        self.says("/metrics", "bursar_gateway_held_requests 1\n")
+    async fn wait_for_held(&self) {
+        self.wait_for_page("/metrics", "bursar_gateway_held_requests 1\n")
             .await;
     }
 
@@ -95,7 +95,7 @@ impl GatewayProcess {
 
     /// Waits for the process to end.
     async fn end(self) {
-        let ended = tokio::time::timeout(LIMIT, self.ended).await;
+        let ended = tokio::time::timeout(TIMEOUT, self.ended).await;
         ended.unwrap().unwrap().unwrap();
     }
 }
@@ -103,24 +103,24 @@ impl GatewayProcess {
 #[tokio::test]
 async fn a_gateway_that_ends_serves_what_it_holds_once_a_replica_is_ready() {
     let process = GatewayProcess::start(Duration::from_secs(60)).await;
-    process.says("/readyz", "200 OK").await;
-    let first = tokio::spawn(ask(process.service));
-    process.holds().await;
+    process.wait_for_page("/readyz", "200 OK").await;
+    let first = tokio::spawn(complete(process.service));
+    process.wait_for_held().await;
     process.stop.cancel();
-    process.says("/readyz", "503").await;
+    process.wait_for_page("/readyz", "503").await;
     process.leave_the_slices().await;
     // nodes that do not know yet that it leaves still send requests
-    let second = tokio::spawn(ask(process.service));
+    let second = tokio::spawn(complete(process.service));
     process
-        .says("/metrics", "bursar_gateway_held_requests 2\n")
+        .wait_for_page("/metrics", "bursar_gateway_held_requests 2\n")
         .await;
     let closed = async {
         while TcpStream::connect(process.service).await.is_ok() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    tokio::time::timeout(LIMIT, closed).await.unwrap();
-    let (listener, address) = upstream().await;
+    tokio::time::timeout(TIMEOUT, closed).await.unwrap();
+    let (listener, address) = replica_listener().await;
     answer_all(listener);
     let params = PostParams::default();
     process
@@ -138,9 +138,9 @@ async fn a_gateway_that_ends_serves_what_it_holds_once_a_replica_is_ready() {
 #[tokio::test]
 async fn what_still_waits_at_the_end_of_the_grace_is_told_so() {
     let process = GatewayProcess::start(Duration::from_secs(2)).await;
-    process.says("/readyz", "200 OK").await;
-    let held = tokio::spawn(ask(process.service));
-    process.holds().await;
+    process.wait_for_page("/readyz", "200 OK").await;
+    let held = tokio::spawn(complete(process.service));
+    process.wait_for_held().await;
     process.stop.cancel();
     let answer = held.await.unwrap();
     assert!(

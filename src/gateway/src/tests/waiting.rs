@@ -6,14 +6,14 @@ use super::*;
 
 #[tokio::test]
 async fn a_thousand_held_requests_are_all_served_once_a_replica_is_ready() {
-    let mut world = TestGateway::new(json!({})).await;
+    let mut gateway = TestGateway::new(json!({})).await;
     let clients: Vec<_> = (0..1000)
-        .map(|_| tokio::spawn(ask(world.gateway)))
+        .map(|_| tokio::spawn(complete(gateway.address)))
         .collect();
-    world.holds(1000).await;
-    let (listener, address) = upstream().await;
+    gateway.wait_for_held(1000).await;
+    let (listener, address) = replica_listener().await;
     answer_all(listener);
-    world.replica(Some(address));
+    gateway.set_replica(Some(address));
     for answer in join_all(clients).await {
         let answer = answer.unwrap();
         assert!(
@@ -22,17 +22,17 @@ async fn a_thousand_held_requests_are_all_served_once_a_replica_is_ready() {
         );
     }
     assert!(
-        world.demand.is_idle(),
+        gateway.demand.is_idle(),
         "nothing is counted as held or in flight any more"
     );
 }
 
 #[tokio::test]
 async fn more_than_the_limit_is_refused_at_once() {
-    let world = TestGateway::new(json!({"maxHeldRequests": 1})).await;
-    let first = tokio::spawn(ask(world.gateway));
-    world.holds(1).await;
-    let answer = ask(world.gateway).await;
+    let gateway = TestGateway::new(json!({"maxHeldRequests": 1})).await;
+    let first = tokio::spawn(complete(gateway.address));
+    gateway.wait_for_held(1).await;
+    let answer = complete(gateway.address).await;
     assert!(
         answer.starts_with("HTTP/1.1 503")
             && answer.contains("queue_full")
@@ -41,13 +41,13 @@ async fn more_than_the_limit_is_refused_at_once() {
     );
     first.abort();
     let _ = first.await;
-    world.holds(0).await;
+    gateway.wait_for_held(0).await;
 }
 
 #[tokio::test]
 async fn a_request_is_not_held_longer_than_the_timeout() {
-    let world = TestGateway::new(json!({"holdTimeout": "300ms"})).await;
-    let answer = ask(world.gateway).await;
+    let gateway = TestGateway::new(json!({"holdTimeout": "300ms"})).await;
+    let answer = complete(gateway.address).await;
     assert!(
         answer.starts_with("HTTP/1.1 504") && answer.contains("hold_expired"),
         "{answer}"
@@ -56,13 +56,13 @@ async fn a_request_is_not_held_longer_than_the_timeout() {
 
 #[tokio::test]
 async fn a_budget_that_closes_refuses_what_is_held_and_what_comes() {
-    let mut world = TestGateway::new(json!({})).await;
-    let held = tokio::spawn(ask(world.gateway));
-    world.holds(1).await;
+    let mut gateway = TestGateway::new(json!({})).await;
+    let held = tokio::spawn(complete(gateway.address));
+    gateway.wait_for_held(1).await;
     let refusal =
         json!({"status": 429, "code": "insufficient_quota", "message": "budget team is exhausted"});
-    world.service(json!({}), refusal);
-    for answer in [held.await.unwrap(), ask(world.gateway).await] {
+    gateway.set_service(json!({}), refusal);
+    for answer in [held.await.unwrap(), complete(gateway.address).await] {
         assert!(
             answer.starts_with("HTTP/1.1 429") && answer.contains("insufficient_quota"),
             "{answer}"
@@ -72,9 +72,9 @@ async fn a_budget_that_closes_refuses_what_is_held_and_what_comes() {
 
 #[tokio::test]
 async fn an_answer_is_streamed_chunk_by_chunk() {
-    let mut world = TestGateway::new(json!({})).await;
-    let (listener, address) = upstream().await;
-    let (go, mut wait) = tokio::sync::mpsc::channel::<()>(1);
+    let mut gateway = TestGateway::new(json!({})).await;
+    let (listener, address) = replica_listener().await;
+    let (send_second, mut second_chunk) = tokio::sync::mpsc::channel::<()>(1);
     let server = tokio::spawn(async move {
         let (stream, _) = listener.accept().await.unwrap();
         let mut stream = BufReader::new(stream);
@@ -84,18 +84,18 @@ async fn an_answer_is_streamed_chunk_by_chunk() {
             .write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\none\n\r\n")
             .await
             .unwrap();
-        wait.recv().await.unwrap();
+        second_chunk.recv().await.unwrap();
         stream.write_all(b"4\r\ntwo\n\r\n0\r\n\r\n").await.unwrap();
         head
     });
-    world.replica(Some(address));
-    let mut client = BufReader::new(TcpStream::connect(world.gateway).await.unwrap());
+    gateway.set_replica(Some(address));
+    let mut client = BufReader::new(TcpStream::connect(gateway.address).await.unwrap());
     let request = b"POST /v1/completions HTTP/1.1\r\nhost: chat\r\nx-request-id: 7\r\ncontent-length: 5\r\n\r\nhello";
     client.get_mut().write_all(request).await.unwrap();
     let mut seen = String::new();
     // the second chunk is not sent before the first has arrived
     read_until(&mut client, &mut seen, "one\n").await;
-    go.send(()).await.unwrap();
+    send_second.send(()).await.unwrap();
     read_until(&mut client, &mut seen, "two\n").await;
     let head = server.await.unwrap().to_lowercase();
     assert!(
@@ -108,28 +108,28 @@ async fn an_answer_is_streamed_chunk_by_chunk() {
 
 #[tokio::test]
 async fn a_replica_that_closes_its_socket_costs_no_request() {
-    let mut world = TestGateway::new(json!({})).await;
-    let (closing, address) = upstream().await;
-    world.replica(Some(address));
-    let client = tokio::spawn(ask(world.gateway));
+    let mut gateway = TestGateway::new(json!({})).await;
+    let (closing, address) = replica_listener().await;
+    gateway.set_replica(Some(address));
+    let client = tokio::spawn(complete(gateway.address));
     // accepted, and closed before a byte is answered
     let (stream, _) = closing.accept().await.unwrap();
     let mut stream = BufReader::new(stream);
     read_request(&mut stream).await;
     drop((stream, closing));
-    let (listener, address) = upstream().await;
+    let (listener, address) = replica_listener().await;
     answer_all(listener);
-    world.replica(Some(address));
+    gateway.set_replica(Some(address));
     let answer = client.await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
 }
 
 #[tokio::test]
 async fn an_answer_that_broke_off_is_not_asked_for_again() {
-    let mut world = TestGateway::new(json!({})).await;
-    let (listener, address) = upstream().await;
-    world.replica(Some(address));
-    let client = tokio::spawn(ask(world.gateway));
+    let mut gateway = TestGateway::new(json!({})).await;
+    let (listener, address) = replica_listener().await;
+    gateway.set_replica(Some(address));
+    let client = tokio::spawn(complete(gateway.address));
     let (stream, _) = listener.accept().await.unwrap();
     let mut stream = BufReader::new(stream);
     read_request(&mut stream).await;
@@ -146,12 +146,12 @@ async fn an_answer_that_broke_off_is_not_asked_for_again() {
 
 #[tokio::test]
 async fn a_stream_that_was_held_over_a_wake_is_passed_on_chunk_by_chunk() {
-    let mut world = TestGateway::new(json!({})).await;
-    let mut client = BufReader::new(TcpStream::connect(world.gateway).await.unwrap());
+    let mut gateway = TestGateway::new(json!({})).await;
+    let mut client = BufReader::new(TcpStream::connect(gateway.address).await.unwrap());
     client.get_mut().write_all(REQUEST).await.unwrap();
-    world.holds(1).await;
-    let (listener, address) = upstream().await;
-    world.replica(Some(address));
+    gateway.wait_for_held(1).await;
+    let (listener, address) = replica_listener().await;
+    gateway.set_replica(Some(address));
     let (stream, _) = listener.accept().await.unwrap();
     let mut replica = BufReader::new(stream);
     read_request(&mut replica).await;
@@ -167,16 +167,16 @@ async fn a_stream_that_was_held_over_a_wake_is_passed_on_chunk_by_chunk() {
         read_until(&mut client, &mut seen, &event).await;
     }
     assert!(seen.contains("content-type: text/event-stream"), "{seen}");
-    assert_eq!(world.held(), 0, "what is streamed waits no more");
+    assert_eq!(gateway.held(), 0, "what is streamed waits no more");
 }
 
 #[tokio::test]
 async fn a_refusal_that_appears_ends_what_waits_whatever_its_code() {
-    let mut world = TestGateway::new(json!({})).await;
-    let held = tokio::spawn(ask(world.gateway));
-    world.holds(1).await;
+    let mut gateway = TestGateway::new(json!({})).await;
+    let held = tokio::spawn(complete(gateway.address));
+    gateway.wait_for_held(1).await;
     let message = "pod chat-1 cannot start: ImagePullBackOff";
-    world.service(
+    gateway.set_service(
         json!({}),
         json!({"status": 503, "code": "start_failed", "message": message}),
     );
@@ -192,45 +192,45 @@ async fn a_refusal_that_appears_ends_what_waits_whatever_its_code() {
 
 #[tokio::test]
 async fn a_refusal_past_its_retry_time_no_longer_counts() {
-    let mut world = TestGateway::new(json!({})).await;
+    let mut gateway = TestGateway::new(json!({})).await;
     let past = json!({"status": 429, "code": "insufficient_quota", "message": "m", "retryAt": "2026-01-01T00:00:00Z"});
-    world.service(json!({}), past);
-    let held = tokio::spawn(ask(world.gateway));
-    world.holds(1).await;
-    let (listener, address) = upstream().await;
+    gateway.set_service(json!({}), past);
+    let held = tokio::spawn(complete(gateway.address));
+    gateway.wait_for_held(1).await;
+    let (listener, address) = replica_listener().await;
     answer_all(listener);
-    world.replica(Some(address));
+    gateway.set_replica(Some(address));
     let answer = held.await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
 
 #[tokio::test]
 async fn a_client_that_leaves_is_counted_no_more_and_ends_its_request_at_the_replica() {
-    let mut world = TestGateway::new(json!({})).await;
-    let mut client = TcpStream::connect(world.gateway).await.unwrap();
+    let mut gateway = TestGateway::new(json!({})).await;
+    let mut client = TcpStream::connect(gateway.address).await.unwrap();
     client.write_all(REQUEST).await.unwrap();
-    world.holds(1).await;
+    gateway.wait_for_held(1).await;
     drop(client);
-    world.holds(0).await;
-    let (listener, address) = upstream().await;
-    world.replica(Some(address));
-    let mut client = TcpStream::connect(world.gateway).await.unwrap();
+    gateway.wait_for_held(0).await;
+    let (listener, address) = replica_listener().await;
+    gateway.set_replica(Some(address));
+    let mut client = TcpStream::connect(gateway.address).await.unwrap();
     client.write_all(REQUEST).await.unwrap();
     let (stream, _) = listener.accept().await.unwrap();
     let mut replica = BufReader::new(stream);
     read_request(&mut replica).await;
     drop(client);
-    let end = tokio::time::timeout(LIMIT, replica.read(&mut [0])).await;
+    let end = tokio::time::timeout(TIMEOUT, replica.read(&mut [0])).await;
     assert!(matches!(end, Ok(Ok(0) | Err(_))), "the replica works on");
-    world.idle().await;
+    gateway.wait_until_idle().await;
 }
 
 #[tokio::test]
 async fn a_head_request_gets_the_headers_of_the_answer_and_no_body() {
-    let mut world = TestGateway::new(json!({})).await;
-    let (listener, address) = upstream().await;
-    world.replica(Some(address));
-    let mut client = TcpStream::connect(world.gateway).await.unwrap();
+    let mut gateway = TestGateway::new(json!({})).await;
+    let (listener, address) = replica_listener().await;
+    gateway.set_replica(Some(address));
+    let mut client = TcpStream::connect(gateway.address).await.unwrap();
     client
         .write_all(b"HEAD /v1/models HTTP/1.1\r\nhost: chat\r\n\r\n")
         .await
@@ -242,7 +242,7 @@ async fn a_head_request_gets_the_headers_of_the_answer_and_no_body() {
         .unwrap();
     let mut answer = String::new();
     let read = client.read_to_string(&mut answer);
-    tokio::time::timeout(LIMIT, read).await.unwrap().unwrap();
+    tokio::time::timeout(TIMEOUT, read).await.unwrap().unwrap();
     assert!(
         answer.contains("content-length: 77") && answer.ends_with("\r\n\r\n"),
         "{answer}"
@@ -251,8 +251,8 @@ async fn a_head_request_gets_the_headers_of_the_answer_and_no_body() {
 
 #[tokio::test]
 async fn http2_requests_share_a_connection_that_is_closed_politely_once_one_was_answered() {
-    let mut world = TestGateway::new(json!({})).await;
-    let stream = TcpStream::connect(world.gateway).await.unwrap();
+    let mut gateway = TestGateway::new(json!({})).await;
+    let stream = TcpStream::connect(gateway.address).await.unwrap();
     let (sender, connection) = hyper::client::conn::http2::handshake(
         hyper_util::rt::TokioExecutor::new(),
         hyper_util::rt::TokioIo::new(stream),
@@ -268,16 +268,16 @@ async fn http2_requests_share_a_connection_that_is_closed_politely_once_one_was_
             tokio::spawn(async move { sender.send_request(request.unwrap()).await })
         })
         .collect();
-    world.holds(10).await;
-    let (listener, address) = upstream().await;
+    gateway.wait_for_held(10).await;
+    let (listener, address) = replica_listener().await;
     answer_all(listener);
-    world.replica(Some(address));
+    gateway.set_replica(Some(address));
     for response in join_all(requests).await {
         let response = response.unwrap().unwrap();
         assert_eq!(response.status(), 200);
         assert!(!response.headers().contains_key("connection"));
     }
-    tokio::time::timeout(LIMIT, connection)
+    tokio::time::timeout(TIMEOUT, connection)
         .await
         .unwrap()
         .unwrap()
@@ -286,11 +286,11 @@ async fn http2_requests_share_a_connection_that_is_closed_politely_once_one_was_
 
 #[tokio::test]
 async fn a_chunked_body_reaches_the_replica_whole() {
-    let mut world = TestGateway::new(json!({})).await;
-    let (listener, address) = upstream().await;
+    let mut gateway = TestGateway::new(json!({})).await;
+    let (listener, address) = replica_listener().await;
     answer_all(listener);
-    world.replica(Some(address));
+    gateway.set_replica(Some(address));
     let chunked = b"POST / HTTP/1.1\r\nhost: chat\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n";
-    let answer = send(world.gateway, chunked).await;
+    let answer = send(gateway.address, chunked).await;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
