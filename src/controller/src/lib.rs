@@ -196,7 +196,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
     metrics.leading.set(1);
     // the lease is given back only when nothing acts any more
     let done = CancellationToken::new();
-    let lost = tokio::spawn(leadership.keep(done.clone()));
+    let lost = tokio::spawn(leadership.run(done.clone()));
     tokio::select! {
         led = lead(&options, client, zone, metrics, explained) => led?,
         () = stop.cancelled() => {}

@@ -45,7 +45,7 @@ enum Step {
 
 /// How long a Lease has been seen unchanged.
 #[derive(Debug, Clone)]
-struct Sight {
+struct Observation {
     version: String,
     since: Instant,
 }
@@ -55,27 +55,27 @@ impl Candidate {
     fn step(
         &self,
         lease: Option<&Lease>,
-        sight: &mut Option<Sight>,
+        observed: &mut Option<Observation>,
         now: Instant,
-        wall: Timestamp,
+        timestamp: Timestamp,
     ) -> Step {
         let spec = lease.and_then(|lease| lease.spec.as_ref());
         let holder = spec
             .and_then(|spec| spec.holder_identity.as_deref())
             .filter(|holder| !holder.is_empty());
-        let mine = holder == Some(self.identity.as_str());
+        let held_by_self = holder == Some(self.identity.as_str());
         let version = lease.and_then(Lease::resource_version).unwrap_or_default();
-        let since = match sight {
-            Some(sight) if sight.version == version => sight.since,
+        let since = match observed {
+            Some(observed) if observed.version == version => observed.since,
             _ => now,
         };
-        *sight = Some(Sight { version, since });
+        *observed = Some(Observation { version, since });
         // the holder's own duration counts: it may be configured otherwise
         let seconds = spec
             .and_then(|spec| spec.lease_duration_seconds)
             .and_then(|seconds| u64::try_from(seconds).ok());
         let duration = seconds.map_or(self.duration, Duration::from_secs);
-        if holder.is_some() && !mine && now.duration_since(since) < duration {
+        if holder.is_some() && !held_by_self && now.duration_since(since) < duration {
             return Step::Wait;
         }
         let mut next = lease.cloned().unwrap_or_default();
@@ -86,13 +86,13 @@ impl Candidate {
         next.spec = Some(LeaseSpec {
             holder_identity: Some(self.identity.clone()),
             lease_duration_seconds: i32::try_from(self.duration.as_secs()).ok(),
-            acquire_time: if mine {
+            acquire_time: if held_by_self {
                 spec.and_then(|spec| spec.acquire_time.clone())
             } else {
-                Some(MicroTime(wall))
+                Some(MicroTime(timestamp))
             },
-            renew_time: Some(MicroTime(wall)),
-            lease_transitions: Some(if mine {
+            renew_time: Some(MicroTime(timestamp)),
+            lease_transitions: Some(if held_by_self {
                 transitions
             } else {
                 transitions.saturating_add(1)
@@ -112,17 +112,17 @@ impl Candidate {
         stop: &CancellationToken,
     ) -> Result<Leadership, Error> {
         let api: Api<Lease> = Api::namespaced(client, &self.namespace);
-        let mut sight = None;
+        let mut observed = None;
         loop {
-            let began = Instant::now();
-            match self.attempt(&api, &mut sight).await {
+            let started_at = Instant::now();
+            match self.attempt(&api, &mut observed).await {
                 Ok(Some(lease)) => {
                     tracing::info!(lease = self.name, "leading");
                     return Ok(Leadership {
                         candidate: self,
                         api,
                         lease,
-                        renewed: began,
+                        renewed_at: started_at,
                     });
                 }
                 Ok(None) => {}
@@ -132,7 +132,7 @@ impl Candidate {
             }
             tokio::select! {
                 () = stop.cancelled() => return Err(Error::Stopped),
-                () = tokio::time::sleep(self.pace()) => {}
+                () = tokio::time::sleep(self.retry_period()) => {}
             }
         }
     }
@@ -140,11 +140,11 @@ impl Candidate {
     async fn attempt(
         &self,
         api: &Api<Lease>,
-        sight: &mut Option<Sight>,
+        observed: &mut Option<Observation>,
     ) -> Result<Option<Lease>, String> {
         let call = async {
             let found = api.get_opt(&self.name).await?;
-            match self.step(found.as_ref(), sight, Instant::now(), Timestamp::now()) {
+            match self.step(found.as_ref(), observed, Instant::now(), Timestamp::now()) {
                 Step::Wait => Ok(None),
                 Step::Write(lease) => {
                     let written = match found {
@@ -163,19 +163,19 @@ impl Candidate {
                 }
             }
         };
-        tokio::time::timeout(self.pace() * 2, call)
+        tokio::time::timeout(self.retry_period() * 2, call)
             .await
             .map_err(|_| "no answer in time".to_owned())?
             .map_err(|error| error.to_string())
     }
 
     /// How often a Lease is renewed, or tried.
-    fn pace(&self) -> Duration {
+    fn retry_period(&self) -> Duration {
         self.duration / 6
     }
 
     /// After this long without a renewal the holder is none, well before another may be.
-    fn patience(&self) -> Duration {
+    fn renew_deadline(&self) -> Duration {
         self.duration * 2 / 3
     }
 }
@@ -186,27 +186,32 @@ pub struct Leadership {
     candidate: Candidate,
     api: Api<Lease>,
     lease: Lease,
-    renewed: Instant,
+    renewed_at: Instant,
 }
 
 impl Leadership {
     /// Renews until `stop`, and then gives the Lease back; or until it cannot be renewed. Returns true if it was lost.
     ///
     /// Whoever acts as leader must end when this returns.
-    pub async fn keep(mut self, stop: CancellationToken) -> bool {
+    pub async fn run(mut self, stop: CancellationToken) -> bool {
         loop {
             tokio::select! {
                 () = stop.cancelled() => {
-                    self.give_back().await;
+                    self.release().await;
                     return false;
                 }
-                () = tokio::time::sleep(self.candidate.pace()) => {}
+                () = tokio::time::sleep(self.candidate.retry_period()) => {}
             }
-            let left = self
+            let remaining = self
                 .candidate
-                .patience()
-                .saturating_sub(self.renewed.elapsed());
-            match tokio::time::timeout(left.min(self.candidate.pace() * 2), self.renew()).await {
+                .renew_deadline()
+                .saturating_sub(self.renewed_at.elapsed());
+            match tokio::time::timeout(
+                remaining.min(self.candidate.retry_period() * 2),
+                self.renew(),
+            )
+            .await
+            {
                 Ok(Ok(())) => {}
                 Ok(Err(kube::Error::Api(status))) if status.code == 409 || status.code == 404 => {
                     tracing::error!(
@@ -223,7 +228,7 @@ impl Leadership {
                     "renewing the lease got no answer"
                 ),
             }
-            if self.renewed.elapsed() >= self.candidate.patience() {
+            if self.renewed_at.elapsed() >= self.candidate.renew_deadline() {
                 tracing::error!(
                     lease = self.candidate.name,
                     "the lease could not be renewed in time; no longer leading"
@@ -234,7 +239,7 @@ impl Leadership {
     }
 
     async fn renew(&mut self) -> Result<(), kube::Error> {
-        let began = Instant::now();
+        let started_at = Instant::now();
         if let Some(spec) = &mut self.lease.spec {
             spec.renew_time = Some(MicroTime(Timestamp::now()));
         }
@@ -242,11 +247,11 @@ impl Leadership {
             .api
             .replace(&self.candidate.name, &PostParams::default(), &self.lease)
             .await?;
-        self.renewed = began;
+        self.renewed_at = started_at;
         Ok(())
     }
 
-    async fn give_back(&mut self) {
+    async fn release(&mut self) {
         if let Some(spec) = &mut self.lease.spec {
             spec.holder_identity = Some(String::new());
             spec.lease_duration_seconds = Some(1);
@@ -275,7 +280,7 @@ mod tests {
         }
     }
 
-    fn wall() -> Timestamp {
+    fn timestamp() -> Timestamp {
         Timestamp::from_second(1_796_000_000).unwrap()
     }
 
@@ -290,18 +295,24 @@ mod tests {
     #[test]
     fn a_lease_is_taken_only_after_it_was_seen_unchanged_for_its_duration() {
         let (a, b, now) = (candidate("a"), candidate("b"), Instant::now());
-        let held = written(a.step(None, &mut None, now, wall()), "1");
-        let mut sight = None;
-        assert_eq!(b.step(Some(&held), &mut sight, now, wall()), Step::Wait);
+        let held = written(a.step(None, &mut None, now, timestamp()), "1");
+        let mut observed = None;
+        assert_eq!(
+            b.step(Some(&held), &mut observed, now, timestamp()),
+            Step::Wait
+        );
         let late = now + Duration::from_secs(14);
-        assert_eq!(b.step(Some(&held), &mut sight, late, wall()), Step::Wait);
-        let mut renewed = written(a.step(Some(&held), &mut None, late, wall()), "2");
+        assert_eq!(
+            b.step(Some(&held), &mut observed, late, timestamp()),
+            Step::Wait
+        );
+        let mut renewed = written(a.step(Some(&held), &mut None, late, timestamp()), "2");
         assert_eq!(
             b.step(
                 Some(&renewed),
-                &mut sight,
+                &mut observed,
                 now + Duration::from_secs(20),
-                wall()
+                timestamp()
             ),
             Step::Wait,
             "it was renewed"
@@ -309,9 +320,9 @@ mod tests {
         let taken = written(
             b.step(
                 Some(&renewed),
-                &mut sight,
+                &mut observed,
                 now + Duration::from_secs(35),
-                wall(),
+                timestamp(),
             ),
             "3",
         );
@@ -327,11 +338,12 @@ mod tests {
     #[test]
     fn a_write_carries_the_version_that_was_read() {
         let mut held = written(
-            candidate("a").step(None, &mut None, Instant::now(), wall()),
+            candidate("a").step(None, &mut None, Instant::now(), timestamp()),
             "7",
         );
         held.spec.as_mut().unwrap().holder_identity = Some(String::new());
-        let Step::Write(next) = candidate("b").step(Some(&held), &mut None, Instant::now(), wall())
+        let Step::Write(next) =
+            candidate("b").step(Some(&held), &mut None, Instant::now(), timestamp())
         else {
             unreachable!("a lease that was given back is free at once")
         };
@@ -341,6 +353,6 @@ mod tests {
     #[test]
     fn a_holder_gives_up_before_another_may_take_over() {
         let candidate = candidate("a");
-        assert!(candidate.patience() + candidate.pace() < candidate.duration);
+        assert!(candidate.renew_deadline() + candidate.retry_period() < candidate.duration);
     }
 }
