@@ -1,5 +1,5 @@
 //! What controllers rely on an API server for, as checks that this server and the real one both pass: so the one cannot drift from
-//! the other. (A real server forgets versions only after minutes, so that a watch of such a one is told so is not among them.)
+//! the other. (A real server forgets versions only after minutes, so a watch of such a version is not among the checks.)
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -17,14 +17,14 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 /// What a check returns: nothing, or what was otherwise than expected.
-pub type Outcome = Result<(), String>;
+pub type CheckResult = Result<(), String>;
 
 /// One check.
 pub struct Check {
     /// What it promises.
     pub name: &'static str,
     /// Runs it in a namespace that exists. The kinds of `bursar.dev` must be served.
-    pub run: fn(Client, String) -> BoxFuture<'static, Outcome>,
+    pub run: fn(Client, String) -> BoxFuture<'static, CheckResult>,
 }
 
 const WATCH_LIMIT: Duration = Duration::from_secs(10);
@@ -91,19 +91,19 @@ fn create() -> PostParams {
     }
 }
 
-fn told<T>(result: kube::Result<T>) -> Result<T, String> {
+fn checked<T>(result: kube::Result<T>) -> Result<T, String> {
     result.map_err(|error| error.to_string())
 }
 
 /// The code of a refusal.
-fn code<T: Debug>(result: kube::Result<T>) -> Result<u16, String> {
+fn error_code<T: Debug>(result: kube::Result<T>) -> Result<u16, String> {
     match result {
         Err(kube::Error::Api(status)) => Ok(status.code),
         other => Err(format!("expected a refusal, got {other:?}")),
     }
 }
 
-fn equal<T: PartialEq + Debug>(what: &str, found: T, expected: T) -> Outcome {
+fn expect_equal<T: PartialEq + Debug>(what: &str, found: T, expected: T) -> CheckResult {
     if found == expected {
         Ok(())
     } else {
@@ -111,9 +111,9 @@ fn equal<T: PartialEq + Debug>(what: &str, found: T, expected: T) -> Outcome {
     }
 }
 
-async fn creating_gives_an_identity(client: &Client, namespace: &str) -> Outcome {
+async fn creating_gives_an_identity(client: &Client, namespace: &str) -> CheckResult {
     let api = configs(client, namespace);
-    let made = told(
+    let made = checked(
         api.create(&create(), &config("identity", json!({}), json!({}))?)
             .await,
     )?;
@@ -122,73 +122,77 @@ async fn creating_gives_an_identity(client: &Client, namespace: &str) -> Outcome
         made.resource_version().is_some(),
         made.creation_timestamp().is_some(),
     );
-    equal("uid, version, time", has, (true, true, true))?;
+    expect_equal("uid, version, time", has, (true, true, true))?;
     let again = api
         .create(&create(), &config("identity", json!({}), json!({}))?)
         .await;
-    equal("a second one", code(again)?, 409)?;
+    expect_equal("a second one", error_code(again)?, 409)?;
     let nowhere = configs(client, "no-such-namespace")
         .create(&create(), &config("x", json!({}), json!({}))?)
         .await;
-    equal("in a namespace that is not there", code(nowhere)?, 404)?;
-    equal(
+    expect_equal(
+        "in a namespace that is not there",
+        error_code(nowhere)?,
+        404,
+    )?;
+    expect_equal(
         "one that is not there",
-        told(api.get_opt("nobody").await)?.is_none(),
+        checked(api.get_opt("nobody").await)?.is_none(),
         true,
     )
 }
 
-async fn a_write_at_a_stale_version_conflicts(client: &Client, namespace: &str) -> Outcome {
+async fn a_write_at_a_stale_version_conflicts(client: &Client, namespace: &str) -> CheckResult {
     let api = configs(client, namespace);
-    let first = told(
+    let first = checked(
         api.create(&create(), &config("stale", json!({}), json!({"a": "1"}))?)
             .await,
     )?;
     let mut next = first.clone();
     next.data = object(json!({"a": "2"}))?;
-    told(api.replace("stale", &create(), &next).await)?;
+    checked(api.replace("stale", &create(), &next).await)?;
     next.data = object(json!({"a": "3"}))?;
-    equal(
+    expect_equal(
         "a write at the first version",
-        code(api.replace("stale", &create(), &next).await)?,
+        error_code(api.replace("stale", &create(), &next).await)?,
         409,
     )?;
-    let live = told(api.get("stale").await)?;
-    equal("the data", live.data, object(json!({"a": "2"}))?)
+    let live = checked(api.get("stale").await)?;
+    expect_equal("the data", live.data, object(json!({"a": "2"}))?)
 }
 
 async fn a_write_that_changes_nothing_makes_no_version(
     client: &Client,
     namespace: &str,
-) -> Outcome {
+) -> CheckResult {
     let api = configs(client, namespace);
-    let first = told(
+    let first = checked(
         api.create(&create(), &config("same", json!({}), json!({"a": "1"}))?)
             .await,
     )?;
-    let again = told(api.replace("same", &create(), &first).await)?;
-    equal(
+    let again = checked(api.replace("same", &create(), &first).await)?;
+    expect_equal(
         "the version",
         again.resource_version(),
         first.resource_version(),
     )
 }
 
-async fn status_and_the_rest_are_written_apart(client: &Client, namespace: &str) -> Outcome {
+async fn status_and_the_rest_are_written_apart(client: &Client, namespace: &str) -> CheckResult {
     let api = budgets(client, namespace);
     let mut wanted = budget("apart", "1")?;
     wanted.status = Some(object(json!({"spent": "9"}))?);
-    let mut made = told(api.create(&create(), &wanted).await)?;
-    equal("a status at creation", made.status.is_none(), true)?;
+    let mut made = checked(api.create(&create(), &wanted).await)?;
+    expect_equal("a status at creation", made.status.is_none(), true)?;
     made.spec.limit = "2".to_owned();
     made.status = Some(object(json!({"spent": "1"}))?);
-    let written = told(api.replace_status("apart", &create(), &made).await)?;
-    equal(
+    let written = checked(api.replace_status("apart", &create(), &made).await)?;
+    expect_equal(
         "the limit after a write of the status",
         written.spec.limit.as_str(),
         "1",
     )?;
-    equal(
+    expect_equal(
         "the status after it",
         written.status.as_ref().map(|status| status.spent.as_str()),
         Some("1"),
@@ -196,45 +200,45 @@ async fn status_and_the_rest_are_written_apart(client: &Client, namespace: &str)
     let mut next = written.clone();
     next.spec.limit = "3".to_owned();
     next.status = Some(object(json!({"spent": "8"}))?);
-    let written = told(api.replace("apart", &create(), &next).await)?;
-    equal(
+    let written = checked(api.replace("apart", &create(), &next).await)?;
+    expect_equal(
         "the limit after a write of the rest",
         written.spec.limit.as_str(),
         "3",
     )?;
-    equal(
+    expect_equal(
         "the status after it",
         written.status.map(|status| status.spent),
         Some("1".to_owned()),
     )?;
     let stale = api.replace_status("apart", &create(), &made).await;
-    equal("a status at a stale version", code(stale)?, 409)
+    expect_equal("a status at a stale version", error_code(stale)?, 409)
 }
 
-async fn the_generation_follows_what_is_asked_for(client: &Client, namespace: &str) -> Outcome {
+async fn the_generation_follows_what_is_asked_for(client: &Client, namespace: &str) -> CheckResult {
     let api = budgets(client, namespace);
-    let mut made = told(api.create(&create(), &budget("generation", "1")?).await)?;
-    equal("at creation", made.metadata.generation, Some(1))?;
+    let mut made = checked(api.create(&create(), &budget("generation", "1")?).await)?;
+    expect_equal("at creation", made.metadata.generation, Some(1))?;
     made.status = Some(object(json!({"spent": "1"}))?);
-    let made = told(api.replace_status("generation", &create(), &made).await)?;
-    equal("after a status", made.metadata.generation, Some(1))?;
+    let made = checked(api.replace_status("generation", &create(), &made).await)?;
+    expect_equal("after a status", made.metadata.generation, Some(1))?;
     let label = Patch::Merge(json!({"metadata": {"labels": {"a": "b"}}}));
-    let made = told(
+    let made = checked(
         api.patch("generation", &PatchParams::default(), &label)
             .await,
     )?;
-    equal("after a label", made.metadata.generation, Some(1))?;
+    expect_equal("after a label", made.metadata.generation, Some(1))?;
     let limit = Patch::Merge(json!({"spec": {"limit": "2"}}));
-    let made = told(
+    let made = checked(
         api.patch("generation", &PatchParams::default(), &limit)
             .await,
     )?;
-    equal("after a limit", made.metadata.generation, Some(2))
+    expect_equal("after a limit", made.metadata.generation, Some(2))
 }
 
-async fn a_patch_may_name_uid_and_version(client: &Client, namespace: &str) -> Outcome {
+async fn a_patch_may_name_uid_and_version(client: &Client, namespace: &str) -> CheckResult {
     let api = configs(client, namespace);
-    let made = told(
+    let made = checked(
         api.create(
             &create(),
             &config("guarded", json!({"a": "b", "c": "d"}), json!({}))?,
@@ -244,43 +248,43 @@ async fn a_patch_may_name_uid_and_version(client: &Client, namespace: &str) -> O
     let patch = |metadata: Value| Patch::Merge(json!({"metadata": metadata}));
     let params = PatchParams::default();
     let guarded = json!({"uid": made.uid(), "resourceVersion": made.resource_version(), "labels": {"a": null}});
-    let next = told(api.patch("guarded", &params, &patch(guarded.clone())).await)?;
-    equal(
+    let next = checked(api.patch("guarded", &params, &patch(guarded.clone())).await)?;
+    expect_equal(
         "the labels",
         next.labels().keys().cloned().collect::<Vec<_>>(),
         vec!["c".to_owned()],
     )?;
     // the same again is at a version that is not any more
     let again = patch(json!({"resourceVersion": made.resource_version(), "labels": {"e": "f"}}));
-    equal(
+    expect_equal(
         "a stale version",
-        code(api.patch("guarded", &params, &again).await)?,
+        error_code(api.patch("guarded", &params, &again).await)?,
         409,
     )?;
     let successor = patch(json!({
         "uid": "00000000-0000-0000-0000-000000000000", "resourceVersion": made.resource_version(), "labels": {"e": "f"},
     }));
     let refused = api.patch("guarded", &params, &successor).await;
-    equal("a stale version of another uid", code(refused)?, 409)?;
+    expect_equal("a stale version of another uid", error_code(refused)?, 409)?;
     let other = patch(json!({"uid": "00000000-0000-0000-0000-000000000000", "labels": {"e": "f"}}));
-    equal(
+    expect_equal(
         "another uid",
-        code(api.patch("guarded", &params, &other).await)?,
+        error_code(api.patch("guarded", &params, &other).await)?,
         422,
     )
 }
 
-async fn a_finalizer_holds_what_is_deleted(client: &Client, namespace: &str) -> Outcome {
+async fn a_finalizer_holds_what_is_deleted(client: &Client, namespace: &str) -> CheckResult {
     let api = configs(client, namespace);
     let mut wanted = config("held", json!({}), json!({}))?;
     wanted.metadata.finalizers = Some(vec![
         "bursar.dev/one".to_owned(),
         "bursar.dev/two".to_owned(),
     ]);
-    told(api.create(&create(), &wanted).await)?;
-    told(api.delete("held", &DeleteParams::default()).await)?;
-    let live = told(api.get("held").await)?;
-    equal(
+    checked(api.create(&create(), &wanted).await)?;
+    checked(api.delete("held", &DeleteParams::default()).await)?;
+    let live = checked(api.get("held").await)?;
+    expect_equal(
         "marked as deleted",
         live.metadata.deletion_timestamp.is_some(),
         true,
@@ -292,31 +296,31 @@ async fn a_finalizer_holds_what_is_deleted(client: &Client, namespace: &str) -> 
         "bursar.dev/two",
         "bursar.dev/three"
     ]));
-    equal(
+    expect_equal(
         "a new finalizer",
-        code(api.patch("held", &params, &added).await)?,
+        error_code(api.patch("held", &params, &added).await)?,
         422,
     )?;
-    told(
+    checked(
         api.patch("held", &params, &patch(json!(["bursar.dev/two"])))
             .await,
     )?;
-    equal(
+    expect_equal(
         "with one left",
-        told(api.get_opt("held").await)?.is_some(),
+        checked(api.get_opt("held").await)?.is_some(),
         true,
     )?;
-    told(api.patch("held", &params, &patch(json!([]))).await)?;
-    equal(
+    checked(api.patch("held", &params, &patch(json!([]))).await)?;
+    expect_equal(
         "with none left",
-        told(api.get_opt("held").await)?.is_none(),
+        checked(api.get_opt("held").await)?.is_none(),
         true,
     )
 }
 
-async fn a_deletion_may_name_a_uid(client: &Client, namespace: &str) -> Outcome {
+async fn a_deletion_may_name_a_uid(client: &Client, namespace: &str) -> CheckResult {
     let api = configs(client, namespace);
-    let made = told(
+    let made = checked(
         api.create(&create(), &config("mine", json!({}), json!({}))?)
             .await,
     )?;
@@ -328,16 +332,23 @@ async fn a_deletion_may_name_a_uid(client: &Client, namespace: &str) -> Outcome 
         ..DeleteParams::default()
     };
     let other = named(Some("00000000-0000-0000-0000-000000000000".to_owned()));
-    equal("another uid", code(api.delete("mine", &other).await)?, 409)?;
-    told(api.delete("mine", &named(made.uid())).await)?;
-    equal(
+    expect_equal(
+        "another uid",
+        error_code(api.delete("mine", &other).await)?,
+        409,
+    )?;
+    checked(api.delete("mine", &named(made.uid())).await)?;
+    expect_equal(
         "what is gone",
-        code(api.delete("mine", &DeleteParams::default()).await)?,
+        error_code(api.delete("mine", &DeleteParams::default()).await)?,
         404,
     )
 }
 
-async fn an_apply_takes_back_what_it_does_not_send(client: &Client, namespace: &str) -> Outcome {
+async fn an_apply_takes_back_what_it_does_not_send(
+    client: &Client,
+    namespace: &str,
+) -> CheckResult {
     let api = configs(client, namespace);
     let params = PatchParams::apply("check").force();
     let apply = |data: Value| {
@@ -345,33 +356,33 @@ async fn an_apply_takes_back_what_it_does_not_send(client: &Client, namespace: &
             json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "applied"}, "data": data}),
         )
     };
-    let first = told(
+    let first = checked(
         api.patch("applied", &params, &apply(json!({"a": "1", "b": "2"})))
             .await,
     )?;
-    let again = told(
+    let again = checked(
         api.patch("applied", &params, &apply(json!({"a": "1", "b": "2"})))
             .await,
     )?;
-    equal(
+    expect_equal(
         "the version after the same apply",
         again.resource_version(),
         first.resource_version(),
     )?;
     let other = Patch::Merge(json!({"data": {"theirs": "3"}}));
-    told(api.patch("applied", &PatchParams::default(), &other).await)?;
-    let last = told(
+    checked(api.patch("applied", &PatchParams::default(), &other).await)?;
+    let last = checked(
         api.patch("applied", &params, &apply(json!({"a": "9"})))
             .await,
     )?;
-    equal(
+    expect_equal(
         "the data",
         last.data,
         object(json!({"a": "9", "theirs": "3"}))?,
     )
 }
 
-async fn an_apply_may_name_uid_and_version(client: &Client, namespace: &str) -> Outcome {
+async fn an_apply_may_name_uid_and_version(client: &Client, namespace: &str) -> CheckResult {
     let api = configs(client, namespace);
     let params = PatchParams::apply("check").force();
     let apply = |metadata: Value| {
@@ -380,44 +391,44 @@ async fn an_apply_may_name_uid_and_version(client: &Client, namespace: &str) -> 
         )
     };
     let none = apply(json!({"name": "named", "uid": "00000000-0000-0000-0000-000000000000"}));
-    equal(
+    expect_equal(
         "a uid where nothing is",
-        code(api.patch("named", &params, &none).await)?,
+        error_code(api.patch("named", &params, &none).await)?,
         409,
     )?;
-    let made = told(
+    let made = checked(
         api.create(&create(), &config("named", json!({}), json!({}))?)
             .await,
     )?;
     let other = apply(json!({"name": "named", "uid": "00000000-0000-0000-0000-000000000000"}));
-    equal(
+    expect_equal(
         "another uid",
-        code(api.patch("named", &params, &other).await)?,
+        error_code(api.patch("named", &params, &other).await)?,
         422,
     )?;
     let exact = apply(
         json!({"name": "named", "uid": made.uid(), "resourceVersion": made.resource_version()}),
     );
-    told(api.patch("named", &params, &exact).await)?;
+    checked(api.patch("named", &params, &exact).await)?;
     let stale = Patch::Apply(json!({
         "apiVersion": "v1", "kind": "ConfigMap", "data": {"a": "2"},
         "metadata": {"name": "named", "resourceVersion": made.resource_version()},
     }));
-    equal(
+    expect_equal(
         "a stale version",
-        code(api.patch("named", &params, &stale).await)?,
+        error_code(api.patch("named", &params, &stale).await)?,
         409,
     )
 }
 
-async fn lists_select_by_label(client: &Client, namespace: &str) -> Outcome {
+async fn lists_select_by_label(client: &Client, namespace: &str) -> CheckResult {
     let api = configs(client, namespace);
     for (name, labels) in [
         ("list-a", json!({"set": "list", "n": "1"})),
         ("list-b", json!({"set": "list", "n": "2"})),
         ("list-c", json!({"set": "list"})),
     ] {
-        told(
+        checked(
             api.create(&create(), &config(name, labels, json!({}))?)
                 .await,
         )?;
@@ -431,27 +442,27 @@ async fn lists_select_by_label(client: &Client, namespace: &str) -> Outcome {
         ("set=list,n notin (1,2)", "list-c"),
         ("set=nothing", ""),
     ] {
-        let found = told(api.list(&ListParams::default().labels(selector)).await)?;
+        let found = checked(api.list(&ListParams::default().labels(selector)).await)?;
         let names: Vec<String> = found.items.iter().map(ResourceExt::name_any).collect();
-        equal(selector, names.join(" ").as_str(), expected)?;
+        expect_equal(selector, names.join(" ").as_str(), expected)?;
     }
     Ok(())
 }
 
-async fn metadata_can_be_had_alone(client: &Client, namespace: &str) -> Outcome {
+async fn metadata_can_be_had_alone(client: &Client, namespace: &str) -> CheckResult {
     let api = configs(client, namespace);
-    let made = told(
+    let made = checked(
         api.create(
             &create(),
             &config("meta", json!({"set": "meta"}), json!({"a": "1"}))?,
         )
         .await,
     )?;
-    let listed = told(
+    let listed = checked(
         api.list_metadata(&ListParams::default().labels("set=meta"))
             .await,
     )?;
-    equal(
+    expect_equal(
         "the listed uids",
         listed
             .items
@@ -461,11 +472,11 @@ async fn metadata_can_be_had_alone(client: &Client, namespace: &str) -> Outcome 
         vec![made.uid()],
     )?;
     let patch = Patch::Merge(json!({"metadata": {"annotations": {"a": "b"}}}));
-    let patched = told(
+    let patched = checked(
         api.patch_metadata("meta", &PatchParams::default(), &patch)
             .await,
     )?;
-    equal(
+    expect_equal(
         "the annotation",
         patched.annotations().get("a").map(String::as_str),
         Some("b"),
@@ -483,7 +494,7 @@ async fn events(
         .labels(selector)
         .timeout(10)
         .disable_bookmarks();
-    let stream = told(api.watch(&params, version).await)?;
+    let stream = checked(api.watch(&params, version).await)?;
     let lines = stream.take(count).map(|event| match event {
         Ok(WatchEvent::Added(object)) => format!("added {}", object.name_any()),
         Ok(WatchEvent::Modified(object)) => format!("modified {}", object.name_any()),
@@ -496,14 +507,14 @@ async fn events(
     lines.map_err(|_| format!("fewer than {count} events in {} s", WATCH_LIMIT.as_secs()))
 }
 
-async fn a_watch_tells_every_change(client: &Client, namespace: &str) -> Outcome {
+async fn a_watch_tells_every_change(client: &Client, namespace: &str) -> CheckResult {
     let api = configs(client, namespace);
-    let listed = told(api.list(&ListParams::default()).await)?;
+    let listed = checked(api.list(&ListParams::default()).await)?;
     let from = listed
         .metadata
         .resource_version
         .ok_or("a list without a version")?;
-    told(
+    checked(
         api.create(
             &create(),
             &config("watched", json!({"set": "watch"}), json!({}))?,
@@ -511,19 +522,22 @@ async fn a_watch_tells_every_change(client: &Client, namespace: &str) -> Outcome
         .await,
     )?;
     let patch = Patch::Merge(json!({"data": {"a": "1"}}));
-    told(api.patch("watched", &PatchParams::default(), &patch).await)?;
-    told(api.delete("watched", &DeleteParams::default()).await)?;
+    checked(api.patch("watched", &PatchParams::default(), &patch).await)?;
+    checked(api.delete("watched", &DeleteParams::default()).await)?;
     let seen = events(&api, "set=watch", &from, 3).await?;
-    equal(
+    expect_equal(
         "the events",
         seen.join(", ").as_str(),
         "added watched, modified watched, deleted watched",
     )
 }
 
-async fn a_watch_with_a_selector_tells_what_leaves_it(client: &Client, namespace: &str) -> Outcome {
+async fn a_watch_with_a_selector_tells_what_leaves_it(
+    client: &Client,
+    namespace: &str,
+) -> CheckResult {
     let api = configs(client, namespace);
-    let made = told(
+    let made = checked(
         api.create(
             &create(),
             &config("moving", json!({"set": "out"}), json!({}))?,
@@ -535,45 +549,45 @@ async fn a_watch_with_a_selector_tells_what_leaves_it(client: &Client, namespace
         .ok_or("an object without a version")?;
     for set in ["in", "out"] {
         let patch = Patch::Merge(json!({"metadata": {"labels": {"set": set}}}));
-        told(api.patch("moving", &PatchParams::default(), &patch).await)?;
+        checked(api.patch("moving", &PatchParams::default(), &patch).await)?;
     }
     let seen = events(&api, "set=in", &from, 2).await?;
-    equal(
+    expect_equal(
         "the events",
         seen.join(", ").as_str(),
         "added moving, deleted moving",
     )
 }
 
-async fn status_writes_are_dated(client: &Client, namespace: &str) -> Outcome {
+async fn status_writes_are_dated(client: &Client, namespace: &str) -> CheckResult {
     let api = budgets(client, namespace);
-    let mut made = told(api.create(&create(), &budget("dated", "1")?).await)?;
+    let mut made = checked(api.create(&create(), &budget("dated", "1")?).await)?;
     made.status = Some(object(json!({"spent": "1"}))?);
-    let written = told(api.replace_status("dated", &create(), &made).await)?;
+    let written = checked(api.replace_status("dated", &create(), &made).await)?;
     let dated = written.managed_fields().iter().any(|entry| {
         entry.subresource.as_deref() == Some("status")
             && entry.time.is_some()
             && entry.manager.as_deref() == Some("check")
     });
-    equal("an entry of the status with its time", dated, true)
+    expect_equal("an entry of the status with its time", dated, true)
 }
 
-async fn cluster_scoped_objects_have_no_namespace(client: &Client, namespace: &str) -> Outcome {
+async fn cluster_scoped_objects_have_no_namespace(client: &Client, namespace: &str) -> CheckResult {
     let api: Api<SpendRecord> = Api::all(client.clone());
     let name = format!("{namespace}.infd.check");
     let wanted = object(json!({
         "apiVersion": "bursar.dev/v1alpha1", "kind": "SpendRecord", "metadata": {"name": name},
         "spec": {"namespace": namespace, "kind": "InferenceDeployment", "name": "check", "month": "2026-11", "timeZone": "UTC", "currency": "USD"},
     }))?;
-    let made = told(api.create(&create(), &wanted).await)?;
-    equal("its namespace", made.namespace(), None)?;
-    told(api.delete(&name, &DeleteParams::default()).await).map(drop)
+    let made = checked(api.create(&create(), &wanted).await)?;
+    expect_equal("its namespace", made.namespace(), None)?;
+    checked(api.delete(&name, &DeleteParams::default()).await).map(drop)
 }
 
 async fn a_bound_pod_has_its_grace_and_an_unbound_one_none(
     client: &Client,
     namespace: &str,
-) -> Outcome {
+) -> CheckResult {
     let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let pod = |name: &str, node: Value| -> Result<Pod, String> {
         object(json!({
@@ -584,32 +598,32 @@ async fn a_bound_pod_has_its_grace_and_an_unbound_one_none(
             },
         }))
     };
-    told(api.create(&create(), &pod("unbound", Value::Null)?).await)?;
-    told(api.delete("unbound", &DeleteParams::default()).await)?;
-    equal(
+    checked(api.create(&create(), &pod("unbound", Value::Null)?).await)?;
+    checked(api.delete("unbound", &DeleteParams::default()).await)?;
+    expect_equal(
         "the unbound pod",
-        told(api.get_opt("unbound").await)?.is_none(),
+        checked(api.get_opt("unbound").await)?.is_none(),
         true,
     )?;
 
-    told(
+    checked(
         api.create(&create(), &pod("bound", json!("no-such-node"))?)
             .await,
     )?;
-    told(api.delete("bound", &DeleteParams::default()).await)?;
-    let live = told(api.get("bound").await)?;
-    equal(
+    checked(api.delete("bound", &DeleteParams::default()).await)?;
+    let live = checked(api.get("bound").await)?;
+    expect_equal(
         "its grace",
         live.metadata.deletion_grace_period_seconds,
         Some(20),
     )?;
-    told(
+    checked(
         api.delete("bound", &DeleteParams::default().grace_period(0))
             .await,
     )?;
-    equal(
+    expect_equal(
         "after a deletion without grace",
-        told(api.get_opt("bound").await)?.is_none(),
+        checked(api.get_opt("bound").await)?.is_none(),
         true,
     )
 }

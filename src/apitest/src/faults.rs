@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 
 /// When a process dies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Moment {
+pub enum CrashPoint {
     /// The write never reaches the server.
     Before,
     /// The server has written, and nobody hears of it.
@@ -17,8 +17,8 @@ pub enum Moment {
 #[derive(Default)]
 struct State {
     writes: usize,
-    crash: Option<(usize, Moment)>,
-    rival: Option<(usize, BoxFuture<'static, ()>)>,
+    crash: Option<(usize, CrashPoint)>,
+    competing_write: Option<(usize, BoxFuture<'static, ()>)>,
     dead: bool,
 }
 
@@ -30,16 +30,19 @@ pub struct Faults {
 
 impl Faults {
     /// The process dies at its write number `write`, counted from 0: that request and all later ones fail.
-    pub fn crash(write: usize, moment: Moment) -> Self {
+    pub fn crash(write: usize, point: CrashPoint) -> Self {
         let faults = Self::default();
-        faults.state().crash = Some((write, moment));
+        faults.state().crash = Some((write, point));
         faults
     }
 
-    /// Somebody else acts just before write number `write`.
-    pub fn rival(write: usize, acts: impl Future<Output = ()> + Send + 'static) -> Self {
+    /// Another client writes just before write number `write`.
+    pub fn competing_write(
+        write: usize,
+        action: impl Future<Output = ()> + Send + 'static,
+    ) -> Self {
         let faults = Self::default();
-        faults.state().rival = Some((write, acts.boxed()));
+        faults.state().competing_write = Some((write, action.boxed()));
         faults
     }
 
@@ -59,14 +62,14 @@ impl Faults {
 
     /// A write comes; true if it may reach the server.
     pub(crate) async fn before(&self) -> bool {
-        let rival = {
+        let competing_write = {
             let mut state = self.state();
             let write = state.writes;
-            state.dead |= state.crash == Some((write, Moment::Before));
-            state.rival.take_if(|(at, _)| *at == write)
+            state.dead |= state.crash == Some((write, CrashPoint::Before));
+            state.competing_write.take_if(|(at, _)| *at == write)
         };
-        if let Some((_, acts)) = rival {
-            acts.await;
+        if let Some((_, action)) = competing_write {
+            action.await;
         }
         !self.is_dead()
     }
@@ -74,7 +77,7 @@ impl Faults {
     /// The write is done; true if its answer may reach the client.
     pub(crate) fn after(&self) -> bool {
         let mut state = self.state();
-        state.dead |= state.crash == Some((state.writes, Moment::After));
+        state.dead |= state.crash == Some((state.writes, CrashPoint::After));
         state.writes += 1;
         !state.dead
     }

@@ -21,25 +21,25 @@ use tower::BoxError;
 use crate::Shared;
 use crate::faults::Faults;
 use crate::request::{Target, flag, manager, parameter, wants_metadata};
-use crate::select::Selector;
-use crate::store::{Event, Patch, Refusal};
+use crate::selector::Selector;
+use crate::store::{Event, Patch, StatusError};
 
 /// A watch that says nothing else ends after this long.
 const WATCH_LIMIT: Duration = Duration::from_secs(300);
 
-type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
+type HttpResponse = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
 pub(crate) fn client(shared: Arc<Shared>, faults: Arc<Faults>) -> Client {
     let service =
-        tower::service_fn(move |request| answer(Arc::clone(&shared), Arc::clone(&faults), request));
+        tower::service_fn(move |request| handle(Arc::clone(&shared), Arc::clone(&faults), request));
     Client::new(service, "default")
 }
 
-async fn answer(
+async fn handle(
     shared: Arc<Shared>,
     faults: Arc<Faults>,
     request: Request<Body>,
-) -> Result<Answer, BoxError> {
+) -> Result<HttpResponse, BoxError> {
     let (parts, body) = request.into_parts();
     let body = body.collect().await?.to_bytes();
     let reset = || Err(io::Error::from(io::ErrorKind::ConnectionReset).into());
@@ -48,11 +48,11 @@ async fn answer(
     }
     let only_metadata = wants_metadata(&parts.headers);
     let Some(target) = Target::parse(parts.uri.path()) else {
-        return Ok(refused(&Refusal::bad_request("no such path")));
+        return Ok(error_response(&StatusError::bad_request("no such path")));
     };
     if parts.method == Method::GET {
         return Ok(if target.name.is_some() {
-            reply(&shared.store().get(&target), only_metadata)
+            object_response(&shared.store().get(&target), only_metadata)
         } else if flag(&parts.uri, "watch") {
             watch(shared, target, &parts.uri, only_metadata)
         } else {
@@ -66,7 +66,7 @@ async fn answer(
     if !faults.after() {
         return reset();
     }
-    Ok(reply(&written, only_metadata))
+    Ok(object_response(&written, only_metadata))
 }
 
 fn write(
@@ -74,37 +74,37 @@ fn write(
     target: &Target,
     parts: &http::request::Parts,
     body: &[u8],
-) -> Result<Value, Refusal> {
-    let sent = || {
+) -> Result<Value, StatusError> {
+    let body_json = || {
         serde_json::from_slice::<Value>(body)
-            .map_err(|error| Refusal::bad_request(error.to_string()))
+            .map_err(|error| StatusError::bad_request(error.to_string()))
     };
     let manager = manager(&parts.uri, &parts.headers);
     match parts.method {
         Method::POST => {
-            let object = sent()?;
+            let object = body_json()?;
             shared.change(|store| store.create(target, object, &manager))
         }
         Method::PUT => {
-            let object = sent()?;
+            let object = body_json()?;
             shared.change(|store| store.replace(target, object, &manager))
         }
         Method::PATCH => {
-            let form = parts
+            let content_type = parts
                 .headers
                 .get(header::CONTENT_TYPE)
-                .and_then(|form| form.to_str().ok());
-            let patch = match form.unwrap_or_default() {
-                "application/merge-patch+json" => Patch::Merge(sent()?),
+                .and_then(|content_type| content_type.to_str().ok());
+            let patch = match content_type.unwrap_or_default() {
+                "application/merge-patch+json" => Patch::Merge(body_json()?),
                 "application/json-patch+json" => Patch::Json(
                     serde_json::from_slice(body)
-                        .map_err(|error| Refusal::bad_request(error.to_string()))?,
+                        .map_err(|error| StatusError::bad_request(error.to_string()))?,
                 ),
                 "application/apply-patch+yaml" if flag(&parts.uri, "force") => {
-                    Patch::Apply(sent()?)
+                    Patch::Apply(body_json()?)
                 }
                 other => {
-                    return Err(Refusal::bad_request(format!(
+                    return Err(StatusError::bad_request(format!(
                         "this server takes no {other:?} patch, and no apply without force"
                     )));
                 }
@@ -115,33 +115,33 @@ fn write(
             let options = if body.is_empty() {
                 Value::Null
             } else {
-                sent()?
+                body_json()?
             };
             shared.change(|store| store.delete(target, &options))
         }
-        _ => Err(Refusal::bad_request(format!(
+        _ => Err(StatusError::bad_request(format!(
             "{} is not served",
             parts.method
         ))),
     }
 }
 
-fn list(shared: &Shared, target: &Target, uri: &http::Uri, only_metadata: bool) -> Answer {
+fn list(shared: &Shared, target: &Target, uri: &http::Uri, only_metadata: bool) -> HttpResponse {
     let store = shared.store();
     let kind = match store.kind(target) {
         Ok(kind) => kind,
-        Err(refusal) => return refused(&refusal),
+        Err(error) => return error_response(&error),
     };
     let selector = Selector::parse(&parameter(uri, "labelSelector").unwrap_or_default());
-    let here = |object: &&Value| {
+    let in_namespace = |object: &&Value| {
         let namespace = target.namespace.as_deref();
         namespace.is_none_or(|namespace| object["metadata"]["namespace"] == namespace)
     };
     let items: Vec<Value> = store
         .list(&target.api_version, &target.plural)
-        .filter(here)
+        .filter(in_namespace)
         .filter(|object| selector.matches(object))
-        .map(|object| shown(object, only_metadata))
+        .map(|object| project(object, only_metadata))
         .collect();
     let (api_version, name) = if only_metadata {
         ("meta.k8s.io/v1", "PartialObjectMetadata")
@@ -149,23 +149,28 @@ fn list(shared: &Shared, target: &Target, uri: &http::Uri, only_metadata: bool) 
         (kind.api_version.as_str(), kind.kind.as_str())
     };
     let version = store.version().to_string();
-    json_body(
+    json_response(
         200,
         &json!({"apiVersion": api_version, "kind": format!("{name}List"), "metadata": {"resourceVersion": version}, "items": items}),
     )
 }
 
-fn watch(shared: Arc<Shared>, target: Target, uri: &http::Uri, only_metadata: bool) -> Answer {
-    if let Err(refusal) = shared.store().kind(&target) {
-        return refused(&refusal);
+fn watch(
+    shared: Arc<Shared>,
+    target: Target,
+    uri: &http::Uri,
+    only_metadata: bool,
+) -> HttpResponse {
+    if let Err(error) = shared.store().kind(&target) {
+        return error_response(&error);
     }
     let number = |name| parameter(uri, name).and_then(|value| value.parse::<u64>().ok());
     let limit = number("timeoutSeconds").map_or(WATCH_LIMIT, Duration::from_secs);
     let watch = Watch {
         versions: shared.version.subscribe(),
-        seen: number("resourceVersion").unwrap_or_else(|| shared.store().version()),
+        last_version: number("resourceVersion").unwrap_or_else(|| shared.store().version()),
         selector: Selector::parse(&parameter(uri, "labelSelector").unwrap_or_default()),
-        ends: Instant::now() + limit,
+        deadline: Instant::now() + limit,
         shared,
         target,
         only_metadata,
@@ -191,9 +196,9 @@ struct Watch {
     target: Target,
     selector: Selector,
     only_metadata: bool,
-    seen: u64,
+    last_version: u64,
     ready: VecDeque<String>,
-    ends: Instant,
+    deadline: Instant,
     ended: bool,
 }
 
@@ -208,13 +213,13 @@ impl Watch {
                 return None;
             }
             self.versions.borrow_and_update();
-            if !self.read() {
+            if !self.read_events() {
                 self.ended = true;
-                let status = status(&Refusal::expired(self.seen));
-                return Some(line("ERROR", &status));
+                let status = status(&StatusError::expired(self.last_version));
+                return Some(event_line("ERROR", &status));
             }
             if self.ready.is_empty() {
-                let changed = tokio::time::timeout_at(self.ends, self.versions.changed()).await;
+                let changed = tokio::time::timeout_at(self.deadline, self.versions.changed()).await;
                 if !matches!(changed, Ok(Ok(()))) {
                     return None;
                 }
@@ -223,29 +228,29 @@ impl Watch {
     }
 
     /// Reads what happened since; false if that is forgotten.
-    fn read(&mut self) -> bool {
+    fn read_events(&mut self) -> bool {
         let shared = Arc::clone(&self.shared);
         let store = shared.store();
-        let Some(events) = store.since(self.seen) else {
+        let Some(events) = store.events_after(self.last_version) else {
             return false;
         };
-        for event in events.filter(|event| event.concerns(&self.target)) {
-            if let Some((kind, object)) = self.sees(event) {
+        for event in events.filter(|event| event.matches(&self.target)) {
+            if let Some((kind, object)) = self.watch_event(event) {
                 self.ready
-                    .push_back(line(kind, &shown(object, self.only_metadata)));
+                    .push_back(event_line(kind, &project(object, self.only_metadata)));
             }
         }
-        self.seen = store.version();
+        self.last_version = store.version();
         true
     }
 
     /// What an event is to a watch with this selector.
-    fn sees<'a>(&self, event: &'a Event) -> Option<(&'static str, &'a Value)> {
+    fn watch_event<'a>(&self, event: &'a Event) -> Option<(&'static str, &'a Value)> {
         let was = event
             .old
             .as_ref()
             .is_some_and(|old| self.selector.matches(old));
-        let is = !event.gone && self.selector.matches(&event.new);
+        let is = !event.deleted && self.selector.matches(&event.new);
         match (was, is) {
             (false, true) => Some(("ADDED", &event.new)),
             (true, true) => Some(("MODIFIED", &event.new)),
@@ -255,11 +260,11 @@ impl Watch {
     }
 }
 
-fn line(kind: &str, object: &Value) -> String {
+fn event_line(kind: &str, object: &Value) -> String {
     format!("{}\n", json!({"type": kind, "object": object}))
 }
 
-fn shown(object: &Value, only_metadata: bool) -> Value {
+fn project(object: &Value, only_metadata: bool) -> Value {
     if only_metadata {
         json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": object["metadata"]})
     } else {
@@ -267,25 +272,25 @@ fn shown(object: &Value, only_metadata: bool) -> Value {
     }
 }
 
-fn reply(result: &Result<Value, Refusal>, only_metadata: bool) -> Answer {
+fn object_response(result: &Result<Value, StatusError>, only_metadata: bool) -> HttpResponse {
     match result {
-        Ok(object) => json_body(200, &shown(object, only_metadata)),
-        Err(refusal) => refused(refusal),
+        Ok(object) => json_response(200, &project(object, only_metadata)),
+        Err(error) => error_response(error),
     }
 }
 
-fn refused(refusal: &Refusal) -> Answer {
-    json_body(refusal.code, &status(refusal))
+fn error_response(error: &StatusError) -> HttpResponse {
+    json_response(error.code, &status(error))
 }
 
-fn status(refusal: &Refusal) -> Value {
+fn status(error: &StatusError) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Status", "metadata": {}, "status": "Failure",
-        "message": refusal.message, "reason": refusal.reason, "code": refusal.code,
+        "message": error.message, "reason": error.reason, "code": error.code,
     })
 }
 
-fn json_body(code: u16, value: &Value) -> Answer {
+fn json_response(code: u16, value: &Value) -> HttpResponse {
     let mut response = Response::new(Full::new(Bytes::from(value.to_string())).boxed_unsync());
     *response.status_mut() =
         http::StatusCode::from_u16(code).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);

@@ -5,8 +5,8 @@
 //! | `request` | which object a request is about |
 //! | `store` | objects, versions, and what a write may change |
 //! | `apply` | server-side apply |
-//! | `select` | label selectors |
-//! | `serve` | requests, answers and watches |
+//! | `selector` | label selectors |
+//! | `handler` | requests, answers and watches |
 //! | [`faults`] | crashes and rivals, at a chosen write |
 //! | [`conformance`] | the script that this server and the real one both pass |
 //!
@@ -17,9 +17,9 @@
 mod apply;
 pub mod conformance;
 pub mod faults;
+mod handler;
 mod request;
-mod select;
-mod serve;
+mod selector;
 mod store;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -50,16 +50,16 @@ pub(crate) struct Kind {
     pub(crate) kind: String,
     pub(crate) plural: String,
     /// Whether its status is written apart from the rest.
-    pub(crate) status: bool,
+    pub(crate) has_status: bool,
 }
 
 impl Kind {
-    fn of<K: Resource<DynamicType = ()>>(status: bool) -> Self {
+    fn of<K: Resource<DynamicType = ()>>(has_status: bool) -> Self {
         Self {
             api_version: K::api_version(&()).into_owned(),
             kind: K::kind(&()).into_owned(),
             plural: K::plural(&()).into_owned(),
-            status,
+            has_status,
         }
     }
 
@@ -137,7 +137,7 @@ impl Server {
 
     /// A client whose writes `faults` may befall.
     pub fn client_with(&self, faults: &Arc<Faults>) -> Client {
-        serve::client(Arc::clone(&self.shared), Arc::clone(faults))
+        handler::client(Arc::clone(&self.shared), Arc::clone(faults))
     }
 
     /// All objects of a kind, in the order of their namespaces and names.
@@ -156,7 +156,7 @@ impl Server {
     }
 
     /// Forgets what happened before now: watches end, and whoever asks for older versions is told that they are gone.
-    pub fn expire(&self) {
-        self.shared.change(Store::expire);
+    pub fn compact(&self) {
+        self.shared.change(Store::compact);
     }
 }

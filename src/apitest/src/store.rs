@@ -10,19 +10,19 @@ use crate::apply::apply;
 use crate::request::Target;
 
 /// Events that are kept for watches.
-const HISTORY: usize = 10_000;
+const MAX_EVENTS: usize = 10_000;
 /// The version before anything was made; smaller ones are too old for a watch.
 const FIRST_VERSION: u64 = 1000;
 
 /// Why a request was refused, as the API server says it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Refusal {
+pub(crate) struct StatusError {
     pub(crate) code: u16,
     pub(crate) reason: &'static str,
     pub(crate) message: String,
 }
 
-impl Refusal {
+impl StatusError {
     fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
         Self {
             code,
@@ -56,7 +56,7 @@ impl Refusal {
     }
 }
 
-type Answer = Result<Value, Refusal>;
+type ApiResult = Result<Value, StatusError>;
 
 /// `apiVersion` and plural, namespace, name.
 type Key = (String, String, String, String);
@@ -79,11 +79,11 @@ pub(crate) struct Event {
     pub(crate) old: Option<Value>,
     /// The object as it is now, or was last.
     pub(crate) new: Value,
-    pub(crate) gone: bool,
+    pub(crate) deleted: bool,
 }
 
 impl Event {
-    pub(crate) fn concerns(&self, target: &Target) -> bool {
+    pub(crate) fn matches(&self, target: &Target) -> bool {
         let namespace = target.namespace.as_deref();
         (&self.api_version, &self.plural) == (&target.api_version, &target.plural)
             && namespace.is_none_or(|namespace| namespace == self.namespace)
@@ -103,9 +103,9 @@ pub(crate) struct Store {
     objects: BTreeMap<Key, Object>,
     version: u64,
     history: VecDeque<Event>,
-    /// Events up to this version are forgotten.
-    forgotten: u64,
-    made: u64,
+    /// Events up to this version are compacted.
+    compacted: u64,
+    created: u64,
     /// The time, if it is not the machine's.
     clock: Option<Timestamp>,
 }
@@ -117,8 +117,8 @@ impl Store {
             objects: BTreeMap::new(),
             version: FIRST_VERSION,
             history: VecDeque::new(),
-            forgotten: FIRST_VERSION,
-            made: 0,
+            compacted: FIRST_VERSION,
+            created: 0,
             clock: None,
         };
         for name in namespaces {
@@ -141,13 +141,13 @@ impl Store {
         self.version
     }
 
-    pub(crate) fn kind(&self, target: &Target) -> Result<Kind, Refusal> {
+    pub(crate) fn kind(&self, target: &Target) -> Result<Kind, StatusError> {
         let known = |kind: &&Kind| {
             (&kind.api_version, &kind.plural) == (&target.api_version, &target.plural)
         };
         let kind = self.kinds.iter().find(known).cloned();
         kind.ok_or_else(|| {
-            Refusal::new(
+            StatusError::new(
                 404,
                 "NotFound",
                 "the server could not find the requested resource",
@@ -155,14 +155,14 @@ impl Store {
         })
     }
 
-    pub(crate) fn expire(&mut self) {
+    pub(crate) fn compact(&mut self) {
         self.history.clear();
-        self.forgotten = self.version;
+        self.compacted = self.version;
     }
 
     /// What happened after `version`; `None` if that is not known any more.
-    pub(crate) fn since(&self, version: u64) -> Option<impl Iterator<Item = &Event>> {
-        (version >= self.forgotten).then(|| {
+    pub(crate) fn events_after(&self, version: u64) -> Option<impl Iterator<Item = &Event>> {
+        (version >= self.compacted).then(|| {
             self.history
                 .iter()
                 .filter(move |event| event.version > version)
@@ -176,13 +176,18 @@ impl Store {
             .map(|(_, object)| &object.value)
     }
 
-    pub(crate) fn get(&self, target: &Target) -> Answer {
+    pub(crate) fn get(&self, target: &Target) -> ApiResult {
         let key = self.key(target)?;
         let found = self.objects.get(&key).map(|object| object.value.clone());
-        found.ok_or_else(|| Refusal::not_found(&target.plural, &key.3))
+        found.ok_or_else(|| StatusError::not_found(&target.plural, &key.3))
     }
 
-    pub(crate) fn create(&mut self, target: &Target, mut object: Value, manager: &str) -> Answer {
+    pub(crate) fn create(
+        &mut self,
+        target: &Target,
+        mut object: Value,
+        manager: &str,
+    ) -> ApiResult {
         let kind = self.kind(target)?;
         let namespace = target.namespace.clone().unwrap_or_default();
         if !namespace.is_empty()
@@ -190,17 +195,20 @@ impl Store {
                 .objects
                 .contains_key(&key("v1", "namespaces", "", &namespace))
         {
-            return Err(Refusal::not_found("namespaces", &namespace));
+            return Err(StatusError::not_found("namespaces", &namespace));
         }
         let metadata = metadata(&mut object)?;
-        if let (None, Some(prefix)) = (text(metadata, "name"), text(metadata, "generateName")) {
-            metadata.insert("name".into(), json!(format!("{prefix}{:05}", self.made)));
+        if let (None, Some(prefix)) = (
+            non_empty(metadata, "name"),
+            non_empty(metadata, "generateName"),
+        ) {
+            metadata.insert("name".into(), json!(format!("{prefix}{:05}", self.created)));
         }
-        let name = text(metadata, "name").ok_or_else(|| {
-            Refusal::invalid("metadata.name: Required value: name or generateName is required")
+        let name = non_empty(metadata, "name").ok_or_else(|| {
+            StatusError::invalid("metadata.name: Required value: name or generateName is required")
         })?;
         if metadata.contains_key("resourceVersion") {
-            return Err(Refusal::bad_request(
+            return Err(StatusError::bad_request(
                 "resourceVersion should not be set on objects to be created",
             ));
         }
@@ -209,13 +217,13 @@ impl Store {
         }
         let key = key(&target.api_version, &target.plural, &namespace, &name);
         if self.objects.contains_key(&key) {
-            return Err(Refusal::new(
+            return Err(StatusError::new(
                 409,
                 "AlreadyExists",
                 format!("{} {name:?} already exists", target.plural),
             ));
         }
-        if kind.status
+        if kind.has_status
             && let Some(fields) = object.as_object_mut()
         {
             fields.remove("status");
@@ -227,17 +235,17 @@ impl Store {
     }
 
     fn insert(&mut self, key: Key, mut object: Value, manager: &str) -> Value {
-        self.made += 1;
+        self.created += 1;
         self.version += 1;
         let (now, has_spec) = (self.now(), object.get("spec").is_some());
         let metadata = &mut object["metadata"];
-        metadata["uid"] = json!(format!("00000000-0000-4000-8000-{:012}", self.made));
-        metadata["creationTimestamp"] = json!(second(now));
+        metadata["uid"] = json!(format!("00000000-0000-4000-8000-{:012}", self.created));
+        metadata["creationTimestamp"] = json!(to_seconds(now));
         metadata["resourceVersion"] = json!(self.version.to_string());
         if has_spec {
             metadata["generation"] = json!(1);
         }
-        sign(metadata, manager, "Update", None, now);
+        record_manager(metadata, manager, "Update", None, now);
         self.record(&key, None, object.clone(), false);
         let applied = BTreeMap::new();
         self.objects.insert(
@@ -251,17 +259,17 @@ impl Store {
     }
 
     /// A whole object, or its status, in place of the present one.
-    pub(crate) fn replace(&mut self, target: &Target, object: Value, manager: &str) -> Answer {
+    pub(crate) fn replace(&mut self, target: &Target, object: Value, manager: &str) -> ApiResult {
         let live = self.get(target)?;
         if object["metadata"]["name"] != live["metadata"]["name"] {
-            return Err(Refusal::bad_request(
+            return Err(StatusError::bad_request(
                 "the name of the object does not match the name on the URL",
             ));
         }
         self.update(target, &live, object, manager, "Update")
     }
 
-    pub(crate) fn patch(&mut self, target: &Target, patch: Patch, manager: &str) -> Answer {
+    pub(crate) fn patch(&mut self, target: &Target, patch: Patch, manager: &str) -> ApiResult {
         let patched = match patch {
             Patch::Apply(sent) => return self.apply(target, sent, manager),
             Patch::Merge(patch) => {
@@ -272,7 +280,7 @@ impl Store {
             Patch::Json(patch) => {
                 let mut object = self.get(target)?;
                 json_patch::patch(&mut object, &patch)
-                    .map_err(|error| Refusal::invalid(error.to_string()))?;
+                    .map_err(|error| StatusError::invalid(error.to_string()))?;
                 object
             }
         };
@@ -280,17 +288,17 @@ impl Store {
         self.update(target, &live, patched, manager, "Update")
     }
 
-    fn apply(&mut self, target: &Target, sent: Value, manager: &str) -> Answer {
+    fn apply(&mut self, target: &Target, sent: Value, manager: &str) -> ApiResult {
         let key = self.key(target)?;
         if target.subresource.is_some() {
-            return Err(Refusal::bad_request(
+            return Err(StatusError::bad_request(
                 "this server applies whole objects only",
             ));
         }
         let known = self.objects.get(&key).cloned();
         let result = match &known {
             None if sent["metadata"].get("uid").is_some() => {
-                return Err(Refusal::conflict(
+                return Err(StatusError::conflict(
                     "uid mismatch: the provided object specified a uid, and no existing object was found",
                 ));
             }
@@ -315,7 +323,7 @@ impl Store {
         mut object: Value,
         manager: &str,
         operation: &str,
-    ) -> Answer {
+    ) -> ApiResult {
         let kind = self.kind(target)?;
         let (old, new) = (&live["metadata"], &object["metadata"]);
         let differs = |field: &str| {
@@ -324,26 +332,26 @@ impl Store {
         };
         // a version that is not any more comes before a uid that is another's
         if differs("resourceVersion") {
-            return Err(Refusal::conflict(format!(
+            return Err(StatusError::conflict(format!(
                 "Operation cannot be fulfilled on {} {}: the object has been modified",
                 target.plural, old["name"]
             )));
         }
         if differs("uid") {
-            return Err(Refusal::invalid(
+            return Err(StatusError::invalid(
                 "metadata.uid: Invalid value: field is immutable",
             ));
         }
         let subresource = target.subresource.as_deref();
         match subresource {
-            None if kind.status => carry(&mut object, live, "status"),
+            None if kind.has_status => copy_field(&mut object, live, "status"),
             None => {}
-            Some("status") if kind.status => {
+            Some("status") if kind.has_status => {
                 let mut next = live.clone();
-                carry(&mut next, &object, "status");
+                copy_field(&mut next, &object, "status");
                 object = next;
             }
-            Some(_) => return Err(Refusal::not_found("subresource of", &target.plural)),
+            Some(_) => return Err(StatusError::not_found("subresource of", &target.plural)),
         }
         let next = &mut object["metadata"];
         for field in [
@@ -368,7 +376,7 @@ impl Store {
                 .iter()
                 .any(|each| !before.contains(each))
             {
-                return Err(Refusal::invalid(
+                return Err(StatusError::invalid(
                     "metadata.finalizers: Forbidden: no new finalizers can be added if the object is being deleted",
                 ));
             }
@@ -376,13 +384,13 @@ impl Store {
         if object == *live {
             return Ok(object);
         }
-        if asked(&object) != asked(live) {
+        if without_metadata_and_status(&object) != without_metadata_and_status(live) {
             let generation = old["generation"].as_u64();
             if let Some(generation) = generation {
                 object["metadata"]["generation"] = json!(generation + 1);
             }
         }
-        sign(
+        record_manager(
             &mut object["metadata"],
             manager,
             operation,
@@ -400,24 +408,26 @@ impl Store {
         let metadata = &object["metadata"];
         let held = !list(metadata, "finalizers").is_empty()
             || metadata["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) > 0;
-        let gone = metadata.get("deletionTimestamp").is_some() && !held;
-        let old = if gone {
+        let deleted = metadata.get("deletionTimestamp").is_some() && !held;
+        let old = if deleted {
             self.objects.remove(&key).map(|known| known.value)
         } else {
             let known = self.objects.entry(key.clone()).or_default();
             Some(std::mem::replace(&mut known.value, object.clone()))
         };
-        self.record(&key, old, object.clone(), gone);
+        self.record(&key, old, object.clone(), deleted);
         object
     }
 
-    pub(crate) fn delete(&mut self, target: &Target, options: &Value) -> Answer {
+    pub(crate) fn delete(&mut self, target: &Target, options: &Value) -> ApiResult {
         let mut object = self.get(target)?;
         let preconditions = &options["preconditions"];
         for field in ["uid", "resourceVersion"] {
             let wanted = preconditions[field].as_str();
             if wanted.is_some_and(|wanted| object["metadata"][field] != wanted) {
-                return Err(Refusal::conflict(format!("Precondition failed: {field}")));
+                return Err(StatusError::conflict(format!(
+                    "Precondition failed: {field}"
+                )));
             }
         }
         let grace = match target.plural.as_str() {
@@ -433,25 +443,25 @@ impl Store {
             return Ok(object);
         }
         let at = self.now() + SignedDuration::from_secs(grace);
-        metadata["deletionTimestamp"] = json!(second(at));
+        metadata["deletionTimestamp"] = json!(to_seconds(at));
         metadata["deletionGracePeriodSeconds"] = json!(grace);
         let key = self.key(target)?;
         Ok(self.put(key, object))
     }
 
-    fn key(&self, target: &Target) -> Result<Key, Refusal> {
+    fn key(&self, target: &Target) -> Result<Key, StatusError> {
         self.kind(target)?;
         let name = target.name.as_deref();
-        let name = name.ok_or_else(|| Refusal::bad_request("the request names no object"))?;
+        let name = name.ok_or_else(|| StatusError::bad_request("the request names no object"))?;
         let namespace = target.namespace.as_deref().unwrap_or_default();
         Ok(key(&target.api_version, &target.plural, namespace, name))
     }
 
-    fn record(&mut self, key: &Key, old: Option<Value>, new: Value, gone: bool) {
-        if self.history.len() == HISTORY
+    fn record(&mut self, key: &Key, old: Option<Value>, new: Value, deleted: bool) {
+        if self.history.len() == MAX_EVENTS
             && let Some(first) = self.history.pop_front()
         {
-            self.forgotten = first.version;
+            self.compacted = first.version;
         }
         self.history.push_back(Event {
             version: self.version,
@@ -460,7 +470,7 @@ impl Store {
             namespace: key.2.clone(),
             old,
             new,
-            gone,
+            deleted,
         });
     }
 }
@@ -480,18 +490,18 @@ fn grace(pod: &Value, options: &Value) -> i64 {
     if ended || pod["spec"]["nodeName"].as_str().is_none_or(str::is_empty) {
         return 0;
     }
-    let asked = options["gracePeriodSeconds"].as_i64();
-    asked
+    let requested = options["gracePeriodSeconds"].as_i64();
+    requested
         .or(pod["spec"]["terminationGracePeriodSeconds"].as_i64())
         .unwrap_or(30)
 }
 
-fn metadata(object: &mut Value) -> Result<&mut Map<String, Value>, Refusal> {
+fn metadata(object: &mut Value) -> Result<&mut Map<String, Value>, StatusError> {
     let metadata = object.get_mut("metadata").and_then(Value::as_object_mut);
-    metadata.ok_or_else(|| Refusal::bad_request("the object has no metadata"))
+    metadata.ok_or_else(|| StatusError::bad_request("the object has no metadata"))
 }
 
-fn text(fields: &Map<String, Value>, name: &str) -> Option<String> {
+fn non_empty(fields: &Map<String, Value>, name: &str) -> Option<String> {
     fields
         .get(name)
         .and_then(Value::as_str)
@@ -504,7 +514,7 @@ fn list(metadata: &Value, field: &str) -> Vec<Value> {
 }
 
 /// Takes a field as `from` has it.
-fn carry(object: &mut Value, from: &Value, field: &str) {
+fn copy_field(object: &mut Value, from: &Value, field: &str) {
     match (object.as_object_mut(), from.get(field)) {
         (Some(fields), Some(value)) => drop(fields.insert(field.to_owned(), value.clone())),
         (Some(fields), None) => drop(fields.remove(field)),
@@ -513,7 +523,7 @@ fn carry(object: &mut Value, from: &Value, field: &str) {
 }
 
 /// What counts for the generation: all but metadata and status.
-fn asked(object: &Value) -> Value {
+fn without_metadata_and_status(object: &Value) -> Value {
     let mut object = object.clone();
     if let Some(fields) = object.as_object_mut() {
         fields.remove("metadata");
@@ -523,7 +533,7 @@ fn asked(object: &Value) -> Value {
 }
 
 /// Notes who wrote when. The fields themselves are not told.
-fn sign(
+fn record_manager(
     metadata: &mut Value,
     manager: &str,
     operation: &str,
@@ -538,7 +548,7 @@ fn sign(
             entry["subresource"].as_str(),
         ) != (Some(manager), Some(operation), subresource)
     });
-    let mut entry = json!({"manager": manager, "operation": operation, "time": second(now), "fieldsType": "FieldsV1", "fieldsV1": {}});
+    let mut entry = json!({"manager": manager, "operation": operation, "time": to_seconds(now), "fieldsType": "FieldsV1", "fieldsV1": {}});
     if let Some(subresource) = subresource {
         entry["subresource"] = json!(subresource);
     }
@@ -547,7 +557,7 @@ fn sign(
 }
 
 /// The API's times are whole seconds.
-fn second(at: Timestamp) -> String {
+fn to_seconds(at: Timestamp) -> String {
     Timestamp::from_second(at.as_second())
         .unwrap_or(at)
         .to_string()

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bursar_apitest::Server;
 use bursar_apitest::conformance::CHECKS;
-use bursar_apitest::faults::{Faults, Moment};
+use bursar_apitest::faults::{CrashPoint, Faults};
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Api, PostParams};
@@ -32,9 +32,12 @@ async fn the_server_passes_the_script() {
 
 #[tokio::test]
 async fn a_process_dies_before_or_after_its_write() {
-    for (moment, made) in [(Moment::Before, vec!["a"]), (Moment::After, vec!["a", "b"])] {
+    for (point, made) in [
+        (CrashPoint::Before, vec!["a"]),
+        (CrashPoint::After, vec!["a", "b"]),
+    ] {
         let server = Server::new(&["ns"]);
-        let faults = Arc::new(Faults::crash(1, moment));
+        let faults = Arc::new(Faults::crash(1, point));
         let api: Api<ConfigMap> = Api::namespaced(server.client_with(&faults), "ns");
         let params = PostParams::default();
         api.create(&params, &config("a")).await.unwrap();
@@ -56,7 +59,7 @@ async fn a_process_dies_before_or_after_its_write() {
 async fn a_rival_writes_first() {
     let server = Server::new(&["ns"]);
     let theirs: Api<ConfigMap> = Api::namespaced(server.client(), "ns");
-    let faults = Arc::new(Faults::rival(0, async move {
+    let faults = Arc::new(Faults::competing_write(0, async move {
         theirs
             .create(&PostParams::default(), &config("a"))
             .await
@@ -83,7 +86,7 @@ async fn a_watcher_survives_that_its_version_expires() {
     api.create(&PostParams::default(), &config("b"))
         .await
         .unwrap();
-    server.expire();
+    server.compact();
     let seen: Vec<String> = names
         .by_ref()
         .take(2)

@@ -3,7 +3,7 @@
 use bursar_api::SpendRecord;
 use bursar_api::spend::WorkloadKind;
 use bursar_api::{BudgetPolicy, InferenceDeployment, PriceList};
-use bursar_apitest::faults::{Faults, Moment};
+use bursar_apitest::faults::{CrashPoint, Faults};
 use bursar_core::ledger::Account;
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
@@ -277,7 +277,7 @@ async fn a_pod_that_nothing_holds_costs_in_both_months_whenever_the_controller_d
         story(&mut stage).await;
         let writes = stage.leader.faults.writes();
         for write in 0..writes {
-            for moment in [Moment::Before, Moment::After] {
+            for moment in [CrashPoint::Before, CrashPoint::After] {
                 let mut stage = Stage::new(Faults::crash(write, moment)).await;
                 story(&mut stage).await;
                 let seconds = gpu_seconds(&stage);

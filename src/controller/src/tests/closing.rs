@@ -160,7 +160,7 @@ async fn a_record_that_is_written_to_while_it_is_folded_stays_and_counts() {
             .unwrap();
     };
     // the folded record is made and written; then the service's own is to go
-    let mut leader = Leader::new(&stage.world, Faults::rival(2, acts));
+    let mut leader = Leader::new(&stage.world, Faults::competing_write(2, acts));
     leader.see(&View::of(&stage.world));
     assert_eq!(leader.close(at("2026-12-04T00:00:00Z")).await.len(), 0);
     assert_eq!(leader.faults.writes(), 3);

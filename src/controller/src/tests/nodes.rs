@@ -3,7 +3,7 @@
 use bursar_api::PriceList;
 use bursar_api::SpendRecord;
 use bursar_api::spend::{WorkloadKind, WorkloadRef};
-use bursar_apitest::faults::{Faults, Moment};
+use bursar_apitest::faults::{CrashPoint, Faults};
 use bursar_core::cluster_bill::{ClusterBill, CostSource};
 use bursar_core::ledger::{Account, DailyCost};
 use bursar_core::money::Money;
@@ -350,7 +350,7 @@ async fn a_death_at_any_write_changes_nothing_of_what_nodes_cost() {
     assert_told(&fleet, "undisturbed");
     let writes = fleet.leader.faults.writes();
     for write in 0..writes {
-        for moment in [Moment::Before, Moment::After] {
+        for moment in [CrashPoint::Before, CrashPoint::After] {
             let mut fleet = Fleet::new(Faults::crash(write, moment)).await;
             long_story(&mut fleet).await;
             let what = format!("it died {moment:?} write {write} of {writes}");
@@ -378,7 +378,7 @@ async fn whoever_writes_first_changes_nothing_of_what_nodes_cost() {
                     .unwrap();
             }
         };
-        fleet.leader = Leader::new(&fleet.world, Faults::rival(write, acts));
+        fleet.leader = Leader::new(&fleet.world, Faults::competing_write(write, acts));
         long_story(&mut fleet).await;
         assert_told(&fleet, &format!("a rival before write {write} of {writes}"));
     }

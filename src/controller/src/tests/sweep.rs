@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use bursar_api::names::SPEND_FINALIZER;
-use bursar_apitest::faults::{Faults, Moment};
+use bursar_apitest::faults::{CrashPoint, Faults};
 use futures::future::LocalBoxFuture;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
@@ -149,7 +149,7 @@ fn nothing_left() -> Outcome {
 pub(super) async fn every_death(story: Story) {
     let writes = undisturbed(story).await;
     for write in 0..writes {
-        for moment in [Moment::Before, Moment::After] {
+        for moment in [CrashPoint::Before, CrashPoint::After] {
             let mut stage = Stage::new(Faults::crash(write, moment)).await;
             story(&mut stage).await;
             let outcome = outcome(&mut stage).await;
@@ -179,7 +179,7 @@ pub(super) async fn every_rival(story: Story) {
                     .unwrap();
             }
         };
-        stage.leader = Leader::new(&stage.world, Faults::rival(write, acts));
+        stage.leader = Leader::new(&stage.world, Faults::competing_write(write, acts));
         story(&mut stage).await;
         assert_eq!(
             outcome(&mut stage).await,
@@ -200,7 +200,7 @@ pub(super) async fn every_rival_that_closes(story: Story) {
             rival.see(&View::on(&server));
             rival.close("2026-12-05T00:00:00Z".parse().unwrap()).await;
         };
-        stage.leader = Leader::new(&stage.world, Faults::rival(write, acts));
+        stage.leader = Leader::new(&stage.world, Faults::competing_write(write, acts));
         story(&mut stage).await;
         assert_eq!(
             outcome(&mut stage).await,
