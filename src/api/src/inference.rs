@@ -365,17 +365,19 @@ pub struct ActivationStatus {
     pub refusal: Option<RefusalStatus>,
 }
 
-/// An answer to requests.
+/// The answer to requests that the controller wants refused.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct RefusalStatus {
-    /// HTTP status.
+    /// Not used any more, and always 0; older versions require it.
+    #[serde(default)]
     pub status: i32,
-    /// OpenAI's error code.
-    pub code: String,
-    /// A sentence for the caller.
+    /// The reason for refusing requests, such as BudgetExhausted. Older versions wrote OpenAI's error code here.
+    #[serde(rename = "code")]
+    pub reason: String,
+    /// The message that clients get.
     pub message: String,
-    /// When to try again.
+    /// The time from which requests are no longer refused for this reason.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_at: Option<Time>,
 }

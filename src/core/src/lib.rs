@@ -16,6 +16,7 @@ pub mod money;
 pub mod overhead;
 pub mod plan;
 pub mod pricing;
+pub mod refusal;
 pub mod scaling;
 pub mod training;
 pub mod unit_economics;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::budget::{Budget, Load, Purse, Refused, Standing};
 use crate::capacity::{Capacity, Gang};
+use crate::refusal::RefusalReason;
 use crate::scaling::{Demand, Desire, Service, desire};
 use crate::training::{Job, Turn, queue};
 
@@ -75,10 +76,8 @@ pub struct Snapshot {
 /// The answer to a request that no replica can serve and that may wake none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// HTTP status.
-    pub status: u16,
-    /// OpenAI's error code.
-    pub code: &'static str,
+    /// Why.
+    pub reason: RefusalReason,
     /// A sentence for the caller.
     pub message: String,
     /// When to try again.
@@ -276,11 +275,9 @@ fn refusal(
     purse: &Purse,
     now: Timestamp,
 ) -> Option<(Option<LimitedBy>, Refusal)> {
-    let unavailable = |code, message: String, retry_at| {
-        let status = 503;
+    let unavailable = |reason, message: String, retry_at| {
         let refusal = Refusal {
-            status,
-            code,
+            reason,
             message,
             retry_at,
         };
@@ -290,29 +287,39 @@ fn refusal(
         && let Some(why) = &service.stuck
     {
         let message = format!("no replica starts: {why}");
-        return unavailable("start_failed", message, now.checked_add(START_AGAIN).ok());
+        let retry_at = now.checked_add(START_AGAIN).ok();
+        return unavailable(RefusalReason::StartFailed, message, retry_at);
     }
     if allowed > 0 || service.current > 0 {
         return None;
     }
     if service.demand == Demand::Unwelcome {
         let message = "the service is stopped, and its activation.mode is Never";
-        return unavailable("service_unavailable", message.to_owned(), None);
+        return unavailable(RefusalReason::ActivationNever, message.to_owned(), None);
     }
     if service.paused {
         let message = "the service is stopped, and its scaling.paused is true";
-        return unavailable("service_paused", message.to_owned(), None);
+        return unavailable(RefusalReason::ScalingPaused, message.to_owned(), None);
     }
-    let (limit, message, retry_at) = match purse.clone().take(service.load) {
+    let (limit, reason, message, retry_at) = match purse.clone().take(service.load) {
         Ok(()) => return None,
         Err(Refused::Budget {
             message, retry_at, ..
-        }) => (LimitedBy::Budget, message, Some(retry_at)),
-        Err(Refused::Unknown(why)) => (LimitedBy::PriceUnknown, why, None),
+        }) => (
+            LimitedBy::Budget,
+            RefusalReason::BudgetExhausted,
+            message,
+            Some(retry_at),
+        ),
+        Err(Refused::Unknown(why)) => (
+            LimitedBy::PriceUnknown,
+            RefusalReason::PriceUnknown,
+            why,
+            None,
+        ),
     };
     let refusal = Refusal {
-        status: 429,
-        code: "insufficient_quota",
+        reason,
         message,
         retry_at,
     };

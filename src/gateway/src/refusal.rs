@@ -1,161 +1,214 @@
-//! Refusals, in OpenAI's error form, always with `Retry-After`.
+//! Refusals in OpenAI's error form, always with `Retry-After`. Only this file knows how a reason looks in HTTP.
 
 use bursar_api::inference::RefusalStatus;
+use bursar_core::refusal::RefusalReason;
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
-/// Why a request is refused.
+/// A refused request: the reason, and what the client reads.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Refusal {
-    /// The controller says so: a budget, mostly.
-    Told(RefusalStatus),
-    /// Requests may not wake this service.
-    Stopped,
-    /// As many as may wait do.
-    QueueFull,
-    /// No replica came in time.
-    HoldExpired(i64),
-    /// The service is gone.
-    Gone,
-    /// The body is larger than what may wait.
-    TooLarge,
-    /// The body could not be read.
-    BadBody(String),
-    /// The body did not come in time.
-    BodyLate,
-    /// This gateway ends.
-    Leaving,
-    /// The replica broke off before it answered.
-    Upstream(String),
+pub(crate) struct Refusal {
+    pub(crate) reason: RefusalReason,
+    message: String,
+    /// When another try makes sense, if that is known.
+    retry_at: Option<Timestamp>,
+}
+
+/// How a reason looks to a client and in metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct HttpForm {
+    status: StatusCode,
+    /// OpenAI's error type.
+    error_type: &'static str,
+    /// OpenAI's error code.
+    code: &'static str,
+    /// Seconds until another try makes sense, if the refusal itself has no time.
+    retry_after: i64,
+    /// The value of the metrics' label `outcome`.
+    outcome: &'static str,
+}
+
+impl HttpForm {
+    fn of(reason: RefusalReason) -> Self {
+        let (status, error_type, code, retry_after, outcome) = match reason {
+            RefusalReason::BudgetExhausted | RefusalReason::PriceUnknown => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "insufficient_quota",
+                "insufficient_quota",
+                10,
+                "budget",
+            ),
+            RefusalReason::StartFailed => unavailable("start_failed", 10, "start_failed"),
+            RefusalReason::ActivationNever => unavailable("service_unavailable", 10, "stopped"),
+            RefusalReason::ScalingPaused => unavailable("service_paused", 10, "stopped"),
+            RefusalReason::QueueFull => unavailable("queue_full", 5, "queue_full"),
+            RefusalReason::GatewayShutdown => unavailable("gateway_leaving", 1, "leaving"),
+            RefusalReason::HoldTimeout => (
+                StatusCode::GATEWAY_TIMEOUT,
+                "server_error",
+                "hold_expired",
+                10,
+                "hold_expired",
+            ),
+            RefusalReason::ReplicaFailed => (
+                StatusCode::BAD_GATEWAY,
+                "server_error",
+                "replica_failed",
+                1,
+                "upstream",
+            ),
+            RefusalReason::ServiceDeleted => {
+                invalid(StatusCode::NOT_FOUND, "not_found", 60, "gone")
+            }
+            RefusalReason::BodyTooLarge => invalid(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "request_too_large",
+                60,
+                "bad_request",
+            ),
+            RefusalReason::BodyIncomplete => {
+                invalid(StatusCode::BAD_REQUEST, "bad_body", 1, "bad_request")
+            }
+            RefusalReason::BodyTimeout => invalid(
+                StatusCode::REQUEST_TIMEOUT,
+                "request_timeout",
+                1,
+                "bad_request",
+            ),
+        };
+        Self {
+            status,
+            error_type,
+            code,
+            retry_after,
+            outcome,
+        }
+    }
+}
+
+type Fields = (StatusCode, &'static str, &'static str, i64, &'static str);
+
+fn unavailable(code: &'static str, retry_after: i64, outcome: &'static str) -> Fields {
+    let status = StatusCode::SERVICE_UNAVAILABLE;
+    (status, "server_error", code, retry_after, outcome)
+}
+
+fn invalid(
+    status: StatusCode,
+    code: &'static str,
+    retry_after: i64,
+    outcome: &'static str,
+) -> Fields {
+    (status, "invalid_request_error", code, retry_after, outcome)
+}
+
+/// The reason that a controller wrote. Older controllers wrote OpenAI's codes; of a newer one's reason this gateway only knows
+/// that the service is unavailable.
+fn parse_reason(written: &str) -> RefusalReason {
+    match written {
+        "insufficient_quota" => RefusalReason::BudgetExhausted,
+        "start_failed" => RefusalReason::StartFailed,
+        "service_paused" => RefusalReason::ScalingPaused,
+        name => name.parse().unwrap_or(RefusalReason::ActivationNever),
+    }
+}
+
+impl From<&RefusalStatus> for Refusal {
+    fn from(status: &RefusalStatus) -> Self {
+        Self {
+            reason: parse_reason(&status.reason),
+            message: status.message.clone(),
+            retry_at: status.retry_at.as_ref().map(|time| time.0),
+        }
+    }
 }
 
 impl Refusal {
-    /// A word for metrics.
+    fn new(reason: RefusalReason, message: impl Into<String>) -> Self {
+        Self {
+            reason,
+            message: message.into(),
+            retry_at: None,
+        }
+    }
+
+    pub(crate) fn activation_never() -> Self {
+        let message = "the service has no replica, and its activation.mode is Never";
+        Self::new(RefusalReason::ActivationNever, message)
+    }
+
+    pub(crate) fn queue_full() -> Self {
+        let message = "the hold queue of this service is full";
+        Self::new(RefusalReason::QueueFull, message)
+    }
+
+    pub(crate) fn hold_timeout(timeout: SignedDuration) -> Self {
+        let seconds = timeout.as_secs();
+        let message = format!("no replica was ready within {seconds} s (activation.holdTimeout)");
+        Self::new(RefusalReason::HoldTimeout, message)
+    }
+
+    pub(crate) fn service_deleted() -> Self {
+        Self::new(RefusalReason::ServiceDeleted, "the service was deleted")
+    }
+
+    pub(crate) fn body_too_large() -> Self {
+        let message = "the body of the request is too large to be held";
+        Self::new(RefusalReason::BodyTooLarge, message)
+    }
+
+    pub(crate) fn body_incomplete(error: impl std::fmt::Display) -> Self {
+        let message = format!("the body of the request broke off: {error}");
+        Self::new(RefusalReason::BodyIncomplete, message)
+    }
+
+    pub(crate) fn body_timeout() -> Self {
+        let message = "the body of the request did not arrive in time";
+        Self::new(RefusalReason::BodyTimeout, message)
+    }
+
+    pub(crate) fn gateway_shutdown() -> Self {
+        let message = "the gateway shut down before a replica was ready; try again";
+        Self::new(RefusalReason::GatewayShutdown, message)
+    }
+
+    pub(crate) fn replica_failed(error: impl std::fmt::Display) -> Self {
+        let message = format!("the replica broke the connection before it answered: {error}");
+        Self::new(RefusalReason::ReplicaFailed, message)
+    }
+
+    /// The value of the metrics' label `outcome`.
     pub(crate) fn outcome(&self) -> &'static str {
-        match self {
-            Self::Told(told) if told.status == 429 => "budget",
-            Self::Told(told) if told.code == "start_failed" => "start_failed",
-            Self::Told(_) | Self::Stopped => "stopped",
-            Self::QueueFull => "queue_full",
-            Self::HoldExpired(_) => "hold_expired",
-            Self::Gone => "gone",
-            Self::TooLarge | Self::BadBody(_) | Self::BodyLate => "bad_request",
-            Self::Leaving => "leaving",
-            Self::Upstream(_) => "upstream",
-        }
+        HttpForm::of(self.reason).outcome
     }
 
-    /// Status, OpenAI's error type and code, message, and seconds until another try makes sense.
-    fn parts(&self, now: Timestamp) -> (u16, &'static str, &str, String, i64) {
-        let server = "server_error";
-        match self {
-            Self::Told(told) => {
-                let kind = if told.status == 429 {
-                    "insufficient_quota"
-                } else {
-                    server
-                };
-                let at = told.retry_at.as_ref().map(|at| at.0);
-                let message = match at {
-                    Some(at) if told.status == 429 => {
-                        format!("{}; the budget reopens at {at}", told.message)
-                    }
-                    _ => told.message.clone(),
-                };
-                let status = u16::try_from(told.status).ok();
-                (
-                    status
-                        .filter(|status| (400..600).contains(status))
-                        .unwrap_or(503),
-                    kind,
-                    &told.code,
-                    message,
-                    at.map_or(10, |at| at.duration_since(now).as_secs()),
-                )
-            }
-            Self::Stopped => (
-                503,
-                server,
-                "service_stopped",
-                "the service has no replica, and its activation.mode is Never".into(),
-                60,
-            ),
-            Self::QueueFull => (
-                503,
-                server,
-                "queue_full",
-                "as many requests, or bytes of them, as may wait for this service do".into(),
-                5,
-            ),
-            Self::HoldExpired(seconds) => (
-                504,
-                server,
-                "hold_expired",
-                format!("no replica was ready within {seconds} s (activation.holdTimeout)"),
-                10,
-            ),
-            Self::Gone => (
-                404,
-                "invalid_request_error",
-                "not_found",
-                "there is no such service any more".into(),
-                60,
-            ),
-            Self::TooLarge => (
-                413,
-                "invalid_request_error",
-                "request_too_large",
-                "the request's body is too large to wait".into(),
-                60,
-            ),
-            Self::BadBody(why) => (
-                400,
-                "invalid_request_error",
-                "bad_body",
-                format!("the request's body broke off: {why}"),
-                1,
-            ),
-            Self::BodyLate => (
-                408,
-                "invalid_request_error",
-                "request_timeout",
-                "the request's body did not come in time".into(),
-                1,
-            ),
-            Self::Leaving => (
-                503,
-                server,
-                "gateway_leaving",
-                "this gateway ends before a replica was ready; another takes the request".into(),
-                1,
-            ),
-            Self::Upstream(why) => (
-                502,
-                server,
-                "replica_failed",
-                format!("the replica broke off before it answered: {why}"),
-                1,
-            ),
-        }
-    }
-
-    /// The answer.
+    /// The response that a client gets at `now`.
     pub(crate) fn response(&self, now: Timestamp) -> Response<Full<Bytes>> {
-        let (status, kind, code, message, retry) = self.parts(now);
-        let body =
-            json!({"error": {"message": message, "type": kind, "param": null, "code": code}});
-        let mut response = Response::new(Full::from(body.to_string()));
-        *response.status_mut() =
-            StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+        let form = HttpForm::of(self.reason);
+        let message = match self.retry_at {
+            Some(at) if form.status == StatusCode::TOO_MANY_REQUESTS => {
+                format!("{}; the budget reopens at {at}", self.message)
+            }
+            _ => self.message.clone(),
+        };
+        let retry_after = self
+            .retry_at
+            .map_or(form.retry_after, |at| at.duration_since(now).as_secs());
+        let error = json!({
+            "message": message, "type": form.error_type, "param": null, "code": form.code,
+        });
+        let body = json!({"error": error}).to_string();
+        let mut response = Response::new(Full::from(body));
+        *response.status_mut() = form.status;
         let headers = response.headers_mut();
         headers.insert(
             header::CONTENT_TYPE,
             HeaderValue::from_static("application/json"),
         );
-        headers.insert(header::RETRY_AFTER, HeaderValue::from(retry.max(1)));
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(retry_after.max(1)));
         response
     }
 }
@@ -167,55 +220,93 @@ mod tests {
 
     use super::*;
 
+    fn from_controller(reason: &str, retry_at: Option<&str>) -> Refusal {
+        Refusal::from(&RefusalStatus {
+            status: 0,
+            reason: reason.into(),
+            message: "budget team is exhausted".into(),
+            retry_at: retry_at.map(|at| Time(at.parse().unwrap())),
+        })
+    }
+
+    /// Status, OpenAI's type and code, `Retry-After` and message of a response.
+    async fn parts(refusal: &Refusal, now: Timestamp) -> (u16, String, String, String, String) {
+        let response = refusal.response(now);
+        let status = response.status().as_u16();
+        let retry_after = response.headers()[header::RETRY_AFTER].to_str().unwrap();
+        let retry_after = retry_after.to_owned();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        let text = |field: &str| body["error"][field].as_str().unwrap().to_owned();
+        (
+            status,
+            text("type"),
+            text("code"),
+            retry_after,
+            text("message"),
+        )
+    }
+
+    #[tokio::test]
+    async fn every_reason_has_one_status_type_code_and_retry_time() {
+        #[rustfmt::skip]
+        let expected = [
+            (429, "insufficient_quota", "insufficient_quota", "10", "budget"),
+            (429, "insufficient_quota", "insufficient_quota", "10", "budget"),
+            (503, "server_error", "start_failed", "10", "start_failed"),
+            (503, "server_error", "service_unavailable", "10", "stopped"),
+            (503, "server_error", "service_paused", "10", "stopped"),
+            (503, "server_error", "queue_full", "5", "queue_full"),
+            (504, "server_error", "hold_expired", "10", "hold_expired"),
+            (404, "invalid_request_error", "not_found", "60", "gone"),
+            (413, "invalid_request_error", "request_too_large", "60", "bad_request"),
+            (400, "invalid_request_error", "bad_body", "1", "bad_request"),
+            (408, "invalid_request_error", "request_timeout", "1", "bad_request"),
+            (503, "server_error", "gateway_leaving", "1", "leaving"),
+            (502, "server_error", "replica_failed", "1", "upstream"),
+        ];
+        assert_eq!(expected.len(), RefusalReason::ALL.len());
+        for (reason, expected) in RefusalReason::ALL.into_iter().zip(expected) {
+            let refusal = Refusal::new(reason, "message");
+            let (status, error_type, code, retry_after, message) =
+                parts(&refusal, Timestamp::UNIX_EPOCH).await;
+            let found = (
+                status,
+                &*error_type,
+                &*code,
+                &*retry_after,
+                refusal.outcome(),
+            );
+            assert_eq!(found, expected, "{reason}");
+            assert_eq!(message, "message");
+        }
+    }
+
     #[tokio::test]
     async fn a_budget_says_429_with_the_time_it_reopens() {
         let now: Timestamp = "2026-11-30T23:00:00Z".parse().unwrap();
-        let told = RefusalStatus {
-            status: 429,
-            code: "insufficient_quota".into(),
-            message: "budget team is exhausted".into(),
-            retry_at: Some(Time("2026-12-01T00:00:00Z".parse().unwrap())),
-        };
-        let response = Refusal::Told(told).response(now);
+        let refusal = from_controller("BudgetExhausted", Some("2026-12-01T00:00:00Z"));
+        let (status, _, code, retry_after, message) = parts(&refusal, now).await;
         assert_eq!(
-            (
-                response.status().as_u16(),
-                response.headers()[header::RETRY_AFTER].to_str().unwrap()
-            ),
-            (429, "3600")
+            (status, &*code, &*retry_after),
+            (429, "insufficient_quota", "3600")
         );
-        let body: serde_json::Value =
-            serde_json::from_slice(&response.into_body().collect().await.unwrap().to_bytes())
-                .unwrap();
-        assert_eq!(body["error"]["code"], "insufficient_quota");
-        assert!(
-            body["error"]["message"]
-                .as_str()
-                .unwrap()
-                .contains("2026-12-01T00:00:00Z"),
-            "{body}"
-        );
+        assert!(message.contains("2026-12-01T00:00:00Z"), "{message}");
     }
 
     #[test]
-    fn every_refusal_says_when_to_try_again() {
-        let now = Timestamp::UNIX_EPOCH;
-        for (refusal, status) in [
-            (Refusal::Stopped, 503),
-            (Refusal::QueueFull, 503),
-            (Refusal::HoldExpired(120), 504),
-            (Refusal::Gone, 404),
-            (Refusal::TooLarge, 413),
-            (Refusal::BodyLate, 408),
-            (Refusal::Leaving, 503),
-            (Refusal::Upstream("reset".into()), 502),
+    fn reasons_of_older_and_newer_controllers_are_understood() {
+        for reason in RefusalReason::ALL {
+            assert_eq!(from_controller(reason.name(), None).reason, reason);
+        }
+        for (written, reason) in [
+            ("insufficient_quota", RefusalReason::BudgetExhausted),
+            ("start_failed", RefusalReason::StartFailed),
+            ("service_paused", RefusalReason::ScalingPaused),
+            ("service_unavailable", RefusalReason::ActivationNever),
+            ("ReasonOfALaterVersion", RefusalReason::ActivationNever),
         ] {
-            let response = refusal.response(now);
-            assert_eq!(response.status().as_u16(), status, "{refusal:?}");
-            assert!(
-                response.headers().contains_key(header::RETRY_AFTER),
-                "{refusal:?}"
-            );
+            assert_eq!(from_controller(written, None).reason, reason, "{written}");
         }
     }
 }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bursar_core::refusal::RefusalReason;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Version, header};
 use http_body::{Body, Frame, SizeHint};
@@ -118,7 +119,9 @@ impl RequestHandler {
         let (outcome, mut response) = match self.forward(&service, peer, &parts, &mut body).await {
             Ok(response) => ("forwarded", response.map(Either::Right)),
             Err(refusal) => {
-                if !parts.headers.contains_key(header::EXPECT) && refusal != Refusal::BodyLate {
+                if !parts.headers.contains_key(header::EXPECT)
+                    && refusal.reason != RefusalReason::BodyTimeout
+                {
                     request_body::discard(body).await;
                 }
                 let response = refusal.response(Timestamp::now());
@@ -181,7 +184,7 @@ impl RequestHandler {
                     held = self.demand.hold(service, u32::MAX, Timestamp::now());
                     tokio::time::sleep(RETRY_PAUSE).await;
                 }
-                Err(error) => return Err(Refusal::Upstream(error)),
+                Err(error) => return Err(Refusal::replica_failed(error)),
             }
         }
     }
@@ -189,7 +192,10 @@ impl RequestHandler {
     /// The policy of a service, and its ready replicas.
     fn lookup(&self, service: &ServiceKey) -> Result<(HoldPolicy, Vec<SocketAddr>), Refusal> {
         let routes = self.routes.borrow();
-        let policy = routes.hold_policy(service).cloned().ok_or(Refusal::Gone)?;
+        let policy = routes
+            .hold_policy(service)
+            .cloned()
+            .ok_or_else(Refusal::service_deleted)?;
         Ok((policy, routes.ready_replicas(service)))
     }
 
@@ -202,7 +208,7 @@ impl RequestHandler {
             false => u32::MAX,
         };
         let held = self.demand.hold(service, max_held, Timestamp::now());
-        held.ok_or(Refusal::QueueFull)
+        held.ok_or_else(Refusal::queue_full)
     }
 
     /// Waits for a ready replica and connects to it.
@@ -228,13 +234,13 @@ impl RequestHandler {
                 }
                 self.metrics.retries.inc();
             }
-            let expired = || Refusal::HoldExpired(policy.hold_timeout.as_secs());
+            let expired = || Refusal::hold_timeout(policy.hold_timeout);
             let has_ready = !routes.borrow().ready_replicas(service).is_empty();
             tokio::select! {
-                () = self.shutdown.cancelled() => return Err(Refusal::Leaving),
+                () = self.shutdown.cancelled() => return Err(Refusal::gateway_shutdown()),
                 () = tokio::time::sleep_until(deadline) => return Err(expired()),
                 () = tokio::time::sleep(RETRY_PAUSE), if has_ready => if Instant::now() >= deadline { return Err(expired()) },
-                changed = routes.changed() => if changed.is_err() { return Err(Refusal::Gone) },
+                changed = routes.changed() => if changed.is_err() { return Err(Refusal::service_deleted()) },
             }
         }
     }

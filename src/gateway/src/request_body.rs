@@ -57,22 +57,24 @@ impl BodyReader {
         deadline: Instant,
     ) -> Result<BufferedBody, Refusal> {
         if body.size_hint().lower() > MAX_BODY_BYTES as u64 {
-            return Err(Refusal::TooLarge);
+            return Err(Refusal::body_too_large());
         }
         let mut reservation = Reservation {
             reader: self.clone(),
             service: service.clone(),
             bytes: 0,
         };
-        let _slot = reservation.read_slot(max_reads).ok_or(Refusal::QueueFull)?;
+        let _slot = reservation
+            .read_slot(max_reads)
+            .ok_or_else(Refusal::queue_full)?;
         let mut bytes = BytesMut::new();
         loop {
             let frame_deadline = deadline.min(Instant::now() + self.idle_timeout);
             let frame = tokio::time::timeout_at(frame_deadline, body.frame()).await;
-            let Some(frame) = frame.map_err(|_| Refusal::BodyLate)? else {
+            let Some(frame) = frame.map_err(|_| Refusal::body_timeout())? else {
                 break;
             };
-            let frame = frame.map_err(|error| Refusal::BadBody(error.to_string()))?;
+            let frame = frame.map_err(Refusal::body_incomplete)?;
             bytes.extend_from_slice(&frame.into_data().unwrap_or_default());
             reservation.grow(bytes.len())?;
         }
@@ -137,12 +139,12 @@ impl Reservation {
 
     fn grow(&mut self, bytes: usize) -> Result<(), Refusal> {
         if bytes > MAX_BODY_BYTES {
-            return Err(Refusal::TooLarge);
+            return Err(Refusal::body_too_large());
         }
         let more = bytes - self.bytes;
         self.reader.update(&self.service, |usage, all| {
             if usage.bytes + more > MAX_SERVICE_BYTES || all + more > MAX_TOTAL_BYTES {
-                return Err(Refusal::QueueFull);
+                return Err(Refusal::queue_full());
             }
             usage.bytes += more;
             Ok(())

@@ -38,8 +38,8 @@ impl HoldPolicy {
         let current =
             |refusal: &&RefusalStatus| refusal.retry_at.as_ref().is_none_or(|at| at.0 > now);
         match self.refusal.as_ref().filter(current) {
-            Some(refusal) => Some(Refusal::Told(refusal.clone())),
-            None if !self.on_demand => Some(Refusal::Stopped),
+            Some(refusal) => Some(Refusal::from(refusal)),
+            None if !self.on_demand => Some(Refusal::activation_never()),
             None => None,
         }
     }

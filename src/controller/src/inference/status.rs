@@ -5,6 +5,7 @@ use bursar_api::conditions::{self, PODS_HEALTHY, READY, SIGNALS_AVAILABLE, Says,
 use bursar_api::inference::{ActivationStatus, InferenceDeploymentStatus, RefusalStatus};
 use bursar_api::spend::WorkloadKind;
 use bursar_core::plan::{Decision, LimitedBy};
+use bursar_core::refusal::RefusalReason;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -63,8 +64,8 @@ pub(crate) fn next(
         activation: Some(ActivationStatus {
             port: facts.port.map(i32::from),
             refusal: decision.refusal.as_ref().map(|refusal| RefusalStatus {
-                status: i32::from(refusal.status),
-                code: refusal.code.to_owned(),
+                status: 0,
+                reason: refusal.reason.to_string(),
                 message: refusal.message.clone(),
                 retry_at: refusal.retry_at.map(Time),
             }),
@@ -90,7 +91,7 @@ fn decisive(status: &InferenceDeploymentStatus) -> InferenceDeploymentStatus {
     {
         // it names amounts, and what cannot start may be tried again a minute after each look
         refusal.message.clear();
-        if refusal.code == "start_failed" {
+        if refusal.reason == RefusalReason::StartFailed.name() {
             refusal.retry_at = None;
         }
     }

@@ -186,7 +186,7 @@ fn a_request_that_the_budget_keeps_out_is_told_so_before_it_comes() {
         "its status says so as long as it holds"
     );
     let refusal = decision.refusal.unwrap();
-    assert_eq!((refusal.status, refusal.code), (429, "insufficient_quota"));
+    assert_eq!(refusal.reason, RefusalReason::BudgetExhausted);
     assert_eq!(
         refusal.retry_at,
         Some("2026-12-01T00:00:00Z".parse().unwrap())
@@ -369,7 +369,7 @@ fn a_service_whose_replicas_cannot_start_says_so_until_they_can() {
         ..service(1, Signal::Absent, 3)
     };
     let refusal = decide(stuck.clone(), vec![]).refusal.unwrap();
-    assert_eq!((refusal.status, refusal.code), (503, "start_failed"));
+    assert_eq!(refusal.reason, RefusalReason::StartFailed);
     assert!(refusal.message.contains("ErrImagePull"));
     assert!(refusal.retry_at.is_some());
     let starts = Service {
@@ -386,7 +386,7 @@ fn a_paused_service_at_zero_refuses_instead_of_letting_requests_wait() {
         ..service(current, Signal::Absent, 1)
     };
     let refusal = decide(paused(0), vec![]).refusal.unwrap();
-    assert_eq!((refusal.status, refusal.code), (503, "service_paused"));
+    assert_eq!(refusal.reason, RefusalReason::ScalingPaused);
     assert_eq!(decide(paused(1), vec![]).refusal, None);
 }
 

@@ -27,7 +27,7 @@ async fn a_body_that_never_comes_wakes_nothing_and_ends_with_408() {
 #[tokio::test]
 async fn a_refusal_reaches_a_client_that_still_sends_its_body() {
     let mut gateway = TestGateway::new(json!({})).await;
-    let refusal = json!({"status": 429, "code": "insufficient_quota", "message": "m"});
+    let refusal = json!({"status": 0, "code": "BudgetExhausted", "message": "m"});
     gateway.set_service(json!({}), refusal);
     for size in [4 << 20, 17 << 20] {
         let mut request =

@@ -178,7 +178,7 @@ async fn a_refusal_that_appears_ends_what_waits_whatever_its_code() {
     let message = "pod chat-1 cannot start: ImagePullBackOff";
     gateway.set_service(
         json!({}),
-        json!({"status": 503, "code": "start_failed", "message": message}),
+        json!({"status": 0, "code": "StartFailed", "message": message}),
     );
     let answer = held.await.unwrap();
     let body = format!("\"code\":\"start_failed\",\"message\":\"{message}\"");
@@ -193,7 +193,7 @@ async fn a_refusal_that_appears_ends_what_waits_whatever_its_code() {
 #[tokio::test]
 async fn a_refusal_past_its_retry_time_no_longer_counts() {
     let mut gateway = TestGateway::new(json!({})).await;
-    let past = json!({"status": 429, "code": "insufficient_quota", "message": "m", "retryAt": "2026-01-01T00:00:00Z"});
+    let past = json!({"status": 0, "code": "BudgetExhausted", "message": "m", "retryAt": "2026-01-01T00:00:00Z"});
     gateway.set_service(json!({}), past);
     let held = tokio::spawn(complete(gateway.address));
     gateway.wait_for_held(1).await;
