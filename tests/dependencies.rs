@@ -1,4 +1,4 @@
-//! What a crate must not depend on, by `cargo tree`: the layering of docs/architecture.md.
+//! The dependencies that each crate may have, by `cargo tree`: the layering of docs/architecture.md.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -29,6 +29,7 @@ fn tree(package: &str) -> BTreeSet<String> {
     let names = String::from_utf8(output.stdout).expect("names are text");
     names
         .lines()
+        .map(|name| name.trim_end_matches(" (*)"))
         .filter(|name| !name.is_empty())
         .map(str::to_owned)
         .collect()
@@ -73,6 +74,51 @@ fn the_core_has_neither_a_cluster_nor_a_runtime_nor_chance() {
         "bursar_controller",
     ];
     assert_eq!(found(&core, &banned), [""; 0]);
+}
+
+/// Each crate of this repository with the other crates of it that it may be built from.
+const ALLOWED: [(&str, &[&str]); 9] = [
+    ("bursar-core", &[]),
+    ("bursar-runtime", &[]),
+    ("bursar-api", &["core"]),
+    ("bursar-signals", &["core"]),
+    ("bursar-install", &["core", "api"]),
+    ("bursar-prices", &["core", "api"]),
+    ("bursar-cli", &["core", "api", "prices"]),
+    ("bursar-gateway", &["core", "api", "runtime", "signals"]),
+    ("bursar-controller", &["core", "api", "runtime", "signals"]),
+];
+
+#[test]
+fn crates_depend_on_one_another_in_one_direction() {
+    for (package, allowed) in ALLOWED {
+        let own = package.replace('-', "_");
+        let ours = tree(package);
+        let ours = ours
+            .iter()
+            .filter(|name| name.starts_with("bursar_") && **name != own);
+        let forbidden: Vec<&String> = ours
+            .filter(|name| {
+                !allowed
+                    .iter()
+                    .any(|allowed| **name == format!("bursar_{allowed}"))
+            })
+            .collect();
+        assert!(forbidden.is_empty(), "{package} depends on {forbidden:?}");
+    }
+}
+
+#[test]
+fn every_crate_has_its_place_in_the_direction() {
+    let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for entry in std::fs::read_dir(directory).expect("src is a directory") {
+        let entry = entry.expect("an entry");
+        let name = format!("bursar-{}", entry.file_name().to_string_lossy());
+        // tests alone link it
+        let is_listed =
+            name == "bursar-apitest" || ALLOWED.iter().any(|(listed, _)| *listed == name);
+        assert!(!entry.path().is_dir() || is_listed, "{name}");
+    }
 }
 
 #[test]
