@@ -1,0 +1,249 @@
+//! Names of code are the field's standard terms. This table holds names that were given up, each with its successor, so that
+//! none comes back where its successor is used.
+
+use std::path::{Path, PathBuf};
+
+use proc_macro2::{TokenStream, TokenTree};
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// Which kind of name a row is about. Names are only looked for where they are defined, so that a common word may be one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// `struct`, `enum`, `trait`, `type` or `union`.
+    Type,
+    /// `fn`, methods included.
+    Function,
+    /// `const` or `static`.
+    Constant,
+    /// `mod`.
+    Module,
+    /// A file or a directory, without `.rs`.
+    File,
+    /// Any identifier that is this word, wherever it stands.
+    Identifier,
+}
+
+use Kind::{Constant, File, Function, Identifier, Module, Type};
+
+/// A name that is not to be used, what to use instead, and below which paths.
+struct Row(Kind, &'static str, &'static str, &'static [&'static str]);
+
+const EVERYWHERE: &[&str] = &["src/"];
+const GATEWAY: &[&str] = &["src/gateway/"];
+const RUNTIME: &[&str] = &["src/runtime/"];
+const INSTALL: &[&str] = &["src/install/", "src/main.rs"];
+const APITEST: &[&str] = &["src/apitest/", "src/controller/src/tests/"];
+
+/// Files that are not held to the table yet: they get their names as they are rewritten. A path ending in `/` is a directory.
+const EXEMPT: &[&str] = &[
+    "src/core/src/plan.rs",
+    "src/core/src/plan/",
+    "src/core/src/scaling.rs",
+    "src/core/src/training.rs",
+    "src/core/src/capacity.rs",
+    "src/core/src/budget.rs",
+    "src/controller/src/observe.rs",
+    "src/controller/src/scene.rs",
+    "src/controller/src/reconcile.rs",
+    "src/controller/src/capacity.rs",
+    "src/controller/src/watch.rs",
+    "src/controller/src/scrape.rs",
+    "src/controller/src/context.rs",
+    "src/controller/src/gateways.rs",
+    "src/controller/src/explain.rs",
+    "src/controller/src/budget.rs",
+    "src/controller/src/inference/",
+    "src/controller/src/training/",
+    "src/signals/",
+];
+
+#[rustfmt::skip]
+const ROWS: &[Row] = &[
+    // the gateway
+    Row(File, "forward", "request", GATEWAY),
+    Row(File, "body", "request_body", GATEWAY),
+    Row(File, "refuse", "refusal", GATEWAY),
+    Row(File, "serve", "listeners", GATEWAY),
+    Row(File, "follow", "route_watch", GATEWAY),
+    Row(File, "control", "demand_server", GATEWAY),
+    Row(File, "meter", "metrics", GATEWAY),
+    Row(Type, "Meters", "Metrics", GATEWAY),
+    Row(Type, "Forwarder", "RequestHandler", GATEWAY),
+    Row(Type, "Follower", "RouteWatch", GATEWAY),
+    Row(Type, "Feed", "EventHandler", GATEWAY),
+    Row(Type, "Routes", "RouteTable", GATEWAY),
+    Row(Type, "Key", "ServiceKey", GATEWAY),
+    Row(Type, "Terms", "HoldPolicy", GATEWAY),
+    Row(Type, "Control", "DemandServer", GATEWAY),
+    Row(Type, "Demand", "DemandTracker", GATEWAY),
+    Row(Type, "Held", "HeldGuard", GATEWAY),
+    Row(Type, "Busy", "ReplicaLoadGuard", GATEWAY),
+    Row(Type, "Bodies", "BodyReader", GATEWAY),
+    Row(Type, "Taken", "Usage", GATEWAY),
+    Row(Type, "Place", "Reservation", GATEWAY),
+    Row(Type, "Kept", "BufferedBody", GATEWAY),
+    Row(Type, "World", "TestGateway", GATEWAY),
+    Row(Function, "follow", "run or sync", GATEWAY),
+    Row(Function, "keep", "set_socket_options", GATEWAY),
+    Row(Function, "look", "lookup", GATEWAY),
+    Row(Function, "room", "max_connections", GATEWAY),
+    Row(Function, "leave", "refuse_held", GATEWAY),
+    Row(Function, "converse", "serve_connection", GATEWAY),
+    Row(Identifier, "welcome", "on_demand", GATEWAY),
+    Row(Identifier, "told", "last_sent, or what was sent", GATEWAY),
+    Row(Identifier, "silence", "idle_timeout", GATEWAY),
+    Row(Constant, "LINGER", "ENDPOINT_PROPAGATION", GATEWAY),
+    Row(Constant, "LAST_WORDS", "REFUSAL_DELIVERY_TIMEOUT", GATEWAY),
+    // the runtime
+    Row(File, "trace", "logging", RUNTIME),
+    Row(File, "lease", "leader_election", RUNTIME),
+    Row(Type, "Sight", "Observation", RUNTIME),
+    Row(Function, "keep", "run", RUNTIME),
+    Row(Function, "pace", "retry_period", RUNTIME),
+    Row(Function, "patience", "renew_deadline", RUNTIME),
+    Row(Function, "give_back", "release", RUNTIME),
+    // installation
+    Row(File, "release", "uninstall", INSTALL),
+    Row(Type, "Done", "NotFoundAsNone", INSTALL),
+    Row(Type, "Released", "Removed", INSTALL),
+    Row(Function, "free", "remove_finalizer", INSTALL),
+    Row(Function, "at_zero", "services_without_replicas", INSTALL),
+    // the API server in memory
+    Row(Function, "rival", "competing_write", APITEST),
+    Row(Type, "Moment", "CrashPoint", APITEST),
+    Row(Function, "carry", "copy_field", &["src/apitest/"]),
+    Row(Function, "sign", "record_manager", &["src/apitest/"]),
+    Row(Function, "told", "checked", &["src/apitest/"]),
+    Row(Identifier, "forgotten", "compacted", &["src/apitest/"]),
+    // all crates
+    Row(Identifier, "PATIENCE", "a timeout with its subject", EVERYWHERE),
+];
+
+/// A definition or identifier in a file, with its line.
+struct Found {
+    kind: Option<Kind>,
+    name: String,
+    line: usize,
+}
+
+/// All identifiers of a file; of those that an item defines the kind.
+fn identifiers(stream: TokenStream, found: &mut Vec<Found>) {
+    let mut before: Option<String> = None;
+    for token in stream {
+        let name = match &token {
+            TokenTree::Group(group) => {
+                identifiers(group.stream(), found);
+                None
+            }
+            TokenTree::Ident(name) => Some(name.to_string()),
+            _ => None,
+        };
+        if let Some(name) = &name {
+            let kind = match before.as_deref() {
+                Some("struct" | "enum" | "trait" | "type" | "union") => Some(Type),
+                Some("fn") => Some(Function),
+                Some("const" | "static") => Some(Constant),
+                Some("mod") => Some(Module),
+                _ => None,
+            };
+            found.push(Found {
+                kind,
+                name: name.clone(),
+                line: token.span().start().line,
+            });
+        }
+        before = name;
+    }
+}
+
+/// All Rust files under a directory, sorted by path.
+fn rust_files(directory: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let mut directories = vec![directory.to_owned()];
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory).expect("a directory") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                directories.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
+    files
+}
+
+fn is_below(path: &str, prefixes: &[&str]) -> bool {
+    prefixes.iter().any(|prefix| path.starts_with(prefix))
+}
+
+/// The failures of one file, which the table holds under `path`.
+fn violations(path: &str, text: &str, rows: &[Row]) -> Vec<String> {
+    let rows: Vec<&Row> = rows
+        .iter()
+        .filter(|Row(_, _, _, prefixes)| is_below(path, prefixes))
+        .collect();
+    let mut violations = Vec::new();
+    for Row(_, name, instead, _) in rows.iter().filter(|row| row.0 == File) {
+        let parts = Path::new(path).with_extension("");
+        if parts.iter().any(|part| part == *name) {
+            violations.push(format!("{path}: a file named {name}; use {instead}"));
+        }
+    }
+    let mut found = Vec::new();
+    identifiers(text.parse().expect("a file that compiles"), &mut found);
+    for Found { kind, name, line } in found {
+        for Row(banned, _, instead, _) in rows.iter().filter(|row| row.1 == name) {
+            if *banned == Identifier || Some(*banned) == kind {
+                violations.push(format!("{path}:{line}: {name}; use {instead}"));
+            }
+        }
+    }
+    violations
+}
+
+#[test]
+fn names_that_were_given_up_do_not_come_back() {
+    let mut failures = Vec::new();
+    let files = rust_files(&Path::new(ROOT).join("src"));
+    assert!(files.len() > 100, "{} files", files.len());
+    for file in files {
+        let path = file.strip_prefix(ROOT).unwrap().display().to_string();
+        if !is_below(&path, EXEMPT) {
+            let text = std::fs::read_to_string(&file).unwrap();
+            failures.extend(violations(&path, &text, ROWS));
+        }
+    }
+    assert!(failures.is_empty(), "\n{}", failures.join("\n"));
+}
+
+#[test]
+fn paths_of_the_table_exist() {
+    let prefixes = ROWS.iter().flat_map(|Row(_, _, _, prefixes)| *prefixes);
+    for path in prefixes.chain(EXEMPT) {
+        assert!(Path::new(ROOT).join(path).exists(), "{path}");
+    }
+}
+
+#[test]
+fn a_word_is_found_as_the_kind_of_name_that_its_row_bans() {
+    let rows = [
+        Row(Type, "Line", "DailyCost", EVERYWHERE),
+        Row(Function, "book", "post", EVERYWHERE),
+        Row(Identifier, "told", "sent", EVERYWHERE),
+        Row(File, "rest", "zero_replicas", EVERYWHERE),
+    ];
+    let text = "// fn book, told\nstruct Line { book: Told }\nfn page() { let told = \"told\"; }\nfn book() {}";
+    assert_eq!(
+        violations("src/core/src/rest.rs", text, &rows),
+        [
+            "src/core/src/rest.rs: a file named rest; use zero_replicas",
+            "src/core/src/rest.rs:2: Line; use DailyCost",
+            "src/core/src/rest.rs:3: told; use sent",
+            "src/core/src/rest.rs:4: book; use post",
+        ]
+    );
+    assert_eq!(violations("e2e/src/rest.rs", text, &rows), [""; 0]);
+}
