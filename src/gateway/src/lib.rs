@@ -5,6 +5,7 @@
 
 mod demand;
 mod demand_server;
+mod hold;
 mod listeners;
 mod metrics;
 mod refusal;
@@ -14,6 +15,7 @@ mod route;
 mod route_watch;
 #[cfg(test)]
 mod tests;
+mod upstream;
 
 use std::net::IpAddr;
 use std::path::PathBuf;

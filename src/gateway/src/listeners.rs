@@ -15,8 +15,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::request::{RequestHandler, set_socket_options};
+use crate::request::RequestHandler;
 use crate::route::ServiceKey;
+use crate::upstream::set_socket_options;
 
 /// While a service has as many connections as it may, the next wait in the kernel; it is looked again this often.
 const CAPACITY_POLL_INTERVAL: Duration = Duration::from_millis(50);
@@ -96,7 +97,7 @@ impl Listeners {
         {
             return;
         }
-        self.handler.refuse_held();
+        self.handler.hold_queue().refuse_all();
         if tokio::time::timeout(REFUSAL_DELIVERY_TIMEOUT, self.connections.wait())
             .await
             .is_err()
@@ -120,7 +121,7 @@ async fn accept(
     let slots = Arc::new(());
     loop {
         let accepted = async {
-            while Arc::strong_count(&slots) > handler.max_connections(&service) {
+            while Arc::strong_count(&slots) > handler.hold_queue().max_connections(&service) {
                 tokio::time::sleep(CAPACITY_POLL_INTERVAL).await;
             }
             // logs what fails, for want of file descriptors mostly, pauses and goes on
