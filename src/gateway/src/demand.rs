@@ -1,4 +1,5 @@
-//! What the gateway holds and forwards, and the stream that tells the leader.
+//! The demand of each service: requests that are held and in flight here, and the stream that sends
+//! these counts to the leader.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,7 +13,7 @@ use tokio::time::Instant;
 use crate::metrics::Metrics;
 use crate::route::ServiceKey;
 
-/// Changes are sent at most this often, a first held request aside.
+/// Changes are sent at most this often; the first held request of a service is sent at once.
 const COALESCE_INTERVAL: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Default)]
@@ -27,14 +28,14 @@ struct State {
     next_id: u64,
 }
 
-/// Counters of the two versions that streams watch.
+/// Numbers that grow with every change, and with every change that must be sent at once.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Version {
     change: u64,
     urgent: u64,
 }
 
-/// All counts of this gateway.
+/// The counts of this gateway for all services. Clones share them.
 #[derive(Debug, Clone)]
 pub(crate) struct DemandTracker {
     state: Arc<Mutex<State>>,
@@ -44,7 +45,7 @@ pub(crate) struct DemandTracker {
 }
 
 impl DemandTracker {
-    /// No demand yet; `gateway` is the pod's UID.
+    /// No requests yet; `gateway` is the pod's UID.
     pub(crate) fn new(gateway: &str, metrics: Metrics) -> Self {
         Self {
             state: Arc::default(),
@@ -54,7 +55,7 @@ impl DemandTracker {
         }
     }
 
-    /// Changes the counts. `update` returns whether subscribers must be told at once.
+    /// Changes the counts. `update` returns a value, and whether subscribers must be told at once.
     fn update<T>(&self, update: impl FnOnce(&mut State) -> (T, bool)) -> T {
         let (value, urgent) =
             update(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
@@ -65,7 +66,8 @@ impl DemandTracker {
         value
     }
 
-    /// ServiceCounts a request as held, unless `max` are; it is until the guard is dropped.
+    /// Counts a request as held until the guard is dropped; `None` if `max` requests are held
+    /// already.
     pub(crate) fn hold(&self, service: &ServiceKey, max: u32, now: Timestamp) -> Option<HeldGuard> {
         let id = self.update(|state| {
             let counts = state.services.get(service);
@@ -86,7 +88,7 @@ impl DemandTracker {
         })
     }
 
-    /// ServiceCounts a request as being forwarded, until the guard is dropped.
+    /// Counts a request as in flight until the guard is dropped.
     pub(crate) fn count_in_flight(&self, service: &ServiceKey) -> InFlightGuard {
         self.update(|state| {
             state.services.entry(service.clone()).or_default().in_flight += 1;
@@ -111,7 +113,7 @@ impl DemandTracker {
         });
     }
 
-    /// Nothing is held or in flight.
+    /// True if no request is held or in flight.
     #[cfg(test)]
     pub(crate) fn is_idle(&self) -> bool {
         self.state
@@ -121,7 +123,7 @@ impl DemandTracker {
             .is_empty()
     }
 
-    /// The counts as a message.
+    /// The counts as a message of the demand stream.
     pub(crate) fn message(&self, now: Timestamp) -> Message {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let services = state
@@ -151,7 +153,8 @@ impl DemandTracker {
     }
 }
 
-/// Tells the counts: at once at first and when a service's first request is held, soon after other changes, and as a heartbeat.
+/// A subscription to the counts. The first message comes at once, later ones at once when the first
+/// request of a service is held, soon after other changes, and as heartbeats.
 #[derive(Debug)]
 pub(crate) struct Subscription {
     demand: DemandTracker,
@@ -160,7 +163,7 @@ pub(crate) struct Subscription {
 }
 
 impl Subscription {
-    /// The next message.
+    /// Waits for the next message.
     pub(crate) async fn next(&mut self) -> Message {
         if let Some((at, last_sent)) = self.last_sent {
             let due = tokio::time::sleep_until(at + HEARTBEAT);
@@ -186,7 +189,7 @@ impl Subscription {
     }
 }
 
-/// A request that waits.
+/// Counts a request as held until it is dropped.
 #[derive(Debug)]
 pub(crate) struct HeldGuard {
     demand: DemandTracker,
@@ -203,7 +206,7 @@ impl Drop for HeldGuard {
     }
 }
 
-/// A request that is being forwarded.
+/// Counts a request as in flight until it is dropped.
 #[derive(Debug)]
 pub(crate) struct InFlightGuard {
     demand: DemandTracker,

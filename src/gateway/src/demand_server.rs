@@ -1,4 +1,5 @@
-//! The control port: the leader's end of the demand stream, over TLS, for whoever proves to be the controller.
+//! The server of the demand stream: over TLS, for the controller alone, whose token the API server
+//! reviews.
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
@@ -25,23 +26,21 @@ use tokio_util::sync::CancellationToken;
 
 use crate::demand::DemandTracker;
 
-/// The audience of the controller's token.
+/// The audience that the controller's token must have.
 const AUDIENCE: &str = "bursar-gateway";
 const TOKEN_REVIEW_TIMEOUT: Duration = Duration::from_secs(5);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What the control port needs.
+/// The demand server's settings, and the counts that it sends.
 #[derive(Debug, Clone)]
 pub(crate) struct DemandServer {
-    /// The port.
     pub(crate) port: u16,
-    /// The certificate, read anew for each connection.
+    /// The certificate file, read again for each connection.
     pub(crate) certificate: PathBuf,
-    /// Its key.
+    /// The file of the certificate's key.
     pub(crate) key: PathBuf,
-    /// Who may read the stream.
+    /// The user who may read the stream.
     pub(crate) controller_user: String,
-    /// The counts.
     pub(crate) demand: DemandTracker,
 }
 
@@ -49,7 +48,7 @@ impl DemandServer {
     /// Serves until `stop`.
     ///
     /// # Errors
-    /// When the port cannot be had.
+    /// Fails if the port cannot be opened.
     pub(crate) async fn serve(
         self,
         client: kube::Client,
@@ -60,7 +59,8 @@ impl DemandServer {
         loop {
             let (stream, peer) = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                // logs what fails, pauses and goes on: whoever floods this port must not end what is held
+                // accept() logs an error, pauses and goes on: a flood of connections to this port
+                // must not end the gateway
                 accepted = axum::serve::Listener::accept(&mut listener) => accepted,
             };
             let (shared, stop) = (Arc::clone(&shared), stop.clone());
@@ -68,7 +68,7 @@ impl DemandServer {
                 tokio::select! {
                     () = stop.cancelled() => {}
                     ended = serve_connection(stream, &shared.0, &shared.1) => if let Err(error) = ended {
-                        tracing::debug!(%peer, error, "control connection ended");
+                        tracing::debug!(%peer, error, "a connection to the demand server ended");
                     }
                 }
             });
@@ -103,7 +103,7 @@ async fn serve_connection(
     let handshake = server.acceptor()?.accept(stream);
     let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake)
         .await
-        .map_err(|_| "slow handshake".to_owned())?;
+        .map_err(|_| "the TLS handshake took too long".to_owned())?;
     let stream = stream.map_err(|error| error.to_string())?;
     let handle = service_fn(|request: Request<Incoming>| async move {
         let status = match (request.uri().path(), bearer(&request)) {
@@ -147,7 +147,8 @@ fn bearer(request: &Request<Incoming>) -> Option<String> {
     value.strip_prefix("Bearer ").map(str::to_owned)
 }
 
-/// Whether the API server knows the token as the controller's, made for this audience.
+/// Asks the API server whether the token belongs to the controller and was issued for this
+/// audience.
 async fn review(client: &kube::Client, token: String, controller_user: &str) -> StatusCode {
     let spec = TokenReviewSpec {
         token,
@@ -180,7 +181,7 @@ async fn review(client: &kube::Client, token: String, controller_user: &str) -> 
     match status.authenticated == Some(true) && audience && user == controller_user {
         true => StatusCode::OK,
         false => {
-            tracing::warn!(user, "refused a reader of the demand stream");
+            tracing::warn!(user, "a user may not read the demand stream");
             StatusCode::FORBIDDEN
         }
     }

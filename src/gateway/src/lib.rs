@@ -1,7 +1,9 @@
-//! Holds requests while a service has no ready replica, and forwards them when it has one.
+//! The gateway: holds requests while a service has no ready replica, and forwards them once it has
+//! one.
 //!
-//! A gateway writes nothing to the API server. It is in the path of a service's requests exactly while no replica is ready, because
-//! an EndpointSlice names it as a terminating endpoint; each service has a port of its own.
+//! A gateway writes nothing to the API server. It receives a service's requests only while no
+//! replica is ready, because an EndpointSlice lists it as a terminating endpoint. Each service has
+//! a port of its own on every gateway.
 
 mod demand;
 mod demand_server;
@@ -36,45 +38,48 @@ use crate::metrics::Metrics;
 use crate::request::RequestHandler;
 use crate::route_watch::RouteWatch;
 
-/// A client that sends nothing for this long, before its first request or in the middle of one, is given up.
+/// The connection of a client that sends nothing for this long, before its first request or in the
+/// middle of one, is closed.
 const CLIENT_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A port that could not be opened is tried again after this long.
 const PORT_RETRY_INTERVAL: Duration = Duration::from_secs(5);
-/// A gateway that is told to stop takes connections until no slice names it, at most for this long: the controllers may be down.
+/// A gateway that shuts down accepts connections until no EndpointSlice lists it, and at most for
+/// this long, because the controllers may be down.
 const DEREGISTRATION_TIMEOUT: Duration = Duration::from_secs(25);
-/// Nodes take this long to follow a slice.
+/// Nodes need this long to apply a changed EndpointSlice.
 const ENDPOINT_PROPAGATION: Duration = Duration::from_secs(3);
-/// What a gateway leaves of its termination grace, to refuse what still waits.
+/// The part of the termination grace period that is kept for refusing the requests that still wait.
 const SHUTDOWN_MARGIN: Duration = Duration::from_secs(5);
 
-/// What a gateway is told.
+/// Arguments of `bursar gateway`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {
-    /// The pod's address, as EndpointSlices name it.
+    /// Address of the pod, as EndpointSlices list it.
     #[arg(long, env = "POD_IP")]
     pub pod_ip: IpAddr,
-    /// The pod's UID.
+    /// UID of the pod.
     #[arg(long, env = "POD_UID")]
     pub pod_uid: String,
-    /// Port of health, readiness and metrics.
+    /// Port for health, readiness and metrics.
     #[arg(long, default_value_t = 8080)]
     pub admin_port: u16,
-    /// Port of the demand stream.
+    /// Port for the demand stream.
     #[arg(long, default_value_t = 8443)]
     pub control_port: u16,
-    /// Certificate of the control port (PEM).
+    /// TLS certificate of the control port (PEM file).
     #[arg(long)]
     pub tls_cert: PathBuf,
-    /// Its key (PEM).
+    /// Private key of the control port's certificate (PEM file).
     #[arg(long)]
     pub tls_key: PathBuf,
-    /// The user who may read the demand stream.
+    /// User who may read the demand stream.
     #[arg(
         long,
         default_value = "system:serviceaccount:bursar-system:bursar-controller"
     )]
     pub controller_service_account: String,
-    /// The pod's terminationGracePeriodSeconds, such as 600s: what is held and in flight may take nearly all of it.
+    /// terminationGracePeriodSeconds of the pod, such as 600s; requests that are held or in flight
+    /// may use nearly all of it.
     #[arg(long, default_value = "30s", value_parser = duration)]
     pub termination_grace: Duration,
 }
@@ -85,16 +90,16 @@ fn duration(text: &str) -> Result<Duration, String> {
     Duration::try_from(read).map_err(|error| error.to_string())
 }
 
-/// Why a gateway ended.
+/// The error with which a gateway ended.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The API server cannot be reached at all.
-    #[error("no client for the API server: {0}")]
+    /// No client for the API server could be made.
+    #[error("cannot make a client for the API server: {0}")]
     Client(#[from] kube::Error),
-    /// A port, or the process's signals.
+    /// A port could not be opened, or signals could not be received.
     #[error("{0}")]
     Io(#[from] std::io::Error),
-    /// Something ended that never does.
+    /// A task that runs for ever ended.
     #[error("{0} ended")]
     Ended(&'static str),
 }
@@ -102,7 +107,7 @@ pub enum Error {
 /// Runs a gateway until SIGTERM.
 ///
 /// # Errors
-/// What it cannot run without.
+/// Fails if the gateway cannot run: no client for the API server, or a port that cannot be opened.
 pub async fn run(options: Options) -> Result<(), Error> {
     raise_open_files();
     let stop = shutdown::token()?;
@@ -110,7 +115,8 @@ pub async fn run(options: Options) -> Result<(), Error> {
     serve(options, client, stop).await
 }
 
-/// A request that waits has a socket, one in flight two, and container runtimes start a process with 1024 unless it asks for more.
+/// Raises the limit of open files to its maximum: a held request has one socket, a request in
+/// flight two, and container runtimes start processes with a limit of 1024.
 fn raise_open_files() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
@@ -119,7 +125,8 @@ fn raise_open_files() {
     }
 }
 
-/// Serves until `stop`, then until nothing is held or in flight, within the grace.
+/// Serves until `stop`, and then until no request is held or in flight, within the termination
+/// grace period.
 async fn serve(options: Options, client: Client, stop: CancellationToken) -> Result<(), Error> {
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry);
@@ -176,7 +183,7 @@ async fn serve(options: Options, client: Client, stop: CancellationToken) -> Res
     }
 }
 
-/// Opens and closes the services' ports as slices name this gateway, until `stop`.
+/// Keeps one listener open for each port that EndpointSlices assign to this gateway, until `stop`.
 async fn sync_listeners(
     route_watch: &mut RouteWatch,
     mut listeners: Listeners,
@@ -192,7 +199,7 @@ async fn sync_listeners(
             () = tokio::time::sleep(PORT_RETRY_INTERVAL), if !all_open => {}
         }
         if let Some(routes) = route_watch.synced() {
-            // one port that another process has is no reason to serve no service
+            // one port that another process has does not keep the other services from being served
             all_open = listeners.sync(routes.ports(address)).await;
             readiness.set(true);
         }

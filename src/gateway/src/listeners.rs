@@ -1,4 +1,5 @@
-//! The gateway's listeners: one for each service's port, bound and closed as slices come and go.
+//! The gateway's listeners: one for the port of each service, opened and closed as EndpointSlices
+//! change.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -19,16 +20,17 @@ use crate::request::RequestHandler;
 use crate::route::ServiceKey;
 use crate::upstream::set_socket_options;
 
-/// While a service has as many connections as it may, the next wait in the kernel; it is looked again this often.
+/// While a service has as many connections as it may, further ones wait in the kernel, and the
+/// number is checked this often.
 const CAPACITY_POLL_INTERVAL: Duration = Duration::from_millis(50);
-/// A request's head may have this many bytes.
+/// The most bytes that the head of a request may have.
 const MAX_HEAD_BYTES: u32 = 64 << 10;
-/// HTTP/2 clients are asked this often whether they live, and have as long to answer.
+/// HTTP/2 clients get a ping this often, and have as long to answer it.
 const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(20);
-/// What is refused at the end has this long to reach its client.
+/// Refusals that are sent at shutdown have this long to reach their clients.
 const REFUSAL_DELIVERY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The listeners.
+/// The open listeners and their connections.
 #[derive(Debug)]
 pub(crate) struct Listeners {
     handler: RequestHandler,
@@ -39,7 +41,7 @@ pub(crate) struct Listeners {
 }
 
 impl Listeners {
-    /// None yet.
+    /// No listener yet.
     pub(crate) fn new(handler: RequestHandler) -> Self {
         Self {
             handler,
@@ -49,12 +51,18 @@ impl Listeners {
         }
     }
 
-    /// Opens and closes listeners until they are those of `ports`. Returns false if one could not be opened; the others serve.
+    /// Opens and closes listeners until they are those of `ports`. Returns false if a port could
+    /// not be opened; the others are served all the same.
     pub(crate) async fn sync(&mut self, ports: BTreeMap<u16, ServiceKey>) -> bool {
         self.open.retain(|port, (service, closed)| {
             let keep = ports.get(port) == Some(service);
             if !keep {
-                tracing::info!(port, namespace = service.0, name = service.1, "closed");
+                tracing::info!(
+                    port,
+                    namespace = service.0,
+                    name = service.1,
+                    "closed a port"
+                );
                 closed.cancel();
             }
             keep
@@ -67,7 +75,12 @@ impl Listeners {
             match listen(port).await {
                 Ok(listener) => {
                     self.failed.remove(&port);
-                    tracing::info!(port, namespace = service.0, name = service.1, "listening");
+                    tracing::info!(
+                        port,
+                        namespace = service.0,
+                        name = service.1,
+                        "opened a port"
+                    );
                     let closed = CancellationToken::new();
                     self.open.insert(port, (service.clone(), closed.clone()));
                     let (handler, connections) = (self.handler.clone(), self.connections.clone());
@@ -77,7 +90,7 @@ impl Listeners {
                 Err(error) => {
                     if self.failed.insert(port) {
                         let (namespace, name) = service;
-                        tracing::error!(port, namespace, name, %error, "cannot listen; trying again");
+                        tracing::error!(port, namespace, name, %error, "cannot open a port; trying again");
                     }
                 }
             }
@@ -87,7 +100,8 @@ impl Listeners {
         self.failed.is_empty()
     }
 
-    /// Closes all listeners and waits until nothing is held or in flight. What still waits at `end` is refused.
+    /// Closes all listeners and waits until no request is held or in flight. Requests that are
+    /// still held at `end` are refused.
     pub(crate) async fn drain(self, end: Instant) {
         self.open.values().for_each(|(_, closed)| closed.cancel());
         self.connections.close();
@@ -105,7 +119,7 @@ impl Listeners {
             let connections = self.connections.len();
             tracing::warn!(
                 connections,
-                "answers break off: the termination grace is over"
+                "closing connections before their responses are complete: the termination grace period is over"
             );
         }
     }
@@ -124,7 +138,7 @@ async fn accept(
             while Arc::strong_count(&slots) > handler.hold_queue().max_connections(&service) {
                 tokio::time::sleep(CAPACITY_POLL_INTERVAL).await;
             }
-            // logs what fails, for want of file descriptors mostly, pauses and goes on
+            // accept() logs an error, such as too many open files, pauses and goes on
             axum::serve::Listener::accept(&mut listener).await
         };
         let (stream, peer) = tokio::select! {
@@ -146,7 +160,8 @@ async fn accept(
     }
 }
 
-/// Serves one connection. After its first answer it is closed politely, so that the client's next one goes through the Service.
+/// Serves one connection. After its first response the connection is shut down gracefully, so the
+/// client's next request goes through the Service again.
 async fn serve_connection(
     stream: TcpStream,
     peer: SocketAddr,
@@ -193,7 +208,7 @@ async fn serve_connection(
         tokio::select! {
             ended = connection.as_mut() => {
                 if let Err(error) = ended {
-                    tracing::debug!(%peer, %error, "connection broke");
+                    tracing::debug!(%peer, %error, "connection failed");
                 }
                 return;
             }

@@ -1,4 +1,4 @@
-//! What the gateway counts. Labels are closed sets; services are not labels.
+//! The gateway's metrics. Labels have few values; a service is never a label.
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -7,32 +7,32 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-/// How a request ended here.
+/// The label of a finished request.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct OutcomeLabel {
-    /// `forwarded`, or why it was refused.
+    /// `forwarded`, or the reason for refusing the request.
     pub(crate) outcome: &'static str,
 }
 
-/// The metrics.
+/// The metrics. Clones share their values.
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
-    /// Requests that wait now.
+    /// Requests that are held now.
     pub(crate) held: Gauge,
     /// Requests that are being forwarded now.
     pub(crate) in_flight: Gauge,
-    /// How long requests waited, in seconds.
+    /// Seconds from the complete body of a request until a replica took it.
     pub(crate) hold_seconds: Histogram,
-    /// Requests by how they ended.
+    /// Finished requests, by outcome.
     pub(crate) requests: Family<OutcomeLabel, Counter>,
-    /// Replicas that were tried anew because the first did not answer.
+    /// Attempts to connect or send to a replica that failed and were repeated.
     pub(crate) retries: Counter,
-    /// Ports that could not be opened.
+    /// Ports of services that could not be opened.
     pub(crate) closed_ports: Gauge,
 }
 
 impl Metrics {
-    /// Metrics in `registry`.
+    /// Registers the metrics in `registry`.
     pub(crate) fn new(registry: &mut Registry) -> Self {
         let metrics = Self {
             held: Gauge::default(),
@@ -44,32 +44,32 @@ impl Metrics {
         };
         registry.register(
             "bursar_gateway_held_requests",
-            "Requests that wait for a replica",
+            "Number of requests that the gateway holds now because no replica of their service is ready",
             metrics.held.clone(),
         );
         registry.register(
             "bursar_gateway_in_flight_requests",
-            "Requests that are being forwarded",
+            "Number of requests that the gateway is forwarding to replicas now",
             metrics.in_flight.clone(),
         );
         registry.register(
             "bursar_gateway_hold_seconds",
-            "How long requests waited for a replica",
+            "Time in seconds from the complete body of a request until a replica took it",
             metrics.hold_seconds.clone(),
         );
         registry.register(
             "bursar_gateway_requests",
-            "Requests by how they ended here",
+            "Number of requests that the gateway has finished, by outcome: forwarded, or the reason for refusing them",
             metrics.requests.clone(),
         );
         registry.register(
             "bursar_gateway_retries",
-            "Requests that were sent to another replica",
+            "Number of failed attempts to connect or send to a replica, after which the request was tried again",
             metrics.retries.clone(),
         );
         registry.register(
             "bursar_gateway_closed_ports",
-            "Ports of services that could not be opened",
+            "Number of ports of services that the gateway should serve and could not open",
             metrics.closed_ports.clone(),
         );
         metrics

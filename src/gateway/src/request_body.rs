@@ -1,4 +1,4 @@
-//! BodyReader: read before a request may wait, within bounds of number, bytes and time.
+//! Request bodies are read before a request is held, with limits on their number, bytes and time.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,26 +13,27 @@ use tokio::time::Instant;
 use crate::refusal::Refusal;
 use crate::route::ServiceKey;
 
-/// A body may have this many bytes.
+/// The most bytes of one body.
 const MAX_BODY_BYTES: usize = 16 << 20;
-/// All bodies that wait may together have this many,
+/// The most bytes of all bodies together.
 const MAX_TOTAL_BYTES: usize = 256 << 20;
-/// and those of one service this many, so that it leaves room to the others.
+/// The most bytes of one service's bodies, so that other services have room.
 const MAX_SERVICE_BYTES: usize = 128 << 20;
-/// The rest of a body that is refused is read for this long: few clients read an answer before they have sent everything, and a
-/// connection that is closed with bytes unread is reset, answer and all.
+/// The rest of a refused body is read for this long. Few clients read a response before they have
+/// sent everything, and a connection that is closed with bytes unread is reset, together with the
+/// response.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What the bodies of a service take.
+/// The bodies of one service.
 #[derive(Debug, Default)]
 struct Usage {
-    /// BodyReader that are being read.
+    /// The number of bodies that are being read.
     reading: usize,
-    /// Bytes of these and of those that wait.
+    /// Bytes of bodies that are being read or are held.
     bytes: usize,
 }
 
-/// All bodies of this gateway.
+/// Reads bodies, and counts those of all services. Clones share the counts.
 #[derive(Debug, Clone)]
 pub(crate) struct BodyReader {
     usage: Arc<Mutex<BTreeMap<ServiceKey, Usage>>>,
@@ -40,7 +41,7 @@ pub(crate) struct BodyReader {
 }
 
 impl BodyReader {
-    /// None yet. A client that sends nothing for as long as `idle_timeout` is given up.
+    /// No bodies yet. A client that sends nothing for `idle_timeout` is given up.
     pub(crate) fn new(idle_timeout: Duration) -> Self {
         Self {
             usage: Arc::default(),
@@ -48,7 +49,8 @@ impl BodyReader {
         }
     }
 
-    /// Reads a body until `deadline`, unless `max_reads` of the service are being read.
+    /// Reads a body until `deadline`, unless `max_reads` bodies of the service are being read
+    /// already.
     pub(crate) async fn read(
         &self,
         service: &ServiceKey,
@@ -95,7 +97,7 @@ impl BodyReader {
         value
     }
 
-    /// No body is being read or waits.
+    /// True if no body is being read or held.
     #[cfg(test)]
     pub(crate) fn is_idle(&self) -> bool {
         self.usage
@@ -105,21 +107,20 @@ impl BodyReader {
     }
 }
 
-/// Reads what is left of a body, for a while.
+/// Reads and drops the rest of a body, for a limited time.
 pub(crate) async fn discard(mut body: Incoming) {
     let remaining = async { while let Some(Ok(_)) = body.frame().await {} };
     let _ = tokio::time::timeout(DISCARD_TIMEOUT, remaining).await;
 }
 
-/// A body that was read, in its reservation until it is dropped.
+/// A body that was read. Its bytes count until it is dropped.
 #[derive(Debug)]
 pub(crate) struct BufferedBody {
-    /// All of it.
     pub(crate) bytes: Bytes,
     _reservation: Reservation,
 }
 
-/// The bytes of one body.
+/// The bytes of one body, counted until this is dropped.
 #[derive(Debug)]
 struct Reservation {
     reader: BodyReader,
@@ -161,7 +162,7 @@ impl Drop for Reservation {
     }
 }
 
-/// One body of the service is being read while this lives.
+/// Counts one body of a service as being read until it is dropped.
 #[derive(Debug)]
 struct ReadSlot(BodyReader, ServiceKey);
 

@@ -1,4 +1,5 @@
-//! Which port is which service, and who can serve it: an index over InferenceDeployments and EndpointSlices.
+//! The route table: which service has which port, and which replicas serve it. It is built from
+//! InferenceDeployments and EndpointSlices.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -12,28 +13,28 @@ use kube::ResourceExt;
 
 use crate::refusal::Refusal;
 
-/// A service: namespace and name of its InferenceDeployment.
+/// A service: the namespace and name of its InferenceDeployment.
 pub(crate) type ServiceKey = (String, String);
 
-/// Under which terms requests wait.
+/// The rules by which requests of a service are held.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct HoldPolicy {
-    /// Requests that this gateway holds at most.
+    /// The most requests that this gateway holds.
     pub(crate) max_held: u32,
-    /// How long it holds one.
+    /// The longest time that it holds one.
     pub(crate) hold_timeout: SignedDuration,
-    /// Requests may wake the service.
+    /// Requests may start a replica.
     pub(crate) on_demand: bool,
-    /// The answer while no replica is ready and none may start.
+    /// The controller's refusal, for the time in which no replica is ready and none may start.
     pub(crate) refusal: Option<RefusalStatus>,
 }
 
-/// So many requests of a service, besides those that wait, may be on their way in or out.
+/// Connections that a service may have in addition to those of held requests.
 const EXTRA_CONNECTIONS: usize = 256;
 
 impl HoldPolicy {
-    /// The answer at `now` while no replica is ready, if requests do not wait for one. Past its retry time a refusal counts no more:
-    /// a budget that reopens needs no controller for that.
+    /// The refusal of a request at `now` if no replica is ready; `None` if the request may wait. A
+    /// refusal ends at its `retryAt`, so a budget reopens even while no controller runs.
     pub(crate) fn refusal(&self, now: Timestamp) -> Option<Refusal> {
         let current =
             |refusal: &&RefusalStatus| refusal.retry_at.as_ref().is_none_or(|at| at.0 > now);
@@ -44,29 +45,29 @@ impl HoldPolicy {
         }
     }
 
-    /// Connections that clients of the service may have, and bodies that it may be sent at a time.
+    /// The most connections of the service's clients, and the most bodies that are read at a time.
     pub(crate) fn max_connections(&self) -> usize {
         (self.max_held as usize).saturating_add(EXTRA_CONNECTIONS)
     }
 }
 
-/// One EndpointSlice.
+/// An EndpointSlice of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Slice {
-    /// Names the gateways of a service.
+    /// The gateways of the service.
     Gateways {
         service: ServiceKey,
         port: u16,
         addresses: BTreeSet<IpAddr>,
     },
-    /// Names the replicas of a service that take requests.
+    /// The replicas of the service.
     Replicas {
         service: ServiceKey,
         ready: BTreeSet<SocketAddr>,
     },
 }
 
-/// The index.
+/// All services, and their EndpointSlices.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct RouteTable {
     services: BTreeMap<ServiceKey, HoldPolicy>,
@@ -74,7 +75,7 @@ pub(crate) struct RouteTable {
 }
 
 impl RouteTable {
-    /// Takes an InferenceDeployment as it is now. One that cannot be read keeps its last policy.
+    /// Adds or updates an InferenceDeployment. One that cannot be read keeps its last policy.
     pub(crate) fn apply_service(&mut self, object: &InferenceDeployment) {
         let Ok(settings) = object.spec.settings() else {
             return;
@@ -92,12 +93,12 @@ impl RouteTable {
         self.services.insert(service_key(object), policy);
     }
 
-    /// Forgets an InferenceDeployment.
+    /// Removes an InferenceDeployment.
     pub(crate) fn delete_service(&mut self, object: &InferenceDeployment) {
         self.services.remove(&service_key(object));
     }
 
-    /// Takes an EndpointSlice as it is now.
+    /// Adds or updates an EndpointSlice.
     pub(crate) fn apply_slice(&mut self, slice: &EndpointSlice) {
         let name = service_key(slice);
         match parse(slice) {
@@ -106,22 +107,23 @@ impl RouteTable {
         };
     }
 
-    /// Forgets an EndpointSlice.
+    /// Removes an EndpointSlice.
     pub(crate) fn delete_slice(&mut self, slice: &EndpointSlice) {
         self.slices.remove(&service_key(slice));
     }
 
-    /// Forgets all InferenceDeployments but these: a new list is complete.
+    /// Removes all InferenceDeployments except these, which a complete list had.
     pub(crate) fn retain_services(&mut self, listed: &BTreeSet<ServiceKey>) {
         self.services.retain(|key, _| listed.contains(key));
     }
 
-    /// Forgets all EndpointSlices but these: a new list is complete.
+    /// Removes all EndpointSlices except these, which a complete list had.
     pub(crate) fn retain_slices(&mut self, listed: &BTreeSet<ServiceKey>) {
         self.slices.retain(|key, _| listed.contains(key));
     }
 
-    /// The ports that slices give to the gateway with this address. Of two services with one port, the first keeps it.
+    /// The ports that EndpointSlices assign to the gateway with this address. If two services have
+    /// the same port, the first keeps it.
     pub(crate) fn ports(&self, address: IpAddr) -> BTreeMap<u16, ServiceKey> {
         let mut ports = BTreeMap::new();
         for slice in self.slices.values() {
@@ -138,7 +140,7 @@ impl RouteTable {
         ports
     }
 
-    /// The replicas of a service that take requests.
+    /// The replicas of a service that are ready for requests.
     pub(crate) fn ready_replicas(&self, service: &ServiceKey) -> Vec<SocketAddr> {
         let mut all = BTreeSet::new();
         for slice in self.slices.values() {
@@ -154,7 +156,7 @@ impl RouteTable {
         all.into_iter().collect()
     }
 
-    /// The policy of a service; `None` once it is gone.
+    /// The policy of a service; `None` if the service does not exist.
     pub(crate) fn hold_policy(&self, service: &ServiceKey) -> Option<&HoldPolicy> {
         self.services.get(service)
     }

@@ -1,4 +1,4 @@
-//! Follows services and slices into the routes, for as long as the gateway lives.
+//! Watches InferenceDeployments and EndpointSlices, and keeps the route table current.
 
 use std::collections::BTreeSet;
 use std::pin::Pin;
@@ -21,7 +21,7 @@ enum WatchEvent {
     Slice(Box<Event<EndpointSlice>>),
 }
 
-/// The routes, kept as the cluster is.
+/// The route table, kept current by two watches.
 pub(crate) struct RouteWatch {
     events: Pin<Box<dyn Stream<Item = WatchEvent> + Send>>,
     services: EventHandler<InferenceDeployment>,
@@ -31,7 +31,7 @@ pub(crate) struct RouteWatch {
 }
 
 impl RouteWatch {
-    /// Nothing is known yet.
+    /// An empty table; nothing is watched before [`Self::next`] is called.
     pub(crate) fn new(client: Client) -> Self {
         Self {
             events: events(client).boxed(),
@@ -50,20 +50,20 @@ impl RouteWatch {
         }
     }
 
-    /// The routes as it is published.
+    /// Receives every new state of the route table.
     pub(crate) fn routes(&self) -> watch::Receiver<Arc<RouteTable>> {
         self.publish.subscribe()
     }
 
-    /// The routes, once both first lists are complete.
+    /// The route table, once both first lists are complete.
     pub(crate) fn synced(&self) -> Option<&RouteTable> {
         (self.services.synced && self.slices.synced).then_some(&self.routes)
     }
 
-    /// Takes and publishes the next change.
+    /// Waits for the next event, applies it and publishes the table.
     ///
     /// # Errors
-    /// When the watches end, which they never do.
+    /// Fails if a watch ends, which never happens.
     pub(crate) async fn next(&mut self) -> Result<(), Error> {
         let event = self.events.next().await;
         match event.ok_or(Error::Ended("the watch of services and slices"))? {
@@ -74,10 +74,10 @@ impl RouteWatch {
         Ok(())
     }
 
-    /// Takes events for ever.
+    /// Applies events for ever.
     ///
     /// # Errors
-    /// As [`Self::next`].
+    /// As for [`Self::next`].
     pub(crate) async fn run(&mut self) -> Result<(), Error> {
         loop {
             self.next().await?;
@@ -94,8 +94,7 @@ fn events(client: Client) -> impl Stream<Item = WatchEvent> {
         Api::<EndpointSlice>::all(client),
         watcher::Config::default().labels(WORKLOAD_LABEL),
     );
-    let warn =
-        |kind: &'static str| move |error: &watcher::Error| tracing::warn!(kind, %error, "watch");
+    let warn = |kind: &'static str| move |error: &watcher::Error| tracing::warn!(kind, %error, "a watch failed; it starts again");
     let services = services
         .default_backoff()
         .inspect_err(warn("inferencedeployments"))
@@ -110,7 +109,7 @@ fn events(client: Client) -> impl Stream<Item = WatchEvent> {
     )
 }
 
-/// How the events of one kind go into the routes.
+/// Applies the events of one kind to the route table.
 struct EventHandler<K> {
     apply: fn(&mut RouteTable, &K),
     delete: fn(&mut RouteTable, &K),
