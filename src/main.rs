@@ -1,4 +1,4 @@
-//! The `bursar` binary: reads its arguments and calls a member.
+//! The `bursar` binary: reads its arguments and runs the command.
 
 use std::process::ExitCode;
 
@@ -12,7 +12,7 @@ use clap::{Parser, Subcommand};
     about = "Kubernetes operator for GPU autoscaling and cost control"
 )]
 struct Arguments {
-    /// How logs are written: text or json.
+    /// Form of the logs: text or json.
     #[arg(long, global = true, env = "BURSAR_LOG_FORMAT", default_value = "text")]
     log_format: Format,
     #[command(subcommand)]
@@ -21,13 +21,15 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Decide and act: the leader of all that run.
+    /// Run the controller: decides how many replicas and jobs run, and keeps the ledger. One of all
+    /// controllers leads.
     Controller(bursar_controller::Options),
-    /// Hold requests of services that have no ready replica.
+    /// Run the gateway: holds requests for services that have no ready replica, and forwards them.
     Gateway(bursar_gateway::Options),
-    /// Print the CustomResourceDefinitions, or apply them.
+    /// Print the CustomResourceDefinitions, or apply them to the cluster.
     Crds(crds::Options),
-    /// Prepare the cluster for removing Bursar: stop the controller and remove finalizers and EndpointSlices.
+    /// Prepare the cluster for removing Bursar: stops the controller, and removes finalizers and
+    /// EndpointSlices.
     #[command(alias = "release")]
     Uninstall(uninstall::Options),
 }
@@ -36,7 +38,7 @@ enum Command {
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     logging::init(arguments.log_format);
-    // several crates bring a provider; this one is meant
+    // several dependencies bring a TLS provider; this one is used
     if rustls::crypto::ring::default_provider()
         .install_default()
         .is_err()

@@ -1,4 +1,5 @@
-//! The dependencies that each crate may have, by `cargo tree`: the layering of docs/architecture.md.
+//! The crates that each crate may depend on, as docs/architecture.md has them, held by `cargo
+//! tree`.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -76,7 +77,7 @@ fn the_core_has_neither_a_cluster_nor_a_runtime_nor_chance() {
     assert_eq!(found(&core, &banned), [""; 0]);
 }
 
-/// Each crate of this repository with the other crates of it that it may be built from.
+/// Each crate of this repository, with the other crates of it that it may be built from.
 const ALLOWED: [(&str, &[&str]); 9] = [
     ("bursar-core", &[]),
     ("bursar-runtime", &[]),
@@ -114,7 +115,7 @@ fn every_crate_has_its_place_in_the_direction() {
     for entry in std::fs::read_dir(directory).expect("src is a directory") {
         let entry = entry.expect("an entry");
         let name = format!("bursar-{}", entry.file_name().to_string_lossy());
-        // tests alone link it
+        // only tests link it
         let is_listed =
             name == "bursar-apitest" || ALLOWED.iter().any(|(listed, _)| *listed == name);
         assert!(!entry.path().is_dir() || is_listed, "{name}");

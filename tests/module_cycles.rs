@@ -1,6 +1,8 @@
-//! Modules of a crate depend on one another in few and small circles: what is in a circle can only be understood as a whole.
+//! Modules of a crate depend on one another in few and small circles, because the files of a circle
+//! can only be understood together.
 //!
-//! A file depends on the files that define what it names. A name that a module only re-exports leads to where it is defined.
+//! A file depends on the files that define what it names. A name that a module only re-exports
+//! leads to the file that defines it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -10,8 +12,8 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 /// The largest circle, in files, that a crate may have.
 const LIMIT: usize = 3;
-/// Crates that do not keep the limit yet. These numbers only go down: the controller's becomes three when its model of the cluster
-/// replaces the shared context, the command line's when its modules no longer import their own arguments from `args`.
+/// Crates that do not keep the limit yet. These numbers only go down: the controller's becomes
+/// three when a model of the cluster replaces the shared context.
 const LARGER: [(&str, usize); 2] = [("cli", 18), ("controller", 16)];
 
 /// Names that a path leads through, such as `crate::price::Book`.
@@ -88,7 +90,7 @@ impl Crate {
         }
     }
 
-    /// The module that defines what `path` from the crate's root names.
+    /// The module that defines the last name of `path`, which starts at the crate's root.
     fn definition(&self, path: &[String], depth: usize) -> Option<&NamePath> {
         let mut at: NamePath = Vec::new();
         for (index, name) in path.iter().enumerate() {
@@ -270,7 +272,8 @@ fn is_separator(tokens: &[TokenTree], at: usize) -> bool {
     is_punctuation(tokens.get(at), ':') && is_punctuation(tokens.get(at + 1), ':')
 }
 
-/// The paths of a `use` from `at`: each with the name that it brings (`None` for `*`) and its line. Returns where the tree ends.
+/// The paths of a `use` from `at`, each with the name that it brings (`None` for `*`) and its line.
+/// Returns where the tree ends.
 fn use_tree(
     tokens: &[TokenTree],
     mut at: usize,

@@ -1,5 +1,5 @@
-//! Names of code are the field's standard terms. This table holds names that were given up, each with its successor, so that
-//! none comes back where its successor is used.
+//! Names of code are the field's standard terms. This table has names that were given up, with
+//! their successors, and keeps them from coming back.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use proc_macro2::{TokenStream, TokenTree};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// Which kind of name a row is about. Names are only looked for where they are defined, so that a common word may be one.
+/// The kind of a name. Names are looked for where they are defined, so a common word may be one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     /// `struct`, `enum`, `trait`, `type` or `union`.
@@ -26,7 +26,7 @@ enum Kind {
 
 use Kind::{Constant, File, Function, Identifier, Module, Type};
 
-/// A name that is not to be used, what to use instead, and below which paths.
+/// A name that is given up, its successor, and the paths below which it is not used.
 struct Row(Kind, &'static str, &'static str, &'static [&'static str]);
 
 const EVERYWHERE: &[&str] = &["src/"];
@@ -35,7 +35,8 @@ const RUNTIME: &[&str] = &["src/runtime/"];
 const INSTALL: &[&str] = &["src/install/", "src/main.rs"];
 const APITEST: &[&str] = &["src/apitest/", "src/controller/src/tests/"];
 
-/// Files that are not held to the table yet: they get their names as they are rewritten. A path ending in `/` is a directory.
+/// Files that are not held to the table yet: they get their names as they are rewritten. A path
+/// ending in `/` is a directory.
 const EXEMPT: &[&str] = &[
     "src/core/src/plan.rs",
     "src/core/src/plan/",
@@ -120,14 +121,14 @@ const ROWS: &[Row] = &[
     Row(Identifier, "PATIENCE", "a timeout with its subject", EVERYWHERE),
 ];
 
-/// A definition or identifier in a file, with its line.
+/// An identifier in a file, with its line, and its kind if an item defines it.
 struct Found {
     kind: Option<Kind>,
     name: String,
     line: usize,
 }
 
-/// All identifiers of a file; of those that an item defines the kind.
+/// Collects all identifiers of a file.
 fn identifiers(stream: TokenStream, found: &mut Vec<Found>) {
     let mut before: Option<String> = None;
     for token in stream {
@@ -179,7 +180,7 @@ fn is_below(path: &str, prefixes: &[&str]) -> bool {
     prefixes.iter().any(|prefix| path.starts_with(prefix))
 }
 
-/// The failures of one file, which the table holds under `path`.
+/// The violations of the table in one file.
 fn violations(path: &str, text: &str, rows: &[Row]) -> Vec<String> {
     let rows: Vec<&Row> = rows
         .iter()

@@ -1,4 +1,4 @@
-//! What the README shows is what is in the repository.
+//! The README shows the examples as they are in the repository.
 
 use std::{fs, path::Path};
 

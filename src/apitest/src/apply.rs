@@ -1,8 +1,10 @@
-//! Server-side apply, always with force: what a manager sends becomes true, and what it sent before and does not send any more goes.
+//! Server-side apply, always with force: the fields that a manager sends are set, and fields that
+//! it sent before and does not send any more are removed.
 
 use serde_json::{Map, Value};
 
-/// The object after a manager's apply. `before` is what the same manager sent last, `others` what other managers have sent.
+/// The object after an apply. `before` is what the same manager sent last, `others` what other
+/// managers have sent.
 pub(crate) fn apply(
     live: &Value,
     before: Option<&Value>,
@@ -17,7 +19,7 @@ pub(crate) fn apply(
     object
 }
 
-/// Takes away what `before` has, `sent` lacks, and nobody else holds.
+/// Removes the fields that are in `before`, not in `sent`, and of no other manager.
 fn remove(object: &mut Value, before: &Value, sent: &Value, others: &[&Value]) {
     let (Value::Object(fields), Value::Object(before)) = (object, before) else {
         return;
@@ -26,7 +28,7 @@ fn remove(object: &mut Value, before: &Value, sent: &Value, others: &[&Value]) {
         let theirs: Vec<&Value> = others.iter().filter_map(|other| other.get(name)).collect();
         match sent.get(name) {
             None if theirs.is_empty() => match (fields.get_mut(name), old) {
-                // what others have put into the same map without applying it stays
+                // fields that others put into the same map without applying them stay
                 (Some(live @ Value::Object(_)), Value::Object(_)) => {
                     remove(live, old, &Value::Null, &[]);
                     if live.as_object().is_some_and(Map::is_empty) {

@@ -1,5 +1,6 @@
-//! What controllers rely on an API server for, as checks that this server and the real one both pass: so the one cannot drift from
-//! the other. (A real server forgets versions only after minutes, so a watch of such a version is not among the checks.)
+//! Checks of the API server's behaviour that controllers rely on. This server and a real one pass
+//! them both, so this one cannot drift from the real one. A real server forgets versions only after
+//! minutes, so a watch of such a version is not among the checks.
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -16,14 +17,14 @@ use kube::{Client, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-/// What a check returns: nothing, or what was otherwise than expected.
+/// The result of a check; the error says what was not as expected.
 pub type CheckResult = Result<(), String>;
 
 /// One check.
 pub struct Check {
-    /// What it promises.
+    /// The behaviour that is checked.
     pub name: &'static str,
-    /// Runs it in a namespace that exists. The kinds of `bursar.dev` must be served.
+    /// Runs the check in a namespace that exists. The kinds of `bursar.dev` must be served.
     pub run: fn(Client, String) -> BoxFuture<'static, CheckResult>,
 }
 
@@ -95,7 +96,7 @@ fn checked<T>(result: kube::Result<T>) -> Result<T, String> {
     result.map_err(|error| error.to_string())
 }
 
-/// The code of a refusal.
+/// The HTTP status of a refused request.
 fn error_code<T: Debug>(result: kube::Result<T>) -> Result<u16, String> {
     match result {
         Err(kube::Error::Api(status)) => Ok(status.code),
@@ -254,7 +255,7 @@ async fn a_patch_may_name_uid_and_version(client: &Client, namespace: &str) -> C
         next.labels().keys().cloned().collect::<Vec<_>>(),
         vec!["c".to_owned()],
     )?;
-    // the same again is at a version that is not any more
+    // the resourceVersion is out of date now
     let again = patch(json!({"resourceVersion": made.resource_version(), "labels": {"e": "f"}}));
     expect_equal(
         "a stale version",

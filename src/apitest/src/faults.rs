@@ -1,16 +1,16 @@
-//! What befalls a client: its process dies at a chosen write, or somebody else writes first.
+//! Faults of a client: its process crashes at a chosen write, or another client writes first.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-/// When a process dies.
+/// The point at which a process crashes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CrashPoint {
-    /// The write never reaches the server.
+    /// Before the write reaches the server.
     Before,
-    /// The server has written, and nobody hears of it.
+    /// After the write, before the client gets the response.
     After,
 }
 
@@ -22,21 +22,22 @@ struct State {
     dead: bool,
 }
 
-/// What befalls one client. Counts its writes too.
+/// The faults of one client, and the number of its writes.
 #[derive(Default)]
 pub struct Faults {
     state: Mutex<State>,
 }
 
 impl Faults {
-    /// The process dies at its write number `write`, counted from 0: that request and all later ones fail.
+    /// The process crashes at write number `write`, counted from 0: that request and all later ones
+    /// fail.
     pub fn crash(write: usize, point: CrashPoint) -> Self {
         let faults = Self::default();
         faults.state().crash = Some((write, point));
         faults
     }
 
-    /// Another client writes just before write number `write`.
+    /// Another client acts just before write number `write`.
     pub fn competing_write(
         write: usize,
         action: impl Future<Output = ()> + Send + 'static,
@@ -46,12 +47,12 @@ impl Faults {
         faults
     }
 
-    /// How many writes were sent.
+    /// The number of writes that were sent.
     pub fn writes(&self) -> usize {
         self.state().writes
     }
 
-    /// Whether the process has died.
+    /// True if the process has crashed.
     pub fn is_dead(&self) -> bool {
         self.state().dead
     }
@@ -60,7 +61,7 @@ impl Faults {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A write comes; true if it may reach the server.
+    /// Called before a write; true if it may reach the server.
     pub(crate) async fn before(&self) -> bool {
         let competing_write = {
             let mut state = self.state();
@@ -74,7 +75,7 @@ impl Faults {
         !self.is_dead()
     }
 
-    /// The write is done; true if its answer may reach the client.
+    /// Called after a write; true if the response may reach the client.
     pub(crate) fn after(&self) -> bool {
         let mut state = self.state();
         state.dead |= state.crash == Some((state.writes, CrashPoint::After));

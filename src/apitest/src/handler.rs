@@ -1,4 +1,4 @@
-//! Requests, answers and watches.
+//! HTTP requests and responses, and watches.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -24,7 +24,7 @@ use crate::request::{Target, flag, manager, parameter, wants_metadata};
 use crate::selector::Selector;
 use crate::store::{Event, Patch, StatusError};
 
-/// A watch that says nothing else ends after this long.
+/// A watch ends after this long, unless the client asks for another time.
 const WATCH_LIMIT: Duration = Duration::from_secs(300);
 
 type HttpResponse = Response<UnsyncBoxBody<Bytes, Infallible>>;
@@ -227,7 +227,7 @@ impl Watch {
         }
     }
 
-    /// Reads what happened since; false if that is forgotten.
+    /// Reads the events since the last version; false if they are compacted.
     fn read_events(&mut self) -> bool {
         let shared = Arc::clone(&self.shared);
         let store = shared.store();
@@ -244,7 +244,7 @@ impl Watch {
         true
     }
 
-    /// What an event is to a watch with this selector.
+    /// The type of an event for a watch with this selector, and the object in it.
     fn watch_event<'a>(&self, event: &'a Event) -> Option<(&'static str, &'a Value)> {
         let was = event
             .old

@@ -1,4 +1,5 @@
-//! An in-memory Kubernetes API server behind a kube client, so that controllers are tested with every fault at every write.
+//! An in-memory Kubernetes API server behind a kube client, so that controllers can be tested with
+//! every fault at every write.
 //!
 //! | module | subject |
 //! |---|---|
@@ -7,12 +8,12 @@
 //! | `apply` | server-side apply |
 //! | `selector` | label selectors |
 //! | `handler` | requests, answers and watches |
-//! | [`faults`] | crashes and rivals, at a chosen write |
-//! | [`conformance`] | the script that this server and the real one both pass |
+//! | [`faults`] | crashes and competing writes, at a chosen write |
+//! | [`conformance`] | the checks that this server and a real one both pass |
 //!
-//! What it leaves out: schemas, defaults and admission (the real server's tests have them), garbage collection and every other
-//! controller (a test plays their parts), strategic merge patches, paging, applies without force, and lists with keys: an apply
-//! replaces a list as a whole.
+//! This server leaves out schemas, defaults and admission (tests with a real server have them),
+//! garbage collection and all controllers (a test does their work), strategic merge patches,
+//! paging, applies without force, and lists with keys: an apply replaces a list as a whole.
 
 mod apply;
 pub mod conformance;
@@ -49,7 +50,7 @@ pub(crate) struct Kind {
     pub(crate) api_version: String,
     pub(crate) kind: String,
     pub(crate) plural: String,
-    /// Whether its status is written apart from the rest.
+    /// True if the status is a subresource.
     pub(crate) has_status: bool,
 }
 
@@ -63,7 +64,7 @@ impl Kind {
         }
     }
 
-    /// All that the controllers use.
+    /// All kinds that the controllers use.
     fn all() -> Vec<Self> {
         vec![
             Self::of::<InferenceDeployment>(true),
@@ -90,7 +91,7 @@ impl Kind {
     }
 }
 
-/// What requests and watches share.
+/// State that requests and watches share.
 pub(crate) struct Shared {
     store: Mutex<Store>,
     /// The last version; watches wait for it to change.
@@ -102,7 +103,7 @@ impl Shared {
         self.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the store and wakes the watches.
+    /// Changes the store and notifies the watches.
     pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Store) -> T) -> T {
         let mut store = self.store();
         let changed = change(&mut store);
@@ -111,7 +112,7 @@ impl Shared {
     }
 }
 
-/// The server. Its clones share their objects.
+/// The server. Clones share their objects.
 #[derive(Clone)]
 pub struct Server {
     shared: Arc<Shared>,
@@ -130,12 +131,12 @@ impl Server {
         }
     }
 
-    /// A client that nothing befalls. Needs a tokio runtime.
+    /// A client without faults. It needs a tokio runtime.
     pub fn client(&self) -> Client {
         self.client_with(&Arc::default())
     }
 
-    /// A client whose writes `faults` may befall.
+    /// A client with these faults.
     pub fn client_with(&self, faults: &Arc<Faults>) -> Client {
         handler::client(Arc::clone(&self.shared), Arc::clone(faults))
     }
@@ -150,12 +151,12 @@ impl Server {
             .collect()
     }
 
-    /// Sets the server's clock, which is the machine's until then.
+    /// Sets the server's clock. Before that it is the machine's.
     pub fn set_clock(&self, now: Timestamp) {
         self.shared.store().set_clock(now);
     }
 
-    /// Forgets what happened before now: watches end, and whoever asks for older versions is told that they are gone.
+    /// Forgets all past events: watches end, and requests for older versions fail as expired.
     pub fn compact(&self) {
         self.shared.change(Store::compact);
     }

@@ -1,8 +1,8 @@
-//! Which object a request is about, and in what shape its answer is wanted.
+//! The target of a request, and the form of the response that it asks for.
 
 use http::{HeaderMap, Uri, header};
 
-/// The object, or the collection, that a path names.
+/// The object or collection that a path names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Target {
     pub(crate) api_version: String,
@@ -73,7 +73,7 @@ fn decode(value: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Whether only metadata is wanted.
+/// True if only metadata is asked for.
 pub(crate) fn wants_metadata(headers: &HeaderMap) -> bool {
     headers
         .get(header::ACCEPT)
@@ -81,7 +81,7 @@ pub(crate) fn wants_metadata(headers: &HeaderMap) -> bool {
         .is_some_and(|accept| accept.contains("as=PartialObjectMetadata"))
 }
 
-/// Who writes: the `fieldManager`, else the client's name.
+/// The manager that writes: the `fieldManager`, or the client's name.
 pub(crate) fn manager(uri: &Uri, headers: &HeaderMap) -> String {
     let agent = || {
         let agent = headers.get(header::USER_AGENT)?.to_str().ok()?;

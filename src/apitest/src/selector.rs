@@ -1,4 +1,5 @@
-//! Label selectors: `a`, `!a`, `a=b`, `a==b`, `a!=b`, `a in (b,c)`, `a notin (b,c)`, all joined by commas.
+//! Label selectors: `a`, `!a`, `a=b`, `a==b`, `a!=b`, `a in (b,c)`, `a notin (b,c)`, joined by
+//! commas.
 
 use serde_json::Value;
 
@@ -25,7 +26,7 @@ impl Selector {
         )
     }
 
-    /// Whether an object's labels fulfil every requirement.
+    /// True if an object's labels fulfil every requirement.
     pub(crate) fn matches(&self, object: &Value) -> bool {
         let label = |key: &str| object["metadata"]["labels"][key].as_str();
         let among = |key: &str, values: &[String]| {

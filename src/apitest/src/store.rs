@@ -1,4 +1,4 @@
-//! Objects, their versions, and what a write may change.
+//! The objects, their versions, and the rules for writes.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -9,12 +9,12 @@ use crate::Kind;
 use crate::apply::apply;
 use crate::request::Target;
 
-/// Events that are kept for watches.
+/// The number of events that are kept for watches.
 const MAX_EVENTS: usize = 10_000;
-/// The version before anything was made; smaller ones are too old for a watch.
+/// The version before anything was created; smaller ones are too old for a watch.
 const FIRST_VERSION: u64 = 1000;
 
-/// Why a request was refused, as the API server says it.
+/// The status of a refused request, as the API server returns it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct StatusError {
     pub(crate) code: u16,
@@ -64,7 +64,7 @@ type Key = (String, String, String, String);
 #[derive(Debug, Clone, Default)]
 struct Object {
     value: Value,
-    /// What each manager applied last.
+    /// The last apply of each manager.
     applied: BTreeMap<String, Value>,
 }
 
@@ -75,9 +75,9 @@ pub(crate) struct Event {
     api_version: String,
     plural: String,
     namespace: String,
-    /// `None` for a new object.
+    /// The object before; `None` for a new one.
     pub(crate) old: Option<Value>,
-    /// The object as it is now, or was last.
+    /// The object after, or before its deletion.
     pub(crate) new: Value,
     pub(crate) deleted: bool,
 }
@@ -90,7 +90,7 @@ impl Event {
     }
 }
 
-/// A write.
+/// A patch, by its type.
 pub(crate) enum Patch {
     Merge(Value),
     Json(json_patch::Patch),
@@ -160,7 +160,7 @@ impl Store {
         self.compacted = self.version;
     }
 
-    /// What happened after `version`; `None` if that is not known any more.
+    /// The events after `version`; `None` if they are compacted.
     pub(crate) fn events_after(&self, version: u64) -> Option<impl Iterator<Item = &Event>> {
         (version >= self.compacted).then(|| {
             self.history
@@ -258,7 +258,7 @@ impl Store {
         object
     }
 
-    /// A whole object, or its status, in place of the present one.
+    /// Replaces a whole object, or its status.
     pub(crate) fn replace(&mut self, target: &Target, object: Value, manager: &str) -> ApiResult {
         let live = self.get(target)?;
         if object["metadata"]["name"] != live["metadata"]["name"] {
@@ -330,7 +330,7 @@ impl Store {
             let given = new[field].as_str().filter(|given| !given.is_empty());
             given.is_some_and(|given| Some(given) != old[field].as_str())
         };
-        // a version that is not any more comes before a uid that is another's
+        // a stale version is reported before a wrong uid
         if differs("resourceVersion") {
             return Err(StatusError::conflict(format!(
                 "Operation cannot be fulfilled on {} {}: the object has been modified",
@@ -401,7 +401,7 @@ impl Store {
         Ok(self.put(key, object))
     }
 
-    /// Stores a changed object, or lets it go if nothing holds it any more.
+    /// Stores a changed object, or deletes it if nothing holds it any more.
     fn put(&mut self, key: Key, mut object: Value) -> Value {
         self.version += 1;
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());
@@ -439,7 +439,7 @@ impl Store {
         if metadata.get("deletionTimestamp").is_some()
             && before.is_none_or(|before| before <= grace)
         {
-            // it is on its way already
+            // the deletion is under way already
             return Ok(object);
         }
         let at = self.now() + SignedDuration::from_secs(grace);
@@ -481,7 +481,7 @@ fn key(api_version: &str, plural: &str, namespace: &str, name: &str) -> Key {
         .into()
 }
 
-/// How long a pod may take to end. One without a node, or that has ended, has nothing to end.
+/// The grace period of a pod in seconds. A pod without a node, or one that has ended, has none.
 fn grace(pod: &Value, options: &Value) -> i64 {
     let ended = matches!(
         pod["status"]["phase"].as_str(),
@@ -513,7 +513,7 @@ fn list(metadata: &Value, field: &str) -> Vec<Value> {
     metadata[field].as_array().cloned().unwrap_or_default()
 }
 
-/// Takes a field as `from` has it.
+/// Copies a field of `from`, or its absence.
 fn copy_field(object: &mut Value, from: &Value, field: &str) {
     match (object.as_object_mut(), from.get(field)) {
         (Some(fields), Some(value)) => drop(fields.insert(field.to_owned(), value.clone())),
@@ -522,7 +522,7 @@ fn copy_field(object: &mut Value, from: &Value, field: &str) {
     }
 }
 
-/// What counts for the generation: all but metadata and status.
+/// The object without metadata and status: a change of the rest makes a new generation.
 fn without_metadata_and_status(object: &Value) -> Value {
     let mut object = object.clone();
     if let Some(fields) = object.as_object_mut() {
@@ -532,7 +532,7 @@ fn without_metadata_and_status(object: &Value) -> Value {
     object
 }
 
-/// Notes who wrote when. The fields themselves are not told.
+/// Notes the manager and the time of a write. The fields themselves are not noted.
 fn record_manager(
     metadata: &mut Value,
     manager: &str,
@@ -556,7 +556,7 @@ fn record_manager(
     metadata["managedFields"] = json!(entries);
 }
 
-/// The API's times are whole seconds.
+/// The API's times have whole seconds.
 fn to_seconds(at: Timestamp) -> String {
     Timestamp::from_second(at.as_second())
         .unwrap_or(at)

@@ -1,4 +1,4 @@
-//! The in-memory server against the script that the real one passes too, and what is its own.
+//! The in-memory server against the checks that a real one passes too, and tests of its own.
 
 use std::sync::Arc;
 

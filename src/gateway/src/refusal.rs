@@ -1,4 +1,5 @@
-//! Refusals in OpenAI's error form, always with `Retry-After`. Only this file knows how a reason looks in HTTP.
+//! Refusals in OpenAI's error form, always with `Retry-After`. Only this file knows the HTTP form
+//! of a reason.
 
 use bursar_api::inference::RefusalStatus;
 use bursar_core::refusal::RefusalReason;
@@ -8,16 +9,16 @@ use http_body_util::Full;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
-/// A refused request: the reason, and what the client reads.
+/// A refused request: the reason, and the message for the client.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Refusal {
     pub(crate) reason: RefusalReason,
     message: String,
-    /// When another try makes sense, if that is known.
+    /// The time at which another try makes sense, if it is known.
     retry_at: Option<Timestamp>,
 }
 
-/// How a reason looks to a client and in metrics.
+/// The form of a reason in HTTP and in metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct HttpForm {
     status: StatusCode,
@@ -105,8 +106,8 @@ fn invalid(
     (status, "invalid_request_error", code, retry_after, outcome)
 }
 
-/// The reason that a controller wrote. Older controllers wrote OpenAI's codes; of a newer one's reason this gateway only knows
-/// that the service is unavailable.
+/// The reason that a controller wrote. Older controllers wrote OpenAI's codes. A newer controller's
+/// reason may be unknown here; then the service is unavailable.
 fn parse_reason(written: &str) -> RefusalReason {
     match written {
         "insufficient_quota" => RefusalReason::BudgetExhausted,

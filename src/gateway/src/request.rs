@@ -1,7 +1,8 @@
 //! One request, from its head to the end of its response.
 //!
-//! The body is read before the request waits, so the request can be sent again if a replica fails before it answers. Once the
-//! first byte of a response has arrived, the request is never sent again.
+//! The body is read before the request waits, so the request can be sent again if a replica fails
+//! before it answers. Once the first byte of a response has arrived, the request is never sent
+//! again.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -42,8 +43,8 @@ pub(crate) struct RequestHandler {
 pub(crate) type ClientResponse = Response<Either<Full<Bytes>, StreamedBody>>;
 
 impl RequestHandler {
-    /// A handler that forwards by `routes`, which always has the current state of the cluster. It closes the connection of a
-    /// client that sends nothing for `idle_timeout`.
+    /// A handler that forwards by `routes`, which always has the current state of the cluster. It
+    /// closes the connection of a client that sends nothing for `idle_timeout`.
     pub(crate) fn new(
         routes: watch::Receiver<Arc<RouteTable>>,
         demand: DemandTracker,
@@ -61,7 +62,8 @@ impl RequestHandler {
         }
     }
 
-    /// The connection of a client that sends nothing for this long, before its first request or in the middle of one, is closed.
+    /// The connection of a client that sends nothing for this long, before its first request or in
+    /// the middle of one, is closed.
     pub(crate) fn idle_timeout(&self) -> Duration {
         self.idle_timeout
     }
@@ -100,7 +102,8 @@ impl RequestHandler {
             .get_or_create(&OutcomeLabel { outcome })
             .inc();
         if version < Version::HTTP_2 {
-            // the client's next request goes through the Service again, to a replica if one is ready
+            // the client's next request goes through the Service again, to a replica if one is
+            // ready
             response
                 .headers_mut()
                 .insert(header::CONNECTION, HeaderValue::from_static("close"));

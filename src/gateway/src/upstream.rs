@@ -1,4 +1,4 @@
-//! The connection to a replica: what is sent, what comes back, and how many requests each replica has.
+//! The connection to a replica: the request, the response, and the load of each replica.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -1,4 +1,5 @@
-//! `bursar crds`: prints the definitions, or applies them. Helm installs a chart's `crds/` once and never upgrades them.
+//! `bursar crds`: prints or applies the CustomResourceDefinitions. Helm installs a chart's `crds/`
+//! once and never upgrades them.
 
 use std::time::Duration;
 
@@ -12,27 +13,28 @@ use kube::{Client, ResourceExt};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// What `bursar crds` is told.
+/// Arguments of `bursar crds`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {
-    /// Apply them to the cluster and wait until they are served, instead of printing them.
+    /// Apply the definitions to the cluster and wait until they are served, instead of printing
+    /// them.
     #[arg(long)]
     pub apply: bool,
 }
 
-/// Why it failed.
+/// The error with which `bursar crds` failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The API server.
+    /// The API server refused a request, or could not be reached.
     #[error("{0}")]
     Api(#[from] kube::Error),
-    /// A definition cannot be written as YAML.
+    /// A definition could not be written as YAML.
     #[error("a definition cannot be written as YAML: {0}")]
     Yaml(String),
-    /// A definition is not served in time.
+    /// A definition was not served in time.
     #[error("{name} is not established after {} s; kubectl describe crd {name} says why", LIMIT.as_secs())]
     NotEstablished {
-        /// Its name.
+        /// The definition's name.
         name: String,
     },
 }
@@ -40,7 +42,7 @@ pub enum Error {
 /// Prints or applies all definitions.
 ///
 /// # Errors
-/// The first that cannot be applied.
+/// Fails at the first definition that cannot be applied.
 pub async fn run(options: Options) -> Result<(), Error> {
     if !options.apply {
         for crd in crds::all() {

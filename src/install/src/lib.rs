@@ -1,4 +1,4 @@
-//! What happens before Bursar runs, and before it goes.
+//! The commands that prepare a cluster for Bursar, and for its removal.
 
 pub mod crds;
 pub mod uninstall;

@@ -1,4 +1,4 @@
-//! `bursar uninstall`: removes everything that only Bursar could remove, before the chart is deleted.
+//! `bursar uninstall`: removes what only Bursar can remove, before the chart is deleted.
 //!
 //! An object that is already gone counts as removed, so the command can be run again.
 
@@ -21,48 +21,50 @@ const CONTROLLER: &str = "bursar-controller";
 const CONTROLLER_POD_SELECTOR: &str =
     "app.kubernetes.io/name=bursar,app.kubernetes.io/component=controller";
 const POLICIES: [&str; 2] = ["bursar-spend-finalizer", "bursar-spend-finalizer-all"];
-/// A stopping controller gives its Lease back within a few seconds.
+/// A controller that stops releases its Lease within a few seconds.
 const STOP_TIMEOUT: Duration = Duration::from_secs(90);
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
-/// An API server reads its policies about once a second, so pods still get the finalizer for a moment after the policy has gone.
+/// An API server reads its policies about once a second, so new pods still get the finalizer for a
+/// moment after the policy was deleted.
 const POLICY_LAG: Duration = Duration::from_secs(3);
-/// Freeing pods ends once nothing was found to free this often, [`POLICY_LAG`] apart.
+/// The command is done with pods after this many passes, [`POLICY_LAG`] apart, found no pod with
+/// the finalizer.
 const CLEAN_PASSES: u32 = 2;
 const FINALIZER_TIMEOUT: Duration = Duration::from_secs(90);
-/// Pods change while their finalizers are removed; each is tried this often.
+/// Pods change while their finalizers are removed, so a conflicting write is repeated this often.
 const MAX_ATTEMPTS: u32 = 5;
 
 /// Arguments of `bursar uninstall`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {
-    /// The operator's namespace.
+    /// Namespace in which Bursar is installed.
     #[arg(long, default_value = "bursar-system")]
     pub namespace: String,
 }
 
-/// Why it failed.
+/// The error with which `bursar uninstall` failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The API server.
+    /// The API server refused a request, or could not be reached.
     #[error("{what}: {source}")]
     Api {
-        /// What was being done.
+        /// The step that failed.
         what: String,
-        /// The answer.
+        /// The error of the request.
         source: Box<kube::Error>,
     },
-    /// The controller does not stop.
+    /// Pods of the controller did not end in time.
     #[error("pods of the controller are still there after {} s; kubectl -n {namespace} get pods -l {CONTROLLER_POD_SELECTOR} says why", STOP_TIMEOUT.as_secs())]
     ControllerStillRuns {
-        /// The operator's namespace.
+        /// The namespace in which Bursar is installed.
         namespace: String,
     },
-    /// Somebody gives pods the finalizer again.
+    /// Pods got the finalizer again after its policy was deleted.
     #[error("pods still get the finalizer {SPEND_FINALIZER} {} s after its policy has gone: stop what else adds it, such as a controller outside the cluster", FINALIZER_TIMEOUT.as_secs())]
     FinalizersReappear,
 }
 
-/// Adds what was being done to a call's error, and takes "not found" as done.
+/// Adds the step to an error, and turns "not found" into `None`.
 trait NotFoundAsNone<T> {
     fn not_found_as_none(self, what: &str) -> Result<Option<T>, Error>;
 }
@@ -80,10 +82,11 @@ impl<T> NotFoundAsNone<T> for Result<T, kube::Error> {
     }
 }
 
-/// Stops the controller, deletes the admission policy, frees the pods and the Services' slices, and says what stands at zero.
+/// Stops the controller, deletes the admission policy, removes the finalizer from all pods, deletes
+/// the EndpointSlices, and lists the services without replicas.
 ///
 /// # Errors
-/// The first step that failed. Run it again.
+/// The first step that failed. The command can be run again.
 pub async fn run(options: Options) -> Result<(), Error> {
     let client = Client::try_default().await;
     let client = client.map_err(|source| Error::Api {
@@ -97,20 +100,20 @@ pub async fn run(options: Options) -> Result<(), Error> {
     );
     for name in services_without_replicas(&client).await? {
         println!(
-            "stands at zero, and nobody wakes it any more: deployment {name}; kubectl scale starts it"
+            "deployment {name} has no replica, and nothing starts one any more; kubectl scale does"
         );
     }
     Ok(())
 }
 
-/// What was let go.
+/// The number of objects that were changed or deleted.
 #[derive(Debug, PartialEq, Eq)]
 struct Removed {
     pods: usize,
     slices: usize,
 }
 
-/// In this order, so that nothing is taken again behind our back.
+/// The controller is stopped first, so that it does not add again what was removed.
 async fn uninstall(client: &Client, namespace: &str) -> Result<Removed, Error> {
     stop_controller(client, namespace).await?;
     for policy in POLICIES {
@@ -129,7 +132,7 @@ async fn uninstall(client: &Client, namespace: &str) -> Result<Removed, Error> {
     })
 }
 
-/// Returns when none of the controller's pods exists: one that still ends may write once more.
+/// Returns once no pod of the controller exists: one that still ends may write once more.
 async fn stop_controller(client: &Client, namespace: &str) -> Result<(), Error> {
     Api::<Deployment>::namespaced(client.clone(), namespace)
         .patch(
@@ -159,7 +162,7 @@ async fn stop_controller(client: &Client, namespace: &str) -> Result<(), Error> 
     })?
 }
 
-/// Frees pods until no more come.
+/// Removes the finalizer from pods until no more pods with it are found.
 async fn remove_all_finalizers(client: &Client) -> Result<usize, Error> {
     let removed = async {
         let (mut removed, mut quiet) = (remove_finalizers(client).await?, 0);
@@ -302,7 +305,7 @@ mod tests {
         json!({"name": name, "finalizers": [SPEND_FINALIZER, "example.com/other"]})
     }
 
-    /// Names of pods that Bursar still holds.
+    /// Names of the pods that still have Bursar's finalizer.
     fn pods_with_finalizer(server: &Server) -> Vec<String> {
         let pods = server.objects::<Pod>().into_iter();
         pods.filter(|pod| pod.finalizers().iter().any(|each| each == SPEND_FINALIZER))
@@ -344,7 +347,7 @@ mod tests {
         .await;
         let ending = async {
             tokio::time::sleep(Duration::from_secs(20)).await;
-            // its last writes
+            // the last writes of the controller
             create(&client, TEAM, with_finalizer("seen-last")).await;
             let slice = json!({"metadata": {"name": "chat", "labels": {GATEWAY_LABEL: "true"}}, "addressType": "IPv4", "endpoints": []});
             Api::<EndpointSlice>::namespaced(client.clone(), TEAM)

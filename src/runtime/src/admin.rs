@@ -1,4 +1,4 @@
-//! The admin server: health, readiness, metrics, and what the process adds.
+//! The admin server: health, readiness, metrics, and further routes of the process.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,12 +13,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::listen::listen;
 
-/// Whether the process can do its work.
+/// True while the process can do its work.
 #[derive(Debug, Clone, Default)]
 pub struct Readiness(Arc<AtomicBool>);
 
 impl Readiness {
-    /// From now on it can, or cannot.
+    /// Changes the readiness.
     pub fn set(&self, ready: bool) {
         self.0.store(ready, Ordering::Relaxed);
     }
@@ -55,7 +55,7 @@ fn metrics(registry: &Registry) -> impl IntoResponse + use<> {
 /// Serves `routes` on `port` of all addresses until `stop`.
 ///
 /// # Errors
-/// When the port cannot be had.
+/// Fails if the port cannot be opened.
 pub async fn serve(port: u16, routes: Router, stop: CancellationToken) -> std::io::Result<()> {
     axum::serve(listen(port).await?, routes)
         .with_graceful_shutdown(stop.cancelled_owned())

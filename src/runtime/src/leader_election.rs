@@ -1,8 +1,10 @@
-//! Leadership by a Lease: one holder at a time, by writes that the API server refuses to all but one.
+//! Leader election by a Lease: one holder at a time, because the API server accepts only one of two
+//! competing writes.
 //!
-//! Every write carries the resourceVersion that was read, so of two candidates one wins. Time on the Lease is for people: a candidate
-//! judges its age by how long it has itself seen it unchanged, so clocks need not agree. A holder that cannot renew stops being one
-//! before anybody else may take over.
+//! Every write has the resourceVersion that was read, so one of two candidates wins. The times in
+//! the Lease are for people: a candidate measures how long it has seen the Lease unchanged itself,
+//! so clocks need not agree. A holder that cannot renew the Lease gives up leadership before
+//! another candidate may acquire it.
 
 use std::time::{Duration, Instant};
 
@@ -13,20 +15,20 @@ use kube::api::{Api, PostParams};
 use kube::{Client, ResourceExt};
 use tokio_util::sync::CancellationToken;
 
-/// Who wants to hold which Lease, and for how long.
+/// A candidate for a Lease.
 #[derive(Debug, Clone)]
 pub struct Candidate {
     /// The Lease's namespace.
     pub namespace: String,
     /// The Lease's name.
     pub name: String,
-    /// The candidate's name, unique among candidates: its pod's.
+    /// The candidate's name, unique among candidates: the name of its pod.
     pub identity: String,
-    /// How long a Lease holds without being renewed.
+    /// The time for which a Lease is valid after it was renewed.
     pub duration: Duration,
 }
 
-/// Why a Lease was not acquired or kept.
+/// The reason for not acquiring a Lease.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The process is stopping.
@@ -34,16 +36,16 @@ pub enum Error {
     Stopped,
 }
 
-/// What to do about a Lease.
+/// The next step of a candidate.
 #[derive(Debug, Clone, PartialEq)]
 enum Step {
-    /// Write this; with a resourceVersion unless there is no Lease.
+    /// Write this Lease. It has a resourceVersion unless none exists.
     Write(Box<Lease>),
-    /// Somebody else holds it.
+    /// Wait, because another candidate holds the Lease.
     Wait,
 }
 
-/// How long a Lease has been seen unchanged.
+/// A version of the Lease, and since when it has been seen.
 #[derive(Debug, Clone)]
 struct Observation {
     version: String,
@@ -51,7 +53,7 @@ struct Observation {
 }
 
 impl Candidate {
-    /// The next step, from the Lease as it is, when it was first seen so, and the time.
+    /// Decides the next step from the Lease, the last observation of it, and the time.
     fn step(
         &self,
         lease: Option<&Lease>,
@@ -70,7 +72,7 @@ impl Candidate {
             _ => now,
         };
         *observed = Some(Observation { version, since });
-        // the holder's own duration counts: it may be configured otherwise
+        // the duration that the holder wrote counts, because it may be configured otherwise there
         let seconds = spec
             .and_then(|spec| spec.lease_duration_seconds)
             .and_then(|seconds| u64::try_from(seconds).ok());
@@ -105,7 +107,7 @@ impl Candidate {
     /// Waits until this candidate holds the Lease.
     ///
     /// # Errors
-    /// [`Error::Stopped`] when `stop` comes first.
+    /// [`Error::Stopped`] if `stop` comes first.
     pub async fn acquire(
         self,
         client: Client,
@@ -156,7 +158,7 @@ impl Candidate {
                     };
                     match written {
                         Ok(lease) => Ok(Some(lease)),
-                        // somebody else was quicker
+                        // another candidate was quicker
                         Err(kube::Error::Api(status)) if status.code == 409 => Ok(None),
                         Err(error) => Err(error),
                     }
@@ -169,18 +171,19 @@ impl Candidate {
             .map_err(|error| error.to_string())
     }
 
-    /// How often a Lease is renewed, or tried.
+    /// The time between two attempts to acquire or renew the Lease.
     fn retry_period(&self) -> Duration {
         self.duration / 6
     }
 
-    /// After this long without a renewal the holder is none, well before another may be.
+    /// A holder that has not renewed the Lease for this long gives up leadership, well before
+    /// another candidate may acquire it.
     fn renew_deadline(&self) -> Duration {
         self.duration * 2 / 3
     }
 }
 
-/// The Lease, held.
+/// A Lease that this process holds.
 #[derive(Debug)]
 pub struct Leadership {
     candidate: Candidate,
@@ -190,9 +193,10 @@ pub struct Leadership {
 }
 
 impl Leadership {
-    /// Renews until `stop`, and then gives the Lease back; or until it cannot be renewed. Returns true if it was lost.
+    /// Renews the Lease until `stop`, and then releases it. Returns true if leadership was lost
+    /// before.
     ///
-    /// Whoever acts as leader must end when this returns.
+    /// The process must not act as leader after this returns.
     pub async fn run(mut self, stop: CancellationToken) -> bool {
         loop {
             tokio::select! {
@@ -216,7 +220,7 @@ impl Leadership {
                 Ok(Err(kube::Error::Api(status))) if status.code == 409 || status.code == 404 => {
                     tracing::error!(
                         lease = self.candidate.name,
-                        "somebody else wrote the lease; no longer leading"
+                        "another process wrote the lease; no longer leading"
                     );
                     return true;
                 }
@@ -260,9 +264,9 @@ impl Leadership {
         let params = PostParams::default();
         let written = self.api.replace(name, &params, &self.lease);
         match tokio::time::timeout(Duration::from_secs(3), written).await {
-            Ok(Ok(_)) => tracing::info!(lease = name, "gave the lease back"),
-            Ok(Err(error)) => tracing::warn!(lease = name, %error, "could not give the lease back"),
-            Err(_) => tracing::warn!(lease = name, "giving the lease back got no answer"),
+            Ok(Ok(_)) => tracing::info!(lease = name, "released the lease"),
+            Ok(Err(error)) => tracing::warn!(lease = name, %error, "cannot release the lease"),
+            Err(_) => tracing::warn!(lease = name, "releasing the lease got no answer"),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! What both processes need to run: leadership, an admin server, ports, tracing, shutdown. No domain.
+//! Parts that the controller and the gateway share: leader election, admin server, ports, logging,
+//! shutdown. Nothing here knows the domain.
 
 pub mod admin;
 pub mod leader_election;

@@ -1,14 +1,14 @@
-//! The ports of a process.
+//! Listening on a port.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use tokio::net::TcpListener;
 
-/// Listens on a port of all addresses; on those of IPv4 alone where the node has no IPv6.
+/// Listens on a port of all addresses, or of the IPv4 addresses if the node has no IPv6.
 ///
 /// # Errors
-/// When the port cannot be had.
+/// Fails if the port cannot be opened.
 pub async fn listen(port: u16) -> io::Result<TcpListener> {
     let all = [
         SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)),

@@ -2,12 +2,12 @@
 
 use tracing_subscriber::EnvFilter;
 
-/// How a log line is written.
+/// The form of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// For people.
+    /// Text for people.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
@@ -23,7 +23,7 @@ impl std::str::FromStr for Format {
     }
 }
 
-/// Starts logging; `RUST_LOG` filters, `info` by default.
+/// Starts logging. `RUST_LOG` sets the filter, and the default is `info`.
 pub fn init(format: Format) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt()

@@ -1,4 +1,4 @@
-//! The end of a process.
+//! Shutdown at a signal.
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 /// A token that is cancelled at SIGTERM or SIGINT.
 ///
 /// # Errors
-/// When the process cannot listen to signals.
+/// Fails if the process cannot receive signals.
 pub fn token() -> std::io::Result<CancellationToken> {
     let (mut terminate, mut interrupt) = (
         signal(SignalKind::terminate())?,

@@ -1,4 +1,4 @@
-//! What a client may take: places, bytes, time, connections.
+//! Limits for a client: held requests, bytes, time, connections.
 
 use std::collections::BTreeMap;
 
@@ -100,7 +100,7 @@ async fn a_head_that_is_too_large_is_refused() {
     let long = "x".repeat(100 << 10);
     let request = format!("GET / HTTP/1.1\r\nhost: chat\r\nx-long: {long}\r\n\r\n");
     let mut client = TcpStream::connect(gateway.address).await.unwrap();
-    // it may be closed before all is sent
+    // the connection may be closed before all is sent
     let _ = client.write_all(request.as_bytes()).await;
     let mut answer = [0; 12];
     let first = client.read_exact(&mut answer);

@@ -1,4 +1,4 @@
-//! Requests over real sockets on loopback: held, woken, streamed, retried, refused.
+//! Requests over real sockets on loopback: held, forwarded, streamed, sent again, refused.
 
 mod bounds;
 mod stop;
@@ -38,7 +38,7 @@ impl TestGateway {
         Self::with_idle_timeout(activation, TIMEOUT).await
     }
 
-    /// One that gives up clients which are silent for so long.
+    /// A gateway that closes the connections of clients which send nothing for so long.
     async fn with_idle_timeout(activation: Value, idle_timeout: Duration) -> Self {
         let demand = DemandTracker::new("g", Metrics::new(&mut Registry::default()));
         let (publish, receive) = watch::channel(Arc::new(RouteTable::default()));
@@ -88,7 +88,7 @@ impl TestGateway {
             .sum()
     }
 
-    /// Waits until nothing is counted.
+    /// Waits until no request is held or in flight.
     async fn wait_until_idle(&self) {
         let idle = async {
             while !self.demand.is_idle() {
@@ -121,7 +121,7 @@ fn service(activation: Value, refusal: Value) -> InferenceDeployment {
     .unwrap()
 }
 
-/// The slice of the service's replicas.
+/// The EndpointSlice of the service's replicas.
 fn replica(address: Option<SocketAddr>) -> EndpointSlice {
     let endpoints: Vec<_> = address
         .iter()
@@ -134,7 +134,7 @@ fn replica(address: Option<SocketAddr>) -> EndpointSlice {
     .unwrap()
 }
 
-/// A port that nobody has now.
+/// A port that is free now.
 async fn free_port() -> u16 {
     let probe = TcpListener::bind("[::]:0").await.unwrap();
     probe.local_addr().unwrap().port()
@@ -143,12 +143,12 @@ async fn free_port() -> u16 {
 const REQUEST: &[u8] =
     b"POST /v1/completions HTTP/1.1\r\nhost: chat\r\ncontent-length: 5\r\n\r\nhello";
 
-/// What a client gets: status, headers and body as they came.
+/// Sends a completion request, and returns the response as it came.
 async fn complete(gateway: SocketAddr) -> String {
     send(gateway, REQUEST).await
 }
 
-/// What a client gets that sends this; it reads until the connection is closed.
+/// Sends these bytes, and returns all that comes until the connection is closed.
 async fn send(gateway: SocketAddr, request: &[u8]) -> String {
     let exchange = async {
         let mut stream = TcpStream::connect(gateway).await.unwrap();
@@ -160,7 +160,7 @@ async fn send(gateway: SocketAddr, request: &[u8]) -> String {
     tokio::time::timeout(TIMEOUT, exchange).await.unwrap()
 }
 
-/// Reads lines until what was seen has this text.
+/// Reads lines until the text read so far has this text.
 async fn read_until(client: &mut BufReader<TcpStream>, seen: &mut String, text: &str) {
     while !seen.contains(text) {
         let line = tokio::time::timeout(TIMEOUT, client.read_line(seen)).await;
@@ -168,7 +168,7 @@ async fn read_until(client: &mut BufReader<TcpStream>, seen: &mut String, text: 
     }
 }
 
-/// Reads one request with its five bytes of body.
+/// Reads one request with its body of five bytes.
 async fn read_request(stream: &mut BufReader<TcpStream>) -> String {
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {

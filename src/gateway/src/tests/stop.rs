@@ -1,4 +1,4 @@
-//! A gateway that is told to stop.
+//! Shutdown of a gateway.
 
 use bursar_apitest::Server;
 use kube::api::{Api, DeleteParams, PostParams};
@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::{Error, Options};
 
-/// A whole gateway before an API server, at 127.0.0.1.
+/// A whole gateway with an API server, at 127.0.0.1.
 struct GatewayProcess {
     client: kube::Client,
     stop: CancellationToken,
@@ -60,7 +60,7 @@ impl GatewayProcess {
         Api::namespaced(self.client.clone(), "ns")
     }
 
-    /// Waits until an admin page has this text.
+    /// Waits until a page of the admin server has this text.
     async fn wait_for_page(&self, path: &str, text: &str) {
         let request = format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n");
         let found = async {
@@ -109,7 +109,7 @@ async fn a_gateway_that_ends_serves_what_it_holds_once_a_replica_is_ready() {
     process.stop.cancel();
     process.wait_for_page("/readyz", "503").await;
     process.leave_the_slices().await;
-    // nodes that do not know yet that it leaves still send requests
+    // nodes that do not know yet that the gateway leaves still send requests
     let second = tokio::spawn(complete(process.service));
     process
         .wait_for_page("/metrics", "bursar_gateway_held_requests 2\n")

@@ -1,4 +1,4 @@
-//! Requests that wait: woken, streamed, retried, refused.
+//! Held requests: forwarded, streamed, sent again, refused.
 
 use futures::future::join_all;
 
@@ -112,7 +112,7 @@ async fn a_replica_that_closes_its_socket_costs_no_request() {
     let (closing, address) = replica_listener().await;
     gateway.set_replica(Some(address));
     let client = tokio::spawn(complete(gateway.address));
-    // accepted, and closed before a byte is answered
+    // the replica accepts the connection, and closes it before it answers a byte
     let (stream, _) = closing.accept().await.unwrap();
     let mut stream = BufReader::new(stream);
     read_request(&mut stream).await;
