@@ -44,18 +44,18 @@ checks![
     creating_gives_an_identity,
     a_write_at_a_stale_version_conflicts,
     a_write_that_changes_nothing_makes_no_version,
-    status_and_the_rest_are_written_apart,
-    the_generation_follows_what_is_asked_for,
+    status_and_spec_are_written_separately,
+    the_generation_follows_the_spec,
     a_patch_may_name_uid_and_version,
     a_finalizer_holds_what_is_deleted,
     a_deletion_may_name_a_uid,
-    an_apply_takes_back_what_it_does_not_send,
+    an_apply_removes_fields_that_it_no_longer_sends,
     an_apply_may_name_uid_and_version,
     lists_select_by_label,
-    metadata_can_be_had_alone,
-    a_watch_tells_every_change,
-    a_watch_with_a_selector_tells_what_leaves_it,
-    status_writes_are_dated,
+    metadata_can_be_read_alone,
+    a_watch_reports_every_change,
+    a_watch_with_a_selector_reports_objects_that_leave_it,
+    status_writes_are_recorded_with_their_time,
     cluster_scoped_objects_have_no_namespace,
     a_bound_pod_has_its_grace_and_an_unbound_one_none,
 ];
@@ -179,7 +179,7 @@ async fn a_write_that_changes_nothing_makes_no_version(
     )
 }
 
-async fn status_and_the_rest_are_written_apart(client: &Client, namespace: &str) -> CheckResult {
+async fn status_and_spec_are_written_separately(client: &Client, namespace: &str) -> CheckResult {
     let api = budgets(client, namespace);
     let mut wanted = budget("apart", "1")?;
     wanted.status = Some(object(json!({"spent": "9"}))?);
@@ -216,7 +216,7 @@ async fn status_and_the_rest_are_written_apart(client: &Client, namespace: &str)
     expect_equal("a status at a stale version", error_code(stale)?, 409)
 }
 
-async fn the_generation_follows_what_is_asked_for(client: &Client, namespace: &str) -> CheckResult {
+async fn the_generation_follows_the_spec(client: &Client, namespace: &str) -> CheckResult {
     let api = budgets(client, namespace);
     let mut made = checked(api.create(&create(), &budget("generation", "1")?).await)?;
     expect_equal("at creation", made.metadata.generation, Some(1))?;
@@ -346,7 +346,7 @@ async fn a_deletion_may_name_a_uid(client: &Client, namespace: &str) -> CheckRes
     )
 }
 
-async fn an_apply_takes_back_what_it_does_not_send(
+async fn an_apply_removes_fields_that_it_no_longer_sends(
     client: &Client,
     namespace: &str,
 ) -> CheckResult {
@@ -450,7 +450,7 @@ async fn lists_select_by_label(client: &Client, namespace: &str) -> CheckResult 
     Ok(())
 }
 
-async fn metadata_can_be_had_alone(client: &Client, namespace: &str) -> CheckResult {
+async fn metadata_can_be_read_alone(client: &Client, namespace: &str) -> CheckResult {
     let api = configs(client, namespace);
     let made = checked(
         api.create(
@@ -508,7 +508,7 @@ async fn events(
     lines.map_err(|_| format!("fewer than {count} events in {} s", WATCH_LIMIT.as_secs()))
 }
 
-async fn a_watch_tells_every_change(client: &Client, namespace: &str) -> CheckResult {
+async fn a_watch_reports_every_change(client: &Client, namespace: &str) -> CheckResult {
     let api = configs(client, namespace);
     let listed = checked(api.list(&ListParams::default()).await)?;
     let from = listed
@@ -533,7 +533,7 @@ async fn a_watch_tells_every_change(client: &Client, namespace: &str) -> CheckRe
     )
 }
 
-async fn a_watch_with_a_selector_tells_what_leaves_it(
+async fn a_watch_with_a_selector_reports_objects_that_leave_it(
     client: &Client,
     namespace: &str,
 ) -> CheckResult {
@@ -560,7 +560,10 @@ async fn a_watch_with_a_selector_tells_what_leaves_it(
     )
 }
 
-async fn status_writes_are_dated(client: &Client, namespace: &str) -> CheckResult {
+async fn status_writes_are_recorded_with_their_time(
+    client: &Client,
+    namespace: &str,
+) -> CheckResult {
     let api = budgets(client, namespace);
     let mut made = checked(api.create(&create(), &budget("dated", "1")?).await)?;
     made.status = Some(object(json!({"spent": "1"}))?);

@@ -31,7 +31,7 @@ async fn the_server_passes_the_script() {
 }
 
 #[tokio::test]
-async fn a_process_dies_before_or_after_its_write() {
+async fn a_process_crashes_before_or_after_its_write() {
     for (point, made) in [
         (CrashPoint::Before, vec!["a"]),
         (CrashPoint::After, vec!["a", "b"]),
@@ -56,7 +56,7 @@ async fn a_process_dies_before_or_after_its_write() {
 }
 
 #[tokio::test]
-async fn a_rival_writes_first() {
+async fn a_competing_write_comes_first() {
     let server = Server::new(&["ns"]);
     let theirs: Api<ConfigMap> = Api::namespaced(server.client(), "ns");
     let faults = Arc::new(Faults::competing_write(0, async move {
@@ -71,7 +71,7 @@ async fn a_rival_writes_first() {
 }
 
 #[tokio::test]
-async fn a_watcher_survives_that_its_version_expires() {
+async fn a_watcher_goes_on_after_its_version_expired() {
     let server = Server::new(&["ns"]);
     let api: Api<ConfigMap> = Api::namespaced(server.client(), "ns");
     api.create(&PostParams::default(), &config("a"))

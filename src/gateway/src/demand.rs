@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_first_held_request_is_told_at_once_and_others_soon() {
+    async fn a_first_held_request_is_sent_at_once_and_others_soon() {
         let demand = demand();
         let mut subscription = demand.subscribe();
         subscription.next().await;

@@ -1,8 +1,8 @@
 //! Requests over real sockets on loopback: held, forwarded, streamed, sent again, refused.
 
-mod bounds;
-mod stop;
-mod waiting;
+mod holding;
+mod limits;
+mod shutdown;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

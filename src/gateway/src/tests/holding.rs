@@ -107,7 +107,7 @@ async fn an_answer_is_streamed_chunk_by_chunk() {
 }
 
 #[tokio::test]
-async fn a_replica_that_closes_its_socket_costs_no_request() {
+async fn a_request_is_sent_again_after_a_replica_closed_its_connection() {
     let mut gateway = TestGateway::new(json!({})).await;
     let (closing, address) = replica_listener().await;
     gateway.set_replica(Some(address));
@@ -125,7 +125,7 @@ async fn a_replica_that_closes_its_socket_costs_no_request() {
 }
 
 #[tokio::test]
-async fn an_answer_that_broke_off_is_not_asked_for_again() {
+async fn a_request_is_not_sent_again_after_a_response_began() {
     let mut gateway = TestGateway::new(json!({})).await;
     let (listener, address) = replica_listener().await;
     gateway.set_replica(Some(address));
@@ -145,7 +145,7 @@ async fn an_answer_that_broke_off_is_not_asked_for_again() {
 }
 
 #[tokio::test]
-async fn a_stream_that_was_held_over_a_wake_is_passed_on_chunk_by_chunk() {
+async fn a_held_request_is_streamed_chunk_by_chunk() {
     let mut gateway = TestGateway::new(json!({})).await;
     let mut client = BufReader::new(TcpStream::connect(gateway.address).await.unwrap());
     client.get_mut().write_all(REQUEST).await.unwrap();
@@ -171,7 +171,7 @@ async fn a_stream_that_was_held_over_a_wake_is_passed_on_chunk_by_chunk() {
 }
 
 #[tokio::test]
-async fn a_refusal_that_appears_ends_what_waits_whatever_its_code() {
+async fn a_refusal_that_appears_ends_held_requests_whatever_its_reason() {
     let mut gateway = TestGateway::new(json!({})).await;
     let held = tokio::spawn(complete(gateway.address));
     gateway.wait_for_held(1).await;
@@ -205,7 +205,7 @@ async fn a_refusal_past_its_retry_time_no_longer_counts() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_is_counted_no_more_and_ends_its_request_at_the_replica() {
+async fn a_client_that_disconnects_is_no_longer_counted_and_ends_its_request_at_the_replica() {
     let mut gateway = TestGateway::new(json!({})).await;
     let mut client = TcpStream::connect(gateway.address).await.unwrap();
     client.write_all(REQUEST).await.unwrap();
@@ -250,7 +250,7 @@ async fn a_head_request_gets_the_headers_of_the_answer_and_no_body() {
 }
 
 #[tokio::test]
-async fn http2_requests_share_a_connection_that_is_closed_politely_once_one_was_answered() {
+async fn http2_requests_share_a_connection_that_is_shut_down_gracefully_after_a_response() {
     let mut gateway = TestGateway::new(json!({})).await;
     let stream = TcpStream::connect(gateway.address).await.unwrap();
     let (sender, connection) = hyper::client::conn::http2::handshake(

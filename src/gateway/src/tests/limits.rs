@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::*;
 
 #[tokio::test]
-async fn a_body_that_never_comes_wakes_nothing_and_ends_with_408() {
+async fn a_body_that_never_arrives_starts_no_replica_and_ends_with_408() {
     let idle_timeout = Duration::from_millis(300);
     let gateway = TestGateway::with_idle_timeout(json!({}), idle_timeout).await;
     let silent = b"POST / HTTP/1.1\r\nhost: chat\r\ncontent-length: 5\r\n\r\nhell";
@@ -80,7 +80,7 @@ async fn a_connection_without_a_whole_request_is_closed() {
 }
 
 #[tokio::test]
-async fn a_service_has_so_many_connections_and_the_next_waits_for_one_to_end() {
+async fn connections_of_a_service_are_limited_and_the_next_waits_for_one_to_end() {
     let gateway = TestGateway::new(json!({"maxHeldRequests": 0})).await;
     let mut silent = Vec::new();
     for _ in 0..256 {
@@ -109,7 +109,7 @@ async fn a_head_that_is_too_large_is_refused() {
 }
 
 #[tokio::test]
-async fn a_port_that_cannot_be_had_leaves_the_others_served_and_is_opened_once_it_can() {
+async fn a_port_that_cannot_be_opened_keeps_no_other_closed_and_is_opened_later() {
     let mut gateway = TestGateway::new(json!({})).await;
     let taken = TcpListener::bind("[::]:0").await.unwrap();
     let port = taken.local_addr().unwrap().port();

@@ -136,7 +136,7 @@ async fn a_gateway_that_ends_serves_what_it_holds_once_a_replica_is_ready() {
 }
 
 #[tokio::test]
-async fn what_still_waits_at_the_end_of_the_grace_is_told_so() {
+async fn a_request_held_at_the_end_of_the_grace_period_is_refused() {
     let process = GatewayProcess::start(Duration::from_secs(2)).await;
     process.wait_for_page("/readyz", "200 OK").await;
     let held = tokio::spawn(complete(process.service));
