@@ -69,6 +69,8 @@ const ROWS: &[Row] = &[
     Row(File, "follow", "route_watch", GATEWAY),
     Row(File, "control", "demand_server", GATEWAY),
     Row(File, "meter", "metrics", GATEWAY),
+    Row(File, "bounds", "limits", GATEWAY),
+    Row(File, "waiting", "holding", GATEWAY),
     Row(Type, "Meters", "Metrics", GATEWAY),
     Row(Type, "Forwarder", "RequestHandler", GATEWAY),
     Row(Type, "Follower", "RouteWatch", GATEWAY),
@@ -111,6 +113,9 @@ const ROWS: &[Row] = &[
     Row(Function, "free", "remove_finalizer", INSTALL),
     Row(Function, "at_zero", "services_without_replicas", INSTALL),
     // the API server in memory
+    Row(File, "select", "selector", &["src/apitest/"]),
+    Row(File, "serve", "handler", &["src/apitest/"]),
+    Row(Type, "Refusal", "StatusError", &["src/apitest/"]),
     Row(Function, "rival", "competing_write", APITEST),
     Row(Type, "Moment", "CrashPoint", APITEST),
     Row(Function, "carry", "copy_field", &["src/apitest/"]),
