@@ -1,17 +1,37 @@
-//! The chart and the program agree on what they take.
+//! The chart and the program agree on what they take, and its templates have what Prometheus and kubectl-bursar need.
+
+#![allow(clippy::unwrap_used)] // a test fails by ending
 
 use std::{fs, path::Path, process::Command};
 
 use regex::Regex;
+use serde_json::{Value, json};
+
+/// A file of the chart.
+fn file(path: &str) -> String {
+    let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/bursar");
+    fs::read_to_string(chart.join(path)).unwrap()
+}
+
+/// The objects of a template, without helm: lines that only steer the template are left out, and other actions become `x`.
+fn objects(template: &str) -> Vec<Value> {
+    let comment = Regex::new(r"(?s)\{\{-? */\*.*?\*/ *-?\}\}").unwrap();
+    let text = file(template);
+    let text = comment.replace_all(&text, "");
+    let lines = text
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("{{"));
+    let text = lines.collect::<Vec<_>>().join("\n");
+    let text = Regex::new(r"\{\{.*?\}\}").unwrap().replace_all(&text, "x");
+    serde_saphyr::from_multiple(&text).unwrap()
+}
 
 /// clap's exit status for arguments that it refuses.
 const REFUSED: Option<i32> = Some(2);
 
 #[test]
 fn the_chart_takes_no_lease_duration_that_the_controller_refuses() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/bursar/values.schema.json");
-    let schema: serde_json::Value =
-        serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    let schema: Value = serde_json::from_str(&file("values.schema.json")).unwrap();
     let field = &schema["properties"]["controller"]["properties"]["leaseDuration"];
     let chart = Regex::new(field["pattern"].as_str().unwrap()).unwrap();
     // what takes it ends for another reason: there is no cluster
@@ -52,4 +72,14 @@ fn the_uninstall_hook_calls_a_command_that_the_program_has() {
     let uninstall = help("uninstall");
     assert!(uninstall.status.success(), "{uninstall:?}");
     assert_eq!(help("release").stdout, uninstall.stdout, "the old name");
+}
+
+#[test]
+fn prometheus_keeps_the_namespace_that_a_series_is_about() {
+    let monitors = objects("templates/service-monitor.yaml");
+    assert_eq!(monitors.len(), 1);
+    assert_eq!(
+        monitors[0]["spec"]["endpoints"][0]["honorLabels"],
+        json!(true)
+    );
 }
