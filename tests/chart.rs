@@ -83,3 +83,20 @@ fn prometheus_keeps_the_namespace_that_a_series_is_about() {
         json!(true)
     );
 }
+
+#[test]
+fn a_role_has_what_explain_needs_in_the_operators_namespace_and_no_more() {
+    let roles = objects("templates/explain-role.yaml");
+    assert_eq!(roles.len(), 1);
+    assert_eq!(
+        roles[0]["kind"], "Role",
+        "the proxy's right holds in one namespace alone"
+    );
+    assert_eq!(roles[0]["metadata"]["name"], "bursar-explain-viewer");
+    let lease = json!({
+        "apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "resourceNames": ["bursar-controller"],
+        "verbs": ["get"],
+    });
+    let proxy = json!({"apiGroups": [""], "resources": ["pods/proxy"], "verbs": ["get"]});
+    assert_eq!(roles[0]["rules"], json!([lease, proxy]));
+}
