@@ -1,4 +1,4 @@
-//! What the pages say exists: the metrics that they list, with their labels.
+//! What the pages say exists: files and headings that they link to, source files that they name, metrics that they list.
 
 #![allow(clippy::unwrap_used)] // a test fails by ending
 
@@ -57,6 +57,78 @@ fn prose(page: &Path) -> String {
         !code && !fence
     });
     lines.collect::<Vec<_>>().join("\n")
+}
+
+/// The anchors of a page's headings, as GitHub makes them.
+fn anchors(page: &Path) -> BTreeSet<String> {
+    let text = prose(page);
+    let headings = text.lines().filter(|line| line.starts_with('#'));
+    let anchor = |heading: &str| {
+        let heading = heading.trim_start_matches('#').trim().to_lowercase();
+        let kept = heading
+            .chars()
+            .filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+        kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+    };
+    headings.map(anchor).collect()
+}
+
+#[test]
+fn every_relative_link_leads_to_a_file_and_every_anchor_to_a_heading() {
+    let link = Regex::new(r"\]\(([^)\s]+)\)").unwrap();
+    let mut dead = Vec::new();
+    for page in pages() {
+        for found in link.captures_iter(&prose(&page)) {
+            let target = &found[1];
+            if target.contains("://") {
+                continue;
+            }
+            let (path, anchor) = target.split_once('#').unwrap_or((target, ""));
+            let path = if path.is_empty() {
+                page.clone()
+            } else {
+                page.parent().unwrap().join(path)
+            };
+            let is_page = path.extension().is_some_and(|each| each == "md");
+            let has_anchor = anchor.is_empty() || is_page && anchors(&path).contains(anchor);
+            if !(path.exists() && has_anchor) {
+                dead.push(format!("{}: {target}", page.display()));
+            }
+        }
+    }
+    assert!(
+        dead.is_empty(),
+        "links that lead nowhere:\n{}",
+        dead.join("\n")
+    );
+}
+
+#[test]
+fn every_source_file_that_a_page_names_exists() {
+    let named = Regex::new(r"`([\w./-]+/[\w.-]+\.(?:rs|sh|yaml|md|csv|toml|tpl))`").unwrap();
+    let mut missing = Vec::new();
+    for page in pages() {
+        // a decision and a release name the files of their time, and a table of data those of its origin
+        let directory = page.parent().unwrap();
+        let is_dated = page.ends_with("CHANGELOG.md") || directory.ends_with("docs/adr");
+        if is_dated || directory.ends_with("prices") || directory.ends_with("data") {
+            continue;
+        }
+        for found in named.captures_iter(&prose(&page)) {
+            let path = &found[1];
+            // `core/plan.rs` stands for `src/core/src/plan.rs`
+            let (crate_name, rest) = path.split_once('/').unwrap();
+            let short = root().join("src").join(crate_name).join("src").join(rest);
+            if !root().join(path).exists() && !short.exists() {
+                missing.push(format!("{}: {path}", page.display()));
+            }
+        }
+    }
+    assert!(
+        missing.is_empty(),
+        "files that are not there:\n{}",
+        missing.join("\n")
+    );
 }
 
 /// The source files that register metrics, as one text.
