@@ -63,7 +63,7 @@ securityContext:
     drop: [ALL]
 {{- end }}
 
-{{/* Replicas apart from each other where that is possible. */}}
+{{/* Spreads replicas over nodes where that is possible. */}}
 {{- define "bursar.spread" -}}
 topologySpreadConstraints:
   {{- range list "kubernetes.io/hostname" "topology.kubernetes.io/zone" }}

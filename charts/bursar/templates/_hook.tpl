@@ -77,7 +77,7 @@ metadata:
     {{- include "bursar.hookAnnotations" (list .hook 0) | nindent 4 }}
 spec:
   backoffLimit: 3
-  # less than Helm's own five minutes, so that the Job says what failed before Helm gives up on it
+  # less than Helm's own five minutes, so that the Job reports its failure before Helm gives up
   activeDeadlineSeconds: 270
   template:
     metadata:
@@ -100,7 +100,7 @@ spec:
             limits: {memory: 256Mi}
 {{- end }}
 
-{{/* What failed is left to look at, and goes before the next try. Call with (list "pre-upgrade" weight). */}}
+{{/* A failed Job stays for inspection and is deleted before the next attempt. Call with (list "pre-upgrade" weight). */}}
 {{- define "bursar.hookAnnotations" -}}
 helm.sh/hook: {{ index . 0 }}
 helm.sh/hook-weight: {{ index . 1 | quote }}
