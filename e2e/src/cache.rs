@@ -27,3 +27,23 @@ pub fn directory() -> Result<PathBuf> {
         .canonicalize()
         .while_(|| format!("resolving {}", directory.display()))
 }
+
+/// One process at a time gets a machine ready; another one waits here, and then finds what the first has done.
+pub(crate) fn lock() -> Result<fs::File> {
+    let directory = tools()?;
+    let path = directory.join(".lock");
+    let file = fs::File::create(&path).while_(|| format!("opening {}", path.display()))?;
+    if file.try_lock().is_err() {
+        eprintln!("setup: waiting for another process that gets this machine ready");
+        file.lock()
+            .while_(|| format!("locking {}", path.display()))?;
+    }
+    Ok(file)
+}
+
+/// Where the cluster's programs lie.
+pub(crate) fn tools() -> Result<PathBuf> {
+    let tools = directory()?.join("tools");
+    fs::create_dir_all(&tools).while_(|| format!("creating {}", tools.display()))?;
+    Ok(tools)
+}

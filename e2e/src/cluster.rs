@@ -24,7 +24,7 @@ use crate::{
     oci::Image,
     prerequisites, process,
     process::Identity,
-    template,
+    setup, template,
     tools::Tools,
 };
 
@@ -99,15 +99,14 @@ pub struct Cluster {
 impl Cluster {
     /// Boots a cluster, and returns when its nodes are Ready and its DNS answers.
     ///
-    /// Removes what an earlier cluster of this name left if it no longer runs.
+    /// Gets the machine ready first ([`setup()`]), and removes what an earlier cluster of this name left if it no longer runs.
     ///
     /// # Errors
     /// When the machine is not fit for it, such a cluster runs already, or a component fails; the error holds the end of its log.
     /// What was started by then is stopped.
     pub fn start(options: &Options) -> Result<Self> {
-        prerequisites::to_boot()?;
-        let tools = Tools::build()?;
         check(options)?;
+        let tools = setup()?;
         let run = run_directory(&options.name)?;
         if let Some(state) = State::read(&run)
             && state.init.is_alive()

@@ -3,7 +3,8 @@
 //!
 //! | module | subject |
 //! |---|---|
-//! | [`prerequisites`] | what the machine must have, and how to install what it lacks |
+//! | [`mod@setup`] | gets a machine ready, once |
+//! | [`prerequisites`] | what the machine must have |
 //! | [`tools`] | the programs of the cluster, built once from pinned Go modules into the [`cache`] |
 //! | [`image`] | the checkout's binaries as OCI archives, written by [`oci`] |
 //! | [`cluster`] | boots, enters and stops a cluster; made of a [`control_plane`] and [`node`]s |
@@ -33,8 +34,10 @@ pub mod operator;
 pub mod oracle;
 pub mod prerequisites;
 pub mod process;
+mod progress;
 pub mod runner;
 pub mod scenario;
+pub mod setup;
 mod template;
 pub mod tools;
 pub mod traffic;
@@ -43,3 +46,4 @@ pub use access::Access;
 pub use cluster::{Cluster, Lifetime, Options};
 pub use error::{Error, Result};
 pub use node::NodeOptions;
+pub use setup::setup;

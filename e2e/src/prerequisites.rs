@@ -1,101 +1,237 @@
-//! What the machine must have. What it lacks is named together with the command that installs it.
+//! What the machine must have: root, Debian packages and Go. [`crate::setup()`] installs the packages; the rest is asked for.
 
-use std::{env, process::Command, time::Duration};
+use std::{env, path::Path, process::Command, time::Duration};
 
 use crate::{
     error::{Error, Result},
     process,
 };
 
-/// A program, and the Debian package that holds it.
-const TO_BUILD: &[(&str, &str)] = &[("gcc", "gcc"), ("pkg-config", "pkg-config")];
-const TO_BOOT: &[(&str, &str)] = &[
-    ("bash", "bash"),
-    ("conntrack", "conntrack"),
-    ("ip", "iproute2"),
-    ("mount", "mount"),
-    ("nft", "nftables"),
-    ("nsenter", "util-linux"),
-    ("openssl", "openssl"),
-    ("setsid", "util-linux"),
-    ("unshare", "util-linux"),
+/// A Debian package, and a file that it brings.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Package {
+    name: &'static str,
+    brings: File,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum File {
+    /// In `PATH`.
+    Program(&'static str),
+    /// Where the C compiler looks for libraries.
+    Library(&'static str),
+}
+
+impl Package {
+    const fn program(name: &'static str, program: &'static str) -> Self {
+        Self {
+            name,
+            brings: File::Program(program),
+        }
+    }
+
+    const fn library(name: &'static str, library: &'static str) -> Self {
+        Self {
+            name,
+            brings: File::Library(library),
+        }
+    }
+}
+
+/// The packages with which a cluster is booted.
+pub(crate) const TO_BOOT: &[Package] = &[
+    Package::program("bash", "bash"),
+    Package::program("conntrack", "conntrack"),
+    Package::program("iproute2", "ip"),
+    Package::program("mount", "mount"),
+    Package::program("nftables", "nft"),
+    Package::program("openssl", "openssl"),
+    Package::program("util-linux", "nsenter"),
+    Package::program("util-linux", "setsid"),
+    Package::program("util-linux", "unshare"),
+];
+/// The packages with which the cluster's programs are built, in addition to Go.
+pub(crate) const TO_BUILD: &[Package] = &[
+    Package::program("gcc", "gcc"),
+    Package::library("libc6-dev", "libc.a"),
+    Package::library("libseccomp-dev", "libseccomp.a"),
+    Package::program("pkg-config", "pkg-config"),
 ];
 
+/// The first Go that fetches a newer one when it is asked to.
+const OLDEST_GO: &str = "1.21";
+/// The `GOTOOLCHAIN` with which the installed Go builds, as long as no module asks for a newer one.
+pub(crate) const INSTALLED_GO: &str = "auto";
 /// Where Debian keeps programs for root, which the PATH of a shell may lack.
-pub(crate) const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin";
+const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin";
+/// Where go.dev says to unpack Go.
+const GO_PATH: &str = "/usr/local/go/bin";
 
-/// Checks what building the tools needs: gcc with the static C library, and Go of at least the version that the modules ask for.
+const SHORT: Duration = Duration::from_secs(30);
+/// For a mirror that is slow, and for another installation that has to end first.
+const INSTALL_LIMIT: Duration = Duration::from_secs(15 * 60);
+/// Go is an archive of some 70 MB.
+const FETCH_LIMIT: Duration = Duration::from_secs(10 * 60);
+
+/// Checks that this process is root's.
 ///
 /// # Errors
-/// [`Error::Prerequisites`] names everything that is missing.
-pub fn to_build(go_version: &str) -> Result<()> {
-    let mut missing = missing_programs(TO_BUILD);
-    if !has_static_libc() {
-        missing.push("- the C library to link with: apt-get install libc6-dev".into());
+/// [`Error::Prerequisites`] says what root is needed for.
+pub fn require_root() -> Result<()> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok(());
     }
-    if let Some(problem) = go_problem(go_version) {
-        missing.push(problem);
-    }
-    report(missing)
+    Err(Error::Prerequisites(
+        "- root: the test cluster makes network, mount, PID and cgroup namespaces, and Debian packages may have to be installed. \
+         Run the same command as root, best on a virtual machine or a CI runner"
+            .into(),
+    ))
 }
 
-/// Checks what booting a cluster needs: root and the programs that make namespaces, bridges and packet filters.
-///
-/// # Errors
-/// [`Error::Prerequisites`] names everything that is missing.
-pub fn to_boot() -> Result<()> {
-    if !nix::unistd::geteuid().is_root() {
-        return Err(Error::Prerequisites(
-            "- root: a cluster needs network, mount, PID and cgroup namespaces. Run the same command as root (it is meant for a \
-             virtual machine or a CI runner)"
-                .into(),
+/// Those of the packages that are not installed, each once.
+pub(crate) fn missing(packages: &[Package]) -> Vec<&'static str> {
+    let mut missing: Vec<&str> = packages
+        .iter()
+        .filter(|package| match package.brings {
+            File::Program(program) => !has_program(program),
+            File::Library(library) => !has_library(library),
+        })
+        .map(|package| package.name)
+        .collect();
+    missing.dedup();
+    missing
+}
+
+/// An error that names the packages, if there are any.
+pub(crate) fn require(missing: &[&str]) -> Result<()> {
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Prerequisites(format!(
+        "- Debian packages: apt-get install {}\n(`cargo cluster setup`, run as root, installs them)",
+        missing.join(" ")
+    )))
+}
+
+/// Installs Debian packages.
+pub(crate) fn install(packages: &[&str]) -> Result<()> {
+    let by_hand = |why: &dyn std::fmt::Display| {
+        Error::Prerequisites(format!(
+            "- Debian packages: apt-get install {}\n(installing them failed: {why})",
+            packages.join(" ")
+        ))
+    };
+    if !has_program("apt-get") {
+        return Err(by_hand(
+            &"there is no apt-get; install what your distribution has instead",
         ));
     }
-    report(missing_programs(TO_BOOT))
-}
-
-/// `PATH` for what the harness starts: the caller's, then the system's directories for root.
-pub(crate) fn path() -> String {
-    format!("{}:{SYSTEM_PATH}", env::var("PATH").unwrap_or_default())
-}
-
-fn missing_programs(programs: &[(&str, &str)]) -> Vec<String> {
-    let path = path();
-    programs
-        .iter()
-        .filter(|(program, _)| {
-            !env::split_paths(&path).any(|directory| directory.join(program).is_file())
+    // The lists of an image may be empty. When one source of several is out of reach, the others can have the packages.
+    let updated = process::run(&mut apt_get(&["update"]), INSTALL_LIMIT);
+    let mut command = apt_get(&["install", "--yes", "--no-install-recommends"]);
+    process::run(command.args(packages), INSTALL_LIMIT)
+        .map_err(|error| match updated {
+            Ok(_) => by_hand(&error),
+            Err(update) => by_hand(&format!("{error}\n{update}")),
         })
-        .map(|(program, package)| format!("- {program}: apt-get install {package}"))
-        .collect()
+        .map(drop)
 }
 
-fn has_static_libc() -> bool {
+/// `apt-get` that asks nothing and waits for another one to end.
+fn apt_get(args: &[&str]) -> Command {
+    let mut command = Command::new("apt-get");
+    command
+        .args(["-qq", "-o", "DPkg::Lock::Timeout=300"])
+        .args(args)
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .env("NEEDRESTART_SUSPEND", "1")
+        .env("PATH", path());
+    command
+}
+
+/// `PATH` for what the harness starts: the caller's, then the system's directories for root, then Go's.
+pub(crate) fn path() -> String {
+    let own = env::var("PATH").unwrap_or_default();
+    format!("{own}:{SYSTEM_PATH}:{GO_PATH}")
+}
+
+fn has_program(program: &str) -> bool {
+    env::split_paths(&path()).any(|directory| directory.join(program).is_file())
+}
+
+fn has_library(library: &str) -> bool {
     let mut command = Command::new("gcc");
-    command.arg("-print-file-name=libc.a");
+    command
+        .arg(format!("-print-file-name={library}"))
+        .env("PATH", path());
     // gcc answers with the bare name when it finds none.
-    process::run(&mut command, Duration::from_secs(30))
-        .is_ok_and(|output| output.stdout.trim().starts_with('/'))
+    process::run(&mut command, SHORT).is_ok_and(|output| output.stdout.trim().starts_with('/'))
 }
 
-fn go_problem(wanted: &str) -> Option<String> {
-    let install = format!(
-        "- Go {wanted} or newer: install it from https://go.dev/dl and put its bin directory into PATH"
-    );
+/// The `GOTOOLCHAIN` with which the installed Go builds what asks for Go `wanted`.
+///
+/// # Errors
+/// [`Error::Prerequisites`] when Go is missing, or older than the first that fetches another.
+pub(crate) fn go_toolchain(wanted: &str) -> Result<String> {
     let mut command = Command::new("go");
+    // The version of the installed one: not of one that is fetched for a go.mod of the working directory.
     command
         .args(["env", "GOVERSION"])
-        .env("GOTOOLCHAIN", "local");
-    let Ok(output) = process::run(&mut command, Duration::from_secs(30)) else {
-        return Some(install);
-    };
-    let found = output.stdout.trim().trim_start_matches("go").to_owned();
-    (version(&found) < version(wanted)).then(|| format!("{install} (found {found})"))
+        .env("GOTOOLCHAIN", "local")
+        .env("PATH", path())
+        .current_dir("/");
+    let installed = process::run(&mut command, SHORT)
+        .ok()
+        .map(|output| output.stdout);
+    choose_toolchain(installed.as_deref(), wanted)
 }
 
-/// `1.26.8` as numbers; what follows a number, as in `1.27rc1`, is ignored.
+/// Lets Go fetch the toolchain that it will build with, if it is another than the installed one.
+pub(crate) fn fetch_go(toolchain: &str, module: &Path) -> Result<()> {
+    let mut command = Command::new("go");
+    command
+        .arg("version")
+        .env("GOTOOLCHAIN", toolchain)
+        .env("PATH", path())
+        .current_dir(module);
+    process::run(&mut command, FETCH_LIMIT)
+        .map_err(|error| {
+            Error::Prerequisites(format!(
+                "- Go: the installed one could not fetch the one that is needed: {error}\n  {}",
+                where_to_get_go()
+            ))
+        })
+        .map(drop)
+}
+
+fn choose_toolchain(installed: Option<&str>, wanted: &str) -> Result<String> {
+    let problem = match installed.map(version) {
+        // Modules that ask for less would have Go fetch one for each, were the newest not named.
+        Some(installed) if installed >= version(wanted) => return Ok(INSTALLED_GO.into()),
+        Some(installed) if installed >= version(OLDEST_GO) => {
+            return Ok(format!("go{wanted}+auto"));
+        }
+        Some(_) => format!("found {}", installed.unwrap_or_default().trim()),
+        None => "found none".into(),
+    };
+    Err(Error::Prerequisites(format!(
+        "- Go {OLDEST_GO} or newer ({problem}): {}",
+        where_to_get_go()
+    )))
+}
+
+fn where_to_get_go() -> String {
+    format!(
+        "install it from https://go.dev/dl, into {GO_PATH} or another directory of PATH; Debian 13 has one: apt-get install golang-go"
+    )
+}
+
+/// `go1.26.8` or `1.26` as numbers; what follows a number, as in `1.27rc1`, is ignored.
 fn version(text: &str) -> Vec<u32> {
-    text.split('.')
+    text.trim()
+        .trim_start_matches("devel ")
+        .trim_start_matches("go")
+        .split('.')
         .map(|part| {
             part.chars()
                 .take_while(char::is_ascii_digit)
@@ -106,31 +242,62 @@ fn version(text: &str) -> Vec<u32> {
         .collect()
 }
 
-fn report(missing: Vec<String>) -> Result<()> {
-    if missing.is_empty() {
-        return Ok(());
-    }
-    Err(Error::Prerequisites(format!(
-        "{}\n(`e2e/setup`, run as root, installs what Debian packages have)",
-        missing.join("\n")
-    )))
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{missing_programs, version};
+    use super::*;
 
     #[test]
     fn versions_compare_by_number() {
         assert!(version("1.9.9") < version("1.26.0"));
-        assert!(version("1.27rc1") > version("1.26.6"));
+        assert!(version("go1.27rc1") > version("1.26.6"));
+        assert!(version("devel go1.27-0a1b2c3") > version("1.26.6"));
     }
 
     #[test]
-    fn a_missing_program_comes_with_the_command_that_installs_it() {
-        assert_eq!(
-            missing_programs(&[("no-such-program", "package")]),
-            ["- no-such-program: apt-get install package"]
-        );
+    fn an_older_go_fetches_the_one_that_the_modules_ask_for() {
+        let choose = |installed: &str| choose_toolchain(Some(installed), "1.26.6").unwrap();
+        for old in ["go1.21.0\n", "go1.24.4", "go1.26.5"] {
+            assert_eq!(choose(old), "go1.26.6+auto", "{old}");
+        }
+        for new in ["go1.26.6\n", "go1.26.8", "go1.27rc1"] {
+            assert_eq!(choose(new), "auto", "{new}");
+        }
+    }
+
+    #[test]
+    fn a_go_that_fetches_none_is_refused_with_the_place_to_get_one() {
+        for (installed, found) in [
+            (Some("go1.19.8\n"), "found go1.19.8)"),
+            (Some("go1.20.14"), "found go1.20.14)"),
+            (None, "found none)"),
+        ] {
+            let error = choose_toolchain(installed, "1.26.6")
+                .unwrap_err()
+                .to_string();
+            for words in [found, "- Go 1.21 or newer", "https://go.dev/dl"] {
+                assert!(error.contains(words), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_missing_packages_are_named_and_each_once() {
+        let packages = [
+            Package::program("coreutils", "ls"),
+            Package::program("one", "no-such-program"),
+            Package::program("one", "no-other-program"),
+            Package::library("libc6-dev", "libc.a"),
+            Package::library("two", "libno-such-library.a"),
+        ];
+        assert_eq!(missing(&packages), ["one", "two"]);
+    }
+
+    #[test]
+    fn missing_packages_come_with_the_commands_that_install_them() {
+        assert!(require(&[]).is_ok());
+        let error = require(&["one", "two"]).unwrap_err().to_string();
+        for words in ["apt-get install one two", "cargo cluster setup"] {
+            assert!(error.contains(words), "{error}");
+        }
     }
 }

@@ -5,7 +5,6 @@
 
 use std::{
     fs,
-    io::{IsTerminal, Write},
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -16,20 +15,40 @@ use sha2::{Digest, Sha256};
 use crate::{
     cache,
     error::{Error, Result, While},
-    prerequisites, process,
+    prerequisites::{self, TO_BUILD},
+    process,
+    progress::Progress,
 };
 
 /// One program may take this long on a slow machine whose Go caches are empty.
 const BUILD_LIMIT: Duration = Duration::from_secs(45 * 60);
-const DOWNLOAD_LIMIT: Duration = Duration::from_secs(5 * 60);
+/// Begins the name of a directory whose programs are not all built.
+const UNFINISHED: &str = ".building-";
 const NO_SYMBOLS: &str = "-s -w";
 
 /// A Go module below `e2e/tools`, and what is built from it.
 struct Module {
     name: &'static str,
-    /// Packages by the name of their program. `.` is the module's own.
-    programs: &'static [(&'static str, &'static str)],
+    programs: &'static [Program],
     kind: Kind,
+}
+
+/// A program and its package; `.` is the module's own.
+struct Program {
+    name: &'static str,
+    package: &'static str,
+    /// How long its build took after those before it, in seconds, on two cores with empty Go caches.
+    seconds: u32,
+}
+
+impl Program {
+    const fn new(name: &'static str, package: &'static str, seconds: u32) -> Self {
+        Self {
+            name,
+            package,
+            seconds,
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -49,60 +68,70 @@ const MODULES: &[Module] = &[
         name: "kubernetes",
         kind: Kind::Kubernetes,
         programs: &[
-            ("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"),
-            (
+            Program::new(
+                "kube-apiserver",
+                "k8s.io/kubernetes/cmd/kube-apiserver",
+                330,
+            ),
+            Program::new(
                 "kube-controller-manager",
                 "k8s.io/kubernetes/cmd/kube-controller-manager",
+                50,
             ),
-            ("kube-scheduler", "k8s.io/kubernetes/cmd/kube-scheduler"),
-            ("kubectl", "k8s.io/kubernetes/cmd/kubectl"),
-            ("kube-proxy", "k8s.io/kubernetes/cmd/kube-proxy"),
-            ("kubelet", "k8s.io/kubernetes/cmd/kubelet"),
-            ("etcd", "go.etcd.io/etcd/server/v3"),
-            ("helm", "helm.sh/helm/v4/cmd/helm"),
+            Program::new("kube-scheduler", "k8s.io/kubernetes/cmd/kube-scheduler", 10),
+            Program::new("kubectl", "k8s.io/kubernetes/cmd/kubectl", 30),
+            Program::new("kube-proxy", "k8s.io/kubernetes/cmd/kube-proxy", 10),
+            Program::new("kubelet", "k8s.io/kubernetes/cmd/kubelet", 60),
+            Program::new("etcd", "go.etcd.io/etcd/server/v3", 20),
+            Program::new("helm", "helm.sh/helm/v4/cmd/helm", 40),
         ],
     },
     Module {
         name: "node",
         kind: Kind::Go,
         programs: &[
-            (
+            Program::new(
                 "containerd",
                 "github.com/containerd/containerd/v2/cmd/containerd",
+                70,
             ),
-            (
+            Program::new(
                 "containerd-shim-runc-v2",
                 "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2",
+                5,
             ),
-            ("ctr", "github.com/containerd/containerd/v2/cmd/ctr"),
-            (
+            Program::new("ctr", "github.com/containerd/containerd/v2/cmd/ctr", 10),
+            Program::new(
                 "host-local",
                 "github.com/containernetworking/plugins/plugins/ipam/host-local",
+                5,
             ),
-            (
+            Program::new(
                 "loopback",
                 "github.com/containernetworking/plugins/plugins/main/loopback",
+                2,
             ),
-            (
+            Program::new(
                 "ptp",
                 "github.com/containernetworking/plugins/plugins/main/ptp",
+                2,
             ),
         ],
     },
     Module {
         name: "coredns",
         kind: Kind::Go,
-        programs: &[("coredns", ".")],
+        programs: &[Program::new("coredns", ".", 60)],
     },
     Module {
         name: "runc",
         kind: Kind::Runc,
-        programs: &[("runc", "github.com/opencontainers/runc")],
+        programs: &[Program::new("runc", "github.com/opencontainers/runc", 15)],
     },
     Module {
         name: "pause",
         kind: Kind::C,
-        programs: &[("pause", "pause.c")],
+        programs: &[Program::new("pause", "pause.c", 1)],
     },
 ];
 
@@ -120,31 +149,65 @@ impl Tools {
         complete.then_some(Self { directories })
     }
 
-    /// Builds what the cache lacks and says on standard error what it builds; with everything there it takes milliseconds.
+    /// Builds what the cache lacks and says on standard error how far it is; with everything there it takes milliseconds. Unlike
+    /// [`crate::setup()`] it installs nothing and needs no root.
     ///
     /// # Errors
     /// When the machine lacks what a build needs, or a build fails.
     pub fn build() -> Result<Self> {
+        if let Some(tools) = Self::built() {
+            return Ok(tools);
+        }
+        let _lock = cache::lock()?;
+        Self::build_locked()
+    }
+
+    /// [`Self::build`] for who holds the lock of the [`cache`].
+    pub(crate) fn build_locked() -> Result<Self> {
         let sources = sources();
         let directories = directories(&sources)?;
-        let missing = || {
-            MODULES
+        let missing: Vec<(&Module, &PathBuf)> = MODULES
+            .iter()
+            .zip(&directories)
+            .filter(|(_, directory)| !directory.exists())
+            .collect();
+        if !missing.is_empty() {
+            prerequisites::require(&prerequisites::missing(TO_BUILD))?;
+            let root = cache::tools()?;
+            remove_unfinished(&root)?;
+            let go = Go::choose(&sources)?;
+            let weights = missing
                 .iter()
-                .zip(&directories)
-                .filter(|(_, directory)| !directory.exists())
-        };
-        if missing().next().is_some() {
-            prerequisites::to_build(&go_version(&sources)?)?;
-            let root = root()?;
-            let _lock = lock(&root)?;
-            // Another process may have built some of them while this one waited.
-            let total = missing().map(|(module, _)| module.programs.len()).sum();
-            let mut progress = Progress { done: 0, total };
-            for (module, directory) in missing() {
-                module.build(&sources.join(module.name), &root, directory, &mut progress)?;
+                .flat_map(|(module, _)| module.programs)
+                .map(|program| program.seconds);
+            let mut progress = Progress::new(weights.collect());
+            for (module, directory) in missing {
+                module.build(
+                    &sources.join(module.name),
+                    &root,
+                    directory,
+                    &go,
+                    &mut progress,
+                )?;
             }
+            progress.end();
         }
         Ok(Self { directories })
+    }
+
+    /// How many programs the cache lacks.
+    pub(crate) fn missing() -> Result<usize> {
+        let directories = directories(&sources())?;
+        let missing = MODULES.iter().zip(&directories);
+        Ok(missing
+            .filter(|(_, directory)| !directory.exists())
+            .map(|(module, _)| module.programs.len())
+            .sum())
+    }
+
+    /// Checks that there is a Go which can build them.
+    pub(crate) fn check_go() -> Result<()> {
+        prerequisites::go_toolchain(&go_version(&sources())?).map(drop)
     }
 
     /// Where a program lies; its bare name if it is none of ours.
@@ -179,15 +242,9 @@ fn sources() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tools")
 }
 
-fn root() -> Result<PathBuf> {
-    let root = cache::directory()?.join("tools");
-    fs::create_dir_all(&root).while_(|| format!("creating {}", root.display()))?;
-    Ok(root)
-}
-
 /// Where each module's programs lie.
 fn directories(sources: &Path) -> Result<Vec<PathBuf>> {
-    let root = root()?;
+    let root = cache::tools()?;
     let target = |module: &Module| -> Result<PathBuf> {
         Ok(root.join(format!("{}-{}", module.name, module.key(sources)?)))
     };
@@ -213,11 +270,12 @@ impl Module {
             hash.update(contents.len().to_be_bytes());
             hash.update(contents);
         }
-        hash.update(format!(
-            "{:?} {}",
-            self.programs,
-            self.link_flags(&directory)?
-        ));
+        let programs: Vec<(&str, &str)> = self
+            .programs
+            .iter()
+            .map(|program| (program.name, program.package))
+            .collect();
+        hash.update(format!("{programs:?} {}", self.link_flags(&directory)?));
         Ok(hash
             .finalize()
             .iter()
@@ -231,39 +289,44 @@ impl Module {
         sources: &Path,
         root: &Path,
         target: &Path,
+        go: &Go,
         progress: &mut Progress,
     ) -> Result<()> {
         let unfinished = tempfile::Builder::new()
-            .prefix(".building-")
+            .prefix(UNFINISHED)
             .tempdir_in(root)
             .while_(|| format!("creating a directory in {}", root.display()))?;
         let flags = self.link_flags(sources)?;
-        for (name, package) in self.programs {
+        for program in self.programs {
             let mut command = match self.kind {
                 Kind::C => {
                     let mut command = Command::new("gcc");
-                    command
-                        .args(["-Os", "-static", "-s", "-Wall", "-o"])
-                        .arg(unfinished.path().join(name))
-                        .arg(package);
+                    command.args(["-Os", "-static", "-s", "-Wall"]);
                     command
                 }
-                Kind::Go | Kind::Kubernetes | Kind::Runc => {
-                    let mut command = Command::new("go");
-                    command.args(["build", "-trimpath", "-buildvcs=false", "-ldflags", &flags]);
-                    command.env("GOTOOLCHAIN", "local").env("CGO_ENABLED", "0");
-                    if self.kind == Kind::Runc {
-                        link_seccomp(&mut command, root)?;
-                        command.args(["-tags", "seccomp netgo osusergo"]);
-                    }
-                    command
-                        .arg("-o")
-                        .arg(unfinished.path().join(name))
-                        .arg(package);
+                Kind::Go | Kind::Kubernetes => go.build(&flags, false),
+                Kind::Runc => {
+                    let mut command = go.build(&flags, true);
+                    command.args(["-tags", "seccomp netgo osusergo"]);
                     command
                 }
             };
-            progress.run(name, command.current_dir(sources))?;
+            command
+                .arg("-o")
+                .arg(unfinished.path().join(program.name))
+                .arg(program.package)
+                .env("PATH", prerequisites::path())
+                .current_dir(sources);
+            progress.begin(program.name);
+            let (status, output) =
+                process::run_any(&mut command, BUILD_LIMIT, |_| progress.tick())?;
+            if !status.success() {
+                return Err(Error::Failed {
+                    what: process::words(&command),
+                    status: status.to_string(),
+                    tail: output.stderr,
+                });
+            }
         }
         let finished = unfinished.keep();
         fs::rename(&finished, target)
@@ -302,40 +365,48 @@ impl Module {
     }
 }
 
-/// Says which program of how many is being built, and since when.
-struct Progress {
-    done: usize,
-    total: usize,
+/// The Go that builds the modules: the installed one, or a newer one that it fetches.
+struct Go {
+    toolchain: String,
 }
 
-impl Progress {
-    fn run(&mut self, name: &str, command: &mut Command) -> Result<()> {
-        self.done += 1;
-        let label = format!("tools: building {} of {}: {name}", self.done, self.total);
-        let terminal = std::io::stderr().is_terminal();
-        if !terminal {
-            eprintln!("{label}");
+impl Go {
+    fn choose(sources: &Path) -> Result<Self> {
+        let wanted = go_version(sources)?;
+        let toolchain = prerequisites::go_toolchain(&wanted)?;
+        if toolchain != prerequisites::INSTALLED_GO {
+            eprintln!("setup: fetching Go {wanted}, because the installed one is older");
+            prerequisites::fetch_go(&toolchain, sources)?;
         }
-        let mut shown = None;
-        let (status, output) = process::run_any(command, BUILD_LIMIT, |elapsed| {
-            if terminal && shown != Some(elapsed.as_secs()) {
-                shown = Some(elapsed.as_secs());
-                eprint!("\r\x1b[K{label} ({} s)", elapsed.as_secs());
-                std::io::stderr().flush().ok();
-            }
-        })?;
-        if terminal {
-            eprintln!();
-        }
-        if status.success() {
-            return Ok(());
-        }
-        Err(Error::Failed {
-            what: process::words(command),
-            status: status.to_string(),
-            tail: output.stderr,
-        })
+        Ok(Self { toolchain })
     }
+
+    fn build(&self, link_flags: &str, cgo: bool) -> Command {
+        let mut command = Command::new("go");
+        command
+            .args([
+                "build",
+                "-trimpath",
+                "-buildvcs=false",
+                "-ldflags",
+                link_flags,
+            ])
+            .env("GOTOOLCHAIN", &self.toolchain)
+            .env("CGO_ENABLED", if cgo { "1" } else { "0" });
+        command
+    }
+}
+
+/// Removes what a build left that was interrupted. Whoever holds the lock of the cache is the only one who builds.
+fn remove_unfinished(root: &Path) -> Result<()> {
+    let entries = fs::read_dir(root).while_(|| format!("listing {}", root.display()))?;
+    for entry in entries.flatten() {
+        if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
+            let path = entry.path();
+            fs::remove_dir_all(&path).while_(|| format!("removing {}", path.display()))?;
+        }
+    }
+    Ok(())
 }
 
 /// The newest Go that one of the modules asks for.
@@ -371,78 +442,6 @@ fn required_version(file: &Path, name: &str) -> Result<String> {
         })
 }
 
-/// One build at a time; a second one waits, and then finds what the first has built.
-fn lock(root: &Path) -> Result<fs::File> {
-    let path = root.join(".lock");
-    let file = fs::File::create(&path).while_(|| format!("opening {}", path.display()))?;
-    if file.try_lock().is_err() {
-        eprintln!("tools: another process is building; waiting for it");
-        file.lock()
-            .while_(|| format!("locking {}", path.display()))?;
-    }
-    Ok(file)
-}
-
-/// Lets cgo find a static libseccomp: the system's, else the one in two Debian packages, which are unpacked and not installed.
-fn link_seccomp(command: &mut Command, root: &Path) -> Result<()> {
-    command.env("CGO_ENABLED", "1");
-    let mut installed = Command::new("pkg-config");
-    installed.args(["--variable=libdir", "libseccomp"]);
-    if process::run(&mut installed, DOWNLOAD_LIMIT).is_ok_and(|output| {
-        Path::new(output.stdout.trim())
-            .join("libseccomp.a")
-            .exists()
-    }) {
-        return Ok(());
-    }
-    let unpacked = root.join("libseccomp");
-    if !unpacked.exists() {
-        unpack_seccomp(root, &unpacked)?;
-    }
-    let usr = unpacked.join("usr");
-    let library = fs::read_dir(usr.join("lib"))
-        .while_(|| format!("listing {}", usr.display()))?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .find(|directory| directory.join("libseccomp.a").exists())
-        .ok_or_else(|| Error::Malformed {
-            what: "package libseccomp-dev".into(),
-            why: "holds no libseccomp.a".into(),
-        })?;
-    command
-        .env(
-            "CGO_CFLAGS",
-            format!("-O2 -I{}", usr.join("include").display()),
-        )
-        .env("CGO_LDFLAGS", format!("-L{}", library.display()))
-        .env("PKG_CONFIG_PATH", library.join("pkgconfig"))
-        .env("PKG_CONFIG_SYSROOT_DIR", &unpacked);
-    Ok(())
-}
-
-fn unpack_seccomp(root: &Path, target: &Path) -> Result<()> {
-    let temporary = tempfile::tempdir_in(root)
-        .while_(|| format!("creating a directory in {}", root.display()))?;
-    let debs = temporary.path().join("debs");
-    let files = temporary.path().join("files");
-    fs::create_dir_all(&debs).while_(|| format!("creating {}", debs.display()))?;
-    let mut download = Command::new("apt-get");
-    download
-        .args(["download", "-q", "libseccomp-dev", "libseccomp2"])
-        .current_dir(&debs);
-    process::run(&mut download, DOWNLOAD_LIMIT).map_err(|error| {
-        Error::Prerequisites(format!("- a static libseccomp: apt-get install libseccomp-dev\n(downloading it failed: {error})"))
-    })?;
-    for deb in fs::read_dir(&debs).while_(|| format!("listing {}", debs.display()))? {
-        let deb = deb.while_(|| format!("listing {}", debs.display()))?.path();
-        process::run(
-            Command::new("dpkg").arg("-x").arg(deb).arg(&files),
-            DOWNLOAD_LIMIT,
-        )?;
-    }
-    fs::rename(&files, target)
-        .while_(|| format!("moving {} to {}", files.display(), target.display()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -455,14 +454,11 @@ mod tests {
     fn every_program_is_pinned_by_a_tool_directive_of_its_module() {
         for module in MODULES.iter().filter(|module| module.kind != Kind::C) {
             let file = fs::read_to_string(sources().join(module.name).join("go.mod")).unwrap();
-            for (_, package) in module
-                .programs
-                .iter()
-                .filter(|(_, package)| *package != ".")
-            {
+            let packages = module.programs.iter().map(|program| program.package);
+            for package in packages.filter(|package| *package != ".") {
                 assert!(
                     file.lines()
-                        .any(|line| line.trim().trim_start_matches("tool ") == *package),
+                        .any(|line| line.trim().trim_start_matches("tool ") == package),
                     "{package}"
                 );
             }

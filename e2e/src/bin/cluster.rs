@@ -6,16 +6,26 @@ use bursar_e2e::{
     Access, Cluster, Error, Lifetime, NodeOptions, Options,
     cluster::{DEFAULT_NAME, shell},
     image::{self, Program},
+    setup,
     tools::Tools,
 };
 use clap::{Parser, Subcommand};
 
+const EXAMPLES: &str = "\
+Examples:
+  cargo cluster up                        one node with 8 GPUs, and the images of this checkout
+  cargo cluster enter kubectl get nodes   one command in its network
+  cargo cluster enter                     a shell there, with kubectl and helm
+  cargo cluster down                      stop it; nothing is left";
+
+/// A Kubernetes cluster on this machine, without Docker, to look at and to try things on.
+///
+/// Its programs are the real ones, of the versions that e2e/tools pins. Its GPUs are numbers in the nodes' statuses: the scheduler counts
+/// them, and no hardware is needed. Booting one needs root.
 #[derive(Parser)]
-#[command(
-    about = "A real Kubernetes cluster on this machine, with GPUs that only the scheduler believes in"
-)]
+#[command(name = "cargo cluster", bin_name = "cargo cluster", after_help = EXAMPLES)]
 struct Arguments {
-    /// Names the cluster.
+    /// Name of the cluster; several run side by side.
     #[arg(long, global = true, default_value = DEFAULT_NAME)]
     name: String,
     #[command(subcommand)]
@@ -24,32 +34,36 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Build the cluster's programs into the cache; `up` does it too.
+    /// Install the missing Debian packages and build the cluster's programs, once.
+    ///
+    /// The demo, the tests and `up` do the same by themselves.
+    Setup,
+    /// Build the cluster's programs without installing packages; needs no root.
     Build,
     /// Boot a cluster that runs until `down`.
     Up {
-        /// GPU nodes; 0 for a control plane alone.
+        /// Number of GPU nodes, 16 at most; 0 boots a control plane alone.
         #[arg(long, default_value_t = 1)]
         nodes: u32,
         /// GPUs of each node.
         #[arg(long, default_value_t = 8)]
         gpus: u32,
-        /// Leave the images of this checkout out.
+        /// Do not build the images of this checkout and load them.
         #[arg(long)]
         no_images: bool,
     },
-    /// Build the operator, optimized, and write its image as an OCI archive, for other clusters.
+    /// Build the operator, optimized, and write its image as an OCI archive for other clusters.
     Image {
         /// The image's name and tag there, as in registry.example/bursar:1.
         reference: String,
     },
-    /// Stop it and remove what it made.
+    /// Stop the cluster and remove all it made.
     Down,
-    /// Say whether it runs.
+    /// Say whether the cluster runs, and where its logs are.
     Status,
-    /// Run a command, or a shell, in its network with kubectl and helm at hand.
+    /// Run a command, or a shell, in the cluster's network, with kubectl and helm in PATH.
     Enter {
-        /// The command and its arguments.
+        /// The command and its arguments; $SHELL without one.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<String>,
     },
@@ -67,12 +81,15 @@ fn main() -> ExitCode {
 
 fn run(Arguments { name, command }: Arguments) -> Result<(), Error> {
     match command {
+        Verb::Setup => setup().map(drop),
         Verb::Build => Tools::build().map(drop),
         Verb::Up {
             nodes,
             gpus,
             no_images,
         } => {
+            // Before cargo compiles anything: it may take long, and without root nothing comes of it.
+            setup()?;
             let images = if no_images || nodes == 0 {
                 Vec::new()
             } else {

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     Access, Cluster, Error, Lifetime, NodeOptions, Options, Result, access::Foreign, image,
-    oci::Image, operator, prerequisites, process,
+    oci::Image, operator, process, setup,
 };
 
 /// The demo's own cluster.
@@ -39,7 +39,7 @@ impl Place {
     /// Boots a cluster.
     pub(super) fn boot(keep: bool, screen: &Screen) -> Result<Self> {
         // before anything takes long
-        prerequisites::to_boot().map_err(or_their_own)?;
+        setup().map_err(or_their_own)?;
         screen.say(
             "building the operator, the model server, the trainer and the clients into an image",
         );

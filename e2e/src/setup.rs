@@ -1,0 +1,112 @@
+//! Gets a machine ready, once: Debian packages and the cluster's programs. `cargo demo`, the tests on a cluster and `e2e/setup` all
+//! come through here.
+
+use crate::{
+    cache,
+    error::Result,
+    prerequisites::{self, TO_BOOT, TO_BUILD},
+    tools::Tools,
+};
+
+/// Installs the Debian packages that are missing and builds the programs that are not in the cache, and says so on standard error
+/// before it does. Where both are there it says nothing, writes nothing and takes milliseconds.
+///
+/// Several processes may call it at once: one does the work, the others wait for it.
+///
+/// # Errors
+/// Without root, without Go, or when an installation or a build fails.
+pub fn setup() -> Result<Tools> {
+    // Before anything takes long: without root no cluster starts.
+    prerequisites::require_root()?;
+    if let (Some(tools), true) = (Tools::built(), missing_packages(true).is_empty()) {
+        return Ok(tools);
+    }
+    let _lock = cache::lock()?;
+    // Another process may have done some of it while this one waited.
+    let plan = Plan {
+        packages: missing_packages(Tools::built().is_some()),
+        programs: Tools::missing()?,
+    };
+    if plan.programs > 0 {
+        Tools::check_go()?;
+    }
+    eprint!("{}", plan.announcement(&cache::directory()?.display()));
+    if !plan.packages.is_empty() {
+        prerequisites::install(&plan.packages)?;
+    }
+    Tools::build_locked()
+}
+
+/// What gcc and the libraries are for is over once the programs are built.
+fn missing_packages(built: bool) -> Vec<&'static str> {
+    let to_build = if built { &[] } else { TO_BUILD };
+    prerequisites::missing(&[TO_BOOT, to_build].concat())
+}
+
+/// What a first run has to do.
+struct Plan {
+    packages: Vec<&'static str>,
+    /// How many programs of the cluster are to be built.
+    programs: usize,
+}
+
+impl Plan {
+    /// What is going to happen, how long it takes and what it needs; empty if nothing is.
+    fn announcement(&self, cache: &dyn std::fmt::Display) -> String {
+        let mut text = String::new();
+        if !self.packages.is_empty() {
+            text += &format!(
+                "setup: installing these Debian packages with apt-get: {}\n",
+                self.packages.join(", ")
+            );
+        }
+        if self.programs > 0 {
+            text += &format!(
+                "setup: building {} programs of a Kubernetes cluster from their Go modules, once, into {cache}.\n  \
+                 time    on two cores 13 minutes for these programs, then 2 to compile Bursar; the demo itself takes 5, and so does\n          \
+                 `cargo demo` from its second run on\n  \
+                 disk    1 GB there, and 5 GB in Go's own caches, which `go clean -cache -modcache` empties\n  \
+                 memory  3 GB to build, 2 GB for the cluster of the demo\n  \
+                 Nothing is left running afterwards: a cluster ends with the command that started it.\n",
+                self.programs
+            );
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn announcement(packages: &[&'static str], programs: usize) -> String {
+        let plan = Plan {
+            packages: packages.to_vec(),
+            programs,
+        };
+        plan.announcement(&"/cache")
+    }
+
+    #[test]
+    fn a_first_run_says_what_it_installs_and_what_it_takes() {
+        let text = announcement(&["conntrack", "nftables"], 17);
+        for words in [
+            "conntrack, nftables",
+            "17 programs",
+            "into /cache",
+            "13 minutes",
+            "disk ",
+            "memory ",
+            "Nothing is left running",
+        ] {
+            assert!(text.contains(words), "no `{words}` in:\n{text}");
+        }
+    }
+
+    #[test]
+    fn only_what_is_missing_is_announced() {
+        assert_eq!(announcement(&[], 0), "");
+        assert!(!announcement(&["conntrack"], 0).contains("programs"));
+        assert!(!announcement(&[], 3).contains("apt-get"));
+    }
+}
