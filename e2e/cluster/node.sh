@@ -24,12 +24,8 @@ while IFS=: read -r _ controllers _; do
   for one in $(echo "$controllers" | tr , ' '); do [ -e "/sys/fs/cgroup/${one#name=}" ] || ln -s "$point" "/sys/fs/cgroup/$one"; done
 done < /proc/self/cgroup
 if [ -z "$(ls -A /sys/fs/cgroup)" ]; then
-  # Version 2 (untested: it was written on a machine that has version 1). Processes may only be in leaves of the tree, so the node's
-  # own ones go to a leaf before the controllers are handed down to the kubelet's.
+  # Version 2. Its controllers are handed down from outside, which sees all processes of the node's cgroup.
   mount -t cgroup2 cgroup2 /sys/fs/cgroup
-  mkdir -p /sys/fs/cgroup/system
-  while read -r pid; do echo "$pid" > /sys/fs/cgroup/system/cgroup.procs || true; done < /sys/fs/cgroup/cgroup.procs
-  for controller in $(cat /sys/fs/cgroup/cgroup.controllers); do echo "+$controller" > /sys/fs/cgroup/cgroup.subtree_control; done
 fi
 
 # kubelet would write these sysctls, which belong to the whole machine: it sees files that hold what it wants.

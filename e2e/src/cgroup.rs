@@ -1,4 +1,8 @@
 //! The cgroups of a cluster: one tree a cluster, one branch a node, in every hierarchy that the machine has.
+//!
+//! Version 1 has a hierarchy for each controller. Version 2 has one for all, with two rules that decide the order of what is done
+//! here: a cgroup can use the controllers that its parent hands down to its children, and a cgroup with processes in it hands none
+//! down, unless it is the root of the machine.
 
 use std::{
     fs, io,
@@ -7,53 +11,85 @@ use std::{
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     error::{Error, Result, While},
     process::Identity,
 };
 
-/// A cgroup: its directory in each hierarchy. Version 1 has many, version 2 one.
-#[derive(Debug, Clone)]
+/// The controllers that a node uses. A kubelet does not start without the first four.
+const CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "memory", "pids", "io"];
+const REQUIRED: usize = 4;
+const PROCESSES: &str = "cgroup.procs";
+const HANDED_DOWN: &str = "cgroup.subtree_control";
+/// The leaf for a node's own programs; those of its pods are in `kubepods`.
+const NODE_LEAF: &str = "system";
+/// The leaf for what a container runs in its root; the name that others use for it.
+const CONTAINER_LEAF: &str = "init";
+/// While processes are moved they can start others, which have to be moved too.
+const MOVES: u32 = 100;
+
+/// A cgroup: its directory in each hierarchy.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Cgroup {
     directories: Vec<PathBuf>,
-    unified: bool,
+    /// Version 2: where the hierarchy is mounted.
+    unified: Option<PathBuf>,
 }
 
 impl Cgroup {
-    /// The tree of the cluster called `cluster`, below the cgroup of this process; in version 2 below the root, because a cgroup that
-    /// holds processes, as ours does, cannot hand controllers down.
+    /// The tree of the cluster called `cluster`.
+    ///
+    /// In version 1 it lies below the cgroup of this process. In version 2 that one has processes and hands nothing down, so the tree
+    /// lies below the root; where systemd manages the machine, below the slice of this process.
     pub(crate) fn of_cluster(cluster: &str) -> Result<Self> {
         let read = |path: &str| fs::read_to_string(path).while_(|| format!("reading {path}"));
+        // As sd_booted(3) does.
+        let systemd = Path::new("/run/systemd/system").is_dir();
         let (own, mounts) = (read("/proc/self/cgroup")?, read("/proc/self/mountinfo")?);
-        let mounts = mounts.lines().filter_map(Mount::parse).collect::<Vec<_>>();
+        Self::locate(cluster, &own, &mounts, systemd)
+    }
+
+    /// [`Self::of_cluster`] by what `/proc/self/cgroup` and `/proc/self/mountinfo` say.
+    fn locate(cluster: &str, own: &str, mounts: &str, systemd: bool) -> Result<Self> {
+        let mounts: Vec<Mount<'_>> = mounts.lines().filter_map(Mount::parse).collect();
         let name = format!("bursar-{cluster}");
+        let not_mounted = |hierarchy: &str| Error::Malformed {
+            what: "cgroups of this machine".into(),
+            why: format!("{hierarchy} is not mounted; mount it below /sys/fs/cgroup"),
+        };
         let mut directories = Vec::new();
+        let mut unified = "/";
         for line in own.lines() {
             let mut fields = line.splitn(3, ':').skip(1);
             let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else {
                 continue;
             };
             if controllers.is_empty() {
+                unified = path;
                 continue;
             }
             let mount = mounts
                 .iter()
                 .find(|mount| mount.has(controllers))
-                .ok_or_else(|| Error::Malformed {
-                    what: "cgroups of this machine".into(),
-                    why: format!(
-                        "hierarchy `{controllers}` is not mounted; mount it below /sys/fs/cgroup"
-                    ),
-                })?;
+                .ok_or_else(|| not_mounted(&format!("hierarchy `{controllers}`")))?;
             directories.push(mount.at(path).join(&name));
         }
-        let unified = directories.is_empty();
-        if unified {
-            directories.push(Path::new("/sys/fs/cgroup").join(&name));
+        if !directories.is_empty() {
+            return Ok(Self {
+                directories,
+                unified: None,
+            });
         }
+        let mount = mounts
+            .iter()
+            .find(|mount| mount.is_unified)
+            .ok_or_else(|| not_mounted("version 2"))?;
+        let base = if systemd { slice_of(unified) } else { "/" };
         Ok(Self {
-            directories,
-            unified,
+            directories: vec![mount.at(base).join(&name)],
+            unified: Some(PathBuf::from(mount.point)),
         })
     }
 
@@ -65,30 +101,51 @@ impl Cgroup {
                 .iter()
                 .map(|directory| directory.join(name))
                 .collect(),
-            unified: self.unified,
+            unified: self.unified.clone(),
         }
     }
 
-    /// Makes it where it is missing.
+    /// Makes it where it is missing, and those above it.
     pub(crate) fn create(&self) -> Result<()> {
+        self.create_in(&Kernel)
+    }
+
+    fn create_in(&self, files: &dyn Files) -> Result<()> {
         for directory in &self.directories {
-            let creating = || format!("creating cgroup {}", directory.display());
-            if self.unified {
-                hand_down(directory.parent().unwrap_or(directory)).while_(creating)?;
-            }
-            fs::create_dir_all(directory).while_(creating)?;
-            for file in ["cpuset.cpus", "cpuset.mems"] {
-                inherit(directory, file).while_(creating)?;
+            match &self.unified {
+                Some(root) => create_unified(files, root, directory)?,
+                None => create_version_1(files, directory)
+                    .while_(|| format!("creating cgroup {}", directory.display()))?,
             }
         }
         Ok(())
+    }
+
+    /// Prepares a node's cgroup for those of its pods, once the node has its namespaces: the processes in it move to a leaf. Returns
+    /// the cgroup in which the node's other programs are to be started.
+    ///
+    /// The node cannot do it: it does not see the process outside its PID namespace through which it was started, and which is in the
+    /// same cgroup.
+    pub(crate) fn delegate(&self) -> Result<Self> {
+        self.delegate_in(&Kernel)
+    }
+
+    fn delegate_in(&self, files: &dyn Files) -> Result<Self> {
+        if self.unified.is_none() {
+            return Ok(self.clone());
+        }
+        for directory in &self.directories {
+            vacate(files, directory, NODE_LEAF)?;
+            hand_down(files, directory)?;
+        }
+        Ok(self.child(NODE_LEAF))
     }
 
     /// The files to which a process writes `0` to move into it.
     pub(crate) fn entrances(&self) -> Vec<PathBuf> {
         self.directories
             .iter()
-            .map(|directory| directory.join("cgroup.procs"))
+            .map(|directory| directory.join(PROCESSES))
             .collect()
     }
 
@@ -98,34 +155,38 @@ impl Cgroup {
 
     /// Ends the processes of the cgroups below this one whose name contains `name`, and says how many.
     pub(crate) fn kill_below(&self, name: &str) -> usize {
+        self.kill_below_in(&Kernel, name)
+    }
+
+    fn kill_below_in(&self, files: &dyn Files, name: &str) -> usize {
         let mut pids = Vec::new();
         for directory in &self.directories {
             for below in tree(directory)
                 .iter()
                 .filter(|path| path.to_string_lossy().contains(name))
             {
-                pids.extend(processes(below));
+                pids.extend(processes(files, below));
             }
         }
         pids.sort_unstable();
         pids.dedup();
-
-        pids.iter()
-            .filter_map(|&pid| Identity::of(pid))
-            .map(Identity::kill)
-            .count()
+        pids.into_iter().filter(|&pid| files.kill(pid)).count()
     }
 
     /// Ends every process in it and removes it.
     pub(crate) fn remove(&self) -> Result<()> {
+        self.remove_in(&Kernel)
+    }
+
+    fn remove_in(&self, files: &dyn Files) -> Result<()> {
         // A process that was killed leaves its cgroup a moment later.
         for _ in 0..100 {
-            self.kill_below("");
+            self.kill_below_in(files, "");
             let left = self
                 .directories
                 .iter()
                 .flat_map(|directory| tree(directory))
-                .filter(|directory| matches!(fs::remove_dir(directory), Err(error) if error.kind() != io::ErrorKind::NotFound))
+                .filter(|directory| matches!(files.remove(directory), Err(error) if error.kind() != io::ErrorKind::NotFound))
                 .count();
             if left == 0 {
                 return Ok(());
@@ -139,32 +200,168 @@ impl Cgroup {
     }
 }
 
-/// Version 2: lets the children of `directory` use its controllers. Some cannot be handed down; those are not needed.
-fn hand_down(directory: &Path) -> io::Result<()> {
-    for controller in fs::read_to_string(directory.join("cgroup.controllers"))?.split_whitespace() {
-        fs::write(
-            directory.join("cgroup.subtree_control"),
-            format!("+{controller}"),
-        )
-        .ok();
+/// What is done to the cgroup file systems. Tests do it to a directory tree that stands for one.
+trait Files {
+    fn make(&self, directory: &Path) -> io::Result<()>;
+    fn remove(&self, directory: &Path) -> io::Result<()>;
+    fn read(&self, file: &Path) -> io::Result<String>;
+    fn write(&self, file: &Path, text: &str) -> io::Result<()>;
+    /// Kills a process; `false` if there is none.
+    fn kill(&self, pid: i32) -> bool;
+}
+
+/// The machine's own.
+struct Kernel;
+
+impl Files for Kernel {
+    fn make(&self, directory: &Path) -> io::Result<()> {
+        fs::create_dir(directory)
+    }
+
+    fn remove(&self, directory: &Path) -> io::Result<()> {
+        fs::remove_dir(directory)
+    }
+
+    fn read(&self, file: &Path) -> io::Result<String> {
+        fs::read_to_string(file)
+    }
+
+    fn write(&self, file: &Path, text: &str) -> io::Result<()> {
+        fs::write(file, text)
+    }
+
+    fn kill(&self, pid: i32) -> bool {
+        Identity::of(pid).map(Identity::kill).is_some()
+    }
+}
+
+/// Makes a directory unless it is there.
+fn make(files: &dyn Files, directory: &Path) -> io::Result<()> {
+    match files.make(directory) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    }
+}
+
+/// A new cpuset of version 1 is empty and takes no process.
+fn create_version_1(files: &dyn Files, directory: &Path) -> io::Result<()> {
+    if let Some(parent) = directory.parent().filter(|parent| !parent.exists()) {
+        create_version_1(files, parent)?;
+    }
+    make(files, directory)?;
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        inherit(files, directory, file)?;
     }
     Ok(())
 }
 
-/// Version 1: a new cpuset is empty and takes no process.
-fn inherit(directory: &Path, file: &str) -> io::Result<()> {
-    let (own, parent) = (
+/// Version 1: fills a cpuset's file from that of the cgroup above it.
+fn inherit(files: &dyn Files, directory: &Path, file: &str) -> io::Result<()> {
+    let (own, above) = (
         directory.join(file),
-        directory.parent().unwrap_or(directory).join(file),
+        directory.parent().unwrap_or(directory),
     );
-    if !own.exists() || !fs::read_to_string(&own)?.trim().is_empty() {
+    if !own.exists() || !files.read(&own)?.trim().is_empty() {
         return Ok(());
     }
-    let inherited = fs::read_to_string(&parent)?;
-    if inherited.trim().is_empty() {
-        inherit(directory.parent().unwrap_or(directory), file)?;
+    let from = above.join(file);
+    if files.read(&from)?.trim().is_empty() {
+        inherit(files, above, file)?;
     }
-    fs::write(own, fs::read_to_string(parent)?)
+    files.write(&own, &files.read(&from)?)
+}
+
+/// Version 2: every cgroup between `root`, where the hierarchy is mounted, and `directory` exists and hands its controllers down
+/// before the one below it is made.
+fn create_unified(files: &dyn Files, root: &Path, directory: &Path) -> Result<()> {
+    let mut above: Vec<&Path> = directory
+        .ancestors()
+        .skip(1)
+        .take_while(|above| above.starts_with(root))
+        .collect();
+    above.reverse();
+    // Only the root of the machine may have processes and hand controllers down. It is the one without this file; the root that a
+    // container sees is another.
+    if root.join("cgroup.type").exists() && above.contains(&root) {
+        vacate(files, root, CONTAINER_LEAF)?;
+    }
+    for above in above {
+        make(files, above).while_(|| format!("creating cgroup {}", above.display()))?;
+        hand_down(files, above)?;
+    }
+    make(files, directory).while_(|| format!("creating cgroup {}", directory.display()))
+}
+
+/// Version 2: lets the children of `directory` use its controllers.
+fn hand_down(files: &dyn Files, directory: &Path) -> Result<()> {
+    let words = |file: &str| -> Result<Vec<String>> {
+        let file = directory.join(file);
+        let text = files
+            .read(&file)
+            .while_(|| format!("reading {}", file.display()))?;
+        Ok(text.split_whitespace().map(str::to_owned).collect())
+    };
+    let (has, hands_down) = (words("cgroup.controllers")?, words(HANDED_DOWN)?);
+    let is_in = |words: &[String], controller: &str| words.iter().any(|word| word == controller);
+    if let Some(missing) = CONTROLLERS[..REQUIRED]
+        .iter()
+        .find(|controller| !is_in(&has, controller))
+    {
+        return Err(Error::Malformed {
+            what: format!("cgroup {}", directory.display()),
+            why: format!("has no controller `{missing}`, without which no kubelet starts"),
+        });
+    }
+    // What systemd hands down already is left to it.
+    let new: Vec<String> = CONTROLLERS
+        .iter()
+        .filter(|controller| is_in(&has, controller) && !is_in(&hands_down, controller))
+        .map(|controller| format!("+{controller}"))
+        .collect();
+    if new.is_empty() {
+        return Ok(());
+    }
+    files
+        .write(&directory.join(HANDED_DOWN), &new.join(" "))
+        .while_(|| {
+            format!(
+                "handing down the controllers of cgroup {}",
+                directory.display()
+            )
+        })
+}
+
+/// Version 2: moves the processes of `directory` to a leaf of it, so that it can hand controllers down.
+fn vacate(files: &dyn Files, directory: &Path, leaf: &str) -> Result<()> {
+    let leaf = directory.join(leaf);
+    let moving = || format!("moving the processes of cgroup {}", directory.display());
+    for _ in 0..MOVES {
+        let pids = processes(files, directory);
+        if pids.is_empty() {
+            return Ok(());
+        }
+        make(files, &leaf).while_(moving)?;
+        for pid in pids {
+            match files.write(&leaf.join(PROCESSES), &pid.to_string()) {
+                // It has ended.
+                Err(error) if error.raw_os_error() == Some(nix::libc::ESRCH) => {}
+                other => other.while_(moving)?,
+            }
+        }
+    }
+    Err(Error::Malformed {
+        what: moving(),
+        why: "it has new ones again and again".into(),
+    })
+}
+
+/// The innermost slice of systemd's that a cgroup lies in, the root if none. Slices have no processes of their own.
+fn slice_of(path: &str) -> &str {
+    Path::new(path)
+        .ancestors()
+        .find(|above| above.extension().is_some_and(|suffix| suffix == "slice"))
+        .and_then(Path::to_str)
+        .unwrap_or("/")
 }
 
 /// A directory and all below it, the deepest first, so that they can be removed in this order.
@@ -180,8 +377,8 @@ fn tree(directory: &Path) -> Vec<PathBuf> {
     all
 }
 
-fn processes(directory: &Path) -> Vec<i32> {
-    let text = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+fn processes(files: &dyn Files, directory: &Path) -> Vec<i32> {
+    let text = files.read(&directory.join(PROCESSES)).unwrap_or_default();
     // Zero is a process of a PID namespace that this one does not see.
     text.lines()
         .filter_map(|line| line.parse().ok())
@@ -189,10 +386,11 @@ fn processes(directory: &Path) -> Vec<i32> {
         .collect()
 }
 
-/// A cgroup version 1 hierarchy of `/proc/self/mountinfo`.
+/// A cgroup hierarchy of `/proc/self/mountinfo`.
 struct Mount<'a> {
     root: &'a str,
     point: &'a str,
+    is_unified: bool,
     options: Vec<&'a str>,
 }
 
@@ -202,18 +400,22 @@ impl<'a> Mount<'a> {
         let mut mount = mount.split(' ').skip(3);
         let mut filesystem = filesystem.split(' ');
         let (root, point) = (mount.next()?, mount.next()?);
-        (filesystem.next()? == "cgroup").then_some(())?;
+        let kind = filesystem.next()?;
+        matches!(kind, "cgroup" | "cgroup2").then_some(())?;
         Some(Self {
             root,
             point,
+            is_unified: kind == "cgroup2",
             options: filesystem.nth(1)?.split(',').collect(),
         })
     }
 
+    /// Whether it is the hierarchy of version 1 with these controllers.
     fn has(&self, controllers: &str) -> bool {
-        controllers
-            .split(',')
-            .all(|controller| self.options.contains(&controller))
+        !self.is_unified
+            && controllers
+                .split(',')
+                .all(|controller| self.options.contains(&controller))
     }
 
     /// Where the cgroup that `/proc/self/cgroup` calls `path` lies.
@@ -227,26 +429,4 @@ impl<'a> Mount<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::PathBuf;
-
-    use super::Mount;
-
-    #[test]
-    fn a_cgroup_is_found_below_the_mount_that_shows_part_of_its_hierarchy() {
-        let line = "36 32 0:29 /docker/1 /sys/fs/cgroup/memory rw,nosuid shared:13 - cgroup cgroup rw,memory";
-        let mount = Mount::parse(line).unwrap();
-        assert!(mount.has("memory") && !mount.has("cpu"));
-        assert_eq!(
-            mount.at("/docker/1/job"),
-            PathBuf::from("/sys/fs/cgroup/memory/job")
-        );
-    }
-
-    #[test]
-    fn other_filesystems_are_no_hierarchies() {
-        assert!(
-            Mount::parse("30 23 0:26 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw").is_none()
-        );
-    }
-}
+mod tests;

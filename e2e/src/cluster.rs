@@ -79,6 +79,8 @@ impl Options {
 struct State {
     name: String,
     init: Identity,
+    /// Where the process that started it was decides where it lies.
+    cgroup: Cgroup,
     nodes: Vec<Node>,
 }
 
@@ -88,7 +90,6 @@ pub struct Cluster {
     state: State,
     run: PathBuf,
     tools: Tools,
-    cgroup: Cgroup,
     /// Of the programs, those that this process started.
     components: Vec<Component>,
     /// The end of the pipe that keeps the cluster alive.
@@ -108,10 +109,11 @@ impl Cluster {
         check(options)?;
         let tools = setup()?;
         let run = run_directory(&options.name)?;
-        if let Some(state) = State::read(&run)
-            && state.init.is_alive()
-        {
-            return Err(Error::Running(options.name.clone()));
+        if let Some(earlier) = State::read(&run) {
+            if earlier.init.is_alive() {
+                return Err(Error::Running(options.name.clone()));
+            }
+            clean(&run, &earlier.cgroup)?;
         }
         let cgroup = Cgroup::of_cluster(&options.name)?;
         clean(&run, &cgroup)?;
@@ -159,6 +161,7 @@ impl Cluster {
         let state = State {
             name: options.name.clone(),
             init,
+            cgroup,
             nodes: Vec::new(),
         };
         state.write(&run)?;
@@ -167,7 +170,6 @@ impl Cluster {
             state,
             run,
             tools,
-            cgroup,
             components,
             alive,
             pause: None,
@@ -225,7 +227,7 @@ impl Cluster {
             tools: &self.tools,
             run: &self.run,
             control_plane: self.state.init,
-            cgroup: &self.cgroup,
+            cgroup: &self.state.cgroup,
             pause,
         };
         let (node, components) = site.start(index, options, images)?;
@@ -269,12 +271,10 @@ impl Cluster {
                 name: name.into(),
                 run: run.clone(),
             })?;
-        let (tools, cgroup) = (Tools::build()?, Cgroup::of_cluster(name)?);
         Ok(Self {
             state,
             run,
-            tools,
-            cgroup,
+            tools: Tools::build()?,
             components: Vec::new(),
             alive: None,
             pause: None,
@@ -387,7 +387,7 @@ impl Cluster {
         match id.trim_start_matches("containerd://") {
             // every name contains the empty one
             "" => 0,
-            id => self.cgroup.kill_below(id),
+            id => self.state.cgroup.kill_below(id),
         }
     }
 
@@ -425,7 +425,7 @@ impl Cluster {
     /// When something cannot be removed.
     pub fn stop(mut self) -> Result<()> {
         self.halt();
-        clean(&self.run, &self.cgroup)
+        clean(&self.run, &self.state.cgroup)
     }
 
     /// Stops it and leaves its directory for whoever wants to read the logs.
@@ -434,7 +434,7 @@ impl Cluster {
     /// When a cgroup cannot be removed.
     pub fn stop_and_keep_logs(mut self) -> Result<PathBuf> {
         self.halt();
-        self.cgroup.remove()?;
+        self.state.cgroup.remove()?;
         Ok(self.run.clone())
     }
 

@@ -129,13 +129,14 @@ impl Site<'_> {
         let init = first.descendant(2, START_LIMIT)?;
         self.connect(index, init)?;
         namespace::wait_for_file(&mut first, &up, START_LIMIT)?;
+        let programs = cgroup.delegate()?;
 
         let node = Node { name, init };
         let launch = |program: &str, args: &[String]| {
             let mut command = node.command(self.tools, program);
             command.args(args);
             let log = self.run.join(format!("log/{}-{program}.log", node.name));
-            Component::start(program, &command, Some(&cgroup), log, Stdio::null())
+            Component::start(program, &command, Some(&programs), log, Stdio::null())
         };
         let mut containerd = launch(
             "containerd",
