@@ -27,7 +27,7 @@ pub fn setup() -> Result<Tools> {
         packages: missing_packages(Tools::built().is_some()),
         programs: Tools::missing()?,
     };
-    if plan.programs > 0 {
+    if !plan.programs.is_empty() {
         Tools::check_go()?;
     }
     eprint!("{}", plan.announcement(&cache::directory()?.display()));
@@ -46,8 +46,8 @@ fn missing_packages(built: bool) -> Vec<&'static str> {
 /// What a first run has to do.
 struct Plan {
     packages: Vec<&'static str>,
-    /// How many programs of the cluster are to be built.
-    programs: usize,
+    /// The seconds that each program takes which is to be built.
+    programs: Vec<u32>,
 }
 
 impl Plan {
@@ -60,15 +60,15 @@ impl Plan {
                 self.packages.join(", ")
             );
         }
-        if self.programs > 0 {
+        if !self.programs.is_empty() {
+            let minutes = self.programs.iter().sum::<u32>().div_ceil(60);
             text += &format!(
-                "setup: building {} programs of a Kubernetes cluster from their Go modules, once, into {cache}.\n  \
-                 time    on two cores 13 minutes for these programs, then 2 to compile Bursar; the demo itself takes 5, and so does\n          \
-                 `cargo demo` from its second run on\n  \
+                "setup: building {} programs of a Kubernetes cluster from their Go modules into {cache}, once\n  \
+                 time    {minutes} min on two cores; then Bursar is compiled, 2 min, and a demo takes 5\n  \
                  disk    1 GB there, and 5 GB in Go's own caches, which `go clean -cache -modcache` empties\n  \
-                 memory  3 GB to build, 2 GB for the cluster of the demo\n  \
+                 memory  3 GB to build, 2 GB for the cluster of a demo\n  \
                  Nothing is left running afterwards: a cluster ends with the command that started it.\n",
-                self.programs
+                self.programs.len()
             );
         }
         text
@@ -79,22 +79,22 @@ impl Plan {
 mod tests {
     use super::*;
 
-    fn announcement(packages: &[&'static str], programs: usize) -> String {
+    fn announcement(packages: &[&'static str], programs: &[u32]) -> String {
         let plan = Plan {
             packages: packages.to_vec(),
-            programs,
+            programs: programs.to_vec(),
         };
         plan.announcement(&"/cache")
     }
 
     #[test]
     fn a_first_run_says_what_it_installs_and_what_it_takes() {
-        let text = announcement(&["conntrack", "nftables"], 17);
+        let text = announcement(&["conntrack", "nftables"], &[660, 60, 1]);
         for words in [
             "conntrack, nftables",
-            "17 programs",
+            "3 programs",
             "into /cache",
-            "13 minutes",
+            "13 min on two cores",
             "disk ",
             "memory ",
             "Nothing is left running",
@@ -105,8 +105,8 @@ mod tests {
 
     #[test]
     fn only_what_is_missing_is_announced() {
-        assert_eq!(announcement(&[], 0), "");
-        assert!(!announcement(&["conntrack"], 0).contains("programs"));
-        assert!(!announcement(&[], 3).contains("apt-get"));
+        assert_eq!(announcement(&[], &[]), "");
+        assert!(!announcement(&["conntrack"], &[]).contains("programs"));
+        assert!(!announcement(&[], &[3]).contains("apt-get"));
     }
 }

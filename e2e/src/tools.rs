@@ -176,11 +176,7 @@ impl Tools {
             let root = cache::tools()?;
             remove_unfinished(&root)?;
             let go = Go::choose(&sources)?;
-            let weights = missing
-                .iter()
-                .flat_map(|(module, _)| module.programs)
-                .map(|program| program.seconds);
-            let mut progress = Progress::new(weights.collect());
+            let mut progress = Progress::new(Self::missing()?);
             for (module, directory) in missing {
                 module.build(
                     &sources.join(module.name),
@@ -195,14 +191,15 @@ impl Tools {
         Ok(Self { directories })
     }
 
-    /// How many programs the cache lacks.
-    pub(crate) fn missing() -> Result<usize> {
+    /// For each program that the cache lacks, how long its build takes on two cores, in seconds.
+    pub(crate) fn missing() -> Result<Vec<u32>> {
         let directories = directories(&sources())?;
         let missing = MODULES.iter().zip(&directories);
         Ok(missing
             .filter(|(_, directory)| !directory.exists())
-            .map(|(module, _)| module.programs.len())
-            .sum())
+            .flat_map(|(module, _)| module.programs)
+            .map(|program| program.seconds)
+            .collect())
     }
 
     /// Checks that there is a Go which can build them.

@@ -107,7 +107,12 @@ fn run(Arguments { name, command }: Arguments) -> Result<(), Error> {
                 cluster.name(),
                 cluster.run_directory().display()
             );
-            println!("  cargo cluster enter kubectl get nodes\n  cargo cluster down");
+            let named = if name == DEFAULT_NAME {
+                String::new()
+            } else {
+                format!(" --name {name}")
+            };
+            println!("  cargo cluster{named} enter kubectl get nodes\n  cargo cluster{named} down");
             Ok(())
         }
         Verb::Image { reference } => {
