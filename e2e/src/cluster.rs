@@ -236,13 +236,9 @@ impl Cluster {
         self.state.nodes.push(node);
         self.state.write(&self.run)?;
         let log = self.run.join(format!("log/{name}-kubelet.log"));
-        process::wait_until(&format!("{name} Ready"), READY_LIMIT, &log, || {
-            self.check()?;
-            let ready = r#"jsonpath={.status.conditions[?(@.type=="Ready")].status}"#;
-            Ok(self
-                .kubectl(&["get", "node", &name, "-o", ready])
-                .is_ok_and(|status| status == "True"))
-        })?;
+        // The kubelet makes its Node object first.
+        let events = ["--for=create", "--for=condition=Ready"];
+        self.wait_for(&format!("node/{name}"), &events, &log)?;
         if options.gpus > 0 {
             let gpus = format!(r#"{{"nvidia.com/gpu":"{}"}}"#, options.gpus);
             let patch = format!(r#"{{"status":{{"capacity":{gpus},"allocatable":{gpus}}}}}"#);
@@ -257,6 +253,22 @@ impl Cluster {
             ])?;
         }
         Ok(())
+    }
+
+    /// Waits for events of an object with `kubectl wait`. The component that ends meanwhile is the error; `log` says why it takes too
+    /// long.
+    fn wait_for(&mut self, object: &str, events: &[&str], log: &Path) -> Result<()> {
+        let mut command = self.command("kubectl");
+        // kubectl's own limit, a week, is never reached.
+        command.args(["wait", object, "--timeout=-1s"]).args(events);
+        match process::run_while(&mut command, READY_LIMIT, || self.check()) {
+            Err(Error::Slow { what, limit, .. }) => Err(Error::Slow {
+                what,
+                limit,
+                tail: process::tail(log),
+            }),
+            other => other.map(drop),
+        }
     }
 
     /// The cluster of that name, started by another process.

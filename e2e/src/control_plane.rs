@@ -17,6 +17,7 @@ use crate::{
 
 /// Address of the control plane on the cluster's network.
 pub const ADDRESS: &str = "10.89.0.1";
+const PORT: u16 = 6443;
 /// Address of the cluster's DNS server.
 pub const DNS: &str = "10.96.0.10";
 
@@ -70,7 +71,7 @@ pub(crate) fn start(
         format!("--cert-dir={}", pki.display()),
         format!("--bind-address={ADDRESS}"),
         format!("--advertise-address={ADDRESS}"),
-        "--secure-port=6443".into(),
+        format!("--secure-port={PORT}"),
         format!("--service-cluster-ip-range={SERVICES}"),
         "--service-account-issuer=https://kubernetes.default.svc".into(),
         format!(
@@ -113,6 +114,10 @@ pub(crate) fn start(
     )?;
 
     wait(&mut components, "API server", &mut || {
+        // Asking costs a process, and there is nobody to ask before.
+        if !listens(init, PORT) {
+            return Ok(false);
+        }
         let mut command = namespace::network_command(init, tools.program("kubectl"));
         command.args([
             "--kubeconfig",
@@ -162,6 +167,21 @@ fn wait(
     })
 }
 
+/// Whether something listens on an IPv4 port of the network of `init`.
+fn listens(init: Identity, port: u16) -> bool {
+    let sockets = fs::read_to_string(format!("/proc/{}/net/tcp", init.pid)).unwrap_or_default();
+    has_listener(&sockets, port)
+}
+
+/// [`listens`] by what `/proc/PID/net/tcp` says: after a number the local address, the remote one and the state, in which 0A listens.
+fn has_listener(sockets: &str, port: u16) -> bool {
+    let local = format!(":{port:04X}");
+    sockets.lines().any(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        matches!(fields[..], [_, address, _, "0A", ..] if address.ends_with(&local))
+    })
+}
+
 /// The keys that sign ServiceAccount tokens. The API server makes its own certificate.
 fn make_keys(pki: &Path) -> Result<()> {
     fs::create_dir_all(pki).while_(|| format!("creating {}", pki.display()))?;
@@ -181,4 +201,20 @@ fn make_keys(pki: &Path) -> Result<()> {
         SHORT,
     )?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_that_listens_is_told_from_a_connection() {
+        let sockets = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when\n   \
+             0: 0100007F:094B 00000000:0000 0A 00000000:00000000 00:00000000\n   \
+             1: 0159590A:192B 0A59590A:8C2A 01 00000000:00000000 00:00000000\n";
+        assert!(has_listener(sockets, 2379));
+        assert!(!has_listener(sockets, PORT), "that is a connection");
+        assert!(has_listener(&sockets.replace(" 01 ", " 0A "), PORT));
+        assert!(!has_listener(sockets, 0x8C2A), "that is the other end");
+    }
 }

@@ -148,6 +148,10 @@ impl Site<'_> {
         let log = containerd.log.clone();
         process::wait_until("containerd", START_LIMIT, &log, || {
             containerd.check()?;
+            // Asking costs a process, and there is nobody to ask before.
+            if !node.shows(SOCKET) {
+                return Ok(false);
+            }
             let mut command = node.command(self.tools, "ctr");
             Ok(process::run(command.args(["--address", SOCKET, "version"]), START_LIMIT).is_ok())
         })?;
@@ -249,6 +253,11 @@ impl Node {
         let mut command = namespace::command(self.init, tools.program(program));
         command.env("PATH", tools.path());
         command
+    }
+
+    /// Whether a file exists in the node's view of the file system.
+    fn shows(&self, path: &str) -> bool {
+        Path::new(&format!("/proc/{}/root{path}", self.init.pid)).exists()
     }
 
     /// Loads images into the node's containerd.

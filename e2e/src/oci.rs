@@ -192,7 +192,7 @@ fn write_layer(out: impl Write, files: &BTreeMap<String, PathBuf>) -> io::Result
 fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
     let mut command = Command::new("ldd");
     command.arg(program).env("LC_ALL", "C");
-    let (status, output) = process::run_any(&mut command, LDD_LIMIT, |_| ())?;
+    let (status, output) = process::run_any(&mut command, LDD_LIMIT, || Ok(()))?;
     let is_static = ["not a dynamic executable", "statically linked"]
         .iter()
         .any(|words| output.stdout.contains(words) || output.stderr.contains(words));

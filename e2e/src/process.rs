@@ -29,7 +29,16 @@ pub struct Output {
 /// # Errors
 /// When it cannot start, ends with an error, or runs longer than `limit` (it is then killed).
 pub fn run(command: &mut Command, limit: Duration) -> Result<Output> {
-    let (status, output) = run_any(command, limit, |_| ())?;
+    run_while(command, limit, || Ok(()))
+}
+
+/// Runs `command` to its end as [`run`] does. `check` is called again and again meanwhile; its error ends the program.
+pub(crate) fn run_while(
+    command: &mut Command,
+    limit: Duration,
+    check: impl FnMut() -> Result<()>,
+) -> Result<Output> {
+    let (status, output) = run_any(command, limit, check)?;
     if status.success() {
         return Ok(output);
     }
@@ -40,11 +49,11 @@ pub fn run(command: &mut Command, limit: Duration) -> Result<Output> {
     })
 }
 
-/// Runs `command` to its end, however it ends. `tick` is called again and again meanwhile with the time since the start.
+/// Runs `command` to its end, however it ends. `check` is called again and again meanwhile; its error ends the program.
 pub(crate) fn run_any(
     command: &mut Command,
     limit: Duration,
-    mut tick: impl FnMut(Duration),
+    mut check: impl FnMut() -> Result<()>,
 ) -> Result<(ExitStatus, Output)> {
     // Files instead of pipes: a pipe that nobody reads stops the program, and reading two of them needs a thread.
     let file = || tempfile::tempfile().while_(|| "creating a temporary file".into());
@@ -71,7 +80,10 @@ pub(crate) fn run_any(
             end(&mut child);
             break None;
         }
-        tick(start.elapsed());
+        if let Err(error) = check() {
+            end(&mut child);
+            return Err(error);
+        }
         thread::sleep(POLL);
     };
     let output = Output {
@@ -256,6 +268,22 @@ mod tests {
             error.contains("exit status: 3") && error.contains("why"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_program_ends_when_what_it_waits_for_has_failed() {
+        let mut command = Command::new("sleep");
+        command.arg("60");
+        let start = Instant::now();
+        let failed = || {
+            Err(Error::Malformed {
+                what: "kubelet".into(),
+                why: "ended".into(),
+            })
+        };
+        let error = run_while(&mut command, Duration::from_secs(50), failed).unwrap_err();
+        assert_eq!(error.to_string(), "kubelet: ended");
+        assert!(start.elapsed() < Duration::from_secs(10));
     }
 
     #[test]

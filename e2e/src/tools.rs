@@ -315,15 +315,10 @@ impl Module {
                 .env("PATH", prerequisites::path())
                 .current_dir(sources);
             progress.begin(program.name);
-            let (status, output) =
-                process::run_any(&mut command, BUILD_LIMIT, |_| progress.tick())?;
-            if !status.success() {
-                return Err(Error::Failed {
-                    what: process::words(&command),
-                    status: status.to_string(),
-                    tail: output.stderr,
-                });
-            }
+            process::run_while(&mut command, BUILD_LIMIT, || {
+                progress.tick();
+                Ok(())
+            })?;
         }
         let finished = unfinished.keep();
         fs::rename(&finished, target)
