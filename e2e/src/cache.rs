@@ -30,7 +30,7 @@ pub fn directory() -> Result<PathBuf> {
 
 /// One process at a time gets a machine ready; another one waits here, and then finds what the first has done.
 pub(crate) fn lock() -> Result<fs::File> {
-    let directory = tools()?;
+    let directory = tools_directory()?;
     let path = directory.join(".lock");
     let file = fs::File::create(&path).while_(|| format!("opening {}", path.display()))?;
     if file.try_lock().is_err() {
@@ -42,7 +42,7 @@ pub(crate) fn lock() -> Result<fs::File> {
 }
 
 /// Where the cluster's programs lie.
-pub(crate) fn tools() -> Result<PathBuf> {
+pub(crate) fn tools_directory() -> Result<PathBuf> {
     let tools = directory()?.join("tools");
     fs::create_dir_all(&tools).while_(|| format!("creating {}", tools.display()))?;
     Ok(tools)

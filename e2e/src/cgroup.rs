@@ -21,8 +21,8 @@ use crate::{
 /// The controllers that a node uses. A kubelet does not start without the first four.
 const CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "memory", "pids", "io"];
 const REQUIRED: usize = 4;
-const PROCESSES: &str = "cgroup.procs";
-const HANDED_DOWN: &str = "cgroup.subtree_control";
+const PROCS: &str = "cgroup.procs";
+const SUBTREE_CONTROL: &str = "cgroup.subtree_control";
 /// The leaf for a node's own programs; those of its pods are in `kubepods`.
 const NODE_LEAF: &str = "system";
 /// The leaf for what a container runs in its root; the name that others use for it.
@@ -43,7 +43,7 @@ impl Cgroup {
     ///
     /// In version 1 it lies below the cgroup of this process. In version 2 that one has processes and hands nothing down, so the tree
     /// lies below the root; where systemd manages the machine, below the slice of this process.
-    pub(crate) fn of_cluster(cluster: &str) -> Result<Self> {
+    pub(crate) fn for_cluster(cluster: &str) -> Result<Self> {
         let read = |path: &str| fs::read_to_string(path).while_(|| format!("reading {path}"));
         // As sd_booted(3) does.
         let systemd = Path::new("/run/systemd/system").is_dir();
@@ -51,7 +51,7 @@ impl Cgroup {
         Self::locate(cluster, &own, &mounts, systemd)
     }
 
-    /// [`Self::of_cluster`] by what `/proc/self/cgroup` and `/proc/self/mountinfo` say.
+    /// [`Self::for_cluster`] by what `/proc/self/cgroup` and `/proc/self/mountinfo` say.
     fn locate(cluster: &str, own: &str, mounts: &str, systemd: bool) -> Result<Self> {
         let mounts: Vec<Mount<'_>> = mounts.lines().filter_map(Mount::parse).collect();
         let name = format!("bursar-{cluster}");
@@ -86,7 +86,7 @@ impl Cgroup {
             .iter()
             .find(|mount| mount.is_unified)
             .ok_or_else(|| not_mounted("version 2"))?;
-        let base = if systemd { slice_of(unified) } else { "/" };
+        let base = if systemd { systemd_slice(unified) } else { "/" };
         Ok(Self {
             directories: vec![mount.at(base).join(&name)],
             unified: Some(PathBuf::from(mount.point)),
@@ -107,14 +107,14 @@ impl Cgroup {
 
     /// Makes it where it is missing, and those above it.
     pub(crate) fn create(&self) -> Result<()> {
-        self.create_in(&Kernel)
+        self.create_in(&KernelFs)
     }
 
-    fn create_in(&self, files: &dyn Files) -> Result<()> {
+    fn create_in(&self, cgroupfs: &dyn CgroupFs) -> Result<()> {
         for directory in &self.directories {
             match &self.unified {
-                Some(root) => create_unified(files, root, directory)?,
-                None => create_version_1(files, directory)
+                Some(root) => create_unified(cgroupfs, root, directory)?,
+                None => create_version_1(cgroupfs, directory)
                     .while_(|| format!("creating cgroup {}", directory.display()))?,
             }
         }
@@ -127,25 +127,25 @@ impl Cgroup {
     /// The node cannot do it: it does not see the process outside its PID namespace through which it was started, and which is in the
     /// same cgroup.
     pub(crate) fn delegate(&self) -> Result<Self> {
-        self.delegate_in(&Kernel)
+        self.delegate_in(&KernelFs)
     }
 
-    fn delegate_in(&self, files: &dyn Files) -> Result<Self> {
+    fn delegate_in(&self, cgroupfs: &dyn CgroupFs) -> Result<Self> {
         if self.unified.is_none() {
             return Ok(self.clone());
         }
         for directory in &self.directories {
-            vacate(files, directory, NODE_LEAF)?;
-            hand_down(files, directory)?;
+            move_processes(cgroupfs, directory, NODE_LEAF)?;
+            enable_controllers(cgroupfs, directory)?;
         }
         Ok(self.child(NODE_LEAF))
     }
 
     /// The files to which a process writes `0` to move into it.
-    pub(crate) fn entrances(&self) -> Vec<PathBuf> {
+    pub(crate) fn procs_files(&self) -> Vec<PathBuf> {
         self.directories
             .iter()
-            .map(|directory| directory.join(PROCESSES))
+            .map(|directory| directory.join(PROCS))
             .collect()
     }
 
@@ -154,39 +154,39 @@ impl Cgroup {
     }
 
     /// Ends the processes of the cgroups below this one whose name contains `name`, and says how many.
-    pub(crate) fn kill_below(&self, name: &str) -> usize {
-        self.kill_below_in(&Kernel, name)
+    pub(crate) fn kill_matching(&self, name: &str) -> usize {
+        self.kill_matching_in(&KernelFs, name)
     }
 
-    fn kill_below_in(&self, files: &dyn Files, name: &str) -> usize {
+    fn kill_matching_in(&self, cgroupfs: &dyn CgroupFs, name: &str) -> usize {
         let mut pids = Vec::new();
         for directory in &self.directories {
-            for below in tree(directory)
+            for below in subtree(directory)
                 .iter()
                 .filter(|path| path.to_string_lossy().contains(name))
             {
-                pids.extend(processes(files, below));
+                pids.extend(processes(cgroupfs, below));
             }
         }
         pids.sort_unstable();
         pids.dedup();
-        pids.into_iter().filter(|&pid| files.kill(pid)).count()
+        pids.into_iter().filter(|&pid| cgroupfs.kill(pid)).count()
     }
 
     /// Ends every process in it and removes it.
     pub(crate) fn remove(&self) -> Result<()> {
-        self.remove_in(&Kernel)
+        self.remove_in(&KernelFs)
     }
 
-    fn remove_in(&self, files: &dyn Files) -> Result<()> {
+    fn remove_in(&self, cgroupfs: &dyn CgroupFs) -> Result<()> {
         // A process that was killed leaves its cgroup a moment later.
         for _ in 0..100 {
-            self.kill_below_in(files, "");
+            self.kill_matching_in(cgroupfs, "");
             let left = self
                 .directories
                 .iter()
-                .flat_map(|directory| tree(directory))
-                .filter(|directory| matches!(files.remove(directory), Err(error) if error.kind() != io::ErrorKind::NotFound))
+                .flat_map(|directory| subtree(directory))
+                .filter(|directory| matches!(cgroupfs.remove_dir(directory), Err(error) if error.kind() != io::ErrorKind::NotFound))
                 .count();
             if left == 0 {
                 return Ok(());
@@ -201,9 +201,9 @@ impl Cgroup {
 }
 
 /// What is done to the cgroup file systems. Tests do it to a directory tree that stands for one.
-trait Files {
-    fn make(&self, directory: &Path) -> io::Result<()>;
-    fn remove(&self, directory: &Path) -> io::Result<()>;
+trait CgroupFs {
+    fn create_dir(&self, directory: &Path) -> io::Result<()>;
+    fn remove_dir(&self, directory: &Path) -> io::Result<()>;
     fn read(&self, file: &Path) -> io::Result<String>;
     fn write(&self, file: &Path, text: &str) -> io::Result<()>;
     /// Kills a process; `false` if there is none.
@@ -211,14 +211,14 @@ trait Files {
 }
 
 /// The machine's own.
-struct Kernel;
+struct KernelFs;
 
-impl Files for Kernel {
-    fn make(&self, directory: &Path) -> io::Result<()> {
+impl CgroupFs for KernelFs {
+    fn create_dir(&self, directory: &Path) -> io::Result<()> {
         fs::create_dir(directory)
     }
 
-    fn remove(&self, directory: &Path) -> io::Result<()> {
+    fn remove_dir(&self, directory: &Path) -> io::Result<()> {
         fs::remove_dir(directory)
     }
 
@@ -236,44 +236,44 @@ impl Files for Kernel {
 }
 
 /// Makes a directory unless it is there.
-fn make(files: &dyn Files, directory: &Path) -> io::Result<()> {
-    match files.make(directory) {
+fn create_dir_if_missing(cgroupfs: &dyn CgroupFs, directory: &Path) -> io::Result<()> {
+    match cgroupfs.create_dir(directory) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         other => other,
     }
 }
 
 /// A new cpuset of version 1 is empty and takes no process.
-fn create_version_1(files: &dyn Files, directory: &Path) -> io::Result<()> {
+fn create_version_1(cgroupfs: &dyn CgroupFs, directory: &Path) -> io::Result<()> {
     if let Some(parent) = directory.parent().filter(|parent| !parent.exists()) {
-        create_version_1(files, parent)?;
+        create_version_1(cgroupfs, parent)?;
     }
-    make(files, directory)?;
+    create_dir_if_missing(cgroupfs, directory)?;
     for file in ["cpuset.cpus", "cpuset.mems"] {
-        inherit(files, directory, file)?;
+        inherit(cgroupfs, directory, file)?;
     }
     Ok(())
 }
 
 /// Version 1: fills a cpuset's file from that of the cgroup above it.
-fn inherit(files: &dyn Files, directory: &Path, file: &str) -> io::Result<()> {
+fn inherit(cgroupfs: &dyn CgroupFs, directory: &Path, file: &str) -> io::Result<()> {
     let (own, above) = (
         directory.join(file),
         directory.parent().unwrap_or(directory),
     );
-    if !own.exists() || !files.read(&own)?.trim().is_empty() {
+    if !own.exists() || !cgroupfs.read(&own)?.trim().is_empty() {
         return Ok(());
     }
     let from = above.join(file);
-    if files.read(&from)?.trim().is_empty() {
-        inherit(files, above, file)?;
+    if cgroupfs.read(&from)?.trim().is_empty() {
+        inherit(cgroupfs, above, file)?;
     }
-    files.write(&own, &files.read(&from)?)
+    cgroupfs.write(&own, &cgroupfs.read(&from)?)
 }
 
 /// Version 2: every cgroup between `root`, where the hierarchy is mounted, and `directory` exists and hands its controllers down
 /// before the one below it is made.
-fn create_unified(files: &dyn Files, root: &Path, directory: &Path) -> Result<()> {
+fn create_unified(cgroupfs: &dyn CgroupFs, root: &Path, directory: &Path) -> Result<()> {
     let mut above: Vec<&Path> = directory
         .ancestors()
         .skip(1)
@@ -283,25 +283,27 @@ fn create_unified(files: &dyn Files, root: &Path, directory: &Path) -> Result<()
     // Only the root of the machine may have processes and hand controllers down. It is the one without this file; the root that a
     // container sees is another.
     if root.join("cgroup.type").exists() && above.contains(&root) {
-        vacate(files, root, CONTAINER_LEAF)?;
+        move_processes(cgroupfs, root, CONTAINER_LEAF)?;
     }
     for above in above {
-        make(files, above).while_(|| format!("creating cgroup {}", above.display()))?;
-        hand_down(files, above)?;
+        create_dir_if_missing(cgroupfs, above)
+            .while_(|| format!("creating cgroup {}", above.display()))?;
+        enable_controllers(cgroupfs, above)?;
     }
-    make(files, directory).while_(|| format!("creating cgroup {}", directory.display()))
+    create_dir_if_missing(cgroupfs, directory)
+        .while_(|| format!("creating cgroup {}", directory.display()))
 }
 
 /// Version 2: lets the children of `directory` use its controllers.
-fn hand_down(files: &dyn Files, directory: &Path) -> Result<()> {
+fn enable_controllers(cgroupfs: &dyn CgroupFs, directory: &Path) -> Result<()> {
     let words = |file: &str| -> Result<Vec<String>> {
         let file = directory.join(file);
-        let text = files
+        let text = cgroupfs
             .read(&file)
             .while_(|| format!("reading {}", file.display()))?;
         Ok(text.split_whitespace().map(str::to_owned).collect())
     };
-    let (has, hands_down) = (words("cgroup.controllers")?, words(HANDED_DOWN)?);
+    let (has, enabled) = (words("cgroup.controllers")?, words(SUBTREE_CONTROL)?);
     let is_in = |words: &[String], controller: &str| words.iter().any(|word| word == controller);
     if let Some(missing) = CONTROLLERS[..REQUIRED]
         .iter()
@@ -315,14 +317,14 @@ fn hand_down(files: &dyn Files, directory: &Path) -> Result<()> {
     // What systemd hands down already is left to it.
     let new: Vec<String> = CONTROLLERS
         .iter()
-        .filter(|controller| is_in(&has, controller) && !is_in(&hands_down, controller))
+        .filter(|controller| is_in(&has, controller) && !is_in(&enabled, controller))
         .map(|controller| format!("+{controller}"))
         .collect();
     if new.is_empty() {
         return Ok(());
     }
-    files
-        .write(&directory.join(HANDED_DOWN), &new.join(" "))
+    cgroupfs
+        .write(&directory.join(SUBTREE_CONTROL), &new.join(" "))
         .while_(|| {
             format!(
                 "handing down the controllers of cgroup {}",
@@ -332,17 +334,17 @@ fn hand_down(files: &dyn Files, directory: &Path) -> Result<()> {
 }
 
 /// Version 2: moves the processes of `directory` to a leaf of it, so that it can hand controllers down.
-fn vacate(files: &dyn Files, directory: &Path, leaf: &str) -> Result<()> {
+fn move_processes(cgroupfs: &dyn CgroupFs, directory: &Path, leaf: &str) -> Result<()> {
     let leaf = directory.join(leaf);
     let moving = || format!("moving the processes of cgroup {}", directory.display());
     for _ in 0..MOVES {
-        let pids = processes(files, directory);
+        let pids = processes(cgroupfs, directory);
         if pids.is_empty() {
             return Ok(());
         }
-        make(files, &leaf).while_(moving)?;
+        create_dir_if_missing(cgroupfs, &leaf).while_(moving)?;
         for pid in pids {
-            match files.write(&leaf.join(PROCESSES), &pid.to_string()) {
+            match cgroupfs.write(&leaf.join(PROCS), &pid.to_string()) {
                 // It has ended.
                 Err(error) if error.raw_os_error() == Some(nix::libc::ESRCH) => {}
                 other => other.while_(moving)?,
@@ -356,7 +358,7 @@ fn vacate(files: &dyn Files, directory: &Path, leaf: &str) -> Result<()> {
 }
 
 /// The innermost slice of systemd's that a cgroup lies in, the root if none. Slices have no processes of their own.
-fn slice_of(path: &str) -> &str {
+fn systemd_slice(path: &str) -> &str {
     Path::new(path)
         .ancestors()
         .find(|above| above.extension().is_some_and(|suffix| suffix == "slice"))
@@ -365,11 +367,11 @@ fn slice_of(path: &str) -> &str {
 }
 
 /// A directory and all below it, the deepest first, so that they can be removed in this order.
-fn tree(directory: &Path) -> Vec<PathBuf> {
+fn subtree(directory: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let mut all = entries
         .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-        .flat_map(|entry| tree(&entry.path()))
+        .flat_map(|entry| subtree(&entry.path()))
         .collect::<Vec<_>>();
     if directory.exists() {
         all.push(directory.to_path_buf());
@@ -377,8 +379,8 @@ fn tree(directory: &Path) -> Vec<PathBuf> {
     all
 }
 
-fn processes(files: &dyn Files, directory: &Path) -> Vec<i32> {
-    let text = files.read(&directory.join(PROCESSES)).unwrap_or_default();
+fn processes(cgroupfs: &dyn CgroupFs, directory: &Path) -> Vec<i32> {
+    let text = cgroupfs.read(&directory.join(PROCS)).unwrap_or_default();
     // Zero is a process of a PID namespace that this one does not see.
     text.lines()
         .filter_map(|line| line.parse().ok())

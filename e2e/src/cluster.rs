@@ -20,7 +20,7 @@ use crate::{
     error::{Error, Result, While},
     image,
     namespace::{self, Component},
-    node::{Node, NodeOptions, Site},
+    node::{Node, NodeOptions, NodeProvisioner},
     oci::Image,
     prerequisites, process,
     process::Identity,
@@ -33,7 +33,7 @@ pub const DEFAULT_NAME: &str = "default";
 /// Addresses of nodes and pods are laid out for this many.
 pub const MAX_NODES: usize = 16;
 
-const SCRIPT: &str = include_str!("../cluster/network.sh");
+const INIT_SCRIPT: &str = include_str!("../cluster/network.sh");
 const READY_LIMIT: Duration = Duration::from_secs(120);
 const NETWORK_LIMIT: Duration = Duration::from_secs(30);
 
@@ -93,7 +93,7 @@ pub struct Cluster {
     /// Of the programs, those that this process started.
     components: Vec<Component>,
     /// The end of the pipe that keeps the cluster alive.
-    alive: Option<ChildStdin>,
+    keep_alive: Option<ChildStdin>,
     pause: Option<Image>,
 }
 
@@ -106,17 +106,17 @@ impl Cluster {
     /// When the machine is not fit for it, such a cluster runs already, or a component fails; the error holds the end of its log.
     /// What was started by then is stopped.
     pub fn start(options: &Options) -> Result<Self> {
-        check(options)?;
+        validate(options)?;
         let tools = setup()?;
         let run = run_directory(&options.name)?;
         if let Some(earlier) = State::read(&run) {
             if earlier.init.is_alive() {
                 return Err(Error::Running(options.name.clone()));
             }
-            clean(&run, &earlier.cgroup)?;
+            remove_remains(&run, &earlier.cgroup)?;
         }
-        let cgroup = Cgroup::of_cluster(&options.name)?;
-        clean(&run, &cgroup)?;
+        let cgroup = Cgroup::for_cluster(&options.name)?;
+        remove_remains(&run, &cgroup)?;
         fs::create_dir_all(run.join("log")).while_(|| format!("creating {}", run.display()))?;
 
         let up = run.join("up");
@@ -131,7 +131,7 @@ impl Cluster {
             "--kill-child",
             "bash",
             "-c",
-            SCRIPT,
+            INIT_SCRIPT,
             "network.sh",
         ]);
         command
@@ -154,7 +154,7 @@ impl Cluster {
             run.join("log/network.log"),
             stdin,
         )?;
-        let alive = network.take_stdin();
+        let keep_alive = network.take_stdin();
         let init = network.descendant(1, NETWORK_LIMIT)?;
         namespace::wait_for_file(&mut network, &up, NETWORK_LIMIT)?;
 
@@ -171,13 +171,13 @@ impl Cluster {
             run,
             tools,
             components,
-            alive,
+            keep_alive,
             pause: None,
         };
         match cluster.boot(options) {
             Ok(()) => Ok(cluster),
             Err(error) => {
-                cluster.halt();
+                cluster.kill();
                 Err(error)
             }
         }
@@ -223,14 +223,14 @@ impl Cluster {
 
     fn start_node(&mut self, index: usize, options: &NodeOptions, images: &[Image]) -> Result<()> {
         let pause = self.pause.as_ref().ok_or_else(|| self.without_nodes())?;
-        let site = Site {
+        let provisioner = NodeProvisioner {
             tools: &self.tools,
             run: &self.run,
             control_plane: self.state.init,
             cgroup: &self.state.cgroup,
             pause,
         };
-        let (node, components) = site.start(index, options, images)?;
+        let (node, components) = provisioner.start(index, options, images)?;
         let name = node.name.clone();
         self.components.extend(components);
         self.state.nodes.push(node);
@@ -288,7 +288,7 @@ impl Cluster {
             run,
             tools: Tools::build()?,
             components: Vec::new(),
-            alive: None,
+            keep_alive: None,
             pause: None,
         })
     }
@@ -341,7 +341,7 @@ impl Cluster {
                 why: format!("the process has {threads} threads and may only have one"),
             });
         }
-        let path = format!("/proc/{}/ns/net", self.entrance().pid);
+        let path = format!("/proc/{}/ns/net", self.network_process().pid);
         let network = fs::File::open(&path).while_(|| format!("opening {path}"))?;
         let enter = || -> nix::Result<()> {
             use nix::{
@@ -350,7 +350,7 @@ impl Cluster {
             };
             setns(network, CloneFlags::CLONE_NEWNET)?;
             let resolv = self.run.join("resolv.conf");
-            if !self.state.nodes.is_empty() && fs::write(&resolv, RESOLV).is_ok() {
+            if !self.state.nodes.is_empty() && fs::write(&resolv, RESOLV_CONF).is_ok() {
                 unshare(CloneFlags::CLONE_NEWNS)?;
                 mount(
                     None::<&str>,
@@ -399,7 +399,7 @@ impl Cluster {
         match id.trim_start_matches("containerd://") {
             // every name contains the empty one
             "" => 0,
-            id => self.state.cgroup.kill_below(id),
+            id => self.state.cgroup.kill_matching(id),
         }
     }
 
@@ -436,8 +436,8 @@ impl Cluster {
     /// # Errors
     /// When something cannot be removed.
     pub fn stop(mut self) -> Result<()> {
-        self.halt();
-        clean(&self.run, &self.state.cgroup)
+        self.kill();
+        remove_remains(&self.run, &self.state.cgroup)
     }
 
     /// Stops it and leaves its directory for whoever wants to read the logs.
@@ -445,19 +445,19 @@ impl Cluster {
     /// # Errors
     /// When a cgroup cannot be removed.
     pub fn stop_and_keep_logs(mut self) -> Result<PathBuf> {
-        self.halt();
+        self.kill();
         self.state.cgroup.remove()?;
         Ok(self.run.clone())
     }
 
-    fn halt(&mut self) {
-        self.alive = None;
+    fn kill(&mut self) {
+        self.keep_alive = None;
         self.state.init.kill();
-        self.components.drain(..).for_each(Component::collect);
+        self.components.drain(..).for_each(Component::reap);
     }
 
     /// The process whose network is entered: that of the first node, because Services answer only where a kube-proxy runs.
-    fn entrance(&self) -> Identity {
+    fn network_process(&self) -> Identity {
         self.state
             .nodes
             .iter()
@@ -481,7 +481,8 @@ impl Access for Cluster {
 
     /// Runs in the cluster's network, whether or not this process joined it.
     fn command(&self, program: &str) -> Command {
-        let mut command = namespace::network_command(self.entrance(), self.tools.program(program));
+        let mut command =
+            namespace::network_command(self.network_process(), self.tools.program(program));
         self.set_environment(&mut command);
         command
     }
@@ -489,8 +490,8 @@ impl Access for Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        if self.alive.is_some() {
-            self.halt();
+        if self.keep_alive.is_some() {
+            self.kill();
         }
     }
 }
@@ -509,9 +510,9 @@ impl State {
     }
 }
 
-const RESOLV: &str = "nameserver 10.96.0.10\nsearch default.svc.cluster.local svc.cluster.local cluster.local\noptions ndots:5\n";
+const RESOLV_CONF: &str = "nameserver 10.96.0.10\nsearch default.svc.cluster.local svc.cluster.local cluster.local\noptions ndots:5\n";
 
-fn check(options: &Options) -> Result<()> {
+fn validate(options: &Options) -> Result<()> {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
     let problem = if options.name.is_empty() || !options.name.bytes().all(is_plain) {
         format!(
@@ -534,7 +535,7 @@ fn run_directory(name: &str) -> Result<PathBuf> {
 }
 
 /// Removes what a cluster left, processes in its cgroups included.
-fn clean(run: &Path, cgroup: &Cgroup) -> Result<()> {
+fn remove_remains(run: &Path, cgroup: &Cgroup) -> Result<()> {
     if cgroup.exists() {
         cgroup.remove()?;
     }

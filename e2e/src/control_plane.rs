@@ -21,11 +21,11 @@ const PORT: u16 = 6443;
 /// Address of the cluster's DNS server.
 pub const DNS: &str = "10.96.0.10";
 
-const ETCD: &str = "http://127.0.0.1:2379";
-const SERVICES: &str = "10.96.0.0/16";
+const ETCD_URL: &str = "http://127.0.0.1:2379";
+const SERVICE_CIDR: &str = "10.96.0.0/16";
 /// On a machine that does something else besides; 4 s on a quiet one with 2 cores.
 const API_LIMIT: Duration = Duration::from_secs(120);
-const SHORT: Duration = Duration::from_secs(30);
+const COMMAND_LIMIT: Duration = Duration::from_secs(30);
 
 /// Starts the control plane in the namespaces of `init` and returns when its API server is ready. Writes `run/kubeconfig`.
 pub(crate) fn start(
@@ -35,7 +35,7 @@ pub(crate) fn start(
     audit: bool,
 ) -> Result<Vec<Component>> {
     let pki = run.join("pki");
-    make_keys(&pki)?;
+    create_service_account_keys(&pki)?;
     let path = |name: &str| run.join(name).display().to_string();
     let write = |name: &str, text: &str| {
         fs::write(run.join(name), text).while_(|| format!("writing {}", path(name)))
@@ -58,8 +58,8 @@ pub(crate) fn start(
         "etcd",
         &[
             format!("--data-dir={}", path("etcd")),
-            format!("--listen-client-urls={ETCD}"),
-            format!("--advertise-client-urls={ETCD}"),
+            format!("--listen-client-urls={ETCD_URL}"),
+            format!("--advertise-client-urls={ETCD_URL}"),
             "--listen-peer-urls=http://127.0.0.1:2380".into(),
             "--unsafe-no-fsync".into(),
             "--log-level=error".into(),
@@ -67,12 +67,12 @@ pub(crate) fn start(
     )?;
 
     let mut args = vec![
-        format!("--etcd-servers={ETCD}"),
+        format!("--etcd-servers={ETCD_URL}"),
         format!("--cert-dir={}", pki.display()),
         format!("--bind-address={ADDRESS}"),
         format!("--advertise-address={ADDRESS}"),
         format!("--secure-port={PORT}"),
-        format!("--service-cluster-ip-range={SERVICES}"),
+        format!("--service-cluster-ip-range={SERVICE_CIDR}"),
         "--service-account-issuer=https://kubernetes.default.svc".into(),
         format!(
             "--service-account-signing-key-file={}",
@@ -104,7 +104,7 @@ pub(crate) fn start(
     })?;
     let mut encode = Command::new("base64");
     encode.arg("-w0").arg(&certificate);
-    let ca = process::run(&mut encode, SHORT)?.stdout;
+    let ca = process::run(&mut encode, COMMAND_LIMIT)?.stdout;
     write(
         "kubeconfig",
         &template::fill(
@@ -126,7 +126,7 @@ pub(crate) fn start(
             "get",
             "--raw=/readyz",
         ]);
-        Ok(process::run(&mut command, SHORT).is_ok_and(|output| output.stdout == "ok"))
+        Ok(process::run(&mut command, COMMAND_LIMIT).is_ok_and(|output| output.stdout == "ok"))
     })?;
 
     components.push(launch(
@@ -183,13 +183,13 @@ fn has_listener(sockets: &str, port: u16) -> bool {
 }
 
 /// The keys that sign ServiceAccount tokens. The API server makes its own certificate.
-fn make_keys(pki: &Path) -> Result<()> {
+fn create_service_account_keys(pki: &Path) -> Result<()> {
     fs::create_dir_all(pki).while_(|| format!("creating {}", pki.display()))?;
     let (private, public) = (pki.join("sa.key"), pki.join("sa.pub"));
     let mut command = Command::new("openssl");
     process::run(
         command.args(["genrsa", "-out"]).arg(&private).arg("2048"),
-        SHORT,
+        COMMAND_LIMIT,
     )?;
     let mut command = Command::new("openssl");
     process::run(
@@ -198,7 +198,7 @@ fn make_keys(pki: &Path) -> Result<()> {
             .arg(&private)
             .arg("-out")
             .arg(public),
-        SHORT,
+        COMMAND_LIMIT,
     )?;
     Ok(())
 }

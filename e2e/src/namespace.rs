@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Moves itself into cgroups, then becomes the program.
-const ENTER: &str =
+const ENTER_CGROUPS: &str =
     r#"while [ "$1" != -- ]; do echo 0 > "$1" || exit; shift; done; shift; exec "$@""#;
 
 /// A command that runs in all namespaces of `init`, with `init`'s view of the file system.
@@ -59,14 +59,14 @@ impl Component {
     ) -> Result<Self> {
         let mut words: Vec<OsString> = cgroup
             .iter()
-            .flat_map(|group| group.entrances())
+            .flat_map(|group| group.procs_files())
             .map(Into::into)
             .collect();
         words.push("--".into());
         words.push(command.get_program().into());
         words.extend(command.get_args().map(Into::into));
         let mut started = Command::new("setsid");
-        started.args(["sh", "-c", ENTER, "sh"]).args(words);
+        started.args(["sh", "-c", ENTER_CGROUPS, "sh"]).args(words);
         for (name, value) in command.get_envs() {
             match value {
                 Some(value) => started.env(name, value),
@@ -137,7 +137,7 @@ impl Component {
     }
 
     /// Waits until it has ended; what it does not do within a second it is made to.
-    pub(crate) fn collect(mut self) {
+    pub(crate) fn reap(mut self) {
         let log = self.log.clone();
         process::wait_until(&self.name, Duration::from_secs(1), &log, || {
             Ok(self.child.try_wait().is_ok_and(|s| s.is_some()))

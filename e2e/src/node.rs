@@ -20,7 +20,7 @@ use crate::{
     tools::Tools,
 };
 
-const SCRIPT: &str = include_str!("../cluster/node.sh");
+const INIT_SCRIPT: &str = include_str!("../cluster/node.sh");
 const START_LIMIT: Duration = Duration::from_secs(60);
 const IMPORT_LIMIT: Duration = Duration::from_secs(300);
 const SOCKET: &str = "/run/containerd/containerd.sock";
@@ -68,7 +68,7 @@ pub struct Node {
 }
 
 /// What nodes of one cluster share.
-pub(crate) struct Site<'a> {
+pub(crate) struct NodeProvisioner<'a> {
     pub(crate) tools: &'a Tools,
     pub(crate) run: &'a Path,
     pub(crate) control_plane: Identity,
@@ -76,7 +76,7 @@ pub(crate) struct Site<'a> {
     pub(crate) pause: &'a Image,
 }
 
-impl Site<'_> {
+impl NodeProvisioner<'_> {
     /// Starts node number `index` and its programs; it becomes Ready later. `images` are loaded before the kubelet starts.
     pub(crate) fn start(
         &self,
@@ -116,7 +116,14 @@ impl Site<'_> {
             "--kill-child",
         ]);
         command
-            .args(["bash", "-c", SCRIPT, "node.sh", &name, &index.to_string()])
+            .args([
+                "bash",
+                "-c",
+                INIT_SCRIPT,
+                "node.sh",
+                &name,
+                &index.to_string(),
+            ])
             .arg(&dir);
         let mut first = Component::start(
             &name,
@@ -127,7 +134,7 @@ impl Site<'_> {
         )?;
         // nsenter forks into the PID namespace, unshare forks the first process of the next one.
         let init = first.descendant(2, START_LIMIT)?;
-        self.connect(index, init)?;
+        self.connect_to_bridge(index, init)?;
         namespace::wait_for_file(&mut first, &up, START_LIMIT)?;
         let programs = cgroup.delegate()?;
 
@@ -170,7 +177,7 @@ impl Site<'_> {
                 format!("--root-dir={}", dir.join("kubelet").display()),
                 format!("--cert-dir={}", dir.join("kubelet/pki").display()),
                 format!("--hostname-override={}", node.name),
-                format!("--node-ip={}", address(index)),
+                format!("--node-ip={}", node_address(index)),
                 format!("--node-labels={}", labels.join(",")),
             ],
         )?;
@@ -222,7 +229,7 @@ impl Site<'_> {
     }
 
     /// Lays a cable from the bridge into the node.
-    fn connect(&self, index: usize, init: Identity) -> Result<()> {
+    fn connect_to_bridge(&self, index: usize, init: Identity) -> Result<()> {
         let port = format!("node{index}");
         let ip = |args: &[&str]| {
             let mut command = namespace::network_command(self.control_plane, "ip");
@@ -286,6 +293,6 @@ impl Node {
 }
 
 /// A node's address on the cluster's network.
-fn address(index: usize) -> String {
+fn node_address(index: usize) -> String {
     format!("10.89.0.{}", 10 + index)
 }

@@ -201,7 +201,7 @@ fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
     }
     if !status.success() || output.stdout.contains("not found") {
         return Err(Error::Failed {
-            what: process::words(&command),
+            what: process::command_line(&command),
             status: status.to_string(),
             tail: output.stdout + &output.stderr,
         });

@@ -11,11 +11,11 @@ use crate::{
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Package {
     name: &'static str,
-    brings: File,
+    brings: InstalledFile,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum File {
+enum InstalledFile {
     /// In `PATH`.
     Program(&'static str),
     /// Where the C compiler looks for libraries.
@@ -26,20 +26,20 @@ impl Package {
     const fn program(name: &'static str, program: &'static str) -> Self {
         Self {
             name,
-            brings: File::Program(program),
+            brings: InstalledFile::Program(program),
         }
     }
 
     const fn library(name: &'static str, library: &'static str) -> Self {
         Self {
             name,
-            brings: File::Library(library),
+            brings: InstalledFile::Library(library),
         }
     }
 }
 
 /// The packages with which a cluster is booted.
-pub(crate) const TO_BOOT: &[Package] = &[
+pub(crate) const BOOT_PACKAGES: &[Package] = &[
     Package::program("bash", "bash"),
     Package::program("conntrack", "conntrack"),
     Package::program("iproute2", "ip"),
@@ -51,7 +51,7 @@ pub(crate) const TO_BOOT: &[Package] = &[
     Package::program("util-linux", "unshare"),
 ];
 /// The packages with which the cluster's programs are built, in addition to Go.
-pub(crate) const TO_BUILD: &[Package] = &[
+pub(crate) const BUILD_PACKAGES: &[Package] = &[
     Package::program("gcc", "gcc"),
     Package::library("libc6-dev", "libc.a"),
     Package::library("libseccomp-dev", "libseccomp.a"),
@@ -67,7 +67,7 @@ const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/b
 /// Where go.dev says to unpack Go.
 const GO_PATH: &str = "/usr/local/go/bin";
 
-const SHORT: Duration = Duration::from_secs(30);
+const COMMAND_LIMIT: Duration = Duration::from_secs(30);
 /// For a mirror that is slow, and for another installation that has to end first.
 const INSTALL_LIMIT: Duration = Duration::from_secs(15 * 60);
 /// Go is an archive of some 70 MB.
@@ -89,12 +89,12 @@ pub fn require_root() -> Result<()> {
 }
 
 /// Those of the packages that are not installed, each once.
-pub(crate) fn missing(packages: &[Package]) -> Vec<&'static str> {
+pub(crate) fn missing_packages(packages: &[Package]) -> Vec<&'static str> {
     let mut missing: Vec<&str> = packages
         .iter()
         .filter(|package| match package.brings {
-            File::Program(program) => !has_program(program),
-            File::Library(library) => !has_library(library),
+            InstalledFile::Program(program) => !has_program(program),
+            InstalledFile::Library(library) => !has_library(library),
         })
         .map(|package| package.name)
         .collect();
@@ -103,7 +103,7 @@ pub(crate) fn missing(packages: &[Package]) -> Vec<&'static str> {
 }
 
 /// An error that names the packages, if there are any.
-pub(crate) fn require(missing: &[&str]) -> Result<()> {
+pub(crate) fn require_packages(missing: &[&str]) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
@@ -114,7 +114,7 @@ pub(crate) fn require(missing: &[&str]) -> Result<()> {
 }
 
 /// Installs Debian packages.
-pub(crate) fn install(packages: &[&str]) -> Result<()> {
+pub(crate) fn install_packages(packages: &[&str]) -> Result<()> {
     let by_hand = |why: &dyn std::fmt::Display| {
         Error::Prerequisites(format!(
             "- Debian packages: apt-get install {}\n(installing them failed: {why})",
@@ -165,14 +165,15 @@ fn has_library(library: &str) -> bool {
         .arg(format!("-print-file-name={library}"))
         .env("PATH", path());
     // gcc answers with the bare name when it finds none.
-    process::run(&mut command, SHORT).is_ok_and(|output| output.stdout.trim().starts_with('/'))
+    process::run(&mut command, COMMAND_LIMIT)
+        .is_ok_and(|output| output.stdout.trim().starts_with('/'))
 }
 
-/// The `GOTOOLCHAIN` with which the installed Go builds what asks for Go `wanted`.
+/// The `GOTOOLCHAIN` with which the installed Go builds what asks for Go `required`.
 ///
 /// # Errors
 /// [`Error::Prerequisites`] when Go is missing, or older than the first that fetches another.
-pub(crate) fn go_toolchain(wanted: &str) -> Result<String> {
+pub(crate) fn go_toolchain(required: &str) -> Result<String> {
     let mut command = Command::new("go");
     // The version of the installed one: not of one that is fetched for a go.mod of the working directory.
     command
@@ -180,10 +181,10 @@ pub(crate) fn go_toolchain(wanted: &str) -> Result<String> {
         .env("GOTOOLCHAIN", "local")
         .env("PATH", path())
         .current_dir("/");
-    let installed = process::run(&mut command, SHORT)
+    let installed = process::run(&mut command, COMMAND_LIMIT)
         .ok()
         .map(|output| output.stdout);
-    choose_toolchain(installed.as_deref(), wanted)
+    choose_toolchain(installed.as_deref(), required)
 }
 
 /// Lets Go fetch the toolchain that it will build with, if it is another than the installed one.
@@ -204,12 +205,12 @@ pub(crate) fn fetch_go(toolchain: &str, module: &Path) -> Result<()> {
         .map(drop)
 }
 
-fn choose_toolchain(installed: Option<&str>, wanted: &str) -> Result<String> {
+fn choose_toolchain(installed: Option<&str>, required: &str) -> Result<String> {
     let problem = match installed.map(version) {
         // Modules that ask for less would have Go fetch one for each, were the newest not named.
-        Some(installed) if installed >= version(wanted) => return Ok(INSTALLED_GO.into()),
+        Some(installed) if installed >= version(required) => return Ok(INSTALLED_GO.into()),
         Some(installed) if installed >= version(OLDEST_GO) => {
-            return Ok(format!("go{wanted}+auto"));
+            return Ok(format!("go{required}+auto"));
         }
         Some(_) => format!("found {}", installed.unwrap_or_default().trim()),
         None => "found none".into(),
@@ -289,13 +290,13 @@ mod tests {
             Package::library("libc6-dev", "libc.a"),
             Package::library("two", "libno-such-library.a"),
         ];
-        assert_eq!(missing(&packages), ["one", "two"]);
+        assert_eq!(missing_packages(&packages), ["one", "two"]);
     }
 
     #[test]
     fn missing_packages_come_with_the_commands_that_install_them() {
-        assert!(require(&[]).is_ok());
-        let error = require(&["one", "two"]).unwrap_err().to_string();
+        assert!(require_packages(&[]).is_ok());
+        let error = require_packages(&["one", "two"]).unwrap_err().to_string();
         for words in ["apt-get install one two", "cargo cluster setup"] {
             assert!(error.contains(words), "{error}");
         }

@@ -43,9 +43,9 @@ pub(crate) fn run_while(
         return Ok(output);
     }
     Err(Error::Failed {
-        what: words(command),
+        what: command_line(command),
         status: status.to_string(),
-        tail: last(&format!("{}{}", output.stdout, output.stderr), TAIL_BYTES),
+        tail: end_of_text(&format!("{}{}", output.stdout, output.stderr), TAIL_BYTES),
     })
 }
 
@@ -67,12 +67,12 @@ pub(crate) fn run_any(
         .stdout(share(&out)?)
         .stderr(share(&err)?)
         .spawn()
-        .while_(|| format!("starting {}", words(command)))?;
+        .while_(|| format!("starting {}", command_line(command)))?;
     let start = Instant::now();
     let status = loop {
         if let Some(status) = child
             .try_wait()
-            .while_(|| format!("waiting for {}", words(command)))?
+            .while_(|| format!("waiting for {}", command_line(command)))?
         {
             break Some(status);
         }
@@ -93,9 +93,9 @@ pub(crate) fn run_any(
     match status {
         Some(status) => Ok((status, output)),
         None => Err(Error::Slow {
-            what: words(command),
+            what: command_line(command),
             limit,
-            tail: last(&format!("{}{}", output.stdout, output.stderr), TAIL_BYTES),
+            tail: end_of_text(&format!("{}{}", output.stdout, output.stderr), TAIL_BYTES),
         }),
     }
 }
@@ -141,7 +141,7 @@ pub fn tail(log: &Path) -> String {
 }
 
 /// The command line as a person would write it.
-pub(crate) fn words(command: &Command) -> String {
+pub(crate) fn command_line(command: &Command) -> String {
     let word = |word: &OsStr| word.to_string_lossy().into_owned();
     let program = Path::new(command.get_program())
         .file_name()
@@ -230,7 +230,7 @@ fn contents(file: &mut fs::File) -> Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-fn last(text: &str, bytes: u64) -> String {
+fn end_of_text(text: &str, bytes: u64) -> String {
     let from = text
         .len()
         .saturating_sub(usize::try_from(bytes).unwrap_or(usize::MAX));

@@ -4,7 +4,7 @@
 use crate::{
     cache,
     error::Result,
-    prerequisites::{self, TO_BOOT, TO_BUILD},
+    prerequisites::{self, BOOT_PACKAGES, BUILD_PACKAGES},
     tools::Tools,
 };
 
@@ -23,7 +23,7 @@ pub fn setup() -> Result<Tools> {
     }
     let _lock = cache::lock()?;
     // Another process may have done some of it while this one waited.
-    let plan = Plan {
+    let plan = SetupPlan {
         packages: missing_packages(Tools::built().is_some()),
         programs: Tools::missing()?,
     };
@@ -32,25 +32,25 @@ pub fn setup() -> Result<Tools> {
     }
     eprint!("{}", plan.announcement(&cache::directory()?.display()));
     if !plan.packages.is_empty() {
-        prerequisites::install(&plan.packages)?;
+        prerequisites::install_packages(&plan.packages)?;
     }
     Tools::build_locked()
 }
 
 /// What gcc and the libraries are for is over once the programs are built.
 fn missing_packages(built: bool) -> Vec<&'static str> {
-    let to_build = if built { &[] } else { TO_BUILD };
-    prerequisites::missing(&[TO_BOOT, to_build].concat())
+    let to_build = if built { &[] } else { BUILD_PACKAGES };
+    prerequisites::missing_packages(&[BOOT_PACKAGES, to_build].concat())
 }
 
 /// What a first run has to do.
-struct Plan {
+struct SetupPlan {
     packages: Vec<&'static str>,
     /// The seconds that each program takes which is to be built.
     programs: Vec<u32>,
 }
 
-impl Plan {
+impl SetupPlan {
     /// What is going to happen, how long it takes and what it needs; empty if nothing is.
     fn announcement(&self, cache: &dyn std::fmt::Display) -> String {
         let mut text = String::new();
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     fn announcement(packages: &[&'static str], programs: &[u32]) -> String {
-        let plan = Plan {
+        let plan = SetupPlan {
             packages: packages.to_vec(),
             programs: programs.to_vec(),
         };

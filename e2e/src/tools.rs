@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     cache,
     error::{Error, Result, While},
-    prerequisites::{self, TO_BUILD},
+    prerequisites::{self, BUILD_PACKAGES},
     process,
     progress::Progress,
 };
@@ -24,7 +24,7 @@ use crate::{
 const BUILD_LIMIT: Duration = Duration::from_secs(45 * 60);
 /// Begins the name of a directory whose programs are not all built.
 const UNFINISHED: &str = ".building-";
-const NO_SYMBOLS: &str = "-s -w";
+const STRIP_SYMBOLS: &str = "-s -w";
 
 /// A Go module below `e2e/tools`, and what is built from it.
 struct Module {
@@ -144,7 +144,7 @@ pub struct Tools {
 impl Tools {
     /// What the cache has, if it has all.
     pub fn built() -> Option<Self> {
-        let directories = directories(&sources()).ok()?;
+        let directories = program_directories(&sources()).ok()?;
         let complete = directories.iter().all(|directory| directory.exists());
         complete.then_some(Self { directories })
     }
@@ -165,17 +165,17 @@ impl Tools {
     /// [`Self::build`] for who holds the lock of the [`cache`].
     pub(crate) fn build_locked() -> Result<Self> {
         let sources = sources();
-        let directories = directories(&sources)?;
+        let directories = program_directories(&sources)?;
         let missing: Vec<(&Module, &PathBuf)> = MODULES
             .iter()
             .zip(&directories)
             .filter(|(_, directory)| !directory.exists())
             .collect();
         if !missing.is_empty() {
-            prerequisites::require(&prerequisites::missing(TO_BUILD))?;
-            let root = cache::tools()?;
+            prerequisites::require_packages(&prerequisites::missing_packages(BUILD_PACKAGES))?;
+            let root = cache::tools_directory()?;
             remove_unfinished(&root)?;
-            let go = Go::choose(&sources)?;
+            let go = GoToolchain::choose(&sources)?;
             let mut progress = Progress::new(Self::missing()?);
             for (module, directory) in missing {
                 module.build(
@@ -193,7 +193,7 @@ impl Tools {
 
     /// For each program that the cache lacks, how long its build takes on two cores, in seconds.
     pub(crate) fn missing() -> Result<Vec<u32>> {
-        let directories = directories(&sources())?;
+        let directories = program_directories(&sources())?;
         let missing = MODULES.iter().zip(&directories);
         Ok(missing
             .filter(|(_, directory)| !directory.exists())
@@ -240,17 +240,17 @@ fn sources() -> PathBuf {
 }
 
 /// Where each module's programs lie.
-fn directories(sources: &Path) -> Result<Vec<PathBuf>> {
-    let root = cache::tools()?;
+fn program_directories(sources: &Path) -> Result<Vec<PathBuf>> {
+    let root = cache::tools_directory()?;
     let target = |module: &Module| -> Result<PathBuf> {
-        Ok(root.join(format!("{}-{}", module.name, module.key(sources)?)))
+        Ok(root.join(format!("{}-{}", module.name, module.cache_key(sources)?)))
     };
     MODULES.iter().map(target).collect()
 }
 
 impl Module {
     /// Names everything that decides what is built: the module's files, the packages and the flags.
-    fn key(&self, sources: &Path) -> Result<String> {
+    fn cache_key(&self, sources: &Path) -> Result<String> {
         let mut hash = Sha256::new();
         let directory = sources.join(self.name);
         let mut files = fs::read_dir(&directory)
@@ -286,7 +286,7 @@ impl Module {
         sources: &Path,
         root: &Path,
         target: &Path,
-        go: &Go,
+        go: &GoToolchain,
         progress: &mut Progress,
     ) -> Result<()> {
         let unfinished = tempfile::Builder::new()
@@ -327,8 +327,8 @@ impl Module {
 
     fn link_flags(&self, sources: &Path) -> Result<String> {
         Ok(match self.kind {
-            Kind::Go => NO_SYMBOLS.into(),
-            Kind::Runc => format!("{NO_SYMBOLS} -extldflags -static"),
+            Kind::Go => STRIP_SYMBOLS.into(),
+            Kind::Runc => format!("{STRIP_SYMBOLS} -extldflags -static"),
             Kind::C => String::new(),
             Kind::Kubernetes => {
                 let version = required_version(&sources.join("go.mod"), "k8s.io/kubernetes")?;
@@ -351,23 +351,23 @@ impl Module {
                     ("buildDate", "1970-01-01T00:00:00Z"),
                 ]
                 .map(|(name, value)| format!(" -X k8s.io/component-base/version.{name}={value}"));
-                format!("{NO_SYMBOLS}{}", set.concat())
+                format!("{STRIP_SYMBOLS}{}", set.concat())
             }
         })
     }
 }
 
 /// The Go that builds the modules: the installed one, or a newer one that it fetches.
-struct Go {
+struct GoToolchain {
     toolchain: String,
 }
 
-impl Go {
+impl GoToolchain {
     fn choose(sources: &Path) -> Result<Self> {
-        let wanted = go_version(sources)?;
-        let toolchain = prerequisites::go_toolchain(&wanted)?;
+        let required = go_version(sources)?;
+        let toolchain = prerequisites::go_toolchain(&required)?;
         if toolchain != prerequisites::INSTALLED_GO {
-            eprintln!("setup: fetching Go {wanted}, because the installed one is older");
+            eprintln!("setup: fetching GoToolchain {required}, because the installed one is older");
             prerequisites::fetch_go(&toolchain, sources)?;
         }
         Ok(Self { toolchain })
@@ -470,10 +470,10 @@ mod tests {
             )
             .unwrap();
         }
-        let key = kubernetes.key(copy.path()).unwrap();
-        assert_eq!(key, kubernetes.key(&sources()).unwrap());
+        let key = kubernetes.cache_key(copy.path()).unwrap();
+        assert_eq!(key, kubernetes.cache_key(&sources()).unwrap());
         fs::write(directory.join("go.sum"), "").unwrap();
-        assert_ne!(key, kubernetes.key(copy.path()).unwrap());
+        assert_ne!(key, kubernetes.cache_key(copy.path()).unwrap());
     }
 
     #[test]

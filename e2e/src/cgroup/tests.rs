@@ -29,10 +29,10 @@ impl Tree {
     /// Version 2, as the machine's own root shows it.
     fn version_2(controllers: &str) -> Self {
         let tree = Self::new();
-        for (file, text) in [("cgroup.controllers", controllers), (HANDED_DOWN, "")] {
+        for (file, text) in [("cgroup.controllers", controllers), (SUBTREE_CONTROL, "")] {
             fs::write(tree.at(file), text).unwrap();
         }
-        fs::write(tree.at(PROCESSES), "1\n2\n").unwrap();
+        fs::write(tree.at(PROCS), "1\n2\n").unwrap();
         tree
     }
 
@@ -72,10 +72,10 @@ impl Tree {
     }
 
     /// Makes a cgroup as something else on the machine does, which is not recorded.
-    fn existing(&self, path: &str, handed_down: &str, processes: &str) {
-        self.make(&self.at(path)).unwrap();
-        self.set(path, HANDED_DOWN, handed_down);
-        self.set(path, PROCESSES, processes);
+    fn existing(&self, path: &str, enabled: &str, processes: &str) {
+        self.create_dir(&self.at(path)).unwrap();
+        self.set(path, SUBTREE_CONTROL, enabled);
+        self.set(path, PROCS, processes);
         self.done.borrow_mut().clear();
     }
 
@@ -96,7 +96,7 @@ impl Tree {
 
     /// Takes a process out of the cgroup it is in, and says which that is.
     fn take(&self, pid: i32) -> Option<PathBuf> {
-        let found = tree(self.root.path())
+        let found = subtree(self.root.path())
             .into_iter()
             .find(|directory| processes(self, directory).contains(&pid))?;
         let left: String = processes(self, &found)
@@ -104,7 +104,7 @@ impl Tree {
             .filter(|&&other| other != pid)
             .map(|other| format!("{other}\n"))
             .collect();
-        fs::write(found.join(PROCESSES), left).unwrap();
+        fs::write(found.join(PROCS), left).unwrap();
         Some(found)
     }
 }
@@ -118,18 +118,18 @@ fn busy() -> io::Error {
     io::Error::from_raw_os_error(nix::libc::EBUSY)
 }
 
-impl Files for Tree {
-    fn make(&self, directory: &Path) -> io::Result<()> {
+impl CgroupFs for Tree {
+    fn create_dir(&self, directory: &Path) -> io::Result<()> {
         fs::create_dir(directory)?;
         self.record("mkdir", directory, "");
         let above = directory.parent().unwrap();
-        fs::write(directory.join(PROCESSES), "")?;
+        fs::write(directory.join(PROCS), "")?;
         if self.is_version_2() {
             fs::copy(
-                above.join(HANDED_DOWN),
+                above.join(SUBTREE_CONTROL),
                 directory.join("cgroup.controllers"),
             )?;
-            fs::write(directory.join(HANDED_DOWN), "")?;
+            fs::write(directory.join(SUBTREE_CONTROL), "")?;
             fs::write(directory.join("cgroup.type"), "domain\n")?;
         } else if above.join("cpuset.cpus").exists() {
             fs::write(directory.join("cpuset.cpus"), "\n")?;
@@ -138,7 +138,7 @@ impl Files for Tree {
         Ok(())
     }
 
-    fn remove(&self, directory: &Path) -> io::Result<()> {
+    fn remove_dir(&self, directory: &Path) -> io::Result<()> {
         let mut entries = fs::read_dir(directory)?.flatten();
         let is_directory = |entry: fs::DirEntry| entry.path().is_dir();
         if !processes(self, directory).is_empty() || entries.any(is_directory) {
@@ -155,9 +155,9 @@ impl Files for Tree {
     fn write(&self, file: &Path, text: &str) -> io::Result<()> {
         let directory = file.parent().unwrap();
         let is_root = !directory.join("cgroup.type").exists();
-        let handed_down = words(&directory.join(HANDED_DOWN));
+        let enabled = words(&directory.join(SUBTREE_CONTROL));
         match file.file_name().unwrap().to_str().unwrap() {
-            HANDED_DOWN => {
+            SUBTREE_CONTROL => {
                 if !is_root && !processes(self, directory).is_empty() {
                     return Err(busy());
                 }
@@ -166,10 +166,10 @@ impl Files for Tree {
                 if new.iter().any(|controller| !has.contains(controller)) {
                     return Err(io::ErrorKind::NotFound.into());
                 }
-                fs::write(file, [handed_down, new].concat().join(" "))?;
+                fs::write(file, [enabled, new].concat().join(" "))?;
             }
-            PROCESSES => {
-                if self.is_version_2() && !is_root && !handed_down.is_empty() {
+            PROCS => {
+                if self.is_version_2() && !is_root && !enabled.is_empty() {
                     return Err(busy());
                 }
                 let pid = text.parse().unwrap();
@@ -177,7 +177,7 @@ impl Files for Tree {
                     return Err(io::Error::from_raw_os_error(nix::libc::ESRCH));
                 };
                 if let Some((_, child)) = self.forking.borrow().iter().find(|(of, _)| *of == pid) {
-                    fs::write(from.join(PROCESSES), format!("{child}\n"))?;
+                    fs::write(from.join(PROCS), format!("{child}\n"))?;
                 }
                 let mut inside = fs::read_to_string(file)?;
                 inside += &format!("{pid}\n");
@@ -195,8 +195,8 @@ impl Files for Tree {
     }
 }
 
-fn handed_down(path: &str) -> String {
-    let file = Path::new(path).join(HANDED_DOWN);
+fn enabled(path: &str) -> String {
+    let file = Path::new(path).join(SUBTREE_CONTROL);
     format!("write {} {WANTED}", file.display())
 }
 
@@ -209,9 +209,9 @@ fn version_2_hands_controllers_down_from_the_root_before_it_makes_what_uses_them
     assert_eq!(
         tree.done(),
         [
-            handed_down(""),
+            enabled(""),
             "mkdir bursar-demo".into(),
-            handed_down("bursar-demo"),
+            enabled("bursar-demo"),
             "mkdir bursar-demo/node-0".into(),
         ]
     );
@@ -224,7 +224,7 @@ fn a_node_of_version_2_hands_its_controllers_down_after_its_processes_are_in_a_l
     let tree = Tree::version_2(ALL);
     let node = tree.cluster("0::/\n", false).unwrap().child("node-0");
     node.create_in(&tree).unwrap();
-    tree.set("bursar-demo/node-0", PROCESSES, "70\n71\n");
+    tree.set("bursar-demo/node-0", PROCS, "70\n71\n");
     tree.forking.borrow_mut().push((71, 72));
     tree.done();
 
@@ -236,13 +236,14 @@ fn a_node_of_version_2_hands_its_controllers_down_after_its_processes_are_in_a_l
             "write bursar-demo/node-0/system/cgroup.procs 70".into(),
             "write bursar-demo/node-0/system/cgroup.procs 71".into(),
             "write bursar-demo/node-0/system/cgroup.procs 72".into(),
-            handed_down("bursar-demo/node-0"),
+            enabled("bursar-demo/node-0"),
         ]
     );
-    let entrance = tree.at("bursar-demo/node-0/system/cgroup.procs");
-    assert_eq!(programs.entrances(), [entrance]);
+    let procs = tree.at("bursar-demo/node-0/system/cgroup.procs");
+    assert_eq!(programs.procs_files(), [procs]);
     // The kubelet's cgroups beside the leaf have what it demands.
-    tree.make(&tree.at("bursar-demo/node-0/kubepods")).unwrap();
+    tree.create_dir(&tree.at("bursar-demo/node-0/kubepods"))
+        .unwrap();
     let controllers = words(&tree.at("bursar-demo/node-0/kubepods/cgroup.controllers"));
     assert_eq!(controllers, CONTROLLERS);
 }
@@ -251,7 +252,7 @@ fn a_node_of_version_2_hands_its_controllers_down_after_its_processes_are_in_a_l
 fn where_systemd_manages_the_machine_the_cluster_lies_in_the_slice_of_its_process() {
     let tree = Tree::version_2(ALL);
     // systemd has handed some down, and owns these.
-    tree.set("", HANDED_DOWN, "cpu io memory pids");
+    tree.set("", SUBTREE_CONTROL, "cpu io memory pids");
     tree.existing("user.slice", "memory pids", "");
     tree.existing("user.slice/user-0.slice", "memory pids", "");
     tree.existing("user.slice/user-0.slice/session-3.scope", "", "50\n");
@@ -268,7 +269,7 @@ fn where_systemd_manages_the_machine_the_cluster_lies_in_the_slice_of_its_proces
             "write user.slice/cgroup.subtree_control +cpu +cpuset +io".into(),
             "write user.slice/user-0.slice/cgroup.subtree_control +cpu +cpuset +io".into(),
             "mkdir user.slice/user-0.slice/bursar-demo".into(),
-            handed_down("user.slice/user-0.slice/bursar-demo"),
+            enabled("user.slice/user-0.slice/bursar-demo"),
             "mkdir user.slice/user-0.slice/bursar-demo/node-0".into(),
         ]
     );
@@ -296,9 +297,9 @@ fn a_container_moves_what_runs_in_its_root_to_a_leaf() {
             "mkdir init".to_owned(),
             "write init/cgroup.procs 1".into(),
             "write init/cgroup.procs 2".into(),
-            handed_down(""),
+            enabled(""),
             "mkdir bursar-demo".into(),
-            handed_down("bursar-demo"),
+            enabled("bursar-demo"),
             "mkdir bursar-demo/node-0".into(),
         ]
     );
@@ -346,9 +347,9 @@ fn removal_ends_what_runs_and_takes_the_deepest_first() {
     node.create_in(&version_2).unwrap();
     node.delegate_in(&version_2).unwrap();
     version_2
-        .make(&version_2.at("bursar-demo/node-0/pods"))
+        .create_dir(&version_2.at("bursar-demo/node-0/pods"))
         .unwrap();
-    version_2.set("bursar-demo/node-0/pods", PROCESSES, "80\n");
+    version_2.set("bursar-demo/node-0/pods", PROCS, "80\n");
     version_2.done();
     cluster.remove_in(&version_2).unwrap();
     assert_eq!(
@@ -367,7 +368,7 @@ fn removal_ends_what_runs_and_takes_the_deepest_first() {
         .cluster("3:cpuset:/\n4:memory:/\n", false)
         .unwrap();
     cluster.child("node-0").create_in(&version_1).unwrap();
-    version_1.set("memory/bursar-demo/node-0", PROCESSES, "81\n");
+    version_1.set("memory/bursar-demo/node-0", PROCS, "81\n");
     version_1.done();
     cluster.remove_in(&version_1).unwrap();
     assert_eq!(
@@ -389,9 +390,9 @@ fn only_processes_of_the_cgroups_of_that_name_are_killed() {
     let cluster = tree.cluster("0::/\n", false).unwrap();
     for (name, pid) in [("abc", "90\n"), ("abd", "91\n")] {
         cluster.child(name).create_in(&tree).unwrap();
-        tree.set(&format!("bursar-demo/{name}"), PROCESSES, pid);
+        tree.set(&format!("bursar-demo/{name}"), PROCS, pid);
     }
-    assert_eq!(cluster.kill_below_in(&tree, "abc"), 1);
+    assert_eq!(cluster.kill_matching_in(&tree, "abc"), 1);
     assert_eq!(processes(&tree, &tree.at("bursar-demo/abd")), [91]);
 }
 
