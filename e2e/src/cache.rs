@@ -1,4 +1,5 @@
-//! Where the harness keeps what is worth keeping: outside the checkout, so that a fresh clone and `cargo clean` cost nothing.
+//! The directory for what is slow to make. It is outside the checkout, so that a fresh clone and
+//! `cargo clean` do not lose it.
 
 use std::{env, fs, path::PathBuf};
 
@@ -28,20 +29,21 @@ pub fn directory() -> Result<PathBuf> {
         .while_(|| format!("resolving {}", directory.display()))
 }
 
-/// One process at a time gets a machine ready; another one waits here, and then finds what the first has done.
+/// Held while a machine is set up. Another process that sets it up waits here, and then finds that
+/// all is done.
 pub(crate) fn lock() -> Result<fs::File> {
     let directory = tools_directory()?;
     let path = directory.join(".lock");
     let file = fs::File::create(&path).while_(|| format!("opening {}", path.display()))?;
     if file.try_lock().is_err() {
-        eprintln!("setup: waiting for another process that gets this machine ready");
+        eprintln!("setup: waiting for another process that sets this machine up");
         file.lock()
             .while_(|| format!("locking {}", path.display()))?;
     }
     Ok(file)
 }
 
-/// Where the cluster's programs lie.
+/// The directory of the cluster's programs.
 pub(crate) fn tools_directory() -> Result<PathBuf> {
     let tools = directory()?.join("tools");
     fs::create_dir_all(&tools).while_(|| format!("creating {}", tools.display()))?;

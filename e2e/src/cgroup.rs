@@ -1,8 +1,10 @@
-//! The cgroups of a cluster: one tree a cluster, one branch a node, in every hierarchy that the machine has.
+//! The cgroups of a cluster: one tree for each cluster, one branch for each node, in every
+//! hierarchy that the machine has.
 //!
-//! Version 1 has a hierarchy for each controller. Version 2 has one for all, with two rules that decide the order of what is done
-//! here: a cgroup can use the controllers that its parent hands down to its children, and a cgroup with processes in it hands none
-//! down, unless it is the root of the machine.
+//! Version 1 has a hierarchy for each controller. Version 2 has one for all, and two of its rules
+//! decide the order of what is done here. A cgroup has the controllers that its parent enables for
+//! its children. A cgroup with processes in it cannot enable any, unless it is the root of the
+//! machine.
 
 use std::{
     fs, io,
@@ -25,7 +27,8 @@ const PROCS: &str = "cgroup.procs";
 const SUBTREE_CONTROL: &str = "cgroup.subtree_control";
 /// The leaf for a node's own programs; those of its pods are in `kubepods`.
 const NODE_LEAF: &str = "system";
-/// The leaf for what a container runs in its root; the name that others use for it.
+/// The leaf for what a container runs in its root. Other programs that run in containers use this
+/// name too.
 const CONTAINER_LEAF: &str = "init";
 /// While processes are moved they can start others, which have to be moved too.
 const MOVES: u32 = 100;
@@ -41,8 +44,9 @@ pub(crate) struct Cgroup {
 impl Cgroup {
     /// The tree of the cluster called `cluster`.
     ///
-    /// In version 1 it lies below the cgroup of this process. In version 2 that one has processes and hands nothing down, so the tree
-    /// lies below the root; where systemd manages the machine, below the slice of this process.
+    /// In version 1 it lies below the cgroup of this process. In version 2 that cgroup has
+    /// processes and cannot enable controllers, so the tree lies below the root, or below the slice
+    /// of this process where systemd manages the machine.
     pub(crate) fn for_cluster(cluster: &str) -> Result<Self> {
         let read = |path: &str| fs::read_to_string(path).while_(|| format!("reading {path}"));
         // As sd_booted(3) does.
@@ -51,7 +55,7 @@ impl Cgroup {
         Self::locate(cluster, &own, &mounts, systemd)
     }
 
-    /// [`Self::for_cluster`] by what `/proc/self/cgroup` and `/proc/self/mountinfo` say.
+    /// [`Self::for_cluster`] from the contents of `/proc/self/cgroup` and `/proc/self/mountinfo`.
     fn locate(cluster: &str, own: &str, mounts: &str, systemd: bool) -> Result<Self> {
         let mounts: Vec<Mount<'_>> = mounts.lines().filter_map(Mount::parse).collect();
         let name = format!("bursar-{cluster}");
@@ -93,7 +97,7 @@ impl Cgroup {
         })
     }
 
-    /// A branch of it.
+    /// The cgroup of this name below it.
     pub(crate) fn child(&self, name: &str) -> Self {
         Self {
             directories: self
@@ -105,7 +109,7 @@ impl Cgroup {
         }
     }
 
-    /// Makes it where it is missing, and those above it.
+    /// Makes it and those above it, in the hierarchies where they are missing.
     pub(crate) fn create(&self) -> Result<()> {
         self.create_in(&KernelFs)
     }
@@ -121,11 +125,12 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Prepares a node's cgroup for those of its pods, once the node has its namespaces: the processes in it move to a leaf. Returns
-    /// the cgroup in which the node's other programs are to be started.
+    /// Prepares a node's cgroup for the cgroups of its pods: moves the processes in it to a leaf
+    /// and enables its controllers. Returns the cgroup in which the node's other programs are to be
+    /// started. The node must have its namespaces by then.
     ///
-    /// The node cannot do it: it does not see the process outside its PID namespace through which it was started, and which is in the
-    /// same cgroup.
+    /// The node's start script cannot do it, because the `nsenter` that started the node is in the
+    /// same cgroup, but outside the node's PID namespace.
     pub(crate) fn delegate(&self) -> Result<Self> {
         self.delegate_in(&KernelFs)
     }
@@ -153,7 +158,8 @@ impl Cgroup {
         self.directories.iter().any(|directory| directory.exists())
     }
 
-    /// Ends the processes of the cgroups below this one whose name contains `name`, and says how many.
+    /// Ends the processes of the cgroups below this one whose name contains `name`, and says how
+    /// many.
     pub(crate) fn kill_matching(&self, name: &str) -> usize {
         self.kill_matching_in(&KernelFs, name)
     }
@@ -200,7 +206,7 @@ impl Cgroup {
     }
 }
 
-/// What is done to the cgroup file systems. Tests do it to a directory tree that stands for one.
+/// The operations on cgroup file systems. Tests have an implementation that records them.
 trait CgroupFs {
     fn create_dir(&self, directory: &Path) -> io::Result<()>;
     fn remove_dir(&self, directory: &Path) -> io::Result<()>;
@@ -210,7 +216,7 @@ trait CgroupFs {
     fn kill(&self, pid: i32) -> bool;
 }
 
-/// The machine's own.
+/// The cgroup file systems of this machine.
 struct KernelFs;
 
 impl CgroupFs for KernelFs {
@@ -243,7 +249,8 @@ fn create_dir_if_missing(cgroupfs: &dyn CgroupFs, directory: &Path) -> io::Resul
     }
 }
 
-/// A new cpuset of version 1 is empty and takes no process.
+/// Makes a cgroup of version 1 and fills its cpuset, which is empty at first and then takes no
+/// process.
 fn create_version_1(cgroupfs: &dyn CgroupFs, directory: &Path) -> io::Result<()> {
     if let Some(parent) = directory.parent().filter(|parent| !parent.exists()) {
         create_version_1(cgroupfs, parent)?;
@@ -271,8 +278,8 @@ fn inherit(cgroupfs: &dyn CgroupFs, directory: &Path, file: &str) -> io::Result<
     cgroupfs.write(&own, &cgroupfs.read(&from)?)
 }
 
-/// Version 2: every cgroup between `root`, where the hierarchy is mounted, and `directory` exists and hands its controllers down
-/// before the one below it is made.
+/// Makes a cgroup of version 2, and first enables the controllers in each cgroup between `root`,
+/// where the hierarchy is mounted, and `directory`.
 fn create_unified(cgroupfs: &dyn CgroupFs, root: &Path, directory: &Path) -> Result<()> {
     let mut above: Vec<&Path> = directory
         .ancestors()
@@ -280,8 +287,8 @@ fn create_unified(cgroupfs: &dyn CgroupFs, root: &Path, directory: &Path) -> Res
         .take_while(|above| above.starts_with(root))
         .collect();
     above.reverse();
-    // Only the root of the machine may have processes and hand controllers down. It is the one without this file; the root that a
-    // container sees is another.
+    // The root of the machine may have both processes and enabled controllers, the root that a
+    // container sees may not. Only the root of the machine lacks this file.
     if root.join("cgroup.type").exists() && above.contains(&root) {
         move_processes(cgroupfs, root, CONTAINER_LEAF)?;
     }
@@ -294,7 +301,7 @@ fn create_unified(cgroupfs: &dyn CgroupFs, root: &Path, directory: &Path) -> Res
         .while_(|| format!("creating cgroup {}", directory.display()))
 }
 
-/// Version 2: lets the children of `directory` use its controllers.
+/// Version 2: enables the controllers of `directory` for its children.
 fn enable_controllers(cgroupfs: &dyn CgroupFs, directory: &Path) -> Result<()> {
     let words = |file: &str| -> Result<Vec<String>> {
         let file = directory.join(file);
@@ -314,7 +321,7 @@ fn enable_controllers(cgroupfs: &dyn CgroupFs, directory: &Path) -> Result<()> {
             why: format!("has no controller `{missing}`, without which no kubelet starts"),
         });
     }
-    // What systemd hands down already is left to it.
+    // systemd may have enabled some, and owns this setting.
     let new: Vec<String> = CONTROLLERS
         .iter()
         .filter(|controller| is_in(&has, controller) && !is_in(&enabled, controller))
@@ -325,15 +332,11 @@ fn enable_controllers(cgroupfs: &dyn CgroupFs, directory: &Path) -> Result<()> {
     }
     cgroupfs
         .write(&directory.join(SUBTREE_CONTROL), &new.join(" "))
-        .while_(|| {
-            format!(
-                "handing down the controllers of cgroup {}",
-                directory.display()
-            )
-        })
+        .while_(|| format!("enabling the controllers of cgroup {}", directory.display()))
 }
 
-/// Version 2: moves the processes of `directory` to a leaf of it, so that it can hand controllers down.
+/// Version 2: moves the processes of `directory` to a leaf of it, so that its controllers can be
+/// enabled.
 fn move_processes(cgroupfs: &dyn CgroupFs, directory: &Path, leaf: &str) -> Result<()> {
     let leaf = directory.join(leaf);
     let moving = || format!("moving the processes of cgroup {}", directory.display());
@@ -353,11 +356,11 @@ fn move_processes(cgroupfs: &dyn CgroupFs, directory: &Path, leaf: &str) -> Resu
     }
     Err(Error::Malformed {
         what: moving(),
-        why: "it has new ones again and again".into(),
+        why: "new processes keep appearing".into(),
     })
 }
 
-/// The innermost slice of systemd's that a cgroup lies in, the root if none. Slices have no processes of their own.
+/// The innermost systemd slice around a cgroup, or the root. Slices have no processes of their own.
 fn systemd_slice(path: &str) -> &str {
     Path::new(path)
         .ancestors()
@@ -366,7 +369,7 @@ fn systemd_slice(path: &str) -> &str {
         .unwrap_or("/")
 }
 
-/// A directory and all below it, the deepest first, so that they can be removed in this order.
+/// A directory and all below it, the deepest first: the order in which they can be removed.
 fn subtree(directory: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let mut all = entries
@@ -412,7 +415,7 @@ impl<'a> Mount<'a> {
         })
     }
 
-    /// Whether it is the hierarchy of version 1 with these controllers.
+    /// Whether it is a hierarchy of version 1 with these controllers.
     fn has(&self, controllers: &str) -> bool {
         !self.is_unified
             && controllers

@@ -1,7 +1,8 @@
 //! A cluster: boots it, enters it, stops it.
 //!
-//! Its state lies in the cache at `clusters/NAME`: `state.json`, `kubeconfig`, `audit.log`, `log/` with a file for each component.
-//! Clusters do not share a network, so they all have the same addresses and any number of them run side by side.
+//! Its state lies in the cache at `clusters/NAME`: `state.json`, `kubeconfig`, `audit.log`, `log/`
+//! with a file for each component. Clusters do not share a network, so they all have the same
+//! addresses and any number of them run side by side.
 
 use std::{
     env, fs,
@@ -40,13 +41,14 @@ const NETWORK_LIMIT: Duration = Duration::from_secs(30);
 /// How long a cluster lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lifetime {
-    /// Until [`Cluster::stop`], or the end of the process that started it, however that comes about.
+    /// Until [`Cluster::stop`], or the end of the process that started it, however that comes
+    /// about.
     Owner,
     /// Until somebody stops it.
     Detached,
 }
 
-/// What a cluster has.
+/// How to boot a cluster.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Names the cluster among those of this machine; letters, digits and dashes.
@@ -74,25 +76,26 @@ impl Options {
     }
 }
 
-/// What a later process needs to know.
+/// What later processes need to know about the cluster.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct State {
     name: String,
     init: Identity,
-    /// Where the process that started it was decides where it lies.
+    /// It depends on the cgroup of the process that started the cluster, so later processes read it
+    /// here.
     cgroup: Cgroup,
     nodes: Vec<Node>,
 }
 
-/// A cluster that runs.
+/// A running cluster.
 #[derive(Debug)]
 pub struct Cluster {
     state: State,
     run: PathBuf,
     tools: Tools,
-    /// Of the programs, those that this process started.
+    /// The programs that this process started.
     components: Vec<Component>,
-    /// The end of the pipe that keeps the cluster alive.
+    /// The cluster ends when this pipe is closed.
     keep_alive: Option<ChildStdin>,
     pause: Option<Image>,
 }
@@ -100,11 +103,12 @@ pub struct Cluster {
 impl Cluster {
     /// Boots a cluster, and returns when its nodes are Ready and its DNS answers.
     ///
-    /// Gets the machine ready first ([`setup()`]), and removes what an earlier cluster of this name left if it no longer runs.
+    /// Gets the machine ready first ([`setup()`]), and removes what an earlier cluster of this name
+    /// left if it no longer runs.
     ///
     /// # Errors
-    /// When the machine is not fit for it, such a cluster runs already, or a component fails; the error holds the end of its log.
-    /// What was started by then is stopped.
+    /// When the machine cannot be set up, a cluster of this name runs already, or a component
+    /// fails; the error holds the end of its log. What was started by then is stopped.
     pub fn start(options: &Options) -> Result<Self> {
         validate(options)?;
         let tools = setup()?;
@@ -255,8 +259,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Waits for events of an object with `kubectl wait`. The component that ends meanwhile is the error; `log` says why it takes too
-    /// long.
+    /// Waits for events of an object with `kubectl wait`. The component that ends meanwhile is the
+    /// error; `log` says why it takes too long.
     fn wait_for(&mut self, object: &str, events: &[&str], log: &Path) -> Result<()> {
         let mut command = self.command("kubectl");
         // kubectl's own limit, a week, is never reached.
@@ -326,11 +330,13 @@ impl Cluster {
         self.components.iter_mut().try_for_each(Component::check)
     }
 
-    /// Moves this process into the cluster's network, where addresses of pods and Services answer (those of Services only if there is
-    /// a node) and the names of Services resolve. Its files stay as they are. What it starts from then on is there too.
+    /// Moves this process, and the programs that it starts from then on, into the cluster's
+    /// network. Pods answer there, and if there is a node, Services and their names too. The file
+    /// system stays the same.
     ///
     /// # Errors
-    /// When the process has more than one thread: the others would stay outside. Call it before an async runtime starts.
+    /// When the process has more than one thread, because the others would stay outside. Call it
+    /// before an async runtime starts.
     pub fn join(&self) -> Result<()> {
         let threads = fs::read_dir("/proc/self/task")
             .while_(|| "listing threads".into())?
@@ -393,17 +399,17 @@ impl Cluster {
             .try_for_each(|node| node.load(&self.tools, std::slice::from_ref(image)))
     }
 
-    /// Sends SIGKILL to the processes of a container, given its ID (`containerd://...` as in a pod's status, or without the scheme),
-    /// and says how many there were.
+    /// Sends SIGKILL to the processes of a container, given its ID (`containerd://...` as in a
+    /// pod's status, or without the scheme), and says how many there were.
     pub fn kill_container(&self, id: &str) -> usize {
         match id.trim_start_matches("containerd://") {
-            // every name contains the empty one
+            // Every name contains the empty one.
             "" => 0,
             id => self.state.cgroup.kill_matching(id),
         }
     }
 
-    /// Pulls a node's plug: everything on it ends at once and nobody is told.
+    /// Kills everything on a node at once, as a power failure does.
     ///
     /// # Errors
     /// When there is no such node.
@@ -440,7 +446,7 @@ impl Cluster {
         remove_remains(&self.run, &self.state.cgroup)
     }
 
-    /// Stops it and leaves its directory for whoever wants to read the logs.
+    /// Stops it and keeps its directory with the logs.
     ///
     /// # Errors
     /// When a cgroup cannot be removed.
@@ -456,7 +462,8 @@ impl Cluster {
         self.components.drain(..).for_each(Component::reap);
     }
 
-    /// The process whose network is entered: that of the first node, because Services answer only where a kube-proxy runs.
+    /// A process in the network to enter: that of the first node, because Services answer only
+    /// where a kube-proxy runs.
     fn network_process(&self) -> Identity {
         self.state
             .nodes
@@ -545,7 +552,7 @@ fn remove_remains(run: &Path, cgroup: &Cgroup) -> Result<()> {
     Ok(())
 }
 
-/// Whether a shell is to be started, and which.
+/// The user's shell.
 pub fn shell() -> String {
     env::var("SHELL").unwrap_or_else(|_| "/bin/bash".into())
 }

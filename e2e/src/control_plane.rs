@@ -23,11 +23,12 @@ pub const DNS: &str = "10.96.0.10";
 
 const ETCD_URL: &str = "http://127.0.0.1:2379";
 const SERVICE_CIDR: &str = "10.96.0.0/16";
-/// On a machine that does something else besides; 4 s on a quiet one with 2 cores.
+/// Long enough for a busy machine; it takes 4 s on a quiet one with two cores.
 const API_LIMIT: Duration = Duration::from_secs(120);
 const COMMAND_LIMIT: Duration = Duration::from_secs(30);
 
-/// Starts the control plane in the namespaces of `init` and returns when its API server is ready. Writes `run/kubeconfig`.
+/// Starts the control plane in the namespaces of `init` and returns when its API server is ready.
+/// Writes `run/kubeconfig`.
 pub(crate) fn start(
     init: Identity,
     tools: &Tools,
@@ -91,7 +92,7 @@ pub(crate) fn start(
         args.extend([
             format!("--audit-policy-file={}", path("audit.yaml")),
             format!("--audit-log-path={}", path("audit.log")),
-            // One file: the ledger's oracle reads it from its beginning.
+            // A single file, because the ledger's oracle reads it from its beginning.
             "--audit-log-maxsize=100000".into(),
         ]);
     }
@@ -114,7 +115,7 @@ pub(crate) fn start(
     )?;
 
     wait(&mut components, "API server", &mut || {
-        // Asking costs a process, and there is nobody to ask before.
+        // Each kubectl is a process, so none is started before the server listens.
         if !listens(init, PORT) {
             return Ok(false);
         }
@@ -151,7 +152,7 @@ pub(crate) fn start(
     Ok(components)
 }
 
-/// Waits while the components run; the one that ends is the error.
+/// Waits until `done` is true. A component that ends meanwhile is an error.
 fn wait(
     components: &mut [Component],
     what: &str,
@@ -173,7 +174,8 @@ fn listens(init: Identity, port: u16) -> bool {
     has_listener(&sockets, port)
 }
 
-/// [`listens`] by what `/proc/PID/net/tcp` says: after a number the local address, the remote one and the state, in which 0A listens.
+/// Whether `/proc/PID/net/tcp` has a listening socket on this port. The fields of a line are a
+/// number, the local address, the remote address and the state, which is 0A for a listening socket.
 fn has_listener(sockets: &str, port: u16) -> bool {
     let local = format!(":{port:04X}");
     sockets.lines().any(|line| {

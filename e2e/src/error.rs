@@ -5,7 +5,8 @@ use std::{io, path::PathBuf, time::Duration};
 /// Result of the harness.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// An error of the harness. Each says what was being done and, where a program failed, the end of what it wrote.
+/// An error of the harness. Each says what was being done and, where a program failed, the end of
+/// what it wrote.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The machine lacks something that the harness needs.
@@ -32,9 +33,9 @@ pub enum Error {
     /// Something took longer than it may.
     #[error("{what} took longer than {} s\n{tail}", .limit.as_secs())]
     Slow {
-        /// What was awaited.
+        /// What was waited for.
         what: String,
-        /// The time it was given.
+        /// The time limit.
         limit: Duration,
         /// The end of the log that should say why.
         tail: String,
@@ -50,7 +51,7 @@ pub enum Error {
     /// A cluster of that name runs already.
     #[error("cluster `{0}` is running already; stop it with `cargo cluster down`")]
     Running(String),
-    /// A file of ours, or a program's answer, is not what it should be.
+    /// A file or the output of a program is not as expected.
     #[error("{what}: {why}")]
     Malformed {
         /// Which file or answer.

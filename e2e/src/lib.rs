@@ -3,9 +3,9 @@
 //!
 //! | module | subject |
 //! |---|---|
-//! | [`mod@setup`] | gets a machine ready, once |
+//! | [`mod@setup`] | installs packages and builds the cluster's programs, once |
 //! | [`prerequisites`] | what the machine must have |
-//! | [`tools`] | the programs of the cluster, built once from pinned Go modules into the [`cache`] |
+//! | [`tools`] | the programs of the cluster, built from pinned Go modules into the [`cache`] |
 //! | [`image`] | the checkout's binaries as OCI archives, written by [`oci`] |
 //! | [`cluster`] | boots, enters and stops a cluster; made of a [`control_plane`] and [`node`]s |
 //! | [`access`] | kubectl, helm and a client, for these clusters and for others |

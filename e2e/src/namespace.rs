@@ -1,4 +1,4 @@
-//! Runs programs in namespaces that another process stands for.
+//! Runs programs in the namespaces of another process.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -14,7 +14,7 @@ use crate::{
     process::{self, Identity},
 };
 
-/// Moves itself into cgroups, then becomes the program.
+/// A shell script that moves itself into cgroups and then becomes the program.
 const ENTER_CGROUPS: &str =
     r#"while [ "$1" != -- ]; do echo 0 > "$1" || exit; shift; done; shift; exec "$@""#;
 
@@ -30,7 +30,8 @@ pub(crate) fn command(init: Identity, program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// A command that runs in the network of `init` and is else like any other of this process: same files, same working directory.
+/// A command that runs in the network of `init`, with the file system and the working directory of
+/// this process.
 pub(crate) fn network_command(init: Identity, program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("nsenter");
     command
@@ -40,7 +41,7 @@ pub(crate) fn network_command(init: Identity, program: impl AsRef<OsStr>) -> Com
     command
 }
 
-/// A program that keeps running, and its log.
+/// A program that runs in the background, and its log.
 #[derive(Debug)]
 pub(crate) struct Component {
     pub(crate) name: String,
@@ -118,7 +119,7 @@ impl Component {
         }
     }
 
-    /// The process that is `forks` generations below the one that was started.
+    /// The descendant of the started process after so many forks.
     pub(crate) fn descendant(&mut self, forks: usize, limit: Duration) -> Result<Identity> {
         let mut found = None;
         let (what, log) = (format!("first process of {}", self.name), self.log.clone());
@@ -136,7 +137,7 @@ impl Component {
         })
     }
 
-    /// Waits until it has ended; what it does not do within a second it is made to.
+    /// Waits a second for its end, then kills it.
     pub(crate) fn reap(mut self) {
         let log = self.log.clone();
         process::wait_until(&self.name, Duration::from_secs(1), &log, || {
@@ -147,7 +148,7 @@ impl Component {
     }
 }
 
-/// Waits until a start script has made its file; fails at once when the script has ended.
+/// Waits until a start script has made its file. The end of the script is an error.
 pub(crate) fn wait_for_file(component: &mut Component, file: &Path, limit: Duration) -> Result<()> {
     let (name, log) = (component.name.clone(), component.log.clone());
     process::wait_until(&name, limit, &log, || {

@@ -28,14 +28,16 @@ const SOCKET: &str = "/run/containerd/containerd.sock";
 /// What a node has.
 #[derive(Debug, Clone, Default)]
 pub struct NodeOptions {
-    /// GPUs that it advertises as `nvidia.com/gpu`. There is no hardware behind them: the scheduler counts them for real.
+    /// GPUs that it advertises as `nvidia.com/gpu`. There is no hardware behind them: the scheduler
+    /// counts them for real.
     pub gpus: u32,
-    /// Labels beside the kubelet's own.
+    /// Labels in addition to the kubelet's own.
     pub labels: BTreeMap<String, String>,
 }
 
 impl NodeOptions {
-    /// A node with `gpus` H100 and the labels of GPU feature discovery, a cloud provider and Karpenter.
+    /// A node with `gpus` H100 and the labels of GPU feature discovery, a cloud provider and
+    /// Karpenter.
     pub fn h100(gpus: u32) -> Self {
         Self {
             gpus,
@@ -58,7 +60,7 @@ impl NodeOptions {
     }
 }
 
-/// A node that runs.
+/// A running node.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Node {
     /// Name of its Node object.
@@ -67,7 +69,7 @@ pub struct Node {
     pub init: Identity,
 }
 
-/// What nodes of one cluster share.
+/// Starts the nodes of one cluster.
 pub(crate) struct NodeProvisioner<'a> {
     pub(crate) tools: &'a Tools,
     pub(crate) run: &'a Path,
@@ -77,7 +79,8 @@ pub(crate) struct NodeProvisioner<'a> {
 }
 
 impl NodeProvisioner<'_> {
-    /// Starts node number `index` and its programs; it becomes Ready later. `images` are loaded before the kubelet starts.
+    /// Starts node number `index` and its programs; it becomes Ready later. `images` are loaded
+    /// before the kubelet starts.
     pub(crate) fn start(
         &self,
         index: usize,
@@ -155,7 +158,7 @@ impl NodeProvisioner<'_> {
         let log = containerd.log.clone();
         process::wait_until("containerd", START_LIMIT, &log, || {
             containerd.check()?;
-            // Asking costs a process, and there is nobody to ask before.
+            // Each `ctr` is a process, so none is started before containerd listens.
             if !node.shows(SOCKET) {
                 return Ok(false);
             }
@@ -218,7 +221,7 @@ impl NodeProvisioner<'_> {
                 "kube-proxy.yaml",
                 include_str!("../cluster/kube-proxy.yaml"),
             ),
-            // What pods with the node's own DNS policy see.
+            // For pods with the DNS policy `Default`.
             ("resolv.conf", "nameserver 127.0.0.1\n"),
         ] {
             let path = dir.join(file);
@@ -228,14 +231,14 @@ impl NodeProvisioner<'_> {
         Ok(())
     }
 
-    /// Lays a cable from the bridge into the node.
+    /// Connects the node to the bridge of the cluster by a pair of veth devices.
     fn connect_to_bridge(&self, index: usize, init: Identity) -> Result<()> {
         let port = format!("node{index}");
         let ip = |args: &[&str]| {
             let mut command = namespace::network_command(self.control_plane, "ip");
             process::run(command.args(args), START_LIMIT)
         };
-        // The cable of a node of this number that was killed goes away with its namespace, a moment later.
+        // The device of a killed node with this index goes away with its namespace, a moment later.
         ip(&["link", "del", &port]).ok();
         ip(&[
             "link",

@@ -1,4 +1,5 @@
-//! What the machine must have: root, Debian packages and Go. [`crate::setup()`] installs the packages; the rest is asked for.
+//! What the machine must have: root, Debian packages and Go. [`crate::setup()`] installs the
+//! packages; an error asks for the rest.
 
 use std::{env, path::Path, process::Command, time::Duration};
 
@@ -7,7 +8,7 @@ use crate::{
     process,
 };
 
-/// A Debian package, and a file that it brings.
+/// A Debian package, and a file whose presence shows that it is installed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Package {
     name: &'static str,
@@ -16,9 +17,9 @@ pub(crate) struct Package {
 
 #[derive(Debug, Clone, Copy)]
 enum InstalledFile {
-    /// In `PATH`.
+    /// A program in `PATH`.
     Program(&'static str),
-    /// Where the C compiler looks for libraries.
+    /// A library that the C compiler finds.
     Library(&'static str),
 }
 
@@ -38,7 +39,7 @@ impl Package {
     }
 }
 
-/// The packages with which a cluster is booted.
+/// The packages that booting a cluster needs.
 pub(crate) const BOOT_PACKAGES: &[Package] = &[
     Package::program("bash", "bash"),
     Package::program("conntrack", "conntrack"),
@@ -50,7 +51,7 @@ pub(crate) const BOOT_PACKAGES: &[Package] = &[
     Package::program("util-linux", "setsid"),
     Package::program("util-linux", "unshare"),
 ];
-/// The packages with which the cluster's programs are built, in addition to Go.
+/// The packages that building the cluster's programs needs, in addition to Go.
 pub(crate) const BUILD_PACKAGES: &[Package] = &[
     Package::program("gcc", "gcc"),
     Package::library("libc6-dev", "libc.a"),
@@ -58,13 +59,13 @@ pub(crate) const BUILD_PACKAGES: &[Package] = &[
     Package::program("pkg-config", "pkg-config"),
 ];
 
-/// The first Go that fetches a newer one when it is asked to.
+/// The first Go version that can fetch a newer one.
 const OLDEST_GO: &str = "1.21";
-/// The `GOTOOLCHAIN` with which the installed Go builds, as long as no module asks for a newer one.
+/// The value of `GOTOOLCHAIN` with which the installed Go is used.
 pub(crate) const INSTALLED_GO: &str = "auto";
-/// Where Debian keeps programs for root, which the PATH of a shell may lack.
+/// The directories of Debian's programs, some of which are missing in the PATH of many shells.
 const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin";
-/// Where go.dev says to unpack Go.
+/// The directory into which go.dev/doc/install unpacks Go.
 const GO_PATH: &str = "/usr/local/go/bin";
 
 const COMMAND_LIMIT: Duration = Duration::from_secs(30);
@@ -73,7 +74,7 @@ const INSTALL_LIMIT: Duration = Duration::from_secs(15 * 60);
 /// Go is an archive of some 70 MB.
 const FETCH_LIMIT: Duration = Duration::from_secs(10 * 60);
 
-/// Checks that this process is root's.
+/// Checks that this process runs as root.
 ///
 /// # Errors
 /// [`Error::Prerequisites`] says what root is needed for.
@@ -88,7 +89,7 @@ pub fn require_root() -> Result<()> {
     ))
 }
 
-/// Those of the packages that are not installed, each once.
+/// The packages that are not installed, each once.
 pub(crate) fn missing_packages(packages: &[Package]) -> Vec<&'static str> {
     let mut missing: Vec<&str> = packages
         .iter()
@@ -126,7 +127,8 @@ pub(crate) fn install_packages(packages: &[&str]) -> Result<()> {
             &"there is no apt-get; install what your distribution has instead",
         ));
     }
-    // The lists of an image may be empty. When one source of several is out of reach, the others can have the packages.
+    // A fresh image may have no package lists. When one of several sources is unreachable, the
+    // others may have the packages.
     let updated = process::run(&mut apt_get(&["update"]), INSTALL_LIMIT);
     let mut command = apt_get(&["install", "--yes", "--no-install-recommends"]);
     process::run(command.args(packages), INSTALL_LIMIT)
@@ -137,7 +139,7 @@ pub(crate) fn install_packages(packages: &[&str]) -> Result<()> {
         .map(drop)
 }
 
-/// `apt-get` that asks nothing and waits for another one to end.
+/// An `apt-get` that asks no questions and waits for another one to end.
 fn apt_get(args: &[&str]) -> Command {
     let mut command = Command::new("apt-get");
     command
@@ -149,7 +151,8 @@ fn apt_get(args: &[&str]) -> Command {
     command
 }
 
-/// `PATH` for what the harness starts: the caller's, then the system's directories for root, then Go's.
+/// `PATH` for programs that the harness starts: that of this process, then the system's
+/// directories, then Go's.
 pub(crate) fn path() -> String {
     let own = env::var("PATH").unwrap_or_default();
     format!("{own}:{SYSTEM_PATH}:{GO_PATH}")
@@ -169,13 +172,14 @@ fn has_library(library: &str) -> bool {
         .is_ok_and(|output| output.stdout.trim().starts_with('/'))
 }
 
-/// The `GOTOOLCHAIN` with which the installed Go builds what asks for Go `required`.
+/// The value of `GOTOOLCHAIN` with which the installed Go builds modules that require this version
+/// of Go.
 ///
 /// # Errors
 /// [`Error::Prerequisites`] when Go is missing, or older than the first that fetches another.
 pub(crate) fn go_toolchain(required: &str) -> Result<String> {
     let mut command = Command::new("go");
-    // The version of the installed one: not of one that is fetched for a go.mod of the working directory.
+    // In this directory there is no go.mod for which it would fetch another version.
     command
         .args(["env", "GOVERSION"])
         .env("GOTOOLCHAIN", "local")
@@ -187,7 +191,7 @@ pub(crate) fn go_toolchain(required: &str) -> Result<String> {
     choose_toolchain(installed.as_deref(), required)
 }
 
-/// Lets Go fetch the toolchain that it will build with, if it is another than the installed one.
+/// Lets Go fetch this toolchain unless it has it.
 pub(crate) fn fetch_go(toolchain: &str, module: &Path) -> Result<()> {
     let mut command = Command::new("go");
     command
@@ -207,7 +211,8 @@ pub(crate) fn fetch_go(toolchain: &str, module: &Path) -> Result<()> {
 
 fn choose_toolchain(installed: Option<&str>, required: &str) -> Result<String> {
     let problem = match installed.map(version) {
-        // Modules that ask for less would have Go fetch one for each, were the newest not named.
+        // A newer one is named explicitly. Otherwise Go would fetch one for each version that a
+        // module requires.
         Some(installed) if installed >= version(required) => return Ok(INSTALLED_GO.into()),
         Some(installed) if installed >= version(OLDEST_GO) => {
             return Ok(format!("go{required}+auto"));

@@ -1,4 +1,5 @@
-//! Runs programs within bounds: every one has a time limit, and the end of its output becomes part of the error.
+//! Runs programs within bounds: every one has a time limit, and the end of its output becomes part
+//! of the error.
 
 use std::{
     ffi::OsStr,
@@ -15,7 +16,7 @@ use crate::error::{Error, Result, While};
 const POLL: Duration = Duration::from_millis(20);
 const TAIL_BYTES: u64 = 4_000;
 
-/// What a program wrote until it ended well.
+/// The output of a program that succeeded.
 #[derive(Debug, Clone)]
 pub struct Output {
     /// Standard output; bytes that are not UTF-8 are replaced.
@@ -32,7 +33,8 @@ pub fn run(command: &mut Command, limit: Duration) -> Result<Output> {
     run_while(command, limit, || Ok(()))
 }
 
-/// Runs `command` to its end as [`run`] does. `check` is called again and again meanwhile; its error ends the program.
+/// Runs `command` to its end as [`run`] does. `check` is called again and again meanwhile; its
+/// error ends the program.
 pub(crate) fn run_while(
     command: &mut Command,
     limit: Duration,
@@ -49,13 +51,15 @@ pub(crate) fn run_while(
     })
 }
 
-/// Runs `command` to its end, however it ends. `check` is called again and again meanwhile; its error ends the program.
+/// Runs `command` to its end, however it ends. `check` is called again and again meanwhile; its
+/// error ends the program.
 pub(crate) fn run_any(
     command: &mut Command,
     limit: Duration,
     mut check: impl FnMut() -> Result<()>,
 ) -> Result<(ExitStatus, Output)> {
-    // Files instead of pipes: a pipe that nobody reads stops the program, and reading two of them needs a thread.
+    // Files instead of pipes: a pipe that nobody reads stops the program, and reading two of them
+    // needs a thread.
     let file = || tempfile::tempfile().while_(|| "creating a temporary file".into());
     let (mut out, mut err) = (file()?, file()?);
     let share = |file: &fs::File| {
@@ -100,10 +104,10 @@ pub(crate) fn run_any(
     }
 }
 
-/// Asks `done` again and again until it says yes.
+/// Calls `done` again and again until it is true.
 ///
 /// # Errors
-/// What `done` fails with, or [`Error::Slow`] with the end of `log` after `limit`.
+/// The error of `done`, or [`Error::Slow`] with the end of `log` after `limit`.
 pub(crate) fn wait_until(
     what: &str,
     limit: Duration,
@@ -124,7 +128,7 @@ pub(crate) fn wait_until(
     Ok(())
 }
 
-/// The end of a log file with its name before it; says so when there is none.
+/// The end of a log file below its name, or why it cannot be read.
 pub fn tail(log: &Path) -> String {
     let read = || -> std::io::Result<String> {
         let mut file = fs::File::open(log)?;
@@ -140,7 +144,7 @@ pub fn tail(log: &Path) -> String {
     }
 }
 
-/// The command line as a person would write it.
+/// The command line without the directory of the program.
 pub(crate) fn command_line(command: &Command) -> String {
     let word = |word: &OsStr| word.to_string_lossy().into_owned();
     let program = Path::new(command.get_program())
@@ -152,13 +156,13 @@ pub(crate) fn command_line(command: &Command) -> String {
         .join(" ")
 }
 
-/// Kills a child and collects it; one that has ended already is fine.
+/// Kills a child unless it has ended, and reaps it.
 pub(crate) fn end(child: &mut Child) {
     child.kill().ok();
     child.wait().ok();
 }
 
-/// A process that may have ended, told from a later one with the same number by its start time.
+/// A process that may have ended. Its start time tells it from a later one with the same number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Identity {
     /// Process number in the host's PID namespace.
@@ -202,7 +206,7 @@ pub(crate) fn only_child(parent: i32) -> Option<i32> {
         .find(|&pid| Stat::read(pid).is_some_and(|stat| stat.parent == parent))
 }
 
-/// What `/proc/PID/stat` says.
+/// Fields of `/proc/PID/stat`.
 struct Stat {
     state: char,
     parent: i32,
@@ -212,7 +216,8 @@ struct Stat {
 impl Stat {
     fn read(pid: i32) -> Option<Self> {
         let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The name, in parentheses, may hold anything; what follows it is separated by spaces and starts with field 3.
+        // The name, in parentheses, may hold anything; what follows it is separated by spaces and
+        // starts with field 3.
         let mut fields = text[text.rfind(')')? + 1..].split_whitespace();
         Some(Self {
             state: fields.next()?.chars().next()?,

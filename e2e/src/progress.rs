@@ -1,18 +1,19 @@
-//! How far a long build is: which program of how many, the minutes so far, and an estimate of those that are left.
+//! The progress of a long build: which program of how many, the minutes so far, and an estimate of
+//! those that are left.
 
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Where nothing can be drawn, a line says again every minute that a program is still being built.
+/// The time between two lines about the same program, where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(60);
 const STYLE: &str = "  {bar:24} {wide_msg}";
 
-/// The progress of a build, drawn on a terminal, and written as lines elsewhere. It is on standard error.
+/// Shows the progress on standard error: a bar on a terminal, lines elsewhere.
 pub(crate) struct Progress {
     estimate: Estimate,
     bar: ProgressBar,
-    /// How many programs were begun, and how many there are.
+    /// The number of programs whose build has begun, and of all.
     begun: usize,
     total: usize,
     program: &'static str,
@@ -22,10 +23,12 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// `weights` say for each program in order how long its build takes, in seconds of the machine on which it was measured.
+    /// `weights` are the seconds that each program took on the machine on which they were measured,
+    /// in the order of the build.
     pub(crate) fn new(weights: Vec<u32>) -> Self {
         let now = Instant::now();
-        // No thread draws it: a process may only move into a cluster's network while it has a single one.
+        // It has no thread of its own: a process may only move into a cluster's network while it
+        // has a single thread.
         let bar = ProgressBar::new(weights.iter().copied().map(u64::from).sum());
         if let Ok(style) = ProgressStyle::with_template(STYLE) {
             bar.set_style(style.progress_chars("=> "));
@@ -42,7 +45,7 @@ impl Progress {
         }
     }
 
-    /// Says that the next program's build begins.
+    /// Begins the next program.
     pub(crate) fn begin(&mut self, program: &'static str) {
         self.begun += 1;
         self.program = program;
@@ -50,14 +53,14 @@ impl Progress {
         self.show();
     }
 
-    /// Says what is so every now and then; to be called more often than once a second.
+    /// Brings the display up to date; to be called several times a second.
     pub(crate) fn tick(&mut self) {
         if !self.bar.is_hidden() || self.last_line.elapsed() >= LINE_EVERY {
             self.show();
         }
     }
 
-    /// Removes what was drawn.
+    /// Removes the bar.
     pub(crate) fn end(&self) {
         self.bar.finish_and_clear();
     }
@@ -84,14 +87,14 @@ impl Progress {
     }
 }
 
-/// Estimates the rest of a build from what its first part took, compared with the machine on which the weights were measured.
+/// Estimates the rest of a build from the pace of its first part.
 struct Estimate {
     weights: Vec<u32>,
 }
 
 impl Estimate {
-    /// The time that is left when `done` programs are built, `elapsed` since the build's start and `of_program` since the start of
-    /// the program after those.
+    /// The time that is left when `done` programs are built, `elapsed` since the build's start and
+    /// `of_program` since the start of the program after those.
     fn left(&self, done: usize, elapsed: Duration, of_program: Duration) -> Duration {
         let (_, current, later) = self.split(done);
         let pace = self.pace(done, elapsed, of_program);
@@ -99,7 +102,7 @@ impl Estimate {
         Duration::from_secs_f64(current + pace * later)
     }
 
-    /// How much of the weights is done.
+    /// The weight that is done.
     fn position(&self, done: usize, elapsed: Duration, of_program: Duration) -> u64 {
         let (finished, current, _) = self.split(done);
         let expected = self.pace(done, elapsed, of_program) * current;
@@ -107,7 +110,8 @@ impl Estimate {
         (finished + current * share.min(1.0)) as u64
     }
 
-    /// Seconds for one unit of weight: as measured on the programs that are done, or more when the next one takes longer than that.
+    /// Seconds for one unit of weight: the mean of the programs that are done, or more if the
+    /// current one already takes longer.
     fn pace(&self, done: usize, elapsed: Duration, of_program: Duration) -> f64 {
         let (finished, current, _) = self.split(done);
         let measured = if finished > 0.0 {
@@ -118,7 +122,8 @@ impl Estimate {
         measured.max(elapsed.as_secs_f64() / (finished + current).max(1.0))
     }
 
-    /// Weights of the programs that are done, of the one that is being built, and of those after it.
+    /// Weights of the programs that are done, of the one that is being built, and of those after
+    /// it.
     fn split(&self, done: usize) -> (f64, f64, f64) {
         let sum = |weights: &[u32]| weights.iter().copied().map(f64::from).sum();
         let (finished, rest) = self.weights.split_at(done.min(self.weights.len()));

@@ -1,5 +1,5 @@
-//! Gets a machine ready, once: Debian packages and the cluster's programs. `cargo demo`, the tests on a cluster and `e2e/setup` all
-//! come through here.
+//! Sets a machine up: installs Debian packages and builds the cluster's programs. `cargo demo`, the
+//! tests on a cluster and `e2e/setup` all call it.
 
 use crate::{
     cache,
@@ -8,10 +8,11 @@ use crate::{
     tools::Tools,
 };
 
-/// Installs the Debian packages that are missing and builds the programs that are not in the cache, and says so on standard error
-/// before it does. Where both are there it says nothing, writes nothing and takes milliseconds.
+/// Installs the missing Debian packages, builds the programs that the cache lacks, and says on
+/// standard error beforehand what it will do. When nothing is missing it says nothing, writes
+/// nothing and takes milliseconds.
 ///
-/// Several processes may call it at once: one does the work, the others wait for it.
+/// Several processes may call it at once: one does the work and the others wait.
 ///
 /// # Errors
 /// Without root, without Go, or when an installation or a build fails.
@@ -37,21 +38,21 @@ pub fn setup() -> Result<Tools> {
     Tools::build_locked()
 }
 
-/// What gcc and the libraries are for is over once the programs are built.
+/// The compiler and the libraries are needed only until the programs are built.
 fn missing_packages(built: bool) -> Vec<&'static str> {
     let to_build = if built { &[] } else { BUILD_PACKAGES };
     prerequisites::missing_packages(&[BOOT_PACKAGES, to_build].concat())
 }
 
-/// What a first run has to do.
+/// What is missing.
 struct SetupPlan {
     packages: Vec<&'static str>,
-    /// The seconds that each program takes which is to be built.
+    /// For each missing program, the seconds that its build takes on two cores.
     programs: Vec<u32>,
 }
 
 impl SetupPlan {
-    /// What is going to happen, how long it takes and what it needs; empty if nothing is.
+    /// What will be done, how long it takes and what it needs; empty if nothing is missing.
     fn announcement(&self, cache: &dyn std::fmt::Display) -> String {
         let mut text = String::new();
         if !self.packages.is_empty() {

@@ -1,7 +1,9 @@
-//! The programs of the cluster, built once from the Go modules in `e2e/tools`, each pinned by its `go.mod` and `go.sum`.
+//! The programs of the cluster, built once from the Go modules in `e2e/tools`, each pinned by its
+//! `go.mod` and `go.sum`.
 //!
-//! A module's programs lie in the cache in a directory named by a hash of everything that decides what is built, so a version bump
-//! builds anew and an older checkout still finds its own.
+//! The programs of a module are in a directory of the cache that is named by a hash of everything
+//! that decides what is built. A version bump builds anew, and an older checkout still finds its
+//! own.
 
 use std::{
     fs,
@@ -20,7 +22,7 @@ use crate::{
     progress::Progress,
 };
 
-/// One program may take this long on a slow machine whose Go caches are empty.
+/// For one program on a slow machine with empty Go caches.
 const BUILD_LIMIT: Duration = Duration::from_secs(45 * 60);
 /// Begins the name of a directory whose programs are not all built.
 const UNFINISHED: &str = ".building-";
@@ -37,7 +39,8 @@ struct Module {
 struct Program {
     name: &'static str,
     package: &'static str,
-    /// How long its build took after those before it, in seconds, on two cores with empty Go caches.
+    /// Seconds of its build on two cores, after the programs before it in the list and with Go
+    /// caches that were empty at first.
     seconds: u32,
 }
 
@@ -55,7 +58,8 @@ impl Program {
 enum Kind {
     /// Static without cgo.
     Go,
-    /// As [`Kind::Go`], and told its version: without one kubectl and helm refuse to talk, and feature emulation fails.
+    /// As [`Kind::Go`], with the version linked in. Without it kubectl and helm refuse to work, and
+    /// feature emulation fails.
     Kubernetes,
     /// Static with cgo and libseccomp.
     Runc,
@@ -142,15 +146,15 @@ pub struct Tools {
 }
 
 impl Tools {
-    /// What the cache has, if it has all.
+    /// The programs in the cache, if none is missing.
     pub fn built() -> Option<Self> {
         let directories = program_directories(&sources()).ok()?;
         let complete = directories.iter().all(|directory| directory.exists());
         complete.then_some(Self { directories })
     }
 
-    /// Builds what the cache lacks and says on standard error how far it is; with everything there it takes milliseconds. Unlike
-    /// [`crate::setup()`] it installs nothing and needs no root.
+    /// Builds what the cache lacks and says on standard error how far it is; with everything there
+    /// it takes milliseconds. Unlike [`crate::setup()`] it installs nothing and needs no root.
     ///
     /// # Errors
     /// When the machine lacks what a build needs, or a build fails.
@@ -162,7 +166,7 @@ impl Tools {
         Self::build_locked()
     }
 
-    /// [`Self::build`] for who holds the lock of the [`cache`].
+    /// [`Self::build`] for callers that hold the lock of the [`cache`].
     pub(crate) fn build_locked() -> Result<Self> {
         let sources = sources();
         let directories = program_directories(&sources)?;
@@ -202,12 +206,12 @@ impl Tools {
             .collect())
     }
 
-    /// Checks that there is a Go which can build them.
+    /// Checks that the installed Go can build them, or fetch one that can.
     pub(crate) fn check_go() -> Result<()> {
         prerequisites::go_toolchain(&go_version(&sources())?).map(drop)
     }
 
-    /// Where a program lies; its bare name if it is none of ours.
+    /// The path of a program, or its bare name if it is not one of these.
     pub fn program(&self, name: &str) -> PathBuf {
         self.directories
             .iter()
@@ -216,7 +220,7 @@ impl Tools {
             .unwrap_or(name.into())
     }
 
-    /// The directory of the node's programs, the CNI plugins among them.
+    /// The directory of the CNI plugins, among other programs of a node.
     pub fn cni(&self) -> PathBuf {
         self.program("ptp")
             .parent()
@@ -224,7 +228,7 @@ impl Tools {
             .unwrap_or_default()
     }
 
-    /// `PATH` with our programs first.
+    /// `PATH` with these programs first.
     pub fn path(&self) -> String {
         let ours = self
             .directories
@@ -239,7 +243,7 @@ fn sources() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tools")
 }
 
-/// Where each module's programs lie.
+/// The directory of each module's programs.
 fn program_directories(sources: &Path) -> Result<Vec<PathBuf>> {
     let root = cache::tools_directory()?;
     let target = |module: &Module| -> Result<PathBuf> {
@@ -249,7 +253,8 @@ fn program_directories(sources: &Path) -> Result<Vec<PathBuf>> {
 }
 
 impl Module {
-    /// Names everything that decides what is built: the module's files, the packages and the flags.
+    /// A hash of everything that decides what is built: the module's files, the packages and the
+    /// flags.
     fn cache_key(&self, sources: &Path) -> Result<String> {
         let mut hash = Sha256::new();
         let directory = sources.join(self.name);
@@ -389,7 +394,8 @@ impl GoToolchain {
     }
 }
 
-/// Removes what a build left that was interrupted. Whoever holds the lock of the cache is the only one who builds.
+/// Removes the directories of interrupted builds. The caller holds the lock of the cache, so no
+/// other build is running.
 fn remove_unfinished(root: &Path) -> Result<()> {
     let entries = fs::read_dir(root).while_(|| format!("listing {}", root.display()))?;
     for entry in entries.flatten() {
@@ -401,7 +407,7 @@ fn remove_unfinished(root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The newest Go that one of the modules asks for.
+/// The newest Go version that one of the modules requires.
 fn go_version(sources: &Path) -> Result<String> {
     let mut newest = (Vec::new(), String::new());
     for module in MODULES.iter().filter(|module| module.kind != Kind::C) {
@@ -415,7 +421,7 @@ fn go_version(sources: &Path) -> Result<String> {
     Ok(newest.1)
 }
 
-/// The version that stands behind `name` in a `go.mod`.
+/// The version after `name` in a `go.mod`.
 fn required_version(file: &Path, name: &str) -> Result<String> {
     fs::read_to_string(file)
         .while_(|| format!("reading {}", file.display()))?

@@ -20,8 +20,8 @@ Examples:
 
 /// A Kubernetes cluster on this machine, without Docker, to look at and to try things on.
 ///
-/// Its programs are the real ones, of the versions that e2e/tools pins. Its GPUs are numbers in the nodes' statuses: the scheduler counts
-/// them, and no hardware is needed. Booting one needs root.
+/// Its programs are the real ones, of the versions that e2e/tools pins. Its GPUs are numbers in the
+/// nodes' statuses: the scheduler counts them, and no hardware is needed. Booting one needs root.
 #[derive(Parser)]
 #[command(name = "cargo cluster", bin_name = "cargo cluster", after_help = EXAMPLES)]
 struct Arguments {
@@ -88,7 +88,8 @@ fn run(Arguments { name, command }: Arguments) -> Result<(), Error> {
             gpus,
             no_images,
         } => {
-            // Before cargo compiles anything: it may take long, and without root nothing comes of it.
+            // Before cargo compiles anything: it may take long, and without root nothing comes of
+            // it.
             setup()?;
             let images = if no_images || nodes == 0 {
                 Vec::new()

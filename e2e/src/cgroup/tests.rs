@@ -1,4 +1,5 @@
-//! The order of what is done to the cgroup file systems, on a directory tree that refuses what the kernel refuses.
+//! The order of operations on cgroup file systems, recorded on a directory tree that refuses what
+//! the kernel refuses.
 
 use std::cell::RefCell;
 
@@ -7,9 +8,10 @@ use super::*;
 const ALL: &str = "cpuset cpu io memory hugetlb pids rdma";
 const WANTED: &str = "+cpu +cpuset +memory +pids +io";
 
-/// A directory tree in place of the cgroup file systems. It records what is done to it, and keeps these rules of the kernel:
-/// a new cgroup has the controllers that the one above hands down; one with processes hands none down and one that hands some down
-/// takes no process, except the machine's root; an empty cpuset of version 1 takes no process; only an empty cgroup is removed.
+/// A directory tree in place of the cgroup file systems. It records the operations and keeps these
+/// rules of the kernel: a new cgroup has the controllers that the one above enables for its
+/// children; a cgroup has either processes or enabled controllers, unless it is the machine's root;
+/// only a cgroup without processes and children can be removed.
 struct Tree {
     root: tempfile::TempDir,
     done: RefCell<Vec<String>>,
@@ -71,7 +73,7 @@ impl Tree {
         Cgroup::locate("demo", own, &mounts, systemd)
     }
 
-    /// Makes a cgroup as something else on the machine does, which is not recorded.
+    /// A cgroup that was there before; its making is not recorded.
     fn existing(&self, path: &str, enabled: &str, processes: &str) {
         self.create_dir(&self.at(path)).unwrap();
         self.set(path, SUBTREE_CONTROL, enabled);
@@ -89,12 +91,12 @@ impl Tree {
         self.done.borrow_mut().push(line.trim_end().to_owned());
     }
 
-    /// What was done since this was last asked.
+    /// The operations since the last call.
     fn done(&self) -> Vec<String> {
         self.done.take()
     }
 
-    /// Takes a process out of the cgroup it is in, and says which that is.
+    /// Takes a process out of its cgroup and returns that cgroup.
     fn take(&self, pid: i32) -> Option<PathBuf> {
         let found = subtree(self.root.path())
             .into_iter()
@@ -201,7 +203,7 @@ fn enabled(path: &str) -> String {
 }
 
 #[test]
-fn version_2_hands_controllers_down_from_the_root_before_it_makes_what_uses_them() {
+fn version_2_enables_controllers_from_the_root_down_before_it_makes_the_cgroup_below() {
     let tree = Tree::version_2(ALL);
     let cluster = tree.cluster("0::/some/where\n", false).unwrap();
     let node = cluster.child("node-0");
@@ -220,7 +222,7 @@ fn version_2_hands_controllers_down_from_the_root_before_it_makes_what_uses_them
 }
 
 #[test]
-fn a_node_of_version_2_hands_its_controllers_down_after_its_processes_are_in_a_leaf() {
+fn a_node_of_version_2_enables_its_controllers_after_its_processes_are_in_a_leaf() {
     let tree = Tree::version_2(ALL);
     let node = tree.cluster("0::/\n", false).unwrap().child("node-0");
     node.create_in(&tree).unwrap();
@@ -241,7 +243,7 @@ fn a_node_of_version_2_hands_its_controllers_down_after_its_processes_are_in_a_l
     );
     let procs = tree.at("bursar-demo/node-0/system/cgroup.procs");
     assert_eq!(programs.procs_files(), [procs]);
-    // The kubelet's cgroups beside the leaf have what it demands.
+    // The kubelet's cgroups next to the leaf have the controllers that it demands.
     tree.create_dir(&tree.at("bursar-demo/node-0/kubepods"))
         .unwrap();
     let controllers = words(&tree.at("bursar-demo/node-0/kubepods/cgroup.controllers"));
@@ -251,14 +253,14 @@ fn a_node_of_version_2_hands_its_controllers_down_after_its_processes_are_in_a_l
 #[test]
 fn where_systemd_manages_the_machine_the_cluster_lies_in_the_slice_of_its_process() {
     let tree = Tree::version_2(ALL);
-    // systemd has handed some down, and owns these.
+    // systemd has enabled some and owns these cgroups.
     tree.set("", SUBTREE_CONTROL, "cpu io memory pids");
     tree.existing("user.slice", "memory pids", "");
     tree.existing("user.slice/user-0.slice", "memory pids", "");
     tree.existing("user.slice/user-0.slice/session-3.scope", "", "50\n");
     let own = "0::/user.slice/user-0.slice/session-3.scope\n";
     let cluster = tree.cluster(own, true).unwrap();
-    // Those which the kernel gives to a cgroup when the one above hands more down.
+    // The kernel adds these when the controllers are enabled above.
     tree.set("user.slice", "cgroup.controllers", ALL);
     tree.set("user.slice/user-0.slice", "cgroup.controllers", ALL);
     cluster.child("node-0").create_in(&tree).unwrap();
