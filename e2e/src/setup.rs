@@ -64,11 +64,13 @@ impl SetupPlan {
         if !self.programs.is_empty() {
             let minutes = self.programs.iter().sum::<u32>().div_ceil(60);
             text += &format!(
-                "setup: building {} programs of a Kubernetes cluster from their Go modules into {cache}, once\n  \
-                 time    {minutes} min on two cores; then Bursar is compiled, 2 min, and a demo takes 5\n  \
-                 disk    1 GB there, and 5 GB in Go's own caches, which `go clean -cache -modcache` empties\n  \
+                "setup: building {} programs of a Kubernetes cluster from their Go modules, once\n  \
+                 time    {minutes} min on two cores; then 2 min to compile Bursar, and 5 min for a demo\n  \
+                 disk    1 GB in {cache},\n          \
+                 7 GB in Go's caches (`go clean -cache -modcache` empties them),\n          \
+                 3 GB in Bursar's target directory\n  \
                  memory  3 GB to build, 2 GB for the cluster of a demo\n  \
-                 Nothing is left running afterwards: a cluster ends with the command that started it.\n",
+                 Nothing is left running: a cluster ends with the command that started it.\n",
                 self.programs.len()
             );
         }
@@ -94,7 +96,7 @@ mod tests {
         for words in [
             "conntrack, nftables",
             "3 programs",
-            "into /cache",
+            "in /cache",
             "13 min on two cores",
             "disk ",
             "memory ",
