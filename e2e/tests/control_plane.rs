@@ -23,9 +23,9 @@ fn main() -> ExitCode {
             run: examples,
         },
         Scenario {
-            name: "every_wrong_manifest_is_refused_with_its_reason",
+            name: "every_invalid_manifest_is_rejected_with_its_reason",
             limit: LIMIT,
-            run: wrong,
+            run: invalid_manifests,
         },
         Scenario {
             name: "a_correction_is_made_by_an_accountant_and_changed_by_nobody",
@@ -91,10 +91,10 @@ fn examples(cluster: &Cluster) -> Outcome {
     Ok(())
 }
 
-fn wrong(cluster: &Cluster) -> Outcome {
+fn invalid_manifests(cluster: &Cluster) -> Outcome {
     let mut problems = Vec::new();
     let mut count = 0;
-    for entry in fs::read_dir(root().join("e2e/tests/wrong"))? {
+    for entry in fs::read_dir(root().join("e2e/tests/rejected"))? {
         let path = entry?.path();
         let text = fs::read_to_string(&path)?;
         // the field, and what would be right
@@ -123,7 +123,7 @@ fn wrong(cluster: &Cluster) -> Outcome {
         }
     }
     if count < 25 {
-        problems.push(format!("there are only {count} wrong manifests"));
+        problems.push(format!("there are only {count} invalid manifests"));
     }
     if problems.is_empty() {
         Ok(())
