@@ -2,10 +2,10 @@
 
 mod budgets;
 mod faults;
-mod inside;
-mod life;
-mod records;
+mod install;
+mod observability;
 mod requests;
+mod status_writes;
 
 use std::process::ExitCode;
 
@@ -19,33 +19,33 @@ fn main() -> ExitCode {
         Scenario::new(
             "observe_only_decides_and_changes_nothing",
             3,
-            life::observes,
+            install::observes,
         ),
-        Scenario::new("a_service_runs_steadily", 2, records::steady_begins),
+        Scenario::new("a_service_runs_steadily", 2, status_writes::steady_begins),
         Scenario::new(
             "kubectl_bursar_explains_the_leaders_decision",
             4,
-            inside::explains,
+            observability::explains,
         ),
         Scenario::new(
             "kubectl_bursar_reports_what_runs_and_what_it_cost",
             4,
-            inside::reports,
+            observability::reports,
         ),
         Scenario::new(
             "metrics_show_workloads_budgets_and_the_operator_itself",
             1,
-            inside::measures,
+            observability::measures,
         ),
         Scenario::new(
             "pods_that_cannot_be_charged_are_not_held",
             3,
-            life::uncharged,
+            install::uncharged,
         ),
         Scenario::new(
             "a_namespace_that_asks_for_it_has_all_its_gpu_pods_charged_exactly",
             3,
-            life::exact_namespace,
+            install::exact_namespace,
         ),
         Scenario::new(
             "replicas_follow_the_queue_depth_and_go_to_zero_when_idle",
@@ -95,19 +95,19 @@ fn main() -> ExitCode {
         Scenario::new(
             "while_only_money_changes_statuses_are_written_sparingly",
             2,
-            records::steady_ends,
+            status_writes::steady_ends,
         ),
-        Scenario::new("at_rest_the_operator_writes_nothing", 4, records::at_rest),
+        Scenario::new("at_rest_the_operator_writes_nothing", 4, status_writes::at_rest),
         Scenario::new(
             "the_ledger_equals_the_audit_log_to_the_nano_unit",
             2,
-            records::equals_the_audit_log,
+            status_writes::equals_the_audit_log,
         ),
-        Scenario::new("uninstalling_leaves_nothing_stuck", 5, life::uninstall),
+        Scenario::new("uninstalling_leaves_nothing_stuck", 5, install::uninstall),
         Scenario::new(
             "released_without_helm_nothing_is_stuck_either",
             4,
-            life::release,
+            install::release,
         ),
     ];
     runner::main(

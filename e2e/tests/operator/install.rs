@@ -1,4 +1,4 @@
-//! The operator's own life: looking on, and leaving.
+//! Installation: observe-only mode, pods that are not Bursar's, and uninstallation.
 
 use std::{
     path::Path,

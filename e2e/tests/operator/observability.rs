@@ -1,5 +1,5 @@
-//! Seeing inside: `kubectl bursar explain`, and what `/metrics` says of the same things. They read the service of
-//! [`crate::records::steady_begins`] and change nothing.
+//! What an operator of the cluster reads: `kubectl bursar` and `/metrics`. The scenarios read the service of
+//! [`crate::status_writes::steady_begins`] and change nothing.
 
 use bursar_e2e::{Access, Cluster, operator, runner::Outcome};
 
