@@ -121,6 +121,7 @@ const COLUMNS: &[Column] = &[
     column("ContractedCost", Type::Decimal, cost),
     column("ContractedUnitPrice", Type::Decimal, unit_price).nullable(),
     column("EffectiveCost", Type::Decimal, cost),
+    column("InvoiceId", Type::Text, |_| None).nullable().since_1_2(),
     column("InvoiceIssuerName", Type::Text, |_| text(PROVIDER)),
     column("ListCost", Type::Decimal, cost),
     column("ListUnitPrice", Type::Decimal, unit_price).nullable(),
