@@ -1,7 +1,7 @@
 //! An oracle of the ledger: recomputes every charge from the API server's audit log. It shares no code with the ledger, and knows
 //! pods, nodes and prices only from what the log and the price list say.
 
-mod machines;
+mod nodes;
 
 use std::{
     collections::BTreeMap,
@@ -15,11 +15,11 @@ use serde_json::Value;
 
 use crate::error::{Error, Result, While};
 
-pub use machines::{Machine, accounts_began, machines};
+pub use nodes::{NodeLifetime, account_start_range, node_lifetimes};
 
 /// A pod's time on its node, in seconds since 1970.
 #[derive(Debug, Clone, Default)]
-pub struct Stay {
+pub struct PodLifetime {
     /// The record's name without its month: `namespace.infd.name`.
     pub workload: String,
     /// How many GPUs it held.
@@ -40,13 +40,13 @@ pub struct Stay {
 ///
 /// # Errors
 /// When the log cannot be read.
-pub fn charges(
+pub fn expected_charges(
     audit_log: &Path,
     node_price: i128,
     node_gpus: i128,
 ) -> Result<BTreeMap<String, i128>> {
     let mut sums = BTreeMap::new();
-    for stay in stays(audit_log)? {
+    for stay in pod_lifetimes(audit_log)? {
         if let (Some(bound), Some(ended)) = (stay.bound, stay.ended) {
             // a node's price is shared by its GPUs, rounded down; so is what is paid for whole seconds
             let rate = node_price * stay.gpus / node_gpus;
@@ -64,9 +64,9 @@ pub fn charges(
 ///
 /// # Errors
 /// When the log cannot be read.
-pub fn stays(audit_log: &Path) -> Result<Vec<Stay>> {
-    let mut stays: BTreeMap<String, Stay> = BTreeMap::new();
-    for event in events(audit_log)? {
+pub fn pod_lifetimes(audit_log: &Path) -> Result<Vec<PodLifetime>> {
+    let mut stays: BTreeMap<String, PodLifetime> = BTreeMap::new();
+    for event in audit_events(audit_log)? {
         let event = event?;
         let object = &event["responseObject"];
         if event["objectRef"]["resource"] == "pods"
@@ -74,10 +74,10 @@ pub fn stays(audit_log: &Path) -> Result<Vec<Stay>> {
             && let (Some(uid), Some(workload)) =
                 (object["metadata"]["uid"].as_str(), workload(object))
         {
-            see(
-                stays.entry(uid.to_owned()).or_insert_with(|| Stay {
+            apply_object(
+                stays.entry(uid.to_owned()).or_insert_with(|| PodLifetime {
                     workload,
-                    ..Stay::default()
+                    ..PodLifetime::default()
                 }),
                 object,
             );
@@ -90,7 +90,7 @@ pub fn stays(audit_log: &Path) -> Result<Vec<Stay>> {
 ///
 /// # Errors
 /// When it cannot be read.
-pub fn events(audit_log: &Path) -> Result<impl Iterator<Item = Result<Value>>> {
+pub fn audit_events(audit_log: &Path) -> Result<impl Iterator<Item = Result<Value>>> {
     let name = audit_log.display().to_string();
     let file = File::open(audit_log).while_(|| format!("opening {name}"))?;
     Ok(BufReader::new(file).lines().map(move |line| {
@@ -132,7 +132,7 @@ fn list(value: &Value) -> Vec<Value> {
     value.as_array().cloned().unwrap_or_default()
 }
 
-fn see(stay: &mut Stay, pod: &Value) {
+fn apply_object(stay: &mut PodLifetime, pod: &Value) {
     let gpus = |container: &Value| {
         container["resources"]["limits"]["nvidia.com/gpu"]
             .as_str()
@@ -182,7 +182,7 @@ fn see(stay: &mut Stay, pod: &Value) {
 ///
 /// # Errors
 /// When it is no decimal number of at most nine decimals.
-pub fn nanos(amount: &str) -> std::result::Result<i128, ParseIntError> {
+pub fn parse_nanos(amount: &str) -> std::result::Result<i128, ParseIntError> {
     let (whole, fraction) = amount.split_once('.').unwrap_or((amount, ""));
     Ok(whole.parse::<i128>()? * 1_000_000_000 + format!("{fraction:0<9}").parse::<i128>()?)
 }

@@ -14,7 +14,7 @@ use std::{
 use crate::{Access, Cluster, Options, Result};
 
 /// What a scenario returns.
-pub type Outcome = std::result::Result<(), Box<dyn std::error::Error>>;
+pub type ScenarioResult = std::result::Result<(), Box<dyn std::error::Error>>;
 
 /// One scenario.
 pub struct Scenario {
@@ -23,12 +23,12 @@ pub struct Scenario {
     /// How long it may take.
     pub limit: Duration,
     /// What it does. It runs in the cluster's network.
-    pub run: fn(&Cluster) -> Outcome,
+    pub run: fn(&Cluster) -> ScenarioResult,
 }
 
 impl Scenario {
     /// A scenario that may take so many minutes.
-    pub fn new(name: &'static str, minutes: u64, run: fn(&Cluster) -> Outcome) -> Self {
+    pub fn new(name: &'static str, minutes: u64, run: fn(&Cluster) -> ScenarioResult) -> Self {
         Self {
             name,
             limit: Duration::from_secs(60 * minutes),

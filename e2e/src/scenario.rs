@@ -8,10 +8,10 @@ use std::{
 
 use jiff::Timestamp;
 
-use crate::{Access, Cluster, image, operator, process, runner::Outcome, traffic};
+use crate::{Access, Cluster, image, operator, process, runner::ScenarioResult, traffic};
 
 /// A service of the test's engine. `flags` are the engine's.
-pub fn service(namespace: &str, flags: &str, idle: &str) -> String {
+pub fn service_manifest(namespace: &str, flags: &str, idle: &str) -> String {
     format!(
         r#"
 apiVersion: v1
@@ -47,7 +47,7 @@ spec:
 ///
 /// # Errors
 /// When the system has none.
-pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+pub fn client_runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -57,15 +57,15 @@ pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 ///
 /// # Errors
 /// When one of them is not there in time.
-pub fn serve(
+pub fn deploy_service(
     cluster: &Cluster,
     namespace: &str,
     flags: &str,
     idle: &str,
 ) -> Result<SocketAddr, Box<dyn std::error::Error>> {
     operator::install(cluster, operator::IMAGE, &["controller.leaseDuration=6s"])?;
-    cluster.apply(&service(namespace, flags, idle))?;
-    until("the gateways to listen for the service", 30, || {
+    cluster.apply(&service_manifest(namespace, flags, idle))?;
+    wait_until("the gateways to listen for the service", 30, || {
         let slice = cluster.kubectl(&[
             "-n",
             namespace,
@@ -79,7 +79,7 @@ pub fn serve(
     })?;
     let address = traffic::address("chat", namespace)?;
     // kube-proxy takes a moment to know a new Service
-    until("the new Service to take connections", 30, || {
+    wait_until("the new Service to take connections", 30, || {
         Ok(TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok())
     })?;
     Ok(address)
@@ -89,11 +89,11 @@ pub fn serve(
 ///
 /// # Errors
 /// When that takes too long, or what `done` says.
-pub fn until(
+pub fn wait_until(
     what: &str,
     seconds: u64,
     mut done: impl FnMut() -> Result<bool, Box<dyn std::error::Error>>,
-) -> Outcome {
+) -> ScenarioResult {
     let began = Instant::now();
     while !done()? {
         if began.elapsed() > Duration::from_secs(seconds) {
@@ -108,7 +108,7 @@ pub fn until(
 ///
 /// # Errors
 /// kubectl's words.
-pub fn field(
+pub fn get_field(
     cluster: &Cluster,
     namespace: &str,
     object: &str,
@@ -125,7 +125,7 @@ pub fn field(
 }
 
 /// This month, as records name it.
-pub fn month() -> String {
+pub fn current_month() -> String {
     Timestamp::now().strftime("%Y-%m").to_string()
 }
 
@@ -133,17 +133,17 @@ pub fn month() -> String {
 ///
 /// # Errors
 /// What it has instead.
-pub fn becomes(
+pub fn wait_for_field(
     cluster: &Cluster,
     namespace: &str,
     object: &str,
     path: &str,
     value: &str,
     seconds: u64,
-) -> Outcome {
+) -> ScenarioResult {
     let mut last = String::new();
-    let reached = until(&format!("{object} {path} to be {value:?}"), seconds, || {
-        last = field(cluster, namespace, object, path)?;
+    let reached = wait_until(&format!("{object} {path} to be {value:?}"), seconds, || {
+        last = get_field(cluster, namespace, object, path)?;
         Ok(last == value)
     });
     reached.map_err(|error| format!("{error}; it is {last:?}").into())
@@ -153,7 +153,7 @@ pub fn becomes(
 ///
 /// # Errors
 /// What else there was.
-pub fn all_served(answers: &[traffic::Answer]) -> Outcome {
+pub fn expect_all_ok(answers: &[traffic::Answer]) -> ScenarioResult {
     let tally = traffic::tally(answers);
     if tally.len() == 1 && tally.contains_key("200") {
         Ok(())
@@ -166,8 +166,8 @@ pub fn all_served(answers: &[traffic::Answer]) -> Outcome {
 ///
 /// # Errors
 /// What there is instead.
-pub fn gone(cluster: &Cluster, namespace: &str) -> Outcome {
-    becomes(
+pub fn wait_for_zero(cluster: &Cluster, namespace: &str) -> ScenarioResult {
+    wait_for_field(
         cluster,
         namespace,
         "pods",
@@ -175,7 +175,7 @@ pub fn gone(cluster: &Cluster, namespace: &str) -> Outcome {
         "",
         60,
     )?;
-    becomes(
+    wait_for_field(
         cluster,
         namespace,
         "infd/chat",
@@ -186,7 +186,7 @@ pub fn gone(cluster: &Cluster, namespace: &str) -> Outcome {
 }
 
 /// A BudgetPolicy called `team`. `rest` is more of its spec, in flow style.
-pub fn budget(namespace: &str, limit: &str, rest: &str) -> String {
+pub fn budget_manifest(namespace: &str, limit: &str, rest: &str) -> String {
     format!(
         "apiVersion: bursar.dev/v1alpha1\nkind: BudgetPolicy\nmetadata: {{name: team, namespace: {namespace}}}\nspec: {{limit: \"{limit}\", \
          period: Monthly{rest}}}\n"
@@ -194,13 +194,13 @@ pub fn budget(namespace: &str, limit: &str, rest: &str) -> String {
 }
 
 /// The service with replicas that stay.
-pub fn at_least(replicas: u32, manifest: &str) -> String {
+pub fn with_min_replicas(replicas: u32, manifest: &str) -> String {
     let bound = "maxReplicas: 4";
     manifest.replace(bound, &format!("{bound}\n  minReplicas: {replicas}"))
 }
 
 /// The path of a condition's reason.
-pub fn reason(condition: &str) -> String {
+pub fn condition_reason(condition: &str) -> String {
     format!(".status.conditions[?(@.type==\"{condition}\")].reason")
 }
 
@@ -232,7 +232,7 @@ pub fn kill_controllers(cluster: &Cluster) -> Result<usize, Box<dyn std::error::
 ///
 /// # Errors
 /// When they do not stop in time.
-pub fn scale_controllers(cluster: &Cluster, replicas: u32) -> Outcome {
+pub fn scale_controllers(cluster: &Cluster, replicas: u32) -> ScenarioResult {
     let bursar = |words: &[&str]| cluster.kubectl(&[&["-n", operator::NAMESPACE], words].concat());
     let count = format!("--replicas={replicas}");
     bursar(&["scale", "deployment/bursar-controller", &count])?;
@@ -240,7 +240,7 @@ pub fn scale_controllers(cluster: &Cluster, replicas: u32) -> Outcome {
         return Ok(());
     }
     let component = "app.kubernetes.io/component=controller";
-    until("the controllers to stop", 60, || {
+    wait_until("the controllers to stop", 60, || {
         Ok(bursar(&["get", "pods", "-l", component, "-o", "name"])?.is_empty())
     })
 }
@@ -249,7 +249,7 @@ pub fn scale_controllers(cluster: &Cluster, replicas: u32) -> Outcome {
 ///
 /// # Errors
 /// When it cannot be built.
-pub fn bursar(
+pub fn run_kubectl_bursar(
     cluster: &Cluster,
     words: &[&str],
 ) -> Result<(bool, String), Box<dyn std::error::Error>> {
@@ -269,8 +269,11 @@ pub fn bursar(
 ///
 /// # Errors
 /// What it says when it does not.
-pub fn says(cluster: &Cluster, words: &[&str]) -> Result<String, Box<dyn std::error::Error>> {
-    match bursar(cluster, words)? {
+pub fn kubectl_bursar(
+    cluster: &Cluster,
+    words: &[&str],
+) -> Result<String, Box<dyn std::error::Error>> {
+    match run_kubectl_bursar(cluster, words)? {
         (true, said) => Ok(said),
         (false, said) => Err(format!("{words:?}: {said}").into()),
     }

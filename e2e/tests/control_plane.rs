@@ -5,7 +5,7 @@ use std::{fs, path::Path, process::ExitCode, time::Duration};
 use bursar_apitest::conformance::CHECKS;
 use bursar_e2e::{
     Access, Cluster, Options,
-    runner::{self, Outcome, Scenario},
+    runner::{self, Scenario, ScenarioResult},
 };
 
 const LIMIT: Duration = Duration::from_secs(180);
@@ -51,7 +51,7 @@ fn root() -> &'static Path {
 }
 
 /// Client-side apply, which is what people do and what large definitions break.
-fn definitions(cluster: &Cluster) -> Outcome {
+fn definitions(cluster: &Cluster) -> ScenarioResult {
     cluster.kubectl(&["apply", "-f", &root().join("crds").display().to_string()])?;
     cluster.kubectl(&[
         "wait",
@@ -63,7 +63,7 @@ fn definitions(cluster: &Cluster) -> Outcome {
     Ok(())
 }
 
-fn examples(cluster: &Cluster) -> Outcome {
+fn examples(cluster: &Cluster) -> ScenarioResult {
     cluster.kubectl(&[
         "apply",
         "-f",
@@ -91,7 +91,7 @@ fn examples(cluster: &Cluster) -> Outcome {
     Ok(())
 }
 
-fn invalid_manifests(cluster: &Cluster) -> Outcome {
+fn invalid_manifests(cluster: &Cluster) -> ScenarioResult {
     let mut problems = Vec::new();
     let mut count = 0;
     for entry in fs::read_dir(root().join("e2e/tests/rejected"))? {
@@ -133,7 +133,7 @@ fn invalid_manifests(cluster: &Cluster) -> Outcome {
 }
 
 /// By the chart's own rights, and by the definition's rules where rights allow everything.
-fn corrections(cluster: &Cluster) -> Outcome {
+fn corrections(cluster: &Cluster) -> ScenarioResult {
     const CONTROLLER: &str = "--as=system:serviceaccount:bursar-system:bursar-controller";
     const ACCOUNTANT: &str = "--as=accountant";
     let chart = root().join("charts/bursar").display().to_string();
@@ -200,7 +200,7 @@ fn corrections(cluster: &Cluster) -> Outcome {
     Ok(())
 }
 
-fn scale(cluster: &Cluster) -> Outcome {
+fn scale(cluster: &Cluster) -> ScenarioResult {
     cluster.kubectl(&["scale", "infd/chat", "--replicas=2"])?;
     let min = cluster.kubectl(&["get", "infd", "chat", "-o", "jsonpath={.spec.minReplicas}"])?;
     if min != "2" {
@@ -220,7 +220,7 @@ fn scale(cluster: &Cluster) -> Outcome {
 }
 
 /// What controllers are tested against in memory is what they meet here.
-fn conformance(cluster: &Cluster) -> Outcome {
+fn conformance(cluster: &Cluster) -> ScenarioResult {
     const NAMESPACE: &str = "check";
     cluster.kubectl(&["create", "namespace", NAMESPACE])?;
     // pods are not admitted before it is there

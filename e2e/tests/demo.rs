@@ -9,7 +9,7 @@ use std::{
 
 use bursar_e2e::{
     Access, Cluster, NodeOptions, Options, image,
-    runner::{self, Outcome, Scenario},
+    runner::{self, Scenario, ScenarioResult},
 };
 
 /// Nobody listens there, so that a pull fails at once. The tag looks like a number, as many do.
@@ -34,7 +34,7 @@ fn main() -> ExitCode {
     let scenarios = [
         scenario(
             "a_cluster_in_use_is_not_touched",
-            in_use as fn(&Cluster) -> Outcome,
+            in_use as fn(&Cluster) -> ScenarioResult,
         ),
         scenario(
             "an_image_that_no_node_has_is_named_with_the_ways_to_bring_it",
@@ -82,7 +82,7 @@ fn short(command: &mut Command) -> Result<(bool, String), Box<dyn std::error::Er
     ))
 }
 
-fn contains(text: &str, words: &[&str]) -> Outcome {
+fn contains(text: &str, words: &[&str]) -> ScenarioResult {
     match words.iter().find(|word| !text.contains(**word)) {
         None => Ok(()),
         Some(word) => Err(format!("it does not say `{word}`:\n{text}").into()),
@@ -90,7 +90,7 @@ fn contains(text: &str, words: &[&str]) -> Outcome {
 }
 
 /// Nothing of the demo's is there.
-fn untouched(cluster: &Cluster) -> Outcome {
+fn untouched(cluster: &Cluster) -> ScenarioResult {
     let found = cluster.kubectl(&[
         "get",
         "namespaces,crds,clusterroles,mutatingadmissionpolicies",
@@ -108,7 +108,7 @@ fn untouched(cluster: &Cluster) -> Outcome {
     }
 }
 
-fn in_use(cluster: &Cluster) -> Outcome {
+fn in_use(cluster: &Cluster) -> ScenarioResult {
     cluster.kubectl(&["create", "namespace", "team"])?;
     let (good, said) = demo(cluster)?;
     cluster.kubectl(&["delete", "namespace", "team"])?;
@@ -119,7 +119,7 @@ fn in_use(cluster: &Cluster) -> Outcome {
     untouched(cluster)
 }
 
-fn without_image(cluster: &Cluster) -> Outcome {
+fn without_image(cluster: &Cluster) -> ScenarioResult {
     let (good, said) = demo(cluster)?;
     if good {
         return Err("it ran without its image".into());
@@ -136,7 +136,7 @@ fn without_image(cluster: &Cluster) -> Outcome {
     untouched(cluster)
 }
 
-fn whole(cluster: &Cluster) -> Outcome {
+fn whole(cluster: &Cluster) -> ScenarioResult {
     cluster.load_image(&image::bundle(IMAGE)?)?;
     let (good, said) = demo(cluster)?;
     if !good {
@@ -147,7 +147,7 @@ fn whole(cluster: &Cluster) -> Outcome {
 }
 
 /// The README's first command, shortened: the same program without `--kubeconfig` boots a cluster of its own.
-fn local(_: &Cluster) -> Outcome {
+fn local(_: &Cluster) -> ScenarioResult {
     let (good, said) = short(&mut Command::new(env!("CARGO_BIN_EXE_demo")))?;
     if !good {
         return Err(said.into());
@@ -163,7 +163,7 @@ fn local(_: &Cluster) -> Outcome {
 }
 
 /// Told at once, before anything is built.
-fn without_root(_: &Cluster) -> Outcome {
+fn without_root(_: &Cluster) -> ScenarioResult {
     // what lies in root's own directories may not be started by others
     let directory = tempfile::tempdir()?;
     fs::set_permissions(directory.path(), Permissions::from_mode(0o755))?;
@@ -187,7 +187,7 @@ fn without_root(_: &Cluster) -> Outcome {
     Ok(())
 }
 
-fn without_gpus(cluster: &Cluster) -> Outcome {
+fn without_gpus(cluster: &Cluster) -> ScenarioResult {
     cluster.kubectl(&["label", "node", "--all", "nvidia.com/gpu.product-"])?;
     let (good, said) = demo(cluster)?;
     if good {

@@ -4,7 +4,7 @@ use std::{process::ExitCode, time::Duration};
 
 use bursar_e2e::{
     Access, Cluster, NodeOptions, Options,
-    runner::{self, Outcome, Scenario},
+    runner::{self, Scenario, ScenarioResult},
 };
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -40,7 +40,7 @@ fn pod(name: &str, gpus: u32) -> String {
     )
 }
 
-fn gpus(cluster: &Cluster) -> Outcome {
+fn gpus(cluster: &Cluster) -> ScenarioResult {
     cluster.apply(&pod("fits", 2))?;
     cluster.kubectl(&["wait", "--for=condition=Ready", "pod/fits", "--timeout=50s"])?;
     cluster.apply(&pod("waits", 1))?;
@@ -60,7 +60,7 @@ fn gpus(cluster: &Cluster) -> Outcome {
     Ok(())
 }
 
-fn names(_: &Cluster) -> Outcome {
+fn names(_: &Cluster) -> ScenarioResult {
     use std::net::{TcpStream, ToSocketAddrs};
     let address = "kubernetes.default.svc.cluster.local:443"
         .to_socket_addrs()?

@@ -2,8 +2,8 @@
 
 use bursar_e2e::{
     Access, Cluster, operator,
-    runner::Outcome,
-    scenario::{says, until},
+    runner::ScenarioResult,
+    scenario::{kubectl_bursar, wait_until},
 };
 use jiff::{Timestamp, ToSpan, tz::TimeZone};
 use serde_json::{Value, json};
@@ -13,14 +13,14 @@ const SOON: u64 = 120;
 
 /// Two workloads of a month that is over long since are folded into one record, which changes no figure, and what is older than the
 /// retention is removed.
-pub(crate) fn folded(cluster: &Cluster) -> Outcome {
-    let month = |ago: i64| -> Result<String, jiff::Error> {
+pub(crate) fn folded(cluster: &Cluster) -> ScenarioResult {
+    let month_before = |ago: i64| -> Result<String, jiff::Error> {
         let then = Timestamp::now()
             .to_zoned(TimeZone::UTC)
             .checked_sub(ago.months())?;
         Ok(then.strftime("%Y-%m").to_string())
     };
-    let (closed, old) = (month(3)?, month(15)?);
+    let (closed, old) = (month_before(3)?, month_before(15)?);
     for (name, month, compute) in [
         ("a", &closed, "1.25"),
         ("b", &closed, "2.5"),
@@ -29,7 +29,7 @@ pub(crate) fn folded(cluster: &Cluster) -> Outcome {
         put(cluster, name, month, compute)?;
     }
     let report = || {
-        says(
+        kubectl_bursar(
             cluster,
             &[
                 "report",
@@ -55,7 +55,7 @@ pub(crate) fn folded(cluster: &Cluster) -> Outcome {
     cluster.kubectl(&["-n", operator::NAMESPACE, "delete", "pods", "-l", leader])?;
     let folded = format!("past.ns.folded.{closed}");
     let of_past = "bursar.dev/namespace=past";
-    until("what is over to be folded", SOON, || {
+    wait_until("what is over to be folded", SOON, || {
         let left = cluster.kubectl(&["get", "spend", "-l", of_past, "-o", "name"])?;
         Ok(left.trim() == format!("spendrecord.bursar.dev/{folded}"))
     })?;
@@ -63,12 +63,12 @@ pub(crate) fn folded(cluster: &Cluster) -> Outcome {
     if before != after {
         return Err(format!("the report was {before} and is {after}").into());
     }
-    says(cluster, &["ledger", "verify"])?;
+    kubectl_bursar(cluster, &["ledger", "verify"])?;
     Ok(())
 }
 
 /// Makes the record of a training run.
-fn put(cluster: &Cluster, name: &str, month: &str, compute: &str) -> Outcome {
+fn put(cluster: &Cluster, name: &str, month: &str, compute: &str) -> ScenarioResult {
     let labels = json!({
         "bursar.dev/kind": "TrainingJob", "bursar.dev/month": month, "bursar.dev/namespace": "past", "bursar.dev/workload": name,
     });

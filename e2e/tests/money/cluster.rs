@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use bursar_e2e::{
     Access, Cluster, operator,
-    oracle::{self, Machine, Stay},
-    runner::Outcome,
+    oracle::{self, NodeLifetime, PodLifetime},
+    runner::ScenarioResult,
     scenario::{
-        at_least, becomes, field, kill_controllers, month, reason, says, scale_controllers,
-        service, until,
+        condition_reason, current_month, get_field, kill_controllers, kubectl_bursar,
+        scale_controllers, service_manifest, wait_for_field, wait_until, with_min_replicas,
     },
 };
 use jiff::{Timestamp, civil::Date};
@@ -46,7 +46,7 @@ metadata:
 
 /// A service that runs on, a GPU pod of somebody else's that ends while both controllers are dead and one that runs on, and a node that
 /// comes in that time and goes later; with what earlier scenarios left.
-pub(crate) fn bill(cluster: &Cluster) -> Outcome {
+pub(crate) fn bill(cluster: &Cluster) -> ScenarioResult {
     operator::install(cluster, operator::IMAGE, &["controller.leaseDuration=6s"])?;
     let second = &cluster
         .nodes()
@@ -56,8 +56,8 @@ pub(crate) fn bill(cluster: &Cluster) -> Outcome {
     let product = format!("nvidia.com/gpu.product={A100}");
     cluster.kubectl(&["label", "node", second, &product, "--overwrite"])?;
     cluster.apply(SITE)?;
-    let accepted = reason("Accepted");
-    becomes(
+    let accepted = condition_reason("Accepted");
+    wait_for_field(
         cluster,
         "default",
         "pricelist/site",
@@ -65,9 +65,9 @@ pub(crate) fn bill(cluster: &Cluster) -> Outcome {
         "InForce",
         20,
     )?;
-    cluster.apply(&at_least(
+    cluster.apply(&with_min_replicas(
         1,
-        &service("billed", r#""--speedup", "20""#, "1h"),
+        &service_manifest("billed", r#""--speedup", "20""#, "1h"),
     ))?;
     let exact = [
         "label",
@@ -78,29 +78,29 @@ pub(crate) fn bill(cluster: &Cluster) -> Outcome {
     cluster.kubectl(&exact)?;
     cluster.apply(&pod("notebook", 1))?;
     cluster.apply(&pod("batch", 2))?;
-    let ready = reason("Ready");
-    becomes(cluster, "billed", "infd/chat", &ready, "Serving", 60)?;
+    let ready = condition_reason("Ready");
+    wait_for_field(cluster, "billed", "infd/chat", &ready, "Serving", 60)?;
     for pod in ["pod/notebook", "pod/batch"] {
-        becomes(cluster, "billed", pod, ".status.phase", "Running", 60)?;
+        wait_for_field(cluster, "billed", pod, ".status.phase", "Running", 60)?;
     }
-    let unmanaged = format!("spend/billed.pods.unmanaged.{}", month());
+    let unmanaged = format!("spend/billed.pods.unmanaged.{}", current_month());
     let open = ".status.open[*].pod";
-    until("both pods of others to have a charge", 20, || {
-        let open = field(cluster, "billed", &unmanaged, open).unwrap_or_default();
+    wait_until("both pods of others to have a charge", 20, || {
+        let open = get_field(cluster, "billed", &unmanaged, open).unwrap_or_default();
         Ok(open.split_whitespace().count() == 2)
     })?;
     while_down(cluster)?;
-    becomes(cluster, "billed", &unmanaged, open, "batch", 60)?;
+    wait_for_field(cluster, "billed", &unmanaged, open, "batch", 60)?;
     spare_goes(cluster)?;
     compare(cluster)?;
     written_by_the_controller(cluster)?;
-    says(cluster, &["ledger", "verify"])?;
+    kubectl_bursar(cluster, &["ledger", "verify"])?;
     Ok(())
 }
 
 /// SIGKILL to both controllers, and nobody in their place for ten seconds.
-fn while_down(cluster: &Cluster) -> Outcome {
-    until("both controllers to run, and to be killed", 60, || {
+fn while_down(cluster: &Cluster) -> ScenarioResult {
+    wait_until("both controllers to run, and to be killed", 60, || {
         Ok(kill_controllers(cluster)? >= 2)
     })?;
     scale_controllers(cluster, 0)?;
@@ -111,44 +111,44 @@ fn while_down(cluster: &Cluster) -> Outcome {
     let status = ["--subresource=status", "--type=merge", "-p", offers];
     cluster.kubectl(&[&["patch", "node", "spare"], &status[..]].concat())?;
     cluster.kubectl(&["-n", "billed", "delete", "pod/notebook", "--wait=false"])?;
-    until(
+    wait_until(
         "the notebook to end while the controllers are down",
         30,
         || {
-            let phase = field(cluster, "billed", "pod/notebook", ".status.phase")?;
+            let phase = get_field(cluster, "billed", "pod/notebook", ".status.phase")?;
             Ok(matches!(phase.as_str(), "Failed" | "Succeeded"))
         },
     )?;
-    until("ten seconds without a controller", 20, || {
+    wait_until("ten seconds without a controller", 20, || {
         Ok(Timestamp::now().duration_since(down).as_secs() >= 10)
     })?;
     scale_controllers(cluster, 2)
 }
 
 /// The node that came unseen is charged from its creation, until it goes.
-fn spare_goes(cluster: &Cluster) -> Outcome {
-    let of_spare = |path: &str| field(cluster, "default", "node/spare", path);
+fn spare_goes(cluster: &Cluster) -> ScenarioResult {
+    let of_spare = |path: &str| get_field(cluster, "default", "node/spare", path);
     let record = format!("spend/{}", record_of(&of_spare(".metadata.uid")?));
     let start = ".status.open[?(@.pod==\"spare\")].start";
-    until("an account of the node that came unseen", 60, || {
-        Ok(!field(cluster, "default", &record, start)
+    wait_until("an account of the node that came unseen", 60, || {
+        Ok(!get_field(cluster, "default", &record, start)
             .unwrap_or_default()
             .is_empty())
     })?;
     let made = of_spare(".metadata.creationTimestamp")?;
-    becomes(cluster, "default", &record, start, &made, 1)?;
+    wait_for_field(cluster, "default", &record, start, &made, 1)?;
     cluster.kubectl(&["delete", "node", "spare"])?;
-    becomes(cluster, "default", &record, start, "", 20)
+    wait_for_field(cluster, "default", &record, start, "", 20)
 }
 
 /// The record of this month that has the account of a node.
 fn record_of(uid: &str) -> String {
-    format!("nodes.{}.{}", &uid[..1], month())
+    format!("nodes.{}.{}", &uid[..1], current_month())
 }
 
 /// The report says what the audit log and the price lists come to at that moment.
-fn compare(cluster: &Cluster) -> Outcome {
-    let month = month();
+fn compare(cluster: &Cluster) -> ScenarioResult {
+    let month = current_month();
     let asked = [
         "report",
         "--month",
@@ -158,12 +158,12 @@ fn compare(cluster: &Cluster) -> Outcome {
         "-o",
         "json",
     ];
-    let report: Value = serde_json::from_str(&says(cluster, &asked)?)?;
+    let report: Value = serde_json::from_str(&kubectl_bursar(cluster, &asked)?)?;
     let at: Timestamp = report["asOf"].as_str().ok_or("no asOf")?.parse()?;
     let found = found(&report["cluster"])?;
     let log = cluster.audit_log();
-    let (stays, machines) = (oracle::stays(&log)?, oracle::machines(&log)?);
-    began_in_time(&machines, oracle::accounts_began(&log)?)?;
+    let (stays, machines) = (oracle::pod_lifetimes(&log)?, oracle::node_lifetimes(&log)?);
+    began_in_time(&machines, oracle::account_start_range(&log)?)?;
     let prices = prices(cluster)?;
     let spare = machines.iter().find(|machine| machine.name == "spare");
     let (asked, answered) = spare
@@ -183,7 +183,7 @@ fn compare(cluster: &Cluster) -> Outcome {
 }
 
 /// Nodes that were there when the accounts began are charged from then on, and others from their creation.
-fn began_in_time(machines: &[Machine], began: Option<(i64, i64)>) -> Outcome {
+fn began_in_time(machines: &[NodeLifetime], began: Option<(i64, i64)>) -> ScenarioResult {
     let (first, nodes) = began.ok_or("no record of nodes was made")?;
     for machine in machines {
         let times = if machine.made > nodes {
@@ -234,14 +234,14 @@ fn cost(prices: &[(i64, i128)], gpus: i128, from: i64, to: i64) -> i128 {
 
 /// The figures of the bill in nano-units, and idle hours in thousand-millionths, if the spare node went at that second.
 fn expected(
-    machines: &[Machine],
-    stays: &[Stay],
+    machines: &[NodeLifetime],
+    stays: &[PodLifetime],
     prices: &Prices,
     gone: i64,
     at: Timestamp,
 ) -> Result<BTreeMap<String, i128>> {
     let now = at.as_second();
-    let of = |machine: &Machine| {
+    let of = |machine: &NodeLifetime| {
         let prices = prices.get(machine.model.as_str());
         prices.ok_or_else(|| format!("{machine:?} has no price"))
     };
@@ -267,8 +267,8 @@ fn expected(
         let silent = machine.silent.filter(|_| stay.ended.is_none());
         let ended = ended.unwrap_or(now);
         let known = silent.map_or(ended, |silent| silent.max(bound));
-        let until = |to| Ok::<_, String>(cost(of(machine)?, stay.gpus, bound, to));
-        let (held, all) = (until(known)?, until(ended)?);
+        let cost_until = |to| Ok::<_, String>(cost(of(machine)?, stay.gpus, bound, to));
+        let (held, all) = (cost_until(known)?, cost_until(ended)?);
         let holder = match stay.workload.ends_with(".pods.unmanaged") {
             true => "unmanaged",
             false => "workloads",
@@ -279,7 +279,7 @@ fn expected(
         add(&machine.model, -all);
         free -= stay.gpus * i128::from(known - bound);
     }
-    let first: Date = format!("{}-01", month()).parse()?;
+    let first: Date = format!("{}-01", current_month()).parse()?;
     let begin: Timestamp = format!("{first}T00:00:00Z").parse()?;
     let seconds = i128::from(first.days_in_month()) * 86_400;
     let overhead = OVERHEAD * i128::from(now - begin.as_second()) / seconds;
@@ -308,7 +308,7 @@ fn found(cluster: &Value) -> Result<BTreeMap<String, i128>> {
         let text = value
             .as_str()
             .ok_or_else(|| format!("a figure lacks: {cluster:#}"))?;
-        Ok(oracle::nanos(text)?)
+        Ok(oracle::parse_nanos(text)?)
     };
     let mut bill = BTreeMap::new();
     for name in FIGURES {
@@ -322,18 +322,18 @@ fn found(cluster: &Value) -> Result<BTreeMap<String, i128>> {
 }
 
 /// The API server took every write of a node's account from the controller, under its own rights.
-fn written_by_the_controller(cluster: &Cluster) -> Outcome {
+fn written_by_the_controller(cluster: &Cluster) -> ScenarioResult {
     let log = cluster.audit_log();
     let controller = format!("system:serviceaccount:{}:", operator::NAMESPACE);
     let mut writes = Vec::new();
-    for event in oracle::events(&log)? {
+    for event in oracle::audit_events(&log)? {
         let event = event?;
         let user = event["user"]["username"].as_str().unwrap_or_default();
         if event["objectRef"]["resource"] == "spendrecords" && user.starts_with(&controller) {
             writes.push(event);
         }
     }
-    for machine in oracle::machines(&log)? {
+    for machine in oracle::node_lifetimes(&log)? {
         let record = record_of(&machine.uid);
         let taken = |verb: &str, subresource: &Value| {
             writes.iter().any(|event| {

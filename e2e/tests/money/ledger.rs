@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 
 use bursar_e2e::{
     Access, Cluster,
-    oracle::{self, Stay},
-    runner::Outcome,
-    scenario::{self, at_least, becomes, field, reason, says, scale_controllers, service, until},
+    oracle::{self, PodLifetime},
+    runner::ScenarioResult,
+    scenario::{
+        self, condition_reason, get_field, kubectl_bursar, scale_controllers, service_manifest,
+        wait_for_field, wait_until, with_min_replicas,
+    },
 };
 use jiff::Timestamp;
 use serde_json::Value;
@@ -18,7 +21,7 @@ const SECOND: i128 = 500_000;
 
 /// The record of the service `chat` of a namespace.
 pub(crate) fn record(namespace: &str) -> String {
-    format!("spend/{namespace}.infd.chat.{}", scenario::month())
+    format!("spend/{namespace}.infd.chat.{}", scenario::current_month())
 }
 
 /// The service on the second node.
@@ -36,7 +39,10 @@ pub(crate) fn on_second_node(cluster: &Cluster, manifest: &str) -> Result<String
 }
 
 /// The only stay of a namespace's service: its pod's, when it was bound and when it ended.
-pub(crate) fn stay<'a>(stays: &'a [Stay], namespace: &str) -> Result<(&'a Stay, i64, Option<i64>)> {
+pub(crate) fn stay<'a>(
+    stays: &'a [PodLifetime],
+    namespace: &str,
+) -> Result<(&'a PodLifetime, i64, Option<i64>)> {
     let workload = format!("{namespace}.infd.chat");
     let mut ours = stays
         .iter()
@@ -49,20 +55,20 @@ pub(crate) fn stay<'a>(stays: &'a [Stay], namespace: &str) -> Result<(&'a Stay, 
 
 /// The sum that a record has settled, in nano-units.
 pub(crate) fn settled(cluster: &Cluster, namespace: &str) -> Result<i128> {
-    let settled = field(cluster, namespace, &record(namespace), ".status.settled")?;
-    Ok(oracle::nanos(&settled)?)
+    let settled = get_field(cluster, namespace, &record(namespace), ".status.settled")?;
+    Ok(oracle::parse_nanos(&settled)?)
 }
 
-pub(crate) fn lost_node(cluster: &Cluster) -> Outcome {
-    let manifest = at_least(1, &service("lost", r#""--speedup", "20""#, "1h"));
+pub(crate) fn lost_node(cluster: &Cluster) -> ScenarioResult {
+    let manifest = with_min_replicas(1, &service_manifest("lost", r#""--speedup", "20""#, "1h"));
     cluster.apply(&on_second_node(cluster, &manifest)?)?;
-    let ready = reason("Ready");
-    becomes(cluster, "lost", "infd/chat", &ready, "Serving", 60)?;
+    let ready = condition_reason("Ready");
+    wait_for_field(cluster, "lost", "infd/chat", &ready, "Serving", 60)?;
     let node = &cluster.nodes()[1];
     node.init.kill();
     let object = format!("node/{}", node.name);
     let condition = |part: &str| format!(".status.conditions[?(@.type==\"Ready\")].{part}");
-    becomes(
+    wait_for_field(
         cluster,
         "lost",
         &object,
@@ -70,9 +76,9 @@ pub(crate) fn lost_node(cluster: &Cluster) -> Outcome {
         "Unknown",
         120,
     )?;
-    let silent = field(cluster, "lost", &object, &condition("lastTransitionTime"))?;
+    let silent = get_field(cluster, "lost", &object, &condition("lastTransitionTime"))?;
     let record = record("lost");
-    becomes(
+    wait_for_field(
         cluster,
         "lost",
         &record,
@@ -92,15 +98,15 @@ pub(crate) fn lost_node(cluster: &Cluster) -> Outcome {
         "--wait=false",
     ];
     cluster.kubectl(&[&["-n", "lost"], &pods[..]].concat())?;
-    becomes(cluster, "lost", "pods", ".items[*].metadata.name", "", 60)?;
-    let stays = oracle::stays(&cluster.audit_log())?;
+    wait_for_field(cluster, "lost", "pods", ".items[*].metadata.name", "", 60)?;
+    let stays = oracle::pod_lifetimes(&cluster.audit_log())?;
     let (stay, bound, _) = stay(&stays, "lost")?;
     let gone = stay.deleted.ok_or("nobody deleted it by force")?;
     let silent: Timestamp = silent.parse()?;
     let silent = silent.as_second();
     let sum = |part: &str| -> Result<i128> {
-        let days = field(cluster, "lost", &record, &format!(".status.days[*].{part}"))?;
-        let nanos = days.split_whitespace().map(oracle::nanos);
+        let days = get_field(cluster, "lost", &record, &format!(".status.days[*].{part}"))?;
+        let nanos = days.split_whitespace().map(oracle::parse_nanos);
         Ok(nanos.sum::<std::result::Result<i128, _>>()?)
     };
     let found = [sum("compute")?, sum("estimated")?, sum("unattributed")?];
@@ -115,13 +121,16 @@ pub(crate) fn lost_node(cluster: &Cluster) -> Outcome {
 }
 
 /// Backup, loss of every record while the controller is stopped, and restore: no figure differs, and what runs is charged on.
-pub(crate) fn restored(cluster: &Cluster) -> Outcome {
-    cluster.apply(&at_least(1, &service("kept", r#""--speedup", "20""#, "1h")))?;
-    becomes(
+pub(crate) fn restored(cluster: &Cluster) -> ScenarioResult {
+    cluster.apply(&with_min_replicas(
+        1,
+        &service_manifest("kept", r#""--speedup", "20""#, "1h"),
+    ))?;
+    wait_for_field(
         cluster,
         "kept",
         "infd/chat",
-        &reason("Ready"),
+        &condition_reason("Ready"),
         "Serving",
         60,
     )?;
@@ -129,22 +138,22 @@ pub(crate) fn restored(cluster: &Cluster) -> Outcome {
     let before = statuses(cluster)?;
     let file = std::env::temp_dir().join(format!("bursar-ledger-{}.jsonl", std::process::id()));
     let path = file.display().to_string();
-    says(cluster, &["ledger", "backup", "-f", &path])?;
+    kubectl_bursar(cluster, &["ledger", "backup", "-f", &path])?;
     cluster.kubectl(&["delete", "spend", "--all"])?;
-    let restored = says(cluster, &["ledger", "restore", &path]);
+    let restored = kubectl_bursar(cluster, &["ledger", "restore", &path]);
     std::fs::remove_file(&file)?;
     restored?;
     let after = statuses(cluster)?;
     if before.is_empty() || before != after {
         return Err(format!("the ledger was {before:#?} and is {after:#?}").into());
     }
-    says(cluster, &["ledger", "verify"])?;
+    kubectl_bursar(cluster, &["ledger", "verify"])?;
     scale_controllers(cluster, 2)?;
     cluster.kubectl(&["-n", "kept", "delete", "infd", "chat"])?;
-    until("the service to be settled", 60, || {
-        Ok(field(cluster, "kept", &record("kept"), ".status.open")?.is_empty())
+    wait_until("the service to be settled", 60, || {
+        Ok(get_field(cluster, "kept", &record("kept"), ".status.open")?.is_empty())
     })?;
-    let (_, bound, ended) = stay(&oracle::stays(&cluster.audit_log())?, "kept")?;
+    let (_, bound, ended) = stay(&oracle::pod_lifetimes(&cluster.audit_log())?, "kept")?;
     let seconds = ended.ok_or("nobody saw the pod's end")? - bound;
     // the imported table's price of the first node's GPUs
     let expected = 2_100_000_000 * i128::from(seconds) / 3600;

@@ -2,19 +2,21 @@
 
 use std::{os::unix::fs::PermissionsExt, time::Duration};
 
-use bursar_e2e::{Access, Cluster, operator, runner::Outcome, traffic};
+use bursar_e2e::{Access, Cluster, operator, runner::ScenarioResult, traffic};
 use jiff::Timestamp;
 
 use bursar_e2e::scenario::{
-    self, all_served, at_least, becomes, field, gone, runtime, serve, service, until,
+    self, client_runtime, deploy_service, expect_all_ok, get_field, service_manifest,
+    wait_for_field, wait_for_zero, wait_until, with_min_replicas,
 };
 
-pub(crate) fn stops_a_service(cluster: &Cluster) -> Outcome {
-    let address = serve(cluster, "budget", r#""--speedup", "20""#, "1h")?;
-    let limit = |amount: &str| scenario::budget("budget", amount, ", minimumUsefulRun: 10s");
+pub(crate) fn stops_a_service(cluster: &Cluster) -> ScenarioResult {
+    let address = deploy_service(cluster, "budget", r#""--speedup", "20""#, "1h")?;
+    let limit =
+        |amount: &str| scenario::budget_manifest("budget", amount, ", minimumUsefulRun: 10s");
     // 6.88 an hour: 0.0669 to stop (15 s of drain, 10 s of grace, 10 s of slack) and 0.0191 for ten seconds, and some to run
     cluster.apply(&limit("0.13"))?;
-    becomes(
+    wait_for_field(
         cluster,
         "budget",
         "budget/team",
@@ -22,9 +24,9 @@ pub(crate) fn stops_a_service(cluster: &Cluster) -> Outcome {
         "Active",
         20,
     )?;
-    let runtime = runtime()?;
-    all_served(&runtime.block_on(traffic::burst(address, 1, Duration::ZERO, 4)))?;
-    becomes(
+    let runtime = client_runtime()?;
+    expect_all_ok(&runtime.block_on(traffic::burst(address, 1, Duration::ZERO, 4)))?;
+    wait_for_field(
         cluster,
         "budget",
         "budget/team",
@@ -32,7 +34,7 @@ pub(crate) fn stops_a_service(cluster: &Cluster) -> Outcome {
         "Exhausted",
         60,
     )?;
-    becomes(
+    wait_for_field(
         cluster,
         "budget",
         "infd/chat",
@@ -40,13 +42,13 @@ pub(crate) fn stops_a_service(cluster: &Cluster) -> Outcome {
         "Budget",
         20,
     )?;
-    gone(cluster, "budget")?;
+    wait_for_zero(cluster, "budget")?;
     let refused = runtime.block_on(traffic::complete(address, 4));
     if refused.status != Some(429) || !refused.text.contains("insufficient_quota") {
         return Err(format!("a request that the budget keeps out got {refused:?}").into());
     }
     // it may come again when the budget's period is over, and the header says so in seconds
-    let retry_at: Timestamp = field(
+    let retry_at: Timestamp = get_field(
         cluster,
         "budget",
         "infd/chat",
@@ -64,12 +66,12 @@ pub(crate) fn stops_a_service(cluster: &Cluster) -> Outcome {
             format!("Retry-After is {said} s, and the budget reopens in {expected} s").into(),
         );
     }
-    let spent: f64 = field(cluster, "budget", "infd/chat", ".status.spend.total")?.parse()?;
+    let spent: f64 = get_field(cluster, "budget", "infd/chat", ".status.spend.total")?.parse()?;
     if spent <= 0.0 || spent > 0.13 {
         return Err(format!("{spent} of 0.13 were spent").into());
     }
     cluster.apply(&limit("5"))?;
-    becomes(
+    wait_for_field(
         cluster,
         "budget",
         "budget/team",
@@ -77,53 +79,54 @@ pub(crate) fn stops_a_service(cluster: &Cluster) -> Outcome {
         "Active",
         20,
     )?;
-    until("the service to take requests again", 20, || {
-        Ok(field(cluster, "budget", "infd/chat", ".status.activation.refusal")?.is_empty())
+    wait_until("the service to take requests again", 20, || {
+        Ok(get_field(cluster, "budget", "infd/chat", ".status.activation.refusal")?.is_empty())
     })?;
-    all_served(&runtime.block_on(traffic::burst(address, 3, Duration::ZERO, 4)))?;
+    expect_all_ok(&runtime.block_on(traffic::burst(address, 3, Duration::ZERO, 4)))?;
     cluster.kubectl(&["-n", "budget", "delete", "infd", "chat"])?;
-    becomes(cluster, "budget", "pods", ".items[*].metadata.name", "", 60)
+    wait_for_field(cluster, "budget", "pods", ".items[*].metadata.name", "", 60)
 }
 
 /// `Freeze` keeps what runs and lets nothing grow; `ScaleToMin` keeps the minimum.
-pub(crate) fn freezes_and_shrinks(cluster: &Cluster) -> Outcome {
+pub(crate) fn freezes_and_shrinks(cluster: &Cluster) -> ScenarioResult {
     const FLAGS: &str = r#""--speedup", "20""#;
     let limit = |amount: &str, action: &str| {
-        scenario::budget(
+        scenario::budget_manifest(
             "frozen",
             amount,
             &format!(", minimumUsefulRun: 10s, onExhausted: {action}"),
         )
     };
-    let chat = |replicas| at_least(replicas, &service("frozen", FLAGS, "1h"));
-    let becomes =
-        |object: &str, path: &str, value: &str| becomes(cluster, "frozen", object, path, value, 60);
-    serve(cluster, "frozen", FLAGS, "1h")?;
+    let chat = |replicas| with_min_replicas(replicas, &service_manifest("frozen", FLAGS, "1h"));
+    let becomes = |object: &str, path: &str, value: &str| {
+        wait_for_field(cluster, "frozen", object, path, value, 60)
+    };
+    deploy_service(cluster, "frozen", FLAGS, "1h")?;
     cluster.apply(&limit("50", "Freeze"))?;
     cluster.apply(&chat(2))?;
-    becomes("infd/chat", ".status.readyReplicas", "2")?;
+    wait_for_field("infd/chat", ".status.readyReplicas", "2")?;
     cluster.apply(&limit("0.0001", "Freeze"))?;
-    becomes("budget/team", ".status.phase", "OverLimit")?;
+    wait_for_field("budget/team", ".status.phase", "OverLimit")?;
     cluster.apply(&chat(3))?;
-    becomes("infd/chat", ".status.desiredReplicas", "3")?;
-    becomes("infd/chat", ".status.limitedBy", "Budget")?;
-    becomes("deployment/chat", ".spec.replicas", "2")?;
+    wait_for_field("infd/chat", ".status.desiredReplicas", "3")?;
+    wait_for_field("infd/chat", ".status.limitedBy", "Budget")?;
+    wait_for_field("deployment/chat", ".spec.replicas", "2")?;
     cluster.apply(&limit("0.0001", "ScaleToMin"))?;
     cluster.apply(&chat(1))?;
-    becomes("deployment/chat", ".spec.replicas", "1")?;
-    becomes("infd/chat", ".status.readyReplicas", "1")?;
+    wait_for_field("deployment/chat", ".spec.replicas", "1")?;
+    wait_for_field("infd/chat", ".status.readyReplicas", "1")?;
     cluster.kubectl(&["-n", "frozen", "delete", "infd", "chat"])?;
-    becomes("pods", ".items[*].metadata.name", "")
+    wait_for_field("pods", ".items[*].metadata.name", "")
 }
 
-pub(crate) fn suspends_a_gang(cluster: &Cluster) -> Outcome {
+pub(crate) fn suspends_a_gang(cluster: &Cluster) -> ScenarioResult {
     const STEPS: u64 = 60;
     operator::install(cluster, operator::IMAGE, &["controller.leaseDuration=6s"])?;
     let directory = cluster.run_directory().join("training");
     std::fs::create_dir_all(&directory)?;
     // the image's user is not root
     std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o777))?;
-    let limit = |amount: &str| scenario::budget("training", amount, "");
+    let limit = |amount: &str| scenario::budget_manifest("training", amount, "");
     let namespace = "apiVersion: v1\nkind: Namespace\nmetadata: {name: training}\n---\n";
     cluster.apply(&format!("{namespace}{}", limit("0.5")))?;
     // 2 workers at 6.88 an hour, five minutes at least: 0.5 does not start them
@@ -149,7 +152,7 @@ spec:
 "#,
         directory.display()
     ))?;
-    becomes(
+    wait_for_field(
         cluster,
         "training",
         "tj/train",
@@ -158,7 +161,7 @@ spec:
         30,
     )?;
     cluster.apply(&limit("50"))?;
-    becomes(
+    wait_for_field(
         cluster,
         "training",
         "tj/train",
@@ -166,12 +169,12 @@ spec:
         "Running",
         60,
     )?;
-    until("some steps to be done", 30, || {
+    wait_until("some steps to be done", 30, || {
         Ok(std::fs::read_to_string(directory.join("journal"))
             .is_ok_and(|text| text.lines().count() > 20))
     })?;
     cluster.apply(&limit("0.01"))?;
-    becomes(
+    wait_for_field(
         cluster,
         "training",
         "tj/train",
@@ -179,7 +182,7 @@ spec:
         "Suspended",
         60,
     )?;
-    becomes(
+    wait_for_field(
         cluster,
         "training",
         "pods",
@@ -188,7 +191,7 @@ spec:
         20,
     )?;
     cluster.apply(&limit("50"))?;
-    becomes(
+    wait_for_field(
         cluster,
         "training",
         "tj/train",
@@ -216,7 +219,7 @@ spec:
         )
         .into());
     }
-    let attempts = field(cluster, "training", "tj/train", ".status.attempts")?;
+    let attempts = get_field(cluster, "training", "tj/train", ".status.attempts")?;
     if attempts != "2" {
         Err(format!("it was started {attempts} times, not twice").into())
     } else {

@@ -5,11 +5,12 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use bursar_e2e::{Access, Cluster, operator, runner::Outcome, traffic};
+use bursar_e2e::{Access, Cluster, operator, runner::ScenarioResult, traffic};
 
 use bursar_e2e::scenario::{
-    self, all_served, at_least, becomes, field, gone, kill_controllers, reason, runtime,
-    scale_controllers, serve, service, until,
+    self, client_runtime, condition_reason, deploy_service, expect_all_ok, get_field,
+    kill_controllers, scale_controllers, service_manifest, wait_for_field, wait_for_zero,
+    wait_until, with_min_replicas,
 };
 
 const OUTAGE: Duration = Duration::from_secs(120);
@@ -45,12 +46,12 @@ impl Random {
 
 /// SIGKILL to both controllers at random moments, while traffic makes replicas come and go. That the money is right is for the
 /// scenario that compares the ledger with the audit log.
-pub(crate) fn ten_deaths(cluster: &Cluster) -> Outcome {
-    let address = serve(cluster, "deaths", r#""--speedup", "20""#, "2s")?;
+pub(crate) fn ten_deaths(cluster: &Cluster) -> ScenarioResult {
+    let address = deploy_service(cluster, "deaths", r#""--speedup", "20""#, "2s")?;
     let mut random = Random::seeded();
     let gaps: Vec<u64> = (0..10).map(|_| 4000 + random.below(6000)).collect();
     let traffic = std::thread::spawn(move || {
-        runtime().map(|runtime| {
+        client_runtime().map(|runtime| {
             runtime.block_on(async {
                 let mut answers = Vec::new();
                 for gap in gaps {
@@ -64,7 +65,7 @@ pub(crate) fn ten_deaths(cluster: &Cluster) -> Outcome {
     });
     for _ in 0..DEATHS {
         std::thread::sleep(Duration::from_millis(random.below(8000)));
-        until("both controllers to run, and to be killed", 60, || {
+        wait_until("both controllers to run, and to be killed", 60, || {
             Ok(kill_controllers(cluster)? >= 2)
         })?;
         // new pods start at once; killed containers of old ones wait longer each time
@@ -78,16 +79,16 @@ pub(crate) fn ten_deaths(cluster: &Cluster) -> Outcome {
         ];
         cluster.kubectl(&[&["-n", operator::NAMESPACE], &pods[..]].concat())?;
     }
-    all_served(&traffic.join().map_err(|_| "the clients ended")??)?;
-    gone(cluster, "deaths")
+    expect_all_ok(&traffic.join().map_err(|_| "the clients ended")??)?;
+    wait_for_zero(cluster, "deaths")
 }
 
-pub(crate) fn two_minutes_down(cluster: &Cluster) -> Outcome {
-    let address = serve(cluster, "outage", r#""--speedup", "20""#, "4s")?;
+pub(crate) fn two_minutes_down(cluster: &Cluster) -> ScenarioResult {
+    let address = deploy_service(cluster, "outage", r#""--speedup", "20""#, "4s")?;
     // one that ends while nobody looks
-    cluster.apply(&at_least(
+    cluster.apply(&with_min_replicas(
         1,
-        &service("unseen", r#""--speedup", "20""#, "1h"),
+        &service_manifest("unseen", r#""--speedup", "20""#, "1h"),
     ))?;
     cluster.kubectl(&[
         "-n",
@@ -99,7 +100,7 @@ pub(crate) fn two_minutes_down(cluster: &Cluster) -> Outcome {
         "-p",
         r#"{"spec":{"activation":{"holdTimeout":"300s"}}}"#,
     ])?;
-    becomes(
+    wait_for_field(
         cluster,
         "unseen",
         "infd/chat",
@@ -114,26 +115,34 @@ pub(crate) fn two_minutes_down(cluster: &Cluster) -> Outcome {
     scale_controllers(cluster, 0)?;
     cluster.kubectl(&["-n", "unseen", "delete", "pod", "--all", "--wait=false"])?;
     let held = std::thread::spawn(move || {
-        runtime().map(|runtime| runtime.block_on(traffic::burst(address, 10, Duration::ZERO, 4)))
+        client_runtime()
+            .map(|runtime| runtime.block_on(traffic::burst(address, 10, Duration::ZERO, 4)))
     });
-    until("the pod to end while the controllers are down", 60, || {
-        Ok(field(cluster, "unseen", "pods", ".items[*].status.phase")?
-            .split(' ')
-            .any(|phase| matches!(phase, "Failed" | "Succeeded")))
+    wait_until("the pod to end while the controllers are down", 60, || {
+        Ok(
+            get_field(cluster, "unseen", "pods", ".items[*].status.phase")?
+                .split(' ')
+                .any(|phase| matches!(phase, "Failed" | "Succeeded")),
+        )
     })?;
     std::thread::sleep(OUTAGE.saturating_sub(killed.elapsed()));
     scale_controllers(cluster, 2)?;
-    all_served(&held.join().map_err(|_| "the clients ended")??)?;
+    expect_all_ok(&held.join().map_err(|_| "the clients ended")??)?;
     cluster.kubectl(&["-n", "unseen", "delete", "infd", "chat"])?;
-    becomes(cluster, "unseen", "pods", ".items[*].metadata.name", "", 60)?;
-    gone(cluster, "outage")
+    wait_for_field(cluster, "unseen", "pods", ".items[*].metadata.name", "", 60)?;
+    wait_for_zero(cluster, "outage")
 }
 
-pub(crate) fn trouble(cluster: &Cluster) -> Outcome {
-    serve(cluster, "trouble", r#""--speedup", "20""#, "1h")?;
+pub(crate) fn trouble(cluster: &Cluster) -> ScenarioResult {
+    deploy_service(cluster, "trouble", r#""--speedup", "20""#, "1h")?;
     let named =
         |manifest: String, name: &str| manifest.replace("name: chat", &format!("name: {name}"));
-    let base = || at_least(1, &service("trouble", r#""--speedup", "20""#, "1h"));
+    let base = || {
+        with_min_replicas(
+            1,
+            &service_manifest("trouble", r#""--speedup", "20""#, "1h"),
+        )
+    };
     // an image that is not there, metrics that nobody serves, GPUs that no list prices
     cluster.apply(&named(base(), "image").replace("engine:dev", "none:dev"))?;
     let deaf = base()
@@ -143,33 +152,33 @@ pub(crate) fn trouble(cluster: &Cluster) -> Outcome {
         )
         .replace("path: /health, port: 8000", "path: /health, port: 8001");
     cluster.apply(&named(deaf, "deaf"))?;
-    cluster.apply(&scenario::budget("trouble", "100", ""))?;
+    cluster.apply(&scenario::budget_manifest("trouble", "100", ""))?;
     cluster.apply(&named(base(), "priceless").replace("nvidia.com/gpu", "gpu.intel.com/xe"))?;
-    becomes(
+    wait_for_field(
         cluster,
         "trouble",
         "infd/image",
-        &reason("PodsHealthy"),
+        &condition_reason("PodsHealthy"),
         "PodStuck",
         60,
     )?;
-    becomes(
+    wait_for_field(
         cluster,
         "trouble",
         "infd/deaf",
-        &reason("SignalsAvailable"),
+        &condition_reason("SignalsAvailable"),
         "SignalUnknown",
         60,
     )?;
-    becomes(
+    wait_for_field(
         cluster,
         "trouble",
         "infd/priceless",
-        &reason("Priced"),
+        &condition_reason("Priced"),
         "PriceUnknown",
         30,
     )?;
-    becomes(
+    wait_for_field(
         cluster,
         "trouble",
         "infd/priceless",
@@ -182,7 +191,7 @@ pub(crate) fn trouble(cluster: &Cluster) -> Outcome {
         ("deaf", "SignalUnknown"),
         ("priceless", "PriceUnknown"),
     ] {
-        until(&format!("an Event {event} on {object}"), 20, || {
+        wait_until(&format!("an Event {event} on {object}"), 20, || {
             let events = cluster.kubectl(&[
                 "-n",
                 "trouble",
@@ -198,9 +207,9 @@ pub(crate) fn trouble(cluster: &Cluster) -> Outcome {
     }
     // its neighbour works
     let address = traffic::address("chat", "trouble")?;
-    all_served(&runtime()?.block_on(traffic::burst(address, 3, Duration::ZERO, 4)))?;
+    expect_all_ok(&client_runtime()?.block_on(traffic::burst(address, 3, Duration::ZERO, 4)))?;
     cluster.kubectl(&["-n", "trouble", "delete", "infd", "--all"])?;
-    becomes(
+    wait_for_field(
         cluster,
         "trouble",
         "pods",

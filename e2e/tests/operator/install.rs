@@ -6,13 +6,16 @@ use std::{
     time::Duration,
 };
 
-use bursar_e2e::{Access, Cluster, operator, oracle, runner::Outcome};
+use bursar_e2e::{Access, Cluster, operator, oracle, runner::ScenarioResult};
 use jiff::Timestamp;
 
-use bursar_e2e::scenario::{at_least, becomes, field, reason, serve, service};
+use bursar_e2e::scenario::{
+    condition_reason, deploy_service, get_field, service_manifest, wait_for_field,
+    with_min_replicas,
+};
 
 /// `observeOnly` decides and accounts, and changes no workload, Service or EndpointSlice.
-pub(crate) fn observes(cluster: &Cluster) -> Outcome {
+pub(crate) fn observes(cluster: &Cluster) -> ScenarioResult {
     const FLAGS: &str = r#""--speedup", "20""#;
     let since = Timestamp::now().to_string();
     operator::install(
@@ -20,8 +23,11 @@ pub(crate) fn observes(cluster: &Cluster) -> Outcome {
         operator::IMAGE,
         &["controller.leaseDuration=6s", "observeOnly=true"],
     )?;
-    cluster.apply(&at_least(1, &service("watched", FLAGS, "1h")))?;
-    becomes(
+    cluster.apply(&with_min_replicas(
+        1,
+        &service_manifest("watched", FLAGS, "1h"),
+    ))?;
+    wait_for_field(
         cluster,
         "watched",
         "infd/chat",
@@ -29,17 +35,17 @@ pub(crate) fn observes(cluster: &Cluster) -> Outcome {
         "1",
         30,
     )?;
-    becomes(
+    wait_for_field(
         cluster,
         "watched",
         "infd/chat",
-        &reason("PodsHealthy"),
+        &condition_reason("PodsHealthy"),
         "ObserveOnly",
         30,
     )?;
     // a pod that somebody else runs for the workload is charged, and its finalizer released
     cluster.apply(BY_HAND)?;
-    becomes(
+    wait_for_field(
         cluster,
         "watched",
         "pod/by-hand",
@@ -48,7 +54,7 @@ pub(crate) fn observes(cluster: &Cluster) -> Outcome {
         60,
     )?;
     cluster.kubectl(&["-n", "watched", "delete", "pod", "by-hand", "--timeout=30s"])?;
-    let spent: f64 = field(cluster, "watched", "infd/chat", ".status.spend.total")?.parse()?;
+    let spent: f64 = get_field(cluster, "watched", "infd/chat", ".status.spend.total")?.parse()?;
     let writes = oracle::operator_writes(&cluster.audit_log(), operator::NAMESPACE, &since)?;
     let allowed = |write: &&String| {
         [
@@ -67,7 +73,7 @@ pub(crate) fn observes(cluster: &Cluster) -> Outcome {
         return Err(format!("it spent {spent} and wrote {others:#?}").into());
     }
     operator::install(cluster, operator::IMAGE, &["controller.leaseDuration=6s"])?;
-    becomes(
+    wait_for_field(
         cluster,
         "watched",
         "infd/chat",
@@ -76,7 +82,7 @@ pub(crate) fn observes(cluster: &Cluster) -> Outcome {
         60,
     )?;
     cluster.kubectl(&["-n", "watched", "delete", "infd", "chat"])?;
-    becomes(
+    wait_for_field(
         cluster,
         "watched",
         "pods",
@@ -103,7 +109,7 @@ spec:
 ";
 
 /// Pods with Bursar's labels that are no workload's: a name that is none, half of the labels, a copy without GPUs.
-pub(crate) fn uncharged(cluster: &Cluster) -> Outcome {
+pub(crate) fn uncharged(cluster: &Cluster) -> ScenarioResult {
     operator::install(cluster, operator::IMAGE, &["controller.leaseDuration=6s"])?;
     cluster.apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: uncharged}\n")?;
     let kind = "bursar.dev/kind: InferenceDeployment";
@@ -121,7 +127,7 @@ pub(crate) fn uncharged(cluster: &Cluster) -> Outcome {
     }
     for (name, ..) in &pods {
         let object = format!("pod/{name}");
-        becomes(
+        wait_for_field(
             cluster,
             "uncharged",
             &object,
@@ -137,7 +143,7 @@ pub(crate) fn uncharged(cluster: &Cluster) -> Outcome {
 
 /// A notebook in a namespace that asks for exact accounting: held until it is settled, charged to the namespace, named by its owner.
 /// What it cost is compared with the audit log in another scenario.
-pub(crate) fn exact_namespace(cluster: &Cluster) -> Outcome {
+pub(crate) fn exact_namespace(cluster: &Cluster) -> ScenarioResult {
     operator::install(cluster, operator::IMAGE, &["controller.leaseDuration=6s"])?;
     let namespace = "{name: exact, labels: {bursar.dev/accounting: exact}}";
     cluster.apply(&format!(
@@ -150,7 +156,7 @@ pub(crate) fn exact_namespace(cluster: &Cluster) -> Outcome {
         1,
         "default-scheduler",
     ))?;
-    becomes(
+    wait_for_field(
         cluster,
         "exact",
         "pod/notebook",
@@ -158,7 +164,7 @@ pub(crate) fn exact_namespace(cluster: &Cluster) -> Outcome {
         "Running",
         60,
     )?;
-    let held = field(cluster, "exact", "pod/notebook", ".metadata.finalizers[*]")?;
+    let held = get_field(cluster, "exact", "pod/notebook", ".metadata.finalizers[*]")?;
     if held != "bursar.dev/spend" {
         return Err(format!("the pod's finalizers are {held:?}").into());
     }
@@ -218,8 +224,8 @@ fn churn(cluster: &Cluster, namespace: &str, stop: &AtomicBool) -> Result<usize,
 }
 
 /// What is left of Bursar once it has gone: no finalizer, no slice, and pods that can go.
-fn nothing_held(cluster: &Cluster, namespace: &str) -> Outcome {
-    let held = field(cluster, namespace, "pods", ".items[*].metadata.finalizers")?;
+fn nothing_held(cluster: &Cluster, namespace: &str) -> ScenarioResult {
+    let held = get_field(cluster, namespace, "pods", ".items[*].metadata.finalizers")?;
     if held.contains("bursar.dev/spend") {
         return Err(format!("a pod still has its finalizer: {held}").into());
     }
@@ -239,10 +245,10 @@ fn nothing_held(cluster: &Cluster, namespace: &str) -> Outcome {
     }
 }
 
-pub(crate) fn uninstall(cluster: &Cluster) -> Outcome {
-    serve(cluster, "leaving", r#""--speedup", "20""#, "1h")?;
+pub(crate) fn uninstall(cluster: &Cluster) -> ScenarioResult {
+    deploy_service(cluster, "leaving", r#""--speedup", "20""#, "1h")?;
     cluster.kubectl(&["-n", "leaving", "scale", "infd/chat", "--replicas=1"])?;
-    becomes(
+    wait_for_field(
         cluster,
         "leaving",
         "infd/chat",
@@ -278,7 +284,7 @@ pub(crate) fn uninstall(cluster: &Cluster) -> Outcome {
     if !others.is_empty() {
         return Err(format!("{churned} pods came and went, and these are stuck: {others}").into());
     }
-    if field(
+    if get_field(
         cluster,
         "leaving",
         "deployment/chat",
@@ -298,8 +304,8 @@ pub(crate) fn uninstall(cluster: &Cluster) -> Outcome {
 }
 
 /// `kubectl scale` has set one replica: the Deployment has it, and the scale's selector names its pod and no other.
-fn scales_as_a_scale_says(cluster: &Cluster) -> Outcome {
-    if field(cluster, "leaving", "deployment/chat", ".spec.replicas")? != "1" {
+fn scales_as_a_scale_says(cluster: &Cluster) -> ScenarioResult {
+    if get_field(cluster, "leaving", "deployment/chat", ".spec.replicas")? != "1" {
         return Err("kubectl scale did not change the Deployment".into());
     }
     let scale = cluster.kubectl(&[
@@ -320,15 +326,15 @@ fn scales_as_a_scale_says(cluster: &Cluster) -> Outcome {
 }
 
 /// As `docs/install.md` says for tools that run no hooks: the uninstall Job by hand, then the chart without hooks.
-pub(crate) fn release(cluster: &Cluster) -> Outcome {
+pub(crate) fn release(cluster: &Cluster) -> ScenarioResult {
     const LIMIT: Duration = Duration::from_secs(120);
     let chart = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../charts/bursar")
         .display()
         .to_string();
-    serve(cluster, "parting", r#""--speedup", "20""#, "1h")?;
+    deploy_service(cluster, "parting", r#""--speedup", "20""#, "1h")?;
     cluster.kubectl(&["-n", "parting", "scale", "infd/chat", "--replicas=1"])?;
-    becomes(
+    wait_for_field(
         cluster,
         "parting",
         "infd/chat",

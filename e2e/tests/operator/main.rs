@@ -97,7 +97,11 @@ fn main() -> ExitCode {
             2,
             status_writes::steady_ends,
         ),
-        Scenario::new("at_rest_the_operator_writes_nothing", 4, status_writes::at_rest),
+        Scenario::new(
+            "at_rest_the_operator_writes_nothing",
+            4,
+            status_writes::at_rest,
+        ),
         Scenario::new(
             "the_ledger_equals_the_audit_log_to_the_nano_unit",
             2,

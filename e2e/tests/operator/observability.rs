@@ -1,15 +1,15 @@
 //! What an operator of the cluster reads: `kubectl bursar` and `/metrics`. The scenarios read the service of
 //! [`crate::status_writes::steady_begins`] and change nothing.
 
-use bursar_e2e::{Access, Cluster, operator, runner::Outcome};
+use bursar_e2e::{Access, Cluster, operator, runner::ScenarioResult};
 
-use bursar_e2e::scenario::{bursar, field, month, until};
+use bursar_e2e::scenario::{current_month, get_field, run_kubectl_bursar, wait_until};
 
 /// One H100 of the node that the harness shows, an hour.
 const RATE: &str = "6.88";
 
-pub(crate) fn explains(cluster: &Cluster) -> Outcome {
-    let explain = |object: &str| bursar(cluster, &["explain", object, "-n", "steady"]);
+pub(crate) fn explains(cluster: &Cluster) -> ScenarioResult {
+    let explain = |object: &str| run_kubectl_bursar(cluster, &["explain", object, "-n", "steady"]);
     for (object, words) in [
         (
             "infd/chat",
@@ -48,8 +48,8 @@ pub(crate) fn explains(cluster: &Cluster) -> Outcome {
     Ok(())
 }
 
-pub(crate) fn reports(cluster: &Cluster) -> Outcome {
-    let month = month();
+pub(crate) fn reports(cluster: &Cluster) -> ScenarioResult {
+    let month = current_month();
     let table = std::env::temp_dir().join(format!("bursar-prices-{}.csv", std::process::id()));
     std::fs::write(&table, "kind,name,price\ngpu,NVIDIA-H100-80GB-HBM3,2.10\n")?;
     let file = table.display().to_string();
@@ -81,7 +81,7 @@ pub(crate) fn reports(cluster: &Cluster) -> Outcome {
         ),
     ];
     for (words, expected) in cases {
-        let (good, said) = bursar(cluster, &words)?;
+        let (good, said) = run_kubectl_bursar(cluster, &words)?;
         if let Some(missing) = expected.iter().find(|word| !good || !said.contains(**word)) {
             return Err(format!("{words:?} does not say `{missing}`:\n{said}").into());
         }
@@ -90,7 +90,7 @@ pub(crate) fn reports(cluster: &Cluster) -> Outcome {
         }
     }
     std::fs::write(&table, "kind,name,price\ngpu,NVIDIA-H100-80GB-HBM3,cheap\n")?;
-    let (good, said) = bursar(cluster, &["prices", "import", &file])?;
+    let (good, said) = run_kubectl_bursar(cluster, &["prices", "import", &file])?;
     std::fs::remove_file(&table)?;
     if good || !said.contains("line 2") {
         return Err(format!("a bad line is not named:\n{said}").into());
@@ -98,9 +98,9 @@ pub(crate) fn reports(cluster: &Cluster) -> Outcome {
     Ok(())
 }
 
-pub(crate) fn measures(cluster: &Cluster) -> Outcome {
+pub(crate) fn measures(cluster: &Cluster) -> ScenarioResult {
     let holder = ".spec.holderIdentity";
-    let leader = field(
+    let leader = get_field(
         cluster,
         operator::NAMESPACE,
         "lease/bursar-controller",
@@ -136,8 +136,8 @@ pub(crate) fn measures(cluster: &Cluster) -> Outcome {
         "bursar_reconcile_seconds_count ".to_owned(),
         "bursar_wake_seconds_count ".to_owned(),
     ];
-    says(cluster, &leader, &expected)?;
-    says(
+    wait_for_metrics(cluster, &leader, &expected)?;
+    wait_for_metrics(
         cluster,
         &gateway,
         &["bursar_gateway_retries_total ".to_owned()],
@@ -145,13 +145,13 @@ pub(crate) fn measures(cluster: &Cluster) -> Outcome {
 }
 
 /// Waits until all of this is in a pod's `/metrics`.
-fn says(cluster: &Cluster, pod: &str, expected: &[String]) -> Outcome {
+fn wait_for_metrics(cluster: &Cluster, pod: &str, expected: &[String]) -> ScenarioResult {
     let path = format!(
         "/api/v1/namespaces/{}/pods/{pod}:8080/proxy/metrics",
         operator::NAMESPACE
     );
     let mut text = String::new();
-    let said = until("the metrics", 20, || {
+    let said = wait_until("the metrics", 20, || {
         text = cluster.kubectl(&["get", "--raw", &path])?;
         Ok(expected.iter().all(|line| text.contains(line)))
     });

@@ -7,13 +7,16 @@ use std::{
 
 use bursar_e2e::{
     Access, Cluster,
-    runner::Outcome,
+    runner::ScenarioResult,
     traffic::{self, Answer},
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, ListParams};
 
-use bursar_e2e::scenario::{all_served, at_least, becomes, gone, runtime, serve, service};
+use bursar_e2e::scenario::{
+    client_runtime, deploy_service, expect_all_ok, service_manifest, wait_for_field, wait_for_zero,
+    with_min_replicas,
+};
 
 /// kube-proxy's own bound from an endpoint's change to its rules: its `minSyncPeriod` is 1 s, and a sync takes some time. How long it
 /// took is measured and printed; requests are forgiven for that time only.
@@ -21,10 +24,11 @@ const SYNC_LIMIT: Duration = Duration::from_secs(2);
 /// Where the node's kube-proxy says when it wrote its rules.
 const KUBE_PROXY: &str = "127.0.0.1:10249";
 
-pub(crate) fn scaling(cluster: &Cluster) -> Outcome {
-    let address = serve(cluster, "scaling", r#""--startup-delay", "1s""#, "5s")?;
-    let answers = runtime()?.block_on(traffic::burst(address, 24, Duration::from_millis(20), 60));
-    all_served(&answers)?;
+pub(crate) fn scaling(cluster: &Cluster) -> ScenarioResult {
+    let address = deploy_service(cluster, "scaling", r#""--startup-delay", "1s""#, "5s")?;
+    let answers =
+        client_runtime()?.block_on(traffic::burst(address, 24, Duration::from_millis(20), 60));
+    expect_all_ok(&answers)?;
     let events = cluster.kubectl(&[
         "-n",
         "scaling",
@@ -41,15 +45,15 @@ pub(crate) fn scaling(cluster: &Cluster) -> Outcome {
             format!("24 requests at 4 a replica did not bring 4 replicas: {events}").into(),
         );
     }
-    gone(cluster, "scaling")
+    wait_for_zero(cluster, "scaling")
 }
 
 /// Bursts with gaps in which the service goes to zero, is draining, or has just gone.
-pub(crate) fn through_zero(cluster: &Cluster) -> Outcome {
+pub(crate) fn through_zero(cluster: &Cluster) -> ScenarioResult {
     let flags = r#""--speedup", "20", "--on-sigterm", "close""#;
-    let address = serve(cluster, "zero", flags, "1s")?;
+    let address = deploy_service(cluster, "zero", flags, "1s")?;
     let mut answers = Vec::new();
-    let runtime = runtime()?;
+    let runtime = client_runtime()?;
     for gap in [0, 2, 4, 5, 6, 7, 8, 10, 6, 5] {
         std::thread::sleep(Duration::from_secs(gap));
         answers.extend(runtime.block_on(traffic::burst(
@@ -59,17 +63,20 @@ pub(crate) fn through_zero(cluster: &Cluster) -> Outcome {
             4,
         )));
     }
-    all_served(&answers)?;
-    gone(cluster, "zero")
+    expect_all_ok(&answers)?;
+    wait_for_zero(cluster, "zero")
 }
 
 /// The only replica crashes under load. Kubernetes itself sends requests to it until its unreadiness is seen and the node's kube-proxy
 /// has written its rules; from then on none may be refused.
-pub(crate) fn last_replica_crashes(cluster: &Cluster) -> Outcome {
+pub(crate) fn last_replica_crashes(cluster: &Cluster) -> ScenarioResult {
     let flags = r#""--speedup", "20", "--startup-delay", "2s", "--allow-crash""#;
-    let address = serve(cluster, "crash", flags, "1h")?;
-    cluster.apply(&at_least(1, &service("crash", flags, "1h")))?;
-    becomes(
+    let address = deploy_service(cluster, "crash", flags, "1h")?;
+    cluster.apply(&with_min_replicas(
+        1,
+        &service_manifest("crash", flags, "1h"),
+    ))?;
+    wait_for_field(
         cluster,
         "crash",
         "infd/chat",
@@ -77,7 +84,7 @@ pub(crate) fn last_replica_crashes(cluster: &Cluster) -> Outcome {
         "1",
         60,
     )?;
-    let (answers, (unready, synced)) = runtime()?.block_on(async {
+    let (answers, (unready, synced)) = client_runtime()?.block_on(async {
         let client = cluster.client().await?;
         let began = Instant::now();
         let crash = async {
@@ -113,13 +120,13 @@ pub(crate) fn last_replica_crashes(cluster: &Cluster) -> Outcome {
     if late.len() < 100 {
         return Err(format!("only {} requests came after the crash was seen", late.len()).into());
     }
-    all_served(&late)?;
+    expect_all_ok(&late)?;
     cluster.kubectl(&["-n", "crash", "delete", "infd", "chat"])?;
-    becomes(cluster, "crash", "pods", ".items[*].metadata.name", "", 60)
+    wait_for_field(cluster, "crash", "pods", ".items[*].metadata.name", "", 60)
 }
 
 /// Waits until kube-proxy has heard of a change since this moment, and has written rules for all that it heard of.
-async fn synced(since: SystemTime) -> Outcome {
+async fn synced(since: SystemTime) -> ScenarioResult {
     let since = since.duration_since(UNIX_EPOCH)?.as_secs_f64();
     let address: SocketAddr = KUBE_PROXY.parse()?;
     let limit = Instant::now() + Duration::from_secs(10);

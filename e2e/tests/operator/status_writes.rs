@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use bursar_e2e::{Access, Cluster, operator, oracle, runner::Outcome};
+use bursar_e2e::{Access, Cluster, operator, oracle, runner::ScenarioResult};
 use jiff::Timestamp;
 
-use bursar_e2e::scenario::{at_least, becomes, budget, field, reason, serve, service, until};
+use bursar_e2e::scenario::{
+    budget_manifest, condition_reason, deploy_service, get_field, service_manifest, wait_for_field,
+    wait_until, with_min_replicas,
+};
 
 /// Nano-units an hour of the node that the harness shows, as the default price list has it: p5.48xlarge, on demand, 8 GPUs.
 const NODE_PRICE: i128 = 55_040_000_000;
@@ -14,25 +17,28 @@ const NODE_GPUS: i128 = 8;
 const STATUS_PACE: i64 = 300;
 
 /// The first scenario: a service whose replica runs from here to [`steady_ends`].
-pub(crate) fn steady_begins(cluster: &Cluster) -> Outcome {
+pub(crate) fn steady_begins(cluster: &Cluster) -> ScenarioResult {
     const FLAGS: &str = r#""--speedup", "20""#;
-    serve(cluster, "steady", FLAGS, "1h")?;
-    cluster.apply(&budget("steady", "1000", ""))?;
-    cluster.apply(&at_least(1, &service("steady", FLAGS, "1h")))?;
-    becomes(
+    deploy_service(cluster, "steady", FLAGS, "1h")?;
+    cluster.apply(&budget_manifest("steady", "1000", ""))?;
+    cluster.apply(&with_min_replicas(
+        1,
+        &service_manifest("steady", FLAGS, "1h"),
+    ))?;
+    wait_for_field(
         cluster,
         "steady",
         "infd/chat",
-        &reason("Ready"),
+        &condition_reason("Ready"),
         "Serving",
         60,
     )
 }
 
 /// While nothing but money changed, each status was written once in five minutes at most.
-pub(crate) fn steady_ends(cluster: &Cluster) -> Outcome {
+pub(crate) fn steady_ends(cluster: &Cluster) -> ScenarioResult {
     let path = ".status.conditions[?(@.type==\"Ready\")].lastTransitionTime";
-    let ready: Timestamp = field(cluster, "steady", "infd/chat", path)?.parse()?;
+    let ready: Timestamp = get_field(cluster, "steady", "infd/chat", path)?.parse()?;
     // what the start itself changes is written by then
     let since = ready + Duration::from_secs(10);
     let seconds = Timestamp::now().duration_since(since).as_secs();
@@ -56,13 +62,13 @@ pub(crate) fn steady_ends(cluster: &Cluster) -> Outcome {
         }
     }
     cluster.kubectl(&["-n", "steady", "delete", "infd", "chat"])?;
-    becomes(cluster, "steady", "pods", ".items[*].metadata.name", "", 60)
+    wait_for_field(cluster, "steady", "pods", ".items[*].metadata.name", "", 60)
 }
 
-pub(crate) fn at_rest(cluster: &Cluster) -> Outcome {
+pub(crate) fn at_rest(cluster: &Cluster) -> ScenarioResult {
     operator::install(cluster, operator::IMAGE, &["controller.leaseDuration=6s"])?;
-    cluster.apply(&service("resting", r#""--speedup", "20""#, "2s"))?;
-    becomes(
+    cluster.apply(&service_manifest("resting", r#""--speedup", "20""#, "2s"))?;
+    wait_for_field(
         cluster,
         "resting",
         "infd/chat",
@@ -71,8 +77,8 @@ pub(crate) fn at_rest(cluster: &Cluster) -> Outcome {
         20,
     )
     .or_else(|_| {
-        until("a port for the service", 20, || {
-            Ok(!field(cluster, "resting", "infd/chat", ".status.activation.port")?.is_empty())
+        wait_until("a port for the service", 20, || {
+            Ok(!get_field(cluster, "resting", "infd/chat", ".status.activation.port")?.is_empty())
         })
     })?;
     // what earlier scenarios left is written by then
@@ -87,8 +93,8 @@ pub(crate) fn at_rest(cluster: &Cluster) -> Outcome {
     }
 }
 
-pub(crate) fn equals_the_audit_log(cluster: &Cluster) -> Outcome {
-    let expected = oracle::charges(&cluster.audit_log(), NODE_PRICE, NODE_GPUS)?;
+pub(crate) fn equals_the_audit_log(cluster: &Cluster) -> ScenarioResult {
+    let expected = oracle::expected_charges(&cluster.audit_log(), NODE_PRICE, NODE_GPUS)?;
     if expected.is_empty() {
         return Err("the audit log holds no charge: run it after other scenarios".into());
     }
@@ -106,7 +112,7 @@ pub(crate) fn equals_the_audit_log(cluster: &Cluster) -> Outcome {
         let nanos = if settled.is_empty() {
             0
         } else {
-            oracle::nanos(settled)?
+            oracle::parse_nanos(settled)?
         };
         // ends of pods that nothing held back are estimates, and nodes are no pods
         let estimated = workload.ends_with(".pods.unmanaged") && !expected.contains_key(workload);

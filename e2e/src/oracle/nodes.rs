@@ -1,15 +1,15 @@
-//! Whole nodes, as the audit log tells of them.
+//! Lifetimes of whole nodes, from the audit log.
 
 use std::{collections::BTreeMap, path::Path};
 
 use serde_json::Value;
 
-use super::{events, list, seconds};
+use super::{audit_events, list, seconds};
 use crate::error::Result;
 
 /// A node, in seconds since 1970.
 #[derive(Debug, Clone, Default)]
-pub struct Machine {
+pub struct NodeLifetime {
     /// Its name.
     pub name: String,
     /// Its UID.
@@ -32,16 +32,16 @@ pub struct Machine {
 ///
 /// # Errors
 /// When the log cannot be read.
-pub fn machines(audit_log: &Path) -> Result<Vec<Machine>> {
-    let mut machines: BTreeMap<String, Machine> = BTreeMap::new();
+pub fn node_lifetimes(audit_log: &Path) -> Result<Vec<NodeLifetime>> {
+    let mut machines: BTreeMap<String, NodeLifetime> = BTreeMap::new();
     let mut charged: BTreeMap<String, i64> = BTreeMap::new();
-    for event in events(audit_log)? {
+    for event in audit_events(audit_log)? {
         let event = event?;
         let object = &event["responseObject"];
         match event["objectRef"]["resource"].as_str() {
             Some("nodes") if object["kind"] == "Node" => {
                 if let Some(name) = object["metadata"]["name"].as_str() {
-                    see(machines.entry(name.to_owned()).or_default(), object);
+                    apply_object(machines.entry(name.to_owned()).or_default(), object);
                 }
             }
             Some("spendrecords") => {
@@ -67,7 +67,7 @@ pub fn machines(audit_log: &Path) -> Result<Vec<Machine>> {
             machine.deleted = Some((asked, answered));
         }
     }
-    let mut machines: Vec<Machine> = machines.into_values().collect();
+    let mut machines: Vec<NodeLifetime> = machines.into_values().collect();
     for machine in &mut machines {
         machine.charged = charged.get(&machine.uid).copied();
     }
@@ -78,9 +78,9 @@ pub fn machines(audit_log: &Path) -> Result<Vec<Machine>> {
 ///
 /// # Errors
 /// When the log cannot be read.
-pub fn accounts_began(audit_log: &Path) -> Result<Option<(i64, i64)>> {
+pub fn account_start_range(audit_log: &Path) -> Result<Option<(i64, i64)>> {
     let mut made = Vec::new();
-    for event in events(audit_log)? {
+    for event in audit_events(audit_log)? {
         let event = event?;
         let record = &event["responseObject"]["metadata"];
         if event["objectRef"]["resource"] == "spendrecords"
@@ -105,7 +105,7 @@ fn node_of(charge: &Value) -> Option<String> {
     Some(node.to_owned())
 }
 
-fn see(machine: &mut Machine, node: &Value) {
+fn apply_object(machine: &mut NodeLifetime, node: &Value) {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let metadata = &node["metadata"];
     machine.name = text(&metadata["name"]);
