@@ -3,8 +3,9 @@
 use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::OnceLock,
 };
+
+use serde::{Deserialize, Serialize};
 
 use crate::{
     cache,
@@ -15,7 +16,6 @@ use crate::{
 
 /// kubectl's plugin: its package and its program.
 const PLUGIN: (&str, &str) = ("bursar-cli", "kubectl-bursar");
-static BUILT_PLUGIN: OnceLock<PathBuf> = OnceLock::new();
 
 /// What the checkout builds into images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,20 +63,53 @@ pub fn from_checkout(programs: &[Program]) -> Result<Vec<Image>> {
     if programs.is_empty() {
         return Ok(Vec::new());
     }
-    images(programs, &cargo_build(&packages(programs), &[])?)
+    images(programs, &build(&packages(programs))?)
 }
 
-/// The images of the tests. kubectl's plugin is built with them, so that no scenario waits for cargo in its own time.
-///
-/// # Errors
-/// When the build fails or an archive cannot be written.
-pub fn of_the_tests() -> Result<Vec<Image>> {
-    let programs = [&packages(&Program::TESTED)[..], &[PLUGIN]].concat();
-    let built = cargo_build(&programs, &[])?;
-    if let Some(plugin) = built.last() {
-        BUILT_PLUGIN.get_or_init(|| plugin.clone());
+/// Programs of this checkout that were built for the tests, and their images.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TestPrograms {
+    /// The images of [`Program::TESTED`].
+    pub images: Vec<Image>,
+    programs: Vec<PathBuf>,
+}
+
+/// The variable by which the process of a suite, and the demo that it starts, get [`TestPrograms`] as JSON. Nothing is built where it
+/// is set.
+pub const PROGRAMS: &str = "BURSAR_TEST_PROGRAMS";
+
+impl TestPrograms {
+    /// Those that [`PROGRAMS`] names, or else builds all programs of this checkout and writes the images of the tests.
+    ///
+    /// # Errors
+    /// When the build fails or an archive cannot be written.
+    pub fn get() -> Result<Self> {
+        if let Some(programs) = Self::given() {
+            return Ok(programs);
+        }
+        let all = [&packages(&Program::ALL)[..], &[PLUGIN]].concat();
+        // As `cargo test --workspace` selects packages and features (tests give tokio one more), so that it has compiled all of it
+        // already. The test program, which runs now, is up to date and not written again.
+        let programs = cargo_build(&all, &["--workspace", "--test", "scenarios"])?;
+        Ok(Self {
+            images: images(&Program::TESTED, &programs)?,
+            programs,
+        })
     }
-    images(&Program::TESTED, &built)
+
+    fn given() -> Option<Self> {
+        serde_json::from_str(&std::env::var(PROGRAMS).ok()?).ok()
+    }
+
+    /// For [`PROGRAMS`].
+    ///
+    /// # Errors
+    /// When a path is not UTF-8.
+    pub fn to_json(&self) -> Result<String> {
+        serde_json::to_string(self)
+            .map_err(Into::into)
+            .while_(|| "writing down the programs of the tests".into())
+    }
 }
 
 fn images(programs: &[Program], built: &[PathBuf]) -> Result<Vec<Image>> {
@@ -91,7 +124,7 @@ fn images(programs: &[Program], built: &[PathBuf]) -> Result<Vec<Image>> {
 /// # Errors
 /// When the build fails or the archive cannot be written.
 pub fn bundle(reference: &str) -> Result<Image> {
-    let built = cargo_build(&packages(&Program::ALL), &[])?;
+    let built = build(&packages(&Program::ALL))?;
     let archive = cache::directory()?.join("images").join("demo.tar");
     let programs: Vec<&Path> = built.iter().map(PathBuf::as_path).collect();
     oci::write(&archive, reference, &programs)
@@ -102,21 +135,21 @@ pub fn bundle(reference: &str) -> Result<Image> {
 /// # Errors
 /// When the build fails or the archive cannot be written.
 pub fn release(reference: &str) -> Result<Image> {
-    let built = cargo_build(&packages(&[Program::Bursar]), &["--release"])?;
+    let built = cargo_build(
+        &packages(&[Program::Bursar]),
+        &["--release", "--package", "bursar"],
+    )?;
     let archive = cache::directory()?.join("images").join("release.tar");
     let programs: Vec<&Path> = built.iter().map(PathBuf::as_path).collect();
     oci::write(&archive, reference, &programs)
 }
 
-/// Builds kubectl's plugin, unless that was done, and says where it lies.
+/// Builds kubectl's plugin and says where it lies.
 ///
 /// # Errors
 /// When the build fails.
 pub fn kubectl_bursar() -> Result<PathBuf> {
-    if let Some(plugin) = BUILT_PLUGIN.get() {
-        return Ok(plugin.clone());
-    }
-    let built = cargo_build(&[PLUGIN], &[])?;
+    let built = build(&[PLUGIN])?;
     built.into_iter().next().ok_or_else(|| Error::Malformed {
         what: "cargo build".into(),
         why: "made no program kubectl-bursar".into(),
@@ -173,8 +206,20 @@ fn packages(programs: &[Program]) -> Vec<(&'static str, &'static str)> {
     programs.iter().map(package).collect()
 }
 
+/// The paths of programs as tests and the demo run them; the tests' own where there are some.
+fn build(programs: &[(&str, &str)]) -> Result<Vec<PathBuf>> {
+    if let Some(built) = TestPrograms::given() {
+        return select(programs, &built.programs);
+    }
+    // Which packages are named decides which features their dependencies have: always all, so that nothing is compiled twice.
+    let all = Program::ALL.map(Program::package);
+    let packages = all.iter().chain([&PLUGIN.0]);
+    let flags: Vec<&str> = packages.flat_map(|name| ["--package", name]).collect();
+    cargo_build(programs, &flags)
+}
+
 /// The paths of programs, each given by its package and name, as cargo tells them, which knows of every way to move the target
-/// directory.
+/// directory. `flags` name the packages.
 fn cargo_build(programs: &[(&str, &str)], flags: &[&str]) -> Result<Vec<PathBuf>> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
     command.args([
@@ -185,8 +230,8 @@ fn cargo_build(programs: &[(&str, &str)], flags: &[&str]) -> Result<Vec<PathBuf>
     ]);
     command.args(flags);
     command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
-    for (package, program) in programs {
-        command.args(["--package", package, "--bin", program]);
+    for (_, program) in programs {
+        command.args(["--bin", program]);
     }
     // Without a time limit: how long a compiler takes is no sign of an error, and cargo shows its own progress and errors.
     let output = command
@@ -206,6 +251,11 @@ fn cargo_build(programs: &[(&str, &str)], flags: &[&str]) -> Result<Vec<PathBuf>
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
         .filter_map(|message| message["executable"].as_str().map(PathBuf::from))
         .collect();
+    select(programs, &built)
+}
+
+/// The path of each program.
+fn select(programs: &[(&str, &str)], built: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let path = |(_, program): &(&str, &str)| {
         let found = built.iter().find(|path| path.ends_with(program));
         found.cloned().ok_or_else(|| Error::Malformed {

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
@@ -25,7 +26,7 @@ const PASSWD: &str = "root:x:0:0::/:\nnonroot:x:65532:65532::/:\n";
 const LDD_LIMIT: Duration = Duration::from_secs(60);
 
 /// An image that was written.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Image {
     /// Name with a tag that changes with the contents, as in `bursar.local/engine:dev-0123456789ab`: a reinstall rolls its pods.
     pub reference: String,

@@ -1,17 +1,24 @@
-//! Runs the scenarios of an end-to-end test binary (`harness = false`) one after the other against one cluster, and prints what
-//! Rust's own test harness prints.
+//! Runs suites of scenarios as tests.
+//!
+//! A suite is a list of scenarios that share one cluster and run on it in their order. Each suite is a process of its own, this test
+//! program started again, because a process can only be in the network of one cluster ([`Cluster::join`]). Several suites run side by
+//! side, the first ones of the list first. Filters, output and exit code are those of Rust's own test harness, by `libtest-mimic`;
+//! a suite of which no scenario is chosen boots nothing.
 
-use std::{
-    env, fmt,
-    io::Write,
-    panic::{AssertUnwindSafe, catch_unwind},
-    process::ExitCode,
-    sync::mpsc::{self, RecvTimeoutError},
-    thread,
-    time::{Duration, Instant},
-};
+mod results;
+mod schedule;
+mod suite_process;
 
-use crate::{Access, Cluster, Options, Result};
+use std::{env, fmt, process::ExitCode, sync::Arc, thread, time::Duration};
+
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+
+use crate::{Cluster, NodeOptions};
+use results::{Outcome, Results};
+use schedule::Chosen;
+
+/// The first argument of the process of a suite.
+const RUN_SUITE: &str = "--run-suite";
 
 /// What a scenario returns.
 pub type ScenarioResult = std::result::Result<(), Box<dyn std::error::Error>>;
@@ -20,170 +27,149 @@ pub type ScenarioResult = std::result::Result<(), Box<dyn std::error::Error>>;
 pub struct Scenario {
     /// Its name: the promise it checks.
     pub name: &'static str,
-    /// How long it may take.
+    /// How long it may take. A scenario that takes longer ends its suite, because it cannot be stopped.
     pub limit: Duration,
-    /// What it does. It runs in the cluster's network.
-    pub run: fn(&Cluster) -> ScenarioResult,
+    run: Run,
+}
+
+enum Run {
+    OnCluster(fn(&Cluster) -> ScenarioResult),
+    WithoutCluster(fn() -> ScenarioResult),
 }
 
 impl Scenario {
-    /// A scenario that may take so many minutes.
-    pub fn new(name: &'static str, minutes: u64, run: fn(&Cluster) -> ScenarioResult) -> Self {
+    /// A scenario that may take so many minutes. It runs in the network of the suite's cluster.
+    pub const fn new(
+        name: &'static str,
+        minutes: u64,
+        run: fn(&Cluster) -> ScenarioResult,
+    ) -> Self {
         Self {
             name,
             limit: Duration::from_secs(60 * minutes),
-            run,
+            run: Run::OnCluster(run),
+        }
+    }
+
+    /// A scenario that needs no cluster of the suite. Where it is the only kind that is chosen, none is booted.
+    pub const fn without_cluster(
+        name: &'static str,
+        minutes: u64,
+        run: fn() -> ScenarioResult,
+    ) -> Self {
+        Self {
+            name,
+            limit: Duration::from_secs(60 * minutes),
+            run: Run::WithoutCluster(run),
         }
     }
 }
 
-/// Boots a cluster, enters its network and runs the scenarios whose names contain one of the arguments, or all of them.
-///
-/// A scenario that takes too long ends the whole binary, because it cannot be stopped; those after it count as failed.
-pub fn main(options: impl FnOnce() -> Result<Options>, scenarios: &[Scenario]) -> ExitCode {
-    let arguments: Vec<String> = env::args().skip(1).collect();
-    let filters: Vec<&str> = arguments
-        .iter()
-        .map(String::as_str)
-        .filter(|word| !word.starts_with('-'))
-        .collect();
-    let chosen: Vec<&Scenario> = scenarios
-        .iter()
-        .filter(|each| {
-            filters.is_empty() || filters.iter().any(|filter| each.name.contains(filter))
-        })
-        .collect();
-    if arguments.iter().any(|word| word == "--list") {
-        chosen
-            .iter()
-            .for_each(|each| println!("{}: test", each.name));
-        return ExitCode::SUCCESS;
+/// What a suite needs of the programs of this checkout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Images {
+    /// Nothing.
+    None,
+    /// They are built before the suite starts, and its scenarios bring them where they need them.
+    Built,
+    /// The nodes have the images of the tests from their start.
+    Loaded,
+}
+
+/// Scenarios that share a cluster and run on it in this order.
+pub struct Suite {
+    /// Its name; its tests are called `NAME::SCENARIO`, its cluster `test-NAME`.
+    pub name: &'static str,
+    /// The cluster's nodes; none for a control plane alone.
+    pub nodes: Vec<NodeOptions>,
+    /// Which programs of this checkout it needs.
+    pub images: Images,
+    /// The scenarios.
+    pub scenarios: Vec<Scenario>,
+}
+
+impl Suite {
+    fn test(&self, scenario: &Scenario) -> String {
+        format!("{}::{}", self.name, scenario.name)
     }
-    println!("\nrunning {} tests", chosen.len());
-    let filtered = scenarios.len() - chosen.len();
-    if chosen.is_empty() {
-        return summary(Tally {
-            passed: 0,
-            failed: 0,
-            filtered,
-        });
+
+    /// Whether these of its scenarios need its cluster.
+    fn boots(&self, chosen: &[&str]) -> bool {
+        let mut scenarios = self.scenarios.iter();
+        scenarios.any(|each| chosen.contains(&each.name) && matches!(each.run, Run::OnCluster(_)))
     }
-    let began = Instant::now();
-    match options()
-        .and_then(|options| Cluster::start(&options))
-        .and_then(|cluster| cluster.join().map(|()| cluster))
-    {
-        Ok(cluster) => {
-            println!("(the cluster took {:.1} s)", began.elapsed().as_secs_f32());
-            let tally = run_all(&cluster, &chosen, filtered);
-            if tally.failed > 0 {
-                show_state(&cluster);
-                if let Ok(run) = cluster.stop_and_keep_logs() {
-                    println!("logs: {}", run.join("log").display());
-                }
-            } else if let Err(error) = cluster.stop() {
-                eprintln!("stopping the cluster: {error}");
-            }
-            summary(tally)
-        }
-        Err(error) => {
-            println!("the cluster did not start: {error}");
-            summary(Tally {
-                passed: 0,
-                failed: chosen.len(),
-                filtered,
-            })
-        }
+
+    /// The name of its cluster.
+    fn cluster(&self) -> String {
+        format!("test-{}", self.name.replace('_', "-"))
     }
 }
 
-#[derive(Clone, Copy)]
-struct Tally {
-    passed: usize,
-    failed: usize,
-    filtered: usize,
-}
+/// The error of a scenario that cannot run on this machine, with the reason: it counts as ignored.
+#[derive(Debug)]
+pub struct Ignored(pub String);
 
-fn run_all(cluster: &Cluster, chosen: &[&Scenario], filtered: usize) -> Tally {
-    let mut tally = Tally {
-        passed: 0,
-        failed: 0,
-        filtered,
-    };
-    for each in chosen {
-        print!("test {} ... ", each.name);
-        std::io::stdout().flush().ok();
-        let began = Instant::now();
-        let (done, watched) = mpsc::channel::<()>();
-        let outcome = thread::scope(|scope| {
-            scope.spawn(move || {
-                if watched.recv_timeout(each.limit) == Err(RecvTimeoutError::Timeout) {
-                    println!(
-                        "FAILED\n{} took longer than {} s",
-                        each.name,
-                        each.limit.as_secs()
-                    );
-                    show_state(cluster);
-                    println!("logs: {}", cluster.run_directory().join("log").display());
-                    summary(Tally {
-                        failed: chosen.len() - tally.passed,
-                        ..tally
-                    });
-                    // the cluster ends with this process
-                    std::process::exit(1);
-                }
-            });
-            let outcome = catch_unwind(AssertUnwindSafe(|| (each.run)(cluster)));
-            drop(done);
-            outcome
-        });
-        match outcome {
-            Ok(Ok(())) => {
-                tally.passed += 1;
-                println!("ok ({:.1} s)", began.elapsed().as_secs_f32());
-            }
-            Ok(Err(error)) => {
-                tally.failed += 1;
-                println!("FAILED\n{error}");
-            }
-            Err(_) => {
-                tally.failed += 1;
-                println!("FAILED");
-            }
-        }
-    }
-    tally
-}
-
-/// What a reader of a failure wants to see first.
-fn show_state(cluster: &Cluster) {
-    for args in [
-        &["get", "all,infd,tj,budget,spend", "-A", "-o", "wide"][..],
-        &["get", "events", "-A", "--sort-by=.lastTimestamp"],
-    ] {
-        match cluster.kubectl(args) {
-            Ok(text) => println!("$ kubectl {}\n{text}", args.join(" ")),
-            Err(error) => println!("$ kubectl {}\n{error}", args.join(" ")),
-        }
-    }
-}
-
-fn summary(tally: Tally) -> ExitCode {
-    println!("\ntest result: {tally}");
-    ExitCode::from(u8::from(tally.failed > 0))
-}
-
-impl fmt::Display for Tally {
+impl fmt::Display for Ignored {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let word = if self.failed == 0 { "ok" } else { "FAILED" };
-        let Self {
-            passed,
-            failed,
-            filtered,
-        } = self;
-        write!(
-            f,
-            "{word}. {passed} passed; {failed} failed; 0 ignored; 0 measured; {filtered} filtered out"
-        )
+        write!(f, "ignored: {}", self.0)
     }
+}
+
+impl std::error::Error for Ignored {}
+
+/// Runs the suites' scenarios that the program's arguments choose.
+pub fn run(suites: &[Suite]) -> ExitCode {
+    let words: Vec<String> = env::args().skip(1).collect();
+    if let Some((RUN_SUITE, rest)) = words
+        .split_first()
+        .map(|(first, rest)| (first.as_str(), rest))
+    {
+        return suite_process::run(suites, rest);
+    }
+    let mut arguments = Arguments::from_args();
+    let results = Arc::new(Results::default());
+    let (mut trials, mut chosen) = (Vec::new(), Vec::new());
+    for suite in suites {
+        let mut scenarios = Vec::new();
+        for scenario in &suite.scenarios {
+            let trial = trial(suite.test(scenario), &results);
+            if !arguments.is_filtered_out(&trial) && !arguments.is_ignored(&trial) {
+                scenarios.push(scenario.name);
+            }
+            trials.push(trial);
+        }
+        if !scenarios.is_empty() {
+            chosen.push(Chosen {
+                suite: suite.name,
+                images: suite.images,
+                boots: suite.boots(&scenarios),
+                scenarios,
+            });
+        }
+    }
+    if arguments.list || chosen.is_empty() {
+        return libtest_mimic::run(&arguments, trials).exit_code();
+    }
+    // `--test-threads` is the number of suites at a time; here each scenario has a thread that waits for its result
+    let jobs = schedule::jobs(arguments.test_threads);
+    arguments.test_threads = Some(trials.len().max(2));
+    let scheduler = {
+        let (results, chosen) = (Arc::clone(&results), chosen.clone());
+        thread::spawn(move || schedule::run(&chosen, jobs, &results))
+    };
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    scheduler.join().ok();
+    schedule::print_times(&chosen, jobs, &results);
+    conclusion.exit_code()
+}
+
+/// A test that ends when the process of its suite has said how its scenario ended.
+fn trial(test: String, results: &Arc<Results>) -> Trial {
+    let results = Arc::clone(results);
+    let name = test.clone();
+    Trial::ignorable_test(name, move || match results.wait(&test).outcome {
+        Outcome::Passed => Ok(Completion::Completed),
+        Outcome::Ignored(reason) => Ok(Completion::ignored_with(reason)),
+        Outcome::Failed(why) => Err(Failed::from(why)),
+    })
 }

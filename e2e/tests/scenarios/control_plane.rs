@@ -1,49 +1,41 @@
 //! What needs no node: the definitions and everything they refuse, on a real API server.
 
-use std::{fs, path::Path, process::ExitCode, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
 use bursar_apitest::conformance::CHECKS;
 use bursar_e2e::{
-    Access, Cluster, Options,
-    runner::{self, Scenario, ScenarioResult},
+    Access, Cluster,
+    runner::{Images, Scenario, ScenarioResult, Suite},
 };
 
-const LIMIT: Duration = Duration::from_secs(180);
+const HELM_LIMIT: Duration = Duration::from_secs(180);
 
-fn main() -> ExitCode {
-    let scenarios = [
-        Scenario {
-            name: "kubectl_applies_every_definition",
-            limit: LIMIT,
-            run: definitions,
-        },
-        Scenario {
-            name: "every_example_is_accepted",
-            limit: LIMIT,
-            run: examples,
-        },
-        Scenario {
-            name: "every_invalid_manifest_is_rejected_with_its_reason",
-            limit: LIMIT,
-            run: invalid_manifests,
-        },
-        Scenario {
-            name: "a_correction_is_made_by_an_accountant_and_changed_by_nobody",
-            limit: LIMIT,
-            run: corrections,
-        },
-        Scenario {
-            name: "kubectl_scale_sets_the_minimum",
-            limit: LIMIT,
-            run: scale,
-        },
-        Scenario {
-            name: "the_script_of_the_in_memory_server_holds_here_too",
-            limit: LIMIT,
-            run: conformance,
-        },
-    ];
-    runner::main(|| Ok(Options::new("control-plane")), &scenarios)
+pub(crate) fn suite() -> Suite {
+    Suite {
+        name: "control_plane",
+        nodes: Vec::new(),
+        images: Images::None,
+        scenarios: vec![
+            Scenario::new("kubectl_applies_every_definition", 3, definitions),
+            Scenario::new("every_example_is_accepted", 3, examples),
+            Scenario::new(
+                "every_invalid_manifest_is_rejected_with_its_reason",
+                3,
+                invalid_manifests,
+            ),
+            Scenario::new(
+                "a_correction_is_made_by_an_accountant_and_changed_by_nobody",
+                3,
+                corrections,
+            ),
+            Scenario::new("kubectl_scale_sets_the_minimum", 3, scale),
+            Scenario::new(
+                "the_script_of_the_in_memory_server_holds_here_too",
+                3,
+                conformance,
+            ),
+        ],
+    }
 }
 
 fn root() -> &'static Path {
@@ -147,7 +139,7 @@ fn corrections(cluster: &Cluster) -> ScenarioResult {
             "--show-only=templates/rbac.yaml",
             "--show-only=templates/user-roles.yaml",
         ],
-        LIMIT,
+        HELM_LIMIT,
     )?;
     cluster.kubectl(&["create", "namespace", "bursar-system"])?;
     cluster.apply(&rendered)?;

@@ -3,13 +3,12 @@
 use std::{
     fs::{self, Permissions},
     os::unix::{fs::PermissionsExt, process::CommandExt},
-    process::{Command, ExitCode},
-    time::Duration,
+    process::Command,
 };
 
 use bursar_e2e::{
-    Access, Cluster, NodeOptions, Options, image,
-    runner::{self, Scenario, ScenarioResult},
+    Access, Cluster, NodeOptions, image,
+    runner::{Images, Scenario, ScenarioResult, Suite},
 };
 
 /// Nobody listens there, so that a pull fails at once. The tag looks like a number, as many do.
@@ -23,43 +22,42 @@ const SUMMARY: [&str; 5] = [
     "inferencedeployment.bursar.dev/chat",
 ];
 const NOBODY: u32 = 65534;
-const LIMIT: Duration = Duration::from_secs(420);
 
-fn main() -> ExitCode {
-    let scenario = |name, run| Scenario {
-        name,
-        limit: LIMIT,
-        run,
+/// On a cluster of the suite, and on one of the demo's own.
+pub(crate) fn suites() -> [Suite; 2] {
+    let demo = Suite {
+        name: "demo",
+        nodes: vec![NodeOptions::h100(4)],
+        images: Images::Built,
+        scenarios: vec![
+            Scenario::new("a_cluster_in_use_is_not_touched", 7, in_use),
+            Scenario::new(
+                "an_image_that_no_node_has_is_named_with_the_ways_to_bring_it",
+                7,
+                without_image,
+            ),
+            Scenario::new(
+                "the_demo_runs_on_somebodys_cluster_and_leaves_it_as_it_was",
+                7,
+                whole,
+            ),
+            Scenario::new("a_cluster_without_gpus_is_told_the_label", 7, without_gpus),
+        ],
     };
-    let scenarios = [
-        scenario(
-            "a_cluster_in_use_is_not_touched",
-            in_use as fn(&Cluster) -> ScenarioResult,
-        ),
-        scenario(
-            "an_image_that_no_node_has_is_named_with_the_ways_to_bring_it",
-            without_image,
-        ),
-        scenario(
-            "the_demo_runs_on_somebodys_cluster_and_leaves_it_as_it_was",
-            whole,
-        ),
-        scenario("without_root_the_other_way_is_named", without_root),
-        scenario(
-            "the_demo_on_this_machine_ends_well_and_leaves_no_cluster",
-            local,
-        ),
-        scenario("a_cluster_without_gpus_is_told_the_label", without_gpus),
-    ];
-    runner::main(
-        || {
-            Ok(Options {
-                nodes: vec![NodeOptions::h100(4)],
-                ..Options::new("theirs")
-            })
-        },
-        &scenarios,
-    )
+    let demo_local = Suite {
+        name: "demo_local",
+        nodes: Vec::new(),
+        images: Images::Built,
+        scenarios: vec![
+            Scenario::without_cluster("without_root_the_other_way_is_named", 7, without_root),
+            Scenario::without_cluster(
+                "the_demo_on_this_machine_ends_well_and_leaves_no_cluster",
+                7,
+                local,
+            ),
+        ],
+    };
+    [demo, demo_local]
 }
 
 /// The demo on the cluster: see [`short`].
@@ -147,7 +145,7 @@ fn whole(cluster: &Cluster) -> ScenarioResult {
 }
 
 /// The README's first command, shortened: the same program without `--kubeconfig` boots a cluster of its own.
-fn local(_: &Cluster) -> ScenarioResult {
+fn local() -> ScenarioResult {
     let (good, said) = short(&mut Command::new(env!("CARGO_BIN_EXE_demo")))?;
     if !good {
         return Err(said.into());
@@ -163,7 +161,7 @@ fn local(_: &Cluster) -> ScenarioResult {
 }
 
 /// Told at once, before anything is built.
-fn without_root(_: &Cluster) -> ScenarioResult {
+fn without_root() -> ScenarioResult {
     // what lies in root's own directories may not be started by others
     let directory = tempfile::tempdir()?;
     fs::set_permissions(directory.path(), Permissions::from_mode(0o755))?;

@@ -1,36 +1,22 @@
 //! The harness itself: a node that runs pods, counts GPUs and routes Services.
 
-use std::{process::ExitCode, time::Duration};
+use std::time::Duration;
 
 use bursar_e2e::{
-    Access, Cluster, NodeOptions, Options,
-    runner::{self, Scenario, ScenarioResult},
+    Access, Cluster, NodeOptions,
+    runner::{Images, Scenario, ScenarioResult, Suite},
 };
 
-const LIMIT: Duration = Duration::from_secs(120);
-
-fn main() -> ExitCode {
-    let scenarios = [
-        Scenario {
-            name: "the_scheduler_counts_gpus",
-            limit: LIMIT,
-            run: gpus,
-        },
-        Scenario {
-            name: "names_of_services_resolve",
-            limit: LIMIT,
-            run: names,
-        },
-    ];
-    runner::main(
-        || {
-            Ok(Options {
-                nodes: vec![NodeOptions::h100(2)],
-                ..Options::new("smoke")
-            })
-        },
-        &scenarios,
-    )
+pub(crate) fn suite() -> Suite {
+    Suite {
+        name: "smoke",
+        nodes: vec![NodeOptions::h100(2)],
+        images: Images::None,
+        scenarios: vec![
+            Scenario::new("the_scheduler_counts_gpus", 2, gpus),
+            Scenario::new("names_of_services_resolve", 2, names),
+        ],
+    }
 }
 
 fn pod(name: &str, gpus: u32) -> String {

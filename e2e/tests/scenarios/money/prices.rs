@@ -10,7 +10,7 @@ use bursar_e2e::{
 };
 use jiff::Timestamp;
 
-use crate::ledger::{on_second_node, record, settled, stay};
+use super::ledger::{on_second_node, record, settled, stay};
 
 /// Nano-units an hour of one A100 in the default price list, and in the table that is imported.
 const LISTED: i128 = 2_815_000_000;

@@ -98,7 +98,7 @@ pub(crate) fn freezes_and_shrinks(cluster: &Cluster) -> ScenarioResult {
         )
     };
     let chat = |replicas| with_min_replicas(replicas, &service_manifest("frozen", FLAGS, "1h"));
-    let becomes = |object: &str, path: &str, value: &str| {
+    let wait_for_field = |object: &str, path: &str, value: &str| {
         wait_for_field(cluster, "frozen", object, path, value, 60)
     };
     deploy_service(cluster, "frozen", FLAGS, "1h")?;

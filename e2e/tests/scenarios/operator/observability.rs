@@ -1,5 +1,5 @@
 //! What an operator of the cluster reads: `kubectl bursar` and `/metrics`. The scenarios read the service of
-//! [`crate::status_writes::steady_begins`] and change nothing.
+//! [`super::status_writes::steady_begins`] and change nothing.
 
 use bursar_e2e::{Access, Cluster, operator, runner::ScenarioResult};
 

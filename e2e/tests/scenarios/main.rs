@@ -1,0 +1,28 @@
+//! All scenarios on real clusters: suites, each with a cluster of its own, several at a time ([`bursar_e2e::runner`]). The longest
+//! come first.
+
+mod control_plane;
+mod demo;
+mod money;
+mod operator;
+mod smoke;
+
+use std::process::ExitCode;
+
+use bursar_e2e::runner;
+
+fn main() -> ExitCode {
+    let [budgets, outages, requests, install] = operator::suites();
+    let [demo, demo_local] = demo::suites();
+    runner::run(&[
+        budgets,
+        money::suite(),
+        outages,
+        demo,
+        install,
+        requests,
+        demo_local,
+        control_plane::suite(),
+        smoke::suite(),
+    ])
+}

@@ -1,0 +1,161 @@
+//! Bursar on a real cluster, installed by helm: one suite each for budgets, outages, requests and installation. The scenarios of a
+//! suite share its cluster and run in this order; the ledger of each is compared with the audit log after its other scenarios.
+
+mod budgets;
+mod faults;
+mod install;
+mod observability;
+mod requests;
+mod status_writes;
+
+use bursar_e2e::{
+    NodeOptions,
+    runner::{Images, Scenario, Suite},
+};
+
+/// In the order budgets, outages, requests, install.
+pub(crate) fn suites() -> [Suite; 4] {
+    let suite = |name, scenarios| Suite {
+        name,
+        nodes: vec![NodeOptions::h100(8)],
+        images: Images::Loaded,
+        scenarios,
+    };
+    [
+        suite("budgets", budgets()),
+        suite("outages", outages()),
+        suite("requests", requests()),
+        suite("install", install()),
+    ]
+}
+
+/// A service runs steadily while budgets act on others: its own status may be written every five minutes only, so that these scenarios
+/// take longer than that.
+fn budgets() -> Vec<Scenario> {
+    vec![
+        Scenario::new("a_service_runs_steadily", 2, status_writes::steady_begins),
+        Scenario::new(
+            "kubectl_bursar_explains_the_leaders_decision",
+            4,
+            observability::explains,
+        ),
+        Scenario::new(
+            "kubectl_bursar_reports_what_runs_and_what_it_cost",
+            4,
+            observability::reports,
+        ),
+        Scenario::new(
+            "metrics_show_workloads_budgets_and_the_operator_itself",
+            1,
+            observability::measures,
+        ),
+        Scenario::new(
+            "an_exhausted_budget_stops_a_service_within_its_limit",
+            4,
+            budgets::stops_a_service,
+        ),
+        Scenario::new(
+            "a_frozen_service_does_not_grow_and_one_at_its_minimum_shrinks",
+            4,
+            budgets::freezes_and_shrinks,
+        ),
+        Scenario::new(
+            "a_gang_is_suspended_by_the_budget_and_loses_no_step",
+            4,
+            budgets::suspends_a_gang,
+        ),
+        Scenario::new(
+            "trouble_at_run_time_is_named_and_stops_nothing_else",
+            3,
+            faults::trouble,
+        ),
+        Scenario::new(
+            "while_only_money_changes_statuses_are_written_sparingly",
+            8,
+            status_writes::steady_ends,
+        ),
+        Scenario::new(
+            "at_rest_the_operator_writes_nothing",
+            4,
+            status_writes::at_rest,
+        ),
+        ledger_equals_audit_log(),
+    ]
+}
+
+fn outages() -> Vec<Scenario> {
+    vec![
+        Scenario::new(
+            "requests_wait_while_the_controllers_are_down_for_two_minutes",
+            5,
+            faults::two_minutes_down,
+        ),
+        Scenario::new(
+            "controllers_that_die_at_ten_moments_lose_no_request",
+            5,
+            faults::ten_deaths,
+        ),
+        ledger_equals_audit_log(),
+    ]
+}
+
+fn requests() -> Vec<Scenario> {
+    vec![
+        Scenario::new(
+            "replicas_follow_the_queue_depth_and_go_to_zero_when_idle",
+            3,
+            requests::scaling,
+        ),
+        Scenario::new(
+            "a_thousand_requests_through_zero_and_back_are_all_served",
+            6,
+            requests::through_zero,
+        ),
+        Scenario::new(
+            "when_the_last_replica_crashes_none_is_refused_once_that_is_seen",
+            3,
+            requests::last_replica_crashes,
+        ),
+        Scenario::new(
+            "at_rest_the_operator_writes_nothing",
+            4,
+            status_writes::at_rest,
+        ),
+        ledger_equals_audit_log(),
+    ]
+}
+
+fn install() -> Vec<Scenario> {
+    vec![
+        Scenario::new(
+            "observe_only_decides_and_changes_nothing",
+            3,
+            install::observes,
+        ),
+        Scenario::new(
+            "pods_that_cannot_be_charged_are_not_held",
+            3,
+            install::uncharged,
+        ),
+        Scenario::new(
+            "a_namespace_that_asks_for_it_has_all_its_gpu_pods_charged_exactly",
+            3,
+            install::exact_namespace,
+        ),
+        ledger_equals_audit_log(),
+        Scenario::new("uninstalling_leaves_nothing_stuck", 5, install::uninstall),
+        Scenario::new(
+            "released_without_helm_nothing_is_stuck_either",
+            4,
+            install::release,
+        ),
+    ]
+}
+
+fn ledger_equals_audit_log() -> Scenario {
+    Scenario::new(
+        "the_ledger_equals_the_audit_log_to_the_nano_unit",
+        2,
+        status_writes::equals_the_audit_log,
+    )
+}
