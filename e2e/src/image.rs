@@ -229,6 +229,15 @@ fn cargo_build(programs: &[(&str, &str)], flags: &[&str]) -> Result<Vec<PathBuf>
         "json-render-diagnostics",
     ]);
     command.args(flags);
+    // What cargo tells the program that it runs about its package is part of what build scripts depend on (ring's is one): with it
+    // this cargo would compile half of the workspace again, and the next one too.
+    for (name, _) in std::env::vars_os() {
+        let of_package =
+            |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+        if name.to_str().is_some_and(of_package) {
+            command.env_remove(name);
+        }
+    }
     command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
     for (_, program) in programs {
         command.args(["--bin", program]);
