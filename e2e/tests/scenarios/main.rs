@@ -3,6 +3,7 @@
 
 mod control_plane;
 mod demo;
+mod focus;
 mod money;
 mod operator;
 mod smoke;
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
         requests,
         demo_local,
         control_plane::suite(),
+        focus::suite(),
         smoke::suite(),
     ])
 }
