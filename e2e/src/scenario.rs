@@ -1,8 +1,11 @@
 //! What scenarios share: the service that they apply, waiting, and reading what the cluster and `kubectl bursar` say.
 
 use std::{
+    io::{BufRead, BufReader, Read, Seek},
     net::{SocketAddr, TcpStream},
-    process::Command,
+    process::{Command, Stdio},
+    sync::mpsc::{self, RecvTimeoutError},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -99,7 +102,7 @@ pub fn wait_until(
         if began.elapsed() > Duration::from_secs(seconds) {
             return Err(format!("waited {seconds} s for {what}").into());
         }
-        std::thread::sleep(Duration::from_millis(200));
+        thread::sleep(Duration::from_millis(200));
     }
     Ok(())
 }
@@ -141,12 +144,68 @@ pub fn wait_for_field(
     value: &str,
     seconds: u64,
 ) -> ScenarioResult {
+    let what = format!("{object} {path} to be {value:?}");
     let mut last = String::new();
-    let reached = wait_until(&format!("{object} {path} to be {value:?}"), seconds, || {
-        last = get_field(cluster, namespace, object, path)?;
-        Ok(last == value)
+    if !object.contains('/') {
+        // a watch shows the objects of a list one by one
+        let reached = wait_until(&what, seconds, || {
+            last = get_field(cluster, namespace, object, path)?;
+            Ok(last == value)
+        });
+        return reached.map_err(|error| format!("{error}; it is {last:?}").into());
+    }
+    let path = format!("jsonpath={{{path}}}{{\"\\n\"}}");
+    let args = ["-n", namespace, "get", object, "--watch", "-o", &path];
+    let reached = watch(cluster, &args, Duration::from_secs(seconds), |line| {
+        line.clone_into(&mut last);
+        last == value
+    })?;
+    if reached {
+        Ok(())
+    } else {
+        Err(format!("waited {seconds} s for {what}; it is {last:?}").into())
+    }
+}
+
+/// Runs kubectl until `done` likes a line that it writes: an event instead of asking again and again, which costs a process each time.
+/// Says whether that came in time.
+fn watch(
+    cluster: &Cluster,
+    args: &[&str],
+    limit: Duration,
+    mut done: impl FnMut(&str) -> bool,
+) -> Result<bool, Box<dyn std::error::Error>> {
+    let until = Instant::now() + limit;
+    let mut stderr = tempfile::tempfile()?;
+    let mut kubectl = cluster.command("kubectl");
+    kubectl.args(args).stdin(Stdio::null());
+    kubectl.stdout(Stdio::piped()).stderr(stderr.try_clone()?);
+    let mut child = kubectl.spawn()?;
+    let stdout = child.stdout.take().ok_or("kubectl has no output")?;
+    let (sender, lines) = mpsc::channel();
+    let reader = thread::spawn(move || {
+        let lines = BufReader::new(stdout).lines().map_while(Result::ok);
+        lines.for_each(|line| drop(sender.send(line)));
     });
-    reached.map_err(|error| format!("{error}; it is {last:?}").into())
+    let reached = loop {
+        match lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Ok(line) if done(&line) => break Some(true),
+            Ok(_) => {}
+            Err(RecvTimeoutError::Timeout) => break Some(false),
+            Err(RecvTimeoutError::Disconnected) => break None,
+        }
+    };
+    process::end(&mut child);
+    reader.join().ok();
+    let ended_early = || {
+        let mut text = String::new();
+        stderr
+            .rewind()
+            .and_then(|()| stderr.read_to_string(&mut text))
+            .ok();
+        format!("kubectl {}: {text}", args.join(" "))
+    };
+    reached.ok_or_else(ended_early).map_err(Into::into)
 }
 
 /// Every answer is a 200.
