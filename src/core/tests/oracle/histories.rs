@@ -2,6 +2,7 @@
 //! the oracle says, to the nano-unit.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::{panic, thread};
 
 use bursar_core::calendar::Month;
@@ -353,14 +354,16 @@ pub(crate) fn held(line: &DailyCost) -> Bill {
     }
 }
 
-/// `BURSAR_HISTORIES=first..after` plays those seeds alone; a failure says which one it was.
-#[test]
-fn a_hundred_thousand_histories_end_at_the_oracles_sums() {
+/// Plays the histories of these seeds on all cores. `BURSAR_HISTORIES=first..after` plays those instead; a failure says which one it
+/// was.
+pub(crate) fn play_histories(seeds: Range<u64>) {
     let asked = std::env::var("BURSAR_HISTORIES").ok();
-    let range = asked.as_deref().map_or(Some((0, 100_000)), |text| {
-        let (first, after) = text.split_once("..")?;
-        Some((first.parse().ok()?, after.parse().ok()?))
-    });
+    let range = asked
+        .as_deref()
+        .map_or(Some((seeds.start, seeds.end)), |text| {
+            let (first, after) = text.split_once("..")?;
+            Some((first.parse().ok()?, after.parse().ok()?))
+        });
     let (first, after) = range.expect("BURSAR_HISTORIES must be such as 17..18");
     let threads = thread::available_parallelism().map_or(1, |count| count.get() as u64);
     let played: Vec<Result<Tally, String>> = thread::scope(|scope| {

@@ -28,3 +28,9 @@ fn the_oracle_shares_nothing_with_the_core() {
         assert!(!source.contains("bursar_core"));
     }
 }
+
+/// Ten times as many are played by `cargo soak`.
+#[test]
+fn a_hundred_thousand_histories_end_at_the_oracles_sums() {
+    histories::play_histories(0..100_000);
+}
