@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use bursar_e2e::demo::{self, Options, Theirs};
+use bursar_e2e::demo::{self, ExistingCluster, Options};
 use clap::Parser;
 
 #[derive(Parser)]
@@ -35,14 +35,14 @@ fn main() -> ExitCode {
         kubeconfig,
         image,
     } = Arguments::parse();
-    let theirs = kubeconfig
+    let existing = kubeconfig
         .zip(image)
-        .map(|(kubeconfig, image)| Theirs { kubeconfig, image });
+        .map(|(kubeconfig, image)| ExistingCluster { kubeconfig, image });
     let options = Options {
         keep,
         requests,
         wakes,
-        theirs,
+        existing,
     };
     match demo::run(&options) {
         Ok(true) => ExitCode::SUCCESS,

@@ -13,14 +13,14 @@ const TARGET: u32 = 8;
 
 /// What differs from cluster to cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Setting {
+pub(super) struct Workloads {
     /// The image with all programs.
     pub(super) image: String,
     /// The most replicas of the chat service.
     pub(super) max_replicas: u32,
 }
 
-impl Setting {
+impl Workloads {
     /// Replicas and workers for which there are `gpus`; `None` if there are too few for one replica beside the gang.
     pub(super) fn new(image: String, gpus: u64) -> Option<Self> {
         let left = u32::try_from(gpus)
@@ -162,11 +162,12 @@ impl std::fmt::Display for Cents {
 
 #[cfg(test)]
 mod tests {
-    use super::{Cents, Setting};
+    use super::{Cents, Workloads};
 
     #[test]
     fn replicas_are_what_the_gang_leaves() {
-        let replicas = |gpus| Setting::new("x:1".into(), gpus).map(|setting| setting.max_replicas);
+        let replicas =
+            |gpus| Workloads::new("x:1".into(), gpus).map(|workloads| workloads.max_replicas);
         assert_eq!(
             [0, 2, 3, 6, 64].map(replicas),
             [None, None, Some(1), Some(4), Some(4)]

@@ -2,30 +2,30 @@
 //!
 //! | module | subject |
 //! |---|---|
-//! | `place` | the cluster: one of its own, or the user's |
+//! | `environment` | the cluster: one of the demo's own, or an existing one |
 //! | `manifests` | the clients, the service, the job and the budget |
-//! | `client` | orders to the pod that sends the requests |
-//! | `journal` | what the workers computed |
-//! | `watch` | what the cluster looks like now |
-//! | `screen` | the live view |
-//! | `acts` | what happens, one after the other |
-//! | `summary` | what it came to |
+//! | `load_generator` | controls the pod that sends the requests |
+//! | `training_steps` | what the workers computed |
+//! | `sampler` | the state of the cluster, twice a second |
+//! | `terminal` | the live view |
+//! | `phases` | what happens, one after the other |
+//! | `summary` | the numbers of a run |
 
-mod acts;
-mod client;
-mod journal;
+mod environment;
+mod load_generator;
 mod manifests;
-mod place;
-mod screen;
+mod phases;
+mod sampler;
 mod summary;
-mod watch;
+mod terminal;
+mod training_steps;
 
 use std::{path::PathBuf, time::Duration};
 
 use crate::{Error, Result, operator};
-use acts::Stage;
-use place::Place;
-use screen::Screen;
+use environment::Environment;
+use phases::Run;
+use terminal::Terminal;
 
 /// What the demo is asked for.
 #[derive(Debug, Clone)]
@@ -37,12 +37,12 @@ pub struct Options {
     /// Wake-ups after the one with which the replay begins.
     pub wakes: u32,
     /// Run on the user's cluster.
-    pub theirs: Option<Theirs>,
+    pub existing: Option<ExistingCluster>,
 }
 
 /// A cluster of the user's.
 #[derive(Debug, Clone)]
-pub struct Theirs {
+pub struct ExistingCluster {
     /// Its kubeconfig.
     pub kubeconfig: PathBuf,
     /// The image that its nodes can get, with a tag.
@@ -55,25 +55,27 @@ pub struct Theirs {
 /// # Errors
 /// What failed, or what did not happen in time.
 pub fn run(options: &Options) -> Result<bool> {
-    let screen = Screen::new();
-    let place = match &options.theirs {
-        None => Place::boot(options.keep, &screen)?,
-        Some(theirs) => Place::visit(&theirs.kubeconfig, &theirs.image, &screen)?,
+    let terminal = Terminal::new();
+    let environment = match &options.existing {
+        None => Environment::start_local(options.keep, &terminal)?,
+        Some(existing) => {
+            Environment::use_existing(&existing.kubeconfig, &existing.image, &terminal)?
+        }
     };
-    let outcome = perform(&place, options, &screen);
+    let outcome = run_in(&environment, options, &terminal);
     if options.keep {
-        place.keep();
+        environment.print_usage();
     } else {
-        place.leave(outcome.is_ok(), &screen);
+        environment.clean_up(outcome.is_ok(), &terminal);
     }
     outcome
 }
 
-fn perform(place: &Place, options: &Options, screen: &Screen) -> Result<bool> {
-    place.start_clients(screen)?;
-    let (cluster, setting) = (place.access(), place.setting());
-    screen.say("installing Bursar with helm: 2 controllers, 2 gateways");
-    operator::install(cluster, &setting.image, &["log.format=text"])?;
+fn run_in(environment: &Environment, options: &Options, terminal: &Terminal) -> Result<bool> {
+    environment.start_clients(terminal)?;
+    let (cluster, workloads) = (environment.cluster(), environment.workloads());
+    terminal.log("installing Bursar with helm: 2 controllers, 2 gateways");
+    operator::install(cluster, &workloads.image, &["log.format=text"])?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -83,10 +85,10 @@ fn perform(place: &Place, options: &Options, screen: &Screen) -> Result<bool> {
             source,
         })?;
     let served = runtime.block_on(async {
-        let stage = Stage::set(cluster, setting, screen, options.requests).await?;
-        let facts = stage.perform(options.wakes).await?;
-        facts.print(screen);
-        Ok(facts.is_good())
+        let run = Run::start(cluster, workloads, terminal, options.requests).await?;
+        let summary = run.phases(options.wakes).await?;
+        summary.print(terminal);
+        Ok(summary.is_good())
     });
     runtime.shutdown_timeout(Duration::from_secs(5));
     let what = if served.is_ok() {
@@ -95,8 +97,8 @@ fn perform(place: &Place, options: &Options, screen: &Screen) -> Result<bool> {
         "all,infd,tj,budget,spend"
     };
     match cluster.kubectl(&["get", what, "-A"]) {
-        Ok(text) => screen.show(&format!("\n$ kubectl get {what} -A\n{text}")),
-        Err(error) => screen.show(&format!("\n$ kubectl get {what} -A\n{error}")),
+        Ok(text) => terminal.print(&format!("\n$ kubectl get {what} -A\n{text}")),
+        Err(error) => terminal.print(&format!("\n$ kubectl get {what} -A\n{error}")),
     }
     served
 }

@@ -2,14 +2,14 @@
 
 use bursar_client::Tally;
 
-use super::screen::Screen;
+use super::terminal::Terminal;
 
 /// What a wake-up may take at the median: from the first held request to the Deployment's patch.
 const WAKE_LIMIT_MS: u64 = 100;
 
 /// Numbers of a run.
 #[derive(Debug, Clone)]
-pub(super) struct Facts {
+pub(super) struct Summary {
     /// All requests.
     pub(super) tally: Tally,
     /// The most replicas of the service.
@@ -21,7 +21,7 @@ pub(super) struct Facts {
     /// How long there was a service.
     pub(super) lifetime: f64,
     /// Milliseconds from the first held request to the Deployment's patch, as the leader measured them.
-    pub(super) wakes: Vec<u64>,
+    pub(super) wake_up_ms: Vec<u64>,
     /// What the service cost.
     pub(super) spent: f64,
     /// One replica's money an hour.
@@ -29,27 +29,27 @@ pub(super) struct Facts {
     /// ISO 4217 code.
     pub(super) currency: String,
     /// Spent when everything stood still, and the limit.
-    pub(super) kept: (f64, String),
+    pub(super) spent_and_limit: (f64, String),
     /// The refused request's answer.
     pub(super) refusal: String,
     /// Steps of the training job, and whether each was done once by each worker.
     pub(super) steps: (u64, bool),
 }
 
-impl Facts {
+impl Summary {
     /// Whether it went as promised.
     pub(super) fn is_good(&self) -> bool {
-        self.tally.is_perfect() && self.steps.1 && !self.wakes.is_empty()
+        self.tally.is_perfect() && self.steps.1 && !self.wake_up_ms.is_empty()
     }
 
     /// What was not measured is not in time.
-    fn wakes_in_time(&self) -> bool {
+    fn is_wake_up_fast(&self) -> bool {
         self.median().is_some_and(|median| median <= WAKE_LIMIT_MS)
     }
 
-    /// Median of the wakes, in milliseconds; of an even number, the mean of the two in the middle.
+    /// Median of the wake-ups, in milliseconds; of an even number, the mean of the two in the middle.
     fn median(&self) -> Option<u64> {
-        let mut sorted = self.wakes.clone();
+        let mut sorted = self.wake_up_ms.clone();
         sorted.sort_unstable();
         let upper = sorted.get(sorted.len() / 2)?;
         let lower = sorted.get((sorted.len() - 1) / 2)?;
@@ -62,7 +62,7 @@ impl Facts {
     }
 
     /// Writes it out.
-    pub(super) fn print(&self, screen: &Screen) {
+    pub(super) fn print(&self, terminal: &Terminal) {
         let Self {
             tally,
             currency,
@@ -86,7 +86,7 @@ impl Facts {
         if let Some(example) = &tally.example {
             lines.push(row("", &format!("not served: {example}")));
         }
-        let wakes: Vec<String> = self.wakes.iter().map(u64::to_string).collect();
+        let wake_up_ms: Vec<String> = self.wake_up_ms.iter().map(u64::to_string).collect();
         lines.push(row(
             "idle to zero",
             &format!("{:.1} s after the last answer", self.idle_seconds),
@@ -96,8 +96,8 @@ impl Facts {
             &match self.median() {
                 Some(median) => format!(
                     "{median} ms from the first held request to the Deployment's patch (median of {}){}",
-                    wakes.join(", "),
-                    if self.wakes_in_time() {
+                    wake_up_ms.join(", "),
+                    if self.is_wake_up_fast() {
                         String::new()
                     } else {
                         format!(": MORE THAN {WAKE_LIMIT_MS}")
@@ -116,11 +116,11 @@ impl Facts {
             &format!(
                 "{:.4} {currency}; {max_replicas} replicas always on: {all:.4} ({}); 1, too few for the trace: {one:.4} ({})",
                 self.spent,
-                against(self.spent, all),
-                against(self.spent, one)
+                relative(self.spent, all),
+                relative(self.spent, one)
             ),
         ));
-        let (spent, limit) = &self.kept;
+        let (spent, limit) = &self.spent_and_limit;
         lines.push(row(
             "budget",
             &format!(
@@ -138,7 +138,7 @@ impl Facts {
             "training",
             &format!("{steps} steps through suspension and resumption, {outcome}"),
         ));
-        screen.show(&lines.join("\n"));
+        terminal.print(&lines.join("\n"));
     }
 }
 
@@ -146,7 +146,7 @@ fn row(name: &str, text: &str) -> String {
     format!("  {name:<14}{text}")
 }
 
-fn against(spent: f64, other: f64) -> String {
+fn relative(spent: f64, other: f64) -> String {
     if other <= 0.0 {
         return "no comparison".to_owned();
     }
@@ -158,18 +158,18 @@ fn against(spent: f64, other: f64) -> String {
 mod tests {
     use super::*;
 
-    fn facts() -> Facts {
-        Facts {
+    fn summary() -> Summary {
+        Summary {
             tally: Tally::default(),
             max_replicas: 4,
             idle_seconds: 0.0,
             at_zero: 0.0,
             lifetime: 1800.0,
-            wakes: vec![90, 10, 20],
+            wake_up_ms: vec![90, 10, 20],
             spent: 1.0,
             replica_rate: 6.0,
             currency: "USD".into(),
-            kept: (0.0, String::new()),
+            spent_and_limit: (0.0, String::new()),
             refusal: String::new(),
             steps: (1, true),
         }
@@ -177,31 +177,31 @@ mod tests {
 
     #[test]
     fn the_median_does_not_depend_on_order_and_always_on_counts_the_whole_time() {
-        let facts = facts();
-        assert_eq!(facts.median(), Some(20));
-        assert!((facts.always_on(2) - 6.0).abs() < 1e-9);
-        assert_eq!(against(1.0, 4.0), "-75 %");
+        let summary = summary();
+        assert_eq!(summary.median(), Some(20));
+        assert!((summary.always_on(2) - 6.0).abs() < 1e-9);
+        assert_eq!(relative(1.0, 4.0), "-75 %");
     }
 
     #[test]
     fn a_lost_request_is_a_failed_demo() {
-        let mut facts = facts();
-        assert!(facts.is_good());
-        facts.tally.sent = 1;
-        facts.tally.lost = 1;
-        assert!(!facts.is_good());
+        let mut summary = summary();
+        assert!(summary.is_good());
+        summary.tally.sent = 1;
+        summary.tally.lost = 1;
+        assert!(!summary.is_good());
     }
 
     #[test]
     fn a_slow_wake_up_is_said_and_an_unmeasured_one_is_a_failed_demo() {
-        let mut facts = facts();
-        facts.wakes = vec![100, 900, 20];
-        assert!(facts.wakes_in_time() && facts.is_good());
-        facts.wakes.push(102);
-        assert_eq!(facts.median(), Some(101));
+        let mut summary = summary();
+        summary.wake_up_ms = vec![100, 900, 20];
+        assert!(summary.is_wake_up_fast() && summary.is_good());
+        summary.wake_up_ms.push(102);
+        assert_eq!(summary.median(), Some(101));
         // how long it takes is the machine's affair too
-        assert!(!facts.wakes_in_time() && facts.is_good());
-        facts.wakes.clear();
-        assert!(!facts.is_good());
+        assert!(!summary.is_wake_up_fast() && summary.is_good());
+        summary.wake_up_ms.clear();
+        assert!(!summary.is_good());
     }
 }

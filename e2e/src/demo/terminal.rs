@@ -9,7 +9,7 @@ use std::{
 use bursar_client::Tally;
 use tokio::task::JoinHandle;
 
-use super::{client::Client, watch::Watcher};
+use super::{load_generator::LoadGenerator, sampler::Sampler};
 
 const BAR: usize = 40;
 const REDRAW: Duration = Duration::from_secs(1);
@@ -17,7 +17,7 @@ const LINE_EVERY: u32 = 5;
 
 /// What is on the terminal.
 #[derive(Clone)]
-pub(super) struct Screen {
+pub(super) struct Terminal {
     state: Arc<Mutex<State>>,
     began: Instant,
 }
@@ -28,7 +28,7 @@ struct State {
     drawn: usize,
 }
 
-impl Screen {
+impl Terminal {
     pub(super) fn new() -> Self {
         let state = State {
             is_terminal: std::io::stdout().is_terminal(),
@@ -41,39 +41,47 @@ impl Screen {
     }
 
     /// A line of the story, which stays.
-    pub(super) fn say(&self, text: &str) {
+    pub(super) fn log(&self, text: &str) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.clear();
         println!("[{:>5.1} s] {text}", self.began.elapsed().as_secs_f32());
     }
 
     /// Lines without a time.
-    pub(super) fn show(&self, text: &str) {
+    pub(super) fn print(&self, text: &str) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.clear();
         println!("{text}");
     }
 
     /// Draws what is seen, until the handle is dropped.
-    pub(super) fn follow(&self, watcher: &Watcher, client: &Client, total: u32) -> Drawing {
-        let (screen, samples, client) = (self.clone(), watcher.subscribe(), client.clone());
+    pub(super) fn show_progress(
+        &self,
+        sampler: &Sampler,
+        load: &LoadGenerator,
+        total: u32,
+    ) -> ProgressView {
+        let (terminal, samples, load) = (self.clone(), sampler.subscribe(), load.clone());
         let task = tokio::spawn(async move {
-            let mut beat = tokio::time::interval(REDRAW);
+            let mut ticks = tokio::time::interval(REDRAW);
             let mut tally = Tally::default();
             for count in 0_u32.. {
-                beat.tick().await;
-                tally = client.tally().await.unwrap_or(tally);
+                ticks.tick().await;
+                tally = load.tally().await.unwrap_or(tally);
                 let sample = samples.borrow().clone();
-                let mut state = screen.state.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut state = terminal
+                    .state
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
                 if state.is_terminal {
                     state.draw(&block(&sample, &tally, total));
                 } else if count % LINE_EVERY == 0 {
-                    let seconds = screen.began.elapsed().as_secs_f32();
+                    let seconds = terminal.began.elapsed().as_secs_f32();
                     println!("[{seconds:>5.1} s]   {}", line(&sample, &tally));
                 }
             }
         });
-        Drawing(task)
+        ProgressView(task)
     }
 }
 
@@ -94,15 +102,15 @@ impl State {
 }
 
 /// A view that is kept up to date.
-pub(super) struct Drawing(JoinHandle<()>);
+pub(super) struct ProgressView(JoinHandle<()>);
 
-impl Drop for Drawing {
+impl Drop for ProgressView {
     fn drop(&mut self) {
         self.0.abort();
     }
 }
 
-fn block(sample: &super::watch::Sample, tally: &Tally, total: u32) -> Vec<String> {
+fn block(sample: &super::sampler::Sample, tally: &Tally, total: u32) -> Vec<String> {
     let answered = tally.served();
     let total = (total as usize).max(tally.sent);
     let mut lines = vec![
@@ -140,16 +148,16 @@ fn block(sample: &super::watch::Sample, tally: &Tally, total: u32) -> Vec<String
             sample.rate, sample.currency, sample.training, sample.workers
         ),
     ];
-    if let Some(trouble) = &sample.trouble {
+    if let Some(error) = &sample.error {
         lines.push(format!(
             "  cannot see: {}",
-            trouble.chars().take(100).collect::<String>()
+            error.chars().take(100).collect::<String>()
         ));
     }
     lines
 }
 
-fn line(sample: &super::watch::Sample, tally: &Tally) -> String {
+fn line(sample: &super::sampler::Sample, tally: &Tally) -> String {
     let queue = sample
         .queue
         .map_or("unknown".into(), |depth| depth.to_string());
@@ -166,7 +174,7 @@ fn line(sample: &super::watch::Sample, tally: &Tally) -> String {
         sample.currency,
         sample.rate,
         sample
-            .trouble
+            .error
             .as_ref()
             .map_or(String::new(), |why| format!(" | cannot see: {why}"))
     )

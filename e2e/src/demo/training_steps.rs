@@ -17,30 +17,30 @@ use tokio::task::JoinSet;
 
 use super::manifests::NAMESPACE;
 
-const PACE: Duration = Duration::from_millis(500);
+const INTERVAL: Duration = Duration::from_millis(500);
 /// Ranks finish a step together, but their logs may come this many steps apart.
-const APART: u64 = 8;
+const MAX_LAG: u64 = 8;
 
 /// A step that a rank computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-struct Entry {
+struct Step {
     rank: u64,
     attempt: u64,
     step: u64,
 }
 
 /// Follows the workers' logs until it is dropped.
-pub(super) struct Journal {
-    entries: Arc<Mutex<Vec<Entry>>>,
+pub(super) struct StepLog {
+    entries: Arc<Mutex<Vec<Step>>>,
     _followers: JoinSet<()>,
 }
 
-impl Journal {
+impl StepLog {
     /// Begins to follow.
-    pub(super) fn follow(client: Client) -> Self {
+    pub(super) fn start(client: Client) -> Self {
         let entries = Arc::default();
         let mut followers = JoinSet::new();
-        followers.spawn(follow_all(client, Arc::clone(&entries)));
+        followers.spawn(follow_workers(client, Arc::clone(&entries)));
         Self {
             entries,
             _followers: followers,
@@ -48,12 +48,12 @@ impl Journal {
     }
 
     /// How many steps the gang has done, and whether every worker did each of them once.
-    pub(super) fn steps(&self) -> (u64, bool) {
-        steps_of(&self.entries.lock().unwrap_or_else(PoisonError::into_inner))
+    pub(super) fn done(&self) -> (u64, bool) {
+        completed_steps(&self.entries.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-async fn follow_all(client: Client, entries: Arc<Mutex<Vec<Entry>>>) {
+async fn follow_workers(client: Client, entries: Arc<Mutex<Vec<Step>>>) {
     let pods: Api<Pod> = Api::namespaced(client, NAMESPACE);
     let of_train = ListParams::default().labels("bursar.dev/workload=train");
     let mut followed = BTreeSet::new();
@@ -62,10 +62,10 @@ async fn follow_all(client: Client, entries: Arc<Mutex<Vec<Entry>>>) {
         // a list that fails is made again
         for pod in pods.list(&of_train).await.into_iter().flatten() {
             if has_started(&pod) && followed.insert(pod.uid()) {
-                followers.spawn(follow(pods.clone(), pod.name_any(), Arc::clone(&entries)));
+                followers.spawn(read_log(pods.clone(), pod.name_any(), Arc::clone(&entries)));
             }
         }
-        tokio::time::sleep(PACE).await;
+        tokio::time::sleep(INTERVAL).await;
     }
 }
 
@@ -79,7 +79,7 @@ fn has_started(pod: &Pod) -> bool {
 }
 
 /// Reads a pod's log to its end. A connection that breaks is opened again, and what was read is skipped.
-async fn follow(pods: Api<Pod>, name: String, entries: Arc<Mutex<Vec<Entry>>>) {
+async fn read_log(pods: Api<Pod>, name: String, entries: Arc<Mutex<Vec<Step>>>) {
     let all = LogParams {
         follow: true,
         ..LogParams::default()
@@ -95,7 +95,7 @@ async fn follow(pods: Api<Pod>, name: String, entries: Arc<Mutex<Vec<Entry>>>) {
                     if line > read {
                         read = line;
                         let mut entries = entries.lock().unwrap_or_else(PoisonError::into_inner);
-                        entries.extend(serde_json::from_str::<Entry>(&text));
+                        entries.extend(serde_json::from_str::<Step>(&text));
                     }
                 }
                 Ok(None) => break false,
@@ -105,12 +105,12 @@ async fn follow(pods: Api<Pod>, name: String, entries: Arc<Mutex<Vec<Entry>>>) {
         if !broken {
             return;
         }
-        tokio::time::sleep(PACE).await;
+        tokio::time::sleep(INTERVAL).await;
     }
 }
 
 /// Steps that every rank has done, and whether each rank has each of them once, from the first to its last.
-fn steps_of(entries: &[Entry]) -> (u64, bool) {
+fn completed_steps(entries: &[Step]) -> (u64, bool) {
     let mut sorted = entries.to_vec();
     // stable: within an attempt the order is that of the log
     sorted.sort_by_key(|entry| (entry.rank, entry.attempt));
@@ -123,7 +123,10 @@ fn steps_of(entries: &[Entry]) -> (u64, bool) {
     }
     let least = done.values().min().copied().unwrap_or_default();
     let most = done.values().max().copied().unwrap_or_default();
-    (least, in_order && done.len() == 2 && most - least <= APART)
+    (
+        least,
+        in_order && done.len() == 2 && most - least <= MAX_LAG,
+    )
 }
 
 #[cfg(test)]
@@ -131,12 +134,12 @@ mod tests {
     use super::*;
 
     fn steps(entries: &[(u64, u64, u64)]) -> (u64, bool) {
-        let entry = |&(rank, attempt, step)| Entry {
+        let entry = |&(rank, attempt, step)| Step {
             rank,
             attempt,
             step,
         };
-        steps_of(&entries.iter().map(entry).collect::<Vec<_>>())
+        completed_steps(&entries.iter().map(entry).collect::<Vec<_>>())
     }
 
     #[test]
@@ -159,7 +162,7 @@ mod tests {
 
     #[test]
     fn what_is_no_step_is_passed_over() {
-        let is_step = |text| serde_json::from_str::<Entry>(text).is_ok();
+        let is_step = |text| serde_json::from_str::<Step>(text).is_ok();
         assert!(is_step(r#"{"rank":0,"attempt":1,"step":0}"#));
         assert!(!is_step(r#"{"rank":0,"attempt":2,"from":7}"#));
         assert!(!is_step("step 8 of 100"));

@@ -13,9 +13,9 @@ use tokio::{sync::watch, task::JoinHandle};
 use super::manifests::NAMESPACE;
 use crate::{Error, Result, operator};
 
-const PACE: Duration = Duration::from_millis(500);
+const INTERVAL: Duration = Duration::from_millis(500);
 /// A call that takes longer counts as failed.
-const CALL_LIMIT: Duration = Duration::from_secs(5);
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One look.
 #[derive(Debug, Clone, Default)]
@@ -63,16 +63,16 @@ pub(super) struct Sample {
     /// Seconds that the service stood at zero since the demo applied it.
     pub(super) at_zero: f64,
     /// Why something of this could not be read.
-    pub(super) trouble: Option<String>,
+    pub(super) error: Option<String>,
 }
 
 /// Looks until it is dropped.
-pub(super) struct Watcher {
+pub(super) struct Sampler {
     samples: watch::Receiver<Sample>,
     task: JoinHandle<()>,
 }
 
-impl Watcher {
+impl Sampler {
     /// Begins to look.
     pub(super) fn start(client: Client) -> Self {
         let (sender, samples) = watch::channel(Sample::default());
@@ -80,16 +80,16 @@ impl Watcher {
             let mut last = Instant::now();
             loop {
                 let before = sender.borrow().clone();
-                let mut sample = look(&client, before).await;
+                let mut sample = take_sample(&client, before).await;
                 let now = Instant::now();
-                if sample.pods == 0 && sample.trouble.is_none() {
+                if sample.pods == 0 && sample.error.is_none() {
                     sample.at_zero += now.duration_since(last).as_secs_f64();
                 }
                 last = now;
                 if sender.send(sample).is_err() {
                     return;
                 }
-                tokio::time::sleep(PACE).await;
+                tokio::time::sleep(INTERVAL).await;
             }
         });
         Self { samples, task }
@@ -113,7 +113,7 @@ impl Watcher {
         &self,
         what: &str,
         limit: Duration,
-        mut is_it: impl FnMut(&Sample) -> bool,
+        mut condition: impl FnMut(&Sample) -> bool,
     ) -> Result<Duration> {
         let began = Instant::now();
         let mut samples = self.samples.clone();
@@ -125,7 +125,7 @@ impl Watcher {
                     return false;
                 }
                 let sample = samples.borrow_and_update();
-                if sample.trouble.is_none() && is_it(&sample) {
+                if sample.error.is_none() && condition(&sample) {
                     return true;
                 }
             }
@@ -141,40 +141,40 @@ impl Watcher {
     }
 }
 
-impl Drop for Watcher {
+impl Drop for Sampler {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-/// A look; what cannot be read stays as it was, and `trouble` says so.
-async fn look(client: &Client, before: Sample) -> Sample {
+/// A look; what cannot be read stays as it was, and `error` says so.
+async fn take_sample(client: &Client, before: Sample) -> Sample {
     let mut sample = Sample {
-        trouble: None,
+        error: None,
         ..before
     };
-    let mut trouble = Vec::new();
-    let read = tokio::time::timeout(CALL_LIMIT, async {
-        if let Err(error) = decision(client, &mut sample).await {
-            trouble.push(format!("the leader's decision: {error}"));
+    let mut errors = Vec::new();
+    let read = tokio::time::timeout(CALL_TIMEOUT, async {
+        if let Err(error) = read_decision(client, &mut sample).await {
+            errors.push(format!("the leader's decision: {error}"));
         }
-        if let Err(error) = objects(client, &mut sample).await {
-            trouble.push(format!("the objects: {error}"));
+        if let Err(error) = read_objects(client, &mut sample).await {
+            errors.push(format!("the objects: {error}"));
         }
     })
     .await;
     if read.is_err() {
-        trouble.push(format!(
+        errors.push(format!(
             "the API server took longer than {} s",
-            CALL_LIMIT.as_secs()
+            CALL_TIMEOUT.as_secs()
         ));
     }
-    sample.trouble = (!trouble.is_empty()).then(|| trouble.join("; "));
+    sample.error = (!errors.is_empty()).then(|| errors.join("; "));
     sample
 }
 
 /// Statuses are written sparingly; the leader answers what it knows now.
-async fn decision(
+async fn read_decision(
     client: &Client,
     sample: &mut Sample,
 ) -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
@@ -210,7 +210,10 @@ async fn decision(
     Ok(())
 }
 
-async fn objects(client: &Client, sample: &mut Sample) -> std::result::Result<(), kube::Error> {
+async fn read_objects(
+    client: &Client,
+    sample: &mut Sample,
+) -> std::result::Result<(), kube::Error> {
     let deployments: Api<Deployment> = Api::namespaced(client.clone(), NAMESPACE);
     if let Some(deployment) = deployments.get_opt("chat").await? {
         let count = |number: Option<i32>| number.and_then(|number| u64::try_from(number).ok());
@@ -219,15 +222,18 @@ async fn objects(client: &Client, sample: &mut Sample) -> std::result::Result<()
         sample.replicas = count(deployment.spec.replicas).unwrap_or_default();
     }
     let pods: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
-    let of_chat = ListParams::default().labels("bursar.dev/workload=chat");
-    sample.pods = pods.list_metadata(&of_chat).await?.items.len();
+    let chat_pods = ListParams::default().labels("bursar.dev/workload=chat");
+    sample.pods = pods.list_metadata(&chat_pods).await?.items.len();
     let slices: Api<k8s_openapi::api::discovery::v1::EndpointSlice> =
         Api::namespaced(client.clone(), NAMESPACE);
     sample.gateways = slices
         .get_opt("chat-bursar-gateway")
         .await?
         .map_or(0, |slice| slice.endpoints.into_iter().flatten().count());
-    if let Some(chat) = ours(client, "InferenceDeployment").get_opt("chat").await? {
+    if let Some(chat) = bursar_api(client, "InferenceDeployment")
+        .get_opt("chat")
+        .await?
+    {
         let status = &chat.data["status"];
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         sample.refusal = status["activation"]["refusal"]["code"]
@@ -237,7 +243,7 @@ async fn objects(client: &Client, sample: &mut Sample) -> std::result::Result<()
         sample.chat_total = text(&status["spend"]["total"]);
         sample.currency = text(&status["spend"]["currency"]);
     }
-    if let Some(train) = ours(client, "TrainingJob").get_opt("train").await? {
+    if let Some(train) = bursar_api(client, "TrainingJob").get_opt("train").await? {
         let phase = &train.data["status"]["phase"];
         sample.training = phase.as_str().unwrap_or("Queued").into();
         sample.workers = train.data["status"]["workers"]["ready"]
@@ -247,7 +253,7 @@ async fn objects(client: &Client, sample: &mut Sample) -> std::result::Result<()
     Ok(())
 }
 
-fn ours(client: &Client, kind: &str) -> Api<DynamicObject> {
+fn bursar_api(client: &Client, kind: &str) -> Api<DynamicObject> {
     let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("bursar.dev", "v1alpha1", kind));
     Api::namespaced_with(client.clone(), NAMESPACE, &resource)
 }

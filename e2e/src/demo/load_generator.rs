@@ -11,21 +11,21 @@ use crate::{Error, Result};
 
 /// An answer through the Service takes 150 s at most.
 const LIMIT: Duration = Duration::from_secs(160);
-const PACE: Duration = Duration::from_millis(500);
+const INTERVAL: Duration = Duration::from_millis(500);
 
 /// Gives orders to the pod.
 #[derive(Clone)]
-pub(super) struct Client {
+pub(super) struct LoadGenerator {
     kube: kube::Client,
 }
 
-impl Client {
+impl LoadGenerator {
     pub(super) fn new(kube: kube::Client) -> Self {
         Self { kube }
     }
 
     /// Waits until the Service takes connections.
-    pub(super) async fn reach(&self, limit: Duration) -> Result<()> {
+    pub(super) async fn wait_until_reachable(&self, limit: Duration) -> Result<()> {
         let began = Instant::now();
         while let Err(error) = self
             .call::<()>(Method::GET, "reachable", Duration::from_secs(5))
@@ -38,7 +38,7 @@ impl Client {
                     tail: error.to_string(),
                 });
             }
-            tokio::time::sleep(PACE).await;
+            tokio::time::sleep(INTERVAL).await;
         }
         Ok(())
     }
@@ -50,13 +50,13 @@ impl Client {
     }
 
     /// Asks while the budget has money: anything but 200 is a failure of the demo.
-    pub(super) async fn ask(&self, prompt: u32, answer: u32) -> Result<Answer> {
-        let order = format!("ask?prompt={prompt}&answer={answer}");
-        self.call(Method::POST, &order, LIMIT).await
+    pub(super) async fn send(&self, prompt: u32, answer: u32) -> Result<Answer> {
+        let path_and_query = format!("ask?prompt={prompt}&answer={answer}");
+        self.call(Method::POST, &path_and_query, LIMIT).await
     }
 
     /// Asks while there is no money.
-    pub(super) async fn expect_refusal(&self) -> Result<Answer> {
+    pub(super) async fn send_expecting_refusal(&self) -> Result<Answer> {
         self.call(Method::POST, "refused", LIMIT).await
     }
 
@@ -71,7 +71,7 @@ impl Client {
         let limit = span + LIMIT;
         let began = Instant::now();
         loop {
-            tokio::time::sleep(PACE).await;
+            tokio::time::sleep(INTERVAL).await;
             let outcome = match self.tally().await {
                 Ok(tally) if !tally.replaying => return Ok(tally),
                 Ok(tally) => format!("{tally:?}"),
@@ -90,18 +90,19 @@ impl Client {
     async fn call<T: DeserializeOwned>(
         &self,
         method: Method,
-        order: &str,
+        path_and_query: &str,
         limit: Duration,
     ) -> Result<T> {
-        let text = self.text(method, order, limit).await?;
+        let text = self.text(method, path_and_query, limit).await?;
         serde_json::from_str(&text).map_err(|error| Error::Malformed {
-            what: format!("the client's answer to {order}"),
+            what: format!("the client's answer to {path_and_query}"),
             why: format!("{error}: {text}"),
         })
     }
 
-    async fn text(&self, method: Method, order: &str, limit: Duration) -> Result<String> {
-        let path = format!("/api/v1/namespaces/{NAMESPACE}/pods/client:8080/proxy/{order}");
+    async fn text(&self, method: Method, path_and_query: &str, limit: Duration) -> Result<String> {
+        let path =
+            format!("/api/v1/namespaces/{NAMESPACE}/pods/client:8080/proxy/{path_and_query}");
         let request = Request::builder()
             .method(method)
             .uri(path)
@@ -110,7 +111,7 @@ impl Client {
         match tokio::time::timeout(limit, self.kube.request_text(request)).await {
             Ok(answer) => answer.map_err(|error| Error::Client(error.to_string())),
             Err(_) => Err(Error::Slow {
-                what: format!("the client's answer to {order}"),
+                what: format!("the client's answer to {path_and_query}"),
                 limit,
                 tail: String::new(),
             }),

@@ -9,8 +9,8 @@ use k8s_openapi::api::core::v1::Node;
 use serde_json::Value;
 
 use super::{
-    manifests::{NAMESPACE, Setting},
-    screen::Screen,
+    manifests::{NAMESPACE, Workloads},
+    terminal::Terminal,
 };
 use crate::{
     Access, Cluster, Error, Lifetime, NodeOptions, Options, Result, access::Foreign, image,
@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// The demo's own cluster.
-const NAME: &str = "demo";
+const CLUSTER_NAME: &str = "demo";
 const GPUS: u32 = 8;
 const IMAGE: &str = "bursar.local/demo:dev";
 const GPU: &str = "nvidia.com/gpu";
@@ -28,23 +28,23 @@ const CLEAN_LIMIT: Duration = Duration::from_secs(240);
 const START_LIMIT: Duration = Duration::from_secs(180);
 
 /// A cluster with GPUs and the image.
-pub(super) enum Place {
+pub(super) enum Environment {
     /// The demo's own.
-    Own(Box<Cluster>, Setting),
+    Local(Box<Cluster>, Workloads),
     /// The user's.
-    Theirs(Foreign, Setting, Image),
+    Existing(Foreign, Workloads, Image),
 }
 
-impl Place {
+impl Environment {
     /// Boots a cluster.
-    pub(super) fn boot(keep: bool, screen: &Screen) -> Result<Self> {
+    pub(super) fn start_local(keep: bool, terminal: &Terminal) -> Result<Self> {
         // before anything takes long
-        setup().map_err(or_their_own)?;
-        screen.say(
+        setup().map_err(or_use_existing)?;
+        terminal.log(
             "building the operator, the model server, the trainer and the clients into an image",
         );
         let image = image::bundle(IMAGE)?;
-        screen.say(&format!(
+        terminal.log(&format!(
             "starting a Kubernetes cluster with a node of {GPUS} H100 (real but for the GPUs' silicon)"
         ));
         let cluster = Cluster::start(&Options {
@@ -55,28 +55,32 @@ impl Place {
             } else {
                 Lifetime::Owner
             },
-            ..Options::new(NAME)
+            ..Options::new(CLUSTER_NAME)
         })
         .map_err(|error| match error {
             Error::Running(name) => Error::Malformed {
                 what: format!("a cluster `{name}` is still up from an earlier demo"),
                 why: format!("stop it with `cargo cluster --name {name} down`"),
             },
-            other => or_their_own(other),
+            other => or_use_existing(other),
         })?;
         // threads stay in the network in which they start
         cluster.join()?;
-        let setting = setting(image.reference, u64::from(GPUS))?;
-        Ok(Self::Own(Box::new(cluster), setting))
+        let workloads = workloads(image.reference, u64::from(GPUS))?;
+        Ok(Self::Local(Box::new(cluster), workloads))
     }
 
     /// Looks whether the demo can run on the cluster of this kubeconfig, and writes the image for it.
-    pub(super) fn visit(kubeconfig: &Path, reference: &str, screen: &Screen) -> Result<Self> {
+    pub(super) fn use_existing(
+        kubeconfig: &Path,
+        reference: &str,
+        terminal: &Terminal,
+    ) -> Result<Self> {
         image::check_reference(reference)?;
         let cluster = Foreign::new(kubeconfig)?;
-        screen.say("looking at the cluster: its GPUs, and whether anything is in the demo's way");
+        terminal.log("looking at the cluster: its GPUs, and whether anything is in the demo's way");
         let nodes = cluster.kubectl(&["get", "nodes", "-o", "json"])?;
-        let setting = setting(reference.to_owned(), gpus(&nodes)?)?;
+        let workloads = workloads(reference.to_owned(), gpus(&nodes)?)?;
         let crds = [
             "get",
             "crd",
@@ -109,56 +113,56 @@ impl Place {
                 });
             }
         }
-        screen.say(
+        terminal.log(
             "building the operator, the model server, the trainer and the clients into an image",
         );
         let image = image::bundle(reference)?;
-        Ok(Self::Theirs(cluster, setting, image))
+        Ok(Self::Existing(cluster, workloads, image))
     }
 
     /// The way to it.
-    pub(super) fn access(&self) -> &dyn Access {
+    pub(super) fn cluster(&self) -> &dyn Access {
         match self {
-            Self::Own(cluster, _) => &**cluster,
-            Self::Theirs(cluster, ..) => cluster,
+            Self::Local(cluster, _) => &**cluster,
+            Self::Existing(cluster, ..) => cluster,
         }
     }
 
     /// What differs from cluster to cluster.
-    pub(super) fn setting(&self) -> &Setting {
+    pub(super) fn workloads(&self) -> &Workloads {
         match self {
-            Self::Own(_, setting) | Self::Theirs(_, setting, _) => setting,
+            Self::Local(_, workloads) | Self::Existing(_, workloads, _) => workloads,
         }
     }
 
     /// Starts the pod from which requests come: the first to need the image.
-    pub(super) fn start_clients(&self, screen: &Screen) -> Result<()> {
-        let cluster = self.access();
-        cluster.apply(&self.setting().clients())?;
-        screen.say("starting the clients' pod");
+    pub(super) fn start_clients(&self, terminal: &Terminal) -> Result<()> {
+        let cluster = self.cluster();
+        cluster.apply(&self.workloads().clients())?;
+        terminal.log("starting the clients' pod");
         let began = Instant::now();
         loop {
             let pod = cluster.kubectl(&["-n", NAMESPACE, "get", "pod", "client", "-o", "json"])?;
-            match start_of(&serde_json::from_str(&pod).unwrap_or_default()) {
-                Start::Ready => return Ok(()),
-                Start::NoImage(why) => return Err(self.without_image(&why)),
-                Start::Waiting(why) if began.elapsed() > START_LIMIT => {
+            match pod_start(&serde_json::from_str(&pod).unwrap_or_default()) {
+                PodStart::Ready => return Ok(()),
+                PodStart::NoImage(why) => return Err(self.image_error(&why)),
+                PodStart::Waiting(why) if began.elapsed() > START_LIMIT => {
                     return Err(Error::Slow {
                         what: "starting the clients' pod".into(),
                         limit: START_LIMIT,
                         tail: why,
                     });
                 }
-                Start::Waiting(_) => std::thread::sleep(Duration::from_secs(1)),
+                PodStart::Waiting(_) => std::thread::sleep(Duration::from_secs(1)),
             }
         }
     }
 
-    fn without_image(&self, why: &str) -> Error {
-        let what = format!("the nodes cannot get the image {}", self.setting().image);
+    fn image_error(&self, why: &str) -> Error {
+        let what = format!("the nodes cannot get the image {}", self.workloads().image);
         let why = match self {
-            Self::Own(..) => why.to_owned(),
-            Self::Theirs(_, _, image) => format!(
+            Self::Local(..) => why.to_owned(),
+            Self::Existing(_, _, image) => format!(
                 "{why}\nIt lies in {}. Push it, or load it into each node, and run the same command again:\n  {}",
                 image.archive.display(),
                 image::ways_to_bring(image)
@@ -168,12 +172,12 @@ impl Place {
     }
 
     /// Says how to use what is left standing.
-    pub(super) fn keep(&self) {
+    pub(super) fn print_usage(&self) {
         match self {
-            Self::Own(..) => println!(
-                "\nthe cluster stays up:\n  cargo cluster --name {NAME} enter kubectl get infd -A\n  cargo cluster --name {NAME} down"
+            Self::Local(..) => println!(
+                "\nthe cluster stays up:\n  cargo cluster --name {CLUSTER_NAME} enter kubectl get infd -A\n  cargo cluster --name {CLUSTER_NAME} down"
             ),
-            Self::Theirs(cluster, ..) => println!(
+            Self::Existing(cluster, ..) => println!(
                 "\nBursar and namespace {NAMESPACE} stay:\n  kubectl --kubeconfig {0} get infd -A\nTo remove them:\n  \
                  kubectl --kubeconfig {0} delete namespace {NAMESPACE}\n  \
                  helm --kubeconfig {0} uninstall bursar --namespace {1}\n  \
@@ -186,15 +190,15 @@ impl Place {
     }
 
     /// Stops or removes what the demo made. `good` if nothing went wrong: else logs are kept where they are ours.
-    pub(super) fn leave(self, good: bool, screen: &Screen) {
+    pub(super) fn clean_up(self, good: bool, terminal: &Terminal) {
         let left = match self {
-            Self::Own(cluster, _) if good => cluster.stop(),
-            Self::Own(cluster, _) => cluster
+            Self::Local(cluster, _) if good => cluster.stop(),
+            Self::Local(cluster, _) => cluster
                 .stop_and_keep_logs()
                 .map(|run| eprintln!("logs: {}", run.join("log").display())),
-            Self::Theirs(cluster, ..) => {
-                screen.say("removing everything from the cluster");
-                clean(&cluster)
+            Self::Existing(cluster, ..) => {
+                terminal.log("removing everything from the cluster");
+                remove_all(&cluster)
             }
         };
         if let Err(error) = left {
@@ -204,7 +208,7 @@ impl Place {
 }
 
 /// Names the other way where this machine is not fit for a cluster.
-fn or_their_own(error: Error) -> Error {
+fn or_use_existing(error: Error) -> Error {
     match error {
         Error::Prerequisites(what) => Error::Prerequisites(format!(
             "{what}\n- or let the demo run on a cluster that you have: cargo demo --kubeconfig FILE --image REGISTRY/NAME:TAG"
@@ -215,7 +219,7 @@ fn or_their_own(error: Error) -> Error {
 
 /// Removes what the demo made. The operator goes after the namespace's pods, which it has to settle, and before its definitions. What
 /// cannot be removed hinders nothing else; the first error is returned.
-fn clean(cluster: &Foreign) -> Result<()> {
+fn remove_all(cluster: &Foreign) -> Result<()> {
     let delete = |what: &[&str]| {
         let mut command = cluster.command("kubectl");
         command.args(["delete", "--ignore-not-found", "--wait"]);
@@ -249,15 +253,15 @@ fn uninstall(cluster: &Foreign) -> Result<()> {
     operator::uninstall(cluster)
 }
 
-fn setting(image: String, gpus: u64) -> Result<Setting> {
-    Setting::new(image, gpus).ok_or_else(|| {
-        no_gpus(format!(
+fn workloads(image: String, gpus: u64) -> Result<Workloads> {
+    Workloads::new(image, gpus).ok_or_else(|| {
+        too_few_gpus(format!(
             "its ready nodes have {gpus}, and the demo needs 3: two for the training gang and one for the service"
         ))
     })
 }
 
-fn no_gpus(why: String) -> Error {
+fn too_few_gpus(why: String) -> Error {
     Error::Malformed {
         what: format!("the cluster has too few GPUs ({GPU})"),
         why,
@@ -287,7 +291,7 @@ fn gpus(nodes: &str) -> Result<u64> {
         .filter(|node| allocatable(node) > 0)
         .collect();
     if with_gpus.is_empty() {
-        return Err(no_gpus(format!(
+        return Err(too_few_gpus(format!(
             "no node that takes pods has {GPU} in its status.allocatable: NVIDIA's device plugin (or the GPU operator) puts it there, \
              and GPU feature discovery adds the label {PRODUCT_LABEL}, which says what a GPU costs"
         )));
@@ -302,7 +306,7 @@ fn gpus(nodes: &str) -> Result<u64> {
         .map(|node| allocatable(node))
         .sum();
     if known == 0 {
-        return Err(no_gpus(format!(
+        return Err(too_few_gpus(format!(
             "no node with GPUs has the label {PRODUCT_LABEL}, without which their price is not known: install GPU feature discovery, \
              or set it: kubectl label node NAME {PRODUCT_LABEL}=NVIDIA-H100-80GB-HBM3"
         )));
@@ -311,21 +315,21 @@ fn gpus(nodes: &str) -> Result<u64> {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Start {
+enum PodStart {
     Ready,
     NoImage(String),
     Waiting(String),
 }
 
 /// How far the clients' pod is.
-fn start_of(pod: &Value) -> Start {
+fn pod_start(pod: &Value) -> PodStart {
     let status = &pod["status"];
     let ready = |condition: &Value| condition["type"] == "Ready" && condition["status"] == "True";
     if status["conditions"]
         .as_array()
         .is_some_and(|all| all.iter().any(ready))
     {
-        return Start::Ready;
+        return PodStart::Ready;
     }
     let waiting = &status["containerStatuses"][0]["state"]["waiting"];
     let (reason, message) = (
@@ -334,9 +338,9 @@ fn start_of(pod: &Value) -> Start {
     );
     let text = format!("{reason} {message}");
     if reason.contains("Image") {
-        Start::NoImage(text)
+        PodStart::NoImage(text)
     } else {
-        Start::Waiting(text)
+        PodStart::Waiting(text)
     }
 }
 
@@ -382,22 +386,22 @@ mod tests {
             unknown.contains("kubectl label node NAME nvidia.com/gpu.product="),
             "{unknown}"
         );
-        let few = setting("x:1".into(), 2).unwrap_err().to_string();
+        let few = workloads("x:1".into(), 2).unwrap_err().to_string();
         assert!(few.contains("needs 3"), "{few}");
     }
 
     #[test]
     fn an_image_that_cannot_be_had_is_told_from_one_that_is_still_pulled() {
         let waiting = |reason: &str| {
-            start_of(
+            pod_start(
                 &json!({"status": {"containerStatuses": [{"state": {"waiting": {"reason": reason}}}]}}),
             )
         };
-        assert!(matches!(waiting("ErrImagePull"), Start::NoImage(_)));
-        assert!(matches!(waiting("ImagePullBackOff"), Start::NoImage(_)));
-        assert!(matches!(waiting("ContainerCreating"), Start::Waiting(_)));
-        assert!(matches!(start_of(&Value::Null), Start::Waiting(_)));
+        assert!(matches!(waiting("ErrImagePull"), PodStart::NoImage(_)));
+        assert!(matches!(waiting("ImagePullBackOff"), PodStart::NoImage(_)));
+        assert!(matches!(waiting("ContainerCreating"), PodStart::Waiting(_)));
+        assert!(matches!(pod_start(&Value::Null), PodStart::Waiting(_)));
         let ready = json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}});
-        assert_eq!(start_of(&ready), Start::Ready);
+        assert_eq!(pod_start(&ready), PodStart::Ready);
     }
 }

@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 use bursar_client::trace::{self, Arrival};
 
 use super::{
-    client::Client,
-    journal::Journal,
-    manifests::{self, Cents, NAMESPACE, SPEEDUP, Setting},
-    screen::{Drawing, Screen},
-    summary::Facts,
-    watch::{Sample, Watcher},
+    load_generator::LoadGenerator,
+    manifests::{self, Cents, NAMESPACE, SPEEDUP, Workloads},
+    sampler::{Sample, Sampler},
+    summary::Summary,
+    terminal::{ProgressView, Terminal},
+    training_steps::StepLog,
 };
 use crate::{Access, Error, Result, access, operator};
 
@@ -20,149 +20,149 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 const STOP_LIMIT: Duration = Duration::from_secs(90);
 
 /// A cluster with the service, the job and the budget in it.
-pub(super) struct Stage<'a> {
+pub(super) struct Run<'a> {
     cluster: &'a dyn Access,
-    setting: &'a Setting,
-    screen: &'a Screen,
-    watcher: Watcher,
-    client: Client,
+    workloads: &'a Workloads,
+    terminal: &'a Terminal,
+    sampler: Sampler,
+    load: LoadGenerator,
     trace: Vec<Arrival>,
-    journal: Journal,
+    steps: StepLog,
     began: Instant,
-    _drawing: Drawing,
+    _progress: ProgressView,
 }
 
-impl<'a> Stage<'a> {
+impl<'a> Run<'a> {
     /// Applies everything and waits until it would take requests.
-    pub(super) async fn set(
+    pub(super) async fn start(
         cluster: &'a dyn Access,
-        setting: &'a Setting,
-        screen: &'a Screen,
+        workloads: &'a Workloads,
+        terminal: &'a Terminal,
         requests: u32,
     ) -> Result<Self> {
         let trace = trace::trace(requests).map_err(|error| Error::Malformed {
             what: "azure-conversation.csv".into(),
             why: error.to_string(),
         })?;
-        let limit = ample(&trace, setting);
-        screen.say(&format!(
+        let limit = generous_limit(&trace, workloads);
+        terminal.log(&format!(
             "applying to namespace `{NAMESPACE}`: chat service (0 to {} replicas), training job of 2, budget of {limit} a month",
-            setting.max_replicas
+            workloads.max_replicas
         ));
-        cluster.apply(&setting.work(limit))?;
+        cluster.apply(&workloads.work(limit))?;
         let began = Instant::now();
         let kube = access::client(&cluster.kubeconfig()).await?;
-        let watcher = Watcher::start(kube.clone());
-        watcher
+        let sampler = Sampler::start(kube.clone());
+        sampler
             .until(
                 "both gateways to stand in for the service",
                 START_LIMIT,
                 |sample| sample.gateways == 2 && !sample.limit.is_empty(),
             )
             .await?;
-        let client = Client::new(kube.clone());
-        client.reach(START_LIMIT).await?;
-        let drawing = screen.follow(&watcher, &client, requests);
+        let load = LoadGenerator::new(kube.clone());
+        load.wait_until_reachable(START_LIMIT).await?;
+        let progress = terminal.show_progress(&sampler, &load, requests);
         Ok(Self {
             cluster,
-            setting,
-            screen,
-            watcher,
-            client,
+            workloads,
+            terminal,
+            sampler,
+            load,
             trace,
-            journal: Journal::follow(kube),
+            steps: StepLog::start(kube),
             began,
-            _drawing: drawing,
+            _progress: progress,
         })
     }
 
     /// All acts, with this many wake-ups after the one with which the replay begins.
-    pub(super) async fn perform(&self, wakes: u32) -> Result<Facts> {
-        self.traffic().await?;
-        let idle_seconds = self.idle().await?;
-        let wakes = self.wake(wakes).await?;
-        let (kept, refusal) = self.exhaust().await?;
-        self.pay().await?;
-        let steps = self.journal.steps();
-        let last = self.watcher.last();
-        Ok(Facts {
-            tally: self.client.tally().await?,
-            max_replicas: self.setting.max_replicas,
+    pub(super) async fn phases(&self, wakes: u32) -> Result<Summary> {
+        self.replay_traffic().await?;
+        let idle_seconds = self.scale_to_zero().await?;
+        let wake_up_ms = self.wake_up(wakes).await?;
+        let (spent_and_limit, refusal) = self.exhaust_budget().await?;
+        self.raise_budget().await?;
+        let steps = self.steps.done();
+        let last = self.sampler.last();
+        Ok(Summary {
+            tally: self.load.tally().await?,
+            max_replicas: self.workloads.max_replicas,
             idle_seconds,
             at_zero: last.at_zero,
             lifetime: self.began.elapsed().as_secs_f64(),
-            wakes,
+            wake_up_ms,
             spent: last.chat_total.parse().unwrap_or_default(),
             replica_rate: last.replica_rate,
             currency: last.currency,
-            kept,
+            spent_and_limit,
             refusal,
             steps,
         })
     }
 
-    async fn traffic(&self) -> Result<()> {
+    async fn replay_traffic(&self) -> Result<()> {
         let span = self
             .trace
             .last()
             .map(|last| last.at(SPEEDUP))
             .unwrap_or_default();
-        self.screen.say(&format!(
+        self.terminal.log(&format!(
             "replaying {} requests of the Azure conversation trace, arrivals and engine {SPEEDUP} times as fast as measured: {:.0} s",
             self.trace.len(),
             span.as_secs_f32()
         ));
         let requests = u32::try_from(self.trace.len()).unwrap_or(u32::MAX);
-        let tally = self.client.replay(requests, span).await?;
-        self.screen.say(&format!(
+        let tally = self.load.replay(requests, span).await?;
+        self.terminal.log(&format!(
             "all have ended: {} served, {} lost, {} answered with 5xx",
             tally.served(),
             tally.lost,
             tally.server_errors()
         ));
         if let Some(example) = tally.example {
-            self.screen
-                .say(&format!("the first that was not served: {example}"));
+            self.terminal
+                .log(&format!("the first that was not served: {example}"));
         }
         Ok(())
     }
 
-    async fn at_zero(&self) -> Result<Duration> {
-        self.watcher
+    async fn wait_for_zero(&self) -> Result<Duration> {
+        self.sampler
             .until("the service to go to zero replicas", STOP_LIMIT, |sample| {
                 sample.replicas == 0 && sample.pods == 0
             })
             .await
     }
 
-    async fn idle(&self) -> Result<f64> {
-        self.screen
-            .say("nothing more comes: the service drains and goes to zero once idle for 10 s");
-        let seconds = self.at_zero().await?.as_secs_f64();
-        self.screen.say(&format!("at zero after {seconds:.1} s"));
+    async fn scale_to_zero(&self) -> Result<f64> {
+        self.terminal
+            .log("nothing more comes: the service drains and goes to zero once idle for 10 s");
+        let seconds = self.wait_for_zero().await?.as_secs_f64();
+        self.terminal.log(&format!("at zero after {seconds:.1} s"));
         Ok(seconds)
     }
 
-    async fn wake(&self, times: u32) -> Result<Vec<u64>> {
-        self.screen.say(&format!(
+    async fn wake_up(&self, times: u32) -> Result<Vec<u64>> {
+        self.terminal.log(&format!(
             "one request wakes it, {times} times (idle for 1 s is enough from here on)"
         ));
-        self.cluster.apply(&self.setting.chat("1s"))?;
+        self.cluster.apply(&self.workloads.chat("1s"))?;
         for _ in 0..times {
-            self.at_zero().await?;
+            self.wait_for_zero().await?;
             let began = Instant::now();
             // what the tally says about the answer decides over the exit code
-            self.client.ask(32, 8).await?.ok();
-            self.screen.say(&format!(
+            self.load.send(32, 8).await?.ok();
+            self.terminal.log(&format!(
                 "woken: answered {:.1} s after it was sent, of which the engine takes 2 to start",
                 began.elapsed().as_secs_f32()
             ));
         }
-        self.wakes()
+        self.wake_up_times()
     }
 
     /// Milliseconds that the leader measured, from its log.
-    fn wakes(&self) -> Result<Vec<u64>> {
+    fn wake_up_times(&self) -> Result<Vec<u64>> {
         let log = self.cluster.kubectl(&[
             "-n",
             operator::NAMESPACE,
@@ -171,37 +171,37 @@ impl<'a> Stage<'a> {
             "app.kubernetes.io/component=controller",
             "--tail=-1",
         ])?;
-        Ok(log.lines().filter_map(wake_of).collect())
+        Ok(log.lines().filter_map(wake_up_in).collect())
     }
 
     /// Lowers the limit, so that it is reached soon, and waits until nothing runs.
-    async fn exhaust(&self) -> Result<((f64, String), String)> {
-        self.at_zero().await?;
-        self.cluster.apply(&self.setting.chat("10m"))?;
-        self.client.ask(32, 8).await?.ok();
-        self.watcher
+    async fn exhaust_budget(&self) -> Result<((f64, String), String)> {
+        self.wait_for_zero().await?;
+        self.cluster.apply(&self.workloads.chat("10m"))?;
+        self.load.send(32, 8).await?.ok();
+        self.sampler
             .until("a replica to stay", START_LIMIT, |sample| {
                 sample.ready == 1 && sample.allowed == 1
             })
             .await?;
-        self.watcher
-            .until("training to run", START_LIMIT, trains)
+        self.sampler
+            .until("training to run", START_LIMIT, is_training)
             .await?;
-        let now = self.watcher.last();
+        let now = self.sampler.last();
         let limit = Cents::above(now.spent + now.reserve).plus(UNTIL_EXHAUSTED);
-        self.screen.say(&format!(
+        self.terminal.log(&format!(
             "the budget's limit becomes {limit}: {:.4} is spent, stopping everything costs {:.4}, {UNTIL_EXHAUSTED} cents are left",
             now.spent, now.reserve
         ));
         self.cluster.apply(&manifests::budget(limit))?;
-        self.watcher
+        self.sampler
             .until("the budget to be exhausted", START_LIMIT, |sample| {
                 sample.exhausted
             })
             .await?;
-        self.screen
-            .say("exhausted: the service drains, the workers get SIGTERM and write a checkpoint");
-        self.watcher
+        self.terminal
+            .log("exhausted: the service drains, the workers get SIGTERM and write a checkpoint");
+        self.sampler
             .until(
                 "the service and the workers to stop, and requests to be refused",
                 STOP_LIMIT,
@@ -213,8 +213,8 @@ impl<'a> Stage<'a> {
                 },
             )
             .await?;
-        let spent = self.watcher.last().spent;
-        let refusal = match self.client.expect_refusal().await? {
+        let spent = self.sampler.last().spent;
+        let refusal = match self.load.send_expecting_refusal().await? {
             Ok((429, text)) if text.contains("insufficient_quota") => {
                 "a request got 429 insufficient_quota".to_owned()
             }
@@ -225,21 +225,21 @@ impl<'a> Stage<'a> {
                 });
             }
         };
-        self.screen.say(&format!(
+        self.terminal.log(&format!(
             "all has stopped at {spent:.4} of {limit}; {refusal}"
         ));
         Ok(((spent, limit.to_string()), refusal))
     }
 
     /// Raises the limit and waits until work goes on.
-    async fn pay(&self) -> Result<()> {
-        let limit = ample(&self.trace, self.setting).plus(100);
-        self.screen.say(&format!(
+    async fn raise_budget(&self) -> Result<()> {
+        let limit = generous_limit(&self.trace, self.workloads).plus(100);
+        self.terminal.log(&format!(
             "money is added: the limit becomes {limit}, and requests come again"
         ));
-        self.cluster.apply(&self.setting.chat("2s"))?;
+        self.cluster.apply(&self.workloads.chat("2s"))?;
         self.cluster.apply(&manifests::budget(limit))?;
-        self.watcher
+        self.sampler
             .until("requests to be taken again", START_LIMIT, |sample| {
                 !sample.exhausted && sample.refusal.is_none()
             })
@@ -248,21 +248,21 @@ impl<'a> Stage<'a> {
             .trace
             .iter()
             .take(20)
-            .map(|arrival| self.client.ask(arrival.prompt, arrival.answer));
+            .map(|arrival| self.load.send(arrival.prompt, arrival.answer));
         let answers = futures::future::join_all(begin).await;
         let served = answers
             .iter()
             .filter(|answer| matches!(answer, Ok(Ok((200, _)))))
             .count();
-        self.watcher
-            .until("training to resume", START_LIMIT, trains)
+        self.sampler
+            .until("training to resume", START_LIMIT, is_training)
             .await?;
-        self.screen.say(&format!(
+        self.terminal.log(&format!(
             "{served} of {} served, and training runs again",
             answers.len()
         ));
-        self.at_zero().await?;
-        self.watcher
+        self.wait_for_zero().await?;
+        self.sampler
             .until(
                 "the service's last charge to be in its status",
                 START_LIMIT,
@@ -273,20 +273,20 @@ impl<'a> Stage<'a> {
     }
 }
 
-fn trains(sample: &Sample) -> bool {
+fn is_training(sample: &Sample) -> bool {
     sample.training == "Running" && sample.workers == 2
 }
 
 /// A limit that the replay and all else stay below: twice what all replicas and workers cost at 7 an hour each.
-fn ample(trace: &[Arrival], setting: &Setting) -> Cents {
+fn generous_limit(trace: &[Arrival], workloads: &Workloads) -> Cents {
     let replayed = trace.last().map_or(Duration::ZERO, |last| last.at(SPEEDUP));
     let seconds = replayed.as_secs_f64() + 240.0;
-    let hours = f64::from(setting.most_pods()) * seconds / 3600.0;
+    let hours = f64::from(workloads.most_pods()) * seconds / 3600.0;
     Cents(200 * (7.0 * hours).ceil() as u64)
 }
 
 /// The milliseconds in a line of the controller's log about this service.
-fn wake_of(line: &str) -> Option<u64> {
+fn wake_up_in(line: &str) -> Option<u64> {
     let fields = line.split_once("woken by a held request")?.1;
     let value = |name: &str| {
         fields
@@ -310,8 +310,8 @@ mod tests {
                 "2026 INFO bursar_controller::inference: woken by a held request namespace=\"{namespace}\" name=\"chat\" milliseconds=41"
             )
         };
-        assert_eq!(wake_of(&line("team")), Some(41));
-        assert_eq!(wake_of(&line("other")), None);
-        assert_eq!(wake_of("scaled milliseconds=3"), None);
+        assert_eq!(wake_up_in(&line("team")), Some(41));
+        assert_eq!(wake_up_in(&line("other")), None);
+        assert_eq!(wake_up_in("scaled milliseconds=3"), None);
     }
 }
