@@ -2,6 +2,7 @@
 
 use std::{
     env,
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -111,7 +112,9 @@ impl Access for Foreign {
             .map(|directory| directory.join(program))
             .find(|path| path.is_file());
         let mut command = Command::new(found.unwrap_or_else(|| program.into()));
+        // Ctrl-C reaches every program of the terminal's process group: a removal that has begun must not end half-way
         command
+            .process_group(0)
             .env("KUBECONFIG", &self.kubeconfig)
             .env("PATH", &self.path);
         command

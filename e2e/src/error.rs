@@ -59,6 +59,9 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+    /// A signal asked the program to end.
+    #[error("interrupted")]
+    Interrupted,
     /// The Kubernetes client.
     #[error("Kubernetes client: {0}")]
     Client(String),

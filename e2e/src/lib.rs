@@ -27,6 +27,7 @@ pub mod control_plane;
 pub mod demo;
 pub mod error;
 pub mod image;
+mod interrupt;
 mod namespace;
 pub mod node;
 pub mod oci;

@@ -11,9 +11,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::error::{Error, Result, While};
+use crate::{
+    error::{Error, Result, While},
+    interrupt,
+};
 
-const POLL: Duration = Duration::from_millis(20);
+/// How often a condition is looked at.
+pub(crate) const POLL: Duration = Duration::from_millis(20);
 const TAIL_BYTES: u64 = 4_000;
 
 /// The output of a program that succeeded.
@@ -51,8 +55,8 @@ pub(crate) fn run_while(
     })
 }
 
-/// Runs `command` to its end, however it ends. `check` is called again and again meanwhile; its
-/// error ends the program.
+/// Runs `command` to its end, however it ends; a signal that [`interrupt`] caught kills it. `check`
+/// is called again and again meanwhile; its error ends the program.
 pub(crate) fn run_any(
     command: &mut Command,
     limit: Duration,
@@ -84,7 +88,7 @@ pub(crate) fn run_any(
             end(&mut child);
             break None;
         }
-        if let Err(error) = check() {
+        if let Err(error) = interrupt::check().and_then(|()| check()) {
             end(&mut child);
             return Err(error);
         }

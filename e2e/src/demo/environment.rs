@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     Access, Cluster, Error, Lifetime, NodeOptions, Options, Result, access::Foreign, image,
-    oci::Image, operator, process, setup,
+    interrupt, oci::Image, operator, process, setup,
 };
 
 /// The demo's own cluster.
@@ -153,7 +153,7 @@ impl Environment {
                         tail: why,
                     });
                 }
-                PodStart::Waiting(_) => std::thread::sleep(Duration::from_secs(1)),
+                PodStart::Waiting(_) => interrupt::sleep(Duration::from_secs(1))?,
             }
         }
     }
