@@ -1,50 +1,60 @@
-//! `cargo demo`: the whole of Bursar's job on a real cluster on this machine, in five minutes.
+//! `cargo demo`: the whole of Bursar's job on a real cluster, in five minutes.
 
 use std::{path::PathBuf, process::ExitCode};
 
-use bursar_e2e::demo::{self, ExistingCluster, Options};
-use clap::Parser;
+use bursar_e2e::{
+    Result,
+    demo::{self, ExistingCluster, Options},
+};
+use clap::{CommandFactory, Parser, error::ErrorKind};
 
 #[derive(Parser)]
 #[command(
-    about = "Bursar's whole job on a real cluster: real traffic, zero and back, a budget, and what it cost"
+    bin_name = "cargo demo",
+    about = "Shows Bursar's whole job on a real Kubernetes cluster in five minutes",
+    long_about = "Shows Bursar's whole job on a real Kubernetes cluster in five minutes: recorded requests, replicas that follow \
+                  them to zero and back, a training job, a budget that runs out, and what all of it cost.\n\n\
+                  Without options it boots a cluster on this machine, which needs root, and stops it at the end.",
+    after_long_help = "Examples:\n  \
+        cargo demo --svg demo.svg\n  \
+        cargo demo --kubeconfig FILE --image registry.example/bursar-demo:1"
 )]
 struct Arguments {
-    /// Leave the cluster, or Bursar on yours, up afterwards.
-    #[arg(long)]
-    keep: bool,
-    /// Requests of the trace to replay.
+    /// Requests of the trace to replay
     #[arg(long, default_value_t = 1200, value_parser = clap::value_parser!(u32).range(1..=5000))]
     requests: u32,
-    /// Times that the service goes to zero and a request wakes it.
+    /// Times that the service goes to zero and a request wakes it
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=50))]
     wakes: u32,
-    /// Run on the cluster of this kubeconfig instead of one on this machine. It needs three GPUs, and is left as it was.
-    #[arg(long, value_name = "FILE", requires = "image")]
+    /// Leave the cluster up afterwards, or Bursar on an existing cluster
+    #[arg(long)]
+    keep: bool,
+    /// Draw the run as a timeline into this file
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    /// Write what was seen into this file, one JSON object a line
+    #[arg(long, value_name = "FILE")]
+    journal: Option<PathBuf>,
+    /// Run nothing: draw the journal of an earlier run
+    #[arg(long, value_name = "JOURNAL", requires = "svg", conflicts_with_all = ["kubeconfig", "journal"])]
+    draw: Option<PathBuf>,
+    /// Run on the cluster of this kubeconfig, which needs three GPUs and is left as it was
+    #[arg(long, value_name = "FILE", help_heading = "On an existing cluster")]
     kubeconfig: Option<PathBuf>,
-    /// The name and tag under which that cluster's nodes get the demo's image; the demo writes it as an OCI archive.
-    #[arg(long, value_name = "REGISTRY/NAME:TAG", requires = "kubeconfig")]
+    /// Name and tag under which that cluster's nodes get the demo's image
+    ///
+    /// The demo writes the image as an OCI archive; where the nodes cannot get it, the demo says how to push or load it.
+    #[arg(
+        long,
+        value_name = "NAME:TAG",
+        requires = "kubeconfig",
+        help_heading = "On an existing cluster"
+    )]
     image: Option<String>,
 }
 
 fn main() -> ExitCode {
-    let Arguments {
-        keep,
-        requests,
-        wakes,
-        kubeconfig,
-        image,
-    } = Arguments::parse();
-    let existing = kubeconfig
-        .zip(image)
-        .map(|(kubeconfig, image)| ExistingCluster { kubeconfig, image });
-    let options = Options {
-        keep,
-        requests,
-        wakes,
-        existing,
-    };
-    match demo::run(&options) {
+    match run(Arguments::parse()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -52,4 +62,31 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn run(arguments: Arguments) -> Result<bool> {
+    if let Some((journal, svg)) = arguments.draw.as_ref().zip(arguments.svg.as_ref()) {
+        return demo::draw(journal, svg).map(|()| true);
+    }
+    let existing = match (arguments.kubeconfig, arguments.image) {
+        (Some(kubeconfig), Some(image)) => Some(ExistingCluster {
+            kubeconfig,
+            image,
+        }),
+        (Some(_), None) => Arguments::command()
+            .error(
+                ErrorKind::MissingRequiredArgument,
+                "--kubeconfig needs --image NAME:TAG: the name under which the cluster's nodes get the demo's image",
+            )
+            .exit(),
+        _ => None,
+    };
+    demo::run(&Options {
+        keep: arguments.keep,
+        requests: arguments.requests,
+        wakes: arguments.wakes,
+        existing,
+        journal: arguments.journal,
+        svg: arguments.svg,
+    })
 }

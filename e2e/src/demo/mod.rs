@@ -5,26 +5,39 @@
 //! | `environment` | the cluster: one of the demo's own, or an existing one |
 //! | `manifests` | the clients, the service, the job and the budget |
 //! | `load_generator` | controls the pod that sends the requests |
-//! | `training_steps` | what the workers computed |
+//! | `pod_logs` | follows logs, of which `training_steps` and `wake_ups` are read |
 //! | `sampler` | the state of the cluster, twice a second |
 //! | `terminal` | the live view |
 //! | `phases` | what happens, one after the other |
 //! | `summary` | the numbers of a run |
+//! | `journal` | the format of a run's journal, which the `recorder` writes |
+//! | `timeline` | draws a journal |
 
 mod environment;
+mod journal;
 mod load_generator;
 mod manifests;
 mod phases;
+mod pod_logs;
+mod recorder;
 mod sampler;
 mod summary;
 mod terminal;
+mod timeline;
 mod training_steps;
+mod wake_ups;
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use crate::{Error, Result, operator};
+use crate::{Error, Result, error::While, interrupt, operator};
 use environment::Environment;
+use journal::Journal;
 use phases::Run;
+use recorder::Recorder;
 use terminal::Terminal;
 
 /// What the demo is asked for.
@@ -38,6 +51,10 @@ pub struct Options {
     pub wakes: u32,
     /// Run on the user's cluster.
     pub existing: Option<ExistingCluster>,
+    /// Where to write the run's journal.
+    pub journal: Option<PathBuf>,
+    /// Where to draw the run.
+    pub svg: Option<PathBuf>,
 }
 
 /// A cluster of the user's.
@@ -50,7 +67,7 @@ pub struct ExistingCluster {
 }
 
 /// Runs the demo. `false` if it did not go as promised: a request was lost or not served while the budget had money, a training step was
-/// lost or done twice, or wake-ups were slow.
+/// lost or done twice, or wake-ups were not measured.
 ///
 /// # Errors
 /// What failed, or what did not happen in time.
@@ -59,16 +76,33 @@ pub fn run(options: &Options) -> Result<bool> {
     let environment = match &options.existing {
         None => Environment::start_local(options.keep, &terminal)?,
         Some(existing) => {
+            // what is made there does not end with this process
+            interrupt::catch()?;
             Environment::use_existing(&existing.kubeconfig, &existing.image, &terminal)?
         }
     };
     let outcome = run_in(&environment, options, &terminal);
+    // a program that a signal ended has failed with words of its own
+    let outcome = interrupt::check().and(outcome);
+    interrupt::reset();
     if options.keep {
         environment.print_usage();
     } else {
         environment.clean_up(outcome.is_ok(), &terminal);
     }
     outcome
+}
+
+/// Draws the journal of an earlier run.
+///
+/// # Errors
+/// When the journal cannot be read or the picture cannot be written.
+pub fn draw(journal: &Path, svg: &Path) -> Result<()> {
+    write(svg, &timeline::draw(&Journal::read(journal)?))
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).while_(|| format!("writing {}", path.display()))
 }
 
 fn run_in(environment: &Environment, options: &Options, terminal: &Terminal) -> Result<bool> {
@@ -84,13 +118,29 @@ fn run_in(environment: &Environment, options: &Options, terminal: &Terminal) -> 
             what: "starting threads".into(),
             source,
         })?;
+    let journal = Journal::new(options.requests, manifests::SPEEDUP, workloads.max_replicas);
+    let recorder = Recorder::new(journal);
     let served = runtime.block_on(async {
-        let run = Run::start(cluster, workloads, terminal, options.requests).await?;
-        let summary = run.phases(options.wakes).await?;
-        summary.print(terminal);
-        Ok(summary.is_good())
+        let run = async {
+            let recorder = recorder.clone();
+            let run = Run::start(cluster, workloads, terminal, recorder, options.requests).await?;
+            let summary = run.phases(options.wakes).await?;
+            summary.print(terminal);
+            Ok(summary.is_good())
+        };
+        tokio::select! {
+            served = run => served,
+            interrupted = interrupt::wait() => Err(interrupted),
+        }
     });
     runtime.shutdown_timeout(Duration::from_secs(5));
+    interrupt::check()?;
+    if let Some(path) = &options.journal {
+        write(path, &recorder.journal().to_json_lines()?)?;
+    }
+    if let Some(path) = &options.svg {
+        write(path, &timeline::draw(&recorder.journal()))?;
+    }
     let what = if served.is_ok() {
         "infd,tj,budget,spend"
     } else {

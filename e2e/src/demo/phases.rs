@@ -1,18 +1,25 @@
 //! What happens in the demo, one after the other. Every wait has a limit and says what it waits for.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use bursar_client::trace::{self, Arrival};
+use tokio::task::JoinSet;
 
 use super::{
+    journal::{Event, Phase},
     load_generator::LoadGenerator,
     manifests::{self, Cents, NAMESPACE, SPEEDUP, Workloads},
+    recorder::Recorder,
     sampler::{Sample, Sampler},
     summary::Summary,
     terminal::{ProgressView, Terminal},
     training_steps::StepLog,
+    wake_ups,
 };
-use crate::{Access, Error, Result, access, operator};
+use crate::{Access, Error, Result, access};
 
 /// Money in cents that is spent between lowering the budget's limit and its exhaustion.
 const UNTIL_EXHAUSTED: u64 = 2;
@@ -27,9 +34,11 @@ pub(super) struct Run<'a> {
     sampler: Sampler,
     load: LoadGenerator,
     trace: Vec<Arrival>,
-    steps: StepLog,
-    began: Instant,
+    steps: Arc<StepLog>,
+    wake_up_ms: Arc<Mutex<Vec<u64>>>,
+    recorder: Recorder,
     _progress: ProgressView,
+    _background: [JoinSet<()>; 2],
 }
 
 impl<'a> Run<'a> {
@@ -38,6 +47,7 @@ impl<'a> Run<'a> {
         cluster: &'a dyn Access,
         workloads: &'a Workloads,
         terminal: &'a Terminal,
+        recorder: Recorder,
         requests: u32,
     ) -> Result<Self> {
         let trace = trace::trace(requests).map_err(|error| Error::Malformed {
@@ -50,9 +60,10 @@ impl<'a> Run<'a> {
             workloads.max_replicas
         ));
         cluster.apply(&workloads.work(limit))?;
-        let began = Instant::now();
+        recorder.begin();
         let kube = access::client(&cluster.kubeconfig()).await?;
-        let sampler = Sampler::start(kube.clone());
+        let load = LoadGenerator::new(kube.clone());
+        let sampler = Sampler::start(kube.clone(), load.clone());
         sampler
             .until(
                 "both gateways to stand in for the service",
@@ -60,9 +71,18 @@ impl<'a> Run<'a> {
                 |sample| sample.gateways == 2 && !sample.limit.is_empty(),
             )
             .await?;
-        let load = LoadGenerator::new(kube.clone());
         load.wait_until_reachable(START_LIMIT).await?;
-        let progress = terminal.show_progress(&sampler, &load, requests);
+        let progress = terminal.show_progress(&sampler, requests, workloads.max_replicas);
+        let steps = Arc::new(StepLog::start(kube.clone()));
+        let wake_up_ms = Arc::<Mutex<Vec<u64>>>::default();
+        let (log, journal) = (Arc::clone(&wake_up_ms), recorder.clone());
+        let wake_ups = wake_ups::follow(kube, move |milliseconds| {
+            journal.record(Event::Woken { milliseconds });
+            log.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(milliseconds);
+        });
+        let recording = recorder.follow(&sampler, Arc::clone(&steps));
         Ok(Self {
             cluster,
             workloads,
@@ -70,35 +90,47 @@ impl<'a> Run<'a> {
             sampler,
             load,
             trace,
-            steps: StepLog::start(kube),
-            began,
+            steps,
+            wake_up_ms,
+            recorder,
             _progress: progress,
+            _background: [wake_ups, recording],
         })
     }
 
-    /// All acts, with this many wake-ups after the one with which the replay begins.
+    /// All phases, with this many wake-ups after the one with which the replay begins.
     pub(super) async fn phases(&self, wakes: u32) -> Result<Summary> {
+        let begins = |name| self.recorder.record(Event::Phase { name });
+        begins(Phase::Traffic);
         self.replay_traffic().await?;
+        begins(Phase::Idle);
         let idle_seconds = self.scale_to_zero().await?;
-        let wake_up_ms = self.wake_up(wakes).await?;
+        begins(Phase::WakeUps);
+        self.wake_up(wakes).await?;
+        begins(Phase::Exhaustion);
         let (spent_and_limit, refusal) = self.exhaust_budget().await?;
+        begins(Phase::MoreMoney);
         self.raise_budget().await?;
         let steps = self.steps.done();
         let last = self.sampler.last();
-        Ok(Summary {
-            tally: self.load.tally().await?,
+        let tally = self.load.tally().await?;
+        let wake_up_ms = self.wake_up_ms.lock();
+        let summary = Summary {
+            tally,
             max_replicas: self.workloads.max_replicas,
             idle_seconds,
             at_zero: last.at_zero,
-            lifetime: self.began.elapsed().as_secs_f64(),
-            wake_up_ms,
+            lifetime: self.recorder.elapsed(),
+            wake_up_ms: wake_up_ms.unwrap_or_else(PoisonError::into_inner).clone(),
             spent: last.chat_total.parse().unwrap_or_default(),
             replica_rate: last.replica_rate,
             currency: last.currency,
             spent_and_limit,
             refusal,
             steps,
-        })
+        };
+        self.recorder.record(Event::Result(summary.outcome()));
+        Ok(summary)
     }
 
     async fn replay_traffic(&self) -> Result<()> {
@@ -143,7 +175,7 @@ impl<'a> Run<'a> {
         Ok(seconds)
     }
 
-    async fn wake_up(&self, times: u32) -> Result<Vec<u64>> {
+    async fn wake_up(&self, times: u32) -> Result<()> {
         self.terminal.log(&format!(
             "one request wakes it, {times} times (idle for 1 s is enough from here on)"
         ));
@@ -158,20 +190,7 @@ impl<'a> Run<'a> {
                 began.elapsed().as_secs_f32()
             ));
         }
-        self.wake_up_times()
-    }
-
-    /// Milliseconds that the leader measured, from its log.
-    fn wake_up_times(&self) -> Result<Vec<u64>> {
-        let log = self.cluster.kubectl(&[
-            "-n",
-            operator::NAMESPACE,
-            "logs",
-            "-l",
-            "app.kubernetes.io/component=controller",
-            "--tail=-1",
-        ])?;
-        Ok(log.lines().filter_map(wake_up_in).collect())
+        Ok(())
     }
 
     /// Lowers the limit, so that it is reached soon, and waits until nothing runs.
@@ -214,9 +233,14 @@ impl<'a> Run<'a> {
             )
             .await?;
         let spent = self.sampler.last().spent;
+        let code = "insufficient_quota";
         let refusal = match self.load.send_expecting_refusal().await? {
-            Ok((429, text)) if text.contains("insufficient_quota") => {
-                "a request got 429 insufficient_quota".to_owned()
+            Ok((status @ 429, text)) if text.contains(code) => {
+                self.recorder.record(Event::Refused {
+                    status,
+                    code: code.to_owned(),
+                });
+                format!("a request got {status} {code}")
             }
             other => {
                 return Err(Error::Malformed {
@@ -283,35 +307,4 @@ fn generous_limit(trace: &[Arrival], workloads: &Workloads) -> Cents {
     let seconds = replayed.as_secs_f64() + 240.0;
     let hours = f64::from(workloads.most_pods()) * seconds / 3600.0;
     Cents(200 * (7.0 * hours).ceil() as u64)
-}
-
-/// The milliseconds in a line of the controller's log about this service.
-fn wake_up_in(line: &str) -> Option<u64> {
-    let fields = line.split_once("woken by a held request")?.1;
-    let value = |name: &str| {
-        fields
-            .split_whitespace()
-            .find_map(|field| field.strip_prefix(name)?.strip_prefix('='))
-    };
-    if value("namespace")?.trim_matches('"') != NAMESPACE {
-        return None;
-    }
-    value("milliseconds")?.parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn wakes_are_read_from_the_log_of_this_namespace_only() {
-        let line = |namespace: &str| {
-            format!(
-                "2026 INFO bursar_controller::inference: woken by a held request namespace=\"{namespace}\" name=\"chat\" milliseconds=41"
-            )
-        };
-        assert_eq!(wake_up_in(&line("team")), Some(41));
-        assert_eq!(wake_up_in(&line("other")), None);
-        assert_eq!(wake_up_in("scaled milliseconds=3"), None);
-    }
 }

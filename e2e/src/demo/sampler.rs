@@ -10,7 +10,9 @@ use kube::{
 use serde_json::Value;
 use tokio::{sync::watch, task::JoinHandle};
 
-use super::manifests::NAMESPACE;
+use bursar_client::Tally;
+
+use super::{load_generator::LoadGenerator, manifests::NAMESPACE};
 use crate::{Error, Result, operator};
 
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -20,6 +22,8 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// One look.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Sample {
+    /// What became of the requests.
+    pub(super) tally: Tally,
     /// Requests waiting, running and held; `None` if unknown.
     pub(super) queue: Option<u64>,
     /// Of those, held by gateways.
@@ -74,13 +78,13 @@ pub(super) struct Sampler {
 
 impl Sampler {
     /// Begins to look.
-    pub(super) fn start(client: Client) -> Self {
+    pub(super) fn start(client: Client, load: LoadGenerator) -> Self {
         let (sender, samples) = watch::channel(Sample::default());
         let task = tokio::spawn(async move {
             let mut last = Instant::now();
             loop {
                 let before = sender.borrow().clone();
-                let mut sample = take_sample(&client, before).await;
+                let mut sample = take_sample(&client, &load, before).await;
                 let now = Instant::now();
                 if sample.pods == 0 && sample.error.is_none() {
                     sample.at_zero += now.duration_since(last).as_secs_f64();
@@ -148,21 +152,26 @@ impl Drop for Sampler {
 }
 
 /// A look; what cannot be read stays as it was, and `error` says so.
-async fn take_sample(client: &Client, before: Sample) -> Sample {
+async fn take_sample(client: &Client, load: &LoadGenerator, before: Sample) -> Sample {
     let mut sample = Sample {
         error: None,
         ..before
     };
     let mut errors = Vec::new();
-    let read = tokio::time::timeout(CALL_TIMEOUT, async {
+    let read = async {
         if let Err(error) = read_decision(client, &mut sample).await {
             errors.push(format!("the leader's decision: {error}"));
         }
         if let Err(error) = read_objects(client, &mut sample).await {
             errors.push(format!("the objects: {error}"));
         }
-    })
-    .await;
+    };
+    let read = tokio::time::timeout(CALL_TIMEOUT, read);
+    // the load generator bounds its calls itself
+    let (read, tally) = futures::join!(read, load.tally());
+    if let Ok(tally) = tally {
+        sample.tally = tally;
+    }
     if read.is_err() {
         errors.push(format!(
             "the API server took longer than {} s",

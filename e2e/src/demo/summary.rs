@@ -2,7 +2,7 @@
 
 use bursar_client::Tally;
 
-use super::terminal::Terminal;
+use super::{journal::Outcome, terminal::Terminal};
 
 /// What a wake-up may take at the median: from the first held request to the Deployment's patch.
 const WAKE_LIMIT_MS: u64 = 100;
@@ -59,6 +59,19 @@ impl Summary {
     /// What `replicas` would have cost had they run all the time.
     fn always_on(&self, replicas: u32) -> f64 {
         self.replica_rate * f64::from(replicas) * self.lifetime / 3600.0
+    }
+
+    /// What the journal keeps of it.
+    pub(super) fn outcome(&self) -> Outcome {
+        Outcome {
+            currency: self.currency.clone(),
+            sent: self.tally.sent as u64,
+            served: self.tally.served() as u64,
+            lost: self.tally.lost as u64,
+            server_errors: self.tally.server_errors() as u64,
+            service_cost: self.spent,
+            always_on_cost: self.always_on(self.max_replicas),
+        }
     }
 
     /// Writes it out.

@@ -1,170 +1,202 @@
-//! The live view: a block that is drawn anew every second on a terminal, a line every five seconds elsewhere.
+//! What the demo prints: lines with their times, and below them on a terminal a live view, which becomes a line every five seconds
+//! elsewhere. Colours go by `NO_COLOR`.
 
 use std::{
-    io::{IsTerminal, Write},
-    sync::{Arc, Mutex, PoisonError},
+    io::IsTerminal,
     time::{Duration, Instant},
 };
 
-use bursar_client::Tally;
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::task::JoinHandle;
 
-use super::{load_generator::LoadGenerator, sampler::Sampler};
+use super::sampler::{Sample, Sampler};
 
-const BAR: usize = 40;
 const REDRAW: Duration = Duration::from_secs(1);
 const LINE_EVERY: u32 = 5;
+/// The queue's bar is full at this depth.
+const FULL_QUEUE: u64 = 64;
 
-/// What is on the terminal.
+/// What is printed to.
 #[derive(Clone)]
 pub(super) struct Terminal {
-    state: Arc<Mutex<State>>,
-    began: Instant,
-}
-
-struct State {
+    bars: MultiProgress,
     is_terminal: bool,
-    /// Lines of the block that stands at the cursor.
-    drawn: usize,
+    began: Instant,
 }
 
 impl Terminal {
     pub(super) fn new() -> Self {
-        let state = State {
-            is_terminal: std::io::stdout().is_terminal(),
-            drawn: 0,
-        };
         Self {
-            state: Arc::new(Mutex::new(state)),
+            bars: MultiProgress::with_draw_target(ProgressDrawTarget::stdout()),
+            is_terminal: std::io::stdout().is_terminal(),
             began: Instant::now(),
         }
     }
 
-    /// A line of the story, which stays.
+    /// A line with the time at which it is printed.
     pub(super) fn log(&self, text: &str) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.clear();
-        println!("[{:>5.1} s] {text}", self.began.elapsed().as_secs_f32());
+        self.print(&format!("{} {text}", self.time()));
     }
 
     /// Lines without a time.
     pub(super) fn print(&self, text: &str) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.clear();
-        println!("{text}");
+        self.bars.suspend(|| println!("{text}"));
     }
 
-    /// Draws what is seen, until the handle is dropped.
+    /// Shows the samples until the result is dropped. `requests` are those of the trace, `replicas` the most of the service.
     pub(super) fn show_progress(
         &self,
         sampler: &Sampler,
-        load: &LoadGenerator,
-        total: u32,
+        requests: u32,
+        replicas: u32,
     ) -> ProgressView {
-        let (terminal, samples, load) = (self.clone(), sampler.subscribe(), load.clone());
+        let (terminal, samples) = (self.clone(), sampler.subscribe());
+        let bars = self
+            .is_terminal
+            .then(|| Bars::new(&self.bars, u64::from(requests), u64::from(replicas)));
+        let shown = bars.clone();
         let task = tokio::spawn(async move {
             let mut ticks = tokio::time::interval(REDRAW);
-            let mut tally = Tally::default();
             for count in 0_u32.. {
                 ticks.tick().await;
-                tally = load.tally().await.unwrap_or(tally);
                 let sample = samples.borrow().clone();
-                let mut state = terminal
-                    .state
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner);
-                if state.is_terminal {
-                    state.draw(&block(&sample, &tally, total));
+                if let Some(bars) = &shown {
+                    bars.show(&sample);
                 } else if count % LINE_EVERY == 0 {
-                    let seconds = terminal.began.elapsed().as_secs_f32();
-                    println!("[{seconds:>5.1} s]   {}", line(&sample, &tally));
+                    terminal.log(&format!("  {}", line(&sample)));
                 }
             }
         });
-        ProgressView(task)
-    }
-}
-
-impl State {
-    fn clear(&mut self) {
-        if self.drawn > 0 {
-            print!("\x1b[{}A\x1b[J", self.drawn);
-            self.drawn = 0;
-        }
+        ProgressView { task, bars }
     }
 
-    fn draw(&mut self, lines: &[String]) {
-        self.clear();
-        lines.iter().for_each(|line| println!("{line}"));
-        self.drawn = lines.len();
-        std::io::stdout().flush().ok();
+    fn time(&self) -> String {
+        format!("[{:>5.1} s]", self.began.elapsed().as_secs_f32())
     }
 }
 
 /// A view that is kept up to date.
-pub(super) struct ProgressView(JoinHandle<()>);
+pub(super) struct ProgressView {
+    task: JoinHandle<()>,
+    bars: Option<Bars>,
+}
 
 impl Drop for ProgressView {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
+        if let Some(bars) = &self.bars {
+            bars.clear();
+        }
     }
 }
 
-fn block(sample: &super::sampler::Sample, tally: &Tally, total: u32) -> Vec<String> {
-    let answered = tally.served();
-    let total = (total as usize).max(tally.sent);
-    let mut lines = vec![
-        String::new(),
-        format!(
-            "  requests  {}  {answered} of {total} served, {} lost",
-            bar(answered as f64, total as f64),
+/// The live view of a terminal.
+#[derive(Clone)]
+struct Bars {
+    requests: ProgressBar,
+    queue: ProgressBar,
+    replicas: ProgressBar,
+    budget: ProgressBar,
+    rate: ProgressBar,
+}
+
+impl Bars {
+    fn new(all: &MultiProgress, requests: u64, replicas: u64) -> Self {
+        let bar = |name: &str, length, colour: &str| {
+            let template = format!("  {name:<10}{{bar:40.{colour}}}  {{msg}}");
+            let bar = all.add(ProgressBar::new(length));
+            let style = ProgressStyle::with_template(&template);
+            bar.set_style(
+                style
+                    .unwrap_or_else(|_| ProgressStyle::default_bar())
+                    .progress_chars("█▉▊▋▌▍▎▏░"),
+            );
+            bar
+        };
+        let view = Self {
+            requests: bar("requests", requests, "blue"),
+            queue: bar("queue", FULL_QUEUE, "blue"),
+            replicas: bar("replicas", replicas, "green"),
+            budget: bar("budget", 1, "magenta"),
+            rate: all.add(ProgressBar::new(0)),
+        };
+        if let Ok(style) = ProgressStyle::with_template("  rate      {msg}") {
+            view.rate.set_style(style);
+        }
+        view
+    }
+
+    fn show(&self, sample: &Sample) {
+        let tally = &sample.tally;
+        let sent = tally.sent as u64;
+        self.requests
+            .set_length(self.requests.length().unwrap_or(0).max(sent));
+        self.requests.set_position(tally.served() as u64);
+        self.requests.set_message(format!(
+            "{} of {} served, {} lost",
+            tally.served(),
+            self.requests.length().unwrap_or(sent),
             tally.lost
-        ),
-        match sample.queue {
-            Some(depth) => format!(
-                "  queue     {}  {depth} waiting, running and held; {} held",
-                bar(depth as f64, 64.0),
-                sample.held
-            ),
-            None => format!("  queue     {}  unknown", bar(0.0, 1.0)),
-        },
-        format!(
-            "  replicas  {}  {} ready, {} asked for, {} allowed",
-            bar(sample.ready as f64, 4.0),
-            sample.ready,
-            sample.desired,
-            sample.allowed
-        ),
-        format!(
-            "  budget    {}  {:.4} of {} {}{}",
-            bar(sample.spent, sample.limit.parse().unwrap_or(1.0)),
+        ));
+        self.queue
+            .set_position(sample.queue.unwrap_or_default().min(FULL_QUEUE));
+        self.queue.set_message(match sample.queue {
+            Some(depth) => {
+                format!("{depth} waiting, running and held; {} held", sample.held)
+            }
+            None => "unknown".into(),
+        });
+        self.replicas.set_position(sample.ready);
+        self.replicas.set_message(format!(
+            "{} ready, {} asked for, {} allowed",
+            sample.ready, sample.desired, sample.allowed
+        ));
+        let limit: f64 = sample.limit.parse().unwrap_or(1.0);
+        self.budget.set_length(ten_thousandths(limit).max(1));
+        self.budget
+            .set_position(ten_thousandths(sample.spent.min(limit)));
+        self.budget.set_message(format!(
+            "{:.4} of {} {}{}",
             sample.spent,
             sample.limit,
             sample.currency,
             if sample.exhausted { ": exhausted" } else { "" }
-        ),
-        format!(
-            "  rate      {:.2} {} an hour; training: {}, {} workers ready",
+        ));
+        let error = sample.error.as_ref().map_or(String::new(), |error| {
+            let error: String = error.chars().take(100).collect();
+            format!("\n  cannot see: {error}")
+        });
+        self.rate.set_message(format!(
+            "{:.2} {} an hour; training: {}, {} workers ready{error}",
             sample.rate, sample.currency, sample.training, sample.workers
-        ),
-    ];
-    if let Some(error) = &sample.error {
-        lines.push(format!(
-            "  cannot see: {}",
-            error.chars().take(100).collect::<String>()
         ));
     }
-    lines
+
+    fn clear(&self) {
+        for bar in [
+            &self.requests,
+            &self.queue,
+            &self.replicas,
+            &self.budget,
+            &self.rate,
+        ] {
+            bar.finish_and_clear();
+        }
+    }
 }
 
-fn line(sample: &super::sampler::Sample, tally: &Tally) -> String {
+fn ten_thousandths(money: f64) -> u64 {
+    (money * 1e4).round().max(0.0) as u64
+}
+
+fn line(sample: &Sample) -> String {
     let queue = sample
         .queue
         .map_or("unknown".into(), |depth| depth.to_string());
     format!(
         "served {} of {} sent | queue {queue} (held {}) | replicas {} ready, {} allowed | training {} | spent {:.4} of {} {}, {:.2}/h{}",
-        tally.served(),
-        tally.sent,
+        sample.tally.served(),
+        sample.tally.sent,
         sample.held,
         sample.ready,
         sample.allowed,
@@ -180,24 +212,33 @@ fn line(sample: &super::sampler::Sample, tally: &Tally) -> String {
     )
 }
 
-fn bar(value: f64, full: f64) -> String {
-    let share = if full > 0.0 {
-        (value / full).clamp(0.0, 1.0)
-    } else {
-        0.0
-    };
-    let filled = (share * BAR as f64).round() as usize;
-    format!("{}{}", "█".repeat(filled), "░".repeat(BAR - filled))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_bar_is_as_full_as_its_share_and_never_overflows() {
-        assert_eq!(bar(2.0, 4.0).matches('█').count(), BAR / 2);
-        assert_eq!(bar(9.0, 4.0).chars().count(), BAR);
-        assert_eq!(bar(1.0, 0.0).matches('█').count(), 0);
+    fn the_view_shows_what_is_known() {
+        let hidden = MultiProgress::with_draw_target(ProgressDrawTarget::hidden());
+        let bars = Bars::new(&hidden, 40, 4);
+        let mut sample = Sample {
+            queue: Some(90),
+            ready: 2,
+            spent: 0.5,
+            limit: "1.00".into(),
+            currency: "USD".into(),
+            ..Sample::default()
+        };
+        sample.tally.sent = 41;
+        bars.show(&sample);
+        assert_eq!(bars.requests.message(), "0 of 41 served, 0 lost");
+        assert_eq!(bars.queue.position(), FULL_QUEUE);
+        assert_eq!(bars.budget.length(), Some(2 * bars.budget.position()));
+        assert_eq!(bars.budget.message(), "0.5000 of 1.00 USD");
+        sample.queue = None;
+        sample.limit = String::new();
+        sample.error = Some("no leader".into());
+        bars.show(&sample);
+        assert_eq!(bars.queue.message(), "unknown");
+        assert!(bars.rate.message().ends_with("cannot see: no leader"));
     }
 }

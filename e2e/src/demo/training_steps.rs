@@ -1,23 +1,17 @@
-//! What the gang's workers computed, from their logs: pods go when the gang is suspended, so each log is followed while its pod lives.
+//! What the training job's workers computed, from their logs: pods go when the job is suspended, so each log is followed while its
+//! pod lives.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
-use futures::{AsyncBufReadExt, TryStreamExt};
-use k8s_openapi::api::core::v1::Pod;
-use kube::{
-    Api, Client, ResourceExt,
-    api::{ListParams, LogParams},
-};
+use kube::{Api, Client};
 use serde::Deserialize;
 use tokio::task::JoinSet;
 
-use super::manifests::NAMESPACE;
+use super::{manifests::NAMESPACE, pod_logs};
 
-const INTERVAL: Duration = Duration::from_millis(500);
 /// Ranks finish a step together, but their logs may come this many steps apart.
 const MAX_LAG: u64 = 8;
 
@@ -31,81 +25,29 @@ struct Step {
 
 /// Follows the workers' logs until it is dropped.
 pub(super) struct StepLog {
-    entries: Arc<Mutex<Vec<Step>>>,
+    steps: Arc<Mutex<Vec<Step>>>,
     _followers: JoinSet<()>,
 }
 
 impl StepLog {
     /// Begins to follow.
     pub(super) fn start(client: Client) -> Self {
-        let entries = Arc::default();
-        let mut followers = JoinSet::new();
-        followers.spawn(follow_workers(client, Arc::clone(&entries)));
+        let steps = Arc::<Mutex<Vec<Step>>>::default();
+        let pods = Api::namespaced(client, NAMESPACE);
+        let log = Arc::clone(&steps);
+        let followers = pod_logs::follow(pods, "bursar.dev/workload=train", move |line| {
+            let mut steps = log.lock().unwrap_or_else(PoisonError::into_inner);
+            steps.extend(serde_json::from_str::<Step>(line));
+        });
         Self {
-            entries,
+            steps,
             _followers: followers,
         }
     }
 
-    /// How many steps the gang has done, and whether every worker did each of them once.
+    /// How many steps the workers have done together, and whether each of them did each step once.
     pub(super) fn done(&self) -> (u64, bool) {
-        completed_steps(&self.entries.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-async fn follow_workers(client: Client, entries: Arc<Mutex<Vec<Step>>>) {
-    let pods: Api<Pod> = Api::namespaced(client, NAMESPACE);
-    let of_train = ListParams::default().labels("bursar.dev/workload=train");
-    let mut followed = BTreeSet::new();
-    let mut followers = JoinSet::new();
-    loop {
-        // a list that fails is made again
-        for pod in pods.list(&of_train).await.into_iter().flatten() {
-            if has_started(&pod) && followed.insert(pod.uid()) {
-                followers.spawn(read_log(pods.clone(), pod.name_any(), Arc::clone(&entries)));
-            }
-        }
-        tokio::time::sleep(INTERVAL).await;
-    }
-}
-
-fn has_started(pod: &Pod) -> bool {
-    let statuses = pod
-        .status
-        .iter()
-        .flat_map(|status| status.container_statuses.iter().flatten());
-    let mut states = statuses.filter_map(|status| status.state.as_ref());
-    states.any(|state| state.running.is_some() || state.terminated.is_some())
-}
-
-/// Reads a pod's log to its end. A connection that breaks is opened again, and what was read is skipped.
-async fn read_log(pods: Api<Pod>, name: String, entries: Arc<Mutex<Vec<Step>>>) {
-    let all = LogParams {
-        follow: true,
-        ..LogParams::default()
-    };
-    let mut read = 0;
-    while let Ok(log) = pods.log_stream(&name, &all).await {
-        let mut lines = log.lines();
-        let mut line = 0;
-        let broken = loop {
-            match lines.try_next().await {
-                Ok(Some(text)) => {
-                    line += 1;
-                    if line > read {
-                        read = line;
-                        let mut entries = entries.lock().unwrap_or_else(PoisonError::into_inner);
-                        entries.extend(serde_json::from_str::<Step>(&text));
-                    }
-                }
-                Ok(None) => break false,
-                Err(_) => break true,
-            }
-        };
-        if !broken {
-            return;
-        }
-        tokio::time::sleep(INTERVAL).await;
+        completed_steps(&self.steps.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
