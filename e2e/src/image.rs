@@ -181,6 +181,8 @@ pub fn ways_to_bring(image: &Image) -> String {
     format!(
         "skopeo copy oci-archive:{archive}:{tag} docker://{reference}\n  \
          kind load image-archive {archive}\n  \
+         k3d image import {archive}\n  \
+         minikube image load {archive}\n  \
          ctr --namespace k8s.io images import {archive}"
     )
 }

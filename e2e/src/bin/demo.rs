@@ -17,7 +17,9 @@ use clap::{CommandFactory, Parser, error::ErrorKind};
                   Without options it boots a cluster on this machine, which needs root, and stops it at the end.",
     after_long_help = "Examples:\n  \
         cargo demo --svg demo.svg\n  \
-        cargo demo --kubeconfig FILE --image registry.example/bursar-demo:1"
+        cargo demo --kubeconfig FILE --image registry.example/bursar-demo:1\n  \
+        cargo demo --kubeconfig FILE --image bursar-demo:1 --pretend-gpus 8    on kind, k3d or minikube\n  \
+        cargo demo --kubeconfig FILE --pretend-gpus 0                          after a run that was killed"
 )]
 struct Arguments {
     /// Requests of the trace to replay
@@ -51,6 +53,12 @@ struct Arguments {
         help_heading = "On an existing cluster"
     )]
     image: Option<String>,
+    /// Give each node of a cluster without GPUs so many by its status, until the end; 0 takes back what a killed run left
+    ///
+    /// There is nothing behind these GPUs: the scheduler counts them, and Bursar prices them as H100. It needs the right to patch nodes
+    /// and nodes/status.
+    #[arg(long, value_name = "N", requires = "kubeconfig", value_parser = clap::value_parser!(u32).range(0..=64), help_heading = "On an existing cluster")]
+    pretend_gpus: Option<u32>,
 }
 
 fn main() -> ExitCode {
@@ -68,10 +76,19 @@ fn run(arguments: Arguments) -> Result<bool> {
     if let Some((journal, svg)) = arguments.draw.as_ref().zip(arguments.svg.as_ref()) {
         return demo::draw(journal, svg).map(|()| true);
     }
+    if let (Some(kubeconfig), Some(0)) = (&arguments.kubeconfig, arguments.pretend_gpus) {
+        let nodes = demo::take_back_gpus(kubeconfig)?;
+        match nodes[..] {
+            [] => println!("no node has GPUs that a demo pretended"),
+            _ => println!("took back the GPUs of {}", nodes.join(", ")),
+        }
+        return Ok(true);
+    }
     let existing = match (arguments.kubeconfig, arguments.image) {
         (Some(kubeconfig), Some(image)) => Some(ExistingCluster {
             kubeconfig,
             image,
+            pretend_gpus: arguments.pretend_gpus,
         }),
         (Some(_), None) => Arguments::command()
             .error(

@@ -9,7 +9,9 @@ use k8s_openapi::api::core::v1::Node;
 use serde_json::Value;
 
 use super::{
+    ExistingCluster,
     manifests::{NAMESPACE, Workloads},
+    pretended_gpus::{self, GPU, PRODUCT_LABEL},
     terminal::Terminal,
 };
 use crate::{
@@ -21,8 +23,8 @@ use crate::{
 const CLUSTER_NAME: &str = "demo";
 const GPUS: u32 = 8;
 const IMAGE: &str = "bursar.local/demo:dev";
-const GPU: &str = "nvidia.com/gpu";
-const PRODUCT_LABEL: &str = "nvidia.com/gpu.product";
+const BUILDING: &str =
+    "building the operator, the model server, the trainer and the clients into an image";
 const CLEAN_LIMIT: Duration = Duration::from_secs(240);
 /// Pulling an image of some 100 MB, and starting it.
 const START_LIMIT: Duration = Duration::from_secs(180);
@@ -32,7 +34,44 @@ pub(super) enum Environment {
     /// The demo's own.
     Local(Box<Cluster>, Workloads),
     /// The user's.
-    Existing(Foreign, Workloads, Image),
+    Existing(Box<Existing>),
+}
+
+/// A cluster of the user's.
+pub(super) struct Existing {
+    cluster: Foreign,
+    workloads: Workloads,
+    image: Image,
+    pretended: Option<Pretended>,
+}
+
+/// GPUs that nodes are to get.
+struct Pretended {
+    nodes: Vec<String>,
+    /// Of each.
+    gpus: u32,
+}
+
+impl Pretended {
+    /// Chooses the nodes, and takes back what an interrupted run left.
+    fn plan(cluster: &Foreign, gpus: u32, terminal: &Terminal) -> Result<Self> {
+        let nodes = pretended_gpus::choose(&pretended_gpus::nodes(cluster)?)?;
+        if let Some(node) = nodes.first() {
+            pretended_gpus::check_rights(cluster, node, gpus)?;
+        }
+        let left = pretended_gpus::take_back(cluster)?;
+        if !left.is_empty() {
+            terminal.log(&format!(
+                "took back the GPUs that an interrupted run had pretended: {}",
+                left.join(", ")
+            ));
+        }
+        Ok(Self { nodes, gpus })
+    }
+
+    fn count(&self) -> u64 {
+        self.nodes.len() as u64 * u64::from(self.gpus)
+    }
 }
 
 impl Environment {
@@ -40,9 +79,7 @@ impl Environment {
     pub(super) fn start_local(keep: bool, terminal: &Terminal) -> Result<Self> {
         // before anything takes long
         setup().map_err(or_use_existing)?;
-        terminal.log(
-            "building the operator, the model server, the trainer and the clients into an image",
-        );
+        terminal.log(BUILDING);
         let image = image::bundle(IMAGE)?;
         terminal.log(&format!(
             "starting a Kubernetes cluster with a node of {GPUS} H100 (real but for the GPUs' silicon)"
@@ -71,67 +108,59 @@ impl Environment {
     }
 
     /// Looks whether the demo can run on the cluster of this kubeconfig, and writes the image for it.
-    pub(super) fn use_existing(
-        kubeconfig: &Path,
-        reference: &str,
-        terminal: &Terminal,
-    ) -> Result<Self> {
-        image::check_reference(reference)?;
-        let cluster = Foreign::new(kubeconfig)?;
+    pub(super) fn use_existing(existing: &ExistingCluster, terminal: &Terminal) -> Result<Self> {
+        image::check_reference(&existing.image)?;
+        let cluster = Foreign::new(&existing.kubeconfig)?;
         terminal.log("looking at the cluster: its GPUs, and whether anything is in the demo's way");
-        let nodes = cluster.kubectl(&["get", "nodes", "-o", "json"])?;
-        let workloads = workloads(reference.to_owned(), gpus(&nodes)?)?;
-        let crds = [
-            "get",
-            "crd",
-            "inferencedeployments.bursar.dev",
-            "--ignore-not-found",
-            "-o",
-            "name",
-        ];
-        let namespaces = [
-            "get",
-            "namespace",
-            NAMESPACE,
-            operator::NAMESPACE,
-            "--ignore-not-found",
-            "-o",
-            "name",
-        ];
-        for (args, what) in [
-            (&crds[..], "Bursar's definitions"),
-            (&namespaces[..], "a namespace of that name"),
-        ] {
-            let found = cluster.kubectl(args)?;
-            if !found.trim().is_empty() {
-                return Err(Error::Malformed {
-                    what: format!("the cluster has {what} already"),
-                    why: format!(
-                        "the demo makes its own and removes it afterwards; delete it or take another cluster: {}",
-                        found.trim().replace('\n', ", ")
-                    ),
-                });
-            }
-        }
-        terminal.log(
-            "building the operator, the model server, the trainer and the clients into an image",
-        );
-        let image = image::bundle(reference)?;
-        Ok(Self::Existing(cluster, workloads, image))
+        let pretended = match existing.pretend_gpus {
+            Some(gpus) => Some(Pretended::plan(&cluster, gpus, terminal)?),
+            None => None,
+        };
+        let count = match &pretended {
+            Some(pretended) => pretended.count(),
+            None => gpus(&pretended_gpus::nodes(&cluster)?)?,
+        };
+        let workloads = workloads(existing.image.clone(), count)?;
+        check_is_unused(&cluster)?;
+        terminal.log(BUILDING);
+        let image = image::bundle(&existing.image)?;
+        interrupt::check()?;
+        Ok(Self::Existing(Box::new(Existing {
+            cluster,
+            workloads,
+            image,
+            pretended,
+        })))
+    }
+
+    /// Gives nodes the GPUs that the demo was asked to pretend, if it was.
+    pub(super) fn pretend_gpus(&self, terminal: &Terminal) -> Result<()> {
+        let Self::Existing(existing) = self else {
+            return Ok(());
+        };
+        let Some(Pretended { nodes, gpus }) = &existing.pretended else {
+            return Ok(());
+        };
+        terminal.log(&format!(
+            "pretending {gpus} GPUs on each of these nodes until the end: {}",
+            nodes.join(", ")
+        ));
+        pretended_gpus::give(&existing.cluster, nodes, *gpus)
     }
 
     /// The way to it.
     pub(super) fn cluster(&self) -> &dyn Access {
         match self {
             Self::Local(cluster, _) => &**cluster,
-            Self::Existing(cluster, ..) => cluster,
+            Self::Existing(existing) => &existing.cluster,
         }
     }
 
     /// What differs from cluster to cluster.
     pub(super) fn workloads(&self) -> &Workloads {
         match self {
-            Self::Local(_, workloads) | Self::Existing(_, workloads, _) => workloads,
+            Self::Local(_, workloads) => workloads,
+            Self::Existing(existing) => &existing.workloads,
         }
     }
 
@@ -162,10 +191,10 @@ impl Environment {
         let what = format!("the nodes cannot get the image {}", self.workloads().image);
         let why = match self {
             Self::Local(..) => why.to_owned(),
-            Self::Existing(_, _, image) => format!(
+            Self::Existing(existing) => format!(
                 "{why}\nIt lies in {}. Push it, or load it into each node, and run the same command again:\n  {}",
-                image.archive.display(),
-                image::ways_to_bring(image)
+                existing.image.archive.display(),
+                image::ways_to_bring(&existing.image)
             ),
         };
         Error::Malformed { what, why }
@@ -177,15 +206,7 @@ impl Environment {
             Self::Local(..) => println!(
                 "\nthe cluster stays up:\n  cargo cluster --name {CLUSTER_NAME} enter kubectl get infd -A\n  cargo cluster --name {CLUSTER_NAME} down"
             ),
-            Self::Existing(cluster, ..) => println!(
-                "\nBursar and namespace {NAMESPACE} stay:\n  kubectl --kubeconfig {0} get infd -A\nTo remove them:\n  \
-                 kubectl --kubeconfig {0} delete namespace {NAMESPACE}\n  \
-                 helm --kubeconfig {0} uninstall bursar --namespace {1}\n  \
-                 kubectl --kubeconfig {0} delete namespace {1}\n  \
-                 kubectl --kubeconfig {0} delete -f crds",
-                cluster.kubeconfig().display(),
-                operator::NAMESPACE
-            ),
+            Self::Existing(existing) => existing.print_usage(),
         }
     }
 
@@ -196,15 +217,61 @@ impl Environment {
             Self::Local(cluster, _) => cluster
                 .stop_and_keep_logs()
                 .map(|run| eprintln!("logs: {}", run.join("log").display())),
-            Self::Existing(cluster, ..) => {
+            Self::Existing(existing) => {
                 terminal.log("removing everything from the cluster");
-                remove_all(&cluster)
+                let removed = remove_all(&existing.cluster);
+                if removed.is_err() {
+                    existing.print_usage();
+                }
+                removed
             }
         };
         if let Err(error) = left {
             eprintln!("cleaning up: {error}");
         }
     }
+}
+
+impl Existing {
+    /// Says what is left on the cluster, and how to remove it.
+    fn print_usage(&self) {
+        let kubeconfig = self.cluster.kubeconfig();
+        let kubeconfig = kubeconfig.display();
+        println!(
+            "\nBursar and namespace {NAMESPACE} stay:\n  kubectl --kubeconfig {kubeconfig} get infd -A\nTo remove them:\n  \
+             kubectl --kubeconfig {kubeconfig} delete namespace {NAMESPACE}\n  \
+             helm --kubeconfig {kubeconfig} uninstall bursar --namespace {0}\n  \
+             kubectl --kubeconfig {kubeconfig} delete namespace {0}\n  \
+             kubectl --kubeconfig {kubeconfig} delete -f crds",
+            operator::NAMESPACE
+        );
+        if self.pretended.is_some() {
+            println!("  cargo demo --kubeconfig {kubeconfig} --pretend-gpus 0");
+        }
+    }
+}
+
+/// Fails if something is in the cluster that the demo would make and remove.
+fn check_is_unused(cluster: &Foreign) -> Result<()> {
+    let names = ["--ignore-not-found", "-o", "name"];
+    let crds = ["get", "crd", "inferencedeployments.bursar.dev"];
+    let namespaces = ["get", "namespace", NAMESPACE, operator::NAMESPACE];
+    for (args, what) in [
+        (&crds[..], "Bursar's definitions"),
+        (&namespaces[..], "a namespace of that name"),
+    ] {
+        let found = cluster.kubectl(&[args, &names].concat())?;
+        if !found.trim().is_empty() {
+            return Err(Error::Malformed {
+                what: format!("the cluster has {what} already"),
+                why: format!(
+                    "the demo makes its own and removes it afterwards; delete it or take another cluster: {}",
+                    found.trim().replace('\n', ", ")
+                ),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Names the other way where this machine is not fit for a cluster.
@@ -231,6 +298,8 @@ fn remove_all(cluster: &Foreign) -> Result<()> {
         uninstall(cluster),
         delete(&["namespace", operator::NAMESPACE]),
         delete(&["-f", &crds.display().to_string()]),
+        // after the pods, whose prices are those of their nodes' labels
+        pretended_gpus::take_back(cluster).map(drop),
     ];
     steps.into_iter().collect()
 }
@@ -269,12 +338,15 @@ fn too_few_gpus(why: String) -> Error {
 }
 
 /// Whole GPUs of the nodes that pods may go to and whose model is known.
-fn gpus(nodes: &str) -> Result<u64> {
-    let nodes: Value = serde_json::from_str(nodes).map_err(|error| Error::Malformed {
-        what: "kubectl get nodes".into(),
-        why: error.to_string(),
-    })?;
-    let nodes: Vec<Node> = serde_json::from_value(nodes["items"].clone()).unwrap_or_default();
+fn gpus(nodes: &[Node]) -> Result<u64> {
+    let marked = pretended_gpus::marked(nodes);
+    if !marked.is_empty() {
+        return Err(too_few_gpus(format!(
+            "those of {} were pretended by a demo that was interrupted or runs; take them back with `cargo demo --kubeconfig FILE \
+             --pretend-gpus 0`, or let this run pretend some too",
+            marked.join(", ")
+        )));
+    }
     let allocatable = |node: &Node| -> u64 {
         let status = node.status.as_ref();
         let amount = status.and_then(|status| status.allocatable.as_ref()?.get(GPU));
@@ -293,7 +365,8 @@ fn gpus(nodes: &str) -> Result<u64> {
     if with_gpus.is_empty() {
         return Err(too_few_gpus(format!(
             "no node that takes pods has {GPU} in its status.allocatable: NVIDIA's device plugin (or the GPU operator) puts it there, \
-             and GPU feature discovery adds the label {PRODUCT_LABEL}, which says what a GPU costs"
+             and GPU feature discovery adds the label {PRODUCT_LABEL}, which says what a GPU costs. For a try without GPUs, add \
+             --pretend-gpus 8"
         )));
     }
     let labelled = |node: &&&Node| {
@@ -363,7 +436,8 @@ mod tests {
     }
 
     fn count(nodes: &[Value]) -> std::result::Result<u64, String> {
-        gpus(&json!({"items": nodes}).to_string()).map_err(|error| error.to_string())
+        let nodes: Vec<Node> = serde_json::from_value(json!(nodes)).unwrap();
+        gpus(&nodes).map_err(|error| error.to_string())
     }
 
     #[test]

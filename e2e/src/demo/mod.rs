@@ -3,6 +3,7 @@
 //! | module | subject |
 //! |---|---|
 //! | `environment` | the cluster: one of the demo's own, or an existing one |
+//! | `pretended_gpus` | GPUs by status for an existing cluster without any |
 //! | `manifests` | the clients, the service, the job and the budget |
 //! | `load_generator` | controls the pod that sends the requests |
 //! | `pod_logs` | follows logs, of which `training_steps` and `wake_ups` are read |
@@ -19,6 +20,7 @@ mod load_generator;
 mod manifests;
 mod phases;
 mod pod_logs;
+mod pretended_gpus;
 mod recorder;
 mod sampler;
 mod summary;
@@ -33,7 +35,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{Error, Result, error::While, interrupt, operator};
+use crate::{Error, Result, access::Foreign, error::While, interrupt, operator};
 use environment::Environment;
 use journal::Journal;
 use phases::Run;
@@ -64,6 +66,8 @@ pub struct ExistingCluster {
     pub kubeconfig: PathBuf,
     /// The image that its nodes can get, with a tag.
     pub image: String,
+    /// GPUs that each plain node gets by its status, if the cluster has none.
+    pub pretend_gpus: Option<u32>,
 }
 
 /// Runs the demo. `false` if it did not go as promised: a request was lost or not served while the budget had money, a training step was
@@ -78,7 +82,7 @@ pub fn run(options: &Options) -> Result<bool> {
         Some(existing) => {
             // what is made there does not end with this process
             interrupt::catch()?;
-            Environment::use_existing(&existing.kubeconfig, &existing.image, &terminal)?
+            Environment::use_existing(existing, &terminal)?
         }
     };
     let outcome = run_in(&environment, options, &terminal);
@@ -91,6 +95,14 @@ pub fn run(options: &Options) -> Result<bool> {
         environment.clean_up(outcome.is_ok(), &terminal);
     }
     outcome
+}
+
+/// Takes back the GPUs that an interrupted demo pretended on the cluster of this kubeconfig, and returns the names of the nodes.
+///
+/// # Errors
+/// What could not be read or written.
+pub fn take_back_gpus(kubeconfig: &Path) -> Result<Vec<String>> {
+    pretended_gpus::take_back(&Foreign::new(kubeconfig)?)
 }
 
 /// Draws the journal of an earlier run.
@@ -107,6 +119,7 @@ fn write(path: &Path, text: &str) -> Result<()> {
 
 fn run_in(environment: &Environment, options: &Options, terminal: &Terminal) -> Result<bool> {
     environment.start_clients(terminal)?;
+    environment.pretend_gpus(terminal)?;
     let (cluster, workloads) = (environment.cluster(), environment.workloads());
     terminal.log("installing Bursar with helm: 2 controllers, 2 gateways");
     operator::install(cluster, &workloads.image, &["log.format=text"])?;

@@ -1,15 +1,22 @@
-//! `cargo demo` as somebody runs it on a cluster that he has: another harness cluster, in whose network the program is started.
+//! `cargo demo` as somebody runs it on an existing cluster: another harness cluster, in whose network the program is started.
 
 use std::{
     fs::{self, Permissions},
+    io::{BufRead, BufReader, Read},
     os::unix::{fs::PermissionsExt, process::CommandExt},
-    process::Command,
+    process::{Command, Stdio},
+    time::Duration,
 };
 
 use bursar_e2e::{
     Access, Cluster, NodeOptions, image,
     runner::{Images, Scenario, ScenarioResult, Suite},
 };
+use nix::{
+    sys::signal::{self, Signal},
+    unistd::Pid,
+};
+use serde_json::{Value, json};
 
 /// Nobody listens there, so that a pull fails at once. The tag looks like a number, as many do.
 const IMAGE: &str = "localhost:9/bursar-demo:1";
@@ -21,6 +28,8 @@ const SUMMARY: [&str; 5] = [
     "none lost, none done twice",
     "inferencedeployment.bursar.dev/chat",
 ];
+/// A run that is over soon.
+const SHORT: [&str; 4] = ["--requests", "40", "--wakes", "1"];
 const NOBODY: u32 = 65534;
 
 /// On a cluster of the suite, and on one of the demo's own.
@@ -41,7 +50,28 @@ pub(crate) fn suites() -> [Suite; 2] {
                 7,
                 whole,
             ),
+            Scenario::new(
+                "a_cluster_with_gpus_of_its_own_gets_no_pretended_ones",
+                7,
+                with_real_gpus,
+            ),
             Scenario::new("a_cluster_without_gpus_is_told_the_label", 7, without_gpus),
+            // from here on the cluster has no GPUs
+            Scenario::new(
+                "the_demo_runs_on_pretended_gpus_and_takes_them_back",
+                7,
+                pretended,
+            ),
+            Scenario::new(
+                "an_interrupted_demo_takes_back_what_it_made",
+                7,
+                interrupted,
+            ),
+            Scenario::new(
+                "what_a_killed_demo_pretended_is_told_and_taken_back",
+                7,
+                killed,
+            ),
         ],
     };
     let demo_local = Suite {
@@ -62,17 +92,20 @@ pub(crate) fn suites() -> [Suite; 2] {
 
 /// The demo on the cluster: see [`short`].
 fn demo(cluster: &Cluster) -> Result<(bool, String), Box<dyn std::error::Error>> {
+    short(&mut command(cluster, &[]))
+}
+
+fn command(cluster: &Cluster, flags: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_demo"));
     command.args(["--image", IMAGE, "--kubeconfig"]);
-    short(command.arg(cluster.kubeconfig()))
+    command.arg(cluster.kubeconfig()).args(flags);
+    command
 }
 
 /// Whether a shortened demo ended well, and what it wrote. Its own waits and the scenario's limit bound it. The scenarios' process is in
 /// the cluster's network, and so is what it starts.
 fn short(command: &mut Command) -> Result<(bool, String), Box<dyn std::error::Error>> {
-    let output = command
-        .args(["--requests", "40", "--wakes", "1"])
-        .output()?;
+    let output = command.args(SHORT).output()?;
     let said = [output.stdout, output.stderr].concat();
     Ok((
         output.status.success(),
@@ -193,4 +226,181 @@ fn without_gpus(cluster: &Cluster) -> ScenarioResult {
     }
     contains(&said, &["kubectl label node NAME nvidia.com/gpu.product="])?;
     untouched(cluster)
+}
+
+fn with_real_gpus(cluster: &Cluster) -> ScenarioResult {
+    let before = nodes(cluster)?;
+    let (good, said) = short(&mut command(cluster, &["--pretend-gpus", "8"]))?;
+    if good {
+        return Err("it pretended GPUs beside real ones".into());
+    }
+    contains(&said, &["the cluster has GPUs", "node-0 (nvidia.com/gpu"])?;
+    same(&nodes(cluster)?, &before)?;
+    untouched(cluster)
+}
+
+/// A node without GPUs and their labels, as kind has it.
+fn strip(cluster: &Cluster) -> ScenarioResult {
+    let labels: Vec<String> = ["product", "memory", "count"]
+        .iter()
+        .map(|name| format!("nvidia.com/gpu.{name}-"))
+        .collect();
+    let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+    cluster.kubectl(&[&["label", "node", "--all"], &labels[..]].concat())?;
+    let none = json!({"nvidia.com/gpu": null});
+    let patch = json!({"status": {"capacity": none, "allocatable": none}}).to_string();
+    let words = [
+        "patch",
+        "node",
+        "node-0",
+        "--subresource=status",
+        "--type=merge",
+    ];
+    cluster.kubectl(&[&words[..], &["-p", &patch]].concat())?;
+    Ok(())
+}
+
+/// What the demo may change about nodes.
+fn nodes(cluster: &Cluster) -> Result<Value, Box<dyn std::error::Error>> {
+    let list: Value = serde_json::from_str(&cluster.kubectl(&["get", "nodes", "-o", "json"])?)?;
+    let parts = |node: &Value| {
+        json!([
+            node["metadata"]["name"],
+            node["metadata"]["labels"],
+            node["metadata"]["annotations"],
+            node["spec"]["taints"],
+            node["status"]["capacity"],
+            node["status"]["allocatable"],
+        ])
+    };
+    Ok(list["items"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(parts)
+        .collect())
+}
+
+fn same(after: &Value, before: &Value) -> ScenarioResult {
+    if after == before {
+        Ok(())
+    } else {
+        Err(format!("nodes were\n{before:#}\nand are\n{after:#}").into())
+    }
+}
+
+fn pretended(cluster: &Cluster) -> ScenarioResult {
+    strip(cluster)?;
+    let before = nodes(cluster)?;
+    let directory = tempfile::tempdir()?;
+    let (svg, journal) = (
+        directory.path().join("run.svg"),
+        directory.path().join("run.jsonl"),
+    );
+    let mut command = command(cluster, &["--pretend-gpus", "8"]);
+    command
+        .arg("--svg")
+        .arg(&svg)
+        .arg("--journal")
+        .arg(&journal);
+    let (good, said) = short(&mut command)?;
+    if !good {
+        return Err(said.into());
+    }
+    contains(&said, &SUMMARY)?;
+    contains(
+        &said,
+        &["pretending 8 GPUs on each of these nodes until the end: node-0"],
+    )?;
+    same(&nodes(cluster)?, &before)?;
+    untouched(cluster)?;
+    let journal = fs::read_to_string(journal)?;
+    for kind in [
+        "phase",
+        "idle",
+        "woken",
+        "refused",
+        "limit",
+        "exhausted",
+        "suspended",
+        "resumed",
+        "result",
+    ] {
+        contains(&journal, &[&format!("\"type\":\"{kind}\"")])?;
+    }
+    contains(
+        &fs::read_to_string(svg)?,
+        &["429 insufficient_quota", "suspended at step", " lost<"],
+    )
+}
+
+fn interrupted(cluster: &Cluster) -> ScenarioResult {
+    strip(cluster)?;
+    let before = nodes(cluster)?;
+    let mut running = command(cluster, &["--pretend-gpus", "8"])
+        .args(SHORT)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let mut said = String::new();
+    let mut lines = BufReader::new(running.stdout.take().ok_or("no output")?);
+    while !said.contains("replaying") {
+        if lines.read_line(&mut said)? == 0 {
+            return Err(format!("it ended by itself:\n{said}").into());
+        }
+    }
+    if nodes(cluster)? == before {
+        return Err("no GPUs were pretended".into());
+    }
+    signal::kill(Pid::from_raw(i32::try_from(running.id())?), Signal::SIGINT)?;
+    lines.read_to_string(&mut said)?;
+    let mut errors = running.stderr.take().ok_or("no errors")?;
+    errors.read_to_string(&mut said)?;
+    if running.wait()?.code() != Some(1) {
+        return Err(format!("it did not end by itself:\n{said}").into());
+    }
+    contains(
+        &said,
+        &[
+            "removing everything from the cluster",
+            "the demo ended early: interrupted",
+        ],
+    )?;
+    same(&nodes(cluster)?, &before)?;
+    untouched(cluster)
+}
+
+/// The mark is what every version of the demo has to understand.
+fn killed(cluster: &Cluster) -> ScenarioResult {
+    strip(cluster)?;
+    let before = nodes(cluster)?;
+    let labels =
+        json!({"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3", "nvidia.com/gpu.count": "6"});
+    let mark = json!({"gpus": 6, "labels": labels}).to_string();
+    let metadata = json!({"metadata": {"labels": labels, "annotations": {"demo.bursar.dev/pretended-gpus": mark}}});
+    let gpus = json!({"nvidia.com/gpu": "6"});
+    let status = json!({"status": {"capacity": gpus, "allocatable": gpus}});
+    let patch = ["patch", "node", "node-0", "--type=merge", "-p"];
+    cluster.kubectl(&[&patch[..], &[&metadata.to_string()]].concat())?;
+    cluster.kubectl(&[&patch[..], &[&status.to_string(), "--subresource=status"]].concat())?;
+
+    let (good, said) = demo(cluster)?;
+    if good {
+        return Err("it took pretended GPUs for real ones".into());
+    }
+    contains(
+        &said,
+        &["node-0 were pretended by a demo", "--pretend-gpus 0"],
+    )?;
+    let take_back = || -> Result<String, Box<dyn std::error::Error>> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_demo"));
+        command
+            .args(["--pretend-gpus", "0", "--kubeconfig"])
+            .arg(cluster.kubeconfig());
+        let output = command.output()?;
+        Ok(String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    };
+    contains(&take_back()?, &["took back the GPUs of node-0"])?;
+    same(&nodes(cluster)?, &before)?;
+    contains(&take_back()?, &["no node has GPUs that a demo pretended"])
 }
