@@ -1,4 +1,4 @@
-//! Writes container images as OCI archives: one layer, and the same bytes for the same contents.
+//! Writes container images as OCI archives: one layer, and the same bytes for the same contents. They are Docker archives as well.
 
 use std::{
     collections::BTreeMap,
@@ -104,6 +104,12 @@ pub fn write(archive: &Path, stable: &str, programs: &[&Path]) -> Result<Image> 
     let index = Json::new(
         &json!({ "schemaVersion": 2, "manifests": [named(&image.reference), named(stable)] }),
     );
+    // for `docker load`, and so `minikube image load`, of Docker before 25
+    let docker = Json::new(&json!([{
+        "Config": config.blob.path(),
+        "RepoTags": [&image.reference, stable],
+        "Layers": [layer_blob.path()],
+    }]));
 
     let mut out = tempfile::NamedTempFile::new_in(directory).while_(writing)?;
     (|| {
@@ -115,13 +121,9 @@ pub fn write(archive: &Path, stable: &str, programs: &[&Path]) -> Result<Image> 
             &br#"{"imageLayoutVersion":"1.0.0"}"#[..],
             30,
         )?;
-        append(
-            &mut tar,
-            "index.json",
-            0o644,
-            &index.bytes[..],
-            index.blob.size,
-        )?;
+        for (name, json) in [("index.json", &index), ("manifest.json", &docker)] {
+            append(&mut tar, name, 0o644, &json.bytes[..], json.blob.size)?;
+        }
         for json in [&config, &manifest] {
             append(
                 &mut tar,
@@ -326,6 +328,32 @@ mod tests {
             fs::read(first.archive).unwrap(),
             fs::read(second.archive).unwrap()
         );
+    }
+
+    #[test]
+    fn an_archive_has_what_docker_load_reads() {
+        let directory = tempfile::tempdir().unwrap();
+        let archive = directory.path().join("a.tar");
+        let image = write(&archive, "x.local/sh:dev", &[Path::new("/bin/sh")]).unwrap();
+        let mut files = BTreeMap::new();
+        for entry in tar::Archive::new(fs::File::open(archive).unwrap())
+            .entries()
+            .unwrap()
+        {
+            let mut entry = entry.unwrap();
+            let mut bytes = Vec::new();
+            entry.read_to_end(&mut bytes).unwrap();
+            files.insert(entry.path().unwrap().display().to_string(), bytes);
+        }
+        let manifest: serde_json::Value = serde_json::from_slice(&files["manifest.json"]).unwrap();
+        let manifest = &manifest[0];
+        assert_eq!(
+            manifest["RepoTags"],
+            json!([image.reference, "x.local/sh:dev"])
+        );
+        for path in [&manifest["Config"], &manifest["Layers"][0]] {
+            assert!(files.contains_key(path.as_str().unwrap()), "{path}");
+        }
     }
 
     #[test]
