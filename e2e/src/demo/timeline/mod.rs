@@ -360,10 +360,7 @@ impl Drawing<'_> {
             &[
                 (Swatch::Area("arrivals"), "arriving per second"),
                 (Swatch::Line("queue"), "queue: waiting, running, held"),
-                (
-                    Swatch::Area("held"),
-                    "of these, held while no replica is ready",
-                ),
+                (Swatch::Area("held"), "held until a replica is ready"),
             ],
         );
         self.value_axis(svg, &scale, true);
@@ -550,7 +547,7 @@ impl Drawing<'_> {
         if let Some(outcome) = &self.series.outcome {
             let class = if outcome.lost == 0 { "good" } else { "alarm" };
             let words = format!(
-                "{} requests sent, {} answered with 200, {} with 5xx",
+                "{} sent, {} answered with 200, {} with 5xx",
                 grouped(outcome.sent),
                 grouped(outcome.served),
                 grouped(outcome.server_errors)
