@@ -1,4 +1,5 @@
-//! SIGINT, SIGTERM and SIGHUP, noticed instead of obeyed at once: what was made on an existing cluster has to be removed first.
+//! SIGINT, SIGTERM and SIGHUP, noticed instead of obeyed at once: what was made on an existing
+//! cluster has to be removed first.
 
 use std::{
     sync::{

@@ -11,16 +11,16 @@ use tokio::signal::unix::{SignalKind, signal};
 #[derive(Debug, Parser)]
 #[command(
     version,
-    about = "Sends the demo's requests, and keeps its gang's checkpoint"
+    about = "Sends the demo's requests, and stores its training job's checkpoint"
 )]
 struct Options {
-    /// Host and port of the Service that is asked
+    /// Host and port of the Service that gets the requests
     #[arg(long)]
     target: String,
     /// How much faster than the trace its requests are sent
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
     speedup: u32,
-    /// Port for orders
+    /// Port of the HTTP API
     #[arg(long, default_value_t = 8080)]
     port: u16,
 }
@@ -41,7 +41,7 @@ async fn run(options: Options) -> std::io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, options.port));
     let listener = TcpListener::bind(address).await?;
-    println!("takes orders on port {}", options.port);
+    println!("listens on port {}", options.port);
     let router = serve::router(Sender::new(&options.target), options.speedup);
     let ended = async move {
         terminate.recv().await;

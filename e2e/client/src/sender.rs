@@ -1,4 +1,4 @@
-//! Sends requests to one Service and counts what becomes of them.
+//! Sends requests to one Service and counts their outcomes.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use crate::tally::{Answer, Tally};
 use crate::trace::Arrival;
 
-/// No answer takes longer; a request that does is lost.
+/// A request without an answer by then is lost.
 const LIMIT: Duration = Duration::from_secs(150);
 const REACH_LIMIT: Duration = Duration::from_secs(2);
 /// Characters that the engine counts as one token; the header says the exact number.
@@ -61,12 +61,13 @@ impl Sender {
         outcome
     }
 
-    /// Sends a request that is to be refused; it is not counted.
+    /// Sends a request that should be refused, and does not count it.
     pub async fn expect_refusal(&self) -> Answer {
         self.exchange(8, 8).await
     }
 
-    /// Starts to send the trace, each request when its time comes whatever became of those before it. `false` while it still does.
+    /// Starts to send the trace, each request at its time whatever the outcomes of earlier ones.
+    /// Returns `false` while a replay runs.
     pub fn replay(&self, trace: Vec<Arrival>, speedup: u32) -> bool {
         if self.change(|tally| std::mem::replace(&mut tally.replaying, true)) {
             return false;

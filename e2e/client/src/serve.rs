@@ -1,4 +1,4 @@
-//! The client's orders and answers over HTTP.
+//! The HTTP API that controls the load generator.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,15 +12,15 @@ use serde::Deserialize;
 use crate::{Answer, Sender, Tally, trace};
 
 #[derive(Debug, Clone)]
-struct Desk {
+struct ServerState {
     sender: Sender,
     speedup: u32,
     checkpoint: Arc<Mutex<Option<Bytes>>>,
 }
 
-/// What the client serves.
+/// The routes of the HTTP API.
 pub fn router(sender: Sender, speedup: u32) -> axum::Router {
-    let desk = Desk {
+    let state = ServerState {
         sender,
         speedup,
         checkpoint: Arc::default(),
@@ -32,15 +32,15 @@ pub fn router(sender: Sender, speedup: u32) -> axum::Router {
         .route("/ask", post(ask))
         .route("/refused", post(refused))
         .route("/checkpoint", get(checkpoint).put(put_checkpoint))
-        .with_state(desk)
+        .with_state(state)
 }
 
-async fn tally(State(desk): State<Desk>) -> Json<Tally> {
-    Json(desk.sender.tally())
+async fn tally(State(state): State<ServerState>) -> Json<Tally> {
+    Json(state.sender.tally())
 }
 
-async fn reachable(State(desk): State<Desk>) -> Result<Json<()>, (StatusCode, String)> {
-    let reached = desk.sender.reach().await;
+async fn reachable(State(state): State<ServerState>) -> Result<Json<()>, (StatusCode, String)> {
+    let reached = state.sender.reach().await;
     reached
         .map(Json)
         .map_err(|error| (StatusCode::SERVICE_UNAVAILABLE, error.to_string()))
@@ -52,12 +52,12 @@ struct Replay {
 }
 
 async fn replay(
-    State(desk): State<Desk>,
+    State(state): State<ServerState>,
     Query(Replay { requests }): Query<Replay>,
 ) -> Result<StatusCode, (StatusCode, String)> {
     let trace = trace::trace(requests)
         .map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
-    if desk.sender.replay(trace, desk.speedup) {
+    if state.sender.replay(trace, state.speedup) {
         Ok(StatusCode::ACCEPTED)
     } else {
         Err((StatusCode::CONFLICT, "a replay is under way".to_owned()))
@@ -70,24 +70,27 @@ struct Ask {
     answer: u32,
 }
 
-async fn ask(State(desk): State<Desk>, Query(Ask { prompt, answer }): Query<Ask>) -> Json<Answer> {
-    Json(desk.sender.ask(prompt, answer).await)
+async fn ask(
+    State(state): State<ServerState>,
+    Query(Ask { prompt, answer }): Query<Ask>,
+) -> Json<Answer> {
+    Json(state.sender.ask(prompt, answer).await)
 }
 
-async fn refused(State(desk): State<Desk>) -> Json<Answer> {
-    Json(desk.sender.expect_refusal().await)
+async fn refused(State(state): State<ServerState>) -> Json<Answer> {
+    Json(state.sender.expect_refusal().await)
 }
 
-async fn checkpoint(State(desk): State<Desk>) -> Result<Bytes, StatusCode> {
-    let kept = desk
+async fn checkpoint(State(state): State<ServerState>) -> Result<Bytes, StatusCode> {
+    let kept = state
         .checkpoint
         .lock()
         .unwrap_or_else(PoisonError::into_inner);
     kept.clone().ok_or(StatusCode::NOT_FOUND)
 }
 
-async fn put_checkpoint(State(desk): State<Desk>, bytes: Bytes) {
-    let mut kept = desk
+async fn put_checkpoint(State(state): State<ServerState>, bytes: Bytes) {
+    let mut kept = state
         .checkpoint
         .lock()
         .unwrap_or_else(PoisonError::into_inner);

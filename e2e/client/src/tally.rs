@@ -1,13 +1,13 @@
-//! What became of requests.
+//! Counts of requests by outcome.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// Of one request: HTTP status and body, or why there is no whole answer.
+/// The outcome of one request: HTTP status and body, or why there is no whole answer.
 pub type Answer = Result<(u16, String), String>;
 
-/// Of all of them.
+/// Counts of all requests.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Tally {

@@ -1,4 +1,4 @@
-//! `cargo demo`: the whole of Bursar's job on a real cluster, in five minutes.
+//! `cargo demo`: Bursar's whole job on a real cluster, in five minutes.
 
 use std::{path::PathBuf, process::ExitCode};
 

@@ -1,4 +1,5 @@
-//! Where the demo runs: on a cluster of its own, or on one of the user's, which is left as it was found.
+//! The cluster on which the demo runs: one that it boots on this machine, or an existing one, which
+//! is left as it was found.
 
 use std::{
     path::Path,
@@ -19,25 +20,25 @@ use crate::{
     interrupt, oci::Image, operator, process, setup,
 };
 
-/// The demo's own cluster.
+/// The name of the cluster that the demo boots.
 const CLUSTER_NAME: &str = "demo";
 const GPUS: u32 = 8;
 const IMAGE: &str = "bursar.local/demo:dev";
 const BUILDING: &str =
     "building the operator, the model server, the trainer and the clients into an image";
 const CLEAN_LIMIT: Duration = Duration::from_secs(240);
-/// Pulling an image of some 100 MB, and starting it.
+/// Covers pulling an image of some 100 MB.
 const START_LIMIT: Duration = Duration::from_secs(180);
 
-/// A cluster with GPUs and the image.
+/// A cluster with GPUs, whose nodes can get the image.
 pub(super) enum Environment {
-    /// The demo's own.
+    /// A cluster that the demo boots and stops.
     Local(Box<Cluster>, Workloads),
-    /// The user's.
+    /// A cluster of the user's.
     Existing(Box<Existing>),
 }
 
-/// A cluster of the user's.
+/// An existing cluster.
 pub(super) struct Existing {
     cluster: Foreign,
     workloads: Workloads,
@@ -45,10 +46,10 @@ pub(super) struct Existing {
     pretended: Option<Pretended>,
 }
 
-/// GPUs that nodes are to get.
+/// The nodes that get GPUs by their status.
 struct Pretended {
     nodes: Vec<String>,
-    /// Of each.
+    /// GPUs of each node.
     gpus: u32,
 }
 
@@ -107,7 +108,7 @@ impl Environment {
         Ok(Self::Local(Box::new(cluster), workloads))
     }
 
-    /// Looks whether the demo can run on the cluster of this kubeconfig, and writes the image for it.
+    /// Checks whether the demo can run on an existing cluster, and writes the image for it.
     pub(super) fn use_existing(existing: &ExistingCluster, terminal: &Terminal) -> Result<Self> {
         image::check_reference(&existing.image)?;
         let cluster = Foreign::new(&existing.kubeconfig)?;
@@ -133,7 +134,7 @@ impl Environment {
         })))
     }
 
-    /// Gives nodes the GPUs that the demo was asked to pretend, if it was.
+    /// Gives the chosen nodes their GPUs, if the demo was asked to pretend some.
     pub(super) fn pretend_gpus(&self, terminal: &Terminal) -> Result<()> {
         let Self::Existing(existing) = self else {
             return Ok(());
@@ -148,7 +149,7 @@ impl Environment {
         pretended_gpus::give(&existing.cluster, nodes, *gpus)
     }
 
-    /// The way to it.
+    /// The cluster's API server.
     pub(super) fn cluster(&self) -> &dyn Access {
         match self {
             Self::Local(cluster, _) => &**cluster,
@@ -156,7 +157,7 @@ impl Environment {
         }
     }
 
-    /// What differs from cluster to cluster.
+    /// The workloads, sized for this cluster.
     pub(super) fn workloads(&self) -> &Workloads {
         match self {
             Self::Local(_, workloads) => workloads,
@@ -164,7 +165,7 @@ impl Environment {
         }
     }
 
-    /// Starts the pod from which requests come: the first to need the image.
+    /// Starts the pod that sends the requests. It is the first that needs the image.
     pub(super) fn start_clients(&self, terminal: &Terminal) -> Result<()> {
         let cluster = self.cluster();
         cluster.apply(&self.workloads().clients())?;
@@ -200,7 +201,7 @@ impl Environment {
         Error::Malformed { what, why }
     }
 
-    /// Says how to use what is left standing.
+    /// Prints how to use what was left running, and how to remove it.
     pub(super) fn print_usage(&self) {
         match self {
             Self::Local(..) => println!(
@@ -210,7 +211,8 @@ impl Environment {
         }
     }
 
-    /// Stops or removes what the demo made. `good` if nothing went wrong: else logs are kept where they are ours.
+    /// Stops or removes what the demo made. Unless the run was `good`, the logs of its own cluster
+    /// are kept.
     pub(super) fn clean_up(self, good: bool, terminal: &Terminal) {
         let left = match self {
             Self::Local(cluster, _) if good => cluster.stop(),
@@ -233,7 +235,7 @@ impl Environment {
 }
 
 impl Existing {
-    /// Says what is left on the cluster, and how to remove it.
+    /// Prints what was left on the cluster, and how to remove it.
     fn print_usage(&self) {
         let kubeconfig = self.cluster.kubeconfig();
         let kubeconfig = kubeconfig.display();
@@ -274,18 +276,19 @@ fn check_is_unused(cluster: &Foreign) -> Result<()> {
     Ok(())
 }
 
-/// Names the other way where this machine is not fit for a cluster.
+/// Adds to an error about this machine that the demo can run on an existing cluster.
 fn or_use_existing(error: Error) -> Error {
     match error {
         Error::Prerequisites(what) => Error::Prerequisites(format!(
-            "{what}\n- or let the demo run on a cluster that you have: cargo demo --kubeconfig FILE --image REGISTRY/NAME:TAG"
+            "{what}\n- or run the demo on an existing cluster: cargo demo --kubeconfig FILE --image REGISTRY/NAME:TAG"
         )),
         other => other,
     }
 }
 
-/// Removes what the demo made. The operator goes after the namespace's pods, which it has to settle, and before its definitions. What
-/// cannot be removed hinders nothing else; the first error is returned.
+/// Removes what the demo made. The operator is removed after the namespace's pods, whose charges it
+/// has to settle, and before its definitions. Every step is tried even if one before it fails; the
+/// first error is returned.
 fn remove_all(cluster: &Foreign) -> Result<()> {
     let delete = |what: &[&str]| {
         let mut command = cluster.command("kubectl");
@@ -337,7 +340,7 @@ fn too_few_gpus(why: String) -> Error {
     }
 }
 
-/// Whole GPUs of the nodes that pods may go to and whose model is known.
+/// The number of whole GPUs on nodes that take pods and whose GPU model is known.
 fn gpus(nodes: &[Node]) -> Result<u64> {
     let marked = pretended_gpus::marked(nodes);
     if !marked.is_empty() {
@@ -394,7 +397,7 @@ enum PodStart {
     Waiting(String),
 }
 
-/// How far the clients' pod is.
+/// The state of the clients' pod.
 fn pod_start(pod: &Value) -> PodStart {
     let status = &pod["status"];
     let ready = |condition: &Value| condition["type"] == "Ready" && condition["status"] == "True";

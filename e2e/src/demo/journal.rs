@@ -1,4 +1,5 @@
-//! The journal of a run: one JSON object a line, the first of which says what ran. The timeline is drawn from it.
+//! The journal of a run: one JSON object a line, the first of which says what ran. The timeline is
+//! drawn from it.
 //!
 //! | `type` | when |
 //! |---|---|
@@ -8,8 +9,8 @@
 //! | `idle`, `woken`, `refused`, `limit`, `exhausted`, `suspended`, `resumed` | that happens |
 //! | `result` | last, in a run that came to its end |
 //!
-//! `t` is in seconds since the service was applied. Money is in the currency that `result` names. A value that was not known is
-//! absent.
+//! `t` is in seconds since the service was applied. Money is in the currency that `result` names. A
+//! value that was not known is absent.
 
 use std::{fs, path::Path};
 
@@ -120,7 +121,8 @@ pub(super) struct State {
     pub(super) queue: Option<u64>,
     /// Of those, held by gateways.
     pub(super) held: u64,
-    /// Replicas of the service that the Deployment asks for, that the demand asks for, that the budget leaves, and that are ready.
+    /// Replicas of the service that the Deployment asks for, that the demand asks for, that the
+    /// budget leaves, and that are ready.
     pub(super) replicas: u64,
     /// See `replicas`.
     pub(super) desired: u64,
@@ -183,7 +185,8 @@ impl Journal {
         journal
     }
 
-    /// Adds an event `t` seconds after the service was applied. Of a state that stays the same, the first and the last time are kept.
+    /// Adds an event `t` seconds after the service was applied. Of a state that stays the same, the
+    /// first and the last time are kept.
     pub(super) fn push(&mut self, t: f64, event: Event) {
         let t = rounded(t, 1e2);
         let state = match event {

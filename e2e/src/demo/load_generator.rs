@@ -1,4 +1,4 @@
-//! The demo's clients: a pod that sends the requests, reached through the API server.
+//! Controls the pod that sends the requests, through the API server's proxy.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use crate::{Error, Result};
 const LIMIT: Duration = Duration::from_secs(160);
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// Gives orders to the pod.
+/// The pod that sends the requests.
 #[derive(Clone)]
 pub(super) struct LoadGenerator {
     kube: kube::Client,
@@ -49,18 +49,19 @@ impl LoadGenerator {
             .await
     }
 
-    /// Asks while the budget has money: anything but 200 is a failure of the demo.
+    /// Sends a request while the budget has money: an answer other than 200 counts against the run.
     pub(super) async fn send(&self, prompt: u32, answer: u32) -> Result<Answer> {
         let path_and_query = format!("ask?prompt={prompt}&answer={answer}");
         self.call(Method::POST, &path_and_query, LIMIT).await
     }
 
-    /// Asks while there is no money.
+    /// Sends a request while the budget is exhausted.
     pub(super) async fn send_expecting_refusal(&self) -> Result<Answer> {
         self.call(Method::POST, "refused", LIMIT).await
     }
 
-    /// Has the trace replayed, which takes `span` and the time of the last answers, and returns the counts.
+    /// Replays the trace, which takes `span` and the time of the last answers, and returns the
+    /// counts.
     pub(super) async fn replay(&self, requests: u32, span: Duration) -> Result<Tally> {
         self.text(
             Method::POST,

@@ -1,17 +1,17 @@
-//! What the demo applies.
+//! The manifests that the demo applies.
 
 /// The namespace of everything in the demo.
 pub(super) const NAMESPACE: &str = "team";
-/// How much faster than the trace requests come and the engine answers.
+/// Requests come, and the engine answers, so many times as fast as in the trace.
 pub(super) const SPEEDUP: u32 = 4;
-/// GPUs of the training job: a gang of two.
+/// Workers of the training job, with one GPU each.
 const WORKERS: u32 = 2;
 /// The most replicas of the chat service, where the cluster has GPUs for them.
 const MAX_REPLICAS: u32 = 4;
 /// Queue depth that one replica should carry.
 const TARGET: u32 = 8;
 
-/// What differs from cluster to cluster.
+/// The workloads, sized for a cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Workloads {
     /// The image with all programs.
@@ -21,7 +21,8 @@ pub(super) struct Workloads {
 }
 
 impl Workloads {
-    /// Replicas and workers for which there are `gpus`; `None` if there are too few for one replica beside the gang.
+    /// Workloads for a cluster with so many GPUs; `None` if they do not suffice for the training
+    /// job and one replica.
     pub(super) fn new(image: String, gpus: u64) -> Option<Self> {
         let left = u32::try_from(gpus)
             .unwrap_or(u32::MAX)
@@ -32,12 +33,12 @@ impl Workloads {
         })
     }
 
-    /// Pods that hold a GPU when all run.
+    /// GPU pods when everything runs.
     pub(super) fn most_pods(&self) -> u32 {
         self.max_replicas + WORKERS
     }
 
-    /// The namespace, and the pod from which requests come.
+    /// The namespace, and the pod that sends the requests.
     pub(super) fn clients(&self) -> String {
         let Self { image, .. } = self;
         format!(
@@ -94,7 +95,7 @@ spec:
         )
     }
 
-    /// The service, which goes to zero when idle for `idle`.
+    /// The service, which goes to zero when it is idle for `idle`.
     pub(super) fn chat(&self, idle: &str) -> String {
         let Self {
             image,
@@ -138,17 +139,17 @@ spec: {{limit: "{limit}", period: Monthly, minimumUsefulRun: 10s}}
     )
 }
 
-/// Hundredths of the currency.
+/// Money in hundredths of the currency's unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Cents(pub(super) u64);
 
 impl Cents {
-    /// No less than `amount`, and less than a cent more.
+    /// `amount`, rounded up.
     pub(super) fn above(amount: f64) -> Self {
         Self((amount * 100.0).ceil().max(0.0) as u64)
     }
 
-    /// This and `more`.
+    /// The sum with `more` cents.
     pub(super) fn plus(self, more: u64) -> Self {
         Self(self.0 + more)
     }
@@ -165,7 +166,7 @@ mod tests {
     use super::{Cents, Workloads};
 
     #[test]
-    fn replicas_are_what_the_gang_leaves() {
+    fn the_service_gets_the_gpus_that_training_leaves() {
         let replicas =
             |gpus| Workloads::new("x:1".into(), gpus).map(|workloads| workloads.max_replicas);
         assert_eq!(

@@ -1,4 +1,4 @@
-//! `cargo demo`: Bursar's whole job on a real cluster, told while it happens.
+//! `cargo demo`: Bursar's whole job on a real cluster, shown while it happens.
 //!
 //! | module | subject |
 //! |---|---|
@@ -42,16 +42,16 @@ use phases::Run;
 use recorder::Recorder;
 use terminal::Terminal;
 
-/// What the demo is asked for.
+/// The options of a run.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Leave everything up.
+    /// Leave everything running.
     pub keep: bool,
     /// Requests of the trace.
     pub requests: u32,
     /// Wake-ups after the one with which the replay begins.
     pub wakes: u32,
-    /// Run on the user's cluster.
+    /// An existing cluster to run on.
     pub existing: Option<ExistingCluster>,
     /// Where to write the run's journal.
     pub journal: Option<PathBuf>,
@@ -59,7 +59,7 @@ pub struct Options {
     pub svg: Option<PathBuf>,
 }
 
-/// A cluster of the user's.
+/// An existing cluster.
 #[derive(Debug, Clone)]
 pub struct ExistingCluster {
     /// Its kubeconfig.
@@ -70,8 +70,8 @@ pub struct ExistingCluster {
     pub pretend_gpus: Option<u32>,
 }
 
-/// Runs the demo. `false` if it did not go as promised: a request was lost or not served while the budget had money, a training step was
-/// lost or done twice, or wake-ups were not measured.
+/// Runs the demo. `false` if it did not go as promised: a request was lost or not served while the
+/// budget had money, a training step was lost or done twice, or wake-ups were not measured.
 ///
 /// # Errors
 /// What failed, or what did not happen in time.
@@ -97,7 +97,8 @@ pub fn run(options: &Options) -> Result<bool> {
     outcome
 }
 
-/// Takes back the GPUs that an interrupted demo pretended on the cluster of this kubeconfig, and returns the names of the nodes.
+/// Takes back the GPUs that an interrupted demo pretended on the cluster of this kubeconfig, and
+/// returns the names of the nodes.
 ///
 /// # Errors
 /// What could not be read or written.

@@ -1,4 +1,5 @@
-//! What happens in the demo, one after the other. Every wait has a limit and says what it waits for.
+//! The phases of a run, one after the other. Every wait has a limit, and its error names the
+//! awaited state.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -21,12 +22,12 @@ use super::{
 };
 use crate::{Access, Error, Result, access};
 
-/// Money in cents that is spent between lowering the budget's limit and its exhaustion.
+/// Cents that are left to spend when the budget's limit is lowered.
 const UNTIL_EXHAUSTED: u64 = 2;
 const START_LIMIT: Duration = Duration::from_secs(60);
 const STOP_LIMIT: Duration = Duration::from_secs(90);
 
-/// A cluster with the service, the job and the budget in it.
+/// A run on a cluster in which the service, the job and the budget are applied.
 pub(super) struct Run<'a> {
     cluster: &'a dyn Access,
     workloads: &'a Workloads,
@@ -42,7 +43,7 @@ pub(super) struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    /// Applies everything and waits until it would take requests.
+    /// Applies everything and waits until the service takes requests.
     pub(super) async fn start(
         cluster: &'a dyn Access,
         workloads: &'a Workloads,
@@ -98,7 +99,7 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// All phases, with this many wake-ups after the one with which the replay begins.
+    /// Runs all phases, with this many wake-ups after the one with which the replay begins.
     pub(super) async fn phases(&self, wakes: u32) -> Result<Summary> {
         let begins = |name| self.recorder.record(Event::Phase { name });
         begins(Phase::Traffic);
@@ -169,7 +170,7 @@ impl<'a> Run<'a> {
 
     async fn scale_to_zero(&self) -> Result<f64> {
         self.terminal
-            .log("nothing more comes: the service drains and goes to zero once idle for 10 s");
+            .log("no more requests: the service drains and goes to zero once idle for 10 s");
         let seconds = self.wait_for_zero().await?.as_secs_f64();
         self.terminal.log(&format!("at zero after {seconds:.1} s"));
         Ok(seconds)
@@ -183,10 +184,10 @@ impl<'a> Run<'a> {
         for _ in 0..times {
             self.wait_for_zero().await?;
             let began = Instant::now();
-            // what the tally says about the answer decides over the exit code
+            // the tally counts the answer and decides on the exit code
             self.load.send(32, 8).await?.ok();
             self.terminal.log(&format!(
-                "woken: answered {:.1} s after it was sent, of which the engine takes 2 to start",
+                "woken: answered after {:.1} s, of which the engine takes 2 to start",
                 began.elapsed().as_secs_f32()
             ));
         }
@@ -301,7 +302,8 @@ fn is_training(sample: &Sample) -> bool {
     sample.training == "Running" && sample.workers == 2
 }
 
-/// A limit that the replay and all else stay below: twice what all replicas and workers cost at 7 an hour each.
+/// A limit that the whole run stays below: twice the cost of all replicas and workers at 7 an hour
+/// each.
 fn generous_limit(trace: &[Arrival], workloads: &Workloads) -> Cents {
     let replayed = trace.last().map_or(Duration::ZERO, |last| last.at(SPEEDUP));
     let seconds = replayed.as_secs_f64() + 240.0;

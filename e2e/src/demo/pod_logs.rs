@@ -12,7 +12,8 @@ use tokio::task::JoinSet;
 
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// Calls `on_line` with every line that the pods with these labels write, until the result is dropped.
+/// Calls `on_line` with every line that the pods with these labels write, until the result is
+/// dropped.
 pub(super) fn follow(
     pods: Api<Pod>,
     labels: &str,
@@ -47,7 +48,8 @@ fn has_started(pod: &Pod) -> bool {
     states.any(|state| state.running.is_some() || state.terminated.is_some())
 }
 
-/// Reads a pod's log to its end. A connection that breaks is opened again, and what was read is skipped.
+/// Reads a pod's log to its end. A connection that breaks is opened again, and what was read is
+/// skipped.
 async fn read_log(pods: Api<Pod>, name: String, on_line: Arc<dyn Fn(&str) + Send + Sync>) {
     let all = LogParams {
         follow: true,

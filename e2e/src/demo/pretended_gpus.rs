@@ -1,9 +1,11 @@
-//! GPUs that are only pretended, for a try on a cluster without any: kind, k3d or minikube on a laptop.
+//! GPUs that are only pretended, for a try on a cluster without any: kind, k3d or minikube on a
+//! laptop.
 //!
-//! A plain node gets an extended resource in its status and the labels that GPU feature discovery sets, so that the scheduler counts
-//! GPUs and Bursar prices them. No kubelet takes an extended resource away that it does not manage; one that restarts, on a node where
-//! no device plugin ever registered, sets it to 0. An annotation says what was done to a node: it is written first and removed last, so
-//! that what a killed run left can be taken back later.
+//! A plain node gets an extended resource in its status and the labels that GPU feature discovery
+//! sets, so that the scheduler counts GPUs and Bursar prices them. No kubelet takes an extended
+//! resource away that it does not manage; one that restarts, on a node where no device plugin ever
+//! registered, sets it to 0. An annotation says what was done to a node: it is written first and
+//! removed last, so that what a killed run left can be taken back later.
 
 use std::collections::BTreeMap;
 

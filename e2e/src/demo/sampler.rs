@@ -1,4 +1,5 @@
-//! What the cluster looks like, twice a second: the leader's last decision, and the objects.
+//! Samples the cluster twice a second: the leader's last decision, the objects, and the load
+//! generator's counts.
 
 use std::time::{Duration, Instant};
 
@@ -19,65 +20,65 @@ const INTERVAL: Duration = Duration::from_millis(500);
 /// A call that takes longer counts as failed.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// One look.
+/// The state of the cluster at one time.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Sample {
-    /// What became of the requests.
+    /// The load generator's counts.
     pub(super) tally: Tally,
     /// Requests waiting, running and held; `None` if unknown.
     pub(super) queue: Option<u64>,
-    /// Of those, held by gateways.
+    /// Requests held by gateways; `queue` contains them.
     pub(super) held: u64,
-    /// Replicas that the Deployment asks for.
+    /// The Deployment's `spec.replicas`.
     pub(super) replicas: u64,
-    /// Replicas that take requests.
+    /// Replicas that are ready.
     pub(super) ready: u64,
-    /// Replicas that the demand asks for.
+    /// Replicas that the demand calls for.
     pub(super) desired: u64,
-    /// Replicas that the budget leaves.
+    /// Replicas that the budget allows.
     pub(super) allowed: u64,
-    /// Pods of the service that have not gone.
+    /// Pods of the service, those that terminate included.
     pub(super) pods: usize,
-    /// OpenAI's code of what a request gets that may wake no replica.
+    /// OpenAI's error code with which a request is refused that may not wake a replica.
     pub(super) refusal: Option<String>,
-    /// The budget's, live.
+    /// Money that the budget's workloads have spent.
     pub(super) spent: f64,
-    /// What stopping everything would cost now.
+    /// Money that stopping everything would cost now.
     pub(super) reserve: f64,
-    /// The budget's.
+    /// The budget's limit; empty until it is known.
     pub(super) limit: String,
-    /// Money an hour.
+    /// Money an hour that the budget's workloads cost.
     pub(super) rate: f64,
-    /// Of one replica.
+    /// Money an hour that one replica costs.
     pub(super) replica_rate: f64,
     /// Whether the budget is spent.
     pub(super) exhausted: bool,
     /// Phase of the training job.
     pub(super) training: String,
-    /// Its workers that run.
+    /// Workers of the training job that are ready.
     pub(super) workers: u64,
-    /// Gateways that stand in for the service while no replica is ready.
+    /// Gateways that are endpoints of the service while no replica is ready.
     pub(super) gateways: usize,
-    /// The service's money an hour and total, as its status says.
+    /// The service's money an hour, as its status says.
     pub(super) chat_rate: String,
-    /// See `chat_rate`.
+    /// The service's money in total, as its status says.
     pub(super) chat_total: String,
     /// ISO 4217 code.
     pub(super) currency: String,
-    /// Seconds that the service stood at zero since the demo applied it.
+    /// Seconds without a pod of the service since it was applied.
     pub(super) at_zero: f64,
-    /// Why something of this could not be read.
+    /// Why a part of the sample could not be read and has its old value.
     pub(super) error: Option<String>,
 }
 
-/// Looks until it is dropped.
+/// Takes samples until it is dropped.
 pub(super) struct Sampler {
     samples: watch::Receiver<Sample>,
     task: JoinHandle<()>,
 }
 
 impl Sampler {
-    /// Begins to look.
+    /// Begins to take samples.
     pub(super) fn start(client: Client, load: LoadGenerator) -> Self {
         let (sender, samples) = watch::channel(Sample::default());
         let task = tokio::spawn(async move {
@@ -99,20 +100,20 @@ impl Sampler {
         Self { samples, task }
     }
 
-    /// The last look.
+    /// The last sample.
     pub(super) fn last(&self) -> Sample {
         self.samples.borrow().clone()
     }
 
-    /// For those who want to see every look.
+    /// Receives every sample.
     pub(super) fn subscribe(&self) -> watch::Receiver<Sample> {
         self.samples.clone()
     }
 
-    /// Waits for a look that is as asked for, and returns how long that took.
+    /// Waits for a sample that satisfies the condition, and returns how long that took.
     ///
     /// # Errors
-    /// [`Error::Slow`] with what was awaited and the last look.
+    /// [`Error::Slow`] with `what` and the last sample.
     pub(super) async fn until(
         &self,
         what: &str,
@@ -121,7 +122,7 @@ impl Sampler {
     ) -> Result<Duration> {
         let began = Instant::now();
         let mut samples = self.samples.clone();
-        // what was seen before the caller acted says nothing
+        // a sample from before the caller acted says nothing about the action
         samples.mark_unchanged();
         let seen = async {
             loop {
@@ -151,7 +152,7 @@ impl Drop for Sampler {
     }
 }
 
-/// A look; what cannot be read stays as it was, and `error` says so.
+/// Takes a sample. A part that cannot be read keeps its old value, and `error` says why.
 async fn take_sample(client: &Client, load: &LoadGenerator, before: Sample) -> Sample {
     let mut sample = Sample {
         error: None,
@@ -182,7 +183,7 @@ async fn take_sample(client: &Client, load: &LoadGenerator, before: Sample) -> S
     sample
 }
 
-/// Statuses are written sparingly; the leader answers what it knows now.
+/// Asks the leader: statuses are written less often than it decides.
 async fn read_decision(
     client: &Client,
     sample: &mut Sample,
@@ -267,7 +268,7 @@ fn bursar_api(client: &Client, kind: &str) -> Api<DynamicObject> {
     Api::namespaced_with(client.clone(), NAMESPACE, &resource)
 }
 
-/// For a view: the ledger itself never uses floating point.
+/// An amount of money for display; accounting never uses floating point.
 fn amount(value: &Value) -> f64 {
     value
         .as_str()

@@ -1,53 +1,57 @@
-//! What the demo came to.
+//! The numbers of a run, printed at its end.
 
 use bursar_client::Tally;
 
 use super::{journal::Outcome, terminal::Terminal};
 
-/// What a wake-up may take at the median: from the first held request to the Deployment's patch.
+/// A median wake-up, from the first held request to the Deployment's patch, that takes longer is
+/// pointed out.
 const WAKE_LIMIT_MS: u64 = 100;
 
-/// Numbers of a run.
+/// The numbers of a run.
 #[derive(Debug, Clone)]
 pub(super) struct Summary {
-    /// All requests.
+    /// The load generator's counts.
     pub(super) tally: Tally,
     /// The most replicas of the service.
     pub(super) max_replicas: u32,
     /// From the last answer until the last replica had gone.
     pub(super) idle_seconds: f64,
-    /// How long the service stood at zero.
+    /// Seconds in which the service had no pods.
     pub(super) at_zero: f64,
-    /// How long there was a service.
+    /// Seconds since the service was applied.
     pub(super) lifetime: f64,
-    /// Milliseconds from the first held request to the Deployment's patch, as the leader measured them.
+    /// Milliseconds from the first held request to the Deployment's patch, as the leader measured
+    /// them.
     pub(super) wake_up_ms: Vec<u64>,
-    /// What the service cost.
+    /// Money that the service cost.
     pub(super) spent: f64,
-    /// One replica's money an hour.
+    /// Money an hour that one replica costs.
     pub(super) replica_rate: f64,
     /// ISO 4217 code.
     pub(super) currency: String,
-    /// Spent when everything stood still, and the limit.
+    /// Money that was spent when everything had stopped, and the limit.
     pub(super) spent_and_limit: (f64, String),
-    /// The refused request's answer.
+    /// The answer to the request that was refused.
     pub(super) refusal: String,
-    /// Steps of the training job, and whether each was done once by each worker.
+    /// Steps of the training job, and whether every worker did each step once.
     pub(super) steps: (u64, bool),
 }
 
 impl Summary {
-    /// Whether it went as promised.
+    /// Whether no request was lost or failed, no training step was lost or repeated, and a wake-up
+    /// was measured.
     pub(super) fn is_good(&self) -> bool {
         self.tally.is_perfect() && self.steps.1 && !self.wake_up_ms.is_empty()
     }
 
-    /// What was not measured is not in time.
+    /// A wake-up that was not measured is not fast.
     fn is_wake_up_fast(&self) -> bool {
         self.median().is_some_and(|median| median <= WAKE_LIMIT_MS)
     }
 
-    /// Median of the wake-ups, in milliseconds; of an even number, the mean of the two in the middle.
+    /// Median of the wake-ups, in milliseconds; of an even number, the mean of the two in the
+    /// middle.
     fn median(&self) -> Option<u64> {
         let mut sorted = self.wake_up_ms.clone();
         sorted.sort_unstable();
@@ -56,12 +60,12 @@ impl Summary {
         Some((lower + upper) / 2)
     }
 
-    /// What `replicas` would have cost had they run all the time.
+    /// The cost of `replicas` that run all the time.
     fn always_on(&self, replicas: u32) -> f64 {
         self.replica_rate * f64::from(replicas) * self.lifetime / 3600.0
     }
 
-    /// What the journal keeps of it.
+    /// The part that the journal keeps.
     pub(super) fn outcome(&self) -> Outcome {
         Outcome {
             currency: self.currency.clone(),
@@ -74,7 +78,7 @@ impl Summary {
         }
     }
 
-    /// Writes it out.
+    /// Prints the numbers.
     pub(super) fn print(&self, terminal: &Terminal) {
         let Self {
             tally,
@@ -212,7 +216,7 @@ mod tests {
         assert!(summary.is_wake_up_fast() && summary.is_good());
         summary.wake_up_ms.push(102);
         assert_eq!(summary.median(), Some(101));
-        // how long it takes is the machine's affair too
+        // the time depends on the machine too
         assert!(!summary.is_wake_up_fast() && summary.is_good());
         summary.wake_up_ms.clear();
         assert!(!summary.is_good());

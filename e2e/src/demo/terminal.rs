@@ -1,5 +1,5 @@
-//! What the demo prints: lines with their times, and below them on a terminal a live view, which becomes a line every five seconds
-//! elsewhere. Colours go by `NO_COLOR`.
+//! What the demo prints: lines with their times, and below them on a terminal a live view, which
+//! becomes a line every five seconds elsewhere. Colours go by `NO_COLOR`.
 
 use std::{
     io::IsTerminal,
@@ -43,7 +43,8 @@ impl Terminal {
         self.bars.suspend(|| println!("{text}"));
     }
 
-    /// Shows the samples until the result is dropped. `requests` are those of the trace, `replicas` the most of the service.
+    /// Shows the samples until the result is dropped. `requests` are those of the trace, `replicas`
+    /// the most of the service.
     pub(super) fn show_progress(
         &self,
         sampler: &Sampler,

@@ -1,5 +1,5 @@
-//! What the training job's workers computed, from their logs: pods go when the job is suspended, so each log is followed while its
-//! pod lives.
+//! What the training job's workers computed, from their logs: pods go when the job is suspended, so
+//! each log is followed while its pod lives.
 
 use std::{
     collections::BTreeMap,
@@ -51,7 +51,8 @@ impl StepLog {
     }
 }
 
-/// Steps that every rank has done, and whether each rank has each of them once, from the first to its last.
+/// Steps that every rank has done, and whether each rank has each of them once, from the first to
+/// its last.
 fn completed_steps(entries: &[Step]) -> (u64, bool) {
     let mut sorted = entries.to_vec();
     // stable: within an attempt the order is that of the log

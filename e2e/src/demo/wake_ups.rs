@@ -1,4 +1,5 @@
-//! How fast the leader scaled the service up for held requests, as it measured that itself: from its log.
+//! How fast the leader scaled the service up for held requests, as it measured that itself: from
+//! its log.
 
 use kube::{Api, Client};
 use tokio::task::JoinSet;
@@ -6,8 +7,8 @@ use tokio::task::JoinSet;
 use super::{manifests::NAMESPACE, pod_logs};
 use crate::operator;
 
-/// Calls `on_wake_up` with the milliseconds from the first held request to the Deployment's patch, at each wake-up of the demo's service,
-/// until the result is dropped.
+/// Calls `on_wake_up` with the milliseconds from the first held request to the Deployment's patch,
+/// at each wake-up of the demo's service, until the result is dropped.
 pub(super) fn follow(
     client: Client,
     on_wake_up: impl Fn(u64) + Send + Sync + 'static,

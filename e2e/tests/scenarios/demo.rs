@@ -1,4 +1,5 @@
-//! `cargo demo` as somebody runs it on an existing cluster: another harness cluster, in whose network the program is started.
+//! `cargo demo` as somebody runs it on an existing cluster: another harness cluster, in whose
+//! network the program is started.
 
 use std::{
     fs::{self, Permissions},
@@ -102,8 +103,8 @@ fn command(cluster: &Cluster, flags: &[&str]) -> Command {
     command
 }
 
-/// Whether a shortened demo ended well, and what it wrote. Its own waits and the scenario's limit bound it. The scenarios' process is in
-/// the cluster's network, and so is what it starts.
+/// Whether a shortened demo ended well, and what it wrote. Its own waits and the scenario's limit
+/// bound it. The scenarios' process is in the cluster's network, and so is what it starts.
 fn short(command: &mut Command) -> Result<(bool, String), Box<dyn std::error::Error>> {
     let output = command.args(SHORT).output()?;
     let said = [output.stdout, output.stderr].concat();
@@ -177,7 +178,8 @@ fn whole(cluster: &Cluster) -> ScenarioResult {
     untouched(cluster)
 }
 
-/// The README's first command, shortened: the same program without `--kubeconfig` boots a cluster of its own.
+/// The README's first command, shortened: the same program without `--kubeconfig` boots a cluster
+/// of its own.
 fn local() -> ScenarioResult {
     let (good, said) = short(&mut Command::new(env!("CARGO_BIN_EXE_demo")))?;
     if !good {

@@ -1,4 +1,5 @@
-//! Places the labels of marks in rows, so that no two texts cover each other and no leader crosses a text.
+//! Places the labels of marks in rows, so that no two texts cover each other and no leader crosses
+//! a text.
 
 /// Room between two texts of a row, in pixels.
 const GAP: f64 = 8.0;
@@ -38,8 +39,8 @@ impl Label {
 /// Size of a label's text.
 pub(super) const FONT_SIZE: f64 = 11.0;
 
-/// Places labels between `left` and `right` in at most `rows` rows. Labels that are placed make room for a later one if they keep
-/// their texts; a mark whose label fits nowhere has none.
+/// Places labels between `left` and `right` in at most `rows` rows. Labels that are placed make
+/// room for a later one if they keep their texts; a mark whose label fits nowhere has none.
 pub(super) fn place(marks: &[Mark], left: f64, right: f64, rows: usize) -> Vec<Label> {
     let space = Space {
         marks,
@@ -143,14 +144,15 @@ fn are_apart(one: &Label, other: &Label, marks: &[Mark]) -> bool {
     leader < low.left - LEADER_GAP || leader > low.right() + LEADER_GAP
 }
 
-/// The width of a text in a sans-serif font, in pixels, rather too much than too little: a viewer's own font is not known.
+/// The width of a text in a sans-serif font, in pixels, rather too much than too little: a viewer's
+/// own font is not known.
 pub(super) fn text_width(text: &str, size: f64) -> f64 {
     let units: u32 = text.chars().map(units).sum();
     f64::from(units) / 1000.0 * size * 1.13
 }
 
-/// The advance of a character in thousandths of the font's size: those of Helvetica, or of Segoe UI and Roboto where these are wider.
-/// The fonts of most Linux desktops are an eighth wider still.
+/// The advance of a character in thousandths of the font's size: those of Helvetica, or of Segoe UI
+/// and Roboto where these are wider. The fonts of most Linux desktops are an eighth wider still.
 fn units(character: char) -> u32 {
     match character {
         'i' | 'j' | 'l' | '\'' | '|' => 240,

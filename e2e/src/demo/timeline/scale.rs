@@ -10,7 +10,8 @@ pub(super) struct Scale {
 }
 
 impl Scale {
-    /// A scale from the values of `domain` to the positions of `range`. An empty domain becomes one of length 1.
+    /// A scale from the values of `domain` to the positions of `range`. An empty domain becomes one
+    /// of length 1.
     pub(super) fn new(domain: (f64, f64), range: (f64, f64)) -> Self {
         let (low, high) = domain;
         let high = if high > low { high } else { low + 1.0 };
@@ -33,8 +34,8 @@ impl Scale {
     }
 }
 
-/// Values at which ticks stand on an axis from 0 to `high`: multiples of 1, 2 or 5 times a power of ten, `most` at most besides 0. With
-/// `whole`, only whole numbers.
+/// Values at which ticks stand on an axis from 0 to `high`: multiples of 1, 2 or 5 times a power of
+/// ten, `most` at most besides 0. With `whole`, only whole numbers.
 pub(super) fn ticks(high: f64, most: u32, whole: bool) -> Vec<f64> {
     let least = if whole { 1.0 } else { 1e-4 };
     let mut power = least;
@@ -59,7 +60,8 @@ pub(super) fn time_ticks(high: f64, most: u32) -> Vec<f64> {
     multiples(step.unwrap_or(high / f64::from(most.max(1))), high)
 }
 
-/// The end of an axis that shows values up to `high` below its top: the next tick, if that is near, or a little more than `high`.
+/// The end of an axis that shows values up to `high` below its top: the next tick, if that is near,
+/// or a little more than `high`.
 pub(super) fn axis_end(high: f64, most: u32, whole: bool) -> f64 {
     let ticks = ticks(high, most, whole);
     let step = match ticks[..] {

@@ -73,7 +73,8 @@ impl Series {
             .collect()
     }
 
-    /// Requests that came per second, in intervals of `width` seconds: each interval's beginning and rate.
+    /// Requests that came per second, in intervals of `width` seconds: each interval's beginning
+    /// and rate.
     pub(super) fn arrivals(&self, width: f64) -> Vec<(f64, f64)> {
         let mut counts = vec![0.0; (self.end / width).ceil() as usize];
         let mut before = (0.0, 0);

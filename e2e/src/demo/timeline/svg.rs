@@ -2,7 +2,8 @@
 
 use std::fmt::{self, Write};
 
-/// A coordinate or a length, written with one digit after the point, which is left out where it is 0.
+/// A coordinate or a length, written with one digit after the point, which is left out where it is
+/// 0.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Number(pub(super) f64);
 
