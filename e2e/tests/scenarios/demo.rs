@@ -168,8 +168,12 @@ fn without_image(cluster: &Cluster) -> ScenarioResult {
     untouched(cluster)
 }
 
+fn load_image(cluster: &Cluster) -> ScenarioResult {
+    Ok(cluster.load_image(&image::bundle(IMAGE)?)?)
+}
+
 fn whole(cluster: &Cluster) -> ScenarioResult {
-    cluster.load_image(&image::bundle(IMAGE)?)?;
+    load_image(cluster)?;
     let (good, said) = demo(cluster)?;
     if !good {
         return Err(said.into());
@@ -292,6 +296,7 @@ fn same(after: &Value, before: &Value) -> ScenarioResult {
 }
 
 fn pretended(cluster: &Cluster) -> ScenarioResult {
+    load_image(cluster)?;
     strip(cluster)?;
     let before = nodes(cluster)?;
     let directory = tempfile::tempdir()?;
@@ -337,6 +342,7 @@ fn pretended(cluster: &Cluster) -> ScenarioResult {
 }
 
 fn interrupted(cluster: &Cluster) -> ScenarioResult {
+    load_image(cluster)?;
     strip(cluster)?;
     let before = nodes(cluster)?;
     let mut running = command(cluster, &["--pretend-gpus", "8"])

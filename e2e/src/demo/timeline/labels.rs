@@ -5,6 +5,15 @@
 const GAP: f64 = 8.0;
 /// Room between a leader and a text that is not its own.
 const LEADER_GAP: f64 = 3.0;
+/// Room between a leader and its own text, where that does not stand above it.
+const BESIDE: f64 = 4.0;
+/// How many labels deep others are moved to make room for one.
+const MOVES: usize = 3;
+/// A label that more labels stand in the way of is not worth moving them.
+const IN_THE_WAY: usize = 2;
+/// Places that are tried for one label and those that it moves: bounds the time, not the result, of
+/// all but crowded rows.
+const TRIES: usize = 200;
 
 /// A mark that wants a label.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,14 +35,10 @@ pub(super) struct Label {
     pub(super) text: String,
     /// Left end of the text.
     pub(super) left: f64,
+    /// Right end of the text.
+    right: f64,
     /// 0 is the row next to the chart.
     pub(super) row: usize,
-}
-
-impl Label {
-    fn right(&self) -> f64 {
-        self.left + text_width(&self.text, FONT_SIZE)
-    }
 }
 
 /// Size of a label's text.
@@ -55,18 +60,11 @@ pub(super) fn place(marks: &[Mark], left: f64, right: f64, rows: usize) -> Vec<L
     });
     let mut placed: Vec<Label> = Vec::new();
     for mark in order {
-        let candidates = space.candidates(mark);
-        let free = candidates
+        let texts = &marks[mark].texts;
+        let with_label = texts
             .iter()
-            .find(|candidate| space.is_free(candidate, &placed));
-        if let Some(label) = free {
-            placed.push(label.clone());
-        } else if let Some(moved) = candidates
-            .iter()
-            .find_map(|candidate| space.make_room(candidate, &placed))
-        {
-            placed = moved;
-        }
+            .find_map(|text| space.insert(mark, text, &placed, MOVES, &mut TRIES.clone()));
+        placed = with_label.unwrap_or(placed);
     }
     placed.sort_by_key(|label| label.mark);
     placed
@@ -81,58 +79,77 @@ struct Space<'a> {
 }
 
 impl Space<'_> {
-    /// Every place for the label of a mark, the best first.
-    fn candidates(&self, index: usize) -> Vec<Label> {
-        let mark = &self.marks[index];
+    /// Every place for a mark's label with this text, the best first.
+    fn candidates(&self, index: usize, text: &str) -> Vec<Label> {
+        let x = self.marks[index].x;
+        let width = text_width(text, FONT_SIZE);
         let mut candidates = Vec::new();
-        for text in &mark.texts {
-            let width = text_width(text, FONT_SIZE);
-            for row in 0..self.rows {
-                for start in [mark.x - width / 2.0, mark.x - 2.0, mark.x + 2.0 - width] {
-                    let label = Label {
-                        mark: index,
-                        text: text.clone(),
-                        left: start.min(self.right - width).max(self.left),
-                        row,
-                    };
-                    // a text that is pushed inwards must still touch its leader
-                    let touches = label.left <= mark.x + 1.0 && label.right() >= mark.x - 1.0;
-                    if touches && label.right() <= self.right {
-                        candidates.push(label);
-                    }
+        for row in 0..self.rows {
+            for start in [x - width / 2.0, x + BESIDE, x - BESIDE - width] {
+                let left = start.min(self.right - width).max(self.left);
+                let label = Label {
+                    mark: index,
+                    text: text.to_owned(),
+                    left,
+                    right: left + width,
+                    row,
+                };
+                // a text that is pushed inwards must still be next to its leader
+                let is_near = label.left <= x + BESIDE && label.right >= x - BESIDE;
+                if is_near && label.right <= self.right {
+                    candidates.push(label);
                 }
             }
         }
         candidates
     }
 
-    fn is_free(&self, label: &Label, placed: &[Label]) -> bool {
-        placed
-            .iter()
-            .all(|other| are_apart(label, other, self.marks))
-    }
-
-    /// The labels with one more, if those in its way have room elsewhere.
-    fn make_room(&self, label: &Label, placed: &[Label]) -> Option<Vec<Label>> {
-        let (mut stay, in_the_way): (Vec<Label>, Vec<Label>) = placed
-            .iter()
-            .cloned()
-            .partition(|other| are_apart(label, other, self.marks));
-        stay.push(label.clone());
-        for other in in_the_way {
-            let elsewhere = self
-                .candidates(other.mark)
-                .into_iter()
-                .find(|candidate| candidate.text == other.text && self.is_free(candidate, &stay))?;
-            stay.push(elsewhere);
+    /// The labels with one more for this mark. Labels in its way are moved if they have room
+    /// elsewhere; each of them may move others, `moves` deep.
+    fn insert(
+        &self,
+        mark: usize,
+        text: &str,
+        placed: &[Label],
+        moves: usize,
+        tries: &mut usize,
+    ) -> Option<Vec<Label>> {
+        let candidates = self.candidates(mark, text);
+        let is_free = |label: &&Label| {
+            placed
+                .iter()
+                .all(|other| are_apart(label, other, self.marks))
+        };
+        if let Some(free) = candidates.iter().find(is_free) {
+            return Some([placed, std::slice::from_ref(free)].concat());
         }
-        Some(stay)
+        if moves == 0 {
+            return None;
+        }
+        candidates.into_iter().find_map(|label| {
+            *tries = tries.checked_sub(1)?;
+            let blocks = |other: &&Label| !are_apart(&label, other, self.marks);
+            let in_the_way: Vec<Label> = placed.iter().filter(blocks).cloned().collect();
+            if in_the_way.len() > IN_THE_WAY {
+                return None;
+            }
+            let mut labels: Vec<Label> = placed
+                .iter()
+                .filter(|other| !in_the_way.contains(other))
+                .cloned()
+                .collect();
+            labels.push(label);
+            for other in in_the_way {
+                labels = self.insert(other.mark, &other.text, &labels, moves - 1, tries)?;
+            }
+            Some(labels)
+        })
     }
 }
 
 fn are_apart(one: &Label, other: &Label, marks: &[Mark]) -> bool {
     if one.row == other.row {
-        return one.right() + GAP <= other.left || other.right() + GAP <= one.left;
+        return one.right + GAP <= other.left || other.right + GAP <= one.left;
     }
     // the leader of the label in the higher row passes the lower row
     let (high, low) = if one.row > other.row {
@@ -141,7 +158,7 @@ fn are_apart(one: &Label, other: &Label, marks: &[Mark]) -> bool {
         (other, one)
     };
     let leader = marks[high.mark].x;
-    leader < low.left - LEADER_GAP || leader > low.right() + LEADER_GAP
+    leader < low.left - LEADER_GAP || leader > low.right + LEADER_GAP
 }
 
 /// The width of a text in a sans-serif font, in pixels, rather too much than too little: a viewer's
@@ -200,7 +217,7 @@ mod tests {
             assert!(
                 labels
                     .iter()
-                    .all(|label| label.left >= 0.0 && label.right() <= 600.0)
+                    .all(|label| label.left >= 0.0 && label.right <= 600.0)
             );
         }
     }
@@ -217,12 +234,13 @@ mod tests {
     #[test]
     fn a_label_makes_room_for_a_later_one() {
         let marks = [
-            mark(100.0, &["limit lowered to 1.51"]),
-            mark(150.0, &["exhausted"]),
-            mark(200.0, &["limit raised to 10.00"]),
+            mark(200.0, &["limit lowered to 1.51"]),
+            mark(210.0, &["exhausted"]),
+            mark(250.0, &["limit raised to 10.00"]),
+            mark(252.0, &["one more"]),
         ];
-        let labels = place(&marks, 0.0, 300.0, 2);
-        assert_eq!(labels.len(), 3, "{labels:?}");
+        let labels = place(&marks, 0.0, 320.0, 3);
+        assert_eq!(labels.len(), 4, "{labels:?}");
         assert!(!overlap(&labels, &marks), "{labels:?}");
     }
 

@@ -1,4 +1,5 @@
-//! Draws a run as one timeline of three lanes: requests, replicas and money. The same journal gives the same bytes.
+//! Draws a run as one timeline of three lanes: requests, replicas and money. The same journal gives
+//! the same bytes.
 //!
 //! | module | subject |
 //! |---|---|
@@ -410,7 +411,8 @@ impl Drawing<'_> {
         for (t, event) in &self.series.events {
             let x = self.time.at(*t);
             match event {
-                Event::Idle {} => {
+                // a wake-up that follows at once would cover it
+                Event::Idle {} if !self.is_woken_within(*t, x + 9.0) => {
                     svg.empty(
                         "circle",
                         &[
@@ -432,6 +434,13 @@ impl Drawing<'_> {
                 _ => {}
             }
         }
+    }
+
+    /// Whether the service is woken after `t` and before this position.
+    fn is_woken_within(&self, t: f64, x: f64) -> bool {
+        self.series.events.iter().any(|(woken, event)| {
+            matches!(event, Event::Woken { .. }) && *woken >= t && self.time.at(*woken) < x
+        })
     }
 
     /// When the training job ran, below the replicas.
@@ -500,7 +509,8 @@ impl Drawing<'_> {
         self.leaders(svg, lane, "alarm");
     }
 
-    /// The limit where the axis reaches it; above, a dotted line at the top, and its value.
+    /// The limit where the axis reaches it; a dotted line at the top and its value where it is
+    /// higher.
     fn limits(&self, svg: &mut Svg, lane: &Lane<'_>, scale: &Scale, limit: &[(f64, Option<f64>)]) {
         for (begin, end, value) in constant_spans(limit, self.series.end) {
             let (left, right) = (self.time.at(begin), self.time.at(end));
@@ -511,6 +521,11 @@ impl Drawing<'_> {
             }
             let top = lane.chart_top();
             line(svg, "limit above", (left, top), (right, top));
+            // a mark at the beginning names the value already
+            let is_named = |label: &Label| (lane.marks[label.mark].x - left).abs() < 4.0;
+            if lane.labels.iter().any(is_named) {
+                continue;
+            }
             let words = [
                 format!("↑ limit {value:.2}, above this axis"),
                 format!("↑ limit {value:.2}"),
@@ -546,12 +561,16 @@ impl Drawing<'_> {
     fn results(&self, svg: &mut Svg, requests: &Lane<'_>, replicas: &Lane<'_>, money: &Lane<'_>) {
         if let Some(outcome) = &self.series.outcome {
             let class = if outcome.lost == 0 { "good" } else { "alarm" };
-            let words = format!(
-                "{} sent, {} answered with 200, {} with 5xx",
-                grouped(outcome.sent),
-                grouped(outcome.served),
-                grouped(outcome.server_errors)
-            );
+            let words = if outcome.served == outcome.sent {
+                format!("{} requests, all answered with 200", grouped(outcome.sent))
+            } else {
+                format!(
+                    "{} requests, {} answered with 200, {} with 5xx",
+                    grouped(outcome.sent),
+                    grouped(outcome.served),
+                    grouped(outcome.server_errors)
+                )
+            };
             result(
                 svg,
                 requests,
@@ -692,7 +711,8 @@ impl Drawing<'_> {
         }
     }
 
-    /// Points of a series, in one list for each stretch without a gap. Where several share a position, the highest and the last remain.
+    /// Points of a series, in one list for each stretch without a gap. Where several share a
+    /// position, the highest and the last remain.
     fn runs(&self, scale: &Scale, values: &[(f64, Option<f64>)]) -> Vec<Vec<(f64, f64)>> {
         let mut runs: Vec<Vec<(f64, f64)>> = vec![Vec::new()];
         for (t, value) in values {
@@ -730,7 +750,7 @@ fn phase_names(phase: Phase) -> &'static [&'static str] {
         Phase::Traffic => &["replayed traffic", "traffic"],
         Phase::Idle => &["idle"],
         Phase::WakeUps => &["wake-ups from zero", "wake-ups"],
-        Phase::Exhaustion => &["the budget runs out", "budget"],
+        Phase::Exhaustion => &["the budget runs out", "budget runs out", "budget"],
         Phase::MoreMoney => &["money added", "money"],
     }
 }
@@ -884,4 +904,131 @@ fn circle(svg: &mut Svg, class: &str, x: f64, y: f64, radius: f64) {
             ("r", &Number(radius)),
         ],
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::journal::{Outcome, State};
+    use super::*;
+
+    const RECORDED: &str = include_str!("../../../data/demo-run.jsonl");
+    const KEPT: &str = include_str!("../../../../docs/demo.svg");
+
+    #[test]
+    fn the_recorded_run_is_drawn_as_it_is_kept() {
+        let drawn = draw(&Journal::parse(RECORDED).unwrap());
+        assert!(
+            drawn == KEPT,
+            "docs/demo.svg is not what the recorded run looks like; look at it after \
+             `cargo demo --draw e2e/data/demo-run.jsonl --svg docs/demo.svg`"
+        );
+        // what the README's reader sees above the fold
+        for words in [
+            "0 lost",
+            "429 insufficient_quota",
+            "woken after",
+            "idle: at 0",
+            "suspended at step",
+            "resumed",
+            "exhausted",
+            "replicas always on",
+        ] {
+            assert!(drawn.contains(words), "{words}");
+        }
+        assert!(RECORDED.len() < 200_000 && drawn.len() < 100_000);
+    }
+
+    /// Draws, and checks what holds for every drawing.
+    fn checked(journal: &Journal) -> String {
+        let drawn = draw(journal);
+        assert!(
+            !drawn.contains("NaN") && !drawn.contains("inf\""),
+            "{drawn}"
+        );
+        let (mut open, mut depth) = (0, 0);
+        for line in drawn.lines().map(str::trim) {
+            open += usize::from(line.starts_with('<') && !line.starts_with("</"));
+            if line.starts_with("</") {
+                depth -= 1;
+            } else if line.starts_with('<') && !line.ends_with("/>") && !line.contains("</") {
+                depth += 1;
+            }
+        }
+        assert!(open > 0);
+        // the style sheet begins on one line and ends on another
+        assert_eq!(depth, 0, "{drawn}");
+        drawn
+    }
+
+    fn state(spent: f64, limit: Option<f64>) -> Event {
+        Event::Sample(State {
+            spent,
+            limit,
+            ..State::default()
+        })
+    }
+
+    #[test]
+    fn runs_without_some_or_all_events_are_drawn() {
+        let mut journal = Journal::new(40, 4, 1);
+        checked(&journal);
+        journal.push(0.5, state(0.0, None));
+        journal.push(1.0, state(0.001, None));
+        let drawn = checked(&journal);
+        assert!(
+            !drawn.contains("exhausted</text>") && !drawn.contains("class=\"figure"),
+            "{drawn}"
+        );
+        journal.push(1.5, state(0.002, Some(9.0)));
+        journal.push(3.0, state(0.003, Some(9.0)));
+        let drawn = checked(&journal);
+        assert!(drawn.contains("↑ limit 9.00, above this axis"), "{drawn}");
+        assert!(!drawn.contains("429"));
+    }
+
+    #[test]
+    fn a_run_that_costs_more_than_always_on_says_so() {
+        let mut journal = Journal::new(40, 4, 1);
+        journal.push(
+            9.0,
+            Event::Result(Outcome {
+                currency: "EUR".into(),
+                sent: 40,
+                served: 39,
+                lost: 1,
+                server_errors: 0,
+                service_cost: 1.1,
+                always_on_cost: 1.0,
+            }),
+        );
+        let drawn = checked(&journal);
+        assert!(
+            drawn.contains(">+10 %<") && drawn.contains(">1 lost<"),
+            "{drawn}"
+        );
+    }
+
+    #[test]
+    fn a_long_run_with_many_wake_ups_stays_legible_and_small() {
+        let mut journal = Journal::new(5000, 4, 4);
+        for second in 0..3600_u32 {
+            let t = f64::from(second);
+            journal.push(t, state(t / 1e3, Some(4.0)));
+            if second % 70 == 60 {
+                journal.push(t, Event::Woken { milliseconds: 20 });
+                journal.push(t + 5.0, Event::Idle {});
+            }
+        }
+        journal.push(
+            3600.0,
+            Event::Refused {
+                status: 429,
+                code: "<&>".into(),
+            },
+        );
+        let drawn = checked(&journal);
+        assert!(drawn.contains("429 &lt;&amp;&gt;"), "{drawn}");
+        assert!(drawn.len() < 100_000, "{}", drawn.len());
+        assert!(drawn.contains(">60:00<"), "{drawn}");
+    }
 }
