@@ -113,6 +113,8 @@ impl Environment {
         image::check_reference(&existing.image)?;
         let cluster = Foreign::new(&existing.kubeconfig)?;
         terminal.log("looking at the cluster: its GPUs, and whether anything is in the demo's way");
+        // before anything that a demo which still runs has pretended is taken back
+        check_is_unused(&cluster)?;
         let pretended = match existing.pretend_gpus {
             Some(gpus) => Some(Pretended::plan(&cluster, gpus, terminal)?),
             None => None,
@@ -122,7 +124,6 @@ impl Environment {
             None => gpus(&pretended_gpus::nodes(&cluster)?)?,
         };
         let workloads = workloads(existing.image.clone(), count)?;
-        check_is_unused(&cluster)?;
         terminal.log(BUILDING);
         let image = image::bundle(&existing.image)?;
         interrupt::check()?;
@@ -240,17 +241,26 @@ impl Existing {
         let kubeconfig = self.cluster.kubeconfig();
         let kubeconfig = kubeconfig.display();
         println!(
-            "\nBursar and namespace {NAMESPACE} stay:\n  kubectl --kubeconfig {kubeconfig} get infd -A\nTo remove them:\n  \
-             kubectl --kubeconfig {kubeconfig} delete namespace {NAMESPACE}\n  \
-             helm --kubeconfig {kubeconfig} uninstall bursar --namespace {0}\n  \
-             kubectl --kubeconfig {kubeconfig} delete namespace {0}\n  \
-             kubectl --kubeconfig {kubeconfig} delete -f crds",
-            operator::NAMESPACE
+            "\nBursar and namespace {NAMESPACE} stay:\n  kubectl --kubeconfig {kubeconfig} get infd -A\nTo remove them:\n{}",
+            removal(&self.cluster)
         );
         if self.pretended.is_some() {
             println!("  cargo demo --kubeconfig {kubeconfig} --pretend-gpus 0");
         }
     }
+}
+
+/// Commands that remove what the demo makes.
+fn removal(cluster: &Foreign) -> String {
+    let kubeconfig = cluster.kubeconfig();
+    let kubeconfig = kubeconfig.display();
+    let operator = operator::NAMESPACE;
+    format!(
+        "  kubectl --kubeconfig {kubeconfig} delete namespace {NAMESPACE}\n  \
+         helm --kubeconfig {kubeconfig} uninstall bursar --namespace {operator}\n  \
+         kubectl --kubeconfig {kubeconfig} delete namespace {operator}\n  \
+         kubectl --kubeconfig {kubeconfig} delete -f crds"
+    )
 }
 
 /// Fails if something is in the cluster that the demo would make and remove.
@@ -267,8 +277,10 @@ fn check_is_unused(cluster: &Foreign) -> Result<()> {
             return Err(Error::Malformed {
                 what: format!("the cluster has {what} already"),
                 why: format!(
-                    "the demo makes its own and removes it afterwards; delete it or take another cluster: {}",
-                    found.trim().replace('\n', ", ")
+                    "the demo makes its own and removes it afterwards; delete it or take another cluster: {}\n\
+                     If a demo that was killed has left it, these commands remove all of that:\n{}",
+                    found.trim().replace('\n', ", "),
+                    removal(cluster)
                 ),
             });
         }

@@ -1,5 +1,5 @@
-//! The journal of a run: one JSON object a line, the first of which says what ran. The timeline is
-//! drawn from it.
+//! The journal of a run: one JSON object a line, the first of which gives the size of the run. The
+//! timeline is drawn from it.
 //!
 //! | `type` | when |
 //! |---|---|
@@ -26,12 +26,12 @@ pub(super) const VERSION: u32 = 1;
 pub(super) struct Entry {
     /// Seconds since the service was applied.
     pub(super) t: f64,
-    /// What was seen or what happened.
+    /// The observation or the event.
     #[serde(flatten)]
     pub(super) event: Event,
 }
 
-/// What was seen or what happened.
+/// An observation of the cluster, or an event of the run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(
     tag = "type",
@@ -39,7 +39,7 @@ pub(super) struct Entry {
     rename_all_fields = "camelCase"
 )]
 pub(super) enum Event {
-    /// What runs.
+    /// The run begins.
     Run {
         /// [`VERSION`] of the writer.
         version: u32,
@@ -88,7 +88,7 @@ pub(super) enum Event {
         /// The step with which they go on.
         step: u64,
     },
-    /// What the run came to.
+    /// The run has come to its end.
     Result(Outcome),
 }
 
@@ -141,7 +141,7 @@ pub(super) struct State {
     pub(super) limit: Option<f64>,
 }
 
-/// What the run came to.
+/// The totals of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Outcome {
@@ -155,9 +155,9 @@ pub(super) struct Outcome {
     pub(super) lost: u64,
     /// Those that were answered with 5xx.
     pub(super) server_errors: u64,
-    /// What the service cost.
+    /// Money that the service cost.
     pub(super) service_cost: f64,
-    /// What `max_replicas` would have cost.
+    /// Money that `max_replicas` would have cost from the beginning to the end.
     pub(super) always_on_cost: f64,
 }
 
@@ -283,7 +283,7 @@ fn rounded(value: f64, parts: f64) -> f64 {
     (value * parts).round() / parts
 }
 
-/// What happened between two states, as far as the states tell.
+/// The events between two observations.
 pub(super) fn changes(before: &Observation, after: &Observation, steps: u64) -> Vec<Event> {
     let mut events = Vec::new();
     if before.limit.is_some() && after.limit != before.limit {

@@ -6,7 +6,7 @@
 //! | `pretended_gpus` | GPUs by status for an existing cluster without any |
 //! | `manifests` | the clients, the service, the job and the budget |
 //! | `load_generator` | controls the pod that sends the requests |
-//! | `pod_logs` | follows logs, of which `training_steps` and `wake_ups` are read |
+//! | `pod_logs` | follows the logs that `training_steps` and `wake_ups` read |
 //! | `sampler` | the state of the cluster, twice a second |
 //! | `terminal` | the live view |
 //! | `phases` | what happens, one after the other |
@@ -74,7 +74,7 @@ pub struct ExistingCluster {
 /// budget had money, a training step was lost or done twice, or wake-ups were not measured.
 ///
 /// # Errors
-/// What failed, or what did not happen in time.
+/// The first failure, or the state that was not reached in time.
 pub fn run(options: &Options) -> Result<bool> {
     let terminal = Terminal::new();
     let environment = match &options.existing {
@@ -101,7 +101,7 @@ pub fn run(options: &Options) -> Result<bool> {
 /// returns the names of the nodes.
 ///
 /// # Errors
-/// What could not be read or written.
+/// The first node that could not be read or written.
 pub fn take_back_gpus(kubeconfig: &Path) -> Result<Vec<String>> {
     pretended_gpus::take_back(&Foreign::new(kubeconfig)?)
 }

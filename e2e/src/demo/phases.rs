@@ -187,7 +187,7 @@ impl<'a> Run<'a> {
             // the tally counts the answer and decides on the exit code
             self.load.send(32, 8).await?.ok();
             self.terminal.log(&format!(
-                "woken: answered after {:.1} s, of which the engine takes 2 to start",
+                "woken: answered after {:.1} s, 2 s of it the engine's start",
                 began.elapsed().as_secs_f32()
             ));
         }

@@ -20,7 +20,7 @@ pub(super) const GPU: &str = "nvidia.com/gpu";
 pub(super) const PRODUCT_LABEL: &str = "nvidia.com/gpu.product";
 /// Of a node that was changed, with a [`Mark`].
 const ANNOTATION: &str = "demo.bursar.dev/pretended-gpus";
-/// What names a GPU among a node's resources and labels, of any vendor.
+/// Prefixes of the resources and labels of nodes with GPUs, of any vendor.
 const VENDORS: [&str; 5] = [
     "nvidia.com/",
     "amd.com/",
@@ -29,7 +29,7 @@ const VENDORS: [&str; 5] = [
     "aws.amazon.com/neuron",
 ];
 
-/// What was done to a node.
+/// The changes that a node has got.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Mark {
     /// GPUs that the node's status has got.
@@ -161,7 +161,7 @@ pub(super) fn check_rights(cluster: &dyn Access, node: &str, gpus: u32) -> Resul
 /// Gives these nodes as many GPUs each.
 ///
 /// # Errors
-/// What could not be written. What was written before is marked.
+/// The first node that could not be written. Nodes that were written before it are marked.
 pub(super) fn give(cluster: &dyn Access, nodes: &[String], gpus: u32) -> Result<()> {
     let mark = Mark::new(gpus);
     for node in nodes {

@@ -42,7 +42,7 @@ impl Recorder {
         self.with(|(began, journal)| journal.push(began.elapsed().as_secs_f64(), event));
     }
 
-    /// What was recorded so far.
+    /// A copy of the journal so far.
     pub(super) fn journal(&self) -> Journal {
         self.with(|(_, journal)| journal.clone())
     }

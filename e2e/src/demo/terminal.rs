@@ -1,4 +1,4 @@
-//! What the demo prints: lines with their times, and below them on a terminal a live view, which
+//! The demo's output: lines with their times, and below them on a terminal a live view, which
 //! becomes a line every five seconds elsewhere. Colours go by `NO_COLOR`.
 
 use std::{
@@ -16,7 +16,7 @@ const LINE_EVERY: u32 = 5;
 /// The queue's bar is full at this depth.
 const FULL_QUEUE: u64 = 64;
 
-/// What is printed to.
+/// Standard output, with a live view if it is a terminal.
 #[derive(Clone)]
 pub(super) struct Terminal {
     bars: MultiProgress,

@@ -1,5 +1,5 @@
-//! What the training job's workers computed, from their logs: pods go when the job is suspended, so
-//! each log is followed while its pod lives.
+//! The steps that the training job's workers computed, from their logs: pods go when the job is
+//! suspended, so each log is followed while its pod lives.
 
 use std::{
     collections::BTreeMap,

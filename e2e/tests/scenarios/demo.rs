@@ -238,7 +238,7 @@ fn with_real_gpus(cluster: &Cluster) -> ScenarioResult {
     let before = nodes(cluster)?;
     let (good, said) = short(&mut command(cluster, &["--pretend-gpus", "8"]))?;
     if good {
-        return Err("it pretended GPUs beside real ones".into());
+        return Err("it pretended GPUs next to real ones".into());
     }
     contains(&said, &["the cluster has GPUs", "node-0 (nvidia.com/gpu"])?;
     same(&nodes(cluster)?, &before)?;
@@ -266,7 +266,7 @@ fn strip(cluster: &Cluster) -> ScenarioResult {
     Ok(())
 }
 
-/// What the demo may change about nodes.
+/// The parts of nodes that the demo changes.
 fn nodes(cluster: &Cluster) -> Result<Value, Box<dyn std::error::Error>> {
     let list: Value = serde_json::from_str(&cluster.kubectl(&["get", "nodes", "-o", "json"])?)?;
     let parts = |node: &Value| {

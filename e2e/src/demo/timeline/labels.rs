@@ -20,7 +20,7 @@ const TRIES: usize = 200;
 pub(super) struct Mark {
     /// Its position on the axis of time, in pixels.
     pub(super) x: f64,
-    /// What the label says, the best first: a shorter text is used where a longer one has no room.
+    /// Texts for the label, the best first: a shorter text is used where a longer one has no room.
     pub(super) texts: Vec<String>,
     /// Marks of a lower number are placed first.
     pub(super) rank: u32,
@@ -196,12 +196,21 @@ mod tests {
         }
     }
 
+    /// Whether a text covers another, or the leader of one in a higher row.
     fn overlap(labels: &[Label], marks: &[Mark]) -> bool {
-        labels.iter().enumerate().any(|(index, one)| {
-            labels[index + 1..]
-                .iter()
-                .any(|other| !are_apart(one, other, marks))
-        })
+        let pairs = labels
+            .iter()
+            .flat_map(|one| labels.iter().map(move |other| (one, other)));
+        pairs
+            .filter(|(one, other)| one.mark != other.mark)
+            .any(|(one, other)| {
+                let covers =
+                    one.row == other.row && one.left < other.right && other.left < one.right;
+                let leader = marks[one.mark].x;
+                let is_crossed =
+                    one.row > other.row && (other.left..=other.right).contains(&leader);
+                covers || is_crossed
+            })
     }
 
     #[test]

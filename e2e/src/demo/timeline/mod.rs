@@ -186,7 +186,7 @@ impl Drawing<'_> {
         )
     }
 
-    /// What the picture shows, for those who do not see it.
+    /// A description in words, for readers who do not see the picture.
     fn description(&self) -> String {
         let mut sentences = vec![format!(
             "A timeline of {} minutes with three lanes: requests and queue depth, ready replicas of the service, and money spent under the \
@@ -557,7 +557,7 @@ impl Drawing<'_> {
         );
     }
 
-    /// What the run came to, each figure beside its lane.
+    /// The totals of the run, each figure next to its lane.
     fn results(&self, svg: &mut Svg, requests: &Lane<'_>, replicas: &Lane<'_>, money: &Lane<'_>) {
         if let Some(outcome) = &self.series.outcome {
             let class = if outcome.lost == 0 { "good" } else { "alarm" };
@@ -588,11 +588,16 @@ impl Drawing<'_> {
             result(svg, replicas, "good", &format!("{median} ms"), &words);
         }
         if let Some((figure, words)) = self.saving() {
-            result(svg, money, "good", &figure, &words);
+            let class = if figure.starts_with('+') {
+                "ink"
+            } else {
+                "good"
+            };
+            result(svg, money, class, &figure, &words);
         }
     }
 
-    /// What the service saved against replicas that are always on.
+    /// The service's saving against replicas that are always on: figure and words.
     fn saving(&self) -> Option<(String, String)> {
         let outcome = self.series.outcome.as_ref()?;
         if outcome.always_on_cost <= 0.0 {
@@ -755,7 +760,7 @@ fn phase_names(phase: Phase) -> &'static [&'static str] {
     }
 }
 
-/// Figure and words beside a lane.
+/// A figure and words next to a lane.
 fn result(svg: &mut Svg, lane: &Lane<'_>, class: &str, figure: &str, words: &str) {
     let lines = wrapped(words, RESULT_WIDTH);
     let height = 26.0 + 15.0 * lines.len() as f64;

@@ -1,4 +1,4 @@
-//! What the timeline shows, taken from a journal.
+//! The data of the timeline, taken from a journal.
 
 use super::super::journal::{Event, Journal, Outcome, Phase, State};
 
@@ -21,7 +21,7 @@ pub(super) struct Series {
     pub(super) phases: Vec<(f64, f64, Phase)>,
     /// From when until when the budget was exhausted.
     pub(super) exhausted: Vec<(f64, f64)>,
-    /// What the run came to, if it came to its end.
+    /// The totals, if the run came to its end.
     pub(super) outcome: Option<Outcome>,
 }
 

@@ -36,7 +36,7 @@ const COLOURS: [(&str, &str, &str, &str); 26] = [
     ("hollow", "fill", "#ffffff", "#0d1117"),
 ];
 
-/// What is the same in light and dark.
+/// Sizes, widths and patterns, which light and dark share.
 const SHAPES: &str = "\
 .title{font-size:19px;font-weight:650}
 .lane{font-size:13px;font-weight:650}

@@ -62,7 +62,7 @@ impl Svg {
         self.text.push_str(">\n");
     }
 
-    /// What was written.
+    /// The document.
     pub(super) fn into_text(self) -> String {
         self.text
     }
