@@ -17,7 +17,7 @@ use crate::{
 /// kubectl's plugin: its package and its program.
 const PLUGIN: (&str, &str) = ("bursar-cli", "kubectl-bursar");
 
-/// What the checkout builds into images.
+/// A program that the checkout builds into an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Program {
     /// Controller and gateway.

@@ -96,7 +96,7 @@ pub fn write(archive: &Path, stable: &str, programs: &[&Path]) -> Result<Image> 
         let mut descriptor = manifest.blob.descriptor("manifest.v1+json");
         descriptor["platform"] = json!({ "architecture": architecture(), "os": "linux" });
         descriptor["annotations"] = json!({
-            "io.containerd.image.name": reference,
+            "io.containerd.image.name": full_name(reference),
             "org.opencontainers.image.ref.name": reference.rsplit(':').next(),
         });
         descriptor
@@ -147,6 +147,15 @@ pub fn write(archive: &Path, stable: &str, programs: &[&Path]) -> Result<Image> 
         .map_err(|error| error.error)
         .while_(writing)?;
     Ok(image)
+}
+
+/// The name under which a container runtime looks for an image: `x:1` is `docker.io/library/x:1` there.
+fn full_name(reference: &str) -> String {
+    match reference.split_once('/') {
+        None => format!("docker.io/library/{reference}"),
+        Some((first, _)) if first.contains(['.', ':']) || first == "localhost" => reference.into(),
+        Some(_) => format!("docker.io/{reference}"),
+    }
 }
 
 /// The layer: a root directory with the files, `/tmp`, and users to run as.
@@ -328,6 +337,19 @@ mod tests {
             fs::read(first.archive).unwrap(),
             fs::read(second.archive).unwrap()
         );
+    }
+
+    #[test]
+    fn a_short_name_is_written_as_runtimes_look_for_it() {
+        assert_eq!(full_name("demo:1"), "docker.io/library/demo:1");
+        assert_eq!(full_name("me/demo:1"), "docker.io/me/demo:1");
+        for full in [
+            "localhost/demo:1",
+            "localhost:5000/demo:1",
+            "r.example/demo:1",
+        ] {
+            assert_eq!(full_name(full), full);
+        }
     }
 
     #[test]
