@@ -17,8 +17,7 @@ use crate::{
     cache,
     error::{Result, While},
     image::{self, TestPrograms},
-    prerequisites, process,
-    tools::Tools,
+    process, setup,
 };
 
 /// Memory that a cluster needs with its pods.
@@ -83,8 +82,7 @@ pub(super) fn run(chosen: &[Chosen], jobs: usize, results: &Results) {
 /// Builds once what all suites need, where its progress can be seen; returns the programs of this checkout for [`image`].
 fn prepare(chosen: &[Chosen]) -> Result<Option<String>> {
     if chosen.iter().any(|each| each.boots) {
-        prerequisites::to_boot()?;
-        Tools::build()?;
+        setup()?;
     }
     if !chosen.iter().any(|each| each.images != Images::None) {
         return Ok(None);

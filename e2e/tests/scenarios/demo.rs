@@ -6,7 +6,6 @@ use std::{
     io::{BufRead, BufReader, Read},
     os::unix::{fs::PermissionsExt, process::CommandExt},
     process::{Command, Stdio},
-    time::Duration,
 };
 
 use bursar_e2e::{
