@@ -98,7 +98,9 @@ impl Estimate {
     fn left(&self, done: usize, elapsed: Duration, of_program: Duration) -> Duration {
         let (_, current, later) = self.split(done);
         let pace = self.pace(done, elapsed, of_program);
-        let current = (pace * current - of_program.as_secs_f64()).max(0.0);
+        let of_program = of_program.as_secs_f64();
+        // One that takes longer than expected is not done at once either.
+        let current = (pace * current - of_program).max(of_program / 5.0);
         Duration::from_secs_f64(current + pace * later)
     }
 
@@ -167,9 +169,9 @@ mod tests {
 
     #[test]
     fn a_program_that_takes_longer_than_expected_raises_the_estimate_of_the_others() {
-        assert_eq!(left(0, 300, 300), 100);
-        assert_eq!(left(0, 600, 600), 200);
-        assert_eq!(left(1, 420, 120), 46);
+        assert_eq!(left(0, 300, 300), 60 + 100);
+        assert_eq!(left(0, 600, 600), 120 + 200);
+        assert_eq!(left(1, 420, 120), 70);
     }
 
     #[test]
