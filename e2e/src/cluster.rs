@@ -97,7 +97,6 @@ pub struct Cluster {
     components: Vec<Component>,
     /// The cluster ends when this pipe is closed.
     keep_alive: Option<ChildStdin>,
-    pause: Option<Image>,
 }
 
 impl Cluster {
@@ -176,7 +175,6 @@ impl Cluster {
             tools,
             components,
             keep_alive,
-            pause: None,
         };
         match cluster.boot(options) {
             Ok(()) => Ok(cluster),
@@ -204,15 +202,19 @@ impl Cluster {
                 why: "not two".into(),
             });
         };
-        self.pause = Some(pause.clone());
+        let pause = pause.clone();
         let dns = template::fill(
             include_str!("../cluster/coredns.yaml"),
             &[("IMAGE", &dns.reference)],
         )?;
         images.extend(options.images.iter().cloned());
         self.apply(&dns)?;
-        for node in &options.nodes {
-            self.start_node(self.state.nodes.len(), node, &images)?;
+        // All are started before the first is waited for: they get Ready side by side.
+        for (index, node) in options.nodes.iter().enumerate() {
+            self.start_node(index, node, &pause, &images)?;
+        }
+        for (index, node) in options.nodes.iter().enumerate() {
+            self.wait_for_node(index, node.gpus)?;
         }
         self.kubectl(&[
             "-n",
@@ -225,8 +227,14 @@ impl Cluster {
         .map(drop)
     }
 
-    fn start_node(&mut self, index: usize, options: &NodeOptions, images: &[Image]) -> Result<()> {
-        let pause = self.pause.as_ref().ok_or_else(|| self.without_nodes())?;
+    /// Starts a node, which gets Ready later.
+    fn start_node(
+        &mut self,
+        index: usize,
+        options: &NodeOptions,
+        pause: &Image,
+        images: &[Image],
+    ) -> Result<()> {
         let provisioner = NodeProvisioner {
             tools: &self.tools,
             run: &self.run,
@@ -235,28 +243,34 @@ impl Cluster {
             pause,
         };
         let (node, components) = provisioner.start(index, options, images)?;
-        let name = node.name.clone();
         self.components.extend(components);
         self.state.nodes.push(node);
-        self.state.write(&self.run)?;
+        self.state.write(&self.run)
+    }
+
+    /// Waits until a node is Ready and gives it its GPUs.
+    fn wait_for_node(&mut self, index: usize, gpus: u32) -> Result<()> {
+        let name = self.state.nodes[index].name.clone();
         let log = self.run.join(format!("log/{name}-kubelet.log"));
         // The kubelet makes its Node object first.
         let events = ["--for=create", "--for=condition=Ready"];
         self.wait_for(&format!("node/{name}"), &events, &log)?;
-        if options.gpus > 0 {
-            let gpus = format!(r#"{{"nvidia.com/gpu":"{}"}}"#, options.gpus);
-            let patch = format!(r#"{{"status":{{"capacity":{gpus},"allocatable":{gpus}}}}}"#);
-            self.kubectl(&[
-                "patch",
-                "node",
-                &name,
-                "--subresource=status",
-                "--type=merge",
-                "-p",
-                &patch,
-            ])?;
+        if gpus == 0 {
+            return Ok(());
         }
-        Ok(())
+        let gpus = format!(r#"{{"nvidia.com/gpu":"{gpus}"}}"#);
+        let patch = format!(r#"{{"status":{{"capacity":{gpus},"allocatable":{gpus}}}}}"#);
+        let subresource = "--subresource=status";
+        self.kubectl(&[
+            "patch",
+            "node",
+            &name,
+            subresource,
+            "--type=merge",
+            "-p",
+            &patch,
+        ])
+        .map(drop)
     }
 
     /// Waits for events of an object with `kubectl wait`. The component that ends meanwhile is the
@@ -293,7 +307,6 @@ impl Cluster {
             tools: Tools::build()?,
             components: Vec::new(),
             keep_alive: None,
-            pause: None,
         })
     }
 
@@ -471,13 +484,6 @@ impl Cluster {
             .map(|node| node.init)
             .find(|init| init.is_alive())
             .unwrap_or(self.state.init)
-    }
-
-    fn without_nodes(&self) -> Error {
-        Error::Malformed {
-            what: format!("cluster `{}`", self.state.name),
-            why: "was started without nodes".into(),
-        }
     }
 }
 
