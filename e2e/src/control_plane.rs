@@ -100,8 +100,10 @@ pub(crate) fn start(
     let mut components = vec![etcd, api_server];
 
     let certificate = pki.join("apiserver.crt");
+    // the key is written after the certificate, which may still be empty when it is there
+    let key = pki.join("apiserver.key");
     wait(&mut components, "API server's certificate", &mut || {
-        Ok(certificate.exists())
+        Ok(key.exists())
     })?;
     let mut encode = Command::new("base64");
     encode.arg("-w0").arg(&certificate);
