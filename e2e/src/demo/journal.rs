@@ -189,37 +189,21 @@ impl Journal {
     /// first and the last time are kept.
     pub(super) fn push(&mut self, t: f64, event: Event) {
         let t = rounded(t, 1e2);
-        let state = match event {
-            Event::Sample(state) => state,
-            Event::Result(outcome) => {
-                let event = Event::Result(Outcome {
-                    service_cost: rounded(outcome.service_cost, 1e4),
-                    always_on_cost: rounded(outcome.always_on_cost, 1e4),
-                    ..outcome
-                });
-                self.entries.push(Entry { t, event });
-                return;
-            }
-            event => {
-                self.entries.push(Entry { t, event });
-                return;
-            }
-        };
-        let state = Event::Sample(State {
-            spent: rounded(state.spent, 1e4),
-            reserve: rounded(state.reserve, 1e4),
-            ..state
-        });
+        let event = rounded_money(event);
         let is_state = |entry: &&Entry| matches!(entry.event, Event::Sample(_));
-        match self.entries.iter().rev().find(is_state) {
-            Some(last) if last.event == state => self.seen_again = Some(t),
-            last => {
-                let again = self.seen_again.take().zip(last.cloned());
-                self.entries
-                    .extend(again.map(|(t, last)| Entry { t, ..last }));
-                self.entries.push(Entry { t, event: state });
+        let last_state = self.entries.iter().rev().find(is_state).cloned();
+        match (&event, last_state) {
+            (Event::Sample(_), Some(last)) if last.event == event => {
+                self.seen_again = Some(t);
+                return;
             }
+            (Event::Sample(_) | Event::Result(_), Some(last)) => {
+                let seen_again = self.seen_again.take();
+                self.entries.extend(seen_again.map(|t| Entry { t, ..last }));
+            }
+            _ => {}
         }
+        self.entries.push(Entry { t, event });
     }
 
     /// All of it. Events and states are each in order of time.
@@ -279,6 +263,22 @@ fn malformed(why: &dyn std::fmt::Display) -> Error {
     }
 }
 
+fn rounded_money(event: Event) -> Event {
+    match event {
+        Event::Sample(state) => Event::Sample(State {
+            spent: rounded(state.spent, 1e4),
+            reserve: rounded(state.reserve, 1e4),
+            ..state
+        }),
+        Event::Result(outcome) => Event::Result(Outcome {
+            service_cost: rounded(outcome.service_cost, 1e4),
+            always_on_cost: rounded(outcome.always_on_cost, 1e4),
+            ..outcome
+        }),
+        other => other,
+    }
+}
+
 fn rounded(value: f64, parts: f64) -> f64 {
     (value * parts).round() / parts
 }
@@ -321,6 +321,18 @@ pub(super) struct Observation {
 mod tests {
     use super::*;
 
+    fn outcome() -> Outcome {
+        Outcome {
+            currency: "USD".into(),
+            sent: 1,
+            served: 1,
+            lost: 0,
+            server_errors: 0,
+            service_cost: 0.5,
+            always_on_cost: 1.0,
+        }
+    }
+
     #[test]
     fn a_journal_is_read_as_it_was_written() {
         let mut journal = Journal::new(40, 4, 4);
@@ -341,11 +353,14 @@ mod tests {
         // nothing has changed since
         journal.push(2.0, Event::Sample(state.clone()));
         journal.push(2.5, Event::Sample(state.clone()));
-        journal.push(3.0, Event::Sample(State { held: 1, ..state }));
+        let busy = State { held: 1, ..state };
+        journal.push(3.0, Event::Sample(busy.clone()));
         journal.push(3.5, Event::Idle {});
+        journal.push(4.0, Event::Sample(busy));
+        journal.push(4.5, Event::Result(outcome()));
         let text = journal.to_json_lines().unwrap();
         let times: Vec<f64> = journal.entries().iter().map(|entry| entry.t).collect();
-        assert_eq!(times, [0.0, 0.0, 1.0, 1.5, 2.5, 3.0, 3.5]);
+        assert_eq!(times, [0.0, 0.0, 1.0, 1.5, 2.5, 3.0, 3.5, 4.0, 4.5]);
         assert!(text.contains(r#"{"t":1.5,"type":"woken","milliseconds":21}"#));
         assert!(text.contains(r#""spent":0.1234,"#));
         assert_eq!(Journal::parse(&text).unwrap(), journal);

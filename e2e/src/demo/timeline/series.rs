@@ -184,7 +184,8 @@ mod tests {
             (8.0, 2),
             (9.0, 2),
         ] {
-            journal.push(t, state(0, workers));
+            // no two states are the same: a repetition is left out
+            journal.push(t, state(t as u64, workers));
         }
         journal.push(10.0, Event::Idle {});
         assert_eq!(Series::new(&journal).training(), [(2.0, 5.0), (8.0, 10.0)]);
