@@ -1,7 +1,10 @@
 //! The directory for what is slow to make. It is outside the checkout, so that a fresh clone and
 //! `cargo clean` do not lose it.
 
-use std::{env, fs, path::PathBuf};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
 
 use crate::error::{Error, Result, While};
 
@@ -32,9 +35,11 @@ pub fn directory() -> Result<PathBuf> {
 /// Held while a machine is set up. Another process that sets it up waits here, and then finds that
 /// all is done.
 pub(crate) fn lock() -> Result<fs::File> {
-    let directory = tools_directory()?;
-    let path = directory.join(".lock");
-    let file = fs::File::create(&path).while_(|| format!("opening {}", path.display()))?;
+    lock_file(&tools_directory()?.join(".lock"))
+}
+
+fn lock_file(path: &Path) -> Result<fs::File> {
+    let file = fs::File::create(path).while_(|| format!("opening {}", path.display()))?;
     if file.try_lock().is_err() {
         eprintln!("setup: waiting for another process that sets this machine up");
         file.lock()
@@ -48,4 +53,25 @@ pub(crate) fn tools_directory() -> Result<PathBuf> {
     let tools = directory()?.join("tools");
     fs::create_dir_all(&tools).while_(|| format!("creating {}", tools.display()))?;
     Ok(tools)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc, thread, time::Duration};
+
+    use super::*;
+
+    #[test]
+    fn a_second_set_up_waits_for_the_first() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lock");
+        let first = lock_file(&path).unwrap();
+        assert!(fs::File::open(&path).unwrap().try_lock().is_err());
+        let (send, second) = mpsc::channel();
+        let waiting = thread::spawn(move || send.send(lock_file(&path).is_ok()));
+        assert!(second.try_recv().is_err());
+        drop(first);
+        assert_eq!(second.recv_timeout(Duration::from_secs(30)), Ok(true));
+        waiting.join().unwrap().unwrap();
+    }
 }
