@@ -10,9 +10,9 @@
 //! | [`revenue`] | what an InferenceDeployment earns |
 //! | [`spend`] | SpendRecord (`spend`) |
 //!
-//! [`offers`] reads which GPUs nodes offer.
+//! [`gpu_inventory`] reads which GPUs nodes offer; [`explanation`] is what the leader answers `kubectl bursar explain`.
 //!
-//! Amounts of money are decimal strings and durations are Go-style strings; [`text`] has their rules and reads them.
+//! Amounts of money are decimal strings and durations are Go-style strings; [`quantities`] has their rules and reads them.
 
 #![allow(
     unreachable_pub,
@@ -27,6 +27,7 @@ pub mod budget;
 pub mod conditions;
 pub mod correction;
 pub mod crds;
+pub mod explanation;
 pub mod gpu_inventory;
 pub mod inference;
 pub mod names;

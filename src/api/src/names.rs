@@ -30,6 +30,10 @@ pub const DELETION_COST_ANNOTATION: &str = "controller.kubernetes.io/pod-deletio
 pub const FIELD_MANAGER: &str = "bursar";
 /// First and last port that gateways listen on for services; outside Linux's ephemeral range.
 pub const GATEWAY_PORTS: std::ops::RangeInclusive<u16> = 20_000..=29_999;
+/// Lease that controllers compete for, in the operator's namespace; its holder is the name of the leader's pod.
+pub const CONTROLLER_LEASE: &str = "bursar-controller";
+/// Port of health, readiness, metrics and explanations, in controllers and gateways.
+pub const ADMIN_PORT: u16 = 8080;
 /// The port of an owned Service.
 pub const SERVICE_PORT: u16 = 80;
 /// The name of the owned Service's port.

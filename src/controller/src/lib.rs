@@ -52,6 +52,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use bursar_api::names::{ADMIN_PORT, CONTROLLER_LEASE};
 use bursar_runtime::admin::{self, Readiness};
 use bursar_runtime::leader_election::Candidate;
 use bursar_runtime::shutdown;
@@ -103,7 +104,7 @@ pub struct Options {
     #[arg(long, env = "BURSAR_OBSERVE_ONLY")]
     pub observe_only: bool,
     /// Port of health, readiness, metrics and explanations.
-    #[arg(long, default_value_t = 8080)]
+    #[arg(long, default_value_t = ADMIN_PORT)]
     pub admin_port: u16,
     /// How long leadership lasts without being renewed, such as 15s.
     #[arg(long, default_value = "15s", value_parser = duration)]
@@ -182,7 +183,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
 
     let candidate = Candidate {
         namespace: options.namespace.clone(),
-        name: "bursar-controller".to_owned(),
+        name: CONTROLLER_LEASE.to_owned(),
         identity: options.pod_name.clone(),
         duration: options.lease_duration,
     };

@@ -268,8 +268,8 @@ fn remember(context: &Context, scene: &Scene, plan: &Plan, snapshot: &Snapshot) 
             .inc();
     }
     drop(histories);
-    let decision = explain::decision(plan, snapshot, scene.now);
-    lock(&context.explained).insert(scene.namespace.clone(), decision);
+    let explanation = explain::explanation(plan, snapshot, scene.now);
+    lock(&context.explained).insert(scene.namespace.clone(), explanation);
 }
 
 /// What all workloads of a namespace are followed by.

@@ -211,8 +211,7 @@ async fn a_replica_that_has_no_node_yet_is_estimated_with_the_volumes_that_nobod
         .await;
     let estimate = |stage: &Stage| -> Money {
         let explained = lock(&stage.leader.context.explained)["team"].clone();
-        let rate = &explained["services"][0]["replicaRatePerHour"];
-        serde_json::from_value(rate.clone()).unwrap()
+        explained.services[0].replica_rate_per_hour.unwrap()
     };
     stage.seconds(2).await;
     let with_volume: Money = "3.602628".parse().unwrap();
