@@ -3,33 +3,29 @@
 //! | module | subject |
 //! |---|---|
 //! | `args` | the command line |
-//! | `read` | asks the leader, or reads the object |
-//! | `text` | from what was read to what is printed |
-//! | `money` | where the figures come from |
-//! | `page` | names and what is said of them, at 80 columns |
-//! | `prices` | brings prices, and says which nodes have none |
-//! | `records` | SpendRecords, read |
-//! | `corrections` | SpendCorrections, read |
+//! | `client` | the client for the cluster, and errors in words |
+//! | `explain` | the last decision, and what figures of money are the sum of |
+//! | `prices` | brings prices, and finds nodes without one |
 //! | `top` | what holds nodes now |
 //! | `report` | what a month cost |
 //! | `focus` | the same as FOCUS has it |
 //! | `ledger` | backup, verify and restore |
-//! | `table` | tables of text |
+//! | `spend_records` | SpendRecords, read |
+//! | `spend_corrections` | SpendCorrections, read |
+//! | `format` | tables and wrapped text |
 
 mod args;
-mod corrections;
+mod client;
+mod explain;
 mod focus;
+mod format;
 mod ledger;
-mod money;
-mod page;
 mod prices;
-mod read;
-mod records;
 mod report;
 #[cfg(test)]
 mod samples;
-mod table;
-mod text;
+mod spend_corrections;
+mod spend_records;
 mod top;
 
 use std::error::Error;
@@ -52,14 +48,14 @@ async fn main() -> ExitCode {
 
 /// Does what is asked, and prints what came of it.
 async fn answer(arguments: Arguments) -> Result<ExitCode, Box<dyn Error>> {
-    let client = || read::client(arguments.kubeconfig.clone(), arguments.context.clone());
+    let client = || client::client(arguments.kubeconfig.clone(), arguments.context.clone());
     match arguments.command {
         Command::Explain(asked) => {
             let client = client().await?;
-            let answer = read::explain(&client, &asked).await?;
+            let answer = client::explain(&client, &asked).await?;
             let now = Timestamp::now();
-            print!("{}", text::render(&answer, now));
-            print!("{}", money::explain(&client, &answer, now).await);
+            print!("{}", explain::decision::render(&answer, now));
+            print!("{}", explain::cost::explain(&client, &answer, now).await);
         }
         Command::Prices {
             command: PricesCommand::Import(asked),

@@ -14,7 +14,7 @@ use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
 
 use crate::args::Import;
-use crate::read::{self, said};
+use crate::client::{self, said};
 
 const FIELD_MANAGER: &str = "kubectl-bursar";
 
@@ -126,7 +126,7 @@ pub(crate) async fn check(client: &Client, now: Timestamp) -> Result<Checked, Er
         Err(kube::Error::Api(status)) if status.code == 404 => Vec::new(),
         Err(error) => return Err(failed("listing ResourceSlices", &error)),
     };
-    let lists = read::price_lists(client)
+    let lists = client::price_lists(client)
         .await
         .map_err(|error| failed("listing PriceLists (is Bursar installed?)", &error))?;
     Ok(report(&nodes.items, &slices, &lists, now))

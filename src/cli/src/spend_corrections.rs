@@ -9,7 +9,7 @@ use jiff::tz::TimeZone;
 use kube::Client;
 use serde_json::Value;
 
-use crate::records::{self, name};
+use crate::spend_records::{self, name};
 
 /// A correction, read.
 #[derive(Debug, Clone)]
@@ -37,9 +37,9 @@ impl Corrected {
 }
 
 /// All SpendCorrections, by name; none where the cluster does not know the kind yet.
-pub(crate) async fn list(client: &Client) -> Result<Vec<Value>, records::Error> {
-    match records::list_of::<SpendCorrection>(client, "").await {
-        Err(records::Error::Unknown(_)) => Ok(Vec::new()),
+pub(crate) async fn list(client: &Client) -> Result<Vec<Value>, spend_records::Error> {
+    match spend_records::list_of::<SpendCorrection>(client, "").await {
+        Err(spend_records::Error::Unknown(_)) => Ok(Vec::new()),
         listed => listed,
     }
 }

@@ -17,7 +17,7 @@ use kube::api::{ApiResource, DynamicObject, ListParams};
 use kube::{Api, Client, Resource};
 use serde_json::Value;
 
-use crate::read::said;
+use crate::client::said;
 
 /// Records in one answer of the API server.
 const PAGE: u32 = 500;

@@ -18,10 +18,10 @@ use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::corrections;
-use crate::read::said;
-use crate::records::{self, Scope, Sheet, digits};
-use crate::table::table;
+use crate::client::said;
+use crate::format::table::table;
+use crate::spend_corrections;
+use crate::spend_records::{self, Scope, Sheet, digits};
 
 const WIDTH: usize = 80;
 const PACE: Duration = Duration::from_secs(5);
@@ -46,7 +46,7 @@ pub(crate) struct Asked {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error(transparent)]
-    Records(#[from] records::Error),
+    Records(#[from] spend_records::Error),
     #[error("{0:?} is nothing to group by: write --by workload, namespace, gpu or label KEY")]
     By(String),
     #[error("reading the labels of {kind}s: {why}")]
@@ -109,13 +109,13 @@ pub(crate) async fn run(client: &Client, asked: &Asked) -> Result<(), Error> {
     let namespace = asked.scope.namespace(client);
     loop {
         let now = Timestamp::now();
-        let objects = records::list(client, &selector(namespace.as_deref(), now)).await?;
-        let (sheets, skipped) = records::read(&objects, asked.skip_unreadable)?;
+        let objects = spend_records::list(client, &selector(namespace.as_deref(), now)).await?;
+        let (sheets, skipped) = spend_records::read(&objects, asked.skip_unreadable)?;
         let labels = match &by {
             By::Label(key) => labels(client, namespace.as_deref(), key).await?,
             _ => Labels::new(),
         };
-        let corrections = corrections::list(client).await?;
+        let corrections = spend_corrections::list(client).await?;
         let text = page(&sheets, &by, &labels, now)?
             + &beside(&sheets, &corrections, namespace.as_deref(), now)?;
         if asked.watch && stdout().is_terminal() {
@@ -194,17 +194,17 @@ pub(crate) fn page(
     by: &By,
     labels: &Labels,
     now: Timestamp,
-) -> Result<String, records::Error> {
+) -> Result<String, spend_records::Error> {
     let sheets: Vec<&Sheet> = sheets
         .iter()
         .filter(|sheet| sheet.is_current(now))
         .collect();
-    let currency = records::currency(sheets.iter().copied())?.unwrap_or_default();
+    let currency = spend_records::currency(sheets.iter().copied())?.unwrap_or_default();
     if sheets.is_empty() {
         return Ok("nothing has been spent this month\n".to_owned());
     }
     let mut standing: BTreeMap<Vec<String>, LiveCost> = BTreeMap::new();
-    let bill = records::bill(sheets.iter().copied(), now);
+    let bill = spend_records::bill(sheets.iter().copied(), now);
     let is_of_nodes = |sheet: &&Sheet| sheet.record.spec.kind == WorkloadKind::Node;
     for sheet in sheets.into_iter().filter(|sheet| !is_of_nodes(sheet)) {
         LiveCost::add(&mut standing, &sheet.account, now, &sheet.zone, |sku| {
@@ -261,22 +261,23 @@ fn beside(
     corrections: &[Value],
     namespace: Option<&str>,
     now: Timestamp,
-) -> Result<String, records::Error> {
+) -> Result<String, spend_records::Error> {
     let sheets: Vec<&Sheet> = sheets
         .iter()
         .filter(|sheet| sheet.is_current(now))
         .collect();
     let first = sheets.first();
     let zone = first.map_or(TimeZone::UTC, |sheet| sheet.zone.clone());
-    let currency = records::currency(sheets.iter().copied())?;
+    let currency = spend_records::currency(sheets.iter().copied())?;
     let month = Month::containing(now, &zone);
     let within = month.bounds(&zone);
-    let (all, _) = corrections::counting(corrections, namespace, within, currency, &zone, now);
+    let (all, _) =
+        spend_corrections::counting(corrections, namespace, within, currency, &zone, now);
     Ok(match currency {
         _ if all.is_empty() => String::new(),
         Some(currency) => format!(
             "corrections: {} {currency} this month, beside these amounts\n",
-            corrections::sum(&all).rounded(digits(currency))
+            spend_corrections::sum(&all).rounded(digits(currency))
         ),
         // an account of another namespace says which of them count
         None => format!("corrections: see kubectl bursar report --month {month}\n"),
@@ -360,7 +361,7 @@ mod tests {
     const NOW: &str = "2026-11-24T04:00:00Z";
 
     fn printed(by: &By, labels: &Labels) -> String {
-        let (sheets, _) = records::read(&samples::records(), false).unwrap();
+        let (sheets, _) = spend_records::read(&samples::records(), false).unwrap();
         let text = page(&sheets, by, labels, NOW.parse().unwrap()).unwrap();
         for line in text.lines() {
             assert!(line.chars().count() <= WIDTH, "too long: {line}");
@@ -391,7 +392,7 @@ idle nodes: 5367.60+ USD this month, 783.0 GPU-hours that no pod held
 
     #[test]
     fn corrections_of_the_month_are_named_beside_the_amounts() {
-        let (sheets, _) = records::read(&samples::records(), false).unwrap();
+        let (sheets, _) = spend_records::read(&samples::records(), false).unwrap();
         let all = samples::corrections();
         let beside = |sheets: &[Sheet], namespace| {
             super::beside(sheets, &all, namespace, NOW.parse().unwrap()).unwrap()

@@ -6,8 +6,8 @@ use serde_json::Value;
 
 use crate::{
     args::Kind,
-    page::Page,
-    read::{Answer, Source, list},
+    client::{Answer, Source, list},
+    format::description::Page,
 };
 
 /// All that is printed; ends with a newline.
@@ -298,7 +298,7 @@ fn age(at: &str, now: Timestamp) -> String {
 mod tests {
     use super::*;
     use crate::args::Object;
-    use crate::page::WIDTH;
+    use crate::format::description::WIDTH;
     use serde_json::json;
 
     const NOW: &str = "2026-11-24T04:00:09Z";

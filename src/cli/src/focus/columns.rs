@@ -8,8 +8,8 @@ use jiff::Timestamp;
 use serde_json::{Map, Value as Json};
 
 use super::{Charge, Part, Version, What};
-use crate::records::Sheet;
-use crate::report::figures::nano_hours;
+use crate::report::columns::nano_hours;
+use crate::spend_records::Sheet;
 
 /// Who provides, publishes and invoices.
 const PROVIDER: &str = "Bursar";

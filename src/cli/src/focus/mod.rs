@@ -30,9 +30,9 @@ use jiff::tz::TimeZone;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client, ResourceExt};
 
-use crate::corrections::Corrected;
-use crate::read::said;
-use crate::records::Sheet;
+use crate::client::said;
+use crate::spend_corrections::Corrected;
+use crate::spend_records::Sheet;
 
 pub(crate) use write::{csv, parquet};
 

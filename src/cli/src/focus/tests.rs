@@ -7,7 +7,7 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
 
 use super::*;
-use crate::{records, samples};
+use crate::{samples, spend_records};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Level {
@@ -140,7 +140,7 @@ fn sheets() -> Vec<Sheet> {
 
 /// Those of workloads, and those of nodes.
 fn apart() -> (Vec<Sheet>, Vec<Sheet>) {
-    records::apart(records::read(&samples::records(), false).unwrap().0)
+    spend_records::apart(spend_records::read(&samples::records(), false).unwrap().0)
 }
 
 /// A credit of a job and an adjustment of a namespace.
@@ -180,7 +180,7 @@ fn of_cluster(version: Version, dearer: &str) -> (Vec<BTreeMap<String, String>>,
     let mut object = serde_json::to_value(&sheets[0].record).unwrap();
     object["status"]["days"][0]["compute"] = dearer.into();
     sheets[0] = Sheet::read_all(&object).remove(0).unwrap();
-    let mut bill = records::bill(sheets.iter().chain(&nodes), now());
+    let mut bill = spend_records::bill(sheets.iter().chain(&nodes), now());
     bill.overhead = decimal("30");
     let line = DailyCost {
         cost: bursar_core::money::Cost {
@@ -462,7 +462,7 @@ fn a_correction_has_a_row_of_its_own_that_says_what_it_is_and_why() {
 fn a_cost_without_gpu_hours_is_one_unit_of_it() {
     let mut records = samples::records();
     records[3]["status"]["days"][0]["gpuSeconds"] = 0.into();
-    let (sheets, _) = records::read(&records, false).unwrap();
+    let (sheets, _) = spend_records::read(&records, false).unwrap();
     let bytes = csv(&rows(&sheets, &[]), Version::V1_2).unwrap();
     let rows = ::csv::Reader::from_reader(bytes.as_slice())
         .into_deserialize()

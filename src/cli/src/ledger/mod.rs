@@ -18,7 +18,7 @@ use jiff::Timestamp;
 use kube::Client;
 use serde_json::Value;
 
-use crate::{corrections, read, records};
+use crate::{client, spend_corrections, spend_records};
 use backup::FileError;
 use verify::Finding;
 
@@ -65,9 +65,9 @@ pub(crate) struct Restore {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error(transparent)]
-    Client(#[from] read::Error),
+    Client(#[from] client::Error),
     #[error(transparent)]
-    Records(#[from] records::Error),
+    Records(#[from] spend_records::Error),
     #[error(transparent)]
     File(#[from] FileError),
     #[error("{what} has {count} faults, so nothing is restored:\n{faults}")]
@@ -93,14 +93,17 @@ fn faulty(what: impl Into<String>, findings: &[Finding]) -> Error {
 }
 
 /// All records, and then all corrections.
-async fn everything(client: &Client) -> Result<Vec<Value>, records::Error> {
-    let mut all = records::list(client, "").await?;
-    all.extend(corrections::list(client).await?);
+async fn everything(client: &Client) -> Result<Vec<Value>, spend_records::Error> {
+    let mut all = spend_records::list(client, "").await?;
+    all.extend(spend_corrections::list(client).await?);
     Ok(all)
 }
 
 fn counted(all: &[Value]) -> String {
-    let corrections = all.iter().filter(|each| corrections::is_one(each)).count();
+    let corrections = all
+        .iter()
+        .filter(|each| spend_corrections::is_one(each))
+        .count();
     let records = all.len() - corrections;
     match corrections {
         0 => format!("{records} records"),
@@ -111,7 +114,7 @@ fn counted(all: &[Value]) -> String {
 /// Does what is asked. A client is made only for what needs the cluster.
 pub(crate) async fn run<F>(client: impl FnOnce() -> F, command: &Command) -> Result<ExitCode, Error>
 where
-    F: Future<Output = Result<Client, read::Error>>,
+    F: Future<Output = Result<Client, client::Error>>,
 {
     match command {
         Command::Backup(asked) => {

@@ -13,9 +13,9 @@ use kube::{Api, Client, ResourceExt};
 use serde_json::Value;
 
 use super::{Error, Restore, faulty, verify};
-use crate::corrections;
-use crate::read::said;
-use crate::records::{self, foremost, name};
+use crate::client::said;
+use crate::spend_corrections;
+use crate::spend_records::{self, foremost, name};
 
 /// What is done with one record of a backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,9 +43,9 @@ pub(super) async fn run(
         return Err(faulty(asked.file.display().to_string(), &findings));
     }
     let (corrected, backup): (Vec<Value>, Vec<Value>) =
-        backup.iter().cloned().partition(corrections::is_one);
+        backup.iter().cloned().partition(spend_corrections::is_one);
     let backup = backup.as_slice();
-    let live = records::list(client, "").await?;
+    let live = spend_records::list(client, "").await?;
     let there = accounts(&live)?;
     let backup = &unfolded(backup, &there)?;
     let steps = plan(backup, &live, &there, asked.replace);
@@ -88,7 +88,7 @@ async fn correct(client: &Client, backup: &[Value], dry_run: bool) -> Result<Vec
     if backup.is_empty() {
         return Ok(Vec::new());
     }
-    let live = corrections::list(client).await?;
+    let live = spend_corrections::list(client).await?;
     let api: Api<SpendCorrection> = Api::all(client.clone());
     let (mut told, mut same) = (Vec::new(), 0);
     for object in backup {
@@ -334,7 +334,7 @@ mod tests {
 
     /// The server's records as a backup has them.
     async fn stored(client: &Client) -> Vec<Value> {
-        let records = records::list(client, "").await.unwrap();
+        let records = spend_records::list(client, "").await.unwrap();
         backup::read(
             "b",
             &backup::write(&records, jiff::Timestamp::UNIX_EPOCH).unwrap(),
@@ -373,7 +373,7 @@ mod tests {
         let all = [as_written(&samples::records()), corrections.clone()].concat();
         let dry = run(&client, &all, &asked("dry")).await.unwrap();
         assert!(dry.contains(&"credit: would be made".to_owned()), "{dry:?}");
-        assert_eq!(corrections::list(&client).await.unwrap().len(), 0);
+        assert_eq!(spend_corrections::list(&client).await.unwrap().len(), 0);
         run(&client, &all, &asked("")).await.unwrap();
         let mut later = all.clone();
         later[samples::records().len()]["spec"]["amount"] = "-41.00".into();
@@ -389,7 +389,7 @@ mod tests {
         );
         let specs =
             |all: &[Value]| -> Vec<Value> { all.iter().map(|each| each["spec"].clone()).collect() };
-        let stored = corrections::list(&client).await.unwrap();
+        let stored = spend_corrections::list(&client).await.unwrap();
         assert_eq!(specs(&stored), specs(&corrections));
     }
 
@@ -465,7 +465,7 @@ mod tests {
         let made = run(&client, &more, &asked("replace")).await.unwrap();
         assert_eq!(made[0], "ml.infd.embed.2026-11: made");
         assert_eq!(
-            verify::check(&records::list(&client, "").await.unwrap()),
+            verify::check(&spend_records::list(&client, "").await.unwrap()),
             []
         );
     }

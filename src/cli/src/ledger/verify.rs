@@ -10,8 +10,8 @@ use bursar_core::money::Money;
 use jiff::tz::TimeZone;
 use serde_json::Value;
 
-use crate::corrections::{self, Corrected};
-use crate::records::{Sheet, counting, name};
+use crate::spend_corrections::{self, Corrected};
+use crate::spend_records::{Sheet, counting, name};
 
 /// What does not hold, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,10 +38,10 @@ pub(crate) fn check(records: &[Value]) -> Vec<Finding> {
                 what,
             });
         };
-        if !seen.insert((corrections::is_one(record), name(record))) {
+        if !seen.insert((spend_corrections::is_one(record), name(record))) {
             say("it is there twice".into());
         }
-        if corrections::is_one(record) {
+        if spend_corrections::is_one(record) {
             if let Err(why) = Corrected::read(record, &TimeZone::UTC) {
                 say(format!("it cannot be read: {why}"));
             }

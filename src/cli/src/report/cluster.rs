@@ -6,8 +6,8 @@ use bursar_core::ledger::DailyCost;
 use bursar_core::money::Money;
 use serde::Serialize;
 
-use super::figures::hours;
-use crate::table::table;
+use super::columns::hours;
+use crate::format::table::table;
 use crate::top;
 
 /// The bill, and what of it is known.

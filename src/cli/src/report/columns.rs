@@ -5,7 +5,7 @@ use bursar_core::money::{Money, NANOS};
 use bursar_core::unit_economics::{self, UnitCosts};
 use serde::{Serialize, Serializer};
 
-use super::earned::Earned;
+use super::revenue::Earned;
 
 /// A figure: exact, but for GPU-hours, which are rounded to nine decimals.
 #[derive(Debug, Clone, PartialEq, Eq)]

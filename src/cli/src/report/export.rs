@@ -9,8 +9,8 @@ use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
 use super::cluster::{self, Cluster};
-use super::earned::{self, Earned};
-use super::figures::{earnings, figures, net};
+use super::columns::{earnings, figures, net};
+use super::revenue::{self, Earned};
 use super::{Asking, Error};
 
 /// A header and a line for each row; `month` and `currency` stand in each.
@@ -106,7 +106,7 @@ pub(super) fn json(report: &Report, asking: &Asking) -> Result<Vec<u8>, Error> {
             &[],
             &report.total,
             report.corrections,
-            earned::sum(&asking.earned),
+            revenue::sum(&asking.earned),
         ),
         cluster: asking.cluster.map(Cluster::json),
     };

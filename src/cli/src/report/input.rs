@@ -16,12 +16,12 @@ use kube::Client;
 use serde_json::Value;
 
 use super::cluster::Cluster;
-use super::earned::{self, Paid};
+use super::revenue::{self, Paid};
 use super::{Asked, Error};
-use crate::corrections::{self, Corrected};
+use crate::client;
 use crate::ledger::backup;
-use crate::read;
-use crate::records::{self, Sheet};
+use crate::spend_corrections::{self, Corrected};
+use crate::spend_records::{self, Sheet};
 
 /// What a report is made of.
 pub(super) struct Read {
@@ -67,7 +67,7 @@ pub(super) struct Source {
 /// Reads what is asked for. A client is made only where the cluster is needed.
 pub(super) async fn source<F>(client: impl Fn() -> F, asked: &Asked) -> Result<Source, Error>
 where
-    F: Future<Output = Result<Client, read::Error>>,
+    F: Future<Output = Result<Client, client::Error>>,
 {
     match &asked.from {
         Some(path) => of_backup(path, asked),
@@ -81,15 +81,15 @@ impl Source {
     /// # Errors
     /// A record that cannot be read, or one in another currency than the others.
     pub(super) fn read(self, asked: &Asked, now: Timestamp) -> Result<(Read, Vec<String>), Error> {
-        let (sheets, mut left_out) = records::read(&self.records, asked.skip_unreadable)?;
-        let (mut sheets, nodes) = records::apart(sheets);
+        let (sheets, mut left_out) = spend_records::read(&self.records, asked.skip_unreadable)?;
+        let (mut sheets, nodes) = spend_records::apart(sheets);
         let accounts = || sheets.iter().chain(&nodes);
-        let kept = records::currency(accounts())?.map(str::to_owned);
+        let kept = spend_records::currency(accounts())?.map(str::to_owned);
         let prices = EffectivePrices::from_lists(&self.lists, kept.clone(), now);
         let first = accounts().next();
         let zone = first.map_or(TimeZone::UTC, |sheet| sheet.zone.clone());
         let namespace = self.namespace.as_deref();
-        let (corrections, others) = corrections::counting(
+        let (corrections, others) = spend_corrections::counting(
             &self.corrections,
             namespace,
             asked.month.bounds(&zone),
@@ -103,12 +103,12 @@ impl Source {
         let monthly = prices.lists.overheads(now.min(last));
         let mut overheads = overheads(&sheets, &monthly, asked.month, now, &zone);
         let cluster = namespace.is_none().then(|| {
-            let mut bill = records::bill(accounts(), now);
+            let mut bill = spend_records::bill(accounts(), now);
             if first.is_some() {
                 // it is owed whoever bears it
                 bill.overhead = cost_report::overhead_due(&monthly, asked.month, now, &zone);
             }
-            bill.corrections = corrections::sum(&corrections);
+            bill.corrections = spend_corrections::sum(&corrections);
             Cluster {
                 bill,
                 overheads: asked.overheads,
@@ -135,7 +135,7 @@ impl Source {
 
 fn of_backup(path: &Path, asked: &Asked) -> Result<Source, Error> {
     let objects = backup::load(path)?.into_iter();
-    let (corrections, records): (Vec<_>, Vec<_>) = objects.partition(corrections::is_one);
+    let (corrections, records): (Vec<_>, Vec<_>) = objects.partition(spend_corrections::is_one);
     let namespace = asked.scope.namespace.clone();
     let mut mine = selected(&records, asked.month, namespace.as_deref());
     if mine.is_empty() && !corrections.is_empty() {
@@ -154,14 +154,14 @@ async fn of_cluster(client: &Client, asked: &Asked) -> Result<Source, Error> {
     let paid = paid(client, asked, namespace.as_deref()).await;
     // overheads are shared by what everybody used
     let read = namespace.as_deref().filter(|_| !asked.overheads);
-    let mut records = records::list(client, &selector(asked.month, read)).await?;
-    let corrections = corrections::list(client).await?;
+    let mut records = spend_records::list(client, &selector(asked.month, read)).await?;
+    let corrections = spend_corrections::list(client).await?;
     let are_alone = records.is_empty() && !corrections.is_empty();
     if are_alone {
-        records = records::list(client, &selector(asked.month, None)).await?;
+        records = spend_records::list(client, &selector(asked.month, None)).await?;
     }
     let lists = match asked.overheads || records.is_empty() && are_alone {
-        true => read::price_lists(client)
+        true => client::price_lists(client)
             .await
             .map_err(|error| Error::Prices(error.to_string()))?,
         false => Vec::new(),
@@ -177,10 +177,10 @@ async fn of_cluster(client: &Client, asked: &Asked) -> Result<Source, Error> {
 
 /// What services earn, where rows are theirs.
 async fn paid(client: &Client, asked: &Asked, namespace: Option<&str>) -> Paid {
-    if !earned::is_by_workload(&asked.by) || asked.output.is_focus() {
+    if !revenue::is_by_workload(&asked.by) || asked.output.is_focus() {
         return Paid::new();
     }
-    let paid = earned::paid(client, namespace).await;
+    let paid = revenue::paid(client, namespace).await;
     paid.unwrap_or_else(|why| {
         eprintln!(
             "warning: revenue is left out, because InferenceDeployments cannot be read: {why}"

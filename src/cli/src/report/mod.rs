@@ -2,19 +2,19 @@
 //!
 //! | module | subject |
 //! |---|---|
-//! | `reading` | what a report is made of |
-//! | `figures` | the figures of a line, by name |
-//! | `earned` | revenue and margin |
+//! | `input` | what a report is made of |
+//! | `columns` | the figures of a line, by name |
+//! | `revenue` | revenue and margin |
 //! | `cluster` | the bill of the whole cluster |
-//! | `text` | the table |
-//! | `exact` | CSV and JSON |
+//! | `table` | the table |
+//! | `export` | CSV and JSON |
 
 mod cluster;
-mod earned;
-mod exact;
-pub(crate) mod figures;
-mod reading;
-mod text;
+pub(crate) mod columns;
+mod export;
+mod input;
+mod revenue;
+mod table;
 
 use std::io::{IsTerminal, Write, stdout};
 use std::path::PathBuf;
@@ -27,14 +27,14 @@ use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 use kube::Client;
 
+use crate::client;
 use crate::focus;
 use crate::ledger::backup;
-use crate::read;
-use crate::records::{self, Scope};
+use crate::spend_records::{self, Scope};
 use crate::top::notes;
 use cluster::Cluster;
-use earned::{Earned, earned};
-use reading::Read;
+use input::Read;
+use revenue::{Earned, earned};
 
 /// What is asked for.
 #[derive(Debug, Args)]
@@ -99,9 +99,9 @@ impl Output {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error(transparent)]
-    Records(#[from] records::Error),
+    Records(#[from] spend_records::Error),
     #[error(transparent)]
-    Client(#[from] read::Error),
+    Client(#[from] client::Error),
     #[error(transparent)]
     Backup(#[from] backup::FileError),
     #[error(transparent)]
@@ -129,10 +129,10 @@ pub(crate) struct Asking<'a> {
 /// Writes what is asked for. A client is made only for what needs the cluster.
 pub(crate) async fn run<F>(client: impl Fn() -> F, asked: &Asked) -> Result<(), Error>
 where
-    F: Future<Output = Result<Client, read::Error>>,
+    F: Future<Output = Result<Client, client::Error>>,
 {
     let now = whole_second(Timestamp::now());
-    let (read, left_out) = reading::source(&client, asked).await?.read(asked, now)?;
+    let (read, left_out) = input::source(&client, asked).await?.read(asked, now)?;
     for warning in left_out {
         eprintln!("warning: {warning}");
     }
@@ -201,9 +201,9 @@ fn render(read: &Read, asked: &Asked, account: &str, now: Timestamp) -> Result<V
         cluster,
     };
     Ok(match asked.output {
-        Output::Csv => exact::comma_separated(&report, &asking)?,
-        Output::Json => exact::json(&report, &asking)?,
-        _ => text::text(&report, &asking, asked.units).into_bytes(),
+        Output::Csv => export::comma_separated(&report, &asking)?,
+        Output::Json => export::json(&report, &asking)?,
+        _ => table::text(&report, &asking, asked.units).into_bytes(),
     })
 }
 

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
 
-use crate::read::said;
+use crate::client::said;
 
 /// What services are paid: those that say so.
 pub(super) type Paid = BTreeMap<CostOwner, RevenueTerms>;

@@ -6,10 +6,10 @@ use bursar_core::money::{Cost, Money};
 
 use super::Asking;
 use super::cluster;
-use super::earned::{self, Earned};
-use super::figures::unit_costs;
-use crate::records::digits;
-use crate::table::table;
+use super::columns::unit_costs;
+use super::revenue::{self, Earned};
+use crate::format::table::table;
+use crate::spend_records::digits;
 use crate::top::{amount, hours, notes, waste};
 
 /// The table of a report; with `units` what was served in place of the parts of the cost.
@@ -32,7 +32,7 @@ pub(super) fn text(report: &Report, asking: &Asking, units: bool) -> String {
     if asking.is_corrected {
         titles.extend(["CORRECTIONS".into(), "NET".into()]);
     }
-    let all = earned::sum(&asking.earned);
+    let all = revenue::sum(&asking.earned);
     if all.is_some() {
         titles.extend(["REVENUE".into(), "MARGIN".into()]);
     }

@@ -5,8 +5,8 @@ use bursar_core::cost_report::CostOwner;
 use clap::Parser;
 use serde_json::Value;
 
-use super::earned::Paid;
-use super::reading::Source;
+use super::input::Source;
+use super::revenue::Paid;
 use super::*;
 use crate::samples;
 

@@ -7,11 +7,11 @@ use bursar_core::ledger::DailyCost;
 use bursar_core::money::Money;
 use jiff::Timestamp;
 
-use super::corrected::{self, UNKNOWN};
+use super::corrections::{self, UNKNOWN};
 use super::{Books, exact, heading, of_one_currency, put};
-use crate::corrections;
-use crate::page::Page;
-use crate::records::Sheet;
+use crate::format::description::Page;
+use crate::spend_corrections;
+use crate::spend_records::Sheet;
 use crate::top::{hours, known, notes};
 
 /// The workloads and other pods of the namespace, largest first, and then its corrections.
@@ -59,8 +59,8 @@ pub(super) fn render(
     let mut used: Vec<(String, DailyCost)> = spent.into_iter().collect();
     used.sort_by_key(|(_, line)| -line.cost.total());
     let total: DailyCost = used.iter().map(|(_, line)| *line).sum();
-    let corrected = corrected::of(books, kept, namespace, bounds, now);
-    let spent = total.cost.total() + corrections::sum(&corrected);
+    let corrected = corrections::of(books, kept, namespace, bounds, now);
+    let spent = total.cost.total() + spend_corrections::sum(&corrected);
     page.row(
         "spent",
         &format!(
@@ -89,7 +89,7 @@ pub(super) fn render(
         .collect();
     put(page, &["WORKLOAD", "GPU-H", "COST"], &cells);
     for each in &corrected {
-        page.wrapped("  ", &corrected::said(each), 4);
+        page.wrapped("  ", &corrections::said(each), 4);
     }
     for note in notes(&total, &kept.currency) {
         page.wrapped("  ", &note, 2);

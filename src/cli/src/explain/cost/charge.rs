@@ -7,7 +7,7 @@ use bursar_core::money::{Money, NANOS};
 use bursar_core::pricing::{PriceComponent, PriceRow, PriceScope, PricingAttributes, UnitFraction};
 use jiff::Timestamp;
 
-use crate::page::Page;
+use crate::format::description::Page;
 
 /// Rates before the present one that are named.
 const RATES: usize = 3;

@@ -7,8 +7,8 @@ use bursar_core::money::Money;
 use jiff::Timestamp;
 
 use super::{Books, Kept};
-use crate::corrections::{self, Corrected};
-use crate::page::Page;
+use crate::format::description::Page;
+use crate::spend_corrections::{self, Corrected};
 use crate::top::known;
 
 /// The corrections of a namespace that count in `within`.
@@ -20,7 +20,7 @@ pub(super) fn of(
     now: Timestamp,
 ) -> Vec<Corrected> {
     let (objects, currency) = (&books.corrections, Some(kept.currency.as_str()));
-    corrections::counting(objects, Some(namespace), within, currency, &kept.zone, now).0
+    spend_corrections::counting(objects, Some(namespace), within, currency, &kept.zone, now).0
 }
 
 /// A correction by its name, and what it is for.
@@ -58,7 +58,7 @@ pub(super) fn beside(
     if all.is_empty() {
         return;
     }
-    let sum = corrections::sum(&all);
+    let sum = spend_corrections::sum(&all);
     page.row(
         "corrections",
         &format!("{sum} this month, beside what is spent, of:"),

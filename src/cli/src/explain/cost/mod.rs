@@ -4,14 +4,14 @@
 //! |---|---|
 //! | `workload` | the figures of one workload |
 //! | `charge` | a pod that holds a node, and the rows of the PriceLists that price it |
-//! | `earned` | unit costs, revenue and margin |
+//! | `revenue` | unit costs, revenue and margin |
 //! | `budget` | what a budget's spent is made of |
-//! | `corrected` | the corrections in a figure |
+//! | `corrections` | the corrections in a figure |
 
 mod budget;
 mod charge;
-mod corrected;
-mod earned;
+mod corrections;
+mod revenue;
 #[cfg(test)]
 mod tests;
 mod workload;
@@ -32,11 +32,11 @@ use kube::{Api, Client};
 use serde_json::Value;
 
 use crate::args::{Kind, Object};
-use crate::corrections;
-use crate::page::{Page, WIDTH};
-use crate::read::{self, Answer, said};
-use crate::records::{self, Sheet};
-use crate::table::table;
+use crate::client::{self, Answer, said};
+use crate::format::description::{Page, WIDTH};
+use crate::format::table::table;
+use crate::spend_corrections;
+use crate::spend_records::{self, Sheet};
 use crate::top;
 
 /// The whole ledger of a namespace, and all PriceLists, take longer to read than one object.
@@ -156,12 +156,16 @@ fn holder(answer: &Answer, kind: WorkloadKind) -> CostOwner {
 }
 
 /// What the ledger holds of a namespace.
-async fn books(client: &Client, namespace: &str, now: Timestamp) -> Result<Books, records::Error> {
-    let objects = records::list(client, &format!("{NAMESPACE_LABEL}={namespace}")).await?;
-    let (mut sheets, skipped) = records::read(&objects, true)?;
+async fn books(
+    client: &Client,
+    namespace: &str,
+    now: Timestamp,
+) -> Result<Books, spend_records::Error> {
+    let objects = spend_records::list(client, &format!("{NAMESPACE_LABEL}={namespace}")).await?;
+    let (mut sheets, skipped) = spend_records::read(&objects, true)?;
     sheets.sort_by_key(|sheet| sheet.account.month);
     let kept = kept(client, &sheets, now).await?;
-    let prices = read::price_lists(client)
+    let prices = client::price_lists(client)
         .await
         .map(|lists| {
             EffectivePrices::from_lists(
@@ -186,7 +190,7 @@ async fn books(client: &Client, namespace: &str, now: Timestamp) -> Result<Books
         kept: kept.or_else(before),
         sheets,
         skipped,
-        corrections: corrections::list(client).await?,
+        corrections: spend_corrections::list(client).await?,
         prices,
         overhead: None,
     })
@@ -197,13 +201,13 @@ async fn kept(
     client: &Client,
     sheets: &[Sheet],
     now: Timestamp,
-) -> Result<Option<Kept>, records::Error> {
+) -> Result<Option<Kept>, spend_records::Error> {
     let of_now = |sheet: &Sheet| Kept::of(sheet).filter(|_| sheet.is_current(now));
     if let Some(kept) = sheets.iter().find_map(of_now) {
         return Ok(Some(kept));
     }
-    let all = records::list(client, &top::selector(None, now)).await?;
-    let (all, _) = records::read(&all, true)?;
+    let all = spend_records::list(client, &top::selector(None, now)).await?;
+    let (all, _) = spend_records::read(&all, true)?;
     Ok(all.iter().find_map(of_now))
 }
 

@@ -6,7 +6,7 @@ use bursar_core::money::Money;
 use bursar_core::unit_economics::{OUTPUT_WEIGHT, RevenueTerms, break_even, unit_costs};
 use jiff::Timestamp;
 
-use crate::page::Page;
+use crate::format::description::Page;
 
 /// What one unit of what was served in the month cost; nothing where nothing was served.
 pub(super) fn units(page: &mut Page, month: &DailyCost) {

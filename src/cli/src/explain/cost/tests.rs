@@ -5,12 +5,12 @@ use kube::api::PostParams;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::page::WIDTH;
-use crate::read::Source;
+use crate::client::Source;
+use crate::format::description::WIDTH;
 use crate::samples;
 
 /// Shows what is printed of the sample ledger.
-const DOCS: &str = include_str!("../../../../docs/reports.md");
+const DOCS: &str = include_str!("../../../../../docs/reports.md");
 
 fn now() -> Timestamp {
     "2026-11-24T04:00:00Z".parse().unwrap()
@@ -31,7 +31,7 @@ fn contract() -> PriceList {
 }
 
 fn books(records: &[Value]) -> Books {
-    let (mut sheets, _) = records::read(records, false).unwrap();
+    let (mut sheets, _) = spend_records::read(records, false).unwrap();
     sheets.sort_by_key(|sheet| sheet.account.month);
     let prices = EffectivePrices::from_lists([&contract()], Some("USD".into()), now());
     Books {

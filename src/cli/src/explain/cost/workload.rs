@@ -13,9 +13,9 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
-use super::{Books, charge, corrected, earned, exact, heading, of_one_currency, put};
-use crate::page::Page;
-use crate::records::Sheet;
+use super::{Books, charge, corrections, exact, heading, of_one_currency, put, revenue};
+use crate::format::description::Page;
+use crate::spend_records::Sheet;
 use crate::top::{hours, known, waste};
 
 /// Days that are named; those before them are one sum.
@@ -57,7 +57,7 @@ pub(super) fn render(
             DailyCost::default()
         }
     };
-    corrected::beside(page, books, holder, &spent, now);
+    corrections::beside(page, books, holder, &spent, now);
 }
 
 /// What these records hold; returns what was spent this month.
@@ -113,9 +113,9 @@ fn charged(
     if let Some(forecast) = Forecast::of(accounts.iter().copied(), now, zone) {
         page.row("forecast", &of_forecast(&forecast));
     }
-    earned::units(page, &spent);
+    revenue::units(page, &spent);
     match terms {
-        Some(Ok(Some(terms))) => earned::revenue(page, terms, &spent, month.bounds(zone), now),
+        Some(Ok(Some(terms))) => revenue::revenue(page, terms, &spent, month.bounds(zone), now),
         Some(Err(why)) => page.row("revenue", &format!("not traced: reading its terms: {why}")),
         Some(Ok(None)) | None => {}
     }
