@@ -23,7 +23,7 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Print the numbers and reasons of the last decision about a workload or a budget.
-    Explain(Asked),
+    Explain(ExplainArgs),
     /// Bring prices into the cluster, or see which nodes have none.
     Prices {
         /// What to do with them.
@@ -31,14 +31,14 @@ pub(crate) enum Command {
         command: PricesCommand,
     },
     /// Print what holds nodes now, and what it has cost this month.
-    Top(crate::top::Asked),
+    Top(crate::top::TopArgs),
     /// Print what a month cost, as a table, CSV, JSON or FOCUS.
-    Report(crate::report::Asked),
+    Report(crate::report::ReportArgs),
     /// Back up, verify or restore the SpendRecords.
     Ledger {
         /// What to do with them.
         #[command(subcommand)]
-        command: crate::ledger::Command,
+        command: crate::ledger::LedgerCommand,
     },
 }
 
@@ -46,14 +46,14 @@ pub(crate) enum Command {
 #[derive(Debug, Subcommand)]
 pub(crate) enum PricesCommand {
     /// Make a PriceList of a CSV file, in Bursar's columns or OpenCost's. A file with a bad line changes nothing.
-    Import(Import),
+    Import(ImportArgs),
     /// Say which nodes have no price or a provisional one, and the fix; exits with 1 if there are any.
     Check,
 }
 
 /// What is imported, and as what.
 #[derive(Debug, Args)]
-pub(crate) struct Import {
+pub(crate) struct ImportArgs {
     /// The CSV file.
     pub(crate) file: PathBuf,
     /// Name of the PriceList; one of that name is replaced.
@@ -69,7 +69,7 @@ pub(crate) struct Import {
 
 /// What is asked about.
 #[derive(Debug, Args)]
-pub(crate) struct Asked {
+pub(crate) struct ExplainArgs {
     /// infd/NAME, tj/NAME or budget/NAME.
     pub(crate) object: Object,
     /// Its namespace; otherwise that of the context.

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use crate::args::{Asked, Kind, Object};
+use crate::args::{ExplainArgs, Kind, Object};
 use bursar_api::PriceList;
 use bursar_api::names::GROUP;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -68,28 +68,28 @@ pub(crate) async fn client(
     kubeconfig: Option<PathBuf>,
     context: Option<String>,
 ) -> Result<Client, Error> {
-    let said = |error: &dyn std::error::Error| Error::Config(chain(error));
+    let failed = |error: &dyn std::error::Error| Error::Config(error_chain(error));
     let options = KubeConfigOptions {
         context,
         ..KubeConfigOptions::default()
     };
     let config = match kubeconfig {
         Some(path) => {
-            let file = Kubeconfig::read_from(path).map_err(|error| said(&error))?;
+            let file = Kubeconfig::read_from(path).map_err(|error| failed(&error))?;
             Config::from_custom_kubeconfig(file, &options)
                 .await
-                .map_err(|error| said(&error))?
+                .map_err(|error| failed(&error))?
         }
         None if options.context.is_some() => Config::from_kubeconfig(&options)
             .await
-            .map_err(|error| said(&error))?,
-        None => Config::infer().await.map_err(|error| said(&error))?,
+            .map_err(|error| failed(&error))?,
+        None => Config::infer().await.map_err(|error| failed(&error))?,
     };
-    Client::try_from(config).map_err(|error| said(&error))
+    Client::try_from(config).map_err(|error| failed(&error))
 }
 
 /// What is known of what was asked.
-pub(crate) async fn explain(client: &Client, asked: &Asked) -> Result<Answer, Error> {
+pub(crate) async fn explain(client: &Client, asked: &ExplainArgs) -> Result<Answer, Error> {
     let namespace = asked
         .namespace
         .clone()
@@ -148,7 +148,7 @@ async fn decision(
         .await
         .map_err(|error| LeaderError::Lease {
             namespace: operator_namespace.to_owned(),
-            why: said(&error),
+            why: api_error(&error),
         })?;
     let pod = lease
         .spec
@@ -170,7 +170,7 @@ async fn decision(
     let text = client
         .request_text(request)
         .await
-        .map_err(|error| silent(said(&error)))?;
+        .map_err(|error| silent(api_error(&error)))?;
     serde_json::from_str(&text).map_err(|error| silent(format!("its answer is not JSON: {error}")))
 }
 
@@ -190,7 +190,7 @@ async fn object(client: &Client, object: &Object, namespace: &str) -> Result<Val
                 resource.plural
             )));
         }
-        Ok(Err(error)) => return Err(unreadable(said(&error))),
+        Ok(Err(error)) => return Err(unreadable(api_error(&error))),
         Err(_) => {
             return Err(unreadable(format!(
                 "the API server did not answer within {} s",
@@ -212,16 +212,16 @@ pub(crate) async fn price_lists(client: &Client) -> Result<Vec<PriceList>, kube:
 }
 
 /// The API server's own words, or an error with all its causes on one line, none said twice.
-pub(crate) fn said(error: &kube::Error) -> String {
+pub(crate) fn api_error(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) if !status.message.is_empty() => {
             format!("{} ({})", status.message.trim(), status.code)
         }
-        other => chain(other),
+        other => error_chain(other),
     }
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
+fn error_chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {

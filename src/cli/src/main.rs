@@ -61,7 +61,7 @@ async fn answer(arguments: Arguments) -> Result<ExitCode, Box<dyn Error>> {
             command: PricesCommand::Import(asked),
         } => {
             // the whole file is checked before anybody is asked
-            let list = prices::list(&asked)?;
+            let list = prices::price_list_from_file(&asked)?;
             print!(
                 "{}",
                 prices::apply(&client().await?, &list, asked.dry_run).await?

@@ -13,8 +13,8 @@ use k8s_openapi::api::resource::v1::ResourceSlice;
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
 
-use crate::args::Import;
-use crate::client::{self, said};
+use crate::args::ImportArgs;
+use crate::client::{self, api_error};
 
 const FIELD_MANAGER: &str = "kubectl-bursar";
 
@@ -27,7 +27,7 @@ pub(crate) enum Error {
         source: std::io::Error,
     },
     #[error("{} was not imported, nothing is changed:\n{source}", path.display())]
-    Import { path: PathBuf, source: ImportError },
+    ImportArgs { path: PathBuf, source: ImportError },
     #[error("PriceList {DEFAULT_LIST} is the one that Bursar ships: choose another --name")]
     Shipped,
     #[error("{what}: {why}")]
@@ -35,16 +35,16 @@ pub(crate) enum Error {
 }
 
 /// The PriceList that a file makes.
-pub(crate) fn list(asked: &Import) -> Result<PriceList, Error> {
-    if asked.name == DEFAULT_LIST {
+pub(crate) fn price_list_from_file(args: &ImportArgs) -> Result<PriceList, Error> {
+    if args.name == DEFAULT_LIST {
         return Err(Error::Shipped);
     }
-    let text = read(&asked.file)?;
-    let spec = import::read(&text, &asked.currency).map_err(|source| Error::Import {
-        path: asked.file.clone(),
+    let text = read(&args.file)?;
+    let spec = import::read(&text, &args.currency).map_err(|source| Error::ImportArgs {
+        path: args.file.clone(),
         source,
     })?;
-    Ok(PriceList::new(&asked.name, spec))
+    Ok(PriceList::new(&args.name, spec))
 }
 
 fn read(path: &Path) -> Result<String, Error> {
@@ -89,7 +89,7 @@ pub(crate) async fn apply(
 }
 
 fn refused(name: &str, error: &kube::Error) -> Error {
-    let mut why = said(error);
+    let mut why = api_error(error);
     if matches!(error, kube::Error::Api(status) if status.code == 409) {
         why.push_str("; somebody else wrote that list: choose another --name, or delete it first");
     }
@@ -100,7 +100,7 @@ fn refused(name: &str, error: &kube::Error) -> Error {
 }
 
 /// What the lists say of the cluster's nodes.
-pub(crate) struct Checked {
+pub(crate) struct PriceCheck {
     /// For people; ends with a newline.
     pub(crate) text: String,
     /// Every GPU has a price.
@@ -108,10 +108,10 @@ pub(crate) struct Checked {
 }
 
 /// Reads nodes and lists, and looks every GPU's price up.
-pub(crate) async fn check(client: &Client, now: Timestamp) -> Result<Checked, Error> {
+pub(crate) async fn check(client: &Client, now: Timestamp) -> Result<PriceCheck, Error> {
     let failed = |what: &str, error: &kube::Error| Error::Api {
         what: what.to_owned(),
-        why: said(error),
+        why: api_error(error),
     };
     let nodes = Api::<Node>::all(client.clone())
         .list(&ListParams::default())
@@ -129,15 +129,15 @@ pub(crate) async fn check(client: &Client, now: Timestamp) -> Result<Checked, Er
     let lists = client::price_lists(client)
         .await
         .map_err(|error| failed("listing PriceLists (is Bursar installed?)", &error))?;
-    Ok(report(&nodes.items, &slices, &lists, now))
+    Ok(check_offers(&nodes.items, &slices, &lists, now))
 }
 
-fn report(
+fn check_offers(
     nodes: &[Node],
     slices: &[ResourceSlice],
     lists: &[PriceList],
     now: Timestamp,
-) -> Checked {
+) -> PriceCheck {
     let prices = EffectivePrices::from_lists(lists, None, now);
     let pools = DevicePools::from_slices(slices);
     let offers: Vec<GpuOffer> = (nodes.iter())
@@ -162,7 +162,7 @@ fn report(
         ));
     }
     unpriced.iter().for_each(|each| text.push_str(each));
-    Checked {
+    PriceCheck {
         text,
         complete: unpriced.is_empty(),
     }
@@ -258,15 +258,15 @@ mod tests {
                 json!({"node.kubernetes.io/instance-type": "mi300"}),
             ),
         ];
-        let checked = report(
+        let check = check_offers(
             &nodes,
             &[],
             &[prices("ours", "USD"), prices("z", "EUR")],
             Timestamp::UNIX_EPOCH,
         );
-        assert!(!checked.complete);
+        assert!(!check.complete);
         assert_eq!(
-            checked.text,
+            check.text,
             "PriceList z is not used: its currency is EUR, and lists that go before it are in USD
 1 of 4 kinds of GPU on 5 nodes have a price
 
@@ -284,17 +284,14 @@ node amd: amd.com/gpu has no price: its spend is unknown
   add to spec.nodes of a PriceList: {instanceType: mi300, resource: amd.com/gpu, pricePerHour: \"...\"}
 "
         );
-        let checked = report(
+        let check = check_offers(
             &nodes[..2],
             &[],
             &[prices("ours", "USD")],
             Timestamp::UNIX_EPOCH,
         );
-        assert!(checked.complete);
-        assert_eq!(
-            checked.text,
-            "1 of 1 kinds of GPU on 2 nodes have a price\n"
-        );
+        assert!(check.complete);
+        assert_eq!(check.text, "1 of 1 kinds of GPU on 2 nodes have a price\n");
     }
 
     #[test]
@@ -308,15 +305,15 @@ node amd: amd.com/gpu has no price: its spend is unknown
         let spec = json!({"driver": "gpu.nvidia.com", "nodeName": "dra", "pool": pool, "devices": devices});
         let slice = serde_json::from_value(json!({"metadata": {}, "spec": spec})).unwrap();
         let nodes = [node("dra", json!({}), json!({}))];
-        let checked = report(
+        let check = check_offers(
             &nodes,
             &[slice],
             &[prices("ours", "USD")],
             Timestamp::UNIX_EPOCH,
         );
-        assert!(!checked.complete);
+        assert!(!check.complete);
         assert_eq!(
-            checked.text,
+            check.text,
             "1 of 2 kinds of GPU on 1 nodes have a price
 
 node dra: gpu.nvidia.com/NVIDIA-B300 is charged provisionally at 2.5000 USD an hour, the dearest listed
@@ -328,15 +325,19 @@ node dra: gpu.nvidia.com/NVIDIA-B300 is charged provisionally at 2.5000 USD an h
 
     #[test]
     fn the_shipped_list_is_not_overwritten_and_a_missing_file_is_named() {
-        let asked = |name: &str| Import {
+        let asked = |name: &str| ImportArgs {
             file: "no-such-file.csv".into(),
             name: name.into(),
             currency: "USD".into(),
             dry_run: false,
         };
-        let error = list(&asked("default")).unwrap_err().to_string();
+        let error = price_list_from_file(&asked("default"))
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("choose another --name"), "{error}");
-        let error = list(&asked("ours")).unwrap_err().to_string();
+        let error = price_list_from_file(&asked("ours"))
+            .unwrap_err()
+            .to_string();
         assert!(error.starts_with("reading no-such-file.csv: "), "{error}");
     }
 }

@@ -11,7 +11,7 @@ use crate::ledger::backup;
 /// Its SpendRecords.
 pub(crate) fn records() -> Vec<Value> {
     let bytes = include_bytes!("../samples/2026-11.jsonl");
-    backup::read("samples/2026-11.jsonl", bytes).unwrap_or_else(|error| panic!("{error}"))
+    backup::decode("samples/2026-11.jsonl", bytes).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Its SpendRecords without what is under way, which no folded record has.
@@ -29,8 +29,8 @@ pub(crate) fn closed() -> Vec<Value> {
 
 /// The same, folded: one record for each namespace, and those of nodes as they are.
 pub(crate) fn folded() -> Vec<Value> {
-    let of_nodes = |record: &Value| record["spec"]["kind"] == "Node";
-    let nodes = closed().into_iter().filter(of_nodes);
+    let is_node = |record: &Value| record["spec"]["kind"] == "Node";
+    let nodes = closed().into_iter().filter(is_node);
     let own: Vec<SpendRecord> = closed()
         .into_iter()
         .map(|record| serde_json::from_value(record).unwrap_or_else(|error| panic!("{error}")))

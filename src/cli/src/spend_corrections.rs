@@ -9,11 +9,11 @@ use jiff::tz::TimeZone;
 use kube::Client;
 use serde_json::Value;
 
-use crate::spend_records::{self, name};
+use crate::spend_records::{self, object_name};
 
 /// A correction, read.
 #[derive(Debug, Clone)]
-pub(crate) struct Corrected {
+pub(crate) struct LoadedCorrection {
     /// The object.
     pub(crate) object: SpendCorrection,
     /// What it says.
@@ -22,9 +22,9 @@ pub(crate) struct Corrected {
     pub(crate) zone: TimeZone,
 }
 
-impl Corrected {
+impl LoadedCorrection {
     /// Reads a correction.
-    pub(crate) fn read(object: &Value, zone: &TimeZone) -> Result<Self, String> {
+    pub(crate) fn from_object(object: &Value, zone: &TimeZone) -> Result<Self, String> {
         let object: SpendCorrection =
             serde_json::from_value(object.clone()).map_err(|error| error.to_string())?;
         let correction = object.to_core().map_err(|error| error.to_string())?;
@@ -39,53 +39,53 @@ impl Corrected {
 /// All SpendCorrections, by name; none where the cluster does not know the kind yet.
 pub(crate) async fn list(client: &Client) -> Result<Vec<Value>, spend_records::Error> {
     match spend_records::list_of::<SpendCorrection>(client, "").await {
-        Err(spend_records::Error::Unknown(_)) => Ok(Vec::new()),
+        Err(spend_records::Error::UnknownKind(_)) => Ok(Vec::new()),
         listed => listed,
     }
 }
 
 /// True for a SpendCorrection in a backup.
-pub(crate) fn is_one(object: &Value) -> bool {
+pub(crate) fn is_correction(object: &Value) -> bool {
     object["kind"] == "SpendCorrection"
 }
 
 /// Those of a namespace, or of all, that count in `within`, where accounts are kept in this currency and zone; where the currency is
 /// not known, in that of the first of them. The second list says which do not, and why.
-pub(crate) fn counting(
+pub(crate) fn applicable(
     objects: &[Value],
     namespace: Option<&str>,
     within: Interval,
     currency: Option<&str>,
     zone: &TimeZone,
     now: Timestamp,
-) -> (Vec<Corrected>, Vec<String>) {
-    let (mut counting, mut others) = (Vec::new(), Vec::new());
+) -> (Vec<LoadedCorrection>, Vec<String>) {
+    let (mut applicable, mut rejected) = (Vec::new(), Vec::new());
     let mut currency = currency.map(str::to_owned);
     let wanted = |object: &&Value| namespace.is_none_or(|name| object["spec"]["namespace"] == name);
     for object in objects.iter().filter(wanted) {
-        let read = Corrected::read(object, zone);
+        let read = LoadedCorrection::from_object(object, zone);
         if let Ok(read) = &read
             && !read.correction.counts_within(within, now, zone)
         {
             continue;
         }
-        let judged = read.and_then(|read| {
+        let checked = read.and_then(|read| {
             let kept = currency.get_or_insert_with(|| read.correction.currency.clone());
             read.correction.rejection(kept).map_or(Ok(read), Err)
         });
-        match judged {
-            Ok(read) => counting.push(read),
-            Err(why) => others.push(format!(
+        match checked {
+            Ok(read) => applicable.push(read),
+            Err(why) => rejected.push(format!(
                 "SpendCorrection {} does not count: {why}",
-                name(object)
+                object_name(object)
             )),
         }
     }
-    (counting, others)
+    (applicable, rejected)
 }
 
 /// What they add up to.
-pub(crate) fn sum<'a>(corrections: impl IntoIterator<Item = &'a Corrected>) -> Money {
+pub(crate) fn sum<'a>(corrections: impl IntoIterator<Item = &'a LoadedCorrection>) -> Money {
     let amounts = corrections.into_iter().map(|each| each.correction.amount);
     amounts.sum()
 }

@@ -17,10 +17,10 @@ use kube::api::{ApiResource, DynamicObject, ListParams};
 use kube::{Api, Client, Resource};
 use serde_json::Value;
 
-use crate::client::said;
+use crate::client::api_error;
 
 /// Records in one answer of the API server.
-const PAGE: u32 = 500;
+const PAGE_SIZE: u32 = 500;
 
 /// Why there are no figures.
 #[derive(Debug, thiserror::Error)]
@@ -28,19 +28,19 @@ pub(crate) enum Error {
     #[error("reading {kind}s: {why}")]
     List { kind: String, why: String },
     #[error("reading {0}: the cluster does not know them: is Bursar installed?")]
-    Unknown(String),
+    UnknownKind(String),
     #[error(
         "SpendRecord {record} cannot be read: {why}; mend it, restore it from a backup, or leave it out with --skip-unreadable"
     )]
     Unreadable { record: String, why: String },
     #[error(
-        "SpendRecord {one} is in {of_one} and {other} in {of_other}: sums of two currencies mean nothing, so ask for namespaces or months apart"
+        "SpendRecord {one} is in {one_currency} and {other} in {other_currency}: sums of two currencies mean nothing, so ask for namespaces or months apart"
     )]
     Currencies {
         one: String,
-        of_one: String,
+        one_currency: String,
         other: String,
-        of_other: String,
+        other_currency: String,
     },
 }
 
@@ -69,22 +69,22 @@ impl Scope {
 
 /// The account of one workload and month, read.
 #[derive(Debug, Clone)]
-pub(crate) struct Sheet {
+pub(crate) struct LoadedAccount {
     /// The record; as it was, if it is folded.
     pub(crate) record: SpendRecord,
     /// How much it counts beside others of the same workload and month.
-    pub(crate) standing: RecordPrecedence,
+    pub(crate) precedence: RecordPrecedence,
     /// Whose it is.
-    pub(crate) holder: CostOwner,
+    pub(crate) owner: CostOwner,
     /// What it holds.
     pub(crate) account: Account,
     /// Its accounting time zone.
     pub(crate) zone: TimeZone,
 }
 
-impl Sheet {
+impl LoadedAccount {
     /// Reads a record's accounts: one, or one for each section of a folded record. Where one cannot be read, the others can.
-    pub(crate) fn read_all(object: &Value) -> Vec<Result<Self, String>> {
+    pub(crate) fn from_record(object: &Value) -> Vec<Result<Self, String>> {
         let record = serde_json::from_value::<SpendRecord>(object.clone());
         let record = match record {
             Ok(record) => record,
@@ -94,19 +94,19 @@ impl Sheet {
             Ok(accounts) => accounts.into_iter(),
             Err(error) => return vec![Err(error.to_string())],
         };
-        let of_section = |workload: &str, why| match record.is_consolidated() {
+        let with_section = |workload: &str, why| match record.is_consolidated() {
             true => format!("status.folded[] of {workload}: {why}"),
             false => why,
         };
-        let sheets = accounts.map(|(standing, record)| {
+        let accounts = accounts.map(|(precedence, record)| {
             let workload = format!("{}/{}", record.spec.kind.short(), record.spec.name);
-            Self::of(standing, record).map_err(|why| of_section(&workload, why))
+            Self::new(precedence, record).map_err(|why| with_section(&workload, why))
         });
-        sheets.collect()
+        accounts.collect()
     }
 
     /// Refuses what would make sums wrong.
-    fn of(standing: RecordPrecedence, record: SpendRecord) -> Result<Self, String> {
+    fn new(precedence: RecordPrecedence, record: SpendRecord) -> Result<Self, String> {
         let account = record.to_account().map_err(|error| error.to_string())?;
         let zone = TimeZone::get(&record.spec.time_zone)
             .map_err(|error| format!("spec.timeZone: {error}"))?;
@@ -120,18 +120,18 @@ impl Sheet {
                 account.month
             ));
         }
-        let holder = record.workload().cost_owner();
+        let owner = record.workload().cost_owner();
         Ok(Self {
             record,
-            standing,
-            holder,
+            precedence,
+            owner,
             account,
             zone,
         })
     }
 }
 
-impl Sheet {
+impl LoadedAccount {
     /// The currency of its account; `None` where that was made while no PriceList was known, and holds no money.
     pub(crate) fn currency(&self) -> Option<&str> {
         Some(self.record.spec.currency.as_str()).filter(|currency| !currency.is_empty())
@@ -144,96 +144,104 @@ impl Sheet {
 }
 
 /// The name of an object, as it stands.
-pub(crate) fn name(object: &Value) -> &str {
+pub(crate) fn object_name(object: &Value) -> &str {
     object["metadata"]["name"]
         .as_str()
         .unwrap_or("without a name")
 }
 
 /// Leaves the one of each workload and month that counts, in their order.
-pub(crate) fn counting(sheets: Vec<Sheet>) -> Vec<Sheet> {
-    let accounts = sheets.into_iter().map(|sheet| {
-        let account = (sheet.record.workload(), sheet.account.month);
-        (account, sheet.standing, sheet)
+pub(crate) fn authoritative_accounts(accounts: Vec<LoadedAccount>) -> Vec<LoadedAccount> {
+    let accounts = accounts.into_iter().map(|loaded| {
+        let account = (loaded.record.workload(), loaded.account.month);
+        (account, loaded.precedence, loaded)
     });
-    foremost(accounts).into_values().collect()
+    authoritative(accounts).into_values().collect()
 }
 
 /// The one of each account that counts; of two that count the same, the first.
-pub(crate) fn foremost<K: Ord, T>(
+pub(crate) fn authoritative<K: Ord, T>(
     all: impl IntoIterator<Item = (K, RecordPrecedence, T)>,
 ) -> BTreeMap<K, T> {
-    let mut foremost: BTreeMap<K, (RecordPrecedence, T)> = BTreeMap::new();
-    for (account, standing, each) in all {
-        match foremost.entry(account) {
-            Entry::Occupied(entry) if entry.get().0 >= standing => {}
-            Entry::Occupied(mut entry) => drop(entry.insert((standing, each))),
-            Entry::Vacant(entry) => drop(entry.insert((standing, each))),
+    let mut authoritative: BTreeMap<K, (RecordPrecedence, T)> = BTreeMap::new();
+    for (account, precedence, each) in all {
+        match authoritative.entry(account) {
+            Entry::Occupied(entry) if entry.get().0 >= precedence => {}
+            Entry::Occupied(mut entry) => drop(entry.insert((precedence, each))),
+            Entry::Vacant(entry) => drop(entry.insert((precedence, each))),
         }
     }
-    let foremost = foremost.into_iter();
-    foremost
+    let authoritative = authoritative.into_iter();
+    authoritative
         .map(|(account, (_, each))| (account, each))
         .collect()
 }
 
 /// Reads all records. With `skip`, those that cannot be read are named in the second list and left out.
-pub(crate) fn read(objects: &[Value], skip: bool) -> Result<(Vec<Sheet>, Vec<String>), Error> {
-    let (mut sheets, mut skipped) = (Vec::new(), Vec::new());
+pub(crate) fn load(
+    objects: &[Value],
+    skip: bool,
+) -> Result<(Vec<LoadedAccount>, Vec<String>), Error> {
+    let (mut accounts, mut skipped) = (Vec::new(), Vec::new());
     for object in objects {
-        for read in Sheet::read_all(object) {
+        for read in LoadedAccount::from_record(object) {
             match read {
-                Ok(sheet) => sheets.push(sheet),
+                Ok(loaded) => accounts.push(loaded),
                 Err(why) if skip => skipped.push(format!(
                     "SpendRecord {} is left out, because it cannot be read: {why}",
-                    name(object)
+                    object_name(object)
                 )),
                 Err(why) => {
                     return Err(Error::Unreadable {
-                        record: name(object).to_owned(),
+                        record: object_name(object).to_owned(),
                         why,
                     });
                 }
             }
         }
     }
-    Ok((counting(sheets), skipped))
+    Ok((authoritative_accounts(accounts), skipped))
 }
 
-/// The sheets of workloads, and those of nodes.
-pub(crate) fn apart(sheets: Vec<Sheet>) -> (Vec<Sheet>, Vec<Sheet>) {
-    let is_of_nodes = |sheet: &Sheet| sheet.record.spec.kind == WorkloadKind::Node;
-    let (nodes, workloads) = sheets.into_iter().partition(is_of_nodes);
+/// The accounts of workloads, and those of nodes.
+pub(crate) fn split_nodes(
+    accounts: Vec<LoadedAccount>,
+) -> (Vec<LoadedAccount>, Vec<LoadedAccount>) {
+    let is_node = |loaded: &LoadedAccount| loaded.record.spec.kind == WorkloadKind::Node;
+    let (nodes, workloads) = accounts.into_iter().partition(is_node);
     (workloads, nodes)
 }
 
-/// The bill that these sheets of one month make, without overheads.
-pub(crate) fn bill<'a>(sheets: impl IntoIterator<Item = &'a Sheet>, now: Timestamp) -> ClusterBill {
+/// The bill that these accounts of one month make, without overheads.
+pub(crate) fn cluster_bill<'a>(
+    accounts: impl IntoIterator<Item = &'a LoadedAccount>,
+    now: Timestamp,
+) -> ClusterBill {
     let mut bill = ClusterBill::default();
-    for sheet in sheets {
-        let lines = sheet.account.daily_costs(now, &sheet.zone);
-        bill.add(sheet.record.spec.kind.cost_source(), lines);
+    for loaded in accounts {
+        let lines = loaded.account.daily_costs(now, &loaded.zone);
+        bill.add(loaded.record.spec.kind.cost_source(), lines);
     }
     bill
 }
 
-/// The one currency of all sheets; `None` if there is none.
-pub(crate) fn currency<'a>(
-    sheets: impl IntoIterator<Item = &'a Sheet>,
+/// The one currency of all accounts; `None` if there is none.
+pub(crate) fn common_currency<'a>(
+    accounts: impl IntoIterator<Item = &'a LoadedAccount>,
 ) -> Result<Option<&'a str>, Error> {
-    let name = |sheet: &Sheet| sheet.record.metadata.name.clone().unwrap_or_default();
-    let sheets = sheets.into_iter();
-    let mut named = sheets.filter_map(|sheet| Some((sheet, sheet.currency()?)));
+    let name = |loaded: &LoadedAccount| loaded.record.metadata.name.clone().unwrap_or_default();
+    let accounts = accounts.into_iter();
+    let mut named = accounts.filter_map(|loaded| Some((loaded, loaded.currency()?)));
     let Some((first, currency)) = named.next() else {
         return Ok(None);
     };
     match named.find(|(_, other)| *other != currency) {
         None => Ok(Some(currency)),
-        Some((other, of_other)) => Err(Error::Currencies {
+        Some((other, other_currency)) => Err(Error::Currencies {
             one: name(first),
-            of_one: currency.to_owned(),
+            one_currency: currency.to_owned(),
             other: name(other),
-            of_other: of_other.to_owned(),
+            other_currency: other_currency.to_owned(),
         }),
     }
 }
@@ -259,25 +267,25 @@ where
     };
     let kind = ApiResource::erase::<K>(&());
     let api: Api<DynamicObject> = Api::all_with(client.clone(), &kind);
-    let mut asked = ListParams::default().labels(selector).limit(PAGE);
+    let mut params = ListParams::default().labels(selector).limit(PAGE_SIZE);
     let mut all = Vec::new();
     loop {
-        let page = api.list(&asked).await.map_err(|error| match &error {
+        let page = api.list(&params).await.map_err(|error| match &error {
             kube::Error::Api(status) if status.code == 404 => {
-                Error::Unknown(K::plural(&()).into_owned())
+                Error::UnknownKind(K::plural(&()).into_owned())
             }
-            other => failed(said(other)),
+            other => failed(api_error(other)),
         })?;
         let next = page.metadata.continue_.filter(|token| !token.is_empty());
         for object in page.items {
             all.push(serde_json::to_value(object).map_err(|error| failed(error.to_string()))?);
         }
         match next {
-            Some(token) => asked = asked.continue_token(&token),
+            Some(token) => params = params.continue_token(&token),
             None => break,
         }
     }
-    all.sort_by(|one, other| name(one).cmp(name(other)));
+    all.sort_by(|one, other| object_name(one).cmp(object_name(other)));
     Ok(all)
 }
 
@@ -290,25 +298,25 @@ mod tests {
     fn an_unreadable_record_is_named_and_left_out_only_when_asked() {
         let mut objects = samples::records();
         objects[1]["status"]["days"][0]["compute"] = "1,50".into();
-        let error = read(&objects, false).unwrap_err().to_string();
+        let error = load(&objects, false).unwrap_err().to_string();
         for part in [
-            name(&objects[1]),
+            object_name(&objects[1]),
             "status.days[]",
             "1,50",
             "--skip-unreadable",
         ] {
             assert!(error.contains(part), "{part:?} is not in {error}");
         }
-        let (sheets, skipped) = read(&objects, true).unwrap();
-        assert_eq!((sheets.len(), skipped.len()), (objects.len() - 1, 1));
-        assert!(skipped[0].contains(name(&objects[1])), "{skipped:?}");
+        let (accounts, skipped) = load(&objects, true).unwrap();
+        assert_eq!((accounts.len(), skipped.len()), (objects.len() - 1, 1));
+        assert!(skipped[0].contains(object_name(&objects[1])), "{skipped:?}");
     }
 
     #[test]
     fn a_day_of_another_month_or_an_unknown_zone_is_refused() {
         let mut object = samples::records().remove(0);
         object["status"]["days"][0]["date"] = "2026-12-01".into();
-        let read = |object: &Value| Sheet::read_all(object).remove(0).unwrap_err();
+        let read = |object: &Value| LoadedAccount::from_record(object).remove(0).unwrap_err();
         let error = read(&object);
         assert!(
             error.contains("2026-12-01 is not a day of 2026-11"),
@@ -322,10 +330,10 @@ mod tests {
     #[test]
     fn what_is_folded_counts_once_beside_the_record_that_it_was_made_of() {
         let total = |objects: &[Value]| -> String {
-            let (sheets, _) = read(objects, false).unwrap();
-            let lines = sheets
+            let (accounts, _) = load(objects, false).unwrap();
+            let lines = accounts
                 .iter()
-                .flat_map(|sheet| sheet.account.days().values());
+                .flat_map(|loaded| loaded.account.days().values());
             let cost = lines.flatten().map(|(_, line)| line.cost.total());
             cost.sum::<bursar_core::money::Money>().to_string()
         };
@@ -348,11 +356,11 @@ mod tests {
     fn an_unreadable_section_is_left_out_alone_when_asked() {
         let mut objects = samples::folded();
         objects[0]["status"]["folded"][0]["days"][0]["compute"] = "1,50".into();
-        let error = read(&objects, false).unwrap_err().to_string();
+        let error = load(&objects, false).unwrap_err().to_string();
         assert!(error.contains("status.folded[] of infd/chat"), "{error}");
-        let all: usize = read(&samples::folded(), false).unwrap().0.len();
-        let (sheets, skipped) = read(&objects, true).unwrap();
-        assert_eq!((sheets.len(), skipped.len()), (all - 1, 1));
+        let all: usize = load(&samples::folded(), false).unwrap().0.len();
+        let (accounts, skipped) = load(&objects, true).unwrap();
+        assert_eq!((accounts.len(), skipped.len()), (all - 1, 1));
     }
 
     #[test]
@@ -360,8 +368,8 @@ mod tests {
         let mut objects = samples::records();
         objects[0]["spec"]["currency"] = "".into();
         let of = |objects: &[Value]| {
-            let (sheets, _) = read(objects, false).unwrap();
-            currency(&sheets).unwrap().map(str::to_owned)
+            let (accounts, _) = load(objects, false).unwrap();
+            common_currency(&accounts).unwrap().map(str::to_owned)
         };
         assert_eq!(of(&objects).as_deref(), Some("USD"));
         assert_eq!(of(&objects[..1]), None);
@@ -372,9 +380,14 @@ mod tests {
         let mut objects = samples::records();
         objects.truncate(3);
         objects[2]["spec"]["currency"] = "EUR".into();
-        let (sheets, _) = read(&objects, false).unwrap();
-        let error = currency(&sheets).unwrap_err().to_string();
-        for part in [name(&objects[0]), "USD", name(&objects[2]), "EUR"] {
+        let (accounts, _) = load(&objects, false).unwrap();
+        let error = common_currency(&accounts).unwrap_err().to_string();
+        for part in [
+            object_name(&objects[0]),
+            "USD",
+            object_name(&objects[2]),
+            "EUR",
+        ] {
             assert!(error.contains(part), "{part:?} is not in {error}");
         }
     }

@@ -18,17 +18,17 @@ use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::client::said;
+use crate::client::api_error;
 use crate::format::table::table;
 use crate::spend_corrections;
-use crate::spend_records::{self, Scope, Sheet, digits};
+use crate::spend_records::{self, LoadedAccount, Scope, digits};
 
 const WIDTH: usize = 80;
-const PACE: Duration = Duration::from_secs(5);
+const REFRESH_INTERVAL: Duration = Duration::from_secs(5);
 
-/// What is asked for.
+/// What is args for.
 #[derive(Debug, Args)]
-pub(crate) struct Asked {
+pub(crate) struct TopArgs {
     /// One row for each workload, namespace, gpu, or value of the workloads' own label KEY.
     #[arg(long, num_args = 1..=2, value_names = ["workload|namespace|gpu|label", "KEY"], default_value = "workload")]
     by: Vec<String>,
@@ -48,7 +48,7 @@ pub(crate) enum Error {
     #[error(transparent)]
     Records(#[from] spend_records::Error),
     #[error("{0:?} is nothing to group by: write --by workload, namespace, gpu or label KEY")]
-    By(String),
+    GroupBy(String),
     #[error("reading the labels of {kind}s: {why}")]
     Labels { kind: String, why: String },
     #[error("writing: {0}")]
@@ -57,7 +57,7 @@ pub(crate) enum Error {
 
 /// What rows are told apart by.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum By {
+pub(crate) enum GroupBy {
     /// Each workload.
     Workload,
     /// Each namespace.
@@ -68,15 +68,15 @@ pub(crate) enum By {
     Label(String),
 }
 
-impl By {
-    fn read(words: &[String]) -> Result<Self, Error> {
+impl GroupBy {
+    fn parse(words: &[String]) -> Result<Self, Error> {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         match words.as_slice() {
             ["workload"] => Ok(Self::Workload),
             ["namespace"] => Ok(Self::Namespace),
             ["gpu"] => Ok(Self::Gpu),
             ["label", key] => Ok(Self::Label((*key).to_owned())),
-            _ => Err(Error::By(words.join(" "))),
+            _ => Err(Error::GroupBy(words.join(" "))),
         }
     }
 
@@ -100,25 +100,25 @@ impl By {
     }
 }
 
-/// The value of the label that is asked for, of each workload that has it.
+/// The value of the label that is args for, of each workload that has it.
 type Labels = BTreeMap<CostOwner, String>;
 
-/// Prints what is asked for, once or until interrupted.
-pub(crate) async fn run(client: &Client, asked: &Asked) -> Result<(), Error> {
-    let by = By::read(&asked.by)?;
-    let namespace = asked.scope.namespace(client);
+/// Prints what is args for, once or until interrupted.
+pub(crate) async fn run(client: &Client, args: &TopArgs) -> Result<(), Error> {
+    let by = GroupBy::parse(&args.by)?;
+    let namespace = args.scope.namespace(client);
     loop {
         let now = Timestamp::now();
         let objects = spend_records::list(client, &selector(namespace.as_deref(), now)).await?;
-        let (sheets, skipped) = spend_records::read(&objects, asked.skip_unreadable)?;
+        let (accounts, skipped) = spend_records::load(&objects, args.skip_unreadable)?;
         let labels = match &by {
-            By::Label(key) => labels(client, namespace.as_deref(), key).await?,
+            GroupBy::Label(key) => labels(client, namespace.as_deref(), key).await?,
             _ => Labels::new(),
         };
         let corrections = spend_corrections::list(client).await?;
-        let text = page(&sheets, &by, &labels, now)?
-            + &beside(&sheets, &corrections, namespace.as_deref(), now)?;
-        if asked.watch && stdout().is_terminal() {
+        let text = render(&accounts, &by, &labels, now)?
+            + &corrections_line(&accounts, &corrections, namespace.as_deref(), now)?;
+        if args.watch && stdout().is_terminal() {
             // home, and clear what is below
             print!("\x1b[H\x1b[J");
         }
@@ -127,10 +127,10 @@ pub(crate) async fn run(client: &Client, asked: &Asked) -> Result<(), Error> {
         for warning in skipped {
             eprintln!("warning: {warning}");
         }
-        if !asked.watch {
+        if !args.watch {
             return Ok(());
         }
-        tokio::time::sleep(PACE).await;
+        tokio::time::sleep(REFRESH_INTERVAL).await;
     }
 }
 
@@ -140,20 +140,20 @@ pub(crate) fn selector(namespace: Option<&str>, now: Timestamp) -> String {
         |hours| Month::containing(now, &TimeZone::fixed(Offset::constant(hours))).to_string();
     let months: BTreeSet<String> = [month(-12), month(14)].into();
     let months = months.into_iter().collect::<Vec<_>>().join(",");
-    let of_namespace = namespace.map(|name| format!(",bursar.dev/namespace={name}"));
+    let namespace_term = namespace.map(|name| format!(",bursar.dev/namespace={name}"));
     format!(
         "bursar.dev/month in ({months}){}",
-        of_namespace.unwrap_or_default()
+        namespace_term.unwrap_or_default()
     )
 }
 
 async fn labels(client: &Client, namespace: Option<&str>, key: &str) -> Result<Labels, Error> {
-    let mut all = labels_of::<InferenceDeployment>(client, namespace, key, "infd").await?;
-    all.extend(labels_of::<TrainingJob>(client, namespace, key, "tj").await?);
+    let mut all = workload_labels::<InferenceDeployment>(client, namespace, key, "infd").await?;
+    all.extend(workload_labels::<TrainingJob>(client, namespace, key, "tj").await?);
     Ok(all)
 }
 
-async fn labels_of<K>(
+async fn workload_labels<K>(
     client: &Client,
     namespace: Option<&str>,
     key: &str,
@@ -172,7 +172,7 @@ where
     let listed = api.list_metadata(&ListParams::default()).await;
     let listed = listed.map_err(|error| Error::Labels {
         kind: K::kind(&()).into_owned(),
-        why: said(&error),
+        why: api_error(&error),
     })?;
     let value = |meta: kube::api::ObjectMeta| {
         let holder = CostOwner {
@@ -189,29 +189,29 @@ where
 }
 
 /// All that is printed; ends with a newline.
-pub(crate) fn page(
-    sheets: &[Sheet],
-    by: &By,
+pub(crate) fn render(
+    accounts: &[LoadedAccount],
+    by: &GroupBy,
     labels: &Labels,
     now: Timestamp,
 ) -> Result<String, spend_records::Error> {
-    let sheets: Vec<&Sheet> = sheets
+    let accounts: Vec<&LoadedAccount> = accounts
         .iter()
-        .filter(|sheet| sheet.is_current(now))
+        .filter(|loaded| loaded.is_current(now))
         .collect();
-    let currency = spend_records::currency(sheets.iter().copied())?.unwrap_or_default();
-    if sheets.is_empty() {
+    let currency = spend_records::common_currency(accounts.iter().copied())?.unwrap_or_default();
+    if accounts.is_empty() {
         return Ok("nothing has been spent this month\n".to_owned());
     }
-    let mut standing: BTreeMap<Vec<String>, LiveCost> = BTreeMap::new();
-    let bill = spend_records::bill(sheets.iter().copied(), now);
-    let is_of_nodes = |sheet: &&Sheet| sheet.record.spec.kind == WorkloadKind::Node;
-    for sheet in sheets.into_iter().filter(|sheet| !is_of_nodes(sheet)) {
-        LiveCost::add(&mut standing, &sheet.account, now, &sheet.zone, |sku| {
-            by.key(&sheet.holder, sku, labels)
+    let mut live_costs: BTreeMap<Vec<String>, LiveCost> = BTreeMap::new();
+    let bill = spend_records::cluster_bill(accounts.iter().copied(), now);
+    let is_node = |loaded: &&LoadedAccount| loaded.record.spec.kind == WorkloadKind::Node;
+    for loaded in accounts.into_iter().filter(|loaded| !is_node(loaded)) {
+        LiveCost::add(&mut live_costs, &loaded.account, now, &loaded.zone, |sku| {
+            by.key(&loaded.owner, sku, labels)
         });
     }
-    let mut rows: Vec<_> = standing.into_iter().collect();
+    let mut rows: Vec<_> = live_costs.into_iter().collect();
     rows.sort_by_key(|(_, row)| {
         let spent = row.month.cost.total();
         (row.unpriced == 0, -row.per_hour, -spent)
@@ -219,7 +219,7 @@ pub(crate) fn page(
     let digits = digits(currency);
     let mut cells: Vec<Vec<String>> = rows
         .iter()
-        .map(|(key, row)| key.iter().cloned().chain(figures(row, digits)).collect())
+        .map(|(key, row)| key.iter().cloned().chain(cost_cells(row, digits)).collect())
         .collect();
     let mut all = LiveCost::default();
     for (_, row) in &rows {
@@ -232,7 +232,7 @@ pub(crate) fn page(
     let names = by.titles().len();
     let total = std::iter::once("TOTAL".to_owned())
         .chain(std::iter::repeat_n(String::new(), names - 1))
-        .chain(figures(&all, digits));
+        .chain(cost_cells(&all, digits));
     cells.push(total.collect());
     let mut titles = by.titles();
     for title in ["RATE/H", "TODAY", "MONTH", "GPU-H", "WASTE"] {
@@ -256,23 +256,23 @@ pub(crate) fn page(
 }
 
 /// What corrections add to this month, or take away: the amounts are without them. Empty if there are none.
-fn beside(
-    sheets: &[Sheet],
+fn corrections_line(
+    accounts: &[LoadedAccount],
     corrections: &[Value],
     namespace: Option<&str>,
     now: Timestamp,
 ) -> Result<String, spend_records::Error> {
-    let sheets: Vec<&Sheet> = sheets
+    let accounts: Vec<&LoadedAccount> = accounts
         .iter()
-        .filter(|sheet| sheet.is_current(now))
+        .filter(|loaded| loaded.is_current(now))
         .collect();
-    let first = sheets.first();
-    let zone = first.map_or(TimeZone::UTC, |sheet| sheet.zone.clone());
-    let currency = spend_records::currency(sheets.iter().copied())?;
+    let first = accounts.first();
+    let zone = first.map_or(TimeZone::UTC, |loaded| loaded.zone.clone());
+    let currency = spend_records::common_currency(accounts.iter().copied())?;
     let month = Month::containing(now, &zone);
     let within = month.bounds(&zone);
     let (all, _) =
-        spend_corrections::counting(corrections, namespace, within, currency, &zone, now);
+        spend_corrections::applicable(corrections, namespace, within, currency, &zone, now);
     Ok(match currency {
         _ if all.is_empty() => String::new(),
         Some(currency) => format!(
@@ -284,7 +284,7 @@ fn beside(
     })
 }
 
-fn figures(row: &LiveCost, digits: usize) -> Vec<String> {
+fn cost_cells(row: &LiveCost, digits: usize) -> Vec<String> {
     let spent = |line: &DailyCost| amount(line, line.cost.total(), digits);
     let rate = match row.unpriced {
         0 => row.per_hour.rounded(digits),
@@ -360,9 +360,9 @@ mod tests {
 
     const NOW: &str = "2026-11-24T04:00:00Z";
 
-    fn printed(by: &By, labels: &Labels) -> String {
-        let (sheets, _) = spend_records::read(&samples::records(), false).unwrap();
-        let text = page(&sheets, by, labels, NOW.parse().unwrap()).unwrap();
+    fn printed(by: &GroupBy, labels: &Labels) -> String {
+        let (accounts, _) = spend_records::load(&samples::records(), false).unwrap();
+        let text = render(&accounts, by, labels, NOW.parse().unwrap()).unwrap();
         for line in text.lines() {
             assert!(line.chars().count() <= WIDTH, "too long: {line}");
         }
@@ -372,7 +372,7 @@ mod tests {
     #[test]
     fn what_costs_most_now_stands_first_and_what_is_unknown_before_it() {
         assert_eq!(
-            printed(&By::Workload, &Labels::new()),
+            printed(&GroupBy::Workload, &Labels::new()),
             "\
 NAMESPACE  WORKLOAD      RATE/H    TODAY     MONTH  GPU-H  WASTE
 research   infd/lab     unknown  unknown   unknown    2.0      -
@@ -392,23 +392,23 @@ idle nodes: 5367.60+ USD this month, 783.0 GPU-hours that no pod held
 
     #[test]
     fn corrections_of_the_month_are_named_beside_the_amounts() {
-        let (sheets, _) = spend_records::read(&samples::records(), false).unwrap();
+        let (accounts, _) = spend_records::load(&samples::records(), false).unwrap();
         let all = samples::corrections();
-        let beside = |sheets: &[Sheet], namespace| {
-            super::beside(sheets, &all, namespace, NOW.parse().unwrap()).unwrap()
+        let line = |accounts: &[LoadedAccount], namespace| {
+            super::corrections_line(accounts, &all, namespace, NOW.parse().unwrap()).unwrap()
         };
         assert_eq!(
-            beside(&sheets, None),
+            line(&accounts, None),
             "corrections: -34.50 USD this month, beside these amounts\n"
         );
-        assert_eq!(beside(&sheets, Some("ml")), "", "none of its own counts");
-        let mut unnamed = sheets.clone();
+        assert_eq!(line(&accounts, Some("ml")), "", "none of its own counts");
+        let mut unnamed = accounts.clone();
         unnamed[0].record.spec.currency.clear();
-        assert_eq!(beside(&unnamed, None), beside(&sheets, None));
-        let nobody_knows = beside(&[], Some("gone"));
+        assert_eq!(line(&unnamed, None), line(&accounts, None));
+        let unknown_currency = line(&[], Some("gone"));
         assert!(
-            nobody_knows.contains("report --month 2026-11"),
-            "{nobody_knows}"
+            unknown_currency.contains("report --month 2026-11"),
+            "{unknown_currency}"
         );
     }
 
@@ -419,7 +419,7 @@ idle nodes: 5367.60+ USD this month, 783.0 GPU-hours that no pod held
             workload: "infd/chat".into(),
         };
         let labels = [(holder, "search".to_owned())].into();
-        let text = printed(&By::Label("team".into()), &labels);
+        let text = printed(&GroupBy::Label("team".into()), &labels);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(
             lines[1..3],
@@ -435,23 +435,26 @@ idle nodes: 5367.60+ USD this month, 783.0 GPU-hours that no pod held
         #[derive(clap::Parser)]
         struct Line {
             #[command(flatten)]
-            asked: Asked,
+            args: TopArgs,
         }
         let line = <Line as clap::Parser>::try_parse_from(["top", "--by", "label", "team", "-A"]);
-        let asked = line
-            .map(|line| line.asked)
+        let args = line
+            .map(|line| line.args)
             .unwrap_or_else(|error| panic!("{error}"));
-        assert_eq!(By::read(&asked.by).unwrap(), By::Label("team".into()));
-        assert!(asked.scope.all_namespaces);
+        assert_eq!(
+            GroupBy::parse(&args.by).unwrap(),
+            GroupBy::Label("team".into())
+        );
+        assert!(args.scope.all_namespaces);
     }
 
     #[test]
     fn only_what_can_be_grouped_by_is_taken() {
         let by = |text: &str| {
             let words: Vec<String> = text.split(' ').map(Into::into).collect();
-            By::read(&words)
+            GroupBy::parse(&words)
         };
-        assert_eq!(by("label team").unwrap(), By::Label("team".into()));
+        assert_eq!(by("label team").unwrap(), GroupBy::Label("team".into()));
         for wrong in ["label", "gpus", "gpu team"] {
             let error = by(wrong).unwrap_err().to_string();
             assert!(

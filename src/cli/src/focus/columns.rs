@@ -7,9 +7,9 @@ use bursar_core::pricing::{CapacityType, Share};
 use jiff::Timestamp;
 use serde_json::{Map, Value as Json};
 
-use super::{Charge, Part, Version, What};
+use super::{ChargeSource, CostComponent, FocusRow, Version};
 use crate::report::columns::nano_hours;
-use crate::spend_records::Sheet;
+use crate::spend_records::LoadedAccount;
 
 /// Who provides, publishes and invoices.
 const PROVIDER: &str = "Bursar";
@@ -25,7 +25,7 @@ pub(super) enum Value {
 
 /// A column's type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Type {
+pub(super) enum ColumnType {
     Text,
     Decimal,
     Time,
@@ -36,20 +36,20 @@ pub(super) struct Column {
     /// Its ID.
     pub(super) name: &'static str,
     /// Its type.
-    pub(super) kind: Type,
+    pub(super) kind: ColumnType,
     /// Whether it may lack a value.
     pub(super) nullable: bool,
     /// The first of our versions that has it.
     since: Version,
     /// The last of them.
     until: Version,
-    value: fn(&Charge<'_>) -> Option<Value>,
+    value: fn(&FocusRow<'_>) -> Option<Value>,
 }
 
 impl Column {
     /// What stands in it.
-    pub(super) fn value(&self, charge: &Charge<'_>) -> Option<Value> {
-        (self.value)(charge)
+    pub(super) fn value(&self, row: &FocusRow<'_>) -> Option<Value> {
+        (self.value)(row)
     }
 }
 
@@ -60,7 +60,11 @@ pub(super) fn columns(version: Version) -> impl Iterator<Item = &'static Column>
         .filter(move |column| (column.since..=column.until).contains(&version))
 }
 
-const fn column(name: &'static str, kind: Type, value: fn(&Charge<'_>) -> Option<Value>) -> Column {
+const fn column(
+    name: &'static str,
+    kind: ColumnType,
+    value: fn(&FocusRow<'_>) -> Option<Value>,
+) -> Column {
     Column {
         name,
         kind,
@@ -98,62 +102,62 @@ impl Column {
 /// has no quantity, price or SKU: the specification leaves those columns to usage and purchases.
 #[rustfmt::skip]
 const COLUMNS: &[Column] = &[
-    column("BilledCost", Type::Decimal, cost),
-    column("BillingAccountId", Type::Text, |charge| text(charge.account)),
-    column("BillingAccountName", Type::Text, |_| None).nullable(),
-    column("BillingAccountType", Type::Text, |_| text("Cluster")).since_1_2(),
-    column("BillingCurrency", Type::Text, |charge| text(charge.currency())),
-    column("BillingPeriodEnd", Type::Time, |charge| time(charge.month.end)),
-    column("BillingPeriodStart", Type::Time, |charge| time(charge.month.start)),
-    column("ChargeCategory", Type::Text, category),
-    column("ChargeClass", Type::Text, class).nullable(),
-    column("ChargeDescription", Type::Text, description).nullable(),
-    column("ChargeFrequency", Type::Text, frequency),
-    column("ChargePeriodEnd", Type::Time, |charge| time(charge.period.end)),
-    column("ChargePeriodStart", Type::Time, |charge| time(charge.period.start)),
-    column("CommitmentDiscountCategory", Type::Text, |_| None).nullable(),
-    column("CommitmentDiscountId", Type::Text, |_| None).nullable(),
-    column("CommitmentDiscountName", Type::Text, |_| None).nullable(),
-    column("CommitmentDiscountStatus", Type::Text, |_| None).nullable(),
-    column("CommitmentDiscountType", Type::Text, |_| None).nullable(),
-    column("ConsumedQuantity", Type::Decimal, quantity).nullable(),
-    column("ConsumedUnit", Type::Text, unit).nullable(),
-    column("ContractedCost", Type::Decimal, cost),
-    column("ContractedUnitPrice", Type::Decimal, unit_price).nullable(),
-    column("EffectiveCost", Type::Decimal, cost),
-    column("InvoiceId", Type::Text, |_| None).nullable().since_1_2(),
-    column("InvoiceIssuerName", Type::Text, |_| text(PROVIDER)),
-    column("ListCost", Type::Decimal, cost),
-    column("ListUnitPrice", Type::Decimal, unit_price).nullable(),
-    column("PricingCategory", Type::Text, pricing).nullable(),
-    column("PricingQuantity", Type::Decimal, quantity).nullable(),
-    column("PricingUnit", Type::Text, unit).nullable(),
-    column("ProviderName", Type::Text, |_| text(PROVIDER)),
-    column("PublisherName", Type::Text, |_| text(PROVIDER)),
-    column("RegionId", Type::Text, region).nullable(),
-    column("RegionName", Type::Text, region).nullable(),
-    column("ResourceId", Type::Text, resource).nullable(),
-    column("ResourceName", Type::Text, |charge| text(charge.name())).nullable(),
-    column("ResourceType", Type::Text, |charge| text(charge.kind()?.as_str())).nullable(),
-    column("ServiceCategory", Type::Text, |_| text("AI and Machine Learning")),
-    column("ServiceName", Type::Text, |charge| text(charge.kind().map_or("GPU Computing", service))),
-    column("ServiceSubcategory", Type::Text, |_| text("Machine Learning")).since_1_2(),
-    column("SkuId", Type::Text, |charge| text(&sku(charge)?)).nullable(),
-    column("SkuMeter", Type::Text, |charge| text(meter(charge.part?))).nullable().since_1_2(),
-    column("SkuPriceDetails", Type::Text, price_details).nullable().since_1_2(),
-    column("SkuPriceId", Type::Text, price_id).nullable(),
-    column("SubAccountId", Type::Text, |charge| text(charge.namespace())).nullable(),
-    column("SubAccountName", Type::Text, |charge| text(charge.namespace())).nullable(),
-    column("SubAccountType", Type::Text, sub_account_type).nullable().since_1_2(),
-    column("Tags", Type::Text, tags).nullable(),
+    column("BilledCost", ColumnType::Decimal, cost),
+    column("BillingAccountId", ColumnType::Text, |row| text(row.billing_account)),
+    column("BillingAccountName", ColumnType::Text, |_| None).nullable(),
+    column("BillingAccountType", ColumnType::Text, |_| text("Cluster")).since_1_2(),
+    column("BillingCurrency", ColumnType::Text, |row| text(row.currency())),
+    column("BillingPeriodEnd", ColumnType::Time, |row| time(row.month.end)),
+    column("BillingPeriodStart", ColumnType::Time, |row| time(row.month.start)),
+    column("ChargeCategory", ColumnType::Text, category),
+    column("ChargeClass", ColumnType::Text, class).nullable(),
+    column("ChargeDescription", ColumnType::Text, description).nullable(),
+    column("ChargeFrequency", ColumnType::Text, frequency),
+    column("ChargePeriodEnd", ColumnType::Time, |row| time(row.period.end)),
+    column("ChargePeriodStart", ColumnType::Time, |row| time(row.period.start)),
+    column("CommitmentDiscountCategory", ColumnType::Text, |_| None).nullable(),
+    column("CommitmentDiscountId", ColumnType::Text, |_| None).nullable(),
+    column("CommitmentDiscountName", ColumnType::Text, |_| None).nullable(),
+    column("CommitmentDiscountStatus", ColumnType::Text, |_| None).nullable(),
+    column("CommitmentDiscountType", ColumnType::Text, |_| None).nullable(),
+    column("ConsumedQuantity", ColumnType::Decimal, quantity).nullable(),
+    column("ConsumedUnit", ColumnType::Text, unit).nullable(),
+    column("ContractedCost", ColumnType::Decimal, cost),
+    column("ContractedUnitPrice", ColumnType::Decimal, unit_price).nullable(),
+    column("EffectiveCost", ColumnType::Decimal, cost),
+    column("InvoiceId", ColumnType::Text, |_| None).nullable().since_1_2(),
+    column("InvoiceIssuerName", ColumnType::Text, |_| text(PROVIDER)),
+    column("ListCost", ColumnType::Decimal, cost),
+    column("ListUnitPrice", ColumnType::Decimal, unit_price).nullable(),
+    column("PricingCategory", ColumnType::Text, pricing).nullable(),
+    column("PricingQuantity", ColumnType::Decimal, quantity).nullable(),
+    column("PricingUnit", ColumnType::Text, unit).nullable(),
+    column("ProviderName", ColumnType::Text, |_| text(PROVIDER)),
+    column("PublisherName", ColumnType::Text, |_| text(PROVIDER)),
+    column("RegionId", ColumnType::Text, region).nullable(),
+    column("RegionName", ColumnType::Text, region).nullable(),
+    column("ResourceId", ColumnType::Text, resource).nullable(),
+    column("ResourceName", ColumnType::Text, |row| text(row.name())).nullable(),
+    column("ResourceType", ColumnType::Text, |row| text(row.kind()?.as_str())).nullable(),
+    column("ServiceCategory", ColumnType::Text, |_| text("AI and Machine Learning")),
+    column("ServiceName", ColumnType::Text, |row| text(row.kind().map_or("GPU Computing", service))),
+    column("ServiceSubcategory", ColumnType::Text, |_| text("Machine Learning")).since_1_2(),
+    column("SkuId", ColumnType::Text, |row| text(&sku(row)?)).nullable(),
+    column("SkuMeter", ColumnType::Text, |row| text(meter(row.component?))).nullable().since_1_2(),
+    column("SkuPriceDetails", ColumnType::Text, price_details).nullable().since_1_2(),
+    column("SkuPriceId", ColumnType::Text, price_id).nullable(),
+    column("SubAccountId", ColumnType::Text, |row| text(row.namespace())).nullable(),
+    column("SubAccountName", ColumnType::Text, |row| text(row.namespace())).nullable(),
+    column("SubAccountType", ColumnType::Text, sub_account_type).nullable().since_1_2(),
+    column("Tags", ColumnType::Text, tags).nullable(),
     // The FinOps Foundation's validator asks for these in 1.0, by the names of 1.0-preview, and ignores those of 1.0 itself
-    column("ChargeType", Type::Text, category).until_1_0(),
-    column("InvoiceIssuer", Type::Text, |_| text(PROVIDER)).until_1_0(),
-    column("Provider", Type::Text, |_| text(PROVIDER)).until_1_0(),
-    column("Publisher", Type::Text, |_| text(PROVIDER)).until_1_0(),
-    column("ResourceID", Type::Text, resource).nullable().until_1_0(),
+    column("ChargeType", ColumnType::Text, category).until_1_0(),
+    column("InvoiceIssuer", ColumnType::Text, |_| text(PROVIDER)).until_1_0(),
+    column("Provider", ColumnType::Text, |_| text(PROVIDER)).until_1_0(),
+    column("Publisher", ColumnType::Text, |_| text(PROVIDER)).until_1_0(),
+    column("ResourceID", ColumnType::Text, resource).nullable().until_1_0(),
     // FOCUS has no column for it: columns that are not its own begin with x_
-    column("x_CostPart", Type::Text, |charge| text(charge.part.map_or("Correction", Part::name))),
+    column("x_CostPart", ColumnType::Text, |row| text(row.component.map_or("Correction", CostComponent::name))),
 ];
 
 /// Text that is not empty: FOCUS has null for what has no value.
@@ -165,94 +169,94 @@ fn time(at: Timestamp) -> Option<Value> {
     Some(Value::Time(at))
 }
 
-fn cost(charge: &Charge<'_>) -> Option<Value> {
-    Some(Value::Nanos(charge.cost.nanos()))
+fn cost(row: &FocusRow<'_>) -> Option<Value> {
+    Some(Value::Nanos(row.cost.nanos()))
 }
 
-fn category(charge: &Charge<'_>) -> Option<Value> {
-    text(match charge.correction() {
+fn category(row: &FocusRow<'_>) -> Option<Value> {
+    text(match row.correction() {
         Some(spec) => spec.category.as_str(),
-        None if charge.is_usage() => "Usage",
+        None if row.is_usage() => "Usage",
         None => "Adjustment",
     })
 }
 
 /// Only what corrects an invoice of an earlier billing period is a `Correction` to FOCUS.
-fn class(charge: &Charge<'_>) -> Option<Value> {
-    let corrects = charge.correction()?.corrects.as_ref();
+fn class(row: &FocusRow<'_>) -> Option<Value> {
+    let corrects = row.correction()?.corrects.as_ref();
     corrects.and_then(|_| text("Correction"))
 }
 
-fn frequency(charge: &Charge<'_>) -> Option<Value> {
-    text(match charge.what {
-        What::Correction(_) => "One-Time",
+fn frequency(row: &FocusRow<'_>) -> Option<Value> {
+    text(match row.source {
+        ChargeSource::Correction(_) => "One-Time",
         _ => "Usage-Based",
     })
 }
 
 /// A sub account without an identity has no type.
-fn sub_account_type(charge: &Charge<'_>) -> Option<Value> {
-    text(charge.namespace()).and_then(|_| text("Namespace"))
+fn sub_account_type(row: &FocusRow<'_>) -> Option<Value> {
+    text(row.namespace()).and_then(|_| text("Namespace"))
 }
 
 /// GPU-hours; a cost without any, such as a monthly overhead, is one unit.
-fn nano_quantity(charge: &Charge<'_>) -> i128 {
-    match charge.gpu_seconds {
+fn nano_quantity(row: &FocusRow<'_>) -> i128 {
+    match row.gpu_seconds {
         ..=0 => NANOS,
         seconds => nano_hours(seconds),
     }
 }
 
 /// What is no usage has no quantity, and no price of a unit.
-fn quantity(charge: &Charge<'_>) -> Option<Value> {
-    charge
-        .is_usage()
-        .then(|| Value::Nanos(nano_quantity(charge)))
+fn quantity(row: &FocusRow<'_>) -> Option<Value> {
+    row.is_usage().then(|| Value::Nanos(nano_quantity(row)))
 }
 
-fn unit(charge: &Charge<'_>) -> Option<Value> {
-    let unit = match charge.gpu_seconds {
+fn unit(row: &FocusRow<'_>) -> Option<Value> {
+    let unit = match row.gpu_seconds {
         ..=0 => "Units",
         _ => "GPU-Hours",
     };
-    text(unit).filter(|_| charge.is_usage())
+    text(unit).filter(|_| row.is_usage())
 }
 
 /// The day's mean price of a unit, since the price may have changed on the way.
-fn unit_price(charge: &Charge<'_>) -> Option<Value> {
-    let quantity = nano_quantity(charge);
-    let price = (charge.cost.nanos() * NANOS + quantity / 2).div_euclid(quantity);
-    charge.is_usage().then_some(Value::Nanos(price))
+fn unit_price(row: &FocusRow<'_>) -> Option<Value> {
+    let quantity = nano_quantity(row);
+    let price = (row.cost.nanos() * NANOS + quantity / 2).div_euclid(quantity);
+    row.is_usage().then_some(Value::Nanos(price))
 }
 
-fn description(charge: &Charge<'_>) -> Option<Value> {
-    let part = charge.part.map_or("", Part::name);
-    let gpu = gpu_name(&charge.sku);
-    let workload = |sheet: &Sheet| sheet.holder.workload.clone();
-    text(&match charge.what {
-        What::Pods(sheet) => format!("{part} of {} on {gpu}", workload(sheet)),
-        What::Overhead(sheet) => format!("Monthly overheads of {}", workload(sheet)),
-        What::Lost(sheet) => format!("{part} of {} on {gpu} that was lost", workload(sheet)),
-        What::Idle(_) => format!("{part} of {gpu} that nobody held"),
-        What::Correction(corrected) => corrected.object.spec.reason.clone(),
+fn description(row: &FocusRow<'_>) -> Option<Value> {
+    let part = row.component.map_or("", CostComponent::name);
+    let gpu = gpu_name(&row.sku);
+    let workload = |loaded: &LoadedAccount| loaded.owner.workload.clone();
+    text(&match row.source {
+        ChargeSource::Pods(loaded) => format!("{part} of {} on {gpu}", workload(loaded)),
+        ChargeSource::Overhead(loaded) => format!("Monthly overheads of {}", workload(loaded)),
+        ChargeSource::Lost(loaded) => {
+            format!("{part} of {} on {gpu} that was lost", workload(loaded))
+        }
+        ChargeSource::Idle(_) => format!("{part} of {gpu} that nobody held"),
+        ChargeSource::Correction(corrected) => corrected.object.spec.reason.clone(),
     })
 }
 
 /// Spot prices are the provider's to change; all others, those of reserved machines too, are agreed in advance by the PriceList.
-fn pricing(charge: &Charge<'_>) -> Option<Value> {
-    charge.part?;
-    text(match charge.sku.capacity_type {
+fn pricing(row: &FocusRow<'_>) -> Option<Value> {
+    row.component?;
+    text(match row.sku.capacity_type {
         Some(CapacityType::Spot) => "Dynamic",
         _ => "Standard",
     })
 }
 
-fn region(charge: &Charge<'_>) -> Option<Value> {
-    text(charge.sku.region.as_deref().unwrap_or_default())
+fn region(row: &FocusRow<'_>) -> Option<Value> {
+    text(row.sku.region.as_deref().unwrap_or_default())
 }
 
-fn resource(charge: &Charge<'_>) -> Option<Value> {
-    let names = [charge.namespace(), charge.kind()?.as_str(), charge.name()];
+fn resource(row: &FocusRow<'_>) -> Option<Value> {
+    let names = [row.namespace(), row.kind()?.as_str(), row.name()];
     let names = names.into_iter().filter(|name| !name.is_empty());
     text(&names.collect::<Vec<_>>().join("/"))
 }
@@ -266,34 +270,34 @@ fn service(kind: WorkloadKind) -> &'static str {
     }
 }
 
-fn meter(part: Part) -> &'static str {
-    match part {
-        Part::Compute => "GPU Usage",
-        Part::Storage => "Volume Usage",
-        Part::Power => "Power Usage",
-        Part::Labour => "Overhead",
+fn meter(component: CostComponent) -> &'static str {
+    match component {
+        CostComponent::Compute => "GPU Usage",
+        CostComponent::Storage => "Volume Usage",
+        CostComponent::Power => "Power Usage",
+        CostComponent::Labour => "Overhead",
     }
 }
 
 /// What is sold, wherever it stands and however it is paid for: the GPU and the part of the cost.
-fn sku(charge: &Charge<'_>) -> Option<String> {
-    let name = match (charge.what, &charge.sku.model) {
-        (What::Overhead(_), _) => "Overhead",
+fn sku(row: &FocusRow<'_>) -> Option<String> {
+    let name = match (row.source, &row.sku.model) {
+        (ChargeSource::Overhead(_), _) => "Overhead",
         (_, Some(model)) => model,
-        (_, None) => &charge.sku.resource,
+        (_, None) => &row.sku.resource,
     };
-    let share = charge.sku.share;
+    let share = row.sku.share;
     let share = if share == Share::default() {
         String::new()
     } else {
         format!(":{}/{}", share.part, share.whole)
     };
-    Some(format!("{name}{share}:{}", charge.part?.name()))
+    Some(format!("{name}{share}:{}", row.component?.name()))
 }
 
 /// What a price is found by.
-fn price_id(charge: &Charge<'_>) -> Option<Value> {
-    let sku_of = &charge.sku;
+fn price_id(row: &FocusRow<'_>) -> Option<Value> {
+    let sku_of = &row.sku;
     let facts = [
         sku_of.instance_type.clone(),
         sku_of
@@ -301,7 +305,7 @@ fn price_id(charge: &Charge<'_>) -> Option<Value> {
             .map(|by| capacity_type_name(by).to_owned()),
         sku_of.region.clone(),
     ];
-    let all = std::iter::once(sku(charge)?).chain(facts.into_iter().flatten());
+    let all = std::iter::once(sku(row)?).chain(facts.into_iter().flatten());
     text(&all.collect::<Vec<_>>().join(":"))
 }
 
@@ -316,8 +320,8 @@ fn object(facts: &[(&str, Option<String>)]) -> Option<Value> {
 }
 
 /// `InstanceType` is FOCUS's own key.
-fn price_details(charge: &Charge<'_>) -> Option<Value> {
-    let sku = &charge.sku;
+fn price_details(row: &FocusRow<'_>) -> Option<Value> {
+    let sku = &row.sku;
     object(&[
         ("InstanceType", sku.instance_type.clone()),
         ("x_GpuModel", sku.model.clone()),
@@ -329,24 +333,24 @@ fn price_details(charge: &Charge<'_>) -> Option<Value> {
     ])
 }
 
-fn tags(charge: &Charge<'_>) -> Option<Value> {
+fn tags(row: &FocusRow<'_>) -> Option<Value> {
     let known = |name: &str| Some(name.to_owned()).filter(|name| !name.is_empty());
-    let (correction, reference) = match charge.what {
-        What::Correction(corrected) => (
+    let (correction, reference) = match row.source {
+        ChargeSource::Correction(corrected) => (
             Some(corrected.correction.name.clone()),
             corrected.object.spec.reference.clone(),
         ),
         _ => (None, None),
     };
     object(&[
-        ("bursar.dev/namespace", known(charge.namespace())),
+        ("bursar.dev/namespace", known(row.namespace())),
         (
             "bursar.dev/kind",
-            charge.kind().map(|kind| kind.as_str().to_owned()),
+            row.kind().map(|kind| kind.as_str().to_owned()),
         ),
-        ("bursar.dev/workload", known(charge.name())),
-        ("bursar.dev/resource", known(&charge.sku.resource)),
-        ("bursar.dev/owner", charge.sku.owner.clone()),
+        ("bursar.dev/workload", known(row.name())),
+        ("bursar.dev/resource", known(&row.sku.resource)),
+        ("bursar.dev/owner", row.sku.owner.clone()),
         ("bursar.dev/correction", correction),
         ("bursar.dev/reference", reference),
     ])

@@ -30,9 +30,9 @@ use jiff::tz::TimeZone;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client, ResourceExt};
 
-use crate::client::said;
-use crate::spend_corrections::Corrected;
-use crate::spend_records::Sheet;
+use crate::client::api_error;
+use crate::spend_corrections::LoadedCorrection;
+use crate::spend_records::LoadedAccount;
 
 pub(crate) use write::{csv, parquet};
 
@@ -63,14 +63,14 @@ pub(crate) enum Error {
 
 /// A part of the cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Part {
+enum CostComponent {
     Compute,
     Storage,
     Power,
     Labour,
 }
 
-impl Part {
+impl CostComponent {
     const ALL: [Self; 4] = [Self::Compute, Self::Storage, Self::Power, Self::Labour];
 
     fn of(self, line: &DailyCost) -> Money {
@@ -94,28 +94,28 @@ impl Part {
 
 /// What cost a row's money.
 #[derive(Debug, Clone, Copy)]
-enum What<'a> {
+enum ChargeSource<'a> {
     /// The pods of the record's workload.
-    Pods(&'a Sheet),
+    Pods(&'a LoadedAccount),
     /// Its share of the monthly overheads.
-    Overhead(&'a Sheet),
+    Overhead(&'a LoadedAccount),
     /// Its pods on nodes that were lost.
-    Lost(&'a Sheet),
+    Lost(&'a LoadedAccount),
     /// Nodes that nobody held. The record is theirs.
-    Idle(&'a Sheet),
+    Idle(&'a LoadedAccount),
     /// A credit or an adjustment.
-    Correction(&'a Corrected),
+    Correction(&'a LoadedCorrection),
 }
 
 /// What a row is about.
 #[derive(Debug, Clone)]
-pub(crate) struct Charge<'a> {
+pub(crate) struct FocusRow<'a> {
     /// Who pays: the cluster.
-    account: &'a str,
-    what: What<'a>,
+    billing_account: &'a str,
+    source: ChargeSource<'a>,
     sku: CostKey,
     /// None of a correction.
-    part: Option<Part>,
+    component: Option<CostComponent>,
     cost: Money,
     gpu_seconds: i64,
     /// The day, or what is over of the month.
@@ -124,110 +124,130 @@ pub(crate) struct Charge<'a> {
 }
 
 /// The rows of so many records, until `now`.
-pub(crate) fn charges<'a>(
-    sheets: &'a [Sheet],
-    account: &'a str,
+pub(crate) fn usage_rows<'a>(
+    accounts: &'a [LoadedAccount],
+    billing_account: &'a str,
     now: Timestamp,
-) -> Vec<Charge<'a>> {
-    let of_sheet = |sheet: &'a Sheet| {
-        let lines = sheet.account.daily_costs(now, &sheet.zone).into_iter();
+) -> Vec<FocusRow<'a>> {
+    let account_rows = |loaded: &'a LoadedAccount| {
+        let lines = loaded.account.daily_costs(now, &loaded.zone).into_iter();
         lines.flat_map(move |((date, sku), line)| {
-            in_parts(
-                of_day(account, What::Pods(sheet), date, &sheet.zone),
+            component_rows(
+                day_row(
+                    billing_account,
+                    ChargeSource::Pods(loaded),
+                    date,
+                    &loaded.zone,
+                ),
                 sku,
                 line,
             )
         })
     };
-    sheets.iter().flat_map(of_sheet).collect()
+    accounts.iter().flat_map(account_rows).collect()
 }
 
 /// The rows of what each workload bears of the monthly overheads, until `now`.
-pub(crate) fn overheads<'a>(
-    sheets: &'a [Sheet],
+pub(crate) fn overhead_rows<'a>(
+    accounts: &'a [LoadedAccount],
     borne: &[(CostOwner, Date, DailyCost)],
-    account: &'a str,
+    billing_account: &'a str,
     now: Timestamp,
-) -> Vec<Charge<'a>> {
+) -> Vec<FocusRow<'a>> {
     let mut shares: BTreeMap<&CostOwner, Money> = BTreeMap::new();
     for (holder, _, line) in borne {
         *shares.entry(holder).or_default() += line.cost.labour;
     }
     shares.retain(|_, share| *share != Money::ZERO);
-    let of_holder = |(holder, cost): (&CostOwner, Money)| {
-        let sheet = sheets.iter().find(|sheet| sheet.holder == *holder)?;
-        let month = sheet.account.month.bounds(&sheet.zone);
-        Some(Charge {
-            account,
-            what: What::Overhead(sheet),
+    let owner_row = |(holder, cost): (&CostOwner, Money)| {
+        let loaded = accounts.iter().find(|loaded| loaded.owner == *holder)?;
+        let month = loaded.account.month.bounds(&loaded.zone);
+        Some(FocusRow {
+            billing_account,
+            source: ChargeSource::Overhead(loaded),
             sku: CostKey::default(),
-            part: Some(Part::Labour),
+            component: Some(CostComponent::Labour),
             cost,
             gpu_seconds: 0,
             period: month.split(now).0,
             month,
         })
     };
-    shares.into_iter().filter_map(of_holder).collect()
+    shares.into_iter().filter_map(owner_row).collect()
 }
 
 /// The rows of time on lost nodes, until `now`. It has a cost as a whole, which is mostly the machines'.
-pub(crate) fn unattributed<'a>(
-    sheets: &'a [Sheet],
-    account: &'a str,
+pub(crate) fn unattributed_rows<'a>(
+    accounts: &'a [LoadedAccount],
+    billing_account: &'a str,
     now: Timestamp,
-) -> Vec<Charge<'a>> {
-    let of_sheet = |sheet: &'a Sheet| {
-        let lines = sheet.account.daily_costs(now, &sheet.zone).into_iter();
+) -> Vec<FocusRow<'a>> {
+    let account_rows = |loaded: &'a LoadedAccount| {
+        let lines = loaded.account.daily_costs(now, &loaded.zone).into_iter();
         let lost = lines.filter(|(_, line)| line.unattributed != Money::ZERO);
-        lost.map(move |((date, sku), line)| Charge {
+        lost.map(move |((date, sku), line)| FocusRow {
             sku,
             cost: line.unattributed,
-            ..of_day(account, What::Lost(sheet), date, &sheet.zone)
+            ..day_row(
+                billing_account,
+                ChargeSource::Lost(loaded),
+                date,
+                &loaded.zone,
+            )
         })
     };
-    sheets.iter().flat_map(of_sheet).collect()
+    accounts.iter().flat_map(account_rows).collect()
 }
 
-/// The rows of what nobody held. `nodes` are the sheets of nodes of one month.
-pub(crate) fn idle<'a>(
-    nodes: &'a [Sheet],
+/// The rows of what nobody held. `nodes` are the accounts of nodes of one month.
+pub(crate) fn idle_rows<'a>(
+    nodes: &'a [LoadedAccount],
     bill: &ClusterBill,
-    account: &'a str,
-) -> Vec<Charge<'a>> {
-    let Some(sheet) = nodes.first() else {
+    billing_account: &'a str,
+) -> Vec<FocusRow<'a>> {
+    let Some(loaded) = nodes.first() else {
         return Vec::new();
     };
-    let of_line = |(date, sku, line): (Date, &CostKey, DailyCost)| {
-        let row = of_day(account, What::Idle(sheet), date, &sheet.zone);
-        in_parts(row, sku.clone(), line)
+    let idle_row = |(date, sku, line): (Date, &CostKey, DailyCost)| {
+        let row = day_row(
+            billing_account,
+            ChargeSource::Idle(loaded),
+            date,
+            &loaded.zone,
+        );
+        component_rows(row, sku.clone(), line)
     };
-    bill.idle().flat_map(of_line).collect()
+    bill.idle().flat_map(idle_row).collect()
 }
 
 /// The rows of corrections.
-pub(crate) fn corrections<'a>(
-    corrections: &'a [Corrected],
-    account: &'a str,
-) -> impl Iterator<Item = Charge<'a>> {
+pub(crate) fn correction_rows<'a>(
+    corrections: &'a [LoadedCorrection],
+    billing_account: &'a str,
+) -> impl Iterator<Item = FocusRow<'a>> {
     corrections.iter().map(move |corrected| {
-        let (what, correction) = (What::Correction(corrected), &corrected.correction);
-        Charge {
-            part: None,
+        let (source, correction) = (ChargeSource::Correction(corrected), &corrected.correction);
+        FocusRow {
+            component: None,
             cost: correction.amount,
-            ..of_day(account, what, correction.date, &corrected.zone)
+            ..day_row(billing_account, source, correction.date, &corrected.zone)
         }
     })
 }
 
 /// A row of compute.
-fn of_day<'a>(account: &'a str, what: What<'a>, date: Date, zone: &TimeZone) -> Charge<'a> {
+fn day_row<'a>(
+    billing_account: &'a str,
+    source: ChargeSource<'a>,
+    date: Date,
+    zone: &TimeZone,
+) -> FocusRow<'a> {
     let month = Month::containing_date(date).bounds(zone);
-    Charge {
-        account,
-        what,
+    FocusRow {
+        billing_account,
+        source,
         sku: CostKey::default(),
-        part: Some(Part::Compute),
+        component: Some(CostComponent::Compute),
         cost: Money::ZERO,
         gpu_seconds: 0,
         period: cost_report::day_bounds(date, zone).unwrap_or(month),
@@ -236,45 +256,52 @@ fn of_day<'a>(account: &'a str, what: What<'a>, date: Date, zone: &TimeZone) -> 
 }
 
 /// A row for each part of a line's cost that is not zero.
-fn in_parts(row: Charge<'_>, sku: CostKey, line: DailyCost) -> impl Iterator<Item = Charge<'_>> {
-    let of_part = move |part: Part| Charge {
-        part: Some(part),
+fn component_rows(
+    row: FocusRow<'_>,
+    sku: CostKey,
+    line: DailyCost,
+) -> impl Iterator<Item = FocusRow<'_>> {
+    let component_row = move |component: CostComponent| FocusRow {
+        component: Some(component),
         sku: sku.clone(),
-        cost: part.of(&line),
+        cost: component.of(&line),
         gpu_seconds: line.gpu_seconds,
         ..row.clone()
     };
-    let rows = Part::ALL.map(of_part).into_iter();
+    let rows = CostComponent::ALL.map(component_row).into_iter();
     rows.filter(|row| row.cost != Money::ZERO)
 }
 
-impl Charge<'_> {
+impl FocusRow<'_> {
     /// `None` for a namespace as a whole.
     fn kind(&self) -> Option<WorkloadKind> {
-        match self.what {
-            What::Lost(_) | What::Idle(_) => Some(WorkloadKind::Node),
-            What::Pods(sheet) | What::Overhead(sheet) => Some(sheet.record.spec.kind),
-            What::Correction(corrected) => Some(corrected.object.workload()?.kind),
+        match self.source {
+            ChargeSource::Lost(_) | ChargeSource::Idle(_) => Some(WorkloadKind::Node),
+            ChargeSource::Pods(loaded) | ChargeSource::Overhead(loaded) => {
+                Some(loaded.record.spec.kind)
+            }
+            ChargeSource::Correction(corrected) => Some(corrected.object.workload()?.kind),
         }
     }
 
     /// Empty for what is nobody's.
     fn namespace(&self) -> &str {
-        match self.what {
-            What::Pods(sheet) | What::Overhead(sheet) | What::Lost(sheet) | What::Idle(sheet) => {
-                &sheet.record.spec.namespace
-            }
-            What::Correction(corrected) => &corrected.object.spec.namespace,
+        match self.source {
+            ChargeSource::Pods(loaded)
+            | ChargeSource::Overhead(loaded)
+            | ChargeSource::Lost(loaded)
+            | ChargeSource::Idle(loaded) => &loaded.record.spec.namespace,
+            ChargeSource::Correction(corrected) => &corrected.object.spec.namespace,
         }
     }
 
     /// Empty for a namespace as a whole.
     fn name(&self) -> &str {
-        match self.what {
-            What::Lost(_) => "unattributed",
-            What::Idle(_) => "idle",
-            What::Pods(sheet) | What::Overhead(sheet) => &sheet.record.spec.name,
-            What::Correction(corrected) => {
+        match self.source {
+            ChargeSource::Lost(_) => "unattributed",
+            ChargeSource::Idle(_) => "idle",
+            ChargeSource::Pods(loaded) | ChargeSource::Overhead(loaded) => &loaded.record.spec.name,
+            ChargeSource::Correction(corrected) => {
                 let workload = corrected.object.spec.workload.as_ref();
                 workload.map_or("", |workload| &workload.name)
             }
@@ -282,33 +309,34 @@ impl Charge<'_> {
     }
 
     fn currency(&self) -> &str {
-        match self.what {
-            What::Pods(sheet) | What::Overhead(sheet) | What::Lost(sheet) | What::Idle(sheet) => {
-                &sheet.record.spec.currency
-            }
-            What::Correction(corrected) => &corrected.object.spec.currency,
+        match self.source {
+            ChargeSource::Pods(loaded)
+            | ChargeSource::Overhead(loaded)
+            | ChargeSource::Lost(loaded)
+            | ChargeSource::Idle(loaded) => &loaded.record.spec.currency,
+            ChargeSource::Correction(corrected) => &corrected.object.spec.currency,
         }
     }
 
     /// What the user says of a correction.
     fn correction(&self) -> Option<&SpendCorrectionSpec> {
-        match self.what {
-            What::Correction(corrected) => Some(&corrected.object.spec),
+        match self.source {
+            ChargeSource::Correction(corrected) => Some(&corrected.object.spec),
             _ => None,
         }
     }
 
     /// Corrections are none, and neither is it one where pods paid more than their nodes cost.
     fn is_usage(&self) -> bool {
-        self.part.is_some() && self.cost >= Money::ZERO
+        self.component.is_some() && self.cost >= Money::ZERO
     }
 }
 
 /// The cluster's identity: Kubernetes has none of its own, and the UID of namespace kube-system stands for it by custom.
-pub(crate) async fn cluster(client: &Client) -> Result<String, Error> {
+pub(crate) async fn cluster_id(client: &Client) -> Result<String, Error> {
     let namespaces: Api<Namespace> = Api::all(client.clone());
     let found = namespaces.get_metadata("kube-system").await;
-    let found = found.map_err(|error| Error::Cluster(said(&error)))?;
+    let found = found.map_err(|error| Error::Cluster(api_error(&error)))?;
     found
         .uid()
         .ok_or_else(|| Error::Cluster("it has no UID".into()))

@@ -134,22 +134,22 @@ const PREVIEW: [(&str, &str); 5] = [
 
 const VERSIONS: [Version; 2] = [Version::V1_0, Version::V1_2];
 
-fn sheets() -> Vec<Sheet> {
+fn accounts() -> Vec<LoadedAccount> {
     apart().0
 }
 
 /// Those of workloads, and those of nodes.
-fn apart() -> (Vec<Sheet>, Vec<Sheet>) {
-    spend_records::apart(spend_records::read(&samples::records(), false).unwrap().0)
+fn apart() -> (Vec<LoadedAccount>, Vec<LoadedAccount>) {
+    spend_records::split_nodes(spend_records::load(&samples::records(), false).unwrap().0)
 }
 
 /// A credit of a job and an adjustment of a namespace.
-fn corrected() -> Vec<Corrected> {
-    let zone = sheets()[0].zone.clone();
+fn corrected() -> Vec<LoadedCorrection> {
+    let zone = accounts()[0].zone.clone();
     let month: Month = "2026-11".parse().unwrap();
     let within = month.bounds(&zone);
     let all = samples::corrections();
-    crate::corrections::counting(&all, None, within, Some("USD"), &zone, now()).0
+    crate::spend_corrections::applicable(&all, None, within, Some("USD"), &zone, now()).0
 }
 
 fn now() -> Timestamp {
@@ -157,14 +157,14 @@ fn now() -> Timestamp {
 }
 
 fn written(version: Version) -> Vec<BTreeMap<String, String>> {
-    let (sheets, corrected) = (sheets(), corrected());
-    of_csv(&csv(&rows(&sheets, &corrected), version).unwrap())
+    let (accounts, corrected) = (accounts(), corrected());
+    of_csv(&csv(&rows(&accounts, &corrected), version).unwrap())
 }
 
 /// What a report of some namespaces has.
-fn rows<'a>(sheets: &'a [Sheet], corrected: &'a [Corrected]) -> Vec<Charge<'a>> {
-    let mut rows = charges(sheets, "cluster-uid", now());
-    rows.extend(corrections(corrected, "cluster-uid"));
+fn rows<'a>(accounts: &'a [LoadedAccount], corrected: &'a [LoadedCorrection]) -> Vec<FocusRow<'a>> {
+    let mut rows = usage_rows(accounts, "cluster-uid", now());
+    rows.extend(correction_rows(corrected, "cluster-uid"));
     rows
 }
 
@@ -175,12 +175,12 @@ fn of_csv(bytes: &[u8]) -> Vec<BTreeMap<String, String>> {
 
 /// What a file of the whole cluster has, with overheads of 30 that one workload bears.
 fn of_cluster(version: Version, dearer: &str) -> (Vec<BTreeMap<String, String>>, Money) {
-    let (mut sheets, nodes) = apart();
+    let (mut accounts, nodes) = apart();
     // what pods pay on one day, dearer than the node
-    let mut object = serde_json::to_value(&sheets[0].record).unwrap();
+    let mut object = serde_json::to_value(&accounts[0].record).unwrap();
     object["status"]["days"][0]["compute"] = dearer.into();
-    sheets[0] = Sheet::read_all(&object).remove(0).unwrap();
-    let mut bill = spend_records::bill(sheets.iter().chain(&nodes), now());
+    accounts[0] = LoadedAccount::from_record(&object).remove(0).unwrap();
+    let mut bill = spend_records::cluster_bill(accounts.iter().chain(&nodes), now());
     bill.overhead = decimal("30");
     let line = DailyCost {
         cost: bursar_core::money::Cost {
@@ -190,16 +190,16 @@ fn of_cluster(version: Version, dearer: &str) -> (Vec<BTreeMap<String, String>>,
         ..DailyCost::default()
     };
     let borne = [(
-        sheets[1].holder.clone(),
+        accounts[1].owner.clone(),
         jiff::civil::date(2026, 11, 24),
         line,
     )];
     let corrected = corrected();
-    bill.corrections = crate::corrections::sum(&corrected);
-    let mut rows = rows(&sheets, &corrected);
-    rows.extend(overheads(&sheets, &borne, "cluster-uid", now()));
-    rows.extend(unattributed(&sheets, "cluster-uid", now()));
-    rows.extend(idle(&nodes, &bill, "cluster-uid"));
+    bill.corrections = crate::spend_corrections::sum(&corrected);
+    let mut rows = rows(&accounts, &corrected);
+    rows.extend(overhead_rows(&accounts, &borne, "cluster-uid", now()));
+    rows.extend(unattributed_rows(&accounts, "cluster-uid", now()));
+    rows.extend(idle_rows(&nodes, &bill, "cluster-uid"));
     (of_csv(&csv(&rows, version).unwrap()), bill.net())
 }
 
@@ -462,8 +462,8 @@ fn a_correction_has_a_row_of_its_own_that_says_what_it_is_and_why() {
 fn a_cost_without_gpu_hours_is_one_unit_of_it() {
     let mut records = samples::records();
     records[3]["status"]["days"][0]["gpuSeconds"] = 0.into();
-    let (sheets, _) = spend_records::read(&records, false).unwrap();
-    let bytes = csv(&rows(&sheets, &[]), Version::V1_2).unwrap();
+    let (accounts, _) = spend_records::load(&records, false).unwrap();
+    let bytes = csv(&rows(&accounts, &[]), Version::V1_2).unwrap();
     let rows = ::csv::Reader::from_reader(bytes.as_slice())
         .into_deserialize()
         .map(Result::unwrap)
@@ -484,8 +484,8 @@ fn a_cost_without_gpu_hours_is_one_unit_of_it() {
 
 #[test]
 fn parquet_has_the_same_rows_as_csv() {
-    let (sheets, corrected) = (sheets(), corrected());
-    let rows = rows(&sheets, &corrected);
+    let (accounts, corrected) = (accounts(), corrected());
+    let rows = rows(&accounts, &corrected);
     for version in VERSIONS {
         let bytes = parquet(&rows, version).unwrap();
         let reader = SerializedFileReader::new(bytes::Bytes::from(bytes)).unwrap();

@@ -12,18 +12,18 @@ use parquet::file::properties::WriterProperties;
 use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::parser::parse_message_type;
 
-use super::columns::{Column, Type, Value, columns};
-use super::{Charge, Error, Version};
+use super::columns::{Column, ColumnType, Value, columns};
+use super::{Error, FocusRow, Version};
 
 /// Rows that are written, and held in memory, at once.
-const GROUP: usize = 65_536;
+const ROW_GROUP_SIZE: usize = 65_536;
 
 /// CSV with a header; null is an empty field.
-pub(crate) fn csv(charges: &[Charge<'_>], version: Version) -> Result<Vec<u8>, Error> {
+pub(crate) fn csv(rows: &[FocusRow<'_>], version: Version) -> Result<Vec<u8>, Error> {
     let mut writer = ::csv::Writer::from_writer(Vec::new());
     writer.write_record(columns(version).map(|column| column.name))?;
-    for charge in charges {
-        writer.write_record(columns(version).map(|column| match column.value(charge) {
+    for row in rows {
+        writer.write_record(columns(version).map(|column| match column.value(row) {
             None => String::new(),
             Some(Value::Text(text)) => text,
             Some(Value::Nanos(nanos)) => Money::from_nanos(nanos).rounded(9),
@@ -41,23 +41,23 @@ fn utc(at: Timestamp) -> String {
 }
 
 /// Parquet without compression: amounts are DECIMAL(38, 9), instants are TIMESTAMP in UTC, null is null.
-pub(crate) fn parquet(charges: &[Charge<'_>], version: Version) -> Result<Vec<u8>, Error> {
+pub(crate) fn parquet(rows: &[FocusRow<'_>], version: Version) -> Result<Vec<u8>, Error> {
     let fields: Vec<String> = columns(version).map(field).collect();
     let schema = parse_message_type(&format!("message focus {{ {} }}", fields.join(" ")))?;
     let properties = Arc::new(WriterProperties::builder().build());
     let mut writer = SerializedFileWriter::new(Vec::new(), Arc::new(schema), properties)?;
-    for charges in charges.chunks(GROUP) {
+    for rows in rows.chunks(ROW_GROUP_SIZE) {
         let mut group = writer.next_row_group()?;
         for column in columns(version) {
-            let values = charges.iter().map(|charge| column.value(charge));
+            let values = rows.iter().map(|row| column.value(row));
             match column.kind {
-                Type::Text => {
+                ColumnType::Text => {
                     write::<ByteArrayType>(&mut group, column, values, |value| match value {
                         Value::Text(text) => Some(ByteArray::from(text.into_bytes())),
                         _ => None,
                     })
                 }
-                Type::Decimal => write::<FixedLenByteArrayType>(
+                ColumnType::Decimal => write::<FixedLenByteArrayType>(
                     &mut group,
                     column,
                     values,
@@ -69,10 +69,12 @@ pub(crate) fn parquet(charges: &[Charge<'_>], version: Version) -> Result<Vec<u8
                         _ => None,
                     },
                 ),
-                Type::Time => write::<Int64Type>(&mut group, column, values, |value| match value {
-                    Value::Time(at) => Some(at.as_microsecond()),
-                    _ => None,
-                }),
+                ColumnType::Time => {
+                    write::<Int64Type>(&mut group, column, values, |value| match value {
+                        Value::Time(at) => Some(at.as_microsecond()),
+                        _ => None,
+                    })
+                }
             }?;
         }
         group.close()?;
@@ -87,9 +89,9 @@ fn field(column: &Column) -> String {
         "REQUIRED"
     };
     let (kind, logical) = match column.kind {
-        Type::Text => ("BYTE_ARRAY", "STRING"),
-        Type::Decimal => ("FIXED_LEN_BYTE_ARRAY (16)", "DECIMAL(38,9)"),
-        Type::Time => ("INT64", "TIMESTAMP(MICROS,true)"),
+        ColumnType::Text => ("BYTE_ARRAY", "STRING"),
+        ColumnType::Decimal => ("FIXED_LEN_BYTE_ARRAY (16)", "DECIMAL(38,9)"),
+        ColumnType::Time => ("INT64", "TIMESTAMP(MICROS,true)"),
     };
     format!("{repetition} {kind} {} ({logical});", column.name)
 }

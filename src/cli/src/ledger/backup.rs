@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 const VERSION: u32 = 2;
 /// The first version, which had no corrections, is read too.
-const FIRST: u32 = 1;
+const OLDEST_VERSION: u32 = 1;
 
 /// The first line.
 #[derive(Debug, Serialize, Deserialize)]
@@ -37,21 +37,21 @@ pub(crate) enum FileError {
         why: String,
     },
     #[error(
-        "{file} is of version {version} of the format, and this program reads versions {FIRST} to {VERSION}"
+        "{file} is of version {version} of the format, and this program reads versions {OLDEST_VERSION} to {VERSION}"
     )]
     Version { file: String, version: u32 },
     #[error(
-        "{file} is not whole: its header says {said}, and {found} follow; take another backup's file, or copy this one again"
+        "{file} is not whole: its header says {expected}, and {found} follow; take another backup's file, or copy this one again"
     )]
     Damaged {
         file: String,
-        said: String,
+        expected: String,
         found: String,
     },
 }
 
 /// What of a record is kept: what a server writes into `metadata` by itself means nothing in another cluster.
-fn kept(record: &Value) -> Value {
+fn portable_record(record: &Value) -> Value {
     let meta = &record["metadata"];
     let mut metadata = json!({"name": meta["name"], "labels": meta["labels"]});
     if meta["annotations"].is_object() {
@@ -64,14 +64,14 @@ fn kept(record: &Value) -> Value {
 }
 
 /// The backup of these records.
-pub(crate) fn write(records: &[Value], time: Timestamp) -> Result<Vec<u8>, FileError> {
+pub(crate) fn encode(records: &[Value], time: Timestamp) -> Result<Vec<u8>, FileError> {
     let failed = |error: serde_json::Error| FileError::Io {
         file: "the backup".into(),
         why: error.to_string(),
     };
     let mut lines = Vec::new();
     for record in records {
-        serde_json::to_writer(&mut lines, &kept(record)).map_err(failed)?;
+        serde_json::to_writer(&mut lines, &portable_record(record)).map_err(failed)?;
         lines.push(b'\n');
     }
     let header = Header {
@@ -92,7 +92,7 @@ fn digest(bytes: &[u8]) -> String {
 }
 
 /// Writes a backup. A file of that name is replaced only by a whole one.
-pub(crate) fn store(file: Option<&Path>, bytes: &[u8]) -> Result<(), FileError> {
+pub(crate) fn write_file(file: Option<&Path>, bytes: &[u8]) -> Result<(), FileError> {
     let failed = |file: &str, error: std::io::Error| FileError::Io {
         file: file.to_owned(),
         why: error.to_string(),
@@ -102,25 +102,25 @@ pub(crate) fn store(file: Option<&Path>, bytes: &[u8]) -> Result<(), FileError> 
             .write_all(bytes)
             .map_err(|error| failed("standard output", error));
     };
-    let mut part = path.as_os_str().to_owned();
-    part.push(".part");
-    std::fs::write(&part, bytes)
-        .and_then(|()| std::fs::rename(&part, path))
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".part");
+    std::fs::write(&temporary, bytes)
+        .and_then(|()| std::fs::rename(&temporary, path))
         .map_err(|error| failed(&path.display().to_string(), error))
 }
 
 /// The records of a backup.
-pub(crate) fn load(path: &Path) -> Result<Vec<Value>, FileError> {
+pub(crate) fn read_file(path: &Path) -> Result<Vec<Value>, FileError> {
     let file = path.display().to_string();
     let bytes = std::fs::read(path).map_err(|error| FileError::Io {
         file: file.clone(),
         why: error.to_string(),
     })?;
-    read(&file, &bytes)
+    decode(&file, &bytes)
 }
 
-/// Reads what [`write`] wrote.
-pub(crate) fn read(file: &str, bytes: &[u8]) -> Result<Vec<Value>, FileError> {
+/// Reads what [`encode`] wrote.
+pub(crate) fn decode(file: &str, bytes: &[u8]) -> Result<Vec<Value>, FileError> {
     let wrong = |line: usize, why: String| FileError::Line {
         file: file.to_owned(),
         line,
@@ -130,7 +130,7 @@ pub(crate) fn read(file: &str, bytes: &[u8]) -> Result<Vec<Value>, FileError> {
     let (first, lines) = end.map_or((bytes, &[][..]), |end| (&bytes[..end], &bytes[end + 1..]));
     let header: Header = serde_json::from_slice(first)
         .map_err(|error| wrong(1, format!("it is not the header of a backup: {error}")))?;
-    if !(FIRST..=VERSION).contains(&header.version) {
+    if !(OLDEST_VERSION..=VERSION).contains(&header.version) {
         return Err(FileError::Version {
             file: file.to_owned(),
             version: header.version,
@@ -139,11 +139,12 @@ pub(crate) fn read(file: &str, bytes: &[u8]) -> Result<Vec<Value>, FileError> {
     let count = lines.split_inclusive(|byte| *byte == b'\n').count();
     let sha256 = digest(lines);
     if (count, &sha256) != (header.count, &header.sha256) {
-        let said = |count: usize, sha256: &str| format!("{count} records with SHA-256 {sha256}");
+        let expected =
+            |count: usize, sha256: &str| format!("{count} records with SHA-256 {sha256}");
         return Err(FileError::Damaged {
             file: file.to_owned(),
-            said: said(header.count, &header.sha256),
-            found: said(count, &sha256),
+            expected: expected(header.count, &header.sha256),
+            found: expected(count, &sha256),
         });
     }
     let lines = lines.split_inclusive(|byte| *byte == b'\n').enumerate();
@@ -161,7 +162,7 @@ mod tests {
     use crate::samples;
 
     fn sample() -> Vec<u8> {
-        write(&samples::records(), "2026-11-24T04:00:00Z".parse().unwrap()).unwrap()
+        encode(&samples::records(), "2026-11-24T04:00:00Z".parse().unwrap()).unwrap()
     }
 
     #[test]
@@ -169,15 +170,15 @@ mod tests {
         let mut records = samples::records();
         records[0]["metadata"]["uid"] = "a".into();
         records[0]["metadata"]["managedFields"] = json!([{"manager": "bursar"}]);
-        let bytes = write(&records, Timestamp::UNIX_EPOCH).unwrap();
-        assert_eq!(read("b", &bytes).unwrap(), samples::records());
+        let bytes = encode(&records, Timestamp::UNIX_EPOCH).unwrap();
+        assert_eq!(decode("b", &bytes).unwrap(), samples::records());
     }
 
     #[test]
     fn a_backup_has_the_corrections_too() {
         let all = [samples::records(), samples::corrections()].concat();
-        let bytes = write(&all, Timestamp::UNIX_EPOCH).unwrap();
-        assert_eq!(read("b", &bytes).unwrap(), all);
+        let bytes = encode(&all, Timestamp::UNIX_EPOCH).unwrap();
+        assert_eq!(decode("b", &bytes).unwrap(), all);
     }
 
     #[test]
@@ -191,14 +192,14 @@ mod tests {
             (40, "line 1: it is not the header"),
             (0, "line 1: it is not the header"),
         ] {
-            let error = read("b", &whole[..cut]).unwrap_err().to_string();
+            let error = decode("b", &whole[..cut]).unwrap_err().to_string();
             assert!(error.contains(named), "{cut}: {error}");
         }
         let changed = text.replace("164.50", "164.51");
-        let error = read("b", changed.as_bytes()).unwrap_err().to_string();
+        let error = decode("b", changed.as_bytes()).unwrap_err().to_string();
         assert!(error.contains("is not whole"), "{error}");
         let later = text.replacen("\"version\":2", "\"version\":3", 1);
-        let error = read("b", later.as_bytes()).unwrap_err().to_string();
+        let error = decode("b", later.as_bytes()).unwrap_err().to_string();
         assert!(error.contains("version 3"), "{error}");
     }
 
@@ -206,13 +207,13 @@ mod tests {
     fn a_file_is_replaced_only_by_a_whole_backup() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ledger.jsonl");
-        store(Some(&path), b"old").unwrap();
-        store(Some(&path), &sample()).unwrap();
-        assert_eq!(load(&path).unwrap(), samples::records());
+        write_file(Some(&path), b"old").unwrap();
+        write_file(Some(&path), &sample()).unwrap();
+        assert_eq!(read_file(&path).unwrap(), samples::records());
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
         let nowhere = folder.path().join("none").join("ledger.jsonl");
         assert!(
-            store(Some(&nowhere), b"")
+            write_file(Some(&nowhere), b"")
                 .unwrap_err()
                 .to_string()
                 .contains("none")

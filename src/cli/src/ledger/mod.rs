@@ -24,18 +24,18 @@ use verify::Finding;
 
 /// What to do with the ledger.
 #[derive(Debug, Subcommand)]
-pub(crate) enum Command {
+pub(crate) enum LedgerCommand {
     /// Write all SpendRecords and SpendCorrections to a file, as lines of JSON after a header with their number and SHA-256.
-    Backup(Backup),
+    Backup(BackupArgs),
     /// Check the cluster's SpendRecords and SpendCorrections, or a backup's; exits with 1 if something does not hold.
-    Verify(Verify),
+    Verify(VerifyArgs),
     /// Make the records and corrections of a backup that the cluster lacks. Stop the controller first.
-    Restore(Restore),
+    Restore(RestoreArgs),
 }
 
 /// Where to.
 #[derive(Debug, Args)]
-pub(crate) struct Backup {
+pub(crate) struct BackupArgs {
     /// Where it is written; otherwise standard output.
     #[arg(short, long)]
     file: Option<PathBuf>,
@@ -43,14 +43,14 @@ pub(crate) struct Backup {
 
 /// What of.
 #[derive(Debug, Args)]
-pub(crate) struct Verify {
+pub(crate) struct VerifyArgs {
     /// A backup; otherwise the cluster's records are checked.
     file: Option<PathBuf>,
 }
 
 /// What from, and how far.
 #[derive(Debug, Args)]
-pub(crate) struct Restore {
+pub(crate) struct RestoreArgs {
     /// The backup.
     file: PathBuf,
     /// Say what would be done, and do nothing.
@@ -80,7 +80,7 @@ pub(crate) enum Error {
     Write { record: String, why: String },
 }
 
-fn faulty(what: impl Into<String>, findings: &[Finding]) -> Error {
+fn faults_error(what: impl Into<String>, findings: &[Finding]) -> Error {
     let lines: Vec<String> = findings
         .iter()
         .map(|finding| format!("  {finding}"))
@@ -93,16 +93,16 @@ fn faulty(what: impl Into<String>, findings: &[Finding]) -> Error {
 }
 
 /// All records, and then all corrections.
-async fn everything(client: &Client) -> Result<Vec<Value>, spend_records::Error> {
+async fn list_ledger(client: &Client) -> Result<Vec<Value>, spend_records::Error> {
     let mut all = spend_records::list(client, "").await?;
     all.extend(spend_corrections::list(client).await?);
     Ok(all)
 }
 
-fn counted(all: &[Value]) -> String {
+fn count_summary(all: &[Value]) -> String {
     let corrections = all
         .iter()
-        .filter(|each| spend_corrections::is_one(each))
+        .filter(|each| spend_corrections::is_correction(each))
         .count();
     let records = all.len() - corrections;
     match corrections {
@@ -112,35 +112,38 @@ fn counted(all: &[Value]) -> String {
 }
 
 /// Does what is asked. A client is made only for what needs the cluster.
-pub(crate) async fn run<F>(client: impl FnOnce() -> F, command: &Command) -> Result<ExitCode, Error>
+pub(crate) async fn run<F>(
+    client: impl FnOnce() -> F,
+    command: &LedgerCommand,
+) -> Result<ExitCode, Error>
 where
     F: Future<Output = Result<Client, client::Error>>,
 {
     match command {
-        Command::Backup(asked) => {
-            let all = everything(&client().await?).await?;
-            let bytes = backup::write(&all, Timestamp::now())?;
-            backup::store(asked.file.as_deref(), &bytes)?;
-            eprintln!("{} are in the backup", counted(&all));
+        LedgerCommand::Backup(args) => {
+            let all = list_ledger(&client().await?).await?;
+            let bytes = backup::encode(&all, Timestamp::now())?;
+            backup::write_file(args.file.as_deref(), &bytes)?;
+            eprintln!("{} are in the backup", count_summary(&all));
         }
-        Command::Verify(asked) => {
-            let records = match &asked.file {
-                Some(path) => backup::load(path)?,
-                None => everything(&client().await?).await?,
+        LedgerCommand::Verify(args) => {
+            let records = match &args.file {
+                Some(path) => backup::read_file(path)?,
+                None => list_ledger(&client().await?).await?,
             };
             let findings = verify::check(&records);
             for finding in &findings {
                 println!("{finding}");
             }
             if !findings.is_empty() {
-                println!("{} faults in {}", findings.len(), counted(&records));
+                println!("{} faults in {}", findings.len(), count_summary(&records));
                 return Ok(ExitCode::FAILURE);
             }
-            println!("{}, and all of them hold", counted(&records));
+            println!("{}, and all of them hold", count_summary(&records));
         }
-        Command::Restore(asked) => {
-            let records = backup::load(&asked.file)?;
-            for line in restore::run(&client().await?, &records, asked).await? {
+        LedgerCommand::Restore(args) => {
+            let records = backup::read_file(&args.file)?;
+            for line in restore::run(&client().await?, &records, args).await? {
                 println!("{line}");
             }
         }

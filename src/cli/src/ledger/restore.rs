@@ -12,16 +12,16 @@ use kube::api::PostParams;
 use kube::{Api, Client, ResourceExt};
 use serde_json::Value;
 
-use super::{Error, Restore, faulty, verify};
-use crate::client::said;
+use super::{Error, RestoreArgs, faults_error, verify};
+use crate::client::api_error;
 use crate::spend_corrections;
-use crate::spend_records::{self, foremost, name};
+use crate::spend_records::{self, authoritative, object_name};
 
 /// What is done with one record of a backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Step {
+enum Action {
     /// The cluster lacks it.
-    Make,
+    Create,
     /// It exists and holds nothing: a restore was cut short, or the controller has just made it.
     Fill,
     /// It exists and differs.
@@ -36,67 +36,79 @@ enum Step {
 pub(super) async fn run(
     client: &Client,
     backup: &[Value],
-    asked: &Restore,
+    args: &RestoreArgs,
 ) -> Result<Vec<String>, Error> {
     let findings = verify::check(backup);
     if !findings.is_empty() {
-        return Err(faulty(asked.file.display().to_string(), &findings));
+        return Err(faults_error(args.file.display().to_string(), &findings));
     }
-    let (corrected, backup): (Vec<Value>, Vec<Value>) =
-        backup.iter().cloned().partition(spend_corrections::is_one);
+    let (corrected, backup): (Vec<Value>, Vec<Value>) = backup
+        .iter()
+        .cloned()
+        .partition(spend_corrections::is_correction);
     let backup = backup.as_slice();
     let live = spend_records::list(client, "").await?;
-    let there = accounts(&live)?;
-    let backup = &unfolded(backup, &there)?;
-    let steps = plan(backup, &live, &there, asked.replace);
+    let there = accounts_by_name(&live)?;
+    let backup = &expand_consolidated(backup, &there)?;
+    let steps = plan(backup, &live, &there, args.replace);
     // a fault that is there already is no reason to leave other records missing
     let known = verify::check(&live);
-    let mut findings = verify::check(&after(backup, &live, &steps));
+    let mut findings = verify::check(&ledger_after(backup, &live, &steps));
     findings.retain(|finding| !known.contains(finding));
     if !findings.is_empty() {
-        return Err(faulty("the ledger, once this is restored,", &findings));
+        return Err(faults_error(
+            "the ledger, once this is restored,",
+            &findings,
+        ));
     }
-    let mut said = Vec::new();
+    let mut messages = Vec::new();
     for (record, step) in backup.iter().zip(&steps) {
-        if !asked.dry_run {
+        if !args.dry_run {
             write(client, record, step, &live).await?;
         }
         let (done, would) = match step {
-            Step::Make => ("made", "would be made"),
-            Step::Fill => ("filled", "would be filled"),
-            Step::Replace => ("replaced", "would be replaced"),
-            Step::Same => continue,
-            Step::Keep(why) => {
-                said.push(format!("{}: left as it is: {why}", name(record)));
+            Action::Create => ("made", "would be made"),
+            Action::Fill => ("filled", "would be filled"),
+            Action::Replace => ("replaced", "would be replaced"),
+            Action::Same => continue,
+            Action::Keep(why) => {
+                messages.push(format!("{}: left as it is: {why}", object_name(record)));
                 continue;
             }
         };
-        let word = if asked.dry_run { would } else { done };
-        said.push(format!("{}: {word}", name(record)));
+        let word = if args.dry_run { would } else { done };
+        messages.push(format!("{}: {word}", object_name(record)));
     }
-    let same = steps.iter().filter(|step| **step == Step::Same).count();
-    said.push(format!(
+    let same = steps.iter().filter(|step| **step == Action::Same).count();
+    messages.push(format!(
         "{same} of {} records are there already, and the same",
         backup.len()
     ));
-    said.extend(correct(client, &corrected, asked.dry_run).await?);
-    Ok(said)
+    messages.extend(restore_corrections(client, &corrected, args.dry_run).await?);
+    Ok(messages)
 }
 
 /// Makes the corrections that the cluster lacks, and says what became of each. Their specs cannot change, so one that exists stays.
-async fn correct(client: &Client, backup: &[Value], dry_run: bool) -> Result<Vec<String>, Error> {
+async fn restore_corrections(
+    client: &Client,
+    backup: &[Value],
+    dry_run: bool,
+) -> Result<Vec<String>, Error> {
     if backup.is_empty() {
         return Ok(Vec::new());
     }
     let live = spend_corrections::list(client).await?;
     let api: Api<SpendCorrection> = Api::all(client.clone());
-    let (mut told, mut same) = (Vec::new(), 0);
+    let (mut messages, mut same) = (Vec::new(), 0);
     for object in backup {
         let failed = |why: String| Error::Write {
-            record: format!("SpendCorrection {}", name(object)),
+            record: format!("SpendCorrection {}", object_name(object)),
             why,
         };
-        let word = match live.iter().find(|there| name(there) == name(object)) {
+        let word = match live
+            .iter()
+            .find(|there| object_name(there) == object_name(object))
+        {
             Some(there) if there["spec"] == object["spec"] => {
                 same += 1;
                 continue;
@@ -113,34 +125,34 @@ async fn correct(client: &Client, backup: &[Value], dry_run: bool) -> Result<Vec
                         .map_err(|error| failed(error.to_string()))?
                 };
                 let made = api.create(&PostParams::default(), &wanted).await;
-                made.map_err(|error| failed(said(&error)))?;
+                made.map_err(|error| failed(api_error(&error)))?;
                 "made"
             }
         };
-        told.push(format!("{}: {word}", name(object)));
+        messages.push(format!("{}: {word}", object_name(object)));
     }
-    told.push(format!(
+    messages.push(format!(
         "{same} of {} corrections are there already, and the same",
         backup.len()
     ));
-    Ok(told)
+    Ok(messages)
 }
 
 /// Each account of these records by the name of its own record, as that stands or as it was folded; and the folded records too.
-fn accounts(records: &[Value]) -> Result<BTreeMap<String, Value>, Error> {
+fn accounts_by_name(records: &[Value]) -> Result<BTreeMap<String, Value>, Error> {
     let mut all = Vec::new();
     for record in records {
         all.extend(sections(record)?);
-        let standing = match record["status"].is_null() {
+        let precedence = match record["status"].is_null() {
             true => RecordPrecedence::Made,
             false => RecordPrecedence::Own,
         };
-        all.push((standing, record.clone()));
+        all.push((precedence, record.clone()));
     }
-    let by_name = |(standing, record): (RecordPrecedence, Value)| {
-        (name(&record).to_owned(), standing, record)
+    let by_name = |(precedence, record): (RecordPrecedence, Value)| {
+        (object_name(&record).to_owned(), precedence, record)
     };
-    Ok(foremost(all.into_iter().map(by_name)))
+    Ok(authoritative(all.into_iter().map(by_name)))
 }
 
 /// The records that a folded one was made of; none, if it is not folded, or cannot be read.
@@ -149,34 +161,37 @@ fn sections(record: &Value) -> Result<Vec<(RecordPrecedence, Value)>, Error> {
     let Some(folded) = folded.filter(SpendRecord::is_consolidated) else {
         return Ok(Vec::new());
     };
-    let written = |(standing, record): (RecordPrecedence, SpendRecord)| {
+    let written = |(precedence, record): (RecordPrecedence, SpendRecord)| {
         Ok((
-            standing,
+            precedence,
             serde_json::to_value(record).map_err(|error| error.to_string())?,
         ))
     };
     let sections = folded.expand().map_err(|error| error.to_string());
     let sections = sections.and_then(|sections| sections.into_iter().map(written).collect());
     sections.map_err(|why| Error::Write {
-        record: name(record).to_owned(),
+        record: object_name(record).to_owned(),
         why,
     })
 }
 
-/// The backup with those of its folded records unfolded of which the cluster has a part, or has it otherwise.
-fn unfolded(backup: &[Value], there: &BTreeMap<String, Value>) -> Result<Vec<Value>, Error> {
-    let own: BTreeSet<&str> = backup.iter().map(name).collect();
+/// The backup with those of its folded records expand_consolidated of which the cluster has a part, or has it otherwise.
+fn expand_consolidated(
+    backup: &[Value],
+    there: &BTreeMap<String, Value>,
+) -> Result<Vec<Value>, Error> {
+    let own: BTreeSet<&str> = backup.iter().map(object_name).collect();
     let mut all = Vec::new();
     for record in backup {
         let sections = sections(record)?;
-        let same = there.get(name(record));
+        let same = there.get(object_name(record));
         let is_whole = match same {
             Some(same) if same["status"] == record["status"] => true,
             same => {
                 same.is_none_or(|same| is_empty(&same["status"]))
                     && !sections
                         .iter()
-                        .any(|(_, section)| there.contains_key(name(section)))
+                        .any(|(_, section)| there.contains_key(object_name(section)))
             }
         };
         if sections.is_empty() || is_whole {
@@ -185,7 +200,7 @@ fn unfolded(backup: &[Value], there: &BTreeMap<String, Value>) -> Result<Vec<Val
         }
         // where the backup has the workload's own record too, that counts
         let sections = sections.into_iter().map(|(_, section)| section);
-        all.extend(sections.filter(|section| !own.contains(name(section))));
+        all.extend(sections.filter(|section| !own.contains(object_name(section))));
     }
     Ok(all)
 }
@@ -196,21 +211,21 @@ fn plan(
     live: &[Value],
     there: &BTreeMap<String, Value>,
     replace: bool,
-) -> Vec<Step> {
-    let has_own = |of: &str| live.iter().any(|record| name(record) == of);
-    let step = |record: &Value| match there.get(name(record)) {
-        None => Step::Make,
+) -> Vec<Action> {
+    let has_own = |of: &str| live.iter().any(|record| object_name(record) == of);
+    let step = |record: &Value| match there.get(object_name(record)) {
+        None => Action::Create,
         Some(there) if there["spec"] != record["spec"] => {
-            Step::Keep("its spec differs, and a SpendRecord's spec cannot change".into())
+            Action::Keep("its spec differs, and a SpendRecord's spec cannot change".into())
         }
-        Some(there) if is_same(&there["status"], &record["status"]) => Step::Same,
-        Some(there) if is_empty(&there["status"]) => Step::Fill,
-        Some(_) if !replace => Step::Keep("it differs from the backup's; see --replace".into()),
+        Some(there) if is_same(&there["status"], &record["status"]) => Action::Same,
+        Some(there) if is_empty(&there["status"]) => Action::Fill,
+        Some(_) if !replace => Action::Keep("it differs from the backup's; see --replace".into()),
         Some(there) => match unsafe_to_replace(&there["status"], &record["status"]) {
-            None if has_own(name(record)) => Step::Replace,
+            None if has_own(object_name(record)) => Action::Replace,
             // it counts instead of the section
-            None => Step::Make,
-            Some(why) => Step::Keep(why),
+            None => Action::Create,
+            Some(why) => Action::Keep(why),
         },
     };
     backup.iter().map(step).collect()
@@ -262,43 +277,52 @@ fn unsafe_to_replace(there: &Value, backup: &Value) -> Option<String> {
 }
 
 /// The ledger as it will be.
-fn after(backup: &[Value], live: &[Value], steps: &[Step]) -> Vec<Value> {
-    let written = |step: &Step| matches!(step, Step::Make | Step::Fill | Step::Replace);
+fn ledger_after(backup: &[Value], live: &[Value], steps: &[Action]) -> Vec<Value> {
+    let written = |step: &Action| matches!(step, Action::Create | Action::Fill | Action::Replace);
     let restored: Vec<&Value> = backup
         .iter()
         .zip(steps)
         .filter(|(_, step)| written(step))
         .map(|(record, _)| record)
         .collect();
-    let names: BTreeSet<&str> = restored.iter().map(|record| name(record)).collect();
-    let untouched = live.iter().filter(|record| !names.contains(name(record)));
+    let names: BTreeSet<&str> = restored.iter().map(|record| object_name(record)).collect();
+    let untouched = live
+        .iter()
+        .filter(|record| !names.contains(object_name(record)));
     untouched.chain(restored).cloned().collect()
 }
 
 /// Writes one record: the spec, then the status, at the version that was read.
-async fn write(client: &Client, record: &Value, step: &Step, live: &[Value]) -> Result<(), Error> {
-    if matches!(step, Step::Same | Step::Keep(_)) {
+async fn write(
+    client: &Client,
+    record: &Value,
+    step: &Action,
+    live: &[Value],
+) -> Result<(), Error> {
+    if matches!(step, Action::Same | Action::Keep(_)) {
         return Ok(());
     }
     let failed = |why: String| Error::Write {
-        record: format!("SpendRecord {}", name(record)),
+        record: format!("SpendRecord {}", object_name(record)),
         why,
     };
     let api: Api<SpendRecord> = Api::all(client.clone());
     let mut wanted: SpendRecord =
         serde_json::from_value(record.clone()).map_err(|error| failed(error.to_string()))?;
     let version = match step {
-        Step::Make => {
+        Action::Create => {
             let bare = SpendRecord {
                 status: None,
                 ..wanted.clone()
             };
             let made = api.create(&PostParams::default(), &bare).await;
-            made.map_err(|error| failed(said(&error)))?
+            made.map_err(|error| failed(api_error(&error)))?
                 .resource_version()
         }
         _ => {
-            let there = live.iter().find(|there| name(there) == name(record));
+            let there = live
+                .iter()
+                .find(|there| object_name(there) == object_name(record));
             there
                 .and_then(|there| there["metadata"]["resourceVersion"].as_str())
                 .map(str::to_owned)
@@ -310,7 +334,7 @@ async fn write(client: &Client, record: &Value, step: &Step, live: &[Value]) -> 
         let written = api
             .replace_status(&name, &PostParams::default(), &wanted)
             .await;
-        written.map_err(|error| failed(said(&error)))?;
+        written.map_err(|error| failed(api_error(&error)))?;
     }
     Ok(())
 }
@@ -324,8 +348,8 @@ mod tests {
     use crate::ledger::backup;
     use crate::samples;
 
-    fn asked(words: &str) -> Restore {
-        Restore {
+    fn args(words: &str) -> RestoreArgs {
+        RestoreArgs {
             file: "ledger.jsonl".into(),
             dry_run: words.contains("dry"),
             replace: words.contains("replace"),
@@ -335,9 +359,9 @@ mod tests {
     /// The server's records as a backup has them.
     async fn stored(client: &Client) -> Vec<Value> {
         let records = spend_records::list(client, "").await.unwrap();
-        backup::read(
+        backup::decode(
             "b",
-            &backup::write(&records, jiff::Timestamp::UNIX_EPOCH).unwrap(),
+            &backup::encode(&records, jiff::Timestamp::UNIX_EPOCH).unwrap(),
         )
         .unwrap()
     }
@@ -349,7 +373,7 @@ mod tests {
         };
         let mut typed: Vec<Value> = records.iter().map(typed).collect();
         // as a list has them
-        typed.sort_by(|one, other| name(one).cmp(name(other)));
+        typed.sort_by(|one, other| object_name(one).cmp(object_name(other)));
         typed
     }
 
@@ -357,12 +381,12 @@ mod tests {
     async fn an_empty_cluster_gets_all_records_and_a_second_run_changes_nothing() {
         let client = Server::new(&[]).client();
         let records = as_written(&samples::records());
-        let dry = run(&client, &records, &asked("dry")).await.unwrap();
+        let dry = run(&client, &records, &args("dry")).await.unwrap();
         assert!(dry[0].ends_with("would be made"), "{dry:?}");
         assert_eq!(stored(&client).await.len(), 0);
-        run(&client, &records, &asked("")).await.unwrap();
+        run(&client, &records, &args("")).await.unwrap();
         assert_eq!(stored(&client).await, records);
-        let again = run(&client, &records, &asked("")).await.unwrap();
+        let again = run(&client, &records, &args("")).await.unwrap();
         assert_eq!(again, ["6 of 6 records are there already, and the same"]);
     }
 
@@ -371,13 +395,13 @@ mod tests {
         let client = Server::new(&[]).client();
         let corrections = samples::corrections();
         let all = [as_written(&samples::records()), corrections.clone()].concat();
-        let dry = run(&client, &all, &asked("dry")).await.unwrap();
+        let dry = run(&client, &all, &args("dry")).await.unwrap();
         assert!(dry.contains(&"credit: would be made".to_owned()), "{dry:?}");
         assert_eq!(spend_corrections::list(&client).await.unwrap().len(), 0);
-        run(&client, &all, &asked("")).await.unwrap();
+        run(&client, &all, &args("")).await.unwrap();
         let mut later = all.clone();
         later[samples::records().len()]["spec"]["amount"] = "-41.00".into();
-        let said = run(&client, &later, &asked("replace")).await.unwrap();
+        let said = run(&client, &later, &args("replace")).await.unwrap();
         let left = "credit: left as it is: it differs from the backup's, and a SpendCorrection cannot change";
         assert_eq!(
             said,
@@ -397,7 +421,7 @@ mod tests {
     async fn a_record_that_exists_is_replaced_only_where_no_charge_is_lost_or_doubled() {
         let client = Server::new(&[]).client();
         let records = as_written(&samples::records());
-        run(&client, &records, &asked("")).await.unwrap();
+        run(&client, &records, &args("")).await.unwrap();
         type Change = fn(&mut Value);
         let changes: [(Change, &str); 5] = [
             (|status| status["open"] = json!([]), "other pods are open"),
@@ -427,11 +451,11 @@ mod tests {
                 .unwrap();
             let before = stored(&client).await;
             if outcome != "filled" {
-                let kept = run(&client, &records, &asked("")).await.unwrap();
+                let kept = run(&client, &records, &args("")).await.unwrap();
                 assert!(kept[0].contains("see --replace"), "{kept:?}");
                 assert_eq!(stored(&client).await, before);
             }
-            let said = run(&client, &records, &asked("replace")).await.unwrap();
+            let said = run(&client, &records, &args("replace")).await.unwrap();
             assert!(said[0].contains(outcome), "{outcome}: {said:?}");
             let restored = !said[0].contains("left as it is");
             assert_eq!(
@@ -448,21 +472,21 @@ mod tests {
             as_written(&samples::closed()),
             as_written(&samples::folded()),
         );
-        run(&client, &folded, &asked("")).await.unwrap();
+        run(&client, &folded, &args("")).await.unwrap();
         assert_eq!(stored(&client).await, folded);
         // one says nothing of any day
         let mut with_days = own.clone();
         with_days.retain(|record| record["status"]["days"].is_array());
         assert_eq!(with_days.len(), own.len() - 1);
-        let said = run(&client, &with_days, &asked("replace")).await.unwrap();
+        let said = run(&client, &with_days, &args("replace")).await.unwrap();
         assert_eq!(said, ["5 of 5 records are there already, and the same"]);
         let mut more = own[1].clone();
         more["status"]["days"][0]["compute"] = "1.5625".into();
         more["status"]["settled"] = "1.5725".into();
         let more = as_written(&[more]);
-        let kept = run(&client, &more, &asked("")).await.unwrap();
+        let kept = run(&client, &more, &args("")).await.unwrap();
         assert!(kept[0].contains("see --replace"), "{kept:?}");
-        let made = run(&client, &more, &asked("replace")).await.unwrap();
+        let made = run(&client, &more, &args("replace")).await.unwrap();
         assert_eq!(made[0], "ml.infd.embed.2026-11: made");
         assert_eq!(
             verify::check(&spend_records::list(&client, "").await.unwrap()),
@@ -477,8 +501,8 @@ mod tests {
             as_written(&samples::closed()),
             as_written(&samples::folded()),
         );
-        run(&client, &own[..1], &asked("")).await.unwrap();
-        let said = run(&client, &folded, &asked("")).await.unwrap();
+        run(&client, &own[..1], &args("")).await.unwrap();
+        let said = run(&client, &folded, &args("")).await.unwrap();
         assert_eq!(
             said,
             [
@@ -489,7 +513,7 @@ mod tests {
                 "1 of 5 records are there already, and the same",
             ]
         );
-        let again = run(&client, &folded, &asked("")).await.unwrap();
+        let again = run(&client, &folded, &args("")).await.unwrap();
         assert_eq!(again, ["5 of 5 records are there already, and the same"]);
     }
 
@@ -499,7 +523,7 @@ mod tests {
         let mut records = as_written(&samples::records());
         let whole = records.clone();
         records[0]["status"]["settled"] = "1.00".into();
-        let error = run(&client, &records, &asked(""))
+        let error = run(&client, &records, &args(""))
             .await
             .unwrap_err()
             .to_string();
@@ -511,8 +535,8 @@ mod tests {
         // a pod that another workload's record has charged by now
         let mut other = whole[1].clone();
         other["status"]["settling"] = json!(["u1"]);
-        run(&client, &[other], &asked("")).await.unwrap();
-        let error = run(&client, &whole[..1], &asked(""))
+        run(&client, &[other], &args("")).await.unwrap();
+        let error = run(&client, &whole[..1], &args(""))
             .await
             .unwrap_err()
             .to_string();

@@ -10,8 +10,8 @@ use bursar_core::money::Money;
 use jiff::tz::TimeZone;
 use serde_json::Value;
 
-use crate::spend_corrections::{self, Corrected};
-use crate::spend_records::{Sheet, counting, name};
+use crate::spend_corrections::{self, LoadedCorrection};
+use crate::spend_records::{LoadedAccount, authoritative_accounts, object_name};
 
 /// What does not hold, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,74 +29,77 @@ impl fmt::Display for Finding {
 /// Checks records by themselves, and then against each other.
 pub(crate) fn check(records: &[Value]) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let mut sheets = Vec::new();
+    let mut accounts = Vec::new();
     let mut seen = BTreeSet::new();
     for record in records {
-        let mut say = |what: String| {
+        let mut report = |what: String| {
             findings.push(Finding {
-                record: name(record).to_owned(),
+                record: object_name(record).to_owned(),
                 what,
             });
         };
-        if !seen.insert((spend_corrections::is_one(record), name(record))) {
-            say("it is there twice".into());
+        if !seen.insert((
+            spend_corrections::is_correction(record),
+            object_name(record),
+        )) {
+            report("it is there twice".into());
         }
-        if spend_corrections::is_one(record) {
-            if let Err(why) = Corrected::read(record, &TimeZone::UTC) {
-                say(format!("it cannot be read: {why}"));
+        if spend_corrections::is_correction(record) {
+            if let Err(why) = LoadedCorrection::from_object(record, &TimeZone::UTC) {
+                report(format!("it cannot be read: {why}"));
             }
             continue;
         }
         let mut sum = Some(Money::ZERO);
-        for read in Sheet::read_all(record) {
+        for read in LoadedAccount::from_record(record) {
             match read {
-                Ok(sheet) => {
-                    sum = sum.map(|sum| sum + sheet.account.settled_total());
-                    lines(&sheet).into_iter().for_each(&mut say);
-                    sheets.push((name(record), sheet));
+                Ok(loaded) => {
+                    sum = sum.map(|sum| sum + loaded.account.settled_total());
+                    check_days(&loaded).into_iter().for_each(&mut report);
+                    accounts.push((object_name(record), loaded));
                 }
                 Err(why) => {
                     sum = None;
-                    say(format!("it cannot be read: {why}"));
+                    report(format!("it cannot be read: {why}"));
                 }
             }
         }
         if let (Some(sum), Ok(record)) = (sum, serde_json::from_value(record.clone())) {
-            alone(&record, sum).into_iter().for_each(&mut say);
+            check_record(&record, sum).into_iter().for_each(&mut report);
         }
     }
-    findings.extend(twice(&sheets));
-    let sheets = sheets.into_iter().map(|(_, sheet)| sheet).collect();
-    findings.extend(between(&counting(sheets)));
+    findings.extend(check_duplicates(&accounts));
+    let accounts = accounts.into_iter().map(|(_, loaded)| loaded).collect();
+    findings.extend(check_pods(&authoritative_accounts(accounts)));
     findings
 }
 
 /// What does not hold in the lines of one account.
-fn lines(sheet: &Sheet) -> Vec<String> {
-    let status = sheet.record.status.clone().unwrap_or_default();
+fn check_days(loaded: &LoadedAccount) -> Vec<String> {
+    let status = loaded.record.status.clone().unwrap_or_default();
     let kinds = status.hardware.len();
     let unknown = |at: &i32| usize::try_from(*at).map_or(true, |at| at >= kinds);
-    let mut wrong = Vec::new();
+    let mut faults = Vec::new();
     for day in &status.days {
         if let Some(at) = day.hardware.filter(unknown) {
-            wrong.push(format!(
+            faults.push(format!(
                 "its day {} is on hardware {at}, and it lists {kinds} kinds",
                 day.date
             ));
         }
     }
-    wrong
+    faults
 }
 
 /// What does not hold in one record, whose accounts sum to so much.
-fn alone(record: &SpendRecord, sum: Money) -> Vec<String> {
-    let mut wrong = Vec::new();
+fn check_record(record: &SpendRecord, sum: Money) -> Vec<String> {
+    let mut faults = Vec::new();
     let expected = record
         .month()
         .map(|month| record.workload().record_name(month));
     match expected {
         Ok(expected) if record.metadata.name.as_ref() != Some(&expected) => {
-            wrong.push(format!("by its spec its name would be {expected}"));
+            faults.push(format!("by its spec its name would be {expected}"));
         }
         _ => {}
     }
@@ -108,7 +111,7 @@ fn alone(record: &SpendRecord, sum: Money) -> Vec<String> {
         (MONTH_LABEL, &record.spec.month),
     ] {
         if labels.get(key) != Some(value) {
-            wrong.push(format!(
+            faults.push(format!(
                 "its label {key} is not {value:?}, so reports do not find it"
             ));
         }
@@ -121,10 +124,10 @@ fn alone(record: &SpendRecord, sum: Money) -> Vec<String> {
     };
     match settled {
         Ok(settled) if settled == sum => {}
-        Ok(settled) => wrong.push(format!(
+        Ok(settled) => faults.push(format!(
             "status.settled is {settled}, and its days sum to {sum}"
         )),
-        Err(error) => wrong.push(format!("status.settled: {error}")),
+        Err(error) => faults.push(format!("status.settled: {error}")),
     }
     let lists = [
         status.open.is_empty(),
@@ -132,40 +135,40 @@ fn alone(record: &SpendRecord, sum: Money) -> Vec<String> {
         status.days.is_empty(),
     ];
     if record.is_consolidated() && lists.contains(&false) {
-        wrong.push(
+        faults.push(
             "it is folded, and has open charges, settled pods or days beside its sections".into(),
         );
     }
     if !record.is_consolidated() && !status.folded.is_empty() {
-        wrong.push("it is of one workload, and has sections".into());
+        faults.push("it is of one workload, and has sections".into());
     }
     if status
         .folded
         .iter()
         .any(|section| section.kind == WorkloadKind::Folded)
     {
-        wrong.push("a section of it is of no workload".into());
+        faults.push("a section of it is of no workload".into());
     }
     let mut open = BTreeSet::new();
     for charge in &status.open {
         if !open.insert(&charge.uid) {
-            wrong.push(format!("pod {} is open twice", charge.uid));
+            faults.push(format!("pod {} is open twice", charge.uid));
         }
     }
     for uid in status.settling.iter().filter(|uid| open.contains(uid)) {
-        wrong.push(format!("pod {uid} is settled and open"));
+        faults.push(format!("pod {uid} is settled and open"));
     }
-    wrong
+    faults
 }
 
 /// Accounts that are folded twice. A section beside its workload's own record is no fault: a month is being folded, or something came
 /// late.
-fn twice(sheets: &[(&str, Sheet)]) -> Vec<Finding> {
+fn check_duplicates(accounts: &[(&str, LoadedAccount)]) -> Vec<Finding> {
     let mut seen: BTreeMap<&str, &str> = BTreeMap::new();
     let mut findings = Vec::new();
-    for (folded, sheet) in sheets {
-        let own = sheet.record.metadata.name.as_deref().unwrap_or_default();
-        if !matches!(sheet.standing, RecordPrecedence::Section(_)) {
+    for (folded, loaded) in accounts {
+        let own = loaded.record.metadata.name.as_deref().unwrap_or_default();
+        if !matches!(loaded.precedence, RecordPrecedence::Section(_)) {
             continue;
         }
         if let Some(other) = seen.insert(own, folded) {
@@ -179,22 +182,22 @@ fn twice(sheets: &[(&str, Sheet)]) -> Vec<Finding> {
 }
 
 /// What does not hold between records: one pod is one workload's.
-fn between(sheets: &[Sheet]) -> Vec<Finding> {
+fn check_pods(accounts: &[LoadedAccount]) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let mut holders: BTreeMap<&str, WorkloadRef> = BTreeMap::new();
-    for sheet in sheets {
-        let workload = sheet.record.workload();
-        let uids = sheet.account.open.keys().chain(&sheet.account.settling);
+    let mut owners: BTreeMap<&str, WorkloadRef> = BTreeMap::new();
+    for loaded in accounts {
+        let workload = loaded.record.workload();
+        let uids = loaded.account.open.keys().chain(&loaded.account.settling);
         for uid in uids {
-            let holder = holders.entry(uid).or_insert_with(|| workload.clone());
-            if *holder != workload {
+            let owner = owners.entry(uid).or_insert_with(|| workload.clone());
+            if *owner != workload {
                 findings.push(Finding {
-                    record: sheet.record.metadata.name.clone().unwrap_or_default(),
+                    record: loaded.record.metadata.name.clone().unwrap_or_default(),
                     what: format!(
                         "pod {uid} is charged to {} {}/{} too",
-                        holder.kind.as_str(),
-                        holder.namespace,
-                        holder.name
+                        owner.kind.as_str(),
+                        owner.namespace,
+                        owner.name
                     ),
                 });
             }
@@ -215,7 +218,7 @@ mod tests {
         assert_eq!(check(&samples::records()), []);
         assert_eq!(check(&samples::folded()), []);
         let mut folding = [samples::folded(), samples::closed()].concat();
-        folding.sort_by(|one, other| name(one).cmp(name(other)));
+        folding.sort_by(|one, other| object_name(one).cmp(object_name(other)));
         folding.dedup();
         assert_eq!(check(&folding), [], "a month that is being folded");
     }

@@ -11,13 +11,13 @@ use crate::format::table::table;
 use crate::top;
 
 /// The bill, and what of it is known.
-pub(crate) struct Cluster {
+pub(crate) struct ClusterSummary {
     pub(crate) bill: ClusterBill,
     /// Whether overheads were asked for.
     pub(crate) overheads: bool,
 }
 
-impl Cluster {
+impl ClusterSummary {
     /// What was idle, grouped as a report is; `None` where rows are told apart by what idle nodes have not, such as a namespace, or
     /// where no node has an account.
     pub(super) fn idle(&self, by: &[Dimension]) -> Option<Report> {
@@ -54,7 +54,7 @@ impl Cluster {
     }
 
     /// The identity, for people; with corrections, if any count.
-    pub(super) fn text(&self, digits: usize, is_corrected: bool) -> String {
+    pub(super) fn text(&self, digits: usize, has_corrections: bool) -> String {
         let bill = &self.bill;
         let idle = bill.idle_sum();
         let amount = |line: &DailyCost| top::amount(line, line.cost.total(), digits);
@@ -78,7 +78,7 @@ impl Cluster {
         let sum = |amount: Money| format!("{}{more}", amount.rounded(digits));
         let stood: i64 = all.iter().map(|line| line.gpu_seconds).sum();
         rows.push(("total", (sum(bill.total()), top::hours(stood, 2))));
-        if is_corrected {
+        if has_corrections {
             rows.push(("corrections", only(bill.corrections)));
             rows.push(("net", (sum(bill.net()), "-".to_owned())));
         }
@@ -98,10 +98,10 @@ impl Cluster {
         let known = bill.has_nodes();
         let by = [Dimension::Gpu, Dimension::Capacity, Dimension::Region];
         let rows = self.idle(&by).map(|report| report.rows).unwrap_or_default();
-        let kinds = rows.into_iter().map(|row| {
+        let hardware = rows.into_iter().map(|row| {
             let mut key = row.key.into_iter();
             let mut next = || key.next().flatten();
-            Kind {
+            IdleHardware {
                 gpu: next(),
                 capacity: next(),
                 region: next(),
@@ -121,13 +121,13 @@ impl Cluster {
             nodes: known.then(|| exact(bill.nodes.cost.total())),
             idle_gpu_hours: known.then(|| hours(idle.gpu_seconds)),
             unpriced_idle_gpu_hours: known.then(|| hours(idle.unpriced_gpu_seconds)),
-            hardware: kinds.collect(),
+            hardware: hardware.collect(),
         }
     }
 }
 
 /// What nodes of a row cost while nobody held them, for people.
-pub(super) fn of_row(idle: &Report, row: &ReportRow, digits: usize) -> String {
+pub(super) fn idle_cell(idle: &Report, row: &ReportRow, digits: usize) -> String {
     let found = idle.rows.iter().find(|idle| idle.key == row.key);
     let line = found.map_or_else(DailyCost::default, |idle| idle.line);
     top::amount(&line, line.cost.total(), digits)
@@ -148,13 +148,13 @@ pub(super) struct Json {
     nodes: Option<String>,
     idle_gpu_hours: Option<String>,
     unpriced_idle_gpu_hours: Option<String>,
-    hardware: Vec<Kind>,
+    hardware: Vec<IdleHardware>,
 }
 
 /// What was idle of one kind of hardware.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Kind {
+struct IdleHardware {
     gpu: Option<String>,
     capacity: Option<String>,
     region: Option<String>,

@@ -5,11 +5,11 @@ use bursar_core::money::{Money, NANOS};
 use bursar_core::unit_economics::{self, UnitCosts};
 use serde::{Serialize, Serializer};
 
-use super::revenue::Earned;
+use super::revenue::RowEarnings;
 
 /// A figure: exact, but for GPU-hours, which are rounded to nine decimals.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Figure {
+pub(super) enum ColumnValue {
     /// A decimal number, written as a string so that no reader makes a float of it.
     Decimal(String),
     /// A count.
@@ -18,7 +18,7 @@ pub(super) enum Figure {
     None,
 }
 
-impl Figure {
+impl ColumnValue {
     pub(super) fn text(&self) -> String {
         match self {
             Self::Decimal(text) => text.clone(),
@@ -28,7 +28,7 @@ impl Figure {
     }
 }
 
-impl Serialize for Figure {
+impl Serialize for ColumnValue {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             Self::Decimal(text) => serializer.serialize_str(text),
@@ -49,13 +49,13 @@ pub(super) fn hours(seconds: i64) -> String {
 }
 
 /// All figures of a line. Units are in the names; amounts are in the report's currency.
-pub(super) fn figures(line: &DailyCost) -> [(&'static str, Figure); 22] {
-    let amount = |amount: Money| Figure::Decimal(amount.rounded(9));
-    let hours = |seconds| Figure::Decimal(hours(seconds));
+pub(super) fn line_columns(line: &DailyCost) -> [(&'static str, ColumnValue); 22] {
+    let amount = |amount: Money| ColumnValue::Decimal(amount.rounded(9));
+    let hours = |seconds| ColumnValue::Decimal(hours(seconds));
     // 1 kg is 10⁶ mg
     let kilograms = Money::from_nanos(i128::from(line.carbon_mg) * 1000);
     let costs = unit_costs(line);
-    let each = |cost: Option<Money>| cost.map_or(Figure::None, amount);
+    let each = |cost: Option<Money>| cost.map_or(ColumnValue::None, amount);
     let seconds = u64::try_from(line.usage.idle_seconds).unwrap_or(0);
     [
         ("compute", amount(line.cost.compute)),
@@ -72,10 +72,10 @@ pub(super) fn figures(line: &DailyCost) -> [(&'static str, Figure); 22] {
         ("saved", amount(line.saved)),
         ("gpuHours", hours(line.gpu_seconds)),
         ("unpricedGpuHours", hours(line.unpriced_gpu_seconds)),
-        ("idleSeconds", Figure::Count(seconds)),
-        ("requests", Figure::Count(line.usage.requests)),
-        ("inputTokens", Figure::Count(line.usage.input_tokens)),
-        ("outputTokens", Figure::Count(line.usage.output_tokens)),
+        ("idleSeconds", ColumnValue::Count(seconds)),
+        ("requests", ColumnValue::Count(line.usage.requests)),
+        ("inputTokens", ColumnValue::Count(line.usage.input_tokens)),
+        ("outputTokens", ColumnValue::Count(line.usage.output_tokens)),
         ("costPerRequest", each(costs.per_request)),
         (
             "costPerMillionInputTokens",
@@ -85,7 +85,10 @@ pub(super) fn figures(line: &DailyCost) -> [(&'static str, Figure); 22] {
             "costPerMillionOutputTokens",
             each(costs.per_million_output_tokens),
         ),
-        ("carbonKilograms", Figure::Decimal(kilograms.rounded(6))),
+        (
+            "carbonKilograms",
+            ColumnValue::Decimal(kilograms.rounded(6)),
+        ),
     ]
 }
 
@@ -98,8 +101,8 @@ pub(super) fn unit_costs(line: &DailyCost) -> UnitCosts {
 }
 
 /// What corrections add to a line, and what is to be paid with them.
-pub(super) fn net(line: &DailyCost, corrections: Money) -> [(&'static str, Figure); 2] {
-    let amount = |amount: Money| Figure::Decimal(amount.rounded(9));
+pub(super) fn net(line: &DailyCost, corrections: Money) -> [(&'static str, ColumnValue); 2] {
+    let amount = |amount: Money| ColumnValue::Decimal(amount.rounded(9));
     [
         ("corrections", amount(corrections)),
         ("net", amount(line.cost.total() + corrections)),
@@ -107,9 +110,11 @@ pub(super) fn net(line: &DailyCost, corrections: Money) -> [(&'static str, Figur
 }
 
 /// What a row earned.
-pub(super) fn earnings(earned: Option<Earned>) -> [(&'static str, Figure); 2] {
+pub(super) fn earnings(earned: Option<RowEarnings>) -> [(&'static str, ColumnValue); 2] {
     let amount = |amount: Option<Money>| {
-        amount.map_or(Figure::None, |amount| Figure::Decimal(amount.rounded(9)))
+        amount.map_or(ColumnValue::None, |amount| {
+            ColumnValue::Decimal(amount.rounded(9))
+        })
     };
     [
         ("revenue", amount(earned.map(|earned| earned.revenue))),

@@ -8,20 +8,20 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
-use super::cluster::{self, Cluster};
-use super::columns::{earnings, figures, net};
-use super::revenue::{self, Earned};
-use super::{Asking, Error};
+use super::cluster::{self, ClusterSummary};
+use super::columns::{earnings, line_columns, net};
+use super::revenue::{self, RowEarnings};
+use super::{Error, ReportContext};
 
 /// A header and a line for each row; `month` and `currency` stand in each.
-pub(super) fn comma_separated(report: &Report, asking: &Asking) -> Result<Vec<u8>, Error> {
-    let mut writer = csv::Writer::from_writer(Vec::new());
-    let failed = |error: csv::Error| Error::Write {
+pub(super) fn csv(report: &Report, context: &ReportContext) -> Result<Vec<u8>, Error> {
+    let mut writer = ::csv::Writer::from_writer(Vec::new());
+    let failed = |error: ::csv::Error| Error::Write {
         to: "CSV".into(),
         why: error.to_string(),
     };
     let figures = |line: &DailyCost, corrections, earned| {
-        let all = figures(line).into_iter().chain(net(line, corrections));
+        let all = line_columns(line).into_iter().chain(net(line, corrections));
         all.chain(earnings(earned))
     };
     let names = figures(&DailyCost::default(), Money::ZERO, None).map(|(name, _)| name);
@@ -30,12 +30,12 @@ pub(super) fn comma_separated(report: &Report, asking: &Asking) -> Result<Vec<u8
         .chain(report.by.iter().map(|by| by.as_str()))
         .chain(names);
     writer.write_record(header).map_err(failed)?;
-    for (row, earned) in report.rows.iter().zip(&asking.earned) {
+    for (row, earned) in report.rows.iter().zip(&context.earned) {
         let key = row
             .key
             .iter()
             .map(|value| value.clone().unwrap_or_default());
-        let record = [asking.month.to_string(), asking.currency.to_owned()]
+        let record = [context.month.to_string(), context.currency.to_owned()]
             .into_iter()
             .chain(key)
             .chain(figures(&row.line, row.corrections, *earned).map(|(_, figure)| figure.text()));
@@ -53,7 +53,7 @@ struct JsonRow<'a> {
     key: &'a [Option<String>],
     line: &'a DailyCost,
     corrections: Money,
-    earned: Option<Earned>,
+    earned: Option<RowEarnings>,
 }
 
 impl Serialize for JsonRow<'_> {
@@ -62,7 +62,7 @@ impl Serialize for JsonRow<'_> {
         for (by, value) in self.by.iter().zip(self.key) {
             map.serialize_entry(by.as_str(), value)?;
         }
-        let figures = figures(self.line).into_iter();
+        let figures = line_columns(self.line).into_iter();
         let net = net(self.line, self.corrections);
         for (name, figure) in figures.chain(net).chain(earnings(self.earned)) {
             map.serialize_entry(name, &figure)?;
@@ -86,7 +86,7 @@ struct JsonReport<'a> {
 }
 
 /// A document with all rows and their sum.
-pub(super) fn json(report: &Report, asking: &Asking) -> Result<Vec<u8>, Error> {
+pub(super) fn json(report: &Report, context: &ReportContext) -> Result<Vec<u8>, Error> {
     let row = |key, line, corrections, earned| JsonRow {
         by: &report.by,
         key,
@@ -94,11 +94,11 @@ pub(super) fn json(report: &Report, asking: &Asking) -> Result<Vec<u8>, Error> {
         corrections,
         earned,
     };
-    let rows = report.rows.iter().zip(&asking.earned);
+    let rows = report.rows.iter().zip(&context.earned);
     let document = JsonReport {
-        month: asking.month,
-        currency: Some(asking.currency).filter(|code| !code.is_empty()),
-        as_of: asking.now,
+        month: context.month,
+        currency: Some(context.currency).filter(|code| !code.is_empty()),
+        as_of: context.now,
         rows: rows
             .map(|(each, earned)| row(&each.key, &each.line, each.corrections, *earned))
             .collect(),
@@ -106,9 +106,9 @@ pub(super) fn json(report: &Report, asking: &Asking) -> Result<Vec<u8>, Error> {
             &[],
             &report.total,
             report.corrections,
-            revenue::sum(&asking.earned),
+            revenue::sum(&context.earned),
         ),
-        cluster: asking.cluster.map(Cluster::json),
+        cluster: context.cluster.map(ClusterSummary::json),
     };
     let mut bytes = serde_json::to_vec_pretty(&document).map_err(|error| Error::Write {
         to: "JSON".into(),

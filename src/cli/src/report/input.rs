@@ -15,114 +15,123 @@ use jiff::{SignedDuration, Timestamp};
 use kube::Client;
 use serde_json::Value;
 
-use super::cluster::Cluster;
-use super::revenue::{self, Paid};
-use super::{Asked, Error};
+use super::cluster::ClusterSummary;
+use super::revenue::{self, RevenueTermsByOwner};
+use super::{Error, ReportArgs};
 use crate::client;
 use crate::ledger::backup;
-use crate::spend_corrections::{self, Corrected};
-use crate::spend_records::{self, Sheet};
+use crate::spend_corrections::{self, LoadedCorrection};
+use crate::spend_records::{self, LoadedAccount};
 
 /// What a report is made of.
-pub(super) struct Read {
+pub(super) struct ReportInput {
     /// That of the accounts, or of the first correction; empty where nothing is on record.
     pub(super) currency: String,
     /// The accounting time zone, which is the same for all; UTC where nothing is on record.
     pub(super) zone: TimeZone,
     /// Of workloads.
-    pub(super) sheets: Vec<Sheet>,
+    pub(super) accounts: Vec<LoadedAccount>,
     /// Of nodes.
-    pub(super) nodes: Vec<Sheet>,
-    pub(super) overheads: Vec<Borne>,
+    pub(super) nodes: Vec<LoadedAccount>,
+    pub(super) overheads: Vec<OverheadShare>,
     /// Those that count.
-    pub(super) corrections: Vec<Corrected>,
-    pub(super) paid: Paid,
+    pub(super) corrections: Vec<LoadedCorrection>,
+    pub(super) paid: RevenueTermsByOwner,
     /// Only with all namespaces.
-    pub(super) cluster: Option<Cluster>,
+    pub(super) cluster: Option<ClusterSummary>,
 }
 
-impl Read {
+impl ReportInput {
     /// True if nothing that is asked for is on record.
     pub(super) fn is_empty(&self) -> bool {
         let nodes = self.cluster.is_none() || self.nodes.is_empty();
-        self.sheets.is_empty() && self.corrections.is_empty() && nodes
+        self.accounts.is_empty() && self.corrections.is_empty() && nodes
     }
 }
 
 /// Whose, on which day, and what.
-pub(super) type Borne = (CostOwner, Date, DailyCost);
+pub(super) type OverheadShare = (CostOwner, Date, DailyCost);
 
 /// Objects as they stand.
 #[derive(Clone, Default)]
-pub(super) struct Source {
+pub(super) struct LedgerObjects {
     /// The namespace that is asked for; `None` for all.
     pub(super) namespace: Option<String>,
     /// Where a namespace has corrections alone, others' records, which say in which currency and time zone these count.
     pub(super) records: Vec<Value>,
     pub(super) corrections: Vec<Value>,
     pub(super) lists: Vec<PriceList>,
-    pub(super) paid: Paid,
+    pub(super) paid: RevenueTermsByOwner,
 }
 
 /// Reads what is asked for. A client is made only where the cluster is needed.
-pub(super) async fn source<F>(client: impl Fn() -> F, asked: &Asked) -> Result<Source, Error>
+pub(super) async fn load<F>(
+    client: impl Fn() -> F,
+    args: &ReportArgs,
+) -> Result<LedgerObjects, Error>
 where
     F: Future<Output = Result<Client, client::Error>>,
 {
-    match &asked.from {
-        Some(path) => of_backup(path, asked),
-        None => of_cluster(&client().await?, asked).await,
+    match &args.from {
+        Some(path) => from_backup(path, args),
+        None => from_cluster(&client().await?, args).await,
     }
 }
 
-impl Source {
+impl LedgerObjects {
     /// What these objects say at `now`. The second list names what is left out.
     ///
     /// # Errors
     /// A record that cannot be read, or one in another currency than the others.
-    pub(super) fn read(self, asked: &Asked, now: Timestamp) -> Result<(Read, Vec<String>), Error> {
-        let (sheets, mut left_out) = spend_records::read(&self.records, asked.skip_unreadable)?;
-        let (mut sheets, nodes) = spend_records::apart(sheets);
-        let accounts = || sheets.iter().chain(&nodes);
-        let kept = spend_records::currency(accounts())?.map(str::to_owned);
+    pub(super) fn read(
+        self,
+        args: &ReportArgs,
+        now: Timestamp,
+    ) -> Result<(ReportInput, Vec<String>), Error> {
+        let (accounts, mut left_out) = spend_records::load(&self.records, args.skip_unreadable)?;
+        let (mut accounts, nodes) = spend_records::split_nodes(accounts);
+        let all = || accounts.iter().chain(&nodes);
+        let kept = spend_records::common_currency(all())?.map(str::to_owned);
         let prices = EffectivePrices::from_lists(&self.lists, kept.clone(), now);
-        let first = accounts().next();
-        let zone = first.map_or(TimeZone::UTC, |sheet| sheet.zone.clone());
+        let first = all().next();
+        let zone = first.map_or(TimeZone::UTC, |loaded| loaded.zone.clone());
         let namespace = self.namespace.as_deref();
-        let (corrections, others) = spend_corrections::counting(
+        let (corrections, others) = spend_corrections::applicable(
             &self.corrections,
             namespace,
-            asked.month.bounds(&zone),
+            args.month.bounds(&zone),
             Some(prices.lists.currency.as_str()).filter(|currency| !currency.is_empty()),
             &zone,
             now,
         );
         left_out.extend(others);
         // by the lists as they are now, or were in the month's last second
-        let last = asked.month.bounds(&zone).end - SignedDuration::from_secs(1);
+        let last = args.month.bounds(&zone).end - SignedDuration::from_secs(1);
         let monthly = prices.lists.overheads(now.min(last));
-        let mut overheads = overheads(&sheets, &monthly, asked.month, now, &zone);
+        let mut overheads = overheads(&accounts, &monthly, args.month, now, &zone);
         let cluster = namespace.is_none().then(|| {
-            let mut bill = spend_records::bill(accounts(), now);
+            let mut bill = spend_records::cluster_bill(all(), now);
             if first.is_some() {
                 // it is owed whoever bears it
-                bill.overhead = cost_report::overhead_due(&monthly, asked.month, now, &zone);
+                bill.overhead = cost_report::overhead_due(&monthly, args.month, now, &zone);
             }
             bill.corrections = spend_corrections::sum(&corrections);
-            Cluster {
+            ClusterSummary {
                 bill,
-                overheads: asked.overheads,
+                overheads: args.overheads,
             }
         });
         if let Some(namespace) = namespace {
-            sheets.retain(|sheet| sheet.holder.namespace == namespace);
+            accounts.retain(|loaded| loaded.owner.namespace == namespace);
             overheads.retain(|(holder, _, _)| holder.namespace == namespace);
         }
-        let of_first = || corrections.first().map(|each| &each.correction.currency);
-        let read = Read {
-            currency: kept.or_else(|| of_first().cloned()).unwrap_or_default(),
+        let first_currency = || corrections.first().map(|each| &each.correction.currency);
+        let read = ReportInput {
+            currency: kept
+                .or_else(|| first_currency().cloned())
+                .unwrap_or_default(),
             zone,
-            sheets,
+            accounts,
             nodes,
             overheads,
             corrections,
@@ -133,40 +142,41 @@ impl Source {
     }
 }
 
-fn of_backup(path: &Path, asked: &Asked) -> Result<Source, Error> {
-    let objects = backup::load(path)?.into_iter();
-    let (corrections, records): (Vec<_>, Vec<_>) = objects.partition(spend_corrections::is_one);
-    let namespace = asked.scope.namespace.clone();
-    let mut mine = selected(&records, asked.month, namespace.as_deref());
+fn from_backup(path: &Path, args: &ReportArgs) -> Result<LedgerObjects, Error> {
+    let objects = backup::read_file(path)?.into_iter();
+    let (corrections, records): (Vec<_>, Vec<_>) =
+        objects.partition(spend_corrections::is_correction);
+    let namespace = args.scope.namespace.clone();
+    let mut mine = filter_records(&records, args.month, namespace.as_deref());
     if mine.is_empty() && !corrections.is_empty() {
-        mine = selected(&records, asked.month, None);
+        mine = filter_records(&records, args.month, None);
     }
-    Ok(Source {
+    Ok(LedgerObjects {
         namespace,
         records: mine,
         corrections,
-        ..Source::default()
+        ..LedgerObjects::default()
     })
 }
 
-async fn of_cluster(client: &Client, asked: &Asked) -> Result<Source, Error> {
-    let namespace = asked.scope.namespace(client);
-    let paid = paid(client, asked, namespace.as_deref()).await;
+async fn from_cluster(client: &Client, args: &ReportArgs) -> Result<LedgerObjects, Error> {
+    let namespace = args.scope.namespace(client);
+    let paid = paid(client, args, namespace.as_deref()).await;
     // overheads are shared by what everybody used
-    let read = namespace.as_deref().filter(|_| !asked.overheads);
-    let mut records = spend_records::list(client, &selector(asked.month, read)).await?;
+    let read = namespace.as_deref().filter(|_| !args.overheads);
+    let mut records = spend_records::list(client, &selector(args.month, read)).await?;
     let corrections = spend_corrections::list(client).await?;
     let are_alone = records.is_empty() && !corrections.is_empty();
     if are_alone {
-        records = spend_records::list(client, &selector(asked.month, None)).await?;
+        records = spend_records::list(client, &selector(args.month, None)).await?;
     }
-    let lists = match asked.overheads || records.is_empty() && are_alone {
+    let lists = match args.overheads || records.is_empty() && are_alone {
         true => client::price_lists(client)
             .await
             .map_err(|error| Error::Prices(error.to_string()))?,
         false => Vec::new(),
     };
-    Ok(Source {
+    Ok(LedgerObjects {
         namespace,
         records,
         corrections,
@@ -176,26 +186,29 @@ async fn of_cluster(client: &Client, asked: &Asked) -> Result<Source, Error> {
 }
 
 /// What services earn, where rows are theirs.
-async fn paid(client: &Client, asked: &Asked, namespace: Option<&str>) -> Paid {
-    if !revenue::is_by_workload(&asked.by) || asked.output.is_focus() {
-        return Paid::new();
+async fn paid(client: &Client, args: &ReportArgs, namespace: Option<&str>) -> RevenueTermsByOwner {
+    if !revenue::is_by_workload(&args.by) || args.output.is_focus() {
+        return RevenueTermsByOwner::new();
     }
-    let paid = revenue::paid(client, namespace).await;
+    let paid = revenue::list_terms(client, namespace).await;
     paid.unwrap_or_else(|why| {
         eprintln!(
             "warning: revenue is left out, because InferenceDeployments cannot be read: {why}"
         );
-        Paid::new()
+        RevenueTermsByOwner::new()
     })
 }
 
 fn selector(month: Month, namespace: Option<&str>) -> String {
-    let of_namespace = namespace.map(|name| format!(",{NAMESPACE_LABEL}={name}"));
-    format!("{MONTH_LABEL}={month}{}", of_namespace.unwrap_or_default())
+    let namespace_term = namespace.map(|name| format!(",{NAMESPACE_LABEL}={name}"));
+    format!(
+        "{MONTH_LABEL}={month}{}",
+        namespace_term.unwrap_or_default()
+    )
 }
 
 /// The records of a backup that the selector would find in a cluster.
-fn selected(records: &[Value], month: Month, namespace: Option<&str>) -> Vec<Value> {
+fn filter_records(records: &[Value], month: Month, namespace: Option<&str>) -> Vec<Value> {
     let wanted = |object: &&Value| {
         object["spec"]["month"] == month.to_string().as_str()
             && namespace.is_none_or(|name| object["spec"]["namespace"] == name)
@@ -205,15 +218,15 @@ fn selected(records: &[Value], month: Month, namespace: Option<&str>) -> Vec<Val
 
 /// What these overheads cost each workload.
 fn overheads(
-    sheets: &[Sheet],
+    accounts: &[LoadedAccount],
     monthly: &[&Overhead],
     month: Month,
     now: Timestamp,
     zone: &TimeZone,
-) -> Vec<Borne> {
-    let accounts: Vec<_> = sheets
+) -> Vec<OverheadShare> {
+    let accounts: Vec<_> = accounts
         .iter()
-        .map(|sheet| (&sheet.holder, &sheet.account))
+        .map(|loaded| (&loaded.owner, &loaded.account))
         .collect();
     cost_report::overhead_entries(&accounts, monthly, month, now, zone)
         .into_iter()

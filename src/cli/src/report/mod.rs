@@ -32,13 +32,13 @@ use crate::focus;
 use crate::ledger::backup;
 use crate::spend_records::{self, Scope};
 use crate::top::notes;
-use cluster::Cluster;
-use input::Read;
-use revenue::{Earned, earned};
+use cluster::ClusterSummary;
+use input::ReportInput;
+use revenue::{RowEarnings, row_earnings};
 
 /// What is asked for.
 #[derive(Debug, Args)]
-pub(crate) struct Asked {
+pub(crate) struct ReportArgs {
     /// The month, as 2026-11, in the records' own time zone.
     #[arg(long)]
     month: Month,
@@ -62,7 +62,7 @@ pub(crate) struct Asked {
     /// Where it is written; otherwise standard output.
     #[arg(short, long)]
     file: Option<PathBuf>,
-    /// Read a backup of the ledger instead of the cluster.
+    /// ReportInput a backup of the ledger instead of the cluster.
     #[arg(long, value_name = "BACKUP")]
     from: Option<PathBuf>,
     /// Add the PriceLists' monthly overheads as labour, shared over all namespaces. A month that runs bears what is over of it.
@@ -115,68 +115,82 @@ pub(crate) enum Error {
 }
 
 /// A month of some namespaces.
-pub(crate) struct Asking<'a> {
+pub(crate) struct ReportContext<'a> {
     pub(crate) month: Month,
     pub(crate) currency: &'a str,
     pub(crate) now: Timestamp,
     /// Whether any correction counts.
-    is_corrected: bool,
+    has_corrections: bool,
     /// What each row earned.
-    earned: Vec<Option<Earned>>,
-    cluster: Option<&'a Cluster>,
+    earned: Vec<Option<RowEarnings>>,
+    cluster: Option<&'a ClusterSummary>,
 }
 
 /// Writes what is asked for. A client is made only for what needs the cluster.
-pub(crate) async fn run<F>(client: impl Fn() -> F, asked: &Asked) -> Result<(), Error>
+pub(crate) async fn run<F>(client: impl Fn() -> F, args: &ReportArgs) -> Result<(), Error>
 where
     F: Future<Output = Result<Client, client::Error>>,
 {
     let now = whole_second(Timestamp::now());
-    let (read, left_out) = input::source(&client, asked).await?.read(asked, now)?;
+    let (input, left_out) = input::load(&client, args).await?.read(args, now)?;
     for warning in left_out {
         eprintln!("warning: {warning}");
     }
-    if read.is_empty() {
-        eprintln!("warning: nothing of {} is on record there", asked.month);
-        if asked.output == Output::Table {
+    if input.is_empty() {
+        eprintln!("warning: nothing of {} is on record there", args.month);
+        if args.output == Output::Table {
             return Ok(());
         }
     }
-    let account = match &asked.billing_account {
+    let billing_account = match &args.billing_account {
         Some(account) => account.clone(),
-        None if asked.output.is_focus() => focus::cluster(&client().await?).await?,
+        None if args.output.is_focus() => focus::cluster_id(&client().await?).await?,
         None => String::new(),
     };
-    let bytes = render(&read, asked, &account, now)?;
-    write(asked, &bytes)
+    let bytes = render(&input, args, &billing_account, now)?;
+    write(args, &bytes)
 }
 
-fn render(read: &Read, asked: &Asked, account: &str, now: Timestamp) -> Result<Vec<u8>, Error> {
-    let (sheets, cluster) = (&read.sheets, read.cluster.as_ref());
-    if asked.output.is_focus() {
-        let mut charges = focus::charges(sheets, account, now);
-        charges.extend(focus::overheads(sheets, &read.overheads, account, now));
-        charges.extend(focus::corrections(&read.corrections, account));
+fn render(
+    input: &ReportInput,
+    args: &ReportArgs,
+    billing_account: &str,
+    now: Timestamp,
+) -> Result<Vec<u8>, Error> {
+    let (accounts, cluster) = (&input.accounts, input.cluster.as_ref());
+    if args.output.is_focus() {
+        let mut rows = focus::usage_rows(accounts, billing_account, now);
+        rows.extend(focus::overhead_rows(
+            accounts,
+            &input.overheads,
+            billing_account,
+            now,
+        ));
+        rows.extend(focus::correction_rows(&input.corrections, billing_account));
         if let Some(cluster) = cluster {
-            charges.extend(focus::unattributed(sheets, account, now));
-            charges.extend(focus::idle(&read.nodes, &cluster.bill, account));
+            rows.extend(focus::unattributed_rows(accounts, billing_account, now));
+            rows.extend(focus::idle_rows(
+                &input.nodes,
+                &cluster.bill,
+                billing_account,
+            ));
         }
-        let total: DailyCost = sheets
+        let total: DailyCost = accounts
             .iter()
-            .flat_map(|sheet| sheet.account.daily_costs(now, &sheet.zone).into_values())
+            .flat_map(|loaded| loaded.account.daily_costs(now, &loaded.zone).into_values())
             .sum();
-        for note in notes(&total, &read.currency) {
+        for note in notes(&total, &input.currency) {
             eprintln!("note: {note}");
         }
-        return Ok(match asked.output {
-            Output::FocusParquet => focus::parquet(&charges, asked.focus_version)?,
-            _ => focus::csv(&charges, asked.focus_version)?,
+        return Ok(match args.output {
+            Output::FocusParquet => focus::parquet(&rows, args.focus_version)?,
+            _ => focus::csv(&rows, args.focus_version)?,
         });
     }
-    let all = sheets
+    let all = accounts
         .iter()
-        .flat_map(|sheet| entries(&sheet.holder, &sheet.account, now, &sheet.zone));
-    let borne = read
+        .flat_map(|loaded| entries(&loaded.owner, &loaded.account, now, &loaded.zone));
+    let overhead_shares = input
         .overheads
         .iter()
         .map(|(holder, date, line)| ReportEntry {
@@ -186,37 +200,37 @@ fn render(read: &Read, asked: &Asked, account: &str, now: Timestamp) -> Result<V
             line: *line,
             corrections: Money::ZERO,
         });
-    let corrections = read.corrections.iter();
+    let corrections = input.corrections.iter();
     let corrections = corrections.map(|each| correction_entry(&each.correction));
-    let mut report = report(all.chain(borne).chain(corrections), &asked.by);
-    if let (Some(cluster), Output::Table) = (cluster, asked.output) {
+    let mut report = report(all.chain(overhead_shares).chain(corrections), &args.by);
+    if let (Some(cluster), Output::Table) = (cluster, args.output) {
         cluster.add_idle_rows(&mut report);
     }
-    let asking = Asking {
-        month: asked.month,
-        currency: &read.currency,
+    let context = ReportContext {
+        month: args.month,
+        currency: &input.currency,
         now,
-        is_corrected: !read.corrections.is_empty(),
-        earned: earned(&report, &read.paid, asked.month.bounds(&read.zone), now),
+        has_corrections: !input.corrections.is_empty(),
+        earned: row_earnings(&report, &input.paid, args.month.bounds(&input.zone), now),
         cluster,
     };
-    Ok(match asked.output {
-        Output::Csv => export::comma_separated(&report, &asking)?,
-        Output::Json => export::json(&report, &asking)?,
-        _ => table::text(&report, &asking, asked.units).into_bytes(),
+    Ok(match args.output {
+        Output::Csv => export::csv(&report, &context)?,
+        Output::Json => export::json(&report, &context)?,
+        _ => table::text(&report, &context, args.units).into_bytes(),
     })
 }
 
-fn write(asked: &Asked, bytes: &[u8]) -> Result<(), Error> {
+fn write(args: &ReportArgs, bytes: &[u8]) -> Result<(), Error> {
     let failed = |to: &str, error: std::io::Error| Error::Write {
         to: to.to_owned(),
         why: error.to_string(),
     };
-    match &asked.file {
+    match &args.file {
         Some(path) => {
             std::fs::write(path, bytes).map_err(|error| failed(&path.display().to_string(), error))
         }
-        None if asked.output == Output::FocusParquet && stdout().is_terminal() => {
+        None if args.output == Output::FocusParquet && stdout().is_terminal() => {
             Err(Error::Terminal)
         }
         None => stdout()

@@ -12,14 +12,14 @@ use jiff::Timestamp;
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
 
-use crate::client::said;
+use crate::client::api_error;
 
 /// What services are paid: those that say so.
-pub(super) type Paid = BTreeMap<CostOwner, RevenueTerms>;
+pub(super) type RevenueTermsByOwner = BTreeMap<CostOwner, RevenueTerms>;
 
 /// What a row earned, and what is left of that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Earned {
+pub(super) struct RowEarnings {
     /// By use, and by the part of the month that is over.
     pub(super) revenue: Money,
     /// `revenue` less the row's cost; `None` while a part of that is not known.
@@ -33,13 +33,16 @@ pub(super) fn is_by_workload(by: &[Dimension]) -> bool {
 }
 
 /// The terms of the services that the cluster has now.
-pub(super) async fn paid(client: &Client, namespace: Option<&str>) -> Result<Paid, String> {
+pub(super) async fn list_terms(
+    client: &Client,
+    namespace: Option<&str>,
+) -> Result<RevenueTermsByOwner, String> {
     let api: Api<InferenceDeployment> = match namespace {
         Some(namespace) => Api::namespaced(client.clone(), namespace),
         None => Api::all(client.clone()),
     };
     let listed = api.list(&ListParams::default()).await;
-    let services = listed.map_err(|error| said(&error))?.items;
+    let services = listed.map_err(|error| api_error(&error))?.items;
     let of = |service: InferenceDeployment| {
         let workload = WorkloadRef {
             namespace: service.namespace()?,
@@ -49,17 +52,17 @@ pub(super) async fn paid(client: &Client, namespace: Option<&str>) -> Result<Pai
         let terms = service.spec.revenue?.to_core();
         Some(terms.map(|terms| (workload.cost_owner(), terms)))
     };
-    let paid: Result<Paid, _> = services.into_iter().filter_map(of).collect();
+    let paid: Result<RevenueTermsByOwner, _> = services.into_iter().filter_map(of).collect();
     paid.map_err(|error| error.to_string())
 }
 
 /// What each row of a report earned in the part of `month` that is over, in the order of its rows.
-pub(super) fn earned(
+pub(super) fn row_earnings(
     report: &Report,
-    paid: &Paid,
+    paid: &RevenueTermsByOwner,
     month: Interval,
     now: Timestamp,
-) -> Vec<Option<Earned>> {
+) -> Vec<Option<RowEarnings>> {
     let is_by_workload = is_by_workload(&report.by);
     let of = |row: &ReportRow| {
         let value = |dimension| {
@@ -73,7 +76,7 @@ pub(super) fn earned(
         let terms = paid.get(&holder).filter(|_| is_by_workload)?;
         let is_known = row.line.unpriced_gpu_seconds == 0;
         let revenue = terms.revenue(&row.line.usage, month, now).total();
-        Some(Earned {
+        Some(RowEarnings {
             revenue,
             margin: is_known.then(|| revenue - row.line.cost.total()),
         })
@@ -82,10 +85,10 @@ pub(super) fn earned(
 }
 
 /// The sum of the rows that have one; `None` if none has.
-pub(super) fn sum(rows: &[Option<Earned>]) -> Option<Earned> {
+pub(super) fn sum(rows: &[Option<RowEarnings>]) -> Option<RowEarnings> {
     let rows = || rows.iter().flatten();
     rows().next()?;
-    Some(Earned {
+    Some(RowEarnings {
         revenue: rows().map(|row| row.revenue).sum(),
         margin: rows().map(|row| row.margin).sum(),
     })

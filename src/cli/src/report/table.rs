@@ -4,17 +4,17 @@ use bursar_core::cost_report::Report;
 use bursar_core::ledger::DailyCost;
 use bursar_core::money::{Cost, Money};
 
-use super::Asking;
+use super::ReportContext;
 use super::cluster;
 use super::columns::unit_costs;
-use super::revenue::{self, Earned};
+use super::revenue::{self, RowEarnings};
 use crate::format::table::table;
 use crate::spend_records::digits;
 use crate::top::{amount, hours, notes, waste};
 
 /// The table of a report; with `units` what was served in place of the parts of the cost.
-pub(super) fn text(report: &Report, asking: &Asking, units: bool) -> String {
-    let digits = digits(asking.currency);
+pub(super) fn text(report: &Report, context: &ReportContext, units: bool) -> String {
+    let digits = digits(context.currency);
     let parts = parts(report);
     let mut titles: Vec<String> = report
         .by
@@ -22,26 +22,26 @@ pub(super) fn text(report: &Report, asking: &Asking, units: bool) -> String {
         .map(|by| by.as_str().to_uppercase())
         .collect();
     let figures: Vec<&str> = if units {
-        UNITS.to_vec()
+        UNIT_TITLES.to_vec()
     } else {
         let parts = parts.iter().map(|(title, _)| *title);
         let first = std::iter::once("GPU-HOURS").chain(parts);
         first.chain(["TOTAL", "WASTE"]).collect()
     };
     titles.extend(figures.into_iter().map(str::to_owned));
-    if asking.is_corrected {
+    if context.has_corrections {
         titles.extend(["CORRECTIONS".into(), "NET".into()]);
     }
-    let all = revenue::sum(&asking.earned);
+    let all = revenue::sum(&context.earned);
     if all.is_some() {
         titles.extend(["REVENUE".into(), "MARGIN".into()]);
     }
-    let idle = asking.cluster.and_then(|cluster| cluster.idle(&report.by));
+    let idle = context.cluster.and_then(|cluster| cluster.idle(&report.by));
     titles.extend(idle.as_ref().map(|_| "IDLE-NODES".to_owned()));
-    let cells = |line: &DailyCost, corrections: Money, earned: Option<Earned>| {
+    let cells = |line: &DailyCost, corrections: Money, earned: Option<RowEarnings>| {
         let total = amount(line, line.cost.total(), digits);
         let mut cells = if units {
-            of_units(line, total)
+            unit_cells(line, total)
         } else {
             let mut cells = vec![hours(line.gpu_seconds, 2)];
             let parts = parts
@@ -51,7 +51,7 @@ pub(super) fn text(report: &Report, asking: &Asking, units: bool) -> String {
             cells.extend([total, waste(line)]);
             cells
         };
-        if asking.is_corrected {
+        if context.has_corrections {
             let net = amount(line, line.cost.total() + corrections, digits);
             cells.extend([corrections.rounded(digits), net]);
         }
@@ -70,11 +70,13 @@ pub(super) fn text(report: &Report, asking: &Asking, units: bool) -> String {
     let mut rows: Vec<Vec<String>> = report
         .rows
         .iter()
-        .zip(&asking.earned)
+        .zip(&context.earned)
         .map(|(row, earned)| {
             let key = row.key.iter();
             let key = key.map(|value| value.clone().unwrap_or_else(|| "-".into()));
-            let idle = idle.as_ref().map(|idle| cluster::of_row(idle, row, digits));
+            let idle = idle
+                .as_ref()
+                .map(|idle| cluster::idle_cell(idle, row, digits));
             let cells = cells(&row.line, row.corrections, *earned);
             key.chain(cells).chain(idle).collect()
         })
@@ -86,21 +88,24 @@ pub(super) fn text(report: &Report, asking: &Asking, units: bool) -> String {
     let cells = cells(&report.total, report.corrections, all);
     rows.push(total.chain(cells).chain(idle).collect());
     let mut text = table(&titles, &rows, names, None);
-    if let Some(cluster) = asking.cluster {
-        text.push_str(&format!("\n{}", cluster.text(digits, asking.is_corrected)));
+    if let Some(cluster) = context.cluster {
+        text.push_str(&format!(
+            "\n{}",
+            cluster.text(digits, context.has_corrections)
+        ));
     }
     text.push_str(&format!(
         "\n{} in {}, as of {:.0}\n",
-        asking.month, asking.currency, asking.now
+        context.month, context.currency, context.now
     ));
-    for note in notes(&report.total, asking.currency) {
+    for note in notes(&report.total, context.currency) {
         text.push_str(&format!("{note}\n"));
     }
     text
 }
 
 /// What stands over the columns of `--units`.
-const UNITS: [&str; 7] = [
+const UNIT_TITLES: [&str; 7] = [
     "TOTAL",
     "REQUESTS",
     "TOKENS-IN",
@@ -112,7 +117,7 @@ const UNITS: [&str; 7] = [
 /// Decimals of what one request or a million tokens cost.
 const UNIT_DECIMALS: usize = 6;
 
-fn of_units(line: &DailyCost, total: String) -> Vec<String> {
+fn unit_cells(line: &DailyCost, total: String) -> Vec<String> {
     let costs = unit_costs(line);
     let each = |cost: Option<Money>| {
         cost.map_or_else(|| "-".to_owned(), |cost| amount(line, cost, UNIT_DECIMALS))

@@ -5,22 +5,22 @@ use bursar_core::cost_report::CostOwner;
 use clap::Parser;
 use serde_json::Value;
 
-use super::input::Source;
-use super::revenue::Paid;
+use super::input::LedgerObjects;
+use super::revenue::RevenueTermsByOwner;
 use super::*;
 use crate::samples;
 
 #[derive(Parser)]
 struct Line {
     #[command(flatten)]
-    asked: Asked,
+    args: ReportArgs,
 }
 
-fn asked(words: &str) -> Asked {
+fn asked(words: &str) -> ReportArgs {
     let words = ["report"].into_iter().chain(words.split_whitespace());
     Line::try_parse_from(words)
         .unwrap_or_else(|error| panic!("{error}"))
-        .asked
+        .args
 }
 
 fn refused(words: &str) -> String {
@@ -32,18 +32,18 @@ fn refused(words: &str) -> String {
 }
 
 fn printed(words: &str) -> String {
-    printed_at("2026-11-24T04:00:00Z", &Paid::new(), words)
+    printed_at("2026-11-24T04:00:00Z", &RevenueTermsByOwner::new(), words)
 }
 
-fn printed_at(now: &str, paid: &Paid, words: &str) -> String {
+fn printed_at(now: &str, paid: &RevenueTermsByOwner, words: &str) -> String {
     of(&samples::records(), now, paid, words)
 }
 
-fn of(objects: &[Value], now: &str, paid: &Paid, words: &str) -> String {
-    let source = Source {
+fn of(objects: &[Value], now: &str, paid: &RevenueTermsByOwner, words: &str) -> String {
+    let source = LedgerObjects {
         records: objects.to_vec(),
         paid: paid.clone(),
-        ..Source::default()
+        ..LedgerObjects::default()
     };
     rendered(source, now, words).0
 }
@@ -51,16 +51,16 @@ fn of(objects: &[Value], now: &str, paid: &Paid, words: &str) -> String {
 const NOW: &str = "2026-11-24T04:00:00Z";
 
 /// The report of this source, and what it leaves out. Without -A it has all namespaces too, and no bill.
-fn rendered(source: Source, now: &str, words: &str) -> (String, Vec<String>) {
-    let (asked, now) = (asked(words), now.parse().unwrap());
-    let (mut read, left_out) = source.read(&asked, now).unwrap();
-    read.cluster = read.cluster.filter(|_| asked.scope.all_namespaces);
-    let text = render(&read, &asked, "cluster", now).unwrap();
+fn rendered(source: LedgerObjects, now: &str, words: &str) -> (String, Vec<String>) {
+    let (args, now) = (asked(words), now.parse().unwrap());
+    let (mut read, left_out) = source.read(&args, now).unwrap();
+    read.cluster = read.cluster.filter(|_| args.scope.all_namespaces);
+    let text = render(&read, &args, "cluster", now).unwrap();
     (String::from_utf8(text).unwrap(), left_out)
 }
 
 /// One service is paid by use and by the month.
-fn paid() -> Paid {
+fn paid() -> RevenueTermsByOwner {
     let holder = CostOwner {
         namespace: "ml".into(),
         workload: "infd/chat".into(),
@@ -247,7 +247,7 @@ fn a_currency_without_decimals_has_none_in_the_table() {
     let text = of(
         &records,
         NOW,
-        &Paid::new(),
+        &RevenueTermsByOwner::new(),
         "--month 2026-11 --by namespace",
     );
     assert!(
@@ -272,15 +272,15 @@ fn overheads_are_labour_of_all_who_used_gpus() {
         ]},
     }))
     .unwrap();
-    let source = Source {
+    let source = LedgerObjects {
         records: samples::records(),
         lists: vec![list],
-        ..Source::default()
+        ..LedgerObjects::default()
     };
     let over = "2026-12-01T00:00:00Z";
     let words = "--month 2026-11 --by namespace,day -A --overheads -o csv";
     let (exact, _) = rendered(source.clone(), over, words);
-    let mut rows = csv::Reader::from_reader(exact.as_bytes());
+    let mut rows = ::csv::Reader::from_reader(exact.as_bytes());
     let rows: Vec<BTreeMap<String, String>> = rows.deserialize().map(Result::unwrap).collect();
     let labour = |is_counted: fn(&str) -> bool| -> String {
         let rows = rows.iter().filter(|row| is_counted(&row["day"]));
@@ -351,7 +351,7 @@ fn the_bill_of_the_cluster_is_exact_in_json_and_what_is_not_known_is_null() {
     let cluster = bill(&of(
         records,
         NOW,
-        &Paid::new(),
+        &RevenueTermsByOwner::new(),
         "--month 2026-11 -o json -A",
     ));
     assert_eq!(cluster["idle"], Value::Null, "no node has an account");
@@ -361,10 +361,10 @@ fn the_bill_of_the_cluster_is_exact_in_json_and_what_is_not_known_is_null() {
 
 /// The same report with the corrections of the sample.
 fn with_corrections(words: &str) -> String {
-    let source = Source {
+    let source = LedgerObjects {
         records: samples::records(),
         corrections: samples::corrections(),
-        ..Source::default()
+        ..LedgerObjects::default()
     };
     let (text, left_out) = rendered(source, NOW, words);
     assert_eq!(left_out.len(), 1);

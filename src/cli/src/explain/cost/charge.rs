@@ -25,7 +25,7 @@ pub(super) fn render(
             &format!(
                 "{}: {}, {}",
                 charge.pod,
-                held(&charge.attributes),
+                hardware(&charge.attributes),
                 stage(charge)
             ),
         );
@@ -52,35 +52,44 @@ pub(super) fn render(
 }
 
 fn is_priced_alike(one: &Charge, other: &Charge) -> bool {
-    let facts = |charge: &Charge| PricingAttributes {
+    let attributes = |charge: &Charge| PricingAttributes {
         node: None,
         ..charge.attributes.clone()
     };
     let quote = |charge: &Charge| charge.rates.last().map(|rate| rate.quote);
-    facts(one) == facts(other) && quote(one) == quote(other)
+    attributes(one) == attributes(other) && quote(one) == quote(other)
 }
 
 /// What the pod holds, and of which machine.
-fn held(facts: &PricingAttributes) -> String {
-    let name = facts.model.as_ref().unwrap_or(&facts.resource);
-    let part = if facts.share.is_whole() {
+fn hardware(attributes: &PricingAttributes) -> String {
+    let name = attributes.model.as_ref().unwrap_or(&attributes.resource);
+    let part = if attributes.share.is_whole() {
         String::new()
     } else {
-        format!(", each {}/{} of a GPU", facts.share.part, facts.share.whole)
+        format!(
+            ", each {}/{} of a GPU",
+            attributes.share.part, attributes.share.whole
+        )
     };
     let whose = [
-        facts.node.clone().map(|node| format!("on node {node}")),
-        facts.instance_type.clone(),
-        facts
+        attributes
+            .node
+            .clone()
+            .map(|node| format!("on node {node}")),
+        attributes.instance_type.clone(),
+        attributes
             .capacity_type
             .map(|by| capacity_type_name(by).to_owned()),
-        facts.region.clone(),
+        attributes.region.clone(),
     ];
     let mut whose = whose.into_iter().flatten().collect::<Vec<_>>().join(", ");
     if !whose.is_empty() {
         whose = format!(" ({whose})");
     }
-    format!("{} of {} {name}{part}{whose}", facts.gpus, facts.node_gpus)
+    format!(
+        "{} of {} {name}{part}{whose}",
+        attributes.gpus, attributes.node_gpus
+    )
 }
 
 fn stage(charge: &Charge) -> String {
@@ -99,35 +108,35 @@ fn stage(charge: &Charge) -> String {
 }
 
 fn rate(rate: &RatePeriod) -> String {
-    let standing = if rate.provisional {
+    let mark = if rate.provisional {
         ", provisional"
     } else {
         ""
     };
     format!(
-        "{} an hour since {:.0}{standing}",
+        "{} an hour since {:.0}{mark}",
         rate.quote.cost.total(),
         rate.from
     )
 }
 
-fn unpriced(facts: &PricingAttributes) -> String {
-    let name = facts.model.as_ref().unwrap_or(&facts.resource);
+fn unpriced(attributes: &PricingAttributes) -> String {
+    let name = attributes.model.as_ref().unwrap_or(&attributes.resource);
     format!(
         "unknown: no PriceList has a price for {name}, and none for {}",
-        facts.resource
+        attributes.resource
     )
 }
 
 /// The rows that make up the rate, if the lists still say so.
 fn priced(
     page: &mut Page,
-    facts: &PricingAttributes,
+    attributes: &PricingAttributes,
     rate: &RatePeriod,
     prices: &EffectivePrices,
     now: Timestamp,
 ) {
-    let Some(terms) = prices.lists.breakdown(facts, now) else {
+    let Some(terms) = prices.lists.breakdown(attributes, now) else {
         page.row("  priced", "by a list that is gone: the last rate goes on");
         return;
     };
@@ -142,13 +151,17 @@ fn priced(
     }
     for term in terms.iter().filter(|term| term.per_hour != Money::ZERO) {
         page.row(
-            &format!("  {}", part(term)),
-            &format!("{}: {}", term.per_hour, says(term, facts)),
+            &format!("  {}", component_name(term)),
+            &format!(
+                "{}: {}",
+                term.per_hour,
+                describe_component(term, attributes)
+            ),
         );
     }
 }
 
-fn part(term: &PriceComponent<'_>) -> &'static str {
+fn component_name(term: &PriceComponent<'_>) -> &'static str {
     match term.row {
         PriceRow::Node { .. } | PriceRow::Gpu { .. } | PriceRow::Dearest { .. } => "compute",
         PriceRow::Cores { .. } => "cores",
@@ -158,38 +171,38 @@ fn part(term: &PriceComponent<'_>) -> &'static str {
     }
 }
 
-fn says(term: &PriceComponent<'_>, facts: &PricingAttributes) -> String {
+fn describe_component(term: &PriceComponent<'_>, attributes: &PricingAttributes) -> String {
     let list = term.list;
     match &term.row {
         PriceRow::Node { row, units } => format!(
             "PriceList {list}, node {}{} at {} an hour; {}",
             row.instance_type,
-            place(&row.nodes),
+            scope(&row.nodes),
             row.per_hour,
-            of_node(*units, facts)
+            node_fraction(*units, attributes)
         ),
         PriceRow::Gpu { row, units } => format!(
             "PriceList {list}, GPU {}{} at {} an hour; {}",
             row.model,
-            place(&row.nodes),
+            scope(&row.nodes),
             row.per_hour,
-            count(*units)
+            gpu_fraction(*units)
         ),
         PriceRow::Dearest { one } => format!(
             "no row matches, so the dearest of {} stands in, {one} an hour in PriceList {list}; {} of it",
-            facts.resource, facts.gpus
+            attributes.resource, attributes.gpus
         ),
         PriceRow::Cores { core_hour } => format!(
             "PriceList {list}, {} cores at {core_hour} an hour",
-            Money::from_nanos(i128::from(facts.amounts.cpu_milli) * NANOS / 1000)
+            Money::from_nanos(i128::from(attributes.amounts.cpu_milli) * NANOS / 1000)
         ),
         PriceRow::Memory { gib_hour } => format!(
             "PriceList {list}, {} MiB at {gib_hour} a GiB and hour",
-            facts.amounts.memory_mib
+            attributes.amounts.memory_mib
         ),
         PriceRow::Ephemeral { gib_month } => format!(
             "PriceList {list}, {} MiB of ephemeral storage at {gib_month} a GiB and month of 730 hours",
-            facts.amounts.ephemeral_mib
+            attributes.amounts.ephemeral_mib
         ),
         PriceRow::Volume { row, gib } => format!(
             "PriceList {list}, {gib} GiB of class {} at {} a GiB and month of 730 hours",
@@ -204,23 +217,23 @@ fn says(term: &PriceComponent<'_>, facts: &PricingAttributes) -> String {
             ..
         } => format!(
             "{watts} W ({}) x PUE {} x {per_kwh} a kilowatt-hour at this hour (PriceList {power_list}); {}",
-            if facts.amounts.watts.is_some() {
+            if attributes.amounts.watts.is_some() {
                 "measured".to_owned()
             } else {
                 format!("PriceList {list}")
             },
             Money::from_nanos(i128::from(power.pue_milli) * NANOS / 1000),
-            if facts.amounts.watts.is_some() {
+            if attributes.amounts.watts.is_some() {
                 "all its GPUs together".to_owned()
             } else {
-                count(*units)
+                gpu_fraction(*units)
             }
         ),
     }
 }
 
 /// Where a row is for.
-fn place(nodes: &PriceScope) -> String {
+fn scope(nodes: &PriceScope) -> String {
     let words = [
         nodes.capacity_type.map(capacity_type_name),
         nodes.region.as_deref(),
@@ -233,15 +246,15 @@ fn place(nodes: &PriceScope) -> String {
     format!(" ({})", words.join(", "))
 }
 
-fn of_node(units: UnitFraction, facts: &PricingAttributes) -> String {
-    if facts.share.is_whole() {
+fn node_fraction(units: UnitFraction, attributes: &PricingAttributes) -> String {
+    if attributes.share.is_whole() {
         format!("{} of its {} GPUs", units.part, units.whole)
     } else {
         format!("{}/{} of it", units.part, units.whole)
     }
 }
 
-fn count(units: UnitFraction) -> String {
+fn gpu_fraction(units: UnitFraction) -> String {
     match (units.part, units.whole) {
         (1, 1) => "1 GPU".to_owned(),
         (part, 1) => format!("{part} GPUs"),

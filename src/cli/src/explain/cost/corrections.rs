@@ -6,26 +6,34 @@ use bursar_core::ledger::DailyCost;
 use bursar_core::money::Money;
 use jiff::Timestamp;
 
-use super::{Books, Kept};
+use super::{LedgerSettings, NamespaceCosts};
 use crate::format::description::Page;
-use crate::spend_corrections::{self, Corrected};
+use crate::spend_corrections::{self, LoadedCorrection};
 use crate::top::known;
 
 /// The corrections of a namespace that count in `within`.
-pub(super) fn of(
-    books: &Books,
-    kept: &Kept,
+pub(super) fn applicable(
+    costs: &NamespaceCosts,
+    settings: &LedgerSettings,
     namespace: &str,
     within: Interval,
     now: Timestamp,
-) -> Vec<Corrected> {
-    let (objects, currency) = (&books.corrections, Some(kept.currency.as_str()));
-    spend_corrections::counting(objects, Some(namespace), within, currency, &kept.zone, now).0
+) -> Vec<LoadedCorrection> {
+    let (objects, currency) = (&costs.corrections, Some(settings.currency.as_str()));
+    spend_corrections::applicable(
+        objects,
+        Some(namespace),
+        within,
+        currency,
+        &settings.zone,
+        now,
+    )
+    .0
 }
 
 /// A correction by its name, and what it is for.
-pub(super) fn said(corrected: &Corrected) -> String {
-    let (spec, correction) = (&corrected.object.spec, &corrected.correction);
+pub(super) fn describe(loaded: &LoadedCorrection) -> String {
+    let (spec, correction) = (&loaded.object.spec, &loaded.correction);
     let workload = match correction.holder.workload.as_str() {
         "" => String::new(),
         workload => format!(" for {workload}"),
@@ -39,22 +47,22 @@ pub(super) fn said(corrected: &Corrected) -> String {
 }
 
 /// What corrections add this month to what a workload has `spent`, or take away.
-pub(super) fn beside(
+pub(super) fn describe_net(
     page: &mut Page,
-    books: &Books,
-    holder: &CostOwner,
+    costs: &NamespaceCosts,
+    owner: &CostOwner,
     spent: &DailyCost,
     now: Timestamp,
 ) {
-    let Some(kept) = &books.kept else {
-        if books.mentions(&holder.namespace) {
-            page.row("corrections", UNKNOWN);
+    let Some(settings) = &costs.settings else {
+        if costs.mentions_correction_of(&owner.namespace) {
+            page.row("corrections", CURRENCY_UNKNOWN);
         }
         return;
     };
-    let month = Month::containing(now, &kept.zone).bounds(&kept.zone);
-    let mut all = of(books, kept, &holder.namespace, month, now);
-    all.retain(|each| each.correction.holder == *holder);
+    let month = Month::containing(now, &settings.zone).bounds(&settings.zone);
+    let mut all = applicable(costs, settings, &owner.namespace, month, now);
+    all.retain(|each| each.correction.holder == *owner);
     if all.is_empty() {
         return;
     }
@@ -66,7 +74,7 @@ pub(super) fn beside(
     for each in &all {
         page.row(
             "  by",
-            &format!("{}: {}", each.correction.amount, said(each)),
+            &format!("{}: {}", each.correction.amount, describe(each)),
         );
     }
     let shown = |amount: Money| known(spent, amount.to_string());
@@ -79,5 +87,5 @@ pub(super) fn beside(
 }
 
 /// Why it is not known which corrections count.
-pub(super) const UNKNOWN: &str =
+pub(super) const CURRENCY_UNKNOWN: &str =
     "unknown: there are some, but no account says in which currency and time zone they count";

@@ -32,57 +32,57 @@ use kube::{Api, Client};
 use serde_json::Value;
 
 use crate::args::{Kind, Object};
-use crate::client::{self, Answer, said};
+use crate::client::{self, Answer, api_error};
 use crate::format::description::{Page, WIDTH};
 use crate::format::table::table;
 use crate::spend_corrections;
-use crate::spend_records::{self, Sheet};
+use crate::spend_records::{self, LoadedAccount};
 use crate::top;
 
 /// The whole ledger of a namespace, and all PriceLists, take longer to read than one object.
-const LIMIT: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What figures are traced to. Where a part cannot be read, why.
-struct Books {
+struct NamespaceCosts {
     /// The records of the namespace, by month.
-    sheets: Vec<Sheet>,
+    accounts: Vec<LoadedAccount>,
     /// Which of them cannot be read, and why.
     skipped: Vec<String>,
     /// All corrections, as they stand.
     corrections: Vec<Value>,
     /// What this month's accounts are kept in; `None` where nothing says so.
-    kept: Option<Kept>,
+    settings: Option<LedgerSettings>,
     /// Prices as they are now.
     prices: Result<EffectivePrices, String>,
     /// What the workload's status says of overheads: they are shared over the whole cluster.
     overhead: Option<String>,
 }
 
-impl Books {
+impl NamespaceCosts {
     /// Whether any correction is of this namespace, counted or not.
-    fn mentions(&self, namespace: &str) -> bool {
+    fn mentions_correction_of(&self, namespace: &str) -> bool {
         let mut all = self.corrections.iter();
         all.any(|object| object["spec"]["namespace"] == namespace)
     }
 }
 
 /// The currency and the time zone of a month's accounts, which all namespaces have in common.
-struct Kept {
+struct LedgerSettings {
     currency: String,
     zone: TimeZone,
 }
 
-impl Kept {
-    fn of(sheet: &Sheet) -> Option<Self> {
+impl LedgerSettings {
+    fn of_account(loaded: &LoadedAccount) -> Option<Self> {
         Some(Self {
-            currency: sheet.currency()?.to_owned(),
-            zone: sheet.zone.clone(),
+            currency: loaded.currency()?.to_owned(),
+            zone: loaded.zone.clone(),
         })
     }
 }
 
 /// What the records do not say of the object.
-enum Subject {
+enum SpecDetails {
     /// What a service is paid, if it says.
     Service(Result<Option<RevenueTerms>, String>),
     Job,
@@ -94,24 +94,27 @@ enum Subject {
 pub(crate) async fn explain(client: &Client, answer: &Answer, now: Timestamp) -> String {
     let mut page = Page::default();
     let read = async {
-        let books = books(client, &answer.namespace, now).await;
-        let mut books = books.map_err(|error| {
+        let costs = load_costs(client, &answer.namespace, now).await;
+        let mut costs = costs.map_err(|error| {
             format!("{error} (ClusterRole bursar-spend-viewer has the right to list them)")
         })?;
-        books.overhead = overhead(client, &answer.object, &answer.namespace).await;
-        let subject = subject(client, &answer.object, &answer.namespace).await;
-        Ok((books, subject))
+        costs.overhead = overhead(client, &answer.object, &answer.namespace).await;
+        let details = spec_details(client, &answer.object, &answer.namespace).await;
+        Ok((costs, details))
     };
     let late = |_| {
         Err(format!(
             "the API server did not answer within {} s",
-            LIMIT.as_secs()
+            TIMEOUT.as_secs()
         ))
     };
-    match tokio::time::timeout(LIMIT, read).await.unwrap_or_else(late) {
-        Ok((books, subject)) => {
-            render(&mut page, &books, &subject, answer, now);
-            for warning in &books.skipped {
+    match tokio::time::timeout(TIMEOUT, read)
+        .await
+        .unwrap_or_else(late)
+    {
+        Ok((costs, details)) => {
+            render(&mut page, &costs, &details, answer, now);
+            for warning in &costs.skipped {
                 page.wrapped("  ", &format!("note: {warning}"), 2);
             }
         }
@@ -124,21 +127,27 @@ pub(crate) async fn explain(client: &Client, answer: &Answer, now: Timestamp) ->
     page.text
 }
 
-fn render(page: &mut Page, books: &Books, subject: &Subject, answer: &Answer, now: Timestamp) {
-    match subject {
-        Subject::Budget(period) => {
-            budget::render(page, books, &answer.namespace, period, now);
+fn render(
+    page: &mut Page,
+    costs: &NamespaceCosts,
+    details: &SpecDetails,
+    answer: &Answer,
+    now: Timestamp,
+) {
+    match details {
+        SpecDetails::Budget(period) => {
+            budget::render(page, costs, &answer.namespace, period, now);
         }
-        Subject::Service(terms) => {
-            let holder = holder(answer, WorkloadKind::InferenceDeployment);
-            workload::render(page, books, &holder, Some(terms), now);
+        SpecDetails::Service(terms) => {
+            let owner = owner(answer, WorkloadKind::InferenceDeployment);
+            workload::render(page, costs, &owner, Some(terms), now);
         }
-        Subject::Job => {
-            let holder = holder(answer, WorkloadKind::TrainingJob);
-            workload::render(page, books, &holder, None, now);
+        SpecDetails::Job => {
+            let owner = owner(answer, WorkloadKind::TrainingJob);
+            workload::render(page, costs, &owner, None, now);
         }
     }
-    if let Some(share) = &books.overhead {
+    if let Some(share) = &costs.overhead {
         let text =
             format!("{share}, as the status says: its share of this month's, beside what is spent");
         page.row("overheads", &text);
@@ -146,7 +155,7 @@ fn render(page: &mut Page, books: &Books, subject: &Subject, answer: &Answer, no
 }
 
 /// The workload that is asked about.
-fn holder(answer: &Answer, kind: WorkloadKind) -> CostOwner {
+fn owner(answer: &Answer, kind: WorkloadKind) -> CostOwner {
     let workload = WorkloadRef {
         namespace: answer.namespace.clone(),
         kind,
@@ -156,39 +165,47 @@ fn holder(answer: &Answer, kind: WorkloadKind) -> CostOwner {
 }
 
 /// What the ledger holds of a namespace.
-async fn books(
+async fn load_costs(
     client: &Client,
     namespace: &str,
     now: Timestamp,
-) -> Result<Books, spend_records::Error> {
+) -> Result<NamespaceCosts, spend_records::Error> {
     let objects = spend_records::list(client, &format!("{NAMESPACE_LABEL}={namespace}")).await?;
-    let (mut sheets, skipped) = spend_records::read(&objects, true)?;
-    sheets.sort_by_key(|sheet| sheet.account.month);
-    let kept = kept(client, &sheets, now).await?;
+    let (mut accounts, skipped) = spend_records::load(&objects, true)?;
+    accounts.sort_by_key(|loaded| loaded.account.month);
+    let settings = current_settings(client, &accounts, now).await?;
     let prices = client::price_lists(client)
         .await
         .map(|lists| {
             EffectivePrices::from_lists(
                 &lists,
-                kept.as_ref().map(|kept| kept.currency.clone()),
+                settings.as_ref().map(|settings| settings.currency.clone()),
                 now,
             )
         })
-        .map_err(|error| said(&error));
+        .map_err(|error| api_error(&error));
     // before the month's first account, that of the prices
     let listed = prices.as_ref().ok();
     let listed = listed.map(|prices| prices.lists.currency.clone());
     let listed = listed.filter(|currency| !currency.is_empty());
     let before = || {
-        let last = || Some(sheets.iter().rev().find_map(Sheet::currency)?.to_owned());
-        Some(Kept {
+        let last = || {
+            Some(
+                accounts
+                    .iter()
+                    .rev()
+                    .find_map(LoadedAccount::currency)?
+                    .to_owned(),
+            )
+        };
+        Some(LedgerSettings {
             currency: listed.or_else(last)?,
-            zone: sheets.last()?.zone.clone(),
+            zone: accounts.last()?.zone.clone(),
         })
     };
-    Ok(Books {
-        kept: kept.or_else(before),
-        sheets,
+    Ok(NamespaceCosts {
+        settings: settings.or_else(before),
+        accounts,
         skipped,
         corrections: spend_corrections::list(client).await?,
         prices,
@@ -197,36 +214,44 @@ async fn books(
 }
 
 /// What this month's accounts are kept in, of this namespace or of any; `None` while there are none.
-async fn kept(
+async fn current_settings(
     client: &Client,
-    sheets: &[Sheet],
+    accounts: &[LoadedAccount],
     now: Timestamp,
-) -> Result<Option<Kept>, spend_records::Error> {
-    let of_now = |sheet: &Sheet| Kept::of(sheet).filter(|_| sheet.is_current(now));
-    if let Some(kept) = sheets.iter().find_map(of_now) {
-        return Ok(Some(kept));
+) -> Result<Option<LedgerSettings>, spend_records::Error> {
+    let current = |loaded: &LoadedAccount| {
+        LedgerSettings::of_account(loaded).filter(|_| loaded.is_current(now))
+    };
+    if let Some(settings) = accounts.iter().find_map(current) {
+        return Ok(Some(settings));
     }
     let all = spend_records::list(client, &top::selector(None, now)).await?;
-    let (all, _) = spend_records::read(&all, true)?;
-    Ok(all.iter().find_map(of_now))
+    let (all, _) = spend_records::load(&all, true)?;
+    Ok(all.iter().find_map(current))
 }
 
-async fn subject(client: &Client, object: &Object, namespace: &str) -> Subject {
+async fn spec_details(client: &Client, object: &Object, namespace: &str) -> SpecDetails {
     match object.kind {
-        Kind::Job => Subject::Job,
+        Kind::Job => SpecDetails::Job,
         Kind::Service => {
             let api: Api<InferenceDeployment> = Api::namespaced(client.clone(), namespace);
-            let found = api.get(&object.name).await.map_err(|error| said(&error));
+            let found = api
+                .get(&object.name)
+                .await
+                .map_err(|error| api_error(&error));
             let terms = |service: InferenceDeployment| {
                 let revenue = service.spec.revenue.as_ref().map(|terms| terms.to_core());
                 revenue.transpose().map_err(|error| error.to_string())
             };
-            Subject::Service(found.and_then(terms))
+            SpecDetails::Service(found.and_then(terms))
         }
         Kind::Budget => {
             let api: Api<BudgetPolicy> = Api::namespaced(client.clone(), namespace);
-            let found = api.get(&object.name).await.map_err(|error| said(&error));
-            Subject::Budget(found.map(|budget| budget.spec.period.into()))
+            let found = api
+                .get(&object.name)
+                .await
+                .map_err(|error| api_error(&error));
+            SpecDetails::Budget(found.map(|budget| budget.spec.period.into()))
         }
     }
 }
@@ -247,7 +272,7 @@ async fn overhead(client: &Client, object: &Object, namespace: &str) -> Option<S
 }
 
 /// What the page is about, and its currency.
-fn heading(page: &mut Page, currency: Option<&str>, now: Timestamp) {
+fn add_heading(page: &mut Page, currency: Option<&str>, now: Timestamp) {
     let currency = currency.map(|currency| format!(" in {currency}"));
     page.heading(&format!(
         "money{}, exactly, at {now:.0}",
@@ -257,27 +282,27 @@ fn heading(page: &mut Page, currency: Option<&str>, now: Timestamp) {
 }
 
 /// The records in this currency; the months of the others are named, since sums of two currencies mean nothing.
-fn of_one_currency<'a>(
+fn accounts_in_currency<'a>(
     page: &mut Page,
-    sheets: &[&'a Sheet],
+    accounts: &[&'a LoadedAccount],
     wanted: Option<&str>,
-) -> Vec<&'a Sheet> {
-    let mut kept = sheets.to_vec();
-    kept.retain(|sheet| match sheet.currency() {
+) -> Vec<&'a LoadedAccount> {
+    let mut selected = accounts.to_vec();
+    selected.retain(|loaded| match loaded.currency() {
         Some(other) if Some(other) != wanted => {
             page.row(
                 "left out",
-                &format!("{}, kept in {other}", sheet.account.month),
+                &format!("{}, kept in {other}", loaded.account.month),
             );
             false
         }
         _ => true,
     });
-    kept
+    selected
 }
 
 /// Amounts to so many decimals that all of them are exact; two at least.
-fn exact(amounts: &[Money]) -> Vec<String> {
+fn exact_amounts(amounts: &[Money]) -> Vec<String> {
     let decimals = |amount: &Money| {
         let fraction = amount.nanos().abs() % NANOS;
         let text = format!("{fraction:09}");
@@ -289,7 +314,7 @@ fn exact(amounts: &[Money]) -> Vec<String> {
 }
 
 /// A table within the page: the first column is names.
-fn put(page: &mut Page, titles: &[&str], rows: &[Vec<String>]) {
+fn add_table(page: &mut Page, titles: &[&str], rows: &[Vec<String>]) {
     let titles: Vec<String> = titles.iter().map(|title| (*title).to_owned()).collect();
     page.line("");
     for line in table(&titles, rows, 1, Some(WIDTH - 2)).lines() {

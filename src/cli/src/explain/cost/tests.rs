@@ -30,13 +30,13 @@ fn contract() -> PriceList {
     .unwrap()
 }
 
-fn books(records: &[Value]) -> Books {
-    let (mut sheets, _) = spend_records::read(records, false).unwrap();
-    sheets.sort_by_key(|sheet| sheet.account.month);
+fn costs(records: &[Value]) -> NamespaceCosts {
+    let (mut accounts, _) = spend_records::load(records, false).unwrap();
+    accounts.sort_by_key(|loaded| loaded.account.month);
     let prices = EffectivePrices::from_lists([&contract()], Some("USD".into()), now());
-    Books {
-        kept: sheets.last().and_then(Kept::of),
-        sheets,
+    NamespaceCosts {
+        settings: accounts.last().and_then(LedgerSettings::of_account),
+        accounts,
         skipped: Vec::new(),
         corrections: Vec::new(),
         prices: Ok(prices),
@@ -46,11 +46,11 @@ fn books(records: &[Value]) -> Books {
 
 #[test]
 fn a_share_of_overheads_stands_beside_what_is_spent() {
-    let books = Books {
+    let costs = NamespaceCosts {
         overhead: Some("12.5000".into()),
-        ..books(&samples::records())
+        ..costs(&samples::records())
     };
-    let text = printed(&books, &Subject::Job, "research", "finetune");
+    let text = printed(&costs, &SpecDetails::Job, "research", "finetune");
     assert!(
         text.contains("\n  overheads      12.5000, as the status says"),
         "{text}"
@@ -76,17 +76,17 @@ fn answer(kind: Kind, namespace: &str, name: &str) -> Answer {
     }
 }
 
-fn printed(books: &Books, subject: &Subject, namespace: &str, name: &str) -> String {
-    let kind = match subject {
-        Subject::Service(_) => Kind::Service,
-        Subject::Job => Kind::Job,
-        Subject::Budget(_) => Kind::Budget,
+fn printed(costs: &NamespaceCosts, details: &SpecDetails, namespace: &str, name: &str) -> String {
+    let kind = match details {
+        SpecDetails::Service(_) => Kind::Service,
+        SpecDetails::Job => Kind::Job,
+        SpecDetails::Budget(_) => Kind::Budget,
     };
     let mut page = Page::default();
     render(
         &mut page,
-        books,
-        subject,
+        costs,
+        details,
         &answer(kind, namespace, name),
         now(),
     );
@@ -124,8 +124,8 @@ fn column(text: &str, title: &str) -> (Money, Money) {
 #[test]
 fn every_figure_of_a_service_is_traced_to_pods_days_and_prices() {
     let text = printed(
-        &books(&samples::records()),
-        &Subject::Service(Ok(Some(terms()))),
+        &costs(&samples::records()),
+        &SpecDetails::Service(Ok(Some(terms()))),
         "ml",
         "chat",
     );
@@ -147,23 +147,23 @@ fn the_parts_that_are_printed_sum_to_the_month_and_to_today_to_the_last_nano_uni
         day
     });
     records[1]["status"]["days"] = days.chain([day.clone()]).collect();
-    let books = books(&records);
-    for (namespace, subject, name) in [
-        ("ml", Subject::Service(Ok(None)), "chat"),
-        ("ml", Subject::Service(Ok(None)), "embed"),
-        ("research", Subject::Service(Ok(None)), "lab"),
-        ("research", Subject::Job, "finetune"),
+    let costs = costs(&records);
+    for (namespace, details, name) in [
+        ("ml", SpecDetails::Service(Ok(None)), "chat"),
+        ("ml", SpecDetails::Service(Ok(None)), "embed"),
+        ("research", SpecDetails::Service(Ok(None)), "lab"),
+        ("research", SpecDetails::Job, "finetune"),
     ] {
-        let text = printed(&books, &subject, namespace, name);
-        let sheet = books
-            .sheets
+        let text = printed(&costs, &details, namespace, name);
+        let loaded = costs
+            .accounts
             .iter()
-            .find(|sheet| sheet.record.spec.name == name)
+            .find(|loaded| loaded.record.spec.name == name)
             .unwrap();
-        let month = Month::containing(now(), &sheet.zone).bounds(&sheet.zone);
-        let whole = sheet.account.sum(month, now(), &sheet.zone);
-        let today = Period::Daily.bounds(now(), &sheet.zone);
-        let today = sheet.account.sum(today, now(), &sheet.zone).cost.total();
+        let month = Month::containing(now(), &loaded.zone).bounds(&loaded.zone);
+        let whole = loaded.account.sum(month, now(), &loaded.zone);
+        let today = Period::Daily.bounds(now(), &loaded.zone);
+        let today = loaded.account.sum(today, now(), &loaded.zone).cost.total();
         for (title, figure) in [
             ("MONTH", whole.cost.total()),
             ("TODAY", today),
@@ -172,7 +172,7 @@ fn the_parts_that_are_printed_sum_to_the_month_and_to_today_to_the_last_nano_uni
             assert_eq!(column(&text, title), (figure, figure), "{title} of {text}");
         }
     }
-    let text = printed(&books, &Subject::Service(Ok(None)), "ml", "embed");
+    let text = printed(&costs, &SpecDetails::Service(Ok(None)), "ml", "embed");
     assert!(text.contains("  before 2026-11-18 "), "{text}");
 }
 
@@ -186,7 +186,7 @@ fn months_before_stand_beside_this_one_in_the_total() {
     }
     october["spec"]["month"] = "2026-10".into();
     records.push(october);
-    let text = printed(&books(&records), &Subject::Job, "research", "finetune");
+    let text = printed(&costs(&records), &SpecDetails::Job, "research", "finetune");
     assert!(
         text.contains("  total          3142.00+ = 1571.00+ this month + 1571.00+ in 2026-10\n"),
         "{text}"
@@ -197,8 +197,8 @@ fn months_before_stand_beside_this_one_in_the_total() {
 fn what_is_not_known_is_said_with_its_cause() {
     let mut records = samples::records();
     let text = printed(
-        &books(&records),
-        &Subject::Service(Ok(None)),
+        &costs(&records),
+        &SpecDetails::Service(Ok(None)),
         "research",
         "lab",
     );
@@ -214,10 +214,10 @@ fn what_is_not_known_is_said_with_its_cause() {
     let open = &mut records[0]["status"]["open"][0];
     open["rates"][0]["provisional"] = true.into();
     open["lost"] = "2026-11-24T03:00:00Z".into();
-    let mut books = books(&records);
-    books.prices = Err("pricelists is forbidden (403)".into());
-    let terms = Subject::Service(Err("forbidden (403)".into()));
-    let text = printed(&books, &terms, "ml", "chat");
+    let mut costs = costs(&records);
+    costs.prices = Err("pricelists is forbidden (403)".into());
+    let terms = SpecDetails::Service(Err("forbidden (403)".into()));
+    let text = printed(&costs, &terms, "ml", "chat");
     let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
     for part in [
         "provisional",
@@ -234,7 +234,12 @@ fn what_is_not_known_is_said_with_its_cause() {
 fn a_price_that_the_lists_no_longer_give_is_not_explained_by_them() {
     let mut records = samples::records();
     records[0]["status"]["open"][0]["rates"][0]["compute"] = "6.00".into();
-    let text = printed(&books(&records), &Subject::Service(Ok(None)), "ml", "chat");
+    let text = printed(
+        &costs(&records),
+        &SpecDetails::Service(Ok(None)),
+        "ml",
+        "chat",
+    );
     let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(
         words.contains("costs 6.12 an hour")
@@ -245,22 +250,32 @@ fn a_price_that_the_lists_no_longer_give_is_not_explained_by_them() {
 
 #[test]
 fn the_workloads_and_pods_that_a_budget_paid_for_sum_to_its_spent() {
-    let books = books(&samples::records());
-    let text = printed(&books, &Subject::Budget(Ok(Period::Monthly)), "ml", "team");
+    let costs = costs(&samples::records());
+    let text = printed(
+        &costs,
+        &SpecDetails::Budget(Ok(Period::Monthly)),
+        "ml",
+        "team",
+    );
     assert!(
         DOCS.contains(&text),
         "docs/reports.md does not show\n{text}"
     );
-    let today = printed(&books, &Subject::Budget(Ok(Period::Daily)), "ml", "team");
+    let today = printed(
+        &costs,
+        &SpecDetails::Budget(Ok(Period::Daily)),
+        "ml",
+        "team",
+    );
     let (parts, spent) = column(&today, "COST");
     assert_eq!((parts, spent), (spent, "35.5725".parse().unwrap()));
 }
 
 /// The sample ledger with its corrections.
-fn corrected() -> Books {
-    Books {
+fn with_corrections() -> NamespaceCosts {
+    NamespaceCosts {
         corrections: samples::corrections(),
-        ..books(&samples::records())
+        ..costs(&samples::records())
     }
 }
 
@@ -269,24 +284,30 @@ fn a_record_made_before_any_price_was_known_is_not_left_out() {
     let mut records = samples::records();
     records[0]["spec"]["currency"] = "".into();
     assert_eq!(
-        budget_of(&books(&records), "ml"),
-        budget_of(&books(&samples::records()), "ml")
+        budget_of(&costs(&records), "ml"),
+        budget_of(&costs(&samples::records()), "ml")
     );
-    let chat =
-        |records: &[Value]| printed(&books(records), &Subject::Service(Ok(None)), "ml", "chat");
+    let chat = |records: &[Value]| {
+        printed(
+            &costs(records),
+            &SpecDetails::Service(Ok(None)),
+            "ml",
+            "chat",
+        )
+    };
     let unnamed = chat(&records);
     assert!(unnamed.starts_with("\nmoney in USD, "), "{unnamed}");
     assert_eq!(unnamed, chat(&samples::records()));
 }
 
-fn budget_of(books: &Books, namespace: &str) -> String {
-    let subject = Subject::Budget(Ok(Period::Monthly));
-    printed(books, &subject, namespace, "team")
+fn budget_of(costs: &NamespaceCosts, namespace: &str) -> String {
+    let details = SpecDetails::Budget(Ok(Period::Monthly));
+    printed(costs, &details, namespace, "team")
 }
 
 #[test]
 fn corrections_that_count_are_parts_of_what_a_budget_spent_with_their_reasons() {
-    let text = budget_of(&corrected(), "research");
+    let text = budget_of(&with_corrections(), "research");
     let (parts, spent) = column(&text, "COST");
     assert_eq!((parts, spent), (spent, "1531".parse().unwrap()), "{text}");
     for part in [
@@ -296,40 +317,45 @@ fn corrections_that_count_are_parts_of_what_a_budget_spent_with_their_reasons() 
     ] {
         assert!(text.contains(part), "{part:?} is not in {text}");
     }
-    let none = budget_of(&corrected(), "ml");
+    let none = budget_of(&with_corrections(), "ml");
     assert!(!none.contains("correction"), "none of its own counts");
 }
 
 #[test]
 fn a_budget_without_records_has_spent_its_corrections_and_what_nobody_knows_is_not_zero() {
-    let text = budget_of(&corrected(), "gone");
+    let text = budget_of(&with_corrections(), "gone");
     let (parts, spent) = column(&text, "COST");
     assert_eq!((parts, spent), (spent, "5.50".parse().unwrap()), "{text}");
-    let nothing = |books: &Books, namespace: &str| {
-        let text = budget_of(books, namespace);
+    let nothing = |costs: &NamespaceCosts, namespace: &str| {
+        let text = budget_of(costs, namespace);
         text.lines().nth(3).unwrap().trim().to_owned()
     };
-    let books = Books {
-        kept: None,
-        ..corrected()
+    let costs = NamespaceCosts {
+        settings: None,
+        ..with_corrections()
     };
-    let unknown = nothing(&books, "gone");
+    let unknown = nothing(&costs, "gone");
     assert!(unknown.starts_with("spent          unknown: "), "{unknown}");
     assert_eq!(
-        nothing(&books, "empty"),
+        nothing(&costs, "empty"),
         "spent          0.00: nothing of this namespace is on record"
     );
-    let books = Books {
+    let costs = NamespaceCosts {
         skipped: vec!["SpendRecord empty.infd.chat.2026-11".into()],
-        ..books
+        ..costs
     };
-    let unknown = nothing(&books, "empty");
+    let unknown = nothing(&costs, "empty");
     assert!(unknown.starts_with("spent          unknown: "), "{unknown}");
 }
 
 #[test]
 fn a_workloads_corrections_stand_beside_its_month_and_make_a_net_with_it() {
-    let text = printed(&corrected(), &Subject::Job, "research", "finetune");
+    let text = printed(
+        &with_corrections(),
+        &SpecDetails::Job,
+        "research",
+        "finetune",
+    );
     assert!(
         text.ends_with(
             "
@@ -341,7 +367,12 @@ fn a_workloads_corrections_stand_beside_its_month_and_make_a_net_with_it() {
         ),
         "{text}"
     );
-    let lab = printed(&corrected(), &Subject::Service(Ok(None)), "research", "lab");
+    let lab = printed(
+        &with_corrections(),
+        &SpecDetails::Service(Ok(None)),
+        "research",
+        "lab",
+    );
     assert!(!lab.contains("correction"), "it is another workload's");
 }
 
@@ -352,7 +383,12 @@ fn a_rest_at_zero_stands_beside_the_month_with_its_rate() {
     resting["since"] = "2026-11-24T02:00:00Z".into();
     resting["perHour"] = "0.50".into();
     records[1]["status"]["resting"] = resting;
-    let text = printed(&books(&records), &Subject::Service(Ok(None)), "ml", "embed");
+    let text = printed(
+        &costs(&records),
+        &SpecDetails::Service(Ok(None)),
+        "ml",
+        "embed",
+    );
     let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(words.contains("saved 1.00 beside the month"), "{text}");
     assert!(

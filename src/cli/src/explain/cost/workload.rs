@@ -13,16 +13,19 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
-use super::{Books, charge, corrections, exact, heading, of_one_currency, put, revenue};
+use super::{
+    NamespaceCosts, accounts_in_currency, add_heading, add_table, charge, corrections,
+    exact_amounts, revenue,
+};
 use crate::format::description::Page;
-use crate::spend_records::Sheet;
+use crate::spend_records::LoadedAccount;
 use crate::top::{hours, known, waste};
 
 /// Days that are named; those before them are one sum.
 const DAYS: usize = 7;
 
 /// What is spent in part of a month, and by what.
-struct Part {
+struct CostPart {
     name: String,
     /// That of today.
     today: DailyCost,
@@ -33,23 +36,29 @@ struct Part {
 /// Everything about the money of one workload; `terms` where it is one that can earn.
 pub(super) fn render(
     page: &mut Page,
-    books: &Books,
-    holder: &CostOwner,
+    costs: &NamespaceCosts,
+    owner: &CostOwner,
     terms: Option<&Result<Option<RevenueTerms>, String>>,
     now: Timestamp,
 ) {
-    let mine = books.sheets.iter().filter(|sheet| sheet.holder == *holder);
-    let mine: Vec<&Sheet> = mine.collect();
-    let last = mine.iter().rev().find_map(|sheet| sheet.currency());
-    let kept = books.kept.as_ref().map(|kept| kept.currency.as_str());
-    heading(page, last.or(kept), now);
-    let sheets = of_one_currency(page, &mine, last);
-    let spent = match sheets.last() {
-        Some(last) => charged(page, &sheets, &last.zone, &books.prices, terms, now),
+    let mine = costs
+        .accounts
+        .iter()
+        .filter(|loaded| loaded.owner == *owner);
+    let mine: Vec<&LoadedAccount> = mine.collect();
+    let last = mine.iter().rev().find_map(|loaded| loaded.currency());
+    let settings = costs
+        .settings
+        .as_ref()
+        .map(|settings| settings.currency.as_str());
+    add_heading(page, last.or(settings), now);
+    let accounts = accounts_in_currency(page, &mine, last);
+    let spent = match accounts.last() {
+        Some(last) => describe_accounts(page, &accounts, &last.zone, &costs.prices, terms, now),
         None => {
             page.row(
                 "spent",
-                match books.skipped.is_empty() {
+                match costs.skipped.is_empty() {
                     true => "nothing: no pod of it has been charged",
                     false => "unknown: a record of its namespace cannot be read",
                 },
@@ -57,38 +66,38 @@ pub(super) fn render(
             DailyCost::default()
         }
     };
-    corrections::beside(page, books, holder, &spent, now);
+    corrections::describe_net(page, costs, owner, &spent, now);
 }
 
 /// What these records hold; returns what was spent this month.
-fn charged(
+fn describe_accounts(
     page: &mut Page,
-    sheets: &[&Sheet],
+    accounts: &[&LoadedAccount],
     zone: &TimeZone,
     prices: &Result<EffectivePrices, String>,
     terms: Option<&Result<Option<RevenueTerms>, String>>,
     now: Timestamp,
 ) -> DailyCost {
     let month = Month::containing(now, zone);
-    let accounts: Vec<&Account> = sheets.iter().map(|sheet| &sheet.account).collect();
+    let accounts: Vec<&Account> = accounts.iter().map(|loaded| &loaded.account).collect();
     let current: Vec<&Account> = accounts
         .iter()
         .copied()
         .filter(|account| account.month == month)
         .collect();
-    rate(page, &current, prices, now);
+    describe_rate(page, &current, prices, now);
 
-    let parts = parts(&current, now, zone);
+    let parts = cost_parts(&current, now, zone);
     let today: DailyCost = parts.iter().map(|part| part.today).sum();
     let spent: DailyCost = parts.iter().map(|part| part.all).sum();
-    list(page, parts, &today, &spent);
+    add_parts_table(page, parts, &today, &spent);
 
     let sum = |within: Interval| -> DailyCost {
         let each = accounts.iter();
         each.map(|account| account.sum(within, now, zone)).sum()
     };
     page.row("today", &known(&today, today.cost.total().to_string()));
-    page.row("month", &in_parts(&spent));
+    page.row("month", &component_sum(&spent));
     let months: BTreeSet<Month> = accounts.iter().map(|account| account.month).collect();
     let before: Vec<(Month, DailyCost)> = months
         .iter()
@@ -96,7 +105,7 @@ fn charged(
         .filter(|each| **each != month)
         .map(|each| (*each, sum(each.bounds(zone))))
         .collect();
-    total(page, &spent, &before);
+    describe_total(page, &spent, &before);
     if spent.cost.total() != Money::ZERO {
         page.row(
             "waste",
@@ -111,7 +120,7 @@ fn charged(
         );
     }
     if let Some(forecast) = Forecast::of(accounts.iter().copied(), now, zone) {
-        page.row("forecast", &of_forecast(&forecast));
+        page.row("forecast", &describe_forecast(&forecast));
     }
     revenue::units(page, &spent);
     match terms {
@@ -121,13 +130,13 @@ fn charged(
     }
     let saved = sum(month.bounds(zone)).saved;
     if saved != Money::ZERO {
-        page.row("saved", &of_rest(saved, &current));
+        page.row("saved", &describe_savings(saved, &current));
     }
-    rests_on(page, &current, &spent, now, zone);
+    describe_uncertainty(page, &current, &spent, now, zone);
     spent
 }
 
-fn rate(
+fn describe_rate(
     page: &mut Page,
     current: &[&Account],
     prices: &Result<EffectivePrices, String>,
@@ -156,9 +165,9 @@ fn rate(
 }
 
 /// What the month is made of: what the pods that run cost since it was last booked, then the days that are booked, newest first.
-fn parts(current: &[&Account], now: Timestamp, zone: &TimeZone) -> Vec<Part> {
+fn cost_parts(current: &[&Account], now: Timestamp, zone: &TimeZone) -> Vec<CostPart> {
     let date = zone.to_datetime(now).date();
-    let part = |name: String, days: &[(Date, DailyCost)]| Part {
+    let part = |name: String, days: &[(Date, DailyCost)]| CostPart {
         name,
         today: days
             .iter()
@@ -179,7 +188,7 @@ fn parts(current: &[&Account], now: Timestamp, zone: &TimeZone) -> Vec<Part> {
             *booked.entry(*day).or_default() += lines.iter().map(|(_, line)| *line).sum();
         }
     }
-    let mut parts: Vec<Part> = running
+    let mut parts: Vec<CostPart> = running
         .iter()
         .map(|((pod, _), days)| part((*pod).to_owned(), days))
         .collect();
@@ -192,17 +201,19 @@ fn parts(current: &[&Account], now: Timestamp, zone: &TimeZone) -> Vec<Part> {
     parts
 }
 
-fn list(page: &mut Page, mut parts: Vec<Part>, today: &DailyCost, all: &DailyCost) {
+fn add_parts_table(page: &mut Page, mut parts: Vec<CostPart>, today: &DailyCost, all: &DailyCost) {
     if parts.is_empty() {
         page.line("");
         return;
     }
-    parts.push(Part {
+    parts.push(CostPart {
         name: "MONTH".into(),
         today: *today,
         all: *all,
     });
-    let column = |amount: fn(&Part) -> Money| exact(&parts.iter().map(amount).collect::<Vec<_>>());
+    let column = |amount: fn(&CostPart) -> Money| {
+        exact_amounts(&parts.iter().map(amount).collect::<Vec<_>>())
+    };
     let today = column(|part| part.today.cost.total());
     let month = column(|part| part.all.cost.total());
     let waste = column(|part| part.all.waste());
@@ -220,14 +231,14 @@ fn list(page: &mut Page, mut parts: Vec<Part>, today: &DailyCost, all: &DailyCos
             ]
         })
         .collect();
-    put(
+    add_table(
         page,
         &["POD OR DAY", "GPU-H", "TODAY", "MONTH", "WASTE"],
         &rows,
     );
 }
 
-fn in_parts(line: &DailyCost) -> String {
+fn component_sum(line: &DailyCost) -> String {
     let cost = &line.cost;
     let parts = [
         ("compute", cost.compute),
@@ -248,7 +259,7 @@ fn in_parts(line: &DailyCost) -> String {
 }
 
 /// All months on record, this one included.
-fn total(page: &mut Page, spent: &DailyCost, before: &[(Month, DailyCost)]) {
+fn describe_total(page: &mut Page, spent: &DailyCost, before: &[(Month, DailyCost)]) {
     let mut all = *spent;
     let of = |line: &DailyCost| known(line, line.cost.total().to_string());
     let mut text = format!("{} this month", of(spent));
@@ -269,7 +280,7 @@ fn total(page: &mut Page, spent: &DailyCost, before: &[(Month, DailyCost)]) {
     page.row("GPU-hours", &hours);
 }
 
-fn of_forecast(forecast: &Forecast) -> String {
+fn describe_forecast(forecast: &Forecast) -> String {
     let (spent, window) = (forecast.spent, forecast.window);
     if !forecast.has_pace() {
         return format!("{spent}, as spent: its first hour is no pace");
@@ -284,7 +295,7 @@ fn of_forecast(forecast: &Forecast) -> String {
     )
 }
 
-fn of_rest(saved: Money, current: &[&Account]) -> String {
+fn describe_savings(saved: Money, current: &[&Account]) -> String {
     let text = format!("{saved} beside the month: a replica while it rested at zero");
     match current
         .iter()
@@ -299,7 +310,7 @@ fn of_rest(saved: Money, current: &[&Account]) -> String {
 }
 
 /// What is not a listed price for an exact time, and why.
-fn rests_on(
+fn describe_uncertainty(
     page: &mut Page,
     current: &[&Account],
     spent: &DailyCost,
