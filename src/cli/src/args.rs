@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::{path::PathBuf, str::FromStr};
+use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -23,7 +23,7 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Print the numbers and reasons of the last decision about a workload or a budget.
-    Explain(ExplainArgs),
+    Explain(crate::explain::ExplainArgs),
     /// Bring prices into the cluster, or see which nodes have none.
     Prices {
         /// What to do with them.
@@ -67,105 +67,9 @@ pub(crate) struct ImportArgs {
     pub(crate) dry_run: bool,
 }
 
-/// What is asked about.
-#[derive(Debug, Args)]
-pub(crate) struct ExplainArgs {
-    /// infd/NAME, tj/NAME or budget/NAME.
-    pub(crate) object: Object,
-    /// Its namespace; otherwise that of the context.
-    #[arg(short, long)]
-    pub(crate) namespace: Option<String>,
-    /// Namespace in which Bursar is installed.
-    #[arg(long, default_value = "bursar-system")]
-    pub(crate) operator_namespace: String,
-}
-
-/// An object of one of the kinds that Bursar decides about.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Object {
-    /// Its kind.
-    pub(crate) kind: Kind,
-    /// Its name.
-    pub(crate) name: String,
-}
-
-/// What Bursar decides about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// InferenceDeployment.
-    Service,
-    /// TrainingJob.
-    Job,
-    /// BudgetPolicy.
-    Budget,
-}
-
-impl Kind {
-    /// Kind in the API.
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Service => "InferenceDeployment",
-            Self::Job => "TrainingJob",
-            Self::Budget => "BudgetPolicy",
-        }
-    }
-
-    /// Plural in the API.
-    pub(crate) fn plural(self) -> &'static str {
-        match self {
-            Self::Service => "inferencedeployments",
-            Self::Job => "trainingjobs",
-            Self::Budget => "budgetpolicies",
-        }
-    }
-}
-
-impl FromStr for Object {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let usage = || format!("`{text}` is not infd/NAME, tj/NAME or budget/NAME");
-        let (kind, name) = text.split_once('/').ok_or_else(usage)?;
-        let kind = match kind.to_ascii_lowercase().as_str() {
-            "infd" | "inferencedeployment" | "inferencedeployments" => Kind::Service,
-            "tj" | "trainingjob" | "trainingjobs" => Kind::Job,
-            "budget" | "budgetpolicy" | "budgetpolicies" => Kind::Budget,
-            _ => return Err(usage()),
-        };
-        if name.is_empty() || name.contains('/') {
-            return Err(usage());
-        }
-        Ok(Self {
-            kind,
-            name: name.to_owned(),
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn kinds_are_understood_by_their_short_and_long_names() {
-        for (text, kind) in [
-            ("infd/chat", Kind::Service),
-            ("InferenceDeployments/chat", Kind::Service),
-            ("tj/chat", Kind::Job),
-            ("budgetpolicy/chat", Kind::Budget),
-        ] {
-            let name = "chat".to_owned();
-            assert_eq!(text.parse(), Ok(Object { kind, name }), "{text}");
-        }
-    }
-
-    #[test]
-    fn what_is_not_a_kind_and_a_name_is_refused_with_the_form() {
-        for text in ["chat", "pod/chat", "infd/", "infd/a/b"] {
-            let error = text.parse::<Object>().unwrap_err();
-            assert!(error.contains("infd/NAME"), "{error}");
-        }
-    }
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -50,13 +50,7 @@ async fn main() -> ExitCode {
 async fn answer(arguments: Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let client = || client::client(arguments.kubeconfig.clone(), arguments.context.clone());
     match arguments.command {
-        Command::Explain(asked) => {
-            let client = client().await?;
-            let answer = client::explain(&client, &asked).await?;
-            let now = Timestamp::now();
-            print!("{}", explain::decision::render(&answer, now));
-            print!("{}", explain::cost::explain(&client, &answer, now).await);
-        }
+        Command::Explain(args) => print!("{}", explain::run(&client().await?, &args).await?),
         Command::Prices {
             command: PricesCommand::Import(asked),
         } => {

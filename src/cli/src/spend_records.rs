@@ -1,18 +1,17 @@
 //! SpendRecords: what of them is read, and whose figures they are.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bursar_api::SpendRecord;
 use bursar_api::spend::{RecordPrecedence, WorkloadKind};
 use bursar_core::calendar::Month;
 use bursar_core::cluster_bill::ClusterBill;
 use bursar_core::cost_report::CostOwner;
-use bursar_core::currency;
 use bursar_core::ledger::Account;
 use clap::Args;
 use jiff::Timestamp;
-use jiff::tz::TimeZone;
+use jiff::tz::{Offset, TimeZone};
 use kube::api::{ApiResource, DynamicObject, ListParams};
 use kube::{Api, Client, Resource};
 use serde_json::Value;
@@ -246,9 +245,17 @@ pub(crate) fn common_currency<'a>(
     }
 }
 
-/// Digits after the point in amounts of a currency.
-pub(crate) fn digits(currency: &str) -> usize {
-    currency::digits(currency).map_or(2, usize::from)
+/// The records of all months that it is now, somewhere: each record has its own time zone.
+pub(crate) fn current_month_selector(namespace: Option<&str>, now: Timestamp) -> String {
+    let month =
+        |hours| Month::containing(now, &TimeZone::fixed(Offset::constant(hours))).to_string();
+    let months: BTreeSet<String> = [month(-12), month(14)].into();
+    let months = months.into_iter().collect::<Vec<_>>().join(",");
+    let namespace_term = namespace.map(|name| format!(",bursar.dev/namespace={name}"));
+    format!(
+        "bursar.dev/month in ({months}){}",
+        namespace_term.unwrap_or_default()
+    )
 }
 
 /// All SpendRecords with these labels, by name and as they stand: one that cannot be read must not hide the others.
@@ -390,5 +397,17 @@ mod tests {
         ] {
             assert!(error.contains(part), "{part:?} is not in {error}");
         }
+    }
+
+    #[test]
+    fn records_of_every_month_that_it_is_somewhere_are_asked_for() {
+        assert_eq!(
+            current_month_selector(Some("ml"), "2026-11-30T12:00:00Z".parse().unwrap()),
+            "bursar.dev/month in (2026-11,2026-12),bursar.dev/namespace=ml"
+        );
+        assert_eq!(
+            current_month_selector(None, "2026-11-24T04:00:00Z".parse().unwrap()),
+            "bursar.dev/month in (2026-11)"
+        );
     }
 }

@@ -1,6 +1,6 @@
 //! `kubectl bursar top`: what holds nodes now, and what it has cost this month.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write, stdout};
 use std::time::Duration;
 
@@ -9,21 +9,21 @@ use bursar_api::{InferenceDeployment, TrainingJob};
 use bursar_core::calendar::Month;
 use bursar_core::cost_report::{self, CostOwner, LiveCost};
 use bursar_core::ledger::{CostKey, DailyCost};
-use bursar_core::money::Money;
 use clap::Args;
 use jiff::Timestamp;
-use jiff::tz::{Offset, TimeZone};
+use jiff::tz::TimeZone;
 use kube::api::ListParams;
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::client::api_error;
+use crate::format::amounts::{accuracy_notes, cost_amount, digits, hours, waste_percent};
 use crate::format::table::table;
+use crate::format::terminal::table_width;
 use crate::spend_corrections;
-use crate::spend_records::{self, LoadedAccount, Scope, digits};
+use crate::spend_records::{self, LoadedAccount, Scope, current_month_selector};
 
-const WIDTH: usize = 80;
 const REFRESH_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What is args for.
@@ -109,14 +109,15 @@ pub(crate) async fn run(client: &Client, args: &TopArgs) -> Result<(), Error> {
     let namespace = args.scope.namespace(client);
     loop {
         let now = Timestamp::now();
-        let objects = spend_records::list(client, &selector(namespace.as_deref(), now)).await?;
+        let objects =
+            spend_records::list(client, &current_month_selector(namespace.as_deref(), now)).await?;
         let (accounts, skipped) = spend_records::load(&objects, args.skip_unreadable)?;
         let labels = match &by {
             GroupBy::Label(key) => labels(client, namespace.as_deref(), key).await?,
             _ => Labels::new(),
         };
         let corrections = spend_corrections::list(client).await?;
-        let text = render(&accounts, &by, &labels, now)?
+        let text = render(&accounts, &by, &labels, now, table_width())?
             + &corrections_line(&accounts, &corrections, namespace.as_deref(), now)?;
         if args.watch && stdout().is_terminal() {
             // home, and clear what is below
@@ -132,19 +133,6 @@ pub(crate) async fn run(client: &Client, args: &TopArgs) -> Result<(), Error> {
         }
         tokio::time::sleep(REFRESH_INTERVAL).await;
     }
-}
-
-/// The records of all months that it is now, somewhere: each record has its own time zone.
-pub(crate) fn selector(namespace: Option<&str>, now: Timestamp) -> String {
-    let month =
-        |hours| Month::containing(now, &TimeZone::fixed(Offset::constant(hours))).to_string();
-    let months: BTreeSet<String> = [month(-12), month(14)].into();
-    let months = months.into_iter().collect::<Vec<_>>().join(",");
-    let namespace_term = namespace.map(|name| format!(",bursar.dev/namespace={name}"));
-    format!(
-        "bursar.dev/month in ({months}){}",
-        namespace_term.unwrap_or_default()
-    )
 }
 
 async fn labels(client: &Client, namespace: Option<&str>, key: &str) -> Result<Labels, Error> {
@@ -194,6 +182,7 @@ pub(crate) fn render(
     by: &GroupBy,
     labels: &Labels,
     now: Timestamp,
+    width: Option<usize>,
 ) -> Result<String, spend_records::Error> {
     let accounts: Vec<&LoadedAccount> = accounts
         .iter()
@@ -238,9 +227,9 @@ pub(crate) fn render(
     for title in ["RATE/H", "TODAY", "MONTH", "GPU-H", "WASTE"] {
         titles.push(title.to_owned());
     }
-    let mut text = table(&titles, &cells, names, Some(WIDTH));
+    let mut text = table(&titles, &cells, names, width);
     text.push_str(&format!("\namounts in {currency}, at {now:.0}\n"));
-    for note in notes(&all.month, currency) {
+    for note in accuracy_notes(&all.month, currency) {
         text.push_str(&format!("{note}\n"));
     }
     // the accounts of nodes are read with all namespaces only
@@ -248,7 +237,7 @@ pub(crate) fn render(
         let idle = bill.idle_sum();
         text.push_str(&format!(
             "idle nodes: {} {currency} this month, {} GPU-hours that no pod held\n",
-            amount(&idle, idle.cost.total(), digits),
+            cost_amount(&idle, idle.cost.total(), digits),
             hours(idle.gpu_seconds, 1)
         ));
     }
@@ -285,7 +274,7 @@ fn corrections_line(
 }
 
 fn cost_cells(row: &LiveCost, digits: usize) -> Vec<String> {
-    let spent = |line: &DailyCost| amount(line, line.cost.total(), digits);
+    let spent = |line: &DailyCost| cost_amount(line, line.cost.total(), digits);
     let rate = match row.unpriced {
         0 => row.per_hour.rounded(digits),
         unpriced if unpriced == row.pods => "unknown".to_owned(),
@@ -296,61 +285,8 @@ fn cost_cells(row: &LiveCost, digits: usize) -> Vec<String> {
         spent(&row.today),
         spent(&row.month),
         hours(row.month.gpu_seconds, 1),
-        waste(&row.month),
+        waste_percent(&row.month),
     ]
-}
-
-/// An amount of a line, with a `+` where a part of it is not known.
-pub(crate) fn amount(line: &DailyCost, amount: Money, digits: usize) -> String {
-    known(line, amount.rounded(digits))
-}
-
-/// The same of an amount as it is written.
-pub(crate) fn known(line: &DailyCost, amount: String) -> String {
-    match line.unpriced_gpu_seconds {
-        0 => amount,
-        unpriced if unpriced == line.gpu_seconds => "unknown".to_owned(),
-        _ => format!("{amount}+"),
-    }
-}
-
-/// What the figures rest on, where that is not all prices and exact ends.
-pub(crate) fn notes(line: &DailyCost, currency: &str) -> Vec<String> {
-    let digits = digits(currency);
-    let amount = |amount: Money| format!("{} {currency}", amount.rounded(digits));
-    let mut notes = Vec::new();
-    if line.estimated != Money::ZERO {
-        notes.push(format!(
-            "estimated: {} rest on a provisional price or an end that was not seen",
-            amount(line.estimated)
-        ));
-    }
-    if line.unpriced_gpu_seconds != 0 {
-        notes.push(format!(
-            "unpriced (+): the amounts lack {} GPU-hours that no price is known for",
-            hours(line.unpriced_gpu_seconds, 2)
-        ));
-    }
-    if line.unattributed != Money::ZERO {
-        notes.push(format!(
-            "unattributed: time on lost nodes cost {} more",
-            amount(line.unattributed)
-        ));
-    }
-    notes
-}
-
-/// Hours of so many seconds, for people.
-pub(crate) fn hours(seconds: i64, decimals: usize) -> String {
-    Money::from_nanos(i128::from(seconds) * bursar_core::money::NANOS / 3600).rounded(decimals)
-}
-
-/// The part of the cost in which nothing was served.
-pub(crate) fn waste(line: &DailyCost) -> String {
-    match line.cost.total().nanos() {
-        0 => "-".to_owned(),
-        total => format!("{}%", (line.waste().nanos() * 100 + total / 2) / total),
-    }
 }
 
 #[cfg(test)]
@@ -358,11 +294,12 @@ mod tests {
     use super::*;
     use crate::samples;
 
+    const WIDTH: usize = 80;
     const NOW: &str = "2026-11-24T04:00:00Z";
 
     fn printed(by: &GroupBy, labels: &Labels) -> String {
         let (accounts, _) = spend_records::load(&samples::records(), false).unwrap();
-        let text = render(&accounts, by, labels, NOW.parse().unwrap()).unwrap();
+        let text = render(&accounts, by, labels, NOW.parse().unwrap(), Some(WIDTH)).unwrap();
         for line in text.lines() {
             assert!(line.chars().count() <= WIDTH, "too long: {line}");
         }
@@ -462,17 +399,5 @@ idle nodes: 5367.60+ USD this month, 783.0 GPU-hours that no pod held
                 "{error}"
             );
         }
-    }
-
-    #[test]
-    fn records_of_every_month_that_it_is_somewhere_are_asked_for() {
-        assert_eq!(
-            selector(Some("ml"), "2026-11-30T12:00:00Z".parse().unwrap()),
-            "bursar.dev/month in (2026-11,2026-12),bursar.dev/namespace=ml"
-        );
-        assert_eq!(
-            selector(None, NOW.parse().unwrap()),
-            "bursar.dev/month in (2026-11)"
-        );
     }
 }

@@ -1,305 +1,196 @@
-//! From what was read to what is printed, at 80 columns.
+//! The leader's decision over an object, in words.
 
+use bursar_api::explanation::{BudgetExplanation, Explanation, JobExplanation, ServiceExplanation};
 use bursar_core::money::Money;
 use jiff::{SpanRound, Timestamp, Unit};
-use serde_json::Value;
 
-use crate::{
-    args::Kind,
-    client::{Answer, Source, list},
-    format::description::Page,
-};
+use super::object::{ObjectKind, ObjectRef};
+use crate::format::description::Description;
 
-/// All that is printed; ends with a newline.
-pub(crate) fn render(answer: &Answer, now: Timestamp) -> String {
-    let mut page = Page::default();
-    let kind = answer.object.kind;
+/// What stands for a number that the decision does not have.
+const UNKNOWN: &str = "unknown";
+
+/// Describes what was decided about an object, and by which budgets.
+pub(super) fn describe(
+    page: &mut Description,
+    decision: &Explanation,
+    object: &ObjectRef,
+    now: Timestamp,
+) {
     page.line(&format!(
-        "{} {}/{}",
-        kind.as_str(),
-        answer.namespace,
-        answer.object.name
+        "from the leader's last decision at {}{}",
+        time(decision.decided_at),
+        age(decision.decided_at, now)
     ));
-    match &answer.source {
-        Source::Decision(decision) => {
-            let at = &decision["at"];
-            page.line(&format!(
-                "from the leader's last decision at {}{}",
-                time(at),
-                age(word(at), now)
-            ));
-            let of = |kind: Kind| decision[list(kind)].as_array().into_iter().flatten();
-            for entry in of(kind).filter(|entry| entry["name"] == answer.object.name) {
-                match kind {
-                    Kind::Service => service(&mut page, entry),
-                    Kind::Job => job(&mut page, entry),
-                    Kind::Budget => budget(&mut page, entry),
-                }
-            }
-            if kind != Kind::Budget {
-                for entry in of(Kind::Budget) {
-                    page.heading(&format!("budget/{}", word(&entry["name"])));
-                    budget(&mut page, entry);
-                }
-            }
-            if decision["nextLook"].is_string() {
-                let at = time(&decision["nextLook"]);
-                page.line("");
-                page.row("next look", &format!("{at}, or when something changes"));
-            }
-        }
-        Source::Object { object, cause } => {
-            page.wrapped(
-                "",
-                &format!("from the object's status, not from the leader: {cause}"),
-                0,
-            );
-            from_status(&mut page, kind, object);
+    match object.kind {
+        ObjectKind::Service => decision
+            .service(&object.name)
+            .into_iter()
+            .for_each(|entry| service(page, entry)),
+        ObjectKind::Job => decision
+            .job(&object.name)
+            .into_iter()
+            .for_each(|entry| job(page, entry)),
+        ObjectKind::Budget => decision
+            .budget(&object.name)
+            .into_iter()
+            .for_each(|entry| budget(page, entry)),
+    }
+    if object.kind != ObjectKind::Budget {
+        for entry in &decision.budgets {
+            page.heading(&format!("budget/{}", entry.name));
+            budget(page, entry);
         }
     }
-    page.text
+    if decision.next_decision.is_some() {
+        let at = time(decision.next_decision);
+        page.line("");
+        page.row("next decision", &format!("{at}, or when something changes"));
+    }
 }
 
-fn service(page: &mut Page, entry: &Value) {
+fn service(page: &mut Description, entry: &ServiceExplanation) {
     page.line("");
-    let target = number(&entry["target"]);
     page.row(
         "queue depth",
-        &match entry["queueDepth"].as_u64() {
+        &match entry.queue_depth {
             Some(depth) => format!(
                 "{depth} requests waiting, running and held; {} of them held by gateways",
-                number(&entry["held"])
+                number(entry.held)
             ),
             None => "unknown: the engine's metrics cannot be read".to_owned(),
         },
     );
     page.row(
-        "asked for",
+        "recommended",
         &format!(
-            "{}, by the queue depth at {target} a replica",
-            replicas(&entry["asked"])
+            "{}, by the queue depth at {} a replica",
+            replicas(entry.recommended),
+            number(entry.target)
         ),
     );
     page.row(
         "desired",
         &format!(
             "{}, within the service's own bounds",
-            replicas(&entry["desired"])
+            replicas(entry.desired)
         ),
     );
     page.row(
         "allowed",
-        &format!("{}, by the budgets", replicas(&entry["allowed"])),
+        &format!("{}, by the budgets", replicas(entry.allowed)),
     );
-    page.row("at present", &replicas(&entry["current"]));
-    limits(page, entry);
-    if entry["activeAt"].is_string() {
-        page.row("last active", &time(&entry["activeAt"]));
+    page.row("current", &replicas(entry.current));
+    limits(page, entry.limited_by.as_deref(), entry.reason.as_deref());
+    if entry.last_active.is_some() {
+        page.row("last active", &time(entry.last_active));
     }
     page.row(
         "replica costs",
-        &match entry["replicaRatePerHour"].as_str() {
-            Some(_) => format!(
+        &match entry.replica_rate_per_hour {
+            Some(rate) => format!(
                 "{} an hour, and {} to stop",
-                money(&entry["replicaRatePerHour"]),
-                money(&entry["replicaReserve"])
+                rate.rounded(4),
+                amount(entry.replica_reserve)
             ),
             None => "unknown: no PriceList names its GPUs".to_owned(),
         },
     );
 }
 
-fn job(page: &mut Page, entry: &Value) {
+fn job(page: &mut Description, entry: &JobExplanation) {
     page.line("");
-    page.row("may run", if entry["run"] == true { "yes" } else { "no" });
-    if let Some(position) = entry["position"].as_u64() {
+    page.row(
+        "may run",
+        match entry.may_run {
+            Some(true) => "yes",
+            Some(false) => "no",
+            None => UNKNOWN,
+        },
+    );
+    if let Some(position) = entry.queue_position {
         page.row("in the queue", &format!("at place {position}"));
     }
-    limits(page, entry);
+    limits(page, entry.limited_by.as_deref(), entry.reason.as_deref());
 }
 
-fn budget(page: &mut Page, entry: &Value) {
+fn budget(page: &mut Description, entry: &BudgetExplanation) {
     page.line("");
-    page.row("limit", &money(&entry["limit"]));
-    let corrections = match entry["corrections"].as_str() {
-        Some(amount) if amount.parse() != Ok(Money::ZERO) => {
-            format!(
-                ", of which {} are corrections",
-                money(&entry["corrections"])
-            )
+    page.row("limit", &amount(entry.limit));
+    let corrections = match entry.corrections {
+        Some(corrections) if corrections != Money::ZERO => {
+            format!(", including {} of corrections", corrections.rounded(4))
         }
         _ => String::new(),
     };
-    page.row("spent", &format!("{}{corrections}", money(&entry["spent"])));
+    page.row("spent", &format!("{}{corrections}", amount(entry.spent)));
     page.row(
         "in reserve",
-        &format!("{}, to stop what runs", money(&entry["reserve"])),
+        &format!("{}, to stop what runs", amount(entry.reserve)),
     );
-    page.row("remaining", &money(&entry["remaining"]));
-    page.row("rate", &format!("{} an hour", money(&entry["ratePerHour"])));
+    page.row("remaining", &amount(entry.remaining));
+    page.row("rate", &format!("{} an hour", amount(entry.rate_per_hour)));
     page.row(
         "period",
-        &format!(
-            "{} to {}",
-            time(&entry["periodStart"]),
-            time(&entry["periodEnd"])
-        ),
+        &format!("{} to {}", time(entry.period_start), time(entry.period_end)),
     );
     page.row(
         "exhausted",
-        &if entry["exhausted"] == true {
-            "yes, until the period ends, the limit is raised or a credit is given".to_owned()
-        } else {
-            match &entry["exhaustionTime"] {
-                Value::String(_) => format!(
-                    "not yet; at this rate at {}",
-                    time(&entry["exhaustionTime"])
-                ),
-                _ => "no, and not in this period at this rate".to_owned(),
+        &match (entry.exhausted, entry.exhaustion_time) {
+            (Some(true), _) => {
+                "yes, until the period ends, the limit is raised or a credit is given".to_owned()
             }
+            (Some(false), Some(at)) => {
+                format!("not yet; at this rate at {}", time(Some(at)))
+            }
+            (Some(false), None) => "no, and not in this period at this rate".to_owned(),
+            (None, _) => UNKNOWN.to_owned(),
         },
     );
 }
 
-fn limits(page: &mut Page, entry: &Value) {
-    page.row(
-        "limited by",
-        entry["limitedBy"].as_str().unwrap_or("nothing"),
-    );
-    if let Some(reason) = entry["reason"].as_str().filter(|text| !text.is_empty()) {
+/// Describes what limits a workload, and why.
+pub(super) fn limits(page: &mut Description, limited_by: Option<&str>, reason: Option<&str>) {
+    page.row("limited by", limited_by.unwrap_or("nothing"));
+    if let Some(reason) = reason.filter(|text| !text.is_empty()) {
         page.row("reason", reason);
     }
 }
 
-fn from_status(page: &mut Page, kind: Kind, object: &Value) {
-    let status = &object["status"];
-    page.line("");
-    if status.is_null() {
-        page.row("status", "none: no controller has written it yet");
-        return;
-    }
-    let seen = status["observedGeneration"].as_i64();
-    if seen < object["metadata"]["generation"].as_i64() {
-        page.row("note", "the status speaks of an earlier spec");
-    }
-    let mut field = |name: &str, value: &Value| {
-        let text = match value {
-            Value::Null => return,
-            Value::String(text) => text.clone(),
-            other => other.to_string(),
-        };
-        page.row(name, &text);
-    };
-    match kind {
-        Kind::Service => {
-            field("queue depth", &status["queueDepth"]);
-            field("ready", &status["readyReplicas"]);
-            field("desired", &status["desiredReplicas"]);
-            field("allowed", &status["allowedReplicas"]);
-            field("at present", &status["replicas"]);
-        }
-        Kind::Job => {
-            field("phase", &status["phase"]);
-            field("ready", &status["workers"]["ready"]);
-            field("in the queue", &status["queuePosition"]);
-            field("attempts", &status["attempts"]);
-        }
-        Kind::Budget => {
-            field("limit", &object["spec"]["limit"]);
-            field("spent", &status["spent"]);
-            field("corrections", &status["corrections"]);
-            field("in reserve", &status["reserve"]);
-            field("remaining", &status["remaining"]);
-            field("rate", &status["ratePerHour"]);
-            field("phase", &status["phase"]);
-            field("exhausted on", &status["exhaustionTime"]);
-            field("as of", &status["asOf"]);
-        }
-    }
-    if kind != Kind::Budget {
-        limits(page, status);
-        let spend = &status["spend"];
-        if spend.is_object() {
-            let currency = word(&spend["currency"]);
-            page.row(
-                "spent",
-                &format!(
-                    "{} {currency} today, {} this month, {} in all; {} an hour",
-                    word(&spend["today"]),
-                    word(&spend["monthToDate"]),
-                    word(&spend["total"]),
-                    word(&spend["ratePerHour"])
-                ),
-            );
-            if let Some(amount) = spend["corrections"].as_str() {
-                let text = format!("{amount} {currency} this month, beside what is spent");
-                page.row("corrections", &text);
-            }
-            page.row("as of", word(&spend["asOf"]));
-        }
-    }
-    for condition in status["conditions"].as_array().into_iter().flatten() {
-        let name = format!(
-            "{}: {}",
-            word(&condition["type"]),
-            word(&condition["status"])
-        );
-        let why = format!(
-            "{name} ({}) {}",
-            word(&condition["reason"]),
-            word(&condition["message"])
-        );
-        page.row("condition", why.trim_end());
+fn number(number: Option<impl ToString>) -> String {
+    number.map_or_else(|| UNKNOWN.to_owned(), |number| number.to_string())
+}
+
+fn replicas(count: Option<u32>) -> String {
+    match count {
+        Some(1) => "1 replica".to_owned(),
+        Some(count) => format!("{count} replicas"),
+        None => UNKNOWN.to_owned(),
     }
 }
 
-fn word(value: &Value) -> &str {
-    value.as_str().unwrap_or("?")
+/// An amount to four decimals.
+fn amount(amount: Option<Money>) -> String {
+    amount.map_or_else(|| UNKNOWN.to_owned(), |amount| amount.rounded(4))
 }
 
-fn number(value: &Value) -> String {
-    value
-        .as_u64()
-        .map_or_else(|| "?".to_owned(), |number| number.to_string())
+/// A point in time to the second.
+fn time(at: Option<Timestamp>) -> String {
+    at.map_or_else(|| UNKNOWN.to_owned(), |at| format!("{at:.0}"))
 }
 
-fn replicas(value: &Value) -> String {
-    let plural = if value.as_u64() == Some(1) { "" } else { "s" };
-    format!("{} replica{plural}", number(value))
-}
-
-/// An amount to four decimals; what is not one as it is.
-fn money(value: &Value) -> String {
-    let text = word(value);
-    text.parse::<Money>()
-        .map_or_else(|_| text.to_owned(), |amount| amount.rounded(4))
-}
-
-/// A point in time to the second; what is not one as it is.
-fn time(value: &Value) -> String {
-    let text = word(value);
-    match text.parse::<Timestamp>() {
-        Ok(at) => format!("{at:.0}"),
-        Err(_) => text.to_owned(),
-    }
-}
-
-fn age(at: &str, now: Timestamp) -> String {
-    let Ok(at) = at.parse::<Timestamp>() else {
-        return String::new();
-    };
+fn age(at: Option<Timestamp>, now: Timestamp) -> String {
     let round = SpanRound::new().smallest(Unit::Second).largest(Unit::Hour);
-    (now - at)
-        .round(round)
-        .map_or_else(|_| String::new(), |age| format!(" ({age:#} ago)"))
+    at.and_then(|at| (now - at).round(round).ok())
+        .map_or_else(String::new, |age| format!(" ({age:#} ago)"))
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
-    use crate::args::Object;
-    use crate::format::description::WIDTH;
-    use serde_json::json;
+    use crate::format::terminal::TEXT_WIDTH;
 
     const NOW: &str = "2026-11-24T04:00:09Z";
 
@@ -319,37 +210,34 @@ mod tests {
         })
     }
 
-    fn printed(kind: Kind, name: &str, source: Source) -> String {
-        let answer = Answer {
-            object: Object {
-                kind,
-                name: name.into(),
-            },
-            namespace: "team".into(),
-            source,
+    fn described(kind: ObjectKind, name: &str, decision: Value) -> String {
+        let decision: Explanation = serde_json::from_value(decision).unwrap();
+        let object = ObjectRef {
+            kind,
+            name: name.into(),
         };
-        let text = render(&answer, NOW.parse().unwrap());
+        let mut page = Description::new(TEXT_WIDTH);
+        describe(&mut page, &decision, &object, NOW.parse().unwrap());
+        let text = page.into_text();
         for line in text.lines() {
-            assert!(line.chars().count() <= WIDTH, "too long: {line}");
+            assert!(line.chars().count() <= TEXT_WIDTH, "too long: {line}");
             assert_eq!(line, line.trim_end());
         }
         text
     }
 
     #[test]
-    fn a_service_is_explained_by_its_own_numbers_and_its_budgets() {
-        let text = printed(Kind::Service, "chat", Source::Decision(decision()));
+    fn a_service_has_its_own_numbers_and_its_budgets() {
         assert_eq!(
-            text,
-            "InferenceDeployment team/chat
-from the leader's last decision at 2026-11-24T04:00:05Z (4s ago)
+            described(ObjectKind::Service, "chat", decision()),
+            "from the leader's last decision at 2026-11-24T04:00:05Z (4s ago)
 
   queue depth    34 requests waiting, running and held; 12 of them held by
                  gateways
-  asked for      5 replicas, by the queue depth at 8 a replica
+  recommended    5 replicas, by the queue depth at 8 a replica
   desired        4 replicas, within the service's own bounds
   allowed        3 replicas, by the budgets
-  at present     3 replicas
+  current        3 replicas
   limited by     Budget
   reason         budget team is exhausted: 0.50 of 0.50 spent; queue depth 34 at
                  8 a replica asks for 5, and maxReplicas is 4
@@ -359,64 +247,60 @@ from the leader's last decision at 2026-11-24T04:00:05Z (4s ago)
 budget/team
 
   limit          0.5000
-  spent          0.1235, of which -0.5000 are corrections
+  spent          0.1235, including -0.5000 of corrections
   in reserve     0.1000, to stop what runs
   remaining      0.2765
   rate           20.6400 an hour
   period         2026-11-01T00:00:00Z to 2026-12-01T00:00:00Z
   exhausted      not yet; at this rate at 2026-11-24T04:01:00Z
 
-  next look      2026-11-24T04:00:10Z, or when something changes
+  next decision  2026-11-24T04:00:10Z, or when something changes
 "
         );
     }
 
     #[test]
-    fn a_job_says_its_place_and_what_it_waits_for() {
-        let text = printed(Kind::Job, "train", Source::Decision(decision()));
-        assert!(text.contains("  may run        no\n"), "{text}");
-        assert!(text.contains("  in the queue   at place 2\n"), "{text}");
-        assert!(
-            text.contains("  reason         waits for finetune\n"),
-            "{text}"
-        );
+    fn a_job_has_its_place_in_the_queue_and_the_reason() {
+        let text = described(ObjectKind::Job, "train", decision());
+        for line in [
+            "  may run        no\n",
+            "  in the queue   at place 2\n",
+            "  reason         waits for finetune\n",
+        ] {
+            assert!(text.contains(line), "{text}");
+        }
     }
 
     #[test]
-    fn an_unknown_price_or_queue_is_said_and_not_shown_as_a_number() {
+    fn an_unknown_price_or_queue_depth_is_not_shown_as_a_number() {
         let mut decision = decision();
         let chat = &mut decision["services"][1];
         chat["replicaRatePerHour"] = Value::Null;
         chat["queueDepth"] = Value::Null;
-        let text = printed(Kind::Service, "chat", Source::Decision(decision));
+        let text = described(ObjectKind::Service, "chat", decision);
         assert!(text.contains("unknown: no PriceList"), "{text}");
         assert!(text.contains("unknown: the engine's metrics"), "{text}");
     }
 
     #[test]
-    fn without_the_leader_the_status_is_printed_with_the_cause() {
-        let source = |object| Source::Object {
-            object,
-            cause: "no controller leads".into(),
-        };
-        let object = json!({"metadata": {"generation": 2}, "spec": {}, "status": {
-            "observedGeneration": 1, "readyReplicas": 1, "desiredReplicas": 2, "allowedReplicas": 1, "replicas": 1, "limitedBy": "Budget",
-            "reason": "r", "spend": {"today": "0.1000", "monthToDate": "0.2000", "total": "0.3000", "ratePerHour": "6.8800",
-            "gpuHours": "0.1", "currency": "USD", "asOf": "2026-11-24T04:00:00Z"},
-            "conditions": [{"type": "Ready", "status": "False", "reason": "PodStuck", "message": "the image cannot be pulled"}],
-        }});
-        let text = printed(Kind::Service, "chat", source(object));
-        for part in [
-            "from the object's status, not from the leader: no controller leads\n",
-            "the status speaks of an earlier spec",
-            "  allowed        1\n",
-            "  limited by     Budget\n",
-            "0.3000 in all",
-            "Ready: False (PodStuck) the image cannot be pulled",
+    fn fields_that_a_leader_does_not_send_are_unknown() {
+        let decision = json!({
+            "services": [{"name": "chat", "queueDepth": 3}], "jobs": [{"name": "train"}], "budgets": [{"name": "team"}],
+        });
+        let text = described(ObjectKind::Service, "chat", decision.clone());
+        for line in [
+            "last decision at unknown\n",
+            "unknown of them held by",
+            "  recommended    unknown, by the queue depth at unknown a replica\n",
+            "  current        unknown\n",
+            "  limit          unknown\n",
+            "  spent          unknown\n",
+            "  remaining      unknown\n",
+            "  exhausted      unknown\n",
         ] {
-            assert!(text.contains(part), "{part:?} is not in\n{text}");
+            assert!(text.contains(line), "{line:?} is not in\n{text}");
         }
-        let text = printed(Kind::Budget, "team", source(json!({"spec": {}})));
-        assert!(text.contains("no controller has written it yet"), "{text}");
+        let text = described(ObjectKind::Job, "train", decision);
+        assert!(text.contains("  may run        unknown\n"), "{text}");
     }
 }

@@ -2,8 +2,58 @@
 //!
 //! | module | subject |
 //! |---|---|
-//! | `decision` | the decision, in words |
+//! | `object` | which object is explained |
+//! | `leader` | asks the leader, or reads the object's status |
+//! | `decision` | the leader's decision, in words |
+//! | `status` | the object's status, in words |
 //! | `cost` | the pods, days, prices and corrections that figures are the sum of |
 
-pub(crate) mod cost;
-pub(crate) mod decision;
+mod cost;
+mod decision;
+mod leader;
+mod object;
+mod status;
+
+use clap::Args;
+use jiff::Timestamp;
+use kube::Client;
+
+use crate::format::description::Description;
+use crate::format::terminal::text_width;
+use leader::{Answer, Source};
+use object::ObjectRef;
+
+/// Arguments of `explain`.
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// The object: infd/NAME, tj/NAME or budget/NAME.
+    object: ObjectRef,
+    /// Namespace of the object [default: that of the kubeconfig's context].
+    #[arg(short, long)]
+    namespace: Option<String>,
+    /// Namespace in which Bursar is installed.
+    #[arg(long, default_value = "bursar-system")]
+    operator_namespace: String,
+}
+
+/// Explains an object; the text ends with a newline.
+pub(crate) async fn run(client: &Client, args: &ExplainArgs) -> Result<String, leader::Error> {
+    let default = || client.default_namespace().to_owned();
+    let namespace = args.namespace.clone().unwrap_or_else(default);
+    let answer = leader::answer(client, &args.object, namespace, &args.operator_namespace).await?;
+    let (now, width) = (Timestamp::now(), text_width());
+    let cost = cost::explain(client, &answer, now, width).await;
+    Ok(describe(&answer, now, width) + &cost)
+}
+
+/// What is known of an object, without its money.
+fn describe(answer: &Answer, now: Timestamp, width: usize) -> String {
+    let mut page = Description::new(width);
+    let (kind, name) = (answer.object.kind.as_str(), &answer.object.name);
+    page.line(&format!("{kind} {}/{name}", answer.namespace));
+    match &answer.source {
+        Source::Decision(decision) => decision::describe(&mut page, decision, &answer.object, now),
+        Source::Status { object, cause } => status::describe(&mut page, object, cause),
+    }
+    page.into_text()
+}

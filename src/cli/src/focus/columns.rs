@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value as Json};
 
 use super::{ChargeSource, CostComponent, FocusRow, Version};
-use crate::report::columns::nano_hours;
+use crate::format::amounts::nano_hours;
 use crate::spend_records::LoadedAccount;
 
 /// Who provides, publishes and invoices.

@@ -1,60 +1,112 @@
-//! A page of names and what is said of them, at 80 columns.
+//! Names with their values, wrapped, as `kubectl describe` prints them.
 
-/// Columns of a page.
-pub(crate) const WIDTH: usize = 80;
+use super::table::table;
+use textwrap::{Options, WordSeparator, WordSplitter, WrapAlgorithm};
+
 /// Columns of a line before its value.
-const INDENT: usize = 17;
+const VALUE_COLUMN: usize = 17;
 
-/// Lines of at most [`WIDTH`] columns.
-#[derive(Default)]
-pub(crate) struct Page {
-    pub(crate) text: String,
+const TABLE_INDENT: &str = "  ";
+
+/// Text of lines that fit a width.
+pub(crate) struct Description {
+    text: String,
+    width: usize,
 }
 
-impl Page {
-    /// A line as it is.
+impl Description {
+    /// Without any line yet; lines are wrapped to `width` columns.
+    pub(crate) fn new(width: usize) -> Self {
+        Self {
+            text: String::new(),
+            width,
+        }
+    }
+
+    /// All lines; ends with a newline unless there is none.
+    pub(crate) fn into_text(self) -> String {
+        self.text
+    }
+
+    /// Adds a line as it is.
     pub(crate) fn line(&mut self, text: &str) {
         self.text.push_str(text);
         self.text.push('\n');
     }
 
-    /// What the lines after it are about.
+    /// Adds a heading of the lines that follow.
     pub(crate) fn heading(&mut self, text: &str) {
         self.line("");
         self.line(text);
     }
 
-    /// A name and what is said of it.
+    /// Adds a name with its value.
     pub(crate) fn row(&mut self, name: &str, value: &str) {
-        self.wrapped(
-            &format!("  {name:<width$}", width = INDENT - 2),
-            value,
-            INDENT,
-        );
+        let first = format!("  {name:<width$}", width = VALUE_COLUMN - 2);
+        self.wrapped(&first, value, VALUE_COLUMN);
     }
 
-    /// `value` after `first`, broken between words; further lines begin at column `indent`. A word that is too long stays whole,
-    /// so that it can be copied.
+    /// Adds `value` after `first`, broken between words, with further lines indented. A word that is too long stays whole, so that it
+    /// can be copied.
     pub(crate) fn wrapped(&mut self, first: &str, value: &str, indent: usize) {
-        let mut line = if first.chars().count() < indent || first.ends_with(' ') || first.is_empty()
-        {
-            first.to_owned()
-        } else {
-            format!("{first} ")
-        };
-        let mut is_empty = true;
-        for part in value.split_whitespace() {
-            if !is_empty && line.chars().count() + 1 + part.chars().count() > WIDTH {
-                self.line(line.trim_end());
-                line = " ".repeat(indent);
-                is_empty = true;
-            }
-            if !is_empty {
-                line.push(' ');
-            }
-            line.push_str(part);
-            is_empty = false;
+        let is_apart = first.is_empty() || first.ends_with(' ');
+        let first = format!("{first}{}", if is_apart { "" } else { " " });
+        let indent = " ".repeat(indent);
+        let options = Options::new(self.width)
+            .initial_indent(&first)
+            .subsequent_indent(&indent)
+            .break_words(false)
+            .word_separator(WordSeparator::AsciiSpace)
+            .word_splitter(WordSplitter::NoHyphenation)
+            .wrap_algorithm(WrapAlgorithm::FirstFit);
+        let words: Vec<&str> = value.split_whitespace().collect();
+        if words.is_empty() {
+            self.line(first.trim_end());
+            return;
         }
-        self.line(line.trim_end());
+        for line in textwrap::wrap(&words.join(" "), options) {
+            self.line(line.trim_end());
+        }
+    }
+}
+
+impl Description {
+    /// Adds a table whose first column is names.
+    pub(crate) fn table(&mut self, titles: &[&str], rows: &[Vec<String>]) {
+        let titles: Vec<String> = titles.iter().map(|title| (*title).to_owned()).collect();
+        let width = self.width.saturating_sub(TABLE_INDENT.len());
+        self.line("");
+        for line in table(&titles, rows, 1, Some(width)).lines() {
+            self.line(&format!("{TABLE_INDENT}{line}"));
+        }
+        self.line("");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_wrapped_between_words_and_long_words_stay_whole() {
+        let mut description = Description::new(40);
+        description.row("reason", "budget team is exhausted:  0.50 of 0.50 spent");
+        description.row("a longer name than fits", "value");
+        description.row(
+            "pod",
+            "finetune-of-a-long-name-0-with-a-suffix-x7k2p: serving",
+        );
+        description.row("empty", "");
+        assert_eq!(
+            description.into_text(),
+            "  reason         budget team is
+                 exhausted: 0.50 of 0.50
+                 spent
+  a longer name than fits value
+  pod            finetune-of-a-long-name-0-with-a-suffix-x7k2p:
+                 serving
+  empty
+"
+        );
     }
 }

@@ -18,7 +18,8 @@ use jiff::Timestamp;
 use kube::Client;
 use serde_json::Value;
 
-use crate::{client, spend_corrections, spend_records};
+use crate::client::ClientError;
+use crate::{spend_corrections, spend_records};
 use backup::FileError;
 use verify::Finding;
 
@@ -65,7 +66,7 @@ pub(crate) struct RestoreArgs {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error(transparent)]
-    Client(#[from] client::Error),
+    Client(#[from] ClientError),
     #[error(transparent)]
     Records(#[from] spend_records::Error),
     #[error(transparent)]
@@ -117,7 +118,7 @@ pub(crate) async fn run<F>(
     command: &LedgerCommand,
 ) -> Result<ExitCode, Error>
 where
-    F: Future<Output = Result<Client, client::Error>>,
+    F: Future<Output = Result<Client, ClientError>>,
 {
     match command {
         LedgerCommand::Backup(args) => {

@@ -6,9 +6,9 @@ use bursar_core::ledger::DailyCost;
 use bursar_core::money::Money;
 use serde::Serialize;
 
-use super::columns::hours;
+use super::columns::exact_hours;
+use crate::format::amounts::{cost_amount, hours};
 use crate::format::table::table;
-use crate::top;
 
 /// The bill, and what of it is known.
 pub(crate) struct ClusterSummary {
@@ -57,8 +57,8 @@ impl ClusterSummary {
     pub(super) fn text(&self, digits: usize, has_corrections: bool) -> String {
         let bill = &self.bill;
         let idle = bill.idle_sum();
-        let amount = |line: &DailyCost| top::amount(line, line.cost.total(), digits);
-        let of = |line: &DailyCost| (amount(line), top::hours(line.gpu_seconds, 2));
+        let amount = |line: &DailyCost| cost_amount(line, line.cost.total(), digits);
+        let of = |line: &DailyCost| (amount(line), hours(line.gpu_seconds, 2));
         let mut rows = vec![
             ("workloads", of(&bill.workloads)),
             ("unmanaged", of(&bill.unmanaged)),
@@ -77,7 +77,7 @@ impl ClusterSummary {
         let more = if lacks { "+" } else { "" };
         let sum = |amount: Money| format!("{}{more}", amount.rounded(digits));
         let stood: i64 = all.iter().map(|line| line.gpu_seconds).sum();
-        rows.push(("total", (sum(bill.total()), top::hours(stood, 2))));
+        rows.push(("total", (sum(bill.total()), hours(stood, 2))));
         if has_corrections {
             rows.push(("corrections", only(bill.corrections)));
             rows.push(("net", (sum(bill.net()), "-".to_owned())));
@@ -106,7 +106,7 @@ impl ClusterSummary {
                 capacity: next(),
                 region: next(),
                 idle: exact(row.line.cost.total()),
-                idle_gpu_hours: hours(row.line.gpu_seconds),
+                idle_gpu_hours: exact_hours(row.line.gpu_seconds),
             }
         });
         Json {
@@ -119,8 +119,8 @@ impl ClusterSummary {
             corrections: exact(bill.corrections),
             net: exact(bill.net()),
             nodes: known.then(|| exact(bill.nodes.cost.total())),
-            idle_gpu_hours: known.then(|| hours(idle.gpu_seconds)),
-            unpriced_idle_gpu_hours: known.then(|| hours(idle.unpriced_gpu_seconds)),
+            idle_gpu_hours: known.then(|| exact_hours(idle.gpu_seconds)),
+            unpriced_idle_gpu_hours: known.then(|| exact_hours(idle.unpriced_gpu_seconds)),
             hardware: hardware.collect(),
         }
     }
@@ -130,7 +130,7 @@ impl ClusterSummary {
 pub(super) fn idle_cell(idle: &Report, row: &ReportRow, digits: usize) -> String {
     let found = idle.rows.iter().find(|idle| idle.key == row.key);
     let line = found.map_or_else(DailyCost::default, |idle| idle.line);
-    top::amount(&line, line.cost.total(), digits)
+    cost_amount(&line, line.cost.total(), digits)
 }
 
 /// The bill in JSON: decimal strings, and null for what is not known.

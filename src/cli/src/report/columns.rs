@@ -1,11 +1,12 @@
 //! The figures of a line, by the names that they have in CSV and JSON.
 
 use bursar_core::ledger::DailyCost;
-use bursar_core::money::{Money, NANOS};
+use bursar_core::money::Money;
 use bursar_core::unit_economics::{self, UnitCosts};
 use serde::{Serialize, Serializer};
 
 use super::revenue::RowEarnings;
+use crate::format::amounts::nano_hours;
 
 /// A figure: exact, but for GPU-hours, which are rounded to nine decimals.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,20 +39,15 @@ impl Serialize for ColumnValue {
     }
 }
 
-/// Hours of so many seconds, in 10⁻⁹ hours.
-pub(crate) fn nano_hours(seconds: i64) -> i128 {
-    (i128::from(seconds) * NANOS + 1800).div_euclid(3600)
-}
-
-/// The same as text, exact to nine decimals.
-pub(super) fn hours(seconds: i64) -> String {
+/// Hours of so many seconds, to nine decimals.
+pub(super) fn exact_hours(seconds: i64) -> String {
     Money::from_nanos(nano_hours(seconds)).rounded(9)
 }
 
 /// All figures of a line. Units are in the names; amounts are in the report's currency.
 pub(super) fn line_columns(line: &DailyCost) -> [(&'static str, ColumnValue); 22] {
     let amount = |amount: Money| ColumnValue::Decimal(amount.rounded(9));
-    let hours = |seconds| ColumnValue::Decimal(hours(seconds));
+    let hours = |seconds| ColumnValue::Decimal(exact_hours(seconds));
     // 1 kg is 10⁶ mg
     let kilograms = Money::from_nanos(i128::from(line.carbon_mg) * 1000);
     let costs = unit_costs(line);

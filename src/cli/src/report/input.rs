@@ -18,7 +18,7 @@ use serde_json::Value;
 use super::cluster::ClusterSummary;
 use super::revenue::{self, RevenueTermsByOwner};
 use super::{Error, ReportArgs};
-use crate::client;
+use crate::client::{self, ClientError};
 use crate::ledger::backup;
 use crate::spend_corrections::{self, LoadedCorrection};
 use crate::spend_records::{self, LoadedAccount};
@@ -70,7 +70,7 @@ pub(super) async fn load<F>(
     args: &ReportArgs,
 ) -> Result<LedgerObjects, Error>
 where
-    F: Future<Output = Result<Client, client::Error>>,
+    F: Future<Output = Result<Client, ClientError>>,
 {
     match &args.from {
         Some(path) => from_backup(path, args),

@@ -27,11 +27,11 @@ use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 use kube::Client;
 
-use crate::client;
+use crate::client::ClientError;
 use crate::focus;
+use crate::format::amounts::accuracy_notes;
 use crate::ledger::backup;
 use crate::spend_records::{self, Scope};
-use crate::top::notes;
 use cluster::ClusterSummary;
 use input::ReportInput;
 use revenue::{RowEarnings, row_earnings};
@@ -101,7 +101,7 @@ pub(crate) enum Error {
     #[error(transparent)]
     Records(#[from] spend_records::Error),
     #[error(transparent)]
-    Client(#[from] client::Error),
+    Client(#[from] ClientError),
     #[error(transparent)]
     Backup(#[from] backup::FileError),
     #[error(transparent)]
@@ -129,7 +129,7 @@ pub(crate) struct ReportContext<'a> {
 /// Writes what is asked for. A client is made only for what needs the cluster.
 pub(crate) async fn run<F>(client: impl Fn() -> F, args: &ReportArgs) -> Result<(), Error>
 where
-    F: Future<Output = Result<Client, client::Error>>,
+    F: Future<Output = Result<Client, ClientError>>,
 {
     let now = whole_second(Timestamp::now());
     let (input, left_out) = input::load(&client, args).await?.read(args, now)?;
@@ -179,7 +179,7 @@ fn render(
             .iter()
             .flat_map(|loaded| loaded.account.daily_costs(now, &loaded.zone).into_values())
             .sum();
-        for note in notes(&total, &input.currency) {
+        for note in accuracy_notes(&total, &input.currency) {
             eprintln!("note: {note}");
         }
         return Ok(match args.output {

@@ -8,9 +8,8 @@ use super::ReportContext;
 use super::cluster;
 use super::columns::unit_costs;
 use super::revenue::{self, RowEarnings};
+use crate::format::amounts::{accuracy_notes, cost_amount, digits, hours, waste_percent};
 use crate::format::table::table;
-use crate::spend_records::digits;
-use crate::top::{amount, hours, notes, waste};
 
 /// The table of a report; with `units` what was served in place of the parts of the cost.
 pub(super) fn text(report: &Report, context: &ReportContext, units: bool) -> String {
@@ -39,7 +38,7 @@ pub(super) fn text(report: &Report, context: &ReportContext, units: bool) -> Str
     let idle = context.cluster.and_then(|cluster| cluster.idle(&report.by));
     titles.extend(idle.as_ref().map(|_| "IDLE-NODES".to_owned()));
     let cells = |line: &DailyCost, corrections: Money, earned: Option<RowEarnings>| {
-        let total = amount(line, line.cost.total(), digits);
+        let total = cost_amount(line, line.cost.total(), digits);
         let mut cells = if units {
             unit_cells(line, total)
         } else {
@@ -48,11 +47,11 @@ pub(super) fn text(report: &Report, context: &ReportContext, units: bool) -> Str
                 .iter()
                 .map(|(_, part)| part(&line.cost).rounded(digits));
             cells.extend(parts);
-            cells.extend([total, waste(line)]);
+            cells.extend([total, waste_percent(line)]);
             cells
         };
         if context.has_corrections {
-            let net = amount(line, line.cost.total() + corrections, digits);
+            let net = cost_amount(line, line.cost.total() + corrections, digits);
             cells.extend([corrections.rounded(digits), net]);
         }
         if all.is_some() {
@@ -84,7 +83,7 @@ pub(super) fn text(report: &Report, context: &ReportContext, units: bool) -> Str
     let total = std::iter::once("TOTAL".to_owned())
         .chain(std::iter::repeat(String::new()))
         .take(names);
-    let idle = idle.map(|idle| amount(&idle.total, idle.total.cost.total(), digits));
+    let idle = idle.map(|idle| cost_amount(&idle.total, idle.total.cost.total(), digits));
     let cells = cells(&report.total, report.corrections, all);
     rows.push(total.chain(cells).chain(idle).collect());
     let mut text = table(&titles, &rows, names, None);
@@ -98,7 +97,7 @@ pub(super) fn text(report: &Report, context: &ReportContext, units: bool) -> Str
         "\n{} in {}, as of {:.0}\n",
         context.month, context.currency, context.now
     ));
-    for note in notes(&report.total, context.currency) {
+    for note in accuracy_notes(&report.total, context.currency) {
         text.push_str(&format!("{note}\n"));
     }
     text
@@ -120,7 +119,10 @@ const UNIT_DECIMALS: usize = 6;
 fn unit_cells(line: &DailyCost, total: String) -> Vec<String> {
     let costs = unit_costs(line);
     let each = |cost: Option<Money>| {
-        cost.map_or_else(|| "-".to_owned(), |cost| amount(line, cost, UNIT_DECIMALS))
+        cost.map_or_else(
+            || "-".to_owned(),
+            |cost| cost_amount(line, cost, UNIT_DECIMALS),
+        )
     };
     vec![
         total,

@@ -8,15 +8,15 @@ use bursar_core::money::Money;
 use jiff::Timestamp;
 
 use super::corrections::{self, CURRENCY_UNKNOWN};
-use super::{NamespaceCosts, accounts_in_currency, add_heading, add_table, exact_amounts};
-use crate::format::description::Page;
+use super::namespace_costs::{NamespaceCosts, accounts_in_currency, add_heading};
+use crate::format::amounts::{accuracy_notes, exact_amounts, hours, mark_unpriced};
+use crate::format::description::Description;
 use crate::spend_corrections;
 use crate::spend_records::LoadedAccount;
-use crate::top::{hours, known, notes};
 
 /// The workloads and other pods of the namespace, largest first, and then its corrections.
-pub(super) fn render(
-    page: &mut Page,
+pub(super) fn describe(
+    page: &mut Description,
     costs: &NamespaceCosts,
     namespace: &str,
     period: &Result<Period, String>,
@@ -38,10 +38,10 @@ pub(super) fn render(
         }
     };
     let Some(settings) =
-        settings.filter(|_| !mine.is_empty() || costs.mentions_correction_of(namespace))
+        settings.filter(|_| !mine.is_empty() || costs.has_corrections_of(namespace))
     else {
         let text = match (
-            costs.mentions_correction_of(namespace),
+            costs.has_corrections_of(namespace),
             costs.skipped.is_empty(),
         ) {
             (true, _) => CURRENCY_UNKNOWN,
@@ -74,7 +74,7 @@ pub(super) fn render(
         "spent",
         &format!(
             "{} since {:.0}, by:",
-            known(&total, spent.to_string()),
+            mark_unpriced(&total, spent.to_string()),
             bounds.start
         ),
     );
@@ -92,15 +92,15 @@ pub(super) fn render(
         .into_iter()
         .zip(exact_amounts(&costs))
         .map(|((name, line, _), cost)| match line {
-            Some(line) => vec![name, hours(line.gpu_seconds, 2), known(&line, cost)],
+            Some(line) => vec![name, hours(line.gpu_seconds, 2), mark_unpriced(&line, cost)],
             None => vec![name, "-".into(), cost],
         })
         .collect();
-    add_table(page, &["WORKLOAD", "GPU-H", "COST"], &cells);
+    page.table(&["WORKLOAD", "GPU-H", "COST"], &cells);
     for each in &corrections {
-        page.wrapped("  ", &corrections::describe(each), 4);
+        page.wrapped("  ", &corrections::describe_correction(each), 4);
     }
-    for note in notes(&total, &settings.currency) {
+    for note in accuracy_notes(&total, &settings.currency) {
         page.wrapped("  ", &note, 2);
     }
 }

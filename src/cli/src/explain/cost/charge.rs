@@ -7,14 +7,14 @@ use bursar_core::money::{Money, NANOS};
 use bursar_core::pricing::{PriceComponent, PriceRow, PriceScope, PricingAttributes, UnitFraction};
 use jiff::Timestamp;
 
-use crate::format::description::Page;
+use crate::format::description::Description;
 
 /// Rates before the present one that are named.
 const RATES: usize = 3;
 
 /// All open charges. What prices several pods alike is said once.
-pub(super) fn render(
-    page: &mut Page,
+pub(super) fn describe(
+    page: &mut Description,
     charges: &[&Charge],
     prices: &Result<EffectivePrices, String>,
     now: Timestamp,
@@ -130,7 +130,7 @@ fn unpriced(attributes: &PricingAttributes) -> String {
 
 /// The rows that make up the rate, if the lists still say so.
 fn priced(
-    page: &mut Page,
+    page: &mut Description,
     attributes: &PricingAttributes,
     rate: &RatePeriod,
     prices: &EffectivePrices,

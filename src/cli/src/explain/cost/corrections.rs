@@ -6,10 +6,10 @@ use bursar_core::ledger::DailyCost;
 use bursar_core::money::Money;
 use jiff::Timestamp;
 
-use super::{LedgerSettings, NamespaceCosts};
-use crate::format::description::Page;
+use super::namespace_costs::{LedgerSettings, NamespaceCosts};
+use crate::format::amounts::mark_unpriced;
+use crate::format::description::Description;
 use crate::spend_corrections::{self, LoadedCorrection};
-use crate::top::known;
 
 /// The corrections of a namespace that count in `within`.
 pub(super) fn applicable(
@@ -32,7 +32,7 @@ pub(super) fn applicable(
 }
 
 /// A correction by its name, and what it is for.
-pub(super) fn describe(loaded: &LoadedCorrection) -> String {
+pub(super) fn describe_correction(loaded: &LoadedCorrection) -> String {
     let (spec, correction) = (&loaded.object.spec, &loaded.correction);
     let workload = match correction.holder.workload.as_str() {
         "" => String::new(),
@@ -48,14 +48,14 @@ pub(super) fn describe(loaded: &LoadedCorrection) -> String {
 
 /// What corrections add this month to what a workload has `spent`, or take away.
 pub(super) fn describe_net(
-    page: &mut Page,
+    page: &mut Description,
     costs: &NamespaceCosts,
     owner: &CostOwner,
     spent: &DailyCost,
     now: Timestamp,
 ) {
     let Some(settings) = &costs.settings else {
-        if costs.mentions_correction_of(&owner.namespace) {
+        if costs.has_corrections_of(&owner.namespace) {
             page.row("corrections", CURRENCY_UNKNOWN);
         }
         return;
@@ -74,10 +74,10 @@ pub(super) fn describe_net(
     for each in &all {
         page.row(
             "  by",
-            &format!("{}: {}", each.correction.amount, describe(each)),
+            &format!("{}: {}", each.correction.amount, describe_correction(each)),
         );
     }
-    let shown = |amount: Money| known(spent, amount.to_string());
+    let shown = |amount: Money| mark_unpriced(spent, amount.to_string());
     let (before, after) = (shown(spent.cost.total()), shown(spent.cost.total() + sum));
     let text = match sum < Money::ZERO {
         true => format!("{after} = {before} - {}", -sum),

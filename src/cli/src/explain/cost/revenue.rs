@@ -6,10 +6,10 @@ use bursar_core::money::Money;
 use bursar_core::unit_economics::{OUTPUT_WEIGHT, RevenueTerms, break_even, unit_costs};
 use jiff::Timestamp;
 
-use crate::format::description::Page;
+use crate::format::description::Description;
 
 /// What one unit of what was served in the month cost; nothing where nothing was served.
-pub(super) fn units(page: &mut Page, month: &DailyCost) {
+pub(super) fn units(page: &mut Description, month: &DailyCost) {
     let (cost, used) = (month.cost.total(), month.usage);
     let costs = unit_costs(cost, &used);
     if let Some(each) = costs.per_request {
@@ -39,7 +39,7 @@ pub(super) fn units(page: &mut Page, month: &DailyCost) {
 
 /// What the service earned in the month by these terms.
 pub(super) fn revenue(
-    page: &mut Page,
+    page: &mut Description,
     terms: &RevenueTerms,
     line: &DailyCost,
     month: Interval,

@@ -1,13 +1,17 @@
+use bursar_api::explanation::Explanation;
+use bursar_api::prices::EffectivePrices;
 use bursar_api::{PriceList, SpendCorrection, SpendRecord};
 use bursar_apitest::Server;
 use bursar_core::calendar::Month;
+use bursar_core::money::Money;
 use kube::api::PostParams;
 use serde_json::{Value, json};
 
+use super::namespace_costs::LedgerSettings;
 use super::*;
-use crate::client::Source;
-use crate::format::description::WIDTH;
-use crate::samples;
+use crate::explain::leader::Source;
+use crate::format::terminal::TEXT_WIDTH;
+use crate::{samples, spend_records};
 
 /// Shows what is printed of the sample ledger.
 const DOCS: &str = include_str!("../../../../../docs/reports.md");
@@ -65,36 +69,37 @@ fn terms() -> RevenueTerms {
     }
 }
 
-fn answer(kind: Kind, namespace: &str, name: &str) -> Answer {
+fn answer(kind: ObjectKind, namespace: &str, name: &str) -> Answer {
     Answer {
-        object: Object {
+        object: ObjectRef {
             kind,
             name: name.into(),
         },
         namespace: namespace.into(),
-        source: Source::Decision(Value::Null),
+        source: Source::Decision(Explanation::default()),
     }
 }
 
 fn printed(costs: &NamespaceCosts, details: &SpecDetails, namespace: &str, name: &str) -> String {
     let kind = match details {
-        SpecDetails::Service(_) => Kind::Service,
-        SpecDetails::Job => Kind::Job,
-        SpecDetails::Budget(_) => Kind::Budget,
+        SpecDetails::Service(_) => ObjectKind::Service,
+        SpecDetails::Job => ObjectKind::Job,
+        SpecDetails::Budget(_) => ObjectKind::Budget,
     };
-    let mut page = Page::default();
-    render(
+    let mut page = Description::new(TEXT_WIDTH);
+    describe(
         &mut page,
         costs,
         details,
         &answer(kind, namespace, name),
         now(),
     );
-    for line in page.text.lines() {
-        assert!(line.chars().count() <= WIDTH, "too long: {line}");
+    let text = page.into_text();
+    for line in text.lines() {
+        assert!(line.chars().count() <= TEXT_WIDTH, "too long: {line}");
         assert_eq!(line, line.trim_end());
     }
-    page.text
+    text
 }
 
 /// A column of the table in a page, its sum, and what stands under it as the sum.
@@ -429,18 +434,36 @@ async fn records_prices_and_the_budgets_period_are_read_from_the_cluster() {
         corrections.create(&params, &correction).await.unwrap();
     }
 
-    let text = explain(&client, &answer(Kind::Budget, "ml", "team"), now()).await;
+    let text = explain(
+        &client,
+        &answer(ObjectKind::Budget, "ml", "team"),
+        now(),
+        TEXT_WIDTH,
+    )
+    .await;
     assert!(
         text.contains("  spent          35.5725 since 2026-11-23T23:00:00Z"),
         "{text}"
     );
     // the accounts of other namespaces say in which currency and time zone
-    let text = explain(&client, &answer(Kind::Budget, "gone", "team"), now()).await;
+    let text = explain(
+        &client,
+        &answer(ObjectKind::Budget, "gone", "team"),
+        now(),
+        TEXT_WIDTH,
+    )
+    .await;
     assert!(
         text.contains("  spent          5.50 since 2026-11-23T23:00:00Z"),
         "{text}"
     );
-    let text = explain(&client, &answer(Kind::Service, "ml", "chat"), now()).await;
+    let text = explain(
+        &client,
+        &answer(ObjectKind::Service, "ml", "chat"),
+        now(),
+        TEXT_WIDTH,
+    )
+    .await;
     assert!(
         text.contains("PriceList contract, node p5.48xlarge"),
         "{text}"
@@ -454,7 +477,13 @@ async fn records_prices_and_the_budgets_period_are_read_from_the_cluster() {
 async fn a_ledger_that_cannot_be_read_is_said_and_hides_nothing_else() {
     let nobody = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
     let client = Client::try_from(nobody).unwrap();
-    let text = explain(&client, &answer(Kind::Service, "ml", "chat"), now()).await;
+    let text = explain(
+        &client,
+        &answer(ObjectKind::Service, "ml", "chat"),
+        now(),
+        TEXT_WIDTH,
+    )
+    .await;
     let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(
         words.starts_with("money not traced reading SpendRecords: "),

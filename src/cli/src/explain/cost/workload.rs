@@ -13,13 +13,11 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
-use super::{
-    NamespaceCosts, accounts_in_currency, add_heading, add_table, charge, corrections,
-    exact_amounts, revenue,
-};
-use crate::format::description::Page;
+use super::namespace_costs::{NamespaceCosts, accounts_in_currency, add_heading};
+use super::{charge, corrections, revenue};
+use crate::format::amounts::{exact_amounts, hours, mark_unpriced, waste_percent};
+use crate::format::description::Description;
 use crate::spend_records::LoadedAccount;
-use crate::top::{hours, known, waste};
 
 /// Days that are named; those before them are one sum.
 const DAYS: usize = 7;
@@ -34,8 +32,8 @@ struct CostPart {
 }
 
 /// Everything about the money of one workload; `terms` where it is one that can earn.
-pub(super) fn render(
-    page: &mut Page,
+pub(super) fn describe(
+    page: &mut Description,
     costs: &NamespaceCosts,
     owner: &CostOwner,
     terms: Option<&Result<Option<RevenueTerms>, String>>,
@@ -71,7 +69,7 @@ pub(super) fn render(
 
 /// What these records hold; returns what was spent this month.
 fn describe_accounts(
-    page: &mut Page,
+    page: &mut Description,
     accounts: &[&LoadedAccount],
     zone: &TimeZone,
     prices: &Result<EffectivePrices, String>,
@@ -96,7 +94,10 @@ fn describe_accounts(
         let each = accounts.iter();
         each.map(|account| account.sum(within, now, zone)).sum()
     };
-    page.row("today", &known(&today, today.cost.total().to_string()));
+    page.row(
+        "today",
+        &mark_unpriced(&today, today.cost.total().to_string()),
+    );
     page.row("month", &component_sum(&spent));
     let months: BTreeSet<Month> = accounts.iter().map(|account| account.month).collect();
     let before: Vec<(Month, DailyCost)> = months
@@ -112,7 +113,7 @@ fn describe_accounts(
             &format!(
                 "{}, {} of the month: starting {}, idle {}, draining {}",
                 spent.waste(),
-                waste(&spent),
+                waste_percent(&spent),
                 spent.starting,
                 spent.idle,
                 spent.draining
@@ -137,7 +138,7 @@ fn describe_accounts(
 }
 
 fn describe_rate(
-    page: &mut Page,
+    page: &mut Description,
     current: &[&Account],
     prices: &Result<EffectivePrices, String>,
     now: Timestamp,
@@ -161,7 +162,7 @@ fn describe_rate(
         ),
     };
     page.row("rate", &text);
-    charge::render(page, &charges, prices, now);
+    charge::describe(page, &charges, prices, now);
 }
 
 /// What the month is made of: what the pods that run cost since it was last booked, then the days that are booked, newest first.
@@ -201,7 +202,12 @@ fn cost_parts(current: &[&Account], now: Timestamp, zone: &TimeZone) -> Vec<Cost
     parts
 }
 
-fn add_parts_table(page: &mut Page, mut parts: Vec<CostPart>, today: &DailyCost, all: &DailyCost) {
+fn add_parts_table(
+    page: &mut Description,
+    mut parts: Vec<CostPart>,
+    today: &DailyCost,
+    all: &DailyCost,
+) {
     if parts.is_empty() {
         page.line("");
         return;
@@ -225,17 +231,13 @@ fn add_parts_table(page: &mut Page, mut parts: Vec<CostPart>, today: &DailyCost,
             vec![
                 part.name.clone(),
                 hours(part.all.gpu_seconds, 2),
-                known(&part.today, today),
-                known(&part.all, month),
+                mark_unpriced(&part.today, today),
+                mark_unpriced(&part.all, month),
                 waste,
             ]
         })
         .collect();
-    add_table(
-        page,
-        &["POD OR DAY", "GPU-H", "TODAY", "MONTH", "WASTE"],
-        &rows,
-    );
+    page.table(&["POD OR DAY", "GPU-H", "TODAY", "MONTH", "WASTE"], &rows);
 }
 
 fn component_sum(line: &DailyCost) -> String {
@@ -251,7 +253,7 @@ fn component_sum(line: &DailyCost) -> String {
         .filter(|(_, amount)| *amount != Money::ZERO)
         .map(|(name, amount)| format!("{name} {amount}"))
         .collect();
-    let total = known(line, cost.total().to_string());
+    let total = mark_unpriced(line, cost.total().to_string());
     if parts.is_empty() {
         return total;
     }
@@ -259,9 +261,9 @@ fn component_sum(line: &DailyCost) -> String {
 }
 
 /// All months on record, this one included.
-fn describe_total(page: &mut Page, spent: &DailyCost, before: &[(Month, DailyCost)]) {
+fn describe_total(page: &mut Description, spent: &DailyCost, before: &[(Month, DailyCost)]) {
     let mut all = *spent;
-    let of = |line: &DailyCost| known(line, line.cost.total().to_string());
+    let of = |line: &DailyCost| mark_unpriced(line, line.cost.total().to_string());
     let mut text = format!("{} this month", of(spent));
     for (month, line) in before {
         all += *line;
@@ -311,7 +313,7 @@ fn describe_savings(saved: Money, current: &[&Account]) -> String {
 
 /// What is not a listed price for an exact time, and why.
 fn describe_uncertainty(
-    page: &mut Page,
+    page: &mut Description,
     current: &[&Account],
     spent: &DailyCost,
     now: Timestamp,

@@ -1,0 +1,217 @@
+//! Asks the leader for its last decision over a namespace; where that is not possible, reads the object's status.
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use bursar_api::explanation::{self, Explanation};
+use bursar_api::names::{ADMIN_PORT, CONTROLLER_LEASE};
+use bursar_api::{BudgetPolicy, InferenceDeployment, TrainingJob};
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::core::NamespaceResourceScope;
+use kube::{Api, Client, Resource};
+use serde::de::DeserializeOwned;
+
+use super::object::{ObjectKind, ObjectRef};
+use crate::client::api_error;
+
+/// A leader that does not answer must not keep the object's status from being printed.
+const LEADER_TIMEOUT: Duration = Duration::from_secs(5);
+const API_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Why nothing can be explained.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("there is no {kind} {name} in namespace {namespace}", kind = .object.kind.as_str(), name = .object.name)]
+    Missing {
+        object: ObjectRef,
+        namespace: String,
+    },
+    #[error("reading {kind} {name}: {why}", kind = .object.kind.as_str(), name = .object.name)]
+    Unreadable { object: ObjectRef, why: String },
+}
+
+/// Why the leader's decision is not known.
+#[derive(Debug, thiserror::Error)]
+enum LeaderError {
+    #[error("reading Lease {CONTROLLER_LEASE} in namespace {namespace}: {why}")]
+    Lease { namespace: String, why: String },
+    #[error("no controller leads: Lease {CONTROLLER_LEASE} in namespace {namespace} has no holder")]
+    NoLeader { namespace: String },
+    #[error("asking the leader {pod}: {why}")]
+    Request { pod: String, why: String },
+    #[error("the leader's last decision does not name it")]
+    NotDecided,
+    #[error("the leader did not answer within {} s", LEADER_TIMEOUT.as_secs())]
+    Timeout,
+}
+
+/// Where an answer comes from.
+#[derive(Debug, Clone)]
+pub(crate) enum Source {
+    /// The leader's last decision over the whole namespace.
+    Decision(Explanation),
+    /// The object, and why it is not the leader's decision.
+    Status { object: StoredObject, cause: String },
+}
+
+/// An object that the API server holds.
+#[derive(Debug, Clone)]
+pub(crate) enum StoredObject {
+    Service(Box<InferenceDeployment>),
+    Job(Box<TrainingJob>),
+    Budget(Box<BudgetPolicy>),
+}
+
+/// What is known of an object.
+#[derive(Debug, Clone)]
+pub(crate) struct Answer {
+    /// Which object.
+    pub(crate) object: ObjectRef,
+    /// Its namespace.
+    pub(crate) namespace: String,
+    /// What is known of it.
+    pub(crate) source: Source,
+}
+
+/// What is known of `object`, by the leader or by its status.
+pub(crate) async fn answer(
+    client: &Client,
+    object: &ObjectRef,
+    namespace: String,
+    operator_namespace: &str,
+) -> Result<Answer, Error> {
+    let decision = decision(client, operator_namespace, &namespace);
+    let decision = match tokio::time::timeout(LEADER_TIMEOUT, decision).await {
+        Ok(Ok(decision)) if names(&decision, object) => Ok(decision),
+        Ok(Ok(_)) => Err(LeaderError::NotDecided),
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(LeaderError::Timeout),
+    };
+    let source = match decision {
+        Ok(decision) => Source::Decision(decision),
+        Err(cause) => Source::Status {
+            object: stored(client, object, &namespace).await?,
+            cause: cause.to_string(),
+        },
+    };
+    Ok(Answer {
+        object: object.clone(),
+        namespace,
+        source,
+    })
+}
+
+fn names(decision: &Explanation, object: &ObjectRef) -> bool {
+    match object.kind {
+        ObjectKind::Service => decision.service(&object.name).is_some(),
+        ObjectKind::Job => decision.job(&object.name).is_some(),
+        ObjectKind::Budget => decision.budget(&object.name).is_some(),
+    }
+}
+
+async fn decision(
+    client: &Client,
+    operator_namespace: &str,
+    namespace: &str,
+) -> Result<Explanation, LeaderError> {
+    let leases: Api<Lease> = Api::namespaced(client.clone(), operator_namespace);
+    let lease = leases
+        .get(CONTROLLER_LEASE)
+        .await
+        .map_err(|error| LeaderError::Lease {
+            namespace: operator_namespace.to_owned(),
+            why: api_error(&error),
+        })?;
+    let pod = lease
+        .spec
+        .and_then(|spec| spec.holder_identity)
+        .filter(|holder| !holder.is_empty())
+        .ok_or_else(|| LeaderError::NoLeader {
+            namespace: operator_namespace.to_owned(),
+        })?;
+    let failed = |why: String| LeaderError::Request {
+        pod: pod.clone(),
+        why,
+    };
+    let path = explanation::path(namespace);
+    let path =
+        format!("/api/v1/namespaces/{operator_namespace}/pods/{pod}:{ADMIN_PORT}/proxy{path}");
+    let request = http::Request::get(path)
+        .body(Vec::new())
+        .map_err(|error| failed(error.to_string()))?;
+    let text = client
+        .request_text(request)
+        .await
+        .map_err(|error| failed(api_error(&error)))?;
+    serde_json::from_str(&text)
+        .map_err(|error| failed(format!("its answer cannot be read: {error}")))
+}
+
+async fn stored(
+    client: &Client,
+    object: &ObjectRef,
+    namespace: &str,
+) -> Result<StoredObject, Error> {
+    Ok(match object.kind {
+        ObjectKind::Service => StoredObject::Service(get(client, object, namespace).await?),
+        ObjectKind::Job => StoredObject::Job(get(client, object, namespace).await?),
+        ObjectKind::Budget => StoredObject::Budget(get(client, object, namespace).await?),
+    })
+}
+
+async fn get<K>(client: &Client, object: &ObjectRef, namespace: &str) -> Result<Box<K>, Error>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + DeserializeOwned
+        + Debug,
+{
+    let unreadable = |why: String| Error::Unreadable {
+        object: object.clone(),
+        why,
+    };
+    let api: Api<K> = Api::namespaced(client.clone(), namespace);
+    let found = match tokio::time::timeout(API_TIMEOUT, api.get_opt(&object.name)).await {
+        Ok(Ok(found)) => found,
+        Ok(Err(kube::Error::Api(status))) if status.code == 404 => {
+            return Err(unreadable(format!(
+                "the cluster does not know {}: is Bursar installed?",
+                K::plural(&())
+            )));
+        }
+        Ok(Err(error)) => return Err(unreadable(api_error(&error))),
+        Err(_) => {
+            return Err(unreadable(format!(
+                "the API server did not answer within {} s",
+                API_TIMEOUT.as_secs()
+            )));
+        }
+    };
+    found.map(Box::new).ok_or_else(|| Error::Missing {
+        object: object.clone(),
+        namespace: namespace.to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bursar_api::explanation::ServiceExplanation;
+
+    #[test]
+    fn a_decision_names_an_object_only_under_its_own_kind() {
+        let decision = Explanation {
+            services: vec![ServiceExplanation {
+                name: "chat".into(),
+                ..ServiceExplanation::default()
+            }],
+            ..Explanation::default()
+        };
+        let object = |kind| ObjectRef {
+            kind,
+            name: "chat".into(),
+        };
+        assert!(names(&decision, &object(ObjectKind::Service)));
+        assert!(!names(&decision, &object(ObjectKind::Job)));
+    }
+}
