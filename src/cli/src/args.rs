@@ -2,78 +2,110 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 
-/// Asks Bursar about its decisions, its prices and its ledger.
+use crate::completion::{CandidatesArgs, CompletionArgs};
+use crate::explain::ExplainArgs;
+use crate::ledger::LedgerCommand;
+use crate::prices::PricesCommand;
+use crate::report::ReportArgs;
+use crate::top::TopArgs;
+
+/// Shows what Bursar decided and why, what it cost, and its prices; keeps its ledger safe.
 #[derive(Debug, Parser)]
-#[command(name = "kubectl bursar", bin_name = "kubectl bursar", version)]
+#[command(
+    name = "kubectl bursar",
+    bin_name = "kubectl bursar",
+    version,
+    after_help = "Example: kubectl bursar explain infd/chat -n team"
+)]
 pub(crate) struct Arguments {
-    /// Kubeconfig file; otherwise the one that kubectl would take.
+    /// Kubeconfig file [default: the one that kubectl uses].
     #[arg(long, global = true)]
     pub(crate) kubeconfig: Option<PathBuf>,
-    /// Context of the kubeconfig.
+    /// Context of the kubeconfig [default: its current context].
     #[arg(long, global = true)]
     pub(crate) context: Option<String>,
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub(crate) command: Command,
 }
 
-/// What to do.
+/// The commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Print the numbers and reasons of the last decision about a workload or a budget.
-    Explain(crate::explain::ExplainArgs),
-    /// Bring prices into the cluster, or see which nodes have none.
+    /// Print the numbers and reasons of the last decision about a workload or a budget, and what its cost is the sum of.
+    #[command(after_help = "Example: kubectl bursar explain budget/team -n team")]
+    Explain(ExplainArgs),
+    /// Print which workloads hold GPUs now, and what they have cost this month.
+    #[command(after_help = "Example: kubectl bursar top -A --by label team")]
+    Top(TopArgs),
+    /// Print what a month cost, as a table, CSV, JSON or FOCUS.
+    #[command(
+        after_help = "Example: kubectl bursar report --month 2026-11 -A --by gpu,capacity -o csv -O november.csv"
+    )]
+    Report(ReportArgs),
+    /// Import prices into the cluster, or find nodes without one.
     Prices {
-        /// What to do with them.
+        /// The command.
         #[command(subcommand)]
         command: PricesCommand,
     },
-    /// Print what holds nodes now, and what it has cost this month.
-    Top(crate::top::TopArgs),
-    /// Print what a month cost, as a table, CSV, JSON or FOCUS.
-    Report(crate::report::ReportArgs),
-    /// Back up, verify or restore the SpendRecords.
+    /// Back up, verify or restore the SpendRecords and SpendCorrections.
     Ledger {
-        /// What to do with them.
+        /// The command.
         #[command(subcommand)]
-        command: crate::ledger::LedgerCommand,
+        command: LedgerCommand,
     },
-}
-
-/// What to do with prices.
-#[derive(Debug, Subcommand)]
-pub(crate) enum PricesCommand {
-    /// Make a PriceList of a CSV file, in Bursar's columns or OpenCost's. A file with a bad line changes nothing.
-    Import(ImportArgs),
-    /// Say which nodes have no price or a provisional one, and the fix; exits with 1 if there are any.
-    Check,
-}
-
-/// What is imported, and as what.
-#[derive(Debug, Args)]
-pub(crate) struct ImportArgs {
-    /// The CSV file.
-    pub(crate) file: PathBuf,
-    /// Name of the PriceList; one of that name is replaced.
-    #[arg(long, default_value = "imported")]
-    pub(crate) name: String,
-    /// ISO 4217 code of the file's currency.
-    #[arg(long, default_value = "USD")]
-    pub(crate) currency: String,
-    /// Have the API server check it, and change nothing.
-    #[arg(long)]
-    pub(crate) dry_run: bool,
+    /// Print a script that completes commands and flags in a shell.
+    #[command(after_help = crate::completion::HELP)]
+    Completion(CompletionArgs),
+    /// Print what may stand for the last word, as kubectl asks for it.
+    #[command(name = "__complete", hide = true)]
+    Complete(CandidatesArgs),
 }
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
 
     #[test]
     fn the_command_line_is_consistent() {
-        use clap::CommandFactory;
         Arguments::command().debug_assert();
+    }
+
+    /// Commands that do something themselves, with their help.
+    fn leaves(command: &clap::Command, leaf: &mut dyn FnMut(&clap::Command)) {
+        if !command.has_subcommands() && !command.is_hide_set() {
+            leaf(command);
+        }
+        for command in command.get_subcommands() {
+            leaves(command, leaf);
+        }
+    }
+
+    #[test]
+    fn each_command_has_an_example_that_is_a_command_line() {
+        let mut examples = 0;
+        leaves(&Arguments::command(), &mut |command| {
+            let help = command.get_after_help().map(ToString::to_string);
+            let help = help.unwrap_or_else(|| panic!("{} has no example", command.get_name()));
+            for line in help.lines() {
+                let Some((_, example)) = line.split_once("kubectl bursar ") else {
+                    continue;
+                };
+                let example = example.split(" > ").next().unwrap_or_default();
+                let words = ["kubectl bursar"]
+                    .into_iter()
+                    .chain(example.split_whitespace());
+                if let Err(error) = Arguments::try_parse_from(words) {
+                    panic!("{example}: {error}");
+                }
+                examples += 1;
+            }
+        });
+        assert!(examples >= 8, "{examples}");
     }
 }

@@ -1,25 +1,29 @@
-//! `kubectl bursar`: what Bursar decided and why, what it cost, its prices, and the ledger's safe-keeping.
+//! `kubectl bursar`: the leader's decisions and their reasons, costs, prices, and the ledger's safe-keeping.
 //!
 //! | module | subject |
 //! |---|---|
 //! | `args` | the command line |
+//! | `completion` | completion of the command line in a shell |
 //! | `client` | the client for the cluster, and errors in words |
 //! | `explain` | the last decision, and what figures of money are the sum of |
-//! | `prices` | brings prices, and finds nodes without one |
-//! | `top` | what holds nodes now |
+//! | `top` | which workloads hold GPUs now |
 //! | `report` | what a month cost |
 //! | `focus` | the same as FOCUS has it |
+//! | `prices` | imports prices, and finds nodes without one |
 //! | `ledger` | backup, verify and restore |
-//! | `spend_records` | SpendRecords, read |
-//! | `spend_corrections` | SpendCorrections, read |
+//! | `spend_records` | SpendRecords, listed and parsed |
+//! | `spend_corrections` | SpendCorrections, listed and parsed |
+//! | `output_file` | the file that a command writes to |
 //! | `format` | tables and wrapped text |
 
 mod args;
 mod client;
+mod completion;
 mod explain;
 mod focus;
 mod format;
 mod ledger;
+mod output_file;
 mod prices;
 mod report;
 #[cfg(test)]
@@ -29,50 +33,34 @@ mod spend_records;
 mod top;
 
 use std::error::Error;
+use std::io::stdout;
 use std::process::ExitCode;
 
-use args::{Arguments, Command, PricesCommand};
+use args::{Arguments, Command};
 use clap::Parser;
-use jiff::Timestamp;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    match answer(Arguments::parse()).await {
+    match run(Arguments::parse()).await {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error}");
+            eprintln!("error: {}", client::error_chain(&*error));
             ExitCode::FAILURE
         }
     }
 }
 
-/// Does what is asked, and prints what came of it.
-async fn answer(arguments: Arguments) -> Result<ExitCode, Box<dyn Error>> {
+/// Runs a command, and prints its result.
+async fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let client = || client::client(arguments.kubeconfig.clone(), arguments.context.clone());
     match arguments.command {
         Command::Explain(args) => print!("{}", explain::run(&client().await?, &args).await?),
-        Command::Prices {
-            command: PricesCommand::Import(asked),
-        } => {
-            // the whole file is checked before anybody is asked
-            let list = prices::price_list_from_file(&asked)?;
-            print!(
-                "{}",
-                prices::apply(&client().await?, &list, asked.dry_run).await?
-            );
-        }
-        Command::Prices {
-            command: PricesCommand::Check,
-        } => {
-            let checked = prices::check(&client().await?, Timestamp::now()).await?;
-            print!("{}", checked.text);
-            if !checked.complete {
-                return Ok(ExitCode::FAILURE);
-            }
-        }
-        Command::Top(asked) => top::run(&client().await?, &asked).await?,
-        Command::Report(asked) => report::run(client, &asked).await?,
+        Command::Top(args) => top::run(&client().await?, &args).await?,
+        Command::Report(args) => report::run(client, &args).await?,
+        Command::Prices { command } => return Ok(prices::run(client, &command).await?),
         Command::Ledger { command } => return Ok(ledger::run(client, &command).await?),
+        Command::Completion(args) => completion::script::<Arguments>(&args, &mut stdout()),
+        Command::Complete(args) => print!("{}", completion::candidates::<Arguments>(&args)),
     }
     Ok(ExitCode::SUCCESS)
 }

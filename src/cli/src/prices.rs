@@ -1,46 +1,103 @@
 //! Brings prices into the cluster, and says which nodes have none.
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use bursar_api::PriceList;
 use bursar_api::gpu_inventory::{DevicePools, GpuOffer, gpu_offers};
 use bursar_api::prices::EffectivePrices;
 use bursar_core::pricing::{DEFAULT_LIST, PriceLookup, PricingAttributes, product_labels};
 use bursar_prices::import::{self, ImportError};
+use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::resource::v1::ResourceSlice;
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
 
-use crate::args::ImportArgs;
-use crate::client::{self, api_error};
+use crate::client::{ClientError, api_error, price_lists};
+
+/// The commands about prices.
+#[derive(Debug, Subcommand)]
+pub(crate) enum PricesCommand {
+    /// Apply a PriceList made of a CSV file, in Bursar's columns or OpenCost's. A file with a bad line changes nothing.
+    #[command(
+        after_help = "Example: kubectl bursar prices import contract.csv --name contract --currency EUR --dry-run"
+    )]
+    Import(ImportArgs),
+    /// List nodes without a price or with a provisional one, and the fix. Exits with 1 if there are any.
+    #[command(after_help = "Example: kubectl bursar prices check")]
+    Check,
+}
+
+/// Arguments of `prices import`.
+#[derive(Debug, Args)]
+pub(crate) struct ImportArgs {
+    /// The CSV file.
+    pub(crate) file: PathBuf,
+    /// Name of the PriceList. One of that name is replaced.
+    #[arg(long, default_value = "imported")]
+    pub(crate) name: String,
+    /// ISO 4217 code of the file's currency.
+    #[arg(long, default_value = "USD")]
+    pub(crate) currency: String,
+    /// Have the API server check the PriceList, and change nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
 
 const FIELD_MANAGER: &str = "kubectl-bursar";
 
 /// Why prices were not brought or not looked at.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
+    #[error(transparent)]
+    Client(#[from] ClientError),
     #[error("reading {}: {source}", path.display())]
     File {
         path: PathBuf,
         source: std::io::Error,
     },
     #[error("{} was not imported, nothing is changed:\n{source}", path.display())]
-    ImportArgs { path: PathBuf, source: ImportError },
+    Import { path: PathBuf, source: ImportError },
     #[error("PriceList {DEFAULT_LIST} is the one that Bursar ships: choose another --name")]
     Shipped,
     #[error("{what}: {why}")]
     Api { what: String, why: String },
 }
 
+/// Runs a command about prices. A client is made only for what needs the cluster.
+pub(crate) async fn run<F>(
+    client: impl FnOnce() -> F,
+    command: &PricesCommand,
+) -> Result<ExitCode, Error>
+where
+    F: Future<Output = Result<Client, ClientError>>,
+{
+    match command {
+        PricesCommand::Import(args) => {
+            // the whole file is checked before the cluster is asked
+            let list = price_list_from_file(args)?;
+            print!("{}", apply(&client().await?, &list, args.dry_run).await?);
+        }
+        PricesCommand::Check => {
+            let check = check(&client().await?, Timestamp::now()).await?;
+            print!("{}", check.text);
+            if !check.complete {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 /// The PriceList that a file makes.
-pub(crate) fn price_list_from_file(args: &ImportArgs) -> Result<PriceList, Error> {
+fn price_list_from_file(args: &ImportArgs) -> Result<PriceList, Error> {
     if args.name == DEFAULT_LIST {
         return Err(Error::Shipped);
     }
     let text = read(&args.file)?;
-    let spec = import::read(&text, &args.currency).map_err(|source| Error::ImportArgs {
+    let spec = import::read(&text, &args.currency).map_err(|source| Error::Import {
         path: args.file.clone(),
         source,
     })?;
@@ -55,11 +112,7 @@ fn read(path: &Path) -> Result<String, Error> {
 }
 
 /// Applies the list as a whole, and says what was done. In a dry run the API server checks it and keeps nothing.
-pub(crate) async fn apply(
-    client: &Client,
-    list: &PriceList,
-    dry_run: bool,
-) -> Result<String, Error> {
+async fn apply(client: &Client, list: &PriceList, dry_run: bool) -> Result<String, Error> {
     let name = list.name_any();
     let params = PatchParams {
         dry_run,
@@ -100,15 +153,15 @@ fn refused(name: &str, error: &kube::Error) -> Error {
 }
 
 /// What the lists say of the cluster's nodes.
-pub(crate) struct PriceCheck {
+struct PriceCheck {
     /// For people; ends with a newline.
-    pub(crate) text: String,
+    text: String,
     /// Every GPU has a price.
-    pub(crate) complete: bool,
+    complete: bool,
 }
 
 /// Reads nodes and lists, and looks every GPU's price up.
-pub(crate) async fn check(client: &Client, now: Timestamp) -> Result<PriceCheck, Error> {
+async fn check(client: &Client, now: Timestamp) -> Result<PriceCheck, Error> {
     let failed = |what: &str, error: &kube::Error| Error::Api {
         what: what.to_owned(),
         why: api_error(error),
@@ -126,7 +179,7 @@ pub(crate) async fn check(client: &Client, now: Timestamp) -> Result<PriceCheck,
         Err(kube::Error::Api(status)) if status.code == 404 => Vec::new(),
         Err(error) => return Err(failed("listing ResourceSlices", &error)),
     };
-    let lists = client::price_lists(client)
+    let lists = price_lists(client)
         .await
         .map_err(|error| failed("listing PriceLists (is Bursar installed?)", &error))?;
     Ok(check_offers(&nodes.items, &slices, &lists, now))

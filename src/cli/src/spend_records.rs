@@ -46,10 +46,10 @@ pub(crate) enum Error {
 /// Whose figures are asked for.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Scope {
-    /// The namespace; otherwise that of the context.
+    /// Namespace to read [default: that of the kubeconfig's context].
     #[arg(short, long, conflicts_with = "all_namespaces")]
     pub(crate) namespace: Option<String>,
-    /// All namespaces.
+    /// Read all namespaces.
     #[arg(short = 'A', long)]
     pub(crate) all_namespaces: bool,
 }
@@ -258,6 +258,38 @@ pub(crate) fn current_month_selector(namespace: Option<&str>, now: Timestamp) ->
     )
 }
 
+/// The accounting time zone of a record that may be malformed.
+pub(crate) fn time_zone(object: &Value) -> Option<TimeZone> {
+    TimeZone::get(object["spec"]["timeZone"].as_str()?).ok()
+}
+
+/// The accounting time zone of the current month's records; UTC while there are none.
+pub(crate) async fn accounting_zone(client: &Client, now: Timestamp) -> Result<TimeZone, Error> {
+    let kind = ApiResource::erase::<SpendRecord>(&());
+    let api: Api<DynamicObject> = Api::all_with(client.clone(), &kind);
+    let selector = current_month_selector(None, now);
+    let params = ListParams::default().labels(&selector).limit(1);
+    let page = api.list(&params).await;
+    let page = page.map_err(|error| list_error::<SpendRecord>(&error))?;
+    let zone = page.items.into_iter().find_map(|object| {
+        let zone = object.data["spec"]["timeZone"].as_str()?;
+        TimeZone::get(zone).ok()
+    });
+    Ok(zone.unwrap_or(TimeZone::UTC))
+}
+
+fn list_error<K: Resource<DynamicType = ()>>(error: &kube::Error) -> Error {
+    match error {
+        kube::Error::Api(status) if status.code == 404 => {
+            Error::UnknownKind(K::plural(&()).into_owned())
+        }
+        other => Error::List {
+            kind: K::kind(&()).into_owned(),
+            why: api_error(other),
+        },
+    }
+}
+
 /// All SpendRecords with these labels, by name and as they stand: one that cannot be read must not hide the others.
 pub(crate) async fn list(client: &Client, selector: &str) -> Result<Vec<Value>, Error> {
     list_of::<SpendRecord>(client, selector).await
@@ -277,12 +309,8 @@ where
     let mut params = ListParams::default().labels(selector).limit(PAGE_SIZE);
     let mut all = Vec::new();
     loop {
-        let page = api.list(&params).await.map_err(|error| match &error {
-            kube::Error::Api(status) if status.code == 404 => {
-                Error::UnknownKind(K::plural(&()).into_owned())
-            }
-            other => failed(api_error(other)),
-        })?;
+        let page = api.list(&params).await;
+        let page = page.map_err(|error| list_error::<K>(&error))?;
         let next = page.metadata.continue_.filter(|token| !token.is_empty());
         for object in page.items {
             all.push(serde_json::to_value(object).map_err(|error| failed(error.to_string()))?);

@@ -29,15 +29,15 @@ const REFRESH_INTERVAL: Duration = Duration::from_secs(5);
 /// What is args for.
 #[derive(Debug, Args)]
 pub(crate) struct TopArgs {
-    /// One row for each workload, namespace, gpu, or value of the workloads' own label KEY.
+    /// What rows are grouped by: workload, namespace, gpu, or the value of the workloads' label KEY.
     #[arg(long, num_args = 1..=2, value_names = ["workload|namespace|gpu|label", "KEY"], default_value = "workload")]
     by: Vec<String>,
     #[command(flatten)]
     scope: Scope,
-    /// Print anew every five seconds, until interrupted.
+    /// Print again every five seconds, until interrupted.
     #[arg(short, long)]
     watch: bool,
-    /// Leave out records that cannot be read, and name them.
+    /// Leave out records that cannot be read, with a warning.
     #[arg(long)]
     skip_unreadable: bool,
 }

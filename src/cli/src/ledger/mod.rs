@@ -19,45 +19,48 @@ use kube::Client;
 use serde_json::Value;
 
 use crate::client::ClientError;
+use crate::output_file::OutputFileArgs;
 use crate::{spend_corrections, spend_records};
 use backup::FileError;
 use verify::Finding;
 
-/// What to do with the ledger.
+/// The commands about the ledger.
 #[derive(Debug, Subcommand)]
 pub(crate) enum LedgerCommand {
-    /// Write all SpendRecords and SpendCorrections to a file, as lines of JSON after a header with their number and SHA-256.
+    /// Write all SpendRecords and SpendCorrections to a file: a header with their number and SHA-256, and a line of JSON each.
+    #[command(after_help = "Example: kubectl bursar ledger backup -O ledger.jsonl")]
     Backup(BackupArgs),
-    /// Check the cluster's SpendRecords and SpendCorrections, or a backup's; exits with 1 if something does not hold.
+    /// Check the SpendRecords and SpendCorrections of the cluster, or of a backup. Exits with 1 if there is a fault.
+    #[command(after_help = "Example: kubectl bursar ledger verify ledger.jsonl")]
     Verify(VerifyArgs),
-    /// Make the records and corrections of a backup that the cluster lacks. Stop the controller first.
+    /// Create the records and corrections of a backup that the cluster lacks. Stop the controller first.
+    #[command(after_help = "Example: kubectl bursar ledger restore ledger.jsonl --dry-run")]
     Restore(RestoreArgs),
 }
 
-/// Where to.
+/// Arguments of `ledger backup`.
 #[derive(Debug, Args)]
 pub(crate) struct BackupArgs {
-    /// Where it is written; otherwise standard output.
-    #[arg(short, long)]
-    file: Option<PathBuf>,
+    #[command(flatten)]
+    output_file: OutputFileArgs,
 }
 
-/// What of.
+/// Arguments of `ledger verify`.
 #[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {
-    /// A backup; otherwise the cluster's records are checked.
+    /// The backup [default: the cluster's records].
     file: Option<PathBuf>,
 }
 
-/// What from, and how far.
+/// Arguments of `ledger restore`.
 #[derive(Debug, Args)]
 pub(crate) struct RestoreArgs {
     /// The backup.
     file: PathBuf,
-    /// Say what would be done, and do nothing.
+    /// Print what would be done, and do nothing.
     #[arg(long)]
     dry_run: bool,
-    /// Overwrite records that differ too, where no pod's charge can be lost or doubled by it.
+    /// Overwrite records that differ, unless that could lose or double a pod's charge.
     #[arg(long)]
     replace: bool,
 }
@@ -122,9 +125,12 @@ where
 {
     match command {
         LedgerCommand::Backup(args) => {
+            if let Some(warning) = args.output_file.warning() {
+                eprintln!("warning: {warning}");
+            }
             let all = list_ledger(&client().await?).await?;
             let bytes = backup::encode(&all, Timestamp::now())?;
-            backup::write_file(args.file.as_deref(), &bytes)?;
+            backup::write_file(args.output_file.path(), &bytes)?;
             eprintln!("{} are in the backup", count_summary(&all));
         }
         LedgerCommand::Verify(args) => {

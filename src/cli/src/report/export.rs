@@ -10,8 +10,9 @@ use serde::ser::{SerializeMap, Serializer};
 
 use super::cluster::{self, ClusterSummary};
 use super::columns::{earnings, line_columns, net};
+use super::context::ReportContext;
+use super::error::Error;
 use super::revenue::{self, RowEarnings};
-use super::{Error, ReportContext};
 
 /// A header and a line for each row; `month` and `currency` stand in each.
 pub(super) fn csv(report: &Report, context: &ReportContext) -> Result<Vec<u8>, Error> {

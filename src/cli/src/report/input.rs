@@ -15,9 +15,10 @@ use jiff::{SignedDuration, Timestamp};
 use kube::Client;
 use serde_json::Value;
 
+use super::args::ReportArgs;
 use super::cluster::ClusterSummary;
+use super::error::Error;
 use super::revenue::{self, RevenueTermsByOwner};
-use super::{Error, ReportArgs};
 use crate::client::{self, ClientError};
 use crate::ledger::backup;
 use crate::spend_corrections::{self, LoadedCorrection};
@@ -68,13 +69,14 @@ pub(super) struct LedgerObjects {
 pub(super) async fn load<F>(
     client: impl Fn() -> F,
     args: &ReportArgs,
-) -> Result<LedgerObjects, Error>
+    now: Timestamp,
+) -> Result<(LedgerObjects, Month), Error>
 where
     F: Future<Output = Result<Client, ClientError>>,
 {
     match &args.from {
-        Some(path) => from_backup(path, args),
-        None => from_cluster(&client().await?, args).await,
+        Some(path) => from_backup(path, args, now),
+        None => from_cluster(&client().await?, args, now).await,
     }
 }
 
@@ -83,9 +85,10 @@ impl LedgerObjects {
     ///
     /// # Errors
     /// A record that cannot be read, or one in another currency than the others.
-    pub(super) fn read(
+    pub(super) fn parse(
         self,
         args: &ReportArgs,
+        month: Month,
         now: Timestamp,
     ) -> Result<(ReportInput, Vec<String>), Error> {
         let (accounts, mut left_out) = spend_records::load(&self.records, args.skip_unreadable)?;
@@ -99,21 +102,21 @@ impl LedgerObjects {
         let (corrections, others) = spend_corrections::applicable(
             &self.corrections,
             namespace,
-            args.month.bounds(&zone),
+            month.bounds(&zone),
             Some(prices.lists.currency.as_str()).filter(|currency| !currency.is_empty()),
             &zone,
             now,
         );
         left_out.extend(others);
         // by the lists as they are now, or were in the month's last second
-        let last = args.month.bounds(&zone).end - SignedDuration::from_secs(1);
+        let last = month.bounds(&zone).end - SignedDuration::from_secs(1);
         let monthly = prices.lists.overheads(now.min(last));
-        let mut overheads = overheads(&accounts, &monthly, args.month, now, &zone);
+        let mut overheads = overheads(&accounts, &monthly, month, now, &zone);
         let cluster = namespace.is_none().then(|| {
             let mut bill = spend_records::cluster_bill(all(), now);
             if first.is_some() {
                 // it is owed whoever bears it
-                bill.overhead = cost_report::overhead_due(&monthly, args.month, now, &zone);
+                bill.overhead = cost_report::overhead_due(&monthly, month, now, &zone);
             }
             bill.corrections = spend_corrections::sum(&corrections);
             ClusterSummary {
@@ -142,33 +145,53 @@ impl LedgerObjects {
     }
 }
 
-fn from_backup(path: &Path, args: &ReportArgs) -> Result<LedgerObjects, Error> {
+fn from_backup(
+    path: &Path,
+    args: &ReportArgs,
+    now: Timestamp,
+) -> Result<(LedgerObjects, Month), Error> {
     let objects = backup::read_file(path)?.into_iter();
     let (corrections, records): (Vec<_>, Vec<_>) =
         objects.partition(spend_corrections::is_correction);
+    let month = args.month.unwrap_or_else(|| {
+        let zone = records.iter().find_map(spend_records::time_zone);
+        Month::containing(now, &zone.unwrap_or(TimeZone::UTC))
+    });
     let namespace = args.scope.namespace.clone();
-    let mut mine = filter_records(&records, args.month, namespace.as_deref());
+    let mut mine = filter_records(&records, month, namespace.as_deref());
     if mine.is_empty() && !corrections.is_empty() {
-        mine = filter_records(&records, args.month, None);
+        mine = filter_records(&records, month, None);
     }
-    Ok(LedgerObjects {
+    let objects = LedgerObjects {
         namespace,
         records: mine,
         corrections,
         ..LedgerObjects::default()
-    })
+    };
+    Ok((objects, month))
 }
 
-async fn from_cluster(client: &Client, args: &ReportArgs) -> Result<LedgerObjects, Error> {
+async fn from_cluster(
+    client: &Client,
+    args: &ReportArgs,
+    now: Timestamp,
+) -> Result<(LedgerObjects, Month), Error> {
+    let month = match args.month {
+        Some(month) => month,
+        None => {
+            let zone = spend_records::accounting_zone(client, now).await?;
+            Month::containing(now, &zone)
+        }
+    };
     let namespace = args.scope.namespace(client);
     let paid = paid(client, args, namespace.as_deref()).await;
     // overheads are shared by what everybody used
     let read = namespace.as_deref().filter(|_| !args.overheads);
-    let mut records = spend_records::list(client, &selector(args.month, read)).await?;
+    let mut records = spend_records::list(client, &selector(month, read)).await?;
     let corrections = spend_corrections::list(client).await?;
     let are_alone = records.is_empty() && !corrections.is_empty();
     if are_alone {
-        records = spend_records::list(client, &selector(args.month, None)).await?;
+        records = spend_records::list(client, &selector(month, None)).await?;
     }
     let lists = match args.overheads || records.is_empty() && are_alone {
         true => client::price_lists(client)
@@ -176,13 +199,14 @@ async fn from_cluster(client: &Client, args: &ReportArgs) -> Result<LedgerObject
             .map_err(|error| Error::Prices(error.to_string()))?,
         false => Vec::new(),
     };
-    Ok(LedgerObjects {
+    let objects = LedgerObjects {
         namespace,
         records,
         corrections,
         lists,
         paid,
-    })
+    };
+    Ok((objects, month))
 }
 
 /// What services earn, where rows are theirs.

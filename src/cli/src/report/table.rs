@@ -4,9 +4,9 @@ use bursar_core::cost_report::Report;
 use bursar_core::ledger::DailyCost;
 use bursar_core::money::{Cost, Money};
 
-use super::ReportContext;
 use super::cluster;
 use super::columns::unit_costs;
+use super::context::ReportContext;
 use super::revenue::{self, RowEarnings};
 use crate::format::amounts::{accuracy_notes, cost_amount, digits, hours, waste_percent};
 use crate::format::table::table;

@@ -1,13 +1,18 @@
 use std::collections::BTreeMap;
 
 use bursar_api::PriceList;
+use bursar_api::SpendRecord;
+use bursar_apitest::Server;
 use bursar_core::cost_report::CostOwner;
 use clap::Parser;
+use kube::Api;
+use kube::api::PostParams;
 use serde_json::Value;
 
 use super::input::LedgerObjects;
 use super::revenue::RevenueTermsByOwner;
 use super::*;
+use crate::ledger::backup;
 use crate::samples;
 
 #[derive(Parser)]
@@ -53,9 +58,10 @@ const NOW: &str = "2026-11-24T04:00:00Z";
 /// The report of this source, and what it leaves out. Without -A it has all namespaces too, and no bill.
 fn rendered(source: LedgerObjects, now: &str, words: &str) -> (String, Vec<String>) {
     let (args, now) = (asked(words), now.parse().unwrap());
-    let (mut read, left_out) = source.read(&args, now).unwrap();
+    let month = args.month.unwrap();
+    let (mut read, left_out) = source.parse(&args, month, now).unwrap();
     read.cluster = read.cluster.filter(|_| args.scope.all_namespaces);
-    let text = render(&read, &args, "cluster", now).unwrap();
+    let text = render(&read, &args, month, "cluster", now).unwrap();
     (String::from_utf8(text).unwrap(), left_out)
 }
 
@@ -394,4 +400,38 @@ fn corrections_stand_beside_what_the_ledger_says_and_a_net_is_both() {
     let exact = ["7228.135000000", "-34.500000000", "7193.635000000"];
     assert_eq!(bill, exact, "what was charged stays as it was");
     assert_eq!(json["rows"][0]["workload"], Value::Null);
+}
+
+#[tokio::test]
+async fn a_report_without_a_month_is_of_this_month_in_the_accounts_time_zone() {
+    let mut record = samples::records().remove(0);
+    record["metadata"]["name"] = "ml.infd.chat.2026-12".into();
+    record["metadata"]["labels"]["bursar.dev/month"] = "2026-12".into();
+    record["spec"]["month"] = "2026-12".into();
+    record["spec"]["timeZone"] = "Pacific/Kiritimati".into();
+    record["status"] = Value::Null;
+    let client = Server::new(&["ml"]).client();
+    let month_at = async |now: &str, words: &str| {
+        let (now, client) = (now.parse().unwrap(), client.clone());
+        let loaded = input::load(|| async { Ok(client.clone()) }, &asked(words), now).await;
+        loaded.unwrap().1.to_string()
+    };
+    // 12:00 in UTC is 02:00 of the next day there
+    let now = "2026-11-30T12:00:00Z";
+    assert_eq!(month_at(now, "-A").await, "2026-11", "UTC without records");
+    let records: Api<SpendRecord> = Api::all(client.clone());
+    let typed = serde_json::from_value(record.clone()).unwrap();
+    records
+        .create(&PostParams::default(), &typed)
+        .await
+        .unwrap();
+    assert_eq!(month_at(now, "-A").await, "2026-12");
+    assert_eq!(month_at(now, "-A --month 2026-10").await, "2026-10");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ledger.jsonl");
+    let bytes = backup::encode(&[record], now.parse().unwrap()).unwrap();
+    backup::write_file(Some(&path), &bytes).unwrap();
+    let words = format!("--from {}", path.display());
+    assert_eq!(month_at(now, &words).await, "2026-12");
+    assert_eq!(month_at("2026-11-30T09:00:00Z", &words).await, "2026-11");
 }
