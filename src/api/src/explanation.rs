@@ -1,7 +1,9 @@
-//! The leader's last decision over a namespace, as the controller answers and `kubectl bursar explain` reads.
+//! The leader's last decision over a namespace, as the controller answers and `kubectl bursar
+//! explain` reads.
 //!
-//! Controller and plugin may be of different versions: a reader ignores fields that it does not know, and a field that is missing or
-//! null is unknown, never zero. Names on the wire do not change; where a better word was found, the field is renamed here alone.
+//! Controller and plugin may be of different versions: a reader ignores fields that it does not
+//! know, and a field that is missing or null is unknown, never zero. Names on the wire do not
+//! change; where a better word was found, the field is renamed here alone.
 
 use bursar_core::money::Money;
 use jiff::Timestamp;
@@ -126,7 +128,8 @@ pub struct BudgetExplanation {
     pub period_end: Option<Timestamp>,
     /// Whether it is exhausted.
     pub exhausted: Option<bool>,
-    /// When it will be exhausted at this rate; `None` if that is not in this period, or if it is exhausted.
+    /// When it will be exhausted at this rate; `None` if that is not in this period, or if it is
+    /// exhausted.
     pub exhaustion_time: Option<Timestamp>,
 }
 

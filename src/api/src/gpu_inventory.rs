@@ -16,6 +16,8 @@ use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::resource::v1::{Device, DeviceCounterConsumption, ResourceSlice};
 use kube::ResourceExt;
 
+use crate::quantities;
+
 const PRODUCT: &str = "productName";
 /// The MIG profile of a part of a GPU.
 const PROFILE: &str = "profile";
@@ -46,7 +48,7 @@ pub fn gpu_offers(node: &Node, pools: &DevicePools<'_>) -> Vec<GpuOffer> {
     };
     let capacity = node.status.iter().flat_map(|status| &status.capacity);
     let extended = capacity.flatten().filter_map(|(resource, count)| {
-        let count: u32 = count.0.parse().ok()?;
+        let count = quantities::count(count).ok()?;
         (is_gpu(resource) && count > 0).then_some((resource.as_str(), count))
     });
     let extended: Vec<(&str, u32)> = extended.collect();

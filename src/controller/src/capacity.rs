@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use bursar_api::names::KIND_LABEL;
+use bursar_api::quantities;
 use bursar_api::spend::{WorkloadKind, WorkloadRef};
 use bursar_core::capacity::{Capacity, Gang, Node as Room, Resources};
 use jiff::{SignedDuration, Timestamp};
@@ -20,54 +21,12 @@ use crate::watch::Stores;
 /// An order that no cache shows after this long was never given.
 const ORDERED_WITHIN: SignedDuration = SignedDuration::from_secs(30);
 
-/// A quantity in thousandths of its unit, rounded up. What is not a quantity is zero: the API server lets none through.
-pub(crate) fn milli(quantity: &Quantity) -> i64 {
-    let text = quantity.0.as_str();
-    let digits = text
-        .bytes()
-        .take_while(|byte| byte.is_ascii_digit() || *byte == b'.')
-        .count();
-    let (number, suffix) = text.split_at(digits);
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    let places = u32::try_from(fraction.len()).unwrap_or(u32::MAX);
-    // thousandths of the unit are value * numerator / denominator
-    let (numerator, denominator) = match suffix {
-        "n" => (1, 1_000_000),
-        "u" => (1, 1_000),
-        "m" => (1, 1),
-        "" => (1_000, 1),
-        "k" => (10i128.pow(6), 1),
-        "M" => (10i128.pow(9), 1),
-        "G" => (10i128.pow(12), 1),
-        "T" => (10i128.pow(15), 1),
-        "P" => (10i128.pow(18), 1),
-        "Ki" => (1_000 << 10, 1),
-        "Mi" => (1_000 << 20, 1),
-        "Gi" => (1_000 << 30, 1),
-        "Ti" => (1_000 << 40, 1),
-        "Pi" => (1_000 << 50, 1),
-        exponent => match exponent.strip_prefix(['e', 'E']).map(str::parse::<u32>) {
-            Some(Ok(power)) if power <= 15 => (1_000 * 10i128.pow(power), 1),
-            _ => return 0,
-        },
-    };
-    let value: Option<i128> = format!("{whole}{fraction}").parse().ok();
-    let scale = 10i128
-        .checked_pow(places)
-        .and_then(|scale| scale.checked_mul(denominator));
-    let exact = value
-        .and_then(|value| value.checked_mul(numerator))
-        .zip(scale);
-    exact.map_or(0, |(amount, scale)| {
-        i64::try_from((amount + scale - 1) / scale).unwrap_or(i64::MAX)
-    })
-}
-
+/// Amounts in thousandths of their units. The API server lets no amount through that is not a quantity.
 fn resources(amounts: Option<&BTreeMap<String, Quantity>>) -> Resources {
     amounts
         .into_iter()
         .flatten()
-        .map(|(name, quantity)| (name.clone(), milli(quantity)))
+        .filter_map(|(name, quantity)| Some((name.clone(), quantities::milli(quantity).ok()?)))
         .collect()
 }
 
@@ -115,7 +74,8 @@ fn total(spec: &PodSpec, status: Option<&PodStatus>) -> Resources {
         .chain(init().filter(is_sidecar))
         .flat_map(of)
     {
-        *sum.entry(name).or_default() += amount;
+        let sum = sum.entry(name).or_default();
+        *sum = sum.saturating_add(amount);
     }
     for (name, amount) in init()
         .filter(|container| !is_sidecar(container))
@@ -130,7 +90,8 @@ fn total(spec: &PodSpec, status: Option<&PodStatus>) -> Resources {
         sum.extend(resources(actual));
     }
     for (name, amount) in resources(spec.overhead.as_ref()) {
-        *sum.entry(name).or_default() += amount;
+        let sum = sum.entry(name).or_default();
+        *sum = sum.saturating_add(amount);
     }
     sum
 }
@@ -202,7 +163,7 @@ pub(crate) fn capacity<'a>(
                 };
                 for (name, amount) in requests(spec) {
                     if let Some(free) = room.free.get_mut(&name) {
-                        *free -= amount;
+                        *free = free.saturating_sub(amount);
                     }
                 }
             }
@@ -318,25 +279,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-
-    #[test]
-    fn quantities_are_read_as_kubernetes_writes_them() {
-        for (text, amount) in [
-            ("1", 1000),
-            ("250m", 250),
-            ("1.5", 1500),
-            ("2Ki", 2_048_000),
-            ("1k", 1_000_000),
-            ("1e3", 1_000_000),
-            ("1P", 1_000_000_000_000_000_000),
-            ("100n", 1),
-            ("9m", 9),
-            ("13m", 13),
-            ("x", 0),
-        ] {
-            assert_eq!(milli(&Quantity(text.into())), amount, "{text}");
-        }
-    }
 
     #[test]
     fn bound_pods_and_pending_ones_take_their_room() {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bursar_api::gpu_inventory::{DeviceModel, DevicePools};
+use bursar_api::quantities;
 use bursar_core::ledger::Uid;
 use bursar_core::pricing::{PricingAttributes, is_gpu_driver};
 use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod, PodSpec, Volume};
@@ -13,7 +14,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt;
 use kube::runtime::reflector::{ObjectRef, Store};
 
-use crate::capacity::{self, milli};
+use crate::capacity;
 use crate::pod;
 use crate::watch::Stores;
 
@@ -185,12 +186,11 @@ fn claims_of<'a>(
 
 /// A claim's storage class, and its gibibytes rounded up. One that is not provisioned yet has those that it asks for, if `planned`.
 fn gib(claim: &PersistentVolumeClaim, planned: bool) -> Option<(String, u32)> {
-    const GIB_MILLI: u64 = 1000 << 30;
     let spec = claim.spec.as_ref()?;
     let amount = |amounts: Option<&BTreeMap<String, Quantity>>| {
         amounts
             .and_then(|amounts| amounts.get("storage"))
-            .map(milli)
+            .and_then(|amount| quantities::gibibytes(amount).ok())
     };
     let has = amount(
         claim
@@ -202,9 +202,9 @@ fn gib(claim: &PersistentVolumeClaim, planned: bool) -> Option<(String, u32)> {
         let asked = spec.resources.as_ref().filter(|_| planned)?;
         amount(asked.requests.as_ref())
     };
-    let gib = has.or_else(asks)?.max(0).unsigned_abs().div_ceil(GIB_MILLI);
+    let gib = has.or_else(asks)?;
     let class = spec.storage_class_name.clone()?;
-    Some((class, u32::try_from(gib).unwrap_or(u32::MAX)))
+    Some((class, gib))
 }
 
 /// Devices that a pod holds by claims.

@@ -53,6 +53,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bursar_api::names::{ADMIN_PORT, CONTROLLER_LEASE};
+use bursar_api::quantities::parse_duration;
 use bursar_runtime::admin::{self, Readiness};
 use bursar_runtime::leader_election::Candidate;
 use bursar_runtime::shutdown;
@@ -107,7 +108,7 @@ pub struct Options {
     #[arg(long, default_value_t = ADMIN_PORT)]
     pub admin_port: u16,
     /// How long leadership lasts without being renewed, such as 15s.
-    #[arg(long, default_value = "15s", value_parser = duration)]
+    #[arg(long, default_value = "15s", value_parser = lease_duration)]
     pub lease_duration: Duration,
     /// Certificate authority of the gateways (PEM).
     #[arg(long)]
@@ -120,12 +121,11 @@ pub struct Options {
     pub price_list: Option<PathBuf>,
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
-    let read = bursar_api::quantities::duration("--lease-duration", text)
-        .map_err(|error| error.to_string())?;
-    match Duration::try_from(read) {
+fn lease_duration(text: &str) -> Result<Duration, String> {
+    match parse_duration(text) {
         Ok(duration) if duration >= Duration::from_secs(3) => Ok(duration),
-        _ => Err("must be at least 3s".to_owned()),
+        Ok(_) => Err("must be at least 3s".to_owned()),
+        Err(error) => Err(error.to_string()),
     }
 }
 

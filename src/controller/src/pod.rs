@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use bursar_api::names::DRAINING_ANNOTATION;
+use bursar_api::quantities;
 use bursar_core::capacity::Resources;
 use bursar_core::ledger::ChargeEnd;
 use bursar_core::pricing::{PricingAttributes, ResourceAmounts, is_gpu};
@@ -330,7 +331,7 @@ fn container_gpus(container: &Container) -> Option<(String, u32)> {
     amounts
         .into_iter()
         .find(|(name, _)| is_gpu(name))
-        .and_then(|(name, quantity)| Some((name.clone(), quantity.0.parse().ok()?)))
+        .and_then(|(name, quantity)| Some((name.clone(), quantities::count(quantity).ok()?)))
 }
 
 /// What the node has of each resource.
@@ -342,7 +343,7 @@ pub(crate) fn capacity_of(node: &Node) -> Option<&BTreeMap<String, Quantity>> {
 pub(crate) fn node_gpus(node: &Node, resource: &str) -> u32 {
     capacity_of(node)
         .and_then(|capacity| capacity.get(resource))
-        .and_then(|quantity| quantity.0.parse().ok())
+        .and_then(|quantity| quantities::count(quantity).ok())
         .unwrap_or(0)
 }
 
@@ -505,6 +506,26 @@ mod tests {
             (asked.cpu_milli, asked.memory_mib, asked.ephemeral_mib),
             (2_750, 1_025, 3 * 1024)
         );
+    }
+
+    #[test]
+    fn gpus_are_counted_in_every_form_that_the_api_server_takes() {
+        for (text, count) in [("2", 2), ("1k", 1000), ("2000m", 2), ("1Ki", 1024)] {
+            let spec: PodSpec = serde_json::from_value(json!({
+                "containers": [{"name": "a", "resources": {"limits": {"nvidia.com/gpu": text}}}],
+            }))
+            .unwrap();
+            assert_eq!(
+                gpus_of(&spec),
+                Some(("nvidia.com/gpu".to_owned(), count)),
+                "{text}"
+            );
+            let node: Node = serde_json::from_value(json!({
+                "metadata": {"name": "n"}, "status": {"capacity": {"nvidia.com/gpu": text}},
+            }))
+            .unwrap();
+            assert_eq!(node_gpus(&node, "nvidia.com/gpu"), count, "{text}");
+        }
     }
 
     #[test]

@@ -80,14 +80,8 @@ pub struct Options {
     pub controller_service_account: String,
     /// terminationGracePeriodSeconds of the pod, such as 600s; requests that are held or in flight
     /// may use nearly all of it.
-    #[arg(long, default_value = "30s", value_parser = duration)]
+    #[arg(long, default_value = "30s", value_parser = bursar_api::quantities::parse_duration)]
     pub termination_grace: Duration,
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    let read = bursar_api::quantities::duration("--termination-grace", text);
-    let read = read.map_err(|error| error.to_string())?;
-    Duration::try_from(read).map_err(|error| error.to_string())
 }
 
 /// The error with which a gateway ended.

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use bursar_api::SpendRecord;
 use bursar_api::gpu_inventory::{DevicePools, GpuOffer, gpu_offers};
+use bursar_api::quantities;
 use bursar_api::spend::{WorkloadKind, WorkloadRef};
 use bursar_core::calendar::{Interval, whole_second};
 use bursar_core::ledger::{Charge, ChargeEnd, Uid};
@@ -28,7 +29,7 @@ use kube::runtime::reflector::Store;
 use super::month_accounts::{MonthAccounts, months_left};
 use super::{Error, Ledger, StoredAccounts};
 use crate::api_calls::{ApiError, with_timeout};
-use crate::capacity;
+
 use crate::context::Context;
 use crate::gpu_allocation::GpuAllocations;
 use crate::pod;
@@ -358,7 +359,7 @@ fn with_machine(node: &Node, mut offers: Vec<GpuOffer>) -> Vec<GpuOffer> {
     const MIB_MILLI: i64 = 1000 << 20;
     let amount = |name: &str, unit_milli: i64| {
         let has = pod::capacity_of(node).and_then(|has| has.get(name));
-        let milli = has.map_or(0, capacity::milli);
+        let milli = has.and_then(|has| quantities::milli(has).ok()).unwrap_or(0);
         u32::try_from(milli / unit_milli).unwrap_or(u32::MAX)
     };
     if let Some(most) = offers.iter_mut().max_by_key(|offer| offer.facts.gpus) {
