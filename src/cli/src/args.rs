@@ -34,7 +34,8 @@ pub(crate) struct Arguments {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Print the numbers and reasons of the last decision about a workload or a budget, and what its cost is the sum of.
+    /// Print the numbers and reasons of the last decision about a workload or a budget, and what
+    /// its cost is the sum of.
     #[command(after_help = "Example: kubectl bursar explain budget/team -n team")]
     Explain(ExplainArgs),
     /// Print which workloads hold GPUs now, and what they have cost this month.

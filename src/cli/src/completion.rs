@@ -56,7 +56,7 @@ pub(crate) fn script<A: CommandFactory>(args: &CompletionArgs, out: &mut dyn Wri
     clap_complete::generate(shell, &mut command, PROGRAM, out);
 }
 
-/// What may stand for the last of these words, a line each with its help, as kubectl reads it.
+/// Candidates for the last of these words, a line each with its help, as kubectl reads it.
 pub(crate) fn candidates<A: CommandFactory>(args: &CandidatesArgs) -> String {
     let (last, earlier) = match args.words.split_last() {
         Some((last, earlier)) => (last.as_str(), earlier),

@@ -1,4 +1,5 @@
-//! `kubectl bursar`: the leader's decisions and their reasons, costs, prices, and the ledger's safe-keeping.
+//! `kubectl bursar`: the leader's decisions and their reasons, costs, prices, and the ledger's
+//! safe-keeping.
 //!
 //! | module | subject |
 //! |---|---|

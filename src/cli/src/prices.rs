@@ -1,4 +1,4 @@
-//! Brings prices into the cluster, and says which nodes have none.
+//! `kubectl bursar prices`: imports prices, and finds nodes without one.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -20,12 +20,14 @@ use crate::client::{ClientError, api_error, price_lists};
 /// The commands about prices.
 #[derive(Debug, Subcommand)]
 pub(crate) enum PricesCommand {
-    /// Apply a PriceList made of a CSV file, in Bursar's columns or OpenCost's. A file with a bad line changes nothing.
+    /// Apply a PriceList made of a CSV file, in Bursar's columns or OpenCost's. A file with a bad
+    /// line changes nothing.
     #[command(
         after_help = "Example: kubectl bursar prices import contract.csv --name contract --currency EUR --dry-run"
     )]
     Import(ImportArgs),
-    /// List nodes without a price or with a provisional one, and the fix. Exits with 1 if there are any.
+    /// List nodes without a price or with a provisional one, and the fix. Exits with 1 if there are
+    /// any.
     #[command(after_help = "Example: kubectl bursar prices check")]
     Check,
 }
@@ -48,7 +50,7 @@ pub(crate) struct ImportArgs {
 
 const FIELD_MANAGER: &str = "kubectl-bursar";
 
-/// Why prices were not brought or not looked at.
+/// Why prices were not imported or not checked.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error(transparent)]
@@ -91,7 +93,7 @@ where
     Ok(ExitCode::SUCCESS)
 }
 
-/// The PriceList that a file makes.
+/// The PriceList of a file.
 fn price_list_from_file(args: &ImportArgs) -> Result<PriceList, Error> {
     if args.name == DEFAULT_LIST {
         return Err(Error::Shipped);
@@ -111,7 +113,8 @@ fn read(path: &Path) -> Result<String, Error> {
     })
 }
 
-/// Applies the list as a whole, and says what was done. In a dry run the API server checks it and keeps nothing.
+/// Applies the whole list; returns a message. In a dry run the API server checks it and stores
+/// nothing.
 async fn apply(client: &Client, list: &PriceList, dry_run: bool) -> Result<String, Error> {
     let name = list.name_any();
     let params = PatchParams {
@@ -152,15 +155,15 @@ fn refused(name: &str, error: &kube::Error) -> Error {
     }
 }
 
-/// What the lists say of the cluster's nodes.
+/// The result of looking up every GPU's price.
 struct PriceCheck {
-    /// For people; ends with a newline.
+    /// The result in words; ends with a newline.
     text: String,
-    /// Every GPU has a price.
+    /// True if every GPU has a listed price.
     complete: bool,
 }
 
-/// Reads nodes and lists, and looks every GPU's price up.
+/// Looks up the price of every GPU of the cluster's nodes.
 async fn check(client: &Client, now: Timestamp) -> Result<PriceCheck, Error> {
     let failed = |what: &str, error: &kube::Error| Error::Api {
         what: what.to_owned(),
@@ -221,7 +224,7 @@ fn check_offers(
     }
 }
 
-/// What is missing, and the fix; `None` if the price is listed. The price is that of one.
+/// Describes an offer without a listed price, and the fix; `None` if the price is listed.
 fn unpriced(offer: &GpuOffer, prices: &EffectivePrices, now: Timestamp) -> Option<String> {
     let GpuOffer { what, facts } = offer;
     let one = PricingAttributes {

@@ -1,5 +1,6 @@
-//! The sample ledger, `samples/2026-11.jsonl`: two teams in November 2026, with a service of which one replica runs, one on parts of
-//! a GPU, a training run that is over, and a pod without a price; and the accounts of nodes, which begin on the 20th.
+//! The sample ledger, `samples/2026-11.jsonl`: two teams in November 2026, with a service of which
+//! one replica runs, one on parts of a GPU, a training run that is over, and a pod without a price;
+//! and the accounts of nodes, which begin on the 20th.
 
 use bursar_api::SpendRecord;
 use bursar_api::spend::{ConsolidatedAccount, SpendRecordStatus, WorkloadRef};
@@ -14,7 +15,7 @@ pub(crate) fn records() -> Vec<Value> {
     backup::decode("samples/2026-11.jsonl", bytes).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// Its SpendRecords without what is under way, which no folded record has.
+/// Its SpendRecords without open charges, which no consolidated record has.
 pub(crate) fn closed() -> Vec<Value> {
     let mut records = records();
     for record in &mut records {
@@ -27,15 +28,15 @@ pub(crate) fn closed() -> Vec<Value> {
     records
 }
 
-/// The same, folded: one record for each namespace, and those of nodes as they are.
-pub(crate) fn folded() -> Vec<Value> {
+/// Its SpendRecords, consolidated: one for each namespace, and those of nodes as they are.
+pub(crate) fn consolidated() -> Vec<Value> {
     let is_node = |record: &Value| record["spec"]["kind"] == "Node";
     let nodes = closed().into_iter().filter(is_node);
     let own: Vec<SpendRecord> = closed()
         .into_iter()
         .map(|record| serde_json::from_value(record).unwrap_or_else(|error| panic!("{error}")))
         .collect();
-    let folded = ["ml", "research"].map(|namespace| {
+    let consolidated = ["ml", "research"].map(|namespace| {
         let ours = own
             .iter()
             .filter(|record| record.spec.namespace == namespace);
@@ -58,10 +59,11 @@ pub(crate) fn folded() -> Vec<Value> {
         });
         serde_json::to_value(record).unwrap_or_else(|error| panic!("{error}"))
     });
-    folded.into_iter().chain(nodes).collect()
+    consolidated.into_iter().chain(nodes).collect()
 }
 
-/// Corrections beside it: a credit, an adjustment of a namespace that is gone, one that does not count, and two that are not for now.
+/// Corrections of the same month: a credit, an adjustment of a deleted namespace, one that does not
+/// count, and two of later dates.
 pub(crate) fn corrections() -> Vec<Value> {
     let correction = |name: &str, spec: Value| {
         json!({

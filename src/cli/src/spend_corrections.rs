@@ -1,4 +1,4 @@
-//! SpendCorrections: which of them count beside the records.
+//! SpendCorrections, listed and parsed, and which of them count.
 
 use bursar_api::SpendCorrection;
 use bursar_core::calendar::Interval;
@@ -11,19 +11,19 @@ use serde_json::Value;
 
 use crate::spend_records::{self, object_name};
 
-/// A correction, read.
+/// A correction, parsed.
 #[derive(Debug, Clone)]
 pub(crate) struct LoadedCorrection {
     /// The object.
     pub(crate) object: SpendCorrection,
-    /// What it says.
+    /// Its amount, date and workload.
     pub(crate) correction: Correction,
     /// The accounting time zone that its date is in.
     pub(crate) zone: TimeZone,
 }
 
 impl LoadedCorrection {
-    /// Reads a correction.
+    /// Parses a correction.
     pub(crate) fn from_object(object: &Value, zone: &TimeZone) -> Result<Self, String> {
         let object: SpendCorrection =
             serde_json::from_value(object.clone()).map_err(|error| error.to_string())?;
@@ -49,8 +49,9 @@ pub(crate) fn is_correction(object: &Value) -> bool {
     object["kind"] == "SpendCorrection"
 }
 
-/// Those of a namespace, or of all, that count in `within`, where accounts are kept in this currency and zone; where the currency is
-/// not known, in that of the first of them. The second list says which do not, and why.
+/// The corrections of a namespace, or of all, that count in `within` for accounts of this currency
+/// and zone. Where the currency is not known, it is that of the first correction. The second list
+/// names those that do not count, and why.
 pub(crate) fn applicable(
     objects: &[Value],
     namespace: Option<&str>,
@@ -84,7 +85,7 @@ pub(crate) fn applicable(
     (applicable, rejected)
 }
 
-/// What they add up to.
+/// The sum of corrections.
 pub(crate) fn sum<'a>(corrections: impl IntoIterator<Item = &'a LoadedCorrection>) -> Money {
     let amounts = corrections.into_iter().map(|each| each.correction.amount);
     amounts.sum()

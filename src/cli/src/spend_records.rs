@@ -1,4 +1,4 @@
-//! SpendRecords: what of them is read, and whose figures they are.
+//! SpendRecords, listed and parsed.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use crate::client::api_error;
 
-/// Records in one answer of the API server.
+/// Records in one page of a list.
 const PAGE_SIZE: u32 = 500;
 
 /// Why there are no figures.
@@ -43,7 +43,7 @@ pub(crate) enum Error {
     },
 }
 
-/// Whose figures are asked for.
+/// The namespaces that a command reads.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Scope {
     /// Namespace to read [default: that of the kubeconfig's context].
@@ -55,7 +55,7 @@ pub(crate) struct Scope {
 }
 
 impl Scope {
-    /// The one namespace that is asked for; `None` for all.
+    /// The one namespace that is read; `None` for all.
     pub(crate) fn namespace(&self, client: &Client) -> Option<String> {
         let given = || {
             self.namespace
@@ -66,23 +66,24 @@ impl Scope {
     }
 }
 
-/// The account of one workload and month, read.
+/// The account of one workload and month, parsed.
 #[derive(Debug, Clone)]
 pub(crate) struct LoadedAccount {
-    /// The record; as it was, if it is folded.
+    /// The record; as it was before consolidation, if it is consolidated.
     pub(crate) record: SpendRecord,
-    /// How much it counts beside others of the same workload and month.
+    /// Its precedence over other records of the same workload and month.
     pub(crate) precedence: RecordPrecedence,
-    /// Whose it is.
+    /// The workload that it is charged to.
     pub(crate) owner: CostOwner,
-    /// What it holds.
+    /// Its charges and daily costs.
     pub(crate) account: Account,
     /// Its accounting time zone.
     pub(crate) zone: TimeZone,
 }
 
 impl LoadedAccount {
-    /// Reads a record's accounts: one, or one for each section of a folded record. Where one cannot be read, the others can.
+    /// Parses a record's accounts: one, or one for each section of a consolidated record. A
+    /// malformed section does not hide the others.
     pub(crate) fn from_record(object: &Value) -> Vec<Result<Self, String>> {
         let record = serde_json::from_value::<SpendRecord>(object.clone());
         let record = match record {
@@ -104,7 +105,7 @@ impl LoadedAccount {
         accounts.collect()
     }
 
-    /// Refuses what would make sums wrong.
+    /// Parses one account, and refuses what would make sums wrong.
     fn new(precedence: RecordPrecedence, record: SpendRecord) -> Result<Self, String> {
         let account = record.to_account().map_err(|error| error.to_string())?;
         let zone = TimeZone::get(&record.spec.time_zone)
@@ -131,25 +132,26 @@ impl LoadedAccount {
 }
 
 impl LoadedAccount {
-    /// The currency of its account; `None` where that was made while no PriceList was known, and holds no money.
+    /// The account's currency; `None` for one that was created before any PriceList, which holds no
+    /// money.
     pub(crate) fn currency(&self) -> Option<&str> {
         Some(self.record.spec.currency.as_str()).filter(|currency| !currency.is_empty())
     }
 
-    /// Whether it is of the month that it is now, in its own time zone.
+    /// True for an account of the current month, in its own time zone.
     pub(crate) fn is_current(&self, now: Timestamp) -> bool {
         self.account.month == Month::containing(now, &self.zone)
     }
 }
 
-/// The name of an object, as it stands.
+/// The name of an object that may be malformed.
 pub(crate) fn object_name(object: &Value) -> &str {
     object["metadata"]["name"]
         .as_str()
         .unwrap_or("without a name")
 }
 
-/// Leaves the one of each workload and month that counts, in their order.
+/// The authoritative account of each workload and month, in their order.
 pub(crate) fn authoritative_accounts(accounts: Vec<LoadedAccount>) -> Vec<LoadedAccount> {
     let accounts = accounts.into_iter().map(|loaded| {
         let account = (loaded.record.workload(), loaded.account.month);
@@ -158,7 +160,7 @@ pub(crate) fn authoritative_accounts(accounts: Vec<LoadedAccount>) -> Vec<Loaded
     authoritative(accounts).into_values().collect()
 }
 
-/// The one of each account that counts; of two that count the same, the first.
+/// The value of highest precedence for each key; of two with the same, the first.
 pub(crate) fn authoritative<K: Ord, T>(
     all: impl IntoIterator<Item = (K, RecordPrecedence, T)>,
 ) -> BTreeMap<K, T> {
@@ -176,7 +178,8 @@ pub(crate) fn authoritative<K: Ord, T>(
         .collect()
 }
 
-/// Reads all records. With `skip`, those that cannot be read are named in the second list and left out.
+/// Parses all records. With `skip`, those that cannot be read are named in the second list and left
+/// out.
 pub(crate) fn load(
     objects: &[Value],
     skip: bool,
@@ -211,7 +214,7 @@ pub(crate) fn split_nodes(
     (workloads, nodes)
 }
 
-/// The bill that these accounts of one month make, without overheads.
+/// The cluster's bill of one month's accounts, without overheads.
 pub(crate) fn cluster_bill<'a>(
     accounts: impl IntoIterator<Item = &'a LoadedAccount>,
     now: Timestamp,
@@ -245,7 +248,8 @@ pub(crate) fn common_currency<'a>(
     }
 }
 
-/// The records of all months that it is now, somewhere: each record has its own time zone.
+/// The label selector of the current month's records: each record has its own time zone, so two
+/// months may be current.
 pub(crate) fn current_month_selector(namespace: Option<&str>, now: Timestamp) -> String {
     let month =
         |hours| Month::containing(now, &TimeZone::fixed(Offset::constant(hours))).to_string();
@@ -290,12 +294,13 @@ fn list_error<K: Resource<DynamicType = ()>>(error: &kube::Error) -> Error {
     }
 }
 
-/// All SpendRecords with these labels, by name and as they stand: one that cannot be read must not hide the others.
+/// All SpendRecords with these labels, by name, not parsed: one that cannot be read must not hide
+/// the others.
 pub(crate) async fn list(client: &Client, selector: &str) -> Result<Vec<Value>, Error> {
     list_of::<SpendRecord>(client, selector).await
 }
 
-/// All objects of a kind of the cluster with these labels, by name and as they stand.
+/// All objects of a kind with these labels, by name, not parsed.
 pub(crate) async fn list_of<K>(client: &Client, selector: &str) -> Result<Vec<Value>, Error>
 where
     K: Resource<DynamicType = ()>,
@@ -363,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_folded_counts_once_beside_the_record_that_it_was_made_of() {
+    fn a_consolidated_account_counts_once_with_the_record_that_it_was_made_of() {
         let total = |objects: &[Value]| -> String {
             let (accounts, _) = load(objects, false).unwrap();
             let lines = accounts
@@ -372,7 +377,7 @@ mod tests {
             let cost = lines.flatten().map(|(_, line)| line.cost.total());
             cost.sum::<bursar_core::money::Money>().to_string()
         };
-        let (own, folded) = (samples::records(), samples::folded());
+        let (own, folded) = (samples::records(), samples::consolidated());
         assert_eq!(total(&[own.clone(), folded.clone()].concat()), total(&own));
         // a section that the record has outgrown does not count
         let mut old = folded.clone();
@@ -389,11 +394,11 @@ mod tests {
 
     #[test]
     fn an_unreadable_section_is_left_out_alone_when_asked() {
-        let mut objects = samples::folded();
+        let mut objects = samples::consolidated();
         objects[0]["status"]["folded"][0]["days"][0]["compute"] = "1,50".into();
         let error = load(&objects, false).unwrap_err().to_string();
         assert!(error.contains("status.folded[] of infd/chat"), "{error}");
-        let all: usize = load(&samples::folded(), false).unwrap().0.len();
+        let all: usize = load(&samples::consolidated(), false).unwrap().0.len();
         let (accounts, skipped) = load(&objects, true).unwrap();
         assert_eq!((accounts.len(), skipped.len()), (all - 1, 1));
     }
@@ -428,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn records_of_every_month_that_it_is_somewhere_are_asked_for() {
+    fn records_of_every_month_that_is_current_in_some_time_zone_are_listed() {
         assert_eq!(
             current_month_selector(Some("ml"), "2026-11-30T12:00:00Z".parse().unwrap()),
             "bursar.dev/month in (2026-11,2026-12),bursar.dev/namespace=ml"

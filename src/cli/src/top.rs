@@ -1,4 +1,4 @@
-//! `kubectl bursar top`: what holds nodes now, and what it has cost this month.
+//! `kubectl bursar top`: which workloads hold GPUs now, and what they have cost this month.
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write, stdout};
@@ -26,10 +26,10 @@ use crate::spend_records::{self, LoadedAccount, Scope, current_month_selector};
 
 const REFRESH_INTERVAL: Duration = Duration::from_secs(5);
 
-/// What is args for.
+/// Arguments of `top`.
 #[derive(Debug, Args)]
 pub(crate) struct TopArgs {
-    /// What rows are grouped by: workload, namespace, gpu, or the value of the workloads' label KEY.
+    /// Column to group rows by: workload, namespace, gpu, or the value of the workloads' label KEY.
     #[arg(long, num_args = 1..=2, value_names = ["workload|namespace|gpu|label", "KEY"], default_value = "workload")]
     by: Vec<String>,
     #[command(flatten)]
@@ -55,7 +55,7 @@ pub(crate) enum Error {
     Write(#[from] std::io::Error),
 }
 
-/// What rows are told apart by.
+/// The column that rows are grouped by.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum GroupBy {
     /// Each workload.
@@ -176,7 +176,7 @@ where
         .collect())
 }
 
-/// All that is printed; ends with a newline.
+/// The table and its notes; ends with a newline.
 pub(crate) fn render(
     accounts: &[LoadedAccount],
     by: &GroupBy,
@@ -244,7 +244,8 @@ pub(crate) fn render(
     Ok(text)
 }
 
-/// What corrections add to this month, or take away: the amounts are without them. Empty if there are none.
+/// A line with the sum of this month's corrections, which the table does not include. Empty if
+/// there are none.
 fn corrections_line(
     accounts: &[LoadedAccount],
     corrections: &[Value],
@@ -265,7 +266,7 @@ fn corrections_line(
     Ok(match currency {
         _ if all.is_empty() => String::new(),
         Some(currency) => format!(
-            "corrections: {} {currency} this month, beside these amounts\n",
+            "corrections: {} {currency} this month, in addition to these amounts\n",
             spend_corrections::sum(&all).rounded(digits(currency))
         ),
         // an account of another namespace says which of them count
@@ -307,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn what_costs_most_now_stands_first_and_what_is_unknown_before_it() {
+    fn unknown_rates_come_first_and_then_the_highest() {
         assert_eq!(
             printed(&GroupBy::Workload, &Labels::new()),
             "\
@@ -328,7 +329,7 @@ idle nodes: 5367.60+ USD this month, 783.0 GPU-hours that no pod held
     }
 
     #[test]
-    fn corrections_of_the_month_are_named_beside_the_amounts() {
+    fn corrections_of_the_month_are_in_a_line_below_the_table() {
         let (accounts, _) = spend_records::load(&samples::records(), false).unwrap();
         let all = samples::corrections();
         let line = |accounts: &[LoadedAccount], namespace| {
@@ -336,7 +337,7 @@ idle nodes: 5367.60+ USD this month, 783.0 GPU-hours that no pod held
         };
         assert_eq!(
             line(&accounts, None),
-            "corrections: -34.50 USD this month, beside these amounts\n"
+            "corrections: -34.50 USD this month, in addition to these amounts\n"
         );
         assert_eq!(line(&accounts, Some("ml")), "", "none of its own counts");
         let mut unnamed = accounts.clone();

@@ -1,6 +1,7 @@
 //! CSV that users bring, in Bursar's own columns or in OpenCost's.
 //!
-//! All lines are read before anything is answered: either a whole PriceList comes out, or what is wrong with which lines.
+//! All lines are read before anything is returned: either a whole PriceList, or the faults of all
+//! lines.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -12,7 +13,7 @@ use bursar_core::{currency, pricing::MONTH_HOURS};
 
 use crate::table::Nanos;
 
-/// As many bad lines as are told apart.
+/// The number of bad lines that are named.
 const MOST_PROBLEMS: usize = 20;
 const MOST_GPUS: usize = 500;
 const MOST_NODES: usize = 1000;
@@ -33,7 +34,8 @@ const OURS: [&str; 11] = [
     "source",
     "asOf",
 ];
-/// The columns of OpenCost's custom pricing (github.com/opencost/opencost, pkg/cloud/provider/csvprovider.go).
+/// The columns of OpenCost's custom pricing (github.com/opencost/opencost,
+/// pkg/cloud/provider/csvprovider.go).
 const OPENCOST: [&str; 8] = [
     "EndTimestamp",
     "InstanceID",
@@ -44,7 +46,7 @@ const OPENCOST: [&str; 8] = [
     "MarketPriceHourly",
     "Version",
 ];
-/// Where OpenCost finds an instance type among a node's labels.
+/// Node labels in which OpenCost finds an instance type.
 const INSTANCE_TYPE_FIELDS: [&str; 2] = [
     "metadata.labels.node.kubernetes.io/instance-type",
     "metadata.labels.beta.kubernetes.io/instance-type",
@@ -59,7 +61,7 @@ pub enum ImportError {
     Header(String),
     /// There is no price in it.
     Empty,
-    /// What is wrong with which lines.
+    /// Lines that are not right.
     Lines {
         /// The first of them.
         problems: Vec<Problem>,
@@ -68,12 +70,12 @@ pub enum ImportError {
     },
 }
 
-/// What is wrong with a line.
+/// A fault of a line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// Its number in the file, from 1.
     pub line: u64,
-    /// What is wrong, and what would be right.
+    /// The fault, and what would be right.
     pub why: String,
 }
 
@@ -104,7 +106,7 @@ impl fmt::Display for ImportError {
 /// Reads a file of prices in `currency`.
 ///
 /// # Errors
-/// All that is wrong with it, if anything is.
+/// All its faults.
 pub fn read(text: &str, currency: &str) -> Result<PriceListSpec, ImportError> {
     if currency::digits(currency).is_none() {
         return Err(ImportError::Currency(currency.to_owned()));
@@ -144,7 +146,8 @@ pub fn read(text: &str, currency: &str) -> Result<PriceListSpec, ImportError> {
     import.finish(form)
 }
 
-/// The line that a record begins on. The reader says where it was before the empty lines that it skipped.
+/// The line that a record begins on. The reader says where it was before the empty lines that it
+/// skipped.
 fn line_of(text: &str, record: &csv::StringRecord) -> u64 {
     let Some(position) = record.position() else {
         return 0;
@@ -188,7 +191,7 @@ impl Form {
         }
         names.sort_unstable();
         match names.windows(2).find(|pair| pair[0] == pair[1]) {
-            Some(twice) => Err(format!("column {:?} stands twice", twice[0])),
+            Some(twice) => Err(format!("column {:?} is there twice", twice[0])),
             None => Ok(Self::Ours),
         }
     }
@@ -400,7 +403,8 @@ impl Import {
         }
     }
 
-    /// Takes a line's price in. OpenCost has a line for each machine, so the same price twice is one.
+    /// Takes a line's price in. OpenCost has a line for each machine, so the same price twice is
+    /// one.
     fn take(&mut self, line: u64, price: Price) -> Result<(), String> {
         let (key, amount) = price.identity();
         if let Some((earlier, other)) = self.seen.get(&key) {

@@ -10,10 +10,11 @@ const GCP: &str = "Cyclenerd@fd66b26f, Apache-2.0";
 const NVIDIA: &str = "nvidia.com/gpu";
 const FSDL: &str = "the-full-stack/website@2bddc6d5, MIT";
 
-/// The region whose price stands for the AWS regions that have no row of their own.
+/// The region whose price applies to the AWS regions that have no row of their own.
 const AWS_HOME: &str = "us-east-1";
 
-/// Regions of Google Cloud that are listed by name. All 40 would be too much for `kubectl apply`; the others share a median.
+/// Regions of Google Cloud that are listed by name. All 40 would be too much for `kubectl apply`;
+/// the others share a median.
 const GCP_REGIONS: [&str; 5] = [
     "asia-southeast1",
     "europe-west1",
@@ -22,8 +23,8 @@ const GCP_REGIONS: [&str; 5] = [
     "us-east4",
 ];
 
-/// GPU feature discovery's product names, what the tables of prices call the same GPU, and what the table of watts does; nothing
-/// where that has no such board. (It has the K80 with both its GPUs.)
+/// GPU feature discovery's product names, what the tables of prices call the same GPU, and what the
+/// table of watts does; nothing where that has no such board. (It has the K80 with both its GPUs.)
 const MODELS: [(&str, &[&str], &str); 30] = [
     ("NVIDIA-B300-SXM6-AC", &["B300"], ""),
     ("NVIDIA-B200", &["B200"], "B200"),
@@ -77,7 +78,7 @@ const MODELS: [(&str, &[&str], &str); 30] = [
 #[cfg(test)]
 const BY_INSTANCE_TYPE: [&str; 4] = ["inferentia", "inferentia2", "trainium", "radeon-pro-v520"];
 
-/// Whether the default list has a price for this accelerator of `per-gpu.csv`.
+/// True if the default list has a price for this accelerator of `per-gpu.csv`.
 #[cfg(test)]
 pub(crate) fn is_listed(accelerator: &str) -> bool {
     let mut names = MODELS.iter().flat_map(|(_, names, _)| *names);
@@ -107,7 +108,7 @@ pub(crate) struct NodeRow {
     as_of: String,
 }
 
-/// AWS on demand: the home region's price stands for every region that has no row of its own.
+/// AWS on demand: the home region's price applies to every region that has no row of its own.
 pub(crate) fn aws_nodes(table: &[Aws]) -> Vec<NodeRow> {
     table
         .iter()
@@ -135,7 +136,8 @@ pub(crate) fn aws_nodes(table: &[Aws]) -> Vec<NodeRow> {
         .collect()
 }
 
-/// Google Cloud, on demand and spot: the listed regions, and the median of all regions for the others.
+/// Google Cloud, on demand and spot: the listed regions, and the median of all regions for the
+/// others.
 pub(crate) fn gcp_nodes(table: &[Gcp]) -> Vec<NodeRow> {
     let mut types: BTreeMap<&str, Vec<&Gcp>> = BTreeMap::new();
     for gcp in table {
@@ -184,7 +186,8 @@ pub(crate) fn gcp_nodes(table: &[Gcp]) -> Vec<NodeRow> {
     rows
 }
 
-/// For each model the median over the clouds, on demand (for any capacity type, with its watts) and spot.
+/// For each model the median over the clouds, on demand (for any capacity type, with its watts) and
+/// spot.
 pub(crate) fn gpus(table: &[PerGpu], watts: &[Tdp]) -> Vec<GpuRow> {
     let mut rows = Vec::new();
     for (model, accelerators, board) in MODELS {
@@ -213,7 +216,8 @@ impl GpuRow {
     }
 }
 
-/// The median over clouds of each cloud's median over machine sizes, from the newest source that knows the cloud.
+/// The median over clouds of each cloud's median over machine sizes, from the newest source that
+/// knows the cloud.
 fn across_clouds(
     model: &'static str,
     capacity_type: Option<&'static str>,

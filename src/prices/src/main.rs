@@ -1,4 +1,5 @@
-//! Writes `charts/bursar/files/default-prices.yaml` from the tables in `charts/bursar/prices`, whose README says where they come from.
+//! Writes `charts/bursar/files/default-prices.yaml` from the tables in `charts/bursar/prices`,
+//! whose README says where they come from.
 
 use std::path::Path;
 

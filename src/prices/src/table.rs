@@ -74,7 +74,8 @@ pub(crate) struct Tdp {
 pub(crate) struct Nanos(pub(crate) u64);
 
 impl Nanos {
-    /// Reads a plain decimal, rounding to the nearest nano-unit: some sources give more digits than money has.
+    /// Reads a plain decimal, rounding to the nearest nano-unit: some sources give more digits than
+    /// money has.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
         if !(whole.bytes().chain(fraction.bytes())).all(|byte| byte.is_ascii_digit()) {

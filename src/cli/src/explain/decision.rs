@@ -7,7 +7,7 @@ use jiff::{SpanRound, Timestamp, Unit};
 use super::object::{ObjectKind, ObjectRef};
 use crate::format::description::Description;
 
-/// What stands for a number that the decision does not have.
+/// The word for a number that the decision does not have.
 const UNKNOWN: &str = "unknown";
 
 /// Describes what was decided about an object, and by which budgets.

@@ -1,4 +1,5 @@
-//! Asks the leader for its last decision over a namespace; where that is not possible, reads the object's status.
+//! Asks the leader for its last decision over a namespace; where that is not possible, reads the
+//! object's status.
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -45,7 +46,7 @@ enum LeaderError {
     Timeout,
 }
 
-/// Where an answer comes from.
+/// The source of an answer.
 #[derive(Debug, Clone)]
 pub(crate) enum Source {
     /// The leader's last decision over the whole namespace.
@@ -62,18 +63,18 @@ pub(crate) enum StoredObject {
     Budget(Box<BudgetPolicy>),
 }
 
-/// What is known of an object.
+/// The answer about an object.
 #[derive(Debug, Clone)]
 pub(crate) struct Answer {
     /// Which object.
     pub(crate) object: ObjectRef,
     /// Its namespace.
     pub(crate) namespace: String,
-    /// What is known of it.
+    /// The source of the answer.
     pub(crate) source: Source,
 }
 
-/// What is known of `object`, by the leader or by its status.
+/// The answer about `object`, from the leader or from its status.
 pub(crate) async fn answer(
     client: &Client,
     object: &ObjectRef,

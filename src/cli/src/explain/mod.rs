@@ -1,4 +1,5 @@
-//! `kubectl bursar explain`: the numbers and reasons of the last decision, and what each figure of money is the sum of.
+//! `kubectl bursar explain`: the numbers and reasons of the last decision, and what each figure of
+//! money is the sum of.
 //!
 //! | module | subject |
 //! |---|---|
@@ -46,7 +47,7 @@ pub(crate) async fn run(client: &Client, args: &ExplainArgs) -> Result<String, l
     Ok(describe(&answer, now, width) + &cost)
 }
 
-/// What is known of an object, without its money.
+/// Describes an object, without its money.
 fn describe(answer: &Answer, now: Timestamp, width: usize) -> String {
     let mut page = Description::new(width);
     let (kind, name) = (answer.object.kind.as_str(), &answer.object.name);

@@ -1,4 +1,4 @@
-//! FOCUS's columns, in the order of the specification, and what stands in them.
+//! FOCUS's columns, in the order of the specification, and their values.
 
 use bursar_api::spend::WorkloadKind;
 use bursar_core::cost_report::{capacity_type_name, gpu_name};
@@ -14,7 +14,7 @@ use crate::spend_records::LoadedAccount;
 /// Who provides, publishes and invoices.
 const PROVIDER: &str = "Bursar";
 
-/// What stands in a field.
+/// The value of a field.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Value {
     Text(String),
@@ -37,7 +37,7 @@ pub(super) struct Column {
     pub(super) name: &'static str,
     /// Its type.
     pub(super) kind: ColumnType,
-    /// Whether it may lack a value.
+    /// True for a column that may be null.
     pub(super) nullable: bool,
     /// The first of our versions that has it.
     since: Version,
@@ -47,7 +47,7 @@ pub(super) struct Column {
 }
 
 impl Column {
-    /// What stands in it.
+    /// Its value in a row; `None` is null.
     pub(super) fn value(&self, row: &FocusRow<'_>) -> Option<Value> {
         (self.value)(row)
     }
@@ -98,8 +98,9 @@ impl Column {
     }
 }
 
-/// Columns about commitments and negotiated discounts are there because 1.0's validator asks for them; Bursar has none. A correction
-/// has no quantity, price or SKU: the specification leaves those columns to usage and purchases.
+/// Columns about commitments and negotiated discounts are there because 1.0's validator asks for
+/// them; Bursar has none. A correction has no quantity, price or SKU: the specification leaves
+/// those columns to usage and purchases.
 #[rustfmt::skip]
 const COLUMNS: &[Column] = &[
     column("BilledCost", ColumnType::Decimal, cost),
@@ -150,7 +151,8 @@ const COLUMNS: &[Column] = &[
     column("SubAccountName", ColumnType::Text, |row| text(row.namespace())).nullable(),
     column("SubAccountType", ColumnType::Text, sub_account_type).nullable().since_1_2(),
     column("Tags", ColumnType::Text, tags).nullable(),
-    // The FinOps Foundation's validator asks for these in 1.0, by the names of 1.0-preview, and ignores those of 1.0 itself
+    // The FinOps Foundation's validator asks for these in 1.0, by the names of 1.0-preview, and
+    // ignores those of 1.0 itself
     column("ChargeType", ColumnType::Text, category).until_1_0(),
     column("InvoiceIssuer", ColumnType::Text, |_| text(PROVIDER)).until_1_0(),
     column("Provider", ColumnType::Text, |_| text(PROVIDER)).until_1_0(),
@@ -181,7 +183,7 @@ fn category(row: &FocusRow<'_>) -> Option<Value> {
     })
 }
 
-/// Only what corrects an invoice of an earlier billing period is a `Correction` to FOCUS.
+/// FOCUS's class: a correction of an invoice of an earlier billing period is a `Correction`.
 fn class(row: &FocusRow<'_>) -> Option<Value> {
     let corrects = row.correction()?.corrects.as_ref();
     corrects.and_then(|_| text("Correction"))
@@ -207,7 +209,7 @@ fn nano_quantity(row: &FocusRow<'_>) -> i128 {
     }
 }
 
-/// What is no usage has no quantity, and no price of a unit.
+/// The quantity of usage: other charges have neither a quantity nor a unit price.
 fn quantity(row: &FocusRow<'_>) -> Option<Value> {
     row.is_usage().then(|| Value::Nanos(nano_quantity(row)))
 }
@@ -242,7 +244,8 @@ fn description(row: &FocusRow<'_>) -> Option<Value> {
     })
 }
 
-/// Spot prices are the provider's to change; all others, those of reserved machines too, are agreed in advance by the PriceList.
+/// Spot prices are the provider's to change; all others, those of reserved machines too, are agreed
+/// in advance by the PriceList.
 fn pricing(row: &FocusRow<'_>) -> Option<Value> {
     row.component?;
     text(match row.sku.capacity_type {
@@ -279,7 +282,7 @@ fn meter(component: CostComponent) -> &'static str {
     }
 }
 
-/// What is sold, wherever it stands and however it is paid for: the GPU and the part of the cost.
+/// The SKU: the GPU and the component of the cost, in whichever region and capacity type.
 fn sku(row: &FocusRow<'_>) -> Option<String> {
     let name = match (row.source, &row.sku.model) {
         (ChargeSource::Overhead(_), _) => "Overhead",
@@ -295,7 +298,7 @@ fn sku(row: &FocusRow<'_>) -> Option<String> {
     Some(format!("{name}{share}:{}", row.component?.name()))
 }
 
-/// What a price is found by.
+/// The key of a price: the SKU with instance type, capacity type and region.
 fn price_id(row: &FocusRow<'_>) -> Option<Value> {
     let sku_of = &row.sku;
     let facts = [

@@ -1,12 +1,15 @@
-//! FOCUS, the FinOps Open Cost and Usage Specification (<https://focus.finops.org>), versions 1.2 and 1.0.
+//! FOCUS, the FinOps Open Cost and Usage Specification (<https://focus.finops.org>), versions 1.2
+//! and 1.0.
 //!
-//! One row for each day, workload, kind of hardware and part of the cost that is not zero, and one for each correction. Bursar is the
-//! provider, the cluster the billing account, the namespace the sub account and the workload the resource. A file of the whole cluster
-//! has rows of idle nodes, of no sub account, and of time on lost nodes too, and so sums to the cluster's bill with its corrections.
+//! One row for each day, workload, kind of hardware and part of the cost that is not zero, and one
+//! for each correction. Bursar is the provider, the cluster the billing account, the namespace the
+//! sub account and the workload the resource. A file of the whole cluster has rows of idle nodes,
+//! of no sub account, and of time on lost nodes too, and so sums to the cluster's bill with its
+//! corrections.
 //!
 //! | module | subject |
 //! |---|---|
-//! | `columns` | the columns, and what stands in them |
+//! | `columns` | the columns, and their values |
 //! | `write` | CSV and Parquet |
 
 mod columns;
@@ -92,7 +95,7 @@ impl CostComponent {
     }
 }
 
-/// What cost a row's money.
+/// The source of a row's cost.
 #[derive(Debug, Clone, Copy)]
 enum ChargeSource<'a> {
     /// The pods of the record's workload.
@@ -101,20 +104,20 @@ enum ChargeSource<'a> {
     Overhead(&'a LoadedAccount),
     /// Its pods on nodes that were lost.
     Lost(&'a LoadedAccount),
-    /// Nodes that nobody held. The record is theirs.
+    /// Idle nodes. The record is that of a node.
     Idle(&'a LoadedAccount),
     /// A credit or an adjustment.
     Correction(&'a LoadedCorrection),
 }
 
-/// What a row is about.
+/// A row of a FOCUS file.
 #[derive(Debug, Clone)]
 pub(crate) struct FocusRow<'a> {
     /// Who pays: the cluster.
     billing_account: &'a str,
     source: ChargeSource<'a>,
     sku: CostKey,
-    /// None of a correction.
+    /// The component of the cost; a correction has none.
     component: Option<CostComponent>,
     cost: Money,
     gpu_seconds: i64,
@@ -147,7 +150,7 @@ pub(crate) fn usage_rows<'a>(
     accounts.iter().flat_map(account_rows).collect()
 }
 
-/// The rows of what each workload bears of the monthly overheads, until `now`.
+/// The rows of each workload's share of the monthly overheads, until `now`.
 pub(crate) fn overhead_rows<'a>(
     accounts: &'a [LoadedAccount],
     borne: &[(CostOwner, Date, DailyCost)],
@@ -176,7 +179,8 @@ pub(crate) fn overhead_rows<'a>(
     shares.into_iter().filter_map(owner_row).collect()
 }
 
-/// The rows of time on lost nodes, until `now`. It has a cost as a whole, which is mostly the machines'.
+/// The rows of time on lost nodes, until `now`. It has a cost as a whole, which is mostly the
+/// machines'.
 pub(crate) fn unattributed_rows<'a>(
     accounts: &'a [LoadedAccount],
     billing_account: &'a str,
@@ -199,7 +203,7 @@ pub(crate) fn unattributed_rows<'a>(
     accounts.iter().flat_map(account_rows).collect()
 }
 
-/// The rows of what nobody held. `nodes` are the accounts of nodes of one month.
+/// The rows of idle nodes. `nodes` are the accounts of nodes of one month.
 pub(crate) fn idle_rows<'a>(
     nodes: &'a [LoadedAccount],
     bill: &ClusterBill,
@@ -284,7 +288,7 @@ impl FocusRow<'_> {
         }
     }
 
-    /// Empty for what is nobody's.
+    /// The namespace; empty for idle nodes.
     fn namespace(&self) -> &str {
         match self.source {
             ChargeSource::Pods(loaded)
@@ -295,7 +299,7 @@ impl FocusRow<'_> {
         }
     }
 
-    /// Empty for a namespace as a whole.
+    /// The name of the workload; empty for a namespace as a whole.
     fn name(&self) -> &str {
         match self.source {
             ChargeSource::Lost(_) => "unattributed",
@@ -318,7 +322,7 @@ impl FocusRow<'_> {
         }
     }
 
-    /// What the user says of a correction.
+    /// The correction's spec, if the row is one.
     fn correction(&self) -> Option<&SpendCorrectionSpec> {
         match self.source {
             ChargeSource::Correction(corrected) => Some(&corrected.object.spec),
@@ -332,7 +336,7 @@ impl FocusRow<'_> {
     }
 }
 
-/// The cluster's identity: Kubernetes has none of its own, and the UID of namespace kube-system stands for it by custom.
+/// The cluster's identity: the UID of namespace kube-system, since Kubernetes has none of its own.
 pub(crate) async fn cluster_id(client: &Client) -> Result<String, Error> {
     let namespaces: Api<Namespace> = Api::all(client.clone());
     let found = namespaces.get_metadata("kube-system").await;

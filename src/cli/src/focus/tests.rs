@@ -1,5 +1,6 @@
 //! The rules of the columns, transcribed from the specification (`specification/columns` of
-//! <https://github.com/FinOps-Open-Cost-and-Usage-Spec/FOCUS_Spec> at tags v1.2 and v1.0, CC BY 4.0), and rows checked against them.
+//! <https://github.com/FinOps-Open-Cost-and-Usage-Spec/FOCUS_Spec> at tags v1.2 and v1.0, CC BY
+//! 4.0), and rows checked against them.
 
 use std::collections::BTreeMap;
 
@@ -49,7 +50,7 @@ const SERVICES: &[&str] = &[
     "Web",
     "Other",
 ];
-/// Those whose parent is AI and Machine Learning.
+/// Subcategories whose parent is AI and Machine Learning.
 const SUBCATEGORIES: &[&str] = &[
     "AI Platforms",
     "Bots",
@@ -59,7 +60,8 @@ const SUBCATEGORIES: &[&str] = &[
     "Other (AI and Machine Learning)",
 ];
 
-/// Column ID, feature level, whether it allows nulls, data type and format; and the version that introduced it, where not 1.0.
+/// Column ID, feature level, whether it allows nulls, data type and format; and the version that
+/// introduced it, where not 1.0.
 type Rule = (&'static str, Level, bool, Form, Version);
 
 #[rustfmt::skip]
@@ -123,7 +125,8 @@ const RULES: &[Rule] = &[
     ("Tags", Conditional, true, Json, Version::V1_0),
 ];
 
-/// Columns that the FinOps Foundation's validator asks for in 1.0 by the names of 1.0-preview, and those that 1.0 has for them.
+/// Columns that the FinOps Foundation's validator asks for in 1.0 by the names of 1.0-preview, and
+/// those that 1.0 has for them.
 const PREVIEW: [(&str, &str); 5] = [
     ("ChargeType", "ChargeCategory"),
     ("InvoiceIssuer", "InvoiceIssuerName"),
@@ -138,7 +141,7 @@ fn accounts() -> Vec<LoadedAccount> {
     apart().0
 }
 
-/// Those of workloads, and those of nodes.
+/// The accounts of workloads, and those of nodes.
 fn apart() -> (Vec<LoadedAccount>, Vec<LoadedAccount>) {
     spend_records::split_nodes(spend_records::load(&samples::records(), false).unwrap().0)
 }
@@ -161,7 +164,7 @@ fn written(version: Version) -> Vec<BTreeMap<String, String>> {
     of_csv(&csv(&rows(&accounts, &corrected), version).unwrap())
 }
 
-/// What a report of some namespaces has.
+/// The rows of a report of some namespaces.
 fn rows<'a>(accounts: &'a [LoadedAccount], corrected: &'a [LoadedCorrection]) -> Vec<FocusRow<'a>> {
     let mut rows = usage_rows(accounts, "cluster-uid", now());
     rows.extend(correction_rows(corrected, "cluster-uid"));
@@ -173,7 +176,8 @@ fn of_csv(bytes: &[u8]) -> Vec<BTreeMap<String, String>> {
     reader.deserialize().map(Result::unwrap).collect()
 }
 
-/// What a file of the whole cluster has, with overheads of 30 that one workload bears.
+/// The rows of a report of the whole cluster, with overheads of 30 that are charged to one
+/// workload.
 fn of_cluster(version: Version, dearer: &str) -> (Vec<BTreeMap<String, String>>, Money) {
     let (mut accounts, nodes) = apart();
     // what pods pay on one day, dearer than the node
@@ -229,7 +233,8 @@ fn every_field_keeps_the_rules_of_its_column() {
     for version in VERSIONS {
         let rows = written(version);
         assert_eq!(rows.len(), 12, "{rows:#?}");
-        // one for overheads, one for lost time; idle are an A100 for a day, and compute and power of H100s for five
+        // one for overheads, one for lost time; idle are an A100 for a day, and compute and power
+        // of H100s for five
         let all = of_cluster(version, "164.50").0;
         assert_eq!(all.len(), 12 + 1 + 1 + 1 + 2 * 5, "{all:#?}");
         for row in rows
@@ -386,7 +391,7 @@ fn rows_sum_to_the_ledger_with_its_corrections_and_periods_are_the_records_own_d
 }
 
 #[test]
-fn a_file_of_the_cluster_sums_to_its_bill_with_corrections_and_idle_is_nobodys() {
+fn a_file_of_the_cluster_sums_to_its_bill_with_corrections_and_idle_nodes() {
     for dearer in ["164.50", "2000"] {
         let (rows, bill) = of_cluster(Version::V1_2, dearer);
         let sum: Money = rows.iter().map(|row| decimal(&row["BilledCost"])).sum();

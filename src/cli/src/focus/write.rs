@@ -40,7 +40,8 @@ fn utc(at: Timestamp) -> String {
     format!("{at:.0}")
 }
 
-/// Parquet without compression: amounts are DECIMAL(38, 9), instants are TIMESTAMP in UTC, null is null.
+/// Parquet without compression: amounts are DECIMAL(38, 9), instants are TIMESTAMP in UTC, null is
+/// null.
 pub(crate) fn parquet(rows: &[FocusRow<'_>], version: Version) -> Result<Vec<u8>, Error> {
     let fields: Vec<String> = columns(version).map(field).collect();
     let schema = parse_message_type(&format!("message focus {{ {} }}", fields.join(" ")))?;

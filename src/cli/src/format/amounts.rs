@@ -9,7 +9,8 @@ pub(crate) fn digits(currency: &str) -> usize {
     currency::digits(currency).map_or(2, usize::from)
 }
 
-/// An amount of a cost: `unknown` where no price is known for any part of it, and with a `+` where none is known for some.
+/// An amount of a cost: `unknown` where no price is known for any part of it, and with a `+` where
+/// none is known for some.
 pub(crate) fn cost_amount(cost: &DailyCost, amount: Money, digits: usize) -> String {
     mark_unpriced(cost, amount.rounded(digits))
 }

@@ -46,8 +46,8 @@ impl Description {
         self.wrapped(&first, value, VALUE_COLUMN);
     }
 
-    /// Adds `value` after `first`, broken between words, with further lines indented. A word that is too long stays whole, so that it
-    /// can be copied.
+    /// Adds `value` after `first`, broken between words, with further lines indented. A word that
+    /// is too long stays whole, so that it can be copied.
     pub(crate) fn wrapped(&mut self, first: &str, value: &str, indent: usize) {
         let is_apart = first.is_empty() || first.ends_with(' ');
         let first = format!("{first}{}", if is_apart { "" } else { " " });

@@ -9,7 +9,8 @@ const GAP: u16 = 2;
 /// A name is not cut to fewer columns than this, nor than its title.
 const MIN_NAME: u16 = 8;
 
-/// A table whose first `names` columns are names. Names are cut so that lines fit into `width`; figures never are.
+/// A table whose first `names` columns are names. Names are cut so that lines fit into `width`;
+/// figures never are.
 pub(crate) fn table(
     titles: &[String],
     rows: &[Vec<String>],

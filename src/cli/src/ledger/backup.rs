@@ -15,7 +15,7 @@ const OLDEST_VERSION: u32 = 1;
 /// The first line.
 #[derive(Debug, Serialize, Deserialize)]
 struct Header {
-    /// Of the format.
+    /// Version of the format.
     version: u32,
     /// When the records were read.
     time: Timestamp,
@@ -50,7 +50,8 @@ pub(crate) enum FileError {
     },
 }
 
-/// What of a record is kept: what a server writes into `metadata` by itself means nothing in another cluster.
+/// The parts of a record that mean something in another cluster: not the metadata that a server
+/// writes itself.
 fn portable_record(record: &Value) -> Value {
     let meta = &record["metadata"];
     let mut metadata = json!({"name": meta["name"], "labels": meta["labels"]});
@@ -63,7 +64,7 @@ fn portable_record(record: &Value) -> Value {
     })
 }
 
-/// The backup of these records.
+/// Encodes a backup of these records.
 pub(crate) fn encode(records: &[Value], time: Timestamp) -> Result<Vec<u8>, FileError> {
     let failed = |error: serde_json::Error| FileError::Io {
         file: "the backup".into(),
@@ -109,7 +110,7 @@ pub(crate) fn write_file(file: Option<&Path>, bytes: &[u8]) -> Result<(), FileEr
         .map_err(|error| failed(&path.display().to_string(), error))
 }
 
-/// The records of a backup.
+/// The records of a backup file.
 pub(crate) fn read_file(path: &Path) -> Result<Vec<Value>, FileError> {
     let file = path.display().to_string();
     let bytes = std::fs::read(path).map_err(|error| FileError::Io {
@@ -119,7 +120,7 @@ pub(crate) fn read_file(path: &Path) -> Result<Vec<Value>, FileError> {
     decode(&file, &bytes)
 }
 
-/// Reads what [`encode`] wrote.
+/// Decodes what [`encode`] made.
 pub(crate) fn decode(file: &str, bytes: &[u8]) -> Result<Vec<Value>, FileError> {
     let wrong = |line: usize, why: String| FileError::Line {
         file: file.to_owned(),

@@ -27,13 +27,16 @@ use verify::Finding;
 /// The commands about the ledger.
 #[derive(Debug, Subcommand)]
 pub(crate) enum LedgerCommand {
-    /// Write all SpendRecords and SpendCorrections to a file: a header with their number and SHA-256, and a line of JSON each.
+    /// Write all SpendRecords and SpendCorrections to a file: a header with their number and
+    /// SHA-256, and a line of JSON each.
     #[command(after_help = "Example: kubectl bursar ledger backup -O ledger.jsonl")]
     Backup(BackupArgs),
-    /// Check the SpendRecords and SpendCorrections of the cluster, or of a backup. Exits with 1 if there is a fault.
+    /// Check the SpendRecords and SpendCorrections of the cluster, or of a backup. Exits with 1 if
+    /// there is a fault.
     #[command(after_help = "Example: kubectl bursar ledger verify ledger.jsonl")]
     Verify(VerifyArgs),
-    /// Create the records and corrections of a backup that the cluster lacks. Stop the controller first.
+    /// Create the records and corrections of a backup that the cluster lacks. Stop the controller
+    /// first.
     #[command(after_help = "Example: kubectl bursar ledger restore ledger.jsonl --dry-run")]
     Restore(RestoreArgs),
 }
@@ -80,7 +83,9 @@ pub(crate) enum Error {
         count: usize,
         faults: String,
     },
-    #[error("{record}: {why}; what stands before it is restored, and the command can be run again")]
+    #[error(
+        "{record}: {why}; the records before it are restored, and the command can be run again"
+    )]
     Write { record: String, why: String },
 }
 
@@ -115,7 +120,7 @@ fn count_summary(all: &[Value]) -> String {
     }
 }
 
-/// Does what is asked. A client is made only for what needs the cluster.
+/// Runs a command about the ledger. A client is made only for what needs the cluster.
 pub(crate) async fn run<F>(
     client: impl FnOnce() -> F,
     command: &LedgerCommand,

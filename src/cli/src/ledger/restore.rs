@@ -1,7 +1,9 @@
-//! Restores records from a backup. A record that exists is the ledger, and a backup is only its past: what the record has settled since
-//! must not be lost, and what the backup has open must not be charged anew. What is folded is compared account by account, whatever the
-//! records that hold it: an account that the cluster has otherwise, or not at all, is restored as a record of its workload's own, which
-//! counts instead of a section, and which the controller folds anew.
+//! Restores records from a backup. A record that exists is the ledger, and a backup is only its
+//! past: what the record has settled since must not be lost, and what the backup has open must not
+//! be charged again. Consolidated records are compared account by account, whatever the records
+//! that hold it: an account that the cluster has otherwise, or not at all, is restored as a record
+//! of its workload's own, which counts instead of a section, and which the controller consolidates
+//! again.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,7 +19,7 @@ use crate::client::api_error;
 use crate::spend_corrections;
 use crate::spend_records::{self, authoritative, object_name};
 
-/// What is done with one record of a backup.
+/// The action for one record of a backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Action {
     /// The cluster lacks it.
@@ -32,7 +34,7 @@ enum Action {
     Keep(String),
 }
 
-/// Restores, and says what became of each record.
+/// Restores a backup; returns a message for each record.
 pub(super) async fn run(
     client: &Client,
     backup: &[Value],
@@ -88,7 +90,8 @@ pub(super) async fn run(
     Ok(messages)
 }
 
-/// Makes the corrections that the cluster lacks, and says what became of each. Their specs cannot change, so one that exists stays.
+/// Creates the corrections that the cluster lacks; returns a message for each. Their specs cannot
+/// change, so one that exists stays.
 async fn restore_corrections(
     client: &Client,
     backup: &[Value],
@@ -138,7 +141,8 @@ async fn restore_corrections(
     Ok(messages)
 }
 
-/// Each account of these records by the name of its own record, as that stands or as it was folded; and the folded records too.
+/// Each account of these records by the name of its own record, as that is or as it was
+/// consolidated; and the consolidated records too.
 fn accounts_by_name(records: &[Value]) -> Result<BTreeMap<String, Value>, Error> {
     let mut all = Vec::new();
     for record in records {
@@ -155,7 +159,8 @@ fn accounts_by_name(records: &[Value]) -> Result<BTreeMap<String, Value>, Error>
     Ok(authoritative(all.into_iter().map(by_name)))
 }
 
-/// The records that a folded one was made of; none, if it is not folded, or cannot be read.
+/// The records that a consolidated one was made of; none if it is not consolidated, or cannot be
+/// read.
 fn sections(record: &Value) -> Result<Vec<(RecordPrecedence, Value)>, Error> {
     let folded = serde_json::from_value::<SpendRecord>(record.clone()).ok();
     let Some(folded) = folded.filter(SpendRecord::is_consolidated) else {
@@ -175,7 +180,8 @@ fn sections(record: &Value) -> Result<Vec<(RecordPrecedence, Value)>, Error> {
     })
 }
 
-/// The backup with those of its folded records expand_consolidated of which the cluster has a part, or has it otherwise.
+/// The backup, with each consolidated record expanded that the cluster has in part, or with other
+/// values.
 fn expand_consolidated(
     backup: &[Value],
     there: &BTreeMap<String, Value>,
@@ -205,7 +211,7 @@ fn expand_consolidated(
     Ok(all)
 }
 
-/// What is done with each record, where the cluster has these accounts `there`.
+/// The action for each record, where the cluster has these accounts `there`.
 fn plan(
     backup: &[Value],
     live: &[Value],
@@ -243,8 +249,8 @@ fn is_empty(status: &Value) -> bool {
             .all(|list| status[*list].as_array().is_none_or(Vec::is_empty))
 }
 
-/// Why a record must not be replaced; `None` if no pod's charge can be lost or doubled by it. Reads the bare JSON, since a record is
-/// replaced when it cannot be read any more.
+/// Why a record must not be replaced; `None` if no pod's charge can be lost or doubled by it. Reads
+/// the bare JSON, since a record is replaced when it cannot be read any more.
 fn unsafe_to_replace(there: &Value, backup: &Value) -> Option<String> {
     let open = |status: &Value| -> BTreeSet<String> {
         let charges = status["open"].as_array().into_iter().flatten();
@@ -276,7 +282,7 @@ fn unsafe_to_replace(there: &Value, backup: &Value) -> Option<String> {
     }
 }
 
-/// The ledger as it will be.
+/// The ledger after these actions.
 fn ledger_after(backup: &[Value], live: &[Value], steps: &[Action]) -> Vec<Value> {
     let written = |step: &Action| matches!(step, Action::Create | Action::Fill | Action::Replace);
     let restored: Vec<&Value> = backup
@@ -401,10 +407,10 @@ mod tests {
         run(&client, &all, &args("")).await.unwrap();
         let mut later = all.clone();
         later[samples::records().len()]["spec"]["amount"] = "-41.00".into();
-        let said = run(&client, &later, &args("replace")).await.unwrap();
+        let messages = run(&client, &later, &args("replace")).await.unwrap();
         let left = "credit: left as it is: it differs from the backup's, and a SpendCorrection cannot change";
         assert_eq!(
-            said,
+            messages,
             [
                 "6 of 6 records are there already, and the same",
                 left,
@@ -455,9 +461,9 @@ mod tests {
                 assert!(kept[0].contains("see --replace"), "{kept:?}");
                 assert_eq!(stored(&client).await, before);
             }
-            let said = run(&client, &records, &args("replace")).await.unwrap();
-            assert!(said[0].contains(outcome), "{outcome}: {said:?}");
-            let restored = !said[0].contains("left as it is");
+            let messages = run(&client, &records, &args("replace")).await.unwrap();
+            assert!(messages[0].contains(outcome), "{outcome}: {messages:?}");
+            let restored = !messages[0].contains("left as it is");
             assert_eq!(
                 stored(&client).await,
                 if restored { records.clone() } else { before }
@@ -470,7 +476,7 @@ mod tests {
         let client = Server::new(&[]).client();
         let (own, folded) = (
             as_written(&samples::closed()),
-            as_written(&samples::folded()),
+            as_written(&samples::consolidated()),
         );
         run(&client, &folded, &args("")).await.unwrap();
         assert_eq!(stored(&client).await, folded);
@@ -478,8 +484,8 @@ mod tests {
         let mut with_days = own.clone();
         with_days.retain(|record| record["status"]["days"].is_array());
         assert_eq!(with_days.len(), own.len() - 1);
-        let said = run(&client, &with_days, &args("replace")).await.unwrap();
-        assert_eq!(said, ["5 of 5 records are there already, and the same"]);
+        let messages = run(&client, &with_days, &args("replace")).await.unwrap();
+        assert_eq!(messages, ["5 of 5 records are there already, and the same"]);
         let mut more = own[1].clone();
         more["status"]["days"][0]["compute"] = "1.5625".into();
         more["status"]["settled"] = "1.5725".into();
@@ -499,12 +505,12 @@ mod tests {
         let client = Server::new(&[]).client();
         let (own, folded) = (
             as_written(&samples::closed()),
-            as_written(&samples::folded()),
+            as_written(&samples::consolidated()),
         );
         run(&client, &own[..1], &args("")).await.unwrap();
-        let said = run(&client, &folded, &args("")).await.unwrap();
+        let messages = run(&client, &folded, &args("")).await.unwrap();
         assert_eq!(
-            said,
+            messages,
             [
                 "ml.infd.embed.2026-11: made",
                 "nodes.7.2026-11: made",

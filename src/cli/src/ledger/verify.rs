@@ -1,4 +1,4 @@
-//! What must hold in SpendRecords, and between them, and in SpendCorrections.
+//! Checks of SpendRecords, alone and against each other, and of SpendCorrections.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::spend_corrections::{self, LoadedCorrection};
 use crate::spend_records::{LoadedAccount, authoritative_accounts, object_name};
 
-/// What does not hold, and where.
+/// A fault of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Finding {
     record: String,
@@ -26,7 +26,7 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Checks records by themselves, and then against each other.
+/// Checks each record alone, and then records against each other.
 pub(crate) fn check(records: &[Value]) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut accounts = Vec::new();
@@ -74,7 +74,7 @@ pub(crate) fn check(records: &[Value]) -> Vec<Finding> {
     findings
 }
 
-/// What does not hold in the lines of one account.
+/// Checks the days of one account.
 fn check_days(loaded: &LoadedAccount) -> Vec<String> {
     let status = loaded.record.status.clone().unwrap_or_default();
     let kinds = status.hardware.len();
@@ -91,7 +91,7 @@ fn check_days(loaded: &LoadedAccount) -> Vec<String> {
     faults
 }
 
-/// What does not hold in one record, whose accounts sum to so much.
+/// Checks one record, whose accounts sum to `sum`.
 fn check_record(record: &SpendRecord, sum: Money) -> Vec<String> {
     let mut faults = Vec::new();
     let expected = record
@@ -136,7 +136,7 @@ fn check_record(record: &SpendRecord, sum: Money) -> Vec<String> {
     ];
     if record.is_consolidated() && lists.contains(&false) {
         faults.push(
-            "it is folded, and has open charges, settled pods or days beside its sections".into(),
+            "it is consolidated, and has open charges, settled pods or days in addition to its sections".into(),
         );
     }
     if !record.is_consolidated() && !status.folded.is_empty() {
@@ -161,8 +161,8 @@ fn check_record(record: &SpendRecord, sum: Money) -> Vec<String> {
     faults
 }
 
-/// Accounts that are folded twice. A section beside its workload's own record is no fault: a month is being folded, or something came
-/// late.
+/// Finds accounts that are consolidated twice. A section in addition to its workload's own record
+/// is no fault: the month is being consolidated, or a charge came late.
 fn check_duplicates(accounts: &[(&str, LoadedAccount)]) -> Vec<Finding> {
     let mut seen: BTreeMap<&str, &str> = BTreeMap::new();
     let mut findings = Vec::new();
@@ -181,7 +181,7 @@ fn check_duplicates(accounts: &[(&str, LoadedAccount)]) -> Vec<Finding> {
     findings
 }
 
-/// What does not hold between records: one pod is one workload's.
+/// Checks that each pod is charged to one workload only.
 fn check_pods(accounts: &[LoadedAccount]) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut owners: BTreeMap<&str, WorkloadRef> = BTreeMap::new();
@@ -216,11 +216,11 @@ mod tests {
     #[test]
     fn records_as_bursar_writes_them_hold() {
         assert_eq!(check(&samples::records()), []);
-        assert_eq!(check(&samples::folded()), []);
-        let mut folding = [samples::folded(), samples::closed()].concat();
+        assert_eq!(check(&samples::consolidated()), []);
+        let mut folding = [samples::consolidated(), samples::closed()].concat();
         folding.sort_by(|one, other| object_name(one).cmp(object_name(other)));
         folding.dedup();
-        assert_eq!(check(&folding), [], "a month that is being folded");
+        assert_eq!(check(&folding), [], "a month that is being consolidated");
     }
 
     /// Fails unless a finding says this.
@@ -254,7 +254,7 @@ mod tests {
             ),
             (
                 |records| records[0]["status"]["settling"] = json!(["u1"]),
-                "it is folded, and has open charges",
+                "it is consolidated, and has open charges",
             ),
             (
                 |records| {
@@ -264,7 +264,7 @@ mod tests {
             ),
         ];
         for (damage, named) in faults {
-            let mut records = samples::folded();
+            let mut records = samples::consolidated();
             damage(&mut records);
             assert_names(&records, named);
         }

@@ -16,12 +16,14 @@ pub(crate) struct ReportArgs {
     /// Month, such as 2026-11, in the records' time zone [default: this month].
     #[arg(long)]
     pub(super) month: Option<Month>,
-    /// What rows are grouped by: namespace, workload, gpu, capacity, region, day, owner. FOCUS has rows of its own.
+    /// Columns to group rows by: namespace, workload, gpu, capacity, region, day, owner. FOCUS has
+    /// rows of its own.
     #[arg(long, value_delimiter = ',', default_value = "namespace,workload")]
     pub(super) by: Vec<Dimension>,
     #[command(flatten)]
     pub(super) scope: Scope,
-    /// Show requests, tokens and their cost in the table, in place of the components of the cost. CSV and JSON always have them.
+    /// Show requests, tokens and their cost in the table, in place of the components of the cost.
+    /// CSV and JSON always have them.
     #[arg(long)]
     pub(super) units: bool,
     /// Format of the report.
@@ -30,7 +32,8 @@ pub(crate) struct ReportArgs {
     /// Version of FOCUS.
     #[arg(long, value_enum, default_value_t)]
     pub(super) focus_version: focus::Version,
-    /// FOCUS's BillingAccountId [default: the UID of namespace kube-system, which identifies the cluster].
+    /// FOCUS's BillingAccountId [default: the UID of namespace kube-system, which identifies the
+    /// cluster].
     #[arg(long)]
     pub(super) billing_account: Option<String>,
     #[command(flatten)]
@@ -38,7 +41,8 @@ pub(crate) struct ReportArgs {
     /// Read a backup of the ledger instead of the cluster.
     #[arg(long, value_name = "BACKUP")]
     pub(super) from: Option<PathBuf>,
-    /// Add the PriceLists' monthly overheads as labour, shared over all namespaces. The current month has the elapsed part of them.
+    /// Add the PriceLists' monthly overheads as labour, shared over all namespaces. The current
+    /// month has the elapsed part of them.
     #[arg(long, conflicts_with = "from")]
     pub(super) overheads: bool,
     /// Leave out records that cannot be read, with a warning.

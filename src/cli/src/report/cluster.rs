@@ -1,4 +1,4 @@
-//! The bill of the whole cluster, which stands beside a report of all namespaces.
+//! The bill of the whole cluster, which a report of all namespaces includes.
 
 use bursar_core::cluster_bill::ClusterBill;
 use bursar_core::cost_report::{CostOwner, Dimension, Report, ReportEntry, ReportRow, report};
@@ -13,13 +13,13 @@ use crate::format::table::table;
 /// The bill, and what of it is known.
 pub(crate) struct ClusterSummary {
     pub(crate) bill: ClusterBill,
-    /// Whether overheads were asked for.
+    /// True if the report includes overheads.
     pub(crate) overheads: bool,
 }
 
 impl ClusterSummary {
-    /// What was idle, grouped as a report is; `None` where rows are told apart by what idle nodes have not, such as a namespace, or
-    /// where no node has an account.
+    /// Idle nodes, grouped as a report is; `None` where rows are grouped by what idle nodes do not
+    /// have, such as a namespace, or where no node has an account.
     pub(super) fn idle(&self, by: &[Dimension]) -> Option<Report> {
         if !self.bill.has_nodes() || !by.iter().all(|by| by.applies_to_nodes()) {
             return None;
@@ -38,7 +38,7 @@ impl ClusterSummary {
         Some(report(entries, by))
     }
 
-    /// Adds rows of what nobody held at all.
+    /// Adds rows for hardware that was idle only.
     pub(super) fn add_idle_rows(&self, report: &mut Report) {
         let idle = self.idle(&report.by).map(|idle| idle.rows);
         for ReportRow { key, .. } in idle.unwrap_or_default() {
@@ -53,7 +53,7 @@ impl ClusterSummary {
         }
     }
 
-    /// The identity, for people; with corrections, if any count.
+    /// The bill as a table; with corrections, if any count.
     pub(super) fn text(&self, digits: usize, has_corrections: bool) -> String {
         let bill = &self.bill;
         let idle = bill.idle_sum();
@@ -90,7 +90,7 @@ impl ClusterSummary {
         table(&titles, &rows, 1, None)
     }
 
-    /// The same in JSON.
+    /// The bill in JSON.
     pub(super) fn json(&self) -> Json {
         let bill = &self.bill;
         let idle = bill.idle_sum();
@@ -126,7 +126,7 @@ impl ClusterSummary {
     }
 }
 
-/// What nodes of a row cost while nobody held them, for people.
+/// The cost of a row's idle nodes, rounded.
 pub(super) fn idle_cell(idle: &Report, row: &ReportRow, digits: usize) -> String {
     let found = idle.rows.iter().find(|idle| idle.key == row.key);
     let line = found.map_or_else(DailyCost::default, |idle| idle.line);
@@ -151,7 +151,7 @@ pub(super) struct Json {
     hardware: Vec<IdleHardware>,
 }
 
-/// What was idle of one kind of hardware.
+/// Idle nodes of one kind of hardware.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct IdleHardware {

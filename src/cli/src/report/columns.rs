@@ -1,4 +1,4 @@
-//! The figures of a line, by the names that they have in CSV and JSON.
+//! The values of a cost, by their names in CSV and JSON.
 
 use bursar_core::ledger::DailyCost;
 use bursar_core::money::Money;
@@ -8,14 +8,14 @@ use serde::{Serialize, Serializer};
 use super::revenue::RowEarnings;
 use crate::format::amounts::nano_hours;
 
-/// A figure: exact, but for GPU-hours, which are rounded to nine decimals.
+/// A value: exact, except GPU-hours, which are rounded to nine decimals.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ColumnValue {
     /// A decimal number, written as a string so that no reader makes a float of it.
     Decimal(String),
     /// A count.
     Count(u64),
-    /// There is none: empty in CSV, null in JSON.
+    /// No value: empty in CSV, null in JSON.
     None,
 }
 
@@ -44,7 +44,7 @@ pub(super) fn exact_hours(seconds: i64) -> String {
     Money::from_nanos(nano_hours(seconds)).rounded(9)
 }
 
-/// All figures of a line. Units are in the names; amounts are in the report's currency.
+/// All values of a cost. Units are in the names; amounts are in the report's currency.
 pub(super) fn line_columns(line: &DailyCost) -> [(&'static str, ColumnValue); 22] {
     let amount = |amount: Money| ColumnValue::Decimal(amount.rounded(9));
     let hours = |seconds| ColumnValue::Decimal(exact_hours(seconds));
@@ -88,7 +88,7 @@ pub(super) fn line_columns(line: &DailyCost) -> [(&'static str, ColumnValue); 22
     ]
 }
 
-/// What one unit of what was served cost; none where that is not known at all.
+/// The cost of a request and of tokens; none while no price is known for any part of the cost.
 pub(super) fn unit_costs(line: &DailyCost) -> UnitCosts {
     if line.gpu_seconds != 0 && line.unpriced_gpu_seconds == line.gpu_seconds {
         return UnitCosts::default();
@@ -96,7 +96,7 @@ pub(super) fn unit_costs(line: &DailyCost) -> UnitCosts {
     unit_economics::unit_costs(line.cost.total(), &line.usage)
 }
 
-/// What corrections add to a line, and what is to be paid with them.
+/// The corrections of a row, and its cost with them.
 pub(super) fn net(line: &DailyCost, corrections: Money) -> [(&'static str, ColumnValue); 2] {
     let amount = |amount: Money| ColumnValue::Decimal(amount.rounded(9));
     [
@@ -105,7 +105,7 @@ pub(super) fn net(line: &DailyCost, corrections: Money) -> [(&'static str, Colum
     ]
 }
 
-/// What a row earned.
+/// Revenue and margin of a row.
 pub(super) fn earnings(earned: Option<RowEarnings>) -> [(&'static str, ColumnValue); 2] {
     let amount = |amount: Option<Money>| {
         amount.map_or(ColumnValue::None, |amount| {

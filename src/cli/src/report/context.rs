@@ -1,4 +1,4 @@
-//! What the formats of a report have in common.
+//! The context of a report that its formats share.
 
 use bursar_core::calendar::Month;
 use jiff::Timestamp;
@@ -6,14 +6,14 @@ use jiff::Timestamp;
 use super::cluster::ClusterSummary;
 use super::revenue::RowEarnings;
 
-/// A month of some namespaces.
+/// The month, currency and time of a report, and what its rows have in addition to costs.
 pub(super) struct ReportContext<'a> {
     pub(super) month: Month,
     pub(super) currency: &'a str,
     pub(super) now: Timestamp,
-    /// Whether any correction counts.
+    /// True if any correction counts.
     pub(super) has_corrections: bool,
-    /// What each row earned.
+    /// Revenue and margin of each row.
     pub(super) earned: Vec<Option<RowEarnings>>,
     pub(super) cluster: Option<&'a ClusterSummary>,
 }

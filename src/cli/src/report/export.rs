@@ -1,4 +1,4 @@
-//! The report for programs: CSV and JSON, with all digits.
+//! The report as CSV and JSON, with all digits.
 
 use bursar_core::calendar::Month;
 use bursar_core::cost_report::{Dimension, Report};
@@ -14,7 +14,7 @@ use super::context::ReportContext;
 use super::error::Error;
 use super::revenue::{self, RowEarnings};
 
-/// A header and a line for each row; `month` and `currency` stand in each.
+/// A header and a line for each row; each has the month and the currency.
 pub(super) fn csv(report: &Report, context: &ReportContext) -> Result<Vec<u8>, Error> {
     let mut writer = ::csv::Writer::from_writer(Vec::new());
     let failed = |error: ::csv::Error| Error::Write {
@@ -48,7 +48,7 @@ pub(super) fn csv(report: &Report, context: &ReportContext) -> Result<Vec<u8>, E
     })
 }
 
-/// A line in JSON: what tells it apart, and its figures.
+/// A row in JSON: its key, and its values.
 struct JsonRow<'a> {
     by: &'a [Dimension],
     key: &'a [Option<String>],
@@ -76,12 +76,12 @@ impl Serialize for JsonRow<'_> {
 #[serde(rename_all = "camelCase")]
 struct JsonReport<'a> {
     month: Month,
-    /// None where there is no record.
+    /// The currency; `None` where there is no record.
     currency: Option<&'a str>,
     as_of: Timestamp,
     rows: Vec<JsonRow<'a>>,
     total: JsonRow<'a>,
-    /// Only with all namespaces.
+    /// The bill of the cluster; only with all namespaces.
     #[serde(skip_serializing_if = "Option::is_none")]
     cluster: Option<cluster::Json>,
 }

@@ -1,4 +1,4 @@
-//! What a report is made of, read from a cluster or from a backup.
+//! The input of a report, read from a cluster or from a backup.
 
 use std::path::Path;
 
@@ -24,48 +24,49 @@ use crate::ledger::backup;
 use crate::spend_corrections::{self, LoadedCorrection};
 use crate::spend_records::{self, LoadedAccount};
 
-/// What a report is made of.
+/// The input of a report.
 pub(super) struct ReportInput {
-    /// That of the accounts, or of the first correction; empty where nothing is on record.
+    /// Currency of the accounts, or of the first correction; empty where nothing is on record.
     pub(super) currency: String,
     /// The accounting time zone, which is the same for all; UTC where nothing is on record.
     pub(super) zone: TimeZone,
-    /// Of workloads.
+    /// Accounts of workloads.
     pub(super) accounts: Vec<LoadedAccount>,
-    /// Of nodes.
+    /// Accounts of nodes.
     pub(super) nodes: Vec<LoadedAccount>,
     pub(super) overheads: Vec<OverheadShare>,
-    /// Those that count.
+    /// Corrections that count.
     pub(super) corrections: Vec<LoadedCorrection>,
     pub(super) paid: RevenueTermsByOwner,
-    /// Only with all namespaces.
+    /// The bill of the cluster; only with all namespaces.
     pub(super) cluster: Option<ClusterSummary>,
 }
 
 impl ReportInput {
-    /// True if nothing that is asked for is on record.
+    /// True if nothing is on record for the report.
     pub(super) fn is_empty(&self) -> bool {
         let nodes = self.cluster.is_none() || self.nodes.is_empty();
         self.accounts.is_empty() && self.corrections.is_empty() && nodes
     }
 }
 
-/// Whose, on which day, and what.
+/// A workload's share of overheads on one day.
 pub(super) type OverheadShare = (CostOwner, Date, DailyCost);
 
-/// Objects as they stand.
+/// Objects as the API server or a backup has them.
 #[derive(Clone, Default)]
 pub(super) struct LedgerObjects {
-    /// The namespace that is asked for; `None` for all.
+    /// The namespace of the report; `None` for all.
     pub(super) namespace: Option<String>,
-    /// Where a namespace has corrections alone, others' records, which say in which currency and time zone these count.
+    /// SpendRecords. Where a namespace has only corrections, those of other namespaces, for their
+    /// currency and time zone.
     pub(super) records: Vec<Value>,
     pub(super) corrections: Vec<Value>,
     pub(super) lists: Vec<PriceList>,
     pub(super) paid: RevenueTermsByOwner,
 }
 
-/// Reads what is asked for. A client is made only where the cluster is needed.
+/// Loads the objects of a report. A client is made only where the cluster is needed.
 pub(super) async fn load<F>(
     client: impl Fn() -> F,
     args: &ReportArgs,
@@ -81,7 +82,7 @@ where
 }
 
 impl LedgerObjects {
-    /// What these objects say at `now`. The second list names what is left out.
+    /// Parses these objects, as of `now`. The second list names those that are left out.
     ///
     /// # Errors
     /// A record that cannot be read, or one in another currency than the others.
@@ -115,7 +116,7 @@ impl LedgerObjects {
         let cluster = namespace.is_none().then(|| {
             let mut bill = spend_records::cluster_bill(all(), now);
             if first.is_some() {
-                // it is owed whoever bears it
+                // it is due, to whichever workload it is charged
                 bill.overhead = cost_report::overhead_due(&monthly, month, now, &zone);
             }
             bill.corrections = spend_corrections::sum(&corrections);
@@ -209,7 +210,7 @@ async fn from_cluster(
     Ok((objects, month))
 }
 
-/// What services earn, where rows are theirs.
+/// The revenue terms of services, where the report has a row for each.
 async fn paid(client: &Client, args: &ReportArgs, namespace: Option<&str>) -> RevenueTermsByOwner {
     if !revenue::is_by_workload(&args.by) || args.output.is_focus() {
         return RevenueTermsByOwner::new();
@@ -240,7 +241,7 @@ fn filter_records(records: &[Value], month: Month, namespace: Option<&str>) -> V
     records.iter().filter(wanted).cloned().collect()
 }
 
-/// What these overheads cost each workload.
+/// Each workload's share of these overheads.
 fn overheads(
     accounts: &[LoadedAccount],
     monthly: &[&Overhead],

@@ -41,7 +41,7 @@ use revenue::row_earnings;
 pub(crate) use args::ReportArgs;
 pub(crate) use error::Error;
 
-/// Writes what is asked for. A client is made only for what needs the cluster.
+/// Writes a report. A client is made only for what needs the cluster.
 pub(crate) async fn run<F>(client: impl Fn() -> F, args: &ReportArgs) -> Result<(), Error>
 where
     F: Future<Output = Result<Client, ClientError>>,

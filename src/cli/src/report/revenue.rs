@@ -1,4 +1,4 @@
-//! What services earned in a month by their terms, and what that leaves when their cost is paid.
+//! Revenue of services in a month by their terms, and margins.
 
 use std::collections::BTreeMap;
 
@@ -14,25 +14,25 @@ use kube::{Api, Client, ResourceExt};
 
 use crate::client::api_error;
 
-/// What services are paid: those that say so.
+/// Revenue terms of the services that have some.
 pub(super) type RevenueTermsByOwner = BTreeMap<CostOwner, RevenueTerms>;
 
-/// What a row earned, and what is left of that.
+/// A row's revenue and margin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RowEarnings {
-    /// By use, and by the part of the month that is over.
+    /// Revenue by use, and by the elapsed part of the month.
     pub(super) revenue: Money,
     /// `revenue` less the row's cost; `None` while a part of that is not known.
     pub(super) margin: Option<Money>,
 }
 
-/// Whether a report has a row for each workload: terms by the month are the whole workload's.
+/// True for a report that has a row for each workload: monthly terms are of a whole workload.
 pub(super) fn is_by_workload(by: &[Dimension]) -> bool {
     let of_workload = |each: &Dimension| matches!(each, Dimension::Namespace | Dimension::Workload);
     by.contains(&Dimension::Workload) && by.iter().all(of_workload)
 }
 
-/// The terms of the services that the cluster has now.
+/// The revenue terms of the cluster's services.
 pub(super) async fn list_terms(
     client: &Client,
     namespace: Option<&str>,
@@ -56,7 +56,7 @@ pub(super) async fn list_terms(
     paid.map_err(|error| error.to_string())
 }
 
-/// What each row of a report earned in the part of `month` that is over, in the order of its rows.
+/// Revenue and margin of each row, in the elapsed part of `month`.
 pub(super) fn row_earnings(
     report: &Report,
     paid: &RevenueTermsByOwner,
@@ -84,7 +84,7 @@ pub(super) fn row_earnings(
     report.rows.iter().map(of).collect()
 }
 
-/// The sum of the rows that have one; `None` if none has.
+/// The sum of the rows that have revenue; `None` if none has.
 pub(super) fn sum(rows: &[Option<RowEarnings>]) -> Option<RowEarnings> {
     let rows = || rows.iter().flatten();
     rows().next()?;

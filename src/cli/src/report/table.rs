@@ -1,4 +1,4 @@
-//! The report for people: a table, and notes below it.
+//! The report as a table, with notes below it.
 
 use bursar_core::cost_report::Report;
 use bursar_core::ledger::DailyCost;
@@ -11,7 +11,7 @@ use super::revenue::{self, RowEarnings};
 use crate::format::amounts::{accuracy_notes, cost_amount, digits, hours, waste_percent};
 use crate::format::table::table;
 
-/// The table of a report; with `units` what was served in place of the parts of the cost.
+/// The table of a report; with `units`, requests and tokens in place of the components of the cost.
 pub(super) fn text(report: &Report, context: &ReportContext, units: bool) -> String {
     let digits = digits(context.currency);
     let parts = parts(report);
@@ -103,7 +103,7 @@ pub(super) fn text(report: &Report, context: &ReportContext, units: bool) -> Str
     text
 }
 
-/// What stands over the columns of `--units`.
+/// Titles of the columns of `--units`.
 const UNIT_TITLES: [&str; 7] = [
     "TOTAL",
     "REQUESTS",
@@ -113,7 +113,7 @@ const UNIT_TITLES: [&str; 7] = [
     "PER-1M-IN",
     "PER-1M-OUT",
 ];
-/// Decimals of what one request or a million tokens cost.
+/// Decimals of the cost of one request or a million tokens.
 const UNIT_DECIMALS: usize = 6;
 
 fn unit_cells(line: &DailyCost, total: String) -> Vec<String> {
@@ -137,7 +137,8 @@ fn unit_cells(line: &DailyCost, total: String) -> Vec<String> {
 
 type Part = fn(&Cost) -> Money;
 
-/// The parts of the cost that something has; none if they are one alone, which the total is then.
+/// The components of the cost that any row has; none if there is only one, since the total is the
+/// same then.
 fn parts(report: &Report) -> Vec<(&'static str, Part)> {
     let parts: [(&str, Part); 4] = [
         ("COMPUTE", |cost| cost.compute),

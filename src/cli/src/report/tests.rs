@@ -55,7 +55,8 @@ fn of(objects: &[Value], now: &str, paid: &RevenueTermsByOwner, words: &str) -> 
 
 const NOW: &str = "2026-11-24T04:00:00Z";
 
-/// The report of this source, and what it leaves out. Without -A it has all namespaces too, and no bill.
+/// The report of this source, and what it leaves out. Without -A it has all namespaces too, and no
+/// bill.
 fn rendered(source: LedgerObjects, now: &str, words: &str) -> (String, Vec<String>) {
     let (args, now) = (asked(words), now.parse().unwrap());
     let month = args.month.unwrap();
@@ -100,7 +101,7 @@ unattributed: time on lost nodes cost 0.12 USD more
 }
 
 #[test]
-fn what_a_service_earned_stands_beside_its_cost_and_others_earn_nothing_that_is_known() {
+fn revenue_is_shown_for_services_with_terms_only() {
     let at = "2026-11-24T04:00:00Z";
     assert_eq!(
         printed_at(at, &paid(), "--month 2026-11"),
@@ -193,7 +194,7 @@ unattributed: time on lost nodes cost 0.12 USD more
 
 #[test]
 fn a_folded_month_is_reported_as_before_byte_for_byte() {
-    let (own, folded) = (samples::closed(), samples::folded());
+    let (own, folded) = (samples::closed(), samples::consolidated());
     for words in [
         "",
         "--by namespace",
@@ -322,7 +323,7 @@ fn the_docs_show_the_bill_and_idle_nodes_as_they_are() {
 }
 
 #[test]
-fn idle_nodes_stand_beside_what_pods_cost_by_what_a_node_has() {
+fn idle_nodes_are_a_column_when_grouped_by_hardware_or_day() {
     let text = printed("--month 2026-11 --by gpu -A");
     let mut lines = text.lines();
     let column = |line: &str| line.split_whitespace().last().unwrap().to_owned();
@@ -330,11 +331,11 @@ fn idle_nodes_stand_beside_what_pods_cost_by_what_a_node_has() {
     let idle: Vec<String> = lines.take(5).map(column).collect();
     assert_eq!(idle, ["unknown", "0.44", "5367.15", "0.00", "5367.60+"]);
     let by_day = printed("--month 2026-11 --by day -A");
-    let held_by_nobody = by_day
+    let idle = by_day
         .lines()
         .find(|line| line.starts_with("2026-11-21"))
         .unwrap();
-    assert_eq!(column(held_by_nobody), "1344.00");
+    assert_eq!(column(idle), "1344.00");
     // a namespace has none, and one namespace's report knows nothing of the cluster
     assert!(!printed("--month 2026-11 --by namespace,gpu -A").contains("IDLE-NODES"));
     assert!(!printed("--month 2026-11 --by gpu").contains("IDLE-NODES"));
@@ -365,7 +366,7 @@ fn the_bill_of_the_cluster_is_exact_in_json_and_what_is_not_known_is_null() {
     assert_eq!(bill(&printed("--month 2026-11 -o json")), Value::Null);
 }
 
-/// The same report with the corrections of the sample.
+/// A report with the corrections of the sample.
 fn with_corrections(words: &str) -> String {
     let source = LedgerObjects {
         records: samples::records(),
@@ -382,7 +383,7 @@ fn with_corrections(words: &str) -> String {
 }
 
 #[test]
-fn corrections_stand_beside_what_the_ledger_says_and_a_net_is_both() {
+fn net_is_the_cost_with_corrections() {
     let docs = include_str!("../../../../docs/reports.md");
     let text = with_corrections("--month 2026-11 -A");
     let (text, _) = text.split_once("\n2026-11 in USD").unwrap();

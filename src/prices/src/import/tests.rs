@@ -87,7 +87,7 @@ fn wrong_columns_are_refused_with_those_that_would_be_right() {
         ),
         ("kind,name\ngpu,H100\n", "write kind,name,price"),
         ("kind,name,price,colour\n", "no column \"colour\""),
-        ("kind,name,price,price\n", "\"price\" stands twice"),
+        ("kind,name,price,price\n", "\"price\" is there twice"),
         (
             "InstanceID,MarketPriceHourly\n",
             "or OpenCost's EndTimestamp",
@@ -167,7 +167,7 @@ fn one_bad_line_among_ten_thousand_is_found_and_nothing_is_taken() {
 }
 
 #[test]
-fn twenty_bad_lines_are_told_and_the_rest_counted() {
+fn twenty_bad_lines_are_named_and_the_rest_counted() {
     let text = format!("kind,name,price\n{}", "gpu,H100,x\n".repeat(25));
     let found = problems(&text);
     assert_eq!((found.len(), found[20].as_str()), (21, "and 5 more lines"));

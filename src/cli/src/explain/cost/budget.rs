@@ -1,4 +1,4 @@
-//! What a budget's spent is made of: the workloads and other pods of the namespace, and corrections.
+//! The sum of a budget's spend: the workloads and other pods of the namespace, and corrections.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,8 @@ use crate::format::description::Description;
 use crate::spend_corrections;
 use crate::spend_records::LoadedAccount;
 
-/// The workloads and other pods of the namespace, largest first, and then its corrections.
+/// Describes the workloads and other pods of the namespace, largest first, and then its
+/// corrections.
 pub(super) fn describe(
     page: &mut Description,
     costs: &NamespaceCosts,

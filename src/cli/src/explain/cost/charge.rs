@@ -1,4 +1,4 @@
-//! A pod that holds a node: since when, in which stage, at which rate, and what says so.
+//! A pod that holds GPUs: since when, in which stage, at which rate, and by which price rows.
 
 use bursar_api::prices::EffectivePrices;
 use bursar_core::cost_report::capacity_type_name;
@@ -12,7 +12,7 @@ use crate::format::description::Description;
 /// Rates before the present one that are named.
 const RATES: usize = 3;
 
-/// All open charges. What prices several pods alike is said once.
+/// Describes all open charges. Price rows that several pods share are listed once.
 pub(super) fn describe(
     page: &mut Description,
     charges: &[&Charge],
@@ -60,7 +60,7 @@ fn is_priced_alike(one: &Charge, other: &Charge) -> bool {
     attributes(one) == attributes(other) && quote(one) == quote(other)
 }
 
-/// What the pod holds, and of which machine.
+/// The GPUs that the pod holds, and their node.
 fn hardware(attributes: &PricingAttributes) -> String {
     let name = attributes.model.as_ref().unwrap_or(&attributes.resource);
     let part = if attributes.share.is_whole() {
@@ -128,7 +128,7 @@ fn unpriced(attributes: &PricingAttributes) -> String {
     )
 }
 
-/// The rows that make up the rate, if the lists still say so.
+/// Describes the price rows that the rate is the sum of, if the lists still have them.
 fn priced(
     page: &mut Description,
     attributes: &PricingAttributes,
@@ -189,7 +189,7 @@ fn describe_component(term: &PriceComponent<'_>, attributes: &PricingAttributes)
             gpu_fraction(*units)
         ),
         PriceRow::Dearest { one } => format!(
-            "no row matches, so the dearest of {} stands in, {one} an hour in PriceList {list}; {} of it",
+            "no row matches, so the highest price of {} is used, {one} an hour in PriceList {list}; {} of it",
             attributes.resource, attributes.gpus
         ),
         PriceRow::Cores { core_hour } => format!(
@@ -232,7 +232,7 @@ fn describe_component(term: &PriceComponent<'_>, attributes: &PricingAttributes)
     }
 }
 
-/// Where a row is for.
+/// The capacity type, region and zone that a row is for.
 fn scope(nodes: &PriceScope) -> String {
     let words = [
         nodes.capacity_type.map(capacity_type_name),

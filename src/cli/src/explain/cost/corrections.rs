@@ -31,7 +31,7 @@ pub(super) fn applicable(
     .0
 }
 
-/// A correction by its name, and what it is for.
+/// A correction's name, date, workload and reason.
 pub(super) fn describe_correction(loaded: &LoadedCorrection) -> String {
     let (spec, correction) = (&loaded.object.spec, &loaded.correction);
     let workload = match correction.holder.workload.as_str() {
@@ -46,7 +46,7 @@ pub(super) fn describe_correction(loaded: &LoadedCorrection) -> String {
     )
 }
 
-/// What corrections add this month to what a workload has `spent`, or take away.
+/// Describes this month's corrections of a workload, and what it has `spent` with them.
 pub(super) fn describe_net(
     page: &mut Description,
     costs: &NamespaceCosts,
@@ -69,7 +69,7 @@ pub(super) fn describe_net(
     let sum = spend_corrections::sum(&all);
     page.row(
         "corrections",
-        &format!("{sum} this month, beside what is spent, of:"),
+        &format!("{sum} this month, in addition to what is spent, of:"),
     );
     for each in &all {
         page.row(

@@ -1,4 +1,4 @@
-//! What each figure of money is the sum of: pods, days, prices, corrections.
+//! The parts that each figure of money is the sum of: pods, days, prices, corrections.
 //!
 //! | module | subject |
 //! |---|---|
@@ -37,16 +37,17 @@ use namespace_costs::NamespaceCosts;
 /// The whole ledger of a namespace, and all PriceLists, take longer to read than one object.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What the object's spec has that the ledger does not.
+/// Details of the object's spec, which the ledger does not have.
 enum SpecDetails {
-    /// What a service is paid, if it says.
+    /// The revenue terms of a service, if it has some.
     Service(Result<Option<RevenueTerms>, String>),
     Job,
     /// The period of a budget.
     Budget(Result<Period, String>),
 }
 
-/// The part of an explanation that traces money; ends with a newline. A part that cannot be read is named there and hides no other.
+/// The part of an explanation that traces money; ends with a newline. A part that cannot be read is
+/// named there and hides no other.
 pub(super) async fn explain(
     client: &Client,
     answer: &Answer,

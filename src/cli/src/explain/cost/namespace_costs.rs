@@ -1,4 +1,4 @@
-//! What the ledger holds of a namespace, with what its figures are traced to.
+//! The ledger of a namespace, with the prices and corrections that its figures are traced to.
 
 use bursar_api::names::NAMESPACE_LABEL;
 use bursar_api::prices::EffectivePrices;
@@ -71,7 +71,7 @@ impl NamespaceCosts {
         })
     }
 
-    /// Whether any correction is of this namespace, applicable or not.
+    /// True if any correction is of this namespace, applicable or not.
     pub(super) fn has_corrections_of(&self, namespace: &str) -> bool {
         let mut all = self.corrections.iter();
         all.any(|object| object["spec"]["namespace"] == namespace)
@@ -85,7 +85,7 @@ pub(super) struct LedgerSettings {
 }
 
 impl LedgerSettings {
-    /// Those of one account; `None` for one that has no currency yet.
+    /// The settings of one account; `None` for one that has no currency yet.
     pub(super) fn of_account(loaded: &LoadedAccount) -> Option<Self> {
         Some(Self {
             currency: loaded.currency()?.to_owned(),
@@ -122,7 +122,8 @@ pub(super) fn add_heading(page: &mut Description, currency: Option<&str>, now: T
     page.line("");
 }
 
-/// The accounts in this currency; the months of the others are named, since sums of two currencies mean nothing.
+/// The accounts in this currency; the months of the others are named, since sums of two currencies
+/// mean nothing.
 pub(super) fn accounts_in_currency<'a>(
     page: &mut Description,
     accounts: &[&'a LoadedAccount],

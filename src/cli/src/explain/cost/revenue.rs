@@ -1,4 +1,4 @@
-//! Unit costs, revenue and margin, with the numbers that they come from.
+//! Unit costs, revenue and margin, with their calculation.
 
 use bursar_core::calendar::Interval;
 use bursar_core::ledger::DailyCost;
@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use crate::format::description::Description;
 
-/// What one unit of what was served in the month cost; nothing where nothing was served.
+/// Describes what a request and a million tokens cost in the month, if there were any.
 pub(super) fn units(page: &mut Description, month: &DailyCost) {
     let (cost, used) = (month.cost.total(), month.usage);
     let costs = unit_costs(cost, &used);
@@ -37,7 +37,7 @@ pub(super) fn units(page: &mut Description, month: &DailyCost) {
     }
 }
 
-/// What the service earned in the month by these terms.
+/// Describes the service's revenue and margin of the month by these terms.
 pub(super) fn revenue(
     page: &mut Description,
     terms: &RevenueTerms,
@@ -93,7 +93,7 @@ pub(super) fn revenue(
                 ..none
             }),
             format!(
-                "{} a month, of which {} of {} s are over",
+                "{} a month, for {} of {} s that are over",
                 terms.per_month,
                 elapsed.seconds(),
                 month.seconds()

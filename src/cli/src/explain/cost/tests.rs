@@ -49,7 +49,7 @@ fn costs(records: &[Value]) -> NamespaceCosts {
 }
 
 #[test]
-fn a_share_of_overheads_stands_beside_what_is_spent() {
+fn a_share_of_overheads_is_shown_apart_from_what_is_spent() {
     let costs = NamespaceCosts {
         overhead: Some("12.5000".into()),
         ..costs(&samples::records())
@@ -102,7 +102,7 @@ fn printed(costs: &NamespaceCosts, details: &SpecDetails, namespace: &str, name:
     text
 }
 
-/// A column of the table in a page, its sum, and what stands under it as the sum.
+/// The sum of a column of the table, and the sum that the table shows.
 fn column(text: &str, title: &str) -> (Money, Money) {
     let mut lines = text.lines().skip_while(|line| !line.contains("GPU-H "));
     let titles: Vec<&str> = lines.next().unwrap().split("  ").map(str::trim).collect();
@@ -182,7 +182,7 @@ fn the_parts_that_are_printed_sum_to_the_month_and_to_today_to_the_last_nano_uni
 }
 
 #[test]
-fn months_before_stand_beside_this_one_in_the_total() {
+fn the_total_includes_earlier_months() {
     let mut records = samples::records();
     let mut october = records[3].clone();
     for day in october["status"]["days"].as_array_mut().unwrap() {
@@ -227,7 +227,7 @@ fn what_is_not_known_is_said_with_its_cause() {
     for part in [
         "provisional",
         "not been heard of since 2026-11-24T03:00:00Z",
-        "7.00 beside the month",
+        "7.00 in addition to the month",
         "PriceLists that cannot be read: pricelists is forbidden (403)",
         "reading its terms: forbidden (403)",
     ] {
@@ -327,7 +327,7 @@ fn corrections_that_count_are_parts_of_what_a_budget_spent_with_their_reasons() 
 }
 
 #[test]
-fn a_budget_without_records_has_spent_its_corrections_and_what_nobody_knows_is_not_zero() {
+fn a_budget_without_records_has_spent_its_corrections_and_unknown_is_not_zero() {
     let text = budget_of(&with_corrections(), "gone");
     let (parts, spent) = column(&text, "COST");
     assert_eq!((parts, spent), (spent, "5.50".parse().unwrap()), "{text}");
@@ -354,7 +354,7 @@ fn a_budget_without_records_has_spent_its_corrections_and_what_nobody_knows_is_n
 }
 
 #[test]
-fn a_workloads_corrections_stand_beside_its_month_and_make_a_net_with_it() {
+fn corrections_of_a_workload_are_added_to_its_month_as_net() {
     let text = printed(
         &with_corrections(),
         &SpecDetails::Job,
@@ -364,7 +364,7 @@ fn a_workloads_corrections_stand_beside_its_month_and_make_a_net_with_it() {
     assert!(
         text.ends_with(
             "
-  corrections    -40.00 this month, beside what is spent, of:
+  corrections    -40.00 this month, in addition to what is spent, of:
     by           -40.00: SpendCorrection credit of 2026-11-20 for tj/finetune:
                  GPUs that were lost (CASE-7)
   net            1531.00+ = 1571.00+ - 40.00
@@ -382,7 +382,7 @@ fn a_workloads_corrections_stand_beside_its_month_and_make_a_net_with_it() {
 }
 
 #[test]
-fn a_rest_at_zero_stands_beside_the_month_with_its_rate() {
+fn savings_at_zero_replicas_are_shown_with_their_rate() {
     let mut records = samples::records();
     let mut resting = records[1]["status"]["hardware"][0].clone();
     resting["since"] = "2026-11-24T02:00:00Z".into();
@@ -395,7 +395,10 @@ fn a_rest_at_zero_stands_beside_the_month_with_its_rate() {
         "embed",
     );
     let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    assert!(words.contains("saved 1.00 beside the month"), "{text}");
+    assert!(
+        words.contains("saved 1.00 in addition to the month"),
+        "{text}"
+    );
     assert!(
         words.contains("since 2026-11-24T02:00:00Z at 0.50 an hour"),
         "{text}"
@@ -475,8 +478,8 @@ async fn records_prices_and_the_budgets_period_are_read_from_the_cluster() {
 
 #[tokio::test]
 async fn a_ledger_that_cannot_be_read_is_said_and_hides_nothing_else() {
-    let nobody = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
-    let client = Client::try_from(nobody).unwrap();
+    let unreachable = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
+    let client = Client::try_from(unreachable).unwrap();
     let text = explain(
         &client,
         &answer(ObjectKind::Service, "ml", "chat"),

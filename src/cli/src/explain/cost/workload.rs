@@ -1,4 +1,4 @@
-//! The figures of one workload, as its status and `kubectl bursar top` show them, and what each is the sum of.
+//! The figures of one workload, as its status and `kubectl bursar top` show them, with their sums.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,16 +22,16 @@ use crate::spend_records::LoadedAccount;
 /// Days that are named; those before them are one sum.
 const DAYS: usize = 7;
 
-/// What is spent in part of a month, and by what.
+/// A part of a month's spend: that of a running pod, or of a day.
 struct CostPart {
     name: String,
-    /// That of today.
+    /// The part of it that was spent today.
     today: DailyCost,
-    /// All of it.
+    /// The whole part.
     all: DailyCost,
 }
 
-/// Everything about the money of one workload; `terms` where it is one that can earn.
+/// Describes the money of one workload; `terms` is set for a kind that can earn.
 pub(super) fn describe(
     page: &mut Description,
     costs: &NamespaceCosts,
@@ -67,7 +67,7 @@ pub(super) fn describe(
     corrections::describe_net(page, costs, owner, &spent, now);
 }
 
-/// What these records hold; returns what was spent this month.
+/// Describes accounts; returns what was spent this month.
 fn describe_accounts(
     page: &mut Description,
     accounts: &[&LoadedAccount],
@@ -165,7 +165,8 @@ fn describe_rate(
     charge::describe(page, &charges, prices, now);
 }
 
-/// What the month is made of: what the pods that run cost since it was last booked, then the days that are booked, newest first.
+/// The parts of the month: the costs of running pods that are not posted yet, then the posted days,
+/// newest first.
 fn cost_parts(current: &[&Account], now: Timestamp, zone: &TimeZone) -> Vec<CostPart> {
     let date = zone.to_datetime(now).date();
     let part = |name: String, days: &[(Date, DailyCost)]| CostPart {
@@ -260,7 +261,7 @@ fn component_sum(line: &DailyCost) -> String {
     format!("{total} = {}", parts.join(" + "))
 }
 
-/// All months on record, this one included.
+/// Describes the total of all months on record.
 fn describe_total(page: &mut Description, spent: &DailyCost, before: &[(Month, DailyCost)]) {
     let mut all = *spent;
     let of = |line: &DailyCost| mark_unpriced(line, line.cost.total().to_string());
@@ -298,7 +299,8 @@ fn describe_forecast(forecast: &Forecast) -> String {
 }
 
 fn describe_savings(saved: Money, current: &[&Account]) -> String {
-    let text = format!("{saved} beside the month: a replica while it rested at zero");
+    let text =
+        format!("{saved} in addition to the month: a replica's cost while the service had none");
     match current
         .iter()
         .find_map(|account| account.zero_replica_period.as_ref())
@@ -311,7 +313,7 @@ fn describe_savings(saved: Money, current: &[&Account]) -> String {
     }
 }
 
-/// What is not a listed price for an exact time, and why.
+/// Describes the parts of the month that are not a listed price for an exact time.
 fn describe_uncertainty(
     page: &mut Description,
     current: &[&Account],
@@ -350,7 +352,7 @@ fn describe_uncertainty(
         page.row(
             "unattributed",
             &format!(
-                "{} beside the month: time on nodes from when they fell silent",
+                "{} in addition to the month: time on nodes after they became unreachable",
                 spent.unattributed
             ),
         );
