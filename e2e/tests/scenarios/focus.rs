@@ -77,7 +77,7 @@ fn check(version: &str, succeeded: &str, broken: &[(&str, &str, &str)]) -> Scena
     command
         .args(["report", "--month", "2026-11", "--billing-account", "test"])
         .args(["--output", "focus-csv", "--focus-version", version])
-        .args(["--from", LEDGER, "--file"])
+        .args(["--from", LEDGER, "--output-file"])
         .arg(&report);
     process::run(&mut command, Duration::from_secs(60))?;
     let (good, said) = validate(version, &report)?;

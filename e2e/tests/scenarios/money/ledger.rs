@@ -138,7 +138,7 @@ pub(crate) fn restored(cluster: &Cluster) -> ScenarioResult {
     let before = statuses(cluster)?;
     let file = std::env::temp_dir().join(format!("bursar-ledger-{}.jsonl", std::process::id()));
     let path = file.display().to_string();
-    kubectl_bursar(cluster, &["ledger", "backup", "-f", &path])?;
+    kubectl_bursar(cluster, &["ledger", "backup", "-O", &path])?;
     cluster.kubectl(&["delete", "spend", "--all"])?;
     let restored = kubectl_bursar(cluster, &["ledger", "restore", &path]);
     std::fs::remove_file(&file)?;
