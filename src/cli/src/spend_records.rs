@@ -113,11 +113,11 @@ impl LoadedAccount {
         let outside = account
             .days()
             .keys()
-            .find(|date| Month::containing_date(**date) != account.month);
+            .find(|date| Month::containing_date(**date) != account.month());
         if let Some(date) = outside {
             return Err(format!(
                 "status.days[].date: {date} is not a day of {}",
-                account.month
+                account.month()
             ));
         }
         let owner = record.workload().cost_owner();
@@ -140,7 +140,7 @@ impl LoadedAccount {
 
     /// True for an account of the current month, in its own time zone.
     pub(crate) fn is_current(&self, now: Timestamp) -> bool {
-        self.account.month == Month::containing(now, &self.zone)
+        self.account.month() == Month::containing(now, &self.zone)
     }
 }
 
@@ -154,7 +154,7 @@ pub(crate) fn object_name(object: &Value) -> &str {
 /// The authoritative account of each workload and month, in their order.
 pub(crate) fn authoritative_accounts(accounts: Vec<LoadedAccount>) -> Vec<LoadedAccount> {
     let accounts = accounts.into_iter().map(|loaded| {
-        let account = (loaded.record.workload(), loaded.account.month);
+        let account = (loaded.record.workload(), loaded.account.month());
         (account, loaded.precedence, loaded)
     });
     authoritative(accounts).into_values().collect()

@@ -314,7 +314,7 @@ impl Scene {
             let account = accounts
                 .get(&workload)
                 .and_then(|accounts| accounts.get(&month));
-            let open = account.and_then(|account| account.open.get(pod::uid(pod)));
+            let open = account.and_then(|account| account.open_charge(pod::uid(pod)));
             let template = self.template(&workload);
             let rate = match open {
                 Some(charge) => charge.rate().map(|quote| quote.cost.total()),

@@ -66,15 +66,20 @@ impl PowerReadings {
     /// changes more often than every 15 minutes, so that a record stays small. Without a measurement of the last 5 minutes, the
     /// model's. What a leader has not measured yet stays as it is on record.
     pub(crate) fn of(&self, namespace: &str, charge: &Charge, now: Timestamp) -> Option<u32> {
-        let counts = charge.attributes.amounts.watts;
-        let changed = charge.previous_amounts.last().map(|earlier| earlier.until);
+        let counts = charge.attributes().amounts.watts;
+        let changed = charge
+            .previous_amounts()
+            .last()
+            .map(|earlier| earlier.until);
         if changed.is_some_and(|at| now.duration_since(at) < WINDOW) {
             return counts;
         }
-        let samples = self.pods.get(&(namespace.to_owned(), charge.pod.clone()));
+        let samples = self
+            .pods
+            .get(&(namespace.to_owned(), charge.pod().to_owned()));
         // a pod of the same name may have been there before
         let ours = samples.into_iter().flatten();
-        let ours: Vec<_> = ours.filter(|(at, _)| *at >= charge.start).collect();
+        let ours: Vec<_> = ours.filter(|(at, _)| *at >= charge.start()).collect();
         let within = |at: Timestamp, span| now.duration_since(at) <= span;
         let (Some((first, _)), Some((last, _))) = (ours.first(), ours.last()) else {
             return counts.filter(|_| within(self.began, FRESH));
@@ -144,7 +149,7 @@ fn exporter(pod: &Pod) -> Option<(IpAddr, u16, &str)> {
 
 #[cfg(test)]
 mod tests {
-    use bursar_core::ledger::PreviousAmounts;
+    use bursar_core::ledger::{PreviousAmounts, StoredCharge};
     use bursar_core::pricing::{PricingAttributes, ResourceAmounts};
     use serde_json::json;
 
@@ -163,7 +168,7 @@ mod tests {
         measured
     }
 
-    fn charge(watts: Option<u32>, changed: Option<i64>) -> Charge {
+    fn charge(watts: Option<u32>, changed: Option<i64>, start: i64) -> Charge {
         let amounts = ResourceAmounts {
             watts,
             ..ResourceAmounts::default()
@@ -172,14 +177,15 @@ mod tests {
             amounts,
             ..PricingAttributes::default()
         };
-        let mut charge = Charge::new("u".into(), "chat".into(), facts, at(0));
-        charge
-            .previous_amounts
-            .extend(changed.map(|minute| PreviousAmounts {
-                until: at(minute),
-                amounts: ResourceAmounts::default(),
-            }));
-        charge
+        let previous = changed.map(|minute| PreviousAmounts {
+            until: at(minute),
+            amounts: ResourceAmounts::default(),
+        });
+        Charge::restore(StoredCharge {
+            previous_amounts: previous.into_iter().collect(),
+            ..StoredCharge::new("u".into(), "chat".into(), facts, at(start))
+        })
+        .unwrap()
     }
 
     #[test]
@@ -204,11 +210,10 @@ mod tests {
             (Vec::new(), Some(300), None, 5, Some(300)),
             (Vec::new(), Some(300), None, 6, None),
         ] {
-            let told = measured(&samples).of("team", &charge(counts, changed), at(now));
+            let told = measured(&samples).of("team", &charge(counts, changed, 0), at(now));
             assert_eq!(told, want, "{counts:?} {changed:?} at {now}");
         }
-        let mut later = charge(None, None);
-        later.start = at(10);
+        let later = charge(None, None, 10);
         let told = measured(&steady(300.0, 20)).of("team", &later, at(20));
         assert_eq!(told, None, "another pod of that name was measured");
     }

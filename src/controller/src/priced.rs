@@ -20,11 +20,11 @@ pub(crate) struct Spend {
 
 /// The first open charge that the dearest listed price stands in for, in words: what its node's labels say.
 pub(crate) fn unlisted(accounts: &Accounts, month: Month) -> Option<String> {
-    let open = &accounts.get(&month)?.open;
+    let open = &accounts.get(&month)?.open_charges();
     let charge = open
         .values()
-        .find(|charge| charge.rates.last().is_some_and(|rate| rate.provisional))?;
-    Some(labels(&charge.attributes))
+        .find(|charge| charge.rates().last().is_some_and(|rate| rate.provisional))?;
+    Some(labels(charge.attributes()))
 }
 
 fn labels(facts: &PricingAttributes) -> String {
@@ -76,7 +76,7 @@ pub(crate) fn condition(spend: &Spend) -> Says {
 
 #[cfg(test)]
 mod tests {
-    use bursar_core::ledger::{Account, Charge, RatePeriod};
+    use bursar_core::ledger::{Account, Charge, RatePeriod, StoredCharge};
     use bursar_core::pricing::HourlyRate;
     use jiff::Timestamp;
 
@@ -91,12 +91,16 @@ mod tests {
             model: Some("B300".into()),
             ..PricingAttributes::default()
         };
-        let mut charge = Charge::new("u".into(), "p".into(), facts, start);
-        charge.rates.push(RatePeriod {
+        let rate = RatePeriod {
             from: start,
             quote: HourlyRate::default(),
             provisional,
-        });
+        };
+        let charge = Charge::restore(StoredCharge {
+            rates: vec![rate],
+            ..StoredCharge::new("u".into(), "p".into(), facts, start)
+        })
+        .unwrap();
         let mut account = Account::new(month);
         account.open(charge);
         ([(month, std::sync::Arc::new(account))].into(), month)

@@ -164,7 +164,7 @@ pub(crate) fn is_due(old: Option<&SpendSummary>, new: &SpendSummary, now: Timest
 mod tests {
     use std::sync::Arc;
 
-    use bursar_core::ledger::{Account, Charge, RatePeriod};
+    use bursar_core::ledger::{Account, Charge, EngineUsage, RatePeriod, StoredCharge};
     use bursar_core::money::Cost;
     use bursar_core::pricing::PricingAttributes;
 
@@ -187,24 +187,26 @@ mod tests {
             gpus: 1,
             ..PricingAttributes::default()
         };
-        let mut priced = Charge::new("priced".into(), "p".into(), facts.clone(), start);
-        priced.ready_since = Some(start);
         let cost = Cost {
             compute: "2".parse().unwrap(),
             ..Cost::ZERO
         };
-        priced.rates.push(RatePeriod {
+        let rate = RatePeriod {
             from: start,
             quote: cost.into(),
             provisional: false,
-        });
-        priced.usage.insert(
-            jiff::civil::date(2026, 11, 24),
-            bursar_core::ledger::EngineUsage {
-                requests: 1_000,
-                ..Default::default()
-            },
-        );
+        };
+        let usage = EngineUsage {
+            requests: 1_000,
+            ..EngineUsage::default()
+        };
+        let priced = Charge::restore(StoredCharge {
+            rates: vec![rate],
+            ready_since: Some(start),
+            usage: [(jiff::civil::date(2026, 11, 24), usage)].into(),
+            ..StoredCharge::new("priced".into(), "p".into(), facts.clone(), start)
+        })
+        .unwrap();
         let terms = RevenueTerms {
             per_request: "0.01".parse().unwrap(),
             ..RevenueTerms::default()

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use bursar_core::calendar::Month;
-use bursar_core::ledger::{Account, Charge, ChargeEnd, DailyCost, RatePeriod};
+use bursar_core::ledger::{Account, Charge, ChargeEnd, DailyCost, RatePeriod, StoredCharge};
 use bursar_core::money::{Cost, Money};
 use bursar_core::pricing::{HourlyRate, PricingAttributes};
 use jiff::Timestamp;
@@ -103,17 +103,21 @@ fn charge(number: usize, month: i64) -> (Charge, ChargeEnd) {
         labour: Money::ZERO,
     };
     let uid = format!("{number:08x}-1f0a-4c1e-9c53-5d0d2f6f3a11");
-    let mut charge = Charge::new(uid, format!("chat-{number}"), facts, at(begin));
-    charge.rates.push(RatePeriod {
+    let rate = RatePeriod {
         from: at(begin),
         quote: HourlyRate {
             carbon_mg: 280_000,
             ..HourlyRate::from(cost)
         },
         provisional: false,
-    });
-    charge.ready_since = Some(at(begin + 90));
-    charge.draining_since = Some(at(end - 30));
+    };
+    let charge = Charge::restore(StoredCharge {
+        rates: vec![rate],
+        ready_since: Some(at(begin + 90)),
+        draining_since: Some(at(end - 30)),
+        ..StoredCharge::new(uid, format!("chat-{number}"), facts, at(begin))
+    })
+    .unwrap();
     let end = ChargeEnd {
         at: at(end),
         estimated: false,

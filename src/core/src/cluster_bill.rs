@@ -148,7 +148,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::ledger::{Account, Charge, ChargeEnd, RatePeriod};
+    use crate::ledger::{Account, Charge, ChargeEnd, RatePeriod, StoredCharge};
     use crate::pricing::PricingAttributes;
 
     fn sku(model: &str) -> CostKey {
@@ -265,9 +265,8 @@ mod tests {
             model: Some("H100".into()),
             ..PricingAttributes::default()
         };
-        let mut charge = Charge::new(uid, "p".into(), facts, at(from));
         let compute = Money::from_nanos(PRICE * 3600 * i128::from(gpus));
-        charge.rates.push(RatePeriod {
+        let rate = RatePeriod {
             from: at(from),
             quote: Cost {
                 compute,
@@ -275,7 +274,12 @@ mod tests {
             }
             .into(),
             provisional: false,
-        });
+        };
+        let charge = Charge::restore(StoredCharge {
+            rates: vec![rate],
+            ..StoredCharge::new(uid, "p".into(), facts, at(from))
+        })
+        .unwrap();
         let end = ChargeEnd {
             at: at(to),
             estimated: false,

@@ -334,19 +334,20 @@ impl LiveCost {
             }
         }
         // a charge over a month's end is open in both months' accounts
-        if account.month != Month::containing(now, zone) {
+        if account.month() != Month::containing(now, zone) {
             return;
         }
-        for charge in account.open.values().filter(|charge| charge.start <= now) {
+        for charge in account
+            .open_charges()
+            .values()
+            .filter(|charge| charge.start() <= now)
+        {
             let row = rows
-                .entry(key(&CostKey::new(
-                    &charge.attributes,
-                    charge.owner.as_ref(),
-                )))
+                .entry(key(&CostKey::new(charge.attributes(), charge.owner())))
                 .or_default();
             row.pods += 1;
             match charge.rate() {
-                _ if charge.node_lost_since.is_some_and(|lost| lost <= now) => {}
+                _ if charge.node_lost_since().is_some_and(|lost| lost <= now) => {}
                 Some(rate) => row.per_hour += rate.cost.total(),
                 None => row.unpriced += 1,
             }
@@ -370,7 +371,7 @@ mod tests {
 
     use super::*;
     use crate::ledger::account::DailyCosts;
-    use crate::ledger::{Charge, RatePeriod};
+    use crate::ledger::{Charge, RatePeriod, StoredAccount, StoredCharge};
     use crate::money::Cost;
     use crate::pricing::PricingAttributes;
     use crate::pricing::{OverheadPart, ShareBy};
@@ -409,7 +410,8 @@ mod tests {
             let lines = days.entry(date(2026, 11, *day)).or_default();
             lines.push((sku(*model), line(*nanos, 3600)));
         }
-        Account::new("2026-11".parse().unwrap()).with_days(days)
+        let stored = StoredAccount::new("2026-11".parse().unwrap());
+        Account::restore(StoredAccount { days, ..stored }).unwrap()
     }
 
     const NOW: Timestamp = Timestamp::UNIX_EPOCH;
@@ -429,7 +431,7 @@ mod tests {
         };
         let noon = "2026-11-16T00:00:00Z".parse().unwrap();
         let accounts = [(&one, &used), (&other, &little)];
-        let entries = overhead_entries(&accounts, &[&people], used.month, noon, &TimeZone::UTC);
+        let entries = overhead_entries(&accounts, &[&people], used.month(), noon, &TimeZone::UTC);
         let shares: Vec<_> = entries
             .iter()
             .map(|entry| {
@@ -530,8 +532,7 @@ mod tests {
             gpus: 1,
             ..PricingAttributes::default()
         };
-        let mut charge = Charge::new("a".into(), "p".into(), facts, start);
-        charge.rates.push(RatePeriod {
+        let rate = RatePeriod {
             from: start,
             quote: Cost {
                 compute: "2".parse().unwrap(),
@@ -539,25 +540,26 @@ mod tests {
             }
             .into(),
             provisional: false,
-        });
-        let unpriced = Charge {
-            uid: "b".into(),
-            rates: Vec::new(),
-            ..charge.clone()
         };
-        let lost = Charge {
-            uid: "c".into(),
+        let unpriced = |uid: &str| StoredCharge::new(uid.into(), "p".into(), facts.clone(), start);
+        let priced = |uid: &str| StoredCharge {
+            rates: vec![rate],
+            ..unpriced(uid)
+        };
+        let lost = StoredCharge {
             node_lost_since: Some(at("2026-11-01T00:30:00Z")),
-            ..charge.clone()
+            ..priced("c")
         };
+        let charges = [priced("a"), unpriced("b"), lost];
+        let charges = charges.map(|stored| Charge::restore(stored).unwrap());
         let now = at("2026-11-01T03:00:00Z");
         let mut rows = BTreeMap::new();
         for month in ["2026-10", "2026-11"] {
             let mut account = Account::new(month.parse().unwrap());
-            for charge in [&charge, &unpriced, &lost] {
+            for charge in &charges {
                 account.carry_forward(charge, &zone);
             }
-            LiveCost::add(&mut rows, &account, now, &zone, |_| account.month);
+            LiveCost::add(&mut rows, &account, now, &zone, |_| account.month());
         }
         let of = |month: &str| rows[&month.parse::<Month>().unwrap()];
         let (october, november) = (of("2026-10"), of("2026-11"));
@@ -600,7 +602,8 @@ mod tests {
                 let lines = days.entry(date(2026, 11, *day)).or_default();
                 lines.push((sku, line(*nanos, i64::from(*day))));
             }
-            let account = account(&[]).with_days(days);
+            let stored = StoredAccount::new("2026-11".parse().unwrap());
+            let account = Account::restore(StoredAccount { days, ..stored }).unwrap();
             let all = holders.iter().flat_map(|holder| entries(holder, &account, NOW, &TimeZone::UTC));
             let report = report(all, &by);
             let rows: DailyCost = report.rows.iter().map(|row| row.line).sum();

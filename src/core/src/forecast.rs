@@ -86,7 +86,7 @@ fn window(first: Timestamp, now: Timestamp, zone: &TimeZone) -> Interval {
 fn first_day(account: &Account, zone: &TimeZone) -> Option<Timestamp> {
     let line = account.days().keys().next();
     let line = line.and_then(|day| Some(day.to_zoned(zone.clone()).ok()?.timestamp()));
-    let open = account.open.values().map(|charge| charge.start);
+    let open = account.open_charges().values().map(|charge| charge.start());
     line.into_iter().chain(open).min()
 }
 
@@ -96,7 +96,7 @@ mod tests {
 
     use super::*;
     use crate::ledger::account::DailyCosts;
-    use crate::ledger::{CostKey, DailyCost};
+    use crate::ledger::{CostKey, DailyCost, StoredAccount};
     use crate::money::Cost;
 
     fn at(text: &str) -> Timestamp {
@@ -119,7 +119,8 @@ mod tests {
             .iter()
             .map(|(day, cost)| (date(2026, 11, *day), vec![(CostKey::default(), line(cost))]))
             .collect();
-        let account = Account::new("2026-11".parse().unwrap()).with_days(days);
+        let stored = StoredAccount::new("2026-11".parse().unwrap());
+        let account = Account::restore(StoredAccount { days, ..stored }).unwrap();
         Forecast::of(std::iter::once(&account), at(now), &TimeZone::UTC).unwrap()
     }
 

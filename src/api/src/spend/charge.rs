@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use bursar_core::ledger::{Charge, EngineCounters, EngineUsage, PreviousAmounts, RatePeriod};
+use bursar_core::ledger::{
+    Charge, EngineCounters, EngineUsage, PreviousAmounts, RatePeriod, StoredCharge,
+};
 use bursar_core::pricing::{self, HourlyRate, PricingAttributes, Share};
 use jiff::civil::Date;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -287,17 +289,17 @@ impl OpenAmounts {
 
 impl From<&Charge> for OpenCharge {
     fn from(charge: &Charge) -> Self {
-        let facts = &charge.attributes;
+        let facts = charge.attributes();
         let count = |number: u32| i32::try_from(number).unwrap_or(i32::MAX);
         Self {
-            uid: charge.uid.clone(),
-            pod: charge.pod.clone(),
-            owner: charge.owner.clone(),
-            start: Time(charge.start),
-            booked: charge.posted_until.map(Time),
-            ready: charge.ready_since.map(Time),
-            leaving: charge.draining_since.map(Time),
-            lost: charge.node_lost_since.map(Time),
+            uid: charge.uid().to_owned(),
+            pod: charge.pod().to_owned(),
+            owner: charge.owner().map(str::to_owned),
+            start: Time(charge.start()),
+            booked: charge.posted_until().map(Time),
+            ready: charge.ready_since().map(Time),
+            leaving: charge.draining_since().map(Time),
+            lost: charge.node_lost_since().map(Time),
             resource: facts.resource.clone(),
             gpus: count(facts.gpus),
             node_gpus: count(facts.node_gpus),
@@ -310,24 +312,24 @@ impl From<&Charge> for OpenCharge {
             node: facts.node.clone(),
             amounts: OpenAmounts::from(&facts.amounts),
             earlier: charge
-                .previous_amounts
+                .previous_amounts()
                 .iter()
                 .map(|earlier| EarlierAmounts {
                     until: Time(earlier.until),
                     amounts: OpenAmounts::from(&earlier.amounts),
                 })
                 .collect(),
-            rates: charge.rates.iter().map(OpenRate::from).collect(),
+            rates: charge.rates().iter().map(OpenRate::from).collect(),
             used: charge
-                .usage
+                .usage()
                 .iter()
                 .map(|(date, used)| DayUsage {
                     date: date.to_string(),
                     used: (*used).into(),
                 })
                 .collect(),
-            counters: (charge.counters != EngineCounters::default())
-                .then(|| charge.counters.into()),
+            counters: (charge.counters() != EngineCounters::default())
+                .then(|| charge.counters().into()),
         }
     }
 }
@@ -363,7 +365,7 @@ impl OpenCharge {
                 day.used.into(),
             ))
         });
-        Ok(Charge {
+        let stored = StoredCharge {
             uid: self.uid.clone(),
             pod: self.pod.clone(),
             owner: self.owner.clone(),
@@ -396,6 +398,7 @@ impl OpenCharge {
             node_lost_since: instant(&self.lost),
             usage: used.collect::<Result<BTreeMap<_, _>, FieldError>>()?,
             counters: self.counters.map(Into::into).unwrap_or_default(),
-        })
+        };
+        Charge::restore(stored).map_err(super::invalid)
     }
 }

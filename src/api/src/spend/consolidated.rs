@@ -1,7 +1,7 @@
 //! Folded SpendRecords: what the workloads of a namespace cost in a month that is closed, a section for each, with all its lines.
 
 use bursar_core::calendar::Month;
-use bursar_core::ledger::Account;
+use bursar_core::ledger::{Account, StoredAccount};
 use bursar_core::money::Money;
 use kube::ResourceExt;
 use schemars::JsonSchema;
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     DayEntry, Hardware, SpendRecord, SpendRecordSpec, SpendRecordStatus, WorkloadKind, WorkloadRef,
-    lines,
+    invalid, lines,
 };
 use crate::quantities::FieldError;
 
@@ -135,7 +135,9 @@ impl ConsolidatedAccount {
     /// # Errors
     /// The first field that cannot be read.
     pub fn to_account(&self, month: Month) -> Result<Account, FieldError> {
-        Ok(Account::new(month).with_days(lines(&self.hardware, &self.days)?))
+        let days = lines(&self.hardware, &self.days)?;
+        let stored = StoredAccount::new(month);
+        Account::restore(StoredAccount { days, ..stored }).map_err(invalid)
     }
 
     /// What its days sum to.

@@ -13,12 +13,10 @@ pub mod consolidated;
 pub mod daily_cost;
 pub mod summary;
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use bursar_core::calendar::Month;
 use bursar_core::cluster_bill::CostSource;
 use bursar_core::cost_report::CostOwner;
-use bursar_core::ledger::{Account, CostKey, DailyCosts};
+use bursar_core::ledger::{Account, CostKey, DailyCosts, InvalidAccount, StoredAccount};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -298,21 +296,30 @@ impl SpendRecord {
     pub fn to_account(&self) -> Result<Account, FieldError> {
         let empty = SpendRecordStatus::default();
         let status = self.status.as_ref().unwrap_or(&empty);
-        let open = status
-            .open
-            .iter()
-            .map(|charge| Ok((charge.uid.clone(), charge.to_core()?)));
-        let mut account =
-            Account::new(self.month()?).with_days(lines(&status.hardware, &status.days)?);
-        account.open = open.collect::<Result<BTreeMap<_, _>, FieldError>>()?;
-        account.settling = status.settling.iter().cloned().collect::<BTreeSet<_>>();
-        account.zero_replica_period = status
-            .resting
-            .as_ref()
-            .map(ZeroReplicaStatus::to_core)
-            .transpose()?;
-        Ok(account)
+        let open = status.open.iter().map(OpenCharge::to_core);
+        let resting = status.resting.as_ref().map(ZeroReplicaStatus::to_core);
+        let stored = StoredAccount {
+            month: self.month()?,
+            open: open.collect::<Result<_, FieldError>>()?,
+            settling: status.settling.iter().cloned().collect(),
+            zero_replica_period: resting.transpose()?,
+            days: lines(&status.hardware, &status.days)?,
+        };
+        Account::restore(stored).map_err(invalid)
     }
+}
+
+/// The field of a record that makes it no account.
+fn invalid(error: InvalidAccount) -> FieldError {
+    let field = match error {
+        InvalidAccount::RatesOutOfOrder { .. } => "status.open[].rates[].from",
+        InvalidAccount::AmountsOutOfOrder { .. } => "status.open[].earlier[].until",
+        InvalidAccount::PostedBeforeStart { .. } => "status.open[].booked",
+        InvalidAccount::OpenTwice { .. } => "status.open[].uid",
+        InvalidAccount::SettledAndOpen { .. } => "status.settling[]",
+        InvalidAccount::DayOutsideMonth { .. } => "status.days[].date",
+    };
+    FieldError::new(field, error)
 }
 
 /// What is over, by day and hardware.
@@ -353,14 +360,15 @@ impl From<&Account> for SpendRecordStatus {
         });
         let days = days.collect();
         Self {
-            open: account.open.values().map(OpenCharge::from).collect(),
+            open: account
+                .open_charges()
+                .values()
+                .map(OpenCharge::from)
+                .collect(),
             hardware: hardware.into_iter().map(Hardware::from).collect(),
             days,
-            settling: account.settling.iter().cloned().collect(),
-            resting: account
-                .zero_replica_period
-                .as_ref()
-                .map(ZeroReplicaStatus::from),
+            settling: account.settling().iter().cloned().collect(),
+            resting: account.zero_replica_period().map(ZeroReplicaStatus::from),
             settled: account.settled_total().to_string(),
             folded: Vec::new(),
         }
@@ -381,7 +389,8 @@ impl From<bursar_core::pricing::CapacityType> for crate::prices::CapacityType {
 #[cfg(test)]
 mod tests {
     use bursar_core::ledger::{
-        Charge, ChargeEnd, EngineCounters, PreviousAmounts, RatePeriod, ZeroReplicaPeriod,
+        Charge, ChargeEnd, EngineCounters, PreviousAmounts, RatePeriod, StoredCharge,
+        ZeroReplicaPeriod,
     };
     use bursar_core::money::Cost;
     use bursar_core::pricing::{
@@ -424,23 +433,26 @@ mod tests {
             power: "0.123456789".parse().unwrap(),
             ..Cost::ZERO
         };
-        let mut charge = Charge::new(uid.into(), "p".into(), facts, start);
-        charge.previous_amounts.push(PreviousAmounts {
+        let previous = PreviousAmounts {
             until: at("2026-11-03T10:30:00Z"),
             amounts: amounts(2_000),
-        });
-        charge.rates.push(RatePeriod {
+        };
+        let rate = RatePeriod {
             from: start,
             quote: HourlyRate {
                 cost,
                 carbon_mg: 300_000,
             },
             provisional: true,
-        });
-        (charge.ready_since, charge.draining_since) = (
-            Some(at("2026-11-03T10:01:00Z")),
-            Some(at("2026-11-04T09:00:00Z")),
-        );
+        };
+        let mut charge = Charge::restore(StoredCharge {
+            previous_amounts: vec![previous],
+            rates: vec![rate],
+            ready_since: Some(at("2026-11-03T10:01:00Z")),
+            draining_since: Some(at("2026-11-04T09:00:00Z")),
+            ..StoredCharge::new(uid.into(), "p".into(), facts, start)
+        })
+        .unwrap();
         let counters = EngineCounters {
             requests: 7,
             input_tokens: 70,
@@ -453,11 +465,8 @@ mod tests {
     #[test]
     fn a_record_gives_back_the_account_that_was_written_to_it() {
         let mut account = Account::new("2026-11".parse().unwrap());
-        let mut open = charge("a", 2);
-        (open.owner, open.node_lost_since) = (
-            Some("Deployment/notebook".into()),
-            Some(at("2026-11-04T10:00:00Z")),
-        );
+        let mut open = charge("a", 2).with_owner("Deployment/notebook".into());
+        open.note_node_lost(at("2026-11-04T10:00:00Z"));
         account.open(open);
         account.open(charge("c", 1));
         account.post_days_until("c", at("2026-11-04T00:00:00Z"), &TimeZone::UTC);
@@ -466,15 +475,16 @@ mod tests {
             estimated: true,
         };
         account.settle(&charge("b", 4), end, &TimeZone::UTC);
-        account.zero_replica_period = ZeroReplicaPeriod::after_last_replica(&charge("b", 4), end);
+        let resting = ZeroReplicaPeriod::after_last_replica(&charge("b", 4), end).unwrap();
+        account.begin_zero_replica_period(resting.clone());
         account.end_zero_replica_period(at("2026-11-05T01:00:00Z"), &TimeZone::UTC);
-        account.zero_replica_period = ZeroReplicaPeriod::after_last_replica(&charge("b", 4), end);
+        account.begin_zero_replica_period(resting);
         let workload = WorkloadRef {
             namespace: "ml".into(),
             kind: WorkloadKind::TrainingJob,
             name: "llama".into(),
         };
-        let mut record = workload.record(account.month, "UTC", "USD");
+        let mut record = workload.record(account.month(), "UTC", "USD");
         record.status = Some(SpendRecordStatus::from(&account));
         let text = serde_json::to_string(&record).unwrap();
         let record: SpendRecord = serde_json::from_str(&text).unwrap();

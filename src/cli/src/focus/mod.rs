@@ -164,7 +164,7 @@ pub(crate) fn overhead_rows<'a>(
     shares.retain(|_, share| *share != Money::ZERO);
     let owner_row = |(holder, cost): (&CostOwner, Money)| {
         let loaded = accounts.iter().find(|loaded| loaded.owner == *holder)?;
-        let month = loaded.account.month.bounds(&loaded.zone);
+        let month = loaded.account.month().bounds(&loaded.zone);
         Some(FocusRow {
             billing_account,
             source: ChargeSource::Overhead(loaded),

@@ -187,7 +187,11 @@ fn check_pods(accounts: &[LoadedAccount]) -> Vec<Finding> {
     let mut owners: BTreeMap<&str, WorkloadRef> = BTreeMap::new();
     for loaded in accounts {
         let workload = loaded.record.workload();
-        let uids = loaded.account.open.keys().chain(&loaded.account.settling);
+        let uids = loaded
+            .account
+            .open_charges()
+            .keys()
+            .chain(loaded.account.settling());
         for uid in uids {
             let owner = owners.entry(uid).or_insert_with(|| workload.clone());
             if *owner != workload {

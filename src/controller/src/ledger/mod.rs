@@ -173,7 +173,7 @@ impl Ledger<'_> {
         }
         let live = self.live_pods(workload).await?;
         let is_there =
-            |(_, charge): &(Month, Charge)| live.iter().any(|pod| pod::uid(pod) == charge.uid);
+            |(_, charge): &(Month, Charge)| live.iter().any(|pod| pod::uid(pod) == charge.uid());
         let (there, gone): (Vec<_>, Vec<_>) = missing.into_iter().partition(is_there);
         self.carry_into_months(pages, there, |uid| self.runs(&live, uid));
         if !gone.is_empty() {
@@ -185,7 +185,9 @@ impl Ledger<'_> {
     /// Refuses records with open charges that are not what the API server has: an old one has charges open that were settled since.
     async fn are_current(&self, pages: &MonthAccounts) -> Result<(), ApiError> {
         let api: Api<SpendRecord> = Api::all(self.client.clone());
-        let open = pages.values().filter(|page| !page.before.open.is_empty());
+        let open = pages
+            .values()
+            .filter(|page| !page.before.open_charges().is_empty());
         for page in open {
             let record = &page.record;
             let call = "get spendrecord";
@@ -237,7 +239,7 @@ impl Ledger<'_> {
         runs: impl Fn(&str) -> bool,
     ) {
         for (month, charge) in missing {
-            if let Some(page) = pages.get_mut(&month).filter(|_| runs(&charge.uid)) {
+            if let Some(page) = pages.get_mut(&month).filter(|_| runs(charge.uid())) {
                 page.account.carry_forward(&charge, self.zone);
             }
         }
@@ -247,11 +249,11 @@ impl Ledger<'_> {
     fn open_charges(&self, pages: &MonthAccounts) -> BTreeMap<Uid, Charge> {
         let mut all = BTreeMap::new();
         for page in pages.values() {
-            for (uid, charge) in &page.account.open {
-                let mut charge = charge.clone();
-                if self.is_foreign(page) {
-                    charge.rates.clear();
-                }
+            for (uid, charge) in page.account.open_charges() {
+                let charge = match self.is_foreign(page) {
+                    true => charge.clone().unpriced(),
+                    false => charge.clone(),
+                };
                 all.insert(uid.clone(), charge);
             }
         }
@@ -260,7 +262,7 @@ impl Ledger<'_> {
 
     fn until_now(&self, charge: &Charge) -> Interval {
         Interval {
-            start: charge.start,
+            start: charge.start(),
             end: self.now,
         }
     }
@@ -282,7 +284,7 @@ impl Ledger<'_> {
         let end = self.end(pod);
         let uid = pod::uid(pod);
         // claims may be gone before their pod
-        let is_open = |page: &MonthAccount| page.account.open.contains_key(uid);
+        let is_open = |page: &MonthAccount| page.account.open_charges().contains_key(uid);
         let holds = self.claims.holds_gpus(pod) || pages.values().any(is_open);
         let Some(stay) = self.lifetime(pod).filter(|_| holds) else {
             // it holds no GPU of any node, and will not any more
@@ -292,7 +294,7 @@ impl Ledger<'_> {
         let months = months_left(pages, uid, stay, self.zone);
         let end = end.filter(|_| are_on_record(pages, &months, uid));
         let done = |page: &MonthAccount| match end {
-            Some(_) => page.account.settling.contains(uid),
+            Some(_) => page.account.settling().contains(uid),
             None => page.account.contains(uid),
         };
         if months
@@ -304,7 +306,7 @@ impl Ledger<'_> {
         if end.is_some()
             && pages
                 .values()
-                .any(|page| page.account.settling.len() >= MAX_SETTLING)
+                .any(|page| page.account.settling().len() >= MAX_SETTLING)
         {
             return Ok(false);
         }
@@ -325,13 +327,13 @@ impl Ledger<'_> {
         let open = pages
             .values()
             .rev()
-            .find_map(|page| page.account.open.get(uid))
+            .find_map(|page| page.account.open_charge(uid))
             .cloned();
         let Some(mut charge) = open.or_else(|| self.charge(pod, stay.start)) else {
             return Ok(false);
         };
         if unmanaged {
-            charge.owner = Some(pod::owner(pod));
+            charge = charge.with_owner(pod::owner(pod));
         }
         for month in &months {
             let Some(page) = pages.get_mut(month) else {
@@ -361,7 +363,7 @@ impl Ledger<'_> {
         });
         for (uid, charge) in vanished {
             let api: Api<Pod> = Api::namespaced(self.client.clone(), &workload.namespace);
-            let live = with_timeout("get pod", api.get_opt(&charge.pod)).await?;
+            let live = with_timeout("get pod", api.get_opt(charge.pod())).await?;
             if live.is_some_and(|live| pod::uid(&live) == uid) {
                 continue;
             }
@@ -370,12 +372,12 @@ impl Ledger<'_> {
             if told.is_none() {
                 tracing::warn!(
                     namespace = workload.namespace,
-                    pod = charge.pod,
+                    pod = charge.pod(),
                     "a pod is gone that was not settled; its end is estimated"
                 );
             }
             let end = told.unwrap_or(ChargeEnd {
-                at: seen.max(charge.start),
+                at: seen.max(charge.start()),
                 estimated: true,
             });
             self.settle(pages, &charge, end);
@@ -385,7 +387,7 @@ impl Ledger<'_> {
 
     /// Settles a charge that is open in every month that still lacks it.
     fn settle(&self, pages: &mut MonthAccounts, charge: &Charge, end: ChargeEnd) {
-        for month in months_left(pages, &charge.uid, self.until_now(charge), self.zone) {
+        for month in months_left(pages, charge.uid(), self.until_now(charge), self.zone) {
             if let Some(page) = pages.get_mut(&month) {
                 page.account.settle(charge, end, self.zone);
             }
@@ -400,8 +402,8 @@ impl Ledger<'_> {
             if self.is_foreign(page) {
                 continue;
             }
-            for (uid, charge) in &mut page.account.open {
-                let until = ended.get(uid.as_str()).copied().unwrap_or(now);
+            for charge in page.account.open_charges_mut() {
+                let until = ended.get(charge.uid()).copied().unwrap_or(now);
                 charge.reprice(&self.prices.lists, until);
             }
         }
@@ -428,17 +430,22 @@ impl Ledger<'_> {
         let until = midnight_before(over, self.zone);
         let due = pages.iter().flat_map(|(month, page)| {
             let due = |charge: &&Charge| {
-                charge.node_lost_since.is_none()
-                    && charge.posted_until.unwrap_or(charge.start) < until
+                charge.node_lost_since().is_none() && charge.unposted_since() < until
             };
             // the next month must have it before this one lets go of it
             let carried = |charge: &&Charge| {
                 let next = pages.get(&month.next());
                 until < month.bounds(self.zone).end
-                    || next.is_some_and(|next| next.before.open.contains_key(&charge.uid))
+                    || next
+                        .is_some_and(|next| next.before.open_charges().contains_key(charge.uid()))
             };
-            let charges = page.account.open.values().filter(due).filter(carried);
-            charges.map(|charge| (*month, charge.uid.clone()))
+            let charges = page
+                .account
+                .open_charges()
+                .values()
+                .filter(due)
+                .filter(carried);
+            charges.map(|charge| (*month, charge.uid().to_owned()))
         });
         (until, due.collect())
     }
@@ -470,14 +477,14 @@ impl Ledger<'_> {
         // only what an earlier run has written: what this run settles may still be needed
         if !pages
             .values()
-            .any(|page| page.before.settling.iter().any(|uid| gone(&uid)))
+            .any(|page| page.before.settling().iter().any(|uid| gone(&uid)))
         {
             return Ok(());
         }
         let live = self.live_pods(workload).await?;
         let live: BTreeSet<&str> = live.iter().map(pod::uid).collect();
         for page in pages.values_mut() {
-            let gone = page.before.settling.iter().filter(gone);
+            let gone = page.before.settling().iter().filter(gone);
             for uid in gone.filter(|uid| !live.contains(uid.as_str())) {
                 page.account.forget_settled(uid);
                 self.written.forget_pod(uid);
@@ -552,7 +559,7 @@ pub(crate) fn sum(
 pub(crate) fn rate(accounts: &Accounts, month: Month) -> Option<Money> {
     accounts.get(&month).map_or(Some(Money::ZERO), |account| {
         account
-            .open
+            .open_charges()
             .values()
             .map(|charge| charge.rate().map(|quote| quote.cost.total()))
             .sum()

@@ -100,7 +100,7 @@ impl Ledger<'_> {
     ) -> Result<bool, Error> {
         let name = workload.record_name(month);
         let changed = page.account != page.before;
-        let only_use = || without_usage(&page.account) == without_usage(&page.before);
+        let only_use = || page.account.equals_but_for_usage(&page.before);
         let fresh =
             || self.now.duration_since(self.written.last(&name, self.now)) < USAGE_WRITE_INTERVAL;
         let is_there = page.is_made || page.is_folded;
@@ -176,14 +176,4 @@ pub(super) fn months_left(
     stay.months(zone)
         .filter(|month| known.is_none_or(|(known, _)| month >= known))
         .collect()
-}
-
-/// The account without what changes all the time.
-fn without_usage(account: &Account) -> Account {
-    let mut account = account.clone();
-    for charge in account.open.values_mut() {
-        charge.usage.clear();
-        charge.counters = Default::default();
-    }
-    account
 }

@@ -195,9 +195,7 @@ impl Ledger<'_> {
             return Ok(());
         }
         let now = whole_second(self.now);
-        let charged = charges
-            .iter()
-            .map(|charge| charge.posted_until.unwrap_or(charge.start));
+        let charged = charges.iter().map(|charge| charge.unposted_since());
         let start = match (charged.max(), live.creation_timestamp()) {
             // a clock that stepped back charges nothing twice
             (Some(charged), _) => now.max(charged),
@@ -222,9 +220,9 @@ impl Ledger<'_> {
             let key = charge_key(uid(node), &what, facts.gpus, start);
             let mut charge = Charge::new(key, live.name_any(), facts, start);
             // a node does not start as a replica does
-            charge.ready_since = Some(start);
+            charge.note_ready(start);
             charge.reprice(&self.prices.lists, now);
-            for month in months_left(pages, &charge.uid, stay, self.zone) {
+            for month in months_left(pages, charge.uid(), stay, self.zone) {
                 if let Some(page) = pages.get_mut(&month) {
                     page.account.carry_forward(&charge, self.zone);
                 }
@@ -244,19 +242,19 @@ impl Ledger<'_> {
         let Some(first) = charges.first() else {
             return Ok(());
         };
-        if self.live_node(&first.pod, uid).await?.is_some() {
+        if self.live_node(first.pod(), uid).await?.is_some() {
             return Ok(());
         }
         let told = self.departed.node(uid);
         if told.is_none() {
             tracing::warn!(
-                node = first.pod,
+                node = first.pod(),
                 "nobody saw this node go; its end is estimated"
             );
         }
         for charge in charges {
             let end = ChargeEnd {
-                at: whole_second(told.unwrap_or(self.now)).max(charge.start),
+                at: whole_second(told.unwrap_or(self.now)).max(charge.start()),
                 estimated: told.is_none(),
             };
             self.settle(pages, charge, end);
@@ -273,9 +271,9 @@ impl Ledger<'_> {
         let offered: BTreeMap<String, &GpuOffer> = offered.collect();
         let open = pages
             .values_mut()
-            .flat_map(|page| page.account.open.values_mut());
+            .flat_map(|page| page.account.open_charges_mut());
         for charge in open {
-            if let Some(offer) = offered.get(offer_key_of(&charge.uid)) {
+            if let Some(offer) = offered.get(offer_key_of(charge.uid())) {
                 charge.update_attributes(&offer.facts, &self.prices.lists, whole_second(self.now));
             }
         }
@@ -311,10 +309,10 @@ impl Ledger<'_> {
 fn forget_settled(pages: &mut MonthAccounts) {
     let open: BTreeSet<Uid> = pages
         .values()
-        .flat_map(|page| page.before.open.keys().cloned())
+        .flat_map(|page| page.before.open_charges().keys().cloned())
         .collect();
     for page in pages.values_mut() {
-        for key in page.before.settling.difference(&open) {
+        for key in page.before.settling().difference(&open) {
             page.account.forget_settled(key);
         }
     }
@@ -349,7 +347,7 @@ fn are_charged(uid: &str, offers: &[GpuOffer], charges: &[&Charge]) -> bool {
     let offered: BTreeSet<String> = offers.iter().map(|offer| offer_key(uid, offer)).collect();
     let charged: BTreeSet<&str> = charges
         .iter()
-        .map(|charge| offer_key_of(&charge.uid))
+        .map(|charge| offer_key_of(charge.uid()))
         .collect();
     offers.is_empty() || (charges.len() == offers.len() && offered.iter().eq(charged))
 }

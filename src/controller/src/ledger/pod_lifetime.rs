@@ -68,7 +68,7 @@ impl Ledger<'_> {
     pub(super) fn update_from_pod(&self, pages: &mut MonthAccounts, pod: &Pod) {
         for page in pages.values_mut() {
             let foreign = self.is_foreign(page);
-            let Some(charge) = page.account.open.get_mut(pod::uid(pod)) else {
+            let Some(charge) = page.account.open_charge_mut(pod::uid(pod)) else {
                 continue;
             };
             self.observe(charge, pod);
@@ -80,20 +80,17 @@ impl Ledger<'_> {
     }
 
     fn observe(&self, charge: &mut Charge, pod: &Pod) {
-        charge.ready_since = charge
-            .ready_since
-            .or_else(|| pod::served_since(pod).map(whole_second));
-        charge.draining_since = pod::draining_since(pod).map(whole_second);
-        charge.node_lost_since = match self.node_unreachable_since(pod) {
-            Some(since) => Some(whole_second(since)),
-            // its Node is gone, and cannot say since when
-            None if self.node(pod).is_none() => {
-                charge.node_lost_since.or(Some(whole_second(self.now)))
-            }
-            // a node that is heard of again was never lost
-            None if pod::is_terminal(pod) => charge.node_lost_since,
-            None => None,
-        };
+        if let Some(ready) = pod::served_since(pod) {
+            charge.note_ready(whole_second(ready));
+        }
+        charge.note_draining(pod::draining_since(pod).map(whole_second));
+        match self.node_unreachable_since(pod) {
+            Some(since) => charge.note_node_lost(whole_second(since)),
+            None if self.node(pod).is_none() => charge.note_node_gone(whole_second(self.now)),
+            // what is known of its end decides when it is settled
+            None if pod::is_terminal(pod) => {}
+            None => charge.note_node_back(),
+        }
         if let Some((done, idle_seconds)) = self.done.get(pod::uid(pod)) {
             let today = self.zone.to_datetime(self.now).date();
             let idle_seconds = idle_seconds - self.written.idle(pod::uid(pod));
@@ -117,8 +114,8 @@ impl Ledger<'_> {
     /// The watts that count from now on. They are of whole GPUs, and change nothing where electricity is not charged apart.
     fn watts(&self, charge: &Charge, pod: &Pod) -> Option<u32> {
         let charged = self.prices.lists.charges_power(self.now);
-        if !charged || !charge.attributes.share.is_whole() {
-            return charge.attributes.amounts.watts;
+        if !charged || !charge.attributes().share.is_whole() {
+            return charge.attributes().amounts.watts;
         }
         let namespace = pod.namespace().unwrap_or_default();
         lock(self.measured).of(&namespace, charge, self.now)

@@ -20,8 +20,8 @@ impl Ledger<'_> {
         self.carry_forward_zero_replica_period(workload, pages)?;
         let this = Month::containing(self.now, self.zone);
         let next = pages.get(&this).and_then(|page| {
-            let open = page.account.open.values();
-            open.map(|charge| charge.start).min()
+            let open = page.account.open_charges().values();
+            open.map(|charge| charge.start()).min()
         });
         if next.is_some() || !self.unasked.contains(workload) {
             let at = next.unwrap_or_else(|| whole_second(self.now));
@@ -29,13 +29,16 @@ impl Ledger<'_> {
                 page.account.end_zero_replica_period(at, self.zone);
             }
         } else if let Some(page) = pages.get_mut(&this)
-            && page.account.zero_replica_period.is_none()
+            && page.account.zero_replica_period().is_none()
         {
-            let was_open = page.before.open.values();
-            let ended = was_open.map(|charge| (self.ended(pods, &charge.uid), charge));
-            page.account.zero_replica_period = ended
-                .max_by_key(|(end, _)| end.at)
-                .and_then(|(end, charge)| ZeroReplicaPeriod::after_last_replica(charge, end));
+            let was_open = page.before.open_charges().values();
+            let ended = was_open.map(|charge| (self.ended(pods, charge.uid()), charge));
+            let last = ended.max_by_key(|(end, _)| end.at);
+            let period =
+                last.and_then(|(end, charge)| ZeroReplicaPeriod::after_last_replica(charge, end));
+            if let Some(period) = period {
+                page.account.begin_zero_replica_period(period);
+            }
         }
         Ok(())
     }
@@ -48,7 +51,7 @@ impl Ledger<'_> {
     ) -> Result<(), Error> {
         let Some((first, rest)) = pages
             .iter()
-            .find_map(|(month, page)| Some((*month, page.account.zero_replica_period.clone()?)))
+            .find_map(|(month, page)| Some((*month, page.account.zero_replica_period().cloned()?)))
         else {
             return Ok(());
         };
@@ -60,14 +63,12 @@ impl Ledger<'_> {
         for month in &months {
             self.ensure_month(workload, pages, *month)?;
             if let Some(page) = pages.get_mut(month) {
-                page.account
-                    .zero_replica_period
-                    .get_or_insert_with(|| rest.clone());
+                page.account.begin_zero_replica_period(rest.clone());
             }
         }
         for month in months {
             let next = pages.get(&month.next());
-            let carried = next.is_some_and(|next| next.before.zero_replica_period.is_some());
+            let carried = next.is_some_and(|next| next.before.zero_replica_period().is_some());
             if let Some(page) = pages.get_mut(&month).filter(|_| carried) {
                 page.account
                     .end_zero_replica_period(month.bounds(self.zone).end, self.zone);

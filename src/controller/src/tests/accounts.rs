@@ -60,7 +60,10 @@ async fn a_month_that_is_over_lets_go_of_pods_that_run_on() {
     stage.seconds(20).await;
     let open = |stage: &Stage| -> Vec<usize> {
         let accounts = accounts(stage, WorkloadKind::InferenceDeployment);
-        accounts.iter().map(|account| account.open.len()).collect()
+        accounts
+            .iter()
+            .map(|account| account.open_charges().len())
+            .collect()
     };
     assert_eq!(open(&stage), [1]);
     stage.world.now = at("2026-12-01T00:30:00Z");
@@ -70,7 +73,7 @@ async fn a_month_that_is_over_lets_go_of_pods_that_run_on() {
     stage.seconds(3).await;
     assert_eq!(open(&stage), [0, 1]);
     let november = &accounts(&stage, WorkloadKind::InferenceDeployment)[0];
-    assert!(november.settling.is_empty() && november.days().len() == 1);
+    assert!(november.settling().is_empty() && november.days().len() == 1);
 }
 
 /// Nothing has a price when a service begins.
@@ -103,8 +106,11 @@ async fn a_record_made_before_any_price_is_known_takes_the_currency_of_the_first
     stage.world.create_all::<PriceList>(list).await;
     stage.seconds(2).await;
     let account = &accounts(&stage, WorkloadKind::InferenceDeployment)[0];
-    let charge = account.open.values().next().unwrap();
-    assert_eq!((currency(&stage).as_str(), charge.rates.len()), ("USD", 1));
+    let charge = account.open_charges().values().next().unwrap();
+    assert_eq!(
+        (currency(&stage).as_str(), charge.rates().len()),
+        ("USD", 1)
+    );
 }
 
 #[tokio::test]
@@ -115,7 +121,7 @@ async fn prices_come_late_and_a_death_at_any_write_changes_nothing_in_the_end() 
 /// What services at zero saved by the records, in nano-units, by month.
 fn saved(stage: &Stage, now: Timestamp) -> Vec<i128> {
     let accounts = accounts(stage, WorkloadKind::InferenceDeployment);
-    let bounds = |account: &Account| account.month.bounds(&TimeZone::UTC);
+    let bounds = |account: &Account| account.month().bounds(&TimeZone::UTC);
     accounts
         .iter()
         .map(|account| {
@@ -152,7 +158,7 @@ async fn a_service_that_rests_saves_its_last_replica_until_the_next_is_bound() {
     let rests = accounts(&stage, WorkloadKind::InferenceDeployment);
     let rests: Vec<bool> = rests
         .iter()
-        .map(|account| account.zero_replica_period.is_some())
+        .map(|account| account.zero_replica_period().is_some())
         .collect();
     assert_eq!(rests, [false, true], "the month that is over is done");
     stage.world.requests = 2;
@@ -202,9 +208,11 @@ async fn a_pod_that_no_workload_made_is_charged_to_its_namespace_and_held_by_not
         pod.finalizers().is_empty(),
         "only its namespace can ask for that"
     );
-    let open = accounts(&stage, WorkloadKind::Unmanaged)[0].open.clone();
+    let open = accounts(&stage, WorkloadKind::Unmanaged)[0]
+        .open_charges()
+        .clone();
     assert_eq!(
-        open[pod.metadata.uid.as_ref().unwrap()].owner.as_deref(),
+        open[pod.metadata.uid.as_ref().unwrap()].owner(),
         Some("Pod/notebook")
     );
     let pod = pod.clone();
@@ -213,7 +221,7 @@ async fn a_pod_that_no_workload_made_is_charged_to_its_namespace_and_held_by_not
     let account = &accounts(&stage, WorkloadKind::Unmanaged)[0];
     let (sku, line) = &account.days().values().next().unwrap()[0];
     assert_eq!(
-        (account.open.len(), sku.owner.as_deref()),
+        (account.open_charges().len(), sku.owner.as_deref()),
         (0, Some("Pod/notebook"))
     );
     // its end was seen by nobody, so all of it is estimated

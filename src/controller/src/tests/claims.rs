@@ -75,12 +75,13 @@ fn account(stage: &Stage) -> Account {
 
 fn open(stage: &Stage, name: &str) -> Option<Charge> {
     let account = account(stage);
-    account.open.into_values().find(|charge| charge.pod == name)
+    let mut open = account.open_charges().values();
+    open.find(|charge| charge.pod() == name).cloned()
 }
 
 fn gib(stage: &Stage, name: &str) -> Option<u32> {
     let charge = open(stage, name).unwrap();
-    charge.attributes.amounts.volumes.get("fast").copied()
+    charge.attributes().amounts.volumes.get("fast").copied()
 }
 
 fn seconds(from: Timestamp, to: Timestamp) -> i128 {
@@ -95,7 +96,7 @@ async fn a_resize_in_place_costs_from_when_the_kubelet_has_allocated_it() {
     notebook(&stage, "book", json!({"containers": containers})).await;
     stage.seconds(10).await;
     let begin = open(&stage, "book").unwrap();
-    assert_eq!(begin.rates.len(), 1);
+    assert_eq!(begin.rates().len(), 1);
     let containers = json!([{"name": "c", "resources": asks("6")}]);
     let patch = Patch::Merge(json!({"spec": {"containers": containers}}));
     let pods = stage.world.api::<Pod>();
@@ -111,15 +112,19 @@ async fn a_resize_in_place_costs_from_when_the_kubelet_has_allocated_it() {
     set_status::<Pod>(&stage, "book", told("2")).await;
     stage.seconds(10).await;
     let waiting = open(&stage, "book").unwrap();
-    assert_eq!(waiting.rates.len(), 1, "what is only asked for is not held");
+    assert_eq!(
+        waiting.rates().len(),
+        1,
+        "what is only asked for is not held"
+    );
     set_status::<Pod>(&stage, "book", told("6")).await;
     stage.seconds(10).await;
     let resized = open(&stage, "book").unwrap();
-    let at = resized.rates[1].from;
+    let at = resized.rates()[1].from;
     assert_eq!(
         (
-            resized.previous_amounts.len(),
-            resized.previous_amounts[0].until
+            resized.previous_amounts().len(),
+            resized.previous_amounts()[0].until
         ),
         (1, at)
     );
@@ -127,9 +132,9 @@ async fn a_resize_in_place_costs_from_when_the_kubelet_has_allocated_it() {
     stage.seconds(2).await;
     let (_, line) = account(&stage).days().values().next().unwrap()[0].clone();
     // a GPU and two cores, then a GPU and six: millions of nano-units a second
-    let end = begin.start.as_second() + line.gpu_seconds;
+    let end = begin.start().as_second() + line.gpu_seconds;
     let end = Timestamp::from_second(end).unwrap();
-    let cost = (3 * seconds(begin.start, at) + 7 * seconds(at, end)) * 1_000_000;
+    let cost = (3 * seconds(begin.start(), at) + 7 * seconds(at, end)) * 1_000_000;
     assert_eq!(line.cost.compute, Money::from_nanos(cost));
 }
 
@@ -185,7 +190,7 @@ async fn a_volume_is_borne_by_the_pod_that_was_bound_first_and_then_by_the_next(
     assert_eq!(gib(&stage, "late"), Some(23));
     let late = open(&stage, "late").unwrap();
     assert_eq!(
-        late.rates.len(),
+        late.rates().len(),
         2,
         "it counts from when the other one went"
     );
@@ -301,11 +306,11 @@ async fn devices_that_a_claim_holds_are_charged_by_what_they_say_of_themselves()
     stage.seconds(3).await;
     let compute = |name: &str| {
         let charge = open(&stage, name).unwrap();
-        let rate = charge.rates[0];
+        let rate = charge.rates()[0];
         assert!(!rate.provisional);
         (
-            charge.attributes.gpus,
-            charge.attributes.node_gpus,
+            charge.attributes().gpus,
+            charge.attributes().node_gpus,
             rate.quote.cost.compute.to_string(),
         )
     };
@@ -347,7 +352,8 @@ async fn devices_that_pods_share_are_charged_once() {
     stage.seconds(10).await;
     let second = open(&stage, "second").unwrap();
     assert_eq!(
-        second.start, gone,
+        second.start(),
+        gone,
         "what the first one bore is not charged again"
     );
 }
@@ -369,7 +375,7 @@ async fn measured_watts_are_charged_where_electricity_is_and_changes_stay_few() 
     stage.seconds(1).await;
     let free = measure(&mut stage, 20, 400.0).await;
     assert_eq!(
-        (free.rates.len(), free.previous_amounts.len()),
+        (free.rates().len(), free.previous_amounts().len()),
         (1, 0),
         "no list charges electricity"
     );
@@ -384,13 +390,14 @@ async fn measured_watts_are_charged_where_electricity_is_and_changes_stay_few() 
     );
     let same = measure(&mut stage, 20, 420.0).await;
     assert_eq!(
-        same.rates, charged.rates,
+        same.rates(),
+        charged.rates(),
         "a twentieth more changes nothing"
     );
     let rising = measure(&mut stage, 60, 700.0).await;
     assert!(
-        rising.rates.len() <= same.rates.len() + 4,
+        rising.rates().len() <= same.rates().len() + 4,
         "at most four an hour"
     );
-    assert_eq!(rising.attributes.amounts.watts, Some(700));
+    assert_eq!(rising.attributes().amounts.watts, Some(700));
 }

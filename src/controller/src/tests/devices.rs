@@ -4,7 +4,7 @@ use bursar_api::SpendRecord;
 use bursar_api::spend::WorkloadKind;
 use bursar_apitest::faults::Faults;
 use bursar_core::cluster_bill::{ClusterBill, CostSource};
-use bursar_core::ledger::{Charge, DailyCost};
+use bursar_core::ledger::{Account, Charge, DailyCost};
 use jiff::tz::TimeZone;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::api::resource::v1::ResourceSlice;
@@ -81,14 +81,26 @@ impl Cluster {
         let of_nodes = records
             .iter()
             .filter(|record| record.spec.kind == WorkloadKind::Node);
-        let open = of_nodes.flat_map(|record| record.to_account().unwrap().open.into_values());
-        open.filter(|charge| charge.pod == "dra").collect()
+        let accounts: Vec<Account> = of_nodes
+            .map(|record| record.to_account().unwrap())
+            .collect();
+        let open = accounts
+            .iter()
+            .flat_map(|account| account.open_charges().values());
+        open.filter(|charge| charge.pod() == "dra")
+            .cloned()
+            .collect()
     }
 
     fn offered(&self) -> Vec<(String, u32)> {
         let open = self.open().into_iter();
-        open.map(|charge| (charge.attributes.resource, charge.attributes.gpus))
-            .collect()
+        open.map(|charge| {
+            (
+                charge.attributes().resource.clone(),
+                charge.attributes().gpus,
+            )
+        })
+        .collect()
     }
 
     fn bill(&self) -> ClusterBill {
@@ -113,7 +125,7 @@ async fn a_node_of_devices_is_charged_as_a_whole_and_idle_is_what_no_claim_holds
     cluster.seconds(30).await;
     assert_eq!(cluster.offered(), [(DRIVER.to_owned(), 4)]);
     let (node, now) = (cluster.open().remove(0), cluster.stage.world.now);
-    let amounts = &node.attributes.amounts;
+    let amounts = &node.attributes().amounts;
     assert_eq!(
         (amounts.cpu_milli, amounts.memory_mib),
         (64_000, 512 * 1024)
@@ -123,9 +135,9 @@ async fn a_node_of_devices_is_charged_as_a_whole_and_idle_is_what_no_claim_holds
         .iter()
         .find(|record| record.spec.kind == WorkloadKind::Unmanaged);
     let book = book.unwrap().to_account().unwrap();
-    let book = book.open.into_values().next().unwrap();
-    let stood = |charge: &Charge| now.as_second() - charge.start.as_second();
-    assert!(stood(&node) >= 28 && stood(&book) >= 28);
+    let book = book.open_charges().values().next().unwrap();
+    let stood = |charge: &Charge| now.as_second() - charge.start().as_second();
+    assert!(stood(&node) >= 28 && stood(book) >= 28);
     let bill = cluster.bill();
     let idle: DailyCost = bill
         .idle()
@@ -152,7 +164,7 @@ async fn gpus_that_are_an_extended_resource_and_devices_are_charged_once_on_the_
     cluster.seconds(5).await;
     let extended = [("nvidia.com/gpu".to_owned(), 4)];
     assert_eq!(cluster.offered(), extended);
-    let begun = cluster.open()[0].start;
+    let begun = cluster.open()[0].start();
     // the device plugin is gone
     let world = &cluster.stage.world;
     world.offer("dra", json!({"nvidia.com/gpu": "0"})).await;
@@ -171,7 +183,7 @@ async fn gpus_that_are_an_extended_resource_and_devices_are_charged_once_on_the_
     cluster.seconds(5).await;
     assert_eq!(cluster.offered(), [(DRIVER.to_owned(), 3)]);
     let now = cluster.stage.world.now;
-    let three = now.as_second() - cluster.open()[0].start.as_second();
+    let three = now.as_second() - cluster.open()[0].start().as_second();
     let all = now.as_second() - begun.as_second();
     let records: Vec<SpendRecord> = cluster.stage.world.server.objects();
     let mut sum = DailyCost::default();
@@ -210,7 +222,7 @@ async fn an_extended_resource_that_is_devices_is_charged_by_what_the_devices_are
         .map(|(_, _, line)| line)
         .sum::<DailyCost>();
     let node = cluster.open().remove(0);
-    let stood = cluster.stage.world.now.as_second() - node.start.as_second();
+    let stood = cluster.stage.world.now.as_second() - node.start().as_second();
     assert!(
         stood > 2 && held.gpu_seconds < 4 * stood,
         "the pod holds one of the four"

@@ -125,7 +125,10 @@ impl Fleet {
 
     fn open(&self) -> Vec<usize> {
         let accounts = self.accounts();
-        accounts.iter().map(|account| account.open.len()).collect()
+        accounts
+            .iter()
+            .map(|account| account.open_charges().len())
+            .collect()
     }
 }
 
@@ -152,7 +155,7 @@ async fn a_node_costs_from_its_creation_until_it_is_gone_and_nothing_is_written_
         (Money::ZERO, Money::ZERO, 48 * 8)
     );
     assert_eq!(fleet.open(), [1]);
-    assert!(fleet.accounts()[0].settling.is_empty());
+    assert!(fleet.accounts()[0].settling().is_empty());
 }
 
 #[tokio::test]
@@ -202,7 +205,7 @@ async fn a_node_that_only_an_old_cache_shows_is_not_charged_again() {
     };
     fleet.see(&stale).await;
     assert_eq!(
-        (fleet.open(), fleet.accounts()[0].settling.len()),
+        (fleet.open(), fleet.accounts()[0].settling().len()),
         (vec![0], 0)
     );
 }
@@ -257,9 +260,9 @@ async fn another_layout_begins_another_charge_and_a_plugin_that_is_down_ends_non
     // cores and memory are with one of them
     let accounts = fleet.accounts();
     let cores: Vec<u32> = accounts[0]
-        .open
+        .open_charges()
         .values()
-        .map(|charge| charge.attributes.amounts.cpu_milli)
+        .map(|charge| charge.attributes().amounts.cpu_milli)
         .collect();
     assert_eq!(cores, [0, 64_000]);
 }
@@ -337,7 +340,7 @@ fn assert_told(fleet: &Fleet, what: &str) {
     assert_eq!(told, long_story_cost(), "{what}");
     for account in &accounts {
         assert!(
-            account.open.is_empty() && account.settling.is_empty(),
+            account.open_charges().is_empty() && account.settling().is_empty(),
             "{what}"
         );
     }
@@ -406,9 +409,9 @@ async fn the_bill_is_what_nodes_cost_and_idle_is_what_no_pod_held() {
         let account = record.to_account().unwrap();
         let side = record.spec.kind.cost_source();
         if side != CostSource::Nodes {
-            let open = account.open.values();
+            let open = account.open_charges().values();
             held += open
-                .map(|charge| now.as_second() - charge.start.as_second())
+                .map(|charge| now.as_second() - charge.start().as_second())
                 .sum::<i64>();
         }
         bill.add(side, account.daily_costs(now, &TimeZone::UTC));
@@ -419,7 +422,7 @@ async fn the_bill_is_what_nodes_cost_and_idle_is_what_no_pod_held() {
         .find(|record| record.spec.kind == WorkloadKind::Node)
         .unwrap();
     let account = node.to_account().unwrap();
-    let start = account.open.values().next().unwrap().start;
+    let start = account.open_charges().values().next().unwrap().start();
     let stood = now.as_second() - start.as_second();
     assert!(stood >= 55 && held > 80, "{stood} {held}");
     let idle = bill.idle_sum();

@@ -107,7 +107,7 @@ async fn outcome(stage: &mut Stage) -> Outcome {
     let records: Vec<bursar_api::SpendRecord> = stage.world.server.objects();
     let accounts = records.iter().map(|record| record.to_account().unwrap());
     let open = accounts
-        .map(|account| account.open.len() + account.settling.len())
+        .map(|account| account.open_charges().len() + account.settling().len())
         .sum();
     let unexplained = if cost == recorded {
         Vec::new()

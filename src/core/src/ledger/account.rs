@@ -8,6 +8,7 @@ use jiff::tz::TimeZone;
 
 use super::charge::{Charge, ChargeEnd, Uid};
 use super::daily_cost::{CostKey, DailyCost};
+use super::stored::{InvalidAccount, StoredAccount};
 use super::zero_replica_savings::ZeroReplicaPeriod;
 use crate::calendar::{Interval, Month};
 use crate::money::Money;
@@ -16,18 +17,16 @@ use crate::money::Money;
 const MAX_COST_KEYS: usize = 64;
 
 /// One workload's spend in one month.
+///
+/// A pod is open or settled, never both, and settled once: that is why the fields are private.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Account {
-    /// The month.
-    pub month: Month,
-    /// Charges of pods that still hold a node.
-    pub open: BTreeMap<Uid, Charge>,
-    /// Pods whose charges are in the daily lines and whose finalizer may still be there.
-    pub settling: BTreeSet<Uid>,
-    /// Since when it stands at zero replicas because nothing is asked of it.
-    pub zero_replica_period: Option<ZeroReplicaPeriod>,
+    month: Month,
+    open: BTreeMap<Uid, Charge>,
+    settling: BTreeSet<Uid>,
+    zero_replica_period: Option<ZeroReplicaPeriod>,
     days: DailyCosts,
-    /// What `days` sum to: most questions are about the whole month.
+    /// The sum of `days`: most questions are about the whole month.
     posted_total: DailyCost,
 }
 
@@ -47,14 +46,77 @@ impl Account {
         }
     }
 
-    /// The account with these daily lines.
-    pub fn with_days(self, days: DailyCosts) -> Self {
-        let over = days.values().flatten().map(|(_, line)| *line).sum();
-        Self {
+    /// The account that was stored.
+    ///
+    /// # Errors
+    /// The first field whose value no account can have.
+    pub fn restore(stored: StoredAccount) -> Result<Self, InvalidAccount> {
+        let StoredAccount {
+            month,
+            open: charges,
+            settling,
+            zero_replica_period,
             days,
-            posted_total: over,
-            ..self
+        } = stored;
+        let outside = |date: &&Date| Month::containing_date(**date) != month;
+        if let Some(date) = days.keys().find(outside) {
+            return Err(InvalidAccount::DayOutsideMonth { date: *date, month });
         }
+        let mut open: BTreeMap<Uid, Charge> = BTreeMap::new();
+        for charge in charges {
+            let uid = charge.uid().to_owned();
+            if settling.contains(&uid) {
+                return Err(InvalidAccount::SettledAndOpen { uid });
+            }
+            if let Some(charge) = open.insert(uid, charge) {
+                let uid = charge.uid().to_owned();
+                return Err(InvalidAccount::OpenTwice { uid });
+            }
+        }
+        let posted_total = days.values().flatten().map(|(_, line)| *line).sum();
+        Ok(Self {
+            month,
+            open,
+            settling,
+            zero_replica_period,
+            days,
+            posted_total,
+        })
+    }
+
+    /// The month.
+    pub fn month(&self) -> Month {
+        self.month
+    }
+
+    /// The charges of pods that still occupy a node.
+    pub fn open_charges(&self) -> &BTreeMap<Uid, Charge> {
+        &self.open
+    }
+
+    /// A pod's open charge.
+    pub fn open_charge(&self, uid: &str) -> Option<&Charge> {
+        self.open.get(uid)
+    }
+
+    /// A pod's open charge, to note what was observed or to price it.
+    pub fn open_charge_mut(&mut self, uid: &str) -> Option<&mut Charge> {
+        self.open.get_mut(uid)
+    }
+
+    /// The open charges, to price them.
+    pub fn open_charges_mut(&mut self) -> impl Iterator<Item = &mut Charge> {
+        self.open.values_mut()
+    }
+
+    /// The pods whose charges are settled and whose finalizer may still be there.
+    pub fn settling(&self) -> &BTreeSet<Uid> {
+        &self.settling
+    }
+
+    /// The time at zero replicas that has not ended.
+    pub fn zero_replica_period(&self) -> Option<&ZeroReplicaPeriod> {
+        self.zero_replica_period.as_ref()
     }
 
     /// What is over, by day and hardware.
@@ -64,17 +126,17 @@ impl Account {
 
     /// Takes in a charge. False, and nothing changes, if the pod is known already.
     pub fn open(&mut self, charge: Charge) -> bool {
-        if self.contains(&charge.uid) {
+        if self.contains(charge.uid()) {
             return false;
         }
-        self.open.insert(charge.uid.clone(), charge);
+        self.open.insert(charge.uid().to_owned(), charge);
         true
     }
 
     /// Takes in a charge that an earlier month may have begun, without what only that one needs. False, and nothing changes, if the
     /// pod is known already.
     pub fn carry_forward(&mut self, charge: &Charge, zone: &TimeZone) -> bool {
-        if self.contains(&charge.uid) {
+        if self.contains(charge.uid()) {
             return false;
         }
         let mut charge = charge.clone();
@@ -95,13 +157,13 @@ impl Account {
 
     /// Moves what this month still lacks of `charge` into the daily lines. False, and nothing changes, if that was done already.
     pub fn settle(&mut self, charge: &Charge, end: ChargeEnd, zone: &TimeZone) -> bool {
-        if !self.settling.insert(charge.uid.clone()) {
+        if !self.settling.insert(charge.uid().to_owned()) {
             return false;
         }
-        let open = self.open.remove(&charge.uid);
+        let open = self.open.remove(charge.uid());
         let charge = open.as_ref().unwrap_or(charge);
         // a node that told the end was heard of again
-        let lost = charge.node_lost_since.filter(|_| end.estimated);
+        let lost = charge.node_lost_since().filter(|_| end.estimated);
         let part = charge.unposted(end.at);
         self.post(charge, part, lost, end.estimated, zone);
         true
@@ -118,17 +180,25 @@ impl Account {
         };
         let until = until.min(self.month.bounds(zone).end);
         let part = charge.unposted(until);
-        if part.is_empty() || charge.rates.is_empty() {
+        if part.is_empty() || charge.rates().is_empty() {
             self.open.insert(uid.to_owned(), charge);
             return false;
         }
-        self.post(&charge, part, charge.node_lost_since, false, zone);
+        self.post(&charge, part, charge.node_lost_since(), false, zone);
         if until < self.month.bounds(zone).end {
-            charge.posted_until = Some(until);
-            charge.drop_before(until, zone);
+            charge.note_posted(until, zone);
             self.open.insert(uid.to_owned(), charge);
         }
         true
+    }
+
+    /// Notes that the service stands at zero replicas. False, and nothing changes, if that is noted already.
+    pub fn begin_zero_replica_period(&mut self, period: ZeroReplicaPeriod) -> bool {
+        let begins = self.zero_replica_period.is_none();
+        if begins {
+            self.zero_replica_period = Some(period);
+        }
+        begins
     }
 
     /// Moves what the rest saved until `at` into the daily lines: it is over then. False, and nothing changes, without a rest.
@@ -155,6 +225,26 @@ impl Account {
     /// Forgets that a pod was settled. Only for a pod that is gone from a live read.
     pub fn forget_settled(&mut self, uid: &str) -> bool {
         self.settling.remove(uid)
+    }
+
+    /// True if the accounts differ in nothing but the usage of open charges, which changes all the time.
+    pub fn equals_but_for_usage(&self, other: &Self) -> bool {
+        let Self {
+            month,
+            open,
+            settling,
+            zero_replica_period,
+            days,
+            // the sum of `days`
+            posted_total: _,
+        } = self;
+        let pairs = || open.values().zip(other.open.values());
+        *month == other.month
+            && open.len() == other.open.len()
+            && pairs().all(|(one, other)| one.equals_but_for_usage(other))
+            && *settling == other.settling
+            && *zero_replica_period == other.zero_replica_period
+            && *days == other.days
     }
 
     /// The sum of what `within` cost until `now`: what is over, open charges and a rest. `within` begins and ends at midnights of `zone`.
@@ -191,7 +281,7 @@ impl Account {
             }
         }
         for (charge, date, line) in self.unposted_costs(self.month.bounds(zone), now, zone) {
-            let sku = CostKey::new(&charge.attributes, charge.owner.as_ref());
+            let sku = CostKey::new(charge.attributes(), charge.owner());
             *all.entry((date, sku)).or_default() += line;
         }
         if let Some((rest, part)) = self.zero_replica_part(self.month.bounds(zone), now, zone) {
@@ -245,7 +335,7 @@ impl Account {
         for (date, day) in part.days(zone) {
             if Month::containing_date(date) == self.month {
                 let line = charge.cost_of_day(date, day, lost, estimated);
-                let (facts, owner) = (&charge.attributes, charge.owner.as_ref());
+                let (facts, owner) = (charge.attributes(), charge.owner());
                 let is_of = |sku: &CostKey| sku.matches(facts, owner);
                 *self.entry(date, &facts.resource, is_of, || CostKey::new(facts, owner)) += line;
                 self.posted_total += line;

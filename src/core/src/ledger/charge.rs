@@ -10,6 +10,7 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
 use super::daily_cost::DailyCost;
+use super::stored::{InvalidAccount, StoredCharge};
 use crate::calendar::Interval;
 use crate::money::{Cost, Money};
 use crate::pricing::{HourlyRate, PriceCatalog, PriceLookup, PricingAttributes, ResourceAmounts};
@@ -84,35 +85,25 @@ impl EngineCounters {
     }
 }
 
-/// One pod's occupation of a node.
+/// What one pod costs while it occupies a node, or what a whole node costs.
+///
+/// `rates` and `previous_amounts` are in the order of time, `posted_until` never goes back, and UID, pod and start never change: that
+/// is why the fields are private.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Charge {
-    /// The pod's UID.
-    pub uid: Uid,
-    /// The pod's name.
-    pub pod: String,
-    /// Who made the pod, where that is not Bursar: `Kind/name`.
-    pub owner: Option<String>,
-    /// What it is priced by.
-    pub attributes: PricingAttributes,
-    /// The amounts that it had before those in `facts`, one after the other.
-    pub previous_amounts: Vec<PreviousAmounts>,
-    /// When the pod was bound to its node.
-    pub start: Timestamp,
-    /// What came before this instant is in the daily sums already.
-    pub posted_until: Option<Timestamp>,
-    /// The rates one after the other; none while no price is known.
-    pub rates: Vec<RatePeriod>,
-    /// When it was first ready: until then it was starting.
-    pub ready_since: Option<Timestamp>,
-    /// Since when it has been draining or terminating.
-    pub draining_since: Option<Timestamp>,
-    /// Since when its node has not been heard of.
-    pub node_lost_since: Option<Timestamp>,
-    /// What it did, by day.
-    pub usage: BTreeMap<Date, EngineUsage>,
-    /// Its engine's counters as they are in `used`.
-    pub counters: EngineCounters,
+    uid: Uid,
+    pod: String,
+    owner: Option<String>,
+    attributes: PricingAttributes,
+    previous_amounts: Vec<PreviousAmounts>,
+    start: Timestamp,
+    posted_until: Option<Timestamp>,
+    rates: Vec<RatePeriod>,
+    ready_since: Option<Timestamp>,
+    draining_since: Option<Timestamp>,
+    node_lost_since: Option<Timestamp>,
+    usage: BTreeMap<Date, EngineUsage>,
+    counters: EngineCounters,
 }
 
 /// When and how a charge ended.
@@ -144,6 +135,195 @@ impl Charge {
         }
     }
 
+    /// The charge that was stored.
+    ///
+    /// # Errors
+    /// The first field whose value no charge can have.
+    pub fn restore(stored: StoredCharge) -> Result<Self, InvalidAccount> {
+        let StoredCharge {
+            uid,
+            pod,
+            owner,
+            attributes,
+            previous_amounts,
+            start,
+            posted_until,
+            rates,
+            ready_since,
+            draining_since,
+            node_lost_since,
+            usage,
+            counters,
+        } = stored;
+        // two instants within one second are the same once they are stored
+        if !rates.is_sorted_by_key(|rate| rate.from) {
+            return Err(InvalidAccount::RatesOutOfOrder { uid });
+        }
+        if !previous_amounts.is_sorted_by_key(|previous| previous.until) {
+            return Err(InvalidAccount::AmountsOutOfOrder { uid });
+        }
+        if posted_until.is_some_and(|posted| posted < start) {
+            return Err(InvalidAccount::PostedBeforeStart { uid });
+        }
+        Ok(Self {
+            uid,
+            pod,
+            owner,
+            attributes,
+            previous_amounts,
+            start,
+            posted_until,
+            rates,
+            ready_since,
+            draining_since,
+            node_lost_since,
+            usage,
+            counters,
+        })
+    }
+
+    /// The pod's UID; a key of its own for a node.
+    pub fn uid(&self) -> &str {
+        &self.uid
+    }
+
+    /// The pod's name, or the node's.
+    pub fn pod(&self) -> &str {
+        &self.pod
+    }
+
+    /// The owner that made the pod, where that is not Bursar: `Kind/name`.
+    pub fn owner(&self) -> Option<&str> {
+        self.owner.as_deref()
+    }
+
+    /// The attributes that it is priced by.
+    pub fn attributes(&self) -> &PricingAttributes {
+        &self.attributes
+    }
+
+    /// The amounts that it had before those in [`Charge::attributes`], in the order of time.
+    pub fn previous_amounts(&self) -> &[PreviousAmounts] {
+        &self.previous_amounts
+    }
+
+    /// When the pod was bound to its node.
+    pub fn start(&self) -> Timestamp {
+        self.start
+    }
+
+    /// The instant until which the account's days have the cost, if some days were posted.
+    pub fn posted_until(&self) -> Option<Timestamp> {
+        self.posted_until
+    }
+
+    /// The first instant whose cost is not posted.
+    pub fn unposted_since(&self) -> Timestamp {
+        self.posted_until.unwrap_or(self.start)
+    }
+
+    /// The rates in the order of time; none while no price is known.
+    pub fn rates(&self) -> &[RatePeriod] {
+        &self.rates
+    }
+
+    /// When the pod was first ready: until then it was starting.
+    pub fn ready_since(&self) -> Option<Timestamp> {
+        self.ready_since
+    }
+
+    /// Since when the pod has been draining or terminating.
+    pub fn draining_since(&self) -> Option<Timestamp> {
+        self.draining_since
+    }
+
+    /// Since when nothing has been heard of the node.
+    pub fn node_lost_since(&self) -> Option<Timestamp> {
+        self.node_lost_since
+    }
+
+    /// The engine's usage by day, of days that are not posted.
+    pub fn usage(&self) -> &BTreeMap<Date, EngineUsage> {
+        &self.usage
+    }
+
+    /// The engine's counters as [`Charge::usage`] has them.
+    pub fn counters(&self) -> EngineCounters {
+        self.counters
+    }
+
+    /// The charge of a pod that this owner made: `Kind/name`.
+    pub fn with_owner(self, owner: String) -> Self {
+        Self {
+            owner: Some(owner),
+            ..self
+        }
+    }
+
+    /// The charge without its rates, for an account in another currency: it is priced anew there, from its start.
+    pub fn unpriced(self) -> Self {
+        Self {
+            rates: Vec::new(),
+            ..self
+        }
+    }
+
+    /// Notes that the pod was ready at `at`. The first time counts.
+    pub fn note_ready(&mut self, at: Timestamp) {
+        self.ready_since.get_or_insert(at);
+    }
+
+    /// Notes since when the pod has been draining or terminating; `None` if it is not, or not any more.
+    pub fn note_draining(&mut self, since: Option<Timestamp>) {
+        self.draining_since = since;
+    }
+
+    /// Notes that the pod's node says since when nothing has been heard of it.
+    pub fn note_node_lost(&mut self, since: Timestamp) {
+        self.node_lost_since = Some(since);
+    }
+
+    /// Notes at `now` that the pod's Node is gone and cannot say since when. An earlier time that is known stays.
+    pub fn note_node_gone(&mut self, now: Timestamp) {
+        self.node_lost_since.get_or_insert(now);
+    }
+
+    /// Notes that the pod's node was heard of again: it was never lost.
+    pub fn note_node_back(&mut self) {
+        self.node_lost_since = None;
+    }
+
+    /// True if the charges differ in nothing but usage, which changes all the time.
+    pub(super) fn equals_but_for_usage(&self, other: &Self) -> bool {
+        // whoever adds a field says here whether it is usage
+        let Self {
+            uid,
+            pod,
+            owner,
+            attributes,
+            previous_amounts,
+            start,
+            posted_until,
+            rates,
+            ready_since,
+            draining_since,
+            node_lost_since,
+            usage: _,
+            counters: _,
+        } = self;
+        *uid == other.uid
+            && *pod == other.pod
+            && *owner == other.owner
+            && *attributes == other.attributes
+            && *previous_amounts == other.previous_amounts
+            && *start == other.start
+            && *posted_until == other.posted_until
+            && *rates == other.rates
+            && *ready_since == other.ready_since
+            && *draining_since == other.draining_since
+            && *node_lost_since == other.node_lost_since
+    }
+
     /// The cost within `part`.
     pub fn cost(&self, part: Interval) -> Cost {
         if part.is_empty() {
@@ -171,9 +351,7 @@ impl Charge {
         let edited = lists.last_edited();
         // a clock that stepped back, or lags behind the API server's, changes no instant
         let now = now.max(last).max(edited);
-        let settled = last
-            .max(edited)
-            .max(self.posted_until.unwrap_or(self.start));
+        let settled = last.max(edited).max(self.unposted_since());
         let edit = (last < edited).then_some(edited);
         // the instants in between, and now itself: a list may have been deleted
         let resized = self.previous_amounts.iter().map(|earlier| earlier.until);
@@ -216,7 +394,7 @@ impl Charge {
         if self.attributes.amounts == *amounts {
             return false;
         }
-        let over = self.posted_until.unwrap_or(self.start);
+        let over = self.unposted_since();
         let last = self.rates.last().map_or(over, |last| last.from.max(over));
         let changed = self.previous_amounts.last().map(|earlier| earlier.until);
         // a clock that stepped back, or lags behind the API server's, changes nothing of what was
@@ -270,7 +448,7 @@ impl Charge {
             return false;
         }
         self.attributes = facts;
-        let booked = self.posted_until.unwrap_or(self.start);
+        let booked = self.unposted_since();
         self.rates.retain(|rate| rate.from < booked);
         if !self.rates.is_empty() {
             self.set_first_rates(booked, lists, now);
@@ -324,11 +502,17 @@ impl Charge {
 
     /// What was not booked yet of the stay until `end`.
     pub(super) fn unposted(&self, end: Timestamp) -> Interval {
-        let start = self.posted_until.unwrap_or(self.start);
+        let start = self.unposted_since();
         Interval {
             start,
             end: end.max(start),
         }
+    }
+
+    /// Notes that the days have its cost until `until`, and drops what no sum from then on will need.
+    pub(super) fn note_posted(&mut self, until: Timestamp, zone: &TimeZone) {
+        self.posted_until = self.posted_until.max(Some(until));
+        self.drop_before(until, zone);
     }
 
     /// Drops what no sum from `until` on will need.
@@ -337,7 +521,7 @@ impl Charge {
         self.rates.drain(..current.unwrap_or(0));
         // labels that come late price anew what is not booked, which a month that carries the charge may not have to itself
         let over = if self.is_vague() {
-            self.posted_until.unwrap_or(self.start)
+            self.unposted_since()
         } else {
             until
         };

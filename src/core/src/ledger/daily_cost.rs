@@ -28,7 +28,7 @@ pub struct CostKey {
 
 impl CostKey {
     /// What a pod holds.
-    pub fn new(facts: &PricingAttributes, owner: Option<&String>) -> Self {
+    pub fn new(facts: &PricingAttributes, owner: Option<&str>) -> Self {
         Self {
             resource: facts.resource.clone(),
             share: facts.share,
@@ -36,7 +36,7 @@ impl CostKey {
             instance_type: facts.instance_type.clone(),
             capacity_type: facts.capacity_type,
             region: facts.region.clone(),
-            owner: owner.cloned(),
+            owner: owner.map(str::to_owned),
         }
     }
 
@@ -49,14 +49,14 @@ impl CostKey {
     }
 
     /// True for the stays of a pod with these facts and owner.
-    pub fn matches(&self, facts: &PricingAttributes, owner: Option<&String>) -> bool {
+    pub fn matches(&self, facts: &PricingAttributes, owner: Option<&str>) -> bool {
         self.resource == facts.resource
             && self.share == facts.share
             && self.model == facts.model
             && self.instance_type == facts.instance_type
             && self.capacity_type == facts.capacity_type
             && self.region == facts.region
-            && self.owner.as_ref() == owner
+            && self.owner.as_deref() == owner
     }
 }
 

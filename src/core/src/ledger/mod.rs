@@ -16,6 +16,7 @@
 pub mod account;
 pub mod charge;
 pub mod daily_cost;
+pub mod stored;
 pub mod zero_replica_savings;
 
 pub use account::{Account, DailyCosts};
@@ -23,6 +24,7 @@ pub use charge::{
     Charge, ChargeEnd, EngineCounters, EngineUsage, PreviousAmounts, RatePeriod, Uid,
 };
 pub use daily_cost::{CostKey, DailyCost};
+pub use stored::{InvalidAccount, StoredAccount, StoredCharge};
 pub use zero_replica_savings::ZeroReplicaPeriod;
 
 #[cfg(test)]

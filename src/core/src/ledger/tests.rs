@@ -49,13 +49,19 @@ fn facts() -> PricingAttributes {
 }
 
 fn charge(nanos_per_hour: i128) -> Charge {
-    Charge {
-        rates: vec![RatePeriod {
-            from: at(0),
-            quote: compute(nanos_per_hour).into(),
-            provisional: false,
-        }],
-        ..Charge::new("u1".into(), "chat-0".into(), facts(), at(0))
+    charge_of("u1", facts(), vec![rate(0, nanos_per_hour)])
+}
+
+fn charge_of(uid: &str, attributes: PricingAttributes, rates: Vec<RatePeriod>) -> Charge {
+    let stored = StoredCharge::new(uid.into(), "chat-0".into(), attributes, at(0));
+    Charge::restore(StoredCharge { rates, ..stored }).unwrap()
+}
+
+fn rate(from: i64, nanos_per_hour: i128) -> RatePeriod {
+    RatePeriod {
+        from: at(from),
+        quote: compute(nanos_per_hour).into(),
+        provisional: false,
     }
 }
 
@@ -112,7 +118,7 @@ fn exact(seconds: i64) -> ChargeEnd {
 
 fn accounts(charge: &Charge, end: ChargeEnd, zone: &TimeZone) -> Vec<Account> {
     let stay = Interval {
-        start: charge.start,
+        start: charge.start(),
         end: end.at,
     };
     let settle = |month| {
@@ -169,7 +175,7 @@ fn an_edit_counts_from_when_it_was_made_and_before_it_the_old_price_goes_on() {
     let edited = lists_known(7200, &[(50, 1800)], at(80));
     charge.reprice(&edited, at(100));
     let from: Vec<i64> = charge
-        .rates
+        .rates()
         .iter()
         .map(|rate| rate.from.as_second() - START)
         .collect();
@@ -188,7 +194,7 @@ fn a_clock_that_steps_back_or_lags_behind_the_server_changes_no_rate() {
     stepped.reprice(&edited, at(78));
     steady.reprice(&edited, at(81));
     assert_eq!(stepped, steady);
-    assert_eq!(stepped.rates[2].from, at(80));
+    assert_eq!(stepped.rates()[2].from, at(80));
 }
 
 #[test]
@@ -196,9 +202,9 @@ fn days_without_a_price_wait_for_one() {
     let zone = TimeZone::UTC;
     let mut account = Account::new(Month::containing(at(0), &zone));
     account.open(Charge::new("u".into(), "p".into(), facts(), at(0)));
-    let midnight = account.month.bounds(&zone).end;
+    let midnight = account.month().bounds(&zone).end;
     assert!(!account.post_days_until("u", midnight, &zone));
-    let charge = account.open.get_mut("u").unwrap();
+    let charge = account.open_charge_mut("u").unwrap();
     charge.reprice(&lists(3600, &[]), midnight);
     let seconds = i128::from(midnight.as_second() - START);
     assert!(account.post_days_until("u", midnight, &zone));
@@ -233,13 +239,13 @@ fn labels_that_come_late_count_from_the_start_unless_the_price_was_exact() {
     let lists = lists(3600, &[]);
     let mut charge = Charge::new("u".into(), "p".into(), unlabelled.clone(), at(0));
     charge.reprice(&lists, at(0));
-    assert!(charge.rates[0].provisional);
+    assert!(charge.rates()[0].provisional);
     assert!(charge.update_attributes(&facts(), &lists, at(90)));
     assert_eq!(
         (
-            charge.rates.len(),
-            charge.rates[0].from,
-            charge.rates[0].provisional
+            charge.rates().len(),
+            charge.rates()[0].from,
+            charge.rates()[0].provisional
         ),
         (1, at(0), false)
     );
@@ -282,7 +288,7 @@ fn amounts_that_change_rewrite_no_price_that_passed_before_them() {
     charge.resize(&cores(0), &lists, at(200));
     charge.reprice(&lists, at(300));
     let from: Vec<i64> = charge
-        .rates
+        .rates()
         .iter()
         .map(|rate| rate.from.as_second() - START)
         .collect();
@@ -294,11 +300,10 @@ fn amounts_before_what_is_booked_are_forgotten() {
     let zone = TimeZone::UTC;
     let lists = lists(3600, &[]);
     let mut account = Account::new(Month::containing(at(0), &zone));
-    let mut charge = Charge::new("u".into(), "p".into(), facts(), at(0));
     let day = 86_400;
-    let midnight = account.month.first().to_zoned(zone.clone()).unwrap();
+    let midnight = account.month().first().to_zoned(zone.clone()).unwrap();
     let midnight = midnight.timestamp().as_second() - START;
-    charge.start = at(midnight);
+    let mut charge = Charge::new("u".into(), "p".into(), facts(), at(midnight));
     for hour in 0..48 {
         charge.resize(
             &cores(hour % 3),
@@ -308,16 +313,20 @@ fn amounts_before_what_is_booked_are_forgotten() {
     }
     account.open(charge);
     account.post_days_until("u", at(midnight + day), &zone);
-    let open = &account.open["u"];
-    assert_eq!((open.previous_amounts.len(), open.rates.len()), (23, 24));
-    assert!(open.previous_amounts[0].until > at(midnight + day));
+    let open = &account.open_charges()["u"];
+    assert_eq!(
+        (open.previous_amounts().len(), open.rates().len()),
+        (23, 24)
+    );
+    assert!(open.previous_amounts()[0].until > at(midnight + day));
 }
 
 #[test]
 fn stages_are_told_apart_and_never_exceed_the_whole() {
     let zone = TimeZone::UTC;
     let mut charge = charge(3_600_000);
-    (charge.ready_since, charge.draining_since) = (Some(at(100)), Some(at(900)));
+    charge.note_ready(at(100));
+    charge.note_draining(Some(at(900)));
     let day = zone.to_datetime(at(0)).date();
     charge.add_use(
         day,
@@ -357,7 +366,7 @@ fn stages_are_told_apart_and_never_exceed_the_whole() {
 #[test]
 fn time_on_a_lost_node_is_nobodys_until_it_is_known() {
     let mut charge = charge(3_600_000);
-    charge.node_lost_since = Some(at(400));
+    charge.note_node_lost(at(400));
     let line = whole(
         &accounts(
             &charge,
@@ -377,7 +386,7 @@ fn time_on_a_lost_node_is_nobodys_until_it_is_known() {
 #[test]
 fn a_node_that_tells_the_end_was_not_lost() {
     let mut charge = charge(3_600_000);
-    charge.node_lost_since = Some(at(400));
+    charge.note_node_lost(at(400));
     let line = whole(&accounts(&charge, exact(1000), &TimeZone::UTC)[0]);
     assert_eq!(
         (line.cost.total().nanos(), line.unattributed.nanos()),
@@ -400,13 +409,136 @@ fn a_pod_is_settled_once_and_not_opened_again() {
 }
 
 #[test]
+fn a_stored_account_that_no_ledger_can_have_written_is_refused() {
+    let month = Month::containing(at(0), &TimeZone::UTC);
+    let stored = || StoredAccount::new(month);
+    let open = |uid: &str| Charge::new(uid.into(), "p".into(), facts(), at(0));
+    let uid = || "u".to_owned();
+    let twice = StoredAccount {
+        open: vec![open("u"), open("u")],
+        ..stored()
+    };
+    let both = StoredAccount {
+        open: vec![open("u")],
+        settling: [uid()].into(),
+        ..stored()
+    };
+    let date = month.next().first();
+    let outside = StoredAccount {
+        days: [(date, Vec::new())].into(),
+        ..stored()
+    };
+    for (stored, error) in [
+        (twice, InvalidAccount::OpenTwice { uid: uid() }),
+        (both, InvalidAccount::SettledAndOpen { uid: uid() }),
+        (outside, InvalidAccount::DayOutsideMonth { date, month }),
+    ] {
+        assert_eq!(Account::restore(stored), Err(error));
+    }
+    let sound = StoredAccount {
+        open: vec![open("u"), open("v")],
+        settling: ["w".to_owned()].into(),
+        ..stored()
+    };
+    let mut sound = Account::restore(sound).unwrap();
+    assert!(!sound.open(open("w")), "it is settled");
+}
+
+#[test]
+fn a_stored_charge_that_no_ledger_can_have_written_is_refused() {
+    let stored = || StoredCharge::new("u".into(), "p".into(), facts(), at(100));
+    let uid = || "u".to_owned();
+    let amounts = |until| PreviousAmounts {
+        until: at(until),
+        amounts: cores(1),
+    };
+    let rates = StoredCharge {
+        rates: vec![rate(200, 1), rate(150, 2)],
+        ..stored()
+    };
+    let previous = StoredCharge {
+        previous_amounts: vec![amounts(200), amounts(150)],
+        ..stored()
+    };
+    let posted = StoredCharge {
+        posted_until: Some(at(99)),
+        ..stored()
+    };
+    for (stored, error) in [
+        (rates, InvalidAccount::RatesOutOfOrder { uid: uid() }),
+        (previous, InvalidAccount::AmountsOutOfOrder { uid: uid() }),
+        (posted, InvalidAccount::PostedBeforeStart { uid: uid() }),
+    ] {
+        assert_eq!(Charge::restore(stored), Err(error));
+    }
+    // stored times have no fractions of a second
+    let sound = StoredCharge {
+        rates: vec![rate(100, 1), rate(100, 2)],
+        previous_amounts: vec![amounts(150), amounts(150)],
+        posted_until: Some(at(100)),
+        ..stored()
+    };
+    assert!(Charge::restore(sound).is_ok());
+}
+
+#[test]
+fn what_a_pod_and_its_node_were_first_stays_where_it_must() {
+    let mut charge = charge(3600);
+    charge.note_ready(at(10));
+    charge.note_ready(at(20));
+    assert_eq!(charge.ready_since(), Some(at(10)), "the first time counts");
+    charge.note_draining(Some(at(30)));
+    charge.note_draining(None);
+    assert_eq!(charge.draining_since(), None, "the drain was called off");
+    charge.note_node_lost(at(40));
+    charge.note_node_gone(at(50));
+    assert_eq!(charge.node_lost_since(), Some(at(40)));
+    charge.note_node_back();
+    charge.note_node_gone(at(60));
+    assert_eq!(charge.node_lost_since(), Some(at(60)));
+}
+
+#[test]
+fn a_period_at_zero_replicas_is_not_replaced_while_it_lasts() {
+    let zone = TimeZone::UTC;
+    let period = |end| ZeroReplicaPeriod::after_last_replica(&charge(3600), exact(end)).unwrap();
+    let mut account = Account::new(Month::containing(at(0), &zone));
+    assert!(account.begin_zero_replica_period(period(0)));
+    assert!(!account.begin_zero_replica_period(period(50)));
+    assert_eq!(account.zero_replica_period().unwrap().since, at(0));
+    assert!(account.end_zero_replica_period(at(100), &zone));
+    assert!(account.begin_zero_replica_period(period(200)));
+}
+
+#[test]
+fn accounts_that_differ_in_usage_alone_are_told_from_others() {
+    let zone = TimeZone::UTC;
+    let mut before = Account::new(Month::containing(at(0), &zone));
+    before.open(charge(3600));
+    let change = |change: &dyn Fn(&mut Charge)| {
+        let mut account = before.clone();
+        change(account.open_charge_mut("u1").unwrap());
+        account
+    };
+    let used = change(&|charge| charge.add_use(zone.to_datetime(at(0)).date(), None, 5));
+    assert!(used != before && used.equals_but_for_usage(&before));
+    let ready = change(&|charge| charge.note_ready(at(5)));
+    assert!(!ready.equals_but_for_usage(&before));
+    let mut settled = used;
+    settled.settle(&charge(3600), exact(60), &zone);
+    assert!(!settled.equals_but_for_usage(&before));
+}
+
+#[test]
 fn an_account_tells_so_many_kinds_of_hardware_apart_and_loses_none() {
     let zone = TimeZone::UTC;
     let mut account = Account::new(Month::containing(at(0), &zone));
     for number in 0..200 {
-        let mut charge = charge(3600);
-        charge.uid = format!("u{number}");
-        charge.attributes.model = Some(format!("model-{}", number % 100));
+        let attributes = PricingAttributes {
+            model: Some(format!("model-{}", number % 100)),
+            ..facts()
+        };
+        let charge = charge_of(&format!("u{number}"), attributes, vec![rate(0, 3600)]);
         account.settle(&charge, exact(60), &zone);
     }
     let lines: usize = account.days().values().map(Vec::len).sum();
@@ -420,12 +552,7 @@ fn an_account_tells_so_many_kinds_of_hardware_apart_and_loses_none() {
 fn days_of_a_long_stay_are_booked_and_its_rates_forgotten() {
     let zone = TimeZone::UTC;
     let time = |text: &str| text.parse::<Timestamp>().unwrap();
-    let mut long = Charge::new(
-        "u1".into(),
-        "p".into(),
-        facts(),
-        time("2026-11-02T12:00:00Z"),
-    );
+    let start = time("2026-11-02T12:00:00Z");
     let rate = |day: i8| RatePeriod {
         from: date(2026, 11, day)
             .at(12, 0, 0, 0)
@@ -435,22 +562,24 @@ fn days_of_a_long_stay_are_booked_and_its_rates_forgotten() {
         quote: compute(i128::from(day)).into(),
         provisional: false,
     };
-    long.rates = (2..12).map(rate).collect();
-    let mut account = Account::new(Month::containing(long.start, &zone));
+    let stored = StoredCharge::new("u1".into(), "p".into(), facts(), start);
+    let rates = (2..12).map(rate).collect();
+    let long = Charge::restore(StoredCharge { rates, ..stored }).unwrap();
+    let mut account = Account::new(Month::containing(long.start(), &zone));
     account.open(long);
     let until = time("2026-11-11T00:00:00Z");
     assert!(
         account.post_days_until("u1", until, &zone) && !account.post_days_until("u1", until, &zone)
     );
-    let open = &account.open["u1"];
+    let open = &account.open_charges()["u1"];
     assert_eq!(
-        (open.rates.as_slice(), open.posted_until),
+        (open.rates(), open.posted_until()),
         (&[rate(10), rate(11)][..], Some(until))
     );
     assert_eq!(account.days().len(), 9);
     assert!(account.post_days_until("u1", time("2026-12-02T00:00:00Z"), &zone));
     assert_eq!(
-        (account.open.len(), account.days().len()),
+        (account.open_charges().len(), account.days().len()),
         (0, 29),
         "December is not this account's"
     );
@@ -509,9 +638,9 @@ proptest! {
         let zone = TimeZone::get("Europe/Berlin").unwrap();
         let charge = charge(nanos);
         for account in accounts(&charge, exact(length), &zone) {
-            let mut open = Account::new(account.month);
+            let mut open = Account::new(account.month());
             open.open(charge.clone());
-            let month = account.month.bounds(&zone);
+            let month = account.month().bounds(&zone);
             prop_assert_eq!(open.sum(month, at(length), &zone), account.sum(month, at(length), &zone));
             let lines: DailyCost = open.daily_costs(at(length), &zone).into_values().sum();
             prop_assert_eq!(lines, whole(&account));
@@ -527,16 +656,17 @@ proptest! {
         zone in prop::sample::select(ZONES.to_vec()),
     ) {
         let zone = TimeZone::get(zone).unwrap();
-        let mut charge = charge(nanos);
+        let mut rates = vec![rate(0, nanos)];
         let mut from = 0;
         for (later, nanos) in changes {
             from += later;
-            charge.rates.push(RatePeriod { from: at(from), quote: compute(nanos).into(), provisional: false });
+            rates.push(rate(from, nanos));
         }
+        let mut charge = charge_of("u1", facts(), rates);
         let day = zone.to_datetime(at(0)).date();
         charge.add_use(day, Some(EngineCounters { requests: 3, ..EngineCounters::default() }), 5);
         for settled in accounts(&charge, exact(length), &zone) {
-            let mut booked = Account::new(settled.month);
+            let mut booked = Account::new(settled.month());
             booked.open(charge.clone());
             for stop in &stops {
                 let date = day.saturating_add(jiff::Span::new().days(*stop));
@@ -546,7 +676,7 @@ proptest! {
                 }
             }
             // a month that is booked to its end has nothing left to settle
-            if let Some(open) = booked.open.get("u1").cloned() {
+            if let Some(open) = booked.open_charge("u1").cloned() {
                 booked.settle(&open, exact(length), &zone);
             }
             prop_assert_eq!(whole(&booked), whole(&settled));
@@ -568,7 +698,7 @@ proptest! {
         let (mut running, mut over) = (Money::ZERO, Money::ZERO);
         for month in span(0, length.max(1)).months(&zone) {
             let mut account = Account::new(month);
-            account.zero_replica_period = Some(rest.clone());
+            assert!(account.begin_zero_replica_period(rest.clone()));
             let bounds = month.bounds(&zone);
             let sum = account.sum(bounds, woken, &zone).saved;
             let lines: Money = account.daily_costs(woken, &zone).values().map(|line| line.saved).sum();
@@ -603,7 +733,7 @@ fn a_day_of_use_is_kept_on_its_day() {
         }),
         7,
     );
-    let of = |day| charge.usage[&day];
+    let of = |day| charge.usage()[&day];
     assert_eq!(
         (
             of(date(2026, 11, 29)).requests,

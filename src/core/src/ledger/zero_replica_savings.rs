@@ -26,7 +26,7 @@ impl ZeroReplicaPeriod {
         Some(Self {
             since: end.at,
             per_hour: charge.rate()?.cost.total(),
-            cost_key: CostKey::new(&charge.attributes, charge.owner.as_ref()),
+            cost_key: CostKey::new(charge.attributes(), charge.owner()),
         })
     }
 

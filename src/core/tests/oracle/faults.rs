@@ -154,20 +154,20 @@ impl World {
         let (before, after) = (&page.before, &page.account);
         let later = |uid: &str| {
             let bound = time(self.pods[pod_of(uid)].bound);
-            Month::containing(bound, &self.zone) < after.month
+            Month::containing(bound, &self.zone) < after.month()
         };
-        let settled = after.settling.difference(&before.settling).next();
+        let settled = after.settling().difference(before.settling()).next();
         let opened = after
-            .open
+            .open_charges()
             .keys()
-            .find(|uid| !before.open.contains_key(*uid));
+            .find(|uid| !before.open_charges().contains_key(*uid));
         match (settled, opened) {
             (Some(uid), _) if later(uid) => Write::SettleLaterMonth,
             (Some(_), _) => Write::Settle,
             (None, Some(uid)) if later(uid) => Write::Carry,
             (None, Some(_)) => Write::Open,
             (None, None) if after.days() != before.days() => Write::Book,
-            (None, None) if after.settling != before.settling => Write::Forget,
+            (None, None) if after.settling() != before.settling() => Write::Forget,
             (None, None) => Write::Reprice,
         }
     }

@@ -249,11 +249,11 @@ fn settle_down(world: &mut World) -> Result<(), String> {
         .map_err(|stop| format!("never at rest: {stop:?}"))?;
     for (month, record) in world.store.current() {
         let account = &record.account;
-        if !account.open.is_empty() || !account.settling.is_empty() {
+        if !account.open_charges().is_empty() || !account.settling().is_empty() {
             return Err(format!(
                 "{month} still has {:?} open, {:?} settling",
-                account.open.keys(),
-                account.settling
+                account.open_charges().keys(),
+                account.settling()
             ));
         }
     }

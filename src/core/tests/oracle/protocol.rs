@@ -182,7 +182,7 @@ impl World {
 
     fn follow(&self, run: &Run, pages: &mut Pages, view: &View) {
         for page in pages.values_mut() {
-            if let Some(charge) = page.account.open.get_mut(&uid(view.pod)) {
+            if let Some(charge) = page.account.open_charge_mut(&uid(view.pod)) {
                 let ink = page.ink.entry(view.pod).or_default();
                 self.observe(run, charge, ink, view);
             }
@@ -190,13 +190,15 @@ impl World {
     }
 
     fn observe(&self, run: &Run, charge: &mut Charge, ink: &mut Ink, view: &View) {
-        charge.ready_since = charge.ready_since.or(view.ready.map(time));
-        charge.draining_since = view.leaving.map(time);
-        charge.node_lost_since = match view.silent {
-            Some(since) => Some(time(since)),
-            None if view.end.is_some() => charge.node_lost_since,
-            None => None,
-        };
+        if let Some(ready) = view.ready {
+            charge.note_ready(time(ready));
+        }
+        charge.note_draining(view.leaving.map(time));
+        match view.silent {
+            Some(since) => charge.note_node_lost(time(since)),
+            None if view.end.is_some() => {}
+            None => charge.note_node_back(),
+        }
         let pod = &self.pods[view.pod];
         let facts = prices::facts(pod.units, pod.share, view.labelled);
         let lists = &self.core_lists[run.list];
@@ -213,8 +215,8 @@ impl World {
     /// Gives open charges the prices until now, and ended ones those until their end.
     fn reprice(&self, run: &Run, pages: &mut Pages) {
         for page in pages.values_mut() {
-            for (uid, charge) in &mut page.account.open {
-                let pod = pod_of(uid);
+            for charge in page.account.open_charges_mut() {
+                let pod = pod_of(charge.uid());
                 let ended = run.pods.iter().find(|view| view.pod == pod);
                 let end = ended.and_then(|view| view.end);
                 let until = end.map_or(run.now, |end| end.at.as_second());
@@ -267,7 +269,7 @@ impl World {
         let months = months_left(pages, view.pod, self.stay(view, run.now), &self.zone);
         let uid = uid(view.pod);
         let done = |page: &Page| match view.end {
-            Some(_) => page.account.settling.contains(&uid),
+            Some(_) => page.account.settling().contains(&uid),
             None => page.account.contains(&uid),
         };
         if months
@@ -287,7 +289,7 @@ impl World {
             if live.deleting || view.end.is_some() {
                 if !pages
                     .values()
-                    .any(|page| page.account.open.contains_key(&uid))
+                    .any(|page| page.account.open_charges().contains_key(&uid))
                 {
                     return Ok(false);
                 }
@@ -296,7 +298,7 @@ impl World {
             }
         }
         let open = pages.values().rev().find_map(|page| {
-            let charge = page.account.open.get(&uid)?;
+            let charge = page.account.open_charge(&uid)?;
             Some((charge.clone(), page.ink[&view.pod].clone()))
         });
         let (charge, ink) = open.unwrap_or_else(|| self.charge(run, view));
@@ -323,7 +325,7 @@ impl World {
                 continue;
             }
             let end = ChargeEnd {
-                at: time(run.now).max(charge.start),
+                at: time(run.now).max(charge.start()),
                 estimated: true,
             };
             for month in months_left(pages, pod, until_now(&charge, run), &self.zone) {
@@ -340,12 +342,13 @@ impl World {
         let mut due: Vec<(Month, String)> = Vec::new();
         for (month, page) in pages.iter() {
             let next = pages.get(&month.next());
-            for charge in page.account.open.values() {
+            for charge in page.account.open_charges().values() {
                 let carried = until < month.bounds(&self.zone).end
-                    || next.is_some_and(|next| next.before.open.contains_key(&charge.uid));
-                let begun = charge.posted_until.unwrap_or(charge.start) < until;
-                if charge.node_lost_since.is_none() && begun && carried {
-                    due.push((*month, charge.uid.clone()));
+                    || next
+                        .is_some_and(|next| next.before.open_charges().contains_key(charge.uid()));
+                let begun = charge.unposted_since() < until;
+                if charge.node_lost_since().is_none() && begun && carried {
+                    due.push((*month, charge.uid().to_owned()));
                 }
             }
         }
@@ -363,7 +366,7 @@ impl World {
     fn forget_gone(&self, run: &Run, pages: &mut Pages) {
         let cached: BTreeSet<usize> = run.pods.iter().map(|view| view.pod).collect();
         for page in pages.values_mut() {
-            for uid in &page.before.settling {
+            for uid in page.before.settling() {
                 let pod = pod_of(uid);
                 if !cached.contains(&pod) && self.pods[pod].view(pod, self.now).is_none() {
                     page.account.forget_settled(uid);
@@ -403,7 +406,7 @@ impl World {
 
     fn remember(&mut self, who: usize, record: &Rc<Record>) {
         let written = &mut self.processes[who].written;
-        written.insert(record.account.month, Rc::clone(record));
+        written.insert(record.account.month(), Rc::clone(record));
     }
 
     fn guard(&mut self, who: usize, pod: usize) -> Result<(), Stop> {
@@ -450,7 +453,7 @@ impl Ink {
 fn open_charges(pages: &Pages) -> BTreeMap<usize, (Charge, Ink)> {
     let mut open = BTreeMap::new();
     for page in pages.values() {
-        for (uid, charge) in &page.account.open {
+        for (uid, charge) in page.account.open_charges() {
             let pod = pod_of(uid);
             open.insert(pod, (charge.clone(), page.ink[&pod].clone()));
         }
@@ -467,7 +470,7 @@ fn settle(
     end: ChargeEnd,
     zone: &TimeZone,
 ) {
-    let was_open = page.account.open.contains_key(&charge.uid);
+    let was_open = page.account.open_charges().contains_key(charge.uid());
     if page.account.settle(charge, end, zone) {
         if !was_open {
             page.ink.insert(pod, ink.clone());
@@ -478,7 +481,7 @@ fn settle(
 
 fn until_now(charge: &Charge, run: &Run) -> Interval {
     Interval {
-        start: charge.start,
+        start: charge.start(),
         end: time(run.now),
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bursar_core::calendar::{Interval, Month, midnight_before};
-use bursar_core::ledger::{Account, Charge, ChargeEnd, DailyCost, RatePeriod};
+use bursar_core::ledger::{Account, Charge, ChargeEnd, DailyCost, RatePeriod, StoredCharge};
 use bursar_core::money::{Cost, Money};
 use bursar_core::pricing::HourlyRate;
 use flate2::read::GzDecoder;
@@ -59,15 +59,7 @@ fn prices(bound: i64, end: i64, units: i128) -> Vec<Segment> {
 /// The oracle's stay as the core's charge.
 fn charge(uid: usize, stay: &Stay) -> Charge {
     let units = u32::try_from(stay.units).unwrap();
-    let mut charge = Charge::new(
-        format!("u{uid}"),
-        format!("pod-{uid}"),
-        facts(units, (1, 1), true),
-        time(stay.bound),
-    );
-    charge.ready_since = stay.ready.map(time);
-    charge.draining_since = stay.leaving.map(time);
-    charge.rates = stay
+    let rates = stay
         .prices
         .iter()
         .map(|(from, hourly)| {
@@ -87,6 +79,19 @@ fn charge(uid: usize, stay: &Stay) -> Charge {
             }
         })
         .collect();
+    let stored = StoredCharge::new(
+        format!("u{uid}"),
+        format!("pod-{uid}"),
+        facts(units, (1, 1), true),
+        time(stay.bound),
+    );
+    let mut charge = Charge::restore(StoredCharge {
+        rates,
+        ready_since: stay.ready.map(time),
+        draining_since: stay.leaving.map(time),
+        ..stored
+    })
+    .unwrap();
     for (day, seconds) in &stay.idle {
         charge.add_use(*day, None, *seconds);
     }
@@ -101,7 +106,7 @@ fn count(stays: &[(String, Stay)], zone: &TimeZone) -> (Sums, Sums) {
         let charge = charge(uid, stay);
         let end = time(stay.end);
         let whole = Interval {
-            start: charge.start,
+            start: charge.start(),
             end,
         };
         let months: Vec<Month> = whole.months(zone).collect();
@@ -113,16 +118,16 @@ fn count(stays: &[(String, Stay)], zone: &TimeZone) -> (Sums, Sums) {
                 "{workload} knows {uid} already"
             );
             for (_, day) in whole.days(zone) {
-                account.post_days_until(&charge.uid, midnight_before(day.start, zone), zone);
+                account.post_days_until(charge.uid(), midnight_before(day.start, zone), zone);
             }
             let end = ChargeEnd {
                 at: end,
                 estimated: false,
             };
-            if account.open.contains_key(&charge.uid) {
+            if account.open_charges().contains_key(charge.uid()) {
                 account.settle(&charge, end, zone);
             }
-            account.forget_settled(&charge.uid);
+            account.forget_settled(charge.uid());
         }
         for (day, part) in bill(stay, zone) {
             *told.entry((workload.clone(), day)).or_default() += part;
@@ -130,7 +135,7 @@ fn count(stays: &[(String, Stay)], zone: &TimeZone) -> (Sums, Sums) {
     }
     let mut sums = Sums::new();
     for ((workload, _), account) in accounts {
-        assert!(account.open.is_empty() && account.settling.is_empty());
+        assert!(account.open_charges().is_empty() && account.settling().is_empty());
         for (day, lines) in account.days() {
             let line: DailyCost = lines.iter().map(|(_, line)| *line).sum();
             sums.insert((workload.clone(), *day), held(&line));

@@ -171,7 +171,7 @@ impl Store {
         account: &Account,
         ink: &BTreeMap<usize, Ink>,
     ) -> Result<Rc<Record>, Conflict> {
-        let month = account.month;
+        let month = account.month();
         if self.current().get(&month).map(|record| record.version) != Some(read.version) {
             return Err(Conflict);
         }

@@ -24,25 +24,25 @@ pub(super) fn describe(
             "pod",
             &format!(
                 "{}: {}, {}",
-                charge.pod,
-                hardware(&charge.attributes),
+                charge.pod(),
+                hardware(charge.attributes()),
                 stage(charge)
             ),
         );
-        let Some(last) = charge.rates.last() else {
-            page.row("  costs", &unpriced(&charge.attributes));
+        let Some(last) = charge.rates().last() else {
+            page.row("  costs", &unpriced(charge.attributes()));
             continue;
         };
         page.row("  costs", &rate(last));
-        for earlier in charge.rates.iter().rev().skip(1).take(RATES) {
+        for earlier in charge.rates().iter().rev().skip(1).take(RATES) {
             page.row("  before", &rate(earlier));
         }
         let alike = charges[..at]
             .iter()
             .find(|other| is_priced_alike(other, charge));
         match (alike, prices) {
-            (Some(other), _) => page.row("  priced", &format!("as pod {}", other.pod)),
-            (None, Ok(prices)) => priced(page, &charge.attributes, last, prices, now),
+            (Some(other), _) => page.row("  priced", &format!("as pod {}", other.pod())),
+            (None, Ok(prices)) => priced(page, charge.attributes(), last, prices, now),
             (None, Err(why)) => page.row(
                 "  priced",
                 &format!("by PriceLists that cannot be read: {why}"),
@@ -54,9 +54,9 @@ pub(super) fn describe(
 fn is_priced_alike(one: &Charge, other: &Charge) -> bool {
     let attributes = |charge: &Charge| PricingAttributes {
         node: None,
-        ..charge.attributes.clone()
+        ..charge.attributes().clone()
     };
-    let quote = |charge: &Charge| charge.rates.last().map(|rate| rate.quote);
+    let quote = |charge: &Charge| charge.rates().last().map(|rate| rate.quote);
     attributes(one) == attributes(other) && quote(one) == quote(other)
 }
 
@@ -93,13 +93,13 @@ fn hardware(attributes: &PricingAttributes) -> String {
 }
 
 fn stage(charge: &Charge) -> String {
-    let bound = format!("bound {:.0}", charge.start);
-    let stage = match (charge.draining_since, charge.ready_since) {
+    let bound = format!("bound {:.0}", charge.start());
+    let stage = match (charge.draining_since(), charge.ready_since()) {
         (Some(since), _) => format!("draining since {since:.0}"),
         (None, Some(since)) => format!("serving since {since:.0}"),
         (None, None) => "starting".to_owned(),
     };
-    let lost = charge.node_lost_since.map(|since| {
+    let lost = charge.node_lost_since().map(|since| {
         format!(
             "; its node has not been heard of since {since:.0}: what it costs from then on is unattributed, and `top` leaves out its rate"
         )

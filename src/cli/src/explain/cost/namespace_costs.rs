@@ -38,7 +38,7 @@ impl NamespaceCosts {
         let objects =
             spend_records::list(client, &format!("{NAMESPACE_LABEL}={namespace}")).await?;
         let (mut accounts, skipped) = spend_records::load(&objects, true)?;
-        accounts.sort_by_key(|loaded| loaded.account.month);
+        accounts.sort_by_key(|loaded| loaded.account.month());
         let settings = current_settings(client, &accounts, now).await?;
         let prices = price_lists(client)
             .await
@@ -134,7 +134,7 @@ pub(super) fn accounts_in_currency<'a>(
         Some(other) if Some(other) != wanted => {
             page.row(
                 "left out",
-                &format!("{}, kept in {other}", loaded.account.month),
+                &format!("{}, kept in {other}", loaded.account.month()),
             );
             false
         }

@@ -36,7 +36,7 @@ fn contract() -> PriceList {
 
 fn costs(records: &[Value]) -> NamespaceCosts {
     let (mut accounts, _) = spend_records::load(records, false).unwrap();
-    accounts.sort_by_key(|loaded| loaded.account.month);
+    accounts.sort_by_key(|loaded| loaded.account.month());
     let prices = EffectivePrices::from_lists([&contract()], Some("USD".into()), now());
     NamespaceCosts {
         settings: accounts.last().and_then(LedgerSettings::of_account),

@@ -81,7 +81,7 @@ fn describe_accounts(
     let current: Vec<&Account> = accounts
         .iter()
         .copied()
-        .filter(|account| account.month == month)
+        .filter(|account| account.month() == month)
         .collect();
     describe_rate(page, &current, prices, now);
 
@@ -99,7 +99,7 @@ fn describe_accounts(
         &mark_unpriced(&today, today.cost.total().to_string()),
     );
     page.row("month", &component_sum(&spent));
-    let months: BTreeSet<Month> = accounts.iter().map(|account| account.month).collect();
+    let months: BTreeSet<Month> = accounts.iter().map(|account| account.month()).collect();
     let before: Vec<(Month, DailyCost)> = months
         .iter()
         .rev()
@@ -143,8 +143,10 @@ fn describe_rate(
     prices: &Result<EffectivePrices, String>,
     now: Timestamp,
 ) {
-    let open = current.iter().flat_map(|account| account.open.values());
-    let charges: Vec<&Charge> = open.filter(|charge| charge.start <= now).collect();
+    let open = current
+        .iter()
+        .flat_map(|account| account.open_charges().values());
+    let charges: Vec<&Charge> = open.filter(|charge| charge.start() <= now).collect();
     let known: Vec<Money> = charges
         .iter()
         .filter_map(|charge| Some(charge.rate()?.cost.total()))
@@ -181,9 +183,9 @@ fn cost_parts(current: &[&Account], now: Timestamp, zone: &TimeZone) -> Vec<Cost
     let mut running: BTreeMap<(&str, &str), Vec<(Date, DailyCost)>> = BTreeMap::new();
     let mut booked: BTreeMap<Date, DailyCost> = BTreeMap::new();
     for account in current {
-        let month = account.month.bounds(zone);
+        let month = account.month().bounds(zone);
         for (charge, day, line) in account.unposted_costs(month, now, zone) {
-            let pod = (charge.pod.as_str(), charge.uid.as_str());
+            let pod = (charge.pod(), charge.uid());
             running.entry(pod).or_default().push((day, line));
         }
         for (day, lines) in account.days() {
@@ -303,7 +305,7 @@ fn describe_savings(saved: Money, current: &[&Account]) -> String {
         format!("{saved} in addition to the month: a replica's cost while the service had none");
     match current
         .iter()
-        .find_map(|account| account.zero_replica_period.as_ref())
+        .find_map(|account| account.zero_replica_period())
     {
         Some(rest) => format!(
             "{text}, as since {:.0} at {} an hour",
