@@ -1,10 +1,9 @@
 //! SpendRecords, listed and parsed.
 
-use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use bursar_api::SpendRecord;
-use bursar_api::spend::{RecordPrecedence, WorkloadKind};
+use bursar_api::spend::{RecordPrecedence, WorkloadKind, authoritative};
 use bursar_core::calendar::Month;
 use bursar_core::cluster_bill::ClusterBill;
 use bursar_core::cost_report::CostOwner;
@@ -110,16 +109,6 @@ impl LoadedAccount {
         let account = record.to_account().map_err(|error| error.to_string())?;
         let zone = TimeZone::get(&record.spec.time_zone)
             .map_err(|error| format!("spec.timeZone: {error}"))?;
-        let outside = account
-            .days()
-            .keys()
-            .find(|date| Month::containing_date(**date) != account.month());
-        if let Some(date) = outside {
-            return Err(format!(
-                "status.days[].date: {date} is not a day of {}",
-                account.month()
-            ));
-        }
         let owner = record.workload().cost_owner();
         Ok(Self {
             record,
@@ -135,7 +124,7 @@ impl LoadedAccount {
     /// The account's currency; `None` for one that was created before any PriceList, which holds no
     /// money.
     pub(crate) fn currency(&self) -> Option<&str> {
-        Some(self.record.spec.currency.as_str()).filter(|currency| !currency.is_empty())
+        self.record.currency()
     }
 
     /// True for an account of the current month, in its own time zone.
@@ -158,24 +147,6 @@ pub(crate) fn authoritative_accounts(accounts: Vec<LoadedAccount>) -> Vec<Loaded
         (account, loaded.precedence, loaded)
     });
     authoritative(accounts).into_values().collect()
-}
-
-/// The value of highest precedence for each key; of two with the same, the first.
-pub(crate) fn authoritative<K: Ord, T>(
-    all: impl IntoIterator<Item = (K, RecordPrecedence, T)>,
-) -> BTreeMap<K, T> {
-    let mut authoritative: BTreeMap<K, (RecordPrecedence, T)> = BTreeMap::new();
-    for (account, precedence, each) in all {
-        match authoritative.entry(account) {
-            Entry::Occupied(entry) if entry.get().0 >= precedence => {}
-            Entry::Occupied(mut entry) => drop(entry.insert((precedence, each))),
-            Entry::Vacant(entry) => drop(entry.insert((precedence, each))),
-        }
-    }
-    let authoritative = authoritative.into_iter();
-    authoritative
-        .map(|(account, (_, each))| (account, each))
-        .collect()
 }
 
 /// Parses all records. With `skip`, those that cannot be read are named in the second list and left

@@ -8,8 +8,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    DayEntry, Hardware, SpendRecord, SpendRecordSpec, SpendRecordStatus, WorkloadKind, WorkloadRef,
-    invalid, lines,
+    DayEntry, Hardware, RecordPrecedence, SpendRecord, SpendRecordSpec, SpendRecordStatus,
+    WorkloadKind, WorkloadRef, invalid, lines,
 };
 use crate::quantities::FieldError;
 
@@ -34,18 +34,6 @@ pub struct ConsolidatedAccount {
     /// What is over, day by day and for each kind of hardware.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub days: Vec<DayEntry>,
-}
-
-/// How much an account counts beside others of the same workload and month: the greatest is read, and the others are not. So nothing is
-/// counted twice, or not at all, while a month is being folded or unfolded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum RecordPrecedence {
-    /// A record that was made, and not written to yet.
-    Made,
-    /// A section, of that version.
-    Section(i64),
-    /// A record of the workload's own.
-    Own,
 }
 
 impl WorkloadRef {
@@ -81,16 +69,13 @@ impl SpendRecord {
     /// When `spec.month` is none.
     pub fn expand(&self) -> Result<Vec<(RecordPrecedence, Self)>, FieldError> {
         if !self.is_consolidated() {
-            let standing = match self.status {
-                None => RecordPrecedence::Made,
-                Some(_) => RecordPrecedence::Own,
-            };
-            return Ok(vec![(standing, self.clone())]);
+            let precedence = RecordPrecedence::of_own(self.status.is_some());
+            return Ok(vec![(precedence, self.clone())]);
         }
         let month = self.month()?;
         let of_section = |section: &ConsolidatedAccount| {
             let record = section.record(&self.spec, month);
-            (RecordPrecedence::Section(section.version), record)
+            (section.precedence(), record)
         };
         Ok(self.sections().iter().map(of_section).collect())
     }
@@ -215,8 +200,8 @@ mod tests {
         let text = serde_json::to_string(&folded).unwrap();
         let folded: SpendRecord = serde_json::from_str(&text).unwrap();
         assert_eq!(folded.name_any(), "ml.ns.folded.2026-11");
-        for (own, (standing, mut unfolded)) in own.iter().zip(folded.expand().unwrap()) {
-            assert_eq!(standing, RecordPrecedence::Section(7));
+        for (own, (precedence, mut unfolded)) in own.iter().zip(folded.expand().unwrap()) {
+            assert_eq!(precedence, RecordPrecedence::Section(7));
             unfolded.metadata.resource_version = own.resource_version();
             assert_eq!(&unfolded, own);
             let section = ConsolidatedAccount::from_record(own).unwrap();
@@ -236,8 +221,8 @@ mod tests {
             status: None,
             ..written.clone()
         };
-        let standing = |record: &SpendRecord| record.expand().unwrap()[0].0;
-        let (own, made) = (standing(&written), standing(&made));
+        let precedence = |record: &SpendRecord| record.expand().unwrap()[0].0;
+        let (own, made) = (precedence(&written), precedence(&made));
         assert!(own > RecordPrecedence::Section(i64::MAX));
         assert!(RecordPrecedence::Section(8) > RecordPrecedence::Section(7));
         assert!(RecordPrecedence::Section(0) > made);

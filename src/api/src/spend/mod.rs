@@ -6,11 +6,13 @@
 //! | [`charge`] | pods that still hold a node |
 //! | [`line`] | what is over, by day and hardware |
 //! | [`folded`] | closed months: one record for all workloads of a namespace |
+//! | [`precedence`] | which of several accounts of one workload and month counts |
 //! | [`summary`] | what a workload's status says |
 
 pub mod charge;
 pub mod consolidated;
 pub mod daily_cost;
+pub mod precedence;
 pub mod summary;
 
 use bursar_core::calendar::Month;
@@ -25,8 +27,9 @@ use crate::names::{KIND_LABEL, MONTH_LABEL, NAMESPACE_LABEL, WORKLOAD_LABEL};
 use crate::quantities::FieldError;
 
 pub use charge::OpenCharge;
-pub use consolidated::{ConsolidatedAccount, RecordPrecedence};
+pub use consolidated::ConsolidatedAccount;
 pub use daily_cost::{CostComponents, DayEntry, Hardware, ZeroReplicaStatus};
+pub use precedence::{RecordPrecedence, authoritative};
 pub use summary::SpendSummary;
 
 /// The spend of one workload in one month, or of all workloads of a namespace in a month that is closed, or what some of the cluster's

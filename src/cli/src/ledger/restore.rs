@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bursar_api::spend::RecordPrecedence;
+use bursar_api::spend::{RecordPrecedence, authoritative};
 use bursar_api::{SpendCorrection, SpendRecord};
 use bursar_core::money::Money;
 use kube::api::PostParams;
@@ -17,7 +17,7 @@ use serde_json::Value;
 use super::{Error, RestoreArgs, faults_error, verify};
 use crate::client::api_error;
 use crate::spend_corrections;
-use crate::spend_records::{self, authoritative, object_name};
+use crate::spend_records::{self, object_name};
 
 /// The action for one record of a backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -147,10 +147,7 @@ fn accounts_by_name(records: &[Value]) -> Result<BTreeMap<String, Value>, Error>
     let mut all = Vec::new();
     for record in records {
         all.extend(sections(record)?);
-        let precedence = match record["status"].is_null() {
-            true => RecordPrecedence::Made,
-            false => RecordPrecedence::Own,
-        };
+        let precedence = RecordPrecedence::of_own(!record["status"].is_null());
         all.push((precedence, record.clone()));
     }
     let by_name = |(precedence, record): (RecordPrecedence, Value)| {

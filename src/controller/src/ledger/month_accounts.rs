@@ -87,8 +87,8 @@ impl Ledger<'_> {
 
     /// True for a record in another currency than that of the prices.
     pub(super) fn is_foreign(&self, page: &MonthAccount) -> bool {
-        let currency = &page.record.spec.currency;
-        !currency.is_empty() && *currency != self.prices.lists.currency
+        page.record
+            .is_in_other_currency(&self.prices.lists.currency)
     }
 
     /// Writes a page if it changed. True if it did.

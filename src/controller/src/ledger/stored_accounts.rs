@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use bursar_api::SpendRecord;
 use bursar_api::quantities::FieldError;
-use bursar_api::spend::WorkloadRef;
+use bursar_api::spend::{RecordPrecedence, WorkloadRef};
 use bursar_core::calendar::Month;
 use bursar_core::ledger::Account;
 use kube::ResourceExt;
@@ -30,7 +30,7 @@ struct WorkloadAccounts {
 pub(super) struct Section {
     workload: WorkloadRef,
     month: Month,
-    version: i64,
+    precedence: RecordPrecedence,
     /// The folded record's name.
     of: String,
     pub(super) time_zone: String,
@@ -70,7 +70,7 @@ impl StoredAccounts {
     fn file(&mut self, section: &Section) {
         let shelf = self.0.entry(section.workload.clone()).or_default();
         let known = shelf.folded.get(&section.month);
-        if known.is_none_or(|known| known.version < section.version) {
+        if known.is_none_or(|known| known.precedence < section.precedence) {
             shelf.folded.insert(section.month, section.clone());
         }
     }
@@ -167,7 +167,7 @@ fn sections(record: &SpendRecord) -> Vec<Section> {
     let section = |section: &bursar_api::spend::ConsolidatedAccount| Section {
         workload: section.workload(&record.spec.namespace),
         month,
-        version: section.version,
+        precedence: section.precedence(),
         of: record.name_any(),
         time_zone: record.spec.time_zone.clone(),
         currency: record.spec.currency.clone(),
