@@ -7,9 +7,11 @@
 //! | [`line`] | what is over, by day and hardware |
 //! | [`folded`] | closed months: one record for all workloads of a namespace |
 //! | [`precedence`] | which of several accounts of one workload and month counts |
+//! | [`check`](mod@check) | whether a record is sound |
 //! | [`summary`] | what a workload's status says |
 
 pub mod charge;
+pub mod check;
 pub mod consolidated;
 pub mod daily_cost;
 pub mod precedence;
@@ -27,6 +29,7 @@ use crate::names::{KIND_LABEL, MONTH_LABEL, NAMESPACE_LABEL, WORKLOAD_LABEL};
 use crate::quantities::FieldError;
 
 pub use charge::OpenCharge;
+pub use check::{Unsound, check};
 pub use consolidated::ConsolidatedAccount;
 pub use daily_cost::{CostComponents, DayEntry, Hardware, ZeroReplicaStatus};
 pub use precedence::{RecordPrecedence, authoritative};

@@ -4,9 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use bursar_api::SpendRecord;
-use bursar_api::names::{KIND_LABEL, MONTH_LABEL, NAMESPACE_LABEL, WORKLOAD_LABEL};
-use bursar_api::spend::{RecordPrecedence, SpendRecordStatus, WorkloadKind, WorkloadRef};
-use bursar_core::money::Money;
+use bursar_api::spend::{self, RecordPrecedence, Unsound, WorkloadRef};
 use jiff::tz::TimeZone;
 use serde_json::Value;
 
@@ -50,115 +48,23 @@ pub(crate) fn check(records: &[Value]) -> Vec<Finding> {
             }
             continue;
         }
-        let mut sum = Some(Money::ZERO);
         for read in LoadedAccount::from_record(record) {
             match read {
-                Ok(loaded) => {
-                    sum = sum.map(|sum| sum + loaded.account.settled_total());
-                    check_days(&loaded).into_iter().for_each(&mut report);
-                    accounts.push((object_name(record), loaded));
-                }
-                Err(why) => {
-                    sum = None;
-                    report(format!("it cannot be read: {why}"));
-                }
+                Ok(loaded) => accounts.push((object_name(record), loaded)),
+                Err(why) => report(format!("it cannot be read: {why}")),
             }
         }
-        if let (Some(sum), Ok(record)) = (sum, serde_json::from_value(record.clone())) {
-            check_record(&record, sum).into_iter().for_each(&mut report);
-        }
+        let read = serde_json::from_value::<SpendRecord>(record.clone());
+        let unsound = read.iter().flat_map(spend::check);
+        // unreadable parts are reported already
+        unsound
+            .filter(|unsound| !matches!(unsound, Unsound::Unreadable(_)))
+            .for_each(|unsound| report(unsound.to_string()));
     }
     findings.extend(check_duplicates(&accounts));
     let accounts = accounts.into_iter().map(|(_, loaded)| loaded).collect();
     findings.extend(check_pods(&authoritative_accounts(accounts)));
     findings
-}
-
-/// Checks the days of one account.
-fn check_days(loaded: &LoadedAccount) -> Vec<String> {
-    let status = loaded.record.status.clone().unwrap_or_default();
-    let kinds = status.hardware.len();
-    let unknown = |at: &i32| usize::try_from(*at).map_or(true, |at| at >= kinds);
-    let mut faults = Vec::new();
-    for day in &status.days {
-        if let Some(at) = day.hardware.filter(unknown) {
-            faults.push(format!(
-                "its day {} is on hardware {at}, and it lists {kinds} kinds",
-                day.date
-            ));
-        }
-    }
-    faults
-}
-
-/// Checks one record, whose accounts sum to `sum`.
-fn check_record(record: &SpendRecord, sum: Money) -> Vec<String> {
-    let mut faults = Vec::new();
-    let expected = record
-        .month()
-        .map(|month| record.workload().record_name(month));
-    match expected {
-        Ok(expected) if record.metadata.name.as_ref() != Some(&expected) => {
-            faults.push(format!("by its spec its name would be {expected}"));
-        }
-        _ => {}
-    }
-    let labels = record.metadata.labels.clone().unwrap_or_default();
-    for (key, value) in [
-        (NAMESPACE_LABEL, &record.spec.namespace),
-        (KIND_LABEL, &record.spec.kind.as_str().to_owned()),
-        (WORKLOAD_LABEL, &record.spec.name),
-        (MONTH_LABEL, &record.spec.month),
-    ] {
-        if labels.get(key) != Some(value) {
-            faults.push(format!(
-                "its label {key} is not {value:?}, so reports do not find it"
-            ));
-        }
-    }
-    let empty = SpendRecordStatus::default();
-    let status = record.status.as_ref().unwrap_or(&empty);
-    let settled = match status.settled.as_str() {
-        "" => Ok(Money::ZERO),
-        text => text.parse(),
-    };
-    match settled {
-        Ok(settled) if settled == sum => {}
-        Ok(settled) => faults.push(format!(
-            "status.settled is {settled}, and its days sum to {sum}"
-        )),
-        Err(error) => faults.push(format!("status.settled: {error}")),
-    }
-    let lists = [
-        status.open.is_empty(),
-        status.settling.is_empty(),
-        status.days.is_empty(),
-    ];
-    if record.is_consolidated() && lists.contains(&false) {
-        faults.push(
-            "it is consolidated, and has open charges, settled pods or days in addition to its sections".into(),
-        );
-    }
-    if !record.is_consolidated() && !status.folded.is_empty() {
-        faults.push("it is of one workload, and has sections".into());
-    }
-    if status
-        .folded
-        .iter()
-        .any(|section| section.kind == WorkloadKind::Folded)
-    {
-        faults.push("a section of it is of no workload".into());
-    }
-    let mut open = BTreeSet::new();
-    for charge in &status.open {
-        if !open.insert(&charge.uid) {
-            faults.push(format!("pod {} is open twice", charge.uid));
-        }
-    }
-    for uid in status.settling.iter().filter(|uid| open.contains(uid)) {
-        faults.push(format!("pod {uid} is settled and open"));
-    }
-    faults
 }
 
 /// Finds accounts that are consolidated twice. A section in addition to its workload's own record

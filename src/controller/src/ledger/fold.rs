@@ -1,7 +1,7 @@
 //! What folding a month of a namespace comes to: which records become sections of which folded one. Needs no server.
 
 use bursar_api::SpendRecord;
-use bursar_api::spend::{ConsolidatedAccount, SpendRecordStatus, WorkloadKind, WorkloadRef};
+use bursar_api::spend::{self, ConsolidatedAccount, SpendRecordStatus, WorkloadKind, WorkloadRef};
 use bursar_core::calendar::Month;
 use bursar_core::money::Money;
 use jiff::tz::TimeZone;
@@ -87,24 +87,13 @@ fn is_settled(record: &SpendRecord) -> bool {
     status.is_none_or(|status| status.open.is_empty() && status.settling.is_empty())
 }
 
-/// The month of a record that is what it says: another one stays for people to look at.
+/// The month of a record that is sound: another one stays for people to look at.
 fn validate(record: &SpendRecord) -> Result<Month, String> {
     let name = record.name_any();
-    let unreadable = |error: &dyn std::fmt::Display| format!("{name} cannot be read: {error}");
-    let month = record.month().map_err(|error| unreadable(&error))?;
-    let expected = record.workload().record_name(month);
-    if name != expected {
-        return Err(format!("{name}: by its spec its name would be {expected}"));
+    if let Some(unsound) = spend::check(record).first() {
+        return Err(format!("{name}: {unsound}"));
     }
-    let account = record.to_account().map_err(|error| unreadable(&error))?;
-    let sum = account.settled_total();
-    let settled = record.status.as_ref().map_or("", |status| &status.settled);
-    if settled.parse().unwrap_or(Money::ZERO) != sum {
-        return Err(format!(
-            "{name}: status.settled is {settled}, and its days sum to {sum}"
-        ));
-    }
-    Ok(month)
+    record.month().map_err(|error| format!("{name}: {error}"))
 }
 
 /// A folded record in the making.
@@ -286,7 +275,7 @@ mod tests {
         assert_eq!(fold.write[0].sections().len(), 1);
         assert_eq!(fold.doubtful.len(), 2, "{:?}", fold.doubtful);
         assert!(fold.doubtful[0].contains("status.settled is 9.00"));
-        assert!(fold.doubtful[1].contains("ml.tj.unreadable.2026-11 cannot be read"));
+        assert!(fold.doubtful[1].contains("ml.tj.unreadable.2026-11: it cannot be read"));
     }
 
     #[test]
