@@ -137,7 +137,8 @@ impl Interval {
         })
     }
 
-    /// The months of `zone` that the interval touches. An empty interval touches the month of its start.
+    /// The months of `zone` that the interval touches. An empty interval touches the month of its
+    /// start.
     pub fn months(self, zone: &TimeZone) -> impl Iterator<Item = Month> + use<'_> {
         let first = Month::containing(self.start, zone);
         std::iter::successors(Some(first), |month| Some(month.next()))

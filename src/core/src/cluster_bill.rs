@@ -1,10 +1,12 @@
-//! The bill of the whole cluster: what its nodes cost, and which part of that nobody held.
+//! The bill of the whole cluster: the cost of its nodes, and the part of it that nobody held.
 //!
-//! `total = workloads + unmanaged + idle + overhead + unattributed`, which is what was charged, and `net = total + corrections`.
+//! `total = workloads + unmanaged + idle + overhead + unattributed`, which is what was charged, and
+//! `net = total + corrections`.
 //!
-//! Idle is what nodes cost less what pods on that kind of hardware cost for it, by day. So it is below zero where pods pay more than
-//! the node costs: fractions that are sold dearer than the whole, or pods that ran before the nodes' accounts began on that day.
-//! Nodes cost compute and power; volumes and overheads are beside them, and never idle.
+//! Idle is the cost of nodes less the cost of pods on that kind of hardware, by day. It is below
+//! zero where pods pay more than the node costs: fractions that are sold dearer than the whole, or
+//! pods that ran before the nodes' accounts began on that day. Nodes cost compute and power;
+//! volumes and overheads are not part of them, and never idle.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +15,7 @@ use jiff::civil::Date;
 use crate::ledger::{CostKey, DailyCost};
 use crate::money::{Cost, Money};
 
-/// Whose cost lines are.
+/// The source of a cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CostSource {
     /// Whole nodes, held or not.
@@ -24,23 +26,24 @@ pub enum CostSource {
     Unmanaged,
 }
 
-/// What a cluster cost in one month.
+/// The cost of a cluster in one month.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClusterBill {
-    /// What whole nodes cost. Not a part of the total by itself: pods hold it, or it is idle.
+    /// The cost of whole nodes. Not a part of the total by itself: pods hold it, or it is idle.
     pub nodes: DailyCost,
-    /// What workloads' pods cost.
+    /// The cost of workloads' pods.
     pub workloads: DailyCost,
-    /// What GPU pods of others cost.
+    /// The cost of other GPU pods.
     pub unmanaged: DailyCost,
     /// Monthly overheads.
     pub overhead: Money,
-    /// What corrections add, or take away. Not a part of the total: nothing was used for it.
+    /// The amount that corrections add, or take away. Not a part of the total: nothing was used for
+    /// it.
     pub corrections: Money,
     hardware: BTreeMap<(Date, CostKey), HardwareBalance>,
 }
 
-/// What one kind of hardware cost on one day, and what pods paid for it.
+/// The cost of one kind of hardware on one day: that of its nodes, and that of the pods on it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct HardwareBalance {
     /// `None` where no node of it has an account.
@@ -67,7 +70,7 @@ impl HardwareBalance {
 }
 
 impl ClusterBill {
-    /// Adds lines of one month.
+    /// Adds daily costs of one month.
     pub fn add(
         &mut self,
         side: CostSource,
@@ -93,13 +96,13 @@ impl ClusterBill {
         }
     }
 
-    /// Whether any node has an account. If none has, what is idle is unknown.
+    /// Whether any node has an account. If none has, the idle cost is unknown.
     pub fn has_nodes(&self) -> bool {
         self.first_day_with_nodes().is_some()
     }
 
-    /// What was idle, by day and hardware. Days before the first one on which a node has an account are left out: what nodes cost
-    /// then is not known.
+    /// The idle cost, by day and hardware. Days before the first one on which a node has an account
+    /// are left out: the cost of nodes on those days is not known.
     pub fn idle(&self) -> impl Iterator<Item = (Date, &CostKey, DailyCost)> {
         let first = self.first_day_with_nodes();
         self.hardware
@@ -109,22 +112,22 @@ impl ClusterBill {
             .filter(|(_, _, line)| *line != DailyCost::default())
     }
 
-    /// The sum of [`Bill::idle`].
+    /// The sum of [`ClusterBill::idle`].
     pub fn idle_sum(&self) -> DailyCost {
         self.idle().map(|(_, _, line)| line).sum()
     }
 
-    /// What time on nodes that were lost cost.
+    /// The cost of time on nodes that were lost.
     pub fn unattributed(&self) -> Money {
         self.workloads.unattributed + self.unmanaged.unattributed
     }
 
-    /// What is to be paid: what all of it cost, with corrections.
+    /// The amount to be paid: the total with corrections.
     pub fn net(&self) -> Money {
         self.total() + self.corrections
     }
 
-    /// What all of it cost.
+    /// The cost of all.
     pub fn total(&self) -> Money {
         self.workloads.cost.total()
             + self.unmanaged.cost.total()
@@ -288,7 +291,8 @@ mod tests {
     }
 
     proptest! {
-        /// Four GPUs stand for a time, and each is held now and then; the free seconds of each day are counted one by one.
+        /// Four GPUs stand for a time, and each is held now and then; the free seconds of each day
+        /// are counted one by one.
         #[test]
         fn idle_is_the_free_time_of_gpus_at_their_price(
             stood in 1i64..20_000,

@@ -1,4 +1,5 @@
-//! Corrections: a credit, or what an invoice says otherwise. They are entries of their own beside the ledger, which is never edited.
+//! Corrections: a credit, or the difference to an invoice. They are entries of their own next to
+//! the ledger, which is never edited.
 
 use jiff::Timestamp;
 use jiff::civil::Date;
@@ -8,23 +9,23 @@ use crate::calendar::{Interval, Month};
 use crate::cost_report::CostOwner;
 use crate::money::Money;
 
-/// An amount that is added to what the ledger says of a namespace or a workload, on one day.
+/// An amount that is added to the ledger's costs of a namespace or a workload, on one day.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Correction {
     /// The SpendCorrection's name.
     pub name: String,
-    /// Whose. Its workload is empty for a correction of the whole namespace.
+    /// The owner of the cost. Its workload is empty for a correction of the whole namespace.
     pub holder: CostOwner,
     /// The day that it counts on, in the accounting time zone.
     pub date: Date,
-    /// What is added; negative for money that is given back.
+    /// The amount that is added; negative for money that is given back.
     pub amount: Money,
     /// ISO 4217 code of the amount.
     pub currency: String,
 }
 
 impl Correction {
-    /// The month whose accounts it stands beside.
+    /// The month whose accounts it corrects.
     pub fn month(&self) -> Month {
         Month::containing_date(self.date)
     }
@@ -45,7 +46,8 @@ impl Correction {
         self.date <= zone.to_datetime(now).date()
     }
 
-    /// Whether its day lies in `within`, which begins and ends at midnights of `zone`, and has come.
+    /// Whether its day lies in `within`, which begins and ends at midnights of `zone`, and has
+    /// come.
     pub fn counts_within(&self, within: Interval, now: Timestamp, zone: &TimeZone) -> bool {
         let day = |at| zone.to_datetime(at).date();
         (day(within.start)..day(within.end)).contains(&self.date) && self.is_due(now, zone)

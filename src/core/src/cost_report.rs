@@ -1,4 +1,4 @@
-//! Reports: the ledger's lines, grouped by what is asked for.
+//! Reports: the ledger's daily costs, grouped by dimensions.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,7 +15,7 @@ use crate::money::{Cost, Money};
 use crate::overhead::{Usage, Usages};
 use crate::pricing::{CapacityType, Overhead, Share};
 
-/// What rows are told apart by.
+/// A dimension that costs are grouped by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Dimension {
     /// The workload's namespace.
@@ -30,7 +30,7 @@ pub enum Dimension {
     Region,
     /// The day, in the accounting time zone.
     Day,
-    /// Who made the pods, where that was not Bursar.
+    /// The owner that made the pods, where that was not Bursar.
     Owner,
 }
 
@@ -46,7 +46,7 @@ impl Dimension {
         Self::Owner,
     ];
 
-    /// True for what a node has by itself, whoever holds it.
+    /// True for an attribute of the node itself, whoever holds it.
     pub fn applies_to_nodes(self) -> bool {
         matches!(self, Self::Gpu | Self::Capacity | Self::Region | Self::Day)
     }
@@ -71,7 +71,7 @@ impl fmt::Display for Dimension {
     }
 }
 
-/// Why a word is not a dimension.
+/// The error for a word that is not a dimension.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0:?} is nothing to group by: write namespace, workload, gpu, capacity, region, day or owner"
@@ -94,22 +94,22 @@ impl FromStr for Dimension {
 pub struct CostOwner {
     /// Its namespace.
     pub namespace: String,
-    /// Its kind and name, as `infd/chat`; empty for what is the namespace's alone.
+    /// Its kind and name, as `infd/chat`; empty for a cost of the namespace alone.
     pub workload: String,
 }
 
-/// A line of the ledger, and whose it is.
+/// A daily cost of the ledger, and its owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReportEntry<'a> {
-    /// Whose.
+    /// The owner.
     pub holder: &'a CostOwner,
     /// The day, in the accounting time zone.
     pub date: Date,
     /// The hardware.
     pub sku: CostKey,
-    /// What it cost, and what became of it.
+    /// The cost, in its parts.
     pub line: DailyCost,
-    /// What corrections add to that.
+    /// The amount that corrections add.
     pub corrections: Money,
 }
 
@@ -120,24 +120,24 @@ pub struct ReportRow {
     pub key: Vec<Option<String>>,
     /// The sum.
     pub line: DailyCost,
-    /// What corrections add to it.
+    /// The amount that corrections add.
     pub corrections: Money,
 }
 
 /// Rows and their sum.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
-    /// What the rows are told apart by.
+    /// The dimensions of the rows.
     pub by: Vec<Dimension>,
     /// The rows, by key.
     pub rows: Vec<ReportRow>,
     /// The sum of all entries, and so of all rows.
     pub total: DailyCost,
-    /// What all corrections add to it.
+    /// The amount that all corrections add.
     pub corrections: Money,
 }
 
-/// All lines of an account until `now`, those of open charges too.
+/// All daily costs of an account until `now`, those of open charges too.
 pub fn entries<'a>(
     holder: &'a CostOwner,
     account: &Account,
@@ -165,8 +165,9 @@ pub fn correction_entry(correction: &Correction) -> ReportEntry<'_> {
     }
 }
 
-/// What these overheads cost each account until `now`, as labour, shared by what each used in the month. A month that runs bears the
-/// part of it that is over; the entries stand on the day of `now`, or on the month's last.
+/// The share of each account in these overheads until `now`, as labour, by what each used in the
+/// month. A month that runs has the part for its elapsed time; the entries are dated on the day of
+/// `now`, or on the month's last.
 ///
 /// All accounts of the cluster share them, so all must be given.
 pub fn overhead_entries<'a>(
@@ -210,7 +211,7 @@ pub fn overhead_entries<'a>(
     shares.map(entry).collect()
 }
 
-/// What has come due of these overheads until `now`, whoever bears it.
+/// The amount of these overheads that is due until `now`, whoever uses anything.
 pub fn overhead_due(
     overheads: &[&Overhead],
     month: Month,
@@ -224,7 +225,8 @@ pub fn overhead_due(
     due.sum()
 }
 
-/// Groups entries. A workload is named together with its namespace, because another namespace may have one of the same name.
+/// Groups entries. A workload is named together with its namespace, because another namespace may
+/// have one of the same name.
 pub fn report<'a>(entries: impl IntoIterator<Item = ReportEntry<'a>>, by: &[Dimension]) -> Report {
     let by = with_namespaces(by);
     let mut rows: BTreeMap<Vec<Option<String>>, (DailyCost, Money)> = BTreeMap::new();
@@ -282,7 +284,8 @@ impl ReportEntry<'_> {
     }
 }
 
-/// The GPU's product name, or what it is offered as, and the part of it that one unit is: `NVIDIA-H100 1/7`.
+/// The GPU's product name, or what it is offered as, and the part of it that one unit is:
+/// `NVIDIA-H100 1/7`.
 pub fn gpu_name(sku: &CostKey) -> String {
     let name = sku.model.as_ref().unwrap_or(&sku.resource);
     if sku.share == Share::default() {
@@ -301,23 +304,23 @@ pub fn capacity_type_name(by: CapacityType) -> &'static str {
     }
 }
 
-/// What holds nodes at this moment, and what it has cost.
+/// The pods that hold nodes at this moment, and their cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LiveCost {
-    /// Money an hour of the pods whose price is known and whose node is heard of.
+    /// Money an hour of the pods whose price is known and whose node is reachable.
     pub per_hour: Money,
     /// Pods that hold a node.
     pub pods: usize,
     /// Those of them that no price is known for.
     pub unpriced: usize,
-    /// What was spent today.
+    /// The cost of today.
     pub today: DailyCost,
-    /// What was spent this month.
+    /// The cost of this month.
     pub month: DailyCost,
 }
 
 impl LiveCost {
-    /// Adds one account's standing on each kind of hardware, as `key` groups them.
+    /// Adds one account's pods and costs by kind of hardware, as `key` groups them.
     pub fn add<K: Ord>(
         rows: &mut BTreeMap<K, Self>,
         account: &Account,

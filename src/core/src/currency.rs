@@ -25,7 +25,8 @@ pub fn codes() -> impl Iterator<Item = &'static str> {
         .flat_map(|(_, codes)| codes.split_whitespace())
 }
 
-/// Digits after the point in amounts of this currency: 2 for USD, 0 for JPY, 3 for KWD. `None` for what is not a code.
+/// Digits after the point in amounts of this currency: 2 for USD, 0 for JPY, 3 for KWD. `None` for
+/// what is not a code.
 pub fn digits(code: &str) -> Option<u8> {
     let row = |(_, codes): &&(u8, &str)| codes.split_whitespace().any(|each| each == code);
     DIGITS.iter().find(row).map(|(digits, _)| *digits)

@@ -1,4 +1,4 @@
-//! What a month will have cost at its end.
+//! The expected cost of a month at its end.
 
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
@@ -12,14 +12,14 @@ const DAYS: i64 = 7;
 /// Seconds of a window that are too few to be a pace: a start is none.
 const SHORTEST: i64 = 3600;
 
-/// What a forecast is made of.
+/// The inputs of a forecast.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Forecast {
-    /// Spent this month.
+    /// Money spent this month.
     pub spent: Money,
     /// The days whose pace counts, until now.
     pub window: Interval,
-    /// Spent in them.
+    /// Money spent in those days.
     pub paced: Money,
     /// Seconds of the month that are left.
     pub left: i64,
@@ -43,7 +43,7 @@ impl Forecast {
                 .sum()
         };
         let month = Month::containing(now, zone).bounds(zone);
-        // what is over of today is on record under its day as a whole
+        // the posted cost of today is on record under its day as a whole
         let days = Interval {
             end: Period::Daily.bounds(now, zone).end,
             ..window
@@ -61,8 +61,8 @@ impl Forecast {
         self.window.seconds() >= SHORTEST
     }
 
-    /// Spent this month, and what the rest of it costs at the pace of the window: `spent + paced * seconds left / seconds of the
-    /// window`. Nothing is added while there is no pace.
+    /// Money spent this month, and the remainder at the pace of the window: `spent + paced *
+    /// seconds left / seconds of the window`. Nothing is added while there is no pace.
     pub fn month_end(&self) -> Money {
         if self.has_pace() {
             self.spent + self.paced.proportion(self.left, self.window.seconds())
@@ -82,7 +82,7 @@ fn window(first: Timestamp, now: Timestamp, zone: &TimeZone) -> Interval {
     }
 }
 
-/// The start of the first day that has a line or a charge.
+/// The start of the first day that has a cost or a charge.
 fn first_day(account: &Account, zone: &TimeZone) -> Option<Timestamp> {
     let line = account.days().keys().next();
     let line = line.and_then(|day| Some(day.to_zoned(zone.clone()).ok()?.timestamp()));

@@ -1,7 +1,8 @@
-//! Domain and decisions: money, prices, overheads, the ledger, corrections, the bill, budgets, scaling, training, and the plan over them.
+//! Domain and decisions: money, prices, overheads, the ledger, corrections, the bill, budgets,
+//! scaling, training, and the plan over them.
 //!
-//! Nothing here talks to a cluster, reads a clock or draws a random number: time is an argument, and what should be done is
-//! returned as data.
+//! Nothing here talks to a cluster, reads a clock or draws a random number: time is an argument,
+//! and what should be done is returned as data.
 
 pub mod budget;
 pub mod calendar;

@@ -12,7 +12,8 @@ pub const NANOS: i128 = 1_000_000_000;
 
 const DECIMALS: usize = 9;
 
-/// An amount of money: an integer count of nano-units (10⁻⁹) of the price list's currency. Written as a decimal string.
+/// An amount of money: an integer count of nano-units (10⁻⁹) of the price list's currency. Written
+/// as a decimal string.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -33,9 +34,10 @@ impl Money {
         self.0
     }
 
-    /// What is paid in `seconds` at `self` an hour, rounded down to a whole nano-unit.
+    /// The amount for `seconds` at `self` an hour, rounded down to a whole nano-unit.
     ///
-    /// Parts of one charge are differences of such amounts, so that they sum to the whole (see [`crate::ledger`]).
+    /// Parts of one charge are differences of such amounts, so that they sum to the whole (see
+    /// [`crate::ledger`]).
     pub fn per_hour_for(self, seconds: i64) -> Self {
         Self(per_hour_for(self.0, seconds))
     }
@@ -45,7 +47,8 @@ impl Money {
         Self(-(-self.0 * i128::from(seconds)).div_euclid(3600))
     }
 
-    /// The share `part / whole` of the amount, rounded down. `whole` of zero gives the amount itself.
+    /// The share `part / whole` of the amount, rounded down. `whole` of zero gives the amount
+    /// itself.
     pub fn share(self, part: u32, whole: u32) -> Self {
         if whole == 0 {
             return self;
@@ -53,7 +56,8 @@ impl Money {
         Self((self.0 * i128::from(part)).div_euclid(i128::from(whole)))
     }
 
-    /// The share of the amount that `part` seconds are of `whole`, rounded down; nothing if `whole` is zero.
+    /// The share of the amount that `part` seconds are of `whole`, rounded down; nothing if `whole`
+    /// is zero.
     pub fn proportion(self, part: i64, whole: i64) -> Self {
         if whole == 0 {
             return Self::ZERO;

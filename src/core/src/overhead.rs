@@ -1,8 +1,8 @@
 //! Monthly overheads, shared over the namespaces and on to their workloads.
 //!
-//! Amounts are whole nano-units that sum exactly to the overhead, by the largest remainder method (A. Hamilton, 1792; see M. Balinski,
-//! H. P. Young: *Fair Representation*, 1982): everybody gets the share rounded down, and what is left goes, a nano-unit each, to those
-//! who lost most by that.
+//! Amounts are whole nano-units that sum exactly to the overhead, by the largest remainder method
+//! (A. Hamilton, 1792; see M. Balinski, H. P. Young: *Fair Representation*, 1982): everybody gets
+//! the share rounded down, and what is left goes, a nano-unit each, to those who lost most by that.
 
 use std::collections::BTreeMap;
 use std::ops::AddAssign;
@@ -13,12 +13,12 @@ use crate::calendar::Interval;
 use crate::money::Money;
 use crate::pricing::{Overhead, ShareBy};
 
-/// What somebody used in the month.
+/// The usage of a workload in the month.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Physical GPUs times seconds.
     pub gpu_seconds: i64,
-    /// What it cost, without overheads.
+    /// Its cost, without overheads.
     pub cost: Money,
 }
 
@@ -29,10 +29,11 @@ impl AddAssign for Usage {
     }
 }
 
-/// The use of every workload, by namespace. A namespace without a workload bears its part of what is shared evenly.
+/// The usage of every workload, by namespace. A namespace without a workload has its part of
+/// amounts that are shared evenly.
 pub type Usages<W> = BTreeMap<String, BTreeMap<W, Usage>>;
 
-/// What one namespace bears.
+/// The share of one namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OverheadShare<W> {
     /// Its amount.
@@ -44,20 +45,21 @@ pub struct OverheadShare<W> {
 /// An overhead when it is shared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OverheadAllocation<W> {
-    /// What each namespace bears.
+    /// The share of each namespace.
     pub namespaces: BTreeMap<String, OverheadShare<W>>,
-    /// What nobody bears, because there is no namespace.
+    /// The amount that is no namespace's, because there is none.
     pub unshared: Money,
 }
 
 impl Overhead {
-    /// What has come due of it by `now`, rounded down: a month that runs bears the part that is over, one that is over all of it.
+    /// The amount that is due by `now`, rounded down: of a month that runs the part for its elapsed
+    /// time, of a past month all of it.
     pub fn accrued(&self, month: Interval, now: Timestamp) -> Money {
         let (over, _) = month.split(now);
         self.per_month.proportion(over.seconds(), month.seconds())
     }
 
-    /// Shares `amount` of it. Where nothing was used, all bear the same.
+    /// Shares `amount` of it. Where nothing was used, all have equal shares.
     pub fn allocate<W: Ord + Clone>(
         &self,
         amount: Money,
@@ -95,8 +97,8 @@ impl Overhead {
     }
 }
 
-/// Splits `amount` by weight, those below zero taken as zero; evenly if all are. The parts sum to `amount`; of those who lost the same
-/// by rounding, the first ones get more.
+/// Splits `amount` by weight, those below zero taken as zero; evenly if all are. The parts sum to
+/// `amount`; of those who lost the same by rounding, the first ones get more.
 fn split(amount: Money, weights: &[i128]) -> Vec<Money> {
     let mut weights: Vec<i128> = weights.iter().map(|weight| (*weight).max(0)).collect();
     if weights.iter().all(|weight| *weight == 0) {
@@ -175,7 +177,8 @@ mod tests {
 
     #[test]
     fn the_cost_model_example_sums_to_130_500_with_its_labour_shared() {
-        // 100 GPUs at 1000, storage of 500, 100 times 500 kWh at 0.1, and five people at 5000, in two namespaces
+        // 100 GPUs at 1000, storage of 500, 100 times 500 kWh at 0.1, and five people at 5000, in
+        // two namespaces
         let kwh: Money = "0.1".parse().unwrap();
         let cost = |gpus: u32, storage| Cost {
             compute: unit(1000).times(gpus),

@@ -1,16 +1,18 @@
-//! What a request and a token cost, what a service earns, and how busy it must be to pay for itself.
+//! The cost of a request and of a token, the revenue of a service, and the utilization at which it
+//! breaks even.
 
 use crate::calendar::Interval;
 use crate::ledger::EngineUsage;
 use crate::money::Money;
 
-/// What writing a token costs, in tokens read. Reading is done in parallel and writing one by one; public price lists of models charge
-/// three to five times as much for a token written as for one read.
+/// The cost of writing a token, in tokens read. Reading is done in parallel and writing one by one;
+/// public price lists of models charge three to five times as much for a token written as for one
+/// read.
 pub const OUTPUT_WEIGHT: u64 = 4;
 
 const MILLION: u64 = 1_000_000;
 
-/// What one unit of what was served cost.
+/// The cost of one request and one token.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UnitCosts {
     /// Money a request.
@@ -21,8 +23,9 @@ pub struct UnitCosts {
     pub per_million_output_tokens: Option<Money>,
 }
 
-/// Shares `cost` among what was served: over requests evenly, and over tokens by weight, a token written weighing
-/// [`OUTPUT_WEIGHT`] times one read. Rounded down; `None` where there is nothing to share among.
+/// Shares `cost` among what was served: over requests evenly, and over tokens by weight, a token
+/// written weighing [`OUTPUT_WEIGHT`] times one read. Rounded down; `None` where there is nothing
+/// to share among.
 pub fn unit_costs(cost: Money, used: &EngineUsage) -> UnitCosts {
     let (input, output) = (
         u128::from(used.input_tokens),
@@ -45,7 +48,7 @@ fn scaled(amount: Money, times: u64, parts: u128) -> Money {
     Money::from_nanos((amount.nanos() * i128::from(times)).div_euclid(parts))
 }
 
-/// What a service is paid.
+/// The prices that a service is paid.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RevenueTerms {
     /// Money a request.
@@ -60,24 +63,24 @@ pub struct RevenueTerms {
     pub per_month: Money,
 }
 
-/// What a service earned in a part of a month.
+/// The revenue of a service in a part of a month.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Revenue {
-    /// By what was used.
+    /// Money paid by use.
     pub by_use: Money,
-    /// By the month.
+    /// Money paid by the month.
     pub fixed: Money,
 }
 
 impl Revenue {
-    /// Both together.
+    /// The sum of both.
     pub fn total(&self) -> Money {
         self.by_use + self.fixed
     }
 }
 
 impl RevenueTerms {
-    /// What was earned by `used` in the part of `month` until `until`. Rounded down for each term.
+    /// The revenue from `used` in the part of `month` until `until`. Each term is rounded down.
     pub fn revenue(&self, used: &EngineUsage, month: Interval, until: jiff::Timestamp) -> Revenue {
         let of = |price: Money, count: u64, per: i128| {
             Money::from_nanos((price.nanos() * i128::from(count)).div_euclid(per))
@@ -96,10 +99,11 @@ impl RevenueTerms {
     }
 }
 
-/// How busy ready replicas must be, in thousandths of their time, for `revenue.by_use` to cover what `revenue.fixed` leaves of
-/// `cost`: `utilization * (cost - fixed) / by use`, since what is held costs the same whether busy or not. The utilization is `busy`
-/// over `ready`, what the time cost in which replicas were busy, and ready. Above a thousand, it never pays; `None` while nothing was
-/// earned by use or no replica was busy.
+/// How busy ready replicas must be, in thousandths of their time, for `revenue.by_use` to cover
+/// what `revenue.fixed` leaves of `cost`: `utilization * (cost - fixed) / by use`, since what is
+/// held costs the same whether busy or not. The utilization is `busy` over `ready`, what the time
+/// cost in which replicas were busy, and ready. Above a thousand, it never pays; `None` while
+/// nothing was earned by use or no replica was busy.
 pub fn break_even(cost: Money, revenue: Revenue, busy: Money, ready: Money) -> Option<i64> {
     if revenue.by_use <= Money::ZERO || busy <= Money::ZERO || ready <= Money::ZERO {
         return None;

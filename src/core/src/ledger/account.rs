@@ -1,4 +1,4 @@
-//! One workload's spend in one month: open charges, and the lines of what is over.
+//! One workload's spend in one month: open charges, and the daily costs that are posted.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +13,8 @@ use super::zero_replica_savings::ZeroReplicaPeriod;
 use crate::calendar::{Interval, Month};
 use crate::money::Money;
 
-/// Kinds of hardware that an account tells apart; what comes after them is kept under [`Sku::other`], so that a record stays small.
+/// Kinds of hardware that an account tells apart. Costs of others are posted to [`CostKey::other`],
+/// so that a record stays small.
 const MAX_COST_KEYS: usize = 64;
 
 /// One workload's spend in one month.
@@ -30,7 +31,7 @@ pub struct Account {
     posted_total: DailyCost,
 }
 
-/// What is over, by day and hardware. A day has few kinds of it.
+/// The posted costs, by day and hardware. A day has few kinds of it.
 pub type DailyCosts = BTreeMap<Date, Vec<(CostKey, DailyCost)>>;
 
 impl Account {
@@ -73,7 +74,7 @@ impl Account {
                 return Err(InvalidAccount::OpenTwice { uid });
             }
         }
-        let posted_total = days.values().flatten().map(|(_, line)| *line).sum();
+        let posted_total = days.values().flatten().map(|(_, cost)| *cost).sum();
         Ok(Self {
             month,
             open,
@@ -119,12 +120,12 @@ impl Account {
         self.zero_replica_period.as_ref()
     }
 
-    /// What is over, by day and hardware.
+    /// The posted costs, by day and hardware.
     pub fn days(&self) -> &DailyCosts {
         &self.days
     }
 
-    /// Takes in a charge. False, and nothing changes, if the pod is known already.
+    /// Takes in a charge. False, and nothing changes, if the account contains the pod already.
     pub fn open(&mut self, charge: Charge) -> bool {
         if self.contains(charge.uid()) {
             return false;
@@ -133,8 +134,8 @@ impl Account {
         true
     }
 
-    /// Takes in a charge that an earlier month may have begun, without what only that one needs. False, and nothing changes, if the
-    /// pod is known already.
+    /// Takes in a charge that an earlier month may have begun, without what only that month needs.
+    /// False, and nothing changes, if the account contains the pod already.
     pub fn carry_forward(&mut self, charge: &Charge, zone: &TimeZone) -> bool {
         if self.contains(charge.uid()) {
             return false;
@@ -144,10 +145,10 @@ impl Account {
         self.open(charge)
     }
 
-    /// What is over cost so much.
+    /// The money that is posted.
     pub fn settled_total(&self) -> Money {
-        let lines = self.days().values().flatten();
-        lines.map(|(_, line)| line.cost.total()).sum()
+        let costs = self.days().values().flatten();
+        costs.map(|(_, cost)| cost.cost.total()).sum()
     }
 
     /// Whether a pod is open or settled here.
@@ -155,25 +156,27 @@ impl Account {
         self.settling.contains(uid) || self.open.contains_key(uid)
     }
 
-    /// Moves what this month still lacks of `charge` into the daily lines. False, and nothing changes, if that was done already.
+    /// Posts the part of `charge` that this month still lacks. False, and nothing changes, if the
+    /// pod is settled already.
     pub fn settle(&mut self, charge: &Charge, end: ChargeEnd, zone: &TimeZone) -> bool {
         if !self.settling.insert(charge.uid().to_owned()) {
             return false;
         }
         let open = self.open.remove(charge.uid());
         let charge = open.as_ref().unwrap_or(charge);
-        // a node that told the end was heard of again
+        // a node that reported the end was heard of again
         let lost = charge.node_lost_since().filter(|_| end.estimated);
         let part = charge.unposted(end.at);
         self.post(charge, part, lost, end.estimated, zone);
         true
     }
 
-    /// Moves what an open charge cost until `until`, a midnight of `zone`, into the daily lines. The charge stays open, unless the
-    /// month is over by then: what is left of it is in the next month's account. False, and nothing changes, if it is booked so far.
+    /// Posts the cost of an open charge until `until`, a midnight of `zone`. The charge stays open,
+    /// unless the month is over by then: its remainder is in the next month's account. False, and
+    /// nothing changes, if it is posted so far.
     ///
-    /// Only for a pod that is known to have run at `until`: what is booked is never taken back. So nothing is booked while no price is
-    /// known, because the first one counts from the start.
+    /// Only for a pod that is known to have run at `until`: a posted cost is never taken back.
+    /// Nothing is posted while no price is known, because the first price counts from the start.
     pub fn post_days_until(&mut self, uid: &str, until: Timestamp, zone: &TimeZone) -> bool {
         let Some(mut charge) = self.open.remove(uid) else {
             return false;
@@ -192,7 +195,8 @@ impl Account {
         true
     }
 
-    /// Notes that the service stands at zero replicas. False, and nothing changes, if that is noted already.
+    /// Notes since when the service has had no replica. False, and nothing changes, if that is
+    /// noted already.
     pub fn begin_zero_replica_period(&mut self, period: ZeroReplicaPeriod) -> bool {
         let begins = self.zero_replica_period.is_none();
         if begins {
@@ -201,23 +205,24 @@ impl Account {
         begins
     }
 
-    /// Moves what the rest saved until `at` into the daily lines: it is over then. False, and nothing changes, without a rest.
+    /// Ends the time at zero replicas at `at`, and posts what it saved. False, and nothing changes,
+    /// if there is none.
     pub fn end_zero_replica_period(&mut self, at: Timestamp, zone: &TimeZone) -> bool {
-        let Some(rest) = self.zero_replica_period.take() else {
+        let Some(period) = self.zero_replica_period.take() else {
             return false;
         };
-        let part = rest
+        let part = period
             .interval_until(at)
             .intersection(self.month.bounds(zone));
-        for (date, line) in part
+        for (date, cost) in part
             .into_iter()
-            .flat_map(|part| rest.daily_costs(part, zone))
+            .flat_map(|part| period.daily_costs(part, zone))
         {
-            let is_of = |sku: &CostKey| *sku == rest.cost_key;
-            *self.entry(date, &rest.cost_key.resource, is_of, || {
-                rest.cost_key.clone()
-            }) += line;
-            self.posted_total += line;
+            let is_key = |key: &CostKey| *key == period.cost_key;
+            *self.entry(date, &period.cost_key.resource, is_key, || {
+                period.cost_key.clone()
+            }) += cost;
+            self.posted_total += cost;
         }
         true
     }
@@ -227,7 +232,8 @@ impl Account {
         self.settling.remove(uid)
     }
 
-    /// True if the accounts differ in nothing but the usage of open charges, which changes all the time.
+    /// True if the accounts differ in nothing but the usage of open charges, which changes all the
+    /// time.
     pub fn equals_but_for_usage(&self, other: &Self) -> bool {
         let Self {
             month,
@@ -247,64 +253,66 @@ impl Account {
             && *days == other.days
     }
 
-    /// The sum of what `within` cost until `now`: what is over, open charges and a rest. `within` begins and ends at midnights of `zone`.
+    /// The cost within `within` until `now`: posted days, open charges, and savings at zero
+    /// replicas. `within` begins and ends at midnights of `zone`.
     pub fn sum(&self, within: Interval, now: Timestamp, zone: &TimeZone) -> DailyCost {
         let days = zone.to_datetime(within.start).date()..zone.to_datetime(within.end).date();
         let mut sum = if days.start <= self.month.first() && self.month.next().first() <= days.end {
             self.posted_total
         } else {
-            let lines = self.days.range(days).flat_map(|(_, lines)| lines);
-            lines.map(|(_, line)| *line).sum()
+            let costs = self.days.range(days).flat_map(|(_, costs)| costs);
+            costs.map(|(_, cost)| *cost).sum()
         };
         if !self.open.is_empty() {
             sum += self
                 .unposted_costs(within, now, zone)
-                .map(|(_, _, line)| line)
+                .map(|(_, _, cost)| cost)
                 .sum();
         }
-        if let Some((rest, part)) = self.zero_replica_part(within, now, zone) {
-            sum.saved += rest.saved(part);
+        if let Some((period, part)) = self.zero_replica_part(within, now, zone) {
+            sum.saved += period.saved(part);
         }
         sum
     }
 
-    /// All lines of the month until `now`, those of open charges and of a rest too.
+    /// The daily costs of the month until `now`, with those of open charges and the savings at zero
+    /// replicas.
     pub fn daily_costs(
         &self,
         now: Timestamp,
         zone: &TimeZone,
     ) -> BTreeMap<(Date, CostKey), DailyCost> {
         let mut all: BTreeMap<(Date, CostKey), DailyCost> = BTreeMap::new();
-        for (date, lines) in &self.days {
-            for (sku, line) in lines {
-                *all.entry((*date, sku.clone())).or_default() += *line;
+        for (date, costs) in &self.days {
+            for (key, cost) in costs {
+                *all.entry((*date, key.clone())).or_default() += *cost;
             }
         }
-        for (charge, date, line) in self.unposted_costs(self.month.bounds(zone), now, zone) {
-            let sku = CostKey::new(charge.attributes(), charge.owner());
-            *all.entry((date, sku)).or_default() += line;
+        for (charge, date, cost) in self.unposted_costs(self.month.bounds(zone), now, zone) {
+            let key = CostKey::new(charge.attributes(), charge.owner());
+            *all.entry((date, key)).or_default() += cost;
         }
-        if let Some((rest, part)) = self.zero_replica_part(self.month.bounds(zone), now, zone) {
-            for (date, line) in rest.daily_costs(part, zone) {
-                *all.entry((date, rest.cost_key.clone())).or_default() += line;
+        if let Some((period, part)) = self.zero_replica_part(self.month.bounds(zone), now, zone) {
+            for (date, cost) in period.daily_costs(part, zone) {
+                *all.entry((date, period.cost_key.clone())).or_default() += cost;
             }
         }
         all
     }
 
-    /// The rest, and the part of it that lies within and in the month.
+    /// The time at zero replicas, and its part that lies in `within` and in the month.
     fn zero_replica_part(
         &self,
         within: Interval,
         now: Timestamp,
         zone: &TimeZone,
     ) -> Option<(&ZeroReplicaPeriod, Interval)> {
-        let rest = self.zero_replica_period.as_ref()?;
+        let period = self.zero_replica_period.as_ref()?;
         let within = within.intersection(self.month.bounds(zone))?;
-        Some((rest, rest.interval_until(now).intersection(within)?))
+        Some((period, period.interval_until(now).intersection(within)?))
     }
 
-    /// The lines within `within` that open charges have not booked.
+    /// The daily costs within `within` of open charges that are not posted.
     pub fn unposted_costs(
         &self,
         within: Interval,
@@ -314,10 +322,10 @@ impl Account {
         let within = within.intersection(self.month.bounds(zone));
         self.open.values().flat_map(move |charge| {
             let part = within.and_then(|within| within.intersection(charge.unposted(now)));
-            let lines = part
+            let costs = part
                 .into_iter()
                 .flat_map(move |part| charge.daily_costs(part, zone));
-            lines.map(move |(date, line)| (charge, date, line))
+            costs.map(move |(date, cost)| (charge, date, cost))
         })
     }
 
@@ -334,55 +342,57 @@ impl Account {
         };
         for (date, day) in part.days(zone) {
             if Month::containing_date(date) == self.month {
-                let line = charge.cost_of_day(date, day, lost, estimated);
-                let (facts, owner) = (charge.attributes(), charge.owner());
-                let is_of = |sku: &CostKey| sku.matches(facts, owner);
-                *self.entry(date, &facts.resource, is_of, || CostKey::new(facts, owner)) += line;
-                self.posted_total += line;
+                let cost = charge.cost_of_day(date, day, lost, estimated);
+                let (attributes, owner) = (charge.attributes(), charge.owner());
+                let is_key = |key: &CostKey| key.matches(attributes, owner);
+                *self.entry(date, &attributes.resource, is_key, || {
+                    CostKey::new(attributes, owner)
+                }) += cost;
+                self.posted_total += cost;
             }
         }
     }
 
-    /// The line of that day and hardware; `sku` makes what `is_of` looks for.
+    /// The cost of that day and hardware; `new` makes the key that `is_key` looks for.
     fn entry(
         &mut self,
         date: Date,
         resource: &str,
-        is_of: impl Fn(&CostKey) -> bool,
-        sku: impl FnOnce() -> CostKey,
+        is_key: impl Fn(&CostKey) -> bool,
+        new: impl FnOnce() -> CostKey,
     ) -> &mut DailyCost {
-        let is_of = |(sku, _): &(CostKey, DailyCost)| is_of(sku);
+        let is_key = |(key, _): &(CostKey, DailyCost)| is_key(key);
         let today = self
             .days
             .get(&date)
-            .and_then(|lines| lines.iter().position(is_of));
-        let new = today.is_none().then(|| {
-            let elsewhere = || self.days.values().flatten().any(is_of);
+            .and_then(|costs| costs.iter().position(is_key));
+        let added = today.is_none().then(|| {
+            let elsewhere = || self.days.values().flatten().any(is_key);
             if self.cost_key_count() < MAX_COST_KEYS || elsewhere() {
-                sku()
+                new()
             } else {
                 CostKey::other(resource)
             }
         });
-        let lines = self.days.entry(date).or_default();
-        let at = match new {
+        let costs = self.days.entry(date).or_default();
+        let at = match added {
             None => today.unwrap_or_default(),
-            Some(sku) => lines
+            Some(key) => costs
                 .iter()
-                .position(|(known, _)| *known == sku)
+                .position(|(known, _)| *known == key)
                 .unwrap_or_else(|| {
-                    lines.push((sku, DailyCost::default()));
-                    lines.len() - 1
+                    costs.push((key, DailyCost::default()));
+                    costs.len() - 1
                 }),
         };
-        &mut lines[at].1
+        &mut costs[at].1
     }
 
     fn cost_key_count(&self) -> usize {
         self.days
             .values()
             .flatten()
-            .map(|(sku, _)| sku)
+            .map(|(key, _)| key)
             .collect::<BTreeSet<_>>()
             .len()
     }

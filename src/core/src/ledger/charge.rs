@@ -1,4 +1,4 @@
-//! One pod's occupation of a node: what it is priced by, at which rates, and in which stages.
+//! The charge of one pod's lifetime: its pricing attributes, its rates, and its stages.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,11 +21,11 @@ pub type Uid = String;
 /// A rate and when it began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RatePeriod {
-    /// Since when.
+    /// When it began.
     pub from: Timestamp,
-    /// What it costs and emits an hour.
+    /// The cost and the emissions of an hour.
     pub quote: HourlyRate,
-    /// The dearest price stands in, because none matched.
+    /// True if the dearest price stands in, because none matched.
     pub provisional: bool,
 }
 
@@ -34,11 +34,11 @@ pub struct RatePeriod {
 pub struct PreviousAmounts {
     /// When they changed.
     pub until: Timestamp,
-    /// What they were.
+    /// The amounts until then.
     pub amounts: ResourceAmounts,
 }
 
-/// What a replica did: a part of a day's line, or one day of an open charge.
+/// The work of an engine: a part of a daily cost, or one day of an open charge.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EngineUsage {
     /// Seconds in which it was ready and had nothing to do.
@@ -60,7 +60,8 @@ impl AddAssign for EngineUsage {
     }
 }
 
-/// An engine's counters as they were last read. They begin again at zero when its container restarts.
+/// An engine's counters as they were last read. They begin again at zero when its container
+/// restarts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EngineCounters {
     /// Requests finished.
@@ -72,7 +73,7 @@ pub struct EngineCounters {
 }
 
 impl EngineCounters {
-    /// What was done since `self` was read.
+    /// The usage since `self` was read.
     pub fn usage_until(self, later: Self) -> EngineUsage {
         // a counter that fell began again at zero
         let since = |then: u64, now: u64| now.checked_sub(then).unwrap_or(now);
@@ -85,10 +86,10 @@ impl EngineCounters {
     }
 }
 
-/// What one pod costs while it occupies a node, or what a whole node costs.
+/// The charge of one pod while it occupies a node, or of a whole node.
 ///
-/// `rates` and `previous_amounts` are in the order of time, `posted_until` never goes back, and UID, pod and start never change: that
-/// is why the fields are private.
+/// `rates` and `previous_amounts` are in the order of time, `posted_until` never goes back, and
+/// UID, pod and start never change: that is why the fields are private.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Charge {
     uid: Uid,
@@ -116,13 +117,14 @@ pub struct ChargeEnd {
 }
 
 impl Charge {
-    /// A charge that begins, without a price yet: [`Charge::reprice`] gives it one, which counts from the start.
-    pub fn new(uid: Uid, pod: String, facts: PricingAttributes, start: Timestamp) -> Self {
+    /// A charge that begins, without a price yet: [`Charge::reprice`] gives it one, which counts
+    /// from the start.
+    pub fn new(uid: Uid, pod: String, attributes: PricingAttributes, start: Timestamp) -> Self {
         Self {
             uid,
             pod,
             owner: None,
-            attributes: facts,
+            attributes,
             previous_amounts: Vec::new(),
             start,
             posted_until: None,
@@ -260,7 +262,8 @@ impl Charge {
         }
     }
 
-    /// The charge without its rates, for an account in another currency: it is priced anew there, from its start.
+    /// The charge without its rates, for an account in another currency: it is priced anew there,
+    /// from its start.
     pub fn unpriced(self) -> Self {
         Self {
             rates: Vec::new(),
@@ -273,7 +276,8 @@ impl Charge {
         self.ready_since.get_or_insert(at);
     }
 
-    /// Notes since when the pod has been draining or terminating; `None` if it is not, or not any more.
+    /// Notes since when the pod has been draining or terminating; `None` if it is not, or not any
+    /// more.
     pub fn note_draining(&mut self, since: Option<Timestamp>) {
         self.draining_since = since;
     }
@@ -283,7 +287,8 @@ impl Charge {
         self.node_lost_since = Some(since);
     }
 
-    /// Notes at `now` that the pod's Node is gone and cannot say since when. An earlier time that is known stays.
+    /// Notes at `now` that the pod's Node is gone, which cannot say since when. An earlier time
+    /// that is known stays.
     pub fn note_node_gone(&mut self, now: Timestamp) {
         self.node_lost_since.get_or_insert(now);
     }
@@ -332,23 +337,25 @@ impl Charge {
         self.cost_until(part.end) - self.cost_until(part.start)
     }
 
-    /// What it costs and emits an hour at this moment; `None` while no price is known.
+    /// The cost and the emissions of an hour at this moment; `None` while no price is known.
     pub fn rate(&self) -> Option<HourlyRate> {
         self.rates.last().map(|rate| rate.quote)
     }
 
-    /// Follows the lists until `now`. True if this changed the charge.
+    /// Brings the rates up to date with the price lists until `now`. True if this changed the
+    /// charge.
     ///
-    /// The first price counts from the start of the charge, whenever it becomes known. After that a rate changes at the instant at
-    /// which a list says so (its `effectiveFrom`, an hour of the tariff), also when that instant has passed; an edit counts from the
-    /// API server's time of it. Between the last look and an edit that came while nobody looked, the last rate goes on.
-    pub fn reprice(&mut self, lists: &PriceCatalog, now: Timestamp) -> bool {
+    /// The first price counts from the start of the charge, whenever it becomes known. After that a
+    /// rate changes at the instant at which a list says so (its `effectiveFrom`, an hour of the
+    /// tariff), also when that instant has passed; an edit counts from the API server's time of it.
+    /// Between the last look and an edit that came while nobody looked, the last rate goes on.
+    pub fn reprice(&mut self, catalog: &PriceCatalog, now: Timestamp) -> bool {
         let mut changed = false;
         if self.rates.is_empty() {
-            changed |= self.set_first_rates(self.start, lists, now);
+            changed |= self.set_first_rates(self.start, catalog, now);
         }
         let last = self.rates.last().map_or(self.start, |last| last.from);
-        let edited = lists.last_edited();
+        let edited = catalog.last_edited();
         // a clock that stepped back, or lags behind the API server's, changes no instant
         let now = now.max(last).max(edited);
         let settled = last.max(edited).max(self.unposted_since());
@@ -358,64 +365,69 @@ impl Charge {
         let resized = resized.filter(|at| (settled..now).contains(at));
         let instants: BTreeSet<Timestamp> = edit
             .into_iter()
-            .chain(lists.changes(settled, now))
+            .chain(catalog.changes(settled, now))
             .chain(resized)
             .chain([now])
             .collect();
         for at in instants {
-            changed |= self.set_rate_from(&lists.price(&self.facts_at(at), at), at);
+            changed |= self.set_rate_from(&catalog.price(&self.attributes_at(at), at), at);
         }
         changed
     }
 
-    /// The first rates from `from` on, by what the lists say of that instant or, if they say nothing of it, of `now`. Until their last
-    /// edit nobody knows what else they said, so only the pod's amounts change.
-    fn set_first_rates(&mut self, from: Timestamp, lists: &PriceCatalog, now: Timestamp) -> bool {
-        let unknown = lists.price(&self.facts_at(from), from) == PriceLookup::Unknown;
+    /// The first rates from `from` on, by what the lists say of that instant or, if they say
+    /// nothing of it, of `now`. Until their last edit nobody knows what else they said, so only the
+    /// pod's amounts change.
+    fn set_first_rates(&mut self, from: Timestamp, catalog: &PriceCatalog, now: Timestamp) -> bool {
+        let unknown = catalog.price(&self.attributes_at(from), from) == PriceLookup::Unknown;
         let by = if unknown { now } else { from };
-        let until = lists.last_edited().max(by);
+        let until = catalog.last_edited().max(by);
         let resized = self.previous_amounts.iter().map(|earlier| earlier.until);
         let resized = resized.filter(|at| (from..until).contains(at));
         let instants: BTreeSet<Timestamp> = [from].into_iter().chain(resized).collect();
         let mut changed = false;
         for at in instants {
-            changed |= self.set_rate_from(&lists.price(&self.facts_at(at), by), at);
+            changed |= self.set_rate_from(&catalog.price(&self.attributes_at(at), by), at);
         }
         changed
     }
 
-    /// Takes amounts that the pod has from `at` on. What was before stays as it is. True if this changed the charge.
+    /// Takes amounts that the pod has from `at` on; the cost before `at` stays as it is. True if
+    /// this changed the charge.
     pub fn resize(
         &mut self,
         amounts: &ResourceAmounts,
-        lists: &PriceCatalog,
+        catalog: &PriceCatalog,
         at: Timestamp,
     ) -> bool {
         if self.attributes.amounts == *amounts {
             return false;
         }
-        let over = self.unposted_since();
-        let last = self.rates.last().map_or(over, |last| last.from.max(over));
+        let unposted_since = self.unposted_since();
+        let last = self
+            .rates
+            .last()
+            .map_or(unposted_since, |last| last.from.max(unposted_since));
         let changed = self.previous_amounts.last().map(|earlier| earlier.until);
         // a clock that stepped back, or lags behind the API server's, changes nothing of what was
         let at = at
             .max(last)
-            .max(lists.last_edited())
-            .max(changed.unwrap_or(over));
+            .max(catalog.last_edited())
+            .max(changed.unwrap_or(unposted_since));
         let before = mem::replace(&mut self.attributes.amounts, amounts.clone());
         // amounts that would have lasted no time are not kept
-        if at > over && changed != Some(at) {
+        if at > unposted_since && changed != Some(at) {
             self.previous_amounts.push(PreviousAmounts {
                 until: at,
                 amounts: before,
             });
         }
-        self.reprice(lists, at);
+        self.reprice(catalog, at);
         true
     }
 
-    /// What it was priced by at `at`.
-    fn facts_at(&self, at: Timestamp) -> Cow<'_, PricingAttributes> {
+    /// The attributes that it was priced by at `at`.
+    fn attributes_at(&self, at: Timestamp) -> Cow<'_, PricingAttributes> {
         match self
             .previous_amounts
             .iter()
@@ -429,31 +441,32 @@ impl Charge {
         }
     }
 
-    /// Takes facts that came late: labels of a node that had none when the pod was bound. They count from the start, or from what
-    /// is booked, for the amounts that the pod had at each time. True if this changed the charge.
+    /// Takes attributes that came late: labels of a node that had none when the pod was bound. They
+    /// count from the start, or from the first instant that is not posted, for the amounts that the
+    /// pod had at each time. True if this changed the charge.
     pub fn update_attributes(
         &mut self,
-        facts: &PricingAttributes,
-        lists: &PriceCatalog,
+        attributes: &PricingAttributes,
+        catalog: &PriceCatalog,
         now: Timestamp,
     ) -> bool {
-        let facts = PricingAttributes {
+        let attributes = PricingAttributes {
             amounts: self.attributes.amounts.clone(),
-            ..facts.clone()
+            ..attributes.clone()
         };
         if !self.is_vague()
-            || self.attributes == facts
-            || !matches!(lists.price(&facts, now), PriceLookup::Listed(_))
+            || self.attributes == attributes
+            || !matches!(catalog.price(&attributes, now), PriceLookup::Listed(_))
         {
             return false;
         }
-        self.attributes = facts;
-        let booked = self.unposted_since();
-        self.rates.retain(|rate| rate.from < booked);
+        self.attributes = attributes;
+        let unposted_since = self.unposted_since();
+        self.rates.retain(|rate| rate.from < unposted_since);
         if !self.rates.is_empty() {
-            self.set_first_rates(booked, lists, now);
+            self.set_first_rates(unposted_since, catalog, now);
         }
-        self.reprice(lists, now);
+        self.reprice(catalog, now);
         true
     }
 
@@ -462,7 +475,7 @@ impl Charge {
         self.rates.last().is_none_or(|rate| rate.provisional)
     }
 
-    /// Takes the lists' answer at `at`. Unknown is not zero: the last known rate goes on.
+    /// Takes the price lists' answer at `at`. Unknown is not zero: the last known rate goes on.
     fn set_rate_from(&mut self, priced: &PriceLookup, at: Timestamp) -> bool {
         let Some(quote) = priced.rate() else {
             return false;
@@ -485,7 +498,8 @@ impl Charge {
         replaced != Some(new)
     }
 
-    /// Adds what the engine did until its counters were read on `day`, and seconds in which it was idle.
+    /// Adds what the engine did until its counters were read on `day`, and seconds in which it was
+    /// idle.
     pub fn add_use(&mut self, day: Date, counters: Option<EngineCounters>, idle_seconds: i64) {
         let mut used = EngineUsage {
             idle_seconds,
@@ -500,7 +514,7 @@ impl Charge {
         }
     }
 
-    /// What was not booked yet of the stay until `end`.
+    /// The part of the pod's lifetime until `end` that is not posted.
     pub(super) fn unposted(&self, end: Timestamp) -> Interval {
         let start = self.unposted_since();
         Interval {
@@ -509,17 +523,18 @@ impl Charge {
         }
     }
 
-    /// Notes that the days have its cost until `until`, and drops what no sum from then on will need.
+    /// Notes that the cost until `until` is posted, and drops what no sum from then on will need.
     pub(super) fn note_posted(&mut self, until: Timestamp, zone: &TimeZone) {
         self.posted_until = self.posted_until.max(Some(until));
         self.drop_before(until, zone);
     }
 
-    /// Drops what no sum from `until` on will need.
+    /// Drops rates, amounts and usage that no sum from `until` on will need.
     pub(super) fn drop_before(&mut self, until: Timestamp, zone: &TimeZone) {
         let current = self.rates.iter().rposition(|rate| rate.from <= until);
         self.rates.drain(..current.unwrap_or(0));
-        // labels that come late price anew what is not booked, which a month that carries the charge may not have to itself
+        // labels that come late price anew all that is not posted, some of which may be in an
+        // earlier month's account
         let over = if self.is_vague() {
             self.unposted_since()
         } else {
@@ -530,7 +545,7 @@ impl Charge {
         self.usage = self.usage.split_off(&day);
     }
 
-    /// The lines, so far, of the days that `part` touches.
+    /// The costs, so far, of the days that `part` touches.
     pub(super) fn daily_costs(
         &self,
         part: Interval,
@@ -544,7 +559,7 @@ impl Charge {
         })
     }
 
-    /// The line of a part of one day, where nothing has been heard of the node since `lost`.
+    /// The cost of a part of one day, where nothing has been heard of the node since `lost`.
     pub(super) fn cost_of_day(
         &self,
         day: Date,

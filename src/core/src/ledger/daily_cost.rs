@@ -1,4 +1,4 @@
-//! What one day's stays on one kind of hardware cost, and what became of it.
+//! The cost of one day on one kind of hardware, and its parts.
 
 use std::iter::Sum;
 use std::ops::AddAssign;
@@ -7,7 +7,8 @@ use super::charge::EngineUsage;
 use crate::money::{Cost, Money};
 use crate::pricing::{CapacityType, PricingAttributes, Share};
 
-/// What a line is about: the hardware, and who held it where that was not a workload of Bursar's.
+/// The key of a daily cost: the hardware, and the owner of the pods where that is not a workload of
+/// Bursar's.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CostKey {
     /// The extended resource.
@@ -27,20 +28,20 @@ pub struct CostKey {
 }
 
 impl CostKey {
-    /// What a pod holds.
-    pub fn new(facts: &PricingAttributes, owner: Option<&str>) -> Self {
+    /// The key of a pod's costs.
+    pub fn new(attributes: &PricingAttributes, owner: Option<&str>) -> Self {
         Self {
-            resource: facts.resource.clone(),
-            share: facts.share,
-            model: facts.model.clone(),
-            instance_type: facts.instance_type.clone(),
-            capacity_type: facts.capacity_type,
-            region: facts.region.clone(),
+            resource: attributes.resource.clone(),
+            share: attributes.share,
+            model: attributes.model.clone(),
+            instance_type: attributes.instance_type.clone(),
+            capacity_type: attributes.capacity_type,
+            region: attributes.region.clone(),
             owner: owner.map(str::to_owned),
         }
     }
 
-    /// What stands for all that an account has no room to tell apart.
+    /// The key of all costs that an account has no room to tell apart.
     pub fn other(resource: &str) -> Self {
         Self {
             resource: resource.to_owned(),
@@ -48,24 +49,24 @@ impl CostKey {
         }
     }
 
-    /// True for the stays of a pod with these facts and owner.
-    pub fn matches(&self, facts: &PricingAttributes, owner: Option<&str>) -> bool {
-        self.resource == facts.resource
-            && self.share == facts.share
-            && self.model == facts.model
-            && self.instance_type == facts.instance_type
-            && self.capacity_type == facts.capacity_type
-            && self.region == facts.region
+    /// True for the costs of a pod with these attributes and this owner.
+    pub fn matches(&self, attributes: &PricingAttributes, owner: Option<&str>) -> bool {
+        self.resource == attributes.resource
+            && self.share == attributes.share
+            && self.model == attributes.model
+            && self.instance_type == attributes.instance_type
+            && self.capacity_type == attributes.capacity_type
+            && self.region == attributes.region
             && self.owner.as_deref() == owner
     }
 }
 
-/// What stays cost, in its parts, and what became of it.
+/// The cost of pod lifetimes, in its parts, and what was done meanwhile.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DailyCost {
     /// The cost.
     pub cost: Cost,
-    /// The part of `cost.total()` that rests on an estimated end or a provisional price.
+    /// The part of `cost.total()` that depends on an estimated end or a provisional price.
     pub estimated: Money,
     /// The part of `cost.total()` from binding until first ready.
     pub starting: Money,
@@ -73,9 +74,10 @@ pub struct DailyCost {
     pub idle: Money,
     /// The part of `cost.total()` from the order to stop until the end.
     pub draining: Money,
-    /// What time on nodes that were lost cost. Not in `cost`.
+    /// The cost of time on nodes that were lost. Not in `cost`.
     pub unattributed: Money,
-    /// What one replica would have cost in the time in which a service rested at zero. Not in `cost`.
+    /// The cost that one replica would have had while the service was at zero replicas. Not in
+    /// `cost`.
     pub saved: Money,
     /// Milligrams of CO₂ equivalent.
     pub carbon_mg: i64,
@@ -83,7 +85,7 @@ pub struct DailyCost {
     pub gpu_seconds: i64,
     /// The part of `gpu_seconds` that no price was ever known for, and that `cost` lacks.
     pub unpriced_gpu_seconds: i64,
-    /// What was done.
+    /// The work that was done.
     pub usage: EngineUsage,
 }
 
@@ -111,9 +113,9 @@ impl AddAssign for DailyCost {
 }
 
 impl Sum for DailyCost {
-    fn sum<I: Iterator<Item = Self>>(lines: I) -> Self {
-        lines.fold(Self::default(), |mut sum, line| {
-            sum += line;
+    fn sum<I: Iterator<Item = Self>>(costs: I) -> Self {
+        costs.fold(Self::default(), |mut sum, cost| {
+            sum += cost;
             sum
         })
     }

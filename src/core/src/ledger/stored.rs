@@ -1,4 +1,5 @@
-//! Accounts and charges as a record stores them, and what is wrong with a record that no ledger can have written.
+//! Accounts and charges as a record stores them, and what is wrong with a record that no ledger can
+//! have written.
 
 use std::collections::{BTreeMap, BTreeSet};
 

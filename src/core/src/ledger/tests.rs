@@ -72,7 +72,8 @@ fn cores(count: u32) -> ResourceAmounts {
     }
 }
 
-/// A list in which one H100 costs `nanos` an hour from `from` on, and a core as much. Of two lists the one with the lower rank counts.
+/// A list in which one H100 costs `nanos` an hour from `from` on, and a core as much. Of two lists
+/// the one with the lower rank counts.
 fn list(rank: usize, from: Option<i64>, nanos: i128) -> DatedPriceList {
     let gpu = GpuPrice {
         model: "H100".into(),

@@ -1,4 +1,4 @@
-//! A service at zero replicas because nothing is asked of it, and what that saves.
+//! A service at zero replicas because no request needs it, and the money that it saves.
 
 use jiff::Timestamp;
 use jiff::civil::Date;
@@ -9,19 +9,19 @@ use super::daily_cost::{CostKey, DailyCost};
 use crate::calendar::Interval;
 use crate::money::Money;
 
-/// A service's rest at zero replicas: what the last one was, cost and ended.
+/// The time that a service is at zero replicas: when its last replica ended, and what that cost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ZeroReplicaPeriod {
-    /// When the last replica's stay ended.
+    /// When the last replica ended.
     pub since: Timestamp,
-    /// Money an hour of it.
+    /// Money an hour that the last replica cost.
     pub per_hour: Money,
-    /// Its hardware.
+    /// The last replica's hardware.
     pub cost_key: CostKey,
 }
 
 impl ZeroReplicaPeriod {
-    /// The rest after a last replica; `None` if nobody knows what that cost.
+    /// The time after a last replica; `None` if that replica has no price.
     pub fn after_last_replica(charge: &Charge, end: ChargeEnd) -> Option<Self> {
         Some(Self {
             since: end.at,
@@ -30,7 +30,7 @@ impl ZeroReplicaPeriod {
         })
     }
 
-    /// What one replica more would have cost within `part`.
+    /// The money that one replica more would have cost within `part`.
     pub fn saved(&self, part: Interval) -> Money {
         let until = |at: Timestamp| {
             let seconds = at.as_second() - self.since.as_second();
@@ -39,22 +39,22 @@ impl ZeroReplicaPeriod {
         until(part.end) - until(part.start)
     }
 
-    /// What it saves within `part`, by day.
+    /// The savings within `part`, by day.
     pub(super) fn daily_costs(
         &self,
         part: Interval,
         zone: &TimeZone,
     ) -> impl Iterator<Item = (Date, DailyCost)> {
         part.days(zone).map(|(date, day)| {
-            let line = DailyCost {
+            let cost = DailyCost {
                 saved: self.saved(day),
                 ..DailyCost::default()
             };
-            (date, line)
+            (date, cost)
         })
     }
 
-    /// From its begin until `end`.
+    /// The time from its beginning until `end`.
     pub fn interval_until(&self, end: Timestamp) -> Interval {
         Interval {
             start: self.since,

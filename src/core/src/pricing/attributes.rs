@@ -1,4 +1,4 @@
-//! What a charge is priced by: the pod's amounts, and what the node's labels say.
+//! Pricing attributes: the pod's amounts, and the values of the node's labels.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// The resource that a whole NVIDIA GPU is offered as.
 const NVIDIA: &str = "nvidia.com/gpu";
-/// Resource names that count as GPUs, beside every MIG profile.
+/// Resource names that count as GPUs, in addition to every MIG profile.
 const GPU_RESOURCES: [&str; 6] = [
     NVIDIA,
     "nvidia.com/gpu.shared",
@@ -16,7 +16,7 @@ const GPU_RESOURCES: [&str; 6] = [
     "aws.amazon.com/neuron",
 ];
 const MIG: &str = "nvidia.com/mig-";
-/// What the device plugin adds to the name of a time-sliced resource.
+/// The suffix that the device plugin adds to the name of a time-sliced resource.
 const SHARED: &str = ".shared";
 
 /// Drivers of dynamic resource allocation whose devices are GPUs.
@@ -35,18 +35,20 @@ pub fn is_gpu(resource: &str) -> bool {
     GPU_RESOURCES.contains(&resource) || resource.starts_with(MIG)
 }
 
-/// True for an extended resource of the vendor of a driver: it may be the same GPUs as the driver's devices.
+/// True for an extended resource of the vendor of a driver: it may be the same GPUs as the driver's
+/// devices.
 pub fn is_same_vendor(resource: &str, driver: &str) -> bool {
     let vendor = resource.split('/').next();
     vendor == Some(driver) || vendor == driver.strip_prefix("gpu.")
 }
 
-/// True for a resource of which one is a part of a physical GPU.
+/// True for a resource whose unit is a part of a physical GPU.
 pub(super) fn is_fraction(resource: &str) -> bool {
     resource.starts_with(MIG) || resource == "nvidia.com/gpu.shared"
 }
 
-/// Whether the physical GPU behind `held` is offered as `resource`: prices of whole GPUs are listed under it.
+/// Whether the physical GPU behind `held` is offered as `resource`: prices of whole GPUs are listed
+/// under it.
 pub(super) fn is_whole_gpu_of(resource: &str, held: &str) -> bool {
     match held {
         NVIDIA_DRIVER => resource == NVIDIA,
@@ -56,7 +58,8 @@ pub(super) fn is_whole_gpu_of(resource: &str, held: &str) -> bool {
     }
 }
 
-/// Labels of a node that name the model of its `resource`, an extended resource or a driver; the first that is there counts.
+/// Labels of a node that name the model of its `resource`, an extended resource or a driver; the
+/// first that is there counts.
 pub fn product_labels(resource: &str) -> &'static [&'static str] {
     if resource == AMD_DRIVER || resource.starts_with("amd.com/") {
         &["amd.com/gpu.product-name", "beta.amd.com/gpu.product-name"]
@@ -105,8 +108,9 @@ impl Share {
         i64::try_from(scaled).unwrap_or(i64::MAX)
     }
 
-    /// The compute slices of a MIG profile such as `3g.40gb` or `1c.3g.20gb`, of all slices that the model has. See NVIDIA's MIG
-    /// user guide, "Supported MIG Profiles": seven compute slices, and four on the A30 and the RTX PRO 6000.
+    /// The compute slices of a MIG profile such as `3g.40gb` or `1c.3g.20gb`, of all slices that
+    /// the model has. See NVIDIA's MIG user guide, "Supported MIG Profiles": seven compute slices,
+    /// and four on the A30 and the RTX PRO 6000.
     fn for_mig_profile(profile: &str, model: Option<&str>) -> Option<Self> {
         let first = profile.split('.').next()?;
         let part: u32 = first.strip_suffix(['g', 'c'])?.parse().ok()?;
@@ -115,7 +119,7 @@ impl Share {
         (1..=whole).contains(&part).then_some(Self { part, whole })
     }
 
-    /// The fraction that the resource's name tells; a whole GPU where it tells none.
+    /// The fraction that is in the resource's name; a whole GPU where there is none.
     pub(super) fn for_resource(resource: &str, model: Option<&str>) -> Self {
         resource
             .strip_prefix(MIG)
@@ -138,11 +142,13 @@ impl Default for Share {
     }
 }
 
-/// What a charge is priced by. Stored with the charge, because the node may be gone later.
+/// The attributes that a charge is priced by. Stored with the charge, because the node may be gone
+/// later.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PricingAttributes {
-    /// The extended resource that the pod holds, such as `nvidia.com/gpu`, or the driver of its devices, such as `gpu.nvidia.com`.
+    /// The extended resource that the pod holds, such as `nvidia.com/gpu`, or the driver of its
+    /// devices, such as `gpu.nvidia.com`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub resource: String,
     /// How many of it the pod holds.
@@ -172,12 +178,12 @@ pub struct PricingAttributes {
     /// The node's name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
-    /// What may change while the pod runs.
+    /// The amounts, which may change while the pod runs.
     #[serde(flatten)]
     pub amounts: ResourceAmounts,
 }
 
-/// What a charge is priced by that may change while the pod runs.
+/// The amounts that a charge is priced by, which may change while the pod runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ResourceAmounts {
@@ -190,10 +196,11 @@ pub struct ResourceAmounts {
     /// Mebibytes of ephemeral storage that the pod asks for.
     #[serde(skip_serializing_if = "is_zero")]
     pub ephemeral_mib: u32,
-    /// Gibibytes of the persistent volumes that the pod bears, by storage class.
+    /// Gibibytes of the persistent volumes that are charged to the pod, by storage class.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub volumes: BTreeMap<String, u32>,
-    /// Watts that its GPUs were measured to draw, all together; those of their model count where there is no measurement.
+    /// Watts that its GPUs were measured to draw, all together; those of their model count where
+    /// there is no measurement.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub watts: Option<u32>,
 }
@@ -203,8 +210,8 @@ fn is_zero(number: &u32) -> bool {
 }
 
 impl PricingAttributes {
-    /// The pod's facts, on the node of this name that has `node_gpus` of the pod's resource and these labels. What an earlier node
-    /// or earlier labels said is forgotten.
+    /// The pod's attributes, on the node of this name that has `node_gpus` of the pod's resource
+    /// and these labels. Values of an earlier node or of earlier labels are dropped.
     #[must_use]
     pub fn on_node(self, node: &str, node_gpus: u32, labels: &BTreeMap<String, String>) -> Self {
         let first = |keys: &[&str]| {
@@ -227,8 +234,8 @@ impl PricingAttributes {
 }
 
 impl PricingAttributes {
-    /// The facts of a pod whose devices say of themselves what they are: the product's name, and the MIG profile of a part of it.
-    /// Labels of nodes write product names with dashes for blanks, and so do price lists.
+    /// The attributes of a pod whose devices name their product, and the MIG profile of a part of
+    /// it. Labels of nodes write product names with dashes for blanks, and so do price lists.
     #[must_use]
     pub fn with_product(self, product: Option<&str>, profile: Option<&str>) -> Self {
         let model = product.map(|product| product.replace(' ', "-"));
@@ -267,8 +274,9 @@ fn capacity_type(labels: &BTreeMap<String, String>) -> Option<CapacityType> {
     }
 }
 
-/// The model of the physical GPU, and the fraction of it that one `resource` is. GPU feature discovery writes `A100-MIG-3g.20gb` for
-/// MIG's single strategy and `A100-SHARED` for time-slicing; see github.com/NVIDIA/k8s-device-plugin, "Generated Labels".
+/// The model of the physical GPU, and the fraction of it that one `resource` is. GPU feature
+/// discovery writes `A100-MIG-3g.20gb` for MIG's single strategy and `A100-SHARED` for
+/// time-slicing; see github.com/NVIDIA/k8s-device-plugin, "Generated Labels".
 fn product(resource: &str, labels: &BTreeMap<String, String>) -> (Option<String>, Share) {
     let label = product_labels(resource)
         .iter()

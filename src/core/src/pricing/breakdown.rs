@@ -1,4 +1,5 @@
-//! How a price comes about: the terms that it is the sum of, each with the list and the row that it is from.
+//! The breakdown of a price: the terms that it is the sum of, each with the list and the row that
+//! it is from.
 
 use jiff::Timestamp;
 
@@ -10,28 +11,28 @@ use super::price_list::{GpuPrice, MONTH_HOURS, NodePrice, Power, UnitFraction, V
 
 const MIB_PER_GIB: u32 = 1024;
 
-/// What one row adds to a pod's price.
+/// The part of a pod's price that is from one row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PriceComponent<'a> {
     /// The list that the row is from.
     pub list: &'a str,
     /// The row.
     pub row: PriceRow<'a>,
-    /// What it adds to the cost of an hour.
+    /// The part of the cost of an hour.
     pub per_hour: Money,
 }
 
-/// What a list says of a pod. The first three are of its compute, and a pod has one of them.
+/// The kinds of terms. The first three are of a pod's compute, and a pod has one of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PriceRow<'a> {
-    /// The price of its node, processors and memory included, of which it holds `units`.
+    /// The price of its node, processors and memory included; the pod holds `units` of it.
     Node {
         /// The row.
         row: &'a NodePrice,
         /// The pod's part of the node.
         units: UnitFraction,
     },
-    /// The price of its GPU, of which it holds `units`.
+    /// The price of its GPU; the pod holds `units` of it.
     Gpu {
         /// The row.
         row: &'a GpuPrice,
@@ -40,15 +41,15 @@ pub enum PriceRow<'a> {
     },
     /// No row matches; the dearest one listed for its resource stands in.
     Dearest {
-        /// What one of the resource costs by it.
+        /// Money an hour of one unit of the resource.
         one: Money,
     },
-    /// Cores beside a GPU.
+    /// Cores in addition to a GPU.
     Cores {
         /// Money a core and hour.
         core_hour: Money,
     },
-    /// Memory beside a GPU.
+    /// Memory in addition to a GPU.
     Memory {
         /// Money a gibibyte and hour.
         gib_hour: Money,
@@ -67,11 +68,11 @@ pub enum PriceRow<'a> {
     },
     /// Electricity.
     Power {
-        /// What one GPU draws, or all of them where they were measured.
+        /// Watts that one GPU draws, or all of them where they were measured.
         watts: u32,
         /// How many GPUs the pod holds; one, where they were measured.
         units: UnitFraction,
-        /// What electricity costs.
+        /// The price and the emissions of electricity.
         power: &'a Power,
         /// The list that says that.
         power_list: &'a str,
@@ -83,8 +84,8 @@ pub enum PriceRow<'a> {
 }
 
 impl PriceCatalog {
-    /// The terms that the price of an hour of the pod at `at` is the sum of, its compute first; `None` if nothing is listed for its
-    /// resource.
+    /// The terms that the price of an hour of the pod at `at` is the sum of, its compute first;
+    /// `None` if nothing is listed for its resource.
     pub fn breakdown<'a>(
         &'a self,
         facts: &'a PricingAttributes,
@@ -163,7 +164,8 @@ impl PriceCatalog {
         cores.into_iter().chain(memory)
     }
 
-    /// Ephemeral and persistent storage. A class that no list prices costs nothing, as power does where it is not charged apart.
+    /// Ephemeral and persistent storage. A class that no list prices costs nothing, as power does
+    /// where it is not charged apart.
     fn storage<'a>(
         &'a self,
         facts: &'a PricingAttributes,
@@ -196,8 +198,8 @@ impl PriceCatalog {
         ephemeral.into_iter().chain(persistent)
     }
 
-    /// Electricity and its carbon an hour: watts / 1000 x PUE x price or grams of a kilowatt-hour, for each physical GPU or, where they
-    /// were measured, for all of them.
+    /// Electricity and its carbon an hour: watts / 1000 x PUE x price or grams of a kilowatt-hour,
+    /// for each physical GPU or, where they were measured, for all of them.
     fn power(&self, facts: &PricingAttributes, at: Timestamp) -> Option<PriceComponent<'_>> {
         let (power_list, power) = self.first(at, |list| list.book.power.as_ref())?;
         let (list, (watts, units)) = match facts.amounts.watts {
@@ -227,7 +229,7 @@ impl PriceCatalog {
         })
     }
 
-    /// What the first list that has it at `at` says, and that list's name.
+    /// The value of the first list that has one at `at`, and that list's name.
     fn first<'a, T>(
         &'a self,
         at: Timestamp,

@@ -1,11 +1,13 @@
 //! All price lists over time.
 //!
-//! **Which price counts.** Lists stand in order of their names, [`DEFAULT_LIST`] last, and a list counts from its `effective_from`
-//! on. The first list that has a row for the pod's machine sets the price of its compute; among the rows of that list, one of the
-//! node's instance type goes before one of its GPU's model, one of the pod's very resource (a MIG profile) before one of the physical
-//! GPU, one of a zone before one of a region, that before one of a capacity type, and that before one that says none of these; of
-//! equally close rows the first. Each other price (a core, memory, ephemeral storage, a storage class, watts of a model, power as a
-//! whole, an overhead by name) is that of the first list that has it.
+//! **Which price counts.** Lists stand in order of their names, [`DEFAULT_LIST`] last, and a list
+//! counts from its `effective_from` on. The first list that has a row for the pod's machine sets
+//! the price of its compute. Among the rows of that list, one of the node's instance type precedes
+//! one of its GPU's model, one of the pod's very resource (a MIG profile) one of the physical GPU,
+//! one of a zone one of a region, that one of a capacity type, and that one with none of these; of
+//! equally close rows the first. Each other price (a core, memory, ephemeral storage, a storage
+//! class, watts of a model, power as a whole, an overhead by name) is that of the first list that
+//! has it.
 
 use std::collections::BTreeSet;
 
@@ -18,9 +20,10 @@ use super::breakdown::PriceRow;
 use super::overhead::Overhead;
 use super::price_list::{Power, PriceList};
 
-/// The list that is shipped. Every other one goes before it.
+/// The list that is shipped. Every other one takes precedence.
 pub const DEFAULT_LIST: &str = "default";
-/// As many changes as [`PriceLists::changes`] gives at once: some 13 years of a tariff that changes twice a day.
+/// As many changes as [`PriceCatalog::changes`] gives at once: some 13 years of a tariff that
+/// changes twice a day.
 pub const MAX_CHANGES: usize = 10_000;
 
 /// A price list, and from when it counts.
@@ -30,7 +33,7 @@ pub struct DatedPriceList {
     pub name: String,
     /// From when it counts; always if `None`.
     pub effective_from: Option<Timestamp>,
-    /// What it says.
+    /// Its rows.
     pub book: PriceList,
 }
 
@@ -44,7 +47,7 @@ pub struct PriceCatalog {
     known: Timestamp,
 }
 
-/// What an hour costs and emits.
+/// The cost and the emissions of an hour.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HourlyRate {
     /// Cost an hour, in its parts.
@@ -66,7 +69,7 @@ impl From<Cost> for HourlyRate {
     }
 }
 
-/// What the price lists say of a pod.
+/// The answer of the price lists for a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PriceLookup {
     /// A price that matches.
@@ -78,7 +81,7 @@ pub enum PriceLookup {
 }
 
 impl PriceLookup {
-    /// What an hour costs and emits; `None` if unknown.
+    /// The cost and the emissions of an hour; `None` if unknown.
     pub fn rate(&self) -> Option<HourlyRate> {
         match self {
             Self::Listed(rate) | Self::Provisional(rate) => Some(*rate),
@@ -88,7 +91,8 @@ impl PriceLookup {
 }
 
 impl PriceCatalog {
-    /// These lists, which are all in the first one's currency. `known` is the latest instant at which any list was edited.
+    /// These lists, which are all in the first one's currency. `known` is the latest instant at
+    /// which any list was edited.
     pub fn new(mut lists: Vec<DatedPriceList>, known: Timestamp) -> Self {
         lists.sort_by(|a, b| {
             let rank = |list: &DatedPriceList| (list.name == DEFAULT_LIST, list.name.clone());
@@ -104,12 +108,13 @@ impl PriceCatalog {
         }
     }
 
-    /// The latest instant at which any list was edited. Prices of earlier instants may be others than they were then.
+    /// The latest instant at which any list was edited. Prices of earlier instants may be others
+    /// than they were then.
     pub fn last_edited(&self) -> Timestamp {
         self.known
     }
 
-    /// What an hour of the pod costs by the prices that count at `at`: the sum of its [terms](Self::terms).
+    /// The price of an hour of the pod by the lists that count at `at`: the sum of its terms.
     pub fn price(&self, facts: &PricingAttributes, at: Timestamp) -> PriceLookup {
         let Some(terms) = self.breakdown(facts, at) else {
             return PriceLookup::Unknown;
@@ -140,13 +145,15 @@ impl PriceCatalog {
         }
     }
 
-    /// The most that one of this resource costs an hour at `at`. A MIG profile costs its slices of the dearest GPU.
+    /// The most that one of this resource costs an hour at `at`. A MIG profile costs its slices of
+    /// the dearest GPU.
     pub fn highest_price(&self, resource: &str, at: Timestamp) -> Option<Money> {
         self.highest_component(resource, Share::for_resource(resource, None), at)
             .map(|(_, price)| price)
     }
 
-    /// The first instant after `after` at which a price may change: a list's first, or another hour of the tariff.
+    /// The first instant after `after` at which a price may change: a list's first, or another hour
+    /// of the tariff.
     pub fn next_change(&self, after: Timestamp) -> Option<Timestamp> {
         let begins = self.lists.iter().filter_map(|list| list.effective_from);
         let begins = begins.filter(|from| *from > after);
@@ -156,8 +163,8 @@ impl PriceCatalog {
         begins.chain(tariff).min()
     }
 
-    /// The instants after `after`, until `until`, at which a price may change, in order; [`MOST_CHANGES`] at most, so ask again
-    /// after the last of so many.
+    /// The instants after `after`, until `until`, at which a price may change, in order;
+    /// [`MAX_CHANGES`] at most, so ask again after the last of so many.
     pub fn changes(&self, after: Timestamp, until: Timestamp) -> Vec<Timestamp> {
         let next = |at: &Timestamp| self.next_change(*at);
         std::iter::successors(next(&after), next)

@@ -1,13 +1,13 @@
-//! What a pod costs an hour: the price lists' answer to what the node's labels say.
+//! The price of an hour of a pod, by its amounts and its node's labels.
 //!
 //! | module | subject |
 //! |---|---|
-//! | `attributes` | what a charge is priced by |
-//! | `price_list` | the rows of one list, and which of them speaks of a pod |
+//! | `attributes` | the attributes that a charge is priced by |
+//! | `price_list` | the rows of one list, and which of them matches a pod |
 //! | `tariff` | electricity by the hour |
 //! | `overhead` | monthly overheads |
-//! | `catalog` | all lists over time, and which goes before which |
-//! | `breakdown` | how a price comes about, row by row |
+//! | `catalog` | all lists over time, and their precedence |
+//! | `breakdown` | the terms of a price, row by row |
 
 mod attributes;
 mod breakdown;

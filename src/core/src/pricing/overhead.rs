@@ -1,21 +1,21 @@
-//! Monthly overheads: what is paid whether or not a pod runs.
+//! Monthly overheads, which are paid whether or not a pod runs.
 
 use crate::money::Money;
 
-/// An amount that every month costs, spread over what ran in it.
+/// An amount that is paid every month, shared by the workloads that ran in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Overhead {
-    /// What it is for.
+    /// Its name.
     pub name: String,
-    /// What it is reported as.
+    /// The category that it is reported as.
     pub part: OverheadPart,
     /// Money a calendar month.
     pub per_month: Money,
-    /// How it is spread.
+    /// How it is shared.
     pub share_by: ShareBy,
 }
 
-/// What an overhead is reported as.
+/// The category that an overhead is reported as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OverheadPart {
     /// People.
@@ -24,12 +24,12 @@ pub enum OverheadPart {
     Other,
 }
 
-/// How an overhead is spread.
+/// How an overhead is shared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ShareBy {
     /// By GPU-hours.
     GpuHours,
-    /// By what was spent.
+    /// By money spent.
     Cost,
     /// The same for each namespace.
     Evenly,

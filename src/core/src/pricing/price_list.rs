@@ -1,4 +1,4 @@
-//! The rows of one price list, and which of them speaks of a pod.
+//! The rows of one price list, and which of them matches a pod.
 
 use crate::money::Money;
 
@@ -10,7 +10,7 @@ use super::tariff::Tariff;
 /// Hours of a month by which prices a month are spread: 8,760 / 12, as the clouds do.
 pub const MONTH_HOURS: u32 = 730;
 
-/// Which nodes a row speaks of. What it leaves out, it says of all.
+/// The nodes that a row is for. A field that is left out matches all nodes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PriceScope {
     /// Only nodes paid for in this way.
@@ -28,7 +28,7 @@ pub struct GpuPrice {
     pub model: String,
     /// The extended resource it is offered as.
     pub resource: String,
-    /// The nodes that it speaks of.
+    /// The nodes that it is for.
     pub nodes: PriceScope,
     /// Money an hour.
     pub per_hour: Money,
@@ -45,13 +45,13 @@ pub struct NodePrice {
     pub resource: String,
     /// How many physical GPUs it has; the node's own count where the list does not say.
     pub gpus: Option<u32>,
-    /// The nodes that it speaks of.
+    /// The nodes that it is for.
     pub nodes: PriceScope,
     /// Money an hour.
     pub per_hour: Money,
 }
 
-/// What the disk of a storage class costs.
+/// The price of a storage class.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VolumePrice {
     /// The storage class.
@@ -60,18 +60,18 @@ pub struct VolumePrice {
     pub per_gib_month: Money,
 }
 
-/// What electricity costs.
+/// The price and the emissions of electricity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Power {
-    /// What a kilowatt-hour costs.
+    /// Money a kilowatt-hour.
     pub tariff: Tariff,
     /// Power usage effectiveness in thousandths: 1120 is 1.12.
     pub pue_milli: u32,
-    /// What a kilowatt-hour emits.
+    /// The emissions of a kilowatt-hour.
     pub carbon: Option<Carbon>,
 }
 
-/// What a kilowatt-hour emits, in grams of CO2e.
+/// The emissions of a kilowatt-hour, in grams of CO2e.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Carbon {
     /// In regions that are not named.
@@ -90,7 +90,7 @@ impl Carbon {
     }
 }
 
-/// What one price list says.
+/// The rows of one price list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PriceList {
     /// ISO 4217 code.
@@ -114,8 +114,9 @@ pub struct PriceList {
 }
 
 impl PriceList {
-    /// The closest row for the pod's compute: nodes before GPUs, a row of the pod's very resource before one of the
-    /// physical GPU, then the row that says most of where it applies. Of equally close rows the first counts.
+    /// The closest row for the pod's compute: nodes before GPUs, a row of the pod's very resource
+    /// before one of the physical GPU, then the row that says most of where it applies. Of equally
+    /// close rows the first counts.
     pub(super) fn compute(&self, facts: &PricingAttributes) -> Option<PriceRow<'_>> {
         let nodes = self.nodes.iter().filter_map(|row| {
             let is_type = Some(&row.instance_type) == facts.instance_type.as_ref();
@@ -164,7 +165,7 @@ impl PriceList {
         gpus.chain(nodes).max()
     }
 
-    /// Rows of the pod's GPU model, and whether they speak of its very resource.
+    /// Rows of the pod's GPU model, and whether they are for its very resource.
     fn rows_of<'a>(
         &'a self,
         facts: &PricingAttributes,
@@ -182,13 +183,14 @@ fn closest<Rank: Ord + Copy, Row>(rows: impl Iterator<Item = (Rank, Row)>) -> Op
         .map(|(_, row)| row)
 }
 
-/// Whether a row of `resource` speaks of the pod's very resource (true) or of the physical GPU behind it.
+/// Whether a row of `resource` is for the pod's very resource (true) or for the physical GPU behind
+/// it.
 fn offers(resource: &str, facts: &PricingAttributes) -> Option<bool> {
     let is_exact = resource == facts.resource;
     (is_exact || is_whole_gpu_of(resource, &facts.resource)).then_some(is_exact)
 }
 
-/// How much of what a row speaks of a pod holds: `part / whole`.
+/// The fraction of the priced unit that the pod holds, as `part / whole`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnitFraction {
     /// Numerator.
@@ -235,8 +237,8 @@ impl GpuPrice {
 }
 
 impl NodePrice {
-    /// The pod's part of the node. Where the row does not count the physical GPUs, the node's count of the resource does,
-    /// rounded up to whole GPUs.
+    /// The pod's part of the node. Where the row does not count the physical GPUs, the node's count
+    /// of the resource does, rounded up to whole GPUs.
     fn units(&self, facts: &PricingAttributes) -> UnitFraction {
         let Share { part, whole } = facts.share;
         let counted =
@@ -251,8 +253,8 @@ impl NodePrice {
 }
 
 impl PriceScope {
-    /// How closely it matches the pod's node; `None` if it speaks of other nodes. A zone says more than a region, and a region
-    /// more than how the node is paid for.
+    /// How closely it matches the pod's node; `None` if it is for other nodes. A zone is closer
+    /// than a region, and a region closer than a capacity type.
     fn closeness(&self, facts: &PricingAttributes) -> Option<u8> {
         let capacity = match self.capacity_type {
             None => 0,

@@ -1,7 +1,7 @@
 //! Electricity by the hour of the day and the day of the week, in the tariff's own time zone.
 //!
-//! The price at an instant is that of the clock on the wall: an hour that daylight saving time repeats is charged twice at that
-//! hour's price, and one that it skips is never charged.
+//! The price at an instant is that of the clock on the wall: an hour that daylight saving time
+//! repeats is charged twice at that hour's price, and one that it skips is never charged.
 
 use jiff::civil::{DateTime, Time, Weekday};
 use jiff::tz::{AmbiguousOffset, TimeZone};
@@ -11,7 +11,8 @@ use crate::money::Money;
 
 const DAY_MINUTES: u32 = 24 * 60;
 const WEEK_MINUTES: u32 = 7 * DAY_MINUTES;
-/// A tariff repeats every week; daylight saving time can skip a boundary in one week but not in the next.
+/// A tariff repeats every week; daylight saving time can skip a boundary in one week but not in the
+/// next.
 const REPEATS_WITHIN_DAYS: u32 = 15;
 
 /// Hours with a price of their own.
@@ -30,13 +31,13 @@ pub struct TariffPeriod {
 /// Prices by the hour. No two of its periods overlap.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tariff {
-    /// Money a kilowatt-hour at hours that no period speaks of.
+    /// Money a kilowatt-hour at hours that are in no period.
     base: Money,
     zone: TimeZone,
     periods: Vec<TariffPeriod>,
 }
 
-/// Two periods, counted from 0, that speak of the same hour.
+/// Two periods, counted from 0, that have an hour in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("periods[{0}] and periods[{1}] overlap: let one end where the other begins")]
 pub struct OverlappingPeriods(pub usize, pub usize);
@@ -123,7 +124,8 @@ impl Tariff {
         period.map_or(self.base, |period| period.per_kwh)
     }
 
-    /// The instants after `after` from which another price counts, in order. They end where the price stays the same for good.
+    /// The instants after `after` from which another price counts, in order. There are none where
+    /// the price is always the same.
     pub(super) fn changes(&self, after: Timestamp) -> impl Iterator<Item = Timestamp> + use<'_> {
         let mut date = self.zone.to_datetime(after).date();
         let mut quiet = 0;
