@@ -10,7 +10,8 @@ use crate::quantities::{
     self, AMOUNT_MESSAGE, AMOUNT_RULE, DURATION_MESSAGE, DURATION_RULE, FieldError,
 };
 
-/// What all workloads of the namespace together may spend in a period, and what happens when it is spent.
+/// The money that all workloads of the namespace together may spend in a period, and the action
+/// when it is spent.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[kube(
     group = "bursar.dev",
@@ -66,10 +67,10 @@ pub struct BudgetPolicySpec {
     pub limit: String,
     /// The period, in the accounting time zone.
     pub period: Period,
-    /// What happens when it is spent.
+    /// The action when the limit is spent.
     #[serde(default)]
     pub on_exhausted: OnExhausted,
-    /// What starts must be able to run for at least this long.
+    /// A workload that starts must be able to run for at least this long.
     #[serde(default = "default_useful_run")]
     #[schemars(length(max = 32))]
     #[x_kube(validation = Rule::new(DURATION_RULE).message(DURATION_MESSAGE))]
@@ -91,7 +92,7 @@ pub enum Period {
     Monthly,
 }
 
-/// What happens when a budget is spent.
+/// The action when a budget is spent.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnExhausted {
     /// Services go to zero, training is suspended.
@@ -116,11 +117,11 @@ pub enum Phase {
     Unknown,
 }
 
-/// What is observed of a BudgetPolicy.
+/// The observed state of a BudgetPolicy.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct BudgetPolicyStatus {
-    /// The generation that this status speaks of.
+    /// The generation that this status is of.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// The start of the period.
@@ -135,7 +136,7 @@ pub struct BudgetPolicyStatus {
     /// The part of `spent` that SpendCorrections are, where they do not sum to nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub corrections: Option<String>,
-    /// What stopping everything now would still cost.
+    /// Money that stopping everything now would still cost.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub reserve: String,
     /// Neither spent nor in reserve.
@@ -153,7 +154,8 @@ pub struct BudgetPolicyStatus {
     /// Where it stands.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub phase: Option<Phase>,
-    /// That it was exhausted. Holds until the period ends, the limit is raised or a credit is given.
+    /// That it was exhausted. Holds until the period ends, the limit is raised or a credit is
+    /// given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latch: Option<Latch>,
     /// When these figures were computed.
@@ -219,7 +221,8 @@ impl From<&budget::Latch> for Latch {
 }
 
 impl BudgetPolicy {
-    /// The core's budget; `spent`, and the part of it that `corrections` are, are computed by the caller.
+    /// The core's budget; `spent`, and the part of it that `corrections` are, are computed by the
+    /// caller.
     ///
     /// # Errors
     /// The first field that cannot be read; the API server's rules let none through.

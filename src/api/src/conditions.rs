@@ -16,7 +16,7 @@ pub const PODS_HEALTHY: &str = "PodsHealthy";
 /// The resource can be read.
 pub const ACCEPTED: &str = "Accepted";
 
-/// What a condition says now.
+/// The present value of a condition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Says {
     /// Its type.
@@ -62,8 +62,8 @@ pub fn next(
         .collect()
 }
 
-/// Takes the words away that change while what they tell does not: a pod's troubles and a signal's errors come in turns. For comparing
-/// two lists of conditions.
+/// Takes the words away that change while what they tell does not: a pod's troubles and a signal's
+/// errors come in turns. For comparing two lists of conditions.
 pub fn settle(conditions: &mut [Condition]) {
     let alternates = |condition: &&mut Condition| {
         [SIGNALS_AVAILABLE, PODS_HEALTHY].contains(&condition.type_.as_str())

@@ -1,4 +1,5 @@
-//! SpendCorrection: a credit, or what an invoice says otherwise, as an entry of its own beside the ledger.
+//! SpendCorrection: a credit, or the difference to an invoice, as an entry of its own next to the
+//! ledger.
 
 use bursar_core::calendar::Month;
 use bursar_core::correction::Correction;
@@ -17,8 +18,8 @@ use crate::quantities::{
 };
 use crate::spend::{WorkloadKind, WorkloadRef};
 
-/// An amount that counts beside the ledger: money that came back, or that an invoice says more or less. It cannot be changed; another
-/// one takes it back.
+/// An amount that counts in addition to the ledger: money that came back, or the difference to an
+/// invoice. It cannot be changed; another one takes it back.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[kube(
     group = "bursar.dev",
@@ -80,11 +81,12 @@ pub struct SpendCorrectionSpec {
     /// The workload, which may be gone; the namespace as a whole if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workload: Option<CorrectedWorkload>,
-    /// The day that it counts on, in the accounting time zone: its month's reports and the budgets' periods have it from then on.
+    /// The day that it counts on, in the accounting time zone: its month's reports and the budgets'
+    /// periods have it from then on.
     #[schemars(length(max = 10))]
     #[x_kube(validation = Rule::new(DATE_RULE).message(DATE_MESSAGE))]
     pub date: String,
-    /// What is added to the spend; negative for money that came back.
+    /// Money that is added to the spend; negative for money that came back.
     #[schemars(length(max = 24))]
     #[x_kube(
         validation = Rule::new(SIGNED_AMOUNT_RULE).message(SIGNED_AMOUNT_MESSAGE),
@@ -95,7 +97,7 @@ pub struct SpendCorrectionSpec {
     #[schemars(length(max = 3))]
     #[x_kube(validation = Rule::new(currency_rule()).message(CURRENCY_MESSAGE))]
     pub currency: String,
-    /// What it is, by the words of FOCUS.
+    /// The category of the charge, as FOCUS names it.
     pub category: Category,
     /// Why, for those who read the report.
     #[schemars(length(min = 1, max = 1024))]
@@ -105,8 +107,8 @@ pub struct SpendCorrectionSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
     pub reference: Option<String>,
-    /// The month, as `2026-10`, whose invoice was out already and is corrected by this; FOCUS wants to know. Left out for money that
-    /// corrects no earlier invoice.
+    /// The month, as `2026-10`, whose invoice was out already and is corrected by this; FOCUS wants
+    /// to know. Left out for money that corrects no earlier invoice.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 7))]
     #[x_kube(validation = Rule::new("self.matches('^[0-9]{4}-(0[1-9]|1[0-2])$')").message(r#"corrects must be a month, such as "2026-10""#))]
@@ -117,9 +119,9 @@ pub struct SpendCorrectionSpec {
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct CorrectedWorkload {
-    /// Its kind.
+    /// The workload's kind.
     pub kind: CorrectedKind,
-    /// Its name.
+    /// The workload's name.
     #[schemars(length(max = 50))]
     #[x_kube(validation = Rule::new("self.matches('^[a-z]([a-z0-9-]*[a-z0-9])?$')")
         .message("name must be the name of a workload: small letters, digits and dashes, such as chat"))]
@@ -135,7 +137,7 @@ pub enum CorrectedKind {
     TrainingJob,
 }
 
-/// What a correction is, by the words of FOCUS.
+/// The category of a correction, as FOCUS names it.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Category {
     /// Money that was granted: a refund, a promotion.
@@ -145,7 +147,7 @@ pub enum Category {
 }
 
 impl Category {
-    /// Its name.
+    /// The workload's name.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Credit => "Credit",
@@ -154,11 +156,11 @@ impl Category {
     }
 }
 
-/// What is observed of a SpendCorrection.
+/// The observed state of a SpendCorrection.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SpendCorrectionStatus {
-    /// The generation that this status speaks of.
+    /// The generation that this status is of.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// Conditions.

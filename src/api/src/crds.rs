@@ -9,7 +9,7 @@ use crate::{
     BudgetPolicy, InferenceDeployment, PriceList, SpendCorrection, SpendRecord, TrainingJob,
 };
 
-/// Bounds that let the API server estimate what a rule costs.
+/// Bounds that let the API server estimate the cost of a rule.
 const MAX_CONTAINERS: i64 = 32;
 const MAX_ENTRIES: i64 = 64;
 
@@ -54,7 +54,8 @@ fn property<'a>(schema: &'a mut JSONSchemaProps, name: &str) -> Option<&'a mut J
     schema.properties.as_mut()?.get_mut(name)
 }
 
-/// Takes the descriptions away: with them `kubectl apply` could not take the definition, and everybody knows a pod template.
+/// Takes the descriptions away: with them `kubectl apply` could not take the definition, and
+/// everybody knows a pod template.
 fn strip(schema: &mut JSONSchemaProps) {
     use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
         JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,

@@ -1,12 +1,16 @@
-//! The GPUs that nodes offer: as extended resources, and as devices of dynamic resource allocation (`resource.k8s.io/v1`).
+//! The GPUs that nodes offer: as extended resources, and as devices of dynamic resource allocation
+//! (`resource.k8s.io/v1`).
 //!
 //! A GPU that is offered in several ways counts once:
 //!
-//! - Where a node has an extended resource of a vendor, the devices of that vendor's driver are the same GPUs, and do not count.
-//! - Devices that consume the same shared counters are ways to cut one GPU, which counts as a whole.
+//! - Where a node has an extended resource of a vendor, the devices of that vendor's driver are the
+//!   same GPUs, and do not count.
+//! - Devices that consume the same shared counters are partitions of one GPU, which counts as a
+//!   whole.
 //! - Whole devices at one PCI address are one GPU: a driver may offer it for passthrough too.
 //!
-//! Of a pool its newest generation counts, once all slices of it are there, as schedulers are told to read it.
+//! The newest generation of a pool counts, once all its slices are there, as the API asks of
+//! schedulers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
@@ -29,13 +33,15 @@ const ADDRESS: &str = "resource.kubernetes.io/pciBusID";
 /// GPUs of one kind that a node offers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GpuOffer {
-    /// The extended resource; of devices the driver, and the product and profile that they say, joined by `/`.
+    /// The extended resource; of devices the driver, and the product and profile that they say,
+    /// joined by `/`.
     pub what: String,
-    /// What all of them are priced by, without cores and memory.
+    /// The attributes that all of them are priced by, without cores and memory.
     pub facts: PricingAttributes,
 }
 
-/// What a node offers. Nothing, too, while a pool of its devices is not complete: what it has is not known then.
+/// The GPUs that a node offers; none while a pool of its devices is not complete, because they are
+/// not known then.
 pub fn gpu_offers(node: &Node, pools: &DevicePools<'_>) -> Vec<GpuOffer> {
     let name = node.name_any();
     let on = |resource: &str, count: u32| {
@@ -84,7 +90,8 @@ pub struct DeviceModel {
 }
 
 impl DeviceModel {
-    /// The facts of one who holds these devices: what they say of themselves goes before what the node's labels say.
+    /// The attributes of a pod that holds these devices: those of the devices take precedence over
+    /// the node's labels.
     pub fn describe(&self, facts: PricingAttributes) -> PricingAttributes {
         let facts = facts.with_product(self.product.as_deref(), self.profile.as_deref());
         // parts of a device that are not there to be counted
@@ -136,7 +143,7 @@ impl<'a> DevicePools<'a> {
         pools
     }
 
-    /// What an allocated device is.
+    /// The kind of an allocated device.
     pub fn model_of(&self, driver: &str, pool: &str, device: &str) -> DeviceModel {
         let Some(found) = self.pools.get(&(driver, pool)) else {
             return DeviceModel {
@@ -151,7 +158,8 @@ impl<'a> DevicePools<'a> {
         kind(driver, found.devices().get(device).copied(), of)
     }
 
-    /// The devices that a node offers, but those of drivers that are left `out`; `None` while a pool of them is not complete.
+    /// The devices that a node offers, but those of drivers that are left `out`; `None` while a
+    /// pool of them is not complete.
     fn offered(
         &self,
         node: &str,
@@ -233,7 +241,7 @@ impl<'a> Pool<'a> {
     }
 }
 
-/// What tells the physical GPU behind a device from others; `None` if the device does not say it.
+/// The identity of the physical GPU behind a device; `None` if the device does not have it.
 fn physical<'d>(device: &'d Device, driver: &str) -> Option<&'d str> {
     if let Some(counters) = counters(device) {
         Some(counters)
@@ -250,7 +258,7 @@ fn counters(device: &Device) -> Option<&str> {
     Some(&consumed.counter_set)
 }
 
-/// A part of a GPU that is there to stay, and beside which the whole is not offered.
+/// A permanent part of a GPU; the whole GPU is not offered in addition.
 fn is_fixed_part(device: &Device, driver: &str) -> bool {
     counters(device).is_none() && attribute(device, driver, PROFILE).is_some()
 }
@@ -265,7 +273,7 @@ fn kind(driver: &str, device: Option<&Device>, of: usize) -> DeviceModel {
     }
 }
 
-/// What is offered, of one device of several that may be a cut of it.
+/// The GPU that is offered, from one device of several that may be a partition of it.
 fn kind_offered(driver: &str, device: &Device, of: usize) -> DeviceModel {
     let kind = kind(driver, Some(device), of);
     let profile = kind.profile.filter(|_| counters(device).is_none());
@@ -426,7 +434,8 @@ mod tests {
             ("resource.kubernetes.io/pciBusID", "0000:01:00.0"),
         ];
         let devices = json!([
-            // partitionable: the whole GPU and cuts of it, and one of which cuts alone are announced
+            // partitionable: the whole GPU and cuts of it, and one of which cuts alone are
+            // announced
             device("gpu-0", &whole, Some("gpu-0-counters")),
             device("gpu-0-a", &said("1g.18gb"), Some("gpu-0-counters")),
             device("gpu-0-b", &said("3g.71gb"), Some("gpu-0-counters")),

@@ -13,8 +13,8 @@ use crate::revenue::Revenue;
 use crate::spend::SpendSummary;
 use crate::template;
 
-/// A model server on GPUs, scaled by its queue depth between `minReplicas` and `maxReplicas`, to zero when idle, within the budgets
-/// of its namespace.
+/// A model server on GPUs, scaled by its queue depth between `minReplicas` and `maxReplicas`, to
+/// zero when idle, within the budgets of its namespace.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[kube(
     group = "bursar.dev",
@@ -59,8 +59,8 @@ pub struct InferenceDeploymentSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub model: Option<String>,
-    /// The pod template of one replica. Bursar owns a Deployment and a Service made of it. A serving container without a
-    /// readinessProbe gets the engine's.
+    /// The pod template of one replica. Bursar owns a Deployment and a Service made of it. A
+    /// serving container without a readinessProbe gets the engine's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "template::schema")]
     #[x_kube(
@@ -89,13 +89,13 @@ pub struct InferenceDeploymentSpec {
     /// How demand becomes replicas.
     #[serde(default)]
     pub scaling: Scaling,
-    /// What happens to requests while no replica is ready.
+    /// The treatment of requests while no replica is ready.
     #[serde(default)]
     pub activation: Activation,
     /// How a replica leaves.
     #[serde(default)]
     pub drain: Drain,
-    /// What it earns.
+    /// The revenue of the service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revenue: Option<Revenue>,
 }
@@ -124,7 +124,7 @@ pub struct TargetRef {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Scaling {
-    /// What is measured; this version takes one, the engine's queue depth.
+    /// The metrics that replicas follow; this version takes one, the engine's queue depth.
     #[schemars(length(min = 1, max = 1))]
     pub signals: Vec<SignalSpec>,
     /// How fast replicas follow, in the words of HorizontalPodAutoscaler v2.
@@ -221,11 +221,11 @@ impl Default for Idle {
     }
 }
 
-/// What happens to requests while no replica is ready.
+/// The treatment of requests while no replica is ready.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Activation {
-    /// Whether a request wakes a service that stands at zero.
+    /// Whether a request wakes a service that is at zero replicas.
     #[serde(default = "default_mode")]
     pub mode: ActivationMode,
     /// Requests that one gateway holds for this service; the next is refused with 503.
@@ -314,11 +314,11 @@ fn default_drain() -> String {
     "60s".to_owned()
 }
 
-/// What is observed of an InferenceDeployment.
+/// The observed state of an InferenceDeployment.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct InferenceDeploymentStatus {
-    /// The generation that this status speaks of.
+    /// The generation that this status is of.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// Replicas that exist.
@@ -335,17 +335,17 @@ pub struct InferenceDeploymentStatus {
     /// The pods' label selector, for the scale subresource.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub selector: String,
-    /// What keeps it from what the demand asks for.
+    /// The cause that keeps the service from the replicas that its demand needs.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     pub limited_by: Option<LimitedBy>,
     /// Why, with the numbers.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub reason: String,
-    /// What gateways need to know.
+    /// The values that gateways read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub activation: Option<ActivationStatus>,
-    /// What it cost.
+    /// The spend of the service.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spend: Option<SpendSummary>,
     /// Conditions.
@@ -353,7 +353,7 @@ pub struct InferenceDeploymentStatus {
     pub conditions: Vec<Condition>,
 }
 
-/// What gateways need to know of a service.
+/// The values of a service that gateways read.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ActivationStatus {

@@ -1,4 +1,5 @@
-//! The `bursar.dev/v1alpha1` resources: their types, the rules that the API server checks, and their conversion into the core's types.
+//! The `bursar.dev/v1alpha1` resources: their types, the rules that the API server checks, and
+//! their conversion into the core's types.
 //!
 //! | module | resource |
 //! |---|---|
@@ -7,12 +8,14 @@
 //! | [`budget`] | BudgetPolicy (`budget`) |
 //! | [`correction`] | SpendCorrection (`correction`) |
 //! | [`prices`] | PriceList (`prices`) |
-//! | [`revenue`] | what an InferenceDeployment earns |
+//! | [`revenue`] | the revenue of an InferenceDeployment |
 //! | [`spend`] | SpendRecord (`spend`) |
 //!
-//! [`gpu_inventory`] reads which GPUs nodes offer; [`explanation`] is what the leader answers `kubectl bursar explain`.
+//! [`gpu_inventory`] reads which GPUs nodes offer; [`explanation`] is what the leader answers
+//! `kubectl bursar explain`.
 //!
-//! Amounts of money are decimal strings and durations are Go-style strings; [`quantities`] has their rules and reads them.
+//! Amounts of money are decimal strings and durations are Go-style strings; [`quantities`] has
+//! their rules and reads them.
 
 #![allow(
     unreachable_pub,

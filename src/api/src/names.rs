@@ -14,15 +14,15 @@ pub const GATEWAY_LABEL: &str = "bursar.dev/gateway";
 pub const NAMESPACE_LABEL: &str = "bursar.dev/namespace";
 /// Label on SpendRecords: the month.
 pub const MONTH_LABEL: &str = "bursar.dev/month";
-/// Annotation on a pod: since when it has been leaving.
+/// Annotation on a pod: since when it has been draining.
 pub const DRAINING_ANNOTATION: &str = "bursar.dev/draining-since";
-/// Annotation on a Job: how often its gang was taken back because some of its workers found no node.
+/// Annotation on a Job: how often its gang was evicted because some of its workers found no node.
 pub const RETRIES_ANNOTATION: &str = "bursar.dev/gang-retries";
-/// Annotation on a Job: a gang that was taken back does not start before.
+/// Annotation on a Job: a gang that was evicted does not start before this time.
 pub const RETRY_AT_ANNOTATION: &str = "bursar.dev/gang-retry-at";
-/// Annotation on owned objects: a hash of what Bursar asked for.
+/// Annotation on owned objects: a hash of the specification that Bursar applied.
 pub const SPEC_HASH_ANNOTATION: &str = "bursar.dev/spec-hash";
-/// Finalizer on pods: their stay is not settled yet.
+/// Finalizer on pods: their charge is not settled yet.
 pub const SPEND_FINALIZER: &str = "bursar.dev/spend";
 /// Kubernetes' annotation: the pod with the lowest cost goes first.
 pub const DELETION_COST_ANNOTATION: &str = "controller.kubernetes.io/pod-deletion-cost";
@@ -44,7 +44,8 @@ pub fn gateway_slice(name: &str) -> String {
     format!("{name}-bursar-gateway")
 }
 
-/// True for a name that a workload can have: at most 50 letters, digits and dashes, beginning with a letter.
+/// True for a name that a workload can have: at most 50 letters, digits and dashes, beginning with
+/// a letter.
 pub fn is_workload(name: &str) -> bool {
     let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     name.len() <= 50

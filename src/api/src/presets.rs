@@ -1,4 +1,4 @@
-//! What Bursar knows of inference engines.
+//! Presets of inference engines.
 
 use crate::inference::Engine;
 
@@ -7,7 +7,8 @@ use crate::inference::Engine;
 pub struct Preset {
     /// Port of API and metrics.
     pub port: u16,
-    /// Path that answers 200 once the model is loaded: the readiness probe of a container that has none.
+    /// Path that answers 200 once the model is loaded: the readiness probe of a container that has
+    /// none.
     pub health_path: &'static str,
     /// Path of the metrics.
     pub metrics_path: &'static str,
@@ -25,7 +26,8 @@ pub struct Preset {
 
 /// The preset of an engine.
 ///
-/// vLLM: <https://docs.vllm.ai/en/stable/usage/metrics/>, <https://docs.vllm.ai/en/stable/serving/openai_compatible_server/>.
+/// vLLM: <https://docs.vllm.ai/en/stable/usage/metrics/>,
+/// <https://docs.vllm.ai/en/stable/serving/openai_compatible_server/>.
 pub fn preset(engine: Engine) -> Preset {
     match engine {
         Engine::Vllm => Preset {

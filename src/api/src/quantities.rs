@@ -8,21 +8,21 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 /// CEL: an amount that is not negative.
 pub const AMOUNT_RULE: &str = r"self.matches('^[0-9]{1,12}([.][0-9]{1,9})?$')";
-/// What breaks [`AMOUNT_RULE`].
+/// The message of [`AMOUNT_RULE`].
 pub const AMOUNT_MESSAGE: &str =
     r#"must be an amount of money that is not negative, as a decimal string such as "12.50""#;
 /// CEL: an amount, which may be negative.
 pub const SIGNED_AMOUNT_RULE: &str = r"self.matches('^-?[0-9]{1,12}([.][0-9]{1,9})?$')";
-/// What breaks [`SIGNED_AMOUNT_RULE`].
+/// The message of [`SIGNED_AMOUNT_RULE`].
 pub const SIGNED_AMOUNT_MESSAGE: &str = r#"must be an amount of money as a decimal string, with a minus for money that came back, such as "-40.00""#;
 /// CEL: a day of the calendar; the 29th of February in leap years only.
 pub const DATE_RULE: &str = "self.matches('^([0-9]{4}-((0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])|(0[469]|11)-(0[1-9]|[12][0-9]|30)|\
      02-(0[1-9]|1[0-9]|2[0-8]))|([0-9]{2}(0[48]|[2468][048]|[13579][26])|([02468][048]|[13579][26])00)-02-29)$')";
-/// What breaks [`DATE_RULE`].
+/// The message of [`DATE_RULE`].
 pub const DATE_MESSAGE: &str = r#"must be a day of the calendar, such as "2026-11-30""#;
 /// CEL: a duration between 0 and a day.
 pub const DURATION_RULE: &str = r"self.matches('^([0-9]{1,9}(ms|s|m|h))+$') && duration(self) >= duration('0s') && duration(self) <= duration('24h')";
-/// What breaks [`DURATION_RULE`].
+/// The message of [`DURATION_RULE`].
 pub const DURATION_MESSAGE: &str =
     r#"must be a duration of at most 24h, such as "90s", "10m" or "1h30m""#;
 
@@ -32,7 +32,7 @@ pub const DURATION_MESSAGE: &str =
 pub struct FieldError {
     /// The field's path.
     pub field: String,
-    /// What is wrong, and what would be right.
+    /// The fault, and a value that would be right.
     pub why: String,
 }
 

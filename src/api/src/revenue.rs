@@ -1,4 +1,4 @@
-//! What a service earns.
+//! The revenue of a service.
 
 use bursar_core::money::Money;
 use bursar_core::unit_economics;
@@ -8,20 +8,20 @@ use serde::{Deserialize, Serialize};
 
 use crate::quantities::{self, AMOUNT_MESSAGE, AMOUNT_RULE, FieldError};
 
-/// What a service earns: any of these together.
+/// The revenue of a service: any of these together.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Revenue {
-    /// Paid by use, as an API is.
+    /// Prices by use, as an API has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api: Option<ApiPrice>,
-    /// Paid by the month by each subscriber.
+    /// Subscribers, who pay by the month.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subscription: Option<Subscription>,
-    /// Paid by advertisers.
+    /// Prices that advertisers pay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ads: Option<Ads>,
-    /// Paid by the month under a contract.
+    /// A contract that is paid by the month.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub contract: Option<Contract>,
 }
@@ -47,11 +47,11 @@ pub struct ApiPrice {
     pub per_million_output_tokens: Option<String>,
 }
 
-/// Subscribers and what each pays.
+/// Subscribers and the price that each pays.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Subscription {
-    /// How many.
+    /// Number of subscribers.
     #[schemars(range(max = 1_000_000_000))]
     #[x_kube(validation = Rule::new("self >= 0").message("subscribers must not be negative"))]
     pub subscribers: i32,
@@ -61,7 +61,7 @@ pub struct Subscription {
     pub price_per_month: String,
 }
 
-/// What advertisers pay.
+/// The price that advertisers pay.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Ads {
@@ -71,7 +71,7 @@ pub struct Ads {
     pub per_thousand_requests: String,
 }
 
-/// What a contract pays.
+/// The price under a contract.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Contract {
@@ -81,17 +81,18 @@ pub struct Contract {
     pub price_per_month: String,
 }
 
-/// What a service earned this month, and whether that pays for it.
+/// The revenue of a service this month, and whether it covers the cost.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Earnings {
-    /// Earned this month until now; what is paid by the month counts by its part.
+    /// Money earned this month until now; amounts by the month count by the elapsed part.
     pub revenue: String,
-    /// `revenue` less `monthToDate`; absent while a part of that has no price.
+    /// Money: `revenue` less `monthToDate`; absent while a part of that has no price.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub margin: Option<String>,
-    /// The part of its time that a ready replica must be busy, in percent, for what is paid by use to cover the rest of the cost.
-    /// Absent where nothing is paid by use, and while a part of the cost has no price.
+    /// The part of its time that a ready replica must be busy, in percent, for what is paid by use
+    /// to cover the rest of the cost. Absent where nothing is paid by use, and while a part of the
+    /// cost has no price.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub break_even_utilization: Option<String>,
 }

@@ -3,7 +3,8 @@
 use k8s_openapi::api::core::v1::{Container, PodTemplateSpec};
 use schemars::{Schema, SchemaGenerator};
 
-/// CEL: the resource `r` is a GPU or a part of one. The chart's admission policy says the same in the same words.
+/// CEL: the resource `r` is a GPU or a part of one. The chart's admission policy says the same in
+/// the same words.
 macro_rules! is_gpu {
     () => {
         "(r in ['nvidia.com/gpu', 'nvidia.com/gpu.shared', 'amd.com/gpu', 'gpu.intel.com/i915', 'gpu.intel.com/xe', 'aws.amazon.com/neuron'] || r.startsWith('nvidia.com/mig-'))"
@@ -40,8 +41,8 @@ macro_rules! gpus_are_counted {
     };
 }
 
-/// CEL: the GPU resources that a list of containers asks for. Rules stay within the API server's cost limit because nothing walks
-/// over its result but functions of the sets library.
+/// CEL: the GPU resources that a list of containers asks for. Rules stay within the API server's
+/// cost limit because nothing walks over its result but functions of the sets library.
 macro_rules! gpu_resources {
     ($containers:literal) => {
         concat!(
@@ -65,10 +66,11 @@ pub const GPU_RULE: &str = concat!(
     gpu_limits!(),
     ".size() > 0)"
 );
-/// What breaks [`GPU_RULE`].
+/// The message of [`GPU_RULE`].
 pub const GPU_MESSAGE: &str = "spec.containers[].resources.limits must ask for GPUs in one container at least, such as \
     nvidia.com/gpu: 1; Bursar manages GPU workloads only";
-/// CEL, on the template: GPUs are whole and there is one at least, of one resource in each container.
+/// CEL, on the template: GPUs are whole and there is one at least, of one resource in each
+/// container.
 pub const GPU_COUNT_RULE: &str = concat!(
     "!has(self.spec) || ",
     gpus_are_counted!("self.spec.containers"),
@@ -76,7 +78,7 @@ pub const GPU_COUNT_RULE: &str = concat!(
     gpus_are_counted!("self.spec.initContainers"),
     ")"
 );
-/// What breaks [`GPU_COUNT_RULE`].
+/// The message of [`GPU_COUNT_RULE`].
 pub const GPU_COUNT_MESSAGE: &str = "spec.containers[].resources.limits and those of initContainers must ask for GPUs of one resource \
     a container and by a whole number of 1 or more, such as nvidia.com/gpu: 1, or leave them out";
 /// CEL, on the template: all GPUs of the pod are of one resource, which its charge names.
@@ -93,23 +95,23 @@ pub const GPU_RESOURCE_RULE: &str = concat!(
     gpu_resources!("self.spec.initContainers"),
     ")))"
 );
-/// What breaks [`GPU_RESOURCE_RULE`].
+/// The message of [`GPU_RESOURCE_RULE`].
 pub const GPU_RESOURCE_MESSAGE: &str = "spec.containers[].resources.limits and those of initContainers must ask for GPUs of the same \
     resource, such as nvidia.com/gpu in all of them: a pod is charged for one kind";
 /// CEL, on the template: labels of Bursar are Bursar's.
 pub const LABEL_RULE: &str = "!has(self.metadata) || !has(self.metadata.labels) || !self.metadata.labels.exists(l, \
     l.startsWith('bursar.dev/'))";
-/// What breaks [`LABEL_RULE`].
+/// The message of [`LABEL_RULE`].
 pub const LABEL_MESSAGE: &str =
     "metadata.labels must not begin with bursar.dev/: Bursar sets those itself";
 /// CEL, on the template: an end that a budget can count on.
 pub const GRACE_RULE: &str = "!has(self.spec) || !has(self.spec.terminationGracePeriodSeconds) || self.spec.terminationGracePeriodSeconds <= 3600";
-/// What breaks [`GRACE_RULE`].
+/// The message of [`GRACE_RULE`].
 pub const GRACE_MESSAGE: &str = "spec.terminationGracePeriodSeconds must be at most 3600: a budget keeps the money for it in reserve";
 /// CEL, on the template: the pod has an address of its own.
 pub const HOST_NETWORK_RULE: &str =
     "!has(self.spec) || !has(self.spec.hostNetwork) || !self.spec.hostNetwork";
-/// What breaks [`HOST_NETWORK_RULE`].
+/// The message of [`HOST_NETWORK_RULE`].
 pub const HOST_NETWORK_MESSAGE: &str =
     "spec.hostNetwork must not be true: replicas need addresses of their own";
 

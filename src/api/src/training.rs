@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use crate::spend::SpendSummary;
 use crate::template;
 
-/// A gang of training workers on GPUs. It starts when all of it fits and its namespace's budgets have the money; it is suspended
-/// when they have none left, and resumes.
+/// A gang of training workers on GPUs. It starts when all of it fits and its namespace's budgets
+/// have the money; it is suspended when they have none left, and resumes.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[kube(
     group = "bursar.dev",
@@ -103,11 +103,11 @@ pub enum JobPhase {
     Failed,
 }
 
-/// What is observed of a TrainingJob.
+/// The observed state of a TrainingJob.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct TrainingJobStatus {
-    /// The generation that this status speaks of.
+    /// The generation that this status is of.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// Where it stands.
@@ -119,7 +119,7 @@ pub struct TrainingJobStatus {
     /// Its place in the namespace's queue, from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queue_position: Option<i32>,
-    /// What keeps it from running.
+    /// The cause that keeps the job from running.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     pub limited_by: Option<LimitedBy>,
@@ -132,7 +132,7 @@ pub struct TrainingJobStatus {
     /// When it ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub completion_time: Option<Time>,
-    /// What it cost.
+    /// The spend of the job.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spend: Option<SpendSummary>,
     /// Conditions.

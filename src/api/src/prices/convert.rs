@@ -1,4 +1,4 @@
-//! From a PriceList to the core's price book.
+//! The conversion of a PriceList to the core's price list.
 
 use bursar_core::money::Money;
 use bursar_core::pricing;
@@ -17,7 +17,7 @@ impl From<CapacityType> for pricing::CapacityType {
 }
 
 impl PriceListSpec {
-    /// The core's price book.
+    /// The core's price list.
     ///
     /// # Errors
     /// The first field that cannot be read; the API server's rules let none through.

@@ -20,8 +20,9 @@ pub struct EffectivePrices {
 }
 
 impl EffectivePrices {
-    /// The prices that these lists make. The currency is the one that this month's accounts are `kept` in or, before there are any,
-    /// that of the first list in force at `now`; lists in another one are left out.
+    /// The prices that these lists make. The currency is the one that this month's accounts are
+    /// `kept` in or, before there are any, that of the first list in force at `now`; lists in
+    /// another one are left out.
     pub fn from_lists<'a>(
         lists: impl IntoIterator<Item = &'a PriceList>,
         kept: Option<String>,

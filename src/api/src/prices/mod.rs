@@ -1,10 +1,10 @@
-//! PriceList: what GPUs, nodes, storage, electricity and people cost.
+//! PriceList: the prices of GPUs, nodes, storage, electricity and people.
 //!
 //! | module | subject |
 //! |---|---|
 //! | `power` | electricity, its tariff and its carbon |
-//! | `read` | from a list to the core's price book |
-//! | `together` | all lists together |
+//! | `convert` | the conversion of a list to the core's price list |
+//! | `effective` | all lists together |
 
 mod convert;
 mod effective;
@@ -23,8 +23,8 @@ use crate::quantities::{AMOUNT_MESSAGE, AMOUNT_RULE};
 pub use effective::EffectivePrices;
 pub use power::{Carbon, Day, Power, RegionCarbon, Tariff, TariffPeriod};
 
-/// What GPUs, nodes, storage, electricity and people cost, in one currency. All lists together are in force: the first by name,
-/// `default` last, that knows a pod's machine sets its price.
+/// The prices of GPUs, nodes, storage, electricity and people, in one currency. All lists together
+/// are in force: the first by name, `default` last, that knows a pod's machine sets its price.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[kube(
     group = "bursar.dev",
@@ -49,7 +49,7 @@ pub use power::{Carbon, Day, Power, RegionCarbon, Tariff, TariffPeriod};
 )]
 #[serde(rename_all = "camelCase")]
 pub struct PriceListSpec {
-    /// ISO 4217 code.
+    /// ISO 4217 code of all prices in the list.
     #[schemars(length(max = 3))]
     #[x_kube(validation = Rule::new(currency_rule()).message(CURRENCY_MESSAGE))]
     pub currency: String,
@@ -60,7 +60,7 @@ pub struct PriceListSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 500))]
     pub gpus: Vec<GpuPrice>,
-    /// Prices of whole nodes, shared by their GPUs. A node's price goes before its GPUs'.
+    /// Prices of whole nodes, shared by their GPUs. A node's price takes precedence over its GPUs'.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1000))]
     pub nodes: Vec<NodePrice>,
@@ -86,12 +86,12 @@ pub struct PriceListSpec {
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct GpuPrice {
-    /// The physical GPU's product name, as the node's label `nvidia.com/gpu.product` (without `-SHARED` and `-MIG-...`),
-    /// `amd.com/gpu.product-name` or `gpu.intel.com/product` gives it.
+    /// The physical GPU's product name, as the node's label `nvidia.com/gpu.product` (without
+    /// `-SHARED` and `-MIG-...`), `amd.com/gpu.product-name` or `gpu.intel.com/product` gives it.
     #[schemars(length(min = 1, max = 253))]
     pub model: String,
-    /// The extended resource that it is offered as. A fraction costs its fraction of a row of `nvidia.com/gpu`, unless a row names
-    /// its own, such as `nvidia.com/mig-3g.40gb`.
+    /// The extended resource that it is offered as. A fraction costs its fraction of a row of
+    /// `nvidia.com/gpu`, unless a row names its own, such as `nvidia.com/mig-3g.40gb`.
     #[serde(default = "default_resource")]
     #[schemars(length(max = 253))]
     pub resource: String,
@@ -119,7 +119,7 @@ pub struct GpuPrice {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub source: Option<String>,
-    /// The day it was true.
+    /// The day on which the price was true.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 10))]
     pub as_of: Option<String>,
@@ -160,7 +160,7 @@ pub struct NodePrice {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub source: Option<String>,
-    /// The day it was true.
+    /// The day on which the price was true.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 10))]
     pub as_of: Option<String>,
@@ -181,7 +181,7 @@ pub enum CapacityType {
     Reserved,
 }
 
-/// What a CPU core costs.
+/// The price of a CPU core.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Cpu {
@@ -191,7 +191,7 @@ pub struct Cpu {
     pub price_per_core_hour: String,
 }
 
-/// What memory costs.
+/// The price of memory.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Memory {
@@ -201,7 +201,7 @@ pub struct Memory {
     pub price_per_gibibyte_hour: String,
 }
 
-/// What storage costs. A month is 730 hours.
+/// The price of storage. A month is 730 hours.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Storage {
@@ -216,7 +216,7 @@ pub struct Storage {
     pub persistent: Vec<VolumePrice>,
 }
 
-/// What the volumes of a storage class cost.
+/// The price of a storage class.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct VolumePrice {
@@ -229,25 +229,25 @@ pub struct VolumePrice {
     pub price_per_gibibyte_month: String,
 }
 
-/// What is paid every month whether or not a pod runs.
+/// An amount that is paid every month whether or not a pod runs.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Overhead {
-    /// What it is for.
+    /// The name of the overhead.
     #[schemars(length(min = 1, max = 63))]
     pub name: String,
-    /// What it is reported as.
+    /// The category that the overhead is reported as.
     pub part: OverheadPart,
     /// Money a calendar month.
     #[schemars(length(max = 24))]
     #[x_kube(validation = Rule::new(AMOUNT_RULE).message(AMOUNT_MESSAGE))]
     pub price_per_month: String,
-    /// How it is spread.
+    /// How the overhead is shared.
     #[serde(default)]
     pub share_by: ShareBy,
 }
 
-/// What an overhead is reported as.
+/// The category that an overhead is reported as.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OverheadPart {
     /// People.
@@ -256,19 +256,19 @@ pub enum OverheadPart {
     Other,
 }
 
-/// How an overhead is spread.
+/// How an overhead is shared.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ShareBy {
     /// By GPU-hours.
     #[default]
     GpuHours,
-    /// By what was spent.
+    /// By money spent.
     Cost,
     /// The same for each namespace.
     Evenly,
 }
 
-/// What breaks [`currency_rule`].
+/// The message of [`currency_rule`].
 pub(crate) const CURRENCY_MESSAGE: &str = "currency must be an ISO 4217 code, such as USD";
 
 /// CEL: an ISO 4217 code.
@@ -280,11 +280,11 @@ pub(crate) fn currency_rule() -> &'static str {
     &RULE
 }
 
-/// What is observed of a PriceList.
+/// The observed state of a PriceList.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PriceListStatus {
-    /// The generation that this status speaks of.
+    /// The generation that this status is of.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// Conditions.

@@ -1,4 +1,4 @@
-//! What electricity costs and emits.
+//! The price and the emissions of electricity.
 
 use std::sync::LazyLock;
 
@@ -11,15 +11,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::quantities::{self, AMOUNT_MESSAGE, AMOUNT_RULE, FieldError};
 
-/// What electricity costs.
+/// The price and the emissions of electricity.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Power {
-    /// Money a kilowatt-hour. "0" where the price of a GPU or node includes it and only the carbon is wanted.
+    /// Money a kilowatt-hour. "0" where the price of a GPU or node includes it and only the carbon
+    /// is wanted.
     #[schemars(length(max = 24))]
     #[x_kube(validation = Rule::new(AMOUNT_RULE).message(AMOUNT_MESSAGE))]
     pub price_per_kilowatt_hour: String,
-    /// Power usage effectiveness: what the building draws for each watt of the GPUs.
+    /// Power usage effectiveness: watts that the building draws for each watt of the GPUs.
     #[serde(default = "default_pue")]
     #[schemars(length(max = 6))]
     #[x_kube(validation = Rule::new("self.matches('^[1-9]([.][0-9]{1,3})?$')")
@@ -28,7 +29,7 @@ pub struct Power {
     /// Prices by the hour; hours outside its periods cost `pricePerKilowattHour`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tariff: Option<Tariff>,
-    /// What a kilowatt-hour emits.
+    /// The emissions of a kilowatt-hour.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub carbon: Option<Carbon>,
 }
@@ -56,14 +57,15 @@ pub struct Tariff {
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct TariffPeriod {
-    /// The days on which it starts.
+    /// The days on which the period starts.
     #[schemars(length(min = 1, max = 7))]
     pub days: Vec<Day>,
-    /// When it starts.
+    /// The hour and minute at which the period starts, as `22:00`.
     #[schemars(length(max = 5))]
     #[x_kube(validation = Rule::new(CLOCK_RULE).message(r#"from must be a time of the day, such as "07:00""#))]
     pub from: String,
-    /// When it ends; on the next day if that is not after `from`.
+    /// The hour and minute at which the period ends, as `06:00`; on the next day if that is not
+    /// after `from`.
     #[schemars(length(max = 5))]
     #[x_kube(validation = Rule::new(CLOCK_RULE).message(r#"to must be a time of the day, such as "22:00"; midnight is "00:00""#))]
     pub to: String,
@@ -102,7 +104,7 @@ impl From<Day> for Weekday {
     }
 }
 
-/// What a kilowatt-hour emits.
+/// The emissions of a kilowatt-hour.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Carbon {
@@ -116,7 +118,7 @@ pub struct Carbon {
     pub regions: Vec<RegionCarbon>,
 }
 
-/// What a kilowatt-hour emits in one region.
+/// The emissions of a kilowatt-hour in one region.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct RegionCarbon {
@@ -141,8 +143,8 @@ fn zone_rule() -> &'static str {
     &RULE
 }
 
-/// CEL: period `p` shares an hour with `q` on a day on which `q` starts, or with the part of `q` that is past midnight. Asked of both
-/// orders, that is every overlap.
+/// CEL: period `p` shares an hour with `q` on a day on which `q` starts, or with the part of `q`
+/// that is past midnight. Asked of both orders, that is every overlap.
 fn overlap(p: &str, q: &str) -> String {
     let until = |each: &str| format!("({each}.to > {each}.from ? {each}.to : '24:00')");
     format!(
@@ -153,7 +155,8 @@ fn overlap(p: &str, q: &str) -> String {
     )
 }
 
-/// CEL: the first two periods that overlap with another. Written twice by index, as the API server cannot bound what `join` costs.
+/// CEL: the first two periods that overlap with another. Written twice by index, as the API server
+/// cannot bound what `join` costs.
 fn overlap_message() -> String {
     let nth = |i: usize| {
         format!(

@@ -1,4 +1,4 @@
-//! A pod that still holds a node, or a whole node, as a SpendRecord keeps it.
+//! The open charge of a pod or of a whole node, as a SpendRecord stores it.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::daily_cost::CostComponents;
 use crate::quantities::FieldError;
 
-/// A pod that still holds a node, or a node's GPUs.
+/// The open charge of a pod that still occupies a node, or of a node's GPUs.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct OpenCharge {
@@ -22,30 +22,31 @@ pub struct OpenCharge {
     pub uid: String,
     /// The pod's name, or the node's.
     pub pod: String,
-    /// Who made the pod, where that is not Bursar: `Kind/name`.
+    /// The owner that made the pod, where that is not Bursar, as `Kind/name`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
-    /// When it was bound; for a node, since when it is charged.
+    /// When the pod was bound to its node; for a node, since when it is charged.
     pub start: Time,
-    /// What came before this instant is in `days` already.
+    /// The cost before this instant is posted to `days` already.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub booked: Option<Time>,
-    /// When it was first ready.
+    /// When the pod was first ready; until then it was starting.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready: Option<Time>,
-    /// Since when it has been draining or terminating.
+    /// Since when the pod has been draining or terminating.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leaving: Option<Time>,
-    /// Since when its node has not been heard of.
+    /// Since when the pod's node has been unreachable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lost: Option<Time>,
-    /// The extended resource that it holds.
+    /// The extended resource that the pod holds, or the driver of its devices.
     pub resource: String,
-    /// How many of it.
+    /// Units of `resource` that the pod holds.
     pub gpus: i32,
-    /// How many of it the node has.
+    /// Units of `resource` that the node has.
     pub node_gpus: i32,
-    /// The part of a physical GPU that one of them is, as `1/7`; a whole one if left out.
+    /// The part of a physical GPU that one unit of `resource` is, as `1/7`; a whole GPU if left
+    /// out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub share: Option<String>,
     /// The GPU's product name.
@@ -66,51 +67,51 @@ pub struct OpenCharge {
     /// The node's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
-    /// What it has of what may change while it runs.
+    /// The pod's present amounts.
     #[serde(flatten)]
     pub amounts: OpenAmounts,
-    /// What it had of that before, one after the other.
+    /// The pod's earlier amounts, in the order of time.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub earlier: Vec<EarlierAmounts>,
-    /// Its rates, one after the other; none while no price is known.
+    /// The rates in the order of time; none while no price is known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rates: Vec<OpenRate>,
-    /// What it did on days that are not booked.
+    /// The engine's work on days that are not posted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub used: Vec<DayUsage>,
-    /// Its engine's counters as they are in `used`.
+    /// The engine's counters, as `used` has them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counters: Option<CounterReadings>,
 }
 
-/// What may change while a pod runs.
+/// Amounts of a pod that may change while it runs.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct OpenAmounts {
-    /// Thousandths of a CPU core that it asks for.
+    /// Thousandths of a CPU core that the pod requests.
     #[serde(skip_serializing_if = "is_zero")]
     pub cpu_milli: i64,
-    /// Mebibytes of memory that it asks for.
+    /// Mebibytes of memory that the pod requests.
     #[serde(skip_serializing_if = "is_zero")]
     pub memory_mebibytes: i64,
-    /// Mebibytes of ephemeral storage that it asks for.
+    /// Mebibytes of ephemeral storage that the pod requests.
     #[serde(skip_serializing_if = "is_zero")]
     pub ephemeral_mebibytes: i64,
-    /// Gibibytes of the persistent volumes that it bears, by storage class.
+    /// Gibibytes of the persistent volumes that are charged to the pod, by storage class.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub volumes: BTreeMap<String, i64>,
-    /// Watts that its GPUs were measured to draw, all together.
+    /// Watts that the pod's GPUs were measured to draw, all together.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub watts: Option<i64>,
 }
 
-/// What a pod had before it changed.
+/// Amounts of a pod before they changed.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct EarlierAmounts {
-    /// When it changed.
+    /// When the amounts changed.
     pub until: Time,
-    /// What it had.
+    /// The amounts until then.
     #[serde(flatten)]
     pub amounts: OpenAmounts,
 }
@@ -119,44 +120,44 @@ pub struct EarlierAmounts {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct OpenRate {
-    /// Since when.
+    /// When the rate began.
     pub from: Time,
-    /// Cost an hour.
+    /// Money an hour, in its parts.
     #[serde(flatten)]
     pub per_hour: CostComponents,
     /// Milligrams of CO₂ equivalent an hour.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub carbon_milligrams: i64,
-    /// The dearest listed price stands in, because none matched.
+    /// True if the dearest listed price stands in, because none matched.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub provisional: bool,
 }
 
-/// What a pod did on one day.
+/// The work of a pod's engine on one day.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct DayUsage {
     /// The day, in the accounting time zone.
     pub date: String,
-    /// What it did.
+    /// The work.
     #[serde(flatten)]
     pub used: WorkDone,
 }
 
-/// What was done.
+/// The work of an engine.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct WorkDone {
     /// Seconds in which a replica was ready and had nothing to do.
     #[serde(skip_serializing_if = "is_zero")]
     pub idle_seconds: i64,
-    /// Requests finished.
+    /// Number of requests finished.
     #[serde(skip_serializing_if = "is_zero")]
     pub requests: i64,
-    /// Tokens read.
+    /// Number of tokens read.
     #[serde(skip_serializing_if = "is_zero")]
     pub input_tokens: i64,
-    /// Tokens written.
+    /// Number of tokens written.
     #[serde(skip_serializing_if = "is_zero")]
     pub output_tokens: i64,
 }
@@ -165,11 +166,11 @@ pub struct WorkDone {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct CounterReadings {
-    /// Requests finished.
+    /// Number of requests finished.
     pub requests: i64,
-    /// Tokens read.
+    /// Number of tokens read.
     pub input_tokens: i64,
-    /// Tokens written.
+    /// Number of tokens written.
     pub output_tokens: i64,
 }
 

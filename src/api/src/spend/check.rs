@@ -1,5 +1,5 @@
-//! Whether a SpendRecord is sound: readable, and consistent in itself. The controller consolidates no other record, and
-//! `kubectl bursar ledger verify` and `restore` report what is found.
+//! Whether a SpendRecord is sound: readable, and consistent in itself. The controller consolidates
+//! no other record, and `kubectl bursar ledger verify` and `restore` report what is found.
 
 use std::collections::BTreeSet;
 

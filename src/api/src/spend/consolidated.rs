@@ -1,4 +1,5 @@
-//! Folded SpendRecords: what the workloads of a namespace cost in a month that is closed, a section for each, with all its lines.
+//! Consolidated SpendRecords: the costs of a namespace's workloads in a closed month, a section for
+//! each, with all its days.
 
 use bursar_core::calendar::Month;
 use bursar_core::ledger::{Account, StoredAccount};
@@ -13,10 +14,10 @@ use super::{
 };
 use crate::quantities::FieldError;
 
-/// The name of a namespace's first folded record; others have their number after it.
+/// The name of a namespace's first consolidated record; others have their number after it.
 const FOLDED: &str = "folded";
 
-/// What a workload's own record held when it was folded.
+/// The account of one workload in a consolidated record.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct ConsolidatedAccount {
@@ -25,19 +26,20 @@ pub struct ConsolidatedAccount {
     /// The workload's name.
     #[schemars(length(max = 253))]
     pub name: String,
-    /// The `resourceVersion` that its own record had: of two sections of a workload the newer one counts.
+    /// The `resourceVersion` that the workload's own record had: of two sections of a workload the
+    /// newer one counts.
     #[serde(default)]
     pub version: i64,
-    /// Kinds of hardware that `days` name by their place here.
+    /// Kinds of hardware; `days` refer to them by index.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hardware: Vec<Hardware>,
-    /// What is over, day by day and for each kind of hardware.
+    /// The posted costs, by day and kind of hardware.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub days: Vec<DayEntry>,
 }
 
 impl WorkloadRef {
-    /// What the folded record of a namespace and month, or its part of that number, is kept for.
+    /// The reference of a namespace's consolidated record, or of its part of that number.
     pub fn consolidated(namespace: String, part: usize) -> Self {
         let name = match part {
             0 | 1 => FOLDED.to_owned(),
@@ -57,16 +59,17 @@ impl SpendRecord {
         self.spec.kind == WorkloadKind::Folded
     }
 
-    /// Its sections, if it is folded.
+    /// Its sections, if it is consolidated.
     pub fn sections(&self) -> &[ConsolidatedAccount] {
         let status = self.status.as_ref().filter(|_| self.is_consolidated());
         status.map_or(&[], |status| &status.folded)
     }
 
-    /// The records that this one was folded from, as they were; itself, if it is not folded.
+    /// The records that this one was consolidated from, as they were; itself, if it is not
+    /// consolidated.
     ///
     /// # Errors
-    /// When `spec.month` is none.
+    /// When `spec.month` is not a month.
     pub fn expand(&self) -> Result<Vec<(RecordPrecedence, Self)>, FieldError> {
         if !self.is_consolidated() {
             let precedence = RecordPrecedence::of_own(self.status.is_some());
@@ -82,7 +85,7 @@ impl SpendRecord {
 }
 
 impl ConsolidatedAccount {
-    /// The section that a record becomes; `None` if nothing is over in it.
+    /// The section that a record becomes; `None` if it has no posted cost.
     pub fn from_record(record: &SpendRecord) -> Option<Self> {
         // whoever adds a field says here what becomes of it
         let SpendRecordStatus {
@@ -106,7 +109,7 @@ impl ConsolidatedAccount {
         })
     }
 
-    /// Whose it is.
+    /// The workload that it is of.
     pub fn workload(&self, namespace: &str) -> WorkloadRef {
         WorkloadRef {
             namespace: namespace.to_owned(),
@@ -125,7 +128,7 @@ impl ConsolidatedAccount {
         Account::restore(StoredAccount { days, ..stored }).map_err(invalid)
     }
 
-    /// What its days sum to.
+    /// The sum of its days.
     ///
     /// # Errors
     /// The first amount that cannot be read.
@@ -144,7 +147,7 @@ impl ConsolidatedAccount {
         record.status = Some(SpendRecordStatus {
             hardware: self.hardware.clone(),
             days: self.days.clone(),
-            // what cannot be read is found by whoever reads the days
+            // a day that cannot be read is found when the account is read
             settled: self
                 .settled()
                 .map(|sum| sum.to_string())

@@ -1,4 +1,4 @@
-//! What one day's stays on one kind of hardware cost, as a SpendRecord keeps it.
+//! The cost of one day on one kind of hardware, as a SpendRecord stores it.
 
 use bursar_core::ledger::{CostKey, DailyCost, ZeroReplicaPeriod};
 use bursar_core::money::{Cost, Money};
@@ -10,13 +10,14 @@ use serde::{Deserialize, Serialize};
 use super::charge::{WorkDone, is_zero, read_date, read_share, write_share};
 use crate::quantities::{self, FieldError};
 
-/// A kind of hardware, and who held it.
+/// A kind of hardware, and the owner of the pods on it.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Hardware {
-    /// The extended resource.
+    /// The extended resource, or the driver of the devices.
     pub resource: String,
-    /// The part of a physical GPU that one unit of it is, as `1/7`; a whole one if left out.
+    /// The part of a physical GPU that one unit of `resource` is, as `1/7`; a whole GPU if left
+    /// out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub share: Option<String>,
     /// The GPU's product name.
@@ -31,20 +32,20 @@ pub struct Hardware {
     /// The node's region.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub region: Option<String>,
-    /// Who made the pods, where that is not Bursar: `Kind/name`.
+    /// The owner that made the pods, where that is not Bursar, as `Kind/name`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
 }
 
-/// Since when a service stands at zero replicas because nothing is asked of it.
+/// The time that a service is at zero replicas because no request needs it.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct ZeroReplicaStatus {
     /// When the last replica ended.
     pub since: Time,
-    /// Money an hour of it.
+    /// Money an hour that the last replica cost.
     pub per_hour: String,
-    /// Its hardware.
+    /// The last replica's hardware.
     #[serde(flatten)]
     pub hardware: Hardware,
 }
@@ -73,48 +74,49 @@ impl ZeroReplicaStatus {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct CostComponents {
-    /// Machines and their GPUs.
+    /// Money for machines and their GPUs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compute: Option<String>,
-    /// Volumes.
+    /// Money for volumes and ephemeral storage.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub storage: Option<String>,
-    /// Electricity.
+    /// Money for electricity.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub power: Option<String>,
-    /// People and other overheads.
+    /// Money for people and other overheads.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub labour: Option<String>,
 }
 
-/// What is over of one day, on one kind of hardware.
+/// The posted cost of one day on one kind of hardware.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct DayEntry {
     /// The day, in the accounting time zone.
     pub date: String,
-    /// Where the hardware stands in `hardware`; 0 is the first.
+    /// The index of the hardware in `hardware`; 0 is the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hardware: Option<i32>,
-    /// What it cost.
+    /// The cost, in its parts.
     #[serde(flatten)]
     pub cost: CostComponents,
-    /// The part of the cost that rests on an estimated end or a provisional price.
+    /// Money: the part of the cost that depends on an estimated end or a provisional price.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub estimated: Option<String>,
-    /// The part of the cost from binding until first ready.
+    /// Money: the part of the cost from binding until first ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub starting: Option<String>,
-    /// The part of the cost in which replicas were ready and had nothing to do.
+    /// Money: the part of the cost in which replicas were ready and had nothing to do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle: Option<String>,
-    /// The part of the cost from the order to stop until the end.
+    /// Money: the part of the cost from the order to stop until the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub draining: Option<String>,
-    /// What time on nodes that were lost cost; not part of the cost.
+    /// Money for time on nodes that were lost; not part of the cost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unattributed: Option<String>,
-    /// What one replica would have cost in the time in which the service rested at zero; not part of the cost.
+    /// Money that one replica would have cost while the service was at zero replicas; not part of
+    /// the cost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub saved: Option<String>,
     /// Milligrams of CO₂ equivalent.
@@ -122,10 +124,10 @@ pub struct DayEntry {
     pub carbon_milligrams: i64,
     /// Physical GPUs times seconds.
     pub gpu_seconds: i64,
-    /// The part of them that no price was known for.
+    /// The part of `gpuSeconds` that no price was known for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unpriced_gpu_seconds: Option<i64>,
-    /// What was done.
+    /// The work that was done.
     #[serde(flatten)]
     pub used: WorkDone,
 }

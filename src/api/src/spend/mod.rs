@@ -1,14 +1,14 @@
-//! SpendRecord: the ledger of one workload, or of some nodes, and month, or of a namespace's closed month; and the summary that a
-//! workload's status shows.
+//! SpendRecord: the ledger of one workload, or of some nodes, and month, or of a namespace's closed
+//! month; and the summary that a workload's status shows.
 //!
 //! | module | subject |
 //! |---|---|
-//! | [`charge`] | pods that still hold a node |
-//! | [`line`] | what is over, by day and hardware |
-//! | [`folded`] | closed months: one record for all workloads of a namespace |
+//! | [`charge`] | pods that still occupy a node |
+//! | [`daily_cost`] | posted costs, by day and hardware |
+//! | [`consolidated`] | closed months: one record for all workloads of a namespace |
 //! | [`precedence`] | which of several accounts of one workload and month counts |
 //! | [`check`](mod@check) | whether a record is sound |
-//! | [`summary`] | what a workload's status says |
+//! | [`summary`] | the spend in a workload's status |
 
 pub mod charge;
 pub mod check;
@@ -35,8 +35,9 @@ pub use daily_cost::{CostComponents, DayEntry, Hardware, ZeroReplicaStatus};
 pub use precedence::{RecordPrecedence, authoritative};
 pub use summary::SpendSummary;
 
-/// The spend of one workload in one month, or of all workloads of a namespace in a month that is closed, or what some of the cluster's
-/// nodes cost in a month. Written by Bursar alone; it outlives workload and namespace.
+/// The spend of one workload in one month, or of all workloads of a namespace in a closed month, or
+/// of some of the cluster's nodes in a month. Written by Bursar alone; it outlives workload and
+/// namespace.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[kube(
     group = "bursar.dev",
@@ -101,21 +102,22 @@ pub struct SpendRecordSpec {
     #[schemars(length(max = 7))]
     #[x_kube(validation = Rule::new(SAME).message(SAME_MESSAGE))]
     pub month: String,
-    /// The accounting time zone.
+    /// The accounting time zone, as its IANA name.
     #[schemars(length(max = 64))]
     #[x_kube(validation = Rule::new(SAME).message(SAME_MESSAGE))]
     pub time_zone: String,
-    /// ISO 4217 code; empty until a PriceList is known, and nothing is priced before.
+    /// ISO 4217 code of all amounts; empty until a PriceList is known, and nothing is priced
+    /// before.
     #[schemars(length(max = 3))]
     #[x_kube(validation = Rule::new("self == oldSelf || oldSelf == ''").message("the currency of a SpendRecord cannot change once it is known"))]
     pub currency: String,
 }
 
-/// One rule a field: what the API server thinks that one for all may cost is beyond its limit.
+/// One rule a field: the API server's estimate for a single rule is beyond its limit.
 const SAME: &str = "self == oldSelf";
 const SAME_MESSAGE: &str = "the spec of a SpendRecord cannot change";
 
-/// What an account is kept for: a kind of workload, the namespace's other pods, or whole nodes.
+/// The kind of account: a kind of workload, the namespace's other pods, or whole nodes.
 #[derive(
     Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash,
 )]
@@ -128,7 +130,7 @@ pub enum WorkloadKind {
     Unmanaged,
     /// Whole nodes that offer GPUs, whoever holds them.
     Node,
-    /// All accounts of the namespace, of a month that is closed.
+    /// All accounts of the namespace of a closed month.
     Folded,
 }
 
@@ -158,10 +160,10 @@ impl WorkloadKind {
         }
     }
 
-    /// Whose cost the accounts of this kind are.
+    /// The source of the costs in accounts of this kind.
     pub fn cost_source(self) -> CostSource {
         match self {
-            // a folded record has none of its own: its sections have
+            // a consolidated record has no cost of its own: its sections have
             Self::InferenceDeployment | Self::TrainingJob | Self::Folded => CostSource::Workloads,
             Self::Unmanaged => CostSource::Unmanaged,
             Self::Node => CostSource::Nodes,
@@ -180,30 +182,30 @@ impl WorkloadKind {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SpendRecordStatus {
-    /// Pods that still hold a node.
+    /// The charges of pods that still occupy a node.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub open: Vec<OpenCharge>,
-    /// Kinds of hardware that `days` name by their place here.
+    /// Kinds of hardware; `days` refer to them by index.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub hardware: Vec<Hardware>,
-    /// What is over, day by day and for each kind of hardware.
+    /// The posted costs, by day and kind of hardware.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub days: Vec<DayEntry>,
-    /// UIDs of pods that are in `days` and may not be gone yet.
+    /// UIDs of pods whose charges are settled and that may not be gone yet.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub settling: Vec<String>,
-    /// Since when the service stands at zero replicas because nothing is asked of it.
+    /// The time that the service is at zero replicas because no request needs it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resting: Option<ZeroReplicaStatus>,
-    /// The sum of all days.
+    /// Money: the sum of all days.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub settled: String,
-    /// The accounts that a folded record was made of; it has nothing else.
+    /// The accounts in a consolidated record, which has nothing else.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub folded: Vec<ConsolidatedAccount>,
 }
 
-/// A workload: what an account is kept for.
+/// A workload, or another thing that an account is kept for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WorkloadRef {
     /// Its namespace.
@@ -215,7 +217,7 @@ pub struct WorkloadRef {
 }
 
 impl WorkloadRef {
-    /// What the account of a namespace's unmanaged GPU pods is kept for.
+    /// The reference of the account of a namespace's unmanaged GPU pods.
     pub fn unmanaged(namespace: String) -> Self {
         Self {
             namespace,
@@ -224,7 +226,7 @@ impl WorkloadRef {
         }
     }
 
-    /// As reports name it.
+    /// The owner of its costs, as reports name it.
     pub fn cost_owner(&self) -> CostOwner {
         CostOwner {
             namespace: self.namespace.clone(),
@@ -232,8 +234,9 @@ impl WorkloadRef {
         }
     }
 
-    /// What the accounts of all nodes are kept for whose UIDs begin with the same digit as this one: so there are sixteen records a
-    /// month at most, and none grows with the cluster as a whole. Nothing else of a node is known from its first moment on.
+    /// The reference of the account of all nodes whose UIDs begin with the same digit as this one,
+    /// so that there are sixteen records a month at most, and none grows with the cluster as a
+    /// whole. Nothing else of a node is known from its first moment on.
     pub fn nodes(uid: &str) -> Self {
         let digit = uid.chars().next().filter(char::is_ascii_hexdigit);
         Self {
@@ -243,7 +246,8 @@ impl WorkloadRef {
         }
     }
 
-    /// The name of its record of a month: `{namespace}.{infd|tj|pods|ns}.{name}.{YYYY-MM}`, and `nodes.{digit}.{YYYY-MM}`.
+    /// The name of its record of a month: `{namespace}.{infd|tj|pods|ns}.{name}.{YYYY-MM}`, and
+    /// `nodes.{digit}.{YYYY-MM}`.
     pub fn record_name(&self, month: Month) -> String {
         let (kind, name) = (self.kind.short(), &self.name);
         match self.namespace.as_str() {
@@ -277,7 +281,7 @@ impl WorkloadRef {
 }
 
 impl SpendRecord {
-    /// Whose record it is.
+    /// The workload that the record is of.
     pub fn workload(&self) -> WorkloadRef {
         WorkloadRef {
             namespace: self.spec.namespace.clone(),
@@ -289,13 +293,14 @@ impl SpendRecord {
     /// Its month.
     ///
     /// # Errors
-    /// When `spec.month` is none.
+    /// When `spec.month` is not a month.
     pub fn month(&self) -> Result<Month, FieldError> {
         let month = self.spec.month.parse();
         month.map_err(|error| FieldError::new("spec.month", error))
     }
 
-    /// The account that the record holds; that of a folded one is empty, since its sections have their own.
+    /// The account that the record holds; that of a consolidated one is empty, since its sections
+    /// have their own.
     ///
     /// # Errors
     /// The first field that cannot be read. Only somebody else's edit can cause that.
@@ -315,7 +320,7 @@ impl SpendRecord {
     }
 }
 
-/// The field of a record that makes it no account.
+/// The field of the record that is wrong.
 fn invalid(error: InvalidAccount) -> FieldError {
     let field = match error {
         InvalidAccount::RatesOutOfOrder { .. } => "status.open[].rates[].from",
@@ -328,7 +333,7 @@ fn invalid(error: InvalidAccount) -> FieldError {
     FieldError::new(field, error)
 }
 
-/// What is over, by day and hardware.
+/// The posted costs, by day and hardware.
 fn lines(hardware: &[Hardware], days: &[DayEntry]) -> Result<DailyCosts, FieldError> {
     let skus = hardware
         .iter()
@@ -337,7 +342,7 @@ fn lines(hardware: &[Hardware], days: &[DayEntry]) -> Result<DailyCosts, FieldEr
     let mut lines = DailyCosts::new();
     for day in days {
         let (date, line) = day.to_core()?;
-        // records of early versions did not say
+        // records of early versions have no index
         let at = day.hardware.and_then(|at| usize::try_from(at).ok());
         let sku = at.and_then(|at| skus.get(at)).cloned().unwrap_or_default();
         lines.entry(date).or_default().push((sku, line));

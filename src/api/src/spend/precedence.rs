@@ -1,13 +1,14 @@
-//! Which of several accounts of one workload and month counts, and in which currency a record is kept.
+//! Which of several accounts of one workload and month counts, and in which currency a record is
+//! kept.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use super::{ConsolidatedAccount, SpendRecord};
 
-/// How much an account counts next to others of the same workload and month. The greatest is read, and
-/// the others are not, so that nothing is counted twice, or not at all, while a month is consolidated or
-/// a backup is restored.
+/// How much an account counts next to others of the same workload and month. The greatest is read,
+/// and the others are not, so that nothing is counted twice, or not at all, while a month is
+/// consolidated or a backup is restored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RecordPrecedence {
     /// A record that was made, and not written to yet.
@@ -60,8 +61,8 @@ impl SpendRecord {
         Some(self.spec.currency.as_str()).filter(|currency| !currency.is_empty())
     }
 
-    /// True if it holds money in another currency than this one. Amounts of two currencies are never
-    /// summed, and a record stays in the currency that it has.
+    /// True if it holds money in another currency than this one. Amounts of two currencies are
+    /// never summed, and a record stays in the currency that it has.
     pub fn is_in_other_currency(&self, currency: &str) -> bool {
         self.currency().is_some_and(|own| own != currency)
     }

@@ -1,4 +1,4 @@
-//! What a workload's status says of its spend.
+//! The spend in a workload's status.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use schemars::JsonSchema;
@@ -7,56 +7,61 @@ use serde::{Deserialize, Serialize};
 use super::daily_cost::CostComponents;
 use crate::revenue::Earnings;
 
-/// What a workload's status says of its spend. Amounts are rounded to four decimals; SpendRecords have them exactly.
+/// The spend of a workload. Amounts are money in `currency`, rounded to four decimals; SpendRecords
+/// have them exactly.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SpendSummary {
-    /// Spent today, in the accounting time zone.
+    /// Money spent today, in the accounting time zone.
     pub today: String,
-    /// Spent this month.
+    /// Money spent this month.
     pub month_to_date: String,
-    /// Spent in all months that are on record.
+    /// Money spent in all months that are on record.
     pub total: String,
-    /// Money an hour now.
+    /// Money an hour at this moment.
     pub rate_per_hour: String,
     /// GPU-hours in all months that are on record.
     pub gpu_hours: String,
-    /// ISO 4217 code.
+    /// ISO 4217 code of the amounts.
     pub currency: String,
-    /// The part of `total` that rests on an estimated end or a provisional price.
+    /// Money: the part of `total` that depends on an estimated end or a provisional price.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub estimated: Option<String>,
     /// GPU-hours that no price was known for, and that the amounts lack.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unpriced_gpu_hours: Option<String>,
-    /// What this month will have cost at its end, at the pace of the last seven days.
+    /// Money that this month will have cost at its end, at the pace of the last seven days.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub forecast: Option<String>,
-    /// Its share, so far, of this month's overheads. Not in `monthToDate`, and no budget counts it: stopping it does not stop them.
+    /// Money: the workload's share, so far, of this month's overheads. Not in `monthToDate`, and no
+    /// budget counts it: stopping the workload does not stop them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub overhead: Option<String>,
-    /// `monthToDate` in its parts.
+    /// Money: `monthToDate` in its parts.
     #[serde(skip_serializing_if = "CostComponents::is_empty")]
     pub components: CostComponents,
-    /// The part of `monthToDate` in which nothing was served: replicas that were starting, idle or draining.
+    /// Money: the part of `monthToDate` in which nothing was served, because replicas were
+    /// starting, idle or draining.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub waste: Option<String>,
-    /// What time on nodes that were lost cost this month. Not in `monthToDate`.
+    /// Money for time on lost nodes this month. Not in `monthToDate`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unattributed: Option<String>,
-    /// What corrections add to this month's spend, or take away from it. Not in `monthToDate`.
+    /// Money that corrections add to this month's spend, or take away from it. Not in
+    /// `monthToDate`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub corrections: Option<String>,
-    /// What one replica would have cost this month in the time in which the service rested at zero, nothing being asked of it.
+    /// Money that one replica would have cost this month while the service was at zero replicas
+    /// because no request needed it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub saved: Option<String>,
     /// Kilograms of CO₂ equivalent of this month, to three decimals.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub carbon_kilograms: Option<String>,
-    /// Requests, tokens and what one of them cost this month.
+    /// Requests and tokens of this month, and the cost of each.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub units: Option<UnitCosts>,
-    /// What it earned this month.
+    /// The revenue of this month.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub earnings: Option<Earnings>,
     /// When these figures were computed.
@@ -64,15 +69,15 @@ pub struct SpendSummary {
     pub as_of: Option<Time>,
 }
 
-/// What was served this month, and what a unit of it cost.
+/// Requests and tokens of this month, and the cost of each.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct UnitCosts {
-    /// Requests finished.
+    /// Number of requests finished.
     pub requests: i64,
-    /// Tokens read.
+    /// Number of tokens read.
     pub input_tokens: i64,
-    /// Tokens written.
+    /// Number of tokens written.
     pub output_tokens: i64,
     /// Money a request.
     #[serde(skip_serializing_if = "Option::is_none")]
