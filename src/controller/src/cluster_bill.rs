@@ -13,7 +13,8 @@ use bursar_core::ledger::{Account, DailyCost};
 use bursar_core::money::Money;
 use jiff::Timestamp;
 
-use crate::context::{Context, lock};
+use crate::context::Context;
+use crate::lock::lock;
 use crate::metrics::{self, Hardware, figure};
 
 /// How often it is computed anew, from the caches alone.

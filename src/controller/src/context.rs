@@ -1,7 +1,7 @@
 //! What reconciles share.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use bursar_api::names::GATEWAY_PORTS;
 use bursar_core::calendar::Month;
@@ -18,6 +18,7 @@ use crate::capacity::Reserved;
 use crate::explain::Explained;
 use crate::gateways::SharedDemands;
 use crate::ledger::{ConsolidatedCache, WriteCache};
+use crate::lock::lock;
 use crate::metrics::Metrics;
 use crate::power_readings::SharedPowerReadings;
 use crate::prices::{self, EffectivePrices, Known};
@@ -61,11 +62,6 @@ pub(crate) struct Context {
     pub(crate) namespace: String,
     /// Decide and write statuses, but change no workload.
     pub(crate) observe_only: bool,
-}
-
-/// Locks; a thread that panicked while it held the lock left nothing half-done.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Context {

@@ -17,7 +17,7 @@ use bursar_core::scaling::Service;
 use bursar_core::training::Turn;
 use jiff::Timestamp;
 
-use crate::context::lock;
+use crate::lock::lock;
 
 /// Explanations of decisions by namespace.
 pub(crate) type Explained = Arc<Mutex<BTreeMap<String, Explanation>>>;

@@ -12,7 +12,8 @@ use kube::ResourceExt;
 use kube::runtime::reflector::Store;
 use tokio::task::AbortHandle;
 
-use crate::context::{Context, lock};
+use crate::context::Context;
+use crate::lock::lock;
 use crate::pod;
 use crate::watch::{Concern, Concerns};
 

@@ -29,6 +29,7 @@ mod gpu_allocation;
 mod health;
 mod inference;
 mod ledger;
+mod lock;
 mod metrics;
 mod namespace_metrics;
 mod observe;

@@ -14,7 +14,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-use crate::context::lock;
+use crate::lock::lock;
 
 /// How a reconcile ended.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]

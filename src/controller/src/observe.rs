@@ -19,11 +19,12 @@ use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use kube::ResourceExt;
 
 use crate::capacity::{self, Reserved};
-use crate::context::{Context, lock};
+use crate::context::Context;
 use crate::gateways;
 use crate::health;
 use crate::inference::{self, build::fnv, drain::SETTLE};
 use crate::ledger::{self, Accounts};
+use crate::lock::lock;
 use crate::pod;
 use crate::prices;
 use crate::scene::Scene;

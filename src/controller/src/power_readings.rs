@@ -13,7 +13,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
-use crate::context::lock;
+use crate::lock::lock;
 use crate::pod;
 use crate::watch::Stores;
 

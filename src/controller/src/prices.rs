@@ -15,7 +15,7 @@ use kube::runtime::reflector::Store;
 pub(crate) use bursar_api::prices::EffectivePrices;
 
 use crate::capacity;
-use crate::context::lock;
+use crate::lock::lock;
 use crate::pod;
 
 /// The currency that the accounts of `now`'s month are kept in; `None` while there are none.

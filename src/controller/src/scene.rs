@@ -12,10 +12,11 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
-use crate::context::{Context, lock};
+use crate::context::Context;
 use crate::corrections;
 use crate::gpu_allocation::GpuAllocations;
 use crate::ledger::{self, StoredAccounts};
+use crate::lock::lock;
 use crate::pod;
 use crate::prices::EffectivePrices;
 

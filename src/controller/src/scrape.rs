@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
-use crate::context::lock;
+use crate::lock::lock;
 use crate::pod;
 use crate::watch::{Concern, Concerns, Stores};
 

@@ -27,8 +27,8 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
 use crate::api_calls::{ApiError, with_timeout};
-use crate::context::lock;
 use crate::gpu_allocation;
+use crate::lock::lock;
 use crate::pod;
 
 /// The caches.

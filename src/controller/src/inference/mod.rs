@@ -18,9 +18,10 @@ use kube::api::{Api, Patch, PatchParams};
 use serde_json::{Value, json};
 
 use crate::api_calls::{ApiError, apply_if_changed, with_timeout};
-use crate::context::{Context, lock};
+use crate::context::Context;
 use crate::gateways;
 use crate::inference::drain::{Replica, Scene, Steps, steps};
+use crate::lock::lock;
 use crate::pod;
 
 /// ReplicaSets delete the pod with the lowest cost first.

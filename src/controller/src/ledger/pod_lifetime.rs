@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::ResourceExt;
 
 use super::{Ledger, MonthAccounts};
-use crate::context::lock;
+use crate::lock::lock;
 use crate::pod;
 
 /// How far clocks may run ahead of ours; an end that is further ahead is not believed.

@@ -12,7 +12,7 @@ use kube::ResourceExt;
 use kube::runtime::reflector::Store;
 
 use super::{Accounts, Error};
-use crate::context::lock;
+use crate::lock::lock;
 
 /// What is on record of one namespace. Made once for all its workloads: a cluster has many records.
 #[derive(Default)]

@@ -8,7 +8,7 @@ use bursar_core::ledger::Uid;
 use jiff::Timestamp;
 use kube::ResourceExt;
 
-use crate::context::lock;
+use crate::lock::lock;
 
 /// What was last written, so that a cache which lags behind does not make the next write fail.
 #[derive(Debug, Default)]

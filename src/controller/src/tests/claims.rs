@@ -13,7 +13,7 @@ use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
 use super::sweep::Stage;
-use crate::context::lock;
+use crate::lock::lock;
 
 /// A day without a month's end, and prices for what pods hold beside GPUs.
 async fn stage() -> Stage {

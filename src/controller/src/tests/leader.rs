@@ -17,8 +17,9 @@ use serde::de::DeserializeOwned;
 
 use super::world::{NAMESPACE, OPERATOR, World};
 use crate::api_calls::ApiError;
-use crate::context::{Context, lock};
+use crate::context::Context;
 use crate::ledger::{ConsolidatedCache, WriteCache, close};
+use crate::lock::lock;
 use crate::metrics::Metrics;
 use crate::power_readings::PowerReadings;
 use crate::prices::Known;

@@ -12,8 +12,8 @@ use serde_json::json;
 use super::leader::{Leader, View};
 use super::sweep::Stage;
 use super::world::{OPERATOR, World};
-use crate::context::lock;
 use crate::gateways;
+use crate::lock::lock;
 
 /// Looks whose errors are expected.
 async fn troubled(stage: &mut Stage, seconds: usize) {
