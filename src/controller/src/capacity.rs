@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use bursar_api::names::KIND_LABEL;
 use bursar_api::quantities;
 use bursar_api::spend::{WorkloadKind, WorkloadRef};
 use bursar_core::capacity::{Capacity, Gang, Node as Room, Resources};
@@ -13,7 +12,6 @@ use k8s_openapi::api::core::v1::{Container, Node, Pod, PodSpec, PodStatus};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt;
 
-use crate::ledger;
 use crate::pod;
 use crate::training::job::{finished, is_running};
 use crate::watch::Stores;
@@ -233,18 +231,12 @@ pub(crate) fn awaited(
     }
     ordered.retain(|workload, gang| workload.namespace != own && gang.workers > 0);
     for pod in stores.pods.state() {
-        let workload = ledger::workload_of(&pod).filter(|_| is_present(&pod));
+        let workload = pod::workload_of(&pod).filter(|_| pod::is_present(&pod));
         if let Some(gang) = workload.and_then(|workload| ordered.get_mut(&workload)) {
             gang.workers = gang.workers.saturating_sub(1);
         }
     }
     ordered.into_values().collect()
-}
-
-/// Whether an order has this pod. One of a Job that is going is replaced when it has gone, in its place.
-pub(crate) fn is_present(pod: &Pod) -> bool {
-    let of_job = pod::label(pod, KIND_LABEL) == Some(WorkloadKind::TrainingJob.as_str());
-    !pod::is_terminal(pod) && (of_job || pod.metadata.deletion_timestamp.is_none())
 }
 
 fn ordered_replicas(deployment: &Deployment) -> Option<(WorkloadRef, Gang)> {

@@ -26,12 +26,6 @@ const FRESH: SignedDuration = SignedDuration::from_secs(5);
 /// What all gateways hold.
 pub(crate) type SharedDemands = Arc<Mutex<Demands>>;
 
-/// True for a pod of the gateway Deployment.
-pub(crate) fn is_gateway(pod: &Pod) -> bool {
-    pod::label(pod, "app.kubernetes.io/name") == Some("bursar")
-        && pod::label(pod, "app.kubernetes.io/component") == Some("gateway")
-}
-
 fn takes_requests(pod: &Pod) -> bool {
     pod::is_ready(pod) && pod.metadata.deletion_timestamp.is_none()
 }
@@ -56,7 +50,7 @@ fn select(
 ) -> BTreeMap<String, IpAddr> {
     let pods = pods.state();
     let gateways = pods.iter().filter(|pod| {
-        is_gateway(pod) && pod.namespace().as_deref() == Some(namespace) && chosen(pod)
+        pod::is_gateway(pod) && pod.namespace().as_deref() == Some(namespace) && chosen(pod)
     });
     let address = |pod: &Pod| pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok();
     gateways
@@ -81,7 +75,7 @@ pub(crate) fn unheard(context: &Context, now: Timestamp) -> Option<String> {
     };
     let pod = pods
         .iter()
-        .filter(|pod| is_gateway(pod) && takes_requests(pod))
+        .filter(|pod| pod::is_gateway(pod) && takes_requests(pod))
         .filter(|pod| pod.namespace().as_deref() == Some(&*context.namespace))
         .find(is_unheard)?;
     Some(format!("gateway {} has not been heard of", pod.name_any()))

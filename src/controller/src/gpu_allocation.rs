@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bursar_api::gpu_inventory::{DeviceModel, DevicePools};
 use bursar_api::quantities;
 use bursar_core::ledger::Uid;
-use bursar_core::pricing::{PricingAttributes, is_gpu_driver};
+use bursar_core::pricing::PricingAttributes;
 use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod, PodSpec, Volume};
 use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceSlice};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -16,6 +16,7 @@ use kube::runtime::reflector::{ObjectRef, Store};
 
 use crate::capacity;
 use crate::pod;
+use crate::resource_claim;
 use crate::watch::Stores;
 
 /// Gibibytes by storage class.
@@ -297,7 +298,7 @@ impl Devices<'_> {
         let mut elsewhere = false;
         let bound = pod::node_name(pod).is_some();
         for claim in self.claims_of(pod).iter().filter(|_| bound) {
-            let mut gpus = gpus_of(claim).peekable();
+            let mut gpus = resource_claim::allocated_gpus(claim).peekable();
             if gpus.peek().is_none() {
                 continue;
             }
@@ -317,19 +318,4 @@ impl Devices<'_> {
             (true, false) => Held::Nothing,
         }
     }
-}
-
-/// The GPUs of an allocated claim: driver, pool and device. Access for administration holds nothing.
-fn gpus_of(claim: &ResourceClaim) -> impl Iterator<Item = (&String, &String, &String)> {
-    let status = claim.status.as_ref();
-    let allocation = status.and_then(|status| status.allocation.as_ref()?.devices.as_ref());
-    let results = allocation.and_then(|devices| devices.results.as_ref());
-    let held = results.into_iter().flatten();
-    held.filter(|result| is_gpu_driver(&result.driver) && result.admin_access != Some(true))
-        .map(|result| (&result.driver, &result.pool, &result.device))
-}
-
-/// True for a claim that holds GPUs.
-pub(crate) fn requests_gpus(claim: &ResourceClaim) -> bool {
-    gpus_of(claim).next().is_some()
 }

@@ -39,6 +39,7 @@ mod price_list;
 mod priced;
 mod prices;
 mod reconcile;
+mod resource_claim;
 mod scene;
 mod scrape;
 mod spend_status;
@@ -322,7 +323,7 @@ fn triggers(
                 let services = stores.services.state();
                 let jobs = stores.jobs.state();
                 let pods = stores.pods.state();
-                let charged_in = |pod: &Pod| Some(ledger::workload_of(pod)?.namespace);
+                let charged_in = |pod: &Pod| Some(pod::workload_of(pod)?.namespace);
                 services
                     .iter()
                     .filter_map(|object| object.namespace())

@@ -259,7 +259,7 @@ impl Scene {
         let workers = u32::try_from(object.spec.replicas).unwrap_or(0);
         let pods = self.pods_of(&workload);
         let ended_well = status.and_then(|status| status.succeeded).unwrap_or(0);
-        let present = pods.iter().filter(|pod| capacity::is_present(pod)).count();
+        let present = pods.iter().filter(|pod| pod::is_present(pod)).count();
         let present =
             u32::try_from(present).unwrap_or(u32::MAX) + u32::try_from(ended_well).unwrap_or(0);
         Some(training::Job {
@@ -309,7 +309,7 @@ impl Scene {
             .iter()
             .filter(|pod| !pod::is_terminal(pod) && self.claims.holds_gpus(pod))
         {
-            let Some(workload) = ledger::workload_of(pod) else {
+            let Some(workload) = pod::workload_of(pod) else {
                 continue;
             };
             let account = accounts

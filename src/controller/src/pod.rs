@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use bursar_api::names::DRAINING_ANNOTATION;
+use bursar_api::names::{DRAINING_ANNOTATION, KIND_LABEL, WORKLOAD_LABEL, is_workload};
 use bursar_api::quantities;
+use bursar_api::spend::{WorkloadKind, WorkloadRef};
 use bursar_core::capacity::Resources;
 use bursar_core::ledger::ChargeEnd;
 use bursar_core::pricing::{PricingAttributes, ResourceAmounts, is_gpu};
@@ -53,6 +54,38 @@ pub(crate) fn owner(pod: &Pod) -> String {
         Some(name) => format!("Deployment/{name}"),
         None => format!("{}/{}", owner.kind, owner.name),
     }
+}
+
+/// The workload that a pod is charged to; for a pod that may hold GPUs and belongs to no workload,
+/// the namespace's unmanaged pods.
+pub(crate) fn workload_of(pod: &Pod) -> Option<WorkloadRef> {
+    let namespace = pod.namespace()?;
+    let labels = || {
+        let kind = WorkloadKind::from_name(label(pod, KIND_LABEL)?)?;
+        let name = label(pod, WORKLOAD_LABEL)?;
+        is_workload(name).then(|| (kind, name.to_owned()))
+    };
+    match labels() {
+        Some((kind, name)) => Some(WorkloadRef {
+            namespace,
+            kind,
+            name,
+        }),
+        None => may_hold_gpus(pod).then(|| WorkloadRef::unmanaged(namespace)),
+    }
+}
+
+/// Whether an owner's replicas include this pod. A Job replaces a pod that is being deleted only
+/// when it is gone.
+pub(crate) fn is_present(pod: &Pod) -> bool {
+    let of_job = label(pod, KIND_LABEL) == Some(WorkloadKind::TrainingJob.as_str());
+    !is_terminal(pod) && (of_job || pod.metadata.deletion_timestamp.is_none())
+}
+
+/// True for a pod of the gateway Deployment.
+pub(crate) fn is_gateway(pod: &Pod) -> bool {
+    label(pod, "app.kubernetes.io/name") == Some("bursar")
+        && label(pod, "app.kubernetes.io/component") == Some("gateway")
 }
 
 /// The node that the pod is bound to.

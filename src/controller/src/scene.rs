@@ -15,7 +15,7 @@ use kube::ResourceExt;
 use crate::context::Context;
 use crate::corrections;
 use crate::gpu_allocation::GpuAllocations;
-use crate::ledger::{self, StoredAccounts};
+use crate::ledger::StoredAccounts;
 use crate::lock::lock;
 use crate::pod;
 use crate::prices::EffectivePrices;
@@ -55,7 +55,7 @@ impl Scene {
         budgets.retain(|object| here(&|| object.namespace()));
         budgets.sort_by_key(|object| object.name_any());
         let mut pods = context.stores.pods.state();
-        pods.retain(|pod| here(&|| pod.namespace()) && ledger::workload_of(pod).is_some());
+        pods.retain(|pod| here(&|| pod.namespace()) && pod::workload_of(pod).is_some());
         let records = StoredAccounts::of(&context.stores.records, &context.folded, namespace);
         let open: BTreeSet<Uid> = records.open().map(str::to_owned).collect();
         let claims = GpuAllocations::new(&context.stores, &pods, &open);
@@ -109,7 +109,7 @@ impl Scene {
                 .iter()
                 .map(|each| self.workload(WorkloadKind::TrainingJob, &each.name_any())),
         );
-        all.extend(self.pods.iter().filter_map(|pod| ledger::workload_of(pod)));
+        all.extend(self.pods.iter().filter_map(|pod| pod::workload_of(pod)));
         all.extend(self.records.workloads().cloned());
         all.sort();
         all.dedup();
@@ -130,7 +130,7 @@ impl Scene {
 
     /// The pods of one workload.
     pub(crate) fn pods_of(&self, workload: &WorkloadRef) -> Vec<&Pod> {
-        let ours = |pod: &&Arc<Pod>| ledger::workload_of(pod).as_ref() == Some(workload);
+        let ours = |pod: &&Arc<Pod>| pod::workload_of(pod).as_ref() == Some(workload);
         self.pods.iter().filter(ours).map(AsRef::as_ref).collect()
     }
 

@@ -27,9 +27,9 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
 use crate::api_calls::{ApiError, with_timeout};
-use crate::gpu_allocation;
 use crate::lock::lock;
 use crate::pod;
+use crate::resource_claim;
 
 /// The caches.
 pub(crate) struct Stores {
@@ -342,7 +342,7 @@ impl Trim for ResourceClaim {
     }
 
     fn matters(&self) -> bool {
-        gpu_allocation::requests_gpus(self)
+        resource_claim::holds_gpus(self)
     }
 }
 
@@ -390,7 +390,7 @@ impl Trim for Pod {
         self.labels()
             .contains_key(bursar_api::names::WORKLOAD_LABEL)
             || pod::may_hold_gpus(self)
-            || crate::gateways::is_gateway(self)
+            || pod::is_gateway(self)
     }
 
     fn depart(&self, departed: &Departed) {

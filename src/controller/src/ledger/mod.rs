@@ -35,7 +35,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bursar_api::SpendRecord;
-use bursar_api::names::{self, KIND_LABEL, SPEND_FINALIZER, WORKLOAD_LABEL};
+use bursar_api::names::{KIND_LABEL, SPEND_FINALIZER, WORKLOAD_LABEL};
 use bursar_api::quantities::FieldError;
 use bursar_api::spend::{WorkloadKind, WorkloadRef};
 use bursar_core::calendar::{Interval, Month, midnight_before, whole_second};
@@ -522,24 +522,6 @@ fn are_on_record(pages: &MonthAccounts, months: &[Month], uid: &str) -> bool {
             .is_some_and(|page| page.before.contains(uid))
     };
     months.len() < 2 || months.iter().all(is_known)
-}
-
-/// What a pod is charged to: its workload or, for one that may hold GPUs and that no workload made, its namespace.
-pub(crate) fn workload_of(pod: &Pod) -> Option<WorkloadRef> {
-    let namespace = pod.namespace()?;
-    let labels = || {
-        let kind = WorkloadKind::from_name(pod::label(pod, KIND_LABEL)?)?;
-        let name = pod::label(pod, WORKLOAD_LABEL)?;
-        names::is_workload(name).then(|| (kind, name.to_owned()))
-    };
-    match labels() {
-        Some((kind, name)) => Some(WorkloadRef {
-            namespace,
-            kind,
-            name,
-        }),
-        None => pod::may_hold_gpus(pod).then(|| WorkloadRef::unmanaged(namespace)),
-    }
 }
 
 /// The sum of `accounts` within an interval of whole days.

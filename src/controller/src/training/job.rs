@@ -9,7 +9,6 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
-use crate::capacity;
 use crate::context::Context;
 use crate::pod;
 
@@ -47,7 +46,7 @@ pub(crate) fn is_running(job: &Job) -> bool {
 pub(crate) fn incomplete_since(job: &Job, pods: &[&Pod], missing: bool) -> Option<Timestamp> {
     let waiting = pods
         .iter()
-        .filter(|pod| capacity::is_present(pod) && pod::node_name(pod).is_none())
+        .filter(|pod| pod::is_present(pod) && pod::node_name(pod).is_none())
         .filter_map(|pod| pod.creation_timestamp())
         .map(|time| time.0);
     let started = job
