@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bursar_api::names::GATEWAY_PORTS;
 use bursar_core::calendar::Month;
@@ -16,7 +17,7 @@ use kube::runtime::events::Recorder;
 
 use crate::capacity::Reserved;
 use crate::explain::Explained;
-use crate::gateways::SharedDemands;
+use crate::gateways::{self, SharedDemands};
 use crate::ledger::{ConsolidatedCache, WriteCache};
 use crate::lock::lock;
 use crate::metrics::Metrics;
@@ -69,6 +70,19 @@ impl Context {
     pub(crate) fn prices(&self, now: Timestamp) -> Arc<EffectivePrices> {
         let kept = prices::kept(&self.stores.records, now, &self.zone);
         self.known.of(&self.stores.prices, kept, now)
+    }
+
+    /// Why the demand that gateways hold is not known: one of them has not been heard of.
+    pub(crate) fn unreachable_gateway(&self, now: Timestamp) -> Option<String> {
+        let (pods, namespace) = (&self.stores.pods, &self.namespace);
+        gateways::unreachable(pods, namespace, &self.demands, self.began, now)
+    }
+
+    /// Waits until every gateway has been heard of.
+    pub(crate) async fn gateways_reachable(&self) {
+        while self.unreachable_gateway(Timestamp::now()).is_some() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// The service's port on every gateway: the one in its status, or the lowest free one.

@@ -12,7 +12,6 @@ use kube::ResourceExt;
 use kube::runtime::reflector::Store;
 use tokio::task::AbortHandle;
 
-use crate::context::Context;
 use crate::lock::lock;
 use crate::pod;
 use crate::watch::{Concern, Concerns};
@@ -60,12 +59,18 @@ fn select(
 
 /// Why what gateways hold is not known: one of them has not been heard of, and may hold requests. One that has just become ready holds
 /// none yet; one that cannot be heard at all is given up after a time.
-pub(crate) fn unheard(context: &Context, now: Timestamp) -> Option<String> {
-    let pods = context.stores.pods.state();
-    let demands = lock(&context.demands);
+pub(crate) fn unreachable(
+    pods: &Store<Pod>,
+    namespace: &str,
+    demands: &Mutex<Demands>,
+    began: Timestamp,
+    now: Timestamp,
+) -> Option<String> {
+    let pods = pods.state();
+    let demands = lock(demands);
     let is_unheard = |pod: &&Arc<Pod>| {
         let ready = pod::ready_since(pod).unwrap_or(now);
-        let expected = ready.max(context.began);
+        let expected = ready.max(began);
         match demands.hears(pod::uid(pod), now) {
             Some(heard) => !heard,
             None => {
@@ -76,16 +81,9 @@ pub(crate) fn unheard(context: &Context, now: Timestamp) -> Option<String> {
     let pod = pods
         .iter()
         .filter(|pod| pod::is_gateway(pod) && takes_requests(pod))
-        .filter(|pod| pod.namespace().as_deref() == Some(&*context.namespace))
+        .filter(|pod| pod.namespace().as_deref() == Some(namespace))
         .find(is_unheard)?;
     Some(format!("gateway {} has not been heard of", pod.name_any()))
-}
-
-/// Waits until every gateway has been heard of.
-pub(crate) async fn all_heard(context: &Context) {
-    while unheard(context, Timestamp::now()).is_some() {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
 }
 
 /// Keeps a stream open to every gateway, for as long as the process leads.

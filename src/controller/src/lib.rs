@@ -278,7 +278,7 @@ async fn lead(
     );
     let mut gateways = std::pin::pin!(gateways);
     // what nobody has read yet is not unknown
-    let first_round = async { tokio::join!(scrape.round(), gateways::all_heard(&context)) };
+    let first_round = async { tokio::join!(scrape.round(), context.gateways_reachable()) };
     tokio::select! {
         () = &mut gateways => {}
         _ = tokio::time::timeout(FIRST_ROUND, first_round) => {}

@@ -20,7 +20,6 @@ use kube::ResourceExt;
 
 use crate::capacity::{self, Reserved};
 use crate::context::Context;
-use crate::gateways;
 use crate::health;
 use crate::inference::{self, build::fnv, drain::SETTLE};
 use crate::ledger::{self, Accounts};
@@ -107,7 +106,7 @@ impl Scene {
                 (workload, all(&service.replica, decision.allowed))
             });
         let started = plan.jobs.iter().filter(|turn| {
-            let found = job::batch_job(context, &self.namespace, &turn.name);
+            let found = job::batch_job(&context.stores, &self.namespace, &turn.name);
             turn.run && !found.as_deref().is_some_and(job::is_running)
         });
         let started = started.filter_map(|turn| {
@@ -219,7 +218,7 @@ impl Scene {
             },
             engine,
             held,
-            unheard: gateways::unheard(context, self.now),
+            unheard: context.unreachable_gateway(self.now),
             active_at,
             current,
             present,
@@ -244,7 +243,7 @@ impl Scene {
     ) -> Option<training::Job> {
         let name = object.name_any();
         let workload = self.workload(WorkloadKind::TrainingJob, &name);
-        let found = job::batch_job(context, &self.namespace, &name);
+        let found = job::batch_job(&context.stores, &self.namespace, &name);
         if found
             .as_deref()
             .is_some_and(|job| job::finished(job).is_some())

@@ -400,7 +400,7 @@ async fn follow_job(round: &Round<'_>, object: &Arc<TrainingJob>, troubles: &mut
     }
     let workload = scene.workload(WorkloadKind::TrainingJob, &name);
     let pods = scene.pods_of(&workload);
-    let job = batch_job(context, &scene.namespace, &workload.name);
+    let job = batch_job(&context.stores, &scene.namespace, &workload.name);
     let mut waiting = round.snapshot.jobs.iter();
     let unpriced = turn.is_some_and(|turn| turn.limited_by == Some(LimitedBy::PriceUnknown))
         && waiting.any(|job| job.name == name && job.worker.rate.is_none());

@@ -12,7 +12,6 @@ use serde_json::json;
 use super::leader::{Leader, View};
 use super::sweep::Stage;
 use super::world::{OPERATOR, World};
-use crate::gateways;
 use crate::lock::lock;
 
 /// Looks whose errors are expected.
@@ -134,19 +133,18 @@ async fn what_a_gateway_holds_is_unknown_to_a_new_leader_until_it_is_heard_or_gi
     view.pods.push(pod);
     let mut leader = Leader::new(&world, Faults::default());
     leader.see(&view);
-    let unheard = |leader: &Leader, seconds| {
-        gateways::unheard(
-            &leader.context,
-            world.now + SignedDuration::from_secs(seconds),
-        )
+    let unreachable = |leader: &Leader, seconds| {
+        leader
+            .context
+            .unreachable_gateway(world.now + SignedDuration::from_secs(seconds))
     };
     assert_eq!(
-        unheard(&leader, 0),
+        unreachable(&leader, 0),
         Some("gateway gateway-1 has not been heard of".to_owned())
     );
-    assert!(unheard(&leader, 59).is_some());
+    assert!(unreachable(&leader, 59).is_some());
     assert_eq!(
-        unheard(&leader, 60),
+        unreachable(&leader, 60),
         None,
         "it cannot be heard, and is given up"
     );
@@ -156,7 +154,7 @@ async fn what_a_gateway_holds_is_unknown_to_a_new_leader_until_it_is_heard_or_gi
             .hears("gateway", world.now)
             .is_some()
     );
-    assert_eq!(unheard(&leader, 0), None);
-    assert!(unheard(&leader, 11).is_some(), "it has fallen silent");
-    assert_eq!(unheard(&leader, 60), None);
+    assert_eq!(unreachable(&leader, 0), None);
+    assert!(unreachable(&leader, 11).is_some(), "it has fallen silent");
+    assert_eq!(unreachable(&leader, 60), None);
 }

@@ -9,13 +9,12 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
-use crate::context::Context;
 use crate::pod;
+use crate::watch::Stores;
 
 /// The owned Job of a TrainingJob.
-pub(crate) fn batch_job(context: &Context, namespace: &str, name: &str) -> Option<Arc<Job>> {
-    context
-        .stores
+pub(crate) fn batch_job(stores: &Stores, namespace: &str, name: &str) -> Option<Arc<Job>> {
+    stores
         .batch_jobs
         .find(|job| job.namespace().as_deref() == Some(namespace) && job.name_any() == name)
 }

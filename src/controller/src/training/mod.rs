@@ -41,7 +41,7 @@ pub(crate) async fn apply(
     .await?;
 
     let jobs: Api<Job> = Api::namespaced(context.client.clone(), &namespace);
-    let Some(found) = batch_job(context, &namespace, &name) else {
+    let Some(found) = batch_job(&context.stores, &namespace, &name) else {
         apply_if_changed(&jobs, None, build::job(object, !turn.run), |_| true).await?;
         return Ok(());
     };
