@@ -18,6 +18,7 @@ use kube::runtime::events::Recorder;
 use crate::capacity::Reserved;
 use crate::explain::Explained;
 use crate::gateways::{self, SharedDemands};
+use crate::ledger::month_close::MonthClose;
 use crate::ledger::{ConsolidatedCache, WriteCache};
 use crate::lock::lock;
 use crate::metrics::Metrics;
@@ -70,6 +71,18 @@ impl Context {
     pub(crate) fn prices(&self, now: Timestamp) -> Arc<EffectivePrices> {
         let kept = prices::kept(&self.stores.records, now, &self.zone);
         self.known.of(&self.stores.prices, kept, now)
+    }
+
+    /// What closes months that are over, and removes records after `retention_months`.
+    pub(crate) fn month_close(&self, retention_months: u32) -> MonthClose<'_> {
+        MonthClose {
+            client: &self.client,
+            records: &self.stores.records,
+            write_cache: &self.written,
+            consolidated: &self.folded,
+            metrics: &self.metrics,
+            retention_months,
+        }
     }
 
     /// Why the demand that gateways hold is not known: one of them has not been heard of.

@@ -262,7 +262,7 @@ async fn lead(
     };
     let prices = price_list::run(Arc::clone(&context));
     let corrections = corrections::run(&context);
-    let closing = ledger::close::run(Arc::clone(&context), options.retention_months);
+    let month_close = context.month_close(options.retention_months);
     let scrape = Scrape::new(
         Arc::clone(&stores),
         Arc::clone(&context.readings),
@@ -298,7 +298,7 @@ async fn lead(
         () = ledger::nodes::run(Arc::clone(&context)) => {}
         () = cluster_bill::run(&context) => {}
         () = corrections => {}
-        () = closing => {}
+        () = month_close.run() => {}
         () = scrape.run() => {}
         () = watts => {}
         () = gateways => {}

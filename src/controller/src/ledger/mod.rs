@@ -19,11 +19,11 @@
 //! | `finalizer` | putting it on and taking it off |
 //! | `zero_replica_savings` | what scaling to zero saves |
 //! | `write_cache` | what this process wrote last |
-//! | `close`, `fold` | months that are over: folded into one record a namespace, and removed when they are old |
+//! | `month_close` | months that are over: consolidated into one record a namespace, removed when old |
 
-pub(crate) mod close;
 mod finalizer;
-mod fold;
+pub(crate) mod month_close;
+
 mod month_accounts;
 pub(crate) mod nodes;
 mod pod_lifetime;

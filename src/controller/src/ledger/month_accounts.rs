@@ -11,7 +11,7 @@ use jiff::SignedDuration;
 use jiff::tz::TimeZone;
 use kube::api::{Api, PostParams};
 
-use super::{Error, Ledger, close, stored_accounts};
+use super::{Error, Ledger, month_close, stored_accounts};
 use crate::api_calls::{ApiError, with_timeout};
 
 /// What replicas did is written along with everything else, and by itself this often.
@@ -154,7 +154,8 @@ impl Ledger<'_> {
         month: Month,
         begin: &Account,
     ) -> Result<(), Error> {
-        let folded = close::folded(self.client, &workload.namespace, month).await?;
+        let folded =
+            month_close::list_consolidated(self.client, &workload.namespace, month).await?;
         if *stored_accounts::in_sections(&folded, workload, month)? == *begin {
             return Ok(());
         }

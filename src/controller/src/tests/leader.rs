@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use super::world::{NAMESPACE, OPERATOR, World};
 use crate::api_calls::ApiError;
 use crate::context::Context;
-use crate::ledger::{ConsolidatedCache, WriteCache, close};
+use crate::ledger::{ConsolidatedCache, WriteCache};
 use crate::lock::lock;
 use crate::metrics::Metrics;
 use crate::power_readings::PowerReadings;
@@ -162,7 +162,7 @@ impl Leader {
 
     /// Closes the months that are over by the caches of the last look; returns what failed.
     pub(super) async fn close(&self, now: Timestamp) -> Vec<ApiError> {
-        close::sync_once(&self.context, 13, now).await
+        self.context.month_close(13).sync_once(now).await
     }
 
     fn read_engines(&self, world: &World) {
