@@ -65,7 +65,12 @@ impl PowerReadings {
     /// The mean of the last 15 minutes, once it was measured for so long and differs by more than a tenth from what counts; nothing
     /// changes more often than every 15 minutes, so that a record stays small. Without a measurement of the last 5 minutes, the
     /// model's. What a leader has not measured yet stays as it is on record.
-    pub(crate) fn of(&self, namespace: &str, charge: &Charge, now: Timestamp) -> Option<u32> {
+    pub(crate) fn mean_watts(
+        &self,
+        namespace: &str,
+        charge: &Charge,
+        now: Timestamp,
+    ) -> Option<u32> {
         let counts = charge.attributes().amounts.watts;
         let changed = charge
             .previous_amounts()
@@ -210,11 +215,11 @@ mod tests {
             (Vec::new(), Some(300), None, 5, Some(300)),
             (Vec::new(), Some(300), None, 6, None),
         ] {
-            let told = measured(&samples).of("team", &charge(counts, changed, 0), at(now));
+            let told = measured(&samples).mean_watts("team", &charge(counts, changed, 0), at(now));
             assert_eq!(told, want, "{counts:?} {changed:?} at {now}");
         }
         let later = charge(None, None, 10);
-        let told = measured(&steady(300.0, 20)).of("team", &later, at(20));
+        let told = measured(&steady(300.0, 20)).mean_watts("team", &later, at(20));
         assert_eq!(told, None, "another pod of that name was measured");
     }
 

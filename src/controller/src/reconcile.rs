@@ -21,7 +21,7 @@ use crate::cluster_bill;
 use crate::context::Context;
 use crate::explain;
 use crate::inference;
-use crate::ledger::{self, Ledger};
+use crate::ledger::{self, AccountStore, PodLedger, PodLifetimes};
 use crate::lock::lock;
 use crate::metrics::Limit;
 use crate::namespace_metrics::figures;
@@ -184,20 +184,24 @@ async fn keep_ledger(
             .collect()
     };
     let unasked = scene.unasked();
-    let ledger = Ledger {
-        client: &context.client,
-        records: &scene.records,
-        written: &context.written,
-        nodes: &context.stores.nodes,
-        claims: &scene.claims,
-        sharing: &scene.sharing,
-        measured: &context.measured,
+    let ledger = PodLedger {
+        lifetimes: PodLifetimes {
+            store: AccountStore {
+                client: &context.client,
+                stored: &scene.records,
+                write_cache: &context.written,
+                prices: &scene.prices,
+                zone: &context.zone,
+                now: scene.now,
+            },
+            nodes: &context.stores.nodes,
+            allocations: &scene.claims,
+            sharing: &scene.sharing,
+            power: &context.measured,
+            usage: &done,
+        },
         departed: &context.departed,
-        prices: &scene.prices,
-        done: &done,
-        unasked: &unasked,
-        zone: &context.zone,
-        now: scene.now,
+        idle_services: &unasked,
     };
     let (mut books, mut troubles) = (Books::default(), Troubles::default());
     for workload in workloads {

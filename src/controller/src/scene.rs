@@ -56,7 +56,7 @@ impl Scene {
         budgets.sort_by_key(|object| object.name_any());
         let mut pods = context.stores.pods.state();
         pods.retain(|pod| here(&|| pod.namespace()) && pod::workload_of(pod).is_some());
-        let records = StoredAccounts::of(&context.stores.records, &context.folded, namespace);
+        let records = StoredAccounts::load(&context.stores.records, &context.folded, namespace);
         let open: BTreeSet<Uid> = records.open().map(str::to_owned).collect();
         let claims = GpuAllocations::new(&context.stores, &pods, &open);
         let sharing = {

@@ -1,67 +1,383 @@
-//! One workload's records with the accounts that will be written to them, a page for each month.
+//! The accounts of one workload by month, each with the SpendRecord that holds it.
+//!
+//! Every ledger works with them in the same way: it loads them, carries open charges forward into
+//! the months that have begun, reprices, posts and settles charges, and writes what changed. Each
+//! record is written at the version that was read, the earliest month first.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bursar_api::SpendRecord;
 use bursar_api::spend::{SpendRecordStatus, WorkloadRef};
-use bursar_core::calendar::{Interval, Month};
-use bursar_core::ledger::Account;
-use jiff::SignedDuration;
+use bursar_core::calendar::{Interval, Month, midnight_before, whole_second};
+use bursar_core::ledger::{Account, Charge, ChargeEnd, Uid};
 use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 use kube::api::{Api, PostParams};
+use kube::{Client, ResourceExt};
 
-use super::{Error, Ledger, month_close, stored_accounts};
+use super::accounts::Accounts;
+use super::error::Error;
+use super::month_close;
+use super::stored_accounts::{self, StoredAccounts};
+use super::write_cache::WriteCache;
 use crate::api_calls::{ApiError, with_timeout};
+use crate::prices::EffectivePrices;
 
-/// What replicas did is written along with everything else, and by itself this often.
+/// How often engine usage is written by itself; anything else that changes is written at once, and
+/// usage with it.
 const USAGE_WRITE_INTERVAL: SignedDuration = SignedDuration::from_mins(5);
+/// How long after its end a day is posted: by then it is known which pods ended in it.
+const POST_AFTER: SignedDuration = SignedDuration::from_hours(1);
+/// Settled pods that a record may wait for: more are settled when some of these are gone.
+const MAX_SETTLING: usize = 1_000;
 
-/// One record and the account that will be written to it.
+/// What accounts are read from, written to and priced by, as of one moment.
+#[derive(Clone, Copy)]
+pub(crate) struct AccountStore<'a> {
+    pub(crate) client: &'a Client,
+    pub(crate) stored: &'a StoredAccounts,
+    pub(crate) write_cache: &'a WriteCache,
+    pub(crate) prices: &'a EffectivePrices,
+    pub(crate) zone: &'a TimeZone,
+    pub(crate) now: Timestamp,
+}
+
+/// One month's record and the account that will be written to it.
 pub(super) struct MonthAccount {
-    /// As it is, or as it will be made.
-    pub(super) record: SpendRecord,
-    pub(super) is_made: bool,
-    /// A folded record has the account until this one is written.
-    is_folded: bool,
+    /// The record as it was read, or as it will be created.
+    record: SpendRecord,
+    is_created: bool,
+    /// A consolidated record holds the account until this one is written.
+    is_consolidated: bool,
     pub(super) before: Account,
     pub(super) account: Account,
 }
 
-pub(super) type MonthAccounts = BTreeMap<Month, MonthAccount>;
+/// The accounts of one workload, by month.
+pub(super) struct MonthAccounts<'a> {
+    store: AccountStore<'a>,
+    workload: &'a WorkloadRef,
+    pub(super) months: BTreeMap<Month, MonthAccount>,
+}
 
-impl Ledger<'_> {
-    /// The months that have a record of the workload's own, and the present one.
-    pub(super) fn load_months(&self, workload: &WorkloadRef) -> Result<MonthAccounts, Error> {
-        let mut pages = MonthAccounts::new();
-        let mut months: BTreeSet<Month> = self.records.months(workload).collect();
-        months.insert(Month::containing(self.now, self.zone));
-        for month in months {
-            pages.insert(month, self.load_month(workload, month)?);
+impl<'a> MonthAccounts<'a> {
+    /// Loads the months that have a record of the workload's own, and the present one.
+    pub(super) fn load(store: AccountStore<'a>, workload: &'a WorkloadRef) -> Result<Self, Error> {
+        let mut accounts = Self {
+            store,
+            workload,
+            months: BTreeMap::new(),
+        };
+        let stored: BTreeSet<Month> = store.stored.months(workload).collect();
+        let present = Month::containing(store.now, store.zone);
+        for month in stored.into_iter().chain([present]) {
+            accounts.ensure_month(month)?;
         }
-        Ok(pages)
+        Ok(accounts)
+    }
+
+    /// The workload whose accounts these are.
+    pub(super) fn workload(&self) -> &'a WorkloadRef {
+        self.workload
+    }
+
+    /// The accounting time zone.
+    pub(super) fn zone(&self) -> &'a TimeZone {
+        self.store.zone
+    }
+
+    /// The moment at which the accounts are brought up to date.
+    pub(super) fn now(&self) -> Timestamp {
+        self.store.now
     }
 
     /// Adds a month that is not there yet.
-    pub(super) fn ensure_month(
-        &self,
-        workload: &WorkloadRef,
-        pages: &mut MonthAccounts,
-        month: Month,
-    ) -> Result<(), Error> {
-        if let Entry::Vacant(entry) = pages.entry(month) {
-            entry.insert(self.load_month(workload, month)?);
+    pub(super) fn ensure_month(&mut self, month: Month) -> Result<(), Error> {
+        if let Entry::Vacant(entry) = self.months.entry(month) {
+            entry.insert(MonthAccount::load(&self.store, self.workload, month)?);
         }
         Ok(())
     }
 
-    /// Begins from the workload's own record. Where there is none, or nothing was written to it yet, from what is folded of the month:
-    /// its own record will count instead of that.
-    fn load_month(&self, workload: &WorkloadRef, month: Month) -> Result<MonthAccount, Error> {
-        let cached = self.records.own(workload, month).cloned();
-        let record = self.written.newer(cached, &workload.record_name(month));
+    /// Adds the months of a lifetime that still lack the charge or its end.
+    pub(super) fn ensure_months(&mut self, uid: &str, lifetime: Interval) -> Result<(), Error> {
+        for month in self.months_left(uid, lifetime) {
+            self.ensure_month(month)?;
+        }
+        Ok(())
+    }
+
+    /// The months of a lifetime that still lack the charge or its end. Charges are added to their
+    /// months in order, so the months before the first one that contains the charge are complete.
+    pub(super) fn months_left(&self, uid: &str, lifetime: Interval) -> Vec<Month> {
+        let contains = |month: &MonthAccount| month.account.contains(uid);
+        let first = self.months.iter().find(|(_, month)| contains(month));
+        lifetime
+            .months(self.store.zone)
+            .filter(|month| first.is_none_or(|(first, _)| month >= first))
+            .collect()
+    }
+
+    /// Whether all these months have accounts for which `is` holds.
+    pub(super) fn all(&self, months: &[Month], is: impl Fn(&Account) -> bool) -> bool {
+        let holds = |month| {
+            self.months
+                .get(month)
+                .is_some_and(|month| is(&month.account))
+        };
+        months.iter().all(holds)
+    }
+
+    /// Whether a charge can be settled in these months, one after the other. Its pod or node may be
+    /// gone once the first is written, so the others must have the charge on record by then.
+    pub(super) fn are_on_record(&self, months: &[Month], uid: &str) -> bool {
+        let is_on_record = |month| {
+            let month = self.months.get(month);
+            month.is_some_and(|month| month.before.contains(uid))
+        };
+        months.len() < 2 || months.iter().all(is_on_record)
+    }
+
+    /// Whether an open charge can be settled in all its months until now.
+    pub(super) fn can_settle(&self, charge: &Charge) -> bool {
+        let months = self.months_left(charge.uid(), self.until_now(charge));
+        self.are_on_record(&months, charge.uid())
+    }
+
+    /// Whether each month may take one more settled pod.
+    pub(super) fn has_room_to_settle(&self) -> bool {
+        let has_room = |month: &MonthAccount| month.account.settling().len() < MAX_SETTLING;
+        self.months.values().all(has_room)
+    }
+
+    /// The open charges, each as its latest month has it; without its rates where that month is
+    /// kept in another currency than that of the prices.
+    pub(super) fn open_charges(&self) -> BTreeMap<Uid, Charge> {
+        let mut all = BTreeMap::new();
+        for month in self.months.values() {
+            for (uid, charge) in month.account.open_charges() {
+                let charge = match month.is_foreign(&self.store) {
+                    true => charge.clone().unpriced(),
+                    false => charge.clone(),
+                };
+                all.insert(uid.clone(), charge);
+            }
+        }
+        all
+    }
+
+    /// The open charge of this UID, as its latest month has it.
+    pub(super) fn open_charge(&self, uid: &str) -> Option<&Charge> {
+        let mut latest_first = self.months.values().rev();
+        latest_first.find_map(|month| month.account.open_charge(uid))
+    }
+
+    /// Changes every open charge; `change` is told whether the prices count for it: a month's
+    /// account keeps the currency in which it began.
+    pub(super) fn update_open(&mut self, mut change: impl FnMut(&mut Charge, bool)) {
+        for month in self.months.values_mut() {
+            let priced = !month.is_foreign(&self.store);
+            for charge in month.account.open_charges_mut() {
+                change(charge, priced);
+            }
+        }
+    }
+
+    /// Prices open charges until now, and those of `ended` until their end.
+    pub(super) fn reprice(&mut self, ended: &BTreeMap<&str, Timestamp>) {
+        let (prices, now) = (self.store.prices, whole_second(self.store.now));
+        self.update_open(|charge, priced| {
+            if priced {
+                let until = ended.get(charge.uid()).copied().unwrap_or(now);
+                charge.reprice(&prices.lists, until);
+            }
+        });
+    }
+
+    /// Open charges with the months that have begun since and do not contain them, which are added.
+    pub(super) fn missing_months(&mut self) -> Result<Vec<(Month, Charge)>, Error> {
+        let mut missing = Vec::new();
+        for (uid, charge) in self.open_charges() {
+            for month in self.months_left(&uid, self.until_now(&charge)) {
+                self.ensure_month(month)?;
+                if !self.all(&[month], |account| account.contains(&uid)) {
+                    missing.push((month, charge.clone()));
+                }
+            }
+        }
+        Ok(missing)
+    }
+
+    /// Carries these charges forward into these months.
+    pub(super) fn carry_forward(&mut self, missing: impl IntoIterator<Item = (Month, Charge)>) {
+        for (month, charge) in missing {
+            if let Some(month) = self.months.get_mut(&month) {
+                month.account.carry_forward(&charge, self.store.zone);
+            }
+        }
+    }
+
+    /// Carries these charges forward though nobody saw their pods or nodes live: they may be gone,
+    /// and may have ended in either month. An old cache has charges open that were settled since,
+    /// so the records must be what the API server has.
+    pub(super) async fn carry_forward_unseen(
+        &mut self,
+        missing: Vec<(Month, Charge)>,
+    ) -> Result<(), ApiError> {
+        self.check_versions().await?;
+        self.carry_forward(missing);
+        Ok(())
+    }
+
+    /// Fails with a conflict unless the records with open charges are those of the API server.
+    async fn check_versions(&self) -> Result<(), ApiError> {
+        let api: Api<SpendRecord> = Api::all(self.store.client.clone());
+        let has_open = |month: &&MonthAccount| !month.before.open_charges().is_empty();
+        for month in self.months.values().filter(has_open) {
+            let record = &month.record;
+            let call = "get spendrecord";
+            let live = with_timeout(call, api.get_opt(&record.name_any())).await?;
+            if live.and_then(|live| live.resource_version()) != record.resource_version() {
+                return Err(ApiError::Conflict { call });
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens a charge in these months, or carries it forward into them.
+    pub(super) fn open(&mut self, charge: &Charge, months: &[Month]) {
+        self.carry_forward(months.iter().map(|month| (*month, charge.clone())));
+    }
+
+    /// Settles a charge in these months.
+    pub(super) fn settle_in(&mut self, months: &[Month], charge: &Charge, end: ChargeEnd) {
+        for month in months {
+            if let Some(month) = self.months.get_mut(month) {
+                month.account.settle(charge, end, self.store.zone);
+            }
+        }
+    }
+
+    /// Settles an open charge in every month until now that still lacks its end.
+    pub(super) fn settle(&mut self, charge: &Charge, end: ChargeEnd) {
+        let months = self.months_left(charge.uid(), self.until_now(charge));
+        self.settle_in(&months, charge, end);
+    }
+
+    /// The midnight until which days are posted now, and the charges that have days before it.
+    pub(super) fn unposted_days(&self) -> (Timestamp, Vec<(Month, Uid)>) {
+        let now = self.store.now;
+        let over = now.checked_sub(POST_AFTER).unwrap_or(Timestamp::MIN);
+        let until = midnight_before(over, self.store.zone);
+        let unposted = self.months.iter().flat_map(|(month, at)| {
+            let has_days = |charge: &&Charge| {
+                charge.node_lost_since().is_none() && charge.unposted_since() < until
+            };
+            // the next month must have the charge on record before this one drops it
+            let is_carried = |charge: &&Charge| {
+                let next = self.months.get(&month.next());
+                until < month.bounds(self.store.zone).end
+                    || next.is_some_and(|next| next.before.open_charge(charge.uid()).is_some())
+            };
+            let charges = at
+                .account
+                .open_charges()
+                .values()
+                .filter(has_days)
+                .filter(is_carried);
+            charges.map(|charge| (*month, charge.uid().to_owned()))
+        });
+        (until, unposted.collect())
+    }
+
+    /// Posts the days until `until` of those of these charges whose pods or nodes run.
+    pub(super) fn post_days_until(
+        &mut self,
+        until: Timestamp,
+        unposted: Vec<(Month, Uid)>,
+        runs: impl Fn(&str) -> bool,
+    ) {
+        for (month, uid) in unposted.into_iter().filter(|(_, uid)| runs(uid)) {
+            if let Some(month) = self.months.get_mut(&month) {
+                month.account.post_days_until(&uid, until, self.store.zone);
+            }
+        }
+    }
+
+    /// The settled charges that an earlier run has written.
+    pub(super) fn settled_on_record(&self) -> BTreeSet<Uid> {
+        let settled = self
+            .months
+            .values()
+            .flat_map(|month| month.before.settling());
+        settled.cloned().collect()
+    }
+
+    /// The open charges that an earlier run has written.
+    pub(super) fn open_on_record(&self) -> BTreeSet<Uid> {
+        let open = self
+            .months
+            .values()
+            .flat_map(|month| month.before.open_charges().keys());
+        open.cloned().collect()
+    }
+
+    /// Forgets a settled charge in every month that has it settled on record.
+    pub(super) fn forget_settled(&mut self, uid: &str) {
+        for month in self.months.values_mut() {
+            if month.before.settling().contains(uid) {
+                month.account.forget_settled(uid);
+            }
+        }
+    }
+
+    /// Writes the months that changed, and creates the records that are not there. True if an
+    /// account was written.
+    pub(super) async fn write(&mut self) -> Result<bool, Error> {
+        let mut wrote = false;
+        for (month, account) in &mut self.months {
+            wrote |= account.write(&self.store, self.workload, *month).await?;
+        }
+        Ok(wrote)
+    }
+
+    /// Writes the months that changed; creates no record without an account.
+    pub(super) async fn write_changed(&mut self) -> Result<(), Error> {
+        for (month, account) in &mut self.months {
+            if account.account != account.before {
+                account.write(&self.store, self.workload, *month).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The accounts, once they are written.
+    pub(super) fn into_accounts(self) -> Accounts {
+        let months = self.months.into_iter();
+        months
+            .map(|(month, account)| (month, Arc::new(account.account)))
+            .collect()
+    }
+
+    fn until_now(&self, charge: &Charge) -> Interval {
+        Interval {
+            start: charge.start(),
+            end: self.store.now,
+        }
+    }
+}
+
+impl MonthAccount {
+    /// Begins from the workload's own record. Where there is none, or nothing was written to it yet,
+    /// it begins from the month's consolidated account: its own record will count instead of that.
+    fn load(store: &AccountStore<'_>, workload: &WorkloadRef, month: Month) -> Result<Self, Error> {
+        let cached = store.stored.own(workload, month).cloned();
+        let name = workload.record_name(month);
+        let record = store.write_cache.newer(cached, &name);
         let written = record.as_ref().filter(|record| record.status.is_some());
-        let section = self.records.section(workload, month);
+        let section = store.stored.section(workload, month);
         let section = section.filter(|_| written.is_none());
         let account = match (written, section) {
             (Some(record), _) => stored_accounts::read(record)?,
@@ -69,16 +385,16 @@ impl Ledger<'_> {
             (None, None) => Account::new(month),
         };
         let new = || {
-            let zone = self.zone.iana_name().unwrap_or("UTC");
-            let (zone, currency) = section
-                .map_or((zone, self.prices.lists.currency.as_str()), |section| {
-                    (&section.time_zone, &section.currency)
-                });
+            let zone = store.zone.iana_name().unwrap_or("UTC");
+            let currency = store.prices.lists.currency.as_str();
+            let (zone, currency) = section.map_or((zone, currency), |section| {
+                (&section.time_zone, &section.currency)
+            });
             workload.record(month, zone, currency)
         };
-        Ok(MonthAccount {
-            is_made: record.is_some(),
-            is_folded: section.is_some(),
+        Ok(Self {
+            is_created: record.is_some(),
+            is_consolidated: section.is_some(),
             record: record.unwrap_or_else(new),
             before: account.clone(),
             account,
@@ -86,95 +402,81 @@ impl Ledger<'_> {
     }
 
     /// True for a record in another currency than that of the prices.
-    pub(super) fn is_foreign(&self, page: &MonthAccount) -> bool {
-        page.record
-            .is_in_other_currency(&self.prices.lists.currency)
+    fn is_foreign(&self, store: &AccountStore<'_>) -> bool {
+        self.record
+            .is_in_other_currency(&store.prices.lists.currency)
     }
 
-    /// Writes a page if it changed. True if it did.
-    pub(super) async fn write(
-        &self,
+    /// Writes the account if it changed, and creates its record if there is none. True if the
+    /// account was written.
+    async fn write(
+        &mut self,
+        store: &AccountStore<'_>,
         workload: &WorkloadRef,
         month: Month,
-        page: &mut MonthAccount,
     ) -> Result<bool, Error> {
         let name = workload.record_name(month);
-        let changed = page.account != page.before;
-        let only_use = || page.account.equals_but_for_usage(&page.before);
-        let fresh =
-            || self.now.duration_since(self.written.last(&name, self.now)) < USAGE_WRITE_INTERVAL;
-        let is_there = page.is_made || page.is_folded;
-        if is_there && (!changed || (fresh() && only_use())) {
+        let (write_cache, now) = (store.write_cache, store.now);
+        let changed = self.account != self.before;
+        let only_usage = || self.account.equals_but_for_usage(&self.before);
+        let recent = || now.duration_since(write_cache.last(&name, now)) < USAGE_WRITE_INTERVAL;
+        let is_there = self.is_created || self.is_consolidated;
+        if is_there && (!changed || (recent() && only_usage())) {
             return Ok(false);
         }
-        let api: Api<SpendRecord> = Api::all(self.client.clone());
+        let api: Api<SpendRecord> = Api::all(store.client.clone());
         let params = PostParams::default();
-        let mut record = page.record.clone();
-        let currency = &self.prices.lists.currency;
-        // made while no list was known: what is priced from now on is in this one
+        let mut record = self.record.clone();
+        let currency = &store.prices.lists.currency;
+        // created while no list was known: what is priced from now on is in this currency
         let unnamed = record.spec.currency.is_empty() && !currency.is_empty();
         if unnamed {
             record.spec.currency.clone_from(currency);
         }
-        if !page.is_made {
+        if !self.is_created {
             record = with_timeout("create spendrecord", api.create(&params, &record)).await?;
-            self.written.put(record.clone(), self.now);
+            write_cache.put(record.clone(), now);
         } else if unnamed {
-            let call = api.replace(&name, &params, &record);
-            record = with_timeout("replace spendrecord", call).await?;
-            self.written.put(record.clone(), self.now);
+            let replace = api.replace(&name, &params, &record);
+            record = with_timeout("replace spendrecord", replace).await?;
+            write_cache.put(record.clone(), now);
         }
         if changed {
             if record.status.is_none() {
-                self.confirm_begin(workload, month, &page.before).await?;
+                self.confirm_begin(store, workload, month).await?;
             }
-            record.status = Some(SpendRecordStatus::from(&page.account));
-            let replaced = with_timeout(
-                "replace spendrecord status",
-                api.replace_status(&name, &params, &record),
-            )
-            .await;
+            record.status = Some(SpendRecordStatus::from(&self.account));
+            let replace = api.replace_status(&name, &params, &record);
+            let replaced = with_timeout("replace spendrecord status", replace).await;
             record = replaced.inspect_err(|error| {
                 // after a conflict it is still newer than what an old cache may show
                 if matches!(error, ApiError::Gone { .. }) {
-                    self.written.forget(&name);
+                    write_cache.forget(&name);
                 }
             })?;
-            self.written.put(record, self.now);
+            write_cache.put(record, now);
         }
         Ok(changed)
     }
 
-    /// With its first status a record counts instead of a section, so it must begin with what that holds. An old cache may not show that
-    /// the month was folded, so a live read decides. It holds until the status is written: while a record is there that was never written
-    /// to, none other of its name can be folded, and if this one is removed the write fails.
+    /// With its first status a record counts instead of a consolidated account, so it must begin
+    /// with what that holds. An old cache may not show that the month was consolidated, so a live
+    /// read decides. The answer holds until the status is written: while a record is there that was
+    /// never written to, no other of its name can be consolidated, and if this one is removed the
+    /// write fails.
     async fn confirm_begin(
         &self,
+        store: &AccountStore<'_>,
         workload: &WorkloadRef,
         month: Month,
-        begin: &Account,
     ) -> Result<(), Error> {
-        let folded =
-            month_close::list_consolidated(self.client, &workload.namespace, month).await?;
-        if *stored_accounts::in_sections(&folded, workload, month)? == *begin {
+        let consolidated =
+            month_close::list_consolidated(store.client, &workload.namespace, month).await?;
+        if *stored_accounts::in_sections(&consolidated, workload, month)? == self.before {
             return Ok(());
         }
         Err(Error::Call(ApiError::Conflict {
             call: "replace spendrecord status",
         }))
     }
-}
-
-/// The months of a stay that still lack the pod's charge or its end: those before the first record that knows it are done.
-pub(super) fn months_left(
-    pages: &MonthAccounts,
-    uid: &str,
-    stay: Interval,
-    zone: &TimeZone,
-) -> Vec<Month> {
-    let knows = |page: &MonthAccount| page.account.contains(uid);
-    let known = pages.iter().find(|(_, page)| knows(page));
-    stay.months(zone)
-        .filter(|month| known.is_none_or(|(known, _)| month >= known))
-        .collect()
 }

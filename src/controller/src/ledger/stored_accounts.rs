@@ -1,4 +1,5 @@
-//! What is on record of one namespace, by workload and month: records of workloads' own, and sections of folded ones.
+//! The accounts on record in one namespace, by workload and month: workloads' own records, and
+//! sections of consolidated records.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
@@ -11,38 +12,39 @@ use bursar_core::ledger::Account;
 use kube::ResourceExt;
 use kube::runtime::reflector::Store;
 
-use super::{Accounts, Error};
+use super::accounts::Accounts;
+use super::error::Error;
 use crate::lock::lock;
 
-/// What is on record of one namespace. Made once for all its workloads: a cluster has many records.
+/// The accounts on record in one namespace. Made once for all its workloads: a cluster has many
+/// records.
 #[derive(Default)]
 pub(crate) struct StoredAccounts(BTreeMap<WorkloadRef, WorkloadAccounts>);
 
-/// What is on record of one workload.
+/// The accounts on record of one workload.
 #[derive(Default)]
 struct WorkloadAccounts {
     own: BTreeMap<Month, Arc<SpendRecord>>,
-    folded: BTreeMap<Month, Section>,
+    consolidated: BTreeMap<Month, StoredSection>,
 }
 
-/// A section of a folded record, read.
+/// A section of a consolidated record, as it was read.
 #[derive(Clone)]
-pub(super) struct Section {
+pub(super) struct StoredSection {
     workload: WorkloadRef,
     month: Month,
     precedence: RecordPrecedence,
-    /// The folded record's name.
-    of: String,
+    record_name: String,
     pub(super) time_zone: String,
     pub(super) currency: String,
     account: Result<Arc<Account>, FieldError>,
 }
 
 impl StoredAccounts {
-    /// What the cache has of a namespace.
-    pub(crate) fn of(
+    /// The accounts of a namespace in the cache.
+    pub(crate) fn load(
         store: &Store<SpendRecord>,
-        folded: &ConsolidatedCache,
+        consolidated: &ConsolidatedCache,
         namespace: &str,
     ) -> Self {
         let mut all = Self::default();
@@ -51,15 +53,15 @@ impl StoredAccounts {
                 continue;
             }
             if record.is_consolidated() {
-                for section in folded.sections(&record).iter() {
-                    all.file(section);
+                for section in consolidated.sections(&record).iter() {
+                    all.add_section(section);
                 }
             } else if let Ok(month) = record.month() {
                 let workload = record.workload();
                 // nobody finds a record by another name
                 if record.name_any() == workload.record_name(month) {
-                    let shelf = all.0.entry(workload).or_default();
-                    shelf.own.insert(month, record);
+                    let accounts = all.0.entry(workload).or_default();
+                    accounts.own.insert(month, record);
                 }
             }
         }
@@ -67,11 +69,11 @@ impl StoredAccounts {
     }
 
     /// Takes in a section, unless a newer one of the workload and month is there.
-    fn file(&mut self, section: &Section) {
-        let shelf = self.0.entry(section.workload.clone()).or_default();
-        let known = shelf.folded.get(&section.month);
+    fn add_section(&mut self, section: &StoredSection) {
+        let accounts = self.0.entry(section.workload.clone()).or_default();
+        let known = accounts.consolidated.get(&section.month);
         if known.is_none_or(|known| known.precedence < section.precedence) {
-            shelf.folded.insert(section.month, section.clone());
+            accounts.consolidated.insert(section.month, section.clone());
         }
     }
 
@@ -82,15 +84,15 @@ impl StoredAccounts {
 
     /// The pods whose charges are open.
     pub(crate) fn open(&self) -> impl Iterator<Item = &str> {
-        let own = self.0.values().flat_map(|shelf| shelf.own.values());
+        let own = self.0.values().flat_map(|accounts| accounts.own.values());
         let statuses = own.filter_map(|record| record.status.as_ref());
         statuses.flat_map(|status| status.open.iter().map(|charge| charge.uid.as_str()))
     }
 
-    /// The months that a workload has a record of its own of.
+    /// The months for which a workload has a record of its own.
     pub(super) fn months(&self, workload: &WorkloadRef) -> impl Iterator<Item = Month> {
-        let shelf = self.0.get(workload).into_iter();
-        shelf.flat_map(|shelf| shelf.own.keys().copied())
+        let accounts = self.0.get(workload).into_iter();
+        accounts.flat_map(|accounts| accounts.own.keys().copied())
     }
 
     /// The workload's own record of a month.
@@ -98,15 +100,15 @@ impl StoredAccounts {
         self.0.get(workload)?.own.get(&month).map(AsRef::as_ref)
     }
 
-    /// What of the workload is folded of a month.
-    pub(super) fn section(&self, workload: &WorkloadRef, month: Month) -> Option<&Section> {
-        self.0.get(workload)?.folded.get(&month)
+    /// The workload's section of a month's consolidated record.
+    pub(super) fn section(&self, workload: &WorkloadRef, month: Month) -> Option<&StoredSection> {
+        self.0.get(workload)?.consolidated.get(&month)
     }
 
-    /// All that is folded of the workload.
-    pub(super) fn closed(&self, workload: &WorkloadRef) -> Result<Accounts, Error> {
-        let shelf = self.0.get(workload).into_iter();
-        let sections = shelf.flat_map(|shelf| shelf.folded.iter());
+    /// The accounts of the workload in consolidated records.
+    pub(super) fn consolidated(&self, workload: &WorkloadRef) -> Result<Accounts, Error> {
+        let accounts = self.0.get(workload).into_iter();
+        let sections = accounts.flat_map(|accounts| accounts.consolidated.iter());
         sections
             .map(|(month, section)| Ok((*month, section.account()?)))
             .collect()
@@ -117,7 +119,7 @@ impl StoredAccounts {
     /// # Errors
     /// The first record that cannot be read.
     pub(crate) fn accounts(&self, workload: &WorkloadRef) -> Result<Accounts, Error> {
-        let mut accounts = self.closed(workload)?;
+        let mut accounts = self.consolidated(workload)?;
         for month in self.months(workload) {
             let written = |record: &&SpendRecord| record.status.is_some();
             if let Some(record) = self.own(workload, month).filter(written) {
@@ -128,10 +130,10 @@ impl StoredAccounts {
     }
 }
 
-impl Section {
+impl StoredSection {
     pub(super) fn account(&self) -> Result<Arc<Account>, Error> {
         let unreadable = |source: &FieldError| Error::Record {
-            name: self.of.clone(),
+            name: self.record_name.clone(),
             source: source.clone(),
         };
         self.account.as_ref().map(Arc::clone).map_err(unreadable)
@@ -146,29 +148,29 @@ pub(super) fn read(record: &SpendRecord) -> Result<Account, Error> {
     })
 }
 
-/// What these folded records of one month hold of a workload; an empty account if nothing.
+/// The account of a workload in these consolidated records of one month; empty if they have none.
 pub(super) fn in_sections(
-    folded: &[SpendRecord],
+    consolidated: &[SpendRecord],
     workload: &WorkloadRef,
     month: Month,
 ) -> Result<Arc<Account>, Error> {
     let mut records = StoredAccounts::default();
-    for section in folded.iter().flat_map(sections) {
-        records.file(&section);
+    for section in consolidated.iter().flat_map(sections) {
+        records.add_section(&section);
     }
     let section = records.section(workload, month);
-    section.map_or_else(|| Ok(Arc::new(Account::new(month))), Section::account)
+    section.map_or_else(|| Ok(Arc::new(Account::new(month))), StoredSection::account)
 }
 
-fn sections(record: &SpendRecord) -> Vec<Section> {
+fn sections(record: &SpendRecord) -> Vec<StoredSection> {
     let Ok(month) = record.month() else {
         return Vec::new();
     };
-    let section = |section: &bursar_api::spend::ConsolidatedAccount| Section {
+    let section = |section: &bursar_api::spend::ConsolidatedAccount| StoredSection {
         workload: section.workload(&record.spec.namespace),
         month,
         precedence: section.precedence(),
-        of: record.name_any(),
+        record_name: record.name_any(),
         time_zone: record.spec.time_zone.clone(),
         currency: record.spec.currency.clone(),
         account: section.to_account(month).map(Arc::new),
@@ -176,25 +178,25 @@ fn sections(record: &SpendRecord) -> Vec<Section> {
     record.sections().iter().map(section).collect()
 }
 
-/// Folded records as they were last read: they have many lines, and hardly ever change.
+/// Consolidated records as they were last read: they are long, and hardly ever change.
 #[derive(Default)]
-pub(crate) struct ConsolidatedCache(Mutex<HashMap<String, Read>>);
+pub(crate) struct ConsolidatedCache(Mutex<HashMap<String, CachedSections>>);
 
-struct Read {
+struct CachedSections {
     version: Option<String>,
-    sections: Arc<[Section]>,
+    sections: Arc<[StoredSection]>,
 }
 
 impl ConsolidatedCache {
-    fn sections(&self, record: &SpendRecord) -> Arc<[Section]> {
+    fn sections(&self, record: &SpendRecord) -> Arc<[StoredSection]> {
         let (name, version) = (record.name_any(), record.resource_version());
         if let Some(read) = lock(&self.0).get(&name)
             && read.version == version
         {
             return Arc::clone(&read.sections);
         }
-        let sections: Arc<[Section]> = sections(record).into();
-        let read = Read {
+        let sections: Arc<[StoredSection]> = sections(record).into();
+        let read = CachedSections {
             version,
             sections: Arc::clone(&sections),
         };

@@ -1,89 +1,75 @@
-//! When a service rests at zero replicas, which is what scaling to zero saves.
+//! When a service has no replica because of no demand, which is what scaling to zero saves.
 
-use bursar_api::spend::WorkloadRef;
 use bursar_core::calendar::{Interval, Month, whole_second};
 use bursar_core::ledger::{ChargeEnd, ZeroReplicaPeriod};
-use k8s_openapi::api::core::v1::Pod;
 
-use super::{Error, Ledger, MonthAccounts};
-use crate::pod;
+use super::error::Error;
+use super::month_accounts::MonthAccounts;
 
-impl Ledger<'_> {
-    /// Lets a service rest from the end of its last replica, if nothing is asked of it, until the next one is bound or something is
-    /// asked. A rest goes on over the end of a month in the next one's account.
-    pub(super) fn sync_zero_replica_period(
-        &self,
-        workload: &WorkloadRef,
-        pages: &mut MonthAccounts,
-        pods: &[&Pod],
-    ) -> Result<(), Error> {
-        self.carry_forward_zero_replica_period(workload, pages)?;
-        let this = Month::containing(self.now, self.zone);
-        let next = pages.get(&this).and_then(|page| {
-            let open = page.account.open_charges().values();
-            open.map(|charge| charge.start()).min()
-        });
-        if next.is_some() || !self.unasked.contains(workload) {
-            let at = next.unwrap_or_else(|| whole_second(self.now));
-            for page in pages.values_mut() {
-                page.account.end_zero_replica_period(at, self.zone);
-            }
-        } else if let Some(page) = pages.get_mut(&this)
-            && page.account.zero_replica_period().is_none()
-        {
-            let was_open = page.before.open_charges().values();
-            let ended = was_open.map(|charge| (self.ended(pods, charge.uid()), charge));
-            let last = ended.max_by_key(|(end, _)| end.at);
-            let period =
-                last.and_then(|(end, charge)| ZeroReplicaPeriod::after_last_replica(charge, end));
-            if let Some(period) = period {
-                page.account.begin_zero_replica_period(period);
-            }
+/// Begins the zero-replica period of a service at the end of its last replica if it is `idle`, and
+/// ends it when the next replica is bound or the service is not idle any more. A period that lasts
+/// over the end of a month goes on in the next month's account. `end_of` is when a settled pod ended.
+pub(super) fn sync(
+    accounts: &mut MonthAccounts<'_>,
+    idle: bool,
+    end_of: impl Fn(&str) -> ChargeEnd,
+) -> Result<(), Error> {
+    carry_forward(accounts)?;
+    let (zone, now) = (accounts.zone(), accounts.now());
+    let present = Month::containing(now, zone);
+    let first_start = accounts.months.get(&present).and_then(|month| {
+        let open = month.account.open_charges().values();
+        open.map(|charge| charge.start()).min()
+    });
+    if first_start.is_some() || !idle {
+        let end = first_start.unwrap_or_else(|| whole_second(now));
+        for month in accounts.months.values_mut() {
+            month.account.end_zero_replica_period(end, zone);
         }
-        Ok(())
-    }
-
-    /// Takes a rest into the months that have begun since. A month whose rest the next one has on record is done with it.
-    fn carry_forward_zero_replica_period(
-        &self,
-        workload: &WorkloadRef,
-        pages: &mut MonthAccounts,
-    ) -> Result<(), Error> {
-        let Some((first, rest)) = pages
-            .iter()
-            .find_map(|(month, page)| Some((*month, page.account.zero_replica_period().cloned()?)))
-        else {
-            return Ok(());
-        };
-        let since = Interval {
-            start: first.bounds(self.zone).start,
-            end: self.now,
-        };
-        let months: Vec<Month> = since.months(self.zone).collect();
-        for month in &months {
-            self.ensure_month(workload, pages, *month)?;
-            if let Some(page) = pages.get_mut(month) {
-                page.account.begin_zero_replica_period(rest.clone());
-            }
+    } else if let Some(month) = accounts.months.get_mut(&present)
+        && month.account.zero_replica_period().is_none()
+    {
+        let open_before = month.before.open_charges().values();
+        let ended = open_before.map(|charge| (end_of(charge.uid()), charge));
+        let last = ended.max_by_key(|(end, _)| end.at);
+        let period =
+            last.and_then(|(end, charge)| ZeroReplicaPeriod::after_last_replica(charge, end));
+        if let Some(period) = period {
+            month.account.begin_zero_replica_period(period);
         }
-        for month in months {
-            let next = pages.get(&month.next());
-            let carried = next.is_some_and(|next| next.before.zero_replica_period().is_some());
-            if let Some(page) = pages.get_mut(&month).filter(|_| carried) {
-                page.account
-                    .end_zero_replica_period(month.bounds(self.zone).end, self.zone);
-            }
-        }
-        Ok(())
     }
+    Ok(())
+}
 
-    /// When a pod that is settled ended: as it says, or now where it is gone.
-    fn ended(&self, pods: &[&Pod], uid: &str) -> ChargeEnd {
-        let told = pods.iter().find(|pod| pod::uid(pod) == uid);
-        let gone = || ChargeEnd {
-            at: whole_second(self.now),
-            estimated: true,
-        };
-        told.and_then(|pod| self.end(pod)).unwrap_or_else(gone)
+/// Carries a period forward into the months that have begun since. A month ends its part once the
+/// next one has the period on record.
+fn carry_forward(accounts: &mut MonthAccounts<'_>) -> Result<(), Error> {
+    let (zone, now) = (accounts.zone(), accounts.now());
+    let Some((first, period)) = accounts
+        .months
+        .iter()
+        .find_map(|(month, at)| Some((*month, at.account.zero_replica_period().cloned()?)))
+    else {
+        return Ok(());
+    };
+    let since = Interval {
+        start: first.bounds(zone).start,
+        end: now,
+    };
+    let months: Vec<Month> = since.months(zone).collect();
+    for month in &months {
+        accounts.ensure_month(*month)?;
+        if let Some(month) = accounts.months.get_mut(month) {
+            month.account.begin_zero_replica_period(period.clone());
+        }
     }
+    for month in months {
+        let next = accounts.months.get(&month.next());
+        let carried = next.is_some_and(|next| next.before.zero_replica_period().is_some());
+        if let Some(at) = accounts.months.get_mut(&month).filter(|_| carried) {
+            let end = month.bounds(zone).end;
+            at.account.end_zero_replica_period(end, zone);
+        }
+    }
+    Ok(())
 }

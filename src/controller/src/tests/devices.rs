@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::claims::{claim, notebook, set_status, uses};
 use super::leader::View;
 use super::sweep::Stage;
-use crate::ledger::nodes::{self, Seen};
+use crate::ledger::nodes::{self, MatchedNodes};
 
 /// Nano-units that one of the world's GPUs costs a second.
 const SECOND: i64 = 1_000_000;
@@ -23,7 +23,7 @@ const DRIVER: &str = "gpu.nvidia.com";
 /// The world, with a second node, `dra`, that offers this.
 struct Cluster {
     stage: Stage,
-    seen: Seen,
+    matched: MatchedNodes,
 }
 
 impl Cluster {
@@ -36,7 +36,7 @@ impl Cluster {
         stage.world.offer("dra", capacity).await;
         Self {
             stage,
-            seen: Seen::new(),
+            matched: MatchedNodes::new(),
         }
     }
 
@@ -46,7 +46,7 @@ impl Cluster {
             let view = View::of(&self.stage.world);
             self.stage.leader.see(&view);
             let now = self.stage.world.now;
-            let errors = nodes::sync_once(&self.stage.leader.context, &mut self.seen, now).await;
+            let errors = nodes::sync_once(&self.stage.leader.context, &mut self.matched, now).await;
             assert!(errors.is_empty(), "{errors:?}");
         }
     }

@@ -18,7 +18,7 @@ use serde_json::json;
 use super::leader::{Leader, View};
 use super::sweep::Stage;
 use super::world::World;
-use crate::ledger::nodes::{self, Seen};
+use crate::ledger::nodes::{self, MatchedNodes};
 use crate::{cluster_bill, metrics};
 
 /// Nano-units that one of the world's GPUs costs a second.
@@ -36,7 +36,7 @@ fn seconds(from: &str, to: &str) -> i128 {
 struct Fleet {
     world: World,
     leader: Leader,
-    seen: Seen,
+    matched: MatchedNodes,
     /// What a new leader's caches show at its first look.
     stale: View,
     deaths: usize,
@@ -49,7 +49,7 @@ impl Fleet {
         let fleet = Self {
             leader: Leader::new(&world, faults),
             world,
-            seen: Seen::new(),
+            matched: MatchedNodes::new(),
             stale: View::default(),
             deaths: 0,
         };
@@ -79,7 +79,7 @@ impl Fleet {
             if self.leader.faults.is_dead() {
                 self.deaths += 1;
                 self.leader = Leader::new(&self.world, Faults::default());
-                self.seen = Seen::new();
+                self.matched = MatchedNodes::new();
                 let stale = self.stale.clone();
                 self.see(&stale).await;
                 self.see(&View::of(&self.world)).await;
@@ -91,7 +91,7 @@ impl Fleet {
     async fn see(&mut self, view: &View) {
         self.leader.see(view);
         let now = self.world.now;
-        let errors = nodes::sync_once(&self.leader.context, &mut self.seen, now).await;
+        let errors = nodes::sync_once(&self.leader.context, &mut self.matched, now).await;
         if !self.leader.faults.is_dead() {
             for error in errors {
                 let text = error.to_string();
@@ -164,7 +164,7 @@ async fn nodes_have_no_accounts_before_anybody_has_one() {
     let mut fleet = Fleet {
         leader: Leader::new(&world, Faults::default()),
         world,
-        seen: Seen::new(),
+        matched: MatchedNodes::new(),
         stale: View::default(),
         deaths: 0,
     };
@@ -390,7 +390,7 @@ async fn whoever_writes_first_changes_nothing_of_what_nodes_cost() {
 #[tokio::test]
 async fn the_bill_is_what_nodes_cost_and_idle_is_what_no_pod_held() {
     let mut stage = Stage::new(Faults::default()).await;
-    let mut seen = Seen::new();
+    let mut seen = MatchedNodes::new();
     stage.world.now = at("2026-12-10T00:00:00Z");
     stage.world.create_chat(1).await;
     for second in 0..60 {

@@ -1,0 +1,21 @@
+//! Why the ledger of a workload could not be brought up to date.
+
+use bursar_api::quantities::FieldError;
+
+use crate::api_calls::ApiError;
+
+/// Why the ledger of a workload could not be brought up to date.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// A call to the API server failed.
+    #[error(transparent)]
+    Call(#[from] ApiError),
+    /// A record cannot be read, because somebody edited it by hand.
+    #[error("SpendRecord {name} cannot be read: {source}; was it edited by hand?")]
+    Record {
+        /// The record's name.
+        name: String,
+        /// What is wrong with it.
+        source: FieldError,
+    },
+}

@@ -1,0 +1,272 @@
+//! The accounts of workloads: every pod with GPUs costs from its binding until its containers have
+//! ended.
+
+use std::collections::BTreeSet;
+
+use bursar_api::names::{KIND_LABEL, SPEND_FINALIZER, WORKLOAD_LABEL};
+use bursar_api::spend::{WorkloadKind, WorkloadRef};
+use bursar_core::calendar::{Month, whole_second};
+use bursar_core::ledger::{Account, Charge, ChargeEnd};
+use k8s_openapi::api::core::v1::Pod;
+use kube::Client;
+use kube::api::{Api, ListParams};
+
+use super::accounts::Accounts;
+use super::error::Error;
+use super::month_accounts::MonthAccounts;
+use super::pod_lifetime::PodLifetimes;
+use super::{finalizer, zero_replica_savings};
+use crate::api_calls::{ApiError, with_timeout};
+use crate::pod;
+use crate::watch::Departed;
+
+/// Keeps the accounts of one namespace's workloads.
+pub(crate) struct PodLedger<'a> {
+    pub(crate) lifetimes: PodLifetimes<'a>,
+    /// Pods that are gone, as the watch last saw them.
+    pub(crate) departed: &'a Departed,
+    /// Services for which the last decision asked no replica.
+    pub(crate) idle_services: &'a BTreeSet<WorkloadRef>,
+}
+
+impl PodLedger<'_> {
+    /// Brings the accounts of `workload` up to date with its pods as the cache has them.
+    ///
+    /// # Errors
+    /// The first call that failed. Nothing is lost by that: the next run goes on where this one
+    /// stopped.
+    pub(crate) async fn sync(
+        &self,
+        workload: &WorkloadRef,
+        pods: &[&Pod],
+    ) -> Result<Accounts, Error> {
+        let store = self.lifetimes.store;
+        let mut all = store.stored.consolidated(workload)?;
+        let mut accounts = MonthAccounts::load(store, workload)?;
+        self.carry_forward(&mut accounts, pods).await?;
+        self.lifetimes.update(&mut accounts, pods);
+        let ended = pods
+            .iter()
+            .filter_map(|pod| Some((pod::uid(pod), self.lifetimes.end(pod)?.at)));
+        accounts.reprice(&ended.collect());
+        let mut settled = Vec::new();
+        for pod in pods {
+            if self.sync_pod(&mut accounts, pod).await? {
+                settled.push(*pod);
+            }
+        }
+        self.settle_vanished(&mut accounts, pods).await?;
+        self.post_days(&mut accounts).await?;
+        self.forget_deleted(&mut accounts, pods).await?;
+        self.sync_zero_replica_period(&mut accounts, pods)?;
+        if accounts.write().await? {
+            for (uid, idle_seconds) in self.lifetimes.idle_seconds(pods) {
+                store.write_cache.note_idle(uid, idle_seconds);
+            }
+        }
+        // every record holds the sums now
+        for pod in settled {
+            finalizer::remove(store.client, pod).await?;
+        }
+        all.extend(accounts.into_accounts());
+        Ok(all)
+    }
+
+    /// Adds the months that lifetimes touch, and carries the charges of pods that run forward into
+    /// the months that have begun since. A pod in the cache may have been settled meanwhile, and
+    /// forgotten, so a live read decides.
+    async fn carry_forward(
+        &self,
+        accounts: &mut MonthAccounts<'_>,
+        pods: &[&Pod],
+    ) -> Result<(), Error> {
+        for pod in pods {
+            if let Some(lifetime) = self.lifetimes.lifetime(pod) {
+                accounts.ensure_months(pod::uid(pod), lifetime)?;
+            }
+        }
+        let missing = accounts.missing_months()?;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let live = self.live_pods(accounts.workload()).await?;
+        let is_live =
+            |(_, charge): &(Month, Charge)| live.iter().any(|pod| pod::uid(pod) == charge.uid());
+        let (mut live_ones, gone): (Vec<_>, Vec<_>) = missing.into_iter().partition(is_live);
+        live_ones.retain(|(_, charge)| self.runs(&live, charge.uid()));
+        accounts.carry_forward(live_ones);
+        if !gone.is_empty() {
+            accounts.carry_forward_unseen(gone).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether a pod is among these and holds its node.
+    fn runs(&self, live: &[Pod], uid: &str) -> bool {
+        live.iter()
+            .any(|pod| pod::uid(pod) == uid && self.lifetimes.end(pod).is_none())
+    }
+
+    /// Opens or settles one pod's charge. True if its finalizer can go once all months are written.
+    async fn sync_pod(&self, accounts: &mut MonthAccounts<'_>, pod: &Pod) -> Result<bool, Error> {
+        let client = self.lifetimes.store.client;
+        let guarded = pod::has_finalizer(pod, SPEND_FINALIZER);
+        let end = self.lifetimes.end(pod);
+        let uid = pod::uid(pod);
+        // claims may be gone before their pod
+        let holds_gpus =
+            self.lifetimes.allocations.holds_gpus(pod) || accounts.open_charge(uid).is_some();
+        let Some(lifetime) = self.lifetimes.lifetime(pod).filter(|_| holds_gpus) else {
+            // it holds no GPU of any node, and will not any more
+            let over = pod.metadata.deletion_timestamp.is_some() || pod::is_terminal(pod);
+            return Ok(guarded && over);
+        };
+        let months = accounts.months_left(uid, lifetime);
+        let end = end.filter(|_| accounts.are_on_record(&months, uid));
+        let is_done = |account: &Account| match end {
+            Some(_) => account.settling().contains(uid),
+            None => account.contains(uid),
+        };
+        if accounts.all(&months, is_done) {
+            return Ok(end.is_some() && guarded);
+        }
+        if end.is_some() && !accounts.has_room_to_settle() {
+            return Ok(false);
+        }
+        let Some(live) = finalizer::live(client, pod).await? else {
+            // the cache is behind; the pod's end is estimated when the cache knows of it
+            return Ok(false);
+        };
+        if end.is_none() && self.lifetimes.end(&live).is_some() {
+            // the cache is behind: it may be settled already
+            return Ok(false);
+        }
+        // A settled pod is remembered until it is gone from a live read, so a pod that is there and
+        // that no record contains is new.
+        let leaving = live.metadata.deletion_timestamp.is_some() || end.is_some();
+        let unmanaged = accounts.workload().kind == WorkloadKind::Unmanaged;
+        if !pod::has_finalizer(&live, SPEND_FINALIZER) && !leaving && !unmanaged {
+            finalizer::add(client, &live).await?;
+        }
+        let open = accounts.open_charge(uid).cloned();
+        let Some(mut charge) = open.or_else(|| self.lifetimes.new_charge(pod, lifetime.start))
+        else {
+            return Ok(false);
+        };
+        if unmanaged {
+            charge = charge.with_owner(pod::owner(pod));
+        }
+        match end {
+            Some(end) => accounts.settle_in(&months, &charge, end),
+            None => accounts.open(&charge, &months),
+        }
+        Ok(end.is_some() && guarded)
+    }
+
+    /// Settles open charges whose pods are gone though nobody settled them. They end when the watch
+    /// last saw them end, or else now, which is an estimate.
+    async fn settle_vanished(
+        &self,
+        accounts: &mut MonthAccounts<'_>,
+        pods: &[&Pod],
+    ) -> Result<(), Error> {
+        let store = self.lifetimes.store;
+        let namespace = &accounts.workload().namespace;
+        let cached: BTreeSet<&str> = pods.iter().map(|pod| pod::uid(pod)).collect();
+        let mut vanished = accounts.open_charges();
+        vanished
+            .retain(|uid, charge| !cached.contains(uid.as_str()) && accounts.can_settle(charge));
+        for (uid, charge) in vanished {
+            let api: Api<Pod> = Api::namespaced(store.client.clone(), namespace);
+            let live = with_timeout("get pod", api.get_opt(charge.pod())).await?;
+            if live.is_some_and(|live| pod::uid(&live) == uid) {
+                continue;
+            }
+            let departed = self.departed.take(&uid);
+            let observed = departed.and_then(|pod| self.lifetimes.end(&pod));
+            if observed.is_none() {
+                tracing::warn!(
+                    namespace,
+                    pod = charge.pod(),
+                    "a pod is gone that was not settled; its end is estimated"
+                );
+            }
+            let end = observed.unwrap_or(ChargeEnd {
+                at: whole_second(store.now).max(charge.start()),
+                estimated: true,
+            });
+            accounts.settle(&charge, end);
+        }
+        Ok(())
+    }
+
+    /// Posts the days that are over of charges whose pods are known to have outlived them.
+    async fn post_days(&self, accounts: &mut MonthAccounts<'_>) -> Result<(), Error> {
+        let (until, unposted) = accounts.unposted_days();
+        if unposted.is_empty() {
+            return Ok(());
+        }
+        let live = self.live_pods(accounts.workload()).await?;
+        accounts.post_days_until(until, unposted, |uid| self.runs(&live, uid));
+        Ok(())
+    }
+
+    /// Forgets settled pods that are gone from a live read. Only those that an earlier run has
+    /// written: a charge that this run settles may still be needed.
+    async fn forget_deleted(
+        &self,
+        accounts: &mut MonthAccounts<'_>,
+        pods: &[&Pod],
+    ) -> Result<(), Error> {
+        let mut settled = accounts.settled_on_record();
+        for pod in pods {
+            settled.remove(pod::uid(pod));
+        }
+        if settled.is_empty() {
+            return Ok(());
+        }
+        for pod in self.live_pods(accounts.workload()).await? {
+            settled.remove(pod::uid(&pod));
+        }
+        for uid in settled {
+            accounts.forget_settled(&uid);
+            self.lifetimes.store.write_cache.forget_pod(&uid);
+        }
+        Ok(())
+    }
+
+    /// Brings up to date since when the service has had no replica because of no demand.
+    fn sync_zero_replica_period(
+        &self,
+        accounts: &mut MonthAccounts<'_>,
+        pods: &[&Pod],
+    ) -> Result<(), Error> {
+        let idle = self.idle_services.contains(accounts.workload());
+        let now = whole_second(self.lifetimes.store.now);
+        // when a settled pod ended: now where it is gone
+        let end_of = |uid: &str| {
+            let pod = pods.iter().find(|pod| pod::uid(pod) == uid);
+            pod.and_then(|pod| self.lifetimes.end(pod))
+                .unwrap_or(ChargeEnd {
+                    at: now,
+                    estimated: true,
+                })
+        };
+        zero_replica_savings::sync(accounts, idle, end_of)
+    }
+
+    /// The workload's pods as they are now.
+    async fn live_pods(&self, workload: &WorkloadRef) -> Result<Vec<Pod>, ApiError> {
+        let client: &Client = self.lifetimes.store.client;
+        let api: Api<Pod> = Api::namespaced(client.clone(), &workload.namespace);
+        let params = match workload.kind {
+            WorkloadKind::Unmanaged | WorkloadKind::Node => ListParams::default(),
+            kind => {
+                let (name, kind) = (&workload.name, kind.as_str());
+                ListParams::default()
+                    .labels(&format!("{WORKLOAD_LABEL}={name},{KIND_LABEL}={kind}"))
+            }
+        };
+        Ok(with_timeout("list pods", api.list(&params)).await?.items)
+    }
+}
