@@ -1,4 +1,6 @@
 //! Condition types and reasons, all in one place, and how a list of conditions changes.
+//!
+//! A [`Reason`] can only be made in this file.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -16,15 +18,150 @@ pub const PODS_HEALTHY: &str = "PodsHealthy";
 /// The resource can be read.
 pub const ACCEPTED: &str = "Accepted";
 
+/// Why a condition is as it is, in one word for programs. Only this file makes them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reason(&'static str);
+
+impl Reason {
+    /// The word.
+    pub const fn as_str(self) -> &'static str {
+        self.0
+    }
+}
+
+/// Declares reasons of one condition.
+macro_rules! reasons {
+    ($(#[$module_doc:meta])* $module:ident: $($(#[$doc:meta])* $name:ident = $word:literal;)*) => {
+        $(#[$module_doc])*
+        pub mod $module {
+            use super::Reason;
+            $($(#[$doc])* pub const $name: Reason = Reason($word);)*
+        }
+    };
+}
+
+reasons! {
+    /// Reasons of [`READY`](super::READY) of an InferenceDeployment.
+    service_ready:
+    /// Replicas take requests.
+    SERVING = "Serving";
+    /// No replica takes requests yet.
+    STARTING = "Starting";
+    /// None of the replicas starts.
+    START_FAILED = "StartFailed";
+    /// No replica runs; the next request wakes one.
+    AT_ZERO = "AtZero";
+    /// No replica runs, and none may start.
+    REFUSING = "Refusing";
+}
+
+reasons! {
+    /// Reasons of [`READY`](super::READY) of a TrainingJob.
+    job_ready:
+    /// All workers run.
+    RUNNING = "Running";
+    /// All workers ended well.
+    SUCCEEDED = "Succeeded";
+    /// Workers failed more often than restarts are allowed.
+    FAILED = "Failed";
+    /// The job does not run.
+    WAITING = "Waiting";
+}
+
+reasons! {
+    /// Reasons of [`WITHIN_BUDGET`](super::WITHIN_BUDGET) of a workload.
+    workload_within_budget:
+    /// No budget limits the workload.
+    WITHIN_BUDGET = "WithinBudget";
+    /// A budget limits the workload.
+    BUDGET_LIMITS = "BudgetLimits";
+}
+
+reasons! {
+    /// Reasons of [`WITHIN_BUDGET`](super::WITHIN_BUDGET) of a BudgetPolicy.
+    budget_within_budget:
+    /// There is money left.
+    ACTIVE = "Active";
+    /// The limit is reached.
+    EXHAUSTED = "Exhausted";
+    /// More is spent than the limit.
+    OVER_LIMIT = "OverLimit";
+    /// The price of something that runs is not known.
+    PRICE_UNKNOWN = "PriceUnknown";
+}
+
+reasons! {
+    /// Reasons of [`SIGNALS_AVAILABLE`](super::SIGNALS_AVAILABLE).
+    signals_available:
+    /// Every signal can be read.
+    READ = "Read";
+    /// A signal cannot be read.
+    SIGNAL_UNKNOWN = "SignalUnknown";
+}
+
+reasons! {
+    /// Reasons of [`PRICED`](super::PRICED).
+    priced:
+    /// A price is known.
+    LISTED = "Listed";
+    /// A part of the spend is estimated.
+    ESTIMATED = "Estimated";
+    /// The highest listed price stands in, because no row matches.
+    PROVISIONAL = "Provisional";
+    /// No price is known.
+    PRICE_UNKNOWN = "PriceUnknown";
+    /// A SpendRecord cannot be read.
+    SPEND_UNKNOWN = "SpendUnknown";
+}
+
+reasons! {
+    /// Reasons of [`PODS_HEALTHY`](super::PODS_HEALTHY).
+    pods_healthy:
+    /// No pod is stuck.
+    HEALTHY = "Healthy";
+    /// A container does not start, or crashes again and again.
+    POD_STUCK = "PodStuck";
+    /// No node takes a pod.
+    UNSCHEDULABLE = "Unschedulable";
+    /// The API server refused what the decision needs.
+    APPLY_FAILED = "ApplyFailed";
+    /// Bursar decides, and changes nothing.
+    OBSERVE_ONLY = "ObserveOnly";
+}
+
+reasons! {
+    /// Reasons of [`ACCEPTED`](super::ACCEPTED) of a PriceList.
+    price_list_accepted:
+    /// The prices count.
+    IN_FORCE = "InForce";
+    /// The prices count from a later time.
+    PENDING = "Pending";
+    /// The list cannot be read, or contradicts another one.
+    REFUSED = "Refused";
+}
+
+reasons! {
+    /// Reasons of [`ACCEPTED`](super::ACCEPTED) of a SpendCorrection.
+    correction_accepted:
+    /// The correction is a part of the spend.
+    COUNTS = "Counts";
+    /// The correction counts from a later day.
+    PENDING = "Pending";
+    /// The correction cannot be read.
+    UNREADABLE = "Unreadable";
+    /// The accounts of the correction's month are in another currency.
+    OTHER_CURRENCY = "OtherCurrency";
+}
+
 /// The present value of a condition.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Says {
+pub struct ConditionState {
     /// Its type.
     pub kind: &'static str,
     /// True, false, or not known.
     pub status: Option<bool>,
     /// A word for programs.
-    pub reason: &'static str,
+    pub reason: Reason,
     /// A sentence for people.
     pub message: String,
 }
@@ -32,29 +169,30 @@ pub struct Says {
 /// The conditions that follow `old`. The transition time moves only when a status changes.
 pub fn next(
     old: &[Condition],
-    says: Vec<Says>,
+    states: Vec<ConditionState>,
     generation: Option<i64>,
     now: Timestamp,
 ) -> Vec<Condition> {
-    says.into_iter()
-        .map(|says| {
-            let status = match says.status {
+    states
+        .into_iter()
+        .map(|state| {
+            let status = match state.status {
                 Some(true) => "True",
                 Some(false) => "False",
                 None => "Unknown",
             };
             let since = old
                 .iter()
-                .find(|condition| condition.type_ == says.kind && condition.status == status)
+                .find(|condition| condition.type_ == state.kind && condition.status == status)
                 .map_or_else(
                     || Time(bursar_core::calendar::whole_second(now)),
                     |condition| condition.last_transition_time.clone(),
                 );
             Condition {
-                type_: says.kind.to_owned(),
+                type_: state.kind.to_owned(),
                 status: status.to_owned(),
-                reason: says.reason.to_owned(),
-                message: says.message,
+                reason: state.reason.as_str().to_owned(),
+                message: state.message,
                 last_transition_time: since,
                 observed_generation: generation,
             }
@@ -62,12 +200,12 @@ pub fn next(
         .collect()
 }
 
-/// Takes the words away that change while what they tell does not: a pod's troubles and a signal's
-/// errors come in turns. For comparing two lists of conditions.
+/// Clears messages that change while the condition does not: the problems of pods and the errors of
+/// signals take turns. For comparing two lists of conditions.
 pub fn settle(conditions: &mut [Condition]) {
     let alternates = |condition: &&mut Condition| {
         [SIGNALS_AVAILABLE, PODS_HEALTHY].contains(&condition.type_.as_str())
-            && condition.reason != "ApplyFailed"
+            && condition.reason != pods_healthy::APPLY_FAILED.as_str()
     };
     for condition in conditions.iter_mut().filter(alternates) {
         condition.message.clear();
@@ -81,22 +219,22 @@ mod tests {
     #[test]
     fn the_transition_time_moves_with_the_status_only() {
         let at = |second| Timestamp::from_second(second).unwrap();
-        let says = |status, message: &str| {
-            vec![Says {
+        let states = |status, message: &str| {
+            vec![ConditionState {
                 kind: READY,
                 status,
-                reason: "R",
+                reason: Reason("R"),
                 message: message.into(),
             }]
         };
-        let first = next(&[], says(Some(true), "a"), None, at(1));
-        let second = next(&first, says(Some(true), "b"), None, at(2));
+        let first = next(&[], states(Some(true), "a"), None, at(1));
+        let second = next(&first, states(Some(true), "b"), None, at(2));
         assert_eq!(
             (second[0].last_transition_time.0, second[0].message.as_str()),
             (at(1), "b")
         );
         assert_eq!(
-            next(&second, says(None, "c"), None, at(3))[0]
+            next(&second, states(None, "c"), None, at(3))[0]
                 .last_transition_time
                 .0,
             at(3)

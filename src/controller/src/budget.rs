@@ -2,7 +2,7 @@
 
 use bursar_api::BudgetPolicy;
 use bursar_api::budget::{BudgetPolicyStatus, Latch, Phase};
-use bursar_api::conditions::{self, Says, WITHIN_BUDGET};
+use bursar_api::conditions::{self, ConditionState, WITHIN_BUDGET, budget_within_budget};
 use bursar_core::budget::{self, Standing};
 use bursar_core::calendar::whole_second;
 use bursar_core::money::Money;
@@ -42,10 +42,14 @@ pub(crate) fn next(
         conditions: Vec::new(),
     };
     let (holds, reason, message) = match standing.phase {
-        budget::Phase::Active => (Some(true), "Active", "there is money left".to_owned()),
+        budget::Phase::Active => (
+            Some(true),
+            budget_within_budget::ACTIVE,
+            "there is money left".to_owned(),
+        ),
         budget::Phase::Exhausted => (
             Some(false),
-            "Exhausted",
+            budget_within_budget::EXHAUSTED,
             format!(
                 "exhausted until {}, or until its limit is raised or a credit is given",
                 standing.period.end
@@ -55,19 +59,19 @@ pub(crate) fn next(
             let over = amount(budget.spent - budget.limit);
             (
                 Some(false),
-                "OverLimit",
+                budget_within_budget::OVER_LIMIT,
                 format!("over its limit by {over} when last written"),
             )
         }
         budget::Phase::Unknown => (
             None,
-            "PriceUnknown",
+            budget_within_budget::PRICE_UNKNOWN,
             budget.doubt.clone().unwrap_or_else(|| {
                 "something runs that no PriceList names; nothing new starts".to_owned()
             }),
         ),
     };
-    let says = vec![Says {
+    let says = vec![ConditionState {
         kind: WITHIN_BUDGET,
         status: holds,
         reason,

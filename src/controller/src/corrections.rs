@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use bursar_api::conditions::{self, ACCEPTED, Says};
+use bursar_api::conditions::{self, ACCEPTED, ConditionState, Reason, correction_accepted};
 use bursar_api::correction::SpendCorrectionStatus;
 use bursar_api::{SpendCorrection, SpendRecord};
 use bursar_core::calendar::Month;
@@ -43,13 +43,13 @@ impl<'a> Currencies<'a> {
     }
 
     /// The correction, if it counts; else a word and a sentence that say why not.
-    fn validate(&mut self, object: &SpendCorrection) -> Result<Correction, (&'static str, String)> {
+    fn validate(&mut self, object: &SpendCorrection) -> Result<Correction, (Reason, String)> {
         let correction = object
             .to_core()
-            .map_err(|error| ("Unreadable", error.to_string()))?;
+            .map_err(|error| (correction_accepted::UNREADABLE, error.to_string()))?;
         match correction.rejection(self.of(correction.month())) {
             None => Ok(correction),
-            Some(why) => Err(("OtherCurrency", why)),
+            Some(why) => Err((correction_accepted::OTHER_CURRENCY, why)),
         }
     }
 }
@@ -105,7 +105,7 @@ pub(crate) async fn sync_once(context: &Context, now: Timestamp) -> Result<(), A
 /// The status of a correction that was judged so; `None` if the present one says so.
 fn next_status(
     object: &SpendCorrection,
-    judged: Result<Correction, (&'static str, String)>,
+    judged: Result<Correction, (Reason, String)>,
     now: Timestamp,
     zone: &TimeZone,
 ) -> Option<SpendCorrectionStatus> {
@@ -113,13 +113,17 @@ fn next_status(
         Err((reason, why)) => (false, reason, why),
         Ok(correction) if !correction.is_due(now, zone) => (
             true,
-            "Pending",
+            correction_accepted::PENDING,
             format!("it counts from {} on", correction.date),
         ),
-        Ok(_) => (true, "Counts", "it is a part of what was spent".to_owned()),
+        Ok(_) => (
+            true,
+            correction_accepted::COUNTS,
+            "it is a part of what was spent".to_owned(),
+        ),
     };
     let old = object.status.clone().unwrap_or_default();
-    let says = vec![Says {
+    let says = vec![ConditionState {
         kind: ACCEPTED,
         status: Some(status),
         reason,

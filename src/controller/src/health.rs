@@ -1,6 +1,6 @@
 //! Whether pods are well: what the condition `PodsHealthy` says, and why none of a service's replicas starts.
 
-use bursar_api::conditions::{PODS_HEALTHY, Says};
+use bursar_api::conditions::{ConditionState, PODS_HEALTHY, pods_healthy};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::ResourceExt;
@@ -34,22 +34,24 @@ impl Trouble {
 }
 
 /// The condition of these pods, terminal ones left out.
-pub(crate) fn condition(pods: &[&Pod], failure: Option<&str>, now: Timestamp) -> Says {
+pub(crate) fn condition(pods: &[&Pod], failure: Option<&str>, now: Timestamp) -> ConditionState {
     let mut troubles = pods
         .iter()
         .filter(|pod| !pod::is_terminal(pod) && pod.metadata.deletion_timestamp.is_none())
         .filter_map(|pod| Some((pod.name_any(), Trouble::of(pod, now)?)));
     let (status, reason, message) = match (failure, troubles.next()) {
-        (Some(failure), _) => (false, "ApplyFailed", failure.to_owned()),
+        (Some(failure), _) => (false, pods_healthy::APPLY_FAILED, failure.to_owned()),
         (None, Some((pod, Trouble::Stuck(why)))) => {
-            (false, "PodStuck", format!("pod {pod}: {why}"))
+            (false, pods_healthy::POD_STUCK, format!("pod {pod}: {why}"))
         }
-        (None, Some((pod, Trouble::Unschedulable(why)))) => {
-            (false, "Unschedulable", format!("pod {pod}: {why}"))
-        }
-        (None, None) => (true, "Healthy", "no pod is stuck".to_owned()),
+        (None, Some((pod, Trouble::Unschedulable(why)))) => (
+            false,
+            pods_healthy::UNSCHEDULABLE,
+            format!("pod {pod}: {why}"),
+        ),
+        (None, None) => (true, pods_healthy::HEALTHY, "no pod is stuck".to_owned()),
     };
-    Says {
+    ConditionState {
         kind: PODS_HEALTHY,
         status: Some(status),
         reason,
@@ -157,14 +159,26 @@ mod tests {
         let reason = |pod: &Pod, now| condition(&[pod], None, at(now)).reason;
         assert_eq!(
             reason(&pod(3, waiting("CrashLoopBackOff"), false), 90),
-            "PodStuck"
+            pods_healthy::POD_STUCK
         );
-        assert_eq!(reason(&pod(4, running(100), false), 101), "PodStuck");
-        assert_eq!(reason(&pod(4, running(100), true), 399), "PodStuck");
-        assert_eq!(reason(&pod(4, running(100), true), 400), "Healthy");
-        assert_eq!(reason(&pod(0, running(100), true), 101), "Healthy");
+        assert_eq!(
+            reason(&pod(4, running(100), false), 101),
+            pods_healthy::POD_STUCK
+        );
+        assert_eq!(
+            reason(&pod(4, running(100), true), 399),
+            pods_healthy::POD_STUCK
+        );
+        assert_eq!(
+            reason(&pod(4, running(100), true), 400),
+            pods_healthy::HEALTHY
+        );
+        assert_eq!(
+            reason(&pod(0, running(100), true), 101),
+            pods_healthy::HEALTHY
+        );
         let ended = json!({"terminated": {"exitCode": 0}});
-        assert_eq!(reason(&pod(1, ended, false), 101), "Healthy");
+        assert_eq!(reason(&pod(1, ended, false), 101), pods_healthy::HEALTHY);
     }
 
     #[test]

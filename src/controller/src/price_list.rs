@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bursar_api::PriceList;
-use bursar_api::conditions::{self, ACCEPTED, Says};
+use bursar_api::conditions::{self, ACCEPTED, ConditionState, price_list_accepted};
 use bursar_api::names::FIELD_MANAGER;
 use bursar_api::prices::PriceListStatus;
 use jiff::Timestamp;
@@ -109,12 +109,20 @@ fn next_status(
         .map(|from| from.0)
         .filter(|from| *from > now);
     let (status, reason, message) = match (refused, begins) {
-        (Some(why), _) => (false, "Refused", why.clone()),
-        (None, Some(from)) => (true, "Pending", format!("it comes into force at {from}")),
-        (None, None) => (true, "InForce", "its prices count".to_owned()),
+        (Some(why), _) => (false, price_list_accepted::REFUSED, why.clone()),
+        (None, Some(from)) => (
+            true,
+            price_list_accepted::PENDING,
+            format!("it comes into force at {from}"),
+        ),
+        (None, None) => (
+            true,
+            price_list_accepted::IN_FORCE,
+            "its prices count".to_owned(),
+        ),
     };
     let old = list.status.clone().unwrap_or_default();
-    let says = vec![Says {
+    let says = vec![ConditionState {
         kind: ACCEPTED,
         status: Some(status),
         reason,

@@ -1,6 +1,6 @@
 //! What the condition `Priced` says of a workload of either kind.
 
-use bursar_api::conditions::{PRICED, Says};
+use bursar_api::conditions::{ConditionState, PRICED, priced};
 use bursar_api::spend::SpendSummary;
 use bursar_core::calendar::Month;
 use bursar_core::pricing::{PricingAttributes, product_labels};
@@ -48,25 +48,25 @@ fn labels(facts: &PricingAttributes) -> String {
 }
 
 /// The condition.
-pub(crate) fn condition(spend: &Spend) -> Says {
+pub(crate) fn condition(spend: &Spend) -> ConditionState {
     let (status, reason, message) = if let Some(doubt) = &spend.doubt {
-        (false, "SpendUnknown", doubt.clone())
+        (false, priced::SPEND_UNKNOWN, doubt.clone())
     } else if spend.summary.rate_per_hour == "unknown" || spend.unpriced {
         let message = "no PriceList names its GPUs; its spend is unknown. Add a price: kubectl explain pricelist.spec";
-        (false, "PriceUnknown", message.to_owned())
+        (false, priced::PRICE_UNKNOWN, message.to_owned())
     } else if let Some(unlisted) = &spend.unlisted {
         let message = format!(
             "no PriceList has a row for {unlisted}; the dearest listed price of a GPU counts until one has. Add a row with the label's \
              value as model or instanceType: kubectl explain pricelist.spec"
         );
-        (false, "Provisional", message)
+        (false, priced::PROVISIONAL, message)
     } else if spend.summary.estimated.is_some() {
         let message = "a part of its spend rests on the dearest listed price or on an estimated end; see spend.estimated";
-        (true, "Estimated", message.to_owned())
+        (true, priced::ESTIMATED, message.to_owned())
     } else {
-        (true, "Listed", "a price is known".to_owned())
+        (true, priced::LISTED, "a price is known".to_owned())
     };
-    Says {
+    ConditionState {
         kind: PRICED,
         status: Some(status),
         reason,
@@ -119,7 +119,10 @@ mod tests {
     fn a_price_that_only_stands_in_is_no_price_and_the_message_names_the_label() {
         let (open, month) = accounts(true);
         let says = condition(&spend(unlisted(&open, month)));
-        assert_eq!((says.status, says.reason), (Some(false), "Provisional"));
+        assert_eq!(
+            (says.status, says.reason),
+            (Some(false), priced::PROVISIONAL)
+        );
         assert!(
             says.message.contains("nvidia.com/gpu.product=B300"),
             "{}",
@@ -134,7 +137,7 @@ mod tests {
         let mut ended = spend(None);
         ended.summary.estimated = Some("1.0000".into());
         let says = condition(&ended);
-        assert_eq!((says.status, says.reason), (Some(true), "Estimated"));
+        assert_eq!((says.status, says.reason), (Some(true), priced::ESTIMATED));
     }
 
     #[test]
@@ -142,7 +145,10 @@ mod tests {
         let mut unknown = spend(None);
         unknown.doubt = Some("SpendRecord ns.infd.chat.2026-11 cannot be read".into());
         let says = condition(&unknown);
-        assert_eq!((says.status, says.reason), (Some(false), "SpendUnknown"));
+        assert_eq!(
+            (says.status, says.reason),
+            (Some(false), priced::SPEND_UNKNOWN)
+        );
         assert!(says.message.contains("ns.infd.chat.2026-11"));
     }
 }

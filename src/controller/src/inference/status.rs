@@ -1,7 +1,10 @@
 //! What an InferenceDeployment's status says.
 
 use bursar_api::InferenceDeployment;
-use bursar_api::conditions::{self, PODS_HEALTHY, READY, SIGNALS_AVAILABLE, Says, WITHIN_BUDGET};
+use bursar_api::conditions::{
+    self, ConditionState, PODS_HEALTHY, READY, SIGNALS_AVAILABLE, WITHIN_BUDGET, pods_healthy,
+    service_ready, signals_available, workload_within_budget,
+};
 use bursar_api::inference::{ActivationStatus, InferenceDeploymentStatus, RefusalStatus};
 use bursar_api::spend::WorkloadKind;
 use bursar_core::plan::{Decision, LimitedBy};
@@ -99,8 +102,8 @@ fn decisive(status: &InferenceDeploymentStatus) -> InferenceDeploymentStatus {
     status
 }
 
-fn says(decision: &Decision, ready: usize, facts: &Facts<'_>) -> Vec<Says> {
-    let say = |kind, status, reason, message: String| Says {
+fn says(decision: &Decision, ready: usize, facts: &Facts<'_>) -> Vec<ConditionState> {
+    let say = |kind, status, reason, message: String| ConditionState {
         kind,
         status: Some(status),
         reason,
@@ -111,40 +114,40 @@ fn says(decision: &Decision, ready: usize, facts: &Facts<'_>) -> Vec<Says> {
             (0, 0) if decision.refusal.is_some() => say(
                 READY,
                 false,
-                "Refusing",
+                service_ready::REFUSING,
                 "no replica runs, and none may start; see limitedBy and reason".to_owned(),
             ),
             (0, 0) => say(
                 READY,
                 true,
-                "AtZero",
+                service_ready::AT_ZERO,
                 "no replica runs; the next request wakes one".to_owned(),
             ),
             (0, _) if decision.refusal.is_some() => say(
                 READY,
                 false,
-                "StartFailed",
+                service_ready::START_FAILED,
                 "its replicas do not start; see PodsHealthy".to_owned(),
             ),
             (0, _) => say(
                 READY,
                 false,
-                "Starting",
+                service_ready::STARTING,
                 "no replica takes requests yet".to_owned(),
             ),
-            _ => say(READY, true, "Serving", "replicas take requests".to_owned()),
+            _ => say(READY, true, service_ready::SERVING, "replicas take requests".to_owned()),
         },
         match decision.limited_by {
             Some(LimitedBy::Budget) => say(
                 WITHIN_BUDGET,
                 false,
-                "BudgetLimits",
+                workload_within_budget::BUDGET_LIMITS,
                 "a budget holds it back; see reason".to_owned(),
             ),
             _ => say(
                 WITHIN_BUDGET,
                 true,
-                "WithinBudget",
+                workload_within_budget::WITHIN_BUDGET,
                 "no budget holds it back".to_owned(),
             ),
         },
@@ -152,13 +155,13 @@ fn says(decision: &Decision, ready: usize, facts: &Facts<'_>) -> Vec<Says> {
             Some(_) => say(
                 SIGNALS_AVAILABLE,
                 false,
-                "SignalUnknown",
+                signals_available::SIGNAL_UNKNOWN,
                 "a replica's metrics, or what a gateway holds, cannot be read; it keeps its replicas".to_owned(),
             ),
             None => say(
                 SIGNALS_AVAILABLE,
                 true,
-                "Read",
+                signals_available::READ,
                 "every signal can be read".to_owned(),
             ),
         },
@@ -167,7 +170,7 @@ fn says(decision: &Decision, ready: usize, facts: &Facts<'_>) -> Vec<Says> {
             healthy if facts.observe_only && healthy.status == Some(true) => say(
                 PODS_HEALTHY,
                 true,
-                "ObserveOnly",
+                pods_healthy::OBSERVE_ONLY,
                 "Bursar decides, and changes nothing".to_owned(),
             ),
             says => says,

@@ -1,7 +1,9 @@
 //! What a TrainingJob's status says.
 
 use bursar_api::TrainingJob;
-use bursar_api::conditions::{self, READY, Says, WITHIN_BUDGET};
+use bursar_api::conditions::{
+    self, ConditionState, READY, WITHIN_BUDGET, job_ready, workload_within_budget,
+};
 use bursar_api::training::{JobPhase, TrainingJobStatus, Workers};
 use bursar_core::calendar::whole_second;
 use bursar_core::plan::LimitedBy;
@@ -107,8 +109,8 @@ fn decisive(status: &TrainingJobStatus) -> TrainingJobStatus {
     status
 }
 
-fn says(facts: &Facts<'_>, phase: JobPhase) -> Vec<Says> {
-    let say = |kind, status, reason, message: String| Says {
+fn says(facts: &Facts<'_>, phase: JobPhase) -> Vec<ConditionState> {
+    let say = |kind, status, reason, message: String| ConditionState {
         kind,
         status: Some(status),
         reason,
@@ -117,23 +119,28 @@ fn says(facts: &Facts<'_>, phase: JobPhase) -> Vec<Says> {
     let limit = facts.turn.and_then(|turn| turn.limited_by);
     vec![
         match phase {
-            JobPhase::Running => say(READY, true, "Running", "all workers run".to_owned()),
+            JobPhase::Running => say(
+                READY,
+                true,
+                job_ready::RUNNING,
+                "all workers run".to_owned(),
+            ),
             JobPhase::Succeeded => say(
                 READY,
                 true,
-                "Succeeded",
+                job_ready::SUCCEEDED,
                 "all workers ended well".to_owned(),
             ),
             JobPhase::Failed => say(
                 READY,
                 false,
-                "Failed",
+                job_ready::FAILED,
                 "workers failed more often than restarts allows".to_owned(),
             ),
             _ => say(
                 READY,
                 false,
-                "Waiting",
+                job_ready::WAITING,
                 "it does not run; see phase, limitedBy and reason".to_owned(),
             ),
         },
@@ -141,13 +148,13 @@ fn says(facts: &Facts<'_>, phase: JobPhase) -> Vec<Says> {
             Some(LimitedBy::Budget) => say(
                 WITHIN_BUDGET,
                 false,
-                "BudgetLimits",
+                workload_within_budget::BUDGET_LIMITS,
                 "a budget holds it back; see reason".to_owned(),
             ),
             _ => say(
                 WITHIN_BUDGET,
                 true,
-                "WithinBudget",
+                workload_within_budget::WITHIN_BUDGET,
                 "no budget holds it back".to_owned(),
             ),
         },
