@@ -51,6 +51,13 @@ pub(crate) enum ApiError {
     },
 }
 
+impl ApiError {
+    /// True if somebody wrote first, or removed the object: the next look sees it.
+    pub(crate) fn is_stale(&self) -> bool {
+        matches!(self, Self::Conflict { .. } | Self::Gone { .. })
+    }
+}
+
 /// Runs a call within its limit.
 pub(crate) async fn with_timeout<T>(
     call: &'static str,

@@ -93,11 +93,10 @@ pub(crate) async fn sync_once(context: &Context, now: Timestamp) -> Result<(), A
         else {
             continue;
         };
-        let object = SpendCorrection {
-            status: Some(status),
-            ..(**object).clone()
-        };
-        status::put(context, "replace spendcorrection status", &object).await?;
+        match status::write(&context.client, &**object, status).await {
+            Err(error) if !error.is_stale() => return Err(error),
+            _ => {}
+        }
     }
     Ok(())
 }

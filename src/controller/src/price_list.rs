@@ -87,11 +87,10 @@ pub(crate) async fn sync_once(context: &Context, now: Timestamp) -> Result<(), A
         let Some(status) = next_status(&list, prices.refused.get(&list.name_any()), now) else {
             continue;
         };
-        let list = PriceList {
-            status: Some(status),
-            ..(*list).clone()
-        };
-        status::put(context, "replace pricelist status", &list).await?;
+        match status::write(&context.client, &*list, status).await {
+            Err(error) if !error.is_stale() => return Err(error),
+            _ => {}
+        }
     }
     Ok(())
 }

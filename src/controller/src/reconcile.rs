@@ -6,13 +6,12 @@ use std::time::Duration;
 use bursar_api::quantities::FieldError;
 use bursar_api::revenue::Revenue;
 use bursar_api::spend::{SpendSummary, WorkloadKind, WorkloadRef};
-use bursar_api::{BudgetPolicy, InferenceDeployment, TrainingJob};
+use bursar_api::{InferenceDeployment, TrainingJob};
 use bursar_core::calendar::Month;
 use bursar_core::correction;
 use bursar_core::money::Money;
 use bursar_core::plan::{LimitedBy, Plan, Snapshot, plan};
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 
 use crate::api_calls::ApiError;
@@ -29,7 +28,7 @@ use crate::observe::Books;
 use crate::priced::{self, Spend};
 use crate::scene::Scene;
 use crate::spend_status::{self, summary};
-use crate::status;
+use crate::status::{self, StatusObject};
 use crate::training::{self, job::batch_job};
 
 /// Even if nothing happens, a namespace in which something runs is looked at this often: signals grow old.
@@ -231,17 +230,9 @@ async fn latch(
         if let Some(status) =
             budget::next(object, standing, &scene.prices.lists.currency, scene.now)
         {
-            let old = conditions_of(object.status.as_ref().map(|status| &status.conditions));
-            let latch = object
-                .status
-                .as_ref()
-                .and_then(|status| status.latch.clone());
-            let (new, latched) = (status.conditions.clone(), latch != status.latch);
-            let object: BudgetPolicy = BudgetPolicy {
-                status: Some(status),
-                ..(**object).clone()
-            };
-            match status::write(context, &scene.namespace, &object, &old, &new).await {
+            let old = object.status.as_ref().and_then(|old| old.latch.as_ref());
+            let latched = old != status.latch.as_ref();
+            match write_status(context, &**object, status).await {
                 Ok(()) => {}
                 Err(error) if latched => return Err(error),
                 Err(error) => troubles.add(Error::Status(error)),
@@ -378,13 +369,7 @@ async fn follow_service(
         now: scene.now,
     };
     if let Some(status) = inference::status::next(object, facts) {
-        let old = conditions_of(object.status.as_ref().map(|status| &status.conditions));
-        let new = status.conditions.clone();
-        let object: InferenceDeployment = InferenceDeployment {
-            status: Some(status),
-            ..(**object).clone()
-        };
-        if let Err(error) = status::write(context, &scene.namespace, &object, &old, &new).await {
+        if let Err(error) = write_status(context, &**object, status).await {
             troubles.add(Error::Status(error));
         }
     }
@@ -421,18 +406,16 @@ async fn follow_job(round: &Round<'_>, object: &Arc<TrainingJob>, troubles: &mut
         now: scene.now,
     };
     if let Some(status) = training::status::next(object, facts) {
-        let old = conditions_of(object.status.as_ref().map(|status| &status.conditions));
-        let new = status.conditions.clone();
-        let object: TrainingJob = TrainingJob {
-            status: Some(status),
-            ..(**object).clone()
-        };
-        if let Err(error) = status::write(context, &scene.namespace, &object, &old, &new).await {
+        if let Err(error) = write_status(context, &**object, status).await {
             troubles.add(Error::Status(error));
         }
     }
 }
 
-fn conditions_of(conditions: Option<&Vec<Condition>>) -> Vec<Condition> {
-    conditions.cloned().unwrap_or_default()
+async fn write_status<K: StatusObject>(
+    context: &Context,
+    object: &K,
+    status: K::Status,
+) -> Result<(), ApiError> {
+    status::write_and_announce(&context.client, &context.recorder, object, status).await
 }

@@ -55,7 +55,7 @@ pub(crate) async fn run(context: Arc<Context>) {
     loop {
         for error in sync_once(&context, &mut matched, Timestamp::now()).await {
             match error {
-                Error::Call(ApiError::Conflict { .. } | ApiError::Gone { .. }) => {}
+                Error::Call(error) if error.is_stale() => {}
                 error => tracing::warn!(%error, "accounts of nodes"),
             }
         }
