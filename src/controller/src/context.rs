@@ -23,9 +23,10 @@ use crate::ledger::{ConsolidatedCache, WriteCache};
 use crate::lock::lock;
 use crate::metrics::Metrics;
 use crate::power_readings::SharedPowerReadings;
-use crate::prices::{self, EffectivePrices, Known};
+use crate::pricing::effective::{self, PriceCache};
 use crate::scrape::SharedReadings;
 use crate::watch::{Departed, Stores};
+use bursar_api::prices::EffectivePrices;
 
 /// Namespace and name of a workload.
 pub(crate) type Key = (String, String);
@@ -34,7 +35,7 @@ pub(crate) type Key = (String, String);
 pub(crate) struct Context {
     pub(crate) client: Client,
     pub(crate) stores: Arc<Stores>,
-    pub(crate) known: Known,
+    pub(crate) price_cache: PriceCache,
     pub(crate) readings: SharedReadings,
     pub(crate) demands: SharedDemands,
     pub(crate) written: WriteCache,
@@ -69,8 +70,8 @@ pub(crate) struct Context {
 impl Context {
     /// The prices that the caches hold, in the currency that the accounts of `now`'s month are kept in.
     pub(crate) fn prices(&self, now: Timestamp) -> Arc<EffectivePrices> {
-        let kept = prices::kept(&self.stores.records, now, &self.zone);
-        self.known.of(&self.stores.prices, kept, now)
+        let currency = effective::account_currency(&self.stores.records, now, &self.zone);
+        self.price_cache.prices(&self.stores.prices, currency, now)
     }
 
     /// What closes months that are over, and removes records after `retention_months`.

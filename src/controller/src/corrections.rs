@@ -14,7 +14,8 @@ use kube::runtime::reflector::Store;
 
 use crate::api_calls::ApiError;
 use crate::context::Context;
-use crate::{prices, status};
+use crate::pricing::effective;
+use crate::status;
 
 /// How often the statuses are compared with the caches.
 const PACE: Duration = Duration::from_secs(2);
@@ -37,7 +38,7 @@ impl<'a> Currencies<'a> {
 
     fn of(&mut self, month: Month) -> &str {
         let kept = || {
-            prices::month_currency(self.records, month).unwrap_or_else(|| self.prices.to_owned())
+            effective::month_currency(self.records, month).unwrap_or_else(|| self.prices.to_owned())
         };
         self.months.entry(month).or_insert_with(kept)
     }

@@ -35,9 +35,7 @@ mod namespace_metrics;
 mod observe;
 mod pod;
 mod power_readings;
-mod price_list;
-mod priced;
-mod prices;
+mod pricing;
 mod reconcile;
 mod resource_claim;
 mod scene;
@@ -76,6 +74,8 @@ use tokio_util::sync::CancellationToken;
 use crate::context::Context;
 use crate::explain::Explained;
 use crate::metrics::{Metrics, Result as Ended};
+use crate::pricing::effective::PriceCache;
+use crate::pricing::price_lists;
 use crate::scrape::Scrape;
 use crate::watch::{Concern, Stores};
 
@@ -224,7 +224,7 @@ async fn lead(
     let started = tokio::time::timeout(SYNC_LIMIT, started).await;
     let stores = started.ok().and_then(Result::ok).ok_or(Error::Unsynced)?;
     if let Some(file) = &options.price_list {
-        tokio::spawn(price_list::install(client.clone(), file.clone()));
+        tokio::spawn(price_lists::install(client.clone(), file.clone()));
     }
     let reporter = Reporter {
         controller: "bursar-controller".to_owned(),
@@ -232,7 +232,7 @@ async fn lead(
     };
     let context = Arc::new(Context {
         stores: Arc::clone(&stores),
-        known: prices::Known::default(),
+        price_cache: PriceCache::default(),
         readings: Arc::default(),
         demands: Arc::default(),
         written: ledger::WriteCache::default(),
@@ -260,7 +260,7 @@ async fn lead(
         token: options.gateway_token.clone(),
         server_name: format!("bursar-gateway.{}.svc", options.namespace),
     };
-    let prices = price_list::run(Arc::clone(&context));
+    let prices = price_lists::run(Arc::clone(&context));
     let corrections = corrections::run(&context);
     let month_close = context.month_close(options.retention_months);
     let scrape = Scrape::new(

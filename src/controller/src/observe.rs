@@ -25,7 +25,7 @@ use crate::inference::{self, build::fnv, drain::SETTLE};
 use crate::ledger::{self, Accounts};
 use crate::lock::lock;
 use crate::pod;
-use crate::prices;
+use crate::pricing::effective;
 use crate::scene::Scene;
 use crate::training::job;
 
@@ -296,7 +296,7 @@ impl Scene {
         let facts = claims.planned(&context.stores, &self.namespace, &spec, pod)?;
         let nodes = context.stores.nodes.state();
         let nodes = nodes.iter().map(AsRef::as_ref);
-        prices::estimate(&self.prices, &facts, &gang, nodes, self.now)
+        effective::estimate(&self.prices, &facts, &gang, nodes, self.now)
     }
 
     /// Every GPU pod that costs money or is about to.

@@ -25,7 +25,7 @@ use crate::lock::lock;
 use crate::metrics::Limit;
 use crate::namespace_metrics::figures;
 use crate::observe::Books;
-use crate::priced::{self, Spend};
+use crate::pricing::condition::{self, PricingState};
 use crate::scene::Scene;
 use crate::spend_status::{self, summary};
 use crate::status::{self, StatusObject};
@@ -279,7 +279,12 @@ struct Round<'a> {
 
 impl Round<'_> {
     /// What a workload cost; `old` is what its status says.
-    fn spend(&self, workload: &WorkloadRef, old: Option<&SpendSummary>, unpriced: bool) -> Spend {
+    fn spend(
+        &self,
+        workload: &WorkloadRef,
+        old: Option<&SpendSummary>,
+        unpriced: bool,
+    ) -> PricingState {
         let (context, scene) = (self.context, self.scene);
         let doubt = self.books.doubts.get(workload).cloned();
         let accounts = self.books.accounts.get(workload);
@@ -307,14 +312,14 @@ impl Round<'_> {
         let of_it = of_it.filter(|correction| correction.holder == holder);
         let bounds = month.bounds(&context.zone);
         let corrections = correction::sum(of_it, bounds, scene.now, &context.zone);
-        Spend {
+        PricingState {
             summary: SpendSummary {
                 corrections: (corrections != Money::ZERO)
                     .then(|| spend_status::display_amount(corrections)),
                 ..summary
             },
             doubt,
-            unlisted: accounts.and_then(|accounts| priced::unlisted(accounts, month)),
+            unlisted: accounts.and_then(|accounts| condition::unlisted(accounts, month)),
             unpriced,
         }
     }

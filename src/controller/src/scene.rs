@@ -18,7 +18,7 @@ use crate::gpu_allocation::GpuAllocations;
 use crate::ledger::StoredAccounts;
 use crate::lock::lock;
 use crate::pod;
-use crate::prices::EffectivePrices;
+use bursar_api::prices::EffectivePrices;
 
 /// What the caches hold of one namespace.
 pub(crate) struct Scene {

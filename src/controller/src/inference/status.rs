@@ -16,7 +16,7 @@ use kube::ResourceExt;
 
 use crate::health;
 use crate::pod;
-use crate::priced::{self, Spend};
+use crate::pricing::condition::{self, PricingState};
 use crate::spend_status;
 
 /// What goes into a status.
@@ -24,7 +24,7 @@ pub(crate) struct Facts<'a> {
     pub(crate) decision: &'a Decision,
     pub(crate) pods: &'a [&'a Pod],
     pub(crate) port: Option<u16>,
-    pub(crate) spend: Spend,
+    pub(crate) spend: PricingState,
     /// Why the last run could not apply the decision.
     pub(crate) failure: Option<String>,
     pub(crate) observe_only: bool,
@@ -165,7 +165,7 @@ fn says(decision: &Decision, ready: usize, facts: &Facts<'_>) -> Vec<ConditionSt
                 "every signal can be read".to_owned(),
             ),
         },
-        priced::condition(&facts.spend),
+        condition::priced(&facts.spend),
         match health::condition(facts.pods, facts.failure.as_deref(), facts.now) {
             healthy if facts.observe_only && healthy.status == Some(true) => say(
                 PODS_HEALTHY,

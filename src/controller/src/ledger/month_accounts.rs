@@ -23,7 +23,7 @@ use super::month_close;
 use super::stored_accounts::{self, StoredAccounts};
 use super::write_cache::WriteCache;
 use crate::api_calls::{ApiError, with_timeout};
-use crate::prices::EffectivePrices;
+use bursar_api::prices::EffectivePrices;
 
 /// How often engine usage is written by itself; anything else that changes is written at once, and
 /// usage with it.

@@ -22,7 +22,7 @@ use crate::ledger::{ConsolidatedCache, WriteCache};
 use crate::lock::lock;
 use crate::metrics::Metrics;
 use crate::power_readings::PowerReadings;
-use crate::prices::Known;
+use crate::pricing::effective::PriceCache;
 use crate::watch::{Stores, Trim};
 use crate::{pod, reconcile};
 
@@ -113,7 +113,7 @@ impl Leader {
         };
         let context = Context {
             stores: Arc::new(stores),
-            known: Known::default(),
+            price_cache: PriceCache::default(),
             readings: Arc::default(),
             demands: Arc::default(),
             written: WriteCache::default(),

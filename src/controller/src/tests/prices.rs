@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::leader::{Leader, View};
 use super::world::World;
-use crate::price_list::sync_once;
+use crate::pricing::price_lists::sync_once;
 
 async fn look(leader: &mut Leader, world: &World, now: Timestamp) {
     leader.see(&View::of(world));

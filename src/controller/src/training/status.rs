@@ -14,7 +14,7 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::health;
-use crate::priced::{self, Spend};
+use crate::pricing::condition::{self, PricingState};
 use crate::spend_status;
 use crate::training::job::finished;
 
@@ -24,7 +24,7 @@ pub(crate) struct Facts<'a> {
     pub(crate) turn: Option<&'a Turn>,
     pub(crate) job: Option<&'a Job>,
     pub(crate) pods: &'a [&'a Pod],
-    pub(crate) spend: Spend,
+    pub(crate) spend: PricingState,
     /// Why the last run could not apply the decision.
     pub(crate) failure: Option<String>,
     pub(crate) now: Timestamp,
@@ -158,7 +158,7 @@ fn says(facts: &Facts<'_>, phase: JobPhase) -> Vec<ConditionState> {
                 "no budget holds it back".to_owned(),
             ),
         },
-        priced::condition(&facts.spend),
+        condition::priced(&facts.spend),
         health::condition(facts.pods, facts.failure.as_deref(), facts.now),
     ]
 }

@@ -1,24 +1,24 @@
-//! What the condition `Priced` says of a workload of either kind.
+//! The condition `Priced` of a workload of either kind.
 
-use bursar_api::conditions::{ConditionState, PRICED, priced};
+use bursar_api::conditions::{ConditionState, PRICED, priced as reason};
 use bursar_api::spend::SpendSummary;
 use bursar_core::calendar::Month;
 use bursar_core::pricing::{PricingAttributes, product_labels};
 
 use crate::ledger::Accounts;
 
-/// What a workload cost, and what is not known of it.
-pub(crate) struct Spend {
+/// The spend of a workload, and what is not known of it.
+pub(crate) struct PricingState {
     pub(crate) summary: SpendSummary,
-    /// Why a part of it cannot be known.
+    /// Why a part of the spend is not known.
     pub(crate) doubt: Option<String>,
-    /// What the PriceLists have no row for, though it runs.
+    /// Hardware that runs and that the PriceLists have no row for.
     pub(crate) unlisted: Option<String>,
-    /// No price at all is known for what it would start, and that keeps it from starting.
+    /// True if the workload cannot start because no price is known for it.
     pub(crate) unpriced: bool,
 }
 
-/// The first open charge that the dearest listed price stands in for, in words: what its node's labels say.
+/// The node labels of the first open charge for which the highest listed price stands in.
 pub(crate) fn unlisted(accounts: &Accounts, month: Month) -> Option<String> {
     let open = &accounts.get(&month)?.open_charges();
     let charge = open
@@ -27,44 +27,44 @@ pub(crate) fn unlisted(accounts: &Accounts, month: Month) -> Option<String> {
     Some(labels(charge.attributes()))
 }
 
-fn labels(facts: &PricingAttributes) -> String {
-    let product = product_labels(&facts.resource)[0];
+fn labels(attributes: &PricingAttributes) -> String {
+    let product = product_labels(&attributes.resource)[0];
     let label = |key: &str, value: Option<&String>| {
         value.map_or_else(
             || format!("no label {key}"),
             |value| format!("{key}={value}"),
         )
     };
-    let model = label(product, facts.model.as_ref());
+    let model = label(product, attributes.model.as_ref());
     let machine = label(
         "node.kubernetes.io/instance-type",
-        facts.instance_type.as_ref(),
+        attributes.instance_type.as_ref(),
     );
-    let region = label("topology.kubernetes.io/region", facts.region.as_ref());
+    let region = label("topology.kubernetes.io/region", attributes.region.as_ref());
     format!(
         "{} on a node with {model}, {machine}, {region}",
-        facts.resource
+        attributes.resource
     )
 }
 
-/// The condition.
-pub(crate) fn condition(spend: &Spend) -> ConditionState {
+/// The condition `Priced`.
+pub(crate) fn priced(spend: &PricingState) -> ConditionState {
     let (status, reason, message) = if let Some(doubt) = &spend.doubt {
-        (false, priced::SPEND_UNKNOWN, doubt.clone())
+        (false, reason::SPEND_UNKNOWN, doubt.clone())
     } else if spend.summary.rate_per_hour == "unknown" || spend.unpriced {
         let message = "no PriceList names its GPUs; its spend is unknown. Add a price: kubectl explain pricelist.spec";
-        (false, priced::PRICE_UNKNOWN, message.to_owned())
+        (false, reason::PRICE_UNKNOWN, message.to_owned())
     } else if let Some(unlisted) = &spend.unlisted {
         let message = format!(
             "no PriceList has a row for {unlisted}; the dearest listed price of a GPU counts until one has. Add a row with the label's \
              value as model or instanceType: kubectl explain pricelist.spec"
         );
-        (false, priced::PROVISIONAL, message)
+        (false, reason::PROVISIONAL, message)
     } else if spend.summary.estimated.is_some() {
         let message = "a part of its spend rests on the dearest listed price or on an estimated end; see spend.estimated";
-        (true, priced::ESTIMATED, message.to_owned())
+        (true, reason::ESTIMATED, message.to_owned())
     } else {
-        (true, priced::LISTED, "a price is known".to_owned())
+        (true, reason::LISTED, "a price is known".to_owned())
     };
     ConditionState {
         kind: PRICED,
@@ -85,7 +85,7 @@ mod tests {
     fn accounts(provisional: bool) -> (Accounts, Month) {
         let start: Timestamp = "2026-11-24T00:00:00Z".parse().unwrap();
         let month: Month = "2026-11".parse().unwrap();
-        let facts = PricingAttributes {
+        let attributes = PricingAttributes {
             resource: "nvidia.com/gpu".into(),
             gpus: 1,
             model: Some("B300".into()),
@@ -98,7 +98,7 @@ mod tests {
         };
         let charge = Charge::restore(StoredCharge {
             rates: vec![rate],
-            ..StoredCharge::new("u".into(), "p".into(), facts, start)
+            ..StoredCharge::new("u".into(), "p".into(), attributes, start)
         })
         .unwrap();
         let mut account = Account::new(month);
@@ -106,8 +106,8 @@ mod tests {
         ([(month, std::sync::Arc::new(account))].into(), month)
     }
 
-    fn spend(unlisted: Option<String>) -> Spend {
-        Spend {
+    fn spend(unlisted: Option<String>) -> PricingState {
+        PricingState {
             summary: SpendSummary::default(),
             doubt: None,
             unlisted,
@@ -118,15 +118,15 @@ mod tests {
     #[test]
     fn a_price_that_only_stands_in_is_no_price_and_the_message_names_the_label() {
         let (open, month) = accounts(true);
-        let says = condition(&spend(unlisted(&open, month)));
+        let condition = super::priced(&spend(unlisted(&open, month)));
         assert_eq!(
-            (says.status, says.reason),
-            (Some(false), priced::PROVISIONAL)
+            (condition.status, condition.reason),
+            (Some(false), reason::PROVISIONAL)
         );
         assert!(
-            says.message.contains("nvidia.com/gpu.product=B300"),
+            condition.message.contains("nvidia.com/gpu.product=B300"),
             "{}",
-            says.message
+            condition.message
         );
         let (listed, month) = accounts(false);
         assert_eq!(unlisted(&listed, month), None);
@@ -136,19 +136,22 @@ mod tests {
     fn estimated_ends_alone_leave_it_priced() {
         let mut ended = spend(None);
         ended.summary.estimated = Some("1.0000".into());
-        let says = condition(&ended);
-        assert_eq!((says.status, says.reason), (Some(true), priced::ESTIMATED));
+        let condition = super::priced(&ended);
+        assert_eq!(
+            (condition.status, condition.reason),
+            (Some(true), reason::ESTIMATED)
+        );
     }
 
     #[test]
     fn a_record_that_cannot_be_read_is_named() {
         let mut unknown = spend(None);
         unknown.doubt = Some("SpendRecord ns.infd.chat.2026-11 cannot be read".into());
-        let says = condition(&unknown);
+        let condition = super::priced(&unknown);
         assert_eq!(
-            (says.status, says.reason),
-            (Some(false), priced::SPEND_UNKNOWN)
+            (condition.status, condition.reason),
+            (Some(false), reason::SPEND_UNKNOWN)
         );
-        assert!(says.message.contains("ns.infd.chat.2026-11"));
+        assert!(condition.message.contains("ns.infd.chat.2026-11"));
     }
 }

@@ -1,4 +1,4 @@
-//! The prices in force, and what a pod that has no node yet will cost.
+//! The prices in force, and what a pod without a node will cost.
 
 use std::sync::{Arc, Mutex};
 
@@ -12,14 +12,14 @@ use jiff::tz::TimeZone;
 use k8s_openapi::api::core::v1::Node;
 use kube::runtime::reflector::Store;
 
-pub(crate) use bursar_api::prices::EffectivePrices;
+use bursar_api::prices::EffectivePrices;
 
 use crate::capacity;
 use crate::lock::lock;
 use crate::pod;
 
-/// The currency that the accounts of `now`'s month are kept in; `None` while there are none.
-pub(crate) fn kept(
+/// The currency of the accounts of `now`'s month; `None` while there are none.
+pub(crate) fn account_currency(
     records: &Store<SpendRecord>,
     now: Timestamp,
     zone: &TimeZone,
@@ -27,7 +27,7 @@ pub(crate) fn kept(
     month_currency(records, Month::containing(now, zone))
 }
 
-/// The currency that a month's accounts are kept in; `None` if there are none.
+/// The currency of a month's accounts; `None` if there are none.
 pub(crate) fn month_currency(records: &Store<SpendRecord>, month: Month) -> Option<String> {
     let month = month.to_string();
     let record =
@@ -35,50 +35,62 @@ pub(crate) fn month_currency(records: &Store<SpendRecord>, month: Month) -> Opti
     Some(record.spec.currency.clone())
 }
 
-/// The prices of all lists as they were last made: everybody asks for them all the time, and they seldom change.
+/// The prices of all lists as they were last computed: they are needed all the time, and seldom
+/// change.
 #[derive(Default)]
-pub(crate) struct Known(Mutex<Option<Made>>);
+pub(crate) struct PriceCache(Mutex<Option<CachedPrices>>);
 
-/// Prices, and what they were made of.
-struct Made {
+/// Prices, and the inputs that they were computed from.
+struct CachedPrices {
     lists: Vec<Arc<PriceList>>,
-    kept: Option<String>,
+    currency: Option<String>,
     at: Timestamp,
     prices: Arc<EffectivePrices>,
 }
 
-impl Made {
-    /// Whether the same would be made now. A cache puts another object in the place of one that changed.
-    fn still_holds(&self, lists: &[Arc<PriceList>], kept: Option<&String>, now: Timestamp) -> bool {
+impl CachedPrices {
+    /// Whether the same prices would be computed now. The store puts another object in the place of one
+    /// that changed.
+    fn still_holds(
+        &self,
+        lists: &[Arc<PriceList>],
+        currency: Option<&String>,
+        now: Timestamp,
+    ) -> bool {
         let same = |(a, b): (&Arc<_>, &Arc<_>)| Arc::ptr_eq(a, b);
         self.lists.len() == lists.len()
             && self.lists.iter().zip(lists).all(same)
-            && self.kept.as_ref() == kept
+            && self.currency.as_ref() == currency
             // `Prices::next` is made of the time too
             && self.at <= now
             && self.prices.next.is_none_or(|next| now < next)
     }
 }
 
-impl Known {
-    /// The prices that these lists make at `now`, in the currency that the accounts of its month are `kept` in.
-    pub(crate) fn of(
+impl PriceCache {
+    /// The prices of these lists at `now`, in the `currency` of the accounts of its month.
+    pub(crate) fn prices(
         &self,
         lists: &Store<PriceList>,
-        kept: Option<String>,
+        currency: Option<String>,
         now: Timestamp,
     ) -> Arc<EffectivePrices> {
         let lists = lists.state();
         let mut made = lock(&self.0);
         match &*made {
-            Some(made) if made.still_holds(&lists, kept.as_ref(), now) => Arc::clone(&made.prices),
+            Some(made) if made.still_holds(&lists, currency.as_ref(), now) => {
+                Arc::clone(&made.prices)
+            }
             _ => {
-                let prices =
-                    EffectivePrices::from_lists(lists.iter().map(AsRef::as_ref), kept.clone(), now);
+                let prices = EffectivePrices::from_lists(
+                    lists.iter().map(AsRef::as_ref),
+                    currency.clone(),
+                    now,
+                );
                 let prices = Arc::new(prices);
-                *made = Some(Made {
+                *made = Some(CachedPrices {
                     lists,
-                    kept,
+                    currency,
                     at: now,
                     prices: Arc::clone(&prices),
                 });
@@ -88,29 +100,29 @@ impl Known {
     }
 }
 
-/// What a pod of these facts may cost an hour wherever it is put: the dearest of the nodes that would take it, or the dearest listed
-/// while there is none. `None` if no price is known.
+/// The highest cost per hour of a pod with these attributes on any node that would take it, or at
+/// the highest listed price while no node would. `None` if no price is known.
 pub(crate) fn estimate<'a>(
     prices: &EffectivePrices,
-    facts: &PricingAttributes,
+    attributes: &PricingAttributes,
     pod: &Gang,
     nodes: impl IntoIterator<Item = &'a Node>,
     now: Timestamp,
 ) -> Option<Money> {
-    let fitting = nodes
-        .into_iter()
-        .filter(|node| pod::node_gpus(node, &facts.resource) > 0 && capacity::selects(node, pod));
+    let fitting = nodes.into_iter().filter(|node| {
+        pod::node_gpus(node, &attributes.resource) > 0 && capacity::selects(node, pod)
+    });
     let rates: Option<Vec<Money>> = fitting
         .map(|node| {
-            let facts = pod::with_node(facts.clone(), node);
-            let quote = prices.lists.price(&facts, now).rate();
+            let attributes = pod::with_node(attributes.clone(), node);
+            let quote = prices.lists.price(&attributes, now).rate();
             quote.map(|quote| quote.cost.total())
         })
         .collect();
     let somewhere = || {
-        let volumes = prices.lists.price(facts, now).rate()?.cost.storage;
-        let gpus = prices.lists.highest_price(&facts.resource, now)?;
-        Some(gpus.times(facts.gpus) + volumes)
+        let volumes = prices.lists.price(attributes, now).rate()?.cost.storage;
+        let gpus = prices.lists.highest_price(&attributes.resource, now)?;
+        Some(gpus.times(attributes.gpus) + volumes)
     };
     rates?.into_iter().max().or_else(somewhere)
 }
@@ -137,13 +149,13 @@ mod tests {
         };
         write("ours", "1", None);
         write("next", "2", Some("2026-12-01T00:00:00Z"));
-        let known = Known::default();
-        let mut last = known.of(&lists, None, at("2026-11-24T00:00:00Z"));
-        let mut is_new = |lists: &Store<PriceList>, kept: Option<&str>, now: &str| {
-            let kept = kept.map(str::to_owned);
-            let prices = known.of(lists, kept.clone(), at(now));
+        let cache = PriceCache::default();
+        let mut last = cache.prices(&lists, None, at("2026-11-24T00:00:00Z"));
+        let mut is_new = |lists: &Store<PriceList>, currency: Option<&str>, now: &str| {
+            let currency = currency.map(str::to_owned);
+            let prices = cache.prices(lists, currency.clone(), at(now));
             let state = lists.state();
-            let fresh = EffectivePrices::from_lists(state.iter().map(AsRef::as_ref), kept, at(now));
+            let fresh = EffectivePrices::from_lists(state.iter().map(AsRef::as_ref), currency, at(now));
             assert_eq!(*prices, fresh, "at {now}");
             !Arc::ptr_eq(&std::mem::replace(&mut last, Arc::clone(&prices)), &prices)
         };
