@@ -15,7 +15,7 @@ use jiff::Timestamp;
 
 use crate::context::Context;
 use crate::lock::lock;
-use crate::metrics::{self, Hardware, figure};
+use crate::metrics::{self, HardwareLabels, gauge_value};
 
 /// How often it is computed anew, from the caches alone.
 const PACE: Duration = Duration::from_secs(120);
@@ -103,10 +103,10 @@ fn show_nodes(context: &Context, accounts: &[(WorkloadRef, Account)], now: Times
         nodes.entry(cost_report::gpu_name(sku)).or_default().1 += line;
     }
     let figures = nodes.into_iter().flat_map(|(gpu, (cost, idle))| {
-        let hardware = || Hardware { gpu: gpu.clone() };
+        let hardware = || HardwareLabels { gpu: gpu.clone() };
         // what lacks a price is not known, and unknown is not zero
         let money = |line: &DailyCost| {
-            let amount = figure(line.cost.total());
+            let amount = gauge_value(line.cost.total());
             (line.unpriced_gpu_seconds == 0).then_some(amount)
         };
         let hours = idle.gpu_seconds as f64 / 3600.0;

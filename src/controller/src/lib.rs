@@ -73,7 +73,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
 use crate::explain::Explained;
-use crate::metrics::{Metrics, Result as Ended};
+use crate::metrics::{Metrics, ResultLabel};
 use crate::pricing::effective::PriceCache;
 use crate::pricing::price_lists;
 use crate::scrape::Scrape;
@@ -354,7 +354,7 @@ async fn step(
     context
         .metrics
         .reconciles
-        .get_or_create(&Ended { result })
+        .get_or_create(&ResultLabel { result })
         .inc();
     done.map(Action::requeue)
 }

@@ -1,5 +1,5 @@
-//! What the controller measures: itself, with labels from closed sets, and the workloads and budgets that it decides over, whose
-//! series end with them.
+//! The controller's metrics: of itself, with labels from closed sets, and of workloads, budgets and
+//! nodes, whose series end with them.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
@@ -16,36 +16,36 @@ use prometheus_client::registry::Registry;
 
 use crate::lock::lock;
 
-/// How a reconcile ended.
+/// The result of a reconcile.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(crate) struct Result {
+pub(crate) struct ResultLabel {
     /// `ok`, `conflict` or `error`.
     pub(crate) result: &'static str,
 }
 
-/// What became of a SpendRecord of a month that is over.
+/// The outcome for a SpendRecord of a closed month.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(crate) struct Closed {
+pub(crate) struct MonthCloseLabel {
     /// `folded`, `removed` or `failed`.
     pub(crate) outcome: &'static str,
 }
 
-/// What limited a decision.
+/// The limit of a decision.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(crate) struct Limit {
+pub(crate) struct LimitLabel {
     /// A word of `limitedBy`, or `None`.
     pub(crate) limited_by: &'static str,
 }
 
 /// A workload, a budget or a namespace.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelSet)]
-pub(crate) struct Object {
+pub(crate) struct ObjectLabels {
     pub(crate) namespace: String,
     pub(crate) kind: &'static str,
     pub(crate) name: String,
 }
 
-impl From<&WorkloadRef> for Object {
+impl From<&WorkloadRef> for ObjectLabels {
     fn from(workload: &WorkloadRef) -> Self {
         Self {
             namespace: workload.namespace.clone(),
@@ -57,84 +57,140 @@ impl From<&WorkloadRef> for Object {
 
 /// A kind of GPU that nodes have.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelSet)]
-pub(crate) struct Hardware {
+pub(crate) struct HardwareLabels {
     /// Product name, and the part of it that one unit is.
     pub(crate) gpu: String,
 }
 
-type Gauges<Of> = Family<Of, Gauge<f64, AtomicU64>>;
-/// Series by figure.
-type Shown<Of> = Vec<(&'static str, Of)>;
-
-/// Figures of objects, all of them gauges.
-#[derive(Debug, Clone)]
-pub(crate) struct NamespaceGauges<Of: Label> {
-    families: BTreeMap<&'static str, Gauges<Of>>,
-    /// What is shown of each namespace.
-    shown: Arc<Mutex<BTreeMap<String, Shown<Of>>>>,
+/// The currency and the time zone of the accounts.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AccountingLabels {
+    currency: String,
+    time_zone: String,
 }
 
-/// What figures are about.
-pub(crate) trait Label:
+type Gauges<L> = Family<L, Gauge<f64, AtomicU64>>;
+/// The series that are shown, by metric.
+type ShownSeries<L> = Vec<(&'static str, L)>;
+
+/// Gauges of the objects of each namespace, whose series end with the objects.
+#[derive(Debug, Clone)]
+pub(crate) struct NamespaceGauges<L: SeriesLabels> {
+    families: BTreeMap<&'static str, Gauges<L>>,
+    /// The series that are shown of each namespace.
+    shown: Arc<Mutex<BTreeMap<String, ShownSeries<L>>>>,
+}
+
+/// The labels of one object's series.
+pub(crate) trait SeriesLabels:
     EncodeLabelSet + Clone + std::fmt::Debug + std::hash::Hash + Eq + Send + Sync + 'static
 {
 }
-impl Label for Object {}
-impl Label for Hardware {}
+impl SeriesLabels for ObjectLabels {}
+impl SeriesLabels for HardwareLabels {}
 
-/// The figures that there are, and what they mean.
-const FIGURES: [(&str, &str); 19] = [
-    (SPEND_MONTH, "Money that a workload has cost this month"),
-    (SPEND_RATE, "Money an hour that a workload costs now"),
-    (COMPUTE_MONTH, "The part of it for machines and their GPUs"),
-    (STORAGE_MONTH, "The part of it for volumes"),
-    (POWER_MONTH, "The part of it for electricity"),
+/// A HELP text of an amount of money.
+macro_rules! money {
+    ($text:literal) => {
+        concat!($text, ", in the currency of bursar_accounting_info")
+    };
+}
+
+/// The gauges of workloads, budgets and namespaces, with their HELP texts.
+const NAMESPACE_GAUGES: [(&str, &str); 19] = [
+    (
+        SPEND_MONTH,
+        money!("Cost of a workload in the current month until now"),
+    ),
+    (SPEND_RATE, money!("Cost per hour of a workload at present")),
+    (
+        COMPUTE_MONTH,
+        money!("Cost of a workload's machines and GPUs in the current month until now"),
+    ),
+    (
+        STORAGE_MONTH,
+        money!("Cost of a workload's volumes in the current month until now"),
+    ),
+    (
+        POWER_MONTH,
+        money!("Cost of a workload's electricity in the current month until now"),
+    ),
     (
         WASTE_MONTH,
-        "The part of it while replicas were starting, idle or draining",
+        money!(
+            "Cost of a workload in the current month until now while its replicas were starting, idle or draining"
+        ),
     ),
     (
         CORRECTIONS_MONTH,
-        "Money that corrections add to a namespace's spend of this month, or take away",
+        money!(
+            "Sum of a namespace's SpendCorrections in the current month until now, negative for credits"
+        ),
     ),
     (
         UNATTRIBUTED_MONTH,
-        "Money for time on nodes that were lost, beside it",
+        money!(
+            "Cost of a workload's time on lost nodes in the current month until now, not included in bursar_spend_month_to_date"
+        ),
     ),
     (
         OVERHEAD_MONTH,
-        "Its share of the monthly overheads that are due, beside it",
+        money!(
+            "A workload's share of the monthly overheads that are due, not included in bursar_spend_month_to_date"
+        ),
     ),
     (
         SAVED_MONTH,
-        "Money that one replica would have cost while the service rested at zero this month",
+        money!(
+            "Cost that one replica would have had in the current month until now while the service was scaled to zero"
+        ),
     ),
-    (GPU_HOURS_MONTH, "Physical GPUs times hours of this month"),
-    (CARBON_MONTH, "Kilograms of CO2 equivalent of this month"),
-    (QUEUE_DEPTH, "Requests waiting, running and held"),
-    (HELD, "Requests that gateways hold"),
-    (DESIRED, "Replicas that the demand asks for"),
-    (ALLOWED, "Replicas that budgets leave"),
-    (BUDGET_LIMIT, "Money that a budget has for its period"),
+    (
+        GPU_HOURS_MONTH,
+        "GPU hours of a workload in the current month until now, in physical GPUs times hours",
+    ),
+    (
+        CARBON_MONTH,
+        "Carbon emissions of a workload in the current month until now, in kilograms of CO2 equivalent",
+    ),
+    (
+        QUEUE_DEPTH,
+        "Requests of a service that are waiting, running or held by gateways",
+    ),
+    (HELD, "Requests of a service that gateways hold"),
+    (DESIRED, "Replicas that a service needs for its demand"),
+    (
+        ALLOWED,
+        "Replicas that a service may have within its budgets",
+    ),
+    (
+        BUDGET_LIMIT,
+        money!("LimitLabel of a budget for its period"),
+    ),
     (
         BUDGET_SPENT,
-        "Money of a budget that is spent in its period",
+        money!("Spend of a budget in its current period until now"),
     ),
     (
         BUDGET_RESERVE,
-        "What stopping everything of a budget would still cost",
+        money!("Cost of stopping everything that a budget covers"),
     ),
 ];
-/// The figures of nodes.
-const NODE_FIGURES: [(&str, &str); 3] = [
-    (NODE_COST_MONTH, "Money that nodes have cost this month"),
+/// The gauges of nodes, with their HELP texts.
+const NODE_GAUGES: [(&str, &str); 3] = [
+    (
+        NODE_COST_MONTH,
+        money!("Cost of the nodes with a kind of GPU in the current month until now"),
+    ),
     (
         IDLE_COST_MONTH,
-        "The part of it that no pod held; below zero where pods pay more than the nodes cost",
+        money!(
+            "Cost of the nodes with a kind of GPU in the current month until now that no pod used, negative where pods are charged more than the nodes cost"
+        ),
     ),
     (
         IDLE_GPU_HOURS_MONTH,
-        "Physical GPUs times hours of this month that no pod held",
+        "GPU hours of nodes in the current month until now that no pod used, in physical GPUs times hours",
     ),
 ];
 pub(crate) const SPEND_MONTH: &str = "bursar_spend_month_to_date";
@@ -160,11 +216,11 @@ pub(crate) const BUDGET_LIMIT: &str = "bursar_budget_limit";
 pub(crate) const BUDGET_SPENT: &str = "bursar_budget_spent";
 pub(crate) const BUDGET_RESERVE: &str = "bursar_budget_reserve";
 
-impl<Of: Label> NamespaceGauges<Of> {
-    fn new(registry: &mut Registry, figures: &[(&'static str, &'static str)]) -> Self {
+impl<L: SeriesLabels> NamespaceGauges<L> {
+    fn new(registry: &mut Registry, values: &[(&'static str, &'static str)]) -> Self {
         let mut families = BTreeMap::new();
-        for (name, help) in figures {
-            let family = Gauges::<Of>::default();
+        for (name, help) in values {
+            let family = Gauges::<L>::default();
             registry.register(*name, *help, family.clone());
             families.insert(*name, family);
         }
@@ -174,27 +230,27 @@ impl<Of: Label> NamespaceGauges<Of> {
         }
     }
 
-    /// Shows these figures of a namespace, and none that were shown before and are not among them. An unknown figure has no series:
-    /// it is not zero.
-    pub(crate) fn show(&self, namespace: &str, figures: Vec<(&'static str, Of, Option<f64>)>) {
-        let known: Vec<_> = figures
+    /// Shows these values of a namespace, and removes the series that were shown before and are not
+    /// among them. An unknown value has no series: it is not zero.
+    pub(crate) fn show(&self, namespace: &str, values: Vec<(&'static str, L, Option<f64>)>) {
+        let known: Vec<_> = values
             .into_iter()
-            .filter_map(|(figure, object, value)| Some((figure, object, value?)))
+            .filter_map(|(metric, object, value)| Some((metric, object, value?)))
             .collect();
         let now: Vec<_> = known
             .iter()
-            .map(|(figure, object, _)| (*figure, object.clone()))
+            .map(|(metric, object, _)| (*metric, object.clone()))
             .collect();
         let before = lock(&self.shown)
             .insert(namespace.to_owned(), now.clone())
             .unwrap_or_default();
-        for (figure, object) in before.iter().filter(|series| !now.contains(series)) {
-            if let Some(family) = self.families.get(figure) {
+        for (metric, object) in before.iter().filter(|series| !now.contains(series)) {
+            if let Some(family) = self.families.get(metric) {
                 family.remove(object);
             }
         }
-        for (figure, object, value) in known {
-            if let Some(family) = self.families.get(figure) {
+        for (metric, object, value) in known {
+            if let Some(family) = self.families.get(metric) {
                 family.get_or_create(&object).set(value);
             }
         }
@@ -202,42 +258,44 @@ impl<Of: Label> NamespaceGauges<Of> {
 }
 
 #[cfg(test)]
-impl<Of: Label> NamespaceGauges<Of> {
-    /// What is shown of one figure now.
-    pub(crate) fn values(&self, figure: &str) -> Vec<f64> {
+impl<L: SeriesLabels> NamespaceGauges<L> {
+    /// The values that are shown of one metric now.
+    pub(crate) fn values(&self, metric: &str) -> Vec<f64> {
         let shown = lock(&self.shown);
         let series = shown.values().flatten();
-        let series = series.filter(|(name, _)| *name == figure);
+        let series = series.filter(|(name, _)| *name == metric);
         series
             .map(|(name, of)| self.families[name].get_or_create(of).get())
             .collect()
     }
 }
 
-/// An amount as a figure, which need not be exact.
-pub(crate) fn figure(amount: Money) -> f64 {
+/// An amount as the value of a gauge, which need not be exact.
+pub(crate) fn gauge_value(amount: Money) -> f64 {
     amount.nanos() as f64 / 1e9
 }
 
 /// The metrics.
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
-    /// Reconciles by how they ended.
-    pub(crate) reconciles: Family<Result, Counter>,
-    /// How long a reconcile takes, in seconds.
+    /// Reconciles by result.
+    pub(crate) reconciles: Family<ResultLabel, Counter>,
+    /// Duration of a reconcile in seconds.
     pub(crate) reconcile_seconds: Histogram,
     /// Decisions over services by what limited them.
-    pub(crate) decisions: Family<Limit, Counter>,
-    /// From the first held request to the written Deployment, in seconds.
+    pub(crate) decisions: Family<LimitLabel, Counter>,
+    /// Time from the first held request until the Deployment is scaled up, in seconds.
     pub(crate) wake_seconds: Histogram,
-    /// SpendRecords of months that are over, by what became of them.
-    pub(crate) closed: Family<Closed, Counter>,
+    /// SpendRecords of closed months, by outcome.
+    pub(crate) closed: Family<MonthCloseLabel, Counter>,
+    /// 1 with the currency and the time zone of all amounts, once the currency is known.
+    accounting: Family<AccountingLabels, Gauge>,
     /// 1 while this replica leads.
     pub(crate) leading: Gauge,
-    /// Figures of workloads and budgets.
-    pub(crate) figures: NamespaceGauges<Object>,
-    /// Figures of nodes by kind of GPU.
-    pub(crate) nodes: NamespaceGauges<Hardware>,
+    /// Gauges of workloads, budgets and namespaces.
+    pub(crate) namespaces: NamespaceGauges<ObjectLabels>,
+    /// Gauges of nodes by kind of GPU.
+    pub(crate) nodes: NamespaceGauges<HardwareLabels>,
 }
 
 impl Metrics {
@@ -249,38 +307,56 @@ impl Metrics {
             decisions: Family::default(),
             wake_seconds: Histogram::new(exponential_buckets(0.005, 2.0, 14)),
             closed: Family::default(),
+            accounting: Family::default(),
             leading: Gauge::default(),
-            figures: NamespaceGauges::new(registry, &FIGURES),
-            nodes: NamespaceGauges::new(registry, &NODE_FIGURES),
+            namespaces: NamespaceGauges::new(registry, &NAMESPACE_GAUGES),
+            nodes: NamespaceGauges::new(registry, &NODE_GAUGES),
         };
         registry.register(
             "bursar_reconciles",
-            "Reconciles of namespaces by how they ended",
+            "Reconciles of namespaces by result: ok, conflict or error",
             metrics.reconciles.clone(),
         );
         registry.register(
             "bursar_reconcile_seconds",
-            "How long a reconcile takes",
+            "Duration of a namespace's reconcile, in seconds",
             metrics.reconcile_seconds.clone(),
         );
         registry.register(
             "bursar_decisions",
-            "Decisions over services by what limited them",
+            "Scaling decisions over services by what limited the replicas",
             metrics.decisions.clone(),
         );
-        let help = "From the first held request of a service at zero to the written Deployment";
+        let help = "Time from the first held request of a service at zero replicas until its Deployment is scaled up, in seconds";
         registry.register("bursar_wake_seconds", help, metrics.wake_seconds.clone());
         registry.register(
             "bursar_closed_records",
-            "SpendRecords of months that are over, by what became of them",
+            "SpendRecords of closed months by outcome: folded into one record, removed after the retention, or failed",
             metrics.closed.clone(),
         );
         registry.register(
+            "bursar_accounting_info",
+            "1, with the currency of all amounts of money and the IANA time zone of days and months",
+            metrics.accounting.clone(),
+        );
+        registry.register(
             "bursar_leading",
-            "1 while this replica leads",
+            "1 while this controller is the leader, else 0",
             metrics.leading.clone(),
         );
         metrics
+    }
+
+    /// Shows in which currency and time zone amounts are; nothing while no currency is known.
+    pub(crate) fn show_accounting(&self, currency: &str, time_zone: &str) {
+        let labels = AccountingLabels {
+            currency: currency.to_owned(),
+            time_zone: time_zone.to_owned(),
+        };
+        if !currency.is_empty() && self.accounting.get(&labels).is_none() {
+            self.accounting.clear();
+            self.accounting.get_or_create(&labels).set(1);
+        }
     }
 }
 
@@ -289,10 +365,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_figure_that_is_not_known_any_more_has_no_series() {
+    fn a_value_that_is_not_known_any_more_has_no_series() {
         let mut registry = Registry::default();
         let metrics = Metrics::new(&mut registry);
-        let chat = || Object {
+        let chat = || ObjectLabels {
             namespace: "team".into(),
             kind: "InferenceDeployment",
             name: "chat".into(),
@@ -303,7 +379,7 @@ mod tests {
             text
         };
         let series = r#"bursar_spend_month_to_date{namespace="team",kind="InferenceDeployment",name="chat"}"#;
-        metrics.figures.show(
+        metrics.namespaces.show(
             "team",
             vec![
                 (SPEND_MONTH, chat(), Some(1.5)),
@@ -315,9 +391,43 @@ mod tests {
             !text().contains("bursar_queue_depth{"),
             "unknown is not zero"
         );
-        metrics.figures.show("other", Vec::new());
+        metrics.namespaces.show("other", Vec::new());
         assert!(text().contains(series));
-        metrics.figures.show("team", Vec::new());
+        metrics.namespaces.show("team", Vec::new());
         assert!(!text().contains(series));
+    }
+
+    #[test]
+    fn amounts_have_one_currency_at_a_time() {
+        let mut registry = Registry::default();
+        let metrics = Metrics::new(&mut registry);
+        let series = || {
+            let mut text = String::new();
+            prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+            let lines = text.lines().map(str::to_owned);
+            lines
+                .filter(|line| line.starts_with("bursar_accounting_info"))
+                .collect::<Vec<_>>()
+        };
+        metrics.show_accounting("", "UTC");
+        assert_eq!(series(), [""; 0], "no currency is known");
+        for currency in ["USD", "EUR", "EUR"] {
+            metrics.show_accounting(currency, "Europe/Berlin");
+            let labels = format!(r#"currency="{currency}",time_zone="Europe/Berlin""#);
+            assert_eq!(series(), [format!("bursar_accounting_info{{{labels}}} 1")]);
+        }
+    }
+
+    #[test]
+    fn every_help_text_makes_sense_alone() {
+        let mut registry = Registry::default();
+        let _metrics = Metrics::new(&mut registry);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for help in text.lines().filter(|line| line.starts_with("# HELP ")) {
+            for word in [" it ", " it.", "of it", "beside"] {
+                assert!(!help.contains(word), "{help}");
+            }
+        }
     }
 }

@@ -11,7 +11,7 @@ use bursar_core::plan::{Plan, Snapshot};
 use crate::cluster_bill;
 use crate::context::Context;
 use crate::ledger::{self, Accounts};
-use crate::metrics::{self, figure};
+use crate::metrics::{self, gauge_value};
 use crate::scene::Scene;
 
 /// The figures of a namespace, its workloads and its budgets.
@@ -21,11 +21,11 @@ pub(crate) fn figures(
     plan: &Plan,
     snapshot: &Snapshot,
     accounts: &BTreeMap<WorkloadRef, Accounts>,
-) -> Vec<(&'static str, metrics::Object, Option<f64>)> {
+) -> Vec<(&'static str, metrics::ObjectLabels, Option<f64>)> {
     let month = Month::containing(scene.now, &context.zone);
     let mut figures = Vec::new();
     for (workload, accounts) in accounts {
-        let object = || metrics::Object::from(workload);
+        let object = || metrics::ObjectLabels::from(workload);
         let spent = ledger::sum(
             accounts,
             month.bounds(&context.zone),
@@ -42,12 +42,12 @@ pub(crate) fn figures(
             (metrics::UNATTRIBUTED_MONTH, spent.unattributed),
             (metrics::SAVED_MONTH, spent.saved),
         ] {
-            figures.push((name, object(), Some(figure(amount))));
+            figures.push((name, object(), Some(gauge_value(amount))));
         }
         figures.push((
             metrics::OVERHEAD_MONTH,
             object(),
-            cluster_bill::overhead(context, workload, scene.now).map(figure),
+            cluster_bill::overhead(context, workload, scene.now).map(gauge_value),
         ));
         let of = |amount: i64, unit: f64| Some(amount as f64 / unit);
         figures.push((
@@ -63,23 +63,23 @@ pub(crate) fn figures(
         figures.push((
             metrics::SPEND_RATE,
             object(),
-            ledger::rate(accounts, month).map(figure),
+            ledger::rate(accounts, month).map(gauge_value),
         ));
     }
     let bounds = month.bounds(&context.zone);
     let corrections = correction::sum(&scene.corrections, bounds, scene.now, &context.zone);
     if corrections != Money::ZERO {
-        let namespace = metrics::Object {
+        let namespace = metrics::ObjectLabels {
             namespace: scene.namespace.clone(),
             kind: "Namespace",
             name: scene.namespace.clone(),
         };
-        let amount = Some(figure(corrections));
+        let amount = Some(gauge_value(corrections));
         figures.push((metrics::CORRECTIONS_MONTH, namespace, amount));
     }
     for (decision, service) in plan.services.iter().zip(&snapshot.services) {
         let object = || {
-            metrics::Object::from(
+            metrics::ObjectLabels::from(
                 &scene.workload(WorkloadKind::InferenceDeployment, &decision.name),
             )
         };
@@ -101,7 +101,7 @@ pub(crate) fn figures(
         ));
     }
     for standing in &plan.budgets {
-        let object = || metrics::Object {
+        let object = || metrics::ObjectLabels {
             namespace: scene.namespace.clone(),
             kind: "BudgetPolicy",
             name: standing.budget.name.clone(),
@@ -109,17 +109,17 @@ pub(crate) fn figures(
         figures.push((
             metrics::BUDGET_LIMIT,
             object(),
-            Some(figure(standing.budget.limit)),
+            Some(gauge_value(standing.budget.limit)),
         ));
         figures.push((
             metrics::BUDGET_SPENT,
             object(),
-            Some(figure(standing.budget.spent)),
+            Some(gauge_value(standing.budget.spent)),
         ));
         figures.push((
             metrics::BUDGET_RESERVE,
             object(),
-            Some(figure(standing.reserve)),
+            Some(gauge_value(standing.reserve)),
         ));
     }
     figures

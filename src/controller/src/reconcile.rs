@@ -22,7 +22,7 @@ use crate::explain;
 use crate::inference;
 use crate::ledger::{self, AccountStore, PodLedger, PodLifetimes};
 use crate::lock::lock;
-use crate::metrics::Limit;
+use crate::metrics::LimitLabel;
 use crate::namespace_metrics::figures;
 use crate::observe::Books;
 use crate::pricing::condition::{self, PricingState};
@@ -110,14 +110,14 @@ pub(crate) async fn reconcile(
     let scene = Scene::of(context, namespace, now);
     let workloads = scene.workloads();
     if workloads.is_empty() && scene.budgets.is_empty() && scene.corrections.is_empty() {
-        context.metrics.figures.show(namespace, Vec::new());
+        context.metrics.namespaces.show(namespace, Vec::new());
         return Ok(RESTING_PACE.try_into().unwrap_or_default());
     }
     let (books, mut troubles) = keep_ledger(context, &scene, workloads).await;
     let (snapshot, plan) = decide(context, &scene, &books)?;
     latch(context, &scene, &plan, &mut troubles).await?;
     remember(context, &scene, &plan, &snapshot);
-    context.metrics.figures.show(
+    context.metrics.namespaces.show(
         namespace,
         figures(context, &scene, &plan, &snapshot, &books.accounts),
     );
@@ -260,7 +260,7 @@ fn remember(context: &Context, scene: &Scene, plan: &Plan, snapshot: &Snapshot) 
         context
             .metrics
             .decisions
-            .get_or_create(&Limit { limited_by })
+            .get_or_create(&LimitLabel { limited_by })
             .inc();
     }
     drop(histories);

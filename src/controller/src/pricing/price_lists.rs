@@ -83,6 +83,9 @@ pub(crate) async fn run(context: Arc<Context>) {
 /// The first call that failed.
 pub(crate) async fn sync_once(context: &Context, now: Timestamp) -> Result<(), ApiError> {
     let prices = context.prices(now);
+    let zone = context.zone.iana_name().unwrap_or("UTC");
+    let currency = &prices.lists.currency;
+    context.metrics.show_accounting(currency, zone);
     for list in context.stores.prices.state() {
         let Some(status) = next_status(&list, prices.refused.get(&list.name_any()), now) else {
             continue;

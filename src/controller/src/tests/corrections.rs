@@ -75,7 +75,10 @@ async fn a_namespace_that_has_corrections_alone_has_their_metric() {
     stage.seconds(1).await;
     let context = &stage.leader.context;
     reconcile(context, "gone", stage.world.now).await.unwrap();
-    let shown = context.metrics.figures.values(metrics::CORRECTIONS_MONTH);
+    let shown = context
+        .metrics
+        .namespaces
+        .values(metrics::CORRECTIONS_MONTH);
     assert_eq!(shown, [5.5]);
 }
 

@@ -440,7 +440,7 @@ async fn the_bill_is_what_nodes_cost_and_idle_is_what_no_pod_held() {
         .metrics
         .nodes
         .values(metrics::IDLE_COST_MONTH);
-    assert_eq!(shown, [metrics::figure(idle.cost.total())]);
+    assert_eq!(shown, [metrics::gauge_value(idle.cost.total())]);
 }
 
 #[tokio::test]

@@ -29,7 +29,7 @@ use self::consolidate::{Consolidation, consolidate, is_closed, is_past_retention
 use super::stored_accounts::ConsolidatedCache;
 use super::write_cache::WriteCache;
 use crate::api_calls::{ApiError, with_timeout};
-use crate::metrics::{Closed, Metrics};
+use crate::metrics::{Metrics, MonthCloseLabel};
 
 const INTERVAL: Duration = Duration::from_hours(1);
 /// A new leader has more urgent things to do.
@@ -107,7 +107,7 @@ impl MonthClose<'_> {
     }
 
     fn count(&self, outcome: &'static str) {
-        let label = Closed { outcome };
+        let label = MonthCloseLabel { outcome };
         self.metrics.closed.get_or_create(&label).inc();
     }
 
