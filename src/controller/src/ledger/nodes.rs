@@ -350,7 +350,9 @@ fn with_machine(node: &Node, mut offers: Vec<GpuOffer>) -> Vec<GpuOffer> {
     const MIB_MILLI: i64 = 1000 << 20;
     let amount = |name: &str, unit_milli: i64| {
         let capacity = pod::capacity_of(node).and_then(|capacity| capacity.get(name));
-        let milli = capacity.and_then(|amount| quantities::milli(amount).ok()).unwrap_or(0);
+        let milli = capacity
+            .and_then(|amount| quantities::milli(amount).ok())
+            .unwrap_or(0);
         u32::try_from(milli / unit_milli).unwrap_or(u32::MAX)
     };
     if let Some(largest) = offers.iter_mut().max_by_key(|offer| offer.facts.gpus) {

@@ -155,7 +155,8 @@ mod tests {
             let currency = currency.map(str::to_owned);
             let prices = cache.prices(lists, currency.clone(), at(now));
             let state = lists.state();
-            let fresh = EffectivePrices::from_lists(state.iter().map(AsRef::as_ref), currency, at(now));
+            let fresh =
+                EffectivePrices::from_lists(state.iter().map(AsRef::as_ref), currency, at(now));
             assert_eq!(*prices, fresh, "at {now}");
             !Arc::ptr_eq(&std::mem::replace(&mut last, Arc::clone(&prices)), &prices)
         };
