@@ -1,4 +1,4 @@
-//! Calls to the API server: bounded in time, with errors that say which call it was.
+//! Calls to the API server: each has a time limit, and its error names the call.
 
 use std::future::Future;
 use std::time::Duration;
@@ -58,7 +58,7 @@ impl ApiError {
     }
 }
 
-/// Runs a call within its limit.
+/// Runs a call within the time limit.
 pub(crate) async fn with_timeout<T>(
     call: &'static str,
     future: impl Future<Output = Result<T, kube::Error>>,
@@ -75,8 +75,8 @@ pub(crate) async fn with_timeout<T>(
     }
 }
 
-/// Makes an owned object what it should be; writes only if it is not. The write names the version that was seen, so a former leader
-/// overwrites nothing. `same` compares what the hash leaves out.
+/// Applies an owned object if it differs from the one that was found. The write names the version
+/// that was read, so a former leader overwrites nothing. `same` compares what the hash leaves out.
 pub(crate) async fn apply_if_changed<K>(
     api: &Api<K>,
     found: Option<&K>,

@@ -1,4 +1,5 @@
-//! What the whole cluster's month comes to: who bears its overheads, what its nodes cost, and which part of that is idle.
+//! The whole cluster's cost in a month: each workload's share of the overheads, the cost of nodes,
+//! and the idle part of that.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,10 +18,10 @@ use crate::context::Context;
 use crate::lock::lock;
 use crate::metrics::{self, HardwareLabels, gauge_value};
 
-/// How often it is computed anew, from the caches alone.
+/// How often the bill is computed anew, from the caches alone.
 const PACE: Duration = Duration::from_secs(120);
 
-/// Keeps the shares and figures, for as long as the process leads.
+/// Keeps shares and gauges up to date, for as long as the process leads.
 pub(crate) async fn run(context: &Context) {
     loop {
         tokio::time::sleep(PACE).await;
@@ -28,7 +29,8 @@ pub(crate) async fn run(context: &Context) {
     }
 }
 
-/// Computes the shares and figures as of `now`. They stay as they are while a record cannot be read: all accounts share overheads.
+/// Computes shares and gauges as of `now`. They stay as they are while a record cannot be read: all
+/// accounts share overheads.
 pub(crate) fn refresh(context: &Context, now: Timestamp) {
     let month = Month::containing(now, &context.zone);
     let records = context.stores.records.state();
@@ -51,7 +53,8 @@ pub(crate) fn refresh(context: &Context, now: Timestamp) {
     show_nodes(context, &accounts, now);
 }
 
-/// What a workload bears of this month's overheads; `None` where there are none, or nobody knows yet.
+/// A workload's share of this month's overheads; `None` where there are none, or while they are not
+/// known.
 pub(crate) fn overhead(context: &Context, workload: &WorkloadRef, now: Timestamp) -> Option<Money> {
     let shares = lock(&context.shares);
     let (month, shares) = shares.as_ref()?;
@@ -86,7 +89,7 @@ fn shares(
     shares
 }
 
-/// Shows what nodes cost by kind of GPU.
+/// Shows the cost of nodes by kind of GPU.
 fn show_nodes(context: &Context, accounts: &[(WorkloadRef, Account)], now: Timestamp) {
     let mut bill = ClusterBill::default();
     let mut nodes: BTreeMap<String, (DailyCost, DailyCost)> = BTreeMap::new();
@@ -104,7 +107,7 @@ fn show_nodes(context: &Context, accounts: &[(WorkloadRef, Account)], now: Times
     }
     let figures = nodes.into_iter().flat_map(|(gpu, (cost, idle))| {
         let hardware = || HardwareLabels { gpu: gpu.clone() };
-        // what lacks a price is not known, and unknown is not zero
+        // a cost without a price is not known, and unknown is not zero
         let money = |line: &DailyCost| {
             let amount = gauge_value(line.cost.total());
             (line.unpriced_gpu_seconds == 0).then_some(amount)
@@ -116,6 +119,6 @@ fn show_nodes(context: &Context, accounts: &[(WorkloadRef, Account)], now: Times
             (metrics::IDLE_GPU_HOURS_MONTH, hardware(), Some(hours)),
         ]
     });
-    // they are of no namespace
+    // nodes are in no namespace
     context.metrics.nodes.show("", figures.collect());
 }

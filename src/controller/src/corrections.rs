@@ -1,4 +1,4 @@
-//! SpendCorrections: which of them count, and what their statuses say.
+//! SpendCorrections: which of them count, and their statuses.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::status;
 /// How often the statuses are compared with the caches.
 const PACE: Duration = Duration::from_secs(2);
 
-/// What each month's accounts are kept in; that of the prices where there are none.
+/// The currency of each month's accounts; that of the prices where there are none.
 struct Currencies<'a> {
     records: &'a Store<SpendRecord>,
     prices: &'a str,
@@ -43,7 +43,7 @@ impl<'a> Currencies<'a> {
         self.months.entry(month).or_insert_with(kept)
     }
 
-    /// The correction, if it counts; else a word and a sentence that say why not.
+    /// The correction, if it counts; else the reason and a sentence that says why not.
     fn validate(&mut self, object: &SpendCorrection) -> Result<Correction, (Reason, String)> {
         let correction = object
             .to_core()
@@ -71,7 +71,7 @@ pub(crate) fn accepted(
         .collect()
 }
 
-/// Keeps every correction's status true, for as long as the process leads.
+/// Keeps every correction's status up to date, for as long as the process leads.
 pub(crate) async fn run(context: &Context) {
     loop {
         if let Err(error) = sync_once(context, Timestamp::now()).await {
@@ -81,7 +81,7 @@ pub(crate) async fn run(context: &Context) {
     }
 }
 
-/// Writes the statuses that are not true any more.
+/// Writes the statuses that changed.
 ///
 /// # Errors
 /// The first call that failed.
@@ -102,7 +102,7 @@ pub(crate) async fn sync_once(context: &Context, now: Timestamp) -> Result<(), A
     Ok(())
 }
 
-/// The status of a correction that was judged so; `None` if the present one says so.
+/// The status of a correction after validation; `None` if the present one is the same.
 fn next_status(
     object: &SpendCorrection,
     judged: Result<Correction, (Reason, String)>,

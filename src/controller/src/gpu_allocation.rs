@@ -1,5 +1,6 @@
-//! What pods hold by claims: persistent volumes, and devices of dynamic resource allocation. What several pods use is borne by one of
-//! them, the one that was bound first.
+//! The GPUs and volumes that pods hold, by their specs and by claims: persistent volumes, and
+//! devices of dynamic resource allocation. A device or volume that several pods use is charged to
+//! the pod that was bound first.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -27,22 +28,23 @@ type Volumes = BTreeMap<String, u32>;
 struct Gpus {
     resource: String,
     count: u32,
-    /// What they say of themselves; extended resources say nothing.
+    /// The model that the devices report; extended resources report none.
     kind: Option<DeviceModel>,
 }
 
-/// What the pods of a namespace that hold GPUs bear.
+/// The GPUs and volumes that the pods of a namespace are charged for.
 #[derive(Debug, Default)]
 pub(crate) struct GpuAllocations {
     held: BTreeMap<Uid, (Gpus, Volumes)>,
-    /// Pods whose devices another one bears.
+    /// Pods whose devices are charged to another pod.
     sharing: BTreeSet<Uid>,
-    /// Persistent volume claims that somebody bears.
+    /// Persistent volume claims that are charged to a pod.
     borne: BTreeSet<String>,
 }
 
 impl GpuAllocations {
-    /// What these pods of one namespace bear. Of pods that share devices one in `open`, whose charge is open, goes before others.
+    /// The GPUs and volumes that these pods of one namespace are charged for. Of pods that share
+    /// devices, a pod in `open`, whose charge is open, takes precedence.
     pub(crate) fn new(stores: &Stores, pods: &[Arc<Pod>], open: &BTreeSet<Uid>) -> Self {
         let mut here: Vec<&Pod> = pods.iter().map(AsRef::as_ref).collect();
         let first = |pod: &Pod| (pod::bound_at(pod), pod::uid(pod).to_owned());
@@ -90,17 +92,17 @@ impl GpuAllocations {
         claims
     }
 
-    /// Whether the pod holds GPUs that it bears itself.
+    /// Whether the pod holds GPUs that it is charged for itself.
     pub(crate) fn holds_gpus(&self, pod: &Pod) -> bool {
         self.held.contains_key(pod::uid(pod))
     }
 
-    /// Pods that use devices which others bear.
+    /// Pods that use devices which are charged to other pods.
     pub(crate) fn sharing(&self) -> &BTreeSet<Uid> {
         &self.sharing
     }
 
-    /// What the pod is priced by, on its node if that is known. `None` without GPUs.
+    /// The attributes that price the pod, on its node if that is known. `None` without GPUs.
     pub(crate) fn attributes(&self, pod: &Pod, node: Option<&Node>) -> Option<PricingAttributes> {
         let (gpus, volumes) = self.held.get(pod::uid(pod))?;
         let facts = PricingAttributes {
@@ -119,8 +121,8 @@ impl GpuAllocations {
         })
     }
 
-    /// What a pod of this spec will be priced by before it has a node; `pod` where there is one already. Volumes count as far as
-    /// nobody bears them. `None` without GPUs.
+    /// The attributes that price a pod of this spec before it has a node; `pod` where there is one
+    /// already. Only volumes that are charged to no pod count. `None` without GPUs.
     pub(crate) fn planned(
         &self,
         stores: &Stores,
@@ -165,8 +167,8 @@ where
     store.get(&ObjectRef::<K>::new(name).within(&namespace))
 }
 
-/// The volume claims of a spec by name, and what those are made of that are made with the pod: generic ephemeral volumes, which bear
-/// the pod's name.
+/// The volume claims of a spec by name, with the templates of generic ephemeral volumes, which are
+/// created with the pod and named after it.
 fn claims_of<'a>(
     spec: &'a PodSpec,
     pod: Option<&'a str>,
@@ -185,7 +187,8 @@ fn claims_of<'a>(
     spec.volumes.iter().flatten().filter_map(claim)
 }
 
-/// A claim's storage class, and its gibibytes rounded up. One that is not provisioned yet has those that it asks for, if `planned`.
+/// A claim's storage class, and its gibibytes rounded up. A claim that is not provisioned yet has
+/// those that it requests, if `planned`.
 fn gib(claim: &PersistentVolumeClaim, planned: bool) -> Option<(String, u32)> {
     let spec = claim.spec.as_ref()?;
     let amount = |amounts: Option<&BTreeMap<String, Quantity>>| {
@@ -211,15 +214,15 @@ fn gib(claim: &PersistentVolumeClaim, planned: bool) -> Option<(String, u32)> {
 /// Devices that a pod holds by claims.
 #[derive(Debug, PartialEq, Eq)]
 enum Held {
-    /// None that are GPUs.
+    /// None of them are GPUs.
     Nothing,
-    /// All are borne by other pods.
+    /// All of them are charged to other pods.
     Elsewhere,
-    /// So many of these.
+    /// So many of this kind.
     Here(BTreeMap<DeviceModel, u32>),
 }
 
-/// The GPUs that a pod holds most of.
+/// The kind of GPU that the pod holds most of.
 fn most(pod: &Pod, by_claims: Held) -> Option<Gpus> {
     let extended = pod::gpus(pod).filter(|(resource, _)| !is_by_claim(pod, resource));
     let extended = extended.map(|(resource, count)| Gpus {
@@ -238,13 +241,13 @@ fn most(pod: &Pod, by_claims: Held) -> Option<Gpus> {
     devices.chain(extended).max_by_key(|gpus| gpus.count)
 }
 
-/// The device claims of pods, and what the devices are.
+/// The device claims of pods, and the models of the devices.
 struct Devices<'a> {
     claims: &'a Store<ResourceClaim>,
     pools: DevicePools<'a>,
 }
 
-/// The slices that tell what the pods' devices are; none where no pod has any.
+/// The slices that describe the pods' devices; none where no pod has any.
 fn slices(stores: &Stores, pods: &[&Pod]) -> Vec<Arc<ResourceSlice>> {
     if pods.iter().any(|pod| pod::may_hold_devices(pod)) {
         stores.device_slices.state()
@@ -253,7 +256,8 @@ fn slices(stores: &Stores, pods: &[&Pod]) -> Vec<Arc<ResourceSlice>> {
     }
 }
 
-/// Whether the pod's extended resource is devices: the scheduler made a claim for it (`DRAExtendedResource`).
+/// Whether the pod's extended resource is devices: the scheduler created a claim for it
+/// (`DRAExtendedResource`).
 fn is_by_claim(pod: &Pod, resource: &str) -> bool {
     let status = pod.status.as_ref();
     let made = status.and_then(|status| status.extended_resource_claim_status.as_ref());
@@ -292,7 +296,7 @@ impl Devices<'_> {
             .collect()
     }
 
-    /// What the pod holds of what is not `taken`, and takes it.
+    /// The devices of the pod that are not `taken` yet; they are taken then.
     fn held(&self, pod: &Pod, taken: &mut BTreeSet<String>) -> Held {
         let mut kinds = BTreeMap::new();
         let mut elsewhere = false;

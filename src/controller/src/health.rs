@@ -1,4 +1,5 @@
-//! Whether pods are well: what the condition `PodsHealthy` says, and why none of a service's replicas starts.
+//! Whether pods are healthy: the condition `PodsHealthy`, and why none of a service's replicas
+//! starts.
 
 use bursar_api::conditions::{ConditionState, PODS_HEALTHY, pods_healthy};
 use jiff::{SignedDuration, Timestamp};
@@ -7,19 +8,20 @@ use kube::ResourceExt;
 
 use crate::pod;
 
-/// A container that has crashed is well again once it has run for this long: between two crashes of a loop it runs too.
+/// A container that has crashed is healthy again once it has run for this long: between two crashes
+/// of a loop it runs too.
 const WELL_AGAIN: SignedDuration = SignedDuration::from_mins(5);
 /// A pod that is stuck for this long is not about to start.
 const GIVEN_UP: SignedDuration = SignedDuration::from_secs(60);
-/// One crash may be an accident; this many are a loop.
+/// This many crashes are a loop; one may be an accident.
 const LOOP: i32 = 2;
 
-/// What keeps a pod from working.
+/// Why a pod does not work.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Trouble {
-    /// A container: in the kubelet's words.
+    /// A container does not start or crashes; in the kubelet's words.
     Stuck(String),
-    /// No node takes it: in the scheduler's words.
+    /// No node takes the pod; in the scheduler's words.
     Unschedulable(String),
 }
 
@@ -33,7 +35,7 @@ impl Trouble {
     }
 }
 
-/// The condition of these pods, terminal ones left out.
+/// The condition `PodsHealthy` of these pods, without terminal ones.
 pub(crate) fn condition(pods: &[&Pod], failure: Option<&str>, now: Timestamp) -> ConditionState {
     let mut troubles = pods
         .iter()
@@ -59,7 +61,8 @@ pub(crate) fn condition(pods: &[&Pod], failure: Option<&str>, now: Timestamp) ->
     }
 }
 
-/// Why none of these replicas becomes ready: each of them has been stuck for long. `None` while one is ready or may still start.
+/// Why none of these replicas becomes ready: each has been stuck for long. `None` while one is
+/// ready or may still start.
 pub(crate) fn start_failed(replicas: &[&Pod], now: Timestamp) -> Option<String> {
     let stuck = |pod: &&Pod| {
         let why = pod::start_failure(pod)
@@ -88,7 +91,7 @@ fn not_ready_since(pod: &Pod) -> Option<Timestamp> {
     turned.chain(made).map(|time| time.0).max()
 }
 
-/// The container that has crashed at least `times` and has not run for long since.
+/// The container that has crashed at least `times` and has not run for long since then.
 fn crashed(pod: &Pod, times: i32, now: Timestamp) -> Option<String> {
     let status = pod.status.as_ref()?;
     let mut containers = status

@@ -2,20 +2,22 @@
 //!
 //! | module | subject |
 //! |---|---|
-//! | `watch` | one watch and one cache a kind |
+//! | `watch` | one watch and one cache for each kind |
 //! | `scrape`, `gateways` | signals: engines' metrics, requests that gateways hold |
 //! | `ledger` | charges, settled exactly once |
-//! | `watts` | what GPUs were measured to draw |
-//! | `claims` | what pods hold by claims: volumes and devices |
+//! | `power_readings` | the measured power of GPUs |
+//! | `gpu_allocation`, `resource_claim` | the GPUs and volumes that pods hold |
+//! | `pod` | what a pod reports |
 //! | `scene` | what the caches hold of one namespace |
 //! | `observe`, `capacity` | everything that a decision reads, as the core's snapshot |
 //! | `reconcile` | the steps in their order |
-//! | `status` | writes statuses, with an Event for each condition that turned |
-//! | `figures`, `explain` | what Prometheus and `kubectl bursar explain` are shown of a decision |
+//! | `status` | writes statuses, with an Event for each condition that changed |
+//! | `namespace_metrics`, `explain` | a decision for Prometheus and for `kubectl bursar explain` |
 //! | `corrections` | which SpendCorrections count |
 //! | `inference`, `training`, `budget` | build, apply and status of a kind |
-//! | `bill` | the whole cluster's month: who bears its overheads, what its nodes cost |
-//! | `health`, `priced` | what the conditions of both kinds say of pods and prices |
+//! | `pricing` | the prices in force, and the condition `Priced` |
+//! | `spend_status`, `health` | spend and pod health in workloads' statuses |
+//! | `cluster_bill` | the whole cluster's month: shares of overheads, the cost of nodes |
 
 mod api_calls;
 mod budget;
@@ -85,10 +87,11 @@ const CONFLICT_PAUSE: Duration = Duration::from_millis(100);
 const ERROR_PAUSE: Duration = Duration::from_secs(2);
 /// Caches must fill in this time.
 const SYNC_LIMIT: Duration = Duration::from_secs(120);
-/// The first look at all engines and gateways; what does not answer by then is unknown.
+/// Time limit of the first read of all engines and gateways; those that do not answer by then are
+/// unknown.
 const FIRST_ROUND: Duration = Duration::from_secs(2);
 
-/// What a controller is told.
+/// The options of a controller.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {
     /// The operator's namespace.
@@ -103,7 +106,8 @@ pub struct Options {
     /// SpendRecords of months that ended more than so many months ago are removed.
     #[arg(long, env = "BURSAR_RETENTION_MONTHS", default_value = "13", value_parser = months)]
     pub retention_months: u32,
-    /// Decide and write statuses and SpendRecords, but change no workload, Service or EndpointSlice.
+    /// Decide and write statuses and SpendRecords, but change no workload, Service or
+    /// EndpointSlice.
     #[arg(long, env = "BURSAR_OBSERVE_ONLY")]
     pub observe_only: bool,
     /// Port of health, readiness, metrics and explanations.
@@ -164,7 +168,7 @@ pub enum Error {
 /// Runs a controller until SIGTERM: waits to lead, then leads.
 ///
 /// # Errors
-/// What it cannot run without, or that leadership is lost.
+/// A requirement is missing, or leadership is lost.
 pub async fn run(options: Options) -> Result<(), Error> {
     let zone = TimeZone::get(&options.time_zone).map_err(|source| Error::Zone {
         name: options.time_zone.clone(),
@@ -277,7 +281,7 @@ async fn lead(
         concerns.clone(),
     );
     let mut gateways = std::pin::pin!(gateways);
-    // what nobody has read yet is not unknown
+    // signals that nobody has read yet are not unknown
     let first_round = async { tokio::join!(scrape.round(), context.gateways_reachable()) };
     tokio::select! {
         () = &mut gateways => {}
@@ -307,7 +311,8 @@ async fn lead(
     Ok(())
 }
 
-/// Concerns as namespaces to reconcile. What changes in the operator's own namespace, its gateways, concerns all.
+/// The namespaces to reconcile for these events. A change in the operator's own namespace, of its
+/// gateways, concerns all.
 fn triggers(
     received: mpsc::UnboundedReceiver<Concern>,
     stores: Arc<Stores>,

@@ -1,4 +1,5 @@
-//! What a pod says of its stay on a node: since when, until when, with which GPUs, and what it is priced by.
+//! What a pod reports: to whom it belongs, since when and until when it holds its node, its GPUs,
+//! and the attributes that price it.
 
 use std::collections::BTreeMap;
 
@@ -41,7 +42,8 @@ pub(crate) fn has_finalizer(pod: &Pod, finalizer: &str) -> bool {
         .any(|each| each == finalizer)
 }
 
-/// Who made the pod, as `Kind/name`: its controller, for a ReplicaSet the Deployment behind it, or the pod itself.
+/// The owner of the pod, as `Kind/name`: its controller, for a ReplicaSet the Deployment behind it,
+/// or the pod itself.
 pub(crate) fn owner(pod: &Pod) -> String {
     let mut owners = pod.metadata.owner_references.iter().flatten();
     let Some(owner) = owners.find(|owner| owner.controller == Some(true)) else {
@@ -97,7 +99,7 @@ pub(crate) fn node_name(pod: &Pod) -> Option<&str> {
         .filter(|name| !name.is_empty())
 }
 
-/// When the pod was bound to its node. Before its scheduler says so, `None`.
+/// When the pod was bound to its node. `None` before its scheduler reports that.
 pub(crate) fn bound_at(pod: &Pod) -> Option<Timestamp> {
     node_name(pod)?;
     let status = pod.status.as_ref()?;
@@ -125,8 +127,9 @@ fn phase(pod: &Pod) -> Option<&str> {
     pod.status.as_ref()?.phase.as_deref()
 }
 
-/// When the pod's stay ended: the latest end of its containers, once its phase is terminal. Where the kubelet gave no time, the
-/// moment of its last report, or `seen` without one; such an end is estimated. `None` while it holds its node.
+/// When the pod's lifetime ended: the latest end of its containers, once its phase is terminal.
+/// Where the kubelet gave no time, it is the moment of the kubelet's last report, or `seen` without
+/// one; such an end is estimated. `None` while the pod holds its node.
 pub(crate) fn end(pod: &Pod, seen: Timestamp) -> Option<ChargeEnd> {
     if !is_terminal(pod) {
         return None;
@@ -142,7 +145,8 @@ pub(crate) fn end(pod: &Pod, seen: Timestamp) -> Option<ChargeEnd> {
         statuses.filter_map(|container| container.state.as_ref())
     };
     let finished = states().filter_map(real_end).max();
-    // one that waits never began; of one that is said to run, or whose end was lost, nobody saw the end
+    // A waiting container never began. If a container is reported as running, or its end was lost,
+    // nobody saw the end.
     let all_seen = states().all(|state| state.waiting.is_some() || real_end(state).is_some());
     let end = match finished {
         Some(at) if all_seen => ChargeEnd {
@@ -205,7 +209,8 @@ pub(crate) fn ready_since(pod: &Pod) -> Option<Timestamp> {
     )
 }
 
-/// Since when the pod has done its work: when it became ready or, if that was missed, when its last container started.
+/// Since when the pod has worked: when it became ready or, if that was missed, when its last
+/// container started.
 pub(crate) fn served_since(pod: &Pod) -> Option<Timestamp> {
     let started = |state: &ContainerState| {
         let running = state
@@ -231,7 +236,7 @@ pub(crate) fn served_since(pod: &Pod) -> Option<Timestamp> {
         })
 }
 
-/// Since when the pod has been leaving: it drains, or was told to stop.
+/// Since when the pod has been draining or terminating.
 pub(crate) fn draining_since(pod: &Pod) -> Option<Timestamp> {
     let draining =
         annotation(pod, DRAINING_ANNOTATION).and_then(|text| text.parse::<Timestamp>().ok());
@@ -244,7 +249,7 @@ pub(crate) fn draining_since(pod: &Pod) -> Option<Timestamp> {
     draining.into_iter().chain(told).min()
 }
 
-/// Since when nothing has been heard of a node; `None` while its kubelet reports.
+/// Since when a node has been unreachable; `None` while its kubelet reports.
 pub(crate) fn unreachable_since(node: &Node) -> Option<Timestamp> {
     let conditions = node.status.as_ref()?.conditions.as_ref()?;
     let ready = conditions
@@ -253,7 +258,8 @@ pub(crate) fn unreachable_since(node: &Node) -> Option<Timestamp> {
     ready.last_transition_time.as_ref().map(|time| time.0)
 }
 
-/// What the pod's containers are stuck on: the first waiting reason that is not a normal part of a start.
+/// Why the pod's containers do not start: the first waiting reason that is not a normal part of a
+/// start.
 pub(crate) fn start_failure(pod: &Pod) -> Option<String> {
     let status = pod.status.as_ref()?;
     let containers = status
@@ -278,7 +284,7 @@ pub(crate) fn start_failure(pod: &Pod) -> Option<String> {
     })
 }
 
-/// The pod's unmet wish for a node, in the scheduler's words.
+/// Why no node takes the pod, in the scheduler's words.
 pub(crate) fn unschedulable(pod: &Pod) -> Option<&str> {
     let conditions = pod.status.as_ref()?.conditions.as_ref()?;
     let scheduled = conditions
@@ -287,18 +293,20 @@ pub(crate) fn unschedulable(pod: &Pod) -> Option<&str> {
     scheduled.message.as_deref()
 }
 
-/// The GPUs that the pod holds by its spec: their resource and count. Init containers run one after the other, so the largest of them
-/// counts; of several resources the one with the highest count.
+/// The GPUs that the pod holds by its spec: their resource and count. Init containers run one after
+/// the other, so the largest of them counts; of several resources, the one with the highest count.
 pub(crate) fn gpus(pod: &Pod) -> Option<(String, u32)> {
     gpus_of(pod.spec.as_ref()?)
 }
 
-/// Whether the pod may hold GPUs: by its spec, or by claims, of which that does not tell what they are for.
+/// Whether the pod may hold GPUs: it requests a GPU resource, or it has resource claims, whose
+/// device class the spec does not reveal.
 pub(crate) fn may_hold_gpus(pod: &Pod) -> bool {
     may_hold_devices(pod) || gpus(pod).is_some()
 }
 
-/// Whether the pod holds devices by claims: its own, or one that the scheduler made for its extended resources.
+/// Whether the pod may hold devices by claims: its own, or a claim that the scheduler created for
+/// its extended resources.
 pub(crate) fn may_hold_devices(pod: &Pod) -> bool {
     let spec = pod.spec.as_ref();
     let claims = spec.and_then(|spec| spec.resource_claims.as_ref());
@@ -307,8 +315,8 @@ pub(crate) fn may_hold_devices(pod: &Pod) -> bool {
     claims.is_some_and(|claims| !claims.is_empty()) || made.is_some()
 }
 
-/// What a pod is priced by that may change: cores, memory and disk of what it asks for, and gibibytes of its persistent volumes by
-/// storage class.
+/// The amounts that price a pod and may change: the cores, memory and disk that it requests, and
+/// the gibibytes of its persistent volumes by storage class.
 pub(crate) fn amounts(asked: &Resources, volumes: BTreeMap<String, u32>) -> ResourceAmounts {
     const MIB_MILLI: u64 = 1000 << 20;
     let amount = |name: &str, unit_milli: u64| {
@@ -324,7 +332,7 @@ pub(crate) fn amounts(asked: &Resources, volumes: BTreeMap<String, u32>) -> Reso
     }
 }
 
-/// The facts of a pod on this node.
+/// The attributes of a pod on this node.
 pub(crate) fn with_node(facts: PricingAttributes, node: &Node) -> PricingAttributes {
     let count = node_gpus(node, &facts.resource);
     facts.on_node(&node.name_any(), count, node.labels())
@@ -367,7 +375,7 @@ fn container_gpus(container: &Container) -> Option<(String, u32)> {
         .and_then(|(name, quantity)| Some((name.clone(), quantities::count(quantity).ok()?)))
 }
 
-/// What the node has of each resource.
+/// The capacity of the node, by resource.
 pub(crate) fn capacity_of(node: &Node) -> Option<&BTreeMap<String, Quantity>> {
     node.status.as_ref()?.capacity.as_ref()
 }

@@ -1,4 +1,4 @@
-//! What GPUs were measured to draw: reads the dcgm-exporters once a minute.
+//! The measured power of GPUs: the dcgm-exporters are read once a minute.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
@@ -20,14 +20,14 @@ use crate::watch::Stores;
 const PACE: Duration = Duration::from_mins(1);
 /// Exporters that are read at the same time.
 const CONCURRENCY: usize = 16;
-/// What counts is the mean of so long, and it changes no more often.
+/// The mean of this time counts, and it changes no more often.
 const WINDOW: SignedDuration = SignedDuration::from_mins(15);
-/// Who was measured this long ago is known that well.
+/// A pod whose first measurement is this old has been measured for the whole window.
 const SETTLED: SignedDuration = SignedDuration::from_mins(14);
-/// An older measurement says nothing.
+/// An older measurement does not count.
 const FRESH: SignedDuration = SignedDuration::from_mins(5);
 
-/// What was measured.
+/// The measured power of pods.
 pub(crate) type SharedPowerReadings = Arc<Mutex<PowerReadings>>;
 
 /// Watts of pods in the last quarter of an hour.
@@ -38,7 +38,7 @@ pub(crate) struct PowerReadings {
 }
 
 impl PowerReadings {
-    /// Nothing yet.
+    /// No measurement yet.
     pub(crate) fn new(began: Timestamp) -> Self {
         Self {
             began,
@@ -46,7 +46,7 @@ impl PowerReadings {
         }
     }
 
-    /// Takes what was read at `now`.
+    /// Records what was read at `now`.
     pub(crate) fn take(&mut self, read: Watts, now: Timestamp) {
         for (pod, watts) in read {
             self.pods.entry(pod).or_default().push_back((now, watts));
@@ -62,9 +62,10 @@ impl PowerReadings {
 
     /// The watts that the pod's charge is priced by from `now` on. `None` for those of its model.
     ///
-    /// The mean of the last 15 minutes, once it was measured for so long and differs by more than a tenth from what counts; nothing
-    /// changes more often than every 15 minutes, so that a record stays small. Without a measurement of the last 5 minutes, the
-    /// model's. What a leader has not measured yet stays as it is on record.
+    /// The mean of the last 15 minutes, once it was measured for so long and differs by more than a
+    /// tenth from what counts; nothing changes more often than every 15 minutes, so that a record
+    /// stays small. Without a measurement of the last 5 minutes, the model's. What a leader has not
+    /// measured yet stays as it is on record.
     pub(crate) fn mean_watts(
         &self,
         namespace: &str,
@@ -137,7 +138,7 @@ async fn sync_once(stores: &Stores, scraper: &Scraper, measured: &SharedPowerRea
     lock(measured).take(all, Timestamp::now());
 }
 
-/// Where a dcgm-exporter answers, and its node.
+/// The address and port of a dcgm-exporter, and its node.
 fn exporter(pod: &Pod) -> Option<(IpAddr, u16, &str)> {
     let is_exporter = pod::label(pod, "app.kubernetes.io/name") == Some("dcgm-exporter")
         || pod::label(pod, "app") == Some("nvidia-dcgm-exporter");

@@ -1,4 +1,4 @@
-//! The money part of a workload's status, and when a status is worth a write.
+//! The spend in a workload's status, and when it is due to be written.
 
 use bursar_api::revenue::Earnings;
 use bursar_api::spend::SpendSummary;
@@ -15,14 +15,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::ledger::{self, Accounts};
 
-/// While money is spent, figures alone are written at most this often.
+/// How often amounts alone are written while money is spent.
 const PACE: SignedDuration = SignedDuration::from_mins(5);
 /// Decimals of amounts in a status.
 pub(crate) const DECIMALS: usize = 4;
 /// Decimals of what one request or a million tokens cost.
 const UNIT_DECIMALS: usize = 6;
 
-/// What a workload cost until `now`.
+/// The spend of a workload until `now`.
 pub(crate) fn summary(
     accounts: &Accounts,
     currency: &str,
@@ -63,12 +63,12 @@ pub(crate) fn summary(
     }
 }
 
-/// An amount as statuses show it.
+/// An amount as it is written in statuses.
 pub(crate) fn display_amount(amount: Money) -> String {
     amount.rounded(DECIMALS)
 }
 
-/// What a service earned this month under these terms.
+/// The earnings of a service this month under these terms.
 pub(crate) fn earnings(
     terms: &RevenueTerms,
     accounts: &Accounts,
@@ -83,7 +83,7 @@ pub(crate) fn earnings(
         revenue: display_amount(revenue.total()),
         ..Earnings::default()
     };
-    // what revenue is left of a cost that is not known is not known either
+    // while a part of the cost is not known, the margin is not known either
     if line.unpriced_gpu_seconds != 0 {
         return earned;
     }
@@ -97,7 +97,8 @@ pub(crate) fn earnings(
     }
 }
 
-/// What was served this month, and what a unit of it cost; `None` if nothing was.
+/// The requests and tokens that were served this month, and the cost of one; `None` if none were
+/// served.
 fn units(month: &DailyCost) -> Option<UnitCosts> {
     let used = month.usage;
     if used.requests == 0 && used.input_tokens == 0 && used.output_tokens == 0 {
@@ -130,14 +131,14 @@ fn whole(accounts: &Accounts, zone: &TimeZone) -> Option<Interval> {
     })
 }
 
-/// Whether figures that differ are worth a write by themselves: at once when nothing is being spent (they are final then), else at
-/// most once in [`PACE`].
+/// Whether amounts that differ are due to be written by themselves: at once when nothing is being
+/// spent (they are final then), else at most once in [`PACE`].
 pub(crate) fn is_due(old: Option<&SpendSummary>, new: &SpendSummary, now: Timestamp) -> bool {
     let Some(old) = old else { return true };
     if old.rate_per_hour != new.rate_per_hour {
         return true;
     }
-    // a forecast, overheads, what rest saves, and what is earned by the month change with time alone
+    // a forecast, overheads, savings and earnings of the month change with time alone
     let figures = |summary: &SpendSummary| SpendSummary {
         as_of: None,
         forecast: None,

@@ -1,4 +1,4 @@
-//! What this process wrote last, and when.
+//! The records that this process wrote last, and when.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};
@@ -10,18 +10,19 @@ use kube::ResourceExt;
 
 use crate::lock::lock;
 
-/// What was last written, so that a cache which lags behind does not make the next write fail.
+/// The records that were last written, so that a cache which lags behind does not make the next
+/// write fail.
 #[derive(Debug, Default)]
 pub(crate) struct WriteCache {
     records: Mutex<HashMap<String, Entry>>,
-    /// Idle seconds of each pod that are in its record, of those that this process counted.
+    /// The idle seconds of each pod that this process counted and that are in the pod's record.
     idle: Mutex<HashMap<Uid, i64>>,
 }
 
 #[derive(Debug)]
 struct Entry {
     at: Timestamp,
-    /// Until the cache has caught up.
+    /// `None` once the cache has caught up.
     record: Option<SpendRecord>,
 }
 

@@ -1,4 +1,5 @@
-//! PriceLists: the default one, applied by the leader as soon as its kind is served, and what every list's status says.
+//! PriceLists: the default list, which the leader applies as soon as its kind is served, and the
+//! statuses of all lists.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,7 +22,8 @@ const PACE: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_secs(10);
 const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 
-/// Applies the list in `file`, and tries again until that succeeds. A list of the same name that is not Bursar's is left alone.
+/// Applies the list in `file`, and tries again until that succeeds. A list of the same name that is
+/// not Bursar's is left alone.
 pub(crate) async fn install(client: Client, file: PathBuf) {
     loop {
         match apply(&client, &file).await {
@@ -67,7 +69,7 @@ async fn apply(client: &Client, file: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// Keeps every list's status true, for as long as the process leads.
+/// Keeps every list's status up to date, for as long as the process leads.
 pub(crate) async fn run(context: Arc<Context>) {
     loop {
         if let Err(error) = sync_once(&context, Timestamp::now()).await {
@@ -77,7 +79,7 @@ pub(crate) async fn run(context: Arc<Context>) {
     }
 }
 
-/// Writes the statuses that are not true any more.
+/// Writes the statuses that changed.
 ///
 /// # Errors
 /// The first call that failed.
@@ -98,7 +100,8 @@ pub(crate) async fn sync_once(context: &Context, now: Timestamp) -> Result<(), A
     Ok(())
 }
 
-/// The status of a list that was refused for this reason, or was not; `None` if the present one says so.
+/// The status of a list, which was refused for this reason if any; `None` if the present one is the
+/// same.
 fn next_status(
     list: &PriceList,
     refused: Option<&String>,

@@ -1,4 +1,5 @@
-//! What folding a month of a namespace comes to: which records become sections of which folded one. Needs no server.
+//! Consolidates a namespace's records of a month: decides which record becomes a section of which
+//! consolidated record. Needs no server.
 
 use bursar_api::SpendRecord;
 use bursar_api::spend::{self, ConsolidatedAccount, SpendRecordStatus, WorkloadKind, WorkloadRef};
@@ -8,22 +9,23 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 
-/// A month is folded this long after it is over: by then the ends of its pods are known.
+/// How long after its end a month is consolidated: by then the ends of its pods are known.
 const REST: SignedDuration = SignedDuration::from_hours(72);
 
-/// What is to be written and removed, in this order.
+/// The records to write and to remove, in this order.
 #[derive(Debug, Default)]
 pub(super) struct Consolidation {
-    /// Folded records that change, or are new.
+    /// Consolidated records that change, or are new.
     pub(super) write: Vec<SpendRecord>,
     /// Records that are sections of those then, or that hold nothing.
     pub(super) remove: Vec<SpendRecord>,
-    /// Records that stay though their month is over, and why.
+    /// Why records are left as they are though their month is over.
     pub(super) doubtful: Vec<String>,
 }
 
-/// Folds the records of one namespace and month, of `most` workloads at most. A folded record has sections of `limit` bytes at most, as
-/// JSON; what does not fit goes into the next part. A section that is there already stays in its part.
+/// Consolidates the records of one namespace and month, of `most` workloads at most. A consolidated
+/// record has sections of `limit` bytes at most, as JSON; further sections go into the next part. A
+/// section that is there already stays in its part.
 pub(super) fn consolidate(
     mut records: Vec<SpendRecord>,
     now: Timestamp,
@@ -53,8 +55,8 @@ pub(super) fn consolidate(
     fold
 }
 
-/// True for a workload's record of a month that ended long enough ago, if nothing of it is under way. Records of nodes are in no
-/// namespace, and sixteen a month at most.
+/// True for a workload's record of a month that ended long enough ago, if none of its charges is
+/// open or settling. Records of nodes are in no namespace, and sixteen a month at most.
 pub(super) fn is_closed(record: &SpendRecord, now: Timestamp) -> bool {
     let ended = || {
         let zone = TimeZone::get(&record.spec.time_zone).ok()?;
@@ -67,7 +69,8 @@ pub(super) fn is_closed(record: &SpendRecord, now: Timestamp) -> bool {
     can_fold && is_settled(record) && !rests && ended().is_some_and(rested)
 }
 
-/// True for a record of a month that ended more than so many months ago, if nothing of it is under way.
+/// True for a record of a month that ended more than so many months ago, if none of its charges is
+/// open or settling.
 pub(super) fn is_past_retention(record: &SpendRecord, months: u32, now: Timestamp) -> bool {
     let age = || {
         let zone = TimeZone::get(&record.spec.time_zone).ok()?;
@@ -87,7 +90,7 @@ fn is_settled(record: &SpendRecord) -> bool {
     status.is_none_or(|status| status.open.is_empty() && status.settling.is_empty())
 }
 
-/// The month of a record that is sound: another one stays for people to look at.
+/// The month of a sound record. An unsound record is left as it is for people to look at.
 fn validate(record: &SpendRecord) -> Result<Month, String> {
     let name = record.name_any();
     if let Some(unsound) = spend::check(record).first() {
@@ -96,7 +99,7 @@ fn validate(record: &SpendRecord) -> Result<Month, String> {
     record.month().map_err(|error| format!("{name}: {error}"))
 }
 
-/// A folded record in the making.
+/// A consolidated record that is being built.
 struct Part {
     record: SpendRecord,
     sections: Vec<ConsolidatedAccount>,
@@ -115,7 +118,7 @@ impl Part {
         }
     }
 
-    /// True if sections of this record can stand here.
+    /// True if this record can be a section of the part.
     fn is_for(&self, record: &SpendRecord) -> bool {
         let (here, there) = (&self.record.spec, &record.spec);
         here.time_zone == there.time_zone && here.currency == there.currency
@@ -142,7 +145,7 @@ impl Part {
 
     fn end(self) -> SpendRecord {
         let settled = self.sections.iter().map(ConsolidatedAccount::settled);
-        // all were read before they came here
+        // all sections were read before they were added
         let settled: Money = settled.filter_map(Result::ok).sum();
         let status = SpendRecordStatus {
             settled: settled.to_string(),
@@ -156,10 +159,11 @@ impl Part {
     }
 }
 
-/// Puts a record's section where the workload's section is, else into the first part that has room, and leaves it in no other. The
-/// record itself counts until it is removed, so the parts may be written one after the other.
+/// Puts a record's section into the part that has the workload's section, else into the first part
+/// with room, and leaves it in no other. The record itself counts until it is removed, so the parts
+/// may be written one after the other.
 fn place(parts: &mut Vec<Part>, record: &SpendRecord, month: Month, limit: usize) {
-    // nothing was ever written to it: what is folded of the workload counts
+    // nothing was ever written to the record: the workload's section counts
     if record.status.is_none() {
         return;
     }
@@ -191,7 +195,7 @@ fn place(parts: &mut Vec<Part>, record: &SpendRecord, month: Month, limit: usize
     parts.push(part);
 }
 
-/// Bytes of a section in its record.
+/// The bytes of a section in its record.
 fn size(section: &ConsolidatedAccount) -> usize {
     serde_json::to_vec(section).map_or(0, |json| json.len() + 1)
 }
