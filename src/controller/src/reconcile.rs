@@ -373,10 +373,10 @@ async fn follow_service(
         observe_only: context.observe_only,
         now: scene.now,
     };
-    if let Some(status) = inference::status::next(object, facts) {
-        if let Err(error) = write_status(context, &**object, status).await {
-            troubles.add(Error::Status(error));
-        }
+    if let Some(status) = inference::status::next(object, facts)
+        && let Err(error) = write_status(context, &**object, status).await
+    {
+        troubles.add(Error::Status(error));
     }
     look
 }
@@ -410,10 +410,10 @@ async fn follow_job(round: &Round<'_>, object: &Arc<TrainingJob>, troubles: &mut
         failure,
         now: scene.now,
     };
-    if let Some(status) = training::status::next(object, facts) {
-        if let Err(error) = write_status(context, &**object, status).await {
-            troubles.add(Error::Status(error));
-        }
+    if let Some(status) = training::status::next(object, facts)
+        && let Err(error) = write_status(context, &**object, status).await
+    {
+        troubles.add(Error::Status(error));
     }
 }
 
