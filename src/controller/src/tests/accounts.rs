@@ -1,4 +1,4 @@
-//! What accounts say of stays that outlast days and months, and of pods that no workload made.
+//! What accounts say of lifetimes that outlast days and months, and of pods that no workload made.
 
 use bursar_api::SpendRecord;
 use bursar_api::spend::WorkloadKind;
@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use serde_json::json;
 
-use super::sweep::{Stage, every_death, every_rival};
+use super::sweep::{Stage, every_competing_write, every_crash};
 
 fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
@@ -26,7 +26,7 @@ fn accounts(stage: &Stage, kind: WorkloadKind) -> Vec<Account> {
 }
 
 /// From the last minute of November into the third of December; the world's journal says what it must have cost.
-fn long_stay(stage: &mut Stage) -> LocalBoxFuture<'_, ()> {
+fn long_lifetime(stage: &mut Stage) -> LocalBoxFuture<'_, ()> {
     async move {
         stage.world.create_chat(1).await;
         stage.seconds(20).await;
@@ -44,17 +44,17 @@ fn long_stay(stage: &mut Stage) -> LocalBoxFuture<'_, ()> {
 }
 
 #[tokio::test]
-async fn days_are_booked_and_a_death_at_any_write_changes_nothing_in_the_end() {
-    every_death(long_stay).await;
+async fn days_are_posted_and_a_crash_at_any_write_changes_nothing_in_the_end() {
+    every_crash(long_lifetime).await;
 }
 
 #[tokio::test]
-async fn days_are_booked_and_a_rival_before_any_write_changes_nothing_in_the_end() {
-    every_rival(long_stay).await;
+async fn days_are_posted_and_a_competing_write_before_any_write_changes_nothing_in_the_end() {
+    every_competing_write(long_lifetime).await;
 }
 
 #[tokio::test]
-async fn a_month_that_is_over_lets_go_of_pods_that_run_on() {
+async fn a_month_that_is_over_drops_the_charges_of_pods_that_run_on() {
     let mut stage = Stage::new(Faults::default()).await;
     stage.world.create_chat(1).await;
     stage.seconds(20).await;
@@ -114,8 +114,8 @@ async fn a_record_made_before_any_price_is_known_takes_the_currency_of_the_first
 }
 
 #[tokio::test]
-async fn prices_come_late_and_a_death_at_any_write_changes_nothing_in_the_end() {
-    every_death(prices_that_come_late).await;
+async fn prices_come_late_and_a_crash_at_any_write_changes_nothing_in_the_end() {
+    every_crash(prices_that_come_late).await;
 }
 
 /// What services at zero saved by the records, in nano-units, by month.
@@ -137,7 +137,7 @@ fn seconds(from: Timestamp, to: Timestamp) -> i128 {
 }
 
 #[tokio::test]
-async fn a_service_that_rests_saves_its_last_replica_until_the_next_is_bound() {
+async fn a_service_at_zero_replicas_saves_its_last_replica_until_the_next_is_bound() {
     let mut stage = Stage::new(Faults::default()).await;
     stage.world.create_chat(0).await;
     stage.seconds(3).await;
@@ -277,7 +277,7 @@ fn gone_when_seen(stage: &mut Stage) -> LocalBoxFuture<'_, ()> {
 }
 
 #[tokio::test]
-async fn a_pod_that_nothing_holds_costs_in_both_months_whenever_the_controller_dies() {
+async fn a_pod_that_nothing_holds_costs_in_both_months_whenever_the_controller_crashes() {
     for story in [gone_unseen, gone_when_seen] {
         let mut stage = Stage::new(Faults::default()).await;
         let turn = at("2026-12-01T00:00:00Z");

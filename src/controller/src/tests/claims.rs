@@ -139,7 +139,7 @@ async fn a_resize_in_place_costs_from_when_the_kubelet_has_allocated_it() {
 }
 
 #[tokio::test]
-async fn a_volume_is_borne_by_the_pod_that_was_bound_first_and_then_by_the_next() {
+async fn a_volume_is_charged_to_the_pod_that_was_bound_first_and_then_to_the_next() {
     let mut stage = stage().await;
     let claim = |name: &str| {
         let spec =
@@ -197,7 +197,7 @@ async fn a_volume_is_borne_by_the_pod_that_was_bound_first_and_then_by_the_next(
 }
 
 #[tokio::test]
-async fn a_replica_that_has_no_node_yet_is_estimated_with_the_volumes_that_nobody_bears() {
+async fn a_replica_that_has_no_node_yet_is_estimated_with_the_volumes_that_are_charged_to_nobody() {
     let mut stage = stage().await;
     let asked = json!({"requests": {"storage": "730Gi"}});
     let spec = json!({"storageClassName": "fast", "resources": asked});

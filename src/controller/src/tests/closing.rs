@@ -9,7 +9,7 @@ use kube::ResourceExt;
 use kube::api::{Api, PostParams};
 
 use super::leader::{Leader, View, names};
-use super::sweep::{Stage, every_death, every_rival_that_closes};
+use super::sweep::{Stage, every_competing_month_close, every_crash};
 
 fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
@@ -42,7 +42,7 @@ async fn closed_month(stage: &mut Stage) {
 }
 
 /// A service and a job of November, folded in December; then more of the service's November comes to light, and is folded too.
-fn folded_twice(stage: &mut Stage) -> LocalBoxFuture<'_, ()> {
+fn consolidated_twice(stage: &mut Stage) -> LocalBoxFuture<'_, ()> {
     async move {
         closed_month(stage).await;
         let before = stage.world.recorded();
@@ -64,17 +64,17 @@ fn folded_twice(stage: &mut Stage) -> LocalBoxFuture<'_, ()> {
 }
 
 #[tokio::test]
-async fn a_month_is_folded_and_a_death_at_any_write_neither_loses_nor_doubles_anything() {
-    every_death(folded_twice).await;
+async fn a_month_is_consolidated_and_a_crash_at_any_write_neither_loses_nor_doubles_anything() {
+    every_crash(consolidated_twice).await;
 }
 
 #[tokio::test]
-async fn a_month_is_folded_by_two_leaders_at_once_and_nothing_is_lost_or_doubled() {
-    every_rival_that_closes(folded_twice).await;
+async fn a_month_is_consolidated_by_two_leaders_at_once_and_nothing_is_lost_or_doubled() {
+    every_competing_month_close(consolidated_twice).await;
 }
 
 #[tokio::test]
-async fn what_comes_late_unfolds_its_workload_alone() {
+async fn a_late_charge_reopens_the_account_of_its_workload_alone() {
     let mut stage = Stage::new(Faults::default()).await;
     closed_month(&mut stage).await;
     let before = stage.world.recorded();
@@ -101,7 +101,7 @@ async fn what_comes_late_unfolds_its_workload_alone() {
 }
 
 #[tokio::test]
-async fn a_cache_that_is_older_than_the_fold_overwrites_nothing() {
+async fn a_cache_older_than_the_consolidation_overwrites_nothing() {
     let mut stage = Stage::new(Faults::default()).await;
     chat_comes_and_goes(&mut stage).await;
     let mut old = View::of(&stage.world);
@@ -118,7 +118,7 @@ async fn a_cache_that_is_older_than_the_fold_overwrites_nothing() {
         stage.world.turn().await;
         let mut view = View::of(&stage.world);
         view.records = old.records.clone();
-        stage.leader.look(&stage.world, &view).await.ok();
+        stage.leader.reconcile(&stage.world, &view).await.ok();
         assert_eq!(stage.world.recorded(), before);
     }
     let own: Vec<SpendRecord> = stage.world.server.objects();
@@ -144,7 +144,7 @@ async fn records_are_removed_when_they_are_older_than_the_retention() {
 }
 
 #[tokio::test]
-async fn a_record_that_is_written_to_while_it_is_folded_stays_and_counts() {
+async fn a_record_that_is_written_to_while_it_is_consolidated_stays_and_counts() {
     let mut stage = Stage::new(Faults::default()).await;
     chat_comes_and_goes(&mut stage).await;
     let november = "team.infd.chat.2026-11";
@@ -161,7 +161,7 @@ async fn a_record_that_is_written_to_while_it_is_folded_stays_and_counts() {
     };
     // the folded record is made and written; then the service's own is to go
     let mut leader = Leader::new(&stage.world, Faults::competing_write(2, acts));
-    leader.see(&View::of(&stage.world));
+    leader.fill_caches(&View::of(&stage.world));
     assert_eq!(leader.close(at("2026-12-04T00:00:00Z")).await.len(), 0);
     assert_eq!(leader.faults.writes(), 3);
     let all = records(&stage);

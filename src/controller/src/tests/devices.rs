@@ -44,7 +44,7 @@ impl Cluster {
         for _ in 0..count {
             self.stage.seconds(1).await;
             let view = View::of(&self.stage.world);
-            self.stage.leader.see(&view);
+            self.stage.leader.fill_caches(&view);
             let now = self.stage.world.now;
             let errors = nodes::sync_once(&self.stage.leader.context, &mut self.matched, now).await;
             assert!(errors.is_empty(), "{errors:?}");
@@ -144,7 +144,7 @@ async fn a_node_of_devices_is_charged_as_a_whole_and_idle_is_what_no_claim_holds
         .filter(|(_, sku, _)| sku.resource == DRIVER)
         .map(|(_, _, line)| line)
         .sum();
-    let seconds = 4 * stood(&node) - 2 * stood(&book);
+    let seconds = 4 * stood(&node) - 2 * stood(book);
     assert_eq!(idle.gpu_seconds, seconds);
     assert_eq!(idle.cost.total().nanos(), i128::from(seconds * SECOND));
 }

@@ -47,7 +47,7 @@ async fn namespaces_that_are_decided_over_at_the_same_time_do_not_get_the_same_r
     world.create_gang_in(OPERATOR, "two", 5).await;
     let mut leader = Leader::new(&world, Faults::default());
     let before = View::of(&world);
-    leader.look(&world, &before).await.unwrap();
+    leader.reconcile(&world, &before).await.unwrap();
     // the caches show nothing of what the first was given
     reconcile::reconcile(&leader.context, OPERATOR, world.now)
         .await
@@ -55,7 +55,7 @@ async fn namespaces_that_are_decided_over_at_the_same_time_do_not_get_the_same_r
     assert_eq!(running(&world), ["one"]);
     // a new leader sees the Job, whose pods are still not there
     let mut next = Leader::new(&world, Faults::default());
-    next.see(&View::of(&world));
+    next.fill_caches(&View::of(&world));
     reconcile::reconcile(&next.context, OPERATOR, world.now)
         .await
         .unwrap();
@@ -63,7 +63,7 @@ async fn namespaces_that_are_decided_over_at_the_same_time_do_not_get_the_same_r
 }
 
 #[tokio::test]
-async fn an_incomplete_gang_is_taken_back_and_starts_again_when_there_is_room() {
+async fn an_incomplete_gang_is_evicted_and_starts_again_when_there_is_room() {
     let mut stage = Stage::new(Faults::default()).await;
     stage.world.slow = true;
     stage.world.create_gang_in(NAMESPACE, "one", 5).await;

@@ -142,19 +142,19 @@ impl Leader {
     }
 
     /// Fills the caches.
-    pub(super) fn see(&mut self, view: &View) {
+    pub(super) fn fill_caches(&mut self, view: &View) {
         self.writers.show(view);
     }
 
     /// One look at `view`, after reading the engines and hearing from the gateway.
-    pub(super) async fn look(
+    pub(super) async fn reconcile(
         &mut self,
         world: &World,
         view: &View,
     ) -> Result<(), reconcile::Error> {
-        self.see(view);
+        self.fill_caches(view);
         self.read_engines(world);
-        self.hear_gateways(world);
+        self.receive_demand(world);
         reconcile::reconcile(&self.context, NAMESPACE, world.now)
             .await
             .map(drop)
@@ -182,7 +182,7 @@ impl Leader {
         }
     }
 
-    fn hear_gateways(&self, world: &World) {
+    fn receive_demand(&self, world: &World) {
         let demand = ServiceDemand {
             namespace: NAMESPACE.to_owned(),
             name: "chat".to_owned(),

@@ -39,7 +39,7 @@ struct Fleet {
     matched: MatchedNodes,
     /// What a new leader's caches show at its first look.
     stale: View,
-    deaths: usize,
+    crashes: usize,
 }
 
 impl Fleet {
@@ -51,7 +51,7 @@ impl Fleet {
             world,
             matched: MatchedNodes::new(),
             stale: View::default(),
-            deaths: 0,
+            crashes: 0,
         };
         fleet.open_account().await;
         fleet
@@ -69,27 +69,27 @@ impl Fleet {
     }
 
     /// Looks at this moment. Whoever dies is followed by one whose caches are old at first.
-    async fn look(&mut self, now: &str) {
+    async fn sync_at(&mut self, now: &str) {
         self.world.now = at(now);
         self.world.server.set_clock(self.world.now);
         // an account that was made begins, and one that runs on is carried, in one look; what is settled is forgotten in the next
         for _ in 0..3 {
             let view = View::of(&self.world);
-            self.see(&view).await;
+            self.fill_caches(&view).await;
             if self.leader.faults.is_dead() {
-                self.deaths += 1;
+                self.crashes += 1;
                 self.leader = Leader::new(&self.world, Faults::default());
                 self.matched = MatchedNodes::new();
                 let stale = self.stale.clone();
-                self.see(&stale).await;
-                self.see(&View::of(&self.world)).await;
+                self.fill_caches(&stale).await;
+                self.fill_caches(&View::of(&self.world)).await;
             }
             self.stale = view;
         }
     }
 
-    async fn see(&mut self, view: &View) {
-        self.leader.see(view);
+    async fn fill_caches(&mut self, view: &View) {
+        self.leader.fill_caches(view);
         let now = self.world.now;
         let errors = nodes::sync_once(&self.leader.context, &mut self.matched, now).await;
         if !self.leader.faults.is_dead() {
@@ -136,18 +136,18 @@ impl Fleet {
 async fn a_node_costs_from_its_creation_until_it_is_gone_and_nothing_is_written_at_rest() {
     let mut fleet = Fleet::new(Faults::default()).await;
     // it was there before: accounts begin now
-    fleet.look("2026-11-30T23:59:00Z").await;
+    fleet.sync_at("2026-11-30T23:59:00Z").await;
     let begun = fleet.leader.faults.writes();
-    fleet.look("2026-11-30T23:59:10Z").await;
+    fleet.sync_at("2026-11-30T23:59:10Z").await;
     assert_eq!(fleet.leader.faults.writes(), begun, "at rest");
     // made at :10, offers GPUs and is seen later
     fleet.world.create_node("two").await;
-    fleet.look("2026-11-30T23:59:20Z").await;
+    fleet.sync_at("2026-11-30T23:59:20Z").await;
     let two = fleet.world.nodes().get("two").await.unwrap();
     fleet.remove("two").await;
     let departed = &fleet.leader.context.departed;
     departed.put_node(two.metadata.uid.unwrap(), at("2026-11-30T23:59:28.7Z"));
-    fleet.look("2026-11-30T23:59:30Z").await;
+    fleet.sync_at("2026-11-30T23:59:30Z").await;
     let sum = fleet.sum();
     assert_eq!(sum.cost.total().nanos(), (30 + 18) * 8 * SECOND);
     assert_eq!(
@@ -166,28 +166,28 @@ async fn nodes_have_no_accounts_before_anybody_has_one() {
         world,
         matched: MatchedNodes::new(),
         stale: View::default(),
-        deaths: 0,
+        crashes: 0,
     };
-    fleet.look("2026-11-30T23:59:00Z").await;
+    fleet.sync_at("2026-11-30T23:59:00Z").await;
     assert_eq!(fleet.accounts(), [], "they do not choose the currency");
     fleet.open_account().await;
-    fleet.look("2026-11-30T23:59:05Z").await;
-    fleet.look("2026-11-30T23:59:15Z").await;
+    fleet.sync_at("2026-11-30T23:59:05Z").await;
+    fleet.sync_at("2026-11-30T23:59:15Z").await;
     assert_eq!(fleet.sum().cost.total().nanos(), 10 * 8 * SECOND);
 }
 
 #[tokio::test]
 async fn a_node_that_nobody_saw_go_ends_when_that_is_noticed_and_says_so() {
     let mut fleet = Fleet::new(Faults::default()).await;
-    fleet.look("2026-11-30T23:59:00Z").await;
+    fleet.sync_at("2026-11-30T23:59:00Z").await;
     fleet.remove("node").await;
-    fleet.look("2026-11-30T23:59:40Z").await;
+    fleet.sync_at("2026-11-30T23:59:40Z").await;
     let sum = fleet.sum();
     assert_eq!(sum.cost.total().nanos(), 40 * 8 * SECOND);
     assert_eq!(sum.estimated, sum.cost.total());
     // another node of that name is another node
     fleet.world.create_node("node").await;
-    fleet.look("2026-11-30T23:59:50Z").await;
+    fleet.sync_at("2026-11-30T23:59:50Z").await;
     assert_eq!(fleet.sum().cost.total().nanos(), (40 + 10) * 8 * SECOND);
     assert_eq!(fleet.open(), [1]);
 }
@@ -195,15 +195,15 @@ async fn a_node_that_nobody_saw_go_ends_when_that_is_noticed_and_says_so() {
 #[tokio::test]
 async fn a_node_that_only_an_old_cache_shows_is_not_charged_again() {
     let mut fleet = Fleet::new(Faults::default()).await;
-    fleet.look("2026-11-30T23:59:00Z").await;
+    fleet.sync_at("2026-11-30T23:59:00Z").await;
     let before = View::of(&fleet.world);
     fleet.remove("node").await;
-    fleet.look("2026-11-30T23:59:40Z").await;
+    fleet.sync_at("2026-11-30T23:59:40Z").await;
     let stale = View {
         nodes: before.nodes,
         ..View::of(&fleet.world)
     };
-    fleet.see(&stale).await;
+    fleet.fill_caches(&stale).await;
     assert_eq!(
         (fleet.open(), fleet.accounts()[0].settling().len()),
         (vec![0], 0)
@@ -211,43 +211,43 @@ async fn a_node_that_only_an_old_cache_shows_is_not_charged_again() {
 }
 
 #[tokio::test]
-async fn a_record_that_only_an_old_cache_shows_is_not_carried_into_the_month() {
+async fn a_record_that_only_an_old_cache_shows_is_not_carried_forward() {
     let mut fleet = Fleet::new(Faults::default()).await;
-    fleet.look("2026-11-30T23:59:00Z").await;
+    fleet.sync_at("2026-11-30T23:59:00Z").await;
     let november = View::of(&fleet.world).records;
     fleet.remove("node").await;
-    fleet.look("2026-12-01T00:00:05Z").await;
+    fleet.sync_at("2026-12-01T00:00:05Z").await;
     let (cost, mut stale) = (fleet.sum().cost, View::of(&fleet.world));
     stale
         .records
         .retain(|record| record.spec.month == "2026-12");
     stale.records.extend(november);
     fleet.leader = Leader::new(&fleet.world, Faults::default());
-    fleet.see(&stale).await;
+    fleet.fill_caches(&stale).await;
     assert_eq!((fleet.open(), fleet.sum().cost), (vec![0, 0], cost));
 }
 
 #[tokio::test]
 async fn another_layout_begins_another_charge_and_a_plugin_that_is_down_ends_none() {
     let mut fleet = Fleet::new(Faults::default()).await;
-    fleet.look("2026-11-30T23:59:00Z").await;
+    fleet.sync_at("2026-11-30T23:59:00Z").await;
     let mixed = json!({"nvidia.com/gpu": "6", "nvidia.com/mig-1g.10gb": "14"});
     fleet.world.offer("node", mixed).await;
-    fleet.look("2026-11-30T23:59:10Z").await;
+    fleet.sync_at("2026-11-30T23:59:10Z").await;
     assert_eq!(fleet.open(), [2]);
     let nothing = json!({"nvidia.com/gpu": "0", "nvidia.com/mig-1g.10gb": null});
     fleet.world.offer("node", nothing).await;
-    fleet.look("2026-11-30T23:59:20Z").await;
+    fleet.sync_at("2026-11-30T23:59:20Z").await;
     assert_eq!(fleet.open(), [2], "it is paid for all the same");
     fleet
         .world
         .offer("node", json!({"nvidia.com/gpu": "8"}))
         .await;
-    fleet.look("2026-11-30T23:59:30Z").await;
+    fleet.sync_at("2026-11-30T23:59:30Z").await;
     let whole = json!({"nvidia.com/gpu": "6", "nvidia.com/mig-1g.10gb": "14"});
     fleet.world.offer("node", whole).await;
-    fleet.look("2026-11-30T23:59:40Z").await;
-    fleet.look("2026-11-30T23:59:50Z").await;
+    fleet.sync_at("2026-11-30T23:59:40Z").await;
+    fleet.sync_at("2026-11-30T23:59:50Z").await;
     let sum = fleet.sum();
     assert_eq!(sum.cost.total().nanos(), 50 * 8 * SECOND);
     assert_eq!((sum.estimated, sum.gpu_seconds), (Money::ZERO, 50 * 8));
@@ -275,7 +275,7 @@ async fn labels_that_come_late_count_from_the_start() {
         .create_all::<k8s_openapi::api::core::v1::Node>(json!({"metadata": {"name": "bare"}}))
         .await;
     world.offer("bare", json!({"nvidia.com/gpu": "4"})).await;
-    fleet.look("2026-11-30T23:59:00Z").await;
+    fleet.sync_at("2026-11-30T23:59:00Z").await;
     fleet.world.now = at("2026-11-30T23:59:05Z");
     let provisional = Money::from_nanos(5 * 4 * SECOND);
     assert_eq!(fleet.sum().estimated, provisional);
@@ -286,7 +286,7 @@ async fn labels_that_come_late_count_from_the_start() {
         .patch("bare", &Default::default(), &patch)
         .await
         .unwrap();
-    fleet.look("2026-11-30T23:59:10Z").await;
+    fleet.sync_at("2026-11-30T23:59:10Z").await;
     let sum = fleet.sum();
     assert_eq!(sum.cost.total().nanos(), 10 * 12 * SECOND);
     assert_eq!(sum.estimated, Money::ZERO);
@@ -295,25 +295,25 @@ async fn labels_that_come_late_count_from_the_start() {
 /// Nodes over a month's end, with a price that changes, another layout, and days that are booked.
 fn long_story(fleet: &mut Fleet) -> LocalBoxFuture<'_, ()> {
     async move {
-        fleet.look("2026-11-30T23:59:00Z").await;
+        fleet.sync_at("2026-11-30T23:59:00Z").await;
         fleet.world.create_node("two").await;
         fleet.world.create_node("three").await;
         let dearer = json!({"currency": "USD", "effectiveFrom": "2026-12-01T12:00:00Z", "gpus": [{"model": "H100", "pricePerHour": "7.2"}]});
         let dearer = json!({"metadata": {"name": "dearer"}, "spec": dearer});
         fleet.world.create_all::<PriceList>(dearer).await;
-        fleet.look("2026-11-30T23:59:30Z").await;
+        fleet.sync_at("2026-11-30T23:59:30Z").await;
         // nobody sees it go, so it is charged in both months
         fleet.remove("three").await;
-        fleet.look("2026-12-01T00:00:05Z").await;
-        fleet.look("2026-12-01T01:30:00Z").await;
+        fleet.sync_at("2026-12-01T00:00:05Z").await;
+        fleet.sync_at("2026-12-01T01:30:00Z").await;
         let mixed = json!({"nvidia.com/gpu": "7", "nvidia.com/mig-1g.10gb": "7"});
         fleet.world.offer("two", mixed).await;
-        fleet.look("2026-12-01T02:00:00Z").await;
-        fleet.look("2026-12-02T01:30:00Z").await;
+        fleet.sync_at("2026-12-01T02:00:00Z").await;
+        fleet.sync_at("2026-12-02T01:30:00Z").await;
         fleet.remove("node").await;
-        fleet.look("2026-12-02T02:00:00Z").await;
+        fleet.sync_at("2026-12-02T02:00:00Z").await;
         fleet.remove("two").await;
-        fleet.look("2026-12-03T03:00:00Z").await;
+        fleet.sync_at("2026-12-03T03:00:00Z").await;
     }
     .boxed_local()
 }
@@ -328,7 +328,7 @@ fn long_story_cost() -> [i128; 2] {
     [in_november, 5 + cheap + 2 * dear].map(|node_seconds| node_seconds * 8 * SECOND)
 }
 
-fn assert_told(fleet: &Fleet, what: &str) {
+fn assert_recorded(fleet: &Fleet, what: &str) {
     let accounts = fleet.accounts();
     let told: Vec<i128> = accounts
         .iter()
@@ -347,18 +347,18 @@ fn assert_told(fleet: &Fleet, what: &str) {
 }
 
 #[tokio::test]
-async fn a_death_at_any_write_changes_nothing_of_what_nodes_cost() {
+async fn a_crash_at_any_write_changes_nothing_of_what_nodes_cost() {
     let mut fleet = Fleet::new(Faults::default()).await;
     long_story(&mut fleet).await;
-    assert_told(&fleet, "undisturbed");
+    assert_recorded(&fleet, "undisturbed");
     let writes = fleet.leader.faults.writes();
     for write in 0..writes {
         for moment in [CrashPoint::Before, CrashPoint::After] {
             let mut fleet = Fleet::new(Faults::crash(write, moment)).await;
             long_story(&mut fleet).await;
             let what = format!("it died {moment:?} write {write} of {writes}");
-            assert_eq!(fleet.deaths, 1, "{what}");
-            assert_told(&fleet, &what);
+            assert_eq!(fleet.crashes, 1, "{what}");
+            assert_recorded(&fleet, &what);
         }
     }
 }
@@ -383,7 +383,7 @@ async fn whoever_writes_first_changes_nothing_of_what_nodes_cost() {
         };
         fleet.leader = Leader::new(&fleet.world, Faults::competing_write(write, acts));
         long_story(&mut fleet).await;
-        assert_told(&fleet, &format!("a rival before write {write} of {writes}"));
+        assert_recorded(&fleet, &format!("a rival before write {write} of {writes}"));
     }
 }
 
@@ -398,7 +398,7 @@ async fn the_bill_is_what_nodes_cost_and_idle_is_what_no_pod_held() {
             stage.world.create_foreign_pod("notebook").await;
         }
         stage.seconds(1).await;
-        stage.leader.see(&View::of(&stage.world));
+        stage.leader.fill_caches(&View::of(&stage.world));
         let errors = nodes::sync_once(&stage.leader.context, &mut seen, stage.world.now).await;
         assert!(errors.is_empty(), "{errors:?}");
     }
@@ -444,7 +444,7 @@ async fn the_bill_is_what_nodes_cost_and_idle_is_what_no_pod_held() {
 }
 
 #[tokio::test]
-async fn a_workloads_status_has_its_share_of_overheads_beside_what_it_cost() {
+async fn a_workloads_status_has_its_share_of_overheads_in_addition_to_its_cost() {
     let mut stage = Stage::new(Faults::default()).await;
     let overheads = json!([{"name": "people", "part": "Labour", "pricePerMonth": "3000", "shareBy": "GpuHours"}]);
     let list = json!({"metadata": {"name": "people"}, "spec": {"currency": "USD", "overheads": overheads}});

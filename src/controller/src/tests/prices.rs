@@ -10,8 +10,8 @@ use super::leader::{Leader, View};
 use super::world::World;
 use crate::pricing::price_lists::sync_once;
 
-async fn look(leader: &mut Leader, world: &World, now: Timestamp) {
-    leader.see(&View::of(world));
+async fn sync(leader: &mut Leader, world: &World, now: Timestamp) {
+    leader.fill_caches(&View::of(world));
     sync_once(&leader.context, now).await.unwrap();
 }
 
@@ -43,7 +43,7 @@ async fn a_list_says_whether_its_prices_count() {
             .await;
     }
     let mut leader = Leader::new(&world, Faults::default());
-    look(&mut leader, &world, world.now).await;
+    sync(&mut leader, &world, world.now).await;
     // `other` stands before `ours` and `zulu`, and its currency is what counts from then on
     assert_eq!(
         reasons(&world),
@@ -55,13 +55,13 @@ async fn a_list_says_whether_its_prices_count() {
         ]
     );
     let writes = leader.faults.writes();
-    look(&mut leader, &world, world.now).await;
+    sync(&mut leader, &world, world.now).await;
     assert_eq!(
         leader.faults.writes(),
         writes,
         "what is true already is not written again"
     );
-    look(&mut leader, &world, "2026-12-01T00:00:00Z".parse().unwrap()).await;
+    sync(&mut leader, &world, "2026-12-01T00:00:00Z".parse().unwrap()).await;
     assert_eq!(
         reasons(&world),
         [

@@ -11,7 +11,7 @@ use crate::scene::Scene;
 /// The priority of the namespace's job, before it has a pod.
 async fn priority(world: &World) -> i32 {
     let mut leader = Leader::new(world, Faults::default());
-    leader.see(&View::of(world));
+    leader.fill_caches(&View::of(world));
     let scene = Scene::of(&leader.context, NAMESPACE, world.now);
     scene
         .snapshot(&leader.context, &Default::default(), &Default::default())

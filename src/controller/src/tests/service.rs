@@ -7,7 +7,7 @@ use futures::future::LocalBoxFuture;
 use k8s_openapi::api::apps::v1::Deployment;
 
 use super::leader::{Leader, View};
-use super::sweep::{self, Stage, every_death, every_rival};
+use super::sweep::{self, Stage, every_competing_write, every_crash};
 use crate::inference::draining_since;
 use crate::pod;
 
@@ -58,13 +58,13 @@ async fn a_service_lives_and_every_second_of_it_is_paid() {
 }
 
 #[tokio::test]
-async fn a_death_at_any_write_changes_nothing_in_the_end() {
-    every_death(life).await;
+async fn a_crash_at_any_write_changes_nothing_in_the_end() {
+    every_crash(life).await;
 }
 
 #[tokio::test]
-async fn a_rival_before_any_write_changes_nothing_in_the_end() {
-    every_rival(life).await;
+async fn a_competing_write_before_any_write_changes_nothing_in_the_end() {
+    every_competing_write(life).await;
 }
 
 fn life_without_admission(stage: &mut Stage) -> LocalBoxFuture<'_, ()> {
@@ -79,7 +79,7 @@ async fn pods_get_their_finalizer_on_sight_where_no_policy_gives_it() {
 
 /// The pods of replicas that the Deployment gave up are still there when the controller looks again.
 #[tokio::test]
-async fn no_replica_is_given_up_twice_where_the_deployment_controller_is_slow() {
+async fn no_replica_is_removed_twice_where_the_deployment_controller_is_slow() {
     for phase in 0..3 {
         let mut stage = Stage::new(Faults::default()).await;
         stage.world.slow = true;
@@ -121,7 +121,7 @@ async fn a_former_leader_changes_nothing() {
     let mut former = Leader::new(&stage.world, Faults::default());
     let before = stage.world.state();
     for view in &seen {
-        former.look(&stage.world, view).await.ok();
+        former.reconcile(&stage.world, view).await.ok();
     }
     assert_eq!(stage.world.state(), before);
     assert!(former.faults.writes() > 0, "it tried nothing");

@@ -30,7 +30,7 @@ pub(super) struct Stage {
     /// Whether months are closed too, in every second instead of every hour.
     pub(super) closes: bool,
     views: VecDeque<View>,
-    deaths: usize,
+    crashes: usize,
 }
 
 impl Stage {
@@ -42,7 +42,7 @@ impl Stage {
             leader,
             closes: false,
             views: VecDeque::new(),
-            deaths: 0,
+            crashes: 0,
         }
     }
 
@@ -55,17 +55,17 @@ impl Stage {
             if self.views.len() > STALE {
                 self.views.pop_front();
             }
-            let looked = self.leader.look(&self.world, &view).await;
+            let looked = self.leader.reconcile(&self.world, &view).await;
             let failures = match &looked {
                 Ok(()) if self.closes => self.leader.close(self.world.now).await,
                 _ => Vec::new(),
             };
             if self.leader.faults.is_dead() {
-                self.deaths += 1;
+                self.crashes += 1;
                 self.leader = Leader::new(&self.world, Faults::default());
                 if let Some(stale) = self.views.front().cloned() {
                     // it may be refused, but must not do harm
-                    self.leader.look(&self.world, &stale).await.ok();
+                    self.leader.reconcile(&self.world, &stale).await.ok();
                     if self.closes {
                         self.leader.close(self.world.now).await;
                     }
@@ -130,7 +130,7 @@ pub(super) async fn undisturbed(story: Story) -> usize {
     story(&mut stage).await;
     let outcome = outcome(&mut stage).await;
     assert_eq!(outcome, nothing_left(), "undisturbed");
-    assert!(stage.world.stays() > 0, "the story has no pod");
+    assert!(stage.world.lifetimes() > 0, "the story has no pod");
     stage.leader.faults.writes()
 }
 
@@ -146,7 +146,7 @@ fn nothing_left() -> Outcome {
 }
 
 /// The controller dies at every write, before and after it, and everything comes to the same end.
-pub(super) async fn every_death(story: Story) {
+pub(super) async fn every_crash(story: Story) {
     let writes = undisturbed(story).await;
     for write in 0..writes {
         for moment in [CrashPoint::Before, CrashPoint::After] {
@@ -158,13 +158,16 @@ pub(super) async fn every_death(story: Story) {
                 nothing_left(),
                 "it died {moment:?} write {write} of {writes}"
             );
-            assert_eq!(stage.deaths, 1, "write {write} of {writes} was not reached");
+            assert_eq!(
+                stage.crashes, 1,
+                "write {write} of {writes} was not reached"
+            );
         }
     }
 }
 
 /// Somebody changes every pod just before each write, and everything comes to the same end.
-pub(super) async fn every_rival(story: Story) {
+pub(super) async fn every_competing_write(story: Story) {
     let writes = undisturbed(story).await;
     for write in 0..writes {
         let mut stage = Stage::new(Faults::default()).await;
@@ -190,14 +193,14 @@ pub(super) async fn every_rival(story: Story) {
 }
 
 /// Another leader, with fresh caches, closes months just before each write, and everything comes to the same end.
-pub(super) async fn every_rival_that_closes(story: Story) {
+pub(super) async fn every_competing_month_close(story: Story) {
     let writes = undisturbed(story).await;
     for write in 0..writes {
         let mut stage = Stage::new(Faults::default()).await;
         let mut rival = Leader::new(&stage.world, Faults::default());
         let server = stage.world.server.clone();
         let acts = async move {
-            rival.see(&View::on(&server));
+            rival.fill_caches(&View::on(&server));
             rival.close("2026-12-05T00:00:00Z".parse().unwrap()).await;
         };
         stage.leader = Leader::new(&stage.world, Faults::competing_write(write, acts));

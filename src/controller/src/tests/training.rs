@@ -5,7 +5,7 @@ use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use k8s_openapi::api::batch::v1::Job;
 
-use super::sweep::{Stage, every_death, every_rival};
+use super::sweep::{Stage, every_competing_write, every_crash};
 use crate::pod;
 
 fn workers(stage: &Stage) -> usize {
@@ -51,11 +51,11 @@ fn life(stage: &mut Stage) -> LocalBoxFuture<'_, ()> {
 }
 
 #[tokio::test]
-async fn a_death_at_any_write_changes_nothing_in_the_end() {
-    every_death(life).await;
+async fn a_crash_at_any_write_changes_nothing_in_the_end() {
+    every_crash(life).await;
 }
 
 #[tokio::test]
-async fn a_rival_before_any_write_changes_nothing_in_the_end() {
-    every_rival(life).await;
+async fn a_competing_write_before_any_write_changes_nothing_in_the_end() {
+    every_competing_write(life).await;
 }

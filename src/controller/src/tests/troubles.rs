@@ -19,7 +19,7 @@ async fn troubled(stage: &mut Stage, seconds: usize) {
     for _ in 0..seconds {
         stage.world.turn().await;
         let view = View::of(&stage.world);
-        let looked = stage.leader.look(&stage.world, &view).await;
+        let looked = stage.leader.reconcile(&stage.world, &view).await;
         assert!(looked.is_err(), "the trouble is not told");
     }
 }
@@ -110,7 +110,7 @@ async fn a_status_that_cannot_be_written_stops_no_other_workload() {
         .await
         .unwrap();
     let mut leader = Leader::new(&world, Faults::default());
-    let looked = leader.look(&world, &view).await;
+    let looked = leader.reconcile(&world, &view).await;
     assert!(looked.is_err_and(|error| error.is_conflict()));
     let job: TrainingJob = world.server.objects().remove(0);
     assert!(job.status.is_some(), "the job is followed all the same");
@@ -132,7 +132,7 @@ async fn what_a_gateway_holds_is_unknown_to_a_new_leader_until_it_is_heard_or_gi
     let mut view = View::of(&world);
     view.pods.push(pod);
     let mut leader = Leader::new(&world, Faults::default());
-    leader.see(&view);
+    leader.fill_caches(&view);
     let unreachable = |leader: &Leader, seconds| {
         leader
             .context
@@ -148,7 +148,7 @@ async fn what_a_gateway_holds_is_unknown_to_a_new_leader_until_it_is_heard_or_gi
         None,
         "it cannot be heard, and is given up"
     );
-    leader.look(&world, &view).await.unwrap();
+    leader.reconcile(&world, &view).await.unwrap();
     assert!(
         lock(&leader.context.demands)
             .hears("gateway", world.now)

@@ -14,7 +14,7 @@ use kube::{Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::journal::Stay;
+use super::journal::PodLifetime;
 use super::{GPUS, World};
 use crate::pod;
 
@@ -229,9 +229,9 @@ impl World {
             self.patch_status(&pod, json!({"conditions": condition}))
                 .await;
             let workload = pod.labels()["bursar.dev/workload"].clone();
-            self.stays.insert(
+            self.lifetimes.insert(
                 pod.uid().unwrap(),
-                Stay {
+                PodLifetime {
                     workload,
                     from: self.now,
                     to: None,
@@ -242,7 +242,7 @@ impl World {
 
     async fn kubelet(&mut self) {
         for pod in self.pods() {
-            let Some(stay) = self.stays.get_mut(pod::uid(&pod)) else {
+            let Some(lifetime) = self.lifetimes.get_mut(pod::uid(&pod)) else {
                 continue;
             };
             if let Some(deletion) = &pod.metadata.deletion_timestamp {
@@ -254,17 +254,17 @@ impl World {
                 if pod::is_terminal(&pod) {
                     self.remove(&pod).await;
                 } else if self.now >= end {
-                    stay.to = Some(self.now);
+                    lifetime.to = Some(self.now);
                     self.finish(&pod).await;
                     if pod.finalizers().is_empty() {
                         self.remove(&pod).await;
                     }
                 }
-            } else if stay.from + SignedDuration::from_secs(1) <= self.now
+            } else if lifetime.from + SignedDuration::from_secs(1) <= self.now
                 && !pod::is_ready(&pod)
                 && !pod::is_terminal(&pod)
             {
-                let scheduled = json!({"type": "PodScheduled", "status": "True", "lastTransitionTime": stay.from.to_string()});
+                let scheduled = json!({"type": "PodScheduled", "status": "True", "lastTransitionTime": lifetime.from.to_string()});
                 let ready = json!({"type": "Ready", "status": "True", "lastTransitionTime": self.now.to_string()});
                 self.patch_status(&pod, json!({"phase": "Running", "podIP": "10.0.0.1", "conditions": [scheduled, ready]})).await;
             }
@@ -280,7 +280,7 @@ impl World {
     }
 
     async fn finish(&self, pod: &Pod) {
-        self.end(pod, self.stays[pod::uid(pod)].from).await;
+        self.end(pod, self.lifetimes[pod::uid(pod)].from).await;
     }
 
     /// Its containers end now; it was bound at that time.

@@ -12,7 +12,7 @@ use super::World;
 const PRICE: i128 = 3_600_000_000;
 
 /// Since when and until when a pod held its node.
-pub(super) struct Stay {
+pub(super) struct PodLifetime {
     pub(super) workload: String,
     pub(super) from: Timestamp,
     pub(super) to: Option<Timestamp>,
@@ -20,16 +20,16 @@ pub(super) struct Stay {
 
 impl World {
     /// Pods that ever held a node.
-    pub(in crate::tests) fn stays(&self) -> usize {
-        self.stays.len()
+    pub(in crate::tests) fn lifetimes(&self) -> usize {
+        self.lifetimes.len()
     }
 
     /// When pods were bound and when they ended, by this world's own journal, the first first.
     pub(in crate::tests) fn times(&self) -> Vec<(Timestamp, Option<Timestamp>)> {
         let mut times: Vec<_> = self
-            .stays
+            .lifetimes
             .values()
-            .map(|stay| (stay.from, stay.to))
+            .map(|lifetime| (lifetime.from, lifetime.to))
             .collect();
         times.sort();
         times
@@ -38,20 +38,23 @@ impl World {
     /// Nano-units that each workload's ended pods cost, by this world's own journal.
     pub(in crate::tests) fn cost(&self) -> BTreeMap<String, i128> {
         let mut cost = BTreeMap::new();
-        for stay in self.stays.values() {
-            let Some(to) = stay.to else { continue };
-            let seconds = i128::from((to - stay.from).total(jiff::Unit::Second).unwrap() as i64);
-            *cost.entry(stay.workload.clone()).or_insert(0) += PRICE * seconds / 3600;
+        for lifetime in self.lifetimes.values() {
+            let Some(to) = lifetime.to else { continue };
+            let seconds =
+                i128::from((to - lifetime.from).total(jiff::Unit::Second).unwrap() as i64);
+            *cost.entry(lifetime.workload.clone()).or_insert(0) += PRICE * seconds / 3600;
         }
         cost
     }
 
-    /// Each workload's record of each month: its own, if anything was written to it, else as it was folded.
+    /// Each workload's record of each month: its own, if anything was written to it, else as it was consolidated.
     pub(in crate::tests) fn records(&self) -> Vec<SpendRecord> {
         let all: Vec<SpendRecord> = self.server.objects();
-        let (folded, own): (Vec<_>, Vec<_>) =
+        let (consolidated, own): (Vec<_>, Vec<_>) =
             all.into_iter().partition(SpendRecord::is_consolidated);
-        let sections = folded.iter().flat_map(|record| record.expand().unwrap());
+        let sections = consolidated
+            .iter()
+            .flat_map(|record| record.expand().unwrap());
         let written = own.into_iter().filter(|record| record.status.is_some());
         let by_name = |record: SpendRecord| (record.name_any(), record);
         let mut records: BTreeMap<String, SpendRecord> =

@@ -20,7 +20,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use self::journal::Stay;
+use self::journal::PodLifetime;
 use crate::pod;
 
 pub(super) const NAMESPACE: &str = "team";
@@ -34,7 +34,7 @@ pub(super) struct World {
     /// Requests that clients have in flight; they wait in the gateway while nobody serves.
     pub(super) requests: u64,
     client: Client,
-    stays: BTreeMap<String, Stay>,
+    lifetimes: BTreeMap<String, PodLifetime>,
     /// Replicas that a Deployment took away while the Service still sent them requests.
     pub(super) cut: Vec<String>,
     /// The Deployment and the Job controllers act in every third second only.
@@ -56,7 +56,7 @@ impl World {
             server,
             now,
             requests: 0,
-            stays: BTreeMap::new(),
+            lifetimes: BTreeMap::new(),
             cut: Vec::new(),
             slow: false,
             admission: true,
