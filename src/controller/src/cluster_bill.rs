@@ -94,23 +94,23 @@ fn show_nodes(context: &Context, accounts: &[(WorkloadRef, Account)], now: Times
     let mut bill = ClusterBill::default();
     let mut nodes: BTreeMap<String, (DailyCost, DailyCost)> = BTreeMap::new();
     for (workload, account) in accounts {
-        let lines = account.daily_costs(now, &context.zone);
+        let costs = account.daily_costs(now, &context.zone);
         if workload.kind.cost_source() == CostSource::Nodes {
-            for ((_, sku), line) in &lines {
-                nodes.entry(cost_report::gpu_name(sku)).or_default().0 += *line;
+            for ((_, key), cost) in &costs {
+                nodes.entry(cost_report::gpu_name(key)).or_default().0 += *cost;
             }
         }
-        bill.add(workload.kind.cost_source(), lines);
+        bill.add(workload.kind.cost_source(), costs);
     }
-    for (_, sku, line) in bill.idle() {
-        nodes.entry(cost_report::gpu_name(sku)).or_default().1 += line;
+    for (_, key, cost) in bill.idle() {
+        nodes.entry(cost_report::gpu_name(key)).or_default().1 += cost;
     }
-    let figures = nodes.into_iter().flat_map(|(gpu, (cost, idle))| {
+    let gauges = nodes.into_iter().flat_map(|(gpu, (cost, idle))| {
         let hardware = || HardwareLabels { gpu: gpu.clone() };
         // a cost without a price is not known, and unknown is not zero
-        let money = |line: &DailyCost| {
-            let amount = gauge_value(line.cost.total());
-            (line.unpriced_gpu_seconds == 0).then_some(amount)
+        let money = |cost: &DailyCost| {
+            let amount = gauge_value(cost.cost.total());
+            (cost.unpriced_gpu_seconds == 0).then_some(amount)
         };
         let hours = idle.gpu_seconds as f64 / 3600.0;
         [
@@ -120,5 +120,5 @@ fn show_nodes(context: &Context, accounts: &[(WorkloadRef, Account)], now: Times
         ]
     });
     // nodes are in no namespace
-    context.metrics.nodes.show("", figures.collect());
+    context.metrics.nodes.show("", gauges.collect());
 }

@@ -37,10 +37,10 @@ impl<'a> Currencies<'a> {
     }
 
     fn of(&mut self, month: Month) -> &str {
-        let kept = || {
+        let currency = || {
             effective::month_currency(self.records, month).unwrap_or_else(|| self.prices.to_owned())
         };
-        self.months.entry(month).or_insert_with(kept)
+        self.months.entry(month).or_insert_with(currency)
     }
 
     /// The correction, if it counts; else the reason and a sentence that says why not.
@@ -64,10 +64,11 @@ pub(crate) fn accepted(
 ) -> Vec<Correction> {
     let mut currencies = Currencies::new(records, prices);
     let all = corrections.state();
-    let here = all
+    let in_namespace = all
         .iter()
         .filter(|object| object.spec.namespace == namespace);
-    here.filter_map(|object| currencies.validate(object).ok())
+    in_namespace
+        .filter_map(|object| currencies.validate(object).ok())
         .collect()
 }
 
@@ -105,11 +106,11 @@ pub(crate) async fn sync_once(context: &Context, now: Timestamp) -> Result<(), A
 /// The status of a correction after validation; `None` if the present one is the same.
 fn next_status(
     object: &SpendCorrection,
-    judged: Result<Correction, (Reason, String)>,
+    validated: Result<Correction, (Reason, String)>,
     now: Timestamp,
     zone: &TimeZone,
 ) -> Option<SpendCorrectionStatus> {
-    let (status, reason, message) = match judged {
+    let (status, reason, message) = match validated {
         Err((reason, why)) => (false, reason, why),
         Ok(correction) if !correction.is_due(now, zone) => (
             true,

@@ -14,8 +14,8 @@ use crate::ledger::{self, Accounts};
 use crate::metrics::{self, gauge_value};
 use crate::scene::Scene;
 
-/// The figures of a namespace, its workloads and its budgets.
-pub(crate) fn figures(
+/// The gauges of a namespace, its workloads and its budgets.
+pub(crate) fn gauges(
     context: &Context,
     scene: &Scene,
     plan: &Plan,
@@ -23,7 +23,7 @@ pub(crate) fn figures(
     accounts: &BTreeMap<WorkloadRef, Accounts>,
 ) -> Vec<(&'static str, metrics::ObjectLabels, Option<f64>)> {
     let month = Month::containing(scene.now, &context.zone);
-    let mut figures = Vec::new();
+    let mut gauges = Vec::new();
     for (workload, accounts) in accounts {
         let object = || metrics::ObjectLabels::from(workload);
         let spent = ledger::sum(
@@ -42,25 +42,25 @@ pub(crate) fn figures(
             (metrics::UNATTRIBUTED_MONTH, spent.unattributed),
             (metrics::SAVED_MONTH, spent.saved),
         ] {
-            figures.push((name, object(), Some(gauge_value(amount))));
+            gauges.push((name, object(), Some(gauge_value(amount))));
         }
-        figures.push((
+        gauges.push((
             metrics::OVERHEAD_MONTH,
             object(),
             cluster_bill::overhead(context, workload, scene.now).map(gauge_value),
         ));
         let of = |amount: i64, unit: f64| Some(amount as f64 / unit);
-        figures.push((
+        gauges.push((
             metrics::GPU_HOURS_MONTH,
             object(),
             of(spent.gpu_seconds, 3600.0),
         ));
-        figures.push((
+        gauges.push((
             metrics::CARBON_MONTH,
             object(),
             of(spent.carbon_mg, 1_000_000.0),
         ));
-        figures.push((
+        gauges.push((
             metrics::SPEND_RATE,
             object(),
             ledger::rate(accounts, month).map(gauge_value),
@@ -75,7 +75,7 @@ pub(crate) fn figures(
             name: scene.namespace.clone(),
         };
         let amount = Some(gauge_value(corrections));
-        figures.push((metrics::CORRECTIONS_MONTH, namespace, amount));
+        gauges.push((metrics::CORRECTIONS_MONTH, namespace, amount));
     }
     for (decision, service) in plan.services.iter().zip(&snapshot.services) {
         let object = || {
@@ -83,18 +83,18 @@ pub(crate) fn figures(
                 &scene.workload(WorkloadKind::InferenceDeployment, &decision.name),
             )
         };
-        figures.push((
+        gauges.push((
             metrics::QUEUE_DEPTH,
             object(),
             decision.queue_depth.map(|depth| depth as f64),
         ));
-        figures.push((metrics::HELD, object(), Some(service.held as f64)));
-        figures.push((
+        gauges.push((metrics::HELD, object(), Some(service.held as f64)));
+        gauges.push((
             metrics::DESIRED,
             object(),
             Some(f64::from(decision.desired)),
         ));
-        figures.push((
+        gauges.push((
             metrics::ALLOWED,
             object(),
             Some(f64::from(decision.allowed)),
@@ -106,21 +106,21 @@ pub(crate) fn figures(
             kind: "BudgetPolicy",
             name: standing.budget.name.clone(),
         };
-        figures.push((
+        gauges.push((
             metrics::BUDGET_LIMIT,
             object(),
             Some(gauge_value(standing.budget.limit)),
         ));
-        figures.push((
+        gauges.push((
             metrics::BUDGET_SPENT,
             object(),
             Some(gauge_value(standing.budget.spent)),
         ));
-        figures.push((
+        gauges.push((
             metrics::BUDGET_RESERVE,
             object(),
             Some(gauge_value(standing.reserve)),
         ));
     }
-    figures
+    gauges
 }

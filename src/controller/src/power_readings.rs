@@ -125,11 +125,11 @@ async fn sync_once(stores: &Stores, scraper: &Scraper, measured: &SharedPowerRea
         match read {
             Ok(mut read) => {
                 // an exporter knows its own node
-                let here = pods.iter().filter(|pod| pod::node_name(pod) == Some(node));
-                let here: BTreeSet<_> = here
+                let node_pods = pods.iter().filter(|pod| pod::node_name(pod) == Some(node));
+                let node_pods: BTreeSet<_> = node_pods
                     .map(|pod| (pod.namespace().unwrap_or_default(), pod.name_any()))
                     .collect();
-                read.retain(|pod, _| here.contains(pod));
+                read.retain(|pod, _| node_pods.contains(pod));
                 all.append(&mut read);
             }
             Err(error) => tracing::debug!(node, %error, "a dcgm-exporter cannot be read"),
@@ -216,12 +216,12 @@ mod tests {
             (Vec::new(), Some(300), None, 5, Some(300)),
             (Vec::new(), Some(300), None, 6, None),
         ] {
-            let told = measured(&samples).mean_watts("team", &charge(counts, changed, 0), at(now));
-            assert_eq!(told, want, "{counts:?} {changed:?} at {now}");
+            let watts = measured(&samples).mean_watts("team", &charge(counts, changed, 0), at(now));
+            assert_eq!(watts, want, "{counts:?} {changed:?} at {now}");
         }
         let later = charge(None, None, 10);
-        let told = measured(&steady(300.0, 20)).mean_watts("team", &later, at(20));
-        assert_eq!(told, None, "another pod of that name was measured");
+        let watts = measured(&steady(300.0, 20)).mean_watts("team", &later, at(20));
+        assert_eq!(watts, None, "another pod of that name was measured");
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::inference;
 use crate::ledger::{self, AccountStore, PodLedger, PodLifetimes};
 use crate::lock::lock;
 use crate::metrics::LimitLabel;
-use crate::namespace_metrics::figures;
+use crate::namespace_metrics::gauges;
 use crate::observe::Books;
 use crate::pricing::condition::{self, PricingState};
 use crate::scene::Scene;
@@ -119,7 +119,7 @@ pub(crate) async fn reconcile(
     remember(context, &scene, &plan, &snapshot);
     context.metrics.namespaces.show(
         namespace,
-        figures(context, &scene, &plan, &snapshot, &books.accounts),
+        gauges(context, &scene, &plan, &snapshot, &books.accounts),
     );
     let mut next_look = plan.next_look.into_iter().chain(scene.prices.next).min();
     let round = Round {

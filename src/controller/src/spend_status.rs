@@ -76,19 +76,19 @@ pub(crate) fn earnings(
     zone: &TimeZone,
 ) -> Earnings {
     let month = Month::containing(now, zone).bounds(zone);
-    let line = ledger::sum(accounts, month, now, zone);
-    let cost = line.cost.total();
-    let revenue = terms.revenue(&line.usage, month, now);
+    let month_cost = ledger::sum(accounts, month, now, zone);
+    let cost = month_cost.cost.total();
+    let revenue = terms.revenue(&month_cost.usage, month, now);
     let earned = Earnings {
         revenue: display_amount(revenue.total()),
         ..Earnings::default()
     };
     // while a part of the cost is not known, the margin is not known either
-    if line.unpriced_gpu_seconds != 0 {
+    if month_cost.unpriced_gpu_seconds != 0 {
         return earned;
     }
-    let ready = cost - line.starting - line.draining;
-    let utilization = unit_economics::break_even(cost, revenue, cost - line.waste(), ready);
+    let ready = cost - month_cost.starting - month_cost.draining;
+    let utilization = unit_economics::break_even(cost, revenue, cost - month_cost.waste(), ready);
     Earnings {
         margin: Some(display_amount(revenue.total() - cost)),
         break_even_utilization: utilization
@@ -105,15 +105,15 @@ fn units(month: &DailyCost) -> Option<UnitCosts> {
         return None;
     }
     let costs = unit_economics::unit_costs(month.cost.total(), &used);
-    let shown = |amount: Option<Money>| amount.map(|amount| amount.rounded(UNIT_DECIMALS));
+    let display = |amount: Option<Money>| amount.map(|amount| amount.rounded(UNIT_DECIMALS));
     let count = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     Some(UnitCosts {
         requests: count(used.requests),
         input_tokens: count(used.input_tokens),
         output_tokens: count(used.output_tokens),
-        per_request: shown(costs.per_request),
-        per_million_input_tokens: shown(costs.per_million_input_tokens),
-        per_million_output_tokens: shown(costs.per_million_output_tokens),
+        per_request: display(costs.per_request),
+        per_million_input_tokens: display(costs.per_million_input_tokens),
+        per_million_output_tokens: display(costs.per_million_output_tokens),
     })
 }
 
@@ -139,7 +139,7 @@ pub(crate) fn is_due(old: Option<&SpendSummary>, new: &SpendSummary, now: Timest
         return true;
     }
     // a forecast, overheads, savings and earnings of the month change with time alone
-    let figures = |summary: &SpendSummary| SpendSummary {
+    let compared = |summary: &SpendSummary| SpendSummary {
         as_of: None,
         forecast: None,
         overhead: None,
@@ -147,7 +147,7 @@ pub(crate) fn is_due(old: Option<&SpendSummary>, new: &SpendSummary, now: Timest
         earnings: None,
         ..summary.clone()
     };
-    if figures(old) == figures(new) {
+    if compared(old) == compared(new) {
         return false;
     }
     let at_rest = new
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn figures_alone_are_written_every_five_minutes_and_once_at_the_end() {
+    fn amounts_alone_are_written_every_five_minutes_and_once_at_the_end() {
         let old = summary("1.0000", "4.0000", "2026-11-24T00:00:00Z");
         let at = |text: &str| text.parse::<Timestamp>().unwrap();
         let grown = summary("1.1000", "4.0000", "2026-11-24T00:04:59Z");

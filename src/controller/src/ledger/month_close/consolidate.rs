@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 
 /// How long after its end a month is consolidated: by then the ends of its pods are known.
-const REST: SignedDuration = SignedDuration::from_hours(72);
+const CONSOLIDATE_AFTER: SignedDuration = SignedDuration::from_hours(72);
 
 /// The records to write and to remove, in this order.
 #[derive(Debug, Default)]
@@ -23,50 +23,50 @@ pub(super) struct Consolidation {
     pub(super) doubtful: Vec<String>,
 }
 
-/// Consolidates the records of one namespace and month, of `most` workloads at most. A consolidated
-/// record has sections of `limit` bytes at most, as JSON; further sections go into the next part. A
+/// Consolidates the records of one namespace and month, of `max_workloads` workloads at max_workloads. A consolidated
+/// record has sections of `limit` bytes at max_workloads, as JSON; further sections go into the next part. A
 /// section that is there already stays in its part.
 pub(super) fn consolidate(
     mut records: Vec<SpendRecord>,
     now: Timestamp,
     limit: usize,
-    most: usize,
+    max_workloads: usize,
 ) -> Consolidation {
     // folded, folded-2, ... folded-10
     records.sort_by_key(|record| (record.spec.name.len(), record.name_any()));
     let (parts, own): (Vec<_>, Vec<_>) =
         records.into_iter().partition(SpendRecord::is_consolidated);
-    let mut parts: Vec<Part> = parts.into_iter().map(Part::of).collect();
-    let mut fold = Consolidation::default();
+    let mut parts: Vec<Part> = parts.into_iter().map(Part::from_record).collect();
+    let mut result = Consolidation::default();
     for record in own.into_iter().filter(|record| is_closed(record, now)) {
-        if fold.remove.len() == most {
+        if result.remove.len() == max_workloads {
             break;
         }
         match validate(&record) {
-            Err(why) => fold.doubtful.push(why),
+            Err(why) => result.doubtful.push(why),
             Ok(month) => {
                 place(&mut parts, &record, month, limit);
-                fold.remove.push(record);
+                result.remove.push(record);
             }
         }
     }
     let changed = parts.into_iter().filter(|part| part.changed);
-    fold.write = changed.map(Part::end).collect();
-    fold
+    result.write = changed.map(Part::into_record).collect();
+    result
 }
 
 /// True for a workload's record of a month that ended long enough ago, if none of its charges is
-/// open or settling. Records of nodes are in no namespace, and sixteen a month at most.
+/// open or settling. Records of nodes are in no namespace, and sixteen a month at max_workloads.
 pub(super) fn is_closed(record: &SpendRecord, now: Timestamp) -> bool {
     let ended = || {
         let zone = TimeZone::get(&record.spec.time_zone).ok()?;
         Some(record.month().ok()?.bounds(&zone).end)
     };
-    let rested = |end: Timestamp| now.duration_since(end) >= REST;
+    let is_due = |end: Timestamp| now.duration_since(end) >= CONSOLIDATE_AFTER;
     let status = record.status.as_ref();
-    let rests = status.is_some_and(|status| status.resting.is_some());
-    let can_fold = !matches!(record.spec.kind, WorkloadKind::Folded | WorkloadKind::Node);
-    can_fold && is_settled(record) && !rests && ended().is_some_and(rested)
+    let at_zero = status.is_some_and(|status| status.resting.is_some());
+    let can_consolidate = !matches!(record.spec.kind, WorkloadKind::Folded | WorkloadKind::Node);
+    can_consolidate && is_settled(record) && !at_zero && ended().is_some_and(is_due)
 }
 
 /// True for a record of a month that ended more than so many months ago, if none of its charges is
@@ -108,7 +108,7 @@ struct Part {
 }
 
 impl Part {
-    fn of(record: SpendRecord) -> Self {
+    fn from_record(record: SpendRecord) -> Self {
         let sections = record.sections().to_vec();
         Self {
             bytes: sections.iter().map(size).sum(),
@@ -120,8 +120,8 @@ impl Part {
 
     /// True if this record can be a section of the part.
     fn is_for(&self, record: &SpendRecord) -> bool {
-        let (here, there) = (&self.record.spec, &record.spec);
-        here.time_zone == there.time_zone && here.currency == there.currency
+        let (own, other) = (&self.record.spec, &record.spec);
+        own.time_zone == other.time_zone && own.currency == other.currency
     }
 
     fn position(&self, record: &SpendRecord) -> Option<usize> {
@@ -131,19 +131,19 @@ impl Part {
         self.sections.iter().position(is_of)
     }
 
-    fn take(&mut self, at: usize) {
+    fn remove(&mut self, at: usize) {
         let section = self.sections.remove(at);
         self.bytes -= size(&section);
         self.changed = true;
     }
 
-    fn put(&mut self, at: usize, section: ConsolidatedAccount) {
+    fn insert(&mut self, at: usize, section: ConsolidatedAccount) {
         self.bytes += size(&section);
         self.sections.insert(at, section);
         self.changed = true;
     }
 
-    fn end(self) -> SpendRecord {
+    fn into_record(self) -> SpendRecord {
         let settled = self.sections.iter().map(ConsolidatedAccount::settled);
         // all sections were read before they were added
         let settled: Money = settled.filter_map(Result::ok).sum();
@@ -170,9 +170,9 @@ fn place(parts: &mut Vec<Part>, record: &SpendRecord, month: Month, limit: usize
     let mut section = ConsolidatedAccount::from_record(record);
     for part in parts.iter_mut() {
         if let Some(at) = part.position(record) {
-            part.take(at);
+            part.remove(at);
             if let Some(section) = section.take_if(|_| part.is_for(record)) {
-                part.put(at, section);
+                part.insert(at, section);
             }
         }
     }
@@ -180,7 +180,7 @@ fn place(parts: &mut Vec<Part>, record: &SpendRecord, month: Month, limit: usize
     let bytes = size(&section);
     let fits = |part: &&mut Part| part.is_for(record) && part.bytes + bytes <= limit;
     if let Some(part) = parts.iter_mut().find(fits) {
-        part.put(part.sections.len(), section);
+        part.insert(part.sections.len(), section);
         return;
     }
     let workload = |number| WorkloadRef::consolidated(record.spec.namespace.clone(), number);
@@ -190,8 +190,8 @@ fn place(parts: &mut Vec<Part>, record: &SpendRecord, month: Month, limit: usize
     };
     let number = (1..).find(is_free).unwrap_or(1);
     let (zone, currency) = (&record.spec.time_zone, &record.spec.currency);
-    let mut part = Part::of(workload(number).record(month, zone, currency));
-    part.put(0, section);
+    let mut part = Part::from_record(workload(number).record(month, zone, currency));
+    part.insert(0, section);
     parts.push(part);
 }
 
@@ -237,7 +237,7 @@ mod tests {
         record.status = Some(serde_json::from_value(status).unwrap());
     }
 
-    fn folded(records: Vec<SpendRecord>) -> Consolidation {
+    fn consolidated(records: Vec<SpendRecord>) -> Consolidation {
         consolidate(records, at("2026-12-04T00:00:00Z"), LIMIT, 100)
     }
 
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_month_is_folded_three_days_after_its_end_in_its_own_zone() {
+    fn a_month_is_consolidated_three_days_after_its_end_in_its_own_zone() {
         let mut record = own("a", "1.00");
         assert!(!is_closed(&record, at("2026-12-03T23:59:59Z")));
         assert!(is_closed(&record, at("2026-12-04T00:00:00Z")));
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_under_way_or_not_what_it_says_stays_alone() {
+    fn an_open_or_unsound_record_is_not_consolidated() {
         let mut settling = own("settling", "1.00");
         change(&mut settling, json!({"settling": ["u"]}));
         let mut open = own("open", "1.00");
@@ -268,26 +268,26 @@ mod tests {
         change(&mut edited, json!({"settled": "9.00"}));
         let mut unreadable = own("unreadable", "1.00");
         unreadable.status.as_mut().unwrap().days[0].date = "today".into();
-        let fold = folded(vec![
+        let result = consolidated(vec![
             settling,
             open,
             edited,
             unreadable,
             own("whole", "1.00"),
         ]);
-        assert_eq!(names(&fold.remove), ["ml.tj.whole.2026-11"]);
-        assert_eq!(fold.write[0].sections().len(), 1);
-        assert_eq!(fold.doubtful.len(), 2, "{:?}", fold.doubtful);
-        assert!(fold.doubtful[0].contains("status.settled is 9.00"));
-        assert!(fold.doubtful[1].contains("ml.tj.unreadable.2026-11: it cannot be read"));
+        assert_eq!(names(&result.remove), ["ml.tj.whole.2026-11"]);
+        assert_eq!(result.write[0].sections().len(), 1);
+        assert_eq!(result.doubtful.len(), 2, "{:?}", result.doubtful);
+        assert!(result.doubtful[0].contains("status.settled is 9.00"));
+        assert!(result.doubtful[1].contains("ml.tj.unreadable.2026-11: it cannot be read"));
     }
 
     #[test]
-    fn what_still_rests_and_what_nodes_cost_stays_alone() {
+    fn a_zero_replica_period_and_the_accounts_of_nodes_are_not_consolidated() {
         let later = at("2026-12-04T00:00:00Z");
         let mut resting = own("a", "1.00");
-        let rest = json!({"resource": "nvidia.com/gpu", "gpus": 1, "nodeGpus": 1, "since": "2026-11-30T00:00:00Z", "perHour": "1.00"});
-        change(&mut resting, json!({"resting": rest}));
+        let period = json!({"resource": "nvidia.com/gpu", "gpus": 1, "nodeGpus": 1, "since": "2026-11-30T00:00:00Z", "perHour": "1.00"});
+        change(&mut resting, json!({"resting": period}));
         assert!(!is_closed(&resting, later));
         let mut nodes = WorkloadRef::nodes("7").record("2026-11".parse().unwrap(), "UTC", "USD");
         nodes.status = own("a", "1.00").status;
@@ -297,18 +297,18 @@ mod tests {
     #[test]
     fn sections_keep_everything_and_the_sum_is_theirs() {
         let records = vec![own("a", "1.25"), own("b", "2.50")];
-        let fold = folded(records.clone());
-        assert_eq!(names(&fold.write), ["ml.ns.folded.2026-11"]);
-        assert_eq!(fold.write[0].status.as_ref().unwrap().settled, "3.75");
-        let unfolded = fold.write[0].expand().unwrap();
-        for ((standing, unfolded), own) in unfolded.iter().zip(&records) {
+        let result = consolidated(records.clone());
+        assert_eq!(names(&result.write), ["ml.ns.folded.2026-11"]);
+        assert_eq!(result.write[0].status.as_ref().unwrap().settled, "3.75");
+        let expanded = result.write[0].expand().unwrap();
+        for ((standing, expanded), own) in expanded.iter().zip(&records) {
             assert_eq!(*standing, RecordPrecedence::Section(7));
-            assert_eq!((&unfolded.spec, &unfolded.status), (&own.spec, &own.status));
+            assert_eq!((&expanded.spec, &expanded.status), (&own.spec, &own.status));
         }
     }
 
     #[test]
-    fn what_does_not_fit_goes_into_the_next_part_and_what_is_there_stays_there() {
+    fn a_section_that_does_not_fit_goes_into_the_next_part_and_others_do_not_move() {
         let records = vec![own("a", "1.00"), own("b", "1.00"), own("c", "1.00")];
         let limit = 2 * size(&ConsolidatedAccount::from_record(&records[0]).unwrap());
         let now = at("2026-12-04T00:00:00Z");
@@ -341,13 +341,13 @@ mod tests {
 
     #[test]
     fn a_workload_that_two_parts_have_is_left_in_the_first_alone() {
-        let mut parts = folded(vec![own("a", "1.00")]).write;
+        let mut parts = consolidated(vec![own("a", "1.00")]).write;
         let mut second = parts[0].clone();
         second.metadata.name = Some("ml.ns.folded-2.2026-11".into());
         second.spec.name = "folded-2".into();
         parts.push(second);
         parts.push(own("a", "2.00"));
-        let write = folded(parts).write;
+        let write = consolidated(parts).write;
         let sections: Vec<usize> = write.iter().map(|part| part.sections().len()).collect();
         assert_eq!(sections, [1, 0]);
         assert_eq!(write[0].status.as_ref().unwrap().settled, "2.00");
@@ -357,7 +357,7 @@ mod tests {
     fn another_currency_or_zone_has_a_part_of_its_own() {
         let mut euros = own("b", "1.00");
         euros.spec.currency = "EUR".into();
-        let write = folded(vec![own("a", "1.00"), euros]).write;
+        let write = consolidated(vec![own("a", "1.00"), euros]).write;
         assert_eq!(
             names(&write),
             ["ml.ns.folded.2026-11", "ml.ns.folded-2.2026-11"]
@@ -367,19 +367,19 @@ mod tests {
 
     #[test]
     fn a_record_without_a_status_goes_and_leaves_the_section_as_it_is() {
-        let parts = folded(vec![own("a", "1.00")]).write;
+        let parts = consolidated(vec![own("a", "1.00")]).write;
         let mut made = own("a", "1.00");
         made.status = None;
-        let fold = folded([parts, vec![made]].concat());
-        assert_eq!((fold.write.len(), fold.remove.len()), (0, 1));
+        let result = consolidated([parts, vec![made]].concat());
+        assert_eq!((result.write.len(), result.remove.len()), (0, 1));
     }
 
     #[test]
-    fn a_round_is_bounded() {
+    fn a_run_is_bounded() {
         let records = vec![own("a", "1.00"), own("b", "1.00"), own("c", "1.00")];
-        let fold = consolidate(records, at("2026-12-04T00:00:00Z"), LIMIT, 2);
-        assert_eq!(fold.remove.len(), 2);
-        assert_eq!(fold.write[0].sections().len(), 2);
+        let result = consolidate(records, at("2026-12-04T00:00:00Z"), LIMIT, 2);
+        assert_eq!(result.remove.len(), 2);
+        assert_eq!(result.write[0].sections().len(), 2);
     }
 
     #[test]
