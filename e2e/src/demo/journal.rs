@@ -78,9 +78,9 @@ pub(super) enum Event {
     },
     /// The budget is exhausted.
     Exhausted {},
-    /// The training job's workers have stopped.
+    /// The training job is suspended; its workers stop.
     Suspended {
-        /// Steps that every worker has done.
+        /// Steps that every worker has done so far. Those that end during the grace period are in the next `Resumed`.
         step: u64,
     },
     /// The training job's workers run again.
@@ -299,7 +299,8 @@ pub(super) fn changes(before: &Observation, after: &Observation, steps: u64) -> 
         events.push(Event::Suspended { step: steps });
     }
     if before.suspended && !after.suspended {
-        events.push(Event::Resumed { step: steps });
+        let (_, step) = after.attempt;
+        events.push(Event::Resumed { step });
     }
     events
 }
@@ -315,6 +316,9 @@ pub(super) struct Observation {
     pub(super) pods: usize,
     /// Whether the training job was suspended and does not run again with all of its workers.
     pub(super) suspended: bool,
+    /// Number and first step of the training job's latest attempt; while it is suspended, of the
+    /// attempt that was stopped.
+    pub(super) attempt: (u64, u64),
 }
 
 #[cfg(test)]
@@ -398,10 +402,11 @@ mod tests {
         );
         let raised = Observation {
             limit: Some(10.0),
+            attempt: (2, 8),
             ..idle
         };
         assert_eq!(
-            changes(&stopped, &raised, 8),
+            changes(&stopped, &raised, 11),
             [Event::Limit { limit: 10.0 }, Event::Resumed { step: 8 }]
         );
         assert_eq!(

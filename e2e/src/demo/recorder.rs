@@ -66,7 +66,7 @@ impl Recorder {
                 if sample.error.is_some() {
                     continue;
                 }
-                let now = observation(&sample, before);
+                let now = observation(&sample, before, steps.latest_attempt());
                 for event in journal::changes(&before, &now, steps.done().0) {
                     recorder.record(event);
                 }
@@ -78,13 +78,17 @@ impl Recorder {
     }
 }
 
-fn observation(sample: &Sample, before: Observation) -> Observation {
+/// `attempt` is the number and the first step of the training job's latest attempt.
+fn observation(sample: &Sample, before: Observation, attempt: (u64, u64)) -> Observation {
     let runs = sample.training == "Running" && sample.workers == 2;
+    let has_resumed = runs && attempt.0 > before.attempt.0;
+    let suspended = sample.training == "Suspended" || (before.suspended && !has_resumed);
     Observation {
         limit: sample.limit.parse().ok(),
         exhausted: sample.exhausted,
         pods: sample.pods,
-        suspended: sample.training == "Suspended" || (before.suspended && !runs),
+        suspended,
+        attempt: if suspended { before.attempt } else { attempt },
     }
 }
 
@@ -110,22 +114,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_suspended_job_has_resumed_once_all_of_its_workers_run() {
+    fn a_suspended_job_has_resumed_once_all_of_its_workers_run_and_do_steps() {
         let sample = |phase: &str, workers| Sample {
             training: phase.into(),
             workers,
             ..Sample::default()
         };
         let mut seen = Observation::default();
-        let mut is_suspended = |phase, workers| {
-            seen = observation(&sample(phase, workers), seen);
+        let mut is_suspended = |phase, workers, attempt| {
+            seen = observation(&sample(phase, workers), seen, attempt);
             seen.suspended
         };
-        assert!(!is_suspended("Queued", 0));
-        assert!(!is_suspended("Running", 2));
-        assert!(is_suspended("Suspended", 0));
-        assert!(is_suspended("Queued", 0));
-        assert!(is_suspended("Running", 1));
-        assert!(!is_suspended("Running", 2));
+        let (first, second) = ((1, 0), (2, 7));
+        assert!(!is_suspended("Queued", 0, (0, 0)));
+        assert!(!is_suspended("Running", 2, first));
+        assert!(is_suspended("Suspended", 0, first));
+        assert!(is_suspended("Queued", 0, first));
+        assert!(is_suspended("Running", 1, first));
+        assert!(is_suspended("Running", 2, first));
+        assert!(!is_suspended("Running", 2, second));
+        assert_eq!(seen.attempt, second);
     }
 }

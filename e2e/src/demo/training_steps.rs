@@ -45,10 +45,24 @@ impl StepLog {
         }
     }
 
+    /// The number of the latest attempt that has done a step, and its first step; 0 if there is none.
+    pub(super) fn latest_attempt(&self) -> (u64, u64) {
+        latest_attempt(&self.steps.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// How many steps the workers have done together, and whether each of them did each step once.
     pub(super) fn done(&self) -> (u64, bool) {
         completed_steps(&self.steps.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// The number of the latest attempt, and its first step.
+fn latest_attempt(steps: &[Step]) -> (u64, u64) {
+    let number = steps.iter().map(|step| step.attempt).max();
+    let number = number.unwrap_or_default();
+    let of_latest = steps.iter().filter(|step| step.attempt == number);
+    let first = of_latest.map(|step| step.step).min();
+    (number, first.unwrap_or_default())
 }
 
 /// Steps that every rank has done, and whether each rank has each of them once, from the first to
@@ -83,6 +97,23 @@ mod tests {
             step,
         };
         completed_steps(&entries.iter().map(entry).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn the_latest_attempt_begins_where_the_one_before_ended() {
+        let step = |rank, attempt, step| Step {
+            rank,
+            attempt,
+            step,
+        };
+        assert_eq!(latest_attempt(&[]), (0, 0));
+        let first = [step(0, 1, 0), step(1, 1, 0), step(0, 1, 1)];
+        assert_eq!(latest_attempt(&first), (1, 0));
+        let second = [step(1, 2, 2), step(1, 1, 1), step(0, 2, 2), step(1, 2, 3)];
+        assert_eq!(
+            latest_attempt(&[first.to_vec(), second.to_vec()].concat()),
+            (2, 2)
+        );
     }
 
     #[test]

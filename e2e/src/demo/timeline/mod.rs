@@ -165,7 +165,10 @@ impl Drawing<'_> {
                 }
                 Event::Limit { limit } => format!("the budget's limit becomes {limit:.2}"),
                 Event::Exhausted {} => "the budget is exhausted".to_owned(),
-                Event::Suspended { step } => format!("training is suspended at step {step}"),
+                Event::Suspended { step } => {
+                    let step = self.series.suspension_step(*t, *step);
+                    format!("training is suspended at step {step}")
+                }
                 Event::Resumed { step } => format!("training resumes at step {step}"),
                 Event::Run { .. } | Event::Phase { .. } | Event::Sample(_) | Event::Result(_) => {
                     continue;

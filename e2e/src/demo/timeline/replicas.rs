@@ -128,16 +128,23 @@ impl Drawing<'_> {
     }
 
     pub(super) fn training_marks(&self) -> Vec<Mark> {
-        self.marks(|event| match event {
-            Event::Suspended { step } => Some((
-                0,
-                vec![
-                    format!("suspended at step {}", grouped(*step)),
-                    "suspended".to_owned(),
-                ],
-            )),
-            Event::Resumed { .. } => Some((0, vec!["resumed".to_owned()])),
-            _ => None,
-        })
+        let events = self.series.events.iter();
+        events
+            .filter_map(|(t, event)| {
+                let texts = match event {
+                    Event::Suspended { step } => {
+                        let step = grouped(self.series.suspension_step(*t, *step));
+                        vec![format!("suspended at step {step}"), "suspended".to_owned()]
+                    }
+                    Event::Resumed { .. } => vec!["resumed".to_owned()],
+                    _ => return None,
+                };
+                Some(Mark {
+                    x: self.time.at(*t),
+                    texts,
+                    rank: 0,
+                })
+            })
+            .collect()
     }
 }

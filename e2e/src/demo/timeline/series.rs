@@ -118,6 +118,17 @@ impl Series {
         spans
     }
 
+    /// The step at which training stopped when it was suspended at `t`, after `step` steps were seen:
+    /// workers end their step during the grace period, so the step with which they go on is exact.
+    pub(super) fn suspension_step(&self, t: f64, step: u64) -> u64 {
+        let later = self.events.iter().filter(|(later, _)| *later > t);
+        let mut resumed = later.filter_map(|(_, event)| match event {
+            Event::Resumed { step } => Some(*step),
+            _ => None,
+        });
+        resumed.next().unwrap_or(step)
+    }
+
     /// Milliseconds of the wake-ups, in ascending order.
     pub(super) fn wake_ups(&self) -> Vec<u64> {
         let milliseconds = |(_, event): &(f64, Event)| match event {
@@ -189,6 +200,17 @@ mod tests {
         }
         journal.push(10.0, Event::Idle {});
         assert_eq!(Series::new(&journal).training(), [(2.0, 5.0), (8.0, 10.0)]);
+    }
+
+    #[test]
+    fn training_stops_at_the_step_with_which_it_goes_on() {
+        let mut journal = Journal::new(10, 1, 4);
+        journal.push(1.0, Event::Suspended { step: 5 });
+        journal.push(2.0, Event::Resumed { step: 7 });
+        journal.push(3.0, Event::Suspended { step: 9 });
+        let series = Series::new(&journal);
+        assert_eq!(series.suspension_step(1.0, 5), 7);
+        assert_eq!(series.suspension_step(3.0, 9), 9);
     }
 
     #[test]
