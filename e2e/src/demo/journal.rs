@@ -80,7 +80,8 @@ pub(super) enum Event {
     Exhausted {},
     /// The training job is suspended; its workers stop.
     Suspended {
-        /// Steps that every worker has done so far. Those that end during the grace period are in the next `Resumed`.
+        /// Steps that every worker has done so far. Those that end during the grace period are in
+        /// the next `Resumed`.
         step: u64,
     },
     /// The training job's workers run again.

@@ -45,7 +45,8 @@ impl StepLog {
         }
     }
 
-    /// The number of the latest attempt that has done a step, and its first step; 0 if there is none.
+    /// The number of the latest attempt that has done a step, and its first step; 0 if there is
+    /// none.
     pub(super) fn latest_attempt(&self) -> (u64, u64) {
         latest_attempt(&self.steps.lock().unwrap_or_else(PoisonError::into_inner))
     }

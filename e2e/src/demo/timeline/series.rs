@@ -118,8 +118,9 @@ impl Series {
         spans
     }
 
-    /// The step at which training stopped when it was suspended at `t`, after `step` steps were seen:
-    /// workers end their step during the grace period, so the step with which they go on is exact.
+    /// The step at which training stopped when it was suspended at `t`, after `step` steps were
+    /// seen: workers end their step during the grace period, so the step with which they go on is
+    /// exact.
     pub(super) fn suspension_step(&self, t: f64, step: u64) -> u64 {
         let later = self.events.iter().filter(|(later, _)| *later > t);
         let mut resumed = later.filter_map(|(_, event)| match event {
