@@ -13,6 +13,9 @@ use jiff::Timestamp;
 
 use crate::{Access, Cluster, image, operator, process, runner::ScenarioResult, traffic};
 
+/// How long kubectl may take to write the first line of a watch.
+const FIRST_LINE_LIMIT: Duration = Duration::from_secs(60);
+
 /// A service of the test's engine. `flags` are the engine's.
 pub fn service_manifest(namespace: &str, flags: &str, idle: &str) -> String {
     format!(
@@ -175,7 +178,6 @@ fn watch(
     limit: Duration,
     mut done: impl FnMut(&str) -> bool,
 ) -> Result<bool, Box<dyn std::error::Error>> {
-    let until = Instant::now() + limit;
     let mut stderr = tempfile::tempfile()?;
     let mut kubectl = cluster.command("kubectl");
     kubectl.args(args).stdin(Stdio::null());
@@ -187,10 +189,16 @@ fn watch(
         let lines = BufReader::new(stdout).lines().map_while(Result::ok);
         lines.for_each(|line| drop(sender.send(line)));
     });
+    // the first line is what there is now, however long kubectl takes to start; the limit is for what comes later
+    let mut wait = FIRST_LINE_LIMIT;
+    let mut until = None;
     let reached = loop {
-        match lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
+        match lines.recv_timeout(wait) {
             Ok(line) if done(&line) => break Some(true),
-            Ok(_) => {}
+            Ok(_) => {
+                let until = until.get_or_insert_with(|| Instant::now() + limit);
+                wait = until.saturating_duration_since(Instant::now());
+            }
             Err(RecvTimeoutError::Timeout) => break Some(false),
             Err(RecvTimeoutError::Disconnected) => break None,
         }

@@ -176,7 +176,10 @@ impl Reporter {
         let from = fs::metadata(&self.log).map_or(0, |file| file.len());
         let (done, watched) = mpsc::channel::<()>();
         let fail = |why: &str| {
+            let took = began.elapsed();
             let output = self.printed_since(from);
+            // the parent shows failures at the end only
+            eprintln!("{} failed: {why}", scenario.name);
             let mut text = format!("{why}\n{output}");
             if let Some((cluster, shows_state)) = cluster {
                 if shows_state {
@@ -185,12 +188,7 @@ impl Reporter {
                 text += &format!("logs: {}\n", cluster.run_directory().join("log").display());
             }
             text += &format!("output of the suite: {}", self.log.display());
-            self.ended(
-                scenario.name,
-                Outcome::Failed(text),
-                began.elapsed(),
-                output,
-            );
+            self.ended(scenario.name, Outcome::Failed(text), took, output);
         };
         let result = thread::scope(|scope| {
             let fail = &fail;
