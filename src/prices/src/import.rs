@@ -14,14 +14,14 @@ use bursar_core::{currency, pricing::MONTH_HOURS};
 use crate::table::Nanos;
 
 /// The number of bad lines that are named.
-const MOST_PROBLEMS: usize = 20;
-const MOST_GPUS: usize = 500;
-const MOST_NODES: usize = 1000;
-const MOST_CLASSES: usize = 100;
+const MAX_REPORTED_LINES: usize = 20;
+const MAX_GPUS: usize = 500;
+const MAX_NODES: usize = 1000;
+const MAX_STORAGE_CLASSES: usize = 100;
 const NVIDIA: &str = "nvidia.com/gpu";
 
 /// Bursar's columns. The first three must be there; the order is free.
-const OURS: [&str; 11] = [
+const BURSAR_COLUMNS: [&str; 11] = [
     "kind",
     "name",
     "price",
@@ -36,7 +36,7 @@ const OURS: [&str; 11] = [
 ];
 /// The columns of OpenCost's custom pricing (github.com/opencost/opencost,
 /// pkg/cloud/provider/csvprovider.go).
-const OPENCOST: [&str; 8] = [
+const OPENCOST_COLUMNS: [&str; 8] = [
     "EndTimestamp",
     "InstanceID",
     "Region",
@@ -64,7 +64,7 @@ pub enum ImportError {
     /// Lines that are not right.
     Lines {
         /// The first of them.
-        problems: Vec<Problem>,
+        errors: Vec<LineError>,
         /// How many more there are.
         more: usize,
     },
@@ -72,7 +72,7 @@ pub enum ImportError {
 
 /// A fault of a line.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
+pub struct LineError {
     /// Its number in the file, from 1.
     pub line: u64,
     /// The fault, and what would be right.
@@ -89,8 +89,8 @@ impl fmt::Display for ImportError {
             }
             Self::Header(why) => write!(f, "header: {why}"),
             Self::Empty => write!(f, "there is no price below the header"),
-            Self::Lines { problems, more } => {
-                for (i, Problem { line, why }) in problems.iter().enumerate() {
+            Self::Lines { errors, more } => {
+                for (i, LineError { line, why }) in errors.iter().enumerate() {
                     let newline = if i == 0 { "" } else { "\n" };
                     write!(f, "{newline}line {line}: {why}")?;
                 }
@@ -126,8 +126,8 @@ pub fn read(text: &str, currency: &str) -> Result<PriceListSpec, ImportError> {
         .next()
         .unwrap_or_else(|| Ok(csv::StringRecord::new()))
         .map_err(|error| ImportError::Header(error.to_string()))?;
-    let form = Form::of(&header).map_err(ImportError::Header)?;
-    let mut import = Import::new(currency);
+    let form = Dialect::of(&header).map_err(ImportError::Header)?;
+    let mut builder = PriceListBuilder::new(currency);
     for record in records {
         let record = record.map_err(|error| ImportError::Header(error.to_string()))?;
         let line = line_of(text, &record);
@@ -136,14 +136,14 @@ pub fn read(text: &str, currency: &str) -> Result<PriceListSpec, ImportError> {
             record: &record,
         };
         let price = row.check_length().and_then(|()| match form {
-            Form::Ours => row.ours(),
-            Form::OpenCost => row.opencost(),
+            Dialect::Bursar => row.bursar(),
+            Dialect::OpenCost => row.opencost(),
         });
-        if let Err(why) = price.and_then(|price| import.take(line, price)) {
-            import.problems.push(Problem { line, why });
+        if let Err(why) = price.and_then(|price| builder.add(line, price)) {
+            builder.errors.push(LineError { line, why });
         }
     }
-    import.finish(form)
+    builder.finish(form)
 }
 
 /// The line that a record begins on. The reader says where it was before the empty lines that it
@@ -163,42 +163,42 @@ fn line_of(text: &str, record: &csv::StringRecord) -> u64 {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Form {
-    Ours,
+enum Dialect {
+    Bursar,
     OpenCost,
 }
 
-impl Form {
+impl Dialect {
     fn of(header: &csv::StringRecord) -> Result<Self, String> {
         let has = |name: &str| header.iter().any(|column| column == name);
         let found = header.iter().collect::<Vec<_>>().join(",");
-        if OPENCOST.iter().all(|name| has(name)) {
+        if OPENCOST_COLUMNS.iter().all(|name| has(name)) {
             return Ok(Self::OpenCost);
         }
-        if !OURS[..3].iter().all(|name| has(name)) {
+        if !BURSAR_COLUMNS[..3].iter().all(|name| has(name)) {
             return Err(format!(
                 "the columns are {found:?}; write {} (the first three must be there), or OpenCost's {}",
-                OURS.join(","),
-                OPENCOST.join(",")
+                BURSAR_COLUMNS.join(","),
+                OPENCOST_COLUMNS.join(",")
             ));
         }
         let mut names: Vec<&str> = header.iter().collect();
-        if let Some(unknown) = names.iter().find(|name| !OURS.contains(name)) {
+        if let Some(unknown) = names.iter().find(|name| !BURSAR_COLUMNS.contains(name)) {
             return Err(format!(
                 "there is no column {unknown:?}; known are {}",
-                OURS.join(",")
+                BURSAR_COLUMNS.join(",")
             ));
         }
         names.sort_unstable();
         match names.windows(2).find(|pair| pair[0] == pair[1]) {
             Some(twice) => Err(format!("column {:?} is there twice", twice[0])),
-            None => Ok(Self::Ours),
+            None => Ok(Self::Bursar),
         }
     }
 }
 
 /// The price that a line gives.
-enum Price {
+enum ImportedPrice {
     Gpu(GpuPrice),
     Node(NodePrice),
     Volume(VolumePrice),
@@ -228,7 +228,7 @@ impl Row<'_> {
         at.and_then(|at| self.record.get(at)).unwrap_or_default()
     }
 
-    fn bounded(&self, column: &str, most: usize) -> Result<Option<String>, String> {
+    fn limited_text(&self, column: &str, most: usize) -> Result<Option<String>, String> {
         let text = self.text(column);
         if text.chars().count() > most {
             return Err(format!("{column} is longer than {most} characters"));
@@ -238,8 +238,8 @@ impl Row<'_> {
             .map(str::to_owned))
     }
 
-    fn named(&self, column: &str, most: usize) -> Result<String, String> {
-        self.bounded(column, most)?
+    fn required_text(&self, column: &str, most: usize) -> Result<String, String> {
+        self.limited_text(column, most)?
             .ok_or_else(|| format!("{column} is empty"))
     }
 
@@ -263,7 +263,7 @@ impl Row<'_> {
         })
     }
 
-    fn ours(&self) -> Result<Price, String> {
+    fn bursar(&self) -> Result<ImportedPrice, String> {
         let price = self.price("price")?.to_string();
         let nameless = |price| match self.text("name") {
             "" => Ok(price),
@@ -272,35 +272,39 @@ impl Row<'_> {
             )),
         };
         match self.text("kind") {
-            "gpu" => Ok(Price::Gpu(GpuPrice {
-                model: self.named("name", 253)?,
-                resource: self.bounded("resource", 253)?.unwrap_or(NVIDIA.to_owned()),
+            "gpu" => Ok(ImportedPrice::Gpu(GpuPrice {
+                model: self.required_text("name", 253)?,
+                resource: self
+                    .limited_text("resource", 253)?
+                    .unwrap_or(NVIDIA.to_owned()),
                 capacity_type: self.capacity_type()?,
-                region: self.bounded("region", 63)?,
-                zone: self.bounded("zone", 63)?,
+                region: self.limited_text("region", 63)?,
+                zone: self.limited_text("zone", 63)?,
                 price_per_hour: price,
                 watts: self.number("watts", 0, 100_000)?,
-                source: self.bounded("source", 1024)?,
-                as_of: self.bounded("asOf", 10)?,
+                source: self.limited_text("source", 1024)?,
+                as_of: self.limited_text("asOf", 10)?,
             })),
-            "node" => Ok(Price::Node(NodePrice {
-                instance_type: self.named("name", 63)?,
-                resource: self.bounded("resource", 253)?.unwrap_or(NVIDIA.to_owned()),
+            "node" => Ok(ImportedPrice::Node(NodePrice {
+                instance_type: self.required_text("name", 63)?,
+                resource: self
+                    .limited_text("resource", 253)?
+                    .unwrap_or(NVIDIA.to_owned()),
                 gpus: self.number("gpus", 1, 1024)?,
                 capacity_type: self.capacity_type()?,
-                region: self.bounded("region", 63)?,
-                zone: self.bounded("zone", 63)?,
+                region: self.limited_text("region", 63)?,
+                zone: self.limited_text("zone", 63)?,
                 price_per_hour: price,
-                source: self.bounded("source", 1024)?,
-                as_of: self.bounded("asOf", 10)?,
+                source: self.limited_text("source", 1024)?,
+                as_of: self.limited_text("asOf", 10)?,
             })),
-            "storageClass" => Ok(Price::Volume(VolumePrice {
-                storage_class: self.named("name", 253)?,
+            "storageClass" => Ok(ImportedPrice::Volume(VolumePrice {
+                storage_class: self.required_text("name", 253)?,
                 price_per_gibibyte_month: price,
             })),
-            "ephemeral" => nameless(Price::Ephemeral(price)),
-            "cpu" => nameless(Price::Cpu(price)),
-            "memory" => nameless(Price::Memory(price)),
+            "ephemeral" => nameless(ImportedPrice::Ephemeral(price)),
+            "cpu" => nameless(ImportedPrice::Cpu(price)),
+            "memory" => nameless(ImportedPrice::Memory(price)),
             kind => Err(format!(
                 "kind is {kind:?}: write gpu, node, storageClass, ephemeral, cpu or memory"
             )),
@@ -319,9 +323,9 @@ impl Row<'_> {
         }
     }
 
-    fn opencost(&self) -> Result<Price, String> {
+    fn opencost(&self) -> Result<ImportedPrice, String> {
         let price = self.price("MarketPriceHourly")?;
-        let region = self.bounded("Region", 63)?;
+        let region = self.limited_text("Region", 63)?;
         let field = self.text("InstanceIDField");
         match self.text("AssetClass") {
             "node" => {
@@ -334,8 +338,8 @@ impl Row<'_> {
                     }
                     _ => "InstanceType",
                 };
-                Ok(Price::Node(NodePrice {
-                    instance_type: self.named(column, 63)?,
+                Ok(ImportedPrice::Node(NodePrice {
+                    instance_type: self.required_text(column, 63)?,
                     resource: NVIDIA.to_owned(),
                     gpus: None,
                     capacity_type: None,
@@ -346,8 +350,8 @@ impl Row<'_> {
                     as_of: None,
                 }))
             }
-            "gpu" => Ok(Price::Gpu(GpuPrice {
-                model: self.named("InstanceID", 253)?,
+            "gpu" => Ok(ImportedPrice::Gpu(GpuPrice {
+                model: self.required_text("InstanceID", 253)?,
                 resource: NVIDIA.to_owned(),
                 capacity_type: None,
                 region,
@@ -359,8 +363,8 @@ impl Row<'_> {
             })),
             "pv" if field == "spec.storageClassName" => {
                 let month = price.0.checked_mul(MONTH_HOURS.into()).map(Nanos);
-                Ok(Price::Volume(VolumePrice {
-                    storage_class: self.named("InstanceID", 253)?,
+                Ok(ImportedPrice::Volume(VolumePrice {
+                    storage_class: self.required_text("InstanceID", 253)?,
                     price_per_gibibyte_month: month
                         .ok_or("MarketPriceHourly is too high")?
                         .to_string(),
@@ -375,15 +379,15 @@ impl Row<'_> {
 }
 
 /// The list as far as it was read.
-struct Import {
+struct PriceListBuilder {
     spec: PriceListSpec,
-    problems: Vec<Problem>,
+    errors: Vec<LineError>,
     /// Of what a price was given, on which line, and which.
     seen: HashMap<String, (u64, String)>,
     first: BTreeMap<&'static str, u64>,
 }
 
-impl Import {
+impl PriceListBuilder {
     fn new(currency: &str) -> Self {
         Self {
             spec: PriceListSpec {
@@ -397,7 +401,7 @@ impl Import {
                 power: None,
                 overheads: Vec::new(),
             },
-            problems: Vec::new(),
+            errors: Vec::new(),
             seen: HashMap::new(),
             first: BTreeMap::new(),
         }
@@ -405,8 +409,8 @@ impl Import {
 
     /// Takes a line's price in. OpenCost has a line for each machine, so the same price twice is
     /// one.
-    fn take(&mut self, line: u64, price: Price) -> Result<(), String> {
-        let (key, amount) = price.identity();
+    fn add(&mut self, line: u64, price: ImportedPrice) -> Result<(), String> {
+        let (key, amount) = price.key_and_amount();
         if let Some((earlier, other)) = self.seen.get(&key) {
             if *other == amount {
                 return Ok(());
@@ -424,37 +428,37 @@ impl Import {
             persistent: Vec::new(),
         };
         match price {
-            Price::Gpu(row) => {
-                if self.spec.gpus.len() == MOST_GPUS {
-                    return Err(full("GPUs", MOST_GPUS));
+            ImportedPrice::Gpu(row) => {
+                if self.spec.gpus.len() == MAX_GPUS {
+                    return Err(full("GPUs", MAX_GPUS));
                 }
                 self.first.entry("gpu").or_insert(line);
                 self.spec.gpus.push(row);
             }
-            Price::Node(row) => {
-                if self.spec.nodes.len() == MOST_NODES {
-                    return Err(full("nodes", MOST_NODES));
+            ImportedPrice::Node(row) => {
+                if self.spec.nodes.len() == MAX_NODES {
+                    return Err(full("nodes", MAX_NODES));
                 }
                 self.first.entry("node").or_insert(line);
                 self.spec.nodes.push(row);
             }
-            Price::Volume(row) => {
+            ImportedPrice::Volume(row) => {
                 let storage = self.spec.storage.get_or_insert_with(storage);
-                if storage.persistent.len() == MOST_CLASSES {
-                    return Err(full("storage classes", MOST_CLASSES));
+                if storage.persistent.len() == MAX_STORAGE_CLASSES {
+                    return Err(full("storage classes", MAX_STORAGE_CLASSES));
                 }
                 storage.persistent.push(row);
             }
-            Price::Ephemeral(price) => {
+            ImportedPrice::Ephemeral(price) => {
                 let storage = self.spec.storage.get_or_insert_with(storage);
                 storage.ephemeral_per_gibibyte_month = Some(price);
             }
-            Price::Cpu(price) => {
+            ImportedPrice::Cpu(price) => {
                 self.spec.cpu = Some(Cpu {
                     price_per_core_hour: price,
                 });
             }
-            Price::Memory(price) => {
+            ImportedPrice::Memory(price) => {
                 self.spec.memory = Some(Memory {
                     price_per_gibibyte_hour: price,
                 });
@@ -463,23 +467,23 @@ impl Import {
         Ok(())
     }
 
-    fn finish(mut self, form: Form) -> Result<PriceListSpec, ImportError> {
-        if let (Form::OpenCost, Some(line), true) =
+    fn finish(mut self, form: Dialect) -> Result<PriceListSpec, ImportError> {
+        if let (Dialect::OpenCost, Some(line), true) =
             (form, self.first.get("gpu"), self.first.contains_key("node"))
         {
-            self.problems.push(Problem {
+            self.errors.push(LineError {
                 line: *line,
                 why: "OpenCost adds a gpu's price to its node's, and Bursar's price of a node includes its GPUs: \
                       import the gpu lines alone, or node lines that include them"
                     .to_owned(),
             });
         }
-        self.problems.sort_by_key(|problem| problem.line);
-        let more = self.problems.len().saturating_sub(MOST_PROBLEMS);
-        self.problems.truncate(MOST_PROBLEMS);
-        if !self.problems.is_empty() {
+        self.errors.sort_by_key(|error| error.line);
+        let more = self.errors.len().saturating_sub(MAX_REPORTED_LINES);
+        self.errors.truncate(MAX_REPORTED_LINES);
+        if !self.errors.is_empty() {
             return Err(ImportError::Lines {
-                problems: self.problems,
+                errors: self.errors,
                 more,
             });
         }
@@ -490,9 +494,9 @@ impl Import {
     }
 }
 
-impl Price {
+impl ImportedPrice {
     /// Of what it is the price, and the price.
-    fn identity(&self) -> (String, String) {
+    fn key_and_amount(&self) -> (String, String) {
         let place =
             |capacity: &Option<CapacityType>, region: &Option<String>, zone: &Option<String>| {
                 format!("{capacity:?} {region:?} {zone:?}")

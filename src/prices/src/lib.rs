@@ -97,8 +97,8 @@ mod tests {
     fn every_gpu_and_instance_type_of_the_tables_is_listed() {
         let list = generate().unwrap();
         let prices = chart().join("prices");
-        let aws: Vec<table::Aws> = table::read(&prices.join("aws-on-demand.csv")).unwrap();
-        let gcp: Vec<table::Gcp> = table::read(&prices.join("gcp.csv")).unwrap();
+        let aws: Vec<table::AwsRow> = table::read(&prices.join("aws-on-demand.csv")).unwrap();
+        let gcp: Vec<table::GcpRow> = table::read(&prices.join("gcp.csv")).unwrap();
         let types = aws.iter().map(|row| &row.instance_type);
         for instance_type in types.chain(gcp.iter().map(|row| &row.instance_type)) {
             assert!(
@@ -106,7 +106,7 @@ mod tests {
                 "{instance_type} is not listed"
             );
         }
-        let gpus: Vec<table::PerGpu> = table::read(&prices.join("per-gpu.csv")).unwrap();
+        let gpus: Vec<table::PerGpuRow> = table::read(&prices.join("per-gpu.csv")).unwrap();
         let priced = gpus
             .iter()
             .filter(|row| row.od_median.is_some() || row.spot_median.is_some());

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
-use crate::table::{Aws, Gcp, Nanos, PerGpu, Tdp, median};
+use crate::table::{AwsRow, GcpRow, Nanos, PerGpuRow, TdpRow, median};
 
 const AWS: &str = "karpenter-provider-aws@1d927085, Apache-2.0";
 const GCP: &str = "Cyclenerd@fd66b26f, Apache-2.0";
@@ -11,7 +11,7 @@ const NVIDIA: &str = "nvidia.com/gpu";
 const FSDL: &str = "the-full-stack/website@2bddc6d5, MIT";
 
 /// The region whose price applies to the AWS regions that have no row of their own.
-const AWS_HOME: &str = "us-east-1";
+const AWS_DEFAULT_REGION: &str = "us-east-1";
 
 /// Regions of Google Cloud that are listed by name. All 40 would be too much for `kubectl apply`;
 /// the others share a median.
@@ -109,11 +109,11 @@ pub(crate) struct NodeRow {
 }
 
 /// AWS on demand: the home region's price applies to every region that has no row of its own.
-pub(crate) fn aws_nodes(table: &[Aws]) -> Vec<NodeRow> {
+pub(crate) fn aws_nodes(table: &[AwsRow]) -> Vec<NodeRow> {
     table
         .iter()
         .map(|aws| {
-            let home = aws.region == AWS_HOME;
+            let is_default = aws.region == AWS_DEFAULT_REGION;
             NodeRow {
                 instance_type: aws.instance_type.clone(),
                 resource: match aws.manufacturer.as_str() {
@@ -121,12 +121,12 @@ pub(crate) fn aws_nodes(table: &[Aws]) -> Vec<NodeRow> {
                     "aws" => "aws.amazon.com/neuron",
                     _ => NVIDIA,
                 },
-                region: (!home).then(|| aws.region.clone()),
+                region: (!is_default).then(|| aws.region.clone()),
                 capacity_type: "OnDemand",
                 gpus: aws.count,
                 price: aws.usd_per_hour,
-                source: if home {
-                    format!("{AWS_HOME}: {AWS}")
+                source: if is_default {
+                    format!("{AWS_DEFAULT_REGION}: {AWS}")
                 } else {
                     AWS.to_owned()
                 },
@@ -138,8 +138,8 @@ pub(crate) fn aws_nodes(table: &[Aws]) -> Vec<NodeRow> {
 
 /// Google Cloud, on demand and spot: the listed regions, and the median of all regions for the
 /// others.
-pub(crate) fn gcp_nodes(table: &[Gcp]) -> Vec<NodeRow> {
-    let mut types: BTreeMap<&str, Vec<&Gcp>> = BTreeMap::new();
+pub(crate) fn gcp_nodes(table: &[GcpRow]) -> Vec<NodeRow> {
+    let mut types: BTreeMap<&str, Vec<&GcpRow>> = BTreeMap::new();
     for gcp in table {
         types.entry(&gcp.instance_type).or_default().push(gcp);
     }
@@ -148,11 +148,11 @@ pub(crate) fn gcp_nodes(table: &[Gcp]) -> Vec<NodeRow> {
         for (capacity_type, price) in [
             (
                 "OnDemand",
-                (|gcp| Some(gcp.usd_per_hour)) as fn(&Gcp) -> Option<Nanos>,
+                (|gcp| Some(gcp.usd_per_hour)) as fn(&GcpRow) -> Option<Nanos>,
             ),
             ("Spot", |gcp| gcp.usd_per_hour_spot),
         ] {
-            let priced: Vec<(&Gcp, Nanos)> = offers
+            let priced: Vec<(&GcpRow, Nanos)> = offers
                 .iter()
                 .filter_map(|gcp| Some((*gcp, price(gcp)?)))
                 .collect();
@@ -188,10 +188,10 @@ pub(crate) fn gcp_nodes(table: &[Gcp]) -> Vec<NodeRow> {
 
 /// For each model the median over the clouds, on demand (for any capacity type, with its watts) and
 /// spot.
-pub(crate) fn gpus(table: &[PerGpu], watts: &[Tdp]) -> Vec<GpuRow> {
+pub(crate) fn gpus(table: &[PerGpuRow], watts: &[TdpRow]) -> Vec<GpuRow> {
     let mut rows = Vec::new();
     for (model, accelerators, board) in MODELS {
-        let offers: Vec<&PerGpu> = table
+        let offers: Vec<&PerGpuRow> = table
             .iter()
             .filter(|row| accelerators.contains(&row.accelerator.as_str()))
             .collect();
@@ -206,7 +206,7 @@ pub(crate) fn gpus(table: &[PerGpu], watts: &[Tdp]) -> Vec<GpuRow> {
 }
 
 impl GpuRow {
-    fn with_watts(self, tdp: Option<&Tdp>) -> Self {
+    fn with_watts(self, tdp: Option<&TdpRow>) -> Self {
         let Some(tdp) = tdp else { return self };
         Self {
             watts: Some(tdp.tdp_watts),
@@ -221,8 +221,8 @@ impl GpuRow {
 fn across_clouds(
     model: &'static str,
     capacity_type: Option<&'static str>,
-    offers: &[&PerGpu],
-    price: fn(&PerGpu) -> Option<Nanos>,
+    offers: &[&PerGpuRow],
+    price: fn(&PerGpuRow) -> Option<Nanos>,
 ) -> Option<GpuRow> {
     let mut clouds: BTreeMap<&str, BTreeMap<(&str, &str), Vec<Nanos>>> = BTreeMap::new();
     for offer in offers {

@@ -28,23 +28,23 @@ pub(crate) fn read<Row: DeserializeOwned>(path: &Path) -> Result<Vec<Row>, Table
 
 /// A row of `aws-on-demand.csv`.
 #[derive(Deserialize)]
-pub(crate) struct Aws {
+pub(crate) struct AwsRow {
     pub(crate) date: String,
     pub(crate) region: String,
     pub(crate) instance_type: String,
     pub(crate) manufacturer: String,
-    #[serde(deserialize_with = "whole")]
+    #[serde(deserialize_with = "deserialize_count")]
     pub(crate) count: Option<u32>,
     pub(crate) usd_per_hour: Nanos,
 }
 
 /// A row of `gcp.csv`.
 #[derive(Deserialize)]
-pub(crate) struct Gcp {
+pub(crate) struct GcpRow {
     pub(crate) date: String,
     pub(crate) region: String,
     pub(crate) instance_type: String,
-    #[serde(deserialize_with = "whole")]
+    #[serde(deserialize_with = "deserialize_count")]
     pub(crate) count: Option<u32>,
     pub(crate) usd_per_hour: Nanos,
     pub(crate) usd_per_hour_spot: Option<Nanos>,
@@ -52,7 +52,7 @@ pub(crate) struct Gcp {
 
 /// A row of `per-gpu.csv`: what one GPU costs in one cloud, for one size of machine.
 #[derive(Deserialize)]
-pub(crate) struct PerGpu {
+pub(crate) struct PerGpuRow {
     pub(crate) accelerator: String,
     pub(crate) cloud: String,
     pub(crate) source: String,
@@ -63,7 +63,7 @@ pub(crate) struct PerGpu {
 
 /// A row of `gpu-tdp.csv`: what one GPU draws at most.
 #[derive(Deserialize)]
-pub(crate) struct Tdp {
+pub(crate) struct TdpRow {
     pub(crate) gpu: String,
     pub(crate) tdp_watts: u32,
     pub(crate) source: String,
@@ -111,7 +111,7 @@ pub(crate) fn median(mut prices: Vec<Nanos>) -> Option<Nanos> {
 }
 
 /// A number of GPUs; `None` for a machine that has a fraction of one.
-fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+fn deserialize_count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
     let text = String::deserialize(deserializer)?;
     let number = text.strip_suffix(".0").unwrap_or(&text);
     Ok(number.parse().ok().filter(|count| *count > 0))

@@ -2,7 +2,7 @@ use super::*;
 
 const OPENCOST_HEADER: &str = "EndTimestamp,InstanceID,Region,AssetClass,InstanceIDField,InstanceType,MarketPriceHourly,Version";
 
-fn problems(text: &str) -> Vec<String> {
+fn errors(text: &str) -> Vec<String> {
     let error = read(text, "USD").unwrap_err();
     error.to_string().lines().map(str::to_owned).collect()
 }
@@ -60,7 +60,7 @@ fn what_opencost_means_otherwise_is_refused_and_not_guessed() {
         "{OPENCOST_HEADER}\n,i-1,,node,spec.providerID,,1,\n,vol-1,,pv,metadata.name,,1,\n,x,,disk,,,1,\n\
          ,p5,,node,,p5,1,\n,H100,,gpu,nvidia.com/gpu.product,,1,\n"
     );
-    let problems = problems(&text);
+    let errors = errors(&text);
     for (line, part) in [
         (2, "write the InstanceType"),
         (3, "spec.storageClassName"),
@@ -68,13 +68,13 @@ fn what_opencost_means_otherwise_is_refused_and_not_guessed() {
         (6, "includes its GPUs"),
     ] {
         let start = format!("line {line}: ");
-        let found = problems.iter().find(|each| each.starts_with(&start));
+        let found = errors.iter().find(|each| each.starts_with(&start));
         assert!(
             found.is_some_and(|each| each.contains(part)),
-            "{line}: {problems:?}"
+            "{line}: {errors:?}"
         );
     }
-    assert_eq!(problems.len(), 4);
+    assert_eq!(errors.len(), 4);
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn each_bad_line_is_named_with_its_reason() {
     let text = "kind,name,price,capacityType,gpus\n\
         gpu,H100,-1,,\ngpu,H100,\"2,50\",,\ngpu,,2,,\ngpu,H100,2\nnode,p5,2,spot,8\nnode,p5,2,,0\nfpga,x,2,,\n\
         gpu,H100,2,,\ngpu,H100,3,,\ngpu,H100,,,\ncpu,x,1,,\n";
-    let found = problems(text);
+    let found = errors(text);
     let expected = [
         "line 2: price is \"-1\": write a decimal number",
         "line 3: price is \"2,50\": write a decimal number",
@@ -144,7 +144,7 @@ fn lines_are_counted_as_an_editor_does() {
             "gpu,B,x",
             "gpu,C,x",
         ];
-        let found = problems(&lines.join(newline));
+        let found = errors(&lines.join(newline));
         let numbers: Vec<&str> = found
             .iter()
             .filter_map(|each| each.split(':').next())
@@ -161,7 +161,7 @@ fn one_bad_line_among_ten_thousand_is_found_and_nothing_is_taken() {
         text.push_str(&format!("node,type-{},{price}\n", i % 900));
     }
     assert_eq!(
-        problems(&text),
+        errors(&text),
         ["line 7002: price is \"free\": write a decimal number that is not negative, such as 2.50"]
     );
 }
@@ -169,7 +169,7 @@ fn one_bad_line_among_ten_thousand_is_found_and_nothing_is_taken() {
 #[test]
 fn twenty_bad_lines_are_named_and_the_rest_counted() {
     let text = format!("kind,name,price\n{}", "gpu,H100,x\n".repeat(25));
-    let found = problems(&text);
+    let found = errors(&text);
     assert_eq!((found.len(), found[20].as_str()), (21, "and 5 more lines"));
 }
 
@@ -177,7 +177,7 @@ fn twenty_bad_lines_are_named_and_the_rest_counted() {
 fn more_prices_than_a_list_takes_are_refused() {
     let rows: String = (0..1001).map(|i| format!("node,t{i},1\n")).collect();
     assert_eq!(
-        problems(&format!("kind,name,price\n{rows}")),
+        errors(&format!("kind,name,price\n{rows}")),
         ["line 1002: a PriceList takes 1000 prices of nodes at most: leave some out"]
     );
 }
