@@ -381,19 +381,17 @@ node dra: gpu.nvidia.com/NVIDIA-B300 is charged provisionally at 2.5000 USD an h
 
     #[test]
     fn the_shipped_list_is_not_overwritten_and_a_missing_file_is_named() {
-        let asked = |name: &str| ImportArgs {
+        let args = |name: &str| ImportArgs {
             file: "no-such-file.csv".into(),
             name: name.into(),
             currency: "USD".into(),
             dry_run: false,
         };
-        let error = price_list_from_file(&asked("default"))
+        let error = price_list_from_file(&args("default"))
             .unwrap_err()
             .to_string();
         assert!(error.contains("choose another --name"), "{error}");
-        let error = price_list_from_file(&asked("ours"))
-            .unwrap_err()
-            .to_string();
+        let error = price_list_from_file(&args("ours")).unwrap_err().to_string();
         assert!(error.starts_with("reading no-such-file.csv: "), "{error}");
     }
 }

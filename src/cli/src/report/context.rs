@@ -14,6 +14,6 @@ pub(super) struct ReportContext<'a> {
     /// True if any correction counts.
     pub(super) has_corrections: bool,
     /// Revenue and margin of each row.
-    pub(super) earned: Vec<Option<RowEarnings>>,
+    pub(super) earnings: Vec<Option<RowEarnings>>,
     pub(super) cluster: Option<&'a ClusterSummary>,
 }

@@ -31,7 +31,7 @@ pub(super) fn csv(report: &Report, context: &ReportContext) -> Result<Vec<u8>, E
         .chain(report.by.iter().map(|by| by.as_str()))
         .chain(names);
     writer.write_record(header).map_err(failed)?;
-    for (row, earned) in report.rows.iter().zip(&context.earned) {
+    for (row, earned) in report.rows.iter().zip(&context.earnings) {
         let key = row
             .key
             .iter()
@@ -95,7 +95,7 @@ pub(super) fn json(report: &Report, context: &ReportContext) -> Result<Vec<u8>, 
         corrections,
         earned,
     };
-    let rows = report.rows.iter().zip(&context.earned);
+    let rows = report.rows.iter().zip(&context.earnings);
     let document = JsonReport {
         month: context.month,
         currency: Some(context.currency).filter(|code| !code.is_empty()),
@@ -107,7 +107,7 @@ pub(super) fn json(report: &Report, context: &ReportContext) -> Result<Vec<u8>, 
             &[],
             &report.total,
             report.corrections,
-            revenue::sum(&context.earned),
+            revenue::sum(&context.earnings),
         ),
         cluster: context.cluster.map(ClusterSummary::json),
     };

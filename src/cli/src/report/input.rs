@@ -37,7 +37,7 @@ pub(super) struct ReportInput {
     pub(super) overheads: Vec<OverheadShare>,
     /// Corrections that count.
     pub(super) corrections: Vec<LoadedCorrection>,
-    pub(super) paid: RevenueTermsByOwner,
+    pub(super) revenue_terms: RevenueTermsByOwner,
     /// The bill of the cluster; only with all namespaces.
     pub(super) cluster: Option<ClusterSummary>,
 }
@@ -63,7 +63,7 @@ pub(super) struct LedgerObjects {
     pub(super) records: Vec<Value>,
     pub(super) corrections: Vec<Value>,
     pub(super) lists: Vec<PriceList>,
-    pub(super) paid: RevenueTermsByOwner,
+    pub(super) revenue_terms: RevenueTermsByOwner,
 }
 
 /// Loads the objects of a report. A client is made only where the cluster is needed.
@@ -95,12 +95,12 @@ impl LedgerObjects {
         let (accounts, mut left_out) = spend_records::load(&self.records, args.skip_unreadable)?;
         let (mut accounts, nodes) = spend_records::split_nodes(accounts);
         let all = || accounts.iter().chain(&nodes);
-        let kept = spend_records::common_currency(all())?.map(str::to_owned);
-        let prices = EffectivePrices::from_lists(&self.lists, kept.clone(), now);
+        let currency = spend_records::common_currency(all())?.map(str::to_owned);
+        let prices = EffectivePrices::from_lists(&self.lists, currency.clone(), now);
         let first = all().next();
         let zone = first.map_or(TimeZone::UTC, |loaded| loaded.zone.clone());
         let namespace = self.namespace.as_deref();
-        let (corrections, others) = spend_corrections::applicable(
+        let (corrections, rejected) = spend_corrections::applicable(
             &self.corrections,
             namespace,
             month.bounds(&zone),
@@ -108,7 +108,7 @@ impl LedgerObjects {
             &zone,
             now,
         );
-        left_out.extend(others);
+        left_out.extend(rejected);
         // by the lists as they are now, or were in the month's last second
         let last = month.bounds(&zone).end - SignedDuration::from_secs(1);
         let monthly = prices.lists.overheads(now.min(last));
@@ -131,7 +131,7 @@ impl LedgerObjects {
         }
         let first_currency = || corrections.first().map(|each| &each.correction.currency);
         let read = ReportInput {
-            currency: kept
+            currency: currency
                 .or_else(|| first_currency().cloned())
                 .unwrap_or_default(),
             zone,
@@ -139,7 +139,7 @@ impl LedgerObjects {
             nodes,
             overheads,
             corrections,
-            paid: self.paid,
+            revenue_terms: self.revenue_terms,
             cluster,
         };
         Ok((read, left_out))
@@ -159,13 +159,13 @@ fn from_backup(
         Month::containing(now, &zone.unwrap_or(TimeZone::UTC))
     });
     let namespace = args.scope.namespace.clone();
-    let mut mine = filter_records(&records, month, namespace.as_deref());
-    if mine.is_empty() && !corrections.is_empty() {
-        mine = filter_records(&records, month, None);
+    let mut selected = filter_records(&records, month, namespace.as_deref());
+    if selected.is_empty() && !corrections.is_empty() {
+        selected = filter_records(&records, month, None);
     }
     let objects = LedgerObjects {
         namespace,
-        records: mine,
+        records: selected,
         corrections,
         ..LedgerObjects::default()
     };
@@ -185,7 +185,7 @@ async fn from_cluster(
         }
     };
     let namespace = args.scope.namespace(client);
-    let paid = paid(client, args, namespace.as_deref()).await;
+    let revenue_terms = revenue_terms(client, args, namespace.as_deref()).await;
     // overheads are shared by what everybody used
     let read = namespace.as_deref().filter(|_| !args.overheads);
     let mut records = spend_records::list(client, &selector(month, read)).await?;
@@ -205,18 +205,22 @@ async fn from_cluster(
         records,
         corrections,
         lists,
-        paid,
+        revenue_terms,
     };
     Ok((objects, month))
 }
 
 /// The revenue terms of services, where the report has a row for each.
-async fn paid(client: &Client, args: &ReportArgs, namespace: Option<&str>) -> RevenueTermsByOwner {
+async fn revenue_terms(
+    client: &Client,
+    args: &ReportArgs,
+    namespace: Option<&str>,
+) -> RevenueTermsByOwner {
     if !revenue::is_by_workload(&args.by) || args.output.is_focus() {
         return RevenueTermsByOwner::new();
     }
-    let paid = revenue::list_terms(client, namespace).await;
-    paid.unwrap_or_else(|why| {
+    let revenue_terms = revenue::list_terms(client, namespace).await;
+    revenue_terms.unwrap_or_else(|why| {
         eprintln!(
             "warning: revenue is left out, because InferenceDeployments cannot be read: {why}"
         );

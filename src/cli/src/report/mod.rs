@@ -131,7 +131,12 @@ fn render(
         currency: &input.currency,
         now,
         has_corrections: !input.corrections.is_empty(),
-        earned: row_earnings(&report, &input.paid, month.bounds(&input.zone), now),
+        earnings: row_earnings(
+            &report,
+            &input.revenue_terms,
+            month.bounds(&input.zone),
+            now,
+        ),
         cluster,
     };
     Ok(match args.output {

@@ -52,14 +52,15 @@ pub(super) async fn list_terms(
         let terms = service.spec.revenue?.to_core();
         Some(terms.map(|terms| (workload.cost_owner(), terms)))
     };
-    let paid: Result<RevenueTermsByOwner, _> = services.into_iter().filter_map(of).collect();
-    paid.map_err(|error| error.to_string())
+    let revenue_terms: Result<RevenueTermsByOwner, _> =
+        services.into_iter().filter_map(of).collect();
+    revenue_terms.map_err(|error| error.to_string())
 }
 
 /// Revenue and margin of each row, in the elapsed part of `month`.
 pub(super) fn row_earnings(
     report: &Report,
-    paid: &RevenueTermsByOwner,
+    revenue_terms: &RevenueTermsByOwner,
     month: Interval,
     now: Timestamp,
 ) -> Vec<Option<RowEarnings>> {
@@ -73,7 +74,7 @@ pub(super) fn row_earnings(
             namespace: value(Dimension::Namespace)?,
             workload: value(Dimension::Workload)?,
         };
-        let terms = paid.get(&holder).filter(|_| is_by_workload)?;
+        let terms = revenue_terms.get(&holder).filter(|_| is_by_workload)?;
         let is_known = row.line.unpriced_gpu_seconds == 0;
         let revenue = terms.revenue(&row.line.usage, month, now).total();
         Some(RowEarnings {

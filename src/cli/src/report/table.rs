@@ -31,7 +31,7 @@ pub(super) fn text(report: &Report, context: &ReportContext, units: bool) -> Str
     if context.has_corrections {
         titles.extend(["CORRECTIONS".into(), "NET".into()]);
     }
-    let all = revenue::sum(&context.earned);
+    let all = revenue::sum(&context.earnings);
     if all.is_some() {
         titles.extend(["REVENUE".into(), "MARGIN".into()]);
     }
@@ -69,7 +69,7 @@ pub(super) fn text(report: &Report, context: &ReportContext, units: bool) -> Str
     let mut rows: Vec<Vec<String>> = report
         .rows
         .iter()
-        .zip(&context.earned)
+        .zip(&context.earnings)
         .map(|(row, earned)| {
             let key = row.key.iter();
             let key = key.map(|value| value.clone().unwrap_or_else(|| "-".into()));

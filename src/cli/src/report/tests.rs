@@ -21,7 +21,7 @@ struct Line {
     args: ReportArgs,
 }
 
-fn asked(words: &str) -> ReportArgs {
+fn parsed(words: &str) -> ReportArgs {
     let words = ["report"].into_iter().chain(words.split_whitespace());
     Line::try_parse_from(words)
         .unwrap_or_else(|error| panic!("{error}"))
@@ -40,14 +40,14 @@ fn printed(words: &str) -> String {
     printed_at("2026-11-24T04:00:00Z", &RevenueTermsByOwner::new(), words)
 }
 
-fn printed_at(now: &str, paid: &RevenueTermsByOwner, words: &str) -> String {
-    of(&samples::records(), now, paid, words)
+fn printed_at(now: &str, revenue_terms: &RevenueTermsByOwner, words: &str) -> String {
+    of(&samples::records(), now, revenue_terms, words)
 }
 
-fn of(objects: &[Value], now: &str, paid: &RevenueTermsByOwner, words: &str) -> String {
+fn of(objects: &[Value], now: &str, revenue_terms: &RevenueTermsByOwner, words: &str) -> String {
     let source = LedgerObjects {
         records: objects.to_vec(),
-        paid: paid.clone(),
+        revenue_terms: revenue_terms.clone(),
         ..LedgerObjects::default()
     };
     rendered(source, now, words).0
@@ -58,7 +58,7 @@ const NOW: &str = "2026-11-24T04:00:00Z";
 /// The report of this source, and what it leaves out. Without -A it has all namespaces too, and no
 /// bill.
 fn rendered(source: LedgerObjects, now: &str, words: &str) -> (String, Vec<String>) {
-    let (args, now) = (asked(words), now.parse().unwrap());
+    let (args, now) = (parsed(words), now.parse().unwrap());
     let month = args.month.unwrap();
     let (mut read, left_out) = source.parse(&args, month, now).unwrap();
     read.cluster = read.cluster.filter(|_| args.scope.all_namespaces);
@@ -66,8 +66,8 @@ fn rendered(source: LedgerObjects, now: &str, words: &str) -> (String, Vec<Strin
     (String::from_utf8(text).unwrap(), left_out)
 }
 
-/// One service is paid by use and by the month.
-fn paid() -> RevenueTermsByOwner {
+/// One service is revenue_terms by use and by the month.
+fn revenue_terms() -> RevenueTermsByOwner {
     let holder = CostOwner {
         namespace: "ml".into(),
         workload: "infd/chat".into(),
@@ -104,7 +104,7 @@ unattributed: time on lost nodes cost 0.12 USD more
 fn revenue_is_shown_for_services_with_terms_only() {
     let at = "2026-11-24T04:00:00Z";
     assert_eq!(
-        printed_at(at, &paid(), "--month 2026-11"),
+        printed_at(at, &revenue_terms(), "--month 2026-11"),
         "\
 NAMESPACE  WORKLOAD     GPU-HOURS  COMPUTE  STORAGE  POWER  LABOUR     TOTAL  WASTE  REVENUE  MARGIN
 ml         infd/chat        40.00   274.58     0.00  14.27    0.00    288.85    16%   512.08  223.24
@@ -119,7 +119,7 @@ unpriced (+): the amounts lack 4.00 GPU-hours that no price is known for
 unattributed: time on lost nodes cost 0.12 USD more
 "
     );
-    let text = printed_at(at, &paid(), "--month 2026-11 --by day -o csv");
+    let text = printed_at(at, &revenue_terms(), "--month 2026-11 --by day -o csv");
     assert!(
         text.lines().skip(1).all(|line| line.ends_with(",,")),
         "{text}"
@@ -128,21 +128,29 @@ unattributed: time on lost nodes cost 0.12 USD more
 
 #[test]
 fn a_margin_is_not_known_while_the_cost_is_not() {
-    let mut paid = paid();
-    let terms = paid.values().next().copied().unwrap();
+    let mut revenue_terms = revenue_terms();
+    let terms = revenue_terms.values().next().copied().unwrap();
     let lab = CostOwner {
         namespace: "research".into(),
         workload: "infd/lab".into(),
     };
-    paid.insert(lab, terms);
-    let text = printed_at("2026-11-24T04:00:00Z", &paid, "--month 2026-11 -o csv");
+    revenue_terms.insert(lab, terms);
+    let text = printed_at(
+        "2026-11-24T04:00:00Z",
+        &revenue_terms,
+        "--month 2026-11 -o csv",
+    );
     let lab = text.lines().find(|line| line.contains("infd/lab")).unwrap();
     assert!(lab.ends_with(",232.083333333,"), "{lab}");
 }
 
 #[test]
 fn a_past_month_earned_what_is_paid_for_the_whole_month() {
-    let text = printed_at("2027-01-10T00:00:00Z", &paid(), "--month 2026-11 -o json");
+    let text = printed_at(
+        "2027-01-10T00:00:00Z",
+        &revenue_terms(),
+        "--month 2026-11 -o json",
+    );
     let document: Value = serde_json::from_str(&text).unwrap();
     let rows = document["rows"].as_array().unwrap();
     let chat = rows
@@ -206,7 +214,7 @@ fn a_folded_month_is_reported_as_before_byte_for_byte() {
         "-o focus-csv --focus-version 1.0",
     ] {
         let words = format!("--month 2026-11 {words}");
-        let report = |records| of(records, "2026-12-05T00:00:00Z", &paid(), &words);
+        let report = |records| of(records, "2026-12-05T00:00:00Z", &revenue_terms(), &words);
         assert_eq!(report(&folded), report(&own), "{words}");
     }
 }
@@ -414,7 +422,7 @@ async fn a_report_without_a_month_is_of_this_month_in_the_accounts_time_zone() {
     let client = Server::new(&["ml"]).client();
     let month_at = async |now: &str, words: &str| {
         let (now, client) = (now.parse().unwrap(), client.clone());
-        let loaded = input::load(|| async { Ok(client.clone()) }, &asked(words), now).await;
+        let loaded = input::load(|| async { Ok(client.clone()) }, &parsed(words), now).await;
         loaded.unwrap().1.to_string()
     };
     // 12:00 in UTC is 02:00 of the next day there
