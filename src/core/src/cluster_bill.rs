@@ -74,23 +74,23 @@ impl ClusterBill {
     pub fn add(
         &mut self,
         side: CostSource,
-        lines: impl IntoIterator<Item = ((Date, CostKey), DailyCost)>,
+        costs: impl IntoIterator<Item = ((Date, CostKey), DailyCost)>,
     ) {
-        for ((date, sku), line) in lines {
-            let sku = CostKey { owner: None, ..sku };
-            let balance = self.hardware.entry((date, sku)).or_default();
+        for ((date, key), cost) in costs {
+            let key = CostKey { owner: None, ..key };
+            let balance = self.hardware.entry((date, key)).or_default();
             match side {
                 CostSource::Nodes => {
-                    *balance.nodes.get_or_insert_default() += line;
-                    self.nodes += line;
+                    *balance.nodes.get_or_insert_default() += cost;
+                    self.nodes += cost;
                 }
                 CostSource::Workloads => {
-                    balance.held += line;
-                    self.workloads += line;
+                    balance.held += cost;
+                    self.workloads += cost;
                 }
                 CostSource::Unmanaged => {
-                    balance.held += line;
-                    self.unmanaged += line;
+                    balance.held += cost;
+                    self.unmanaged += cost;
                 }
             }
         }
@@ -108,13 +108,13 @@ impl ClusterBill {
         self.hardware
             .iter()
             .filter(move |((date, _), _)| first.is_some_and(|first| first <= *date))
-            .map(|((date, sku), balance)| (*date, sku, balance.idle()))
-            .filter(|(_, _, line)| *line != DailyCost::default())
+            .map(|((date, key), balance)| (*date, key, balance.idle()))
+            .filter(|(_, _, cost)| *cost != DailyCost::default())
     }
 
     /// The sum of [`ClusterBill::idle`].
     pub fn idle_sum(&self) -> DailyCost {
-        self.idle().map(|(_, _, line)| line).sum()
+        self.idle().map(|(_, _, cost)| cost).sum()
     }
 
     /// The cost of time on nodes that were lost.
@@ -154,14 +154,14 @@ mod tests {
     use crate::ledger::{Account, Charge, ChargeEnd, RatePeriod, StoredCharge};
     use crate::pricing::PricingAttributes;
 
-    fn sku(model: &str) -> CostKey {
+    fn key(model: &str) -> CostKey {
         CostKey {
             model: Some(model.into()),
             ..CostKey::default()
         }
     }
 
-    fn line(compute: &str, gpu_seconds: i64) -> DailyCost {
+    fn cost(compute: &str, gpu_seconds: i64) -> DailyCost {
         DailyCost {
             cost: Cost {
                 compute: compute.parse().unwrap(),
@@ -180,15 +180,15 @@ mod tests {
     fn the_bill_is_its_parts_and_volumes_are_beside_the_nodes() {
         let day = date(2026, 11, 3);
         let mut bill = ClusterBill::default();
-        let mut held = line("30", 3600);
+        let mut held = cost("30", 3600);
         (held.cost.storage, held.unattributed) = (money("7"), money("5"));
-        bill.add(CostSource::Workloads, [((day, sku("H100")), held)]);
+        bill.add(CostSource::Workloads, [((day, key("H100")), held)]);
         let notebook = CostKey {
             owner: Some("Pod/notebook".into()),
-            ..sku("H100")
+            ..key("H100")
         };
-        bill.add(CostSource::Unmanaged, [((day, notebook), line("10", 1800))]);
-        bill.add(CostSource::Nodes, [((day, sku("H100")), line("100", 7200))]);
+        bill.add(CostSource::Unmanaged, [((day, notebook), cost("10", 1800))]);
+        bill.add(CostSource::Nodes, [((day, key("H100")), cost("100", 7200))]);
         bill.overhead = money("20");
         bill.corrections = money("-50");
         let idle = bill.idle_sum();
@@ -213,17 +213,17 @@ mod tests {
         bill.add(
             CostSource::Nodes,
             [
-                ((day, sku("A100")), line("10", 3600)),
-                ((day, sku("H100")), line("30", 3600)),
+                ((day, key("A100")), cost("10", 3600)),
+                ((day, key("H100")), cost("30", 3600)),
             ],
         );
         bill.add(
             CostSource::Workloads,
-            [((day, sku("A100")), line("12", 3600))],
+            [((day, key("A100")), cost("12", 3600))],
         );
         let idle: Vec<_> = bill
             .idle()
-            .map(|(_, sku, line)| (sku.model.clone().unwrap(), line.cost.total()))
+            .map(|(_, key, cost)| (key.model.clone().unwrap(), cost.cost.total()))
             .collect();
         assert_eq!(
             idle,
@@ -240,13 +240,13 @@ mod tests {
         let mut bill = ClusterBill::default();
         bill.add(
             CostSource::Workloads,
-            [((date(2026, 11, 1), sku("H100")), line("900", 3600))],
+            [((date(2026, 11, 1), key("H100")), cost("900", 3600))],
         );
         assert!(!bill.has_nodes());
         assert_eq!(bill.total(), money("900"));
         bill.add(
             CostSource::Nodes,
-            [((date(2026, 11, 2), sku("H100")), line("50", 3600))],
+            [((date(2026, 11, 2), key("H100")), cost("50", 3600))],
         );
         assert_eq!(bill.total(), money("950"));
     }
@@ -261,7 +261,7 @@ mod tests {
     }
 
     fn settled(account: &mut Account, uid: String, gpus: u32, from: i64, to: i64) {
-        let facts = PricingAttributes {
+        let attributes = PricingAttributes {
             resource: "nvidia.com/gpu".into(),
             gpus,
             node_gpus: 4,
@@ -280,7 +280,7 @@ mod tests {
         };
         let charge = Charge::restore(StoredCharge {
             rates: vec![rate],
-            ..StoredCharge::new(uid, "p".into(), facts, at(from))
+            ..StoredCharge::new(uid, "p".into(), attributes, at(from))
         })
         .unwrap();
         let end = ChargeEnd {
@@ -322,10 +322,10 @@ mod tests {
                 *counted.entry(day).or_default() += gpus.iter().filter(|free| **free).count() as i64;
             }
             counted.retain(|_, seconds| *seconds != 0);
-            let idle: BTreeMap<Date, i64> = bill.idle().map(|(day, _, line)| (day, line.gpu_seconds)).collect();
+            let idle: BTreeMap<Date, i64> = bill.idle().map(|(day, _, cost)| (day, cost.gpu_seconds)).collect();
             prop_assert_eq!(&idle, &counted);
-            for (day, _, line) in bill.idle() {
-                prop_assert_eq!(line.cost.total().nanos(), i128::from(counted[&day]) * PRICE);
+            for (day, _, cost) in bill.idle() {
+                prop_assert_eq!(cost.cost.total().nanos(), i128::from(counted[&day]) * PRICE);
             }
             prop_assert_eq!(bill.total().nanos(), i128::from(stood) * 4 * PRICE);
         }

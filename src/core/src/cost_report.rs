@@ -530,7 +530,7 @@ mod tests {
         let zone = TimeZone::UTC;
         let at = |text: &str| text.parse::<Timestamp>().unwrap();
         let start = at("2026-10-31T22:00:00Z");
-        let facts = PricingAttributes {
+        let attributes = PricingAttributes {
             resource: "nvidia.com/gpu".into(),
             gpus: 1,
             ..PricingAttributes::default()
@@ -544,7 +544,8 @@ mod tests {
             .into(),
             provisional: false,
         };
-        let unpriced = |uid: &str| StoredCharge::new(uid.into(), "p".into(), facts.clone(), start);
+        let unpriced =
+            |uid: &str| StoredCharge::new(uid.into(), "p".into(), attributes.clone(), start);
         let priced = |uid: &str| StoredCharge {
             rates: vec![rate],
             ..unpriced(uid)

@@ -38,7 +38,7 @@ fn compute(nanos: i128) -> Cost {
     }
 }
 
-fn facts() -> PricingAttributes {
+fn attributes() -> PricingAttributes {
     PricingAttributes {
         resource: "nvidia.com/gpu".into(),
         gpus: 2,
@@ -49,7 +49,7 @@ fn facts() -> PricingAttributes {
 }
 
 fn charge(nanos_per_hour: i128) -> Charge {
-    charge_of("u1", facts(), vec![rate(0, nanos_per_hour)])
+    charge_of("u1", attributes(), vec![rate(0, nanos_per_hour)])
 }
 
 fn charge_of(uid: &str, attributes: PricingAttributes, rates: Vec<RatePeriod>) -> Charge {
@@ -157,11 +157,11 @@ fn the_amount_is_floored_since_the_start_of_the_rate() {
 #[test]
 fn a_listed_change_counts_from_its_instant_also_when_nobody_looked_then() {
     let lists = lists(3600, &[(100, 7200), (200, 1800)]);
-    let mut watched = Charge::new("u".into(), "p".into(), facts(), at(0));
+    let mut watched = Charge::new("u".into(), "p".into(), attributes(), at(0));
     for second in 0..300 {
         watched.reprice(&lists, at(second));
     }
-    let mut slept = Charge::new("u".into(), "p".into(), facts(), at(0));
+    let mut slept = Charge::new("u".into(), "p".into(), attributes(), at(0));
     slept.reprice(&lists, at(299));
     assert_eq!(watched, slept);
     // two GPUs: 2, 4 and 1 nano-units a second
@@ -170,7 +170,7 @@ fn a_listed_change_counts_from_its_instant_also_when_nobody_looked_then() {
 
 #[test]
 fn an_edit_counts_from_when_it_was_made_and_before_it_the_old_price_goes_on() {
-    let mut charge = Charge::new("u".into(), "p".into(), facts(), at(0));
+    let mut charge = Charge::new("u".into(), "p".into(), attributes(), at(0));
     charge.reprice(&lists(3600, &[]), at(10));
     // while nobody looks, a list that changes at 50 is edited at 80
     let edited = lists_known(7200, &[(50, 1800)], at(80));
@@ -186,7 +186,7 @@ fn an_edit_counts_from_when_it_was_made_and_before_it_the_old_price_goes_on() {
 #[test]
 fn a_clock_that_steps_back_or_lags_behind_the_server_changes_no_rate() {
     let changed = lists(3600, &[(50, 7200)]);
-    let mut steady = Charge::new("u".into(), "p".into(), facts(), at(0));
+    let mut steady = Charge::new("u".into(), "p".into(), attributes(), at(0));
     steady.reprice(&changed, at(52));
     let mut stepped = steady.clone();
     assert!(!stepped.reprice(&changed, at(48)), "50 has passed already");
@@ -202,7 +202,7 @@ fn a_clock_that_steps_back_or_lags_behind_the_server_changes_no_rate() {
 fn days_without_a_price_wait_for_one() {
     let zone = TimeZone::UTC;
     let mut account = Account::new(Month::containing(at(0), &zone));
-    account.open(Charge::new("u".into(), "p".into(), facts(), at(0)));
+    account.open(Charge::new("u".into(), "p".into(), attributes(), at(0)));
     let midnight = account.month().bounds(&zone).end;
     assert!(!account.post_days_until("u", midnight, &zone));
     let charge = account.open_charge_mut("u").unwrap();
@@ -214,7 +214,7 @@ fn days_without_a_price_wait_for_one() {
 
 #[test]
 fn a_first_price_counts_from_the_start_and_none_is_never_zero() {
-    let mut charge = Charge::new("u".into(), "p".into(), facts(), at(0));
+    let mut charge = Charge::new("u".into(), "p".into(), attributes(), at(0));
     charge.reprice(&PriceCatalog::default(), at(50));
     assert_eq!(charge.rate(), None);
     let line = |charge: &Charge| whole(&accounts(charge, exact(60), &TimeZone::UTC)[0]);
@@ -235,13 +235,13 @@ fn a_first_price_counts_from_the_start_and_none_is_never_zero() {
 fn labels_that_come_late_count_from_the_start_unless_the_price_was_exact() {
     let unlabelled = PricingAttributes {
         model: None,
-        ..facts()
+        ..attributes()
     };
     let lists = lists(3600, &[]);
     let mut charge = Charge::new("u".into(), "p".into(), unlabelled.clone(), at(0));
     charge.reprice(&lists, at(0));
     assert!(charge.rates()[0].provisional);
-    assert!(charge.update_attributes(&facts(), &lists, at(90)));
+    assert!(charge.update_attributes(&attributes(), &lists, at(90)));
     assert_eq!(
         (
             charge.rates().len(),
@@ -259,7 +259,7 @@ fn labels_that_come_late_count_from_the_start_unless_the_price_was_exact() {
 #[test]
 fn amounts_that_change_cost_from_then_on_and_what_was_before_stays() {
     let lists = lists(3600, &[]);
-    let mut charge = Charge::new("u".into(), "p".into(), facts(), at(0));
+    let mut charge = Charge::new("u".into(), "p".into(), attributes(), at(0));
     charge.reprice(&lists, at(0));
     assert!(charge.resize(&cores(4), &lists, at(100)));
     assert!(!charge.resize(&cores(4), &lists, at(150)));
@@ -283,7 +283,7 @@ fn amounts_that_change_rewrite_no_price_that_passed_before_them() {
         ..dear(60, 3600)
     });
     let lists = PriceCatalog::new(lists, Timestamp::MIN);
-    let mut charge = Charge::new("u".into(), "p".into(), facts(), at(0));
+    let mut charge = Charge::new("u".into(), "p".into(), attributes(), at(0));
     charge.reprice(&lists, at(90));
     charge.resize(&cores(1), &lists, at(100));
     charge.resize(&cores(0), &lists, at(200));
@@ -304,7 +304,7 @@ fn amounts_before_what_is_booked_are_forgotten() {
     let day = 86_400;
     let midnight = account.month().first().to_zoned(zone.clone()).unwrap();
     let midnight = midnight.timestamp().as_second() - START;
-    let mut charge = Charge::new("u".into(), "p".into(), facts(), at(midnight));
+    let mut charge = Charge::new("u".into(), "p".into(), attributes(), at(midnight));
     for hour in 0..48 {
         charge.resize(
             &cores(hour % 3),
@@ -413,7 +413,7 @@ fn a_pod_is_settled_once_and_not_opened_again() {
 fn a_stored_account_that_no_ledger_can_have_written_is_refused() {
     let month = Month::containing(at(0), &TimeZone::UTC);
     let stored = || StoredAccount::new(month);
-    let open = |uid: &str| Charge::new(uid.into(), "p".into(), facts(), at(0));
+    let open = |uid: &str| Charge::new(uid.into(), "p".into(), attributes(), at(0));
     let uid = || "u".to_owned();
     let twice = StoredAccount {
         open: vec![open("u"), open("u")],
@@ -447,7 +447,7 @@ fn a_stored_account_that_no_ledger_can_have_written_is_refused() {
 
 #[test]
 fn a_stored_charge_that_no_ledger_can_have_written_is_refused() {
-    let stored = || StoredCharge::new("u".into(), "p".into(), facts(), at(100));
+    let stored = || StoredCharge::new("u".into(), "p".into(), attributes(), at(100));
     let uid = || "u".to_owned();
     let amounts = |until| PreviousAmounts {
         until: at(until),
@@ -537,7 +537,7 @@ fn an_account_tells_so_many_kinds_of_hardware_apart_and_loses_none() {
     for number in 0..200 {
         let attributes = PricingAttributes {
             model: Some(format!("model-{}", number % 100)),
-            ..facts()
+            ..attributes()
         };
         let charge = charge_of(&format!("u{number}"), attributes, vec![rate(0, 3600)]);
         account.settle(&charge, exact(60), &zone);
@@ -563,7 +563,7 @@ fn days_of_a_long_stay_are_booked_and_its_rates_forgotten() {
         quote: compute(i128::from(day)).into(),
         provisional: false,
     };
-    let stored = StoredCharge::new("u1".into(), "p".into(), facts(), start);
+    let stored = StoredCharge::new("u1".into(), "p".into(), attributes(), start);
     let rates = (2..12).map(rate).collect();
     let long = Charge::restore(StoredCharge { rates, ..stored }).unwrap();
     let mut account = Account::new(Month::containing(long.start(), &zone));
@@ -596,7 +596,7 @@ proptest! {
         let zone = TimeZone::get(zone).unwrap();
         let mut now = 0;
         let later: Vec<(i64, i128)> = prices.iter().map(|(later, nanos)| { now += later; (now, *nanos) }).collect();
-        let mut charge = Charge::new("u1".into(), "p".into(), facts(), at(0));
+        let mut charge = Charge::new("u1".into(), "p".into(), attributes(), at(0));
         charge.reprice(&lists(prices[0].1, &later), at(now));
         let sum = charge.cost(span(0, length)).total();
         prop_assert_eq!(total(&accounts(&charge, exact(length), &zone)), sum);
@@ -612,8 +612,8 @@ proptest! {
         let mut now = 0;
         let later: Vec<(i64, i128)> = prices.iter().map(|(later, nanos)| { now += later; (now, *nanos) }).collect();
         let lists = lists(prices[0].1, &later);
-        let unlabelled = PricingAttributes { model: None, ..facts() };
-        let mut labelled = Charge::new("u".into(), "p".into(), facts(), at(0));
+        let unlabelled = PricingAttributes { model: None, ..attributes() };
+        let mut labelled = Charge::new("u".into(), "p".into(), attributes(), at(0));
         let mut slow = Charge::new("u".into(), "p".into(), unlabelled, at(0));
         let mut now = 0;
         let mut told = false;
@@ -624,12 +624,12 @@ proptest! {
             let known = if now < first { &PriceCatalog::default() } else { &lists };
             slow.resize(&cores(count), known, at(now));
             if now >= late && !told {
-                told = slow.update_attributes(&facts(), &lists, at(now));
+                told = slow.update_attributes(&attributes(), &lists, at(now));
             }
         }
         let end = at(now.max(late).max(first) + 1);
         slow.reprice(&lists, end);
-        slow.update_attributes(&facts(), &lists, end);
+        slow.update_attributes(&attributes(), &lists, end);
         labelled.reprice(&lists, end);
         prop_assert_eq!(slow, labelled);
     }
@@ -663,7 +663,7 @@ proptest! {
             from += later;
             rates.push(rate(from, nanos));
         }
-        let mut charge = charge_of("u1", facts(), rates);
+        let mut charge = charge_of("u1", attributes(), rates);
         let day = zone.to_datetime(at(0)).date();
         charge.add_use(day, Some(EngineCounters { requests: 3, ..EngineCounters::default() }), 5);
         for settled in accounts(&charge, exact(length), &zone) {

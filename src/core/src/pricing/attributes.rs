@@ -391,10 +391,10 @@ mod tests {
                 (1, 1),
             ),
         ] {
-            let facts = on(resource, &labels);
+            let attributes = on(resource, &labels);
             let (part, whole) = share;
             assert_eq!(
-                (facts.model.as_deref(), facts.share),
+                (attributes.model.as_deref(), attributes.share),
                 (Some(model), Share { part, whole }),
                 "{resource} {labels:?}"
             );
@@ -462,8 +462,8 @@ mod tests {
                 CapacityType::Spot,
             ),
         ] {
-            let facts = on("nvidia.com/gpu", &[(key, value)]);
-            assert_eq!(facts.capacity_type, Some(capacity), "{key}={value}");
+            let attributes = on("nvidia.com/gpu", &[(key, value)]);
+            assert_eq!(attributes.capacity_type, Some(capacity), "{key}={value}");
         }
     }
 
@@ -474,14 +474,14 @@ mod tests {
             text,
             r#"{"resource":"nvidia.com/gpu","gpus":1,"nodeGpus":7,"node":"node-1"}"#
         );
-        let facts = on(
+        let attributes = on(
             "nvidia.com/mig-3g.40gb",
             &[("nvidia.com/gpu.product", "H100")],
         );
-        let text = serde_json::to_string(&facts).unwrap();
+        let text = serde_json::to_string(&attributes).unwrap();
         assert_eq!(
             serde_json::from_str::<PricingAttributes>(&text).unwrap(),
-            facts
+            attributes
         );
         assert_eq!(
             serde_json::from_str::<PricingAttributes>("{}").unwrap(),

@@ -88,24 +88,24 @@ impl PriceCatalog {
     /// `None` if nothing is listed for its resource.
     pub fn breakdown<'a>(
         &'a self,
-        facts: &'a PricingAttributes,
+        attributes: &'a PricingAttributes,
         at: Timestamp,
     ) -> Option<Vec<PriceComponent<'a>>> {
-        let mut terms = vec![self.compute(facts, at)?];
+        let mut terms = vec![self.compute(attributes, at)?];
         if matches!(terms[0].row, PriceRow::Gpu { .. }) {
-            terms.extend(self.processors(facts, at));
+            terms.extend(self.processors(attributes, at));
         }
-        terms.extend(self.storage(facts, at));
-        terms.extend(self.power(facts, at));
+        terms.extend(self.storage(attributes, at));
+        terms.extend(self.power(attributes, at));
         Some(terms)
     }
 
     fn compute<'a>(
         &'a self,
-        facts: &PricingAttributes,
+        attributes: &PricingAttributes,
         at: Timestamp,
     ) -> Option<PriceComponent<'a>> {
-        let listed = self.first(at, |list| list.book.compute(facts));
+        let listed = self.first(at, |list| list.book.compute(attributes));
         if let Some((list, row)) = listed {
             let per_hour = match &row {
                 PriceRow::Node { row, units } => units.portion_of(row.per_hour),
@@ -118,11 +118,11 @@ impl PriceCatalog {
                 per_hour,
             });
         }
-        let (list, one) = self.highest_component(&facts.resource, facts.share, at)?;
+        let (list, one) = self.highest_component(&attributes.resource, attributes.share, at)?;
         Some(PriceComponent {
             list,
             row: PriceRow::Dearest { one },
-            per_hour: one.times(facts.gpus),
+            per_hour: one.times(attributes.gpus),
         })
     }
 
@@ -146,20 +146,20 @@ impl PriceCatalog {
     /// Cores and memory.
     fn processors(
         &self,
-        facts: &PricingAttributes,
+        attributes: &PricingAttributes,
         at: Timestamp,
     ) -> impl Iterator<Item = PriceComponent<'_>> {
         let cores = self.first(at, |list| list.book.core_hour);
         let cores = cores.map(|(list, core_hour)| PriceComponent {
             list,
             row: PriceRow::Cores { core_hour },
-            per_hour: core_hour.share(facts.amounts.cpu_milli, 1000),
+            per_hour: core_hour.share(attributes.amounts.cpu_milli, 1000),
         });
         let memory = self.first(at, |list| list.book.gib_hour);
         let memory = memory.map(|(list, gib_hour)| PriceComponent {
             list,
             row: PriceRow::Memory { gib_hour },
-            per_hour: gib_hour.share(facts.amounts.memory_mib, MIB_PER_GIB),
+            per_hour: gib_hour.share(attributes.amounts.memory_mib, MIB_PER_GIB),
         });
         cores.into_iter().chain(memory)
     }
@@ -168,14 +168,14 @@ impl PriceCatalog {
     /// where it is not charged apart.
     fn storage<'a>(
         &'a self,
-        facts: &'a PricingAttributes,
+        attributes: &'a PricingAttributes,
         at: Timestamp,
     ) -> impl Iterator<Item = PriceComponent<'a>> + use<'a> {
         let ephemeral = self.first(at, |list| list.book.ephemeral_gib_month);
         let ephemeral = ephemeral.map(|(list, gib_month)| PriceComponent {
             list,
             row: PriceRow::Ephemeral { gib_month },
-            per_hour: gib_month.share(facts.amounts.ephemeral_mib, MIB_PER_GIB * MONTH_HOURS),
+            per_hour: gib_month.share(attributes.amounts.ephemeral_mib, MIB_PER_GIB * MONTH_HOURS),
         });
         let of_class = move |class: &str| {
             self.first(at, |list| {
@@ -183,7 +183,7 @@ impl PriceCatalog {
                 rows.find(|row| row.storage_class == class)
             })
         };
-        let persistent = facts
+        let persistent = attributes
             .amounts
             .volumes
             .iter()
@@ -200,20 +200,19 @@ impl PriceCatalog {
 
     /// Electricity and its carbon an hour: watts / 1000 x PUE x price or grams of a kilowatt-hour,
     /// for each physical GPU or, where they were measured, for all of them.
-    fn power(&self, facts: &PricingAttributes, at: Timestamp) -> Option<PriceComponent<'_>> {
+    fn power(&self, attributes: &PricingAttributes, at: Timestamp) -> Option<PriceComponent<'_>> {
         let (power_list, power) = self.first(at, |list| list.book.power.as_ref())?;
-        let (list, (watts, units)) = match facts.amounts.watts {
+        let (list, (watts, units)) = match attributes.amounts.watts {
             Some(measured) => (power_list, (measured, UnitFraction::ONE)),
-            None => self.first(at, |list| list.book.watts(facts))?,
+            None => self.first(at, |list| list.book.watts(attributes))?,
         };
         // millionths of a kilowatt
         let draw = i128::from(watts) * i128::from(power.pue_milli);
         let per_kwh = power.tariff.per_kwh(at);
         let money = units.scale(per_kwh.nanos() * draw) / 1_000_000;
-        let grams = power
-            .carbon
-            .as_ref()
-            .map_or(0, |carbon| carbon.grams_per_kwh(facts.region.as_deref()));
+        let grams = power.carbon.as_ref().map_or(0, |carbon| {
+            carbon.grams_per_kwh(attributes.region.as_deref())
+        });
         let carbon_mg = units.scale(i128::from(grams) * draw) / 1_000;
         Some(PriceComponent {
             list,

@@ -115,8 +115,8 @@ impl PriceCatalog {
     }
 
     /// The price of an hour of the pod by the lists that count at `at`: the sum of its terms.
-    pub fn price(&self, facts: &PricingAttributes, at: Timestamp) -> PriceLookup {
-        let Some(terms) = self.breakdown(facts, at) else {
+    pub fn price(&self, attributes: &PricingAttributes, at: Timestamp) -> PriceLookup {
+        let Some(terms) = self.breakdown(attributes, at) else {
             return PriceLookup::Unknown;
         };
         let (mut quote, mut is_listed) = (HourlyRate::default(), true);

@@ -117,30 +117,30 @@ impl PriceList {
     /// The closest row for the pod's compute: nodes before GPUs, a row of the pod's very resource
     /// before one of the physical GPU, then the row that says most of where it applies. Of equally
     /// close rows the first counts.
-    pub(super) fn compute(&self, facts: &PricingAttributes) -> Option<PriceRow<'_>> {
+    pub(super) fn compute(&self, attributes: &PricingAttributes) -> Option<PriceRow<'_>> {
         let nodes = self.nodes.iter().filter_map(|row| {
-            let is_type = Some(&row.instance_type) == facts.instance_type.as_ref();
-            let exact = offers(&row.resource, facts).filter(|_| is_type)?;
-            Some(((exact, row.nodes.closeness(facts)?), row))
+            let is_type = Some(&row.instance_type) == attributes.instance_type.as_ref();
+            let exact = offers(&row.resource, attributes).filter(|_| is_type)?;
+            Some(((exact, row.nodes.closeness(attributes)?), row))
         });
         if let Some(row) = closest(nodes) {
-            let units = row.units(facts);
+            let units = row.units(attributes);
             return Some(PriceRow::Node { row, units });
         }
         let gpus = self
-            .rows_of(facts)
-            .filter_map(|(exact, row)| Some(((exact, row.nodes.closeness(facts)?), row)));
+            .rows_of(attributes)
+            .filter_map(|(exact, row)| Some(((exact, row.nodes.closeness(attributes)?), row)));
         closest(gpus).map(|row| PriceRow::Gpu {
             row,
-            units: row.units(facts),
+            units: row.units(attributes),
         })
     }
 
     /// Watts that the pod's GPUs draw. They are the model's, wherever the node is.
-    pub(super) fn watts(&self, facts: &PricingAttributes) -> Option<(u32, UnitFraction)> {
+    pub(super) fn watts(&self, attributes: &PricingAttributes) -> Option<(u32, UnitFraction)> {
         let rows = self
-            .rows_of(facts)
-            .filter_map(|(exact, row)| Some((exact, (row.watts?, row.units(facts)))));
+            .rows_of(attributes)
+            .filter_map(|(exact, row)| Some((exact, (row.watts?, row.units(attributes)))));
         closest(rows)
     }
 
@@ -168,12 +168,12 @@ impl PriceList {
     /// Rows of the pod's GPU model, and whether they are for its very resource.
     fn rows_of<'a>(
         &'a self,
-        facts: &PricingAttributes,
+        attributes: &PricingAttributes,
     ) -> impl Iterator<Item = (bool, &'a GpuPrice)> {
         self.gpus
             .iter()
-            .filter(|row| Some(&row.model) == facts.model.as_ref())
-            .filter_map(|row| Some((offers(&row.resource, facts)?, row)))
+            .filter(|row| Some(&row.model) == attributes.model.as_ref())
+            .filter_map(|row| Some((offers(&row.resource, attributes)?, row)))
     }
 }
 
@@ -185,9 +185,9 @@ fn closest<Rank: Ord + Copy, Row>(rows: impl Iterator<Item = (Rank, Row)>) -> Op
 
 /// Whether a row of `resource` is for the pod's very resource (true) or for the physical GPU behind
 /// it.
-fn offers(resource: &str, facts: &PricingAttributes) -> Option<bool> {
-    let is_exact = resource == facts.resource;
-    (is_exact || is_whole_gpu_of(resource, &facts.resource)).then_some(is_exact)
+fn offers(resource: &str, attributes: &PricingAttributes) -> Option<bool> {
+    let is_exact = resource == attributes.resource;
+    (is_exact || is_whole_gpu_of(resource, &attributes.resource)).then_some(is_exact)
 }
 
 /// The fraction of the priced unit that the pod holds, as `part / whole`.
@@ -215,23 +215,23 @@ impl UnitFraction {
 }
 
 /// The pod's GPUs in physical ones.
-fn physical_units(facts: &PricingAttributes) -> UnitFraction {
+fn physical_units(attributes: &PricingAttributes) -> UnitFraction {
     UnitFraction {
-        part: i128::from(facts.gpus) * i128::from(facts.share.part),
-        whole: i128::from(facts.share.whole),
+        part: i128::from(attributes.gpus) * i128::from(attributes.share.part),
+        whole: i128::from(attributes.share.whole),
     }
 }
 
 impl GpuPrice {
     /// A row of a fraction's own resource is for the fraction; any other is for a physical GPU.
-    fn units(&self, facts: &PricingAttributes) -> UnitFraction {
+    fn units(&self, attributes: &PricingAttributes) -> UnitFraction {
         if is_fraction(&self.resource) {
             UnitFraction {
-                part: facts.gpus.into(),
+                part: attributes.gpus.into(),
                 whole: 1,
             }
         } else {
-            physical_units(facts)
+            physical_units(attributes)
         }
     }
 }
@@ -239,12 +239,12 @@ impl GpuPrice {
 impl NodePrice {
     /// The pod's part of the node. Where the row does not count the physical GPUs, the node's count
     /// of the resource does, rounded up to whole GPUs.
-    fn units(&self, facts: &PricingAttributes) -> UnitFraction {
-        let Share { part, whole } = facts.share;
+    fn units(&self, attributes: &PricingAttributes) -> UnitFraction {
+        let Share { part, whole } = attributes.share;
         let counted =
-            (u64::from(facts.node_gpus) * u64::from(part)).div_ceil(u64::from(whole.max(1)));
+            (u64::from(attributes.node_gpus) * u64::from(part)).div_ceil(u64::from(whole.max(1)));
         let gpus = self.gpus.map_or(counted, u64::from).max(1);
-        let units = physical_units(facts);
+        let units = physical_units(attributes);
         UnitFraction {
             whole: units.whole * i128::from(gpus),
             ..units
@@ -255,12 +255,12 @@ impl NodePrice {
 impl PriceScope {
     /// How closely it matches the pod's node; `None` if it is for other nodes. A zone is closer
     /// than a region, and a region closer than a capacity type.
-    fn closeness(&self, facts: &PricingAttributes) -> Option<u8> {
+    fn closeness(&self, attributes: &PricingAttributes) -> Option<u8> {
         let capacity = match self.capacity_type {
             None => 0,
-            wanted if wanted == facts.capacity_type => 2,
+            wanted if wanted == attributes.capacity_type => 2,
             // a node that does not say how it is paid for is taken as on demand
-            Some(CapacityType::OnDemand) if facts.capacity_type.is_none() => 1,
+            Some(CapacityType::OnDemand) if attributes.capacity_type.is_none() => 1,
             Some(_) => return None,
         };
         let place = |wanted: &Option<String>, found: &Option<String>, weight| match wanted {
@@ -268,6 +268,10 @@ impl PriceScope {
             Some(_) if wanted == found => Some(weight),
             Some(_) => None,
         };
-        Some(capacity + place(&self.region, &facts.region, 3)? + place(&self.zone, &facts.zone, 6)?)
+        Some(
+            capacity
+                + place(&self.region, &attributes.region, 3)?
+                + place(&self.zone, &attributes.zone, 6)?,
+        )
     }
 }
