@@ -2,15 +2,15 @@
 //!
 //! 1. A pod that is bound is opened: its record is read at version r, the pod is read live, and the
 //!    charge is written at r.
-//! 2. Days that are over are posted, and a pod that has ended is settled: the records are read at r,
-//!    the pod is read live with its finalizer still there, and daily costs and UID are written at r,
-//!    to one record for each month of the pod's lifetime, the earliest first.
+//! 2. Days that are over are posted, and a pod that has ended is settled: the records are read at
+//!    r, the pod is read live with its finalizer still there, and daily costs and UID are written at
+//!    r, to one record for each month of the pod's lifetime, the earliest first.
 //! 3. Only then is the finalizer removed; and only when the pod is gone from a live read is its UID
 //!    forgotten.
 //!
-//! A write at r fails if anybody wrote since, so a stale cache and a former leader change nothing; a
-//! crash between any two steps leaves a state from which the same steps go on. A pod is added to its
-//! months in order. If a later month contains a pod and an earlier one does not, the earlier one is
+//! A write at r fails if anybody wrote since, so a stale cache and a former leader change nothing.
+//! A crash between any two steps leaves a state from which the same steps go on. A pod is added to
+//! its months in order. If a later month contains a pod and an earlier one does not, the earlier one is
 //! already complete for that pod. A pod may be gone between two writes, so its charge is in the
 //! records of all its months before it is settled in the first.
 //!
@@ -24,7 +24,7 @@
 //! | `pod_lifetime` | since when and until when a pod costs, and at which price |
 //! | `finalizer` | adding and removing the pods' finalizer |
 //! | `zero_replica_savings` | what scaling to zero saves |
-//! | `month_close` | months that are over: consolidated into one record a namespace, removed when old |
+//! | `month_close` | months that are over: consolidated for each namespace, removed when old |
 //! | `accounts` | what a workload's accounts sum to |
 
 mod accounts;

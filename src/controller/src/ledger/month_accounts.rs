@@ -370,8 +370,8 @@ impl<'a> MonthAccounts<'a> {
 }
 
 impl MonthAccount {
-    /// Begins from the workload's own record. Where there is none, or nothing was written to it yet,
-    /// it begins from the month's consolidated account: its own record will count instead of that.
+    /// Begins from the workload's own record. Where there is none, or nothing was written to it
+    /// yet, it begins from the month's consolidated account: its own record will count instead of that.
     fn load(store: &AccountStore<'_>, workload: &WorkloadRef, month: Month) -> Result<Self, Error> {
         let cached = store.stored.own(workload, month).cloned();
         let name = workload.record_name(month);

@@ -180,8 +180,8 @@ impl NodeLedger<'_> {
         accounts.write_changed().await
     }
 
-    /// Ends and begins charges of a node whose charges do not match its offers. Waits while a charge
-    /// that ends is not on record in all its months yet.
+    /// Ends and begins charges of a node whose charges do not match its offers. Waits while a
+    /// charge that ends is not on record in all its months yet.
     async fn charge_node(
         &self,
         accounts: &mut MonthAccounts<'_>,

@@ -8,7 +8,8 @@ use super::month_accounts::MonthAccounts;
 
 /// Begins the zero-replica period of a service at the end of its last replica if it is `idle`, and
 /// ends it when the next replica is bound or the service is not idle any more. A period that lasts
-/// over the end of a month goes on in the next month's account. `end_of` is when a settled pod ended.
+/// over the end of a month goes on in the next month's account. `end_of` tells when a settled pod
+/// ended.
 pub(super) fn sync(
     accounts: &mut MonthAccounts<'_>,
     idle: bool,

@@ -49,8 +49,8 @@ struct CachedPrices {
 }
 
 impl CachedPrices {
-    /// Whether the same prices would be computed now. The store puts another object in the place of one
-    /// that changed.
+    /// Whether the same prices would be computed now. The store puts another object in the place of
+    /// one that changed.
     fn still_holds(
         &self,
         lists: &[Arc<PriceList>],

@@ -23,8 +23,8 @@ pub(super) struct Consolidation {
     pub(super) doubtful: Vec<String>,
 }
 
-/// Consolidates the records of one namespace and month, of `max_workloads` workloads at max_workloads. A consolidated
-/// record has sections of `limit` bytes at max_workloads, as JSON; further sections go into the next part. A
+/// Consolidates the records of one namespace and month, of `max_workloads` at most. A consolidated
+/// record has sections of `limit` bytes at most, as JSON; further sections go into the next part. A
 /// section that is there already stays in its part.
 pub(super) fn consolidate(
     mut records: Vec<SpendRecord>,
@@ -56,7 +56,7 @@ pub(super) fn consolidate(
 }
 
 /// True for a workload's record of a month that ended long enough ago, if none of its charges is
-/// open or settling. Records of nodes are in no namespace, and sixteen a month at max_workloads.
+/// open or settling. Records of nodes are in no namespace, and sixteen a month at most.
 pub(super) fn is_closed(record: &SpendRecord, now: Timestamp) -> bool {
     let ended = || {
         let zone = TimeZone::get(&record.spec.time_zone).ok()?;
