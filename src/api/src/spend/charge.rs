@@ -400,6 +400,6 @@ impl OpenCharge {
             usage: used.collect::<Result<BTreeMap<_, _>, FieldError>>()?,
             counters: self.counters.map(Into::into).unwrap_or_default(),
         };
-        Charge::restore(stored).map_err(super::invalid)
+        Charge::restore(stored).map_err(super::invalid::invalid)
     }
 }

@@ -8,9 +8,11 @@ use kube::ResourceExt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::invalid::invalid;
+use super::record::lines;
 use super::{
     DayEntry, Hardware, RecordPrecedence, SpendRecord, SpendRecordSpec, SpendRecordStatus,
-    WorkloadKind, WorkloadRef, invalid, lines,
+    WorkloadKind, WorkloadRef,
 };
 use crate::quantities::FieldError;
 

@@ -8,7 +8,7 @@ use jiff::tz::TimeZone;
 
 use super::charge::{Charge, ChargeEnd, Uid};
 use super::daily_cost::{CostKey, DailyCost};
-use super::stored::{InvalidAccount, StoredAccount};
+use super::invalid::InvalidAccount;
 use super::zero_replica_savings::ZeroReplicaPeriod;
 use crate::calendar::{Interval, Month};
 use crate::money::Money;
@@ -33,6 +33,34 @@ pub struct Account {
 
 /// The posted costs, by day and hardware. A day has few kinds of it.
 pub type DailyCosts = BTreeMap<Date, Vec<(CostKey, DailyCost)>>;
+
+/// The fields of an account, which [`Account::restore`] checks.
+#[derive(Clone, Debug)]
+pub struct StoredAccount {
+    /// The month.
+    pub month: Month,
+    /// The charges of pods that still occupy a node.
+    pub open: Vec<Charge>,
+    /// The pods whose charges are settled and whose finalizer may still be there.
+    pub settling: BTreeSet<Uid>,
+    /// The time at zero replicas that has not ended.
+    pub zero_replica_period: Option<ZeroReplicaPeriod>,
+    /// The costs that are posted, by day and hardware.
+    pub days: DailyCosts,
+}
+
+impl StoredAccount {
+    /// The fields of an account without a charge.
+    pub fn new(month: Month) -> Self {
+        Self {
+            month,
+            open: Vec::new(),
+            settling: BTreeSet::new(),
+            zero_replica_period: None,
+            days: DailyCosts::new(),
+        }
+    }
+}
 
 impl Account {
     /// An account without a charge.

@@ -10,7 +10,7 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
 use super::daily_cost::DailyCost;
-use super::stored::{InvalidAccount, StoredCharge};
+use super::invalid::InvalidAccount;
 use crate::calendar::Interval;
 use crate::money::{Cost, Money};
 use crate::pricing::{HourlyRate, PriceCatalog, PriceLookup, PricingAttributes, ResourceAmounts};
@@ -114,6 +114,58 @@ pub struct ChargeEnd {
     pub at: Timestamp,
     /// The kubelet gave no such time; `at` is when the end was seen.
     pub estimated: bool,
+}
+
+/// The fields of a charge, which [`Charge::restore`] checks.
+#[derive(Clone, Debug)]
+pub struct StoredCharge {
+    /// The pod's UID; a key of its own for a node.
+    pub uid: Uid,
+    /// The pod's name, or the node's.
+    pub pod: String,
+    /// The owner that made the pod, where that is not Bursar: `Kind/name`.
+    pub owner: Option<String>,
+    /// The attributes that it is priced by.
+    pub attributes: PricingAttributes,
+    /// The amounts that it had before those in `attributes`, in the order of time.
+    pub previous_amounts: Vec<PreviousAmounts>,
+    /// When the pod was bound to its node.
+    pub start: Timestamp,
+    /// The instant until which the account's days have the cost, if some days were posted.
+    pub posted_until: Option<Timestamp>,
+    /// The rates in the order of time; none while no price is known.
+    pub rates: Vec<RatePeriod>,
+    /// When the pod was first ready.
+    pub ready_since: Option<Timestamp>,
+    /// Since when the pod has been draining or terminating.
+    pub draining_since: Option<Timestamp>,
+    /// Since when nothing has been heard of the node.
+    pub node_lost_since: Option<Timestamp>,
+    /// The engine's usage by day, of days that are not posted.
+    pub usage: BTreeMap<Date, EngineUsage>,
+    /// The engine's counters as `usage` has them.
+    pub counters: EngineCounters,
+}
+
+impl StoredCharge {
+    /// The fields of a charge that begins, without a price yet.
+    pub fn new(uid: Uid, pod: String, attributes: PricingAttributes, start: Timestamp) -> Self {
+        Self {
+            uid,
+            pod,
+            owner: None,
+            attributes,
+            previous_amounts: Vec::new(),
+            start,
+            posted_until: None,
+            rates: Vec::new(),
+            ready_since: None,
+            draining_since: None,
+            node_lost_since: None,
+            usage: BTreeMap::new(),
+            counters: EngineCounters::default(),
+        }
+    }
 }
 
 impl Charge {

@@ -15,20 +15,20 @@
 //! | [`daily_cost`] | the cost of a day on one kind of hardware, and its parts |
 //! | [`zero_replica_savings`] | a service at zero replicas, and the money that it saves |
 //! | [`account`] | open charges and daily costs of one workload and month |
-//! | [`stored`] | accounts and charges as a record stores them |
+//! | [`invalid`] | the faults of a stored account |
 
 pub mod account;
 pub mod charge;
 pub mod daily_cost;
-pub mod stored;
+pub mod invalid;
 pub mod zero_replica_savings;
 
-pub use account::{Account, DailyCosts};
+pub use account::{Account, DailyCosts, StoredAccount};
 pub use charge::{
-    Charge, ChargeEnd, EngineCounters, EngineUsage, PreviousAmounts, RatePeriod, Uid,
+    Charge, ChargeEnd, EngineCounters, EngineUsage, PreviousAmounts, RatePeriod, StoredCharge, Uid,
 };
 pub use daily_cost::{CostKey, DailyCost};
-pub use stored::{InvalidAccount, StoredAccount, StoredCharge};
+pub use invalid::InvalidAccount;
 pub use zero_replica_savings::ZeroReplicaPeriod;
 
 #[cfg(test)]
