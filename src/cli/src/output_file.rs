@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[derive(Debug, Parser)]
-    struct Line {
+    struct TestArgs {
         #[command(flatten)]
         output: OutputFileArgs,
     }
@@ -55,10 +55,10 @@ mod tests {
             ("report -f old", Some("old"), true),
             ("report --file old", Some("old"), true),
         ] {
-            let output = Line::try_parse_from(words.split(' ')).unwrap().output;
+            let output = TestArgs::try_parse_from(words.split(' ')).unwrap().output;
             assert_eq!(output.path(), path.map(Path::new), "{words}");
             assert_eq!(output.warning().is_some(), warns, "{words}");
         }
-        assert!(Line::try_parse_from(["report", "-O", "new", "-f", "old"]).is_err());
+        assert!(TestArgs::try_parse_from(["report", "-O", "new", "-f", "old"]).is_err());
     }
 }

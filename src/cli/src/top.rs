@@ -371,11 +371,12 @@ idle nodes: 5367.60+ USD this month, 783.0 GPU-hours that no pod held
     #[test]
     fn a_label_has_a_key_after_it() {
         #[derive(clap::Parser)]
-        struct Line {
+        struct TestArgs {
             #[command(flatten)]
             args: TopArgs,
         }
-        let line = <Line as clap::Parser>::try_parse_from(["top", "--by", "label", "team", "-A"]);
+        let line =
+            <TestArgs as clap::Parser>::try_parse_from(["top", "--by", "label", "team", "-A"]);
         let args = line
             .map(|line| line.args)
             .unwrap_or_else(|error| panic!("{error}"));

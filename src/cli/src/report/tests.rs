@@ -16,21 +16,21 @@ use crate::ledger::backup;
 use crate::samples;
 
 #[derive(Parser)]
-struct Line {
+struct TestArgs {
     #[command(flatten)]
     args: ReportArgs,
 }
 
 fn parsed(words: &str) -> ReportArgs {
     let words = ["report"].into_iter().chain(words.split_whitespace());
-    Line::try_parse_from(words)
+    TestArgs::try_parse_from(words)
         .unwrap_or_else(|error| panic!("{error}"))
         .args
 }
 
 fn refused(words: &str) -> String {
     let words = ["report"].into_iter().chain(words.split_whitespace());
-    match Line::try_parse_from(words) {
+    match TestArgs::try_parse_from(words) {
         Ok(_) => panic!("taken"),
         Err(error) => error.to_string(),
     }

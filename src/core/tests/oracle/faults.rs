@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bursar_core::calendar::Month;
 
 use crate::prices::time;
-use crate::protocol::{Page, Process, Run, World, pod_of, views};
+use crate::protocol::{MonthAccount, Process, Run, World, pod_of, views};
 use crate::rates::List;
 use crate::world::Conflict;
 
@@ -150,7 +150,7 @@ impl World {
     }
 
     /// What a write of this page is for: the first of these that it does.
-    pub(crate) fn purpose(&self, page: &Page) -> Write {
+    pub(crate) fn purpose(&self, page: &MonthAccount) -> Write {
         let (before, after) = (&page.before, &page.account);
         let later = |uid: &str| {
             let bound = time(self.pods[pod_of(uid)].bound);
@@ -191,7 +191,7 @@ impl World {
         if (8..24).contains(&fate) && !self.nested {
             self.nested = true;
             // whatever stops the rival is its own affair
-            let _ = self.keep(1 - who);
+            let _ = self.sync(1 - who);
             self.nested = false;
         }
         let answer = apply(self).inspect_err(|stop| {

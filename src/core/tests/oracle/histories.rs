@@ -224,7 +224,7 @@ fn play(seed: u64, flaw: Option<Flaw>) -> Result<Tally, String> {
         world.now = at;
         let who = usize::from(world.rng.bool());
         // a process that was cut off comes back at once, or the next one goes on
-        while world.keep(who).is_err() && world.rng.bool() {}
+        while world.sync(who).is_err() && world.rng.bool() {}
     }
     settle_down(&mut world)?;
     compare(&world)?;
@@ -242,10 +242,10 @@ fn settle_down(world: &mut World) -> Result<(), String> {
     world.now = world.now.max(last.unwrap_or(0)) + HOUR;
     for _ in 0..8 {
         // a conflict shows that a cache was behind; it is not any more
-        let _ = world.keep(0);
+        let _ = world.sync(0);
     }
     world
-        .keep(0)
+        .sync(0)
         .map_err(|stop| format!("never at rest: {stop:?}"))?;
     for (month, record) in world.store.current() {
         let account = &record.account;

@@ -48,12 +48,12 @@ pub(crate) fn lists(list: &List) -> PriceCatalog {
         .map(|(number, (effective_from, price))| DatedPriceList {
             name: format!("{:04}", 9999 - number),
             effective_from,
-            book: book(price),
+            book: price_list(price),
         });
     PriceCatalog::new(lists.collect(), time(list.edited))
 }
 
-fn book(price: &Price) -> PriceList {
+fn price_list(price: &Price) -> PriceList {
     let gpu = |model: &str, nanos, watts| GpuPrice {
         model: model.into(),
         resource: RESOURCE.into(),

@@ -31,14 +31,14 @@ pub(crate) struct Process {
 }
 
 /// One record and the account that will be written to it.
-pub(crate) struct Page {
+pub(crate) struct MonthAccount {
     pub(crate) record: Option<Rc<Record>>,
     pub(crate) before: Account,
     pub(crate) account: Account,
     pub(crate) ink: BTreeMap<usize, Ink>,
 }
 
-type Pages = BTreeMap<Month, Page>;
+type MonthAccounts = BTreeMap<Month, MonthAccount>;
 
 /// One run's view of the world.
 pub(crate) struct Run {
@@ -88,19 +88,19 @@ impl World {
     }
 
     /// One process brings the records up to date with what its caches show.
-    pub(crate) fn keep(&mut self, who: usize) -> Result<(), Stop> {
+    pub(crate) fn sync(&mut self, who: usize) -> Result<(), Stop> {
         let run = self.run(who);
         let mut pages = self.pages(&run);
-        self.carry(&run, &mut pages);
+        self.carry_forward(&run, &mut pages);
         for view in &run.pods {
-            self.follow(&run, &mut pages, view);
+            self.update_from_pod(&run, &mut pages, view);
         }
         if !self.has(Flaw::PricesAfterSettling) {
             self.reprice(&run, &mut pages);
         }
         let mut release = Vec::new();
         for view in &run.pods {
-            if self.enter(&run, &mut pages, view)? {
+            if self.sync_pod(&run, &mut pages, view)? {
                 release.push(view.pod);
             }
         }
@@ -108,7 +108,7 @@ impl World {
         if self.has(Flaw::PricesAfterSettling) {
             self.reprice(&run, &mut pages);
         }
-        self.book(&run, &mut pages);
+        self.post_days(&run, &mut pages);
         self.forget_gone(&run, &mut pages);
         for (month, page) in &mut pages {
             self.write_page(&run, *month, page)?;
@@ -119,7 +119,7 @@ impl World {
         Ok(())
     }
 
-    fn pages(&self, run: &Run) -> Pages {
+    fn pages(&self, run: &Run) -> MonthAccounts {
         let process = &self.processes[run.who];
         let cached = self.store.after(process.records).keys();
         let months: BTreeSet<Month> = cached
@@ -132,7 +132,7 @@ impl World {
             .collect()
     }
 
-    fn page(&self, run: &Run, month: Month) -> Page {
+    fn page(&self, run: &Run, month: Month) -> MonthAccount {
         let process = &self.processes[run.who];
         let cached = self.store.after(process.records).get(&month);
         let written = process.written.get(&month);
@@ -141,7 +141,7 @@ impl World {
         let account = record
             .as_ref()
             .map_or_else(|| Account::new(month), |record| record.account.clone());
-        Page {
+        MonthAccount {
             before: account.clone(),
             account,
             ink: record
@@ -153,7 +153,7 @@ impl World {
     }
 
     /// Adds the months that stays touch, and carries open charges into the months that have begun.
-    fn carry(&self, run: &Run, pages: &mut Pages) {
+    fn carry_forward(&self, run: &Run, pages: &mut MonthAccounts) {
         for view in &run.pods {
             for month in months_left(pages, view.pod, self.stay(view, run.now), &self.zone) {
                 pages.entry(month).or_insert_with(|| self.page(run, month));
@@ -180,7 +180,7 @@ impl World {
         }
     }
 
-    fn follow(&self, run: &Run, pages: &mut Pages, view: &View) {
+    fn update_from_pod(&self, run: &Run, pages: &mut MonthAccounts, view: &View) {
         for page in pages.values_mut() {
             if let Some(charge) = page.account.open_charge_mut(&uid(view.pod)) {
                 let ink = page.ink.entry(view.pod).or_default();
@@ -213,7 +213,7 @@ impl World {
     }
 
     /// Gives open charges the prices until now, and ended ones those until their end.
-    fn reprice(&self, run: &Run, pages: &mut Pages) {
+    fn reprice(&self, run: &Run, pages: &mut MonthAccounts) {
         for page in pages.values_mut() {
             for charge in page.account.open_charges_mut() {
                 let pod = pod_of(charge.uid());
@@ -221,7 +221,7 @@ impl World {
                 let end = ended.and_then(|view| view.end);
                 let until = end.map_or(run.now, |end| end.at.as_second());
                 charge.reprice(&self.core_lists[run.list], time(until));
-                page.ink.entry(pod).or_default().look(run, until);
+                page.ink.entry(pod).or_default().observe(run, until);
             }
         }
     }
@@ -244,7 +244,7 @@ impl World {
             .map_or(run.now, |end| end.at.as_second())
             .max(view.bound);
         charge.reprice(&self.core_lists[run.list], time(now));
-        ink.look(run, now);
+        ink.observe(run, now);
         self.observe(run, &mut charge, &mut ink, view);
         (charge, ink)
     }
@@ -265,10 +265,15 @@ impl World {
     }
 
     /// Opens or settles one pod's charge. True if its finalizer can go once all pages are written.
-    fn enter(&mut self, run: &Run, pages: &mut Pages, view: &View) -> Result<bool, Stop> {
+    fn sync_pod(
+        &mut self,
+        run: &Run,
+        pages: &mut MonthAccounts,
+        view: &View,
+    ) -> Result<bool, Stop> {
         let months = months_left(pages, view.pod, self.stay(view, run.now), &self.zone);
         let uid = uid(view.pod);
-        let done = |page: &Page| match view.end {
+        let done = |page: &MonthAccount| match view.end {
             Some(_) => page.account.settling().contains(&uid),
             None => page.account.contains(&uid),
         };
@@ -318,7 +323,7 @@ impl World {
     }
 
     /// Settles open charges whose pods are gone though nobody settled them: their end is estimated as now.
-    fn close_vanished(&self, run: &Run, pages: &mut Pages) {
+    fn close_vanished(&self, run: &Run, pages: &mut MonthAccounts) {
         let cached: BTreeSet<usize> = run.pods.iter().map(|view| view.pod).collect();
         for (pod, (charge, ink)) in open_charges(pages) {
             if cached.contains(&pod) || self.pods[pod].view(pod, self.now).is_some() {
@@ -337,7 +342,7 @@ impl World {
     }
 
     /// Books the days that are over of charges whose pods are known to have outlived them.
-    fn book(&self, run: &Run, pages: &mut Pages) {
+    fn post_days(&self, run: &Run, pages: &mut MonthAccounts) {
         let until = midnight_before(time(run.now - BOOK_AFTER), &self.zone);
         let mut due: Vec<(Month, String)> = Vec::new();
         for (month, page) in pages.iter() {
@@ -363,7 +368,7 @@ impl World {
     }
 
     /// Forgets settled pods that are gone from a live read.
-    fn forget_gone(&self, run: &Run, pages: &mut Pages) {
+    fn forget_gone(&self, run: &Run, pages: &mut MonthAccounts) {
         let cached: BTreeSet<usize> = run.pods.iter().map(|view| view.pod).collect();
         for page in pages.values_mut() {
             for uid in page.before.settling() {
@@ -375,7 +380,7 @@ impl World {
         }
     }
 
-    fn write_page(&mut self, run: &Run, month: Month, page: &mut Page) -> Result<(), Stop> {
+    fn write_page(&mut self, run: &Run, month: Month, page: &mut MonthAccount) -> Result<(), Stop> {
         let changed = page.account != page.before;
         if page.record.is_some() && !changed {
             return Ok(());
@@ -439,7 +444,7 @@ impl World {
 }
 
 impl Ink {
-    fn look(&mut self, run: &Run, at: i64) {
+    fn observe(&mut self, run: &Run, at: i64) {
         self.looks.push(Look {
             at,
             list: run.list,
@@ -450,7 +455,7 @@ impl Ink {
 }
 
 /// The open charges, each as the latest month has it.
-fn open_charges(pages: &Pages) -> BTreeMap<usize, (Charge, Ink)> {
+fn open_charges(pages: &MonthAccounts) -> BTreeMap<usize, (Charge, Ink)> {
     let mut open = BTreeMap::new();
     for page in pages.values() {
         for (uid, charge) in page.account.open_charges() {
@@ -463,7 +468,7 @@ fn open_charges(pages: &Pages) -> BTreeMap<usize, (Charge, Ink)> {
 
 /// Settles the charge in one month.
 fn settle(
-    page: &mut Page,
+    page: &mut MonthAccount,
     pod: usize,
     charge: &Charge,
     ink: &Ink,
@@ -487,7 +492,12 @@ fn until_now(charge: &Charge, run: &Run) -> Interval {
 }
 
 /// The months of a stay that still lack the pod's charge or its end: those before the first record that knows it are done.
-fn months_left(pages: &Pages, pod: usize, stay: Interval, zone: &TimeZone) -> BTreeSet<Month> {
+fn months_left(
+    pages: &MonthAccounts,
+    pod: usize,
+    stay: Interval,
+    zone: &TimeZone,
+) -> BTreeSet<Month> {
     let uid = uid(pod);
     let known = pages.iter().find(|(_, page)| page.account.contains(&uid));
     stay.months(zone)
