@@ -12,9 +12,6 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 /// The largest circle, in files, that a crate may have.
 const LIMIT: usize = 3;
-/// Crates that do not keep the limit yet. These numbers only go down: the controller's becomes
-/// three when a model of the cluster replaces the shared context.
-const LARGER: [(&str, usize); 2] = [("cli", 18), ("controller", 16)];
 
 /// Names that a path leads through, such as `crate::price::Book`.
 type NamePath = Vec<String>;
@@ -430,20 +427,12 @@ fn circles_of_modules_are_small() {
     for (name, root) in &roots {
         let files = Crate::read(root).dependencies();
         let circles = circles(&files);
-        let larger = LARGER.iter().find(|(larger, _)| larger == name);
-        let limit = larger.map_or(LIMIT, |(_, limit)| *limit);
-        let largest = circles.first().map_or(0, BTreeSet::len);
         println!(
             "{name}: {} files, circles of {:?}",
             files.len(),
             circles.iter().map(BTreeSet::len).collect::<Vec<_>>()
         );
-        if larger.is_some() && largest < limit {
-            failures.push(format!(
-                "{name}: the largest circle has {largest} files: lower its number in LARGER"
-            ));
-        }
-        for circle in circles.iter().filter(|circle| circle.len() > limit) {
+        for circle in circles.iter().filter(|circle| circle.len() > LIMIT) {
             let edges: Vec<&str> = circle
                 .iter()
                 .flat_map(|file| &files[file])
@@ -451,7 +440,7 @@ fn circles_of_modules_are_small() {
                 .map(|(_, place)| place.as_str())
                 .collect();
             failures.push(format!(
-                "{name}: {} files depend on one another in a circle, {limit} may:\n  {}",
+                "{name}: {} files depend on one another in a circle, {LIMIT} may:\n  {}",
                 circle.len(),
                 edges.join("\n  ")
             ));
