@@ -51,7 +51,9 @@ pub enum Unsound {
         kinds: usize,
     },
     /// A consolidated record has an account of its own.
-    #[error("it is folded, and has open charges, settled pods or days beside its sections")]
+    #[error(
+        "it is consolidated, and has open charges, settled pods or days in addition to its sections"
+    )]
     AccountInConsolidated,
     /// A workload's record has sections.
     #[error("it is of one workload, and has sections")]
