@@ -21,8 +21,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run the controller: decides how many replicas and jobs run, and keeps the ledger. One of all
-    /// controllers leads.
+    /// Run the controller: decides how many replicas and jobs run, and keeps the ledger.
+    /// Only the elected leader acts; the others wait.
     Controller(bursar_controller::Options),
     /// Run the gateway: holds requests for services that have no ready replica, and forwards them.
     Gateway(bursar_gateway::Options),

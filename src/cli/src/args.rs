@@ -11,7 +11,7 @@ use crate::prices::PricesCommand;
 use crate::report::ReportArgs;
 use crate::top::TopArgs;
 
-/// Shows what Bursar decided and why, what it cost, and its prices; keeps its ledger safe.
+/// Explains Bursar's decisions and costs, imports prices, and backs up the ledger.
 #[derive(Debug, Parser)]
 #[command(
     name = "kubectl bursar",
@@ -34,8 +34,8 @@ pub(crate) struct Arguments {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Print the numbers and reasons of the last decision about a workload or a budget, and what
-    /// its cost is the sum of.
+    /// Print the numbers and reasons of the last decision about a workload or a budget, and the items
+    /// that its cost is the sum of.
     #[command(after_help = "Example: kubectl bursar explain budget/team -n team")]
     Explain(ExplainArgs),
     /// Print which workloads hold GPUs now, and what they have cost this month.

@@ -95,7 +95,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
     })?;
     let removed = uninstall(&client, &options.namespace).await?;
     println!(
-        "released {} pods and {} EndpointSlices; SpendRecords stay",
+        "removed the finalizer from {} pods and deleted {} EndpointSlices; SpendRecords remain",
         removed.pods, removed.slices
     );
     for name in services_without_replicas(&client).await? {
@@ -202,7 +202,7 @@ async fn remove_finalizers(client: &Client) -> Result<usize, Error> {
 
 async fn remove_finalizer(client: &Client, namespace: &str, name: &str) -> Result<(), Error> {
     let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    let what = format!("freeing pod {namespace}/{name}");
+    let what = format!("removing the finalizer of pod {namespace}/{name}");
     for left in (0..MAX_ATTEMPTS).rev() {
         let Some(pod) = api.get(name).await.not_found_as_none(&what)? else {
             return Ok(());
