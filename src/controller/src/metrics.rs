@@ -158,15 +158,15 @@ const NAMESPACE_GAUGES: [(&str, &str); 19] = [
         "Requests of a service that are waiting, running or held by gateways",
     ),
     (HELD, "Requests of a service that gateways hold"),
-    (DESIRED, "Replicas that a service needs for its demand"),
+    (
+        DESIRED,
+        "Replicas that a service needs for its demand, within minReplicas and maxReplicas",
+    ),
     (
         ALLOWED,
         "Replicas that a service may have within its budgets",
     ),
-    (
-        BUDGET_LIMIT,
-        money!("LimitLabel of a budget for its period"),
-    ),
+    (BUDGET_LIMIT, money!("Limit of a budget for its period")),
     (
         BUDGET_SPENT,
         money!("Spend of a budget in its current period until now"),
