@@ -167,7 +167,7 @@ pub struct ConditionState {
 }
 
 /// The conditions that follow `old`. The transition time moves only when a status changes.
-pub fn next(
+pub fn updated_conditions(
     old: &[Condition],
     states: Vec<ConditionState>,
     generation: Option<i64>,
@@ -202,7 +202,7 @@ pub fn next(
 
 /// Clears messages that change while the condition does not: the problems of pods and the errors of
 /// signals take turns. For comparing two lists of conditions.
-pub fn settle(conditions: &mut [Condition]) {
+pub fn clear_alternating_messages(conditions: &mut [Condition]) {
     let alternates = |condition: &&mut Condition| {
         [SIGNALS_AVAILABLE, PODS_HEALTHY].contains(&condition.type_.as_str())
             && condition.reason != pods_healthy::APPLY_FAILED.as_str()
@@ -227,14 +227,14 @@ mod tests {
                 message: message.into(),
             }]
         };
-        let first = next(&[], states(Some(true), "a"), None, at(1));
-        let second = next(&first, states(Some(true), "b"), None, at(2));
+        let first = updated_conditions(&[], states(Some(true), "a"), None, at(1));
+        let second = updated_conditions(&first, states(Some(true), "b"), None, at(2));
         assert_eq!(
             (second[0].last_transition_time.0, second[0].message.as_str()),
             (at(1), "b")
         );
         assert_eq!(
-            next(&second, states(None, "c"), None, at(3))[0]
+            updated_conditions(&second, states(None, "c"), None, at(3))[0]
                 .last_transition_time
                 .0,
             at(3)

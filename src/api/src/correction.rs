@@ -147,7 +147,7 @@ pub enum Category {
 }
 
 impl Category {
-    /// The workload's name.
+    /// The category's name in the API.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Credit => "Credit",
@@ -214,7 +214,7 @@ impl SpendCorrection {
         };
         Ok(Correction {
             name: self.name_any(),
-            holder: self.workload().map_or_else(namespace, |of| of.cost_owner()),
+            owner: self.workload().map_or_else(namespace, |of| of.cost_owner()),
             date,
             amount,
             currency: spec.currency.clone(),
@@ -249,8 +249,8 @@ mod tests {
         let of = |object: &SpendCorrection| {
             let correction = object.to_core().unwrap();
             (
-                correction.holder.namespace,
-                correction.holder.workload,
+                correction.owner.namespace,
+                correction.owner.workload,
                 correction.amount.to_string(),
             )
         };

@@ -35,9 +35,9 @@ const ADDRESS: &str = "resource.kubernetes.io/pciBusID";
 pub struct GpuOffer {
     /// The extended resource; of devices the driver, and the product and profile that they say,
     /// joined by `/`.
-    pub what: String,
+    pub name: String,
     /// The attributes that all of them are priced by, without cores and memory.
-    pub facts: PricingAttributes,
+    pub attributes: PricingAttributes,
 }
 
 /// The GPUs that a node offers; none while a pool of its devices is not complete, because they are
@@ -67,12 +67,12 @@ pub fn gpu_offers(node: &Node, pools: &DevicePools<'_>) -> Vec<GpuOffer> {
         return Vec::new();
     };
     let extended = extended.iter().map(|(resource, count)| GpuOffer {
-        what: (*resource).to_owned(),
-        facts: on(resource, *count),
+        name: (*resource).to_owned(),
+        attributes: on(resource, *count),
     });
     let devices = devices.into_iter().map(|(kind, count)| GpuOffer {
-        what: kind.name(),
-        facts: kind.describe(on(&kind.driver, count)),
+        name: kind.name(),
+        attributes: kind.describe(on(&kind.driver, count)),
     });
     extended.chain(devices).collect()
 }
@@ -359,9 +359,13 @@ mod tests {
     /// `what`, how many, of how many on the node.
     fn offered(node: &Node, slices: &[ResourceSlice]) -> Vec<(String, u32, u32)> {
         let offers = gpu_offers(node, &DevicePools::from_slices(slices));
-        let told = offers
-            .into_iter()
-            .map(|offer| (offer.what, offer.facts.gpus, offer.facts.node_gpus));
+        let told = offers.into_iter().map(|offer| {
+            (
+                offer.name,
+                offer.attributes.gpus,
+                offer.attributes.node_gpus,
+            )
+        });
         told.collect()
     }
 
@@ -382,7 +386,7 @@ mod tests {
         ];
         let found = offered(&node(json!({"cpu": "8"})), &slices);
         assert_eq!(found, [told("gpu.amd.com", 1, 1), told(H200, 2, 2)]);
-        let facts = &gpu_offers(&node(json!({})), &DevicePools::from_slices(&slices))[1].facts;
+        let facts = &gpu_offers(&node(json!({})), &DevicePools::from_slices(&slices))[1].attributes;
         let said = (facts.model.as_deref(), facts.instance_type.as_deref());
         assert_eq!(said, (Some("NVIDIA-H200"), Some("p5")));
         let mut other = node(json!({}));

@@ -53,7 +53,7 @@ impl Faults {
     }
 
     /// True if the process has crashed.
-    pub fn is_dead(&self) -> bool {
+    pub fn has_crashed(&self) -> bool {
         self.state().dead
     }
 
@@ -72,7 +72,7 @@ impl Faults {
         if let Some((_, action)) = competing_write {
             action.await;
         }
-        !self.is_dead()
+        !self.has_crashed()
     }
 
     /// Called after a write; true if the response may reach the client.

@@ -43,7 +43,7 @@ async fn handle(
     let (parts, body) = request.into_parts();
     let body = body.collect().await?.to_bytes();
     let reset = || Err(io::Error::from(io::ErrorKind::ConnectionReset).into());
-    if faults.is_dead() {
+    if faults.has_crashed() {
         return reset();
     }
     let only_metadata = wants_metadata(&parts.headers);

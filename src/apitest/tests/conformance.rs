@@ -43,7 +43,7 @@ async fn a_process_crashes_before_or_after_its_write() {
         api.create(&params, &config("a")).await.unwrap();
         assert!(api.create(&params, &config("b")).await.is_err());
         assert!(
-            faults.is_dead() && api.get_opt("a").await.is_err(),
+            faults.has_crashed() && api.get_opt("a").await.is_err(),
             "a dead process reads nothing"
         );
         let names: Vec<_> = server

@@ -226,7 +226,10 @@ fn check_offers(
 
 /// Describes an offer without a listed price, and the fix; `None` if the price is listed.
 fn unpriced(offer: &GpuOffer, prices: &EffectivePrices, now: Timestamp) -> Option<String> {
-    let GpuOffer { what, facts } = offer;
+    let GpuOffer {
+        name: what,
+        attributes: facts,
+    } = offer;
     let one = PricingAttributes {
         gpus: 1,
         ..facts.clone()

@@ -100,10 +100,10 @@ impl GroupBy {
     }
 }
 
-/// The value of the label that is args for, of each workload that has it.
+/// The value of the label to group by, of each workload that has it.
 type Labels = BTreeMap<CostOwner, String>;
 
-/// Prints what is args for, once or until interrupted.
+/// Prints the table, once or until interrupted.
 pub(crate) async fn run(client: &Client, args: &TopArgs) -> Result<(), Error> {
     let by = GroupBy::parse(&args.by)?;
     let namespace = args.scope.namespace(client);

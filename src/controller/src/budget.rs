@@ -77,7 +77,8 @@ pub(crate) fn next(
         reason,
         message,
     }];
-    status.conditions = conditions::next(&old.conditions, says, object.metadata.generation, now);
+    status.conditions =
+        conditions::updated_conditions(&old.conditions, says, object.metadata.generation, now);
     let at_rest = standing.rate == Money::ZERO;
     let old_enough = at_rest
         || old

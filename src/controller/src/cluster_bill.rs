@@ -84,7 +84,7 @@ fn shares(
     let overheads = prices.lists.overheads(now);
     let mut shares: BTreeMap<CostOwner, Money> = BTreeMap::new();
     for entry in cost_report::overhead_entries(&accounts, &overheads, month, now, &context.zone) {
-        *shares.entry(entry.holder.clone()).or_default() += entry.line.cost.labour;
+        *shares.entry(entry.owner.clone()).or_default() += entry.cost.cost.labour;
     }
     shares
 }

@@ -133,7 +133,7 @@ fn next_status(
     let generation = object.metadata.generation;
     let status = SpendCorrectionStatus {
         observed_generation: generation,
-        conditions: conditions::next(&old.conditions, says, generation, now),
+        conditions: conditions::updated_conditions(&old.conditions, says, generation, now),
     };
     (status != old).then_some(status)
 }

@@ -211,7 +211,7 @@ pub(crate) fn ready_since(pod: &Pod) -> Option<Timestamp> {
 
 /// Since when the pod has worked: when it became ready or, if that was missed, when its last
 /// container started.
-pub(crate) fn served_since(pod: &Pod) -> Option<Timestamp> {
+pub(crate) fn first_ready_or_started_at(pod: &Pod) -> Option<Timestamp> {
     let started = |state: &ContainerState| {
         let running = state
             .running

@@ -309,7 +309,7 @@ impl Round<'_> {
         let month = Month::containing(scene.now, &context.zone);
         let holder = workload.cost_owner();
         let of_it = scene.corrections.iter();
-        let of_it = of_it.filter(|correction| correction.holder == holder);
+        let of_it = of_it.filter(|correction| correction.owner == holder);
         let bounds = month.bounds(&context.zone);
         let corrections = correction::sum(of_it, bounds, scene.now, &context.zone);
         PricingState {

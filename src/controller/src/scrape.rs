@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bursar_api::engine_presets::{Preset, preset};
 use bursar_api::names::{KIND_LABEL, WORKLOAD_LABEL};
-use bursar_api::presets::{Preset, preset};
 use bursar_api::spend::WorkloadKind;
 use bursar_signals::engine::{Scraper, Source};
 use bursar_signals::store::Readings;

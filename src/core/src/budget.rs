@@ -69,7 +69,7 @@ impl Load {
     pub fn reserve(&self) -> Money {
         self.rate
             .unwrap_or_default()
-            .per_hour_for_at_most(self.stop_seconds)
+            .cost_for_seconds_rounded_up(self.stop_seconds)
     }
 }
 
@@ -270,7 +270,7 @@ impl Purse {
                 .minimum_useful_run
                 .as_secs()
                 .min(standing.period.end.as_second() - self.now.as_second());
-            let needed = reserve + rate.per_hour_for_at_most(useful);
+            let needed = reserve + rate.cost_for_seconds_rounded_up(useful);
             let left = budget.limit - budget.spent;
             if needed > left {
                 return refuse(format!(
@@ -488,7 +488,7 @@ mod tests {
             let run = until.as_second() - now().as_second();
             let spent: Money = loads
                 .iter()
-                .map(|load| load.rate.unwrap().per_hour_for(run + if until < standing.period.end { load.stop_seconds } else { 0 }))
+                .map(|load| load.rate.unwrap().cost_for_seconds(run + if until < standing.period.end { load.stop_seconds } else { 0 }))
                 .sum();
             prop_assert!(spent <= standing.budget.limit, "{spent} of {}", standing.budget.limit);
         }

@@ -15,7 +15,7 @@ pub struct Correction {
     /// The SpendCorrection's name.
     pub name: String,
     /// The owner of the cost. Its workload is empty for a correction of the whole namespace.
-    pub holder: CostOwner,
+    pub owner: CostOwner,
     /// The day that it counts on, in the accounting time zone.
     pub date: Date,
     /// The amount that is added; negative for money that is given back.
@@ -74,7 +74,7 @@ mod tests {
     fn correction(date: &str, amount: &str) -> Correction {
         Correction {
             name: "c".into(),
-            holder: CostOwner {
+            owner: CostOwner {
                 namespace: "ml".into(),
                 workload: String::new(),
             },

@@ -102,13 +102,13 @@ pub struct CostOwner {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReportEntry<'a> {
     /// The owner.
-    pub holder: &'a CostOwner,
+    pub owner: &'a CostOwner,
     /// The day, in the accounting time zone.
     pub date: Date,
     /// The hardware.
-    pub sku: CostKey,
+    pub cost_key: CostKey,
     /// The cost, in its parts.
-    pub line: DailyCost,
+    pub cost: DailyCost,
     /// The amount that corrections add.
     pub corrections: Money,
 }
@@ -146,10 +146,10 @@ pub fn entries<'a>(
 ) -> impl Iterator<Item = ReportEntry<'a>> + use<'a> {
     let lines = account.daily_costs(now, zone).into_iter();
     lines.map(move |((date, sku), line)| ReportEntry {
-        holder,
+        owner: holder,
         date,
-        sku,
-        line,
+        cost_key: sku,
+        cost: line,
         corrections: Money::ZERO,
     })
 }
@@ -157,10 +157,10 @@ pub fn entries<'a>(
 /// A correction that counts: of a workload or a namespace, and of no hardware.
 pub fn correction_entry(correction: &Correction) -> ReportEntry<'_> {
     ReportEntry {
-        holder: &correction.holder,
+        owner: &correction.owner,
         date: correction.date,
-        sku: CostKey::default(),
-        line: DailyCost::default(),
+        cost_key: CostKey::default(),
+        cost: DailyCost::default(),
         corrections: correction.amount,
     }
 }
@@ -196,10 +196,10 @@ pub fn overhead_entries<'a>(
         borne.flat_map(|borne| borne.workloads)
     });
     let entry = |(holder, labour)| ReportEntry {
-        holder,
+        owner: holder,
         date,
-        sku: CostKey::default(),
-        line: DailyCost {
+        cost_key: CostKey::default(),
+        cost: DailyCost {
             cost: Cost {
                 labour,
                 ..Cost::ZERO
@@ -234,9 +234,9 @@ pub fn report<'a>(entries: impl IntoIterator<Item = ReportEntry<'a>>, by: &[Dime
     for entry in entries {
         let key = by.iter().map(|dimension| entry.value(*dimension)).collect();
         let row = rows.entry(key).or_default();
-        row.0 += entry.line;
+        row.0 += entry.cost;
         row.1 += entry.corrections;
-        total += entry.line;
+        total += entry.cost;
         corrections += entry.corrections;
     }
     let row = |(key, (line, corrections))| ReportRow {
@@ -270,16 +270,16 @@ impl ReportEntry<'_> {
     fn value(&self, dimension: Dimension) -> Option<String> {
         let unless_empty = |text: String| Some(text).filter(|text| !text.is_empty());
         match dimension {
-            Dimension::Namespace => Some(self.holder.namespace.clone()),
-            Dimension::Workload => unless_empty(self.holder.workload.clone()),
-            Dimension::Gpu => unless_empty(gpu_name(&self.sku)),
+            Dimension::Namespace => Some(self.owner.namespace.clone()),
+            Dimension::Workload => unless_empty(self.owner.workload.clone()),
+            Dimension::Gpu => unless_empty(gpu_name(&self.cost_key)),
             Dimension::Capacity => self
-                .sku
+                .cost_key
                 .capacity_type
                 .map(|by| capacity_type_name(by).to_owned()),
-            Dimension::Region => self.sku.region.clone(),
+            Dimension::Region => self.cost_key.region.clone(),
             Dimension::Day => Some(self.date.to_string()),
-            Dimension::Owner => self.sku.owner.clone(),
+            Dimension::Owner => self.cost_key.owner.clone(),
         }
     }
 }
@@ -377,7 +377,7 @@ mod tests {
     use crate::ledger::{Charge, RatePeriod, StoredAccount, StoredCharge};
     use crate::money::Cost;
     use crate::pricing::PricingAttributes;
-    use crate::pricing::{OverheadPart, ShareBy};
+    use crate::pricing::{OverheadCategory, ShareBy};
 
     fn holder(namespace: &str, workload: &str) -> CostOwner {
         CostOwner {
@@ -428,7 +428,7 @@ mod tests {
         );
         let people = Overhead {
             name: "people".into(),
-            part: OverheadPart::Labour,
+            part: OverheadCategory::Labour,
             per_month: Money::from_nanos(3_000),
             share_by: ShareBy::GpuHours,
         };
@@ -439,8 +439,8 @@ mod tests {
             .iter()
             .map(|entry| {
                 (
-                    entry.holder.workload.as_str(),
-                    entry.line.cost.labour.nanos(),
+                    entry.owner.workload.as_str(),
+                    entry.cost.cost.labour.nanos(),
                 )
             })
             .collect();
@@ -454,7 +454,7 @@ mod tests {
         let account = account(&[(1, Some("H100"), 6)]);
         let correction = |workload: &str, day, nanos| Correction {
             name: "c".into(),
-            holder: holder("ml", workload),
+            owner: holder("ml", workload),
             date: date(2026, 11, day),
             amount: Money::from_nanos(nanos),
             currency: "USD".into(),

@@ -57,14 +57,14 @@ impl Forecast {
     }
 
     /// Whether the window is long enough to be a pace.
-    pub fn has_pace(&self) -> bool {
+    pub fn has_enough_history(&self) -> bool {
         self.window.seconds() >= SHORTEST
     }
 
     /// Money spent this month, and the remainder at the pace of the window: `spent + paced *
     /// seconds left / seconds of the window`. Nothing is added while there is no pace.
     pub fn month_end(&self) -> Money {
-        if self.has_pace() {
+        if self.has_enough_history() {
             self.spent + self.paced.proportion(self.left, self.window.seconds())
         } else {
             self.spent

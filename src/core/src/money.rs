@@ -38,12 +38,12 @@ impl Money {
     ///
     /// Parts of one charge are differences of such amounts, so that they sum to the whole (see
     /// [`crate::ledger`]).
-    pub fn per_hour_for(self, seconds: i64) -> Self {
+    pub fn cost_for_seconds(self, seconds: i64) -> Self {
         Self(per_hour_for(self.0, seconds))
     }
 
     /// As [`Money::per_hour_for`], rounded up: for a reserve, which must never be too small.
-    pub fn per_hour_for_at_most(self, seconds: i64) -> Self {
+    pub fn cost_for_seconds_rounded_up(self, seconds: i64) -> Self {
         Self(-(-self.0 * i128::from(seconds)).div_euclid(3600))
     }
 
@@ -331,7 +331,7 @@ mod tests {
         #[test]
         fn a_reserve_is_never_below_what_is_charged(rate in 0i128..10i128.pow(15), seconds in 0i64..1_000_000) {
             let rate = Money::from_nanos(rate);
-            let (charged, reserved) = (rate.per_hour_for(seconds), rate.per_hour_for_at_most(seconds));
+            let (charged, reserved) = (rate.cost_for_seconds(seconds), rate.cost_for_seconds_rounded_up(seconds));
             prop_assert!(charged <= reserved && reserved.nanos() - charged.nanos() <= 1);
         }
     }

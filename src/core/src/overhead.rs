@@ -134,7 +134,7 @@ mod tests {
 
     use super::*;
     use crate::money::{Cost, NANOS};
-    use crate::pricing::OverheadPart;
+    use crate::pricing::OverheadCategory;
 
     fn unit(units: i128) -> Money {
         Money::from_nanos(units * NANOS)
@@ -143,7 +143,7 @@ mod tests {
     fn overhead(per_month: Money, share_by: ShareBy) -> Overhead {
         Overhead {
             name: "engineers".into(),
-            part: OverheadPart::Labour,
+            part: OverheadCategory::Labour,
             per_month,
             share_by,
         }

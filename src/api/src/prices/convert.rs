@@ -103,8 +103,8 @@ impl Overhead {
         Ok(pricing::Overhead {
             name: overhead.name.clone(),
             part: match overhead.part {
-                OverheadPart::Labour => pricing::OverheadPart::Labour,
-                OverheadPart::Other => pricing::OverheadPart::Other,
+                OverheadPart::Labour => pricing::OverheadCategory::Labour,
+                OverheadPart::Other => pricing::OverheadCategory::Other,
             },
             per_month: quantities::amount(
                 &format!("spec.overheads[{i}].pricePerMonth"),

@@ -38,7 +38,7 @@ impl EffectivePrices {
                 Ok(book) => readable.push(pricing::DatedPriceList {
                     name: list.name_any(),
                     effective_from: list.spec.effective_from.as_ref().map(|from| from.0),
-                    book,
+                    list: book,
                 }),
                 Err(error) => {
                     refused.insert(list.name_any(), error.to_string());
@@ -49,15 +49,15 @@ impl EffectivePrices {
             |list: &&pricing::DatedPriceList| list.effective_from.is_none_or(|from| from <= now);
         let leading = readable.iter().find(in_force).or(readable.first());
         let is_kept = kept.is_some();
-        let currency = kept.or_else(|| leading.map(|list| list.book.currency.clone()));
+        let currency = kept.or_else(|| leading.map(|list| list.list.currency.clone()));
         let (ours, others): (Vec<_>, Vec<_>) = readable
             .into_iter()
-            .partition(|list| Some(&list.book.currency) == currency.as_ref());
+            .partition(|list| Some(&list.list.currency) == currency.as_ref());
         // one that is not in force yet may be the first then
         let begins = others.iter().filter_map(|list| list.effective_from);
         let begins = begins.filter(|from| *from > now).min();
         for list in others.iter().filter(in_force) {
-            let (its, currency) = (&list.book.currency, currency.as_deref().unwrap_or_default());
+            let (its, currency) = (&list.list.currency, currency.as_deref().unwrap_or_default());
             let why = if is_kept {
                 format!(
                     "its currency is {its}, and this month's accounts are kept in {currency}: it can count from the next month on"

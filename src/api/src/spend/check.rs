@@ -11,7 +11,7 @@ use crate::quantities::FieldError;
 
 /// Why a record is not sound. Only somebody else's edit can cause that.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unsound {
+pub enum RecordFault {
     /// A field cannot be read.
     #[error("it cannot be read: {0}")]
     Unreadable(FieldError),
@@ -64,12 +64,12 @@ pub enum Unsound {
 }
 
 /// Everything that makes the record unsound; of one that cannot be read, that alone.
-pub fn check(record: &SpendRecord) -> Vec<Unsound> {
+pub fn record_faults(record: &SpendRecord) -> Vec<RecordFault> {
     let (records, sum) = match accounts(record) {
         Ok(accounts) => accounts,
-        Err(error) => return vec![Unsound::Unreadable(error)],
+        Err(error) => return vec![RecordFault::Unreadable(error)],
     };
-    let mut found: Vec<Unsound> = records.iter().flat_map(unknown_hardware).collect();
+    let mut found: Vec<RecordFault> = records.iter().flat_map(unknown_hardware).collect();
     found.extend(identity(record));
     found.extend(settled(record, sum));
     found.extend(sections(record));
@@ -87,13 +87,13 @@ fn accounts(record: &SpendRecord) -> Result<(Vec<SpendRecord>, Money), FieldErro
     Ok((records, sum))
 }
 
-fn unknown_hardware(record: &SpendRecord) -> Vec<Unsound> {
+fn unknown_hardware(record: &SpendRecord) -> Vec<RecordFault> {
     let status = record.status.clone().unwrap_or_default();
     let kinds = status.hardware.len();
     let unknown = |at: &i32| usize::try_from(*at).map_or(true, |at| at >= kinds);
     let days = status.days.into_iter();
     days.filter_map(|day| {
-        Some(Unsound::Hardware {
+        Some(RecordFault::Hardware {
             at: day.hardware.filter(unknown)?,
             date: day.date,
             kinds,
@@ -103,7 +103,7 @@ fn unknown_hardware(record: &SpendRecord) -> Vec<Unsound> {
 }
 
 /// Whether name and labels are those of the spec.
-fn identity(record: &SpendRecord) -> Vec<Unsound> {
+fn identity(record: &SpendRecord) -> Vec<RecordFault> {
     let mut found = Vec::new();
     let expected = record
         .month()
@@ -111,7 +111,7 @@ fn identity(record: &SpendRecord) -> Vec<Unsound> {
     if let Ok(expected) = expected
         && record.metadata.name.as_ref() != Some(&expected)
     {
-        found.push(Unsound::Name { expected });
+        found.push(RecordFault::Name { expected });
     }
     let labels = record.metadata.labels.clone().unwrap_or_default();
     for (key, value) in [
@@ -122,13 +122,13 @@ fn identity(record: &SpendRecord) -> Vec<Unsound> {
     ] {
         if labels.get(key).map(String::as_str) != Some(value) {
             let value = value.to_owned();
-            found.push(Unsound::Label { key, value });
+            found.push(RecordFault::Label { key, value });
         }
     }
     found
 }
 
-fn settled(record: &SpendRecord, sum: Money) -> Option<Unsound> {
+fn settled(record: &SpendRecord, sum: Money) -> Option<RecordFault> {
     let text = record.status.as_ref().map_or("", |status| &status.settled);
     let settled = match text {
         "" => Ok(Money::ZERO),
@@ -136,12 +136,12 @@ fn settled(record: &SpendRecord, sum: Money) -> Option<Unsound> {
     };
     match settled {
         Ok(settled) if settled == sum => None,
-        Ok(settled) => Some(Unsound::Sum { settled, sum }),
-        Err(error) => Some(Unsound::Settled(error)),
+        Ok(settled) => Some(RecordFault::Sum { settled, sum }),
+        Err(error) => Some(RecordFault::Settled(error)),
     }
 }
 
-fn sections(record: &SpendRecord) -> Vec<Unsound> {
+fn sections(record: &SpendRecord) -> Vec<RecordFault> {
     let empty = SpendRecordStatus::default();
     let status = record.status.as_ref().unwrap_or(&empty);
     let has_account =
@@ -149,13 +149,13 @@ fn sections(record: &SpendRecord) -> Vec<Unsound> {
     let kinds: BTreeSet<WorkloadKind> = status.folded.iter().map(|section| section.kind).collect();
     let mut found = Vec::new();
     if record.is_consolidated() && has_account {
-        found.push(Unsound::AccountInConsolidated);
+        found.push(RecordFault::AccountInConsolidated);
     }
     if !record.is_consolidated() && !status.folded.is_empty() {
-        found.push(Unsound::SectionsInAccount);
+        found.push(RecordFault::SectionsInAccount);
     }
     if kinds.contains(&WorkloadKind::Folded) {
-        found.push(Unsound::SectionOfConsolidated);
+        found.push(RecordFault::SectionOfConsolidated);
     }
     found
 }

@@ -21,7 +21,7 @@ pub mod record;
 pub mod summary;
 
 pub use charge::OpenCharge;
-pub use check::{Unsound, check};
+pub use check::{RecordFault, record_faults};
 pub use consolidated::ConsolidatedAccount;
 pub use daily_cost::{CostComponents, DayEntry, Hardware, ZeroReplicaStatus};
 pub use precedence::{RecordPrecedence, authoritative};

@@ -12,7 +12,7 @@ use super::{ConsolidatedAccount, SpendRecord};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RecordPrecedence {
     /// A record that was made, and not written to yet.
-    Made,
+    Unwritten,
     /// A section of a consolidated record, of that version.
     Section(i64),
     /// A record of the workload's own.
@@ -23,7 +23,7 @@ impl RecordPrecedence {
     /// The precedence of a workload's own record, by whether it has a status.
     pub fn of_own(is_written: bool) -> Self {
         match is_written {
-            false => Self::Made,
+            false => Self::Unwritten,
             true => Self::Own,
         }
     }
@@ -74,12 +74,12 @@ mod tests {
 
     #[test]
     fn the_greatest_precedence_counts_and_of_two_that_are_equal_the_first() {
-        use RecordPrecedence::{Made, Own, Section};
+        use RecordPrecedence::{Own, Section, Unwritten};
         let all = [
             ("a", Section(7), 1),
             ("a", Own, 2),
-            ("a", Made, 3),
-            ("b", Made, 4),
+            ("a", Unwritten, 3),
+            ("b", Unwritten, 4),
             ("b", Section(0), 5),
             ("c", Section(7), 6),
             ("c", Section(8), 7),

@@ -436,7 +436,7 @@ mod tests {
             input_tokens: 70,
             output_tokens: 700,
         };
-        charge.add_use(date(2026, 11, 3), Some(counters), 60);
+        charge.add_usage(date(2026, 11, 3), Some(counters), 60);
         charge
     }
 

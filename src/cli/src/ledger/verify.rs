@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use bursar_api::SpendRecord;
-use bursar_api::spend::{self, RecordPrecedence, Unsound, WorkloadRef};
+use bursar_api::spend::{self, RecordFault, RecordPrecedence, WorkloadRef};
 use jiff::tz::TimeZone;
 use serde_json::Value;
 
@@ -55,10 +55,10 @@ pub(crate) fn check(records: &[Value]) -> Vec<Finding> {
             }
         }
         let read = serde_json::from_value::<SpendRecord>(record.clone());
-        let unsound = read.iter().flat_map(spend::check);
+        let unsound = read.iter().flat_map(spend::record_faults);
         // unreadable parts are reported already
         unsound
-            .filter(|unsound| !matches!(unsound, Unsound::Unreadable(_)))
+            .filter(|unsound| !matches!(unsound, RecordFault::Unreadable(_)))
             .for_each(|unsound| report(unsound.to_string()));
     }
     findings.extend(check_duplicates(&accounts));

@@ -29,10 +29,10 @@ impl ClusterSummary {
             workload: String::new(),
         };
         let entries = self.bill.idle().map(|(date, sku, line)| ReportEntry {
-            holder: &nobody,
+            owner: &nobody,
             date,
-            sku: sku.clone(),
-            line,
+            cost_key: sku.clone(),
+            cost: line,
             corrections: Money::ZERO,
         });
         Some(report(entries, by))

@@ -259,6 +259,6 @@ fn overheads(
         .collect();
     cost_report::overhead_entries(&accounts, monthly, month, now, zone)
         .into_iter()
-        .map(|entry| (entry.holder.clone(), entry.date, entry.line))
+        .map(|entry| (entry.owner.clone(), entry.date, entry.cost))
         .collect()
 }

@@ -114,10 +114,10 @@ fn render(
         .overheads
         .iter()
         .map(|(holder, date, line)| ReportEntry {
-            holder,
+            owner: holder,
             date: *date,
-            sku: CostKey::default(),
-            line: *line,
+            cost_key: CostKey::default(),
+            cost: *line,
             corrections: Money::ZERO,
         });
     let corrections = input.corrections.iter();

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use bursar_api::InferenceDeployment;
+use bursar_api::engine_presets::{Preset, preset};
 use bursar_api::names::{
     GATEWAY_LABEL, KIND_LABEL, SERVICE_PORT, SERVICE_PORT_NAME, SERVING_LABEL,
     SPEC_HASH_ANNOTATION, WORKLOAD_LABEL, gateway_slice,
 };
-use bursar_api::presets::{Preset, preset};
 use bursar_api::spend::WorkloadKind;
 use k8s_openapi::api::apps::v1::{
     Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment,

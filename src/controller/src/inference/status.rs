@@ -77,8 +77,12 @@ pub(crate) fn next(
         conditions: Vec::new(),
     };
     let says = says(decision, ready, &facts);
-    status.conditions =
-        conditions::next(&old.conditions, says, object.metadata.generation, facts.now);
+    status.conditions = conditions::updated_conditions(
+        &old.conditions,
+        says,
+        object.metadata.generation,
+        facts.now,
+    );
     let due = spend_status::is_due(old.spend.as_ref(), &facts.spend.summary, facts.now);
     (due || decisive(old) != decisive(&status)).then_some(status)
 }
@@ -98,7 +102,7 @@ fn decisive(status: &InferenceDeploymentStatus) -> InferenceDeploymentStatus {
             refusal.retry_at = None;
         }
     }
-    conditions::settle(&mut status.conditions);
+    conditions::clear_alternating_messages(&mut status.conditions);
     status
 }
 

@@ -220,7 +220,11 @@ impl NodeLedger<'_> {
             start,
             end: self.store.now,
         };
-        for GpuOffer { what, facts } in with_machine(&live, offers) {
+        for GpuOffer {
+            name: what,
+            attributes: facts,
+        } in with_machine(&live, offers)
+        {
             let key = charge_key(uid(node), &what, facts.gpus, start);
             let mut charge = Charge::new(key, live.name_any(), facts, start);
             // a node does not start as a replica does
@@ -277,7 +281,7 @@ impl NodeLedger<'_> {
         let (lists, now) = (&self.store.prices.lists, whole_second(self.store.now));
         accounts.update_open(|charge, _| {
             if let Some(offer) = offered.get(offer_key_of(charge.uid())) {
-                charge.update_attributes(&offer.facts, lists, now);
+                charge.update_attributes(&offer.attributes, lists, now);
             }
         });
     }
@@ -320,7 +324,7 @@ fn charge_key(uid: &str, what: &str, gpus: u32, start: Timestamp) -> Uid {
 
 /// The key of a charge for this offer, without its start.
 fn offer_key(uid: &str, offer: &GpuOffer) -> String {
-    format!("{uid}/{}/{}", offer.what, offer.facts.gpus)
+    format!("{uid}/{}/{}", offer.name, offer.attributes.gpus)
 }
 
 /// The key of a charge without its start.
@@ -355,9 +359,9 @@ fn with_machine(node: &Node, mut offers: Vec<GpuOffer>) -> Vec<GpuOffer> {
             .unwrap_or(0);
         u32::try_from(milli / unit_milli).unwrap_or(u32::MAX)
     };
-    if let Some(largest) = offers.iter_mut().max_by_key(|offer| offer.facts.gpus) {
-        largest.facts.amounts.cpu_milli = amount("cpu", 1);
-        largest.facts.amounts.memory_mib = amount("memory", MIB_MILLI);
+    if let Some(largest) = offers.iter_mut().max_by_key(|offer| offer.attributes.gpus) {
+        largest.attributes.amounts.cpu_milli = amount("cpu", 1);
+        largest.attributes.amounts.memory_mib = amount("memory", MIB_MILLI);
     }
     offers
 }

@@ -111,7 +111,7 @@ impl PodLifetimes<'_> {
 
     fn update_stages(&self, charge: &mut Charge, pod: &Pod) {
         let now = self.store.now;
-        if let Some(ready) = pod::served_since(pod) {
+        if let Some(ready) = pod::first_ready_or_started_at(pod) {
             charge.note_ready(whole_second(ready));
         }
         charge.note_draining(pod::draining_since(pod).map(whole_second));
@@ -125,7 +125,7 @@ impl PodLifetimes<'_> {
         if let Some((counters, idle_seconds)) = self.usage.get(pod::uid(pod)) {
             let today = self.store.zone.to_datetime(now).date();
             let idle_seconds = idle_seconds - self.store.write_cache.idle(pod::uid(pod));
-            charge.add_use(today, Some(*counters), idle_seconds);
+            charge.add_usage(today, Some(*counters), idle_seconds);
         }
     }
 

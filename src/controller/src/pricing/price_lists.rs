@@ -135,7 +135,12 @@ fn next_status(
     }];
     let status = PriceListStatus {
         observed_generation: list.metadata.generation,
-        conditions: conditions::next(&old.conditions, says, list.metadata.generation, now),
+        conditions: conditions::updated_conditions(
+            &old.conditions,
+            says,
+            list.metadata.generation,
+            now,
+        ),
     };
     (status != old).then_some(status)
 }

@@ -76,7 +76,7 @@ impl Fleet {
         for _ in 0..3 {
             let view = View::of(&self.world);
             self.fill_caches(&view).await;
-            if self.leader.faults.is_dead() {
+            if self.leader.faults.has_crashed() {
                 self.crashes += 1;
                 self.leader = Leader::new(&self.world, Faults::default());
                 self.matched = MatchedNodes::new();
@@ -92,7 +92,7 @@ impl Fleet {
         self.leader.fill_caches(view);
         let now = self.world.now;
         let errors = nodes::sync_once(&self.leader.context, &mut self.matched, now).await;
-        if !self.leader.faults.is_dead() {
+        if !self.leader.faults.has_crashed() {
             for error in errors {
                 let text = error.to_string();
                 let is_late = text.contains("has changed since") || text.contains("no such object");

@@ -60,7 +60,7 @@ impl Stage {
                 Ok(()) if self.closes => self.leader.close(self.world.now).await,
                 _ => Vec::new(),
             };
-            if self.leader.faults.is_dead() {
+            if self.leader.faults.has_crashed() {
                 self.crashes += 1;
                 self.leader = Leader::new(&self.world, Faults::default());
                 if let Some(stale) = self.views.front().cloned() {

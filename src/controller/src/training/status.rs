@@ -69,7 +69,7 @@ pub(crate) fn next(object: &TrainingJob, facts: Facts<'_>) -> Option<TrainingJob
         spend: Some(facts.spend.summary.clone()),
         conditions: Vec::new(),
     };
-    status.conditions = conditions::next(
+    status.conditions = conditions::updated_conditions(
         &old.conditions,
         says(&facts, phase),
         object.metadata.generation,
@@ -105,7 +105,7 @@ fn phase(
 fn decisive(status: &TrainingJobStatus) -> TrainingJobStatus {
     let mut status = status.clone();
     (status.spend, status.reason) = (None, String::new());
-    conditions::settle(&mut status.conditions);
+    conditions::clear_alternating_messages(&mut status.conditions);
     status
 }
 

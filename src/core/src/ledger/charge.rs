@@ -552,7 +552,7 @@ impl Charge {
 
     /// Adds what the engine did until its counters were read on `day`, and seconds in which it was
     /// idle.
-    pub fn add_use(&mut self, day: Date, counters: Option<EngineCounters>, idle_seconds: i64) {
+    pub fn add_usage(&mut self, day: Date, counters: Option<EngineCounters>, idle_seconds: i64) {
         let mut used = EngineUsage {
             idle_seconds,
             ..EngineUsage::default()
@@ -658,7 +658,7 @@ impl Charge {
 
     fn cost_until(&self, at: Timestamp) -> Cost {
         self.spans(at)
-            .map(|(rate, seconds)| rate.quote.cost.map(|part| part.per_hour_for(seconds)))
+            .map(|(rate, seconds)| rate.quote.cost.map(|part| part.cost_for_seconds(seconds)))
             .sum()
     }
 

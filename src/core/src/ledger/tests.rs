@@ -85,7 +85,7 @@ fn list(rank: usize, from: Option<i64>, nanos: i128) -> DatedPriceList {
     DatedPriceList {
         name: format!("{rank:04}"),
         effective_from: from.map(at),
-        book: PriceList {
+        list: PriceList {
             currency: "USD".into(),
             gpus: vec![gpu],
             core_hour: Some(Money::from_nanos(nanos)),
@@ -274,7 +274,7 @@ fn amounts_that_change_rewrite_no_price_that_passed_before_them() {
     // while the pod has no core, a core is dear for a while, and a GPU never
     let dear = |from, nanos| {
         let mut list = list(999, Some(from), 3600);
-        list.book.core_hour = Some(Money::from_nanos(nanos));
+        list.list.core_hour = Some(Money::from_nanos(nanos));
         list
     };
     let mut lists = vec![list(1000, None, 3600), dear(50, 7200)];
@@ -329,7 +329,7 @@ fn stages_are_told_apart_and_never_exceed_the_whole() {
     charge.note_ready(at(100));
     charge.note_draining(Some(at(900)));
     let day = zone.to_datetime(at(0)).date();
-    charge.add_use(
+    charge.add_usage(
         day,
         Some(EngineCounters {
             requests: 5,
@@ -338,7 +338,7 @@ fn stages_are_told_apart_and_never_exceed_the_whole() {
         }),
         200,
     );
-    charge.add_use(
+    charge.add_usage(
         day,
         Some(EngineCounters {
             requests: 2,
@@ -521,7 +521,7 @@ fn accounts_that_differ_in_usage_alone_are_told_from_others() {
         change(account.open_charge_mut("u1").unwrap());
         account
     };
-    let used = change(&|charge| charge.add_use(zone.to_datetime(at(0)).date(), None, 5));
+    let used = change(&|charge| charge.add_usage(zone.to_datetime(at(0)).date(), None, 5));
     assert!(used != before && used.equals_but_for_usage(&before));
     let ready = change(&|charge| charge.note_ready(at(5)));
     assert!(!ready.equals_but_for_usage(&before));
@@ -665,7 +665,7 @@ proptest! {
         }
         let mut charge = charge_of("u1", attributes(), rates);
         let day = zone.to_datetime(at(0)).date();
-        charge.add_use(day, Some(EngineCounters { requests: 3, ..EngineCounters::default() }), 5);
+        charge.add_usage(day, Some(EngineCounters { requests: 3, ..EngineCounters::default() }), 5);
         for settled in accounts(&charge, exact(length), &zone) {
             let mut booked = Account::new(settled.month());
             booked.open(charge.clone());
@@ -718,7 +718,7 @@ proptest! {
 #[test]
 fn a_day_of_use_is_kept_on_its_day() {
     let mut charge = charge(0);
-    charge.add_use(
+    charge.add_usage(
         date(2026, 11, 29),
         Some(EngineCounters {
             requests: 4,
@@ -726,7 +726,7 @@ fn a_day_of_use_is_kept_on_its_day() {
         }),
         0,
     );
-    charge.add_use(
+    charge.add_usage(
         date(2026, 11, 30),
         Some(EngineCounters {
             requests: 9,

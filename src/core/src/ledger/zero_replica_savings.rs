@@ -34,7 +34,7 @@ impl ZeroReplicaPeriod {
     pub fn saved(&self, part: Interval) -> Money {
         let until = |at: Timestamp| {
             let seconds = at.as_second() - self.since.as_second();
-            self.per_hour.per_hour_for(seconds.max(0))
+            self.per_hour.cost_for_seconds(seconds.max(0))
         };
         until(part.end) - until(part.start)
     }

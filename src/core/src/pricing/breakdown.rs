@@ -40,7 +40,7 @@ pub enum PriceRow<'a> {
         units: UnitFraction,
     },
     /// No row matches; the dearest one listed for its resource stands in.
-    Dearest {
+    HighestListed {
         /// Money an hour of one unit of the resource.
         one: Money,
     },
@@ -105,7 +105,7 @@ impl PriceCatalog {
         attributes: &PricingAttributes,
         at: Timestamp,
     ) -> Option<PriceComponent<'a>> {
-        let listed = self.first(at, |list| list.book.compute(attributes));
+        let listed = self.first(at, |list| list.list.compute(attributes));
         if let Some((list, row)) = listed {
             let per_hour = match &row {
                 PriceRow::Node { row, units } => units.portion_of(row.per_hour),
@@ -121,7 +121,7 @@ impl PriceCatalog {
         let (list, one) = self.highest_component(&attributes.resource, attributes.share, at)?;
         Some(PriceComponent {
             list,
-            row: PriceRow::Dearest { one },
+            row: PriceRow::HighestListed { one },
             per_hour: one.times(attributes.gpus),
         })
     }
@@ -137,7 +137,7 @@ impl PriceCatalog {
             .filter_map(|list| {
                 Some((
                     list.name.as_str(),
-                    list.book.highest_price(resource, share)?,
+                    list.list.highest_price(resource, share)?,
                 ))
             })
             .reduce(|best, next| if next.1 > best.1 { next } else { best })
@@ -149,13 +149,13 @@ impl PriceCatalog {
         attributes: &PricingAttributes,
         at: Timestamp,
     ) -> impl Iterator<Item = PriceComponent<'_>> {
-        let cores = self.first(at, |list| list.book.core_hour);
+        let cores = self.first(at, |list| list.list.core_hour);
         let cores = cores.map(|(list, core_hour)| PriceComponent {
             list,
             row: PriceRow::Cores { core_hour },
             per_hour: core_hour.share(attributes.amounts.cpu_milli, 1000),
         });
-        let memory = self.first(at, |list| list.book.gib_hour);
+        let memory = self.first(at, |list| list.list.gib_hour);
         let memory = memory.map(|(list, gib_hour)| PriceComponent {
             list,
             row: PriceRow::Memory { gib_hour },
@@ -171,7 +171,7 @@ impl PriceCatalog {
         attributes: &'a PricingAttributes,
         at: Timestamp,
     ) -> impl Iterator<Item = PriceComponent<'a>> + use<'a> {
-        let ephemeral = self.first(at, |list| list.book.ephemeral_gib_month);
+        let ephemeral = self.first(at, |list| list.list.ephemeral_gib_month);
         let ephemeral = ephemeral.map(|(list, gib_month)| PriceComponent {
             list,
             row: PriceRow::Ephemeral { gib_month },
@@ -179,7 +179,7 @@ impl PriceCatalog {
         });
         let of_class = move |class: &str| {
             self.first(at, |list| {
-                let mut rows = list.book.volumes.iter();
+                let mut rows = list.list.volumes.iter();
                 rows.find(|row| row.storage_class == class)
             })
         };
@@ -201,10 +201,10 @@ impl PriceCatalog {
     /// Electricity and its carbon an hour: watts / 1000 x PUE x price or grams of a kilowatt-hour,
     /// for each physical GPU or, where they were measured, for all of them.
     fn power(&self, attributes: &PricingAttributes, at: Timestamp) -> Option<PriceComponent<'_>> {
-        let (power_list, power) = self.first(at, |list| list.book.power.as_ref())?;
+        let (power_list, power) = self.first(at, |list| list.list.power.as_ref())?;
         let (list, (watts, units)) = match attributes.amounts.watts {
             Some(measured) => (power_list, (measured, UnitFraction::ONE)),
-            None => self.first(at, |list| list.book.watts(attributes))?,
+            None => self.first(at, |list| list.list.watts(attributes))?,
         };
         // millionths of a kilowatt
         let draw = i128::from(watts) * i128::from(power.pue_milli);

@@ -34,7 +34,7 @@ pub struct DatedPriceList {
     /// From when it counts; always if `None`.
     pub effective_from: Option<Timestamp>,
     /// Its rows.
-    pub book: PriceList,
+    pub list: PriceList,
 }
 
 /// All lists of one currency over time.
@@ -101,7 +101,7 @@ impl PriceCatalog {
         Self {
             currency: lists
                 .first()
-                .map(|list| list.book.currency.clone())
+                .map(|list| list.list.currency.clone())
                 .unwrap_or_default(),
             lists,
             known,
@@ -126,7 +126,7 @@ impl PriceCatalog {
                 | PriceRow::Gpu { .. }
                 | PriceRow::Cores { .. }
                 | PriceRow::Memory { .. } => &mut quote.cost.compute,
-                PriceRow::Dearest { .. } => {
+                PriceRow::HighestListed { .. } => {
                     is_listed = false;
                     &mut quote.cost.compute
                 }
@@ -176,7 +176,7 @@ impl PriceCatalog {
     /// The monthly overheads at `at`, each name once.
     pub fn overheads(&self, at: Timestamp) -> Vec<&Overhead> {
         let mut names = BTreeSet::new();
-        self.books(at)
+        self.lists_at(at)
             .flat_map(|book| &book.overheads)
             .filter(|overhead| names.insert(overhead.name.as_str()))
             .collect()
@@ -189,8 +189,8 @@ impl PriceCatalog {
         self.lists.iter().filter(counts)
     }
 
-    fn books(&self, at: Timestamp) -> impl Iterator<Item = &PriceList> {
-        self.in_force(at).map(|list| &list.book)
+    fn lists_at(&self, at: Timestamp) -> impl Iterator<Item = &PriceList> {
+        self.in_force(at).map(|list| &list.list)
     }
 
     /// Whether electricity is charged apart at `at`.
@@ -199,7 +199,7 @@ impl PriceCatalog {
     }
 
     fn power_section(&self, at: Timestamp) -> Option<&Power> {
-        self.books(at).find_map(|book| book.power.as_ref())
+        self.lists_at(at).find_map(|book| book.power.as_ref())
     }
 }
 

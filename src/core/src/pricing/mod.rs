@@ -24,7 +24,7 @@ pub use breakdown::{PriceComponent, PriceRow};
 pub use catalog::{
     DEFAULT_LIST, DatedPriceList, HourlyRate, MAX_CHANGES, PriceCatalog, PriceLookup,
 };
-pub use overhead::{Overhead, OverheadPart, ShareBy};
+pub use overhead::{Overhead, OverheadCategory, ShareBy};
 pub use price_list::{
     Carbon, GpuPrice, MONTH_HOURS, NodePrice, Power, PriceList, PriceScope, UnitFraction,
     VolumePrice,

@@ -8,7 +8,7 @@ pub struct Overhead {
     /// Its name.
     pub name: String,
     /// The category that it is reported as.
-    pub part: OverheadPart,
+    pub part: OverheadCategory,
     /// Money a calendar month.
     pub per_month: Money,
     /// How it is shared.
@@ -17,7 +17,7 @@ pub struct Overhead {
 
 /// The category that an overhead is reported as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OverheadPart {
+pub enum OverheadCategory {
     /// People.
     Labour,
     /// Licences, support, rent, and the like.

@@ -48,7 +48,7 @@ pub(crate) fn lists(list: &List) -> PriceCatalog {
         .map(|(number, (effective_from, price))| DatedPriceList {
             name: format!("{:04}", 9999 - number),
             effective_from,
-            book: price_list(price),
+            list: price_list(price),
         });
     PriceCatalog::new(lists.collect(), time(list.edited))
 }

@@ -93,7 +93,7 @@ fn charge(uid: usize, stay: &Stay) -> Charge {
     })
     .unwrap();
     for (day, seconds) in &stay.idle {
-        charge.add_use(*day, None, *seconds);
+        charge.add_usage(*day, None, *seconds);
     }
     charge
 }

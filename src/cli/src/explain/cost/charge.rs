@@ -163,7 +163,7 @@ fn priced(
 
 fn component_name(term: &PriceComponent<'_>) -> &'static str {
     match term.row {
-        PriceRow::Node { .. } | PriceRow::Gpu { .. } | PriceRow::Dearest { .. } => "compute",
+        PriceRow::Node { .. } | PriceRow::Gpu { .. } | PriceRow::HighestListed { .. } => "compute",
         PriceRow::Cores { .. } => "cores",
         PriceRow::Memory { .. } => "memory",
         PriceRow::Ephemeral { .. } | PriceRow::Volume { .. } => "storage",
@@ -188,7 +188,7 @@ fn describe_component(term: &PriceComponent<'_>, attributes: &PricingAttributes)
             row.per_hour,
             gpu_fraction(*units)
         ),
-        PriceRow::Dearest { one } => format!(
+        PriceRow::HighestListed { one } => format!(
             "no row matches, so the highest price of {} is used, {one} an hour in PriceList {list}; {} of it",
             attributes.resource, attributes.gpus
         ),

@@ -34,7 +34,7 @@ pub(super) fn applicable(
 /// A correction's name, date, workload and reason.
 pub(super) fn describe_correction(loaded: &LoadedCorrection) -> String {
     let (spec, correction) = (&loaded.object.spec, &loaded.correction);
-    let workload = match correction.holder.workload.as_str() {
+    let workload = match correction.owner.workload.as_str() {
         "" => String::new(),
         workload => format!(" for {workload}"),
     };
@@ -62,7 +62,7 @@ pub(super) fn describe_net(
     };
     let month = Month::containing(now, &settings.zone).bounds(&settings.zone);
     let mut all = applicable(costs, settings, &owner.namespace, month, now);
-    all.retain(|each| each.correction.holder == *owner);
+    all.retain(|each| each.correction.owner == *owner);
     if all.is_empty() {
         return;
     }

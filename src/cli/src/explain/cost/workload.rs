@@ -287,7 +287,7 @@ fn describe_total(page: &mut Description, spent: &DailyCost, before: &[(Month, D
 
 fn describe_forecast(forecast: &Forecast) -> String {
     let (spent, window) = (forecast.spent, forecast.window);
-    if !forecast.has_pace() {
+    if !forecast.has_enough_history() {
         return format!("{spent}, as spent: its first hour is no pace");
     }
     format!(

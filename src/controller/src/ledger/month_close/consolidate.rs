@@ -93,7 +93,7 @@ fn is_settled(record: &SpendRecord) -> bool {
 /// The month of a sound record. An unsound record is left as it is for people to look at.
 fn validate(record: &SpendRecord) -> Result<Month, String> {
     let name = record.name_any();
-    if let Some(unsound) = spend::check(record).first() {
+    if let Some(unsound) = spend::record_faults(record).first() {
         return Err(format!("{name}: {unsound}"));
     }
     record.month().map_err(|error| format!("{name}: {error}"))

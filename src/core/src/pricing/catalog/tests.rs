@@ -5,7 +5,7 @@ use jiff::civil::{Weekday, time};
 use jiff::tz::TimeZone;
 
 use super::*;
-use crate::pricing::overhead::{OverheadPart, ShareBy};
+use crate::pricing::overhead::{OverheadCategory, ShareBy};
 use crate::pricing::price_list::{Carbon, GpuPrice, NodePrice, PriceScope, VolumePrice};
 use crate::pricing::tariff::{Tariff, TariffPeriod};
 use crate::pricing::{CapacityType, ResourceAmounts};
@@ -60,7 +60,7 @@ fn list(name: &str, from: Option<&str>, book: PriceList) -> DatedPriceList {
     DatedPriceList {
         name: name.into(),
         effective_from: from.map(at),
-        book,
+        list: book,
     }
 }
 
@@ -382,7 +382,7 @@ fn storage_is_charged_by_class_and_a_month_is_730_hours() {
 fn an_overhead_of_an_earlier_list_replaces_its_namesake() {
     let overhead = |name: &str, price| Overhead {
         name: name.into(),
-        part: OverheadPart::Labour,
+        part: OverheadCategory::Labour,
         per_month: money(price),
         share_by: ShareBy::Cost,
     };
@@ -432,7 +432,7 @@ fn the_worked_example_is_130_500() {
         }),
         overheads: vec![Overhead {
             name: "people".into(),
-            part: OverheadPart::Labour,
+            part: OverheadCategory::Labour,
             per_month: money("25000"),
             share_by: ShareBy::GpuHours,
         }],
@@ -447,7 +447,7 @@ fn the_worked_example_is_130_500() {
         ..facts("nvidia.com/gpu", &[H100])
     };
     let hour = lists.price(&pod, at(NOW)).rate().unwrap().cost;
-    let stay = hour.map(|part| part.per_hour_for(1000 * 3600));
+    let stay = hour.map(|part| part.cost_for_seconds(1000 * 3600));
     let labour = lists
         .overheads(at(NOW))
         .iter()
