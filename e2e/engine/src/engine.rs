@@ -65,12 +65,12 @@ pub(crate) struct Engine {
 
 impl Engine {
     /// Starts it. Latencies are divided by `speedup`.
-    pub(crate) fn start(model: &str, limits: Limits, latency: Latency, speedup: f64) -> Self {
+    pub(crate) fn start(metrics: Metrics, limits: Limits, latency: Latency, speedup: f64) -> Self {
         let (commands, received) = mpsc::unbounded_channel();
         let (load, seen) = watch::channel(0);
         let state = State {
             batch: Batch::new(limits),
-            metrics: Metrics::new(model),
+            metrics,
             requests: HashMap::new(),
             load,
         };
@@ -280,7 +280,7 @@ mod tests {
 
     fn engine(speedup: f64) -> Engine {
         Engine::start(
-            "m",
+            Metrics::new("vllm:", "m"),
             LIMITS,
             Latency::measured("h100-80gb", 8).unwrap(),
             speedup,

@@ -23,6 +23,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::batch::Limits;
 use crate::engine::Engine;
 use crate::latency::{Latency, LatencyError};
+use crate::metrics::Metrics;
 use crate::openai::Offer;
 use crate::serve::{OnSigterm, Server};
 
@@ -43,6 +44,9 @@ struct Options {
         default_value = "meta-llama/Llama-2-70b-chat-hf"
     )]
     model: String,
+    /// Prefix of the metrics' names, for presets of engines other than vLLM
+    #[arg(long, env = "BURSAR_ENGINE_METRICS_PREFIX", default_value = "vllm:")]
+    metrics_prefix: String,
     /// GPUs whose latencies it has
     #[arg(long, env = "BURSAR_ENGINE_HARDWARE", default_value = "h100-80gb")]
     hardware: String,
@@ -142,7 +146,8 @@ async fn run(options: Options) -> Result<(), Failure> {
     let address = listener.local_addr().map_err(refuse)?;
     println!("{} listens on {address}", options.model);
 
-    let engine = Engine::start(&options.model, limits, latency, options.speedup);
+    let metrics = Metrics::new(&options.metrics_prefix, &options.model);
+    let engine = Engine::start(metrics, limits, latency, options.speedup);
     let offer = Offer {
         model: options.model,
         context: limits.context(),

@@ -73,6 +73,8 @@ impl<const N: usize> Histogram<N> {
 /// Counters and histograms since the start. Times are those of the clock on the wall, so a speed-up shows in them.
 #[derive(Debug)]
 pub(crate) struct Metrics {
+    /// The prefix of all names, `vllm:` for vLLM's.
+    prefix: String,
     /// The labels that all series carry.
     labels: String,
     prompt_tokens: u64,
@@ -83,13 +85,14 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    /// Nothing counted yet, for the model of that name.
-    pub(crate) fn new(model: &str) -> Self {
+    /// Nothing counted yet, for the model of that name. All names of series begin with `prefix`.
+    pub(crate) fn new(prefix: &str, model: &str) -> Self {
         let model = model
             .replace('\\', r"\\")
             .replace('"', r#"\""#)
             .replace('\n', r"\n");
         Self {
+            prefix: prefix.to_owned(),
             labels: format!(r#"engine="0",model_name="{model}""#),
             prompt_tokens: 0,
             generation_tokens: 0,
@@ -122,6 +125,7 @@ impl Metrics {
     pub(crate) fn render(&self, batch: &Batch) -> String {
         let mut page = Page {
             text: String::new(),
+            prefix: &self.prefix,
             labels: &self.labels,
         };
         page.family(
@@ -189,6 +193,7 @@ impl Metrics {
 
 struct Page<'a> {
     text: String,
+    prefix: &'a str,
     labels: &'a str,
 }
 
@@ -197,16 +202,16 @@ impl Page<'_> {
     fn family(&mut self, name: &str, kind: &str, help: &str) {
         let total = if kind == "counter" { "_total" } else { "" };
         // writing to a string cannot fail
-        let _ = writeln!(self.text, "# HELP vllm:{name}{total} {help}");
-        let _ = writeln!(self.text, "# TYPE vllm:{name}{total} {kind}");
+        let _ = writeln!(self.text, "# HELP {}{name}{total} {help}", self.prefix);
+        let _ = writeln!(self.text, "# TYPE {}{name}{total} {kind}", self.prefix);
     }
 
     /// Debug formatting of a number keeps the `.0` that vLLM's own page has.
     fn sample(&mut self, name: &str, further_labels: &str, value: f64) {
         let _ = writeln!(
             self.text,
-            "vllm:{name}{{{}{further_labels}}} {value:?}",
-            self.labels
+            "{}{name}{{{}{further_labels}}} {value:?}",
+            self.prefix, self.labels
         );
     }
 
@@ -237,12 +242,26 @@ mod tests {
     }
 
     #[test]
+    fn names_begin_with_the_prefix() {
+        let page = Metrics::new("sglang:", "m").render(&batch());
+        let mut lines = page.lines().filter(|line| !line.is_empty());
+        assert!(
+            page.contains("# TYPE sglang:num_requests_running gauge"),
+            "{page}"
+        );
+        assert!(
+            lines.all(|line| line.contains("sglang:") && !line.contains("vllm:")),
+            "{page}"
+        );
+    }
+
+    #[test]
     fn gauges_follow_the_batch() {
         let mut batch = batch();
         batch.submit(1, 10, 5);
         batch.submit(2, 10, 5);
         batch.begin_step();
-        let page = Metrics::new("m").render(&batch);
+        let page = Metrics::new("vllm:", "m").render(&batch);
         for line in [
             r#"vllm:num_requests_running{engine="0",model_name="m"} 1.0"#,
             r#"vllm:num_requests_waiting{engine="0",model_name="m"} 1.0"#,
@@ -257,7 +276,7 @@ mod tests {
 
     #[test]
     fn counters_and_histograms_add_up() {
-        let mut metrics = Metrics::new("m");
+        let mut metrics = Metrics::new("vllm:", "m");
         metrics.first_token(7, Duration::from_millis(30));
         metrics.token();
         metrics.finished(Finish::Length, Duration::from_secs(3));
@@ -284,7 +303,7 @@ mod tests {
 
     #[test]
     fn a_model_name_with_quotes_stays_one_label() {
-        let page = Metrics::new("a\"b\\").render(&batch());
+        let page = Metrics::new("vllm:", "a\"b\\").render(&batch());
         assert!(page.contains(r#"model_name="a\"b\\""#));
     }
 }
