@@ -2,6 +2,7 @@
 
 use bursar_api::TrainingJob;
 use bursar_api::spend::WorkloadKind;
+use bursar_api::training::Framework;
 use k8s_openapi::api::batch::v1::{Job, JobSpec};
 use k8s_openapi::api::core::v1::{
     EnvVar, EnvVarSource, ObjectFieldSelector, PodTemplateSpec, Service, ServicePort, ServiceSpec,
@@ -66,8 +67,15 @@ fn template(object: &TrainingJob) -> PodTemplateSpec {
     template
 }
 
-/// What `torchrun` and `torch.distributed` read: <https://docs.pytorch.org/docs/stable/elastic/run.html>.
+/// The variables by which the workers of the job's framework find each other.
 fn environment(object: &TrainingJob, name: &str) -> Vec<EnvVar> {
+    match object.spec.framework {
+        Framework::PyTorch => torchrun_environment(object, name),
+    }
+}
+
+/// The variables of `torchrun` and `torch.distributed`: <https://docs.pytorch.org/docs/stable/elastic/run.html>.
+fn torchrun_environment(object: &TrainingJob, name: &str) -> Vec<EnvVar> {
     let namespace = object.namespace().unwrap_or_default();
     let value = |key: &str, value: String| EnvVar {
         name: key.to_owned(),
