@@ -136,6 +136,14 @@ pub fn nanos(quantity: &Quantity) -> Result<i128, QuantityError> {
         Ok(power) => (10u128.checked_pow(power))
             .and_then(|scale| (mantissa << shift).checked_mul(scale))
             .unwrap_or(if mantissa == 0 { 0 } else { MAX_QUANTITY }),
+        // no u32 holds such a power
+        Err(_) if power >= 0 => {
+            if mantissa == 0 {
+                0
+            } else {
+                MAX_QUANTITY
+            }
+        }
         Err(_) => (u32::try_from(power.unsigned_abs()).ok())
             .and_then(|places| 10u128.checked_pow(places))
             .map_or(u128::from(mantissa > 0), |scale| {
