@@ -372,7 +372,7 @@ impl GoToolchain {
         let required = go_version(sources)?;
         let toolchain = prerequisites::go_toolchain(&required)?;
         if toolchain != prerequisites::INSTALLED_GO {
-            eprintln!("setup: fetching GoToolchain {required}, because the installed one is older");
+            eprintln!("setup: fetching Go {required}, because the installed one is older");
             prerequisites::fetch_go(&toolchain, sources)?;
         }
         Ok(Self { toolchain })
