@@ -41,7 +41,7 @@ pub enum Error {
         tail: String,
     },
     /// There is no such cluster, or it has ended.
-    #[error("no cluster `{name}` is running; start one with `cargo cluster up` ({})", .run.display())]
+    #[error("no cluster `{name}` is running; start one with `cargo cluster --name {name} up` ({})", .run.display())]
     NotRunning {
         /// Its name.
         name: String,
@@ -49,7 +49,7 @@ pub enum Error {
         run: PathBuf,
     },
     /// A cluster of that name runs already.
-    #[error("cluster `{0}` is running already; stop it with `cargo cluster down`")]
+    #[error("cluster `{0}` is running already; stop it with `cargo cluster --name {0} down`")]
     Running(String),
     /// A file or the output of a program is not as expected.
     #[error("{what}: {why}")]
