@@ -10,6 +10,8 @@ use bursar_e2e::{
 /// Installing the validator takes most of it.
 const LIMIT: Duration = Duration::from_secs(900);
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/focus-validate");
+/// The exit code of the script when this machine cannot have the validator. Others are failures.
+const NO_VALIDATOR: i32 = 75;
 const LEDGER: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/../src/cli/samples/2026-11.jsonl"
@@ -69,7 +71,10 @@ fn check(version: &str, succeeded: &str, broken: &[(&str, &str, &str)]) -> Scena
     let python = Command::new(SCRIPT).args([version, "--python"]).output()?;
     if !python.status.success() {
         let why = String::from_utf8_lossy(&python.stderr).trim().to_owned();
-        return Err(Ignored(why).into());
+        return Err(match python.status.code() {
+            Some(NO_VALIDATOR) => Ignored(why).into(),
+            _ => format!("{SCRIPT} --python: {}\n{why}", python.status).into(),
+        });
     }
     let work = tempfile::tempdir()?;
     let report = work.path().join("focus.csv");
@@ -108,8 +113,7 @@ fn validate(version: &str, file: &Path) -> Result<(bool, String), Box<dyn std::e
     match output.status.code() {
         Some(0) => Ok((true, said)),
         Some(1) => Ok((false, said)),
-        // PyPI may be out of reach
-        Some(2) => Err(Ignored(said.trim().to_owned()).into()),
+        Some(NO_VALIDATOR) => Err(Ignored(said.trim().to_owned()).into()),
         code => Err(format!("the validator ended with {code:?}:\n{said}").into()),
     }
 }
