@@ -63,7 +63,7 @@ impl Cgroup {
             what: "cgroups of this machine".into(),
             why: format!("{hierarchy} is not mounted; mount it below /sys/fs/cgroup"),
         };
-        let mut directories = Vec::new();
+        let mut hierarchies = Vec::new();
         let mut unified = "/";
         for line in own.lines() {
             let mut fields = line.splitn(3, ':').skip(1);
@@ -74,13 +74,24 @@ impl Cgroup {
                 unified = path;
                 continue;
             }
-            let mount = mounts
-                .iter()
-                .find(|mount| mount.has(controllers))
-                .ok_or_else(|| not_mounted(&format!("hierarchy `{controllers}`")))?;
-            directories.push(mount.at(path).join(&name));
+            hierarchies.push((controllers, path));
         }
-        if !directories.is_empty() {
+        // A machine of version 2 may have a hierarchy of version 1 without the controllers of a
+        // node, as `net_cls` or `name=systemd`. A controller is in one hierarchy only.
+        let has_required = hierarchies
+            .iter()
+            .flat_map(|(controllers, _)| controllers.split(','))
+            .any(|controller| CONTROLLERS[..REQUIRED].contains(&controller));
+        if has_required {
+            let directories = hierarchies
+                .into_iter()
+                .map(|(controllers, path)| {
+                    let mount = mounts.iter().find(|mount| mount.has(controllers));
+                    let mount =
+                        mount.ok_or_else(|| not_mounted(&format!("hierarchy `{controllers}`")))?;
+                    Ok(mount.at(path).join(&name))
+                })
+                .collect::<Result<_>>()?;
             return Ok(Self {
                 directories,
                 unified: None,

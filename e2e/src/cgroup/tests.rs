@@ -421,3 +421,26 @@ fn a_hierarchy_that_is_not_mounted_is_named() {
     assert!(locate("4:memory:/\n").contains("hierarchy `memory` is not mounted"));
     assert!(locate("0::/\n").contains("version 2 is not mounted"));
 }
+
+#[test]
+fn a_version_1_hierarchy_without_a_nodes_controllers_leaves_a_machine_at_version_2() {
+    let mounts = "30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n\
+                  31 23 0:27 / /sys/fs/net_cls rw - cgroup cgroup rw,net_cls,net_prio\n\
+                  32 23 0:28 / /sys/fs/memory rw - cgroup cgroup rw,memory";
+    let locate = |own| Cgroup::locate("x", own, mounts, false).unwrap();
+    for own in [
+        "2:net_cls,net_prio:/\n0::/\n",
+        "1:name=systemd:/init.scope\n0::/\n",
+    ] {
+        let cluster = locate(own);
+        assert_eq!(
+            cluster.directories,
+            [PathBuf::from("/sys/fs/cgroup/bursar-x")],
+            "{own}"
+        );
+        assert_eq!(cluster.unified, Some(PathBuf::from("/sys/fs/cgroup")));
+    }
+    let version_1 = locate("3:memory:/\n2:net_cls,net_prio:/\n0::/\n");
+    assert_eq!(version_1.unified, None);
+    assert_eq!(version_1.directories.len(), 2);
+}
