@@ -155,7 +155,9 @@ pub fn run(suites: &[Suite]) -> ExitCode {
     arguments.test_threads = Some(trials.len().max(2));
     let scheduler = {
         let (results, chosen) = (Arc::clone(&results), chosen.clone());
-        thread::spawn(move || schedule::run(&chosen, jobs, &results))
+        thread::spawn(move || {
+            schedule::run_and_close(&results, || schedule::run(&chosen, jobs, &results));
+        })
     };
     let conclusion = libtest_mimic::run(&arguments, trials);
     scheduler.join().ok();

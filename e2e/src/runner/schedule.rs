@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
+    panic::{self, AssertUnwindSafe},
     path::PathBuf,
     process::{Command, Stdio},
     sync::Mutex,
@@ -70,13 +71,34 @@ pub(super) fn run(chosen: &[Chosen], jobs: usize, results: &Results) {
         for _ in 0..jobs.min(chosen.len()) {
             scope.spawn(|| {
                 while let Some(each) = next() {
-                    let ended = run_suite(each, programs.as_deref(), results);
-                    let why = ended.unwrap_or_else(|error| error.to_string());
+                    let run = || run_suite(each, programs.as_deref(), results);
+                    let why = match catch_panic(run) {
+                        Ok(ended) => ended.unwrap_or_else(|error| error.to_string()),
+                        Err(why) => why,
+                    };
                     fail_rest(each, results, &why);
                 }
             });
         }
     });
+}
+
+/// Runs the scheduler to its end. Whatever that is, no test waits for a report afterwards.
+pub(super) fn run_and_close(results: &Results, run: impl FnOnce()) {
+    let why = match catch_panic(run) {
+        Ok(()) => "the scheduler ended without a report of this scenario".to_owned(),
+        Err(why) => why,
+    };
+    results.close(why);
+}
+
+/// The result of `run`, or what its panic says.
+fn catch_panic<T>(run: impl FnOnce() -> T) -> std::result::Result<T, String> {
+    panic::catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+        format!("the scheduler panicked: {}", text.unwrap_or("no text"))
+    })
 }
 
 /// Builds once what all suites need, where its progress can be seen; returns the programs of this checkout for [`image`].
@@ -141,12 +163,7 @@ fn fail_rest(chosen: &Chosen, results: &Results, why: &str) {
     for scenario in &chosen.scenarios {
         let test = format!("{}::{scenario}", chosen.suite);
         if results.get(&test).is_none() {
-            let report = Report {
-                outcome: Outcome::Failed(why.to_owned()),
-                seconds: 0.0,
-                output: String::new(),
-            };
-            results.post(test, report);
+            results.post(test, Report::failed(why));
         }
     }
 }
@@ -180,4 +197,40 @@ pub(super) fn print_times(chosen: &[Chosen], jobs: usize, results: &Results) {
         }
     }
     println!();
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{Arc, mpsc},
+        time::Duration,
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_panic_of_the_scheduler_fails_every_test_that_waits() {
+        let results = Arc::new(Results::default());
+        let waiting = |test: &'static str| {
+            let results = Arc::clone(&results);
+            let (sender, receiver) = mpsc::channel();
+            thread::spawn(move || sender.send(results.wait(test).outcome));
+            receiver
+        };
+        let (first, second) = (waiting("a::first"), waiting("a::second"));
+        run_and_close(&results, || {
+            let passed = Report {
+                outcome: Outcome::Passed,
+                ..Report::failed("")
+            };
+            results.post("a::first".into(), passed);
+            panic!("no such {}", "luck");
+        });
+        let limit = Duration::from_secs(30);
+        assert!(matches!(first.recv_timeout(limit), Ok(Outcome::Passed)));
+        let Ok(Outcome::Failed(why)) = second.recv_timeout(limit) else {
+            unreachable!("the second has no report")
+        };
+        assert_eq!(why, "the scheduler panicked: no such luck");
+    }
 }
