@@ -1,6 +1,10 @@
 //! `cargo demo`: Bursar's whole job on a real cluster, in five minutes.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use bursar_e2e::{
     Result,
@@ -66,7 +70,8 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("the demo ended early: {error}");
+            // the terminal may have been closed, where eprintln! would panic
+            writeln!(io::stderr(), "the demo ended early: {error}").ok();
             ExitCode::FAILURE
         }
     }
@@ -78,10 +83,11 @@ fn run(arguments: Arguments) -> Result<bool> {
     }
     if let (Some(kubeconfig), Some(0)) = (&arguments.kubeconfig, arguments.pretend_gpus) {
         let nodes = demo::take_back_gpus(kubeconfig)?;
-        match nodes[..] {
-            [] => println!("no node has GPUs that a demo pretended"),
-            _ => println!("took back the GPUs of {}", nodes.join(", ")),
-        }
+        let text = match nodes[..] {
+            [] => "no node has GPUs that a demo pretended".to_owned(),
+            _ => format!("took back the GPUs of {}", nodes.join(", ")),
+        };
+        writeln!(io::stdout(), "{text}").ok();
         return Ok(true);
     }
     let existing = match (arguments.kubeconfig, arguments.image) {

@@ -203,64 +203,68 @@ impl Environment {
     }
 
     /// Prints how to use what was left running, and how to remove it.
-    pub(super) fn print_usage(&self) {
-        match self {
-            Self::Local(..) => println!(
+    pub(super) fn print_usage(&self, terminal: &Terminal) {
+        terminal.print(&match self {
+            Self::Local(..) => format!(
                 "\nthe cluster stays up:\n  cargo cluster --name {CLUSTER_NAME} enter kubectl get infd -A\n  cargo cluster --name {CLUSTER_NAME} down"
             ),
-            Self::Existing(existing) => existing.print_usage(),
-        }
+            Self::Existing(existing) => existing.usage(),
+        });
     }
 
     /// Stops or removes what the demo made. Unless the run was `good`, the logs of its own cluster
     /// are kept.
-    pub(super) fn clean_up(self, good: bool, terminal: &Terminal) {
-        let left = match self {
+    ///
+    /// # Errors
+    /// The first of what could not be stopped or removed.
+    pub(super) fn clean_up(self, good: bool, terminal: &Terminal) -> Result<()> {
+        let removed = match self {
             Self::Local(cluster, _) if good => cluster.stop(),
             Self::Local(cluster, _) => cluster
                 .stop_and_keep_logs()
-                .map(|run| eprintln!("logs: {}", run.join("log").display())),
+                .map(|run| terminal.print_error(&format!("logs: {}", run.join("log").display()))),
             Self::Existing(existing) => {
                 terminal.log("removing everything from the cluster");
                 let removed = remove_all(&existing.cluster);
                 if removed.is_err() {
-                    existing.print_usage();
+                    terminal.print(&existing.usage());
                 }
                 removed
             }
         };
-        if let Err(error) = left {
-            eprintln!("cleaning up: {error}");
-        }
+        removed.map_err(|error| Error::Malformed {
+            what: "cleaning up".into(),
+            why: error.to_string(),
+        })
     }
 }
 
 impl Existing {
-    /// Prints what was left on the cluster, and how to remove it.
-    fn print_usage(&self) {
+    /// What was left on the cluster, and how to remove it.
+    fn usage(&self) -> String {
         let kubeconfig = self.cluster.kubeconfig();
-        let kubeconfig = kubeconfig.display();
-        println!(
-            "\nBursar and namespace {NAMESPACE} stay:\n  kubectl --kubeconfig {kubeconfig} get infd -A\nTo remove them:\n{}",
-            removal(&self.cluster)
-        );
-        if self.pretended.is_some() {
-            println!("  cargo demo --kubeconfig {kubeconfig} --pretend-gpus 0");
-        }
+        format!(
+            "\nBursar and namespace {NAMESPACE} stay:\n  kubectl --kubeconfig {} get infd -A\nTo remove them:\n{}",
+            kubeconfig.display(),
+            removal(&kubeconfig, self.pretended.is_some())
+        )
     }
 }
 
-/// Commands that remove what the demo makes.
-fn removal(cluster: &Foreign) -> String {
-    let kubeconfig = cluster.kubeconfig();
+/// Commands that remove what the demo makes, GPUs that were `pretended` included.
+fn removal(kubeconfig: &Path, pretended: bool) -> String {
     let kubeconfig = kubeconfig.display();
     let operator = operator::NAMESPACE;
-    format!(
+    let mut commands = format!(
         "  kubectl --kubeconfig {kubeconfig} delete namespace {NAMESPACE}\n  \
          helm --kubeconfig {kubeconfig} uninstall bursar --namespace {operator}\n  \
          kubectl --kubeconfig {kubeconfig} delete namespace {operator}\n  \
          kubectl --kubeconfig {kubeconfig} delete -f crds"
-    )
+    );
+    if pretended {
+        commands += &format!("\n  cargo demo --kubeconfig {kubeconfig} --pretend-gpus 0");
+    }
+    commands
 }
 
 /// Fails if something is in the cluster that the demo would make and remove.
@@ -274,13 +278,16 @@ fn check_is_unused(cluster: &Foreign) -> Result<()> {
     ] {
         let found = cluster.kubectl(&[args, &names].concat())?;
         if !found.trim().is_empty() {
+            // nodes that cannot be read may have some
+            let pretended = pretended_gpus::nodes(cluster)
+                .map_or(true, |nodes| !pretended_gpus::marked(&nodes).is_empty());
             return Err(Error::Malformed {
                 what: format!("the cluster has {what} already"),
                 why: format!(
                     "the demo makes its own and removes it afterwards; delete it or take another cluster: {}\n\
                      If a demo that was killed has left it, these commands remove all of that:\n{}",
                     found.trim().replace('\n', ", "),
-                    removal(cluster)
+                    removal(&cluster.kubeconfig(), pretended)
                 ),
             });
         }
@@ -477,6 +484,13 @@ mod tests {
         );
         let few = workloads("x:1".into(), 2).unwrap_err().to_string();
         assert!(few.contains("needs 3"), "{few}");
+    }
+
+    #[test]
+    fn commands_that_remove_all_take_pretended_gpus_back() {
+        let take_back = "cargo demo --kubeconfig /k --pretend-gpus 0";
+        assert!(removal(Path::new("/k"), true).ends_with(take_back));
+        assert!(!removal(Path::new("/k"), false).contains("--pretend-gpus"));
     }
 
     #[test]

@@ -31,6 +31,7 @@ mod wake_ups;
 
 use std::{
     fs,
+    panic::{self, AssertUnwindSafe},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -85,16 +86,34 @@ pub fn run(options: &Options) -> Result<bool> {
             Environment::use_existing(existing, &terminal)?
         }
     };
-    let outcome = run_in(&environment, options, &terminal);
+    // a panic must not leave everything in the cluster of a user
+    let outcome = panic::catch_unwind(AssertUnwindSafe(|| {
+        run_in(&environment, options, &terminal)
+    }));
+    let outcome = outcome.unwrap_or_else(|_| {
+        Err(Error::Malformed {
+            what: "the demo".into(),
+            why: "panicked; its message is above".into(),
+        })
+    });
     // a program that a signal ended has failed with words of its own
     let outcome = interrupt::check().and(outcome);
     interrupt::reset();
     if options.keep {
-        environment.print_usage();
-    } else {
-        environment.clean_up(outcome.is_ok(), &terminal);
+        environment.print_usage(&terminal);
+        return outcome;
     }
-    outcome
+    let removed = environment.clean_up(outcome.is_ok(), &terminal);
+    if let (Err(_), Err(error)) = (&outcome, &removed) {
+        terminal.print_error(&error.to_string());
+    }
+    after_clean_up(outcome, removed)
+}
+
+/// The outcome of a run with its clean-up: a demo that leaves something has failed.
+fn after_clean_up(outcome: Result<bool>, removed: Result<()>) -> Result<bool> {
+    let is_good = outcome?;
+    removed.map(|()| is_good)
 }
 
 /// Takes back the GPUs that an interrupted demo pretended on the cluster of this kubeconfig, and
@@ -165,4 +184,24 @@ fn run_in(environment: &Environment, options: &Options, terminal: &Terminal) -> 
         Err(error) => terminal.print(&format!("\n$ kubectl get {what} -A\n{error}")),
     }
     served
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_demo_that_leaves_something_has_failed() {
+        let left = || Err(Error::Client("left".into()));
+        for (outcome, removed, expected) in [
+            (Ok(true), Ok(()), Ok(true)),
+            (Ok(false), Ok(()), Ok(false)),
+            (Ok(true), left(), Err("Kubernetes client: left")),
+            (Ok(false), left(), Err("Kubernetes client: left")),
+            (Err(Error::Interrupted), left(), Err("interrupted")),
+        ] {
+            let ended = after_clean_up(outcome, removed).map_err(|error| error.to_string());
+            assert_eq!(ended, expected.map_err(str::to_owned));
+        }
+    }
 }

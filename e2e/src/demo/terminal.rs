@@ -1,8 +1,12 @@
 //! The demo's output: lines with their times, and below them on a terminal a live view, which
 //! becomes a line every five seconds elsewhere. Colours go by `NO_COLOR`.
+//!
+//! Output that cannot be written is lost: a terminal that was closed must not keep the demo from
+//! removing what it made. `println!` would panic.
 
 use std::{
-    io::IsTerminal,
+    io::{self, IsTerminal, Write},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -20,6 +24,8 @@ const FULL_QUEUE: u64 = 64;
 #[derive(Clone)]
 pub(super) struct Terminal {
     bars: MultiProgress,
+    /// Held while a line is written, or the live view is drawn below it.
+    drawing: Arc<Mutex<()>>,
     is_terminal: bool,
     began: Instant,
 }
@@ -28,7 +34,8 @@ impl Terminal {
     pub(super) fn new() -> Self {
         Self {
             bars: MultiProgress::with_draw_target(ProgressDrawTarget::stdout()),
-            is_terminal: std::io::stdout().is_terminal(),
+            drawing: Arc::default(),
+            is_terminal: io::stdout().is_terminal(),
             began: Instant::now(),
         }
     }
@@ -40,7 +47,15 @@ impl Terminal {
 
     /// Lines without a time.
     pub(super) fn print(&self, text: &str) {
-        self.bars.suspend(|| println!("{text}"));
+        // `suspend` of the bars would panic where the terminal was closed
+        let _drawing = self.lock_drawing();
+        self.bars.clear().ok();
+        write_line(&mut io::stdout(), text);
+    }
+
+    /// Lines on standard error.
+    pub(super) fn print_error(&self, text: &str) {
+        write_line(&mut io::stderr(), text);
     }
 
     /// Shows the samples until the result is dropped. `requests` are those of the trace, `replicas`
@@ -62,6 +77,7 @@ impl Terminal {
                 ticks.tick().await;
                 let sample = samples.borrow().clone();
                 if let Some(bars) = &shown {
+                    let _drawing = terminal.lock_drawing();
                     bars.show(&sample);
                 } else if count % LINE_EVERY == 0 {
                     terminal.log(&format!("  {}", line(&sample)));
@@ -71,9 +87,17 @@ impl Terminal {
         ProgressView { task, bars }
     }
 
+    fn lock_drawing(&self) -> MutexGuard<'_, ()> {
+        self.drawing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn time(&self) -> String {
         format!("[{:>5.1} s]", self.began.elapsed().as_secs_f32())
     }
+}
+
+fn write_line(output: &mut dyn Write, text: &str) {
+    writeln!(output, "{text}").ok();
 }
 
 /// A view that is kept up to date.
@@ -216,6 +240,13 @@ fn line(sample: &Sample) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_closed_output_loses_lines_and_nothing_else() {
+        // every write to it fails, as to a terminal that was closed
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full");
+        write_line(&mut full.unwrap(), "lost");
+    }
 
     #[test]
     fn the_view_shows_what_is_known() {
