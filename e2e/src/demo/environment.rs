@@ -56,7 +56,11 @@ struct Pretended {
 impl Pretended {
     /// Chooses the nodes, and takes back what an interrupted run left.
     fn plan(cluster: &Foreign, gpus: u32, terminal: &Terminal) -> Result<Self> {
-        let nodes = pretended_gpus::choose(&pretended_gpus::nodes(cluster)?)?;
+        let nodes = pretended_gpus::choose(
+            &pretended_gpus::nodes(cluster)?,
+            &pretended_gpus::pods(cluster)?,
+            pretended_gpus::has_resource_slices(cluster)?,
+        )?;
         if let Some(node) = nodes.first() {
             pretended_gpus::check_rights(cluster, node, gpus)?;
         }
