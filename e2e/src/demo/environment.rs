@@ -3,6 +3,7 @@
 
 use std::{
     path::Path,
+    process::Stdio,
     time::{Duration, Instant},
 };
 
@@ -16,8 +17,8 @@ use super::{
     terminal::Terminal,
 };
 use crate::{
-    Access, Cluster, Error, Lifetime, NodeOptions, Options, Result, access::Foreign, image,
-    interrupt, oci::Image, operator, process, setup,
+    Access, Cluster, Error, Lifetime, NodeOptions, Options, Result, access::Foreign, error::While,
+    image, interrupt, oci::Image, operator, process, setup,
 };
 
 /// The name of the cluster that the demo boots.
@@ -54,8 +55,8 @@ struct Pretended {
 }
 
 impl Pretended {
-    /// Chooses the nodes, and takes back what an interrupted run left.
-    fn plan(cluster: &Foreign, gpus: u32, terminal: &Terminal) -> Result<Self> {
+    /// Chooses the nodes.
+    fn plan(cluster: &Foreign, gpus: u32) -> Result<Self> {
         let nodes = pretended_gpus::choose(
             &pretended_gpus::nodes(cluster)?,
             &pretended_gpus::pods(cluster)?,
@@ -63,13 +64,6 @@ impl Pretended {
         )?;
         if let Some(node) = nodes.first() {
             pretended_gpus::check_rights(cluster, node, gpus)?;
-        }
-        let left = pretended_gpus::take_back(cluster)?;
-        if !left.is_empty() {
-            terminal.log(&format!(
-                "took back the GPUs that an interrupted run had pretended: {}",
-                left.join(", ")
-            ));
         }
         Ok(Self { nodes, gpus })
     }
@@ -112,15 +106,15 @@ impl Environment {
         Ok(Self::Local(Box::new(cluster), workloads))
     }
 
-    /// Checks whether the demo can run on an existing cluster, and writes the image for it.
+    /// Checks whether the demo can run on an existing cluster, writes the image for it, and makes
+    /// the demo's namespace there, which keeps other demos away until this one ends.
     pub(super) fn use_existing(existing: &ExistingCluster, terminal: &Terminal) -> Result<Self> {
         image::check_reference(&existing.image)?;
         let cluster = Foreign::new(&existing.kubeconfig)?;
         terminal.log("looking at the cluster: its GPUs, and whether anything is in the demo's way");
-        // before anything that a demo which still runs has pretended is taken back
         check_is_unused(&cluster)?;
         let pretended = match existing.pretend_gpus {
-            Some(gpus) => Some(Pretended::plan(&cluster, gpus, terminal)?),
+            Some(gpus) => Some(Pretended::plan(&cluster, gpus)?),
             None => None,
         };
         let count = match &pretended {
@@ -131,6 +125,10 @@ impl Environment {
         terminal.log(BUILDING);
         let image = image::bundle(&existing.image)?;
         interrupt::check()?;
+        // the build took minutes
+        check_is_unused(&cluster)?;
+        // last: what fails before it leaves nothing to remove
+        lock(&cluster)?;
         Ok(Self::Existing(Box::new(Existing {
             cluster,
             workloads,
@@ -139,7 +137,8 @@ impl Environment {
         })))
     }
 
-    /// Gives the chosen nodes their GPUs, if the demo was asked to pretend some.
+    /// Gives the chosen nodes their GPUs, if the demo was asked to pretend some, after it took back
+    /// what an interrupted run left.
     pub(super) fn pretend_gpus(&self, terminal: &Terminal) -> Result<()> {
         let Self::Existing(existing) = self else {
             return Ok(());
@@ -147,6 +146,15 @@ impl Environment {
         let Some(Pretended { nodes, gpus }) = &existing.pretended else {
             return Ok(());
         };
+        // GPUs may have come while the image was built
+        Pretended::plan(&existing.cluster, *gpus)?;
+        let left = pretended_gpus::take_back(&existing.cluster)?;
+        if !left.is_empty() {
+            terminal.log(&format!(
+                "took back the GPUs that an interrupted run had pretended: {}",
+                left.join(", ")
+            ));
+        }
         terminal.log(&format!(
             "pretending {gpus} GPUs on each of these nodes until the end: {}",
             nodes.join(", ")
@@ -297,6 +305,31 @@ fn check_is_unused(cluster: &Foreign) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Makes the demo's namespace, which only one of several demos can. A signal does not end it half
+/// way: whoever has made the namespace has to know it.
+fn lock(cluster: &dyn Access) -> Result<()> {
+    let mut command = cluster.command("kubectl");
+    command.args(["create", "namespace", NAMESPACE, "--request-timeout=30s"]);
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .while_(|| "starting kubectl".into())?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let why = String::from_utf8_lossy(&output.stderr);
+    let advice = if why.contains("(AlreadyExists)") {
+        "Another demo was faster; this one changed nothing in the cluster".to_owned()
+    } else {
+        // the answer may have been lost, and not the request
+        format!("If the namespace is there now, delete it: kubectl delete namespace {NAMESPACE}")
+    };
+    Err(Error::Malformed {
+        what: format!("making namespace {NAMESPACE}, which keeps other demos away"),
+        why: format!("{}\n{advice}", why.trim()),
+    })
 }
 
 /// Adds to an error about this machine that the demo can run on an existing cluster.
@@ -488,6 +521,37 @@ mod tests {
         );
         let few = workloads("x:1".into(), 2).unwrap_err().to_string();
         assert!(few.contains("needs 3"), "{few}");
+    }
+
+    /// An API server that has namespaces and nothing else.
+    struct Namespaces(tempfile::TempDir);
+
+    impl Access for Namespaces {
+        fn kubeconfig(&self) -> std::path::PathBuf {
+            self.0.path().into()
+        }
+
+        fn command(&self, _program: &str) -> std::process::Command {
+            let script = r#"
+                case "$1" in
+                create) mkdir "$3" || { echo "Error from server (AlreadyExists)" >&2; exit 1; } ;;
+                apply) mkdir -p team ;;
+                esac"#;
+            let mut command = std::process::Command::new("sh");
+            command.args(["-c", script, "kubectl"]);
+            command.current_dir(self.0.path());
+            command
+        }
+    }
+
+    #[test]
+    fn only_one_of_two_demos_gets_the_cluster() {
+        let cluster = Namespaces(tempfile::tempdir().unwrap());
+        lock(&cluster).unwrap();
+        let refused = lock(&cluster).unwrap_err().to_string();
+        for words in ["namespace team", "changed nothing"] {
+            assert!(refused.contains(words), "{refused}");
+        }
     }
 
     #[test]
