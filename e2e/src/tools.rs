@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     cache,
     error::{Error, Result, While},
-    prerequisites::{self, BUILD_PACKAGES},
+    prerequisites::{self, BUILD_PACKAGES, Go},
     process,
     progress::Progress,
 };
@@ -208,7 +208,7 @@ impl Tools {
 
     /// Checks that the installed Go can build them, or fetch one that can.
     pub(crate) fn check_go() -> Result<()> {
-        prerequisites::go_toolchain(&go_version(&sources())?).map(drop)
+        prerequisites::find_go(&go_version(&sources())?).map(drop)
     }
 
     /// The path of a program, or its bare name if it is not one of these.
@@ -362,24 +362,24 @@ impl Module {
     }
 }
 
-/// The Go that builds the modules: the installed one, or a newer one that it fetches.
+/// The Go that builds the modules: the newest that is installed, or a newer one that it fetches.
 struct GoToolchain {
-    toolchain: String,
+    go: Go,
 }
 
 impl GoToolchain {
     fn choose(sources: &Path) -> Result<Self> {
         let required = go_version(sources)?;
-        let toolchain = prerequisites::go_toolchain(&required)?;
-        if toolchain != prerequisites::INSTALLED_GO {
+        let go = prerequisites::find_go(&required)?;
+        if go.toolchain != prerequisites::INSTALLED_GO {
             eprintln!("setup: fetching Go {required}, because the installed one is older");
-            prerequisites::fetch_go(&toolchain, sources)?;
+            prerequisites::fetch_go(&go, sources)?;
         }
-        Ok(Self { toolchain })
+        Ok(Self { go })
     }
 
     fn build(&self, link_flags: &str, cgo: bool) -> Command {
-        let mut command = Command::new("go");
+        let mut command = Command::new(&self.go.program);
         command
             .args([
                 "build",
@@ -388,7 +388,7 @@ impl GoToolchain {
                 "-ldflags",
                 link_flags,
             ])
-            .env("GOTOOLCHAIN", &self.toolchain)
+            .env("GOTOOLCHAIN", &self.go.toolchain)
             .env("CGO_ENABLED", if cgo { "1" } else { "0" });
         command
     }
