@@ -118,6 +118,90 @@ async fn prices_come_late_and_a_crash_at_any_write_changes_nothing_in_the_end() 
     every_crash(prices_that_come_late).await;
 }
 
+/// A service that has no price in November, where accounts are in euros, and one in dollars from
+/// December on. It lives into the next year.
+fn another_currency(stage: &mut Stage) -> LocalBoxFuture<'_, ()> {
+    async move {
+        stage.world.delete_prices().await;
+        let spec = json!({"currency": "EUR", "gpus": [{"model": "A100", "pricePerHour": "1"}]});
+        let list = json!({"metadata": {"name": "euros"}, "spec": spec});
+        stage.world.create_all::<PriceList>(list).await;
+        stage.world.create_chat(0).await;
+        stage.seconds(3).await;
+        stage.world.delete_all::<PriceList>("euros").await;
+        stage.world.requests = 1;
+        stage.seconds(10).await;
+        stage.world.create_prices().await;
+        for night in [
+            "2026-12-01T00:30:00Z",
+            "2027-01-01T00:30:00Z",
+            "2027-01-01T01:30:00Z",
+        ] {
+            stage.world.now = at(night);
+            stage.seconds(4).await;
+        }
+    }
+    .boxed_local()
+}
+
+#[tokio::test]
+async fn a_month_is_posted_once_though_an_earlier_one_never_gets_a_price() {
+    let mut stage = Stage::new(Faults::default()).await;
+    another_currency(&mut stage).await;
+    let writes = stage.leader.faults.writes();
+    for write in 0..writes {
+        for moment in [CrashPoint::Before, CrashPoint::After] {
+            let mut stage = Stage::new(Faults::crash(write, moment)).await;
+            another_currency(&mut stage).await;
+            let died = format!("it died {moment:?} write {write} of {writes}");
+            let open = |stage: &Stage| -> Vec<usize> {
+                let accounts = accounts(stage, WorkloadKind::InferenceDeployment);
+                accounts
+                    .iter()
+                    .map(|account| account.open_charges().len())
+                    .collect()
+            };
+            let open_in_january = open(&stage);
+            stage.world.delete::<InferenceDeployment>("chat").await;
+            stage.seconds(10).await;
+            let (_, ended) = stage.world.times()[0];
+            let (december, january) = (at("2026-12-01T00:00:00Z"), at("2027-01-01T00:00:00Z"));
+            let ended = ended.expect("it is gone");
+            let cost: Vec<i128> = accounts(&stage, WorkloadKind::InferenceDeployment)
+                .iter()
+                .map(|account| account.settled_total().nanos())
+                .collect();
+            let expected = [0, seconds(december, january), seconds(january, ended)];
+            assert_eq!(cost, expected, "{died}");
+            assert_eq!(open_in_january, [1, 0, 1], "{died}");
+            assert_eq!(open(&stage), [0, 0, 0], "{died}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_month_is_posted_when_prices_are_in_its_currency_again() {
+    let mut stage = Stage::new(Faults::default()).await;
+    another_currency(&mut stage).await;
+    stage.world.delete_prices().await;
+    let spec = json!({"currency": "EUR", "gpus": [{"model": "H100", "pricePerHour": "3.6"}]});
+    let list = json!({"metadata": {"name": "euros"}, "spec": spec});
+    stage.world.create_all::<PriceList>(list).await;
+    for night in ["2027-02-01T00:30:00Z", "2027-02-01T01:30:00Z"] {
+        stage.world.now = at(night);
+        stage.seconds(4).await;
+    }
+    let accounts = accounts(&stage, WorkloadKind::InferenceDeployment);
+    let open: Vec<usize> = accounts
+        .iter()
+        .map(|account| account.open_charges().len())
+        .collect();
+    assert_eq!(open, [0, 0, 0, 1]);
+    let (bound, _) = stage.world.times()[0];
+    let cost = accounts[0].settled_total().nanos();
+    assert_eq!(cost, seconds(bound, at("2026-12-01T00:00:00Z")));
+}
+
 /// What services at zero saved by the records, in nano-units, by month.
 fn saved(stage: &Stage, now: Timestamp) -> Vec<i128> {
     let accounts = accounts(stage, WorkloadKind::InferenceDeployment);

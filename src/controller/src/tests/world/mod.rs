@@ -76,8 +76,7 @@ impl World {
 
     /// Takes that list away.
     pub(super) async fn delete_prices(&self) {
-        let lists: Api<PriceList> = Api::all(self.client.clone());
-        lists.delete("ours", &Default::default()).await.unwrap();
+        self.delete_all::<PriceList>("ours").await;
     }
 
     /// A node of eight GPUs.
@@ -201,6 +200,15 @@ impl World {
             .delete(name, &DeleteParams::default())
             .await
             .unwrap();
+    }
+
+    /// Deletes an object of the cluster's administrator.
+    pub(super) async fn delete_all<K>(&self, name: &str)
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
+    {
+        let api: Api<K> = Api::all(self.client.clone());
+        api.delete(name, &DeleteParams::default()).await.unwrap();
     }
 
     pub(super) fn api<K>(&self) -> Api<K>
