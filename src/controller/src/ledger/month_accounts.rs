@@ -110,13 +110,16 @@ impl<'a> MonthAccounts<'a> {
     }
 
     /// The months of a lifetime that still lack the charge or its end. Charges are added to their
-    /// months in order, so the months before the first one that contains the charge are complete.
+    /// months in order, so a month before the last one that contains the charge contains it too, or
+    /// is complete. The complete ones need not come first: a month in another currency keeps a
+    /// charge that never got a price there, while the months after it are posted to their ends.
     pub(super) fn months_left(&self, uid: &str, lifetime: Interval) -> Vec<Month> {
         let contains = |month: &MonthAccount| month.account.contains(uid);
-        let first = self.months.iter().find(|(_, month)| contains(month));
+        let last = self.months.iter().rfind(|(_, month)| contains(month));
+        let lacks_end = |month: &Month| self.months.get(month).is_some_and(contains);
         lifetime
             .months(self.store.zone)
-            .filter(|month| first.is_none_or(|(first, _)| month >= first))
+            .filter(|month| last.is_none_or(|(last, _)| month > last) || lacks_end(month))
             .collect()
     }
 
@@ -275,11 +278,11 @@ impl<'a> MonthAccounts<'a> {
             let has_days = |charge: &&Charge| {
                 charge.node_lost_since().is_none() && charge.unposted_since() < until
             };
-            // the next month must have the charge on record before this one drops it
+            // a later month must have the charge on record before this one drops it
             let is_carried = |charge: &&Charge| {
-                let next = self.months.get(&month.next());
+                let mut later = self.months.range(month.next()..);
                 until < month.bounds(self.store.zone).end
-                    || next.is_some_and(|next| next.before.open_charge(charge.uid()).is_some())
+                    || later.any(|(_, later)| later.before.open_charge(charge.uid()).is_some())
             };
             let charges = at
                 .account

@@ -491,7 +491,8 @@ fn until_now(charge: &Charge, run: &Run) -> Interval {
     }
 }
 
-/// The months of a stay that still lack the pod's charge or its end: those before the first record that knows it are done.
+/// The months of a stay that still lack the pod's charge or its end: a month before the last record that knows it knows it too, or is
+/// done.
 fn months_left(
     pages: &MonthAccounts,
     pod: usize,
@@ -499,9 +500,11 @@ fn months_left(
     zone: &TimeZone,
 ) -> BTreeSet<Month> {
     let uid = uid(pod);
-    let known = pages.iter().find(|(_, page)| page.account.contains(&uid));
+    let contains = |page: &MonthAccount| page.account.contains(&uid);
+    let last = pages.iter().rfind(|(_, page)| contains(page));
+    let lacks_end = |month: &Month| pages.get(month).is_some_and(contains);
     stay.months(zone)
-        .filter(|month| known.is_none_or(|(known, _)| month >= known))
+        .filter(|month| last.is_none_or(|(last, _)| month > last) || lacks_end(month))
         .collect()
 }
 
