@@ -202,6 +202,34 @@ async fn a_month_is_posted_when_prices_are_in_its_currency_again() {
     assert_eq!(cost, seconds(bound, at("2026-12-01T00:00:00Z")));
 }
 
+#[tokio::test]
+async fn a_pod_first_seen_after_the_currency_changed_has_no_price_in_the_month_before() {
+    let mut stage = Stage::new(Faults::default()).await;
+    stage.world.create_foreign_pod("notebook").await;
+    stage.seconds(6).await;
+    // bound in November, whose account is in dollars
+    stage.world.create_foreign_pod("other").await;
+    stage.world.delete_prices().await;
+    let spec = json!({"currency": "EUR", "gpus": [{"model": "H100", "pricePerHour": "7.2"}]});
+    let list = json!({"metadata": {"name": "euros"}, "spec": spec});
+    stage.world.create_all::<PriceList>(list).await;
+    stage.world.now = at("2026-12-01T00:00:05Z");
+    stage.seconds(3).await;
+    let accounts = accounts(&stage, WorkloadKind::Unmanaged);
+    let rates = |account: &Account, pod: &str| -> Vec<String> {
+        let mut open = account.open_charges().values();
+        let charge = open.find(|charge| charge.pod() == pod).unwrap();
+        let rates = charge.rates().iter();
+        rates
+            .map(|rate| rate.quote.cost.total().to_string())
+            .collect()
+    };
+    let (november, december) = (&accounts[0], &accounts[1]);
+    assert_eq!(rates(november, "notebook"), ["3.60"]);
+    assert_eq!(rates(november, "other"), [""; 0]);
+    assert_eq!(rates(december, "other"), ["7.20"]);
+}
+
 /// What services at zero saved by the records, in nano-units, by month.
 fn saved(stage: &Stage, now: Timestamp) -> Vec<i128> {
     let accounts = accounts(stage, WorkloadKind::InferenceDeployment);
