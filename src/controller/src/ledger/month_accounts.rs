@@ -4,6 +4,7 @@
 //! the months that have begun, reprices, posts and settles charges, and writes what changed. Each
 //! record is written at the version that was read, the earliest month first.
 
+use std::borrow::Cow;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -161,11 +162,8 @@ impl<'a> MonthAccounts<'a> {
         let mut all = BTreeMap::new();
         for month in self.months.values() {
             for (uid, charge) in month.account.open_charges() {
-                let charge = match month.is_foreign(&self.store) {
-                    true => charge.clone().unpriced(),
-                    false => charge.clone(),
-                };
-                all.insert(uid.clone(), charge);
+                let charge = month.without_foreign_rates(charge, &self.store);
+                all.insert(uid.clone(), charge.into_owned());
             }
         }
         all
@@ -217,6 +215,7 @@ impl<'a> MonthAccounts<'a> {
     pub(super) fn carry_forward(&mut self, missing: impl IntoIterator<Item = (Month, Charge)>) {
         for (month, charge) in missing {
             if let Some(month) = self.months.get_mut(&month) {
+                let charge = month.without_foreign_rates(&charge, &self.store);
                 month.account.carry_forward(&charge, self.store.zone);
             }
         }
@@ -258,7 +257,8 @@ impl<'a> MonthAccounts<'a> {
     pub(super) fn settle_in(&mut self, months: &[Month], charge: &Charge, end: ChargeEnd) {
         for month in months {
             if let Some(month) = self.months.get_mut(month) {
-                month.account.settle(charge, end, self.store.zone);
+                let charge = month.without_foreign_rates(charge, &self.store);
+                month.account.settle(&charge, end, self.store.zone);
             }
         }
     }
@@ -402,6 +402,19 @@ impl MonthAccount {
             before: account.clone(),
             account,
         })
+    }
+
+    /// A charge that leaves or enters the account, without its rates where the record is in another
+    /// currency than that of the prices: rates of two currencies never meet.
+    fn without_foreign_rates<'c>(
+        &self,
+        charge: &'c Charge,
+        store: &AccountStore<'_>,
+    ) -> Cow<'c, Charge> {
+        match self.is_foreign(store) {
+            true => Cow::Owned(charge.clone().unpriced()),
+            false => Cow::Borrowed(charge),
+        }
     }
 
     /// True for a record in another currency than that of the prices.

@@ -279,8 +279,8 @@ impl NodeLedger<'_> {
         });
         let offered: BTreeMap<String, &GpuOffer> = offered.collect();
         let (lists, now) = (&self.store.prices.lists, whole_second(self.store.now));
-        accounts.update_open(|charge, _| {
-            if let Some(offer) = offered.get(offer_key_of(charge.uid())) {
+        accounts.update_open(|charge, priced| {
+            if let Some(offer) = offered.get(offer_key_of(charge.uid())).filter(|_| priced) {
                 charge.update_attributes(&offer.attributes, lists, now);
             }
         });
