@@ -89,23 +89,9 @@ impl EngineCounters {
 /// The charge of one pod while it occupies a node, or of a whole node.
 ///
 /// `rates` and `previous_amounts` are in the order of time, `posted_until` never goes back, and
-/// UID, pod and start never change: that is why the fields are private.
+/// UID, pod and start never change: that is why its fields are private.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Charge {
-    uid: Uid,
-    pod: String,
-    owner: Option<String>,
-    attributes: PricingAttributes,
-    previous_amounts: Vec<PreviousAmounts>,
-    start: Timestamp,
-    posted_until: Option<Timestamp>,
-    rates: Vec<RatePeriod>,
-    ready_since: Option<Timestamp>,
-    draining_since: Option<Timestamp>,
-    node_lost_since: Option<Timestamp>,
-    usage: BTreeMap<Date, EngineUsage>,
-    counters: EngineCounters,
-}
+pub struct Charge(StoredCharge);
 
 /// When and how a charge ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,7 +103,7 @@ pub struct ChargeEnd {
 }
 
 /// The fields of a charge, which [`Charge::restore`] checks.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredCharge {
     /// The pod's UID; a key of its own for a node.
     pub uid: Uid,
@@ -172,21 +158,7 @@ impl Charge {
     /// A charge that begins, without a price yet: [`Charge::reprice`] gives it one, which counts
     /// from the start.
     pub fn new(uid: Uid, pod: String, attributes: PricingAttributes, start: Timestamp) -> Self {
-        Self {
-            uid,
-            pod,
-            owner: None,
-            attributes,
-            previous_amounts: Vec::new(),
-            start,
-            posted_until: None,
-            rates: Vec::new(),
-            ready_since: None,
-            draining_since: None,
-            node_lost_since: None,
-            usage: BTreeMap::new(),
-            counters: EngineCounters::default(),
-        }
+        Self(StoredCharge::new(uid, pod, attributes, start))
     }
 
     /// The charge that was stored.
@@ -194,166 +166,142 @@ impl Charge {
     /// # Errors
     /// The first field whose value no charge can have.
     pub fn restore(stored: StoredCharge) -> Result<Self, InvalidAccount> {
-        let StoredCharge {
-            uid,
-            pod,
-            owner,
-            attributes,
-            previous_amounts,
-            start,
-            posted_until,
-            rates,
-            ready_since,
-            draining_since,
-            node_lost_since,
-            usage,
-            counters,
-        } = stored;
+        let uid = || stored.uid.clone();
         // two instants within one second are the same once they are stored
-        if !rates.is_sorted_by_key(|rate| rate.from) {
-            return Err(InvalidAccount::RatesOutOfOrder { uid });
+        if !stored.rates.is_sorted_by_key(|rate| rate.from) {
+            return Err(InvalidAccount::RatesOutOfOrder { uid: uid() });
         }
-        if !previous_amounts.is_sorted_by_key(|previous| previous.until) {
-            return Err(InvalidAccount::AmountsOutOfOrder { uid });
+        let amounts = &stored.previous_amounts;
+        if !amounts.is_sorted_by_key(|previous| previous.until) {
+            return Err(InvalidAccount::AmountsOutOfOrder { uid: uid() });
         }
-        if posted_until.is_some_and(|posted| posted < start) {
-            return Err(InvalidAccount::PostedBeforeStart { uid });
+        if stored
+            .posted_until
+            .is_some_and(|posted| posted < stored.start)
+        {
+            return Err(InvalidAccount::PostedBeforeStart { uid: uid() });
         }
-        Ok(Self {
-            uid,
-            pod,
-            owner,
-            attributes,
-            previous_amounts,
-            start,
-            posted_until,
-            rates,
-            ready_since,
-            draining_since,
-            node_lost_since,
-            usage,
-            counters,
-        })
+        Ok(Self(stored))
     }
 
     /// The pod's UID; a key of its own for a node.
     pub fn uid(&self) -> &str {
-        &self.uid
+        &self.0.uid
     }
 
     /// The pod's name, or the node's.
     pub fn pod(&self) -> &str {
-        &self.pod
+        &self.0.pod
     }
 
     /// The owner that made the pod, where that is not Bursar: `Kind/name`.
     pub fn owner(&self) -> Option<&str> {
-        self.owner.as_deref()
+        self.0.owner.as_deref()
     }
 
     /// The attributes that it is priced by.
     pub fn attributes(&self) -> &PricingAttributes {
-        &self.attributes
+        &self.0.attributes
     }
 
     /// The amounts that it had before those in [`Charge::attributes`], in the order of time.
     pub fn previous_amounts(&self) -> &[PreviousAmounts] {
-        &self.previous_amounts
+        &self.0.previous_amounts
     }
 
     /// When the pod was bound to its node.
     pub fn start(&self) -> Timestamp {
-        self.start
+        self.0.start
     }
 
     /// The instant until which the account's days have the cost, if some days were posted.
     pub fn posted_until(&self) -> Option<Timestamp> {
-        self.posted_until
+        self.0.posted_until
     }
 
     /// The first instant whose cost is not posted.
     pub fn unposted_since(&self) -> Timestamp {
-        self.posted_until.unwrap_or(self.start)
+        self.0.posted_until.unwrap_or(self.0.start)
     }
 
     /// The rates in the order of time; none while no price is known.
     pub fn rates(&self) -> &[RatePeriod] {
-        &self.rates
+        &self.0.rates
     }
 
     /// When the pod was first ready: until then it was starting.
     pub fn ready_since(&self) -> Option<Timestamp> {
-        self.ready_since
+        self.0.ready_since
     }
 
     /// Since when the pod has been draining or terminating.
     pub fn draining_since(&self) -> Option<Timestamp> {
-        self.draining_since
+        self.0.draining_since
     }
 
     /// Since when nothing has been heard of the node.
     pub fn node_lost_since(&self) -> Option<Timestamp> {
-        self.node_lost_since
+        self.0.node_lost_since
     }
 
     /// The engine's usage by day, of days that are not posted.
     pub fn usage(&self) -> &BTreeMap<Date, EngineUsage> {
-        &self.usage
+        &self.0.usage
     }
 
     /// The engine's counters as [`Charge::usage`] has them.
     pub fn counters(&self) -> EngineCounters {
-        self.counters
+        self.0.counters
     }
 
     /// The charge of a pod that this owner made: `Kind/name`.
     pub fn with_owner(self, owner: String) -> Self {
-        Self {
+        Self(StoredCharge {
             owner: Some(owner),
-            ..self
-        }
+            ..self.0
+        })
     }
 
     /// The charge without its rates, for an account in another currency: it is priced anew there,
     /// from its start.
     pub fn unpriced(self) -> Self {
-        Self {
+        Self(StoredCharge {
             rates: Vec::new(),
-            ..self
-        }
+            ..self.0
+        })
     }
 
     /// Notes that the pod was ready at `at`. The first time counts.
     pub fn note_ready(&mut self, at: Timestamp) {
-        self.ready_since.get_or_insert(at);
+        self.0.ready_since.get_or_insert(at);
     }
 
     /// Notes since when the pod has been draining or terminating; `None` if it is not, or not any
     /// more.
     pub fn note_draining(&mut self, since: Option<Timestamp>) {
-        self.draining_since = since;
+        self.0.draining_since = since;
     }
 
     /// Notes that the pod's node says since when nothing has been heard of it.
     pub fn note_node_lost(&mut self, since: Timestamp) {
-        self.node_lost_since = Some(since);
+        self.0.node_lost_since = Some(since);
     }
 
     /// Notes at `now` that the pod's Node is gone, which cannot say since when. An earlier time
     /// that is known stays.
     pub fn note_node_gone(&mut self, now: Timestamp) {
-        self.node_lost_since.get_or_insert(now);
+        self.0.node_lost_since.get_or_insert(now);
     }
 
     /// Notes that the pod's node was heard of again: it was never lost.
     pub fn note_node_back(&mut self) {
-        self.node_lost_since = None;
+        self.0.node_lost_since = None;
     }
 
     /// True if the charges differ in nothing but usage, which changes all the time.
     pub(super) fn equals_but_for_usage(&self, other: &Self) -> bool {
         // whoever adds a field says here whether it is usage
-        let Self {
+        let StoredCharge {
             uid,
             pod,
             owner,
@@ -367,7 +315,8 @@ impl Charge {
             node_lost_since,
             usage: _,
             counters: _,
-        } = self;
+        } = &self.0;
+        let other = &other.0;
         *uid == other.uid
             && *pod == other.pod
             && *owner == other.owner
@@ -391,7 +340,7 @@ impl Charge {
 
     /// The cost and the emissions of an hour at this moment; `None` while no price is known.
     pub fn rate(&self) -> Option<HourlyRate> {
-        self.rates.last().map(|rate| rate.quote)
+        self.0.rates.last().map(|rate| rate.quote)
     }
 
     /// Brings the rates up to date with the price lists until `now`. True if this changed the
@@ -403,17 +352,17 @@ impl Charge {
     /// Between the last look and an edit that came while nobody looked, the last rate goes on.
     pub fn reprice(&mut self, catalog: &PriceCatalog, now: Timestamp) -> bool {
         let mut changed = false;
-        if self.rates.is_empty() {
-            changed |= self.set_first_rates(self.start, catalog, now);
+        if self.0.rates.is_empty() {
+            changed |= self.set_first_rates(self.0.start, catalog, now);
         }
-        let last = self.rates.last().map_or(self.start, |last| last.from);
+        let last = self.0.rates.last().map_or(self.0.start, |last| last.from);
         let edited = catalog.last_edited();
         // a clock that stepped back, or lags behind the API server's, changes no instant
         let now = now.max(last).max(edited);
         let settled = last.max(edited).max(self.unposted_since());
         let edit = (last < edited).then_some(edited);
         // the instants in between, and now itself: a list may have been deleted
-        let resized = self.previous_amounts.iter().map(|earlier| earlier.until);
+        let resized = self.0.previous_amounts.iter().map(|earlier| earlier.until);
         let resized = resized.filter(|at| (settled..now).contains(at));
         let instants: BTreeSet<Timestamp> = edit
             .into_iter()
@@ -434,7 +383,7 @@ impl Charge {
         let unknown = catalog.price(&self.attributes_at(from), from) == PriceLookup::Unknown;
         let by = if unknown { now } else { from };
         let until = catalog.last_edited().max(by);
-        let resized = self.previous_amounts.iter().map(|earlier| earlier.until);
+        let resized = self.0.previous_amounts.iter().map(|earlier| earlier.until);
         let resized = resized.filter(|at| (from..until).contains(at));
         let instants: BTreeSet<Timestamp> = [from].into_iter().chain(resized).collect();
         let mut changed = false;
@@ -452,24 +401,25 @@ impl Charge {
         catalog: &PriceCatalog,
         at: Timestamp,
     ) -> bool {
-        if self.attributes.amounts == *amounts {
+        if self.0.attributes.amounts == *amounts {
             return false;
         }
         let unposted_since = self.unposted_since();
         let last = self
+            .0
             .rates
             .last()
             .map_or(unposted_since, |last| last.from.max(unposted_since));
-        let changed = self.previous_amounts.last().map(|earlier| earlier.until);
+        let changed = self.0.previous_amounts.last().map(|earlier| earlier.until);
         // a clock that stepped back, or lags behind the API server's, changes nothing of what was
         let at = at
             .max(last)
             .max(catalog.last_edited())
             .max(changed.unwrap_or(unposted_since));
-        let before = mem::replace(&mut self.attributes.amounts, amounts.clone());
+        let before = mem::replace(&mut self.0.attributes.amounts, amounts.clone());
         // amounts that would have lasted no time are not kept
         if at > unposted_since && changed != Some(at) {
-            self.previous_amounts.push(PreviousAmounts {
+            self.0.previous_amounts.push(PreviousAmounts {
                 until: at,
                 amounts: before,
             });
@@ -481,14 +431,15 @@ impl Charge {
     /// The attributes that it was priced by at `at`.
     fn attributes_at(&self, at: Timestamp) -> Cow<'_, PricingAttributes> {
         match self
+            .0
             .previous_amounts
             .iter()
             .find(|earlier| at < earlier.until)
         {
-            None => Cow::Borrowed(&self.attributes),
+            None => Cow::Borrowed(&self.0.attributes),
             Some(earlier) => Cow::Owned(PricingAttributes {
                 amounts: earlier.amounts.clone(),
-                ..self.attributes.clone()
+                ..self.0.attributes.clone()
             }),
         }
     }
@@ -503,19 +454,19 @@ impl Charge {
         now: Timestamp,
     ) -> bool {
         let attributes = PricingAttributes {
-            amounts: self.attributes.amounts.clone(),
+            amounts: self.0.attributes.amounts.clone(),
             ..attributes.clone()
         };
         if !self.is_vague()
-            || self.attributes == attributes
+            || self.0.attributes == attributes
             || !matches!(catalog.price(&attributes, now), PriceLookup::Listed(_))
         {
             return false;
         }
-        self.attributes = attributes;
+        self.0.attributes = attributes;
         let unposted_since = self.unposted_since();
-        self.rates.retain(|rate| rate.from < unposted_since);
-        if !self.rates.is_empty() {
+        self.0.rates.retain(|rate| rate.from < unposted_since);
+        if !self.0.rates.is_empty() {
             self.set_first_rates(unposted_since, catalog, now);
         }
         self.reprice(catalog, now);
@@ -524,7 +475,7 @@ impl Charge {
 
     /// Whether labels that come late would price it anew.
     fn is_vague(&self) -> bool {
-        self.rates.last().is_none_or(|rate| rate.provisional)
+        self.0.rates.last().is_none_or(|rate| rate.provisional)
     }
 
     /// Takes the price lists' answer at `at`. Unknown is not zero: the last known rate goes on.
@@ -533,20 +484,20 @@ impl Charge {
             return false;
         };
         let new = RatePeriod {
-            from: at.max(self.start),
+            from: at.max(self.0.start),
             quote,
             provisional: matches!(priced, PriceLookup::Provisional(_)),
         };
         // a rate that would have lasted no time is replaced
-        let replaced = self.rates.pop_if(|last| new.from <= last.from);
-        if let Some(last) = self.rates.last_mut()
+        let replaced = self.0.rates.pop_if(|last| new.from <= last.from);
+        if let Some(last) = self.0.rates.last_mut()
             && last.quote == quote
         {
             let changed = replaced.is_some() || last.provisional != new.provisional;
             last.provisional = new.provisional;
             return changed;
         }
-        self.rates.push(new);
+        self.0.rates.push(new);
         replaced != Some(new)
     }
 
@@ -558,11 +509,11 @@ impl Charge {
             ..EngineUsage::default()
         };
         if let Some(counters) = counters {
-            used += self.counters.usage_until(counters);
-            self.counters = counters;
+            used += self.0.counters.usage_until(counters);
+            self.0.counters = counters;
         }
         if used != EngineUsage::default() {
-            *self.usage.entry(day).or_default() += used;
+            *self.0.usage.entry(day).or_default() += used;
         }
     }
 
@@ -577,14 +528,14 @@ impl Charge {
 
     /// Notes that the cost until `until` is posted, and drops what no sum from then on will need.
     pub(super) fn note_posted(&mut self, until: Timestamp, zone: &TimeZone) {
-        self.posted_until = self.posted_until.max(Some(until));
+        self.0.posted_until = self.0.posted_until.max(Some(until));
         self.drop_before(until, zone);
     }
 
     /// Drops rates, amounts and usage that no sum from `until` on will need.
     pub(super) fn drop_before(&mut self, until: Timestamp, zone: &TimeZone) {
-        let current = self.rates.iter().rposition(|rate| rate.from <= until);
-        self.rates.drain(..current.unwrap_or(0));
+        let current = self.0.rates.iter().rposition(|rate| rate.from <= until);
+        self.0.rates.drain(..current.unwrap_or(0));
         // labels that come late price anew all that is not posted, some of which may be in an
         // earlier month's account
         let over = if self.is_vague() {
@@ -592,9 +543,11 @@ impl Charge {
         } else {
             until
         };
-        self.previous_amounts.retain(|earlier| earlier.until > over);
+        self.0
+            .previous_amounts
+            .retain(|earlier| earlier.until > over);
         let day = zone.to_datetime(until).date();
-        self.usage = self.usage.split_off(&day);
+        self.0.usage = self.0.usage.split_off(&day);
     }
 
     /// The costs, so far, of the days that `part` touches.
@@ -606,7 +559,7 @@ impl Charge {
         part.days(zone).map(|(day, part)| {
             (
                 day,
-                self.cost_of_day(day, part, self.node_lost_since, false),
+                self.cost_of_day(day, part, self.0.node_lost_since, false),
             )
         })
     }
@@ -620,10 +573,10 @@ impl Charge {
         estimated: bool,
     ) -> DailyCost {
         let (kept, lost) = part.split(lost.unwrap_or(Timestamp::MAX));
-        let (staying, draining) = kept.split(self.draining_since.unwrap_or(Timestamp::MAX));
-        let (starting, serving) = staying.split(self.ready_since.unwrap_or(Timestamp::MAX));
+        let (staying, draining) = kept.split(self.0.draining_since.unwrap_or(Timestamp::MAX));
+        let (starting, serving) = staying.split(self.0.ready_since.unwrap_or(Timestamp::MAX));
         let cost = self.cost(kept);
-        let used = self.usage.get(&day).copied().unwrap_or_default();
+        let used = self.0.usage.get(&day).copied().unwrap_or_default();
         let idle_seconds = used.idle_seconds.min(serving.seconds());
         let idle = match idle_seconds {
             0 => Money::ZERO,
@@ -644,7 +597,7 @@ impl Charge {
             saved: Money::ZERO,
             carbon_mg: self.carbon_until(kept.end) - self.carbon_until(kept.start),
             gpu_seconds,
-            unpriced_gpu_seconds: if self.rates.is_empty() {
+            unpriced_gpu_seconds: if self.0.rates.is_empty() {
                 gpu_seconds
             } else {
                 0
@@ -664,10 +617,11 @@ impl Charge {
 
     /// Physical GPUs times seconds: a unit may be a part of one.
     fn gpu_seconds_until(&self, at: Timestamp) -> i64 {
-        let seconds = (at.as_second() - self.start.as_second()).max(0);
-        self.attributes
+        let seconds = (at.as_second() - self.0.start.as_second()).max(0);
+        self.0
+            .attributes
             .share
-            .portion_of(i64::from(self.attributes.gpus) * seconds)
+            .portion_of(i64::from(self.0.attributes.gpus) * seconds)
     }
 
     fn carbon_until(&self, at: Timestamp) -> i64 {
@@ -688,12 +642,13 @@ impl Charge {
 
     fn with_ends(&self) -> impl Iterator<Item = (&RatePeriod, Timestamp)> {
         let ends = self
+            .0
             .rates
             .iter()
             .skip(1)
             .map(|rate| rate.from)
             .chain([Timestamp::MAX]);
-        self.rates.iter().zip(ends)
+        self.0.rates.iter().zip(ends)
     }
 
     fn is_provisional_in(&self, part: Interval) -> bool {
