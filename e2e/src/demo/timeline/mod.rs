@@ -64,7 +64,7 @@ impl Drawing<'_> {
             "Requests",
             PHASES_TOP + PHASES_HEIGHT + 14.0,
             96.0,
-            self.marks(|event| match event {
+            self.marks(|_, event| match event {
                 Event::Refused { status, code } => {
                     Some((0, vec![format!("{status} {code}"), status.to_string()]))
                 }
@@ -183,13 +183,13 @@ impl Drawing<'_> {
         sentences.join(" ")
     }
 
-    /// Marks of the events that `label` names, with a rank and texts for each.
-    fn marks(&self, label: impl Fn(&Event) -> Option<(u32, Vec<String>)>) -> Vec<Mark> {
+    /// Marks of the events that `label` names, given each with its time, with a rank and texts.
+    fn marks(&self, mut label: impl FnMut(f64, &Event) -> Option<(u32, Vec<String>)>) -> Vec<Mark> {
         self.series
             .events
             .iter()
             .filter_map(|(t, event)| {
-                let (rank, texts) = label(event)?;
+                let (rank, texts) = label(*t, event)?;
                 Some(Mark {
                     x: self.time.at(*t),
                     texts,

@@ -54,27 +54,20 @@ impl Drawing<'_> {
 
     pub(super) fn money_marks(&self) -> Vec<Mark> {
         let mut limit = self.series.states.iter().find_map(|(_, state)| state.limit);
-        let events = self.series.events.iter();
-        events
-            .filter_map(|(t, event)| {
-                let texts = match event {
-                    Event::Limit { limit: new } => {
-                        let verb = match limit.replace(*new) {
-                            Some(old) if old > *new => "lowered to",
-                            _ => "raised to",
-                        };
-                        vec![format!("limit {verb} {new:.2}"), format!("{new:.2}")]
-                    }
-                    Event::Exhausted {} => vec!["exhausted".to_owned()],
-                    _ => return None,
-                };
-                Some(Mark {
-                    x: self.time.at(*t),
-                    texts,
-                    rank: 0,
-                })
-            })
-            .collect()
+        self.marks(|_, event| {
+            let texts = match event {
+                Event::Limit { limit: new } => {
+                    let verb = match limit.replace(*new) {
+                        Some(old) if old > *new => "lowered to",
+                        _ => "raised to",
+                    };
+                    vec![format!("limit {verb} {new:.2}"), format!("{new:.2}")]
+                }
+                Event::Exhausted {} => vec!["exhausted".to_owned()],
+                _ => return None,
+            };
+            Some((0, texts))
+        })
     }
 
     /// The limit where the axis reaches it; a dotted line at the top and its value where it is

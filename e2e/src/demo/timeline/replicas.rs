@@ -66,32 +66,24 @@ impl Drawing<'_> {
     pub(super) fn replica_marks(&self) -> Vec<Mark> {
         let mut is_first_idle = true;
         let mut is_first_wake_up = true;
-        let events = self.series.events.iter();
-        events
-            .filter_map(|(t, event)| {
-                let (rank, texts) = match event {
-                    Event::Idle {} if std::mem::take(&mut is_first_idle) => {
-                        (0, vec!["idle: at 0".to_owned(), "at 0".to_owned()])
+        self.marks(|_, event| {
+            Some(match event {
+                Event::Idle {} if std::mem::take(&mut is_first_idle) => {
+                    (0, vec!["idle: at 0".to_owned(), "at 0".to_owned()])
+                }
+                Event::Woken { milliseconds } => {
+                    let first = std::mem::take(&mut is_first_wake_up);
+                    let short = format!("{milliseconds} ms");
+                    let long = format!("woken after {milliseconds} ms");
+                    if first {
+                        (1, vec![long, short])
+                    } else {
+                        (2, vec![short])
                     }
-                    Event::Woken { milliseconds } => {
-                        let first = std::mem::take(&mut is_first_wake_up);
-                        let short = format!("{milliseconds} ms");
-                        let long = format!("woken after {milliseconds} ms");
-                        if first {
-                            (1, vec![long, short])
-                        } else {
-                            (2, vec![short])
-                        }
-                    }
-                    _ => return None,
-                };
-                Some(Mark {
-                    x: self.time.at(*t),
-                    texts,
-                    rank,
-                })
+                }
+                _ => return None,
             })
-            .collect()
+        })
     }
 
     /// Whether the service is woken after `t` and before this position.
@@ -128,23 +120,16 @@ impl Drawing<'_> {
     }
 
     pub(super) fn training_marks(&self) -> Vec<Mark> {
-        let events = self.series.events.iter();
-        events
-            .filter_map(|(t, event)| {
-                let texts = match event {
-                    Event::Suspended { step } => {
-                        let step = grouped(self.series.suspension_step(*t, *step));
-                        vec![format!("suspended at step {step}"), "suspended".to_owned()]
-                    }
-                    Event::Resumed { .. } => vec!["resumed".to_owned()],
-                    _ => return None,
-                };
-                Some(Mark {
-                    x: self.time.at(*t),
-                    texts,
-                    rank: 0,
-                })
-            })
-            .collect()
+        self.marks(|t, event| {
+            let texts = match event {
+                Event::Suspended { step } => {
+                    let step = grouped(self.series.suspension_step(t, *step));
+                    vec![format!("suspended at step {step}"), "suspended".to_owned()]
+                }
+                Event::Resumed { .. } => vec!["resumed".to_owned()],
+                _ => return None,
+            };
+            Some((0, texts))
+        })
     }
 }
