@@ -69,18 +69,8 @@ pub(crate) fn steady_ends(cluster: &Cluster) -> ScenarioResult {
 pub(crate) fn at_rest(cluster: &Cluster) -> ScenarioResult {
     operator::install(cluster, operator::IMAGE, &["controller.leaseDuration=6s"])?;
     cluster.apply(&service_manifest("resting", r#""--speedup", "20""#, "2s"))?;
-    wait_for_field(
-        cluster,
-        "resting",
-        "infd/chat",
-        ".status.activation.port",
-        "20000",
-        20,
-    )
-    .or_else(|_| {
-        wait_until("a port for the service", 20, || {
-            Ok(!get_field(cluster, "resting", "infd/chat", ".status.activation.port")?.is_empty())
-        })
+    wait_until("a port for the service", 40, || {
+        Ok(!get_field(cluster, "resting", "infd/chat", ".status.activation.port")?.is_empty())
     })?;
     // what earlier scenarios left is written by then
     std::thread::sleep(Duration::from_secs(15));
