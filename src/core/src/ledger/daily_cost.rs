@@ -3,7 +3,7 @@
 use std::iter::Sum;
 use std::ops::AddAssign;
 
-use super::charge::EngineUsage;
+use super::engine_usage::EngineUsage;
 use crate::money::{Cost, Money};
 use crate::pricing::{CapacityType, PricingAttributes, Share};
 

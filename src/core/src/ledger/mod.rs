@@ -13,6 +13,7 @@
 //! |---|---|
 //! | [`charge`] | one pod's lifetime: rates, stages, usage |
 //! | [`daily_cost`] | the cost of a day on one kind of hardware, and its parts |
+//! | [`engine_usage`] | idle time, requests and tokens of an engine |
 //! | [`zero_replica_savings`] | a service at zero replicas, and the money that it saves |
 //! | [`account`] | open charges and daily costs of one workload and month |
 //! | [`invalid`] | the faults of a stored account |
@@ -20,14 +21,14 @@
 pub mod account;
 pub mod charge;
 pub mod daily_cost;
+pub mod engine_usage;
 pub mod invalid;
 pub mod zero_replica_savings;
 
 pub use account::{Account, DailyCosts, StoredAccount};
-pub use charge::{
-    Charge, ChargeEnd, EngineCounters, EngineUsage, PreviousAmounts, RatePeriod, StoredCharge, Uid,
-};
+pub use charge::{Charge, ChargeEnd, PreviousAmounts, RatePeriod, StoredCharge, Uid};
 pub use daily_cost::{CostKey, DailyCost};
+pub use engine_usage::{EngineCounters, EngineUsage};
 pub use invalid::InvalidAccount;
 pub use zero_replica_savings::ZeroReplicaPeriod;
 
