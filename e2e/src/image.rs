@@ -125,7 +125,7 @@ fn images(programs: &[Program], built: &[PathBuf]) -> Result<Vec<Image>> {
 /// When the build fails or the archive cannot be written.
 pub fn bundle(reference: &str) -> Result<Image> {
     let built = build(&packages(&Program::ALL))?;
-    let archive = cache::directory()?.join("images").join("demo.tar");
+    let archive = archive_of(reference)?;
     let programs: Vec<&Path> = built.iter().map(PathBuf::as_path).collect();
     oci::write(&archive, reference, &programs)
 }
@@ -139,7 +139,7 @@ pub fn release(reference: &str) -> Result<Image> {
         &packages(&[Program::Bursar]),
         &["--release", "--package", "bursar"],
     )?;
-    let archive = cache::directory()?.join("images").join("release.tar");
+    let archive = archive_of(reference)?;
     let programs: Vec<&Path> = built.iter().map(PathBuf::as_path).collect();
     oci::write(&archive, reference, &programs)
 }
@@ -154,6 +154,15 @@ pub fn kubectl_bursar() -> Result<PathBuf> {
         what: "cargo build".into(),
         why: "made no program kubectl-bursar".into(),
     })
+}
+
+/// The archive of an image that callers name: one for each reference, so that two programs which
+/// write at the same time do not replace each other's.
+fn archive_of(reference: &str) -> Result<PathBuf> {
+    let name = reference.replace(['/', ':'], "+");
+    Ok(cache::directory()?
+        .join("images")
+        .join(format!("{name}.tar")))
 }
 
 /// Checks that an image is named by a name and a tag: what the chart and the archive need.
@@ -280,6 +289,18 @@ fn select(programs: &[(&str, &str)], built: &[PathBuf]) -> Result<Vec<PathBuf>> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn images_of_different_names_have_different_archives() {
+        let references = [
+            "bursar.local/demo:dev",
+            "localhost:9/demo:dev",
+            "localhost:9/demo:1",
+        ];
+        let archives = references.map(|reference| archive_of(reference).unwrap());
+        let distinct: std::collections::BTreeSet<&PathBuf> = archives.iter().collect();
+        assert_eq!(distinct.len(), references.len(), "{archives:?}");
+    }
 
     #[test]
     fn an_image_has_a_tag() {

@@ -159,7 +159,7 @@ fn without_image(cluster: &Cluster) -> ScenarioResult {
         &said,
         &[
             "cannot get the image localhost:9/bursar-demo:1",
-            "demo.tar",
+            "bursar-demo+1.tar",
             "skopeo copy",
             "kind load",
         ],
