@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bursar_api::quantities;
 use bursar_api::spend::{WorkloadKind, WorkloadRef};
-use bursar_core::capacity::{Capacity, Gang, Node as Room, Resources};
+use bursar_core::capacity::{Capacity, Gang, Node as NodeRoom, Resources, Room};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::Job;
@@ -131,7 +131,7 @@ pub(crate) fn capacity<'a>(
     nodes: impl IntoIterator<Item = &'a Node>,
     pods: impl IntoIterator<Item = &'a Pod>,
 ) -> Capacity {
-    let mut rooms: BTreeMap<String, Room> = nodes
+    let mut rooms: BTreeMap<String, NodeRoom> = nodes
         .into_iter()
         .filter(|node| takes_pods(node))
         .map(|node| {
@@ -142,7 +142,7 @@ pub(crate) fn capacity<'a>(
             );
             (
                 node.name_any(),
-                Room {
+                NodeRoom {
                     labels: node.labels().clone(),
                     free: allocatable.clone(),
                     allocatable,

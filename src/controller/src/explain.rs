@@ -112,7 +112,7 @@ mod tests {
     use bursar_core::capacity::{Capacity, Gang};
     use bursar_core::plan::plan;
     use bursar_core::scaling::{Demand, History, Signal};
-    use bursar_core::training::Job;
+    use bursar_core::training::{Job, Role};
     use jiff::SignedDuration;
     use jiff::tz::TimeZone;
     use serde_json::json;
@@ -154,13 +154,15 @@ mod tests {
                 created: now,
                 suspend: true,
                 running: false,
-                present: 0,
                 incomplete_since: None,
                 retry: None,
                 seed: 1,
                 settled: true,
-                gang: Gang::default(),
-                worker: load(Some("6.88")),
+                roles: vec![Role {
+                    gang: Gang::default(),
+                    worker: load(Some("6.88")),
+                    present: 0,
+                }],
             }],
             budgets: vec![Budget {
                 name: "team".into(),

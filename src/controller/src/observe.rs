@@ -8,7 +8,7 @@ use bursar_api::template;
 use bursar_api::{BudgetPolicy, InferenceDeployment, TrainingJob};
 use bursar_core::budget::{Budget, Load};
 use bursar_core::calendar::Month;
-use bursar_core::capacity::Gang;
+use bursar_core::capacity::{Gang, Room};
 use bursar_core::correction;
 use bursar_core::money::Money;
 use bursar_core::plan::{Plan, Snapshot};
@@ -21,13 +21,14 @@ use kube::ResourceExt;
 use crate::capacity::{self, Reserved};
 use crate::context::Context;
 use crate::health;
-use crate::inference::{self, build::fnv, drain::SETTLE};
+use crate::inference::{self, build::fnv};
 use crate::ledger::{self, Accounts};
 use crate::lock::lock;
 use crate::pod;
 use crate::pricing::effective;
 use crate::scene::Scene;
 use crate::training::job;
+use bursar_core::drain::{self, SETTLE};
 
 /// Between the moment that a budget is exhausted and the first order to stop, and between a container's end and its being seen.
 const SLACK_SECONDS: i64 = 10;
@@ -112,7 +113,7 @@ impl Scene {
         let started = started.filter_map(|turn| {
             let job = snapshot.jobs.iter().find(|job| job.name == turn.name)?;
             let workload = self.workload(WorkloadKind::TrainingJob, &job.name);
-            Some((workload, job.gang.clone()))
+            Some((workload, job.roles.first()?.gang.clone()))
         });
         grown.chain(started).collect()
     }
@@ -157,7 +158,7 @@ impl Scene {
         let pods = self.pods_of(&self.workload(WorkloadKind::InferenceDeployment, &key.1));
         let declared = inference::declared(inference::deployment(context, object).as_deref());
         let replicas = inference::replicas(context, object, &pods, self.now);
-        let current = inference::drain::staying(declared, &replicas);
+        let current = drain::staying(declared, &replicas);
         let staying = replicas
             .iter()
             .filter(|replica| replica.draining_since.is_none());
@@ -267,7 +268,6 @@ impl Scene {
             suspend: object.spec.suspend,
             // its order was given, though no cache shows it yet
             running: running || reserved.holds(&workload, self.now),
-            present,
             incomplete_since: found
                 .as_deref()
                 .filter(|_| running)
@@ -275,11 +275,14 @@ impl Scene {
             retry: found.as_deref().and_then(job::retry),
             seed: fnv(object.uid().unwrap_or_default().as_bytes()),
             settled: left == 0,
-            gang: gang(Some(&object.spec.template), workers),
-            worker: Load {
-                rate: self.estimate(context, Some(&object.spec.template), None),
-                stop_seconds: template::grace_seconds(&object.spec.template) + SLACK_SECONDS,
-            },
+            roles: vec![training::Role {
+                gang: gang(Some(&object.spec.template), workers),
+                worker: Load {
+                    rate: self.estimate(context, Some(&object.spec.template), None),
+                    stop_seconds: template::grace_seconds(&object.spec.template) + SLACK_SECONDS,
+                },
+                present,
+            }],
             name,
         })
     }

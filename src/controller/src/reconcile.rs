@@ -397,7 +397,7 @@ async fn follow_job(round: &Round<'_>, object: &Arc<TrainingJob>, troubles: &mut
     let job = batch_job(&context.stores, &scene.namespace, &workload.name);
     let mut waiting = round.snapshot.jobs.iter();
     let unpriced = turn.is_some_and(|turn| turn.limited_by == Some(LimitedBy::PriceUnknown))
-        && waiting.any(|job| job.name == name && job.worker.rate.is_none());
+        && waiting.any(|job| job.name == name && !job.has_known_price());
     let old = object
         .status
         .as_ref()

@@ -56,7 +56,7 @@ pub struct Budget {
 }
 
 /// Something that costs money while it runs, and for a while after it was told to stop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Load {
     /// Money an hour; `None` while no price is known.
     pub rate: Option<Money>,
@@ -70,6 +70,28 @@ impl Load {
         self.rate
             .unwrap_or_default()
             .cost_for_seconds_rounded_up(self.stop_seconds)
+    }
+}
+
+/// The sums over all that runs or starts in a namespace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RunningTotals {
+    /// Money an hour.
+    pub rate: Money,
+    /// What stopping everything now would still cost.
+    pub reserve: Money,
+    /// No price is known for a part of it.
+    pub unknown: bool,
+}
+
+impl RunningTotals {
+    /// The sums over these.
+    pub fn of(loads: &[Load]) -> Self {
+        Self {
+            rate: loads.iter().filter_map(|load| load.rate).sum(),
+            reserve: loads.iter().map(Load::reserve).sum(),
+            unknown: loads.iter().any(|load| load.rate.is_none()),
+        }
     }
 }
 
@@ -105,10 +127,23 @@ pub struct Standing {
 
 impl Standing {
     /// Where `budget` stands at `now` under these loads. Its latch is set or released.
-    pub fn of(mut budget: Budget, loads: &[Load], now: Timestamp, zone: &TimeZone) -> Self {
+    pub fn of(budget: Budget, loads: &[Load], now: Timestamp, zone: &TimeZone) -> Self {
         let period = budget.period.bounds(now, zone);
-        let reserve = loads.iter().map(Load::reserve).sum();
-        let rate: Money = loads.iter().filter_map(|load| load.rate).sum();
+        Self::in_period(budget, period, RunningTotals::of(loads), now)
+    }
+
+    /// Where `budget` stands at `now`, which lies in `period`. Its latch is set or released.
+    pub fn in_period(
+        mut budget: Budget,
+        period: Interval,
+        running: RunningTotals,
+        now: Timestamp,
+    ) -> Self {
+        let RunningTotals {
+            rate,
+            reserve,
+            unknown,
+        } = running;
         let left = budget.limit - budget.spent - reserve;
         // a credit gives money as a raised limit does
         let given = budget.limit - budget.corrections;
@@ -127,7 +162,7 @@ impl Standing {
             Phase::OverLimit
         } else if budget.latch.is_some() {
             Phase::Exhausted
-        } else if budget.doubt.is_some() || loads.iter().any(|load| load.rate.is_none()) {
+        } else if budget.doubt.is_some() || unknown {
             Phase::Unknown
         } else {
             Phase::Active
@@ -197,20 +232,16 @@ pub enum Refused {
 #[derive(Clone, Debug)]
 pub struct Purse {
     standings: Vec<Standing>,
-    reserve: Money,
-    rate: Money,
-    unknown: bool,
+    running: RunningTotals,
     now: Timestamp,
 }
 
 impl Purse {
-    /// A purse over these standings, with the loads they were computed from.
-    pub fn new(standings: Vec<Standing>, loads: &[Load], now: Timestamp) -> Self {
+    /// A purse over these standings, with the sums they were computed from.
+    pub fn new(standings: Vec<Standing>, running: RunningTotals, now: Timestamp) -> Self {
         Self {
             standings,
-            reserve: loads.iter().map(Load::reserve).sum(),
-            rate: loads.iter().filter_map(|load| load.rate).sum(),
-            unknown: loads.iter().any(|load| load.rate.is_none()),
+            running,
             now,
         }
     }
@@ -231,56 +262,87 @@ impl Purse {
     /// # Errors
     /// The refusal; nothing is taken then.
     pub fn take(&mut self, load: Load) -> Result<(), Refused> {
+        self.take_all(&[(load, 1)])
+    }
+
+    /// As [`Purse::take`], for several of each that start together or not at all.
+    ///
+    /// # Errors
+    /// The refusal; nothing is taken then.
+    pub fn take_all(&mut self, loads: &[(Load, u32)]) -> Result<(), Refused> {
+        let with = self.with(loads)?;
+        self.running = with;
+        Ok(())
+    }
+
+    /// Whether a start would be paid for; nothing is taken.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn check(&self, load: Load) -> Result<(), Refused> {
+        self.with(&[(load, 1)]).map(drop)
+    }
+
+    fn with(&self, loads: &[(Load, u32)]) -> Result<RunningTotals, Refused> {
+        let mut running = self.running;
         if self.standings.is_empty() {
-            return Ok(());
+            return Ok(running);
         }
-        if let Some(doubt) = self
-            .standings
-            .iter()
-            .find_map(|standing| standing.budget.doubt.clone())
-        {
+        let mut doubts = self.standings.iter();
+        if let Some(doubt) = doubts.find_map(|standing| standing.budget.doubt.clone()) {
             return Err(Refused::Unknown(doubt));
         }
-        let Some(rate) = load.rate else {
-            let why = "no price is known for its GPUs, and the namespace has a budget";
-            return Err(Refused::Unknown(why.to_owned()));
-        };
-        if self.unknown {
+        for (load, count) in loads {
+            let Some(rate) = load.rate else {
+                let why = "no price is known for its GPUs, and the namespace has a budget";
+                return Err(Refused::Unknown(why.to_owned()));
+            };
+            running.rate += rate.times(*count);
+            let reserve = rate
+                .times(*count)
+                .cost_for_seconds_rounded_up(load.stop_seconds);
+            running.reserve += reserve;
+        }
+        if self.running.unknown {
             let why = "something beside it runs that no price is known for, and the namespace has a budget";
             return Err(Refused::Unknown(why.to_owned()));
         }
-        let (rate, reserve) = (self.rate + rate, self.reserve + load.reserve());
         for standing in &self.standings {
-            let budget = &standing.budget;
-            let refuse = |message| {
-                Err(Refused::Budget {
-                    name: budget.name.clone(),
-                    message,
-                    retry_at: standing.period.end,
-                })
-            };
-            let name = &budget.name;
-            if standing.is_exhausted() {
-                let (spent, limit) = (budget.spent.rounded(2), budget.limit.rounded(2));
-                return refuse(format!(
-                    "budget {name} is exhausted: {spent} of {limit} spent"
-                ));
-            }
-            let useful = budget
-                .minimum_useful_run
-                .as_secs()
-                .min(standing.period.end.as_second() - self.now.as_second());
-            let needed = reserve + rate.cost_for_seconds_rounded_up(useful);
-            let left = budget.limit - budget.spent;
-            if needed > left {
-                return refuse(format!(
-                    "budget {name} has {} left; running on for {useful} s and stopping would take {}",
-                    left.rounded(4),
-                    needed.rounded(4),
-                ));
-            }
+            self.fits(standing, running)?;
         }
-        (self.rate, self.reserve) = (rate, reserve);
+        Ok(running)
+    }
+
+    /// Whether one budget pays for everything that would run.
+    fn fits(&self, standing: &Standing, running: RunningTotals) -> Result<(), Refused> {
+        let budget = &standing.budget;
+        let name = &budget.name;
+        let refuse = |message| {
+            Err(Refused::Budget {
+                name: name.clone(),
+                message,
+                retry_at: standing.period.end,
+            })
+        };
+        if standing.is_exhausted() {
+            let (spent, limit) = (budget.spent.rounded(2), budget.limit.rounded(2));
+            return refuse(format!(
+                "budget {name} is exhausted: {spent} of {limit} spent"
+            ));
+        }
+        let useful = budget
+            .minimum_useful_run
+            .as_secs()
+            .min(standing.period.end.as_second() - self.now.as_second());
+        let needed = running.reserve + running.rate.cost_for_seconds_rounded_up(useful);
+        let left = budget.limit - budget.spent;
+        if needed > left {
+            return refuse(format!(
+                "budget {name} has {} left; running on for {useful} s and stopping would take {}",
+                left.rounded(4),
+                needed.rounded(4),
+            ));
+        }
         Ok(())
     }
 }
@@ -438,7 +500,11 @@ mod tests {
     #[test]
     fn nothing_starts_that_could_not_run_for_a_useful_time() {
         let loads = [];
-        let mut purse = Purse::new(vec![standing(budget("10", "6"), &loads)], &loads, now());
+        let mut purse = Purse::new(
+            vec![standing(budget("10", "6"), &loads)],
+            RunningTotals::of(&loads),
+            now(),
+        );
         let start = load("12", 60);
         // 12 an hour: 1.00 for five minutes and 0.20 to stop
         assert_eq!(purse.take(start), Ok(()));
@@ -456,12 +522,19 @@ mod tests {
             rate: None,
             stop_seconds: 60,
         };
-        let mut purse = Purse::new(vec![standing(budget("10", "0"), &[])], &[], now());
+        let mut purse = Purse::new(
+            vec![standing(budget("10", "0"), &[])],
+            RunningTotals::default(),
+            now(),
+        );
         assert!(matches!(purse.take(unknown), Err(Refused::Unknown(_))));
-        assert_eq!(Purse::new(vec![], &[], now()).take(unknown), Ok(()));
+        assert_eq!(
+            Purse::new(vec![], RunningTotals::default(), now()).take(unknown),
+            Ok(())
+        );
         let beside = Purse::new(
             vec![standing(budget("10", "0"), &[unknown])],
-            &[unknown],
+            RunningTotals::of(&[unknown]),
             now(),
         )
         .take(load("1", 1));

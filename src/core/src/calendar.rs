@@ -147,7 +147,7 @@ impl Interval {
 }
 
 /// How long a budget's limit lasts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Period {
     /// From midnight to midnight.
     Daily,

@@ -34,19 +34,47 @@ pub struct Capacity {
     pub nodes: Vec<Node>,
 }
 
-impl Capacity {
-    /// How many of the gang's workers the free room takes, at most all of them.
-    pub fn fits(&self, gang: &Gang) -> u32 {
-        self.count(gang, |node| &node.free)
-    }
+/// Room for gangs.
+pub trait Room {
+    /// How many workers of these gangs the free room takes together, at most all of them.
+    fn fits(&self, gangs: &[&Gang]) -> u32;
 
-    /// How many of the gang's workers these nodes would take if they were empty, at most all of them.
-    pub fn could_fit(&self, gang: &Gang) -> u32 {
-        self.count(gang, |node| &node.allocatable)
-    }
+    /// How many workers of these gangs the nodes would take together if they were empty, at most all of them.
+    fn could_fit(&self, gangs: &[&Gang]) -> u32;
 
     /// Takes the gang's room away, as far as it fits.
-    pub fn place(&mut self, gang: &Gang) {
+    fn place(&mut self, gang: &Gang);
+}
+
+impl Room for Capacity {
+    fn fits(&self, gangs: &[&Gang]) -> u32 {
+        self.clone().take_all(gangs)
+    }
+
+    fn could_fit(&self, gangs: &[&Gang]) -> u32 {
+        let empty = self.nodes.iter().map(|node| Node {
+            free: node.allocatable.clone(),
+            ..node.clone()
+        });
+        let mut room = Self {
+            nodes: empty.collect(),
+        };
+        room.take_all(gangs)
+    }
+
+    fn place(&mut self, gang: &Gang) {
+        self.take(gang);
+    }
+}
+
+impl Capacity {
+    fn take_all(&mut self, gangs: &[&Gang]) -> u32 {
+        let placed = gangs.iter().map(|gang| self.take(gang));
+        placed.fold(0, u32::saturating_add)
+    }
+
+    /// Takes the gang's room away, and returns how many workers fitted.
+    fn take(&mut self, gang: &Gang) -> u32 {
         let mut left = gang.workers;
         for node in &mut self.nodes {
             let here = if selects(gang, node) {
@@ -61,15 +89,7 @@ impl Capacity {
             }
             left -= here;
         }
-    }
-
-    fn count(&self, gang: &Gang, room: impl Fn(&Node) -> &Resources) -> u32 {
-        let workers = self
-            .nodes
-            .iter()
-            .filter(|node| selects(gang, node))
-            .map(|node| workers_in(room(node), gang));
-        workers.fold(0u32, u32::saturating_add).min(gang.workers)
+        gang.workers - left
     }
 }
 
@@ -91,6 +111,16 @@ fn workers_in(room: &Resources, gang: &Gang) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn gangs_that_start_together_do_not_use_the_same_room() {
+        let capacity = Capacity {
+            nodes: vec![node(3, "a"), node(1, "a")],
+        };
+        let (large, small) = (gang(1, 3, 0), gang(2, 1, 0));
+        assert_eq!(capacity.fits(&[&large, &small]), 2);
+        assert_eq!(capacity.fits(&[&small]), 2);
+    }
 
     fn node(gpus: i64, model: &str) -> Node {
         let room = Resources::from([
@@ -122,7 +152,7 @@ mod tests {
             nodes: vec![node(3, "a"), node(3, "a")],
         };
         assert_eq!(
-            capacity.fits(&gang(3, 2, 0)),
+            capacity.fits(&[&gang(3, 2, 0)]),
             2,
             "three pairs do not fit into two nodes of three"
         );
@@ -133,12 +163,12 @@ mod tests {
         let capacity = Capacity {
             nodes: vec![node(8, "a"), node(8, "b")],
         };
-        assert_eq!(capacity.fits(&gang(9, 1, 1000)), 8, "4 CPUs a node");
+        assert_eq!(capacity.fits(&[&gang(9, 1, 1000)]), 8, "4 CPUs a node");
         let only_b = Gang {
             node_selector: [("model".to_owned(), "b".to_owned())].into(),
             ..gang(9, 1, 1000)
         };
-        assert_eq!(capacity.fits(&only_b), 4);
+        assert_eq!(capacity.fits(&[&only_b]), 4);
     }
 
     #[test]
@@ -149,8 +179,8 @@ mod tests {
         capacity.place(&gang(3, 2, 0));
         assert_eq!(
             (
-                capacity.fits(&gang(3, 2, 0)),
-                capacity.could_fit(&gang(3, 2, 0))
+                capacity.fits(&[&gang(3, 2, 0)]),
+                capacity.could_fit(&[&gang(3, 2, 0)])
             ),
             (1, 3)
         );

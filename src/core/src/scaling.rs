@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::budget::Load;
 use crate::capacity::Gang;
-use crate::plan::LimitedBy;
+use crate::limit::LimitedBy;
 
 /// A measured demand.
 #[derive(Clone, Debug, PartialEq, Eq)]

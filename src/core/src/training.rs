@@ -3,8 +3,8 @@
 use jiff::{SignedDuration, Timestamp};
 
 use crate::budget::{Load, Purse, Refused};
-use crate::capacity::{Capacity, Gang};
-use crate::plan::LimitedBy;
+use crate::capacity::{Gang, Room};
+use crate::limit::LimitedBy;
 
 /// Workers may wait for a node for this long, and for up to half as long again that differs from gang to gang: of two gangs that hold
 /// what the other needs, one lets go first.
@@ -27,9 +27,6 @@ pub struct Job {
     pub suspend: bool,
     /// It is let run now.
     pub running: bool,
-    /// Workers that have a pod, or have ended well. While it runs, the others are on their way, and need their room and their money all
-    /// the same.
-    pub present: u32,
     /// It runs, and some of its workers have had no node since then.
     pub incomplete_since: Option<Timestamp>,
     /// What it was taken back for before, if it was.
@@ -38,10 +35,20 @@ pub struct Job {
     pub seed: u64,
     /// No pod of an earlier run is left.
     pub settled: bool,
-    /// What it needs.
+    /// Its roles, at least one.
+    pub roles: Vec<Role>,
+}
+
+/// Workers of a gang that are alike.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Role {
+    /// What they need.
     pub gang: Gang,
-    /// What each worker costs, and how long it takes to stop.
+    /// What each of them costs, and how long it takes to stop.
     pub worker: Load,
+    /// How many have a pod, or have ended well. While the job runs, the others are on their way, and need their room and their money
+    /// all the same.
+    pub present: u32,
 }
 
 /// A gang was taken back because it stayed incomplete.
@@ -54,13 +61,35 @@ pub struct Retry {
 }
 
 impl Job {
-    /// Workers that were ordered and have no pod yet.
-    pub fn awaited(&self) -> u32 {
+    /// Workers of one of its roles that were ordered and have no pod yet.
+    pub fn awaited(&self, role: &Role) -> u32 {
         if self.running {
-            self.gang.workers.saturating_sub(self.present)
+            role.gang.workers.saturating_sub(role.present)
         } else {
             0
         }
+    }
+
+    /// The workers of all roles.
+    pub fn workers(&self) -> u32 {
+        let workers = self.roles.iter().map(|role| role.gang.workers);
+        workers.fold(0, u32::saturating_add)
+    }
+
+    /// Whether a price is known for each of its workers.
+    pub fn has_known_price(&self) -> bool {
+        self.roles.iter().all(|role| role.worker.rate.is_some())
+    }
+
+    /// What its roles need.
+    fn gangs(&self) -> Vec<&Gang> {
+        self.roles.iter().map(|role| &role.gang).collect()
+    }
+
+    /// What its workers cost.
+    fn loads(&self) -> Vec<(Load, u32)> {
+        let roles = self.roles.iter();
+        roles.map(|role| (role.worker, role.gang.workers)).collect()
     }
 
     /// When a gang that is still incomplete is taken back.
@@ -115,7 +144,7 @@ pub struct Turn {
 /// `capacity` and `purse` are those left by what runs, workers that have no pod yet included.
 pub fn queue(
     jobs: &[Job],
-    capacity: &mut Capacity,
+    capacity: &mut impl Room,
     purse: &mut Purse,
     now: Timestamp,
 ) -> Vec<Turn> {
@@ -135,7 +164,7 @@ pub fn queue(
         .map(|job| {
             let verdict = judge(job, first, capacity, purse, now);
             let Err((limited_by, reason)) = verdict else {
-                let reason = format!("{} workers run", job.gang.workers);
+                let reason = format!("{} workers run", job.workers());
                 return Turn {
                     name: job.name.clone(),
                     run: true,
@@ -175,14 +204,14 @@ pub fn queue(
         .collect()
 }
 
-fn can_ever_run(job: &Job, capacity: &Capacity) -> bool {
-    capacity.could_fit(&job.gang) >= job.gang.workers
+fn can_ever_run(job: &Job, capacity: &impl Room) -> bool {
+    capacity.could_fit(&job.gangs()) >= job.workers()
 }
 
 fn judge(
     job: &Job,
     first: Option<&Job>,
-    capacity: &mut Capacity,
+    capacity: &mut impl Room,
     purse: &mut Purse,
     now: Timestamp,
 ) -> Result<(), (LimitedBy, String)> {
@@ -217,8 +246,8 @@ fn judge(
             "its workers of the last run are still stopping".to_owned(),
         ));
     }
-    let workers = job.gang.workers;
-    let could = capacity.could_fit(&job.gang);
+    let (workers, gangs) = (job.workers(), job.gangs());
+    let could = capacity.could_fit(&gangs);
     if could < workers {
         return Err((
             LimitedBy::Capacity,
@@ -235,20 +264,18 @@ fn judge(
     if let Some(first) = first {
         return Err((LimitedBy::Queue, format!("waits behind {}", first.name)));
     }
-    let fit = capacity.fits(&job.gang);
+    let fit = capacity.fits(&gangs);
     if fit < workers {
         return Err((
             LimitedBy::Capacity,
             format!("there is room for {fit} of its {workers} workers now"),
         ));
     }
-    let whole = Load {
-        rate: job.worker.rate.map(|rate| rate.times(workers)),
-        ..job.worker
-    };
-    match purse.take(whole) {
+    match purse.take_all(&job.loads()) {
         Ok(()) => {
-            capacity.place(&job.gang);
+            for gang in gangs {
+                capacity.place(gang);
+            }
             Ok(())
         }
         Err(Refused::Budget { message, .. }) => Err((LimitedBy::Budget, message)),
@@ -264,9 +291,9 @@ mod tests {
     use jiff::tz::TimeZone;
 
     use super::*;
-    use crate::budget::{Budget, OnExhausted, Standing};
+    use crate::budget::{Budget, OnExhausted, RunningTotals, Standing};
     use crate::calendar::Period;
-    use crate::capacity::{Node, Resources};
+    use crate::capacity::{Capacity, Node, Resources};
     use crate::money::Money;
 
     fn now() -> Timestamp {
@@ -284,11 +311,16 @@ mod tests {
             created: now(),
             suspend: false,
             running: false,
-            present: 0,
             incomplete_since: None,
             retry: None,
             seed: 7,
             settled: true,
+            roles: vec![role(workers)],
+        }
+    }
+
+    fn role(workers: u32) -> Role {
+        Role {
             gang: Gang {
                 workers,
                 worker: gpus(1),
@@ -298,6 +330,7 @@ mod tests {
                 rate: Some("2".parse().unwrap()),
                 stop_seconds: 0,
             },
+            present: 0,
         }
     }
 
@@ -327,7 +360,11 @@ mod tests {
             };
             Standing::of(budget, &[], now(), &TimeZone::UTC)
         });
-        Purse::new(standing.into_iter().collect(), &[], now())
+        Purse::new(
+            standing.into_iter().collect(),
+            RunningTotals::default(),
+            now(),
+        )
     }
 
     fn limits(turns: &[Turn]) -> Vec<(&str, Option<LimitedBy>)> {
@@ -429,7 +466,10 @@ mod tests {
     fn a_gang_that_stays_incomplete_is_taken_back_and_holds_nobody_up_while_it_waits() {
         let half = |since| Job {
             running: true,
-            present: 3,
+            roles: vec![Role {
+                present: 3,
+                ..role(3)
+            }],
             incomplete_since: Some(since),
             ..job("a", 3)
         };

@@ -1,7 +1,6 @@
 //! InferenceDeployments: build what they own, drain what leaves, and say how they are.
 
 pub(crate) mod build;
-pub(crate) mod drain;
 pub(crate) mod status;
 
 use bursar_api::InferenceDeployment;
@@ -20,9 +19,9 @@ use serde_json::{Value, json};
 use crate::api_calls::{ApiError, apply_if_changed, with_timeout};
 use crate::context::Context;
 use crate::gateways;
-use crate::inference::drain::{Replica, Scene, Steps, steps};
 use crate::lock::lock;
 use crate::pod;
+use bursar_core::drain::{DrainInput, Replica, Steps, steps};
 
 /// ReplicaSets delete the pod with the lowest cost first.
 const LEAVES_FIRST: &str = "-1000000";
@@ -124,7 +123,7 @@ fn scene(
     decision: &Decision,
     pods: &[&Pod],
     now: Timestamp,
-) -> Scene {
+) -> DrainInput {
     let status = deployment.and_then(|found| found.status.as_ref());
     let rolling = status.is_some_and(|status| {
         let behind =
@@ -136,7 +135,7 @@ fn scene(
         .settings()
         .map(|settings| settings.drain_timeout)
         .unwrap_or_default();
-    Scene {
+    DrainInput {
         replicas: declared(deployment),
         allowed: decision.allowed,
         pods: replicas(context, object, pods, now),

@@ -6,7 +6,10 @@ use super::*;
 use crate::budget::{OnExhausted, Phase};
 use crate::calendar::Period;
 use crate::money::Money;
+use crate::refusal::RefusalReason;
+use crate::scaling::Demand;
 use crate::scaling::{History, Signal};
+use crate::training::Role;
 
 fn now() -> Timestamp {
     "2026-11-11T12:00:00Z".parse().unwrap()
@@ -228,20 +231,22 @@ fn job(name: &str, workers: u32) -> Job {
         created: now(),
         suspend: false,
         running: false,
-        present: 0,
         incomplete_since: None,
         retry: None,
         seed: 0,
         settled: true,
-        gang: Gang {
-            workers,
-            worker: [("nvidia.com/gpu".to_owned(), 1000)].into(),
-            node_selector: BTreeMap::new(),
-        },
-        worker: Load {
-            rate: Some("12".parse().unwrap()),
-            stop_seconds: 60,
-        },
+        roles: vec![Role {
+            gang: Gang {
+                workers,
+                worker: [("nvidia.com/gpu".to_owned(), 1000)].into(),
+                node_selector: BTreeMap::new(),
+            },
+            worker: Load {
+                rate: Some("12".parse().unwrap()),
+                stop_seconds: 60,
+            },
+            present: 0,
+        }],
     }
 }
 
@@ -304,7 +309,7 @@ fn a_gang_whose_pods_are_not_there_yet_has_its_money_already() {
 fn a_replica_whose_pod_is_not_there_yet_has_its_room_and_its_money_already() {
     let ordered = Service {
         present: 0,
-        replica: job("a", 1).gang,
+        replica: job("a", 1).roles.remove(0).gang,
         ..service(1, Signal::Absent, 1)
     };
     let room: BTreeMap<_, _> = [("nvidia.com/gpu".to_owned(), 1000)].into();

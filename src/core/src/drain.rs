@@ -7,62 +7,62 @@
 use jiff::{SignedDuration, Timestamp};
 
 /// How long a replica stays after the endpoints have dropped it: connections that nodes still track end in this time.
-pub(crate) const SETTLE: SignedDuration = SignedDuration::from_secs(3);
+pub const SETTLE: SignedDuration = SignedDuration::from_secs(3);
 
 /// A replica's pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Replica {
+pub struct Replica {
     /// The pod's name.
-    pub(crate) pod: String,
+    pub pod: String,
     /// It takes traffic.
-    pub(crate) ready: bool,
+    pub ready: bool,
     /// The Service's endpoints name it as ready.
-    pub(crate) in_endpoints: bool,
+    pub in_endpoints: bool,
     /// Since when it has been leaving.
-    pub(crate) draining_since: Option<Timestamp>,
+    pub draining_since: Option<Timestamp>,
     /// It has left, and is the next that the Deployment deletes.
-    pub(crate) released: bool,
+    pub released: bool,
     /// Requests on its engine; `None` if unknown.
-    pub(crate) busy: Option<u64>,
+    pub busy: Option<u64>,
     /// When it was made.
-    pub(crate) created: Timestamp,
+    pub created: Timestamp,
 }
 
 /// What to do about a service's replicas.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Steps {
+pub struct Steps {
     /// Pods that begin to leave.
-    pub(crate) drain: Vec<String>,
+    pub drain: Vec<String>,
     /// Pods that stay after all.
-    pub(crate) keep: Vec<String>,
+    pub keep: Vec<String>,
     /// Pods that go with this change of the Deployment.
-    pub(crate) remove: Vec<String>,
+    pub remove: Vec<String>,
     /// The Deployment's replicas.
-    pub(crate) replicas: u32,
+    pub replicas: u32,
     /// When to look again.
-    pub(crate) next_look: Option<Timestamp>,
+    pub next_look: Option<Timestamp>,
 }
 
 /// The state that steps are computed from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Scene {
+pub struct DrainInput {
     /// The Deployment's replicas now.
-    pub(crate) replicas: u32,
+    pub replicas: u32,
     /// The replicas that the plan allows.
-    pub(crate) allowed: u32,
+    pub allowed: u32,
     /// Pods that are not being deleted.
-    pub(crate) pods: Vec<Replica>,
+    pub pods: Vec<Replica>,
     /// A rollout is under way: then only a scale to zero and a budget take replicas away.
-    pub(crate) rolling: bool,
+    pub rolling: bool,
     /// A budget takes replicas away.
-    pub(crate) budget: bool,
+    pub budget: bool,
     /// How long a replica may take to leave.
-    pub(crate) timeout: SignedDuration,
+    pub timeout: SignedDuration,
 }
 
 /// Replicas that neither leave nor have left. A Deployment that has shrunk already has pods left over until its controller deletes
 /// them: those count no longer among its replicas.
-pub(crate) fn staying(replicas: u32, pods: &[Replica]) -> u32 {
+pub fn staying(replicas: u32, pods: &[Replica]) -> u32 {
     replicas.saturating_sub(count(leaving(pods)) - given_up(replicas, pods))
 }
 
@@ -81,25 +81,25 @@ fn count<'a>(pods: impl Iterator<Item = &'a Replica>) -> u32 {
     u32::try_from(pods.count()).unwrap_or(u32::MAX)
 }
 
-/// The next steps from `scene` towards what is allowed.
-pub(crate) fn steps(scene: &Scene, now: Timestamp) -> Steps {
-    let leaving = || leaving(&scene.pods);
-    let staying = staying(scene.replicas, &scene.pods);
-    let given_up = given_up(scene.replicas, &scene.pods);
+/// The next steps from `input` towards what is allowed.
+pub fn steps(input: &DrainInput, now: Timestamp) -> Steps {
+    let leaving = || leaving(&input.pods);
+    let staying = staying(input.replicas, &input.pods);
+    let given_up = given_up(input.replicas, &input.pods);
     let mut steps = Steps {
-        replicas: scene.replicas,
+        replicas: input.replicas,
         ..Steps::default()
     };
-    if scene.allowed >= staying {
+    if input.allowed >= staying {
         // those that began to leave last have lost the least, and what was given up is not ours to keep
         let mut back: Vec<_> = leaving().collect();
         back.sort_by_key(|pod| (pod.released, std::cmp::Reverse(pod.draining_since)));
         let ours = count(leaving()) - given_up;
-        let kept = ours.min(scene.allowed - staying);
+        let kept = ours.min(input.allowed - staying);
         steps.keep = names(back.into_iter().take(kept as usize));
-        steps.replicas = scene.replicas.max(scene.allowed);
-    } else if !scene.rolling || scene.budget || scene.allowed == 0 {
-        let mut candidates: Vec<_> = scene
+        steps.replicas = input.replicas.max(input.allowed);
+    } else if !input.rolling || input.budget || input.allowed == 0 {
+        let mut candidates: Vec<_> = input
             .pods
             .iter()
             .filter(|pod| pod.draining_since.is_none())
@@ -112,7 +112,7 @@ pub(crate) fn steps(scene: &Scene, now: Timestamp) -> Steps {
                 pod.pod.clone(),
             )
         });
-        let surplus = (staying - scene.allowed) as usize;
+        let surplus = (staying - input.allowed) as usize;
         // replicas without a pod need no drain
         let podless = (staying as usize)
             .saturating_sub(candidates.len())
@@ -121,7 +121,7 @@ pub(crate) fn steps(scene: &Scene, now: Timestamp) -> Steps {
         steps.replicas -= u32::try_from(podless).unwrap_or(0);
     }
     for pod in leaving().filter(|pod| !steps.keep.contains(&pod.pod)) {
-        match may_go(pod, scene.timeout, now) {
+        match may_go(pod, input.timeout, now) {
             Ok(()) => steps.remove.push(pod.pod.clone()),
             Err(at) => steps.next_look = steps.next_look.into_iter().chain([at]).min(),
         }
@@ -190,9 +190,9 @@ mod tests {
         }
     }
 
-    fn scene(allowed: u32, pods: Vec<Replica>) -> Scene {
+    fn input(allowed: u32, pods: Vec<Replica>) -> DrainInput {
         let replicas = u32::try_from(pods.len()).unwrap();
-        Scene {
+        DrainInput {
             replicas,
             allowed,
             pods,
@@ -204,7 +204,7 @@ mod tests {
 
     #[test]
     fn growth_is_immediate() {
-        let steps = steps(&scene(3, vec![pod("a", 9)]), now());
+        let steps = steps(&input(3, vec![pod("a", 9)]), now());
         assert_eq!(
             steps,
             Steps {
@@ -217,7 +217,7 @@ mod tests {
     #[test]
     fn the_least_busy_replica_begins_to_leave_and_the_deployment_does_not_shrink_yet() {
         let steps = steps(
-            &scene(1, vec![pod("a", 9), pod("b", 2), pod("c", 5)]),
+            &input(1, vec![pod("a", 9), pod("b", 2), pod("c", 5)]),
             now(),
         );
         assert_eq!(
@@ -235,7 +235,7 @@ mod tests {
             ..pod("b", 0)
         };
         assert_eq!(
-            steps(&scene(1, vec![pod("a", 0), pending]), now()).drain,
+            steps(&input(1, vec![pod("a", 0), pending]), now()).drain,
             ["b"]
         );
     }
@@ -258,10 +258,10 @@ mod tests {
                 busy: None,
                 ..pod.clone()
             };
-            let steps = steps(&scene(0, vec![pod.clone()]), now());
+            let steps = steps(&input(0, vec![pod.clone()]), now());
             assert_eq!(steps.remove.len(), usize::from(gone), "{pod:?}");
             assert_eq!(steps.replicas, u32::from(!gone));
-            let past = super::steps(&scene(0, vec![unknown]), now());
+            let past = super::steps(&input(0, vec![unknown]), now());
             assert_eq!(
                 past.remove.len(),
                 usize::from(pod.draining_since == ago(60)),
@@ -277,9 +277,9 @@ mod tests {
             ..pod(name, 1)
         };
         let pods = vec![pod("a", 9), leaving("b", 9), leaving("c", 4)];
-        let one = steps(&scene(2, pods.clone()), now());
+        let one = steps(&input(2, pods.clone()), now());
         assert_eq!((one.keep, one.replicas), (vec!["c".to_owned()], 3));
-        let all = steps(&scene(5, pods), now());
+        let all = steps(&input(5, pods), now());
         assert_eq!((all.keep.len(), all.replicas), (2, 5));
     }
 
@@ -291,11 +291,11 @@ mod tests {
             ..pod("b", 0)
         };
         let after = |replicas, allowed| {
-            let scene = Scene {
+            let input = DrainInput {
                 replicas,
-                ..scene(allowed, vec![pod("a", 9), gone.clone()])
+                ..input(allowed, vec![pod("a", 9), gone.clone()])
             };
-            let steps = steps(&scene, now());
+            let steps = steps(&input, now());
             (steps.drain, steps.keep, steps.replicas)
         };
         let none = Vec::new;
@@ -316,10 +316,10 @@ mod tests {
 
     #[test]
     fn a_rollout_is_not_disturbed_unless_everything_goes_or_a_budget_says_so() {
-        let rolling = |allowed, budget| Scene {
+        let rolling = |allowed, budget| DrainInput {
             rolling: true,
             budget,
-            ..scene(allowed, vec![pod("a", 0), pod("b", 0)])
+            ..input(allowed, vec![pod("a", 0), pod("b", 0)])
         };
         assert!(steps(&rolling(1, false), now()).drain.is_empty());
         assert_eq!(steps(&rolling(1, true), now()).drain.len(), 1);
@@ -333,11 +333,11 @@ mod tests {
                 draining_since: ago(seconds),
                 ..pod("a", 7)
             };
-            let scene = Scene {
+            let input = DrainInput {
                 timeout: SignedDuration::ZERO,
-                ..scene(0, vec![leaving])
+                ..input(0, vec![leaving])
             };
-            steps(&scene, now())
+            steps(&input, now())
         };
         assert_eq!(after(2).remove, [""; 0]);
         assert!(after(2).next_look.is_some());
@@ -347,9 +347,9 @@ mod tests {
     #[test]
     fn replicas_that_have_no_pod_yet_are_given_back_at_once() {
         let steps = steps(
-            &Scene {
+            &DrainInput {
                 replicas: 3,
-                ..scene(1, vec![pod("a", 0)])
+                ..input(1, vec![pod("a", 0)])
             },
             now(),
         );

@@ -1,0 +1,46 @@
+//! What kept a workload from what its demand asks for.
+
+use serde::{Deserialize, Serialize};
+
+/// What kept a workload from what its demand asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LimitedBy {
+    /// A budget.
+    Budget,
+    /// A price that is not known, in a namespace with a budget.
+    PriceUnknown,
+    /// `maxReplicas`.
+    MaxReplicas,
+    /// `minReplicas`.
+    MinReplicas,
+    /// A higher number within the stabilization window.
+    Stabilization,
+    /// A signal that cannot be read.
+    Signal,
+    /// `scaling.paused`.
+    Paused,
+    /// Room on the nodes.
+    Capacity,
+    /// The queue.
+    Queue,
+    /// `spec.suspend`.
+    Suspended,
+}
+
+impl LimitedBy {
+    /// The word that statuses and metrics show.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Budget => "Budget",
+            Self::PriceUnknown => "PriceUnknown",
+            Self::MaxReplicas => "MaxReplicas",
+            Self::MinReplicas => "MinReplicas",
+            Self::Stabilization => "Stabilization",
+            Self::Signal => "Signal",
+            Self::Paused => "Paused",
+            Self::Capacity => "Capacity",
+            Self::Queue => "Queue",
+            Self::Suspended => "Suspended",
+        }
+    }
+}

@@ -1,0 +1,338 @@
+//! How an event changes the model, and what must be decided anew because of it.
+
+use jiff::Timestamp;
+
+use crate::capacity::Gang;
+
+use super::event::{
+    BatchJob, Deployment, Event, Job, Key, Name, Node, Owner, Pod, Reading, Service,
+};
+use super::namespace::BudgetState;
+use super::room::ReservationOwner;
+use super::service::{EngineState, ServiceState};
+use super::spending::AccountSpend;
+use super::state::{Model, PodState};
+use super::timers::Subject;
+
+impl Model {
+    /// Changes the model by an event that became known at `now`. What is known already changes
+    /// nothing. The time that it takes does not grow with the cluster.
+    pub fn apply(&mut self, event: Event, now: Timestamp) {
+        match event {
+            Event::Service(key, service) => self.set_service(key, service),
+            Event::Deployment(key, deployment) => self.set_deployment(key, deployment),
+            Event::Endpoints(key, ready) => self.set_endpoints(key, ready),
+            Event::Job(key, job) => self.set_job(key, job),
+            Event::BatchJob(key, role, job) => self.set_batch_job(key, role, job),
+            Event::Budget(key, budget) => self.set_budget(key, budget),
+            Event::BudgetDoubt(namespace, doubt) => {
+                self.namespace_mut(&namespace).doubt = doubt;
+                self.marks.budgets.insert(namespace);
+            }
+            Event::Corrections(namespace, corrections) => {
+                self.namespace_mut(&namespace).corrections = corrections;
+                self.marks.budgets.insert(namespace);
+            }
+            Event::Pod(uid, pod) => self.set_pod(uid, pod, now),
+            Event::Node(name, node) => self.set_node(&name, node),
+            Event::Prices(catalog) => {
+                self.rates.set_catalog(catalog);
+                self.timers
+                    .set(Subject::Prices, self.rates.next_change(now));
+                self.mark_all();
+            }
+            Event::Account(key, account) => self.set_account(key, account, now),
+            Event::Reading(uid, reading) => self.set_reading(&uid, reading, now),
+            Event::Gateway(uid, pod) => self.gateways.set_pod(uid, pod),
+            Event::Demand(uid, held) => {
+                let services = self.gateways.set_held(uid, held);
+                self.marks.services.extend(services);
+            }
+            Event::Silent(uid) => self.gateways.set_silent(&uid, now),
+            Event::ServiceOrderFailed(key) => {
+                if let Some(state) = self.services.get_mut(&key) {
+                    state.ordered = None;
+                    state.draining.clear();
+                    state.released.clear();
+                    self.marks.services.insert(key);
+                }
+            }
+            Event::JobOrderFailed(key) => {
+                if let Some(state) = self.jobs.get_mut(&key) {
+                    (state.ordered, state.retry) = (None, None);
+                    self.marks.queues.insert(key.namespace);
+                }
+            }
+        }
+    }
+
+    fn set_service(&mut self, key: Key, service: Option<Service>) {
+        if let Some(service) = &service {
+            self.rates
+                .learn_selector(&service.replica, self.room.nodes());
+        }
+        let state = self.services.entry(key.clone()).or_default();
+        if state.spec == service {
+            return;
+        }
+        if service.is_none() {
+            state.forget();
+        }
+        state.spec = service;
+        state.estimate = Default::default();
+        self.marks.services.insert(key);
+    }
+
+    fn set_deployment(&mut self, key: Key, deployment: Option<Deployment>) {
+        let state = self.services.entry(key.clone()).or_default();
+        if state.deployment == deployment {
+            return;
+        }
+        let shown = deployment.map(|found| found.replicas);
+        if state
+            .ordered
+            .is_some_and(|ordered| Some(ordered.value) == shown)
+        {
+            state.ordered = None;
+        }
+        state.deployment = deployment;
+        self.marks.services.insert(key);
+    }
+
+    fn set_endpoints(&mut self, key: Key, ready: Vec<Name>) {
+        let state = self.services.entry(key.clone()).or_default();
+        let ready = ready.into_iter().collect();
+        if state.endpoints == ready {
+            return;
+        }
+        state.endpoints = ready;
+        self.marks.services.insert(key);
+    }
+
+    fn set_job(&mut self, key: Key, job: Option<Job>) {
+        for role in job.iter().flat_map(|job| &job.roles) {
+            self.rates.learn_selector(&role.worker, self.room.nodes());
+        }
+        let state = self.jobs.entry(key.clone()).or_default();
+        if state.spec == job {
+            return;
+        }
+        if job.is_none() {
+            (state.ordered, state.retry, state.turn) = (None, None, None);
+        }
+        state.spec = job;
+        state.estimates.clear();
+        self.namespace_mut(&key.namespace).jobs.insert(key.clone());
+        self.marks.queues.insert(key.namespace);
+    }
+
+    fn set_batch_job(&mut self, key: Key, role: Name, job: Option<BatchJob>) {
+        let state = self.jobs.entry(key.clone()).or_default();
+        if state.batch_jobs.get(&role) == job.as_ref() {
+            return;
+        }
+        match job {
+            Some(job) => drop(state.batch_jobs.insert(role, job)),
+            None => drop(state.batch_jobs.remove(&role)),
+        }
+        let shows = |running: bool| state.batch_jobs.values().all(|job| job.running == running);
+        let is_shown = state.ordered.is_some_and(|ordered| shows(ordered.value));
+        if is_shown && !state.batch_jobs.is_empty() {
+            state.ordered = None;
+            state.retry = None;
+        }
+        self.namespace_mut(&key.namespace).jobs.insert(key.clone());
+        self.marks.queues.insert(key.namespace);
+    }
+
+    fn set_budget(&mut self, key: Key, budget: Option<super::event::Budget>) {
+        let namespace = self.namespace_mut(&key.namespace);
+        match budget {
+            None => drop(namespace.budgets.remove(&key.name)),
+            Some(spec) => match namespace.budgets.get_mut(&key.name) {
+                Some(state) if state.spec == spec => return,
+                Some(state) => {
+                    if state.spec.period != spec.period {
+                        state.period = None;
+                    }
+                    state.spec = spec;
+                }
+                None => {
+                    let state = BudgetState {
+                        spec,
+                        latch: None,
+                        period: None,
+                        standing: None,
+                    };
+                    namespace.budgets.insert(key.name, state);
+                }
+            },
+        }
+        self.marks.budgets.insert(key.namespace);
+    }
+
+    fn set_pod(&mut self, uid: Name, pod: Option<Box<Pod>>, now: Timestamp) {
+        let old = self.pods.remove(&uid);
+        if old.as_ref().map(|state| &state.pod) == pod.as_ref() {
+            if let Some(old) = old {
+                self.pods.insert(uid, old);
+            }
+            return;
+        }
+        let old_pod = old.as_ref().map(|state| state.pod.clone());
+        if let Some(pod) = &pod {
+            self.rates.learn_selector(&pod.shape, self.room.nodes());
+        }
+        self.replace_room(&uid, old_pod.as_deref(), pod.as_deref());
+        self.replace_owner(&uid, old_pod.as_deref(), pod.as_deref());
+        if let Some(pod) = pod {
+            let known = old.unwrap_or_else(|| PodState {
+                pod: pod.clone(),
+                engine: EngineState::default(),
+                estimate: Default::default(),
+                cost: Default::default(),
+            });
+            let same_shape = known.pod.shape == pod.shape;
+            let estimate = if same_shape {
+                known.estimate
+            } else {
+                Default::default()
+            };
+            let state = PodState {
+                pod,
+                estimate,
+                ..known
+            };
+            self.pods.insert(uid.clone(), state);
+            self.refresh_other(&uid, now);
+        } else if let Some(old) = old
+            && old.pod.owner == Owner::Other
+        {
+            self.replace_cost(&old.pod.key.namespace, &old.cost, &Default::default());
+        }
+    }
+
+    /// Moves a pod from where it was to where it is: onto its node, or among those that wait.
+    fn replace_room(&mut self, uid: &Name, old: Option<&Pod>, new: Option<&Pod>) {
+        let bound = |pod: &Pod| pod.node.clone().filter(|_| pod.ended.is_none());
+        let (was, is) = (old.and_then(bound), new.and_then(bound));
+        let same_shape = old.map(|pod| &pod.shape) == new.map(|pod| &pod.shape);
+        if was != is || !same_shape {
+            if let (Some(node), Some(pod)) = (&was, old) {
+                self.room.unbind(node, &pod.shape.requests);
+            }
+            if let (Some(node), Some(pod)) = (&is, new) {
+                self.room.bind(node, &pod.shape.requests);
+                let owner = self.reservation_owner(uid, pod);
+                self.room.note_bound(&owner, node);
+            }
+        }
+        let other = |pod: &Pod| pod.owner == Owner::Other;
+        if old.is_some_and(other) || new.is_some_and(other) {
+            let waits = |pod: &&Pod| other(pod) && pod.node.is_none() && pod.ended.is_none();
+            let gang = new.filter(waits).map_or_else(Gang::default, |pod| Gang {
+                workers: 1,
+                worker: pod.shape.requests.clone(),
+                node_selector: pod.shape.node_selector.clone(),
+            });
+            self.room
+                .reserve(&ReservationOwner::Pod(uid.clone()), &gang);
+        }
+    }
+
+    fn replace_owner(&mut self, uid: &Name, old: Option<&Pod>, new: Option<&Pod>) {
+        let (was, is) = (
+            old.and_then(|pod| self.owner(pod)),
+            new.and_then(|pod| self.owner(pod)),
+        );
+        for (owner, stays) in [(&was, was == is), (&is, true)] {
+            match owner {
+                Some((key, Owner::Service(_))) => {
+                    let state = self.services.entry(key.clone()).or_default();
+                    if stays && new.is_some() {
+                        state.pods.insert(uid.clone());
+                    } else {
+                        state.pods.remove(uid);
+                    }
+                    let shown = new.filter(|_| stays);
+                    note_shown(state, uid, shown);
+                    self.marks.services.insert(key.clone());
+                }
+                Some((key, _)) => {
+                    let state = self.jobs.entry(key.clone()).or_default();
+                    if stays && new.is_some() {
+                        state.pods.insert(uid.clone());
+                    } else {
+                        state.pods.remove(uid);
+                    }
+                    self.namespace_mut(&key.namespace).jobs.insert(key.clone());
+                    self.marks.queues.insert(key.namespace.clone());
+                }
+                None => {}
+            }
+        }
+    }
+
+    fn set_node(&mut self, name: &Name, node: Option<Node>) {
+        let old = self.room.node(name).cloned();
+        if old == node {
+            return;
+        }
+        let estimates_change = self.rates.replace_node(old.as_ref(), node.as_ref());
+        self.room.set_node(name, node);
+        if estimates_change {
+            self.mark_all();
+        }
+    }
+
+    fn set_account(&mut self, key: Key, account: Option<AccountSpend>, now: Timestamp) {
+        let namespace = self.namespace_mut(&key.namespace);
+        if namespace.spending.account(&key.name) == account.as_ref() {
+            return;
+        }
+        let changed = namespace.spending.set(key.name, account);
+        self.marks.budgets.insert(key.namespace);
+        for uid in changed {
+            let Some(state) = self.pods.get(&uid) else {
+                continue;
+            };
+            match self.owner(&state.pod) {
+                Some((key, Owner::Service(_))) => drop(self.marks.services.insert(key)),
+                Some((key, _)) => drop(self.marks.queues.insert(key.namespace)),
+                None => self.refresh_other(&uid, now),
+            }
+        }
+    }
+
+    fn set_reading(&mut self, uid: &Name, reading: Reading, now: Timestamp) {
+        let Some(pod) = self.pods.get_mut(uid) else {
+            return;
+        };
+        let Owner::Service(name) = &pod.pod.owner else {
+            return;
+        };
+        let key = Key {
+            namespace: pod.pod.key.namespace.clone(),
+            name: name.clone(),
+        };
+        let state = self.services.entry(key.clone()).or_default();
+        state.read(&mut pod.engine, reading, now);
+        self.marks.services.insert(key);
+    }
+}
+
+/// Forgets orders about a pod that it shows, or that are void because it is gone.
+fn note_shown(state: &mut ServiceState, uid: &Name, pod: Option<&Pod>) {
+    let Some(pod) = pod else {
+        state.draining.remove(uid);
+        state.released.remove(uid);
+        return;
+    };
+    let drains = state.draining.get(uid).map(|ordered| ordered.value);
+    if drains == Some(pod.draining_since.is_some()) {
+        state.draining.remove(uid);
+    }
+    if pod.released {
+        state.released.remove(uid);
+    }
+}

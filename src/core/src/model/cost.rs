@@ -1,0 +1,285 @@
+//! What workloads and pods cost while they run, as addends of their namespaces' sums, and the
+//! room reserved for those of their pods that have no node yet.
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::budget::Load;
+use crate::capacity::Gang;
+use crate::drain::{self, SETTLE};
+use crate::money::Money;
+
+use super::event::{Key, Name, Owner, Pod, PodShape, Role};
+use super::room::ReservationOwner;
+use super::service::ServiceState;
+use super::spending::{RunningCost, SLACK_SECONDS, Spending};
+use super::state::{Model, PodState, count};
+
+impl RunningCost {
+    /// Adds a pod that costs `rate` an hour and takes `stop_seconds` to stop once it is told to.
+    fn add_pod(&mut self, pod: &Pod, rate: Option<Money>, stop_seconds: i64) {
+        let Some(rate) = rate else {
+            self.unknown += 1;
+            return;
+        };
+        match pod.deletion {
+            Some(by) => {
+                self.rate += rate;
+                self.terminating.push((rate, by));
+            }
+            None => self.add(
+                Load {
+                    rate: Some(rate),
+                    stop_seconds,
+                },
+                1,
+            ),
+        }
+    }
+
+    /// Adds so many of a load.
+    fn add(&mut self, load: Load, number: u32) {
+        match load.rate {
+            _ if number == 0 => {}
+            None => self.unknown += number,
+            Some(rate) => {
+                self.rate += rate.times(number);
+                let all = rate.times(number);
+                self.reserve += all.cost_for_seconds_rounded_up(load.stop_seconds);
+            }
+        }
+    }
+}
+
+/// Seconds from the order to stop a replica until it costs nothing.
+fn service_stop_seconds(drain_timeout: SignedDuration, grace_seconds: i64) -> i64 {
+    drain_timeout.max(SETTLE).as_secs() + grace_seconds + SLACK_SECONDS
+}
+
+fn gang(shape: &PodShape, workers: u32) -> Gang {
+    Gang {
+        workers,
+        worker: shape.requests.clone(),
+        node_selector: shape.node_selector.clone(),
+    }
+}
+
+/// Whether a pod counts among the replicas of its Deployment.
+pub(crate) fn is_replica(pod: &Pod) -> bool {
+    pod.ended.is_none() && pod.deletion.is_none()
+}
+
+/// The pods of a service as the steps of a drain see them. Orders that pods do not show yet count.
+pub(crate) fn drain_replicas<'a>(
+    state: &ServiceState,
+    pods: impl Iterator<Item = (&'a Name, &'a PodState)>,
+) -> Vec<drain::Replica> {
+    let replicas = pods.filter(|(_, pod)| is_replica(&pod.pod));
+    replicas
+        .map(|(uid, found)| {
+            let (pod, engine) = (&found.pod, &found.engine);
+            let draining_since = match state.draining.get(uid) {
+                Some(order) if order.value => Some(order.at),
+                Some(_) => None,
+                None => pod.draining_since,
+            };
+            drain::Replica {
+                pod: uid.to_string(),
+                ready: pod.ready_since.is_some(),
+                in_endpoints: state.endpoints.contains(uid),
+                draining_since,
+                released: pod.released || state.released.contains_key(uid),
+                busy: engine.busy.filter(|_| engine.stale.is_none()),
+                created: pod.created,
+            }
+        })
+        .collect()
+}
+
+impl Model {
+    /// Puts what a workload or pod costs in the place of what it did.
+    pub(crate) fn replace_cost(&mut self, namespace: &Name, old: &RunningCost, new: &RunningCost) {
+        if old != new {
+            self.namespace_mut(namespace).totals.replace(old, new);
+            self.marks.budgets.insert(namespace.clone());
+        }
+    }
+
+    /// Computes anew what a pod of no workload costs.
+    pub(crate) fn refresh_other(&mut self, uid: &Name, now: Timestamp) {
+        let Some(state) = self.pods.get_mut(uid) else {
+            return;
+        };
+        let pod = &state.pod;
+        let mut cost = RunningCost::default();
+        if pod.owner == Owner::Other && pod.ended.is_none() && pod.shape.attributes.is_some() {
+            let namespace = self.namespaces.get(&pod.key.namespace);
+            let open = namespace.and_then(|namespace| namespace.spending.rate(uid));
+            let estimate = || self.rates.estimate(&pod.shape, &mut state.estimate, now);
+            let rate = open.unwrap_or_else(estimate);
+            // a budget counts it, and cannot stop it
+            cost.add_pod(pod, rate, 0);
+        }
+        let old = std::mem::replace(&mut state.cost, cost.clone());
+        let namespace = pod.key.namespace.clone();
+        self.replace_cost(&namespace, &old, &cost);
+    }
+
+    /// Computes anew what a service costs with its orders, and keeps room for its pods.
+    pub(crate) fn refresh_service(&mut self, key: &Key, now: Timestamp) {
+        let Some(state) = self.services.get_mut(key) else {
+            return;
+        };
+        let nothing = Spending::default();
+        let namespace = self.namespaces.get(&key.namespace);
+        let spending = namespace.map_or(&nothing, |namespace| &namespace.spending);
+        let mut cost = RunningCost::default();
+        let mut pending = 0;
+        for uid in &state.pods {
+            let Some(found) = self.pods.get_mut(uid) else {
+                continue;
+            };
+            let pod = &found.pod;
+            if pod.ended.is_some() {
+                continue;
+            }
+            pending += u32::from(pod.node.is_none());
+            if pod.shape.attributes.is_none() {
+                continue;
+            }
+            let stop_seconds = match &state.spec {
+                Some(spec) => service_stop_seconds(spec.drain_timeout, spec.grace_seconds),
+                // its workload is gone: Kubernetes is stopping it
+                None => pod.grace_seconds + SLACK_SECONDS,
+            };
+            let estimate = || self.rates.estimate(&pod.shape, &mut found.estimate, now);
+            let rate = spending.rate(uid).unwrap_or_else(estimate);
+            cost.add_pod(pod, rate, stop_seconds);
+        }
+        let mut load = None;
+        let mut gang_without_node = Gang::default();
+        if let Some(spec) = &state.spec {
+            let replica = Load {
+                rate: self.rates.estimate(&spec.replica, &mut state.estimate, now),
+                stop_seconds: service_stop_seconds(spec.drain_timeout, spec.grace_seconds),
+            };
+            let pods = state
+                .pods
+                .iter()
+                .filter_map(|uid| self.pods.get_key_value(uid));
+            let awaited = awaited(state, &drain_replicas(state, pods));
+            cost.add(replica, awaited);
+            gang_without_node = gang(&spec.replica, awaited.saturating_add(pending));
+            load = Some(replica);
+        }
+        let old = std::mem::replace(&mut state.cost, cost.clone());
+        let old_load = std::mem::replace(&mut state.load, load);
+        let owner = ReservationOwner::Workload(key.clone(), Owner::Service(key.name.clone()));
+        self.room.reserve(&owner, &gang_without_node);
+        if old_load != load {
+            self.replace_load(key, old_load, load);
+        }
+        self.replace_cost(&key.namespace, &old, &cost);
+    }
+
+    fn replace_load(&mut self, key: &Key, old: Option<Load>, new: Option<Load>) {
+        let namespace = self.namespace_mut(&key.namespace);
+        if let Some(old) = old
+            && let Some(services) = namespace.services_by_load.get_mut(&old)
+        {
+            services.remove(key);
+            if services.is_empty() {
+                namespace.services_by_load.remove(&old);
+            }
+        }
+        if let Some(new) = new {
+            let services = namespace.services_by_load.entry(new).or_default();
+            services.insert(key.clone());
+        }
+        self.marks.budgets.insert(key.namespace.clone());
+    }
+
+    /// Computes anew what a TrainingJob costs with its orders, and keeps room for its workers.
+    pub(crate) fn refresh_job(&mut self, key: &Key, now: Timestamp) {
+        let Some(state) = self.jobs.get_mut(key) else {
+            return;
+        };
+        let nothing = Spending::default();
+        let namespace = self.namespaces.get(&key.namespace);
+        let spending = namespace.map_or(&nothing, |namespace| &namespace.spending);
+        let mut cost = RunningCost::default();
+        for uid in &state.pods {
+            let Some(found) = self.pods.get_mut(uid) else {
+                continue;
+            };
+            let pod = &found.pod;
+            if pod.ended.is_some() || pod.shape.attributes.is_none() {
+                continue;
+            }
+            let role = state.spec.as_ref().and_then(|spec| role_of(spec, pod));
+            let grace = role.map_or(pod.grace_seconds, |role| role.grace_seconds);
+            let estimate = || self.rates.estimate(&pod.shape, &mut found.estimate, now);
+            let rate = spending.rate(uid).unwrap_or_else(estimate);
+            cost.add_pod(pod, rate, grace + SLACK_SECONDS);
+        }
+        let runs = state.is_running() && !state.has_finished();
+        let roles = state.spec.as_ref().map_or(&[][..], |spec| &spec.roles);
+        state.estimates.resize(roles.len(), Default::default());
+        let mut reserved = Vec::new();
+        for (role, cached) in roles.iter().zip(&mut state.estimates) {
+            let load = Load {
+                rate: self.rates.estimate(&role.worker, cached, now),
+                stop_seconds: role.grace_seconds + SLACK_SECONDS,
+            };
+            let workers = state.pods.iter().filter_map(|uid| self.pods.get(uid));
+            let workers: Vec<&PodState> = workers
+                .filter(|found| is_worker_of(&found.pod, &role.name))
+                .collect();
+            let pending = workers.iter().filter(|found| found.pod.node.is_none());
+            let ended_well = state
+                .batch_jobs
+                .get(&role.name)
+                .map_or(0, |job| job.succeeded);
+            let present = count(workers.len()).saturating_add(ended_well);
+            let awaited = if runs {
+                role.replicas.saturating_sub(present)
+            } else {
+                0
+            };
+            cost.add(load, awaited);
+            let wanted = awaited.saturating_add(count(pending.count()));
+            reserved.push((role.name.clone(), gang(&role.worker, wanted)));
+        }
+        let old = std::mem::replace(&mut state.cost, cost.clone());
+        let names = reserved.iter().map(|(role, _)| role.clone()).collect();
+        let before = std::mem::replace(&mut state.roles_with_room, names);
+        let gone = before.difference(&state.roles_with_room);
+        reserved.extend(gone.map(|role| (role.clone(), Gang::default())));
+        for (role, gang) in reserved {
+            let owner = Owner::Job(key.name.clone(), role);
+            let owner = ReservationOwner::Workload(key.clone(), owner);
+            self.room.reserve(&owner, &gang);
+        }
+        self.replace_cost(&key.namespace, &old, &cost);
+    }
+}
+
+/// Replicas that were ordered and have no pod yet.
+fn awaited(state: &ServiceState, replicas: &[drain::Replica]) -> u32 {
+    let current = drain::staying(state.declared(), replicas);
+    let staying = replicas.iter().filter(|pod| pod.draining_since.is_none());
+    current.saturating_sub(count(staying.count()))
+}
+
+/// The role of a pod.
+pub(crate) fn role_of<'a>(spec: &'a super::event::Job, pod: &Pod) -> Option<&'a Role> {
+    let Owner::Job(_, name) = &pod.owner else {
+        return None;
+    };
+    spec.roles.iter().find(|role| role.name == *name)
+}
+
+/// Whether a pod counts among the workers of a role. A Job replaces a pod that is being deleted
+/// only when it is gone.
+pub(crate) fn is_worker_of(pod: &Pod, role: &str) -> bool {
+    pod.ended.is_none() && matches!(&pod.owner, Owner::Job(_, name) if **name == *role)
+}

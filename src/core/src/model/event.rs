@@ -1,0 +1,267 @@
+//! What the model is told: small values made of objects, readings and answers, without anything
+//! that no decision reads.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::budget::{Latch, OnExhausted};
+use crate::calendar::Period;
+use crate::capacity::Resources;
+use crate::correction::Correction;
+use crate::money::Money;
+use crate::pricing::{PriceCatalog, PricingAttributes};
+use crate::scaling::Demand;
+use crate::training::Retry;
+
+use super::spending::AccountSpend;
+
+/// A name of Kubernetes: of an object, a namespace, or a UID.
+pub type Name = Arc<str>;
+
+/// Namespace and name of an object.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    /// The namespace.
+    pub namespace: Name,
+    /// The name.
+    pub name: Name,
+}
+
+impl Key {
+    /// The key of an object.
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
+    }
+}
+
+/// What a pod belongs to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Owner {
+    /// The InferenceDeployment of this name in the pod's namespace.
+    Service(Name),
+    /// The role of the second name of the TrainingJob of the first in the pod's namespace.
+    Job(Name, Name),
+    /// No workload of Bursar.
+    Other,
+}
+
+/// What a pod asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodShape {
+    /// The resources that it requests.
+    pub requests: Resources,
+    /// The labels that its node must have.
+    pub node_selector: BTreeMap<String, String>,
+    /// What it is priced by, without a node; `None` if it holds no GPU.
+    pub attributes: Option<PricingAttributes>,
+}
+
+/// A pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// Its namespace and name.
+    pub key: Key,
+    /// What it belongs to.
+    pub owner: Owner,
+    /// What it asks for.
+    pub shape: Arc<PodShape>,
+    /// The node that it is bound to.
+    pub node: Option<Name>,
+    /// When it was created.
+    pub created: Timestamp,
+    /// When its containers ended for good.
+    pub ended: Option<Timestamp>,
+    /// It was told to stop, and must have stopped by then.
+    pub deletion: Option<Timestamp>,
+    /// Seconds between SIGTERM and SIGKILL.
+    pub grace_seconds: i64,
+    /// Since when it is ready.
+    pub ready_since: Option<Timestamp>,
+    /// Since when it has been draining, by its annotation.
+    pub draining_since: Option<Timestamp>,
+    /// Its ReplicaSet deletes it before others.
+    pub released: bool,
+    /// Why it does not start, and since when it has not been ready.
+    pub start_failure: Option<(Name, Timestamp)>,
+}
+
+/// A node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Node {
+    /// It is ready and not cordoned.
+    pub takes_pods: bool,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// What pods may use in all.
+    pub allocatable: Resources,
+    /// How many of each GPU resource it has.
+    pub gpus: BTreeMap<String, u32>,
+}
+
+/// An InferenceDeployment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// When it was created: the older one gets money first.
+    pub created: Timestamp,
+    /// The fewest replicas.
+    pub min: u32,
+    /// The most replicas.
+    pub max: u32,
+    /// Queue depth that one replica should carry.
+    pub target: u32,
+    /// How long a lower number must last before it is followed.
+    pub window: SignedDuration,
+    /// How long nothing may happen before it goes to its minimum.
+    pub idle_after: SignedDuration,
+    /// How long a replica may take to finish its requests when it leaves.
+    pub drain_timeout: SignedDuration,
+    /// Demand changes nothing.
+    pub paused: bool,
+    /// Whether requests wake it.
+    pub activation: Demand,
+    /// What one replica asks for.
+    pub replica: Arc<PodShape>,
+    /// Seconds between a replica's SIGTERM and SIGKILL.
+    pub grace_seconds: i64,
+}
+
+/// The Deployment that a service owns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deployment {
+    /// Its replicas.
+    pub replicas: u32,
+    /// It replaces pods by others of a new template.
+    pub rolling: bool,
+}
+
+/// Workers of a gang that are alike.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Role {
+    /// Its name; empty for the only role of the short form.
+    pub name: Name,
+    /// Its workers.
+    pub replicas: u32,
+    /// What one worker asks for.
+    pub worker: Arc<PodShape>,
+    /// Seconds between a worker's SIGTERM and SIGKILL.
+    pub grace_seconds: i64,
+}
+
+/// A TrainingJob.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Job {
+    /// When it was created; the older one goes first.
+    pub created: Timestamp,
+    /// The value of its PriorityClass.
+    pub priority: i32,
+    /// Its user wants it not to run.
+    pub suspend: bool,
+    /// A number of its own, for waits that differ from gang to gang.
+    pub seed: u64,
+    /// Its roles, at least one.
+    pub roles: Vec<Role>,
+}
+
+/// The Job of one role of a TrainingJob.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BatchJob {
+    /// It is not suspended.
+    pub running: bool,
+    /// Whether it has ended well, if it has ended.
+    pub finished: Option<bool>,
+    /// Its pods that have not ended.
+    pub active: u32,
+    /// Its workers that have ended well.
+    pub succeeded: u32,
+    /// When it last began to run.
+    pub started: Option<Timestamp>,
+    /// What its gang was suspended for before, if it stayed incomplete.
+    pub retry: Option<Retry>,
+}
+
+/// A BudgetPolicy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// Money for one period.
+    pub limit: Money,
+    /// The period.
+    pub period: Period,
+    /// What happens when it is exhausted.
+    pub on_exhausted: OnExhausted,
+    /// What starts must be able to run for at least this long.
+    pub minimum_useful_run: SignedDuration,
+    /// The latch on record.
+    pub latch: Option<Latch>,
+}
+
+/// The requests that a gateway holds for one service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// How many.
+    pub requests: u64,
+    /// When the oldest of them came.
+    pub since: Option<Timestamp>,
+}
+
+/// What one read of an engine gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// Requests waiting and running.
+    Busy {
+        /// How many.
+        requests: u64,
+        /// Its counters have moved since the read before, or there was none.
+        moved: bool,
+    },
+    /// The last good read is too old, and why no newer one is there.
+    Stale(Name),
+}
+
+/// The latest state of something, or that it is gone.
+pub type Change<T> = Option<T>;
+
+/// Something that happened. States are absolute: the same event twice changes nothing.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// An InferenceDeployment.
+    Service(Key, Change<Service>),
+    /// The Deployment of the service of this name.
+    Deployment(Key, Change<Deployment>),
+    /// The UIDs of pods that the endpoints of the service of this name show as ready.
+    Endpoints(Key, Vec<Name>),
+    /// A TrainingJob.
+    Job(Key, Change<Job>),
+    /// The Job of the role of this name.
+    BatchJob(Key, Name, Change<BatchJob>),
+    /// A BudgetPolicy.
+    Budget(Key, Change<Budget>),
+    /// A budget of the namespace cannot be read, and why: `None` when all can be.
+    BudgetDoubt(Name, Option<Name>),
+    /// The SpendCorrections of a namespace that count.
+    Corrections(Name, Vec<Correction>),
+    /// A pod, by its UID.
+    Pod(Name, Change<Box<Pod>>),
+    /// A node, by its name.
+    Node(Name, Change<Node>),
+    /// The prices in force.
+    Prices(Arc<PriceCatalog>),
+    /// What an account of the namespace has on record and in memory.
+    Account(Key, Change<AccountSpend>),
+    /// A read of the engine of the pod of this UID that changed something.
+    Reading(Name, Reading),
+    /// A gateway, by its UID: its pod's name, and since when it takes requests.
+    Gateway(Name, Change<(Name, Timestamp)>),
+    /// What a gateway holds, all of it; it is heard of.
+    Demand(Name, BTreeMap<Key, Held>),
+    /// A gateway has been silent for too long.
+    Silent(Name),
+    /// An order for this service was refused by the API server or took too long: it is decided anew.
+    ServiceOrderFailed(Key),
+    /// The same for a TrainingJob.
+    JobOrderFailed(Key),
+}

@@ -1,0 +1,36 @@
+//! What is known of the cluster and what is remembered, as small values that change with each
+//! event in a time that does not grow with the cluster.
+//!
+//! | module | subject |
+//! |---|---|
+//! | `event` | what the model is told |
+//! | `state` | the whole of what is known and remembered |
+//! | `apply` | how an event changes it, and what must be decided anew |
+//! | `service`, `job` | what is known and remembered of a workload |
+//! | `namespace` | the budgets of a namespace, and the sums that they are compared with |
+//! | `cost` | what workloads cost while they run, and the room reserved for them |
+//! | `spending` | money spent as a function of time, and what runs |
+//! | `room` | the room on nodes, and what is reserved for pods that have no node yet |
+//! | `rates` | what a pod that has no charge yet will cost |
+//! | `gateways` | the requests that gateways hold |
+//! | `timers` | when something must be decided anew though nothing happens |
+//!
+//! The model is changed by [`Model::apply`] and by [`crate::plan::decide()`], which both are
+//! deterministic: time is an argument, and nothing depends on an order that is not defined.
+
+mod apply;
+pub(crate) mod cost;
+pub mod event;
+pub(crate) mod gateways;
+pub(crate) mod job;
+pub(crate) mod namespace;
+pub(crate) mod rates;
+pub(crate) mod room;
+pub(crate) mod service;
+pub(crate) mod spending;
+pub(crate) mod state;
+pub(crate) mod timers;
+
+pub use event::{Event, Key, Name};
+pub use spending::{AccountSpend, LinearSpend, SLACK_SECONDS};
+pub use state::Model;

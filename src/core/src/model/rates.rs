@@ -1,0 +1,219 @@
+//! What a pod that has no charge yet will cost: the highest cost an hour on any node that would
+//! take it, or at the highest listed price while no node would.
+//!
+//! Nodes that are alike for prices and selectors are one class, so that a node of a known class
+//! changes no estimate.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use crate::money::Money;
+use crate::pricing::{PriceCatalog, PricingAttributes};
+
+use super::event::{Node, PodShape};
+
+/// Nodes that are alike.
+#[derive(Clone, Debug, PartialEq)]
+struct NodeClass {
+    /// The labels that selectors name.
+    labels: BTreeMap<String, String>,
+    /// For each GPU resource of the node, what a pod that holds one is priced by.
+    gpus: BTreeMap<String, PricingAttributes>,
+    nodes: u32,
+}
+
+/// An estimate, and the state of the prices that it was made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct CachedRate {
+    version: Option<u64>,
+    rate: Option<Money>,
+}
+
+impl CachedRate {
+    /// The estimate as it was last made.
+    pub(crate) fn rate(&self) -> Option<Money> {
+        self.rate
+    }
+}
+
+/// Prices and the classes of nodes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Rates {
+    catalog: Arc<PriceCatalog>,
+    classes: Vec<NodeClass>,
+    /// Labels that some pod's selector names.
+    selector_keys: BTreeSet<String>,
+    /// Changes with whatever may change an estimate.
+    version: u64,
+}
+
+impl Rates {
+    /// Takes other prices, or that prices have changed with time.
+    pub(crate) fn set_catalog(&mut self, catalog: Arc<PriceCatalog>) {
+        self.catalog = catalog;
+        self.version += 1;
+    }
+
+    /// Prices have changed with time.
+    pub(crate) fn expire(&mut self) {
+        self.version += 1;
+    }
+
+    /// When a price may change next.
+    pub(crate) fn next_change(&self, after: Timestamp) -> Option<Timestamp> {
+        self.catalog.next_change(after)
+    }
+
+    /// Replaces a node. Returns whether estimates may have changed.
+    pub(crate) fn replace_node(&mut self, old: Option<&Node>, new: Option<&Node>) -> bool {
+        let before = self.version;
+        if let Some(new) = new {
+            self.add(new);
+        }
+        if let Some(old) = old {
+            self.remove(old);
+        }
+        self.version != before
+    }
+
+    /// Learns the labels that a pod's selector names. `nodes` are all nodes.
+    pub(crate) fn learn_selector<'a>(
+        &mut self,
+        shape: &PodShape,
+        nodes: impl Iterator<Item = &'a Node>,
+    ) {
+        let mut keys = shape.node_selector.keys();
+        if keys.all(|key| self.selector_keys.contains(key)) {
+            return;
+        }
+        self.selector_keys
+            .extend(shape.node_selector.keys().cloned());
+        self.classes.clear();
+        for node in nodes {
+            self.add(node);
+        }
+        self.version += 1;
+    }
+
+    fn class(&self, node: &Node) -> NodeClass {
+        let named = node.labels.iter();
+        let named = named.filter(|(key, _)| self.selector_keys.contains(*key));
+        let gpus = node.gpus.iter().filter(|(_, count)| **count > 0);
+        let attributes = |resource: &String, count: u32| {
+            let pod = PricingAttributes {
+                resource: resource.clone(),
+                ..PricingAttributes::default()
+            };
+            PricingAttributes {
+                node: None,
+                ..pod.on_node("", count, &node.labels)
+            }
+        };
+        NodeClass {
+            labels: named
+                .map(|(key, value)| (key.clone(), value.clone()))
+                .collect(),
+            gpus: gpus
+                .map(|(resource, count)| (resource.clone(), attributes(resource, *count)))
+                .collect(),
+            nodes: 1,
+        }
+    }
+
+    fn position(&self, class: &NodeClass) -> Option<usize> {
+        let same = |each: &NodeClass| each.labels == class.labels && each.gpus == class.gpus;
+        self.classes.iter().position(same)
+    }
+
+    fn add(&mut self, node: &Node) {
+        let class = self.class(node);
+        if class.gpus.is_empty() {
+            return;
+        }
+        match self
+            .position(&class)
+            .and_then(|at| self.classes.get_mut(at))
+        {
+            Some(known) => known.nodes += 1,
+            None => {
+                self.classes.push(class);
+                self.version += 1;
+            }
+        }
+    }
+
+    fn remove(&mut self, node: &Node) {
+        let class = self.class(node);
+        let Some(at) = self.position(&class) else {
+            return;
+        };
+        if let Some(known) = self.classes.get_mut(at) {
+            known.nodes -= 1;
+            if known.nodes == 0 {
+                self.classes.swap_remove(at);
+                self.version += 1;
+            }
+        }
+    }
+
+    /// The estimate for a pod of this shape, from the cache while it holds.
+    pub(crate) fn estimate(
+        &self,
+        shape: &PodShape,
+        cached: &mut CachedRate,
+        now: Timestamp,
+    ) -> Option<Money> {
+        if cached.version != Some(self.version) {
+            *cached = CachedRate {
+                version: Some(self.version),
+                rate: self.compute(shape, now),
+            };
+        }
+        cached.rate
+    }
+
+    /// The estimate, made anew.
+    pub(crate) fn compute(&self, shape: &PodShape, now: Timestamp) -> Option<Money> {
+        let attributes = shape.attributes.as_ref()?;
+        let takes = |class: &&NodeClass| {
+            let mut selector = shape.node_selector.iter();
+            selector.all(|(key, value)| class.labels.get(key) == Some(value))
+        };
+        let on_nodes = self.classes.iter().filter(takes).filter_map(|class| {
+            let node = class.gpus.get(&attributes.resource)?;
+            Some(PricingAttributes {
+                gpus: attributes.gpus,
+                amounts: attributes.amounts.clone(),
+                ..node.clone()
+            })
+        });
+        let rate = |attributes: PricingAttributes| {
+            let quote = self.catalog.price(&attributes, now).rate();
+            quote.map(|quote| quote.cost.total())
+        };
+        let rates: Option<Vec<Money>> = on_nodes.map(rate).collect();
+        let anywhere = || {
+            let volumes = self.catalog.price(attributes, now).rate()?.cost.storage;
+            let gpus = self.catalog.highest_price(&attributes.resource, now)?;
+            Some(gpus.times(attributes.gpus) + volumes)
+        };
+        rates?.into_iter().max().or_else(anywhere)
+    }
+
+    /// Whether the classes are those of these nodes.
+    pub(crate) fn is_consistent<'a>(&self, nodes: impl Iterator<Item = &'a Node>) -> bool {
+        let mut again = Self {
+            classes: Vec::new(),
+            ..self.clone()
+        };
+        nodes.for_each(|node| again.add(node));
+        let contains = |all: &[NodeClass], class: &NodeClass| all.contains(class);
+        again.classes.len() == self.classes.len()
+            && self
+                .classes
+                .iter()
+                .all(|class| contains(&again.classes, class))
+    }
+}

@@ -1,0 +1,173 @@
+//! What is known and remembered of one service.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::budget::Load;
+use crate::plan::service::Decision;
+use crate::scaling::{History, Signal};
+
+use super::event::{Deployment, Name, Pod, Reading, Service};
+use super::rates::CachedRate;
+use super::spending::RunningCost;
+
+/// A replica is read for the first time within this long of becoming ready.
+const FIRST_READ: SignedDuration = SignedDuration::from_secs(5);
+/// Replicas that do not start count as failed after this long.
+const START_FAILED_AFTER: SignedDuration = SignedDuration::from_secs(60);
+
+/// An order that no object shows yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ordered<T> {
+    pub(crate) value: T,
+    pub(crate) at: Timestamp,
+}
+
+/// What is known of the engine of a replica.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct EngineState {
+    /// Requests waiting and running, as last read.
+    pub(crate) busy: Option<u64>,
+    /// Why they are not known any more, or not yet.
+    pub(crate) stale: Option<Name>,
+}
+
+/// What is known and remembered of a service. It is there as long as something of it is.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct ServiceState {
+    pub(crate) spec: Option<Service>,
+    pub(crate) deployment: Option<Deployment>,
+    pub(crate) endpoints: BTreeSet<Name>,
+    pub(crate) pods: BTreeSet<Name>,
+    /// Numbers asked for before; `None` until the first decision.
+    pub(crate) history: Option<History>,
+    pub(crate) active_at: Option<Timestamp>,
+    /// The replicas that the Deployment was told to have.
+    pub(crate) ordered: Option<Ordered<u32>>,
+    /// Pods that were told to drain (`true`) or to serve again.
+    pub(crate) draining: BTreeMap<Name, Ordered<bool>>,
+    /// Pods that were told to be the next to be deleted.
+    pub(crate) released: BTreeMap<Name, Timestamp>,
+    pub(crate) estimate: CachedRate,
+    /// What a new replica costs, as the index of its namespace has it.
+    pub(crate) load: Option<Load>,
+    pub(crate) cost: RunningCost,
+    pub(crate) decision: Option<Decision>,
+}
+
+impl ServiceState {
+    /// True once nothing of it is there.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.spec.is_none()
+            && self.deployment.is_none()
+            && self.pods.is_empty()
+            && self.endpoints.is_empty()
+    }
+
+    /// The replicas that the Deployment has or was told to have.
+    pub(crate) fn declared(&self) -> u32 {
+        let known = self.deployment.map_or(0, |found| found.replicas);
+        self.ordered.map_or(known, |ordered| ordered.value)
+    }
+
+    /// Forgets what was remembered: the service is gone.
+    pub(crate) fn forget(&mut self) {
+        self.history = None;
+        self.active_at = None;
+        self.ordered = None;
+        self.draining.clear();
+        self.released.clear();
+        self.decision = None;
+    }
+
+    /// Takes that an engine was read.
+    pub(crate) fn read(&mut self, engine: &mut EngineState, reading: Reading, now: Timestamp) {
+        match reading {
+            Reading::Busy { requests, moved } => {
+                let was_busy = engine.busy.is_some_and(|busy| busy > 0);
+                if moved || requests > 0 || was_busy || engine.busy.is_none() {
+                    self.active_at = Some(now);
+                }
+                *engine = EngineState {
+                    busy: Some(requests),
+                    stale: None,
+                };
+            }
+            Reading::Stale(why) => engine.stale = Some(why),
+        }
+    }
+}
+
+/// A pod with the state of its engine.
+pub(crate) type Replica<'a> = (&'a Name, &'a Pod, &'a EngineState);
+
+/// The demand on the engines of these pods, and when a pod's silence begins to count.
+pub(crate) fn engine_signal(pods: &[Replica<'_>], now: Timestamp) -> (Signal, Option<Timestamp>) {
+    let (mut sum, mut unknown, mut next) = (None, None, None::<Timestamp>);
+    for (_, pod, engine) in pods {
+        let Some(ready) = pod.ready_since.filter(|_| pod.deletion.is_none()) else {
+            continue;
+        };
+        let name = &pod.key.name;
+        match (engine.busy, &engine.stale) {
+            (Some(busy), None) => sum = Some(sum.unwrap_or(0u64).saturating_add(busy)),
+            (_, Some(why)) => {
+                unknown = unknown.or_else(|| Some(format!("pod {name}: {why}")));
+            }
+            (None, None) => {
+                let counts = ready.saturating_add(FIRST_READ).unwrap_or(ready);
+                if now < counts {
+                    next = next.into_iter().chain([counts]).min();
+                } else {
+                    unknown = unknown.or_else(|| Some(format!("pod {name}: not read yet")));
+                }
+            }
+        }
+    }
+    let signal = match (unknown, sum) {
+        (Some(why), _) => Signal::Unknown(why),
+        (None, Some(sum)) => Signal::Known(sum),
+        (None, None) => Signal::Absent,
+    };
+    (signal, next)
+}
+
+/// Whether an engine of these pods was read or should have been.
+pub(crate) fn has_reading(pods: &[Replica<'_>], now: Timestamp) -> bool {
+    pods.iter().any(|(_, pod, engine)| {
+        let ready = pod.ready_since.filter(|_| pod.deletion.is_none());
+        ready.is_some_and(|ready| {
+            engine.busy.is_some()
+                || engine.stale.is_some()
+                || now.duration_since(ready) >= FIRST_READ
+        })
+    })
+}
+
+/// Why none of these replicas becomes ready: each has failed to start for long. `None` while one
+/// is ready or may still start; then also when that may end.
+pub(crate) fn start_failure(
+    pods: &[Replica<'_>],
+    now: Timestamp,
+) -> (Option<String>, Option<Timestamp>) {
+    let (mut first, mut next) = (None, None::<Timestamp>);
+    for (_, pod, _) in pods {
+        let Some((why, since)) = pod
+            .start_failure
+            .as_ref()
+            .filter(|_| pod.ready_since.is_none())
+        else {
+            return (None, None);
+        };
+        let failed = since.saturating_add(START_FAILED_AFTER).unwrap_or(*since);
+        if now < failed {
+            next = next.max(Some(failed));
+        }
+        first = first.or_else(|| Some(format!("pod {}: {why}", pod.key.name)));
+    }
+    match next {
+        Some(_) => (None, next),
+        None => (first, None),
+    }
+}

@@ -1,0 +1,305 @@
+//! The money of a namespace: what it has spent, what runs and what stopping would cost, as sums
+//! that change with each account and pod.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+
+use crate::calendar::{Interval, Period};
+use crate::money::Money;
+
+use super::event::Name;
+
+/// Seconds of an hour, the unit of rates.
+const HOUR: i128 = 3600;
+
+/// Between the moment at which a budget is exhausted and the first order to stop, and between a
+/// container's end and its being seen.
+pub const SLACK_SECONDS: i64 = 10;
+
+/// Money spent since the start of a period as a linear function of time, in nano-units times 3600
+/// so that sums stay integers: `intercept + slope * seconds since 1970`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LinearSpend {
+    intercept: i128,
+    slope: i128,
+}
+
+impl LinearSpend {
+    /// `amount` at `at`, growing by `rate` an hour.
+    pub fn new(amount: Money, at: Timestamp, rate: Money) -> Self {
+        let slope = rate.nanos();
+        Self {
+            intercept: amount.nanos() * HOUR - slope * i128::from(at.as_second()),
+            slope,
+        }
+    }
+
+    /// The amount at `at`, rounded up to a whole nano-unit.
+    pub fn at(&self, at: Timestamp) -> Money {
+        let scaled = self.intercept + self.slope * i128::from(at.as_second());
+        Money::from_nanos(-(-scaled).div_euclid(HOUR))
+    }
+
+    /// The rate an hour.
+    pub fn rate(&self) -> Money {
+        Money::from_nanos(self.slope)
+    }
+
+    fn add(&mut self, other: Self) {
+        self.intercept += other.intercept;
+        self.slope += other.slope;
+    }
+
+    fn subtract(&mut self, other: Self) {
+        self.intercept -= other.intercept;
+        self.slope -= other.slope;
+    }
+}
+
+/// What a workload's account, or that of a namespace's other pods, means for budgets.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AccountSpend {
+    /// Spend in the period of each kind that held the instant of the report.
+    pub spent: BTreeMap<Period, (Interval, LinearSpend)>,
+    /// Money an hour of each open charge by the pod's UID; `None` if no price is known.
+    pub rates: BTreeMap<Name, Option<Money>>,
+    /// Why the account lacks a part that nobody knows.
+    pub doubt: Option<String>,
+}
+
+/// The spend of all accounts of a namespace.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Spending {
+    accounts: BTreeMap<Name, AccountSpend>,
+    /// The sum over accounts for each kind of period, and the period that it is of.
+    sums: BTreeMap<Period, (Interval, LinearSpend)>,
+    /// Money an hour of each open charge of all accounts by the pod's UID; `None` if no price is
+    /// known.
+    rates: BTreeMap<Name, Option<Money>>,
+}
+
+impl Spending {
+    /// Replaces an account. Returns the UIDs of pods whose charge's rate changed.
+    pub(crate) fn set(&mut self, name: Name, account: Option<AccountSpend>) -> BTreeSet<Name> {
+        let old = self.accounts.remove(&name).unwrap_or_default();
+        let new = account.clone().unwrap_or_default();
+        for (period, (within, sum)) in &mut self.sums {
+            sum.add(part(&new, *period, *within));
+            sum.subtract(part(&old, *period, *within));
+        }
+        let mut changed: BTreeSet<Name> = old.rates.keys().cloned().collect();
+        changed.extend(new.rates.keys().cloned());
+        changed.retain(|uid| old.rates.get(uid) != new.rates.get(uid));
+        for uid in &changed {
+            match new.rates.get(uid) {
+                Some(rate) => drop(self.rates.insert(uid.clone(), *rate)),
+                None => drop(self.rates.remove(uid)),
+            }
+        }
+        if let Some(account) = account {
+            self.accounts.insert(name, account);
+        }
+        changed
+    }
+
+    /// The account of this name.
+    pub(crate) fn account(&self, name: &str) -> Option<&AccountSpend> {
+        self.accounts.get(name)
+    }
+
+    /// Money an hour of a pod's open charge, if it has one.
+    pub(crate) fn rate(&self, uid: &str) -> Option<Option<Money>> {
+        self.rates.get(uid).copied()
+    }
+
+    /// The spend in the period `within` until `now`.
+    pub(crate) fn spent(&mut self, period: Period, within: Interval, now: Timestamp) -> Money {
+        let accounts = &self.accounts;
+        let sum = self
+            .sums
+            .entry(period)
+            .or_insert_with(|| (within, total(accounts, period, within)));
+        if sum.0 != within {
+            *sum = (within, total(accounts, period, within));
+        }
+        sum.1.at(now)
+    }
+
+    /// Why some account is in doubt.
+    pub(crate) fn doubt(&self) -> Option<&str> {
+        let mut accounts = self.accounts.values();
+        accounts.find_map(|account| account.doubt.as_deref())
+    }
+
+    /// Whether each sum is the sum over all accounts.
+    pub(crate) fn is_consistent(&self) -> bool {
+        let mut sums = self.sums.iter();
+        let accounts = self.accounts.values();
+        let rates = accounts.flat_map(|account| account.rates.clone());
+        sums.all(|(period, (within, sum))| *sum == total(&self.accounts, *period, *within))
+            && rates.collect::<BTreeMap<_, _>>() == self.rates
+    }
+}
+
+fn total(accounts: &BTreeMap<Name, AccountSpend>, period: Period, within: Interval) -> LinearSpend {
+    let mut sum = LinearSpend::default();
+    for account in accounts.values() {
+        sum.add(part(account, period, within));
+    }
+    sum
+}
+
+/// What the account spends within the period. In a period that began after the account was
+/// reported, only what is open has cost anything, from the period's start on.
+fn part(account: &AccountSpend, period: Period, within: Interval) -> LinearSpend {
+    match account.spent.get(&period) {
+        None => LinearSpend::default(),
+        Some((reported, spent)) if reported.start >= within.start => *spent,
+        Some((_, spent)) => LinearSpend::new(Money::ZERO, within.start, spent.rate()),
+    }
+}
+
+/// What pods of one workload, or one pod of no workload, cost: an addend of a namespace's sums.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct RunningCost {
+    /// Money an hour.
+    pub(crate) rate: Money,
+    /// What stopping now would still cost, without pods that were told to stop.
+    pub(crate) reserve: Money,
+    /// Pods without a known price.
+    pub(crate) unknown: u32,
+    /// Pods that were told to stop: money an hour, and when they have stopped at the latest.
+    pub(crate) terminating: Vec<(Money, Timestamp)>,
+}
+
+/// The sums over the workloads and pods of a namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Totals {
+    rate: Money,
+    reserve: Money,
+    unknown: u32,
+    terminating: BTreeMap<(Timestamp, Money), u32>,
+}
+
+impl Totals {
+    /// Puts `new` in the place of `old`.
+    pub(crate) fn replace(&mut self, old: &RunningCost, new: &RunningCost) {
+        self.rate = self.rate + new.rate - old.rate;
+        self.reserve = self.reserve + new.reserve - old.reserve;
+        self.unknown = self.unknown + new.unknown - old.unknown;
+        for (rate, at) in &new.terminating {
+            *self.terminating.entry((*at, *rate)).or_default() += 1;
+        }
+        for (rate, at) in &old.terminating {
+            let entry = (*at, *rate);
+            match self.terminating.get_mut(&entry) {
+                Some(count) if *count > 1 => *count -= 1,
+                _ => drop(self.terminating.remove(&entry)),
+            }
+        }
+    }
+
+    /// Money an hour of everything that runs or starts.
+    pub(crate) fn rate(&self) -> Money {
+        self.rate
+    }
+
+    /// What stopping everything at `now` would still cost.
+    pub(crate) fn reserve(&self, now: Timestamp) -> Money {
+        let terminating = self.terminating.iter().map(|((at, rate), count)| {
+            let left = at.duration_since(now).as_secs().max(0) + SLACK_SECONDS;
+            rate.times(*count).cost_for_seconds_rounded_up(left)
+        });
+        self.reserve + terminating.sum()
+    }
+
+    /// Whether something runs or starts that no price is known for.
+    pub(crate) fn has_unknown(&self) -> bool {
+        self.unknown > 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_796_000_000 + second).unwrap()
+    }
+
+    fn money(text: &str) -> Money {
+        text.parse().unwrap()
+    }
+
+    fn account(amount: &str, rate: &str, start: i64) -> AccountSpend {
+        let within = Interval {
+            start: at(start),
+            end: at(start + 86_400),
+        };
+        let spent = LinearSpend::new(money(amount), at(start + 100), money(rate));
+        AccountSpend {
+            spent: [(Period::Daily, (within, spent))].into(),
+            ..AccountSpend::default()
+        }
+    }
+
+    #[test]
+    fn spend_grows_by_its_rate_and_is_rounded_up() {
+        let spend = LinearSpend::new(money("1"), at(0), money("3.6"));
+        assert_eq!(spend.at(at(10)), money("1.01"));
+        let third = LinearSpend::new(Money::ZERO, at(0), Money::from_nanos(1));
+        assert_eq!(third.at(at(1)), Money::from_nanos(1));
+        assert_eq!(third.at(at(0)), Money::ZERO);
+    }
+
+    #[test]
+    fn a_sum_follows_its_accounts() {
+        let mut spending = Spending::default();
+        let within = Interval {
+            start: at(0),
+            end: at(86_400),
+        };
+        spending.set("a".into(), Some(account("1", "3600", 0)));
+        assert_eq!(spending.spent(Period::Daily, within, at(100)), money("1"));
+        spending.set("b".into(), Some(account("2", "0", 0)));
+        spending.set("a".into(), Some(account("5", "3600", 0)));
+        assert_eq!(spending.spent(Period::Daily, within, at(101)), money("8"));
+        spending.set("b".into(), None);
+        assert_eq!(spending.spent(Period::Daily, within, at(101)), money("6"));
+        assert!(spending.is_consistent());
+    }
+
+    #[test]
+    fn a_new_period_begins_with_what_is_open_at_its_start() {
+        let mut spending = Spending::default();
+        spending.set("a".into(), Some(account("50", "3600", 0)));
+        let tomorrow = Interval {
+            start: at(86_400),
+            end: at(2 * 86_400),
+        };
+        let spent = spending.spent(Period::Daily, tomorrow, at(86_410));
+        assert_eq!(spent, money("10"));
+        spending.set("a".into(), Some(account("7", "0", 86_400)));
+        let spent = spending.spent(Period::Daily, tomorrow, at(86_500));
+        assert_eq!(spent, money("7"));
+    }
+
+    #[test]
+    fn the_reserve_of_what_stops_shrinks_until_it_has_stopped() {
+        let mut totals = Totals::default();
+        let stopping = RunningCost {
+            rate: money("3600"),
+            terminating: vec![(money("3600"), at(30))],
+            ..RunningCost::default()
+        };
+        totals.replace(&RunningCost::default(), &stopping);
+        let slack = SLACK_SECONDS;
+        let expected = |seconds: i64| Money::from_nanos(i128::from(seconds) * 1_000_000_000);
+        assert_eq!(totals.reserve(at(0)), expected(30 + slack));
+        assert_eq!(totals.reserve(at(20)), expected(10 + slack));
+        assert_eq!(totals.reserve(at(90)), expected(slack));
+        totals.replace(&stopping, &RunningCost::default());
+        assert_eq!(totals, Totals::default());
+    }
+}
