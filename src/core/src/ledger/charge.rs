@@ -309,8 +309,10 @@ impl Charge {
         }
         let last = self.0.rates.last().map_or(self.0.start, |last| last.from);
         let edited = catalog.last_edited();
-        // a clock that stepped back, or lags behind the API server's, changes no instant
-        let now = now.max(last).max(edited);
+        let resized = self.0.previous_amounts.last().map(|earlier| earlier.until);
+        // a clock that stepped back, or lags behind another one, changes no instant. A change of
+        // amounts counts too: it began no rate of its own where the price did not depend on it
+        let now = now.max(last).max(edited).max(resized.unwrap_or(last));
         let settled = last.max(edited).max(self.unposted_since());
         let edit = (last < edited).then_some(edited);
         // the instants in between, and now itself: a list may have been deleted

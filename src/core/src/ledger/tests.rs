@@ -48,6 +48,14 @@ fn attributes() -> PricingAttributes {
     }
 }
 
+/// What is known while the node has no labels.
+fn unlabelled() -> PricingAttributes {
+    PricingAttributes {
+        model: None,
+        ..attributes()
+    }
+}
+
 fn charge(nanos_per_hour: i128) -> Charge {
     charge_of("u1", attributes(), vec![rate(0, nanos_per_hour)])
 }
@@ -233,12 +241,8 @@ fn a_first_price_counts_from_the_start_and_none_is_never_zero() {
 
 #[test]
 fn labels_that_come_late_count_from_the_start_unless_the_price_was_exact() {
-    let unlabelled = PricingAttributes {
-        model: None,
-        ..attributes()
-    };
     let lists = lists(3600, &[]);
-    let mut charge = Charge::new("u".into(), "p".into(), unlabelled.clone(), at(0));
+    let mut charge = Charge::new("u".into(), "p".into(), unlabelled(), at(0));
     charge.reprice(&lists, at(0));
     assert!(charge.rates()[0].provisional);
     assert!(charge.update_attributes(&attributes(), &lists, at(90)));
@@ -251,7 +255,7 @@ fn labels_that_come_late_count_from_the_start_unless_the_price_was_exact() {
         (1, at(0), false)
     );
     assert!(
-        !charge.update_attributes(&unlabelled, &lists, at(95)),
+        !charge.update_attributes(&unlabelled(), &lists, at(95)),
         "a node that loses its labels changes nothing"
     );
 }
@@ -294,6 +298,24 @@ fn amounts_that_change_rewrite_no_price_that_passed_before_them() {
         .map(|rate| rate.from.as_second() - START)
         .collect();
     assert_eq!(from, [0, 100, 200]);
+}
+
+#[test]
+fn amounts_count_from_their_change_when_labels_come_by_a_clock_that_lags() {
+    let before = lists(3600, &[]);
+    let mut charge = Charge::new("u".into(), "p".into(), unlabelled(), at(0));
+    // a price without labels does not depend on the cores, so this begins no rate
+    charge.resize(&cores(4), &before, at(13));
+    // another controller's clock is a second behind
+    charge.update_attributes(&attributes(), &before, at(12));
+    // nobody looks again until the list is edited: the edit says nothing of the time before
+    charge.reprice(&lists_known(7200, &[], at(46)), at(50));
+    // two GPUs, and four cores from 13 on: 2, then 6, and after the edit 12 nano-units a second
+    let cost = |from, to| charge.cost(span(from, to)).total().nanos();
+    assert_eq!(
+        [cost(0, 13), cost(13, 46), cost(46, 50)],
+        [2 * 13, 6 * 33, 12 * 4]
+    );
 }
 
 #[test]
@@ -612,9 +634,8 @@ proptest! {
         let mut now = 0;
         let later: Vec<(i64, i128)> = prices.iter().map(|(later, nanos)| { now += later; (now, *nanos) }).collect();
         let lists = lists(prices[0].1, &later);
-        let unlabelled = PricingAttributes { model: None, ..attributes() };
         let mut labelled = Charge::new("u".into(), "p".into(), attributes(), at(0));
-        let mut slow = Charge::new("u".into(), "p".into(), unlabelled, at(0));
+        let mut slow = Charge::new("u".into(), "p".into(), unlabelled(), at(0));
         let mut now = 0;
         let mut told = false;
         for (later, count) in sizes {
