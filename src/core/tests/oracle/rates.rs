@@ -88,20 +88,23 @@ pub(crate) fn timeline(
     share: (i128, i128),
 ) -> Vec<Segment> {
     let mut sizes: Vec<(i64, u32)> = Vec::new();
-    for (number, look) in looks.iter().enumerate() {
+    let mut seen: Vec<Look> = Vec::new();
+    for look in looks {
         let Some((since, cores)) = sizes.last().copied() else {
             sizes.push((bound, look.cores));
+            seen.push(*look);
             continue;
         };
+        // a wrong clock changes nothing that was written before, and an edit that was seen is over
+        let before = segments(lists, &seen, &sizes, units, share);
+        let last = before.last().map_or(bound, |(from, _)| *from);
+        let at = look.at.max(lists[look.list].edited).max(last).max(since);
         if look.cores != cores {
-            // a wrong clock changes nothing that was written before, and an edit that was seen is over
-            let before = segments(lists, &looks[..number], &sizes, units, share);
-            let last = before.last().map_or(bound, |(from, _)| *from);
-            let at = look.at.max(lists[look.list].edited).max(last).max(since);
             sizes.push((at, look.cores));
         }
+        seen.push(Look { at, ..*look });
     }
-    segments(lists, looks, &sizes, units, share)
+    segments(lists, &seen, &sizes, units, share)
 }
 
 fn segments(
@@ -148,4 +151,37 @@ fn segments(
         }
     }
     rates
+}
+
+#[test]
+fn a_clock_that_steps_back_sees_what_was_seen_before() {
+    let price = |gpu| Price {
+        gpu,
+        dearest: gpu,
+        kwh: 0,
+        core: 0,
+    };
+    let list = |edited, gpu, steps| List {
+        edited,
+        first: Some(price(gpu)),
+        steps,
+    };
+    let lists = [
+        list(0, 3600, vec![(50, price(7200))]),
+        list(100, 1800, Vec::new()),
+    ];
+    let look = |at, list| Look {
+        at,
+        list,
+        labelled: true,
+        cores: 0,
+    };
+    // nobody looks between 48 and the edit, but 52 has been before 48
+    let looks = [look(52, 0), look(48, 0), look(110, 1)];
+    let rates = timeline(&lists, &looks, 10, 1, (1, 1));
+    let rates: Vec<(i64, i128)> = rates
+        .iter()
+        .map(|(at, rate)| (*at, rate.nanos[0]))
+        .collect();
+    assert_eq!(rates, [(10, 3600), (50, 7200), (100, 1800)]);
 }
