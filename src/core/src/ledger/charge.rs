@@ -411,6 +411,8 @@ impl Charge {
             amounts: self.0.attributes.amounts.clone(),
             ..attributes.clone()
         };
+        // a clock that lags behind another one takes no change of the price back
+        let now = (self.0.rates.last()).map_or(now, |last| now.max(last.from));
         if !self.is_vague()
             || self.0.attributes == attributes
             || !matches!(catalog.price(&attributes, now), PriceLookup::Listed(_))

@@ -319,6 +319,21 @@ fn amounts_count_from_their_change_when_labels_come_by_a_clock_that_lags() {
 }
 
 #[test]
+fn labels_that_come_by_a_clock_that_lags_take_no_price_back() {
+    let before = lists(3600, &[(20, 7200)]);
+    let edited = lists_known(1800, &[], at(46));
+    let mut charge = Charge::new("u".into(), "p".into(), unlabelled(), at(0));
+    charge.reprice(&before, at(21));
+    // another controller's clock is two seconds behind, and nobody looks again until the edit
+    charge.update_attributes(&attributes(), &before, at(19));
+    charge.resize(&cores(1), &before, at(19));
+    charge.reprice(&edited, at(50));
+    // two GPUs, and a core from 20 on: a change that is noted later does not count earlier
+    let cost = |from, to| charge.cost(span(from, to)).total().nanos();
+    assert_eq!([cost(0, 20), cost(20, 46)], [2 * 20, 6 * 26]);
+}
+
+#[test]
 fn amounts_before_what_is_booked_are_forgotten() {
     let zone = TimeZone::UTC;
     let lists = lists(3600, &[]);
