@@ -314,7 +314,9 @@ impl Charge {
         // amounts counts too: it began no rate of its own where the price did not depend on it
         let now = now.max(last).max(edited).max(resized.unwrap_or(last));
         let settled = last.max(edited).max(self.unposted_since());
-        let edit = (last < edited).then_some(edited);
+        // a rate that begins at that very second may be by another edit
+        let same_second = last == edited && self.unposted_since() <= edited;
+        let edit = (last < edited || same_second).then_some(edited);
         // the instants in between, and now itself: a list may have been deleted
         let resized = self.0.previous_amounts.iter().map(|earlier| earlier.until);
         let resized = resized.filter(|at| (settled..now).contains(at));

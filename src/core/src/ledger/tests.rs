@@ -192,6 +192,19 @@ fn an_edit_counts_from_when_it_was_made_and_before_it_the_old_price_goes_on() {
 }
 
 #[test]
+fn two_edits_within_one_second_both_count_from_it() {
+    let mut charge = Charge::new("u".into(), "p".into(), attributes(), at(0));
+    charge.reprice(&lists(3600, &[]), at(10));
+    charge.reprice(&lists_known(7200, &[], at(20)), at(21));
+    assert!(charge.reprice(&lists_known(1800, &[], at(20)), at(30)));
+    let from: Vec<_> = (charge.rates().iter())
+        .map(|rate| (rate.from, rate.quote.cost.compute.nanos()))
+        .collect();
+    assert_eq!(from, [(at(0), 2 * 3600), (at(20), 2 * 1800)]);
+    assert!(!charge.reprice(&lists_known(1800, &[], at(20)), at(40)));
+}
+
+#[test]
 fn a_clock_that_steps_back_or_lags_behind_the_server_changes_no_rate() {
     let changed = lists(3600, &[(50, 7200)]);
     let mut steady = Charge::new("u".into(), "p".into(), attributes(), at(0));
