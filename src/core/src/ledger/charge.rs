@@ -4,9 +4,9 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 
-use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 
 use super::daily_cost::DailyCost;
 use super::engine_usage::{EngineCounters, EngineUsage};
@@ -14,6 +14,9 @@ use super::invalid::InvalidAccount;
 use crate::calendar::Interval;
 use crate::money::{Cost, Money};
 use crate::pricing::{HourlyRate, PriceCatalog, PriceLookup, PricingAttributes, ResourceAmounts};
+
+/// How far one controller's clock may lag behind another's.
+const MAX_CLOCK_LAG: SignedDuration = SignedDuration::from_secs(60);
 
 /// A pod's UID.
 pub type Uid = String;
@@ -492,14 +495,17 @@ impl Charge {
 
     /// Drops rates, amounts and usage that no sum from `until` on will need.
     pub(super) fn drop_before(&mut self, until: Timestamp, zone: &TimeZone) {
-        let current = self.0.rates.iter().rposition(|rate| rate.from <= until);
+        // a clock that lags behind may yet replace what has just begun, so that what was before
+        // goes on
+        let certain = until.checked_sub(MAX_CLOCK_LAG).unwrap_or(until);
+        let current = self.0.rates.iter().rposition(|rate| rate.from <= certain);
         self.0.rates.drain(..current.unwrap_or(0));
         // labels that come late price anew all that is not posted, some of which may be in an
         // earlier month's account
         let over = if self.is_vague() {
             self.unposted_since()
         } else {
-            until
+            certain
         };
         self.0
             .previous_amounts

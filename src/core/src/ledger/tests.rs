@@ -347,6 +347,29 @@ fn labels_that_come_by_a_clock_that_lags_take_no_price_back() {
 }
 
 #[test]
+fn a_rate_that_goes_on_over_the_end_of_a_month_is_rounded_from_its_start() {
+    let zone = TimeZone::UTC;
+    let lists = lists(1000, &[]);
+    let month = Month::containing(at(0), &zone).next();
+    let midnight = month.bounds(&zone).start.as_second() - START;
+    let mut whole = Charge::new("u".into(), "p".into(), attributes(), at(midnight - 7));
+    whole.reprice(&lists, at(midnight - 7));
+    whole.resize(&cores(1), &lists, at(midnight - 1));
+    let mut account = Account::new(month);
+    account.carry_forward(&whole, &zone);
+    // another controller's clock is two seconds behind: it replaces the last rate, by the first
+    let carried = account.open_charge_mut("u").unwrap();
+    for charge in [&mut whole, carried] {
+        charge.resize(&cores(0), &lists, at(midnight - 2));
+        assert_eq!(charge.rates().len(), 1);
+    }
+    let part = span(midnight, midnight + 2);
+    // 2000 an hour, from seven seconds before: 5 - 3; from one second before it would be 1 - 0
+    let cost = [carried.cost(part), whole.cost(part)];
+    assert_eq!(cost, [compute(2), compute(2)]);
+}
+
+#[test]
 fn amounts_before_what_is_booked_are_forgotten() {
     let zone = TimeZone::UTC;
     let lists = lists(3600, &[]);
@@ -367,9 +390,10 @@ fn amounts_before_what_is_booked_are_forgotten() {
     let open = &account.open_charges()["u"];
     assert_eq!(
         (open.previous_amounts().len(), open.rates().len()),
-        (23, 24)
+        (24, 25),
+        "what began at midnight may yet be replaced, and then needs what was before"
     );
-    assert!(open.previous_amounts()[0].until > at(midnight + day));
+    assert_eq!(open.previous_amounts()[0].until, at(midnight + day));
 }
 
 #[test]
