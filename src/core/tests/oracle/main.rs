@@ -22,6 +22,8 @@ mod rates;
 mod real;
 mod world;
 
+use histories::Length;
+
 #[test]
 fn the_oracle_shares_nothing_with_the_core() {
     for source in [include_str!("bill.rs"), include_str!("rates.rs")] {
@@ -32,5 +34,10 @@ fn the_oracle_shares_nothing_with_the_core() {
 /// Ten times as many are played by `cargo soak`.
 #[test]
 fn a_hundred_thousand_histories_end_at_the_oracles_sums() {
-    histories::play_histories(0..100_000);
+    histories::play_histories(0..100_000, Length::Long);
+}
+
+#[test]
+fn short_histories_end_at_the_oracles_sums() {
+    histories::play_histories(0..100_000, Length::Short);
 }

@@ -17,8 +17,9 @@ mod rates;
 #[path = "../oracle/world.rs"]
 mod world;
 
-/// The first hundred thousand are those of `cargo test`.
+/// The first hundred thousand of each length are those of `cargo test`.
 #[test]
-fn a_million_histories_end_at_the_oracles_sums() {
-    histories::play_histories(0..1_000_000);
+fn two_million_histories_end_at_the_oracles_sums() {
+    histories::play_histories(0..1_000_000, histories::Length::Long);
+    histories::play_histories(0..1_000_000, histories::Length::Short);
 }
