@@ -49,7 +49,6 @@ const EXEMPT: &[&str] = &[
     "src/controller/src/reconcile.rs",
     "src/controller/src/capacity.rs",
     "src/controller/src/watch.rs",
-    "src/controller/src/scrape.rs",
     "src/controller/src/context.rs",
     "src/controller/src/gateways.rs",
     "src/controller/src/explain.rs",

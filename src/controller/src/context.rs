@@ -16,6 +16,7 @@ use kube::Client;
 use kube::runtime::events::Recorder;
 
 use crate::capacity::Reserved;
+use crate::engine_reads::SharedReadings;
 use crate::explain::Explained;
 use crate::gateways::{self, SharedDemands};
 use crate::ledger::month_close::MonthClose;
@@ -24,7 +25,6 @@ use crate::lock::lock;
 use crate::metrics::Metrics;
 use crate::power_readings::SharedPowerReadings;
 use crate::pricing::effective::{self, PriceCache};
-use crate::scrape::SharedReadings;
 use crate::watch::{Departed, Stores};
 use bursar_api::prices::EffectivePrices;
 

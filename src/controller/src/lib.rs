@@ -3,7 +3,8 @@
 //! | module | subject |
 //! |---|---|
 //! | `watch` | one watch and one cache for each kind |
-//! | `scrape`, `gateways` | signals: engines' metrics, requests that gateways hold |
+//! | `engine_targets`, `engine_reads` | signals: which engines are read, and what they report |
+//! | `gateways` | signals: requests that gateways hold |
 //! | `ledger` | charges, settled exactly once |
 //! | `power_readings` | the measured power of GPUs |
 //! | `gpu_allocation`, `resource_claim` | the GPUs and volumes that pods hold |
@@ -25,6 +26,8 @@ mod capacity;
 mod cluster_bill;
 mod context;
 mod corrections;
+mod engine_reads;
+mod engine_targets;
 mod explain;
 mod gateways;
 mod gpu_allocation;
@@ -41,7 +44,6 @@ mod pricing;
 mod reconcile;
 mod resource_claim;
 mod scene;
-mod scrape;
 mod spend_status;
 mod status;
 #[cfg(test)]
@@ -60,6 +62,8 @@ use bursar_runtime::admin::{self, Readiness};
 use bursar_runtime::leader_election::Candidate;
 use bursar_runtime::shutdown;
 use bursar_signals::demand::Credentials;
+use bursar_signals::engine::Scraper;
+use bursar_signals::schedule::Settings;
 use futures::StreamExt;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -72,13 +76,15 @@ use kube::{Api, Client, ResourceExt};
 use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::context::Context;
+use crate::engine_reads::EngineReads;
+use crate::engine_targets::EngineTargets;
 use crate::explain::Explained;
 use crate::metrics::{Metrics, ResultLabel};
 use crate::pricing::effective::PriceCache;
 use crate::pricing::price_lists;
-use crate::scrape::Scrape;
 use crate::watch::{Concern, Stores};
 
 /// Namespaces that are reconciled at the same time.
@@ -224,7 +230,13 @@ async fn lead(
 ) -> Result<(), Error> {
     let (concerns, received) = mpsc::unbounded_channel();
     let departed = Arc::default();
-    let started = Stores::start(&client, &concerns, &departed);
+    let (targets, reads) = bursar_signals::engine_reads::EngineReads::new(
+        Scraper,
+        Settings::default(),
+        Timestamp::now,
+    );
+    let engines = Arc::new(EngineTargets::new(targets));
+    let started = Stores::start(&client, &concerns, &departed, &engines);
     let started = tokio::time::timeout(SYNC_LIMIT, started).await;
     let stores = started.ok().and_then(Result::ok).ok_or(Error::Unsynced)?;
     if let Some(file) = &options.price_list {
@@ -267,11 +279,13 @@ async fn lead(
     let prices = price_lists::run(Arc::clone(&context));
     let corrections = corrections::run(&context);
     let month_close = context.month_close(options.retention_months);
-    let scrape = Scrape::new(
-        Arc::clone(&stores),
-        Arc::clone(&context.readings),
-        concerns.clone(),
-    );
+    let engine_reads = EngineReads {
+        targets: Arc::clone(&engines),
+        readings: Arc::clone(&context.readings),
+        concerns: concerns.clone(),
+    };
+    // a task of its own: no reconcile delays a read
+    let engine_reads = AbortOnDropHandle::new(tokio::spawn(engine_reads.run(reads)));
     let watts = power_readings::run(Arc::clone(&stores), Arc::clone(&context.measured));
     let gateways = gateways::follow(
         stores.pods.clone(),
@@ -282,7 +296,7 @@ async fn lead(
     );
     let mut gateways = std::pin::pin!(gateways);
     // signals that nobody has read yet are not unknown
-    let first_round = async { tokio::join!(scrape.round(), context.gateways_reachable()) };
+    let first_round = async { tokio::join!(engines.all_read(), context.gateways_reachable()) };
     tokio::select! {
         () = &mut gateways => {}
         _ = tokio::time::timeout(FIRST_ROUND, first_round) => {}
@@ -303,7 +317,7 @@ async fn lead(
         () = cluster_bill::run(&context) => {}
         () = corrections => {}
         () = month_close.run() => {}
-        () = scrape.run() => {}
+        _ = engine_reads => {}
         () = watts => {}
         () = gateways => {}
         () = reconciles => {}

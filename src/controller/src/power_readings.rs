@@ -105,7 +105,7 @@ impl PowerReadings {
 
 /// Reads all exporters for as long as the process leads.
 pub(crate) async fn run(stores: Arc<Stores>, measured: SharedPowerReadings) {
-    let scraper = Scraper::default();
+    let scraper = Scraper;
     let mut ticks = tokio::time::interval(PACE);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {

@@ -27,6 +27,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
 use crate::api_calls::{ApiError, with_timeout};
+use crate::engine_targets::EngineTargets;
 use crate::lock::lock;
 use crate::pod;
 use crate::resource_claim;
@@ -120,14 +121,19 @@ impl Stores {
         client: &Client,
         concerns: &Concerns,
         departed: &Arc<Departed>,
+        engines: &Arc<EngineTargets>,
     ) -> Result<Arc<Self>, Unsynced> {
         let mut syncing = Vec::new();
         let ours = watcher::Config::default().labels(bursar_api::names::WORKLOAD_LABEL);
         let all = watcher::Config::default;
         macro_rules! store {
-            ($config:expr, $concern:expr) => {{
+            ($config:expr, $concern:expr) => {
+                store!($config, $concern, |_| {})
+            };
+            ($config:expr, $concern:expr, $observe:expr) => {{
                 let departed = Arc::clone(departed);
-                let store = follow(client, $config, concerns.clone(), departed, $concern);
+                let concerns = concerns.clone();
+                let store = follow(client, $config, concerns, departed, $concern, $observe);
                 let ready = store.clone();
                 syncing.push(
                     async move { ready.wait_until_ready().await.map_err(|_| Unsynced) }.boxed(),
@@ -140,8 +146,10 @@ impl Stores {
             device_claims = store!(all(), own_namespace);
             device_slices = store!(all(), |_: &ResourceSlice| Concern::All);
         }
+        let (pods, services) = (Arc::clone(engines), Arc::clone(engines));
         let stores = Self {
-            services: store!(all(), own_namespace),
+            services: store!(all(), own_namespace, move |event| services
+                .on_service(event)),
             jobs: store!(all(), own_namespace),
             budgets: store!(all(), own_namespace),
             prices: store!(all(), |_: &PriceList| Concern::All),
@@ -155,7 +163,7 @@ impl Stores {
             batch_jobs: store!(ours.clone(), own_namespace),
             front_services: store!(ours.clone(), own_namespace),
             slices: store!(ours, own_namespace),
-            pods: store!(all(), own_namespace),
+            pods: store!(all(), own_namespace, move |event| pods.on_pod(event)),
             nodes: store!(all(), |_: &Node| Concern::All),
             priorities: store!(all(), |_: &PriorityClass| Concern::All),
             volume_claims: store!(all(), own_namespace),
@@ -196,6 +204,7 @@ fn follow<K>(
     concerns: Concerns,
     departed: Arc<Departed>,
     concern: fn(&K) -> Concern,
+    observe: impl Fn(&Event<K>) + Send + 'static,
 ) -> Store<K>
 where
     K: Resource<DynamicType = ()>
@@ -217,6 +226,9 @@ where
     tokio::spawn(async move {
         let mut events = std::pin::pin!(events);
         while let Some(event) = events.next().await {
+            if let Ok(event) = &event {
+                observe(event);
+            }
             let object = match event {
                 Ok(Event::Apply(object) | Event::InitApply(object)) => object,
                 Ok(Event::Delete(object)) => {

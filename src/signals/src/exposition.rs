@@ -1,15 +1,147 @@
-//! Reads Prometheus' text exposition format, as far as samples of one name need it.
+//! Reads Prometheus' text exposition format, as far as samples of a few names need it.
 //!
 //! <https://prometheus.io/docs/instrumenting/exposition_formats/>
 
 use std::collections::BTreeMap;
 
-/// The sum of all samples named `name`, over their labels; `None` if there is none or one is not a number.
-pub fn sum(text: &str, name: &str) -> Option<f64> {
-    let values = text.lines().filter_map(|line| sample(line.trim(), name));
-    values
-        .fold(None, |sum, value| Some(sum.unwrap_or(0.0) + value))
-        .filter(|sum| sum.is_finite())
+use memchr::memchr;
+
+/// The longest line, in bytes, that a sample may take.
+const MAX_LINE_BYTES: usize = 64 << 10;
+
+/// A line that may be a sample of interest is longer than [`MAX_LINE_BYTES`].
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("a line is longer than {} KiB", MAX_LINE_BYTES >> 10)]
+pub struct LineTooLong;
+
+/// The sums of the samples of `N` names, over their labels, in a page that arrives in pieces.
+///
+/// Other lines are passed over as bytes: a page has thousands, of which a handful count.
+#[derive(Debug)]
+pub struct Sums<'n, const N: usize> {
+    names: [&'n str; N],
+    sums: [Option<f64>; N],
+    /// The beginning of a line that may be a sample and whose end has not arrived.
+    partial: Vec<u8>,
+    /// The line whose end has not arrived is of no interest.
+    skips_line: bool,
+}
+
+impl<'n, const N: usize> Sums<'n, N> {
+    /// Begins a page, in which samples of these names count. Names may be equal.
+    pub fn new(names: [&'n str; N]) -> Self {
+        Self {
+            names,
+            sums: [None; N],
+            partial: Vec::new(),
+            skips_line: false,
+        }
+    }
+
+    /// Takes the next piece of the page.
+    ///
+    /// # Errors
+    /// A line that may be a sample of one of the names is too long to be kept.
+    pub fn take(&mut self, piece: &[u8]) -> Result<(), LineTooLong> {
+        let mut rest = piece;
+        if self.skips_line || !self.partial.is_empty() {
+            let end = memchr(b'\n', rest);
+            self.take_part(&rest[..end.unwrap_or(rest.len())])?;
+            let Some(end) = end else { return Ok(()) };
+            self.end_line();
+            rest = &rest[end + 1..];
+        }
+        while let Some(end) = memchr(b'\n', rest) {
+            self.take_line(&rest[..end]);
+            rest = &rest[end + 1..];
+        }
+        self.take_part(rest)
+    }
+
+    /// The sum of each name, in the order of the names; `None` if there is no sample of it or one
+    /// is not a finite number.
+    pub fn finish(mut self) -> [Option<f64>; N] {
+        self.end_line();
+        self.sums.map(|sum| sum.filter(|sum| sum.is_finite()))
+    }
+
+    /// Takes a part of a line, without its end.
+    fn take_part(&mut self, part: &[u8]) -> Result<(), LineTooLong> {
+        if self.skips_line || part.is_empty() {
+            return Ok(());
+        }
+        if self.partial.len() + part.len() > MAX_LINE_BYTES {
+            let line = if self.partial.is_empty() {
+                part
+            } else {
+                &self.partial
+            };
+            if self.may_be_sample(line) {
+                return Err(LineTooLong);
+            }
+            self.skip_line();
+            return Ok(());
+        }
+        self.partial.extend_from_slice(part);
+        if !self.may_be_sample(&self.partial) {
+            self.skip_line();
+        }
+        Ok(())
+    }
+
+    fn skip_line(&mut self) {
+        self.partial.clear();
+        self.skips_line = true;
+    }
+
+    fn end_line(&mut self) {
+        let line = std::mem::take(&mut self.partial);
+        if !self.skips_line {
+            self.take_line(&line);
+        }
+        self.skips_line = false;
+        // the memory serves the next line
+        self.partial = line;
+        self.partial.clear();
+    }
+
+    /// Whether a line that begins so may be a sample of one of the names.
+    fn may_be_sample(&self, beginning: &[u8]) -> bool {
+        let beginning = beginning.trim_ascii_start();
+        self.names.iter().any(|name| {
+            let compared = name.len().min(beginning.len());
+            beginning[..compared] == name.as_bytes()[..compared]
+        })
+    }
+
+    fn take_line(&mut self, line: &[u8]) {
+        let line = line.trim_ascii_start();
+        for (name, sum) in self.names.iter().zip(&mut self.sums) {
+            // one byte tells nearly all other lines
+            let ends_name = |byte: &u8| matches!(byte, b'{' | b' ' | b'\t');
+            if line.get(name.len()).is_some_and(ends_name)
+                && let Some(rest) = line.strip_prefix(name.as_bytes())
+            {
+                *sum = Some(sum.unwrap_or(0.0) + value(rest));
+            }
+        }
+    }
+}
+
+/// The value in what follows a sample's name: labels, if any, the value and perhaps a time. Not a
+/// number if there is none that can be read.
+fn value(rest: &[u8]) -> f64 {
+    let read = || {
+        let rest = rest.trim_ascii_start();
+        let rest = match rest.strip_prefix(b"{") {
+            Some(labels) => &labels[end_of_labels(labels)?..],
+            None => rest,
+        };
+        let mut words = rest.split(u8::is_ascii_whitespace);
+        let word = words.find(|word| !word.is_empty())?;
+        std::str::from_utf8(word).ok()?.parse().ok()
+    };
+    read().unwrap_or(f64::NAN)
 }
 
 /// The samples named `name` that have labels, each with them.
@@ -18,10 +150,10 @@ pub fn samples<'a>(
     name: &'a str,
 ) -> impl Iterator<Item = (BTreeMap<String, String>, f64)> {
     text.lines().filter_map(move |line| {
-        let line = line.trim();
-        let value = sample(line, name)?;
-        let inner = line.strip_prefix(name)?.strip_prefix('{')?;
-        Some((labels(&inner[..end_of_labels(inner)? - 1]), value))
+        let labelled = line.trim().strip_prefix(name)?;
+        let inner = labelled.strip_prefix('{')?;
+        let labels = labels(&inner[..end_of_labels(inner.as_bytes())? - 1]);
+        Some((labels, value(labelled.as_bytes())))
     })
 }
 
@@ -51,48 +183,85 @@ fn labels(text: &str) -> BTreeMap<String, String> {
     labels
 }
 
-/// The value of this line if it is a sample of `name`.
-fn sample(line: &str, name: &str) -> Option<f64> {
-    let rest = line.strip_prefix(name)?;
-    let value = match rest.strip_prefix('{') {
-        Some(labels) => &labels[end_of_labels(labels)?..],
-        None if rest.starts_with([' ', '\t']) => rest,
-        None => return None,
-    };
-    // a timestamp may follow
-    value
-        .split_ascii_whitespace()
-        .next()
-        .map(|value| value.parse().unwrap_or(f64::NAN))
-}
-
 /// Where the labels end; a brace may stand in a quoted value.
-fn end_of_labels(labels: &str) -> Option<usize> {
+fn end_of_labels(labels: &[u8]) -> Option<usize> {
     let (mut quoted, mut escaped) = (false, false);
-    labels.char_indices().find_map(|(at, letter)| {
-        match letter {
-            _ if escaped => escaped = false,
-            '\\' if quoted => escaped = true,
-            '"' => quoted = !quoted,
-            '}' if !quoted => return Some(at + 1),
-            _ => {}
-        }
-        None
-    })
+    labels
+        .iter()
+        .position(|byte| {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' if quoted => escaped = true,
+                b'"' => quoted = !quoted,
+                b'}' if !quoted => return true,
+                _ => {}
+            }
+            false
+        })
+        .map(|at| at + 1)
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const TEXT: &str = "# HELP vllm:num_requests_waiting Requests waiting.\n# TYPE vllm:num_requests_waiting gauge\n\
         vllm:num_requests_waiting{model_name=\"a}\\\"b\",engine=\"0\"} 3.0\nvllm:num_requests_waiting{model_name=\"c\"} 2 1700000000\n\
-        vllm:num_requests_waiting_total 99\nplain 1e3\nbroken{x=\"1\"} NaN\n";
+        vllm:num_requests_waiting_total 99\nplain 1e3\n  plain\t2 \r\nbroken{x=\"1\"} NaN\ncut{x=\"1\n";
+
+    /// The sums of a page that arrives in pieces of this many bytes.
+    fn sums<const N: usize>(page: &[u8], names: [&str; N], bytes: usize) -> [Option<f64>; N] {
+        let mut sums = Sums::new(names);
+        for piece in page.chunks(bytes) {
+            sums.take(piece).unwrap();
+        }
+        sums.finish()
+    }
 
     #[test]
-    fn samples_of_one_name_are_summed_over_their_labels() {
-        assert_eq!(sum(TEXT, "vllm:num_requests_waiting"), Some(5.0));
-        assert_eq!(sum(TEXT, "plain"), Some(1000.0));
+    fn samples_of_one_name_are_summed_over_their_labels_wherever_the_page_is_cut() {
+        for bytes in 1..=TEXT.len() {
+            let names = ["vllm:num_requests_waiting", "plain"];
+            let sums = sums(TEXT.as_bytes(), names, bytes);
+            assert_eq!(sums, [Some(5.0), Some(1002.0)], "pieces of {bytes} bytes");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_or_no_number_is_unknown() {
+        let names = [
+            "vllm:num_requests",
+            "broken",
+            "vllm:num_requests_running",
+            "cut",
+        ];
+        for bytes in [1, 7, TEXT.len()] {
+            assert_eq!(sums(TEXT.as_bytes(), names, bytes), [None; 4]);
+        }
+    }
+
+    #[test]
+    fn the_last_line_needs_no_end() {
+        assert_eq!(sums(b"a 1\nb 2", ["a", "b"], 5), [Some(1.0), Some(2.0)]);
+    }
+
+    #[test]
+    fn a_line_without_end_takes_no_memory() {
+        let piece = [b'x'; 1 << 10];
+        let mut others = Sums::new(["w"]);
+        for _ in 0..1 << 10 {
+            others.take(&piece).unwrap();
+        }
+        assert!(others.partial.capacity() <= MAX_LINE_BYTES);
+        others.take(b"\nw 3\n").unwrap();
+        assert_eq!(others.finish(), [Some(3.0)]);
+        let mut ours = Sums::new(["x"]);
+        ours.take(b"x{label=\"").unwrap();
+        let end = (0..1 << 10).find_map(|_| ours.take(&piece).err());
+        assert_eq!(end, Some(LineTooLong));
+        assert!(ours.partial.capacity() <= 2 * MAX_LINE_BYTES);
     }
 
     #[test]
@@ -104,10 +273,26 @@ mod tests {
         assert_eq!((told.len(), told[1].1), (2, 2.0));
     }
 
-    #[test]
-    fn what_is_missing_or_no_number_is_unknown() {
-        for name in ["vllm:num_requests", "broken", "vllm:num_requests_running"] {
-            assert_eq!(sum(TEXT, name), None, "{name}");
+    /// The sum line by line over the whole text: what [`Sums`] must give.
+    fn sum(text: &str, name: &str) -> Option<f64> {
+        let values = text.split('\n').filter_map(|line| {
+            let rest = line.trim_ascii_start().strip_prefix(name)?;
+            rest.starts_with(['{', ' ', '\t'])
+                .then(|| value(rest.as_bytes()))
+        });
+        let sum = values.fold(None, |sum, value| Some(sum.unwrap_or(0.0) + value));
+        sum.filter(|sum: &f64| sum.is_finite())
+    }
+
+    proptest! {
+        #[test]
+        fn a_page_in_pieces_has_the_sums_of_the_whole_page(
+            page in "([ \t\r\n#]|a|ab|abc|b|[{}=\"\\\\]|[0-9]|a [0-9]\n|ab\\{x=\"[ab}]*\"\\} [0-9]\n){0,60}",
+            bytes in 1..20_usize,
+        ) {
+            let names = ["a", "ab", "abc", "ab"];
+            let expected = names.map(|name| sum(&page, name));
+            prop_assert_eq!(sums(page.as_bytes(), names, bytes), expected, "{:?}", page);
         }
     }
 }

@@ -3,15 +3,19 @@
 //! | module | subject |
 //! |---|---|
 //! | [`engine`] | reads an inference engine's metrics |
+//! | [`engine_reads`] | reads all engines, each once a second |
 //! | [`schedule`] | which engine is read when, as a pure structure |
 //! | [`power`] | reads what GPUs draw, from dcgm-exporter |
+//! | [`metrics_page`] | a page of metrics over HTTP, on a connection that is kept |
 //! | [`exposition`] | the text format of those metrics |
 //! | [`demand`] | what gateways hold: the message, and the leader's end of its stream |
 //! | [`store`] | all samples of a workload as one signal; unknown is never zero |
 
 pub mod demand;
 pub mod engine;
+pub mod engine_reads;
 pub mod exposition;
+pub mod metrics_page;
 pub mod power;
 pub mod schedule;
 pub mod store;

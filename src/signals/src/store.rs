@@ -1,6 +1,6 @@
 //! All samples of a workload as one signal.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use bursar_core::ledger::EngineCounters;
 use bursar_core::scaling::Signal;
@@ -57,9 +57,14 @@ impl Readings {
         self.active_at = Some(now);
     }
 
-    /// Forgets all pods but these.
-    pub fn retain(&mut self, uids: &BTreeSet<&str>) {
-        self.pods.retain(|uid, _| uids.contains(uid.as_str()));
+    /// Forgets a pod.
+    pub fn forget(&mut self, uid: &str) {
+        self.pods.remove(uid);
+    }
+
+    /// Whether nothing is known of any pod.
+    pub fn is_empty(&self) -> bool {
+        self.pods.is_empty()
     }
 
     /// When something last happened; `None` before the first look.
@@ -170,7 +175,9 @@ mod tests {
     fn pods_that_are_gone_are_forgotten() {
         let mut readings = Readings::default();
         readings.sample("a", sample(1, 0), at(0));
-        readings.retain(&BTreeSet::from(["b"]));
+        assert!(!readings.is_empty());
+        readings.forget("a");
+        assert!(readings.is_empty());
         assert_eq!(readings.busy("a", at(0)), None);
     }
 

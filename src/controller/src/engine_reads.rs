@@ -1,0 +1,363 @@
+//! Keeps what the engines report: the reader's readings go into the store of each service, and a
+//! changed one triggers the reconcile of its namespace.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bursar_signals::engine_reads::{self, ReadEngine, Reading};
+use bursar_signals::store::Readings;
+
+use crate::engine_targets::{EngineTargets, Gone};
+use crate::lock::lock;
+use crate::watch::{Concern, Concerns};
+
+/// A namespace is reconciled for its readings no more often than this.
+const TRIGGER_PERIOD: Duration = Duration::from_secs(1);
+/// The readings of a pod that is gone stay for so many periods: its charge ends by its last
+/// counters.
+const GONE_PERIODS: u64 = 10;
+
+/// Readings by namespace and name.
+pub(crate) type SharedReadings = Arc<Mutex<BTreeMap<(String, String), Readings>>>;
+
+/// Keeps readings, and triggers the reconciles of namespaces whose readings changed.
+pub(crate) struct EngineReads {
+    pub(crate) targets: Arc<EngineTargets>,
+    pub(crate) readings: SharedReadings,
+    pub(crate) concerns: Concerns,
+}
+
+impl EngineReads {
+    /// Reads for as long as the process leads.
+    pub(crate) async fn run<R: ReadEngine>(self, reads: engine_reads::EngineReads<R>) {
+        let throttle = Mutex::new(Throttle::default());
+        let trigger = |namespace: String| {
+            // nobody listens at the end of leadership
+            self.concerns.send(Concern::Namespace(namespace)).ok();
+        };
+        let reads = reads.run(|reading| {
+            let changed = self
+                .take(&reading)
+                .then(|| reading.target.namespace.to_string());
+            if let Some(namespace) = changed.filter(|name| lock(&throttle).admits(name)) {
+                trigger(namespace);
+            }
+        });
+        let periods = async {
+            let mut gone = GoneReplicas::default();
+            let mut ticks = tokio::time::interval(TRIGGER_PERIOD);
+            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            while !self.concerns.is_closed() {
+                ticks.tick().await;
+                let pending = lock(&throttle).next_period();
+                pending.into_iter().for_each(trigger);
+                for gone in gone.next_period(self.targets.take_gone()) {
+                    self.forget(&gone);
+                }
+            }
+        };
+        tokio::select! {
+            () = reads => {}
+            () = periods => {}
+        }
+    }
+
+    /// Keeps a reading. Returns whether it changes what is known.
+    fn take(&self, reading: &Reading) -> bool {
+        let target = &reading.target;
+        let (namespace, service) = (&*target.namespace, &*target.service);
+        let mut readings = lock(&self.readings);
+        // what was forgotten does not come back
+        if !self.targets.has_replica(namespace, service, &target.uid) {
+            return false;
+        }
+        let key = (namespace.to_owned(), service.to_owned());
+        let readings = readings.entry(key).or_default();
+        match &reading.result {
+            Ok(sample) => readings.sample(&target.uid, *sample, reading.at),
+            Err(error) => readings.failure(&target.uid, error.to_string()),
+        }
+        reading.changed
+    }
+
+    /// Forgets what was read of a pod that is gone, and a service that is gone with its last pod.
+    fn forget(&self, gone: &Gone) {
+        let mut all = lock(&self.readings);
+        let (namespace, service) = &gone.service;
+        let key = (namespace.to_string(), service.to_string());
+        let Some(readings) = all.get_mut(&key) else {
+            return;
+        };
+        if let Some(uid) = &gone.uid
+            && !self.targets.has_replica(namespace, service, uid)
+        {
+            readings.forget(uid);
+        }
+        if readings.is_empty() && !self.targets.has_service(&gone.service) {
+            all.remove(&key);
+        }
+    }
+}
+
+/// Lets a namespace be triggered at once, and then once a period.
+#[derive(Debug, Default)]
+struct Throttle {
+    triggered: BTreeSet<String>,
+    pending: BTreeSet<String>,
+}
+
+impl Throttle {
+    /// Whether this namespace may be triggered now; if not, it is at the end of the period.
+    fn admits(&mut self, namespace: &str) -> bool {
+        let first = self.triggered.insert(namespace.to_owned());
+        if !first {
+            self.pending.insert(namespace.to_owned());
+        }
+        first
+    }
+
+    /// Begins the next period, and returns the namespaces to trigger now.
+    fn next_period(&mut self) -> BTreeSet<String> {
+        self.triggered = std::mem::take(&mut self.pending);
+        self.triggered.clone()
+    }
+}
+
+/// Services and pods that are gone, until their time is over.
+#[derive(Debug, Default)]
+struct GoneReplicas {
+    period: u64,
+    waiting: VecDeque<(u64, Gone)>,
+}
+
+impl GoneReplicas {
+    /// Begins the next period. Takes what went in the last one, and returns what is to be
+    /// forgotten now.
+    fn next_period(&mut self, gone: Vec<Gone>) -> Vec<Gone> {
+        self.period += 1;
+        let until = self.period + GONE_PERIODS;
+        self.waiting
+            .extend(gone.into_iter().map(|gone| (until, gone)));
+        let mut over = Vec::new();
+        while let Some((_, gone)) = self
+            .waiting
+            .pop_front_if(|(until, _)| *until <= self.period)
+        {
+            over.push(gone);
+        }
+        over
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bursar_api::InferenceDeployment;
+    use bursar_signals::engine::{Error, Sample};
+    use bursar_signals::engine_reads::{ReadResult, Target};
+    use bursar_signals::schedule::Settings;
+    use jiff::{SignedDuration, Timestamp};
+    use k8s_openapi::api::core::v1::Pod;
+    use kube::runtime::watcher::Event;
+    use serde_json::json;
+    use tokio::sync::mpsc;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    thread_local! {
+        static BEGAN: Instant = Instant::now();
+    }
+
+    /// The time on the test's paused clock.
+    fn clock() -> Timestamp {
+        let elapsed = BEGAN.with(|began| began.elapsed());
+        Timestamp::from_second(1_796_000_000).unwrap() + elapsed
+    }
+
+    /// Engines without requests. Those of the namespace `tenant` take connections and are silent.
+    #[derive(Clone)]
+    struct Engines;
+
+    impl ReadEngine for Engines {
+        type Connection = ();
+
+        async fn read(&self, target: &Target, _: Option<()>) -> ReadResult<()> {
+            if &*target.namespace == "tenant" {
+                std::future::pending::<()>().await;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            if &*target.service == "broken" {
+                return Err(Error::Status(503));
+            }
+            Ok((Sample::default(), None))
+        }
+    }
+
+    fn service(namespace: &str, name: &str) -> InferenceDeployment {
+        let template = json!({"spec": {"containers": [{"name": "engine", "image": "engine"}]}});
+        serde_json::from_value(json!({
+            "apiVersion": "bursar.dev/v1alpha1", "kind": "InferenceDeployment",
+            "metadata": {"name": name, "namespace": namespace},
+            "spec": {"engine": "vLLM", "maxReplicas": 3, "template": template},
+        }))
+        .unwrap()
+    }
+
+    fn pod(namespace: &str, service: &str, uid: &str) -> Pod {
+        let labels =
+            json!({"bursar.dev/kind": "InferenceDeployment", "bursar.dev/workload": service});
+        let ready = json!({"type": "Ready", "status": "True"});
+        serde_json::from_value(json!({
+            "metadata": {"name": uid, "namespace": namespace, "uid": uid, "labels": labels},
+            "status": {"phase": "Running", "podIP": "127.1.0.1", "conditions": [ready]},
+        }))
+        .unwrap()
+    }
+
+    struct Stage {
+        targets: Arc<EngineTargets>,
+        readings: SharedReadings,
+        triggered: mpsc::UnboundedReceiver<Concern>,
+        _task: tokio_util::task::AbortOnDropHandle<()>,
+    }
+
+    impl Stage {
+        fn new() -> Self {
+            let (targets, reads) =
+                engine_reads::EngineReads::new(Engines, Settings::default(), clock);
+            let targets = Arc::new(EngineTargets::new(targets));
+            let readings = SharedReadings::default();
+            let (concerns, triggered) = mpsc::unbounded_channel();
+            let engine_reads = EngineReads {
+                targets: Arc::clone(&targets),
+                readings: Arc::clone(&readings),
+                concerns,
+            };
+            let task = tokio::spawn(engine_reads.run(reads));
+            Self {
+                targets,
+                readings,
+                triggered,
+                _task: tokio_util::task::AbortOnDropHandle::new(task),
+            }
+        }
+
+        fn create(&self, namespace: &str, name: &str, pods: impl IntoIterator<Item = String>) {
+            let service = service(namespace, name);
+            self.targets.on_service(&Event::Apply(service));
+            for uid in pods {
+                let pod = pod(namespace, name, &uid);
+                self.targets.on_pod(&Event::Apply(pod));
+            }
+        }
+
+        fn readings<T>(&self, namespace: &str, read: impl FnOnce(&Readings) -> T) -> Option<T> {
+            let all = lock(&self.readings);
+            all.get(&(namespace.to_owned(), "chat".to_owned()))
+                .map(read)
+        }
+    }
+
+    /// The namespaces that were triggered since the last call, each as often as it was.
+    fn triggered(stage: &mut Stage) -> Vec<String> {
+        let mut namespaces = Vec::new();
+        while let Ok(concern) = stage.triggered.try_recv() {
+            match concern {
+                Concern::Namespace(name) => namespaces.push(name),
+                Concern::All => panic!("no reading concerns all"),
+            }
+        }
+        namespaces
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silent_replicas_of_one_tenant_leave_an_idle_service_of_another_read_and_idle() {
+        let mut stage = Stage::new();
+        stage.create(
+            "tenant",
+            "chat",
+            (0..400).map(|index| format!("fake-{index}")),
+        );
+        stage.create("team", "chat", ["healthy".to_owned()]);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let active_at = stage.readings("team", Readings::active_at).flatten();
+        assert!(
+            active_at.is_some(),
+            "the first read is the first look at its counters"
+        );
+        triggered(&mut stage);
+        for second in 0..60 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            // a reading of the last two seconds counts for eight more
+            let later = clock() + SignedDuration::from_secs(8);
+            let busy = stage.readings("team", |readings| readings.busy("healthy", later));
+            assert_eq!(busy.flatten(), Some(0), "after {second} s");
+            assert_eq!(
+                stage.readings("team", Readings::active_at).flatten(),
+                active_at
+            );
+        }
+        let triggered = triggered(&mut stage);
+        assert!(
+            !triggered.contains(&"team".to_owned()),
+            "nothing of it changed"
+        );
+        // each fake fails once, in the first minute
+        assert!((1..=61).contains(&triggered.len()), "{}", triggered.len());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_is_kept_with_its_reason_and_triggers_once() {
+        let mut stage = Stage::new();
+        stage.create("team", "broken", ["a".to_owned()]);
+        stage.targets.all_read().await;
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        assert_eq!(triggered(&mut stage), ["team"]);
+        let all = lock(&stage.readings);
+        let signal =
+            all[&("team".to_owned(), "broken".to_owned())].signal([("a", "pod-a")], clock());
+        let reason = "pod pod-a: HTTP status 503".to_owned();
+        assert_eq!(signal, bursar_core::scaling::Signal::Unknown(reason));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn readings_outlive_their_pod_for_ten_seconds_and_not_their_service() {
+        let stage = Stage::new();
+        stage.create("team", "chat", ["a".to_owned(), "b".to_owned()]);
+        stage.targets.all_read().await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        stage
+            .targets
+            .on_pod(&Event::Delete(pod("team", "chat", "a")));
+        let contains = |uid| stage.readings("team", |readings| readings.knows(uid));
+        tokio::time::sleep(Duration::from_secs(9)).await;
+        assert_eq!(contains("a"), Some(true));
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert_eq!((contains("a"), contains("b")), (Some(false), Some(true)));
+        stage
+            .targets
+            .on_service(&Event::Delete(service("team", "chat")));
+        stage
+            .targets
+            .on_pod(&Event::Delete(pod("team", "chat", "b")));
+        tokio::time::sleep(Duration::from_secs(12)).await;
+        assert_eq!(contains("b"), None);
+    }
+
+    #[test]
+    fn a_namespace_is_triggered_at_once_and_then_once_a_period() {
+        let mut throttle = Throttle::default();
+        assert!(throttle.admits("team"));
+        assert!(!throttle.admits("team") && !throttle.admits("team"));
+        assert!(throttle.admits("other"));
+        assert_eq!(throttle.next_period(), BTreeSet::from(["team".to_owned()]));
+        assert!(
+            !throttle.admits("team"),
+            "it was triggered at the period's beginning"
+        );
+        assert_eq!(throttle.next_period(), BTreeSet::from(["team".to_owned()]));
+        assert_eq!(throttle.next_period(), BTreeSet::new());
+        assert!(throttle.admits("team"));
+    }
+}
