@@ -19,6 +19,19 @@ const TINY: Settings = Settings {
         per_namespace: 1,
     },
 };
+/// Enough for those that answer, and too little for those that do not.
+const SMALL: Settings = Settings {
+    prompt: Limits {
+        total: 40,
+        shared: 32,
+        per_namespace: 16,
+    },
+    doubtful: Limits {
+        total: 8,
+        shared: 6,
+        per_namespace: 5,
+    },
+};
 
 fn seconds(seconds: f64) -> Duration {
     Duration::from_secs_f64(seconds)
@@ -356,7 +369,7 @@ proptest! {
 
     #[test]
     fn whatever_others_do_a_namespace_that_answers_is_read_every_second(steps in steps(8)) {
-        let mut simulation = Simulation::new(Settings::default());
+        let mut simulation = Simulation::new(SMALL);
         let ids: Vec<_> = (0..5).map(|_| simulation.add(0, Behaviour::Quick(5))).collect();
         play(&mut simulation, steps);
         let end = simulation.now + seconds(2.0);
