@@ -6,6 +6,7 @@ use kube::{CustomResource, KubeSchema, ResourceExt};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::lenient::Validate;
 use crate::quantities::{
     self, AMOUNT_MESSAGE, AMOUNT_RULE, DURATION_MESSAGE, DURATION_RULE, FieldError,
 };
@@ -256,5 +257,11 @@ impl BudgetPolicy {
             spent,
             corrections,
         })
+    }
+}
+
+impl Validate for BudgetPolicy {
+    fn validate(&self) -> Result<(), FieldError> {
+        self.to_core(Money::ZERO, Money::ZERO).map(drop)
     }
 }

@@ -130,13 +130,21 @@ reasons! {
 }
 
 reasons! {
+    /// Reasons of [`ACCEPTED`](super::ACCEPTED) of any kind. Workloads and BudgetPolicies have the
+    /// condition only while they cannot be read.
+    accepted:
+    /// A field of the resource cannot be read.
+    UNREADABLE = "Unreadable";
+}
+
+reasons! {
     /// Reasons of [`ACCEPTED`](super::ACCEPTED) of a PriceList.
     price_list_accepted:
     /// The prices count.
     IN_FORCE = "InForce";
     /// The prices count from a later time.
     PENDING = "Pending";
-    /// The list cannot be read, or contradicts another one.
+    /// The list contradicts another one.
     REFUSED = "Refused";
 }
 
@@ -147,8 +155,6 @@ reasons! {
     COUNTS = "Counts";
     /// The correction counts from a later day.
     PENDING = "Pending";
-    /// The correction cannot be read.
-    UNREADABLE = "Unreadable";
     /// The accounts of the correction's month are in another currency.
     OTHER_CURRENCY = "OtherCurrency";
 }

@@ -12,6 +12,7 @@ use kube::{CustomResource, KubeSchema, ResourceExt};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::lenient::Validate;
 use crate::prices::{CURRENCY_MESSAGE, currency_rule};
 use crate::quantities::{
     self, DATE_MESSAGE, DATE_RULE, FieldError, SIGNED_AMOUNT_MESSAGE, SIGNED_AMOUNT_RULE,
@@ -219,6 +220,12 @@ impl SpendCorrection {
             amount,
             currency: spec.currency.clone(),
         })
+    }
+}
+
+impl Validate for SpendCorrection {
+    fn validate(&self) -> Result<(), FieldError> {
+        self.to_core().map(drop)
     }
 }
 

@@ -8,6 +8,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::lenient::Validate;
 use crate::quantities::{self, DURATION_MESSAGE, DURATION_RULE, FieldError};
 use crate::revenue::Revenue;
 use crate::spend::SpendSummary;
@@ -438,5 +439,11 @@ impl InferenceDeploymentSpec {
                 self.activation.max_held_requests,
             )?,
         })
+    }
+}
+
+impl Validate for InferenceDeployment {
+    fn validate(&self) -> Result<(), FieldError> {
+        self.spec.settings().map(drop)
     }
 }

@@ -11,6 +11,7 @@
 //! | [`revenue`] | the revenue of an InferenceDeployment |
 //! | [`spend`] | SpendRecord (`spend`) |
 //!
+//! [`lenient`] reads objects one by one, so that one that cannot be read stops no other.
 //! [`gpu_inventory`] reads which GPUs nodes offer; [`explanation`] is what the leader answers
 //! `kubectl bursar explain`.
 //!
@@ -34,6 +35,7 @@ pub mod engine_presets;
 pub mod explanation;
 pub mod gpu_inventory;
 pub mod inference;
+pub mod lenient;
 pub mod names;
 pub mod prices;
 pub mod quantities;

@@ -7,6 +7,8 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::lenient::Validate;
+use crate::quantities::FieldError;
 use crate::spend::SpendSummary;
 use crate::template;
 
@@ -152,4 +154,13 @@ pub struct Workers {
     pub succeeded: i32,
     /// Pods that failed.
     pub failed: i32,
+}
+
+impl Validate for TrainingJob {
+    fn validate(&self) -> Result<(), FieldError> {
+        match self.spec.replicas {
+            1.. => Ok(()),
+            _ => Err(FieldError::new("spec.replicas", "must be at least 1")),
+        }
+    }
 }

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use bursar_api::conditions::{self, ACCEPTED, ConditionState, Reason, correction_accepted};
+use bursar_api::conditions::{
+    self, ACCEPTED, ConditionState, Reason, accepted, correction_accepted,
+};
 use bursar_api::correction::SpendCorrectionStatus;
 use bursar_api::{SpendCorrection, SpendRecord};
 use bursar_core::calendar::Month;
@@ -47,7 +49,7 @@ impl<'a> Currencies<'a> {
     fn validate(&mut self, object: &SpendCorrection) -> Result<Correction, (Reason, String)> {
         let correction = object
             .to_core()
-            .map_err(|error| (correction_accepted::UNREADABLE, error.to_string()))?;
+            .map_err(|error| (accepted::UNREADABLE, error.to_string()))?;
         match correction.rejection(self.of(correction.month())) {
             None => Ok(correction),
             Some(why) => Err((correction_accepted::OTHER_CURRENCY, why)),

@@ -3,7 +3,8 @@
 use bursar_core::money::Money;
 use bursar_core::pricing;
 
-use super::{CapacityType, Overhead, OverheadPart, Power, PriceListSpec, ShareBy};
+use super::{CapacityType, Overhead, OverheadPart, Power, PriceList, PriceListSpec, ShareBy};
+use crate::lenient::Validate;
 use crate::quantities::{self, FieldError};
 
 impl From<CapacityType> for pricing::CapacityType {
@@ -13,6 +14,12 @@ impl From<CapacityType> for pricing::CapacityType {
             CapacityType::Spot => Self::Spot,
             CapacityType::Reserved => Self::Reserved,
         }
+    }
+}
+
+impl Validate for PriceList {
+    fn validate(&self) -> Result<(), FieldError> {
+        self.spec.to_core().map(drop)
     }
 }
 

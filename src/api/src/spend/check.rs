@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use bursar_core::money::{Money, ParseMoneyError};
 
 use super::{SpendRecord, SpendRecordStatus, WorkloadKind};
+use crate::lenient::Validate;
 use crate::names::{KIND_LABEL, MONTH_LABEL, NAMESPACE_LABEL, WORKLOAD_LABEL};
 use crate::quantities::FieldError;
 
@@ -61,6 +62,12 @@ pub enum RecordFault {
     /// A section is of a consolidated record.
     #[error("a section of it is of no workload")]
     SectionOfConsolidated,
+}
+
+impl Validate for SpendRecord {
+    fn validate(&self) -> Result<(), FieldError> {
+        accounts(self).map(drop)
+    }
 }
 
 /// Everything that makes the record unsound; of one that cannot be read, that alone.

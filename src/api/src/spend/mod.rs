@@ -4,6 +4,7 @@
 //! | module | subject |
 //! |---|---|
 //! | [`record`] | the record of a workload and month, and its status |
+//! | `record_name` | the workload and the month that a record's name names |
 //! | [`charge`] | pods that still occupy a node |
 //! | [`daily_cost`] | posted costs, by day and hardware |
 //! | [`consolidated`] | closed months: one record for all workloads of a namespace |
@@ -18,6 +19,7 @@ pub mod daily_cost;
 mod invalid;
 pub mod precedence;
 pub mod record;
+mod record_name;
 pub mod summary;
 
 pub use charge::OpenCharge;
