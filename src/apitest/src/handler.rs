@@ -47,6 +47,9 @@ async fn handle(
         return reset();
     }
     let only_metadata = wants_metadata(&parts.headers);
+    if let Some(resources) = discovery(&shared, parts.uri.path()) {
+        return Ok(json_response(200, &resources));
+    }
     let Some(target) = Target::parse(parts.uri.path()) else {
         return Ok(error_response(&StatusError::bad_request("no such path")));
     };
@@ -67,6 +70,17 @@ async fn handle(
         return reset();
     }
     Ok(object_response(&written, only_metadata))
+}
+
+/// The resources of the API version that a path such as `/apis/apps/v1` names.
+fn discovery(shared: &Shared, path: &str) -> Option<Value> {
+    let version = path
+        .strip_prefix("/apis/")
+        .or_else(|| path.strip_prefix("/api/"))?;
+    let resources = shared.store().resources(version);
+    (!resources.is_empty()).then(|| {
+        json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": version, "resources": resources})
+    })
 }
 
 fn write(
@@ -260,8 +274,9 @@ impl Watch {
     }
 }
 
+/// An event of a watch. The type precedes the object, as the API server writes it.
 fn event_line(kind: &str, object: &Value) -> String {
-    format!("{}\n", json!({"type": kind, "object": object}))
+    format!("{{\"type\":{},\"object\":{object}}}\n", json!(kind))
 }
 
 fn project(object: &Value, only_metadata: bool) -> Value {

@@ -155,6 +155,17 @@ impl Store {
         })
     }
 
+    /// The resources of an API version, as discovery lists them.
+    pub(crate) fn resources(&self, api_version: &str) -> Vec<Value> {
+        let kinds = self.kinds.iter();
+        kinds
+            .filter(|kind| kind.api_version == api_version)
+            .map(|kind| {
+                json!({"name": kind.plural, "singularName": "", "namespaced": true, "kind": kind.kind, "verbs": []})
+            })
+            .collect()
+    }
+
     pub(crate) fn compact(&mut self) {
         self.history.clear();
         self.compacted = self.version;
