@@ -12,6 +12,7 @@ use crate::{
 /// Bounds that let the API server estimate the cost of a rule.
 const MAX_CONTAINERS: i64 = 32;
 const MAX_ENTRIES: i64 = 64;
+const MAX_PORT: f64 = 65_535.0;
 
 /// All of them.
 pub fn all() -> Vec<CustomResourceDefinition> {
@@ -32,6 +33,7 @@ pub fn all() -> Vec<CustomResourceDefinition> {
         if let Some(template) = spec.and_then(|spec| property(spec, "template")) {
             strip(template);
             bound(template);
+            bound_ports(template);
         }
     }
     crds
@@ -73,6 +75,36 @@ fn strip(schema: &mut JSONSchemaProps) {
     }
     if let Some(JSONSchemaPropsOrBool::Schema(values)) = &mut schema.additional_properties {
         strip(values);
+    }
+}
+
+/// Bounds ports, so that the API server takes none that no type for ports holds: Kubernetes' own
+/// schema has no bounds, because its types refuse such numbers.
+fn bound_ports(schema: &mut JSONSchemaProps) {
+    use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+        JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
+    };
+    for (name, property) in schema.properties.iter_mut().flatten() {
+        let least = match name.as_str() {
+            "port" | "containerPort" => Some(1.0),
+            // none, as if it were left out
+            "hostPort" => Some(0.0),
+            _ => None,
+        };
+        let is_number = property.type_.as_deref() == Some("integer")
+            || property.x_kubernetes_int_or_string == Some(true);
+        if let Some(least) = least.filter(|_| is_number) {
+            (property.minimum, property.maximum) = (Some(least), Some(MAX_PORT));
+        }
+        bound_ports(property);
+    }
+    match &mut schema.items {
+        Some(JSONSchemaPropsOrArray::Schema(items)) => bound_ports(items),
+        Some(JSONSchemaPropsOrArray::Schemas(items)) => items.iter_mut().for_each(bound_ports),
+        None => {}
+    }
+    if let Some(JSONSchemaPropsOrBool::Schema(values)) = &mut schema.additional_properties {
+        bound_ports(values);
     }
 }
 
