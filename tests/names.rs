@@ -48,7 +48,6 @@ const EXEMPT: &[&str] = &[
     "src/controller/src/scene.rs",
     "src/controller/src/reconcile.rs",
     "src/controller/src/capacity.rs",
-    "src/controller/src/watch.rs",
     "src/controller/src/context.rs",
     "src/controller/src/gateways.rs",
     "src/controller/src/explain.rs",

@@ -41,6 +41,16 @@ pub(crate) enum ApiError {
         /// The call.
         call: &'static str,
     },
+    /// The owned object cannot be read, so nothing is written to it.
+    #[error("{kind} {name} cannot be read: {why}")]
+    Unreadable {
+        /// The object's kind.
+        kind: String,
+        /// The object's name.
+        name: String,
+        /// The field and the fault.
+        why: String,
+    },
     /// An object of that name belongs to somebody else.
     #[error("{kind} {name} exists and is not Bursar's: rename it or the workload")]
     Foreign {

@@ -12,9 +12,9 @@ use k8s_openapi::api::core::v1::{Container, Node, Pod, PodSpec, PodStatus};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt;
 
+use crate::cache::Stores;
 use crate::pod;
 use crate::training::job::{finished, is_running};
-use crate::watch::Stores;
 
 /// An order that no cache shows after this long was never given.
 const ORDERED_WITHIN: SignedDuration = SignedDuration::from_secs(30);

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bursar_api::InferenceDeployment;
 use bursar_api::names::GATEWAY_PORTS;
 use bursar_core::calendar::Month;
 use bursar_core::cost_report::CostOwner;
@@ -12,9 +13,11 @@ use bursar_core::money::Money;
 use bursar_core::scaling::History;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use kube::Client;
 use kube::runtime::events::Recorder;
+use kube::{Client, Resource};
 
+use crate::api_calls::ApiError;
+use crate::cache::{Stores, Tombstones, UnreadableObjects};
 use crate::capacity::Reserved;
 use crate::engine_reads::SharedReadings;
 use crate::explain::Explained;
@@ -25,7 +28,6 @@ use crate::lock::lock;
 use crate::metrics::Metrics;
 use crate::power_readings::SharedPowerReadings;
 use crate::pricing::effective::{self, PriceCache};
-use crate::watch::{Departed, Stores};
 use bursar_api::prices::EffectivePrices;
 
 /// Namespace and name of a workload.
@@ -41,7 +43,9 @@ pub(crate) struct Context {
     pub(crate) written: WriteCache,
     pub(crate) folded: ConsolidatedCache,
     /// GPU pods that went, as they were last seen.
-    pub(crate) departed: Arc<Departed>,
+    pub(crate) tombstones: Arc<Tombstones>,
+    /// Objects that no cache has as they are.
+    pub(crate) unreadable: Arc<UnreadableObjects>,
     pub(crate) recorder: Recorder,
     pub(crate) metrics: Metrics,
     /// What each service was asked for before. Starts anew with each leader, which holds what it finds for one window.
@@ -86,6 +90,25 @@ impl Context {
         }
     }
 
+    /// Whether the owned object of this name can be read, if there is one.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub(crate) fn check_readable<K: Resource<DynamicType = ()>>(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<(), ApiError> {
+        match self.unreadable.why::<K>(namespace, name) {
+            None => Ok(()),
+            Some(why) => Err(ApiError::Unreadable {
+                kind: K::kind(&()).into_owned(),
+                name: name.to_owned(),
+                why,
+            }),
+        }
+    }
+
     /// Why the demand that gateways hold is not known: one of them has not been heard of.
     pub(crate) fn unreachable_gateway(&self, now: Timestamp) -> Option<String> {
         let (pods, namespace) = (&self.stores.pods, &self.namespace);
@@ -122,6 +145,15 @@ impl Context {
             {
                 ports.entry(key).or_insert(port);
             }
+        }
+        // one that cannot be read keeps its port, of which an earlier leader's slice tells
+        for object in self.unreadable.all::<InferenceDeployment>() {
+            let key = (object.namespace, object.name);
+            let port = gateways::slice_port(&self.stores.slices, &key);
+            if let Some(port) = port.filter(|port| !ports.values().any(|taken| taken == port)) {
+                ports.entry(key.clone()).or_insert(port);
+            }
+            services.insert(key);
         }
         // what is deleted gives its port back
         ports.retain(|key, _| services.contains(key));

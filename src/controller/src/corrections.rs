@@ -92,7 +92,10 @@ pub(crate) async fn sync_once(context: &Context, now: Timestamp) -> Result<(), A
     let all = context.stores.corrections.state();
     let prices = context.prices(now);
     let mut currencies = Currencies::new(&context.stores.records, &prices.lists.currency);
-    for object in &all {
+    let readable = all
+        .iter()
+        .filter(|object| !context.unreadable.contains(&***object));
+    for object in readable {
         let Some(status) = next_status(object, currencies.validate(object), now, &context.zone)
         else {
             continue;

@@ -8,9 +8,9 @@ use std::time::Duration;
 use bursar_signals::engine_reads::{self, ReadEngine, Reading};
 use bursar_signals::store::Readings;
 
+use crate::cache::{Trigger, Triggers};
 use crate::engine_targets::{EngineTargets, Gone};
 use crate::lock::lock;
-use crate::watch::{Concern, Concerns};
 
 /// A namespace is reconciled for its readings no more often than this.
 const TRIGGER_PERIOD: Duration = Duration::from_secs(1);
@@ -25,7 +25,7 @@ pub(crate) type SharedReadings = Arc<Mutex<BTreeMap<(String, String), Readings>>
 pub(crate) struct EngineReads {
     pub(crate) targets: Arc<EngineTargets>,
     pub(crate) readings: SharedReadings,
-    pub(crate) concerns: Concerns,
+    pub(crate) triggers: Triggers,
 }
 
 impl EngineReads {
@@ -34,7 +34,7 @@ impl EngineReads {
         let throttle = Mutex::new(Throttle::default());
         let trigger = |namespace: String| {
             // nobody listens at the end of leadership
-            self.concerns.send(Concern::Namespace(namespace)).ok();
+            self.triggers.send(Trigger::Namespace(namespace)).ok();
         };
         let reads = reads.run(|reading| {
             let changed = self
@@ -48,7 +48,7 @@ impl EngineReads {
             let mut gone = GoneReplicas::default();
             let mut ticks = tokio::time::interval(TRIGGER_PERIOD);
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-            while !self.concerns.is_closed() {
+            while !self.triggers.is_closed() {
                 ticks.tick().await;
                 let pending = lock(&throttle).next_period();
                 pending.into_iter().for_each(trigger);
@@ -218,7 +218,7 @@ mod tests {
     struct Stage {
         targets: Arc<EngineTargets>,
         readings: SharedReadings,
-        triggered: mpsc::UnboundedReceiver<Concern>,
+        triggered: mpsc::UnboundedReceiver<Trigger>,
         _task: tokio_util::task::AbortOnDropHandle<()>,
     }
 
@@ -228,11 +228,11 @@ mod tests {
                 engine_reads::EngineReads::new(Engines, Settings::default(), clock);
             let targets = Arc::new(EngineTargets::new(targets));
             let readings = SharedReadings::default();
-            let (concerns, triggered) = mpsc::unbounded_channel();
+            let (triggers, triggered) = mpsc::unbounded_channel();
             let engine_reads = EngineReads {
                 targets: Arc::clone(&targets),
                 readings: Arc::clone(&readings),
-                concerns,
+                triggers,
             };
             let task = tokio::spawn(engine_reads.run(reads));
             Self {
@@ -264,8 +264,8 @@ mod tests {
         let mut namespaces = Vec::new();
         while let Ok(concern) = stage.triggered.try_recv() {
             match concern {
-                Concern::Namespace(name) => namespaces.push(name),
-                Concern::All => panic!("no reading concerns all"),
+                Trigger::Namespace(name) => namespaces.push(name),
+                Trigger::All => panic!("no reading triggers all"),
             }
         }
         namespaces

@@ -22,8 +22,13 @@ use crate::lock::lock;
 /// Explanations of decisions by namespace.
 pub(crate) type Explained = Arc<Mutex<BTreeMap<String, Explanation>>>;
 
-/// What was decided, and from which numbers.
-pub(crate) fn explanation(plan: &Plan, snapshot: &Snapshot, now: Timestamp) -> Explanation {
+/// What was decided, and from which numbers; of the plan's budgets, about these.
+pub(crate) fn explanation(
+    plan: &Plan,
+    budgets: &[Standing],
+    snapshot: &Snapshot,
+    now: Timestamp,
+) -> Explanation {
     let services = plan.services.iter().zip(&snapshot.services);
     Explanation {
         decided_at: Some(now),
@@ -31,7 +36,7 @@ pub(crate) fn explanation(plan: &Plan, snapshot: &Snapshot, now: Timestamp) -> E
             .map(|(decision, service)| explain_service(decision, service))
             .collect(),
         jobs: plan.jobs.iter().map(explain_job).collect(),
-        budgets: plan.budgets.iter().map(explain_budget).collect(),
+        budgets: budgets.iter().map(explain_budget).collect(),
         next_decision: plan.next_look,
     }
 }
@@ -185,7 +190,8 @@ mod tests {
     fn a_reader_finds_the_decision_as_the_controller_writes_it() {
         let now = NOW.parse().unwrap();
         let snapshot = snapshot(now);
-        let written = explanation(&plan(&snapshot, now), &snapshot, now);
+        let plan = plan(&snapshot, now);
+        let written = explanation(&plan, &plan.budgets, &snapshot, now);
         let text = serde_json::to_string(&written).unwrap();
         let read: Explanation = serde_json::from_str(&text).unwrap();
         assert_eq!(read, written);

@@ -5,16 +5,18 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bursar_api::names::{GATEWAY_PORTS, gateway_slice};
 use bursar_signals::demand::{self, Credentials, Demands};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
 use kube::runtime::reflector::Store;
 use tokio::task::AbortHandle;
 
+use crate::cache::{Trigger, Triggers};
 use crate::lock::lock;
 use crate::pod;
-use crate::watch::{Concern, Concerns};
 
 const CONTROL_PORT: u16 = 8443;
 /// How often the set of gateways is compared with the open streams, and a broken stream is opened anew.
@@ -57,6 +59,19 @@ fn select(
         .collect()
 }
 
+/// The port that a service's EndpointSlice of gateways has.
+pub(crate) fn slice_port(
+    slices: &Store<EndpointSlice>,
+    (namespace, name): &(String, String),
+) -> Option<u16> {
+    let slice = slices.find(|slice| {
+        slice.namespace().as_ref() == Some(namespace) && slice.name_any() == gateway_slice(name)
+    })?;
+    let port = slice.ports.iter().flatten().next()?.port?;
+    let port = u16::try_from(port).ok();
+    port.filter(|port| GATEWAY_PORTS.contains(port))
+}
+
 /// Why what gateways hold is not known: one of them has not been heard of, and may hold requests. One that has just become ready holds
 /// none yet; one that cannot be heard at all is given up after a time.
 pub(crate) fn unreachable(
@@ -92,7 +107,7 @@ pub(crate) async fn follow(
     namespace: String,
     credentials: Credentials,
     demands: SharedDemands,
-    concerns: Concerns,
+    triggers: Triggers,
 ) {
     let mut streams: BTreeMap<String, AbortHandle> = BTreeMap::new();
     let credentials = Arc::new(credentials);
@@ -107,10 +122,10 @@ pub(crate) async fn follow(
         });
         for (uid, address) in gateways {
             streams.entry(uid).or_insert_with(|| {
-                let (credentials, demands, concerns) = (
+                let (credentials, demands, triggers) = (
                     Arc::clone(&credentials),
                     Arc::clone(&demands),
-                    concerns.clone(),
+                    triggers.clone(),
                 );
                 let stream = async move {
                     let taken = |message: demand::Message| {
@@ -124,7 +139,7 @@ pub(crate) async fn follow(
                             .unwrap_or_else(PoisonError::into_inner)
                             .take(message);
                         for (namespace, _) in changed {
-                            let _ = concerns.send(Concern::Namespace(namespace));
+                            let _ = triggers.send(Trigger::Namespace(namespace));
                         }
                     };
                     let ended =

@@ -15,10 +15,10 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt;
 use kube::runtime::reflector::{ObjectRef, Store};
 
+use crate::cache::Stores;
 use crate::capacity;
 use crate::pod;
 use crate::resource_claim;
-use crate::watch::Stores;
 
 /// Gibibytes by storage class.
 type Volumes = BTreeMap<String, u32>;

@@ -2,7 +2,8 @@
 //!
 //! | module | subject |
 //! |---|---|
-//! | `watch` | one watch and one cache for each kind |
+//! | `cache` | one watch and one cache for each kind |
+//! | `unreadable_status` | the condition of objects that cannot be read |
 //! | `engine_targets`, `engine_reads` | signals: which engines are read, and what they report |
 //! | `gateways` | signals: requests that gateways hold |
 //! | `ledger` | charges, settled exactly once |
@@ -22,6 +23,7 @@
 
 mod api_calls;
 mod budget;
+mod cache;
 mod capacity;
 mod cluster_bill;
 mod context;
@@ -49,7 +51,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 mod training;
-mod watch;
+mod unreadable_status;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -78,6 +80,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::cache::{Stores, Trigger, UnreadableObjects};
 use crate::context::Context;
 use crate::engine_reads::EngineReads;
 use crate::engine_targets::EngineTargets;
@@ -85,7 +88,6 @@ use crate::explain::Explained;
 use crate::metrics::{Metrics, ResultLabel};
 use crate::pricing::effective::PriceCache;
 use crate::pricing::price_lists;
-use crate::watch::{Concern, Stores};
 
 /// Namespaces that are reconciled at the same time.
 const CONCURRENCY: u16 = 8;
@@ -228,15 +230,16 @@ async fn lead(
     metrics: Metrics,
     explained: Explained,
 ) -> Result<(), Error> {
-    let (concerns, received) = mpsc::unbounded_channel();
-    let departed = Arc::default();
+    let (triggers, received) = mpsc::unbounded_channel();
+    let tombstones = Arc::default();
+    let unreadable = Arc::<UnreadableObjects>::default();
     let (targets, reads) = bursar_signals::engine_reads::EngineReads::new(
         Scraper,
         Settings::default(),
         Timestamp::now,
     );
     let engines = Arc::new(EngineTargets::new(targets));
-    let started = Stores::start(&client, &concerns, &departed, &engines);
+    let started = Stores::start(&client, &triggers, &tombstones, &unreadable, &engines);
     let started = tokio::time::timeout(SYNC_LIMIT, started).await;
     let stores = started.ok().and_then(Result::ok).ok_or(Error::Unsynced)?;
     if let Some(file) = &options.price_list {
@@ -253,7 +256,8 @@ async fn lead(
         demands: Arc::default(),
         written: ledger::WriteCache::default(),
         folded: ledger::ConsolidatedCache::default(),
-        departed,
+        tombstones,
+        unreadable,
         recorder: Recorder::new(client.clone(), reporter),
         metrics,
         histories: Mutex::default(),
@@ -282,7 +286,7 @@ async fn lead(
     let engine_reads = EngineReads {
         targets: Arc::clone(&engines),
         readings: Arc::clone(&context.readings),
-        concerns: concerns.clone(),
+        triggers: triggers.clone(),
     };
     // a task of its own: no reconcile delays a read
     let engine_reads = AbortOnDropHandle::new(tokio::spawn(engine_reads.run(reads)));
@@ -292,7 +296,7 @@ async fn lead(
         options.namespace.clone(),
         credentials,
         Arc::clone(&context.demands),
-        concerns.clone(),
+        triggers.clone(),
     );
     let mut gateways = std::pin::pin!(gateways);
     // signals that nobody has read yet are not unknown
@@ -304,7 +308,7 @@ async fn lead(
     cluster_bill::refresh(&context, Timestamp::now());
     let reconciles = Controller::new(Api::<Namespace>::all(client), watcher::Config::default())
         .with_config(Config::default().concurrency(CONCURRENCY))
-        .reconcile_on(triggers(
+        .reconcile_on(triggered_namespaces(
             received,
             Arc::clone(&stores),
             options.namespace.clone(),
@@ -316,6 +320,7 @@ async fn lead(
         () = ledger::nodes::run(Arc::clone(&context)) => {}
         () = cluster_bill::run(&context) => {}
         () = corrections => {}
+        () = unreadable_status::run(&context) => {}
         () = month_close.run() => {}
         _ = engine_reads => {}
         () = watts => {}
@@ -325,20 +330,20 @@ async fn lead(
     Ok(())
 }
 
-/// The namespaces to reconcile for these events. A change in the operator's own namespace, of its
-/// gateways, concerns all.
-fn triggers(
-    received: mpsc::UnboundedReceiver<Concern>,
+/// The namespaces to reconcile for these triggers. A change in the operator's own namespace, of its
+/// gateways, triggers all.
+fn triggered_namespaces(
+    received: mpsc::UnboundedReceiver<Trigger>,
     stores: Arc<Stores>,
     own: String,
 ) -> impl futures::Stream<Item = ObjectRef<Namespace>> + Send + 'static {
-    let concerns = futures::stream::unfold(received, |mut received| async move {
-        received.recv().await.map(|concern| (concern, received))
+    let triggers = futures::stream::unfold(received, |mut received| async move {
+        received.recv().await.map(|trigger| (trigger, received))
     });
-    concerns.flat_map(move |concern| {
-        let namespaces: BTreeSet<String> = match concern {
-            Concern::Namespace(name) if name != own => [name].into(),
-            Concern::Namespace(_) | Concern::All => {
+    triggers.flat_map(move |trigger| {
+        let namespaces: BTreeSet<String> = match trigger {
+            Trigger::Namespace(name) if name != own => [name].into(),
+            Trigger::Namespace(_) | Trigger::All => {
                 let services = stores.services.state();
                 let jobs = stores.jobs.state();
                 let pods = stores.pods.state();

@@ -100,7 +100,8 @@ pub(crate) fn gauges(
             Some(f64::from(decision.allowed)),
         ));
     }
-    for standing in &plan.budgets {
+    // after these come those that cannot be read, of which no figure is known
+    for (_, standing) in scene.budgets.iter().zip(&plan.budgets) {
         let object = || metrics::ObjectLabels {
             namespace: scene.namespace.clone(),
             kind: "BudgetPolicy",

@@ -6,11 +6,11 @@ use bursar_api::quantities::FieldError;
 use bursar_api::spend::{WorkloadKind, WorkloadRef};
 use bursar_api::template;
 use bursar_api::{BudgetPolicy, InferenceDeployment, TrainingJob};
-use bursar_core::budget::{Budget, Load};
-use bursar_core::calendar::Month;
+use bursar_core::budget::{Budget, Load, OnExhausted};
+use bursar_core::calendar::{Month, Period};
 use bursar_core::capacity::{Gang, Room};
 use bursar_core::correction;
-use bursar_core::money::Money;
+use bursar_core::money::{Money, NANOS};
 use bursar_core::plan::{Plan, Snapshot};
 use bursar_core::scaling::{Demand, Service, Signal};
 use bursar_core::training;
@@ -45,21 +45,18 @@ pub(crate) struct Books {
 }
 
 impl Scene {
-    /// The snapshot that a plan is made of.
-    ///
-    /// # Errors
-    /// The first field that cannot be read.
+    /// The snapshot that a plan is made of. A service whose settings cannot be read is not in it.
     pub(crate) fn snapshot(
         &self,
         context: &Context,
         books: &Books,
         reserved: &Reserved,
-    ) -> Result<Snapshot, FieldError> {
+    ) -> Snapshot {
         let services = self
             .services
             .iter()
-            .map(|object| self.observe_service(context, object))
-            .collect::<Result<_, _>>()?;
+            .filter_map(|object| self.observe_service(context, object).ok())
+            .collect();
         let jobs = self
             .jobs
             .iter()
@@ -68,8 +65,18 @@ impl Scene {
         let budgets = self
             .budgets
             .iter()
-            .map(|object| self.budget(context, object, books))
-            .collect::<Result<_, _>>()?;
+            .map(|object| {
+                let budget = self.budget(context, object, books);
+                budget.unwrap_or_else(|error| {
+                    unreadable_budget(&object.name_any(), &error.to_string())
+                })
+            })
+            .chain(
+                self.unreadable_budgets
+                    .iter()
+                    .map(|(name, why)| unreadable_budget(name, why)),
+            )
+            .collect();
         let (nodes, pods) = (context.stores.nodes.state(), context.stores.pods.state());
         let mut capacity = capacity::capacity(
             nodes.iter().map(AsRef::as_ref),
@@ -78,14 +85,14 @@ impl Scene {
         for gang in capacity::awaited(&context.stores, &self.namespace, reserved, self.now) {
             capacity.place(&gang);
         }
-        Ok(Snapshot {
+        Snapshot {
             services,
             jobs,
             budgets,
             loads: self.loads(context, &books.accounts),
             capacity,
             zone: context.zone.clone(),
-        })
+        }
     }
 
     /// What a plan gives room to and no cache shows as ordered: all workers of each such workload.
@@ -212,7 +219,8 @@ impl Scene {
             target: settings.target,
             window: settings.window,
             idle_after: settings.idle_after,
-            paused: object.spec.scaling.paused,
+            // what demand makes of a service that cannot be read now is not known
+            paused: object.spec.scaling.paused || context.unreadable.contains(object),
             demand: match object.spec.activation.mode {
                 bursar_api::inference::ActivationMode::OnDemand => Demand::Welcome,
                 bursar_api::inference::ActivationMode::Never => Demand::Unwelcome,
@@ -256,6 +264,9 @@ impl Scene {
             status.active.unwrap_or(0) + status.terminating.unwrap_or(0)
         });
         let running = found.as_deref().is_some_and(job::is_running);
+        if !running && context.unreadable.contains(object) {
+            return None;
+        }
         let workers = u32::try_from(object.spec.replicas).unwrap_or(0);
         let pods = self.pods_of(&workload);
         let ended_well = status.and_then(|status| status.succeeded).unwrap_or(0);
@@ -375,6 +386,24 @@ impl Scene {
                 Some((job.spec.template.clone(), SignedDuration::ZERO))
             }
         }
+    }
+}
+
+/// What stands for a budget that cannot be read: it lets nothing new start, and stops nothing.
+fn unreadable_budget(name: &str, why: &str) -> Budget {
+    Budget {
+        name: name.to_owned(),
+        // more than any budget may have
+        limit: Money::from_nanos(i128::from(i64::MAX) * NANOS),
+        period: Period::Monthly,
+        on_exhausted: OnExhausted::Freeze,
+        minimum_useful_run: SignedDuration::ZERO,
+        latch: None,
+        spent: Money::ZERO,
+        corrections: Money::ZERO,
+        doubt: Some(format!(
+            "BudgetPolicy {name} cannot be read: {why}; nothing new starts until it can"
+        )),
     }
 }
 

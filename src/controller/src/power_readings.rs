@@ -13,9 +13,9 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
+use crate::cache::Stores;
 use crate::lock::lock;
 use crate::pod;
-use crate::watch::Stores;
 
 const PACE: Duration = Duration::from_mins(1);
 /// Exporters that are read at the same time.

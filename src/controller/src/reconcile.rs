@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bursar_api::quantities::FieldError;
 use bursar_api::revenue::Revenue;
 use bursar_api::spend::{SpendSummary, WorkloadKind, WorkloadRef};
 use bursar_api::{InferenceDeployment, TrainingJob};
@@ -41,9 +40,6 @@ pub(crate) enum Error {
     /// The ledger.
     #[error("ledger: {0}")]
     Ledger(#[from] ledger::Error),
-    /// A resource that the API server should have refused.
-    #[error("observe: {0}")]
-    Observe(#[from] FieldError),
     /// A status could not be written.
     #[error("status: {0}")]
     Status(#[from] ApiError),
@@ -109,12 +105,13 @@ pub(crate) async fn reconcile(
 ) -> Result<Duration, Error> {
     let scene = Scene::of(context, namespace, now);
     let workloads = scene.workloads();
-    if workloads.is_empty() && scene.budgets.is_empty() && scene.corrections.is_empty() {
+    let no_budgets = scene.budgets.is_empty() && scene.unreadable_budgets.is_empty();
+    if workloads.is_empty() && no_budgets && scene.corrections.is_empty() {
         context.metrics.namespaces.show(namespace, Vec::new());
         return Ok(RESTING_PACE.try_into().unwrap_or_default());
     }
     let (books, mut troubles) = keep_ledger(context, &scene, workloads).await;
-    let (snapshot, plan) = decide(context, &scene, &books)?;
+    let (snapshot, plan) = decide(context, &scene, &books);
     latch(context, &scene, &plan, &mut troubles).await?;
     remember(context, &scene, &plan, &snapshot);
     context.metrics.namespaces.show(
@@ -156,15 +153,15 @@ pub(crate) async fn reconcile(
 }
 
 /// Snapshot and plan, while no other namespace is decided over: what one is given, the next has not.
-fn decide(context: &Context, scene: &Scene, books: &Books) -> Result<(Snapshot, Plan), FieldError> {
+fn decide(context: &Context, scene: &Scene, books: &Books) -> (Snapshot, Plan) {
     let mut reserved = lock(&context.reserved);
-    let snapshot = scene.snapshot(context, books, &reserved)?;
+    let snapshot = scene.snapshot(context, books, &reserved);
     let plan = plan(&snapshot, scene.now);
     if !context.observe_only {
         let orders = scene.orders(context, &snapshot, &plan);
         reserved.replace(&scene.namespace, orders, scene.now);
     }
-    Ok((snapshot, plan))
+    (snapshot, plan)
 }
 
 /// Brings the ledger up to date. Where that fails, what is on record goes on counting; where that cannot be read, it is in doubt.
@@ -199,7 +196,8 @@ async fn keep_ledger(
             power: &context.measured,
             usage: &done,
         },
-        departed: &context.departed,
+        tombstones: &context.tombstones,
+        unreadable: &context.unreadable,
         idle_services: &unasked,
     };
     let (mut books, mut troubles) = (Books::default(), Troubles::default());
@@ -264,7 +262,8 @@ fn remember(context: &Context, scene: &Scene, plan: &Plan, snapshot: &Snapshot) 
             .inc();
     }
     drop(histories);
-    let explanation = explain::explanation(plan, snapshot, scene.now);
+    let budgets = &plan.budgets[..scene.budgets.len()];
+    let explanation = explain::explanation(plan, budgets, snapshot, scene.now);
     lock(&context.explained).insert(scene.namespace.clone(), explanation);
 }
 
@@ -374,6 +373,7 @@ async fn follow_service(
         now: scene.now,
     };
     if let Some(status) = inference::status::next(object, facts)
+        && !context.unreadable.contains(&**object)
         && let Err(error) = write_status(context, &**object, status).await
     {
         troubles.add(Error::Status(error));
@@ -411,6 +411,7 @@ async fn follow_job(round: &Round<'_>, object: &Arc<TrainingJob>, troubles: &mut
         now: scene.now,
     };
     if let Some(status) = training::status::next(object, facts)
+        && !context.unreadable.contains(&**object)
         && let Err(error) = write_status(context, &**object, status).await
     {
         troubles.add(Error::Status(error));

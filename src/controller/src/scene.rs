@@ -26,6 +26,8 @@ pub(crate) struct Scene {
     pub(crate) services: Vec<Arc<InferenceDeployment>>,
     pub(crate) jobs: Vec<Arc<TrainingJob>>,
     pub(crate) budgets: Vec<Arc<BudgetPolicy>>,
+    /// Names of budgets that cannot be read, and why.
+    pub(crate) unreadable_budgets: Vec<(String, String)>,
     /// Pods of workloads.
     pub(crate) pods: Vec<Arc<Pod>>,
     pub(crate) claims: GpuAllocations,
@@ -52,11 +54,19 @@ impl Scene {
             here(&|| object.namespace()) && object.metadata.deletion_timestamp.is_none()
         });
         let mut budgets = context.stores.budgets.state();
-        budgets.retain(|object| here(&|| object.namespace()));
+        budgets.retain(|object| {
+            here(&|| object.namespace()) && !context.unreadable.contains(&**object)
+        });
         budgets.sort_by_key(|object| object.name_any());
+        let unreadable_budgets = context.unreadable.in_namespace::<BudgetPolicy>(namespace);
+        let unreadable_budgets = unreadable_budgets.into_iter();
+        let unreadable_budgets = unreadable_budgets
+            .map(|object| (object.name.clone(), object.why()))
+            .collect();
         let mut pods = context.stores.pods.state();
         pods.retain(|pod| here(&|| pod.namespace()) && pod::workload_of(pod).is_some());
-        let records = StoredAccounts::load(&context.stores.records, &context.folded, namespace);
+        let mut records = StoredAccounts::load(&context.stores.records, &context.folded, namespace);
+        records.note_unreadable(&context.unreadable, namespace);
         let open: BTreeSet<Uid> = records.open().map(str::to_owned).collect();
         let claims = GpuAllocations::new(&context.stores, &pods, &open);
         let sharing = {
@@ -87,6 +97,7 @@ impl Scene {
             services,
             jobs,
             budgets,
+            unreadable_budgets,
             pods,
             claims,
             sharing,

@@ -10,6 +10,7 @@ use bursar_api::inference::InferenceDeploymentStatus;
 use bursar_api::prices::PriceListStatus;
 use bursar_api::training::TrainingJobStatus;
 use bursar_api::{BudgetPolicy, InferenceDeployment, PriceList, SpendCorrection, TrainingJob};
+use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{Api, PostParams};
 use kube::runtime::events::{Event, EventType, Recorder};
@@ -128,11 +129,16 @@ async fn announce<K: StatusObject>(recorder: &Recorder, object: &K, new: &[Condi
             secondary: None,
         };
         let reference = object.object_ref(&());
-        let published = recorder.publish(&event, &reference);
-        match tokio::time::timeout(Duration::from_secs(3), published).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "cannot publish an event"),
-            Err(_) => tracing::warn!("publishing an event got no answer"),
-        }
+        publish(recorder, &event, &reference).await;
+    }
+}
+
+/// Publishes an Event; one that cannot be published is not tried again.
+pub(crate) async fn publish(recorder: &Recorder, event: &Event, reference: &ObjectReference) {
+    let published = recorder.publish(event, reference);
+    match tokio::time::timeout(Duration::from_secs(3), published).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "cannot publish an event"),
+        Err(_) => tracing::warn!("publishing an event got no answer"),
     }
 }

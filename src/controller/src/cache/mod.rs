@@ -1,36 +1,71 @@
-//! What the controller sees of the cluster: one watch and one cache a kind. Every event names the namespaces that it concerns.
+//! What the controller sees of the cluster: one watch and one cache for each kind.
+//!
+//! | module | subject |
+//! |---|---|
+//! | `decoding` | from a watch's events to a cache, object by object |
+//! | `pruning` | what caches keep of an object, and which objects trigger a decision |
+//! | `tombstones` | what is remembered of pods and nodes that are gone |
+//! | `trigger` | which namespaces a change triggers a decision over |
+//! | `unreadable` | the objects that cannot be read, and why |
+//!
+//! An object that cannot be read changes nothing for any other object. The cache keeps the last
+//! version of it that could be read, and it takes nothing away:
+//!
+//! | kind | while it cannot be read |
+//! |---|---|
+//! | InferenceDeployment | its replicas and its port stay; budgets stop it by the last version |
+//! | TrainingJob | one that runs goes on, one that does not run does not start |
+//! | BudgetPolicy | nothing new starts in its namespace, nothing is stopped because of it |
+//! | PriceList, SpendCorrection | the last version counts |
+//! | SpendRecord | the spend of its workload is unknown, and the record is not written |
+//! | Pod, Node | the last version counts, and the charge stays open |
+//! | Deployment, Job, Service, EndpointSlice | its workload writes to none of them, and says so |
+//! | all others | the last version counts |
+//!
+//! This process may have seen no version that can be read: then nothing is done to the workload,
+//! and what runs of it is charged and counts in budgets; prices and corrections do not count, as if
+//! they were not there; nothing is placed on the node. The SpendRecord of a closed month has the
+//! accounts of all workloads of its namespace, so the spend of all is unknown.
+//!
+//! Bursar's own resources say so in the condition `Accepted` ([`crate::unreadable_status`]), and
+//! `kubectl bursar check` lists them.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+mod decoding;
+mod pruning;
+mod tombstones;
+mod trigger;
+mod unreadable;
+
+use std::sync::Arc;
 use std::time::Duration;
 
-use bursar_api::spend::WorkloadKind;
+use bursar_api::lenient::{Lenient, bounded_text};
 use bursar_api::{
     BudgetPolicy, InferenceDeployment, PriceList, SpendCorrection, SpendRecord, TrainingJob,
-    gpu_inventory,
 };
 use futures::future::try_join_all;
 use futures::{FutureExt, StreamExt};
-use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod, Service, Volume};
+use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceSlice};
 use k8s_openapi::api::scheduling::v1::PriorityClass;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
-use kube::runtime::reflector::{self, Lookup, Store};
-use kube::runtime::watcher::{self, Event};
-use kube::runtime::{WatchStreamExt, watcher as watch};
-use kube::{Api, Client, Resource, ResourceExt};
-use serde::de::DeserializeOwned;
-use tokio::sync::mpsc;
+use kube::runtime::reflector::{self, Store};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client, ResourceExt};
 
 use crate::api_calls::{ApiError, with_timeout};
+use crate::cache::decoding::{CacheWriter, Cached, Observer};
 use crate::engine_targets::EngineTargets;
-use crate::lock::lock;
-use crate::pod;
-use crate::resource_claim;
+
+#[cfg(test)]
+pub(crate) use pruning::CachePolicy;
+pub(crate) use tombstones::Tombstones;
+pub(crate) use trigger::{Trigger, Triggers};
+#[cfg(test)]
+pub(crate) use unreadable::MAX_FAULTS;
+pub(crate) use unreadable::{UnreadableObject, UnreadableObjects};
 
 /// The caches.
 pub(crate) struct Stores {
@@ -54,62 +89,6 @@ pub(crate) struct Stores {
     pub(crate) device_slices: Store<ResourceSlice>,
 }
 
-/// What an event concerns.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Concern {
-    /// One namespace.
-    Namespace(String),
-    /// Every namespace that has workloads: a price or a node changed.
-    All,
-}
-
-/// GPU pods as the watch last saw them when they went, for a while: a pod without the finalizer takes the time of its end with it.
-/// Of nodes it is the moment at which they went.
-#[derive(Debug, Default)]
-pub(crate) struct Departed {
-    pods: Mutex<VecDeque<Pod>>,
-    nodes: Mutex<VecDeque<(String, Timestamp)>>,
-}
-
-/// As many departed pods are kept, and as many nodes.
-const DEPARTED: usize = 1_000;
-
-impl Departed {
-    fn put(&self, pod: &Pod) {
-        put(&self.pods, pod.clone());
-    }
-
-    /// The pod as it was last seen.
-    pub(crate) fn take(&self, uid: &str) -> Option<Pod> {
-        let mut pods = lock(&self.pods);
-        let at = pods.iter().position(|pod| pod::uid(pod) == uid)?;
-        pods.remove(at)
-    }
-
-    /// Notes that the node of this UID went.
-    pub(crate) fn put_node(&self, uid: String, at: Timestamp) {
-        put(&self.nodes, (uid, at));
-    }
-
-    /// When the node of this UID was seen to go.
-    pub(crate) fn node(&self, uid: &str) -> Option<Timestamp> {
-        let nodes = lock(&self.nodes);
-        let node = nodes.iter().find(|(node, _)| node == uid);
-        node.map(|(_, at)| *at)
-    }
-}
-
-fn put<T>(departed: &Mutex<VecDeque<T>>, one: T) {
-    let mut departed = lock(departed);
-    if departed.len() == DEPARTED {
-        departed.pop_front();
-    }
-    departed.push_back(one);
-}
-
-/// Where concerns go.
-pub(crate) type Concerns = mpsc::UnboundedSender<Concern>;
-
 /// Caches did not fill.
 #[derive(Debug, thiserror::Error)]
 #[error("a watch ended before its first list was complete")]
@@ -119,21 +98,22 @@ impl Stores {
     /// Starts all watches, and returns when all first lists are complete.
     pub(crate) async fn start(
         client: &Client,
-        concerns: &Concerns,
-        departed: &Arc<Departed>,
+        triggers: &Triggers,
+        tombstones: &Arc<Tombstones>,
+        unreadable: &Arc<UnreadableObjects>,
         engines: &Arc<EngineTargets>,
     ) -> Result<Arc<Self>, Unsynced> {
         let mut syncing = Vec::new();
         let ours = watcher::Config::default().labels(bursar_api::names::WORKLOAD_LABEL);
         let all = watcher::Config::default;
         macro_rules! store {
-            ($config:expr, $concern:expr) => {
-                store!($config, $concern, |_| {})
+            ($config:expr, $trigger:expr) => {
+                store!($config, $trigger, None)
             };
-            ($config:expr, $concern:expr, $observe:expr) => {{
-                let departed = Arc::clone(departed);
-                let concerns = concerns.clone();
-                let store = follow(client, $config, concerns, departed, $concern, $observe);
+            ($config:expr, $trigger:expr, $observer:expr) => {{
+                let (tombstones, unreadable) = (Arc::clone(tombstones), Arc::clone(unreadable));
+                let (store, writer) = CacheWriter::new($trigger, tombstones, unreadable, $observer);
+                tokio::spawn(run(client.clone(), $config, writer, triggers.clone()));
                 let ready = store.clone();
                 syncing.push(
                     async move { ready.wait_until_ready().await.map_err(|_| Unsynced) }.boxed(),
@@ -144,28 +124,30 @@ impl Stores {
         let (mut device_claims, mut device_slices) = (reflector::store().0, reflector::store().0);
         if allocates_devices(client).await {
             device_claims = store!(all(), own_namespace);
-            device_slices = store!(all(), |_: &ResourceSlice| Concern::All);
+            device_slices = store!(all(), |_: &ResourceSlice| Trigger::All);
         }
         let (pods, services) = (Arc::clone(engines), Arc::clone(engines));
+        let on_pod: Option<Observer<Pod>> = Some(Box::new(move |event| pods.on_pod(event)));
+        let on_service: Option<Observer<InferenceDeployment>> =
+            Some(Box::new(move |event| services.on_service(event)));
         let stores = Self {
-            services: store!(all(), own_namespace, move |event| services
-                .on_service(event)),
+            services: store!(all(), own_namespace, on_service),
             jobs: store!(all(), own_namespace),
             budgets: store!(all(), own_namespace),
-            prices: store!(all(), |_: &PriceList| Concern::All),
-            records: store!(all(), |record: &SpendRecord| Concern::Namespace(
+            prices: store!(all(), |_: &PriceList| Trigger::All),
+            records: store!(all(), |record: &SpendRecord| Trigger::Namespace(
                 record.spec.namespace.clone()
             )),
-            corrections: store!(all(), |correction: &SpendCorrection| Concern::Namespace(
+            corrections: store!(all(), |correction: &SpendCorrection| Trigger::Namespace(
                 correction.spec.namespace.clone()
             )),
             deployments: store!(ours.clone(), own_namespace),
             batch_jobs: store!(ours.clone(), own_namespace),
             front_services: store!(ours.clone(), own_namespace),
             slices: store!(ours, own_namespace),
-            pods: store!(all(), own_namespace, move |event| pods.on_pod(event)),
-            nodes: store!(all(), |_: &Node| Concern::All),
-            priorities: store!(all(), |_: &PriorityClass| Concern::All),
+            pods: store!(all(), own_namespace, on_pod),
+            nodes: store!(all(), |_: &Node| Trigger::All),
+            priorities: store!(all(), |_: &PriorityClass| Trigger::All),
             volume_claims: store!(all(), own_namespace),
             device_claims,
             device_slices,
@@ -194,220 +176,32 @@ async fn allocates_devices(client: &Client) -> bool {
     }
 }
 
-fn own_namespace<K: ResourceExt>(object: &K) -> Concern {
-    Concern::Namespace(object.namespace().unwrap_or_default())
+fn own_namespace<K: ResourceExt>(object: &K) -> Trigger {
+    Trigger::Namespace(object.namespace().unwrap_or_default())
 }
 
-fn follow<K>(
-    client: &Client,
+/// Keeps the cache of one kind current, until nobody receives its triggers any more.
+async fn run<K: Cached>(
+    client: Client,
     config: watcher::Config,
-    concerns: Concerns,
-    departed: Arc<Departed>,
-    concern: fn(&K) -> Concern,
-    observe: impl Fn(&Event<K>) + Send + 'static,
-) -> Store<K>
-where
-    K: Resource<DynamicType = ()>
-        + Lookup<DynamicType = ()>
-        + DeserializeOwned
-        + Clone
-        + std::fmt::Debug
-        + Send
-        + Sync
-        + Trim
-        + 'static,
-{
-    let (reader, writer) = reflector::store();
-    let kind = <K as Resource>::kind(&()).into_owned();
-    let events = watch(Api::<K>::all(client.clone()), config)
-        .default_backoff()
-        .modify(K::trim)
-        .reflect(writer);
-    tokio::spawn(async move {
-        let mut events = std::pin::pin!(events);
-        while let Some(event) = events.next().await {
-            if let Ok(event) = &event {
-                observe(event);
-            }
-            let object = match event {
-                Ok(Event::Apply(object) | Event::InitApply(object)) => object,
-                Ok(Event::Delete(object)) => {
-                    object.depart(&departed);
-                    object
+    mut writer: CacheWriter<K>,
+    triggers: Triggers,
+) {
+    let events = watcher::watcher(Api::<Lenient<K>>::all(client), config).default_backoff();
+    let mut events = std::pin::pin!(events);
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(event) => {
+                if let Some(trigger) = writer.apply(event)
+                    && triggers.send(trigger).is_err()
+                {
+                    return;
                 }
-                Ok(Event::Init | Event::InitDone) => continue,
-                Err(error) => {
-                    tracing::warn!(kind, %error, "watch");
-                    continue;
-                }
-            };
-            if K::matters(&object) && concerns.send(concern(&object)).is_err() {
-                return;
             }
-        }
-    });
-    reader
-}
-
-/// Leaves out of a cache what nobody reads.
-pub(crate) trait Trim: ResourceExt {
-    /// Takes the object's unread parts away.
-    fn trim(&mut self) {
-        self.managed_fields_mut().clear();
-    }
-
-    /// Leaves behind what is needed of it when it is gone.
-    fn depart(&self, _: &Departed) {}
-
-    /// Whether a change of this object may change a decision.
-    fn matters(&self) -> bool {
-        true
-    }
-}
-
-impl Trim for InferenceDeployment {}
-impl Trim for TrainingJob {}
-impl Trim for BudgetPolicy {}
-impl Trim for SpendCorrection {}
-impl Trim for Deployment {}
-impl Trim for Job {}
-impl Trim for Service {}
-impl Trim for EndpointSlice {}
-impl Trim for PriorityClass {}
-
-/// Of who wrote which field, leaves when, and whether it was the status.
-fn keep_times(entries: &mut [ManagedFieldsEntry]) {
-    for entry in entries {
-        *entry = ManagedFieldsEntry {
-            time: entry.time.take(),
-            subresource: entry.subresource.take(),
-            ..Default::default()
-        };
-    }
-}
-
-impl Trim for PriceList {
-    /// The times of edits stay: they say since when a price is known.
-    fn trim(&mut self) {
-        keep_times(self.managed_fields_mut());
-    }
-}
-
-impl Trim for SpendRecord {
-    /// The accounts of nodes are nobody's namespace's.
-    fn matters(&self) -> bool {
-        self.spec.kind != WorkloadKind::Node
-    }
-}
-
-impl Trim for Node {
-    /// A node's heartbeat changes its status every few minutes, and the list of its images is long.
-    fn trim(&mut self) {
-        self.managed_fields_mut().clear();
-        if let Some(status) = &mut self.status {
-            status.images = None;
-        }
-    }
-
-    fn depart(&self, departed: &Departed) {
-        let uid = self.metadata.uid.clone();
-        departed.put_node(uid.unwrap_or_default(), Timestamp::now());
-    }
-}
-
-/// Of volumes, leaves those that are charged for, and of these what they are charged by.
-fn keep_claims(mut volumes: Vec<Volume>) -> Vec<Volume> {
-    volumes.retain(|volume| volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some());
-    for volume in &mut volumes {
-        let template = volume
-            .ephemeral
-            .as_mut()
-            .and_then(|made| made.volume_claim_template.as_mut());
-        if let Some(template) = template {
-            template.metadata = None;
-        }
-    }
-    volumes
-}
-
-impl Trim for PersistentVolumeClaim {
-    /// Its size is all that is read, with the next look at its namespace.
-    fn trim(&mut self) {
-        leave_names(self);
-        if let Some(status) = &mut self.status {
-            (status.conditions, status.allocated_resources) = (None, None);
-        }
-    }
-
-    fn matters(&self) -> bool {
-        false
-    }
-}
-
-impl Trim for ResourceClaim {
-    fn trim(&mut self) {
-        leave_names(self);
-        self.spec = None;
-        if let Some(status) = &mut self.status {
-            status.devices = None;
-        }
-    }
-
-    fn matters(&self) -> bool {
-        resource_claim::holds_gpus(self)
-    }
-}
-
-impl Trim for ResourceSlice {
-    fn trim(&mut self) {
-        leave_names(self);
-        self.spec.shared_counters = None;
-        let devices = self.spec.devices.iter_mut().flatten();
-        devices.for_each(|device| *device = gpu_inventory::pruned(device));
-    }
-
-    /// It is read with the next look at a pod.
-    fn matters(&self) -> bool {
-        false
-    }
-}
-
-fn leave_names<K: ResourceExt>(object: &mut K) {
-    object.managed_fields_mut().clear();
-    object.annotations_mut().clear();
-    object.labels_mut().clear();
-}
-
-impl Trim for Pod {
-    /// The times of status writes stay: they date ends that the kubelet did not.
-    fn trim(&mut self) {
-        keep_times(self.managed_fields_mut());
-        let Some(spec) = &mut self.spec else { return };
-        spec.volumes = spec.volumes.take().map(keep_claims);
-        for container in spec
-            .containers
-            .iter_mut()
-            .chain(spec.init_containers.iter_mut().flatten())
-        {
-            (
-                container.env,
-                container.volume_mounts,
-                container.args,
-                container.command,
-            ) = (None, None, None, None);
-        }
-    }
-
-    fn matters(&self) -> bool {
-        self.labels()
-            .contains_key(bursar_api::names::WORKLOAD_LABEL)
-            || pod::may_hold_gpus(self)
-            || pod::is_gateway(self)
-    }
-
-    fn depart(&self, departed: &Departed) {
-        if pod::may_hold_gpus(self) {
-            departed.put(self);
+            Err(error) => {
+                let (kind, error) = (K::kind(&()), bounded_text(&error.to_string()));
+                tracing::warn!(%kind, error, "a watch failed; it starts again");
+            }
         }
     }
 }

@@ -57,6 +57,9 @@ pub(crate) async fn apply(
 ) -> Result<Option<Timestamp>, ApiError> {
     let namespace = object.namespace().unwrap_or_default();
     let name = object.name_any();
+    context.check_readable::<Deployment>(&namespace, &name)?;
+    context.check_readable::<Service>(&namespace, &name)?;
+    context.check_readable::<EndpointSlice>(&namespace, &gateway_slice(&name))?;
     let found = deployment(context, object);
     let replicas = declared(found.as_deref());
     let steps = steps(

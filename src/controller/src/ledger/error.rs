@@ -18,4 +18,12 @@ pub(crate) enum Error {
         /// What is wrong with it.
         source: FieldError,
     },
+    /// A record is there that the cache cannot have.
+    #[error("SpendRecord {name} cannot be read: {why}; was it edited by hand?")]
+    Unreadable {
+        /// The record's name.
+        name: String,
+        /// The field and the fault.
+        why: String,
+    },
 }

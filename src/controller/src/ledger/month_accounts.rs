@@ -66,6 +66,7 @@ pub(super) struct MonthAccounts<'a> {
 impl<'a> MonthAccounts<'a> {
     /// Loads the months that have a record of the workload's own, and the present one.
     pub(super) fn load(store: AccountStore<'a>, workload: &'a WorkloadRef) -> Result<Self, Error> {
+        store.stored.check_readable(workload)?;
         let mut accounts = Self {
             store,
             workload,

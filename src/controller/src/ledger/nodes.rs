@@ -35,9 +35,9 @@ use super::error::Error;
 use super::month_accounts::{AccountStore, MonthAccounts};
 use super::stored_accounts::StoredAccounts;
 use crate::api_calls::{ApiError, with_timeout};
+use crate::cache::{Tombstones, UnreadableObjects};
 use crate::context::Context;
 use crate::pod;
-use crate::watch::Departed;
 
 /// How often the accounts are compared with the caches.
 const INTERVAL: Duration = Duration::from_secs(3);
@@ -75,7 +75,8 @@ pub(crate) async fn sync_once(
     let Some(since) = since(&stores.records, now) else {
         return Vec::new();
     };
-    let stored = StoredAccounts::load(&stores.records, &context.folded, "");
+    let mut stored = StoredAccounts::load(&stores.records, &context.folded, "");
+    stored.note_unreadable(&context.unreadable, "");
     let ledger = NodeLedger {
         store: AccountStore {
             client: &context.client,
@@ -85,7 +86,8 @@ pub(crate) async fn sync_once(
             zone: &context.zone,
             now,
         },
-        departed: &context.departed,
+        tombstones: &context.tombstones,
+        unreadable: &context.unreadable,
         since,
     };
     let (nodes, slices) = (stores.nodes.state(), stores.device_slices.state());
@@ -124,7 +126,9 @@ fn since(records: &Store<SpendRecord>, now: Timestamp) -> Option<Timestamp> {
 struct NodeLedger<'a> {
     store: AccountStore<'a>,
     /// Nodes that are gone, and when the watch saw them go.
-    departed: &'a Departed,
+    tombstones: &'a Tombstones,
+    /// Nodes that are there, though the cache may not have them.
+    unreadable: &'a UnreadableObjects,
     /// The earliest start of a charge.
     since: Timestamp,
 }
@@ -145,7 +149,7 @@ impl NodeLedger<'_> {
         self.update_attributes(&mut accounts, nodes);
         let open = accounts.open_charges();
         let gone = open.keys().filter_map(|key| {
-            let at = self.departed.node(node_uid_of(key))?;
+            let at = self.tombstones.node(node_uid_of(key))?;
             Some((key.as_str(), whole_second(at)))
         });
         accounts.reprice(&gone.collect());
@@ -164,6 +168,9 @@ impl NodeLedger<'_> {
                 .await?;
         }
         for (uid, charges) in charges_by_node {
+            if self.unreadable.contains_uid::<Node>("", uid) {
+                continue;
+            }
             self.end_node(&mut accounts, uid, &charges).await?;
             matched.remove(uid);
         }
@@ -254,7 +261,7 @@ impl NodeLedger<'_> {
         {
             return Ok(());
         }
-        let observed = self.departed.node(uid);
+        let observed = self.tombstones.node(uid);
         if observed.is_none() {
             tracing::warn!(
                 node = first.pod(),

@@ -17,14 +17,16 @@ use super::month_accounts::MonthAccounts;
 use super::pod_lifetime::PodLifetimes;
 use super::{finalizer, zero_replica_savings};
 use crate::api_calls::{ApiError, with_timeout};
+use crate::cache::{Tombstones, UnreadableObjects};
 use crate::pod;
-use crate::watch::Departed;
 
 /// Keeps the accounts of one namespace's workloads.
 pub(crate) struct PodLedger<'a> {
     pub(crate) lifetimes: PodLifetimes<'a>,
     /// Pods that are gone, as the watch last saw them.
-    pub(crate) departed: &'a Departed,
+    pub(crate) tombstones: &'a Tombstones,
+    /// Pods that are there, though the cache may not have them.
+    pub(crate) unreadable: &'a UnreadableObjects,
     /// Services for which the last decision asked no replica.
     pub(crate) idle_services: &'a BTreeSet<WorkloadRef>,
 }
@@ -174,16 +176,19 @@ impl PodLedger<'_> {
         let namespace = &accounts.workload().namespace;
         let cached: BTreeSet<&str> = pods.iter().map(|pod| pod::uid(pod)).collect();
         let mut vanished = accounts.open_charges();
-        vanished
-            .retain(|uid, charge| !cached.contains(uid.as_str()) && accounts.can_settle(charge));
+        vanished.retain(|uid, charge| {
+            !cached.contains(uid.as_str())
+                && accounts.can_settle(charge)
+                && !self.unreadable.contains_uid::<Pod>(namespace, uid)
+        });
         for (uid, charge) in vanished {
             let api: Api<Pod> = Api::namespaced(store.client.clone(), namespace);
             let live = with_timeout("get pod", api.get_opt(charge.pod())).await?;
             if live.is_some_and(|live| pod::uid(&live) == uid) {
                 continue;
             }
-            let departed = self.departed.take(&uid);
-            let observed = departed.and_then(|pod| self.lifetimes.end(&pod));
+            let tombstone = self.tombstones.take_pod(&uid);
+            let observed = tombstone.and_then(|pod| self.lifetimes.end(&pod));
             if observed.is_none() {
                 tracing::warn!(
                     namespace,

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use bursar_api::SpendRecord;
 use bursar_api::quantities::FieldError;
-use bursar_api::spend::{RecordPrecedence, WorkloadRef};
+use bursar_api::spend::{RecordPrecedence, WorkloadKind, WorkloadRef};
 use bursar_core::calendar::Month;
 use bursar_core::ledger::Account;
 use kube::ResourceExt;
@@ -14,12 +14,17 @@ use kube::runtime::reflector::Store;
 
 use super::accounts::Accounts;
 use super::error::Error;
+use crate::cache::UnreadableObjects;
 use crate::lock::lock;
 
 /// The accounts on record in one namespace. Made once for all its workloads: a cluster has many
 /// records.
 #[derive(Default)]
-pub(crate) struct StoredAccounts(BTreeMap<WorkloadRef, WorkloadAccounts>);
+pub(crate) struct StoredAccounts {
+    workloads: BTreeMap<WorkloadRef, WorkloadAccounts>,
+    /// Records that cannot be read: their names, whose they are, and why.
+    unreadable: Vec<(String, WorkloadRef, String)>,
+}
 
 /// The accounts on record of one workload.
 #[derive(Default)]
@@ -60,7 +65,7 @@ impl StoredAccounts {
                 let workload = record.workload();
                 // nobody finds a record by another name
                 if record.name_any() == workload.record_name(month) {
-                    let accounts = all.0.entry(workload).or_default();
+                    let accounts = all.workloads.entry(workload).or_default();
                     accounts.own.insert(month, record);
                 }
             }
@@ -68,9 +73,43 @@ impl StoredAccounts {
         all
     }
 
+    /// Notes which records of the namespace cannot be read.
+    pub(crate) fn note_unreadable(&mut self, objects: &UnreadableObjects, namespace: &str) {
+        for object in objects.all::<SpendRecord>() {
+            let Some((workload, _)) = WorkloadRef::from_record_name(&object.name) else {
+                continue;
+            };
+            if workload.namespace != namespace {
+                continue;
+            }
+            if workload.kind != WorkloadKind::Folded {
+                self.workloads.entry(workload.clone()).or_default();
+            }
+            self.unreadable
+                .push((object.name.clone(), workload, object.why()));
+        }
+    }
+
+    /// Whether all records can be read that the workload may have an account in.
+    ///
+    /// # Errors
+    /// The first record that cannot be read.
+    pub(super) fn check_readable(&self, workload: &WorkloadRef) -> Result<(), Error> {
+        let concerns = |(_, of, _): &&(String, WorkloadRef, String)| {
+            of == workload || of.kind == WorkloadKind::Folded
+        };
+        match self.unreadable.iter().find(concerns) {
+            None => Ok(()),
+            Some((name, _, why)) => Err(Error::Unreadable {
+                name: name.clone(),
+                why: why.clone(),
+            }),
+        }
+    }
+
     /// Takes in a section, unless a newer one of the workload and month is there.
     fn add_section(&mut self, section: &StoredSection) {
-        let accounts = self.0.entry(section.workload.clone()).or_default();
+        let accounts = self.workloads.entry(section.workload.clone()).or_default();
         let known = accounts.consolidated.get(&section.month);
         if known.is_none_or(|known| known.precedence < section.precedence) {
             accounts.consolidated.insert(section.month, section.clone());
@@ -79,35 +118,42 @@ impl StoredAccounts {
 
     /// All workloads that are on record.
     pub(crate) fn workloads(&self) -> impl Iterator<Item = &WorkloadRef> {
-        self.0.keys()
+        self.workloads.keys()
     }
 
     /// The pods whose charges are open.
     pub(crate) fn open(&self) -> impl Iterator<Item = &str> {
-        let own = self.0.values().flat_map(|accounts| accounts.own.values());
+        let own = self
+            .workloads
+            .values()
+            .flat_map(|accounts| accounts.own.values());
         let statuses = own.filter_map(|record| record.status.as_ref());
         statuses.flat_map(|status| status.open.iter().map(|charge| charge.uid.as_str()))
     }
 
     /// The months for which a workload has a record of its own.
     pub(super) fn months(&self, workload: &WorkloadRef) -> impl Iterator<Item = Month> {
-        let accounts = self.0.get(workload).into_iter();
+        let accounts = self.workloads.get(workload).into_iter();
         accounts.flat_map(|accounts| accounts.own.keys().copied())
     }
 
     /// The workload's own record of a month.
     pub(super) fn own(&self, workload: &WorkloadRef, month: Month) -> Option<&SpendRecord> {
-        self.0.get(workload)?.own.get(&month).map(AsRef::as_ref)
+        self.workloads
+            .get(workload)?
+            .own
+            .get(&month)
+            .map(AsRef::as_ref)
     }
 
     /// The workload's section of a month's consolidated record.
     pub(super) fn section(&self, workload: &WorkloadRef, month: Month) -> Option<&StoredSection> {
-        self.0.get(workload)?.consolidated.get(&month)
+        self.workloads.get(workload)?.consolidated.get(&month)
     }
 
     /// The accounts of the workload in consolidated records.
     pub(super) fn consolidated(&self, workload: &WorkloadRef) -> Result<Accounts, Error> {
-        let accounts = self.0.get(workload).into_iter();
+        let accounts = self.workloads.get(workload).into_iter();
         let sections = accounts.flat_map(|accounts| accounts.consolidated.iter());
         sections
             .map(|(month, section)| Ok((*month, section.account()?)))
@@ -119,6 +165,7 @@ impl StoredAccounts {
     /// # Errors
     /// The first record that cannot be read.
     pub(crate) fn accounts(&self, workload: &WorkloadRef) -> Result<Accounts, Error> {
+        self.check_readable(workload)?;
         let mut accounts = self.consolidated(workload)?;
         for month in self.months(workload) {
             let written = |record: &&SpendRecord| record.status.is_some();

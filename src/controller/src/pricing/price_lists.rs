@@ -89,6 +89,9 @@ pub(crate) async fn sync_once(context: &Context, now: Timestamp) -> Result<(), A
     let currency = &prices.lists.currency;
     context.metrics.show_accounting(currency, zone);
     for list in context.stores.prices.state() {
+        if context.unreadable.contains(&*list) {
+            continue;
+        }
         let Some(status) = next_status(&list, prices.refused.get(&list.name_any()), now) else {
             continue;
         };

@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex};
 use bursar_apitest::Server;
 use bursar_apitest::faults::Faults;
 use bursar_signals::demand::{Message, ServiceDemand};
-use bursar_signals::engine::Sample;
+use bursar_signals::engine::{Sample, Scraper};
+use bursar_signals::engine_reads;
+use bursar_signals::schedule::Settings;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use kube::runtime::events::{Recorder, Reporter};
@@ -14,16 +16,18 @@ use kube::runtime::watcher::Event;
 use kube::{Resource, ResourceExt};
 use prometheus_client::registry::Registry;
 use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
 
 use super::world::{NAMESPACE, OPERATOR, World};
 use crate::api_calls::ApiError;
+use crate::cache::{CachePolicy, Stores, UnreadableObjects};
 use crate::context::Context;
+use crate::engine_targets::EngineTargets;
 use crate::ledger::{ConsolidatedCache, WriteCache};
 use crate::lock::lock;
 use crate::metrics::Metrics;
 use crate::power_readings::PowerReadings;
 use crate::pricing::effective::PriceCache;
-use crate::watch::{Stores, Trim};
 use crate::{pod, reconcile};
 
 /// Makes the caches, their writers, and a view of the server for each kind.
@@ -41,7 +45,7 @@ macro_rules! caches {
 
             /// The same.
             pub(super) fn on(server: &Server) -> Self {
-                Self { $($field: trimmed(server.objects::<$kind>())),* }
+                Self { $($field: pruned(server.objects::<$kind>())),* }
             }
         }
 
@@ -79,8 +83,8 @@ caches! {
     device_slices: k8s_openapi::api::resource::v1::ResourceSlice,
 }
 
-fn trimmed<K: Trim>(mut objects: Vec<K>) -> Vec<K> {
-    objects.iter_mut().for_each(Trim::trim);
+fn pruned<K: CachePolicy>(mut objects: Vec<K>) -> Vec<K> {
+    objects.iter_mut().for_each(CachePolicy::prune);
     objects
 }
 
@@ -104,21 +108,48 @@ pub(super) struct Leader {
 
 impl Leader {
     pub(super) fn new(world: &World, faults: Faults) -> Self {
+        let (stores, writers) = caches();
+        Self::with_stores(world, faults, Arc::new(stores), writers, Arc::default())
+    }
+
+    /// One whose caches are kept by watches, and are not filled by views.
+    pub(super) async fn watching(world: &World) -> Self {
+        let (triggers, mut received) = mpsc::unbounded_channel();
+        tokio::spawn(async move { while received.recv().await.is_some() {} });
+        let (unreadable, tombstones) = (Arc::default(), Arc::default());
+        let client = world.server.client();
+        let reads = engine_reads::EngineReads::new(Scraper, Settings::default(), Timestamp::now);
+        let engines = Arc::new(EngineTargets::new(reads.0));
+        let stores = Stores::start(&client, &triggers, &tombstones, &unreadable, &engines);
+        let stores = stores.await.unwrap();
+        let (_, writers) = caches();
+        let mut leader = Self::with_stores(world, Faults::default(), stores, writers, unreadable);
+        leader.context.tombstones = tombstones;
+        leader
+    }
+
+    fn with_stores(
+        world: &World,
+        faults: Faults,
+        stores: Arc<Stores>,
+        writers: Writers,
+        unreadable: Arc<UnreadableObjects>,
+    ) -> Self {
         let faults = Arc::new(faults);
         let client = world.server.client_with(&faults);
-        let (stores, writers) = caches();
         let reporter = Reporter {
             controller: "bursar-controller".into(),
             instance: None,
         };
         let context = Context {
-            stores: Arc::new(stores),
+            stores,
             price_cache: PriceCache::default(),
             readings: Arc::default(),
             demands: Arc::default(),
             written: WriteCache::default(),
             folded: ConsolidatedCache::default(),
-            departed: Arc::default(),
+            tombstones: Arc::default(),
+            unreadable,
             recorder: Recorder::new(client.clone(), reporter),
             metrics: Metrics::new(&mut Registry::default()),
             histories: Mutex::default(),
@@ -153,6 +184,11 @@ impl Leader {
         view: &View,
     ) -> Result<(), reconcile::Error> {
         self.fill_caches(view);
+        self.reconcile_caches(world).await
+    }
+
+    /// One look at what the caches have.
+    pub(super) async fn reconcile_caches(&self, world: &World) -> Result<(), reconcile::Error> {
         self.read_engines(world);
         self.receive_demand(world);
         reconcile::reconcile(&self.context, NAMESPACE, world.now)

@@ -16,4 +16,6 @@ mod service;
 mod sweep;
 mod training;
 mod troubles;
+mod unreadable;
+mod watched_cluster;
 mod world;

@@ -145,8 +145,8 @@ async fn a_node_costs_from_its_creation_until_it_is_gone_and_nothing_is_written_
     fleet.sync_at("2026-11-30T23:59:20Z").await;
     let two = fleet.world.nodes().get("two").await.unwrap();
     fleet.remove("two").await;
-    let departed = &fleet.leader.context.departed;
-    departed.put_node(two.metadata.uid.unwrap(), at("2026-11-30T23:59:28.7Z"));
+    let tombstones = &fleet.leader.context.tombstones;
+    tombstones.put_node(two.metadata.uid.unwrap(), at("2026-11-30T23:59:28.7Z"));
     fleet.sync_at("2026-11-30T23:59:30Z").await;
     let sum = fleet.sum();
     assert_eq!(sum.cost.total().nanos(), (30 + 18) * 8 * SECOND);

@@ -9,8 +9,8 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
+use crate::cache::Stores;
 use crate::pod;
-use crate::watch::Stores;
 
 /// The owned Job of a TrainingJob.
 pub(crate) fn batch_job(stores: &Stores, namespace: &str, name: &str) -> Option<Arc<Job>> {

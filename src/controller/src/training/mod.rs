@@ -27,6 +27,8 @@ pub(crate) async fn apply(
     turn: &Turn,
 ) -> Result<(), ApiError> {
     let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+    context.check_readable::<Job>(&namespace, &name)?;
+    context.check_readable::<Service>(&namespace, &name)?;
     let services: Api<Service> = Api::namespaced(context.client.clone(), &namespace);
     let service = context
         .stores

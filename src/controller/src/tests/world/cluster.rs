@@ -1,6 +1,7 @@
 //! The rest of the cluster, a second at a time: garbage collection, the Deployment and Job controllers, the scheduler, the kubelet
 //! and the endpoints.
 
+use bursar_api::lenient::Lenient;
 use bursar_api::names::{DELETION_COST_ANNOTATION, SERVING_LABEL, SPEND_FINALIZER};
 use bursar_api::{InferenceDeployment, TrainingJob};
 use jiff::{SignedDuration, Timestamp};
@@ -39,8 +40,8 @@ impl World {
     }
 
     async fn collect_garbage(&self) {
-        let services: Vec<InferenceDeployment> = self.server.objects();
-        let jobs: Vec<TrainingJob> = self.server.objects();
+        let services: Vec<Lenient<InferenceDeployment>> = self.server.objects();
+        let jobs: Vec<Lenient<TrainingJob>> = self.server.objects();
         let mut owners: Vec<String> = services.iter().filter_map(ResourceExt::uid).collect();
         owners.extend(jobs.iter().filter_map(ResourceExt::uid));
         self.sweep::<Deployment>(&owners).await;

@@ -1,0 +1,208 @@
+//! What caches keep of an object, and which objects trigger a decision.
+
+use bursar_api::lenient::Validate;
+use bursar_api::quantities::FieldError;
+use bursar_api::spend::WorkloadKind;
+use bursar_api::{
+    BudgetPolicy, InferenceDeployment, PriceList, SpendCorrection, SpendRecord, TrainingJob,
+    gpu_inventory,
+};
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod, Service, Volume};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceSlice};
+use k8s_openapi::api::scheduling::v1::PriorityClass;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
+use kube::ResourceExt;
+
+use crate::cache::tombstones::Tombstones;
+use crate::pod;
+use crate::resource_claim;
+
+/// How the cache of a kind treats its objects.
+pub(crate) trait CachePolicy: ResourceExt {
+    /// Whether all fields can be read that a decision reads.
+    ///
+    /// # Errors
+    /// The first field that cannot be read.
+    fn check(&self) -> Result<(), FieldError> {
+        Ok(())
+    }
+
+    /// Takes the object's unread parts away.
+    fn prune(&mut self) {
+        self.managed_fields_mut().clear();
+    }
+
+    /// Remembers what is needed of the object after it is gone.
+    fn on_delete(&self, _: &Tombstones) {}
+
+    /// Whether a change of this object may change a decision.
+    fn triggers(&self) -> bool {
+        true
+    }
+}
+
+/// Kinds of Bursar's of which nothing but the managed fields is pruned.
+macro_rules! validated {
+    ($($kind:ident),*) => {$(
+        impl CachePolicy for $kind {
+            fn check(&self) -> Result<(), FieldError> {
+                self.validate()
+            }
+        }
+    )*};
+}
+
+validated! { InferenceDeployment, TrainingJob, BudgetPolicy }
+
+/// Its own status says which field cannot be read.
+impl CachePolicy for SpendCorrection {}
+impl CachePolicy for Deployment {}
+impl CachePolicy for Job {}
+impl CachePolicy for Service {}
+impl CachePolicy for EndpointSlice {}
+impl CachePolicy for PriorityClass {}
+
+/// Prunes who wrote which field; when stays, and whether it was the status.
+fn prune_managers(entries: &mut [ManagedFieldsEntry]) {
+    for entry in entries {
+        *entry = ManagedFieldsEntry {
+            time: entry.time.take(),
+            subresource: entry.subresource.take(),
+            ..Default::default()
+        };
+    }
+}
+
+impl CachePolicy for PriceList {
+    /// The times of edits stay: they say since when a price is known.
+    fn prune(&mut self) {
+        prune_managers(self.managed_fields_mut());
+    }
+
+    fn check(&self) -> Result<(), FieldError> {
+        self.validate()
+    }
+}
+
+impl CachePolicy for SpendRecord {
+    /// The accounts of nodes are nobody's namespace's.
+    fn triggers(&self) -> bool {
+        self.spec.kind != WorkloadKind::Node
+    }
+}
+
+impl CachePolicy for Node {
+    /// A node's heartbeat changes its status every few minutes, and the list of its images is long.
+    fn prune(&mut self) {
+        self.managed_fields_mut().clear();
+        if let Some(status) = &mut self.status {
+            status.images = None;
+        }
+    }
+
+    fn on_delete(&self, tombstones: &Tombstones) {
+        let uid = self.metadata.uid.clone();
+        tombstones.put_node(uid.unwrap_or_default(), Timestamp::now());
+    }
+}
+
+/// The volumes that are charged for, with what they are charged by.
+fn charged_volumes(mut volumes: Vec<Volume>) -> Vec<Volume> {
+    volumes.retain(|volume| volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some());
+    for volume in &mut volumes {
+        let template = volume
+            .ephemeral
+            .as_mut()
+            .and_then(|made| made.volume_claim_template.as_mut());
+        if let Some(template) = template {
+            template.metadata = None;
+        }
+    }
+    volumes
+}
+
+impl CachePolicy for PersistentVolumeClaim {
+    /// Its size is all that is read, with the next look at its namespace.
+    fn prune(&mut self) {
+        prune_metadata(self);
+        if let Some(status) = &mut self.status {
+            (status.conditions, status.allocated_resources) = (None, None);
+        }
+    }
+
+    fn triggers(&self) -> bool {
+        false
+    }
+}
+
+impl CachePolicy for ResourceClaim {
+    fn prune(&mut self) {
+        prune_metadata(self);
+        self.spec = None;
+        if let Some(status) = &mut self.status {
+            status.devices = None;
+        }
+    }
+
+    fn triggers(&self) -> bool {
+        resource_claim::holds_gpus(self)
+    }
+}
+
+impl CachePolicy for ResourceSlice {
+    fn prune(&mut self) {
+        prune_metadata(self);
+        self.spec.shared_counters = None;
+        let devices = self.spec.devices.iter_mut().flatten();
+        devices.for_each(|device| *device = gpu_inventory::pruned(device));
+    }
+
+    /// It is read with the next look at a pod.
+    fn triggers(&self) -> bool {
+        false
+    }
+}
+
+fn prune_metadata<K: ResourceExt>(object: &mut K) {
+    object.managed_fields_mut().clear();
+    object.annotations_mut().clear();
+    object.labels_mut().clear();
+}
+
+impl CachePolicy for Pod {
+    /// The times of status writes stay: they date ends that the kubelet did not.
+    fn prune(&mut self) {
+        prune_managers(self.managed_fields_mut());
+        let Some(spec) = &mut self.spec else { return };
+        spec.volumes = spec.volumes.take().map(charged_volumes);
+        for container in spec
+            .containers
+            .iter_mut()
+            .chain(spec.init_containers.iter_mut().flatten())
+        {
+            (
+                container.env,
+                container.volume_mounts,
+                container.args,
+                container.command,
+            ) = (None, None, None, None);
+        }
+    }
+
+    fn triggers(&self) -> bool {
+        self.labels()
+            .contains_key(bursar_api::names::WORKLOAD_LABEL)
+            || pod::may_hold_gpus(self)
+            || pod::is_gateway(self)
+    }
+
+    fn on_delete(&self, tombstones: &Tombstones) {
+        if pod::may_hold_gpus(self) {
+            tombstones.put_pod(self);
+        }
+    }
+}
