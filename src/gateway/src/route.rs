@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use bursar_api::InferenceDeployment;
+use bursar_api::conditions::accepted;
 use bursar_api::inference::{ActivationMode, RefusalStatus};
 use bursar_api::names::{GATEWAY_LABEL, SERVICE_PORT_NAME, WORKLOAD_LABEL};
 use jiff::{SignedDuration, Timestamp};
@@ -33,6 +34,24 @@ pub(crate) struct HoldPolicy {
 const EXTRA_CONNECTIONS: usize = 256;
 
 impl HoldPolicy {
+    /// The policy of a service that cannot be read, of which no earlier one is known: ready
+    /// replicas serve, and while there is none, requests are refused, since none is started.
+    fn unreadable() -> Self {
+        let refusal = RefusalStatus {
+            status: 0,
+            reason: accepted::UNREADABLE.as_str().to_owned(),
+            message: "the service has no replica, and its InferenceDeployment cannot be read: its condition Accepted says why"
+                .to_owned(),
+            retry_at: None,
+        };
+        Self {
+            max_held: 0,
+            hold_timeout: SignedDuration::ZERO,
+            on_demand: false,
+            refusal: Some(refusal),
+        }
+    }
+
     /// The refusal of a request at `now` if no replica is ready; `None` if the request may wait. A
     /// refusal ends at its `retryAt`, so a budget reopens even while no controller runs.
     pub(crate) fn refusal(&self, now: Timestamp) -> Option<Refusal> {
@@ -75,9 +94,10 @@ pub(crate) struct RouteTable {
 }
 
 impl RouteTable {
-    /// Adds or updates an InferenceDeployment. One that cannot be read keeps its last policy.
+    /// Adds or updates an InferenceDeployment.
     pub(crate) fn apply_service(&mut self, object: &InferenceDeployment) {
         let Ok(settings) = object.spec.settings() else {
+            self.apply_unreadable_service(service_key(object));
             return;
         };
         let activation = object
@@ -93,9 +113,16 @@ impl RouteTable {
         self.services.insert(service_key(object), policy);
     }
 
+    /// Adds an InferenceDeployment that cannot be read, or leaves it its last policy.
+    pub(crate) fn apply_unreadable_service(&mut self, service: ServiceKey) {
+        self.services
+            .entry(service)
+            .or_insert_with(HoldPolicy::unreadable);
+    }
+
     /// Removes an InferenceDeployment.
-    pub(crate) fn delete_service(&mut self, object: &InferenceDeployment) {
-        self.services.remove(&service_key(object));
+    pub(crate) fn delete_service(&mut self, service: &ServiceKey) {
+        self.services.remove(service);
     }
 
     /// Adds or updates an EndpointSlice.
@@ -107,9 +134,9 @@ impl RouteTable {
         };
     }
 
-    /// Removes an EndpointSlice.
-    pub(crate) fn delete_slice(&mut self, slice: &EndpointSlice) {
-        self.slices.remove(&service_key(slice));
+    /// Removes the EndpointSlice of this namespace and name.
+    pub(crate) fn delete_slice(&mut self, slice: &ServiceKey) {
+        self.slices.remove(slice);
     }
 
     /// Removes all InferenceDeployments except these, which a complete list had.
@@ -250,7 +277,7 @@ mod tests {
             routes.ready_replicas(&chat()).is_empty(),
             "a gateway is no replica"
         );
-        routes.delete_slice(&slice("chat-bursar-gateway", true, 20_017, &[]));
+        routes.delete_slice(&("ns".into(), "chat-bursar-gateway".into()));
         assert!(routes.ports(address).is_empty());
     }
 
