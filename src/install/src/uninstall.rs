@@ -1,10 +1,12 @@
 //! `bursar uninstall`: removes what only Bursar can remove, before the chart is deleted.
 //!
-//! An object that is already gone counts as removed, so the command can be run again.
+//! An object that is already gone counts as removed, so the command can be run again. Nothing but
+//! metadata is read where that is enough, so an object that cannot be read is in nobody's way.
 
 use std::time::Duration;
 
 use bursar_api::InferenceDeployment;
+use bursar_api::lenient::Lenient;
 use bursar_api::names::{GATEWAY_LABEL, SPEND_FINALIZER, WORKLOAD_LABEL};
 use k8s_openapi::api::admissionregistration::v1::{
     MutatingAdmissionPolicy, MutatingAdmissionPolicyBinding,
@@ -13,6 +15,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
+use kube::core::PartialObjectMeta;
 use kube::{Client, ResourceExt};
 use serde_json::json;
 
@@ -134,7 +137,7 @@ async fn uninstall(client: &Client, namespace: &str) -> Result<Removed, Error> {
 
 /// Returns once no pod of the controller exists: one that still ends may write once more.
 async fn stop_controller(client: &Client, namespace: &str) -> Result<(), Error> {
-    Api::<Deployment>::namespaced(client.clone(), namespace)
+    Api::<PartialObjectMeta<Deployment>>::namespaced(client.clone(), namespace)
         .patch(
             CONTROLLER,
             &PatchParams::default(),
@@ -180,7 +183,7 @@ async fn remove_all_finalizers(client: &Client) -> Result<usize, Error> {
 
 async fn remove_finalizers(client: &Client) -> Result<usize, Error> {
     let all = Api::<Pod>::all(client.clone())
-        .list(&ListParams::default())
+        .list_metadata(&ListParams::default())
         .await
         .not_found_as_none("listing pods")?;
     let held = all
@@ -204,7 +207,7 @@ async fn remove_finalizer(client: &Client, namespace: &str, name: &str) -> Resul
     let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let what = format!("removing the finalizer of pod {namespace}/{name}");
     for left in (0..MAX_ATTEMPTS).rev() {
-        let Some(pod) = api.get(name).await.not_found_as_none(&what)? else {
+        let Some(pod) = api.get_metadata(name).await.not_found_as_none(&what)? else {
             return Ok(());
         };
         let finalizers: Vec<&String> = pod
@@ -217,7 +220,7 @@ async fn remove_finalizer(client: &Client, namespace: &str, name: &str) -> Resul
         }
         let metadata = json!({"uid": pod.uid(), "resourceVersion": pod.resource_version(), "finalizers": finalizers});
         match api
-            .patch(
+            .patch_metadata(
                 name,
                 &PatchParams::default(),
                 &Patch::Merge(json!({"metadata": metadata})),
@@ -234,12 +237,12 @@ async fn remove_finalizer(client: &Client, namespace: &str, name: &str) -> Resul
 async fn delete_slices(client: &Client) -> Result<usize, Error> {
     let selected = ListParams::default().labels(GATEWAY_LABEL);
     let slices = Api::<EndpointSlice>::all(client.clone())
-        .list(&selected)
+        .list_metadata(&selected)
         .await
         .not_found_as_none("listing EndpointSlices")?;
     let mut deleted = 0;
     for slice in slices.into_iter().flatten() {
-        let api: Api<EndpointSlice> =
+        let api: Api<PartialObjectMeta<EndpointSlice>> =
             Api::namespaced(client.clone(), &slice.namespace().unwrap_or_default());
         api.delete(&slice.name_any(), &DeleteParams::default())
             .await
@@ -251,7 +254,7 @@ async fn delete_slices(client: &Client) -> Result<usize, Error> {
 
 async fn services_without_replicas(client: &Client) -> Result<Vec<String>, Error> {
     let services = Api::<InferenceDeployment>::all(client.clone())
-        .list(&ListParams::default())
+        .list_metadata(&ListParams::default())
         .await
         .not_found_as_none("listing services")?;
     let services: Vec<_> = services
@@ -260,11 +263,14 @@ async fn services_without_replicas(client: &Client) -> Result<Vec<String>, Error
         .map(|service| (service.namespace(), service.name_any()))
         .collect();
     let selected = ListParams::default().labels(WORKLOAD_LABEL);
-    let deployments = Api::<Deployment>::all(client.clone())
+    let deployments = Api::<Lenient<Deployment>>::all(client.clone())
         .list(&selected)
         .await
         .not_found_as_none("listing Deployments")?;
-    let zero = deployments.into_iter().flatten().filter(|found| {
+    // one that cannot be read may have replicas
+    let deployments = deployments.into_iter().flatten();
+    let deployments = deployments.filter_map(|found| found.into_result().ok());
+    let zero = deployments.filter(|found: &Deployment| {
         found.spec.replicas == Some(0) && services.contains(&(found.namespace(), found.name_any()))
     });
     Ok(zero
@@ -364,6 +370,45 @@ mod tests {
         };
         let (removed, ()) = tokio::join!(uninstall(&client, OPERATOR), ending);
         assert_eq!(removed.unwrap(), Removed { pods: 1, slices: 1 });
+    }
+
+    /// Creates an object that no type holds.
+    async fn create_raw<K>(client: &Client, object: Value)
+    where
+        K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
+    {
+        let kind = kube::api::ApiResource::erase::<K>(&());
+        let object: kube::api::DynamicObject = serde_json::from_value(object).unwrap();
+        let api = Api::namespaced_with(client.clone(), TEAM, &kind);
+        api.create(&PostParams::default(), &object).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn objects_that_cannot_be_read_are_in_nobodys_way() {
+        let server = Server::new(&[OPERATOR, TEAM]);
+        let client = server.client();
+        let probe = json!({"httpGet": {"path": "/", "port": 3_000_000_000_u32}});
+        let template = json!({"spec": {"containers": [{"name": "c", "livenessProbe": probe}]}});
+        for (name, template) in [("bad", &template), ("chat", &Value::Null)] {
+            let spec = json!({"engine": "vLLM", "maxReplicas": 1, "template": template});
+            let object = json!({"metadata": {"name": name}, "spec": spec});
+            create_raw::<InferenceDeployment>(&client, object).await;
+        }
+        let labels = json!({WORKLOAD_LABEL: "chat", GATEWAY_LABEL: "true"});
+        for (name, replicas) in [("bad", json!("none")), ("chat", json!(0))] {
+            let metadata = json!({"name": name, "labels": labels});
+            let spec = json!({"replicas": replicas, "selector": {}, "template": {}});
+            let object = json!({"metadata": metadata, "spec": spec});
+            create_raw::<Deployment>(&client, object).await;
+            let slice = json!({"metadata": metadata, "addressType": "IPv4", "endpoints": replicas});
+            create_raw::<EndpointSlice>(&client, slice).await;
+            let pod = json!({"metadata": with_finalizer(name), "spec": {"containers": replicas}});
+            create_raw::<Pod>(&client, pod).await;
+        }
+        let removed = uninstall(&client, OPERATOR).await.unwrap();
+        assert_eq!(removed, Removed { pods: 2, slices: 2 });
+        let zero = services_without_replicas(&client).await.unwrap();
+        assert_eq!(zero, ["team/chat"]);
     }
 
     #[tokio::test(start_paused = true)]
