@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+use crate::check::CheckArgs;
 use crate::completion::{CandidatesArgs, CompletionArgs};
 use crate::explain::ExplainArgs;
 use crate::ledger::LedgerCommand;
@@ -46,6 +47,10 @@ pub(crate) enum Command {
         after_help = "Example: kubectl bursar report --month 2026-11 -A --by gpu,capacity -o csv -O november.csv"
     )]
     Report(ReportArgs),
+    /// List objects that Bursar cannot read, with the field and what would be right. Exits with 1 if
+    /// there are any.
+    #[command(after_help = "Example: kubectl bursar check -A")]
+    Check(CheckArgs),
     /// Import prices into the cluster, or find nodes without one.
     Prices {
         /// The command.

@@ -4,6 +4,7 @@
 //! | module | subject |
 //! |---|---|
 //! | `args` | the command line |
+//! | `check` | objects that cannot be read |
 //! | `completion` | completion of the command line in a shell |
 //! | `client` | the client for the cluster, and errors in words |
 //! | `explain` | the last decision, and what figures of money are the sum of |
@@ -18,6 +19,7 @@
 //! | `format` | tables and wrapped text |
 
 mod args;
+mod check;
 mod client;
 mod completion;
 mod explain;
@@ -58,6 +60,13 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn Error>> {
         Command::Explain(args) => print!("{}", explain::run(&client().await?, &args).await?),
         Command::Top(args) => top::run(&client().await?, &args).await?,
         Command::Report(args) => report::run(client, &args).await?,
+        Command::Check(args) => {
+            let found = check::run(&client().await?, &args).await;
+            print!("{}", found.text);
+            if !found.complete() {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
         Command::Prices { command } => return Ok(prices::run(client, &command).await?),
         Command::Ledger { command } => return Ok(ledger::run(client, &command).await?),
         Command::Completion(args) => completion::script::<Arguments>(&args, &mut stdout()),
