@@ -284,13 +284,7 @@ impl Account {
     /// The cost within `within` until `now`: posted days, open charges, and savings at zero
     /// replicas. `within` begins and ends at midnights of `zone`.
     pub fn sum(&self, within: Interval, now: Timestamp, zone: &TimeZone) -> DailyCost {
-        let days = zone.to_datetime(within.start).date()..zone.to_datetime(within.end).date();
-        let mut sum = if days.start <= self.month.first() && self.month.next().first() <= days.end {
-            self.posted_total
-        } else {
-            let costs = self.days.range(days).flat_map(|(_, costs)| costs);
-            costs.map(|(_, cost)| *cost).sum()
-        };
+        let mut sum = self.posted(within, zone);
         if !self.open.is_empty() {
             sum += self
                 .unposted_costs(within, now, zone)
@@ -301,6 +295,16 @@ impl Account {
             sum.saved += period.saved(part);
         }
         sum
+    }
+
+    /// The cost within `within` that is posted. `within` begins and ends at midnights of `zone`.
+    pub(super) fn posted(&self, within: Interval, zone: &TimeZone) -> DailyCost {
+        let days = zone.to_datetime(within.start).date()..zone.to_datetime(within.end).date();
+        if days.start <= self.month.first() && self.month.next().first() <= days.end {
+            return self.posted_total;
+        }
+        let costs = self.days.range(days).flat_map(|(_, costs)| costs);
+        costs.map(|(_, cost)| *cost).sum()
     }
 
     /// The daily costs of the month until `now`, with those of open charges and the savings at zero

@@ -15,6 +15,8 @@
 //! | [`daily_cost`] | the cost of a day on one kind of hardware, and its parts |
 //! | [`engine_usage`] | idle time, requests and tokens of an engine |
 //! | [`zero_replica_savings`] | a service at zero replicas, and the money that it saves |
+//! | [`linear_spend`] | spend as a linear function of time |
+//! | [`spend_sum`] | the sum of many accounts' spend, kept one account at a time |
 //! | [`account`] | open charges and daily costs of one workload and month |
 //! | [`invalid`] | the faults of a stored account |
 
@@ -23,6 +25,8 @@ pub mod charge;
 pub mod daily_cost;
 pub mod engine_usage;
 pub mod invalid;
+pub mod linear_spend;
+pub mod spend_sum;
 pub mod zero_replica_savings;
 
 pub use account::{Account, DailyCosts, StoredAccount};
@@ -30,6 +34,8 @@ pub use charge::{Charge, ChargeEnd, PreviousAmounts, RatePeriod, StoredCharge, U
 pub use daily_cost::{CostKey, DailyCost};
 pub use engine_usage::{EngineCounters, EngineUsage};
 pub use invalid::InvalidAccount;
+pub use linear_spend::{LinearSpend, SpendFunction};
+pub use spend_sum::SpendSum;
 pub use zero_replica_savings::ZeroReplicaPeriod;
 
 #[cfg(test)]
