@@ -1,6 +1,9 @@
-//! Faults of a client: its process crashes at a chosen write, or another client writes first.
+//! Faults of a client: its process crashes at a chosen write, another client writes first, or
+//! writes to a kind are slow or refused.
 
+use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -14,8 +17,26 @@ pub enum CrashPoint {
     After,
 }
 
+/// What befalls all writes to a kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WriteFault {
+    /// Each takes this long.
+    Slow(Duration),
+    /// Each is refused with 403.
+    Refused,
+}
+
+/// The writes to a kind that have begun and not ended.
+#[derive(Debug, Clone, Copy, Default)]
+struct InFlight {
+    now: usize,
+    most: usize,
+}
+
 #[derive(Default)]
 struct State {
+    write_faults: HashMap<String, WriteFault>,
+    in_flight: HashMap<String, InFlight>,
     writes: usize,
     crash: Option<(usize, CrashPoint)>,
     competing_write: Option<(usize, BoxFuture<'static, ()>)>,
@@ -47,6 +68,21 @@ impl Faults {
         faults
     }
 
+    /// From now on this befalls the writes to the kind of this plural; nothing if `None`.
+    pub fn set_write_fault(&self, plural: &str, fault: Option<WriteFault>) {
+        let faults = &mut self.state().write_faults;
+        match fault {
+            Some(fault) => faults.insert(plural.to_owned(), fault),
+            None => faults.remove(plural),
+        };
+    }
+
+    /// The most writes to the kind of this plural that were under way at a time.
+    pub fn most_in_flight(&self, plural: &str) -> usize {
+        let state = self.state();
+        state.in_flight.get(plural).map_or(0, |writes| writes.most)
+    }
+
     /// The number of writes that were sent.
     pub fn writes(&self) -> usize {
         self.state().writes
@@ -59,6 +95,31 @@ impl Faults {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Called when a write arrives; `None` if it is refused. It is under way until what is returned
+    /// is dropped.
+    pub(crate) async fn begin_write(&self, plural: &str) -> Option<WriteInFlight<'_>> {
+        let fault = self.state().write_faults.get(plural).copied();
+        if fault == Some(WriteFault::Refused) {
+            return None;
+        }
+        self.count_begin(plural);
+        let in_flight = WriteInFlight {
+            faults: self,
+            plural: plural.to_owned(),
+        };
+        if let Some(WriteFault::Slow(duration)) = fault {
+            tokio::time::sleep(duration).await;
+        }
+        Some(in_flight)
+    }
+
+    fn count_begin(&self, plural: &str) {
+        let mut state = self.state();
+        let writes = state.in_flight.entry(plural.to_owned()).or_default();
+        writes.now += 1;
+        writes.most = writes.most.max(writes.now);
     }
 
     /// Called before a write; true if it may reach the server.
@@ -81,5 +142,19 @@ impl Faults {
         state.dead |= state.crash == Some((state.writes, CrashPoint::After));
         state.writes += 1;
         !state.dead
+    }
+}
+
+/// A write that has begun.
+pub(crate) struct WriteInFlight<'a> {
+    faults: &'a Faults,
+    plural: String,
+}
+
+impl Drop for WriteInFlight<'_> {
+    fn drop(&mut self) {
+        if let Some(writes) = self.faults.state().in_flight.get_mut(&self.plural) {
+            writes.now -= 1;
+        }
     }
 }

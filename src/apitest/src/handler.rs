@@ -62,6 +62,12 @@ async fn handle(
             list(&shared, &target, &parts.uri, only_metadata)
         });
     }
+    let Some(_in_flight) = faults.begin_write(&target.plural).await else {
+        return Ok(error_response(&StatusError::forbidden(format!(
+            "writes to {} are refused",
+            target.plural
+        ))));
+    };
     if !faults.before().await {
         return reset();
     }

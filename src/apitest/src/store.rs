@@ -47,6 +47,10 @@ impl StatusError {
         Self::new(422, "Invalid", message)
     }
 
+    pub(crate) fn forbidden(message: impl Into<String>) -> Self {
+        Self::new(403, "Forbidden", message)
+    }
+
     pub(crate) fn expired(version: u64) -> Self {
         Self::new(
             410,
