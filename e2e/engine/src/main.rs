@@ -2,16 +2,19 @@
 //!
 //! `batch` decides what is computed in a step and `latency` how long that takes; `engine` runs the steps, `openai` and `reply` speak
 //! with clients, `metrics` with scrapers, and `serve` ties them to a socket.
+//!
+//! `fleet` is another program in the same binary: it stands for many engines that only have metrics.
 
 mod batch;
 mod engine;
+mod fleet;
 mod latency;
 mod metrics;
 mod openai;
 mod reply;
 mod serve;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -22,6 +25,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::batch::Limits;
 use crate::engine::Engine;
+use crate::fleet::{Fleet, PageSize};
 use crate::latency::{Latency, LatencyError};
 use crate::metrics::Metrics;
 use crate::openai::Offer;
@@ -85,6 +89,12 @@ struct Options {
     /// Let `POST /crash` end the process
     #[arg(long, env = "BURSAR_ENGINE_ALLOW_CRASH")]
     allow_crash: bool,
+    /// Serve no model: answer as an idle engine at every address of the machine, with such pages
+    #[arg(long, env = "BURSAR_ENGINE_FLEET", value_enum)]
+    fleet: Option<PageSize>,
+    /// Port on loopback that sets the queue depths of a fleet
+    #[arg(long, env = "BURSAR_ENGINE_CONTROL_PORT", default_value_t = 8001)]
+    control_port: u16,
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -140,10 +150,17 @@ async fn run(options: Options) -> Result<(), Failure> {
         () = tokio::time::sleep(options.startup_delay) => {}
         _ = terminate.recv() => return Ok(()),
     }
-    let address = SocketAddr::new(options.host, options.port);
-    let refuse = |why| Failure::Listen { address, why };
-    let listener = TcpListener::bind(address).await.map_err(refuse)?;
-    let address = listener.local_addr().map_err(refuse)?;
+    let (listener, address) = listen(SocketAddr::new(options.host, options.port)).await?;
+    if let Some(size) = options.fleet {
+        let control = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), options.control_port);
+        let (control, control_address) = listen(control).await?;
+        println!("the fleet listens on {address}, its control on {control_address}");
+        let stop = async move {
+            terminate.recv().await;
+        };
+        let served = Fleet::new(size).serve(listener, control, stop);
+        return served.await.map_err(Failure::Serve);
+    }
     println!("{} listens on {address}", options.model);
 
     let metrics = Metrics::new(&options.metrics_prefix, &options.model);
@@ -161,4 +178,12 @@ async fn run(options: Options) -> Result<(), Failure> {
     };
     let served = server.serve(listener, options.on_sigterm, options.drain_quiet, sigterm);
     served.await.map_err(Failure::Serve)
+}
+
+/// Opens a socket, and says at which address.
+async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Failure> {
+    let refuse = |why| Failure::Listen { address, why };
+    let listener = TcpListener::bind(address).await.map_err(refuse)?;
+    let address = listener.local_addr().map_err(refuse)?;
+    Ok((listener, address))
 }
