@@ -17,7 +17,7 @@ use crate::{
     access::{self, Access},
     cache,
     cgroup::Cgroup,
-    control_plane,
+    control_plane::{self, ControlPlaneOptions},
     error::{Error, Result, While},
     image,
     namespace::{self, Component},
@@ -25,13 +25,13 @@ use crate::{
     oci::Image,
     prerequisites, process,
     process::Identity,
-    setup, template,
+    setup, simulated_nodes, template,
     tools::Tools,
 };
 
 /// The name that `cargo cluster` uses unless it is given one.
 pub const DEFAULT_NAME: &str = "default";
-/// Addresses of nodes and pods are laid out for this many.
+/// Addresses of real nodes and their pods are laid out for this many.
 pub const MAX_NODES: usize = 16;
 
 const INIT_SCRIPT: &str = include_str!("../cluster/network.sh");
@@ -186,12 +186,22 @@ impl Cluster {
     }
 
     fn boot(&mut self, options: &Options) -> Result<()> {
+        let is_simulated = options.nodes.iter().any(|node| node.is_simulated);
         self.components.extend(control_plane::start(
             self.state.init,
             &self.tools,
             &self.run,
-            options.audit,
+            &ControlPlaneOptions {
+                audit: options.audit,
+                large: is_simulated,
+            },
         )?);
+        if is_simulated {
+            let kwok = simulated_nodes::start(self, &options.nodes)?;
+            self.components.push(kwok);
+            let events = ["--for=condition=Ready", "--all"];
+            return self.wait_for("node", &events, &self.run.join("log/kwok.log"));
+        }
         if options.nodes.is_empty() {
             return Ok(());
         }
@@ -310,12 +320,17 @@ impl Cluster {
         })
     }
 
+    /// The first process of its namespaces.
+    pub(crate) fn init(&self) -> Identity {
+        self.state.init
+    }
+
     /// Its name.
     pub fn name(&self) -> &str {
         &self.state.name
     }
 
-    /// Its nodes, in the order in which they were started.
+    /// Its real nodes, in the order in which they were started.
     pub fn nodes(&self) -> &[Node] {
         &self.state.nodes
     }
@@ -526,13 +541,17 @@ impl State {
 const RESOLV_CONF: &str = "nameserver 10.96.0.10\nsearch default.svc.cluster.local svc.cluster.local cluster.local\noptions ndots:5\n";
 
 fn validate(options: &Options) -> Result<()> {
+    let simulated = options.nodes.iter().filter(|node| node.is_simulated);
+    let simulated = simulated.count();
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
     let problem = if options.name.is_empty() || !options.name.bytes().all(is_plain) {
         format!(
             "name `{}` must consist of letters, digits and dashes",
             options.name
         )
-    } else if options.nodes.len() > MAX_NODES {
+    } else if simulated > 0 && simulated < options.nodes.len() {
+        "nodes must be all real or all simulated".to_owned()
+    } else if simulated == 0 && options.nodes.len() > MAX_NODES {
         format!("{} nodes are more than {MAX_NODES}", options.nodes.len())
     } else {
         return Ok(());

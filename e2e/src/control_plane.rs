@@ -27,13 +27,25 @@ const SERVICE_CIDR: &str = "10.96.0.0/16";
 const API_LIMIT: Duration = Duration::from_secs(120);
 const COMMAND_LIMIT: Duration = Duration::from_secs(30);
 
+/// What the controllers' clients may ask in a second. With their own 20 a second, a thousand
+/// Deployments take minutes to get their pods; clusters of this size raise it.
+const LARGE_CLIENT_LIMITS: [&str; 2] = ["--kube-api-qps=200", "--kube-api-burst=400"];
+
+/// How a control plane is started.
+pub(crate) struct ControlPlaneOptions {
+    /// Whether the API server writes an audit log.
+    pub(crate) audit: bool,
+    /// For thousands of pods: the audit log has fewer bodies, and controllers may ask more often.
+    pub(crate) large: bool,
+}
+
 /// Starts the control plane in the namespaces of `init` and returns when its API server is ready.
 /// Writes `run/kubeconfig`.
 pub(crate) fn start(
     init: Identity,
     tools: &Tools,
     run: &Path,
-    audit: bool,
+    options: &ControlPlaneOptions,
 ) -> Result<Vec<Component>> {
     let pki = run.join("pki");
     create_service_account_keys(&pki)?;
@@ -42,7 +54,12 @@ pub(crate) fn start(
         fs::write(run.join(name), text).while_(|| format!("writing {}", path(name)))
     };
     write("tokens.csv", "admin,admin,1,\"system:masters\"\n")?;
-    write("audit.yaml", include_str!("../cluster/audit.yaml"))?;
+    let policy = if options.large {
+        include_str!("../cluster/audit-scale.yaml")
+    } else {
+        include_str!("../cluster/audit.yaml")
+    };
+    write("audit.yaml", policy)?;
 
     let launch = |name: &str, args: &[String]| {
         let mut command = namespace::command(init, tools.program(name));
@@ -88,7 +105,7 @@ pub(crate) fn start(
         "--allow-privileged".into(),
         "--kubelet-preferred-address-types=InternalIP".into(),
     ];
-    if audit {
+    if options.audit {
         args.extend([
             format!("--audit-policy-file={}", path("audit.yaml")),
             format!("--audit-log-path={}", path("audit.log")),
@@ -132,25 +149,25 @@ pub(crate) fn start(
         Ok(process::run(&mut command, COMMAND_LIMIT).is_ok_and(|output| output.stdout == "ok"))
     })?;
 
+    let mut clients = vec![
+        format!("--kubeconfig={}", path("kubeconfig")),
+        "--leader-elect=false".into(),
+    ];
+    if options.large {
+        clients.extend(LARGE_CLIENT_LIMITS.map(String::from));
+    }
+    let controllers = [
+        format!(
+            "--service-account-private-key-file={}",
+            pki.join("sa.key").display()
+        ),
+        format!("--root-ca-file={}", certificate.display()),
+    ];
     components.push(launch(
         "kube-controller-manager",
-        &[
-            format!("--kubeconfig={}", path("kubeconfig")),
-            format!(
-                "--service-account-private-key-file={}",
-                pki.join("sa.key").display()
-            ),
-            format!("--root-ca-file={}", certificate.display()),
-            "--leader-elect=false".into(),
-        ],
+        &[&clients[..], &controllers].concat(),
     )?);
-    components.push(launch(
-        "kube-scheduler",
-        &[
-            format!("--kubeconfig={}", path("kubeconfig")),
-            "--leader-elect=false".into(),
-        ],
-    )?);
+    components.push(launch("kube-scheduler", &clients)?);
     Ok(components)
 }
 

@@ -39,6 +39,7 @@ mod progress;
 pub mod runner;
 pub mod scenario;
 pub mod setup;
+mod simulated_nodes;
 mod template;
 pub mod tools;
 pub mod traffic;

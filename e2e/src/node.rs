@@ -33,6 +33,8 @@ pub struct NodeOptions {
     pub gpus: u32,
     /// Labels in addition to the kubelet's own.
     pub labels: BTreeMap<String, String>,
+    /// The node is an object only, and kwok plays it and its pods.
+    pub is_simulated: bool,
 }
 
 impl NodeOptions {
@@ -50,6 +52,14 @@ impl NodeOptions {
         .label("karpenter.sh/capacity-type", "on-demand")
         .label("topology.kubernetes.io/region", "us-east-1")
         .label("topology.kubernetes.io/zone", "us-east-1a")
+    }
+
+    /// The same as an object only: kwok plays the node and its pods, hundreds of them in one
+    /// process. A cluster has real nodes or simulated ones.
+    #[must_use]
+    pub fn simulated(mut self) -> Self {
+        self.is_simulated = true;
+        self
     }
 
     /// The same with one more label, or with another value of it.

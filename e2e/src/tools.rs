@@ -133,6 +133,11 @@ const MODULES: &[Module] = &[
         programs: &[Program::new("runc", "github.com/opencontainers/runc", 25)],
     },
     Module {
+        name: "kwok",
+        kind: Kind::Go,
+        programs: &[Program::new("kwok", "sigs.k8s.io/kwok/cmd/kwok", 75)],
+    },
+    Module {
         name: "pause",
         kind: Kind::C,
         programs: &[Program::new("pause", "pause.c", 1)],
