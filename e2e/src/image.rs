@@ -135,13 +135,27 @@ pub fn bundle(reference: &str) -> Result<Image> {
 /// # Errors
 /// When the build fails or the archive cannot be written.
 pub fn release(reference: &str) -> Result<Image> {
-    let built = cargo_build(
-        &packages(&[Program::Bursar]),
-        &["--release", "--package", "bursar"],
-    )?;
+    let built = self::programs(&[Program::Bursar], true)?;
     let archive = archive_of(reference)?;
     let programs: Vec<&Path> = built.iter().map(PathBuf::as_path).collect();
     oci::write(&archive, reference, &programs)
+}
+
+/// Builds programs of this checkout and says where they lie, in the order given. Optimized ones
+/// are built as they are meant to run.
+///
+/// # Errors
+/// When the build fails.
+pub fn programs(programs: &[Program], optimized: bool) -> Result<Vec<PathBuf>> {
+    let wanted = packages(programs);
+    if !optimized {
+        return build(&wanted);
+    }
+    let packages = wanted
+        .iter()
+        .flat_map(|(package, _)| ["--package", package]);
+    let flags: Vec<&str> = ["--release"].into_iter().chain(packages).collect();
+    cargo_build(&wanted, &flags)
 }
 
 /// Builds kubectl's plugin and says where it lies.

@@ -8,6 +8,7 @@
 //! | [`tools`] | the programs of the cluster, built from pinned Go modules into the [`cache`] |
 //! | [`image`] | the checkout's binaries as OCI archives, written by [`oci`] |
 //! | [`cluster`] | boots, enters and stops a cluster; made of a [`control_plane`] and [`node`]s |
+//! | [`program`] | programs of this checkout that run in a cluster's namespaces, without an image |
 //! | [`access`] | kubectl, helm and a client, for these clusters and for others |
 //! | [`operator`] | Bursar, installed with helm |
 //! | [`traffic`] | requests as clients send them |
@@ -35,6 +36,7 @@ pub mod operator;
 pub mod oracle;
 pub mod prerequisites;
 pub mod process;
+pub mod program;
 mod progress;
 pub mod runner;
 pub mod scenario;
