@@ -41,6 +41,11 @@ pub async fn post(address: SocketAddr, path: &str) -> Answer {
     ask(address, Request::post(path), String::new()).await
 }
 
+/// A PUT of JSON.
+pub async fn put(address: SocketAddr, path: &str, body: String) -> Answer {
+    ask(address, Request::put(path), body).await
+}
+
 /// A GET.
 pub async fn get(address: SocketAddr, path: &str) -> Answer {
     ask(address, Request::get(path), String::new()).await
