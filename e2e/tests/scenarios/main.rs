@@ -6,6 +6,7 @@ mod demo;
 mod focus;
 mod money;
 mod operator;
+mod scale;
 mod smoke;
 
 use std::process::ExitCode;
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
         install,
         requests,
         demo_local,
+        scale::suite(),
         control_plane::suite(),
         focus::suite(),
         smoke::suite(),
