@@ -33,7 +33,7 @@ impl Model {
                 self.namespace_mut(&namespace).corrections = corrections;
                 self.marks.budgets.insert(namespace);
             }
-            Event::Pod(uid, pod) => self.set_pod(uid, pod, now),
+            Event::Pod(uid, pod) => self.set_pod(uid, pod),
             Event::Node(name, node) => self.set_node(&name, node),
             Event::Prices(catalog) => {
                 self.rates.set_catalog(catalog);
@@ -41,7 +41,7 @@ impl Model {
                     .set(Subject::Prices, self.rates.next_change(now));
                 self.mark_all();
             }
-            Event::Account(key, account) => self.set_account(key, account, now),
+            Event::Account(key, account) => self.set_account(key, account),
             Event::Reading(uid, reading) => self.set_reading(&uid, reading, now),
             Event::Gateway(uid, pod) => self.gateways.set_pod(uid, pod),
             Event::Demand(uid, held) => {
@@ -135,12 +135,6 @@ impl Model {
             Some(job) => drop(state.batch_jobs.insert(role, job)),
             None => drop(state.batch_jobs.remove(&role)),
         }
-        let shows = |running: bool| state.batch_jobs.values().all(|job| job.running == running);
-        let is_shown = state.ordered.is_some_and(|ordered| shows(ordered.value));
-        if is_shown && !state.batch_jobs.is_empty() {
-            state.ordered = None;
-            state.retry = None;
-        }
         self.namespace_mut(&key.namespace).jobs.insert(key.clone());
         self.marks.queues.insert(key.namespace);
     }
@@ -171,7 +165,7 @@ impl Model {
         self.marks.budgets.insert(key.namespace);
     }
 
-    fn set_pod(&mut self, uid: Name, pod: Option<Box<Pod>>, now: Timestamp) {
+    fn set_pod(&mut self, uid: Name, pod: Option<Box<Pod>>) {
         let old = self.pods.remove(&uid);
         if old.as_ref().map(|state| &state.pod) == pod.as_ref() {
             if let Some(old) = old {
@@ -203,9 +197,16 @@ impl Model {
                 estimate,
                 ..known
             };
-            self.pods.insert(uid.clone(), state);
-            self.refresh_other(&uid, now);
-        } else if let Some(old) = old
+            if state.pod.owner == Owner::Other && state.pod.shape.attributes.is_some() {
+                self.unowned.insert(uid.clone());
+                self.marks.pods.insert(uid.clone());
+            }
+            self.pods.insert(uid, state);
+            return;
+        }
+        self.unowned.remove(&uid);
+        self.marks.pods.remove(&uid);
+        if let Some(old) = old
             && old.pod.owner == Owner::Other
         {
             self.replace_cost(&old.pod.key.namespace, &old.cost, &Default::default());
@@ -285,7 +286,7 @@ impl Model {
         }
     }
 
-    fn set_account(&mut self, key: Key, account: Option<AccountSpend>, now: Timestamp) {
+    fn set_account(&mut self, key: Key, account: Option<AccountSpend>) {
         let namespace = self.namespace_mut(&key.namespace);
         if namespace.spending.account(&key.name) == account.as_ref() {
             return;
@@ -299,7 +300,7 @@ impl Model {
             match self.owner(&state.pod) {
                 Some((key, Owner::Service(_))) => drop(self.marks.services.insert(key)),
                 Some((key, _)) => drop(self.marks.queues.insert(key.namespace)),
-                None => self.refresh_other(&uid, now),
+                None => drop(self.marks.pods.insert(uid)),
             }
         }
     }

@@ -9,6 +9,7 @@ use crate::drain::{self, SETTLE};
 use crate::money::Money;
 
 use super::event::{Key, Name, Owner, Pod, PodShape, Role};
+use super::namespace::Admission;
 use super::room::ReservationOwner;
 use super::service::ServiceState;
 use super::spending::{RunningCost, SLACK_SECONDS, Spending};
@@ -172,30 +173,25 @@ impl Model {
             load = Some(replica);
         }
         let old = std::mem::replace(&mut state.cost, cost.clone());
-        let old_load = std::mem::replace(&mut state.load, load);
+        state.load = load;
+        let is_gone = load.is_none();
         let owner = ReservationOwner::Workload(key.clone(), Owner::Service(key.name.clone()));
         self.room.reserve(&owner, &gang_without_node);
-        if old_load != load {
-            self.replace_load(key, old_load, load);
+        if is_gone {
+            self.note_admission(key, Admission::Unknown);
         }
         self.replace_cost(&key.namespace, &old, &cost);
     }
 
-    fn replace_load(&mut self, key: &Key, old: Option<Load>, new: Option<Load>) {
+    /// Notes whether the budgets would admit one more replica of a service, as it was just decided.
+    pub(crate) fn note_admission(&mut self, key: &Key, admission: Admission) {
+        let Some(state) = self.services.get_mut(key) else {
+            return;
+        };
+        let new = state.load.map(|load| (load, admission));
+        let old = std::mem::replace(&mut state.index, new);
         let namespace = self.namespace_mut(&key.namespace);
-        if let Some(old) = old
-            && let Some(services) = namespace.services_by_load.get_mut(&old)
-        {
-            services.remove(key);
-            if services.is_empty() {
-                namespace.services_by_load.remove(&old);
-            }
-        }
-        if let Some(new) = new {
-            let services = namespace.services_by_load.entry(new).or_default();
-            services.insert(key.clone());
-        }
-        self.marks.budgets.insert(key.namespace.clone());
+        namespace.index_service(key, old, new);
     }
 
     /// Computes anew what a TrainingJob costs with its orders, and keeps room for its workers.

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use crate::training::{Retry, Turn};
 
-use super::event::{BatchJob, Job, Name};
+use super::event::{BatchJob, Job, Name, Role};
 use super::rates::CachedRate;
 use super::service::Ordered;
 use super::spending::RunningCost;
@@ -42,6 +42,25 @@ impl JobState {
         let finished = |name: &Name| self.batch_jobs.get(name)?.finished;
         let ends: Vec<Option<bool>> = spec.roles.iter().map(|role| finished(&role.name)).collect();
         ends.contains(&Some(false)) || ends.iter().all(|end| *end == Some(true))
+    }
+
+    /// Whether the Job of each of its roles is there, and is let run or not.
+    pub(crate) fn shows(&self, running: bool) -> bool {
+        let roles = self.spec.as_ref().map_or(&[][..], |spec| &spec.roles);
+        let job = |role: &Role| self.batch_jobs.get(&role.name);
+        roles
+            .iter()
+            .all(|role| job(role).is_some_and(|job| job.running == running))
+    }
+
+    /// Forgets an order that all its Jobs show.
+    pub(crate) fn confirm_order(&mut self) {
+        if self
+            .ordered
+            .is_some_and(|ordered| self.shows(ordered.value))
+        {
+            (self.ordered, self.retry) = (None, None);
+        }
     }
 
     /// Whether its Jobs show that it is let run.

@@ -29,6 +29,8 @@ pub(crate) mod room;
 pub(crate) mod service;
 pub(crate) mod spending;
 pub(crate) mod state;
+#[cfg(test)]
+mod tests;
 pub(crate) mod timers;
 
 pub use event::{Event, Key, Name};

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use crate::budget::{self, Latch, Load, Purse, RunningTotals, Standing};
+use crate::budget::{self, Latch, Load, Purse, Refused, RunningTotals, Standing};
 use crate::calendar::Interval;
 use crate::correction::{self, Correction};
 
@@ -32,16 +32,37 @@ pub(crate) struct NamespaceState {
     pub(crate) corrections: Vec<Correction>,
     pub(crate) spending: Spending,
     pub(crate) totals: Totals,
-    /// The services by what a new replica costs.
-    pub(crate) services_by_load: BTreeMap<Load, BTreeSet<Key>>,
-    /// Whether one more replica at this cost would be admitted, as of the last decision.
-    pub(crate) admitted: BTreeMap<Load, bool>,
+    /// The services by what a new replica costs, and by whether the budgets would have admitted
+    /// one more when the service was last decided.
+    pub(crate) services: BTreeMap<(Load, Admission), BTreeSet<Key>>,
     /// What workloads are capped by, as of the last decision.
     pub(crate) caps: Vec<Cap>,
     /// The TrainingJobs.
     pub(crate) jobs: BTreeSet<Key>,
     /// Some of them wait for room.
     pub(crate) waits_for_room: bool,
+}
+
+/// Whether the budgets of a namespace would admit one more replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Admission {
+    /// They would.
+    Admitted,
+    /// There is no money for it.
+    NoMoney,
+    /// What it costs, or what was spent, is not known.
+    Unknown,
+}
+
+impl Admission {
+    /// The answer for a replica of this cost.
+    pub(crate) fn of(purse: &Purse, load: Load) -> Self {
+        match purse.check(load) {
+            Ok(()) => Self::Admitted,
+            Err(Refused::Budget { .. }) => Self::NoMoney,
+            Err(Refused::Unknown(_)) => Self::Unknown,
+        }
+    }
 }
 
 /// What of a budget's state all workloads of its namespace depend on.
@@ -113,24 +134,55 @@ impl NamespaceState {
         standings.iter().map(cap).collect()
     }
 
-    /// Services for which it has changed whether one more replica would be admitted.
-    pub(crate) fn changed_admissions(&mut self, purse: &Purse) -> Vec<Key> {
-        let mut changed = Vec::new();
-        for (load, services) in &self.services_by_load {
-            let admitted = purse.check(*load).is_ok();
-            if self.admitted.get(load) != Some(&admitted) {
-                changed.extend(services.iter().cloned());
+    /// Services for which it has changed since their last decision whether the budgets would admit
+    /// one more replica.
+    pub(crate) fn changed_admissions(&self, purse: &Purse) -> BTreeSet<Key> {
+        let mut known: Option<(Load, Admission)> = None;
+        let mut admits = |load: Load| match known {
+            Some((same, admits)) if same == load => admits,
+            _ => {
+                let admits = Admission::of(purse, load);
+                known = Some((load, admits));
+                admits
             }
-        }
+        };
+        let groups = self.services.iter();
+        let changed = groups.filter(|((load, admitted), _)| admits(*load) != *admitted);
         changed
+            .flat_map(|(_, services)| services.iter().cloned())
+            .collect()
     }
 
-    /// Notes for each cost of a replica whether one more would be admitted.
-    pub(crate) fn note_admissions(&mut self, purse: &Purse) {
-        let loads = self.services_by_load.keys();
-        self.admitted = loads
-            .map(|load| (*load, purse.check(*load).is_ok()))
-            .collect();
+    /// Whether the budgets held something back at the last decisions.
+    pub(crate) fn is_limited(&self) -> bool {
+        let mut keys = self.services.keys();
+        keys.any(|(_, admission)| *admission != Admission::Admitted)
+    }
+
+    /// Moves a service to where its new key says.
+    pub(crate) fn index_service(
+        &mut self,
+        service: &Key,
+        old: Option<(Load, Admission)>,
+        new: Option<(Load, Admission)>,
+    ) {
+        if old == new {
+            return;
+        }
+        if let Some(old) = old
+            && let Some(services) = self.services.get_mut(&old)
+        {
+            services.remove(service);
+            if services.is_empty() {
+                self.services.remove(&old);
+            }
+        }
+        if let Some(new) = new {
+            self.services
+                .entry(new)
+                .or_default()
+                .insert(service.clone());
+        }
     }
 
     /// True once nothing of the namespace is known.
@@ -140,7 +192,7 @@ impl NamespaceState {
             && self.corrections.is_empty()
             && self.spending == Spending::default()
             && self.totals == Totals::default()
-            && self.services_by_load.is_empty()
+            && self.services.is_empty()
             && self.jobs.is_empty()
     }
 }

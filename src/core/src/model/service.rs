@@ -9,6 +9,7 @@ use crate::plan::service::Decision;
 use crate::scaling::{History, Signal};
 
 use super::event::{Deployment, Name, Pod, Reading, Service};
+use super::namespace::Admission;
 use super::rates::CachedRate;
 use super::spending::RunningCost;
 
@@ -50,8 +51,10 @@ pub(crate) struct ServiceState {
     /// Pods that were told to be the next to be deleted.
     pub(crate) released: BTreeMap<Name, Timestamp>,
     pub(crate) estimate: CachedRate,
-    /// What a new replica costs, as the index of its namespace has it.
+    /// What a new replica costs.
     pub(crate) load: Option<Load>,
+    /// The key under which its namespace has it.
+    pub(crate) index: Option<(Load, Admission)>,
     pub(crate) cost: RunningCost,
     pub(crate) decision: Option<Decision>,
 }

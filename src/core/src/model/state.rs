@@ -32,6 +32,8 @@ pub(crate) struct Marks {
     pub(crate) services: BTreeSet<Key>,
     pub(crate) queues: BTreeSet<Name>,
     pub(crate) budgets: BTreeSet<Name>,
+    /// Pods of no workload, whose cost is to be computed anew.
+    pub(crate) pods: BTreeSet<Name>,
     /// Services that an event about everything has marked.
     pub(crate) later: BTreeSet<Key>,
 }
@@ -44,6 +46,8 @@ pub struct Model {
     pub(crate) jobs: BTreeMap<Key, JobState>,
     pub(crate) namespaces: BTreeMap<Name, NamespaceState>,
     pub(crate) pods: BTreeMap<Name, PodState>,
+    /// UIDs of the pods of no workload that hold GPUs.
+    pub(crate) unowned: BTreeSet<Name>,
     pub(crate) room: ClusterRoom,
     pub(crate) rates: Rates,
     pub(crate) gateways: Gateways,
@@ -60,6 +64,7 @@ impl Model {
             jobs: BTreeMap::new(),
             namespaces: BTreeMap::new(),
             pods: BTreeMap::new(),
+            unowned: BTreeSet::new(),
             room: ClusterRoom::default(),
             rates: Rates::default(),
             gateways: Gateways::new(began),
@@ -80,14 +85,17 @@ impl Model {
             services,
             queues,
             budgets,
+            pods,
             later,
         } = &self.marks;
-        !(services.is_empty() && queues.is_empty() && budgets.is_empty() && later.is_empty())
+        let is_empty = services.is_empty() && queues.is_empty() && budgets.is_empty();
+        !(is_empty && pods.is_empty() && later.is_empty())
     }
 
     /// Marks everything to be decided anew.
     pub fn mark_all(&mut self) {
         self.marks.later.extend(self.services.keys().cloned());
+        self.marks.pods.extend(self.unowned.iter().cloned());
         self.marks.queues.extend(self.namespaces.keys().cloned());
         self.marks.budgets.extend(self.namespaces.keys().cloned());
     }

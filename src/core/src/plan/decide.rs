@@ -10,11 +10,12 @@ use crate::drain::{self, DrainInput};
 use crate::limit::LimitedBy;
 use crate::model::cost::{drain_replicas, is_replica, is_worker_of};
 use crate::model::event::{Key, Name};
-use crate::model::namespace::NamespaceState;
+use crate::model::namespace::{Admission, NamespaceState};
 use crate::model::service::{self, Ordered, Replica};
 use crate::model::spending::SLACK_SECONDS;
 use crate::model::state::{Model, PodState, count};
 use crate::model::timers::Subject;
+use crate::money::Money;
 use crate::plan::service::{Decision, pay};
 use crate::scaling::{History, Service, desire};
 use crate::training::{self, Job, Retry, Turn, queue};
@@ -96,6 +97,9 @@ pub fn decide(model: &mut Model, now: Timestamp) -> Decisions {
         }
         model.timers.set(Subject::Gateways, change.next);
     }
+    for uid in std::mem::take(&mut model.marks.pods) {
+        model.refresh_other(&uid, now);
+    }
     for namespace in namespaces(model) {
         decide_namespace(model, &namespace, now, &mut decisions);
     }
@@ -137,54 +141,47 @@ fn namespaces(model: &mut Model) -> BTreeSet<Name> {
 
 fn decide_namespace(model: &mut Model, name: &Name, now: Timestamp, decisions: &mut Decisions) {
     let mut services = take_marked(&mut model.marks.services, name);
-    let mut queue_is_marked = model.marks.queues.remove(name);
-    for key in &services {
-        model.refresh_service(key, now);
-    }
-    let jobs: Vec<Key> = model
-        .namespaces
-        .get(name)
-        .map(|namespace| namespace.jobs.iter().cloned().collect())
-        .unwrap_or_default();
-    if queue_is_marked {
-        for key in &jobs {
-            model.refresh_job(key, now);
-        }
-    }
-    model.marks.budgets.remove(name);
-    let zone = model.zone.clone();
+    let known = model.namespaces.get(name);
+    let jobs: Vec<Key> = known.map_or_else(Vec::new, |known| known.jobs.iter().cloned().collect());
+    let mut queue_is_marked = model.marks.queues.remove(name) || waits_for_money(model, &jobs);
+    let waiting = if queue_is_marked { &jobs[..] } else { &[] };
+    refresh(model, &services, waiting, now);
+    let (mut standings, mut purse) = standings(model, name, now);
     let namespace = model.namespace_mut(name);
-    let standings = namespace.standings(now, &zone);
-    let purse = Purse::new(standings.clone(), namespace.running(now), now);
     let caps = NamespaceState::caps(&standings);
-    if caps != namespace.caps {
-        // a budget has opened, closed or become unknown: all that it counts depends on it
-        let all = namespace.services_by_load.values().flatten();
-        services.extend(all.cloned());
-        queue_is_marked = true;
-        namespace.caps = caps;
+    let more: BTreeSet<Key> = if caps == namespace.caps {
+        namespace.changed_admissions(&purse)
     } else {
-        let changed = namespace.changed_admissions(&purse);
-        services.extend(changed);
+        // a budget has opened, closed or become unknown: all that it counts depends on it
+        namespace.caps = caps;
+        queue_is_marked = true;
+        let all = namespace.services.values().flatten();
+        all.cloned().collect()
+    };
+    let more: BTreeSet<Key> = more.difference(&services).cloned().collect();
+    if !more.is_empty() || queue_is_marked && waiting.is_empty() {
+        // orders of theirs may have expired, and then what they cost is less
+        refresh(model, &more, &jobs, now);
+        (standings, purse) = self::standings(model, name, now);
+        services.extend(more);
     }
+    let namespace = model.namespace_mut(name);
     note_latches(name, namespace, &standings, decisions);
-    let mut purse = purse;
-    let mut is_limited = false;
     for key in in_order(model, services) {
         decide_service(model, &key, &mut purse, now, decisions);
-        let state = model.services.get(&key);
-        let decision = state.and_then(|state| state.decision.as_ref());
-        let limit = decision.and_then(|decision| decision.limited_by);
-        is_limited |= matches!(limit, Some(LimitedBy::Budget | LimitedBy::PriceUnknown));
     }
-    if queue_is_marked || waits_for_money(model, &jobs) {
+    if queue_is_marked {
         decide_queue(model, name, &jobs, &mut purse, now, decisions);
     }
+    // what was decided first did not know what was freed or used up afterwards
     let namespace = model.namespace_mut(name);
-    namespace.note_admissions(&purse);
-    let waits = namespace.waits_for_room || is_limited;
+    let purse = Purse::new(standings.clone(), namespace.running(now), now);
+    let changed = namespace.changed_admissions(&purse);
+    let waits = namespace.waits_for_room || namespace.is_limited();
+    model.marks.services.extend(changed);
+    let namespace = model.namespace_mut(name);
     let pace = waits.then(|| now.saturating_add(WAITING_PACE).unwrap_or(now));
-    let is_running = namespace.running(now).rate > crate::money::Money::ZERO;
+    let is_running = namespace.running(now).rate > Money::ZERO;
     let ends = standings.iter().map(|standing| standing.period.end);
     let ends = ends.chain(
         standings
@@ -212,6 +209,31 @@ fn decide_namespace(model: &mut Model, name: &Name, now: Timestamp, decisions: &
         model.namespaces.remove(name);
     }
     model.marks.budgets.remove(name);
+}
+
+/// Computes anew what workloads cost. Orders that no object has shown in time cost nothing more.
+fn refresh(model: &mut Model, services: &BTreeSet<Key>, jobs: &[Key], now: Timestamp) {
+    for key in services {
+        expire_orders(model, key, now);
+        model.refresh_service(key, now);
+    }
+    for key in jobs {
+        if let Some(state) = model.jobs.get_mut(key) {
+            state.confirm_order();
+            let holds = |ordered: &Ordered<bool>| is_recent(ordered.at, now);
+            state.ordered = state.ordered.filter(holds);
+        }
+        model.refresh_job(key, now);
+    }
+}
+
+/// Where the budgets of a namespace stand, and what they admit.
+fn standings(model: &mut Model, name: &Name, now: Timestamp) -> (Vec<Standing>, Purse) {
+    let zone = model.zone.clone();
+    let namespace = model.namespace_mut(name);
+    let standings = namespace.standings(now, &zone);
+    let purse = Purse::new(standings.clone(), namespace.running(now), now);
+    (standings, purse)
 }
 
 fn take_marked(marked: &mut BTreeSet<Key>, namespace: &Name) -> BTreeSet<Key> {
@@ -270,7 +292,6 @@ fn decide_service(
     now: Timestamp,
     decisions: &mut Decisions,
 ) {
-    expire_orders(model, key, now);
     let Some((service, mut next)) = observe_service(model, key, now) else {
         if model.services.get(key).is_some_and(|state| state.is_gone()) {
             model.services.remove(key);
@@ -370,8 +391,11 @@ fn decide_service(
     }
     model.timers.set(Subject::Service(key.clone()), next);
     if is_order {
+        // an order changes what the next decision reads, as the object that shows it will
         model.refresh_service(key, now);
+        model.marks.services.insert(key.clone());
     }
+    model.note_admission(key, Admission::of(purse, service.load));
 }
 
 /// Forgets orders that no object has shown in time.
@@ -379,10 +403,16 @@ fn expire_orders(model: &mut Model, key: &Key, now: Timestamp) {
     let Some(state) = model.services.get_mut(key) else {
         return;
     };
-    let holds = |at: Timestamp| now.duration_since(at) < ORDER_EXPIRES;
-    state.ordered = state.ordered.filter(|ordered| holds(ordered.at));
-    state.draining.retain(|_, ordered| holds(ordered.at));
-    state.released.retain(|_, at| holds(*at));
+    state.ordered = state.ordered.filter(|ordered| is_recent(ordered.at, now));
+    state
+        .draining
+        .retain(|_, ordered| is_recent(ordered.at, now));
+    state.released.retain(|_, at| is_recent(*at, now));
+}
+
+/// Whether an order of `at` may still be on its way.
+fn is_recent(at: Timestamp, now: Timestamp) -> bool {
+    now.duration_since(at) < ORDER_EXPIRES
 }
 
 /// Everything that a decision over a service reads, and when it changes with time.
@@ -475,11 +505,6 @@ fn decide_queue(
             model.namespace_mut(name).jobs.remove(key);
             continue;
         }
-        let Some(state) = model.jobs.get_mut(key) else {
-            continue;
-        };
-        let holds = |ordered: &Ordered<bool>| now.duration_since(ordered.at) < ORDER_EXPIRES;
-        state.ordered = state.ordered.filter(holds);
         if let Some(job) = observe_job(model, key) {
             by_name.insert(job.name.clone(), key.clone());
             jobs.push(job);
@@ -522,13 +547,10 @@ fn order_job(model: &mut Model, key: &Key, turn: &Turn, now: Timestamp, decision
     let Some(state) = model.jobs.get_mut(key) else {
         return;
     };
-    let roles = state.spec.as_ref().map_or(0, |spec| spec.roles.len());
-    let are_all = state.batch_jobs.len() == roles;
-    let shown = state.batch_jobs.values().all(|job| job.running == turn.run);
     let is_ordered = state
         .ordered
         .is_some_and(|ordered| ordered.value == turn.run);
-    if is_ordered || (are_all && shown && state.ordered.is_none()) {
+    if is_ordered || (state.ordered.is_none() && state.shows(turn.run)) {
         return;
     }
     state.ordered = Some(Ordered {

@@ -1,0 +1,520 @@
+//! Random events: every derived value equals one that is computed from scratch, the order of events
+//! at one instant does not matter, and nothing that should be marked is missed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use fastrand::Rng;
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+
+use super::event::{
+    BatchJob, Budget, Deployment, Event, Held, Job, Key, Name, Node, Owner, Pod, PodShape, Reading,
+    Role, Service,
+};
+use super::service::ServiceState;
+use super::spending::{AccountSpend, LinearSpend};
+use super::state::Model;
+use crate::budget::OnExhausted;
+use crate::calendar::Period;
+use crate::correction::Correction;
+use crate::cost_report::CostOwner;
+use crate::money::Money;
+use crate::plan::{Decisions, decide};
+use crate::pricing::{
+    DatedPriceList, GpuPrice, PriceCatalog, PriceList, PriceScope, PricingAttributes,
+};
+use crate::scaling::Demand;
+
+const NAMESPACES: [&str; 2] = ["blue", "green"];
+const GPU: &str = "nvidia.com/gpu";
+
+fn at(millis: i64) -> Timestamp {
+    // a daily budget's period ends half an hour later
+    let start: Timestamp = "2026-11-24T23:30:00Z".parse().unwrap();
+    start + SignedDuration::from_millis(millis)
+}
+
+fn name(text: &str) -> Name {
+    text.into()
+}
+
+fn shape(rng: &mut Rng) -> Arc<PodShape> {
+    let gpus = rng.u32(1..3);
+    let mut shape = PodShape {
+        requests: [
+            (GPU.to_owned(), i64::from(gpus) * 1000),
+            ("pods".to_owned(), 1000),
+        ]
+        .into(),
+        attributes: Some(PricingAttributes {
+            resource: GPU.to_owned(),
+            gpus,
+            ..PricingAttributes::default()
+        }),
+        ..PodShape::default()
+    };
+    if rng.u8(0..4) == 0 {
+        shape.node_selector = [("pool".to_owned(), "a".to_owned())].into();
+    }
+    if rng.u8(0..6) == 0 {
+        shape.attributes = None;
+        shape.requests.remove(GPU);
+    }
+    shape.into()
+}
+
+fn some<T>(rng: &mut Rng, value: T) -> Option<T> {
+    (rng.u8(0..8) != 0).then_some(value)
+}
+
+fn key(rng: &mut Rng, kind: &str, most: u8) -> Key {
+    let namespace = rng.choice(NAMESPACES).unwrap();
+    Key::new(namespace, &format!("{kind}{}", rng.u8(0..most)))
+}
+
+fn pod(rng: &mut Rng, now: Timestamp) -> (Name, Option<Box<Pod>>) {
+    let number = rng.u8(0..16);
+    let uid = name(&format!("uid{number}"));
+    // the owner of a pod never changes
+    let mut of_pod = Rng::with_seed(u64::from(number));
+    let (namespace, owner) = match of_pod.u8(0..4) {
+        0 | 1 => {
+            let key = key(&mut of_pod, "service", 3);
+            (key.namespace, Owner::Service(key.name))
+        }
+        2 => {
+            let key = key(&mut of_pod, "job", 3);
+            (
+                key.namespace,
+                Owner::Job(key.name, name(of_pod.choice(["", "ps"]).unwrap())),
+            )
+        }
+        _ => (name(of_pod.choice(NAMESPACES).unwrap()), Owner::Other),
+    };
+    let past = |rng: &mut Rng| now - SignedDuration::from_secs(rng.i64(0..200));
+    let pod = Pod {
+        key: Key {
+            namespace,
+            name: uid.clone(),
+        },
+        owner,
+        shape: shape(&mut of_pod),
+        node: rng.bool().then(|| name(&format!("node{}", rng.u8(0..5)))),
+        created: past(rng),
+        ended: (rng.u8(0..8) == 0).then(|| past(rng)),
+        deletion: (rng.u8(0..6) == 0).then(|| now + SignedDuration::from_secs(30)),
+        grace_seconds: 30,
+        ready_since: rng.bool().then(|| past(rng)),
+        draining_since: (rng.u8(0..6) == 0).then(|| past(rng)),
+        released: rng.u8(0..8) == 0,
+        start_failure: (rng.u8(0..5) == 0).then(|| (name("ImagePullBackOff"), past(rng))),
+    };
+    (uid, some(rng, Box::new(pod)))
+}
+
+fn service(rng: &mut Rng, now: Timestamp) -> Service {
+    let max = rng.u32(1..6);
+    Service {
+        created: now - SignedDuration::from_secs(rng.i64(0..5)),
+        min: rng.u32(0..2),
+        max,
+        target: rng.u32(1..9),
+        window: SignedDuration::from_secs(rng.i64(0..60)),
+        idle_after: SignedDuration::from_secs(rng.i64(1..120)),
+        drain_timeout: SignedDuration::from_secs(rng.i64(0..60)),
+        paused: rng.u8(0..8) == 0,
+        activation: if rng.u8(0..6) == 0 {
+            Demand::Unwelcome
+        } else {
+            Demand::Welcome
+        },
+        replica: shape(rng),
+        grace_seconds: rng.i64(0..60),
+    }
+}
+
+fn job(rng: &mut Rng, now: Timestamp) -> Job {
+    let role = |rng: &mut Rng, role: &str| Role {
+        name: name(role),
+        replicas: rng.u32(1..4),
+        worker: shape(rng),
+        grace_seconds: 30,
+    };
+    let mut roles = vec![role(rng, "")];
+    if rng.bool() {
+        roles.push(role(rng, "ps"));
+    }
+    Job {
+        created: now - SignedDuration::from_secs(rng.i64(0..5)),
+        priority: rng.i32(0..3),
+        suspend: rng.u8(0..6) == 0,
+        seed: rng.u64(..),
+        roles,
+    }
+}
+
+fn money(rng: &mut Rng, most: i128) -> Money {
+    Money::from_nanos(rng.i128(0..most * 1_000_000_000))
+}
+
+/// The account of this number. Each pod is in one account.
+fn account(rng: &mut Rng, number: u8, now: Timestamp) -> AccountSpend {
+    let rate = money(rng, 8);
+    let amount = money(rng, 3);
+    let kinds = [Period::Daily, Period::Weekly, Period::Monthly];
+    let spent = kinds.map(|kind| {
+        let within = kind.bounds(now, &TimeZone::UTC);
+        (kind, (within, LinearSpend::new(amount, now, rate)))
+    });
+    let pods = (0..rng.u8(0..4)).map(|_| name(&format!("uid{}", rng.u8(0..5) * 3 + number)));
+    let pods: Vec<Name> = pods.collect();
+    AccountSpend {
+        spent: spent.into(),
+        rates: pods
+            .into_iter()
+            .map(|uid| (uid, (rng.u8(0..8) != 0).then_some(rate)))
+            .collect(),
+        doubt: (rng.u8(0..12) == 0).then(|| "record r cannot be read".to_owned()),
+    }
+}
+
+fn prices(rng: &mut Rng) -> Arc<PriceCatalog> {
+    let row = |model: &str, price: u32| GpuPrice {
+        resource: GPU.to_owned(),
+        model: model.to_owned(),
+        per_hour: Money::from_nanos(i128::from(price) * 1_000_000_000),
+        nodes: PriceScope::default(),
+        watts: None,
+    };
+    let list = PriceList {
+        currency: "USD".to_owned(),
+        gpus: vec![row("H100", rng.u32(1..9)), row("A100", rng.u32(1..5))],
+        ..PriceList::default()
+    };
+    let list = DatedPriceList {
+        name: "ours".to_owned(),
+        effective_from: None,
+        list,
+    };
+    Arc::new(PriceCatalog::new(vec![list], Timestamp::UNIX_EPOCH))
+}
+
+fn node(rng: &mut Rng) -> Node {
+    let gpus = rng.u32(1..5);
+    let model = *rng.choice(&["H100", "A100"]).unwrap();
+    let mut labels = BTreeMap::from([("nvidia.com/gpu.product".to_owned(), model.to_owned())]);
+    if rng.bool() {
+        labels.insert("pool".to_owned(), "a".to_owned());
+    }
+    Node {
+        takes_pods: rng.u8(0..5) != 0,
+        labels,
+        allocatable: [
+            (GPU.to_owned(), i64::from(gpus) * 1000),
+            ("pods".to_owned(), 110_000),
+        ]
+        .into(),
+        gpus: [(GPU.to_owned(), gpus)].into(),
+    }
+}
+
+fn event(rng: &mut Rng, now: Timestamp) -> Event {
+    match rng.u8(0..22) {
+        0 | 1 => {
+            let (key, service) = (key(rng, "service", 3), service(rng, now));
+            Event::Service(key, some(rng, service))
+        }
+        2 | 3 => {
+            let deployment = Deployment {
+                replicas: rng.u32(0..4),
+                rolling: rng.u8(0..6) == 0,
+            };
+            let key = key(rng, "service", 3);
+            Event::Deployment(key, some(rng, deployment))
+        }
+        4 => {
+            let ready = (0..rng.u8(0..6)).map(|number| name(&format!("uid{number}")));
+            Event::Endpoints(key(rng, "service", 3), ready.collect())
+        }
+        5 | 6 => {
+            let (key, job) = (key(rng, "job", 3), job(rng, now));
+            Event::Job(key, some(rng, job))
+        }
+        7 => {
+            let job = BatchJob {
+                running: rng.bool(),
+                finished: (rng.u8(0..8) == 0).then(|| rng.bool()),
+                active: rng.u32(0..3),
+                succeeded: rng.u32(0..2),
+                started: rng.bool().then_some(now),
+                retry: None,
+            };
+            let role = name(rng.choice(["", "ps"]).unwrap());
+            let key = key(rng, "job", 3);
+            Event::BatchJob(key, role, some(rng, job))
+        }
+        8 => {
+            let budget = Budget {
+                limit: money(rng, 40),
+                period: *rng.choice(&[Period::Daily, Period::Monthly]).unwrap(),
+                on_exhausted: *rng
+                    .choice(&[
+                        OnExhausted::ScaleToZero,
+                        OnExhausted::ScaleToMin,
+                        OnExhausted::Freeze,
+                    ])
+                    .unwrap(),
+                minimum_useful_run: SignedDuration::from_secs(rng.i64(0..600)),
+                latch: None,
+            };
+            let key = key(rng, "budget", 2);
+            Event::Budget(key, some(rng, budget))
+        }
+        9 if rng.u8(0..4) == 0 => {
+            let doubt = rng.bool().then(|| name("budget b cannot be read"));
+            Event::BudgetDoubt(name(rng.choice(NAMESPACES).unwrap()), doubt)
+        }
+        9 => {
+            let correction = correction(rng, now);
+            let corrections = if rng.bool() { vec![correction] } else { vec![] };
+            Event::Corrections(name(rng.choice(NAMESPACES).unwrap()), corrections)
+        }
+        10..=14 => {
+            let (uid, pod) = pod(rng, now);
+            Event::Pod(uid, pod)
+        }
+        15 => {
+            let (name, node) = (name(&format!("node{}", rng.u8(0..5))), node(rng));
+            Event::Node(name, some(rng, node))
+        }
+        16 if rng.u8(0..5) == 0 => Event::Prices(prices(rng)),
+        16 | 17 => {
+            let number = rng.u8(0..3);
+            let namespace = *rng.choice(&NAMESPACES).unwrap();
+            let account = account(rng, number, now);
+            let key = Key::new(namespace, &format!("account{number}"));
+            Event::Account(key, some(rng, account))
+        }
+        18 | 19 => {
+            let reading = match rng.u8(0..5) {
+                0 => Reading::Stale(name("no answer")),
+                _ => Reading::Busy {
+                    requests: rng.u64(0..20) * u64::from(rng.bool()),
+                    moved: rng.bool(),
+                },
+            };
+            Event::Reading(name(&format!("uid{}", rng.u8(0..16))), reading)
+        }
+        20 => {
+            let uid = name(&format!("gateway{}", rng.u8(0..2)));
+            match rng.u8(0..3) {
+                0 => Event::Silent(uid),
+                1 => {
+                    let pod = (uid.clone(), now);
+                    Event::Gateway(uid, some(rng, pod))
+                }
+                _ => {
+                    let held = Held {
+                        requests: rng.u64(0..20),
+                        since: Some(now),
+                    };
+                    let held = (0..rng.u8(0..3)).map(|_| (key(rng, "service", 3), held));
+                    Event::Demand(uid, held.collect())
+                }
+            }
+        }
+        _ if rng.bool() => Event::ServiceOrderFailed(key(rng, "service", 3)),
+        _ => Event::JobOrderFailed(key(rng, "job", 3)),
+    }
+}
+
+fn correction(rng: &mut Rng, now: Timestamp) -> Correction {
+    Correction {
+        name: "credit".to_owned(),
+        owner: CostOwner {
+            namespace: "blue".to_owned(),
+            workload: String::new(),
+        },
+        date: TimeZone::UTC.to_datetime(now).date(),
+        amount: money(rng, 4),
+        currency: "USD".to_owned(),
+    }
+}
+
+/// What an event is about: of two events about one subject the later one counts.
+fn subject(event: &Event) -> String {
+    let named = |kind: &str, key: &Key| format!("{kind} {}/{}", key.namespace, key.name);
+    match event {
+        Event::Service(key, _) => named("service", key),
+        Event::Deployment(key, _) | Event::ServiceOrderFailed(key) => named("deployment", key),
+        Event::Endpoints(key, _) => named("endpoints", key),
+        Event::Job(key, _) => named("job", key),
+        Event::BatchJob(key, role, _) => named(role, key),
+        Event::JobOrderFailed(key) => named("ps", key),
+        Event::Budget(key, _) => named("budget", key),
+        Event::BudgetDoubt(namespace, _) => format!("doubt {namespace}"),
+        Event::Corrections(namespace, _) => format!("corrections {namespace}"),
+        // engines are read once their pods are known
+        Event::Pod(uid, _) | Event::Reading(uid, _) => format!("pod {uid}"),
+        Event::Node(name, _) => format!("node {name}"),
+        Event::Prices(_) => "prices".to_owned(),
+        Event::Account(key, _) => named("account", key),
+        Event::Gateway(uid, _) | Event::Demand(uid, _) | Event::Silent(uid) => uid.to_string(),
+    }
+}
+
+fn model() -> Model {
+    let mut model = Model::new(TimeZone::UTC, at(0));
+    model.apply(Event::Prices(prices(&mut Rng::with_seed(1))), at(0));
+    model
+}
+
+/// Decides until nothing is marked.
+fn settle(model: &mut Model, now: Timestamp) -> Decisions {
+    let mut all = Decisions::default();
+    for _ in 0..20 {
+        let more = decide(model, now);
+        all.service_orders.extend(more.service_orders);
+        all.job_orders.extend(more.job_orders);
+        all.services.extend(more.services);
+        all.jobs.extend(more.jobs);
+        all.latches.extend(more.latches);
+        if !model.has_marks() {
+            return all;
+        }
+    }
+    panic!("it does not settle: {:?}", model.marks);
+}
+
+/// Each cost equals one that is computed anew.
+fn assert_fresh(model: &Model, now: Timestamp, when: &str) {
+    let mut fresh = model.clone();
+    for (key, state) in &model.services {
+        fresh.refresh_service(key, now);
+        assert_eq!(fresh.services[key].cost, state.cost, "{when}, {key:?}");
+    }
+    for (key, state) in &model.jobs {
+        fresh.refresh_job(key, now);
+        assert_eq!(fresh.jobs[key].cost, state.cost, "{when}, {key:?}");
+    }
+    for uid in &model.unowned {
+        fresh.refresh_other(uid, now);
+        assert_eq!(fresh.pods[uid].cost, model.pods[uid].cost, "{when}, {uid}");
+    }
+}
+
+#[test]
+fn derived_values_equal_those_from_scratch_after_any_events() {
+    for seed in 0..400 {
+        let mut rng = Rng::with_seed(seed);
+        let (mut model, mut millis) = (model(), 0);
+        for step in 0..150 {
+            millis += if rng.u8(0..10) == 0 {
+                rng.i64(0..200_000)
+            } else {
+                rng.i64(0..2000)
+            };
+            for _ in 0..rng.u8(1..4) {
+                let event = event(&mut rng, at(millis));
+                model.apply(event.clone(), at(millis));
+                if let Err(value) = model.check() {
+                    panic!("seed {seed}, step {step}: {value} after {event:?}");
+                }
+            }
+            settle(&mut model, at(millis));
+            if let Err(value) = model.check() {
+                panic!("seed {seed}, step {step}: {value} after a decision");
+            }
+        }
+    }
+}
+
+#[test]
+fn events_at_one_instant_give_the_same_plan_in_any_order() {
+    for seed in 0..300 {
+        let mut rng = Rng::with_seed(seed);
+        let (mut one, mut millis) = (model(), 0);
+        for step in 0..60 {
+            millis += rng.i64(0..20_000);
+            let now = at(millis);
+            let mut events = BTreeMap::new();
+            for _ in 0..rng.u8(2..12) {
+                let event = event(&mut rng, now);
+                events.insert(subject(&event), event);
+            }
+            let mut other = one.clone();
+            let mut shuffled: Vec<Event> = events.values().cloned().collect();
+            rng.shuffle(&mut shuffled);
+            for event in events.values() {
+                one.apply(event.clone(), now);
+            }
+            for event in &shuffled {
+                other.apply(event.clone(), now);
+            }
+            let (a, b) = (settle(&mut one, now), settle(&mut other, now));
+            assert_eq!(a, b, "seed {seed}, step {step}: {shuffled:?}");
+        }
+    }
+}
+
+#[test]
+fn what_is_not_marked_would_be_decided_as_before() {
+    for seed in 0..300 {
+        let mut rng = Rng::with_seed(seed);
+        let (mut model, mut millis) = (model(), 0);
+        for step in 0..80 {
+            millis += rng.i64(0..20_000);
+            let now = at(millis);
+            for _ in 0..rng.u8(1..5) {
+                let event = event(&mut rng, now);
+                model.apply(event, now);
+            }
+            settle(&mut model, now);
+            assert_fresh(&model, now, &format!("seed {seed}, step {step}"));
+            let mut again = model.clone();
+            again.mark_all();
+            let more = settle(&mut again, now);
+            assert_eq!(more.service_orders, [], "seed {seed}, step {step}");
+            assert_eq!(more.job_orders, [], "seed {seed}, step {step}");
+        }
+    }
+}
+
+#[test]
+fn decisions_over_what_is_marked_equal_those_over_everything() {
+    for seed in 0..300 {
+        let mut rng = Rng::with_seed(seed);
+        let (mut model, mut millis) = (model(), 0);
+        for step in 0..80 {
+            millis += rng.i64(0..20_000);
+            let now = at(millis);
+            for _ in 0..rng.u8(1..5) {
+                let event = event(&mut rng, now);
+                model.apply(event, now);
+            }
+            let mut everything = model.clone();
+            everything.mark_all();
+            let ours = settle(&mut model, now);
+            let expected = settle(&mut everything, now);
+            // jobs take what services have left, in the order in which they are decided
+            assert_eq!(
+                ours.service_orders, expected.service_orders,
+                "seed {seed}, step {step}"
+            );
+            for (key, state) in &everything.services {
+                let essence = |state: &ServiceState| {
+                    let decision = state.decision.as_ref()?;
+                    let refusal = decision.refusal.as_ref().map(|refusal| refusal.reason);
+                    Some((decision.desired, decision.allowed, refusal))
+                };
+                let ours = &model.services[key];
+                assert_eq!(
+                    essence(ours),
+                    essence(state),
+                    "seed {seed}, step {step}, {key:?}"
+                );
+            }
+        }
+    }
+}
