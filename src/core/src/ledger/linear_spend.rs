@@ -34,6 +34,15 @@ pub struct LinearSpend {
 }
 
 impl LinearSpend {
+    /// `amount` at `from`, a whole second, and growing by `rate` an hour.
+    pub fn new(amount: Money, from: Timestamp, rate: Money) -> Self {
+        let (amount, rate) = (amount.nanos() * HOUR, rate.nanos());
+        Self {
+            base: amount - rate * i128::from(from.as_second()),
+            rate,
+        }
+    }
+
     /// An amount that does not change.
     pub fn constant(amount: Money) -> Self {
         Self {

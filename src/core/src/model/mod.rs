@@ -34,5 +34,5 @@ mod tests;
 pub(crate) mod timers;
 
 pub use event::{Event, Key, Name};
-pub use spending::{AccountSpend, LinearSpend, SLACK_SECONDS};
+pub use spending::{AccountSpend, SLACK_SECONDS};
 pub use state::Model;

@@ -6,56 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 
 use crate::calendar::{Interval, Period};
+use crate::ledger::LinearSpend;
 use crate::money::Money;
 
 use super::event::Name;
 
-/// Seconds of an hour, the unit of rates.
-const HOUR: i128 = 3600;
-
 /// Between the moment at which a budget is exhausted and the first order to stop, and between a
 /// container's end and its being seen.
 pub const SLACK_SECONDS: i64 = 10;
-
-/// Money spent since the start of a period as a linear function of time, in nano-units times 3600
-/// so that sums stay integers: `intercept + slope * seconds since 1970`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LinearSpend {
-    intercept: i128,
-    slope: i128,
-}
-
-impl LinearSpend {
-    /// `amount` at `at`, growing by `rate` an hour.
-    pub fn new(amount: Money, at: Timestamp, rate: Money) -> Self {
-        let slope = rate.nanos();
-        Self {
-            intercept: amount.nanos() * HOUR - slope * i128::from(at.as_second()),
-            slope,
-        }
-    }
-
-    /// The amount at `at`, rounded up to a whole nano-unit.
-    pub fn at(&self, at: Timestamp) -> Money {
-        let scaled = self.intercept + self.slope * i128::from(at.as_second());
-        Money::from_nanos(-(-scaled).div_euclid(HOUR))
-    }
-
-    /// The rate an hour.
-    pub fn rate(&self) -> Money {
-        Money::from_nanos(self.slope)
-    }
-
-    fn add(&mut self, other: Self) {
-        self.intercept += other.intercept;
-        self.slope += other.slope;
-    }
-
-    fn subtract(&mut self, other: Self) {
-        self.intercept -= other.intercept;
-        self.slope -= other.slope;
-    }
-}
 
 /// What a workload's account, or that of a namespace's other pods, means for budgets.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -85,8 +43,8 @@ impl Spending {
         let old = self.accounts.remove(&name).unwrap_or_default();
         let new = account.clone().unwrap_or_default();
         for (period, (within, sum)) in &mut self.sums {
-            sum.add(part(&new, *period, *within));
-            sum.subtract(part(&old, *period, *within));
+            *sum += part(&new, *period, *within);
+            *sum -= part(&old, *period, *within);
         }
         let mut changed: BTreeSet<Name> = old.rates.keys().cloned().collect();
         changed.extend(new.rates.keys().cloned());
@@ -145,7 +103,7 @@ impl Spending {
 fn total(accounts: &BTreeMap<Name, AccountSpend>, period: Period, within: Interval) -> LinearSpend {
     let mut sum = LinearSpend::default();
     for account in accounts.values() {
-        sum.add(part(account, period, within));
+        sum += part(account, period, within);
     }
     sum
 }
@@ -242,15 +200,6 @@ mod tests {
             spent: [(Period::Daily, (within, spent))].into(),
             ..AccountSpend::default()
         }
-    }
-
-    #[test]
-    fn spend_grows_by_its_rate_and_is_rounded_up() {
-        let spend = LinearSpend::new(money("1"), at(0), money("3.6"));
-        assert_eq!(spend.at(at(10)), money("1.01"));
-        let third = LinearSpend::new(Money::ZERO, at(0), Money::from_nanos(1));
-        assert_eq!(third.at(at(1)), Money::from_nanos(1));
-        assert_eq!(third.at(at(0)), Money::ZERO);
     }
 
     #[test]

@@ -13,12 +13,13 @@ use super::event::{
     Role, Service,
 };
 use super::service::ServiceState;
-use super::spending::{AccountSpend, LinearSpend};
+use super::spending::AccountSpend;
 use super::state::Model;
 use crate::budget::OnExhausted;
 use crate::calendar::Period;
 use crate::correction::Correction;
 use crate::cost_report::CostOwner;
+use crate::ledger::LinearSpend;
 use crate::money::Money;
 use crate::plan::{Decisions, decide};
 use crate::pricing::{
