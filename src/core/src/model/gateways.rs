@@ -118,7 +118,8 @@ impl Gateways {
                     look(gone);
                 }
             }
-            gateway.pod.is_some() || !gateway.held.is_empty()
+            // one that is heard of before its pod is known has been heard of
+            gateway.pod.is_some() || !gateway.held.is_empty() || gateway.heard
         });
         for gateway in self.gateways.values() {
             let Some((name, ready)) = &gateway.pod else {

@@ -34,6 +34,13 @@ pub(crate) struct EngineState {
     pub(crate) stale: Option<Name>,
 }
 
+impl EngineState {
+    /// Nothing is known of it yet.
+    pub(crate) fn is_unread(&self) -> bool {
+        self.busy.is_none() && self.stale.is_none()
+    }
+}
+
 /// What is known and remembered of a service. It is there as long as something of it is.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct ServiceState {

@@ -445,6 +445,9 @@ fn observe_service(
         // nothing to read: what starts now has the whole idle time before it
         active_at = pods.iter().map(|(_, found)| found.pod.created).max();
     }
+    // what a replica that is ready does before it is read is not known to be nothing
+    let unread = alive.iter().filter(|(_, _, engine)| engine.is_unread());
+    active_at = active_at.max(unread.filter_map(|(_, pod, _)| pod.ready_since).max());
     let observed = Service {
         name: key.name.to_string(),
         min: spec.min,
