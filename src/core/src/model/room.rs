@@ -419,42 +419,54 @@ impl ClusterRoom {
         placed
     }
 
+    /// A node on which more is reserved than bound pods leave: its room is given twice.
+    pub(crate) fn overcommitted(&self) -> Option<&Name> {
+        let is_over = |room: &NodeRoom| {
+            let indices = 0..u16::try_from(room.reserved.len()).unwrap_or(u16::MAX);
+            let mut reserved = indices.filter(|index| get(&room.reserved, *index) > 0);
+            reserved.any(|index| free(room, index) < 0)
+        };
+        let mut nodes = self.nodes.iter();
+        nodes.find(|(_, room)| is_over(room)).map(|(name, _)| name)
+    }
+
     /// Whether every sum is that over its addends, and no room is reserved twice. `bound` are the
     /// requests of all bound pods, with their nodes.
     pub(crate) fn is_consistent<'a>(
         &self,
         bound: impl IntoIterator<Item = (&'a Name, &'a Resources)>,
     ) -> bool {
-        let mut again = self.clone();
-        for room in again.nodes.values_mut() {
-            (room.used, room.reserved) = (Vec::new(), Vec::new());
-        }
+        // what is used and what is reserved
+        let mut again: BTreeMap<&Name, (Vec<i64>, Vec<i64>)> = BTreeMap::new();
         for (node, requests) in bound {
-            again.bind(node, requests);
+            let (used, _) = again.entry(node).or_default();
+            for (name, amount) in requests.iter().filter(|(_, amount)| **amount > 0) {
+                let last = u16::try_from(MAX_NAMES).unwrap_or(u16::MAX);
+                let index = self.names.get(name).copied().unwrap_or(last);
+                add(used, index, *amount);
+            }
         }
         for reservation in self.reservations.values() {
             for (name, count) in &reservation.places {
-                let room = again.nodes.entry(name.clone()).or_default();
+                let (_, reserved) = again.entry(name).or_default();
                 for (index, amount) in &reservation.amounts {
-                    add(&mut room.reserved, *index, amount * i64::from(*count));
+                    add(reserved, *index, amount * i64::from(*count));
                 }
             }
         }
         let mut names: BTreeSet<&Name> = self.nodes.keys().collect();
-        names.extend(again.nodes.keys());
-        let empty = NodeRoom::default();
+        names.extend(again.keys());
+        let (empty, none) = (NodeRoom::default(), Default::default());
         names.into_iter().all(|name| {
-            let (ours, theirs) = (
-                self.nodes.get(name).unwrap_or(&empty),
-                again.nodes.get(name).unwrap_or(&empty),
-            );
+            let ours = self.nodes.get(name).unwrap_or(&empty);
+            let (used, reserved) = again.get(name).unwrap_or(&none);
             let same = |a: &[i64], b: &[i64]| {
                 (0..a.len().max(b.len())).all(|index| {
                     let index = u16::try_from(index).unwrap_or(u16::MAX);
                     get(a, index) == get(b, index)
                 })
             };
-            same(&ours.used, &theirs.used) && same(&ours.reserved, &theirs.reserved)
+            same(&ours.used, used) && same(&ours.reserved, reserved)
         })
     }
 }

@@ -137,6 +137,12 @@ impl Model {
         Ok(())
     }
 
+    /// A node whose room is given twice: more is reserved on it than bound pods leave. After a
+    /// decision there is none.
+    pub fn overcommitted_node(&self) -> Option<&Name> {
+        self.room.overcommitted()
+    }
+
     fn totals(&self, namespace: &Name) -> Totals {
         let mut totals = Totals::default();
         let nothing = RunningCost::default();
