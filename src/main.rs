@@ -28,6 +28,8 @@ enum Command {
     Gateway(bursar_gateway::Options),
     /// Print the CustomResourceDefinitions, or apply them to the cluster.
     Crds(crds::Options),
+    /// Run the controller's decisions over a simulated cluster, and print what they come to.
+    Simulate(bursar_sim::Options),
     /// Prepare the cluster for removing Bursar: stops the controller, and removes finalizers and
     /// EndpointSlices.
     #[command(alias = "release")]
@@ -49,6 +51,7 @@ async fn main() -> ExitCode {
         Command::Controller(options) => bursar_controller::run(options).await.map_err(Into::into),
         Command::Gateway(options) => bursar_gateway::run(options).await.map_err(Into::into),
         Command::Crds(options) => crds::run(options).await.map_err(Into::into),
+        Command::Simulate(options) => bursar_sim::run(&options).map_err(Into::into),
         Command::Uninstall(options) => uninstall::run(options).await.map_err(Into::into),
     };
     match ended {

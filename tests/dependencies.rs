@@ -78,8 +78,9 @@ fn the_core_has_neither_a_cluster_nor_a_runtime_nor_chance() {
 }
 
 /// Each crate of this repository, with the other crates of it that it may be built from.
-const ALLOWED: [(&str, &[&str]); 9] = [
+const ALLOWED: [(&str, &[&str]); 10] = [
     ("bursar-core", &[]),
+    ("bursar-sim", &["core"]),
     ("bursar-runtime", &[]),
     ("bursar-api", &["core"]),
     ("bursar-signals", &["core"]),
@@ -120,6 +121,14 @@ fn every_crate_has_its_place_in_the_direction() {
             name == "bursar-apitest" || ALLOWED.iter().any(|(listed, _)| *listed == name);
         assert!(!entry.path().is_dir() || is_listed, "{name}");
     }
+}
+
+#[test]
+fn the_simulator_has_neither_a_cluster_nor_a_runtime() {
+    let sim = tree("bursar-sim");
+    assert!(sim.contains("bursar_core"), "{sim:?}");
+    let banned = ["kube*", "k8s_openapi", "tokio*", "hyper*", "rustls*"];
+    assert_eq!(found(&sim, &banned), [""; 0]);
 }
 
 #[test]

@@ -57,7 +57,9 @@ fn the_manifests_in_the_readme_are_the_examples() {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
     let examples = fs::read_dir(examples).unwrap();
     let examples: Vec<String> = examples
-        .map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap())
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_file())
+        .map(|path| fs::read_to_string(path).unwrap())
         .collect();
     let mut kinds = Vec::new();
     for block in blocks(&readme(), "yaml") {

@@ -1,0 +1,330 @@
+//! A witness of what a leader is told: it keeps its own, simple account of it, and says which
+//! decisions must not be.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bursar_core::model::event::{BatchJob, Event, Job, Node, Owner, Pod, Reading, Service};
+use bursar_core::model::{Key, Model, Name};
+use bursar_core::plan::{Decisions, ServiceOrder};
+use jiff::{SignedDuration, Timestamp};
+
+use crate::cluster::{GPU, PRODUCT, workload_key};
+use crate::faults::Tally;
+use crate::simulation::later;
+
+/// Engines and gateways may be unknown for this long after they are ready.
+const FIRST_CONTACT: SignedDuration = SignedDuration::from_secs(5);
+/// A gateway that is silent for this long is taken for gone.
+const GATEWAY_GONE: SignedDuration = SignedDuration::from_secs(60);
+/// An order that no object shows is void after this long.
+const ORDER_EXPIRES: SignedDuration = SignedDuration::from_secs(30);
+
+#[derive(Debug, Default)]
+struct Gateway {
+    ready: Option<Timestamp>,
+    heard: bool,
+    silent_since: Option<Timestamp>,
+}
+
+/// What the leader was told.
+#[derive(Debug, Default)]
+pub(crate) struct Witness {
+    /// All GPU pods ask for one GPU of their class, so that room is a number.
+    uniform: bool,
+    began: Timestamp,
+    nodes: BTreeMap<Name, Node>,
+    pods: BTreeMap<Name, Pod>,
+    services: BTreeMap<Key, Service>,
+    jobs: BTreeMap<Key, Job>,
+    batch_jobs: BTreeMap<Key, BTreeMap<Name, BatchJob>>,
+    /// Whether the last read of an engine was good.
+    readings: BTreeMap<Name, bool>,
+    gateways: BTreeMap<Name, Gateway>,
+    /// Orders for jobs that no object shows yet.
+    ordered: BTreeMap<Key, (bool, Timestamp)>,
+    exhausted: BTreeSet<Key>,
+}
+
+impl Witness {
+    pub(crate) fn new(uniform: bool) -> Self {
+        Self {
+            uniform,
+            ..Self::default()
+        }
+    }
+
+    /// Another leader begins, and knows nothing.
+    pub(crate) fn reset(&mut self, now: Timestamp) {
+        *self = Self {
+            uniform: self.uniform,
+            began: now,
+            ..Self::default()
+        };
+    }
+
+    /// Takes what the leader is told.
+    pub(crate) fn note(&mut self, event: &Event, now: Timestamp) {
+        match event {
+            Event::Node(name, node) => set(&mut self.nodes, name, node),
+            Event::Pod(uid, pod) => {
+                let pod = pod.as_deref().cloned();
+                if pod.is_none() {
+                    self.readings.remove(uid);
+                }
+                set(&mut self.pods, uid, &pod);
+            }
+            Event::Service(key, service) => set(&mut self.services, key, service),
+            Event::Job(key, job) => {
+                if job.is_none() {
+                    self.ordered.remove(key);
+                }
+                set(&mut self.jobs, key, job);
+            }
+            Event::BatchJob(key, role, batch) => {
+                let batches = self.batch_jobs.entry(key.clone()).or_default();
+                set(batches, role, batch);
+                let ordered = self.ordered.get(key).map(|(value, _)| *value);
+                let shows = batches.values().all(|batch| Some(batch.running) == ordered);
+                if shows && !batches.is_empty() {
+                    self.ordered.remove(key);
+                }
+            }
+            Event::JobOrderFailed(key) => drop(self.ordered.remove(key)),
+            Event::Reading(uid, reading) => {
+                let is_good = matches!(reading, Reading::Busy { .. });
+                self.readings.insert(uid.clone(), is_good);
+            }
+            Event::Gateway(uid, pod) => {
+                let gateway = self.gateways.entry(uid.clone()).or_default();
+                gateway.ready = pod.as_ref().map(|(_, ready)| *ready);
+            }
+            Event::Demand(uid, _) => {
+                let gateway = self.gateways.entry(uid.clone()).or_default();
+                (gateway.heard, gateway.silent_since) = (true, None);
+            }
+            Event::Silent(uid) => {
+                if let Some(gateway) = self.gateways.get_mut(uid) {
+                    gateway.silent_since = gateway.silent_since.or(Some(now));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Checks a decision.
+    ///
+    /// # Errors
+    /// What must not be.
+    pub(crate) fn check(
+        &mut self,
+        model: &Model,
+        decisions: &Decisions,
+        now: Timestamp,
+        tally: &mut Tally,
+    ) -> Result<(), String> {
+        model
+            .check()
+            .map_err(|what| format!("not as from scratch: {what}"))?;
+        if let Some(node) = model.overcommitted_node() {
+            return Err(format!("room on {node} is given twice"));
+        }
+        for (key, standing) in &decisions.budgets {
+            match standing.is_exhausted() {
+                true => drop(self.exhausted.insert(key.clone())),
+                false => drop(self.exhausted.remove(key)),
+            }
+        }
+        for order in &decisions.service_orders {
+            self.check_unknown(order, now, tally)?;
+        }
+        self.ordered
+            .retain(|_, (_, at)| now.duration_since(*at) < ORDER_EXPIRES);
+        let stopped = decisions.job_orders.iter().filter(|order| !order.run);
+        for order in stopped {
+            self.ordered.insert(order.job.clone(), (false, now));
+        }
+        let started = decisions.job_orders.iter().filter(|order| order.run);
+        for order in started {
+            if self.uniform && !self.is_running(&order.job) {
+                self.check_room(&order.job, tally)?;
+            }
+            self.ordered.insert(order.job.clone(), (true, now));
+        }
+        Ok(())
+    }
+
+    /// No replica is taken away because something is unknown.
+    fn check_unknown(
+        &self,
+        order: &ServiceOrder,
+        now: Timestamp,
+        tally: &mut Tally,
+    ) -> Result<(), String> {
+        let key = &order.service;
+        let Some(spec) = self.services.get(key) else {
+            return Ok(());
+        };
+        let (before, after) = order.replicas;
+        if order.drain.is_empty() && after >= before {
+            return Ok(());
+        }
+        let mut budgets = self.exhausted.iter();
+        let Some(why) = self.unknown(key, now) else {
+            return Ok(());
+        };
+        if budgets.any(|budget| budget.namespace == key.namespace) {
+            return Ok(());
+        }
+        tally.note_check("fewer replicas while something was unknown");
+        let leaving = self
+            .pods
+            .values()
+            .filter(|pod| workload_key(pod).as_ref() == Some(key) && pod.draining_since.is_some());
+        let leaving = u32::try_from(leaving.count()).unwrap_or(u32::MAX);
+        let remove = u32::try_from(order.remove.len()).unwrap_or(u32::MAX);
+        let above = before.saturating_sub(spec.max);
+        let drain = u32::try_from(order.drain.len()).unwrap_or(u32::MAX);
+        if drain > above || before.saturating_sub(after) > above + leaving.max(remove) {
+            return Err(format!(
+                "{}/{} loses replicas although {why}: {order:?}",
+                key.namespace, key.name
+            ));
+        }
+        Ok(())
+    }
+
+    /// Why the demand for a service is not known.
+    fn unknown(&self, key: &Key, now: Timestamp) -> Option<String> {
+        let pods = self.pods.iter().filter(|(_, pod)| {
+            matches!(pod.owner, Owner::Service(_)) && workload_key(pod).as_ref() == Some(key)
+        });
+        for (uid, pod) in pods {
+            let Some(ready) = pod.ready_since else {
+                continue;
+            };
+            if pod.ended.is_some() || pod.deletion.is_some() {
+                continue;
+            }
+            match self.readings.get(uid) {
+                Some(true) => {}
+                Some(false) => return Some(format!("{uid} cannot be read")),
+                None if now.duration_since(ready) >= FIRST_CONTACT => {
+                    return Some(format!("{uid} was not read yet"));
+                }
+                None => {}
+            }
+        }
+        let silent = self.gateways.iter().find(|(_, gateway)| {
+            let Some(ready) = gateway.ready else {
+                return false;
+            };
+            match (gateway.heard, gateway.silent_since) {
+                (true, None) => false,
+                (true, Some(since)) => now < later(since, GATEWAY_GONE),
+                (false, _) => {
+                    let given_up = later(ready.max(self.began), GATEWAY_GONE);
+                    now >= later(ready, FIRST_CONTACT) && now < given_up
+                }
+            }
+        });
+        silent.map(|(uid, gateway)| format!("{uid} is silent: {gateway:?}"))
+    }
+
+    fn is_running(&self, key: &Key) -> bool {
+        match self.ordered.get(key) {
+            Some((value, _)) => *value,
+            None => {
+                let batches = self.batch_jobs.get(key);
+                let mut batches = batches.into_iter().flat_map(BTreeMap::values);
+                batches.any(|batch| batch.running)
+            }
+        }
+    }
+
+    /// A gang starts only in room that nobody has: what is free on nodes, less what pods without a
+    /// node and gangs that were let run before will take of it.
+    fn check_room(&self, key: &Key, tally: &mut Tally) -> Result<(), String> {
+        let Some(job) = self.jobs.get(key) else {
+            return Ok(());
+        };
+        tally.note_check("a gang started in free room");
+        let class = |pod: &Pod| pod.shape.node_selector.get(PRODUCT).cloned();
+        let classes = job
+            .roles
+            .iter()
+            .map(|role| role.worker.node_selector.get(PRODUCT));
+        let classes: BTreeSet<String> = classes.flatten().cloned().collect();
+        for product in classes {
+            let of_job = |job: &Job| -> i64 {
+                let roles = job.roles.iter();
+                let roles =
+                    roles.filter(|role| role.worker.node_selector.get(PRODUCT) == Some(&product));
+                roles.map(|role| i64::from(role.replicas)).sum()
+            };
+            let takes =
+                |node: &&Node| node.takes_pods && node.labels.get(PRODUCT) == Some(&product);
+            let names: BTreeSet<&Name> = self
+                .nodes
+                .iter()
+                .filter(|(_, node)| takes(node))
+                .map(|(name, _)| name)
+                .collect();
+            let nodes = self.nodes.values().filter(takes);
+            let room = nodes.map(|node| node.allocatable.get(GPU).copied().unwrap_or(0) / 1000);
+            let alive = self.pods.values().filter(|pod| {
+                pod.ended.is_none()
+                    && pod.shape.attributes.is_some()
+                    && class(pod).as_ref() == Some(&product)
+            });
+            let bound = alive
+                .clone()
+                .filter(|pod| pod.node.as_ref().is_some_and(|node| names.contains(node)));
+            let free = room.sum::<i64>() - bound.count() as i64;
+            // pods of gangs are among what their gangs will take, and those of a service that is
+            // gone are about to be deleted
+            let waiting = alive.clone().filter(|pod| {
+                let has_owner = match &pod.owner {
+                    Owner::Job(..) => false,
+                    Owner::Other => true,
+                    Owner::Service(_) => {
+                        workload_key(pod).is_some_and(|key| self.services.contains_key(&key))
+                    }
+                };
+                pod.node.is_none() && has_owner
+            });
+            let mut taken = waiting.count() as i64;
+            for (other, spec) in &self.jobs {
+                if other == key || !self.is_running(other) {
+                    continue;
+                }
+                let batches = self.batch_jobs.get(other);
+                let mut batches = batches.into_iter().flat_map(BTreeMap::values);
+                if batches.any(|batch| batch.finished.is_some()) {
+                    continue;
+                }
+                let with_node = alive.clone().filter(|pod| {
+                    pod.node.is_some()
+                        && matches!(pod.owner, Owner::Job(..))
+                        && workload_key(pod).as_ref() == Some(other)
+                });
+                taken += (of_job(spec) - with_node.count() as i64).max(0);
+            }
+            let left = free - taken.min(free).max(0);
+            if of_job(job) > left {
+                return Err(format!(
+                    "{} starts with {} workers, and of {free} free GPUs {taken} are given",
+                    key.name,
+                    of_job(job)
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn set<K: Ord + Clone, V: Clone>(map: &mut BTreeMap<K, V>, key: &K, value: &Option<V>) {
+    match value {
+        Some(value) => drop(map.insert(key.clone(), value.clone())),
+        None => drop(map.remove(key)),
+    }
+}
