@@ -447,9 +447,13 @@ impl Simulation {
                 continue;
             };
             let account = account_key(&found.pod);
-            self.ledger.set_lost(&account, number, None);
             match found.pod.deletion {
-                None => self.pod_ready(number),
+                None => {
+                    self.ledger.set_lost(&account, number, None);
+                    self.pod_ready(number);
+                }
+                // it would have stopped before
+
                 Some(_) => self.add_within(100, 1_000, Happening::PodEnded(number)),
             }
         }
