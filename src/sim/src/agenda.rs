@@ -4,7 +4,7 @@ use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 
 use bursar_core::model::{Key, Name};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 /// An object whose latest state the leader is told.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -146,4 +146,9 @@ impl Agenda {
         }
         self.entries.pop().map(|Reverse(entry)| entry.happening)
     }
+}
+
+/// `at` and so much.
+pub(crate) fn later(at: Timestamp, by: SignedDuration) -> Timestamp {
+    at.saturating_add(by).unwrap_or(at)
 }

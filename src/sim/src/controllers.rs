@@ -7,11 +7,12 @@ use bursar_core::pricing::PricingAttributes;
 use jiff::SignedDuration;
 use std::sync::Arc;
 
+use crate::agenda::later;
 use crate::agenda::{Happening, Subject};
 use crate::cluster::{NodeObject, PodObject, account_key, workload_key};
 use crate::faults::Fault;
 use crate::ledger::{Charge, uid};
-use crate::simulation::{RunningFault, Simulation, later};
+use crate::simulation::{RunningFault, Simulation};
 
 /// A pod that is still to be made.
 pub(crate) struct NewPod {
@@ -453,7 +454,6 @@ impl Simulation {
                     self.pod_ready(number);
                 }
                 // it would have stopped before
-
                 Some(_) => self.add_within(100, 1_000, Happening::PodEnded(number)),
             }
         }

@@ -7,10 +7,11 @@ use bursar_core::model::event::{BatchJob, Deployment};
 use bursar_core::plan::{JobOrder, ServiceOrder};
 use jiff::SignedDuration;
 
+use crate::agenda::later;
 use crate::agenda::{Happening, Subject};
 use crate::faults::Fault;
 use crate::ledger::pod_of;
-use crate::simulation::{Order, Simulation, later};
+use crate::simulation::{Order, Simulation};
 
 /// Orders to stop wait no longer for their latch to be on record.
 const LATCH_TIMEOUT: SignedDuration = SignedDuration::from_secs(10);

@@ -5,10 +5,11 @@ use bursar_core::model::Name;
 use bursar_core::model::event::{BatchJob, Owner};
 use jiff::SignedDuration;
 
+use crate::agenda::later;
 use crate::agenda::{Happening, Subject};
 use crate::cluster::JobObject;
 use crate::controllers::NewPod;
-use crate::simulation::{Simulation, Submission, later};
+use crate::simulation::{Simulation, Submission};
 
 impl Simulation {
     /// A TrainingJob is made.

@@ -12,9 +12,10 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::agenda::Happening;
+use crate::agenda::later;
 use crate::cluster::Demand;
 use crate::faults::{Fault, FaultRates, Tally};
-use crate::simulation::{Chaos, Simulation, Violation, later};
+use crate::simulation::{Chaos, Simulation, Violation};
 use crate::witness::Witness;
 
 /// A history has at least so many events ...

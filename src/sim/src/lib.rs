@@ -13,7 +13,7 @@
 //! | `simulation` | the virtual clock, and all of the above together |
 //! | `faults`, `acts`, `random_faults`, `history` | random histories in which everything goes wrong |
 //! | `scenario`, `trace`, `replay` | scenario files, and the traces that they name |
-//! | `metrics`, `report`, `html`, `chart` | what a simulation came to |
+//! | `metrics`, `sampling`, `report`, `html`, `chart` | what a simulation came to |
 //! | `options` | `bursar simulate` |
 //! | `witness` | which decisions must not be |
 //!
@@ -39,6 +39,7 @@ mod random_faults;
 mod replay;
 mod report;
 mod requests;
+mod sampling;
 mod scenario;
 mod simulation;
 mod trace;

@@ -7,10 +7,11 @@ use bursar_core::model::event::{Event, Reading};
 use bursar_core::plan::{Decisions, decide};
 use jiff::SignedDuration;
 
+use crate::agenda::later;
 use crate::agenda::{Happening, Subject};
 use crate::faults::Fault;
 use crate::ledger::uid;
-use crate::simulation::{Leader, Order, Simulation, Violation, later};
+use crate::simulation::{Leader, Order, Simulation, Violation};
 
 /// The UID of a gateway.
 fn gateway_uid(number: u32) -> bursar_core::model::Name {

@@ -7,11 +7,12 @@ use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::SignedDuration;
 
+use crate::agenda::later;
 use crate::html;
 use crate::replay::Replay;
 use crate::report::Report;
 use crate::scenario::{Scenario, ScenarioError};
-use crate::simulation::{Violation, later};
+use crate::simulation::Violation;
 
 const STYLE: &str = "  {bar:32} {percent:>3} %  {wide_msg}";
 /// The progress is shown so many times.

@@ -11,11 +11,12 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::agenda::Happening;
+use crate::agenda::later;
 use crate::cluster::{Demand, GPU, ServiceObject, node, shape};
 use crate::faults::FaultRates;
 use crate::latency::Latencies;
 use crate::scenario::{JobScenario, Scenario, ScenarioError, ServiceScenario};
-use crate::simulation::{RequestSource, Simulation, Submission, later};
+use crate::simulation::{RequestSource, Simulation, Submission};
 use crate::trace::{self, RequestStream};
 
 /// After the last request of a trace the cluster comes to rest for so long.

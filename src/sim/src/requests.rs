@@ -6,10 +6,11 @@ use bursar_core::model::Key;
 use bursar_core::model::event::Held;
 use bursar_core::refusal::RefusalReason;
 
+use crate::agenda::later;
 use crate::agenda::{Happening, Subject};
 use crate::cluster::{Demand, GatewayObject};
 use crate::engine::{Engine, Request};
-use crate::simulation::{Simulation, later};
+use crate::simulation::Simulation;
 use jiff::{SignedDuration, Timestamp};
 
 impl Simulation {

@@ -10,7 +10,7 @@ use fastrand::Rng;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
-use crate::agenda::{Agenda, Happening, Subject};
+use crate::agenda::{Agenda, Happening, Subject, later};
 use crate::cluster::Cluster;
 use crate::faults::{Fault, FaultRates, Tally};
 use crate::ledger::Ledger;
@@ -292,9 +292,4 @@ impl Simulation {
             self.note(Fault::LedgerLate);
         }
     }
-}
-
-/// `at` and so much.
-pub(crate) fn later(at: Timestamp, by: SignedDuration) -> Timestamp {
-    at.saturating_add(by).unwrap_or(at)
 }

@@ -7,8 +7,8 @@ use fastrand::Rng;
 use flate2::read::GzDecoder;
 use jiff::{SignedDuration, Timestamp};
 
+use crate::agenda::later;
 use crate::engine::Request;
-use crate::simulation::later;
 
 /// Traces that are built in; `data/README.md` says where they are from.
 const REQUESTS: [(&str, &[u8]); 2] = [

@@ -8,9 +8,9 @@ use bursar_core::model::{Key, Model, Name};
 use bursar_core::plan::{Decisions, ServiceOrder};
 use jiff::{SignedDuration, Timestamp};
 
+use crate::agenda::later;
 use crate::cluster::{GPU, PRODUCT, workload_key};
 use crate::faults::Tally;
-use crate::simulation::later;
 
 /// Engines and gateways may be unknown for this long after they are ready.
 const FIRST_CONTACT: SignedDuration = SignedDuration::from_secs(5);
