@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 
 use bursar_core::calendar::{Interval, Period};
-use bursar_core::model::{AccountSpend, Key, LinearSpend, Name};
+use bursar_core::ledger::LinearSpend;
+use bursar_core::model::{AccountSpend, Key, Name};
 use bursar_core::money::Money;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
