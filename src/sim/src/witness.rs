@@ -172,7 +172,8 @@ impl Witness {
         let Some(why) = self.unknown(key, now) else {
             return Ok(());
         };
-        if budgets.any(|budget| budget.namespace == key.namespace) {
+        // stops for money need no signal
+        if order.after_latch || budgets.any(|budget| budget.namespace == key.namespace) {
             return Ok(());
         }
         tally.note_check("fewer replicas while something was unknown");
