@@ -13,6 +13,8 @@ pub const WITHIN_BUDGET: &str = "WithinBudget";
 pub const SIGNALS_AVAILABLE: &str = "SignalsAvailable";
 /// A price is known for what runs.
 pub const PRICED: &str = "Priced";
+/// SpendRecords hold what a budget counts.
+pub const SPEND_RECORDED: &str = "SpendRecorded";
 /// No pod is stuck.
 pub const PODS_HEALTHY: &str = "PodsHealthy";
 /// The resource can be read.
@@ -91,6 +93,15 @@ reasons! {
 }
 
 reasons! {
+    /// Reasons of [`SPEND_RECORDED`](super::SPEND_RECORDED).
+    spend_recorded:
+    /// The SpendRecords hold everything, but for what is under way.
+    RECORDED = "Recorded";
+    /// A SpendRecord cannot be read or written.
+    IN_DOUBT = "InDoubt";
+}
+
+reasons! {
     /// Reasons of [`SIGNALS_AVAILABLE`](super::SIGNALS_AVAILABLE).
     signals_available:
     /// Every signal can be read.
@@ -110,7 +121,7 @@ reasons! {
     PROVISIONAL = "Provisional";
     /// No price is known.
     PRICE_UNKNOWN = "PriceUnknown";
-    /// A SpendRecord cannot be read.
+    /// A SpendRecord cannot be read or written.
     SPEND_UNKNOWN = "SpendUnknown";
 }
 

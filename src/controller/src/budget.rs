@@ -2,7 +2,9 @@
 
 use bursar_api::BudgetPolicy;
 use bursar_api::budget::{BudgetPolicyStatus, Latch, Phase};
-use bursar_api::conditions::{self, ConditionState, WITHIN_BUDGET, budget_within_budget};
+use bursar_api::conditions::{
+    self, ConditionState, SPEND_RECORDED, WITHIN_BUDGET, budget_within_budget, spend_recorded,
+};
 use bursar_core::budget::{self, Standing};
 use bursar_core::calendar::whole_second;
 use bursar_core::money::Money;
@@ -71,12 +73,27 @@ pub(crate) fn next(
             }),
         ),
     };
-    let says = vec![ConditionState {
-        kind: WITHIN_BUDGET,
-        status: holds,
-        reason,
-        message,
-    }];
+    let (recorded, doubt) = match &budget.doubt {
+        None => (
+            spend_recorded::RECORDED,
+            "SpendRecords hold what is spent".to_owned(),
+        ),
+        Some(doubt) => (spend_recorded::IN_DOUBT, doubt.clone()),
+    };
+    let says = vec![
+        ConditionState {
+            kind: WITHIN_BUDGET,
+            status: holds,
+            reason,
+            message,
+        },
+        ConditionState {
+            kind: SPEND_RECORDED,
+            status: Some(budget.doubt.is_none()),
+            reason: recorded,
+            message: doubt,
+        },
+    ];
     status.conditions =
         conditions::updated_conditions(&old.conditions, says, object.metadata.generation, now);
     let at_rest = standing.rate == Money::ZERO;

@@ -17,13 +17,13 @@ use kube::runtime::events::Recorder;
 use kube::{Client, Resource};
 
 use crate::api_calls::ApiError;
-use crate::cache::{Stores, Tombstones, UnreadableObjects};
+use crate::cache::{Stores, Tombstones, Triggers, UnreadableObjects};
 use crate::capacity::Reserved;
 use crate::engine_reads::SharedReadings;
 use crate::explain::Explained;
 use crate::gateways::{self, SharedDemands};
 use crate::ledger::month_close::MonthClose;
-use crate::ledger::{ConsolidatedCache, WriteCache};
+use crate::ledger::{ConsolidatedCache, PublishedAccounts, WriteCache};
 use crate::lock::lock;
 use crate::metrics::Metrics;
 use crate::power_readings::SharedPowerReadings;
@@ -40,6 +40,10 @@ pub(crate) struct Context {
     pub(crate) price_cache: PriceCache,
     pub(crate) readings: SharedReadings,
     pub(crate) demands: SharedDemands,
+    /// The accounts, as decisions read them.
+    pub(crate) ledger: PublishedAccounts,
+    /// Where accounts are asked for.
+    pub(crate) ledger_triggers: Triggers,
     pub(crate) written: WriteCache,
     pub(crate) folded: ConsolidatedCache,
     /// GPU pods that went, as they were last seen.

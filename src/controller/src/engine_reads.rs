@@ -262,10 +262,10 @@ mod tests {
     /// The namespaces that were triggered since the last call, each as often as it was.
     fn triggered(stage: &mut Stage) -> Vec<String> {
         let mut namespaces = Vec::new();
-        while let Ok(concern) = stage.triggered.try_recv() {
-            match concern {
+        while let Ok(trigger) = stage.triggered.try_recv() {
+            match trigger {
                 Trigger::Namespace(name) => namespaces.push(name),
-                Trigger::All => panic!("no reading triggers all"),
+                other => panic!("a reading triggers {other:?}"),
             }
         }
         namespaces

@@ -1,4 +1,5 @@
-//! Reconciles the resources, one namespace at a time: ledger, observe, plan, build, apply, status.
+//! Reconciles the resources, one namespace at a time: observe, plan, build, apply, status. The ledger
+//! is kept by a task of its own.
 //!
 //! | module | subject |
 //! |---|---|
@@ -6,7 +7,7 @@
 //! | `unreadable_status` | the condition of objects that cannot be read |
 //! | `engine_targets`, `engine_reads` | signals: which engines are read, and what they report |
 //! | `gateways` | signals: requests that gateways hold |
-//! | `ledger` | charges, settled exactly once |
+//! | `ledger` | charges, settled exactly once, and what decisions read of them |
 //! | `power_readings` | the measured power of GPUs |
 //! | `gpu_allocation`, `resource_claim` | the GPUs and volumes that pods hold |
 //! | `pod` | what a pod reports |
@@ -80,7 +81,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::cache::{Stores, Trigger, UnreadableObjects};
+use crate::cache::{Stores, Trigger, Triggers, UnreadableObjects};
 use crate::context::Context;
 use crate::engine_reads::EngineReads;
 use crate::engine_targets::EngineTargets;
@@ -231,6 +232,7 @@ async fn lead(
     explained: Explained,
 ) -> Result<(), Error> {
     let (triggers, received) = mpsc::unbounded_channel();
+    let (ledger_triggers, ledger_received) = mpsc::unbounded_channel();
     let tombstones = Arc::default();
     let unreadable = Arc::<UnreadableObjects>::default();
     let (targets, reads) = bursar_signals::engine_reads::EngineReads::new(
@@ -254,6 +256,8 @@ async fn lead(
         price_cache: PriceCache::default(),
         readings: Arc::default(),
         demands: Arc::default(),
+        ledger: ledger::PublishedAccounts::new(zone.clone(), metrics.unwritten_accounts.clone()),
+        ledger_triggers: ledger_triggers.clone(),
         written: ledger::WriteCache::default(),
         folded: ledger::ConsolidatedCache::default(),
         tombstones,
@@ -306,10 +310,14 @@ async fn lead(
         _ = tokio::time::timeout(FIRST_ROUND, first_round) => {}
     }
     cluster_bill::refresh(&context, Timestamp::now());
+    let accounts = ledger::worker::run(Arc::clone(&context), ledger_received, Timestamp::now);
+    // a task of its own, which ends when this one does
+    let accounts = AbortOnDropHandle::new(tokio::spawn(accounts));
     let reconciles = Controller::new(Api::<Namespace>::all(client), watcher::Config::default())
         .with_config(Config::default().concurrency(CONCURRENCY))
         .reconcile_on(triggered_namespaces(
             received,
+            ledger_triggers,
             Arc::clone(&stores),
             options.namespace.clone(),
         ))
@@ -317,6 +325,8 @@ async fn lead(
         .for_each(|_| async {});
     tokio::select! {
         () = prices => {}
+        _ = accounts => {}
+        () = announce_accounts(&context, &triggers) => {}
         () = ledger::nodes::run(Arc::clone(&context)) => {}
         () = cluster_bill::run(&context) => {}
         () = corrections => {}
@@ -330,10 +340,27 @@ async fn lead(
     Ok(())
 }
 
-/// The namespaces to reconcile for these triggers. A change in the operator's own namespace, of its
-/// gateways, triggers all.
+/// Reconciles the namespaces whose accounts changed.
+async fn announce_accounts(context: &Context, triggers: &Triggers) {
+    loop {
+        let changed = context.ledger.changes().await;
+        let namespaces: BTreeSet<String> = changed
+            .into_iter()
+            .map(|account| account.namespace)
+            .collect();
+        for namespace in namespaces {
+            if triggers.send(Trigger::Namespace(namespace)).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// The namespaces to reconcile for these triggers, of which the ledger is told. A change in the
+/// operator's own namespace, of its gateways, triggers all.
 fn triggered_namespaces(
     received: mpsc::UnboundedReceiver<Trigger>,
+    ledger: Triggers,
     stores: Arc<Stores>,
     own: String,
 ) -> impl futures::Stream<Item = ObjectRef<Namespace>> + Send + 'static {
@@ -341,9 +368,18 @@ fn triggered_namespaces(
         received.recv().await.map(|trigger| (trigger, received))
     });
     triggers.flat_map(move |trigger| {
-        let namespaces: BTreeSet<String> = match trigger {
-            Trigger::Namespace(name) if name != own => [name].into(),
-            Trigger::Namespace(_) | Trigger::All => {
+        if !matches!(trigger, Trigger::Namespace(_)) {
+            // its task ends with this one
+            let _ = ledger.send(trigger.clone());
+        }
+        let namespace = match trigger {
+            Trigger::Namespace(name) | Trigger::Accounts(name) => Some(name),
+            Trigger::Workload(workload) | Trigger::Record(workload) => Some(workload.namespace),
+            Trigger::All => None,
+        };
+        let namespaces: BTreeSet<String> = match namespace {
+            Some(name) if name != own => [name].into(),
+            Some(_) | None => {
                 let services = stores.services.state();
                 let jobs = stores.jobs.state();
                 let pods = stores.pods.state();

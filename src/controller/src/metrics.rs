@@ -288,6 +288,10 @@ pub(crate) struct Metrics {
     pub(crate) wake_seconds: Histogram,
     /// SpendRecords of closed months, by outcome.
     pub(crate) closed: Family<MonthCloseLabel, Counter>,
+    /// Syncs of accounts by result.
+    pub(crate) account_syncs: Family<ResultLabel, Counter>,
+    /// Accounts that are not on record as this process knows them.
+    pub(crate) unwritten_accounts: Gauge,
     /// 1 with the currency and the time zone of all amounts, once the currency is known.
     accounting: Family<AccountingLabels, Gauge>,
     /// 1 while this replica leads.
@@ -307,6 +311,8 @@ impl Metrics {
             decisions: Family::default(),
             wake_seconds: Histogram::new(exponential_buckets(0.005, 2.0, 14)),
             closed: Family::default(),
+            account_syncs: Family::default(),
+            unwritten_accounts: Gauge::default(),
             accounting: Family::default(),
             leading: Gauge::default(),
             namespaces: NamespaceGauges::new(registry, &NAMESPACE_GAUGES),
@@ -333,6 +339,16 @@ impl Metrics {
             "bursar_closed_records",
             "SpendRecords of closed months by outcome: folded into one record, removed after the retention, or failed",
             metrics.closed.clone(),
+        );
+        registry.register(
+            "bursar_ledger_syncs",
+            "Attempts to bring a workload's SpendRecords up to date by result: ok, conflict or error",
+            metrics.account_syncs.clone(),
+        );
+        registry.register(
+            "bursar_ledger_unwritten_accounts",
+            "Workloads whose SpendRecords could not be written at the last attempt, and whose cost counts from the controller's memory",
+            metrics.unwritten_accounts.clone(),
         );
         registry.register(
             "bursar_accounting_info",

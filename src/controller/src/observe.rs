@@ -22,7 +22,7 @@ use crate::capacity::{self, Reserved};
 use crate::context::Context;
 use crate::health;
 use crate::inference::{self, build::fnv};
-use crate::ledger::{self, Accounts};
+use crate::ledger::Accounts;
 use crate::lock::lock;
 use crate::pod;
 use crate::pricing::effective;
@@ -40,7 +40,7 @@ const FIRST_READ: SignedDuration = SignedDuration::from_secs(5);
 pub(crate) struct Books {
     /// Accounts of those whose records can be read.
     pub(crate) accounts: BTreeMap<WorkloadRef, Accounts>,
-    /// Why the others' cannot.
+    /// Why others' cannot, or why what these say is not certain enough to start something new.
     pub(crate) doubts: BTreeMap<WorkloadRef, String>,
 }
 
@@ -133,22 +133,15 @@ impl Scene {
     ) -> Result<Budget, FieldError> {
         let budget = object.to_core(Money::ZERO, Money::ZERO)?;
         let period = budget.period.bounds(self.now, &context.zone);
-        let on_record: Money = books
-            .accounts
-            .values()
-            .map(|accounts| {
-                ledger::sum(accounts, period, self.now, &context.zone)
-                    .cost
-                    .total()
-            })
-            .sum();
+        let spent = context.ledger.spent(&self.namespace, period, self.now);
         let corrections = correction::sum(&self.corrections, period, self.now, &context.zone);
         let doubt =
-            books.doubts.values().next().map(|why| {
-                format!("{why}; so what was spent is not known, and nothing new starts")
+            books.doubts.iter().next().map(|(workload, why)| {
+                let workload = workload.cost_owner().workload;
+                format!("{workload}: {why}; so what was spent is not known for certain, and nothing new starts")
             });
         Ok(Budget {
-            spent: on_record + corrections,
+            spent: spent + corrections,
             corrections,
             doubt,
             ..budget

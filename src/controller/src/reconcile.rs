@@ -1,4 +1,4 @@
-//! One reconcile of one namespace: ledger, observe, plan, latch, apply, status.
+//! One reconcile of one namespace: read the ledger, observe, plan, latch, apply, status.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,11 +15,12 @@ use kube::ResourceExt;
 
 use crate::api_calls::ApiError;
 use crate::budget;
+use crate::cache::Trigger;
 use crate::cluster_bill;
 use crate::context::Context;
 use crate::explain;
 use crate::inference;
-use crate::ledger::{self, AccountStore, PodLedger, PodLifetimes};
+use crate::ledger::AccountView;
 use crate::lock::lock;
 use crate::metrics::LimitLabel;
 use crate::namespace_metrics::gauges;
@@ -28,7 +29,8 @@ use crate::pricing::condition::{self, PricingState};
 use crate::scene::Scene;
 use crate::spend_status::{self, summary};
 use crate::status::{self, StatusObject};
-use crate::training::{self, job::batch_job};
+use crate::training;
+use crate::training::job::{batch_job, is_running};
 
 /// Even if nothing happens, a namespace in which something runs is looked at this often: signals grow old.
 const RUNNING_PACE: SignedDuration = SignedDuration::from_secs(10);
@@ -37,9 +39,6 @@ const RESTING_PACE: SignedDuration = SignedDuration::from_mins(5);
 /// Why a reconcile failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// The ledger.
-    #[error("ledger: {0}")]
-    Ledger(#[from] ledger::Error),
     /// A status could not be written.
     #[error("status: {0}")]
     Status(#[from] ApiError),
@@ -51,9 +50,6 @@ impl Error {
         matches!(
             self,
             Self::Status(ApiError::Conflict { .. } | ApiError::Gone { .. })
-                | Self::Ledger(ledger::Error::Call(
-                    ApiError::Conflict { .. } | ApiError::Gone { .. }
-                ))
         )
     }
 }
@@ -110,7 +106,7 @@ pub(crate) async fn reconcile(
         context.metrics.namespaces.show(namespace, Vec::new());
         return Ok(RESTING_PACE.try_into().unwrap_or_default());
     }
-    let (books, mut troubles) = keep_ledger(context, &scene, workloads).await;
+    let (books, mut troubles) = (read_ledger(context, &scene, workloads), Troubles::default());
     let (snapshot, plan) = decide(context, &scene, &books);
     latch(context, &scene, &plan, &mut troubles).await?;
     remember(context, &scene, &plan, &snapshot);
@@ -131,7 +127,8 @@ pub(crate) async fn reconcile(
         next_look = next_look.into_iter().chain(look).min();
     }
     for object in &scene.jobs {
-        follow_job(&round, object, &mut troubles).await;
+        let look = follow_job(&round, object, &mut troubles).await;
+        next_look = next_look.into_iter().chain(look).min();
     }
     troubles.end()?;
     // room for a gang that waits may come from another namespace
@@ -164,57 +161,33 @@ fn decide(context: &Context, scene: &Scene, books: &Books) -> (Snapshot, Plan) {
     (snapshot, plan)
 }
 
-/// Brings the ledger up to date. Where that fails, what is on record goes on counting; where that cannot be read, it is in doubt.
-async fn keep_ledger(
-    context: &Context,
-    scene: &Scene,
-    workloads: Vec<WorkloadRef>,
-) -> (Books, Troubles) {
-    let done = {
-        let readings = lock(&context.readings);
-        let here = readings
-            .iter()
-            .filter(|((namespace, _), _)| *namespace == scene.namespace);
-        here.flat_map(|(_, readings)| readings.done())
-            .map(|(uid, done, idle_seconds)| (uid.clone(), (done, idle_seconds)))
-            .collect()
-    };
-    let unasked = scene.unasked();
-    let ledger = PodLedger {
-        lifetimes: PodLifetimes {
-            store: AccountStore {
-                client: &context.client,
-                stored: &scene.records,
-                write_cache: &context.written,
-                prices: &scene.prices,
-                zone: &context.zone,
-                now: scene.now,
-            },
-            nodes: &context.stores.nodes,
-            allocations: &scene.claims,
-            sharing: &scene.sharing,
-            power: &context.measured,
-            usage: &done,
-        },
-        tombstones: &context.tombstones,
-        unreadable: &context.unreadable,
-        idle_services: &unasked,
-    };
-    let (mut books, mut troubles) = (Books::default(), Troubles::default());
+/// What the workloads cost, as the ledger published it last; where it has not, as the records say.
+fn read_ledger(context: &Context, scene: &Scene, workloads: Vec<WorkloadRef>) -> Books {
+    let mut books = Books::default();
+    let (currency, now) = (&scene.prices.lists.currency, scene.now);
+    let month = Month::containing(now, &context.zone);
     for workload in workloads {
-        let accounts = match ledger.sync(&workload, &scene.pods_of(&workload)).await {
-            Ok(accounts) => Ok(accounts),
-            Err(error) => {
-                troubles.add(Error::Ledger(error));
-                scene.records.accounts(&workload)
-            }
-        };
-        match accounts {
-            Ok(accounts) => drop(books.accounts.insert(workload, accounts)),
-            Err(why) => drop(books.doubts.insert(workload, why.to_string())),
+        let on_record = || AccountView::on_record(&scene.records, &workload, currency, month);
+        let view = context.ledger.view(&workload, currency, now, on_record);
+        if let Some(why) = view.doubt(now) {
+            books.doubts.insert(workload.clone(), why);
+        }
+        if view.is_readable() {
+            books.accounts.insert(workload, view.accounts.clone());
         }
     }
-    (books, troubles)
+    books
+}
+
+/// Until when a workload without a pod has to wait for its record, which is asked for.
+fn wait_for_record(round: &Round<'_>, workload: &WorkloadRef) -> Option<Timestamp> {
+    let (context, scene) = (round.context, round.scene);
+    let until = context.ledger.start_waits_until(workload, scene.now)?;
+    // the worker ends with the process, and this reconcile does too
+    let _ = context
+        .ledger_triggers
+        .send(Trigger::Workload(workload.clone()));
+    Some(until)
 }
 
 /// Writes budgets' statuses before anything is done about them: a latch that is not on record would be lost with the leader.
@@ -343,9 +316,13 @@ async fn follow_service(
         .and_then(|status| status.activation.as_ref()?.port)
         .and_then(|port| u16::try_from(port).ok());
     let port = context.port(&(scene.namespace.clone(), workload.name.clone()), in_status);
-    let mut look = None;
     let mut failure = None;
-    if !context.observe_only {
+    let starts = service.current == 0 && decision.allowed > 0;
+    let mut look = None;
+    if starts && !context.observe_only {
+        look = wait_for_record(round, &workload);
+    }
+    if !context.observe_only && look.is_none() {
         match inference::apply(context, object, decision, &pods, port, scene.now).await {
             Ok(next) => look = next,
             Err(error) => failure = troubles.of_apply(error),
@@ -381,18 +358,28 @@ async fn follow_service(
     look
 }
 
-async fn follow_job(round: &Round<'_>, object: &Arc<TrainingJob>, troubles: &mut Troubles) {
+async fn follow_job(
+    round: &Round<'_>,
+    object: &Arc<TrainingJob>,
+    troubles: &mut Troubles,
+) -> Option<Timestamp> {
     let (context, scene) = (round.context, round.scene);
     let name = object.name_any();
     let turn = round.plan.jobs.iter().find(|turn| turn.name == name);
+    let workload = scene.workload(WorkloadKind::TrainingJob, &name);
+    let job = batch_job(&context.stores, &scene.namespace, &workload.name);
     let mut failure = None;
-    if let Some(turn) = turn.filter(|_| !context.observe_only) {
+    let starts = turn.is_some_and(|turn| turn.run) && !job.as_deref().is_some_and(is_running);
+    let mut look = None;
+    if starts && !context.observe_only {
+        look = wait_for_record(round, &workload);
+    }
+    if let Some(turn) = turn.filter(|_| !context.observe_only && look.is_none()) {
         match training::apply(context, object, turn).await {
             Ok(()) => {}
             Err(error) => failure = troubles.of_apply(error),
         }
     }
-    let workload = scene.workload(WorkloadKind::TrainingJob, &name);
     let pods = scene.pods_of(&workload);
     let job = batch_job(&context.stores, &scene.namespace, &workload.name);
     let mut waiting = round.snapshot.jobs.iter();
@@ -416,6 +403,7 @@ async fn follow_job(round: &Round<'_>, object: &Arc<TrainingJob>, troubles: &mut
     {
         troubles.add(Error::Status(error));
     }
+    look
 }
 
 async fn write_status<K: StatusObject>(

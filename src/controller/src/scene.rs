@@ -1,13 +1,10 @@
 //! What the caches hold of one namespace.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use bursar_api::names::{SPEND_FINALIZER, WORKLOAD_LABEL};
 use bursar_api::spend::{WorkloadKind, WorkloadRef};
 use bursar_api::{BudgetPolicy, InferenceDeployment, TrainingJob};
 use bursar_core::correction::Correction;
-use bursar_core::ledger::Uid;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
@@ -15,8 +12,7 @@ use kube::ResourceExt;
 use crate::context::Context;
 use crate::corrections;
 use crate::gpu_allocation::GpuAllocations;
-use crate::ledger::StoredAccounts;
-use crate::lock::lock;
+use crate::ledger::{NamespaceInputs, StoredAccounts};
 use crate::pod;
 use bursar_api::prices::EffectivePrices;
 
@@ -31,8 +27,6 @@ pub(crate) struct Scene {
     /// Pods of workloads.
     pub(crate) pods: Vec<Arc<Pod>>,
     pub(crate) claims: GpuAllocations,
-    /// Pods that used devices which others bore until a moment ago.
-    pub(crate) sharing: BTreeSet<Uid>,
     pub(crate) records: StoredAccounts,
     pub(crate) prices: Arc<EffectivePrices>,
     /// Those that count.
@@ -63,28 +57,7 @@ impl Scene {
         let unreadable_budgets = unreadable_budgets
             .map(|object| (object.name.clone(), object.why()))
             .collect();
-        let mut pods = context.stores.pods.state();
-        pods.retain(|pod| here(&|| pod.namespace()) && pod::workload_of(pod).is_some());
-        let mut records = StoredAccounts::load(&context.stores.records, &context.folded, namespace);
-        records.note_unreadable(&context.unreadable, namespace);
-        let open: BTreeSet<Uid> = records.open().map(str::to_owned).collect();
-        let claims = GpuAllocations::new(&context.stores, &pods, &open);
-        let sharing = {
-            let mut all = lock(&context.sharing);
-            let sharing = all.entry(namespace.to_owned()).or_default();
-            sharing.extend(claims.sharing().iter().cloned());
-            sharing
-                .retain(|uid| !open.contains(uid) && pods.iter().any(|pod| pod::uid(pod) == uid));
-            sharing.clone()
-        };
-        // claims for other devices than GPUs concern nobody
-        let is_charged = |pod: &Pod| {
-            pod::label(pod, WORKLOAD_LABEL).is_some()
-                || pod::has_finalizer(pod, SPEND_FINALIZER)
-                || claims.holds_gpus(pod)
-                || open.contains(pod::uid(pod))
-        };
-        pods.retain(|pod| is_charged(pod));
+        let inputs = NamespaceInputs::load(context, namespace);
         let prices = context.prices(now);
         let corrections = corrections::accepted(
             &context.stores.corrections,
@@ -98,10 +71,9 @@ impl Scene {
             jobs,
             budgets,
             unreadable_budgets,
-            pods,
-            claims,
-            sharing,
-            records,
+            pods: inputs.pods,
+            claims: inputs.claims,
+            records: inputs.records,
             prices,
             corrections,
             now,
@@ -125,18 +97,6 @@ impl Scene {
         all.sort();
         all.dedup();
         all
-    }
-
-    /// Services that the last decision asked no replica for.
-    pub(crate) fn unasked(&self) -> BTreeSet<WorkloadRef> {
-        let asked = |object: &InferenceDeployment| {
-            let status = object.status.as_ref();
-            status.is_none_or(|status| status.desired_replicas > 0)
-        };
-        let unasked = self.services.iter().filter(|object| !asked(object));
-        unasked
-            .map(|object| self.workload(WorkloadKind::InferenceDeployment, &object.name_any()))
-            .collect()
     }
 
     /// The pods of one workload.

@@ -5,7 +5,6 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use bursar_api::lenient::{Lenient, Unreadable};
-use bursar_api::names::NAMESPACE_LABEL;
 use kube::runtime::reflector::{self, ObjectRef, Store, store::Writer};
 use kube::runtime::watcher::Event;
 use kube::{Resource, ResourceExt};
@@ -100,7 +99,7 @@ impl<K: Cached> CacheWriter<K> {
     fn put(&mut self, object: Lenient<K>, event: fn(K) -> Event<K>) -> Option<Trigger> {
         let mut object = match object.checked(K::check).into_result() {
             Ok(object) => object,
-            Err(unreadable) => return Some(self.put_unreadable(&unreadable, event)),
+            Err(unreadable) => return self.put_unreadable(&unreadable, event),
         };
         self.unreadable
             .remove::<K>(&object.namespace().unwrap_or_default(), &object.name_any());
@@ -111,7 +110,11 @@ impl<K: Cached> CacheWriter<K> {
     }
 
     /// Keeps the last version of the same object that could be read.
-    fn put_unreadable(&mut self, unreadable: &Unreadable, event: fn(K) -> Event<K>) -> Trigger {
+    fn put_unreadable(
+        &mut self,
+        unreadable: &Unreadable,
+        event: fn(K) -> Event<K>,
+    ) -> Option<Trigger> {
         let metadata = &unreadable.metadata;
         let namespace = metadata.namespace.clone().unwrap_or_default();
         let name = metadata.name.clone().unwrap_or_default();
@@ -119,7 +122,9 @@ impl<K: Cached> CacheWriter<K> {
             let (kind, field) = (K::kind(&()), &unreadable.fault.field);
             tracing::warn!(%kind, namespace, name, field, "an object cannot be read; others are not affected");
         }
-        match self.last(unreadable) {
+        let last = self.last(unreadable);
+        let trigger = self.trigger_of(unreadable, last.as_deref());
+        match last {
             Some(last) if metadata.uid.is_none() || last.meta().uid == metadata.uid => {
                 self.write(event((*last).clone()));
             }
@@ -129,7 +134,7 @@ impl<K: Cached> CacheWriter<K> {
         if let Some(listed) = &mut self.listed {
             listed.insert((namespace, name));
         }
-        trigger_of(unreadable)
+        trigger
     }
 
     fn delete(&mut self, object: Lenient<K>) -> Option<Trigger> {
@@ -143,10 +148,12 @@ impl<K: Cached> CacheWriter<K> {
                 trigger
             }
             Err(unreadable) => {
-                if let Some(last) = self.last(&unreadable) {
+                let last = self.last(&unreadable);
+                let trigger = self.trigger_of(&unreadable, last.as_deref());
+                if let Some(last) = last {
                     self.forget(&last);
                 }
-                Some(trigger_of(&unreadable))
+                trigger
             }
         }
     }
@@ -166,23 +173,26 @@ impl<K: Cached> CacheWriter<K> {
         }
         self.store.get(&reference)
     }
-}
 
-/// What a change of an object triggers that cannot be read.
-fn trigger_of(unreadable: &Unreadable) -> Trigger {
-    let metadata = &unreadable.metadata;
-    let label = || metadata.labels.as_ref()?.get(NAMESPACE_LABEL).cloned();
-    let namespace = metadata.namespace.clone().or_else(label);
-    namespace.map_or(Trigger::All, Trigger::Namespace)
+    /// What a change of an object triggers that cannot be read: the same as its last version.
+    fn trigger_of(&self, unreadable: &Unreadable, last: Option<&K>) -> Option<Trigger> {
+        match last {
+            Some(last) => last.triggers().then(|| (self.trigger)(last)),
+            None => K::trigger_of_unreadable(&unreadable.metadata),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use bursar_api::SpendRecord;
+    use bursar_api::spend::{WorkloadKind, WorkloadRef};
     use k8s_openapi::api::core::v1::Pod;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::cache::own_namespace;
+    use crate::cache::of_pod;
 
     /// A pod of one GPU; its node cannot be read if that is no text.
     fn pod(name: &str, uid: &str, node: Value) -> Lenient<Pod> {
@@ -190,6 +200,11 @@ mod tests {
         let spec = json!({"nodeName": node, "containers": [{"name": "c", "resources": resources}]});
         let metadata = json!({"name": name, "namespace": "team", "uid": uid});
         serde_json::from_value(json!({"metadata": metadata, "spec": spec})).unwrap()
+    }
+
+    /// The account of pods without labels.
+    fn unmanaged() -> Trigger {
+        Trigger::Workload(WorkloadRef::unmanaged("team".to_owned()))
     }
 
     struct TestCache {
@@ -203,7 +218,7 @@ mod tests {
         fn new() -> Self {
             let (tombstones, unreadable) = (Arc::default(), Arc::default());
             let (kept, known) = (Arc::clone(&tombstones), Arc::clone(&unreadable));
-            let (store, writer) = CacheWriter::new(own_namespace, kept, known, None);
+            let (store, writer) = CacheWriter::new(of_pod, kept, known, None);
             Self {
                 store,
                 writer,
@@ -246,7 +261,7 @@ mod tests {
         cache.list(vec![pod("a", "1", json!("n")), pod("b", "2", json!(5))]);
         assert_eq!(cache.state(), state(&[("a", "n")], &["b"]));
         let trigger = cache.writer.apply(Event::Apply(pod("a", "1", json!(5))));
-        assert_eq!(trigger, Some(Trigger::Namespace("team".to_owned())));
+        assert_eq!(trigger, Some(unmanaged()));
         assert_eq!(cache.state(), state(&[("a", "n")], &["a", "b"]));
         cache.list(vec![pod("a", "1", json!(6)), pod("b", "2", json!("m"))]);
         assert_eq!(cache.state(), state(&[("a", "n"), ("b", "m")], &["a"]));
@@ -260,12 +275,10 @@ mod tests {
         cache.list(vec![pod("a", "1", json!("n")), pod("b", "2", json!("n"))]);
         cache.writer.apply(Event::Apply(pod("a", "1", json!(5))));
         cache.writer.apply(Event::Apply(pod("b", "2", json!(5))));
-        cache.writer.apply(Event::Delete(pod("a", "1", json!(5))));
+        let trigger = cache.writer.apply(Event::Delete(pod("a", "1", json!(5))));
+        assert_eq!(trigger, Some(unmanaged()), "its account is synced");
         assert_eq!(cache.state(), state(&[("b", "n")], &["b"]));
-        assert!(
-            cache.tombstones.take_pod("1").is_some(),
-            "its end is remembered"
-        );
+        assert!(cache.tombstones.pod("1").is_some(), "its end is remembered");
         cache.list(Vec::new());
         assert_eq!(cache.state(), state(&[], &[]));
     }
@@ -276,6 +289,48 @@ mod tests {
         cache.list(vec![pod("a", "1", json!("n"))]);
         cache.writer.apply(Event::Apply(pod("a", "9", json!(5))));
         assert_eq!(cache.state(), state(&[], &["a"]));
-        assert!(cache.tombstones.take_pod("1").is_some());
+        assert!(cache.tombstones.pod("1").is_some());
+    }
+
+    #[test]
+    fn what_was_never_read_triggers_syncs_by_its_name_and_its_labels() {
+        let of_record = |name: &str| {
+            let name = Some(name.to_owned());
+            SpendRecord::trigger_of_unreadable(&ObjectMeta {
+                name,
+                ..ObjectMeta::default()
+            })
+        };
+        let chat = WorkloadRef {
+            namespace: "team".to_owned(),
+            kind: WorkloadKind::InferenceDeployment,
+            name: "chat".to_owned(),
+        };
+        let month = "2026-11".parse().unwrap();
+        let folded = WorkloadRef {
+            kind: WorkloadKind::Folded,
+            ..chat.clone()
+        };
+        let all = Trigger::Accounts("team".to_owned());
+        let record = Trigger::Record(chat.clone());
+        assert_eq!(of_record(&chat.record_name(month)), Some(record));
+        assert_eq!(of_record(&folded.record_name(month)), Some(all));
+        let nodes = WorkloadRef::nodes("7f").record_name(month);
+        assert_eq!((of_record(&nodes), of_record("by-hand")), (None, None));
+        let mut cache = TestCache::new();
+        let trigger = cache.writer.apply(Event::Apply(pod("a", "1", json!(5))));
+        assert_eq!(trigger, Some(unmanaged()));
+        let labels = [
+            ("bursar.dev/workload", "chat"),
+            ("bursar.dev/kind", "InferenceDeployment"),
+        ];
+        let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let metadata = ObjectMeta {
+            namespace: Some("team".to_owned()),
+            labels: Some(labels.into()),
+            ..ObjectMeta::default()
+        };
+        let trigger = Pod::trigger_of_unreadable(&metadata);
+        assert_eq!(trigger, Some(Trigger::Workload(chat)));
     }
 }

@@ -5,7 +5,7 @@
 //! | `decoding` | from a watch's events to a cache, object by object |
 //! | `pruning` | what caches keep of an object, and which objects trigger a decision |
 //! | `tombstones` | what is remembered of pods and nodes that are gone |
-//! | `trigger` | which namespaces a change triggers a decision over |
+//! | `trigger` | which decisions and syncs of accounts a change triggers |
 //! | `unreadable` | the objects that cannot be read, and why |
 //!
 //! An object that cannot be read changes nothing for any other object. The cache keeps the last
@@ -40,6 +40,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bursar_api::lenient::{Lenient, bounded_text};
+use bursar_api::spend::{WorkloadKind, WorkloadRef};
 use bursar_api::{
     BudgetPolicy, InferenceDeployment, PriceList, SpendCorrection, SpendRecord, TrainingJob,
 };
@@ -58,6 +59,7 @@ use kube::{Api, Client, ResourceExt};
 use crate::api_calls::{ApiError, with_timeout};
 use crate::cache::decoding::{CacheWriter, Cached, Observer};
 use crate::engine_targets::EngineTargets;
+use crate::pod;
 
 #[cfg(test)]
 pub(crate) use pruning::CachePolicy;
@@ -123,7 +125,9 @@ impl Stores {
         }
         let (mut device_claims, mut device_slices) = (reflector::store().0, reflector::store().0);
         if allocates_devices(client).await {
-            device_claims = store!(all(), own_namespace);
+            device_claims = store!(all(), |claim: &ResourceClaim| Trigger::Accounts(
+                ResourceExt::namespace(claim).unwrap_or_default()
+            ));
             device_slices = store!(all(), |_: &ResourceSlice| Trigger::All);
         }
         let (pods, services) = (Arc::clone(engines), Arc::clone(engines));
@@ -131,13 +135,21 @@ impl Stores {
         let on_service: Option<Observer<InferenceDeployment>> =
             Some(Box::new(move |event| services.on_service(event)));
         let stores = Self {
-            services: store!(all(), own_namespace, on_service),
-            jobs: store!(all(), own_namespace),
+            services: store!(
+                all(),
+                |service: &InferenceDeployment| of_workload(
+                    service,
+                    WorkloadKind::InferenceDeployment
+                ),
+                on_service
+            ),
+            jobs: store!(all(), |job: &TrainingJob| of_workload(
+                job,
+                WorkloadKind::TrainingJob
+            )),
             budgets: store!(all(), own_namespace),
             prices: store!(all(), |_: &PriceList| Trigger::All),
-            records: store!(all(), |record: &SpendRecord| Trigger::Namespace(
-                record.spec.namespace.clone()
-            )),
+            records: store!(all(), |record: &SpendRecord| of_record(record.workload())),
             corrections: store!(all(), |correction: &SpendCorrection| Trigger::Namespace(
                 correction.spec.namespace.clone()
             )),
@@ -145,7 +157,7 @@ impl Stores {
             batch_jobs: store!(ours.clone(), own_namespace),
             front_services: store!(ours.clone(), own_namespace),
             slices: store!(ours, own_namespace),
-            pods: store!(all(), own_namespace, on_pod),
+            pods: store!(all(), of_pod, on_pod),
             nodes: store!(all(), |_: &Node| Trigger::All),
             priorities: store!(all(), |_: &PriorityClass| Trigger::All),
             volume_claims: store!(all(), own_namespace),
@@ -178,6 +190,29 @@ async fn allocates_devices(client: &Client) -> bool {
 
 fn own_namespace<K: ResourceExt>(object: &K) -> Trigger {
     Trigger::Namespace(object.namespace().unwrap_or_default())
+}
+
+fn of_workload<K: ResourceExt>(object: &K, kind: WorkloadKind) -> Trigger {
+    Trigger::Workload(WorkloadRef {
+        namespace: object.namespace().unwrap_or_default(),
+        kind,
+        name: object.name_any(),
+    })
+}
+
+fn of_pod(pod: &Pod) -> Trigger {
+    match pod::workload_of(pod) {
+        Some(workload) => Trigger::Workload(workload),
+        None => own_namespace(pod),
+    }
+}
+
+/// What a change of a record of this workload triggers.
+fn of_record(workload: WorkloadRef) -> Trigger {
+    match workload.kind {
+        WorkloadKind::Folded => Trigger::Accounts(workload.namespace),
+        _ => Trigger::Record(workload),
+    }
 }
 
 /// Keeps the cache of one kind current, until nobody receives its triggers any more.

@@ -1,8 +1,9 @@
 //! What caches keep of an object, and which objects trigger a decision.
 
 use bursar_api::lenient::Validate;
+use bursar_api::names::NAMESPACE_LABEL;
 use bursar_api::quantities::FieldError;
-use bursar_api::spend::WorkloadKind;
+use bursar_api::spend::{WorkloadKind, WorkloadRef};
 use bursar_api::{
     BudgetPolicy, InferenceDeployment, PriceList, SpendCorrection, SpendRecord, TrainingJob,
     gpu_inventory,
@@ -14,10 +15,11 @@ use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod, Service, Volu
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceSlice};
 use k8s_openapi::api::scheduling::v1::PriorityClass;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
 use kube::ResourceExt;
 
 use crate::cache::tombstones::Tombstones;
+use crate::cache::trigger::Trigger;
 use crate::pod;
 use crate::resource_claim;
 
@@ -42,6 +44,13 @@ pub(crate) trait CachePolicy: ResourceExt {
     /// Whether a change of this object may change a decision.
     fn triggers(&self) -> bool {
         true
+    }
+
+    /// What a change of an object triggers of which no version could be read.
+    fn trigger_of_unreadable(metadata: &ObjectMeta) -> Option<Trigger> {
+        let label = || metadata.labels.as_ref()?.get(NAMESPACE_LABEL).cloned();
+        let namespace = metadata.namespace.clone().or_else(label);
+        Some(namespace.map_or(Trigger::All, Trigger::Namespace))
     }
 }
 
@@ -92,6 +101,13 @@ impl CachePolicy for SpendRecord {
     /// The accounts of nodes are nobody's namespace's.
     fn triggers(&self) -> bool {
         self.spec.kind != WorkloadKind::Node
+    }
+
+    /// Nobody finds a record by another name than its workload's.
+    fn trigger_of_unreadable(metadata: &ObjectMeta) -> Option<Trigger> {
+        let (workload, _) = WorkloadRef::from_record_name(metadata.name.as_deref()?)?;
+        let is_of_nodes = workload.kind == WorkloadKind::Node;
+        (!is_of_nodes).then(|| super::of_record(workload))
     }
 }
 
@@ -198,6 +214,18 @@ impl CachePolicy for Pod {
             .contains_key(bursar_api::names::WORKLOAD_LABEL)
             || pod::may_hold_gpus(self)
             || pod::is_gateway(self)
+    }
+
+    /// A pod without the labels is charged, if at all, to the namespace's unmanaged pods.
+    fn trigger_of_unreadable(metadata: &ObjectMeta) -> Option<Trigger> {
+        let namespace = metadata.namespace.clone()?;
+        let labelled = Self {
+            metadata: metadata.clone(),
+            ..Self::default()
+        };
+        let workload = pod::workload_of(&labelled);
+        let workload = workload.unwrap_or_else(|| WorkloadRef::unmanaged(namespace));
+        Some(Trigger::Workload(workload))
     }
 
     fn on_delete(&self, tombstones: &Tombstones) {

@@ -26,11 +26,10 @@ impl Tombstones {
         put(&self.pods, pod.clone());
     }
 
-    /// The pod as it was last seen.
-    pub(crate) fn take_pod(&self, uid: &str) -> Option<Pod> {
-        let mut pods = lock(&self.pods);
-        let at = pods.iter().position(|pod| pod::uid(pod) == uid)?;
-        pods.remove(at)
+    /// The pod as it was last seen. It stays: the write of its end may fail.
+    pub(crate) fn pod(&self, uid: &str) -> Option<Pod> {
+        let pods = lock(&self.pods);
+        pods.iter().find(|pod| pod::uid(pod) == uid).cloned()
     }
 
     /// Remembers when the node of this UID went.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bursar_core::calendar::{Interval, Month};
-use bursar_core::ledger::{Account, DailyCost};
+use bursar_core::ledger::{Account, Charge, DailyCost};
 use bursar_core::money::Money;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -34,4 +34,22 @@ pub(crate) fn rate(accounts: &Accounts, month: Month) -> Option<Money> {
             .map(|charge| charge.rate().map(|quote| quote.cost.total()))
             .sum()
     })
+}
+
+/// Carries a charge that is open in `last` forward into the months after it, until `present`.
+pub(super) fn carry_forward(
+    accounts: &mut Accounts,
+    last: Month,
+    present: Month,
+    charge: &Charge,
+    zone: &TimeZone,
+) {
+    let mut month = last.next();
+    while month <= present {
+        let account = accounts
+            .entry(month)
+            .or_insert_with(|| Arc::new(Account::new(month)));
+        Arc::make_mut(account).carry_forward(charge, zone);
+        month = month.next();
+    }
 }

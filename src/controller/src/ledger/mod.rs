@@ -14,10 +14,19 @@
 //! already complete for that pod. A pod may be gone between two writes, so its charge is in the
 //! records of all its months before it is settled in the first.
 //!
+//! Accounts are kept by tasks of their own. A decision reads what they published last, and waits for
+//! no write.
+//!
 //! | module | subject |
 //! |---|---|
+//! | `worker` | the task that keeps the accounts of workloads |
+//! | `queue` | which account is synced next |
+//! | `account_sync` | one sync of one account, and what is published of it |
+//! | `published` | what decisions read |
+//! | `inputs` | what the caches hold of a namespace's pods and records |
 //! | `pods` | the accounts of workloads, from their pods |
 //! | `nodes` | the accounts of nodes |
+//! | `month_account` | one workload's account of one month: loaded, written |
 //! | `month_accounts` | one workload's accounts by month: loaded, changed, written |
 //! | `stored_accounts` | what a namespace's records hold |
 //! | `write_cache` | the records that this process wrote last |
@@ -27,22 +36,28 @@
 //! | `month_close` | months that are over: consolidated for each namespace, removed when old |
 //! | `accounts` | what a workload's accounts sum to |
 
+mod account_sync;
 mod accounts;
 mod error;
 mod finalizer;
+mod inputs;
+mod month_account;
 mod month_accounts;
 pub(crate) mod month_close;
 pub(crate) mod nodes;
 mod pod_lifetime;
 mod pods;
+mod published;
+mod queue;
 mod stored_accounts;
+pub(crate) mod worker;
 mod write_cache;
 mod zero_replica_savings;
 
 pub(crate) use accounts::{Accounts, rate, sum};
+#[cfg(test)]
 pub(crate) use error::Error;
-pub(crate) use month_accounts::AccountStore;
-pub(crate) use pod_lifetime::PodLifetimes;
-pub(crate) use pods::PodLedger;
+pub(crate) use inputs::NamespaceInputs;
+pub(crate) use published::{AccountView, PublishedAccounts};
 pub(crate) use stored_accounts::{ConsolidatedCache, StoredAccounts};
 pub(crate) use write_cache::WriteCache;

@@ -32,7 +32,8 @@ use kube::api::{Api, ListParams};
 use kube::runtime::reflector::Store;
 
 use super::error::Error;
-use super::month_accounts::{AccountStore, MonthAccounts};
+use super::month_account::AccountStore;
+use super::month_accounts::MonthAccounts;
 use super::stored_accounts::StoredAccounts;
 use crate::api_calls::{ApiError, with_timeout};
 use crate::cache::{Tombstones, UnreadableObjects};
@@ -184,7 +185,7 @@ impl NodeLedger<'_> {
         for key in accounts.settled_on_record().difference(&open) {
             accounts.forget_settled(key);
         }
-        accounts.write_changed().await
+        accounts.write_changed().await.map(drop)
     }
 
     /// Ends and begins charges of a node whose charges do not match its offers. Waits while a

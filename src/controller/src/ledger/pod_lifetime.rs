@@ -10,7 +10,8 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::ResourceExt;
 use kube::runtime::reflector::Store;
 
-use super::month_accounts::{AccountStore, MonthAccounts};
+use super::month_account::AccountStore;
+use super::month_accounts::MonthAccounts;
 use crate::gpu_allocation::GpuAllocations;
 use crate::lock::lock;
 use crate::pod;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use bursar_api::names::{KIND_LABEL, SPEND_FINALIZER, WORKLOAD_LABEL};
 use bursar_api::spend::{WorkloadKind, WorkloadRef};
-use bursar_core::calendar::{Month, whole_second};
+use bursar_core::calendar::{Interval, Month, whole_second};
 use bursar_core::ledger::{Account, Charge, ChargeEnd};
 use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
@@ -27,41 +27,51 @@ pub(crate) struct PodLedger<'a> {
     pub(crate) tombstones: &'a Tombstones,
     /// Pods that are there, though the cache may not have them.
     pub(crate) unreadable: &'a UnreadableObjects,
-    /// Services for which the last decision asked no replica.
-    pub(crate) idle_services: &'a BTreeSet<WorkloadRef>,
+}
+
+/// A workload, as its accounts need it.
+pub(crate) struct Workload<'a> {
+    pub(crate) id: &'a WorkloadRef,
+    /// Its pods as the cache has them.
+    pub(crate) pods: &'a [&'a Pod],
+    /// Whether its resource is there. Only then a record is created before anything is charged.
+    pub(crate) exists: bool,
+    /// Whether the last decision asked no replica for it.
+    pub(crate) is_idle: bool,
 }
 
 impl PodLedger<'_> {
-    /// Brings the accounts of `workload` up to date with its pods as the cache has them.
+    /// Brings the accounts of a workload up to date with its pods as the cache has them. `publish`
+    /// takes the accounts as they will be, before they are written.
     ///
     /// # Errors
     /// The first call that failed. Nothing is lost by that: the next run goes on where this one
-    /// stopped.
+    /// stopped. Where the API server was asked in vain, what the cache says was published.
     pub(crate) async fn sync(
         &self,
-        workload: &WorkloadRef,
-        pods: &[&Pod],
+        workload: &Workload<'_>,
+        publish: &(dyn Fn(Accounts) + Send + Sync),
     ) -> Result<Accounts, Error> {
-        let store = self.lifetimes.store;
-        let mut all = store.stored.consolidated(workload)?;
-        let mut accounts = MonthAccounts::load(store, workload)?;
-        self.carry_forward(&mut accounts, pods).await?;
-        self.lifetimes.update(&mut accounts, pods);
-        let ended = pods
-            .iter()
-            .filter_map(|pod| Some((pod::uid(pod), self.lifetimes.end(pod)?.at)));
-        accounts.reprice(&ended.collect());
-        let mut settled = Vec::new();
-        for pod in pods {
-            if self.sync_pod(&mut accounts, pod).await? {
-                settled.push(*pod);
+        let (store, pods) = (self.lifetimes.store, workload.pods);
+        let mut all = store.stored.consolidated(workload.id)?;
+        let mut accounts = MonthAccounts::load(store, workload.id)?;
+        let settled = match self.update(&mut accounts, workload).await {
+            Ok(settled) => settled,
+            Err(error) => {
+                publish(self.assume(workload)?);
+                return Err(error);
             }
+        };
+        if accounts.are_changed() {
+            let mut unwritten = all.clone();
+            unwritten.extend(accounts.to_accounts());
+            publish(unwritten);
         }
-        self.settle_vanished(&mut accounts, pods).await?;
-        self.post_days(&mut accounts).await?;
-        self.forget_deleted(&mut accounts, pods).await?;
-        self.sync_zero_replica_period(&mut accounts, pods)?;
-        if accounts.write().await? {
+        let wrote = match workload.exists || !pods.is_empty() {
+            true => accounts.write().await?,
+            false => accounts.write_changed().await?,
+        };
+        if wrote {
             for (uid, idle_seconds) in self.lifetimes.idle_seconds(pods) {
                 store.write_cache.note_idle(uid, idle_seconds);
             }
@@ -74,10 +84,70 @@ impl PodLedger<'_> {
         Ok(all)
     }
 
-    /// Adds the months that lifetimes touch, and carries the charges of pods that run forward into
-    /// the months that have begun since. A pod in the cache may have been settled meanwhile, and
-    /// forgotten, so a live read decides.
-    async fn carry_forward(
+    /// The accounts by the caches alone, as they will be if the API server says the same. They are
+    /// never written: a cache may be behind.
+    ///
+    /// # Errors
+    /// A record cannot be read.
+    pub(crate) fn assume(&self, workload: &Workload<'_>) -> Result<Accounts, Error> {
+        let store = self.lifetimes.store;
+        let mut all = store.stored.consolidated(workload.id)?;
+        let mut accounts = MonthAccounts::load(store, workload.id)?;
+        self.ensure_lifetimes(&mut accounts, workload.pods)?;
+        let missing = accounts.missing_months()?;
+        accounts.carry_forward(missing);
+        self.reprice(&mut accounts, workload.pods);
+        for pod in workload.pods {
+            let Some((lifetime, mut charge)) = self.charge(&accounts, pod) else {
+                continue;
+            };
+            if workload.id.kind == WorkloadKind::Unmanaged {
+                charge = charge.with_owner(pod::owner(pod));
+            }
+            let months = accounts.months_left(pod::uid(pod), lifetime);
+            match self.lifetimes.end(pod) {
+                Some(end) => accounts.settle_in(&months, &charge, end),
+                None => accounts.open(&charge, &months),
+            }
+        }
+        all.extend(accounts.into_accounts());
+        Ok(all)
+    }
+
+    /// Changes the accounts by what the API server says of the pods, and returns the pods whose
+    /// finalizer can go once the accounts are written.
+    async fn update<'p>(
+        &self,
+        accounts: &mut MonthAccounts<'_>,
+        workload: &Workload<'p>,
+    ) -> Result<Vec<&'p Pod>, Error> {
+        let pods = workload.pods;
+        self.carry_forward(accounts, pods).await?;
+        self.reprice(accounts, pods);
+        let mut settled = Vec::new();
+        for pod in pods {
+            if self.sync_pod(accounts, pod).await? {
+                settled.push(*pod);
+            }
+        }
+        self.settle_vanished(accounts, pods).await?;
+        self.post_days(accounts).await?;
+        self.forget_deleted(accounts, pods).await?;
+        self.sync_zero_replica_period(accounts, workload)?;
+        Ok(settled)
+    }
+
+    /// Brings open charges up to date with their pods and the prices.
+    fn reprice(&self, accounts: &mut MonthAccounts<'_>, pods: &[&Pod]) {
+        self.lifetimes.update(accounts, pods);
+        let ended = pods
+            .iter()
+            .filter_map(|pod| Some((pod::uid(pod), self.lifetimes.end(pod)?.at)));
+        accounts.reprice(&ended.collect());
+    }
+
+    /// Adds the months that lifetimes touch.
+    fn ensure_lifetimes(
         &self,
         accounts: &mut MonthAccounts<'_>,
         pods: &[&Pod],
@@ -87,6 +157,28 @@ impl PodLedger<'_> {
                 accounts.ensure_months(pod::uid(pod), lifetime)?;
             }
         }
+        Ok(())
+    }
+
+    /// A pod's lifetime and its charge, open or new; `None` for a pod that holds no GPU of any node.
+    fn charge(&self, accounts: &MonthAccounts<'_>, pod: &Pod) -> Option<(Interval, Charge)> {
+        let open = accounts.open_charge(pod::uid(pod));
+        // claims may be gone before their pod
+        let holds_gpus = self.lifetimes.allocations.holds_gpus(pod) || open.is_some();
+        let lifetime = self.lifetimes.lifetime(pod).filter(|_| holds_gpus)?;
+        let new = || self.lifetimes.new_charge(pod, lifetime.start);
+        Some((lifetime, open.cloned().or_else(new)?))
+    }
+
+    /// Adds the months that lifetimes touch, and carries the charges of pods that run forward into
+    /// the months that have begun since. A pod in the cache may have been settled meanwhile, and
+    /// forgotten, so a live read decides.
+    async fn carry_forward(
+        &self,
+        accounts: &mut MonthAccounts<'_>,
+        pods: &[&Pod],
+    ) -> Result<(), Error> {
+        self.ensure_lifetimes(accounts, pods)?;
         let missing = accounts.missing_months()?;
         if missing.is_empty() {
             return Ok(());
@@ -187,7 +279,7 @@ impl PodLedger<'_> {
             if live.is_some_and(|live| pod::uid(&live) == uid) {
                 continue;
             }
-            let tombstone = self.tombstones.take_pod(&uid);
+            let tombstone = self.tombstones.pod(&uid);
             let observed = tombstone.and_then(|pod| self.lifetimes.end(&pod));
             if observed.is_none() {
                 tracing::warn!(
@@ -244,20 +336,19 @@ impl PodLedger<'_> {
     fn sync_zero_replica_period(
         &self,
         accounts: &mut MonthAccounts<'_>,
-        pods: &[&Pod],
+        workload: &Workload<'_>,
     ) -> Result<(), Error> {
-        let idle = self.idle_services.contains(accounts.workload());
         let now = whole_second(self.lifetimes.store.now);
         // when a settled pod ended: now where it is gone
         let end_of = |uid: &str| {
-            let pod = pods.iter().find(|pod| pod::uid(pod) == uid);
+            let pod = workload.pods.iter().find(|pod| pod::uid(pod) == uid);
             pod.and_then(|pod| self.lifetimes.end(pod))
                 .unwrap_or(ChargeEnd {
                     at: now,
                     estimated: true,
                 })
         };
-        zero_replica_savings::sync(accounts, idle, end_of)
+        zero_replica_savings::sync(accounts, workload.is_idle, end_of)
     }
 
     /// The workload's pods as they are now.

@@ -95,10 +95,10 @@ impl StoredAccounts {
     /// # Errors
     /// The first record that cannot be read.
     pub(super) fn check_readable(&self, workload: &WorkloadRef) -> Result<(), Error> {
-        let concerns = |(_, of, _): &&(String, WorkloadRef, String)| {
+        let affects = |(_, of, _): &&(String, WorkloadRef, String)| {
             of == workload || of.kind == WorkloadKind::Folded
         };
-        match self.unreadable.iter().find(concerns) {
+        match self.unreadable.iter().find(affects) {
             None => Ok(()),
             Some((name, _, why)) => Err(Error::Unreadable {
                 name: name.clone(),
@@ -119,6 +119,11 @@ impl StoredAccounts {
     /// All workloads that are on record.
     pub(crate) fn workloads(&self) -> impl Iterator<Item = &WorkloadRef> {
         self.workloads.keys()
+    }
+
+    /// Whether the workload has a record, or a section of a consolidated one.
+    pub(crate) fn contains(&self, workload: &WorkloadRef) -> bool {
+        self.workloads.contains_key(workload)
     }
 
     /// The pods whose charges are open.

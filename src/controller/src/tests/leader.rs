@@ -4,6 +4,8 @@ use std::sync::{Arc, Mutex};
 
 use bursar_apitest::Server;
 use bursar_apitest::faults::Faults;
+use bursar_core::calendar::Period;
+use bursar_core::money::Money;
 use bursar_signals::demand::{Message, ServiceDemand};
 use bursar_signals::engine::{Sample, Scraper};
 use bursar_signals::engine_reads;
@@ -20,10 +22,10 @@ use tokio::sync::mpsc;
 
 use super::world::{NAMESPACE, OPERATOR, World};
 use crate::api_calls::ApiError;
-use crate::cache::{CachePolicy, Stores, UnreadableObjects};
+use crate::cache::{CachePolicy, Stores, Tombstones, UnreadableObjects};
 use crate::context::Context;
 use crate::engine_targets::EngineTargets;
-use crate::ledger::{ConsolidatedCache, WriteCache};
+use crate::ledger::{self, ConsolidatedCache, PublishedAccounts, WriteCache};
 use crate::lock::lock;
 use crate::metrics::Metrics;
 use crate::power_readings::PowerReadings;
@@ -99,9 +101,29 @@ where
     writer.apply_watcher_event(&Event::InitDone);
 }
 
+/// What failed in one look.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LookError {
+    #[error("ledger: {0}")]
+    Ledger(#[from] ledger::Error),
+    #[error("{0}")]
+    Reconcile(#[from] reconcile::Error),
+}
+
+impl LookError {
+    /// Somebody wrote first; the next look will see it.
+    pub(super) fn is_conflict(&self) -> bool {
+        match self {
+            Self::Ledger(ledger::Error::Call(error)) => error.is_stale(),
+            Self::Ledger(ledger::Error::Record { .. } | ledger::Error::Unreadable { .. }) => false,
+            Self::Reconcile(error) => error.is_conflict(),
+        }
+    }
+}
+
 /// A controller that leads.
 pub(super) struct Leader {
-    pub(super) context: Context,
+    pub(super) context: Arc<Context>,
     pub(super) faults: Arc<Faults>,
     writers: Writers,
 }
@@ -109,7 +131,8 @@ pub(super) struct Leader {
 impl Leader {
     pub(super) fn new(world: &World, faults: Faults) -> Self {
         let (stores, writers) = caches();
-        Self::with_stores(world, faults, Arc::new(stores), writers, Arc::default())
+        let caches = (Arc::new(stores), Arc::default(), Arc::default());
+        Self::with_caches(world, faults, caches, writers)
     }
 
     /// One whose caches are kept by watches, and are not filled by views.
@@ -123,17 +146,15 @@ impl Leader {
         let stores = Stores::start(&client, &triggers, &tombstones, &unreadable, &engines);
         let stores = stores.await.unwrap();
         let (_, writers) = caches();
-        let mut leader = Self::with_stores(world, Faults::default(), stores, writers, unreadable);
-        leader.context.tombstones = tombstones;
-        leader
+        let caches = (stores, tombstones, unreadable);
+        Self::with_caches(world, Faults::default(), caches, writers)
     }
 
-    fn with_stores(
+    fn with_caches(
         world: &World,
         faults: Faults,
-        stores: Arc<Stores>,
+        (stores, tombstones, unreadable): (Arc<Stores>, Arc<Tombstones>, Arc<UnreadableObjects>),
         writers: Writers,
-        unreadable: Arc<UnreadableObjects>,
     ) -> Self {
         let faults = Arc::new(faults);
         let client = world.server.client_with(&faults);
@@ -141,17 +162,20 @@ impl Leader {
             controller: "bursar-controller".into(),
             instance: None,
         };
-        let context = Context {
+        let metrics = Metrics::new(&mut Registry::default());
+        let context = Arc::new(Context {
             stores,
             price_cache: PriceCache::default(),
             readings: Arc::default(),
             demands: Arc::default(),
+            ledger: PublishedAccounts::new(TimeZone::UTC, metrics.unwritten_accounts.clone()),
+            ledger_triggers: mpsc::unbounded_channel().0,
             written: WriteCache::default(),
             folded: ConsolidatedCache::default(),
-            tombstones: Arc::default(),
+            tombstones,
             unreadable,
             recorder: Recorder::new(client.clone(), reporter),
-            metrics: Metrics::new(&mut Registry::default()),
+            metrics,
             histories: Mutex::default(),
             reserved: Mutex::default(),
             sharing: Mutex::default(),
@@ -164,7 +188,7 @@ impl Leader {
             namespace: OPERATOR.to_owned(),
             observe_only: false,
             client,
-        };
+        });
         Self {
             context,
             faults,
@@ -177,23 +201,54 @@ impl Leader {
         self.writers.show(view);
     }
 
-    /// One look at `view`, after reading the engines and hearing from the gateway.
-    pub(super) async fn reconcile(
-        &mut self,
-        world: &World,
-        view: &View,
-    ) -> Result<(), reconcile::Error> {
+    /// One look at `view`.
+    pub(super) async fn reconcile(&mut self, world: &World, view: &View) -> Result<(), LookError> {
         self.fill_caches(view);
         self.reconcile_caches(world).await
     }
 
-    /// One look at what the caches have.
-    pub(super) async fn reconcile_caches(&self, world: &World) -> Result<(), reconcile::Error> {
+    /// One look at what the caches have, after reading the engines and hearing from the gateway: the
+    /// ledger syncs all accounts, and a decision is made.
+    pub(super) async fn reconcile_caches(&self, world: &World) -> Result<(), LookError> {
         self.read_engines(world);
         self.receive_demand(world);
-        reconcile::reconcile(&self.context, NAMESPACE, world.now)
-            .await
-            .map(drop)
+        let synced = self.sync_accounts(world).await;
+        self.check_spent(world.now);
+        let decided = reconcile::reconcile(&self.context, NAMESPACE, world.now).await;
+        self.check_spent(world.now);
+        synced?;
+        Ok(decided.map(drop)?)
+    }
+
+    /// What budgets count is the exact amount, or at most a nano-unit more for each open charge and
+    /// part of its cost.
+    fn check_spent(&self, now: Timestamp) {
+        let (context, zone) = (&self.context, TimeZone::UTC);
+        for period in [Period::Daily, Period::Monthly] {
+            let within = period.bounds(now, &zone);
+            let (mut exact, mut open) = (Money::ZERO, 0);
+            for view in context.ledger.views(NAMESPACE) {
+                exact += ledger::sum(&view.accounts, within, now, &zone).cost.total();
+                let charges = view.accounts.values();
+                open += charges
+                    .map(|account| account.open_charges().len())
+                    .sum::<usize>();
+            }
+            let above = (context.ledger.spent(NAMESPACE, within, now) - exact).nanos();
+            assert!(
+                (0..=4 * open as i128).contains(&above),
+                "{above} above {exact}"
+            );
+        }
+    }
+
+    /// Syncs the accounts. A conflict counts less than another error.
+    pub(super) async fn sync_accounts(&self, world: &World) -> Result<(), LookError> {
+        let errors = ledger::worker::sync_namespace(&self.context, NAMESPACE, world.now).await;
+        let errors = errors.into_iter().map(LookError::from);
+        errors
+            .max_by_key(|error| !error.is_conflict())
+            .map_or(Ok(()), Err)
     }
 
     /// Closes the months that are over by the caches of the last look; returns what failed.
@@ -218,7 +273,7 @@ impl Leader {
         }
     }
 
-    fn receive_demand(&self, world: &World) {
+    pub(super) fn receive_demand(&self, world: &World) {
         let demand = ServiceDemand {
             namespace: NAMESPACE.to_owned(),
             name: "chat".to_owned(),

@@ -9,6 +9,7 @@ mod corrections;
 mod devices;
 mod gangs;
 mod leader;
+mod ledger;
 mod nodes;
 mod prices;
 mod priority;

@@ -1,0 +1,85 @@
+//! What the caches hold of one namespace's pods and records.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bursar_api::names::{SPEND_FINALIZER, WORKLOAD_LABEL};
+use bursar_api::spend::WorkloadRef;
+use bursar_core::ledger::Uid;
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+
+use super::stored_accounts::StoredAccounts;
+use crate::context::Context;
+use crate::gpu_allocation::GpuAllocations;
+use crate::lock::lock;
+use crate::pod;
+
+/// What the caches held of one namespace at one moment.
+pub(crate) struct NamespaceInputs {
+    /// Pods that are charged to a workload, or may be.
+    pub(crate) pods: Vec<Arc<Pod>>,
+    pub(crate) claims: GpuAllocations,
+    /// Pods that used devices which others bore until a moment ago.
+    pub(super) sharing: BTreeSet<Uid>,
+    pub(crate) records: StoredAccounts,
+    /// The indexes of a workload's pods.
+    by_workload: BTreeMap<WorkloadRef, Vec<usize>>,
+}
+
+impl NamespaceInputs {
+    /// What the caches hold now.
+    pub(crate) fn load(context: &Context, namespace: &str) -> Self {
+        let stores = &context.stores;
+        let mut pods = stores.pods.state();
+        pods.retain(|pod| {
+            pod.namespace().as_deref() == Some(namespace) && pod::workload_of(pod).is_some()
+        });
+        let mut records = StoredAccounts::load(&stores.records, &context.folded, namespace);
+        records.note_unreadable(&context.unreadable, namespace);
+        let mut open = context.ledger.open_charges(namespace);
+        open.extend(records.open().map(str::to_owned));
+        let claims = GpuAllocations::new(stores, &pods, &open);
+        let sharing = {
+            let mut all = lock(&context.sharing);
+            let sharing = all.entry(namespace.to_owned()).or_default();
+            sharing.extend(claims.sharing().iter().cloned());
+            sharing
+                .retain(|uid| !open.contains(uid) && pods.iter().any(|pod| pod::uid(pod) == uid));
+            sharing.clone()
+        };
+        // claims for other devices than GPUs concern nobody
+        let is_charged = |pod: &Pod| {
+            pod::label(pod, WORKLOAD_LABEL).is_some()
+                || pod::has_finalizer(pod, SPEND_FINALIZER)
+                || claims.holds_gpus(pod)
+                || open.contains(pod::uid(pod))
+        };
+        pods.retain(|pod| is_charged(pod));
+        let mut by_workload: BTreeMap<WorkloadRef, Vec<usize>> = BTreeMap::new();
+        for (index, pod) in pods.iter().enumerate() {
+            if let Some(workload) = pod::workload_of(pod) {
+                by_workload.entry(workload).or_default().push(index);
+            }
+        }
+        Self {
+            pods,
+            claims,
+            sharing,
+            records,
+            by_workload,
+        }
+    }
+
+    /// The workloads that have pods or records.
+    pub(super) fn workloads(&self) -> impl Iterator<Item = &WorkloadRef> {
+        self.by_workload.keys().chain(self.records.workloads())
+    }
+
+    /// The pods of a workload.
+    pub(super) fn pods_of(&self, workload: &WorkloadRef) -> Vec<&Pod> {
+        let indexes = self.by_workload.get(workload).into_iter().flatten();
+        let pods = indexes.filter_map(|index| self.pods.get(*index));
+        pods.map(AsRef::as_ref).collect()
+    }
+}
