@@ -97,26 +97,7 @@ fn figures(report: &Report) -> String {
     ];
     text += &row("th", &header.map(str::to_owned));
     for service in &report.services {
-        let time = |place: usize| {
-            let times = service.first_token_seconds;
-            let time = times.and_then(|times| times.get(place).copied());
-            time.map_or("–".to_owned(), |time| format!("{time:.3} s"))
-        };
-        let refused: u64 = service.refused.values().sum();
-        let cells = [
-            format!("{}/{}", service.namespace, service.name),
-            service.requests.to_string(),
-            service.answered.to_string(),
-            refused.to_string(),
-            time(0),
-            time(1),
-            time(2),
-            service.cold_starts.to_string(),
-            format!("{:.2}", service.gpu_hours),
-            service.cost.rounded(2),
-            service.orders.to_string(),
-        ];
-        text += &row("td", &cells);
+        text += &row("td", &service.cells("–"));
     }
     text += "</table></div>\n";
     if !report.budgets.is_empty() {

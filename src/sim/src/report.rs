@@ -78,6 +78,32 @@ pub struct ServiceReport {
     pub orders: u64,
 }
 
+impl ServiceReport {
+    /// The cells of its row in a table of services; `missing` stands for a time that is not there.
+    pub(crate) fn cells(&self, missing: &str) -> Vec<String> {
+        let time = |place: usize| {
+            let time = self
+                .first_token_seconds
+                .and_then(|times| times.get(place).copied());
+            time.map_or(missing.to_owned(), |time| format!("{time:.3} s"))
+        };
+        let refused: u64 = self.refused.values().sum();
+        vec![
+            format!("{}/{}", self.namespace, self.name),
+            self.requests.to_string(),
+            self.answered.to_string(),
+            refused.to_string(),
+            time(0),
+            time(1),
+            time(2),
+            self.cold_starts.to_string(),
+            format!("{:.2}", self.gpu_hours),
+            self.cost.rounded(2),
+            self.orders.to_string(),
+        ]
+    }
+}
+
 /// Figures of all TrainingJobs.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -342,27 +368,7 @@ impl Report {
             "COST",
             "ORDERS",
         ];
-        let rows = self.services.iter().map(|service| {
-            let refused: u64 = service.refused.values().sum();
-            let time = |place: usize| {
-                let times = service.first_token_seconds;
-                let time = times.and_then(|times| times.get(place).copied());
-                time.map_or("-".to_owned(), |time| format!("{time:.3} s"))
-            };
-            vec![
-                format!("{}/{}", service.namespace, service.name),
-                service.requests.to_string(),
-                service.answered.to_string(),
-                refused.to_string(),
-                time(0),
-                time(1),
-                time(2),
-                service.cold_starts.to_string(),
-                format!("{:.2}", service.gpu_hours),
-                service.cost.rounded(2),
-                service.orders.to_string(),
-            ]
-        });
+        let rows = self.services.iter().map(|service| service.cells("-"));
         table(&header, rows)
     }
 
