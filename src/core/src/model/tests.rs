@@ -459,8 +459,8 @@ fn events_at_one_instant_give_the_same_plan_in_any_order() {
     }
 }
 
-#[test]
-fn what_is_not_marked_would_be_decided_as_before() {
+/// Calls `check` again and again with a model that some events have changed, which it settles.
+fn after_random_events(mut check: impl FnMut(&mut Model, Timestamp, &str)) {
     for seed in 0..300 {
         let mut rng = Rng::with_seed(seed);
         let (mut model, mut millis) = (model(), 0);
@@ -471,51 +471,41 @@ fn what_is_not_marked_would_be_decided_as_before() {
                 let event = event(&mut rng, now);
                 model.apply(event, now);
             }
-            settle(&mut model, now);
-            assert_fresh(&model, now, &format!("seed {seed}, step {step}"));
-            let mut again = model.clone();
-            again.mark_all();
-            let more = settle(&mut again, now);
-            assert_eq!(more.service_orders, [], "seed {seed}, step {step}");
-            assert_eq!(more.job_orders, [], "seed {seed}, step {step}");
+            check(&mut model, now, &format!("seed {seed}, step {step}"));
         }
     }
 }
 
 #[test]
+fn what_is_not_marked_would_be_decided_as_before() {
+    after_random_events(|model, now, when| {
+        settle(model, now);
+        assert_fresh(model, now, when);
+        let mut again = model.clone();
+        again.mark_all();
+        let more = settle(&mut again, now);
+        assert_eq!(more.service_orders, [], "{when}");
+        assert_eq!(more.job_orders, [], "{when}");
+    });
+}
+
+#[test]
 fn decisions_over_what_is_marked_equal_those_over_everything() {
-    for seed in 0..300 {
-        let mut rng = Rng::with_seed(seed);
-        let (mut model, mut millis) = (model(), 0);
-        for step in 0..80 {
-            millis += rng.i64(0..20_000);
-            let now = at(millis);
-            for _ in 0..rng.u8(1..5) {
-                let event = event(&mut rng, now);
-                model.apply(event, now);
-            }
-            let mut everything = model.clone();
-            everything.mark_all();
-            let ours = settle(&mut model, now);
-            let expected = settle(&mut everything, now);
-            // jobs take what services have left, in the order in which they are decided
-            assert_eq!(
-                ours.service_orders, expected.service_orders,
-                "seed {seed}, step {step}"
-            );
-            for (key, state) in &everything.services {
-                let essence = |state: &ServiceState| {
-                    let decision = state.decision.as_ref()?;
-                    let refusal = decision.refusal.as_ref().map(|refusal| refusal.reason);
-                    Some((decision.desired, decision.allowed, refusal))
-                };
-                let ours = &model.services[key];
-                assert_eq!(
-                    essence(ours),
-                    essence(state),
-                    "seed {seed}, step {step}, {key:?}"
-                );
-            }
+    after_random_events(|model, now, when| {
+        let mut everything = model.clone();
+        everything.mark_all();
+        let ours = settle(model, now);
+        let expected = settle(&mut everything, now);
+        // jobs take what services have left, in the order in which they are decided
+        assert_eq!(ours.service_orders, expected.service_orders, "{when}");
+        for (key, state) in &everything.services {
+            let essence = |state: &ServiceState| {
+                let decision = state.decision.as_ref()?;
+                let refusal = decision.refusal.as_ref().map(|refusal| refusal.reason);
+                Some((decision.desired, decision.allowed, refusal))
+            };
+            let ours = &model.services[key];
+            assert_eq!(essence(ours), essence(state), "{when}, {key:?}");
         }
-    }
+    });
 }
