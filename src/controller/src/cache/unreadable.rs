@@ -137,6 +137,17 @@ impl UnreadableObjects {
             .collect()
     }
 
+    /// The object of this kind, namespace and name, if it cannot be read.
+    fn get<K: Resource<DynamicType = ()>>(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Option<UnreadableObject> {
+        let namespaces = lock(&self.0);
+        let key = (K::kind(&()).into_owned(), name.to_owned());
+        namespaces.get(namespace)?.objects.get(&key).cloned()
+    }
+
     /// Why the object of this kind, namespace and name cannot be read; `None` if it can be or is
     /// not there.
     pub(crate) fn why<K: Resource<DynamicType = ()>>(
@@ -144,10 +155,7 @@ impl UnreadableObjects {
         namespace: &str,
         name: &str,
     ) -> Option<String> {
-        let namespaces = lock(&self.0);
-        let key = (K::kind(&()).into_owned(), name.to_owned());
-        let object = namespaces.get(namespace)?.objects.get(&key)?;
-        Some(object.why())
+        Some(self.get::<K>(namespace, name)?.why())
     }
 
     /// Whether this object, of which there is an older version, cannot be read now.
@@ -184,10 +192,7 @@ impl UnreadableObjects {
         namespace: &str,
         name: &str,
     ) -> Option<String> {
-        let namespaces = lock(&self.0);
-        let key = (K::kind(&()).into_owned(), name.to_owned());
-        let object = namespaces.get(namespace)?.objects.get(&key)?;
-        object.version.clone()
+        self.get::<K>(namespace, name)?.version
     }
 
     /// Notes when the status of the object at this version is to be compared again.
