@@ -46,7 +46,7 @@ pub struct Options {
 }
 
 /// A measurement over a time in which nothing is to do.
-struct Rest {
+struct IdleUsage {
     name: String,
     operator: Cpu,
     gateway: Cpu,
@@ -129,7 +129,7 @@ fn measure(options: &Options, cluster: &Cluster, programs: &Programs) -> Result<
     ));
     settle(&installation, &services)?;
 
-    let mut rests = vec![rest(&mut installation, "at zero", options.rest)?];
+    let mut idle = vec![measure_idle(&mut installation, "at zero", options.rest)?];
     progress("one replica for each service");
     let began = Instant::now();
     installation.run(services.set_min_replicas(&client, 1))?;
@@ -142,7 +142,7 @@ fn measure(options: &Options, cluster: &Cluster, programs: &Programs) -> Result<
     for size in [PageSize::Small, PageSize::Full] {
         installation.run(fleet::set_page_size(size))?;
         let name = format!("{} replicas, {} pages", services.count, size.word());
-        rests.push(rest(&mut installation, &name, options.rest)?);
+        idle.push(measure_idle(&mut installation, &name, options.rest)?);
     }
 
     installation.run(fleet::set_page_size(options.jump_page))?;
@@ -167,7 +167,7 @@ fn measure(options: &Options, cluster: &Cluster, programs: &Programs) -> Result<
         readers.push(bare_reader(cluster, &first, options.rest)?);
     }
     let client = bare_client(&installation, &services, &operator, options.concurrency)?;
-    print(options, &rests, &readers, &[operator, client], &reads);
+    print(options, &idle, &readers, &[operator, client], &reads);
     Ok(())
 }
 
@@ -206,7 +206,7 @@ fn settle(installation: &Installation, services: &Services) -> Result<()> {
     quiet.map(drop)
 }
 
-fn rest(installation: &mut Installation, name: &str, time: Duration) -> Result<Rest> {
+fn measure_idle(installation: &mut Installation, name: &str, time: Duration) -> Result<IdleUsage> {
     progress(&format!("{name}, {} s", time.as_secs()));
     let operator = installation.operator()?.identity();
     let gateway = installation.gateway.identity();
@@ -216,7 +216,7 @@ fn rest(installation: &mut Installation, name: &str, time: Duration) -> Result<R
     interrupt::sleep(time)?;
     let (after, gateway_after) = (Usage::of(operator)?, Usage::of(gateway)?);
     let reads = installation.run(fleet::reads())? - reads;
-    Ok(Rest {
+    Ok(IdleUsage {
         name: name.to_owned(),
         operator: after.since(&before),
         gateway: gateway_after.since(&gateway_before),
@@ -324,7 +324,13 @@ fn bare_client(
     Ok(Jump::new(&name, at.as_secs_f64(), 3, log.read()?))
 }
 
-fn print(options: &Options, rests: &[Rest], readers: &[BareReader], jumps: &[Jump], reads: &[f64]) {
+fn print(
+    options: &Options,
+    idle: &[IdleUsage],
+    readers: &[BareReader],
+    jumps: &[Jump],
+    reads: &[f64],
+) {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     println!(
         "\n{} services in {} namespaces, {cores} cores; each row at rest took {} s\n",
@@ -332,8 +338,8 @@ fn print(options: &Options, rests: &[Rest], readers: &[BareReader], jumps: &[Jum
         options.services.namespaces,
         options.rest.as_secs()
     );
-    println!("{}", rest_table(rests, readers));
-    for rest in rests {
+    println!("{}", idle_table(idle, readers));
+    for rest in idle {
         println!("writes {}: {}", rest.name, kinds(&rest.writes));
     }
     println!("\n{}", jump_table(options.services.count, jumps));
@@ -351,11 +357,11 @@ fn print(options: &Options, rests: &[Rest], readers: &[BareReader], jumps: &[Jum
     );
 }
 
-fn rest_table(rests: &[Rest], readers: &[BareReader]) -> Table {
+fn idle_table(idle: &[IdleUsage], readers: &[BareReader]) -> Table {
     let mut table = Table::new(&[
         "at rest", "user", "system", "CPU", "memory", "peak", "reads/s", "gateway", "machine",
     ]);
-    for (index, rest) in rests.iter().enumerate() {
+    for (index, rest) in idle.iter().enumerate() {
         table.row(vec![
             rest.name.clone(),
             percent(rest.operator.user),

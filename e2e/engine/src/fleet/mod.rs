@@ -37,9 +37,9 @@ const SPEED: f64 = 20.0;
 /// Tokens of an answer.
 const ANSWER: f64 = 200.0;
 
-/// The address to which a connection was made: the engine that is asked.
+/// The address to which a connection was made, which tells the engine.
 #[derive(Debug, Clone, Copy)]
-struct Asked(IpAddr);
+struct EngineAddress(IpAddr);
 
 /// A listener whose connections send small answers at once.
 struct NoDelay(TcpListener);
@@ -60,7 +60,7 @@ impl Listener for NoDelay {
     }
 }
 
-impl Connected<IncomingStream<'_, NoDelay>> for Asked {
+impl Connected<IncomingStream<'_, NoDelay>> for EngineAddress {
     fn connect_info(stream: IncomingStream<'_, NoDelay>) -> Self {
         let address = stream.io().local_addr().map(|address| address.ip());
         Self(address.unwrap_or(Ipv4Addr::UNSPECIFIED.into()))
@@ -176,7 +176,7 @@ impl Fleet {
             .with_state(self.clone());
         let engines = axum::serve(
             NoDelay(listener),
-            engines.into_make_service_with_connect_info::<Asked>(),
+            engines.into_make_service_with_connect_info::<EngineAddress>(),
         );
         tokio::select! {
             served = engines.into_future() => served,
@@ -214,7 +214,7 @@ fn seconds_since_1970() -> f64 {
 
 async fn metrics_page(
     State(fleet): State<Arc<Fleet>>,
-    ConnectInfo(Asked(address)): ConnectInfo<Asked>,
+    ConnectInfo(EngineAddress(address)): ConnectInfo<EngineAddress>,
 ) -> Response {
     fleet.reads.fetch_add(1, Ordering::Relaxed);
     ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], fleet.page(address)).into_response()
