@@ -116,7 +116,7 @@ pub const HOST_NETWORK_MESSAGE: &str =
     "spec.hostNetwork must not be true: replicas need addresses of their own";
 
 /// Kubernetes' default of `terminationGracePeriodSeconds`.
-const DEFAULT_GRACE_SECONDS: i64 = 30;
+pub const DEFAULT_GRACE_SECONDS: i64 = 30;
 
 /// Seconds that a pod of this template may take from SIGTERM to its end.
 pub fn grace_seconds(template: &PodTemplateSpec) -> i64 {

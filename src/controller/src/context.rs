@@ -1,27 +1,25 @@
-//! What reconciles share.
+//! What the controller's tasks share.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use bursar_api::InferenceDeployment;
 use bursar_api::names::GATEWAY_PORTS;
 use bursar_core::calendar::Month;
 use bursar_core::cost_report::CostOwner;
 use bursar_core::ledger::Uid;
+use bursar_core::model::Key;
 use bursar_core::money::Money;
-use bursar_core::scaling::History;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use kube::runtime::events::Recorder;
 use kube::{Client, Resource};
 
 use crate::api_calls::ApiError;
-use crate::cache::{Stores, Tombstones, Triggers, UnreadableObjects};
-use crate::capacity::Reserved;
+use crate::cache::{Stores, Tombstones, Triggers, UnreadableObjects, key_of};
 use crate::engine_reads::SharedReadings;
-use crate::explain::Explained;
-use crate::gateways::{self, SharedDemands};
+use crate::gateways;
+use crate::index::PodIndex;
 use crate::ledger::month_close::MonthClose;
 use crate::ledger::{ConsolidatedCache, PublishedAccounts, WriteCache};
 use crate::lock::lock;
@@ -30,16 +28,12 @@ use crate::power_readings::SharedPowerReadings;
 use crate::pricing::effective::{self, PriceCache};
 use bursar_api::prices::EffectivePrices;
 
-/// Namespace and name of a workload.
-pub(crate) type Key = (String, String);
-
-/// What reconciles share.
+/// What the controller's tasks share.
 pub(crate) struct Context {
     pub(crate) client: Client,
     pub(crate) stores: Arc<Stores>,
     pub(crate) price_cache: PriceCache,
     pub(crate) readings: SharedReadings,
-    pub(crate) demands: SharedDemands,
     /// The accounts, as decisions read them.
     pub(crate) ledger: PublishedAccounts,
     /// Where accounts are asked for.
@@ -52,10 +46,8 @@ pub(crate) struct Context {
     pub(crate) unreadable: Arc<UnreadableObjects>,
     pub(crate) recorder: Recorder,
     pub(crate) metrics: Metrics,
-    /// What each service was asked for before. Starts anew with each leader, which holds what it finds for one window.
-    pub(crate) histories: Mutex<BTreeMap<Key, History>>,
-    /// Room that was given away and that no cache shows as taken yet.
-    pub(crate) reserved: Mutex<Reserved>,
+    /// Where the pods of each workload are in the cache.
+    pub(crate) index: Mutex<PodIndex>,
     /// Pods that use devices which others bear, by namespace.
     pub(crate) sharing: Mutex<BTreeMap<String, BTreeSet<Uid>>>,
     /// What GPUs were measured to draw.
@@ -66,8 +58,6 @@ pub(crate) struct Context {
     pub(crate) ports: Mutex<BTreeMap<Key, u16>>,
     /// What each workload bears of a month's overheads.
     pub(crate) shares: Mutex<Option<(Month, BTreeMap<CostOwner, Money>)>>,
-    /// The last decision over each namespace, for people.
-    pub(crate) explained: Explained,
     pub(crate) zone: TimeZone,
     /// The operator's namespace.
     pub(crate) namespace: String,
@@ -113,19 +103,6 @@ impl Context {
         }
     }
 
-    /// Why the demand that gateways hold is not known: one of them has not been heard of.
-    pub(crate) fn unreachable_gateway(&self, now: Timestamp) -> Option<String> {
-        let (pods, namespace) = (&self.stores.pods, &self.namespace);
-        gateways::unreachable(pods, namespace, &self.demands, self.began, now)
-    }
-
-    /// Waits until every gateway has been heard of.
-    pub(crate) async fn gateways_reachable(&self) {
-        while self.unreachable_gateway(Timestamp::now()).is_some() {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-
     /// The service's port on every gateway: the one in its status, or the lowest free one.
     pub(crate) fn port(&self, key: &Key, in_status: Option<u16>) -> Option<u16> {
         let mut ports = lock(&self.ports);
@@ -134,10 +111,7 @@ impl Context {
         }
         let mut services = BTreeSet::from([key.clone()]);
         for service in self.stores.services.state() {
-            let key = (
-                service.metadata.namespace.clone().unwrap_or_default(),
-                service.metadata.name.clone().unwrap_or_default(),
-            );
+            let key = key_of(&*service);
             services.insert(key.clone());
             let status = service
                 .status
@@ -152,7 +126,7 @@ impl Context {
         }
         // one that cannot be read keeps its port, of which an earlier leader's slice tells
         for object in self.unreadable.all::<InferenceDeployment>() {
-            let key = (object.namespace, object.name);
+            let key = Key::new(&object.namespace, &object.name);
             let port = gateways::slice_port(&self.stores.slices, &key);
             if let Some(port) = port.filter(|port| !ports.values().any(|taken| taken == port)) {
                 ports.entry(key.clone()).or_insert(port);

@@ -1,19 +1,20 @@
 //! Keeps what the engines report: the reader's readings go into the store of each service, and a
-//! changed one triggers the reconcile of its namespace.
+//! changed one is an event for the model.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bursar_core::model::event::{self, Event};
 use bursar_signals::engine_reads::{self, ReadEngine, Reading};
 use bursar_signals::store::Readings;
 
-use crate::cache::{Trigger, Triggers};
+use crate::actor::{Input, Inputs};
 use crate::engine_targets::{EngineTargets, Gone};
 use crate::lock::lock;
 
-/// A namespace is reconciled for its readings no more often than this.
-const TRIGGER_PERIOD: Duration = Duration::from_secs(1);
+/// What is gone is looked at this often.
+const PERIOD: Duration = Duration::from_secs(1);
 /// The readings of a pod that is gone stay for so many periods: its charge ends by its last
 /// counters.
 const GONE_PERIODS: u64 = 10;
@@ -21,37 +22,29 @@ const GONE_PERIODS: u64 = 10;
 /// Readings by namespace and name.
 pub(crate) type SharedReadings = Arc<Mutex<BTreeMap<(String, String), Readings>>>;
 
-/// Keeps readings, and triggers the reconciles of namespaces whose readings changed.
+/// Keeps readings, and tells the model of those that changed.
 pub(crate) struct EngineReads {
     pub(crate) targets: Arc<EngineTargets>,
     pub(crate) readings: SharedReadings,
-    pub(crate) triggers: Triggers,
+    pub(crate) inputs: Inputs,
 }
 
 impl EngineReads {
     /// Reads for as long as the process leads.
     pub(crate) async fn run<R: ReadEngine>(self, reads: engine_reads::EngineReads<R>) {
-        let throttle = Mutex::new(Throttle::default());
-        let trigger = |namespace: String| {
-            // nobody listens at the end of leadership
-            self.triggers.send(Trigger::Namespace(namespace)).ok();
-        };
         let reads = reads.run(|reading| {
-            let changed = self
-                .take(&reading)
-                .then(|| reading.target.namespace.to_string());
-            if let Some(namespace) = changed.filter(|name| lock(&throttle).admits(name)) {
-                trigger(namespace);
+            if let Some(changed) = self.take(&reading) {
+                let event = Event::Reading(reading.target.uid.clone(), changed);
+                // nobody listens at the end of leadership
+                self.inputs.send(Input::Event(event)).ok();
             }
         });
         let periods = async {
             let mut gone = GoneReplicas::default();
-            let mut ticks = tokio::time::interval(TRIGGER_PERIOD);
+            let mut ticks = tokio::time::interval(PERIOD);
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-            while !self.triggers.is_closed() {
+            while !self.inputs.is_closed() {
                 ticks.tick().await;
-                let pending = lock(&throttle).next_period();
-                pending.into_iter().for_each(trigger);
                 for gone in gone.next_period(self.targets.take_gone()) {
                     self.forget(&gone);
                 }
@@ -63,22 +56,34 @@ impl EngineReads {
         }
     }
 
-    /// Keeps a reading. Returns whether it changes what is known.
-    fn take(&self, reading: &Reading) -> bool {
+    /// Keeps a reading. Returns what the model is told of it, if it changes what is known.
+    fn take(&self, reading: &Reading) -> Option<event::Reading> {
         let target = &reading.target;
         let (namespace, service) = (&*target.namespace, &*target.service);
         let mut readings = lock(&self.readings);
         // what was forgotten does not come back
         if !self.targets.has_replica(namespace, service, &target.uid) {
-            return false;
+            return None;
         }
         let key = (namespace.to_owned(), service.to_owned());
         let readings = readings.entry(key).or_default();
-        match &reading.result {
+        let moved = match &reading.result {
             Ok(sample) => readings.sample(&target.uid, *sample, reading.at),
-            Err(error) => readings.failure(&target.uid, error.to_string()),
+            Err(error) => {
+                readings.failure(&target.uid, error.to_string());
+                false
+            }
+        };
+        if !reading.changed {
+            return None;
         }
-        reading.changed
+        Some(match readings.busy(&target.uid, reading.at) {
+            Some(requests) => event::Reading::Busy { requests, moved },
+            None => {
+                let why = readings.error(&target.uid).unwrap_or("not read for long");
+                event::Reading::Stale(why.into())
+            }
+        })
     }
 
     /// Forgets what was read of a pod that is gone, and a service that is gone with its last pod.
@@ -97,30 +102,6 @@ impl EngineReads {
         if readings.is_empty() && !self.targets.has_service(&gone.service) {
             all.remove(&key);
         }
-    }
-}
-
-/// Lets a namespace be triggered at once, and then once a period.
-#[derive(Debug, Default)]
-struct Throttle {
-    triggered: BTreeSet<String>,
-    pending: BTreeSet<String>,
-}
-
-impl Throttle {
-    /// Whether this namespace may be triggered now; if not, it is at the end of the period.
-    fn admits(&mut self, namespace: &str) -> bool {
-        let first = self.triggered.insert(namespace.to_owned());
-        if !first {
-            self.pending.insert(namespace.to_owned());
-        }
-        first
-    }
-
-    /// Begins the next period, and returns the namespaces to trigger now.
-    fn next_period(&mut self) -> BTreeSet<String> {
-        self.triggered = std::mem::take(&mut self.pending);
-        self.triggered.clone()
     }
 }
 
@@ -158,7 +139,7 @@ mod tests {
     use bursar_signals::schedule::Settings;
     use jiff::{SignedDuration, Timestamp};
     use k8s_openapi::api::core::v1::Pod;
-    use kube::runtime::watcher::Event;
+    use kube::runtime::watcher;
     use serde_json::json;
     use tokio::sync::mpsc;
     use tokio::time::Instant;
@@ -218,7 +199,7 @@ mod tests {
     struct Stage {
         targets: Arc<EngineTargets>,
         readings: SharedReadings,
-        triggered: mpsc::UnboundedReceiver<Trigger>,
+        inputs: mpsc::UnboundedReceiver<Input>,
         _task: tokio_util::task::AbortOnDropHandle<()>,
     }
 
@@ -228,27 +209,27 @@ mod tests {
                 engine_reads::EngineReads::new(Engines, Settings::default(), clock);
             let targets = Arc::new(EngineTargets::new(targets));
             let readings = SharedReadings::default();
-            let (triggers, triggered) = mpsc::unbounded_channel();
+            let (sender, inputs) = mpsc::unbounded_channel();
             let engine_reads = EngineReads {
                 targets: Arc::clone(&targets),
                 readings: Arc::clone(&readings),
-                triggers,
+                inputs: sender,
             };
             let task = tokio::spawn(engine_reads.run(reads));
             Self {
                 targets,
                 readings,
-                triggered,
+                inputs,
                 _task: tokio_util::task::AbortOnDropHandle::new(task),
             }
         }
 
         fn create(&self, namespace: &str, name: &str, pods: impl IntoIterator<Item = String>) {
             let service = service(namespace, name);
-            self.targets.on_service(&Event::Apply(service));
+            self.targets.on_service(&watcher::Event::Apply(service));
             for uid in pods {
                 let pod = pod(namespace, name, &uid);
-                self.targets.on_pod(&Event::Apply(pod));
+                self.targets.on_pod(&watcher::Event::Apply(pod));
             }
         }
 
@@ -259,16 +240,18 @@ mod tests {
         }
     }
 
-    /// The namespaces that were triggered since the last call, each as often as it was.
-    fn triggered(stage: &mut Stage) -> Vec<String> {
-        let mut namespaces = Vec::new();
-        while let Ok(trigger) = stage.triggered.try_recv() {
-            match trigger {
-                Trigger::Namespace(name) => namespaces.push(name),
-                other => panic!("a reading triggers {other:?}"),
+    /// The readings that the model was told of since the last call, by UID.
+    fn readings_told(stage: &mut Stage) -> Vec<(String, event::Reading)> {
+        let mut readings = Vec::new();
+        while let Ok(input) = stage.inputs.try_recv() {
+            match input {
+                Input::Event(Event::Reading(uid, reading)) => {
+                    readings.push((uid.to_string(), reading));
+                }
+                _ => panic!("a reading is told as something else"),
             }
         }
-        namespaces
+        readings
     }
 
     #[tokio::test(start_paused = true)]
@@ -280,45 +263,38 @@ mod tests {
             (0..400).map(|index| format!("fake-{index}")),
         );
         stage.create("team", "chat", ["healthy".to_owned()]);
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        let active_at = stage.readings("team", Readings::active_at).flatten();
-        assert!(
-            active_at.is_some(),
-            "the first read is the first look at its counters"
-        );
-        triggered(&mut stage);
+        tokio::time::sleep(Duration::from_millis(1_100)).await;
+        let first = event::Reading::Busy {
+            requests: 0,
+            // the first read is the first look at its counters
+            moved: true,
+        };
+        let told = readings_told(&mut stage);
+        assert!(told.contains(&("healthy".to_owned(), first)), "{told:?}");
         for second in 0..60 {
             tokio::time::sleep(Duration::from_secs(1)).await;
             // a reading of the last two seconds counts for eight more
             let later = clock() + SignedDuration::from_secs(8);
             let busy = stage.readings("team", |readings| readings.busy("healthy", later));
             assert_eq!(busy.flatten(), Some(0), "after {second} s");
-            assert_eq!(
-                stage.readings("team", Readings::active_at).flatten(),
-                active_at
-            );
         }
-        let triggered = triggered(&mut stage);
+        let told = readings_told(&mut stage);
         assert!(
-            !triggered.contains(&"team".to_owned()),
+            told.iter().all(|(uid, _)| uid != "healthy"),
             "nothing of it changed"
         );
         // each fake fails once, in the first minute
-        assert!((1..=61).contains(&triggered.len()), "{}", triggered.len());
+        assert_eq!(told.len(), 400);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_failure_is_kept_with_its_reason_and_triggers_once() {
+    async fn a_failure_is_told_once_with_its_reason() {
         let mut stage = Stage::new();
         stage.create("team", "broken", ["a".to_owned()]);
         stage.targets.all_read().await;
         tokio::time::sleep(Duration::from_secs(30)).await;
-        assert_eq!(triggered(&mut stage), ["team"]);
-        let all = lock(&stage.readings);
-        let signal =
-            all[&("team".to_owned(), "broken".to_owned())].signal([("a", "pod-a")], clock());
-        let reason = "pod pod-a: HTTP status 503".to_owned();
-        assert_eq!(signal, bursar_core::scaling::Signal::Unknown(reason));
+        let stale = event::Reading::Stale("HTTP status 503".into());
+        assert_eq!(readings_told(&mut stage), [("a".to_owned(), stale)]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -329,7 +305,7 @@ mod tests {
         tokio::time::sleep(Duration::from_millis(1)).await;
         stage
             .targets
-            .on_pod(&Event::Delete(pod("team", "chat", "a")));
+            .on_pod(&watcher::Event::Delete(pod("team", "chat", "a")));
         let contains = |uid| stage.readings("team", |readings| readings.knows(uid));
         tokio::time::sleep(Duration::from_secs(9)).await;
         assert_eq!(contains("a"), Some(true));
@@ -337,27 +313,11 @@ mod tests {
         assert_eq!((contains("a"), contains("b")), (Some(false), Some(true)));
         stage
             .targets
-            .on_service(&Event::Delete(service("team", "chat")));
+            .on_service(&watcher::Event::Delete(service("team", "chat")));
         stage
             .targets
-            .on_pod(&Event::Delete(pod("team", "chat", "b")));
+            .on_pod(&watcher::Event::Delete(pod("team", "chat", "b")));
         tokio::time::sleep(Duration::from_secs(12)).await;
         assert_eq!(contains("b"), None);
-    }
-
-    #[test]
-    fn a_namespace_is_triggered_at_once_and_then_once_a_period() {
-        let mut throttle = Throttle::default();
-        assert!(throttle.admits("team"));
-        assert!(!throttle.admits("team") && !throttle.admits("team"));
-        assert!(throttle.admits("other"));
-        assert_eq!(throttle.next_period(), BTreeSet::from(["team".to_owned()]));
-        assert!(
-            !throttle.admits("team"),
-            "it was triggered at the period's beginning"
-        );
-        assert_eq!(throttle.next_period(), BTreeSet::from(["team".to_owned()]));
-        assert_eq!(throttle.next_period(), BTreeSet::new());
-        assert!(throttle.admits("team"));
     }
 }

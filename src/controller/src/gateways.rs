@@ -1,40 +1,30 @@
 //! The leader's side of the gateways: which there are, and a stream of demand from each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bursar_api::names::{GATEWAY_PORTS, gateway_slice};
-use bursar_signals::demand::{self, Credentials, Demands};
-use jiff::{SignedDuration, Timestamp};
+use bursar_core::model::Key;
+use bursar_core::model::event::{Event, Held};
+use bursar_signals::demand::{self, Credentials, Message};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
 use kube::runtime::reflector::Store;
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
-use crate::cache::{Trigger, Triggers};
+use crate::actor::{Input, Inputs};
+use crate::cache::cached;
 use crate::lock::lock;
 use crate::pod;
 
 const CONTROL_PORT: u16 = 8443;
-/// How often the set of gateways is compared with the open streams, and a broken stream is opened anew.
+/// How often the set of gateways is compared with the open streams, and a broken stream is opened
+/// anew.
 const PACE: Duration = Duration::from_secs(1);
-/// A gateway is heard of within this long of becoming ready.
-const FRESH: SignedDuration = SignedDuration::from_secs(5);
-
-/// What all gateways hold.
-pub(crate) type SharedDemands = Arc<Mutex<Demands>>;
-
-fn takes_requests(pod: &Pod) -> bool {
-    pod::is_ready(pod) && pod.metadata.deletion_timestamp.is_none()
-}
-
-/// The gateways that take requests: UID and address.
-pub(crate) fn addresses(pods: &Store<Pod>, namespace: &str) -> BTreeMap<String, IpAddr> {
-    select(pods, namespace, takes_requests)
-}
 
 /// The gateways that may hold requests: those too that end, for they serve what they hold.
 fn holding(pods: &Store<Pod>, namespace: &str) -> BTreeMap<String, IpAddr> {
@@ -60,99 +50,137 @@ fn select(
 }
 
 /// The port that a service's EndpointSlice of gateways has.
-pub(crate) fn slice_port(
-    slices: &Store<EndpointSlice>,
-    (namespace, name): &(String, String),
-) -> Option<u16> {
-    let slice = slices.find(|slice| {
-        slice.namespace().as_ref() == Some(namespace) && slice.name_any() == gateway_slice(name)
-    })?;
+pub(crate) fn slice_port(slices: &Store<EndpointSlice>, service: &Key) -> Option<u16> {
+    let key = Key {
+        namespace: service.namespace.clone(),
+        name: gateway_slice(&service.name).into(),
+    };
+    let slice = cached(slices, &key)?;
     let port = slice.ports.iter().flatten().next()?.port?;
     let port = u16::try_from(port).ok();
     port.filter(|port| GATEWAY_PORTS.contains(port))
 }
 
-/// Why what gateways hold is not known: one of them has not been heard of, and may hold requests. One that has just become ready holds
-/// none yet; one that cannot be heard at all is given up after a time.
-pub(crate) fn unreachable(
-    pods: &Store<Pod>,
-    namespace: &str,
-    demands: &Mutex<Demands>,
-    began: Timestamp,
-    now: Timestamp,
-) -> Option<String> {
-    let pods = pods.state();
-    let demands = lock(demands);
-    let is_unheard = |pod: &&Arc<Pod>| {
-        let ready = pod::ready_since(pod).unwrap_or(now);
-        let expected = ready.max(began);
-        match demands.hears(pod::uid(pod), now) {
-            Some(heard) => !heard,
-            None => {
-                now.duration_since(ready) >= FRESH && now.duration_since(expected) < demand::GONE
-            }
-        }
-    };
-    let pod = pods
-        .iter()
-        .filter(|pod| pod::is_gateway(pod) && takes_requests(pod))
-        .filter(|pod| pod.namespace().as_deref() == Some(namespace))
-        .find(is_unheard)?;
-    Some(format!("gateway {} has not been heard of", pod.name_any()))
+/// What a gateway's message says of the requests that it holds.
+pub(crate) fn demand(message: &Message) -> Event {
+    let held = message.services.iter().map(|service| {
+        let held = Held {
+            requests: service.held,
+            since: service.first_held_at,
+        };
+        (Key::new(&service.namespace, &service.name), held)
+    });
+    let held = held.filter(|(_, held)| held.requests > 0);
+    Event::Demand(message.gateway.as_str().into(), held.collect())
 }
 
-/// Keeps a stream open to every gateway, for as long as the process leads.
-pub(crate) async fn follow(
+/// When each gateway was last heard of.
+type Heard = Arc<Mutex<BTreeMap<String, Instant>>>;
+
+/// The streams of all gateways of the operator's namespace.
+pub(crate) struct Gateways {
     pods: Store<Pod>,
     namespace: String,
-    credentials: Credentials,
-    demands: SharedDemands,
-    triggers: Triggers,
-) {
-    let mut streams: BTreeMap<String, AbortHandle> = BTreeMap::new();
-    let credentials = Arc::new(credentials);
-    loop {
-        let gateways = holding(&pods, &namespace);
-        streams.retain(|uid, stream| {
-            let stays = gateways.contains_key(uid);
-            if !stays {
-                stream.abort();
-            }
-            stays && !stream.is_finished()
-        });
-        for (uid, address) in gateways {
-            streams.entry(uid).or_insert_with(|| {
-                let (credentials, demands, triggers) = (
-                    Arc::clone(&credentials),
-                    Arc::clone(&demands),
-                    triggers.clone(),
-                );
-                let stream = async move {
-                    let taken = |message: demand::Message| {
-                        // the gateway's clock may differ; what counts is when it was heard
-                        let message = demand::Message {
-                            at: Timestamp::now(),
-                            ..message
-                        };
-                        let changed = demands
-                            .lock()
-                            .unwrap_or_else(PoisonError::into_inner)
-                            .take(message);
-                        for (namespace, _) in changed {
-                            let _ = triggers.send(Trigger::Namespace(namespace));
-                        }
-                    };
-                    let ended =
-                        demand::follow(SocketAddr::new(address, CONTROL_PORT), &credentials, taken)
-                            .await;
-                    if let Err(error) = ended {
-                        tracing::warn!(gateway = %address, %error, "the demand stream ended");
-                    }
-                };
-                tokio::spawn(stream).abort_handle()
-            });
+    credentials: Arc<Credentials>,
+    heard: Heard,
+    inputs: Inputs,
+}
+
+impl Gateways {
+    /// No stream yet.
+    pub(crate) fn new(
+        pods: Store<Pod>,
+        namespace: String,
+        credentials: Credentials,
+        inputs: Inputs,
+    ) -> Self {
+        Self {
+            pods,
+            namespace,
+            credentials: Arc::new(credentials),
+            heard: Arc::default(),
+            inputs,
         }
-        tokio::time::sleep(PACE).await;
+    }
+
+    /// Waits until every gateway that takes requests has been heard of.
+    pub(crate) async fn all_heard(&self) {
+        let takes_requests =
+            |pod: &Pod| pod::is_ready(pod) && pod.metadata.deletion_timestamp.is_none();
+        loop {
+            let gateways = select(&self.pods, &self.namespace, takes_requests);
+            let is_heard = |uid: &String| lock(&self.heard).contains_key(uid);
+            if gateways.keys().all(is_heard) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Keeps a stream open to every gateway, for as long as the process leads.
+    pub(crate) async fn follow(&self) {
+        let mut streams: BTreeMap<String, AbortHandle> = BTreeMap::new();
+        let mut silent: BTreeSet<String> = BTreeSet::new();
+        loop {
+            let gateways = holding(&self.pods, &self.namespace);
+            streams.retain(|uid, stream| {
+                let stays = gateways.contains_key(uid);
+                if !stays {
+                    stream.abort();
+                }
+                stays && !stream.is_finished()
+            });
+            for (uid, address) in &gateways {
+                streams
+                    .entry(uid.clone())
+                    .or_insert_with(|| self.open(*address));
+            }
+            for uid in self.silent(&mut silent) {
+                let event = Event::Silent(uid.as_str().into());
+                // nobody listens at the end of leadership
+                self.inputs.send(Input::Event(event)).ok();
+            }
+            tokio::time::sleep(PACE).await;
+        }
+    }
+
+    /// Gateways that have been silent for too long, each once. `silent` are those that are known to
+    /// be.
+    fn silent(&self, silent: &mut BTreeSet<String>) -> Vec<String> {
+        let now = Instant::now();
+        let mut heard = lock(&self.heard);
+        let mut new = Vec::new();
+        heard.retain(|uid, at| {
+            let is_silent = now.duration_since(*at) > demand::SILENCE;
+            if is_silent && silent.insert(uid.clone()) {
+                new.push(uid.clone());
+            }
+            if !is_silent {
+                silent.remove(uid);
+            }
+            let is_gone = now.duration_since(*at) > demand::GONE;
+            if is_gone {
+                silent.remove(uid);
+            }
+            !is_gone
+        });
+        new
+    }
+
+    fn open(&self, address: IpAddr) -> AbortHandle {
+        let (credentials, heard) = (Arc::clone(&self.credentials), Arc::clone(&self.heard));
+        let inputs = self.inputs.clone();
+        let stream = async move {
+            let take = |message: Message| {
+                lock(&heard).insert(message.gateway.clone(), Instant::now());
+                inputs.send(Input::Event(demand(&message))).ok();
+            };
+            let address = SocketAddr::new(address, CONTROL_PORT);
+            if let Err(error) = demand::follow(address, &credentials, take).await {
+                tracing::warn!(gateway = %address, %error, "the demand stream ended");
+            }
+        };
+        tokio::spawn(stream).abort_handle()
     }
 }
 
@@ -164,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_gateway_that_ends_gets_no_new_requests_and_is_heard_until_its_end() {
+    fn a_gateway_that_ends_is_heard_until_its_end() {
         let (pods, mut writer) = reflector::store();
         for (uid, ready, deleted, phase) in [
             ("serving", "True", None, "Running"),
@@ -181,7 +209,6 @@ mod tests {
             writer.apply_watcher_event(&watcher::Event::Apply(pod));
         }
         let uids = |gateways: BTreeMap<String, IpAddr>| gateways.into_keys().collect::<Vec<_>>();
-        assert_eq!(uids(addresses(&pods, "bursar-system")), ["serving"]);
         assert_eq!(uids(holding(&pods, "bursar-system")), ["ending", "serving"]);
     }
 }

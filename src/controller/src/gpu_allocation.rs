@@ -16,8 +16,8 @@ use kube::ResourceExt;
 use kube::runtime::reflector::{ObjectRef, Store};
 
 use crate::cache::Stores;
-use crate::capacity;
 use crate::pod;
+use crate::pod_resources;
 use crate::resource_claim;
 
 /// Gibibytes by storage class.
@@ -108,7 +108,7 @@ impl GpuAllocations {
         let facts = PricingAttributes {
             resource: gpus.resource.clone(),
             gpus: gpus.count,
-            amounts: pod::amounts(&capacity::allocated(pod), volumes.clone()),
+            amounts: pod::amounts(&pod_resources::allocated(pod), volumes.clone()),
             ..PricingAttributes::default()
         };
         let facts = match node {
@@ -153,7 +153,7 @@ impl GpuAllocations {
         Some(PricingAttributes {
             resource,
             gpus,
-            amounts: pod::amounts(&capacity::requests(spec), volumes),
+            amounts: pod::amounts(&pod_resources::requests(spec), volumes),
             ..PricingAttributes::default()
         })
     }

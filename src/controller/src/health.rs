@@ -11,8 +11,6 @@ use crate::pod;
 /// A container that has crashed is healthy again once it has run for this long: between two crashes
 /// of a loop it runs too.
 const WELL_AGAIN: SignedDuration = SignedDuration::from_mins(5);
-/// A pod that is stuck for this long is not about to start.
-const GIVEN_UP: SignedDuration = SignedDuration::from_secs(60);
 /// This many crashes are a loop; one may be an accident.
 const LOOP: i32 = 2;
 
@@ -61,18 +59,32 @@ pub(crate) fn condition(pods: &[&Pod], failure: Option<&str>, now: Timestamp) ->
     }
 }
 
-/// Why none of these replicas becomes ready: each has been stuck for long. `None` while one is
-/// ready or may still start.
-pub(crate) fn start_failed(replicas: &[&Pod], now: Timestamp) -> Option<String> {
-    let stuck = |pod: &&Pod| {
-        let why = pod::start_failure(pod)
-            .or_else(|| crashed(pod, LOOP, now))
-            .or_else(|| pod::unschedulable(pod).map(str::to_owned))?;
-        let since = not_ready_since(pod)?;
-        (now.duration_since(since) >= GIVEN_UP).then(|| format!("pod {}: {why}", pod.name_any()))
-    };
-    let all: Option<Vec<String>> = replicas.iter().map(stuck).collect();
-    all?.into_iter().next()
+/// Why a pod does not start, and since when it has not been ready; `None` if it may start, or is
+/// ready.
+pub(crate) fn start_failure(pod: &Pod, now: Timestamp) -> Option<(String, Timestamp)> {
+    let why = pod::start_failure(pod)
+        .or_else(|| crashed(pod, LOOP, now))
+        .or_else(|| pod::unschedulable(pod).map(str::to_owned))?;
+    Some((why, not_ready_since(pod)?))
+}
+
+/// When a container that has crashed has run for so long that it is well again; `None` if time
+/// changes nothing.
+pub(crate) fn changes_at(pod: &Pod, now: Timestamp) -> Option<Timestamp> {
+    let status = pod.status.as_ref()?;
+    let init = status.init_container_statuses.iter().flatten();
+    let containers = init.chain(status.container_statuses.iter().flatten());
+    let well_at = containers.filter_map(|container| {
+        let running = container.state.as_ref()?.running.as_ref()?;
+        let well = running
+            .started_at
+            .as_ref()?
+            .0
+            .checked_add(WELL_AGAIN)
+            .ok()?;
+        (container.restart_count > 0 && well > now).then_some(well)
+    });
+    well_at.min()
 }
 
 /// Since when the pod has not taken traffic; `None` if it takes it.
@@ -185,24 +197,22 @@ mod tests {
     }
 
     #[test]
-    fn replicas_fail_to_start_once_all_of_them_are_stuck_for_long() {
+    fn a_pod_does_not_start_whose_image_is_not_pulled_or_that_crashes_in_a_loop() {
         let image = pod(0, waiting("ErrImagePull"), false);
-        assert_eq!(start_failed(&[&image], at(59)), None);
-        let why = start_failed(&[&image], at(60)).unwrap();
-        assert!(
-            why.contains("chat-1") && why.contains("ErrImagePull"),
-            "{why}"
-        );
-        let loads = pod(0, running(1), false);
-        assert_eq!(start_failed(&[&image, &loads], at(60)), None);
-        let serves = pod(3, running(1), true);
-        assert_eq!(start_failed(&[&image, &serves], at(60)), None);
-        assert_eq!(start_failed(&[&pod(1, running(50), false)], at(60)), None);
-        assert!(start_failed(&[&pod(2, running(50), false)], at(60)).is_some());
+        let (why, since) = start_failure(&image, at(59)).unwrap();
+        assert!(why.contains("ErrImagePull"), "{why}");
+        assert_eq!(since, at(0));
+        assert_eq!(start_failure(&pod(0, running(1), false), at(60)), None);
+        assert_eq!(start_failure(&pod(3, running(1), true), at(60)), None);
         assert_eq!(
-            start_failed(&[], at(60)),
+            start_failure(&pod(1, running(50), false), at(60)),
             None,
-            "none was ordered, or their pods are on their way"
+            "one crash may be an accident"
         );
+        let loops = pod(2, running(50), false);
+        assert!(start_failure(&loops, at(60)).is_some());
+        assert_eq!(changes_at(&loops, at(60)), Some(at(350)));
+        assert_eq!(start_failure(&loops, at(350)), None, "it loads its model");
+        assert_eq!(changes_at(&loops, at(350)), None);
     }
 }

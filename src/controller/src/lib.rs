@@ -1,63 +1,68 @@
-//! Reconciles the resources, one namespace at a time: observe, plan, build, apply, status. The ledger
-//! is kept by a task of its own.
+//! The controller: what the caches and signals bring becomes events of one model, which one actor
+//! owns; decisions become orders that an executor carries out. The ledger is kept by a task of its
+//! own.
 //!
 //! | module | subject |
 //! |---|---|
 //! | `cache` | one watch and one cache for each kind |
+//! | `index` | where the pods of a workload are in their cache |
 //! | `unreadable_status` | the condition of objects that cannot be read |
 //! | `engine_targets`, `engine_reads` | signals: which engines are read, and what they report |
 //! | `gateways` | signals: requests that gateways hold |
+//! | `edge` | from objects, accounts and prices to events |
+//! | `actor` | owns the model: takes all that has become known, and decides once |
+//! | `executor` | carries out orders, and writes statuses |
+//! | `subject` | the objects that the controller acts for |
+//! | `inference`, `training`, `budget` | build, apply and status of a kind |
 //! | `ledger` | charges, settled exactly once, and what decisions read of them |
 //! | `power_readings` | the measured power of GPUs |
 //! | `gpu_allocation`, `resource_claim` | the GPUs and volumes that pods hold |
-//! | `pod` | what a pod reports |
-//! | `scene` | what the caches hold of one namespace |
-//! | `observe`, `capacity` | everything that a decision reads, as the core's snapshot |
-//! | `reconcile` | the steps in their order |
+//! | `pod`, `pod_resources` | what a pod reports, and the resources that it asks for |
 //! | `status` | writes statuses, with an Event for each condition that changed |
-//! | `namespace_metrics`, `explain` | a decision for Prometheus and for `kubectl bursar explain` |
+//! | `decision_metrics`, `spend_metrics`, `explain` | decisions and money for Prometheus and people |
 //! | `corrections` | which SpendCorrections count |
-//! | `inference`, `training`, `budget` | build, apply and status of a kind |
 //! | `pricing` | the prices in force, and the condition `Priced` |
 //! | `spend_status`, `health` | spend and pod health in workloads' statuses |
 //! | `cluster_bill` | the whole cluster's month: shares of overheads, the cost of nodes |
 
+mod actor;
 mod api_calls;
 mod budget;
 mod cache;
-mod capacity;
 mod cluster_bill;
 mod context;
 mod corrections;
+mod decision_metrics;
+mod edge;
 mod engine_reads;
 mod engine_targets;
+mod executor;
 mod explain;
 mod gateways;
 mod gpu_allocation;
 mod health;
+mod index;
 mod inference;
 mod ledger;
 mod lock;
 mod metrics;
-mod namespace_metrics;
-mod observe;
 mod pod;
+mod pod_resources;
 mod power_readings;
 mod pricing;
-mod reconcile;
 mod resource_claim;
-mod scene;
+mod spend_metrics;
 mod spend_status;
 mod status;
+mod subject;
 #[cfg(test)]
 mod tests;
 mod training;
 mod unreadable_status;
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bursar_api::names::{ADMIN_PORT, CONTROLLER_LEASE};
 use bursar_api::quantities::parse_duration;
@@ -67,33 +72,27 @@ use bursar_runtime::shutdown;
 use bursar_signals::demand::Credentials;
 use bursar_signals::engine::Scraper;
 use bursar_signals::schedule::Settings;
-use futures::StreamExt;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use k8s_openapi::api::core::v1::{Namespace, Pod};
-use kube::runtime::controller::{Action, Config};
+use kube::Client;
 use kube::runtime::events::{Recorder, Reporter};
-use kube::runtime::reflector::ObjectRef;
-use kube::runtime::{Controller, watcher};
-use kube::{Api, Client, ResourceExt};
 use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::cache::{Stores, Trigger, Triggers, UnreadableObjects};
+use crate::actor::{Actor, Sources};
+use crate::cache::{Stores, UnreadableObjects};
 use crate::context::Context;
 use crate::engine_reads::EngineReads;
 use crate::engine_targets::EngineTargets;
-use crate::explain::Explained;
-use crate::metrics::{Metrics, ResultLabel};
+use crate::executor::Executor;
+use crate::explain::ExplainInputs;
+use crate::gateways::Gateways;
+use crate::metrics::Metrics;
 use crate::pricing::effective::PriceCache;
 use crate::pricing::price_lists;
 
-/// Namespaces that are reconciled at the same time.
-const CONCURRENCY: u16 = 8;
-const CONFLICT_PAUSE: Duration = Duration::from_millis(100);
-const ERROR_PAUSE: Duration = Duration::from_secs(2);
 /// Caches must fill in this time.
 const SYNC_LIMIT: Duration = Duration::from_secs(120);
 /// Time limit of the first read of all engines and gateways; those that do not answer by then are
@@ -188,11 +187,11 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry);
     let readiness = Readiness::default();
-    let explained = Explained::default();
+    let explain_inputs = ExplainInputs::default();
     let ended = CancellationToken::new();
     let _ended = ended.clone().drop_guard();
     let routes =
-        admin::routes(readiness.clone(), registry).merge(explain::routes(explained.clone()));
+        admin::routes(readiness.clone(), registry).merge(explain::routes(explain_inputs.clone()));
     let mut admin = tokio::spawn(admin::serve(options.admin_port, routes, ended.clone()));
     readiness.set(true);
 
@@ -214,7 +213,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let done = CancellationToken::new();
     let lost = tokio::spawn(leadership.run(done.clone()));
     tokio::select! {
-        led = lead(&options, client, zone, metrics, explained) => led?,
+        led = lead(&options, client, zone, metrics, explain_inputs) => led?,
         () = stop.cancelled() => {}
         lost = lost => return if lost.unwrap_or(true) { Err(Error::Lost) } else { Ok(()) },
         served = &mut admin => return served.unwrap_or(Ok(())).map_err(Error::Io),
@@ -229,10 +228,11 @@ async fn lead(
     client: Client,
     zone: TimeZone,
     metrics: Metrics,
-    explained: Explained,
+    explain_inputs: ExplainInputs,
 ) -> Result<(), Error> {
-    let (triggers, received) = mpsc::unbounded_channel();
     let (ledger_triggers, ledger_received) = mpsc::unbounded_channel();
+    let (changes, changes_received) = mpsc::unbounded_channel();
+    let (inputs, inputs_received) = mpsc::unbounded_channel();
     let tombstones = Arc::default();
     let unreadable = Arc::<UnreadableObjects>::default();
     let (targets, reads) = bursar_signals::engine_reads::EngineReads::new(
@@ -241,7 +241,14 @@ async fn lead(
         Timestamp::now,
     );
     let engines = Arc::new(EngineTargets::new(targets));
-    let started = Stores::start(&client, &triggers, &tombstones, &unreadable, &engines);
+    let started = Stores::start(
+        &client,
+        &ledger_triggers,
+        &changes,
+        &tombstones,
+        &unreadable,
+        &engines,
+    );
     let started = tokio::time::timeout(SYNC_LIMIT, started).await;
     let stores = started.ok().and_then(Result::ok).ok_or(Error::Unsynced)?;
     if let Some(file) = &options.price_list {
@@ -255,7 +262,6 @@ async fn lead(
         stores: Arc::clone(&stores),
         price_cache: PriceCache::default(),
         readings: Arc::default(),
-        demands: Arc::default(),
         ledger: ledger::PublishedAccounts::new(zone.clone(), metrics.unwritten_accounts.clone()),
         ledger_triggers: ledger_triggers.clone(),
         written: ledger::WriteCache::default(),
@@ -264,8 +270,7 @@ async fn lead(
         unreadable,
         recorder: Recorder::new(client.clone(), reporter),
         metrics,
-        histories: Mutex::default(),
-        reserved: Mutex::default(),
+        index: Mutex::default(),
         sharing: Mutex::default(),
         measured: Arc::new(Mutex::new(power_readings::PowerReadings::new(
             Timestamp::now(),
@@ -273,7 +278,6 @@ async fn lead(
         began: Timestamp::now(),
         ports: Mutex::default(),
         shares: Mutex::default(),
-        explained,
         zone,
         namespace: options.namespace.clone(),
         observe_only: options.observe_only,
@@ -287,142 +291,58 @@ async fn lead(
     let prices = price_lists::run(Arc::clone(&context));
     let corrections = corrections::run(&context);
     let month_close = context.month_close(options.retention_months);
+    *lock::lock(&explain_inputs) = Some(inputs.clone());
     let engine_reads = EngineReads {
         targets: Arc::clone(&engines),
         readings: Arc::clone(&context.readings),
-        triggers: triggers.clone(),
+        inputs: inputs.clone(),
     };
-    // a task of its own: no reconcile delays a read
+    // a task of its own: no decision delays a read
     let engine_reads = AbortOnDropHandle::new(tokio::spawn(engine_reads.run(reads)));
     let watts = power_readings::run(Arc::clone(&stores), Arc::clone(&context.measured));
-    let gateways = gateways::follow(
+    let gateways = Gateways::new(
         stores.pods.clone(),
         options.namespace.clone(),
         credentials,
-        Arc::clone(&context.demands),
-        triggers.clone(),
+        inputs,
     );
-    let mut gateways = std::pin::pin!(gateways);
+    let mut demand = std::pin::pin!(gateways.follow());
     // signals that nobody has read yet are not unknown
-    let first_round = async { tokio::join!(engines.all_read(), context.gateways_reachable()) };
+    let first_round = async { tokio::join!(engines.all_read(), gateways.all_heard()) };
     tokio::select! {
-        () = &mut gateways => {}
+        () = &mut demand => {}
         _ = tokio::time::timeout(FIRST_ROUND, first_round) => {}
     }
     cluster_bill::refresh(&context, Timestamp::now());
     let accounts = ledger::worker::run(Arc::clone(&context), ledger_received, Timestamp::now);
-    // a task of its own, which ends when this one does
+    // tasks of their own, which end when this one does
     let accounts = AbortOnDropHandle::new(tokio::spawn(accounts));
-    let reconciles = Controller::new(Api::<Namespace>::all(client), watcher::Config::default())
-        .with_config(Config::default().concurrency(CONCURRENCY))
-        .reconcile_on(triggered_namespaces(
-            received,
-            ledger_triggers,
-            Arc::clone(&stores),
-            options.namespace.clone(),
-        ))
-        .run(step, on_error, Arc::clone(&context))
-        .for_each(|_| async {});
+    let (wanted, wanted_received) = mpsc::unbounded_channel();
+    let (applied, applied_received) = mpsc::unbounded_channel();
+    let sources = Sources {
+        changes: changes_received,
+        inputs: inputs_received,
+        applied: applied_received,
+    };
+    let actor = Actor::new(Arc::clone(&context)).run(sources, wanted, Timestamp::now);
+    let actor = AbortOnDropHandle::new(tokio::spawn(actor));
+    let executor = Executor::new(Arc::clone(&context));
+    let executor = executor.run(wanted_received, applied, Timestamp::now);
+    let executor = AbortOnDropHandle::new(tokio::spawn(executor));
     tokio::select! {
         () = prices => {}
         _ = accounts => {}
-        () = announce_accounts(&context, &triggers) => {}
         () = ledger::nodes::run(Arc::clone(&context)) => {}
         () = cluster_bill::run(&context) => {}
         () = corrections => {}
         () = unreadable_status::run(&context) => {}
+        () = spend_metrics::run(&context) => {}
         () = month_close.run() => {}
         _ = engine_reads => {}
         () = watts => {}
-        () = gateways => {}
-        () = reconciles => {}
+        () = demand => {}
+        _ = actor => {}
+        _ = executor => {}
     }
     Ok(())
-}
-
-/// Reconciles the namespaces whose accounts changed.
-async fn announce_accounts(context: &Context, triggers: &Triggers) {
-    loop {
-        let changed = context.ledger.changes().await;
-        let namespaces: BTreeSet<String> = changed
-            .into_iter()
-            .map(|account| account.namespace)
-            .collect();
-        for namespace in namespaces {
-            if triggers.send(Trigger::Namespace(namespace)).is_err() {
-                return;
-            }
-        }
-    }
-}
-
-/// The namespaces to reconcile for these triggers, of which the ledger is told. A change in the
-/// operator's own namespace, of its gateways, triggers all.
-fn triggered_namespaces(
-    received: mpsc::UnboundedReceiver<Trigger>,
-    ledger: Triggers,
-    stores: Arc<Stores>,
-    own: String,
-) -> impl futures::Stream<Item = ObjectRef<Namespace>> + Send + 'static {
-    let triggers = futures::stream::unfold(received, |mut received| async move {
-        received.recv().await.map(|trigger| (trigger, received))
-    });
-    triggers.flat_map(move |trigger| {
-        if !matches!(trigger, Trigger::Namespace(_)) {
-            // its task ends with this one
-            let _ = ledger.send(trigger.clone());
-        }
-        let namespace = match trigger {
-            Trigger::Namespace(name) | Trigger::Accounts(name) => Some(name),
-            Trigger::Workload(workload) | Trigger::Record(workload) => Some(workload.namespace),
-            Trigger::All => None,
-        };
-        let namespaces: BTreeSet<String> = match namespace {
-            Some(name) if name != own => [name].into(),
-            Some(_) | None => {
-                let services = stores.services.state();
-                let jobs = stores.jobs.state();
-                let pods = stores.pods.state();
-                let charged_in = |pod: &Pod| Some(pod::workload_of(pod)?.namespace);
-                services
-                    .iter()
-                    .filter_map(|object| object.namespace())
-                    .chain(jobs.iter().filter_map(|object| object.namespace()))
-                    .chain(pods.iter().filter_map(|pod| charged_in(pod)))
-                    .collect()
-            }
-        };
-        futures::stream::iter(namespaces.into_iter().map(|name| ObjectRef::new(&name)))
-    })
-}
-
-async fn step(
-    namespace: Arc<Namespace>,
-    context: Arc<Context>,
-) -> Result<Action, reconcile::Error> {
-    let began = Instant::now();
-    let done = reconcile::reconcile(&context, &namespace.name_any(), Timestamp::now()).await;
-    context
-        .metrics
-        .reconcile_seconds
-        .observe(began.elapsed().as_secs_f64());
-    let result = match &done {
-        Ok(_) => "ok",
-        Err(error) if error.is_conflict() => "conflict",
-        Err(_) => "error",
-    };
-    context
-        .metrics
-        .reconciles
-        .get_or_create(&ResultLabel { result })
-        .inc();
-    done.map(Action::requeue)
-}
-
-fn on_error(namespace: Arc<Namespace>, error: &reconcile::Error, _: Arc<Context>) -> Action {
-    if error.is_conflict() {
-        return Action::requeue(CONFLICT_PAUSE);
-    }
-    tracing::warn!(namespace = namespace.name_any(), %error, "reconcile");
-    Action::requeue(ERROR_PAUSE)
 }

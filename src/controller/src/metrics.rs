@@ -230,9 +230,9 @@ impl<L: SeriesLabels> NamespaceGauges<L> {
         }
     }
 
-    /// Shows these values of a namespace, and removes the series that were shown before and are not
-    /// among them. An unknown value has no series: it is not zero.
-    pub(crate) fn show(&self, namespace: &str, values: Vec<(&'static str, L, Option<f64>)>) {
+    /// Shows these values of a group of series, and removes those of the group that were shown before
+    /// and are not among them. An unknown value has no series: it is not zero.
+    pub(crate) fn show(&self, group: &str, values: Vec<(&'static str, L, Option<f64>)>) {
         let known: Vec<_> = values
             .into_iter()
             .filter_map(|(metric, object, value)| Some((metric, object, value?)))
@@ -241,9 +241,14 @@ impl<L: SeriesLabels> NamespaceGauges<L> {
             .iter()
             .map(|(metric, object, _)| (*metric, object.clone()))
             .collect();
-        let before = lock(&self.shown)
-            .insert(namespace.to_owned(), now.clone())
-            .unwrap_or_default();
+        let before = {
+            let mut shown = lock(&self.shown);
+            match now.is_empty() {
+                true => shown.remove(group),
+                false => shown.insert(group.to_owned(), now.clone()),
+            }
+        };
+        let before = before.unwrap_or_default();
         for (metric, object) in before.iter().filter(|series| !now.contains(series)) {
             if let Some(family) = self.families.get(metric) {
                 family.remove(object);
@@ -278,10 +283,10 @@ pub(crate) fn gauge_value(amount: Money) -> f64 {
 /// The metrics.
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
-    /// Reconciles by result.
+    /// Attempts to make an object what was decided, by result.
     pub(crate) reconciles: Family<ResultLabel, Counter>,
-    /// Duration of a reconcile in seconds.
-    pub(crate) reconcile_seconds: Histogram,
+    /// Duration of one decision over everything that changed, in seconds.
+    pub(crate) decision_seconds: Histogram,
     /// Decisions over services by what limited them.
     pub(crate) decisions: Family<LimitLabel, Counter>,
     /// Time from the first held request until the Deployment is scaled up, in seconds.
@@ -307,7 +312,7 @@ impl Metrics {
     pub(crate) fn new(registry: &mut Registry) -> Self {
         let metrics = Self {
             reconciles: Family::default(),
-            reconcile_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
+            decision_seconds: Histogram::new(exponential_buckets(0.000_05, 2.0, 16)),
             decisions: Family::default(),
             wake_seconds: Histogram::new(exponential_buckets(0.005, 2.0, 14)),
             closed: Family::default(),
@@ -320,13 +325,13 @@ impl Metrics {
         };
         registry.register(
             "bursar_reconciles",
-            "Reconciles of namespaces by result: ok, conflict or error",
+            "Attempts to make the objects or the status of a workload or budget what was decided, by result: ok, conflict or error",
             metrics.reconciles.clone(),
         );
         registry.register(
-            "bursar_reconcile_seconds",
-            "Duration of a namespace's reconcile, in seconds",
-            metrics.reconcile_seconds.clone(),
+            "bursar_decision_seconds",
+            "Duration of one decision over everything that changed in the cluster, in seconds",
+            metrics.decision_seconds.clone(),
         );
         registry.register(
             "bursar_decisions",

@@ -77,13 +77,6 @@ pub(crate) fn workload_of(pod: &Pod) -> Option<WorkloadRef> {
     }
 }
 
-/// Whether an owner's replicas include this pod. A Job replaces a pod that is being deleted only
-/// when it is gone.
-pub(crate) fn is_present(pod: &Pod) -> bool {
-    let of_job = label(pod, KIND_LABEL) == Some(WorkloadKind::TrainingJob.as_str());
-    !is_terminal(pod) && (of_job || pod.metadata.deletion_timestamp.is_none())
-}
-
 /// True for a pod of the gateway Deployment.
 pub(crate) fn is_gateway(pod: &Pod) -> bool {
     label(pod, "app.kubernetes.io/name") == Some("bursar")
@@ -393,7 +386,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::capacity;
+    use crate::pod_resources;
 
     fn pod(status: Value) -> Pod {
         serde_json::from_value(json!({
@@ -541,7 +534,7 @@ mod tests {
         }))
         .unwrap();
         assert_eq!(gpus_of(&spec), Some(("nvidia.com/gpu".to_owned(), 1)));
-        let asked = amounts(&capacity::requests(&spec), BTreeMap::new());
+        let asked = amounts(&pod_resources::requests(&spec), BTreeMap::new());
         // 1 MB is a little less than a mebibyte
         assert_eq!(
             (asked.cpu_milli, asked.memory_mib, asked.ephemeral_mib),
@@ -576,7 +569,7 @@ mod tests {
             "resources": {"requests": {"cpu": "4"}},
         }))
         .unwrap();
-        let asked = amounts(&capacity::requests(&spec), BTreeMap::new());
+        let asked = amounts(&pod_resources::requests(&spec), BTreeMap::new());
         assert_eq!(asked.cpu_milli, 4_000);
     }
 }

@@ -16,7 +16,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use crate::ledger::{self, Accounts};
 
 /// How often amounts alone are written while money is spent.
-const PACE: SignedDuration = SignedDuration::from_mins(5);
+pub(crate) const PACE: SignedDuration = SignedDuration::from_mins(5);
 /// Decimals of amounts in a status.
 pub(crate) const DECIMALS: usize = 4;
 /// Decimals of what one request or a million tokens cost.

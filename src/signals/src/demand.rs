@@ -1,8 +1,8 @@
 //! What gateways hold: the message, and the leader's end of the stream that brings it.
 //!
-//! Counts are absolute and keyed by gateway, so a lost message is made good by the next, and a lost gateway is unknown, then gone.
+//! Counts are absolute and keyed by gateway, so a lost message is made good by the next, and a lost
+//! gateway is unknown, then gone.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use rustls::{ClientConfig, RootCertStore};
 use serde::{Deserialize, Serialize};
@@ -50,88 +50,12 @@ pub struct ServiceDemand {
 /// A gateway sends at least this often.
 pub const HEARTBEAT: Duration = Duration::from_secs(2);
 /// A gateway that was not heard of for this long is gone, and what it held with it.
-pub const GONE: SignedDuration = SignedDuration::from_secs(60);
+pub const GONE: Duration = Duration::from_secs(60);
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 /// A stream that is silent for this long is broken.
-const SILENCE: Duration = Duration::from_secs(10);
+pub const SILENCE: Duration = Duration::from_secs(10);
 /// No message is longer.
 const MAX_MESSAGE: usize = 4 << 20;
-
-/// The last messages of all gateways.
-#[derive(Debug, Clone, Default)]
-pub struct Demands {
-    gateways: BTreeMap<String, Message>,
-}
-
-impl Demands {
-    /// Takes a message, and returns the services (namespace, name) whose demand it changed.
-    pub fn take(&mut self, message: Message) -> Vec<(String, String)> {
-        let key = |service: &ServiceDemand| (service.namespace.clone(), service.name.clone());
-        let counts = |service: &ServiceDemand| (service.held, service.in_flight);
-        let empty = Vec::new();
-        let old = self
-            .gateways
-            .get(&message.gateway)
-            .map_or(&empty, |message| &message.services);
-        let before: BTreeMap<_, _> = old
-            .iter()
-            .map(|service| (key(service), counts(service)))
-            .collect();
-        let after: BTreeMap<_, _> = message
-            .services
-            .iter()
-            .map(|service| (key(service), counts(service)))
-            .collect();
-        let changed = after
-            .iter()
-            .filter(|(key, counts)| before.get(*key) != Some(*counts))
-            .map(|(key, _)| key.clone());
-        let ended = before
-            .keys()
-            .filter(|key| !after.contains_key(*key))
-            .cloned();
-        let changed = changed.chain(ended).collect();
-        self.gateways
-            .retain(|_, last| message.at.duration_since(last.at) < GONE);
-        self.gateways.insert(message.gateway.clone(), message);
-        changed
-    }
-
-    /// Requests held for a service, and since when.
-    pub fn held(&self, namespace: &str, name: &str, now: Timestamp) -> (u64, Option<Timestamp>) {
-        let services = self.heard(now).flat_map(|message| &message.services);
-        let ours =
-            services.filter(|service| service.namespace == namespace && service.name == name);
-        ours.fold((0, None), |(held, first), service| {
-            (
-                held + service.held,
-                [first, service.first_held_at].into_iter().flatten().min(),
-            )
-        })
-    }
-
-    /// Requests being forwarded for a service. They run on its replicas, which count them too.
-    pub fn in_flight(&self, namespace: &str, name: &str, now: Timestamp) -> u64 {
-        let services = self.heard(now).flat_map(|message| &message.services);
-        services
-            .filter(|service| service.namespace == namespace && service.name == name)
-            .map(|service| service.in_flight)
-            .sum()
-    }
-
-    /// What this gateway holds is known: `Some(true)` if it was heard of lately, `Some(false)` if it is silent and not gone yet,
-    /// `None` if it never was heard of, or is gone.
-    pub fn hears(&self, gateway: &str, now: Timestamp) -> Option<bool> {
-        let silent = now.duration_since(self.gateways.get(gateway)?.at);
-        (silent < GONE).then_some(silent <= SignedDuration::try_from(SILENCE).unwrap_or(GONE))
-    }
-
-    fn heard(&self, now: Timestamp) -> impl Iterator<Item = &Message> {
-        self.gateways
-            .values()
-            .filter(move |message| now.duration_since(message.at) < GONE)
-    }
-}
 
 /// Why a stream ended.
 #[derive(Debug, thiserror::Error)]
@@ -295,44 +219,6 @@ mod tests {
             at: at(second),
             services: if held > 0 { vec![service] } else { vec![] },
         }
-    }
-
-    #[test]
-    fn counts_are_absolute_for_each_gateway_and_end_with_it() {
-        let mut demands = Demands::default();
-        let chat = vec![("ns".to_owned(), "chat".to_owned())];
-        assert_eq!(demands.take(message("a", 0, 2)), chat);
-        assert_eq!(demands.take(message("b", 5, 3)), chat);
-        assert_eq!(demands.held("ns", "chat", at(6)), (5, Some(at(0))));
-        assert!(
-            demands.take(message("b", 7, 3)).is_empty(),
-            "a heartbeat changes nothing"
-        );
-        assert_eq!(
-            demands.take(message("a", 8, 0)),
-            chat,
-            "what is no longer named is over"
-        );
-        assert_eq!(demands.held("ns", "chat", at(66)), (3, Some(at(7))));
-        assert_eq!(
-            demands.held("ns", "chat", at(67)),
-            (0, None),
-            "a lost gateway holds nothing after a minute"
-        );
-        demands.take(message("c", 68, 1));
-        assert!(
-            demands.gateways.keys().eq(["c"]),
-            "gateways that are gone are forgotten: {demands:?}"
-        );
-    }
-
-    #[test]
-    fn a_silent_gateway_is_unknown_and_then_gone() {
-        let mut demands = Demands::default();
-        assert_eq!(demands.hears("a", at(0)), None);
-        demands.take(message("a", 0, 2));
-        let hears = [10, 11, 59, 60].map(|second| demands.hears("a", at(second)));
-        assert_eq!(hears, [Some(true), Some(false), Some(false), None]);
     }
 
     #[test]

@@ -1,9 +1,8 @@
-//! All samples of a workload as one signal.
+//! What was read of each pod: its last sample, and what it has done.
 
 use std::collections::BTreeMap;
 
 use bursar_core::ledger::EngineCounters;
-use bursar_core::scaling::Signal;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::engine::Sample;
@@ -24,37 +23,30 @@ struct Reading {
 #[derive(Debug, Clone, Default)]
 pub struct Readings {
     pods: BTreeMap<String, Reading>,
-    active_at: Option<Timestamp>,
 }
 
 impl Readings {
-    /// Takes a pod's sample. Requests, and counters that differ from the last ones, are activity at `now`; so is a first look,
-    /// because what came before it is not known.
-    pub fn sample(&mut self, uid: &str, sample: Sample, now: Timestamp) {
+    /// Takes a pod's sample. Returns whether its counters differ from the last ones, or there were
+    /// none: what came before a first look is not known.
+    pub fn sample(&mut self, uid: &str, sample: Sample, now: Timestamp) -> bool {
         let reading = self.pods.entry(uid.to_owned()).or_default();
-        let unchanged = reading
-            .last
-            .filter(|(_, last)| last.done == sample.done && sample.busy == 0);
-        match unchanged {
-            None => self.active_at = Some(now),
+        let last = reading.last;
+        let moved = last.is_none_or(|(_, last)| last.done != sample.done);
+        if let Some((at, last)) = last {
+            let is_idle = !moved && last.busy == 0 && sample.busy == 0;
             // longer gaps hide what came and went
-            Some((at, last)) if last.busy == 0 && now.duration_since(at) < FRESH => {
+            if is_idle && now.duration_since(at) < FRESH {
                 reading.idle += now.duration_since(at);
             }
-            Some(_) => {}
         }
         reading.last = Some((now, sample));
         reading.error = None;
+        moved
     }
 
     /// Takes that a pod could not be read.
     pub fn failure(&mut self, uid: &str, error: String) {
         self.pods.entry(uid.to_owned()).or_default().error = Some(error);
-    }
-
-    /// Something happened that no engine saw, such as a held request.
-    pub fn touch(&mut self, now: Timestamp) {
-        self.active_at = Some(now);
     }
 
     /// Forgets a pod.
@@ -65,11 +57,6 @@ impl Readings {
     /// Whether nothing is known of any pod.
     pub fn is_empty(&self) -> bool {
         self.pods.is_empty()
-    }
-
-    /// When something last happened; `None` before the first look.
-    pub fn active_at(&self) -> Option<Timestamp> {
-        self.active_at
     }
 
     /// Whether reading this pod was tried.
@@ -92,24 +79,9 @@ impl Readings {
         (now.duration_since(at) < FRESH).then_some(sample.busy)
     }
 
-    /// Requests on these pods, named by UID and name. Unknown as soon as one of them is: a sum without it would be too small.
-    pub fn signal<'a>(
-        &self,
-        pods: impl IntoIterator<Item = (&'a str, &'a str)>,
-        now: Timestamp,
-    ) -> Signal {
-        let mut sum = None;
-        for (uid, name) in pods {
-            let Some(busy) = self.busy(uid, now) else {
-                let error = self
-                    .pods
-                    .get(uid)
-                    .and_then(|reading| reading.error.as_deref());
-                return Signal::Unknown(format!("pod {name}: {}", error.unwrap_or("not read yet")));
-            };
-            sum = Some(sum.unwrap_or(0) + busy);
-        }
-        sum.map_or(Signal::Absent, Signal::Known)
+    /// Why a pod could not be read the last time; `None` if it could.
+    pub fn error(&self, uid: &str) -> Option<&str> {
+        self.pods.get(uid)?.error.as_deref()
     }
 }
 

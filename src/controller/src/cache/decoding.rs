@@ -10,6 +10,7 @@ use kube::runtime::watcher::Event;
 use kube::{Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 
+use crate::cache::change::{CacheChange, CacheChanges, key_of};
 use crate::cache::pruning::CachePolicy;
 use crate::cache::tombstones::Tombstones;
 use crate::cache::trigger::Trigger;
@@ -43,6 +44,7 @@ pub(crate) struct CacheWriter<K: Cached> {
     trigger: fn(&K) -> Trigger,
     tombstones: Arc<Tombstones>,
     unreadable: Arc<UnreadableObjects>,
+    changes: CacheChanges,
     observer: Option<Observer<K>>,
     /// While a list is in progress: its objects that cannot be read, by namespace and name.
     listed: Option<BTreeSet<(String, String)>>,
@@ -54,6 +56,7 @@ impl<K: Cached> CacheWriter<K> {
         trigger: fn(&K) -> Trigger,
         tombstones: Arc<Tombstones>,
         unreadable: Arc<UnreadableObjects>,
+        changes: CacheChanges,
         observer: Option<Observer<K>>,
     ) -> (Store<K>, Self) {
         let (store, writer) = reflector::store();
@@ -63,6 +66,7 @@ impl<K: Cached> CacheWriter<K> {
             trigger,
             tombstones,
             unreadable,
+            changes,
             observer,
             listed: None,
         };
@@ -71,6 +75,22 @@ impl<K: Cached> CacheWriter<K> {
 
     /// Applies an event; returns what it triggers.
     pub(crate) fn apply(&mut self, event: Event<Lenient<K>>) -> Option<Trigger> {
+        let change = match &event {
+            Event::Apply(object) | Event::Delete(object) => {
+                Some(CacheChange::Object(K::KIND, key_of(object)))
+            }
+            Event::InitDone => Some(CacheChange::Listed(K::KIND)),
+            Event::Init | Event::InitApply(_) => None,
+        };
+        let trigger = self.take(event);
+        if let Some(change) = change {
+            // nobody decides at the end of leadership
+            self.changes.send(change).ok();
+        }
+        trigger
+    }
+
+    fn take(&mut self, event: Event<Lenient<K>>) -> Option<Trigger> {
         match event {
             Event::Init => {
                 self.listed = Some(BTreeSet::new());
@@ -190,6 +210,7 @@ mod tests {
     use k8s_openapi::api::core::v1::Pod;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
     use serde_json::{Value, json};
+    use tokio::sync::mpsc;
 
     use super::*;
     use crate::cache::of_pod;
@@ -218,7 +239,8 @@ mod tests {
         fn new() -> Self {
             let (tombstones, unreadable) = (Arc::default(), Arc::default());
             let (kept, known) = (Arc::clone(&tombstones), Arc::clone(&unreadable));
-            let (store, writer) = CacheWriter::new(of_pod, kept, known, None);
+            let (store, writer) =
+                CacheWriter::new(of_pod, kept, known, mpsc::unbounded_channel().0, None);
             Self {
                 store,
                 writer,

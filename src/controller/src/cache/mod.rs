@@ -2,6 +2,7 @@
 //!
 //! | module | subject |
 //! |---|---|
+//! | `change` | which objects changed, for the model |
 //! | `decoding` | from a watch's events to a cache, object by object |
 //! | `pruning` | what caches keep of an object, and which objects trigger a decision |
 //! | `tombstones` | what is remembered of pods and nodes that are gone |
@@ -30,6 +31,7 @@
 //! Bursar's own resources say so in the condition `Accepted` ([`crate::unreadable_status`]), and
 //! `kubectl bursar check` lists them.
 
+mod change;
 mod decoding;
 mod pruning;
 mod tombstones;
@@ -61,6 +63,7 @@ use crate::cache::decoding::{CacheWriter, Cached, Observer};
 use crate::engine_targets::EngineTargets;
 use crate::pod;
 
+pub(crate) use change::{CacheChange, CacheChanges, CachedKind, cached, key_of};
 #[cfg(test)]
 pub(crate) use pruning::CachePolicy;
 pub(crate) use tombstones::Tombstones;
@@ -101,6 +104,7 @@ impl Stores {
     pub(crate) async fn start(
         client: &Client,
         triggers: &Triggers,
+        changes: &CacheChanges,
         tombstones: &Arc<Tombstones>,
         unreadable: &Arc<UnreadableObjects>,
         engines: &Arc<EngineTargets>,
@@ -114,7 +118,9 @@ impl Stores {
             };
             ($config:expr, $trigger:expr, $observer:expr) => {{
                 let (tombstones, unreadable) = (Arc::clone(tombstones), Arc::clone(unreadable));
-                let (store, writer) = CacheWriter::new($trigger, tombstones, unreadable, $observer);
+                let changes = changes.clone();
+                let (store, writer) =
+                    CacheWriter::new($trigger, tombstones, unreadable, changes, $observer);
                 tokio::spawn(run(client.clone(), $config, writer, triggers.clone()));
                 let ready = store.clone();
                 syncing.push(

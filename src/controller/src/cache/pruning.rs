@@ -18,6 +18,7 @@ use k8s_openapi::api::scheduling::v1::PriorityClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta};
 use kube::ResourceExt;
 
+use crate::cache::change::CachedKind;
 use crate::cache::tombstones::Tombstones;
 use crate::cache::trigger::Trigger;
 use crate::pod;
@@ -25,6 +26,9 @@ use crate::resource_claim;
 
 /// How the cache of a kind treats its objects.
 pub(crate) trait CachePolicy: ResourceExt {
+    /// The kind, as changes name it.
+    const KIND: CachedKind;
+
     /// Whether all fields can be read that a decision reads.
     ///
     /// # Errors
@@ -58,6 +62,8 @@ pub(crate) trait CachePolicy: ResourceExt {
 macro_rules! validated {
     ($($kind:ident),*) => {$(
         impl CachePolicy for $kind {
+            const KIND: CachedKind = CachedKind::$kind;
+
             fn check(&self) -> Result<(), FieldError> {
                 self.validate()
             }
@@ -68,12 +74,24 @@ macro_rules! validated {
 validated! { InferenceDeployment, TrainingJob, BudgetPolicy }
 
 /// Its own status says which field cannot be read.
-impl CachePolicy for SpendCorrection {}
-impl CachePolicy for Deployment {}
-impl CachePolicy for Job {}
-impl CachePolicy for Service {}
-impl CachePolicy for EndpointSlice {}
-impl CachePolicy for PriorityClass {}
+impl CachePolicy for SpendCorrection {
+    const KIND: CachedKind = CachedKind::SpendCorrection;
+}
+impl CachePolicy for Deployment {
+    const KIND: CachedKind = CachedKind::Deployment;
+}
+impl CachePolicy for Job {
+    const KIND: CachedKind = CachedKind::Job;
+}
+impl CachePolicy for Service {
+    const KIND: CachedKind = CachedKind::Service;
+}
+impl CachePolicy for EndpointSlice {
+    const KIND: CachedKind = CachedKind::EndpointSlice;
+}
+impl CachePolicy for PriorityClass {
+    const KIND: CachedKind = CachedKind::PriorityClass;
+}
 
 /// Prunes who wrote which field; when stays, and whether it was the status.
 fn prune_managers(entries: &mut [ManagedFieldsEntry]) {
@@ -87,6 +105,8 @@ fn prune_managers(entries: &mut [ManagedFieldsEntry]) {
 }
 
 impl CachePolicy for PriceList {
+    const KIND: CachedKind = CachedKind::PriceList;
+
     /// The times of edits stay: they say since when a price is known.
     fn prune(&mut self) {
         prune_managers(self.managed_fields_mut());
@@ -98,6 +118,8 @@ impl CachePolicy for PriceList {
 }
 
 impl CachePolicy for SpendRecord {
+    const KIND: CachedKind = CachedKind::SpendRecord;
+
     /// The accounts of nodes are nobody's namespace's.
     fn triggers(&self) -> bool {
         self.spec.kind != WorkloadKind::Node
@@ -112,6 +134,8 @@ impl CachePolicy for SpendRecord {
 }
 
 impl CachePolicy for Node {
+    const KIND: CachedKind = CachedKind::Node;
+
     /// A node's heartbeat changes its status every few minutes, and the list of its images is long.
     fn prune(&mut self) {
         self.managed_fields_mut().clear();
@@ -142,6 +166,8 @@ fn charged_volumes(mut volumes: Vec<Volume>) -> Vec<Volume> {
 }
 
 impl CachePolicy for PersistentVolumeClaim {
+    const KIND: CachedKind = CachedKind::PersistentVolumeClaim;
+
     /// Its size is all that is read, with the next look at its namespace.
     fn prune(&mut self) {
         prune_metadata(self);
@@ -156,6 +182,8 @@ impl CachePolicy for PersistentVolumeClaim {
 }
 
 impl CachePolicy for ResourceClaim {
+    const KIND: CachedKind = CachedKind::ResourceClaim;
+
     fn prune(&mut self) {
         prune_metadata(self);
         self.spec = None;
@@ -170,6 +198,8 @@ impl CachePolicy for ResourceClaim {
 }
 
 impl CachePolicy for ResourceSlice {
+    const KIND: CachedKind = CachedKind::ResourceSlice;
+
     fn prune(&mut self) {
         prune_metadata(self);
         self.spec.shared_counters = None;
@@ -190,6 +220,8 @@ fn prune_metadata<K: ResourceExt>(object: &mut K) {
 }
 
 impl CachePolicy for Pod {
+    const KIND: CachedKind = CachedKind::Pod;
+
     /// The times of status writes stay: they date ends that the kubelet did not.
     fn prune(&mut self) {
         prune_managers(self.managed_fields_mut());

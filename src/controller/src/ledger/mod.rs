@@ -57,7 +57,6 @@ mod zero_replica_savings;
 pub(crate) use accounts::{Accounts, rate, sum};
 #[cfg(test)]
 pub(crate) use error::Error;
-pub(crate) use inputs::NamespaceInputs;
 pub(crate) use published::{AccountView, PublishedAccounts};
 pub(crate) use stored_accounts::{ConsolidatedCache, StoredAccounts};
 pub(crate) use write_cache::WriteCache;

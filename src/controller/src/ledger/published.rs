@@ -9,9 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use bursar_api::spend::WorkloadRef;
-use bursar_core::calendar::{Interval, Month};
-use bursar_core::ledger::{Charge, SpendFunction, SpendSum, Uid};
-use bursar_core::money::Money;
+use bursar_core::calendar::Month;
+use bursar_core::ledger::{Charge, Uid};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use prometheus_client::metrics::gauge::Gauge;
@@ -65,6 +64,14 @@ impl AccountView {
                     format!("its cost has not been on record since {since}: {why}")
                 })
             }
+        }
+    }
+
+    /// When an account that cannot be written becomes doubtful.
+    pub(crate) fn doubtful_from(&self) -> Option<Timestamp> {
+        match self.doubt.as_ref()? {
+            Doubt::Unreadable(_) => None,
+            Doubt::Unwritten { since, .. } => since.checked_add(DOUBT_AFTER).ok(),
         }
     }
 
@@ -130,8 +137,6 @@ struct State {
 #[derive(Default)]
 struct Namespace {
     views: BTreeMap<WorkloadRef, Arc<AccountView>>,
-    /// What the namespace has spent within the intervals that were asked for.
-    spend: BTreeMap<(Timestamp, Timestamp), SpendSum<WorkloadRef>>,
 }
 
 impl PublishedAccounts {
@@ -164,8 +169,19 @@ impl PublishedAccounts {
         let mut view = known.map_or_else(load, |view| (**view).clone());
         view.carry_forward(present, currency, &self.zone);
         let view = Arc::new(view);
-        namespace.put(account, Arc::clone(&view), now, &self.zone);
+        namespace.views.insert(account.clone(), Arc::clone(&view));
         view
+    }
+
+    /// The account, if it was synced or asked for before, carried forward into the present month.
+    pub(crate) fn current(
+        &self,
+        account: &WorkloadRef,
+        currency: &str,
+        now: Timestamp,
+    ) -> Option<Arc<AccountView>> {
+        let last = self.last(account)?;
+        Some(self.view(account, currency, now, || (*last).clone()))
     }
 
     /// The account, if it was synced or asked for before.
@@ -191,7 +207,7 @@ impl PublishedAccounts {
         }
         let view = Arc::new(view);
         let namespace = state.namespace(&account.namespace);
-        namespace.put(account, view, now, &self.zone);
+        namespace.views.insert(account.clone(), view);
         if differs {
             state.changes.insert(account.clone());
             self.changed.notify_one();
@@ -209,10 +225,6 @@ impl PublishedAccounts {
         let Some(view) = namespace.views.remove(account) else {
             return;
         };
-        namespace
-            .spend
-            .values_mut()
-            .for_each(|sum| sum.remove(account));
         if namespace.views.is_empty() {
             entry.remove();
         }
@@ -221,11 +233,16 @@ impl PublishedAccounts {
         self.changed.notify_one();
     }
 
+    /// The accounts that changed and that nobody was told about yet.
+    pub(crate) fn take_changes(&self) -> BTreeSet<WorkloadRef> {
+        std::mem::take(&mut lock(&self.state).changes)
+    }
+
     /// Waits until accounts have changed, and returns which: each once, however often it changed.
     /// For one reader at a time.
     pub(crate) async fn changes(&self) -> BTreeSet<WorkloadRef> {
         loop {
-            let changes = std::mem::take(&mut lock(&self.state).changes);
+            let changes = self.take_changes();
             if !changes.is_empty() {
                 return changes;
             }
@@ -233,36 +250,23 @@ impl PublishedAccounts {
         }
     }
 
-    /// What the accounts of a namespace have spent within an interval of whole days until `now`: an
-    /// upper bound, at most a nano-unit above the exact amount for each open charge and part of its
-    /// cost. It is kept as a linear function of time, so that only what changed is computed anew.
-    pub(crate) fn spent(&self, namespace: &str, within: Interval, now: Timestamp) -> Money {
-        let mut state = lock(&self.state);
-        let namespace = state.namespace(namespace);
-        let Namespace { views, spend } = namespace;
-        spend.retain(|(_, end), _| now < *end || *end == within.end);
-        let sum = match spend.entry((within.start, within.end)) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => {
-                let mut sum = SpendSum::default();
-                for (account, view) in views.iter() {
-                    sum.set(account.clone(), function(view, within, now, &self.zone));
-                }
-                entry.insert(sum)
-            }
+    /// All accounts, by namespace.
+    pub(crate) fn by_namespace(&self) -> BTreeMap<String, Vec<(WorkloadRef, Arc<AccountView>)>> {
+        let state = lock(&self.state);
+        let namespaces = state.namespaces.iter();
+        let views = |namespace: &Namespace| {
+            let views = namespace.views.iter();
+            views
+                .map(|(account, view)| (account.clone(), Arc::clone(view)))
+                .collect()
         };
-        let expired: Vec<WorkloadRef> = sum.expired(now).cloned().collect();
-        for account in expired {
-            match views.get(&account) {
-                Some(view) => sum.set(account, function(view, within, now, &self.zone)),
-                None => sum.remove(&account),
-            }
-        }
-        sum.total().spend.at(now)
+        namespaces
+            .map(|(name, namespace)| (name.clone(), views(namespace)))
+            .collect()
     }
 
     /// The pods of a namespace whose charges are open.
-    pub(super) fn open_charges(&self, namespace: &str) -> BTreeSet<Uid> {
+    pub(crate) fn open_charges(&self, namespace: &str) -> BTreeSet<Uid> {
         let state = lock(&self.state);
         let views = state.namespaces.get(namespace).into_iter();
         let views = views.flat_map(|namespace| namespace.views.values());
@@ -320,33 +324,4 @@ impl State {
         }
         self.namespaces.entry(name.to_owned()).or_default()
     }
-}
-
-impl Namespace {
-    fn put(
-        &mut self,
-        account: &WorkloadRef,
-        view: Arc<AccountView>,
-        now: Timestamp,
-        zone: &TimeZone,
-    ) {
-        for ((start, end), sum) in &mut self.spend {
-            let within = Interval {
-                start: *start,
-                end: *end,
-            };
-            sum.set(account.clone(), function(&view, within, now, zone));
-        }
-        self.views.insert(account.clone(), view);
-    }
-}
-
-fn function(
-    view: &AccountView,
-    within: Interval,
-    now: Timestamp,
-    zone: &TimeZone,
-) -> SpendFunction {
-    let accounts = view.accounts.values().map(AsRef::as_ref);
-    SpendFunction::of_accounts(accounts, within, now, zone)
 }

@@ -1,22 +1,16 @@
-//! The prices in force, and what a pod without a node will cost.
+//! The prices in force.
 
 use std::sync::{Arc, Mutex};
 
 use bursar_api::{PriceList, SpendRecord};
 use bursar_core::calendar::Month;
-use bursar_core::capacity::Gang;
-use bursar_core::money::Money;
-use bursar_core::pricing::PricingAttributes;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use k8s_openapi::api::core::v1::Node;
 use kube::runtime::reflector::Store;
 
 use bursar_api::prices::EffectivePrices;
 
-use crate::capacity;
 use crate::lock::lock;
-use crate::pod;
 
 /// The currency of the accounts of `now`'s month; `None` while there are none.
 pub(crate) fn account_currency(
@@ -98,33 +92,6 @@ impl PriceCache {
             }
         }
     }
-}
-
-/// The highest cost per hour of a pod with these attributes on any node that would take it, or at
-/// the highest listed price while no node would. `None` if no price is known.
-pub(crate) fn estimate<'a>(
-    prices: &EffectivePrices,
-    attributes: &PricingAttributes,
-    pod: &Gang,
-    nodes: impl IntoIterator<Item = &'a Node>,
-    now: Timestamp,
-) -> Option<Money> {
-    let fitting = nodes.into_iter().filter(|node| {
-        pod::node_gpus(node, &attributes.resource) > 0 && capacity::selects(node, pod)
-    });
-    let rates: Option<Vec<Money>> = fitting
-        .map(|node| {
-            let attributes = pod::with_node(attributes.clone(), node);
-            let quote = prices.lists.price(&attributes, now).rate();
-            quote.map(|quote| quote.cost.total())
-        })
-        .collect();
-    let somewhere = || {
-        let volumes = prices.lists.price(attributes, now).rate()?.cost.storage;
-        let gpus = prices.lists.highest_price(&attributes.resource, now)?;
-        Some(gpus.times(attributes.gpus) + volumes)
-    };
-    rates?.into_iter().max().or_else(somewhere)
 }
 
 #[cfg(test)]

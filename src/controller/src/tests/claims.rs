@@ -215,7 +215,7 @@ async fn a_replica_that_has_no_node_yet_is_estimated_with_the_volumes_that_are_c
         }}))
         .await;
     let estimate = |stage: &Stage| -> Money {
-        let explained = lock(&stage.leader.context.explained)["team"].clone();
+        let explained = stage.leader.explain("team", stage.world.now);
         explained.services[0].replica_rate_per_hour.unwrap()
     };
     stage.seconds(2).await;

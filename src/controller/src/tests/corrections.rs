@@ -10,7 +10,6 @@ use serde_json::json;
 use super::sweep::Stage;
 use crate::corrections::sync_once;
 use crate::metrics;
-use crate::reconcile::reconcile;
 
 async fn correct(stage: &Stage, name: &str, date: &str, amount: &str, currency: &str) {
     let spec = json!({
@@ -74,7 +73,6 @@ async fn a_namespace_that_has_corrections_alone_has_their_metric() {
     stage.world.create_all::<SpendCorrection>(object).await;
     stage.seconds(1).await;
     let context = &stage.leader.context;
-    reconcile(context, "gone", stage.world.now).await.unwrap();
     let shown = context
         .metrics
         .namespaces

@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex};
 use bursar_apitest::Server;
 use bursar_apitest::faults::Faults;
 use bursar_core::calendar::Period;
+use bursar_core::ledger::SpendFunction;
+use bursar_core::model::event::{Event as ModelEvent, Reading};
 use bursar_core::money::Money;
 use bursar_signals::demand::{Message, ServiceDemand};
 use bursar_signals::engine::{Sample, Scraper};
@@ -21,16 +23,21 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
 use super::world::{NAMESPACE, OPERATOR, World};
+use crate::actor::Actor;
 use crate::api_calls::ApiError;
 use crate::cache::{CachePolicy, Stores, Tombstones, UnreadableObjects};
 use crate::context::Context;
 use crate::engine_targets::EngineTargets;
+use crate::executor::Executor;
+use crate::explain::Explanation;
+use crate::gateways;
 use crate::ledger::{self, ConsolidatedCache, PublishedAccounts, WriteCache};
 use crate::lock::lock;
 use crate::metrics::Metrics;
+use crate::pod;
 use crate::power_readings::PowerReadings;
 use crate::pricing::effective::PriceCache;
-use crate::{pod, reconcile};
+use crate::spend_metrics::ShownSpend;
 
 /// Makes the caches, their writers, and a view of the server for each kind.
 macro_rules! caches {
@@ -107,7 +114,9 @@ pub(super) enum LookError {
     #[error("ledger: {0}")]
     Ledger(#[from] ledger::Error),
     #[error("{0}")]
-    Reconcile(#[from] reconcile::Error),
+    Call(String),
+    #[error("somebody wrote first")]
+    Conflict,
 }
 
 impl LookError {
@@ -116,7 +125,8 @@ impl LookError {
         match self {
             Self::Ledger(ledger::Error::Call(error)) => error.is_stale(),
             Self::Ledger(ledger::Error::Record { .. } | ledger::Error::Unreadable { .. }) => false,
-            Self::Reconcile(error) => error.is_conflict(),
+            Self::Call(_) => false,
+            Self::Conflict => true,
         }
     }
 }
@@ -125,6 +135,8 @@ impl LookError {
 pub(super) struct Leader {
     pub(super) context: Arc<Context>,
     pub(super) faults: Arc<Faults>,
+    actor: Actor,
+    executor: Executor,
     writers: Writers,
 }
 
@@ -143,7 +155,15 @@ impl Leader {
         let client = world.server.client();
         let reads = engine_reads::EngineReads::new(Scraper, Settings::default(), Timestamp::now);
         let engines = Arc::new(EngineTargets::new(reads.0));
-        let stores = Stores::start(&client, &triggers, &tombstones, &unreadable, &engines);
+        let changes = mpsc::unbounded_channel().0;
+        let stores = Stores::start(
+            &client,
+            &triggers,
+            &changes,
+            &tombstones,
+            &unreadable,
+            &engines,
+        );
         let stores = stores.await.unwrap();
         let (_, writers) = caches();
         let caches = (stores, tombstones, unreadable);
@@ -167,7 +187,6 @@ impl Leader {
             stores,
             price_cache: PriceCache::default(),
             readings: Arc::default(),
-            demands: Arc::default(),
             ledger: PublishedAccounts::new(TimeZone::UTC, metrics.unwritten_accounts.clone()),
             ledger_triggers: mpsc::unbounded_channel().0,
             written: WriteCache::default(),
@@ -176,20 +195,20 @@ impl Leader {
             unreadable,
             recorder: Recorder::new(client.clone(), reporter),
             metrics,
-            histories: Mutex::default(),
-            reserved: Mutex::default(),
+            index: Mutex::default(),
             sharing: Mutex::default(),
             measured: Arc::new(Mutex::new(PowerReadings::new(world.now))),
             began: world.now,
             ports: Mutex::default(),
             shares: Mutex::default(),
-            explained: Arc::default(),
             zone: TimeZone::UTC,
             namespace: OPERATOR.to_owned(),
             observe_only: false,
             client,
         });
         Self {
+            actor: Actor::new(Arc::clone(&context)),
+            executor: Executor::new(Arc::clone(&context)),
             context,
             faults,
             writers,
@@ -209,15 +228,53 @@ impl Leader {
 
     /// One look at what the caches have, after reading the engines and hearing from the gateway: the
     /// ledger syncs all accounts, and a decision is made.
-    pub(super) async fn reconcile_caches(&self, world: &World) -> Result<(), LookError> {
+    pub(super) async fn reconcile_caches(&mut self, world: &World) -> Result<(), LookError> {
         self.read_engines(world);
         self.receive_demand(world);
         let synced = self.sync_accounts(world).await;
         self.check_spent(world.now);
-        let decided = reconcile::reconcile(&self.context, NAMESPACE, world.now).await;
+        let decided = self.decide(world.now).await;
         self.check_spent(world.now);
         synced?;
-        Ok(decided.map(drop)?)
+        decided
+    }
+
+    /// A decision by what the caches hold, and everything that follows from it until nothing more is
+    /// due.
+    pub(super) async fn decide(&mut self, now: Timestamp) -> Result<(), LookError> {
+        let mut errors = Vec::new();
+        self.actor.note_all();
+        for _ in 0..10 {
+            self.actor.note_accounts(self.context.ledger.take_changes());
+            let wanted = self.actor.decide(now);
+            if wanted.is_empty() {
+                break;
+            }
+            self.executor.want(wanted, now);
+            let (applied, failures) = self.executor.run_due(now).await;
+            errors.extend(failures);
+            for result in applied {
+                self.actor.note_applied(result);
+            }
+        }
+        ShownSpend::default().refresh(&self.context, now);
+        let errors = errors.into_iter().map(|error| match error {
+            Some(message) => LookError::Call(message),
+            None => LookError::Conflict,
+        });
+        errors
+            .max_by_key(|error| !error.is_conflict())
+            .map_or(Ok(()), Err)
+    }
+
+    /// The last decision over a namespace.
+    pub(super) fn explain(&self, namespace: &str, now: Timestamp) -> Explanation {
+        self.actor.explain(namespace, now).unwrap()
+    }
+
+    /// A gateway has been silent for too long.
+    pub(super) fn note_silent(&mut self, gateway: &str) {
+        self.actor.note_event(ModelEvent::Silent(gateway.into()));
     }
 
     /// What budgets count is the exact amount, or at most a nano-unit more for each open charge and
@@ -234,7 +291,13 @@ impl Leader {
                     .map(|account| account.open_charges().len())
                     .sum::<usize>();
             }
-            let above = (context.ledger.spent(NAMESPACE, within, now) - exact).nanos();
+            let views = context.ledger.views(NAMESPACE);
+            let functions = views.iter().map(|view| {
+                let accounts = view.accounts.values().map(AsRef::as_ref);
+                SpendFunction::of_accounts(accounts, within, now, &zone)
+            });
+            let spent: Money = functions.map(|function| function.spend.at(now)).sum();
+            let above = (spent - exact).nanos();
             assert!(
                 (0..=4 * open as i128).contains(&above),
                 "{above} above {exact}"
@@ -256,24 +319,27 @@ impl Leader {
         self.context.month_close(13).sync_once(now).await
     }
 
-    fn read_engines(&self, world: &World) {
+    fn read_engines(&mut self, world: &World) {
         let mut readings = lock(&self.context.readings);
         let readings = readings
             .entry((NAMESPACE.to_owned(), "chat".to_owned()))
             .or_default();
         for (pod, busy) in world.serving() {
-            readings.sample(
-                pod::uid(&pod),
-                Sample {
-                    busy,
-                    done: Default::default(),
-                },
-                world.now,
-            );
+            let sample = Sample {
+                busy,
+                done: Default::default(),
+            };
+            let moved = readings.sample(pod::uid(&pod), sample, world.now);
+            let reading = Reading::Busy {
+                requests: busy,
+                moved,
+            };
+            let event = ModelEvent::Reading(pod::uid(&pod).into(), reading);
+            self.actor.note_event(event);
         }
     }
 
-    pub(super) fn receive_demand(&self, world: &World) {
+    pub(super) fn receive_demand(&mut self, world: &World) {
         let demand = ServiceDemand {
             namespace: NAMESPACE.to_owned(),
             name: "chat".to_owned(),
@@ -286,7 +352,7 @@ impl Leader {
             at: world.now,
             services: vec![demand],
         };
-        lock(&self.context.demands).take(message);
+        self.actor.note_event(gateways::demand(&message));
     }
 }
 

@@ -27,8 +27,7 @@ use super::sweep::Stage;
 use super::world::NAMESPACE;
 use crate::cache::{Trigger, Triggers};
 use crate::context::Context;
-use crate::ledger::{AccountView, StoredAccounts, worker};
-use crate::reconcile;
+use crate::ledger::{AccountView, StoredAccounts, sum, worker};
 
 const RECORDS: &str = "spendrecords";
 const SLOW: WriteFault = WriteFault::Slow(Duration::from_millis(50));
@@ -188,9 +187,7 @@ async fn a_month_s_start_and_a_day_s_end_of_a_thousand_accounts_delay_no_decisio
         stage.world.now = worker.now();
         stage.leader.receive_demand(&stage.world);
         let began = Instant::now();
-        reconcile::reconcile(&context, NAMESPACE, worker.now())
-            .await
-            .unwrap();
+        stage.leader.decide(worker.now()).await.unwrap();
         assert!(began.elapsed() < Duration::from_millis(100));
         assert_eq!(replicas(&stage, "chat"), Some(wanted));
         // neither does its account wait for the others'
@@ -305,7 +302,11 @@ async fn a_charge_that_cannot_be_opened_counts_by_what_the_caches_say() {
     let (context, now) = (Arc::clone(&stage.leader.context), stage.world.now);
     let (bound, _) = stage.world.times()[0];
     let month = Month::containing(now, &TimeZone::UTC).bounds(&TimeZone::UTC);
-    let spent = context.ledger.spent(NAMESPACE, month, now).nanos();
+    let views = context.ledger.views(NAMESPACE);
+    let costs = views
+        .iter()
+        .map(|view| sum(&view.accounts, month, now, &TimeZone::UTC).cost);
+    let spent: i128 = costs.map(|cost| cost.total().nanos()).sum();
     let seconds = now.duration_since(bound).as_secs();
     assert_eq!(spent, i128::from(seconds) * 1_000_000);
     assert_eq!(context.metrics.unwritten_accounts.get(), 1);
@@ -344,20 +345,12 @@ async fn a_first_pod_starts_as_soon_as_its_record_is_there() {
     stage.world.create_chat(1).await;
     stage.world.turn().await;
     stage.leader.fill_caches(&View::of(&stage.world));
-    let (context, now) = (Arc::clone(&stage.leader.context), stage.world.now);
-    reconcile::reconcile(&context, NAMESPACE, now)
-        .await
-        .unwrap();
+    let now = stage.world.now;
+    stage.leader.decide(now).await.unwrap();
     assert_eq!(replicas(&stage, "chat"), None, "no record yet");
-    while tokio::time::timeout(Duration::ZERO, context.ledger.changes())
-        .await
-        .is_ok()
-    {}
     stage.leader.sync_accounts(&stage.world).await.unwrap();
-    let changed = context.ledger.changes().await;
-    assert!(changed.contains(&workload("chat")), "who waits is told");
     // no cache shows the record yet, nor the status
-    reconcile::reconcile(&context, NAMESPACE, now).await.ok();
+    stage.leader.decide(now).await.ok();
     assert_eq!(replicas(&stage, "chat"), Some(1));
 }
 
@@ -367,11 +360,8 @@ async fn a_budget_s_new_period_begins_although_no_account_was_synced_since() {
     stage.world.set_limit("100").await;
     stage.world.create_chat(1).await;
     stage.seconds(20).await;
-    let context = Arc::clone(&stage.leader.context);
     let half_a_minute = at("2026-12-01T00:00:30Z");
-    reconcile::reconcile(&context, NAMESPACE, half_a_minute)
-        .await
-        .unwrap();
+    stage.leader.decide(half_a_minute).await.unwrap();
     let budget: BudgetPolicy = stage.world.server.objects().remove(0);
     let status = budget.status.unwrap();
     assert_eq!(status.period_start.unwrap().0, at("2026-12-01T00:00:00Z"));

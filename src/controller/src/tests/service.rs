@@ -8,7 +8,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 
 use super::leader::{Leader, View};
 use super::sweep::{self, Stage, every_competing_write, every_crash};
-use crate::inference::draining_since;
+use crate::edge::draining_since;
 use crate::pod;
 
 fn replicas(stage: &Stage) -> Option<i32> {

@@ -2,7 +2,7 @@
 
 use bursar_api::{InferenceDeployment, SpendRecord, TrainingJob};
 use bursar_apitest::faults::Faults;
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
@@ -12,7 +12,6 @@ use serde_json::json;
 use super::leader::{Leader, View};
 use super::sweep::Stage;
 use super::world::{OPERATOR, World};
-use crate::lock::lock;
 
 /// Looks whose errors are expected.
 async fn troubled(stage: &mut Stage, seconds: usize) {
@@ -119,6 +118,7 @@ async fn a_status_that_cannot_be_written_stops_no_other_workload() {
 #[tokio::test]
 async fn what_a_gateway_holds_is_unknown_to_a_new_leader_until_it_is_heard_or_given_up() {
     let world = World::new().await;
+    world.create_chat(0).await;
     let labels =
         json!({"app.kubernetes.io/name": "bursar", "app.kubernetes.io/component": "gateway"});
     let long_ago = world.now - SignedDuration::from_hours(1);
@@ -131,30 +131,31 @@ async fn what_a_gateway_holds_is_unknown_to_a_new_leader_until_it_is_heard_or_gi
     .unwrap();
     let mut view = View::of(&world);
     view.pods.push(pod);
+    let seconds = |seconds| world.now + SignedDuration::from_secs(seconds);
     let mut leader = Leader::new(&world, Faults::default());
     leader.fill_caches(&view);
-    let unreachable = |leader: &Leader, seconds| {
-        leader
-            .context
-            .unreachable_gateway(world.now + SignedDuration::from_secs(seconds))
-    };
-    assert_eq!(
-        unreachable(&leader, 0),
-        Some("gateway gateway-1 has not been heard of".to_owned())
-    );
-    assert!(unreachable(&leader, 59).is_some());
-    assert_eq!(
-        unreachable(&leader, 60),
-        None,
+    assert!(!is_known(&mut leader, seconds(0)).await);
+    assert!(!is_known(&mut leader, seconds(59)).await);
+    assert!(
+        is_known(&mut leader, seconds(60)).await,
         "it cannot be heard, and is given up"
     );
-    leader.reconcile(&world, &view).await.unwrap();
+    let mut leader = Leader::new(&world, Faults::default());
+    leader.fill_caches(&view);
+    leader.receive_demand(&world);
+    assert!(is_known(&mut leader, seconds(0)).await);
+    leader.note_silent("gateway");
     assert!(
-        lock(&leader.context.demands)
-            .hears("gateway", world.now)
-            .is_some()
+        !is_known(&mut leader, seconds(11)).await,
+        "it has fallen silent"
     );
-    assert_eq!(unreachable(&leader, 0), None);
-    assert!(unreachable(&leader, 11).is_some(), "it has fallen silent");
-    assert_eq!(unreachable(&leader, 60), None);
+    assert!(!is_known(&mut leader, seconds(70)).await);
+    assert!(is_known(&mut leader, seconds(71)).await);
+}
+
+/// Whether the demand of the service is known.
+async fn is_known(leader: &mut Leader, now: Timestamp) -> bool {
+    leader.decide(now).await.ok();
+    let explained = leader.explain("team", now);
+    explained.services[0].queue_depth.is_some()
 }

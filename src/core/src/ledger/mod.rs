@@ -26,7 +26,6 @@ pub mod daily_cost;
 pub mod engine_usage;
 pub mod invalid;
 pub mod linear_spend;
-pub mod spend_sum;
 pub mod zero_replica_savings;
 
 pub use account::{Account, DailyCosts, StoredAccount};
@@ -35,7 +34,6 @@ pub use daily_cost::{CostKey, DailyCost};
 pub use engine_usage::{EngineCounters, EngineUsage};
 pub use invalid::InvalidAccount;
 pub use linear_spend::{LinearSpend, SpendFunction};
-pub use spend_sum::SpendSum;
 pub use zero_replica_savings::ZeroReplicaPeriod;
 
 #[cfg(test)]

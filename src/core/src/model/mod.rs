@@ -13,6 +13,7 @@
 //! | `room` | the room on nodes, and what is reserved for pods that have no node yet |
 //! | `rates` | what a pod that has no charge yet will cost |
 //! | `gateways` | the requests that gateways hold |
+//! | `view` | the last decisions and what they were made of, for statuses, metrics and people |
 //! | `timers` | when something must be decided anew though nothing happens |
 //!
 //! The model is changed by [`Model::apply`] and by [`crate::plan::decide()`], which both are
@@ -32,7 +33,9 @@ pub(crate) mod state;
 #[cfg(test)]
 mod tests;
 pub(crate) mod timers;
+pub mod view;
 
 pub use event::{Event, Key, Name};
 pub use spending::{AccountSpend, SLACK_SECONDS};
 pub use state::Model;
+pub use view::{NamespaceView, ServiceView};

@@ -42,6 +42,8 @@ pub(crate) struct Marks {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Model {
     pub(crate) zone: TimeZone,
+    /// Decisions are made, and no order is given.
+    pub(crate) observe_only: bool,
     pub(crate) services: BTreeMap<Key, ServiceState>,
     pub(crate) jobs: BTreeMap<Key, JobState>,
     pub(crate) namespaces: BTreeMap<Name, NamespaceState>,
@@ -60,6 +62,7 @@ impl Model {
     pub fn new(zone: TimeZone, began: Timestamp) -> Self {
         Self {
             zone,
+            observe_only: false,
             services: BTreeMap::new(),
             jobs: BTreeMap::new(),
             namespaces: BTreeMap::new(),
@@ -70,6 +73,14 @@ impl Model {
             gateways: Gateways::new(began),
             timers: Timers::default(),
             marks: Marks::default(),
+        }
+    }
+
+    /// The same model, of which decisions are made but no orders are given.
+    pub fn observing(self) -> Self {
+        Self {
+            observe_only: true,
+            ..self
         }
     }
 

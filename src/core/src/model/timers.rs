@@ -58,6 +58,22 @@ impl Timers {
         due
     }
 
+    /// The first instant of a namespace, of which these are the services.
+    pub(crate) fn next_of<'a>(
+        &self,
+        namespace: &str,
+        services: impl Iterator<Item = &'a Key>,
+    ) -> Option<Timestamp> {
+        let namespace: Name = namespace.into();
+        let subjects = services.cloned().map(Subject::Service);
+        let subjects = subjects.chain([
+            Subject::Queue(namespace.clone()),
+            Subject::Budgets(namespace),
+        ]);
+        let at = subjects.filter_map(|subject| self.at.get(&subject).copied());
+        at.min()
+    }
+
     /// The first instant.
     pub(crate) fn next(&self) -> Option<Timestamp> {
         self.order.first().map(|(at, _)| *at)

@@ -355,14 +355,16 @@ fn decide_service(
     };
     let is_missing = state.deployment.is_none() && state.ordered.is_none();
     let changes = order.replicas.0 != order.replicas.1 || is_missing;
-    if changes {
+    let moves_pods = !(order.drain.is_empty() && order.keep.is_empty() && order.remove.is_empty());
+    let is_order = (changes || moves_pods) && !model.observe_only;
+    if is_order && changes {
         state.ordered = Some(Ordered {
             value: steps.replicas,
             at: now,
         });
     }
     for (uids, value) in [(&order.drain, true), (&order.keep, false)] {
-        for uid in uids {
+        for uid in uids.iter().filter(|_| is_order) {
             let ordered = Ordered { value, at: now };
             state.draining.insert(uid.clone(), ordered);
             if !value {
@@ -370,7 +372,7 @@ fn decide_service(
             }
         }
     }
-    for uid in &order.remove {
+    for uid in order.remove.iter().filter(|_| is_order) {
         state.released.insert(uid.clone(), now);
     }
     let orders = state.ordered.map(|ordered| ordered.at).into_iter();
@@ -380,8 +382,6 @@ fn decide_service(
         .min()
         .and_then(|at| at.checked_add(ORDER_EXPIRES).ok());
     next = next.into_iter().chain(expires).min();
-    let is_order =
-        changes || !(order.drain.is_empty() && order.keep.is_empty() && order.remove.is_empty());
     if is_order {
         decisions.service_orders.push(order);
     }
@@ -553,7 +553,8 @@ fn order_job(model: &mut Model, key: &Key, turn: &Turn, now: Timestamp, decision
     let is_ordered = state
         .ordered
         .is_some_and(|ordered| ordered.value == turn.run);
-    if is_ordered || (state.ordered.is_none() && state.shows(turn.run)) {
+    let is_shown = state.ordered.is_none() && state.shows(turn.run);
+    if is_ordered || is_shown || model.observe_only {
         return;
     }
     state.ordered = Some(Ordered {

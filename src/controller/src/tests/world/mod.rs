@@ -293,7 +293,7 @@ impl World {
     }
 }
 
-fn gang(name: &str, workers: i32) -> Value {
+pub(super) fn gang(name: &str, workers: i32) -> Value {
     let template =
         json!({"spec": {"terminationGracePeriodSeconds": 3, "containers": [container()]}});
     json!({"metadata": {"name": name}, "spec": {"framework": "PyTorch", "replicas": workers, "template": template}})

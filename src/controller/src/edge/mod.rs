@@ -1,0 +1,573 @@
+//! From caches, accounts and prices to the model's events: objects become small values, and what is
+//! not read is dropped.
+//!
+//! | module | subject |
+//! |---|---|
+//! | `objects` | one object as a value |
+//! | `pods` | pods, and what they ask for by claims |
+//! | `workloads` | workloads, budgets, endpoints |
+//! | `accounts` | what accounts have spent, as functions of time |
+//!
+//! An event says what is there now, however often it changed before: under load many changes of
+//! an object become one event.
+
+mod accounts;
+mod objects;
+mod pods;
+mod workloads;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use bursar_api::names::WORKLOAD_LABEL;
+use bursar_api::prices::EffectivePrices;
+use bursar_api::spend::{WorkloadKind, WorkloadRef};
+use bursar_core::calendar::Month;
+use bursar_core::model::Key;
+use bursar_core::model::event::{Event, Name};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::PodSpec;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::ResourceExt;
+use kube::runtime::reflector::Store;
+
+use self::accounts::AccountEdge;
+use self::pods::{Allocations, PodEdge, depends_on_claims};
+use self::workloads::WorkloadReader;
+use crate::cache::{CacheChange, CachedKind, cached, key_of};
+use crate::context::Context;
+use crate::corrections;
+use crate::ledger::{AccountView, StoredAccounts};
+use crate::subject::Subject;
+
+pub(crate) use self::objects::draining_since;
+
+/// Prices and corrections depend on the currency of records, which is looked at this often while
+/// records change.
+const CURRENCY_PERIOD: SignedDuration = SignedDuration::from_secs(1);
+
+/// What has become known.
+#[derive(Default)]
+pub(crate) struct Observed {
+    /// Events for the model.
+    pub(crate) events: Vec<Event>,
+    /// Workloads whose owned objects may differ from what they should be.
+    pub(crate) owners: BTreeSet<Subject>,
+    /// Objects whose status may have changed.
+    pub(crate) statuses: BTreeSet<Subject>,
+}
+
+/// What the model was told, and what has changed since.
+pub(crate) struct Edge {
+    context: Arc<Context>,
+    /// In the order of kinds: what others are read with comes first.
+    changed: BTreeSet<(CachedKind, Key)>,
+    listed: BTreeSet<CachedKind>,
+    /// The objects that were there when last looked at, without pods.
+    known: HashMap<CachedKind, HashSet<Key>>,
+    pods: PodEdge,
+    slices: SliceIndex,
+    /// Workloads whose price depends on claims, by namespace.
+    with_volumes: HashMap<Name, BTreeSet<Subject>>,
+    /// The namespaces of corrections.
+    corrections: HashMap<Key, String>,
+    accounts: AccountEdge,
+    /// Accounts that changed.
+    changed_accounts: BTreeSet<WorkloadRef>,
+    prices: Option<Arc<EffectivePrices>>,
+    /// When the currency of records is looked at.
+    look_at_currency: Option<Timestamp>,
+}
+
+impl Edge {
+    /// Nothing is known yet; all that the caches hold has changed.
+    pub(crate) fn new(context: Arc<Context>) -> Self {
+        let mut edge = Self {
+            context,
+            changed: BTreeSet::new(),
+            listed: BTreeSet::new(),
+            known: HashMap::new(),
+            pods: PodEdge::default(),
+            slices: SliceIndex::default(),
+            with_volumes: HashMap::new(),
+            corrections: HashMap::new(),
+            accounts: AccountEdge::default(),
+            changed_accounts: BTreeSet::new(),
+            prices: None,
+            look_at_currency: None,
+        };
+        edge.note_all();
+        edge
+    }
+
+    /// Takes that a cache changed.
+    pub(crate) fn note(&mut self, change: CacheChange) {
+        match change {
+            CacheChange::Object(kind, key) => drop(self.changed.insert((kind, key))),
+            CacheChange::Listed(kind) => drop(self.listed.insert(kind)),
+        }
+    }
+
+    /// Takes that any object may have changed.
+    pub(crate) fn note_all(&mut self) {
+        self.listed.extend(CachedKind::ALL);
+    }
+
+    /// Takes that accounts changed.
+    pub(crate) fn note_accounts(&mut self, accounts: impl IntoIterator<Item = WorkloadRef>) {
+        self.changed_accounts.extend(accounts);
+    }
+
+    /// When something is to be observed though nothing changes.
+    pub(crate) fn next(&self) -> Option<Timestamp> {
+        let prices = self.prices.as_ref().and_then(|prices| prices.next);
+        let timers = [
+            self.pods.next(),
+            self.accounts.next(),
+            self.look_at_currency,
+            prices,
+        ];
+        timers.into_iter().flatten().min()
+    }
+
+    /// What has become known since the last call.
+    pub(crate) fn observe(&mut self, now: Timestamp) -> Observed {
+        let context = Arc::clone(&self.context);
+        for kind in std::mem::take(&mut self.listed) {
+            let keys = self.listed_keys(kind);
+            self.changed.extend(keys.into_iter().map(|key| (kind, key)));
+        }
+        let due = self.pods.due(now).into_iter();
+        self.changed.extend(due.map(|key| (CachedKind::Pod, key)));
+        let mut batch = Batch {
+            context: &context,
+            allocations: Allocations::default(),
+            loader: AccountLoader::default(),
+            claims: BTreeSet::new(),
+            now,
+            observed: Observed::default(),
+        };
+        while let Some((kind, key)) = self.changed.pop_first() {
+            let is_there = self.observe_object(&mut batch, kind, &key);
+            let known = self.known.entry(kind).or_default();
+            match is_there {
+                true => drop(known.insert(key)),
+                false => drop(known.remove(&key)),
+            }
+        }
+        self.observe_prices(&mut batch);
+        self.observe_accounts(&mut batch);
+        self.observe_claims(&mut batch);
+        batch.observed
+    }
+
+    /// All objects of a kind that are there or were.
+    fn listed_keys(&self, kind: CachedKind) -> HashSet<Key> {
+        fn keys<K>(store: &Store<K>) -> HashSet<Key>
+        where
+            K: kube::Resource<DynamicType = ()> + Clone + 'static,
+        {
+            store
+                .state()
+                .iter()
+                .map(|object| key_of(&**object))
+                .collect()
+        }
+        let stores = &self.context.stores;
+        let mut all = match kind {
+            CachedKind::Node => keys(&stores.nodes),
+            CachedKind::PriceList => keys(&stores.prices),
+            CachedKind::PriorityClass => keys(&stores.priorities),
+            CachedKind::SpendRecord => keys(&stores.records),
+            CachedKind::SpendCorrection => keys(&stores.corrections),
+            CachedKind::BudgetPolicy => keys(&stores.budgets),
+            CachedKind::PersistentVolumeClaim => keys(&stores.volume_claims),
+            CachedKind::ResourceClaim => keys(&stores.device_claims),
+            CachedKind::ResourceSlice => keys(&stores.device_slices),
+            CachedKind::Pod => keys(&stores.pods),
+            CachedKind::InferenceDeployment => keys(&stores.services),
+            CachedKind::Deployment => keys(&stores.deployments),
+            CachedKind::Service => keys(&stores.front_services),
+            CachedKind::EndpointSlice => keys(&stores.slices),
+            CachedKind::TrainingJob => keys(&stores.jobs),
+            CachedKind::Job => keys(&stores.batch_jobs),
+        };
+        all.extend(self.known.get(&kind).into_iter().flatten().cloned());
+        if kind == CachedKind::Pod {
+            all.extend(self.pods.known().cloned());
+        }
+        if kind == CachedKind::BudgetPolicy {
+            let unreadable = self.context.unreadable.all::<bursar_api::BudgetPolicy>();
+            all.extend(
+                unreadable
+                    .iter()
+                    .map(|object| Key::new(&object.namespace, &object.name)),
+            );
+        }
+        all
+    }
+
+    /// Observes one object. Returns whether it is there.
+    fn observe_object(&mut self, batch: &mut Batch<'_>, kind: CachedKind, key: &Key) -> bool {
+        let context = batch.context;
+        let stores = &context.stores;
+        match kind {
+            CachedKind::Node => {
+                let node = cached(&stores.nodes, key);
+                let value = node.as_deref().map(objects::node);
+                batch.push(Event::Node(key.name.clone(), value));
+                node.is_some()
+            }
+            CachedKind::PriceList => {
+                self.look_at_currency = Some(batch.now);
+                cached(&stores.prices, key).is_some()
+            }
+            CachedKind::PriorityClass => {
+                self.note(CacheChange::Listed(CachedKind::TrainingJob));
+                cached(&stores.priorities, key).is_some()
+            }
+            CachedKind::SpendRecord => self.observe_record(batch, key),
+            CachedKind::SpendCorrection => self.observe_correction(batch, key),
+            CachedKind::BudgetPolicy => {
+                for event in batch.workloads().budget(key) {
+                    batch.push(event);
+                }
+                batch.has_changed(Subject::Budget(key.clone()));
+                cached(&stores.budgets, key).is_some()
+            }
+            CachedKind::PersistentVolumeClaim | CachedKind::ResourceClaim => {
+                batch.claims.insert(key.namespace.clone());
+                false
+            }
+            CachedKind::ResourceSlice => {
+                batch.claims.extend(self.pods.namespaces_with_claims());
+                false
+            }
+            CachedKind::Pod => {
+                if self.pods.observe(batch, key) {
+                    let services = self.listed_keys(CachedKind::InferenceDeployment);
+                    let owners = services.into_iter().map(Subject::Service);
+                    batch.observed.owners.extend(owners);
+                }
+                false
+            }
+            CachedKind::InferenceDeployment => {
+                let object = cached(&stores.services, key);
+                let template = object
+                    .as_ref()
+                    .and_then(|object| object.spec.template.as_ref());
+                let subject = Subject::Service(key.clone());
+                self.note_volumes(subject.clone(), template.and_then(|it| it.spec.as_ref()));
+                let service = batch.workloads().service(key);
+                batch.push(service);
+                self.load_subject(batch, &subject);
+                batch.owns_otherwise(subject);
+                object.is_some()
+            }
+            CachedKind::Deployment => {
+                let found = cached(&stores.deployments, key);
+                let value = found.as_deref().map(objects::deployment);
+                batch.push(Event::Deployment(key.clone(), value));
+                batch.owns_otherwise(Subject::Service(key.clone()));
+                found.is_some()
+            }
+            CachedKind::Service => {
+                batch.owns_otherwise(Subject::Service(key.clone()));
+                batch.owns_otherwise(Subject::Job(key.clone()));
+                cached(&stores.front_services, key).is_some()
+            }
+            CachedKind::EndpointSlice => {
+                let slice = cached(&stores.slices, key);
+                for service in self.slices.set(key, slice.as_deref()) {
+                    let names = self.slices.of(&service);
+                    let endpoints = batch.workloads().endpoints(&service, names);
+                    batch.push(endpoints);
+                    batch.owns_otherwise(Subject::Service(service));
+                }
+                slice.is_some()
+            }
+            CachedKind::TrainingJob => {
+                let object = cached(&stores.jobs, key);
+                let spec = object
+                    .as_ref()
+                    .and_then(|object| object.spec.template.spec.as_ref());
+                let subject = Subject::Job(key.clone());
+                self.note_volumes(subject.clone(), spec);
+                let job = batch.workloads().job(key);
+                batch.push(job);
+                self.load_subject(batch, &subject);
+                batch.owns_otherwise(subject);
+                object.is_some()
+            }
+            CachedKind::Job => {
+                let found = cached(&stores.batch_jobs, key);
+                let value = found.as_deref().map(objects::batch_job);
+                batch.push(Event::BatchJob(key.clone(), "".into(), value));
+                // one that cannot be read goes on only if it runs
+                let job = batch.workloads().job(key);
+                batch.push(job);
+                batch.owns_otherwise(Subject::Job(key.clone()));
+                found.is_some()
+            }
+        }
+    }
+
+    /// Makes the account of a record known that the ledger has not synced yet.
+    fn observe_record(&mut self, batch: &mut Batch<'_>, key: &Key) -> bool {
+        let again = batch.now.saturating_add(CURRENCY_PERIOD);
+        let again = again.unwrap_or(batch.now);
+        let look = self.look_at_currency.unwrap_or(again);
+        self.look_at_currency = Some(look.min(again));
+        let record = cached(&batch.context.stores.records, key);
+        let of_name = || WorkloadRef::from_record_name(&key.name).map(|(account, _)| account);
+        let account = record
+            .as_ref()
+            .map(|record| record.workload())
+            .or_else(of_name);
+        let is_kept = |kind| !matches!(kind, WorkloadKind::Folded | WorkloadKind::Node);
+        if let Some(account) = account.filter(|account| is_kept(account.kind)) {
+            self.load_account(batch, account);
+        }
+        record.is_some()
+    }
+
+    fn load_subject(&mut self, batch: &mut Batch<'_>, subject: &Subject) {
+        if let Some(account) = subject.workload() {
+            self.load_account(batch, account);
+        }
+    }
+
+    fn load_account(&mut self, batch: &mut Batch<'_>, account: WorkloadRef) {
+        if batch.loader.load(batch.context, &account, batch.now) {
+            self.changed_accounts.insert(account);
+        }
+    }
+
+    fn observe_correction(&mut self, batch: &mut Batch<'_>, key: &Key) -> bool {
+        let object = cached(&batch.context.stores.corrections, key);
+        let namespace = object.as_ref().map(|object| object.spec.namespace.clone());
+        let former = match &namespace {
+            Some(namespace) => self.corrections.insert(key.clone(), namespace.clone()),
+            None => self.corrections.remove(key),
+        };
+        let namespaces: BTreeSet<String> = namespace.into_iter().chain(former).collect();
+        for namespace in namespaces {
+            self.observe_corrections(batch.context, &namespace, batch.now, &mut batch.observed);
+        }
+        object.is_some()
+    }
+
+    /// Observes pods and workloads whose price depends on the claims of their namespace, once all
+    /// pods of it are known: who bears a volume or device depends on all that use it.
+    fn observe_claims(&mut self, batch: &mut Batch<'_>) {
+        let namespaces = std::mem::take(&mut batch.claims);
+        if namespaces.is_empty() {
+            return;
+        }
+        batch.allocations = Allocations::default();
+        for namespace in namespaces {
+            for pod in self.pods.with_claims(&namespace) {
+                self.pods.observe_claiming(batch, &pod);
+            }
+            for workload in self
+                .with_volumes
+                .get(&namespace)
+                .cloned()
+                .unwrap_or_default()
+            {
+                let event = match &workload {
+                    Subject::Service(key) => batch.workloads().service(key),
+                    Subject::Job(key) => batch.workloads().job(key),
+                    Subject::Budget(_) => continue,
+                };
+                batch.push(event);
+            }
+        }
+    }
+
+    /// Notes whether what a workload's template is charged for depends on claims.
+    fn note_volumes(&mut self, subject: Subject, spec: Option<&PodSpec>) {
+        let namespace = subject.key().namespace.clone();
+        let workloads = self.with_volumes.entry(namespace.clone()).or_default();
+        match spec.is_some_and(depends_on_claims) {
+            true => drop(workloads.insert(subject)),
+            false => drop(workloads.remove(&subject)),
+        }
+        if workloads.is_empty() {
+            self.with_volumes.remove(&namespace);
+        }
+    }
+
+    fn observe_prices(&mut self, batch: &mut Batch<'_>) {
+        let (context, now) = (batch.context, batch.now);
+        let is_due = |at: Option<Timestamp>| at.is_some_and(|at| at <= now);
+        let next = self.prices.as_ref().and_then(|prices| prices.next);
+        if self.prices.is_some() && !is_due(next) && !is_due(self.look_at_currency) {
+            return;
+        }
+        if is_due(self.look_at_currency) {
+            // the accounts of the next month may be kept in another currency
+            let month = Month::containing(now, &context.zone).bounds(&context.zone);
+            self.look_at_currency = Some(month.end);
+        }
+        let prices = context.prices(now);
+        let known = self.prices.replace(Arc::clone(&prices));
+        if known.is_none_or(|known| !Arc::ptr_eq(&known, &prices)) {
+            let catalog = Arc::new(prices.lists.clone());
+            batch.push(Event::Prices(catalog));
+        }
+        let namespaces: BTreeSet<String> = self.corrections.values().cloned().collect();
+        for namespace in namespaces {
+            self.observe_corrections(context, &namespace, now, &mut batch.observed);
+        }
+    }
+
+    fn observe_corrections(
+        &self,
+        context: &Context,
+        namespace: &str,
+        now: Timestamp,
+        observed: &mut Observed,
+    ) {
+        let prices = context.prices(now);
+        let stores = &context.stores;
+        let currency = &prices.lists.currency;
+        let accepted =
+            corrections::accepted(&stores.corrections, &stores.records, currency, namespace);
+        let subjects = [
+            (
+                CachedKind::InferenceDeployment,
+                Subject::Service as fn(Key) -> Subject,
+            ),
+            (CachedKind::TrainingJob, Subject::Job),
+        ];
+        for (kind, subject) in subjects {
+            let known = self.known.get(&kind).into_iter().flatten();
+            let here = known.filter(|key| *key.namespace == *namespace);
+            observed.statuses.extend(here.cloned().map(subject));
+        }
+        observed
+            .events
+            .push(Event::Corrections(namespace.into(), accepted));
+    }
+
+    fn observe_accounts(&mut self, batch: &mut Batch<'_>) {
+        let (context, now) = (batch.context, batch.now);
+        let due = self.accounts.due(now);
+        self.changed_accounts.extend(due);
+        let Some(prices) = self.prices.clone() else {
+            return;
+        };
+        let currency = &prices.lists.currency;
+        for account in std::mem::take(&mut self.changed_accounts) {
+            let event = self.accounts.observe(context, currency, &account, now);
+            batch.push(event);
+            batch.observed.statuses.extend(Subject::of(&account));
+            // whose charge is open bears what several use
+            batch.claims.insert(account.namespace.as_str().into());
+        }
+    }
+}
+
+/// What is observed together.
+struct Batch<'a> {
+    context: &'a Context,
+    allocations: Allocations,
+    loader: AccountLoader,
+    /// Namespaces in which who bears a volume or device may have changed.
+    claims: BTreeSet<Name>,
+    now: Timestamp,
+    observed: Observed,
+}
+
+impl Batch<'_> {
+    fn push(&mut self, event: Event) {
+        self.observed.events.push(event);
+    }
+
+    /// The status of a subject may be another.
+    fn has_changed(&mut self, subject: Subject) {
+        self.observed.statuses.insert(subject);
+    }
+
+    /// What a subject owns may be other than it should be.
+    fn owns_otherwise(&mut self, subject: Subject) {
+        self.observed.owners.insert(subject.clone());
+        self.has_changed(subject);
+    }
+
+    fn workloads(&mut self) -> WorkloadReader<'_> {
+        WorkloadReader {
+            context: self.context,
+            allocations: &mut self.allocations,
+            now: self.now,
+        }
+    }
+}
+
+/// The service of each slice, and the slices of each service.
+#[derive(Default)]
+struct SliceIndex {
+    services: HashMap<Key, Key>,
+    slices: HashMap<Key, BTreeSet<Name>>,
+}
+
+impl SliceIndex {
+    /// Puts a slice where it belongs now; `None` if it is gone. Returns the services that it
+    /// belongs to or did.
+    fn set(&mut self, key: &Key, slice: Option<&EndpointSlice>) -> BTreeSet<Key> {
+        let label = slice.and_then(|slice| slice.labels().get(WORKLOAD_LABEL));
+        let service = label.map(|name| Key::new(&key.namespace, name));
+        let former = match &service {
+            Some(service) => self.services.insert(key.clone(), service.clone()),
+            None => self.services.remove(key),
+        };
+        if let Some(former) = &former
+            && let Some(slices) = self.slices.get_mut(former)
+        {
+            slices.remove(&key.name);
+            if slices.is_empty() {
+                self.slices.remove(former);
+            }
+        }
+        if let Some(service) = &service {
+            let slices = self.slices.entry(service.clone()).or_default();
+            slices.insert(key.name.clone());
+        }
+        service.into_iter().chain(former).collect()
+    }
+
+    /// The names of a service's slices.
+    fn of(&self, service: &Key) -> impl Iterator<Item = &Name> {
+        self.slices.get(service).into_iter().flatten()
+    }
+}
+
+/// The accounts that the ledger has not synced yet are read from the records, once for all of a
+/// namespace.
+#[derive(Default)]
+struct AccountLoader(HashMap<String, StoredAccounts>);
+
+impl AccountLoader {
+    /// Makes an account known. Returns whether it was not known before.
+    fn load(&mut self, context: &Context, account: &WorkloadRef, now: Timestamp) -> bool {
+        let prices = context.prices(now);
+        let (currency, month) = (
+            &prices.lists.currency,
+            Month::containing(now, &context.zone),
+        );
+        let namespace = &account.namespace;
+        let mut is_new = false;
+        let records = &context.stores.records;
+        context.ledger.view(account, currency, now, || {
+            let stored = self.0.entry(namespace.clone()).or_insert_with(|| {
+                let mut stored = StoredAccounts::load(records, &context.folded, namespace);
+                stored.note_unreadable(&context.unreadable, namespace);
+                stored
+            });
+            is_new = true;
+            AccountView::on_record(stored, account, currency, month)
+        });
+        is_new
+    }
+}

@@ -1,0 +1,143 @@
+//! Kubernetes objects as the model's values. Nothing here looks at another object.
+
+use bursar_api::names::{
+    DELETION_COST_ANNOTATION, DRAINING_ANNOTATION, RETRIES_ANNOTATION, RETRY_AT_ANNOTATION,
+};
+use bursar_api::spend::{WorkloadKind, WorkloadRef};
+use bursar_core::model::event::{BatchJob, Deployment, Node, Owner, Pod, PodShape};
+use bursar_core::pricing::is_gpu;
+use bursar_core::training::Retry;
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1;
+use k8s_openapi::api::batch::v1 as batch;
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::ResourceExt;
+use std::sync::Arc;
+
+use crate::cache::key_of;
+use crate::health;
+use crate::inference::LEAVES_FIRST;
+use crate::pod;
+use crate::pod_resources::amounts;
+use crate::training::job;
+
+/// What a node has, and whether it takes pods.
+pub(super) fn node(node: &core::Node) -> Node {
+    let spec = node.spec.as_ref();
+    let is_cordoned = spec.and_then(|spec| spec.unschedulable).unwrap_or(false);
+    let status = node.status.as_ref();
+    let conditions = status.into_iter().flat_map(|status| &status.conditions);
+    let mut conditions = conditions.flatten();
+    let is_ready =
+        conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True");
+    let capacity = pod::capacity_of(node).into_iter().flatten();
+    let gpus = capacity.filter(|(name, _)| is_gpu(name));
+    Node {
+        takes_pods: is_ready && !is_cordoned,
+        labels: node.labels().clone(),
+        allocatable: amounts(status.and_then(|status| status.allocatable.as_ref())),
+        gpus: gpus
+            .map(|(name, _)| (name.clone(), pod::node_gpus(node, name)))
+            .collect(),
+    }
+}
+
+/// A pod that asks for `shape` and belongs to `workload`.
+pub(super) fn pod(
+    pod: &core::Pod,
+    workload: Option<&WorkloadRef>,
+    shape: Arc<PodShape>,
+    now: Timestamp,
+) -> Pod {
+    let metadata = &pod.metadata;
+    let created = metadata.creation_timestamp.as_ref();
+    let created = created.map_or(now, |time| time.0);
+    let spec = pod.spec.as_ref();
+    let grace = spec.and_then(|spec| spec.termination_grace_period_seconds);
+    let ended = pod::end(pod, Timestamp::MIN).map(|end| end.at);
+    Pod {
+        key: key_of(pod),
+        owner: owner(pod, workload),
+        shape,
+        node: pod::node_name(pod).map(Into::into),
+        created,
+        ended: ended.or_else(|| pod::is_terminal(pod).then_some(created)),
+        deletion: metadata.deletion_timestamp.as_ref().map(|time| time.0),
+        grace_seconds: grace
+            .unwrap_or(bursar_api::template::DEFAULT_GRACE_SECONDS)
+            .max(0),
+        ready_since: pod::ready_since(pod),
+        draining_since: draining_since(pod),
+        released: pod::annotation(pod, DELETION_COST_ANNOTATION) == Some(LEAVES_FIRST),
+        start_failure: health::start_failure(pod, now).map(|(why, since)| (why.into(), since)),
+    }
+}
+
+/// Since when a pod has been draining, by Bursar's annotation.
+pub(crate) fn draining_since(pod: &core::Pod) -> Option<Timestamp> {
+    pod::annotation(pod, DRAINING_ANNOTATION)?.parse().ok()
+}
+
+fn owner(pod: &core::Pod, workload: Option<&WorkloadRef>) -> Owner {
+    let Some(workload) = workload else {
+        return Owner::Other;
+    };
+    let name = || workload.name.as_str().into();
+    match workload.kind {
+        WorkloadKind::InferenceDeployment => Owner::Service(name()),
+        WorkloadKind::TrainingJob => Owner::Job(name(), job::role_of(pod).into()),
+        WorkloadKind::Unmanaged | WorkloadKind::Node | WorkloadKind::Folded => Owner::Other,
+    }
+}
+
+/// What a Deployment is told, and whether it replaces pods.
+pub(super) fn deployment(found: &v1::Deployment) -> Deployment {
+    let replicas = found.spec.replicas.map(u32::try_from);
+    let rolling = found.status.as_ref().is_some_and(|status| {
+        let is_behind = found.metadata.generation != status.observed_generation;
+        is_behind || status.updated_replicas.unwrap_or(0) < status.replicas.unwrap_or(0)
+    });
+    Deployment {
+        replicas: replicas.and_then(Result::ok).unwrap_or(0),
+        rolling,
+    }
+}
+
+/// How far a Job is.
+pub(super) fn batch_job(found: &batch::Job) -> BatchJob {
+    let status = found.status.as_ref();
+    let count = |number: Option<i32>| u32::try_from(number.unwrap_or(0)).unwrap_or(0);
+    let of_status = |get: fn(&batch::JobStatus) -> Option<i32>| count(status.and_then(get));
+    let started = status.and_then(|status| status.start_time.as_ref());
+    BatchJob {
+        running: job::is_running(found),
+        finished: job::finished(found),
+        active: of_status(|status| status.active)
+            .saturating_add(of_status(|status| status.terminating)),
+        succeeded: of_status(|status| status.succeeded),
+        started: started.map(|time| time.0),
+        retry: retry(found),
+    }
+}
+
+/// What a Job's gang was suspended for before, by Bursar's annotations.
+fn retry(found: &batch::Job) -> Option<Retry> {
+    let annotation = |key: &str| found.annotations().get(key);
+    Some(Retry {
+        count: annotation(RETRIES_ANNOTATION)?.parse().ok()?,
+        at: annotation(RETRY_AT_ANNOTATION)?.parse().ok()?,
+    })
+}
+
+/// The UIDs of the pods that a slice shows as ready.
+pub(super) fn ready_endpoints(slice: &EndpointSlice) -> impl Iterator<Item = &str> {
+    let endpoints = slice.endpoints.iter().flatten();
+    let ready = endpoints.filter(|endpoint| {
+        let conditions = endpoint.conditions.as_ref();
+        conditions
+            .and_then(|conditions| conditions.ready)
+            .unwrap_or(true)
+    });
+    ready.filter_map(|endpoint| endpoint.target_ref.as_ref()?.uid.as_deref())
+}

@@ -1,0 +1,203 @@
+//! Pods as the model's values: what they ask for depends on the claims of their namespace.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use bursar_core::model::Key;
+use bursar_core::model::event::{Event, Name, PodShape};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, PodSpec};
+
+use super::{Batch, objects};
+use crate::cache::cached;
+use crate::context::Context;
+use crate::gpu_allocation::GpuAllocations;
+use crate::health;
+use crate::lock::lock;
+use crate::pod;
+use crate::pod_resources::requests;
+use crate::subject::Subject;
+
+/// What the model was told of pods.
+#[derive(Default)]
+pub(super) struct PodEdge {
+    /// The UID of each pod that the model knows.
+    uids: HashMap<Key, Name>,
+    /// Pods whose price depends on claims, by namespace.
+    with_claims: BTreeMap<Name, BTreeSet<Key>>,
+    /// Pods to be looked at again though nothing happens to them.
+    again: BTreeSet<(Timestamp, Key)>,
+}
+
+/// What the pods of namespaces hold by claims, computed once for all pods that change together.
+#[derive(Default)]
+pub(super) struct Allocations(HashMap<Name, Arc<GpuAllocations>>);
+
+impl Allocations {
+    fn of(&mut self, context: &Context, namespace: &Name) -> Arc<GpuAllocations> {
+        let known = self.0.entry(namespace.clone());
+        let compute = || {
+            let pods = lock(&context.index).pods_in(&context.stores.pods, namespace);
+            let open = context.ledger.open_charges(namespace);
+            Arc::new(GpuAllocations::new(&context.stores, &pods, &open))
+        };
+        Arc::clone(known.or_insert_with(compute))
+    }
+
+    /// What a pod of this spec asks for, before there is one.
+    pub(super) fn shape(
+        &mut self,
+        context: &Context,
+        namespace: &Name,
+        spec: &PodSpec,
+    ) -> Arc<PodShape> {
+        let claims = match depends_on_claims(spec) {
+            true => self.of(context, namespace),
+            false => Arc::default(),
+        };
+        Arc::new(PodShape {
+            requests: requests(spec),
+            node_selector: spec.node_selector.clone().unwrap_or_default(),
+            attributes: claims.planned(&context.stores, namespace, spec, None),
+        })
+    }
+
+    /// What a pod asks for.
+    fn shape_of(&mut self, context: &Context, namespace: &Name, pod: &Pod) -> Arc<PodShape> {
+        let Some(spec) = &pod.spec else {
+            return Arc::default();
+        };
+        let mut shape = PodShape {
+            requests: requests(spec),
+            node_selector: spec.node_selector.clone().unwrap_or_default(),
+            attributes: None,
+        };
+        shape.attributes = if has_claims(pod) {
+            let claims = self.of(context, namespace);
+            let planned = || claims.planned(&context.stores, namespace, spec, Some(pod));
+            // devices have a price once their charge is open
+            claims
+                .attributes(pod, None)
+                .and_then(|devices| planned().or(Some(devices)))
+        } else {
+            GpuAllocations::default().planned(&context.stores, namespace, spec, Some(pod))
+        };
+        Arc::new(shape)
+    }
+}
+
+/// Whether what a pod of this spec is charged for depends on the volumes that others use.
+pub(super) fn depends_on_claims(spec: &PodSpec) -> bool {
+    let mut volumes = spec.volumes.iter().flatten();
+    volumes.any(|volume| volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some())
+}
+
+fn has_claims(pod: &Pod) -> bool {
+    let spec = pod.spec.as_ref();
+    pod::may_hold_devices(pod) || pod::may_hold_gpus(pod) && spec.is_some_and(depends_on_claims)
+}
+
+impl PodEdge {
+    /// The pods that are to be looked at again at `now`.
+    pub(super) fn due(&mut self, now: Timestamp) -> Vec<Key> {
+        let mut due = Vec::new();
+        while self.again.first().is_some_and(|(at, _)| *at <= now) {
+            due.extend(self.again.pop_first().map(|(_, key)| key));
+        }
+        due
+    }
+
+    /// When a pod is to be looked at again.
+    pub(super) fn next(&self) -> Option<Timestamp> {
+        self.again.first().map(|(at, _)| *at)
+    }
+
+    /// The pods that the model knows.
+    pub(super) fn known(&self) -> impl Iterator<Item = &Key> {
+        self.uids.keys()
+    }
+
+    /// The pods of a namespace whose price depends on claims.
+    pub(super) fn with_claims(&self, namespace: &Name) -> Vec<Key> {
+        let pods = self.with_claims.get(namespace).into_iter().flatten();
+        pods.cloned().collect()
+    }
+
+    /// The namespaces that have such pods.
+    pub(super) fn namespaces_with_claims(&self) -> impl Iterator<Item = Name> {
+        self.with_claims.keys().cloned()
+    }
+
+    /// What the model is told of a pod. Returns whether the gateways that take requests have
+    /// changed.
+    pub(super) fn observe(&mut self, batch: &mut Batch<'_>, key: &Key) -> bool {
+        let (context, now) = (batch.context, batch.now);
+        let pod = cached(&context.stores.pods, key);
+        let change = lock(&context.index).set(key, pod.as_deref());
+        for workload in &change.workloads {
+            batch.observed.statuses.extend(Subject::of(workload));
+        }
+        let had_claims = self.note_claims(key, pod.as_deref().is_some_and(has_claims));
+        let has_claims = pod.as_deref().is_some_and(has_claims);
+        if had_claims || has_claims {
+            batch.claims.insert(key.namespace.clone());
+        }
+        let uid: Option<Name> = pod.as_deref().map(|pod| pod::uid(pod).into());
+        let known = match &uid {
+            Some(uid) => self.uids.insert(key.clone(), uid.clone()),
+            None => self.uids.remove(key),
+        };
+        if let Some(former) = known.filter(|known| uid.as_ref() != Some(known)) {
+            batch.push(Event::Pod(former.clone(), None));
+            batch.push(Event::Gateway(former, None));
+        }
+        let (Some(pod), Some(uid)) = (pod, uid) else {
+            return change.gateways;
+        };
+        if let Some(at) = health::changes_at(&pod, now) {
+            self.again.insert((at, key.clone()));
+        }
+        if !has_claims {
+            self.push_pod(batch, key, &pod, uid);
+        }
+        change.gateways
+    }
+
+    /// What the model is told of a pod whose price depends on claims.
+    pub(super) fn observe_claiming(&self, batch: &mut Batch<'_>, key: &Key) {
+        let pod = cached(&batch.context.stores.pods, key);
+        if let Some(pod) = pod {
+            let uid = pod::uid(&pod).into();
+            self.push_pod(batch, key, &pod, uid);
+        }
+    }
+
+    fn push_pod(&self, batch: &mut Batch<'_>, key: &Key, pod: &Pod, uid: Name) {
+        let (context, now) = (batch.context, batch.now);
+        let workload = pod::workload_of(pod);
+        let shape = batch.allocations.shape_of(context, &key.namespace, pod);
+        let value = objects::pod(pod, workload.as_ref(), shape, now);
+        if pod::is_gateway(pod) && *key.namespace == *context.namespace {
+            let ready = value.ready_since.filter(|_| value.deletion.is_none());
+            let gateway = ready.map(|ready| (key.name.clone(), ready));
+            batch.push(Event::Gateway(uid.clone(), gateway));
+        }
+        batch.push(Event::Pod(uid, Some(Box::new(value))));
+    }
+
+    /// Notes whether the price of a pod depends on claims. Returns whether it did before.
+    fn note_claims(&mut self, key: &Key, has_claims: bool) -> bool {
+        if has_claims {
+            let pods = self.with_claims.entry(key.namespace.clone()).or_default();
+            return !pods.insert(key.clone());
+        }
+        let Some(pods) = self.with_claims.get_mut(&key.namespace) else {
+            return false;
+        };
+        let had = pods.remove(key);
+        if pods.is_empty() {
+            self.with_claims.remove(&key.namespace);
+        }
+        had
+    }
+}

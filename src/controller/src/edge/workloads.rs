@@ -1,0 +1,182 @@
+//! Workloads, budgets and what they own as the model's values.
+
+use bursar_api::inference::ActivationMode;
+use bursar_api::template::grace_seconds;
+use bursar_api::{BudgetPolicy, InferenceDeployment, TrainingJob};
+use bursar_core::budget::OnExhausted;
+use bursar_core::calendar::Period;
+use bursar_core::model::Key;
+use bursar_core::model::event::{Budget, Event, Job, Name, Role, Service};
+use bursar_core::money::{Money, NANOS};
+use bursar_core::scaling::Demand;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::PodTemplateSpec;
+use kube::ResourceExt;
+
+use super::objects;
+use super::pods::Allocations;
+use crate::cache::cached;
+use crate::context::Context;
+use crate::inference::build::fnv;
+use crate::training::job;
+
+/// Reads workloads and budgets for one batch of events.
+pub(super) struct WorkloadReader<'a> {
+    pub(super) context: &'a Context,
+    pub(super) allocations: &'a mut Allocations,
+    pub(super) now: Timestamp,
+}
+
+impl WorkloadReader<'_> {
+    /// An InferenceDeployment. One whose settings cannot be read is not decided over.
+    pub(super) fn service(&mut self, key: &Key) -> Event {
+        let object = cached(&self.context.stores.services, key);
+        let object = object.filter(|object| object.metadata.deletion_timestamp.is_none());
+        let service = object.and_then(|object| self.service_of(key, &object));
+        Event::Service(key.clone(), service)
+    }
+
+    fn service_of(&mut self, key: &Key, object: &InferenceDeployment) -> Option<Service> {
+        let settings = object.spec.settings().ok()?;
+        let nothing = PodTemplateSpec::default();
+        let template = object.spec.template.as_ref().unwrap_or(&nothing);
+        let spec = template.spec.clone().unwrap_or_default();
+        Some(Service {
+            created: self.created(object),
+            min: settings.min,
+            max: settings.max,
+            target: settings.target,
+            window: settings.window,
+            idle_after: settings.idle_after,
+            drain_timeout: settings.drain_timeout,
+            // what demand makes of a service that cannot be read now is not known
+            paused: object.spec.scaling.paused || self.context.unreadable.contains(object),
+            activation: match object.spec.activation.mode {
+                ActivationMode::OnDemand => Demand::Welcome,
+                ActivationMode::Never => Demand::Unwelcome,
+            },
+            replica: self.allocations.shape(self.context, &key.namespace, &spec),
+            grace_seconds: grace_seconds(template),
+        })
+    }
+
+    /// A TrainingJob. One that cannot be read does not start, and goes on if it runs.
+    pub(super) fn job(&mut self, key: &Key) -> Event {
+        let object = cached(&self.context.stores.jobs, key);
+        let object = object.filter(|object| object.metadata.deletion_timestamp.is_none());
+        let may_start = |object: &TrainingJob| {
+            let found = cached(&self.context.stores.batch_jobs, key);
+            !self.context.unreadable.contains(object)
+                || found.is_some_and(|found| job::is_running(&found))
+        };
+        let object = object.filter(|object| may_start(object));
+        let job = object.map(|object| self.job_of(key, &object));
+        Event::Job(key.clone(), job)
+    }
+
+    fn job_of(&mut self, key: &Key, object: &TrainingJob) -> Job {
+        let template = &object.spec.template;
+        let spec = template.spec.clone().unwrap_or_default();
+        let role = Role {
+            name: "".into(),
+            replicas: u32::try_from(object.spec.replicas).unwrap_or(0),
+            worker: self.allocations.shape(self.context, &key.namespace, &spec),
+            grace_seconds: grace_seconds(template),
+        };
+        Job {
+            created: self.created(object),
+            priority: priority(self.context, object),
+            suspend: object.spec.suspend,
+            seed: fnv(object.uid().unwrap_or_default().as_bytes()),
+            roles: vec![role],
+        }
+    }
+
+    fn created<K: ResourceExt>(&self, object: &K) -> Timestamp {
+        let created = object.creation_timestamp();
+        created.map_or(self.now, |time| time.0)
+    }
+
+    /// A BudgetPolicy, and whether one of its namespace cannot be read.
+    pub(super) fn budget(&self, key: &Key) -> [Event; 2] {
+        let unreadable = &self.context.unreadable;
+        let why = unreadable.why::<BudgetPolicy>(&key.namespace, &key.name);
+        let object = cached(&self.context.stores.budgets, key);
+        let budget = match (&object, &why) {
+            (_, Some(_)) => Some(unreadable_budget()),
+            (None, None) => None,
+            (Some(object), None) => Some(budget_of(object).unwrap_or_else(unreadable_budget)),
+        };
+        let doubt = self.budget_doubt(&key.namespace);
+        [
+            Event::Budget(key.clone(), budget),
+            Event::BudgetDoubt(key.namespace.clone(), doubt),
+        ]
+    }
+
+    /// Why a budget of the namespace cannot be read.
+    fn budget_doubt(&self, namespace: &Name) -> Option<Name> {
+        let unreadable = &self.context.unreadable;
+        let object = unreadable
+            .in_namespace::<BudgetPolicy>(namespace)
+            .into_iter()
+            .next()?;
+        let (name, why) = (&object.name, object.why());
+        Some(
+            format!("BudgetPolicy {name} cannot be read: {why}; nothing new starts until it can")
+                .into(),
+        )
+    }
+
+    /// The pods that the endpoints of a service show as ready.
+    pub(super) fn endpoints<'s>(&self, key: &Key, slices: impl Iterator<Item = &'s Name>) -> Event {
+        let mut ready: Vec<Name> = Vec::new();
+        for name in slices {
+            let slice = Key {
+                namespace: key.namespace.clone(),
+                name: name.clone(),
+            };
+            if let Some(slice) = cached(&self.context.stores.slices, &slice) {
+                ready.extend(objects::ready_endpoints(&slice).map(Name::from));
+            }
+        }
+        Event::Endpoints(key.clone(), ready)
+    }
+}
+
+fn budget_of(object: &BudgetPolicy) -> Option<Budget> {
+    let budget = object.to_core(Money::ZERO, Money::ZERO).ok()?;
+    Some(Budget {
+        limit: budget.limit,
+        period: budget.period,
+        on_exhausted: budget.on_exhausted,
+        minimum_useful_run: budget.minimum_useful_run,
+        latch: budget.latch,
+    })
+}
+
+/// What stands for a budget that cannot be read: it stops nothing. That nothing starts while it is
+/// there is the namespace's doubt.
+fn unreadable_budget() -> Budget {
+    Budget {
+        // more than any budget may have
+        limit: Money::from_nanos(i128::from(i64::MAX) * NANOS),
+        period: Period::Monthly,
+        on_exhausted: OnExhausted::Freeze,
+        minimum_useful_run: SignedDuration::ZERO,
+        latch: None,
+    }
+}
+
+/// The value of a job's PriorityClass, or of the cluster's default one. A class that is not there
+/// counts nothing: Kubernetes will admit no pod of it.
+fn priority(context: &Context, object: &TrainingJob) -> i32 {
+    let classes = &context.stores.priorities;
+    let pod = object.spec.template.spec.as_ref();
+    let of_pods = pod.and_then(|spec| spec.priority_class_name.as_ref());
+    let class = match object.spec.priority_class_name.as_ref().or(of_pods) {
+        Some(name) => cached(classes, &Key::new("", name)),
+        None => classes.find(|class| class.global_default == Some(true)),
+    };
+    class.and_then(|class| class.value).unwrap_or(0)
+}

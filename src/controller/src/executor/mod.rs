@@ -1,0 +1,307 @@
+//! Makes the cluster what was decided: orders, owned objects, statuses.
+//!
+//! | module | subject |
+//! |---|---|
+//! | `order` | the newest wanted state of what a workload owns |
+//! | `queue` | what is done next, and what waits for what |
+//! | `status` | the statuses of workloads and budgets |
+//!
+//! For each object one task runs at a time, and the newest order is carried out. Orders go before
+//! statuses. Orders that stop something because of a budget wait until its latch is on record, ten
+//! seconds at most. The first pod of a workload waits for the workload's record, ten seconds at
+//! most.
+
+mod order;
+mod queue;
+mod status;
+
+use std::sync::Arc;
+
+use bursar_core::model::Key;
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use crate::api_calls::ApiError;
+use crate::cache::Trigger;
+use crate::context::Context;
+use crate::inference;
+use crate::metrics::ResultLabel;
+use crate::subject::Subject;
+use crate::training;
+
+pub(crate) use order::{Order, PodMark, Scale, ServiceChange};
+use queue::{Lane, Outcome, Task, WorkQueue};
+pub(crate) use status::StatusInput;
+
+/// Workloads whose objects are changed at the same time.
+const APPLIES: usize = 32;
+/// Statuses that are written at the same time: while orders wait, and while none do.
+const STATUSES_MEANWHILE: usize = 1;
+const STATUSES: usize = 8;
+
+/// What is wanted of the cluster since the last decision.
+#[derive(Debug, Default)]
+pub(crate) struct Wanted {
+    /// Orders, each for the workload of the same kind.
+    pub(crate) orders: Vec<(Subject, Order)>,
+    /// Budgets whose latch is to be on record.
+    pub(crate) latches: Vec<Key>,
+    /// Workloads whose owned objects may differ from what they should be.
+    pub(crate) owners: Vec<Subject>,
+    /// Workloads whose record may be there now.
+    pub(crate) recorded: Vec<Subject>,
+    /// Objects whose status may be another.
+    pub(crate) statuses: Vec<(Subject, StatusInput)>,
+}
+
+impl Wanted {
+    /// Whether nothing is wanted.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.orders.is_empty()
+            && self.latches.is_empty()
+            && self.owners.is_empty()
+            && self.recorded.is_empty()
+            && self.statuses.is_empty()
+    }
+}
+
+/// How the objects of a workload were changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Applied {
+    /// The workload.
+    pub(crate) subject: Subject,
+    /// An order was not carried out, or only in part.
+    pub(crate) failed: bool,
+    /// What its condition says has changed.
+    pub(crate) status_changed: bool,
+}
+
+/// Carries out what is wanted.
+pub(crate) struct Executor {
+    context: Arc<Context>,
+    queue: WorkQueue,
+}
+
+impl Executor {
+    /// Nothing is wanted yet.
+    pub(crate) fn new(context: Arc<Context>) -> Self {
+        Self {
+            context,
+            queue: WorkQueue::default(),
+        }
+    }
+
+    /// Takes what is wanted.
+    pub(crate) fn want(&mut self, wanted: Wanted, now: Timestamp) {
+        for budget in wanted.latches {
+            self.queue.latch(&budget, now);
+        }
+        for (subject, order) in wanted.orders {
+            self.queue.order(subject, order, now);
+        }
+        for subject in wanted.owners {
+            if !self.context.observe_only {
+                self.queue.compare(subject, now);
+            }
+        }
+        for subject in wanted.recorded {
+            self.queue.record_changed(&subject, now);
+        }
+        for (subject, input) in wanted.statuses {
+            self.queue.status(subject, input, now);
+        }
+    }
+
+    /// Carries out what is wanted, for as long as somebody wants something. Tells `applied` how
+    /// each workload's objects were changed.
+    pub(crate) async fn run(
+        mut self,
+        mut wanted: mpsc::UnboundedReceiver<Wanted>,
+        applied: mpsc::UnboundedSender<Applied>,
+        clock: impl Fn() -> Timestamp,
+    ) {
+        let mut running: JoinSet<(Task, Outcome)> = JoinSet::new();
+        let (mut applies, mut statuses) = (0, 0);
+        loop {
+            let now = clock();
+            while let Some(task) = self.next(applies, statuses, now) {
+                match &task {
+                    Task::Apply(..) => applies += 1,
+                    Task::Status(..) => statuses += 1,
+                }
+                let (context, failure) = (Arc::clone(&self.context), self.failure(&task));
+                let failures = self.queue.failures(&task);
+                running.spawn(async move {
+                    let outcome = perform(&context, &task, failure, failures, now).await;
+                    (task, outcome)
+                });
+            }
+            let due = self.queue.next_due().filter(|at| *at > now);
+            let wait = due.and_then(|at| at.duration_since(now).try_into().ok());
+            let sleep = tokio::time::sleep(wait.unwrap_or_default());
+            tokio::select! {
+                received = wanted.recv() => match received {
+                    Some(more) => self.want(more, clock()),
+                    None => return,
+                },
+                Some(done) = running.join_next() => {
+                    // a task that panicked has left its entry as it was, which nobody expects
+                    let Ok((task, outcome)) = done else { return };
+                    match &task {
+                        Task::Apply(..) => applies -= 1,
+                        Task::Status(..) => statuses -= 1,
+                    }
+                    if let Some(result) = self.finish(&task, &outcome, clock())
+                        && applied.send(result).is_err()
+                    {
+                        return;
+                    }
+                }
+                () = sleep, if wait.is_some() => {}
+            }
+        }
+    }
+
+    /// Carries out what is due, one after the other. Returns how workloads' objects were changed,
+    /// and why tasks failed: `None` if somebody wrote first.
+    #[cfg(test)]
+    pub(crate) async fn run_due(&mut self, now: Timestamp) -> (Vec<Applied>, Vec<Option<String>>) {
+        let (mut applied, mut failures) = (Vec::new(), Vec::new());
+        while let Some(task) = self.next(0, 0, now) {
+            let (failure, times) = (self.failure(&task), self.queue.failures(&task));
+            let outcome = perform(&self.context, &task, failure, times, now).await;
+            match (&task, &outcome) {
+                // its workload's condition says so
+                (Task::Apply(..), Outcome::Failed { message: Some(_), .. }) => {}
+                (_, Outcome::Failed { message, .. }) => failures.push(message.clone()),
+                _ => {}
+            }
+            applied.extend(self.finish(&task, &outcome, now));
+        }
+        (applied, failures)
+    }
+
+    fn next(&mut self, applies: usize, statuses: usize, now: Timestamp) -> Option<Task> {
+        let statuses_now = match self.queue.has_due_order(now) {
+            true => STATUSES_MEANWHILE,
+            false => STATUSES,
+        };
+        let mut lanes = vec![Lane::Latch];
+        if applies < APPLIES {
+            lanes.extend([Lane::Order, Lane::Owned]);
+        }
+        if statuses < statuses_now {
+            lanes.push(Lane::Status);
+        }
+        self.queue.take(&lanes, now)
+    }
+
+    fn failure(&self, task: &Task) -> Option<String> {
+        match task {
+            Task::Apply(..) => None,
+            Task::Status(subject, _) => self.queue.failure(subject),
+        }
+    }
+
+    fn finish(&mut self, task: &Task, outcome: &Outcome, now: Timestamp) -> Option<Applied> {
+        let status_changed = self.queue.finish(task, outcome, now);
+        let Task::Apply(subject, order) = task else {
+            return None;
+        };
+        let failed = matches!(outcome, Outcome::Failed { .. }) && order.is_some();
+        (failed || status_changed).then(|| Applied {
+            subject: subject.clone(),
+            failed,
+            status_changed,
+        })
+    }
+}
+
+/// Carries out a task, and counts how it ended.
+async fn perform(
+    context: &Context,
+    task: &Task,
+    failure: Option<String>,
+    failures: u32,
+    now: Timestamp,
+) -> Outcome {
+    let done = match task {
+        Task::Apply(subject, order) => apply(context, subject, order.as_ref(), now).await,
+        Task::Status(subject, input) => status::write(context, subject, input, failure, now)
+            .await
+            .map(Outcome::Done),
+    };
+    let (result, outcome) = match done {
+        Ok(outcome) => ("ok", outcome),
+        Err(error) => {
+            let key = task.subject().key();
+            let (namespace, name) = (&*key.namespace, &*key.name);
+            let result = match error.is_stale() {
+                true => "conflict",
+                false => {
+                    tracing::warn!(namespace, name, %error, "a call failed");
+                    "error"
+                }
+            };
+            let outcome = Outcome::Failed {
+                wait: backoff(&error, failures),
+                message: (!error.is_stale()).then(|| error.to_string()),
+            };
+            (result, outcome)
+        }
+    };
+    let label = ResultLabel { result };
+    context.metrics.reconciles.get_or_create(&label).inc();
+    outcome
+}
+
+async fn apply(
+    context: &Context,
+    subject: &Subject,
+    order: Option<&Order>,
+    now: Timestamp,
+) -> Result<Outcome, ApiError> {
+    if let Some(until) = wait_for_record(context, subject, order, now) {
+        return Ok(Outcome::Waits(until));
+    }
+    match (subject, order) {
+        (Subject::Service(key), Some(Order::Service(change))) => {
+            inference::apply(context, key, Some(change), now).await?;
+        }
+        (Subject::Service(key), _) => inference::apply(context, key, None, now).await?,
+        (Subject::Job(key), Some(Order::Job(order))) => {
+            training::apply(context, key, Some(order)).await?;
+        }
+        (Subject::Job(key), _) => training::apply(context, key, None).await?,
+        (Subject::Budget(_), _) => {}
+    }
+    Ok(Outcome::Done(None))
+}
+
+/// Until when a workload that has no pod yet has to wait for its record, which is asked for.
+fn wait_for_record(
+    context: &Context,
+    subject: &Subject,
+    order: Option<&Order>,
+    now: Timestamp,
+) -> Option<Timestamp> {
+    let starts = match order? {
+        Order::Service(change) => change.starts(),
+        Order::Job(order) => order.run,
+    };
+    let workload = subject.workload().filter(|_| starts)?;
+    let until = context.ledger.start_waits_until(&workload, now)?;
+    // the worker ends with the process, and this task does too
+    let _ = context.ledger_triggers.send(Trigger::Workload(workload));
+    Some(until)
+}
+
+/// How long to wait after so many failures in a row.
+fn backoff(error: &ApiError, failures: u32) -> SignedDuration {
+    if error.is_stale() {
+        return SignedDuration::from_millis(100);
+    }
+    let seconds = 1i64.checked_shl(failures.min(6)).unwrap_or(60);
+    SignedDuration::from_secs(seconds.min(60))
+}

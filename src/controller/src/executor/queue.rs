@@ -1,0 +1,412 @@
+//! What is to be done next: for each object its newest order, whether what it owns is to be
+//! compared, and whether its status is.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use bursar_core::model::{Key, Name};
+use jiff::{SignedDuration, Timestamp};
+
+use super::order::Order;
+use super::status::StatusInput;
+use crate::subject::Subject;
+
+/// Orders to stop wait no longer for a latch to be on record.
+const LATCH_WAIT: SignedDuration = SignedDuration::from_secs(10);
+/// Nothing waits longer, whatever the clock does.
+const LONGEST_WAIT: SignedDuration = SignedDuration::from_mins(10);
+
+/// What goes first. Of two alike, the one that has waited longer does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Lane {
+    /// The status of a budget whose latch changed.
+    Latch,
+    /// Orders.
+    Order,
+    /// Owned objects that may differ from what they should be.
+    Owned,
+    /// Statuses.
+    Status,
+}
+
+/// Something to be done.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Task {
+    /// The owned objects of a workload are made what they should be, with the newest order.
+    Apply(Subject, Option<Order>),
+    /// The status of an object is written if it is due.
+    Status(Subject, StatusInput),
+}
+
+impl Task {
+    /// The object.
+    pub(crate) fn subject(&self) -> &Subject {
+        match self {
+            Self::Apply(subject, _) | Self::Status(subject, _) => subject,
+        }
+    }
+}
+
+/// How a task ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// It is done; it is to be done again at this time, though nothing happens.
+    Done(Option<Timestamp>),
+    /// It waits for its workload's record, until this time at the latest.
+    Waits(Timestamp),
+    /// It failed, and is to be tried again after this long.
+    Failed {
+        /// How long to wait.
+        wait: SignedDuration,
+        /// What the workload's condition says; `None` if the next try will do.
+        message: Option<String>,
+    },
+}
+
+/// When a kind of task may begin.
+#[derive(Debug, Default)]
+struct Slot {
+    /// The lane and time of the entry in the queue.
+    queued: Option<(Lane, Timestamp)>,
+    is_running: bool,
+    /// Not before this time, because it failed.
+    not_before: Option<Timestamp>,
+    /// How often in a row it failed.
+    failures: u32,
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    apply: Slot,
+    order: Option<Order>,
+    compares: bool,
+    waits_for_record: bool,
+    /// Why what it owns is not what it should be.
+    failure: Option<String>,
+    status: Slot,
+    input: Option<StatusInput>,
+}
+
+/// The tasks that wait.
+#[derive(Debug, Default)]
+pub(crate) struct WorkQueue {
+    entries: HashMap<Subject, Entry>,
+    lanes: BTreeMap<Lane, BTreeSet<(Timestamp, Subject)>>,
+    /// Since when latches of a namespace's budgets have not been on record.
+    latches: BTreeMap<Name, BTreeMap<Name, Timestamp>>,
+}
+
+impl WorkQueue {
+    /// Takes an order.
+    pub(crate) fn order(&mut self, subject: Subject, order: Order, now: Timestamp) {
+        let entry = self.entries.entry(subject.clone()).or_default();
+        entry.order = Some(match entry.order.take() {
+            Some(earlier) => order.after(earlier),
+            None => order,
+        });
+        entry.waits_for_record = false;
+        self.queue_apply(&subject, now);
+    }
+
+    /// Takes that what a workload owns may differ from what it should be.
+    pub(crate) fn compare(&mut self, subject: Subject, now: Timestamp) {
+        self.entries.entry(subject.clone()).or_default().compares = true;
+        self.queue_apply(&subject, now);
+    }
+
+    /// Takes that the status of an object may be another.
+    pub(crate) fn status(&mut self, subject: Subject, input: StatusInput, now: Timestamp) {
+        self.entries.entry(subject.clone()).or_default().input = Some(input);
+        self.queue_status(&subject, now);
+    }
+
+    /// Takes that the latch of a budget is to be on record: orders to stop wait for it.
+    pub(crate) fn latch(&mut self, budget: &Key, now: Timestamp) {
+        let latches = self.latches.entry(budget.namespace.clone()).or_default();
+        latches.entry(budget.name.clone()).or_insert(now);
+    }
+
+    /// Takes that the record of a workload may be there.
+    pub(crate) fn record_changed(&mut self, subject: &Subject, now: Timestamp) {
+        let Some(entry) = self.entries.get_mut(subject) else {
+            return;
+        };
+        if std::mem::take(&mut entry.waits_for_record) {
+            entry.apply.not_before = None;
+            self.queue_apply(subject, now);
+        }
+    }
+
+    /// Why what a workload owns is not what it should be.
+    pub(crate) fn failure(&self, subject: &Subject) -> Option<String> {
+        self.entries.get(subject)?.failure.clone()
+    }
+
+    /// How often in a row the kind of this task has failed.
+    pub(crate) fn failures(&self, task: &Task) -> u32 {
+        match task {
+            Task::Apply(subject, _) => self.entries.get(subject).map(|entry| &entry.apply),
+            Task::Status(subject, _) => self.entries.get(subject).map(|entry| &entry.status),
+        }
+        .map_or(0, |slot| slot.failures)
+    }
+
+    /// When the next task is due.
+    pub(crate) fn next_due(&self) -> Option<Timestamp> {
+        let first = self.lanes.values().filter_map(|lane| lane.first());
+        first.map(|(at, _)| *at).min()
+    }
+
+    /// Whether an order is due.
+    pub(crate) fn has_due_order(&self, now: Timestamp) -> bool {
+        let first = self.lanes.get(&Lane::Order).and_then(|lane| lane.first());
+        first.is_some_and(|(at, _)| *at <= now)
+    }
+
+    /// The next task of these lanes that is due.
+    pub(crate) fn take(&mut self, lanes: &[Lane], now: Timestamp) -> Option<Task> {
+        for lane in lanes {
+            while let Some(subject) = self.pop(*lane, now) {
+                if let Some(task) = self.begin(*lane, subject, now) {
+                    return Some(task);
+                }
+            }
+        }
+        None
+    }
+
+    fn pop(&mut self, lane: Lane, now: Timestamp) -> Option<Subject> {
+        let waiting = self.lanes.get_mut(&lane)?;
+        let (at, _) = waiting.first()?;
+        if *at > now && at.duration_since(now) < LONGEST_WAIT {
+            return None;
+        }
+        waiting.pop_first().map(|(_, subject)| subject)
+    }
+
+    fn begin(&mut self, lane: Lane, subject: Subject, now: Timestamp) -> Option<Task> {
+        let entry = self.entries.get_mut(&subject)?;
+        let is_status = matches!(lane, Lane::Latch | Lane::Status);
+        let slot = match is_status {
+            true => &mut entry.status,
+            false => &mut entry.apply,
+        };
+        slot.queued = None;
+        if is_status {
+            slot.is_running = true;
+            return Some(Task::Status(subject, entry.input.clone()?));
+        }
+        let waits = entry.order.as_ref().is_some_and(Order::is_after_latch);
+        if waits && let Some(until) = self.latched_at(&subject.key().namespace, now) {
+            self.insert(Lane::Order, until, subject);
+            return None;
+        }
+        let entry = self.entries.get_mut(&subject)?;
+        entry.apply.is_running = true;
+        entry.compares = false;
+        Some(Task::Apply(subject, entry.order.take()))
+    }
+
+    /// Until when orders to stop in a namespace wait for a latch.
+    fn latched_at(&self, namespace: &Name, now: Timestamp) -> Option<Timestamp> {
+        let latches = self.latches.get(namespace)?;
+        let until = latches
+            .values()
+            .filter_map(|since| since.checked_add(LATCH_WAIT).ok());
+        until.filter(|until| now < *until).max()
+    }
+
+    /// Takes how a task ended. Returns whether the failure of its workload has changed, which its
+    /// status tells.
+    pub(crate) fn finish(&mut self, task: &Task, outcome: &Outcome, now: Timestamp) -> bool {
+        match task {
+            Task::Apply(subject, order) => self.finish_apply(subject, order.as_ref(), outcome, now),
+            Task::Status(subject, input) => {
+                self.finish_status(subject, input, outcome, now);
+                false
+            }
+        }
+    }
+
+    fn finish_apply(
+        &mut self,
+        subject: &Subject,
+        order: Option<&Order>,
+        outcome: &Outcome,
+        now: Timestamp,
+    ) -> bool {
+        let Some(entry) = self.entries.get_mut(subject) else {
+            return false;
+        };
+        entry.apply.is_running = false;
+        let failure = match outcome {
+            Outcome::Done(_) => {
+                (entry.apply.failures, entry.apply.not_before) = (0, None);
+                None
+            }
+            Outcome::Waits(until) => {
+                entry.waits_for_record = true;
+                entry.apply.not_before = Some(*until);
+                // what was ordered meanwhile is newer
+                entry.order = match (entry.order.take(), order.cloned()) {
+                    (Some(newer), Some(order)) => Some(newer.after(order)),
+                    (newer, order) => newer.or(order),
+                };
+                None
+            }
+            Outcome::Failed { wait, message } => {
+                entry.apply.failures = entry.apply.failures.saturating_add(1);
+                entry.apply.not_before = now.checked_add(*wait).ok();
+                // it is decided anew, from what there is
+                entry.order = None;
+                entry.compares = true;
+                message.clone()
+            }
+        };
+        let has_changed = entry.failure != failure;
+        entry.failure = failure;
+        if entry.order.is_some() || entry.compares {
+            self.queue_apply(subject, now);
+        }
+        self.forget_idle(subject);
+        has_changed
+    }
+
+    fn finish_status(
+        &mut self,
+        subject: &Subject,
+        input: &StatusInput,
+        outcome: &Outcome,
+        now: Timestamp,
+    ) {
+        let Some(entry) = self.entries.get_mut(subject) else {
+            return;
+        };
+        entry.status.is_running = false;
+        let is_newest = entry.input.as_ref() == Some(input);
+        match outcome {
+            Outcome::Done(again) => {
+                (entry.status.failures, entry.status.not_before) = (0, None);
+                self.note_latch(subject, input);
+                match again {
+                    _ if !is_newest => self.queue_status(subject, now),
+                    Some(at) => {
+                        let latest = now.saturating_add(LONGEST_WAIT / 2).unwrap_or(now);
+                        self.queue_status(subject, (*at).min(latest));
+                    }
+                    None => {}
+                }
+            }
+            Outcome::Failed { wait, .. } => {
+                entry.status.failures = entry.status.failures.saturating_add(1);
+                entry.status.not_before = now.checked_add(*wait).ok();
+                self.queue_status(subject, now);
+            }
+            Outcome::Waits(until) => self.queue_status(subject, *until),
+        }
+        self.forget_idle(subject);
+    }
+
+    /// A budget's status is on record, and its latch with it: what waited for it goes on.
+    fn note_latch(&mut self, subject: &Subject, input: &StatusInput) {
+        let Subject::Budget(key) = subject else {
+            return;
+        };
+        let newest = self
+            .entries
+            .get(subject)
+            .and_then(|entry| entry.input.as_ref());
+        if newest.is_some_and(|newest| newest.latch() != input.latch()) {
+            return;
+        }
+        let Some(latches) = self.latches.get_mut(&key.namespace) else {
+            return;
+        };
+        latches.remove(&key.name);
+        if latches.is_empty() {
+            self.latches.remove(&key.namespace);
+            let waiting = self.lanes.entry(Lane::Order).or_default();
+            let all = waiting
+                .iter()
+                .filter(|(_, of)| of.key().namespace == key.namespace);
+            let all: Vec<Subject> = all.map(|(_, of)| of.clone()).collect();
+            for subject in all {
+                self.queue_apply(&subject, Timestamp::MIN);
+            }
+        }
+    }
+
+    /// Puts a workload where it belongs among those whose objects are to be changed.
+    fn queue_apply(&mut self, subject: &Subject, at: Timestamp) {
+        let Some(entry) = self.entries.get_mut(subject) else {
+            return;
+        };
+        if entry.apply.is_running {
+            return;
+        }
+        let lane = match entry.order {
+            Some(_) => Lane::Order,
+            None => Lane::Owned,
+        };
+        let at = entry
+            .apply
+            .not_before
+            .map_or(at, |not_before| at.max(not_before));
+        self.insert(lane, at, subject.clone());
+    }
+
+    /// Puts an object among those whose statuses may be written, at the earliest of the times asked
+    /// for.
+    fn queue_status(&mut self, subject: &Subject, at: Timestamp) {
+        let Some(entry) = self.entries.get_mut(subject) else {
+            return;
+        };
+        if entry.status.is_running || entry.input.is_none() {
+            return;
+        }
+        let is_latch = match subject {
+            Subject::Budget(key) => self
+                .latches
+                .get(&key.namespace)
+                .is_some_and(|latches| latches.contains_key(&key.name)),
+            _ => false,
+        };
+        let lane = match is_latch {
+            true => Lane::Latch,
+            false => Lane::Status,
+        };
+        let at = entry
+            .status
+            .not_before
+            .map_or(at, |not_before| at.max(not_before));
+        let queued = entry.status.queued.filter(|(queued, _)| *queued == lane);
+        let at = queued.map_or(at, |(_, queued)| at.min(queued));
+        self.insert(lane, at, subject.clone());
+    }
+
+    fn insert(&mut self, lane: Lane, at: Timestamp, subject: Subject) {
+        let Some(entry) = self.entries.get_mut(&subject) else {
+            return;
+        };
+        let slot = match lane {
+            Lane::Latch | Lane::Status => &mut entry.status,
+            Lane::Order | Lane::Owned => &mut entry.apply,
+        };
+        if let Some((lane, at)) = slot.queued.replace((lane, at))
+            && let Some(waiting) = self.lanes.get_mut(&lane)
+        {
+            waiting.remove(&(at, subject.clone()));
+        }
+        self.lanes.entry(lane).or_default().insert((at, subject));
+    }
+
+    /// Forgets an object that nothing is remembered of and nothing is to be done for.
+    fn forget_idle(&mut self, subject: &Subject) {
+        let is_idle = |slot: &Slot| !slot.is_running && slot.queued.is_none() && slot.failures == 0;
+        let entry = self.entries.get(subject);
+        if entry.is_some_and(|entry| {
+            is_idle(&entry.apply) && is_idle(&entry.status) && entry.failure.is_none()
+        }) {
+            self.entries.remove(subject);
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! The last decisions, and the figures that they were made of: for statuses, metrics and people.
+
+use jiff::Timestamp;
+
+use crate::budget::{Load, Standing};
+use crate::plan::Decision;
+use crate::training::Turn;
+
+use super::event::Key;
+use super::state::Model;
+
+/// The last decision over a service, and what it was made of.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServiceView {
+    /// The decision.
+    pub decision: Decision,
+    /// Requests that gateways hold.
+    pub held: u64,
+    /// Queue depth that one replica should carry.
+    pub target: u32,
+    /// Replicas that it has or was given.
+    pub current: u32,
+    /// When something last happened; `None` if that is not known yet.
+    pub active_at: Option<Timestamp>,
+    /// What a new replica costs.
+    pub load: Load,
+}
+
+/// The last decisions over a namespace.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NamespaceView {
+    /// The services, by name.
+    pub services: Vec<ServiceView>,
+    /// The TrainingJobs that have not ended: those that run, and the queue in its order.
+    pub jobs: Vec<Turn>,
+    /// The budgets, by name.
+    pub budgets: Vec<Standing>,
+    /// When a decision may change though nothing else does.
+    pub next: Option<Timestamp>,
+}
+
+impl Model {
+    /// The last decision over a service; `None` before the first one.
+    pub fn service(&self, key: &Key) -> Option<ServiceView> {
+        let state = self.services.get(key)?;
+        Some(ServiceView {
+            decision: state.decision.clone()?,
+            held: self.gateways.held(key).requests,
+            target: state.spec.as_ref()?.target,
+            current: state.declared(),
+            active_at: state.active_at,
+            load: state.load?,
+        })
+    }
+
+    /// The last decision over a TrainingJob; `None` once it has ended.
+    pub fn job(&self, key: &Key) -> Option<&Turn> {
+        self.jobs.get(key)?.turn.as_ref()
+    }
+
+    /// Where a budget stands; `None` before the first decision over its namespace.
+    pub fn budget(&self, key: &Key) -> Option<&Standing> {
+        let namespace = self.namespaces.get(&key.namespace)?;
+        namespace.budgets.get(&key.name)?.standing.as_ref()
+    }
+
+    /// Whether the price of all workers of a TrainingJob is known.
+    pub fn has_known_price(&self, key: &Key) -> bool {
+        let Some(state) = self.jobs.get(key) else {
+            return false;
+        };
+        state
+            .estimates
+            .iter()
+            .all(|estimate| estimate.rate().is_some())
+    }
+
+    /// The last decisions over a namespace. The time that this takes grows with the namespace.
+    pub fn namespace(&self, name: &str) -> NamespaceView {
+        let in_namespace = |key: &&Key| *key.namespace == *name;
+        let first = Key::new(name, "");
+        let services = self.services.range(first..).map(|(key, _)| key);
+        let services: Vec<&Key> = services.take_while(in_namespace).collect();
+        let known = self.namespaces.get(name);
+        let jobs = known.into_iter().flat_map(|known| &known.jobs);
+        let mut jobs: Vec<Turn> = jobs.filter_map(|key| self.job(key).cloned()).collect();
+        jobs.sort_by_key(|turn| (turn.position, turn.name.clone()));
+        let budgets = known.into_iter().flat_map(|known| known.budgets.values());
+        let next = self.timers.next_of(name, services.iter().copied());
+        let views = services.iter().filter_map(|key| self.service(key));
+        NamespaceView {
+            services: views.collect(),
+            jobs,
+            budgets: budgets
+                .filter_map(|budget| budget.standing.clone())
+                .collect(),
+            next,
+        }
+    }
+}
