@@ -9,6 +9,7 @@ use bursar_api::{BudgetPolicy, SpendRecord};
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{
     Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions, WatchEvent,
     WatchParams,
@@ -58,6 +59,7 @@ checks![
     status_writes_are_recorded_with_their_time,
     cluster_scoped_objects_have_no_namespace,
     a_bound_pod_has_its_grace_and_an_unbound_one_none,
+    an_empty_list_of_a_built_in_kind_is_dropped,
 ];
 
 fn object<K: DeserializeOwned>(value: Value) -> Result<K, String> {
@@ -629,5 +631,39 @@ async fn a_bound_pod_has_its_grace_and_an_unbound_one_none(
         "after a deletion without grace",
         checked(api.get_opt("bound").await)?.is_none(),
         true,
+    )
+}
+
+async fn an_empty_list_of_a_built_in_kind_is_dropped(
+    client: &Client,
+    namespace: &str,
+) -> CheckResult {
+    let api: Api<EndpointSlice> = Api::namespaced(client.clone(), namespace);
+    let slice = |endpoints: Value| -> Result<EndpointSlice, String> {
+        object(json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+            "metadata": {"name": "without-endpoints"},
+            "addressType": "IPv4", "endpoints": endpoints,
+        }))
+    };
+    checked(api.create(&create(), &slice(json!([]))?).await)?;
+    let created = checked(api.get("without-endpoints").await)?;
+    expect_equal(
+        "after the creation",
+        created.endpoints.map(|all| all.len()),
+        None,
+    )?;
+
+    let params = PatchParams::apply("check").force();
+    let one = json!([{"addresses": ["10.1.2.3"]}]);
+    let patch = Patch::Apply(slice(one)?);
+    checked(api.patch("without-endpoints", &params, &patch).await)?;
+    let patch = Patch::Apply(slice(json!([]))?);
+    checked(api.patch("without-endpoints", &params, &patch).await)?;
+    let applied = checked(api.get("without-endpoints").await)?;
+    expect_equal(
+        "after the apply",
+        applied.endpoints.map(|all| all.len()),
+        None,
     )
 }

@@ -250,6 +250,7 @@ impl Store {
     }
 
     fn insert(&mut self, key: Key, mut object: Value, manager: &str) -> Value {
+        drop_empty_lists(&key.0, &mut object);
         self.created += 1;
         self.version += 1;
         let (now, has_spec) = (self.now(), object.get("spec").is_some());
@@ -340,6 +341,7 @@ impl Store {
         operation: &str,
     ) -> ApiResult {
         let kind = self.kind(target)?;
+        drop_empty_lists(&target.api_version, &mut object);
         let (old, new) = (&live["metadata"], &object["metadata"]);
         let differs = |field: &str| {
             let given = new[field].as_str().filter(|given| !given.is_empty());
@@ -538,6 +540,26 @@ fn copy_field(object: &mut Value, from: &Value, field: &str) {
 }
 
 /// The object without metadata and status: a change of the rest makes a new generation.
+/// Drops empty lists from an object of a built-in kind, as its encoding in etcd does. Custom
+/// resources are stored as they were sent.
+fn drop_empty_lists(api_version: &str, object: &mut Value) {
+    if api_version.starts_with("bursar.dev/") {
+        return;
+    }
+    drop_empty_lists_in(object);
+}
+
+fn drop_empty_lists_in(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|_, value| !value.as_array().is_some_and(Vec::is_empty));
+            fields.values_mut().for_each(drop_empty_lists_in);
+        }
+        Value::Array(items) => items.iter_mut().for_each(drop_empty_lists_in),
+        _ => {}
+    }
+}
+
 fn without_metadata_and_status(object: &Value) -> Value {
     let mut object = object.clone();
     if let Some(fields) = object.as_object_mut() {
