@@ -7,6 +7,7 @@ use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::{Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 
 use bursar_api::names::{FIELD_MANAGER, SPEC_HASH_ANNOTATION};
 
@@ -66,6 +67,52 @@ impl ApiError {
     pub(crate) fn is_stale(&self) -> bool {
         matches!(self, Self::Conflict { .. } | Self::Gone { .. })
     }
+
+    /// How soon the call may be tried again.
+    #[cfg_attr(not(test), allow(dead_code))] // for the loop that takes the place of `reconcile`
+    pub(crate) fn retry_pace(&self) -> RetryPace {
+        match self {
+            Self::Conflict { .. } | Self::Gone { .. } => RetryPace::STALE,
+            Self::Foreign { .. } | Self::Unreadable { .. } => RetryPace::FOREIGN,
+            Self::Slow { .. } => RetryPace::OVERLOADED,
+            // 408 and 429 ask for patience; other codes from 400 to 499 refuse the content itself
+            Self::Api { source, .. } => match &**source {
+                kube::Error::Api(status)
+                    if (400..500).contains(&status.code) && !matches!(status.code, 408 | 429) =>
+                {
+                    RetryPace::REFUSED
+                }
+                _ => RetryPace::OVERLOADED,
+            },
+        }
+    }
+}
+
+/// How soon a failed call may be tried again: the wait doubles with each failure in a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RetryPace {
+    /// The wait after the first failure.
+    pub(crate) first: Duration,
+    /// The longest wait.
+    pub(crate) most: Duration,
+}
+
+impl RetryPace {
+    /// The caches are late, and soon show what is there.
+    pub(crate) const STALE: Self = Self::new(100, 10_000);
+    /// The API server or the network is slow or does not work.
+    pub(crate) const OVERLOADED: Self = Self::new(1_000, 60_000);
+    /// The API server refuses the object: a quota, a permission, a value.
+    pub(crate) const REFUSED: Self = Self::new(30_000, 300_000);
+    /// A person has to rename or repair an object.
+    pub(crate) const FOREIGN: Self = Self::new(60_000, 60_000);
+
+    const fn new(first: u64, most: u64) -> Self {
+        Self {
+            first: Duration::from_millis(first),
+            most: Duration::from_millis(most),
+        }
+    }
 }
 
 /// Runs a call within the time limit.
@@ -87,6 +134,10 @@ pub(crate) async fn with_timeout<T>(
 
 /// Applies an owned object if it differs from the one that was found. The write names the version
 /// that was read, so a former leader overwrites nothing. `same` compares what the hash leaves out.
+///
+/// # Errors
+/// The first call that failed. [`ApiError::Foreign`] if the object of that name has another owner,
+/// also where caches do not show it because it lacks Bursar's labels.
 pub(crate) async fn apply_if_changed<K>(
     api: &Api<K>,
     found: Option<&K>,
@@ -98,31 +149,10 @@ where
 {
     let name = wanted.name_any();
     let Some(found) = found else {
-        with_timeout(
-            "create",
-            api.create(
-                &PostParams {
-                    field_manager: Some(FIELD_MANAGER.to_owned()),
-                    ..Default::default()
-                },
-                &wanted,
-            ),
-        )
-        .await?;
-        return Ok(true);
-    };
-    let owner = |object: &K| {
-        object
-            .owner_references()
-            .iter()
-            .find(|owner| owner.controller == Some(true))
-            .map(|owner| owner.uid.clone())
+        return create(api, &wanted).await.map(|()| true);
     };
     if owner(found) != owner(&wanted) {
-        return Err(ApiError::Foreign {
-            kind: K::kind(&()).into_owned(),
-            name,
-        });
+        return Err(foreign::<K>(name));
     }
     let hash = |object: &K| object.annotations().get(SPEC_HASH_ANNOTATION).cloned();
     if found.meta().deletion_timestamp.is_some() || (hash(found) == hash(&wanted) && same(found)) {
@@ -140,4 +170,181 @@ where
     )
     .await?;
     Ok(true)
+}
+
+/// Creates an owned object that no cache shows.
+async fn create<K>(api: &Api<K>, wanted: &K) -> Result<(), ApiError>
+where
+    K: Resource<DynamicType = ()> + Clone + Serialize + DeserializeOwned + std::fmt::Debug,
+{
+    let params = PostParams {
+        field_manager: Some(FIELD_MANAGER.to_owned()),
+        ..PostParams::default()
+    };
+    let created = with_timeout("create", api.create(&params, wanted)).await;
+    let Err(conflict @ ApiError::Conflict { .. }) = created else {
+        return created.map(drop);
+    };
+    // there is one of that name: the caches are late, or they never show it, since they select by label
+    let name = wanted.name_any();
+    let Some(live) = with_timeout("get", api.get_opt(&name)).await? else {
+        return Err(conflict);
+    };
+    if owner(&live) != owner(wanted) {
+        return Err(foreign::<K>(name));
+    }
+    if !is_shown(live.labels(), wanted.labels()) {
+        // somebody took the labels off; once they are back, the caches show the object
+        let metadata = json!({
+            "uid": live.uid(),
+            "resourceVersion": live.resource_version(),
+            "labels": wanted.labels(),
+        });
+        let patch = Patch::Merge(json!({"metadata": metadata}));
+        let params = PatchParams::default();
+        with_timeout("patch labels", api.patch_metadata(&name, &params, &patch)).await?;
+    }
+    Err(conflict)
+}
+
+/// UID of the controlling owner.
+fn owner<K: Resource>(object: &K) -> Option<&str> {
+    let owners = object.meta().owner_references.iter().flatten();
+    let mut controllers = owners.filter(|owner| owner.controller == Some(true));
+    controllers.next().map(|owner| owner.uid.as_str())
+}
+
+fn foreign<K: Resource<DynamicType = ()>>(name: String) -> ApiError {
+    ApiError::Foreign {
+        kind: K::kind(&()).into_owned(),
+        name,
+    }
+}
+
+/// Whether `found` has everything that `wanted` has. Fields that the API server adds do not count,
+/// and a missing list, an empty one and null are equal: the API server drops empty lists of its
+/// own kinds.
+pub(crate) fn is_shown(found: &impl Serialize, wanted: &impl Serialize) -> bool {
+    match (serde_json::to_value(found), serde_json::to_value(wanted)) {
+        (Ok(found), Ok(wanted)) => contains(&found, &wanted),
+        _ => false,
+    }
+}
+
+fn contains(found: &Value, wanted: &Value) -> bool {
+    let is_empty = |value: &Value| match value {
+        Value::Null => true,
+        Value::Array(items) => items.is_empty(),
+        _ => false,
+    };
+    match (found, wanted) {
+        (found, wanted) if is_empty(wanted) => is_empty(found),
+        (Value::Object(found), Value::Object(wanted)) => wanted
+            .iter()
+            .all(|(field, wanted)| contains(found.get(field).unwrap_or(&Value::Null), wanted)),
+        (Value::Array(found), Value::Array(wanted)) => {
+            let mut pairs = found.iter().zip(wanted);
+            found.len() == wanted.len() && pairs.all(|(found, wanted)| contains(found, wanted))
+        }
+        (found, wanted) => found == wanted,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bursar_apitest::Server;
+    use k8s_openapi::api::core::v1::Service;
+
+    use super::*;
+
+    /// A Service `chat` with this owner and these labels.
+    fn service(owner: &str, labels: Value) -> Service {
+        let owner = json!({"apiVersion": "bursar.dev/v1alpha1", "kind": "InferenceDeployment", "name": "chat", "uid": owner, "controller": true});
+        serde_json::from_value(json!({
+            "metadata": {"name": "chat", "labels": labels, "ownerReferences": [owner]},
+            "spec": {"ports": [{"port": 80}]},
+        }))
+        .unwrap()
+    }
+
+    /// What becomes of our Service when `there` is on the server and no cache shows it.
+    async fn apply_unseen(there: &Service) -> (ApiError, Service, Service) {
+        let server = Server::new(&["team"]);
+        let api: Api<Service> = Api::namespaced(server.client(), "team");
+        let before = api.create(&PostParams::default(), there).await.unwrap();
+        let wanted = service("ours", json!({"bursar.dev/workload": "chat"}));
+        let applied = apply_if_changed(&api, None, wanted, |_| true).await;
+        (applied.unwrap_err(), before, api.get("chat").await.unwrap())
+    }
+
+    #[tokio::test]
+    async fn an_object_of_somebody_else_that_no_cache_shows_is_foreign() {
+        let bare = serde_json::from_value(json!({"metadata": {"name": "chat"}})).unwrap();
+        for there in [service("theirs", json!({})), bare] {
+            let (error, before, after) = apply_unseen(&there).await;
+            assert!(matches!(error, ApiError::Foreign { .. }), "{error}");
+            assert_eq!(error.retry_pace(), RetryPace::FOREIGN);
+            assert_eq!(before, after);
+        }
+    }
+
+    #[tokio::test]
+    async fn our_own_object_that_no_cache_shows_yet_is_a_conflict() {
+        let labels = json!({"bursar.dev/workload": "chat", "more": "labels"});
+        let (error, before, after) = apply_unseen(&service("ours", labels)).await;
+        assert!(matches!(error, ApiError::Conflict { .. }), "{error}");
+        assert_eq!(before, after);
+    }
+
+    #[tokio::test]
+    async fn our_own_object_without_our_labels_gets_them_back_so_that_caches_show_it() {
+        let (error, _, after) = apply_unseen(&service("ours", json!({"more": "labels"}))).await;
+        assert!(matches!(error, ApiError::Conflict { .. }), "{error}");
+        let labels = [("bursar.dev/workload", "chat"), ("more", "labels")];
+        let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        assert_eq!(after.metadata.labels, Some(labels.into()));
+    }
+
+    #[test]
+    fn a_missing_list_and_an_empty_one_are_equal_and_fields_of_the_server_do_not_count() {
+        let shown = |found: Value, wanted: Value| is_shown(&found, &wanted);
+        assert!(shown(json!(null), json!([])));
+        assert!(shown(json!([]), json!(null)));
+        assert!(shown(json!({"a": 1}), json!({"a": 1, "list": []})));
+        assert!(shown(json!({"a": 1, "added": true}), json!({"a": 1})));
+        assert!(!shown(json!([1]), json!([])));
+        assert!(!shown(json!([]), json!([1])));
+        assert!(!shown(json!([1, 2]), json!([1])));
+        assert!(!shown(json!({"a": 2}), json!({"a": 1})));
+        assert!(!shown(json!({}), json!({"a": 1})));
+        assert!(!shown(json!({"a": 0}), json!({"a": []})));
+    }
+
+    #[test]
+    fn what_time_does_not_heal_waits_longer_than_what_it_heals() {
+        let call = "create";
+        let answer = |code: u16| ApiError::Api {
+            call,
+            source: Box::new(kube::Error::Api(Box::new(kube::core::Status {
+                code,
+                ..Default::default()
+            }))),
+        };
+        let pace = |error: ApiError| error.retry_pace();
+        assert_eq!(pace(ApiError::Conflict { call }), RetryPace::STALE);
+        assert_eq!(pace(ApiError::Slow { call }), RetryPace::OVERLOADED);
+        for (code, expected) in [
+            (400, RetryPace::REFUSED),
+            (403, RetryPace::REFUSED),
+            (422, RetryPace::REFUSED),
+            (429, RetryPace::OVERLOADED),
+            (500, RetryPace::OVERLOADED),
+            (503, RetryPace::OVERLOADED),
+        ] {
+            assert_eq!(pace(answer(code)), expected, "{code}");
+        }
+        let name = String::new();
+        let kind = String::new();
+        assert_eq!(pace(ApiError::Foreign { kind, name }), RetryPace::FOREIGN);
+    }
 }

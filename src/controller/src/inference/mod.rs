@@ -19,7 +19,7 @@ use kube::ResourceExt;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::{Value, json};
 
-use crate::api_calls::{ApiError, apply_if_changed, with_timeout};
+use crate::api_calls::{ApiError, apply_if_changed, is_shown, with_timeout};
 use crate::cache::{cached, key_of};
 use crate::context::Context;
 use crate::edge::draining_since;
@@ -63,11 +63,10 @@ pub(crate) async fn apply(
     if let Some(port) = port(context, &object) {
         let gateways = lock(&context.index).gateways(&context.namespace);
         let wanted = build::gateway_endpoints(&object, port, gateways);
-        let number = |slice: &EndpointSlice| slice.endpoints.as_ref().map_or(0, Vec::len);
-        let endpoints = number(&wanted);
+        let endpoints = wanted.endpoints.clone();
         let api: Api<EndpointSlice> = Api::namespaced(context.client.clone(), &key.namespace);
         let found = cached(&context.stores.slices, &slice);
-        let same = |found: &EndpointSlice| number(found) == endpoints;
+        let same = |found: &EndpointSlice| is_shown(&found.endpoints, &endpoints);
         apply_if_changed(&api, found.as_deref(), wanted, same).await?;
     }
     Ok(())

@@ -5,6 +5,7 @@ use bursar_apitest::faults::Faults;
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use super::leader::{Leader, View};
 use super::sweep::{self, Stage, every_competing_write, every_crash};
@@ -125,4 +126,17 @@ async fn a_former_leader_changes_nothing() {
     }
     assert_eq!(stage.world.state(), before);
     assert!(former.faults.writes() > 0, "it tried nothing");
+}
+
+#[tokio::test]
+async fn at_rest_nothing_is_written_though_there_is_no_gateway() {
+    let mut stage = Stage::new(Faults::default()).await;
+    stage.world.create_chat(0).await;
+    stage.seconds(10).await;
+    let slices: Vec<EndpointSlice> = stage.world.server.objects();
+    let gateways = slices.iter().find(|slice| slice.ports.is_some()).unwrap();
+    assert_eq!(gateways.endpoints, None, "no gateway, and no empty list");
+    let writes = stage.leader.faults.writes();
+    stage.seconds(20).await;
+    assert_eq!(stage.leader.faults.writes(), writes);
 }
