@@ -27,6 +27,8 @@
 
 mod actor;
 mod api_calls;
+#[cfg_attr(not(test), allow(dead_code))] // for the loop that takes the place of `reconcile`
+mod backoff;
 mod budget;
 mod cache;
 mod cluster_bill;
