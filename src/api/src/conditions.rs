@@ -217,18 +217,6 @@ pub fn updated_conditions(
         .collect()
 }
 
-/// Clears messages that change while the condition does not: the problems of pods and the errors of
-/// signals take turns. For comparing two lists of conditions.
-pub fn clear_alternating_messages(conditions: &mut [Condition]) {
-    let alternates = |condition: &&mut Condition| {
-        [SIGNALS_AVAILABLE, PODS_HEALTHY].contains(&condition.type_.as_str())
-            && condition.reason != pods_healthy::APPLY_FAILED.as_str()
-    };
-    for condition in conditions.iter_mut().filter(alternates) {
-        condition.message.clear();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

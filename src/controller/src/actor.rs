@@ -201,6 +201,7 @@ impl Actor {
         statuses.extend(self.applied.drain(..));
         let recorded: Vec<Subject> = statuses.iter().cloned().collect();
         let mut wanted = Wanted {
+            edited: observed.edited.into_iter().collect(),
             owners: observed.owners.into_iter().collect(),
             recorded,
             ..Wanted::default()

@@ -69,7 +69,6 @@ impl ApiError {
     }
 
     /// How soon the call may be tried again.
-    #[cfg_attr(not(test), allow(dead_code))] // for the loop that takes the place of `reconcile`
     pub(crate) fn retry_pace(&self) -> RetryPace {
         match self {
             Self::Conflict { .. } | Self::Gone { .. } => RetryPace::STALE,

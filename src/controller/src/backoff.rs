@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::api_calls::{ApiError, RetryPace};
+use crate::api_calls::RetryPace;
 
 /// The longest addition to a wait, in percent: calls that failed together do not come back together.
 const JITTER_PERCENT: u64 = 20;
@@ -19,11 +19,7 @@ pub(crate) struct Backoff {
 impl Backoff {
     /// Counts a failure. Returns how long to wait until the next attempt. `seed` tells apart calls
     /// that fail at the same time; equal calls with equal seeds wait equally long.
-    pub(crate) fn next(&mut self, error: &ApiError, seed: u64) -> Duration {
-        self.after(error.retry_pace(), seed)
-    }
-
-    fn after(&mut self, pace: RetryPace, seed: u64) -> Duration {
+    pub(crate) fn after(&mut self, pace: RetryPace, seed: u64) -> Duration {
         if self.pace != Some(pace) {
             (self.attempts, self.pace) = (0, Some(pace));
         }

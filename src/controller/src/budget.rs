@@ -8,21 +8,22 @@ use bursar_api::conditions::{
 use bursar_core::budget::{self, Standing};
 use bursar_core::calendar::whole_second;
 use bursar_core::money::Money;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use crate::spend_status::DECIMALS;
+use crate::spend_status::{DECIMALS, is_zero};
+use crate::status_pacing::{
+    Change, NextStatus, Readings, StatusPacing, decisive_conditions, messages,
+};
 
-/// While money is spent, figures alone are written at most this often.
-const PACE: SignedDuration = SignedDuration::from_mins(5);
-
-/// The status that says where the budget stands; `None` if the present one is good enough.
+/// The status that says where the budget stands, if it is due, and when to look again.
 pub(crate) fn next(
     object: &BudgetPolicy,
+    pacing: &mut StatusPacing,
     standing: &Standing,
     currency: &str,
     now: Timestamp,
-) -> Option<BudgetPolicyStatus> {
+) -> NextStatus<BudgetPolicyStatus> {
     let empty = BudgetPolicyStatus::default();
     let old = object.status.as_ref().unwrap_or(&empty);
     let amount = |amount: Money| amount.rounded(DECIMALS);
@@ -96,27 +97,43 @@ pub(crate) fn next(
     ];
     status.conditions =
         conditions::updated_conditions(&old.conditions, says, object.metadata.generation, now);
-    let at_rest = standing.rate == Money::ZERO;
-    let old_enough = at_rest
-        || old
-            .as_of
-            .as_ref()
-            .is_none_or(|at| now.duration_since(at.0) >= PACE);
-    let figures = |status: &BudgetPolicyStatus| {
-        [&status.spent, &status.reserve, &status.remaining].map(Clone::clone)
+    let change = Change {
+        at_once: object.status.is_none() || decisive(old) != decisive(&status),
+        written: readings(old),
+        present: readings(&status),
+        figures: figures(old) != figures(&status),
+        spending: standing.rate != Money::ZERO,
+        as_of: old.as_of.as_ref().map(|at| at.0),
+        changes_at: None,
     };
-    let due = old_enough && figures(old) != figures(&status);
-    (due || decisive(old) != decisive(&status)).then_some(status)
+    pacing.next(object, object.status.as_ref(), status, change, now)
 }
 
-/// A status without what changes all the time.
+/// A status without what follows readings, and without figures.
 fn decisive(status: &BudgetPolicyStatus) -> BudgetPolicyStatus {
     let mut status = status.clone();
     (status.spent, status.reserve, status.remaining) = Default::default();
+    (status.rate_per_hour, status.corrections) = Default::default();
     (status.exhaustion_time, status.as_of) = (None, None);
+    decisive_conditions(&mut status.conditions, &[]);
     status
-        .conditions
-        .iter_mut()
-        .for_each(|condition| condition.message.clear());
-    status
+}
+
+/// The amounts that stay once nothing changes.
+fn readings(status: &BudgetPolicyStatus) -> Readings {
+    let corrections = status.corrections.clone().unwrap_or_default();
+    let mut amounts = vec![status.rate_per_hour.clone(), corrections];
+    if is_zero(&status.rate_per_hour) {
+        let final_amounts = [&status.spent, &status.reserve, &status.remaining];
+        amounts.extend(final_amounts.map(Clone::clone));
+    }
+    Readings {
+        amounts,
+        ..Readings::default()
+    }
+}
+
+fn figures(status: &BudgetPolicyStatus) -> ([&str; 3], Vec<&str>) {
+    let amounts = [&status.spent, &status.reserve, &status.remaining];
+    (amounts.map(String::as_str), messages(&status.conditions))
 }

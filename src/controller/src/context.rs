@@ -1,6 +1,6 @@
 //! What the controller's tasks share.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 
 use bursar_api::InferenceDeployment;
@@ -18,6 +18,7 @@ use kube::{Client, Resource};
 use crate::api_calls::ApiError;
 use crate::cache::{Stores, Tombstones, Triggers, UnreadableObjects, key_of};
 use crate::engine_reads::SharedReadings;
+use crate::executor::StatusMemory;
 use crate::gateways;
 use crate::index::PodIndex;
 use crate::ledger::month_close::MonthClose;
@@ -26,6 +27,7 @@ use crate::lock::lock;
 use crate::metrics::Metrics;
 use crate::power_readings::SharedPowerReadings;
 use crate::pricing::effective::{self, PriceCache};
+use crate::subject::Subject;
 use bursar_api::prices::EffectivePrices;
 
 /// What the controller's tasks share.
@@ -50,6 +52,8 @@ pub(crate) struct Context {
     pub(crate) index: Mutex<PodIndex>,
     /// Pods that use devices which others bear, by namespace.
     pub(crate) sharing: Mutex<BTreeMap<String, BTreeSet<Uid>>>,
+    /// What is remembered of the writes of statuses.
+    pub(crate) status_memories: Mutex<HashMap<Subject, StatusMemory>>,
     /// What GPUs were measured to draw.
     pub(crate) measured: SharedPowerReadings,
     /// When this process began to lead.

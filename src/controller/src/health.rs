@@ -35,16 +35,18 @@ impl Trouble {
 
 /// The condition `PodsHealthy` of these pods, without terminal ones.
 pub(crate) fn condition(pods: &[&Pod], failure: Option<&str>, now: Timestamp) -> ConditionState {
-    let mut troubles = pods
-        .iter()
-        .filter(|pod| !pod::is_terminal(pod) && pod.metadata.deletion_timestamp.is_none())
-        .filter_map(|pod| Some((pod.name_any(), Trouble::of(pod, now)?)));
-    let (status, reason, message) = match (failure, troubles.next()) {
+    let troubles = alive(pods).filter_map(|pod| Some((Trouble::of(pod, now)?, pod.name_any())));
+    // the same one of several, in whatever order they come
+    let worst = troubles.min_by_key(|(trouble, pod)| {
+        let is_unschedulable = matches!(trouble, Trouble::Unschedulable(_));
+        (is_unschedulable, pod.clone())
+    });
+    let (status, reason, message) = match (failure, worst) {
         (Some(failure), _) => (false, pods_healthy::APPLY_FAILED, failure.to_owned()),
-        (None, Some((pod, Trouble::Stuck(why)))) => {
+        (None, Some((Trouble::Stuck(why), pod))) => {
             (false, pods_healthy::POD_STUCK, format!("pod {pod}: {why}"))
         }
-        (None, Some((pod, Trouble::Unschedulable(why)))) => (
+        (None, Some((Trouble::Unschedulable(why), pod))) => (
             false,
             pods_healthy::UNSCHEDULABLE,
             format!("pod {pod}: {why}"),
@@ -68,23 +70,23 @@ pub(crate) fn start_failure(pod: &Pod, now: Timestamp) -> Option<(String, Timest
     Some((why, not_ready_since(pod)?))
 }
 
-/// When a container that has crashed has run for so long that it is well again; `None` if time
-/// changes nothing.
-pub(crate) fn changes_at(pod: &Pod, now: Timestamp) -> Option<Timestamp> {
-    let status = pod.status.as_ref()?;
-    let init = status.init_container_statuses.iter().flatten();
-    let containers = init.chain(status.container_statuses.iter().flatten());
-    let well_at = containers.filter_map(|container| {
-        let running = container.state.as_ref()?.running.as_ref()?;
-        let well = running
-            .started_at
-            .as_ref()?
-            .0
-            .checked_add(WELL_AGAIN)
-            .ok()?;
-        (container.restart_count > 0 && well > now).then_some(well)
-    });
-    well_at.min()
+/// When the condition of these pods changes though nothing happens: a container that has crashed
+/// has run for long enough. Later than `now`.
+pub(crate) fn changes_at(pods: &[&Pod], now: Timestamp) -> Option<Timestamp> {
+    let crashed = alive(pods)
+        .flat_map(containers)
+        .filter(|container| container.restart_count > 0);
+    let well_at = |container: &ContainerStatus| {
+        let at = running_since(container)?.checked_add(WELL_AGAIN).ok()?;
+        (at > now).then_some(at)
+    };
+    crashed.filter_map(well_at).min()
+}
+
+/// Pods that neither have ended nor are being deleted.
+fn alive<'a>(pods: &'a [&'a Pod]) -> impl Iterator<Item = &'a Pod> {
+    let pods = pods.iter().copied();
+    pods.filter(|pod| !pod::is_terminal(pod) && pod.metadata.deletion_timestamp.is_none())
 }
 
 /// Since when the pod has not taken traffic; `None` if it takes it.
@@ -105,12 +107,7 @@ fn not_ready_since(pod: &Pod) -> Option<Timestamp> {
 
 /// The container that has crashed at least `times` and has not run for long since then.
 fn crashed(pod: &Pod, times: i32, now: Timestamp) -> Option<String> {
-    let status = pod.status.as_ref()?;
-    let mut containers = status
-        .init_container_statuses
-        .iter()
-        .flatten()
-        .chain(status.container_statuses.iter().flatten());
+    let mut containers = containers(pod);
     let container = containers.find(|each| each.restart_count >= times && !is_well(each, now))?;
     let code = last_exit(container).map_or_else(String::new, |code| {
         format!(", the last time with exit code {code}")
@@ -121,16 +118,29 @@ fn crashed(pod: &Pod, times: i32, now: Timestamp) -> Option<String> {
     ))
 }
 
+/// The pod's init containers and containers.
+fn containers(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
+    pod.status.iter().flat_map(|status| {
+        let containers = status.container_statuses.iter().flatten();
+        let init = status.init_container_statuses.iter().flatten();
+        init.chain(containers)
+    })
+}
+
 fn is_well(container: &ContainerStatus, now: Timestamp) -> bool {
-    let Some(state) = &container.state else {
-        return false;
-    };
-    let ended_well = state.terminated.as_ref().map(|ended| ended.exit_code == 0);
-    let started = state
-        .running
+    let ended = container
+        .state
         .as_ref()
-        .and_then(|running| running.started_at.as_ref());
-    ended_well.unwrap_or_else(|| started.is_some_and(|at| now.duration_since(at.0) >= WELL_AGAIN))
+        .and_then(|state| state.terminated.as_ref());
+    match ended {
+        Some(ended) => ended.exit_code == 0,
+        None => running_since(container).is_some_and(|at| now.duration_since(at) >= WELL_AGAIN),
+    }
+}
+
+fn running_since(container: &ContainerStatus) -> Option<Timestamp> {
+    let running = container.state.as_ref()?.running.as_ref()?;
+    Some(running.started_at.as_ref()?.0)
 }
 
 fn last_exit(container: &ContainerStatus) -> Option<i32> {
@@ -197,6 +207,29 @@ mod tests {
     }
 
     #[test]
+    fn a_crashed_container_that_runs_changes_the_condition_with_time_alone() {
+        let changes_at = |pod: &Pod, now| changes_at(&[pod], at(now));
+        assert_eq!(changes_at(&pod(4, running(100), true), 101), Some(at(400)));
+        assert_eq!(changes_at(&pod(4, running(100), true), 400), None);
+        assert_eq!(changes_at(&pod(0, running(100), true), 101), None);
+        let waits = waiting("CrashLoopBackOff");
+        assert_eq!(changes_at(&pod(4, waits, false), 101), None);
+    }
+
+    #[test]
+    fn the_same_pod_is_named_in_whatever_order_pods_come() {
+        let named = |name: &str, mut pod: Pod| {
+            pod.metadata.name = Some(name.to_owned());
+            pod
+        };
+        let one = named("chat-1", pod(3, waiting("CrashLoopBackOff"), false));
+        let two = named("chat-2", pod(0, waiting("ErrImagePull"), false));
+        let said = condition(&[&one, &two], None, at(90));
+        assert_eq!(condition(&[&two, &one], None, at(90)), said);
+        assert!(said.message.contains("chat-1"), "{}", said.message);
+    }
+
+    #[test]
     fn a_pod_does_not_start_whose_image_is_not_pulled_or_that_crashes_in_a_loop() {
         let image = pod(0, waiting("ErrImagePull"), false);
         let (why, since) = start_failure(&image, at(59)).unwrap();
@@ -211,8 +244,8 @@ mod tests {
         );
         let loops = pod(2, running(50), false);
         assert!(start_failure(&loops, at(60)).is_some());
-        assert_eq!(changes_at(&loops, at(60)), Some(at(350)));
+        assert_eq!(changes_at(&[&loops], at(60)), Some(at(350)));
         assert_eq!(start_failure(&loops, at(350)), None, "it loads its model");
-        assert_eq!(changes_at(&loops, at(350)), None);
+        assert_eq!(changes_at(&[&loops], at(350)), None);
     }
 }

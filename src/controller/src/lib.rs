@@ -18,7 +18,8 @@
 //! | `power_readings` | the measured power of GPUs |
 //! | `gpu_allocation`, `resource_claim` | the GPUs and volumes that pods hold |
 //! | `pod`, `pod_resources` | what a pod reports, and the resources that it asks for |
-//! | `status` | writes statuses, with an Event for each condition that changed |
+//! | `status`, `status_pacing` | writes statuses, seldom, with an Event for each condition that changed |
+//! | `backoff` | how long a failed call waits |
 //! | `decision_metrics`, `spend_metrics`, `explain` | decisions and money for Prometheus and people |
 //! | `corrections` | which SpendCorrections count |
 //! | `pricing` | the prices in force, and the condition `Priced` |
@@ -27,7 +28,6 @@
 
 mod actor;
 mod api_calls;
-#[cfg_attr(not(test), allow(dead_code))] // for the loop that takes the place of `reconcile`
 mod backoff;
 mod budget;
 mod cache;
@@ -56,6 +56,7 @@ mod resource_claim;
 mod spend_metrics;
 mod spend_status;
 mod status;
+mod status_pacing;
 mod subject;
 #[cfg(test)]
 mod tests;
@@ -282,6 +283,7 @@ async fn lead(
         shares: Mutex::default(),
         zone,
         namespace: options.namespace.clone(),
+        status_memories: Mutex::default(),
         observe_only: options.observe_only,
         client: client.clone(),
     });

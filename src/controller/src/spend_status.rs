@@ -1,4 +1,4 @@
-//! The spend in a workload's status, and when it is due to be written.
+//! The spend in a workload's status.
 
 use bursar_api::revenue::Earnings;
 use bursar_api::spend::SpendSummary;
@@ -9,14 +9,12 @@ use bursar_core::forecast::Forecast;
 use bursar_core::ledger::DailyCost;
 use bursar_core::money::{Money, NANOS};
 use bursar_core::unit_economics::{self, RevenueTerms};
+use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::ledger::{self, Accounts};
 
-/// How often amounts alone are written while money is spent.
-pub(crate) const PACE: SignedDuration = SignedDuration::from_mins(5);
 /// Decimals of amounts in a status.
 pub(crate) const DECIMALS: usize = 4;
 /// Decimals of what one request or a million tokens cost.
@@ -131,34 +129,45 @@ fn whole(accounts: &Accounts, zone: &TimeZone) -> Option<Interval> {
     })
 }
 
-/// Whether amounts that differ are due to be written by themselves: at once when nothing is being
-/// spent (they are final then), else at most once in [`PACE`].
-pub(crate) fn is_due(old: Option<&SpendSummary>, new: &SpendSummary, now: Timestamp) -> bool {
-    let Some(old) = old else { return true };
-    if old.rate_per_hour != new.rate_per_hour {
-        return true;
-    }
-    // a forecast, overheads, savings and earnings of the month change with time alone
-    let compared = |summary: &SpendSummary| SpendSummary {
+/// The amounts without those of the month that change with time alone: a forecast, overheads,
+/// savings and earnings.
+pub(crate) fn figures(summary: Option<&SpendSummary>) -> SpendSummary {
+    SpendSummary {
         as_of: None,
         forecast: None,
         overhead: None,
         saved: None,
         earnings: None,
-        ..summary.clone()
-    };
-    if compared(old) == compared(new) {
-        return false;
+        ..summary.cloned().unwrap_or_default()
     }
-    let at_rest = new
-        .rate_per_hour
-        .bytes()
-        .all(|byte| matches!(byte, b'0' | b'.'));
-    at_rest
-        || old
-            .as_of
-            .as_ref()
-            .is_none_or(|at| now.duration_since(at.0) >= PACE)
+}
+
+/// The amounts that stay once nothing changes: the rate, and at rest all others too, which are
+/// final then.
+pub(crate) fn settled_amounts(summary: Option<&SpendSummary>) -> Vec<String> {
+    let Some(summary) = summary else {
+        return Vec::new();
+    };
+    let mut amounts = vec![summary.rate_per_hour.clone()];
+    if is_zero(&summary.rate_per_hour) {
+        amounts.extend(serde_json::to_string(&figures(Some(summary))));
+    }
+    amounts
+}
+
+/// Whether money is spent, or may be.
+pub(crate) fn is_spending(summary: Option<&SpendSummary>) -> bool {
+    summary.is_some_and(|summary| !is_zero(&summary.rate_per_hour))
+}
+
+/// When the amounts were computed.
+pub(crate) fn as_of(summary: Option<&SpendSummary>) -> Option<Timestamp> {
+    Some(summary?.as_of.as_ref()?.0)
+}
+
+/// Whether an amount that [`display_amount`] wrote is zero; one that is absent is too.
+pub(crate) fn is_zero(amount: &str) -> bool {
+    amount.bytes().all(|byte| matches!(byte, b'0' | b'.'))
 }
 
 #[cfg(test)]
@@ -232,33 +241,26 @@ mod tests {
     }
 
     #[test]
-    fn amounts_alone_are_written_every_five_minutes_and_once_at_the_end() {
+    fn amounts_settle_at_rest_and_what_time_alone_changes_does_not_count() {
+        let amounts = |summary: &SpendSummary| settled_amounts(Some(summary));
         let old = summary("1.0000", "4.0000", "2026-11-24T00:00:00Z");
-        let at = |text: &str| text.parse::<Timestamp>().unwrap();
         let grown = summary("1.1000", "4.0000", "2026-11-24T00:04:59Z");
-        assert!(!is_due(Some(&old), &grown, at("2026-11-24T00:04:59Z")));
-        assert!(is_due(Some(&old), &grown, at("2026-11-24T00:05:00Z")));
-        assert!(
-            is_due(
-                Some(&old),
-                &summary("1.1", "8.0000", "2026-11-24T00:00:01Z"),
-                at("2026-11-24T00:00:01Z")
-            ),
-            "the rate changed"
+        assert_eq!(
+            amounts(&old),
+            amounts(&grown),
+            "they grow while money is spent"
         );
-        let ended = summary("1.1000", "0.0000", "2026-11-24T00:00:00Z");
-        assert!(is_due(
-            Some(&ended),
-            &summary("1.2000", "0.0000", "2026-11-24T00:00:01Z"),
-            at("2026-11-24T00:00:01Z")
-        ));
+        assert_ne!(figures(Some(&old)), figures(Some(&grown)));
+        let faster = summary("1.0000", "8.0000", "2026-11-24T00:00:00Z");
+        assert_ne!(amounts(&old), amounts(&faster), "the rate changed");
+        let ended = summary("1.1000", "0.0000", "2026-11-24T00:05:00Z");
+        let corrected = summary("1.2000", "0.0000", "2026-11-24T00:05:00Z");
+        assert_ne!(amounts(&ended), amounts(&corrected), "they are final");
         let later = SpendSummary {
             overhead: Some("5.0000".into()),
             ..summary("1.1000", "0.0000", "2026-11-24T09:00:00Z")
         };
-        assert!(
-            !is_due(Some(&ended), &later, at("2026-11-24T09:00:00Z")),
-            "a share of overheads grows with time alone"
-        );
+        assert_eq!(amounts(&ended), amounts(&later));
+        assert_eq!(figures(Some(&ended)), figures(Some(&later)));
     }
 }

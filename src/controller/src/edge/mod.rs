@@ -51,6 +51,8 @@ const CURRENCY_PERIOD: SignedDuration = SignedDuration::from_secs(1);
 pub(crate) struct Observed {
     /// Events for the model.
     pub(crate) events: Vec<Event>,
+    /// Objects whose specification was edited.
+    pub(crate) edited: BTreeSet<Subject>,
     /// Workloads whose owned objects may differ from what they should be.
     pub(crate) owners: BTreeSet<Subject>,
     /// Objects whose status may have changed.
@@ -67,6 +69,7 @@ pub(crate) struct Edge {
     known: HashMap<CachedKind, HashSet<Key>>,
     pods: PodEdge,
     slices: SliceIndex,
+    generations: HashMap<Subject, i64>,
     /// Workloads whose price depends on claims, by namespace.
     with_volumes: HashMap<Name, BTreeSet<Subject>>,
     /// The namespaces of corrections.
@@ -89,6 +92,7 @@ impl Edge {
             known: HashMap::new(),
             pods: PodEdge::default(),
             slices: SliceIndex::default(),
+            generations: HashMap::new(),
             with_volumes: HashMap::new(),
             corrections: HashMap::new(),
             accounts: AccountEdge::default(),
@@ -144,6 +148,7 @@ impl Edge {
             allocations: Allocations::default(),
             loader: AccountLoader::default(),
             claims: BTreeSet::new(),
+            reads_priorities: false,
             now,
             observed: Observed::default(),
         };
@@ -153,6 +158,12 @@ impl Edge {
             match is_there {
                 true => drop(known.insert(key)),
                 false => drop(known.remove(&key)),
+            }
+        }
+        if batch.reads_priorities {
+            for job in self.listed_keys(CachedKind::TrainingJob) {
+                let event = batch.workloads().job(&job);
+                batch.push(event);
             }
         }
         self.observe_prices(&mut batch);
@@ -223,7 +234,7 @@ impl Edge {
                 cached(&stores.prices, key).is_some()
             }
             CachedKind::PriorityClass => {
-                self.note(CacheChange::Listed(CachedKind::TrainingJob));
+                batch.reads_priorities = true;
                 cached(&stores.priorities, key).is_some()
             }
             CachedKind::SpendRecord => self.observe_record(batch, key),
@@ -232,8 +243,14 @@ impl Edge {
                 for event in batch.workloads().budget(key) {
                     batch.push(event);
                 }
-                batch.has_changed(Subject::Budget(key.clone()));
-                cached(&stores.budgets, key).is_some()
+                let object = cached(&stores.budgets, key);
+                let generation = object
+                    .as_ref()
+                    .and_then(|object| object.metadata.generation);
+                let subject = Subject::Budget(key.clone());
+                self.note_generation(batch, &subject, generation);
+                batch.has_changed(subject);
+                object.is_some()
             }
             CachedKind::PersistentVolumeClaim | CachedKind::ResourceClaim => {
                 batch.claims.insert(key.namespace.clone());
@@ -258,6 +275,10 @@ impl Edge {
                     .and_then(|object| object.spec.template.as_ref());
                 let subject = Subject::Service(key.clone());
                 self.note_volumes(subject.clone(), template.and_then(|it| it.spec.as_ref()));
+                let generation = object
+                    .as_ref()
+                    .and_then(|object| object.metadata.generation);
+                self.note_generation(batch, &subject, generation);
                 let service = batch.workloads().service(key);
                 batch.push(service);
                 self.load_subject(batch, &subject);
@@ -293,6 +314,10 @@ impl Edge {
                     .and_then(|object| object.spec.template.spec.as_ref());
                 let subject = Subject::Job(key.clone());
                 self.note_volumes(subject.clone(), spec);
+                let generation = object
+                    .as_ref()
+                    .and_then(|object| object.metadata.generation);
+                self.note_generation(batch, &subject, generation);
                 let job = batch.workloads().job(key);
                 batch.push(job);
                 self.load_subject(batch, &subject);
@@ -382,6 +407,22 @@ impl Edge {
                 };
                 batch.push(event);
             }
+        }
+    }
+
+    /// Notes the generation of an object, which each edit of its specification raises.
+    fn note_generation(
+        &mut self,
+        batch: &mut Batch<'_>,
+        subject: &Subject,
+        generation: Option<i64>,
+    ) {
+        let known = match generation {
+            Some(generation) => self.generations.insert(subject.clone(), generation),
+            None => self.generations.remove(subject),
+        };
+        if known != generation {
+            batch.observed.edited.insert(subject.clone());
         }
     }
 
@@ -476,6 +517,8 @@ struct Batch<'a> {
     loader: AccountLoader,
     /// Namespaces in which who bears a volume or device may have changed.
     claims: BTreeSet<Name>,
+    /// The priority of any job may have changed.
+    reads_priorities: bool,
     now: Timestamp,
     observed: Observed,
 }

@@ -154,7 +154,7 @@ impl PodEdge {
         let (Some(pod), Some(uid)) = (pod, uid) else {
             return change.gateways;
         };
-        if let Some(at) = health::changes_at(&pod, now) {
+        if let Some(at) = health::changes_at(&[&pod], now) {
             self.again.insert((at, key.clone()));
         }
         if !has_claims {

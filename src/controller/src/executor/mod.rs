@@ -18,7 +18,7 @@ mod status;
 use std::sync::Arc;
 
 use bursar_core::model::Key;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -32,7 +32,7 @@ use crate::training;
 
 pub(crate) use order::{Order, PodMark, Scale, ServiceChange};
 use queue::{Lane, Outcome, Task, WorkQueue};
-pub(crate) use status::StatusInput;
+pub(crate) use status::{StatusInput, StatusMemory};
 
 /// Workloads whose objects are changed at the same time.
 const APPLIES: usize = 32;
@@ -47,6 +47,8 @@ pub(crate) struct Wanted {
     pub(crate) orders: Vec<(Subject, Order)>,
     /// Budgets whose latch is to be on record.
     pub(crate) latches: Vec<Key>,
+    /// Objects whose specification was edited.
+    pub(crate) edited: Vec<Subject>,
     /// Workloads whose owned objects may differ from what they should be.
     pub(crate) owners: Vec<Subject>,
     /// Workloads whose record may be there now.
@@ -60,6 +62,7 @@ impl Wanted {
     pub(crate) fn is_empty(&self) -> bool {
         self.orders.is_empty()
             && self.latches.is_empty()
+            && self.edited.is_empty()
             && self.owners.is_empty()
             && self.recorded.is_empty()
             && self.statuses.is_empty()
@@ -100,6 +103,9 @@ impl Executor {
         for (subject, order) in wanted.orders {
             self.queue.order(subject, order, now);
         }
+        for subject in wanted.edited {
+            self.queue.retry(&subject, now);
+        }
         for subject in wanted.owners {
             if !self.context.observe_only {
                 self.queue.compare(subject, now);
@@ -131,9 +137,8 @@ impl Executor {
                     Task::Status(..) => statuses += 1,
                 }
                 let (context, failure) = (Arc::clone(&self.context), self.failure(&task));
-                let failures = self.queue.failures(&task);
                 running.spawn(async move {
-                    let outcome = perform(&context, &task, failure, failures, now).await;
+                    let outcome = perform(&context, &task, failure, now).await;
                     (task, outcome)
                 });
             }
@@ -169,11 +174,16 @@ impl Executor {
     pub(crate) async fn run_due(&mut self, now: Timestamp) -> (Vec<Applied>, Vec<Option<String>>) {
         let (mut applied, mut failures) = (Vec::new(), Vec::new());
         while let Some(task) = self.next(0, 0, now) {
-            let (failure, times) = (self.failure(&task), self.queue.failures(&task));
-            let outcome = perform(&self.context, &task, failure, times, now).await;
+            let failure = self.failure(&task);
+            let outcome = perform(&self.context, &task, failure, now).await;
             match (&task, &outcome) {
                 // its workload's condition says so
-                (Task::Apply(..), Outcome::Failed { message: Some(_), .. }) => {}
+                (
+                    Task::Apply(..),
+                    Outcome::Failed {
+                        message: Some(_), ..
+                    },
+                ) => {}
                 (_, Outcome::Failed { message, .. }) => failures.push(message.clone()),
                 _ => {}
             }
@@ -223,14 +233,11 @@ async fn perform(
     context: &Context,
     task: &Task,
     failure: Option<String>,
-    failures: u32,
     now: Timestamp,
 ) -> Outcome {
     let done = match task {
         Task::Apply(subject, order) => apply(context, subject, order.as_ref(), now).await,
-        Task::Status(subject, input) => status::write(context, subject, input, failure, now)
-            .await
-            .map(Outcome::Done),
+        Task::Status(subject, input) => status::write(context, subject, input, failure, now).await,
     };
     let (result, outcome) = match done {
         Ok(outcome) => ("ok", outcome),
@@ -245,7 +252,7 @@ async fn perform(
                 }
             };
             let outcome = Outcome::Failed {
-                wait: backoff(&error, failures),
+                pace: error.retry_pace(),
                 message: (!error.is_stale()).then(|| error.to_string()),
             };
             (result, outcome)
@@ -295,13 +302,4 @@ fn wait_for_record(
     // the worker ends with the process, and this task does too
     let _ = context.ledger_triggers.send(Trigger::Workload(workload));
     Some(until)
-}
-
-/// How long to wait after so many failures in a row.
-fn backoff(error: &ApiError, failures: u32) -> SignedDuration {
-    if error.is_stale() {
-        return SignedDuration::from_millis(100);
-    }
-    let seconds = 1i64.checked_shl(failures.min(6)).unwrap_or(60);
-    SignedDuration::from_secs(seconds.min(60))
 }

@@ -2,12 +2,15 @@
 //! compared, and whether its status is.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use bursar_core::model::{Key, Name};
 use jiff::{SignedDuration, Timestamp};
 
 use super::order::Order;
 use super::status::StatusInput;
+use crate::api_calls::RetryPace;
+use crate::backoff::Backoff;
 use crate::subject::Subject;
 
 /// Orders to stop wait no longer for a latch to be on record.
@@ -51,12 +54,13 @@ impl Task {
 pub(crate) enum Outcome {
     /// It is done; it is to be done again at this time, though nothing happens.
     Done(Option<Timestamp>),
-    /// It waits for its workload's record, until this time at the latest.
+    /// It waits until this time at the latest: an order for its workload's record, a status for
+    /// the cache to show the last one.
     Waits(Timestamp),
-    /// It failed, and is to be tried again after this long.
+    /// It failed, and is tried again.
     Failed {
-        /// How long to wait.
-        wait: SignedDuration,
+        /// How soon.
+        pace: RetryPace,
         /// What the workload's condition says; `None` if the next try will do.
         message: Option<String>,
     },
@@ -70,8 +74,20 @@ struct Slot {
     is_running: bool,
     /// Not before this time, because it failed.
     not_before: Option<Timestamp>,
-    /// How often in a row it failed.
-    failures: u32,
+    backoff: Backoff,
+}
+
+impl Slot {
+    fn succeed(&mut self) {
+        (self.backoff, self.not_before) = (Backoff::default(), None);
+    }
+
+    fn fail(&mut self, pace: RetryPace, subject: &Subject, now: Timestamp) {
+        let mut hasher = DefaultHasher::new();
+        subject.hash(&mut hasher);
+        let wait = self.backoff.after(pace, hasher.finish());
+        self.not_before = now.checked_add(wait).ok();
+    }
 }
 
 #[derive(Debug, Default)]
@@ -141,13 +157,16 @@ impl WorkQueue {
         self.entries.get(subject)?.failure.clone()
     }
 
-    /// How often in a row the kind of this task has failed.
-    pub(crate) fn failures(&self, task: &Task) -> u32 {
-        match task {
-            Task::Apply(subject, _) => self.entries.get(subject).map(|entry| &entry.apply),
-            Task::Status(subject, _) => self.entries.get(subject).map(|entry| &entry.status),
+    /// Takes that an object was edited: what was refused may be taken now.
+    pub(crate) fn retry(&mut self, subject: &Subject, now: Timestamp) {
+        let Some(entry) = self.entries.get_mut(subject) else {
+            return;
+        };
+        entry.apply.succeed();
+        entry.status.succeed();
+        if entry.order.is_some() || entry.compares {
+            self.queue_apply(subject, now);
         }
-        .map_or(0, |slot| slot.failures)
     }
 
     /// When the next task is due.
@@ -240,7 +259,7 @@ impl WorkQueue {
         entry.apply.is_running = false;
         let failure = match outcome {
             Outcome::Done(_) => {
-                (entry.apply.failures, entry.apply.not_before) = (0, None);
+                entry.apply.succeed();
                 None
             }
             Outcome::Waits(until) => {
@@ -253,9 +272,8 @@ impl WorkQueue {
                 };
                 None
             }
-            Outcome::Failed { wait, message } => {
-                entry.apply.failures = entry.apply.failures.saturating_add(1);
-                entry.apply.not_before = now.checked_add(*wait).ok();
+            Outcome::Failed { pace, message } => {
+                entry.apply.fail(*pace, subject, now);
                 // it is decided anew, from what there is
                 entry.order = None;
                 entry.compares = true;
@@ -285,7 +303,7 @@ impl WorkQueue {
         let is_newest = entry.input.as_ref() == Some(input);
         match outcome {
             Outcome::Done(again) => {
-                (entry.status.failures, entry.status.not_before) = (0, None);
+                entry.status.succeed();
                 self.note_latch(subject, input);
                 match again {
                     _ if !is_newest => self.queue_status(subject, now),
@@ -296,9 +314,8 @@ impl WorkQueue {
                     None => {}
                 }
             }
-            Outcome::Failed { wait, .. } => {
-                entry.status.failures = entry.status.failures.saturating_add(1);
-                entry.status.not_before = now.checked_add(*wait).ok();
+            Outcome::Failed { pace, .. } => {
+                entry.status.fail(*pace, subject, now);
                 self.queue_status(subject, now);
             }
             Outcome::Waits(until) => self.queue_status(subject, *until),
@@ -401,7 +418,9 @@ impl WorkQueue {
 
     /// Forgets an object that nothing is remembered of and nothing is to be done for.
     fn forget_idle(&mut self, subject: &Subject) {
-        let is_idle = |slot: &Slot| !slot.is_running && slot.queued.is_none() && slot.failures == 0;
+        let is_idle = |slot: &Slot| {
+            !slot.is_running && slot.queued.is_none() && slot.backoff == Backoff::default()
+        };
         let entry = self.entries.get(subject);
         if entry.is_some_and(|entry| {
             is_idle(&entry.apply) && is_idle(&entry.status) && entry.failure.is_none()

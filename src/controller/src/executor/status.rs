@@ -1,15 +1,18 @@
 //! What the statuses of workloads and budgets are made of, and their writes.
 
+use std::sync::Arc;
+
 use bursar_api::revenue::Revenue;
 use bursar_api::spend::{SpendSummary, WorkloadRef};
 use bursar_core::budget::{Latch, Standing};
 use bursar_core::calendar::Month;
 use bursar_core::correction;
-use bursar_core::model::{Key, ServiceView};
+use bursar_core::model::ServiceView;
 use bursar_core::money::Money;
 use bursar_core::plan::LimitedBy;
 use bursar_core::training::Turn;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
+use kube::ResourceExt;
 
 use crate::api_calls::ApiError;
 use crate::budget;
@@ -23,9 +26,14 @@ use crate::lock::lock;
 use crate::pricing::condition::{self, PricingState};
 use crate::spend_status::{self, summary};
 use crate::status::{self, StatusObject};
+use crate::status_pacing::{NextStatus, StatusPacing};
 use crate::subject::Subject;
 use crate::training;
-use std::sync::Arc;
+
+use super::queue::Outcome;
+
+/// A cache shows a status within this long of its write.
+const UNSEEN: SignedDuration = SignedDuration::from_secs(5);
 
 /// The decision that a status tells.
 #[derive(Debug, Clone, PartialEq)]
@@ -54,7 +62,8 @@ impl StatusInput {
 }
 
 /// Writes the status of an object if it is due. `failure` says why what it owns is not what it
-/// should be. Returns when its status may be another although nothing happens.
+/// should be. Returns when its status may be another
+/// although nothing happens, or that the last write must be seen first.
 ///
 /// # Errors
 /// The status could not be written.
@@ -64,40 +73,40 @@ pub(super) async fn write(
     input: &StatusInput,
     failure: Option<String>,
     now: Timestamp,
-) -> Result<Option<Timestamp>, ApiError> {
+) -> Result<Outcome, ApiError> {
     match (subject, input) {
-        (Subject::Service(key), StatusInput::Service(view)) => {
-            write_service(context, key, view, failure, now).await
+        (Subject::Service(_), StatusInput::Service(view)) => {
+            write_service(context, subject, view, failure, now).await
         }
         (
-            Subject::Job(key),
+            Subject::Job(_),
             StatusInput::Job {
                 turn,
                 has_known_price,
             },
         ) => {
             let unpriced = !has_known_price;
-            write_job(context, key, turn.as_ref(), unpriced, failure, now).await
+            write_job(context, subject, turn.as_ref(), unpriced, failure, now).await
         }
-        (Subject::Budget(key), StatusInput::Budget(standing)) => {
-            write_budget(context, key, standing, now).await
+        (Subject::Budget(_), StatusInput::Budget(standing)) => {
+            write_budget(context, subject, standing, now).await
         }
-        _ => Ok(None),
+        _ => Ok(Outcome::Done(None)),
     }
 }
 
 async fn write_service(
     context: &Context,
-    key: &Key,
+    subject: &Subject,
     view: &ServiceView,
     failure: Option<String>,
     now: Timestamp,
-) -> Result<Option<Timestamp>, ApiError> {
-    let Some(object) = cached(&context.stores.services, key) else {
-        return Ok(None);
+) -> Result<Outcome, ApiError> {
+    let Some(object) = cached(&context.stores.services, subject.key()) else {
+        return Ok(forget(context, subject));
     };
-    let Some(workload) = Subject::Service(key.clone()).workload() else {
-        return Ok(None);
+    let Some(workload) = subject.workload() else {
+        return Ok(Outcome::Done(None));
     };
     let decision = &view.decision;
     let unpriced = decision.limited_by == Some(LimitedBy::PriceUnknown) && view.load.rate.is_none();
@@ -112,7 +121,6 @@ async fn write_service(
         let earnings = spend_status::earnings(&terms, &view.accounts, now, &context.zone);
         spend.summary.earnings = Some(earnings);
     }
-    let again = account.next_figures(&spend);
     let pods = lock(&context.index).pods_of(&context.stores.pods, &workload);
     let pods: Vec<_> = pods.iter().map(AsRef::as_ref).collect();
     let facts = inference::status::Facts {
@@ -124,25 +132,23 @@ async fn write_service(
         observe_only: context.observe_only,
         now,
     };
-    if let Some(status) = inference::status::next(&object, facts) {
-        write_readable(context, &*object, status).await?;
-    }
-    Ok(again)
+    let next = |pacing: &mut StatusPacing| inference::status::next(&object, pacing, facts);
+    write_paced(context, subject, &*object, now, next).await
 }
 
 async fn write_job(
     context: &Context,
-    key: &Key,
+    subject: &Subject,
     turn: Option<&Turn>,
     unpriced: bool,
     failure: Option<String>,
     now: Timestamp,
-) -> Result<Option<Timestamp>, ApiError> {
-    let Some(object) = cached(&context.stores.jobs, key) else {
-        return Ok(None);
+) -> Result<Outcome, ApiError> {
+    let Some(object) = cached(&context.stores.jobs, subject.key()) else {
+        return Ok(forget(context, subject));
     };
-    let Some(workload) = Subject::Job(key.clone()).workload() else {
-        return Ok(None);
+    let Some(workload) = subject.workload() else {
+        return Ok(Outcome::Done(None));
     };
     let is_limited = turn.is_some_and(|turn| turn.limited_by == Some(LimitedBy::PriceUnknown));
     let old = object
@@ -151,10 +157,9 @@ async fn write_job(
         .and_then(|status| status.spend.as_ref());
     let account = SpendReader { context, now }.account(&workload);
     let spend = account.pricing(old, is_limited && unpriced);
-    let again = account.next_figures(&spend);
     let pods = lock(&context.index).pods_of(&context.stores.pods, &workload);
     let pods: Vec<_> = pods.iter().map(AsRef::as_ref).collect();
-    let job = cached(&context.stores.batch_jobs, key);
+    let job = cached(&context.stores.batch_jobs, subject.key());
     let facts = training::status::Facts {
         turn,
         job: job.as_deref(),
@@ -163,52 +168,79 @@ async fn write_job(
         failure,
         now,
     };
-    if let Some(status) = training::status::next(&object, facts) {
-        write_readable(context, &*object, status).await?;
-    }
-    Ok(again)
+    let next = |pacing: &mut StatusPacing| training::status::next(&object, pacing, facts);
+    write_paced(context, subject, &*object, now, next).await
 }
 
 async fn write_budget(
     context: &Context,
-    key: &Key,
+    subject: &Subject,
     standing: &Standing,
     now: Timestamp,
-) -> Result<Option<Timestamp>, ApiError> {
-    let Some(object) = cached(&context.stores.budgets, key) else {
-        return Ok(None);
+) -> Result<Outcome, ApiError> {
+    let Some(object) = cached(&context.stores.budgets, subject.key()) else {
+        return Ok(forget(context, subject));
     };
-    let currency = &context.prices(now).lists.currency;
-    if let Some(status) = budget::next(&object, standing, currency, now) {
-        write_readable(context, &*object, status).await?;
-    }
-    let is_spending = standing.rate > Money::ZERO;
-    Ok(is_spending
-        .then(|| now.checked_add(spend_status::PACE).ok())
-        .flatten())
+    let prices = context.prices(now);
+    let currency = &prices.lists.currency;
+    let next = |pacing: &mut StatusPacing| budget::next(&object, pacing, standing, currency, now);
+    write_paced(context, subject, &*object, now, next).await
 }
 
-/// Writes a status, unless the object cannot be read: then another task says so in it. Returns
-/// whether the present one is good, or will be when the cache shows it.
-async fn write_readable<K: StatusObject>(
+/// What is remembered of the writes of one status.
+#[derive(Debug, Default)]
+pub(crate) struct StatusMemory {
+    pacing: StatusPacing,
+    /// The version of the object that the last write replaced, and when.
+    replaced: Option<(String, Timestamp)>,
+}
+
+impl StatusMemory {
+    /// Until when the cache may not show the last write yet.
+    fn unseen_until(&self, version: Option<&str>) -> Option<Timestamp> {
+        let (replaced, at) = self.replaced.as_ref()?;
+        let is_old = Some(replaced.as_str()) == version;
+        at.checked_add(UNSEEN).ok().filter(|_| is_old)
+    }
+}
+
+/// Writes the status of an object that `next` computes, if it is due. The status of an object that cannot be read is written by
+/// another task.
+async fn write_paced<K: StatusObject>(
     context: &Context,
     subject: &Subject,
     object: &K,
-    status: K::Status,
-) -> Result<Written, ApiError> {
+    now: Timestamp,
+    next: impl FnOnce(&mut StatusPacing) -> NextStatus<K::Status>,
+) -> Result<Outcome, ApiError> {
     if context.unreadable.contains(object) {
-        return Ok(Written::Done);
+        return Ok(Outcome::Done(None));
     }
     let version = object.resource_version();
-    if lock(&context.written_statuses).get(subject) == version.as_ref() {
-        // the cache does not show the last one yet, and tells when it does
-        return Ok(Written::Unseen);
+    let next = {
+        let mut memories = lock(&context.status_memories);
+        let memory = memories.entry(subject.clone()).or_default();
+        // the cache tells when it shows the last write, and what is due then is written
+        if let Some(until) = memory.unseen_until(version.as_deref())
+            && now < until
+        {
+            return Ok(Outcome::Waits(until));
+        }
+        next(&mut memory.pacing)
+    };
+    if let Some(status) = next.status {
+        status::write_and_announce(&context.client, &context.recorder, object, status).await?;
+        if let Some(memory) = lock(&context.status_memories).get_mut(subject) {
+            memory.replaced = version.map(|version| (version, now));
+        }
     }
-    status::write_and_announce(&context.client, &context.recorder, object, status).await?;
-    if let Some(version) = version {
-        lock(&context.written_statuses).insert(subject.clone(), version);
-    }
-    Ok(Written::Done)
+    Ok(Outcome::Done(next.look_at))
+}
+
+/// Forgets what is remembered of an object that is gone.
+fn forget(context: &Context, subject: &Subject) -> Outcome {
+    lock(&context.status_memories).remove(subject);
+    Outcome::Done(None)
 }
 
 /// Reads what workloads cost, as of one moment.
@@ -293,14 +325,5 @@ impl WorkloadSpend<'_> {
         );
         let own = all.iter().filter(|correction| correction.owner == owner);
         correction::sum(own, month.bounds(&context.zone), now, &context.zone)
-    }
-
-    /// When figures alone are to be written.
-    fn next_figures(&self, spend: &PricingState) -> Option<Timestamp> {
-        let is_spending = !matches!(spend.summary.rate_per_hour.as_str(), "" | "0.0000");
-        let now = self.reader.now;
-        is_spending
-            .then(|| now.checked_add(spend_status::PACE).ok())
-            .flatten()
     }
 }

@@ -18,6 +18,9 @@ use crate::health;
 use crate::pod;
 use crate::pricing::condition::{self, PricingState};
 use crate::spend_status;
+use crate::status_pacing::{
+    Change, NextStatus, Readings, StatusPacing, decisive_conditions, messages, reading_conditions,
+};
 
 /// What goes into a status.
 pub(crate) struct Facts<'a> {
@@ -31,11 +34,15 @@ pub(crate) struct Facts<'a> {
     pub(crate) now: Timestamp,
 }
 
-/// The status that says so; `None` if the present one is good enough.
+/// The conditions that follow readings.
+const FOLLOWING: [&str; 2] = [WITHIN_BUDGET, SIGNALS_AVAILABLE];
+
+/// The status that says so, if it is due, and when to look again.
 pub(crate) fn next(
     object: &InferenceDeployment,
+    pacing: &mut StatusPacing,
     facts: Facts<'_>,
-) -> Option<InferenceDeploymentStatus> {
+) -> NextStatus<InferenceDeploymentStatus> {
     let empty = InferenceDeploymentStatus::default();
     let old = object.status.as_ref().unwrap_or(&empty);
     let decision = facts.decision;
@@ -83,13 +90,22 @@ pub(crate) fn next(
         object.metadata.generation,
         facts.now,
     );
-    let due = spend_status::is_due(old.spend.as_ref(), &facts.spend.summary, facts.now);
-    (due || decisive(old) != decisive(&status)).then_some(status)
+    let change = Change {
+        at_once: object.status.is_none() || decisive(old) != decisive(&status),
+        written: readings(old),
+        present: readings(&status),
+        figures: figures(old) != figures(&status),
+        spending: spend_status::is_spending(status.spend.as_ref()),
+        as_of: spend_status::as_of(old.spend.as_ref()),
+        changes_at: health::changes_at(facts.pods, facts.now),
+    };
+    pacing.next(object, object.status.as_ref(), status, change, facts.now)
 }
 
-/// A status without what changes all the time: figures ride along with what matters.
+/// A status without what follows readings, and without figures.
 fn decisive(status: &InferenceDeploymentStatus) -> InferenceDeploymentStatus {
     let mut status = status.clone();
+    (status.desired_replicas, status.limited_by) = (0, None);
     (status.spend, status.queue_depth, status.reason) = (None, None, String::new());
     if let Some(refusal) = status
         .activation
@@ -102,8 +118,32 @@ fn decisive(status: &InferenceDeploymentStatus) -> InferenceDeploymentStatus {
             refusal.retry_at = None;
         }
     }
-    conditions::clear_alternating_messages(&mut status.conditions);
+    decisive_conditions(&mut status.conditions, &FOLLOWING);
     status
+}
+
+fn readings(status: &InferenceDeploymentStatus) -> Readings {
+    Readings {
+        desired_replicas: Some(status.desired_replicas),
+        limited_by: status.limited_by,
+        amounts: spend_status::settled_amounts(status.spend.as_ref()),
+        conditions: reading_conditions(&status.conditions, &FOLLOWING),
+        ..Readings::default()
+    }
+}
+
+/// What is written with the rest, or every five minutes.
+fn figures(status: &InferenceDeploymentStatus) -> impl PartialEq {
+    let activation = status.activation.as_ref();
+    (
+        status.queue_depth,
+        status.reason.as_str(),
+        activation
+            .and_then(|activation| activation.refusal.as_ref())
+            .map(|refusal| refusal.message.as_str()),
+        spend_status::figures(status.spend.as_ref()),
+        messages(&status.conditions),
+    )
 }
 
 fn says(decision: &Decision, ready: usize, facts: &Facts<'_>) -> Vec<ConditionState> {

@@ -8,6 +8,7 @@ use kube::ResourceExt;
 use super::leader::{Leader, View};
 use super::sweep::Stage;
 use super::world::{NAMESPACE, OPERATOR, World};
+use crate::ledger::worker;
 use crate::pod;
 
 /// Names of the Jobs that are let run.
@@ -46,8 +47,12 @@ async fn namespaces_that_are_decided_over_at_the_same_time_do_not_get_the_same_r
     world.create_gang_in(NAMESPACE, "one", 5).await;
     world.create_gang_in(OPERATOR, "two", 5).await;
     let mut leader = Leader::new(&world, Faults::default());
-    let before = View::of(&world);
-    leader.reconcile(&world, &before).await.unwrap();
+    leader.fill_caches(&View::of(&world));
+    for namespace in [NAMESPACE, OPERATOR] {
+        let errors = worker::sync_namespace(&leader.context, namespace, world.now).await;
+        assert!(errors.is_empty(), "{errors:?}");
+    }
+    leader.decide(world.now).await.unwrap();
     let first = running(&world);
     assert_eq!(first.len(), 1, "{first:?}");
     // the caches show nothing of what the first was given

@@ -201,6 +201,7 @@ impl Leader {
             began: world.now,
             ports: Mutex::default(),
             shares: Mutex::default(),
+            status_memories: Mutex::default(),
             zone: TimeZone::UTC,
             namespace: OPERATOR.to_owned(),
             observe_only: false,

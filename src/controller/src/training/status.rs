@@ -16,6 +16,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use crate::health;
 use crate::pricing::condition::{self, PricingState};
 use crate::spend_status;
+use crate::status_pacing::{
+    Change, NextStatus, Readings, StatusPacing, decisive_conditions, messages, reading_conditions,
+};
 use crate::training::job::finished;
 
 /// What goes into a status.
@@ -30,8 +33,12 @@ pub(crate) struct Facts<'a> {
     pub(crate) now: Timestamp,
 }
 
-/// The status that says so; `None` if the present one is good enough.
-pub(crate) fn next(object: &TrainingJob, facts: Facts<'_>) -> Option<TrainingJobStatus> {
+/// The status that says so, if it is due, and when to look again.
+pub(crate) fn next(
+    object: &TrainingJob,
+    pacing: &mut StatusPacing,
+    facts: Facts<'_>,
+) -> NextStatus<TrainingJobStatus> {
     let empty = TrainingJobStatus::default();
     let old = object.status.as_ref().unwrap_or(&empty);
     let observed = facts.job.and_then(|job| job.status.as_ref());
@@ -75,8 +82,16 @@ pub(crate) fn next(object: &TrainingJob, facts: Facts<'_>) -> Option<TrainingJob
         object.metadata.generation,
         facts.now,
     );
-    let due = spend_status::is_due(old.spend.as_ref(), &facts.spend.summary, facts.now);
-    (due || decisive(old) != decisive(&status)).then_some(status)
+    let change = Change {
+        at_once: object.status.is_none() || decisive(old) != decisive(&status),
+        written: readings(old),
+        present: readings(&status),
+        figures: figures(old) != figures(&status),
+        spending: spend_status::is_spending(status.spend.as_ref()),
+        as_of: spend_status::as_of(old.spend.as_ref()),
+        changes_at: health::changes_at(facts.pods, facts.now),
+    };
+    pacing.next(object, object.status.as_ref(), status, change, facts.now)
 }
 
 fn phase(
@@ -101,12 +116,32 @@ fn phase(
     }
 }
 
-/// A status without what changes all the time.
+/// A status without what follows readings, and without figures.
 fn decisive(status: &TrainingJobStatus) -> TrainingJobStatus {
     let mut status = status.clone();
+    (status.queue_position, status.limited_by) = (None, None);
     (status.spend, status.reason) = (None, String::new());
-    conditions::clear_alternating_messages(&mut status.conditions);
+    decisive_conditions(&mut status.conditions, &[WITHIN_BUDGET]);
     status
+}
+
+fn readings(status: &TrainingJobStatus) -> Readings {
+    Readings {
+        queue_position: status.queue_position,
+        limited_by: status.limited_by,
+        amounts: spend_status::settled_amounts(status.spend.as_ref()),
+        conditions: reading_conditions(&status.conditions, &[WITHIN_BUDGET]),
+        ..Readings::default()
+    }
+}
+
+/// What is written with the rest, or every five minutes.
+fn figures(status: &TrainingJobStatus) -> impl PartialEq {
+    (
+        status.reason.as_str(),
+        spend_status::figures(status.spend.as_ref()),
+        messages(&status.conditions),
+    )
 }
 
 fn says(facts: &Facts<'_>, phase: JobPhase) -> Vec<ConditionState> {
