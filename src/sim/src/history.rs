@@ -126,7 +126,7 @@ impl Simulation {
         self.end_all_faults();
         // what changes at midnight has changed
         let day = Period::Daily.bounds(self.now, &self.zone);
-        if day.end.duration_since(self.now) < SETTLE + OBSERVE + NEW_LEADER {
+        if day.end.duration_since(self.now) < SETTLE + OBSERVE + SETTLE + NEW_LEADER {
             self.check_budgets()?;
             self.run_until(later(day.end, SignedDuration::from_secs(1)))?;
         }
@@ -134,6 +134,7 @@ impl Simulation {
         self.metrics.order_log = Some(Vec::new());
         self.run_until(later(self.now, OBSERVE))?;
         self.check_steady()?;
+        self.let_stops_end()?;
         self.check_complete()?;
         self.metrics.order_log = Some(Vec::new());
         self.leader = None;
@@ -141,6 +142,18 @@ impl Simulation {
         self.run_until(later(self.now, NEW_LEADER))?;
         self.check_new_leader()?;
         self.check_budgets()
+    }
+
+    /// What a budget that was exhausted a moment ago stops has stopped.
+    fn let_stops_end(&mut self) -> Result<(), Violation> {
+        loop {
+            let exhausted = self.statuses.exhausted.values().map(|(at, _)| *at).max();
+            let ends = exhausted.map(|at| later(at, SETTLE));
+            let Some(ends) = ends.filter(|ends| *ends > self.now) else {
+                return Ok(());
+            };
+            self.run_until(ends)?;
+        }
     }
 
     fn violation(&self, what: String) -> Violation {
@@ -192,11 +205,7 @@ impl Simulation {
                 .filter_map(|pod| self.cluster.pods.get(pod));
             let staying = pods.filter(|pod| pod.stays() && pod.pod.draining_since.is_none());
             let staying = staying.count();
-            // a budget may be exhausted at this very moment
-            let is_latched = decision.limited_by == Some(LimitedBy::Budget);
-            if !is_latched
-                && (replicas != Some(decision.allowed) || staying != decision.allowed as usize)
-            {
+            if replicas != Some(decision.allowed) || staying != decision.allowed as usize {
                 let what =
                     format!("{name} has {replicas:?} replicas, {staying} pods: {decision:?}");
                 return Err(self.violation(what));

@@ -21,10 +21,6 @@ const CHECKS: [&str; 7] = [
     "the same without an excuse",
 ];
 
-/// Histories that break a promise today, so that the others are held to it. A paused service of
-/// 8565 is left with a Deployment of four replicas and no pod.
-const KNOWN_FAULTS: [u64; 1] = [8565];
-
 /// Plays the history of each seed; the first that fails is named with what went wrong.
 ///
 /// # Panics
@@ -40,9 +36,6 @@ pub(crate) fn play_histories(seeds: Range<u64>) {
             let seed = next.fetch_add(1, Ordering::Relaxed);
             if seed >= seeds.end {
                 break;
-            }
-            if KNOWN_FAULTS.contains(&seed) {
-                continue;
             }
             let played = panic::catch_unwind(|| play(seed));
             let tally = match played {
