@@ -53,12 +53,13 @@ fn main() {
     let mut rng = Rng::with_seed(7);
     let mut millis = 0;
     type Make = fn(&Cluster, &mut Rng) -> Event;
-    let kinds: [(&str, Make); 5] = [
+    let kinds: [(&str, Make); 6] = [
         ("pod", Cluster::pod_event),
         ("pod of others", Cluster::other_pod_event),
         ("node", Cluster::node_event),
         ("reading", Cluster::reading_event),
-        ("workload", Cluster::service_event),
+        ("service", Cluster::service_event),
+        ("job", Cluster::job_event),
     ];
     for (kind, make) in kinds {
         let mut times: Vec<Duration> = (0..EVENTS)
@@ -68,7 +69,7 @@ fn main() {
                 let now = now() + SignedDuration::from_millis(millis);
                 let began = Instant::now();
                 model.apply(event, now);
-                decide(&mut model, now);
+                settle(&mut model, now);
                 began.elapsed()
             })
             .collect();
@@ -81,16 +82,44 @@ fn main() {
         );
     }
     let now = now() + SignedDuration::from_secs(60);
+    let prices = Event::Prices(prices(3));
+    time_slices("a price list", &mut model, Some(prices), now);
+    let largest = |nanos| Event::Budget(Key::new("team-0", "all"), Some(budget(nanos)));
+    let exhausted = Some(largest(1));
+    time_slices("the largest budget closes", &mut model, exhausted, now);
+    let opened = Some(largest(LIMIT));
+    time_slices("the largest budget opens", &mut model, opened, now);
+    let month: Timestamp = "2026-12-01T00:00:00Z".parse().unwrap();
+    time_slices("a month's end", &mut model, None, month);
+}
+
+/// Prints how long the slices take after an event, or at a moment, that touches much.
+fn time_slices(name: &str, model: &mut Model, event: Option<Event>, now: Timestamp) {
     let began = Instant::now();
-    model.apply(Event::Prices(prices(3)), now);
-    let mut slices = settle(&mut model, now);
-    let whole = began.elapsed();
-    slices.sort();
+    if let Some(event) = event {
+        model.apply(event, now);
+    }
+    let applied = began.elapsed();
+    let slices = settle(model, now);
     println!(
-        "a price list: {whole:.2?} in {} slices, the longest {:.2?}",
+        "{name}: applied in {applied:.2?}; {:.2?} in {} slices, the longest {:.2?}",
+        slices.iter().sum::<Duration>(),
         slices.len(),
-        slices[slices.len() - 1],
+        slices.iter().max().unwrap(),
     );
+}
+
+/// A budget's limit that nothing reaches.
+const LIMIT: i128 = 1_000_000_000_000_000;
+
+fn budget(limit: i128) -> Budget {
+    Budget {
+        limit: Money::from_nanos(limit),
+        period: Period::Monthly,
+        on_exhausted: OnExhausted::ScaleToZero,
+        minimum_useful_run: SignedDuration::from_mins(5),
+        latch: None,
+    }
 }
 
 /// Decides until nothing is marked; the times of the slices.
@@ -198,15 +227,8 @@ impl Cluster {
         let mut events = vec![Event::Prices(prices(2))];
         events.extend((0..NODES).map(|number| Event::Node(node_name(number), Some(node(false)))));
         for number in 0..NAMESPACES {
-            let budget = Budget {
-                limit: Money::from_nanos(1_000_000_000_000_000),
-                period: Period::Monthly,
-                on_exhausted: OnExhausted::ScaleToZero,
-                minimum_useful_run: SignedDuration::from_mins(5),
-                latch: None,
-            };
             let key = Key::new(&format!("team-{number}"), "all");
-            events.push(Event::Budget(key, Some(budget)));
+            events.push(Event::Budget(key, Some(budget(LIMIT))));
         }
         for (number, key) in self.services.iter().enumerate() {
             events.push(Event::Service(key.clone(), Some(self.service(8))));
@@ -231,20 +253,7 @@ impl Cluster {
             }
         }
         for (number, key) in self.jobs.iter().enumerate() {
-            let role = Role {
-                name: "".into(),
-                replicas: 2,
-                worker: Arc::clone(&self.worker),
-                grace_seconds: 30,
-            };
-            let job = Job {
-                created: now(),
-                priority: 0,
-                suspend: false,
-                seed: number as u64,
-                roles: vec![role],
-            };
-            events.push(Event::Job(key.clone(), Some(job)));
+            events.push(Event::Job(key.clone(), Some(self.job(number, 0))));
         }
         let others = PODS - self.services.len().min(NODES * 7);
         events.extend((0..others).map(|number| {
@@ -267,6 +276,22 @@ impl Cluster {
             activation: Demand::Welcome,
             replica: Arc::clone(&self.replica),
             grace_seconds: 30,
+        }
+    }
+
+    fn job(&self, number: usize, priority: i32) -> Job {
+        let role = Role {
+            name: "".into(),
+            replicas: 2,
+            worker: Arc::clone(&self.worker),
+            grace_seconds: 30,
+        };
+        Job {
+            created: now(),
+            priority,
+            suspend: false,
+            seed: number as u64,
+            roles: vec![role],
         }
     }
 
@@ -334,6 +359,12 @@ impl Cluster {
             moved: true,
         };
         Event::Reading(replica_uid(self.running(rng)), reading)
+    }
+
+    fn job_event(&self, rng: &mut Rng) -> Event {
+        let number = rng.usize(0..self.jobs.len());
+        let job = self.job(number, rng.i32(0..3));
+        Event::Job(self.jobs[number].clone(), Some(job))
     }
 
     fn service_event(&self, rng: &mut Rng) -> Event {

@@ -280,7 +280,15 @@ impl Purse {
     /// # Errors
     /// The refusal.
     pub fn check(&self, load: Load) -> Result<(), Refused> {
-        self.with(&[(load, 1)]).map(drop)
+        self.check_all(&[(load, 1)])
+    }
+
+    /// As [`Purse::check`], for several of each that start together or not at all.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn check_all(&self, loads: &[(Load, u32)]) -> Result<(), Refused> {
+        self.with(loads).map(drop)
     }
 
     fn with(&self, loads: &[(Load, u32)]) -> Result<RunningTotals, Refused> {

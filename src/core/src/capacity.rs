@@ -37,21 +37,21 @@ pub struct Capacity {
 /// Room for gangs.
 pub trait Room {
     /// How many workers of these gangs the free room takes together, at most all of them.
-    fn fits(&self, gangs: &[&Gang]) -> u32;
+    fn fits(&mut self, gangs: &[&Gang]) -> u32;
 
     /// How many workers of these gangs the nodes would take together if they were empty, at most all of them.
-    fn could_fit(&self, gangs: &[&Gang]) -> u32;
+    fn could_fit(&mut self, gangs: &[&Gang]) -> u32;
 
     /// Takes the gang's room away, as far as it fits.
     fn place(&mut self, gang: &Gang);
 }
 
 impl Room for Capacity {
-    fn fits(&self, gangs: &[&Gang]) -> u32 {
+    fn fits(&mut self, gangs: &[&Gang]) -> u32 {
         self.clone().take_all(gangs)
     }
 
-    fn could_fit(&self, gangs: &[&Gang]) -> u32 {
+    fn could_fit(&mut self, gangs: &[&Gang]) -> u32 {
         let empty = self.nodes.iter().map(|node| Node {
             free: node.allocatable.clone(),
             ..node.clone()
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn gangs_that_start_together_do_not_use_the_same_room() {
-        let capacity = Capacity {
+        let mut capacity = Capacity {
             nodes: vec![node(3, "a"), node(1, "a")],
         };
         let (large, small) = (gang(1, 3, 0), gang(2, 1, 0));
@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn a_worker_is_not_split_over_nodes() {
-        let capacity = Capacity {
+        let mut capacity = Capacity {
             nodes: vec![node(3, "a"), node(3, "a")],
         };
         assert_eq!(
@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn every_resource_counts_and_so_does_the_selector() {
-        let capacity = Capacity {
+        let mut capacity = Capacity {
             nodes: vec![node(8, "a"), node(8, "b")],
         };
         assert_eq!(capacity.fits(&[&gang(9, 1, 1000)]), 8, "4 CPUs a node");

@@ -1,6 +1,10 @@
 //! One decision over a namespace: queue depth, money and room together.
 
 mod decide;
+mod decisions;
+mod namespace;
+mod queue;
+mod replicas;
 pub(crate) mod service;
 
 use jiff::tz::TimeZone;
@@ -14,7 +18,8 @@ use crate::training::{Job, Turn, queue};
 use self::service::pay;
 
 pub use crate::limit::LimitedBy;
-pub use decide::{Decisions, JobOrder, ServiceOrder, decide};
+pub use decide::decide;
+pub use decisions::{Decisions, JobOrder, ServiceOrder};
 pub use service::{Decision, Refusal};
 
 /// Everything that a decision over one namespace reads.

@@ -87,7 +87,7 @@ impl Job {
     }
 
     /// What its workers cost.
-    fn loads(&self) -> Vec<(Load, u32)> {
+    pub(crate) fn loads(&self) -> Vec<(Load, u32)> {
         let roles = self.roles.iter();
         roles.map(|role| (role.worker, role.gang.workers)).collect()
     }
@@ -204,7 +204,7 @@ pub fn queue(
         .collect()
 }
 
-fn can_ever_run(job: &Job, capacity: &impl Room) -> bool {
+fn can_ever_run(job: &Job, capacity: &mut impl Room) -> bool {
     capacity.could_fit(&job.gangs()) >= job.workers()
 }
 

@@ -60,7 +60,7 @@ impl Model {
             Event::JobOrderFailed(key) => {
                 if let Some(state) = self.jobs.get_mut(&key) {
                     (state.ordered, state.retry) = (None, None);
-                    self.marks.queues.insert(key.namespace);
+                    self.marks.job(key);
                 }
             }
         }
@@ -123,7 +123,7 @@ impl Model {
         state.spec = job;
         state.estimates.clear();
         self.namespace_mut(&key.namespace).jobs.insert(key.clone());
-        self.marks.queues.insert(key.namespace);
+        self.marks.job(key);
     }
 
     fn set_batch_job(&mut self, key: Key, role: Name, job: Option<BatchJob>) {
@@ -136,7 +136,7 @@ impl Model {
             None => drop(state.batch_jobs.remove(&role)),
         }
         self.namespace_mut(&key.namespace).jobs.insert(key.clone());
-        self.marks.queues.insert(key.namespace);
+        self.marks.job(key);
     }
 
     fn set_budget(&mut self, key: Key, budget: Option<super::event::Budget>) {
@@ -154,7 +154,6 @@ impl Model {
                 None => {
                     let state = BudgetState {
                         spec,
-                        latch: None,
                         period: None,
                         standing: None,
                     };
@@ -198,17 +197,17 @@ impl Model {
                 ..known
             };
             if state.pod.owner == Owner::Other && state.pod.shape.attributes.is_some() {
-                self.unowned.insert(uid.clone());
+                self.unowned.insert(unowned(&uid, &state.pod));
                 self.marks.pods.insert(uid.clone());
             }
             self.pods.insert(uid, state);
             return;
         }
-        self.unowned.remove(&uid);
         self.marks.pods.remove(&uid);
         if let Some(old) = old
             && old.pod.owner == Owner::Other
         {
+            self.unowned.remove(&unowned(&uid, &old.pod));
             self.replace_cost(&old.pod.key.namespace, &old.cost, &Default::default());
         }
     }
@@ -267,7 +266,7 @@ impl Model {
                         state.pods.remove(uid);
                     }
                     self.namespace_mut(&key.namespace).jobs.insert(key.clone());
-                    self.marks.queues.insert(key.namespace.clone());
+                    self.marks.job(key.clone());
                 }
                 None => {}
             }
@@ -299,7 +298,7 @@ impl Model {
             };
             match self.owner(&state.pod) {
                 Some((key, Owner::Service(_))) => drop(self.marks.services.insert(key)),
-                Some((key, _)) => drop(self.marks.queues.insert(key.namespace)),
+                Some((key, _)) => self.marks.job(key),
                 None => drop(self.marks.pods.insert(uid)),
             }
         }
@@ -319,6 +318,14 @@ impl Model {
         let state = self.services.entry(key.clone()).or_default();
         state.read(&mut pod.engine, reading, now);
         self.marks.services.insert(key);
+    }
+}
+
+/// A pod of no workload by its namespace and UID.
+fn unowned(uid: &Name, pod: &Pod) -> Key {
+    Key {
+        namespace: pod.key.namespace.clone(),
+        name: uid.clone(),
     }
 }
 

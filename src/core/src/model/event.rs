@@ -37,6 +37,14 @@ impl Key {
             name: name.into(),
         }
     }
+
+    /// The first key that can be in a namespace.
+    pub(crate) fn first_in(namespace: &Name) -> Self {
+        Self {
+            namespace: namespace.clone(),
+            name: "".into(),
+        }
+    }
 }
 
 /// What a pod belongs to.

@@ -16,11 +16,19 @@ use super::spending::{Spending, Totals};
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct BudgetState {
     pub(crate) spec: Budget,
-    /// The latch as it was last decided: a former state of the object does not take it back.
-    pub(crate) latch: Option<Latch>,
     /// The period that was last looked at.
     pub(crate) period: Option<Interval>,
+    /// Where it stood when it was last looked at. A former state of the object does not take its
+    /// latch back.
     pub(crate) standing: Option<Standing>,
+}
+
+impl BudgetState {
+    /// The latch as it was last decided, or as it is on record before that.
+    pub(crate) fn latch(&self) -> Option<Latch> {
+        let standing = self.standing.as_ref();
+        standing.map_or(self.spec.latch, |standing| standing.budget.latch)
+    }
 }
 
 /// What is known and remembered of a namespace.
@@ -39,9 +47,12 @@ pub(crate) struct NamespaceState {
     pub(crate) caps: Vec<Cap>,
     /// The TrainingJobs.
     pub(crate) jobs: BTreeSet<Key>,
-    /// Some of them wait for room.
-    pub(crate) waits_for_room: bool,
+    /// What its jobs would cost that were refused money when the queue was last decided, and why.
+    pub(crate) refused_jobs: Vec<RefusedJob>,
 }
+
+/// What the workers of a gang cost that was refused money, and why it was.
+pub(crate) type RefusedJob = (Vec<(Load, u32)>, Admission);
 
 /// Whether the budgets of a namespace would admit one more replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,7 +68,12 @@ pub(crate) enum Admission {
 impl Admission {
     /// The answer for a replica of this cost.
     pub(crate) fn of(purse: &Purse, load: Load) -> Self {
-        match purse.check(load) {
+        Self::of_all(purse, &[(load, 1)])
+    }
+
+    /// The answer for several of each that start together.
+    pub(crate) fn of_all(purse: &Purse, loads: &[(Load, u32)]) -> Self {
+        match purse.check_all(loads) {
             Ok(()) => Self::Admitted,
             Err(Refused::Budget { .. }) => Self::NoMoney,
             Err(Refused::Unknown(_)) => Self::Unknown,
@@ -72,6 +88,13 @@ pub(crate) struct Cap {
     exhausted: bool,
     on_exhausted: budget::OnExhausted,
     doubt: bool,
+}
+
+impl Cap {
+    /// Whether it stops what runs, or keeps it from growing.
+    pub(crate) fn is_exhausted(&self) -> bool {
+        self.exhausted
+    }
 }
 
 impl NamespaceState {
@@ -94,14 +117,12 @@ impl NamespaceState {
                 period: spec.period,
                 on_exhausted: spec.on_exhausted,
                 minimum_useful_run: spec.minimum_useful_run,
-                latch: state.latch.or(spec.latch),
+                latch: state.latch().or(spec.latch),
                 spent: spending.spent(spec.period, period, now) + corrected,
                 corrections: corrected,
                 doubt: doubt.clone(),
             };
-            let standing = Standing::in_period(budget, period, running, now);
-            state.latch = standing.budget.latch;
-            standing
+            Standing::in_period(budget, period, running, now)
         });
         standings.collect()
     }
@@ -151,6 +172,13 @@ impl NamespaceState {
         changed
             .flat_map(|(_, services)| services.iter().cloned())
             .collect()
+    }
+
+    /// Whether a job that was refused money when the queue was last decided would get another
+    /// answer now.
+    pub(crate) fn has_changed_refusal(&self, purse: &Purse) -> bool {
+        let mut refused = self.refused_jobs.iter();
+        refused.any(|(loads, admission)| Admission::of_all(purse, loads) != *admission)
     }
 
     /// Whether the budgets held something back at the last decisions.

@@ -47,7 +47,18 @@ pub(crate) struct Rates {
     selector_keys: BTreeSet<String>,
     /// Changes with whatever may change an estimate.
     version: u64,
+    recent: RecentEstimates,
 }
+
+/// The last estimates for pods of different shapes.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct RecentEstimates {
+    version: u64,
+    rates: Vec<(Arc<PodShape>, Option<Money>)>,
+}
+
+/// So many shapes are compared before an estimate is made anew.
+const RECENT: usize = 16;
 
 impl Rates {
     /// Takes other prices, or that prices have changed with time.
@@ -160,18 +171,39 @@ impl Rates {
 
     /// The estimate for a pod of this shape, from the cache while it holds.
     pub(crate) fn estimate(
-        &self,
-        shape: &PodShape,
+        &mut self,
+        shape: &Arc<PodShape>,
         cached: &mut CachedRate,
         now: Timestamp,
     ) -> Option<Money> {
         if cached.version != Some(self.version) {
             *cached = CachedRate {
                 version: Some(self.version),
-                rate: self.compute(shape, now),
+                rate: self.compute_or_remember(shape, now),
             };
         }
         cached.rate
+    }
+
+    /// Most pods are alike: of these, only the first needs the catalog.
+    fn compute_or_remember(&mut self, shape: &Arc<PodShape>, now: Timestamp) -> Option<Money> {
+        if self.recent.version != self.version {
+            self.recent = RecentEstimates {
+                version: self.version,
+                rates: Vec::new(),
+            };
+        }
+        let is_same = |other: &Arc<PodShape>| Arc::ptr_eq(other, shape) || other == shape;
+        if let Some((_, rate)) = self.recent.rates.iter().find(|(other, _)| is_same(other)) {
+            return *rate;
+        }
+        let rate = self.compute(shape, now);
+        let known = &mut self.recent.rates;
+        if known.len() >= RECENT {
+            known.remove(0);
+        }
+        known.push((Arc::clone(shape), rate));
+        rate
     }
 
     /// The estimate, made anew.

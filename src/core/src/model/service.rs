@@ -18,11 +18,26 @@ const FIRST_READ: SignedDuration = SignedDuration::from_secs(5);
 /// Replicas that do not start count as failed after this long.
 const START_FAILED_AFTER: SignedDuration = SignedDuration::from_secs(60);
 
+/// An order that no object shows after this long is given anew.
+const ORDER_EXPIRES: SignedDuration = SignedDuration::from_secs(30);
+
 /// An order that no object shows yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ordered<T> {
     pub(crate) value: T,
     pub(crate) at: Timestamp,
+}
+
+impl<T> Ordered<T> {
+    /// Whether it may still be on its way.
+    pub(crate) fn is_recent(&self, now: Timestamp) -> bool {
+        now.duration_since(self.at) < ORDER_EXPIRES
+    }
+
+    /// When it is given anew.
+    pub(crate) fn expires(&self) -> Option<Timestamp> {
+        self.at.checked_add(ORDER_EXPIRES).ok()
+    }
 }
 
 /// What is known of the engine of a replica.
@@ -56,7 +71,7 @@ pub(crate) struct ServiceState {
     /// Pods that were told to drain (`true`) or to serve again.
     pub(crate) draining: BTreeMap<Name, Ordered<bool>>,
     /// Pods that were told to be the next to be deleted.
-    pub(crate) released: BTreeMap<Name, Timestamp>,
+    pub(crate) released: BTreeMap<Name, Ordered<()>>,
     pub(crate) estimate: CachedRate,
     /// What a new replica costs.
     pub(crate) load: Option<Load>,
@@ -79,6 +94,21 @@ impl ServiceState {
     pub(crate) fn declared(&self) -> u32 {
         let known = self.deployment.map_or(0, |found| found.replicas);
         self.ordered.map_or(known, |ordered| ordered.value)
+    }
+
+    /// Forgets orders that no object has shown in time.
+    pub(crate) fn expire_orders(&mut self, now: Timestamp) {
+        self.ordered = self.ordered.filter(|ordered| ordered.is_recent(now));
+        self.draining.retain(|_, ordered| ordered.is_recent(now));
+        self.released.retain(|_, ordered| ordered.is_recent(now));
+    }
+
+    /// When the first of its orders is given anew.
+    pub(crate) fn orders_expire(&self) -> Option<Timestamp> {
+        let draining = self.draining.values().filter_map(Ordered::expires);
+        let released = self.released.values().filter_map(Ordered::expires);
+        let replicas = self.ordered.as_ref().and_then(Ordered::expires);
+        replicas.into_iter().chain(draining).chain(released).min()
     }
 
     /// Forgets what was remembered: the service is gone.

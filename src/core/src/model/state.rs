@@ -25,17 +25,57 @@ pub(crate) struct PodState {
     pub(crate) cost: RunningCost,
 }
 
-/// What is to be decided anew. What an event names goes before what an event about everything
-/// (prices, a class of nodes) has marked.
+/// What is to be decided anew.
+///
+/// What an event names is looked at by the next call: its cost, and where the budgets of its
+/// namespace stand. Services are then decided in slices, first those of namespaces that stop
+/// something for money, then those of namespaces that an event named, then those of which an event
+/// about everything (prices, a class of nodes) has marked all. Queues follow.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Marks {
+    /// Services that events have named.
     pub(crate) services: BTreeSet<Key>,
-    pub(crate) queues: BTreeSet<Name>,
-    pub(crate) budgets: BTreeSet<Name>,
-    /// Pods of no workload, whose cost is to be computed anew.
+    /// TrainingJobs whose cost is to be computed anew.
+    pub(crate) jobs: BTreeSet<Key>,
+    /// Pods of no workload whose cost is to be computed anew.
     pub(crate) pods: BTreeSet<Name>,
-    /// Services that an event about everything has marked.
-    pub(crate) later: BTreeSet<Key>,
+    /// Namespaces whose budgets are to be looked at.
+    pub(crate) budgets: BTreeSet<Name>,
+    /// Namespaces in which the cost of everything is to be computed anew before anything else.
+    pub(crate) costs: BTreeSet<Name>,
+    /// Services that are to be decided, by namespace. An entry without any is looked at as well.
+    pub(crate) slices: BTreeMap<Name, BTreeSet<Key>>,
+    /// Namespaces among these whose budgets stop something.
+    pub(crate) stops: BTreeSet<Name>,
+    /// Namespaces among these that events have named.
+    pub(crate) named: BTreeSet<Name>,
+    /// Namespaces whose queues of TrainingJobs are to be decided.
+    pub(crate) queues: BTreeSet<Name>,
+}
+
+impl Marks {
+    fn is_empty(&self) -> bool {
+        self.services.is_empty()
+            && self.jobs.is_empty()
+            && self.pods.is_empty()
+            && self.budgets.is_empty()
+            && self.slices.is_empty()
+            && self.queues.is_empty()
+    }
+
+    /// Marks a TrainingJob, and the queue that it is in.
+    pub(crate) fn job(&mut self, key: Key) {
+        self.queues.insert(key.namespace.clone());
+        self.jobs.insert(key);
+    }
+
+    /// Marks services to be decided in slices.
+    pub(crate) fn in_slices(&mut self, keys: impl IntoIterator<Item = Key>) {
+        for key in keys {
+            let slice = self.slices.entry(key.namespace.clone()).or_default();
+            slice.insert(key);
+        }
+    }
 }
 
 /// What is known of the cluster, and what is remembered.
@@ -48,14 +88,19 @@ pub struct Model {
     pub(crate) jobs: BTreeMap<Key, JobState>,
     pub(crate) namespaces: BTreeMap<Name, NamespaceState>,
     pub(crate) pods: BTreeMap<Name, PodState>,
-    /// UIDs of the pods of no workload that hold GPUs.
-    pub(crate) unowned: BTreeSet<Name>,
+    /// The pods of no workload that hold GPUs, by namespace and UID.
+    pub(crate) unowned: BTreeSet<Key>,
     pub(crate) room: ClusterRoom,
     pub(crate) rates: Rates,
     pub(crate) gateways: Gateways,
     pub(crate) timers: Timers,
     pub(crate) marks: Marks,
+    /// How many services one call decides at most.
+    pub(crate) slice: usize,
 }
+
+/// So many services are decided in a few milliseconds.
+const SLICE: usize = 250;
 
 impl Model {
     /// An empty model of a leader that begins at `began`, with the accounting time zone.
@@ -73,6 +118,7 @@ impl Model {
             gateways: Gateways::new(began),
             timers: Timers::default(),
             marks: Marks::default(),
+            slice: SLICE,
         }
     }
 
@@ -92,23 +138,19 @@ impl Model {
     /// Whether something is marked that the last call of [`crate::plan::decide()`] left for the
     /// next one.
     pub fn has_marks(&self) -> bool {
-        let Marks {
-            services,
-            queues,
-            budgets,
-            pods,
-            later,
-        } = &self.marks;
-        let is_empty = services.is_empty() && queues.is_empty() && budgets.is_empty();
-        !(is_empty && pods.is_empty() && later.is_empty())
+        !self.marks.is_empty()
     }
 
     /// Marks everything to be decided anew.
     pub fn mark_all(&mut self) {
-        self.marks.later.extend(self.services.keys().cloned());
-        self.marks.pods.extend(self.unowned.iter().cloned());
-        self.marks.queues.extend(self.namespaces.keys().cloned());
-        self.marks.budgets.extend(self.namespaces.keys().cloned());
+        self.marks.in_slices(self.services.keys().cloned());
+        let mut namespaces: BTreeSet<Name> = self.namespaces.keys().cloned().collect();
+        namespaces.extend(self.marks.slices.keys().cloned());
+        namespaces.extend(self.unowned.iter().map(|key| key.namespace.clone()));
+        for name in &namespaces {
+            self.marks.slices.entry(name.clone()).or_default();
+        }
+        self.marks.costs.extend(namespaces);
     }
 
     /// Checks each derived value against one that is computed from scratch.
@@ -175,6 +217,15 @@ impl Model {
         totals
     }
 
+    /// The keys of a map of objects that are in a namespace.
+    pub(crate) fn keys_in<T>(objects: &BTreeMap<Key, T>, namespace: &Name) -> Vec<Key> {
+        let keys = objects.range(Key::first_in(namespace)..);
+        let keys = keys.map(|(key, _)| key);
+        keys.take_while(|key| key.namespace == *namespace)
+            .cloned()
+            .collect()
+    }
+
     /// The workload that a pod belongs to, with the owner without a role.
     pub(crate) fn owner(&self, pod: &Pod) -> Option<(Key, Owner)> {
         let key = |name: &Name| Key {
@@ -204,7 +255,12 @@ impl Model {
     pub(crate) fn mark(&mut self, subject: Subject) {
         match subject {
             Subject::Service(key) => drop(self.marks.services.insert(key)),
-            Subject::Queue(namespace) => drop(self.marks.queues.insert(namespace)),
+            Subject::Queue(namespace) => {
+                let state = self.namespaces.get(&namespace);
+                let jobs = state.into_iter().flat_map(|state| &state.jobs);
+                self.marks.jobs.extend(jobs.cloned());
+                self.marks.queues.insert(namespace);
+            }
             Subject::Budgets(namespace) => drop(self.marks.budgets.insert(namespace)),
             Subject::Gateways => self.gateways.mark(),
             Subject::Prices => {

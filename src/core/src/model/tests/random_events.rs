@@ -1,5 +1,4 @@
-//! Random events: every derived value equals one that is computed from scratch, the order of events
-//! at one instant does not matter, and nothing that should be marked is missed.
+//! Random events about a small cluster.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,20 +7,17 @@ use fastrand::Rng;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
-use super::event::{
+use super::super::event::{
     BatchJob, Budget, Deployment, Event, Held, Job, Key, Name, Node, Owner, Pod, PodShape, Reading,
     Role, Service,
 };
-use super::service::ServiceState;
-use super::spending::AccountSpend;
-use super::state::Model;
+use super::super::spending::AccountSpend;
 use crate::budget::OnExhausted;
 use crate::calendar::Period;
 use crate::correction::Correction;
 use crate::cost_report::CostOwner;
 use crate::ledger::LinearSpend;
 use crate::money::Money;
-use crate::plan::{Decisions, decide};
 use crate::pricing::{
     DatedPriceList, GpuPrice, PriceCatalog, PriceList, PriceScope, PricingAttributes,
 };
@@ -30,13 +26,13 @@ use crate::scaling::Demand;
 const NAMESPACES: [&str; 2] = ["blue", "green"];
 const GPU: &str = "nvidia.com/gpu";
 
-fn at(millis: i64) -> Timestamp {
+pub(super) fn at(millis: i64) -> Timestamp {
     // a daily budget's period ends half an hour later
     let start: Timestamp = "2026-11-24T23:30:00Z".parse().unwrap();
     start + SignedDuration::from_millis(millis)
 }
 
-fn name(text: &str) -> Name {
+pub(super) fn name(text: &str) -> Name {
     text.into()
 }
 
@@ -180,7 +176,7 @@ fn account(rng: &mut Rng, number: u8, now: Timestamp) -> AccountSpend {
     }
 }
 
-fn prices(rng: &mut Rng) -> Arc<PriceCatalog> {
+pub(super) fn prices(rng: &mut Rng) -> Arc<PriceCatalog> {
     let row = |model: &str, price: u32| GpuPrice {
         resource: GPU.to_owned(),
         model: model.to_owned(),
@@ -220,7 +216,7 @@ fn node(rng: &mut Rng) -> Node {
     }
 }
 
-fn event(rng: &mut Rng, now: Timestamp) -> Event {
+pub(super) fn event(rng: &mut Rng, now: Timestamp) -> Event {
     match rng.u8(0..22) {
         0 | 1 => {
             let (key, service) = (key(rng, "service", 3), service(rng, now));
@@ -344,7 +340,7 @@ fn correction(rng: &mut Rng, now: Timestamp) -> Correction {
 }
 
 /// What an event is about: of two events about one subject the later one counts.
-fn subject(event: &Event) -> String {
+pub(super) fn subject(event: &Event) -> String {
     let named = |kind: &str, key: &Key| format!("{kind} {}/{}", key.namespace, key.name);
     match event {
         Event::Service(key, _) => named("service", key),
@@ -363,149 +359,4 @@ fn subject(event: &Event) -> String {
         Event::Account(key, _) => named("account", key),
         Event::Gateway(uid, _) | Event::Demand(uid, _) | Event::Silent(uid) => uid.to_string(),
     }
-}
-
-fn model() -> Model {
-    let mut model = Model::new(TimeZone::UTC, at(0));
-    model.apply(Event::Prices(prices(&mut Rng::with_seed(1))), at(0));
-    model
-}
-
-/// Decides until nothing is marked.
-fn settle(model: &mut Model, now: Timestamp) -> Decisions {
-    let mut all = Decisions::default();
-    for _ in 0..20 {
-        let more = decide(model, now);
-        all.service_orders.extend(more.service_orders);
-        all.job_orders.extend(more.job_orders);
-        all.services.extend(more.services);
-        all.jobs.extend(more.jobs);
-        all.latches.extend(more.latches);
-        if !model.has_marks() {
-            return all;
-        }
-    }
-    panic!("it does not settle: {:?}", model.marks);
-}
-
-/// Each cost equals one that is computed anew.
-fn assert_fresh(model: &Model, now: Timestamp, when: &str) {
-    let mut fresh = model.clone();
-    for (key, state) in &model.services {
-        fresh.refresh_service(key, now);
-        assert_eq!(fresh.services[key].cost, state.cost, "{when}, {key:?}");
-    }
-    for (key, state) in &model.jobs {
-        fresh.refresh_job(key, now);
-        assert_eq!(fresh.jobs[key].cost, state.cost, "{when}, {key:?}");
-    }
-    for uid in &model.unowned {
-        fresh.refresh_other(uid, now);
-        assert_eq!(fresh.pods[uid].cost, model.pods[uid].cost, "{when}, {uid}");
-    }
-}
-
-#[test]
-fn derived_values_equal_those_from_scratch_after_any_events() {
-    for seed in 0..400 {
-        let mut rng = Rng::with_seed(seed);
-        let (mut model, mut millis) = (model(), 0);
-        for step in 0..150 {
-            millis += if rng.u8(0..10) == 0 {
-                rng.i64(0..200_000)
-            } else {
-                rng.i64(0..2000)
-            };
-            for _ in 0..rng.u8(1..4) {
-                let event = event(&mut rng, at(millis));
-                model.apply(event.clone(), at(millis));
-                if let Err(value) = model.check() {
-                    panic!("seed {seed}, step {step}: {value} after {event:?}");
-                }
-            }
-            settle(&mut model, at(millis));
-            if let Err(value) = model.check() {
-                panic!("seed {seed}, step {step}: {value} after a decision");
-            }
-        }
-    }
-}
-
-#[test]
-fn events_at_one_instant_give_the_same_plan_in_any_order() {
-    for seed in 0..300 {
-        let mut rng = Rng::with_seed(seed);
-        let (mut one, mut millis) = (model(), 0);
-        for step in 0..60 {
-            millis += rng.i64(0..20_000);
-            let now = at(millis);
-            let mut events = BTreeMap::new();
-            for _ in 0..rng.u8(2..12) {
-                let event = event(&mut rng, now);
-                events.insert(subject(&event), event);
-            }
-            let mut other = one.clone();
-            let mut shuffled: Vec<Event> = events.values().cloned().collect();
-            rng.shuffle(&mut shuffled);
-            for event in events.values() {
-                one.apply(event.clone(), now);
-            }
-            for event in &shuffled {
-                other.apply(event.clone(), now);
-            }
-            let (a, b) = (settle(&mut one, now), settle(&mut other, now));
-            assert_eq!(a, b, "seed {seed}, step {step}: {shuffled:?}");
-        }
-    }
-}
-
-/// Calls `check` again and again with a model that some events have changed, which it settles.
-fn after_random_events(mut check: impl FnMut(&mut Model, Timestamp, &str)) {
-    for seed in 0..300 {
-        let mut rng = Rng::with_seed(seed);
-        let (mut model, mut millis) = (model(), 0);
-        for step in 0..80 {
-            millis += rng.i64(0..20_000);
-            let now = at(millis);
-            for _ in 0..rng.u8(1..5) {
-                let event = event(&mut rng, now);
-                model.apply(event, now);
-            }
-            check(&mut model, now, &format!("seed {seed}, step {step}"));
-        }
-    }
-}
-
-#[test]
-fn what_is_not_marked_would_be_decided_as_before() {
-    after_random_events(|model, now, when| {
-        settle(model, now);
-        assert_fresh(model, now, when);
-        let mut again = model.clone();
-        again.mark_all();
-        let more = settle(&mut again, now);
-        assert_eq!(more.service_orders, [], "{when}");
-        assert_eq!(more.job_orders, [], "{when}");
-    });
-}
-
-#[test]
-fn decisions_over_what_is_marked_equal_those_over_everything() {
-    after_random_events(|model, now, when| {
-        let mut everything = model.clone();
-        everything.mark_all();
-        let ours = settle(model, now);
-        let expected = settle(&mut everything, now);
-        // jobs take what services have left, in the order in which they are decided
-        assert_eq!(ours.service_orders, expected.service_orders, "{when}");
-        for (key, state) in &everything.services {
-            let essence = |state: &ServiceState| {
-                let decision = state.decision.as_ref()?;
-                let refusal = decision.refusal.as_ref().map(|refusal| refusal.reason);
-                Some((decision.desired, decision.allowed, refusal))
-            };
-            let ours = &model.services[key];
-            assert_eq!(essence(ours), essence(state), "{when}, {key:?}");
-        }
-    });
 }

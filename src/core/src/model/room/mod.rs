@@ -1,0 +1,104 @@
+//! The room on nodes: what bound pods use, and what is reserved for pods that have no node yet.
+//!
+//! Room is reserved for the pods of an order from the moment of the order, and for other pods from
+//! their creation, until they are bound or gone. The places are chosen in the order of the owners'
+//! keys when a decision is made, first fit over the nodes by name, and stay: they are memory.
+//!
+//! | module | subject |
+//! |---|---|
+//! | `nodes` | what nodes have and what is used of it, and how many pods of a shape they take |
+//! | `reservations` | room that is reserved for pods without a node |
+//! | `queue` | the room that gangs wait for, and when to ask for it again |
+
+mod nodes;
+mod queue;
+mod reservations;
+
+use std::collections::BTreeSet;
+
+use crate::capacity::{Gang, Resources};
+
+use self::nodes::Nodes;
+use self::queue::{QueueAnswers, QueueRoom};
+use self::reservations::Reservations;
+use super::event::{Name, Node};
+
+pub(crate) use self::reservations::ReservationOwner;
+
+/// The room on all nodes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct ClusterRoom {
+    nodes: Nodes,
+    reservations: Reservations,
+    answers: QueueAnswers,
+}
+
+impl ClusterRoom {
+    /// Replaces a node.
+    pub(crate) fn set_node(&mut self, name: &Name, node: Option<Node>) {
+        self.nodes.set_node(name, node);
+        self.reservations.note_crowded(name);
+    }
+
+    /// The nodes.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.iter()
+    }
+
+    /// The node of this name.
+    pub(crate) fn node(&self, name: &str) -> Option<&Node> {
+        self.nodes.get(name)
+    }
+
+    /// A pod uses its node.
+    pub(crate) fn bind(&mut self, node: &Name, requests: &Resources) {
+        if self.nodes.bind(node, requests) {
+            self.reservations.note_crowded(node);
+        }
+    }
+
+    /// A pod no longer uses its node.
+    pub(crate) fn unbind(&mut self, node: &Name, requests: &Resources) {
+        self.nodes.unbind(node, requests);
+    }
+
+    /// Keeps room for so many pods of this shape.
+    pub(crate) fn reserve(&mut self, owner: &ReservationOwner, gang: &Gang) {
+        self.reservations.reserve(owner, gang, &mut self.nodes);
+    }
+
+    /// A pod of the owner was bound to this node: the room that is given up is there, if any is.
+    pub(crate) fn note_bound(&mut self, owner: &ReservationOwner, node: &Name) {
+        self.reservations.note_bound(owner, node);
+    }
+
+    /// Gives up places that are not wanted any more and finds those that are missing.
+    pub(crate) fn settle(&mut self) {
+        self.reservations.settle(&mut self.nodes);
+    }
+
+    /// The room as it is now, for the queue of a namespace. What the queue takes is given back at
+    /// its end: it is reserved by its owner then.
+    pub(crate) fn for_queue(&mut self, namespace: &Name) -> QueueRoom<'_> {
+        QueueRoom::new(namespace.clone(), &mut self.nodes, &mut self.answers)
+    }
+
+    /// The namespaces whose queues would be given another answer than when they were last decided.
+    pub(crate) fn take_changed_queues(&mut self) -> BTreeSet<Name> {
+        self.answers.take_changed(&mut self.nodes)
+    }
+
+    /// A node on which more is reserved than bound pods leave: its room is given twice.
+    pub(crate) fn overcommitted(&self) -> Option<&Name> {
+        self.nodes.overcommitted()
+    }
+
+    /// Whether every sum is that over its addends. `bound` are the requests of all bound pods, with
+    /// their nodes.
+    pub(crate) fn is_consistent<'a>(
+        &'a self,
+        bound: impl IntoIterator<Item = (&'a Name, &'a Resources)>,
+    ) -> bool {
+        self.nodes.is_consistent(bound, self.reservations.places())
+    }
+}

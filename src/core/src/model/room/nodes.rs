@@ -1,0 +1,462 @@
+//! Nodes: what they have, what bound pods use and what is reserved, and how many pods they take of
+//! each shape that something waits with.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::capacity::{Gang, Resources};
+
+use super::super::event::{Name, Node};
+
+/// Amounts by resource, as indices into the list of names.
+type Amounts = Box<[(u16, i64)]>;
+
+/// More names than this are not told apart: no node offers the others.
+const MAX_NAMES: usize = 4096;
+
+/// What a pod needs of its node.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Shape {
+    amounts: Amounts,
+    selector: BTreeMap<String, String>,
+}
+
+/// A shape whose slots are counted.
+pub(super) type ShapeId = usize;
+
+/// How many pods of a shape a node takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Slots {
+    /// With the pods that use it and those that room is reserved for.
+    free: u32,
+    /// If it were empty.
+    empty: u32,
+}
+
+/// The slots of a shape on all nodes.
+#[derive(Clone, Debug, PartialEq)]
+struct ShapeSlots {
+    shape: Shape,
+    free: u64,
+    empty: u64,
+    users: u32,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+struct NodeRoom {
+    /// `None` if pods name a node that is not known.
+    node: Option<Node>,
+    allocatable: Vec<i64>,
+    /// What bound pods request.
+    used: Vec<i64>,
+    /// What is reserved for pods without a node.
+    reserved: Vec<i64>,
+    /// By the number of the shape, as last counted.
+    slots: Vec<Slots>,
+}
+
+impl NodeRoom {
+    fn is_unused(&self) -> bool {
+        let zero = |amounts: &[i64]| amounts.iter().all(|amount| *amount == 0);
+        self.node.is_none() && zero(&self.used) && zero(&self.reserved)
+    }
+
+    fn selects(&self, shape: &Shape) -> bool {
+        let Some(node) = &self.node else { return false };
+        let has = |(key, value): (&String, &String)| node.labels.get(key) == Some(value);
+        node.takes_pods && shape.selector.iter().all(has)
+    }
+
+    fn free(&self, index: u16) -> i64 {
+        get(&self.allocatable, index) - get(&self.used, index) - get(&self.reserved, index)
+    }
+
+    fn slots_of(&self, shape: &Shape) -> Slots {
+        if !self.selects(shape) {
+            return Slots::default();
+        }
+        Slots {
+            free: pods(|index| self.free(index), &shape.amounts),
+            empty: pods(|index| get(&self.allocatable, index), &shape.amounts),
+        }
+    }
+
+    fn reserve(&mut self, shape: &Shape, count: i64) {
+        for (index, amount) in &shape.amounts {
+            add(&mut self.reserved, *index, amount * count);
+        }
+    }
+}
+
+/// All nodes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Nodes {
+    names: BTreeMap<String, u16>,
+    rooms: BTreeMap<Name, NodeRoom>,
+    ids: BTreeMap<Shape, ShapeId>,
+    /// By their numbers. Those that nothing waits with any more leave a gap.
+    shapes: Vec<Option<ShapeSlots>>,
+    /// Nodes whose slots must be counted anew.
+    changed: BTreeSet<Name>,
+    /// Shapes of which nodes have come to take more.
+    grown: BTreeSet<ShapeId>,
+    /// Shapes of which empty nodes have come to take more or fewer.
+    resized: BTreeSet<ShapeId>,
+}
+
+impl Nodes {
+    fn amounts(&mut self, resources: &Resources) -> Amounts {
+        let wanted = resources.iter().filter(|(_, amount)| **amount > 0);
+        let mut amounts: Vec<(u16, i64)> = wanted
+            .map(|(name, amount)| (self.index(name), *amount))
+            .collect();
+        amounts.sort_unstable();
+        amounts.into()
+    }
+
+    fn index(&mut self, name: &str) -> u16 {
+        if let Some(index) = self.names.get(name) {
+            return *index;
+        }
+        // the last index is of what no node has
+        let index = u16::try_from(self.names.len().min(MAX_NAMES)).unwrap_or(u16::MAX);
+        if self.names.len() < MAX_NAMES {
+            self.names.insert(name.to_owned(), index);
+        }
+        index
+    }
+
+    /// What each worker of a gang needs.
+    pub(super) fn shape(&mut self, gang: &Gang) -> Shape {
+        Shape {
+            amounts: self.amounts(&gang.worker),
+            selector: gang.node_selector.clone(),
+        }
+    }
+
+    /// Replaces a node.
+    pub(super) fn set_node(&mut self, name: &Name, node: Option<Node>) {
+        let allocatable = node.as_ref().map(|node| self.amounts(&node.allocatable));
+        let room = self.rooms.entry(name.clone()).or_default();
+        room.allocatable.clear();
+        for (index, amount) in allocatable.iter().flatten() {
+            add(&mut room.allocatable, *index, *amount);
+        }
+        room.node = node;
+        self.note_changed(name);
+    }
+
+    /// The nodes that are known.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Node> {
+        self.rooms.values().filter_map(|room| room.node.as_ref())
+    }
+
+    /// The node of this name.
+    pub(super) fn get(&self, name: &str) -> Option<&Node> {
+        self.rooms.get(name)?.node.as_ref()
+    }
+
+    /// A pod uses its node. Returns whether something of what it uses was reserved there.
+    pub(super) fn bind(&mut self, node: &Name, requests: &Resources) -> bool {
+        let amounts = self.amounts(requests);
+        let room = self.rooms.entry(node.clone()).or_default();
+        let mut has_reserved = false;
+        for (index, amount) in amounts {
+            add(&mut room.used, index, amount);
+            has_reserved |= get(&room.reserved, index) > 0;
+        }
+        self.note_changed(node);
+        has_reserved
+    }
+
+    /// A pod no longer uses its node.
+    pub(super) fn unbind(&mut self, node: &Name, requests: &Resources) {
+        let amounts = self.amounts(requests);
+        if let Some(room) = self.rooms.get_mut(node) {
+            for (index, amount) in amounts {
+                add(&mut room.used, index, -amount);
+            }
+        }
+        self.note_changed(node);
+    }
+
+    /// Gives up the room of so many pods.
+    pub(super) fn unreserve(&mut self, node: &Name, shape: &Shape, count: u32) {
+        if let Some(room) = self.rooms.get_mut(node) {
+            room.reserve(shape, -i64::from(count));
+        }
+        self.note_changed(node);
+    }
+
+    /// Reserves the room of at most so many pods, first fit over the nodes by name. Returns where,
+    /// and how many.
+    pub(super) fn reserve(&mut self, shape: &Shape, most: u32) -> Vec<(Name, u32)> {
+        let (mut places, mut left) = (Vec::new(), most);
+        for (name, room) in &mut self.rooms {
+            if left == 0 {
+                break;
+            }
+            let here = room.slots_of(shape).free.min(left);
+            if here > 0 {
+                room.reserve(shape, i64::from(here));
+                places.push((name.clone(), here));
+                left -= here;
+            }
+        }
+        for (name, _) in &places {
+            self.note_changed(name);
+        }
+        places
+    }
+
+    /// Whether the node takes pods of this shape, and has all that is reserved on it.
+    pub(super) fn keeps(&self, node: &Name, shape: &Shape) -> bool {
+        self.rooms.get(node).is_some_and(|room| {
+            let fits = |(index, _): &(u16, i64)| room.free(*index) >= 0;
+            room.selects(shape) && shape.amounts.iter().all(fits)
+        })
+    }
+
+    fn note_changed(&mut self, node: &Name) {
+        if self.rooms.get(node).is_some_and(NodeRoom::is_unused) {
+            if let Some(room) = self.rooms.remove(node) {
+                for (id, slots) in room.slots.iter().enumerate() {
+                    self.replace_slots(id, *slots, Slots::default());
+                }
+            }
+        } else if !self.ids.is_empty() {
+            self.changed.insert(node.clone());
+        }
+    }
+
+    fn replace_slots(&mut self, id: ShapeId, old: Slots, new: Slots) {
+        let Some(Some(entry)) = self.shapes.get_mut(id) else {
+            return;
+        };
+        entry.free = entry.free + u64::from(new.free) - u64::from(old.free);
+        entry.empty = entry.empty + u64::from(new.empty) - u64::from(old.empty);
+        if new.free > old.free {
+            self.grown.insert(id);
+        }
+        if new.empty != old.empty {
+            self.resized.insert(id);
+        }
+    }
+
+    /// Counts the slots on nodes that have changed. What is asked about slots holds as of the last
+    /// count.
+    pub(super) fn recount(&mut self) {
+        for name in std::mem::take(&mut self.changed) {
+            let Some(room) = self.rooms.get_mut(&name) else {
+                continue;
+            };
+            room.slots.resize(self.shapes.len(), Slots::default());
+            let shapes = self.shapes.iter().map(Option::as_ref);
+            let counted: Vec<Slots> = shapes
+                .map(|entry| entry.map_or_else(Slots::default, |entry| room.slots_of(&entry.shape)))
+                .collect();
+            let old = std::mem::replace(&mut room.slots, counted.clone());
+            for (id, (old, new)) in old.into_iter().zip(counted).enumerate() {
+                if old != new {
+                    self.replace_slots(id, old, new);
+                }
+            }
+        }
+    }
+
+    /// Begins to count the slots of a shape, until it is released as often.
+    pub(super) fn use_shape(&mut self, shape: Shape) -> ShapeId {
+        if let Some(id) = self.ids.get(&shape)
+            && let Some(Some(entry)) = self.shapes.get_mut(*id)
+        {
+            entry.users += 1;
+            return *id;
+        }
+        let gap = self.shapes.iter().position(Option::is_none);
+        let id = gap.unwrap_or(self.shapes.len());
+        let mut entry = ShapeSlots {
+            shape: shape.clone(),
+            free: 0,
+            empty: 0,
+            users: 1,
+        };
+        for room in self.rooms.values_mut() {
+            let slots = room.slots_of(&shape);
+            room.slots
+                .resize(room.slots.len().max(id + 1), Slots::default());
+            if let Some(place) = room.slots.get_mut(id) {
+                *place = slots;
+            }
+            entry.free += u64::from(slots.free);
+            entry.empty += u64::from(slots.empty);
+        }
+        match self.shapes.get_mut(id) {
+            Some(place) => *place = Some(entry),
+            None => self.shapes.push(Some(entry)),
+        }
+        self.ids.insert(shape, id);
+        id
+    }
+
+    /// Ends one use of a shape.
+    pub(super) fn release_shape(&mut self, id: ShapeId) {
+        let Some(place) = self.shapes.get_mut(id) else {
+            return;
+        };
+        if let Some(entry) = place {
+            entry.users -= 1;
+            if entry.users == 0 {
+                self.ids.remove(&entry.shape);
+                *place = None;
+            }
+        }
+    }
+
+    /// How many pods of a shape nodes take.
+    pub(super) fn free(&self, id: ShapeId) -> u64 {
+        let entry = self.shapes.get(id).and_then(Option::as_ref);
+        entry.map_or(0, |entry| entry.free)
+    }
+
+    /// Whether it is known that no node takes a pod of this shape.
+    pub(super) fn is_full(&self, shape: &Shape) -> bool {
+        self.ids.get(shape).is_some_and(|id| self.free(*id) == 0)
+    }
+
+    /// The shapes of which nodes have come to take more since this was last asked, and those of
+    /// which empty nodes have come to take more or fewer.
+    pub(super) fn take_changes(&mut self) -> (BTreeSet<ShapeId>, BTreeSet<ShapeId>) {
+        (
+            std::mem::take(&mut self.grown),
+            std::mem::take(&mut self.resized),
+        )
+    }
+
+    /// How many workers find room together, with so many of each shape, at most all of them: in
+    /// what is free, or on nodes that were empty.
+    pub(super) fn count(&self, workers: &[(ShapeId, u32)], of_empty: bool) -> u32 {
+        let slots = |id: ShapeId| {
+            let entry = self.shapes.get(id).and_then(Option::as_ref)?;
+            Some(if of_empty { entry.empty } else { entry.free })
+        };
+        if let [(id, most)] = workers {
+            let slots = slots(*id).unwrap_or(0);
+            return u32::try_from(slots).unwrap_or(u32::MAX).min(*most);
+        }
+        // what the shapes before have taken of each node
+        let mut taken: BTreeMap<&Name, Vec<i64>> = BTreeMap::new();
+        let mut placed = 0u32;
+        for (nth, (id, most)) in workers.iter().enumerate() {
+            let Some(Some(entry)) = self.shapes.get(*id) else {
+                continue;
+            };
+            let (shape, mut left) = (&entry.shape, *most);
+            for (name, room) in &self.rooms {
+                if left == 0 {
+                    break;
+                }
+                if !room.selects(shape) {
+                    continue;
+                }
+                let none = Vec::new();
+                let taken_here = taken.get(name).unwrap_or(&none);
+                let free = |index: u16| match of_empty {
+                    true => get(&room.allocatable, index) - get(taken_here, index),
+                    false => room.free(index) - get(taken_here, index),
+                };
+                let here = pods(free, &shape.amounts).min(left);
+                if here > 0 && nth + 1 < workers.len() {
+                    let taken_here = taken.entry(name).or_default();
+                    for (index, amount) in &shape.amounts {
+                        add(taken_here, *index, amount * i64::from(here));
+                    }
+                }
+                left -= here;
+            }
+            placed = placed.saturating_add(most - left);
+        }
+        placed
+    }
+
+    /// A node on which more is reserved than bound pods leave: its room is given twice.
+    pub(super) fn overcommitted(&self) -> Option<&Name> {
+        let is_over = |room: &NodeRoom| {
+            let indices = 0..u16::try_from(room.reserved.len()).unwrap_or(u16::MAX);
+            let mut reserved = indices.filter(|index| get(&room.reserved, *index) > 0);
+            reserved.any(|index| room.free(index) < 0)
+        };
+        let mut rooms = self.rooms.iter();
+        rooms.find(|(_, room)| is_over(room)).map(|(name, _)| name)
+    }
+
+    /// Whether every sum is that over its addends: over the requests of bound pods, over the pods
+    /// of each shape that room is reserved for, and over slots.
+    pub(super) fn is_consistent<'a>(
+        &self,
+        bound: impl IntoIterator<Item = (&'a Name, &'a Resources)>,
+        reserved: impl IntoIterator<Item = (&'a Name, &'a Shape, u32)>,
+    ) -> bool {
+        let mut again: BTreeMap<&Name, NodeRoom> = BTreeMap::new();
+        for (node, requests) in bound {
+            let room = again.entry(node).or_default();
+            for (name, amount) in requests.iter().filter(|(_, amount)| **amount > 0) {
+                let last = u16::try_from(MAX_NAMES).unwrap_or(u16::MAX);
+                let index = self.names.get(name).copied().unwrap_or(last);
+                add(&mut room.used, index, *amount);
+            }
+        }
+        for (node, shape, count) in reserved {
+            let room = again.entry(node).or_default();
+            room.reserve(shape, i64::from(count));
+        }
+        let mut names: BTreeSet<&Name> = self.rooms.keys().collect();
+        names.extend(again.keys());
+        let none = NodeRoom::default();
+        let same = |a: &[i64], b: &[i64]| {
+            (0..a.len().max(b.len())).all(|index| {
+                let index = u16::try_from(index).unwrap_or(u16::MAX);
+                get(a, index) == get(b, index)
+            })
+        };
+        let sums_are_right = names.into_iter().all(|name| {
+            let ours = self.rooms.get(name).unwrap_or(&none);
+            let other = again.get(name).unwrap_or(&none);
+            same(&ours.used, &other.used) && same(&ours.reserved, &other.reserved)
+        });
+        let slots_are_right = self.shapes.iter().enumerate().all(|(id, entry)| {
+            let Some(entry) = entry else { return true };
+            let slots = |room: &NodeRoom| room.slots.get(id).copied().unwrap_or_default();
+            let counted = self.rooms.iter().all(|(name, room)| {
+                self.changed.contains(name) || slots(room) == room.slots_of(&entry.shape)
+            });
+            let rooms = || self.rooms.values().map(slots);
+            let free: u64 = rooms().map(|slots| u64::from(slots.free)).sum();
+            let empty: u64 = rooms().map(|slots| u64::from(slots.empty)).sum();
+            counted && (free, empty) == (entry.free, entry.empty)
+        });
+        sums_are_right && slots_are_right
+    }
+}
+
+fn get(amounts: &[i64], index: u16) -> i64 {
+    amounts.get(usize::from(index)).copied().unwrap_or(0)
+}
+
+fn add(amounts: &mut Vec<i64>, index: u16, amount: i64) {
+    let index = usize::from(index);
+    if amounts.len() <= index {
+        amounts.resize(index + 1, 0);
+    }
+    if let Some(sum) = amounts.get_mut(index) {
+        *sum = sum.saturating_add(amount);
+    }
+}
+
+/// How many pods this room takes; no end of them, where a pod needs nothing.
+fn pods(free: impl Fn(u16) -> i64, amounts: &Amounts) -> u32 {
+    let counts = amounts
+        .iter()
+        .map(|(index, amount)| free(*index).max(0) / amount);
+    counts
+        .min()
+        .map_or(u32::MAX, |count| u32::try_from(count).unwrap_or(u32::MAX))
+}

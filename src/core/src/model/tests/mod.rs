@@ -1,0 +1,204 @@
+//! Random events: every derived value equals one that is computed from scratch, the order of events
+//! at one instant does not matter, and nothing that should be marked is missed.
+
+mod random_events;
+
+use std::collections::BTreeMap;
+
+use fastrand::Rng;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use super::event::{Event, Key};
+use super::service::ServiceState;
+use super::state::Model;
+use crate::plan::{Decisions, decide};
+use crate::refusal::RefusalReason;
+use crate::training::Turn;
+
+use self::random_events::{at, event, prices, subject};
+
+fn model() -> Model {
+    let mut model = Model::new(TimeZone::UTC, at(0));
+    model.apply(Event::Prices(prices(&mut Rng::with_seed(1))), at(0));
+    model
+}
+
+/// Decides until nothing is marked.
+fn settle(model: &mut Model, now: Timestamp) -> Decisions {
+    let mut all = Decisions::default();
+    for _ in 0..1000 {
+        let more = decide(model, now);
+        all.service_orders.extend(more.service_orders);
+        all.job_orders.extend(more.job_orders);
+        all.services.extend(more.services);
+        all.jobs.extend(more.jobs);
+        all.latches.extend(more.latches);
+        if !model.has_marks() {
+            // orders for one object stay in their order
+            all.service_orders.sort_by(|a, b| a.service.cmp(&b.service));
+            all.job_orders.sort_by(|a, b| a.job.cmp(&b.job));
+            return all;
+        }
+    }
+    panic!("it does not settle: {:?}", model.marks);
+}
+
+/// Each cost equals one that is computed anew.
+fn assert_fresh(model: &Model, now: Timestamp, when: &str) {
+    let mut fresh = model.clone();
+    for (key, state) in &model.services {
+        fresh.refresh_service(key, now);
+        assert_eq!(fresh.services[key].cost, state.cost, "{when}, {key:?}");
+    }
+    for (key, state) in &model.jobs {
+        fresh.refresh_job(key, now);
+        assert_eq!(fresh.jobs[key].cost, state.cost, "{when}, {key:?}");
+    }
+    for Key { name: uid, .. } in &model.unowned {
+        fresh.refresh_other(uid, now);
+        assert_eq!(fresh.pods[uid].cost, model.pods[uid].cost, "{when}, {uid}");
+    }
+}
+
+#[test]
+fn derived_values_equal_those_from_scratch_after_any_events() {
+    for seed in 0..400 {
+        let mut rng = Rng::with_seed(seed);
+        let (mut model, mut millis) = (model(), 0);
+        for step in 0..150 {
+            millis += if rng.u8(0..10) == 0 {
+                rng.i64(0..200_000)
+            } else {
+                rng.i64(0..2000)
+            };
+            for _ in 0..rng.u8(1..4) {
+                let event = event(&mut rng, at(millis));
+                model.apply(event.clone(), at(millis));
+                if let Err(value) = model.check() {
+                    panic!("seed {seed}, step {step}: {value} after {event:?}");
+                }
+            }
+            settle(&mut model, at(millis));
+            if let Err(value) = model.check() {
+                panic!("seed {seed}, step {step}: {value} after a decision");
+            }
+        }
+    }
+}
+
+#[test]
+fn events_at_one_instant_give_the_same_plan_in_any_order() {
+    for seed in 0..300 {
+        let mut rng = Rng::with_seed(seed);
+        let (mut one, mut millis) = (model(), 0);
+        for step in 0..60 {
+            millis += rng.i64(0..20_000);
+            let now = at(millis);
+            let mut events = BTreeMap::new();
+            for _ in 0..rng.u8(2..12) {
+                let event = event(&mut rng, now);
+                events.insert(subject(&event), event);
+            }
+            let mut other = one.clone();
+            let mut shuffled: Vec<Event> = events.values().cloned().collect();
+            rng.shuffle(&mut shuffled);
+            for event in events.values() {
+                one.apply(event.clone(), now);
+            }
+            for event in &shuffled {
+                other.apply(event.clone(), now);
+            }
+            let (a, b) = (settle(&mut one, now), settle(&mut other, now));
+            assert_eq!(a, b, "seed {seed}, step {step}: {shuffled:?}");
+        }
+    }
+}
+
+/// What of a decision over a service does not depend on the moment, as numbers in its reason do.
+fn essence(state: &ServiceState) -> Option<(u32, u32, Option<RefusalReason>)> {
+    let decision = state.decision.as_ref()?;
+    let refusal = decision.refusal.as_ref().map(|refusal| refusal.reason);
+    Some((decision.desired, decision.allowed, refusal))
+}
+
+/// Calls `check` again and again with a model that some events have changed, which it settles.
+fn after_random_events(mut check: impl FnMut(&mut Model, Timestamp, &str)) {
+    for seed in 0..300 {
+        let mut rng = Rng::with_seed(seed);
+        let (mut model, mut millis) = (model(), 0);
+        for step in 0..80 {
+            millis += rng.i64(0..20_000);
+            let now = at(millis);
+            for _ in 0..rng.u8(1..5) {
+                let event = event(&mut rng, now);
+                model.apply(event, now);
+            }
+            check(&mut model, now, &format!("seed {seed}, step {step}"));
+        }
+    }
+}
+
+#[test]
+fn what_is_not_marked_would_be_decided_as_before() {
+    after_random_events(|model, now, when| {
+        settle(model, now);
+        assert_fresh(model, now, when);
+        let mut again = model.clone();
+        again.mark_all();
+        let more = settle(&mut again, now);
+        assert_eq!(more.service_orders, [], "{when}");
+        assert_eq!(more.job_orders, [], "{when}");
+    });
+}
+
+#[test]
+fn decisions_over_what_is_marked_equal_those_over_everything() {
+    after_random_events(|model, now, when| {
+        let mut everything = model.clone();
+        everything.mark_all();
+        let ours = settle(model, now);
+        let expected = settle(&mut everything, now);
+        // jobs take what services have left, in the order in which they are decided
+        assert_eq!(ours.service_orders, expected.service_orders, "{when}");
+        for (key, state) in &everything.services {
+            let ours = &model.services[key];
+            assert_eq!(essence(ours), essence(state), "{when}, {key:?}");
+        }
+    });
+}
+
+#[test]
+fn it_does_not_matter_where_slices_end() {
+    after_random_events(|model, now, when| {
+        let mut sliced = model.clone();
+        sliced.slice = 1;
+        let (ours, expected) = (settle(&mut sliced, now), settle(model, now));
+        assert_eq!(ours.service_orders, expected.service_orders, "{when}");
+        assert_eq!(ours.job_orders, expected.job_orders, "{when}");
+        for (key, state) in &model.services {
+            let ours = &sliced.services[key];
+            assert_eq!(essence(ours), essence(state), "{when}, {key:?}");
+        }
+        for (key, state) in &model.jobs {
+            // the numbers in a reason are those of the moment
+            let essence = |turn: &Option<Turn>| {
+                let turn = turn.as_ref()?;
+                Some((turn.run, turn.limited_by, turn.position, turn.retry))
+            };
+            let ours = &sliced.jobs[key].turn;
+            assert_eq!(essence(ours), essence(&state.turn), "{when}, {key:?}");
+        }
+        let standings = |model: &Model| {
+            let namespaces = model.namespaces.iter();
+            let states = namespaces.map(|(name, namespace)| (name.clone(), namespace.clone()));
+            let states = states.map(|(name, namespace)| {
+                let budgets = namespace.budgets.into_iter();
+                let standings = budgets.map(|(budget, state)| (budget, state.standing));
+                (name, standings.collect::<Vec<_>>())
+            });
+            states.collect::<Vec<_>>()
+        };
+        assert_eq!(standings(&sliced), standings(model), "{when}");
+    });
+}

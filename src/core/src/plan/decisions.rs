@@ -1,0 +1,61 @@
+//! What is ordered and decided: what differs from what was ordered and decided before.
+
+use jiff::Timestamp;
+
+use crate::budget::{Latch, Standing};
+use crate::model::event::{Key, Name};
+use crate::plan::service::Decision;
+use crate::training::{Retry, Turn};
+
+/// What a service's objects are told. The pods' labels change before the Deployment does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceOrder {
+    /// The service.
+    pub service: Key,
+    /// UIDs of pods that begin to leave.
+    pub drain: Vec<Name>,
+    /// UIDs of pods that stay after all.
+    pub keep: Vec<Name>,
+    /// UIDs of pods that the Deployment deletes first.
+    pub remove: Vec<Name>,
+    /// The Deployment's replicas: before, and what they become.
+    pub replicas: (u32, u32),
+    /// Why.
+    pub reason: String,
+    /// Since when requests have been held, if they are what wakes it.
+    pub held_since: Option<Timestamp>,
+    /// A budget stops it: its latch is on record first.
+    pub after_latch: bool,
+}
+
+/// What a TrainingJob's Jobs are told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobOrder {
+    /// The TrainingJob.
+    pub job: Key,
+    /// Whether they run.
+    pub run: bool,
+    /// How often it was suspended because it stayed incomplete, if that is why.
+    pub retry: Option<Retry>,
+    /// Why.
+    pub reason: String,
+    /// A budget stops it: its latch is on record first.
+    pub after_latch: bool,
+}
+
+/// What was decided in one call: what differs from what was decided before.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Decisions {
+    /// Orders for services.
+    pub service_orders: Vec<ServiceOrder>,
+    /// Orders for TrainingJobs.
+    pub job_orders: Vec<JobOrder>,
+    /// Latches that are to be on record.
+    pub latches: Vec<(Key, Option<Latch>)>,
+    /// Decisions over services that differ from the last ones.
+    pub services: Vec<(Key, Decision)>,
+    /// Decisions over TrainingJobs that differ from the last ones.
+    pub jobs: Vec<(Key, Turn)>,
+    /// Where budgets stand, of all namespaces that were looked at.
+    pub budgets: Vec<(Key, Standing)>,
+}

@@ -1,0 +1,147 @@
+//! Looks at a namespace: what its workloads cost, where its budgets stand, and whom that concerns.
+
+use std::collections::BTreeSet;
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::budget::{Purse, Standing};
+use crate::model::event::{Key, Name};
+use crate::model::namespace::NamespaceState;
+use crate::model::state::Model;
+use crate::model::timers::Subject;
+use crate::plan::decisions::Decisions;
+
+/// While something is limited by a budget, its namespace is looked at again after this long: what
+/// pods that are stopping may still cost becomes less with time.
+const LIMITED_PACE: SignedDuration = SignedDuration::from_secs(10);
+/// Nothing is decided more often by time alone.
+const SOONEST: SignedDuration = SignedDuration::from_millis(100);
+
+/// Computes anew what marked workloads of a namespace cost, and marks the services among them to be
+/// decided. Returns how many costs were computed.
+pub(super) fn refresh_marked(model: &mut Model, name: &Name, now: Timestamp) -> usize {
+    let named = take_marked(&mut model.marks.services, name);
+    let named_jobs = take_marked(&mut model.marks.jobs, name);
+    if !named.is_empty() {
+        model.marks.named.insert(name.clone());
+    }
+    let (mut services, mut jobs) = (Vec::new(), Vec::new());
+    let mut others = Vec::new();
+    if model.marks.costs.remove(name) {
+        services = Model::keys_in(&model.services, name);
+        jobs = Model::keys_in(&model.jobs, name);
+        let unowned = model.unowned.range(Key::first_in(name)..);
+        let unowned = unowned.take_while(|key| key.namespace == *name);
+        others.extend(unowned.map(|key| key.name.clone()));
+        if !jobs.is_empty() {
+            model.marks.queues.insert(name.clone());
+        }
+    } else {
+        services.extend(named.iter().cloned());
+        jobs.extend(named_jobs);
+    }
+    model.marks.in_slices(named);
+    for key in &services {
+        if let Some(state) = model.services.get_mut(key) {
+            state.expire_orders(now);
+        }
+        model.refresh_service(key, now);
+    }
+    for key in &jobs {
+        if let Some(state) = model.jobs.get_mut(key) {
+            state.confirm_order();
+            state.ordered = state.ordered.filter(|ordered| ordered.is_recent(now));
+        }
+        model.refresh_job(key, now);
+    }
+    for uid in &others {
+        model.refresh_other(uid, now);
+    }
+    services.len() + jobs.len() + others.len()
+}
+
+fn take_marked(marked: &mut BTreeSet<Key>, namespace: &Name) -> BTreeSet<Key> {
+    let of_namespace = marked.range(Key::first_in(namespace)..);
+    let keys: BTreeSet<Key> = of_namespace
+        .take_while(|key| key.namespace == *namespace)
+        .cloned()
+        .collect();
+    for key in &keys {
+        marked.remove(key);
+    }
+    keys
+}
+
+/// Finds out where the budgets of a namespace stand, and marks the workloads that this concerns.
+/// Returns the money that is left.
+pub(super) fn review(
+    model: &mut Model,
+    name: &Name,
+    now: Timestamp,
+    decisions: &mut Decisions,
+) -> Purse {
+    let zone = model.zone.clone();
+    let namespace = model.namespace_mut(name);
+    let standings = namespace.standings(now, &zone);
+    let purse = Purse::new(standings.clone(), namespace.running(now), now);
+    note_latches(name, namespace, &standings, decisions);
+    let caps = NamespaceState::caps(&standings);
+    let (mut concerned, mut stops) = (BTreeSet::new(), false);
+    let concerns_queue;
+    if caps == namespace.caps {
+        concerned = namespace.changed_admissions(&purse);
+        concerns_queue = namespace.has_changed_refusal(&purse);
+    } else {
+        // a budget has opened, closed or become unknown: all that it counts depends on it
+        stops = caps
+            .iter()
+            .any(|cap| cap.is_exhausted() && !namespace.caps.contains(cap));
+        namespace.caps = caps;
+        concerned.extend(namespace.services.values().flatten().cloned());
+        concerns_queue = !namespace.jobs.is_empty();
+    }
+    let look = next_look(namespace, &standings, now);
+    model.marks.in_slices(concerned);
+    if concerns_queue {
+        model.marks.queues.insert(name.clone());
+    }
+    if stops {
+        model.marks.stops.insert(name.clone());
+    }
+    model.timers.set(Subject::Budgets(name.clone()), look);
+    model.marks.budgets.remove(name);
+    purse
+}
+
+fn note_latches(
+    name: &Name,
+    namespace: &mut NamespaceState,
+    standings: &[Standing],
+    decisions: &mut Decisions,
+) {
+    for ((budget, state), standing) in namespace.budgets.iter_mut().zip(standings) {
+        if state.latch() != standing.budget.latch {
+            let key = Key {
+                namespace: name.clone(),
+                name: budget.clone(),
+            };
+            decisions.latches.push((key, standing.budget.latch));
+        }
+        state.standing = Some(standing.clone());
+    }
+}
+
+/// When budgets may stand elsewhere though nothing happens.
+fn next_look(
+    namespace: &NamespaceState,
+    standings: &[Standing],
+    now: Timestamp,
+) -> Option<Timestamp> {
+    let later = |by: SignedDuration| now.saturating_add(by).unwrap_or(now);
+    let ends = standings.iter().map(|standing| standing.period.end);
+    let exhausted = standings.iter();
+    let ends = ends.chain(exhausted.filter_map(|standing| standing.exhausted_at));
+    let look = ends.map(|at| at.max(later(SOONEST))).min();
+    let pace = namespace.is_limited().then(|| later(LIMITED_PACE));
+    look.into_iter().chain(pace).min()
+}

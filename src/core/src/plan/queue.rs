@@ -1,0 +1,202 @@
+//! Decides which TrainingJobs of a namespace run.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::budget::{Load, Purse};
+use crate::capacity::Gang;
+use crate::limit::LimitedBy;
+use crate::model::cost::is_worker_of;
+use crate::model::event::{Key, Name};
+use crate::model::namespace::{Admission, RefusedJob};
+use crate::model::service::Ordered;
+use crate::model::spending::SLACK_SECONDS;
+use crate::model::state::{Model, PodState, count};
+use crate::model::timers::Subject;
+use crate::plan::decisions::{Decisions, JobOrder};
+use crate::training::{self, Job, Turn, queue};
+
+/// While gangs wait for room or money, their queue is decided again after this long, so that the
+/// numbers in their reasons are not old.
+const WAITING_PACE: SignedDuration = SignedDuration::from_secs(10);
+
+/// Decides over the TrainingJobs of a namespace. Returns how many there are.
+pub(super) fn decide_queue(
+    model: &mut Model,
+    name: &Name,
+    purse: &mut Purse,
+    now: Timestamp,
+    decisions: &mut Decisions,
+) -> usize {
+    let mut by_name = BTreeMap::new();
+    let mut jobs = Vec::new();
+    let keys = model.namespace_mut(name).jobs.clone();
+    for key in &keys {
+        if model.jobs.get(key).is_some_and(|state| state.is_gone()) {
+            model.jobs.remove(key);
+            model.namespace_mut(name).jobs.remove(key);
+            continue;
+        }
+        if let Some(job) = observe_job(model, key) {
+            by_name.insert(job.name.clone(), key.clone());
+            jobs.push(job);
+        } else if let Some(state) = model.jobs.get_mut(key) {
+            state.turn = None;
+        }
+    }
+    model.room.settle();
+    let turns = queue(&jobs, &mut model.room.for_queue(name), purse, now);
+    model.namespace_mut(name).refused_jobs = refused(&jobs, &turns, purse);
+    let mut next = None;
+    for turn in turns {
+        let Some(key) = by_name.get(&turn.name) else {
+            continue;
+        };
+        let waits = !turn.run && turn.limited_by != Some(LimitedBy::Suspended);
+        let pace = waits.then(|| now.saturating_add(WAITING_PACE).unwrap_or(now));
+        order_job(model, key, &turn, now, decisions);
+        let Some(state) = model.jobs.get_mut(key) else {
+            continue;
+        };
+        let expires = state.ordered.as_ref().and_then(Ordered::expires);
+        let looks = [next, pace, turn.next_look, expires];
+        next = looks.into_iter().flatten().min();
+        if state.turn.as_ref() != Some(&turn) {
+            state.turn = Some(turn.clone());
+            decisions.jobs.push((key.clone(), turn));
+        }
+    }
+    model.timers.set(Subject::Queue(name.clone()), next);
+    keys.len()
+}
+
+/// What the gangs cost that were refused money, and why. That a budget is exhausted is no answer to
+/// any one of them.
+fn refused(jobs: &[Job], turns: &[Turn], purse: &Purse) -> Vec<RefusedJob> {
+    let mut refused = Vec::new();
+    let mut standings = purse.standings().iter();
+    if standings.any(|standing| standing.is_exhausted()) {
+        return refused;
+    }
+    let limits: BTreeMap<&str, Admission> = turns
+        .iter()
+        .filter_map(|turn| match turn.limited_by? {
+            LimitedBy::Budget => Some((turn.name.as_str(), Admission::NoMoney)),
+            LimitedBy::PriceUnknown => Some((turn.name.as_str(), Admission::Unknown)),
+            _ => None,
+        })
+        .collect();
+    for job in jobs {
+        if let Some(admission) = limits.get(job.name.as_str()) {
+            let answer = (job.loads(), *admission);
+            if !refused.contains(&answer) {
+                refused.push(answer);
+            }
+        }
+    }
+    refused
+}
+
+/// Tells a TrainingJob's Jobs to run or not, if they do otherwise.
+fn order_job(model: &mut Model, key: &Key, turn: &Turn, now: Timestamp, decisions: &mut Decisions) {
+    let Some(state) = model.jobs.get_mut(key) else {
+        return;
+    };
+    let is_ordered = state
+        .ordered
+        .is_some_and(|ordered| ordered.value == turn.run);
+    let is_shown = state.ordered.is_none() && state.shows(turn.run);
+    if is_ordered || is_shown || model.observe_only {
+        return;
+    }
+    state.ordered = Some(Ordered {
+        value: turn.run,
+        at: now,
+    });
+    state.retry = turn.retry;
+    let order = JobOrder {
+        job: key.clone(),
+        run: turn.run,
+        retry: turn.retry,
+        reason: turn.reason.clone(),
+        after_latch: turn.limited_by == Some(LimitedBy::Budget),
+    };
+    decisions.job_orders.push(order);
+    model.refresh_job(key, now);
+}
+
+/// Everything that the queue reads of a TrainingJob; `None` once it has ended.
+fn observe_job(model: &Model, key: &Key) -> Option<Job> {
+    let state = model.jobs.get(key)?;
+    let spec = state.spec.as_ref()?;
+    if state.has_finished() {
+        return None;
+    }
+    let pods: Vec<&PodState> = state
+        .pods
+        .iter()
+        .filter_map(|uid| model.pods.get(uid))
+        .collect();
+    let roles = spec
+        .roles
+        .iter()
+        .zip(&state.estimates)
+        .map(|(role, cached)| {
+            let workers = pods
+                .iter()
+                .filter(|found| is_worker_of(&found.pod, &role.name));
+            let ended_well = state
+                .batch_jobs
+                .get(&role.name)
+                .map_or(0, |job| job.succeeded);
+            training::Role {
+                gang: Gang {
+                    workers: role.replicas,
+                    worker: role.worker.requests.clone(),
+                    node_selector: role.worker.node_selector.clone(),
+                },
+                worker: Load {
+                    rate: cached.rate(),
+                    stop_seconds: role.grace_seconds + SLACK_SECONDS,
+                },
+                present: count(workers.count()).saturating_add(ended_well),
+            }
+        });
+    let roles: Vec<training::Role> = roles.collect();
+    let running = state.is_running();
+    let is_missing = roles.iter().any(|role| role.present < role.gang.workers);
+    let incomplete_since = if state.shows_running() && running {
+        incomplete_since(state.started(), &pods, is_missing)
+    } else {
+        None
+    };
+    Some(Job {
+        name: key.name.to_string(),
+        priority: spec.priority,
+        created: spec.created,
+        suspend: spec.suspend,
+        running,
+        incomplete_since,
+        retry: state.last_retry(),
+        seed: spec.seed,
+        settled: state.is_settled(),
+        roles,
+    })
+}
+
+/// Since when a running gang has had workers without a node: the oldest of them, or, where pods
+/// are missing, what came last of the gang's start and its workers' ends.
+fn incomplete_since(
+    started: Option<Timestamp>,
+    pods: &[&PodState],
+    is_missing: bool,
+) -> Option<Timestamp> {
+    let present = pods.iter().filter(|found| found.pod.ended.is_none());
+    let waiting = present
+        .filter(|found| found.pod.node.is_none())
+        .map(|found| found.pod.created);
+    let ended = pods.iter().filter_map(|found| found.pod.ended);
+    let missing = ended.chain(started).max().filter(|_| is_missing);
+    waiting.chain(missing).min()
+}
