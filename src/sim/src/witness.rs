@@ -281,17 +281,10 @@ impl Witness {
                 .clone()
                 .filter(|pod| pod.node.as_ref().is_some_and(|node| names.contains(node)));
             let free = room.sum::<i64>() - bound.count() as i64;
-            // pods of gangs are among what their gangs will take, and those of a service that is
-            // gone are about to be deleted
+            // pods of gangs are among what their gangs will take
             let waiting = alive.clone().filter(|pod| {
-                let has_owner = match &pod.owner {
-                    Owner::Job(..) => false,
-                    Owner::Other => true,
-                    Owner::Service(_) => {
-                        workload_key(pod).is_some_and(|key| self.services.contains_key(&key))
-                    }
-                };
-                pod.node.is_none() && has_owner
+                let is_worker = matches!(&pod.owner, Owner::Job(..));
+                pod.node.is_none() && !is_worker
             });
             let mut taken = waiting.count() as i64;
             for (other, spec) in &self.jobs {

@@ -1,6 +1,8 @@
 //! What workloads and pods cost while they run, as addends of their namespaces' sums, and the
 //! room reserved for those of their pods that have no node yet.
 
+use std::collections::BTreeMap;
+
 use jiff::{SignedDuration, Timestamp};
 
 use crate::budget::Load;
@@ -135,6 +137,7 @@ impl Model {
         let spending = namespace.map_or(&nothing, |namespace| &namespace.spending);
         let mut cost = RunningCost::default();
         let mut pending = 0;
+        let mut gang_without_node = Gang::default();
         for uid in &state.pods {
             let Some(found) = self.pods.get_mut(uid) else {
                 continue;
@@ -143,7 +146,11 @@ impl Model {
             if pod.ended.is_some() {
                 continue;
             }
-            pending += u32::from(pod.node.is_none());
+            if pod.node.is_none() {
+                pending += 1;
+                // of a service that is gone, only its pods say what they need
+                gang_without_node = gang(&pod.shape, pending);
+            }
             if pod.shape.attributes.is_none() {
                 continue;
             }
@@ -157,7 +164,6 @@ impl Model {
             cost.add_pod(pod, rate, stop_seconds);
         }
         let mut load = None;
-        let mut gang_without_node = Gang::default();
         if let Some(spec) = &state.spec {
             let replica = Load {
                 rate: self.rates.estimate(&spec.replica, &mut state.estimate, now),
@@ -245,6 +251,19 @@ impl Model {
             let wanted = awaited.saturating_add(count(pending.count()));
             reserved.push((role.name.clone(), gang(&role.worker, wanted)));
         }
+        // of a role that is gone, only its pods say what they need
+        let mut gone: BTreeMap<Name, Gang> = BTreeMap::new();
+        for found in state.pods.iter().filter_map(|uid| self.pods.get(uid)) {
+            let Owner::Job(_, name) = &found.pod.owner else {
+                continue;
+            };
+            let is_pending = found.pod.node.is_none() && found.pod.ended.is_none();
+            if is_pending && roles.iter().all(|role| role.name != *name) {
+                let gang_of_role = gone.entry(name.clone()).or_default();
+                *gang_of_role = gang(&found.pod.shape, gang_of_role.workers + 1);
+            }
+        }
+        reserved.extend(gone);
         let old = std::mem::replace(&mut state.cost, cost.clone());
         let names = reserved.iter().map(|(role, _)| role.clone()).collect();
         let before = std::mem::replace(&mut state.roles_with_room, names);
