@@ -137,6 +137,43 @@ mod tests {
 
     use super::*;
 
+    /// Made by the first version of Bursar.
+    const SHORT_FORM_JOB: &str = concat!(
+        r#"{"apiVersion":"batch/v1","kind":"Job","metadata":{"annotations":{"bursar.dev/spec-hash":"3acc032cc2a6229e"},"#,
+        r#""labels":{"app.kubernetes.io/managed-by":"bursar","bursar.dev/kind":"TrainingJob","bursar.dev/workload":"llama"},"#,
+        r#""name":"llama","namespace":"ml","ownerReferences":[{"apiVersion":"bursar.dev/v1alpha1","controller":true,"#,
+        r#""kind":"TrainingJob","name":"llama","uid":"u"}]},"spec":{"backoffLimit":8,"completionMode":"Indexed","#,
+        r#""completions":4,"parallelism":4,"podReplacementPolicy":"Failed","suspend":true,"template":{"metadata":{"labels":{"#,
+        r#""bursar.dev/kind":"TrainingJob","bursar.dev/workload":"llama","team":"nlp"}},"spec":{"containers":[{"env":["#,
+        r#"{"name":"MASTER_ADDR","value":"llama-0.llama.ml.svc"},{"name":"WORLD_SIZE","value":"4"},{"name":"RANK","valueFrom":"#,
+        r#"{"fieldRef":{"fieldPath":"metadata.annotations['batch.kubernetes.io/job-completion-index']"}}},"#,
+        r#"{"name":"PET_MASTER_ADDR","value":"llama-0.llama.ml.svc"},{"name":"PET_MASTER_PORT","value":"29500"},"#,
+        r#"{"name":"PET_NNODES","value":"4"},{"name":"PET_NODE_RANK","valueFrom":"#,
+        r#"{"fieldRef":{"fieldPath":"metadata.annotations['batch.kubernetes.io/job-completion-index']"}}},"#,
+        r#"{"name":"MASTER_PORT","value":"1"}],"image":"i","name":"w","resources":{"limits":{"nvidia.com/gpu":"1"}}}],"#,
+        r#""nodeSelector":{"pool":"a"},"priorityClassName":"high","restartPolicy":"Never","subdomain":"llama","#,
+        r#""terminationGracePeriodSeconds":60}}}}"#
+    );
+
+    /// An upgrade of Bursar changes no Job that runs: its template is immutable.
+    #[test]
+    fn the_job_of_the_short_form_stays_byte_for_byte() {
+        let object: TrainingJob = serde_json::from_value(json!({
+            "apiVersion": "bursar.dev/v1alpha1", "kind": "TrainingJob",
+            "metadata": {"name": "llama", "namespace": "ml", "uid": "u"},
+            "spec": {"framework": "PyTorch", "replicas": 4, "restarts": 2, "priorityClassName": "high", "template": {
+                "metadata": {"labels": {"team": "nlp"}},
+                "spec": {"terminationGracePeriodSeconds": 60, "nodeSelector": {"pool": "a"}, "containers": [
+                    {"name": "w", "image": "i", "env": [{"name": "MASTER_PORT", "value": "1"}],
+                     "resources": {"limits": {"nvidia.com/gpu": "1"}}}]}}},
+        }))
+        .unwrap();
+        assert_eq!(
+            serde_json::to_string(&job(&object, true)).unwrap(),
+            SHORT_FORM_JOB
+        );
+    }
+
     #[test]
     fn workers_find_each_other_by_torchruns_environment() {
         let object: TrainingJob = serde_json::from_value(json!({
