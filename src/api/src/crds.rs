@@ -29,11 +29,15 @@ pub fn all() -> Vec<CustomResourceDefinition> {
             .schema
             .as_mut()
             .and_then(|schema| schema.open_api_v3_schema.as_mut());
-        let spec = schema.and_then(|schema| property(schema, "spec"));
-        if let Some(template) = spec.and_then(|spec| property(spec, "template")) {
-            strip(template);
-            bound(template);
-            bound_ports(template);
+        let Some(spec) = schema.and_then(|schema| property(schema, "spec")) else {
+            continue;
+        };
+        if let Some(template) = property(spec, "template") {
+            prepare(template);
+        }
+        let role = property(spec, "roles").and_then(items);
+        if let Some(template) = role.and_then(|role| property(role, "template")) {
+            prepare(template);
         }
     }
     crds
@@ -54,6 +58,22 @@ pub fn file_name(crd: &CustomResourceDefinition) -> String {
 
 fn property<'a>(schema: &'a mut JSONSchemaProps, name: &str) -> Option<&'a mut JSONSchemaProps> {
     schema.properties.as_mut()?.get_mut(name)
+}
+
+/// The schema of a list's items.
+fn items(list: &mut JSONSchemaProps) -> Option<&mut JSONSchemaProps> {
+    use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::JSONSchemaPropsOrArray;
+    match &mut list.items {
+        Some(JSONSchemaPropsOrArray::Schema(items)) => Some(items),
+        _ => None,
+    }
+}
+
+/// Makes a pod template's schema small, and bounds what rules and types need bounds for.
+fn prepare(template: &mut JSONSchemaProps) {
+    strip(template);
+    bound(template);
+    bound_ports(template);
 }
 
 /// Takes the descriptions away: with them `kubectl apply` could not take the definition, and
@@ -110,7 +130,6 @@ fn bound_ports(schema: &mut JSONSchemaProps) {
 
 /// Bounds what rules walk over.
 fn bound(template: &mut JSONSchemaProps) {
-    use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::JSONSchemaPropsOrArray;
     if let Some(labels) =
         property(template, "metadata").and_then(|metadata| property(metadata, "labels"))
     {
@@ -124,10 +143,8 @@ fn bound(template: &mut JSONSchemaProps) {
             continue;
         };
         containers.max_items = Some(MAX_CONTAINERS);
-        if let Some(JSONSchemaPropsOrArray::Schema(container)) = &mut containers.items
-            && let Some(limits) =
-                property(container, "resources").and_then(|resources| property(resources, "limits"))
-        {
+        let resources = items(containers).and_then(|container| property(container, "resources"));
+        if let Some(limits) = resources.and_then(|resources| property(resources, "limits")) {
             limits.max_properties = Some(MAX_ENTRIES);
         }
     }

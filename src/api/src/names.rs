@@ -8,6 +8,9 @@ pub const KIND_LABEL: &str = "bursar.dev/kind";
 pub const WORKLOAD_LABEL: &str = "bursar.dev/workload";
 /// Label on pods that the workload's Service sends traffic to; its value is `true`.
 pub const SERVING_LABEL: &str = "bursar.dev/serving";
+/// Label on the Jobs and pods of a TrainingJob's roles: the role's name. The only role of the short
+/// form has none.
+pub const ROLE_LABEL: &str = "bursar.dev/role";
 /// Label on EndpointSlices that name gateways; its value is `true`.
 pub const GATEWAY_LABEL: &str = "bursar.dev/gateway";
 /// Label on SpendRecords: the workload's namespace.
@@ -44,6 +47,26 @@ pub fn gateway_slice(name: &str) -> String {
     format!("{name}-bursar-gateway")
 }
 
+/// The Job of a role of TrainingJob `name`. The only role of the short form has the empty name.
+pub fn role_job(name: &str, role: &str) -> String {
+    match role {
+        "" => name.to_owned(),
+        _ => format!("{name}-{role}"),
+    }
+}
+
+/// The longest name of a role.
+pub(crate) const MAX_ROLE_NAME: usize = 20;
+/// Characters that the names of a TrainingJob and of a role may have together: with a dash after
+/// each and the three digits of a worker's index they make a DNS label of 63 characters.
+pub(crate) const MAX_ROLE_JOB_NAME: usize = 58;
+
+/// True for a name that a role can have: at most 20 letters, digits and dashes, beginning with a
+/// letter.
+pub fn is_role(name: &str) -> bool {
+    name.len() <= MAX_ROLE_NAME && is_workload(name)
+}
+
 /// True for a name that a workload can have: at most 50 letters, digits and dashes, beginning with
 /// a letter.
 pub fn is_workload(name: &str) -> bool {
@@ -73,5 +96,6 @@ mod tests {
             assert_eq!(is_workload(name), is, "{name:?}");
         }
         assert!(!is_workload(&"a".repeat(51)));
+        assert!(is_role("worker") && is_role(&"a".repeat(20)) && !is_role(&"a".repeat(21)));
     }
 }

@@ -1,16 +1,25 @@
 //! TrainingJob: a gang of workers that runs as a whole or waits.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bursar_core::model::event;
 use bursar_core::plan::LimitedBy;
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use kube::{CustomResource, KubeSchema};
-use schemars::JsonSchema;
+use kube::core::{Rule, validate};
+use kube::{CustomResource, KubeSchema, ResourceExt};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
 use crate::lenient::Validate;
+use crate::names::{MAX_ROLE_JOB_NAME, is_role};
 use crate::quantities::FieldError;
 use crate::spend::SpendSummary;
 use crate::template;
+
+/// Workers that all roles may have together.
+const MAX_WORKERS: u32 = 1000;
 
 /// A gang of training workers on GPUs. It starts when all of it fits and its namespace's budgets
 /// have the money; it is suspended when they have none left, and resumes.
@@ -27,9 +36,11 @@ use crate::template;
     derive = "PartialEq",
     validation = Rule::new("self.metadata.name.matches('^[a-z]([a-z0-9-]{0,48}[a-z0-9])?$')")
         .message("metadata.name must be at most 50 letters, digits and dashes, and begin with a letter: workers have DNS names made of it"),
+    validation = Rule::new("!has(self.spec.roles) || self.spec.roles.all(r, size(self.metadata.name) + size(r.name) <= 58)")
+        .message("metadata.name and the name of each role must have at most 58 characters together: workers have DNS names made of both"),
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "Ready", type_ = "integer", json_path = ".status.workers.ready", description = "workers that run"),
-    printcolumn(name = "Workers", type_ = "integer", json_path = ".spec.replicas", description = "workers of the gang", priority = 1),
+    printcolumn(name = "Workers", type_ = "integer", json_path = ".status.workers.replicas", description = "workers of the gang", priority = 1),
     printcolumn(name = "Limited-By", type_ = "string", json_path = ".status.limitedBy", description = "what keeps it from running"),
     printcolumn(name = "Total", type_ = "string", json_path = ".status.spend.total", description = "spent in all"),
     printcolumn(name = "Rate/h", type_ = "string", json_path = ".status.spend.ratePerHour", description = "money an hour"),
@@ -37,29 +48,41 @@ use crate::template;
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("self.replicas == oldSelf.replicas && self.framework == oldSelf.framework && self.template == oldSelf.template")
-        .message("replicas, framework and template of a TrainingJob cannot change: delete it and create it anew")
+    validation = Rule::new("!has(self.roles) || (!has(self.replicas) && !has(self.template))")
+        .message("roles exclude replicas and template: give replicas and template of the only role, or roles"),
+    validation = Rule::new("has(self.roles) || has(self.replicas)")
+        .message("replicas is missing: give replicas and template, or roles"),
+    validation = Rule::new("has(self.roles) || has(self.template)")
+        .message("template is missing: give replicas and template, or roles"),
+    validation = Rule::new("self.framework == oldSelf.framework \
+        && has(self.replicas) == has(oldSelf.replicas) && (!has(self.replicas) || self.replicas == oldSelf.replicas) \
+        && has(self.template) == has(oldSelf.template) && (!has(self.template) || self.template == oldSelf.template) \
+        && has(self.roles) == has(oldSelf.roles) && (!has(self.roles) || self.roles == oldSelf.roles)")
+        .message("replicas, framework, template and roles of a TrainingJob cannot change: delete it and create it anew")
 )]
 pub struct TrainingJobSpec {
     /// How the workers find each other.
     pub framework: Framework,
-    /// Workers of the gang.
-    #[schemars(range(max = 1000))]
+    /// Workers of a gang whose workers are all alike; with `template`, instead of `roles`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "i32", range(max = 1000))]
     #[x_kube(validation = Rule::new("self >= 1").message("replicas must be at least 1"))]
-    pub replicas: i32,
+    pub replicas: Option<i32>,
     /// The pod template of one worker.
-    #[schemars(schema_with = "template::schema")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "worker_template")]
+    pub template: Option<PodTemplateSpec>,
+    /// Groups of workers that differ, instead of `replicas` and `template`. All roles start and stop
+    /// together. Worker 0 of the first role is the one that the others look for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1, max = 8))]
     #[x_kube(
-        validation = Rule::new(template::GPU_RULE).message(template::GPU_MESSAGE),
-        validation = Rule::new(template::GPU_COUNT_RULE).message(template::GPU_COUNT_MESSAGE),
-        validation = Rule::new(template::GPU_RESOURCE_RULE).message(template::GPU_RESOURCE_MESSAGE),
-        validation = Rule::new(template::LABEL_RULE).message(template::LABEL_MESSAGE),
-        validation = Rule::new(template::GRACE_RULE).message(template::GRACE_MESSAGE),
-        validation = Rule::new(template::HOST_NETWORK_RULE).message(template::HOST_NETWORK_MESSAGE),
-        validation = Rule::new("!has(self.spec) || !has(self.spec.restartPolicy) || self.spec.restartPolicy == 'Never'")
-            .message("spec.restartPolicy must be Never or left out: restarts counts the gang's restarts")
+        validation = Rule::new("self.all(r, self.exists_one(other, other.name == r.name))")
+            .message("names of roles must differ"),
+        validation = Rule::new("self.map(r, r.replicas).sum() <= 1000")
+            .message("replicas of all roles together must be at most 1000")
     )]
-    pub template: PodTemplateSpec,
+    pub roles: Vec<RoleSpec>,
     /// How often a worker may fail before the job does.
     #[serde(default = "default_restarts")]
     #[schemars(range(max = 100))]
@@ -76,6 +99,47 @@ pub struct TrainingJobSpec {
 
 fn default_restarts() -> i32 {
     3
+}
+
+/// Workers of a gang that are alike.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct RoleSpec {
+    /// Its name.
+    #[schemars(length(max = 20))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z]([a-z0-9-]*[a-z0-9])?$')")
+        .message("must be at most 20 letters, digits and dashes, and begin with a letter: workers have DNS names made of it"))]
+    pub name: String,
+    /// Its workers.
+    #[schemars(range(max = 1000))]
+    #[x_kube(validation = Rule::new("self >= 1").message("replicas must be at least 1"))]
+    pub replicas: i32,
+    /// The pod template of one worker.
+    #[schemars(schema_with = "worker_template")]
+    pub template: PodTemplateSpec,
+}
+
+/// The rules of a worker's pod template, and their messages.
+const WORKER_RULES: [(&str, &str); 7] = [
+    (template::GPU_RULE, template::GPU_MESSAGE),
+    (template::GPU_COUNT_RULE, template::GPU_COUNT_MESSAGE),
+    (template::GPU_RESOURCE_RULE, template::GPU_RESOURCE_MESSAGE),
+    (template::LABEL_RULE, template::LABEL_MESSAGE),
+    (template::GRACE_RULE, template::GRACE_MESSAGE),
+    (template::HOST_NETWORK_RULE, template::HOST_NETWORK_MESSAGE),
+    (
+        "!has(self.spec) || !has(self.spec.restartPolicy) || self.spec.restartPolicy == 'Never'",
+        "spec.restartPolicy must be Never or left out: restarts counts the gang's restarts",
+    ),
+];
+
+fn worker_template(generator: &mut SchemaGenerator) -> Schema {
+    let mut schema = template::schema(generator);
+    for (rule, message) in WORKER_RULES {
+        // a rule of two texts becomes JSON without fail
+        let _ = validate(&mut schema, Rule::new(rule).message(message));
+    }
+    schema
 }
 
 /// How workers find each other.
@@ -114,8 +178,11 @@ pub struct TrainingJobStatus {
     pub observed_generation: Option<i64>,
     /// Where it stands.
     pub phase: JobPhase,
-    /// Its workers.
+    /// The workers of all its roles.
     pub workers: Workers,
+    /// The workers of each role; empty for a job without `roles`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub roles: Vec<RoleStatus>,
     /// How often it was started.
     pub attempts: i32,
     /// Its place in the namespace's queue, from 1.
@@ -143,9 +210,11 @@ pub struct TrainingJobStatus {
 }
 
 /// Workers by what they do.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Workers {
+    /// Workers that it has when all of it runs.
+    pub replicas: i32,
     /// Pods that have not ended.
     pub active: i32,
     /// Pods that run.
@@ -156,11 +225,144 @@ pub struct Workers {
     pub failed: i32,
 }
 
+/// The workers of a role.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RoleStatus {
+    /// The role's name.
+    pub name: String,
+    /// Its workers.
+    #[serde(flatten)]
+    pub workers: Workers,
+}
+
+/// A role of either form.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Role<'a> {
+    /// Its name; empty for the only role of the short form.
+    pub name: &'a str,
+    /// Its workers.
+    pub replicas: u32,
+    /// The pod template of one worker.
+    pub template: &'a PodTemplateSpec,
+}
+
+impl TrainingJobSpec {
+    /// The roles, in their order: those of the long form, or the only one of the short form. None
+    /// for a spec that cannot be read, which the API server's rules do not let through.
+    pub fn roles(&self) -> Vec<Role<'_>> {
+        let count = |replicas: i32| u32::try_from(replicas).unwrap_or(0);
+        if let (Some(replicas), Some(template)) = (self.replicas, &self.template) {
+            return vec![Role {
+                name: "",
+                replicas: count(replicas),
+                template,
+            }];
+        }
+        let roles = self.roles.iter().map(|role| Role {
+            name: &role.name,
+            replicas: count(role.replicas),
+            template: &role.template,
+        });
+        roles.collect()
+    }
+
+    /// The workers of all roles.
+    pub fn workers(&self) -> u32 {
+        let workers = self.roles().into_iter().map(|role| role.replicas);
+        workers.fold(0, u32::saturating_add)
+    }
+
+    /// The name of the job's PriorityClass: its own, or that of the first role whose template names
+    /// one.
+    pub fn priority_class(&self) -> Option<&str> {
+        let own = self.priority_class_name.as_deref();
+        own.or_else(|| {
+            let mut specs = self
+                .roles()
+                .into_iter()
+                .filter_map(|role| role.template.spec.as_ref());
+            specs.find_map(|spec| spec.priority_class_name.as_deref())
+        })
+    }
+
+    /// Whether exactly one form is given, and all of it can be read.
+    fn check(&self, name: &str) -> Result<(), FieldError> {
+        let error = |field: &str, why: &str| Err(FieldError::new(field, why));
+        let positive = |field: String, replicas: i32| match replicas {
+            1.. => Ok(()),
+            _ => error(&field, "must be at least 1"),
+        };
+        if self.roles.is_empty() {
+            return match (self.replicas, &self.template) {
+                (Some(replicas), Some(_)) => positive("spec.replicas".to_owned(), replicas),
+                (None, _) => error("spec.replicas", "is missing, and so are roles"),
+                (_, None) => error("spec.template", "is missing, and so are roles"),
+            };
+        }
+        if self.replicas.is_some() || self.template.is_some() {
+            return error("spec.roles", "excludes replicas and template");
+        }
+        let mut names = BTreeSet::new();
+        for (index, role) in self.roles.iter().enumerate() {
+            let field = format!("spec.roles[{index}].name");
+            if !is_role(&role.name) {
+                let why = "must be at most 20 letters, digits and dashes, and begin with a letter";
+                return error(&field, why);
+            }
+            if name.len() + role.name.len() > MAX_ROLE_JOB_NAME {
+                let why = "must have at most 58 characters together with metadata.name";
+                return error(&field, why);
+            }
+            if !names.insert(&role.name) {
+                return error(&field, "is the name of another role too");
+            }
+            positive(format!("spec.roles[{index}].replicas"), role.replicas)?;
+        }
+        if self.workers() > MAX_WORKERS {
+            return error("spec.roles", "must have at most 1000 workers together");
+        }
+        Ok(())
+    }
+}
+
+impl TrainingJob {
+    /// What decisions read of the job. `priority` is the value of its PriorityClass, `seed` a number
+    /// of its own, and `shape` says what a pod of a template asks for.
+    ///
+    /// # Errors
+    /// The first field that cannot be read.
+    pub fn to_core(
+        &self,
+        priority: i32,
+        seed: u64,
+        mut shape: impl FnMut(&PodTemplateSpec) -> Arc<event::PodShape>,
+    ) -> Result<event::Job, FieldError> {
+        self.validate()?;
+        let created = self.creation_timestamp().ok_or_else(|| {
+            FieldError::new(
+                "metadata.creationTimestamp",
+                "is missing: the API server sets it",
+            )
+        })?;
+        let roles = self.spec.roles().into_iter().map(|role| event::Role {
+            name: role.name.into(),
+            replicas: role.replicas,
+            worker: shape(role.template),
+            grace_seconds: template::grace_seconds(role.template),
+        });
+        Ok(event::Job {
+            created: created.0,
+            priority,
+            suspend: self.spec.suspend,
+            seed,
+            roles: roles.collect(),
+        })
+    }
+}
+
 impl Validate for TrainingJob {
     fn validate(&self) -> Result<(), FieldError> {
-        match self.spec.replicas {
-            1.. => Ok(()),
-            _ => Err(FieldError::new("spec.replicas", "must be at least 1")),
-        }
+        self.spec.check(&self.name_any())
     }
 }

@@ -19,13 +19,14 @@ mod workloads;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use bursar_api::names::WORKLOAD_LABEL;
+use bursar_api::names::{WORKLOAD_LABEL, role_job};
 use bursar_api::prices::EffectivePrices;
 use bursar_api::spend::{WorkloadKind, WorkloadRef};
 use bursar_core::calendar::Month;
 use bursar_core::model::Key;
 use bursar_core::model::event::{Event, Name};
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::PodSpec;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
@@ -39,6 +40,7 @@ use crate::context::Context;
 use crate::corrections;
 use crate::ledger::{AccountView, StoredAccounts};
 use crate::subject::Subject;
+use crate::training::job;
 
 pub(crate) use self::objects::draining_since;
 
@@ -69,6 +71,8 @@ pub(crate) struct Edge {
     known: HashMap<CachedKind, HashSet<Key>>,
     pods: PodEdge,
     slices: SliceIndex,
+    /// The TrainingJob and the role of each Job.
+    role_jobs: HashMap<Key, (Key, Name)>,
     generations: HashMap<Subject, i64>,
     /// Workloads whose price depends on claims, by namespace.
     with_volumes: HashMap<Name, BTreeSet<Subject>>,
@@ -92,6 +96,7 @@ impl Edge {
             known: HashMap::new(),
             pods: PodEdge::default(),
             slices: SliceIndex::default(),
+            role_jobs: HashMap::new(),
             generations: HashMap::new(),
             with_volumes: HashMap::new(),
             corrections: HashMap::new(),
@@ -274,7 +279,8 @@ impl Edge {
                     .as_ref()
                     .and_then(|object| object.spec.template.as_ref());
                 let subject = Subject::Service(key.clone());
-                self.note_volumes(subject.clone(), template.and_then(|it| it.spec.as_ref()));
+                let spec = template.and_then(|template| template.spec.as_ref());
+                self.note_volumes(subject.clone(), spec);
                 let generation = object
                     .as_ref()
                     .and_then(|object| object.metadata.generation);
@@ -309,11 +315,10 @@ impl Edge {
             }
             CachedKind::TrainingJob => {
                 let object = cached(&stores.jobs, key);
-                let spec = object
-                    .as_ref()
-                    .and_then(|object| object.spec.template.spec.as_ref());
                 let subject = Subject::Job(key.clone());
-                self.note_volumes(subject.clone(), spec);
+                let roles = object.iter().flat_map(|object| object.spec.roles());
+                let specs = roles.filter_map(|role| role.template.spec.as_ref());
+                self.note_volumes(subject.clone(), specs);
                 let generation = object
                     .as_ref()
                     .and_then(|object| object.metadata.generation);
@@ -324,17 +329,31 @@ impl Edge {
                 batch.owns_otherwise(subject);
                 object.is_some()
             }
-            CachedKind::Job => {
-                let found = cached(&stores.batch_jobs, key);
-                let value = found.as_deref().map(objects::batch_job);
-                batch.push(Event::BatchJob(key.clone(), "".into(), value));
-                // one that cannot be read goes on only if it runs
-                let job = batch.workloads().job(key);
-                batch.push(job);
-                batch.owns_otherwise(Subject::Job(key.clone()));
-                found.is_some()
-            }
+            CachedKind::Job => self.observe_role_job(batch, key),
         }
+    }
+
+    /// Observes the Job of a role, of which there is one for each role of a TrainingJob.
+    fn observe_role_job(&mut self, batch: &mut Batch<'_>, key: &Key) -> bool {
+        let found = cached(&batch.context.stores.batch_jobs, key);
+        let role = found.as_deref().and_then(|job| role_of(key, job));
+        let former = match &role {
+            Some(role) => self.role_jobs.insert(key.clone(), role.clone()),
+            None => self.role_jobs.remove(key),
+        };
+        if let Some((of, name)) = former.filter(|former| Some(former) != role.as_ref()) {
+            batch.push(Event::BatchJob(of.clone(), name, None));
+            batch.owns_otherwise(Subject::Job(of));
+        }
+        if let Some((of, name)) = role {
+            let value = found.as_deref().map(job::to_core);
+            batch.push(Event::BatchJob(of.clone(), name, value));
+            // one that cannot be read goes on only if it runs
+            let event = batch.workloads().job(&of);
+            batch.push(event);
+            batch.owns_otherwise(Subject::Job(of));
+        }
+        found.is_some()
     }
 
     /// Makes the account of a record known that the ledger has not synced yet.
@@ -426,11 +445,11 @@ impl Edge {
         }
     }
 
-    /// Notes whether what a workload's template is charged for depends on claims.
-    fn note_volumes(&mut self, subject: Subject, spec: Option<&PodSpec>) {
+    /// Notes whether what a workload's templates are charged for depends on claims.
+    fn note_volumes<'p>(&mut self, subject: Subject, specs: impl IntoIterator<Item = &'p PodSpec>) {
         let namespace = subject.key().namespace.clone();
         let workloads = self.with_volumes.entry(namespace.clone()).or_default();
-        match spec.is_some_and(depends_on_claims) {
+        match specs.into_iter().any(depends_on_claims) {
             true => drop(workloads.insert(subject)),
             false => drop(workloads.remove(&subject)),
         }
@@ -508,6 +527,14 @@ impl Edge {
             batch.claims.insert(account.namespace.as_str().into());
         }
     }
+}
+
+/// The TrainingJob and the role of a Job, by its labels and its name.
+fn role_of(key: &Key, found: &Job) -> Option<(Key, Name)> {
+    let role = job::labelled_role(found);
+    let name = found.labels().get(WORKLOAD_LABEL)?;
+    let is_its_job = role_job(name, role) == *key.name;
+    is_its_job.then(|| (Key::new(&key.namespace, name), role.into()))
 }
 
 /// What is observed together.

@@ -1,15 +1,11 @@
 //! Kubernetes objects as the model's values. Nothing here looks at another object.
 
-use bursar_api::names::{
-    DELETION_COST_ANNOTATION, DRAINING_ANNOTATION, RETRIES_ANNOTATION, RETRY_AT_ANNOTATION,
-};
+use bursar_api::names::{DELETION_COST_ANNOTATION, DRAINING_ANNOTATION};
 use bursar_api::spend::{WorkloadKind, WorkloadRef};
-use bursar_core::model::event::{BatchJob, Deployment, Node, Owner, Pod, PodShape};
+use bursar_core::model::event::{Deployment, Node, Owner, Pod, PodShape};
 use bursar_core::pricing::is_gpu;
-use bursar_core::training::Retry;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1;
-use k8s_openapi::api::batch::v1 as batch;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
@@ -20,7 +16,7 @@ use crate::health;
 use crate::inference::LEAVES_FIRST;
 use crate::pod;
 use crate::pod_resources::amounts;
-use crate::training::job;
+use crate::training::job::labelled_role;
 
 /// What a node has, and whether it takes pods.
 pub(super) fn node(node: &core::Node) -> Node {
@@ -86,7 +82,7 @@ fn owner(pod: &core::Pod, workload: Option<&WorkloadRef>) -> Owner {
     let name = || workload.name.as_str().into();
     match workload.kind {
         WorkloadKind::InferenceDeployment => Owner::Service(name()),
-        WorkloadKind::TrainingJob => Owner::Job(name(), job::role_of(pod).into()),
+        WorkloadKind::TrainingJob => Owner::Job(name(), labelled_role(pod).into()),
         WorkloadKind::Unmanaged | WorkloadKind::Node | WorkloadKind::Folded => Owner::Other,
     }
 }
@@ -102,32 +98,6 @@ pub(super) fn deployment(found: &v1::Deployment) -> Deployment {
         replicas: replicas.and_then(Result::ok).unwrap_or(0),
         rolling,
     }
-}
-
-/// How far a Job is.
-pub(super) fn batch_job(found: &batch::Job) -> BatchJob {
-    let status = found.status.as_ref();
-    let count = |number: Option<i32>| u32::try_from(number.unwrap_or(0)).unwrap_or(0);
-    let of_status = |get: fn(&batch::JobStatus) -> Option<i32>| count(status.and_then(get));
-    let started = status.and_then(|status| status.start_time.as_ref());
-    BatchJob {
-        running: job::is_running(found),
-        finished: job::finished(found),
-        active: of_status(|status| status.active)
-            .saturating_add(of_status(|status| status.terminating)),
-        succeeded: of_status(|status| status.succeeded),
-        started: started.map(|time| time.0),
-        retry: retry(found),
-    }
-}
-
-/// What a Job's gang was suspended for before, by Bursar's annotations.
-fn retry(found: &batch::Job) -> Option<Retry> {
-    let annotation = |key: &str| found.annotations().get(key);
-    Some(Retry {
-        count: annotation(RETRIES_ANNOTATION)?.parse().ok()?,
-        at: annotation(RETRY_AT_ANNOTATION)?.parse().ok()?,
-    })
 }
 
 /// The UIDs of the pods that a slice shows as ready.

@@ -6,7 +6,7 @@ use bursar_api::{BudgetPolicy, InferenceDeployment, TrainingJob};
 use bursar_core::budget::OnExhausted;
 use bursar_core::calendar::Period;
 use bursar_core::model::Key;
-use bursar_core::model::event::{Budget, Event, Job, Name, Role, Service};
+use bursar_core::model::event::{Budget, Event, Name, Service};
 use bursar_core::money::{Money, NANOS};
 use bursar_core::scaling::Demand;
 use jiff::{SignedDuration, Timestamp};
@@ -18,7 +18,7 @@ use super::pods::Allocations;
 use crate::cache::cached;
 use crate::context::Context;
 use crate::inference::build::fnv;
-use crate::training::job;
+use crate::training::job::{is_running, role_jobs};
 
 /// Reads workloads and budgets for one batch of events.
 pub(super) struct WorkloadReader<'a> {
@@ -64,32 +64,24 @@ impl WorkloadReader<'_> {
     pub(super) fn job(&mut self, key: &Key) -> Event {
         let object = cached(&self.context.stores.jobs, key);
         let object = object.filter(|object| object.metadata.deletion_timestamp.is_none());
-        let may_start = |object: &TrainingJob| {
-            let found = cached(&self.context.stores.batch_jobs, key);
-            !self.context.unreadable.contains(object)
-                || found.is_some_and(|found| job::is_running(&found))
+        let runs = |object: &TrainingJob| {
+            let roles = role_jobs(&self.context.stores, object);
+            let mut jobs = roles.iter().filter_map(|role| role.job.as_deref());
+            jobs.any(is_running)
         };
+        let may_start =
+            |object: &TrainingJob| !self.context.unreadable.contains(object) || runs(object);
         let object = object.filter(|object| may_start(object));
-        let job = object.map(|object| self.job_of(key, &object));
+        let job = object.and_then(|object| {
+            let priority = priority(self.context, &object);
+            let seed = fnv(object.uid().unwrap_or_default().as_bytes());
+            let shape = |template: &PodTemplateSpec| {
+                let spec = template.spec.clone().unwrap_or_default();
+                self.allocations.shape(self.context, &key.namespace, &spec)
+            };
+            object.to_core(priority, seed, shape).ok()
+        });
         Event::Job(key.clone(), job)
-    }
-
-    fn job_of(&mut self, key: &Key, object: &TrainingJob) -> Job {
-        let template = &object.spec.template;
-        let spec = template.spec.clone().unwrap_or_default();
-        let role = Role {
-            name: "".into(),
-            replicas: u32::try_from(object.spec.replicas).unwrap_or(0),
-            worker: self.allocations.shape(self.context, &key.namespace, &spec),
-            grace_seconds: grace_seconds(template),
-        };
-        Job {
-            created: self.created(object),
-            priority: priority(self.context, object),
-            suspend: object.spec.suspend,
-            seed: fnv(object.uid().unwrap_or_default().as_bytes()),
-            roles: vec![role],
-        }
     }
 
     fn created<K: ResourceExt>(&self, object: &K) -> Timestamp {
@@ -172,9 +164,7 @@ fn unreadable_budget() -> Budget {
 /// counts nothing: Kubernetes will admit no pod of it.
 fn priority(context: &Context, object: &TrainingJob) -> i32 {
     let classes = &context.stores.priorities;
-    let pod = object.spec.template.spec.as_ref();
-    let of_pods = pod.and_then(|spec| spec.priority_class_name.as_ref());
-    let class = match object.spec.priority_class_name.as_ref().or(of_pods) {
+    let class = match object.spec.priority_class() {
         Some(name) => cached(classes, &Key::new("", name)),
         None => classes.find(|class| class.global_default == Some(true)),
     };

@@ -159,10 +159,10 @@ async fn write_job(
     let spend = account.pricing(old, is_limited && unpriced);
     let pods = lock(&context.index).pods_of(&context.stores.pods, &workload);
     let pods: Vec<_> = pods.iter().map(AsRef::as_ref).collect();
-    let job = cached(&context.stores.batch_jobs, subject.key());
+    let roles = training::job::role_jobs(&context.stores, &object);
     let facts = training::status::Facts {
         turn,
-        job: job.as_deref(),
+        roles: &roles,
         pods: &pods,
         spend,
         failure,

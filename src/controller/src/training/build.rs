@@ -1,8 +1,9 @@
 //! The objects that a TrainingJob owns. Needs no client and cannot fail.
 
 use bursar_api::TrainingJob;
+use bursar_api::names::{ROLE_LABEL, role_job};
 use bursar_api::spend::WorkloadKind;
-use bursar_api::training::Framework;
+use bursar_api::training::{Framework, Role};
 use k8s_openapi::api::batch::v1::{Job, JobSpec};
 use k8s_openapi::api::core::v1::{
     EnvVar, EnvVarSource, ObjectFieldSelector, PodTemplateSpec, Service, ServicePort, ServiceSpec,
@@ -15,10 +16,24 @@ use crate::inference::build::{labels, metadata};
 const MASTER_PORT: i32 = 29_500;
 /// Kubernetes' annotation with a worker's index.
 const INDEX: &str = "metadata.annotations['batch.kubernetes.io/job-completion-index']";
+/// Stands for the node rank of workers that have to compute it: torchrun, which would else take
+/// itself for node 0, ends at once and names it.
+const NO_NODE_RANK: &str = "BURSAR_RANK_OFFSET+BURSAR_ROLE_RANK";
 
-/// One Indexed Job for the gang. A failed worker is replaced only once it is gone, so that two never hold one rank.
-pub(crate) fn job(object: &TrainingJob, suspend: bool) -> Job {
-    let workers = object.spec.replicas;
+/// One Indexed Job for each role, with the role's name. A failed worker is replaced only once it is
+/// gone, so that two never hold one rank.
+pub(crate) fn jobs(object: &TrainingJob, suspend: bool) -> Vec<(String, Job)> {
+    let mut rank_offset = 0;
+    let roles = object.spec.roles().into_iter().map(|role| {
+        let job = job(object, role, rank_offset, suspend);
+        rank_offset += role.replicas;
+        (role.name.to_owned(), job)
+    });
+    roles.collect()
+}
+
+fn job(object: &TrainingJob, role: Role<'_>, rank_offset: u32, suspend: bool) -> Job {
+    let workers = i32::try_from(role.replicas).unwrap_or(i32::MAX);
     let mut spec = JobSpec {
         completion_mode: Some("Indexed".to_owned()),
         completions: Some(workers),
@@ -26,10 +41,13 @@ pub(crate) fn job(object: &TrainingJob, suspend: bool) -> Job {
         // one restart of the gang fails all its workers
         backoff_limit: Some(object.spec.restarts.saturating_mul(workers)),
         pod_replacement_policy: Some("Failed".to_owned()),
-        template: template(object),
+        template: template(object, role, rank_offset),
         ..JobSpec::default()
     };
-    let metadata = metadata(object, object.name_any(), WorkloadKind::TrainingJob, &spec);
+    let name = role_job(&object.name_any(), role.name);
+    let mut metadata = metadata(object, name, WorkloadKind::TrainingJob, &spec);
+    let labels = metadata.labels.get_or_insert_default();
+    labels.extend(role_label(role));
     spec.suspend = Some(suspend);
     Job {
         metadata,
@@ -38,22 +56,29 @@ pub(crate) fn job(object: &TrainingJob, suspend: bool) -> Job {
     }
 }
 
-fn template(object: &TrainingJob) -> PodTemplateSpec {
+/// The label of a role; the only role of the short form has none.
+fn role_label(role: Role<'_>) -> Option<(String, String)> {
+    let named = Some(role.name).filter(|name| !name.is_empty());
+    named.map(|name| (ROLE_LABEL.to_owned(), name.to_owned()))
+}
+
+fn template(object: &TrainingJob, role: Role<'_>, rank_offset: u32) -> PodTemplateSpec {
     let name = object.name_any();
-    let mut template = object.spec.template.clone();
-    template
+    let mut template = role.template.clone();
+    let labels_of_pods = template
         .metadata
         .get_or_insert_default()
         .labels
-        .get_or_insert_default()
-        .extend(labels(WorkloadKind::TrainingJob, &name));
+        .get_or_insert_default();
+    labels_of_pods.extend(labels(WorkloadKind::TrainingJob, &name));
+    labels_of_pods.extend(role_label(role));
     let spec = template.spec.get_or_insert_default();
     spec.restart_policy = Some("Never".to_owned());
-    spec.subdomain = Some(name.clone());
+    spec.subdomain = Some(name);
     if object.spec.priority_class_name.is_some() {
         spec.priority_class_name = object.spec.priority_class_name.clone();
     }
-    let environment = environment(object, &name);
+    let environment = environment(object, role, rank_offset);
     for container in &mut spec.containers {
         let own = container.env.get_or_insert_default();
         let missing: Vec<EnvVar> = environment
@@ -67,22 +92,63 @@ fn template(object: &TrainingJob) -> PodTemplateSpec {
     template
 }
 
-/// The variables by which the workers of the job's framework find each other.
-fn environment(object: &TrainingJob, name: &str) -> Vec<EnvVar> {
-    match object.spec.framework {
-        Framework::PyTorch => torchrun_environment(object, name),
+/// The variables by which a worker finds its place among the others: in its role, if the job has
+/// several, and by those of the job's framework.
+fn environment(object: &TrainingJob, role: Role<'_>, rank_offset: u32) -> Vec<EnvVar> {
+    let mut all = Vec::new();
+    if !role.name.is_empty() {
+        all.extend([
+            value("BURSAR_ROLE", role.name),
+            index("BURSAR_ROLE_RANK"),
+            value("BURSAR_RANK_OFFSET", rank_offset),
+        ]);
     }
+    all.extend(match object.spec.framework {
+        Framework::PyTorch => torchrun_environment(object, role, rank_offset),
+    });
+    all
 }
 
 /// The variables of `torchrun` and `torch.distributed`: <https://docs.pytorch.org/docs/stable/elastic/run.html>.
-fn torchrun_environment(object: &TrainingJob, name: &str) -> Vec<EnvVar> {
-    let namespace = object.namespace().unwrap_or_default();
-    let value = |key: &str, value: String| EnvVar {
-        name: key.to_owned(),
-        value: Some(value),
-        ..EnvVar::default()
+/// Ranks count on from role to role, and Kubernetes cannot add a worker's index to those before its
+/// role: workers of a later role with several of them have to do so themselves.
+fn torchrun_environment(object: &TrainingJob, role: Role<'_>, rank_offset: u32) -> Vec<EnvVar> {
+    let (name, namespace) = (object.name_any(), object.namespace().unwrap_or_default());
+    let roles = object.spec.roles();
+    let first = role_job(&name, roles.first().map_or("", |first| first.name));
+    let address = format!("{first}-0.{name}.{namespace}.svc");
+    let workers = object.spec.workers();
+    let rank = |key: &str| match (rank_offset, role.replicas) {
+        (0, _) => Some(index(key)),
+        (offset, 1) => Some(value(key, offset)),
+        _ => None,
     };
-    let index = |key: &str| EnvVar {
+    let mut all = vec![
+        value("MASTER_ADDR", &address),
+        value("MASTER_PORT", MASTER_PORT),
+        value("WORLD_SIZE", workers),
+    ];
+    all.extend(rank("RANK"));
+    all.extend([
+        value("PET_MASTER_ADDR", &address),
+        value("PET_MASTER_PORT", MASTER_PORT),
+        value("PET_NNODES", workers),
+        rank("PET_NODE_RANK").unwrap_or_else(|| value("PET_NODE_RANK", NO_NODE_RANK)),
+    ]);
+    all
+}
+
+fn value(key: &str, value: impl ToString) -> EnvVar {
+    EnvVar {
+        name: key.to_owned(),
+        value: Some(value.to_string()),
+        ..EnvVar::default()
+    }
+}
+
+/// A variable with the worker's index in its Job.
+fn index(key: &str) -> EnvVar {
+    EnvVar {
         name: key.to_owned(),
         value_from: Some(EnvVarSource {
             field_ref: Some(ObjectFieldSelector {
@@ -92,22 +158,7 @@ fn torchrun_environment(object: &TrainingJob, name: &str) -> Vec<EnvVar> {
             ..EnvVarSource::default()
         }),
         ..EnvVar::default()
-    };
-    let (address, port, workers) = (
-        format!("{name}-0.{name}.{namespace}.svc"),
-        MASTER_PORT.to_string(),
-        object.spec.replicas.to_string(),
-    );
-    vec![
-        value("MASTER_ADDR", address.clone()),
-        value("MASTER_PORT", port.clone()),
-        value("WORLD_SIZE", workers.clone()),
-        index("RANK"),
-        value("PET_MASTER_ADDR", address),
-        value("PET_MASTER_PORT", port),
-        value("PET_NNODES", workers),
-        index("PET_NODE_RANK"),
-    ]
+    }
 }
 
 /// The headless Service that gives each worker a name before it is ready: they look for each other while they start.
@@ -133,9 +184,17 @@ pub(crate) fn service(object: &TrainingJob) -> Service {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use serde_json::json;
 
     use super::*;
+
+    fn only_job(object: &TrainingJob) -> Job {
+        let mut jobs = jobs(object, true);
+        assert_eq!((jobs.len(), jobs[0].0.as_str()), (1, ""));
+        jobs.remove(0).1
+    }
 
     /// Made by the first version of Bursar.
     const SHORT_FORM_JOB: &str = concat!(
@@ -169,7 +228,7 @@ mod tests {
         }))
         .unwrap();
         assert_eq!(
-            serde_json::to_string(&job(&object, true)).unwrap(),
+            serde_json::to_string(&only_job(&object)).unwrap(),
             SHORT_FORM_JOB
         );
     }
@@ -183,7 +242,7 @@ mod tests {
                 {"name": "w", "env": [{"name": "MASTER_PORT", "value": "1"}]}]}}},
         }))
         .unwrap();
-        let spec = job(&object, true).spec.unwrap();
+        let spec = only_job(&object).spec.unwrap();
         assert_eq!(
             (
                 spec.completions,
@@ -220,5 +279,64 @@ mod tests {
             "the user's own wins"
         );
         assert_eq!(value("MASTER_PORT"), Some("1"));
+    }
+
+    /// Variables of the first container; `#` stands for the worker's index.
+    fn variables(job: &Job) -> BTreeMap<String, String> {
+        let spec = job.spec.clone().unwrap().template.spec.unwrap();
+        let variables = spec.containers[0].env.clone().unwrap();
+        let value = |each: &EnvVar| each.value.clone().unwrap_or_else(|| "#".to_owned());
+        variables
+            .iter()
+            .map(|each| (each.name.clone(), value(each)))
+            .collect()
+    }
+
+    #[test]
+    fn each_role_has_a_job_and_ranks_count_on_from_role_to_role() {
+        let template = json!({"spec": {"containers": [{"name": "w"}]}});
+        let object: TrainingJob = serde_json::from_value(json!({
+            "apiVersion": "bursar.dev/v1alpha1", "kind": "TrainingJob",
+            "metadata": {"name": "llama", "namespace": "ml", "uid": "u"},
+            "spec": {"framework": "PyTorch", "restarts": 2, "roles": [
+                {"name": "master", "replicas": 2, "template": template},
+                {"name": "writer", "replicas": 1, "template": template},
+                {"name": "worker", "replicas": 3, "template": template}]},
+        }))
+        .unwrap();
+        let jobs = jobs(&object, false);
+        let ranks = |job: &Job| {
+            let variables = variables(job);
+            for (name, expected) in [
+                ("MASTER_ADDR", "llama-master-0.llama.ml.svc"),
+                ("WORLD_SIZE", "6"),
+                ("PET_NNODES", "6"),
+                ("BURSAR_ROLE_RANK", "#"),
+            ] {
+                assert_eq!(variables[name], expected);
+            }
+            let of = ["BURSAR_ROLE", "BURSAR_RANK_OFFSET", "RANK", "PET_NODE_RANK"];
+            of.map(|name| variables.get(name).cloned().unwrap_or_default())
+        };
+        assert_eq!(ranks(&jobs[0].1), ["master", "0", "#", "#"]);
+        assert_eq!(ranks(&jobs[1].1), ["writer", "2", "2", "2"]);
+        // two nodes of rank 0 would hang
+        assert_eq!(ranks(&jobs[2].1), ["worker", "3", "", NO_NODE_RANK]);
+        for (role, job) in &jobs {
+            assert_eq!(job.name_any(), format!("llama-{role}"));
+            let spec = job.spec.as_ref().unwrap();
+            let of_pods = spec.template.metadata.as_ref().unwrap().labels.clone();
+            for labels in [job.labels(), &of_pods.unwrap()] {
+                assert_eq!(labels["bursar.dev/role"], *role);
+                assert_eq!(labels["bursar.dev/workload"], "llama");
+            }
+            let pod = spec.template.spec.as_ref().unwrap();
+            assert_eq!(pod.subdomain.as_deref(), Some("llama"));
+        }
+        let worker = jobs[2].1.spec.as_ref().unwrap();
+        assert_eq!(
+            (worker.completions, worker.backoff_limit),
+            (Some(3), Some(6))
+        );
     }
 }

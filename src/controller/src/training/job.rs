@@ -1,9 +1,91 @@
-//! What a TrainingJob's Job says.
+//! What the Jobs of a TrainingJob say.
 
+use std::sync::Arc;
+
+use bursar_api::TrainingJob;
+use bursar_api::names::{RETRIES_ANNOTATION, RETRY_AT_ANNOTATION, ROLE_LABEL, role_job};
+use bursar_api::training::Role;
+use bursar_core::model::{Key, event};
+use bursar_core::training::Retry;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
 
-use crate::pod;
+use crate::cache::{Stores, cached};
+
+/// A role of a TrainingJob, and its Job if that is there.
+pub(crate) struct RoleJob<'a> {
+    pub(crate) role: Role<'a>,
+    pub(crate) job: Option<Arc<Job>>,
+}
+
+/// The roles of a TrainingJob with the Jobs that it owns, in the roles' order. A Job of somebody else
+/// that has the name is not one of them.
+pub(crate) fn role_jobs<'a>(stores: &Stores, object: &'a TrainingJob) -> Vec<RoleJob<'a>> {
+    let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+    let roles = object.spec.roles().into_iter().map(|role| {
+        let name = role_job(&name, role.name);
+        let job = cached(&stores.batch_jobs, &Key::new(&namespace, &name));
+        let job = job.filter(|job| is_owned(job, object));
+        RoleJob { role, job }
+    });
+    roles.collect()
+}
+
+/// Whether a Job belongs to this TrainingJob.
+pub(crate) fn is_owned(job: &Job, object: &TrainingJob) -> bool {
+    let owners = job.owner_references();
+    let mut uids = owners.iter().map(|owner| Some(&owner.uid));
+    uids.any(|uid| uid == object.metadata.uid.as_ref())
+}
+
+/// The role that a Job or a pod is labelled with; empty without a label, as for the only role of the
+/// short form. It need not be a role of the TrainingJob: anybody can label a pod.
+pub(crate) fn labelled_role(object: &impl ResourceExt) -> &str {
+    object.labels().get(ROLE_LABEL).map_or("", String::as_str)
+}
+
+/// What decisions read of a role's Job.
+pub(crate) fn to_core(job: &Job) -> event::BatchJob {
+    let status = job.status.as_ref();
+    let count = |number: Option<i32>| u32::try_from(number.unwrap_or(0)).unwrap_or(0);
+    let active = status.map_or(0, |status| {
+        count(status.active).saturating_add(count(status.terminating))
+    });
+    event::BatchJob {
+        running: is_running(job),
+        finished: finished(job),
+        active,
+        succeeded: status.map_or(0, |status| count(status.succeeded)),
+        started: status
+            .and_then(|status| status.start_time.as_ref())
+            .map(|time| time.0),
+        retry: retry(job),
+    }
+}
+
+/// Whether a TrainingJob has ended: well when each of its roles has, not well once one has failed.
+pub(crate) fn gang_finished(roles: &[RoleJob<'_>]) -> Option<bool> {
+    let ends = roles
+        .iter()
+        .map(|role| role.job.as_deref().and_then(finished));
+    let ends: Vec<Option<bool>> = ends.collect();
+    if ends.contains(&Some(false)) {
+        return Some(false);
+    }
+    let well = !ends.is_empty() && ends.iter().all(|end| *end == Some(true));
+    well.then_some(true)
+}
+
+/// The Jobs that go on though the gang has failed with another role: they hold GPUs for nothing and
+/// are to be suspended.
+pub(crate) fn left_running<'a>(roles: &'a [RoleJob<'_>]) -> Vec<&'a Job> {
+    if gang_finished(roles) != Some(false) {
+        return Vec::new();
+    }
+    let jobs = roles.iter().filter_map(|role| role.job.as_deref());
+    jobs.filter(|job| is_running(job) && finished(job).is_none())
+        .collect()
+}
 
 /// Whether a Job has ended: well or not.
 pub(crate) fn finished(job: &Job) -> Option<bool> {
@@ -26,7 +108,11 @@ pub(crate) fn is_running(job: &Job) -> bool {
     spec.is_some_and(|spec| spec.suspend != Some(true))
 }
 
-/// The role of a worker; empty for the only one.
-pub(crate) fn role_of(pod: &Pod) -> &str {
-    pod::label(pod, "bursar.dev/role").unwrap_or_default()
+/// What a Job's gang was taken back for before.
+fn retry(job: &Job) -> Option<Retry> {
+    let annotation = |key: &str| job.annotations().get(key);
+    Some(Retry {
+        count: annotation(RETRIES_ANNOTATION)?.parse().ok()?,
+        at: annotation(RETRY_AT_ANNOTATION)?.parse().ok()?,
+    })
 }

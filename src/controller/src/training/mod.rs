@@ -1,8 +1,10 @@
-//! TrainingJobs: one Indexed Job and a headless Service each.
+//! TrainingJobs: an Indexed Job for each role and a headless Service each.
 
 pub(crate) mod build;
 pub(crate) mod job;
 pub(crate) mod status;
+
+use std::sync::Arc;
 
 use bursar_api::TrainingJob;
 use bursar_api::names::{RETRIES_ANNOTATION, RETRY_AT_ANNOTATION};
@@ -12,11 +14,12 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Service;
 use kube::ResourceExt;
 use kube::api::{Api, Patch, PatchParams};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::api_calls::{ApiError, apply_if_changed, with_timeout};
 use crate::cache::cached;
 use crate::context::Context;
+use crate::training::job::{finished, is_owned, is_running, left_running, role_jobs};
 
 /// Carries out an order, and makes everything that a TrainingJob owns what it should be.
 ///
@@ -30,61 +33,101 @@ pub(crate) async fn apply(
     let object = cached(&context.stores.jobs, key);
     let object = object.filter(|object| object.metadata.deletion_timestamp.is_none());
     let Some(object) = object else { return Ok(()) };
-    context.check_readable::<Job>(&key.namespace, &key.name)?;
     context.check_readable::<Service>(&key.namespace, &key.name)?;
+    // all of it before the first write: part of a gang would only hold GPUs
+    let run = order.is_some_and(|order| order.run);
+    let wanted = build::jobs(&object, !run).into_iter();
+    let jobs: Vec<(Job, Option<Arc<Job>>)> = wanted
+        .map(|(_, job)| Ok((job.clone(), found_job(context, &object, &job)?)))
+        .collect::<Result<_, ApiError>>()?;
     let services: Api<Service> = Api::namespaced(context.client.clone(), &key.namespace);
     let service = cached(&context.stores.front_services, key);
     let wanted = build::service(&object);
     apply_if_changed(&services, service.as_deref(), wanted, |_| true).await?;
-    match order {
-        Some(order) => apply_job(context, key, &object, order).await,
-        None => Ok(()),
+    if let Some(order) = order {
+        for (wanted, found) in jobs {
+            apply_job(context, key, wanted, found.as_deref(), order).await?;
+        }
+    }
+    stop_failed(context, key, &object).await
+}
+
+/// The Job of this name, as the cache has it.
+fn found_job(
+    context: &Context,
+    object: &TrainingJob,
+    job: &Job,
+) -> Result<Option<Arc<Job>>, ApiError> {
+    let key = Key::new(&object.namespace().unwrap_or_default(), &job.name_any());
+    context.check_readable::<Job>(&key.namespace, &key.name)?;
+    let found = cached(&context.stores.batch_jobs, &key);
+    match found.as_ref().is_some_and(|found| !is_owned(found, object)) {
+        true => Err(ApiError::Foreign {
+            kind: "Job".to_owned(),
+            name: key.name.to_string(),
+        }),
+        false => Ok(found),
     }
 }
 
+/// Tells the Job of one role to run or not.
 async fn apply_job(
     context: &Context,
     key: &Key,
-    object: &TrainingJob,
+    wanted: Job,
+    found: Option<&Job>,
     order: &JobOrder,
 ) -> Result<(), ApiError> {
     let jobs: Api<Job> = Api::namespaced(context.client.clone(), &key.namespace);
-    let Some(found) = cached(&context.stores.batch_jobs, key) else {
-        let wanted = build::job(object, !order.run);
+    let Some(found) = found else {
         apply_if_changed(&jobs, None, wanted, |_| true).await?;
         return Ok(());
     };
-    let mut owners = found.owner_references().iter();
-    if !owners.any(|owner| Some(&owner.uid) == object.metadata.uid.as_ref()) {
-        return Err(ApiError::Foreign {
-            kind: "Job".to_owned(),
-            name: key.name.to_string(),
-        });
-    }
     // of a Job that exists only its suspension changes: all else is immutable
-    let spec = found.spec.as_ref();
-    let is_suspended = spec.and_then(|spec| spec.suspend).unwrap_or(false);
-    if is_suspended != order.run {
+    if is_running(found) == order.run || finished(found).is_some() {
         return Ok(());
     }
-    let mut metadata = json!({"uid": found.uid(), "resourceVersion": found.resource_version()});
-    if !order.run {
-        // how often it was taken back counts until it is suspended for another reason
-        metadata["annotations"] = json!({
+    // how often it was taken back counts until it is suspended for another reason
+    let annotations = (!order.run).then(|| {
+        json!({
             RETRIES_ANNOTATION: order.retry.map(|retry| retry.count.to_string()),
             RETRY_AT_ANNOTATION: order.retry.map(|retry| retry.at.to_string()),
-        });
-    }
-    let patch = Patch::Merge(json!({"metadata": metadata, "spec": {"suspend": !order.run}}));
-    let params = PatchParams::default();
-    with_timeout("patch job", jobs.patch(&key.name, &params, &patch)).await?;
-    let (namespace, name) = (&*key.namespace, &*key.name);
-    tracing::info!(
-        namespace,
-        name,
-        run = order.run,
-        reason = order.reason,
-        "training"
-    );
+        })
+    });
+    set_suspended(&jobs, found, !order.run, annotations).await?;
+    note_changed(key, found, order.run, &order.reason);
     Ok(())
+}
+
+/// Suspends the Jobs that still run of a TrainingJob that has failed with one of its roles.
+async fn stop_failed(context: &Context, key: &Key, object: &TrainingJob) -> Result<(), ApiError> {
+    let roles = role_jobs(&context.stores, object);
+    let jobs: Api<Job> = Api::namespaced(context.client.clone(), &key.namespace);
+    for job in left_running(&roles) {
+        set_suspended(&jobs, job, true, None).await?;
+        note_changed(key, job, false, "another role has failed");
+    }
+    Ok(())
+}
+
+fn note_changed(key: &Key, job: &Job, run: bool, reason: &str) {
+    let (namespace, name) = (&*key.namespace, job.name_any());
+    tracing::info!(namespace, name, run, reason, "training");
+}
+
+async fn set_suspended(
+    jobs: &Api<Job>,
+    found: &Job,
+    suspend: bool,
+    annotations: Option<Value>,
+) -> Result<(), ApiError> {
+    let mut metadata = json!({"uid": found.uid(), "resourceVersion": found.resource_version()});
+    if let Some(annotations) = annotations {
+        metadata["annotations"] = annotations;
+    }
+    let patch = Patch::Merge(json!({"metadata": metadata, "spec": {"suspend": suspend}}));
+    let (name, params) = (found.name_any(), PatchParams::default());
+    with_timeout("patch job", jobs.patch(&name, &params, &patch))
+        .await
+        .map(drop)
 }

@@ -4,12 +4,11 @@ use bursar_api::TrainingJob;
 use bursar_api::conditions::{
     self, ConditionState, READY, WITHIN_BUDGET, job_ready, workload_within_budget,
 };
-use bursar_api::training::{JobPhase, TrainingJobStatus, Workers};
+use bursar_api::training::{JobPhase, RoleStatus, TrainingJobStatus, Workers};
 use bursar_core::calendar::whole_second;
 use bursar_core::plan::LimitedBy;
 use bursar_core::training::Turn;
 use jiff::Timestamp;
-use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -19,13 +18,14 @@ use crate::spend_status;
 use crate::status_pacing::{
     Change, NextStatus, Readings, StatusPacing, decisive_conditions, messages, reading_conditions,
 };
-use crate::training::job::finished;
+use crate::training::job::{RoleJob, finished, gang_finished};
 
 /// What goes into a status.
 pub(crate) struct Facts<'a> {
     /// `None` once the job has ended.
     pub(crate) turn: Option<&'a Turn>,
-    pub(crate) job: Option<&'a Job>,
+    /// Its roles, in their order, with their Jobs.
+    pub(crate) roles: &'a [RoleJob<'a>],
     pub(crate) pods: &'a [&'a Pod],
     pub(crate) spend: PricingState,
     /// Why the last run could not apply the decision.
@@ -41,16 +41,8 @@ pub(crate) fn next(
 ) -> NextStatus<TrainingJobStatus> {
     let empty = TrainingJobStatus::default();
     let old = object.status.as_ref().unwrap_or(&empty);
-    let observed = facts.job.and_then(|job| job.status.as_ref());
-    let count = |number: Option<i32>| number.unwrap_or(0);
-    let workers = Workers {
-        active: count(observed.and_then(|status| status.active)),
-        ready: count(observed.and_then(|status| status.ready)),
-        succeeded: count(observed.and_then(|status| status.succeeded)),
-        failed: count(observed.and_then(|status| status.failed)),
-    };
-    let terminating = count(observed.and_then(|status| status.terminating));
-    let phase = phase(object, &facts, &workers, terminating, old);
+    let roles: Vec<RoleStatus> = facts.roles.iter().map(role_status).collect();
+    let phase = phase(object, &facts, &roles, old);
     let starts =
         phase == JobPhase::Starting && !matches!(old.phase, JobPhase::Starting | JobPhase::Running);
     let began = matches!(phase, JobPhase::Starting | JobPhase::Running);
@@ -71,8 +63,13 @@ pub(crate) fn next(
             .start_time
             .clone()
             .or_else(|| began.then(|| Time(whole_second(facts.now)))),
-        completion_time: observed.and_then(|status| status.completion_time.clone()),
-        workers,
+        completion_time: completion_time(facts.roles),
+        workers: sum(&roles),
+        // the only role of the short form has no name, and the sums are all there is to say of it
+        roles: roles
+            .into_iter()
+            .filter(|role| !role.name.is_empty())
+            .collect(),
         spend: Some(facts.spend.summary.clone()),
         conditions: Vec::new(),
     };
@@ -94,25 +91,79 @@ pub(crate) fn next(
     pacing.next(object, object.status.as_ref(), status, change, facts.now)
 }
 
+fn role_status(found: &RoleJob<'_>) -> RoleStatus {
+    let observed = found.job.as_ref().and_then(|job| job.status.as_ref());
+    let count = |number: Option<i32>| number.unwrap_or(0);
+    RoleStatus {
+        name: found.role.name.to_owned(),
+        workers: Workers {
+            replicas: i32::try_from(found.role.replicas).unwrap_or(i32::MAX),
+            active: count(observed.and_then(|status| status.active)),
+            ready: count(observed.and_then(|status| status.ready)),
+            succeeded: count(observed.and_then(|status| status.succeeded)),
+            failed: count(observed.and_then(|status| status.failed)),
+        },
+    }
+}
+
+/// The workers of all roles.
+fn sum(roles: &[RoleStatus]) -> Workers {
+    let workers = roles.iter().map(|role| role.workers);
+    workers.fold(Workers::default(), |sum, role| Workers {
+        replicas: sum.replicas.saturating_add(role.replicas),
+        active: sum.active.saturating_add(role.active),
+        ready: sum.ready.saturating_add(role.ready),
+        succeeded: sum.succeeded.saturating_add(role.succeeded),
+        failed: sum.failed.saturating_add(role.failed),
+    })
+}
+
+/// When the last role ended well.
+fn completion_time(roles: &[RoleJob<'_>]) -> Option<Time> {
+    let time = |found: &RoleJob<'_>| found.job.as_ref()?.status.as_ref()?.completion_time.clone();
+    let times: Option<Vec<Time>> = roles.iter().map(time).collect();
+    times?.into_iter().max()
+}
+
 fn phase(
     object: &TrainingJob,
     facts: &Facts<'_>,
-    workers: &Workers,
-    terminating: i32,
+    roles: &[RoleStatus],
     old: &TrainingJobStatus,
 ) -> JobPhase {
-    match facts.job.and_then(finished) {
+    match gang_finished(facts.roles) {
         Some(true) => return JobPhase::Succeeded,
         Some(false) => return JobPhase::Failed,
         None => {}
     }
-    let runs = facts.turn.is_some_and(|turn| turn.run);
-    match runs {
-        true if workers.ready + workers.succeeded >= object.spec.replicas => JobPhase::Running,
+    let is_complete = |role: &RoleStatus| {
+        let workers = &role.workers;
+        workers.ready + workers.succeeded >= workers.replicas
+    };
+    let is_stopping = |found: &RoleJob<'_>| {
+        let status = found.job.as_ref().and_then(|job| job.status.as_ref());
+        status
+            .is_some_and(|status| status.active.unwrap_or(0) + status.terminating.unwrap_or(0) > 0)
+    };
+    match facts.turn.is_some_and(|turn| turn.run) {
+        true if roles.iter().all(is_complete) => JobPhase::Running,
         true => JobPhase::Starting,
-        false if workers.active + terminating > 0 => JobPhase::Suspending,
+        false if facts.roles.iter().any(is_stopping) => JobPhase::Suspending,
         false if object.spec.suspend || old.attempts > 0 => JobPhase::Suspended,
         false => JobPhase::Queued,
+    }
+}
+
+/// What failed: workers of the only role, or of a role by its name.
+fn failure(roles: &[RoleJob<'_>]) -> String {
+    let failed = |found: &&RoleJob<'_>| found.job.as_deref().and_then(finished) == Some(false);
+    let role = roles
+        .iter()
+        .find(failed)
+        .map_or("", |found| found.role.name);
+    match role {
+        "" => "workers failed more often than restarts allows".to_owned(),
+        _ => format!("workers of role {role} failed more often than restarts allows"),
     }
 }
 
@@ -166,12 +217,7 @@ fn says(facts: &Facts<'_>, phase: JobPhase) -> Vec<ConditionState> {
                 job_ready::SUCCEEDED,
                 "all workers ended well".to_owned(),
             ),
-            JobPhase::Failed => say(
-                READY,
-                false,
-                job_ready::FAILED,
-                "workers failed more often than restarts allows".to_owned(),
-            ),
+            JobPhase::Failed => say(READY, false, job_ready::FAILED, failure(facts.roles)),
             _ => say(
                 READY,
                 false,
