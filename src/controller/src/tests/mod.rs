@@ -13,6 +13,7 @@ mod ledger;
 mod nodes;
 mod prices;
 mod priority;
+mod roles;
 mod service;
 mod sweep;
 mod training;

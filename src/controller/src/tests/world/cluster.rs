@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use super::journal::PodLifetime;
 use super::{GPUS, World};
 use crate::pod;
+use crate::training::job::finished;
 
 /// Seconds from the order to end until a pod has ended.
 const GRACE: i64 = 3;
@@ -121,7 +122,7 @@ impl World {
     async fn jobs(&mut self) {
         for job in self.server.objects::<Job>() {
             let spec = job.spec.clone().unwrap();
-            let suspended = spec.suspend == Some(true);
+            let ends = spec.suspend == Some(true) || finished(&job).is_some();
             let of_job: Vec<Pod> = self
                 .pods()
                 .into_iter()
@@ -132,7 +133,7 @@ impl World {
                 .filter(|pod| !pod::is_terminal(pod) && pod.metadata.deletion_timestamp.is_some())
                 .count();
             let alive = self.alive(&job);
-            let wanted = if suspended {
+            let wanted = if ends {
                 0
             } else {
                 usize::try_from(spec.completions.unwrap_or(1)).unwrap()
