@@ -16,7 +16,7 @@ use crate::cache::CacheChange;
 use crate::context::Context;
 use crate::decision_metrics;
 use crate::edge::Edge;
-use crate::executor::{Applied, Order, StatusInput, Wanted};
+use crate::executor::{Applied, Order, ServiceChange, StatusInput, Wanted};
 use crate::explain::{Explanation, explanation};
 use crate::subject::Subject;
 
@@ -206,7 +206,7 @@ impl Actor {
             recorded,
             ..Wanted::default()
         };
-        Self::want(decisions, &mut wanted, &mut statuses);
+        self.want(decisions, &mut wanted, &mut statuses);
         let inputs = statuses.into_iter().filter_map(|subject| {
             let input = self.status(&subject)?;
             Some((subject, input))
@@ -215,7 +215,7 @@ impl Actor {
         wanted
     }
 
-    fn want(decisions: Decisions, wanted: &mut Wanted, statuses: &mut BTreeSet<Subject>) {
+    fn want(&self, decisions: Decisions, wanted: &mut Wanted, statuses: &mut BTreeSet<Subject>) {
         let Decisions {
             service_orders,
             job_orders,
@@ -226,8 +226,12 @@ impl Actor {
         } = decisions;
         wanted.latches = latches.into_iter().map(|(budget, _)| budget).collect();
         for order in service_orders {
+            let Some(view) = self.model.service(&order.service) else {
+                continue;
+            };
             let subject = Subject::Service(order.service.clone());
-            wanted.orders.push((subject, Order::Service(order.into())));
+            let change = ServiceChange::new(order, view.decision);
+            wanted.orders.push((subject, Order::Service(change)));
         }
         for order in job_orders {
             let subject = Subject::Job(order.job.clone());

@@ -12,12 +12,13 @@ use bursar_core::model::Key;
 use bursar_core::money::Money;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use kube::runtime::events::Recorder;
 use kube::{Client, Resource};
 
 use crate::api_calls::ApiError;
 use crate::cache::{Stores, Tombstones, Triggers, UnreadableObjects, key_of};
 use crate::engine_reads::SharedReadings;
+use crate::event_publisher::EventPublisher;
+use crate::events::ServiceEvents;
 use crate::executor::StatusMemory;
 use crate::gateways;
 use crate::index::PodIndex;
@@ -46,12 +47,14 @@ pub(crate) struct Context {
     pub(crate) tombstones: Arc<Tombstones>,
     /// Objects that no cache has as they are.
     pub(crate) unreadable: Arc<UnreadableObjects>,
-    pub(crate) recorder: Recorder,
+    pub(crate) events: EventPublisher,
     pub(crate) metrics: Metrics,
     /// Where the pods of each workload are in the cache.
     pub(crate) index: Mutex<PodIndex>,
     /// Pods that use devices which others bear, by namespace.
     pub(crate) sharing: Mutex<BTreeMap<String, BTreeSet<Uid>>>,
+    /// What was said of services in Events.
+    pub(crate) service_events: Mutex<HashMap<Key, ServiceEvents>>,
     /// What is remembered of the writes of statuses.
     pub(crate) status_memories: Mutex<HashMap<Subject, StatusMemory>>,
     /// What GPUs were measured to draw.

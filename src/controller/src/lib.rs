@@ -19,6 +19,7 @@
 //! | `gpu_allocation`, `resource_claim` | the GPUs and volumes that pods hold |
 //! | `pod`, `pod_resources` | what a pod reports, and the resources that it asks for |
 //! | `status`, `status_pacing` | writes statuses, seldom, with an Event for each condition that changed |
+//! | `events`, `event_publisher` | Kubernetes Events of decisions, and how they are published |
 //! | `backoff` | how long a failed call waits |
 //! | `decision_metrics`, `spend_metrics`, `explain` | decisions and money for Prometheus and people |
 //! | `corrections` | which SpendCorrections count |
@@ -38,6 +39,8 @@ mod decision_metrics;
 mod edge;
 mod engine_reads;
 mod engine_targets;
+mod event_publisher;
+mod events;
 mod executor;
 mod explain;
 mod gateways;
@@ -89,6 +92,7 @@ use crate::cache::{Stores, UnreadableObjects};
 use crate::context::Context;
 use crate::engine_reads::EngineReads;
 use crate::engine_targets::EngineTargets;
+use crate::event_publisher::EventPublisher;
 use crate::executor::Executor;
 use crate::explain::ExplainInputs;
 use crate::gateways::Gateways;
@@ -271,7 +275,10 @@ async fn lead(
         folded: ledger::ConsolidatedCache::default(),
         tombstones,
         unreadable,
-        recorder: Recorder::new(client.clone(), reporter),
+        events: EventPublisher::new(
+            Recorder::new(client.clone(), reporter),
+            metrics.dropped_events.clone(),
+        ),
         metrics,
         index: Mutex::default(),
         sharing: Mutex::default(),
@@ -283,6 +290,7 @@ async fn lead(
         shares: Mutex::default(),
         zone,
         namespace: options.namespace.clone(),
+        service_events: Mutex::default(),
         status_memories: Mutex::default(),
         observe_only: options.observe_only,
         client: client.clone(),
@@ -333,6 +341,8 @@ async fn lead(
     let executor = Executor::new(Arc::clone(&context));
     let executor = executor.run(wanted_received, applied, Timestamp::now);
     let executor = AbortOnDropHandle::new(tokio::spawn(executor));
+    let events = context.events.clone();
+    let events = AbortOnDropHandle::new(tokio::spawn(async move { events.run().await }));
     tokio::select! {
         () = prices => {}
         _ = accounts => {}
@@ -347,6 +357,7 @@ async fn lead(
         () = demand => {}
         _ = actor => {}
         _ = executor => {}
+        _ = events => {}
     }
     Ok(())
 }

@@ -37,6 +37,13 @@ pub(crate) struct LimitLabel {
     pub(crate) limited_by: &'static str,
 }
 
+/// Why an Event was not published.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct DroppedEventLabel {
+    /// `rate`, `queue` or `error`.
+    pub(crate) cause: &'static str,
+}
+
 /// A workload, a budget or a namespace.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelSet)]
 pub(crate) struct ObjectLabels {
@@ -297,6 +304,8 @@ pub(crate) struct Metrics {
     pub(crate) account_syncs: Family<ResultLabel, Counter>,
     /// Accounts that are not on record as this process knows them.
     pub(crate) unwritten_accounts: Gauge,
+    /// Events that were not published, by cause.
+    pub(crate) dropped_events: Family<DroppedEventLabel, Counter>,
     /// 1 with the currency and the time zone of all amounts, once the currency is known.
     accounting: Family<AccountingLabels, Gauge>,
     /// 1 while this replica leads.
@@ -318,6 +327,7 @@ impl Metrics {
             closed: Family::default(),
             account_syncs: Family::default(),
             unwritten_accounts: Gauge::default(),
+            dropped_events: Family::default(),
             accounting: Family::default(),
             leading: Gauge::default(),
             namespaces: NamespaceGauges::new(registry, &NAMESPACE_GAUGES),
@@ -354,6 +364,11 @@ impl Metrics {
             "bursar_ledger_unwritten_accounts",
             "Workloads whose SpendRecords could not be written at the last attempt, and whose cost counts from the controller's memory",
             metrics.unwritten_accounts.clone(),
+        );
+        registry.register(
+            "bursar_dropped_events",
+            "Kubernetes Events that were not published by cause: rate, too many about one object; queue, the API server was slow; error, the API server refused the Event or gave no answer",
+            metrics.dropped_events.clone(),
         );
         registry.register(
             "bursar_accounting_info",

@@ -20,7 +20,6 @@ use serde_json::{Value, json};
 use crate::api_calls::{ApiError, with_timeout};
 use crate::cache::UnreadableObject;
 use crate::context::Context;
-use crate::status::publish;
 
 /// How often the statuses are compared with the caches.
 const PACE: Duration = Duration::from_secs(2);
@@ -142,6 +141,6 @@ async fn report(
         action: ACCEPTED.to_owned(),
         secondary: None,
     };
-    publish(&context.recorder, &event, &reference(object, &live)).await;
+    context.events.send(reference(object, &live), event);
     Ok(())
 }

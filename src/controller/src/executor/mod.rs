@@ -30,7 +30,7 @@ use crate::metrics::ResultLabel;
 use crate::subject::Subject;
 use crate::training;
 
-pub(crate) use order::{Order, PodMark, Scale, ServiceChange};
+pub(crate) use order::{Order, PodMark, ServiceChange};
 use queue::{Lane, Outcome, Task, WorkQueue};
 pub(crate) use status::{StatusInput, StatusMemory};
 

@@ -4,8 +4,7 @@
 use std::collections::BTreeMap;
 
 use bursar_core::model::Name;
-use bursar_core::plan::{JobOrder, ServiceOrder};
-use jiff::Timestamp;
+use bursar_core::plan::{Decision, JobOrder, ServiceOrder};
 
 /// What a pod is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,53 +17,49 @@ pub(crate) enum PodMark {
     Remove,
 }
 
-/// A new number of replicas.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Scale {
-    /// The number that the decision found.
-    pub(crate) from: u32,
-    /// The number that there will be.
-    pub(crate) to: u32,
-    /// Why.
-    pub(crate) reason: String,
-    /// Since when requests have been held, if they are what wakes the service.
-    pub(crate) held_since: Option<Timestamp>,
-}
-
-/// What a service's pods and its Deployment are told.
+/// What a service's pods and its Deployment are told, and the decision that it follows from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ServiceChange {
     /// Pods by UID.
     pub(crate) pods: BTreeMap<Name, PodMark>,
-    /// The Deployment.
-    pub(crate) scale: Scale,
-    /// A budget stops it.
-    pub(crate) after_latch: bool,
+    /// The newest order; its replicas are those before the first one and those that there will be.
+    pub(crate) order: ServiceOrder,
+    pub(crate) decision: Decision,
 }
 
 impl ServiceChange {
+    /// What a new order tells.
+    pub(crate) fn new(order: ServiceOrder, decision: Decision) -> Self {
+        let marks = [
+            (&order.drain, PodMark::Drain),
+            (&order.keep, PodMark::Keep),
+            (&order.remove, PodMark::Remove),
+        ];
+        let marks = marks.into_iter().flat_map(|(uids, mark)| {
+            let marked = uids.iter().cloned();
+            marked.map(move |uid| (uid, mark))
+        });
+        Self {
+            pods: marks.collect(),
+            order,
+            decision,
+        }
+    }
+
     /// Whether it starts the first replica.
     pub(crate) fn starts(&self) -> bool {
-        self.scale.from == 0 && self.scale.to > 0
+        let (from, to) = self.order.replicas;
+        from == 0 && to > 0
     }
-}
 
-impl From<ServiceOrder> for ServiceChange {
-    fn from(order: ServiceOrder) -> Self {
-        let drain = order.drain.into_iter().map(|uid| (uid, PodMark::Drain));
-        let keep = order.keep.into_iter().map(|uid| (uid, PodMark::Keep));
-        let remove = order.remove.into_iter().map(|uid| (uid, PodMark::Remove));
-        let (from, to) = order.replicas;
-        Self {
-            pods: drain.chain(keep).chain(remove).collect(),
-            scale: Scale {
-                from,
-                to,
-                reason: order.reason,
-                held_since: order.held_since,
-            },
-            after_latch: order.after_latch,
-        }
+    /// This change after one that was not carried out.
+    fn after(mut self, earlier: Self) -> Self {
+        let mut pods = earlier.pods;
+        pods.extend(self.pods);
+        self.pods = pods;
+        self.order.replicas.0 = earlier.order.replicas.0;
+        self.order.held_since = self.order.held_since.or(earlier.order.held_since);
+        self
     }
 }
 
@@ -81,7 +76,7 @@ impl Order {
     /// Whether it is carried out only once the latch of a budget is on record.
     pub(crate) fn is_after_latch(&self) -> bool {
         match self {
-            Self::Service(change) => change.after_latch,
+            Self::Service(change) => change.order.after_latch,
             Self::Job(order) => order.after_latch,
         }
     }
@@ -90,15 +85,7 @@ impl Order {
     #[must_use]
     pub(crate) fn after(self, earlier: Self) -> Self {
         match (earlier, self) {
-            (Self::Service(earlier), Self::Service(mut change)) => {
-                let mut pods = earlier.pods;
-                pods.extend(change.pods);
-                change.pods = pods;
-                change.scale.from = earlier.scale.from;
-                let held = earlier.scale.held_since;
-                change.scale.held_since = change.scale.held_since.or(held);
-                Self::Service(change)
-            }
+            (Self::Service(earlier), Self::Service(change)) => Self::Service(change.after(earlier)),
             (_, newest) => newest,
         }
     }

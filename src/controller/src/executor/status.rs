@@ -12,7 +12,7 @@ use bursar_core::money::Money;
 use bursar_core::plan::LimitedBy;
 use bursar_core::training::Turn;
 use jiff::{SignedDuration, Timestamp};
-use kube::ResourceExt;
+use kube::{Resource, ResourceExt};
 
 use crate::api_calls::ApiError;
 use crate::budget;
@@ -20,6 +20,7 @@ use crate::cache::cached;
 use crate::cluster_bill;
 use crate::context::Context;
 use crate::corrections;
+use crate::events;
 use crate::inference;
 use crate::ledger::AccountView;
 use crate::lock::lock;
@@ -184,7 +185,24 @@ async fn write_budget(
     let prices = context.prices(now);
     let currency = &prices.lists.currency;
     let next = |pacing: &mut StatusPacing| budget::next(&object, pacing, standing, currency, now);
-    write_paced(context, subject, &*object, now, next).await
+    let before = object
+        .status
+        .as_ref()
+        .and_then(|status| status.latch.as_ref());
+    let before = before.map(|latch| latch.period_start.0);
+    let outcome = write_paced(context, subject, &*object, now, next).await?;
+    let is_written = matches!(outcome, Outcome::Done(_)) && is_last_write(context, subject, now);
+    if is_written && let Some(event) = events::of_latch(before, standing) {
+        context.events.send(object.object_ref(&()), event);
+    }
+    Ok(outcome)
+}
+
+/// Whether the status of an object was written at `now`.
+fn is_last_write(context: &Context, subject: &Subject, now: Timestamp) -> bool {
+    let memories = lock(&context.status_memories);
+    let memory = memories.get(subject);
+    memory.is_some_and(|memory| memory.replaced.as_ref().is_some_and(|(_, at)| *at == now))
 }
 
 /// What is remembered of the writes of one status.
@@ -229,7 +247,7 @@ async fn write_paced<K: StatusObject>(
         next(&mut memory.pacing)
     };
     if let Some(status) = next.status {
-        status::write_and_announce(&context.client, &context.recorder, object, status).await?;
+        status::write_and_announce(&context.client, &context.events, object, status).await?;
         if let Some(memory) = lock(&context.status_memories).get_mut(subject) {
             memory.replaced = version.map(|version| (version, now));
         }

@@ -15,15 +15,15 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::ResourceExt;
 use kube::api::{Api, Patch, PatchParams};
+use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
 
 use crate::api_calls::{ApiError, apply_if_changed, is_shown, with_timeout};
 use crate::cache::{cached, key_of};
 use crate::context::Context;
 use crate::edge::draining_since;
-use crate::executor::{PodMark, Scale, ServiceChange};
+use crate::executor::{PodMark, ServiceChange};
 use crate::lock::lock;
 use crate::pod;
 use crate::subject::Subject;
@@ -43,7 +43,10 @@ pub(crate) async fn apply(
 ) -> Result<(), ApiError> {
     let object = cached(&context.stores.services, key);
     let object = object.filter(|object| object.metadata.deletion_timestamp.is_none());
-    let Some(object) = object else { return Ok(()) };
+    let Some(object) = object else {
+        lock(&context.service_events).remove(key);
+        return Ok(());
+    };
     let slice = Key {
         namespace: key.namespace.clone(),
         name: gateway_slice(&key.name).into(),
@@ -54,7 +57,7 @@ pub(crate) async fn apply(
     if let Some(change) = change {
         mark_pods(context, key, &change.pods, now).await?;
     }
-    apply_deployment(context, key, &object, change.map(|change| &change.scale)).await?;
+    apply_deployment(context, key, &object, change).await?;
 
     let api: Api<Service> = Api::namespaced(context.client.clone(), &key.namespace);
     let found = cached(&context.stores.front_services, key);
@@ -86,7 +89,7 @@ async fn apply_deployment(
     context: &Context,
     key: &Key,
     object: &InferenceDeployment,
-    scale: Option<&Scale>,
+    change: Option<&ServiceChange>,
 ) -> Result<(), ApiError> {
     let found = cached(&context.stores.deployments, key);
     let declared = found.as_ref().map(|found| {
@@ -96,30 +99,51 @@ async fn apply_deployment(
             .and_then(|count| u32::try_from(count).ok());
         replicas.unwrap_or(0)
     });
-    let Some(replicas) = scale.map(|scale| scale.to).or(declared) else {
+    let ordered = change.map(|change| change.order.replicas.1);
+    let Some(replicas) = ordered.or(declared) else {
         return Ok(());
     };
     let wanted = build::deployment(object, replicas);
     let api: Api<Deployment> = Api::namespaced(context.client.clone(), &key.namespace);
     let same = |found: &Deployment| found.spec.replicas == i32::try_from(replicas).ok();
     let wrote = apply_if_changed(&api, found.as_deref(), wanted, same).await?;
-    if let Some(scale) = scale.filter(|scale| wrote && scale.from != scale.to) {
-        note_scaled(context, key, scale);
+    if let Some(change) = change {
+        note_change(context, object, change, wrote);
     }
     Ok(())
 }
 
-fn note_scaled(context: &Context, key: &Key, scale: &Scale) {
-    let (namespace, name) = (&*key.namespace, &*key.name);
-    let Scale {
-        from, to, reason, ..
-    } = scale;
-    if let Some(held_since) = scale.held_since {
+/// Says what was carried out, in an Event, a log line and a metric. `scaled` if the Deployment was
+/// told another number.
+fn note_change(
+    context: &Context,
+    object: &InferenceDeployment,
+    change: &ServiceChange,
+    scaled: bool,
+) {
+    let ServiceChange {
+        order, decision, ..
+    } = change;
+    let event = {
+        let mut all = lock(&context.service_events);
+        let said = all.entry(order.service.clone()).or_default();
+        said.next(order, decision)
+    };
+    if let Some(event) = event {
+        context.events.send(object.object_ref(&()), event);
+    }
+    let (from, to) = order.replicas;
+    if !scaled || from == to {
+        return;
+    }
+    let (namespace, name) = (&*order.service.namespace, &*order.service.name);
+    if let Some(held_since) = order.held_since {
         let seconds = Timestamp::now().duration_since(held_since).as_secs_f64();
         context.metrics.wake_seconds.observe(seconds);
         let milliseconds = (seconds * 1000.0) as i64;
         tracing::info!(namespace, name, milliseconds, "woken by a held request");
     }
+    let reason = &order.reason;
     tracing::info!(namespace, name, from, to, reason, "scaled");
 }
 

@@ -28,6 +28,7 @@ use crate::api_calls::ApiError;
 use crate::cache::{CachePolicy, Stores, Tombstones, UnreadableObjects};
 use crate::context::Context;
 use crate::engine_targets::EngineTargets;
+use crate::event_publisher::EventPublisher;
 use crate::executor::Executor;
 use crate::explain::Explanation;
 use crate::gateways;
@@ -193,7 +194,10 @@ impl Leader {
             folded: ConsolidatedCache::default(),
             tombstones,
             unreadable,
-            recorder: Recorder::new(client.clone(), reporter),
+            events: EventPublisher::new(
+                Recorder::new(client.clone(), reporter),
+                metrics.dropped_events.clone(),
+            ),
             metrics,
             index: Mutex::default(),
             sharing: Mutex::default(),
@@ -201,6 +205,7 @@ impl Leader {
             began: world.now,
             ports: Mutex::default(),
             shares: Mutex::default(),
+            service_events: Mutex::default(),
             status_memories: Mutex::default(),
             zone: TimeZone::UTC,
             namespace: OPERATOR.to_owned(),
@@ -235,6 +240,7 @@ impl Leader {
         let synced = self.sync_accounts(world).await;
         self.check_spent(world.now);
         let decided = self.decide(world.now).await;
+        self.context.events.flush().await;
         self.check_spent(world.now);
         synced?;
         decided

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::leader::{Leader, View};
 use super::sweep::{Stage, every_crash};
 use super::world::{NAMESPACE, OPERATOR};
-use crate::{pod, reconcile};
+use crate::pod;
 
 /// Two masters and three workers.
 fn gang() -> Value {
@@ -195,9 +195,7 @@ async fn a_gang_of_roles_holds_the_room_of_its_workers_once() {
     stage.world.create_gang_in(OPERATOR, "three", 3).await;
     let mut leader = Leader::new(&stage.world, Faults::default());
     leader.fill_caches(&View::of(&stage.world));
-    reconcile::reconcile(&leader.context, OPERATOR, stage.world.now)
-        .await
-        .unwrap();
+    leader.decide(stage.world.now).await.unwrap();
     let mut found: Vec<TrainingJob> = stage.world.server.objects();
     found.retain(|job| job.name_any() == "three");
     let status = found.remove(0).status.unwrap();

@@ -58,6 +58,7 @@ impl WatchedCluster {
             }
             let errors = unreadable_status::sync_once(&self.leader.context, self.world.now).await;
             assert!(errors.is_empty(), "{errors:?}");
+            self.leader.context.events.flush().await;
             assert!(round < 100, "{unreported:?} are never reported");
         }
         0

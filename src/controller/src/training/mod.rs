@@ -12,13 +12,14 @@ use bursar_core::model::Key;
 use bursar_core::plan::JobOrder;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Service;
-use kube::ResourceExt;
 use kube::api::{Api, Patch, PatchParams};
+use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
 
 use crate::api_calls::{ApiError, apply_if_changed, with_timeout};
 use crate::cache::cached;
 use crate::context::Context;
+use crate::events;
 use crate::training::job::{finished, is_owned, is_running, left_running, role_jobs};
 
 /// Carries out an order, and makes everything that a TrainingJob owns what it should be.
@@ -47,6 +48,9 @@ pub(crate) async fn apply(
     if let Some(order) = order {
         for (wanted, found) in jobs {
             apply_job(context, key, wanted, found.as_deref(), order).await?;
+        }
+        if let Some(event) = events::of_job(order, object.status.as_ref()) {
+            context.events.send(object.object_ref(&()), event);
         }
     }
     stop_failed(context, key, &object).await

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 
 use crate::budget::{Latch, Standing};
+use crate::limit::LimitedBy;
 use crate::model::event::{Key, Name};
 use crate::plan::service::Decision;
 use crate::training::{Retry, Turn};
@@ -39,6 +40,8 @@ pub struct JobOrder {
     pub retry: Option<Retry>,
     /// Why.
     pub reason: String,
+    /// What keeps it from running.
+    pub limited_by: Option<LimitedBy>,
     /// A budget stops it: its latch is on record first.
     pub after_latch: bool,
 }

@@ -120,6 +120,7 @@ fn order_job(model: &mut Model, key: &Key, turn: &Turn, now: Timestamp, decision
         run: turn.run,
         retry: turn.retry,
         reason: turn.reason.clone(),
+        limited_by: turn.limited_by,
         after_latch: turn.limited_by == Some(LimitedBy::Budget),
     };
     decisions.job_orders.push(order);

@@ -1,0 +1,174 @@
+//! Kubernetes Events of decisions: few, each once, in words that stay the same.
+//!
+//! The recorder counts Events in a series where the type, the reason, the action and the object are
+//! equal, and keeps the note of the first. So the action names all that a note says besides, and
+//! numbers that change with every reading stay in the status field `reason`. An Event is a Warning
+//! if a person must act upon it: a budget is exhausted, or something was stopped for money.
+
+use bursar_api::training::{JobPhase, TrainingJobStatus};
+use bursar_core::budget::{OnExhausted, Standing};
+use bursar_core::plan::{Decision, JobOrder, LimitedBy, ServiceOrder};
+use jiff::Timestamp;
+use kube::runtime::events::{Event, EventType};
+
+use crate::spend_status::display_amount;
+
+/// Reason: the number of a service's replicas changes.
+pub(crate) const SCALED: &str = "Scaled";
+/// Reason: held requests start a service that has no replica.
+pub(crate) const WOKEN: &str = "Woken";
+/// Reason: a service goes to zero replicas because it was asked for nothing.
+pub(crate) const IDLE: &str = "Idle";
+/// Reason: a job starts for the first time.
+pub(crate) const STARTED: &str = "Started";
+/// Reason: a job that ran before starts again.
+pub(crate) const RESUMED: &str = "Resumed";
+/// Reason: a job that runs is stopped and waits.
+pub(crate) const SUSPENDED: &str = "Suspended";
+/// Reason: the limit of a budget is reached.
+pub(crate) const BUDGET_EXHAUSTED: &str = "BudgetExhausted";
+/// Reason: a budget that was exhausted has money again.
+pub(crate) const BUDGET_REOPENED: &str = "BudgetReopened";
+
+/// What was said last of one service. Replicas that are drained leave one by one, and that is said
+/// once, when the first begins to leave.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct ServiceEvents {
+    /// The replicas that were said to become.
+    target: Option<u32>,
+}
+
+impl ServiceEvents {
+    /// The Event of an order that follows from this decision, if it is new.
+    pub(crate) fn next(&mut self, order: &ServiceOrder, decision: &Decision) -> Option<Event> {
+        let (from, to) = (order.replicas.0, decision.allowed);
+        if self.target.replace(to) == Some(to) || from == to {
+            return None;
+        }
+        let is_for_money = to < from && decision.limited_by == Some(LimitedBy::Budget);
+        let is_idle = to == 0 && decision.limited_by.is_none() && decision.asked == 0;
+        let (reason, cause) = if from == 0 && order.held_since.is_some() {
+            (WOKEN, "gateways hold requests")
+        } else if is_idle {
+            (IDLE, "no request for as long as scaling.idle.after says")
+        } else if is_for_money {
+            (SCALED, order.reason.as_str())
+        } else {
+            (SCALED, scaling_cause(to > from, decision.limited_by))
+        };
+        Some(Event {
+            type_: severity(is_for_money),
+            reason: reason.to_owned(),
+            note: Some(format!("from {from} to {to} replicas: {cause}")),
+            action: format!("ScaleFrom{from}To{to}"),
+            secondary: None,
+        })
+    }
+}
+
+/// Why the number of replicas changes, without numbers.
+fn scaling_cause(grows: bool, limited_by: Option<LimitedBy>) -> &'static str {
+    match (grows, limited_by) {
+        (true, None) => "more demand",
+        (true, Some(LimitedBy::MaxReplicas)) => "more demand, up to maxReplicas",
+        (true, Some(LimitedBy::Budget)) => "more demand, as far as budgets allow",
+        (true, Some(LimitedBy::PriceUnknown)) => "more demand, as far as prices are known",
+        (true, Some(LimitedBy::Signal)) => "more demand, as far as signals can be read",
+        (_, Some(LimitedBy::MinReplicas)) => "minReplicas",
+        (false, Some(LimitedBy::MaxReplicas)) => "maxReplicas",
+        (true, Some(_)) => "more demand; see limitedBy",
+        (false, None) => "less demand",
+        (false, Some(LimitedBy::Stabilization)) => "less demand, after its stabilization window",
+        (false, Some(_)) => "less demand; see limitedBy",
+    }
+}
+
+/// The Event of an order for a TrainingJob; `status` is the job's present one.
+pub(crate) fn of_job(order: &JobOrder, status: Option<&TrainingJobStatus>) -> Option<Event> {
+    let limited_by = order.limited_by;
+    let phase = status.map_or(JobPhase::Queued, |status| status.phase);
+    let runs = matches!(phase, JobPhase::Starting | JobPhase::Running);
+    let has_run = status.is_some_and(|status| status.attempts > 0);
+    let is_for_money = !order.run && limited_by == Some(LimitedBy::Budget);
+    let (reason, note) = match (order.run, has_run) {
+        (true, false) => (STARTED, "all workers may start"),
+        (true, true) => (RESUMED, "all workers may start again"),
+        // what never ran, or is suspended already, is not suspended by an order that says so again
+        (false, _) if !runs && order.retry.is_none() => return None,
+        (false, _) => (SUSPENDED, suspension_cause(order, limited_by)),
+    };
+    Some(Event {
+        type_: severity(is_for_money),
+        reason: reason.to_owned(),
+        note: Some(note.to_owned()),
+        action: match limited_by {
+            Some(limit) if !order.run => format!("SuspendFor{}", limit.as_str()),
+            _ if order.run => "Run".to_owned(),
+            _ => "Suspend".to_owned(),
+        },
+        secondary: None,
+    })
+}
+
+fn suspension_cause(order: &JobOrder, limited_by: Option<LimitedBy>) -> &str {
+    match limited_by {
+        Some(LimitedBy::Suspended) => "spec.suspend is true",
+        Some(LimitedBy::Capacity) => {
+            "some workers found no node; it starts again once all find one"
+        }
+        _ => &order.reason,
+    }
+}
+
+/// The Event of a budget's latch that is set or released. `latched_before` is the start of the
+/// period in which the budget was exhausted before this decision, if it was.
+pub(crate) fn of_latch(latched_before: Option<Timestamp>, standing: &Standing) -> Option<Event> {
+    let (budget, period) = (&standing.budget, standing.period);
+    let (reason, action, note) = match (latched_before, budget.latch) {
+        (None, None) => return None,
+        // a raised limit that is reached as well is no news
+        (Some(before), Some(latch)) if before == latch.period_start => return None,
+        (_, Some(_)) => {
+            let action = match budget.on_exhausted {
+                OnExhausted::ScaleToZero => "ScaleToZero",
+                OnExhausted::ScaleToMin => "ScaleToMin",
+                OnExhausted::Freeze => "Freeze",
+            };
+            let note = format!(
+                "{} of {} spent, and stopping costs {}: {action} until {}, or until its limit is raised or a credit is given",
+                display_amount(budget.spent),
+                display_amount(budget.limit),
+                display_amount(standing.reserve),
+                period.end,
+            );
+            (BUDGET_EXHAUSTED, action, note)
+        }
+        (Some(before), None) if before < period.start => {
+            let note = "a new period has begun".to_owned();
+            (BUDGET_REOPENED, "BeginPeriod", note)
+        }
+        (Some(_), None) => {
+            let note = "its limit was raised, or a credit was given".to_owned();
+            (BUDGET_REOPENED, "Reopen", note)
+        }
+    };
+    Some(Event {
+        type_: severity(reason == BUDGET_EXHAUSTED),
+        reason: reason.to_owned(),
+        note: Some(note),
+        action: action.to_owned(),
+        secondary: None,
+    })
+}
+
+fn severity(must_act: bool) -> EventType {
+    if must_act {
+        EventType::Warning
+    } else {
+        EventType::Normal
+    }
+}
+
+#[cfg(test)]
+#[path = "tests/events.rs"]
+mod tests;
