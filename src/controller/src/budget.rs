@@ -137,3 +137,82 @@ fn figures(status: &BudgetPolicyStatus) -> ([&str; 3], Vec<&str>) {
     let amounts = [&status.spent, &status.reserve, &status.remaining];
     (amounts.map(String::as_str), messages(&status.conditions))
 }
+
+#[cfg(test)]
+mod tests {
+    use bursar_core::budget::{Budget, OnExhausted};
+    use bursar_core::calendar::{Interval, Period};
+    use jiff::SignedDuration;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_latch_is_written_at_once_and_a_rate_once_it_settles() {
+        let start: Timestamp = "2026-11-26T00:00:00Z".parse().unwrap();
+        let mut object: BudgetPolicy = serde_json::from_value(json!({
+            "metadata": {"name": "team", "uid": "team"}, "spec": {"limit": "5", "period": "Daily"},
+        }))
+        .unwrap();
+        let mut standing = Standing {
+            budget: Budget {
+                name: "team".to_owned(),
+                limit: "5".parse().unwrap(),
+                period: Period::Daily,
+                on_exhausted: OnExhausted::ScaleToZero,
+                minimum_useful_run: SignedDuration::ZERO,
+                latch: None,
+                spent: "1".parse().unwrap(),
+                corrections: Money::ZERO,
+                doubt: None,
+            },
+            period: Interval {
+                start,
+                end: start + SignedDuration::from_hours(24),
+            },
+            reserve: Money::ZERO,
+            rate: "2".parse().unwrap(),
+            phase: budget::Phase::Active,
+            exhausted_at: None,
+        };
+        let mut pacing = StatusPacing::default();
+        let mut now = start + SignedDuration::from_hours(1);
+        let mut look = |standing: &Standing, now| {
+            let next = next(&object, &mut pacing, standing, "USD", now);
+            let writes = next.status.is_some();
+            object.status = next.status.or(object.status.take());
+            (
+                writes,
+                next.look_at.map(|at| at.duration_since(now).as_secs()),
+            )
+        };
+        assert_eq!(look(&standing, now), (true, Some(300)), "the first status");
+        standing.rate = "4".parse().unwrap();
+        assert_eq!(look(&standing, now), (false, Some(2)));
+        now += SignedDuration::from_secs(2);
+        assert_eq!(look(&standing, now), (true, Some(300)));
+        standing.budget.spent = "1.1".parse().unwrap();
+        now += SignedDuration::from_secs(299);
+        assert_eq!(look(&standing, now), (false, Some(1)));
+        standing.budget.latch = Some(budget::Latch {
+            period_start: start,
+            limit: standing.budget.limit,
+            corrections: Money::ZERO,
+        });
+        standing.phase = budget::Phase::Exhausted;
+        assert_eq!(look(&standing, now), (true, Some(300)));
+        standing.rate = Money::ZERO;
+        now += SignedDuration::from_secs(1);
+        assert_eq!(
+            look(&standing, now),
+            (false, Some(4)),
+            "it waits longer now"
+        );
+        now += SignedDuration::from_secs(4);
+        assert_eq!(
+            look(&standing, now),
+            (true, None),
+            "at rest time changes nothing"
+        );
+    }
+}

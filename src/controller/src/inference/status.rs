@@ -221,3 +221,113 @@ fn says(decision: &Decision, ready: usize, facts: &Facts<'_>) -> Vec<ConditionSt
         },
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use bursar_core::plan::Refusal;
+    use jiff::SignedDuration;
+    use serde_json::json;
+
+    use super::*;
+
+    fn decision(allowed: u32, desired: u32, limited_by: Option<LimitedBy>) -> Decision {
+        Decision {
+            name: "chat".to_owned(),
+            queue_depth: Some(u64::from(desired)),
+            asked: desired,
+            desired,
+            allowed,
+            limited_by,
+            reason: format!("queue depth {desired}"),
+            unknown: None,
+            refusal: None,
+        }
+    }
+
+    /// A service whose status is written as [`next`] says.
+    struct Service {
+        object: InferenceDeployment,
+        pacing: StatusPacing,
+        now: Timestamp,
+        writes: usize,
+    }
+
+    impl Service {
+        fn decide(&mut self, decision: &Decision) -> Option<Timestamp> {
+            let spend = PricingState {
+                summary: spend_summary(),
+                doubt: None,
+                unlisted: None,
+                unpriced: false,
+            };
+            let facts = Facts {
+                decision,
+                pods: &[],
+                port: Some(20_000),
+                spend,
+                failure: None,
+                observe_only: false,
+                now: self.now,
+            };
+            let next = next(&self.object, &mut self.pacing, facts);
+            if let Some(status) = next.status {
+                self.object.status = Some(status);
+                self.writes += 1;
+            }
+            next.look_at
+        }
+    }
+
+    fn spend_summary() -> bursar_api::spend::SpendSummary {
+        bursar_api::spend::SpendSummary {
+            rate_per_hour: "0.0000".to_owned(),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_limit_that_flickers_is_not_written_and_what_gateways_read_is_at_once() {
+        let object = json!({
+            "metadata": {"name": "chat", "namespace": "team", "uid": "chat"},
+            "spec": {"engine": "vLLM", "maxReplicas": 3, "template": {"spec": {"containers": []}}},
+        });
+        let mut chat = Service {
+            object: serde_json::from_value(object).unwrap(),
+            pacing: StatusPacing::default(),
+            now: "2026-11-26T21:00:00Z".parse().unwrap(),
+            writes: 0,
+        };
+        let steady = decision(1, 1, None);
+        let limited = decision(1, 2, Some(LimitedBy::Budget));
+        assert_eq!(chat.decide(&steady), None);
+        assert_eq!(chat.writes, 1, "the first status");
+        for _ in 0..120 {
+            for decision in [&limited, &steady] {
+                chat.now += SignedDuration::from_secs(1);
+                chat.decide(decision);
+            }
+        }
+        assert_eq!(chat.writes, 1);
+        let look_at = chat.decide(&limited).unwrap();
+        assert_eq!(look_at, chat.now + SignedDuration::from_secs(2));
+        chat.now = look_at;
+        chat.decide(&limited);
+        let status = chat.object.status.clone().unwrap();
+        assert_eq!((chat.writes, status.limited_by), (2, limited.limited_by));
+        let refused = Decision {
+            refusal: Some(Refusal {
+                reason: RefusalReason::BudgetExhausted,
+                message: "exhausted".to_owned(),
+                retry_at: None,
+            }),
+            ..limited
+        };
+        chat.decide(&refused);
+        assert_eq!(chat.writes, 3, "a refusal");
+        chat.decide(&Decision {
+            allowed: 0,
+            ..refused
+        });
+        assert_eq!(chat.writes, 4, "replicas that budgets leave");
+    }
+}

@@ -82,7 +82,7 @@ async fn that_a_budget_is_exhausted_and_open_again_is_announced_once() {
     stage.world.set_limit("0.01").await;
     stage.seconds(20).await;
     let exhausted = ("Warning".to_owned(), "BudgetExhausted".to_owned(), 1);
-    assert_eq!(announced(&stage), [exhausted.clone()]);
+    assert_eq!(announced(&stage), std::slice::from_ref(&exhausted));
     stage.world.set_limit("9").await;
     stage.seconds(10).await;
     let reopened = ("Normal".to_owned(), "BudgetReopened".to_owned(), 1);
