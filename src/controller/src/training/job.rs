@@ -76,17 +76,6 @@ pub(crate) fn gang_finished(roles: &[RoleJob<'_>]) -> Option<bool> {
     well.then_some(true)
 }
 
-/// The Jobs that go on though the gang has failed with another role: they hold GPUs for nothing and
-/// are to be suspended.
-pub(crate) fn left_running<'a>(roles: &'a [RoleJob<'_>]) -> Vec<&'a Job> {
-    if gang_finished(roles) != Some(false) {
-        return Vec::new();
-    }
-    let jobs = roles.iter().filter_map(|role| role.job.as_deref());
-    jobs.filter(|job| is_running(job) && finished(job).is_none())
-        .collect()
-}
-
 /// Whether a Job has ended: well or not.
 pub(crate) fn finished(job: &Job) -> Option<bool> {
     let conditions = job.status.as_ref()?.conditions.as_ref()?;

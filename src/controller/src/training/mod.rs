@@ -20,7 +20,7 @@ use crate::api_calls::{ApiError, apply_if_changed, with_timeout};
 use crate::cache::cached;
 use crate::context::Context;
 use crate::events;
-use crate::training::job::{finished, is_owned, is_running, left_running, role_jobs};
+use crate::training::job::{finished, is_owned, is_running};
 
 /// Carries out an order, and makes everything that a TrainingJob owns what it should be.
 ///
@@ -53,7 +53,7 @@ pub(crate) async fn apply(
             context.events.send(object.object_ref(&()), event);
         }
     }
-    stop_failed(context, key, &object).await
+    Ok(())
 }
 
 /// The Job of this name, as the cache has it.
@@ -100,17 +100,6 @@ async fn apply_job(
     });
     set_suspended(&jobs, found, !order.run, annotations).await?;
     note_changed(key, found, order.run, &order.reason);
-    Ok(())
-}
-
-/// Suspends the Jobs that still run of a TrainingJob that has failed with one of its roles.
-async fn stop_failed(context: &Context, key: &Key, object: &TrainingJob) -> Result<(), ApiError> {
-    let roles = role_jobs(&context.stores, object);
-    let jobs: Api<Job> = Api::namespaced(context.client.clone(), &key.namespace);
-    for job in left_running(&roles) {
-        set_suspended(&jobs, job, true, None).await?;
-        note_changed(key, job, false, "another role has failed");
-    }
     Ok(())
 }
 

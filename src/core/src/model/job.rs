@@ -44,13 +44,13 @@ impl JobState {
         ends.contains(&Some(false)) || ends.iter().all(|end| *end == Some(true))
     }
 
-    /// Whether the Job of each of its roles is there, and is let run or not.
+    /// Whether the Job of each of its roles is there, and is let run or not. Nobody tells a Job that
+    /// has ended to do either.
     pub(crate) fn shows(&self, running: bool) -> bool {
         let roles = self.spec.as_ref().map_or(&[][..], |spec| &spec.roles);
         let job = |role: &Role| self.batch_jobs.get(&role.name);
-        roles
-            .iter()
-            .all(|role| job(role).is_some_and(|job| job.running == running))
+        let shows = |job: &BatchJob| job.finished.is_some() || job.running == running;
+        roles.iter().all(|role| job(role).is_some_and(shows))
     }
 
     /// Forgets an order that all its Jobs show.
@@ -65,7 +65,8 @@ impl JobState {
 
     /// Whether its Jobs show that it is let run.
     pub(crate) fn shows_running(&self) -> bool {
-        self.batch_jobs.values().any(|job| job.running)
+        let mut jobs = self.batch_jobs.values();
+        jobs.any(|job| job.running && job.finished.is_none())
     }
 
     /// Whether it is let run, by its Jobs or by an order that they do not show yet.
@@ -91,5 +92,95 @@ impl JobState {
     /// When its Jobs last began to run.
     pub(crate) fn started(&self) -> Option<Timestamp> {
         self.batch_jobs.values().filter_map(|job| job.started).max()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use jiff::tz::TimeZone;
+
+    use super::*;
+    use crate::model::event::{Event, Key, PodShape};
+    use crate::model::state::Model;
+    use crate::plan::{JobOrder, decide};
+
+    const ROLES: [&str; 2] = ["master", "worker"];
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + second).unwrap()
+    }
+
+    fn batch_job(running: bool, finished: Option<bool>) -> BatchJob {
+        BatchJob {
+            running,
+            finished,
+            ..BatchJob::default()
+        }
+    }
+
+    /// A job of two roles whose Jobs are let run.
+    fn model() -> Model {
+        let mut model = Model::new(TimeZone::UTC, at(0));
+        let role = |name: &str| Role {
+            name: name.into(),
+            replicas: 1,
+            worker: Arc::new(PodShape::default()),
+            grace_seconds: 30,
+        };
+        let job = Job {
+            created: at(0),
+            priority: 0,
+            suspend: false,
+            seed: 0,
+            roles: ROLES.map(role).into(),
+        };
+        let key = Key::new("team", "train");
+        model.apply(Event::Job(key, Some(job)), at(0));
+        for role in ROLES {
+            tell(&mut model, role, batch_job(true, None), 0);
+        }
+        model
+    }
+
+    fn tell(model: &mut Model, role: &str, job: BatchJob, second: i64) {
+        let key = Key::new("team", "train");
+        model.apply(Event::BatchJob(key, role.into(), Some(job)), at(second));
+    }
+
+    fn orders(model: &mut Model, second: i64) -> Vec<JobOrder> {
+        decide(model, at(second)).job_orders
+    }
+
+    #[test]
+    fn when_a_role_fails_the_jobs_of_the_others_are_told_to_stop_until_they_do() {
+        let mut model = model();
+        assert_eq!(orders(&mut model, 1), []);
+        tell(&mut model, "worker", batch_job(true, Some(false)), 2);
+        let told = orders(&mut model, 2);
+        assert_eq!((told.len(), told[0].run), (1, false));
+        assert_eq!(orders(&mut model, 3), [], "it is on its way");
+        // the order got lost
+        assert_eq!(orders(&mut model, 40).len(), 1);
+        tell(&mut model, "master", batch_job(false, None), 41);
+        assert_eq!(orders(&mut model, 41), []);
+        assert_eq!(orders(&mut model, 100), []);
+    }
+
+    #[test]
+    fn a_role_that_ended_well_keeps_no_order_from_being_seen() {
+        let mut model = model();
+        tell(&mut model, "master", batch_job(true, Some(true)), 1);
+        assert_eq!(orders(&mut model, 1), []);
+        let key = Key::new("team", "train");
+        let mut spec = model.jobs[&key].spec.clone().unwrap();
+        spec.suspend = true;
+        model.apply(Event::Job(key.clone(), Some(spec)), at(2));
+        assert_eq!(orders(&mut model, 2).len(), 1);
+        tell(&mut model, "worker", batch_job(false, None), 3);
+        assert_eq!(orders(&mut model, 3), []);
+        assert_eq!(orders(&mut model, 60), []);
+        assert!(!model.jobs[&key].is_running());
     }
 }

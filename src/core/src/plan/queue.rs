@@ -31,6 +31,7 @@ pub(super) fn decide_queue(
 ) -> usize {
     let mut by_name = BTreeMap::new();
     let mut jobs = Vec::new();
+    let mut next = None;
     let keys = model.namespace_mut(name).jobs.clone();
     for key in &keys {
         if model.jobs.get(key).is_some_and(|state| state.is_gone()) {
@@ -43,12 +44,13 @@ pub(super) fn decide_queue(
             jobs.push(job);
         } else if let Some(state) = model.jobs.get_mut(key) {
             state.turn = None;
+            let expires = stop_failed(model, key, now, decisions);
+            next = [next, expires].into_iter().flatten().min();
         }
     }
     model.room.settle();
     let turns = queue(&jobs, &mut model.room.for_queue(name), purse, now);
     model.namespace_mut(name).refused_jobs = refused(&jobs, &turns, purse);
-    let mut next = None;
     for turn in turns {
         let Some(key) = by_name.get(&turn.name) else {
             continue;
@@ -96,6 +98,32 @@ fn refused(jobs: &[Job], turns: &[Turn], purse: &Purse) -> Vec<RefusedJob> {
         }
     }
     refused
+}
+
+/// Tells the Jobs that go on though the gang has failed with another role to stop: they hold GPUs
+/// for nothing. When that order expires.
+fn stop_failed(
+    model: &mut Model,
+    key: &Key,
+    now: Timestamp,
+    decisions: &mut Decisions,
+) -> Option<Timestamp> {
+    let state = model.jobs.get(key)?;
+    if !(state.has_finished() && state.shows_running()) {
+        return None;
+    }
+    let turn = Turn {
+        name: key.name.to_string(),
+        run: false,
+        limited_by: None,
+        reason: "one of its roles has failed".to_owned(),
+        position: None,
+        retry: None,
+        next_look: None,
+    };
+    order_job(model, key, &turn, now, decisions);
+    let state = model.jobs.get(key)?;
+    state.ordered.as_ref().and_then(Ordered::expires)
 }
 
 /// Tells a TrainingJob's Jobs to run or not, if they do otherwise.
