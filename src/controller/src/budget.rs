@@ -205,10 +205,10 @@ mod tests {
         now += SignedDuration::from_secs(1);
         assert_eq!(
             look(&standing, now),
-            (false, Some(4)),
-            "it waits longer now"
+            (false, Some(2)),
+            "five quiet minutes came before"
         );
-        now += SignedDuration::from_secs(4);
+        now += SignedDuration::from_secs(2);
         assert_eq!(
             look(&standing, now),
             (true, None),

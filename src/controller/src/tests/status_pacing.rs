@@ -52,7 +52,7 @@ impl Paced {
             writes: Vec::new(),
             look_at: None,
         };
-        assert!(paced.look());
+        assert!(paced.write_if_due());
         paced
     }
 
@@ -83,7 +83,7 @@ impl Paced {
     }
 
     /// Looks, and writes if it is time. Returns whether it wrote.
-    fn look(&mut self) -> bool {
+    fn write_if_due(&mut self) -> bool {
         let status = self.ask();
         let writes = status.is_some();
         if writes {
@@ -99,7 +99,7 @@ impl Paced {
         let end = self.now + time;
         while let Some(at) = self.look_at.filter(|at| *at <= end) {
             self.now = at;
-            self.look();
+            self.write_if_due();
         }
         self.now = end;
     }
@@ -111,7 +111,7 @@ impl Paced {
             None => Some(LimitedBy::Stabilization),
             Some(_) => None,
         };
-        self.look();
+        self.write_if_due();
     }
 
     /// The most writes in any 15 minutes.
@@ -139,7 +139,7 @@ impl Paced {
 fn counts_are_written_at_once_and_readings_once_they_keep_a_value() {
     let mut paced = Paced::new();
     paced.present.replicas = 1;
-    assert!(paced.look());
+    assert!(paced.write_if_due());
     paced.flicker();
     assert_eq!(paced.look_at, Some(paced.now + SECOND * 2));
     paced.pass(SECOND);
@@ -165,7 +165,7 @@ fn what_is_written_at_once_takes_readings_along() {
     let mut paced = Paced::new();
     paced.flicker();
     paced.present.replicas = 1;
-    assert!(paced.look());
+    assert!(paced.write_if_due());
     assert_eq!(paced.look_at, None);
     paced.assert_settles();
     assert_eq!(paced.writes.len(), 2);
@@ -261,7 +261,7 @@ fn a_write_that_failed_is_due_again_at_the_next_look_and_does_not_count() {
         assert!(paced.ask().is_some(), "it fails, so it is due again");
         paced.now += SECOND;
     }
-    assert!(paced.look());
+    assert!(paced.write_if_due());
     paced.flicker();
     assert_eq!(
         paced.look_at,
@@ -273,17 +273,17 @@ fn a_write_that_failed_is_due_again_at_the_next_look_and_does_not_count() {
         assert!(paced.ask().is_some());
         paced.now += SECOND;
     }
-    assert!(paced.look());
+    assert!(paced.write_if_due());
 }
 
 #[test]
 fn figures_are_written_every_five_minutes_while_they_change() {
     let mut paced = Paced::new();
     (paced.spending, paced.present.replicas) = (true, 1);
-    paced.look();
+    paced.write_if_due();
     for _ in 0..60 {
         paced.present.spent += 1;
-        paced.look();
+        paced.write_if_due();
         paced.pass(SECOND * 10);
     }
     assert_eq!(paced.writes.len(), 2 + 2, "{:?}", paced.writes);
@@ -292,12 +292,12 @@ fn figures_are_written_every_five_minutes_while_they_change() {
     paced.now += FIGURES_PACE;
     assert!(paced.ask().is_some());
     paced.now += SECOND;
-    assert!(paced.look());
+    assert!(paced.write_if_due());
     paced.spending = false;
-    assert!(!paced.look());
+    assert!(!paced.write_if_due());
     assert_eq!(paced.look_at, None, "at rest time changes nothing");
     paced.present.spent += 1;
-    assert!(!paced.look());
+    assert!(!paced.write_if_due());
     assert_eq!(
         paced.look_at,
         Some(*paced.writes.last().unwrap() + FIGURES_PACE)
@@ -311,9 +311,9 @@ fn a_new_leader_goes_on_by_the_time_in_the_status() {
     paced.pacing = StatusPacing::default();
     paced.present.spent = 1;
     paced.now += SECOND * 299;
-    assert!(!paced.look());
+    assert!(!paced.write_if_due());
     paced.now += SECOND;
-    assert!(paced.look());
+    assert!(paced.write_if_due());
 }
 
 #[test]
@@ -325,7 +325,7 @@ fn an_object_that_is_made_anew_remembers_nothing() {
     }
     paced.object.metadata.uid = Some("second".to_owned());
     paced.status = None;
-    assert!(paced.look());
+    assert!(paced.write_if_due());
     paced.flicker();
     assert_eq!(paced.look_at, Some(paced.now + SHORTEST_WAIT));
 }
@@ -340,11 +340,11 @@ fn a_clock_that_is_set_back_delays_nothing_for_long() {
         }
         paced.flicker();
         paced.now -= SECOND * back;
-        paced.look();
+        paced.write_if_due();
         paced.assert_settles();
         paced.spending = true;
         paced.present.spent += 1;
-        paced.look();
+        paced.write_if_due();
         let (writes, end) = (paced.writes.len(), paced.now + FIGURES_PACE * 2);
         paced.pass(end.duration_since(paced.now));
         assert!(
