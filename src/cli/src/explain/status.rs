@@ -49,6 +49,15 @@ fn describe_job(page: &mut Description, job: &TrainingJob) -> Option<()> {
     generation(page, &job.metadata, status.observed_generation);
     field(page, "phase", word(&status.phase));
     field(page, "ready", Some(status.workers.ready));
+    field(page, "workers", Some(status.workers.replicas));
+    for role in &status.roles {
+        let workers = &role.workers;
+        let text = format!(
+            "{}: {} of {} ready",
+            role.name, workers.ready, workers.replicas
+        );
+        page.row("role", &text);
+    }
     field(page, "in the queue", status.queue_position);
     field(page, "attempts", Some(status.attempts));
     let limited_by = status.limited_by.map(|limit| limit.as_str());
@@ -172,6 +181,26 @@ mod tests {
             assert!(text.contains(part), "{part:?} is not in\n{text}");
         }
         assert!(!text.contains("queue depth"), "it is unknown:\n{text}");
+    }
+
+    #[test]
+    fn the_workers_of_each_role_are_described() {
+        let workers = |name: &str, replicas: i32, ready: i32| json!({"name": name, "replicas": replicas, "ready": ready});
+        let job = json!({
+            "apiVersion": "bursar.dev/v1alpha1", "kind": "TrainingJob", "metadata": {"name": "train"},
+            "spec": {"framework": "PyTorch"}, "status": {
+                "workers": {"replicas": 4, "ready": 3}, "roles": [workers("master", 1, 1), workers("worker", 3, 2)],
+            },
+        });
+        let text = described(StoredObject::Job(serde_json::from_value(job).unwrap()));
+        for part in [
+            "  ready          3\n",
+            "  workers        4\n",
+            "  role           master: 1 of 1 ready\n",
+            "  role           worker: 2 of 3 ready\n",
+        ] {
+            assert!(text.contains(part), "{part:?} is not in\n{text}");
+        }
     }
 
     #[test]
