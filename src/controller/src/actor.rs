@@ -169,6 +169,12 @@ impl Actor {
         self.edge.note_all();
     }
 
+    /// Whether a part of what changed is decided in the next step.
+    #[cfg(test)]
+    pub(crate) fn has_more(&self) -> bool {
+        self.model.has_marks()
+    }
+
     /// Takes that accounts changed.
     pub(crate) fn note_accounts(&mut self, accounts: impl IntoIterator<Item = WorkloadRef>) {
         self.edge.note_accounts(accounts);
@@ -231,7 +237,9 @@ impl Actor {
             };
             let subject = Subject::Service(order.service.clone());
             let change = ServiceChange::new(order, view.decision);
-            wanted.orders.push((subject, Order::Service(change)));
+            wanted
+                .orders
+                .push((subject, Order::Service(Box::new(change))));
         }
         for order in job_orders {
             let subject = Subject::Job(order.job.clone());

@@ -102,45 +102,30 @@ mod tests {
     }
 
     #[test]
-    fn one_pod_that_cannot_be_read_makes_the_signal_unknown() {
+    fn a_failed_read_does_not_undo_a_fresh_sample_and_says_why_there_is_no_newer_one() {
         let mut readings = Readings::default();
-        let pods = [("a", "chat-a"), ("b", "chat-b")];
+        assert_eq!(readings.busy("a", at(0)), None);
         readings.sample("a", sample(3, 1), at(0));
-        assert_eq!(
-            readings.signal(pods, at(0)),
-            Signal::Unknown("pod chat-b: not read yet".into())
-        );
-        readings.sample("b", sample(4, 1), at(0));
-        assert_eq!(readings.signal(pods, at(9)), Signal::Known(7));
-        readings.failure("b", "Connection refused".into());
-        assert_eq!(
-            readings.signal(pods, at(9)),
-            Signal::Known(7),
-            "one failed read does not undo a fresh sample"
-        );
+        readings.failure("a", "Connection refused".into());
+        assert_eq!(readings.busy("a", at(9)), Some(3));
+        assert_eq!(readings.busy("a", at(10)), None);
+        assert_eq!(readings.error("a"), Some("Connection refused"));
         readings.sample("a", sample(3, 1), at(10));
         assert_eq!(
-            readings.signal(pods, at(10)),
-            Signal::Unknown("pod chat-b: Connection refused".into())
+            (readings.busy("a", at(10)), readings.error("a")),
+            (Some(3), None)
         );
-        assert_eq!(readings.signal([], at(10)), Signal::Absent);
     }
 
     #[test]
-    fn what_comes_and_goes_between_two_reads_is_activity() {
+    fn counters_move_between_two_reads_and_at_the_first() {
         let mut readings = Readings::default();
-        assert_eq!(readings.active_at(), None);
-        readings.sample("a", sample(0, 5), at(0));
-        readings.sample("a", sample(0, 5), at(5));
-        assert_eq!(readings.active_at(), Some(at(0)));
-        readings.sample("a", sample(0, 6), at(10));
-        assert_eq!(
-            readings.active_at(),
-            Some(at(10)),
-            "a counter moved while both gauges were zero"
-        );
-        readings.sample("a", sample(1, 6), at(15));
-        assert_eq!(readings.active_at(), Some(at(15)));
+        let mut moved =
+            |busy, requests, second| readings.sample("a", sample(busy, requests), at(second));
+        assert!(moved(0, 5, 0), "what came before is not known");
+        assert!(!moved(0, 5, 5));
+        assert!(moved(0, 6, 10), "while both gauges were zero");
+        assert!(!moved(1, 6, 15), "a gauge is no counter");
     }
 
     #[test]

@@ -67,7 +67,7 @@ impl ServiceChange {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Order {
     /// For a service.
-    Service(ServiceChange),
+    Service(Box<ServiceChange>),
     /// For a TrainingJob.
     Job(JobOrder),
 }
@@ -85,7 +85,9 @@ impl Order {
     #[must_use]
     pub(crate) fn after(self, earlier: Self) -> Self {
         match (earlier, self) {
-            (Self::Service(earlier), Self::Service(change)) => Self::Service(change.after(earlier)),
+            (Self::Service(earlier), Self::Service(change)) => {
+                Self::Service(Box::new(change.after(*earlier)))
+            }
             (_, newest) => newest,
         }
     }

@@ -251,10 +251,11 @@ impl Leader {
     pub(super) async fn decide(&mut self, now: Timestamp) -> Result<(), LookError> {
         let mut errors = Vec::new();
         self.actor.note_all();
-        for _ in 0..10 {
+        for round in 0.. {
+            assert!(round < 1_000, "it never ends");
             self.actor.note_accounts(self.context.ledger.take_changes());
             let wanted = self.actor.decide(now);
-            if wanted.is_empty() {
+            if wanted.is_empty() && !self.actor.has_more() {
                 break;
             }
             self.executor.want(wanted, now);
