@@ -10,7 +10,7 @@ use bursar_core::model::Model;
 use bursar_core::model::event::Event;
 use bursar_core::plan::{Decisions, decide};
 use jiff::Timestamp;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use crate::cache::CacheChange;
 use crate::context::Context;
@@ -18,6 +18,7 @@ use crate::decision_metrics;
 use crate::edge::Edge;
 use crate::executor::{Applied, Order, ServiceChange, StatusInput, Wanted};
 use crate::explain::{Explanation, explanation};
+use crate::input::Input;
 use crate::subject::Subject;
 
 /// Inputs that are taken at a time.
@@ -26,17 +27,6 @@ const MAX_INPUTS: usize = 4_096;
 const SHORTEST_WAIT: Duration = Duration::from_millis(5);
 /// However far the next timer is, time is looked at again: a clock may be set.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
-
-/// What the actor is told by other tasks than the caches.
-pub(crate) enum Input {
-    /// A reading, or what a gateway holds.
-    Event(Event),
-    /// Somebody asks for the last decision over a namespace.
-    Explain(String, oneshot::Sender<Option<Explanation>>),
-}
-
-/// Where inputs are sent.
-pub(crate) type Inputs = mpsc::UnboundedSender<Input>;
 
 /// What the actor receives from.
 pub(crate) struct Sources {

@@ -10,16 +10,15 @@ use bursar_core::cost_report::CostOwner;
 use bursar_core::ledger::Uid;
 use bursar_core::model::Key;
 use bursar_core::money::Money;
+use bursar_signals::store::Readings;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use kube::{Client, Resource};
 
 use crate::api_calls::ApiError;
 use crate::cache::{Stores, Tombstones, Triggers, UnreadableObjects, key_of};
-use crate::engine_reads::SharedReadings;
 use crate::event_publisher::EventPublisher;
 use crate::events::ServiceEvents;
-use crate::executor::StatusMemory;
 use crate::gateways;
 use crate::index::PodIndex;
 use crate::ledger::month_close::MonthClose;
@@ -28,14 +27,19 @@ use crate::lock::lock;
 use crate::metrics::Metrics;
 use crate::power_readings::SharedPowerReadings;
 use crate::pricing::effective::{self, PriceCache};
+use crate::status_memory::StatusMemory;
 use crate::subject::Subject;
 use bursar_api::prices::EffectivePrices;
+
+/// Readings by namespace and name.
+pub(crate) type SharedReadings = Arc<Mutex<BTreeMap<(String, String), Readings>>>;
 
 /// What the controller's tasks share.
 pub(crate) struct Context {
     pub(crate) client: Client,
     pub(crate) stores: Arc<Stores>,
     pub(crate) price_cache: PriceCache,
+    /// What was read of engines, by namespace and service.
     pub(crate) readings: SharedReadings,
     /// The accounts, as decisions read them.
     pub(crate) ledger: PublishedAccounts,

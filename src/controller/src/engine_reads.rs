@@ -1,16 +1,16 @@
 //! Keeps what the engines report: the reader's readings go into the store of each service, and a
 //! changed one is an event for the model.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex};
+use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bursar_core::model::event::{self, Event};
 use bursar_signals::engine_reads::{self, ReadEngine, Reading};
-use bursar_signals::store::Readings;
 
-use crate::actor::{Input, Inputs};
+use crate::context::SharedReadings;
 use crate::engine_targets::{EngineTargets, Gone};
+use crate::input::{Input, Inputs};
 use crate::lock::lock;
 
 /// What is gone is looked at this often.
@@ -18,9 +18,6 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// The readings of a pod that is gone stay for so many periods: its charge ends by its last
 /// counters.
 const GONE_PERIODS: u64 = 10;
-
-/// Readings by namespace and name.
-pub(crate) type SharedReadings = Arc<Mutex<BTreeMap<(String, String), Readings>>>;
 
 /// Keeps readings, and tells the model of those that changed.
 pub(crate) struct EngineReads {
@@ -137,6 +134,7 @@ mod tests {
     use bursar_signals::engine::{Error, Sample};
     use bursar_signals::engine_reads::{ReadResult, Target};
     use bursar_signals::schedule::Settings;
+    use bursar_signals::store::Readings;
     use jiff::{SignedDuration, Timestamp};
     use k8s_openapi::api::core::v1::Pod;
     use kube::runtime::watcher;

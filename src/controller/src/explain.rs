@@ -16,7 +16,7 @@ use bursar_core::training::Turn;
 use jiff::Timestamp;
 use tokio::sync::oneshot;
 
-use crate::actor::{Input, Inputs};
+use crate::input::{Input, Inputs};
 use crate::lock::lock;
 
 pub(crate) use bursar_api::explanation::Explanation;

@@ -16,8 +16,8 @@ use kube::runtime::reflector::Store;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use crate::actor::{Input, Inputs};
 use crate::cache::cached;
+use crate::input::{Input, Inputs};
 use crate::lock::lock;
 use crate::pod;
 

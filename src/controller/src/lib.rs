@@ -10,6 +10,7 @@
 //! | `engine_targets`, `engine_reads` | signals: which engines are read, and what they report |
 //! | `gateways` | signals: requests that gateways hold |
 //! | `edge` | from objects, accounts and prices to events |
+//! | `input` | what the actor is told by others than the caches |
 //! | `actor` | owns the model: takes all that has become known, and decides once |
 //! | `executor` | carries out orders, and writes statuses |
 //! | `subject` | the objects that the controller acts for |
@@ -17,8 +18,8 @@
 //! | `ledger` | charges, settled exactly once, and what decisions read of them |
 //! | `power_readings` | the measured power of GPUs |
 //! | `gpu_allocation`, `resource_claim` | the GPUs and volumes that pods hold |
-//! | `pod`, `pod_resources` | what a pod reports, and the resources that it asks for |
-//! | `status`, `status_pacing` | writes statuses, seldom, with an Event for each condition that changed |
+//! | `pod`, `pod_resources`, `pod_mark` | what a pod reports, what it asks for, and how it is told to leave |
+//! | `status`, `status_pacing`, `status_memory` | writes statuses, seldom, with an Event for each condition that changed |
 //! | `events`, `event_publisher` | Kubernetes Events of decisions, and how they are published |
 //! | `backoff` | how long a failed call waits |
 //! | `decision_metrics`, `spend_metrics`, `explain` | decisions and money for Prometheus and people |
@@ -48,10 +49,12 @@ mod gpu_allocation;
 mod health;
 mod index;
 mod inference;
+mod input;
 mod ledger;
 mod lock;
 mod metrics;
 mod pod;
+mod pod_mark;
 mod pod_resources;
 mod power_readings;
 mod pricing;
@@ -59,6 +62,7 @@ mod resource_claim;
 mod spend_metrics;
 mod spend_status;
 mod status;
+mod status_memory;
 mod status_pacing;
 mod subject;
 #[cfg(test)]

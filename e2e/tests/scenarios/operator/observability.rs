@@ -133,7 +133,7 @@ pub(crate) fn measures(cluster: &Cluster) -> ScenarioResult {
         "bursar_leading 1".to_owned(),
         r#"bursar_reconciles_total{result="ok"} "#.to_owned(),
         r#"bursar_decisions_total{limited_by="None"} "#.to_owned(),
-        "bursar_reconcile_seconds_count ".to_owned(),
+        "bursar_decision_seconds_count ".to_owned(),
         "bursar_wake_seconds_count ".to_owned(),
     ];
     wait_for_metrics(cluster, &leader, &expected)?;

@@ -42,8 +42,6 @@ use crate::ledger::{AccountView, StoredAccounts};
 use crate::subject::Subject;
 use crate::training::job;
 
-pub(crate) use self::objects::draining_since;
-
 /// Prices and corrections depend on the currency of records, which is looked at this often while
 /// records change.
 const CURRENCY_PERIOD: SignedDuration = SignedDuration::from_secs(1);

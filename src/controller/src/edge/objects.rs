@@ -1,6 +1,5 @@
 //! Kubernetes objects as the model's values. Nothing here looks at another object.
 
-use bursar_api::names::{DELETION_COST_ANNOTATION, DRAINING_ANNOTATION};
 use bursar_api::spend::{WorkloadKind, WorkloadRef};
 use bursar_core::model::event::{Deployment, Node, Owner, Pod, PodShape};
 use bursar_core::pricing::is_gpu;
@@ -13,8 +12,8 @@ use std::sync::Arc;
 
 use crate::cache::key_of;
 use crate::health;
-use crate::inference::LEAVES_FIRST;
 use crate::pod;
+use crate::pod_mark;
 use crate::pod_resources::amounts;
 use crate::training::job::labelled_role;
 
@@ -64,15 +63,10 @@ pub(super) fn pod(
             .unwrap_or(bursar_api::template::DEFAULT_GRACE_SECONDS)
             .max(0),
         ready_since: pod::ready_since(pod),
-        draining_since: draining_since(pod),
-        released: pod::annotation(pod, DELETION_COST_ANNOTATION) == Some(LEAVES_FIRST),
+        draining_since: pod_mark::draining_since(pod),
+        released: pod_mark::leaves_first(pod),
         start_failure: health::start_failure(pod, now).map(|(why, since)| (why.into(), since)),
     }
-}
-
-/// Since when a pod has been draining, by Bursar's annotation.
-pub(crate) fn draining_since(pod: &core::Pod) -> Option<Timestamp> {
-    pod::annotation(pod, DRAINING_ANNOTATION)?.parse().ok()
 }
 
 fn owner(pod: &core::Pod, workload: Option<&WorkloadRef>) -> Owner {

@@ -30,9 +30,9 @@ use crate::metrics::ResultLabel;
 use crate::subject::Subject;
 use crate::training;
 
-pub(crate) use order::{Order, PodMark, ServiceChange};
+pub(crate) use order::{Order, ServiceChange};
 use queue::{Lane, Outcome, Task, WorkQueue};
-pub(crate) use status::{StatusInput, StatusMemory};
+pub(crate) use status::StatusInput;
 
 /// Workloads whose objects are changed at the same time.
 const APPLIES: usize = 32;

@@ -6,16 +6,7 @@ use std::collections::BTreeMap;
 use bursar_core::model::Name;
 use bursar_core::plan::{Decision, JobOrder, ServiceOrder};
 
-/// What a pod is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum PodMark {
-    /// It gets no new requests, and finishes those that it has.
-    Drain,
-    /// It serves after all.
-    Keep,
-    /// Its ReplicaSet deletes it before others.
-    Remove,
-}
+use crate::pod_mark::PodMark;
 
 /// What a service's pods and its Deployment are told, and the decision that it follows from.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use bursar_core::model::ServiceView;
 use bursar_core::money::Money;
 use bursar_core::plan::LimitedBy;
 use bursar_core::training::Turn;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use kube::{Resource, ResourceExt};
 
 use crate::api_calls::ApiError;
@@ -32,9 +32,6 @@ use crate::subject::Subject;
 use crate::training;
 
 use super::queue::Outcome;
-
-/// A cache shows a status within this long of its write.
-const UNSEEN: SignedDuration = SignedDuration::from_secs(5);
 
 /// The decision that a status tells.
 #[derive(Debug, Clone, PartialEq)]
@@ -202,24 +199,7 @@ async fn write_budget(
 fn is_last_write(context: &Context, subject: &Subject, now: Timestamp) -> bool {
     let memories = lock(&context.status_memories);
     let memory = memories.get(subject);
-    memory.is_some_and(|memory| memory.replaced.as_ref().is_some_and(|(_, at)| *at == now))
-}
-
-/// What is remembered of the writes of one status.
-#[derive(Debug, Default)]
-pub(crate) struct StatusMemory {
-    pacing: StatusPacing,
-    /// The version of the object that the last write replaced, and when.
-    replaced: Option<(String, Timestamp)>,
-}
-
-impl StatusMemory {
-    /// Until when the cache may not show the last write yet.
-    fn unseen_until(&self, version: Option<&str>) -> Option<Timestamp> {
-        let (replaced, at) = self.replaced.as_ref()?;
-        let is_old = Some(replaced.as_str()) == version;
-        at.checked_add(UNSEEN).ok().filter(|_| is_old)
-    }
+    memory.is_some_and(|memory| memory.is_written_at(now))
 }
 
 /// Writes the status of an object that `next` computes, if it is due. The status of an object that cannot be read is written by
@@ -249,7 +229,7 @@ async fn write_paced<K: StatusObject>(
     if let Some(status) = next.status {
         status::write_and_announce(&context.client, &context.events, object, status).await?;
         if let Some(memory) = lock(&context.status_memories).get_mut(subject) {
-            memory.replaced = version.map(|version| (version, now));
+            memory.note_write(version, now);
         }
     }
     Ok(Outcome::Done(next.look_at))

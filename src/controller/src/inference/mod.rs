@@ -7,9 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bursar_api::InferenceDeployment;
-use bursar_api::names::{
-    DELETION_COST_ANNOTATION, DRAINING_ANNOTATION, SERVING_LABEL, gateway_slice,
-};
+use bursar_api::names::gateway_slice;
 use bursar_core::model::{Key, Name};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
@@ -22,14 +20,11 @@ use serde_json::{Value, json};
 use crate::api_calls::{ApiError, apply_if_changed, is_shown, with_timeout};
 use crate::cache::{cached, key_of};
 use crate::context::Context;
-use crate::edge::draining_since;
-use crate::executor::{PodMark, ServiceChange};
+use crate::executor::ServiceChange;
 use crate::lock::lock;
 use crate::pod;
+use crate::pod_mark::PodMark;
 use crate::subject::Subject;
-
-/// ReplicaSets delete the pod with the lowest cost first.
-pub(crate) const LEAVES_FIRST: &str = "-1000000";
 
 /// Carries out an order, and makes everything that a service owns what it should be.
 ///
@@ -174,32 +169,11 @@ async fn mark_pods(
         PodMark::Remove => 2,
     });
     for (pod, mark) in marked {
-        if let Some(metadata) = marking(&pod, mark, now) {
+        if let Some(metadata) = mark.change(&pod, now) {
             patch_pod(context, &pod, metadata).await?;
         }
     }
     Ok(())
-}
-
-/// What changes of a pod's metadata; `None` if it has the mark already.
-fn marking(pod: &Pod, mark: PodMark, now: Timestamp) -> Option<Value> {
-    let drains = draining_since(pod).is_some();
-    let leaves_first = pod::annotation(pod, DELETION_COST_ANNOTATION) == Some(LEAVES_FIRST);
-    let serves = pod::label(pod, SERVING_LABEL).is_some();
-    match mark {
-        PodMark::Drain if drains && !serves => None,
-        PodMark::Drain => Some(json!({
-            "labels": {SERVING_LABEL: null},
-            "annotations": {DRAINING_ANNOTATION: now.to_string()},
-        })),
-        PodMark::Keep if !drains && !leaves_first && serves => None,
-        PodMark::Keep => Some(json!({
-            "labels": {SERVING_LABEL: "true"},
-            "annotations": {DRAINING_ANNOTATION: null, DELETION_COST_ANNOTATION: null},
-        })),
-        PodMark::Remove if leaves_first => None,
-        PodMark::Remove => Some(json!({"annotations": {DELETION_COST_ANNOTATION: LEAVES_FIRST}})),
-    }
 }
 
 async fn patch_pod(context: &Context, pod: &Pod, mut metadata: Value) -> Result<(), ApiError> {

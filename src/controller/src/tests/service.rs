@@ -9,8 +9,8 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use super::leader::{Leader, View};
 use super::sweep::{self, Stage, every_competing_write, every_crash};
-use crate::edge::draining_since;
 use crate::pod;
+use crate::pod_mark::draining_since;
 
 fn replicas(stage: &Stage) -> Option<i32> {
     stage

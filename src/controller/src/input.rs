@@ -1,0 +1,16 @@
+//! What the actor is told by other tasks than the caches.
+
+use bursar_api::explanation::Explanation;
+use bursar_core::model::event::Event;
+use tokio::sync::{mpsc, oneshot};
+
+/// What the actor is told by other tasks than the caches.
+pub(crate) enum Input {
+    /// A reading, or what a gateway holds.
+    Event(Event),
+    /// Somebody asks for the last decision over a namespace.
+    Explain(String, oneshot::Sender<Option<Explanation>>),
+}
+
+/// Where inputs are sent.
+pub(crate) type Inputs = mpsc::UnboundedSender<Input>;
