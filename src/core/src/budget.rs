@@ -85,6 +85,15 @@ pub struct RunningTotals {
 }
 
 impl RunningTotals {
+    /// The higher of each.
+    pub fn max(self, other: Self) -> Self {
+        Self {
+            rate: self.rate.max(other.rate),
+            reserve: self.reserve.max(other.reserve),
+            unknown: self.unknown || other.unknown,
+        }
+    }
+
     /// The sums over these.
     pub fn of(loads: &[Load]) -> Self {
         Self {
@@ -249,6 +258,11 @@ impl Purse {
     /// Where the budgets stand.
     pub fn standings(&self) -> &[Standing] {
         &self.standings
+    }
+
+    /// The sums over what runs and what was paid for.
+    pub fn running(&self) -> RunningTotals {
+        self.running
     }
 
     /// The standings, back.

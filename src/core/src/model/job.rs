@@ -63,6 +63,15 @@ impl JobState {
         }
     }
 
+    /// Forgets an order that its Jobs have not shown in time. Returns whether there was one.
+    pub(crate) fn expire_order(&mut self, now: Timestamp) -> bool {
+        let expired = self.ordered.filter(|ordered| !ordered.is_recent(now));
+        if expired.is_some() {
+            self.ordered = None;
+        }
+        expired.is_some()
+    }
+
     /// Whether its Jobs show that it is let run.
     pub(crate) fn shows_running(&self) -> bool {
         let mut jobs = self.batch_jobs.values();

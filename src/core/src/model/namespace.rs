@@ -47,6 +47,9 @@ pub(crate) struct NamespaceState {
     pub(crate) caps: Vec<Cap>,
     /// The TrainingJobs.
     pub(crate) jobs: BTreeSet<Key>,
+    /// What runs and what has been admitted while slices of its services are left: what became free
+    /// meanwhile belongs to the older of them, and is given when all have been decided.
+    pub(crate) admitted: Option<RunningTotals>,
     /// What its jobs would cost that were refused money when the queue was last decided, and why.
     pub(crate) refused_jobs: Vec<RefusedJob>,
 }

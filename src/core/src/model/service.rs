@@ -96,11 +96,15 @@ impl ServiceState {
         self.ordered.map_or(known, |ordered| ordered.value)
     }
 
-    /// Forgets orders that no object has shown in time.
-    pub(crate) fn expire_orders(&mut self, now: Timestamp) {
+    /// Forgets orders that no object has shown in time. Returns whether there were any.
+    pub(crate) fn expire_orders(&mut self, now: Timestamp) -> bool {
+        if self.orders_expire().is_none_or(|at| now < at) {
+            return false;
+        }
         self.ordered = self.ordered.filter(|ordered| ordered.is_recent(now));
         self.draining.retain(|_, ordered| ordered.is_recent(now));
         self.released.retain(|_, ordered| ordered.is_recent(now));
+        true
     }
 
     /// When the first of its orders is given anew.

@@ -45,9 +45,12 @@ pub(crate) struct Marks {
     pub(crate) costs: BTreeSet<Name>,
     /// Services that are to be decided, by namespace. An entry without any is looked at as well.
     pub(crate) slices: BTreeMap<Name, BTreeSet<Key>>,
+    /// Services of these namespaces that gave an order: they are decided again once all of their
+    /// namespace have been decided.
+    pub(crate) again: BTreeSet<Key>,
     /// Namespaces among these whose budgets stop something.
     pub(crate) stops: BTreeSet<Name>,
-    /// Namespaces among these that events have named.
+    /// Namespaces among these that events have named, or in which something is due.
     pub(crate) named: BTreeSet<Name>,
     /// Namespaces whose queues of TrainingJobs are to be decided.
     pub(crate) queues: BTreeSet<Name>,
@@ -190,9 +193,12 @@ impl Model {
         Ok(())
     }
 
-    /// A node whose room is given twice: more is reserved on it than bound pods leave. After a
-    /// decision there is none.
+    /// A node whose room is given twice: more is reserved on it than bound pods leave. Once nothing
+    /// is marked there is none, and no gang is given room before.
     pub fn overcommitted_node(&self) -> Option<&Name> {
+        if self.has_marks() {
+            return None;
+        }
         self.room.overcommitted()
     }
 
@@ -252,13 +258,27 @@ impl Model {
         self.namespaces.entry(name.clone()).or_default()
     }
 
-    pub(crate) fn mark(&mut self, subject: Subject) {
+    /// Marks what is due.
+    pub(crate) fn mark(&mut self, subject: Subject, now: Timestamp) {
         match subject {
-            Subject::Service(key) => drop(self.marks.services.insert(key)),
+            Subject::Service(key) => {
+                let state = self.services.get_mut(&key);
+                if state.is_some_and(|state| state.expire_orders(now)) {
+                    self.marks.services.insert(key);
+                } else {
+                    // what it costs does not change with time alone
+                    self.marks.named.insert(key.namespace.clone());
+                    self.marks.in_slices([key]);
+                }
+            }
             Subject::Queue(namespace) => {
                 let state = self.namespaces.get(&namespace);
-                let jobs = state.into_iter().flat_map(|state| &state.jobs);
-                self.marks.jobs.extend(jobs.cloned());
+                for key in state.into_iter().flat_map(|state| &state.jobs) {
+                    let state = self.jobs.get_mut(key);
+                    if state.is_some_and(|state| state.expire_order(now)) {
+                        self.marks.jobs.insert(key.clone());
+                    }
+                }
                 self.marks.queues.insert(namespace);
             }
             Subject::Budgets(namespace) => drop(self.marks.budgets.insert(namespace)),

@@ -4,7 +4,8 @@
 //!    stand. Gangs of a namespace whose budget is exhausted are suspended.
 //! 2. Services are decided in slices, by namespace: first where a budget stops something, then where
 //!    an event has named something, then where an event about everything has. Within a namespace the
-//!    older service goes first, so that it does not matter where a slice ends.
+//!    older service goes first, and what became free is given once all have been decided, so that it
+//!    does not matter where a slice ends.
 //! 3. Once no service is left, the queues of gangs are decided, by namespace, and again those for
 //!    which room has become free.
 
@@ -17,7 +18,7 @@ use crate::model::event::{Key, Name};
 use crate::model::state::Model;
 use crate::model::timers::Subject;
 use crate::plan::decisions::Decisions;
-use crate::plan::namespace::{refresh_marked, review};
+use crate::plan::namespace::{refresh_marked, review, take_in};
 use crate::plan::queue::decide_queue;
 use crate::plan::replicas::decide_service;
 
@@ -42,7 +43,6 @@ pub fn decide(model: &mut Model, now: Timestamp) -> Decisions {
         call.look_at(model, &name);
     }
     call.decide_services(model);
-    model.room.settle();
     if model.marks.slices.is_empty() {
         call.decide_queues(model);
     }
@@ -52,7 +52,7 @@ pub fn decide(model: &mut Model, now: Timestamp) -> Decisions {
 /// Marks what is due, and what depends on gateways of which it has changed whether they are heard.
 fn mark_due(model: &mut Model, now: Timestamp) {
     for subject in model.timers.due(now) {
-        model.mark(subject);
+        model.mark(subject, now);
     }
     if let Some(change) = model.gateways.settle(now) {
         model.marks.services.extend(change.services);
@@ -131,15 +131,24 @@ impl Call {
             decide_service(model, key, purse, self.now, &mut self.decisions);
         }
         self.left = self.left.saturating_sub(keys.len().max(1));
+        let is_last = rest.is_empty();
+        model.namespace_mut(name).admitted = (!is_last).then(|| purse.running());
         model.marks.in_slices(rest);
         if !keys.is_empty() {
             // what was decided first did not know what was freed or used up afterwards
             let purse = self.review(model, name);
             self.purses.insert(name.clone(), purse);
         }
-        if !model.marks.slices.contains_key(name) {
-            model.marks.stops.remove(name);
-            model.marks.named.remove(name);
+        if is_last {
+            let again = take_in(&mut model.marks.again, name);
+            if !model.marks.slices.contains_key(name) {
+                model.marks.stops.remove(name);
+                model.marks.named.remove(name);
+            }
+            if !again.is_empty() {
+                model.marks.named.insert(name.clone());
+                model.marks.in_slices(again);
+            }
         }
     }
 
@@ -147,10 +156,12 @@ impl Call {
     fn decide_queues(&mut self, model: &mut Model) {
         loop {
             while let Some(name) = model.marks.queues.first().cloned() {
-                if self.left == 0 {
+                // money that became free belongs to services first
+                if self.left == 0 || !model.marks.slices.is_empty() {
                     return;
                 }
                 model.marks.queues.remove(&name);
+                model.room.settle();
                 let mut purse = self.review(model, &name);
                 let jobs = decide_queue(model, &name, &mut purse, self.now, &mut self.decisions);
                 self.left = self.left.saturating_sub(1 + jobs / LIGHT);

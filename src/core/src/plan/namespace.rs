@@ -20,8 +20,8 @@ const SOONEST: SignedDuration = SignedDuration::from_millis(100);
 /// Computes anew what marked workloads of a namespace cost, and marks the services among them to be
 /// decided. Returns how many costs were computed.
 pub(super) fn refresh_marked(model: &mut Model, name: &Name, now: Timestamp) -> usize {
-    let named = take_marked(&mut model.marks.services, name);
-    let named_jobs = take_marked(&mut model.marks.jobs, name);
+    let named = take_in(&mut model.marks.services, name);
+    let named_jobs = take_in(&mut model.marks.jobs, name);
     if !named.is_empty() {
         model.marks.named.insert(name.clone());
     }
@@ -50,7 +50,7 @@ pub(super) fn refresh_marked(model: &mut Model, name: &Name, now: Timestamp) -> 
     for key in &jobs {
         if let Some(state) = model.jobs.get_mut(key) {
             state.confirm_order();
-            state.ordered = state.ordered.filter(|ordered| ordered.is_recent(now));
+            state.expire_order(now);
         }
         model.refresh_job(key, now);
     }
@@ -60,7 +60,8 @@ pub(super) fn refresh_marked(model: &mut Model, name: &Name, now: Timestamp) -> 
     services.len() + jobs.len() + others.len()
 }
 
-fn take_marked(marked: &mut BTreeSet<Key>, namespace: &Name) -> BTreeSet<Key> {
+/// Takes the keys of a namespace out of what is marked.
+pub(super) fn take_in(marked: &mut BTreeSet<Key>, namespace: &Name) -> BTreeSet<Key> {
     let of_namespace = marked.range(Key::first_in(namespace)..);
     let keys: BTreeSet<Key> = of_namespace
         .take_while(|key| key.namespace == *namespace)
@@ -83,13 +84,19 @@ pub(super) fn review(
     let zone = model.zone.clone();
     let namespace = model.namespace_mut(name);
     let standings = namespace.standings(now, &zone);
-    let purse = Purse::new(standings.clone(), namespace.running(now), now);
+    let running = namespace.running(now);
+    let running = namespace
+        .admitted
+        .map_or(running, |admitted| running.max(admitted));
+    let purse = Purse::new(standings.clone(), running, now);
     note_latches(name, namespace, &standings, decisions);
     let caps = NamespaceState::caps(&standings);
     let (mut concerned, mut stops) = (BTreeSet::new(), false);
     let concerns_queue;
     if caps == namespace.caps {
-        concerned = namespace.changed_admissions(&purse);
+        if namespace.admitted.is_none() {
+            concerned = namespace.changed_admissions(&purse);
+        }
         concerns_queue = namespace.has_changed_refusal(&purse);
     } else {
         // a budget has opened, closed or become unknown: all that it counts depends on it

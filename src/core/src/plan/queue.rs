@@ -48,7 +48,6 @@ pub(super) fn decide_queue(
             next = [next, expires].into_iter().flatten().min();
         }
     }
-    model.room.settle();
     let turns = queue(&jobs, &mut model.room.for_queue(name), purse, now);
     model.namespace_mut(name).refused_jobs = refused(&jobs, &turns, purse);
     for turn in turns {

@@ -104,7 +104,7 @@ pub(super) fn decide_service(
     if is_order {
         // an order changes what the next decision reads, as the object that shows it will
         model.refresh_service(key, now);
-        model.marks.services.insert(key.clone());
+        model.marks.again.insert(key.clone());
     }
     model.note_admission(key, Admission::of(purse, service.load));
 }

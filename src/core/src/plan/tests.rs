@@ -1,15 +1,130 @@
+//! The functions that decisions are made of, over a namespace at one moment.
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+
+use super::service::pay;
 use super::*;
-use crate::budget::{OnExhausted, Phase};
+use crate::budget::{
+    Budget, Load, OnExhausted, Phase, Purse, RunningTotals, Standing,
+};
+use crate::capacity::{Capacity, Gang, Room};
 use crate::calendar::Period;
 use crate::money::Money;
 use crate::refusal::RefusalReason;
-use crate::scaling::Demand;
-use crate::scaling::{History, Signal};
-use crate::training::Role;
+use crate::scaling::{Demand, History, Service, Signal, desire};
+use crate::training::{Job, Role, Turn, queue};
+
+/// Everything that a decision over one namespace reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Snapshot {
+    /// InferenceDeployments.
+    services: Vec<Service>,
+    /// TrainingJobs that have not finished.
+    jobs: Vec<Job>,
+    /// BudgetPolicies.
+    budgets: Vec<Budget>,
+    /// Every GPU pod that costs money or is about to. What is ordered and has no pod yet is not among them.
+    loads: Vec<Load>,
+    /// The cluster's room that this namespace may use, without what its own pods and other namespaces take.
+    capacity: Capacity,
+    /// The accounting time zone.
+    zone: TimeZone,
+}
+
+/// A decision over a namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Plan {
+    /// The services, in the order of the snapshot.
+    services: Vec<Decision>,
+    /// The jobs, in the order of the queue.
+    jobs: Vec<Turn>,
+    /// The budgets, in the order of the snapshot.
+    budgets: Vec<Standing>,
+    /// When the answer may change though nothing else does.
+    next_look: Option<Timestamp>,
+}
+
+/// Decides over a namespace at once, by the functions that decide over the model step by step. Services come first, in the snapshot's order; then the queue of jobs gets what is left.
+///
+/// What was ordered before and has no pod yet has its room and its money already, as though it were there.
+fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
+    let (loads, mut capacity) = ordered(snapshot);
+    let loads = &loads;
+    let standings = snapshot
+        .budgets
+        .iter()
+        .map(|budget| Standing::of(budget.clone(), loads, now, &snapshot.zone))
+        .collect();
+    let mut purse = Purse::new(standings, RunningTotals::of(loads), now);
+    let mut next_look = NextLook(None);
+    let services = snapshot
+        .services
+        .iter()
+        .map(|service| {
+            let desire = desire(service, now);
+            next_look.at(desire.next_look);
+            let decision = pay(service, desire, &mut purse, now);
+            let workers = decision.allowed.saturating_sub(service.current);
+            capacity.place(&Gang {
+                workers,
+                ..service.replica.clone()
+            });
+            decision
+        })
+        .collect();
+    let jobs = queue(&snapshot.jobs, &mut capacity, &mut purse, now);
+    for turn in &jobs {
+        next_look.at(turn.next_look);
+    }
+    let budgets = purse.into_standings();
+    for standing in &budgets {
+        next_look.at(standing.exhausted_at);
+        next_look.at(Some(standing.period.end));
+    }
+    Plan {
+        services,
+        jobs,
+        budgets,
+        next_look: next_look
+            .0
+            .map(|at| at.max(now + SignedDuration::from_millis(100))),
+    }
+}
+
+/// The loads and the room, with what is on its way.
+fn ordered(snapshot: &Snapshot) -> (Vec<Load>, Capacity) {
+    let (mut loads, mut capacity) = (snapshot.loads.clone(), snapshot.capacity.clone());
+    let services = snapshot
+        .services
+        .iter()
+        .map(|service| (service.awaited(), &service.replica, service.load));
+    let jobs = snapshot.jobs.iter().flat_map(|job| {
+        let roles = job.roles.iter();
+        roles.map(|role| (job.awaited(role), &role.gang, role.worker))
+    });
+    for (workers, gang, load) in services.chain(jobs) {
+        loads.extend(std::iter::repeat_n(load, workers as usize));
+        capacity.place(&Gang {
+            workers,
+            ..gang.clone()
+        });
+    }
+    (loads, capacity)
+}
+
+struct NextLook(Option<Timestamp>);
+
+impl NextLook {
+    fn at(&mut self, at: Option<Timestamp>) {
+        self.0 = self.0.into_iter().chain(at).min();
+    }
+}
+
 
 fn now() -> Timestamp {
     "2026-11-11T12:00:00Z".parse().unwrap()

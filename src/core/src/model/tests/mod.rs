@@ -13,7 +13,7 @@ use jiff::tz::TimeZone;
 use super::event::{Event, Key};
 use super::service::ServiceState;
 use super::state::Model;
-use crate::plan::{Decisions, decide};
+use crate::plan::{Decisions, JobOrder, ServiceOrder, decide};
 use crate::refusal::RefusalReason;
 use crate::training::Turn;
 
@@ -123,6 +123,25 @@ fn essence(state: &ServiceState) -> Option<(u32, u32, Option<RefusalReason>)> {
     Some((decision.desired, decision.allowed, refusal))
 }
 
+/// Orders without their reasons, of which the numbers are those of the moment.
+fn orders(decisions: &Decisions) -> Vec<ServiceOrder> {
+    let orders = decisions.service_orders.iter().cloned();
+    let without_reason = orders.map(|order| ServiceOrder {
+        reason: String::new(),
+        ..order
+    });
+    without_reason.collect()
+}
+
+fn job_orders(decisions: &Decisions) -> Vec<JobOrder> {
+    let orders = decisions.job_orders.iter().cloned();
+    let without_reason = orders.map(|order| JobOrder {
+        reason: String::new(),
+        ..order
+    });
+    without_reason.collect()
+}
+
 /// Calls `check` again and again with a model that some events have changed, which it settles.
 fn after_random_events(mut check: impl FnMut(&mut Model, Timestamp, &str)) {
     for seed in 0..300 {
@@ -161,7 +180,7 @@ fn decisions_over_what_is_marked_equal_those_over_everything() {
         let ours = settle(model, now);
         let expected = settle(&mut everything, now);
         // jobs take what services have left, in the order in which they are decided
-        assert_eq!(ours.service_orders, expected.service_orders, "{when}");
+        assert_eq!(orders(&ours), orders(&expected), "{when}");
         for (key, state) in &everything.services {
             let ours = &model.services[key];
             assert_eq!(essence(ours), essence(state), "{when}, {key:?}");
@@ -175,8 +194,8 @@ fn it_does_not_matter_where_slices_end() {
         let mut sliced = model.clone();
         sliced.slice = 1;
         let (ours, expected) = (settle(&mut sliced, now), settle(model, now));
-        assert_eq!(ours.service_orders, expected.service_orders, "{when}");
-        assert_eq!(ours.job_orders, expected.job_orders, "{when}");
+        assert_eq!(orders(&ours), orders(&expected), "{when}");
+        assert_eq!(job_orders(&ours), job_orders(&expected), "{when}");
         for (key, state) in &model.services {
             let ours = &sliced.services[key];
             assert_eq!(essence(ours), essence(state), "{when}, {key:?}");
