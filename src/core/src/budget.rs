@@ -4,6 +4,7 @@
 //! state latches until the period ends, the limit is raised or money is given back, so that a drain which ends early starts nothing
 //! again.
 
+#[cfg(test)]
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
@@ -136,6 +137,7 @@ pub struct Standing {
 
 impl Standing {
     /// Where `budget` stands at `now` under these loads. Its latch is set or released.
+    #[cfg(test)]
     pub fn of(budget: Budget, loads: &[Load], now: Timestamp, zone: &TimeZone) -> Self {
         let period = budget.period.bounds(now, zone);
         Self::in_period(budget, period, RunningTotals::of(loads), now)
@@ -266,6 +268,7 @@ impl Purse {
     }
 
     /// The standings, back.
+    #[cfg(test)]
     pub fn into_standings(self) -> Vec<Standing> {
         self.standings
     }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 pub type Resources = BTreeMap<String, i64>;
 
 /// One node.
+#[cfg(test)]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Node {
     /// Labels, for selectors.
@@ -28,6 +29,7 @@ pub struct Gang {
 }
 
 /// Nodes that are ready and take pods.
+#[cfg(test)]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Capacity {
     /// The nodes.
@@ -46,6 +48,7 @@ pub trait Room {
     fn place(&mut self, gang: &Gang);
 }
 
+#[cfg(test)]
 impl Room for Capacity {
     fn fits(&mut self, gangs: &[&Gang]) -> u32 {
         self.clone().take_all(gangs)
@@ -67,6 +70,7 @@ impl Room for Capacity {
     }
 }
 
+#[cfg(test)]
 impl Capacity {
     fn take_all(&mut self, gangs: &[&Gang]) -> u32 {
         let placed = gangs.iter().map(|gang| self.take(gang));
@@ -93,6 +97,7 @@ impl Capacity {
     }
 }
 
+#[cfg(test)]
 fn selects(gang: &Gang, node: &Node) -> bool {
     gang.node_selector
         .iter()
@@ -100,6 +105,7 @@ fn selects(gang: &Gang, node: &Node) -> bool {
 }
 
 /// How many workers this room takes; one, where a worker needs nothing.
+#[cfg(test)]
 fn workers_in(room: &Resources, gang: &Gang) -> u32 {
     let needs = gang.worker.iter().filter(|(_, amount)| **amount > 0);
     let counts = needs.map(|(name, amount)| room.get(name).copied().unwrap_or(0).max(0) / amount);

@@ -9,11 +9,9 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::service::pay;
 use super::*;
-use crate::budget::{
-    Budget, Load, OnExhausted, Phase, Purse, RunningTotals, Standing,
-};
-use crate::capacity::{Capacity, Gang, Room};
+use crate::budget::{Budget, Load, OnExhausted, Phase, Purse, RunningTotals, Standing};
 use crate::calendar::Period;
+use crate::capacity::{Capacity, Gang, Room};
 use crate::money::Money;
 use crate::refusal::RefusalReason;
 use crate::scaling::{Demand, History, Service, Signal, desire};
@@ -124,7 +122,6 @@ impl NextLook {
         self.0 = self.0.into_iter().chain(at).min();
     }
 }
-
 
 fn now() -> Timestamp {
     "2026-11-11T12:00:00Z".parse().unwrap()
