@@ -1,5 +1,6 @@
-//! The actor: it owns the model. It takes all that has become known, decides once, and hands what is
-//! wanted to the executor. Under load more is taken at a time; nothing is decided later.
+//! The actor owns the model. It takes all events that wait, decides once, and hands to the executor
+//! what is wanted. Under load each decision takes more events, so lateness does not add up. It
+//! makes no call to the API server and waits for none.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -1,10 +1,10 @@
-//! What the actor is told by other tasks than the caches.
+//! The inputs of the actor that do not come from the caches.
 
 use bursar_api::explanation::Explanation;
 use bursar_core::model::event::Event;
 use tokio::sync::{mpsc, oneshot};
 
-/// What the actor is told by other tasks than the caches.
+/// An input of the actor that does not come from the caches.
 pub(crate) enum Input {
     /// A reading, or what a gateway holds.
     Event(Event),

@@ -1,6 +1,6 @@
-//! The controller: what the caches and signals bring becomes events of one model, which one actor
-//! owns; decisions become orders that an executor carries out. The ledger is kept by a task of its
-//! own.
+//! The controller. Changes in caches, and signals, become events of one model, which one actor
+//! owns. Decisions become orders, which an executor carries out. Tasks of its own keep the ledger,
+//! and no decision waits for them.
 //!
 //! | module | subject |
 //! |---|---|
@@ -10,9 +10,9 @@
 //! | `engine_targets`, `engine_reads` | signals: which engines are read, and what they report |
 //! | `gateways` | signals: requests that gateways hold |
 //! | `edge` | from objects, accounts and prices to events |
-//! | `input` | what the actor is told by others than the caches |
-//! | `actor` | owns the model: takes all that has become known, and decides once |
-//! | `executor` | carries out orders, and writes statuses |
+//! | `input` | what the actor is told by other tasks than the caches |
+//! | `actor` | owns the model: takes all events that wait, and decides once |
+//! | `executor` | carries out the newest order of each object, and writes statuses |
 //! | `subject` | the objects that the controller acts for |
 //! | `inference`, `training`, `budget` | build, apply and status of a kind |
 //! | `ledger` | charges, settled exactly once, and what decisions read of them |
@@ -21,12 +21,14 @@
 //! | `pod`, `pod_resources`, `pod_mark` | what a pod reports, what it asks for, and how it is told to leave |
 //! | `status`, `status_pacing`, `status_memory` | writes statuses, seldom, with an Event for each condition that changed |
 //! | `events`, `event_publisher` | Kubernetes Events of decisions, and how they are published |
-//! | `backoff` | how long a failed call waits |
-//! | `decision_metrics`, `spend_metrics`, `explain` | decisions and money for Prometheus and people |
+//! | `api_calls`, `backoff` | guarded calls to the API server, and how long a failed one waits |
+//! | `metrics`, `decision_metrics`, `spend_metrics` | decisions and money for Prometheus |
+//! | `explain` | the last decisions for `kubectl bursar explain`, which the actor answers |
 //! | `corrections` | which SpendCorrections count |
 //! | `pricing` | the prices in force, and the condition `Priced` |
 //! | `spend_status`, `health` | spend and pod health in workloads' statuses |
 //! | `cluster_bill` | the whole cluster's month: shares of overheads, the cost of nodes |
+//! | `context`, `lock` | what the tasks share |
 
 mod actor;
 mod api_calls;

@@ -1,5 +1,5 @@
-//! From caches, accounts and prices to the model's events: objects become small values, and what is
-//! not read is dropped.
+//! The edge between Kubernetes and the model: it makes the model's events of what caches, accounts
+//! and prices say. Objects become small values, without anything that no decision reads.
 //!
 //! | module | subject |
 //! |---|---|
@@ -8,8 +8,9 @@
 //! | `workloads` | workloads, budgets, endpoints |
 //! | `accounts` | what accounts have spent, as functions of time |
 //!
-//! An event says what is there now, however often it changed before: under load many changes of
-//! an object become one event.
+//! An event says what is there now, however often it changed before: under load many changes of an
+//! object become one event. A new leader learns all of this anew: to it, all that the caches hold
+//! has changed.
 
 mod accounts;
 mod objects;

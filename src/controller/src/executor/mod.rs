@@ -6,10 +6,14 @@
 //! | `queue` | what is done next, and what waits for what |
 //! | `status` | the statuses of workloads and budgets |
 //!
-//! For each object one task runs at a time, and the newest order is carried out. Orders go before
-//! statuses. Orders that stop something because of a budget wait until its latch is on record, ten
-//! seconds at most. The first pod of a workload waits for the workload's record, ten seconds at
-//! most.
+//! For each object one task runs at a time, and the newest order is carried out. Latches of budgets
+//! go first, then orders, then owned objects that may differ from what they should be, then
+//! statuses.
+//!
+//! An order that stops something because of a budget waits until its latch is on record, and the
+//! first pod of a workload until the workload's record is there: each ten seconds at most. An order
+//! that fails is dropped; the actor is told, and decides again. Its object waits before the next
+//! try, longer with each failure in a row, and no other object waits for it.
 
 mod order;
 mod queue;
