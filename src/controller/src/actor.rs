@@ -2,13 +2,13 @@
 //! what is wanted. Under load each decision takes more events, so lateness does not add up. It
 //! makes no call to the API server and waits for none.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bursar_api::spend::WorkloadRef;
-use bursar_core::model::Model;
 use bursar_core::model::event::Event;
+use bursar_core::model::{Model, Name};
 use bursar_core::plan::{Decisions, decide};
 use jiff::Timestamp;
 use tokio::sync::mpsc;
@@ -54,6 +54,8 @@ pub(crate) struct Actor {
     model: Model,
     edge: Edge,
     events: Vec<Event>,
+    /// When each namespace was last decided over.
+    decided_at: HashMap<Name, Timestamp>,
     /// Workloads of which the executor has said something new.
     applied: Vec<Subject>,
 }
@@ -71,6 +73,7 @@ impl Actor {
             context,
             model,
             events: Vec::new(),
+            decided_at: HashMap::new(),
             applied: Vec::new(),
         }
     }
@@ -145,8 +148,9 @@ impl Actor {
     }
 
     /// The last decision over a namespace; `None` if there was none.
-    pub(crate) fn explain(&self, namespace: &str, now: Timestamp) -> Option<Explanation> {
-        explanation(&self.model, namespace, now)
+    pub(crate) fn explain(&mut self, namespace: &str, now: Timestamp) -> Option<Explanation> {
+        let decided_at = self.decided_at.get(namespace).copied();
+        explanation(&mut self.model, namespace, decided_at, now)
     }
 
     /// Takes an event of a signal.
@@ -194,6 +198,12 @@ impl Actor {
         }
         let decisions = decide(&mut self.model, now);
         decision_metrics::show(&self.context.metrics, &self.model, &decisions);
+        for namespace in &decisions.namespaces {
+            match self.model.has_namespace(namespace) {
+                true => drop(self.decided_at.insert(namespace.clone(), now)),
+                false => drop(self.decided_at.remove(namespace)),
+            }
+        }
         let mut statuses = observed.statuses;
         statuses.extend(self.applied.drain(..));
         let recorded: Vec<Subject> = statuses.iter().cloned().collect();
@@ -219,6 +229,7 @@ impl Actor {
             latches,
             services,
             jobs,
+            namespaces: _,
             budgets,
         } = decisions;
         wanted.latches = latches.into_iter().map(|(budget, _)| budget).collect();

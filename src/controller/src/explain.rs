@@ -27,9 +27,15 @@ const LIMIT: Duration = Duration::from_secs(2);
 /// Where explanations are asked for; `None` until this process leads.
 pub(crate) type ExplainInputs = Arc<Mutex<Option<Inputs>>>;
 
-/// What was last decided over a namespace, and from which numbers; `None` if nothing was.
-pub(crate) fn explanation(model: &Model, namespace: &str, now: Timestamp) -> Option<Explanation> {
-    let decided = model.namespace(namespace);
+/// What was last decided over a namespace, and from which numbers; `None` if nothing was. Its
+/// budgets are as of `now`.
+pub(crate) fn explanation(
+    model: &mut Model,
+    namespace: &str,
+    decided_at: Option<Timestamp>,
+    now: Timestamp,
+) -> Option<Explanation> {
+    let decided = model.namespace(namespace, now);
     let NamespaceView {
         services,
         jobs,
@@ -40,7 +46,7 @@ pub(crate) fn explanation(model: &Model, namespace: &str, now: Timestamp) -> Opt
         return None;
     }
     Some(Explanation {
-        decided_at: Some(now),
+        decided_at,
         services: services.iter().map(explain_service).collect(),
         jobs: jobs.iter().map(explain_job).collect(),
         budgets: budgets.iter().map(explain_budget).collect(),

@@ -187,6 +187,7 @@ impl Simulation {
             latches,
             services,
             jobs,
+            namespaces: _,
             budgets,
         } = decisions;
         for (key, latch) in latches {

@@ -214,17 +214,17 @@ async fn a_replica_that_has_no_node_yet_is_estimated_with_the_volumes_that_are_c
             "engine": "vLLM", "minReplicas": 0, "maxReplicas": 3, "scaling": {"signals": signals}, "template": template,
         }}))
         .await;
-    let estimate = |stage: &Stage| -> Money {
+    let estimate = |stage: &mut Stage| -> Money {
         let explained = stage.leader.explain("team", stage.world.now);
         explained.services[0].replica_rate_per_hour.unwrap()
     };
     stage.seconds(2).await;
     let with_volume: Money = "3.602628".parse().unwrap();
-    assert_eq!(estimate(&stage), with_volume);
+    assert_eq!(estimate(&mut stage), with_volume);
     notebook(&stage, "book", json!({"volumes": [volume]})).await;
     stage.seconds(2).await;
     assert_eq!(
-        estimate(&stage),
+        estimate(&mut stage),
         "3.6".parse().unwrap(),
         "the notebook bears it"
     );

@@ -276,7 +276,7 @@ impl Leader {
     }
 
     /// The last decision over a namespace.
-    pub(super) fn explain(&self, namespace: &str, now: Timestamp) -> Explanation {
+    pub(super) fn explain(&mut self, namespace: &str, now: Timestamp) -> Explanation {
         self.actor.explain(namespace, now).unwrap()
     }
 

@@ -84,6 +84,12 @@ impl Spending {
         sum.1.at(now)
     }
 
+    /// Whether money of a period that some budget counts is being spent.
+    pub(crate) fn is_growing(&self) -> bool {
+        let mut sums = self.sums.values();
+        sums.any(|(_, sum)| sum.rate() > Money::ZERO)
+    }
+
     /// Why some account is in doubt.
     pub(crate) fn doubt(&self) -> Option<&str> {
         let mut accounts = self.accounts.values();

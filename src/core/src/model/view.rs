@@ -75,8 +75,17 @@ impl Model {
             .all(|estimate| estimate.rate().is_some())
     }
 
-    /// The last decisions over a namespace. The time that this takes grows with the namespace.
-    pub fn namespace(&self, name: &str) -> NamespaceView {
+    /// Whether something of a namespace is known.
+    pub fn has_namespace(&self, name: &str) -> bool {
+        self.namespaces.contains_key(name)
+    }
+
+    /// The last decisions over a namespace, with its budgets as of `now`. The time that this takes
+    /// grows with the namespace.
+    pub fn namespace(&mut self, name: &str, now: Timestamp) -> NamespaceView {
+        let zone = self.zone.clone();
+        let known = self.namespaces.get_mut(name);
+        let budgets = known.map_or_else(Vec::new, |known| known.standings(now, &zone));
         let in_namespace = |key: &&Key| *key.namespace == *name;
         let first = Key::new(name, "");
         let services = self.services.range(first..).map(|(key, _)| key);
@@ -85,15 +94,12 @@ impl Model {
         let jobs = known.into_iter().flat_map(|known| &known.jobs);
         let mut jobs: Vec<Turn> = jobs.filter_map(|key| self.job(key).cloned()).collect();
         jobs.sort_by_key(|turn| (turn.position, turn.name.clone()));
-        let budgets = known.into_iter().flat_map(|known| known.budgets.values());
         let next = self.timers.next_of(name, services.iter().copied());
         let views = services.iter().filter_map(|key| self.service(key));
         NamespaceView {
             services: views.collect(),
             jobs,
-            budgets: budgets
-                .filter_map(|budget| budget.standing.clone())
-                .collect(),
+            budgets,
             next,
         }
     }

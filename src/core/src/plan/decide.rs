@@ -195,6 +195,7 @@ impl Call {
             if namespace.is_gone() {
                 model.namespaces.remove(&name);
             }
+            self.decisions.namespaces.insert(name);
         }
         self.decisions
     }

@@ -1,5 +1,7 @@
 //! What is ordered and decided: what differs from what was ordered and decided before.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 
 use crate::budget::{Latch, Standing};
@@ -59,6 +61,8 @@ pub struct Decisions {
     pub services: Vec<(Key, Decision)>,
     /// Decisions over TrainingJobs that differ from the last ones.
     pub jobs: Vec<(Key, Turn)>,
-    /// Where budgets stand, of all namespaces that were looked at.
+    /// The namespaces that were looked at.
+    pub namespaces: BTreeSet<Name>,
+    /// Where their budgets stand.
     pub budgets: Vec<(Key, Standing)>,
 }

@@ -14,6 +14,8 @@ use crate::plan::decisions::Decisions;
 /// While something is limited by a budget, its namespace is looked at again after this long: what
 /// pods that are stopping may still cost becomes less with time.
 const LIMITED_PACE: SignedDuration = SignedDuration::from_secs(10);
+/// While money is spent, the figures of budgets are computed anew after this long.
+const SPENDING_PACE: SignedDuration = SignedDuration::from_secs(30);
 /// Nothing is decided more often by time alone.
 const SOONEST: SignedDuration = SignedDuration::from_millis(100);
 
@@ -150,5 +152,9 @@ fn next_look(
     let ends = ends.chain(exhausted.filter_map(|standing| standing.exhausted_at));
     let look = ends.map(|at| at.max(later(SOONEST))).min();
     let pace = namespace.is_limited().then(|| later(LIMITED_PACE));
-    look.into_iter().chain(pace).min()
+    let figures = namespace
+        .spending
+        .is_growing()
+        .then(|| later(SPENDING_PACE));
+    look.into_iter().chain(pace).chain(figures).min()
 }
