@@ -281,7 +281,13 @@ impl Model {
                 }
                 self.marks.queues.insert(namespace);
             }
-            Subject::Budgets(namespace) => drop(self.marks.budgets.insert(namespace)),
+            Subject::Budgets(namespace) => {
+                if self.observe_only {
+                    let services = Self::keys_in(&self.services, &namespace);
+                    self.marks.in_slices(services);
+                }
+                self.marks.budgets.insert(namespace);
+            }
             Subject::Gateways => self.gateways.mark(),
             Subject::Prices => {
                 self.rates.expire();

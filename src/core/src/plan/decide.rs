@@ -170,7 +170,8 @@ impl Call {
             }
             model.room.settle();
             let changed = model.room.take_changed_queues();
-            if changed.is_empty() {
+            // what was decided takes no room where no order is given
+            if changed.is_empty() || model.observe_only {
                 return;
             }
             model.marks.queues.extend(changed);

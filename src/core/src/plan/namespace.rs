@@ -42,6 +42,11 @@ pub(super) fn refresh_marked(model: &mut Model, name: &Name, now: Timestamp) -> 
         services.extend(named.iter().cloned());
         jobs.extend(named_jobs);
     }
+    if model.observe_only && !named.is_empty() {
+        // money is given once to each of them only where they are decided together
+        let all = Model::keys_in(&model.services, name);
+        model.marks.in_slices(all);
+    }
     model.marks.in_slices(named);
     for key in &services {
         if let Some(state) = model.services.get_mut(key) {
@@ -84,6 +89,7 @@ pub(super) fn review(
     decisions: &mut Decisions,
 ) -> Purse {
     let zone = model.zone.clone();
+    let observe_only = model.observe_only;
     let namespace = model.namespace_mut(name);
     let standings = namespace.standings(now, &zone);
     let running = namespace.running(now);
@@ -95,7 +101,10 @@ pub(super) fn review(
     let caps = NamespaceState::caps(&standings);
     let (mut concerned, mut stops) = (BTreeSet::new(), false);
     let concerns_queue;
-    if caps == namespace.caps {
+    if caps == namespace.caps && observe_only {
+        // nobody gets what was decided, so what others were refused is always there again
+        concerns_queue = false;
+    } else if caps == namespace.caps {
         if namespace.admitted.is_none() {
             concerned = namespace.changed_admissions(&purse);
         }

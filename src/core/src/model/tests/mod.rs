@@ -89,6 +89,24 @@ fn derived_values_equal_those_from_scratch_after_any_events() {
 }
 
 #[test]
+fn decisions_that_nobody_carries_out_come_to_an_end() {
+    for seed in 0..400 {
+        let mut rng = Rng::with_seed(seed);
+        let (mut model, mut millis) = (model().observing(), 0);
+        for _ in 0..100 {
+            millis += rng.i64(0..20_000);
+            for _ in 0..rng.u8(1..4) {
+                let event = event(&mut rng, at(millis));
+                model.apply(event, at(millis));
+            }
+            let decided = settle(&mut model, at(millis));
+            assert_eq!(decided.service_orders, []);
+            assert_eq!(decided.job_orders, []);
+        }
+    }
+}
+
+#[test]
 fn events_at_one_instant_give_the_same_plan_in_any_order() {
     for seed in 0..300 {
         let mut rng = Rng::with_seed(seed);
