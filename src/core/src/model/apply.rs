@@ -51,9 +51,7 @@ impl Model {
             Event::Silent(uid) => self.gateways.set_silent(&uid, now),
             Event::ServiceOrderFailed(key) => {
                 if let Some(state) = self.services.get_mut(&key) {
-                    state.ordered = None;
-                    state.draining.clear();
-                    state.released.clear();
+                    state.forget_orders();
                     self.marks.services.insert(key);
                 }
             }
@@ -67,6 +65,9 @@ impl Model {
     }
 
     fn set_service(&mut self, key: Key, service: Option<Service>) {
+        if service.is_none() && !self.services.contains_key(&key) {
+            return;
+        }
         if let Some(service) = &service {
             self.rates
                 .learn_selector(&service.replica, self.room.nodes());
@@ -75,8 +76,11 @@ impl Model {
         if state.spec == service {
             return;
         }
-        if service.is_none() {
-            state.forget();
+        match (&state.spec, &service) {
+            (_, None) => state.forget(),
+            // another one has its name by now, and shows no order of the former
+            (Some(old), Some(new)) if old.created != new.created => state.forget_orders(),
+            _ => {}
         }
         state.spec = service;
         state.estimate = Default::default();
@@ -84,6 +88,9 @@ impl Model {
     }
 
     fn set_deployment(&mut self, key: Key, deployment: Option<Deployment>) {
+        if deployment.is_none() && !self.services.contains_key(&key) {
+            return;
+        }
         let state = self.services.entry(key.clone()).or_default();
         if state.deployment == deployment {
             return;
@@ -100,6 +107,9 @@ impl Model {
     }
 
     fn set_endpoints(&mut self, key: Key, ready: Vec<Name>) {
+        if ready.is_empty() && !self.services.contains_key(&key) {
+            return;
+        }
         let state = self.services.entry(key.clone()).or_default();
         let ready = ready.into_iter().collect();
         if state.endpoints == ready {
@@ -113,11 +123,16 @@ impl Model {
         for role in job.iter().flat_map(|job| &job.roles) {
             self.rates.learn_selector(&role.worker, self.room.nodes());
         }
+        if job.is_none() && !self.jobs.contains_key(&key) {
+            return;
+        }
         let state = self.jobs.entry(key.clone()).or_default();
         if state.spec == job {
             return;
         }
-        if job.is_none() {
+        let identity = |job: &Option<Job>| job.as_ref().map(|job| (job.created, job.seed));
+        if identity(&state.spec) != identity(&job) {
+            // it is gone, also where another one has its name by now
             (state.ordered, state.retry, state.turn) = (None, None, None);
         }
         state.spec = job;
@@ -127,6 +142,9 @@ impl Model {
     }
 
     fn set_batch_job(&mut self, key: Key, role: Name, job: Option<BatchJob>) {
+        if job.is_none() && !self.jobs.contains_key(&key) {
+            return;
+        }
         let state = self.jobs.entry(key.clone()).or_default();
         if state.batch_jobs.get(&role) == job.as_ref() {
             return;

@@ -119,10 +119,15 @@ impl ServiceState {
     pub(crate) fn forget(&mut self) {
         self.history = None;
         self.active_at = None;
+        self.forget_orders();
+        self.decision = None;
+    }
+
+    /// Forgets the orders that no object has shown.
+    pub(crate) fn forget_orders(&mut self) {
         self.ordered = None;
         self.draining.clear();
         self.released.clear();
-        self.decision = None;
     }
 
     /// Takes that an engine was read.
