@@ -114,6 +114,34 @@ impl RetryPace {
     }
 }
 
+/// Why what a workload owns is not what it should be.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub(crate) struct Unapplied {
+    /// The first call that failed.
+    pub(crate) error: ApiError,
+    /// The order was carried out all the same.
+    pub(crate) order_done: bool,
+}
+
+impl Unapplied {
+    /// The order was not carried out.
+    pub(crate) fn before_order(error: ApiError) -> Self {
+        Self {
+            error,
+            order_done: false,
+        }
+    }
+
+    /// The order was carried out before.
+    pub(crate) fn after_order(error: ApiError) -> Self {
+        Self {
+            error,
+            order_done: true,
+        }
+    }
+}
+
 /// Runs a call within the time limit.
 pub(crate) async fn with_timeout<T>(
     call: &'static str,

@@ -26,7 +26,7 @@ use jiff::Timestamp;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::api_calls::ApiError;
+use crate::api_calls::Unapplied;
 use crate::cache::Trigger;
 use crate::context::Context;
 use crate::inference;
@@ -223,7 +223,13 @@ impl Executor {
         let Task::Apply(subject, order) = task else {
             return None;
         };
-        let failed = matches!(outcome, Outcome::Failed { .. }) && order.is_some();
+        let failed = matches!(
+            outcome,
+            Outcome::Failed {
+                order_done: false,
+                ..
+            }
+        ) && order.is_some();
         (failed || status_changed).then(|| Applied {
             subject: subject.clone(),
             failed,
@@ -241,11 +247,13 @@ async fn perform(
 ) -> Outcome {
     let done = match task {
         Task::Apply(subject, order) => apply(context, subject, order.as_ref(), now).await,
-        Task::Status(subject, input) => status::write(context, subject, input, failure, now).await,
+        Task::Status(subject, input) => status::write(context, subject, input, failure, now)
+            .await
+            .map_err(Unapplied::before_order),
     };
     let (result, outcome) = match done {
         Ok(outcome) => ("ok", outcome),
-        Err(error) => {
+        Err(Unapplied { error, order_done }) => {
             let key = task.subject().key();
             let (namespace, name) = (&*key.namespace, &*key.name);
             let result = match error.is_stale() {
@@ -258,6 +266,7 @@ async fn perform(
             let outcome = Outcome::Failed {
                 pace: error.retry_pace(),
                 message: (!error.is_stale()).then(|| error.to_string()),
+                order_done,
             };
             (result, outcome)
         }
@@ -272,7 +281,7 @@ async fn apply(
     subject: &Subject,
     order: Option<&Order>,
     now: Timestamp,
-) -> Result<Outcome, ApiError> {
+) -> Result<Outcome, Unapplied> {
     if let Some(until) = wait_for_record(context, subject, order, now) {
         return Ok(Outcome::Waits(until));
     }
@@ -297,10 +306,7 @@ fn wait_for_record(
     order: Option<&Order>,
     now: Timestamp,
 ) -> Option<Timestamp> {
-    let starts = match order? {
-        Order::Service(change) => change.starts(),
-        Order::Job(order) => order.run,
-    };
+    let starts = order?.starts();
     let workload = subject.workload().filter(|_| starts)?;
     let until = context.ledger.start_waits_until(&workload, now)?;
     // the worker ends with the process, and this task does too

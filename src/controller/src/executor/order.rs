@@ -38,7 +38,7 @@ impl ServiceChange {
     }
 
     /// Whether it starts the first replica.
-    pub(crate) fn starts(&self) -> bool {
+    fn starts(&self) -> bool {
         let (from, to) = self.order.replicas;
         from == 0 && to > 0
     }
@@ -54,6 +54,15 @@ impl ServiceChange {
     }
 }
 
+/// What an order makes of a workload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Target {
+    /// So many replicas.
+    Replicas(u32),
+    /// Jobs that run, or do not.
+    Run(bool),
+}
+
 /// The newest orders for one workload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Order {
@@ -64,6 +73,22 @@ pub(crate) enum Order {
 }
 
 impl Order {
+    /// Whether it starts the first pod of a workload.
+    pub(crate) fn starts(&self) -> bool {
+        match self {
+            Self::Service(change) => change.starts(),
+            Self::Job(order) => order.run,
+        }
+    }
+
+    /// The replicas that there will be, or whether the Jobs run.
+    pub(super) fn target(&self) -> Target {
+        match self {
+            Self::Service(change) => Target::Replicas(change.order.replicas.1),
+            Self::Job(order) => Target::Run(order.run),
+        }
+    }
+
     /// Whether it is carried out only once the latch of a budget is on record.
     pub(crate) fn is_after_latch(&self) -> bool {
         match self {

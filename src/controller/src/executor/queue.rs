@@ -7,7 +7,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use bursar_core::model::{Key, Name};
 use jiff::{SignedDuration, Timestamp};
 
-use super::order::Order;
+use super::order::{Order, Target};
 use super::status::StatusInput;
 use crate::api_calls::RetryPace;
 use crate::backoff::Backoff;
@@ -63,6 +63,9 @@ pub(crate) enum Outcome {
         pace: RetryPace,
         /// What the workload's condition says; `None` if the next try will do.
         message: Option<String>,
+        /// The order was carried out; something else that the workload owns is not what it should
+        /// be.
+        order_done: bool,
     },
 }
 
@@ -96,10 +99,18 @@ struct Entry {
     order: Option<Order>,
     compares: bool,
     waits_for_record: bool,
+    /// The record may have come while the task ran.
+    record_came: bool,
+    /// What the order that failed last was to bring about: the same waits until it is tried again,
+    /// another one does not.
+    refused: Option<Target>,
     /// Why what it owns is not what it should be.
     failure: Option<String>,
     status: Slot,
     input: Option<StatusInput>,
+    /// Something that the status is made of has changed since its task began: the decision, or
+    /// what the task reads itself.
+    is_outdated: bool,
 }
 
 /// The tasks that wait.
@@ -119,7 +130,11 @@ impl WorkQueue {
             Some(earlier) => order.after(earlier),
             None => order,
         });
-        entry.waits_for_record = false;
+        // an order that starts nothing any more waits for no record
+        if !entry.order.as_ref().is_some_and(Order::starts) && entry.waits_for_record {
+            entry.waits_for_record = false;
+            entry.apply.not_before = None;
+        }
         self.queue_apply(&subject, now);
     }
 
@@ -146,6 +161,7 @@ impl WorkQueue {
         let Some(entry) = self.entries.get_mut(subject) else {
             return;
         };
+        entry.record_came = true;
         if std::mem::take(&mut entry.waits_for_record) {
             entry.apply.not_before = None;
             self.queue_apply(subject, now);
@@ -164,6 +180,7 @@ impl WorkQueue {
         };
         entry.apply.succeed();
         entry.status.succeed();
+        entry.refused = None;
         if entry.order.is_some() || entry.compares {
             self.queue_apply(subject, now);
         }
@@ -221,7 +238,7 @@ impl WorkQueue {
         }
         let entry = self.entries.get_mut(&subject)?;
         entry.apply.is_running = true;
-        entry.compares = false;
+        (entry.compares, entry.record_came) = (false, false);
         Some(Task::Apply(subject, entry.order.take()))
     }
 
@@ -260,22 +277,32 @@ impl WorkQueue {
         let failure = match outcome {
             Outcome::Done(_) => {
                 entry.apply.succeed();
+                entry.refused = None;
                 None
             }
             Outcome::Waits(until) => {
-                entry.waits_for_record = true;
-                entry.apply.not_before = Some(*until);
                 // what was ordered meanwhile is newer
                 entry.order = match (entry.order.take(), order.cloned()) {
                     (Some(newer), Some(order)) => Some(newer.after(order)),
                     (newer, order) => newer.or(order),
                 };
+                let starts = entry.order.as_ref().is_some_and(Order::starts);
+                entry.waits_for_record = starts && !entry.record_came;
+                entry.apply.not_before = Some(*until).filter(|_| entry.waits_for_record);
                 None
             }
-            Outcome::Failed { pace, message } => {
+            Outcome::Failed {
+                pace,
+                message,
+                order_done,
+            } => {
                 entry.apply.fail(*pace, subject, now);
-                // it is decided anew, from what there is
-                entry.order = None;
+                let failed = order.filter(|_| !order_done);
+                entry.refused = failed.map(Order::target);
+                if failed.is_some() {
+                    // it is decided anew, from what there is
+                    entry.order = None;
+                }
                 entry.compares = true;
                 message.clone()
             }
@@ -364,10 +391,13 @@ impl WorkQueue {
             Some(_) => Lane::Order,
             None => Lane::Owned,
         };
-        let at = entry
-            .apply
-            .not_before
-            .map_or(at, |not_before| at.max(not_before));
+        // what failed for another reason than this order does not hold it up
+        let waits = match &entry.order {
+            Some(order) => entry.waits_for_record || entry.refused == Some(order.target()),
+            None => true,
+        };
+        let not_before = entry.apply.not_before.filter(|_| waits);
+        let at = not_before.map_or(at, |not_before| at.max(not_before));
         self.insert(lane, at, subject.clone());
     }
 
@@ -429,3 +459,7 @@ impl WorkQueue {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "../tests/work_queue.rs"]
+mod tests;

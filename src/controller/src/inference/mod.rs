@@ -17,7 +17,7 @@ use kube::api::{Api, Patch, PatchParams};
 use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
 
-use crate::api_calls::{ApiError, apply_if_changed, is_shown, with_timeout};
+use crate::api_calls::{ApiError, Unapplied, apply_if_changed, is_shown, with_timeout};
 use crate::cache::{cached, key_of};
 use crate::context::Context;
 use crate::executor::ServiceChange;
@@ -29,45 +29,86 @@ use crate::subject::Subject;
 /// Carries out an order, and makes everything that a service owns what it should be.
 ///
 /// # Errors
-/// The first call that failed.
+/// The first call that failed. The Service and its endpoints keep no order from being carried out.
 pub(crate) async fn apply(
     context: &Context,
     key: &Key,
     change: Option<&ServiceChange>,
     now: Timestamp,
-) -> Result<(), ApiError> {
+) -> Result<(), Unapplied> {
     let object = cached(&context.stores.services, key);
     let object = object.filter(|object| object.metadata.deletion_timestamp.is_none());
     let Some(object) = object else {
         lock(&context.service_events).remove(key);
         return Ok(());
     };
+    apply_order(context, key, &object, change, now)
+        .await
+        .map_err(Unapplied::before_order)?;
+    let service = apply_service(context, key, &object).await;
+    let slice = apply_slice(context, key, &object).await;
+    service.and(slice).map_err(Unapplied::after_order)
+}
+
+/// Tells the pods and the Deployment what was ordered.
+async fn apply_order(
+    context: &Context,
+    key: &Key,
+    object: &InferenceDeployment,
+    change: Option<&ServiceChange>,
+    now: Timestamp,
+) -> Result<(), ApiError> {
+    context.check_readable::<Deployment>(&key.namespace, &key.name)?;
+    let marked = match change {
+        Some(change) => mark_pods(context, key, &change.pods, now).await,
+        None => Ok(()),
+    };
+    // which pods go first does not matter where all go
+    if change.is_none_or(|change| change.order.replicas.1 > 0) {
+        marked?;
+        return apply_deployment(context, key, object, change).await;
+    }
+    apply_deployment(context, key, object, change).await?;
+    marked
+}
+
+async fn apply_service(
+    context: &Context,
+    key: &Key,
+    object: &InferenceDeployment,
+) -> Result<(), ApiError> {
+    context.check_readable::<Service>(&key.namespace, &key.name)?;
+    let api: Api<Service> = Api::namespaced(context.client.clone(), &key.namespace);
+    let found = cached(&context.stores.front_services, key);
+    let service = build::service(object);
+    apply_if_changed(&api, found.as_deref(), service, |_| true)
+        .await
+        .map(drop)
+}
+
+/// The endpoints by which the gateways serve.
+async fn apply_slice(
+    context: &Context,
+    key: &Key,
+    object: &InferenceDeployment,
+) -> Result<(), ApiError> {
     let slice = Key {
         namespace: key.namespace.clone(),
         name: gateway_slice(&key.name).into(),
     };
-    context.check_readable::<Deployment>(&key.namespace, &key.name)?;
-    context.check_readable::<Service>(&key.namespace, &key.name)?;
     context.check_readable::<EndpointSlice>(&slice.namespace, &slice.name)?;
-    if let Some(change) = change {
-        mark_pods(context, key, &change.pods, now).await?;
-    }
-    apply_deployment(context, key, &object, change).await?;
-
-    let api: Api<Service> = Api::namespaced(context.client.clone(), &key.namespace);
-    let found = cached(&context.stores.front_services, key);
-    let service = build::service(&object);
-    apply_if_changed(&api, found.as_deref(), service, |_| true).await?;
-    if let Some(port) = port(context, &object) {
-        let gateways = lock(&context.index).gateways(&context.namespace);
-        let wanted = build::gateway_endpoints(&object, port, gateways);
-        let endpoints = wanted.endpoints.clone();
-        let api: Api<EndpointSlice> = Api::namespaced(context.client.clone(), &key.namespace);
-        let found = cached(&context.stores.slices, &slice);
-        let same = |found: &EndpointSlice| is_shown(&found.endpoints, &endpoints);
-        apply_if_changed(&api, found.as_deref(), wanted, same).await?;
-    }
-    Ok(())
+    let Some(port) = port(context, object) else {
+        return Ok(());
+    };
+    let gateways = lock(&context.index).gateways(&context.namespace);
+    let wanted = build::gateway_endpoints(object, port, gateways);
+    let endpoints = wanted.endpoints.clone();
+    let api: Api<EndpointSlice> = Api::namespaced(context.client.clone(), &key.namespace);
+    let found = cached(&context.stores.slices, &slice);
+    let same = |found: &EndpointSlice| is_shown(&found.endpoints, &endpoints);
+    apply_if_changed(&api, found.as_deref(), wanted, same)
+        .await
+        .map(drop)
 }
 
 /// The service's port on gateways.

@@ -15,6 +15,7 @@ mod prices;
 mod priority;
 mod roles;
 mod service;
+mod stops;
 mod sweep;
 mod training;
 mod troubles;

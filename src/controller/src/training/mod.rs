@@ -16,7 +16,7 @@ use kube::api::{Api, Patch, PatchParams};
 use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
 
-use crate::api_calls::{ApiError, apply_if_changed, with_timeout};
+use crate::api_calls::{ApiError, Unapplied, apply_if_changed, with_timeout};
 use crate::cache::cached;
 use crate::context::Context;
 use crate::events;
@@ -25,35 +25,85 @@ use crate::training::job::{finished, is_owned, is_running};
 /// Carries out an order, and makes everything that a TrainingJob owns what it should be.
 ///
 /// # Errors
-/// The first call that failed.
+/// The first call that failed. What a start needs is there before it; nothing keeps a stop waiting.
 pub(crate) async fn apply(
     context: &Context,
     key: &Key,
     order: Option<&JobOrder>,
-) -> Result<(), ApiError> {
+) -> Result<(), Unapplied> {
     let object = cached(&context.stores.jobs, key);
     let object = object.filter(|object| object.metadata.deletion_timestamp.is_none());
     let Some(object) = object else { return Ok(()) };
-    context.check_readable::<Service>(&key.namespace, &key.name)?;
-    // all of it before the first write: part of a gang would only hold GPUs
-    let run = order.is_some_and(|order| order.run);
-    let wanted = build::jobs(&object, !run).into_iter();
-    let jobs: Vec<(Job, Option<Arc<Job>>)> = wanted
-        .map(|(_, job)| Ok((job.clone(), found_job(context, &object, &job)?)))
-        .collect::<Result<_, ApiError>>()?;
-    let services: Api<Service> = Api::namespaced(context.client.clone(), &key.namespace);
-    let service = cached(&context.stores.front_services, key);
-    let wanted = build::service(&object);
-    apply_if_changed(&services, service.as_deref(), wanted, |_| true).await?;
-    if let Some(order) = order {
-        for (wanted, found) in jobs {
-            apply_job(context, key, wanted, found.as_deref(), order).await?;
-        }
-        if let Some(event) = events::of_job(order, object.status.as_ref()) {
-            context.events.send(object.object_ref(&()), event);
-        }
+    let stop = order.filter(|order| !order.run);
+    if let Some(order) = stop {
+        stop_jobs(context, key, &object, order)
+            .await
+            .map_err(Unapplied::before_order)?;
+        note_order(context, &object, order);
+        return apply_service(context, key, &object)
+            .await
+            .map_err(Unapplied::after_order);
     }
+    start(context, key, &object, order)
+        .await
+        .map_err(Unapplied::before_order)
+}
+
+/// Makes the Service, and lets the Jobs run if they are to.
+async fn start(
+    context: &Context,
+    key: &Key,
+    object: &TrainingJob,
+    order: Option<&JobOrder>,
+) -> Result<(), ApiError> {
+    // all of it before the first write: part of a gang would only hold GPUs
+    let wanted = build::jobs(object, order.is_none()).into_iter();
+    let jobs: Vec<(Job, Option<Arc<Job>>)> = wanted
+        .map(|(_, job)| Ok((job.clone(), found_job(context, object, &job)?)))
+        .collect::<Result<_, ApiError>>()?;
+    apply_service(context, key, object).await?;
+    let Some(order) = order else { return Ok(()) };
+    for (wanted, found) in jobs {
+        apply_job(context, key, wanted, found.as_deref(), order).await?;
+    }
+    note_order(context, object, order);
     Ok(())
+}
+
+/// Suspends the Jobs. One of them that cannot be told does not keep the others running.
+async fn stop_jobs(
+    context: &Context,
+    key: &Key,
+    object: &TrainingJob,
+    order: &JobOrder,
+) -> Result<(), ApiError> {
+    let mut told = Ok(());
+    for (_, wanted) in build::jobs(object, true) {
+        let this = match found_job(context, object, &wanted) {
+            Ok(found) => apply_job(context, key, wanted, found.as_deref(), order).await,
+            Err(error) => Err(error),
+        };
+        told = told.and(this);
+    }
+    told
+}
+
+/// The headless Service by which the workers find each other.
+async fn apply_service(context: &Context, key: &Key, object: &TrainingJob) -> Result<(), ApiError> {
+    context.check_readable::<Service>(&key.namespace, &key.name)?;
+    let api: Api<Service> = Api::namespaced(context.client.clone(), &key.namespace);
+    let found = cached(&context.stores.front_services, key);
+    let wanted = build::service(object);
+    apply_if_changed(&api, found.as_deref(), wanted, |_| true)
+        .await
+        .map(drop)
+}
+
+/// Says what was carried out, in an Event.
+fn note_order(context: &Context, object: &TrainingJob, order: &JobOrder) {
+    if let Some(event) = events::of_job(order, object.status.as_ref()) {
+        context.events.send(object.object_ref(&()), event);
+    }
 }
 
 /// The Job of this name, as the cache has it.

@@ -1,0 +1,58 @@
+//! What must be stopped is, whatever else of its workload cannot be changed; and what is gone holds
+//! nothing up.
+
+use bursar_apitest::faults::Faults;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::Service;
+use serde_json::json;
+
+use super::sweep::Stage;
+
+fn replicas(stage: &Stage) -> Option<i32> {
+    let deployments: Vec<Deployment> = stage.world.server.objects();
+    deployments.first()?.spec.replicas
+}
+
+fn suspended(stage: &Stage) -> Option<bool> {
+    let jobs: Vec<Job> = stage.world.server.objects();
+    jobs.first()?.spec.as_ref()?.suspend
+}
+
+/// Somebody puts a Service of his own in the place of the owned one (case T14).
+async fn replace_service(stage: &Stage, name: &str) {
+    stage.world.delete::<Service>(name).await;
+    let foreign = json!({
+        "metadata": {"name": name, "labels": {"bursar.dev/workload": name}},
+        "spec": {"ports": [{"port": 80}]},
+    });
+    stage.world.create::<Service>(foreign).await;
+}
+
+#[tokio::test]
+async fn a_budget_stops_a_service_whose_name_another_service_has() {
+    let mut stage = Stage::new(Faults::default()).await;
+    stage.world.set_limit("9").await;
+    stage.world.create_chat(1).await;
+    stage.seconds(12).await;
+    assert_eq!(replicas(&stage), Some(1));
+    replace_service(&stage, "chat").await;
+    stage.seconds(2).await;
+    stage.world.set_limit("0.01").await;
+    stage.seconds(15).await;
+    assert_eq!(replicas(&stage), Some(0));
+}
+
+#[tokio::test]
+async fn a_budget_stops_a_job_whose_name_another_service_has() {
+    let mut stage = Stage::new(Faults::default()).await;
+    stage.world.set_limit("9").await;
+    stage.world.create_job(None).await;
+    stage.seconds(8).await;
+    assert_eq!(suspended(&stage), Some(false));
+    replace_service(&stage, "train").await;
+    stage.seconds(2).await;
+    stage.world.set_limit("0.02").await;
+    stage.seconds(8).await;
+    assert_eq!(suspended(&stage), Some(true));
+}
