@@ -146,7 +146,8 @@ impl WorkQueue {
 
     /// Takes that the status of an object may be another.
     pub(crate) fn status(&mut self, subject: Subject, input: StatusInput, now: Timestamp) {
-        self.entries.entry(subject.clone()).or_default().input = Some(input);
+        let entry = self.entries.entry(subject.clone()).or_default();
+        (entry.input, entry.is_outdated) = (Some(input), true);
         self.queue_status(&subject, now);
     }
 
@@ -229,6 +230,7 @@ impl WorkQueue {
         slot.queued = None;
         if is_status {
             slot.is_running = true;
+            entry.is_outdated = false;
             return Some(Task::Status(subject, entry.input.clone()?));
         }
         let waits = entry.order.as_ref().is_some_and(Order::is_after_latch);
@@ -327,13 +329,13 @@ impl WorkQueue {
             return;
         };
         entry.status.is_running = false;
-        let is_newest = entry.input.as_ref() == Some(input);
         match outcome {
             Outcome::Done(again) => {
                 entry.status.succeed();
+                let is_outdated = entry.is_outdated;
                 self.note_latch(subject, input);
                 match again {
-                    _ if !is_newest => self.queue_status(subject, now),
+                    _ if is_outdated => self.queue_status(subject, now),
                     Some(at) => {
                         let latest = now.saturating_add(LONGEST_WAIT / 2).unwrap_or(now);
                         self.queue_status(subject, (*at).min(latest));

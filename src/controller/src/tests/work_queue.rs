@@ -197,6 +197,17 @@ fn a_stop_waits_for_its_latch_ten_seconds_at_most_whatever_the_clock_does() {
     assert_eq!(take_target(&mut queue, at(2)), Some(0));
 }
 
+#[test]
+fn a_status_is_looked_at_again_if_something_changed_while_it_was_written() {
+    let mut queue = WorkQueue::default();
+    queue.status(service("chat"), status(1), at(0));
+    let write = queue.take(&LANES, at(0)).unwrap();
+    // a pod became ready, which the decision does not tell
+    queue.status(service("chat"), status(1), at(1));
+    queue.finish(&write, &Outcome::Done(None), at(2));
+    assert_eq!(queue.take(&LANES, at(2)), Some(write));
+}
+
 /// Numbers that look random: SplitMix64.
 struct Numbers(u64);
 
