@@ -16,11 +16,13 @@ pub(crate) struct StatusMemory {
 }
 
 impl StatusMemory {
-    /// Until when the cache may not show the last write yet.
-    pub(crate) fn unseen_until(&self, version: Option<&str>) -> Option<Timestamp> {
+    /// Until when the cache may not show the last write yet; later than `now`.
+    pub(crate) fn unseen_until(&self, version: Option<&str>, now: Timestamp) -> Option<Timestamp> {
         let (replaced, at) = self.replaced.as_ref()?;
         let is_old = Some(replaced.as_str()) == version;
-        at.checked_add(UNSEEN).ok().filter(|_| is_old)
+        // after the clock was set back, a write lies in the future, and nobody waits for it
+        let until = at.checked_add(UNSEEN).ok();
+        until.filter(|until| is_old && now < *until && *at <= now)
     }
 
     /// Notes a write that replaced this version of the object.

@@ -250,7 +250,12 @@ impl WorkQueue {
         let until = latches
             .values()
             .filter_map(|since| since.checked_add(LATCH_WAIT).ok());
-        until.filter(|until| now < *until).max()
+        // after the clock was set back, what lies in the future is over
+        let waits = |until: &Timestamp| {
+            let left = until.duration_since(now);
+            left.is_positive() && left <= LATCH_WAIT
+        };
+        until.filter(waits).max()
     }
 
     /// Takes how a task ended. Returns whether the failure of its workload has changed, which its

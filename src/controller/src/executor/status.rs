@@ -219,9 +219,7 @@ async fn write_paced<K: StatusObject>(
         let mut memories = lock(&context.status_memories);
         let memory = memories.entry(subject.clone()).or_default();
         // the cache tells when it shows the last write, and what is due then is written
-        if let Some(until) = memory.unseen_until(version.as_deref())
-            && now < until
-        {
+        if let Some(until) = memory.unseen_until(version.as_deref(), now) {
             return Ok(Outcome::Waits(until));
         }
         next(&mut memory.pacing)

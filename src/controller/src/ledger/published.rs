@@ -290,7 +290,9 @@ impl PublishedAccounts {
         if view.is_some_and(|view| view.is_recorded) {
             return None;
         }
-        let since = *state.starts.entry(account.clone()).or_insert(now);
+        let since = state.starts.entry(account.clone()).or_insert(now);
+        // the clock may have been set back
+        *since = (*since).min(now);
         let until = since.checked_add(RECORD_WAIT).unwrap_or(Timestamp::MAX);
         (now < until).then_some(until)
     }
