@@ -20,6 +20,7 @@ mod workloads;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use bursar_api::BudgetPolicy;
 use bursar_api::names::{WORKLOAD_LABEL, role_job};
 use bursar_api::prices::EffectivePrices;
 use bursar_api::spend::{WorkloadKind, WorkloadRef};
@@ -212,7 +213,7 @@ impl Edge {
             all.extend(self.pods.known().cloned());
         }
         if kind == CachedKind::BudgetPolicy {
-            let unreadable = self.context.unreadable.all::<bursar_api::BudgetPolicy>();
+            let unreadable = self.context.unreadable.all::<BudgetPolicy>();
             all.extend(
                 unreadable
                     .iter()
@@ -254,15 +255,22 @@ impl Edge {
                 let subject = Subject::Budget(key.clone());
                 self.note_generation(batch, &subject, generation);
                 batch.has_changed(subject);
-                object.is_some()
+                // one that cannot be read is in no cache, and holds starts up until it is gone
+                let unreadable = &context.unreadable;
+                let why = unreadable.why::<BudgetPolicy>(&key.namespace, &key.name);
+                object.is_some() || why.is_some()
             }
-            CachedKind::PersistentVolumeClaim | CachedKind::ResourceClaim => {
+            CachedKind::PersistentVolumeClaim => {
                 batch.claims.insert(key.namespace.clone());
-                false
+                cached(&stores.volume_claims, key).is_some()
+            }
+            CachedKind::ResourceClaim => {
+                batch.claims.insert(key.namespace.clone());
+                cached(&stores.device_claims, key).is_some()
             }
             CachedKind::ResourceSlice => {
                 batch.claims.extend(self.pods.namespaces_with_claims());
-                false
+                cached(&stores.device_slices, key).is_some()
             }
             CachedKind::Pod => {
                 if self.pods.observe(batch, key) {

@@ -7,6 +7,7 @@ mod claims;
 mod closing;
 mod corrections;
 mod devices;
+mod edge;
 mod gangs;
 mod leader;
 mod ledger;

@@ -1,6 +1,7 @@
 //! What must be stopped is, whatever else of its workload cannot be changed; and what is gone holds
 //! nothing up.
 
+use bursar_api::BudgetPolicy;
 use bursar_apitest::faults::Faults;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::Job;
@@ -8,6 +9,8 @@ use k8s_openapi::api::core::v1::Service;
 use serde_json::json;
 
 use super::sweep::Stage;
+use super::watched_cluster::{WatchedCluster, create, patch};
+use super::world::World;
 
 fn replicas(stage: &Stage) -> Option<i32> {
     let deployments: Vec<Deployment> = stage.world.server.objects();
@@ -55,4 +58,22 @@ async fn a_budget_stops_a_job_whose_name_another_service_has() {
     stage.world.set_limit("0.02").await;
     stage.seconds(8).await;
     assert_eq!(suspended(&stage), Some(true));
+}
+
+#[tokio::test]
+async fn a_budget_that_could_never_be_read_holds_nothing_up_once_it_is_gone() {
+    let world = World::new().await;
+    world.create_chat(0).await;
+    let policy =
+        json!({"metadata": {"name": "broken"}, "spec": {"limit": "9", "period": "Monthly"}});
+    create::<BudgetPolicy>(&world, policy).await;
+    let latch = json!({"limit": "ten", "periodStart": "2026-11-01T00:00:00Z"});
+    patch::<BudgetPolicy>(&world, "broken", json!({"status": {"latch": latch}})).await;
+    let mut cluster = WatchedCluster::led(world).await;
+    cluster.world.requests = 2;
+    cluster.seconds(4).await;
+    assert_eq!(cluster.replicas("chat"), Some(0), "it is in doubt");
+    cluster.world.delete::<BudgetPolicy>("broken").await;
+    cluster.seconds(4).await;
+    assert_eq!(cluster.replicas("chat"), Some(1));
 }
