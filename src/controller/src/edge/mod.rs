@@ -41,6 +41,7 @@ use crate::cache::{CacheChange, CachedKind, cached, key_of};
 use crate::context::Context;
 use crate::corrections;
 use crate::ledger::{AccountView, StoredAccounts};
+use crate::lock::lock;
 use crate::subject::Subject;
 use crate::training::job;
 
@@ -445,7 +446,10 @@ impl Edge {
     ) {
         let known = match generation {
             Some(generation) => self.generations.insert(subject.clone(), generation),
-            None => self.generations.remove(subject),
+            None => {
+                lock(&batch.context.status_memories).remove(subject);
+                self.generations.remove(subject)
+            }
         };
         if known != generation {
             batch.observed.edited.insert(subject.clone());

@@ -1,7 +1,7 @@
 //! What must be stopped is, whatever else of its workload cannot be changed; and what is gone holds
 //! nothing up.
 
-use bursar_api::BudgetPolicy;
+use bursar_api::{BudgetPolicy, InferenceDeployment, TrainingJob};
 use bursar_apitest::faults::Faults;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::Job;
@@ -11,6 +11,7 @@ use serde_json::json;
 use super::sweep::Stage;
 use super::watched_cluster::{WatchedCluster, create, patch};
 use super::world::World;
+use crate::lock::lock;
 
 fn replicas(stage: &Stage) -> Option<i32> {
     let deployments: Vec<Deployment> = stage.world.server.objects();
@@ -76,4 +77,20 @@ async fn a_budget_that_could_never_be_read_holds_nothing_up_once_it_is_gone() {
     cluster.world.delete::<BudgetPolicy>("broken").await;
     cluster.seconds(4).await;
     assert_eq!(cluster.replicas("chat"), Some(1));
+}
+
+#[tokio::test]
+async fn nothing_is_remembered_of_the_statuses_of_what_is_gone() {
+    let mut stage = Stage::new(Faults::default()).await;
+    stage.world.set_limit("9").await;
+    stage.world.create_chat(1).await;
+    stage.world.create_job(None).await;
+    stage.seconds(5).await;
+    let remembered = |stage: &Stage| lock(&stage.leader.context.status_memories).len();
+    assert_eq!(remembered(&stage), 3);
+    stage.world.delete::<BudgetPolicy>("team").await;
+    stage.world.delete::<InferenceDeployment>("chat").await;
+    stage.world.delete::<TrainingJob>("train").await;
+    stage.seconds(3).await;
+    assert_eq!(remembered(&stage), 0);
 }
