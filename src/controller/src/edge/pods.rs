@@ -134,6 +134,8 @@ impl PodEdge {
         let (context, now) = (batch.context, batch.now);
         let pod = cached(&context.stores.pods, key);
         let change = lock(&context.index).set(key, pod.as_deref());
+        // anybody can label a pod as a gateway; ours are in the operator's namespace
+        let gateways_changed = change.gateways && *key.namespace == *context.namespace;
         for workload in &change.workloads {
             batch.observed.statuses.extend(Subject::of(workload));
         }
@@ -152,7 +154,7 @@ impl PodEdge {
             batch.push(Event::Gateway(former, None));
         }
         let (Some(pod), Some(uid)) = (pod, uid) else {
-            return change.gateways;
+            return gateways_changed;
         };
         if let Some(at) = health::changes_at(&[&pod], now) {
             self.again.insert((at, key.clone()));
@@ -160,7 +162,7 @@ impl PodEdge {
         if !has_claims {
             self.push_pod(batch, key, &pod, uid);
         }
-        change.gateways
+        gateways_changed
     }
 
     /// What the model is told of a pod whose price depends on claims.
