@@ -14,7 +14,7 @@ use bursar_core::model::{Model, NamespaceView, ServiceView};
 use bursar_core::plan::LimitedBy;
 use bursar_core::training::Turn;
 use jiff::Timestamp;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::input::{Input, Inputs};
 use crate::lock::lock;
@@ -105,16 +105,17 @@ fn word(limited_by: Option<LimitedBy>) -> Option<String> {
 
 /// Answers with the leader's last decision over a namespace.
 pub(crate) fn routes(inputs: ExplainInputs) -> Router {
+    let one_at_a_time = Arc::new(Semaphore::new(1));
     Router::new()
         .route(explanation::ROUTE, get(explain))
-        .with_state(inputs)
+        .with_state((inputs, one_at_a_time))
 }
 
 async fn explain(
-    State(inputs): State<ExplainInputs>,
+    State((inputs, one_at_a_time)): State<(ExplainInputs, Arc<Semaphore>)>,
     Path(namespace): Path<String>,
 ) -> impl IntoResponse {
-    match ask(&inputs, &namespace).await {
+    match ask(&inputs, &one_at_a_time, &namespace).await {
         Some(decision) => Json(decision).into_response(),
         None => (
             StatusCode::NOT_FOUND,
@@ -124,11 +125,48 @@ async fn explain(
     }
 }
 
-async fn ask(inputs: &ExplainInputs, namespace: &str) -> Option<Explanation> {
+/// Asks the actor. However many ask at a time, it answers one between two decisions.
+async fn ask(
+    inputs: &ExplainInputs,
+    one_at_a_time: &Semaphore,
+    namespace: &str,
+) -> Option<Explanation> {
     let inputs = lock(inputs).clone()?;
+    let _turn = one_at_a_time.acquire().await.ok()?;
     let (answer, answered) = oneshot::channel();
     let question = Input::Explain(namespace.to_owned(), answer);
     inputs.send(question).ok()?;
     let answered = tokio::time::timeout(LIMIT, answered).await;
     answered.ok()?.ok().flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_actor_is_asked_one_question_at_a_time() {
+        let (sender, mut questions) = mpsc::unbounded_channel();
+        let inputs: ExplainInputs = Arc::new(Mutex::new(Some(sender)));
+        let one_at_a_time = Arc::new(Semaphore::new(1));
+        let asking: Vec<_> = (0..20)
+            .map(|_| {
+                let (inputs, one_at_a_time) = (Arc::clone(&inputs), Arc::clone(&one_at_a_time));
+                tokio::spawn(async move { ask(&inputs, &one_at_a_time, "team").await })
+            })
+            .collect();
+        for _ in 0..20 {
+            let Some(Input::Explain(_, answer)) = questions.recv().await else {
+                panic!("no question");
+            };
+            tokio::task::yield_now().await;
+            assert!(questions.is_empty());
+            answer.send(Some(Explanation::default())).unwrap();
+        }
+        for asked in asking {
+            assert!(asked.await.unwrap().is_some());
+        }
+    }
 }
