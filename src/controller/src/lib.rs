@@ -90,6 +90,7 @@ use kube::Client;
 use kube::runtime::events::{Recorder, Reporter};
 use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -254,7 +255,9 @@ async fn lead(
         Timestamp::now,
     );
     let engines = Arc::new(EngineTargets::new(targets));
+    let mut watches = JoinSet::new();
     let started = Stores::start(
+        &mut watches,
         &client,
         &ledger_triggers,
         &changes,
@@ -351,6 +354,8 @@ async fn lead(
     let events = AbortOnDropHandle::new(tokio::spawn(async move { events.run().await }));
     tokio::select! {
         () = prices => {}
+        // a cache that nobody keeps would be believed for ever
+        _ = watches.join_next() => {}
         _ = accounts => {}
         () = ledger::nodes::run(Arc::clone(&context)) => {}
         () = cluster_bill::run(&context) => {}

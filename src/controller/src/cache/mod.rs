@@ -57,6 +57,7 @@ use k8s_openapi::api::scheduling::v1::PriorityClass;
 use kube::runtime::reflector::{self, Store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
+use tokio::task::JoinSet;
 
 use crate::api_calls::{ApiError, with_timeout};
 use crate::cache::decoding::{CacheWriter, Cached, Observer};
@@ -100,8 +101,10 @@ pub(crate) struct Stores {
 pub(crate) struct Unsynced;
 
 impl Stores {
-    /// Starts all watches, and returns when all first lists are complete.
+    /// Starts all watches, and returns when all first lists are complete. None of the `watches` ends
+    /// while the process leads.
     pub(crate) async fn start(
+        watches: &mut JoinSet<()>,
         client: &Client,
         triggers: &Triggers,
         changes: &CacheChanges,
@@ -121,7 +124,7 @@ impl Stores {
                 let changes = changes.clone();
                 let (store, writer) =
                     CacheWriter::new($trigger, tombstones, unreadable, changes, $observer);
-                tokio::spawn(run(client.clone(), $config, writer, triggers.clone()));
+                watches.spawn(run(client.clone(), $config, writer, triggers.clone()));
                 let ready = store.clone();
                 syncing.push(
                     async move { ready.wait_until_ready().await.map_err(|_| Unsynced) }.boxed(),

@@ -157,7 +157,9 @@ impl Leader {
         let reads = engine_reads::EngineReads::new(Scraper, Settings::default(), Timestamp::now);
         let engines = Arc::new(EngineTargets::new(reads.0));
         let changes = mpsc::unbounded_channel().0;
+        let mut watches = tokio::task::JoinSet::new();
         let stores = Stores::start(
+            &mut watches,
             &client,
             &triggers,
             &changes,
@@ -166,6 +168,7 @@ impl Leader {
             &engines,
         );
         let stores = stores.await.unwrap();
+        watches.detach_all();
         let (_, writers) = caches();
         let caches = (stores, tombstones, unreadable);
         Self::with_caches(world, Faults::default(), caches, writers)
