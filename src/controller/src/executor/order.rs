@@ -50,7 +50,15 @@ impl ServiceChange {
         self.pods = pods;
         self.order.replicas.0 = earlier.order.replicas.0;
         self.order.held_since = self.order.held_since.or(earlier.order.held_since);
+        // what a budget takes away is a part of it still
+        self.order.after_latch |= earlier.order.after_latch && self.takes_away();
         self
+    }
+
+    fn takes_away(&self) -> bool {
+        let (from, to) = self.order.replicas;
+        let mut marks = self.pods.values();
+        to < from || marks.any(|mark| *mark == PodMark::Drain)
     }
 }
 

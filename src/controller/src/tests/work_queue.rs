@@ -11,6 +11,7 @@ use bursar_core::training::Turn;
 
 use super::*;
 use crate::executor::order::ServiceChange;
+use crate::pod_mark::PodMark;
 
 const LANES: [Lane; 4] = [Lane::Latch, Lane::Order, Lane::Owned, Lane::Status];
 
@@ -206,6 +207,27 @@ fn a_status_is_looked_at_again_if_something_changed_while_it_was_written() {
     queue.status(service("chat"), status(1), at(1));
     queue.finish(&write, &Outcome::Done(None), at(2));
     assert_eq!(queue.take(&LANES, at(2)), Some(write));
+}
+
+#[test]
+fn what_a_budget_stops_waits_for_the_latch_though_a_later_order_needs_none() {
+    let drain = |mark: PodMark, after_latch| {
+        let Order::Service(mut change) = order("chat", 3, 3, after_latch) else {
+            panic!("an order for a service");
+        };
+        change.pods.insert("uid".into(), mark);
+        Order::Service(change)
+    };
+    for (later, waits) in [
+        (order("chat", 3, 3, false), true),
+        (drain(PodMark::Keep, false), false),
+    ] {
+        let mut queue = WorkQueue::default();
+        queue.latch(&Key::new("team", "budget"), at(0));
+        queue.order(service("chat"), drain(PodMark::Drain, true), at(0));
+        queue.order(service("chat"), later, at(1));
+        assert_eq!(queue.take(&LANES, at(1)).is_none(), waits);
+    }
 }
 
 /// Numbers that look random: SplitMix64.
