@@ -7,7 +7,6 @@ use bursar_api::names::{SPEND_FINALIZER, WORKLOAD_LABEL};
 use bursar_api::spend::WorkloadRef;
 use bursar_core::ledger::Uid;
 use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt;
 
 use super::stored_accounts::StoredAccounts;
 use crate::context::Context;
@@ -32,8 +31,9 @@ impl NamespaceInputs {
     pub(crate) fn load(context: &Context, namespace: &str) -> Self {
         let stores = &context.stores;
         let mut pods = stores.pods.state();
+        // a cluster has many pods of other namespaces
         pods.retain(|pod| {
-            pod.namespace().as_deref() == Some(namespace) && pod::workload_of(pod).is_some()
+            pod.metadata.namespace.as_deref() == Some(namespace) && pod::workload_of(pod).is_some()
         });
         let mut records = StoredAccounts::load(&stores.records, &context.folded, namespace);
         records.note_unreadable(&context.unreadable, namespace);

@@ -34,8 +34,8 @@ pub(super) enum SyncResult {
     Synced(Duration),
     /// The account is needed no more.
     Gone,
-    /// The sync has to wait for another one of its namespace.
-    Deferred,
+    /// The sync has to wait this long: for another one of its namespace, or for what it reads.
+    Deferred(Duration),
     /// Somebody else wrote first.
     Stale,
     /// A call failed.
@@ -209,7 +209,7 @@ impl AccountQueue {
                 entry.failures = 0;
                 (Lane::Background, now + again_after)
             }
-            SyncResult::Deferred => (Lane::Urgent, now + STALE_PAUSE),
+            SyncResult::Deferred(wait) => (Lane::Urgent, now + wait),
             SyncResult::Stale => {
                 let pause = pause(STALE_PAUSE, MAX_STALE_PAUSE, entry.failures);
                 entry.failures = entry.failures.saturating_add(1);

@@ -29,6 +29,9 @@ use crate::pod;
 
 /// What was read of a namespace serves so long for accounts that nothing happened to since.
 const INPUTS_AGE: Duration = Duration::from_secs(1);
+/// While events come, a namespace is read at most this often: reading it takes time that grows with
+/// the cluster, and events of a thousand accounts come within a second.
+const INPUTS_PAUSE: Duration = Duration::from_millis(100);
 /// Changes of nodes and prices are looked at together, and so are events of accounts that wait
 /// after a failure.
 const CLUSTER_DELAY: Duration = Duration::from_secs(1);
@@ -201,6 +204,11 @@ impl<C: Fn() -> Timestamp + Clone + Send + 'static> Worker<C> {
                 account,
                 generation,
             } = due;
+            if let Some(wait) = self.read_pause(&account.namespace, generation, now) {
+                let deferred = SyncResult::Deferred(wait);
+                self.queue.finish(&account, deferred, generation, now);
+                continue;
+            }
             let inputs = self.inputs(&account.namespace, generation);
             let running = self
                 .running_in
@@ -208,9 +216,8 @@ impl<C: Fn() -> Timestamp + Clone + Send + 'static> Worker<C> {
                 .or_default();
             // which of two pods is charged for a device depends on whose charge is open
             if !inputs.sharing.is_empty() && *running > 0 {
-                let generation = self.generation;
-                self.queue
-                    .finish(&account, SyncResult::Deferred, generation, now);
+                let (generation, deferred) = (self.generation, SyncResult::Deferred(INPUTS_PAUSE));
+                self.queue.finish(&account, deferred, generation, now);
                 continue;
             }
             *running += 1;
@@ -226,6 +233,14 @@ impl<C: Fn() -> Timestamp + Clone + Send + 'static> Worker<C> {
                 (account, result)
             }));
         }
+    }
+
+    /// How long an account of this generation waits, because its namespace was read a moment ago and
+    /// must be read again for it.
+    fn read_pause(&self, namespace: &str, generation: u64, now: Instant) -> Option<Duration> {
+        let known = self.inputs.get(namespace)?;
+        let pause = INPUTS_PAUSE.checked_sub(now.duration_since(known.at))?;
+        (known.generation < generation && !pause.is_zero()).then_some(pause)
     }
 
     /// What the caches hold of a namespace, of this generation or later.
