@@ -17,7 +17,9 @@ use kube::api::{Api, Patch, PatchParams};
 use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
 
-use crate::api_calls::{ApiError, Unapplied, apply_if_changed, is_shown, with_timeout};
+use crate::api_calls::{
+    ApiError, Unapplied, apply_if_changed, is_as_asked, is_shown, patch_replicas, with_timeout,
+};
 use crate::cache::{cached, key_of};
 use crate::context::Context;
 use crate::executor::ServiceChange;
@@ -142,7 +144,13 @@ async fn apply_deployment(
     let wanted = build::deployment(object, replicas);
     let api: Api<Deployment> = Api::namespaced(context.client.clone(), &key.namespace);
     let same = |found: &Deployment| found.spec.replicas == i32::try_from(replicas).ok();
-    let wrote = apply_if_changed(&api, found.as_deref(), wanted, same).await?;
+    let scaled = found
+        .as_deref()
+        .filter(|found| is_as_asked(*found, &wanted) && !same(found));
+    let wrote = match scaled {
+        Some(found) => patch_replicas(&api, found, replicas).await.map(|()| true)?,
+        None => apply_if_changed(&api, found.as_deref(), wanted, same).await?,
+    };
     if let Some(change) = change {
         note_change(context, object, change, wrote);
     }
