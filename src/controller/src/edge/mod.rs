@@ -6,6 +6,7 @@
 //! | `objects` | one object as a value |
 //! | `pods` | pods, and what they ask for by claims |
 //! | `workloads` | workloads, budgets, endpoints |
+//! | `marks` | which changes may change what a workload owns |
 //! | `accounts` | what accounts have spent, as functions of time |
 //!
 //! An event says what is there now, however often it changed before: under load many changes of an
@@ -13,6 +14,7 @@
 //! has changed.
 
 mod accounts;
+mod marks;
 mod objects;
 mod pods;
 mod workloads;
@@ -21,13 +23,14 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use bursar_api::BudgetPolicy;
-use bursar_api::names::{WORKLOAD_LABEL, role_job};
+use bursar_api::names::{WORKLOAD_LABEL, gateway_slice, role_job};
 use bursar_api::prices::EffectivePrices;
 use bursar_api::spend::{WorkloadKind, WorkloadRef};
 use bursar_core::calendar::Month;
 use bursar_core::model::Key;
 use bursar_core::model::event::{Event, Name};
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::PodSpec;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -35,6 +38,7 @@ use kube::ResourceExt;
 use kube::runtime::reflector::Store;
 
 use self::accounts::AccountEdge;
+use self::marks::Marks;
 use self::pods::{Allocations, PodEdge, depends_on_claims};
 use self::workloads::WorkloadReader;
 use crate::cache::{CacheChange, CachedKind, cached, key_of};
@@ -75,6 +79,7 @@ pub(crate) struct Edge {
     /// The TrainingJob and the role of each Job.
     role_jobs: HashMap<Key, (Key, Name)>,
     generations: HashMap<Subject, i64>,
+    marks: Marks,
     /// Workloads whose price depends on claims, by namespace.
     with_volumes: HashMap<Name, BTreeSet<Subject>>,
     /// The namespaces of corrections.
@@ -99,6 +104,7 @@ impl Edge {
             slices: SliceIndex::default(),
             role_jobs: HashMap::new(),
             generations: HashMap::new(),
+            marks: Marks::default(),
             with_volumes: HashMap::new(),
             corrections: HashMap::new(),
             accounts: AccountEdge::default(),
@@ -296,14 +302,23 @@ impl Edge {
                 let service = batch.workloads().service(key);
                 batch.push(service);
                 self.load_subject(batch, &subject);
-                batch.owns_otherwise(subject);
+                match self.marks.note(kind, key, object.as_deref()) {
+                    true => batch.owns_otherwise(subject),
+                    false => batch.has_changed(subject),
+                }
                 object.is_some()
             }
             CachedKind::Deployment => {
                 let found = cached(&stores.deployments, key);
                 let value = found.as_deref().map(objects::deployment);
                 batch.push(Event::Deployment(key.clone(), value));
-                batch.owns_otherwise(Subject::Service(key.clone()));
+                let unreadable = context
+                    .unreadable
+                    .why::<Deployment>(&key.namespace, &key.name);
+                let readable = found.as_deref().filter(|_| unreadable.is_none());
+                if self.marks.note(kind, key, readable) {
+                    batch.owns_otherwise(Subject::Service(key.clone()));
+                }
                 found.is_some()
             }
             CachedKind::Service => {
@@ -317,7 +332,10 @@ impl Edge {
                     let names = self.slices.of(&service);
                     let endpoints = batch.workloads().endpoints(&service, names);
                     batch.push(endpoints);
-                    batch.owns_otherwise(Subject::Service(service));
+                    // the other slices of a service are the cluster's
+                    if *gateway_slice(&service.name) == *key.name {
+                        batch.owns_otherwise(Subject::Service(service));
+                    }
                 }
                 slice.is_some()
             }
