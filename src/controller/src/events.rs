@@ -30,6 +30,9 @@ pub(crate) const BUDGET_EXHAUSTED: &str = "BudgetExhausted";
 /// Reason: a budget that was exhausted has money again.
 pub(crate) const BUDGET_REOPENED: &str = "BudgetReopened";
 
+/// Reason: a budget stops workloads though its latch cannot be written.
+pub(crate) const LATCH_UNWRITTEN: &str = "LatchUnwritten";
+
 /// What was said last of one service. Replicas that are drained leave one by one, and that is said
 /// once, when the first begins to leave.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -159,6 +162,19 @@ pub(crate) fn of_latch(latched_before: Option<Timestamp>, standing: &Standing) -
         action: action.to_owned(),
         secondary: None,
     })
+}
+
+/// The Event of a budget that stops workloads though its latch cannot be written.
+pub(crate) fn of_unwritten_latch(why: &str) -> Event {
+    Event {
+        type_: EventType::Warning,
+        reason: LATCH_UNWRITTEN.to_owned(),
+        note: Some(format!(
+            "it is exhausted and stops workloads, but its status cannot be written: {why}; another leader may start them again"
+        )),
+        action: "Stop".to_owned(),
+        secondary: None,
+    }
 }
 
 fn severity(must_act: bool) -> EventType {

@@ -11,7 +11,7 @@ use bursar_core::money::Money;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::context::Context;
-use crate::ledger::AccountView;
+use crate::ledger::{AccountView, StoredAccounts};
 
 /// So many accounts are computed anew for time alone between two decisions.
 const SLICE: usize = 250;
@@ -114,4 +114,38 @@ fn spend(
         doubt: doubt.map(|why| format!("{}: {why}", account.cost_owner().workload)),
     };
     (spend, again)
+}
+
+/// The accounts that the ledger has not synced yet are read from the records, once for all of a
+/// namespace.
+#[derive(Default)]
+pub(super) struct AccountLoader(HashMap<String, StoredAccounts>);
+
+impl AccountLoader {
+    /// Makes an account known. Returns whether it was not known before.
+    pub(super) fn load(
+        &mut self,
+        context: &Context,
+        account: &WorkloadRef,
+        now: Timestamp,
+    ) -> bool {
+        let prices = context.prices(now);
+        let (currency, month) = (
+            &prices.lists.currency,
+            Month::containing(now, &context.zone),
+        );
+        let namespace = &account.namespace;
+        let mut is_new = false;
+        let records = &context.stores.records;
+        context.ledger.view(account, currency, now, || {
+            let stored = self.0.entry(namespace.clone()).or_insert_with(|| {
+                let mut stored = StoredAccounts::load(records, &context.folded, namespace);
+                stored.note_unreadable(&context.unreadable, namespace);
+                stored
+            });
+            is_new = true;
+            AccountView::on_record(stored, account, currency, month)
+        });
+        is_new
+    }
 }

@@ -5,8 +5,10 @@
 //! |---|---|
 //! | `objects` | one object as a value |
 //! | `pods` | pods, and what they ask for by claims |
+//! | `slices` | which slices of endpoints are whose |
 //! | `workloads` | workloads, budgets, endpoints |
 //! | `marks` | which changes may change what a workload owns |
+//! | `money` | prices, records, corrections, and the accounts that changed |
 //! | `accounts` | what accounts have spent, as functions of time |
 //!
 //! An event says what is there now, however often it changed before: under load many changes of an
@@ -15,8 +17,10 @@
 
 mod accounts;
 mod marks;
+mod money;
 mod objects;
 mod pods;
+mod slices;
 mod workloads;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -25,26 +29,23 @@ use std::sync::Arc;
 use bursar_api::BudgetPolicy;
 use bursar_api::names::{WORKLOAD_LABEL, gateway_slice, role_job};
 use bursar_api::prices::EffectivePrices;
-use bursar_api::spend::{WorkloadKind, WorkloadRef};
-use bursar_core::calendar::Month;
+use bursar_api::spend::WorkloadRef;
 use bursar_core::model::Key;
 use bursar_core::model::event::{Event, Name};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::PodSpec;
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
 use kube::runtime::reflector::Store;
 
-use self::accounts::AccountEdge;
+use self::accounts::{AccountEdge, AccountLoader};
 use self::marks::Marks;
 use self::pods::{Allocations, PodEdge, depends_on_claims};
+use self::slices::SliceIndex;
 use self::workloads::WorkloadReader;
 use crate::cache::{CacheChange, CachedKind, cached, key_of};
 use crate::context::Context;
-use crate::corrections;
-use crate::ledger::{AccountView, StoredAccounts};
 use crate::lock::lock;
 use crate::subject::Subject;
 use crate::training::job;
@@ -382,25 +383,6 @@ impl Edge {
         found.is_some()
     }
 
-    /// Makes the account of a record known that the ledger has not synced yet.
-    fn observe_record(&mut self, batch: &mut Batch<'_>, key: &Key) -> bool {
-        let again = batch.now.saturating_add(CURRENCY_PERIOD);
-        let again = again.unwrap_or(batch.now);
-        let look = self.look_at_currency.unwrap_or(again);
-        self.look_at_currency = Some(look.min(again));
-        let record = cached(&batch.context.stores.records, key);
-        let of_name = || WorkloadRef::from_record_name(&key.name).map(|(account, _)| account);
-        let account = record
-            .as_ref()
-            .map(|record| record.workload())
-            .or_else(of_name);
-        let is_kept = |kind| !matches!(kind, WorkloadKind::Folded | WorkloadKind::Node);
-        if let Some(account) = account.filter(|account| is_kept(account.kind)) {
-            self.load_account(batch, account);
-        }
-        record.is_some()
-    }
-
     fn load_subject(&mut self, batch: &mut Batch<'_>, subject: &Subject) {
         if let Some(account) = subject.workload() {
             self.load_account(batch, account);
@@ -411,20 +393,6 @@ impl Edge {
         if batch.loader.load(batch.context, &account, batch.now) {
             self.changed_accounts.insert(account);
         }
-    }
-
-    fn observe_correction(&mut self, batch: &mut Batch<'_>, key: &Key) -> bool {
-        let object = cached(&batch.context.stores.corrections, key);
-        let namespace = object.as_ref().map(|object| object.spec.namespace.clone());
-        let former = match &namespace {
-            Some(namespace) => self.corrections.insert(key.clone(), namespace.clone()),
-            None => self.corrections.remove(key),
-        };
-        let namespaces: BTreeSet<String> = namespace.into_iter().chain(former).collect();
-        for namespace in namespaces {
-            self.observe_corrections(batch.context, &namespace, batch.now, &mut batch.observed);
-        }
-        object.is_some()
     }
 
     /// Observes pods and workloads whose price depends on the claims of their namespace, once all
@@ -486,76 +454,6 @@ impl Edge {
             self.with_volumes.remove(&namespace);
         }
     }
-
-    fn observe_prices(&mut self, batch: &mut Batch<'_>) {
-        let (context, now) = (batch.context, batch.now);
-        let is_due = |at: Option<Timestamp>| at.is_some_and(|at| at <= now);
-        let next = self.prices.as_ref().and_then(|prices| prices.next);
-        if self.prices.is_some() && !is_due(next) && !is_due(self.look_at_currency) {
-            return;
-        }
-        if is_due(self.look_at_currency) {
-            // the accounts of the next month may be kept in another currency
-            let month = Month::containing(now, &context.zone).bounds(&context.zone);
-            self.look_at_currency = Some(month.end);
-        }
-        let prices = context.prices(now);
-        let known = self.prices.replace(Arc::clone(&prices));
-        if known.is_none_or(|known| !Arc::ptr_eq(&known, &prices)) {
-            let catalog = Arc::new(prices.lists.clone());
-            batch.push(Event::Prices(catalog));
-        }
-        let namespaces: BTreeSet<String> = self.corrections.values().cloned().collect();
-        for namespace in namespaces {
-            self.observe_corrections(context, &namespace, now, &mut batch.observed);
-        }
-    }
-
-    fn observe_corrections(
-        &self,
-        context: &Context,
-        namespace: &str,
-        now: Timestamp,
-        observed: &mut Observed,
-    ) {
-        let prices = context.prices(now);
-        let stores = &context.stores;
-        let currency = &prices.lists.currency;
-        let accepted =
-            corrections::accepted(&stores.corrections, &stores.records, currency, namespace);
-        let subjects = [
-            (
-                CachedKind::InferenceDeployment,
-                Subject::Service as fn(Key) -> Subject,
-            ),
-            (CachedKind::TrainingJob, Subject::Job),
-        ];
-        for (kind, subject) in subjects {
-            let known = self.known.get(&kind).into_iter().flatten();
-            let here = known.filter(|key| *key.namespace == *namespace);
-            observed.statuses.extend(here.cloned().map(subject));
-        }
-        observed
-            .events
-            .push(Event::Corrections(namespace.into(), accepted));
-    }
-
-    fn observe_accounts(&mut self, batch: &mut Batch<'_>) {
-        let (context, now) = (batch.context, batch.now);
-        let due = self.accounts.due(now);
-        self.changed_accounts.extend(due);
-        let Some(prices) = self.prices.clone() else {
-            return;
-        };
-        let currency = &prices.lists.currency;
-        for account in std::mem::take(&mut self.changed_accounts) {
-            let event = self.accounts.observe(context, currency, &account, now);
-            batch.push(event);
-            batch.observed.statuses.extend(Subject::of(&account));
-            // whose charge is open bears what several use
-            batch.claims.insert(account.namespace.as_str().into());
-        }
-    }
 }
 
 /// The TrainingJob and the role of a Job, by its labels and its name.
@@ -601,72 +499,5 @@ impl Batch<'_> {
             allocations: &mut self.allocations,
             now: self.now,
         }
-    }
-}
-
-/// The service of each slice, and the slices of each service.
-#[derive(Default)]
-struct SliceIndex {
-    services: HashMap<Key, Key>,
-    slices: HashMap<Key, BTreeSet<Name>>,
-}
-
-impl SliceIndex {
-    /// Puts a slice where it belongs now; `None` if it is gone. Returns the services that it
-    /// belongs to or did.
-    fn set(&mut self, key: &Key, slice: Option<&EndpointSlice>) -> BTreeSet<Key> {
-        let label = slice.and_then(|slice| slice.labels().get(WORKLOAD_LABEL));
-        let service = label.map(|name| Key::new(&key.namespace, name));
-        let former = match &service {
-            Some(service) => self.services.insert(key.clone(), service.clone()),
-            None => self.services.remove(key),
-        };
-        if let Some(former) = &former
-            && let Some(slices) = self.slices.get_mut(former)
-        {
-            slices.remove(&key.name);
-            if slices.is_empty() {
-                self.slices.remove(former);
-            }
-        }
-        if let Some(service) = &service {
-            let slices = self.slices.entry(service.clone()).or_default();
-            slices.insert(key.name.clone());
-        }
-        service.into_iter().chain(former).collect()
-    }
-
-    /// The names of a service's slices.
-    fn of(&self, service: &Key) -> impl Iterator<Item = &Name> {
-        self.slices.get(service).into_iter().flatten()
-    }
-}
-
-/// The accounts that the ledger has not synced yet are read from the records, once for all of a
-/// namespace.
-#[derive(Default)]
-struct AccountLoader(HashMap<String, StoredAccounts>);
-
-impl AccountLoader {
-    /// Makes an account known. Returns whether it was not known before.
-    fn load(&mut self, context: &Context, account: &WorkloadRef, now: Timestamp) -> bool {
-        let prices = context.prices(now);
-        let (currency, month) = (
-            &prices.lists.currency,
-            Month::containing(now, &context.zone),
-        );
-        let namespace = &account.namespace;
-        let mut is_new = false;
-        let records = &context.stores.records;
-        context.ledger.view(account, currency, now, || {
-            let stored = self.0.entry(namespace.clone()).or_insert_with(|| {
-                let mut stored = StoredAccounts::load(records, &context.folded, namespace);
-                stored.note_unreadable(&context.unreadable, namespace);
-                stored
-            });
-            is_new = true;
-            AccountView::on_record(stored, account, currency, month)
-        });
-        is_new
     }
 }

@@ -23,12 +23,14 @@ use std::sync::Arc;
 
 use bursar_core::model::Key;
 use jiff::Timestamp;
+use kube::Resource;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::api_calls::Unapplied;
-use crate::cache::Trigger;
+use crate::cache::{Trigger, cached};
 use crate::context::Context;
+use crate::events;
 use crate::inference;
 use crate::metrics::ResultLabel;
 use crate::subject::Subject;
@@ -220,8 +222,13 @@ impl Executor {
 
     fn finish(&mut self, task: &Task, outcome: &Outcome, now: Timestamp) -> Option<Applied> {
         let status_changed = self.queue.finish(task, outcome, now);
-        let Task::Apply(subject, order) = task else {
-            return None;
+        let (subject, order) = match task {
+            Task::Apply(subject, order) => (subject, order),
+            Task::Status(Subject::Budget(key), _) => {
+                self.warn_of_latch(key, outcome, now);
+                return None;
+            }
+            Task::Status(..) => return None,
         };
         let failed = matches!(
             outcome,
@@ -235,6 +242,25 @@ impl Executor {
             failed,
             status_changed,
         })
+    }
+}
+
+impl Executor {
+    /// Says that a budget stops workloads though its latch could not be written: the status, which
+    /// would say so, is what cannot be written.
+    fn warn_of_latch(&self, budget: &Key, outcome: &Outcome, now: Timestamp) {
+        let Outcome::Failed { message, .. } = outcome else {
+            return;
+        };
+        if !self.queue.is_latch_overdue(budget, now) {
+            return;
+        }
+        let Some(object) = cached(&self.context.stores.budgets, budget) else {
+            return;
+        };
+        let why = message.as_deref().unwrap_or("somebody else writes it");
+        let event = events::of_unwritten_latch(why);
+        self.context.events.send(object.object_ref(&()), event);
     }
 }
 

@@ -13,6 +13,8 @@ use crate::api_calls::RetryPace;
 use crate::backoff::Backoff;
 use crate::subject::Subject;
 
+/// A latch that cannot be written is tried again after this long at the latest.
+const LATCH_RETRY: SignedDuration = SignedDuration::from_secs(5);
 /// Orders to stop wait no longer for a latch to be on record.
 const LATCH_WAIT: SignedDuration = SignedDuration::from_secs(10);
 /// Nothing waits longer, whatever the clock does.
@@ -155,6 +157,22 @@ impl WorkQueue {
     pub(crate) fn latch(&mut self, budget: &Key, now: Timestamp) {
         let latches = self.latches.entry(budget.namespace.clone()).or_default();
         latches.entry(budget.name.clone()).or_insert(now);
+    }
+
+    /// Whether stops no longer wait for the latch of a budget, which is still not on record.
+    pub(crate) fn is_latch_overdue(&self, budget: &Key, now: Timestamp) -> bool {
+        let latches = self.latches.get(&budget.namespace);
+        let since = latches.and_then(|latches| latches.get(&budget.name));
+        since.is_some_and(|since| now.duration_since(*since) >= LATCH_WAIT)
+    }
+
+    /// Whether the latch of this budget is to be on record and is not.
+    fn is_latch_pending(&self, subject: &Subject) -> bool {
+        let Subject::Budget(key) = subject else {
+            return false;
+        };
+        let latches = self.latches.get(&key.namespace);
+        latches.is_some_and(|latches| latches.contains_key(&key.name))
     }
 
     /// Takes that the record of a workload may be there.
@@ -330,6 +348,7 @@ impl WorkQueue {
         outcome: &Outcome,
         now: Timestamp,
     ) {
+        let is_latch = self.is_latch_pending(subject);
         let Some(entry) = self.entries.get_mut(subject) else {
             return;
         };
@@ -350,6 +369,11 @@ impl WorkQueue {
             }
             Outcome::Failed { pace, .. } => {
                 entry.status.fail(*pace, subject, now);
+                if is_latch {
+                    // stops wait for it, and then a person must know
+                    let soon = now.saturating_add(LATCH_RETRY).unwrap_or(now);
+                    entry.status.not_before = entry.status.not_before.map(|at| at.min(soon));
+                }
                 self.queue_status(subject, now);
             }
             Outcome::Waits(until) => self.queue_status(subject, *until),
@@ -411,23 +435,16 @@ impl WorkQueue {
     /// Puts an object among those whose statuses may be written, at the earliest of the times asked
     /// for.
     fn queue_status(&mut self, subject: &Subject, at: Timestamp) {
+        let lane = match self.is_latch_pending(subject) {
+            true => Lane::Latch,
+            false => Lane::Status,
+        };
         let Some(entry) = self.entries.get_mut(subject) else {
             return;
         };
         if entry.status.is_running || entry.input.is_none() {
             return;
         }
-        let is_latch = match subject {
-            Subject::Budget(key) => self
-                .latches
-                .get(&key.namespace)
-                .is_some_and(|latches| latches.contains_key(&key.name)),
-            _ => false,
-        };
-        let lane = match is_latch {
-            true => Lane::Latch,
-            false => Lane::Status,
-        };
         let at = entry
             .status
             .not_before

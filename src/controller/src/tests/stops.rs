@@ -2,12 +2,14 @@
 //! nothing up.
 
 use bursar_api::{BudgetPolicy, InferenceDeployment, TrainingJob};
-use bursar_apitest::faults::Faults;
+use bursar_apitest::faults::{Faults, WriteFault};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::events::v1::Event;
 use serde_json::json;
 
+use super::leader::View;
 use super::sweep::Stage;
 use super::watched_cluster::{WatchedCluster, create, patch};
 use super::world::World;
@@ -93,4 +95,37 @@ async fn nothing_is_remembered_of_the_statuses_of_what_is_gone() {
     stage.world.delete::<TrainingJob>("train").await;
     stage.seconds(3).await;
     assert_eq!(remembered(&stage), 0);
+}
+
+/// Case M15: the latch of a budget cannot be written.
+#[tokio::test]
+async fn a_latch_that_cannot_be_written_holds_a_stop_up_for_ten_seconds_alone_and_is_announced() {
+    let mut stage = Stage::new(Faults::default()).await;
+    stage.world.set_limit("9").await;
+    stage.world.create_chat(1).await;
+    stage.seconds(12).await;
+    let refused = Some(WriteFault::Refused);
+    stage
+        .leader
+        .faults
+        .set_write_fault("budgetpolicies", refused);
+    stage.world.set_limit("0.01").await;
+    let mut stopped_after = None;
+    for second in 1..30 {
+        stage.world.turn().await;
+        let view = View::of(&stage.world);
+        stage.leader.reconcile(&stage.world, &view).await.ok();
+        if replicas(&stage) == Some(0) && stopped_after.is_none() {
+            stopped_after = Some(second);
+        }
+    }
+    // the drain has its time too
+    let seconds = stopped_after.unwrap();
+    assert!((10..=20).contains(&seconds), "{seconds} s");
+    let budget: BudgetPolicy = stage.world.server.objects().remove(0);
+    let latch = budget.status.and_then(|status| status.latch);
+    assert_eq!(latch, None, "it was not written");
+    let events: Vec<Event> = stage.world.server.objects();
+    let mut reasons = events.iter().filter_map(|event| event.reason.as_deref());
+    assert!(reasons.any(|reason| reason == "LatchUnwritten"));
 }
