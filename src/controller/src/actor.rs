@@ -258,7 +258,7 @@ impl Actor {
         match subject {
             Subject::Service(key) => self.model.service(key).map(StatusInput::Service),
             Subject::Job(key) => Some(StatusInput::Job {
-                turn: self.model.job(key).cloned(),
+                decision: self.model.job(key).cloned(),
                 has_known_price: self.model.has_known_price(key),
             }),
             Subject::Budget(key) => self.model.budget(key).cloned().map(StatusInput::Budget),

@@ -5,7 +5,7 @@ use bursar_api::budget::{BudgetPolicyStatus, Latch, Phase};
 use bursar_api::conditions::{
     self, ConditionState, SPEND_RECORDED, WITHIN_BUDGET, budget_within_budget, spend_recorded,
 };
-use bursar_core::budget::{self, Standing};
+use bursar_core::budget::{self, BudgetState};
 use bursar_core::calendar::whole_second;
 use bursar_core::money::Money;
 use jiff::Timestamp;
@@ -20,31 +20,31 @@ use crate::status_pacing::{
 pub(crate) fn next(
     object: &BudgetPolicy,
     pacing: &mut StatusPacing,
-    standing: &Standing,
+    budget_state: &BudgetState,
     currency: &str,
     now: Timestamp,
 ) -> NextStatus<BudgetPolicyStatus> {
     let empty = BudgetPolicyStatus::default();
     let old = object.status.as_ref().unwrap_or(&empty);
     let amount = |amount: Money| amount.rounded(DECIMALS);
-    let budget = &standing.budget;
+    let budget = &budget_state.budget;
     let mut status = BudgetPolicyStatus {
         observed_generation: object.metadata.generation,
-        period_start: Some(Time(standing.period.start)),
-        period_end: Some(Time(standing.period.end)),
+        period_start: Some(Time(budget_state.period.start)),
+        period_end: Some(Time(budget_state.period.end)),
         spent: amount(budget.spent),
         corrections: (budget.corrections != Money::ZERO).then(|| amount(budget.corrections)),
-        reserve: amount(standing.reserve),
-        remaining: amount(standing.remaining()),
-        rate_per_hour: amount(standing.rate),
+        reserve: amount(budget_state.reserve),
+        remaining: amount(budget_state.remaining()),
+        rate_per_hour: amount(budget_state.rate),
         currency: currency.to_owned(),
-        exhaustion_time: standing.exhausted_at.map(|at| Time(whole_second(at))),
-        phase: Some(Phase::from(standing.phase)),
+        exhaustion_time: budget_state.exhausted_at.map(|at| Time(whole_second(at))),
+        phase: Some(Phase::from(budget_state.phase)),
         latch: budget.latch.as_ref().map(Latch::from),
         as_of: Some(Time(whole_second(now))),
         conditions: Vec::new(),
     };
-    let (holds, reason, message) = match standing.phase {
+    let (holds, reason, message) = match budget_state.phase {
         budget::Phase::Active => (
             Some(true),
             budget_within_budget::ACTIVE,
@@ -55,7 +55,7 @@ pub(crate) fn next(
             budget_within_budget::EXHAUSTED,
             format!(
                 "exhausted until {}, or until its limit is raised or a credit is given",
-                standing.period.end
+                budget_state.period.end
             ),
         ),
         budget::Phase::OverLimit => {
@@ -102,7 +102,7 @@ pub(crate) fn next(
         written: readings(old),
         present: readings(&status),
         figures: figures(old) != figures(&status),
-        spending: standing.rate != Money::ZERO,
+        spending: budget_state.rate != Money::ZERO,
         as_of: old.as_of.as_ref().map(|at| at.0),
         changes_at: None,
     };
@@ -154,7 +154,7 @@ mod tests {
             "metadata": {"name": "team", "uid": "team"}, "spec": {"limit": "5", "period": "Daily"},
         }))
         .unwrap();
-        let mut standing = Standing {
+        let mut budget_state = BudgetState {
             budget: Budget {
                 name: "team".to_owned(),
                 limit: "5".parse().unwrap(),
@@ -177,8 +177,8 @@ mod tests {
         };
         let mut pacing = StatusPacing::default();
         let mut now = start + SignedDuration::from_hours(1);
-        let mut look = |standing: &Standing, now| {
-            let next = next(&object, &mut pacing, standing, "USD", now);
+        let mut look = |budget_state: &BudgetState, now| {
+            let next = next(&object, &mut pacing, budget_state, "USD", now);
             let writes = next.status.is_some();
             object.status = next.status.or(object.status.take());
             (
@@ -186,31 +186,35 @@ mod tests {
                 next.look_at.map(|at| at.duration_since(now).as_secs()),
             )
         };
-        assert_eq!(look(&standing, now), (true, Some(300)), "the first status");
-        standing.rate = "4".parse().unwrap();
-        assert_eq!(look(&standing, now), (false, Some(2)));
+        assert_eq!(
+            look(&budget_state, now),
+            (true, Some(300)),
+            "the first status"
+        );
+        budget_state.rate = "4".parse().unwrap();
+        assert_eq!(look(&budget_state, now), (false, Some(2)));
         now += SignedDuration::from_secs(2);
-        assert_eq!(look(&standing, now), (true, Some(300)));
-        standing.budget.spent = "1.1".parse().unwrap();
+        assert_eq!(look(&budget_state, now), (true, Some(300)));
+        budget_state.budget.spent = "1.1".parse().unwrap();
         now += SignedDuration::from_secs(299);
-        assert_eq!(look(&standing, now), (false, Some(1)));
-        standing.budget.latch = Some(budget::Latch {
+        assert_eq!(look(&budget_state, now), (false, Some(1)));
+        budget_state.budget.latch = Some(budget::Latch {
             period_start: start,
-            limit: standing.budget.limit,
+            limit: budget_state.budget.limit,
             corrections: Money::ZERO,
         });
-        standing.phase = budget::Phase::Exhausted;
-        assert_eq!(look(&standing, now), (true, Some(300)));
-        standing.rate = Money::ZERO;
+        budget_state.phase = budget::Phase::Exhausted;
+        assert_eq!(look(&budget_state, now), (true, Some(300)));
+        budget_state.rate = Money::ZERO;
         now += SignedDuration::from_secs(1);
         assert_eq!(
-            look(&standing, now),
+            look(&budget_state, now),
             (false, Some(2)),
             "five quiet minutes came before"
         );
         now += SignedDuration::from_secs(2);
         assert_eq!(
-            look(&standing, now),
+            look(&budget_state, now),
             (true, None),
             "at rest time changes nothing"
         );

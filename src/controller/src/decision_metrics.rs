@@ -1,6 +1,6 @@
 //! What Prometheus is shown of decisions: only what a decision changed is shown anew.
 
-use bursar_core::budget::Standing;
+use bursar_core::budget::BudgetState;
 use bursar_core::model::event::Event;
 use bursar_core::model::{Key, Model, ServiceView};
 use bursar_core::plan::{Decisions, LimitedBy};
@@ -17,8 +17,8 @@ pub(crate) fn show(metrics: &Metrics, model: &Model, decisions: &Decisions) {
             show_service(metrics, key, &view);
         }
     }
-    for (key, standing) in &decisions.budgets {
-        show_budget(metrics, key, standing);
+    for (key, budget_state) in &decisions.budgets {
+        show_budget(metrics, key, budget_state);
     }
 }
 
@@ -62,11 +62,11 @@ fn show_service(metrics: &Metrics, key: &Key, view: &ServiceView) {
     metrics.namespaces.show(&group(SERVICE, key), values.into());
 }
 
-fn show_budget(metrics: &Metrics, key: &Key, standing: &Standing) {
+fn show_budget(metrics: &Metrics, key: &Key, budget_state: &BudgetState) {
     let values = [
-        (metrics::BUDGET_LIMIT, standing.budget.limit),
-        (metrics::BUDGET_SPENT, standing.budget.spent),
-        (metrics::BUDGET_RESERVE, standing.reserve),
+        (metrics::BUDGET_LIMIT, budget_state.budget.limit),
+        (metrics::BUDGET_SPENT, budget_state.budget.spent),
+        (metrics::BUDGET_RESERVE, budget_state.reserve),
     ];
     let values = values.map(|(metric, amount)| {
         let amount = Some(gauge_value(amount));

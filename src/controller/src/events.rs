@@ -6,7 +6,7 @@
 //! if a person must act upon it: a budget is exhausted, or something was stopped for money.
 
 use bursar_api::training::{JobPhase, TrainingJobStatus};
-use bursar_core::budget::{OnExhausted, Standing};
+use bursar_core::budget::{BudgetState, OnExhausted};
 use bursar_core::plan::{Decision, JobOrder, LimitedBy, ServiceOrder};
 use jiff::Timestamp;
 use kube::runtime::events::{Event, EventType};
@@ -125,8 +125,11 @@ fn suspension_cause(order: &JobOrder, limited_by: Option<LimitedBy>) -> &str {
 
 /// The Event of a budget's latch that is set or released. `latched_before` is the start of the
 /// period in which the budget was exhausted before this decision, if it was.
-pub(crate) fn of_latch(latched_before: Option<Timestamp>, standing: &Standing) -> Option<Event> {
-    let (budget, period) = (&standing.budget, standing.period);
+pub(crate) fn of_latch(
+    latched_before: Option<Timestamp>,
+    budget_state: &BudgetState,
+) -> Option<Event> {
+    let (budget, period) = (&budget_state.budget, budget_state.period);
     let (reason, action, note) = match (latched_before, budget.latch) {
         (None, None) => return None,
         // a raised limit that is reached as well is no news
@@ -141,7 +144,7 @@ pub(crate) fn of_latch(latched_before: Option<Timestamp>, standing: &Standing) -
                 "{} of {} spent, and stopping costs {}: {action} until {}, or until its limit is raised or a credit is given",
                 display_amount(budget.spent),
                 display_amount(budget.limit),
-                display_amount(standing.reserve),
+                display_amount(budget_state.reserve),
                 period.end,
             );
             (BUDGET_EXHAUSTED, action, note)

@@ -9,10 +9,10 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Json, Router};
 use bursar_api::explanation::{self, BudgetExplanation, JobExplanation, ServiceExplanation};
-use bursar_core::budget::Standing;
+use bursar_core::budget::BudgetState;
 use bursar_core::model::{Model, NamespaceView, ServiceView};
 use bursar_core::plan::LimitedBy;
-use bursar_core::training::Turn;
+use bursar_core::training::JobDecision;
 use jiff::Timestamp;
 use tokio::sync::{Semaphore, oneshot};
 
@@ -67,35 +67,35 @@ fn explain_service(service: &ServiceView) -> ServiceExplanation {
         allowed: Some(decision.allowed),
         limited_by: word(decision.limited_by),
         reason: Some(decision.reason.clone()),
-        last_active: service.active_at,
+        last_active: service.last_active,
         replica_rate_per_hour: service.load.rate,
         replica_reserve: Some(service.load.reserve()),
     }
 }
 
-fn explain_job(turn: &Turn) -> JobExplanation {
+fn explain_job(decision: &JobDecision) -> JobExplanation {
     JobExplanation {
-        name: turn.name.clone(),
-        may_run: Some(turn.run),
-        limited_by: word(turn.limited_by),
-        queue_position: turn.position,
-        reason: Some(turn.reason.clone()),
+        name: decision.name.clone(),
+        may_run: Some(decision.run),
+        limited_by: word(decision.limited_by),
+        queue_position: decision.position,
+        reason: Some(decision.reason.clone()),
     }
 }
 
-fn explain_budget(standing: &Standing) -> BudgetExplanation {
+fn explain_budget(budget_state: &BudgetState) -> BudgetExplanation {
     BudgetExplanation {
-        name: standing.budget.name.clone(),
-        limit: Some(standing.budget.limit),
-        spent: Some(standing.budget.spent),
-        corrections: Some(standing.budget.corrections),
-        reserve: Some(standing.reserve),
-        remaining: Some(standing.remaining()),
-        rate_per_hour: Some(standing.rate),
-        period_start: Some(standing.period.start),
-        period_end: Some(standing.period.end),
-        exhausted: Some(standing.is_exhausted()),
-        exhaustion_time: standing.exhausted_at,
+        name: budget_state.budget.name.clone(),
+        limit: Some(budget_state.budget.limit),
+        spent: Some(budget_state.budget.spent),
+        corrections: Some(budget_state.budget.corrections),
+        reserve: Some(budget_state.reserve),
+        remaining: Some(budget_state.remaining()),
+        rate_per_hour: Some(budget_state.rate),
+        period_start: Some(budget_state.period.start),
+        period_end: Some(budget_state.period.end),
+        exhausted: Some(budget_state.is_exhausted()),
+        exhaustion_time: budget_state.exhausted_at,
     }
 }
 

@@ -118,7 +118,7 @@ impl Gateways {
     }
 
     /// Keeps a stream open to every gateway, for as long as the process leads.
-    pub(crate) async fn follow(&self) {
+    pub(crate) async fn run(&self) {
         let mut streams: BTreeMap<String, AbortHandle> = BTreeMap::new();
         let mut silent: BTreeSet<String> = BTreeSet::new();
         loop {

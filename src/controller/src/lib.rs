@@ -327,7 +327,7 @@ async fn lead(
         credentials,
         inputs,
     );
-    let mut demand = std::pin::pin!(gateways.follow());
+    let mut demand = std::pin::pin!(gateways.run());
     // signals that nobody has read yet are not unknown
     let first_round = async { tokio::join!(engines.all_read(), gateways.all_heard()) };
     tokio::select! {

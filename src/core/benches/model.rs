@@ -21,7 +21,7 @@ use bursar_core::plan::decide;
 use bursar_core::pricing::{
     DatedPriceList, GpuPrice, PriceCatalog, PriceList, PriceScope, PricingAttributes,
 };
-use bursar_core::scaling::Demand;
+use bursar_core::scaling::Activation;
 use fastrand::Rng;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
@@ -281,7 +281,7 @@ impl Cluster {
             idle_after: SignedDuration::from_mins(10),
             drain_timeout: SignedDuration::from_mins(1),
             paused: false,
-            activation: Demand::Welcome,
+            activation: Activation::OnDemand,
             replica: Arc::clone(&self.replica),
             grace_seconds: 30,
         }

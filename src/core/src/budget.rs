@@ -58,14 +58,14 @@ pub struct Budget {
 
 /// Something that costs money while it runs, and for a while after it was told to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Load {
+pub struct RunningCost {
     /// Money an hour; `None` while no price is known.
     pub rate: Option<Money>,
     /// Seconds from the order to stop until it costs nothing.
     pub stop_seconds: i64,
 }
 
-impl Load {
+impl RunningCost {
     /// What stopping it now would still cost.
     pub fn reserve(&self) -> Money {
         self.rate
@@ -96,10 +96,10 @@ impl RunningTotals {
     }
 
     /// The sums over these.
-    pub fn of(loads: &[Load]) -> Self {
+    pub fn of(loads: &[RunningCost]) -> Self {
         Self {
             rate: loads.iter().filter_map(|load| load.rate).sum(),
-            reserve: loads.iter().map(Load::reserve).sum(),
+            reserve: loads.iter().map(RunningCost::reserve).sum(),
             unknown: loads.iter().any(|load| load.rate.is_none()),
         }
     }
@@ -120,7 +120,7 @@ pub enum Phase {
 
 /// Where a budget stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Standing {
+pub struct BudgetState {
     /// The budget.
     pub budget: Budget,
     /// The present period.
@@ -135,10 +135,10 @@ pub struct Standing {
     pub exhausted_at: Option<Timestamp>,
 }
 
-impl Standing {
+impl BudgetState {
     /// Where `budget` stands at `now` under these loads. Its latch is set or released.
     #[cfg(test)]
-    pub fn of(budget: Budget, loads: &[Load], now: Timestamp, zone: &TimeZone) -> Self {
+    pub fn of(budget: Budget, loads: &[RunningCost], now: Timestamp, zone: &TimeZone) -> Self {
         let period = budget.period.bounds(now, zone);
         Self::in_period(budget, period, RunningTotals::of(loads), now)
     }
@@ -225,7 +225,7 @@ fn seconds_of(money: Money, rate: Money) -> Option<i64> {
 
 /// Why a budget lets something not start.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refused {
+pub enum Denied {
     /// There is no money for it.
     Budget {
         /// The budget.
@@ -241,25 +241,25 @@ pub enum Refused {
 
 /// The money of all budgets of a namespace, handed out one start at a time.
 #[derive(Clone, Debug)]
-pub struct Purse {
-    standings: Vec<Standing>,
+pub struct BudgetAdmission {
+    budget_states: Vec<BudgetState>,
     running: RunningTotals,
     now: Timestamp,
 }
 
-impl Purse {
-    /// A purse over these standings, with the sums they were computed from.
-    pub fn new(standings: Vec<Standing>, running: RunningTotals, now: Timestamp) -> Self {
+impl BudgetAdmission {
+    /// What these budgets admit, with the sums they were computed from.
+    pub fn new(budget_states: Vec<BudgetState>, running: RunningTotals, now: Timestamp) -> Self {
         Self {
-            standings,
+            budget_states,
             running,
             now,
         }
     }
 
     /// Where the budgets stand.
-    pub fn standings(&self) -> &[Standing] {
-        &self.standings
+    pub fn budget_states(&self) -> &[BudgetState] {
+        &self.budget_states
     }
 
     /// The sums over what runs and what was paid for.
@@ -269,8 +269,8 @@ impl Purse {
 
     /// The standings, back.
     #[cfg(test)]
-    pub fn into_standings(self) -> Vec<Standing> {
-        self.standings
+    pub fn into_standings(self) -> Vec<BudgetState> {
+        self.budget_states
     }
 
     /// Pays for a start, or says why not. A start needs, in every budget, money for the reserve that includes it and for everything
@@ -278,15 +278,15 @@ impl Purse {
     ///
     /// # Errors
     /// The refusal; nothing is taken then.
-    pub fn take(&mut self, load: Load) -> Result<(), Refused> {
-        self.take_all(&[(load, 1)])
+    pub fn admit(&mut self, load: RunningCost) -> Result<(), Denied> {
+        self.admit_all(&[(load, 1)])
     }
 
-    /// As [`Purse::take`], for several of each that start together or not at all.
+    /// As [`BudgetAdmission::admit`], for several of each that start together or not at all.
     ///
     /// # Errors
     /// The refusal; nothing is taken then.
-    pub fn take_all(&mut self, loads: &[(Load, u32)]) -> Result<(), Refused> {
+    pub fn admit_all(&mut self, loads: &[(RunningCost, u32)]) -> Result<(), Denied> {
         let with = self.with(loads)?;
         self.running = with;
         Ok(())
@@ -296,31 +296,31 @@ impl Purse {
     ///
     /// # Errors
     /// The refusal.
-    pub fn check(&self, load: Load) -> Result<(), Refused> {
+    pub fn check(&self, load: RunningCost) -> Result<(), Denied> {
         self.check_all(&[(load, 1)])
     }
 
-    /// As [`Purse::check`], for several of each that start together or not at all.
+    /// As [`BudgetAdmission::check`], for several of each that start together or not at all.
     ///
     /// # Errors
     /// The refusal.
-    pub fn check_all(&self, loads: &[(Load, u32)]) -> Result<(), Refused> {
+    pub fn check_all(&self, loads: &[(RunningCost, u32)]) -> Result<(), Denied> {
         self.with(loads).map(drop)
     }
 
-    fn with(&self, loads: &[(Load, u32)]) -> Result<RunningTotals, Refused> {
+    fn with(&self, loads: &[(RunningCost, u32)]) -> Result<RunningTotals, Denied> {
         let mut running = self.running;
-        if self.standings.is_empty() {
+        if self.budget_states.is_empty() {
             return Ok(running);
         }
-        let mut doubts = self.standings.iter();
-        if let Some(doubt) = doubts.find_map(|standing| standing.budget.doubt.clone()) {
-            return Err(Refused::Unknown(doubt));
+        let mut doubts = self.budget_states.iter();
+        if let Some(doubt) = doubts.find_map(|budget_state| budget_state.budget.doubt.clone()) {
+            return Err(Denied::Unknown(doubt));
         }
         for (load, count) in loads {
             let Some(rate) = load.rate else {
                 let why = "no price is known for its GPUs, and the namespace has a budget";
-                return Err(Refused::Unknown(why.to_owned()));
+                return Err(Denied::Unknown(why.to_owned()));
             };
             running.rate += rate.times(*count);
             let reserve = rate
@@ -330,26 +330,26 @@ impl Purse {
         }
         if self.running.unknown {
             let why = "something beside it runs that no price is known for, and the namespace has a budget";
-            return Err(Refused::Unknown(why.to_owned()));
+            return Err(Denied::Unknown(why.to_owned()));
         }
-        for standing in &self.standings {
-            self.fits(standing, running)?;
+        for budget_state in &self.budget_states {
+            self.fits(budget_state, running)?;
         }
         Ok(running)
     }
 
     /// Whether one budget pays for everything that would run.
-    fn fits(&self, standing: &Standing, running: RunningTotals) -> Result<(), Refused> {
-        let budget = &standing.budget;
+    fn fits(&self, budget_state: &BudgetState, running: RunningTotals) -> Result<(), Denied> {
+        let budget = &budget_state.budget;
         let name = &budget.name;
         let refuse = |message| {
-            Err(Refused::Budget {
+            Err(Denied::Budget {
                 name: name.clone(),
                 message,
-                retry_at: standing.period.end,
+                retry_at: budget_state.period.end,
             })
         };
-        if standing.is_exhausted() {
+        if budget_state.is_exhausted() {
             let (spent, limit) = (budget.spent.rounded(2), budget.limit.rounded(2));
             return refuse(format!(
                 "budget {name} is exhausted: {spent} of {limit} spent"
@@ -358,7 +358,7 @@ impl Purse {
         let useful = budget
             .minimum_useful_run
             .as_secs()
-            .min(standing.period.end.as_second() - self.now.as_second());
+            .min(budget_state.period.end.as_second() - self.now.as_second());
         let needed = running.reserve + running.rate.cost_for_seconds_rounded_up(useful);
         let left = budget.limit - budget.spent;
         if needed > left {
@@ -402,22 +402,25 @@ mod tests {
         }
     }
 
-    fn load(rate: &str, stop_seconds: i64) -> Load {
-        Load {
+    fn load(rate: &str, stop_seconds: i64) -> RunningCost {
+        RunningCost {
             rate: Some(money(rate)),
             stop_seconds,
         }
     }
 
-    fn standing(budget: Budget, loads: &[Load]) -> Standing {
-        Standing::of(budget, loads, now(), &TimeZone::UTC)
+    fn budget_state(budget: Budget, loads: &[RunningCost]) -> BudgetState {
+        BudgetState::of(budget, loads, now(), &TimeZone::UTC)
     }
 
     #[test]
     fn it_is_exhausted_while_stopping_can_still_be_paid_for() {
         let loads = [load("36", 100)];
-        assert_eq!(standing(budget("10", "8.99"), &loads).phase, Phase::Active);
-        let exhausted = standing(budget("10", "9"), &loads);
+        assert_eq!(
+            budget_state(budget("10", "8.99"), &loads).phase,
+            Phase::Active
+        );
+        let exhausted = budget_state(budget("10", "9"), &loads);
         assert_eq!(
             (exhausted.phase, exhausted.reserve, exhausted.cap(3, 3, 1)),
             (Phase::Exhausted, money("1"), 0)
@@ -426,26 +429,26 @@ mod tests {
 
     #[test]
     fn it_stays_exhausted_when_the_drain_ends_early_and_opens_with_a_new_limit_or_period() {
-        let exhausted = standing(budget("10", "9.5"), &[load("36", 100)]).budget;
+        let exhausted = budget_state(budget("10", "9.5"), &[load("36", 100)]).budget;
         assert!(
-            standing(exhausted.clone(), &[]).is_exhausted(),
+            budget_state(exhausted.clone(), &[]).is_exhausted(),
             "the reserve is back, but the latch holds"
         );
         let raised = Budget {
             limit: money("11"),
             ..exhausted.clone()
         };
-        assert!(!standing(raised, &[]).is_exhausted());
+        assert!(!budget_state(raised, &[]).is_exhausted());
         let lowered = Budget {
             limit: money("9.9"),
             ..exhausted.clone()
         };
         assert!(
-            standing(lowered, &[]).is_exhausted(),
+            budget_state(lowered, &[]).is_exhausted(),
             "less money opens nothing"
         );
         let tomorrow = now() + SignedDuration::from_hours(24);
-        let rolled = Standing::of(
+        let rolled = BudgetState::of(
             Budget {
                 spent: Money::ZERO,
                 ..exhausted
@@ -466,7 +469,7 @@ mod tests {
                 corrections: money(corrections),
                 ..budget.clone()
             };
-            standing(budget, &[]).budget
+            budget_state(budget, &[]).budget
         };
         let latched = |budget: &Budget| budget.latch.is_some();
         let exhausted = corrected(&budget("10", "0"), "10", "0");
@@ -493,12 +496,12 @@ mod tests {
 
     #[test]
     fn the_moment_of_exhaustion_follows_from_the_rate() {
-        let standing = standing(budget("10", "8"), &[load("36", 100)]);
+        let budget_state = budget_state(budget("10", "8"), &[load("36", 100)]);
         assert_eq!(
-            standing.exhausted_at,
+            budget_state.exhausted_at,
             Some(now() + SignedDuration::from_secs(100))
         );
-        assert_eq!(standing.remaining(), money("1"));
+        assert_eq!(budget_state.remaining(), money("1"));
     }
 
     #[test]
@@ -507,12 +510,12 @@ mod tests {
             on_exhausted: OnExhausted::ScaleToMin,
             ..budget("10", "11")
         };
-        let min = standing(over.clone(), &[]);
+        let min = budget_state(over.clone(), &[]);
         assert_eq!(
             (min.phase, min.cap(5, 3, 2), min.cap(5, 1, 2)),
             (Phase::OverLimit, 2, 1)
         );
-        let frozen = standing(
+        let frozen = budget_state(
             Budget {
                 on_exhausted: OnExhausted::Freeze,
                 ..over
@@ -525,45 +528,45 @@ mod tests {
     #[test]
     fn nothing_starts_that_could_not_run_for_a_useful_time() {
         let loads = [];
-        let mut purse = Purse::new(
-            vec![standing(budget("10", "6"), &loads)],
+        let mut admission = BudgetAdmission::new(
+            vec![budget_state(budget("10", "6"), &loads)],
             RunningTotals::of(&loads),
             now(),
         );
         let start = load("12", 60);
         // 12 an hour: 1.00 for five minutes and 0.20 to stop
-        assert_eq!(purse.take(start), Ok(()));
-        assert_eq!(purse.take(start), Ok(()));
-        assert_eq!(purse.take(start), Ok(()));
+        assert_eq!(admission.admit(start), Ok(()));
+        assert_eq!(admission.admit(start), Ok(()));
+        assert_eq!(admission.admit(start), Ok(()));
         assert!(
-            matches!(purse.take(start), Err(Refused::Budget { .. })),
+            matches!(admission.admit(start), Err(Denied::Budget { .. })),
             "4.80 does not fit into 4.00"
         );
     }
 
     #[test]
     fn an_unknown_price_starts_nothing_under_a_budget_and_anything_without() {
-        let unknown = Load {
+        let unknown = RunningCost {
             rate: None,
             stop_seconds: 60,
         };
-        let mut purse = Purse::new(
-            vec![standing(budget("10", "0"), &[])],
+        let mut admission = BudgetAdmission::new(
+            vec![budget_state(budget("10", "0"), &[])],
             RunningTotals::default(),
             now(),
         );
-        assert!(matches!(purse.take(unknown), Err(Refused::Unknown(_))));
+        assert!(matches!(admission.admit(unknown), Err(Denied::Unknown(_))));
         assert_eq!(
-            Purse::new(vec![], RunningTotals::default(), now()).take(unknown),
+            BudgetAdmission::new(vec![], RunningTotals::default(), now()).admit(unknown),
             Ok(())
         );
-        let beside = Purse::new(
-            vec![standing(budget("10", "0"), &[unknown])],
+        let beside = BudgetAdmission::new(
+            vec![budget_state(budget("10", "0"), &[unknown])],
             RunningTotals::of(&[unknown]),
             now(),
         )
-        .take(load("1", 1));
-        assert!(matches!(beside, Err(Refused::Unknown(_))));
+        .admit(load("1", 1));
+        assert!(matches!(beside, Err(Denied::Unknown(_))));
     }
 
     proptest! {
@@ -575,20 +578,20 @@ mod tests {
         ) {
             let loads: Vec<_> = rates
                 .iter()
-                .map(|(rate, stop_seconds)| Load { rate: Some(Money::from_nanos(*rate)), stop_seconds: *stop_seconds })
+                .map(|(rate, stop_seconds)| RunningCost { rate: Some(Money::from_nanos(*rate)), stop_seconds: *stop_seconds })
                 .collect();
             let budget = Budget { limit: Money::from_nanos(limit), ..budget("0", "0") };
-            let standing = standing(budget, &loads);
-            let until = match (standing.is_exhausted(), standing.exhausted_at) {
+            let budget_state = budget_state(budget, &loads);
+            let until = match (budget_state.is_exhausted(), budget_state.exhausted_at) {
                 (true, _) => return Ok(()),
-                (false, at) => at.unwrap_or(standing.period.end),
+                (false, at) => at.unwrap_or(budget_state.period.end),
             };
             let run = until.as_second() - now().as_second();
             let spent: Money = loads
                 .iter()
-                .map(|load| load.rate.unwrap().cost_for_seconds(run + if until < standing.period.end { load.stop_seconds } else { 0 }))
+                .map(|load| load.rate.unwrap().cost_for_seconds(run + if until < budget_state.period.end { load.stop_seconds } else { 0 }))
                 .sum();
-            prop_assert!(spent <= standing.budget.limit, "{spent} of {}", standing.budget.limit);
+            prop_assert!(spent <= budget_state.budget.limit, "{spent} of {}", budget_state.budget.limit);
         }
     }
 }

@@ -49,7 +49,7 @@ pub struct Measure {
     pub target: u32,
     /// When there was last something to do, as far as this source shows; `None` if it does not
     /// show that, or not yet.
-    pub active_at: Option<Timestamp>,
+    pub last_active: Option<Timestamp>,
 }
 
 /// The measures of one service, at most one of each source. A source that has nothing to measure,
@@ -138,8 +138,8 @@ impl Measures {
     }
 
     /// When there was last something to do, by any source.
-    pub fn active_at(&self) -> Option<Timestamp> {
-        self.iter().filter_map(|measure| measure.active_at).max()
+    pub fn last_active(&self) -> Option<Timestamp> {
+        self.iter().filter_map(|measure| measure.last_active).max()
     }
 }
 
@@ -162,7 +162,7 @@ mod tests {
             inexact: None,
             read_at: at(0),
             target: 8,
-            active_at: None,
+            last_active: None,
         }
     }
 
@@ -173,16 +173,16 @@ mod tests {
         measures.set(measure(MeasureSource::EngineQueue, 5));
         measures.set(Measure {
             read_at: at(-3),
-            active_at: Some(at(-1)),
+            last_active: Some(at(-1)),
             ..measure(MeasureSource::HeldRequests, 4)
         });
         let demand = &measures.demands()[&Quantity::Requests];
         assert_eq!((demand.value, demand.replicas()), (9, 2));
         assert_eq!(demand.read_at, at(-3));
-        assert_eq!(measures.active_at(), Some(at(-1)));
+        assert_eq!(measures.last_active(), Some(at(-1)));
         assert!(measures.remove(MeasureSource::HeldRequests));
         assert_eq!(measures.replicas(), 1);
-        assert_eq!(measures.active_at(), None);
+        assert_eq!(measures.last_active(), None);
     }
 
     #[test]
@@ -230,7 +230,7 @@ mod tests {
             active in prop::option::of(0..100_i64),
         ) -> Measure {
             let read_at = at(read);
-            Measure { source, value, inexact, read_at, target, active_at: active.map(at) }
+            Measure { source, value, inexact, read_at, target, last_active: active.map(at) }
         }
     }
 

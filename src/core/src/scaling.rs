@@ -2,7 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::budget::Load;
+use crate::budget::RunningCost;
 use crate::capacity::Gang;
 use crate::limit::LimitedBy;
 
@@ -19,7 +19,7 @@ pub enum Signal {
 
 /// A number of replicas that demand once asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Recommendation {
+pub struct PastRecommendation {
     /// When.
     pub at: Timestamp,
     /// How many.
@@ -36,7 +36,7 @@ pub fn replicas_for(queue_depth: u64, target: u32) -> u32 {
 /// Recommendations of the last `window`, to see that a lower number is not a passing one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct History {
-    kept: Vec<Recommendation>,
+    kept: Vec<PastRecommendation>,
 }
 
 impl History {
@@ -46,8 +46,8 @@ impl History {
         replicas: u32,
         window: SignedDuration,
         now: Timestamp,
-    ) -> Recommendation {
-        let asked_now = Recommendation { at: now, replicas };
+    ) -> PastRecommendation {
+        let asked_now = PastRecommendation { at: now, replicas };
         self.kept
             .iter()
             .copied()
@@ -62,17 +62,17 @@ impl History {
         // a lower and older recommendation never decides again
         self.kept
             .retain(|past| now.duration_since(past.at) < window && past.replicas > replicas);
-        self.kept.push(Recommendation { at: now, replicas });
+        self.kept.push(PastRecommendation { at: now, replicas });
     }
 }
 
 /// Whether requests may wake a service that stands at zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Demand {
+pub enum Activation {
     /// The first request wakes it.
-    Welcome,
+    OnDemand,
     /// Only `minReplicas` starts it.
-    Unwelcome,
+    Never,
 }
 
 /// An InferenceDeployment as a decision sees it.
@@ -93,25 +93,25 @@ pub struct Service {
     /// Demand changes nothing.
     pub paused: bool,
     /// Whether requests wake it.
-    pub demand: Demand,
+    pub activation: Activation,
     /// Requests waiting and running on its replicas.
     pub engine: Signal,
     /// Requests that gateways hold for it.
     pub held: u64,
     /// Why there may be more of them: a gateway that has not been heard. Never taken as holding none.
-    pub unheard: Option<String>,
+    pub unreachable_gateway: Option<String>,
     /// When something last happened on it; `None` before the first look at its counters.
-    pub active_at: Option<Timestamp>,
+    pub last_active: Option<Timestamp>,
     /// Replicas that it has been given and that are not draining, ready or not.
     pub current: u32,
     /// How many of them have a pod. The others are on their way, and need their room and their money all the same.
     pub present: u32,
     /// Why none of its replicas becomes ready, if their pods have been stuck for long.
-    pub stuck: Option<String>,
+    pub start_failure: Option<String>,
     /// What was asked for before.
     pub history: History,
     /// What one replica costs, and how long it takes to stop.
-    pub load: Load,
+    pub load: RunningCost,
     /// What one replica needs on a node.
     pub replica: Gang,
 }
@@ -126,14 +126,14 @@ impl Service {
     pub fn unknown(&self) -> Option<&str> {
         match &self.engine {
             Signal::Unknown(why) => Some(why),
-            Signal::Known(_) | Signal::Absent => self.unheard.as_deref(),
+            Signal::Known(_) | Signal::Absent => self.unreachable_gateway.as_deref(),
         }
     }
 }
 
 /// What a service's demand asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Desire {
+pub struct Recommendation {
     /// Requests waiting, running and held; `None` if unknown.
     pub queue_depth: Option<u64>,
     /// Replicas that the demand asks for, before any window or bound.
@@ -149,7 +149,7 @@ pub struct Desire {
 }
 
 /// What the service's demand asks for, within its own bounds.
-pub fn desire(service: &Service, now: Timestamp) -> Desire {
+pub fn recommend(service: &Service, now: Timestamp) -> Recommendation {
     let asked = ask(service, now);
     let bounded = asked
         .desired
@@ -159,21 +159,21 @@ pub fn desire(service: &Service, now: Timestamp) -> Desire {
         n if n < asked.desired => Some(LimitedBy::MaxReplicas),
         _ => asked.limited_by,
     };
-    Desire {
+    Recommendation {
         desired: bounded,
         limited_by,
         ..asked
     }
 }
 
-fn ask(service: &Service, now: Timestamp) -> Desire {
+fn ask(service: &Service, now: Timestamp) -> Recommendation {
     let Service {
         held,
         current,
         target,
         ..
     } = *service;
-    let hold = |queue_depth, asked, limited_by, reason| Desire {
+    let hold = |queue_depth, asked, limited_by, reason| Recommendation {
         queue_depth,
         asked,
         desired: current,
@@ -195,14 +195,14 @@ fn ask(service: &Service, now: Timestamp) -> Desire {
             "scaling.paused is true".to_owned(),
         );
     }
-    if current == 0 && service.demand == Demand::Unwelcome {
+    if current == 0 && service.activation == Activation::Never {
         return hold(total, 0, None, "activation.mode is Never".to_owned());
     }
     if let Some(why) = unknown {
         // what is known may add replicas; what is unknown takes none away
         let desired = replicas_for(known, target).max(current);
         let reason = format!("demand unknown ({why}): holds at {desired}");
-        return Desire {
+        return Recommendation {
             desired,
             ..hold(None, desired, Some(LimitedBy::Signal), reason)
         };
@@ -220,7 +220,7 @@ fn ask(service: &Service, now: Timestamp) -> Desire {
     steady(
         service,
         now,
-        Desire {
+        Recommendation {
             desired: asked,
             ..hold(Some(depth), asked, None, reason)
         },
@@ -228,34 +228,34 @@ fn ask(service: &Service, now: Timestamp) -> Desire {
 }
 
 /// Nothing is queued and nothing runs: one replica stays until the service was idle for long enough.
-fn rest(service: &Service, now: Timestamp, quiet: Desire) -> Desire {
+fn rest(service: &Service, now: Timestamp, quiet: Recommendation) -> Recommendation {
     if service.current == 0 {
         return quiet;
     }
-    let Some(active_at) = service.active_at else {
+    let Some(last_active) = service.last_active else {
         let reason = format!("{}; its counters have not been read yet", quiet.reason);
-        return Desire {
+        return Recommendation {
             asked: service.current,
             limited_by: Some(LimitedBy::Signal),
             reason,
             ..quiet
         };
     };
-    let idle = now.duration_since(active_at);
+    let idle = now.duration_since(last_active);
     if idle >= service.idle_after {
         let reason = format!(
             "idle for {} s, scaling.idle.after is {} s",
             idle.as_secs(),
             service.idle_after.as_secs()
         );
-        return Desire {
+        return Recommendation {
             desired: 0,
             reason,
             ..quiet
         };
     }
-    let at = active_at.checked_add(service.idle_after).ok();
-    let one = Desire {
+    let at = last_active.checked_add(service.idle_after).ok();
+    let one = Recommendation {
         asked: 1,
         desired: 1,
         next_look: at,
@@ -266,31 +266,31 @@ fn rest(service: &Service, now: Timestamp, quiet: Desire) -> Desire {
 }
 
 /// Follows a lower number only when no higher one was asked for within the window.
-fn steady(service: &Service, now: Timestamp, desire: Desire) -> Desire {
-    if desire.desired >= service.current {
-        return desire;
+fn steady(service: &Service, now: Timestamp, recommendation: Recommendation) -> Recommendation {
+    if recommendation.desired >= service.current {
+        return recommendation;
     }
     let highest = service
         .history
-        .stabilized(desire.desired, service.window, now);
+        .stabilized(recommendation.desired, service.window, now);
     let desired = highest.replicas.min(service.current);
-    if desired == desire.desired {
-        return desire;
+    if desired == recommendation.desired {
+        return recommendation;
     }
     let expires = highest.at.checked_add(service.window).ok();
     let reason = format!(
         "{}; {} within the last {} s",
-        desire.reason,
+        recommendation.reason,
         highest.replicas,
         service.window.as_secs()
     );
-    let next_look = desire.next_look.into_iter().chain(expires).min();
-    Desire {
+    let next_look = recommendation.next_look.into_iter().chain(expires).min();
+    Recommendation {
         desired,
         limited_by: Some(LimitedBy::Stabilization),
         reason,
         next_look,
-        ..desire
+        ..recommendation
     }
 }
 

@@ -2,13 +2,13 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::budget::{Load, Purse, Refused};
+use crate::budget::{BudgetAdmission, Denied, RunningCost};
 use crate::capacity::{Gang, Room};
 use crate::limit::LimitedBy;
 
 /// Workers may wait for a node for this long, and for up to half as long again that differs from gang to gang: of two gangs that hold
 /// what the other needs, one lets go first.
-const PATIENCE: SignedDuration = SignedDuration::from_mins(2);
+const SCHEDULING_TIMEOUT: SignedDuration = SignedDuration::from_mins(2);
 /// A gang that was taken back waits for this long, twice as long each time, ...
 const FIRST_BACKOFF: SignedDuration = SignedDuration::from_secs(30);
 /// ... but not longer than this, and for up to half as long again that differs from gang to gang.
@@ -45,7 +45,7 @@ pub struct Role {
     /// What they need.
     pub gang: Gang,
     /// What each of them costs, and how long it takes to stop.
-    pub worker: Load,
+    pub worker: RunningCost,
     /// How many have a pod, or have ended well. While the job runs, the others are on their way, and need their room and their money
     /// all the same.
     pub present: u32,
@@ -87,18 +87,18 @@ impl Job {
     }
 
     /// What its workers cost.
-    pub(crate) fn loads(&self) -> Vec<(Load, u32)> {
+    pub(crate) fn loads(&self) -> Vec<(RunningCost, u32)> {
         let roles = self.roles.iter();
         roles.map(|role| (role.worker, role.gang.workers)).collect()
     }
 
     /// When a gang that is still incomplete is taken back.
     fn taken_back_at(&self) -> Option<Timestamp> {
-        let patience = PATIENCE + self.share(PATIENCE / 2, 0);
+        let patience = SCHEDULING_TIMEOUT + self.share(SCHEDULING_TIMEOUT / 2, 0);
         self.incomplete_since?.checked_add(patience).ok()
     }
 
-    fn take_back(&self, now: Timestamp) -> Retry {
+    fn evict(&self, now: Timestamp) -> Retry {
         let count = self.retry.map_or(0, |retry| retry.count);
         let wait = FIRST_BACKOFF
             .saturating_mul(1 << count.min(10))
@@ -120,7 +120,7 @@ impl Job {
 
 /// What becomes of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Turn {
+pub struct JobDecision {
     /// The job.
     pub name: String,
     /// It may run.
@@ -138,16 +138,16 @@ pub struct Turn {
 }
 
 /// Decides who runs: by priority, then by age. Running jobs go on while there is money; a gang starts when all of it fits and the
-/// purse pays for all of it. Whoever must wait for room or money is not overtaken, but a gang that no node could ever take, or whose
+/// budgets admit all of it. Whoever must wait for room or money is not overtaken, but a gang that no node could ever take, or whose
 /// price is unknown, holds nobody up; nor does one that was taken back because some of its workers found no node.
 ///
-/// `capacity` and `purse` are those left by what runs, workers that have no pod yet included.
-pub fn queue(
+/// `capacity` and `admission` are those left by what runs, workers that have no pod yet included.
+pub fn schedule(
     jobs: &[Job],
     capacity: &mut impl Room,
-    purse: &mut Purse,
+    admission: &mut BudgetAdmission,
     now: Timestamp,
-) -> Vec<Turn> {
+) -> Vec<JobDecision> {
     let mut waiting: Vec<&Job> = jobs.iter().collect();
     waiting.sort_by_key(|job| {
         (
@@ -162,10 +162,10 @@ pub fn queue(
     waiting
         .into_iter()
         .map(|job| {
-            let verdict = judge(job, first, capacity, purse, now);
+            let verdict = decide_job(job, first, capacity, admission, now);
             let Err((limited_by, reason)) = verdict else {
                 let reason = format!("{} workers run", job.workers());
-                return Turn {
+                return JobDecision {
                     name: job.name.clone(),
                     run: true,
                     limited_by: None,
@@ -176,7 +176,7 @@ pub fn queue(
                 };
             };
             let taken_back = job.running && limited_by == LimitedBy::Capacity;
-            let retry = taken_back.then(|| job.take_back(now));
+            let retry = taken_back.then(|| job.evict(now));
             let waits_until = retry
                 .or(job.retry)
                 .map(|retry| retry.at)
@@ -191,7 +191,7 @@ pub fn queue(
                 place += 1;
                 place
             });
-            Turn {
+            JobDecision {
                 name: job.name.clone(),
                 run: false,
                 limited_by: Some(limited_by),
@@ -208,25 +208,25 @@ fn can_ever_run(job: &Job, capacity: &mut impl Room) -> bool {
     capacity.could_fit(&job.gangs()) >= job.workers()
 }
 
-fn judge(
+fn decide_job(
     job: &Job,
     first: Option<&Job>,
     capacity: &mut impl Room,
-    purse: &mut Purse,
+    admission: &mut BudgetAdmission,
     now: Timestamp,
 ) -> Result<(), (LimitedBy, String)> {
     if job.suspend {
         return Err((LimitedBy::Suspended, "spec.suspend is true".to_owned()));
     }
-    if let Some(standing) = purse
-        .standings()
+    if let Some(budget_state) = admission
+        .budget_states()
         .iter()
-        .find(|standing| standing.is_exhausted())
+        .find(|budget_state| budget_state.is_exhausted())
     {
         let (name, spent, limit) = (
-            &standing.budget.name,
-            standing.budget.spent.rounded(2),
-            standing.budget.limit.rounded(2),
+            &budget_state.budget.name,
+            budget_state.budget.spent.rounded(2),
+            budget_state.budget.limit.rounded(2),
         );
         return Err((
             LimitedBy::Budget,
@@ -235,7 +235,7 @@ fn judge(
     }
     if job.running {
         if job.taken_back_at().is_some_and(|at| at <= now) {
-            let waits = "some of its workers found no node in time; all are taken back, and it waits for its turn again";
+            let waits = "some of its workers found no node in time; all are taken back, and it waits for its decision again";
             return Err((LimitedBy::Capacity, waits.to_owned()));
         }
         return Ok(());
@@ -271,15 +271,15 @@ fn judge(
             format!("there is room for {fit} of its {workers} workers now"),
         ));
     }
-    match purse.take_all(&job.loads()) {
+    match admission.admit_all(&job.loads()) {
         Ok(()) => {
             for gang in gangs {
                 capacity.place(gang);
             }
             Ok(())
         }
-        Err(Refused::Budget { message, .. }) => Err((LimitedBy::Budget, message)),
-        Err(Refused::Unknown(why)) => Err((LimitedBy::PriceUnknown, why)),
+        Err(Denied::Budget { message, .. }) => Err((LimitedBy::Budget, message)),
+        Err(Denied::Unknown(why)) => Err((LimitedBy::PriceUnknown, why)),
     }
 }
 
@@ -291,7 +291,7 @@ mod tests {
     use jiff::tz::TimeZone;
 
     use super::*;
-    use crate::budget::{Budget, OnExhausted, RunningTotals, Standing};
+    use crate::budget::{Budget, BudgetState, OnExhausted, RunningTotals};
     use crate::calendar::Period;
     use crate::capacity::{Capacity, Node, Resources};
     use crate::money::Money;
@@ -326,7 +326,7 @@ mod tests {
                 worker: gpus(1),
                 node_selector: BTreeMap::new(),
             },
-            worker: Load {
+            worker: RunningCost {
                 rate: Some("2".parse().unwrap()),
                 stop_seconds: 0,
             },
@@ -345,8 +345,8 @@ mod tests {
         }
     }
 
-    fn purse(left: Option<&str>) -> Purse {
-        let standing = left.map(|limit| {
+    fn admission(left: Option<&str>) -> BudgetAdmission {
+        let budget_state = left.map(|limit| {
             let budget = Budget {
                 name: "team".into(),
                 limit: limit.parse().unwrap(),
@@ -358,28 +358,28 @@ mod tests {
                 corrections: Money::ZERO,
                 doubt: None,
             };
-            Standing::of(budget, &[], now(), &TimeZone::UTC)
+            BudgetState::of(budget, &[], now(), &TimeZone::UTC)
         });
-        Purse::new(
-            standing.into_iter().collect(),
+        BudgetAdmission::new(
+            budget_state.into_iter().collect(),
             RunningTotals::default(),
             now(),
         )
     }
 
-    fn limits(turns: &[Turn]) -> Vec<(&str, Option<LimitedBy>)> {
-        turns
+    fn limits(job_decisions: &[JobDecision]) -> Vec<(&str, Option<LimitedBy>)> {
+        job_decisions
             .iter()
-            .map(|turn| (turn.name.as_str(), turn.limited_by))
+            .map(|decision| (decision.name.as_str(), decision.limited_by))
             .collect()
     }
 
     #[test]
     fn a_gang_starts_whole_or_not_at_all_and_is_not_overtaken() {
         let jobs = [job("a", 3), job("b", 2), job("c", 1)];
-        let turns = queue(&jobs, &mut nodes(&[4]), &mut purse(None), now());
+        let job_decisions = schedule(&jobs, &mut nodes(&[4]), &mut admission(None), now());
         assert_eq!(
-            limits(&turns),
+            limits(&job_decisions),
             [
                 ("a", None),
                 ("b", Some(LimitedBy::Capacity)),
@@ -387,21 +387,24 @@ mod tests {
             ]
         );
         assert_eq!(
-            turns.iter().map(|turn| turn.position).collect::<Vec<_>>(),
+            job_decisions
+                .iter()
+                .map(|decision| decision.position)
+                .collect::<Vec<_>>(),
             [None, Some(1), Some(2)]
         );
     }
 
     #[test]
     fn a_gang_that_could_never_fit_holds_nobody_up() {
-        let turns = queue(
+        let job_decisions = schedule(
             &[job("a", 9), job("b", 2)],
             &mut nodes(&[4]),
-            &mut purse(None),
+            &mut admission(None),
             now(),
         );
         assert_eq!(
-            limits(&turns),
+            limits(&job_decisions),
             [("a", Some(LimitedBy::Capacity)), ("b", None)]
         );
     }
@@ -416,23 +419,28 @@ mod tests {
             priority: 10,
             ..job("urgent", 4)
         };
-        let turns = queue(&[older, urgent], &mut nodes(&[4]), &mut purse(None), now());
+        let job_decisions = schedule(
+            &[older, urgent],
+            &mut nodes(&[4]),
+            &mut admission(None),
+            now(),
+        );
         assert_eq!(
-            limits(&turns),
+            limits(&job_decisions),
             [("urgent", None), ("older", Some(LimitedBy::Capacity))]
         );
     }
 
     #[test]
-    fn the_purse_pays_for_whole_gangs() {
-        let turns = queue(
+    fn budgets_pay_for_whole_gangs() {
+        let job_decisions = schedule(
             &[job("a", 2), job("b", 2)],
             &mut nodes(&[8]),
-            &mut purse(Some("7")),
+            &mut admission(Some("7")),
             now(),
         );
         assert_eq!(
-            limits(&turns),
+            limits(&job_decisions),
             [("a", None), ("b", Some(LimitedBy::Budget))]
         );
     }
@@ -443,8 +451,13 @@ mod tests {
             running: true,
             ..job("a", 2)
         };
-        let turns = queue(&[running], &mut nodes(&[8]), &mut purse(Some("0")), now());
-        assert_eq!(limits(&turns), [("a", Some(LimitedBy::Budget))]);
+        let job_decisions = schedule(
+            &[running],
+            &mut nodes(&[8]),
+            &mut admission(Some("0")),
+            now(),
+        );
+        assert_eq!(limits(&job_decisions), [("a", Some(LimitedBy::Budget))]);
     }
 
     #[test]
@@ -453,13 +466,16 @@ mod tests {
             settled: false,
             ..job("a", 2)
         };
-        let turns = queue(
+        let job_decisions = schedule(
             &[stopping, job("b", 2)],
             &mut nodes(&[8]),
-            &mut purse(None),
+            &mut admission(None),
             now(),
         );
-        assert_eq!(limits(&turns), [("a", Some(LimitedBy::Queue)), ("b", None)]);
+        assert_eq!(
+            limits(&job_decisions),
+            [("a", Some(LimitedBy::Queue)), ("b", None)]
+        );
     }
 
     #[test]
@@ -473,21 +489,23 @@ mod tests {
             incomplete_since: Some(since),
             ..job("a", 3)
         };
-        let turn = |job: &Job, now| {
-            queue(
+        let decide_one = |job: &Job, now| {
+            schedule(
                 std::slice::from_ref(job),
                 &mut nodes(&[2]),
-                &mut purse(None),
+                &mut admission(None),
                 now,
             )
             .remove(0)
         };
-        let patient = turn(&half(now()), now());
+        let patient = decide_one(&half(now()), now());
         let deadline = patient.next_look.unwrap();
         assert!(
-            patient.run && deadline >= now() + PATIENCE && deadline <= now() + PATIENCE * 3 / 2
+            patient.run
+                && deadline >= now() + SCHEDULING_TIMEOUT
+                && deadline <= now() + SCHEDULING_TIMEOUT * 3 / 2
         );
-        let back = turn(&half(now()), deadline);
+        let back = decide_one(&half(now()), deadline);
         let retry = back.retry.unwrap();
         assert_eq!(
             (back.run, back.limited_by, retry.count),
@@ -500,13 +518,13 @@ mod tests {
             ..job("a", 3)
         };
         let both = [waiting.clone(), job("b", 2)];
-        let during = queue(&both, &mut nodes(&[3]), &mut purse(None), deadline);
+        let during = schedule(&both, &mut nodes(&[3]), &mut admission(None), deadline);
         assert_eq!(
             limits(&during),
             [("a", Some(LimitedBy::Capacity)), ("b", None)]
         );
         assert_eq!(during[0].next_look, Some(retry.at));
-        let after = queue(&both, &mut nodes(&[3]), &mut purse(None), retry.at);
+        let after = schedule(&both, &mut nodes(&[3]), &mut admission(None), retry.at);
         assert_eq!(
             limits(&after),
             [("a", None), ("b", Some(LimitedBy::Capacity))]
@@ -527,7 +545,7 @@ mod tests {
                 retry,
                 ..job("a", 3)
             };
-            job.take_back(now()).at.duration_since(now())
+            job.evict(now()).at.duration_since(now())
         };
         assert!(wait(0) >= FIRST_BACKOFF && wait(2) >= FIRST_BACKOFF * 4);
         assert!(wait(u32::MAX) <= LONGEST_BACKOFF * 3 / 2);

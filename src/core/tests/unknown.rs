@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bursar_core::model::event::{Deployment, Event, Held, Owner, Pod, PodShape, Reading, Service};
 use bursar_core::model::{Key, Model};
 use bursar_core::plan::{Decisions, decide};
-use bursar_core::scaling::Demand;
+use bursar_core::scaling::Activation;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
@@ -30,7 +30,7 @@ fn service() -> Service {
         idle_after: SignedDuration::from_secs(60),
         drain_timeout: SignedDuration::from_secs(60),
         paused: false,
-        activation: Demand::Welcome,
+        activation: Activation::OnDemand,
         replica: Arc::new(PodShape::default()),
         grace_seconds: 30,
     }

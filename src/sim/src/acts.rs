@@ -110,8 +110,8 @@ impl Simulation {
             drain_timeout: seconds(self.rng.i64(0..60)),
             paused: false,
             activation: match self.rng.u8(..12) {
-                0 => scaling::Demand::Unwelcome,
-                _ => scaling::Demand::Welcome,
+                0 => scaling::Activation::Never,
+                _ => scaling::Activation::OnDemand,
             },
             replica: self.shape(),
             grace_seconds: self.rng.i64(0..30),

@@ -217,7 +217,7 @@ impl Simulation {
                 decision.limited_by,
                 Some(LimitedBy::Budget | LimitedBy::PriceUnknown | LimitedBy::Paused)
             );
-            let never = spec.activation == scaling::Demand::Unwelcome;
+            let never = spec.activation == scaling::Activation::Never;
             let asked = scaling::replicas_for(depth, spec.target);
             let expected = asked.clamp(spec.min.min(spec.max), spec.max);
             if is_free && !never && decision.allowed != expected {
@@ -234,7 +234,7 @@ impl Simulation {
             {
                 continue;
             }
-            let Some(turn) = self.statuses.jobs.get(key) else {
+            let Some(decision) = self.statuses.jobs.get(key) else {
                 return Err(self.violation(format!("no decision over {}", key.name)));
             };
             let running = job.batch_jobs.values().any(|batch| batch.running);
@@ -243,8 +243,8 @@ impl Simulation {
                 .as_ref()
                 .is_some_and(|leader| leader.orders.contains_key(&(key.clone(), true)));
             let known: usize = job.batch_jobs.len();
-            if !is_on_its_way && (running != turn.run || known != spec.roles.len()) {
-                let what = format!("{} runs: {running}: {turn:?}", key.name);
+            if !is_on_its_way && (running != decision.run || known != spec.roles.len()) {
+                let what = format!("{} runs: {running}: {decision:?}", key.name);
                 return Err(self.violation(what));
             }
         }
@@ -311,9 +311,9 @@ impl Simulation {
         if self.witness.is_none() {
             return;
         }
-        let standings = self.statuses.budgets.iter();
-        let ordered = standings.filter(|(key, _)| *key.namespace == *namespace);
-        let ordered = ordered.map(|(_, standing)| standing.rate).max();
+        let budget_states = self.statuses.budgets.iter();
+        let ordered = budget_states.filter(|(key, _)| *key.namespace == *namespace);
+        let ordered = ordered.map(|(_, budget_state)| budget_state.rate).max();
         let rate = self.ledger.rate(namespace).max(ordered.unwrap_or_default());
         let amount = rate.cost_for_seconds_rounded_up(seconds);
         *self.excused.entry(namespace.into()).or_default() += amount;
@@ -331,8 +331,8 @@ impl Simulation {
         let within: Interval = budget.period.bounds(self.now, &self.zone);
         let limit = budget.limit;
         let spent = self.ledger.spent(&key.namespace, within, self.now);
-        let standing = self.statuses.budgets.get(key);
-        let reserve = standing.map_or(Money::ZERO, |standing| standing.reserve);
+        let budget_state = self.statuses.budgets.get(key);
+        let reserve = budget_state.map_or(Money::ZERO, |budget_state| budget_state.reserve);
         let rate = self.ledger.rate(&key.namespace);
         let needed = rate.cost_for_seconds_rounded_up(seconds + 10) + reserve;
         if spent + needed >= limit {

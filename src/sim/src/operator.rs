@@ -215,9 +215,9 @@ impl Simulation {
             }
         }
         self.statuses.jobs.extend(jobs);
-        for (key, standing) in budgets {
-            if standing.is_exhausted() {
-                let start = standing.period.start;
+        for (key, budget_state) in budgets {
+            if budget_state.is_exhausted() {
+                let start = budget_state.period.start;
                 let known = self.statuses.exhausted.get(&key);
                 if known.is_none_or(|(_, of)| *of != start) {
                     self.statuses
@@ -226,7 +226,7 @@ impl Simulation {
                     self.metrics.exhaustions += 1;
                 }
             }
-            self.statuses.budgets.insert(key, standing);
+            self.statuses.budgets.insert(key, budget_state);
         }
     }
 

@@ -176,7 +176,7 @@ fn add_service(
         idle_after: scenario.idle_after,
         drain_timeout: scenario.drain_timeout,
         paused: false,
-        activation: scaling::Demand::Welcome,
+        activation: scaling::Activation::OnDemand,
         replica: shape(gpus, POD_CPU_MILLI, Some(&engine.gpu)),
         grace_seconds: scenario.grace_seconds,
     };

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use bursar_core::budget::{Latch, Standing};
+use bursar_core::budget::{BudgetState, Latch};
 use bursar_core::model::{Key, Model, Name};
 use bursar_core::plan::{Decision, JobOrder, ServiceOrder};
-use bursar_core::training::Turn;
+use bursar_core::training::JobDecision;
 use fastrand::Rng;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
@@ -63,8 +63,8 @@ pub(crate) struct Leader {
 #[derive(Debug, Default)]
 pub(crate) struct Statuses {
     pub(crate) services: BTreeMap<Key, Decision>,
-    pub(crate) jobs: BTreeMap<Key, Turn>,
-    pub(crate) budgets: BTreeMap<Key, Standing>,
+    pub(crate) jobs: BTreeMap<Key, JobDecision>,
+    pub(crate) budgets: BTreeMap<Key, BudgetState>,
     /// When each budget was first exhausted in its period, and the period's start.
     pub(crate) exhausted: BTreeMap<Key, (Timestamp, Timestamp)>,
 }

@@ -128,8 +128,8 @@ impl Witness {
         if let Some(node) = model.overcommitted_node() {
             return Err(format!("room on {node} is given twice"));
         }
-        for (key, standing) in &decisions.budgets {
-            match standing.is_exhausted() {
+        for (key, budget_state) in &decisions.budgets {
+            match budget_state.is_exhausted() {
                 true => drop(self.exhausted.insert(key.clone())),
                 false => drop(self.exhausted.remove(key)),
             }

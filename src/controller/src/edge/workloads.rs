@@ -8,7 +8,7 @@ use bursar_core::calendar::Period;
 use bursar_core::model::Key;
 use bursar_core::model::event::{Budget, Event, Name, Service};
 use bursar_core::money::{Money, NANOS};
-use bursar_core::scaling::Demand;
+use bursar_core::scaling::Activation;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use kube::ResourceExt;
@@ -52,8 +52,8 @@ impl WorkloadReader<'_> {
             // what demand makes of a service that cannot be read now is not known
             paused: object.spec.scaling.paused || self.context.unreadable.contains(object),
             activation: match object.spec.activation.mode {
-                ActivationMode::OnDemand => Demand::Welcome,
-                ActivationMode::Never => Demand::Unwelcome,
+                ActivationMode::OnDemand => Activation::OnDemand,
+                ActivationMode::Never => Activation::Never,
             },
             replica: self.allocations.shape(self.context, &key.namespace, &spec),
             grace_seconds: grace_seconds(template),

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use bursar_api::revenue::Revenue;
 use bursar_api::spend::{SpendSummary, WorkloadRef};
-use bursar_core::budget::{Latch, Standing};
+use bursar_core::budget::{BudgetState, Latch};
 use bursar_core::calendar::Month;
 use bursar_core::correction;
 use bursar_core::model::ServiceView;
 use bursar_core::money::Money;
 use bursar_core::plan::LimitedBy;
-use bursar_core::training::Turn;
+use bursar_core::training::JobDecision;
 use jiff::Timestamp;
 use kube::{Resource, ResourceExt};
 
@@ -41,19 +41,19 @@ pub(crate) enum StatusInput {
     /// Of a TrainingJob.
     Job {
         /// `None` once it has ended.
-        turn: Option<Turn>,
+        decision: Option<JobDecision>,
         /// Whether the price of its workers is known.
         has_known_price: bool,
     },
     /// Of a budget.
-    Budget(Standing),
+    Budget(BudgetState),
 }
 
 impl StatusInput {
     /// The latch of a budget.
     pub(super) fn latch(&self) -> Option<Latch> {
         match self {
-            Self::Budget(standing) => standing.budget.latch,
+            Self::Budget(budget_state) => budget_state.budget.latch,
             Self::Service(_) | Self::Job { .. } => None,
         }
     }
@@ -79,15 +79,15 @@ pub(super) async fn write(
         (
             Subject::Job(_),
             StatusInput::Job {
-                turn,
+                decision,
                 has_known_price,
             },
         ) => {
             let unpriced = !has_known_price;
-            write_job(context, subject, turn.as_ref(), unpriced, failure, now).await
+            write_job(context, subject, decision.as_ref(), unpriced, failure, now).await
         }
-        (Subject::Budget(_), StatusInput::Budget(standing)) => {
-            write_budget(context, subject, standing, now).await
+        (Subject::Budget(_), StatusInput::Budget(budget_state)) => {
+            write_budget(context, subject, budget_state, now).await
         }
         _ => Ok(Outcome::Done(None)),
     }
@@ -121,7 +121,7 @@ async fn write_service(
     }
     let pods = lock(&context.index).pods_of(&context.stores.pods, &workload);
     let pods: Vec<_> = pods.iter().map(AsRef::as_ref).collect();
-    let facts = inference::status::Facts {
+    let parts = inference::status::StatusParts {
         decision,
         pods: &pods,
         port: inference::port(context, &object),
@@ -130,14 +130,14 @@ async fn write_service(
         observe_only: context.observe_only,
         now,
     };
-    let next = |pacing: &mut StatusPacing| inference::status::next(&object, pacing, facts);
+    let next = |pacing: &mut StatusPacing| inference::status::next(&object, pacing, parts);
     write_paced(context, subject, &*object, now, next).await
 }
 
 async fn write_job(
     context: &Context,
     subject: &Subject,
-    turn: Option<&Turn>,
+    decision: Option<&JobDecision>,
     unpriced: bool,
     failure: Option<String>,
     now: Timestamp,
@@ -148,7 +148,8 @@ async fn write_job(
     let Some(workload) = subject.workload() else {
         return Ok(Outcome::Done(None));
     };
-    let is_limited = turn.is_some_and(|turn| turn.limited_by == Some(LimitedBy::PriceUnknown));
+    let is_limited =
+        decision.is_some_and(|decision| decision.limited_by == Some(LimitedBy::PriceUnknown));
     let old = object
         .status
         .as_ref()
@@ -158,22 +159,22 @@ async fn write_job(
     let pods = lock(&context.index).pods_of(&context.stores.pods, &workload);
     let pods: Vec<_> = pods.iter().map(AsRef::as_ref).collect();
     let roles = training::job::role_jobs(&context.stores, &object);
-    let facts = training::status::Facts {
-        turn,
+    let parts = training::status::StatusParts {
+        decision,
         roles: &roles,
         pods: &pods,
         spend,
         failure,
         now,
     };
-    let next = |pacing: &mut StatusPacing| training::status::next(&object, pacing, facts);
+    let next = |pacing: &mut StatusPacing| training::status::next(&object, pacing, parts);
     write_paced(context, subject, &*object, now, next).await
 }
 
 async fn write_budget(
     context: &Context,
     subject: &Subject,
-    standing: &Standing,
+    budget_state: &BudgetState,
     now: Timestamp,
 ) -> Result<Outcome, ApiError> {
     let Some(object) = cached(&context.stores.budgets, subject.key()) else {
@@ -181,7 +182,8 @@ async fn write_budget(
     };
     let prices = context.prices(now);
     let currency = &prices.lists.currency;
-    let next = |pacing: &mut StatusPacing| budget::next(&object, pacing, standing, currency, now);
+    let next =
+        |pacing: &mut StatusPacing| budget::next(&object, pacing, budget_state, currency, now);
     let before = object
         .status
         .as_ref()
@@ -189,7 +191,7 @@ async fn write_budget(
     let before = before.map(|latch| latch.period_start.0);
     let outcome = write_paced(context, subject, &*object, now, next).await?;
     let is_written = matches!(outcome, Outcome::Done(_)) && is_last_write(context, subject, now);
-    if is_written && let Some(event) = events::of_latch(before, standing) {
+    if is_written && let Some(event) = events::of_latch(before, budget_state) {
         context.events.send(object.object_ref(&()), event);
     }
     Ok(outcome)

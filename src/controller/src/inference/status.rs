@@ -23,7 +23,7 @@ use crate::status_pacing::{
 };
 
 /// What goes into a status.
-pub(crate) struct Facts<'a> {
+pub(crate) struct StatusParts<'a> {
     pub(crate) decision: &'a Decision,
     pub(crate) pods: &'a [&'a Pod],
     pub(crate) port: Option<u16>,
@@ -41,12 +41,12 @@ const FOLLOWING: [&str; 2] = [WITHIN_BUDGET, SIGNALS_AVAILABLE];
 pub(crate) fn next(
     object: &InferenceDeployment,
     pacing: &mut StatusPacing,
-    facts: Facts<'_>,
+    parts: StatusParts<'_>,
 ) -> NextStatus<InferenceDeploymentStatus> {
     let empty = InferenceDeploymentStatus::default();
     let old = object.status.as_ref().unwrap_or(&empty);
-    let decision = facts.decision;
-    let alive: Vec<&&Pod> = facts
+    let decision = parts.decision;
+    let alive: Vec<&&Pod> = parts
         .pods
         .iter()
         .filter(|pod| !pod::is_terminal(pod) && pod.metadata.deletion_timestamp.is_none())
@@ -72,7 +72,7 @@ pub(crate) fn next(
         limited_by: decision.limited_by,
         reason: decision.reason.clone(),
         activation: Some(ActivationStatus {
-            port: facts.port.map(i32::from),
+            port: parts.port.map(i32::from),
             refusal: decision.refusal.as_ref().map(|refusal| RefusalStatus {
                 status: 0,
                 reason: refusal.reason.to_string(),
@@ -80,15 +80,15 @@ pub(crate) fn next(
                 retry_at: refusal.retry_at.map(Time),
             }),
         }),
-        spend: Some(facts.spend.summary.clone()),
+        spend: Some(parts.spend.summary.clone()),
         conditions: Vec::new(),
     };
-    let says = says(decision, ready, &facts);
+    let says = says(decision, ready, &parts);
     status.conditions = conditions::updated_conditions(
         &old.conditions,
         says,
         object.metadata.generation,
-        facts.now,
+        parts.now,
     );
     let change = Change {
         at_once: object.status.is_none() || decisive(old) != decisive(&status),
@@ -97,9 +97,9 @@ pub(crate) fn next(
         figures: figures(old) != figures(&status),
         spending: spend_status::is_spending(status.spend.as_ref()),
         as_of: spend_status::as_of(old.spend.as_ref()),
-        changes_at: health::changes_at(facts.pods, facts.now),
+        changes_at: health::changes_at(parts.pods, parts.now),
     };
-    pacing.next(object, object.status.as_ref(), status, change, facts.now)
+    pacing.next(object, object.status.as_ref(), status, change, parts.now)
 }
 
 /// A status without what follows readings, and without figures.
@@ -146,7 +146,7 @@ fn figures(status: &InferenceDeploymentStatus) -> impl PartialEq {
     )
 }
 
-fn says(decision: &Decision, ready: usize, facts: &Facts<'_>) -> Vec<ConditionState> {
+fn says(decision: &Decision, ready: usize, parts: &StatusParts<'_>) -> Vec<ConditionState> {
     let say = |kind, status, reason, message: String| ConditionState {
         kind,
         status: Some(status),
@@ -209,9 +209,9 @@ fn says(decision: &Decision, ready: usize, facts: &Facts<'_>) -> Vec<ConditionSt
                 "every signal can be read".to_owned(),
             ),
         },
-        condition::priced(&facts.spend),
-        match health::condition(facts.pods, facts.failure.as_deref(), facts.now) {
-            healthy if facts.observe_only && healthy.status == Some(true) => say(
+        condition::priced(&parts.spend),
+        match health::condition(parts.pods, parts.failure.as_deref(), parts.now) {
+            healthy if parts.observe_only && healthy.status == Some(true) => say(
                 PODS_HEALTHY,
                 true,
                 pods_healthy::OBSERVE_ONLY,
@@ -260,7 +260,7 @@ mod tests {
                 unlisted: None,
                 unpriced: false,
             };
-            let facts = Facts {
+            let parts = StatusParts {
                 decision,
                 pods: &[],
                 port: Some(20_000),
@@ -269,7 +269,7 @@ mod tests {
                 observe_only: false,
                 now: self.now,
             };
-            let next = next(&self.object, &mut self.pacing, facts);
+            let next = next(&self.object, &mut self.pacing, parts);
             if let Some(status) = next.status {
                 self.object.status = Some(status);
                 self.writes += 1;

@@ -192,7 +192,7 @@ fn a_job_starts_is_suspended_and_resumes() {
 fn a_budget_is_exhausted_once_a_period_and_reopens() {
     let at = |text: &str| text.parse::<Timestamp>().unwrap();
     let (yesterday, start) = (at("2026-11-25T00:00:00Z"), at("2026-11-26T00:00:00Z"));
-    let standing = |latched: bool| Standing {
+    let budget_state = |latched: bool| BudgetState {
         budget: Budget {
             name: "team".to_owned(),
             limit: "5".parse().unwrap(),
@@ -218,16 +218,19 @@ fn a_budget_is_exhausted_once_a_period_and_reopens() {
         exhausted_at: None,
     };
     let exhausted = "Warning BudgetExhausted ScaleToZero: 4.9000 of 5.0000 spent, and stopping costs 0.1000: ScaleToZero until 2026-11-27T00:00:00Z, or until its limit is raised or a credit is given";
-    assert_eq!(text(of_latch(None, &standing(true))), exhausted);
-    assert_eq!(text(of_latch(Some(start), &standing(true))), "");
-    assert_eq!(text(of_latch(Some(yesterday), &standing(true))), exhausted);
-    assert_eq!(text(of_latch(None, &standing(false))), "");
+    assert_eq!(text(of_latch(None, &budget_state(true))), exhausted);
+    assert_eq!(text(of_latch(Some(start), &budget_state(true))), "");
     assert_eq!(
-        text(of_latch(Some(start), &standing(false))),
+        text(of_latch(Some(yesterday), &budget_state(true))),
+        exhausted
+    );
+    assert_eq!(text(of_latch(None, &budget_state(false))), "");
+    assert_eq!(
+        text(of_latch(Some(start), &budget_state(false))),
         "Normal BudgetReopened Reopen: its limit was raised, or a credit was given"
     );
     assert_eq!(
-        text(of_latch(Some(yesterday), &standing(false))),
+        text(of_latch(Some(yesterday), &budget_state(false))),
         "Normal BudgetReopened BeginPeriod: a new period has begun"
     );
 }

@@ -3,11 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bursar_core::budget::{self, Budget, OnExhausted, Standing};
+use bursar_core::budget::{self, Budget, BudgetState, OnExhausted};
 use bursar_core::calendar::{Interval, Period};
 use bursar_core::money::Money;
 use bursar_core::plan::{Decision, ServiceOrder};
-use bursar_core::training::Turn;
+use bursar_core::training::JobDecision;
 
 use super::*;
 use crate::executor::order::ServiceChange;
@@ -49,7 +49,7 @@ fn order(name: &str, from: u32, to: u32, after_latch: bool) -> Order {
 }
 
 fn status(number: u64) -> StatusInput {
-    let turn = Turn {
+    let decision = JobDecision {
         name: String::new(),
         run: true,
         limited_by: None,
@@ -59,12 +59,12 @@ fn status(number: u64) -> StatusInput {
         next_look: None,
     };
     StatusInput::Job {
-        turn: Some(turn),
+        decision: Some(decision),
         has_known_price: true,
     }
 }
 
-fn standing(latched: bool) -> StatusInput {
+fn budget_state(latched: bool) -> StatusInput {
     let start = at(0);
     let limit: Money = "5".parse().unwrap();
     let latch = budget::Latch {
@@ -72,7 +72,7 @@ fn standing(latched: bool) -> StatusInput {
         limit,
         corrections: Money::ZERO,
     };
-    StatusInput::Budget(Standing {
+    StatusInput::Budget(BudgetState {
         budget: Budget {
             name: "team".to_owned(),
             limit,
@@ -192,7 +192,7 @@ fn a_stop_waits_for_its_latch_ten_seconds_at_most_whatever_the_clock_does() {
     // on record
     let mut queue = latched();
     let budget = Subject::Budget(Key::new("team", "budget"));
-    queue.status(budget, standing(true), at(1));
+    queue.status(budget, budget_state(true), at(1));
     let write = queue.take(&LANES, at(1)).unwrap();
     queue.finish(&write, &Outcome::Done(None), at(2));
     assert_eq!(take_target(&mut queue, at(2)), Some(0));
@@ -295,7 +295,7 @@ impl Stage {
             5 => {
                 let key = Key::new("team", "budget");
                 let budget = Subject::Budget(key.clone());
-                let input = standing(self.numbers.below(2) == 0);
+                let input = budget_state(self.numbers.below(2) == 0);
                 if self.numbers.below(2) == 0 {
                     self.queue.latch(&key, now);
                 }

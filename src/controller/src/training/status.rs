@@ -7,7 +7,7 @@ use bursar_api::conditions::{
 use bursar_api::training::{JobPhase, RoleStatus, TrainingJobStatus, Workers};
 use bursar_core::calendar::whole_second;
 use bursar_core::plan::LimitedBy;
-use bursar_core::training::Turn;
+use bursar_core::training::JobDecision;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -21,9 +21,9 @@ use crate::status_pacing::{
 use crate::training::job::{RoleJob, finished, gang_finished};
 
 /// What goes into a status.
-pub(crate) struct Facts<'a> {
+pub(crate) struct StatusParts<'a> {
     /// `None` once the job has ended.
-    pub(crate) turn: Option<&'a Turn>,
+    pub(crate) decision: Option<&'a JobDecision>,
     /// Its roles, in their order, with their Jobs.
     pub(crate) roles: &'a [RoleJob<'a>],
     pub(crate) pods: &'a [&'a Pod],
@@ -37,12 +37,12 @@ pub(crate) struct Facts<'a> {
 pub(crate) fn next(
     object: &TrainingJob,
     pacing: &mut StatusPacing,
-    facts: Facts<'_>,
+    parts: StatusParts<'_>,
 ) -> NextStatus<TrainingJobStatus> {
     let empty = TrainingJobStatus::default();
     let old = object.status.as_ref().unwrap_or(&empty);
-    let roles: Vec<RoleStatus> = facts.roles.iter().map(role_status).collect();
-    let phase = phase(object, &facts, &roles, old);
+    let roles: Vec<RoleStatus> = parts.roles.iter().map(role_status).collect();
+    let phase = phase(object, &parts, &roles, old);
     let starts =
         phase == JobPhase::Starting && !matches!(old.phase, JobPhase::Starting | JobPhase::Running);
     let began = matches!(phase, JobPhase::Starting | JobPhase::Running);
@@ -50,34 +50,34 @@ pub(crate) fn next(
         observed_generation: object.metadata.generation,
         phase,
         attempts: old.attempts + i32::from(starts),
-        queue_position: facts
-            .turn
-            .and_then(|turn| turn.position)
+        queue_position: parts
+            .decision
+            .and_then(|decision| decision.position)
             .and_then(|position| i32::try_from(position).ok()),
-        limited_by: facts.turn.and_then(|turn| turn.limited_by),
-        reason: facts
-            .turn
-            .map(|turn| turn.reason.clone())
+        limited_by: parts.decision.and_then(|decision| decision.limited_by),
+        reason: parts
+            .decision
+            .map(|decision| decision.reason.clone())
             .unwrap_or_default(),
         start_time: old
             .start_time
             .clone()
-            .or_else(|| began.then(|| Time(whole_second(facts.now)))),
-        completion_time: completion_time(facts.roles),
+            .or_else(|| began.then(|| Time(whole_second(parts.now)))),
+        completion_time: completion_time(parts.roles),
         workers: sum(&roles),
         // the only role of the short form has no name, and the sums are all there is to say of it
         roles: roles
             .into_iter()
             .filter(|role| !role.name.is_empty())
             .collect(),
-        spend: Some(facts.spend.summary.clone()),
+        spend: Some(parts.spend.summary.clone()),
         conditions: Vec::new(),
     };
     status.conditions = conditions::updated_conditions(
         &old.conditions,
-        says(&facts, phase),
+        says(&parts, phase),
         object.metadata.generation,
-        facts.now,
+        parts.now,
     );
     let change = Change {
         at_once: object.status.is_none() || decisive(old) != decisive(&status),
@@ -86,9 +86,9 @@ pub(crate) fn next(
         figures: figures(old) != figures(&status),
         spending: spend_status::is_spending(status.spend.as_ref()),
         as_of: spend_status::as_of(old.spend.as_ref()),
-        changes_at: health::changes_at(facts.pods, facts.now),
+        changes_at: health::changes_at(parts.pods, parts.now),
     };
-    pacing.next(object, object.status.as_ref(), status, change, facts.now)
+    pacing.next(object, object.status.as_ref(), status, change, parts.now)
 }
 
 fn role_status(found: &RoleJob<'_>) -> RoleStatus {
@@ -127,11 +127,11 @@ fn completion_time(roles: &[RoleJob<'_>]) -> Option<Time> {
 
 fn phase(
     object: &TrainingJob,
-    facts: &Facts<'_>,
+    parts: &StatusParts<'_>,
     roles: &[RoleStatus],
     old: &TrainingJobStatus,
 ) -> JobPhase {
-    match gang_finished(facts.roles) {
+    match gang_finished(parts.roles) {
         Some(true) => return JobPhase::Succeeded,
         Some(false) => return JobPhase::Failed,
         None => {}
@@ -145,10 +145,10 @@ fn phase(
         status
             .is_some_and(|status| status.active.unwrap_or(0) + status.terminating.unwrap_or(0) > 0)
     };
-    match facts.turn.is_some_and(|turn| turn.run) {
+    match parts.decision.is_some_and(|decision| decision.run) {
         true if roles.iter().all(is_complete) => JobPhase::Running,
         true => JobPhase::Starting,
-        false if facts.roles.iter().any(is_stopping) => JobPhase::Suspending,
+        false if parts.roles.iter().any(is_stopping) => JobPhase::Suspending,
         false if object.spec.suspend || old.attempts > 0 => JobPhase::Suspended,
         false => JobPhase::Queued,
     }
@@ -195,14 +195,14 @@ fn figures(status: &TrainingJobStatus) -> impl PartialEq {
     )
 }
 
-fn says(facts: &Facts<'_>, phase: JobPhase) -> Vec<ConditionState> {
+fn says(parts: &StatusParts<'_>, phase: JobPhase) -> Vec<ConditionState> {
     let say = |kind, status, reason, message: String| ConditionState {
         kind,
         status: Some(status),
         reason,
         message,
     };
-    let limit = facts.turn.and_then(|turn| turn.limited_by);
+    let limit = parts.decision.and_then(|decision| decision.limited_by);
     vec![
         match phase {
             JobPhase::Running => say(
@@ -217,7 +217,7 @@ fn says(facts: &Facts<'_>, phase: JobPhase) -> Vec<ConditionState> {
                 job_ready::SUCCEEDED,
                 "all workers ended well".to_owned(),
             ),
-            JobPhase::Failed => say(READY, false, job_ready::FAILED, failure(facts.roles)),
+            JobPhase::Failed => say(READY, false, job_ready::FAILED, failure(parts.roles)),
             _ => say(
                 READY,
                 false,
@@ -239,7 +239,7 @@ fn says(facts: &Facts<'_>, phase: JobPhase) -> Vec<ConditionState> {
                 "no budget holds it back".to_owned(),
             ),
         },
-        condition::priced(&facts.spend),
-        health::condition(facts.pods, facts.failure.as_deref(), facts.now),
+        condition::priced(&parts.spend),
+        health::condition(parts.pods, parts.failure.as_deref(), parts.now),
     ]
 }

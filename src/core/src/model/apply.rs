@@ -7,7 +7,7 @@ use crate::capacity::Gang;
 use super::event::{
     BatchJob, Deployment, Event, Job, Key, Name, Node, Owner, Pod, Reading, Service,
 };
-use super::namespace::BudgetState;
+use super::namespace::KnownBudget;
 use super::room::ReservationOwner;
 use super::service::{EngineState, ServiceState};
 use super::spending::AccountSpend;
@@ -133,7 +133,7 @@ impl Model {
         let identity = |job: &Option<Job>| job.as_ref().map(|job| (job.created, job.seed));
         if identity(&state.spec) != identity(&job) {
             // it is gone, also where another one has its name by now
-            (state.ordered, state.retry, state.turn) = (None, None, None);
+            (state.ordered, state.retry, state.decision) = (None, None, None);
         }
         state.spec = job;
         state.estimates.clear();
@@ -170,10 +170,10 @@ impl Model {
                     state.spec = spec;
                 }
                 None => {
-                    let state = BudgetState {
+                    let state = KnownBudget {
                         spec,
                         period: None,
-                        standing: None,
+                        budget_state: None,
                     };
                     namespace.budgets.insert(key.name, state);
                 }

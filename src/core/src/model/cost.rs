@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::budget::Load;
+use crate::budget::RunningCost;
 use crate::capacity::Gang;
 use crate::drain::{self, SETTLE};
 use crate::money::Money;
@@ -14,10 +14,10 @@ use super::event::{Key, Name, Owner, Pod, PodShape, Role};
 use super::namespace::Admission;
 use super::room::ReservationOwner;
 use super::service::ServiceState;
-use super::spending::{RunningCost, SLACK_SECONDS, Spending};
+use super::spending::{SLACK_SECONDS, Spending, WorkloadCost};
 use super::state::{Model, PodState, count};
 
-impl RunningCost {
+impl WorkloadCost {
     /// Adds a pod that costs `rate` an hour and takes `stop_seconds` to stop once it is told to.
     fn add_pod(&mut self, pod: &Pod, rate: Option<Money>, stop_seconds: i64) {
         let Some(rate) = rate else {
@@ -30,7 +30,7 @@ impl RunningCost {
                 self.terminating.push((rate, by));
             }
             None => self.add(
-                Load {
+                RunningCost {
                     rate: Some(rate),
                     stop_seconds,
                 },
@@ -40,7 +40,7 @@ impl RunningCost {
     }
 
     /// Adds so many of a load.
-    fn add(&mut self, load: Load, number: u32) {
+    fn add(&mut self, load: RunningCost, number: u32) {
         match load.rate {
             _ if number == 0 => {}
             None => self.unknown += number,
@@ -100,7 +100,12 @@ pub(crate) fn drain_replicas<'a>(
 
 impl Model {
     /// Puts what a workload or pod costs in the place of what it did.
-    pub(crate) fn replace_cost(&mut self, namespace: &Name, old: &RunningCost, new: &RunningCost) {
+    pub(crate) fn replace_cost(
+        &mut self,
+        namespace: &Name,
+        old: &WorkloadCost,
+        new: &WorkloadCost,
+    ) {
         if old != new {
             self.namespace_mut(namespace).totals.replace(old, new);
             self.marks.budgets.insert(namespace.clone());
@@ -113,7 +118,7 @@ impl Model {
             return;
         };
         let pod = &state.pod;
-        let mut cost = RunningCost::default();
+        let mut cost = WorkloadCost::default();
         if pod.owner == Owner::Other && pod.ended.is_none() && pod.shape.attributes.is_some() {
             let namespace = self.namespaces.get(&pod.key.namespace);
             let open = namespace.and_then(|namespace| namespace.spending.rate(uid));
@@ -135,7 +140,7 @@ impl Model {
         let nothing = Spending::default();
         let namespace = self.namespaces.get(&key.namespace);
         let spending = namespace.map_or(&nothing, |namespace| &namespace.spending);
-        let mut cost = RunningCost::default();
+        let mut cost = WorkloadCost::default();
         let mut pending = 0;
         let mut gang_without_node = Gang::default();
         for uid in &state.pods {
@@ -165,7 +170,7 @@ impl Model {
         }
         let mut load = None;
         if let Some(spec) = &state.spec {
-            let replica = Load {
+            let replica = RunningCost {
                 rate: self.rates.estimate(&spec.replica, &mut state.estimate, now),
                 stop_seconds: service_stop_seconds(spec.drain_timeout, spec.grace_seconds),
             };
@@ -208,7 +213,7 @@ impl Model {
         let nothing = Spending::default();
         let namespace = self.namespaces.get(&key.namespace);
         let spending = namespace.map_or(&nothing, |namespace| &namespace.spending);
-        let mut cost = RunningCost::default();
+        let mut cost = WorkloadCost::default();
         for uid in &state.pods {
             let Some(found) = self.pods.get_mut(uid) else {
                 continue;
@@ -228,7 +233,7 @@ impl Model {
         state.estimates.resize(roles.len(), Default::default());
         let mut reserved = Vec::new();
         for (role, cached) in roles.iter().zip(&mut state.estimates) {
-            let load = Load {
+            let load = RunningCost {
                 rate: self.rates.estimate(&role.worker, cached, now),
                 stop_seconds: role.grace_seconds + SLACK_SECONDS,
             };

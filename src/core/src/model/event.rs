@@ -12,7 +12,7 @@ use crate::capacity::Resources;
 use crate::correction::Correction;
 use crate::money::Money;
 use crate::pricing::{PriceCatalog, PricingAttributes};
-use crate::scaling::Demand;
+use crate::scaling::Activation;
 use crate::training::Retry;
 
 use super::spending::AccountSpend;
@@ -131,7 +131,7 @@ pub struct Service {
     /// Demand changes nothing.
     pub paused: bool,
     /// Whether requests wake it.
-    pub activation: Demand,
+    pub activation: Activation,
     /// What one replica asks for.
     pub replica: Arc<PodShape>,
     /// Seconds between a replica's SIGTERM and SIGKILL.

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-use crate::training::{Retry, Turn};
+use crate::training::{JobDecision, Retry};
 
 use super::event::{BatchJob, Job, Name, Role};
 use super::rates::CachedRate;
 use super::service::Ordered;
-use super::spending::RunningCost;
+use super::spending::WorkloadCost;
 
 /// What is known and remembered of a TrainingJob. It is there as long as something of it is.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -24,10 +24,10 @@ pub(crate) struct JobState {
     pub(crate) retry: Option<Retry>,
     /// Estimates for its roles, in their order.
     pub(crate) estimates: Vec<CachedRate>,
-    pub(crate) cost: RunningCost,
+    pub(crate) cost: WorkloadCost,
     /// The roles that room is reserved for.
     pub(crate) roles_with_room: BTreeSet<Name>,
-    pub(crate) turn: Option<Turn>,
+    pub(crate) decision: Option<JobDecision>,
 }
 
 impl JobState {

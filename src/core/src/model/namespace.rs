@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use crate::budget::{self, Latch, Load, Purse, Refused, RunningTotals, Standing};
+use crate::budget::{
+    self, BudgetAdmission, BudgetState, Denied, Latch, RunningCost, RunningTotals,
+};
 use crate::calendar::Interval;
 use crate::correction::{self, Correction};
 
@@ -14,27 +16,27 @@ use super::spending::{Spending, Totals};
 
 /// What is known and remembered of a budget.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct BudgetState {
+pub(crate) struct KnownBudget {
     pub(crate) spec: Budget,
     /// The period that was last looked at.
     pub(crate) period: Option<Interval>,
     /// Where it stood when it was last looked at. A former state of the object does not take its
     /// latch back.
-    pub(crate) standing: Option<Standing>,
+    pub(crate) budget_state: Option<BudgetState>,
 }
 
-impl BudgetState {
+impl KnownBudget {
     /// The latch as it was last decided, or as it is on record before that.
     pub(crate) fn latch(&self) -> Option<Latch> {
-        let standing = self.standing.as_ref();
-        standing.map_or(self.spec.latch, |standing| standing.budget.latch)
+        let budget_state = self.budget_state.as_ref();
+        budget_state.map_or(self.spec.latch, |budget_state| budget_state.budget.latch)
     }
 }
 
 /// What is known and remembered of a namespace.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct NamespaceState {
-    pub(crate) budgets: BTreeMap<Name, BudgetState>,
+    pub(crate) budgets: BTreeMap<Name, KnownBudget>,
     /// Why a budget cannot be read.
     pub(crate) doubt: Option<Name>,
     pub(crate) corrections: Vec<Correction>,
@@ -42,7 +44,7 @@ pub(crate) struct NamespaceState {
     pub(crate) totals: Totals,
     /// The services by what a new replica costs, and by whether the budgets would have admitted
     /// one more when the service was last decided.
-    pub(crate) services: BTreeMap<(Load, Admission), BTreeSet<Key>>,
+    pub(crate) services: BTreeMap<(RunningCost, Admission), BTreeSet<Key>>,
     /// What workloads are capped by, as of the last decision.
     pub(crate) caps: Vec<Cap>,
     /// The TrainingJobs.
@@ -55,7 +57,7 @@ pub(crate) struct NamespaceState {
 }
 
 /// What the workers of a gang cost that was refused money, and why it was.
-pub(crate) type RefusedJob = (Vec<(Load, u32)>, Admission);
+pub(crate) type RefusedJob = (Vec<(RunningCost, u32)>, Admission);
 
 /// Whether the budgets of a namespace would admit one more replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -70,16 +72,16 @@ pub(crate) enum Admission {
 
 impl Admission {
     /// The answer for a replica of this cost.
-    pub(crate) fn of(purse: &Purse, load: Load) -> Self {
-        Self::of_all(purse, &[(load, 1)])
+    pub(crate) fn of(admission: &BudgetAdmission, load: RunningCost) -> Self {
+        Self::of_all(admission, &[(load, 1)])
     }
 
     /// The answer for several of each that start together.
-    pub(crate) fn of_all(purse: &Purse, loads: &[(Load, u32)]) -> Self {
-        match purse.check_all(loads) {
+    pub(crate) fn of_all(admission: &BudgetAdmission, loads: &[(RunningCost, u32)]) -> Self {
+        match admission.check_all(loads) {
             Ok(()) => Self::Admitted,
-            Err(Refused::Budget { .. }) => Self::NoMoney,
-            Err(Refused::Unknown(_)) => Self::Unknown,
+            Err(Denied::Budget { .. }) => Self::NoMoney,
+            Err(Denied::Unknown(_)) => Self::Unknown,
         }
     }
 }
@@ -102,11 +104,11 @@ impl Cap {
 
 impl NamespaceState {
     /// Where all budgets stand at `now`.
-    pub(crate) fn standings(&mut self, now: Timestamp, zone: &TimeZone) -> Vec<Standing> {
+    pub(crate) fn budget_states(&mut self, now: Timestamp, zone: &TimeZone) -> Vec<BudgetState> {
         let running = self.running(now);
         let doubt = self.doubt();
         let (spending, corrections) = (&mut self.spending, &self.corrections);
-        let standings = self.budgets.iter_mut().map(|(name, state)| {
+        let budget_states = self.budgets.iter_mut().map(|(name, state)| {
             let period = match state.period {
                 Some(period) if period.start <= now && now < period.end => period,
                 _ => state.spec.period.bounds(now, zone),
@@ -125,9 +127,9 @@ impl NamespaceState {
                 corrections: corrected,
                 doubt: doubt.clone(),
             };
-            Standing::in_period(budget, period, running, now)
+            BudgetState::in_period(budget, period, running, now)
         });
-        standings.collect()
+        budget_states.collect()
     }
 
     /// Why what was spent, or what may be, is not known.
@@ -148,24 +150,24 @@ impl NamespaceState {
     }
 
     /// What of these states all workloads depend on.
-    pub(crate) fn caps(standings: &[Standing]) -> Vec<Cap> {
-        let cap = |standing: &Standing| Cap {
-            name: standing.budget.name.as_str().into(),
-            exhausted: standing.is_exhausted(),
-            on_exhausted: standing.budget.on_exhausted,
-            doubt: standing.budget.doubt.is_some(),
+    pub(crate) fn caps(budget_states: &[BudgetState]) -> Vec<Cap> {
+        let cap = |budget_state: &BudgetState| Cap {
+            name: budget_state.budget.name.as_str().into(),
+            exhausted: budget_state.is_exhausted(),
+            on_exhausted: budget_state.budget.on_exhausted,
+            doubt: budget_state.budget.doubt.is_some(),
         };
-        standings.iter().map(cap).collect()
+        budget_states.iter().map(cap).collect()
     }
 
     /// Services for which it has changed since their last decision whether the budgets would admit
     /// one more replica.
-    pub(crate) fn changed_admissions(&self, purse: &Purse) -> BTreeSet<Key> {
-        let mut known: Option<(Load, Admission)> = None;
-        let mut admits = |load: Load| match known {
+    pub(crate) fn changed_admissions(&self, admission: &BudgetAdmission) -> BTreeSet<Key> {
+        let mut known: Option<(RunningCost, Admission)> = None;
+        let mut admits = |load: RunningCost| match known {
             Some((same, admits)) if same == load => admits,
             _ => {
-                let admits = Admission::of(purse, load);
+                let admits = Admission::of(admission, load);
                 known = Some((load, admits));
                 admits
             }
@@ -179,9 +181,9 @@ impl NamespaceState {
 
     /// Whether a job that was refused money when the queue was last decided would get another
     /// answer now.
-    pub(crate) fn has_changed_refusal(&self, purse: &Purse) -> bool {
+    pub(crate) fn has_changed_refusal(&self, admission: &BudgetAdmission) -> bool {
         let mut refused = self.refused_jobs.iter();
-        refused.any(|(loads, admission)| Admission::of_all(purse, loads) != *admission)
+        refused.any(|(loads, answer)| Admission::of_all(admission, loads) != *answer)
     }
 
     /// Whether the budgets held something back at the last decisions.
@@ -194,8 +196,8 @@ impl NamespaceState {
     pub(crate) fn index_service(
         &mut self,
         service: &Key,
-        old: Option<(Load, Admission)>,
-        new: Option<(Load, Admission)>,
+        old: Option<(RunningCost, Admission)>,
+        new: Option<(RunningCost, Admission)>,
     ) {
         if old == new {
             return;

@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::budget::Load;
+use crate::budget::RunningCost;
 use crate::plan::service::Decision;
 use crate::scaling::{History, Signal};
 
 use super::event::{Deployment, Name, Pod, Reading, Service};
 use super::namespace::Admission;
 use super::rates::CachedRate;
-use super::spending::RunningCost;
+use super::spending::WorkloadCost;
 
 /// A replica is read for the first time within this long of becoming ready.
 const FIRST_READ: SignedDuration = SignedDuration::from_secs(5);
@@ -65,7 +65,7 @@ pub(crate) struct ServiceState {
     pub(crate) pods: BTreeSet<Name>,
     /// Numbers asked for before; `None` until the first decision.
     pub(crate) history: Option<History>,
-    pub(crate) active_at: Option<Timestamp>,
+    pub(crate) last_active: Option<Timestamp>,
     /// The replicas that the Deployment was told to have.
     pub(crate) ordered: Option<Ordered<u32>>,
     /// Pods that were told to drain (`true`) or to serve again.
@@ -74,10 +74,10 @@ pub(crate) struct ServiceState {
     pub(crate) released: BTreeMap<Name, Ordered<()>>,
     pub(crate) estimate: CachedRate,
     /// What a new replica costs.
-    pub(crate) load: Option<Load>,
+    pub(crate) load: Option<RunningCost>,
     /// The key under which its namespace has it.
-    pub(crate) index: Option<(Load, Admission)>,
-    pub(crate) cost: RunningCost,
+    pub(crate) index: Option<(RunningCost, Admission)>,
+    pub(crate) cost: WorkloadCost,
     pub(crate) decision: Option<Decision>,
 }
 
@@ -118,7 +118,7 @@ impl ServiceState {
     /// Forgets what was remembered: the service is gone.
     pub(crate) fn forget(&mut self) {
         self.history = None;
-        self.active_at = None;
+        self.last_active = None;
         self.forget_orders();
         self.decision = None;
     }
@@ -136,7 +136,7 @@ impl ServiceState {
             Reading::Busy { requests, moved } => {
                 let was_busy = engine.busy.is_some_and(|busy| busy > 0);
                 if moved || requests > 0 || was_busy || engine.busy.is_none() {
-                    self.active_at = Some(now);
+                    self.last_active = Some(now);
                 }
                 *engine = EngineState {
                     busy: Some(requests),

@@ -126,7 +126,7 @@ fn part(account: &AccountSpend, period: Period, within: Interval) -> LinearSpend
 
 /// What pods of one workload, or one pod of no workload, cost: an addend of a namespace's sums.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct RunningCost {
+pub(crate) struct WorkloadCost {
     /// Money an hour.
     pub(crate) rate: Money,
     /// What stopping now would still cost, without pods that were told to stop.
@@ -148,7 +148,7 @@ pub(crate) struct Totals {
 
 impl Totals {
     /// Puts `new` in the place of `old`.
-    pub(crate) fn replace(&mut self, old: &RunningCost, new: &RunningCost) {
+    pub(crate) fn replace(&mut self, old: &WorkloadCost, new: &WorkloadCost) {
         self.rate = self.rate + new.rate - old.rate;
         self.reserve = self.reserve + new.reserve - old.reserve;
         self.unknown = self.unknown + new.unknown - old.unknown;
@@ -243,18 +243,18 @@ mod tests {
     #[test]
     fn the_reserve_of_what_stops_shrinks_until_it_has_stopped() {
         let mut totals = Totals::default();
-        let stopping = RunningCost {
+        let stopping = WorkloadCost {
             rate: money("3600"),
             terminating: vec![(money("3600"), at(30))],
-            ..RunningCost::default()
+            ..WorkloadCost::default()
         };
-        totals.replace(&RunningCost::default(), &stopping);
+        totals.replace(&WorkloadCost::default(), &stopping);
         let slack = SLACK_SECONDS;
         let expected = |seconds: i64| Money::from_nanos(i128::from(seconds) * 1_000_000_000);
         assert_eq!(totals.reserve(at(0)), expected(30 + slack));
         assert_eq!(totals.reserve(at(20)), expected(10 + slack));
         assert_eq!(totals.reserve(at(90)), expected(slack));
-        totals.replace(&stopping, &RunningCost::default());
+        totals.replace(&stopping, &WorkloadCost::default());
         assert_eq!(totals, Totals::default());
     }
 }

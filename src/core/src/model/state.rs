@@ -12,7 +12,7 @@ use super::namespace::NamespaceState;
 use super::rates::{CachedRate, Rates};
 use super::room::{ClusterRoom, ReservationOwner};
 use super::service::{EngineState, ServiceState};
-use super::spending::{RunningCost, Totals};
+use super::spending::{Totals, WorkloadCost};
 use super::timers::{Subject, Timers};
 
 /// A pod, and what is remembered of it.
@@ -22,7 +22,7 @@ pub(crate) struct PodState {
     pub(crate) engine: EngineState,
     pub(crate) estimate: CachedRate,
     /// What it costs, if it belongs to no workload.
-    pub(crate) cost: RunningCost,
+    pub(crate) cost: WorkloadCost,
 }
 
 /// What is to be decided anew.
@@ -204,7 +204,7 @@ impl Model {
 
     fn totals(&self, namespace: &Name) -> Totals {
         let mut totals = Totals::default();
-        let nothing = RunningCost::default();
+        let nothing = WorkloadCost::default();
         let services = self
             .services
             .iter()

@@ -2,9 +2,9 @@
 
 use jiff::Timestamp;
 
-use crate::budget::{Load, Standing};
+use crate::budget::{BudgetState, RunningCost};
 use crate::plan::Decision;
-use crate::training::Turn;
+use crate::training::JobDecision;
 
 use super::event::Key;
 use super::state::Model;
@@ -21,9 +21,9 @@ pub struct ServiceView {
     /// Replicas that it has or was given.
     pub current: u32,
     /// When something last happened; `None` if that is not known yet.
-    pub active_at: Option<Timestamp>,
+    pub last_active: Option<Timestamp>,
     /// What a new replica costs.
-    pub load: Load,
+    pub load: RunningCost,
 }
 
 /// The last decisions over a namespace.
@@ -32,9 +32,9 @@ pub struct NamespaceView {
     /// The services, by name.
     pub services: Vec<ServiceView>,
     /// The TrainingJobs that have not ended: those that run, and the queue in its order.
-    pub jobs: Vec<Turn>,
+    pub jobs: Vec<JobDecision>,
     /// The budgets, by name.
-    pub budgets: Vec<Standing>,
+    pub budgets: Vec<BudgetState>,
     /// When a decision may change though nothing else does.
     pub next: Option<Timestamp>,
 }
@@ -48,20 +48,20 @@ impl Model {
             held: self.gateways.held(key).requests,
             target: state.spec.as_ref()?.target,
             current: state.declared(),
-            active_at: state.active_at,
+            last_active: state.last_active,
             load: state.load?,
         })
     }
 
     /// The last decision over a TrainingJob; `None` once it has ended.
-    pub fn job(&self, key: &Key) -> Option<&Turn> {
-        self.jobs.get(key)?.turn.as_ref()
+    pub fn job(&self, key: &Key) -> Option<&JobDecision> {
+        self.jobs.get(key)?.decision.as_ref()
     }
 
     /// Where a budget stands; `None` before the first decision over its namespace.
-    pub fn budget(&self, key: &Key) -> Option<&Standing> {
+    pub fn budget(&self, key: &Key) -> Option<&BudgetState> {
         let namespace = self.namespaces.get(&key.namespace)?;
-        namespace.budgets.get(&key.name)?.standing.as_ref()
+        namespace.budgets.get(&key.name)?.budget_state.as_ref()
     }
 
     /// Whether the price of all workers of a TrainingJob is known.
@@ -85,15 +85,15 @@ impl Model {
     pub fn namespace(&mut self, name: &str, now: Timestamp) -> NamespaceView {
         let zone = self.zone.clone();
         let known = self.namespaces.get_mut(name);
-        let budgets = known.map_or_else(Vec::new, |known| known.standings(now, &zone));
+        let budgets = known.map_or_else(Vec::new, |known| known.budget_states(now, &zone));
         let in_namespace = |key: &&Key| *key.namespace == *name;
         let first = Key::new(name, "");
         let services = self.services.range(first..).map(|(key, _)| key);
         let services: Vec<&Key> = services.take_while(in_namespace).collect();
         let known = self.namespaces.get(name);
         let jobs = known.into_iter().flat_map(|known| &known.jobs);
-        let mut jobs: Vec<Turn> = jobs.filter_map(|key| self.job(key).cloned()).collect();
-        jobs.sort_by_key(|turn| (turn.position, turn.name.clone()));
+        let mut jobs: Vec<JobDecision> = jobs.filter_map(|key| self.job(key).cloned()).collect();
+        jobs.sort_by_key(|decision| (decision.position, decision.name.clone()));
         let next = self.timers.next_of(name, services.iter().copied());
         let views = services.iter().filter_map(|key| self.service(key));
         NamespaceView {

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-use crate::budget::Purse;
+use crate::budget::BudgetAdmission;
 use crate::model::event::{Key, Name};
 use crate::model::state::Model;
 use crate::model::timers::Subject;
@@ -33,7 +33,7 @@ pub fn decide(model: &mut Model, now: Timestamp) -> Decisions {
     let mut call = Call {
         now,
         left: model.slice,
-        purses: BTreeMap::new(),
+        admissions: BTreeMap::new(),
         decisions: Decisions::default(),
     };
     for uid in std::mem::take(&mut model.marks.pods) {
@@ -78,12 +78,12 @@ struct Call {
     /// How many services may still be decided.
     left: usize,
     /// The namespaces that were looked at, with the money that they have left.
-    purses: BTreeMap<Name, Purse>,
+    admissions: BTreeMap<Name, BudgetAdmission>,
     decisions: Decisions,
 }
 
 impl Call {
-    fn review(&mut self, model: &mut Model, name: &Name) -> Purse {
+    fn review(&mut self, model: &mut Model, name: &Name) -> BudgetAdmission {
         review(model, name, self.now, &mut self.decisions)
     }
 
@@ -91,14 +91,16 @@ impl Call {
     fn look_at(&mut self, model: &mut Model, name: &Name) {
         let refreshed = refresh_marked(model, name, self.now);
         self.left = self.left.saturating_sub(refreshed / LIGHT);
-        let mut purse = self.review(model, name);
-        let mut standings = purse.standings().iter();
-        if standings.any(|standing| standing.is_exhausted()) && model.marks.queues.remove(name) {
+        let mut admission = self.review(model, name);
+        let mut budget_states = admission.budget_states().iter();
+        if budget_states.any(|budget_state| budget_state.is_exhausted())
+            && model.marks.queues.remove(name)
+        {
             // what is suspended for money takes nobody's room, and waits for nobody
-            decide_queue(model, name, &mut purse, self.now, &mut self.decisions);
-            purse = self.review(model, name);
+            decide_queue(model, name, &mut admission, self.now, &mut self.decisions);
+            admission = self.review(model, name);
         }
-        self.purses.insert(name.clone(), purse);
+        self.admissions.insert(name.clone(), admission);
     }
 
     /// Decides services of one namespace after the other, until the slice is full.
@@ -118,26 +120,26 @@ impl Call {
     }
 
     fn decide_slice(&mut self, model: &mut Model, name: &Name) {
-        if !self.purses.contains_key(name) {
+        if !self.admissions.contains_key(name) {
             self.look_at(model, name);
         }
-        let Some(purse) = self.purses.get_mut(name) else {
+        let Some(admission) = self.admissions.get_mut(name) else {
             return;
         };
         let marked = model.marks.slices.remove(name).unwrap_or_default();
         let mut keys = in_order(model, marked);
         let rest = keys.split_off(keys.len().min(self.left.max(1)));
         for key in &keys {
-            decide_service(model, key, purse, self.now, &mut self.decisions);
+            decide_service(model, key, admission, self.now, &mut self.decisions);
         }
         self.left = self.left.saturating_sub(keys.len().max(1));
         let is_last = rest.is_empty();
-        model.namespace_mut(name).admitted = (!is_last).then(|| purse.running());
+        model.namespace_mut(name).admitted = (!is_last).then(|| admission.running());
         model.marks.in_slices(rest);
         if !keys.is_empty() {
             // what was decided first did not know what was freed or used up afterwards
-            let purse = self.review(model, name);
-            self.purses.insert(name.clone(), purse);
+            let admission = self.review(model, name);
+            self.admissions.insert(name.clone(), admission);
         }
         if is_last {
             let again = take_in(&mut model.marks.again, name);
@@ -162,11 +164,12 @@ impl Call {
                 }
                 model.marks.queues.remove(&name);
                 model.room.settle();
-                let mut purse = self.review(model, &name);
-                let jobs = decide_queue(model, &name, &mut purse, self.now, &mut self.decisions);
+                let mut admission = self.review(model, &name);
+                let jobs =
+                    decide_queue(model, &name, &mut admission, self.now, &mut self.decisions);
                 self.left = self.left.saturating_sub(1 + jobs / LIGHT);
-                let purse = self.review(model, &name);
-                self.purses.insert(name, purse);
+                let admission = self.review(model, &name);
+                self.admissions.insert(name, admission);
             }
             model.room.settle();
             let changed = model.room.take_changed_queues();
@@ -180,7 +183,7 @@ impl Call {
 
     /// Adds where budgets stand, and forgets namespaces of which nothing is left.
     fn end(mut self, model: &mut Model) -> Decisions {
-        for name in self.purses.into_keys() {
+        for name in self.admissions.into_keys() {
             let Some(namespace) = model.namespaces.get(&name) else {
                 continue;
             };
@@ -189,9 +192,9 @@ impl Call {
                     namespace: name.clone(),
                     name: budget.clone(),
                 };
-                let standing = state.standing.clone();
-                let standing = standing.map(|standing| (key, standing));
-                self.decisions.budgets.extend(standing);
+                let budget_state = state.budget_state.clone();
+                let budget_state = budget_state.map(|budget_state| (key, budget_state));
+                self.decisions.budgets.extend(budget_state);
             }
             if namespace.is_gone() {
                 model.namespaces.remove(&name);

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
-use crate::budget::{Latch, Standing};
+use crate::budget::{BudgetState, Latch};
 use crate::limit::LimitedBy;
 use crate::model::event::{Key, Name};
 use crate::plan::service::Decision;
-use crate::training::{Retry, Turn};
+use crate::training::{JobDecision, Retry};
 
 /// What a service's objects are told. The pods' labels change before the Deployment does.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,9 +60,9 @@ pub struct Decisions {
     /// Decisions over services that differ from the last ones.
     pub services: Vec<(Key, Decision)>,
     /// Decisions over TrainingJobs that differ from the last ones.
-    pub jobs: Vec<(Key, Turn)>,
+    pub jobs: Vec<(Key, JobDecision)>,
     /// The namespaces that were looked at.
     pub namespaces: BTreeSet<Name>,
     /// Where their budgets stand.
-    pub budgets: Vec<(Key, Standing)>,
+    pub budgets: Vec<(Key, BudgetState)>,
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::budget::{Purse, Standing};
+use crate::budget::{BudgetAdmission, BudgetState};
 use crate::model::event::{Key, Name};
 use crate::model::namespace::NamespaceState;
 use crate::model::state::Model;
@@ -87,18 +87,18 @@ pub(super) fn review(
     name: &Name,
     now: Timestamp,
     decisions: &mut Decisions,
-) -> Purse {
+) -> BudgetAdmission {
     let zone = model.zone.clone();
     let observe_only = model.observe_only;
     let namespace = model.namespace_mut(name);
-    let standings = namespace.standings(now, &zone);
+    let budget_states = namespace.budget_states(now, &zone);
     let running = namespace.running(now);
     let running = namespace
         .admitted
         .map_or(running, |admitted| running.max(admitted));
-    let purse = Purse::new(standings.clone(), running, now);
-    note_latches(name, namespace, &standings, decisions);
-    let caps = NamespaceState::caps(&standings);
+    let admission = BudgetAdmission::new(budget_states.clone(), running, now);
+    note_latches(name, namespace, &budget_states, decisions);
+    let caps = NamespaceState::caps(&budget_states);
     let (mut concerned, mut stops) = (BTreeSet::new(), false);
     let concerns_queue;
     if caps == namespace.caps && observe_only {
@@ -106,9 +106,9 @@ pub(super) fn review(
         concerns_queue = false;
     } else if caps == namespace.caps {
         if namespace.admitted.is_none() {
-            concerned = namespace.changed_admissions(&purse);
+            concerned = namespace.changed_admissions(&admission);
         }
-        concerns_queue = namespace.has_changed_refusal(&purse);
+        concerns_queue = namespace.has_changed_refusal(&admission);
     } else {
         // a budget has opened, closed or become unknown: all that it counts depends on it
         stops = caps
@@ -118,7 +118,7 @@ pub(super) fn review(
         concerned.extend(namespace.services.values().flatten().cloned());
         concerns_queue = !namespace.jobs.is_empty();
     }
-    let look = next_look(namespace, &standings, now);
+    let look = next_look(namespace, &budget_states, now);
     model.marks.in_slices(concerned);
     if concerns_queue {
         model.marks.queues.insert(name.clone());
@@ -128,37 +128,39 @@ pub(super) fn review(
     }
     model.timers.set(Subject::Budgets(name.clone()), look);
     model.marks.budgets.remove(name);
-    purse
+    admission
 }
 
 fn note_latches(
     name: &Name,
     namespace: &mut NamespaceState,
-    standings: &[Standing],
+    budget_states: &[BudgetState],
     decisions: &mut Decisions,
 ) {
-    for ((budget, state), standing) in namespace.budgets.iter_mut().zip(standings) {
-        if state.latch() != standing.budget.latch {
+    for ((budget, state), budget_state) in namespace.budgets.iter_mut().zip(budget_states) {
+        if state.latch() != budget_state.budget.latch {
             let key = Key {
                 namespace: name.clone(),
                 name: budget.clone(),
             };
-            decisions.latches.push((key, standing.budget.latch));
+            decisions.latches.push((key, budget_state.budget.latch));
         }
-        state.standing = Some(standing.clone());
+        state.budget_state = Some(budget_state.clone());
     }
 }
 
 /// When budgets may stand elsewhere though nothing happens.
 fn next_look(
     namespace: &NamespaceState,
-    standings: &[Standing],
+    budget_states: &[BudgetState],
     now: Timestamp,
 ) -> Option<Timestamp> {
     let later = |by: SignedDuration| now.saturating_add(by).unwrap_or(now);
-    let ends = standings.iter().map(|standing| standing.period.end);
-    let exhausted = standings.iter();
-    let ends = ends.chain(exhausted.filter_map(|standing| standing.exhausted_at));
+    let ends = budget_states
+        .iter()
+        .map(|budget_state| budget_state.period.end);
+    let exhausted = budget_states.iter();
+    let ends = ends.chain(exhausted.filter_map(|budget_state| budget_state.exhausted_at));
     let look = ends.map(|at| at.max(later(SOONEST))).min();
     let pace = namespace.is_limited().then(|| later(LIMITED_PACE));
     let figures = namespace

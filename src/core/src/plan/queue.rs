@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::budget::{Load, Purse};
+use crate::budget::{BudgetAdmission, RunningCost};
 use crate::capacity::Gang;
 use crate::limit::LimitedBy;
 use crate::model::cost::is_worker_of;
@@ -15,7 +15,7 @@ use crate::model::spending::SLACK_SECONDS;
 use crate::model::state::{Model, PodState, count};
 use crate::model::timers::Subject;
 use crate::plan::decisions::{Decisions, JobOrder};
-use crate::training::{self, Job, Turn, queue};
+use crate::training::{self, Job, JobDecision, schedule};
 
 /// While gangs wait for room or money, their queue is decided again after this long, so that the
 /// numbers in their reasons are not old.
@@ -25,7 +25,7 @@ const WAITING_PACE: SignedDuration = SignedDuration::from_secs(10);
 pub(super) fn decide_queue(
     model: &mut Model,
     name: &Name,
-    purse: &mut Purse,
+    admission: &mut BudgetAdmission,
     now: Timestamp,
     decisions: &mut Decisions,
 ) -> usize {
@@ -43,29 +43,29 @@ pub(super) fn decide_queue(
             by_name.insert(job.name.clone(), key.clone());
             jobs.push(job);
         } else if let Some(state) = model.jobs.get_mut(key) {
-            state.turn = None;
+            state.decision = None;
             let expires = stop_failed(model, key, now, decisions);
             next = [next, expires].into_iter().flatten().min();
         }
     }
-    let turns = queue(&jobs, &mut model.room.for_queue(name), purse, now);
-    model.namespace_mut(name).refused_jobs = refused(&jobs, &turns, purse);
-    for turn in turns {
-        let Some(key) = by_name.get(&turn.name) else {
+    let job_decisions = schedule(&jobs, &mut model.room.for_queue(name), admission, now);
+    model.namespace_mut(name).refused_jobs = refused(&jobs, &job_decisions, admission);
+    for decision in job_decisions {
+        let Some(key) = by_name.get(&decision.name) else {
             continue;
         };
-        let waits = !turn.run && turn.limited_by != Some(LimitedBy::Suspended);
+        let waits = !decision.run && decision.limited_by != Some(LimitedBy::Suspended);
         let pace = waits.then(|| now.saturating_add(WAITING_PACE).unwrap_or(now));
-        order_job(model, key, &turn, now, decisions);
+        order_job(model, key, &decision, now, decisions);
         let Some(state) = model.jobs.get_mut(key) else {
             continue;
         };
         let expires = state.ordered.as_ref().and_then(Ordered::expires);
-        let looks = [next, pace, turn.next_look, expires];
+        let looks = [next, pace, decision.next_look, expires];
         next = looks.into_iter().flatten().min();
-        if state.turn.as_ref() != Some(&turn) {
-            state.turn = Some(turn.clone());
-            decisions.jobs.push((key.clone(), turn));
+        if state.decision.as_ref() != Some(&decision) {
+            state.decision = Some(decision.clone());
+            decisions.jobs.push((key.clone(), decision));
         }
     }
     model.timers.set(Subject::Queue(name.clone()), next);
@@ -74,17 +74,21 @@ pub(super) fn decide_queue(
 
 /// What the gangs cost that were refused money, and why. That a budget is exhausted is no answer to
 /// any one of them.
-fn refused(jobs: &[Job], turns: &[Turn], purse: &Purse) -> Vec<RefusedJob> {
+fn refused(
+    jobs: &[Job],
+    job_decisions: &[JobDecision],
+    admission: &BudgetAdmission,
+) -> Vec<RefusedJob> {
     let mut refused = Vec::new();
-    let mut standings = purse.standings().iter();
-    if standings.any(|standing| standing.is_exhausted()) {
+    let mut budget_states = admission.budget_states().iter();
+    if budget_states.any(|budget_state| budget_state.is_exhausted()) {
         return refused;
     }
-    let limits: BTreeMap<&str, Admission> = turns
+    let limits: BTreeMap<&str, Admission> = job_decisions
         .iter()
-        .filter_map(|turn| match turn.limited_by? {
-            LimitedBy::Budget => Some((turn.name.as_str(), Admission::NoMoney)),
-            LimitedBy::PriceUnknown => Some((turn.name.as_str(), Admission::Unknown)),
+        .filter_map(|decision| match decision.limited_by? {
+            LimitedBy::Budget => Some((decision.name.as_str(), Admission::NoMoney)),
+            LimitedBy::PriceUnknown => Some((decision.name.as_str(), Admission::Unknown)),
             _ => None,
         })
         .collect();
@@ -111,7 +115,7 @@ fn stop_failed(
     if !(state.has_finished() && state.shows_running()) {
         return None;
     }
-    let turn = Turn {
+    let decision = JobDecision {
         name: key.name.to_string(),
         run: false,
         limited_by: None,
@@ -120,35 +124,41 @@ fn stop_failed(
         retry: None,
         next_look: None,
     };
-    order_job(model, key, &turn, now, decisions);
+    order_job(model, key, &decision, now, decisions);
     let state = model.jobs.get(key)?;
     state.ordered.as_ref().and_then(Ordered::expires)
 }
 
 /// Tells a TrainingJob's Jobs to run or not, if they do otherwise.
-fn order_job(model: &mut Model, key: &Key, turn: &Turn, now: Timestamp, decisions: &mut Decisions) {
+fn order_job(
+    model: &mut Model,
+    key: &Key,
+    decision: &JobDecision,
+    now: Timestamp,
+    decisions: &mut Decisions,
+) {
     let Some(state) = model.jobs.get_mut(key) else {
         return;
     };
     let is_ordered = state
         .ordered
-        .is_some_and(|ordered| ordered.value == turn.run);
-    let is_shown = state.ordered.is_none() && state.shows(turn.run);
+        .is_some_and(|ordered| ordered.value == decision.run);
+    let is_shown = state.ordered.is_none() && state.shows(decision.run);
     if is_ordered || is_shown || model.observe_only {
         return;
     }
     state.ordered = Some(Ordered {
-        value: turn.run,
+        value: decision.run,
         at: now,
     });
-    state.retry = turn.retry;
+    state.retry = decision.retry;
     let order = JobOrder {
         job: key.clone(),
-        run: turn.run,
-        retry: turn.retry,
-        reason: turn.reason.clone(),
-        limited_by: turn.limited_by,
-        after_latch: turn.limited_by == Some(LimitedBy::Budget),
+        run: decision.run,
+        retry: decision.retry,
+        reason: decision.reason.clone(),
+        limited_by: decision.limited_by,
+        after_latch: decision.limited_by == Some(LimitedBy::Budget),
     };
     decisions.job_orders.push(order);
     model.refresh_job(key, now);
@@ -184,7 +194,7 @@ fn observe_job(model: &Model, key: &Key) -> Option<Job> {
                     worker: role.worker.requests.clone(),
                     node_selector: role.worker.node_selector.clone(),
                 },
-                worker: Load {
+                worker: RunningCost {
                     rate: cached.rate(),
                     stop_seconds: role.grace_seconds + SLACK_SECONDS,
                 },

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use crate::budget::Purse;
+use crate::budget::BudgetAdmission;
 use crate::capacity::Gang;
 use crate::drain::{self, DrainInput};
 use crate::limit::LimitedBy;
@@ -14,13 +14,13 @@ use crate::model::state::{Model, PodState, count};
 use crate::model::timers::Subject;
 use crate::plan::decisions::{Decisions, ServiceOrder};
 use crate::plan::service::pay;
-use crate::scaling::{History, Service, desire};
+use crate::scaling::{History, Service, recommend};
 
 /// Decides over one service, whose cost has been computed anew.
 pub(super) fn decide_service(
     model: &mut Model,
     key: &Key,
-    purse: &mut Purse,
+    admission: &mut BudgetAdmission,
     now: Timestamp,
     decisions: &mut Decisions,
 ) {
@@ -31,9 +31,9 @@ pub(super) fn decide_service(
         model.timers.set(Subject::Service(key.clone()), None);
         return;
     };
-    let recommendation = desire(&service, now);
+    let recommendation = recommend(&service, now);
     next = next.into_iter().chain(recommendation.next_look).min();
-    let decision = pay(&service, recommendation, purse, now);
+    let decision = pay(&service, recommendation, admission, now);
     let held = model.gateways.held(key);
     let Some(state) = model.services.get_mut(key) else {
         return;
@@ -106,7 +106,7 @@ pub(super) fn decide_service(
         model.refresh_service(key, now);
         model.marks.again.insert(key.clone());
     }
-    model.note_admission(key, Admission::of(purse, service.load));
+    model.note_admission(key, Admission::of(admission, service.load));
 }
 
 /// Remembers an order until the objects show it. `scales` if the Deployment is told something.
@@ -139,7 +139,7 @@ fn observe_service(
     now: Timestamp,
 ) -> Option<(Service, Option<Timestamp>)> {
     let held = model.gateways.held(key);
-    let unheard = model.gateways.unreachable().map(str::to_owned);
+    let unreachable_gateway = model.gateways.unreachable().map(str::to_owned);
     let state = model.services.get_mut(key)?;
     let spec = state.spec.as_ref()?;
     let pods: Vec<(&Name, &PodState)> = state
@@ -156,15 +156,15 @@ fn observe_service(
         .map(|(uid, found)| (*uid, &*found.pod, &found.engine))
         .collect();
     let (engine, first_read) = service::engine_signal(&alive, now);
-    let (stuck, fails_at) = service::start_failure(&alive, now);
-    let mut active_at = state.active_at;
-    if active_at.is_none() && !service::has_reading(&alive, now) {
+    let (start_failure, fails_at) = service::start_failure(&alive, now);
+    let mut last_active = state.last_active;
+    if last_active.is_none() && !service::has_reading(&alive, now) {
         // nothing to read: what starts now has the whole idle time before it
-        active_at = pods.iter().map(|(_, found)| found.pod.created).max();
+        last_active = pods.iter().map(|(_, found)| found.pod.created).max();
     }
     // what a replica that is ready does before it is read is not known to be nothing
     let unread = alive.iter().filter(|(_, _, engine)| engine.is_unread());
-    active_at = active_at.max(unread.filter_map(|(_, pod, _)| pod.ready_since).max());
+    last_active = last_active.max(unread.filter_map(|(_, pod, _)| pod.ready_since).max());
     let observed = Service {
         name: key.name.to_string(),
         min: spec.min,
@@ -173,14 +173,14 @@ fn observe_service(
         window: spec.window,
         idle_after: spec.idle_after,
         paused: spec.paused,
-        demand: spec.activation,
+        activation: spec.activation,
         engine,
         held: held.requests,
-        unheard,
-        active_at,
+        unreachable_gateway,
+        last_active,
         current,
         present: count(staying.count()).min(current),
-        stuck,
+        start_failure,
         history: match &state.history {
             Some(history) => history.clone(),
             None => {

@@ -2,10 +2,10 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::budget::{Purse, Refused};
+use crate::budget::{BudgetAdmission, Denied};
 use crate::limit::LimitedBy;
 use crate::refusal::RefusalReason;
-use crate::scaling::{Demand, Desire, Service};
+use crate::scaling::{Activation, Recommendation, Service};
 
 /// A request that came while no replica could start may try again after this long.
 const START_AGAIN: SignedDuration = SignedDuration::from_secs(60);
@@ -47,26 +47,26 @@ pub struct Decision {
 /// Takes from a desire what budgets do not pay for. Replicas that were ordered are paid for already; each new one must be.
 pub(crate) fn pay(
     service: &Service,
-    desire: Desire,
-    purse: &mut Purse,
+    recommendation: Recommendation,
+    admission: &mut BudgetAdmission,
     now: Timestamp,
 ) -> Decision {
-    let Desire {
+    let Recommendation {
         queue_depth,
         asked,
         desired,
         mut limited_by,
         mut reason,
         ..
-    } = desire;
+    } = recommendation;
     let mut refused = None;
     let mut allowed = desired;
-    for standing in purse.standings() {
-        let capped = standing.cap(desired, service.current, service.min);
+    for budget_state in admission.budget_states() {
+        let capped = budget_state.cap(desired, service.current, service.min);
         if capped < allowed {
             allowed = capped;
-            let budget = &standing.budget;
-            refused = Some(Refused::Budget {
+            let budget = &budget_state.budget;
+            refused = Some(Denied::Budget {
                 name: budget.name.clone(),
                 message: format!(
                     "budget {} is exhausted: {} of {} spent",
@@ -74,13 +74,13 @@ pub(crate) fn pay(
                     budget.spent.rounded(2),
                     budget.limit.rounded(2)
                 ),
-                retry_at: standing.period.end,
+                retry_at: budget_state.period.end,
             });
         }
     }
     let mut paid = allowed.min(service.current);
     while paid < allowed {
-        match purse.take(service.load) {
+        match admission.admit(service.load) {
             Ok(()) => paid += 1,
             Err(why) => {
                 allowed = paid;
@@ -90,13 +90,13 @@ pub(crate) fn pay(
     }
     if let Some(why) = &refused {
         let (limit, message) = match why {
-            Refused::Budget { message, .. } => (LimitedBy::Budget, message.clone()),
-            Refused::Unknown(why) => (LimitedBy::PriceUnknown, why.clone()),
+            Denied::Budget { message, .. } => (LimitedBy::Budget, message.clone()),
+            Denied::Unknown(why) => (LimitedBy::PriceUnknown, why.clone()),
         };
         limited_by = Some(limit);
         reason = format!("{message}; {reason}");
     }
-    let refusal = match refusal(service, allowed, purse, now) {
+    let refusal = match refusal(service, allowed, admission, now) {
         None => None,
         Some((None, refusal)) => Some(refusal),
         // nothing asks for a replica, and nothing could: that is the budget's doing too
@@ -125,7 +125,7 @@ pub(crate) fn pay(
 fn refusal(
     service: &Service,
     allowed: u32,
-    purse: &Purse,
+    admission: &BudgetAdmission,
     now: Timestamp,
 ) -> Option<(Option<LimitedBy>, Refusal)> {
     let unavailable = |reason, message: String, retry_at| {
@@ -137,7 +137,7 @@ fn refusal(
         Some((None, refusal))
     };
     if allowed > 0
-        && let Some(why) = &service.stuck
+        && let Some(why) = &service.start_failure
     {
         let message = format!("no replica starts: {why}");
         let retry_at = now.checked_add(START_AGAIN).ok();
@@ -146,7 +146,7 @@ fn refusal(
     if allowed > 0 || service.current > 0 {
         return None;
     }
-    if service.demand == Demand::Unwelcome {
+    if service.activation == Activation::Never {
         let message = "the service is stopped, and its activation.mode is Never";
         return unavailable(RefusalReason::ActivationNever, message.to_owned(), None);
     }
@@ -154,9 +154,9 @@ fn refusal(
         let message = "the service is stopped, and its scaling.paused is true";
         return unavailable(RefusalReason::ScalingPaused, message.to_owned(), None);
     }
-    let (limit, reason, message, retry_at) = match purse.check(service.load) {
+    let (limit, reason, message, retry_at) = match admission.check(service.load) {
         Ok(()) => return None,
-        Err(Refused::Budget {
+        Err(Denied::Budget {
             message, retry_at, ..
         }) => (
             LimitedBy::Budget,
@@ -164,7 +164,7 @@ fn refusal(
             message,
             Some(retry_at),
         ),
-        Err(Refused::Unknown(why)) => (
+        Err(Denied::Unknown(why)) => (
             LimitedBy::PriceUnknown,
             RefusalReason::PriceUnknown,
             why,

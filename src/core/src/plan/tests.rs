@@ -9,13 +9,15 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::service::pay;
 use super::*;
-use crate::budget::{Budget, Load, OnExhausted, Phase, Purse, RunningTotals, Standing};
+use crate::budget::{
+    Budget, BudgetAdmission, BudgetState, OnExhausted, Phase, RunningCost, RunningTotals,
+};
 use crate::calendar::Period;
 use crate::capacity::{Capacity, Gang, Room};
 use crate::money::Money;
 use crate::refusal::RefusalReason;
-use crate::scaling::{Demand, History, Service, Signal, desire};
-use crate::training::{Job, Role, Turn, queue};
+use crate::scaling::{Activation, History, Service, Signal, recommend};
+use crate::training::{Job, JobDecision, Role, schedule};
 
 /// Everything that a decision over one namespace reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +29,7 @@ struct Snapshot {
     /// BudgetPolicies.
     budgets: Vec<Budget>,
     /// Every GPU pod that costs money or is about to. What is ordered and has no pod yet is not among them.
-    loads: Vec<Load>,
+    loads: Vec<RunningCost>,
     /// The cluster's room that this namespace may use, without what its own pods and other namespaces take.
     capacity: Capacity,
     /// The accounting time zone.
@@ -40,9 +42,9 @@ struct Plan {
     /// The services, in the order of the snapshot.
     services: Vec<Decision>,
     /// The jobs, in the order of the queue.
-    jobs: Vec<Turn>,
+    jobs: Vec<JobDecision>,
     /// The budgets, in the order of the snapshot.
-    budgets: Vec<Standing>,
+    budgets: Vec<BudgetState>,
     /// When the answer may change though nothing else does.
     next_look: Option<Timestamp>,
 }
@@ -53,20 +55,20 @@ struct Plan {
 fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
     let (loads, mut capacity) = ordered(snapshot);
     let loads = &loads;
-    let standings = snapshot
+    let budget_states = snapshot
         .budgets
         .iter()
-        .map(|budget| Standing::of(budget.clone(), loads, now, &snapshot.zone))
+        .map(|budget| BudgetState::of(budget.clone(), loads, now, &snapshot.zone))
         .collect();
-    let mut purse = Purse::new(standings, RunningTotals::of(loads), now);
+    let mut admission = BudgetAdmission::new(budget_states, RunningTotals::of(loads), now);
     let mut next_look = NextLook(None);
     let services = snapshot
         .services
         .iter()
         .map(|service| {
-            let desire = desire(service, now);
-            next_look.at(desire.next_look);
-            let decision = pay(service, desire, &mut purse, now);
+            let recommendation = recommend(service, now);
+            next_look.at(recommendation.next_look);
+            let decision = pay(service, recommendation, &mut admission, now);
             let workers = decision.allowed.saturating_sub(service.current);
             capacity.place(&Gang {
                 workers,
@@ -75,14 +77,14 @@ fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
             decision
         })
         .collect();
-    let jobs = queue(&snapshot.jobs, &mut capacity, &mut purse, now);
-    for turn in &jobs {
-        next_look.at(turn.next_look);
+    let jobs = schedule(&snapshot.jobs, &mut capacity, &mut admission, now);
+    for decision in &jobs {
+        next_look.at(decision.next_look);
     }
-    let budgets = purse.into_standings();
-    for standing in &budgets {
-        next_look.at(standing.exhausted_at);
-        next_look.at(Some(standing.period.end));
+    let budgets = admission.into_standings();
+    for budget_state in &budgets {
+        next_look.at(budget_state.exhausted_at);
+        next_look.at(Some(budget_state.period.end));
     }
     Plan {
         services,
@@ -95,7 +97,7 @@ fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
 }
 
 /// The loads and the room, with what is on its way.
-fn ordered(snapshot: &Snapshot) -> (Vec<Load>, Capacity) {
+fn ordered(snapshot: &Snapshot) -> (Vec<RunningCost>, Capacity) {
     let (mut loads, mut capacity) = (snapshot.loads.clone(), snapshot.capacity.clone());
     let services = snapshot
         .services
@@ -140,16 +142,16 @@ fn service(current: u32, engine: Signal, held: u64) -> Service {
         window: SignedDuration::from_secs(60),
         idle_after: SignedDuration::from_secs(600),
         paused: false,
-        demand: Demand::Welcome,
+        activation: Activation::OnDemand,
         engine,
         held,
-        unheard: None,
-        active_at: Some(now()),
+        unreachable_gateway: None,
+        last_active: Some(now()),
         current,
         present: current,
-        stuck: None,
+        start_failure: None,
         history: History::default(),
-        load: Load {
+        load: RunningCost {
             rate: Some("12".parse().unwrap()),
             stop_seconds: 60,
         },
@@ -219,7 +221,7 @@ fn an_unknown_signal_takes_nothing_away_and_held_requests_still_add() {
     let unknown = || Signal::Unknown("connection refused".into());
     let holds = decide(
         Service {
-            active_at: Some(ago(9000)),
+            last_active: Some(ago(9000)),
             ..service(3, unknown(), 0)
         },
         vec![],
@@ -233,8 +235,8 @@ fn an_unknown_signal_takes_nothing_away_and_held_requests_still_add() {
 
 #[test]
 fn nothing_goes_to_zero_before_it_was_idle_for_long_enough() {
-    let quiet = |active_at| Service {
-        active_at,
+    let quiet = |last_active| Service {
+        last_active,
         ..service(2, Signal::Known(0), 0)
     };
     assert_eq!(
@@ -330,7 +332,7 @@ fn the_tightest_of_several_budgets_wins() {
     assert_eq!(
         plan.budgets
             .iter()
-            .map(|standing| standing.phase)
+            .map(|budget_state| budget_state.phase)
             .collect::<Vec<_>>(),
         [Phase::Active, Phase::Exhausted]
     );
@@ -353,7 +355,7 @@ fn job(name: &str, workers: u32) -> Job {
                 worker: [("nvidia.com/gpu".to_owned(), 1000)].into(),
                 node_selector: BTreeMap::new(),
             },
-            worker: Load {
+            worker: RunningCost {
                 rate: Some("12".parse().unwrap()),
                 stop_seconds: 60,
             },
@@ -378,8 +380,10 @@ fn jobs(jobs: Vec<Job>, gpus: i64, budgets: Vec<Budget>) -> Vec<(String, Option<
         capacity: Capacity { nodes: vec![node] },
         zone: TimeZone::UTC,
     };
-    let turns = plan(&snapshot, now()).jobs.into_iter();
-    turns.map(|turn| (turn.name, turn.limited_by)).collect()
+    let job_decisions = plan(&snapshot, now()).jobs.into_iter();
+    job_decisions
+        .map(|decision| (decision.name, decision.limited_by))
+        .collect()
 }
 
 #[test]
@@ -445,24 +449,24 @@ fn a_replica_whose_pod_is_not_there_yet_has_its_room_and_its_money_already() {
 
 #[test]
 fn what_a_gateway_that_was_not_heard_may_hold_is_not_zero() {
-    let unheard = |current, held| Service {
-        unheard: Some("gateway g has not been heard".into()),
-        active_at: Some(ago(9000)),
+    let unreachable_gateway = |current, held| Service {
+        unreachable_gateway: Some("gateway g has not been heard".into()),
+        last_active: Some(ago(9000)),
         ..service(current, Signal::Absent, held)
     };
-    let holds = decide(unheard(1, 0), vec![]);
+    let holds = decide(unreachable_gateway(1, 0), vec![]);
     assert_eq!(
         (holds.allowed, holds.limited_by, holds.queue_depth),
         (1, Some(LimitedBy::Signal), None)
     );
     assert_eq!(
-        decide(unheard(0, 9), vec![]).allowed,
+        decide(unreachable_gateway(0, 9), vec![]).allowed,
         2,
         "what is known adds"
     );
     let heard = Service {
-        unheard: None,
-        ..unheard(1, 0)
+        unreachable_gateway: None,
+        ..unreachable_gateway(1, 0)
     };
     assert_eq!(decide(heard, vec![]).allowed, 0);
 }
@@ -481,17 +485,17 @@ fn an_unknown_demand_is_told_whatever_else_limits_the_service() {
 
 #[test]
 fn a_service_whose_replicas_cannot_start_says_so_until_they_can() {
-    let stuck = Service {
-        stuck: Some("pod chat-1: container vllm: ErrImagePull".into()),
+    let start_failure = Service {
+        start_failure: Some("pod chat-1: container vllm: ErrImagePull".into()),
         ..service(1, Signal::Absent, 3)
     };
-    let refusal = decide(stuck.clone(), vec![]).refusal.unwrap();
+    let refusal = decide(start_failure.clone(), vec![]).refusal.unwrap();
     assert_eq!(refusal.reason, RefusalReason::StartFailed);
     assert!(refusal.message.contains("ErrImagePull"));
     assert!(refusal.retry_at.is_some());
     let starts = Service {
-        stuck: None,
-        ..stuck
+        start_failure: None,
+        ..start_failure
     };
     assert_eq!(decide(starts, vec![]).refusal, None);
 }
@@ -544,8 +548,8 @@ fn any_service() -> impl Strategy<Value = Service> {
         .prop_map(|(engine, held, current, min, extra, idle, rate)| Service {
             min,
             max: min + extra,
-            active_at: Some(ago(idle)),
-            load: Load {
+            last_active: Some(ago(idle)),
+            load: RunningCost {
                 rate: rate.map(|rate| Money::from_nanos(rate * 1_000_000_000)),
                 stop_seconds: 60,
             },

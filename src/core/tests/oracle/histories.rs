@@ -274,7 +274,7 @@ fn settle_down(world: &mut World) -> Result<(), String> {
         .iter()
         .position(|pod| pod.view(0, world.now).is_some())
     {
-        return Err(format!("pod {pod} is stuck"));
+        return Err(format!("pod {pod} is start_failure"));
     }
     Ok(())
 }

@@ -301,8 +301,8 @@ mod tests {
         assert_eq!(names(&result.write), ["ml.ns.folded.2026-11"]);
         assert_eq!(result.write[0].status.as_ref().unwrap().settled, "3.75");
         let expanded = result.write[0].expand().unwrap();
-        for ((standing, expanded), own) in expanded.iter().zip(&records) {
-            assert_eq!(*standing, RecordPrecedence::Section(7));
+        for ((budget_state, expanded), own) in expanded.iter().zip(&records) {
+            assert_eq!(*budget_state, RecordPrecedence::Section(7));
             assert_eq!((&expanded.spec, &expanded.status), (&own.spec, &own.status));
         }
     }

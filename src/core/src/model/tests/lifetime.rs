@@ -10,7 +10,7 @@ use super::*;
 use crate::budget::OnExhausted;
 use crate::calendar::Period;
 use crate::ledger::LinearSpend;
-use crate::scaling::Demand;
+use crate::scaling::Activation;
 
 fn key() -> Key {
     Key::new("team", "chat")
@@ -26,7 +26,7 @@ fn service(created: i64) -> Service {
         idle_after: SignedDuration::from_secs(600),
         drain_timeout: SignedDuration::from_secs(60),
         paused: false,
-        activation: Demand::Welcome,
+        activation: Activation::OnDemand,
         replica: Arc::new(PodShape::default()),
         grace_seconds: 30,
     }
@@ -110,7 +110,7 @@ fn where_a_budget_stands_is_told_every_half_minute_while_money_is_spent() {
         let next = model.next_timer();
         let decisions = decide(model, now);
         let spent = decisions.budgets.first();
-        let spent = spent.map(|(_, standing)| standing.budget.spent.to_string());
+        let spent = spent.map(|(_, budget_state)| budget_state.budget.spent.to_string());
         (next.is_some_and(|next| next <= now), spent)
     };
     assert_eq!(told(&mut model, at(29_999)), (false, None));

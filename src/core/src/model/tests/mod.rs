@@ -16,7 +16,7 @@ use super::service::ServiceState;
 use super::state::Model;
 use crate::plan::{Decisions, JobOrder, ServiceOrder, decide};
 use crate::refusal::RefusalReason;
-use crate::training::Turn;
+use crate::training::JobDecision;
 
 use self::random_events::{at, event, prices, subject};
 
@@ -221,23 +221,28 @@ fn it_does_not_matter_where_slices_end() {
         }
         for (key, state) in &model.jobs {
             // the numbers in a reason are those of the moment
-            let essence = |turn: &Option<Turn>| {
-                let turn = turn.as_ref()?;
-                Some((turn.run, turn.limited_by, turn.position, turn.retry))
+            let essence = |decision: &Option<JobDecision>| {
+                let decision = decision.as_ref()?;
+                Some((
+                    decision.run,
+                    decision.limited_by,
+                    decision.position,
+                    decision.retry,
+                ))
             };
-            let ours = &sliced.jobs[key].turn;
-            assert_eq!(essence(ours), essence(&state.turn), "{when}, {key:?}");
+            let ours = &sliced.jobs[key].decision;
+            assert_eq!(essence(ours), essence(&state.decision), "{when}, {key:?}");
         }
-        let standings = |model: &Model| {
+        let budget_states = |model: &Model| {
             let namespaces = model.namespaces.iter();
             let states = namespaces.map(|(name, namespace)| (name.clone(), namespace.clone()));
             let states = states.map(|(name, namespace)| {
                 let budgets = namespace.budgets.into_iter();
-                let standings = budgets.map(|(budget, state)| (budget, state.standing));
-                (name, standings.collect::<Vec<_>>())
+                let budget_states = budgets.map(|(budget, state)| (budget, state.budget_state));
+                (name, budget_states.collect::<Vec<_>>())
             });
             states.collect::<Vec<_>>()
         };
-        assert_eq!(standings(&sliced), standings(model), "{when}");
+        assert_eq!(budget_states(&sliced), budget_states(model), "{when}");
     });
 }

@@ -21,7 +21,7 @@ use crate::money::Money;
 use crate::pricing::{
     DatedPriceList, GpuPrice, PriceCatalog, PriceList, PriceScope, PricingAttributes,
 };
-use crate::scaling::Demand;
+use crate::scaling::Activation;
 
 const NAMESPACES: [&str; 2] = ["blue", "green"];
 const GPU: &str = "nvidia.com/gpu";
@@ -122,9 +122,9 @@ fn service(rng: &mut Rng, now: Timestamp) -> Service {
         drain_timeout: SignedDuration::from_secs(rng.i64(0..60)),
         paused: rng.u8(0..8) == 0,
         activation: if rng.u8(0..6) == 0 {
-            Demand::Unwelcome
+            Activation::Never
         } else {
-            Demand::Welcome
+            Activation::OnDemand
         },
         replica: shape(rng),
         grace_seconds: rng.i64(0..60),
