@@ -41,7 +41,7 @@ pub(crate) type Observer<K> = Box<dyn Fn(&Event<K>) + Send>;
 pub(crate) struct CacheWriter<K: Cached> {
     writer: Writer<K>,
     store: Store<K>,
-    trigger: fn(&K) -> Trigger,
+    trigger: fn(&K) -> Option<Trigger>,
     tombstones: Arc<Tombstones>,
     unreadable: Arc<UnreadableObjects>,
     changes: CacheChanges,
@@ -53,7 +53,7 @@ pub(crate) struct CacheWriter<K: Cached> {
 impl<K: Cached> CacheWriter<K> {
     /// An empty cache. A change of an object has this `trigger`.
     pub(crate) fn new(
-        trigger: fn(&K) -> Trigger,
+        trigger: fn(&K) -> Option<Trigger>,
         tombstones: Arc<Tombstones>,
         unreadable: Arc<UnreadableObjects>,
         changes: CacheChanges,
@@ -124,7 +124,7 @@ impl<K: Cached> CacheWriter<K> {
         self.unreadable
             .remove::<K>(&object.namespace().unwrap_or_default(), &object.name_any());
         object.prune();
-        let trigger = object.triggers().then(|| (self.trigger)(&object));
+        let trigger = (self.trigger)(&object).filter(|_| object.triggers());
         self.write(event(object));
         trigger
     }
@@ -163,7 +163,7 @@ impl<K: Cached> CacheWriter<K> {
         match object.into_result() {
             Ok(mut object) => {
                 object.prune();
-                let trigger = object.triggers().then(|| (self.trigger)(&object));
+                let trigger = (self.trigger)(&object).filter(|_| object.triggers());
                 self.forget(&object);
                 trigger
             }
@@ -197,7 +197,7 @@ impl<K: Cached> CacheWriter<K> {
     /// What a change of an object triggers that cannot be read: the same as its last version.
     fn trigger_of(&self, unreadable: &Unreadable, last: Option<&K>) -> Option<Trigger> {
         match last {
-            Some(last) => last.triggers().then(|| (self.trigger)(last)),
+            Some(last) => (self.trigger)(last).filter(|_| last.triggers()),
             None => K::trigger_of_unreadable(&unreadable.metadata),
         }
     }

@@ -4,9 +4,9 @@
 //! |---|---|
 //! | `change` | which objects changed, for the model |
 //! | `decoding` | from a watch's events to a cache, object by object |
-//! | `pruning` | what caches keep of an object, and which objects trigger a decision |
+//! | `pruning` | what caches keep of an object, and which objects trigger a sync |
 //! | `tombstones` | what is remembered of pods and nodes that are gone |
-//! | `trigger` | which decisions and syncs of accounts a change triggers |
+//! | `trigger` | which syncs of accounts a change triggers |
 //! | `unreadable` | the objects that cannot be read, and why |
 //!
 //! An object that cannot be read changes nothing for any other object. The cache keeps the last
@@ -134,10 +134,10 @@ impl Stores {
         }
         let (mut device_claims, mut device_slices) = (reflector::store().0, reflector::store().0);
         if allocates_devices(client).await {
-            device_claims = store!(all(), |claim: &ResourceClaim| Trigger::Accounts(
+            device_claims = store!(all(), |claim: &ResourceClaim| Some(Trigger::Accounts(
                 ResourceExt::namespace(claim).unwrap_or_default()
-            ));
-            device_slices = store!(all(), |_: &ResourceSlice| Trigger::All);
+            )));
+            device_slices = store!(all(), |_: &ResourceSlice| Some(Trigger::All));
         }
         let (pods, services) = (Arc::clone(engines), Arc::clone(engines));
         let on_pod: Option<Observer<Pod>> = Some(Box::new(move |event| pods.on_pod(event)));
@@ -156,20 +156,20 @@ impl Stores {
                 job,
                 WorkloadKind::TrainingJob
             )),
-            budgets: store!(all(), own_namespace),
-            prices: store!(all(), |_: &PriceList| Trigger::All),
-            records: store!(all(), |record: &SpendRecord| of_record(record.workload())),
-            corrections: store!(all(), |correction: &SpendCorrection| Trigger::Namespace(
-                correction.spec.namespace.clone()
-            )),
-            deployments: store!(ours.clone(), own_namespace),
-            batch_jobs: store!(ours.clone(), own_namespace),
-            front_services: store!(ours.clone(), own_namespace),
-            slices: store!(ours, own_namespace),
+            budgets: store!(all(), no_sync),
+            prices: store!(all(), |_: &PriceList| Some(Trigger::All)),
+            records: store!(all(), |record: &SpendRecord| Some(of_record(
+                record.workload()
+            ))),
+            corrections: store!(all(), no_sync),
+            deployments: store!(ours.clone(), no_sync),
+            batch_jobs: store!(ours.clone(), no_sync),
+            front_services: store!(ours.clone(), no_sync),
+            slices: store!(ours, no_sync),
             pods: store!(all(), of_pod, on_pod),
-            nodes: store!(all(), |_: &Node| Trigger::All),
-            priorities: store!(all(), |_: &PriorityClass| Trigger::All),
-            volume_claims: store!(all(), own_namespace),
+            nodes: store!(all(), |_: &Node| Some(Trigger::All)),
+            priorities: store!(all(), no_sync),
+            volume_claims: store!(all(), no_sync),
             device_claims,
             device_slices,
         };
@@ -197,23 +197,21 @@ async fn allocates_devices(client: &Client) -> bool {
     }
 }
 
-fn own_namespace<K: ResourceExt>(object: &K) -> Trigger {
-    Trigger::Namespace(object.namespace().unwrap_or_default())
+/// A change that concerns no account.
+fn no_sync<K>(_: &K) -> Option<Trigger> {
+    None
 }
 
-fn of_workload<K: ResourceExt>(object: &K, kind: WorkloadKind) -> Trigger {
-    Trigger::Workload(WorkloadRef {
+fn of_workload<K: ResourceExt>(object: &K, kind: WorkloadKind) -> Option<Trigger> {
+    Some(Trigger::Workload(WorkloadRef {
         namespace: object.namespace().unwrap_or_default(),
         kind,
         name: object.name_any(),
-    })
+    }))
 }
 
-fn of_pod(pod: &Pod) -> Trigger {
-    match pod::workload_of(pod) {
-        Some(workload) => Trigger::Workload(workload),
-        None => own_namespace(pod),
-    }
+fn of_pod(pod: &Pod) -> Option<Trigger> {
+    pod::workload_of(pod).map(Trigger::Workload)
 }
 
 /// What a change of a record of this workload triggers.

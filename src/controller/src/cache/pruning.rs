@@ -1,4 +1,4 @@
-//! What caches keep of an object, and which objects trigger a decision.
+//! What caches keep of an object, and which objects trigger a sync of accounts.
 
 use bursar_api::lenient::Validate;
 use bursar_api::names::NAMESPACE_LABEL;
@@ -45,7 +45,7 @@ pub(crate) trait CachePolicy: ResourceExt {
     /// Remembers what is needed of the object after it is gone.
     fn on_delete(&self, _: &Tombstones) {}
 
-    /// Whether a change of this object may change a decision.
+    /// Whether a change of this object may change an account.
     fn triggers(&self) -> bool {
         true
     }
@@ -54,7 +54,7 @@ pub(crate) trait CachePolicy: ResourceExt {
     fn trigger_of_unreadable(metadata: &ObjectMeta) -> Option<Trigger> {
         let label = || metadata.labels.as_ref()?.get(NAMESPACE_LABEL).cloned();
         let namespace = metadata.namespace.clone().or_else(label);
-        Some(namespace.map_or(Trigger::All, Trigger::Namespace))
+        namespace.is_none().then_some(Trigger::All)
     }
 }
 

@@ -1,21 +1,18 @@
-//! What a change triggers: a decision over one namespace, or over all, and syncs of accounts.
+//! What a change triggers in the ledger: syncs of accounts.
 
 use bursar_api::spend::WorkloadRef;
 use tokio::sync::mpsc;
 
-/// The namespaces that a change triggers a decision over, and the accounts that it triggers a sync
-/// of.
+/// The accounts that a change triggers a sync of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Trigger {
-    /// One namespace, and none of its accounts.
-    Namespace(String),
-    /// The namespace and the account of one workload: the workload or one of its pods changed.
+    /// That of one workload: the workload or one of its pods changed.
     Workload(WorkloadRef),
     /// The same, where one of the workload's SpendRecords changed.
     Record(WorkloadRef),
-    /// One namespace and all its accounts.
+    /// All of a namespace.
     Accounts(String),
-    /// Every namespace that has workloads: a price or a node changed.
+    /// All that the change concerns: a price or a node changed.
     All,
 }
 

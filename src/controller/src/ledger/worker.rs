@@ -182,7 +182,6 @@ impl<C: Fn() -> Timestamp + Clone + Send + 'static> Worker<C> {
                 let at = now + CLUSTER_DELAY;
                 self.look_at_cluster.get_or_insert(at);
             }
-            Trigger::Namespace(_) => {}
         }
     }
 
