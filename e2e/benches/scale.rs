@@ -30,7 +30,7 @@ struct Arguments {
     #[arg(long, value_enum, default_value = "small")]
     jump_page: PageSize,
     /// Patches that the bare client sends at the same time: as many as the operator may.
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..))]
     concurrency: u32,
     /// 100 services, and 20 s for each measurement at rest.
     #[arg(long)]
