@@ -129,6 +129,9 @@ impl AccountLoader {
         account: &WorkloadRef,
         now: Timestamp,
     ) -> bool {
+        if context.ledger.last(account).is_some() {
+            return false;
+        }
         let prices = context.prices(now);
         let (currency, month) = (
             &prices.lists.currency,

@@ -185,7 +185,7 @@ impl PublishedAccounts {
     }
 
     /// The account, if it was synced or asked for before.
-    pub(super) fn last(&self, account: &WorkloadRef) -> Option<Arc<AccountView>> {
+    pub(crate) fn last(&self, account: &WorkloadRef) -> Option<Arc<AccountView>> {
         let state = lock(&self.state);
         let namespace = state.namespaces.get(&account.namespace)?;
         namespace.views.get(account).cloned()
