@@ -8,14 +8,15 @@ use std::sync::Arc;
 use bursar_api::gpu_inventory::{DeviceModel, DevicePools};
 use bursar_api::quantities;
 use bursar_core::ledger::Uid;
+use bursar_core::model::Key;
 use bursar_core::pricing::PricingAttributes;
 use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod, PodSpec, Volume};
 use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceSlice};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt;
-use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::reflector::Store;
 
-use crate::cache::Stores;
+use crate::cache::{Stores, cached};
 use crate::pod;
 use crate::pod_resources;
 use crate::resource_claim;
@@ -137,10 +138,8 @@ impl GpuAllocations {
             if name.as_ref().is_some_and(|name| self.borne.contains(name)) {
                 continue;
             }
-            let claim = name.and_then(|name| {
-                let reference = ObjectRef::<PersistentVolumeClaim>::new(&name).within(namespace);
-                stores.volume_claims.get(&reference)
-            });
+            let claim =
+                name.and_then(|name| cached(&stores.volume_claims, &Key::new(namespace, &name)));
             let size = match (claim, template) {
                 (Some(claim), _) => gib(&claim, true),
                 (None, Some(template)) => gib(&template, true),
@@ -164,7 +163,7 @@ where
     K: kube::Resource<DynamicType = ()> + Clone + 'static,
 {
     let namespace = pod.namespace().unwrap_or_default();
-    store.get(&ObjectRef::<K>::new(name).within(&namespace))
+    cached(store, &Key::new(&namespace, name))
 }
 
 /// The volume claims of a spec by name, with the templates of generic ephemeral volumes, which are

@@ -5,12 +5,13 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use bursar_api::lenient::{Lenient, Unreadable};
-use kube::runtime::reflector::{self, ObjectRef, Store, store::Writer};
+use bursar_core::model::Key;
+use kube::runtime::reflector::{self, Store, store::Writer};
 use kube::runtime::watcher::Event;
 use kube::{Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 
-use crate::cache::change::{CacheChange, CacheChanges, key_of};
+use crate::cache::change::{CacheChange, CacheChanges, cached, key_of};
 use crate::cache::pruning::CachePolicy;
 use crate::cache::tombstones::Tombstones;
 use crate::cache::trigger::Trigger;
@@ -187,11 +188,8 @@ impl<K: Cached> CacheWriter<K> {
     /// What the cache has under the name of an object that cannot be read.
     fn last(&self, unreadable: &Unreadable) -> Option<Arc<K>> {
         let metadata = &unreadable.metadata;
-        let mut reference = ObjectRef::new(metadata.name.as_deref()?);
-        if let Some(namespace) = &metadata.namespace {
-            reference = reference.within(namespace);
-        }
-        self.store.get(&reference)
+        let namespace = metadata.namespace.as_deref().unwrap_or_default();
+        cached(&self.store, &Key::new(namespace, metadata.name.as_deref()?))
     }
 
     /// What a change of an object triggers that cannot be read: the same as its last version.

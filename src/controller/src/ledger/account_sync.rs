@@ -8,9 +8,9 @@ use bursar_api::spend::{WorkloadKind, WorkloadRef};
 use bursar_api::{InferenceDeployment, TrainingJob};
 use bursar_core::calendar::Month;
 use bursar_core::ledger::{EngineCounters, Uid};
+use bursar_core::model::Key;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
-use kube::runtime::reflector::ObjectRef;
 
 use super::accounts::Accounts;
 use super::error::Error;
@@ -21,6 +21,7 @@ use super::pods::{PodLedger, Workload};
 use super::published::{AccountView, Doubt};
 use super::queue::SyncResult;
 use super::stored_accounts::StoredAccounts;
+use crate::cache::cached;
 use crate::context::Context;
 use crate::lock::lock;
 
@@ -127,9 +128,10 @@ impl AccountSync<'_> {
     fn workload<'w>(&'w self, pods: &'w [&'w Pod]) -> Workload<'w> {
         let (stores, unreadable) = (&self.context.stores, &self.context.unreadable);
         let (namespace, name) = (&self.account.namespace, self.account.name.as_str());
+        let key = Key::new(namespace, name);
         let (exists, is_idle) = match self.account.kind {
             WorkloadKind::InferenceDeployment => {
-                let service = stores.services.get(&ObjectRef::new(name).within(namespace));
+                let service = cached(&stores.services, &key);
                 let exists = service.as_ref().map_or_else(
                     || {
                         unreadable
@@ -144,7 +146,7 @@ impl AccountSync<'_> {
                 (exists, is_idle)
             }
             WorkloadKind::TrainingJob => {
-                let job = stores.jobs.get(&ObjectRef::new(name).within(namespace));
+                let job = cached(&stores.jobs, &key);
                 let exists = job.map_or_else(
                     || unreadable.why::<TrainingJob>(namespace, name).is_some(),
                     |job| job.metadata.deletion_timestamp.is_none(),
