@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use memchr::memchr;
+use memchr::{memchr, memchr_iter};
 
 /// The longest line, in bytes, that a sample may take.
 const MAX_LINE_BYTES: usize = 64 << 10;
@@ -20,6 +20,7 @@ pub struct LineTooLong;
 #[derive(Debug)]
 pub struct Sums<'n, const N: usize> {
     names: [&'n str; N],
+    filter: LineFilter,
     sums: [Option<f64>; N],
     /// The beginning of a line that may be a sample and whose end has not arrived.
     partial: Vec<u8>,
@@ -31,6 +32,7 @@ impl<'n, const N: usize> Sums<'n, N> {
     /// Begins a page, in which samples of these names count. Names may be equal.
     pub fn new(names: [&'n str; N]) -> Self {
         Self {
+            filter: LineFilter::new(&names),
             names,
             sums: [None; N],
             partial: Vec::new(),
@@ -51,11 +53,15 @@ impl<'n, const N: usize> Sums<'n, N> {
             self.end_line();
             rest = &rest[end + 1..];
         }
-        while let Some(end) = memchr(b'\n', rest) {
-            self.take_line(&rest[..end]);
-            rest = &rest[end + 1..];
+        let mut start = 0;
+        for end in memchr_iter(b'\n', rest) {
+            let line = &rest[start..end];
+            if self.filter.passes(line) {
+                self.take_line(line);
+            }
+            start = end + 1;
         }
-        self.take_part(rest)
+        self.take_part(&rest[start..])
     }
 
     /// The sum of each name, in the order of the names; `None` if there is no sample of it or one
@@ -117,7 +123,6 @@ impl<'n, const N: usize> Sums<'n, N> {
     fn take_line(&mut self, line: &[u8]) {
         let line = line.trim_ascii_start();
         for (name, sum) in self.names.iter().zip(&mut self.sums) {
-            // one byte tells nearly all other lines
             let ends_name = |byte: &u8| matches!(byte, b'{' | b' ' | b'\t');
             if line.get(name.len()).is_some_and(ends_name)
                 && let Some(rest) = line.strip_prefix(name.as_bytes())
@@ -125,6 +130,42 @@ impl<'n, const N: usize> Sums<'n, N> {
                 *sum = Some(sum.unwrap_or(0.0) + value(rest));
             }
         }
+    }
+}
+
+/// Tells nearly all lines of a page from samples by one byte: the one behind the beginning that the
+/// names have in common.
+#[derive(Debug)]
+struct LineFilter {
+    /// The length of that beginning, in bytes.
+    at: usize,
+    /// Which bytes follow it in the names, or end one of them.
+    follows: [bool; 256],
+}
+
+impl LineFilter {
+    fn new(names: &[&str]) -> Self {
+        let bytes = |at: usize| names.iter().map(move |name| name.as_bytes().get(at));
+        let is_common = |at: &usize| {
+            let mut bytes = bytes(*at);
+            let first = bytes.next().flatten();
+            first.is_some() && bytes.all(|byte| byte == first)
+        };
+        let at = (0..).take_while(is_common).count();
+        let mut follows = [false; 256];
+        for byte in bytes(at) {
+            let ends = byte.map_or(&b"{ \t"[..], std::slice::from_ref);
+            ends.iter()
+                .for_each(|byte| follows[usize::from(*byte)] = true);
+        }
+        Self { at, follows }
+    }
+
+    /// Whether a line may be a sample of one of the names.
+    fn passes(&self, line: &[u8]) -> bool {
+        let is_indented = line.first().is_some_and(u8::is_ascii_whitespace);
+        let byte = line.get(self.at);
+        is_indented || byte.is_some_and(|byte| self.follows[usize::from(*byte)])
     }
 }
 
