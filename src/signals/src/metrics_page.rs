@@ -21,8 +21,9 @@ use crate::engine::Error;
 
 /// No engine has a longer page.
 const MAX_BYTES: usize = 4 << 20;
-/// The size up to which the buffer of one exchange grows, which bounds the head of the answer too.
-const MAX_BUFFER_BYTES: usize = 64 << 10;
+/// The size of the buffer of one exchange, which bounds the head of the answer too. One that grows
+/// with the page would be grown again at each read.
+const BUFFER_BYTES: usize = 16 << 10;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// An open connection on which a whole page has been read.
@@ -81,7 +82,7 @@ async fn exchange(
         .body(Empty::<Bytes>::new())
         .map_err(|error| Failure::Answered(http(error)))?;
     let (mut sender, connection) = http1::Builder::new()
-        .max_buf_size(MAX_BUFFER_BYTES)
+        .read_buf_exact_size(Some(BUFFER_BYTES))
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|error| Failure::NoAnswer(http(error)))?;
