@@ -99,6 +99,7 @@ pub(crate) fn next(
         conditions::updated_conditions(&old.conditions, says, object.metadata.generation, now);
     let change = Change {
         at_once: object.status.is_none() || decisive(old) != decisive(&status),
+        counts: false,
         written: readings(old),
         present: readings(&status),
         figures: figures(old) != figures(&status),

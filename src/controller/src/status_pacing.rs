@@ -2,7 +2,8 @@
 //!
 //! | values | written |
 //! |---|---|
-//! | counts of replicas, the phase, the latch, most conditions | at once |
+//! | what was decided, the phase, the latch, most conditions | at once |
+//! | counts of pods, and the conditions that follow them | at once, but 2 s after the last write |
 //! | [`Readings`]: values that follow readings | once they have kept one value for a while |
 //! | figures: amounts, queue depth, messages | with the others, or every five minutes while they change |
 //!
@@ -21,6 +22,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::Resource;
 use serde::Serialize;
 
+/// Counts alone are written this long after the last write at the earliest: the pods of a workload
+/// come one after the other, and a thousand workloads may grow at once.
+const COUNTS_PACE: SignedDuration = SignedDuration::from_secs(2);
 /// Figures alone are written at most this often.
 const FIGURES_PACE: SignedDuration = SignedDuration::from_mins(5);
 /// Readings must keep one value for at least this long.
@@ -62,6 +66,8 @@ pub(crate) struct Readings {
 pub(crate) struct Change {
     /// There is no status yet, or a value differs that is written at once.
     pub(crate) at_once: bool,
+    /// A count of pods differs, or a condition that follows one.
+    pub(crate) counts: bool,
     /// The readings in the object's status.
     pub(crate) written: Readings,
     /// The readings now.
@@ -130,11 +136,13 @@ impl StatusPacing {
             .last_write(change.as_of, now)
             .map(|at| after(at, FIGURES_PACE));
         let figures_due = change.figures && figures_at.is_none_or(|at| now >= at);
-        let writes = change.at_once || readings_due || figures_due;
+        let counts_at = self.last_sent().map_or(now, |at| after(at, COUNTS_PACE));
+        let counts_due = change.counts && now >= counts_at;
+        let writes = change.at_once || counts_due || readings_due || figures_due;
         if writes {
             self.sent = Some(Sent {
                 at: now,
-                by_readings: readings_due && !change.at_once && !figures_due,
+                by_readings: readings_due && !change.at_once && !counts_due && !figures_due,
                 replaces: fingerprint(old),
             });
         }
@@ -146,6 +154,7 @@ impl StatusPacing {
         let looks = [
             grows.then_some(next_figures),
             (differs && !writes).then_some(settles_at),
+            (change.counts && !writes).then_some(counts_at),
             change.changes_at,
         ];
         NextStatus {
@@ -203,6 +212,12 @@ impl StatusPacing {
         self.since = Some(now);
     }
 
+    /// The last write that was asked for, whether the object shows it or not.
+    fn last_sent(&self) -> Option<Timestamp> {
+        let sent = self.sent.as_ref().map(|sent| sent.at);
+        sent.max(self.written_at)
+    }
+
     /// The last write, by memory or, after a change of leader, by the status itself. A time far in
     /// the future, of a clock that was wrong, is none.
     fn last_write(&self, as_of: Option<Timestamp>, now: Timestamp) -> Option<Timestamp> {
@@ -234,6 +249,17 @@ pub(crate) fn decisive_conditions(conditions: &mut Vec<Condition>, following: &[
         condition.last_transition_time = Time(Timestamp::UNIX_EPOCH);
     }
     conditions.sort_by(|one, other| one.type_.cmp(&other.type_));
+}
+
+/// The status and reason of a condition that follows counts of pods.
+pub(crate) fn counted_condition<'a>(
+    conditions: &'a [Condition],
+    type_: &str,
+) -> Option<(&'a str, &'a str)> {
+    let condition = conditions
+        .iter()
+        .find(|condition| condition.type_ == type_)?;
+    Some((&condition.status, &condition.reason))
 }
 
 /// Of conditions that follow readings, statuses and reasons; and why a decision could not be

@@ -19,7 +19,8 @@ use crate::pod;
 use crate::pricing::condition::{self, PricingState};
 use crate::spend_status;
 use crate::status_pacing::{
-    Change, NextStatus, Readings, StatusPacing, decisive_conditions, messages, reading_conditions,
+    Change, NextStatus, Readings, StatusPacing, counted_condition, decisive_conditions, messages,
+    reading_conditions,
 };
 
 /// What goes into a status.
@@ -92,6 +93,7 @@ pub(crate) fn next(
     );
     let change = Change {
         at_once: object.status.is_none() || decisive(old) != decisive(&status),
+        counts: counts(old) != counts(&status),
         written: readings(old),
         present: readings(&status),
         figures: figures(old) != figures(&status),
@@ -102,9 +104,10 @@ pub(crate) fn next(
     pacing.next(object, object.status.as_ref(), status, change, parts.now)
 }
 
-/// A status without what follows readings, and without figures.
+/// A status without what follows pods or readings, and without figures.
 fn decisive(status: &InferenceDeploymentStatus) -> InferenceDeploymentStatus {
     let mut status = status.clone();
+    (status.replicas, status.ready_replicas) = (0, 0);
     (status.desired_replicas, status.limited_by) = (0, None);
     (status.spend, status.queue_depth, status.reason) = (None, None, String::new());
     if let Some(refusal) = status
@@ -118,8 +121,17 @@ fn decisive(status: &InferenceDeploymentStatus) -> InferenceDeploymentStatus {
             refusal.retry_at = None;
         }
     }
+    status
+        .conditions
+        .retain(|condition| condition.type_ != READY);
     decisive_conditions(&mut status.conditions, &FOLLOWING);
     status
+}
+
+/// What follows the pods.
+fn counts(status: &InferenceDeploymentStatus) -> impl PartialEq {
+    let ready = counted_condition(&status.conditions, READY);
+    (status.replicas, status.ready_replicas, ready)
 }
 
 fn readings(status: &InferenceDeploymentStatus) -> Readings {

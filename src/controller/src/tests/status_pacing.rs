@@ -11,7 +11,8 @@ const WINDOW: SignedDuration = SignedDuration::from_mins(15);
 /// A status with one value of each class.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 struct Status {
-    replicas: i32,
+    allowed: i32,
+    ready: i32,
     desired: i32,
     limited_by: Option<LimitedBy>,
     spent: i64,
@@ -61,7 +62,8 @@ impl Paced {
         let none = Status::default();
         let old = self.status.as_ref().unwrap_or(&none);
         let change = Change {
-            at_once: self.status.is_none() || old.replicas != self.present.replicas,
+            at_once: self.status.is_none() || old.allowed != self.present.allowed,
+            counts: old.ready != self.present.ready,
             written: old.readings(),
             present: self.present.readings(),
             figures: old.spent != self.present.spent,
@@ -136,9 +138,9 @@ impl Paced {
 }
 
 #[test]
-fn counts_are_written_at_once_and_readings_once_they_keep_a_value() {
+fn decisions_are_written_at_once_and_readings_once_they_keep_a_value() {
     let mut paced = Paced::new();
-    paced.present.replicas = 1;
+    paced.present.allowed = 1;
     assert!(paced.write_if_due());
     paced.flicker();
     assert_eq!(paced.look_at, Some(paced.now + SECOND * 2));
@@ -161,10 +163,36 @@ fn counts_are_written_at_once_and_readings_once_they_keep_a_value() {
 }
 
 #[test]
+fn counts_are_written_at_once_and_then_every_two_seconds() {
+    let mut paced = Paced::new();
+    paced.pass(SECOND * 60);
+    paced.present.ready = 1;
+    assert!(paced.write_if_due(), "the last write is long ago");
+    // the pods of a gang become ready one after the other
+    for ready in 2..=100 {
+        paced.pass(SECOND / 10);
+        paced.present.ready = ready;
+        paced.write_if_due();
+    }
+    assert_eq!(
+        paced.writes.len(),
+        6,
+        "the first one of all, and one in 2 s"
+    );
+    paced.pass(SECOND * 2);
+    assert_eq!(paced.status.as_ref().map(|status| status.ready), Some(100));
+    // a decision does not wait, and takes the counts along
+    (paced.present.allowed, paced.present.ready) = (1, 99);
+    assert!(paced.write_if_due());
+    paced.assert_settles();
+    assert_eq!(paced.writes.len(), 8);
+}
+
+#[test]
 fn what_is_written_at_once_takes_readings_along() {
     let mut paced = Paced::new();
     paced.flicker();
-    paced.present.replicas = 1;
+    paced.present.allowed = 1;
     assert!(paced.write_if_due());
     assert_eq!(paced.look_at, None);
     paced.assert_settles();
@@ -268,7 +296,7 @@ fn a_write_that_failed_is_due_again_at_the_next_look_and_does_not_count() {
         Some(paced.now + SHORTEST_WAIT * 2),
         "one write counts"
     );
-    paced.present.replicas = 4;
+    paced.present.allowed = 4;
     for _ in 0..3 {
         assert!(paced.ask().is_some());
         paced.now += SECOND;
@@ -279,7 +307,7 @@ fn a_write_that_failed_is_due_again_at_the_next_look_and_does_not_count() {
 #[test]
 fn figures_are_written_every_five_minutes_while_they_change() {
     let mut paced = Paced::new();
-    (paced.spending, paced.present.replicas) = (true, 1);
+    (paced.spending, paced.present.allowed) = (true, 1);
     paced.write_if_due();
     for _ in 0..60 {
         paced.present.spent += 1;

@@ -81,6 +81,7 @@ pub(crate) fn next(
     );
     let change = Change {
         at_once: object.status.is_none() || decisive(old) != decisive(&status),
+        counts: counts(old) != counts(&status),
         written: readings(old),
         present: readings(&status),
         figures: figures(old) != figures(&status),
@@ -167,13 +168,19 @@ fn failure(roles: &[RoleJob<'_>]) -> String {
     }
 }
 
-/// A status without what follows readings, and without figures.
+/// A status without what follows pods or readings, and without figures.
 fn decisive(status: &TrainingJobStatus) -> TrainingJobStatus {
     let mut status = status.clone();
+    (status.workers, status.roles) = (Workers::default(), Vec::new());
     (status.queue_position, status.limited_by) = (None, None);
     (status.spend, status.reason) = (None, String::new());
     decisive_conditions(&mut status.conditions, &[WITHIN_BUDGET]);
     status
+}
+
+/// What follows the pods.
+fn counts(status: &TrainingJobStatus) -> impl PartialEq {
+    (status.workers, status.roles.as_slice())
 }
 
 fn readings(status: &TrainingJobStatus) -> Readings {
