@@ -1,6 +1,7 @@
 //! What the controller's tasks share.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use bursar_api::InferenceDeployment;
@@ -52,6 +53,8 @@ pub(crate) struct Context {
     /// Objects that no cache has as they are.
     pub(crate) unreadable: Arc<UnreadableObjects>,
     pub(crate) events: EventPublisher,
+    /// Orders wait or are being carried out: other writes leave them the API server.
+    pub(crate) orders_wait: AtomicBool,
     pub(crate) metrics: Metrics,
     /// Where the pods of each workload are in the cache.
     pub(crate) index: Mutex<PodIndex>,

@@ -73,6 +73,7 @@ mod training;
 mod unreadable_status;
 
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -289,6 +290,7 @@ async fn lead(
             metrics.dropped_events.clone(),
         ),
         metrics,
+        orders_wait: AtomicBool::new(false),
         index: Mutex::default(),
         sharing: Mutex::default(),
         measured: Arc::new(Mutex::new(power_readings::PowerReadings::new(

@@ -20,6 +20,7 @@ mod queue;
 mod status;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use bursar_core::model::Key;
 use jiff::Timestamp;
@@ -137,6 +138,8 @@ impl Executor {
         let (mut applies, mut statuses) = (0, 0);
         loop {
             let now = clock();
+            let orders_wait = self.queue.has_due_order(now);
+            self.context.orders_wait.store(orders_wait, Relaxed);
             while let Some(task) = self.next(applies, statuses, now) {
                 match &task {
                     Task::Apply(..) => applies += 1,

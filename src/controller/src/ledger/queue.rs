@@ -2,7 +2,8 @@
 //! the clock, and what failed after a while.
 //!
 //! An account waits in one of two lanes. An event puts it into the urgent lane, where it is synced
-//! as soon as one of [`MAX_RUNNING`] syncs ends. A timer puts it into the background lane, which has
+//! as soon as one of [`MAX_RUNNING`] syncs ends, of [`MAX_MEANWHILE`] while orders to workloads wait
+//! for the same API server. A timer puts it into the background lane, which has
 //! [`MAX_BACKGROUND`] of them and begins one in [`BACKGROUND_INTERVAL`] at most: when a thousand
 //! accounts are due at the same moment, at the end of a day or a month, they are spread, and an
 //! event passes them all. So these numbers are the ledger's budget of API calls.
@@ -14,7 +15,9 @@ use bursar_api::spend::WorkloadRef;
 use tokio::time::Instant;
 
 /// Syncs at a time.
-pub(super) const MAX_RUNNING: usize = 8;
+const MAX_RUNNING: usize = 8;
+/// Syncs at a time while orders to workloads wait.
+const MAX_MEANWHILE: usize = 2;
 /// Syncs at a time of accounts that no event made due.
 const MAX_BACKGROUND: usize = 4;
 /// The least time between two beginnings of such syncs.
@@ -87,6 +90,7 @@ pub(super) struct AccountQueue {
     background: BTreeSet<(Instant, WorkloadRef)>,
     running: usize,
     running_background: usize,
+    max_running: usize,
     /// The next beginning of a sync in the background.
     next_background: Instant,
 }
@@ -99,8 +103,17 @@ impl AccountQueue {
             background: BTreeSet::new(),
             running: 0,
             running_background: 0,
+            max_running: MAX_RUNNING,
             next_background: now,
         }
+    }
+
+    /// Takes whether orders to workloads wait.
+    pub(super) fn yield_to_orders(&mut self, orders_wait: bool) {
+        self.max_running = match orders_wait {
+            true => MAX_MEANWHILE,
+            false => MAX_RUNNING,
+        };
     }
 
     /// An event concerns the account: it is synced as soon as possible, or once the pause after a
@@ -137,7 +150,7 @@ impl AccountQueue {
     /// Takes an account that is due and may be synced now.
     pub(super) fn take(&mut self, now: Instant) -> Option<DueAccount> {
         let is_due = |(due, _): &&(Instant, WorkloadRef)| *due <= now;
-        let lane = if self.running >= MAX_RUNNING {
+        let lane = if self.running >= self.max_running {
             return None;
         } else if self.urgent.first().filter(is_due).is_some() {
             Lane::Urgent
@@ -170,7 +183,7 @@ impl AccountQueue {
 
     /// When [`Self::take`] may next have an account, if no sync ends before that.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        if self.running >= MAX_RUNNING {
+        if self.running >= self.max_running {
             return None;
         }
         let urgent = self.urgent.first().map(|(due, _)| *due);
@@ -342,6 +355,22 @@ mod tests {
         queue.finish(&account("000"), SyncResult::Synced(AGAIN), 3, now);
         let soon = now + BACKGROUND_INTERVAL * 10;
         assert_eq!(names(&mut queue, soon), ["004"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn two_syncs_run_while_orders_wait() {
+        let now = Instant::now();
+        let mut queue = AccountQueue::new(now);
+        for number in 0..10 {
+            queue.request(&account(&number.to_string()), 1, now);
+        }
+        queue.yield_to_orders(true);
+        assert_eq!(names(&mut queue, now), ["0", "1"]);
+        assert_eq!(queue.next_due(), None, "the end of a sync begins the next");
+        queue.finish(&account("0"), SyncResult::Synced(AGAIN), 1, now);
+        assert_eq!(names(&mut queue, now), ["2"]);
+        queue.yield_to_orders(false);
+        assert_eq!(names(&mut queue, now), ["3", "4", "5", "6", "7", "8"]);
     }
 
     #[tokio::test(start_paused = true)]

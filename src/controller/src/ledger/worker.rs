@@ -4,6 +4,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bursar_api::SpendRecord;
@@ -196,6 +197,8 @@ impl<C: Fn() -> Timestamp + Clone + Send + 'static> Worker<C> {
     /// Begins the syncs that are due and that there is room for.
     fn begin_due(&mut self) {
         let now = Instant::now();
+        let orders_wait = self.context.orders_wait.load(Relaxed);
+        self.queue.yield_to_orders(orders_wait);
         self.inputs
             .retain(|_, loaded| now.duration_since(loaded.at) < INPUTS_AGE);
         while let Some(due) = self.queue.take(now) {

@@ -1,5 +1,6 @@
 //! One life of a controller: its caches, what it remembers, and what befalls its writes.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use bursar_apitest::Server;
@@ -202,6 +203,7 @@ impl Leader {
                 metrics.dropped_events.clone(),
             ),
             metrics,
+            orders_wait: AtomicBool::new(false),
             index: Mutex::default(),
             sharing: Mutex::default(),
             measured: Arc::new(Mutex::new(PowerReadings::new(world.now))),
