@@ -27,8 +27,9 @@ pub(crate) struct PodState {
 
 /// What is to be decided anew.
 ///
-/// What an event names is looked at by the next call: its cost, and where the budgets of its
-/// namespace stand. Services are then decided in slices, first those of namespaces that stop
+/// What an event names is looked at first: its cost, and where the budgets of its namespace stand.
+/// Where events have named more than one call looks at, the rest is deferred, and what events name
+/// between two calls goes before it. Services are then decided in slices, first those of namespaces that stop
 /// something for money, then those of namespaces that an event named, then those of which an event
 /// about everything (prices, a class of nodes) has marked all. Queues follow.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -41,6 +42,8 @@ pub(crate) struct Marks {
     pub(crate) pods: BTreeSet<Name>,
     /// Namespaces whose budgets are to be looked at.
     pub(crate) budgets: BTreeSet<Name>,
+    /// What events have named that earlier calls have not looked at.
+    deferred: Deferred,
     /// Namespaces in which the cost of everything is to be computed anew before anything else.
     pub(crate) costs: BTreeSet<Name>,
     /// Services that are to be decided, by namespace. An entry without any is looked at as well.
@@ -56,14 +59,61 @@ pub(crate) struct Marks {
     pub(crate) queues: BTreeSet<Name>,
 }
 
+/// What events have named and a call has left for later ones.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Deferred {
+    services: BTreeSet<Key>,
+    jobs: BTreeSet<Key>,
+    budgets: BTreeSet<Name>,
+}
+
 impl Marks {
     fn is_empty(&self) -> bool {
-        self.services.is_empty()
+        self.first_deferred().is_none()
+            && self.services.is_empty()
             && self.jobs.is_empty()
             && self.pods.is_empty()
             && self.budgets.is_empty()
             && self.slices.is_empty()
             && self.queues.is_empty()
+    }
+
+    /// The first namespace in which events have named something since the last call.
+    pub(crate) fn first_named(&self) -> Option<Name> {
+        first_namespace(&self.services, &self.jobs, &self.budgets)
+    }
+
+    /// The first namespace in which something is deferred.
+    pub(crate) fn first_deferred(&self) -> Option<Name> {
+        let Deferred {
+            services,
+            jobs,
+            budgets,
+        } = &self.deferred;
+        first_namespace(services, jobs, budgets)
+    }
+
+    /// Leaves what events have named to later calls.
+    pub(crate) fn defer(&mut self) {
+        let deferred = &mut self.deferred;
+        move_all(&mut self.services, &mut deferred.services);
+        move_all(&mut self.jobs, &mut deferred.jobs);
+        move_all(&mut self.budgets, &mut deferred.budgets);
+    }
+
+    /// Takes out the services and the TrainingJobs of a namespace that events have named.
+    pub(crate) fn take_named(&mut self, namespace: &Name) -> (BTreeSet<Key>, BTreeSet<Key>) {
+        let mut services = take_in(&mut self.services, namespace);
+        services.append(&mut take_in(&mut self.deferred.services, namespace));
+        let mut jobs = take_in(&mut self.jobs, namespace);
+        jobs.append(&mut take_in(&mut self.deferred.jobs, namespace));
+        (services, jobs)
+    }
+
+    /// The budgets of a namespace have been looked at.
+    pub(crate) fn looked_at(&mut self, namespace: &Name) {
+        self.budgets.remove(namespace);
+        self.deferred.budgets.remove(namespace);
     }
 
     /// Marks a TrainingJob, and the queue that it is in.
@@ -295,6 +345,37 @@ impl Model {
             }
         }
     }
+}
+
+fn first_namespace(
+    services: &BTreeSet<Key>,
+    jobs: &BTreeSet<Key>,
+    budgets: &BTreeSet<Name>,
+) -> Option<Name> {
+    let keys = services.first().into_iter().chain(jobs.first());
+    let names = keys.map(|key| &key.namespace).chain(budgets.first());
+    names.min().cloned()
+}
+
+fn move_all<T: Ord>(from: &mut BTreeSet<T>, to: &mut BTreeSet<T>) {
+    if to.is_empty() {
+        std::mem::swap(from, to);
+    } else {
+        to.extend(std::mem::take(from));
+    }
+}
+
+/// Takes the keys of a namespace out of what is marked.
+pub(crate) fn take_in(marked: &mut BTreeSet<Key>, namespace: &Name) -> BTreeSet<Key> {
+    let of_namespace = marked.range(Key::first_in(namespace)..);
+    let keys: BTreeSet<Key> = of_namespace
+        .take_while(|key| key.namespace == *namespace)
+        .cloned()
+        .collect();
+    for key in &keys {
+        marked.remove(key);
+    }
+    keys
 }
 
 /// The number of workers as Kubernetes writes it.

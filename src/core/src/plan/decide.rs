@@ -1,13 +1,14 @@
 //! Decides for what is marked in the model, and marks what depends on it.
 //!
 //! 1. What events have named is looked at: what it costs, and where the budgets of its namespace
-//!    stand. Gangs of a namespace whose budget is exhausted are suspended.
+//!    stand. Gangs of a namespace whose budget is exhausted are suspended. What is more than one
+//!    call looks at is deferred to the next ones, which look first at what events have named since.
 //! 2. Services are decided in slices, by namespace: first where a budget stops something, then where
-//!    an event has named something, then where an event about everything has. Within a namespace the
-//!    older service goes first, and what became free is given once all have been decided, so that it
-//!    does not matter where a slice ends.
-//! 3. Once no service is left, the queues of gangs are decided, by namespace, and again those for
-//!    which room has become free.
+//!    an event has just named something, then where one has earlier, then where an event about
+//!    everything has. Within a namespace the older service goes first, and what became free is given
+//!    once all have been decided, so that it does not matter where a slice ends.
+//! 3. Once nothing is deferred and no service is left, the queues of gangs are decided, by
+//!    namespace, and again those for which room has become free.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,43 +16,48 @@ use jiff::Timestamp;
 
 use crate::budget::BudgetAdmission;
 use crate::model::event::{Key, Name};
-use crate::model::state::Model;
+use crate::model::state::{Model, take_in};
 use crate::model::timers::Subject;
 use crate::plan::decisions::Decisions;
-use crate::plan::namespace::{refresh_marked, review, take_in};
+use crate::plan::namespace::{refresh_marked, review};
 use crate::plan::queue::decide_queue;
 use crate::plan::replicas::decide_service;
 
-/// So many computed costs or looks at a waiting gang are taken to be as long as one decision over a
+/// So many timers that are due, computed costs or looks at a waiting gang are taken to be as long as one decision over a
 /// service.
 const LIGHT: usize = 8;
 
 /// Decides for everything that is marked or due. Some of it may be left for the next call, so that
 /// none takes long: see [`Model::has_marks`].
 pub fn decide(model: &mut Model, now: Timestamp) -> Decisions {
-    mark_due(model, now);
+    let due = mark_due(model, now);
     let mut call = Call {
         now,
-        left: model.slice,
+        left: model.slice.saturating_sub(due / LIGHT).max(1),
         admissions: BTreeMap::new(),
+        decided: BTreeSet::new(),
         decisions: Decisions::default(),
     };
     for uid in std::mem::take(&mut model.marks.pods) {
         model.refresh_other(&uid, now);
     }
-    for name in named(model) {
-        call.look_at(model, &name);
-    }
+    let named = call.look_at_named(model);
+    call.decide_named(model, named);
+    call.look_at_deferred(model);
     call.decide_services(model);
-    if model.marks.slices.is_empty() {
+    // the room that gangs find is known once all costs are
+    if model.marks.slices.is_empty() && model.marks.first_deferred().is_none() {
         call.decide_queues(model);
     }
     call.end(model)
 }
 
 /// Marks what is due, and what depends on gateways of which it has changed whether they are heard.
-fn mark_due(model: &mut Model, now: Timestamp) {
-    for subject in model.timers.due(now) {
+/// Returns how much was due.
+fn mark_due(model: &mut Model, now: Timestamp) -> usize {
+    let due = model.timers.due(now);
+    let number = due.len();
+    for subject in due {
         model.mark(subject, now);
     }
     if let Some(change) = model.gateways.settle(now) {
@@ -61,15 +67,7 @@ fn mark_due(model: &mut Model, now: Timestamp) {
         }
         model.timers.set(Subject::Gateways, change.next);
     }
-}
-
-/// The namespaces of what events have named.
-fn named(model: &Model) -> BTreeSet<Name> {
-    let marks = &model.marks;
-    let keys = marks.services.iter().chain(&marks.jobs);
-    let mut names: BTreeSet<Name> = keys.map(|key| key.namespace.clone()).collect();
-    names.extend(marks.budgets.iter().cloned());
-    names
+    number
 }
 
 /// One call of [`decide`].
@@ -79,6 +77,8 @@ struct Call {
     left: usize,
     /// The namespaces that were looked at, with the money that they have left.
     admissions: BTreeMap<Name, BudgetAdmission>,
+    /// The namespaces in which services were decided.
+    decided: BTreeSet<Name>,
     decisions: Decisions,
 }
 
@@ -103,17 +103,54 @@ impl Call {
         self.admissions.insert(name.clone(), admission);
     }
 
-    /// Decides services of one namespace after the other, until the slice is full.
+    /// Looks at the namespaces in which events have named something since the last call, until the
+    /// slice is full, and defers the others. Returns those that it looked at.
+    fn look_at_named(&mut self, model: &mut Model) -> Vec<Name> {
+        let mut names = Vec::new();
+        while let Some(name) = model.marks.first_named() {
+            if self.left == 0 {
+                model.marks.defer();
+                break;
+            }
+            self.look_at(model, &name);
+            names.push(name);
+        }
+        names
+    }
+
+    /// Decides services where budgets stop something, then where events have named something since
+    /// the last call: neither waits for what is deferred.
+    fn decide_named(&mut self, model: &mut Model, names: Vec<Name>) {
+        let marked = |name: &Name| model.marks.slices.contains_key(name);
+        let names = names.into_iter().filter(marked);
+        let names = model.marks.stops.iter().cloned().chain(names).collect();
+        self.decide_in(model, names);
+    }
+
+    /// Looks at the namespaces in which something is deferred, until the slice is full.
+    fn look_at_deferred(&mut self, model: &mut Model) {
+        while self.left > 0
+            && let Some(name) = model.marks.first_deferred()
+        {
+            self.look_at(model, &name);
+        }
+    }
+
+    /// Decides services wherever some are marked.
     fn decide_services(&mut self, model: &mut Model) {
         let marks = &model.marks;
         let names = marks.stops.iter().chain(&marks.named);
-        let names: Vec<Name> = names.chain(marks.slices.keys()).cloned().collect();
-        let mut done = BTreeSet::new();
+        let names = names.chain(marks.slices.keys()).cloned().collect();
+        self.decide_in(model, names);
+    }
+
+    /// Decides services of one namespace after the other, each once, until the slice is full.
+    fn decide_in(&mut self, model: &mut Model, names: Vec<Name>) {
         for name in names {
             if self.left == 0 {
                 break;
             }
-            if done.insert(name.clone()) {
+            if self.decided.insert(name.clone()) {
                 self.decide_slice(model, &name);
             }
         }

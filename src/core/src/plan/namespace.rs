@@ -22,8 +22,7 @@ const SOONEST: SignedDuration = SignedDuration::from_millis(100);
 /// Computes anew what marked workloads of a namespace cost, and marks the services among them to be
 /// decided. Returns how many costs were computed.
 pub(super) fn refresh_marked(model: &mut Model, name: &Name, now: Timestamp) -> usize {
-    let named = take_in(&mut model.marks.services, name);
-    let named_jobs = take_in(&mut model.marks.jobs, name);
+    let (named, named_jobs) = model.marks.take_named(name);
     if !named.is_empty() {
         model.marks.named.insert(name.clone());
     }
@@ -65,19 +64,6 @@ pub(super) fn refresh_marked(model: &mut Model, name: &Name, now: Timestamp) -> 
         model.refresh_other(uid, now);
     }
     services.len() + jobs.len() + others.len()
-}
-
-/// Takes the keys of a namespace out of what is marked.
-pub(super) fn take_in(marked: &mut BTreeSet<Key>, namespace: &Name) -> BTreeSet<Key> {
-    let of_namespace = marked.range(Key::first_in(namespace)..);
-    let keys: BTreeSet<Key> = of_namespace
-        .take_while(|key| key.namespace == *namespace)
-        .cloned()
-        .collect();
-    for key in &keys {
-        marked.remove(key);
-    }
-    keys
 }
 
 /// Finds out where the budgets of a namespace stand, and marks the workloads that this concerns.
@@ -127,7 +113,7 @@ pub(super) fn review(
         model.marks.stops.insert(name.clone());
     }
     model.timers.set(Subject::Budgets(name.clone()), look);
-    model.marks.budgets.remove(name);
+    model.marks.looked_at(name);
     admission
 }
 
