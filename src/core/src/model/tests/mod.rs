@@ -4,6 +4,7 @@
 mod lifetime;
 mod random_events;
 mod room;
+mod slices;
 
 use std::collections::BTreeMap;
 
