@@ -6,6 +6,7 @@ mod faults;
 mod install;
 mod observability;
 mod requests;
+mod roles;
 mod status_writes;
 
 use bursar_e2e::{
@@ -63,6 +64,11 @@ fn budgets() -> Vec<Scenario> {
             "a_gang_is_suspended_by_the_budget_and_loses_no_step",
             4,
             budgets::suspends_a_gang,
+        ),
+        Scenario::new(
+            "the_roles_of_a_gang_start_together_and_it_ends_with_the_last",
+            4,
+            roles::start_and_end_together,
         ),
         Scenario::new(
             "trouble_at_run_time_is_named_and_stops_nothing_else",
