@@ -341,7 +341,7 @@ impl From<&Account> for SpendRecordStatus {
             open: account
                 .open_charges()
                 .values()
-                .map(OpenCharge::from)
+                .map(|charge| OpenCharge::from(&**charge))
                 .collect(),
             hardware: hardware.into_iter().map(Hardware::from).collect(),
             days,

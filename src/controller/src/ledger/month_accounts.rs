@@ -247,11 +247,11 @@ impl<'a> MonthAccounts<'a> {
         let over = now.checked_sub(POST_AFTER).unwrap_or(Timestamp::MIN);
         let until = midnight_before(over, self.store.zone);
         let unposted = self.months.iter().flat_map(|(month, at)| {
-            let has_days = |charge: &&Charge| {
+            let has_days = |charge: &&Arc<Charge>| {
                 charge.node_lost_since().is_none() && charge.unposted_since() < until
             };
             // a later month must have the charge on record before this one drops it
-            let is_carried = |charge: &&Charge| {
+            let is_carried = |charge: &&Arc<Charge>| {
                 let mut later = self.months.range(month.next()..);
                 until < month.bounds(self.store.zone).end
                     || later.any(|(_, later)| later.before.open_charge(charge.uid()).is_some())

@@ -99,17 +99,17 @@ impl AccountView {
 
     /// Carries open charges forward into the months that have begun since the last sync.
     fn carry_forward(&mut self, present: Month, currency: &str, zone: &TimeZone) {
-        let mut open: BTreeMap<Uid, (Month, Charge)> = BTreeMap::new();
+        let mut open: BTreeMap<Uid, (Month, Arc<Charge>)> = BTreeMap::new();
         for (month, account) in &self.accounts {
             for (uid, charge) in account.open_charges() {
-                open.insert(uid.clone(), (*month, charge.clone()));
+                open.insert(uid.clone(), (*month, Arc::clone(charge)));
             }
         }
         for (month, charge) in open.into_values() {
             // rates of two currencies never meet
             let charge = match self.currency == currency {
                 true => charge,
-                false => charge.unpriced(),
+                false => Arc::new(Arc::unwrap_or_clone(charge).unpriced()),
             };
             accounts::carry_forward(&mut self.accounts, month, present, &charge, zone);
         }

@@ -76,7 +76,8 @@ fn account(stage: &Stage) -> Account {
 fn open(stage: &Stage, name: &str) -> Option<Charge> {
     let account = account(stage);
     let mut open = account.open_charges().values();
-    open.find(|charge| charge.pod() == name).cloned()
+    let charge = open.find(|charge| charge.pod() == name)?;
+    Some(Charge::clone(charge))
 }
 
 fn gib(stage: &Stage, name: &str) -> Option<u32> {

@@ -88,7 +88,7 @@ impl Cluster {
             .iter()
             .flat_map(|account| account.open_charges().values());
         open.filter(|charge| charge.pod() == "dra")
-            .cloned()
+            .map(|charge| Charge::clone(charge))
             .collect()
     }
 

@@ -1,6 +1,7 @@
 //! One workload's spend in one month: open charges, and the daily costs that are posted.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use jiff::civil::Date;
@@ -23,13 +24,17 @@ const MAX_COST_KEYS: usize = 64;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Account {
     month: Month,
-    open: BTreeMap<Uid, Charge>,
+    open: OpenCharges,
     settling: BTreeSet<Uid>,
     zero_replica_period: Option<ZeroReplicaPeriod>,
     days: DailyCosts,
     /// The sum of `days`: most questions are about the whole month.
     posted_total: DailyCost,
 }
+
+/// The open charges, by pod. Copies of an account share those that have not changed since: a charge is
+/// large, and most accounts have one.
+pub type OpenCharges = BTreeMap<Uid, Arc<Charge>>;
 
 /// The posted costs, by day and hardware. A day has few kinds of it.
 pub type DailyCosts = BTreeMap<Date, Vec<(CostKey, DailyCost)>>;
@@ -91,13 +96,13 @@ impl Account {
         if let Some(date) = days.keys().find(outside) {
             return Err(InvalidAccount::DayOutsideMonth { date: *date, month });
         }
-        let mut open: BTreeMap<Uid, Charge> = BTreeMap::new();
+        let mut open = OpenCharges::new();
         for charge in charges {
             let uid = charge.uid().to_owned();
             if settling.contains(&uid) {
                 return Err(InvalidAccount::SettledAndOpen { uid });
             }
-            if let Some(charge) = open.insert(uid, charge) {
+            if let Some(charge) = open.insert(uid, Arc::new(charge)) {
                 let uid = charge.uid().to_owned();
                 return Err(InvalidAccount::OpenTwice { uid });
             }
@@ -119,23 +124,23 @@ impl Account {
     }
 
     /// The charges of pods that still occupy a node.
-    pub fn open_charges(&self) -> &BTreeMap<Uid, Charge> {
+    pub fn open_charges(&self) -> &OpenCharges {
         &self.open
     }
 
     /// A pod's open charge.
     pub fn open_charge(&self, uid: &str) -> Option<&Charge> {
-        self.open.get(uid)
+        self.open.get(uid).map(Arc::as_ref)
     }
 
     /// A pod's open charge, to note what was observed or to price it.
     pub fn open_charge_mut(&mut self, uid: &str) -> Option<&mut Charge> {
-        self.open.get_mut(uid)
+        self.open.get_mut(uid).map(Arc::make_mut)
     }
 
     /// The open charges, to price them.
     pub fn open_charges_mut(&mut self) -> impl Iterator<Item = &mut Charge> {
-        self.open.values_mut()
+        self.open.values_mut().map(Arc::make_mut)
     }
 
     /// The pods whose charges are settled and whose finalizer may still be there.
@@ -158,7 +163,7 @@ impl Account {
         if self.contains(charge.uid()) {
             return false;
         }
-        self.open.insert(charge.uid().to_owned(), charge);
+        self.open.insert(charge.uid().to_owned(), Arc::new(charge));
         true
     }
 
@@ -191,7 +196,7 @@ impl Account {
             return false;
         }
         let open = self.open.remove(charge.uid());
-        let charge = open.as_ref().unwrap_or(charge);
+        let charge = open.as_deref().unwrap_or(charge);
         // a node that reported the end was heard of again
         let lost = charge.node_lost_since().filter(|_| end.estimated);
         let part = charge.unposted(end.at);
@@ -217,7 +222,7 @@ impl Account {
         }
         self.post(&charge, part, charge.node_lost_since(), false, zone);
         if until < self.month.bounds(zone).end {
-            charge.note_posted(until, zone);
+            Arc::make_mut(&mut charge).note_posted(until, zone);
             self.open.insert(uid.to_owned(), charge);
         }
         true
@@ -353,6 +358,7 @@ impl Account {
     ) -> impl Iterator<Item = (&Charge, Date, DailyCost)> {
         let within = within.intersection(self.month.bounds(zone));
         self.open.values().flat_map(move |charge| {
+            let charge = charge.as_ref();
             let part = within.and_then(|within| within.intersection(charge.unposted(now)));
             let costs = part
                 .into_iter()

@@ -28,7 +28,7 @@ pub mod invalid;
 pub mod linear_spend;
 pub mod zero_replica_savings;
 
-pub use account::{Account, DailyCosts, StoredAccount};
+pub use account::{Account, DailyCosts, OpenCharges, StoredAccount};
 pub use charge::{Charge, ChargeEnd, PreviousAmounts, RatePeriod, StoredCharge, Uid};
 pub use daily_cost::{CostKey, DailyCost};
 pub use engine_usage::{EngineCounters, EngineUsage};

@@ -460,7 +460,7 @@ fn open_charges(pages: &MonthAccounts) -> BTreeMap<usize, (Charge, Ink)> {
     for page in pages.values() {
         for (uid, charge) in page.account.open_charges() {
             let pod = pod_of(uid);
-            open.insert(pod, (charge.clone(), page.ink[&pod].clone()));
+            open.insert(pod, (Charge::clone(charge), page.ink[&pod].clone()));
         }
     }
     open

@@ -146,7 +146,10 @@ fn describe_rate(
     let open = current
         .iter()
         .flat_map(|account| account.open_charges().values());
-    let charges: Vec<&Charge> = open.filter(|charge| charge.start() <= now).collect();
+    let open = open.map(AsRef::as_ref);
+    let charges: Vec<&Charge> = open
+        .filter(|charge: &&Charge| charge.start() <= now)
+        .collect();
     let known: Vec<Money> = charges
         .iter()
         .filter_map(|charge| Some(charge.rate()?.cost.total()))
