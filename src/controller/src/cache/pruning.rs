@@ -11,7 +11,9 @@ use bursar_api::{
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod, Service, Volume};
+use k8s_openapi::api::core::v1::{
+    Node, PersistentVolumeClaim, Pod, PodTemplateSpec, Service, Volume,
+};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceSlice};
 use k8s_openapi::api::scheduling::v1::PriorityClass;
@@ -40,6 +42,7 @@ pub(crate) trait CachePolicy: ResourceExt {
     /// Takes the object's unread parts away.
     fn prune(&mut self) {
         self.managed_fields_mut().clear();
+        prune_applied(self);
     }
 
     /// Remembers what is needed of the object after it is gone.
@@ -77,20 +80,52 @@ validated! { InferenceDeployment, TrainingJob, BudgetPolicy }
 impl CachePolicy for SpendCorrection {
     const KIND: CachedKind = CachedKind::SpendCorrection;
 }
+
 impl CachePolicy for Deployment {
     const KIND: CachedKind = CachedKind::Deployment;
+
+    /// Its annotation has a hash of what was asked for.
+    fn prune(&mut self) {
+        self.managed_fields_mut().clear();
+        self.spec.template = PodTemplateSpec::default();
+    }
 }
+
 impl CachePolicy for Job {
     const KIND: CachedKind = CachedKind::Job;
+
+    /// Its annotation has a hash of what was asked for.
+    fn prune(&mut self) {
+        self.managed_fields_mut().clear();
+        if let Some(spec) = &mut self.spec {
+            spec.template = PodTemplateSpec::default();
+        }
+    }
 }
+
+/// Owned ones, whose annotation has a hash of what was asked for.
 impl CachePolicy for Service {
     const KIND: CachedKind = CachedKind::Service;
+
+    fn prune(&mut self) {
+        self.managed_fields_mut().clear();
+        (self.spec, self.status) = (None, None);
+    }
 }
+
 impl CachePolicy for EndpointSlice {
     const KIND: CachedKind = CachedKind::EndpointSlice;
 }
 impl CachePolicy for PriorityClass {
     const KIND: CachedKind = CachedKind::PriorityClass;
+}
+
+/// Takes away the copy of the whole object that `kubectl apply` keeps in it.
+fn prune_applied<K: ResourceExt + ?Sized>(object: &mut K) {
+    let annotations = &mut object.meta_mut().annotations;
+    if let Some(annotations) = annotations {
+        annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
+    }
 }
 
 /// Prunes who wrote which field; when stays, and whether it was the status.
@@ -264,5 +299,55 @@ impl CachePolicy for Pod {
         if pod::may_hold_gpus(self) {
             tombstones.put_pod(self);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::api_calls::is_as_asked;
+
+    fn pruned<K: CachePolicy + serde::de::DeserializeOwned>(object: Value) -> K {
+        let mut object: K = serde_json::from_value(object).unwrap();
+        object.prune();
+        object
+    }
+
+    #[test]
+    fn owned_objects_keep_what_tells_whether_they_are_as_asked() {
+        let metadata = |hash: &str| {
+            json!({
+                "name": "chat", "namespace": "team", "annotations": {bursar_api::names::SPEC_HASH_ANNOTATION: hash},
+                "managedFields": [{"manager": "bursar"}],
+            })
+        };
+        let template = json!({"spec": {"containers": [{"name": "engine", "env": [{"name": "LONG", "value": "x".repeat(100_000)}]}]}});
+        let deployment = |hash: &str| {
+            let spec = json!({"replicas": 3, "selector": {}, "template": template});
+            pruned::<Deployment>(json!({"metadata": metadata(hash), "spec": spec}))
+        };
+        let found = deployment("one");
+        assert!(serde_json::to_string(&found).unwrap().len() < 500);
+        assert_eq!(found.spec.replicas, Some(3));
+        assert!(is_as_asked(&found, &deployment("one")));
+        assert!(!is_as_asked(&found, &deployment("other")));
+        let spec = json!({"suspend": true, "template": template});
+        let job: Job = pruned(json!({"metadata": metadata("one"), "spec": spec}));
+        assert!(serde_json::to_string(&job).unwrap().len() < 500);
+        assert_eq!(job.spec.as_ref().and_then(|spec| spec.suspend), Some(true));
+    }
+
+    #[test]
+    fn the_copy_that_kubectl_keeps_is_not_kept_twice() {
+        let annotations =
+            json!({"kubectl.kubernetes.io/last-applied-configuration": "{}", "kept": "yes"});
+        let budget: BudgetPolicy = pruned(json!({
+            "metadata": {"name": "monthly", "namespace": "team", "annotations": annotations},
+            "spec": {"limit": "10", "period": "Monthly", "onExhausted": "ScaleToZero"},
+        }));
+        let keys: Vec<&String> = budget.annotations().keys().collect();
+        assert_eq!(keys, ["kept"]);
     }
 }
