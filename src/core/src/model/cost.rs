@@ -10,11 +10,11 @@ use crate::capacity::Gang;
 use crate::drain::{self, SETTLE};
 use crate::money::Money;
 
-use super::event::{Key, Name, Owner, Pod, PodShape, Role};
+use super::event::{Key, Name, Owner, Pod, PodShape};
 use super::namespace::Admission;
 use super::room::ReservationOwner;
 use super::service::ServiceState;
-use super::spending::{SLACK_SECONDS, Spending, WorkloadCost};
+use super::spending::{SLACK_SECONDS, Spending, WorkloadCost, bounded_grace};
 use super::state::{Model, PodState, count};
 
 impl WorkloadCost {
@@ -55,7 +55,13 @@ impl WorkloadCost {
 
 /// Seconds from the order to stop a replica until it costs nothing.
 fn service_stop_seconds(drain_timeout: SignedDuration, grace_seconds: i64) -> i64 {
-    drain_timeout.max(SETTLE).as_secs() + grace_seconds + SLACK_SECONDS
+    let drain_seconds = drain_timeout.max(SETTLE).as_secs();
+    drain_seconds + grace_stop_seconds(grace_seconds)
+}
+
+/// Seconds from the deletion of a pod with this grace until it costs nothing.
+pub(crate) fn grace_stop_seconds(grace_seconds: i64) -> i64 {
+    bounded_grace(grace_seconds) + SLACK_SECONDS
 }
 
 fn gang(shape: &PodShape, workers: u32) -> Gang {
@@ -160,9 +166,9 @@ impl Model {
                 continue;
             }
             let stop_seconds = match &state.spec {
-                Some(spec) => service_stop_seconds(spec.drain_timeout, spec.grace_seconds),
+                Some(spec) => service_stop_seconds(spec.drain_timeout, pod.grace_seconds),
                 // its workload is gone: Kubernetes is stopping it
-                None => pod.grace_seconds + SLACK_SECONDS,
+                None => grace_stop_seconds(pod.grace_seconds),
             };
             let estimate = || self.rates.estimate(&pod.shape, &mut found.estimate, now);
             let rate = spending.rate(uid).unwrap_or_else(estimate);
@@ -222,11 +228,9 @@ impl Model {
             if pod.ended.is_some() || pod.shape.attributes.is_none() {
                 continue;
             }
-            let role = state.spec.as_ref().and_then(|spec| role_of(spec, pod));
-            let grace = role.map_or(pod.grace_seconds, |role| role.grace_seconds);
             let estimate = || self.rates.estimate(&pod.shape, &mut found.estimate, now);
             let rate = spending.rate(uid).unwrap_or_else(estimate);
-            cost.add_pod(pod, rate, grace + SLACK_SECONDS);
+            cost.add_pod(pod, rate, grace_stop_seconds(pod.grace_seconds));
         }
         let runs = state.is_running() && !state.has_finished();
         let roles = state.spec.as_ref().map_or(&[][..], |spec| &spec.roles);
@@ -235,7 +239,7 @@ impl Model {
         for (role, cached) in roles.iter().zip(&mut state.estimates) {
             let load = RunningCost {
                 rate: self.rates.estimate(&role.worker, cached, now),
-                stop_seconds: role.grace_seconds + SLACK_SECONDS,
+                stop_seconds: grace_stop_seconds(role.grace_seconds),
             };
             let workers = state.pods.iter().filter_map(|uid| self.pods.get(uid));
             let workers: Vec<&PodState> = workers
@@ -288,14 +292,6 @@ fn awaited(state: &ServiceState, replicas: &[drain::Replica]) -> u32 {
     let current = drain::staying(state.declared(), replicas);
     let staying = replicas.iter().filter(|pod| pod.draining_since.is_none());
     current.saturating_sub(count(staying.count()))
-}
-
-/// The role of a pod.
-pub(crate) fn role_of<'a>(spec: &'a super::event::Job, pod: &Pod) -> Option<&'a Role> {
-    let Owner::Job(_, name) = &pod.owner else {
-        return None;
-    };
-    spec.roles.iter().find(|role| role.name == *name)
 }
 
 /// Whether a pod counts among the workers of a role. A Job replaces a pod that is being deleted

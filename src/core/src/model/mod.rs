@@ -36,6 +36,6 @@ pub(crate) mod timers;
 pub mod view;
 
 pub use event::{Event, Key, Name};
-pub use spending::{AccountSpend, SLACK_SECONDS};
+pub use spending::{AccountSpend, MAX_GRACE_SECONDS, SLACK_SECONDS};
 pub use state::Model;
 pub use view::{NamespaceView, ServiceView};

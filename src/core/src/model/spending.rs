@@ -14,6 +14,14 @@ use super::event::Name;
 /// Between the moment at which a budget is exhausted and the first order to stop, and between a
 /// container's end and its being seen.
 pub const SLACK_SECONDS: i64 = 10;
+/// The longest grace that one pod has in the reserve: what templates may say. A pod can have a
+/// longer one, since anybody who may delete pods can choose it; it must not stop all others.
+pub const MAX_GRACE_SECONDS: i64 = 3600;
+
+/// The grace of a pod as the reserve counts it.
+pub(crate) fn bounded_grace(seconds: i64) -> i64 {
+    seconds.clamp(0, MAX_GRACE_SECONDS)
+}
 
 /// What a workload's account, or that of a namespace's other pods, means for budgets.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -172,7 +180,7 @@ impl Totals {
     /// What stopping everything at `now` would still cost.
     pub(crate) fn reserve(&self, now: Timestamp) -> Money {
         let terminating = self.terminating.iter().map(|((at, rate), count)| {
-            let left = at.duration_since(now).as_secs().max(0) + SLACK_SECONDS;
+            let left = bounded_grace(at.duration_since(now).as_secs()) + SLACK_SECONDS;
             rate.times(*count).cost_for_seconds_rounded_up(left)
         });
         self.reserve + terminating.sum()

@@ -7,11 +7,10 @@ use jiff::{SignedDuration, Timestamp};
 use crate::budget::{BudgetAdmission, RunningCost};
 use crate::capacity::Gang;
 use crate::limit::LimitedBy;
-use crate::model::cost::is_worker_of;
+use crate::model::cost::{grace_stop_seconds, is_worker_of};
 use crate::model::event::{Key, Name};
 use crate::model::namespace::{Admission, RefusedJob};
 use crate::model::service::Ordered;
-use crate::model::spending::SLACK_SECONDS;
 use crate::model::state::{Model, PodState, count};
 use crate::model::timers::Subject;
 use crate::plan::decisions::{Decisions, JobOrder};
@@ -196,7 +195,7 @@ fn observe_job(model: &Model, key: &Key) -> Option<Job> {
                 },
                 worker: RunningCost {
                     rate: cached.rate(),
-                    stop_seconds: role.grace_seconds + SLACK_SECONDS,
+                    stop_seconds: grace_stop_seconds(role.grace_seconds),
                 },
                 present: count(workers.count()).saturating_add(ended_well),
             }

@@ -1,0 +1,179 @@
+//! What stopping everything would still cost, as budgets keep it in reserve.
+
+#![allow(clippy::unwrap_used)] // a test fails by ending
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bursar_core::budget::{BudgetState, OnExhausted};
+use bursar_core::calendar::Period;
+use bursar_core::ledger::LinearSpend;
+use bursar_core::model::event::{Budget, Event, Owner, Pod, PodShape};
+use bursar_core::model::{AccountSpend, Key, Model, Name};
+use bursar_core::money::Money;
+use bursar_core::plan::decide;
+use bursar_core::pricing::{
+    DatedPriceList, GpuPrice, PriceCatalog, PriceList, PriceScope, PricingAttributes,
+};
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+
+const GPU: &str = "nvidia.com/gpu";
+
+fn at(second: i64) -> Timestamp {
+    let start: Timestamp = "2026-12-14T12:00:00Z".parse().unwrap();
+    start + SignedDuration::from_secs(second)
+}
+
+fn money(text: &str) -> Money {
+    text.parse().unwrap()
+}
+
+fn budget_key() -> Key {
+    Key::new("team", "all")
+}
+
+fn shape() -> Arc<PodShape> {
+    let attributes = PricingAttributes {
+        resource: GPU.to_owned(),
+        gpus: 1,
+        ..PricingAttributes::default()
+    };
+    Arc::new(PodShape {
+        requests: [(GPU.to_owned(), 1000), ("pods".to_owned(), 1000)].into(),
+        attributes: Some(attributes),
+        ..PodShape::default()
+    })
+}
+
+/// A GPU costs these amounts an hour, each from its instant on.
+fn prices(rates: &[(&str, Option<Timestamp>)]) -> Event {
+    let list = |(number, (rate, from)): (usize, &(&str, Option<Timestamp>))| DatedPriceList {
+        // the list that begins last takes precedence
+        name: format!("list-{:03}", rates.len() - number),
+        effective_from: *from,
+        list: PriceList {
+            currency: "USD".to_owned(),
+            gpus: vec![GpuPrice {
+                model: "H100".to_owned(),
+                resource: GPU.to_owned(),
+                nodes: PriceScope::default(),
+                per_hour: money(rate),
+                watts: None,
+            }],
+            ..PriceList::default()
+        },
+    };
+    let lists = rates.iter().enumerate().map(list).collect();
+    Event::Prices(Arc::new(PriceCatalog::new(lists, at(0))))
+}
+
+/// A monthly budget that scales to zero, and a GPU at 2.00 an hour.
+fn model(limit: &str) -> Model {
+    let mut model = Model::new(TimeZone::UTC, at(0));
+    model.apply(prices(&[("2", None)]), at(0));
+    let budget = Budget {
+        limit: money(limit),
+        period: Period::Monthly,
+        on_exhausted: OnExhausted::ScaleToZero,
+        minimum_useful_run: SignedDuration::ZERO,
+        latch: None,
+    };
+    model.apply(Event::Budget(budget_key(), Some(budget)), at(0));
+    model
+}
+
+/// A pod that runs on a node.
+fn pod(name: &str, owner: Owner) -> Pod {
+    Pod {
+        key: Key::new("team", name),
+        owner,
+        shape: shape(),
+        node: Some("node".into()),
+        created: at(0),
+        ended: None,
+        deletion: None,
+        grace_seconds: 30,
+        ready_since: None,
+        draining_since: None,
+        released: false,
+        start_failure: None,
+    }
+}
+
+fn tell_pod(model: &mut Model, pod: Pod, now: Timestamp) {
+    let uid = pod.key.name.clone();
+    model.apply(Event::Pod(uid, Some(Box::new(pod))), now);
+}
+
+/// What the ledger has at `now`: this much was spent, and these pods cost this much an hour.
+fn tell_account(model: &mut Model, spent: &str, rates: &[(&str, &str)], now: Timestamp) {
+    let rates: BTreeMap<Name, Option<Money>> = rates
+        .iter()
+        .map(|(uid, rate)| ((*uid).into(), Some(money(rate))))
+        .collect();
+    let within = Period::Monthly.bounds(now, &TimeZone::UTC);
+    let rate = rates.values().flatten().copied().sum();
+    let spend = LinearSpend::new(money(spent), now, rate);
+    let account = AccountSpend {
+        spent: [(Period::Monthly, (within, spend))].into(),
+        rates,
+        doubt: None,
+    };
+    model.apply(Event::Account(Key::new("team", "all"), Some(account)), now);
+}
+
+fn settle(model: &mut Model, now: Timestamp) -> BudgetState {
+    decide(model, now);
+    while model.has_marks() {
+        decide(model, now);
+    }
+    model.budget(&budget_key()).unwrap().clone()
+}
+
+#[test]
+fn the_reserve_of_one_pod_is_bounded_whoever_wrote_its_grace() {
+    let month = SignedDuration::from_hours(30 * 24);
+    let owners = [
+        Owner::Other,
+        // neither is known, so only the pod says how long it takes
+        Owner::Service("gone".into()),
+        Owner::Job("gone".into(), "".into()),
+    ];
+    for owner in owners {
+        for deletion in [None, Some(at(0) + month)] {
+            for grace_seconds in [month.as_secs(), i64::MAX] {
+                let mut model = model("1000");
+                let pod = Pod {
+                    deletion,
+                    grace_seconds,
+                    ..pod("notebook", owner.clone())
+                };
+                tell_pod(&mut model, pod, at(0));
+                tell_account(&mut model, "0", &[("notebook", "2")], at(0));
+                let state = settle(&mut model, at(0));
+                let hour = money("2").cost_for_seconds_rounded_up(3600 + 10);
+                let what = format!("{owner:?}, {deletion:?}: {}", state.reserve);
+                assert!(state.reserve <= hour, "{what}");
+                assert!(!state.is_exhausted(), "{what}");
+                if deletion.is_some() {
+                    // the last hour is counted as it is
+                    let last = settle(&mut model, at(0) + month - SignedDuration::from_secs(60));
+                    assert!(last.reserve < hour, "{what}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_negative_grace_gives_no_money_back() {
+    let mut model = model("1000");
+    let pod = Pod {
+        grace_seconds: i64::MIN,
+        ..pod("old", Owner::Service("gone".into()))
+    };
+    tell_pod(&mut model, pod, at(0));
+    let state = settle(&mut model, at(0));
+    assert_eq!(state.reserve, money("2").cost_for_seconds_rounded_up(10));
+}
