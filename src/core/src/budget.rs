@@ -61,15 +61,32 @@ pub struct Budget {
 pub struct RunningCost {
     /// Money an hour; `None` while no price is known.
     pub rate: Option<Money>,
+    /// The highest money an hour that is announced for the time until it would have stopped, if it
+    /// were told to now.
+    pub stop_rate: Option<Money>,
     /// Seconds from the order to stop until it costs nothing.
     pub stop_seconds: i64,
 }
 
 impl RunningCost {
+    /// A cost whose rate does not change until it has stopped.
+    pub fn constant(rate: Option<Money>, stop_seconds: i64) -> Self {
+        Self {
+            rate,
+            stop_rate: rate,
+            stop_seconds,
+        }
+    }
+
     /// What stopping it now would still cost.
     pub fn reserve(&self) -> Money {
-        self.rate
-            .unwrap_or_default()
+        self.reserve_of(1)
+    }
+
+    /// What stopping so many of it now would still cost.
+    pub fn reserve_of(&self, number: u32) -> Money {
+        let rate = self.stop_rate.max(self.rate).unwrap_or_default();
+        rate.times(number)
             .cost_for_seconds_rounded_up(self.stop_seconds)
     }
 }
@@ -323,10 +340,7 @@ impl BudgetAdmission {
                 return Err(Denied::Unknown(why.to_owned()));
             };
             running.rate += rate.times(*count);
-            let reserve = rate
-                .times(*count)
-                .cost_for_seconds_rounded_up(load.stop_seconds);
-            running.reserve += reserve;
+            running.reserve += load.reserve_of(*count);
         }
         if self.running.unknown {
             let why = "something beside it runs that no price is known for, and the namespace has a budget";
@@ -403,10 +417,7 @@ mod tests {
     }
 
     fn load(rate: &str, stop_seconds: i64) -> RunningCost {
-        RunningCost {
-            rate: Some(money(rate)),
-            stop_seconds,
-        }
+        RunningCost::constant(Some(money(rate)), stop_seconds)
     }
 
     fn budget_state(budget: Budget, loads: &[RunningCost]) -> BudgetState {
@@ -546,10 +557,7 @@ mod tests {
 
     #[test]
     fn an_unknown_price_starts_nothing_under_a_budget_and_anything_without() {
-        let unknown = RunningCost {
-            rate: None,
-            stop_seconds: 60,
-        };
+        let unknown = RunningCost::constant(None, 60);
         let mut admission = BudgetAdmission::new(
             vec![budget_state(budget("10", "0"), &[])],
             RunningTotals::default(),
@@ -578,7 +586,7 @@ mod tests {
         ) {
             let loads: Vec<_> = rates
                 .iter()
-                .map(|(rate, stop_seconds)| RunningCost { rate: Some(Money::from_nanos(*rate)), stop_seconds: *stop_seconds })
+                .map(|(rate, stop_seconds)| RunningCost::constant(Some(Money::from_nanos(*rate)), *stop_seconds))
                 .collect();
             let budget = Budget { limit: Money::from_nanos(limit), ..budget("0", "0") };
             let budget_state = budget_state(budget, &loads);

@@ -326,10 +326,7 @@ mod tests {
                 worker: gpus(1),
                 node_selector: BTreeMap::new(),
             },
-            worker: RunningCost {
-                rate: Some("2".parse().unwrap()),
-                stop_seconds: 0,
-            },
+            worker: RunningCost::constant(Some("2".parse().unwrap()), 0),
             present: 0,
         }
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bursar_core::budget::{BudgetState, OnExhausted};
 use bursar_core::calendar::Period;
 use bursar_core::ledger::LinearSpend;
-use bursar_core::model::event::{Budget, Event, Owner, Pod, PodShape};
+use bursar_core::model::event::{Budget, Event, Node, Owner, Pod, PodShape};
 use bursar_core::model::{AccountSpend, Key, Model, Name};
 use bursar_core::money::Money;
 use bursar_core::plan::decide;
@@ -176,4 +176,60 @@ fn a_negative_grace_gives_no_money_back() {
     tell_pod(&mut model, pod, at(0));
     let state = settle(&mut model, at(0));
     assert_eq!(state.reserve, money("2").cost_for_seconds_rounded_up(10));
+}
+
+/// Pods of a service that is gone: each costs an hour of grace after it was told to stop.
+fn long_running(model: &mut Model, pods: &[String], now: Timestamp) {
+    for name in pods {
+        let pod = Pod {
+            grace_seconds: 3600,
+            ..pod(name, Owner::Service("gone".into()))
+        };
+        tell_pod(model, pod, now);
+    }
+}
+
+#[test]
+fn what_could_still_run_at_an_announced_rise_is_reserved_at_the_price_of_then() {
+    let rise = at(12 * 3600);
+    let mut model = model("1000");
+    let node = Node {
+        takes_pods: true,
+        labels: [("nvidia.com/gpu.product".to_owned(), "H100".to_owned())].into(),
+        gpus: [(GPU.to_owned(), 8)].into(),
+        ..Node::default()
+    };
+    model.apply(Event::Node("node".into(), Some(node)), at(0));
+    model.apply(prices(&[("2", None), ("4", Some(rise))]), at(0));
+    let pods: Vec<String> = (0..100).map(|number| format!("p{number}")).collect();
+    long_running(&mut model, &pods, at(0));
+    let rates: Vec<(&str, &str)> = pods.iter().map(|pod| (pod.as_str(), "2")).collect();
+    tell_account(
+        &mut model,
+        "0",
+        &rates,
+        rise - SignedDuration::from_secs(7200),
+    );
+    let stop = SignedDuration::from_secs(3600 + 10);
+    let reserve = |rate: &str| money(rate).cost_for_seconds_rounded_up(3610).times(100);
+    let early = rise - stop - SignedDuration::from_secs(1);
+    assert_eq!(settle(&mut model, early).reserve, reserve("2"));
+    let due = model.next_timer().unwrap();
+    assert!(due <= early + SignedDuration::from_secs(30), "{due}");
+    assert_eq!(settle(&mut model, rise - stop).reserve, reserve("4"));
+}
+
+#[test]
+fn a_later_rise_is_noticed_after_an_earlier_one() {
+    let mut model = model("1000");
+    let steps = [("2", None), ("3", Some(at(100))), ("4", Some(at(20_000)))];
+    model.apply(prices(&steps), at(0));
+    long_running(&mut model, &["p".to_owned()], at(0));
+    assert_eq!(
+        settle(&mut model, at(0)).reserve,
+        money("3").cost_for_seconds_rounded_up(3610)
+    );
+    settle(&mut model, at(100));
+    let state = settle(&mut model, at(20_000));
+    assert_eq!(state.reserve, money("4").cost_for_seconds_rounded_up(3610));
 }

@@ -36,9 +36,8 @@ impl Model {
             Event::Pod(uid, pod) => self.set_pod(uid, pod),
             Event::Node(name, node) => self.set_node(&name, node),
             Event::Prices(catalog) => {
-                self.rates.set_catalog(catalog);
-                self.timers
-                    .set(Subject::Prices, self.rates.next_change(now));
+                self.rates.set_catalog(catalog, now);
+                self.timers.set(Subject::Prices, self.rates.next_change());
                 self.mark_all();
             }
             Event::Account(key, account) => self.set_account(key, account),
@@ -137,6 +136,7 @@ impl Model {
         }
         state.spec = job;
         state.estimates.clear();
+        state.loads.clear();
         self.namespace_mut(&key.namespace).jobs.insert(key.clone());
         self.marks.job(key);
     }

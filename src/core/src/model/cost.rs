@@ -1,7 +1,7 @@
 //! What workloads and pods cost while they run, as addends of their namespaces' sums, and the
 //! room reserved for those of their pods that have no node yet.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -12,30 +12,21 @@ use crate::money::Money;
 
 use super::event::{Key, Name, Owner, Pod, PodShape};
 use super::namespace::Admission;
-use super::room::ReservationOwner;
-use super::service::ServiceState;
+use super::rates::Rates;
+use super::room::{ClusterRoom, ReservationOwner};
+use super::service::{Ordered, ServiceState};
 use super::spending::{SLACK_SECONDS, Spending, WorkloadCost, bounded_grace};
 use super::state::{Model, PodState, count};
 
 impl WorkloadCost {
-    /// Adds a pod that costs `rate` an hour and takes `stop_seconds` to stop once it is told to.
-    fn add_pod(&mut self, pod: &Pod, rate: Option<Money>, stop_seconds: i64) {
-        let Some(rate) = rate else {
-            self.unknown += 1;
-            return;
-        };
-        match pod.deletion {
-            Some(by) => {
+    /// Adds a pod of this cost.
+    fn add_pod(&mut self, pod: &Pod, cost: RunningCost) {
+        match (pod.deletion, cost.rate) {
+            (Some(by), Some(rate)) => {
                 self.rate += rate;
-                self.terminating.push((rate, by));
+                self.terminating.push((cost.stop_rate.unwrap_or(rate), by));
             }
-            None => self.add(
-                RunningCost {
-                    rate: Some(rate),
-                    stop_seconds,
-                },
-                1,
-            ),
+            _ => self.add(cost, 1),
         }
     }
 
@@ -46,11 +37,42 @@ impl WorkloadCost {
             None => self.unknown += number,
             Some(rate) => {
                 self.rate += rate.times(number);
-                let all = rate.times(number);
-                self.reserve += all.cost_for_seconds_rounded_up(load.stop_seconds);
+                self.reserve += load.reserve_of(number);
             }
         }
     }
+}
+
+/// The cost of a pod that costs `rate` an hour now.
+fn running_cost(
+    rates: &Rates,
+    room: &ClusterRoom,
+    pod: &Pod,
+    rate: Option<Money>,
+    stop_seconds: i64,
+    now: Timestamp,
+) -> RunningCost {
+    let seconds = match pod.deletion {
+        Some(by) => grace_stop_seconds(by.duration_since(now).as_secs()),
+        None => stop_seconds,
+    };
+    let node = pod.node.as_ref().and_then(|node| room.node(node));
+    RunningCost {
+        rate,
+        stop_rate: rates.highest(rate, &pod.shape, node, now, seconds),
+        stop_seconds,
+    }
+}
+
+/// When something with one of these stop times is reserved at another price.
+fn cost_changes_at(
+    rates: &Rates,
+    stop_seconds: BTreeSet<i64>,
+    now: Timestamp,
+) -> Option<Timestamp> {
+    let each = stop_seconds.into_iter();
+    each.filter_map(|seconds| rates.next_within(now, seconds))
+        .min()
 }
 
 /// Seconds from the order to stop a replica until it costs nothing.
@@ -77,6 +99,19 @@ pub(crate) fn is_replica(pod: &Pod) -> bool {
     pod.ended.is_none() && pod.deletion.is_none()
 }
 
+/// Since when a pod has been leaving, by an order or by its annotation.
+fn draining_since(
+    orders: &BTreeMap<Name, Ordered<bool>>,
+    uid: &Name,
+    pod: &Pod,
+) -> Option<Timestamp> {
+    match orders.get(uid) {
+        Some(order) if order.value => Some(order.at),
+        Some(_) => None,
+        None => pod.draining_since,
+    }
+}
+
 /// The pods of a service as the steps of a drain see them. Orders that pods do not show yet count.
 pub(crate) fn drain_replicas<'a>(
     state: &ServiceState,
@@ -86,16 +121,11 @@ pub(crate) fn drain_replicas<'a>(
     replicas
         .map(|(uid, found)| {
             let (pod, engine) = (&found.pod, &found.engine);
-            let draining_since = match state.draining.get(uid) {
-                Some(order) if order.value => Some(order.at),
-                Some(_) => None,
-                None => pod.draining_since,
-            };
             drain::Replica {
                 pod: uid.to_string(),
                 ready: pod.ready_since.is_some(),
                 in_endpoints: state.endpoints.contains(uid),
-                draining_since,
+                draining_since: draining_since(&state.draining, uid, pod),
                 released: pod.released || state.released.contains_key(uid),
                 busy: engine.busy.filter(|_| engine.stale.is_none()),
                 created: pod.created,
@@ -131,7 +161,8 @@ impl Model {
             let estimate = || self.rates.estimate(&pod.shape, &mut state.estimate, now);
             let rate = open.unwrap_or_else(estimate);
             // a budget counts it, and cannot stop it
-            cost.add_pod(pod, rate, 0);
+            let running = running_cost(&self.rates, &self.room, pod, rate, 0, now);
+            cost.add_pod(pod, running);
         }
         let old = std::mem::replace(&mut state.cost, cost.clone());
         let namespace = pod.key.namespace.clone();
@@ -148,6 +179,7 @@ impl Model {
         let spending = namespace.map_or(&nothing, |namespace| &namespace.spending);
         let mut cost = WorkloadCost::default();
         let mut pending = 0;
+        let mut stop_times = BTreeSet::new();
         let mut gang_without_node = Gang::default();
         for uid in &state.pods {
             let Some(found) = self.pods.get_mut(uid) else {
@@ -172,14 +204,20 @@ impl Model {
             };
             let estimate = || self.rates.estimate(&pod.shape, &mut found.estimate, now);
             let rate = spending.rate(uid).unwrap_or_else(estimate);
-            cost.add_pod(pod, rate, stop_seconds);
+            let running = running_cost(&self.rates, &self.room, pod, rate, stop_seconds, now);
+            cost.add_pod(pod, running);
+            stop_times.insert(stop_seconds);
         }
         let mut load = None;
         if let Some(spec) = &state.spec {
+            let rate = self.rates.estimate(&spec.replica, &mut state.estimate, now);
+            let seconds = service_stop_seconds(spec.drain_timeout, spec.grace_seconds);
             let replica = RunningCost {
-                rate: self.rates.estimate(&spec.replica, &mut state.estimate, now),
-                stop_seconds: service_stop_seconds(spec.drain_timeout, spec.grace_seconds),
+                rate,
+                stop_rate: self.rates.highest(rate, &spec.replica, None, now, seconds),
+                stop_seconds: seconds,
             };
+            stop_times.insert(seconds);
             let pods = state
                 .pods
                 .iter()
@@ -191,6 +229,7 @@ impl Model {
         }
         let old = std::mem::replace(&mut state.cost, cost.clone());
         state.load = load;
+        state.cost_changes_at = cost_changes_at(&self.rates, stop_times, now);
         let is_gone = load.is_none();
         let owner = ReservationOwner::Workload(key.clone(), Owner::Service(key.name.clone()));
         self.room.reserve(&owner, &gang_without_node);
@@ -220,6 +259,8 @@ impl Model {
         let namespace = self.namespaces.get(&key.namespace);
         let spending = namespace.map_or(&nothing, |namespace| &namespace.spending);
         let mut cost = WorkloadCost::default();
+        let mut stop_times = BTreeSet::new();
+        let runs = state.is_running() && !state.has_finished();
         for uid in &state.pods {
             let Some(found) = self.pods.get_mut(uid) else {
                 continue;
@@ -230,17 +271,24 @@ impl Model {
             }
             let estimate = || self.rates.estimate(&pod.shape, &mut found.estimate, now);
             let rate = spending.rate(uid).unwrap_or_else(estimate);
-            cost.add_pod(pod, rate, grace_stop_seconds(pod.grace_seconds));
+            let seconds = grace_stop_seconds(pod.grace_seconds);
+            let running = running_cost(&self.rates, &self.room, pod, rate, seconds, now);
+            cost.add_pod(pod, running);
+            stop_times.insert(seconds);
         }
-        let runs = state.is_running() && !state.has_finished();
         let roles = state.spec.as_ref().map_or(&[][..], |spec| &spec.roles);
         state.estimates.resize(roles.len(), Default::default());
-        let mut reserved = Vec::new();
+        let (mut reserved, mut loads) = (Vec::new(), Vec::new());
         for (role, cached) in roles.iter().zip(&mut state.estimates) {
+            let rate = self.rates.estimate(&role.worker, cached, now);
+            let seconds = grace_stop_seconds(role.grace_seconds);
             let load = RunningCost {
-                rate: self.rates.estimate(&role.worker, cached, now),
-                stop_seconds: grace_stop_seconds(role.grace_seconds),
+                rate,
+                stop_rate: self.rates.highest(rate, &role.worker, None, now, seconds),
+                stop_seconds: seconds,
             };
+            stop_times.insert(seconds);
+            loads.push(load);
             let workers = state.pods.iter().filter_map(|uid| self.pods.get(uid));
             let workers: Vec<&PodState> = workers
                 .filter(|found| is_worker_of(&found.pod, &role.name))
@@ -274,6 +322,8 @@ impl Model {
         }
         reserved.extend(gone);
         let old = std::mem::replace(&mut state.cost, cost.clone());
+        state.loads = loads;
+        state.cost_changes_at = cost_changes_at(&self.rates, stop_times, now);
         let names = reserved.iter().map(|(role, _)| role.clone()).collect();
         let before = std::mem::replace(&mut state.roles_with_room, names);
         let gone = before.difference(&state.roles_with_room);

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
+use crate::budget::RunningCost;
 use crate::training::{JobDecision, Retry};
 
 use super::event::{BatchJob, Job, Name, Role};
@@ -24,7 +25,11 @@ pub(crate) struct JobState {
     pub(crate) retry: Option<Retry>,
     /// Estimates for its roles, in their order.
     pub(crate) estimates: Vec<CachedRate>,
+    /// What a worker of each of its roles costs, in their order.
+    pub(crate) loads: Vec<RunningCost>,
     pub(crate) cost: WorkloadCost,
+    /// When what it costs changes though nothing happens.
+    pub(crate) cost_changes_at: Option<Timestamp>,
     /// The roles that room is reserved for.
     pub(crate) roles_with_room: BTreeSet<Name>,
     pub(crate) decision: Option<JobDecision>,

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::money::Money;
 use crate::pricing::{PriceCatalog, PricingAttributes};
@@ -45,6 +45,8 @@ pub(crate) struct Rates {
     classes: Vec<NodeClass>,
     /// Labels that some pod's selector names.
     selector_keys: BTreeSet<String>,
+    /// When a price may change next.
+    next_change: Option<Timestamp>,
     /// Changes with whatever may change an estimate.
     version: u64,
     recent: RecentEstimates,
@@ -62,19 +64,74 @@ const RECENT: usize = 16;
 
 impl Rates {
     /// Takes other prices, or that prices have changed with time.
-    pub(crate) fn set_catalog(&mut self, catalog: Arc<PriceCatalog>) {
+    pub(crate) fn set_catalog(&mut self, catalog: Arc<PriceCatalog>, now: Timestamp) {
         self.catalog = catalog;
-        self.version += 1;
+        self.expire(now);
     }
 
     /// Prices have changed with time.
-    pub(crate) fn expire(&mut self) {
+    pub(crate) fn expire(&mut self, now: Timestamp) {
         self.version += 1;
+        self.next_change = self.catalog.next_change(now);
     }
 
     /// When a price may change next.
-    pub(crate) fn next_change(&self, after: Timestamp) -> Option<Timestamp> {
-        self.catalog.next_change(after)
+    pub(crate) fn next_change(&self) -> Option<Timestamp> {
+        self.next_change
+    }
+
+    /// When one more change of prices lies within `seconds` than at `now`.
+    pub(crate) fn next_within(&self, now: Timestamp, seconds: i64) -> Option<Timestamp> {
+        let span = SignedDuration::from_secs(seconds);
+        let end = now.checked_add(span).ok()?;
+        let next = self.next_change?;
+        let next = if next > end {
+            next
+        } else {
+            self.catalog.next_change(end)?
+        };
+        next.checked_sub(span).ok()
+    }
+
+    /// The highest money an hour that is announced for the `seconds` from `now` on, of what costs
+    /// `rate` now: by the node that it is on, or by any that would take it.
+    pub(crate) fn highest(
+        &self,
+        rate: Option<Money>,
+        shape: &PodShape,
+        node: Option<&Node>,
+        now: Timestamp,
+        seconds: i64,
+    ) -> Option<Money> {
+        let known = rate?;
+        let end = now.checked_add(SignedDuration::from_secs(seconds)).ok();
+        let end = end.unwrap_or(Timestamp::MAX);
+        if self.next_change.is_none_or(|next| next > end) {
+            return rate;
+        }
+        let price = |at| match node {
+            Some(node) => self.price_on(shape, node, at),
+            None => self.compute(shape, at),
+        };
+        let Some(base) = price(now) else {
+            return rate;
+        };
+        // what the charge is priced by may be more than its shape says
+        let changes = self.catalog.changes(now, end).into_iter();
+        let highest = changes.filter_map(price).max().unwrap_or(base);
+        Some(known + (highest - base).max(Money::ZERO))
+    }
+
+    /// What a pod of this shape costs an hour on this node.
+    fn price_on(&self, shape: &PodShape, node: &Node, at: Timestamp) -> Option<Money> {
+        let attributes = shape.attributes.clone()?;
+        let gpus = node.gpus.get(&attributes.resource).copied();
+        let attributes = match gpus {
+            Some(gpus) => attributes.on_node("", gpus, &node.labels),
+            None => attributes,
+        };
+        let quote = self.catalog.price(&attributes, at).rate()?;
+        Some(quote.cost.total())
     }
 
     /// Replaces a node. Returns whether estimates may have changed.

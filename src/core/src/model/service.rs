@@ -75,6 +75,8 @@ pub(crate) struct ServiceState {
     pub(crate) estimate: CachedRate,
     /// What a new replica costs.
     pub(crate) load: Option<RunningCost>,
+    /// When what it costs changes though nothing happens.
+    pub(crate) cost_changes_at: Option<Timestamp>,
     /// The key under which its namespace has it.
     pub(crate) index: Option<(RunningCost, Admission)>,
     pub(crate) cost: WorkloadCost,

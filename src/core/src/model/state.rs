@@ -313,10 +313,14 @@ impl Model {
         match subject {
             Subject::Service(key) => {
                 let state = self.services.get_mut(&key);
-                if state.is_some_and(|state| state.expire_orders(now)) {
+                let is_due = |state: &mut ServiceState| {
+                    let has_new_cost = state.cost_changes_at.is_some_and(|at| at <= now);
+                    state.expire_orders(now) || has_new_cost
+                };
+                if state.is_some_and(is_due) {
                     self.marks.services.insert(key);
                 } else {
-                    // what it costs does not change with time alone
+                    // what it costs has not changed
                     self.marks.named.insert(key.namespace.clone());
                     self.marks.in_slices([key]);
                 }
@@ -325,7 +329,11 @@ impl Model {
                 let state = self.namespaces.get(&namespace);
                 for key in state.into_iter().flat_map(|state| &state.jobs) {
                     let state = self.jobs.get_mut(key);
-                    if state.is_some_and(|state| state.expire_order(now)) {
+                    let is_due = |state: &mut JobState| {
+                        let has_new_cost = state.cost_changes_at.is_some_and(|at| at <= now);
+                        state.expire_order(now) || has_new_cost
+                    };
+                    if state.is_some_and(is_due) {
                         self.marks.jobs.insert(key.clone());
                     }
                 }
@@ -340,7 +348,8 @@ impl Model {
             }
             Subject::Gateways => self.gateways.mark(),
             Subject::Prices => {
-                self.rates.expire();
+                self.rates.expire(now);
+                self.timers.set(Subject::Prices, self.rates.next_change());
                 self.mark_all();
             }
         }

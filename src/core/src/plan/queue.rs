@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::budget::{BudgetAdmission, RunningCost};
+use crate::budget::BudgetAdmission;
 use crate::capacity::Gang;
 use crate::limit::LimitedBy;
-use crate::model::cost::{grace_stop_seconds, is_worker_of};
+use crate::model::cost::is_worker_of;
 use crate::model::event::{Key, Name};
 use crate::model::namespace::{Admission, RefusedJob};
 use crate::model::service::Ordered;
@@ -60,7 +60,13 @@ pub(super) fn decide_queue(
             continue;
         };
         let expires = state.ordered.as_ref().and_then(Ordered::expires);
-        let looks = [next, pace, decision.next_look, expires];
+        let looks = [
+            next,
+            pace,
+            decision.next_look,
+            expires,
+            state.cost_changes_at,
+        ];
         next = looks.into_iter().flatten().min();
         if state.decision.as_ref() != Some(&decision) {
             state.decision = Some(decision.clone());
@@ -175,31 +181,24 @@ fn observe_job(model: &Model, key: &Key) -> Option<Job> {
         .iter()
         .filter_map(|uid| model.pods.get(uid))
         .collect();
-    let roles = spec
-        .roles
-        .iter()
-        .zip(&state.estimates)
-        .map(|(role, cached)| {
-            let workers = pods
-                .iter()
-                .filter(|found| is_worker_of(&found.pod, &role.name));
-            let ended_well = state
-                .batch_jobs
-                .get(&role.name)
-                .map_or(0, |job| job.succeeded);
-            training::Role {
-                gang: Gang {
-                    workers: role.replicas,
-                    worker: role.worker.requests.clone(),
-                    node_selector: role.worker.node_selector.clone(),
-                },
-                worker: RunningCost {
-                    rate: cached.rate(),
-                    stop_seconds: grace_stop_seconds(role.grace_seconds),
-                },
-                present: count(workers.count()).saturating_add(ended_well),
-            }
-        });
+    let roles = spec.roles.iter().zip(&state.loads).map(|(role, load)| {
+        let workers = pods
+            .iter()
+            .filter(|found| is_worker_of(&found.pod, &role.name));
+        let ended_well = state
+            .batch_jobs
+            .get(&role.name)
+            .map_or(0, |job| job.succeeded);
+        training::Role {
+            gang: Gang {
+                workers: role.replicas,
+                worker: role.worker.requests.clone(),
+                node_selector: role.worker.node_selector.clone(),
+            },
+            worker: *load,
+            present: count(workers.count()).saturating_add(ended_well),
+        }
+    });
     let roles: Vec<training::Role> = roles.collect();
     let running = state.is_running();
     let is_missing = roles.iter().any(|role| role.present < role.gang.workers);

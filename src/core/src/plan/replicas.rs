@@ -25,10 +25,12 @@ pub(super) fn decide_service(
     decisions: &mut Decisions,
 ) {
     let Some((service, mut next)) = observe_service(model, key, now) else {
-        if model.services.get(key).is_some_and(|state| state.is_gone()) {
+        let state = model.services.get(key);
+        let look = state.and_then(|state| state.cost_changes_at);
+        if state.is_some_and(ServiceState::is_gone) {
             model.services.remove(key);
         }
-        model.timers.set(Subject::Service(key.clone()), None);
+        model.timers.set(Subject::Service(key.clone()), look);
         return;
     };
     let recommendation = recommend(&service, now);
@@ -92,7 +94,8 @@ pub(super) fn decide_service(
     if is_order {
         note_order(state, &order, changes, now);
     }
-    next = next.into_iter().chain(state.orders_expire()).min();
+    let later = [state.orders_expire(), state.cost_changes_at];
+    next = next.into_iter().chain(later.into_iter().flatten()).min();
     if is_order {
         decisions.service_orders.push(order);
     }

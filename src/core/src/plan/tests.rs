@@ -151,10 +151,7 @@ fn service(current: u32, engine: Signal, held: u64) -> Service {
         present: current,
         start_failure: None,
         history: History::default(),
-        load: RunningCost {
-            rate: Some("12".parse().unwrap()),
-            stop_seconds: 60,
-        },
+        load: RunningCost::constant(Some("12".parse().unwrap()), 60),
         replica: Gang {
             workers: 1,
             worker: BTreeMap::new(),
@@ -355,10 +352,7 @@ fn job(name: &str, workers: u32) -> Job {
                 worker: [("nvidia.com/gpu".to_owned(), 1000)].into(),
                 node_selector: BTreeMap::new(),
             },
-            worker: RunningCost {
-                rate: Some("12".parse().unwrap()),
-                stop_seconds: 60,
-            },
+            worker: RunningCost::constant(Some("12".parse().unwrap()), 60),
             present: 0,
         }],
     }
@@ -549,10 +543,10 @@ fn any_service() -> impl Strategy<Value = Service> {
             min,
             max: min + extra,
             last_active: Some(ago(idle)),
-            load: RunningCost {
-                rate: rate.map(|rate| Money::from_nanos(rate * 1_000_000_000)),
-                stop_seconds: 60,
-            },
+            load: RunningCost::constant(
+                rate.map(|rate| Money::from_nanos(rate * 1_000_000_000)),
+                60,
+            ),
             ..service(current, engine, held)
         })
 }
