@@ -39,7 +39,7 @@ pub(crate) enum Task {
     /// The owned objects of a workload are made what they should be, with the newest order.
     Apply(Subject, Option<Order>),
     /// The status of an object is written if it is due.
-    Status(Subject, StatusInput),
+    Status(Subject, Box<StatusInput>),
 }
 
 impl Task {
@@ -249,7 +249,8 @@ impl WorkQueue {
         if is_status {
             slot.is_running = true;
             entry.is_outdated = false;
-            return Some(Task::Status(subject, entry.input.clone()?));
+            let input = Box::new(entry.input.clone()?);
+            return Some(Task::Status(subject, input));
         }
         let waits = entry.order.as_ref().is_some_and(Order::is_after_latch);
         if waits && let Some(until) = self.latched_at(&subject.key().namespace, now) {
