@@ -12,7 +12,7 @@ use kube::{Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 
 use crate::cache::change::{CacheChange, CacheChanges, cached, key_of};
-use crate::cache::pruning::CachePolicy;
+use crate::cache::pruning::{self, CachePolicy};
 use crate::cache::tombstones::Tombstones;
 use crate::cache::trigger::Trigger;
 use crate::cache::unreadable::UnreadableObjects;
@@ -124,7 +124,7 @@ impl<K: Cached> CacheWriter<K> {
         };
         self.unreadable
             .remove::<K>(&object.namespace().unwrap_or_default(), &object.name_any());
-        object.prune();
+        pruning::prune(&mut object);
         let trigger = (self.trigger)(&object).filter(|_| object.triggers());
         self.write(event(object));
         trigger

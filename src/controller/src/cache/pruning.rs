@@ -42,7 +42,6 @@ pub(crate) trait CachePolicy: ResourceExt {
     /// Takes the object's unread parts away.
     fn prune(&mut self) {
         self.managed_fields_mut().clear();
-        prune_applied(self);
     }
 
     /// Remembers what is needed of the object after it is gone.
@@ -120,12 +119,13 @@ impl CachePolicy for PriorityClass {
     const KIND: CachedKind = CachedKind::PriorityClass;
 }
 
-/// Takes away the copy of the whole object that `kubectl apply` keeps in it.
-fn prune_applied<K: ResourceExt + ?Sized>(object: &mut K) {
-    let annotations = &mut object.meta_mut().annotations;
-    if let Some(annotations) = annotations {
+/// Takes away what is not read of an object: the copy of all of it that `kubectl apply` keeps in an
+/// annotation, and what its kind leaves out.
+pub(super) fn prune<K: CachePolicy>(object: &mut K) {
+    if let Some(annotations) = &mut object.meta_mut().annotations {
         annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
     }
+    object.prune();
 }
 
 /// Prunes who wrote which field; when stays, and whether it was the status.
@@ -311,7 +311,7 @@ mod tests {
 
     fn pruned<K: CachePolicy + serde::de::DeserializeOwned>(object: Value) -> K {
         let mut object: K = serde_json::from_value(object).unwrap();
-        object.prune();
+        prune(&mut object);
         object
     }
 
