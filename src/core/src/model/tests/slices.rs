@@ -12,8 +12,8 @@ use super::settle;
 use crate::plan::decide;
 use crate::scaling::Activation;
 
-fn service(min: u32) -> Event {
-    let service = Service {
+fn service(min: u32) -> Service {
+    Service {
         created: at(0),
         min,
         max: 4,
@@ -25,8 +25,7 @@ fn service(min: u32) -> Event {
         activation: Activation::OnDemand,
         replica: Arc::new(PodShape::default()),
         grace_seconds: 30,
-    };
-    Event::Service(late(), Some(service))
+    }
 }
 
 fn late() -> Key {
@@ -36,20 +35,17 @@ fn late() -> Key {
 #[test]
 fn an_event_between_two_slices_goes_before_orders_that_expired_earlier() {
     let mut model = Model::new(TimeZone::UTC, at(0));
-    model.apply(service(1), at(0));
+    model.apply(Event::Service(late(), Some(service(1))), at(0));
     for number in 0..32 {
-        let Event::Service(_, state) = service(1) else {
-            unreachable!()
-        };
         let key = Key::new(&format!("team-{}", number % 4), &format!("chat-{number}"));
-        model.apply(Event::Service(key, state), at(0));
+        model.apply(Event::Service(key, Some(service(1))), at(0));
     }
     assert_eq!(settle(&mut model, at(0)).service_orders.len(), 33);
     // nobody has carried out what was ordered, and it expires at once
     model.slice = 2;
     assert_eq!(decide(&mut model, at(60_000)).service_orders, []);
     assert!(model.has_marks());
-    model.apply(service(3), at(60_000));
+    model.apply(Event::Service(late(), Some(service(3))), at(60_000));
     let orders = decide(&mut model, at(60_000)).service_orders;
     let services: Vec<_> = orders.iter().map(|order| &order.service).collect();
     assert_eq!(services, [&late()]);
