@@ -53,7 +53,7 @@ pub(crate) struct Context {
     /// Objects that no cache has as they are.
     pub(crate) unreadable: Arc<UnreadableObjects>,
     pub(crate) events: EventPublisher,
-    /// Orders wait or are being carried out: other writes leave them the API server.
+    /// Orders are due and wait for a slot: other writes leave them the API server.
     pub(crate) orders_wait: AtomicBool,
     pub(crate) metrics: Metrics,
     /// Where the pods of each workload are in the cache.

@@ -2,8 +2,8 @@
 //! the clock, and what failed after a while.
 //!
 //! An account waits in one of two lanes. An event puts it into the urgent lane, where it is synced
-//! as soon as one of [`MAX_RUNNING`] syncs ends, of [`MAX_MEANWHILE`] while orders to workloads wait
-//! for the same API server. A timer puts it into the background lane, which has
+//! as soon as one of [`MAX_RUNNING`] syncs ends, or of [`MAX_MEANWHILE`] while orders to workloads
+//! wait for the same API server. A timer puts it into the background lane, which has
 //! [`MAX_BACKGROUND`] of them and begins one in [`BACKGROUND_INTERVAL`] at most: when a thousand
 //! accounts are due at the same moment, at the end of a day or a month, they are spread, and an
 //! event passes them all. So these numbers are the ledger's budget of API calls.

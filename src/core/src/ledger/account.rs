@@ -32,8 +32,8 @@ pub struct Account {
     posted_total: DailyCost,
 }
 
-/// The open charges, by pod. Copies of an account share those that have not changed since: a charge is
-/// large, and most accounts have one.
+/// The open charges, by pod. Copies of an account share those that have not changed since: a charge
+/// is large, and most accounts have one.
 pub type OpenCharges = BTreeMap<Uid, Arc<Charge>>;
 
 /// The posted costs, by day and hardware. A day has few kinds of it.

@@ -29,9 +29,9 @@ pub(crate) struct PodState {
 ///
 /// What an event names is looked at first: its cost, and where the budgets of its namespace stand.
 /// Where events have named more than one call looks at, the rest is deferred, and what events name
-/// between two calls goes before it. Services are then decided in slices, first those of namespaces that stop
-/// something for money, then those of namespaces that an event named, then those of which an event
-/// about everything (prices, a class of nodes) has marked all. Queues follow.
+/// between two calls goes before it. Services are then decided in slices, first those of namespaces
+/// that stop something for money, then those of namespaces that an event named, then those of which
+/// an event about everything (prices, a class of nodes) has marked all. Queues follow.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Marks {
     /// Services that events have named.

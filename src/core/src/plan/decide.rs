@@ -5,8 +5,8 @@
 //!    call looks at is deferred to the next ones, which look first at what events have named since.
 //! 2. Services are decided in slices, by namespace: first where a budget stops something, then where
 //!    an event has just named something, then where one has earlier, then where an event about
-//!    everything has. Within a namespace the older service goes first, and what became free is given
-//!    once all have been decided, so that it does not matter where a slice ends.
+//!    everything has. Within a namespace the older service goes first, and what became free is
+//!    given once all have been decided, so that it does not matter where a slice ends.
 //! 3. Once nothing is deferred and no service is left, the queues of gangs are decided, by
 //!    namespace, and again those for which room has become free.
 
@@ -23,8 +23,8 @@ use crate::plan::namespace::{refresh_marked, review};
 use crate::plan::queue::decide_queue;
 use crate::plan::replicas::decide_service;
 
-/// So many timers that are due, computed costs or looks at a waiting gang are taken to be as long as one decision over a
-/// service.
+/// So many timers that are due, computed costs or looks at a waiting gang are taken to be as long as
+/// one decision over a service.
 const LIGHT: usize = 8;
 
 /// Decides for everything that is marked or due. Some of it may be left for the next call, so that
