@@ -251,6 +251,8 @@ pub enum Denied {
         message: String,
         /// When the next period begins.
         retry_at: Timestamp,
+        /// No period has the money, even if nothing else is spent in it.
+        in_no_period: bool,
     },
     /// What it or something beside it costs, or what was spent, is not known; a sentence that says which.
     Unknown(String),
@@ -347,6 +349,9 @@ impl BudgetAdmission {
             return Err(Denied::Unknown(why.to_owned()));
         }
         for budget_state in &self.budget_states {
+            fits_some_period(budget_state, loads)?;
+        }
+        for budget_state in &self.budget_states {
             self.fits(budget_state, running)?;
         }
         Ok(running)
@@ -361,6 +366,7 @@ impl BudgetAdmission {
                 name: name.clone(),
                 message,
                 retry_at: budget_state.period.end,
+                in_no_period: false,
             })
         };
         if budget_state.is_exhausted() {
@@ -384,6 +390,40 @@ impl BudgetAdmission {
         }
         Ok(())
     }
+}
+
+/// Whether the whole money of one period would pay for a start of which nothing else takes any.
+fn fits_some_period(
+    budget_state: &BudgetState,
+    loads: &[(RunningCost, u32)],
+) -> Result<(), Denied> {
+    let (budget, period) = (&budget_state.budget, &budget_state.period);
+    let useful = budget
+        .minimum_useful_run
+        .as_secs()
+        .min(period.end.as_second() - period.start.as_second());
+    let cost = |(load, count): &(RunningCost, u32)| {
+        let rate = load.rate.unwrap_or_default().times(*count);
+        rate.cost_for_seconds_rounded_up(load.stop_seconds.saturating_add(useful))
+    };
+    let needed: Money = loads.iter().map(cost).sum();
+    // what was given back can be spent as well
+    let most = budget.limit - budget.corrections.min(Money::ZERO);
+    if needed <= most {
+        return Ok(());
+    }
+    let name = &budget.name;
+    Err(Denied::Budget {
+        name: name.clone(),
+        message: format!(
+            "budget {name} has {} in a whole period, and running for {useful} s and stopping \
+             would take {}: it never starts unless the limit is raised",
+            most.rounded(4),
+            needed.rounded(4),
+        ),
+        retry_at: budget_state.period.end,
+        in_no_period: true,
+    })
 }
 
 #[cfg(test)]

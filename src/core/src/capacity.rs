@@ -34,6 +34,8 @@ pub struct Gang {
 pub struct Capacity {
     /// The nodes.
     pub nodes: Vec<Node>,
+    /// Who waits for the node of this place.
+    pub holders: BTreeMap<usize, usize>,
 }
 
 /// Room for gangs.
@@ -46,6 +48,14 @@ pub trait Room {
 
     /// Takes the gang's room away, as far as it fits.
     fn place(&mut self, gang: &Gang);
+
+    /// Notes that the gangs of `holder` wait for every node that takes one of their workers when it
+    /// is empty. Nodes that others wait for already stay theirs.
+    fn hold(&mut self, gangs: &[&Gang], holder: usize);
+
+    /// The first holder that waits for a node which takes a worker of these gangs: now, or
+    /// when the node is empty.
+    fn holder(&mut self, gangs: &[&Gang], of_empty: bool) -> Option<usize>;
 }
 
 #[cfg(test)]
@@ -61,12 +71,35 @@ impl Room for Capacity {
         });
         let mut room = Self {
             nodes: empty.collect(),
+            holders: BTreeMap::new(),
         };
         room.take_all(gangs)
     }
 
     fn place(&mut self, gang: &Gang) {
         self.take(gang);
+    }
+
+    fn hold(&mut self, gangs: &[&Gang], holder: usize) {
+        for (place, node) in self.nodes.iter().enumerate() {
+            let takes = |gang: &&Gang| takes_one(node, &node.allocatable, gang);
+            if gangs.iter().any(takes) {
+                self.holders.entry(place).or_insert(holder);
+            }
+        }
+    }
+
+    fn holder(&mut self, gangs: &[&Gang], of_empty: bool) -> Option<usize> {
+        let held = self.holders.iter().filter(|(place, _)| {
+            let node = &self.nodes[**place];
+            let room = if of_empty {
+                &node.allocatable
+            } else {
+                &node.free
+            };
+            gangs.iter().any(|gang| takes_one(node, room, gang))
+        });
+        held.map(|(_, holder)| *holder).min()
     }
 }
 
@@ -104,6 +137,11 @@ fn selects(gang: &Gang, node: &Node) -> bool {
         .all(|(key, value)| node.labels.get(key) == Some(value))
 }
 
+#[cfg(test)]
+fn takes_one(node: &Node, room: &Resources, gang: &Gang) -> bool {
+    gang.workers > 0 && selects(gang, node) && workers_in(room, gang) > 0
+}
+
 /// How many workers this room takes; one, where a worker needs nothing.
 #[cfg(test)]
 fn workers_in(room: &Resources, gang: &Gang) -> u32 {
@@ -122,6 +160,7 @@ mod tests {
     fn gangs_that_start_together_do_not_use_the_same_room() {
         let mut capacity = Capacity {
             nodes: vec![node(3, "a"), node(1, "a")],
+            ..Capacity::default()
         };
         let (large, small) = (gang(1, 3, 0), gang(2, 1, 0));
         assert_eq!(capacity.fits(&[&large, &small]), 2);
@@ -156,6 +195,7 @@ mod tests {
     fn a_worker_is_not_split_over_nodes() {
         let mut capacity = Capacity {
             nodes: vec![node(3, "a"), node(3, "a")],
+            ..Capacity::default()
         };
         assert_eq!(
             capacity.fits(&[&gang(3, 2, 0)]),
@@ -168,6 +208,7 @@ mod tests {
     fn every_resource_counts_and_so_does_the_selector() {
         let mut capacity = Capacity {
             nodes: vec![node(8, "a"), node(8, "b")],
+            ..Capacity::default()
         };
         assert_eq!(capacity.fits(&[&gang(9, 1, 1000)]), 8, "4 CPUs a node");
         let only_b = Gang {
@@ -181,6 +222,7 @@ mod tests {
     fn what_one_gang_takes_the_next_has_not() {
         let mut capacity = Capacity {
             nodes: vec![node(4, "a"), node(4, "a")],
+            ..Capacity::default()
         };
         capacity.place(&gang(3, 2, 0));
         assert_eq!(

@@ -138,8 +138,12 @@ pub struct JobDecision {
 }
 
 /// Decides who runs: by priority, then by age. Running jobs go on while there is money; a gang starts when all of it fits and the
-/// budgets admit all of it. Whoever must wait for room or money is not overtaken, but a gang that no node could ever take, or whose
-/// price is unknown, holds nobody up; nor does one that was taken back because some of its workers found no node.
+/// budgets admit all of it.
+///
+/// A gang that waits for room or money is passed only by one that cannot delay it: nodes on which that one finds room are of no use
+/// to the gang that waits, and the budgets pay for both. A gang that can never run as things are holds nobody up: no node could take
+/// it, no period has the money, or its price is unknown. Neither does one that was taken back because some of its workers found no
+/// node.
 ///
 /// `capacity` and `admission` are those left by what runs, workers that have no pod yet included.
 pub fn schedule(
@@ -157,13 +161,17 @@ pub fn schedule(
             job.name.clone(),
         )
     });
-    let mut first: Option<&Job> = None;
+    let mut queue = Queue {
+        capacity,
+        admission,
+        ahead: Vec::new(),
+        owed: Vec::new(),
+    };
     let mut place = 0;
     waiting
         .into_iter()
         .map(|job| {
-            let verdict = decide_job(job, first, capacity, admission, now);
-            let Err((limited_by, reason)) = verdict else {
+            let Err(blocked) = queue.decide(job, now) else {
                 let reason = format!("{} workers run", job.workers());
                 return JobDecision {
                     name: job.name.clone(),
@@ -175,17 +183,17 @@ pub fn schedule(
                     next_look: job.taken_back_at(),
                 };
             };
+            let Blocked {
+                limited_by, reason, ..
+            } = blocked;
             let taken_back = job.running && limited_by == LimitedBy::Capacity;
             let retry = taken_back.then(|| job.evict(now));
             let waits_until = retry
                 .or(job.retry)
                 .map(|retry| retry.at)
                 .filter(|at| *at > now);
-            if matches!(limited_by, LimitedBy::Budget | LimitedBy::Capacity)
-                && waits_until.is_none()
-                && can_ever_run(job, capacity)
-            {
-                first = first.or(Some(job));
+            if blocked.is_next {
+                queue.wait(job);
             }
             let position = (limited_by != LimitedBy::Suspended).then(|| {
                 place += 1;
@@ -204,347 +212,140 @@ pub fn schedule(
         .collect()
 }
 
-fn can_ever_run(job: &Job, capacity: &mut impl Room) -> bool {
-    capacity.could_fit(&job.gangs()) >= job.workers()
+/// Why a job does not run.
+struct Blocked {
+    limited_by: LimitedBy,
+    reason: String,
+    /// It starts as soon as there is room and money for it: those behind it may not delay it.
+    is_next: bool,
 }
 
-fn decide_job(
-    job: &Job,
-    first: Option<&Job>,
-    capacity: &mut impl Room,
-    admission: &mut BudgetAdmission,
-    now: Timestamp,
-) -> Result<(), (LimitedBy, String)> {
-    if job.suspend {
-        return Err((LimitedBy::Suspended, "spec.suspend is true".to_owned()));
-    }
-    if let Some(budget_state) = admission
-        .budget_states()
-        .iter()
-        .find(|budget_state| budget_state.is_exhausted())
-    {
-        let (name, spent, limit) = (
-            &budget_state.budget.name,
-            budget_state.budget.spent.rounded(2),
-            budget_state.budget.limit.rounded(2),
-        );
-        return Err((
-            LimitedBy::Budget,
-            format!("budget {name} is exhausted: {spent} of {limit} spent"),
-        ));
-    }
-    if job.running {
-        if job.taken_back_at().is_some_and(|at| at <= now) {
-            let waits = "some of its workers found no node in time; all are taken back, and it waits for its decision again";
-            return Err((LimitedBy::Capacity, waits.to_owned()));
+impl Blocked {
+    /// It waits for something else than room or money, or for what never comes.
+    fn aside(limited_by: LimitedBy, reason: impl Into<String>) -> Self {
+        Self {
+            limited_by,
+            reason: reason.into(),
+            is_next: false,
         }
-        return Ok(());
     }
-    if !job.settled {
-        return Err((
-            LimitedBy::Queue,
-            "its workers of the last run are still stopping".to_owned(),
-        ));
+
+    /// It waits for room or money.
+    fn next(limited_by: LimitedBy, reason: impl Into<String>) -> Self {
+        Self {
+            is_next: true,
+            ..Self::aside(limited_by, reason)
+        }
     }
-    let (workers, gangs) = (job.workers(), job.gangs());
-    let could = capacity.could_fit(&gangs);
-    if could < workers {
-        return Err((
-            LimitedBy::Capacity,
-            format!("all ready nodes together take {could} of its {workers} workers when empty"),
-        ));
+
+    fn denied(denied: Denied) -> Self {
+        match denied {
+            Denied::Budget {
+                message,
+                in_no_period,
+                ..
+            } => Self {
+                is_next: !in_no_period,
+                ..Self::aside(LimitedBy::Budget, message)
+            },
+            Denied::Unknown(why) => Self::aside(LimitedBy::PriceUnknown, why),
+        }
     }
-    if let Some(retry) = job.retry.filter(|retry| retry.at > now) {
-        let reason = format!(
-            "some of its workers found no node, {} times so far; it tries again at {}",
-            retry.count, retry.at
-        );
-        return Err((LimitedBy::Capacity, reason));
+}
+
+/// The room and money that jobs are given one after the other.
+struct Queue<'a, R> {
+    capacity: &'a mut R,
+    admission: &'a mut BudgetAdmission,
+    /// The jobs that wait for room or money, the first one first.
+    ahead: Vec<&'a Job>,
+    /// What these cost.
+    owed: Vec<(RunningCost, u32)>,
+}
+
+impl<'a, R: Room> Queue<'a, R> {
+    /// The job waits for room or money: those behind it may not delay it.
+    fn wait(&mut self, job: &'a Job) {
+        self.capacity.hold(&job.gangs(), self.ahead.len());
+        self.ahead.push(job);
+        if job.has_known_price() {
+            self.owed.extend(job.loads());
+        }
     }
-    if let Some(first) = first {
-        return Err((LimitedBy::Queue, format!("waits behind {}", first.name)));
-    }
-    let fit = capacity.fits(&gangs);
-    if fit < workers {
-        return Err((
-            LimitedBy::Capacity,
-            format!("there is room for {fit} of its {workers} workers now"),
-        ));
-    }
-    match admission.admit_all(&job.loads()) {
-        Ok(()) => {
-            for gang in gangs {
-                capacity.place(gang);
+
+    fn decide(&mut self, job: &Job, now: Timestamp) -> Result<(), Blocked> {
+        if job.suspend {
+            let reason = "spec.suspend is true";
+            return Err(Blocked::aside(LimitedBy::Suspended, reason));
+        }
+        let mut budget_states = self.admission.budget_states().iter();
+        if let Some(exhausted) = budget_states.find(|state| state.is_exhausted()) {
+            let budget = &exhausted.budget;
+            let (spent, limit) = (budget.spent.rounded(2), budget.limit.rounded(2));
+            let name = &budget.name;
+            let reason = format!("budget {name} is exhausted: {spent} of {limit} spent");
+            return Err(Blocked::aside(LimitedBy::Budget, reason));
+        }
+        if job.running {
+            if job.taken_back_at().is_some_and(|at| at <= now) {
+                let waits = "some of its workers found no node in time; all are taken back, and it waits for its decision again";
+                return Err(Blocked::aside(LimitedBy::Capacity, waits));
             }
-            Ok(())
+            return Ok(());
         }
-        Err(Denied::Budget { message, .. }) => Err((LimitedBy::Budget, message)),
-        Err(Denied::Unknown(why)) => Err((LimitedBy::PriceUnknown, why)),
+        if !job.settled {
+            let reason = "its workers of the last run are still stopping";
+            return Err(Blocked::aside(LimitedBy::Queue, reason));
+        }
+        let (workers, gangs, loads) = (job.workers(), job.gangs(), job.loads());
+        let could = self.capacity.could_fit(&gangs);
+        if could < workers {
+            let reason = format!(
+                "all ready nodes together take {could} of its {workers} workers when empty"
+            );
+            return Err(Blocked::aside(LimitedBy::Capacity, reason));
+        }
+        let money = self.admission.check_all(&loads).map_err(Blocked::denied);
+        let waits_for_money = match money {
+            Err(blocked) if !blocked.is_next => return Err(blocked),
+            other => other,
+        };
+        if let Some(retry) = job.retry.filter(|retry| retry.at > now) {
+            let reason = format!(
+                "some of its workers found no node, {} times so far; it tries again at {}",
+                retry.count, retry.at
+            );
+            return Err(Blocked::aside(LimitedBy::Capacity, reason));
+        }
+        let fit = self.capacity.fits(&gangs);
+        if let Some(first) = self.capacity.holder(&gangs, fit < workers) {
+            return Err(self.behind(first, "which waits for the same nodes"));
+        }
+        if fit < workers {
+            let reason = format!("there is room for {fit} of its {workers} workers now");
+            return Err(Blocked::next(LimitedBy::Capacity, reason));
+        }
+        if waits_for_money.is_err() && !self.ahead.is_empty() {
+            return Err(self.behind(0, "which goes first when there is money"));
+        }
+        waits_for_money?;
+        let both: Vec<_> = self.owed.iter().chain(&loads).copied().collect();
+        if !self.owed.is_empty() && self.admission.check_all(&both).is_err() {
+            return Err(self.behind(0, "which goes first when there is money"));
+        }
+        self.admission.admit_all(&loads).map_err(Blocked::denied)?;
+        for gang in gangs {
+            self.capacity.place(gang);
+        }
+        Ok(())
+    }
+
+    /// It waits behind one of those ahead of it.
+    fn behind(&self, first: usize, why: &str) -> Blocked {
+        let name = self.ahead.get(first).map_or("another", |job| &job.name);
+        Blocked::next(LimitedBy::Queue, format!("waits behind {name}, {why}"))
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use jiff::SignedDuration;
-    use jiff::tz::TimeZone;
-
-    use super::*;
-    use crate::budget::{Budget, BudgetState, OnExhausted, RunningTotals};
-    use crate::calendar::Period;
-    use crate::capacity::{Capacity, Node, Resources};
-    use crate::money::Money;
-
-    fn now() -> Timestamp {
-        "2026-11-11T12:00:00Z".parse().unwrap()
-    }
-
-    fn gpus(amount: i64) -> Resources {
-        [("nvidia.com/gpu".to_owned(), amount * 1000)].into()
-    }
-
-    fn job(name: &str, workers: u32) -> Job {
-        Job {
-            name: name.into(),
-            priority: 0,
-            created: now(),
-            suspend: false,
-            running: false,
-            incomplete_since: None,
-            retry: None,
-            seed: 7,
-            settled: true,
-            roles: vec![role(workers)],
-        }
-    }
-
-    fn role(workers: u32) -> Role {
-        Role {
-            gang: Gang {
-                workers,
-                worker: gpus(1),
-                node_selector: BTreeMap::new(),
-            },
-            worker: RunningCost::constant(Some("2".parse().unwrap()), 0),
-            present: 0,
-        }
-    }
-
-    fn nodes(counts: &[i64]) -> Capacity {
-        let node = |count: &i64| Node {
-            labels: BTreeMap::new(),
-            allocatable: gpus(*count),
-            free: gpus(*count),
-        };
-        Capacity {
-            nodes: counts.iter().map(node).collect(),
-        }
-    }
-
-    fn admission(left: Option<&str>) -> BudgetAdmission {
-        let budget_state = left.map(|limit| {
-            let budget = Budget {
-                name: "team".into(),
-                limit: limit.parse().unwrap(),
-                period: Period::Monthly,
-                on_exhausted: OnExhausted::ScaleToZero,
-                minimum_useful_run: SignedDuration::from_hours(1),
-                latch: None,
-                spent: Money::ZERO,
-                corrections: Money::ZERO,
-                doubt: None,
-            };
-            BudgetState::of(budget, &[], now(), &TimeZone::UTC)
-        });
-        BudgetAdmission::new(
-            budget_state.into_iter().collect(),
-            RunningTotals::default(),
-            now(),
-        )
-    }
-
-    fn limits(job_decisions: &[JobDecision]) -> Vec<(&str, Option<LimitedBy>)> {
-        job_decisions
-            .iter()
-            .map(|decision| (decision.name.as_str(), decision.limited_by))
-            .collect()
-    }
-
-    #[test]
-    fn a_gang_starts_whole_or_not_at_all_and_is_not_overtaken() {
-        let jobs = [job("a", 3), job("b", 2), job("c", 1)];
-        let job_decisions = schedule(&jobs, &mut nodes(&[4]), &mut admission(None), now());
-        assert_eq!(
-            limits(&job_decisions),
-            [
-                ("a", None),
-                ("b", Some(LimitedBy::Capacity)),
-                ("c", Some(LimitedBy::Queue))
-            ]
-        );
-        assert_eq!(
-            job_decisions
-                .iter()
-                .map(|decision| decision.position)
-                .collect::<Vec<_>>(),
-            [None, Some(1), Some(2)]
-        );
-    }
-
-    #[test]
-    fn a_gang_that_could_never_fit_holds_nobody_up() {
-        let job_decisions = schedule(
-            &[job("a", 9), job("b", 2)],
-            &mut nodes(&[4]),
-            &mut admission(None),
-            now(),
-        );
-        assert_eq!(
-            limits(&job_decisions),
-            [("a", Some(LimitedBy::Capacity)), ("b", None)]
-        );
-    }
-
-    #[test]
-    fn priority_comes_before_age() {
-        let older = Job {
-            created: now() - SignedDuration::from_hours(1),
-            ..job("older", 4)
-        };
-        let urgent = Job {
-            priority: 10,
-            ..job("urgent", 4)
-        };
-        let job_decisions = schedule(
-            &[older, urgent],
-            &mut nodes(&[4]),
-            &mut admission(None),
-            now(),
-        );
-        assert_eq!(
-            limits(&job_decisions),
-            [("urgent", None), ("older", Some(LimitedBy::Capacity))]
-        );
-    }
-
-    #[test]
-    fn budgets_pay_for_whole_gangs() {
-        let job_decisions = schedule(
-            &[job("a", 2), job("b", 2)],
-            &mut nodes(&[8]),
-            &mut admission(Some("7")),
-            now(),
-        );
-        assert_eq!(
-            limits(&job_decisions),
-            [("a", None), ("b", Some(LimitedBy::Budget))]
-        );
-    }
-
-    #[test]
-    fn an_exhausted_budget_stops_what_runs() {
-        let running = Job {
-            running: true,
-            ..job("a", 2)
-        };
-        let job_decisions = schedule(
-            &[running],
-            &mut nodes(&[8]),
-            &mut admission(Some("0")),
-            now(),
-        );
-        assert_eq!(limits(&job_decisions), [("a", Some(LimitedBy::Budget))]);
-    }
-
-    #[test]
-    fn nothing_resumes_while_its_last_run_is_stopping() {
-        let stopping = Job {
-            settled: false,
-            ..job("a", 2)
-        };
-        let job_decisions = schedule(
-            &[stopping, job("b", 2)],
-            &mut nodes(&[8]),
-            &mut admission(None),
-            now(),
-        );
-        assert_eq!(
-            limits(&job_decisions),
-            [("a", Some(LimitedBy::Queue)), ("b", None)]
-        );
-    }
-
-    #[test]
-    fn a_gang_that_stays_incomplete_is_taken_back_and_holds_nobody_up_while_it_waits() {
-        let half = |since| Job {
-            running: true,
-            roles: vec![Role {
-                present: 3,
-                ..role(3)
-            }],
-            incomplete_since: Some(since),
-            ..job("a", 3)
-        };
-        let decide_one = |job: &Job, now| {
-            schedule(
-                std::slice::from_ref(job),
-                &mut nodes(&[2]),
-                &mut admission(None),
-                now,
-            )
-            .remove(0)
-        };
-        let patient = decide_one(&half(now()), now());
-        let deadline = patient.next_look.unwrap();
-        assert!(
-            patient.run
-                && deadline >= now() + SCHEDULING_TIMEOUT
-                && deadline <= now() + SCHEDULING_TIMEOUT * 3 / 2
-        );
-        let back = decide_one(&half(now()), deadline);
-        let retry = back.retry.unwrap();
-        assert_eq!(
-            (back.run, back.limited_by, retry.count),
-            (false, Some(LimitedBy::Capacity), 1)
-        );
-        assert!(retry.at >= deadline + FIRST_BACKOFF, "{}", retry.at);
-
-        let waiting = Job {
-            retry: Some(retry),
-            ..job("a", 3)
-        };
-        let both = [waiting.clone(), job("b", 2)];
-        let during = schedule(&both, &mut nodes(&[3]), &mut admission(None), deadline);
-        assert_eq!(
-            limits(&during),
-            [("a", Some(LimitedBy::Capacity)), ("b", None)]
-        );
-        assert_eq!(during[0].next_look, Some(retry.at));
-        let after = schedule(&both, &mut nodes(&[3]), &mut admission(None), retry.at);
-        assert_eq!(
-            limits(&after),
-            [("a", None), ("b", Some(LimitedBy::Capacity))]
-        );
-    }
-
-    #[test]
-    fn gangs_that_block_each_other_do_not_let_go_together_and_wait_longer_each_time() {
-        let since = |seed| Job {
-            seed,
-            incomplete_since: Some(now()),
-            ..job("a", 3)
-        };
-        assert_ne!(since(7).taken_back_at(), since(8).taken_back_at());
-        let wait = |count| {
-            let retry = (count > 0).then_some(Retry { count, at: now() });
-            let job = Job {
-                retry,
-                ..job("a", 3)
-            };
-            job.evict(now()).at.duration_since(now())
-        };
-        assert!(wait(0) >= FIRST_BACKOFF && wait(2) >= FIRST_BACKOFF * 4);
-        assert!(wait(u32::MAX) <= LONGEST_BACKOFF * 3 / 2);
-    }
-}
+mod tests;

@@ -75,6 +75,7 @@ pub(crate) fn pay(
                     budget.limit.rounded(2)
                 ),
                 retry_at: budget_state.period.end,
+                in_no_period: false,
             });
         }
     }

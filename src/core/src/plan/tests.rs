@@ -371,7 +371,10 @@ fn jobs(jobs: Vec<Job>, gpus: i64, budgets: Vec<Budget>) -> Vec<(String, Option<
         jobs,
         budgets,
         loads: vec![],
-        capacity: Capacity { nodes: vec![node] },
+        capacity: Capacity {
+            nodes: vec![node],
+            ..Capacity::default()
+        },
         zone: TimeZone::UTC,
     };
     let job_decisions = plan(&snapshot, now()).jobs.into_iter();
@@ -433,7 +436,10 @@ fn a_replica_whose_pod_is_not_there_yet_has_its_room_and_its_money_already() {
         jobs: vec![job("b", 1)],
         budgets: vec![budget("10", "0")],
         loads: vec![],
-        capacity: Capacity { nodes: vec![node] },
+        capacity: Capacity {
+            nodes: vec![node],
+            ..Capacity::default()
+        },
         zone: TimeZone::UTC,
     };
     let plan = plan(&snapshot, now());

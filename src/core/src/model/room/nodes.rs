@@ -317,6 +317,22 @@ impl Nodes {
         entry.map_or(0, |entry| entry.free)
     }
 
+    /// The nodes that take a pod of a shape when they are empty.
+    pub(super) fn with_slots(&self, id: ShapeId) -> impl Iterator<Item = &Name> {
+        let takes = move |room: &NodeRoom| room.slots.get(id).is_some_and(|slots| slots.empty > 0);
+        let rooms = self.rooms.iter().filter(move |(_, room)| takes(room));
+        rooms.map(|(name, _)| name)
+    }
+
+    /// Whether a node takes a pod of a shape: now, or when it is empty.
+    pub(super) fn takes(&self, node: &Name, id: ShapeId, of_empty: bool) -> bool {
+        let slots = self.rooms.get(node).and_then(|room| room.slots.get(id));
+        slots.is_some_and(|slots| match of_empty {
+            true => slots.empty > 0,
+            false => slots.free > 0,
+        })
+    }
+
     /// Whether it is known that no node takes a pod of this shape.
     pub(super) fn is_full(&self, shape: &Shape) -> bool {
         self.ids.get(shape).is_some_and(|id| self.free(*id) == 0)

@@ -106,6 +106,10 @@ pub(crate) struct QueueRoom<'a> {
     /// too little free room.
     given: BTreeMap<Workers, (u32, bool)>,
     taken: Vec<(Name, Shape, u32)>,
+    /// Who waits for a node.
+    holders: BTreeMap<Name, usize>,
+    /// The shapes whose nodes are among these.
+    held: BTreeSet<ShapeId>,
 }
 
 impl<'a> QueueRoom<'a> {
@@ -121,6 +125,8 @@ impl<'a> QueueRoom<'a> {
             answers,
             given: BTreeMap::new(),
             taken: Vec::new(),
+            holders: BTreeMap::new(),
+            held: BTreeSet::new(),
         }
     }
 
@@ -166,6 +172,29 @@ impl Room for QueueRoom<'_> {
             self.taken.push((name, shape.clone(), count));
         }
         self.nodes.recount();
+    }
+
+    fn hold(&mut self, gangs: &[&Gang], holder: usize) {
+        for (id, count) in self.ask(gangs) {
+            if count > 0 && self.held.insert(id) {
+                for name in self.nodes.with_slots(id) {
+                    self.holders.entry(name.clone()).or_insert(holder);
+                }
+            }
+        }
+    }
+
+    fn holder(&mut self, gangs: &[&Gang], of_empty: bool) -> Option<usize> {
+        if self.holders.is_empty() {
+            return None;
+        }
+        let workers = self.ask(gangs);
+        let takes = |name: &Name| {
+            let mut shapes = workers.iter().filter(|(_, count)| *count > 0);
+            shapes.any(|(id, _)| self.nodes.takes(name, *id, of_empty))
+        };
+        let held = self.holders.iter().filter(|(name, _)| takes(name));
+        held.map(|(_, holder)| *holder).min()
     }
 }
 
