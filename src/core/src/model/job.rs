@@ -77,10 +77,15 @@ impl JobState {
         expired.is_some()
     }
 
-    /// Whether its Jobs show that it is let run.
+    /// Whether its Jobs show that it is let run. The Job of a role that its specification has no more
+    /// does not: no order is shown by it.
     pub(crate) fn shows_running(&self) -> bool {
-        let mut jobs = self.batch_jobs.values();
-        jobs.any(|job| job.running && job.finished.is_none())
+        let is_role = |name: &Name| {
+            let roles = self.spec.as_ref().map(|spec| &spec.roles);
+            roles.is_none_or(|roles| roles.iter().any(|role| role.name == *name))
+        };
+        let mut jobs = self.batch_jobs.iter();
+        jobs.any(|(name, job)| job.running && job.finished.is_none() && is_role(name))
     }
 
     /// Whether it is let run, by its Jobs or by an order that they do not show yet.
