@@ -10,9 +10,11 @@ use bursar_core::capacity::Resources;
 use bursar_core::ledger::ChargeEnd;
 use bursar_core::pricing::{PricingAttributes, ResourceAmounts, is_gpu};
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Container, ContainerState, Node, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{ContainerState, Node, Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt;
+
+use crate::pod_resources;
 
 /// The pod's UID; empty only for an object that never was on a server.
 pub(crate) fn uid(pod: &Pod) -> &str {
@@ -286,8 +288,8 @@ pub(crate) fn unschedulable(pod: &Pod) -> Option<&str> {
     scheduled.message.as_deref()
 }
 
-/// The GPUs that the pod holds by its spec: their resource and count. Init containers run one after
-/// the other, so the largest of them counts; of several resources, the one with the highest count.
+/// The GPUs that the pod holds by its spec: their resource and count, as [`pod_resources::requests`] counts
+/// them; of several resources, the one with the highest count.
 pub(crate) fn gpus(pod: &Pod) -> Option<(String, u32)> {
     gpus_of(pod.spec.as_ref()?)
 }
@@ -333,39 +335,29 @@ pub(crate) fn with_node(facts: PricingAttributes, node: &Node) -> PricingAttribu
 
 /// The GPUs that a pod of this spec holds.
 pub(crate) fn gpus_of(spec: &PodSpec) -> Option<(String, u32)> {
-    let sum = |containers: &mut dyn Iterator<Item = &Container>| {
-        let mut sum: BTreeMap<String, u32> = BTreeMap::new();
-        for (name, count) in containers.filter_map(container_gpus) {
-            *sum.entry(name).or_default() += count;
-        }
-        sum
-    };
-    let is_sidecar = |container: &&Container| container.restart_policy.as_deref() == Some("Always");
-    let init = || spec.init_containers.iter().flatten();
-    let mut held = sum(&mut spec.containers.iter().chain(init().filter(is_sidecar)));
-    for (name, count) in init()
-        .filter(|container| !is_sidecar(container))
-        .filter_map(container_gpus)
-    {
-        let held = held.entry(name).or_default();
-        *held = (*held).max(count);
+    if !mentions_gpus(spec) {
+        return None;
     }
-    held.into_iter()
-        .filter(|(_, count)| *count > 0)
-        .max_by_key(|(_, count)| *count)
+    let all = pod_resources::requests(spec).into_iter();
+    let counts = all
+        .filter(|(name, _)| is_gpu(name))
+        .filter_map(|(name, milli)| {
+            let count = u32::try_from(milli / 1000).ok()?;
+            (count > 0).then_some((name, count))
+        });
+    counts.max_by_key(|(_, count)| *count)
 }
 
-fn container_gpus(container: &Container) -> Option<(String, u32)> {
-    let resources = container.resources.as_ref()?;
-    let amounts = resources
-        .limits
-        .iter()
-        .flatten()
-        .chain(resources.requests.iter().flatten());
-    amounts
-        .into_iter()
-        .find(|(name, _)| is_gpu(name))
-        .and_then(|(name, quantity)| Some((name.clone(), quantities::count(quantity).ok()?)))
+/// Whether a container names a GPU resource: of most pods none does.
+fn mentions_gpus(spec: &PodSpec) -> bool {
+    let init = spec.init_containers.iter().flatten();
+    let resources = spec.containers.iter().chain(init);
+    let mut resources = resources.filter_map(|container| container.resources.as_ref());
+    resources.any(|resources| {
+        let limits = resources.limits.iter().flatten();
+        let mut all = limits.chain(resources.requests.iter().flatten());
+        all.any(|(name, _)| is_gpu(name))
+    })
 }
 
 /// The capacity of the node, by resource.
@@ -386,7 +378,6 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::pod_resources;
 
     fn pod(status: Value) -> Pod {
         serde_json::from_value(json!({

@@ -15,7 +15,7 @@ use crate::gpu_allocation::GpuAllocations;
 use crate::health;
 use crate::lock::lock;
 use crate::pod;
-use crate::pod_resources::requests;
+use crate::pod_resources::{occupied, requests};
 use crate::subject::Subject;
 
 /// What the model was told of pods.
@@ -68,7 +68,7 @@ impl Allocations {
             return Arc::default();
         };
         let mut shape = PodShape {
-            requests: requests(spec),
+            requests: occupied(pod),
             node_selector: spec.node_selector.clone().unwrap_or_default(),
             attributes: None,
         };
