@@ -318,6 +318,8 @@ impl Cluster {
             draining_since: None,
             released: false,
             start_failure: None,
+            scheduling: bursar_core::model::event::Scheduling::Queued,
+            resident: false,
         }
     }
 
@@ -335,6 +337,8 @@ impl Cluster {
             draining_since: None,
             released: false,
             start_failure: None,
+            scheduling: bursar_core::model::event::Scheduling::Queued,
+            resident: false,
         }
     }
 
@@ -392,6 +396,7 @@ fn replica_uid(number: usize) -> Name {
 fn node(cordoned: bool) -> Node {
     Node {
         takes_pods: !cordoned,
+        taints: Vec::new(),
         labels: [("nvidia.com/gpu.product".to_owned(), "H100".to_owned())].into(),
         allocatable: [
             (GPU.to_owned(), 8000),

@@ -1,6 +1,9 @@
 //! Free room on nodes, and whether a gang fits into it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::placement::Placement;
 
 /// Amounts of resources by name, in thousandths of the resource's unit.
 pub type Resources = BTreeMap<String, i64>;
@@ -26,6 +29,8 @@ pub struct Gang {
     pub worker: Resources,
     /// Labels that its node must have.
     pub node_selector: BTreeMap<String, String>,
+    /// What else its node must be.
+    pub placement: Arc<Placement>,
 }
 
 /// Nodes that are ready and take pods.
@@ -187,7 +192,7 @@ mod tests {
         Gang {
             workers,
             worker,
-            node_selector: BTreeMap::new(),
+            ..Gang::default()
         }
     }
 

@@ -19,6 +19,7 @@ pub mod measure;
 pub mod model;
 pub mod money;
 pub mod overhead;
+pub mod placement;
 pub mod plan;
 pub mod pricing;
 pub mod refusal;

@@ -300,9 +300,16 @@ impl<'a, R: Room> Queue<'a, R> {
         let (workers, gangs, loads) = (job.workers(), job.gangs(), job.loads());
         let could = self.capacity.could_fit(&gangs);
         if could < workers {
-            let reason = format!(
-                "all ready nodes together take {could} of its {workers} workers when empty"
-            );
+            let reason = if could == 0 {
+                "its workers fit no node: none that is ready takes one of them, even without other \
+                 pods than those of DaemonSets"
+                    .to_owned()
+            } else {
+                format!(
+                    "all ready nodes together take {could} of its {workers} workers, even without \
+                     other pods than those of DaemonSets"
+                )
+            };
             return Err(Blocked::aside(LimitedBy::Capacity, reason));
         }
         let money = self.admission.check_all(&loads).map_err(Blocked::denied);

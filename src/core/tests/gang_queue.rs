@@ -5,13 +5,19 @@ use std::sync::Arc;
 
 use bursar_core::budget::OnExhausted;
 use bursar_core::calendar::Period;
-use bursar_core::model::event::{BatchJob, Budget, Event, Job, Node, PodShape, Role};
+use bursar_core::model::event::{
+    BatchJob, Budget, Event, Job, Node, Owner, Pod, PodShape, Role, Scheduling,
+};
 use bursar_core::model::{Key, Model};
+use bursar_core::placement::{
+    NodeTerm, Operator, Placement, Requirement, Taint, TaintEffect, Toleration,
+};
 use bursar_core::plan::LimitedBy;
 use bursar_core::plan::decide;
 use bursar_core::pricing::{
     DatedPriceList, GpuPrice, PriceCatalog, PriceList, PriceScope, PricingAttributes,
 };
+use bursar_core::training::JobDecision;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
@@ -29,8 +35,9 @@ fn model(nodes: &[(&str, i64)]) -> Model {
         let node = Node {
             takes_pods: true,
             labels: [(PRODUCT.to_owned(), (*product).to_owned())].into(),
-            allocatable: [(GPU.to_owned(), gpus * 1000)].into(),
+            allocatable: [(GPU.to_owned(), gpus * 1000), ("pods".to_owned(), 110_000)].into(),
             gpus: [(GPU.to_owned(), u32::try_from(*gpus).unwrap())].into(),
+            ..Node::default()
         };
         let name = format!("node-{number}").as_str().into();
         model.apply(Event::Node(name, Some(node)), at(0));
@@ -150,4 +157,230 @@ fn a_gang_passes_one_that_no_period_of_the_budget_could_pay_for() {
         limits(&mut model, 2),
         named([("a", Some(LimitedBy::Budget)), ("b", None)])
     );
+}
+
+/// A pod of no workload without a node.
+fn pending(number: u32, gpus: i64, scheduling: Scheduling) -> Event {
+    let shape = PodShape {
+        requests: [(GPU.to_owned(), gpus * 1000), ("pods".to_owned(), 1000)].into(),
+        ..PodShape::default()
+    };
+    let pod = Pod {
+        key: Key::new("other", &format!("pod-{number}")),
+        owner: Owner::Other,
+        shape: Arc::new(shape),
+        node: None,
+        scheduling,
+        resident: false,
+        created: at(0),
+        ended: None,
+        deletion: None,
+        grace_seconds: 30,
+        ready_since: None,
+        draining_since: None,
+        released: false,
+        start_failure: None,
+    };
+    let uid = format!("uid-{number}").as_str().into();
+    Event::Pod(uid, Some(Box::new(pod)))
+}
+
+/// The pod of an event, changed.
+fn with(event: Event, change: impl FnOnce(&mut Pod)) -> Event {
+    let Event::Pod(uid, Some(mut pod)) = event else {
+        panic!("{event:?} is no pod");
+    };
+    change(&mut pod);
+    Event::Pod(uid, Some(pod))
+}
+
+fn limit(model: &mut Model, second: i64) -> Option<LimitedBy> {
+    limits(model, second).remove(0).1
+}
+
+fn tainted() -> Vec<Taint> {
+    vec![Taint {
+        key: GPU.to_owned(),
+        value: "present".to_owned(),
+        effect: TaintEffect::NoSchedule,
+    }]
+}
+
+fn tolerating() -> Arc<Placement> {
+    let toleration = Toleration {
+        key: Some(GPU.to_owned()),
+        value: None,
+        effect: None,
+    };
+    Arc::new(Placement {
+        tolerations: vec![toleration],
+        terms: None,
+    })
+}
+
+/// A node of eight GPUs that keeps pods away which do not tolerate them.
+fn tainted_model() -> Model {
+    let mut model = Model::new(TimeZone::UTC, at(0));
+    let node = Node {
+        takes_pods: true,
+        taints: tainted(),
+        allocatable: [(GPU.to_owned(), 8000), ("pods".to_owned(), 110_000)].into(),
+        ..Node::default()
+    };
+    model.apply(Event::Node("node".into(), Some(node)), at(0));
+    model
+}
+
+fn add_tolerating(model: &mut Model, name: &str) {
+    let worker = PodShape {
+        requests: [(GPU.to_owned(), 1000)].into(),
+        placement: tolerating(),
+        ..PodShape::default()
+    };
+    let job = Job {
+        created: at(0),
+        priority: 0,
+        suspend: false,
+        seed: 1,
+        roles: vec![Role {
+            name: "".into(),
+            replicas: 8,
+            worker: Arc::new(worker),
+            grace_seconds: 30,
+        }],
+    };
+    model.apply(Event::Job(Key::new("lab", name), Some(job)), at(0));
+}
+
+#[test]
+fn pending_pods_take_no_room_on_nodes_whose_taints_they_do_not_tolerate() {
+    let mut model = tainted_model();
+    for number in 0..300 {
+        model.apply(pending(number, 1, Scheduling::Queued), at(0));
+    }
+    add_tolerating(&mut model, "train");
+    assert_eq!(limit(&mut model, 0), None);
+}
+
+#[test]
+fn pending_pods_that_tolerate_the_taint_take_room() {
+    let mut model = tainted_model();
+    let pod = with(pending(0, 1, Scheduling::Queued), |pod| {
+        Arc::make_mut(&mut pod.shape).placement = tolerating();
+    });
+    model.apply(pod, at(0));
+    add_tolerating(&mut model, "train");
+    assert_eq!(limit(&mut model, 0), Some(LimitedBy::Capacity));
+}
+
+#[test]
+fn a_gang_that_does_not_tolerate_the_taint_fits_no_node() {
+    let mut model = tainted_model();
+    add(&mut model, "train", 0, ("", 1, 1));
+    let decided = decide(&mut model, at(0)).jobs.remove(0).1;
+    assert_eq!(decided.limited_by, Some(LimitedBy::Capacity));
+    assert!(
+        decided.reason.starts_with("its workers fit no node"),
+        "{}",
+        decided.reason
+    );
+}
+
+#[test]
+fn pods_that_no_scheduler_looks_at_take_no_room() {
+    let mut model = model(&[("H100", 8)]);
+    for number in 0..500 {
+        model.apply(pending(number, 1, Scheduling::Ignored), at(0));
+    }
+    add(&mut model, "train", 0, ("", 8, 1));
+    assert_eq!(limit(&mut model, 0), None);
+}
+
+#[test]
+fn a_pod_that_is_no_longer_ignored_takes_room() {
+    let mut model = model(&[("H100", 8)]);
+    model.apply(pending(0, 1, Scheduling::Ignored), at(0));
+    model.apply(pending(0, 1, Scheduling::Queued), at(1));
+    add(&mut model, "train", 1, ("", 8, 1));
+    assert_eq!(limit(&mut model, 1), Some(LimitedBy::Capacity));
+}
+
+#[test]
+fn an_unschedulable_pod_gives_its_room_up_after_five_minutes() {
+    let mut model = model(&[("H100", 8)]);
+    model.apply(pending(0, 1, Scheduling::Unschedulable(at(10))), at(10));
+    add(&mut model, "train", 10, ("", 8, 1));
+    assert_eq!(limit(&mut model, 10), Some(LimitedBy::Capacity));
+    decide(&mut model, at(309));
+    let orders = decide(&mut model, at(310)).job_orders;
+    assert_eq!(orders.len(), 1, "the model looks again by itself");
+    assert!(orders[0].run);
+}
+
+/// Two nodes with eight CPUs, an agent on each that takes 0.2 of them, and a gang whose two workers
+/// ask for so many thousandths of a CPU.
+fn decide_beside_agents(is_bound: bool, cpu: i64) -> JobDecision {
+    let mut model = Model::new(TimeZone::UTC, at(0));
+    for name in ["node-0", "node-1"] {
+        let node = Node {
+            takes_pods: true,
+            allocatable: [("cpu".to_owned(), 8000)].into(),
+            ..Node::default()
+        };
+        model.apply(Event::Node(name.into(), Some(node)), at(0));
+    }
+    for (number, node) in [(0, "node-0"), (1, "node-1")] {
+        let agent = with(pending(number, 0, Scheduling::Queued), |pod| {
+            let shape = Arc::make_mut(&mut pod.shape);
+            shape.requests = [("cpu".to_owned(), 200)].into();
+            let named = Requirement {
+                key: "metadata.name".to_owned(),
+                operator: Operator::In,
+                values: vec![node.to_owned()],
+            };
+            let term = NodeTerm {
+                names: vec![named],
+                ..NodeTerm::default()
+            };
+            shape.placement = Arc::new(Placement {
+                tolerations: vec![],
+                terms: Some(vec![term]),
+            });
+            pod.node = is_bound.then(|| node.into());
+            pod.resident = true;
+        });
+        model.apply(agent, at(0));
+    }
+    let worker = PodShape {
+        requests: [("cpu".to_owned(), cpu)].into(),
+        ..PodShape::default()
+    };
+    let job = Job {
+        created: at(0),
+        priority: 0,
+        suspend: false,
+        seed: 1,
+        roles: vec![Role {
+            name: "".into(),
+            replicas: 2,
+            worker: Arc::new(worker),
+            grace_seconds: 30,
+        }],
+    };
+    model.apply(Event::Job(Key::new("lab", "greedy"), Some(job)), at(0));
+    decide(&mut model, at(0)).jobs.remove(0).1
+}
+
+#[test]
+fn pods_of_daemon_sets_count_in_what_a_node_takes_when_it_is_empty() {
+    for is_bound in [true, false] {
+        let decided = decide_beside_agents(is_bound, 8000);
+        assert_eq!(decided.limited_by, Some(LimitedBy::Capacity));
+        assert!(
+            decided.reason.starts_with("its workers fit no node"),
+            "{}",
+            decided.reason
+        );
+        assert_eq!(decide_beside_agents(is_bound, 7800).limited_by, None);
+    }
 }

@@ -295,6 +295,8 @@ impl Namespace {
                 owner: owner.clone(),
                 shape: shape(),
                 node: None,
+                scheduling: bursar_core::model::event::Scheduling::Queued,
+                resident: false,
                 created: at(now),
                 ended: None,
                 deletion: None,

@@ -90,6 +90,8 @@ fn pod(name: &str, owner: Owner) -> Pod {
         owner,
         shape: shape(),
         node: Some("node".into()),
+        scheduling: bursar_core::model::event::Scheduling::Queued,
+        resident: false,
         created: at(0),
         ended: None,
         deletion: None,

@@ -50,6 +50,8 @@ fn pod(name: &str, ready: i64) -> Event {
         draining_since: None,
         released: false,
         start_failure: None,
+        scheduling: bursar_core::model::event::Scheduling::Queued,
+        resident: false,
     };
     Event::Pod(name.into(), Some(Box::new(pod)))
 }

@@ -36,6 +36,7 @@ pub(crate) fn shape(gpus: u32, cpu_milli: i64, product: Option<&str>) -> Arc<Pod
         requests,
         node_selector: selector.into_iter().collect(),
         attributes,
+        ..PodShape::default()
     })
 }
 
@@ -50,6 +51,7 @@ pub(crate) fn node(gpus: u32, cpu_milli: i64, product: &str) -> Node {
         ]
         .into(),
         gpus: [(GPU.to_owned(), gpus)].into(),
+        ..Node::default()
     }
 }
 

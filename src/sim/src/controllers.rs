@@ -103,6 +103,8 @@ impl Simulation {
             draining_since: None,
             released: false,
             start_failure: None,
+            scheduling: bursar_core::model::event::Scheduling::Queued,
+            resident: false,
         };
         let object = PodObject {
             pod,

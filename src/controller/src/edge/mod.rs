@@ -4,6 +4,7 @@
 //! | module | subject |
 //! |---|---|
 //! | `objects` | one object as a value |
+//! | `placement` | where pods may be placed |
 //! | `pods` | pods, and what they ask for by claims |
 //! | `slices` | which slices of endpoints are whose |
 //! | `workloads` | workloads, budgets, endpoints |
@@ -19,6 +20,7 @@ mod accounts;
 mod marks;
 mod money;
 mod objects;
+mod placement;
 mod pods;
 mod slices;
 mod workloads;

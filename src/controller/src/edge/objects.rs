@@ -10,6 +10,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
 use std::sync::Arc;
 
+use super::placement;
 use crate::cache::key_of;
 use crate::health;
 use crate::pod;
@@ -31,6 +32,7 @@ pub(super) fn node(node: &core::Node) -> Node {
     Node {
         takes_pods: is_ready && !is_cordoned,
         labels: node.labels().clone(),
+        taints: placement::taints(node),
         allocatable: amounts(status.and_then(|status| status.allocatable.as_ref())),
         gpus: gpus
             .map(|(name, _)| (name.clone(), pod::node_gpus(node, name)))
@@ -56,6 +58,8 @@ pub(super) fn pod(
         owner: owner(pod, workload),
         shape,
         node: pod::node_name(pod).map(Into::into),
+        scheduling: placement::scheduling(pod),
+        resident: placement::is_resident(pod),
         created,
         ended: ended.or_else(|| pod::is_terminal(pod).then_some(created)),
         deletion: metadata.deletion_timestamp.as_ref().map(|time| time.0),

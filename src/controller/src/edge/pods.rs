@@ -8,6 +8,7 @@ use bursar_core::model::event::{Event, Name, PodShape};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 
+use super::placement::placement;
 use super::{Batch, objects};
 use crate::cache::cached;
 use crate::context::Context;
@@ -58,6 +59,7 @@ impl Allocations {
         Arc::new(PodShape {
             requests: requests(spec),
             node_selector: spec.node_selector.clone().unwrap_or_default(),
+            placement: placement(spec),
             attributes: claims.planned(&context.stores, namespace, spec, None),
         })
     }
@@ -70,6 +72,7 @@ impl Allocations {
         let mut shape = PodShape {
             requests: occupied(pod),
             node_selector: spec.node_selector.clone().unwrap_or_default(),
+            placement: placement(spec),
             attributes: None,
         };
         shape.attributes = if has_claims(pod) {

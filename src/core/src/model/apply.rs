@@ -4,6 +4,7 @@ use jiff::Timestamp;
 
 use crate::capacity::Gang;
 
+use super::cost::gang;
 use super::event::{
     BatchJob, Deployment, Event, Job, Key, Name, Node, Owner, Pod, Reading, Service,
 };
@@ -33,7 +34,7 @@ impl Model {
                 self.namespace_mut(&namespace).corrections = corrections;
                 self.marks.budgets.insert(namespace);
             }
-            Event::Pod(uid, pod) => self.set_pod(uid, pod),
+            Event::Pod(uid, pod) => self.set_pod(uid, pod, now),
             Event::Node(name, node) => self.set_node(&name, node),
             Event::Prices(catalog) => {
                 self.rates.set_catalog(catalog, now);
@@ -182,7 +183,7 @@ impl Model {
         self.marks.budgets.insert(key.namespace);
     }
 
-    fn set_pod(&mut self, uid: Name, pod: Option<Box<Pod>>) {
+    fn set_pod(&mut self, uid: Name, pod: Option<Box<Pod>>, now: Timestamp) {
         let old = self.pods.remove(&uid);
         if old.as_ref().map(|state| &state.pod) == pod.as_ref() {
             if let Some(old) = old {
@@ -194,7 +195,7 @@ impl Model {
         if let Some(pod) = &pod {
             self.rates.learn_selector(&pod.shape, self.room.nodes());
         }
-        self.replace_room(&uid, old_pod.as_deref(), pod.as_deref());
+        self.replace_room(&uid, old_pod.as_deref(), pod.as_deref(), now);
         self.replace_owner(&uid, old_pod.as_deref(), pod.as_deref());
         if let Some(pod) = pod {
             let known = old.unwrap_or_else(|| PodState {
@@ -231,7 +232,7 @@ impl Model {
     }
 
     /// Moves a pod from where it was to where it is: onto its node, or among those that wait.
-    fn replace_room(&mut self, uid: &Name, old: Option<&Pod>, new: Option<&Pod>) {
+    fn replace_room(&mut self, uid: &Name, old: Option<&Pod>, new: Option<&Pod>, now: Timestamp) {
         let bound = |pod: &Pod| pod.node.clone().filter(|_| pod.ended.is_none());
         let (was, is) = (old.and_then(bound), new.and_then(bound));
         let same_shape = old.map(|pod| &pod.shape) == new.map(|pod| &pod.shape);
@@ -245,16 +246,44 @@ impl Model {
                 self.room.note_bound(&owner, node);
             }
         }
+        let (was, is) = (
+            old.and_then(Pod::resident_on),
+            new.and_then(Pod::resident_on),
+        );
+        if was != is || !same_shape {
+            if let (Some(node), Some(pod)) = (&was, old) {
+                self.room.set_resident(node, &pod.shape.requests, false);
+            }
+            if let (Some(node), Some(pod)) = (&is, new) {
+                self.room.set_resident(node, &pod.shape.requests, true);
+            }
+        }
+        let given_up = new.and_then(Pod::gives_up_room_at).filter(|at| *at > now);
+        self.timers.set(Subject::Pod(uid.clone()), given_up);
         let other = |pod: &Pod| pod.owner == Owner::Other;
         if old.is_some_and(other) || new.is_some_and(other) {
-            let waits = |pod: &&Pod| other(pod) && pod.node.is_none() && pod.ended.is_none();
-            let gang = new.filter(waits).map_or_else(Gang::default, |pod| Gang {
-                workers: 1,
-                worker: pod.shape.requests.clone(),
-                node_selector: pod.shape.node_selector.clone(),
-            });
+            let waits = |pod: &&Pod| other(pod) && pod.waits_for_room(now);
+            let gang = new
+                .filter(waits)
+                .map_or_else(Gang::default, |pod| gang(&pod.shape, 1));
             self.room
                 .reserve(&ReservationOwner::Pod(uid.clone()), &gang);
+        }
+    }
+
+    /// Reserves room for a pod without a node, or gives it up: how long it has waited has changed.
+    pub(crate) fn reserve_for(&mut self, uid: &Name, now: Timestamp) {
+        let Some(state) = self.pods.get(uid) else {
+            return;
+        };
+        match self.owner(&state.pod) {
+            Some((key, Owner::Service(_))) => drop(self.marks.services.insert(key)),
+            Some((key, _)) => self.marks.job(key),
+            None if !state.pod.waits_for_room(now) => {
+                let owner = ReservationOwner::Pod(uid.clone());
+                self.room.reserve(&owner, &Gang::default());
+            }
+            None => {}
         }
     }
 

@@ -2,6 +2,7 @@
 //! room reserved for those of their pods that have no node yet.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -10,7 +11,7 @@ use crate::capacity::Gang;
 use crate::drain::{self, SETTLE};
 use crate::money::Money;
 
-use super::event::{Key, Name, Owner, Pod, PodShape};
+use super::event::{Key, Name, Owner, Pod, PodShape, Scheduling};
 use super::namespace::Admission;
 use super::rates::Rates;
 use super::room::{ClusterRoom, ReservationOwner};
@@ -86,11 +87,13 @@ pub(crate) fn grace_stop_seconds(grace_seconds: i64) -> i64 {
     bounded_grace(grace_seconds) + SLACK_SECONDS
 }
 
-fn gang(shape: &PodShape, workers: u32) -> Gang {
+/// What so many pods that are alike need.
+pub(crate) fn gang(shape: &PodShape, workers: u32) -> Gang {
     Gang {
         workers,
         worker: shape.requests.clone(),
         node_selector: shape.node_selector.clone(),
+        placement: Arc::clone(&shape.placement),
     }
 }
 
@@ -189,7 +192,7 @@ impl Model {
             if pod.ended.is_some() {
                 continue;
             }
-            if pod.node.is_none() {
+            if pod.waits_for_room(now) {
                 pending += 1;
                 // of a service that is gone, only its pods say what they need
                 gang_without_node = gang(&pod.shape, pending);
@@ -293,7 +296,7 @@ impl Model {
             let workers: Vec<&PodState> = workers
                 .filter(|found| is_worker_of(&found.pod, &role.name))
                 .collect();
-            let pending = workers.iter().filter(|found| found.pod.node.is_none());
+            let pending = workers.iter().filter(|found| takes_room(&found.pod));
             let ended_well = state
                 .batch_jobs
                 .get(&role.name)
@@ -314,8 +317,7 @@ impl Model {
             let Owner::Job(_, name) = &found.pod.owner else {
                 continue;
             };
-            let is_pending = found.pod.node.is_none() && found.pod.ended.is_none();
-            if is_pending && roles.iter().all(|role| role.name != *name) {
+            if takes_room(&found.pod) && roles.iter().all(|role| role.name != *name) {
                 let gang_of_role = gone.entry(name.clone()).or_default();
                 *gang_of_role = gang(&found.pod.shape, gang_of_role.workers + 1);
             }
@@ -335,6 +337,11 @@ impl Model {
         }
         self.replace_cost(&key.namespace, &old, &cost);
     }
+}
+
+/// Whether room is reserved for a worker. How long a gang may wait for it is the queue's matter.
+fn takes_room(worker: &Pod) -> bool {
+    worker.is_pending() && worker.scheduling != Scheduling::Ignored
 }
 
 /// Replicas that were ordered and have no pod yet.

@@ -11,6 +11,7 @@ use crate::calendar::Period;
 use crate::capacity::Resources;
 use crate::correction::Correction;
 use crate::money::Money;
+use crate::placement::{Placement, Taint};
 use crate::pricing::{PriceCatalog, PricingAttributes};
 use crate::scaling::Activation;
 use crate::training::Retry;
@@ -65,8 +66,23 @@ pub struct PodShape {
     pub requests: Resources,
     /// The labels that its node must have.
     pub node_selector: BTreeMap<String, String>,
+    /// What else its node must be.
+    pub placement: Arc<Placement>,
     /// What it is priced by, without a node; `None` if it holds no GPU.
     pub attributes: Option<PricingAttributes>,
+}
+
+/// What becomes of a pod without a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Scheduling {
+    /// A scheduler looks for a node.
+    #[default]
+    Queued,
+    /// No scheduler looks at it: it has a scheduling gate, or names a scheduler that has not been
+    /// heard of.
+    Ignored,
+    /// The scheduler has found no node for it since then.
+    Unschedulable(Timestamp),
 }
 
 /// A pod.
@@ -80,6 +96,10 @@ pub struct Pod {
     pub shape: Arc<PodShape>,
     /// The node that it is bound to.
     pub node: Option<Name>,
+    /// What becomes of it while it has no node.
+    pub scheduling: Scheduling,
+    /// It is there as long as its node: a pod of a DaemonSet, or one that its kubelet made.
+    pub resident: bool,
     /// When it was created.
     pub created: Timestamp,
     /// When its containers ended for good.
@@ -98,6 +118,46 @@ pub struct Pod {
     pub start_failure: Option<(Name, Timestamp)>,
 }
 
+/// So long after the scheduler first found no node for a pod, room that seems to be free is of no use
+/// to it: kube-scheduler tries each pod again within five minutes, whatever happens.
+const UNSCHEDULABLE_TIMEOUT: SignedDuration = SignedDuration::from_mins(5);
+
+impl Pod {
+    /// Whether room is reserved for it: it has no node, and a scheduler may find one.
+    pub(crate) fn waits_for_room(&self, now: Timestamp) -> bool {
+        self.is_pending()
+            && match self.scheduling {
+                Scheduling::Queued => true,
+                Scheduling::Ignored => false,
+                Scheduling::Unschedulable(_) => self.gives_up_room_at().is_none_or(|at| now < at),
+            }
+    }
+
+    /// Whether it has no node, and may get one.
+    pub(crate) fn is_pending(&self) -> bool {
+        self.node.is_none() && self.ended.is_none()
+    }
+
+    /// When no room is reserved for it any more.
+    pub(crate) fn gives_up_room_at(&self) -> Option<Timestamp> {
+        match self.scheduling {
+            Scheduling::Unschedulable(since) if self.is_pending() => {
+                since.checked_add(UNSCHEDULABLE_TIMEOUT).ok()
+            }
+            _ => None,
+        }
+    }
+
+    /// The node on which it is for as long as that is there, or will be.
+    pub(crate) fn resident_on(&self) -> Option<Name> {
+        if !self.resident || self.ended.is_some() {
+            return None;
+        }
+        let named = || self.shape.placement.only_node().map(Name::from);
+        self.node.clone().or_else(named)
+    }
+}
+
 /// A node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Node {
@@ -105,6 +165,8 @@ pub struct Node {
     pub takes_pods: bool,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// Its taints that keep pods away.
+    pub taints: Vec<Taint>,
     /// What pods may use in all.
     pub allocatable: Resources,
     /// How many of each GPU resource it has.

@@ -216,7 +216,11 @@ impl Model {
             let node = pod.node.as_ref().filter(|_| pod.ended.is_none())?;
             Some((node, &pod.shape.requests))
         });
-        if !self.room.is_consistent(bound) {
+        let resident = self.pods.values().filter_map(|state| {
+            let node = state.pod.resident_on()?;
+            Some((node, &state.pod.shape.requests))
+        });
+        if !self.room.is_consistent(bound, resident) {
             return Err("room".to_owned());
         }
         if !self.rates.is_consistent(self.room.nodes()) {
@@ -346,6 +350,7 @@ impl Model {
                 }
                 self.marks.budgets.insert(namespace);
             }
+            Subject::Pod(uid) => self.reserve_for(&uid, now),
             Subject::Gateways => self.gateways.mark(),
             Subject::Prices => {
                 self.rates.expire(now);

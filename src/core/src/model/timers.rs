@@ -15,6 +15,8 @@ pub(crate) enum Subject {
     Queue(Name),
     /// The budgets of a namespace.
     Budgets(Name),
+    /// The room for a pod without a node, by its UID.
+    Pod(Name),
     /// What gateways hold is known or not.
     Gateways,
     /// Prices.

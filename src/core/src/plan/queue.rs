@@ -5,9 +5,8 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::budget::BudgetAdmission;
-use crate::capacity::Gang;
 use crate::limit::LimitedBy;
-use crate::model::cost::is_worker_of;
+use crate::model::cost::{gang, is_worker_of};
 use crate::model::event::{Key, Name};
 use crate::model::namespace::{Admission, RefusedJob};
 use crate::model::service::Ordered;
@@ -190,11 +189,7 @@ fn observe_job(model: &Model, key: &Key) -> Option<Job> {
             .get(&role.name)
             .map_or(0, |job| job.succeeded);
         training::Role {
-            gang: Gang {
-                workers: role.replicas,
-                worker: role.worker.requests.clone(),
-                node_selector: role.worker.node_selector.clone(),
-            },
+            gang: gang(&role.worker, role.replicas),
             worker: *load,
             present: count(workers.count()).saturating_add(ended_well),
         }

@@ -155,7 +155,7 @@ fn service(current: u32, engine: Signal, held: u64) -> Service {
         replica: Gang {
             workers: 1,
             worker: BTreeMap::new(),
-            node_selector: BTreeMap::new(),
+            ..Gang::default()
         },
     }
 }
@@ -350,7 +350,7 @@ fn job(name: &str, workers: u32) -> Job {
             gang: Gang {
                 workers,
                 worker: [("nvidia.com/gpu".to_owned(), 1000)].into(),
-                node_selector: BTreeMap::new(),
+                ..Gang::default()
             },
             worker: RunningCost::constant(Some("12".parse().unwrap()), 60),
             present: 0,

@@ -37,7 +37,7 @@ fn role(workers: u32) -> Role {
         gang: Gang {
             workers,
             worker: gpus(1),
-            node_selector: BTreeMap::new(),
+            ..Gang::default()
         },
         worker: RunningCost::constant(Some("2".parse().unwrap()), 0),
         present: 0,

@@ -62,6 +62,11 @@ impl ClusterRoom {
         self.nodes.unbind(node, requests);
     }
 
+    /// A pod that is there as long as this node came or went.
+    pub(crate) fn set_resident(&mut self, node: &Name, requests: &Resources, is_there: bool) {
+        self.nodes.set_resident(node, requests, is_there);
+    }
+
     /// Keeps room for so many pods of this shape.
     pub(crate) fn reserve(&mut self, owner: &ReservationOwner, gang: &Gang) {
         self.reservations.reserve(owner, gang, &mut self.nodes);
@@ -94,11 +99,13 @@ impl ClusterRoom {
     }
 
     /// Whether every sum is that over its addends. `bound` are the requests of all bound pods, with
-    /// their nodes.
+    /// their nodes, and `resident` those of pods that are there as long as their nodes.
     pub(crate) fn is_consistent<'a>(
         &'a self,
         bound: impl IntoIterator<Item = (&'a Name, &'a Resources)>,
+        resident: impl IntoIterator<Item = (Name, &'a Resources)>,
     ) -> bool {
-        self.nodes.is_consistent(bound, self.reservations.places())
+        self.nodes
+            .is_consistent(bound, resident, self.reservations.places())
     }
 }

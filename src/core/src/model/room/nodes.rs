@@ -2,8 +2,10 @@
 //! each shape that something waits with.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::capacity::{Gang, Resources};
+use crate::placement::Placement;
 
 use super::super::event::{Name, Node};
 
@@ -18,6 +20,7 @@ const MAX_NAMES: usize = 4096;
 pub(super) struct Shape {
     amounts: Amounts,
     selector: BTreeMap<String, String>,
+    placement: Arc<Placement>,
 }
 
 /// A shape whose slots are counted.
@@ -28,7 +31,7 @@ pub(super) type ShapeId = usize;
 struct Slots {
     /// With the pods that use it and those that room is reserved for.
     free: u32,
-    /// If it were empty.
+    /// Without other pods than those that are there as long as it is.
     empty: u32,
 }
 
@@ -48,6 +51,8 @@ struct NodeRoom {
     allocatable: Vec<i64>,
     /// What bound pods request.
     used: Vec<i64>,
+    /// What pods request that are there as long as it is.
+    resident: Vec<i64>,
     /// What is reserved for pods without a node.
     reserved: Vec<i64>,
     /// By the number of the shape, as last counted.
@@ -57,26 +62,33 @@ struct NodeRoom {
 impl NodeRoom {
     fn is_unused(&self) -> bool {
         let zero = |amounts: &[i64]| amounts.iter().all(|amount| *amount == 0);
-        self.node.is_none() && zero(&self.used) && zero(&self.reserved)
+        self.node.is_none() && zero(&self.used) && zero(&self.resident) && zero(&self.reserved)
     }
 
-    fn selects(&self, shape: &Shape) -> bool {
+    fn selects(&self, name: &Name, shape: &Shape) -> bool {
         let Some(node) = &self.node else { return false };
         let has = |(key, value): (&String, &String)| node.labels.get(key) == Some(value);
-        node.takes_pods && shape.selector.iter().all(has)
+        node.takes_pods
+            && shape.selector.iter().all(has)
+            && shape.placement.allows(name, &node.labels, &node.taints)
     }
 
     fn free(&self, index: u16) -> i64 {
         get(&self.allocatable, index) - get(&self.used, index) - get(&self.reserved, index)
     }
 
-    fn slots_of(&self, shape: &Shape) -> Slots {
-        if !self.selects(shape) {
+    /// What there is for pods once all have gone that do not stay as long as it does.
+    fn empty(&self, index: u16) -> i64 {
+        get(&self.allocatable, index) - get(&self.resident, index)
+    }
+
+    fn slots_of(&self, name: &Name, shape: &Shape) -> Slots {
+        if !self.selects(name, shape) {
             return Slots::default();
         }
         Slots {
             free: pods(|index| self.free(index), &shape.amounts),
-            empty: pods(|index| get(&self.allocatable, index), &shape.amounts),
+            empty: pods(|index| self.empty(index), &shape.amounts),
         }
     }
 
@@ -130,6 +142,7 @@ impl Nodes {
         Shape {
             amounts: self.amounts(&gang.worker),
             selector: gang.node_selector.clone(),
+            placement: Arc::clone(&gang.placement),
         }
     }
 
@@ -179,6 +192,17 @@ impl Nodes {
         self.note_changed(node);
     }
 
+    /// A pod that is there as long as this node came or went.
+    pub(super) fn set_resident(&mut self, node: &Name, requests: &Resources, is_there: bool) {
+        let amounts = self.amounts(requests);
+        let room = self.rooms.entry(node.clone()).or_default();
+        for (index, amount) in amounts {
+            let amount = if is_there { amount } else { -amount };
+            add(&mut room.resident, index, amount);
+        }
+        self.note_changed(node);
+    }
+
     /// Gives up the room of so many pods.
     pub(super) fn unreserve(&mut self, node: &Name, shape: &Shape, count: u32) {
         if let Some(room) = self.rooms.get_mut(node) {
@@ -195,7 +219,7 @@ impl Nodes {
             if left == 0 {
                 break;
             }
-            let here = room.slots_of(shape).free.min(left);
+            let here = room.slots_of(name, shape).free.min(left);
             if here > 0 {
                 room.reserve(shape, i64::from(here));
                 places.push((name.clone(), here));
@@ -212,7 +236,7 @@ impl Nodes {
     pub(super) fn keeps(&self, node: &Name, shape: &Shape) -> bool {
         self.rooms.get(node).is_some_and(|room| {
             let fits = |(index, _): &(u16, i64)| room.free(*index) >= 0;
-            room.selects(shape) && shape.amounts.iter().all(fits)
+            room.selects(node, shape) && shape.amounts.iter().all(fits)
         })
     }
 
@@ -252,7 +276,9 @@ impl Nodes {
             room.slots.resize(self.shapes.len(), Slots::default());
             let shapes = self.shapes.iter().map(Option::as_ref);
             let counted: Vec<Slots> = shapes
-                .map(|entry| entry.map_or_else(Slots::default, |entry| room.slots_of(&entry.shape)))
+                .map(|entry| {
+                    entry.map_or_else(Slots::default, |entry| room.slots_of(&name, &entry.shape))
+                })
                 .collect();
             let old = std::mem::replace(&mut room.slots, counted.clone());
             for (id, (old, new)) in old.into_iter().zip(counted).enumerate() {
@@ -279,8 +305,8 @@ impl Nodes {
             empty: 0,
             users: 1,
         };
-        for room in self.rooms.values_mut() {
-            let slots = room.slots_of(&shape);
+        for (name, room) in &mut self.rooms {
+            let slots = room.slots_of(name, &shape);
             room.slots
                 .resize(room.slots.len().max(id + 1), Slots::default());
             if let Some(place) = room.slots.get_mut(id) {
@@ -370,13 +396,13 @@ impl Nodes {
                 if left == 0 {
                     break;
                 }
-                if !room.selects(shape) {
+                if !room.selects(name, shape) {
                     continue;
                 }
                 let none = Vec::new();
                 let taken_here = taken.get(name).unwrap_or(&none);
                 let free = |index: u16| match of_empty {
-                    true => get(&room.allocatable, index) - get(taken_here, index),
+                    true => room.empty(index) - get(taken_here, index),
                     false => room.free(index) - get(taken_here, index),
                 };
                 let here = pods(free, &shape.amounts).min(left);
@@ -409,19 +435,25 @@ impl Nodes {
     pub(super) fn is_consistent<'a>(
         &self,
         bound: impl IntoIterator<Item = (&'a Name, &'a Resources)>,
+        resident: impl IntoIterator<Item = (Name, &'a Resources)>,
         reserved: impl IntoIterator<Item = (&'a Name, &'a Shape, u32)>,
     ) -> bool {
-        let mut again: BTreeMap<&Name, NodeRoom> = BTreeMap::new();
-        for (node, requests) in bound {
-            let room = again.entry(node).or_default();
+        let mut again: BTreeMap<Name, NodeRoom> = BTreeMap::new();
+        let sum = |sums: &mut Vec<i64>, requests: &Resources| {
             for (name, amount) in requests.iter().filter(|(_, amount)| **amount > 0) {
                 let last = u16::try_from(MAX_NAMES).unwrap_or(u16::MAX);
                 let index = self.names.get(name).copied().unwrap_or(last);
-                add(&mut room.used, index, *amount);
+                add(sums, index, *amount);
             }
+        };
+        for (node, requests) in bound {
+            sum(&mut again.entry(node.clone()).or_default().used, requests);
+        }
+        for (node, requests) in resident {
+            sum(&mut again.entry(node).or_default().resident, requests);
         }
         for (node, shape, count) in reserved {
-            let room = again.entry(node).or_default();
+            let room = again.entry(node.clone()).or_default();
             room.reserve(shape, i64::from(count));
         }
         let mut names: BTreeSet<&Name> = self.rooms.keys().collect();
@@ -436,13 +468,15 @@ impl Nodes {
         let sums_are_right = names.into_iter().all(|name| {
             let ours = self.rooms.get(name).unwrap_or(&none);
             let other = again.get(name).unwrap_or(&none);
-            same(&ours.used, &other.used) && same(&ours.reserved, &other.reserved)
+            same(&ours.used, &other.used)
+                && same(&ours.resident, &other.resident)
+                && same(&ours.reserved, &other.reserved)
         });
         let slots_are_right = self.shapes.iter().enumerate().all(|(id, entry)| {
             let Some(entry) = entry else { return true };
             let slots = |room: &NodeRoom| room.slots.get(id).copied().unwrap_or_default();
             let counted = self.rooms.iter().all(|(name, room)| {
-                self.changed.contains(name) || slots(room) == room.slots_of(&entry.shape)
+                self.changed.contains(name) || slots(room) == room.slots_of(name, &entry.shape)
             });
             let rooms = || self.rooms.values().map(slots);
             let free: u64 = rooms().map(|slots| u64::from(slots.free)).sum();

@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::super::event::{
     BatchJob, Budget, Deployment, Event, Held, Job, Key, Name, Node, Owner, Pod, PodShape, Reading,
-    Role, Service,
+    Role, Scheduling, Service,
 };
 use super::super::spending::AccountSpend;
 use crate::budget::OnExhausted;
@@ -18,6 +18,7 @@ use crate::correction::Correction;
 use crate::cost_report::CostOwner;
 use crate::ledger::LinearSpend;
 use crate::money::Money;
+use crate::placement::{Placement, Taint, TaintEffect, Toleration};
 use crate::pricing::{
     DatedPriceList, GpuPrice, PriceCatalog, PriceList, PriceScope, PricingAttributes,
 };
@@ -54,11 +55,26 @@ fn shape(rng: &mut Rng) -> Arc<PodShape> {
     if rng.u8(0..4) == 0 {
         shape.node_selector = [("pool".to_owned(), "a".to_owned())].into();
     }
+    if rng.u8(0..3) != 0 {
+        shape.placement = tolerating("gpu").into();
+    }
     if rng.u8(0..6) == 0 {
         shape.attributes = None;
         shape.requests.remove(GPU);
     }
     shape.into()
+}
+
+fn tolerating(key: &str) -> Placement {
+    let toleration = Toleration {
+        key: Some(key.to_owned()),
+        value: None,
+        effect: None,
+    };
+    Placement {
+        tolerations: vec![toleration],
+        terms: None,
+    }
 }
 
 fn some<T>(rng: &mut Rng, value: T) -> Option<T> {
@@ -106,6 +122,12 @@ fn pod(rng: &mut Rng, now: Timestamp) -> (Name, Option<Box<Pod>>) {
         draining_since: (rng.u8(0..6) == 0).then(|| past(rng)),
         released: rng.u8(0..8) == 0,
         start_failure: (rng.u8(0..5) == 0).then(|| (name("ImagePullBackOff"), past(rng))),
+        scheduling: match rng.u8(0..6) {
+            0 => Scheduling::Ignored,
+            1 | 2 => Scheduling::Unschedulable(now - SignedDuration::from_secs(rng.i64(0..400))),
+            _ => Scheduling::Queued,
+        },
+        resident: number.is_multiple_of(5),
     };
     (uid, some(rng, Box::new(pod)))
 }
@@ -207,6 +229,14 @@ fn node(rng: &mut Rng) -> Node {
     Node {
         takes_pods: rng.u8(0..5) != 0,
         labels,
+        taints: (rng.u8(0..3) == 0)
+            .then(|| Taint {
+                key: "gpu".to_owned(),
+                value: String::new(),
+                effect: TaintEffect::NoSchedule,
+            })
+            .into_iter()
+            .collect(),
         allocatable: [
             (GPU.to_owned(), i64::from(gpus) * 1000),
             ("pods".to_owned(), 110_000),

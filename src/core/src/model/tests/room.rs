@@ -40,6 +40,8 @@ fn pod(owner: Owner, gpus: i64) -> Pod {
         draining_since: None,
         released: false,
         start_failure: None,
+        scheduling: crate::model::event::Scheduling::Queued,
+        resident: false,
     }
 }
 
