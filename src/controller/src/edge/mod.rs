@@ -304,6 +304,9 @@ impl Edge {
                 self.note_generation(batch, &subject, generation);
                 let service = batch.workloads().service(key);
                 batch.push(service);
+                // whose Deployment it is depends on who has the name now
+                let deployment = batch.workloads().deployment(key);
+                batch.push(deployment);
                 self.load_subject(batch, &subject);
                 match self.marks.note(kind, key, object.as_deref()) {
                     true => batch.owns_otherwise(subject),
@@ -313,8 +316,8 @@ impl Edge {
             }
             CachedKind::Deployment => {
                 let found = cached(&stores.deployments, key);
-                let value = found.as_deref().map(objects::deployment);
-                batch.push(Event::Deployment(key.clone(), value));
+                let event = batch.workloads().deployment(key);
+                batch.push(event);
                 let unreadable = context
                     .unreadable
                     .why::<Deployment>(&key.namespace, &key.name);
@@ -354,6 +357,15 @@ impl Edge {
                 self.note_generation(batch, &subject, generation);
                 let job = batch.workloads().job(key);
                 batch.push(job);
+                let roles = object.iter().flat_map(|object| object.spec.roles());
+                for role in roles {
+                    let name = role_job(&key.name, role.name);
+                    let role_job = Key::new(&key.namespace, &name);
+                    if let Some((of, role)) = self.role_jobs.get(&role_job) {
+                        let event = batch.workloads().role_job(&role_job, of, role);
+                        batch.push(event);
+                    }
+                }
                 self.load_subject(batch, &subject);
                 batch.owns_otherwise(subject);
                 object.is_some()
@@ -375,8 +387,8 @@ impl Edge {
             batch.owns_otherwise(Subject::Job(of));
         }
         if let Some((of, name)) = role {
-            let value = found.as_deref().map(job::to_core);
-            batch.push(Event::BatchJob(of.clone(), name, value));
+            let event = batch.workloads().role_job(key, &of, &name);
+            batch.push(event);
             // one that cannot be read goes on only if it runs
             let event = batch.workloads().job(&of);
             batch.push(event);

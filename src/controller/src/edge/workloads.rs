@@ -6,7 +6,7 @@ use bursar_api::{BudgetPolicy, InferenceDeployment, TrainingJob};
 use bursar_core::budget::OnExhausted;
 use bursar_core::calendar::Period;
 use bursar_core::model::Key;
-use bursar_core::model::event::{Budget, Event, Name, Service};
+use bursar_core::model::event::{BatchJob, Budget, Event, Name, Service};
 use bursar_core::money::{Money, NANOS};
 use bursar_core::scaling::Activation;
 use jiff::{SignedDuration, Timestamp};
@@ -18,7 +18,7 @@ use super::pods::Allocations;
 use crate::cache::cached;
 use crate::context::Context;
 use crate::inference::build::fnv;
-use crate::training::job::{is_running, role_jobs};
+use crate::training::job::{is_running, role_jobs, to_core};
 
 /// Reads workloads and budgets for one batch of events.
 pub(super) struct WorkloadReader<'a> {
@@ -58,6 +58,35 @@ impl WorkloadReader<'_> {
             replica: self.allocations.shape(self.context, &key.namespace, &spec),
             grace_seconds: grace_seconds(template),
         })
+    }
+
+    /// The Deployment of a service. One that the service does not own orders no replicas, whatever
+    /// its labels say.
+    pub(super) fn deployment(&self, key: &Key) -> Event {
+        let stores = &self.context.stores;
+        let service = cached(&stores.services, key);
+        let owner = service.as_ref().and_then(|service| service.uid());
+        let found = cached(&stores.deployments, key);
+        let owned = found.filter(|found| is_owned(&**found, owner.as_deref()));
+        let value = owned.as_deref().map(objects::deployment);
+        Event::Deployment(key.clone(), value)
+    }
+
+    /// The Job of a role of a TrainingJob. One that the TrainingJob does not own lets no worker run,
+    /// whatever its labels say; the role is not settled before it is gone.
+    pub(super) fn role_job(&self, key: &Key, of: &Key, role: &Name) -> Event {
+        let stores = &self.context.stores;
+        let object = cached(&stores.jobs, of);
+        let owner = object.as_ref().and_then(|object| object.uid());
+        let value = cached(&stores.batch_jobs, key).map(|found| {
+            let is_owned = owner.is_none() || is_owned(&*found, owner.as_deref());
+            let value = to_core(&found);
+            BatchJob {
+                running: value.running && is_owned,
+                ..value
+            }
+        });
+        Event::BatchJob(of.clone(), role.clone(), value)
     }
 
     /// A TrainingJob. One that cannot be read does not start, and goes on if it runs.
@@ -134,6 +163,12 @@ impl WorkloadReader<'_> {
         }
         Event::Endpoints(key.clone(), ready)
     }
+}
+
+/// Whether an object is owned by the one of this UID.
+fn is_owned(object: &impl ResourceExt, owner: Option<&str>) -> bool {
+    let mut owners = object.owner_references().iter();
+    owner.is_some_and(|uid| owners.any(|owner| owner.uid == uid))
 }
 
 fn budget_of(object: &BudgetPolicy) -> Option<Budget> {
