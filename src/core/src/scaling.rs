@@ -75,6 +75,15 @@ pub enum Activation {
     Never,
 }
 
+/// Replicas that are starting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Start {
+    /// They are waited for until then, and count as active.
+    pub ends: Timestamp,
+    /// How long a start of this service is waited for.
+    pub patience: SignedDuration,
+}
+
 /// An InferenceDeployment as a decision sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
@@ -106,6 +115,8 @@ pub struct Service {
     pub current: u32,
     /// How many of them have a pod. The others are on their way, and need their room and their money all the same.
     pub present: u32,
+    /// The start of replicas that have not been ready yet.
+    pub start: Option<Start>,
     /// Why none of its replicas becomes ready, if their pods have been stuck for long.
     pub start_failure: Option<String>,
     /// What was asked for before.
@@ -232,6 +243,16 @@ fn rest(service: &Service, now: Timestamp, quiet: Recommendation) -> Recommendat
     if service.current == 0 {
         return quiet;
     }
+    if let Some(start) = service.start.filter(|start| now < start.ends) {
+        let one = Recommendation {
+            asked: 1,
+            desired: 1,
+            next_look: Some(start.ends),
+            reason: format!("{}, and a replica is starting", quiet.reason),
+            ..quiet
+        };
+        return steady(service, now, one);
+    }
     let Some(last_active) = service.last_active else {
         let reason = format!("{}; its counters have not been read yet", quiet.reason);
         return Recommendation {
@@ -243,11 +264,15 @@ fn rest(service: &Service, now: Timestamp, quiet: Recommendation) -> Recommendat
     };
     let idle = now.duration_since(last_active);
     if idle >= service.idle_after {
-        let reason = format!(
+        let mut reason = format!(
             "idle for {} s, scaling.idle.after is {} s",
             idle.as_secs(),
             service.idle_after.as_secs()
         );
+        if let Some(start) = &service.start {
+            let patience = start.patience.as_secs();
+            reason = format!("a replica was not ready within {patience} s of its start; {reason}");
+        }
         return Recommendation {
             desired: 0,
             reason,

@@ -1,5 +1,7 @@
 //! How an event changes the model, and what must be decided anew because of it.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 
 use crate::capacity::Gang;
@@ -46,7 +48,7 @@ impl Model {
             Event::Gateway(uid, pod) => self.gateways.set_pod(uid, pod),
             Event::Demand(uid, held) => {
                 let services = self.gateways.set_held(uid, held);
-                self.marks.services.extend(services);
+                self.note_held(services, now);
             }
             Event::Silent(uid) => self.gateways.set_silent(&uid, now),
             Event::ServiceOrderFailed(key) => {
@@ -62,6 +64,16 @@ impl Model {
                 }
             }
         }
+    }
+
+    /// Takes that what gateways hold for these services has changed: requests have come or ended.
+    pub(crate) fn note_held(&mut self, services: BTreeSet<Key>, now: Timestamp) {
+        for key in &services {
+            if let Some(state) = self.services.get_mut(key) {
+                state.last_active = state.last_active.max(Some(now));
+            }
+        }
+        self.marks.services.extend(services);
     }
 
     fn set_service(&mut self, key: Key, service: Option<Service>) {
@@ -300,6 +312,11 @@ impl Model {
                         state.pods.insert(uid.clone());
                     } else {
                         state.pods.remove(uid);
+                    }
+                    let was_starting = old.filter(|pod| pod.ready_since.is_none());
+                    let ready = new.and_then(|pod| pod.ready_since);
+                    if let (true, Some(pod), Some(ready)) = (stays, was_starting, ready) {
+                        state.starts.learn(pod.created, ready);
                     }
                     let shown = new.filter(|_| stays);
                     note_shown(state, uid, shown);

@@ -29,6 +29,7 @@ pub(crate) mod rates;
 pub(crate) mod room;
 pub(crate) mod service;
 pub(crate) mod spending;
+mod starts;
 pub(crate) mod state;
 #[cfg(test)]
 mod tests;

@@ -12,6 +12,7 @@ use super::event::{Deployment, Name, Pod, Reading, Service};
 use super::namespace::Admission;
 use super::rates::CachedRate;
 use super::spending::WorkloadCost;
+use super::starts::Starts;
 
 /// A replica is read for the first time within this long of becoming ready.
 const FIRST_READ: SignedDuration = SignedDuration::from_secs(5);
@@ -65,7 +66,9 @@ pub(crate) struct ServiceState {
     pub(crate) pods: BTreeSet<Name>,
     /// Numbers asked for before; `None` until the first decision.
     pub(crate) history: Option<History>,
+    /// When an engine last did something, a gateway held a request, or a start was ordered.
     pub(crate) last_active: Option<Timestamp>,
+    pub(crate) starts: Starts,
     /// The replicas that the Deployment was told to have.
     pub(crate) ordered: Option<Ordered<u32>>,
     /// Pods that were told to drain (`true`) or to serve again.
@@ -121,6 +124,7 @@ impl ServiceState {
     pub(crate) fn forget(&mut self) {
         self.history = None;
         self.last_active = None;
+        self.starts = Starts::default();
         self.forget_orders();
         self.decision = None;
     }
@@ -196,6 +200,27 @@ pub(crate) fn has_reading(pods: &[Replica<'_>], now: Timestamp) -> bool {
     })
 }
 
+/// Since when the first of these replicas, or of `awaited` that have no pod, has been starting.
+/// One whose start has failed is starting no more.
+pub(crate) fn starting_since(
+    pods: &[Replica<'_>],
+    awaited: u32,
+    now: Timestamp,
+) -> Option<Timestamp> {
+    let starting = pods.iter().filter(|(_, pod, _)| {
+        let failure = pod.start_failure.as_ref();
+        let has_failed = failure.is_some_and(|(_, since)| now >= failed_at(*since));
+        pod.ready_since.is_none() && !has_failed
+    });
+    let created = starting.map(|(_, pod, _)| pod.created);
+    created.chain((awaited > 0).then_some(now)).min()
+}
+
+/// When a replica that has not become ready for a reason since then has failed to start.
+fn failed_at(since: Timestamp) -> Timestamp {
+    since.saturating_add(START_FAILED_AFTER).unwrap_or(since)
+}
+
 /// Why none of these replicas becomes ready: each has failed to start for long. `None` while one
 /// is ready or may still start; then also when that may end.
 pub(crate) fn start_failure(
@@ -211,7 +236,7 @@ pub(crate) fn start_failure(
         else {
             return (None, None);
         };
-        let failed = since.saturating_add(START_FAILED_AFTER).unwrap_or(*since);
+        let failed = failed_at(*since);
         if now < failed {
             next = next.max(Some(failed));
         }

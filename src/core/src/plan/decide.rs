@@ -61,7 +61,7 @@ fn mark_due(model: &mut Model, now: Timestamp) -> usize {
         model.mark(subject, now);
     }
     if let Some(change) = model.gateways.settle(now) {
-        model.marks.services.extend(change.services);
+        model.note_held(change.services, now);
         if change.all {
             model.marks.in_slices(model.services.keys().cloned());
         }

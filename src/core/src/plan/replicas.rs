@@ -14,7 +14,7 @@ use crate::model::state::{Model, PodState, count};
 use crate::model::timers::Subject;
 use crate::plan::decisions::{Decisions, ServiceOrder};
 use crate::plan::service::pay;
-use crate::scaling::{History, Service, recommend};
+use crate::scaling::{History, Service, Start, recommend};
 
 /// Decides over one service, whose cost has been computed anew.
 pub(super) fn decide_service(
@@ -93,6 +93,9 @@ pub(super) fn decide_service(
     let is_order = (changes || moves_pods) && !model.observe_only;
     if is_order {
         note_order(state, &order, changes, now);
+        if order.replicas.1 > order.replicas.0 {
+            state.last_active = state.last_active.max(Some(now));
+        }
     }
     let later = [state.orders_expire(), state.cost_changes_at];
     next = next.into_iter().chain(later.into_iter().flatten()).min();
@@ -135,6 +138,12 @@ fn note_order(state: &mut ServiceState, order: &ServiceOrder, scales: bool, now:
     }
 }
 
+/// Whether this one of the replicas is leaving.
+fn drains(replicas: &[drain::Replica], uid: &Name) -> bool {
+    let mut replicas = replicas.iter();
+    replicas.any(|pod| *pod.pod == **uid && pod.draining_since.is_some())
+}
+
 /// Everything that a decision over a service reads, and when it changes with time.
 fn observe_service(
     model: &mut Model,
@@ -158,6 +167,15 @@ fn observe_service(
         .filter(|(_, found)| is_replica(&found.pod))
         .map(|(uid, found)| (*uid, &*found.pod, &found.engine))
         .collect();
+    let present = count(staying.count()).min(current);
+    let unready: Vec<Replica<'_>> = alive
+        .iter()
+        .filter(|(uid, _, _)| !drains(&replicas, uid))
+        .copied()
+        .collect();
+    let starting_since = service::starting_since(&unready, current - present, now);
+    let start_ends = state.starts.observe(starting_since);
+    let start_patience = state.starts.patience();
     let (engine, first_read) = service::engine_signal(&alive, now);
     let (start_failure, fails_at) = service::start_failure(&alive, now);
     let mut last_active = state.last_active;
@@ -182,7 +200,11 @@ fn observe_service(
         unreachable_gateway,
         last_active,
         current,
-        present: count(staying.count()).min(current),
+        present,
+        start: start_ends.map(|ends| Start {
+            ends,
+            patience: start_patience,
+        }),
         start_failure,
         history: match &state.history {
             Some(history) => history.clone(),

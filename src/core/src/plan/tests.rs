@@ -149,6 +149,7 @@ fn service(current: u32, engine: Signal, held: u64) -> Service {
         last_active: Some(now()),
         current,
         present: current,
+        start: None,
         start_failure: None,
         history: History::default(),
         load: RunningCost::constant(Some("12".parse().unwrap()), 60),
