@@ -62,11 +62,9 @@ pub(crate) fn condition(pods: &[&Pod], failure: Option<&str>, now: Timestamp) ->
 }
 
 /// Why a pod does not start, and since when it has not been ready; `None` if it may start, or is
-/// ready.
+/// ready. A pod that no node takes yet may start: a node may still come.
 pub(crate) fn start_failure(pod: &Pod, now: Timestamp) -> Option<(String, Timestamp)> {
-    let why = pod::start_failure(pod)
-        .or_else(|| crashed(pod, LOOP, now))
-        .or_else(|| pod::unschedulable(pod).map(str::to_owned))?;
+    let why = pod::start_failure(pod).or_else(|| crashed(pod, LOOP, now))?;
     Some((why, not_ready_since(pod)?))
 }
 
@@ -227,6 +225,22 @@ mod tests {
         let said = condition(&[&one, &two], None, at(90));
         assert_eq!(condition(&[&two, &one], None, at(90)), said);
         assert!(said.message.contains("chat-1"), "{}", said.message);
+    }
+
+    #[test]
+    fn a_pod_that_no_node_takes_yet_is_unhealthy_and_has_not_failed() {
+        let message = "0/3 nodes are available";
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"name": "chat-1", "creationTimestamp": at(0).to_string()},
+            "status": {"phase": "Pending", "conditions": [{
+                "type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+                "message": message, "lastTransitionTime": at(0).to_string()}]},
+        }))
+        .unwrap();
+        assert_eq!(start_failure(&pod, at(3600)), None);
+        let said = condition(&[&pod], None, at(3600));
+        assert_eq!(said.reason, pods_healthy::UNSCHEDULABLE);
+        assert!(said.message.contains(message), "{}", said.message);
     }
 
     #[test]

@@ -320,6 +320,7 @@ impl Cluster {
             start_failure: None,
             scheduling: bursar_core::model::event::Scheduling::Queued,
             resident: false,
+            unschedulable: None,
         }
     }
 
@@ -339,6 +340,7 @@ impl Cluster {
             start_failure: None,
             scheduling: bursar_core::model::event::Scheduling::Queued,
             resident: false,
+            unschedulable: None,
         }
     }
 

@@ -106,7 +106,7 @@ mod tests {
         let names: BTreeSet<&str> = RefusalReason::ALL.map(RefusalReason::name).into();
         assert_eq!(names.len(), RefusalReason::ALL.len());
         // the last reason in declaration order: ALL has no gap
-        assert_eq!(RefusalReason::ReplicaFailed as usize + 1, names.len());
+        assert_eq!(RefusalReason::NoModelNeeded as usize + 1, names.len());
         for reason in RefusalReason::ALL {
             assert_eq!(reason.name().parse(), Ok(reason));
             assert_eq!(reason.name(), format!("{reason:?}"));

@@ -117,6 +117,8 @@ pub struct Service {
     pub present: u32,
     /// The start of replicas that have not been ready yet.
     pub start: Option<Start>,
+    /// What the first of its replicas that no node takes yet waits for.
+    pub waits_for: Option<String>,
     /// Why none of its replicas becomes ready, if their pods have been stuck for long.
     pub start_failure: Option<String>,
     /// What was asked for before.
@@ -170,9 +172,14 @@ pub fn recommend(service: &Service, now: Timestamp) -> Recommendation {
         n if n < asked.desired => Some(LimitedBy::MaxReplicas),
         _ => asked.limited_by,
     };
+    let reason = match &service.waits_for {
+        Some(waits_for) if bounded > 0 => format!("{}; {waits_for}", asked.reason),
+        _ => asked.reason,
+    };
     Recommendation {
         desired: bounded,
         limited_by,
+        reason,
         ..asked
     }
 }

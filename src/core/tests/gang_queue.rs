@@ -180,6 +180,7 @@ fn pending(number: u32, gpus: i64, scheduling: Scheduling) -> Event {
         draining_since: None,
         released: false,
         start_failure: None,
+        unschedulable: None,
     };
     let uid = format!("uid-{number}").as_str().into();
     Event::Pod(uid, Some(Box::new(pod)))

@@ -305,6 +305,7 @@ impl Namespace {
                 draining_since: None,
                 released: false,
                 start_failure: None,
+                unschedulable: None,
             };
             let replica = Replica {
                 pod,

@@ -100,6 +100,7 @@ fn pod(name: &str, owner: Owner) -> Pod {
         draining_since: None,
         released: false,
         start_failure: None,
+        unschedulable: None,
     }
 }
 

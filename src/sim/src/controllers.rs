@@ -105,6 +105,7 @@ impl Simulation {
             start_failure: None,
             scheduling: bursar_core::model::event::Scheduling::Queued,
             resident: false,
+            unschedulable: None,
         };
         let object = PodObject {
             pod,

@@ -173,7 +173,11 @@ impl Simulation {
             .note_check("orders stopped under constant demand");
         for (nth, order) in log.iter().enumerate() {
             let key = &order.service;
-            if !self.has_budget(&key.namespace) {
+            // a start that nobody asks for any more ends with time alone
+            let demand = self.cluster.services.get(key).map(|found| &found.demand);
+            let is_unasked = matches!(demand, Some(Demand::Depth(0)));
+            let ends_start = is_unasked && order.replicas.1 <= order.replicas.0;
+            if !self.has_budget(&key.namespace) && !ends_start {
                 let what = format!("order under constant demand: {order:?}");
                 return Err(self.violation(what));
             }
@@ -204,7 +208,9 @@ impl Simulation {
                 .iter()
                 .filter_map(|pod| self.cluster.pods.get(pod));
             let staying = pods.filter(|pod| pod.stays() && pod.pod.draining_since.is_none());
-            let staying = staying.count();
+            let staying: Vec<_> = staying.collect();
+            let is_starting = staying.iter().any(|pod| pod.pod.ready_since.is_none());
+            let staying = staying.len();
             if replicas != Some(decision.allowed) || staying != decision.allowed as usize {
                 let what =
                     format!("{name} has {replicas:?} replicas, {staying} pods: {decision:?}");
@@ -219,6 +225,8 @@ impl Simulation {
             );
             let never = spec.activation == scaling::Activation::Never;
             let asked = scaling::replicas_for(depth, spec.target);
+            // a start goes on though nobody asks for it any more
+            let asked = asked.max(u32::from(is_starting && decision.allowed == 1));
             let expected = asked.clamp(spec.min.min(spec.max), spec.max);
             if is_free && !never && decision.allowed != expected {
                 let what = format!("{name} should have {expected} for {depth}: {decision:?}");

@@ -116,6 +116,8 @@ pub struct Pod {
     pub released: bool,
     /// Why it does not start, and since when it has not been ready.
     pub start_failure: Option<(Name, Timestamp)>,
+    /// Why no node takes it yet. A node may still come: this is no failure.
+    pub unschedulable: Option<Name>,
 }
 
 /// So long after the scheduler first found no node for a pod, room that seems to be free is of no use

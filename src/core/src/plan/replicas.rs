@@ -178,6 +178,10 @@ fn observe_service(
     let start_patience = state.starts.patience();
     let (engine, first_read) = service::engine_signal(&alive, now);
     let (start_failure, fails_at) = service::start_failure(&alive, now);
+    let waits_for = unready.iter().find_map(|(_, pod, _)| {
+        let why = pod.unschedulable.as_ref()?;
+        Some(format!("pod {} waits for a node: {why}", pod.key.name))
+    });
     let mut last_active = state.last_active;
     if last_active.is_none() && !service::has_reading(&alive, now) {
         // nothing to read: what starts now has the whole idle time before it
@@ -205,6 +209,7 @@ fn observe_service(
             ends,
             patience: start_patience,
         }),
+        waits_for,
         start_failure,
         history: match &state.history {
             Some(history) => history.clone(),

@@ -150,6 +150,7 @@ fn service(current: u32, engine: Signal, held: u64) -> Service {
         current,
         present: current,
         start: None,
+        waits_for: None,
         start_failure: None,
         history: History::default(),
         load: RunningCost::constant(Some("12".parse().unwrap()), 60),

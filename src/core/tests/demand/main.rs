@@ -55,6 +55,7 @@ pub(crate) fn ready_pod(name: &str, ready: i64) -> Pod {
         draining_since: None,
         released: false,
         start_failure: None,
+        unschedulable: None,
     }
 }
 

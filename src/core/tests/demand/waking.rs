@@ -188,3 +188,26 @@ fn requests_that_come_and_go_while_nothing_can_start_are_activity_too() {
     let orders = orders(&mut model, 401, 2000);
     assert_eq!(orders[0].0, 1000);
 }
+
+#[test]
+fn a_replica_without_a_node_is_waited_for_and_the_reason_says_so() {
+    let mut model = at_zero(slow());
+    tell(&mut model, 0, [demand(1)]);
+    let why = "0/3 nodes are available: 3 node(s) didn't match Pod's node affinity/selector.";
+    let pending = Pod {
+        unschedulable: Some(why.into()),
+        ..starting("first", 1)
+    };
+    tell(&mut model, 1, [replicas(1), shown(pending)]);
+    assert_eq!(orders(&mut model, 2, 599), []);
+    let decision = model.service(&key()).unwrap().decision;
+    assert_eq!(decision.refusal, None, "a node may still come");
+    let reason = decision.reason;
+    assert!(
+        reason.contains("pod first waits for a node: 0/3"),
+        "{reason}"
+    );
+    tell(&mut model, 600, [shown(starting("first", 1))]);
+    let reason = model.service(&key()).unwrap().decision.reason;
+    assert!(!reason.contains("waits for a node"), "{reason}");
+}

@@ -121,6 +121,7 @@ fn pod(rng: &mut Rng, now: Timestamp) -> (Name, Option<Box<Pod>>) {
         ready_since: rng.bool().then(|| past(rng)),
         draining_since: (rng.u8(0..6) == 0).then(|| past(rng)),
         released: rng.u8(0..8) == 0,
+        unschedulable: (rng.u8(0..5) == 0).then(|| name("0/3 nodes are available")),
         start_failure: (rng.u8(0..5) == 0).then(|| (name("ImagePullBackOff"), past(rng))),
         scheduling: match rng.u8(0..6) {
             0 => Scheduling::Ignored,

@@ -42,6 +42,7 @@ fn pod(owner: Owner, gpus: i64) -> Pod {
         start_failure: None,
         scheduling: crate::model::event::Scheduling::Queued,
         resident: false,
+        unschedulable: None,
     }
 }
 
