@@ -190,14 +190,16 @@ impl State {
             .status
             .as_ref()
             .and_then(|status| status.pod_ip.as_ref());
-        let replica = Replica {
-            service,
-            address: address
-                .filter(|_| pod::is_ready(pod))
-                .and_then(|address| address.parse().ok()),
-        };
+        let address = address.and_then(|address| address.parse().ok());
         let uid = pod::uid(pod);
         let known = self.replicas.get(uid);
+        // one that was ready still works on the requests that it has
+        let was_read = known.is_some_and(|known| known.address.is_some());
+        let is_read = pod::is_ready(pod) || was_read || pod::was_ready(pod);
+        let replica = Replica {
+            service,
+            address: address.filter(|_| is_read && !pod::is_terminal(pod)),
+        };
         if known == Some(&replica) {
             return;
         }
@@ -347,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_is_read_while_it_is_ready_and_its_service_is_there() {
+    fn a_pod_is_read_from_when_it_is_ready_while_its_service_is_there() {
         let mut state = State::default();
         let ready = pod("a", "chat", "10.0.0.1", true);
         assert_eq!(words(state.on_pod(&Event::Apply(ready.clone()))), ["not a"]);
@@ -361,10 +363,13 @@ mod tests {
         );
         assert_eq!(words(state.on_pod(&Event::Apply(ready.clone()))), [""; 0]);
         let unready = pod("a", "chat", "10.0.0.1", false);
-        assert_eq!(words(state.on_pod(&Event::Apply(unready))), ["not a"]);
-        assert_eq!(words(state.on_pod(&Event::Apply(ready))), read);
+        let still = words(state.on_pod(&Event::Apply(unready)));
+        assert_eq!(still, [""; 0], "it works on what it has");
+        assert_eq!(words(state.on_pod(&Event::Apply(ready))), [""; 0]);
+        let never = pod("b", "chat", "10.0.0.2", false);
+        assert_eq!(words(state.on_pod(&Event::Apply(never))), ["not b"]);
         let delete = Event::Delete(service("chat"));
-        assert_eq!(words(state.on_service(&delete)), ["not a"]);
+        assert_eq!(words(state.on_service(&delete)), ["not a", "not b"]);
         assert_eq!(gone(&mut state), ["chat"], "the pod is still there");
     }
 

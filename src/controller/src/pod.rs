@@ -16,6 +16,9 @@ use kube::ResourceExt;
 
 use crate::pod_resources;
 
+/// The kubelet writes a pod's first conditions within this time of the pod's start.
+const FIRST_LOOK: SignedDuration = SignedDuration::from_secs(10);
+
 /// The pod's UID; empty only for an object that never was on a server.
 pub(crate) fn uid(pod: &Pod) -> &str {
     pod.metadata.uid.as_deref().unwrap_or_default()
@@ -202,6 +205,22 @@ pub(crate) fn ready_since(pod: &Pod) -> Option<Timestamp> {
             .as_ref()
             .map_or(Timestamp::MIN, |time| time.0),
     )
+}
+
+/// Whether the pod shows that it was ready before and is not now: a container that has never been
+/// ready turned unready when the kubelet first looked at the pod.
+pub(crate) fn was_ready(pod: &Pod) -> bool {
+    let Some(status) = &pod.status else {
+        return false;
+    };
+    let mut conditions = status.conditions.iter().flatten();
+    let unready =
+        conditions.find(|condition| condition.type_ == "Ready" && condition.status == "False");
+    let turned = unready.and_then(|unready| unready.last_transition_time.as_ref());
+    match (turned, &status.start_time) {
+        (Some(turned), Some(start)) => turned.0.duration_since(start.0) > FIRST_LOOK,
+        _ => false,
+    }
 }
 
 /// Since when the pod has worked: when it became ready or, if that was missed, when its last

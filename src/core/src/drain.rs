@@ -14,8 +14,8 @@ pub const SETTLE: SignedDuration = SignedDuration::from_secs(3);
 pub struct Replica {
     /// The pod's name.
     pub pod: String,
-    /// It takes traffic.
-    pub ready: bool,
+    /// It is ready or has been, so it may have requests that have not ended.
+    pub may_work: bool,
     /// The Service's endpoints name it as ready.
     pub in_endpoints: bool,
     /// Since when it has been leaving.
@@ -106,7 +106,7 @@ pub fn steps(input: &DrainInput, now: Timestamp) -> Steps {
             .collect();
         candidates.sort_by_key(|pod| {
             (
-                pod.ready,
+                pod.may_work,
                 pod.busy.unwrap_or(u64::MAX),
                 std::cmp::Reverse(pod.created),
                 pod.pod.clone(),
@@ -150,7 +150,7 @@ fn may_go(pod: &Replica, timeout: SignedDuration, now: Timestamp) -> Result<(), 
     let (Ok(settled), Ok(expired)) = (settled, expired) else {
         return Ok(());
     };
-    let idle = !pod.ready || pod.busy == Some(0);
+    let idle = !pod.may_work || pod.busy == Some(0);
     if now >= expired || (now >= settled && !pod.in_endpoints && idle) {
         return Ok(());
     }
@@ -181,7 +181,7 @@ mod tests {
     fn pod(name: &str, busy: u64) -> Replica {
         Replica {
             pod: name.into(),
-            ready: true,
+            may_work: true,
             in_endpoints: true,
             draining_since: None,
             released: false,
@@ -228,9 +228,9 @@ mod tests {
     }
 
     #[test]
-    fn a_replica_that_is_not_ready_leaves_first() {
+    fn a_replica_that_has_never_been_ready_leaves_first() {
         let pending = Replica {
-            ready: false,
+            may_work: false,
             busy: None,
             ..pod("b", 0)
         };

@@ -100,6 +100,7 @@ impl Simulation {
             deletion: None,
             grace_seconds: new.grace_seconds,
             ready_since: None,
+            was_ready: false,
             draining_since: None,
             released: false,
             start_failure: None,

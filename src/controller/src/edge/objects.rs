@@ -67,6 +67,7 @@ pub(super) fn pod(
             .unwrap_or(bursar_api::template::DEFAULT_GRACE_SECONDS)
             .max(0),
         ready_since: pod::ready_since(pod),
+        was_ready: pod::was_ready(pod),
         draining_since: pod_mark::draining_since(pod),
         released: pod_mark::leaves_first(pod),
         start_failure: health::start_failure(pod, now).map(|(why, since)| (why.into(), since)),

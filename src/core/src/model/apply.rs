@@ -203,6 +203,7 @@ impl Model {
             }
             return;
         }
+        let is_known = old.is_some();
         let old_pod = old.as_ref().map(|state| state.pod.clone());
         if let Some(pod) = &pod {
             self.rates.learn_selector(&pod.shape, self.room.nodes());
@@ -216,6 +217,13 @@ impl Model {
                 estimate: Default::default(),
                 cost: Default::default(),
             });
+            let mut known = known;
+            if let (Some(ready), false) = (pod.ready_since, known.engine.has_served)
+                && is_known
+            {
+                self.learn_start(&pod, ready);
+            }
+            known.engine.has_served |= pod.ready_since.is_some() || pod.was_ready;
             let same_shape = known.pod.shape == pod.shape;
             let estimate = if same_shape {
                 known.estimate
@@ -240,6 +248,15 @@ impl Model {
         {
             self.unowned.remove(&unowned(&uid, &old.pod));
             self.replace_cost(&old.pod.key.namespace, &old.cost, &Default::default());
+        }
+    }
+
+    /// Takes that a replica became ready for the first time.
+    fn learn_start(&mut self, pod: &Pod, ready: Timestamp) {
+        if let Some((key, Owner::Service(_))) = self.owner(pod)
+            && let Some(state) = self.services.get_mut(&key)
+        {
+            state.starts.learn(pod.created, ready);
         }
     }
 
@@ -312,11 +329,6 @@ impl Model {
                         state.pods.insert(uid.clone());
                     } else {
                         state.pods.remove(uid);
-                    }
-                    let was_starting = old.filter(|pod| pod.ready_since.is_none());
-                    let ready = new.and_then(|pod| pod.ready_since);
-                    if let (true, Some(pod), Some(ready)) = (stays, was_starting, ready) {
-                        state.starts.learn(pod.created, ready);
                     }
                     let shown = new.filter(|_| stays);
                     note_shown(state, uid, shown);

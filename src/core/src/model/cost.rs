@@ -15,7 +15,7 @@ use super::event::{Key, Name, Owner, Pod, PodShape, Scheduling};
 use super::namespace::Admission;
 use super::rates::Rates;
 use super::room::{ClusterRoom, ReservationOwner};
-use super::service::{Ordered, ServiceState};
+use super::service::{Ordered, ServiceState, may_work};
 use super::spending::{SLACK_SECONDS, Spending, WorkloadCost, bounded_grace};
 use super::state::{Model, PodState, count};
 
@@ -126,7 +126,7 @@ pub(crate) fn drain_replicas<'a>(
             let (pod, engine) = (&found.pod, &found.engine);
             drain::Replica {
                 pod: uid.to_string(),
-                ready: pod.ready_since.is_some(),
+                may_work: may_work(pod, engine),
                 in_endpoints: state.endpoints.contains(uid),
                 draining_since: draining_since(&state.draining, uid, pod),
                 released: pod.released || state.released.contains_key(uid),

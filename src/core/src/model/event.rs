@@ -110,6 +110,8 @@ pub struct Pod {
     pub grace_seconds: i64,
     /// Since when it is ready.
     pub ready_since: Option<Timestamp>,
+    /// It shows that it was ready before and is not now. What the model has seen counts as well.
+    pub was_ready: bool,
     /// Since when it has been draining, by its annotation.
     pub draining_since: Option<Timestamp>,
     /// Its ReplicaSet deletes it before others.

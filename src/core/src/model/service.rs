@@ -44,6 +44,8 @@ impl<T> Ordered<T> {
 /// What is known of the engine of a replica.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct EngineState {
+    /// Its replica has been ready: it may have work, whether it is ready now or not.
+    pub(crate) has_served: bool,
     /// Requests waiting and running, as last read.
     pub(crate) busy: Option<u64>,
     /// Why they are not known any more, or not yet.
@@ -144,10 +146,7 @@ impl ServiceState {
                 if moved || requests > 0 || was_busy || engine.busy.is_none() {
                     self.last_active = Some(now);
                 }
-                *engine = EngineState {
-                    busy: Some(requests),
-                    stale: None,
-                };
+                (engine.busy, engine.stale) = (Some(requests), None);
             }
             Reading::Stale(why) => engine.stale = Some(why),
         }
@@ -157,13 +156,19 @@ impl ServiceState {
 /// A pod with the state of its engine.
 pub(crate) type Replica<'a> = (&'a Name, &'a Pod, &'a EngineState);
 
+/// Whether a replica may have requests: it is ready, or it has been and its engine has not crashed
+/// since. One that takes no new requests has not ended those that it has.
+pub(crate) fn may_work(pod: &Pod, engine: &EngineState) -> bool {
+    pod.ready_since.is_some() || engine.has_served && pod.start_failure.is_none()
+}
+
 /// The demand on the engines of these pods, and when a pod's silence begins to count.
 pub(crate) fn engine_signal(pods: &[Replica<'_>], now: Timestamp) -> (Signal, Option<Timestamp>) {
     let (mut sum, mut unknown, mut next) = (None, None, None::<Timestamp>);
     for (_, pod, engine) in pods {
-        let Some(ready) = pod.ready_since.filter(|_| pod.deletion.is_none()) else {
+        if pod.deletion.is_some() || !may_work(pod, engine) {
             continue;
-        };
+        }
         let name = &pod.key.name;
         match (engine.busy, &engine.stale) {
             (Some(busy), None) => sum = Some(sum.unwrap_or(0u64).saturating_add(busy)),
@@ -171,7 +176,7 @@ pub(crate) fn engine_signal(pods: &[Replica<'_>], now: Timestamp) -> (Signal, Op
                 unknown = unknown.or_else(|| Some(format!("pod {name}: {why}")));
             }
             (None, None) => {
-                let counts = ready.saturating_add(FIRST_READ).unwrap_or(ready);
+                let counts = first_read_by(pod);
                 if now < counts {
                     next = next.into_iter().chain([counts]).min();
                 } else {
@@ -191,13 +196,15 @@ pub(crate) fn engine_signal(pods: &[Replica<'_>], now: Timestamp) -> (Signal, Op
 /// Whether an engine of these pods was read or should have been.
 pub(crate) fn has_reading(pods: &[Replica<'_>], now: Timestamp) -> bool {
     pods.iter().any(|(_, pod, engine)| {
-        let ready = pod.ready_since.filter(|_| pod.deletion.is_none());
-        ready.is_some_and(|ready| {
-            engine.busy.is_some()
-                || engine.stale.is_some()
-                || now.duration_since(ready) >= FIRST_READ
-        })
+        let is_read = pod.deletion.is_none() && may_work(pod, engine);
+        is_read && (!engine.is_unread() || now >= first_read_by(pod))
     })
+}
+
+/// When a replica that may have requests has been read for the first time.
+fn first_read_by(pod: &Pod) -> Timestamp {
+    let ready = pod.ready_since.unwrap_or(Timestamp::MIN);
+    ready.saturating_add(FIRST_READ).unwrap_or(ready)
 }
 
 /// Since when the first of these replicas, or of `awaited` that have no pod, has been starting.
@@ -207,10 +214,10 @@ pub(crate) fn starting_since(
     awaited: u32,
     now: Timestamp,
 ) -> Option<Timestamp> {
-    let starting = pods.iter().filter(|(_, pod, _)| {
+    let starting = pods.iter().filter(|(_, pod, engine)| {
         let failure = pod.start_failure.as_ref();
         let has_failed = failure.is_some_and(|(_, since)| now >= failed_at(*since));
-        pod.ready_since.is_none() && !has_failed
+        !engine.has_served && !has_failed
     });
     let created = starting.map(|(_, pod, _)| pod.created);
     created.chain((awaited > 0).then_some(now)).min()

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // a test fails by ending
 
 mod unknown;
+mod unready;
 mod waking;
 
 use std::collections::BTreeMap;
@@ -52,6 +53,7 @@ pub(crate) fn ready_pod(name: &str, ready: i64) -> Pod {
         deletion: None,
         grace_seconds: 30,
         ready_since: Some(at(ready)),
+        was_ready: false,
         draining_since: None,
         released: false,
         start_failure: None,

@@ -88,6 +88,7 @@ fn where_a_budget_stands_is_told_every_half_minute_while_money_is_spent() {
         deletion: None,
         grace_seconds: 30,
         ready_since: None,
+        was_ready: false,
         draining_since: None,
         released: false,
         start_failure: None,

@@ -119,6 +119,7 @@ fn pod(rng: &mut Rng, now: Timestamp) -> (Name, Option<Box<Pod>>) {
         deletion: (rng.u8(0..6) == 0).then(|| now + SignedDuration::from_secs(30)),
         grace_seconds: 30,
         ready_since: rng.bool().then(|| past(rng)),
+        was_ready: rng.u8(0..5) == 0,
         draining_since: (rng.u8(0..6) == 0).then(|| past(rng)),
         released: rng.u8(0..8) == 0,
         unschedulable: (rng.u8(0..5) == 0).then(|| name("0/3 nodes are available")),

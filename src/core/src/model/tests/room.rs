@@ -37,6 +37,7 @@ fn pod(owner: Owner, gpus: i64) -> Pod {
         deletion: None,
         grace_seconds: 30,
         ready_since: None,
+        was_ready: false,
         draining_since: None,
         released: false,
         start_failure: None,
