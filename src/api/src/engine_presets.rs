@@ -12,6 +12,9 @@ pub struct Preset {
     pub health_path: &'static str,
     /// Path of the metrics.
     pub metrics_path: &'static str,
+    /// Paths whose answers need no model, as clients of monitoring and discovery ask for them. A
+    /// request for one of them wakes no service.
+    pub paths_without_model: &'static [&'static str],
     /// Gauge: requests that wait.
     pub waiting: &'static str,
     /// Gauge: requests that run.
@@ -34,6 +37,7 @@ pub fn preset(engine: Engine) -> Preset {
             port: 8000,
             health_path: "/health",
             metrics_path: "/metrics",
+            paths_without_model: &["/metrics", "/health", "/ping", "/version", "/v1/models"],
             waiting: "vllm:num_requests_waiting",
             running: "vllm:num_requests_running",
             requests: "vllm:request_success_total",

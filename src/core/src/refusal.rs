@@ -35,11 +35,13 @@ pub enum RefusalReason {
     GatewayShutdown,
     /// Replicas broke the connection before they answered.
     ReplicaFailed,
+    /// No replica is ready, and the request needs no model, so it wakes none.
+    NoModelNeeded,
 }
 
 impl RefusalReason {
     /// All reasons.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::BudgetExhausted,
         Self::PriceUnknown,
         Self::StartFailed,
@@ -53,6 +55,7 @@ impl RefusalReason {
         Self::BodyTimeout,
         Self::GatewayShutdown,
         Self::ReplicaFailed,
+        Self::NoModelNeeded,
     ];
 
     /// The reason's name, as it is written into statuses.
@@ -71,6 +74,7 @@ impl RefusalReason {
             Self::BodyTimeout => "BodyTimeout",
             Self::GatewayShutdown => "GatewayShutdown",
             Self::ReplicaFailed => "ReplicaFailed",
+            Self::NoModelNeeded => "NoModelNeeded",
         }
     }
 }

@@ -66,6 +66,20 @@ impl HoldQueue {
         Ok(policy)
     }
 
+    /// Refuses a request that needs no model while no replica is ready: it waits for none and
+    /// starts none.
+    pub(crate) fn check_needs_model(
+        &self,
+        service: &ServiceKey,
+        head: &http::request::Parts,
+    ) -> Result<(), Refusal> {
+        let (policy, ready) = self.lookup(service)?;
+        match ready.is_empty() && !policy.needs_model(&head.method, head.uri.path()) {
+            true => Err(Refusal::no_model_needed()),
+            false => Ok(()),
+        }
+    }
+
     /// Counts a request as held until the guard is dropped.
     pub(crate) fn enter(&self, service: &ServiceKey) -> Result<HeldGuard, Refusal> {
         let (policy, ready) = self.lookup(service)?;

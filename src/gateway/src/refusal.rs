@@ -45,6 +45,7 @@ impl HttpForm {
             RefusalReason::StartFailed => unavailable("start_failed", 10, "start_failed"),
             RefusalReason::ActivationNever => unavailable("service_unavailable", 60, "stopped"),
             RefusalReason::ScalingPaused => unavailable("service_paused", 10, "stopped"),
+            RefusalReason::NoModelNeeded => unavailable("no_replica", 10, "no_replica"),
             RefusalReason::QueueFull => unavailable("queue_full", 5, "queue_full"),
             RefusalReason::GatewayShutdown => unavailable("gateway_leaving", 1, "leaving"),
             RefusalReason::HoldTimeout => (
@@ -139,6 +140,11 @@ impl Refusal {
     pub(crate) fn activation_never() -> Self {
         let message = "the service has no replica, and its activation.mode is Never";
         Self::new(RefusalReason::ActivationNever, message)
+    }
+
+    pub(crate) fn no_model_needed() -> Self {
+        let message = "no replica is ready, and a request that needs no model wakes none";
+        Self::new(RefusalReason::NoModelNeeded, message)
     }
 
     pub(crate) fn queue_full() -> Self {
@@ -265,6 +271,7 @@ mod tests {
             (408, "invalid_request_error", "request_timeout", "1", "bad_request"),
             (503, "server_error", "gateway_leaving", "1", "leaving"),
             (502, "server_error", "replica_failed", "1", "upstream"),
+            (503, "server_error", "no_replica", "10", "no_replica"),
         ];
         assert_eq!(expected.len(), RefusalReason::ALL.len());
         for (reason, expected) in RefusalReason::ALL.into_iter().zip(expected) {

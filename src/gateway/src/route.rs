@@ -6,8 +6,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use bursar_api::InferenceDeployment;
 use bursar_api::conditions::accepted;
+use bursar_api::engine_presets::preset;
 use bursar_api::inference::{ActivationMode, RefusalStatus};
 use bursar_api::names::{GATEWAY_LABEL, SERVICE_PORT_NAME, WORKLOAD_LABEL};
+use http::Method;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
@@ -26,6 +28,8 @@ pub(crate) struct HoldPolicy {
     pub(crate) hold_timeout: SignedDuration,
     /// Requests may start a replica.
     pub(crate) on_demand: bool,
+    /// Paths whose answers need no model: requests for them are not held.
+    pub(crate) paths_without_model: &'static [&'static str],
     /// The controller's refusal, for the time in which no replica is ready and none may start.
     pub(crate) refusal: Option<RefusalStatus>,
 }
@@ -48,6 +52,7 @@ impl HoldPolicy {
             max_held: 0,
             hold_timeout: SignedDuration::ZERO,
             on_demand: false,
+            paths_without_model: &[],
             refusal: Some(refusal),
         }
     }
@@ -62,6 +67,13 @@ impl HoldPolicy {
             None if !self.on_demand => Some(Refusal::activation_never()),
             None => None,
         }
+    }
+
+    /// Whether a request needs a model, so that it may wait for a replica and start one.
+    pub(crate) fn needs_model(&self, method: &Method, path: &str) -> bool {
+        let path = path.strip_suffix('/').unwrap_or(path);
+        let lists_or_asks = matches!(*method, Method::HEAD | Method::OPTIONS);
+        !lists_or_asks && !self.paths_without_model.contains(&path)
     }
 
     /// The most connections of the service's clients, and the most bodies that are read at a time.
@@ -108,6 +120,7 @@ impl RouteTable {
             max_held: settings.max_held,
             hold_timeout: settings.hold_timeout,
             on_demand: object.spec.activation.mode == ActivationMode::OnDemand,
+            paths_without_model: preset(object.spec.engine).paths_without_model,
             refusal: activation.and_then(|activation| activation.refusal.clone()),
         };
         self.services.insert(service_key(object), policy);

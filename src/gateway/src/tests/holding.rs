@@ -294,3 +294,41 @@ async fn a_chunked_body_reaches_the_replica_whole() {
     let answer = send(gateway.address, chunked).await;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
+
+#[tokio::test]
+async fn a_request_that_needs_no_model_is_refused_at_once_and_wakes_nothing() {
+    let mut gateway = TestGateway::new(json!({})).await;
+    for head in [
+        "GET /metrics",
+        "GET /health",
+        "GET /health/",
+        "GET /ping?verbose=1",
+        "POST /ping",
+        "GET /version",
+        "GET /v1/models",
+        "HEAD /v1/completions",
+        "OPTIONS /v1/completions",
+    ] {
+        let request = format!("{head} HTTP/1.1\r\nhost: chat\r\n\r\n");
+        let answer = send(gateway.address, request.as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 503"), "{head}: {answer}");
+        assert!(
+            head.starts_with("HEAD") || answer.contains("no_replica"),
+            "{head}: {answer}"
+        );
+    }
+    let services = gateway.demand.message(jiff::Timestamp::UNIX_EPOCH).services;
+    assert!(services.is_empty(), "{services:?}");
+    let waits = tokio::spawn(complete(gateway.address));
+    gateway.wait_for_held(1).await;
+    let (listener, address) = replica_listener().await;
+    answer_all(listener);
+    gateway.set_replica(Some(address));
+    assert!(waits.await.unwrap().starts_with("HTTP/1.1 200"));
+    let (listener, address) = replica_listener().await;
+    gateway.set_replica(Some(address));
+    let metrics = b"GET /metrics HTTP/1.1\r\nhost: chat\r\ncontent-length: 5\r\n\r\nhello";
+    answer_all(listener);
+    let answer = send(gateway.address, metrics).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
