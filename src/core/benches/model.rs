@@ -321,7 +321,6 @@ impl Cluster {
             start_failure: None,
             scheduling: bursar_core::model::event::Scheduling::Queued,
             resident: false,
-            unschedulable: None,
         }
     }
 
@@ -342,7 +341,6 @@ impl Cluster {
             start_failure: None,
             scheduling: bursar_core::model::event::Scheduling::Queued,
             resident: false,
-            unschedulable: None,
         }
     }
 

@@ -177,10 +177,10 @@ fn pending(number: u32, gpus: i64, scheduling: Scheduling) -> Event {
         deletion: None,
         grace_seconds: 30,
         ready_since: None,
+        was_ready: false,
         draining_since: None,
         released: false,
         start_failure: None,
-        unschedulable: None,
     };
     let uid = format!("uid-{number}").as_str().into();
     Event::Pod(uid, Some(Box::new(pod)))
@@ -309,7 +309,11 @@ fn a_pod_that_is_no_longer_ignored_takes_room() {
 #[test]
 fn an_unschedulable_pod_gives_its_room_up_after_five_minutes() {
     let mut model = model(&[("H100", 8)]);
-    model.apply(pending(0, 1, Scheduling::Unschedulable(at(10))), at(10));
+    let unschedulable = Scheduling::Unschedulable {
+        since: at(10),
+        why: "0/1 nodes are available".into(),
+    };
+    model.apply(pending(0, 1, unschedulable), at(10));
     add(&mut model, "train", 10, ("", 8, 1));
     assert_eq!(limit(&mut model, 10), Some(LimitedBy::Capacity));
     decide(&mut model, at(309));

@@ -305,7 +305,7 @@ impl Namespace {
                 draining_since: None,
                 released: false,
                 start_failure: None,
-                unschedulable: None,
+                was_ready: false,
             };
             let replica = Replica {
                 pod,

@@ -97,10 +97,10 @@ fn pod(name: &str, owner: Owner) -> Pod {
         deletion: None,
         grace_seconds: 30,
         ready_since: None,
+        was_ready: false,
         draining_since: None,
         released: false,
         start_failure: None,
-        unschedulable: None,
     }
 }
 

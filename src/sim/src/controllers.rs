@@ -106,7 +106,6 @@ impl Simulation {
             start_failure: None,
             scheduling: bursar_core::model::event::Scheduling::Queued,
             resident: false,
-            unschedulable: None,
         };
         let object = PodObject {
             pod,

@@ -71,7 +71,6 @@ pub(super) fn pod(
         draining_since: pod_mark::draining_since(pod),
         released: pod_mark::leaves_first(pod),
         start_failure: health::start_failure(pod, now).map(|(why, since)| (why.into(), since)),
-        unschedulable: pod::unschedulable(pod).map(Into::into),
     }
 }
 

@@ -148,7 +148,10 @@ pub(super) fn scheduling(pod: &core::Pod) -> Scheduling {
         Some(found) if found.reason.as_deref() == Some("Unschedulable") => {
             let created = pod.metadata.creation_timestamp.as_ref();
             let since = found.last_transition_time.as_ref().or(created);
-            Scheduling::Unschedulable(since.map_or(Timestamp::UNIX_EPOCH, |time| time.0))
+            Scheduling::Unschedulable {
+                since: since.map_or(Timestamp::UNIX_EPOCH, |time| time.0),
+                why: found.message.as_deref().unwrap_or_default().into(),
+            }
         }
         None if !is_default => Scheduling::Ignored,
         _ => Scheduling::Queued,
@@ -271,9 +274,13 @@ mod tests {
     #[test]
     fn a_gate_or_a_scheduler_that_was_not_heard_of_keeps_a_pod_from_being_looked_at() {
         let unschedulable = json!([{"type": "PodScheduled", "status": "False",
-            "reason": "Unschedulable", "lastTransitionTime": "2026-12-01T10:00:00Z"}]);
+            "reason": "Unschedulable", "message": "0/3 nodes are available",
+            "lastTransitionTime": "2026-12-01T10:00:00Z"}]);
         let other = json!({"schedulerName": "nobody"});
-        let since = Scheduling::Unschedulable("2026-12-01T10:00:00Z".parse().unwrap());
+        let since = Scheduling::Unschedulable {
+            since: "2026-12-01T10:00:00Z".parse().unwrap(),
+            why: "0/3 nodes are available".into(),
+        };
         for (spec, conditions, expected) in [
             (json!({}), json!([]), Scheduling::Queued),
             (
@@ -282,7 +289,7 @@ mod tests {
                 Scheduling::Queued,
             ),
             (other.clone(), json!([]), Scheduling::Ignored),
-            (other, unschedulable.clone(), since),
+            (other, unschedulable.clone(), since.clone()),
             (json!({}), unschedulable.clone(), since),
             (
                 json!({"schedulingGates": [{"name": "example.test/later"}]}),

@@ -73,7 +73,7 @@ pub struct PodShape {
 }
 
 /// What becomes of a pod without a node.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Scheduling {
     /// A scheduler looks for a node.
     #[default]
@@ -81,8 +81,14 @@ pub enum Scheduling {
     /// No scheduler looks at it: it has a scheduling gate, or names a scheduler that has not been
     /// heard of.
     Ignored,
-    /// The scheduler has found no node for it since then.
-    Unschedulable(Timestamp),
+    /// The scheduler has found no node for it since then, and says why. A node may still come: this is
+    /// no failure.
+    Unschedulable {
+        /// When it first found none.
+        since: Timestamp,
+        /// The scheduler's words.
+        why: Name,
+    },
 }
 
 /// A pod.
@@ -118,8 +124,6 @@ pub struct Pod {
     pub released: bool,
     /// Why it does not start, and since when it has not been ready.
     pub start_failure: Option<(Name, Timestamp)>,
-    /// Why no node takes it yet. A node may still come: this is no failure.
-    pub unschedulable: Option<Name>,
 }
 
 /// So long after the scheduler first found no node for a pod, room that seems to be free is of no use
@@ -133,7 +137,9 @@ impl Pod {
             && match self.scheduling {
                 Scheduling::Queued => true,
                 Scheduling::Ignored => false,
-                Scheduling::Unschedulable(_) => self.gives_up_room_at().is_none_or(|at| now < at),
+                Scheduling::Unschedulable { .. } => {
+                    self.gives_up_room_at().is_none_or(|at| now < at)
+                }
             }
     }
 
@@ -142,10 +148,23 @@ impl Pod {
         self.node.is_none() && self.ended.is_none()
     }
 
+    /// What it waits for before it has a node, if that is more than the scheduler's next look.
+    pub(crate) fn waits_for(&self) -> Option<String> {
+        let name = &self.key.name;
+        match &self.scheduling {
+            _ if !self.is_pending() => None,
+            Scheduling::Queued => None,
+            Scheduling::Ignored => Some(format!("pod {name} waits: no scheduler looks at it")),
+            Scheduling::Unschedulable { why, .. } => {
+                Some(format!("pod {name} waits for a node: {why}"))
+            }
+        }
+    }
+
     /// When no room is reserved for it any more.
     pub(crate) fn gives_up_room_at(&self) -> Option<Timestamp> {
         match self.scheduling {
-            Scheduling::Unschedulable(since) if self.is_pending() => {
+            Scheduling::Unschedulable { since, .. } if self.is_pending() => {
                 since.checked_add(UNSCHEDULABLE_TIMEOUT).ok()
             }
             _ => None,

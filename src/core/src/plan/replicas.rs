@@ -178,10 +178,7 @@ fn observe_service(
     let start_patience = state.starts.patience();
     let (engine, first_read) = service::engine_signal(&alive, now);
     let (start_failure, fails_at) = service::start_failure(&alive, now);
-    let waits_for = unready.iter().find_map(|(_, pod, _)| {
-        let why = pod.unschedulable.as_ref()?;
-        Some(format!("pod {} waits for a node: {why}", pod.key.name))
-    });
+    let waits_for = unready.iter().find_map(|(_, pod, _)| pod.waits_for());
     let mut last_active = state.last_active;
     if last_active.is_none() && !service::has_reading(&alive, now) {
         // nothing to read: what starts now has the whole idle time before it

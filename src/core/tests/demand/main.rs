@@ -57,7 +57,6 @@ pub(crate) fn ready_pod(name: &str, ready: i64) -> Pod {
         draining_since: None,
         released: false,
         start_failure: None,
-        unschedulable: None,
     }
 }
 

@@ -1,7 +1,7 @@
 //! A wake-up is kept until a replica was ready and idle, whatever became of the caller.
 
 use bursar_core::model::Model;
-use bursar_core::model::event::{Event, Pod, Service};
+use bursar_core::model::event::{Event, Pod, Scheduling, Service};
 use bursar_core::plan::decide;
 use jiff::SignedDuration;
 use jiff::tz::TimeZone;
@@ -195,7 +195,11 @@ fn a_replica_without_a_node_is_waited_for_and_the_reason_says_so() {
     tell(&mut model, 0, [demand(1)]);
     let why = "0/3 nodes are available: 3 node(s) didn't match Pod's node affinity/selector.";
     let pending = Pod {
-        unschedulable: Some(why.into()),
+        node: None,
+        scheduling: Scheduling::Unschedulable {
+            since: at(1),
+            why: why.into(),
+        },
         ..starting("first", 1)
     };
     tell(&mut model, 1, [replicas(1), shown(pending)]);

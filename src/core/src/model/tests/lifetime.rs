@@ -94,7 +94,6 @@ fn where_a_budget_stands_is_told_every_half_minute_while_money_is_spent() {
         start_failure: None,
         scheduling: crate::model::event::Scheduling::Queued,
         resident: false,
-        unschedulable: None,
     };
     model.apply(Event::Pod("uid".into(), Some(Box::new(pod))), at(0));
     let within = Period::Daily.bounds(at(0), &TimeZone::UTC);

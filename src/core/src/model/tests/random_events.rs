@@ -122,11 +122,14 @@ fn pod(rng: &mut Rng, now: Timestamp) -> (Name, Option<Box<Pod>>) {
         was_ready: rng.u8(0..5) == 0,
         draining_since: (rng.u8(0..6) == 0).then(|| past(rng)),
         released: rng.u8(0..8) == 0,
-        unschedulable: (rng.u8(0..5) == 0).then(|| name("0/3 nodes are available")),
         start_failure: (rng.u8(0..5) == 0).then(|| (name("ImagePullBackOff"), past(rng))),
         scheduling: match rng.u8(0..6) {
             0 => Scheduling::Ignored,
-            1 | 2 => Scheduling::Unschedulable(now - SignedDuration::from_secs(rng.i64(0..400))),
+            1 | 2 => {
+                let since = now - SignedDuration::from_secs(rng.i64(0..400));
+                let why = name("0/3 nodes are available");
+                Scheduling::Unschedulable { since, why }
+            }
             _ => Scheduling::Queued,
         },
         resident: number.is_multiple_of(5),

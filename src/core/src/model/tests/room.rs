@@ -43,7 +43,6 @@ fn pod(owner: Owner, gpus: i64) -> Pod {
         start_failure: None,
         scheduling: crate::model::event::Scheduling::Queued,
         resident: false,
-        unschedulable: None,
     }
 }
 
