@@ -354,11 +354,8 @@ impl Model {
         if old == node {
             return;
         }
-        let estimates_change = self.rates.replace_node(old.as_ref(), node.as_ref());
+        self.rates.replace_node(old.as_ref(), node.as_ref());
         self.room.set_node(name, node);
-        if estimates_change {
-            self.mark_all();
-        }
     }
 
     fn set_account(&mut self, key: Key, account: Option<AccountSpend>) {

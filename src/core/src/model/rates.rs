@@ -24,6 +24,27 @@ struct NodeClass {
     nodes: u32,
 }
 
+impl NodeClass {
+    fn is_like(&self, other: &Self) -> bool {
+        self.labels == other.labels && self.gpus == other.gpus
+    }
+}
+
+/// Those of these labels that are among the keys.
+fn named(labels: &BTreeMap<String, String>, keys: &BTreeSet<String>) -> BTreeMap<String, String> {
+    let named = labels.iter().filter(|(key, _)| keys.contains(*key));
+    named
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect()
+}
+
+/// Classes of nodes, and the labels that selectors named at that time.
+#[derive(Clone, Debug, PartialEq)]
+struct KnownClasses {
+    selector_keys: BTreeSet<String>,
+    classes: Vec<NodeClass>,
+}
+
 /// An estimate, and the state of the prices that it was made of.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct CachedRate {
@@ -49,6 +70,8 @@ pub(crate) struct Rates {
     next_change: Option<Timestamp>,
     /// Changes with whatever may change an estimate.
     version: u64,
+    /// The classes when nodes were last compared with those before, if others have come since.
+    before: Option<KnownClasses>,
     recent: RecentEstimates,
 }
 
@@ -134,16 +157,42 @@ impl Rates {
         Some(quote.cost.total())
     }
 
-    /// Replaces a node. Returns whether estimates may have changed.
-    pub(crate) fn replace_node(&mut self, old: Option<&Node>, new: Option<&Node>) -> bool {
-        let before = self.version;
+    /// Replaces a node.
+    pub(crate) fn replace_node(&mut self, old: Option<&Node>, new: Option<&Node>) {
         if let Some(new) = new {
             self.add(new);
         }
         if let Some(old) = old {
             self.remove(old);
         }
-        self.version != before
+    }
+
+    /// Whether estimates may have changed because of nodes since this was last asked. A class that
+    /// went and came again meanwhile changes none, in whatever order the nodes were replaced.
+    pub(crate) fn take_changed_classes(&mut self) -> bool {
+        let Some(before) = self.before.take() else {
+            return false;
+        };
+        // labels that were first named meanwhile tell only nodes of new shapes apart
+        let known = |class: &NodeClass| NodeClass {
+            labels: named(&class.labels, &before.selector_keys),
+            ..class.clone()
+        };
+        let now: Vec<NodeClass> = self.classes.iter().map(known).collect();
+        let are_among = |classes: &[NodeClass], all: &[NodeClass]| {
+            let mut classes = classes.iter();
+            classes.all(|class| all.iter().any(|each| each.is_like(class)))
+        };
+        !are_among(&now, &before.classes) || !are_among(&before.classes, &now)
+    }
+
+    /// The classes are about to change.
+    fn note_change(&mut self) {
+        self.before.get_or_insert_with(|| KnownClasses {
+            selector_keys: self.selector_keys.clone(),
+            classes: self.classes.clone(),
+        });
+        self.version += 1;
     }
 
     /// Learns the labels that a pod's selector names. `nodes` are all nodes.
@@ -156,18 +205,16 @@ impl Rates {
         if keys.all(|key| self.selector_keys.contains(key)) {
             return;
         }
+        self.note_change();
         self.selector_keys
             .extend(shape.node_selector.keys().cloned());
         self.classes.clear();
         for node in nodes {
             self.add(node);
         }
-        self.version += 1;
     }
 
     fn class(&self, node: &Node) -> NodeClass {
-        let named = node.labels.iter();
-        let named = named.filter(|(key, _)| self.selector_keys.contains(*key));
         let gpus = node.gpus.iter().filter(|(_, count)| **count > 0);
         let attributes = |resource: &String, count: u32| {
             let pod = PricingAttributes {
@@ -180,9 +227,7 @@ impl Rates {
             }
         };
         NodeClass {
-            labels: named
-                .map(|(key, value)| (key.clone(), value.clone()))
-                .collect(),
+            labels: named(&node.labels, &self.selector_keys),
             gpus: gpus
                 .map(|(resource, count)| (resource.clone(), attributes(resource, *count)))
                 .collect(),
@@ -191,8 +236,7 @@ impl Rates {
     }
 
     fn position(&self, class: &NodeClass) -> Option<usize> {
-        let same = |each: &NodeClass| each.labels == class.labels && each.gpus == class.gpus;
-        self.classes.iter().position(same)
+        self.classes.iter().position(|each| each.is_like(class))
     }
 
     fn add(&mut self, node: &Node) {
@@ -206,8 +250,8 @@ impl Rates {
         {
             Some(known) => known.nodes += 1,
             None => {
+                self.note_change();
                 self.classes.push(class);
-                self.version += 1;
             }
         }
     }
@@ -217,12 +261,14 @@ impl Rates {
         let Some(at) = self.position(&class) else {
             return;
         };
-        if let Some(known) = self.classes.get_mut(at) {
+        let Some(known) = self.classes.get_mut(at) else {
+            return;
+        };
+        if known.nodes > 1 {
             known.nodes -= 1;
-            if known.nodes == 0 {
-                self.classes.swap_remove(at);
-                self.version += 1;
-            }
+        } else {
+            self.note_change();
+            self.classes.swap_remove(at);
         }
     }
 

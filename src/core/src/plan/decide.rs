@@ -52,13 +52,16 @@ pub fn decide(model: &mut Model, now: Timestamp) -> Decisions {
     call.end(model)
 }
 
-/// Marks what is due, and what depends on gateways of which it has changed whether they are heard.
-/// Returns how much was due.
+/// Marks what is due, and what depends on the classes of nodes, or on gateways of which it has
+/// changed whether they are heard. Returns how much was due.
 fn mark_due(model: &mut Model, now: Timestamp) -> usize {
     let due = model.timers.due(now);
     let number = due.len();
     for subject in due {
         model.mark(subject, now);
+    }
+    if model.rates.take_changed_classes() {
+        model.mark_all();
     }
     if let Some(change) = model.gateways.settle(now) {
         model.note_held(change.services, now);
