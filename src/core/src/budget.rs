@@ -328,6 +328,15 @@ impl BudgetAdmission {
     }
 
     fn with(&self, loads: &[(RunningCost, u32)]) -> Result<RunningTotals, Denied> {
+        let running = self.known_with(loads)?;
+        for budget_state in &self.budget_states {
+            self.fits(budget_state, running)?;
+        }
+        Ok(running)
+    }
+
+    /// What would run with a start, if its cost is known and some period has the money.
+    fn known_with(&self, loads: &[(RunningCost, u32)]) -> Result<RunningTotals, Denied> {
         let mut running = self.running;
         if self.budget_states.is_empty() {
             return Ok(running);
@@ -351,10 +360,38 @@ impl BudgetAdmission {
         for budget_state in &self.budget_states {
             fits_some_period(budget_state, loads)?;
         }
-        for budget_state in &self.budget_states {
-            self.fits(budget_state, running)?;
-        }
         Ok(running)
+    }
+
+    /// What one budget must have left for everything that would run, and how many seconds that is to
+    /// run on for.
+    fn needed(&self, budget_state: &BudgetState, running: RunningTotals) -> (Money, i64) {
+        let useful = budget_state
+            .budget
+            .minimum_useful_run
+            .as_secs()
+            .min(budget_state.period.end.as_second() - self.now.as_second());
+        let needed = running.reserve + running.rate.cost_for_seconds_rounded_up(useful);
+        (needed, useful)
+    }
+
+    /// What each budget would have left beside a start, below zero where it refuses it; `None` if
+    /// the answer has nothing to do with how much is left.
+    pub(crate) fn left_beside(&self, loads: &[(RunningCost, u32)]) -> Option<Vec<Money>> {
+        let with = self.known_with(loads).ok()?;
+        let left = |budget_state: &BudgetState| {
+            let budget = &budget_state.budget;
+            budget.limit - budget.spent - self.needed(budget_state, with).0
+        };
+        Some(self.budget_states.iter().map(left).collect())
+    }
+
+    /// Money an hour of everything that would run beside a start.
+    pub(crate) fn rate_beside(&self, loads: &[(RunningCost, u32)]) -> Money {
+        let rates = loads
+            .iter()
+            .map(|(load, count)| load.rate.unwrap_or_default().times(*count));
+        self.running.rate + rates.sum()
     }
 
     /// Whether one budget pays for everything that would run.
@@ -375,11 +412,7 @@ impl BudgetAdmission {
                 "budget {name} is exhausted: {spent} of {limit} spent"
             ));
         }
-        let useful = budget
-            .minimum_useful_run
-            .as_secs()
-            .min(budget_state.period.end.as_second() - self.now.as_second());
-        let needed = running.reserve + running.rate.cost_for_seconds_rounded_up(useful);
+        let (needed, useful) = self.needed(budget_state, running);
         let left = budget.limit - budget.spent;
         if needed > left {
             return refuse(format!(

@@ -46,6 +46,12 @@ impl Correction {
         self.date <= zone.to_datetime(now).date()
     }
 
+    /// When its day comes; `None` if that is beyond what an instant can be.
+    pub fn due_at(&self, zone: &TimeZone) -> Option<Timestamp> {
+        let midnight = self.date.to_zoned(zone.clone()).ok()?;
+        Some(midnight.timestamp())
+    }
+
     /// Whether its day lies in `within`, which begins and ends at midnights of `zone`, and has
     /// come.
     pub fn counts_within(&self, within: Interval, now: Timestamp, zone: &TimeZone) -> bool {

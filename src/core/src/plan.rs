@@ -2,6 +2,7 @@
 
 mod decide;
 mod decisions;
+mod looks;
 mod namespace;
 mod queue;
 mod replicas;

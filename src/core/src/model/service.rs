@@ -208,19 +208,22 @@ fn first_read_by(pod: &Pod) -> Timestamp {
 }
 
 /// Since when the first of these replicas, or of `awaited` that have no pod, has been starting.
-/// One whose start has failed is starting no more.
+/// One whose start has failed is starting no more; also when the next one of them will have.
 pub(crate) fn starting_since(
     pods: &[Replica<'_>],
     awaited: u32,
     now: Timestamp,
-) -> Option<Timestamp> {
-    let starting = pods.iter().filter(|(_, pod, engine)| {
+) -> (Option<Timestamp>, Option<Timestamp>) {
+    let (mut since, mut next) = ((awaited > 0).then_some(now), None::<Timestamp>);
+    for (_, pod, engine) in pods {
         let failure = pod.start_failure.as_ref();
-        let has_failed = failure.is_some_and(|(_, since)| now >= failed_at(*since));
-        !engine.has_served && !has_failed
-    });
-    let created = starting.map(|(_, pod, _)| pod.created);
-    created.chain((awaited > 0).then_some(now)).min()
+        let fails = failure.map(|(_, since)| failed_at(*since));
+        if !engine.has_served && fails.is_none_or(|at| now < at) {
+            since = since.into_iter().chain([pod.created]).min();
+            next = next.into_iter().chain(fails).min();
+        }
+    }
+    (since, next)
 }
 
 /// When a replica that has not become ready for a reason since then has failed to start.

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::calendar::{Interval, Period};
 use crate::ledger::LinearSpend;
@@ -92,6 +92,18 @@ impl Spending {
         sum.1.at(now)
     }
 
+    /// The first second, `from` or later, at which the spend of the period that was last asked for is
+    /// `amount` or more; `None` if it never is while accounts stay as they are.
+    pub(crate) fn reaches(
+        &self,
+        period: Period,
+        amount: Money,
+        from: Timestamp,
+    ) -> Option<Timestamp> {
+        let (_, sum) = self.sums.get(&period)?;
+        sum.reaches(amount, from)
+    }
+
     /// Whether money of a period that some budget counts is being spent.
     pub(crate) fn is_growing(&self) -> bool {
         let mut sums = self.sums.values();
@@ -145,6 +157,17 @@ pub(crate) struct WorkloadCost {
     pub(crate) terminating: Vec<(Money, Timestamp)>,
 }
 
+/// What costs less with each second because it stops.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Stopping {
+    /// Money an hour.
+    pub(crate) rate: Money,
+    /// How many amounts are rounded for it.
+    pub(crate) parts: i128,
+    /// When one of them becomes less.
+    pub(crate) next_second: Option<Timestamp>,
+}
+
 /// The sums over the workloads and pods of a namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Totals {
@@ -184,6 +207,24 @@ impl Totals {
             rate.times(*count).cost_for_seconds_rounded_up(left)
         });
         self.reserve + terminating.sum()
+    }
+
+    /// What costs less with each second from `now` on, because it stops.
+    pub(crate) fn stopping(&self, now: Timestamp) -> Stopping {
+        let mut stopping = Stopping::default();
+        for ((at, rate), count) in &self.terminating {
+            let left = at.duration_since(now).as_secs();
+            if left <= 0 {
+                continue;
+            }
+            stopping.rate += rate.times(*count);
+            stopping.parts += 1;
+            // the instant at which less than that is left
+            let less = SignedDuration::new(left, 0) - SignedDuration::from_nanos(1);
+            let next_second = at.checked_sub(less).ok();
+            stopping.next_second = stopping.next_second.into_iter().chain(next_second).min();
+        }
+        stopping
     }
 
     /// Whether something runs or starts that no price is known for.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::budget::{BudgetAdmission, BudgetState};
@@ -10,6 +11,7 @@ use crate::model::namespace::NamespaceState;
 use crate::model::state::Model;
 use crate::model::timers::Subject;
 use crate::plan::decisions::Decisions;
+use crate::plan::looks;
 
 /// While something is limited by a budget, its namespace is looked at again after this long: what
 /// pods that are stopping may still cost becomes less with time.
@@ -104,7 +106,7 @@ pub(super) fn review(
         concerned.extend(namespace.services.values().flatten().cloned());
         concerns_queue = !namespace.jobs.is_empty();
     }
-    let look = next_look(namespace, &budget_states, now);
+    let look = next_look(namespace, &admission, now, &zone);
     model.marks.in_slices(concerned);
     if concerns_queue {
         model.marks.queues.insert(name.clone());
@@ -138,16 +140,19 @@ fn note_latches(
 /// When budgets may stand elsewhere though nothing happens.
 fn next_look(
     namespace: &NamespaceState,
-    budget_states: &[BudgetState],
+    admission: &BudgetAdmission,
     now: Timestamp,
+    zone: &TimeZone,
 ) -> Option<Timestamp> {
     let later = |by: SignedDuration| now.saturating_add(by).unwrap_or(now);
-    let ends = budget_states
-        .iter()
-        .map(|budget_state| budget_state.period.end);
-    let exhausted = budget_states.iter();
-    let ends = ends.chain(exhausted.filter_map(|budget_state| budget_state.exhausted_at));
-    let look = ends.map(|at| at.max(later(SOONEST))).min();
+    let budget_states = admission.budget_states().iter();
+    let exhausted = budget_states.clone();
+    let exhausted = exhausted.filter_map(|budget_state| budget_state.exhausted_at);
+    let look = exhausted.map(|at| at.max(later(SOONEST))).min();
+    let ends = budget_states.map(|budget_state| budget_state.period.end);
+    let due = looks::next_correction(namespace, now, zone);
+    let changes = looks::next_change(namespace, admission, now);
+    let look = look.into_iter().chain(ends).chain(due).chain(changes).min();
     let pace = namespace.is_limited().then(|| later(LIMITED_PACE));
     let figures = namespace
         .spending

@@ -173,7 +173,7 @@ fn observe_service(
         .filter(|(uid, _, _)| !drains(&replicas, uid))
         .copied()
         .collect();
-    let starting_since = service::starting_since(&unready, current - present, now);
+    let (starting_since, next_fails) = service::starting_since(&unready, current - present, now);
     let start_ends = state.starts.observe(starting_since);
     let start_patience = state.starts.patience();
     let (engine, first_read) = service::engine_signal(&alive, now);
@@ -222,5 +222,6 @@ fn observe_service(
     if state.history.is_none() {
         state.history = Some(observed.history.clone());
     }
-    Some((observed, first_read.into_iter().chain(fails_at).min()))
+    let next = [first_read, fails_at, next_fails];
+    Some((observed, next.into_iter().flatten().min()))
 }

@@ -6,6 +6,7 @@ mod lifetime;
 mod random_events;
 mod room;
 mod slices;
+mod time;
 
 use std::collections::BTreeMap;
 
