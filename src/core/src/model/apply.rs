@@ -148,6 +148,7 @@ impl Model {
             (state.ordered, state.retry, state.decision) = (None, None, None);
         }
         state.spec = job;
+        state.is_told = true;
         state.estimates.clear();
         state.loads.clear();
         self.namespace_mut(&key.namespace).jobs.insert(key.clone());
@@ -166,6 +167,7 @@ impl Model {
             Some(job) => drop(state.batch_jobs.insert(role, job)),
             None => drop(state.batch_jobs.remove(&role)),
         }
+        state.is_told = true;
         self.namespace_mut(&key.namespace).jobs.insert(key.clone());
         self.marks.job(key);
     }

@@ -21,6 +21,9 @@ pub(crate) struct JobState {
     pub(crate) pods: BTreeSet<Name>,
     /// Whether its Jobs were told to run.
     pub(crate) ordered: Option<Ordered<bool>>,
+    /// Its Jobs or its specification have changed since then: before, what they show is no answer
+    /// to the order.
+    pub(crate) is_told: bool,
     /// The retry that an order carried whose Jobs do not show it yet.
     pub(crate) retry: Option<Retry>,
     /// Estimates for its roles, in their order.
@@ -58,12 +61,10 @@ impl JobState {
         roles.iter().all(|role| job(role).is_some_and(shows))
     }
 
-    /// Forgets an order that all its Jobs show.
+    /// Forgets an order that all its Jobs have come to show.
     pub(crate) fn confirm_order(&mut self) {
-        if self
-            .ordered
-            .is_some_and(|ordered| self.shows(ordered.value))
-        {
+        let is_told = std::mem::take(&mut self.is_told);
+        if is_told && self.ordered.is_some_and(|order| self.shows(order.value)) {
             (self.ordered, self.retry) = (None, None);
         }
     }

@@ -42,8 +42,9 @@ pub(super) fn decide_queue(
             jobs.push(job);
         } else if let Some(state) = model.jobs.get_mut(key) {
             state.decision = None;
+            let costs = state.cost_changes_at;
             let expires = stop_failed(model, key, now, decisions);
-            next = [next, expires].into_iter().flatten().min();
+            next = [next, costs, expires].into_iter().flatten().min();
         }
     }
     let job_decisions = schedule(&jobs, &mut model.room.for_queue(name), admission, now);
@@ -155,6 +156,7 @@ fn order_job(
         value: decision.run,
         at: now,
     });
+    state.is_told = false;
     state.retry = decision.retry;
     let order = JobOrder {
         job: key.clone(),
@@ -197,7 +199,8 @@ fn observe_job(model: &Model, key: &Key) -> Option<Job> {
     let roles: Vec<training::Role> = roles.collect();
     let running = state.is_running();
     let is_missing = roles.iter().any(|role| role.present < role.gang.workers);
-    let incomplete_since = if state.shows_running() && running {
+    // what its Jobs show while an order is on its way is from before it
+    let incomplete_since = if state.ordered.is_none() && state.shows_running() {
         incomplete_since(state.started(), &pods, is_missing)
     } else {
         None

@@ -2,6 +2,7 @@
 //! at one instant does not matter, and nothing that should be marked is missed.
 
 mod classes;
+mod gangs;
 mod lifetime;
 mod random_events;
 mod room;
