@@ -35,6 +35,23 @@ struct Slots {
     empty: u32,
 }
 
+/// Shapes whose slots have changed.
+#[derive(Debug, Default)]
+pub(super) struct SlotChanges {
+    /// Nodes have come to take more.
+    pub(super) grown: BTreeSet<ShapeId>,
+    /// Empty nodes have come to take more or fewer.
+    pub(super) resized: BTreeSet<ShapeId>,
+    /// A node has come to take none: now, or when it is empty.
+    pub(super) lost: BTreeSet<ShapeId>,
+}
+
+impl SlotChanges {
+    pub(super) fn is_empty(&self) -> bool {
+        self.grown.is_empty() && self.resized.is_empty() && self.lost.is_empty()
+    }
+}
+
 /// The slots of a shape on all nodes.
 #[derive(Clone, Debug, PartialEq)]
 struct ShapeSlots {
@@ -113,6 +130,8 @@ pub(super) struct Nodes {
     grown: BTreeSet<ShapeId>,
     /// Shapes of which empty nodes have come to take more or fewer.
     resized: BTreeSet<ShapeId>,
+    /// Shapes of which a node has come to take none: now, or when it is empty.
+    lost: BTreeSet<ShapeId>,
 }
 
 impl Nodes {
@@ -264,6 +283,9 @@ impl Nodes {
         if new.empty != old.empty {
             self.resized.insert(id);
         }
+        if (new.free == 0 && old.free > 0) || (new.empty == 0 && old.empty > 0) {
+            self.lost.insert(id);
+        }
     }
 
     /// Counts the slots on nodes that have changed. What is asked about slots holds as of the last
@@ -364,13 +386,13 @@ impl Nodes {
         self.ids.get(shape).is_some_and(|id| self.free(*id) == 0)
     }
 
-    /// The shapes of which nodes have come to take more since this was last asked, and those of
-    /// which empty nodes have come to take more or fewer.
-    pub(super) fn take_changes(&mut self) -> (BTreeSet<ShapeId>, BTreeSet<ShapeId>) {
-        (
-            std::mem::take(&mut self.grown),
-            std::mem::take(&mut self.resized),
-        )
+    /// What slots have changed since this was last asked.
+    pub(super) fn take_changes(&mut self) -> SlotChanges {
+        SlotChanges {
+            grown: std::mem::take(&mut self.grown),
+            resized: std::mem::take(&mut self.resized),
+            lost: std::mem::take(&mut self.lost),
+        }
     }
 
     /// How many workers find room together, with so many of each shape, at most all of them: in

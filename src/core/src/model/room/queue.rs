@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::capacity::{Gang, Room};
 
 use super::super::event::Name;
-use super::nodes::{Nodes, Shape, ShapeId};
+use super::nodes::{Nodes, Shape, ShapeId, SlotChanges};
 
 /// The workers of a gang by their shapes, in the order of its roles.
 type Workers = Box<[(ShapeId, u32)]>;
@@ -20,22 +20,59 @@ struct Answers {
     waiting: BTreeSet<Name>,
 }
 
+/// A gang that fits, and waits behind one that waits for a node on which it finds room.
+#[derive(Clone, Debug, PartialEq)]
+struct Behind {
+    workers: Workers,
+    /// The shapes of those that wait before it.
+    held: BTreeSet<ShapeId>,
+    /// Such a node.
+    node: Name,
+}
+
+impl Behind {
+    /// Whether the node is wanted by those before it no more, or has no room for it.
+    fn is_free(&self, nodes: &Nodes) -> bool {
+        let mut held = self.held.iter();
+        let is_held = held.any(|id| nodes.takes(&self.node, *id, true));
+        let mut shapes = self.workers.iter().filter(|(_, count)| *count > 0);
+        !is_held || !shapes.any(|(id, _)| nodes.takes(&self.node, *id, false))
+    }
+}
+
 /// The answers that the queues of all namespaces were given when they were last decided.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct QueueAnswers {
     gangs: BTreeMap<Workers, Answers>,
     namespaces: BTreeMap<Name, Vec<Workers>>,
+    /// Gangs that wait behind others, by the namespace of the queue.
+    behind: BTreeMap<Name, Vec<Behind>>,
 }
 
 impl QueueAnswers {
     /// The namespaces whose queues would be given another answer now: about the room of empty
-    /// nodes, or that a gang now fits.
+    /// nodes, that a gang now fits, or that one takes no room of those before it any more.
     pub(super) fn take_changed(&self, nodes: &mut Nodes) -> BTreeSet<Name> {
         nodes.recount();
-        let (grown, resized) = nodes.take_changes();
+        let changes = nodes.take_changes();
         let mut changed = BTreeSet::new();
-        if grown.is_empty() && resized.is_empty() {
+        if changes.is_empty() {
             return changed;
+        }
+        let SlotChanges {
+            grown,
+            resized,
+            lost,
+        } = changes;
+        for (name, behind) in &self.behind {
+            let is_concerned = |gang: &Behind| {
+                let shapes = gang.workers.iter().map(|(id, _)| id);
+                let mut ids = shapes.chain(&gang.held);
+                ids.any(|id| lost.contains(id)) && gang.is_free(nodes)
+            };
+            if behind.iter().any(is_concerned) {
+                changed.insert(name.clone());
+            }
         }
         for (workers, answers) in &self.gangs {
             let is_among = |ids: &BTreeSet<ShapeId>| workers.iter().any(|(id, _)| ids.contains(id));
@@ -64,8 +101,14 @@ impl QueueAnswers {
         &mut self,
         namespace: &Name,
         new: BTreeMap<Workers, (u32, bool)>,
+        behind: Vec<Behind>,
         nodes: &mut Nodes,
     ) {
+        if behind.is_empty() {
+            self.behind.remove(namespace);
+        } else {
+            self.behind.insert(namespace.clone(), behind);
+        }
         for workers in self.namespaces.remove(namespace).unwrap_or_default() {
             for (id, _) in &workers {
                 nodes.release_shape(*id);
@@ -110,6 +153,8 @@ pub(crate) struct QueueRoom<'a> {
     holders: BTreeMap<Name, usize>,
     /// The shapes whose nodes are among these.
     held: BTreeSet<ShapeId>,
+    /// Gangs that fit, and wait behind those.
+    behind: Vec<Behind>,
 }
 
 impl<'a> QueueRoom<'a> {
@@ -127,6 +172,7 @@ impl<'a> QueueRoom<'a> {
             taken: Vec::new(),
             holders: BTreeMap::new(),
             held: BTreeSet::new(),
+            behind: Vec::new(),
         }
     }
 
@@ -194,7 +240,17 @@ impl Room for QueueRoom<'_> {
             shapes.any(|(id, _)| self.nodes.takes(name, *id, of_empty))
         };
         let held = self.holders.iter().filter(|(name, _)| takes(name));
-        held.map(|(_, holder)| *holder).min()
+        let first = held.min_by_key(|(_, holder)| **holder);
+        let (node, holder) = first.map(|(name, holder)| (name.clone(), *holder))?;
+        if !of_empty {
+            let held = self.held.clone();
+            self.behind.push(Behind {
+                workers,
+                held,
+                node,
+            });
+        }
+        Some(holder)
     }
 }
 
@@ -205,6 +261,8 @@ impl Drop for QueueRoom<'_> {
             self.nodes.unreserve(&name, &shape, count);
         }
         let given = std::mem::take(&mut self.given);
-        self.answers.replace(&self.namespace, given, self.nodes);
+        let behind = std::mem::take(&mut self.behind);
+        self.answers
+            .replace(&self.namespace, given, behind, self.nodes);
     }
 }

@@ -2,8 +2,13 @@
 
 use std::sync::Arc;
 
-use super::super::event::{BatchJob, Event, Job, Key, Node, PodShape, Role};
+use super::super::event::{
+    BatchJob, Event, Job, Key, Node, Owner, Pod, PodShape, Role, Scheduling,
+};
 use super::*;
+use crate::pricing::PricingAttributes;
+
+const GPU: &str = "nvidia.com/gpu";
 
 fn key() -> Key {
     Key::new("team", "train")
@@ -84,4 +89,89 @@ fn what_the_jobs_of_a_gang_showed_before_an_order_does_not_confirm_it() {
     assert_eq!(runs(&mut model, 125_000), [true]);
     model.mark_all();
     assert_eq!(runs(&mut model, 125_000), [true; 0]);
+}
+
+/// A job with one role of so many workers of so many GPUs.
+fn gang(created: i64, workers: u32, gpus: i64) -> Job {
+    let shape = PodShape {
+        requests: [(GPU.to_owned(), gpus * 1000)].into(),
+        attributes: Some(PricingAttributes {
+            resource: GPU.to_owned(),
+            gpus: u32::try_from(gpus).unwrap(),
+            ..PricingAttributes::default()
+        }),
+        ..PodShape::default()
+    };
+    Job {
+        created: at(created),
+        roles: vec![Role {
+            name: "".into(),
+            replicas: workers,
+            worker: Arc::new(shape),
+            grace_seconds: 30,
+        }],
+        ..job(false)
+    }
+}
+
+fn tell_node(model: &mut Model, name: &str, gpus: i64) {
+    let node = Node {
+        takes_pods: true,
+        allocatable: [(GPU.to_owned(), gpus * 1000)].into(),
+        ..Node::default()
+    };
+    model.apply(Event::Node(name.into(), Some(node)), at(0));
+}
+
+/// A pod of no workload with so many GPUs on this node.
+fn tell_pod(model: &mut Model, node: &str, gpus: i64) {
+    let mut shape = PodShape::clone(&gang(0, 1, gpus).roles[0].worker);
+    shape.attributes = None;
+    let pod = Pod {
+        key: Key::new("team", "busybox"),
+        owner: Owner::Other,
+        shape: Arc::new(shape),
+        node: Some(node.into()),
+        created: at(0),
+        ended: None,
+        deletion: None,
+        grace_seconds: 30,
+        ready_since: None,
+        was_ready: false,
+        draining_since: None,
+        released: false,
+        start_failure: None,
+        scheduling: Scheduling::Queued,
+        resident: false,
+    };
+    let uid = format!("uid-{node}").into();
+    model.apply(Event::Pod(uid, Some(Box::new(pod))), at(0));
+}
+
+#[test]
+fn a_gang_passes_one_whose_nodes_have_no_room_for_it_any_more() {
+    let mut model = model();
+    for (node, gpus) in [("a", 2), ("b", 2), ("c", 1)] {
+        tell_node(&mut model, node, gpus);
+    }
+    tell_pod(&mut model, "a", 1);
+    tell_pod(&mut model, "b", 1);
+    let (large, small) = (Key::new("team", "large"), Key::new("team", "small"));
+    model.apply(Event::Job(large, Some(gang(0, 1, 2))), at(0));
+    model.apply(Event::Job(small.clone(), Some(gang(1, 1, 1))), at(0));
+    assert_eq!(
+        runs(&mut model, 0),
+        [false; 2],
+        "it might take room of the first"
+    );
+    tell_pod(&mut model, "a", 2);
+    assert_eq!(
+        runs(&mut model, 1),
+        [true; 0],
+        "the other node has room still"
+    );
+    tell_pod(&mut model, "b", 2);
+    let orders = settle(&mut model, at(2)).job_orders;
+    let started: Vec<&Key> = orders.iter().map(|order| &order.job).collect();
+    assert_eq!(started, [&small]);
 }
