@@ -152,6 +152,19 @@ pub fn schedule(
     admission: &mut BudgetAdmission,
     now: Timestamp,
 ) -> Vec<JobDecision> {
+    schedule_noting(jobs, capacity, admission, now).0
+}
+
+/// What budgets refused to pay for, and why. That a budget is exhausted is no answer to any one.
+pub(crate) type Refused = (Vec<(RunningCost, u32)>, Denied);
+
+/// As [`schedule`], with what budgets refused: with another answer, one of the jobs might run.
+pub(crate) fn schedule_noting(
+    jobs: &[Job],
+    capacity: &mut impl Room,
+    admission: &mut BudgetAdmission,
+    now: Timestamp,
+) -> (Vec<JobDecision>, Vec<Refused>) {
     let mut waiting: Vec<&Job> = jobs.iter().collect();
     waiting.sort_by_key(|job| {
         (
@@ -166,9 +179,10 @@ pub fn schedule(
         admission,
         ahead: Vec::new(),
         owed: Vec::new(),
+        refused: Vec::new(),
     };
     let mut place = 0;
-    waiting
+    let decisions = waiting
         .into_iter()
         .map(|job| {
             let Err(blocked) = queue.decide(job, now) else {
@@ -209,7 +223,8 @@ pub fn schedule(
                 next_look: waits_until,
             }
         })
-        .collect()
+        .collect();
+    (decisions, queue.refused)
 }
 
 /// Why a job does not run.
@@ -261,6 +276,7 @@ struct Queue<'a, R> {
     ahead: Vec<&'a Job>,
     /// What these cost.
     owed: Vec<(RunningCost, u32)>,
+    refused: Vec<Refused>,
 }
 
 impl<'a, R: Room> Queue<'a, R> {
@@ -312,8 +328,7 @@ impl<'a, R: Room> Queue<'a, R> {
             };
             return Err(Blocked::aside(LimitedBy::Capacity, reason));
         }
-        let money = self.admission.check_all(&loads).map_err(Blocked::denied);
-        let waits_for_money = match money {
+        let waits_for_money = match self.check(&loads) {
             Err(blocked) if !blocked.is_next => return Err(blocked),
             other => other,
         };
@@ -332,19 +347,27 @@ impl<'a, R: Room> Queue<'a, R> {
             let reason = format!("there is room for {fit} of its {workers} workers now");
             return Err(Blocked::next(LimitedBy::Capacity, reason));
         }
-        if waits_for_money.is_err() && !self.ahead.is_empty() {
-            return Err(self.behind(0, "which goes first when there is money"));
+        if !self.ahead.is_empty() {
+            let both: Vec<_> = self.owed.iter().chain(&loads).copied().collect();
+            if waits_for_money.is_err() || self.check(&both).is_err() {
+                return Err(self.behind(0, "which goes first when there is money"));
+            }
         }
         waits_for_money?;
-        let both: Vec<_> = self.owed.iter().chain(&loads).copied().collect();
-        if !self.owed.is_empty() && self.admission.check_all(&both).is_err() {
-            return Err(self.behind(0, "which goes first when there is money"));
-        }
         self.admission.admit_all(&loads).map_err(Blocked::denied)?;
         for gang in gangs {
             self.capacity.place(gang);
         }
         Ok(())
+    }
+
+    /// Whether budgets pay for these, noted if not.
+    fn check(&mut self, loads: &[(RunningCost, u32)]) -> Result<(), Blocked> {
+        let answer = self.admission.check_all(loads);
+        answer.map_err(|denied| {
+            self.refused.push((loads.to_vec(), denied.clone()));
+            Blocked::denied(denied)
+        })
     }
 
     /// It waits behind one of those ahead of it.

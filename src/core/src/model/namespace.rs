@@ -52,11 +52,12 @@ pub(crate) struct NamespaceState {
     /// What runs and what has been admitted while slices of its services are left: what became free
     /// meanwhile belongs to the older of them, and is given when all have been decided.
     pub(crate) admitted: Option<RunningTotals>,
-    /// What its jobs would cost that were refused money when the queue was last decided, and why.
+    /// What jobs would cost that were refused money when the queue was last decided, alone or beside
+    /// those ahead of them, and why.
     pub(crate) refused_jobs: Vec<RefusedJob>,
 }
 
-/// What the workers of a gang cost that was refused money, and why it was.
+/// What the workers of gangs cost that were refused money, and why they were.
 pub(crate) type RefusedJob = (Vec<(RunningCost, u32)>, Admission);
 
 /// Whether the budgets of a namespace would admit one more replica.
@@ -78,10 +79,16 @@ impl Admission {
 
     /// The answer for several of each that start together.
     pub(crate) fn of_all(admission: &BudgetAdmission, loads: &[(RunningCost, u32)]) -> Self {
-        match admission.check_all(loads) {
-            Ok(()) => Self::Admitted,
-            Err(Denied::Budget { .. }) => Self::NoMoney,
-            Err(Denied::Unknown(_)) => Self::Unknown,
+        let answer = admission.check_all(loads);
+        answer.map_or_else(|denied| Self::from(&denied), |()| Self::Admitted)
+    }
+}
+
+impl From<&Denied> for Admission {
+    fn from(denied: &Denied) -> Self {
+        match denied {
+            Denied::Budget { .. } => Self::NoMoney,
+            Denied::Unknown(_) => Self::Unknown,
         }
     }
 }

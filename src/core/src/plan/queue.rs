@@ -13,7 +13,7 @@ use crate::model::service::Ordered;
 use crate::model::state::{Model, PodState, count};
 use crate::model::timers::Subject;
 use crate::plan::decisions::{Decisions, JobOrder};
-use crate::training::{self, Job, JobDecision, schedule};
+use crate::training::{self, Job, JobDecision, schedule_noting};
 
 /// While gangs wait for room or money, their queue is decided again after this long, so that the
 /// numbers in their reasons are not old.
@@ -47,8 +47,17 @@ pub(super) fn decide_queue(
             next = [next, costs, expires].into_iter().flatten().min();
         }
     }
-    let job_decisions = schedule(&jobs, &mut model.room.for_queue(name), admission, now);
-    model.namespace_mut(name).refused_jobs = refused(&jobs, &job_decisions, admission);
+    let mut room = model.room.for_queue(name);
+    let (job_decisions, refused) = schedule_noting(&jobs, &mut room, admission, now);
+    drop(room);
+    let mut refused_jobs: Vec<RefusedJob> = Vec::new();
+    for (loads, denied) in refused {
+        let answer = (loads, Admission::from(&denied));
+        if !refused_jobs.contains(&answer) {
+            refused_jobs.push(answer);
+        }
+    }
+    model.namespace_mut(name).refused_jobs = refused_jobs;
     for decision in job_decisions {
         let Some(key) = by_name.get(&decision.name) else {
             continue;
@@ -75,37 +84,6 @@ pub(super) fn decide_queue(
     }
     model.timers.set(Subject::Queue(name.clone()), next);
     keys.len()
-}
-
-/// What the gangs cost that were refused money, and why. That a budget is exhausted is no answer to
-/// any one of them.
-fn refused(
-    jobs: &[Job],
-    job_decisions: &[JobDecision],
-    admission: &BudgetAdmission,
-) -> Vec<RefusedJob> {
-    let mut refused = Vec::new();
-    let mut budget_states = admission.budget_states().iter();
-    if budget_states.any(|budget_state| budget_state.is_exhausted()) {
-        return refused;
-    }
-    let limits: BTreeMap<&str, Admission> = job_decisions
-        .iter()
-        .filter_map(|decision| match decision.limited_by? {
-            LimitedBy::Budget => Some((decision.name.as_str(), Admission::NoMoney)),
-            LimitedBy::PriceUnknown => Some((decision.name.as_str(), Admission::Unknown)),
-            _ => None,
-        })
-        .collect();
-    for job in jobs {
-        if let Some(admission) = limits.get(job.name.as_str()) {
-            let answer = (job.loads(), *admission);
-            if !refused.contains(&answer) {
-                refused.push(answer);
-            }
-        }
-    }
-    refused
 }
 
 /// Tells the Jobs that go on though the gang has failed with another role to stop: they hold GPUs

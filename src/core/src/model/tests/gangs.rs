@@ -5,7 +5,9 @@ use std::sync::Arc;
 use super::super::event::{
     BatchJob, Event, Job, Key, Node, Owner, Pod, PodShape, Role, Scheduling,
 };
+use super::time::{budget, four_an_hour};
 use super::*;
+use crate::calendar::Period;
 use crate::pricing::PricingAttributes;
 
 const GPU: &str = "nvidia.com/gpu";
@@ -172,6 +174,25 @@ fn a_gang_passes_one_whose_nodes_have_no_room_for_it_any_more() {
     );
     tell_pod(&mut model, "b", 2);
     let orders = settle(&mut model, at(2)).job_orders;
+    let started: Vec<&Key> = orders.iter().map(|order| &order.job).collect();
+    assert_eq!(started, [&small]);
+}
+
+#[test]
+fn a_gang_passes_one_that_waits_for_room_once_there_is_money_for_both() {
+    let mut model = model();
+    model.apply(four_an_hour(), at(0));
+    tell_node(&mut model, "a", 2);
+    tell_node(&mut model, "c", 1);
+    tell_pod(&mut model, "a", 2);
+    let (large, small) = (Key::new("team", "large"), Key::new("team", "small"));
+    model.apply(Event::Job(large, Some(gang(0, 1, 2))), at(0));
+    model.apply(Event::Job(small.clone(), Some(gang(1, 1, 1))), at(0));
+    // half an hour of 8 an hour costs nearly 4, and of 4 an hour nearly 2
+    model.apply(budget("5", Period::Daily, 1700), at(0));
+    assert_eq!(runs(&mut model, 0), [false; 2]);
+    model.apply(budget("10", Period::Daily, 1700), at(1));
+    let orders = settle(&mut model, at(1)).job_orders;
     let started: Vec<&Key> = orders.iter().map(|order| &order.job).collect();
     assert_eq!(started, [&small]);
 }
