@@ -135,11 +135,14 @@ fn order_job(
         at: now,
     });
     state.is_told = false;
-    state.retry = decision.retry;
+    // an order that is given anew carries what its Jobs do not show yet
+    let unshown = state.retry.filter(|_| !decision.run);
+    state.retry = decision.retry.or(unshown);
+    let retry = state.retry;
     let order = JobOrder {
         job: key.clone(),
         run: decision.run,
-        retry: decision.retry,
+        retry,
         reason: decision.reason.clone(),
         limited_by: decision.limited_by,
         after_latch: decision.limited_by == Some(LimitedBy::Budget),

@@ -9,6 +9,7 @@ use super::time::{budget, four_an_hour};
 use super::*;
 use crate::calendar::Period;
 use crate::pricing::PricingAttributes;
+use crate::training::Retry;
 
 const GPU: &str = "nvidia.com/gpu";
 
@@ -91,6 +92,42 @@ fn what_the_jobs_of_a_gang_showed_before_an_order_does_not_confirm_it() {
     assert_eq!(runs(&mut model, 125_000), [true]);
     model.mark_all();
     assert_eq!(runs(&mut model, 125_000), [true; 0]);
+}
+
+#[test]
+fn an_order_that_is_given_anew_does_not_forget_when_the_gang_may_try_again() {
+    let mut model = model();
+    let node = Node {
+        takes_pods: true,
+        ..Node::default()
+    };
+    model.apply(Event::Node("n".into(), Some(node)), at(0));
+    model.apply(Event::Job(key(), Some(job(false))), at(0));
+    let tell = |model: &mut Model, running, now| {
+        let retry = Retry {
+            count: 3,
+            at: at(0),
+        };
+        let master = BatchJob {
+            running,
+            started: Some(at(0)),
+            retry: Some(retry),
+            ..BatchJob::default()
+        };
+        model.apply(Event::BatchJob(key(), "master".into(), Some(master)), now);
+    };
+    tell(&mut model, true, at(0));
+    settle(&mut model, at(0));
+    let taken_back = settle(&mut model, at(200_000)).job_orders;
+    assert_eq!((taken_back.len(), taken_back[0].run), (1, false));
+    // the Job of the other role is not there to show it
+    tell(&mut model, false, at(201_000));
+    settle(&mut model, at(201_000));
+    let again = settle(&mut model, at(231_000)).job_orders;
+    assert_eq!((again.len(), again[0].run), (1, false));
+    assert_eq!(again[0].retry, taken_back[0].retry);
+    model.mark_all();
+    assert_eq!(runs(&mut model, 231_000), [true; 0], "it waits for 240 s");
 }
 
 /// A job with one role of so many workers of so many GPUs.
