@@ -1,6 +1,8 @@
 //! A random history: a cluster in which things go wrong for a while and then no more, and what must
 //! hold at its end.
 
+use std::collections::BTreeSet;
+
 use bursar_core::budget::OnExhausted;
 use bursar_core::calendar::{Interval, Period};
 use bursar_core::model::Key;
@@ -132,8 +134,9 @@ impl Simulation {
         }
         self.run_until(later(self.now, SETTLE))?;
         self.metrics.order_log = Some(Vec::new());
+        let starting = self.unasked_starts();
         self.run_until(later(self.now, OBSERVE))?;
-        self.check_steady()?;
+        self.check_steady(&starting)?;
         self.let_stops_end()?;
         self.check_complete()?;
         self.metrics.order_log = Some(Vec::new());
@@ -166,18 +169,28 @@ impl Simulation {
         budgets.any(|key| *key.namespace == *namespace)
     }
 
-    /// Under constant demand orders stop; where money runs out, services only lose replicas.
-    fn check_steady(&mut self) -> Result<(), Violation> {
+    /// Services whose replicas start though nobody asks for them any more: time alone ends that.
+    fn unasked_starts(&self) -> BTreeSet<Key> {
+        let services = self.cluster.services.iter();
+        let starting = services.filter(|(_, service)| {
+            let pods = service.pods.iter();
+            let mut pods = pods.filter_map(|pod| self.cluster.pods.get(pod));
+            matches!(service.demand, Demand::Depth(0))
+                && pods.any(|pod| pod.stays() && pod.pod.ready_since.is_none())
+        });
+        starting.map(|(key, _)| key.clone()).collect()
+    }
+
+    /// Under constant demand orders stop; where money runs out, services only lose replicas, and so do
+    /// those whose replicas were `starting` unasked.
+    fn check_steady(&mut self, starting: &BTreeSet<Key>) -> Result<(), Violation> {
         let log = self.metrics.order_log.clone().unwrap_or_default();
         self.tally
             .note_check("orders stopped under constant demand");
         for (nth, order) in log.iter().enumerate() {
             let key = &order.service;
-            // a start that nobody asks for any more ends with time alone
-            let demand = self.cluster.services.get(key).map(|found| &found.demand);
-            let is_unasked = matches!(demand, Some(Demand::Depth(0)));
-            let ends_start = is_unasked && order.replicas.1 <= order.replicas.0;
-            if !self.has_budget(&key.namespace) && !ends_start {
+            let may_lose = self.has_budget(&key.namespace) || starting.contains(key);
+            if !may_lose {
                 let what = format!("order under constant demand: {order:?}");
                 return Err(self.violation(what));
             }
