@@ -156,7 +156,7 @@ pub fn schedule(
 }
 
 /// What budgets refused to pay for, and why. That a budget is exhausted is no answer to any one.
-pub(crate) type Refused = (Vec<(RunningCost, u32)>, Denied);
+pub(crate) type DeniedStart = (Vec<(RunningCost, u32)>, Denied);
 
 /// As [`schedule`], with what budgets refused: with another answer, one of the jobs might run.
 pub(crate) fn schedule_noting(
@@ -164,7 +164,7 @@ pub(crate) fn schedule_noting(
     capacity: &mut impl Room,
     admission: &mut BudgetAdmission,
     now: Timestamp,
-) -> (Vec<JobDecision>, Vec<Refused>) {
+) -> (Vec<JobDecision>, Vec<DeniedStart>) {
     let mut waiting: Vec<&Job> = jobs.iter().collect();
     waiting.sort_by_key(|job| {
         (
@@ -276,7 +276,7 @@ struct Queue<'a, R> {
     ahead: Vec<&'a Job>,
     /// What these cost.
     owed: Vec<(RunningCost, u32)>,
-    refused: Vec<Refused>,
+    refused: Vec<DeniedStart>,
 }
 
 impl<'a, R: Room> Queue<'a, R> {
