@@ -13,7 +13,7 @@ use crate::money::Money;
 
 use super::event::{Key, Name, Owner, Pod, PodShape, Scheduling};
 use super::namespace::Admission;
-use super::rates::Rates;
+use super::rates::{CachedRate, Rates};
 use super::room::{ClusterRoom, ReservationOwner};
 use super::service::{Ordered, ServiceState, may_work};
 use super::spending::{SLACK_SECONDS, Spending, WorkloadCost, bounded_grace};
@@ -61,6 +61,22 @@ fn running_cost(
     RunningCost {
         rate,
         stop_rate: rates.highest(rate, &pod.shape, node, now, seconds),
+        stop_seconds,
+    }
+}
+
+/// The cost of a pod of this shape that has no node yet and takes `stop_seconds` to stop.
+fn new_pod_cost(
+    rates: &mut Rates,
+    shape: &Arc<PodShape>,
+    cached: &mut CachedRate,
+    stop_seconds: i64,
+    now: Timestamp,
+) -> RunningCost {
+    let rate = rates.estimate(shape, cached, now);
+    RunningCost {
+        rate,
+        stop_rate: rates.highest(rate, shape, None, now, stop_seconds),
         stop_seconds,
     }
 }
@@ -213,13 +229,9 @@ impl Model {
         }
         let mut load = None;
         if let Some(spec) = &state.spec {
-            let rate = self.rates.estimate(&spec.replica, &mut state.estimate, now);
             let seconds = service_stop_seconds(spec.drain_timeout, spec.grace_seconds);
-            let replica = RunningCost {
-                rate,
-                stop_rate: self.rates.highest(rate, &spec.replica, None, now, seconds),
-                stop_seconds: seconds,
-            };
+            let (rates, cached) = (&mut self.rates, &mut state.estimate);
+            let replica = new_pod_cost(rates, &spec.replica, cached, seconds, now);
             stop_times.insert(seconds);
             let pods = state
                 .pods
@@ -283,13 +295,8 @@ impl Model {
         state.estimates.resize(roles.len(), Default::default());
         let (mut reserved, mut loads) = (Vec::new(), Vec::new());
         for (role, cached) in roles.iter().zip(&mut state.estimates) {
-            let rate = self.rates.estimate(&role.worker, cached, now);
             let seconds = grace_stop_seconds(role.grace_seconds);
-            let load = RunningCost {
-                rate,
-                stop_rate: self.rates.highest(rate, &role.worker, None, now, seconds),
-                stop_seconds: seconds,
-            };
+            let load = new_pod_cost(&mut self.rates, &role.worker, cached, seconds, now);
             stop_times.insert(seconds);
             loads.push(load);
             let workers = state.pods.iter().filter_map(|uid| self.pods.get(uid));
