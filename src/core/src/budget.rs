@@ -216,6 +216,12 @@ impl BudgetState {
         self.budget.limit - self.budget.spent - self.reserve
     }
 
+    /// Seconds that what starts at `start` must be able to run: to the end of the period at most.
+    fn useful_seconds(&self, start: Timestamp) -> i64 {
+        let left = self.period.end.as_second() - start.as_second();
+        self.budget.minimum_useful_run.as_secs().min(left)
+    }
+
     /// True once the limit is reached.
     pub fn is_exhausted(&self) -> bool {
         self.budget.latch.is_some()
@@ -366,11 +372,7 @@ impl BudgetAdmission {
     /// What one budget must have left for everything that would run, and how many seconds that is to
     /// run on for.
     fn needed(&self, budget_state: &BudgetState, running: RunningTotals) -> (Money, i64) {
-        let useful = budget_state
-            .budget
-            .minimum_useful_run
-            .as_secs()
-            .min(budget_state.period.end.as_second() - self.now.as_second());
+        let useful = budget_state.useful_seconds(self.now);
         let needed = running.reserve + running.rate.cost_for_seconds_rounded_up(useful);
         (needed, useful)
     }
@@ -431,10 +433,7 @@ fn fits_some_period(
     loads: &[(RunningCost, u32)],
 ) -> Result<(), Denied> {
     let (budget, period) = (&budget_state.budget, &budget_state.period);
-    let useful = budget
-        .minimum_useful_run
-        .as_secs()
-        .min(period.end.as_second() - period.start.as_second());
+    let useful = budget_state.useful_seconds(period.start);
     let cost = |(load, count): &(RunningCost, u32)| {
         let rate = load.rate.unwrap_or_default().times(*count);
         rate.cost_for_seconds_rounded_up(load.stop_seconds.saturating_add(useful))
