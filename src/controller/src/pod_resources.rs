@@ -33,7 +33,7 @@ pub(crate) fn allocated(pod: &Pod) -> Resources {
     let (spec, status) = (pod.spec.as_ref(), pod.status.as_ref());
     let of = |container: &Container| {
         let mut all = asked(container);
-        all.extend(amounts(told(status, &container.name)));
+        all.extend(amounts(allocated_to(status, &container.name)));
         all
     };
     spec.map(|spec| total(spec, status, &of))
@@ -56,14 +56,17 @@ fn asked(container: &Container) -> Resources {
 }
 
 /// What the kubelet says that it has given to a container.
-fn told<'a>(status: Option<&'a PodStatus>, name: &str) -> Option<&'a BTreeMap<String, Quantity>> {
+fn allocated_to<'a>(
+    status: Option<&'a PodStatus>,
+    name: &str,
+) -> Option<&'a BTreeMap<String, Quantity>> {
     let status = status?;
     let all = [&status.container_statuses, &status.init_container_statuses];
     let mut all = all.into_iter().flatten().flatten();
-    let told = all.find(|told| told.name == name)?;
-    let actual = told.resources.as_ref();
+    let container = all.find(|container| container.name == name)?;
+    let actual = container.resources.as_ref();
     let actual = actual.and_then(|actual| actual.requests.as_ref());
-    told.allocated_resources.as_ref().or(actual)
+    container.allocated_resources.as_ref().or(actual)
 }
 
 fn add(sum: &mut Resources, more: &Resources) {
