@@ -94,10 +94,14 @@ impl RunningCost {
 /// The sums over all that runs or starts in a namespace.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RunningTotals {
-    /// Money an hour.
+    /// Money an hour of what holds a node.
     pub rate: Money,
-    /// What stopping everything now would still cost.
+    /// What stopping what holds a node now would still cost.
     pub reserve: Money,
+    /// Money an hour of what was ordered and has no node yet, once it has one.
+    pub starting_rate: Money,
+    /// What stopping that would cost once it has a node. Before, it costs nothing.
+    pub starting_reserve: Money,
     /// No price is known for a part of it.
     pub unknown: bool,
 }
@@ -108,6 +112,8 @@ impl RunningTotals {
         Self {
             rate: self.rate.max(other.rate),
             reserve: self.reserve.max(other.reserve),
+            starting_rate: self.starting_rate.max(other.starting_rate),
+            starting_reserve: self.starting_reserve.max(other.starting_reserve),
             unknown: self.unknown || other.unknown,
         }
     }
@@ -117,6 +123,8 @@ impl RunningTotals {
         Self {
             rate: loads.iter().filter_map(|load| load.rate).sum(),
             reserve: loads.iter().map(RunningCost::reserve).sum(),
+            starting_rate: Money::ZERO,
+            starting_reserve: Money::ZERO,
             unknown: loads.iter().any(|load| load.rate.is_none()),
         }
     }
@@ -142,9 +150,9 @@ pub struct BudgetState {
     pub budget: Budget,
     /// The present period.
     pub period: Interval,
-    /// What stopping now would still cost.
+    /// What stopping what holds a node now would still cost.
     pub reserve: Money,
-    /// Money an hour of everything that runs or starts.
+    /// Money an hour of what holds a node.
     pub rate: Money,
     /// The phase.
     pub phase: Phase,
@@ -171,6 +179,7 @@ impl BudgetState {
             rate,
             reserve,
             unknown,
+            ..
         } = running;
         let left = budget.limit - budget.spent - reserve;
         // a credit gives money as a raised limit does
@@ -220,6 +229,25 @@ impl BudgetState {
     fn useful_seconds(&self, start: Timestamp) -> i64 {
         let left = self.period.end.as_second() - start.as_second();
         self.budget.minimum_useful_run.as_secs().min(left)
+    }
+
+    /// The money that is missing for what has no node yet and would cost `starting` to stop once it
+    /// has one; `None` if nothing is missing, or where no promise is made or kept any more.
+    pub(crate) fn missing_for(&self, starting: Money) -> Option<Money> {
+        let missing = starting - self.remaining();
+        let promises = self.budget.on_exhausted == OnExhausted::ScaleToZero;
+        let is_missing = promises && !self.is_exhausted() && missing > Money::ZERO;
+        is_missing.then_some(missing)
+    }
+
+    /// When money for that will be missing at this rate.
+    pub(crate) fn missing_at(&self, starting: Money, now: Timestamp) -> Option<Timestamp> {
+        if self.is_exhausted() || starting <= Money::ZERO {
+            return None;
+        }
+        let seconds = seconds_of(self.remaining() - starting, self.rate)?.max(0);
+        let span = SignedDuration::from_secs(seconds.checked_add(1)?);
+        now.checked_add(span).ok()
     }
 
     /// True once the limit is reached.
@@ -356,8 +384,8 @@ impl BudgetAdmission {
                 let why = "no price is known for its GPUs, and the namespace has a budget";
                 return Err(Denied::Unknown(why.to_owned()));
             };
-            running.rate += rate.times(*count);
-            running.reserve += load.reserve_of(*count);
+            running.starting_rate += rate.times(*count);
+            running.starting_reserve += load.reserve_of(*count);
         }
         if self.running.unknown {
             let why = "something beside it runs that no price is known for, and the namespace has a budget";
@@ -373,8 +401,9 @@ impl BudgetAdmission {
     /// run on for.
     fn needed(&self, budget_state: &BudgetState, running: RunningTotals) -> (Money, i64) {
         let useful = budget_state.useful_seconds(self.now);
-        let needed = running.reserve + running.rate.cost_for_seconds_rounded_up(useful);
-        (needed, useful)
+        let rate = running.rate + running.starting_rate;
+        let reserve = running.reserve + running.starting_reserve;
+        (reserve + rate.cost_for_seconds_rounded_up(useful), useful)
     }
 
     /// What each budget would have left beside a start, below zero where it refuses it; `None` if
@@ -393,7 +422,7 @@ impl BudgetAdmission {
         let rates = loads
             .iter()
             .map(|(load, count)| load.rate.unwrap_or_default().times(*count));
-        self.running.rate + rates.sum()
+        self.running.rate + self.running.starting_rate + rates.sum()
     }
 
     /// Whether one budget pays for everything that would run.

@@ -16,6 +16,8 @@ pub struct Replica {
     pub pod: String,
     /// It is ready or has been, so it may have requests that have not ended.
     pub may_work: bool,
+    /// It is bound to a node.
+    pub has_node: bool,
     /// The Service's endpoints name it as ready.
     pub in_endpoints: bool,
     /// Since when it has been leaving.
@@ -106,6 +108,7 @@ pub fn steps(input: &DrainInput, now: Timestamp) -> Steps {
             .collect();
         candidates.sort_by_key(|pod| {
             (
+                pod.has_node,
                 pod.may_work,
                 pod.busy.unwrap_or(u64::MAX),
                 std::cmp::Reverse(pod.created),
@@ -138,7 +141,8 @@ pub fn steps(input: &DrainInput, now: Timestamp) -> Steps {
 
 /// Whether a leaving pod may be deleted, else when to look again.
 fn may_go(pod: &Replica, timeout: SignedDuration, now: Timestamp) -> Result<(), Timestamp> {
-    if pod.released {
+    // without a node it has never served anything
+    if pod.released || !pod.has_node {
         return Ok(());
     }
     let since = pod.draining_since.unwrap_or(now);
@@ -182,6 +186,7 @@ mod tests {
         Replica {
             pod: name.into(),
             may_work: true,
+            has_node: true,
             in_endpoints: true,
             draining_since: None,
             released: false,

@@ -8,13 +8,14 @@ use std::sync::Arc;
 use bursar_core::budget::{BudgetState, OnExhausted};
 use bursar_core::calendar::Period;
 use bursar_core::ledger::LinearSpend;
-use bursar_core::model::event::{Budget, Event, Node, Owner, Pod, PodShape};
+use bursar_core::model::event::{Budget, Deployment, Event, Node, Owner, Pod, PodShape, Service};
 use bursar_core::model::{AccountSpend, Key, Model, Name};
 use bursar_core::money::Money;
 use bursar_core::plan::decide;
 use bursar_core::pricing::{
     DatedPriceList, GpuPrice, PriceCatalog, PriceList, PriceScope, PricingAttributes,
 };
+use bursar_core::scaling::Activation;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
@@ -179,6 +180,78 @@ fn a_negative_grace_gives_no_money_back() {
     tell_pod(&mut model, pod, at(0));
     let state = settle(&mut model, at(0));
     assert_eq!(state.reserve, money("2").cost_for_seconds_rounded_up(10));
+}
+
+/// A service that wants 45 replicas, of which two run.
+fn pending_replicas(limit: &str) -> Model {
+    let mut model = model(limit);
+    let service = Service {
+        created: at(0),
+        min: 45,
+        max: 50,
+        target: 8,
+        window: SignedDuration::from_secs(60),
+        idle_after: SignedDuration::from_mins(10),
+        drain_timeout: SignedDuration::from_hours(1),
+        paused: false,
+        activation: Activation::OnDemand,
+        replica: shape(),
+        grace_seconds: 30,
+    };
+    let key = Key::new("team", "chat");
+    model.apply(Event::Service(key.clone(), Some(service)), at(0));
+    let deployment = Deployment {
+        replicas: 45,
+        rolling: false,
+    };
+    model.apply(Event::Deployment(key, Some(deployment)), at(0));
+    for number in 0..45 {
+        let pod = Pod {
+            node: (number < 2).then(|| "node".into()),
+            ready_since: (number < 2).then(|| at(0)),
+            ..pod(&format!("p{number}"), Owner::Service("chat".into()))
+        };
+        tell_pod(&mut model, pod, at(0));
+    }
+    model
+}
+
+const RUNNING: [(&str, &str); 2] = [("p0", "2"), ("p1", "2")];
+
+#[test]
+fn a_pod_without_a_node_costs_nothing_to_stop() {
+    let mut model = pending_replicas("100");
+    tell_account(&mut model, "9", &RUNNING, at(0));
+    let state = settle(&mut model, at(0));
+    assert_eq!(state.reserve.rounded(2), "4.04");
+    assert_eq!(state.rate, money("4"));
+    assert!(!state.is_exhausted());
+    tell_account(&mut model, "95.95", &RUNNING, at(1));
+    assert!(!settle(&mut model, at(1)).is_exhausted());
+    tell_account(&mut model, "95.96", &RUNNING, at(2));
+    assert!(settle(&mut model, at(2)).is_exhausted());
+}
+
+#[test]
+fn replicas_without_a_node_are_taken_back_before_they_could_cost_more_than_there_is() {
+    let mut model = pending_replicas("100");
+    // 45 replicas could be stopped for 91.00
+    tell_account(&mut model, "8.99", &RUNNING, at(0));
+    assert_eq!(decide(&mut model, at(0)).service_orders, []);
+    tell_account(&mut model, "13", &RUNNING, at(1));
+    let orders = decide(&mut model, at(1)).service_orders;
+    assert_eq!(orders.len(), 1);
+    assert_eq!(orders[0].drain.len(), 2, "{orders:?}");
+    let running = ["p0", "p1"].map(Name::from);
+    assert!(orders[0].drain.iter().all(|uid| !running.contains(uid)));
+    // it asks for no further ones, and gives up no further ones, while nothing changes
+    let state = settle(&mut model, at(1));
+    assert!(!state.is_exhausted());
+    let again = decide(&mut model, at(2)).service_orders;
+    assert!(
+        again.iter().all(|order| order.drain.is_empty()),
+        "{again:?}"
+    );
 }
 
 /// Pods of a service that is gone: each costs an hour of grace after it was told to stop.

@@ -20,25 +20,48 @@ use super::spending::{SLACK_SECONDS, Spending, WorkloadCost, bounded_grace};
 use super::state::{Model, PodState, count};
 
 impl WorkloadCost {
-    /// Adds a pod of this cost.
-    fn add_pod(&mut self, pod: &Pod, cost: RunningCost) {
-        match (pod.deletion, cost.rate) {
-            (Some(by), Some(rate)) => {
+    /// Adds a pod of this cost. `leaves` if it was told to go, and is deleted without a drain while
+    /// it has no node.
+    fn add_pod(&mut self, pod: &Pod, leaves: bool, cost: RunningCost) {
+        let Some(rate) = cost.rate else {
+            self.unknown += 1;
+            return;
+        };
+        match (pod.deletion, &pod.node) {
+            (Some(by), Some(_)) => {
                 self.rate += rate;
                 self.terminating.push((cost.stop_rate.unwrap_or(rate), by));
             }
-            _ => self.add(cost, 1),
+            (None, Some(_)) => {
+                self.rate += rate;
+                self.reserve += cost.reserve();
+            }
+            (Some(_), None) => {}
+            (None, None) => self.add_starting(cost, u32::from(!leaves)),
         }
     }
 
-    /// Adds so many of a load.
-    fn add(&mut self, load: RunningCost, number: u32) {
-        match load.rate {
+    /// Adds so many workers of a gang that have no node yet. They are in the reserve as if they had
+    /// one, since a gang is not taken back in part.
+    fn add_starting_workers(&mut self, cost: RunningCost, number: u32) {
+        match cost.rate {
             _ if number == 0 => {}
             None => self.unknown += number,
             Some(rate) => {
-                self.rate += rate.times(number);
-                self.reserve += load.reserve_of(number);
+                self.starting_rate += rate.times(number);
+                self.reserve += cost.reserve_of(number);
+            }
+        }
+    }
+
+    /// Adds so many that have no node yet.
+    fn add_starting(&mut self, cost: RunningCost, number: u32) {
+        match cost.rate {
+            _ if number == 0 => {}
+            None => self.unknown += number,
+            Some(rate) => {
+                self.starting_rate += rate.times(number);
+                self.starting_reserve += cost.reserve_of(number);
             }
         }
     }
@@ -142,6 +165,7 @@ pub(crate) fn drain_replicas<'a>(
             let (pod, engine) = (&found.pod, &found.engine);
             drain::Replica {
                 pod: uid.to_string(),
+                has_node: pod.node.is_some(),
                 may_work: may_work(pod, engine),
                 in_endpoints: state.endpoints.contains(uid),
                 draining_since: draining_since(&state.draining, uid, pod),
@@ -181,7 +205,7 @@ impl Model {
             let rate = open.unwrap_or_else(estimate);
             // a budget counts it, and cannot stop it
             let running = running_cost(&self.rates, &self.room, pod, rate, 0, now);
-            cost.add_pod(pod, running);
+            cost.add_pod(pod, false, running);
         }
         let old = std::mem::replace(&mut state.cost, cost.clone());
         let namespace = pod.key.namespace.clone();
@@ -197,7 +221,7 @@ impl Model {
         let namespace = self.namespaces.get(&key.namespace);
         let spending = namespace.map_or(&nothing, |namespace| &namespace.spending);
         let mut cost = WorkloadCost::default();
-        let mut pending = 0;
+        let (mut pending, mut starting) = (0, 0);
         let mut stop_times = BTreeSet::new();
         let mut gang_without_node = Gang::default();
         for uid in &state.pods {
@@ -224,7 +248,11 @@ impl Model {
             let estimate = || self.rates.estimate(&pod.shape, &mut found.estimate, now);
             let rate = spending.rate(uid).unwrap_or_else(estimate);
             let running = running_cost(&self.rates, &self.room, pod, rate, stop_seconds, now);
-            cost.add_pod(pod, running);
+            let leaves = draining_since(&state.draining, uid, pod).is_some();
+            if pod.node.is_none() && pod.deletion.is_none() && !leaves {
+                starting += 1;
+            }
+            cost.add_pod(pod, leaves, running);
             stop_times.insert(stop_seconds);
         }
         let mut load = None;
@@ -238,12 +266,14 @@ impl Model {
                 .iter()
                 .filter_map(|uid| self.pods.get_key_value(uid));
             let awaited = awaited(state, &drain_replicas(state, pods));
-            cost.add(replica, awaited);
+            cost.add_starting(replica, awaited);
+            starting += awaited;
             gang_without_node = gang(&spec.replica, awaited.saturating_add(pending));
             load = Some(replica);
         }
         let old = std::mem::replace(&mut state.cost, cost.clone());
         state.load = load;
+        state.starting = starting;
         state.cost_changes_at = cost_changes_at(&self.rates, stop_times, now);
         let is_gone = load.is_none();
         let owner = ReservationOwner::Workload(key.clone(), Owner::Service(key.name.clone()));
@@ -288,7 +318,11 @@ impl Model {
             let rate = spending.rate(uid).unwrap_or_else(estimate);
             let seconds = grace_stop_seconds(pod.grace_seconds);
             let running = running_cost(&self.rates, &self.room, pod, rate, seconds, now);
-            cost.add_pod(pod, running);
+            if runs && pod.node.is_none() && pod.deletion.is_none() {
+                cost.add_starting_workers(running, 1);
+            } else {
+                cost.add_pod(pod, !runs, running);
+            }
             stop_times.insert(seconds);
         }
         let roles = state.spec.as_ref().map_or(&[][..], |spec| &spec.roles);
@@ -314,7 +348,7 @@ impl Model {
             } else {
                 0
             };
-            cost.add(load, awaited);
+            cost.add_starting_workers(load, awaited);
             let wanted = awaited.saturating_add(count(pending.count()));
             reserved.push((role.name.clone(), gang(&role.worker, wanted)));
         }

@@ -52,6 +52,9 @@ pub(crate) struct NamespaceState {
     /// What runs and what has been admitted while slices of its services are left: what became free
     /// meanwhile belongs to the older of them, and is given when all have been decided.
     pub(crate) admitted: Option<RunningTotals>,
+    /// Services of which so many replicas without a node are taken back, as the budgets do not pay
+    /// for them any more.
+    pub(crate) withdrawn: BTreeMap<Key, u32>,
     /// What jobs would cost that were refused money when the queue was last decided, alone or beside
     /// those ahead of them, and why.
     pub(crate) refused_jobs: Vec<RefusedJob>,
@@ -149,7 +152,10 @@ impl NamespaceState {
 
     /// The sums over what runs and starts.
     pub(crate) fn running(&self, now: Timestamp) -> RunningTotals {
+        let (starting_rate, starting_reserve) = self.totals.starting();
         RunningTotals {
+            starting_rate,
+            starting_reserve,
             rate: self.totals.rate(),
             reserve: self.totals.reserve(now),
             unknown: self.totals.has_unknown(),

@@ -80,6 +80,8 @@ pub(crate) struct ServiceState {
     pub(crate) estimate: CachedRate,
     /// What a new replica costs.
     pub(crate) load: Option<RunningCost>,
+    /// Replicas that were ordered, are not told to leave, and have no node yet.
+    pub(crate) starting: u32,
     /// When what it costs changes though nothing happens.
     pub(crate) cost_changes_at: Option<Timestamp>,
     /// The key under which its namespace has it.

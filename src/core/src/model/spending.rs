@@ -147,10 +147,14 @@ fn part(account: &AccountSpend, period: Period, within: Interval) -> LinearSpend
 /// What pods of one workload, or one pod of no workload, cost: an addend of a namespace's sums.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct WorkloadCost {
-    /// Money an hour.
+    /// Money an hour of what holds a node.
     pub(crate) rate: Money,
-    /// What stopping now would still cost, without pods that were told to stop.
+    /// What stopping what holds a node now would still cost, without pods that were told to stop.
     pub(crate) reserve: Money,
+    /// Money an hour of what was ordered and has no node yet, once it has one.
+    pub(crate) starting_rate: Money,
+    /// What stopping that would cost once it has a node. Before, it costs nothing.
+    pub(crate) starting_reserve: Money,
     /// Pods without a known price.
     pub(crate) unknown: u32,
     /// Pods that were told to stop: money an hour, and when they have stopped at the latest.
@@ -173,6 +177,8 @@ pub(crate) struct Stopping {
 pub(crate) struct Totals {
     rate: Money,
     reserve: Money,
+    starting_rate: Money,
+    starting_reserve: Money,
     unknown: u32,
     terminating: BTreeMap<(Timestamp, Money), u32>,
 }
@@ -182,6 +188,8 @@ impl Totals {
     pub(crate) fn replace(&mut self, old: &WorkloadCost, new: &WorkloadCost) {
         self.rate = self.rate + new.rate - old.rate;
         self.reserve = self.reserve + new.reserve - old.reserve;
+        self.starting_rate = self.starting_rate + new.starting_rate - old.starting_rate;
+        self.starting_reserve = self.starting_reserve + new.starting_reserve - old.starting_reserve;
         self.unknown = self.unknown + new.unknown - old.unknown;
         for (rate, at) in &new.terminating {
             *self.terminating.entry((*at, *rate)).or_default() += 1;
@@ -195,12 +203,17 @@ impl Totals {
         }
     }
 
-    /// Money an hour of everything that runs or starts.
+    /// Money an hour of everything that holds a node.
     pub(crate) fn rate(&self) -> Money {
         self.rate
     }
 
-    /// What stopping everything at `now` would still cost.
+    /// Money an hour of what has no node yet, and what stopping it would cost once it has one.
+    pub(crate) fn starting(&self) -> (Money, Money) {
+        (self.starting_rate, self.starting_reserve)
+    }
+
+    /// What stopping everything that holds a node at `now` would still cost.
     pub(crate) fn reserve(&self, now: Timestamp) -> Money {
         let terminating = self.terminating.iter().map(|((at, rate), count)| {
             let left = bounded_grace(at.duration_since(now).as_secs()) + SLACK_SECONDS;

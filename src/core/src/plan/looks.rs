@@ -32,12 +32,18 @@ pub(super) fn next_change(
         let left = is_open.then(|| budget_state.remaining())?;
         looks.spent_at(budget_state, left)
     });
+    let (_, starting) = namespace.totals.starting();
+    let missing = budget_states.iter().filter_map(|budget_state| {
+        looks.spent_at(budget_state, budget_state.remaining() - starting + NANO)
+    });
     let groups = namespace.services.keys();
     let of_services =
         groups.filter_map(|(load, answer)| looks.answer_changes(&[(*load, 1)], *answer));
     let refused = namespace.refused_jobs.iter();
     let of_gangs = refused.filter_map(|(loads, answer)| looks.answer_changes(loads, *answer));
-    exhausted.chain(of_services).chain(of_gangs).min()
+    exhausted
+        .chain(missing)
+        .chain(of_services).chain(of_gangs).min()
 }
 
 /// When the next correction begins to count that does not yet.

@@ -1,6 +1,7 @@
 //! Looks at a namespace: what its workloads cost, where its budgets stand, and whom that concerns.
 
-use std::collections::BTreeSet;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
@@ -10,6 +11,7 @@ use crate::model::event::{Key, Name};
 use crate::model::namespace::NamespaceState;
 use crate::model::state::Model;
 use crate::model::timers::Subject;
+use crate::money::Money;
 use crate::plan::decisions::Decisions;
 use crate::plan::looks;
 
@@ -81,6 +83,15 @@ pub(super) fn review(
     let namespace = model.namespace_mut(name);
     let budget_states = namespace.budget_states(now, &zone);
     let running = namespace.running(now);
+    // while slices are left, it does not depend on which services have been decided
+    let withdrawn = if namespace.admitted.is_some() {
+        namespace.withdrawn.clone()
+    } else if observe_only {
+        BTreeMap::new()
+    } else {
+        withdrawals(model, name, &budget_states, running.starting_reserve)
+    };
+    let namespace = model.namespace_mut(name);
     let running = namespace
         .admitted
         .map_or(running, |admitted| running.max(admitted));
@@ -106,6 +117,11 @@ pub(super) fn review(
         concerned.extend(namespace.services.values().flatten().cloned());
         concerns_queue = !namespace.jobs.is_empty();
     }
+    let before = std::mem::replace(&mut namespace.withdrawn, withdrawn);
+    let after = &namespace.withdrawn;
+    let changed = before.keys().chain(after.keys());
+    let changed = changed.filter(|key| before.get(*key) != after.get(*key));
+    concerned.extend(changed.cloned());
     let look = next_look(namespace, &admission, now, &zone);
     model.marks.in_slices(concerned);
     if concerns_queue {
@@ -117,6 +133,42 @@ pub(super) fn review(
     model.timers.set(Subject::Budgets(name.clone()), look);
     model.marks.looked_at(name);
     admission
+}
+
+/// What has no node yet and is taken back, since it costs nothing before it has one: a budget must
+/// be able to stop all that it lets start. The youngest service goes first.
+fn withdrawals(
+    model: &Model,
+    name: &Name,
+    budget_states: &[BudgetState],
+    starting: Money,
+) -> BTreeMap<Key, u32> {
+    let mut services = BTreeMap::new();
+    let missing = budget_states.iter();
+    let missing = missing.filter_map(|budget_state| budget_state.missing_for(starting));
+    let Some(mut missing) = missing.max() else {
+        return services;
+    };
+    let keys = Model::keys_in(&model.services, name).into_iter();
+    let starting = keys.filter_map(|key| {
+        let state = model.services.get(&key)?;
+        let reserve = state.load?.reserve();
+        let order = (Reverse(state.spec.as_ref()?.created), Reverse(key));
+        (state.starting > 0).then_some((order, state.starting, reserve))
+    });
+    let mut starting: Vec<_> = starting.collect();
+    starting.sort();
+    for ((_, Reverse(key)), number, reserve) in starting {
+        let mut taken = 0;
+        while taken < number && missing > Money::ZERO {
+            missing = missing - reserve;
+            taken += 1;
+        }
+        if taken > 0 {
+            services.insert(key, taken);
+        }
+    }
+    services
 }
 
 fn note_latches(
@@ -148,7 +200,11 @@ fn next_look(
     let budget_states = admission.budget_states().iter();
     let exhausted = budget_states.clone();
     let exhausted = exhausted.filter_map(|budget_state| budget_state.exhausted_at);
-    let look = exhausted.map(|at| at.max(later(SOONEST))).min();
+    let (_, starting) = namespace.totals.starting();
+    let missing = budget_states.clone();
+    let missing = missing.filter_map(|budget_state| budget_state.missing_at(starting, now));
+    let look = exhausted.chain(missing);
+    let look = look.map(|at| at.max(later(SOONEST))).min();
     let ends = budget_states.map(|budget_state| budget_state.period.end);
     let due = looks::next_correction(namespace, now, zone);
     let changes = looks::next_change(namespace, admission, now);

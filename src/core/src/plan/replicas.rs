@@ -13,7 +13,7 @@ use crate::model::service::{self, Ordered, Replica, ServiceState};
 use crate::model::state::{Model, PodState, count};
 use crate::model::timers::Subject;
 use crate::plan::decisions::{Decisions, ServiceOrder};
-use crate::plan::service::pay;
+use crate::plan::service::{pay, withdraw};
 use crate::scaling::{History, Service, Start, recommend};
 
 /// Decides over one service, whose cost has been computed anew.
@@ -36,6 +36,15 @@ pub(super) fn decide_service(
     let recommendation = recommend(&service, now);
     next = next.into_iter().chain(recommendation.next_look).min();
     let decision = pay(&service, recommendation, admission, now);
+    let namespace = model.namespaces.get(&key.namespace);
+    let unpaid = namespace.and_then(|namespace| namespace.withdrawn.get(key));
+    let decision = withdraw(
+        decision,
+        &service,
+        unpaid.copied().unwrap_or(0),
+        admission,
+        now,
+    );
     let held = model.gateways.held(key);
     let Some(state) = model.services.get_mut(key) else {
         return;

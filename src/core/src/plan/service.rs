@@ -122,6 +122,31 @@ pub(crate) fn pay(
     }
 }
 
+/// Takes `unpaid` replicas without a node from what budgets left.
+pub(crate) fn withdraw(
+    decision: Decision,
+    service: &Service,
+    unpaid: u32,
+    admission: &BudgetAdmission,
+    now: Timestamp,
+) -> Decision {
+    let kept = service.current.saturating_sub(unpaid);
+    if unpaid == 0 || decision.allowed <= kept {
+        return decision;
+    }
+    let reason = format!(
+        "{unpaid} replicas have no node yet, and the budget has no money left for stopping them once they had one; {}",
+        decision.reason
+    );
+    Decision {
+        allowed: kept,
+        limited_by: Some(LimitedBy::Budget),
+        reason,
+        refusal: refusal(service, kept, admission, now).map(|(_, refusal)| refusal),
+        ..decision
+    }
+}
+
 /// What a request would be told now, asked before it comes: the gateway must not have to wait for an answer.
 fn refusal(
     service: &Service,
