@@ -132,6 +132,8 @@ reasons! {
     HEALTHY = "Healthy";
     /// A container does not start, or crashes again and again.
     POD_STUCK = "PodStuck";
+    /// The cluster refuses to make pods.
+    PODS_REFUSED = "PodsRefused";
     /// No node takes a pod.
     UNSCHEDULABLE = "Unschedulable";
     /// The API server refused what the decision needs.

@@ -2,7 +2,9 @@
 //! starts.
 
 use bursar_api::conditions::{ConditionState, PODS_HEALTHY, pods_healthy};
+use bursar_core::model::event::PodsRefused;
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::apps::v1::{Deployment, DeploymentCondition};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::ResourceExt;
 
@@ -19,6 +21,8 @@ const LOOP: i32 = 2;
 enum Trouble {
     /// A container does not start or crashes; in the kubelet's words.
     Stuck(String),
+    /// The cluster refuses to make a pod; in the API server's words.
+    Refused(String),
     /// No node takes the pod; in the scheduler's words.
     Unschedulable(String),
 }
@@ -33,19 +37,32 @@ impl Trouble {
     }
 }
 
-/// The condition `PodsHealthy` of these pods, without terminal ones.
-pub(crate) fn condition(pods: &[&Pod], failure: Option<&str>, now: Timestamp) -> ConditionState {
+/// The condition `PodsHealthy` of these pods, without terminal ones, of which the cluster refuses to make
+/// more if it says why.
+pub(crate) fn condition(
+    pods: &[&Pod],
+    refused: Option<&str>,
+    failure: Option<&str>,
+    now: Timestamp,
+) -> ConditionState {
     let troubles = alive(pods).filter_map(|pod| Some((Trouble::of(pod, now)?, pod.name_any())));
+    let refused = refused.map(|why| (Trouble::Refused(why.to_owned()), String::new()));
+    let troubles = troubles.chain(refused);
     // the same one of several, in whatever order they come
     let worst = troubles.min_by_key(|(trouble, pod)| {
-        let is_unschedulable = matches!(trouble, Trouble::Unschedulable(_));
-        (is_unschedulable, pod.clone())
+        let rank = match trouble {
+            Trouble::Stuck(_) => 0,
+            Trouble::Refused(_) => 1,
+            Trouble::Unschedulable(_) => 2,
+        };
+        (rank, pod.clone())
     });
     let (status, reason, message) = match (failure, worst) {
         (Some(failure), _) => (false, pods_healthy::APPLY_FAILED, failure.to_owned()),
         (None, Some((Trouble::Stuck(why), pod))) => {
             (false, pods_healthy::POD_STUCK, format!("pod {pod}: {why}"))
         }
+        (None, Some((Trouble::Refused(why), _))) => (false, pods_healthy::PODS_REFUSED, why),
         (None, Some((Trouble::Unschedulable(why), pod))) => (
             false,
             pods_healthy::UNSCHEDULABLE,
@@ -59,6 +76,24 @@ pub(crate) fn condition(pods: &[&Pod], failure: Option<&str>, now: Timestamp) ->
         reason,
         message,
     }
+}
+
+/// Why the cluster refuses to make pods of a Deployment, and since when. Kubernetes copies the last refusal
+/// of a ReplicaSet into the Deployment's condition, and takes it away once a pod is made.
+pub(crate) fn pods_refused(deployment: &Deployment) -> Option<PodsRefused> {
+    let is_true = |condition: &DeploymentCondition, kind: &str| {
+        condition.type_.as_deref() == Some(kind) && condition.status.as_deref() == Some("True")
+    };
+    let conditions = deployment.status.as_ref()?.conditions.as_ref()?;
+    let failure = conditions
+        .iter()
+        .find(|condition| is_true(condition, "ReplicaFailure"))?;
+    let created = deployment.metadata.creation_timestamp.as_ref();
+    let since = failure.last_transition_time.as_ref().or(created)?;
+    Some(PodsRefused {
+        since: since.0,
+        why: failure.message.as_deref().unwrap_or_default().into(),
+    })
 }
 
 /// Why a pod does not start, and since when it has not been ready; `None` if it may start, or is
@@ -179,7 +214,7 @@ mod tests {
 
     #[test]
     fn a_crash_loop_is_unhealthy_between_its_crashes_too_and_until_it_has_run_for_a_while() {
-        let reason = |pod: &Pod, now| condition(&[pod], None, at(now)).reason;
+        let reason = |pod: &Pod, now| condition(&[pod], None, None, at(now)).reason;
         assert_eq!(
             reason(&pod(3, waiting("CrashLoopBackOff"), false), 90),
             pods_healthy::POD_STUCK
@@ -222,8 +257,8 @@ mod tests {
         };
         let one = named("chat-1", pod(3, waiting("CrashLoopBackOff"), false));
         let two = named("chat-2", pod(0, waiting("ErrImagePull"), false));
-        let said = condition(&[&one, &two], None, at(90));
-        assert_eq!(condition(&[&two, &one], None, at(90)), said);
+        let said = condition(&[&one, &two], None, None, at(90));
+        assert_eq!(condition(&[&two, &one], None, None, at(90)), said);
         assert!(said.message.contains("chat-1"), "{}", said.message);
     }
 
@@ -238,7 +273,7 @@ mod tests {
         }))
         .unwrap();
         assert_eq!(start_failure(&pod, at(3600)), None);
-        let said = condition(&[&pod], None, at(3600));
+        let said = condition(&[&pod], None, None, at(3600));
         assert_eq!(said.reason, pods_healthy::UNSCHEDULABLE);
         assert!(said.message.contains(message), "{}", said.message);
     }
@@ -261,5 +296,29 @@ mod tests {
         assert_eq!(changes_at(&[&loops], at(60)), Some(at(350)));
         assert_eq!(start_failure(&loops, at(350)), None, "it loads its model");
         assert_eq!(changes_at(&[&loops], at(350)), None);
+    }
+
+    #[test]
+    fn a_refusal_of_pods_is_told_in_the_api_servers_words_until_a_pod_is_made() {
+        let why = "pods \"chat-7d4b\" is forbidden: exceeded quota: gpus, requested: 1, limited: 0";
+        let deployment = |status: &str| -> Deployment {
+            serde_json::from_value(json!({
+                "metadata": {"name": "chat", "creationTimestamp": at(0).to_string()},
+                "spec": {"selector": {}, "template": {}},
+                "status": {"conditions": [
+                    {"type": "Available", "status": "False", "reason": "MinimumReplicasUnavailable"},
+                    {"type": "ReplicaFailure", "status": status, "reason": "FailedCreate", "message": why,
+                     "lastTransitionTime": at(7).to_string()}]},
+            }))
+            .unwrap()
+        };
+        let refused = pods_refused(&deployment("True")).unwrap();
+        assert_eq!((refused.since, &*refused.why), (at(7), why));
+        assert_eq!(pods_refused(&deployment("False")), None);
+        let said = condition(&[], Some(&refused.why), None, at(8));
+        assert_eq!(
+            (said.status, said.reason, said.message.as_str()),
+            (Some(false), pods_healthy::PODS_REFUSED, why)
+        );
     }
 }

@@ -244,6 +244,7 @@ impl Cluster {
             let deployment = Deployment {
                 replicas,
                 rolling: false,
+                refused: None,
             };
             events.push(Event::Deployment(key.clone(), Some(deployment)));
             if replicas > 0 {

@@ -231,21 +231,21 @@ impl BudgetState {
         self.budget.minimum_useful_run.as_secs().min(left)
     }
 
-    /// The money that is missing for what has no node yet and would cost `starting` to stop once it
+    /// The money that is missing for what has no node yet and would cost so much to stop once it
     /// has one; `None` if nothing is missing, or where no promise is made or kept any more.
-    pub(crate) fn missing_for(&self, starting: Money) -> Option<Money> {
-        let missing = starting - self.remaining();
+    pub(crate) fn missing_for(&self, without_node: Money) -> Option<Money> {
+        let missing = without_node - self.remaining();
         let promises = self.budget.on_exhausted == OnExhausted::ScaleToZero;
         let is_missing = promises && !self.is_exhausted() && missing > Money::ZERO;
         is_missing.then_some(missing)
     }
 
     /// When money for that will be missing at this rate.
-    pub(crate) fn missing_at(&self, starting: Money, now: Timestamp) -> Option<Timestamp> {
-        if self.is_exhausted() || starting <= Money::ZERO {
+    pub(crate) fn missing_at(&self, without_node: Money, now: Timestamp) -> Option<Timestamp> {
+        if self.is_exhausted() || without_node <= Money::ZERO {
             return None;
         }
-        let seconds = seconds_of(self.remaining() - starting, self.rate)?.max(0);
+        let seconds = seconds_of(self.remaining() - without_node, self.rate)?.max(0);
         let span = SignedDuration::from_secs(seconds.checked_add(1)?);
         now.checked_add(span).ok()
     }

@@ -251,6 +251,7 @@ impl Namespace {
         let deployment = Deployment {
             replicas,
             rolling: false,
+            refused: None,
         };
         let event = Event::Deployment(order.service.clone(), Some(deployment));
         self.model.apply(event, at(now));

@@ -203,6 +203,7 @@ fn pending_replicas(limit: &str) -> Model {
     let deployment = Deployment {
         replicas: 45,
         rolling: false,
+        refused: None,
     };
     model.apply(Event::Deployment(key, Some(deployment)), at(0));
     for number in 0..45 {

@@ -38,6 +38,7 @@ impl Simulation {
         let exists = service.spec.is_some();
         let wanted = service
             .deployment
+            .as_ref()
             .filter(|_| exists)
             .map_or(0, |found| found.replicas);
         let wanted = wanted as usize;
@@ -52,6 +53,10 @@ impl Simulation {
         let Some(spec) = service.spec.clone() else {
             return;
         };
+        let deployment = service.deployment.as_ref();
+        if deployment.is_some_and(|found| found.refused.is_some()) {
+            return;
+        }
         let start = service.start;
         for _ in present.len()..wanted {
             let pod = NewPod {

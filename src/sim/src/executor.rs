@@ -150,11 +150,12 @@ impl Simulation {
         if service.spec.is_none() {
             return;
         }
-        let deployment = Deployment {
-            replicas: order.replicas.1,
-            rolling: service.deployment.is_some_and(|found| found.rolling),
-        };
-        service.deployment = Some(deployment);
+        let deployment = service.deployment.get_or_insert(Deployment {
+            replicas: 0,
+            rolling: false,
+            refused: None,
+        });
+        deployment.replicas = order.replicas.1;
         self.tell(Subject::Deployment(key.clone()));
         self.add_within(20, 500, Happening::ReconcileDeployment(key.clone()));
     }

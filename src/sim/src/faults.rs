@@ -35,11 +35,12 @@ pub enum Fault {
     PriceUnknown,
     ForeignPod,
     Rollout,
+    PodsRefused,
 }
 
 impl Fault {
     /// All kinds.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::LeaderChange,
         Self::LeaderFailedWithOrderOnItsWay,
         Self::WriteRefused,
@@ -66,6 +67,7 @@ impl Fault {
         Self::PriceUnknown,
         Self::ForeignPod,
         Self::Rollout,
+        Self::PodsRefused,
     ];
 }
 

@@ -215,7 +215,7 @@ impl Simulation {
             let Some(decision) = self.statuses.services.get(key) else {
                 return Err(self.violation(format!("no decision over {name}")));
             };
-            let replicas = service.deployment.map(|found| found.replicas);
+            let replicas = service.deployment.as_ref().map(|found| found.replicas);
             let pods = service
                 .pods
                 .iter()
@@ -224,6 +224,10 @@ impl Simulation {
             let staying: Vec<_> = staying.collect();
             let is_starting = staying.iter().any(|pod| pod.pod.ready_since.is_none());
             let staying = staying.len();
+            if self.is_on_its_way(key, false) {
+                // while money runs out, replicas go one by one
+                continue;
+            }
             if replicas != Some(decision.allowed) || staying != decision.allowed as usize {
                 let what =
                     format!("{name} has {replicas:?} replicas, {staying} pods: {decision:?}");
@@ -259,10 +263,7 @@ impl Simulation {
                 return Err(self.violation(format!("no decision over {}", key.name)));
             };
             let running = job.batch_jobs.values().any(|batch| batch.running);
-            let is_on_its_way = self
-                .leader
-                .as_ref()
-                .is_some_and(|leader| leader.orders.contains_key(&(key.clone(), true)));
+            let is_on_its_way = self.is_on_its_way(key, true);
             let known: usize = job.batch_jobs.len();
             if !is_on_its_way && (running != decision.run || known != spec.roles.len()) {
                 let what = format!("{} runs: {running}: {decision:?}", key.name);
@@ -270,6 +271,12 @@ impl Simulation {
             }
         }
         Ok(())
+    }
+
+    /// Whether an order for a service, or for a TrainingJob, has not been carried out yet.
+    fn is_on_its_way(&self, key: &Key, is_job: bool) -> bool {
+        let leader = self.leader.as_ref();
+        leader.is_some_and(|leader| leader.orders.contains_key(&(key.clone(), is_job)))
     }
 
     /// A leader that learns everything anew decides the same.

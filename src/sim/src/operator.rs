@@ -42,7 +42,8 @@ impl Simulation {
                 Event::Service(key.clone(), spec)
             }
             Subject::Deployment(key) => {
-                let found = cluster.services.get(key).and_then(|found| found.deployment);
+                let service = cluster.services.get(key);
+                let found = service.and_then(|found| found.deployment.clone());
                 Event::Deployment(key.clone(), found)
             }
             Subject::Endpoints(key) => {
@@ -125,6 +126,10 @@ impl Simulation {
             && let Some(event) = self.event(subject)
         {
             self.apply(event);
+            if let Subject::Pod(number) = subject {
+                // what was read of a pod that was not known yet has been dropped
+                self.read_soon(*number);
+            }
         }
     }
 

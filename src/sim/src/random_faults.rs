@@ -1,7 +1,7 @@
 //! Faults of a random history, and their ends.
 
 use bursar_core::model::Key;
-use bursar_core::model::event::{Deployment, Owner};
+use bursar_core::model::event::{Deployment, Owner, PodsRefused};
 
 use crate::acts::seconds;
 use crate::agenda::{Happening, Subject};
@@ -19,7 +19,7 @@ impl Simulation {
     }
 
     pub(crate) fn random_fault(&mut self) {
-        match self.rng.u8(..15) {
+        match self.rng.u8(..16) {
             0 => self.leader_fails(),
             1 => {
                 let first = self.cluster.gateways.keys().next().copied();
@@ -103,6 +103,7 @@ impl Simulation {
                 self.begin_fault(2_000, 60_000, RunningFault::BudgetUnreadable(namespace));
             }
             13 => self.foreign_pod(),
+            14 => self.refuse_pods(),
             _ => self.roll_out(),
         }
     }
@@ -173,6 +174,30 @@ impl Simulation {
         self.begin_fault(5_000, 40_000, RunningFault::Rollout(key));
     }
 
+    /// A quota lets no more pods of a Deployment be made.
+    fn refuse_pods(&mut self) {
+        let Some(key) = self.any_service() else {
+            return;
+        };
+        self.note(Fault::PodsRefused);
+        self.set_refused(&key, true);
+        self.begin_fault(5_000, 400_000, RunningFault::PodsRefused(key));
+    }
+
+    fn set_refused(&mut self, key: &Key, is_refused: bool) {
+        let refused = is_refused.then(|| PodsRefused {
+            since: self.now,
+            why: "exceeded quota".into(),
+        });
+        let service = self.cluster.services.get_mut(key);
+        let deployment = service.and_then(|service| service.deployment.as_mut());
+        if let Some(deployment) = deployment {
+            deployment.refused = refused;
+            self.tell(Subject::Deployment(key.clone()));
+            self.add_within(20, 500, Happening::ReconcileDeployment(key.clone()));
+        }
+    }
+
     fn set_rolling(&mut self, key: &Key, rolling: bool) {
         let service = self.cluster.services.get_mut(key);
         if let Some(Deployment {
@@ -220,6 +245,7 @@ impl Simulation {
                 self.tell(Subject::BudgetDoubt(namespace));
             }
             RunningFault::Rollout(key) => self.set_rolling(&key, false),
+            RunningFault::PodsRefused(key) => self.set_refused(&key, false),
             RunningFault::NoPrices(catalog) => {
                 self.cluster.catalog = catalog;
                 self.tell(Subject::Prices);

@@ -33,7 +33,10 @@ impl Simulation {
             });
             let one = ServiceSample {
                 ready: u32::try_from(service.endpoints.len()).unwrap_or(u32::MAX),
-                ordered: service.deployment.map_or(0, |found| found.replicas),
+                ordered: service
+                    .deployment
+                    .as_ref()
+                    .map_or(0, |found| found.replicas),
                 queue: busy + held,
                 first_token_ms,
             };

@@ -146,6 +146,8 @@ pub(crate) enum RunningFault {
     Doubt(Key),
     BudgetUnreadable(Name),
     Rollout(Key),
+    /// Of a Deployment whose pods the cluster refuses.
+    PodsRefused(Key),
     NoPrices(std::sync::Arc<bursar_core::pricing::PriceCatalog>),
     Foreign(u32),
 }

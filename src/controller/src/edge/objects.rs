@@ -96,6 +96,7 @@ pub(super) fn deployment(found: &v1::Deployment) -> Deployment {
     Deployment {
         replicas: replicas.and_then(Result::ok).unwrap_or(0),
         rolling,
+        refused: health::pods_refused(found),
     }
 }
 

@@ -21,6 +21,7 @@ use crate::cluster_bill;
 use crate::context::Context;
 use crate::corrections;
 use crate::events;
+use crate::health;
 use crate::inference;
 use crate::ledger::AccountView;
 use crate::lock::lock;
@@ -121,9 +122,12 @@ async fn write_service(
     }
     let pods = lock(&context.index).pods_of(&context.stores.pods, &workload);
     let pods: Vec<_> = pods.iter().map(AsRef::as_ref).collect();
+    let deployment = cached(&context.stores.deployments, subject.key());
+    let refused = deployment.and_then(|found| health::pods_refused(&found));
     let parts = inference::status::StatusParts {
         decision,
         pods: &pods,
+        refused: refused.as_ref().map(|refused| &*refused.why),
         port: inference::port(context, &object),
         spend,
         failure,

@@ -27,6 +27,8 @@ use crate::status_pacing::{
 pub(crate) struct StatusParts<'a> {
     pub(crate) decision: &'a Decision,
     pub(crate) pods: &'a [&'a Pod],
+    /// Why the cluster refuses to make pods, if it does.
+    pub(crate) refused: Option<&'a str>,
     pub(crate) port: Option<u16>,
     pub(crate) spend: PricingState,
     /// Why the last run could not apply the decision.
@@ -222,7 +224,12 @@ fn says(decision: &Decision, ready: usize, parts: &StatusParts<'_>) -> Vec<Condi
             ),
         },
         condition::priced(&parts.spend),
-        match health::condition(parts.pods, parts.failure.as_deref(), parts.now) {
+        match health::condition(
+            parts.pods,
+            parts.refused,
+            parts.failure.as_deref(),
+            parts.now,
+        ) {
             healthy if parts.observe_only && healthy.status == Some(true) => say(
                 PODS_HEALTHY,
                 true,
@@ -275,6 +282,7 @@ mod tests {
             let parts = StatusParts {
                 decision,
                 pods: &[],
+                refused: None,
                 port: Some(20_000),
                 spend,
                 failure: None,

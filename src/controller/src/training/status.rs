@@ -247,6 +247,6 @@ fn says(parts: &StatusParts<'_>, phase: JobPhase) -> Vec<ConditionState> {
             ),
         },
         condition::priced(&parts.spend),
-        health::condition(parts.pods, parts.failure.as_deref(), parts.now),
+        health::condition(parts.pods, None, parts.failure.as_deref(), parts.now),
     ]
 }

@@ -107,7 +107,7 @@ impl Model {
         if state.deployment == deployment {
             return;
         }
-        let shown = deployment.map(|found| found.replicas);
+        let shown = deployment.as_ref().map(|found| found.replicas);
         if state
             .ordered
             .is_some_and(|ordered| Some(ordered.value) == shown)

@@ -265,16 +265,23 @@ impl Model {
                 .pods
                 .iter()
                 .filter_map(|uid| self.pods.get_key_value(uid));
+            let deployment = state.deployment.as_ref();
+            let refused = deployment.and_then(|found| found.refused.as_ref());
             let awaited = awaited(state, &drain_replicas(state, pods));
-            cost.add_starting(replica, awaited);
-            starting += awaited;
-            gang_without_node = gang(&spec.replica, awaited.saturating_add(pending));
+            state.awaited.observe(awaited, refused, now);
+            let kept = state.awaited.kept(now);
+            cost.add_starting(replica, kept);
+            cost.given_up_reserve = replica.reserve_of(state.awaited.given_up(now));
+            starting += kept;
+            gang_without_node = gang(&spec.replica, kept.saturating_add(pending));
             load = Some(replica);
         }
         let old = std::mem::replace(&mut state.cost, cost.clone());
         state.load = load;
         state.starting = starting;
-        state.cost_changes_at = cost_changes_at(&self.rates, stop_times, now);
+        let given_up_at = state.awaited.until.filter(|at| now < *at);
+        let price_changes_at = cost_changes_at(&self.rates, stop_times, now);
+        state.cost_changes_at = price_changes_at.into_iter().chain(given_up_at).min();
         let is_gone = load.is_none();
         let owner = ReservationOwner::Workload(key.clone(), Owner::Service(key.name.clone()));
         self.room.reserve(&owner, &gang_without_node);

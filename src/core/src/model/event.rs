@@ -16,6 +16,7 @@ use crate::pricing::{PriceCatalog, PricingAttributes};
 use crate::scaling::Activation;
 use crate::training::Retry;
 
+use super::awaited::REFUSED_AFTER;
 use super::spending::AccountSpend;
 
 /// A name of Kubernetes: of an object, a namespace, or a UID.
@@ -224,12 +225,32 @@ pub struct Service {
 }
 
 /// The Deployment that a service owns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Deployment {
     /// Its replicas.
     pub replicas: u32,
     /// It replaces pods by others of a new template.
     pub rolling: bool,
+    /// The cluster refuses its pods.
+    pub refused: Option<PodsRefused>,
+}
+
+/// That the cluster refuses to make pods: a quota is used up, a webhook or PodSecurity denies them, a
+/// class or account is missing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodsRefused {
+    /// Since when.
+    pub since: Timestamp,
+    /// The API server's words.
+    pub why: Name,
+}
+
+impl PodsRefused {
+    /// When it counts as a failure. Until then it may be a matter of seconds.
+    pub(crate) fn counts_at(&self) -> Timestamp {
+        let since = self.since;
+        since.saturating_add(REFUSED_AFTER).unwrap_or(since)
+    }
 }
 
 /// Workers of a gang that are alike.

@@ -20,6 +20,7 @@
 //! deterministic: time is an argument, and nothing depends on an order that is not defined.
 
 mod apply;
+mod awaited;
 pub(crate) mod cost;
 pub mod event;
 pub(crate) mod gateways;

@@ -8,7 +8,8 @@ use crate::budget::RunningCost;
 use crate::plan::service::Decision;
 use crate::scaling::{History, Signal};
 
-use super::event::{Deployment, Name, Pod, Reading, Service};
+use super::awaited::Awaited;
+use super::event::{Deployment, Name, Pod, PodsRefused, Reading, Service};
 use super::namespace::Admission;
 use super::rates::CachedRate;
 use super::spending::WorkloadCost;
@@ -71,6 +72,8 @@ pub(crate) struct ServiceState {
     /// When an engine last did something, a gateway held a request, or a start was ordered.
     pub(crate) last_active: Option<Timestamp>,
     pub(crate) starts: Starts,
+    /// Replicas that were ordered and have no pod yet.
+    pub(crate) awaited: Awaited,
     /// The replicas that the Deployment was told to have.
     pub(crate) ordered: Option<Ordered<u32>>,
     /// Pods that were told to drain (`true`) or to serve again.
@@ -101,7 +104,7 @@ impl ServiceState {
 
     /// The replicas that the Deployment has or was told to have.
     pub(crate) fn declared(&self) -> u32 {
-        let known = self.deployment.map_or(0, |found| found.replicas);
+        let known = self.deployment.as_ref().map_or(0, |found| found.replicas);
         self.ordered.map_or(known, |ordered| ordered.value)
     }
 
@@ -129,6 +132,7 @@ impl ServiceState {
         self.history = None;
         self.last_active = None;
         self.starts = Starts::default();
+        self.awaited = Awaited::default();
         self.forget_orders();
         self.decision = None;
     }
@@ -233,10 +237,12 @@ fn failed_at(since: Timestamp) -> Timestamp {
     since.saturating_add(START_FAILED_AFTER).unwrap_or(since)
 }
 
-/// Why none of these replicas becomes ready: each has failed to start for long. `None` while one
-/// is ready or may still start; then also when that may end.
+/// Why none of these replicas becomes ready: each has failed to start for long, or the cluster has
+/// refused the pods of others for long. `None` while one is ready or may still start; then also when
+/// that may end.
 pub(crate) fn start_failure(
     pods: &[Replica<'_>],
+    refused: Option<&PodsRefused>,
     now: Timestamp,
 ) -> (Option<String>, Option<Timestamp>) {
     let (mut first, mut next) = (None, None::<Timestamp>);
@@ -253,6 +259,12 @@ pub(crate) fn start_failure(
             next = next.max(Some(failed));
         }
         first = first.or_else(|| Some(format!("pod {}: {why}", pod.key.name)));
+    }
+    if let Some(refused) = refused {
+        if now < refused.counts_at() {
+            next = next.max(Some(refused.counts_at()));
+        }
+        first = first.or_else(|| Some(format!("the cluster refuses its pods: {}", refused.why)));
     }
     match next {
         Some(_) => (None, next),

@@ -155,6 +155,9 @@ pub(crate) struct WorkloadCost {
     pub(crate) starting_rate: Money,
     /// What stopping that would cost once it has a node. Before, it costs nothing.
     pub(crate) starting_reserve: Money,
+    /// What stopping replicas would cost that were ordered, and that are waited for no longer, if pods
+    /// came of them all the same.
+    pub(crate) given_up_reserve: Money,
     /// Pods without a known price.
     pub(crate) unknown: u32,
     /// Pods that were told to stop: money an hour, and when they have stopped at the latest.
@@ -179,6 +182,7 @@ pub(crate) struct Totals {
     reserve: Money,
     starting_rate: Money,
     starting_reserve: Money,
+    given_up_reserve: Money,
     unknown: u32,
     terminating: BTreeMap<(Timestamp, Money), u32>,
 }
@@ -190,6 +194,7 @@ impl Totals {
         self.reserve = self.reserve + new.reserve - old.reserve;
         self.starting_rate = self.starting_rate + new.starting_rate - old.starting_rate;
         self.starting_reserve = self.starting_reserve + new.starting_reserve - old.starting_reserve;
+        self.given_up_reserve = self.given_up_reserve + new.given_up_reserve - old.given_up_reserve;
         self.unknown = self.unknown + new.unknown - old.unknown;
         for (rate, at) in &new.terminating {
             *self.terminating.entry((*at, *rate)).or_default() += 1;
@@ -211,6 +216,11 @@ impl Totals {
     /// Money an hour of what has no node yet, and what stopping it would cost once it has one.
     pub(crate) fn starting(&self) -> (Money, Money) {
         (self.starting_rate, self.starting_reserve)
+    }
+
+    /// What stopping everything would cost that may still get a node, once it has one.
+    pub(crate) fn without_node(&self) -> Money {
+        self.starting_reserve + self.given_up_reserve
     }
 
     /// What stopping everything that holds a node at `now` would still cost.

@@ -32,9 +32,9 @@ pub(super) fn next_change(
         let left = is_open.then(|| budget_state.remaining())?;
         looks.spent_at(budget_state, left)
     });
-    let (_, starting) = namespace.totals.starting();
+    let without_node = namespace.totals.without_node();
     let missing = budget_states.iter().filter_map(|budget_state| {
-        looks.spent_at(budget_state, budget_state.remaining() - starting + NANO)
+        looks.spent_at(budget_state, budget_state.remaining() - without_node + NANO)
     });
     let groups = namespace.services.keys();
     let of_services =
@@ -43,7 +43,9 @@ pub(super) fn next_change(
     let of_gangs = refused.filter_map(|(loads, answer)| looks.answer_changes(loads, *answer));
     exhausted
         .chain(missing)
-        .chain(of_services).chain(of_gangs).min()
+        .chain(of_services)
+        .chain(of_gangs)
+        .min()
 }
 
 /// When the next correction begins to count that does not yet.

@@ -89,7 +89,7 @@ pub(super) fn review(
     } else if observe_only {
         BTreeMap::new()
     } else {
-        withdrawals(model, name, &budget_states, running.starting_reserve)
+        withdrawals(model, name, &budget_states, now)
     };
     let namespace = model.namespace_mut(name);
     let running = namespace
@@ -136,36 +136,48 @@ pub(super) fn review(
 }
 
 /// What has no node yet and is taken back, since it costs nothing before it has one: a budget must
-/// be able to stop all that it lets start. The youngest service goes first.
+/// be able to stop all that it lets start. What no pod came of goes first, then the youngest service.
 fn withdrawals(
     model: &Model,
     name: &Name,
     budget_states: &[BudgetState],
-    starting: Money,
+    now: Timestamp,
 ) -> BTreeMap<Key, u32> {
     let mut services = BTreeMap::new();
+    let Some(namespace) = model.namespaces.get(name) else {
+        return services;
+    };
+    let without_node = namespace.totals.without_node();
     let missing = budget_states.iter();
-    let missing = missing.filter_map(|budget_state| budget_state.missing_for(starting));
+    let missing = missing.filter_map(|budget_state| budget_state.missing_for(without_node));
     let Some(mut missing) = missing.max() else {
         return services;
     };
     let keys = Model::keys_in(&model.services, name).into_iter();
-    let starting = keys.filter_map(|key| {
-        let state = model.services.get(&key)?;
-        let reserve = state.load?.reserve();
-        let order = (Reverse(state.spec.as_ref()?.created), Reverse(key));
-        (state.starting > 0).then_some((order, state.starting, reserve))
+    let replicas = keys.flat_map(|key| {
+        let state = model.services.get(&key);
+        let known = state.and_then(|state| Some((state, state.load?, state.spec.as_ref()?)));
+        let Some((state, load, spec)) = known else {
+            return vec![];
+        };
+        let order = (Reverse(spec.created), Reverse(key));
+        let given_up = state.awaited.given_up(now);
+        let numbers = [(false, given_up), (true, state.starting)];
+        let numbers = numbers.into_iter().filter(|(_, number)| *number > 0);
+        let replicas =
+            numbers.map(|(starts, number)| ((starts, order.clone()), number, load.reserve()));
+        replicas.collect()
     });
-    let mut starting: Vec<_> = starting.collect();
-    starting.sort();
-    for ((_, Reverse(key)), number, reserve) in starting {
+    let mut replicas: Vec<_> = replicas.collect();
+    replicas.sort();
+    for ((_, (_, Reverse(key))), number, reserve) in replicas {
         let mut taken = 0;
         while taken < number && missing > Money::ZERO {
             missing = missing - reserve;
             taken += 1;
         }
         if taken > 0 {
-            services.insert(key, taken);
+            *services.entry(key).or_default() += taken;
         }
     }
     services
@@ -200,9 +212,9 @@ fn next_look(
     let budget_states = admission.budget_states().iter();
     let exhausted = budget_states.clone();
     let exhausted = exhausted.filter_map(|budget_state| budget_state.exhausted_at);
-    let (_, starting) = namespace.totals.starting();
+    let without_node = namespace.totals.without_node();
     let missing = budget_states.clone();
-    let missing = missing.filter_map(|budget_state| budget_state.missing_at(starting, now));
+    let missing = missing.filter_map(|budget_state| budget_state.missing_at(without_node, now));
     let look = exhausted.chain(missing);
     let look = look.map(|at| at.max(later(SOONEST))).min();
     let ends = budget_states.map(|budget_state| budget_state.period.end);

@@ -59,7 +59,7 @@ pub(super) fn decide_service(
         replicas: state.declared(),
         allowed: decision.allowed,
         pods: drain_replicas(state, pods),
-        rolling: state.deployment.is_some_and(|found| found.rolling),
+        rolling: state.deployment.as_ref().is_some_and(|found| found.rolling),
         budget: decision.limited_by == Some(LimitedBy::Budget),
         timeout: state
             .spec
@@ -182,11 +182,19 @@ fn observe_service(
         .filter(|(uid, _, _)| !drains(&replicas, uid))
         .copied()
         .collect();
-    let (starting_since, next_fails) = service::starting_since(&unready, current - present, now);
+    let deployment = state.deployment.as_ref();
+    let refused = deployment.and_then(|found| found.refused.as_ref());
+    let awaited = state.awaited.replicas;
+    let coming = match refused {
+        Some(_) => state.awaited.kept(now),
+        None => awaited,
+    };
+    let (starting_since, next_fails) = service::starting_since(&unready, coming, now);
     let start_ends = state.starts.observe(starting_since);
     let start_patience = state.starts.patience();
     let (engine, first_read) = service::engine_signal(&alive, now);
-    let (start_failure, fails_at) = service::start_failure(&alive, now);
+    let (start_failure, fails_at) =
+        service::start_failure(&alive, refused.filter(|_| awaited > 0), now);
     let waits_for = unready.iter().find_map(|(_, pod, _)| pod.waits_for());
     let mut last_active = state.last_active;
     if last_active.is_none() && !service::has_reading(&alive, now) {

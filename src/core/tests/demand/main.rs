@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // a test fails by ending
 
+mod refused;
 mod unknown;
 mod unready;
 mod waking;
@@ -73,6 +74,7 @@ pub(crate) fn replicas(replicas: u32) -> Event {
     let deployment = Deployment {
         replicas,
         rolling: false,
+        refused: None,
     };
     Event::Deployment(key(), Some(deployment))
 }

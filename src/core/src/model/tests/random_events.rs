@@ -8,8 +8,8 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
 use super::super::event::{
-    BatchJob, Budget, Deployment, Event, Held, Job, Key, Name, Node, Owner, Pod, PodShape, Reading,
-    Role, Scheduling, Service,
+    BatchJob, Budget, Deployment, Event, Held, Job, Key, Name, Node, Owner, Pod, PodShape,
+    PodsRefused, Reading, Role, Scheduling, Service,
 };
 use super::super::spending::AccountSpend;
 use crate::budget::OnExhausted;
@@ -261,6 +261,10 @@ pub(super) fn event(rng: &mut Rng, now: Timestamp) -> Event {
             let deployment = Deployment {
                 replicas: rng.u32(0..4),
                 rolling: rng.u8(0..6) == 0,
+                refused: (rng.u8(0..6) == 0).then(|| PodsRefused {
+                    since: now - SignedDuration::from_secs(rng.i64(0..100)),
+                    why: name("exceeded quota"),
+                }),
             };
             let key = key(rng, "service", 3);
             Event::Deployment(key, some(rng, deployment))
