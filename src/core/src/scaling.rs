@@ -13,8 +13,18 @@ pub enum Signal {
     Known(u64),
     /// There is nothing to read: no replica runs.
     Absent,
-    /// It could not be read, and why. Never taken as zero.
-    Unknown(String),
+    /// A part of it could not be read: there is at least so much, and why there may be more.
+    AtLeast(u64, String),
+}
+
+impl Signal {
+    /// What is known of it: what is unknown takes nothing away.
+    pub fn at_least(&self) -> u64 {
+        match self {
+            Self::Known(value) | Self::AtLeast(value, _) => *value,
+            Self::Absent => 0,
+        }
+    }
 }
 
 /// A number of replicas that demand once asked for.
@@ -138,7 +148,7 @@ impl Service {
     /// Why its demand is not known, if it is not.
     pub fn unknown(&self) -> Option<&str> {
         match &self.engine {
-            Signal::Unknown(why) => Some(why),
+            Signal::AtLeast(_, why) => Some(why),
             Signal::Known(_) | Signal::Absent => self.unreachable_gateway.as_deref(),
         }
     }
@@ -199,10 +209,8 @@ fn ask(service: &Service, now: Timestamp) -> Recommendation {
         reason,
         next_look: None,
     };
-    let known = match &service.engine {
-        Signal::Known(busy) => busy + held,
-        Signal::Absent | Signal::Unknown(_) => held,
-    };
+    let on_replicas = service.engine.at_least();
+    let known = on_replicas.saturating_add(held);
     let unknown = service.unknown();
     let total = unknown.is_none().then_some(known);
     if service.paused {
@@ -218,18 +226,22 @@ fn ask(service: &Service, now: Timestamp) -> Recommendation {
     }
     if let Some(why) = unknown {
         // what is known may add replicas; what is unknown takes none away
-        let desired = replicas_for(known, target).max(current);
-        let reason = format!("demand unknown ({why}): holds at {desired}");
+        let carry = replicas_for(known, target);
+        let desired = carry.max(current);
+        let reason = match carry > current {
+            false => format!("demand unknown ({why}): holds at {desired}"),
+            true => format!(
+                "queue depth at least {known} ({on_replicas} on replicas, {held} held) \
+                 / target {target} = {carry}; more may be unknown ({why})"
+            ),
+        };
         return Recommendation {
             desired,
             ..hold(None, desired, Some(LimitedBy::Signal), reason)
         };
     }
     let depth = known;
-    let sum = format!(
-        "queue depth {depth} ({} on replicas, {held} held)",
-        depth - held
-    );
+    let sum = format!("queue depth {depth} ({on_replicas} on replicas, {held} held)");
     if depth == 0 {
         return rest(service, now, hold(Some(0), 0, None, sum));
     }

@@ -192,7 +192,7 @@ pub(crate) fn engine_signal(pods: &[Replica<'_>], now: Timestamp) -> (Signal, Op
         }
     }
     let signal = match (unknown, sum) {
-        (Some(why), _) => Signal::Unknown(why),
+        (Some(why), sum) => Signal::AtLeast(sum.unwrap_or(0), why),
         (None, Some(sum)) => Signal::Known(sum),
         (None, None) => Signal::Absent,
     };

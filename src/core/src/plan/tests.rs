@@ -217,7 +217,7 @@ fn the_first_held_request_wakes_a_service_at_zero() {
 
 #[test]
 fn an_unknown_signal_takes_nothing_away_and_held_requests_still_add() {
-    let unknown = || Signal::Unknown("connection refused".into());
+    let unknown = || Signal::AtLeast(0, "connection refused".into());
     let holds = decide(
         Service {
             last_active: Some(ago(9000)),
@@ -475,7 +475,7 @@ fn what_a_gateway_that_was_not_heard_may_hold_is_not_zero() {
 
 #[test]
 fn an_unknown_demand_is_told_whatever_else_limits_the_service() {
-    let unknown = Signal::Unknown("connection refused".into());
+    let unknown = Signal::AtLeast(0, "connection refused".into());
     let paused = Service {
         paused: true,
         ..service(2, unknown, 0)
@@ -536,7 +536,7 @@ fn any_service() -> impl Strategy<Value = Service> {
     let signal = prop_oneof![
         (0u64..100).prop_map(Signal::Known),
         Just(Signal::Absent),
-        Just(Signal::Unknown("refused".into()))
+        (0u64..100).prop_map(|known| Signal::AtLeast(known, "refused".into()))
     ];
     (
         signal,
@@ -571,6 +571,18 @@ proptest! {
         let decision = decide(service, vec![budget]);
         prop_assert!(decision.allowed <= decision.desired && decision.desired <= max);
         prop_assert!(decision.allowed == decision.desired || decision.limited_by.is_some());
+    }
+
+    #[test]
+    fn a_part_that_is_unknown_takes_nothing_away_and_hides_nothing(service in any_service()) {
+        let known = service.engine.at_least();
+        let engine = Signal::AtLeast(known, "refused".into());
+        let partial = decide(Service { engine, ..service.clone() }, vec![]);
+        let whole = decide(Service { engine: Signal::Known(known), ..service.clone() }, vec![]);
+        prop_assert!(partial.desired >= whole.desired, "{partial:?} {whole:?}");
+        prop_assert!(partial.desired >= service.current.min(service.max), "{partial:?}");
+        let carried = u64::from(partial.desired) * u64::from(service.target);
+        prop_assert!(carried >= known + service.held || partial.desired == service.max);
     }
 
     #[test]
