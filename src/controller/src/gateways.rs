@@ -1,6 +1,6 @@
 //! The leader's side of the gateways: which there are, and a stream of demand from each.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -25,6 +25,11 @@ const CONTROL_PORT: u16 = 8443;
 /// How often the set of gateways is compared with the open streams, and a broken stream is opened
 /// anew.
 const PACE: Duration = Duration::from_secs(1);
+
+/// The model is told this often why a gateway is not heard: the error may change.
+const TELL_AGAIN: Duration = Duration::from_secs(60);
+/// Characters of an error that are told.
+const LONGEST_ERROR: usize = 200;
 
 /// The gateways that may hold requests: those too that end, for they serve what they hold.
 fn holding(pods: &Store<Pod>, namespace: &str) -> BTreeMap<String, IpAddr> {
@@ -74,15 +79,39 @@ pub(crate) fn demand(message: &Message) -> Event {
     Event::Demand(message.gateway.as_str().into(), held.collect())
 }
 
-/// When each gateway was last heard of.
-type Heard = Arc<Mutex<BTreeMap<String, Instant>>>;
+/// The leader's contact with a gateway.
+#[derive(Debug, Default)]
+struct Contact {
+    /// When it was last heard of.
+    heard: Option<Instant>,
+    /// Why the last stream ended, if nothing came since.
+    error: Option<String>,
+}
+
+impl Contact {
+    /// Why it is not heard, if it is not.
+    fn silence(&self, now: Instant) -> Option<String> {
+        let is_silent = match self.heard {
+            Some(at) => now.duration_since(at) > demand::SILENCE,
+            None => self.error.is_some(),
+        };
+        let error = || self.error.clone();
+        is_silent.then(|| error().unwrap_or_else(|| demand::Error::Silent.to_string()))
+    }
+}
+
+/// The contacts with gateways, by UID.
+type Contacts = Arc<Mutex<BTreeMap<String, Contact>>>;
+
+/// When the model was last told of each gateway that is not heard.
+type Told = BTreeMap<String, Instant>;
 
 /// The streams of all gateways of the operator's namespace.
 pub(crate) struct Gateways {
     pods: Store<Pod>,
     namespace: String,
     credentials: Arc<Credentials>,
-    heard: Heard,
+    contacts: Contacts,
     inputs: Inputs,
 }
 
@@ -98,7 +127,7 @@ impl Gateways {
             pods,
             namespace,
             credentials: Arc::new(credentials),
-            heard: Arc::default(),
+            contacts: Arc::default(),
             inputs,
         }
     }
@@ -109,8 +138,12 @@ impl Gateways {
             |pod: &Pod| pod::is_ready(pod) && pod.metadata.deletion_timestamp.is_none();
         loop {
             let gateways = select(&self.pods, &self.namespace, takes_requests);
-            let is_heard = |uid: &String| lock(&self.heard).contains_key(uid);
-            if gateways.keys().all(is_heard) {
+            let all_heard = {
+                let contacts = lock(&self.contacts);
+                let heard = |uid: &String| contacts.get(uid)?.heard;
+                gateways.keys().all(|uid| heard(uid).is_some())
+            };
+            if all_heard {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -120,7 +153,7 @@ impl Gateways {
     /// Keeps a stream open to every gateway, for as long as the process leads.
     pub(crate) async fn run(&self) {
         let mut streams: BTreeMap<String, AbortHandle> = BTreeMap::new();
-        let mut silent: BTreeSet<String> = BTreeSet::new();
+        let mut told = Told::new();
         loop {
             let gateways = holding(&self.pods, &self.namespace);
             streams.retain(|uid, stream| {
@@ -133,10 +166,10 @@ impl Gateways {
             for (uid, address) in &gateways {
                 streams
                     .entry(uid.clone())
-                    .or_insert_with(|| self.open(*address));
+                    .or_insert_with(|| self.open(uid.clone(), *address));
             }
-            for uid in self.silent(&mut silent) {
-                let event = Event::Silent(uid.as_str().into());
+            for (uid, why) in silent(&self.contacts, &gateways, &mut told, Instant::now()) {
+                let event = Event::Silent(uid.into(), why.into());
                 // nobody listens at the end of leadership
                 self.inputs.send(Input::Event(event)).ok();
             }
@@ -144,44 +177,58 @@ impl Gateways {
         }
     }
 
-    /// Gateways that have been silent for too long, each once. `silent` are those that are known to
-    /// be.
-    fn silent(&self, silent: &mut BTreeSet<String>) -> Vec<String> {
-        let now = Instant::now();
-        let mut heard = lock(&self.heard);
-        let mut new = Vec::new();
-        heard.retain(|uid, at| {
-            let is_silent = now.duration_since(*at) > demand::SILENCE;
-            if is_silent && silent.insert(uid.clone()) {
-                new.push(uid.clone());
-            }
-            if !is_silent {
-                silent.remove(uid);
-            }
-            let is_gone = now.duration_since(*at) > demand::GONE;
-            if is_gone {
-                silent.remove(uid);
-            }
-            !is_gone
-        });
-        new
-    }
-
-    fn open(&self, address: IpAddr) -> AbortHandle {
-        let (credentials, heard) = (Arc::clone(&self.credentials), Arc::clone(&self.heard));
+    fn open(&self, uid: String, address: IpAddr) -> AbortHandle {
+        let (credentials, contacts) = (Arc::clone(&self.credentials), Arc::clone(&self.contacts));
         let inputs = self.inputs.clone();
         let stream = async move {
             let take = |message: Message| {
-                lock(&heard).insert(message.gateway.clone(), Instant::now());
+                let contact = Contact {
+                    heard: Some(Instant::now()),
+                    error: None,
+                };
+                lock(&contacts).insert(message.gateway.clone(), contact);
                 inputs.send(Input::Event(demand(&message))).ok();
             };
             let address = SocketAddr::new(address, CONTROL_PORT);
             if let Err(error) = demand::follow(address, &credentials, take).await {
                 tracing::warn!(gateway = %address, %error, "the demand stream ended");
+                let error = error.to_string().chars().take(LONGEST_ERROR).collect();
+                lock(&contacts).entry(uid).or_default().error = Some(error);
             }
         };
         tokio::spawn(stream).abort_handle()
     }
+}
+
+/// The gateways that are not heard, and why, of which the model has not been told lately. `gateways`
+/// are those that may hold requests.
+fn silent(
+    contacts: &Contacts,
+    gateways: &BTreeMap<String, IpAddr>,
+    told: &mut Told,
+    now: Instant,
+) -> Vec<(String, String)> {
+    let mut contacts = lock(contacts);
+    contacts.retain(|uid, contact| {
+        let heard = contact.heard.map(|at| now.duration_since(at));
+        gateways.contains_key(uid) || heard.is_some_and(|ago| ago <= demand::GONE)
+    });
+    told.retain(|uid, _| contacts.contains_key(uid));
+    let mut new = Vec::new();
+    for (uid, contact) in contacts.iter() {
+        let Some(why) = contact.silence(now) else {
+            told.remove(uid);
+            continue;
+        };
+        let is_known = told
+            .get(uid)
+            .is_some_and(|at| now.duration_since(*at) < TELL_AGAIN);
+        if !is_known {
+            told.insert(uid.clone(), now);
+            new.push((uid.clone(), why));
+        }
+    }
+    new
 }
 
 #[cfg(test)]
@@ -190,6 +237,39 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn the_model_is_told_of_a_gateway_that_is_not_heard_and_why_again_and_again() {
+        let contacts = Contacts::default();
+        let (mut told, began) = (Told::new(), Instant::now());
+        let gateways = [("g".to_owned(), IpAddr::from([10, 0, 0, 1]))].into();
+        let set = |heard: Option<u64>, error: Option<&str>| {
+            let contact = Contact {
+                heard: heard.map(|second| began + Duration::from_secs(second)),
+                error: error.map(str::to_owned),
+            };
+            lock(&contacts).insert("g".to_owned(), contact);
+        };
+        let mut tells = |second: u64| {
+            let now = began + Duration::from_secs(second);
+            let new = silent(&contacts, &gateways, &mut told, now);
+            new.into_iter().map(|(_, why)| why).collect::<Vec<_>>()
+        };
+        set(Some(0), None);
+        assert_eq!(tells(10), [""; 0]);
+        assert_eq!(tells(11), ["silent for 10 s"]);
+        assert_eq!(tells(12), [""; 0]);
+        set(Some(0), Some("refused"));
+        assert_eq!(tells(70), [""; 0]);
+        // it is ready still, however long ago it was heard
+        assert_eq!(tells(3000), ["refused"]);
+        set(Some(3001), None);
+        assert_eq!(tells(3001), [""; 0]);
+        set(None, Some("UnknownIssuer"));
+        assert_eq!(tells(3002), ["UnknownIssuer"]);
+        set(None, None);
+        assert_eq!(tells(3003), [""; 0]);
+    }
 
     #[test]
     fn a_gateway_that_ends_is_heard_until_its_end() {

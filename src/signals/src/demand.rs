@@ -1,7 +1,7 @@
 //! What gateways hold: the message, and the leader's end of the stream that brings it.
 //!
-//! Counts are absolute and keyed by gateway, so a lost message is made good by the next, and a lost
-//! gateway is unknown, then gone.
+//! Counts are absolute and keyed by gateway, so a lost message is made good by the next. A gateway
+//! that is not heard is unknown for as long as it is ready.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -49,7 +49,7 @@ pub struct ServiceDemand {
 
 /// A gateway sends at least this often.
 pub const HEARTBEAT: Duration = Duration::from_secs(2);
-/// A gateway that was not heard of for this long is gone, and what it held with it.
+/// What a gateway that was not heard of for this long held is not known any more.
 pub const GONE: Duration = Duration::from_secs(60);
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 /// A stream that is silent for this long is broken.
@@ -71,6 +71,9 @@ pub enum Error {
     /// The connection.
     #[error("{0}")]
     Connection(String),
+    /// Nobody took the connection in time.
+    #[error("no connection to its port within {} s", CONNECT_LIMIT.as_secs())]
+    NoConnection,
     /// The gateway's answer was not 200.
     #[error("the gateway answered {0}")]
     Refused(u16),
@@ -145,7 +148,7 @@ pub async fn follow(
     };
     let stream = tokio::time::timeout(CONNECT_LIMIT, connect)
         .await
-        .map_err(|_| Error::Silent)?
+        .map_err(|_| Error::NoConnection)?
         .map_err(|error| broken(&error))?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await

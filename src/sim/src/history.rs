@@ -169,14 +169,19 @@ impl Simulation {
         budgets.any(|key| *key.namespace == *namespace)
     }
 
-    /// Services whose replicas start though nobody asks for them any more: time alone ends that.
+    /// Services whose replicas start, or have just started, though nobody asks for them any more: time
+    /// alone ends that.
     fn unasked_starts(&self) -> BTreeSet<Key> {
         let services = self.cluster.services.iter();
         let starting = services.filter(|(_, service)| {
+            let idle_after = service.spec.as_ref().map(|spec| spec.idle_after);
+            let is_new = |ready_since: Timestamp| {
+                idle_after.is_some_and(|idle| self.now.duration_since(ready_since) <= idle)
+            };
             let pods = service.pods.iter();
             let mut pods = pods.filter_map(|pod| self.cluster.pods.get(pod));
             matches!(service.demand, Demand::Depth(0))
-                && pods.any(|pod| pod.stays() && pod.pod.ready_since.is_none())
+                && pods.any(|pod| pod.stays() && pod.pod.ready_since.is_none_or(is_new))
         });
         starting.map(|(key, _)| key.clone()).collect()
     }

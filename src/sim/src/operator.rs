@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bursar_core::model::Model;
-use bursar_core::model::event::{Event, Reading};
+use bursar_core::model::event::{Event, GatewayPod, Reading};
 use bursar_core::plan::{Decisions, decide};
 use jiff::SignedDuration;
 
@@ -80,7 +80,10 @@ impl Simulation {
             Subject::Gateway(number) => {
                 let gateway = cluster.gateways.get(number);
                 let uid = gateway_uid(*number);
-                let pod = gateway.map(|gateway| (uid.clone(), gateway.ready));
+                let pod = gateway.map(|gateway| GatewayPod {
+                    name: uid.clone(),
+                    ready_since: Some(gateway.ready),
+                });
                 Event::Gateway(uid, pod)
             }
             Subject::Demand(number) => {
@@ -95,7 +98,7 @@ impl Simulation {
                 if gateway.is_some_and(|gateway| !gateway.silent) {
                     return None;
                 }
-                Event::Silent(gateway_uid(*number))
+                Event::Silent(gateway_uid(*number), "silent for 10 s".into())
             }
             Subject::Reading(number) => {
                 let pod = cluster.pods.get_mut(number)?;
@@ -271,7 +274,7 @@ impl Simulation {
         };
         self.leader = Some(leader);
         if let Some(witness) = &mut self.witness {
-            witness.reset(self.now);
+            witness.reset();
         }
         let mut subjects = self.all_objects();
         self.rng.shuffle(&mut subjects);

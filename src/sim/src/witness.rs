@@ -14,8 +14,6 @@ use crate::faults::Tally;
 
 /// Engines and gateways may be unknown for this long after they are ready.
 const FIRST_CONTACT: SignedDuration = SignedDuration::from_secs(5);
-/// A gateway that is silent for this long is taken for gone.
-const GATEWAY_GONE: SignedDuration = SignedDuration::from_secs(60);
 /// An order that no object shows is void after this long.
 const ORDER_EXPIRES: SignedDuration = SignedDuration::from_secs(30);
 
@@ -31,7 +29,6 @@ struct Gateway {
 pub(crate) struct Witness {
     /// All GPU pods ask for one GPU of their class, so that room is a number.
     uniform: bool,
-    began: Timestamp,
     nodes: BTreeMap<Name, Node>,
     pods: BTreeMap<Name, Pod>,
     services: BTreeMap<Key, Service>,
@@ -54,10 +51,9 @@ impl Witness {
     }
 
     /// Another leader begins, and knows nothing.
-    pub(crate) fn reset(&mut self, now: Timestamp) {
+    pub(crate) fn reset(&mut self) {
         *self = Self {
             uniform: self.uniform,
-            began: now,
             ..Self::default()
         };
     }
@@ -96,13 +92,13 @@ impl Witness {
             }
             Event::Gateway(uid, pod) => {
                 let gateway = self.gateways.entry(uid.clone()).or_default();
-                gateway.ready = pod.as_ref().map(|(_, ready)| *ready);
+                gateway.ready = pod.as_ref().and_then(|pod| pod.ready_since);
             }
             Event::Demand(uid, _) => {
                 let gateway = self.gateways.entry(uid.clone()).or_default();
                 (gateway.heard, gateway.silent_since) = (true, None);
             }
-            Event::Silent(uid) => {
+            Event::Silent(uid, _) => {
                 if let Some(gateway) = self.gateways.get_mut(uid) {
                     gateway.silent_since = gateway.silent_since.or(Some(now));
                 }
@@ -219,13 +215,10 @@ impl Witness {
             let Some(ready) = gateway.ready else {
                 return false;
             };
-            match (gateway.heard, gateway.silent_since) {
-                (true, None) => false,
-                (true, Some(since)) => now < later(since, GATEWAY_GONE),
-                (false, _) => {
-                    let given_up = later(ready.max(self.began), GATEWAY_GONE);
-                    now >= later(ready, FIRST_CONTACT) && now < given_up
-                }
+            // one that was heard before is unknown too, for as long as it takes requests
+            match gateway.heard {
+                true => gateway.silent_since.is_some(),
+                false => now >= later(ready, FIRST_CONTACT),
             }
         });
         silent.map(|(uid, gateway)| format!("{uid} is silent: {gateway:?}"))

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bursar_core::model::Key;
-use bursar_core::model::event::{Event, Name, PodShape};
+use bursar_core::model::event::{Event, GatewayPod, Name, PodShape};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 
@@ -183,8 +183,12 @@ impl PodEdge {
         let shape = batch.allocations.shape_of(context, &key.namespace, pod);
         let value = objects::pod(pod, workload.as_ref(), shape, now);
         if pod::is_gateway(pod) && *key.namespace == *context.namespace {
-            let ready = value.ready_since.filter(|_| value.deletion.is_none());
-            let gateway = ready.map(|ready| (key.name.clone(), ready));
+            let gateway = GatewayPod {
+                name: key.name.clone(),
+                ready_since: value.ready_since.filter(|_| value.deletion.is_none()),
+            };
+            // one that has ended holds nothing
+            let gateway = Some(gateway).filter(|_| value.ended.is_none());
             batch.push(Event::Gateway(uid.clone(), gateway));
         }
         batch.push(Event::Pod(uid, Some(Box::new(value))));

@@ -193,7 +193,12 @@ fn says(decision: &Decision, ready: usize, parts: &StatusParts<'_>) -> Vec<Condi
                 service_ready::STARTING,
                 "no replica takes requests yet".to_owned(),
             ),
-            _ => say(READY, true, service_ready::SERVING, "replicas take requests".to_owned()),
+            _ => say(
+                READY,
+                true,
+                service_ready::SERVING,
+                "replicas take requests".to_owned(),
+            ),
         },
         match decision.limited_by {
             Some(LimitedBy::Budget) => say(
@@ -209,12 +214,12 @@ fn says(decision: &Decision, ready: usize, parts: &StatusParts<'_>) -> Vec<Condi
                 "no budget holds it back".to_owned(),
             ),
         },
-        match decision.unknown {
-            Some(_) => say(
+        match &decision.unknown {
+            Some(why) => say(
                 SIGNALS_AVAILABLE,
                 false,
                 signals_available::SIGNAL_UNKNOWN,
-                "a replica's metrics, or what a gateway holds, cannot be read; it keeps its replicas".to_owned(),
+                format!("{why}; it keeps its replicas, and may get more"),
             ),
             None => say(
                 SIGNALS_AVAILABLE,
@@ -245,6 +250,7 @@ fn says(decision: &Decision, ready: usize, parts: &StatusParts<'_>) -> Vec<Condi
 mod tests {
     use bursar_core::plan::Refusal;
     use jiff::SignedDuration;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
     use serde_json::json;
 
     use super::*;
@@ -272,6 +278,26 @@ mod tests {
     }
 
     impl Service {
+        fn new() -> Self {
+            let object = json!({
+                "metadata": {"name": "chat", "namespace": "team", "uid": "chat"},
+                "spec": {"engine": "vLLM", "maxReplicas": 3, "template": {"spec": {"containers": []}}},
+            });
+            Self {
+                object: serde_json::from_value(object).unwrap(),
+                pacing: StatusPacing::default(),
+                now: "2026-11-26T21:00:00Z".parse().unwrap(),
+                writes: 0,
+            }
+        }
+
+        /// A condition of the status that was written last.
+        fn condition(&self, kind: &str) -> Condition {
+            let status = self.object.status.as_ref().unwrap();
+            let mut conditions = status.conditions.iter();
+            conditions.find(|each| each.type_ == kind).unwrap().clone()
+        }
+
         fn decide(&mut self, decision: &Decision) -> Option<Timestamp> {
             let spend = PricingState {
                 summary: spend_summary(),
@@ -306,17 +332,21 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_that_flickers_is_not_written_and_what_gateways_read_is_at_once() {
-        let object = json!({
-            "metadata": {"name": "chat", "namespace": "team", "uid": "chat"},
-            "spec": {"engine": "vLLM", "maxReplicas": 3, "template": {"spec": {"containers": []}}},
+    fn the_condition_names_what_cannot_be_read_and_why() {
+        let mut chat = Service::new();
+        let why = "gateway bursar-gateway-x has not been heard of: UnknownIssuer";
+        chat.decide(&Decision {
+            unknown: Some(why.to_owned()),
+            ..decision(1, 1, Some(LimitedBy::Signal))
         });
-        let mut chat = Service {
-            object: serde_json::from_value(object).unwrap(),
-            pacing: StatusPacing::default(),
-            now: "2026-11-26T21:00:00Z".parse().unwrap(),
-            writes: 0,
-        };
+        let said = chat.condition(SIGNALS_AVAILABLE);
+        assert_eq!((&*said.status, &*said.reason), ("False", "SignalUnknown"));
+        assert!(said.message.starts_with(why), "{}", said.message);
+    }
+
+    #[test]
+    fn a_limit_that_flickers_is_not_written_and_what_gateways_read_is_at_once() {
+        let mut chat = Service::new();
         let steady = decision(1, 1, None);
         let limited = decision(1, 2, Some(LimitedBy::Budget));
         assert_eq!(chat.decide(&steady), None);

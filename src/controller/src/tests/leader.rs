@@ -287,7 +287,8 @@ impl Leader {
 
     /// A gateway has been silent for too long.
     pub(super) fn note_silent(&mut self, gateway: &str) {
-        self.actor.note_event(ModelEvent::Silent(gateway.into()));
+        self.actor
+            .note_event(ModelEvent::Silent(gateway.into(), "silent for 10 s".into()));
     }
 
     /// What budgets count is the exact amount, or at most a nano-unit more for each open charge and

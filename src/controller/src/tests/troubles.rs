@@ -116,29 +116,37 @@ async fn a_status_that_cannot_be_written_stops_no_other_workload() {
 }
 
 #[tokio::test]
-async fn what_a_gateway_holds_is_unknown_to_a_new_leader_until_it_is_heard_or_given_up() {
+async fn what_a_gateway_holds_is_unknown_to_a_new_leader_until_it_is_heard_or_not_ready() {
     let world = World::new().await;
     world.create_chat(0).await;
     let labels =
         json!({"app.kubernetes.io/name": "bursar", "app.kubernetes.io/component": "gateway"});
-    let long_ago = world.now - SignedDuration::from_hours(1);
-    let ready =
-        json!([{"type": "Ready", "status": "True", "lastTransitionTime": long_ago.to_string()}]);
-    let pod = serde_json::from_value(json!({
-        "metadata": {"name": "gateway-1", "namespace": OPERATOR, "uid": "gateway", "labels": labels},
-        "status": {"conditions": ready},
-    }))
-    .unwrap();
-    let mut view = View::of(&world);
-    view.pods.push(pod);
+    let since = world.now - SignedDuration::from_hours(1);
+    let with_gateway = |ready: &str| {
+        let conditions =
+            json!([{"type": "Ready", "status": ready, "lastTransitionTime": since.to_string()}]);
+        let pod = serde_json::from_value(json!({
+            "metadata": {"name": "gateway-1", "namespace": OPERATOR, "uid": "gateway", "labels": labels},
+            "status": {"conditions": conditions},
+        }));
+        let mut view = View::of(&world);
+        view.pods.push(pod.unwrap());
+        view
+    };
+    let view = with_gateway("True");
     let seconds = |seconds| world.now + SignedDuration::from_secs(seconds);
     let mut leader = Leader::new(&world, Faults::default());
     leader.fill_caches(&view);
     assert!(!is_known(&mut leader, seconds(0)).await);
-    assert!(!is_known(&mut leader, seconds(59)).await);
     assert!(
-        is_known(&mut leader, seconds(60)).await,
-        "it cannot be heard, and is given up"
+        !is_known(&mut leader, seconds(3600)).await,
+        "it is ready, so it may hold requests"
+    );
+    leader.fill_caches(&with_gateway("False"));
+    assert!(!is_known(&mut leader, seconds(3601)).await);
+    assert!(
+        is_known(&mut leader, seconds(3661)).await,
+        "it takes no requests, and those that it held have ended or gone elsewhere"
     );
     let mut leader = Leader::new(&world, Faults::default());
     leader.fill_caches(&view);
@@ -149,8 +157,7 @@ async fn what_a_gateway_holds_is_unknown_to_a_new_leader_until_it_is_heard_or_gi
         !is_known(&mut leader, seconds(11)).await,
         "it has fallen silent"
     );
-    assert!(!is_known(&mut leader, seconds(70)).await);
-    assert!(is_known(&mut leader, seconds(71)).await);
+    assert!(!is_known(&mut leader, seconds(3600)).await);
 }
 
 /// Whether the demand of the service is known.

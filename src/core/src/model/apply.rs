@@ -45,12 +45,12 @@ impl Model {
             }
             Event::Account(key, account) => self.set_account(key, account),
             Event::Reading(uid, reading) => self.set_reading(&uid, reading, now),
-            Event::Gateway(uid, pod) => self.gateways.set_pod(uid, pod),
+            Event::Gateway(uid, pod) => self.gateways.set_pod(uid, pod, now),
             Event::Demand(uid, held) => {
                 let services = self.gateways.set_held(uid, held);
                 self.note_held(services, now);
             }
-            Event::Silent(uid) => self.gateways.set_silent(&uid, now),
+            Event::Silent(uid, why) => self.gateways.set_silent(uid, why, now),
             Event::ServiceOrderFailed(key) => {
                 if let Some(state) = self.services.get_mut(&key) {
                     state.forget_orders();

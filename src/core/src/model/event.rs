@@ -322,6 +322,22 @@ pub struct Held {
     pub since: Option<Timestamp>,
 }
 
+/// The pod of a gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GatewayPod {
+    /// Its name.
+    pub name: Name,
+    /// Since when it takes requests; `None` if it takes none: it is not ready, or it ends.
+    pub ready_since: Option<Timestamp>,
+}
+
+impl GatewayPod {
+    /// Whether it takes requests.
+    pub(crate) fn takes_requests(&self) -> bool {
+        self.ready_since.is_some()
+    }
+}
+
 /// What one read of an engine gave.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reading {
@@ -368,12 +384,12 @@ pub enum Event {
     Account(Key, Change<AccountSpend>),
     /// A read of the engine of the pod of this UID that changed something.
     Reading(Name, Reading),
-    /// A gateway, by its UID: its pod's name, and since when it takes requests.
-    Gateway(Name, Change<(Name, Timestamp)>),
+    /// A gateway, by its UID.
+    Gateway(Name, Change<GatewayPod>),
     /// What a gateway holds, all of it; it is heard of.
     Demand(Name, BTreeMap<Key, Held>),
-    /// A gateway has been silent for too long.
-    Silent(Name),
+    /// A gateway has been silent for too long or cannot be heard at all, and why.
+    Silent(Name, Name),
     /// An order for this service was refused by the API server or took too long: it is decided anew.
     ServiceOrderFailed(Key),
     /// The same for a TrainingJob.

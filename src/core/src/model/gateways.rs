@@ -4,28 +4,61 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::event::{Held, Key, Name};
+use super::event::{GatewayPod, Held, Key, Name};
 
 /// A gateway is heard of within this long of becoming ready.
 const FIRST_HEARD: SignedDuration = SignedDuration::from_secs(5);
-/// A gateway that is silent for this long is gone, and what it held with it.
+/// What a gateway that is silent was last heard to hold is believed for this long. One that takes no
+/// requests any more, and is not heard, holds none after this long.
 const GONE_AFTER: SignedDuration = SignedDuration::from_secs(60);
 
 /// What is known of one gateway.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Gateway {
-    /// The pod's name and since when it takes requests; `None` once it takes none.
-    pod: Option<(Name, Timestamp)>,
+    /// `None` before it is known and once it is gone.
+    pod: Option<GatewayPod>,
+    /// When it was seen to take no requests any more; it takes some until then.
+    left_at: Option<Timestamp>,
     held: BTreeMap<Key, Held>,
-    /// It was heard of.
+    /// It was heard of, and what it held then is believed.
     heard: bool,
     /// Since when it has been silent.
     silent_since: Option<Timestamp>,
+    /// Why it is not heard.
+    why: Option<Name>,
+}
+
+impl Gateway {
+    /// Whether it may hold requests of which nothing is known, and when that may change with time.
+    fn is_unknown(&self, now: Timestamp) -> (bool, Option<Timestamp>) {
+        let is_heard = self.heard && self.silent_since.is_none();
+        let Some(pod) = self.pod.as_ref().filter(|_| !is_heard) else {
+            return (false, None);
+        };
+        match (pod.ready_since, self.left_at) {
+            (Some(_), _) if self.heard => (true, None),
+            (Some(ready), _) => {
+                let expected = later(ready, FIRST_HEARD);
+                (now >= expected, Some(expected))
+            }
+            (None, Some(left)) => {
+                let last = self.silent_since.map_or(left, |since| since.max(left));
+                let gone = later(last, GONE_AFTER);
+                (now < gone, Some(gone))
+            }
+            (None, None) => (false, None),
+        }
+    }
+}
+
+fn later(at: Timestamp, by: SignedDuration) -> Timestamp {
+    at.saturating_add(by).unwrap_or(at)
 }
 
 /// The gateways, by UID.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Gateways {
+    /// When the leader began.
     began: Timestamp,
     gateways: BTreeMap<Name, Gateway>,
     /// Why what gateways hold is not known.
@@ -47,9 +80,16 @@ impl Gateways {
         self.marked = true;
     }
 
-    /// Takes that a gateway takes requests, or does no longer.
-    pub(crate) fn set_pod(&mut self, uid: Name, pod: Option<(Name, Timestamp)>) {
+    /// Takes what a gateway's pod is, or that it is gone.
+    pub(crate) fn set_pod(&mut self, uid: Name, pod: Option<GatewayPod>, now: Timestamp) {
         let gateway = self.gateways.entry(uid.clone()).or_default();
+        let takes = |pod: &Option<GatewayPod>| pod.as_ref().is_some_and(GatewayPod::takes_requests);
+        match (takes(&gateway.pod), takes(&pod)) {
+            (_, true) => gateway.left_at = None,
+            (true, false) => gateway.left_at = Some(now),
+            // one that the leader finds in that state may have taken requests until then
+            (false, false) => gateway.left_at = gateway.left_at.or(Some(self.began)),
+        }
         gateway.pod = pod;
         if gateway.pod.is_none() && gateway.held.is_empty() {
             self.gateways.remove(&uid);
@@ -63,7 +103,7 @@ impl Gateways {
         if !gateway.heard || gateway.silent_since.is_some() {
             self.marked = true;
         }
-        (gateway.heard, gateway.silent_since) = (true, None);
+        (gateway.heard, gateway.silent_since, gateway.why) = (true, None, None);
         let mut keys: BTreeSet<Key> = gateway.held.keys().cloned().collect();
         keys.extend(held.keys().cloned());
         keys.retain(|key| gateway.held.get(key) != held.get(key));
@@ -71,12 +111,15 @@ impl Gateways {
         keys
     }
 
-    /// Takes that a gateway has been silent for too long.
-    pub(crate) fn set_silent(&mut self, uid: &Name, now: Timestamp) {
-        if let Some(gateway) = self.gateways.get_mut(uid) {
-            gateway.silent_since = gateway.silent_since.or(Some(now));
+    /// Takes that a gateway has been silent for too long, or cannot be heard at all, and why.
+    pub(crate) fn set_silent(&mut self, uid: Name, why: Name, now: Timestamp) {
+        let gateway = self.gateways.entry(uid).or_default();
+        if gateway.heard && gateway.silent_since.is_none() {
+            gateway.silent_since = Some(now);
             self.marked = true;
         }
+        self.marked |= gateway.why.as_ref() != Some(&why);
+        gateway.why = Some(why);
     }
 
     /// What all gateways hold for a service.
@@ -104,9 +147,7 @@ impl Gateways {
             return None;
         }
         let mut change = GatewaysChange::default();
-        let mut unreachable = None;
-        let mut look = |at: Timestamp| change.next = change.next.into_iter().chain([at]).min();
-        let later = |at: Timestamp, by: SignedDuration| at.saturating_add(by).unwrap_or(at);
+        let mut looks = Vec::new();
         self.gateways.retain(|_, gateway| {
             if let Some(since) = gateway.silent_since {
                 let gone = later(since, GONE_AFTER);
@@ -115,38 +156,37 @@ impl Gateways {
                     gateway.held.clear();
                     (gateway.heard, gateway.silent_since) = (false, None);
                 } else {
-                    look(gone);
+                    looks.push(gone);
                 }
             }
             // one that is heard of before its pod is known has been heard of
             gateway.pod.is_some() || !gateway.held.is_empty() || gateway.heard
         });
+        let mut unknown = Vec::new();
         for gateway in self.gateways.values() {
-            let Some((name, ready)) = &gateway.pod else {
-                continue;
-            };
-            let silent = match (gateway.heard, gateway.silent_since) {
-                (true, since) => since.is_some(),
-                (false, _) => {
-                    let expected = later(*ready, FIRST_HEARD);
-                    // one that cannot be heard at all is given up after a time
-                    let given_up = later((*ready).max(self.began), GONE_AFTER);
-                    for at in [expected, given_up] {
-                        if now < at {
-                            look(at);
-                        }
-                    }
-                    now >= expected && now < given_up
-                }
-            };
-            if silent && unreachable.is_none() {
-                unreachable = Some(format!("gateway {name} has not been heard of"));
-            }
+            let (is_unknown, look) = gateway.is_unknown(now);
+            looks.extend(look);
+            unknown.extend(Some(gateway).filter(|_| is_unknown));
         }
+        change.next = looks.into_iter().filter(|at| now < *at).min();
+        let unreachable = unreachable(&unknown);
         change.all = unreachable != self.unreachable;
         self.unreachable = unreachable;
         Some(change)
     }
+}
+
+/// Names the first of these gateways, with its error, and says how many others there are.
+fn unreachable(unknown: &[&Gateway]) -> Option<String> {
+    let (first, others) = unknown.split_first()?;
+    let name = &first.pod.as_ref()?.name;
+    let why = first.why.as_ref().map(|why| format!(": {why}"));
+    let others = match others.len() {
+        0 => String::new(),
+        more => format!(" (and {more} other)"),
+    };
+    let why = why.unwrap_or_default();
+    Some(format!("gateway {name} has not been heard of{why}{others}"))
 }
 
 /// What a change of the gateways means.

@@ -10,7 +10,9 @@ mod waking;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bursar_core::model::event::{Deployment, Event, Held, Owner, Pod, PodShape, Reading, Service};
+use bursar_core::model::event::{
+    Deployment, Event, GatewayPod, Held, Owner, Pod, PodShape, Reading, Service,
+};
 use bursar_core::model::{Key, Model};
 use bursar_core::plan::{Decisions, decide};
 use bursar_core::scaling::Activation;
@@ -79,8 +81,16 @@ pub(crate) fn replicas(replicas: u32) -> Event {
     Event::Deployment(key(), Some(deployment))
 }
 
+pub(crate) fn gateway_pod(name: &str, ready: Option<i64>) -> Event {
+    let pod = GatewayPod {
+        name: name.into(),
+        ready_since: ready.map(at),
+    };
+    Event::Gateway(name.into(), Some(pod))
+}
+
 pub(crate) fn gateway(ready: i64) -> Event {
-    Event::Gateway("gateway".into(), Some(("gateway".into(), at(ready))))
+    gateway_pod("gateway", Some(ready))
 }
 
 pub(crate) fn demand(requests: u64) -> Event {

@@ -3,7 +3,7 @@
 use bursar_core::model::Model;
 
 use bursar_core::model::event::{Event, Held, Reading, Service};
-use bursar_core::plan::{LimitedBy, decide};
+use bursar_core::plan::{LimitedBy, ServiceOrder, decide};
 use jiff::tz::TimeZone;
 
 use crate::*;
@@ -139,7 +139,7 @@ fn held_by(gateway: &str, requests: u64) -> Event {
 }
 
 fn ready_gateway(name: &str) -> Event {
-    Event::Gateway(name.into(), Some((name.into(), at(0))))
+    gateway_pod(name, Some(0))
 }
 
 #[test]
@@ -195,4 +195,112 @@ fn what_one_gateway_holds_wakes_a_service_though_another_is_not_heard() {
     assert_eq!(tell(&mut model, 0, start).service_orders, []);
     let decisions = tell(&mut model, 1, [held_by("gateway", 9)]);
     assert_eq!(decisions.service_orders[0].replicas, (0, 2));
+}
+
+/// A service at one idle replica, with a gateway that is ready and of which the leader hears what
+/// these events say.
+fn beside_a_gateway(events: impl IntoIterator<Item = Event>) -> Model {
+    let mut model = Model::new(TimeZone::UTC, at(0));
+    let start = [
+        Event::Service(key(), Some(service())),
+        replicas(1),
+        pod("first", -600),
+        reading("first", 0),
+        ready_gateway("other"),
+    ];
+    tell(&mut model, 0, start.into_iter().chain(events));
+    model
+}
+
+/// The orders of these seconds, with their times.
+fn orders(model: &mut Model, seconds: std::ops::Range<i64>) -> Vec<(i64, ServiceOrder)> {
+    let each = seconds.flat_map(|second| {
+        let orders = decide(model, at(second)).service_orders;
+        orders.into_iter().map(move |order| (second, order))
+    });
+    each.collect()
+}
+
+fn silent(gateway: &str, why: &str) -> Event {
+    Event::Silent(gateway.into(), why.into())
+}
+
+#[test]
+fn a_ready_gateway_that_is_never_heard_stays_unknown_and_is_named_with_the_error() {
+    let why = "no connection within 3 s";
+    for heard_once in [false, true] {
+        let heard = heard_once.then(|| held_by("other", 0));
+        let mut model = beside_a_gateway(heard);
+        tell(&mut model, 10, [silent("other", why)]);
+        assert_eq!(orders(&mut model, 11..4000), [], "{heard_once}");
+        let unknown = decided(&model).2.unwrap();
+        assert!(unknown.contains("gateway other"), "{unknown}");
+        assert!(unknown.contains(why), "{unknown}");
+        // what another one holds counts, at zero replicas too
+        let events = [ready_gateway("gateway"), held_by("gateway", 17)];
+        let decisions = tell(&mut model, 4000, events);
+        assert_eq!(decisions.service_orders[0].replicas, (1, 3));
+        // another error is another reason
+        tell(&mut model, 4001, [silent("other", "UnknownIssuer")]);
+        let unknown = decided(&model).2.unwrap();
+        assert!(unknown.contains("UnknownIssuer"), "{unknown}");
+    }
+}
+
+#[test]
+fn a_gateway_that_is_heard_at_last_is_known_and_what_it_no_longer_says_is_not() {
+    let mut model = beside_a_gateway([held_by("other", 9)]);
+    assert_eq!(model.service(&key()).unwrap().decision.allowed, 2);
+    tell(&mut model, 20, [silent("other", "timeout")]);
+    // what it held when it was last heard is believed for a minute, and is not known then
+    decide(&mut model, at(79));
+    assert_eq!(model.service(&key()).unwrap().held, 9);
+    decide(&mut model, at(80));
+    assert_eq!(model.service(&key()).unwrap().held, 0);
+    assert!(decided(&model).2.is_some());
+    tell(&mut model, 300, [held_by("other", 0)]);
+    assert_eq!(decided(&model).2, None);
+}
+
+#[test]
+fn a_gateway_that_takes_no_requests_any_more_is_unknown_for_a_minute_at_most() {
+    let unready = || gateway_pod("other", None);
+    let gone = || Event::Gateway("other".into(), None);
+    let is_unknown = |model: &mut Model, second: i64| {
+        decide(model, at(second));
+        decided(model).2.is_some()
+    };
+    // never heard, then not ready: it may still hold what it took
+    let mut model = beside_a_gateway([silent("other", "refused")]);
+    tell(&mut model, 100, [unready()]);
+    assert!(is_unknown(&mut model, 159));
+    assert!(!is_unknown(&mut model, 160));
+    // heard until it falls silent
+    let mut model = beside_a_gateway([held_by("other", 0)]);
+    tell(&mut model, 100, [unready()]);
+    assert!(!is_unknown(&mut model, 119));
+    tell(&mut model, 120, [silent("other", "refused")]);
+    assert!(is_unknown(&mut model, 179));
+    assert!(!is_unknown(&mut model, 180));
+    // one that a new leader finds in that state
+    let mut model = beside_a_gateway([Event::Gateway("other".into(), None)]);
+    tell(&mut model, 1, [unready()]);
+    assert!(is_unknown(&mut model, 59));
+    assert!(!is_unknown(&mut model, 60));
+    // one that is gone has nothing
+    let mut model = beside_a_gateway([silent("other", "refused")]);
+    assert!(is_unknown(&mut model, 100));
+    tell(&mut model, 101, [gone()]);
+    assert!(!is_unknown(&mut model, 101));
+}
+
+#[test]
+fn each_gateway_that_is_not_heard_is_counted() {
+    let mut model = beside_a_gateway([ready_gateway("more"), silent("more", "refused")]);
+    decide(&mut model, at(10));
+    let unknown = decided(&model).2.unwrap();
+    assert!(
+        unknown.contains("gateway more") && unknown.contains("1 other"),
+        "{unknown}"
+    );
 }

@@ -8,8 +8,8 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
 use super::super::event::{
-    BatchJob, Budget, Deployment, Event, Held, Job, Key, Name, Node, Owner, Pod, PodShape,
-    PodsRefused, Reading, Role, Scheduling, Service,
+    BatchJob, Budget, Deployment, Event, GatewayPod, Held, Job, Key, Name, Node, Owner, Pod,
+    PodShape, PodsRefused, Reading, Role, Scheduling, Service,
 };
 use super::super::spending::AccountSpend;
 use crate::budget::OnExhausted;
@@ -345,9 +345,12 @@ pub(super) fn event(rng: &mut Rng, now: Timestamp) -> Event {
         20 => {
             let uid = name(&format!("gateway{}", rng.u8(0..2)));
             match rng.u8(0..3) {
-                0 => Event::Silent(uid),
+                0 => Event::Silent(uid, name(rng.choice(["timeout", "refused"]).unwrap())),
                 1 => {
-                    let pod = (uid.clone(), now);
+                    let pod = GatewayPod {
+                        name: uid.clone(),
+                        ready_since: rng.bool().then_some(now),
+                    };
                     Event::Gateway(uid, some(rng, pod))
                 }
                 _ => {
@@ -396,6 +399,6 @@ pub(super) fn subject(event: &Event) -> String {
         Event::Node(name, _) => format!("node {name}"),
         Event::Prices(_) => "prices".to_owned(),
         Event::Account(key, _) => named("account", key),
-        Event::Gateway(uid, _) | Event::Demand(uid, _) | Event::Silent(uid) => uid.to_string(),
+        Event::Gateway(uid, _) | Event::Demand(uid, _) | Event::Silent(uid, _) => uid.to_string(),
     }
 }
