@@ -108,6 +108,8 @@ reasons! {
     READ = "Read";
     /// A signal cannot be read.
     SIGNAL_UNKNOWN = "SignalUnknown";
+    /// A replica has requests, and its counters have stood still for minutes.
+    COUNTERS_STILL = "CountersStill";
 }
 
 reasons! {

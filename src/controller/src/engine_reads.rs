@@ -75,7 +75,10 @@ impl EngineReads {
             return None;
         }
         Some(match readings.busy(&target.uid, reading.at) {
-            Some(requests) => event::Reading::Busy { requests, moved },
+            Some(requests) if readings.has_counters(&target.uid) => {
+                event::Reading::Busy { requests, moved }
+            }
+            Some(requests) => event::Reading::Uncounted { requests },
             None => {
                 let why = readings.error(&target.uid).unwrap_or("not read for long");
                 event::Reading::Stale(why.into())
@@ -169,7 +172,11 @@ mod tests {
             if &*target.service == "broken" {
                 return Err(Error::Status(503));
             }
-            Ok((Sample::default(), None))
+            let sample = Sample {
+                has_counters: true,
+                ..Sample::default()
+            };
+            Ok((sample, None))
         }
     }
 

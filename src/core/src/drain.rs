@@ -24,6 +24,8 @@ pub struct Replica {
     pub draining_since: Option<Timestamp>,
     /// It has left, and is the next that the Deployment deletes.
     pub released: bool,
+    /// Its engine has done nothing for so long that its requests are not believed.
+    pub stalled: bool,
     /// Requests on its engine; `None` if unknown.
     pub busy: Option<u64>,
     /// When it was made.
@@ -110,6 +112,7 @@ pub fn steps(input: &DrainInput, now: Timestamp) -> Steps {
             (
                 pod.has_node,
                 pod.may_work,
+                !pod.stalled,
                 pod.busy.unwrap_or(u64::MAX),
                 std::cmp::Reverse(pod.created),
                 pod.pod.clone(),
@@ -190,6 +193,7 @@ mod tests {
             in_endpoints: true,
             draining_since: None,
             released: false,
+            stalled: false,
             busy: Some(busy),
             created: now(),
         }

@@ -115,6 +115,9 @@ pub struct Service {
     pub activation: Activation,
     /// Requests waiting and running on its replicas.
     pub engine: Signal,
+    /// Which of its replicas has requests that are not believed, and since when its counters have stood
+    /// still.
+    pub stalled: Option<String>,
     /// Requests that gateways hold for it.
     pub held: u64,
     /// Why there may be more of them: a gateway that has not been heard. Never taken as holding none.
@@ -182,10 +185,9 @@ pub fn recommend(service: &Service, now: Timestamp) -> Recommendation {
         n if n < asked.desired => Some(LimitedBy::MaxReplicas),
         _ => asked.limited_by,
     };
-    let reason = match &service.waits_for {
-        Some(waits_for) if bounded > 0 => format!("{}; {waits_for}", asked.reason),
-        _ => asked.reason,
-    };
+    let waits_for = service.waits_for.as_ref().filter(|_| bounded > 0);
+    let more = waits_for.into_iter().chain(&service.stalled);
+    let reason = more.fold(asked.reason, |reason, more| format!("{reason}; {more}"));
     Recommendation {
         desired: bounded,
         limited_by,

@@ -43,6 +43,8 @@ pub struct Sample {
     pub busy: u64,
     /// What was done so far. That it is unchanged means that nothing happened between two reads.
     pub done: EngineCounters,
+    /// Whether there is any counter on the page.
+    pub has_counters: bool,
 }
 
 /// Why a pod's metrics could not be read.
@@ -135,7 +137,9 @@ fn sample(source: &Source, sums: Sums<'_, 5>) -> Result<Sample, Error> {
     };
     // a counter that nothing has counted yet is not shown
     let counter = |sum: Option<f64>| sum.unwrap_or(0.0).clamp(0.0, MAX_COUNTER) as u64;
+    let counters = [requests, input_tokens, output_tokens];
     Ok(Sample {
+        has_counters: counters.iter().any(Option::is_some),
         busy: gauge(waiting, &source.waiting)? + gauge(running, &source.running)?,
         done: EngineCounters {
             requests: counter(requests),
@@ -184,9 +188,12 @@ mod tests {
                     requests: 7,
                     input_tokens: 0,
                     output_tokens: 70
-                }
+                },
+                has_counters: true,
             }
         );
+        let without = sample_of("w 2\nr 3\n").unwrap();
+        assert_eq!((without.busy, without.has_counters), (5, false));
         let missing = sample_of("w 2\n").unwrap_err();
         assert_eq!(missing.to_string(), "there is no metric r");
     }
@@ -362,7 +369,14 @@ mod tests {
             input_tokens: 12,
             output_tokens: 40,
         };
-        assert_eq!(sample(&source, sums).unwrap(), Sample { busy: 10, done });
+        assert_eq!(
+            sample(&source, sums).unwrap(),
+            Sample {
+                busy: 10,
+                done,
+                has_counters: true
+            }
+        );
     }
 
     /// `cargo test --release -p bursar-signals -- --ignored --nocapture`.

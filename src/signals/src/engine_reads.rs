@@ -354,7 +354,14 @@ mod tests {
             }
             let busy = self.reads.fetch_add(1, Ordering::SeqCst);
             let done = Default::default();
-            Ok((Sample { busy, done }, None))
+            Ok((
+                Sample {
+                    busy,
+                    done,
+                    has_counters: true,
+                },
+                None,
+            ))
         }
     }
 
@@ -451,7 +458,11 @@ mod tests {
                 requests,
                 ..Default::default()
             };
-            Some(Sample { busy, done })
+            Some(Sample {
+                busy,
+                done,
+                has_counters: true,
+            })
         };
         let mut last = LastReading::default();
         for (at, sample, changed) in [

@@ -79,6 +79,12 @@ impl Readings {
         (now.duration_since(at) < FRESH).then_some(sample.busy)
     }
 
+    /// Whether the last page of a pod had any counter.
+    pub fn has_counters(&self, uid: &str) -> bool {
+        let last = self.pods.get(uid).and_then(|reading| reading.last);
+        last.is_some_and(|(_, sample)| sample.has_counters)
+    }
+
     /// Why a pod could not be read the last time; `None` if it could.
     pub fn error(&self, uid: &str) -> Option<&str> {
         self.pods.get(uid)?.error.as_deref()
@@ -98,7 +104,11 @@ mod tests {
             requests,
             ..EngineCounters::default()
         };
-        Sample { busy, done }
+        Sample {
+            busy,
+            done,
+            has_counters: true,
+        }
     }
 
     #[test]

@@ -41,6 +41,8 @@ pub(crate) enum Happening {
     Deliver(Subject),
     /// A replica that leaves has ended some requests.
     ShareDemand(Key),
+    /// A busy engine's counters have moved.
+    ReadAgain(u32),
     /// A timer of the model is due.
     Timer,
     /// The first order in the queue of a workload reaches the API server.

@@ -100,6 +100,8 @@ pub(crate) struct PodObject {
     pub(crate) busy_until: Option<Timestamp>,
     /// It has served a request since it was last read.
     pub(crate) served: bool,
+    /// It is busy, and will be read again though its requests stay the same.
+    pub(crate) read_again: bool,
     /// Its engine cannot be read.
     pub(crate) unreadable: bool,
     /// The same happens to it again and again: it does not become ready.

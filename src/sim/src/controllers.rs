@@ -119,6 +119,7 @@ impl Simulation {
             depth: 0,
             busy_until: None,
             served: false,
+            read_again: false,
             unreadable: false,
             fails_to_start: false,
         };

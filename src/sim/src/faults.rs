@@ -110,7 +110,7 @@ pub(crate) fn kind(event: &Event) -> &'static str {
         Event::Node(..) => "Node",
         Event::Prices(..) => "Prices",
         Event::Account(..) => "Account",
-        Event::Reading(_, Reading::Busy { .. }) => "Reading",
+        Event::Reading(_, Reading::Busy { .. } | Reading::Uncounted { .. }) => "Reading",
         Event::Reading(_, Reading::Stale(_)) => "StaleReading",
         Event::Gateway(..) => "Gateway",
         Event::Demand(..) => "Demand",

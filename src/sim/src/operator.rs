@@ -13,6 +13,9 @@ use crate::faults::Fault;
 use crate::ledger::uid;
 use crate::simulation::{Leader, Order, Simulation, Violation};
 
+/// The counters of a busy engine are told to move this often.
+const COUNTERS_MOVE: SignedDuration = SignedDuration::from_mins(1);
+
 /// The UID of a gateway.
 fn gateway_uid(number: u32) -> bursar_core::model::Name {
     format!("gateway-{number}").into()
@@ -110,6 +113,10 @@ impl Simulation {
                     false => {
                         let requests = pod.busy();
                         let moved = std::mem::take(&mut pod.served) || requests > 0;
+                        if requests > 0 && !std::mem::replace(&mut pod.read_again, true) {
+                            let at = later(self.now, COUNTERS_MOVE);
+                            self.agenda.add(at, Happening::ReadAgain(*number));
+                        }
                         Reading::Busy { requests, moved }
                     }
                 };

@@ -87,6 +87,14 @@ impl Simulation {
         self.tell_at(Subject::Reading(number), at);
     }
 
+    /// The counters of a busy engine move all the time; the leader is told of it now and then.
+    pub(crate) fn read_again(&mut self, number: u32) {
+        if let Some(found) = self.cluster.pods.get_mut(&number) {
+            found.read_again = false;
+            self.read_soon(number);
+        }
+    }
+
     /// A service's endpoints were published.
     pub(crate) fn endpoints_changed(&mut self, key: &Key) {
         let Some(service) = self.cluster.services.get(key) else {

@@ -226,6 +226,7 @@ impl Simulation {
         match happening {
             Happening::Deliver(subject) => self.deliver(&subject),
             Happening::ShareDemand(key) => self.share_demand(&key),
+            Happening::ReadAgain(pod) => self.read_again(pod),
             Happening::Timer => self.timer_due(),
             Happening::Write(key, is_job) => self.write_order(&key, is_job),
             Happening::WriteLatch(key) => self.write_latch(&key),

@@ -87,7 +87,7 @@ impl Witness {
             }
             Event::JobOrderFailed(key) => drop(self.ordered.remove(key)),
             Event::Reading(uid, reading) => {
-                let is_good = matches!(reading, Reading::Busy { .. });
+                let is_good = !matches!(reading, Reading::Stale(_));
                 self.readings.insert(uid.clone(), is_good);
             }
             Event::Gateway(uid, pod) => {

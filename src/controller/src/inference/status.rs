@@ -214,14 +214,20 @@ fn says(decision: &Decision, ready: usize, parts: &StatusParts<'_>) -> Vec<Condi
                 "no budget holds it back".to_owned(),
             ),
         },
-        match &decision.unknown {
-            Some(why) => say(
+        match (&decision.unknown, &decision.stalled) {
+            (Some(why), _) => say(
                 SIGNALS_AVAILABLE,
                 false,
                 signals_available::SIGNAL_UNKNOWN,
                 format!("{why}; it keeps its replicas, and may get more"),
             ),
-            None => say(
+            (None, Some(stalled)) => say(
+                SIGNALS_AVAILABLE,
+                false,
+                signals_available::COUNTERS_STILL,
+                stalled.clone(),
+            ),
+            (None, None) => say(
                 SIGNALS_AVAILABLE,
                 true,
                 signals_available::READ,
@@ -265,6 +271,7 @@ mod tests {
             limited_by,
             reason: format!("queue depth {desired}"),
             unknown: None,
+            stalled: None,
             refusal: None,
         }
     }
@@ -342,6 +349,14 @@ mod tests {
         let said = chat.condition(SIGNALS_AVAILABLE);
         assert_eq!((&*said.status, &*said.reason), ("False", "SignalUnknown"));
         assert!(said.message.starts_with(why), "{}", said.message);
+        let why = "pod chat-b: no counter has moved since";
+        chat.now += SignedDuration::from_mins(10);
+        chat.decide(&Decision {
+            stalled: Some(why.to_owned()),
+            ..decision(2, 2, None)
+        });
+        let said = chat.condition(SIGNALS_AVAILABLE);
+        assert_eq!((&*said.reason, &*said.message), ("CountersStill", why));
     }
 
     #[test]

@@ -18,6 +18,7 @@ fn decision(allowed: u32, asked: u32, limited_by: Option<LimitedBy>) -> Decision
         limited_by,
         reason: String::new(),
         unknown: None,
+        stalled: None,
         refusal: None,
     }
 }

@@ -342,11 +342,12 @@ impl Leader {
             let sample = Sample {
                 busy,
                 done: Default::default(),
+                has_counters: true,
             };
             let moved = readings.sample(pod::uid(&pod), sample, world.now);
             let reading = Reading::Busy {
                 requests: busy,
-                moved,
+                moved: moved || busy > 0,
             };
             let event = ModelEvent::Reading(pod::uid(&pod).into(), reading);
             self.actor.note_event(event);

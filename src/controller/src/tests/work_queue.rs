@@ -43,6 +43,7 @@ fn order(name: &str, from: u32, to: u32, after_latch: bool) -> Order {
         limited_by: None,
         reason: String::new(),
         unknown: None,
+        stalled: None,
         refusal: None,
     };
     Order::Service(Box::new(ServiceChange::new(order, decision)))

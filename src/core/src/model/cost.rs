@@ -158,6 +158,7 @@ fn draining_since(
 pub(crate) fn drain_replicas<'a>(
     state: &ServiceState,
     pods: impl Iterator<Item = (&'a Name, &'a PodState)>,
+    now: Timestamp,
 ) -> Vec<drain::Replica> {
     let replicas = pods.filter(|(_, pod)| is_replica(&pod.pod));
     replicas
@@ -170,6 +171,7 @@ pub(crate) fn drain_replicas<'a>(
                 in_endpoints: state.endpoints.contains(uid),
                 draining_since: draining_since(&state.draining, uid, pod),
                 released: pod.released || state.released.contains_key(uid),
+                stalled: engine.is_stalled(now),
                 busy: engine.busy.filter(|_| engine.stale.is_none()),
                 created: pod.created,
             }
@@ -267,7 +269,7 @@ impl Model {
                 .filter_map(|uid| self.pods.get_key_value(uid));
             let deployment = state.deployment.as_ref();
             let refused = deployment.and_then(|found| found.refused.as_ref());
-            let awaited = awaited(state, &drain_replicas(state, pods));
+            let awaited = awaited(state, &drain_replicas(state, pods, now));
             state.awaited.observe(awaited, refused, now);
             let kept = state.awaited.kept(now);
             cost.add_starting(replica, kept);

@@ -348,6 +348,11 @@ pub enum Reading {
         /// Its counters have moved since the read before, or there was none.
         moved: bool,
     },
+    /// Requests waiting and running on an engine that shows no counters, which could confirm them.
+    Uncounted {
+        /// How many.
+        requests: u64,
+    },
     /// The last good read is too old, and why no newer one is there.
     Stale(Name),
 }

@@ -20,6 +20,15 @@ const FIRST_READ: SignedDuration = SignedDuration::from_secs(5);
 /// Replicas that do not start count as failed after this long.
 const START_FAILED_AFTER: SignedDuration = SignedDuration::from_secs(60);
 
+/// Requests are not believed to be there any more once they have been on an engine for this long while
+/// none of its counters moved.
+///
+/// vLLM counts each token as it is written, and a prompt once it has been read: while anything runs, a
+/// counter moves with each step, and requests that wait are behind others that run. Only while prompts
+/// are read nothing moves: one of a million tokens takes two to three minutes at 5,000 to 10,000
+/// tokens a second.
+const STANDSTILL: SignedDuration = SignedDuration::from_mins(5);
+
 /// An order that no object shows after this long is given anew.
 const ORDER_EXPIRES: SignedDuration = SignedDuration::from_secs(30);
 
@@ -51,12 +60,38 @@ pub(crate) struct EngineState {
     pub(crate) busy: Option<u64>,
     /// Why they are not known any more, or not yet.
     pub(crate) stale: Option<Name>,
+    /// Since when it has had requests while no counter moved.
+    pub(crate) still_since: Option<Timestamp>,
 }
 
 impl EngineState {
     /// Nothing is known of it yet.
     pub(crate) fn is_unread(&self) -> bool {
         self.busy.is_none() && self.stale.is_none()
+    }
+
+    /// When its requests are not believed any more, if no counter moves until then.
+    fn stalls_at(&self) -> Option<Timestamp> {
+        self.still_since?.checked_add(STANDSTILL).ok()
+    }
+
+    /// Whether it has done nothing for so long that its requests are not believed.
+    pub(crate) fn is_stalled(&self, now: Timestamp) -> bool {
+        self.stalls_at().is_some_and(|at| now >= at)
+    }
+
+    /// Takes how many requests are on it, and whether a counter has moved. Returns whether it has done
+    /// anything.
+    fn set_busy(&mut self, requests: u64, moved: bool, is_counted: bool, now: Timestamp) -> bool {
+        let was_busy = self.busy.is_some_and(|busy| busy > 0);
+        let was_stalled = self.is_stalled(now);
+        let is_active = moved || self.busy.is_none() || (requests > 0 || was_busy) && !was_stalled;
+        let goes_on = was_busy && !moved && requests > 0 && is_counted;
+        if !goes_on {
+            self.still_since = Some(now).filter(|_| requests > 0 && is_counted);
+        }
+        (self.busy, self.stale) = (Some(requests), None);
+        is_active
     }
 }
 
@@ -146,15 +181,16 @@ impl ServiceState {
 
     /// Takes that an engine was read.
     pub(crate) fn read(&mut self, engine: &mut EngineState, reading: Reading, now: Timestamp) {
-        match reading {
-            Reading::Busy { requests, moved } => {
-                let was_busy = engine.busy.is_some_and(|busy| busy > 0);
-                if moved || requests > 0 || was_busy || engine.busy.is_none() {
-                    self.last_active = Some(now);
-                }
-                (engine.busy, engine.stale) = (Some(requests), None);
+        let is_active = match reading {
+            Reading::Busy { requests, moved } => engine.set_busy(requests, moved, true, now),
+            Reading::Uncounted { requests } => engine.set_busy(requests, false, false, now),
+            Reading::Stale(why) => {
+                engine.stale = Some(why);
+                false
             }
-            Reading::Stale(why) => engine.stale = Some(why),
+        };
+        if is_active {
+            self.last_active = Some(now);
         }
     }
 }
@@ -168,16 +204,38 @@ pub(crate) fn may_work(pod: &Pod, engine: &EngineState) -> bool {
     pod.ready_since.is_some() || engine.has_served && pod.start_failure.is_none()
 }
 
-/// The demand on the engines of these pods, and when a pod's silence begins to count.
-pub(crate) fn engine_signal(pods: &[Replica<'_>], now: Timestamp) -> (Signal, Option<Timestamp>) {
+/// The demand on engines.
+pub(crate) struct EngineDemand {
+    pub(crate) signal: Signal,
+    /// Whose requests are not believed, and since when its counters have stood still.
+    pub(crate) stalled: Option<String>,
+    /// When a pod's silence begins to count, or its requests are not believed any more.
+    pub(crate) next: Option<Timestamp>,
+}
+
+/// The demand on the engines of these pods.
+pub(crate) fn engine_demand(pods: &[Replica<'_>], now: Timestamp) -> EngineDemand {
     let (mut sum, mut unknown, mut next) = (None, None, None::<Timestamp>);
+    let mut stalled = Vec::new();
     for (_, pod, engine) in pods {
         if pod.deletion.is_some() || !may_work(pod, engine) {
             continue;
         }
         let name = &pod.key.name;
         match (engine.busy, &engine.stale) {
-            (Some(busy), None) => sum = Some(sum.unwrap_or(0u64).saturating_add(busy)),
+            (Some(busy), None) => {
+                let believed = match engine.stalls_at() {
+                    Some(at) if now >= at => {
+                        stalled.push((name, busy, engine.still_since.unwrap_or(at)));
+                        0
+                    }
+                    stalls_at => {
+                        next = next.into_iter().chain(stalls_at).min();
+                        busy
+                    }
+                };
+                sum = Some(sum.unwrap_or(0u64).saturating_add(believed));
+            }
             (_, Some(why)) => {
                 unknown = unknown.or_else(|| Some(format!("pod {name}: {why}")));
             }
@@ -196,7 +254,24 @@ pub(crate) fn engine_signal(pods: &[Replica<'_>], now: Timestamp) -> (Signal, Op
         (None, Some(sum)) => Signal::Known(sum),
         (None, None) => Signal::Absent,
     };
-    (signal, next)
+    EngineDemand {
+        signal,
+        stalled: describe_stalled(&stalled),
+        next,
+    }
+}
+
+/// Says whose requests are not believed: of the first of these pods, and how many others there are.
+fn describe_stalled(stalled: &[(&Name, u64, Timestamp)]) -> Option<String> {
+    let ((name, busy, since), others) = stalled.split_first()?;
+    let since = Timestamp::from_second(since.as_second()).unwrap_or(*since);
+    let others = match others.len() {
+        0 => String::new(),
+        more => format!(" (and {more} other)"),
+    };
+    Some(format!(
+        "pod {name}{others}: no counter has moved since {since}, so its {busy} requests count as none"
+    ))
 }
 
 /// Whether an engine of these pods was read or should have been.

@@ -58,7 +58,7 @@ pub(super) fn decide_service(
     let input = DrainInput {
         replicas: state.declared(),
         allowed: decision.allowed,
-        pods: drain_replicas(state, pods),
+        pods: drain_replicas(state, pods, now),
         rolling: state.deployment.as_ref().is_some_and(|found| found.rolling),
         budget: decision.limited_by == Some(LimitedBy::Budget),
         timeout: state
@@ -168,7 +168,7 @@ fn observe_service(
         .iter()
         .filter_map(|uid| model.pods.get_key_value(uid))
         .collect();
-    let replicas = drain_replicas(state, pods.iter().copied());
+    let replicas = drain_replicas(state, pods.iter().copied(), now);
     let current = drain::staying(state.declared(), &replicas);
     let staying = replicas.iter().filter(|pod| pod.draining_since.is_none());
     let alive: Vec<Replica<'_>> = pods
@@ -192,7 +192,7 @@ fn observe_service(
     let (starting_since, next_fails) = service::starting_since(&unready, coming, now);
     let start_ends = state.starts.observe(starting_since);
     let start_patience = state.starts.patience();
-    let (engine, first_read) = service::engine_signal(&alive, now);
+    let demand = service::engine_demand(&alive, now);
     let (start_failure, fails_at) =
         service::start_failure(&alive, refused.filter(|_| awaited > 0), now);
     let waits_for = unready.iter().find_map(|(_, pod, _)| pod.waits_for());
@@ -213,7 +213,8 @@ fn observe_service(
         idle_after: spec.idle_after,
         paused: spec.paused,
         activation: spec.activation,
-        engine,
+        engine: demand.signal,
+        stalled: demand.stalled,
         held: held.requests,
         unreachable_gateway,
         last_active,
@@ -239,6 +240,6 @@ fn observe_service(
     if state.history.is_none() {
         state.history = Some(observed.history.clone());
     }
-    let next = [first_read, fails_at, next_fails];
+    let next = [demand.next, fails_at, next_fails];
     Some((observed, next.into_iter().flatten().min()))
 }

@@ -40,6 +40,8 @@ pub struct Decision {
     pub reason: String,
     /// Why its demand is not known, if it is not, whatever else limits it.
     pub unknown: Option<String>,
+    /// Which replica has requests that are not believed, and since when its counters have stood still.
+    pub stalled: Option<String>,
     /// What a request gets while no replica is ready.
     pub refusal: Option<Refusal>,
 }
@@ -118,6 +120,7 @@ pub(crate) fn pay(
         limited_by,
         reason,
         unknown: service.unknown().map(str::to_owned),
+        stalled: service.stalled.clone(),
         refusal,
     }
 }

@@ -145,6 +145,7 @@ fn service(current: u32, engine: Signal, held: u64) -> Service {
         activation: Activation::OnDemand,
         engine,
         held,
+        stalled: None,
         unreachable_gateway: None,
         last_active: Some(now()),
         current,

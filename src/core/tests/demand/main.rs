@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // a test fails by ending
 
 mod refused;
+mod stalled;
 mod unknown;
 mod unready;
 mod waking;
@@ -67,9 +68,9 @@ pub(crate) fn pod(name: &str, ready: i64) -> Event {
     Event::Pod(name.into(), Some(Box::new(ready_pod(name, ready))))
 }
 
+/// So many requests on an engine, of which nothing but the requests counts.
 pub(crate) fn reading(pod: &str, requests: u64) -> Event {
-    let moved = requests > 0;
-    Event::Reading(pod.into(), Reading::Busy { requests, moved })
+    Event::Reading(pod.into(), Reading::Uncounted { requests })
 }
 
 pub(crate) fn replicas(replicas: u32) -> Event {

@@ -335,6 +335,9 @@ pub(super) fn event(rng: &mut Rng, now: Timestamp) -> Event {
         18 | 19 => {
             let reading = match rng.u8(0..5) {
                 0 => Reading::Stale(name("no answer")),
+                1 => Reading::Uncounted {
+                    requests: rng.u64(0..20),
+                },
                 _ => Reading::Busy {
                     requests: rng.u64(0..20) * u64::from(rng.bool()),
                     moved: rng.bool(),
