@@ -136,6 +136,8 @@ reasons! {
     POD_STUCK = "PodStuck";
     /// The cluster refuses to make pods.
     PODS_REFUSED = "PodsRefused";
+    /// A rollout cannot finish.
+    ROLLOUT_STUCK = "RolloutStuck";
     /// No node takes a pod.
     UNSCHEDULABLE = "Unschedulable";
     /// The API server refused what the decision needs.

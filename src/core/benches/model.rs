@@ -243,7 +243,7 @@ impl Cluster {
             let replicas = u32::from(number < NODES * 7);
             let deployment = Deployment {
                 replicas,
-                rolling: false,
+                rollout: None,
                 refused: None,
             };
             events.push(Event::Deployment(key.clone(), Some(deployment)));

@@ -47,6 +47,18 @@ pub struct Steps {
     pub next_look: Option<Timestamp>,
 }
 
+/// Whether a Deployment replaces pods by others of a new template.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RolloutState {
+    /// It does not.
+    None,
+    /// It does: then only a scale to zero and a budget take replicas away.
+    Moving,
+    /// It tries to, and cannot. A Deployment that shrinks then deletes pods of the old template, so
+    /// replicas that work are drained for it, and one of them stays.
+    Stuck,
+}
+
 /// The state that steps are computed from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DrainInput {
@@ -56,8 +68,8 @@ pub struct DrainInput {
     pub allowed: u32,
     /// Pods that are not being deleted.
     pub pods: Vec<Replica>,
-    /// A rollout is under way: then only a scale to zero and a budget take replicas away.
-    pub rolling: bool,
+    /// Whether a rollout is under way.
+    pub rollout: RolloutState,
     /// A budget takes replicas away.
     pub budget: bool,
     /// How long a replica may take to leave.
@@ -102,11 +114,13 @@ pub fn steps(input: &DrainInput, now: Timestamp) -> Steps {
         let kept = ours.min(input.allowed - staying);
         steps.keep = names(back.into_iter().take(kept as usize));
         steps.replicas = input.replicas.max(input.allowed);
-    } else if !input.rolling || input.budget || input.allowed == 0 {
+    } else if input.rollout != RolloutState::Moving || input.budget || input.allowed == 0 {
+        let keeps_broken =
+            input.rollout == RolloutState::Stuck && !input.budget && input.allowed > 0;
         let mut candidates: Vec<_> = input
             .pods
             .iter()
-            .filter(|pod| pod.draining_since.is_none())
+            .filter(|pod| pod.draining_since.is_none() && (pod.may_work || !keeps_broken))
             .collect();
         candidates.sort_by_key(|pod| {
             (
@@ -118,11 +132,15 @@ pub fn steps(input: &DrainInput, now: Timestamp) -> Steps {
                 pod.pod.clone(),
             )
         });
-        let surplus = (staying - input.allowed) as usize;
+        let mut surplus = (staying - input.allowed) as usize;
         // replicas without a pod need no drain
-        let podless = (staying as usize)
+        let mut podless = (staying as usize)
             .saturating_sub(candidates.len())
             .min(surplus);
+        if keeps_broken {
+            podless = 0;
+            surplus = surplus.min(candidates.len().saturating_sub(1));
+        }
         steps.drain = names(candidates.into_iter().take(surplus - podless));
         steps.replicas -= u32::try_from(podless).unwrap_or(0);
     }
@@ -205,7 +223,7 @@ mod tests {
             replicas,
             allowed,
             pods,
-            rolling: false,
+            rollout: RolloutState::None,
             budget: false,
             timeout: SignedDuration::from_secs(60),
         }
@@ -326,13 +344,35 @@ mod tests {
     #[test]
     fn a_rollout_is_not_disturbed_unless_everything_goes_or_a_budget_says_so() {
         let rolling = |allowed, budget| DrainInput {
-            rolling: true,
+            rollout: RolloutState::Moving,
             budget,
             ..input(allowed, vec![pod("a", 0), pod("b", 0)])
         };
         assert!(steps(&rolling(1, false), now()).drain.is_empty());
         assert_eq!(steps(&rolling(1, true), now()).drain.len(), 1);
         assert_eq!(steps(&rolling(0, false), now()).drain.len(), 2);
+    }
+
+    #[test]
+    fn a_stuck_rollout_keeps_its_broken_replica_and_one_that_works() {
+        let broken = Replica {
+            may_work: false,
+            busy: None,
+            ..pod("broken", 0)
+        };
+        let in_stuck_rollout = |allowed| DrainInput {
+            rollout: RolloutState::Stuck,
+            ..input(allowed, vec![pod("a", 0), broken.clone(), pod("b", 3)])
+        };
+        let drained = |allowed| steps(&in_stuck_rollout(allowed), now()).drain;
+        assert_eq!(drained(2), ["a"]);
+        assert_eq!(drained(1), ["a"], "one works on");
+        assert_eq!(drained(0).len(), 3);
+        let for_money = DrainInput {
+            budget: true,
+            ..in_stuck_rollout(2)
+        };
+        assert_eq!(steps(&for_money, now()).drain, ["broken"]);
     }
 
     #[test]

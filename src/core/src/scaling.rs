@@ -94,6 +94,15 @@ pub struct Start {
     pub patience: SignedDuration,
 }
 
+/// A rollout that cannot finish.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StuckRollout {
+    /// Why.
+    pub why: String,
+    /// Replicas that it holds and that do not work: they never became ready, crash, or have no pod.
+    pub broken: u32,
+}
+
 /// An InferenceDeployment as a decision sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
@@ -134,6 +143,8 @@ pub struct Service {
     pub waits_for: Option<String>,
     /// Why none of its replicas becomes ready, if their pods have been stuck for long.
     pub start_failure: Option<String>,
+    /// Its rollout, if that is stuck.
+    pub rollout: Option<StuckRollout>,
     /// What was asked for before.
     pub history: History,
     /// What one replica costs, and how long it takes to stop.
@@ -146,6 +157,19 @@ impl Service {
     /// Replicas that were ordered and have no pod yet.
     pub fn awaited(&self) -> u32 {
         self.current.saturating_sub(self.present)
+    }
+
+    /// The replicas with which so many work. A Deployment removes no broken replica of its new template
+    /// before working ones of the old; while its rollout is stuck, it has one more than what works,
+    /// which the rollout may take.
+    fn with_broken(&self, working: u32) -> u32 {
+        match &self.rollout {
+            Some(rollout) if working > 0 => {
+                let one_more = working.saturating_add(1).min(self.current);
+                working.saturating_add(rollout.broken).max(one_more)
+            }
+            _ => working,
+        }
     }
 
     /// Why its demand is not known, if it is not.
@@ -177,9 +201,10 @@ pub struct Recommendation {
 /// What the service's demand asks for, within its own bounds.
 pub fn recommend(service: &Service, now: Timestamp) -> Recommendation {
     let asked = ask(service, now);
-    let bounded = asked
-        .desired
-        .clamp(service.min.min(service.max), service.max);
+    let bounded = asked.desired.clamp(
+        service.with_broken(service.min).min(service.max),
+        service.max,
+    );
     let limited_by = match bounded {
         n if n > asked.desired => Some(LimitedBy::MinReplicas),
         n if n < asked.desired => Some(LimitedBy::MaxReplicas),
@@ -187,7 +212,10 @@ pub fn recommend(service: &Service, now: Timestamp) -> Recommendation {
     };
     let waits_for = service.waits_for.as_ref().filter(|_| bounded > 0);
     let more = waits_for.into_iter().chain(&service.stalled);
-    let reason = more.fold(asked.reason, |reason, more| format!("{reason}; {more}"));
+    let mut reason = more.fold(asked.reason, |reason, more| format!("{reason}; {more}"));
+    if let Some(StuckRollout { why, broken }) = &service.rollout {
+        reason = format!("{reason}; the rollout is stuck with {broken} broken replicas ({why})");
+    }
     Recommendation {
         desired: bounded,
         limited_by,
@@ -229,8 +257,8 @@ fn ask(service: &Service, now: Timestamp) -> Recommendation {
     if let Some(why) = unknown {
         // what is known may add replicas; what is unknown takes none away
         let carry = replicas_for(known, target);
-        let desired = carry.max(current);
-        let reason = match carry > current {
+        let desired = service.with_broken(carry).max(current);
+        let reason = match desired > current {
             false => format!("demand unknown ({why}): holds at {desired}"),
             true => format!(
                 "queue depth at least {known} ({on_replicas} on replicas, {held} held) \
@@ -247,8 +275,9 @@ fn ask(service: &Service, now: Timestamp) -> Recommendation {
     if depth == 0 {
         return rest(service, now, hold(Some(0), 0, None, sum));
     }
-    let asked = replicas_for(depth, target).max(1);
-    let reason = format!("{sum} / target {target} = {asked}");
+    let carry = replicas_for(depth, target).max(1);
+    let reason = format!("{sum} / target {target} = {carry}");
+    let asked = service.with_broken(carry);
     steady(
         service,
         now,
@@ -266,8 +295,8 @@ fn rest(service: &Service, now: Timestamp, quiet: Recommendation) -> Recommendat
     }
     if let Some(start) = service.start.filter(|start| now < start.ends) {
         let one = Recommendation {
-            asked: 1,
-            desired: 1,
+            asked: service.with_broken(1),
+            desired: service.with_broken(1),
             next_look: Some(start.ends),
             reason: format!("{}, and a replica is starting", quiet.reason),
             ..quiet
@@ -302,8 +331,8 @@ fn rest(service: &Service, now: Timestamp, quiet: Recommendation) -> Recommendat
     }
     let at = last_active.checked_add(service.idle_after).ok();
     let one = Recommendation {
-        asked: 1,
-        desired: 1,
+        asked: service.with_broken(1),
+        desired: service.with_broken(1),
         next_look: at,
         reason: format!("{}, not idle yet", quiet.reason),
         ..quiet

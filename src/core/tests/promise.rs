@@ -250,7 +250,7 @@ impl Namespace {
         let service = service.clone();
         let deployment = Deployment {
             replicas,
-            rolling: false,
+            rollout: None,
             refused: None,
         };
         let event = Event::Deployment(order.service.clone(), Some(deployment));

@@ -202,7 +202,7 @@ fn pending_replicas(limit: &str) -> Model {
     model.apply(Event::Service(key.clone(), Some(service)), at(0));
     let deployment = Deployment {
         replicas: 45,
-        rolling: false,
+        rollout: None,
         refused: None,
     };
     model.apply(Event::Deployment(key, Some(deployment)), at(0));

@@ -152,7 +152,7 @@ impl Simulation {
         }
         let deployment = service.deployment.get_or_insert(Deployment {
             replicas: 0,
-            rolling: false,
+            rollout: None,
             refused: None,
         });
         deployment.replicas = order.replicas.1;

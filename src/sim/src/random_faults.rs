@@ -1,7 +1,7 @@
 //! Faults of a random history, and their ends.
 
 use bursar_core::model::Key;
-use bursar_core::model::event::{Deployment, Owner, PodsRefused};
+use bursar_core::model::event::{Deployment, Owner, PodsRefused, Rollout};
 
 use crate::acts::seconds;
 use crate::agenda::{Happening, Subject};
@@ -201,10 +201,10 @@ impl Simulation {
     fn set_rolling(&mut self, key: &Key, rolling: bool) {
         let service = self.cluster.services.get_mut(key);
         if let Some(Deployment {
-            rolling: before, ..
+            rollout: before, ..
         }) = service.and_then(|service| service.deployment.as_mut())
         {
-            *before = rolling;
+            *before = rolling.then(Rollout::default);
             self.tell(Subject::Deployment(key.clone()));
         }
     }

@@ -1,7 +1,7 @@
 //! Kubernetes objects as the model's values. Nothing here looks at another object.
 
 use bursar_api::spend::{WorkloadKind, WorkloadRef};
-use bursar_core::model::event::{Deployment, Node, Owner, Pod, PodShape};
+use bursar_core::model::event::{Deployment, Node, Owner, Pod, PodShape, Rollout};
 use bursar_core::pricing::is_gpu;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1;
@@ -89,13 +89,25 @@ fn owner(pod: &core::Pod, workload: Option<&WorkloadRef>) -> Owner {
 /// What a Deployment is told, and whether it replaces pods.
 pub(super) fn deployment(found: &v1::Deployment) -> Deployment {
     let replicas = found.spec.replicas.map(u32::try_from);
-    let rolling = found.status.as_ref().is_some_and(|status| {
+    let rollout = found.status.as_ref().and_then(|status| {
         let is_behind = found.metadata.generation != status.observed_generation;
-        is_behind || status.updated_replicas.unwrap_or(0) < status.replicas.unwrap_or(0)
+        let updated = status.updated_replicas.unwrap_or(0);
+        let rolls = is_behind || updated < status.replicas.unwrap_or(0);
+        let mut conditions = status.conditions.iter().flatten();
+        let deadline_exceeded = conditions.any(|condition| {
+            let reason = condition.reason.as_deref();
+            condition.type_.as_deref() == Some("Progressing")
+                && reason == Some("ProgressDeadlineExceeded")
+        });
+        let rollout = Rollout {
+            updated: u32::try_from(updated).unwrap_or(0),
+            deadline_exceeded: deadline_exceeded && !is_behind,
+        };
+        rolls.then_some(rollout)
     });
     Deployment {
         replicas: replicas.and_then(Result::ok).unwrap_or(0),
-        rolling,
+        rollout,
         refused: health::pods_refused(found),
     }
 }

@@ -247,7 +247,17 @@ fn says(decision: &Decision, ready: usize, parts: &StatusParts<'_>) -> Vec<Condi
                 pods_healthy::OBSERVE_ONLY,
                 "Bursar decides, and changes nothing".to_owned(),
             ),
-            says => says,
+            says => match &decision.rollout_stuck {
+                Some(why) if says.reason != pods_healthy::APPLY_FAILED => say(
+                    PODS_HEALTHY,
+                    false,
+                    pods_healthy::ROLLOUT_STUCK,
+                    format!(
+                        "the rollout is stuck: {why}; replicas of the former template go on serving"
+                    ),
+                ),
+                _ => says,
+            },
         },
     ]
 }
@@ -272,6 +282,7 @@ mod tests {
             reason: format!("queue depth {desired}"),
             unknown: None,
             stalled: None,
+            rollout_stuck: None,
             refusal: None,
         }
     }
@@ -357,6 +368,13 @@ mod tests {
         });
         let said = chat.condition(SIGNALS_AVAILABLE);
         assert_eq!((&*said.reason, &*said.message), ("CountersStill", why));
+        chat.decide(&Decision {
+            rollout_stuck: Some("pod chat-c: CrashLoopBackOff".to_owned()),
+            ..decision(2, 2, None)
+        });
+        let said = chat.condition(PODS_HEALTHY);
+        assert_eq!((&*said.status, &*said.reason), ("False", "RolloutStuck"));
+        assert!(said.message.contains("pod chat-c"), "{}", said.message);
     }
 
     #[test]

@@ -19,6 +19,7 @@ fn decision(allowed: u32, asked: u32, limited_by: Option<LimitedBy>) -> Decision
         reason: String::new(),
         unknown: None,
         stalled: None,
+        rollout_stuck: None,
         refusal: None,
     }
 }

@@ -44,6 +44,7 @@ fn order(name: &str, from: u32, to: u32, after_latch: bool) -> Order {
         reason: String::new(),
         unknown: None,
         stalled: None,
+        rollout_stuck: None,
         refusal: None,
     };
     Order::Service(Box::new(ServiceChange::new(order, decision)))

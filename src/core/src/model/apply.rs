@@ -11,6 +11,7 @@ use super::event::{
     BatchJob, Deployment, Event, Job, Key, Name, Node, Owner, Pod, Reading, Service,
 };
 use super::namespace::KnownBudget;
+use super::rollout::RolloutProgress;
 use super::room::ReservationOwner;
 use super::service::{EngineState, ServiceState};
 use super::spending::AccountSpend;
@@ -23,7 +24,7 @@ impl Model {
     pub fn apply(&mut self, event: Event, now: Timestamp) {
         match event {
             Event::Service(key, service) => self.set_service(key, service),
-            Event::Deployment(key, deployment) => self.set_deployment(key, deployment),
+            Event::Deployment(key, deployment) => self.set_deployment(key, deployment, now),
             Event::Endpoints(key, ready) => self.set_endpoints(key, ready),
             Event::Job(key, job) => self.set_job(key, job),
             Event::BatchJob(key, role, job) => self.set_batch_job(key, role, job),
@@ -99,7 +100,7 @@ impl Model {
         self.marks.services.insert(key);
     }
 
-    fn set_deployment(&mut self, key: Key, deployment: Option<Deployment>) {
+    fn set_deployment(&mut self, key: Key, deployment: Option<Deployment>, now: Timestamp) {
         if deployment.is_none() && !self.services.contains_key(&key) {
             return;
         }
@@ -114,6 +115,8 @@ impl Model {
         {
             state.ordered = None;
         }
+        let rollout = deployment.as_ref().and_then(|found| found.rollout);
+        state.rollout = rollout.map(|rollout| RolloutProgress::next(state.rollout, rollout, now));
         state.deployment = deployment;
         self.marks.services.insert(key);
     }

@@ -229,10 +229,19 @@ pub struct Service {
 pub struct Deployment {
     /// Its replicas.
     pub replicas: u32,
-    /// It replaces pods by others of a new template.
-    pub rolling: bool,
+    /// It replaces pods by others of a new template, and has not ended that.
+    pub rollout: Option<Rollout>,
     /// The cluster refuses its pods.
     pub refused: Option<PodsRefused>,
+}
+
+/// A rollout that is under way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rollout {
+    /// Pods of the new template.
+    pub updated: u32,
+    /// The Deployment's own deadline for progress is over.
+    pub deadline_exceeded: bool,
 }
 
 /// That the cluster refuses to make pods: a quota is used up, a webhook or PodSecurity denies them, a

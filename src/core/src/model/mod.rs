@@ -27,6 +27,7 @@ pub(crate) mod gateways;
 pub(crate) mod job;
 pub(crate) mod namespace;
 pub(crate) mod rates;
+pub(crate) mod rollout;
 pub(crate) mod room;
 pub(crate) mod service;
 pub(crate) mod spending;

@@ -12,6 +12,7 @@ use super::awaited::Awaited;
 use super::event::{Deployment, Name, Pod, PodsRefused, Reading, Service};
 use super::namespace::Admission;
 use super::rates::CachedRate;
+use super::rollout::RolloutProgress;
 use super::spending::WorkloadCost;
 use super::starts::Starts;
 
@@ -100,6 +101,8 @@ impl EngineState {
 pub(crate) struct ServiceState {
     pub(crate) spec: Option<Service>,
     pub(crate) deployment: Option<Deployment>,
+    /// How far its rollout is.
+    pub(crate) rollout: Option<RolloutProgress>,
     pub(crate) endpoints: BTreeSet<Name>,
     pub(crate) pods: BTreeSet<Name>,
     /// Numbers asked for before; `None` until the first decision.
@@ -310,6 +313,17 @@ pub(crate) fn starting_since(
 /// When a replica that has not become ready for a reason since then has failed to start.
 fn failed_at(since: Timestamp) -> Timestamp {
     since.saturating_add(START_FAILED_AFTER).unwrap_or(since)
+}
+
+/// Why replicas are not ready that have failed to start, and from when on that counts.
+pub(crate) fn failures(pods: &[Replica<'_>]) -> Vec<(String, Timestamp)> {
+    let unready = pods.iter().filter(|(_, pod, _)| pod.ready_since.is_none());
+    let failing = unready.filter_map(|(_, pod, _)| {
+        let (why, since) = pod.start_failure.as_ref()?;
+        let why = format!("pod {}: {why}", pod.key.name);
+        Some((why, failed_at(*since)))
+    });
+    failing.collect()
 }
 
 /// Why none of these replicas becomes ready: each has failed to start for long, or the cluster has

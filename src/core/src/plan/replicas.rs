@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use crate::budget::BudgetAdmission;
 use crate::capacity::Gang;
-use crate::drain::{self, DrainInput};
+use crate::drain::{self, DrainInput, RolloutState};
 use crate::limit::LimitedBy;
 use crate::model::cost::{drain_replicas, is_replica};
 use crate::model::event::{Key, Name};
@@ -14,7 +14,7 @@ use crate::model::state::{Model, PodState, count};
 use crate::model::timers::Subject;
 use crate::plan::decisions::{Decisions, ServiceOrder};
 use crate::plan::service::{pay, withdraw};
-use crate::scaling::{History, Service, Start, recommend};
+use crate::scaling::{History, Service, Start, StuckRollout, recommend};
 
 /// Decides over one service, whose cost has been computed anew.
 pub(super) fn decide_service(
@@ -59,7 +59,11 @@ pub(super) fn decide_service(
         replicas: state.declared(),
         allowed: decision.allowed,
         pods: drain_replicas(state, pods, now),
-        rolling: state.deployment.as_ref().is_some_and(|found| found.rolling),
+        rollout: match (&service.rollout, &state.rollout) {
+            (Some(_), _) => RolloutState::Stuck,
+            (None, Some(_)) => RolloutState::Moving,
+            (None, None) => RolloutState::None,
+        },
         budget: decision.limited_by == Some(LimitedBy::Budget),
         timeout: state
             .spec
@@ -195,6 +199,15 @@ fn observe_service(
     let demand = service::engine_demand(&alive, now);
     let (start_failure, fails_at) =
         service::start_failure(&alive, refused.filter(|_| awaited > 0), now);
+    let why_stuck = state
+        .rollout
+        .map(|rollout| rollout.why_stuck(&service::failures(&alive), now));
+    let (why, rollout_changes) = why_stuck.unwrap_or_default();
+    let broken = replicas
+        .iter()
+        .filter(|pod| pod.draining_since.is_none() && !pod.may_work);
+    let broken = count(broken.count()).saturating_add(current - present);
+    let rollout = why.map(|why| StuckRollout { why, broken });
     let waits_for = unready.iter().find_map(|(_, pod, _)| pod.waits_for());
     let mut last_active = state.last_active;
     if last_active.is_none() && !service::has_reading(&alive, now) {
@@ -226,6 +239,7 @@ fn observe_service(
         }),
         waits_for,
         start_failure,
+        rollout,
         history: match &state.history {
             Some(history) => history.clone(),
             None => {
@@ -240,6 +254,6 @@ fn observe_service(
     if state.history.is_none() {
         state.history = Some(observed.history.clone());
     }
-    let next = [demand.next, fails_at, next_fails];
+    let next = [demand.next, fails_at, next_fails, rollout_changes];
     Some((observed, next.into_iter().flatten().min()))
 }

@@ -42,6 +42,8 @@ pub struct Decision {
     pub unknown: Option<String>,
     /// Which replica has requests that are not believed, and since when its counters have stood still.
     pub stalled: Option<String>,
+    /// Why its rollout is stuck, if it is.
+    pub rollout_stuck: Option<String>,
     /// What a request gets while no replica is ready.
     pub refusal: Option<Refusal>,
 }
@@ -121,6 +123,7 @@ pub(crate) fn pay(
         reason,
         unknown: service.unknown().map(str::to_owned),
         stalled: service.stalled.clone(),
+        rollout_stuck: service.rollout.as_ref().map(|rollout| rollout.why.clone()),
         refusal,
     }
 }

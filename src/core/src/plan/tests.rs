@@ -153,6 +153,7 @@ fn service(current: u32, engine: Signal, held: u64) -> Service {
         start: None,
         waits_for: None,
         start_failure: None,
+        rollout: None,
         history: History::default(),
         load: RunningCost::constant(Some("12".parse().unwrap()), 60),
         replica: Gang {

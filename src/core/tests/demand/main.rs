@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // a test fails by ending
 
 mod refused;
+mod rollout;
 mod stalled;
 mod unknown;
 mod unready;
@@ -76,7 +77,7 @@ pub(crate) fn reading(pod: &str, requests: u64) -> Event {
 pub(crate) fn replicas(replicas: u32) -> Event {
     let deployment = Deployment {
         replicas,
-        rolling: false,
+        rollout: None,
         refused: None,
     };
     Event::Deployment(key(), Some(deployment))

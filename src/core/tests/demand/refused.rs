@@ -11,7 +11,7 @@ const WHY: &str = "pods \"chat-7d4b\" is forbidden: exceeded quota: gpus, reques
 fn refused(replicas: u32, since: i64) -> Event {
     let deployment = Deployment {
         replicas,
-        rolling: false,
+        rollout: None,
         refused: Some(PodsRefused {
             since: at(since),
             why: WHY.into(),

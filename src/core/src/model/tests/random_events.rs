@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::super::event::{
     BatchJob, Budget, Deployment, Event, GatewayPod, Held, Job, Key, Name, Node, Owner, Pod,
-    PodShape, PodsRefused, Reading, Role, Scheduling, Service,
+    PodShape, PodsRefused, Reading, Role, Rollout, Scheduling, Service,
 };
 use super::super::spending::AccountSpend;
 use crate::budget::OnExhausted;
@@ -260,7 +260,10 @@ pub(super) fn event(rng: &mut Rng, now: Timestamp) -> Event {
         2 | 3 => {
             let deployment = Deployment {
                 replicas: rng.u32(0..4),
-                rolling: rng.u8(0..6) == 0,
+                rollout: (rng.u8(0..4) == 0).then(|| Rollout {
+                    updated: rng.u32(0..3),
+                    deadline_exceeded: rng.u8(0..4) == 0,
+                }),
                 refused: (rng.u8(0..6) == 0).then(|| PodsRefused {
                     since: now - SignedDuration::from_secs(rng.i64(0..100)),
                     why: name("exceeded quota"),

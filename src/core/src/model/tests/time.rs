@@ -242,7 +242,7 @@ fn a_service_is_idle_once_the_starts_of_its_replicas_have_failed() {
     };
     let deployment = Deployment {
         replicas: 2,
-        rolling: false,
+        rollout: None,
         refused: None,
     };
     model.apply(Event::Deployment(key(), Some(deployment)), at(0));
