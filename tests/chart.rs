@@ -29,34 +29,67 @@ fn objects(template: &str) -> Vec<Value> {
 /// clap's exit status for arguments that it refuses.
 const REFUSED: Option<i32> = Some(2);
 
+/// Whether the controller takes an argument.
+fn controller_takes(argument: &str) -> bool {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bursar"));
+    command.args([
+        "controller",
+        "--pod-name=p",
+        "--gateway-ca=/none",
+        "--gateway-token=/none",
+        argument,
+    ]);
+    command
+        .env("KUBECONFIG", "/none")
+        .env_remove("KUBERNETES_SERVICE_HOST");
+    // what takes it ends for another reason: there is no cluster
+    command.output().unwrap().status.code() != REFUSED
+}
+
+/// The chart and the controller agree on the values of a flag.
+fn assert_agree(property: &str, flag: &str, taken: &[&str], refused: &[&str]) {
+    let schema: Value = serde_json::from_str(&file("values.schema.json")).unwrap();
+    let mut field = &schema;
+    for name in property.split('.') {
+        field = &field["properties"][name];
+    }
+    let chart = Regex::new(field["pattern"].as_str().unwrap()).unwrap();
+    let controller = |value: &str| controller_takes(&format!("--{flag}={value}"));
+    for value in taken {
+        assert!(chart.is_match(value), "the chart refuses {value}");
+        assert!(controller(value), "the controller refuses {value}");
+    }
+    for value in refused {
+        assert!(!chart.is_match(value), "the chart takes {value:?}");
+        assert!(!controller(value), "the controller takes {value:?}");
+    }
+}
+
 #[test]
 fn the_chart_takes_no_lease_duration_that_the_controller_refuses() {
+    assert_agree(
+        "controller.leaseDuration",
+        "lease-duration",
+        &["3s", "6s", "15s", "90s", "9999s"],
+        &["0s", "1s", "2s", "500ms", "1.5s", "15", "-15s", "soon", ""],
+    );
+}
+
+#[test]
+fn the_chart_takes_no_setting_of_node_autoscaling_that_the_controller_refuses() {
+    assert_agree(
+        "nodeAutoscaling.nodeStartTimeout",
+        "node-start-timeout",
+        &["1m", "15m", "999m", "1h", "24h"],
+        &["0m", "0h", "25h", "59s", "soon", ""],
+    );
     let schema: Value = serde_json::from_str(&file("values.schema.json")).unwrap();
-    let field = &schema["properties"]["controller"]["properties"]["leaseDuration"];
-    let chart = Regex::new(field["pattern"].as_str().unwrap()).unwrap();
-    // what takes it ends for another reason: there is no cluster
-    let controller = |duration: &str| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_bursar"));
-        command.args([
-            "controller",
-            "--pod-name=p",
-            "--gateway-ca=/none",
-            "--gateway-token=/none",
-        ]);
-        command.arg(format!("--lease-duration={duration}"));
-        command
-            .env("KUBECONFIG", "/none")
-            .env_remove("KUBERNETES_SERVICE_HOST");
-        command.output().unwrap().status.code() != REFUSED
-    };
-    for duration in ["3s", "6s", "15s", "90s", "9999s"] {
-        assert!(chart.is_match(duration), "the chart refuses {duration}");
-        assert!(controller(duration), "the controller refuses {duration}");
+    let words = &schema["properties"]["nodeAutoscaling"]["properties"]["enabled"]["enum"];
+    for word in words.as_array().unwrap() {
+        let argument = format!("--node-autoscaling={}", word.as_str().unwrap());
+        assert!(controller_takes(&argument), "{argument}");
     }
-    for duration in ["0s", "1s", "2s", "500ms", "1.5s", "15", "-15s", "soon", ""] {
-        assert!(!chart.is_match(duration), "the chart takes {duration:?}");
-        assert!(!controller(duration), "the controller takes {duration:?}");
-    }
+    assert!(!controller_takes("--node-autoscaling=auto"));
 }
 
 #[test]

@@ -55,6 +55,7 @@ mod input;
 mod ledger;
 mod lock;
 mod metrics;
+mod node_autoscaling;
 mod pod;
 mod pod_mark;
 mod pod_resources;
@@ -105,6 +106,8 @@ use crate::executor::Executor;
 use crate::explain::ExplainInputs;
 use crate::gateways::Gateways;
 use crate::metrics::Metrics;
+pub use crate::node_autoscaling::NodeAutoscaling;
+use crate::node_autoscaling::NodeAutoscalingWatch;
 use crate::pricing::effective::PriceCache;
 use crate::pricing::price_lists;
 
@@ -133,6 +136,18 @@ pub struct Options {
     /// EndpointSlice.
     #[arg(long, env = "BURSAR_OBSERVE_ONLY")]
     pub observe_only: bool,
+    /// Whether a node autoscaler makes nodes for pods that wait. Auto: if the cluster shows
+    /// cluster-autoscaler or Karpenter.
+    #[arg(
+        long,
+        env = "BURSAR_NODE_AUTOSCALING",
+        value_enum,
+        default_value = "Auto"
+    )]
+    pub node_autoscaling: NodeAutoscaling,
+    /// How long a node that an autoscaler makes takes at most until it is ready; 1m to 24h.
+    #[arg(long, env = "BURSAR_NODE_START_TIMEOUT", default_value = "15m", value_parser = node_start_timeout)]
+    pub node_start_timeout: Duration,
     /// Port of health, readiness, metrics and explanations.
     #[arg(long, default_value_t = ADMIN_PORT)]
     pub admin_port: u16,
@@ -154,6 +169,15 @@ fn lease_duration(text: &str) -> Result<Duration, String> {
     match parse_duration(text) {
         Ok(duration) if duration >= Duration::from_secs(3) => Ok(duration),
         Ok(_) => Err("must be at least 3s".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn node_start_timeout(text: &str) -> Result<Duration, String> {
+    let bounds = Duration::from_mins(1)..=Duration::from_hours(24);
+    match parse_duration(text) {
+        Ok(duration) if bounds.contains(&duration) => Ok(duration),
+        Ok(_) => Err("must be between 1m and 24h".to_owned()),
         Err(error) => Err(error.to_string()),
     }
 }
@@ -323,6 +347,12 @@ async fn lead(
     // a task of its own: no decision delays a read
     let engine_reads = AbortOnDropHandle::new(tokio::spawn(engine_reads.run(reads)));
     let watts = power_readings::run(Arc::clone(&stores), Arc::clone(&context.measured));
+    let mut node_autoscaling = NodeAutoscalingWatch::new(
+        client.clone(),
+        inputs.clone(),
+        options.node_autoscaling,
+        options.node_start_timeout,
+    );
     let gateways = Gateways::new(
         stores.pods.clone(),
         options.namespace.clone(),
@@ -330,6 +360,8 @@ async fn lead(
         inputs,
     );
     let mut demand = std::pin::pin!(gateways.run());
+    // gangs that wait for nodes are not taken back before it is known that some are made
+    node_autoscaling.detect_first().await;
     // signals that nobody has read yet are not unknown
     let first_round = async { tokio::join!(engines.all_read(), gateways.all_heard()) };
     tokio::select! {
@@ -367,6 +399,7 @@ async fn lead(
         () = month_close.run() => {}
         _ = engine_reads => {}
         () = watts => {}
+        () = node_autoscaling.run() => {}
         () = demand => {}
         _ = actor => {}
         _ = executor => {}

@@ -27,8 +27,10 @@ pub struct Job {
     pub suspend: bool,
     /// It is let run now.
     pub running: bool,
-    /// It runs, and some of its workers have had no node since then.
-    pub incomplete_since: Option<Timestamp>,
+    /// It runs, and some of its workers have had no pod since then.
+    pub missing_since: Option<Timestamp>,
+    /// It runs, and some of its workers have a pod without a node.
+    pub unscheduled: Option<Unscheduled>,
     /// What it was taken back for before, if it was.
     pub retry: Option<Retry>,
     /// A number of its own, for waits that differ from gang to gang.
@@ -49,6 +51,15 @@ pub struct Role {
     /// How many have a pod, or have ended well. While the job runs, the others are on their way, and need their room and their money
     /// all the same.
     pub present: u32,
+}
+
+/// Workers of a gang that have a pod and no node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unscheduled {
+    /// How many.
+    pub workers: u32,
+    /// When the pod of the first of them was made.
+    pub since: Timestamp,
 }
 
 /// A gang was taken back because it stayed incomplete.
@@ -92,10 +103,36 @@ impl Job {
         roles.map(|role| (role.worker, role.gang.workers)).collect()
     }
 
-    /// When a gang that is still incomplete is taken back.
-    fn taken_back_at(&self) -> Option<Timestamp> {
-        let patience = SCHEDULING_TIMEOUT + self.share(SCHEDULING_TIMEOUT / 2, 0);
-        self.incomplete_since?.checked_add(patience).ok()
+    /// When a gang that is still incomplete is taken back. Where nodes are made for pods, those that
+    /// have one wait for as long as a node may take to start; no node is made for a pod that does not
+    /// exist.
+    fn taken_back_at(&self, node_start: Option<SignedDuration>) -> Option<Timestamp> {
+        let ends = |since: Option<Timestamp>, least: SignedDuration| {
+            let patience = least + self.share(least / 2, 0);
+            since?.checked_add(patience).ok()
+        };
+        let unscheduled = self.unscheduled.map(|workers| workers.since);
+        let least = node_start.map_or(SCHEDULING_TIMEOUT, |start| start.max(SCHEDULING_TIMEOUT));
+        let missing = ends(self.missing_since, SCHEDULING_TIMEOUT);
+        missing.into_iter().chain(ends(unscheduled, least)).min()
+    }
+
+    /// Why a gang that may run does not run as a whole yet, if it does not.
+    fn running_reason(&self, node_start: Option<SignedDuration>) -> String {
+        let workers = self.workers();
+        let until = self.taken_back_at(node_start);
+        let (Some(unscheduled), Some(until)) = (self.unscheduled, until) else {
+            return format!("{workers} workers run");
+        };
+        let waiting = unscheduled.workers;
+        let hope = match node_start {
+            Some(_) => ", which a node autoscaler may make",
+            None => "",
+        };
+        format!(
+            "{waiting} of its {workers} workers wait for a node{hope}; all workers are taken back \
+             at {until} if it is still incomplete"
+        )
     }
 
     fn evict(&self, now: Timestamp) -> Retry {
@@ -152,17 +189,24 @@ pub fn schedule(
     admission: &mut BudgetAdmission,
     now: Timestamp,
 ) -> Vec<JobDecision> {
-    schedule_noting(jobs, capacity, admission, now).0
+    schedule_noting(jobs, capacity, admission, None, now).0
 }
 
 /// What budgets refused to pay for, and why. That a budget is exhausted is no answer to any one.
 pub(crate) type DeniedStart = (Vec<(RunningCost, u32)>, Denied);
 
 /// As [`schedule`], with what budgets refused: with another answer, one of the jobs might run.
+///
+/// Where nodes are made for pods that wait (`node_start` is how long a node takes at most until it is
+/// ready), a gang for which there is too little room starts all the same, so that nodes are made for
+/// the rest of it. It takes the room that it finds, and holds nobody up otherwise. One that was taken
+/// back because no node came first waits for nodes that exist, if they are enough, for as long as it
+/// waited for new ones.
 pub(crate) fn schedule_noting(
     jobs: &[Job],
     capacity: &mut impl Room,
     admission: &mut BudgetAdmission,
+    node_start: Option<SignedDuration>,
     now: Timestamp,
 ) -> (Vec<JobDecision>, Vec<DeniedStart>) {
     let mut waiting: Vec<&Job> = jobs.iter().collect();
@@ -177,6 +221,7 @@ pub(crate) fn schedule_noting(
     let mut queue = Queue {
         capacity,
         admission,
+        node_start,
         ahead: Vec::new(),
         owed: Vec::new(),
         refused: Vec::new(),
@@ -185,17 +230,19 @@ pub(crate) fn schedule_noting(
     let decisions = waiting
         .into_iter()
         .map(|job| {
-            let Err(blocked) = queue.decide(job, now) else {
-                let reason = format!("{} workers run", job.workers());
-                return JobDecision {
-                    name: job.name.clone(),
-                    run: true,
-                    limited_by: None,
-                    reason,
-                    position: None,
-                    retry: None,
-                    next_look: job.taken_back_at(),
-                };
+            let blocked = match queue.decide(job, now) {
+                Ok(reason) => {
+                    return JobDecision {
+                        name: job.name.clone(),
+                        run: true,
+                        limited_by: None,
+                        reason,
+                        position: None,
+                        retry: None,
+                        next_look: job.taken_back_at(node_start),
+                    };
+                }
+                Err(blocked) => blocked,
             };
             let Blocked {
                 limited_by, reason, ..
@@ -272,6 +319,8 @@ impl Blocked {
 struct Queue<'a, R> {
     capacity: &'a mut R,
     admission: &'a mut BudgetAdmission,
+    /// How long a node takes at most until it is ready, where nodes are made for pods that wait.
+    node_start: Option<SignedDuration>,
     /// The jobs that wait for room or money, the first one first.
     ahead: Vec<&'a Job>,
     /// What these cost.
@@ -289,7 +338,8 @@ impl<'a, R: Room> Queue<'a, R> {
         }
     }
 
-    fn decide(&mut self, job: &Job, now: Timestamp) -> Result<(), Blocked> {
+    /// Why it runs, or why it does not.
+    fn decide(&mut self, job: &Job, now: Timestamp) -> Result<String, Blocked> {
         if job.suspend {
             let reason = "spec.suspend is true";
             return Err(Blocked::aside(LimitedBy::Suspended, reason));
@@ -303,11 +353,12 @@ impl<'a, R: Room> Queue<'a, R> {
             return Err(Blocked::aside(LimitedBy::Budget, reason));
         }
         if job.running {
-            if job.taken_back_at().is_some_and(|at| at <= now) {
+            let taken_back_at = job.taken_back_at(self.node_start);
+            if taken_back_at.is_some_and(|at| at <= now) {
                 let waits = "some of its workers found no node in time; all are taken back, and it waits for its decision again";
                 return Err(Blocked::aside(LimitedBy::Capacity, waits));
             }
-            return Ok(());
+            return Ok(job.running_reason(self.node_start));
         }
         if !job.settled {
             let reason = "its workers of the last run are still stopping";
@@ -315,7 +366,7 @@ impl<'a, R: Room> Queue<'a, R> {
         }
         let (workers, gangs, loads) = (job.workers(), job.gangs(), job.loads());
         let could = self.capacity.could_fit(&gangs);
-        if could < workers {
+        if could < workers && self.node_start.is_none() {
             let reason = if could == 0 {
                 "its workers fit no node: none that is ready takes one of them, even without other \
                  pods than those of DaemonSets"
@@ -343,7 +394,8 @@ impl<'a, R: Room> Queue<'a, R> {
         if let Some(first) = self.capacity.holder(&gangs, fit < workers) {
             return Err(self.behind(first, "which waits for the same nodes"));
         }
-        if fit < workers {
+        let waits_for_nodes = fit < workers && self.may_wait_for_nodes(job, could, now);
+        if fit < workers && !waits_for_nodes {
             let reason = format!("there is room for {fit} of its {workers} workers now");
             return Err(Blocked::next(LimitedBy::Capacity, reason));
         }
@@ -358,7 +410,25 @@ impl<'a, R: Room> Queue<'a, R> {
         for gang in gangs {
             self.capacity.place(gang);
         }
-        Ok(())
+        Ok(match waits_for_nodes {
+            true => format!(
+                "there is room for {fit} of its {workers} workers now; it starts, so that a node \
+                 autoscaler makes nodes for the others"
+            ),
+            false => format!("{workers} workers run"),
+        })
+    }
+
+    /// Whether a gang that finds too little room starts, so that nodes are made for its pods.
+    fn may_wait_for_nodes(&self, job: &Job, could: u32, now: Timestamp) -> bool {
+        let Some(node_start) = self.node_start else {
+            return false;
+        };
+        let tries_again = |retry: Retry| {
+            let again = retry.at.checked_add(node_start);
+            could < job.workers() || again.is_ok_and(|at| at <= now)
+        };
+        job.retry.is_none_or(tries_again)
     }
 
     /// Whether budgets pay for these, noted if not.

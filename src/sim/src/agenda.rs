@@ -20,6 +20,8 @@ pub(crate) enum Subject {
     BudgetDoubt(Name),
     Corrections(Name),
     Prices,
+    /// Whether nodes are made for pods that wait.
+    NodeStart,
     Account(Key),
     Gateway(u32),
     /// What a gateway holds.

@@ -209,6 +209,8 @@ impl GatewayObject {
 #[derive(Debug, Default)]
 pub(crate) struct Cluster {
     pub(crate) nodes: BTreeMap<Name, NodeObject>,
+    /// How long a node is said to take to start, where nodes are made for pods.
+    pub(crate) node_start: Option<SignedDuration>,
     pub(crate) pods: BTreeMap<u32, PodObject>,
     /// Pods without a node, in the order of their creation.
     pub(crate) pending: BTreeSet<u32>,

@@ -72,7 +72,7 @@ impl Fault {
 }
 
 /// The names of all kinds of events.
-const EVENT_KINDS: [&str; 19] = [
+const EVENT_KINDS: [&str; 20] = [
     "Service",
     "Deployment",
     "Endpoints",
@@ -83,6 +83,7 @@ const EVENT_KINDS: [&str; 19] = [
     "Corrections",
     "Pod",
     "Node",
+    "NodeStart",
     "Prices",
     "Account",
     "Reading",
@@ -108,6 +109,7 @@ pub(crate) fn kind(event: &Event) -> &'static str {
         Event::Corrections(..) => "Corrections",
         Event::Pod(..) => "Pod",
         Event::Node(..) => "Node",
+        Event::NodeStart(..) => "NodeStart",
         Event::Prices(..) => "Prices",
         Event::Account(..) => "Account",
         Event::Reading(_, Reading::Busy { .. } | Reading::Uncounted { .. }) => "Reading",

@@ -13,6 +13,7 @@ use bursar_core::scaling;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
+use crate::acts::seconds;
 use crate::agenda::Happening;
 use crate::agenda::later;
 use crate::cluster::Demand;
@@ -106,6 +107,8 @@ impl Simulation {
         for _ in 0..self.rng.u32(1..3) {
             self.random_job();
         }
+        let node_start = seconds(self.rng.i64(60..300));
+        self.cluster.node_start = (self.rng.u8(..3) == 0).then_some(node_start);
         self.leader_begins();
         self.add_within(5_000, 60_000, Happening::LeaderFails);
         let first = self.after(100);

@@ -75,6 +75,7 @@ impl Simulation {
                 let all = cluster.corrections.get(namespace).cloned();
                 Event::Corrections(namespace.clone(), all.unwrap_or_default())
             }
+            Subject::NodeStart => Event::NodeStart(cluster.node_start),
             Subject::Prices => Event::Prices(cluster.catalog.clone()),
             Subject::Account(key) => {
                 let report = self.ledger.report(key, self.now);
@@ -306,7 +307,7 @@ impl Simulation {
     /// All objects that a leader watches.
     fn all_objects(&self) -> Vec<Subject> {
         let cluster = &self.cluster;
-        let mut all = vec![Subject::Prices];
+        let mut all = vec![Subject::NodeStart, Subject::Prices];
         all.extend(cluster.nodes.keys().cloned().map(Subject::Node));
         all.extend(cluster.pods.keys().copied().map(Subject::Pod));
         for key in cluster.services.keys() {

@@ -256,6 +256,9 @@ impl Simulation {
 
     /// All faults end, and none begins any more.
     pub(crate) fn end_all_faults(&mut self) {
+        // gangs without room wait for it, and do not start again and again
+        self.cluster.node_start = None;
+        self.tell(Subject::NodeStart);
         self.rates = FaultRates::default();
         let numbers: Vec<u32> = self.running_faults.keys().copied().collect();
         for number in numbers {

@@ -30,6 +30,8 @@ pub(crate) struct Witness {
     /// All GPU pods ask for one GPU of their class, so that room is a number.
     uniform: bool,
     nodes: BTreeMap<Name, Node>,
+    /// Nodes are made for pods that wait: gangs start without room.
+    makes_nodes: bool,
     pods: BTreeMap<Name, Pod>,
     services: BTreeMap<Key, Service>,
     jobs: BTreeMap<Key, Job>,
@@ -62,6 +64,7 @@ impl Witness {
     pub(crate) fn note(&mut self, event: &Event, now: Timestamp) {
         match event {
             Event::Node(name, node) => set(&mut self.nodes, name, node),
+            Event::NodeStart(node_start) => self.makes_nodes = node_start.is_some(),
             Event::Pod(uid, pod) => {
                 let pod = pod.as_deref().cloned();
                 if pod.is_none() {
@@ -141,7 +144,7 @@ impl Witness {
         }
         let started = decisions.job_orders.iter().filter(|order| order.run);
         for order in started {
-            if self.uniform && !self.is_running(&order.job) {
+            if self.uniform && !self.makes_nodes && !self.is_running(&order.job) {
                 self.check_room(&order.job, tally)?;
             }
             self.ordered.insert(order.job.clone(), (true, now));

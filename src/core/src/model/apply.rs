@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::capacity::Gang;
 
@@ -39,6 +39,7 @@ impl Model {
             }
             Event::Pod(uid, pod) => self.set_pod(uid, pod, now),
             Event::Node(name, node) => self.set_node(&name, node),
+            Event::NodeStart(node_start) => self.set_node_start(node_start),
             Event::Prices(catalog) => {
                 self.rates.set_catalog(catalog, now);
                 self.timers.set(Subject::Prices, self.rates.next_change());
@@ -361,6 +362,15 @@ impl Model {
         }
         self.rates.replace_node(old.as_ref(), node.as_ref());
         self.room.set_node(name, node);
+    }
+
+    fn set_node_start(&mut self, node_start: Option<SignedDuration>) {
+        if self.node_start == node_start {
+            return;
+        }
+        self.node_start = node_start;
+        let namespaces = self.jobs.keys().map(|key| key.namespace.clone());
+        self.marks.queues.extend(namespaces);
     }
 
     fn set_account(&mut self, key: Key, account: Option<AccountSpend>) {

@@ -392,6 +392,9 @@ pub enum Event {
     Pod(Name, Change<Box<Pod>>),
     /// A node, by its name.
     Node(Name, Change<Node>),
+    /// How long a node takes at most until it is ready, where a node autoscaler makes nodes for pods
+    /// that wait; `None` where nodes do not follow pods.
+    NodeStart(Option<SignedDuration>),
     /// The prices in force.
     Prices(Arc<PriceCatalog>),
     /// What an account of the namespace has on record and in memory.

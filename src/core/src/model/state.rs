@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 
 use super::event::{Key, Name, Owner, Pod};
 use super::gateways::Gateways;
@@ -144,6 +144,8 @@ pub struct Model {
     /// The pods of no workload that hold GPUs, by namespace and UID.
     pub(crate) unowned: BTreeSet<Key>,
     pub(crate) room: ClusterRoom,
+    /// How long a node takes at most until it is ready, where nodes are made for pods that wait.
+    pub(crate) node_start: Option<SignedDuration>,
     pub(crate) rates: Rates,
     pub(crate) gateways: Gateways,
     pub(crate) timers: Timers,
@@ -167,6 +169,7 @@ impl Model {
             pods: BTreeMap::new(),
             unowned: BTreeSet::new(),
             room: ClusterRoom::default(),
+            node_start: None,
             rates: Rates::default(),
             gateways: Gateways::new(began),
             timers: Timers::default(),

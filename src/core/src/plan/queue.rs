@@ -13,7 +13,7 @@ use crate::model::service::Ordered;
 use crate::model::state::{Model, PodState, count};
 use crate::model::timers::Subject;
 use crate::plan::decisions::{Decisions, JobOrder};
-use crate::training::{self, Job, JobDecision, schedule_noting};
+use crate::training::{self, Job, JobDecision, Unscheduled, schedule_noting};
 
 /// While gangs wait for room or money, their queue is decided again after this long, so that the
 /// numbers in their reasons are not old.
@@ -47,8 +47,9 @@ pub(super) fn decide_queue(
             next = [next, costs, expires].into_iter().flatten().min();
         }
     }
+    let node_start = model.node_start;
     let mut room = model.room.for_queue(name);
-    let (job_decisions, refused) = schedule_noting(&jobs, &mut room, admission, now);
+    let (job_decisions, refused) = schedule_noting(&jobs, &mut room, admission, node_start, now);
     drop(room);
     let mut refused_jobs: Vec<RefusedJob> = Vec::new();
     for (loads, denied) in refused {
@@ -181,18 +182,17 @@ fn observe_job(model: &Model, key: &Key) -> Option<Job> {
     let running = state.is_running();
     let is_missing = roles.iter().any(|role| role.present < role.gang.workers);
     // what its Jobs show while an order is on its way is from before it
-    let incomplete_since = if state.ordered.is_none() && state.shows_running() {
-        incomplete_since(state.started(), &pods, is_missing)
-    } else {
-        None
-    };
+    let is_shown = state.ordered.is_none() && state.shows_running();
+    let missing_since = missing_since(state.started(), &pods);
+    let unscheduled = unscheduled(&pods);
     Some(Job {
         name: key.name.to_string(),
         priority: spec.priority,
         created: spec.created,
         suspend: spec.suspend,
         running,
-        incomplete_since,
+        missing_since: missing_since.filter(|_| is_shown && is_missing),
+        unscheduled: unscheduled.filter(|_| is_shown),
         retry: state.last_retry(),
         seed: spec.seed,
         settled: state.is_settled(),
@@ -200,18 +200,18 @@ fn observe_job(model: &Model, key: &Key) -> Option<Job> {
     })
 }
 
-/// Since when a running gang has had workers without a node: the oldest of them, or, where pods
-/// are missing, what came last of the gang's start and its workers' ends.
-fn incomplete_since(
-    started: Option<Timestamp>,
-    pods: &[&PodState],
-    is_missing: bool,
-) -> Option<Timestamp> {
-    let present = pods.iter().filter(|found| found.pod.ended.is_none());
-    let waiting = present
-        .filter(|found| found.pod.node.is_none())
-        .map(|found| found.pod.created);
+/// Since when pods of a running gang are missing: what came last of the gang's start and its
+/// workers' ends.
+fn missing_since(started: Option<Timestamp>, pods: &[&PodState]) -> Option<Timestamp> {
     let ended = pods.iter().filter_map(|found| found.pod.ended);
-    let missing = ended.chain(started).max().filter(|_| is_missing);
-    waiting.chain(missing).min()
+    ended.chain(started).max()
+}
+
+/// The workers of a gang that have a pod and no node.
+fn unscheduled(pods: &[&PodState]) -> Option<Unscheduled> {
+    let pending = || pods.iter().filter(|found| found.pod.is_pending());
+    Some(Unscheduled {
+        since: pending().map(|found| found.pod.created).min()?,
+        workers: count(pending().count()),
+    })
 }

@@ -24,7 +24,8 @@ fn job(name: &str, workers: u32) -> Job {
         created: now(),
         suspend: false,
         running: false,
-        incomplete_since: None,
+        missing_since: None,
+        unscheduled: None,
         retry: None,
         seed: 7,
         settled: true,
@@ -343,7 +344,8 @@ fn a_gang_that_stays_incomplete_is_taken_back_and_holds_nobody_up_while_it_waits
             present: 3,
             ..role(3)
         }],
-        incomplete_since: Some(since),
+        missing_since: Some(since),
+        unscheduled: None,
         ..job("a", 3)
     };
     let decide_one = |job: &Job, now| {
@@ -392,10 +394,11 @@ fn a_gang_that_stays_incomplete_is_taken_back_and_holds_nobody_up_while_it_waits
 fn gangs_that_block_each_other_do_not_let_go_together_and_wait_longer_each_time() {
     let since = |seed| Job {
         seed,
-        incomplete_since: Some(now()),
+        missing_since: Some(now()),
+        unscheduled: None,
         ..job("a", 3)
     };
-    assert_ne!(since(7).taken_back_at(), since(8).taken_back_at());
+    assert_ne!(since(7).taken_back_at(None), since(8).taken_back_at(None));
     let wait = |count| {
         let retry = (count > 0).then_some(Retry { count, at: now() });
         let job = Job {

@@ -323,6 +323,12 @@ pub(super) fn event(rng: &mut Rng, now: Timestamp) -> Event {
             let (uid, pod) = pod(rng, now);
             Event::Pod(uid, pod)
         }
+        15 if rng.u8(0..6) == 0 => {
+            let node_start = rng
+                .bool()
+                .then(|| SignedDuration::from_secs(rng.i64(0..900)));
+            Event::NodeStart(node_start)
+        }
         15 => {
             let (name, node) = (name(&format!("node{}", rng.u8(0..5))), node(rng));
             Event::Node(name, some(rng, node))
@@ -403,6 +409,7 @@ pub(super) fn subject(event: &Event) -> String {
         // engines are read once their pods are known
         Event::Pod(uid, _) | Event::Reading(uid, _) => format!("pod {uid}"),
         Event::Node(name, _) => format!("node {name}"),
+        Event::NodeStart(_) => "node start".to_owned(),
         Event::Prices(_) => "prices".to_owned(),
         Event::Account(key, _) => named("account", key),
         Event::Gateway(uid, _) | Event::Demand(uid, _) | Event::Silent(uid, _) => uid.to_string(),

@@ -1,0 +1,319 @@
+//! A cluster with controllers of Jobs, a scheduler that knows priorities, and a node autoscaler, all
+//! of which act once a second.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bursar_core::model::event::{
+    BatchJob, Event, Job, Node, Owner, Pod, PodShape, Role, Scheduling,
+};
+use bursar_core::model::{Key, Model, Name};
+use bursar_core::plan::decide;
+use bursar_core::pricing::PricingAttributes;
+use bursar_core::training::{JobDecision, Retry};
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+
+const GPU: &str = "nvidia.com/gpu";
+
+/// An instant by its seconds.
+pub(crate) fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_796_000_000 + second).unwrap()
+}
+
+/// A TrainingJob to be made.
+#[derive(Clone)]
+pub(crate) struct Gang {
+    pub(crate) workers: u32,
+    pub(crate) gpus: i64,
+    pub(crate) priority: i32,
+    /// The label of the nodes that it asks for.
+    pub(crate) pool: Option<&'static str>,
+    /// How many seconds it runs with all its workers.
+    pub(crate) seconds: i64,
+}
+
+struct JobObject {
+    gang: Gang,
+    shape: Arc<PodShape>,
+    running: bool,
+    finished: bool,
+    started: Option<Timestamp>,
+    retry: Option<Retry>,
+    /// When it first ran as a whole.
+    complete: Option<i64>,
+    pods: Vec<Name>,
+}
+
+/// The nodes that a node autoscaler makes: one for each pod that waits.
+pub(crate) struct Pool {
+    pub(crate) gpus: i64,
+    pub(crate) label: &'static str,
+    /// From a pod's creation to the node's readiness.
+    pub(crate) boot_seconds: i64,
+    /// How many it makes at most.
+    pub(crate) most: usize,
+}
+
+/// The cluster.
+pub(crate) struct Cluster {
+    pub(crate) model: Model,
+    pub(crate) pool: Option<Pool>,
+    nodes: BTreeMap<Name, Node>,
+    jobs: BTreeMap<Key, JobObject>,
+    pods: BTreeMap<Name, Pod>,
+    made: usize,
+    /// How often each job was told to run or not.
+    pub(crate) orders: BTreeMap<Key, Vec<bool>>,
+    pub(crate) decisions: BTreeMap<Key, JobDecision>,
+}
+
+impl Cluster {
+    pub(crate) fn new() -> Self {
+        Self {
+            model: Model::new(TimeZone::UTC, at(0)),
+            pool: None,
+            nodes: BTreeMap::new(),
+            jobs: BTreeMap::new(),
+            pods: BTreeMap::new(),
+            made: 0,
+            orders: BTreeMap::new(),
+            decisions: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn add_node(&mut self, name: &str, gpus: i64, pool: Option<&str>, second: i64) {
+        let pool = pool.map(|pool| ("pool".to_owned(), pool.to_owned()));
+        let node = Node {
+            takes_pods: true,
+            labels: pool.into_iter().collect(),
+            allocatable: [(GPU.to_owned(), gpus * 1000)].into(),
+            ..Node::default()
+        };
+        self.nodes.insert(name.into(), node.clone());
+        let event = Event::Node(name.into(), Some(node));
+        self.model.apply(event, at(second));
+    }
+
+    pub(crate) fn add_gang(&mut self, namespace: &str, name: &str, gang: &Gang, second: i64) {
+        let pool = gang.pool.map(|pool| ("pool".to_owned(), pool.to_owned()));
+        let shape = Arc::new(PodShape {
+            requests: [(GPU.to_owned(), gang.gpus * 1000)].into(),
+            node_selector: pool.into_iter().collect(),
+            attributes: Some(PricingAttributes {
+                resource: GPU.to_owned(),
+                gpus: u32::try_from(gang.gpus).unwrap(),
+                ..PricingAttributes::default()
+            }),
+            ..PodShape::default()
+        });
+        let job = Job {
+            created: at(second),
+            priority: gang.priority,
+            suspend: false,
+            seed: 1,
+            roles: vec![Role {
+                name: "".into(),
+                replicas: gang.workers,
+                worker: Arc::clone(&shape),
+                grace_seconds: 30,
+            }],
+        };
+        let key = Key::new(namespace, name);
+        let object = JobObject {
+            gang: gang.clone(),
+            shape,
+            running: false,
+            finished: false,
+            started: None,
+            retry: None,
+            complete: None,
+            pods: Vec::new(),
+        };
+        self.jobs.insert(key.clone(), object);
+        self.model.apply(Event::Job(key, Some(job)), at(second));
+    }
+
+    /// When the gang first ran as a whole, if it has.
+    pub(crate) fn complete(&self, namespace: &str, name: &str) -> Option<i64> {
+        self.jobs[&Key::new(namespace, name)].complete
+    }
+
+    /// Why the gang does what it does.
+    pub(crate) fn reason(&self, namespace: &str, name: &str) -> &str {
+        &self.decisions[&Key::new(namespace, name)].reason
+    }
+
+    /// One second: decisions are carried out, pods are placed, nodes are made, and work ends.
+    pub(crate) fn step(&mut self, second: i64) {
+        loop {
+            let decided = decide(&mut self.model, at(second));
+            self.decisions.extend(decided.jobs);
+            for order in decided.job_orders {
+                self.orders
+                    .entry(order.job.clone())
+                    .or_default()
+                    .push(order.run);
+                self.carry_out(&order.job, order.run, order.retry, second);
+            }
+            if !self.model.has_marks() {
+                break;
+            }
+        }
+        self.schedule(second);
+        self.make_nodes(second);
+        self.work(second);
+        self.model.check().unwrap();
+    }
+
+    fn carry_out(&mut self, key: &Key, run: bool, retry: Option<Retry>, second: i64) {
+        let job = self.jobs.get_mut(key).unwrap();
+        (job.running, job.retry) = (run, retry.or(job.retry));
+        let (mut made, mut gone) = (Vec::new(), Vec::new());
+        if run {
+            job.started = Some(at(second));
+            for number in 0..job.gang.workers {
+                let owner = Owner::Job(key.name.clone(), "".into());
+                let uid = format!("{}-{}-{number}-{second}", key.namespace, key.name);
+                let pod_key = Key::new(&key.namespace, &uid);
+                let pod = pod(pod_key, owner, Arc::clone(&job.shape), second);
+                job.pods.push(uid.as_str().into());
+                made.push((Name::from(uid.as_str()), pod));
+            }
+        } else {
+            gone.append(&mut job.pods);
+        }
+        for uid in gone {
+            self.pods.remove(&uid);
+            self.model.apply(Event::Pod(uid, None), at(second));
+        }
+        for (uid, pod) in made {
+            self.tell_pod(&uid, pod, second);
+        }
+        self.tell_job(key, second);
+    }
+
+    fn tell_pod(&mut self, uid: &Name, pod: Pod, second: i64) {
+        self.pods.insert(uid.clone(), pod.clone());
+        let event = Event::Pod(uid.clone(), Some(Box::new(pod)));
+        self.model.apply(event, at(second));
+    }
+
+    fn tell_job(&mut self, key: &Key, second: i64) {
+        let job = &self.jobs[key];
+        let batch_job = BatchJob {
+            running: job.running,
+            finished: job.finished.then_some(true),
+            active: u32::try_from(job.pods.len()).unwrap(),
+            succeeded: if job.finished { job.gang.workers } else { 0 },
+            started: job.started,
+            retry: job.retry,
+        };
+        let event = Event::BatchJob(key.clone(), "".into(), Some(batch_job));
+        self.model.apply(event, at(second));
+    }
+
+    fn free(&self, node: &Name) -> i64 {
+        let pods = self.pods.values();
+        let here = pods.filter(|pod| pod.node.as_ref() == Some(node));
+        let used: i64 = here.map(|pod| pod.shape.requests[GPU]).sum();
+        self.nodes[node].allocatable[GPU] - used
+    }
+
+    /// Places pods by priority, then by age.
+    fn schedule(&mut self, second: i64) {
+        let priority = |pod: &Pod| {
+            let Owner::Job(name, _) = &pod.owner else {
+                return 0;
+            };
+            self.jobs[&Key::new(&pod.key.namespace, name)].gang.priority
+        };
+        let pods = self.pods.iter();
+        let waiting = pods.filter(|(_, pod)| pod.node.is_none());
+        let mut waiting: Vec<(i32, Timestamp, Name)> = waiting
+            .map(|(uid, pod)| (-priority(pod), pod.created, uid.clone()))
+            .collect();
+        waiting.sort();
+        for (_, _, uid) in waiting {
+            let mut pod = self.pods[&uid].clone();
+            let takes = |(name, node): &(&Name, &Node)| {
+                let mut selector = pod.shape.node_selector.iter();
+                selector.all(|(key, value)| node.labels.get(key) == Some(value))
+                    && self.free(name) >= pod.shape.requests[GPU]
+            };
+            let node = self.nodes.iter().find(takes).map(|(name, _)| name.clone());
+            if node.is_none() && pod.scheduling == Scheduling::Queued {
+                pod.scheduling = Scheduling::Unschedulable {
+                    since: at(second),
+                    why: "no node is available".into(),
+                };
+            } else if node.is_none() {
+                continue;
+            }
+            pod.node = node;
+            self.tell_pod(&uid, pod, second);
+        }
+    }
+
+    fn make_nodes(&mut self, second: i64) {
+        let Some(pool) = &self.pool else { return };
+        let boot = SignedDuration::from_secs(pool.boot_seconds);
+        let is_due = |pod: &&Pod| {
+            let waits = pod.node.is_none() && pod.created + boot <= at(second);
+            waits && pod.shape.node_selector.values().any(|it| it == pool.label)
+        };
+        let due = self.pods.values().filter(is_due).count();
+        let (gpus, label, most) = (pool.gpus, pool.label, pool.most);
+        for _ in 0..due.min(most - self.made) {
+            self.made += 1;
+            let name = format!("made-{}", self.made);
+            self.add_node(&name, gpus, Some(label), second);
+        }
+    }
+
+    /// Ends what has run for long enough.
+    fn work(&mut self, second: i64) {
+        let keys: Vec<Key> = self.jobs.keys().cloned().collect();
+        for key in keys {
+            let job = self.jobs.get_mut(&key).unwrap();
+            if job.finished || job.pods.is_empty() {
+                continue;
+            }
+            let pods = &self.pods;
+            if job.pods.iter().all(|uid| pods[uid].node.is_some()) {
+                job.complete.get_or_insert(second);
+            }
+            if job
+                .complete
+                .is_some_and(|began| began + job.gang.seconds <= second)
+            {
+                job.finished = true;
+                for uid in std::mem::take(&mut job.pods) {
+                    self.pods.remove(&uid);
+                    self.model.apply(Event::Pod(uid, None), at(second));
+                }
+                self.tell_job(&key, second);
+            }
+        }
+    }
+}
+
+fn pod(key: Key, owner: Owner, shape: Arc<PodShape>, second: i64) -> Pod {
+    Pod {
+        key,
+        owner,
+        shape,
+        node: None,
+        scheduling: Scheduling::Queued,
+        resident: false,
+        created: at(second),
+        ended: None,
+        deletion: None,
+        grace_seconds: 30,
+        ready_since: None,
+        was_ready: false,
+        draining_since: None,
+        released: false,
+        start_failure: None,
+    }
+}

@@ -1,0 +1,6 @@
+//! Gangs on a small cluster whose controllers do what they are told: which of them start, and when.
+
+#![allow(clippy::unwrap_used, clippy::panic)] // a test fails by ending
+
+mod cluster;
+mod node_autoscaling;
