@@ -108,8 +108,8 @@ impl NodeAutoscalingWatch {
 }
 
 /// Whether the cluster shows a node autoscaler: the status of cluster-autoscaler, or the API of
-/// Karpenter. Nodes show none where they are all of pools that are empty now, and labels of a cloud's
-/// node pools say nothing of whether these grow.
+/// Karpenter. Nodes show none where they are all of pools that are empty now, and labels of a
+/// cloud's node pools say nothing of whether these grow.
 async fn shows_autoscaler(client: &Client) -> Result<bool, ApiError> {
     let groups = with_timeout("list API groups", client.list_api_groups()).await?;
     if groups.groups.iter().any(|group| group.name == KARPENTER) {

@@ -1,7 +1,10 @@
 //! Free room on nodes, and whether a gang fits into it.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+use jiff::Timestamp;
 
 use crate::placement::Placement;
 
@@ -39,32 +42,70 @@ pub struct Gang {
 pub struct Capacity {
     /// The nodes.
     pub nodes: Vec<Node>,
-    /// Who waits for the node of this place.
-    pub holders: BTreeMap<usize, usize>,
+    /// Who waits for which node, by its place.
+    pub holders: Vec<(usize, Rank, HoldScope)>,
+    /// The gang that is asked for.
+    pub rank: Option<Rank>,
+}
+
+/// The place of a gang in the order of the cluster: by priority, then by age.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rank {
+    /// The value of its PriorityClass; the greater goes first.
+    pub priority: Reverse<i32>,
+    /// When it was made; the older goes first.
+    pub created: Timestamp,
+    /// Its namespace.
+    pub namespace: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+}
+
+/// Whom a gang that waits for nodes holds up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HoldScope {
+    /// Gangs of its namespace.
+    Namespace,
+    /// Gangs of all namespaces.
+    Cluster,
 }
 
 /// Room for gangs.
 pub trait Room {
+    /// Takes that what follows concerns the gang of this rank.
+    fn ask_for(&mut self, rank: &Rank);
+
     /// How many workers of these gangs the free room takes together, at most all of them.
     fn fits(&mut self, gangs: &[&Gang]) -> u32;
 
     /// How many workers of these gangs the nodes would take together if they were empty, at most all of them.
     fn could_fit(&mut self, gangs: &[&Gang]) -> u32;
 
+    /// Whether the nodes would take all workers of these gangs together once all workers of gangs
+    /// had left them: other pods may stay for ever.
+    fn could_fit_beside_others(&mut self, gangs: &[&Gang]) -> bool;
+
     /// Takes the gang's room away, as far as it fits.
     fn place(&mut self, gang: &Gang);
 
-    /// Notes that the gangs of `holder` wait for every node that takes one of their workers when it
-    /// is empty. Nodes that others wait for already stay theirs.
-    fn hold(&mut self, gangs: &[&Gang], holder: usize);
+    /// Notes that these gangs wait for every node that takes one of their workers when it is empty.
+    fn hold(&mut self, gangs: &[&Gang], scope: HoldScope);
 
-    /// The first holder that waits for a node which takes a worker of these gangs: now, or
+    /// The first gang ahead that waits for a node which takes a worker of these gangs: now, or
     /// when the node is empty.
-    fn holder(&mut self, gangs: &[&Gang], of_empty: bool) -> Option<usize>;
+    fn holder(&mut self, gangs: &[&Gang], of_empty: bool) -> Option<Rank>;
 }
 
 #[cfg(test)]
 impl Room for Capacity {
+    fn ask_for(&mut self, rank: &Rank) {
+        self.rank = Some(rank.clone());
+    }
+
+    fn could_fit_beside_others(&mut self, _: &[&Gang]) -> bool {
+        true
+    }
+
     fn fits(&mut self, gangs: &[&Gang]) -> u32 {
         self.clone().take_all(gangs)
     }
@@ -76,7 +117,7 @@ impl Room for Capacity {
         });
         let mut room = Self {
             nodes: empty.collect(),
-            holders: BTreeMap::new(),
+            ..Self::default()
         };
         room.take_all(gangs)
     }
@@ -85,18 +126,23 @@ impl Room for Capacity {
         self.take(gang);
     }
 
-    fn hold(&mut self, gangs: &[&Gang], holder: usize) {
+    fn hold(&mut self, gangs: &[&Gang], scope: HoldScope) {
+        let rank = self.rank.clone().unwrap();
         for (place, node) in self.nodes.iter().enumerate() {
             let takes = |gang: &&Gang| takes_one(node, &node.allocatable, gang);
             if gangs.iter().any(takes) {
-                self.holders.entry(place).or_insert(holder);
+                self.holders.push((place, rank.clone(), scope));
             }
         }
     }
 
-    fn holder(&mut self, gangs: &[&Gang], of_empty: bool) -> Option<usize> {
-        let held = self.holders.iter().filter(|(place, _)| {
-            let node = &self.nodes[**place];
+    fn holder(&mut self, gangs: &[&Gang], of_empty: bool) -> Option<Rank> {
+        let rank = self.rank.as_ref().unwrap();
+        let held = self.holders.iter().filter(|(place, holder, scope)| {
+            if *scope == HoldScope::Namespace && holder.namespace != rank.namespace {
+                return false;
+            }
+            let node = &self.nodes[*place];
             let room = if of_empty {
                 &node.allocatable
             } else {
@@ -104,7 +150,7 @@ impl Room for Capacity {
             };
             gangs.iter().any(|gang| takes_one(node, room, gang))
         });
-        held.map(|(_, holder)| *holder).min()
+        held.map(|(_, holder, _)| holder.clone()).min()
     }
 }
 

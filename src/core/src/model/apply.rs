@@ -271,12 +271,15 @@ impl Model {
         let bound = |pod: &Pod| pod.node.clone().filter(|_| pod.ended.is_none());
         let (was, is) = (old.and_then(bound), new.and_then(bound));
         let same_shape = old.map(|pod| &pod.shape) == new.map(|pod| &pod.shape);
-        if was != is || !same_shape {
+        let same_kind = old.map(Pod::may_stay) == new.map(Pod::may_stay);
+        if was != is || !same_shape || !same_kind {
             if let (Some(node), Some(pod)) = (&was, old) {
-                self.room.unbind(node, &pod.shape.requests);
+                let requests = &pod.shape.requests;
+                self.room.unbind(node, requests, pod.may_stay());
             }
             if let (Some(node), Some(pod)) = (&is, new) {
-                self.room.bind(node, &pod.shape.requests);
+                let requests = &pod.shape.requests;
+                self.room.bind(node, requests, pod.may_stay());
                 let owner = self.reservation_owner(uid, pod);
                 self.room.note_bound(&owner, node);
             }

@@ -172,6 +172,12 @@ impl Pod {
         }
     }
 
+    /// Whether gangs cannot count on its end, though its node may be without it: it is no worker
+    /// of a gang, and not there as long as its node.
+    pub(crate) fn may_stay(&self) -> bool {
+        !self.resident && !matches!(self.owner, Owner::Job(..))
+    }
+
     /// The node on which it is for as long as that is there, or will be.
     pub(crate) fn resident_on(&self) -> Option<Name> {
         if !self.resident || self.ended.is_some() {
@@ -392,8 +398,8 @@ pub enum Event {
     Pod(Name, Change<Box<Pod>>),
     /// A node, by its name.
     Node(Name, Change<Node>),
-    /// How long a node takes at most until it is ready, where a node autoscaler makes nodes for pods
-    /// that wait; `None` where nodes do not follow pods.
+    /// How long a node takes at most until it is ready, where a node autoscaler makes nodes for
+    /// pods that wait; `None` where nodes do not follow pods.
     NodeStart(Option<SignedDuration>),
     /// The prices in force.
     Prices(Arc<PriceCatalog>),

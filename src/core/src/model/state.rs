@@ -217,7 +217,7 @@ impl Model {
         let bound = self.pods.values().filter_map(|state| {
             let pod = &state.pod;
             let node = pod.node.as_ref().filter(|_| pod.ended.is_none())?;
-            Some((node, &pod.shape.requests))
+            Some((node, &pod.shape.requests, pod.may_stay()))
         });
         let resident = self.pods.values().filter_map(|state| {
             let node = state.pod.resident_on()?;

@@ -7,8 +7,8 @@
 //!    an event has just named something, then where one has earlier, then where an event about
 //!    everything has. Within a namespace the older service goes first, and what became free is
 //!    given once all have been decided, so that it does not matter where a slice ends.
-//! 3. Once nothing is deferred and no service is left, the queues of gangs are decided, by
-//!    namespace, and again those for which room has become free.
+//! 3. Once nothing is deferred and no service is left, the queues of gangs that are marked are
+//!    decided in one order over their namespaces, and again those for which room has become free.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,7 +20,7 @@ use crate::model::state::{Model, take_in};
 use crate::model::timers::Subject;
 use crate::plan::decisions::Decisions;
 use crate::plan::namespace::{refresh_marked, review};
-use crate::plan::queue::decide_queue;
+use crate::plan::queue::decide_queues;
 use crate::plan::replicas::decide_service;
 
 /// So many timers that are due, computed costs or looks at a waiting gang are taken to be as long as
@@ -100,7 +100,8 @@ impl Call {
             && model.marks.queues.remove(name)
         {
             // what is suspended for money takes nobody's room, and waits for nobody
-            decide_queue(model, name, &mut admission, self.now, &mut self.decisions);
+            let mut admissions = BTreeMap::from([(name.clone(), admission)]);
+            decide_queues(model, &mut admissions, self.now, &mut self.decisions);
             admission = self.review(model, name);
         }
         self.admissions.insert(name.clone(), admission);
@@ -194,30 +195,35 @@ impl Call {
         }
     }
 
-    /// Decides queues, and those again whose gangs now find the room that they wait for.
+    /// Decides queues, and those again whose gangs now find the room that they wait for. All that
+    /// are marked are decided together: who goes first does not depend on where a call ends.
     fn decide_queues(&mut self, model: &mut Model) {
         loop {
-            while let Some(name) = model.marks.queues.first().cloned() {
-                // money that became free belongs to services first
-                if self.left == 0 || !model.marks.slices.is_empty() {
+            if model.marks.queues.is_empty() {
+                model.room.settle();
+                let changed = model.room.take_changed_queues();
+                // what was decided takes no room where no order is given
+                if changed.is_empty() || model.observe_only {
                     return;
                 }
-                model.marks.queues.remove(&name);
-                model.room.settle();
-                let mut admission = self.review(model, &name);
-                let jobs =
-                    decide_queue(model, &name, &mut admission, self.now, &mut self.decisions);
-                self.left = self.left.saturating_sub(1 + jobs / LIGHT);
+                model.marks.queues.extend(changed);
+            }
+            // money that became free belongs to services first
+            if self.left == 0 || !model.marks.slices.is_empty() {
+                return;
+            }
+            let names = std::mem::take(&mut model.marks.queues);
+            model.room.settle();
+            let reviewed = names
+                .iter()
+                .map(|name| (name.clone(), self.review(model, name)));
+            let mut admissions: BTreeMap<Name, BudgetAdmission> = reviewed.collect();
+            let jobs = decide_queues(model, &mut admissions, self.now, &mut self.decisions);
+            self.left = self.left.saturating_sub(names.len() + jobs / LIGHT);
+            for name in names {
                 let admission = self.review(model, &name);
                 self.admissions.insert(name, admission);
             }
-            model.room.settle();
-            let changed = model.room.take_changed_queues();
-            // what was decided takes no room where no order is given
-            if changed.is_empty() || model.observe_only {
-                return;
-            }
-            model.marks.queues.extend(changed);
         }
     }
 

@@ -1,4 +1,4 @@
-//! Decides which TrainingJobs of a namespace run.
+//! Decides which TrainingJobs run.
 
 use std::collections::BTreeMap;
 
@@ -13,54 +13,108 @@ use crate::model::service::Ordered;
 use crate::model::state::{Model, PodState, count};
 use crate::model::timers::Subject;
 use crate::plan::decisions::{Decisions, JobOrder};
-use crate::training::{self, Job, JobDecision, Unscheduled, schedule_noting};
+use crate::training::{
+    self, Job, JobDecision, NamespaceQueue, Scheduled, Unscheduled, schedule_all,
+};
 
 /// While gangs wait for room or money, their queue is decided again after this long, so that the
 /// numbers in their reasons are not old.
 const WAITING_PACE: SignedDuration = SignedDuration::from_secs(10);
 
-/// Decides over the TrainingJobs of a namespace. Returns how many there are.
-pub(super) fn decide_queue(
+/// The TrainingJobs of a namespace, as its queue reads them.
+struct Observed {
+    /// How many there are, those that have ended included.
+    number: usize,
+    keys: BTreeMap<String, Key>,
+    jobs: Vec<Job>,
+    /// When something about those that have ended changes.
+    next: Option<Timestamp>,
+}
+
+/// Decides over the TrainingJobs of these namespaces in one order, with the money that each
+/// namespace has left. Returns how many there are.
+pub(super) fn decide_queues(
     model: &mut Model,
-    name: &Name,
-    admission: &mut BudgetAdmission,
+    admissions: &mut BTreeMap<Name, BudgetAdmission>,
     now: Timestamp,
     decisions: &mut Decisions,
 ) -> usize {
-    let mut by_name = BTreeMap::new();
-    let mut jobs = Vec::new();
-    let mut next = None;
+    let names: Vec<Name> = admissions.keys().cloned().collect();
+    let observed: Vec<Observed> = names
+        .iter()
+        .map(|name| observe_queue(model, name, now, decisions))
+        .collect();
+    let queues = observed.iter().zip(admissions.iter_mut());
+    let queues = queues.map(|(observed, (name, admission))| NamespaceQueue {
+        namespace: name.clone(),
+        jobs: &observed.jobs,
+        admission,
+    });
+    let node_start = model.node_start;
+    let mut room = model.room.for_queues(names.clone());
+    let scheduled = schedule_all(queues.collect(), &mut room, node_start, now);
+    drop(room);
+    let number = observed.iter().map(|observed| observed.number).sum();
+    for ((name, observed), scheduled) in names.iter().zip(observed).zip(scheduled) {
+        carry_out(model, name, observed, scheduled, now, decisions);
+    }
+    number
+}
+
+/// Everything that a queue reads of its TrainingJobs. Those of which nothing is left are forgotten.
+fn observe_queue(
+    model: &mut Model,
+    name: &Name,
+    now: Timestamp,
+    decisions: &mut Decisions,
+) -> Observed {
     let keys = model.namespace_mut(name).jobs.clone();
-    for key in &keys {
-        if model.jobs.get(key).is_some_and(|state| state.is_gone()) {
-            model.jobs.remove(key);
-            model.namespace_mut(name).jobs.remove(key);
+    let mut observed = Observed {
+        number: keys.len(),
+        keys: BTreeMap::new(),
+        jobs: Vec::new(),
+        next: None,
+    };
+    for key in keys {
+        if model.jobs.get(&key).is_some_and(|state| state.is_gone()) {
+            model.jobs.remove(&key);
+            model.namespace_mut(name).jobs.remove(&key);
             continue;
         }
-        if let Some(job) = observe_job(model, key) {
-            by_name.insert(job.name.clone(), key.clone());
-            jobs.push(job);
-        } else if let Some(state) = model.jobs.get_mut(key) {
+        if let Some(job) = observe_job(model, &key) {
+            observed.keys.insert(job.name.clone(), key);
+            observed.jobs.push(job);
+        } else if let Some(state) = model.jobs.get_mut(&key) {
             state.decision = None;
             let costs = state.cost_changes_at;
-            let expires = stop_failed(model, key, now, decisions);
-            next = [next, costs, expires].into_iter().flatten().min();
+            let expires = stop_failed(model, &key, now, decisions);
+            let looks = [observed.next, costs, expires];
+            observed.next = looks.into_iter().flatten().min();
         }
     }
-    let node_start = model.node_start;
-    let mut room = model.room.for_queue(name);
-    let (job_decisions, refused) = schedule_noting(&jobs, &mut room, admission, node_start, now);
-    drop(room);
+    observed
+}
+
+/// Gives the orders that were decided, and remembers the decisions and what budgets refused.
+fn carry_out(
+    model: &mut Model,
+    name: &Name,
+    observed: Observed,
+    scheduled: Scheduled,
+    now: Timestamp,
+    decisions: &mut Decisions,
+) {
     let mut refused_jobs: Vec<RefusedJob> = Vec::new();
-    for (loads, denied) in refused {
+    for (loads, denied) in scheduled.refused {
         let answer = (loads, Admission::from(&denied));
         if !refused_jobs.contains(&answer) {
             refused_jobs.push(answer);
         }
     }
     model.namespace_mut(name).refused_jobs = refused_jobs;
-    for decision in job_decisions {
-        let Some(key) = by_name.get(&decision.name) else {
+    let mut next = observed.next;
+    for decision in scheduled.decisions {
+        let Some(key) = observed.keys.get(&decision.name) else {
             continue;
         };
         let waits = !decision.run && decision.limited_by != Some(LimitedBy::Suspended);
@@ -84,7 +138,6 @@ pub(super) fn decide_queue(
         }
     }
     model.timers.set(Subject::Queue(name.clone()), next);
-    keys.len()
 }
 
 /// Tells the Jobs that go on though the gang has failed with another role to stop: they hold GPUs

@@ -4,7 +4,7 @@ use jiff::SignedDuration;
 use jiff::tz::TimeZone;
 
 use super::*;
-use crate::budget::{Budget, BudgetState, OnExhausted, RunningTotals};
+use crate::budget::{Budget, BudgetAdmission, BudgetState, OnExhausted, RunningTotals};
 use crate::calendar::Period;
 use crate::capacity::{Capacity, Node, Resources};
 use crate::money::Money;

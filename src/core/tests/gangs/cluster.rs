@@ -1,5 +1,5 @@
-//! A cluster with controllers of Jobs, a scheduler that knows priorities, and a node autoscaler, all
-//! of which act once a second.
+//! A cluster with controllers of Jobs, a scheduler that knows priorities, and a node autoscaler,
+//! all of which act once a second.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use bursar_core::training::{JobDecision, Retry};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
-const GPU: &str = "nvidia.com/gpu";
+pub(crate) const GPU: &str = "nvidia.com/gpu";
 
 /// An instant by its seconds.
 pub(crate) fn at(second: i64) -> Timestamp {
@@ -34,6 +34,7 @@ pub(crate) struct Gang {
 }
 
 struct JobObject {
+    spec: Job,
     gang: Gang,
     shape: Arc<PodShape>,
     running: bool,
@@ -121,6 +122,7 @@ impl Cluster {
         };
         let key = Key::new(namespace, name);
         let object = JobObject {
+            spec: job.clone(),
             gang: gang.clone(),
             shape,
             running: false,
@@ -132,6 +134,56 @@ impl Cluster {
         };
         self.jobs.insert(key.clone(), object);
         self.model.apply(Event::Job(key, Some(job)), at(second));
+    }
+
+    /// A pod of no workload that stays on a node until it is deleted.
+    pub(crate) fn add_other(&mut self, name: &str, node: &str, gpus: i64, second: i64) {
+        let shape = PodShape {
+            requests: [(GPU.to_owned(), gpus * 1000)].into(),
+            ..PodShape::default()
+        };
+        let key = Key::new("other", name);
+        let mut pod = pod(key, Owner::Other, Arc::new(shape), second);
+        pod.node = Some(node.into());
+        self.tell_pod(&name.into(), pod, second);
+    }
+
+    pub(crate) fn delete_pod(&mut self, uid: &str, second: i64) {
+        self.pods.remove(uid);
+        self.model.apply(Event::Pod(uid.into(), None), at(second));
+    }
+
+    /// Deletes a TrainingJob that has no pods.
+    pub(crate) fn delete_gang(&mut self, namespace: &str, name: &str, second: i64) {
+        let key = Key::new(namespace, name);
+        self.jobs.remove(&key);
+        self.model.apply(Event::Job(key, None), at(second));
+    }
+
+    /// Suspends a TrainingJob, as its user does.
+    pub(crate) fn suspend_gang(&mut self, namespace: &str, name: &str, second: i64) {
+        let key = Key::new(namespace, name);
+        let spec = Job {
+            suspend: true,
+            ..self.jobs[&key].spec.clone()
+        };
+        self.model.apply(Event::Job(key, Some(spec)), at(second));
+    }
+
+    /// How many jobs of a namespace run.
+    pub(crate) fn running(&self, namespace: &str) -> usize {
+        self.count(namespace, |job| job.running && !job.finished)
+    }
+
+    /// How many jobs of a namespace wait.
+    pub(crate) fn waiting(&self, namespace: &str) -> usize {
+        self.count(namespace, |job| !job.running)
+    }
+
+    fn count(&self, namespace: &str, counts: impl Fn(&JobObject) -> bool) -> usize {
+        let jobs = self.jobs.iter();
+        let jobs = jobs.filter(|(key, _)| &*key.namespace == namespace);
+        jobs.filter(|(_, job)| counts(job)).count()
     }
 
     /// When the gang first ran as a whole, if it has.

@@ -3,4 +3,5 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // a test fails by ending
 
 mod cluster;
+mod cluster_queue;
 mod node_autoscaling;

@@ -9,10 +9,12 @@
 //! | `nodes` | what nodes have and what is used of it, and how many pods of a shape they take |
 //! | `reservations` | room that is reserved for pods without a node |
 //! | `queue` | the room that gangs wait for, and when to ask for it again |
+//! | `waiting` | the gangs that wait for room, over all namespaces |
 
 mod nodes;
 mod queue;
 mod reservations;
+mod waiting;
 
 use std::collections::BTreeSet;
 
@@ -51,15 +53,17 @@ impl ClusterRoom {
     }
 
     /// A pod uses its node.
-    pub(crate) fn bind(&mut self, node: &Name, requests: &Resources) {
-        if self.nodes.bind(node, requests) {
+    ///
+    /// `is_other` unless it is a worker of a gang, or there as long as its node.
+    pub(crate) fn bind(&mut self, node: &Name, requests: &Resources, is_other: bool) {
+        if self.nodes.bind(node, requests, is_other) {
             self.reservations.note_crowded(node);
         }
     }
 
     /// A pod no longer uses its node.
-    pub(crate) fn unbind(&mut self, node: &Name, requests: &Resources) {
-        self.nodes.unbind(node, requests);
+    pub(crate) fn unbind(&mut self, node: &Name, requests: &Resources, is_other: bool) {
+        self.nodes.unbind(node, requests, is_other);
     }
 
     /// A pod that is there as long as this node came or went.
@@ -82,10 +86,10 @@ impl ClusterRoom {
         self.reservations.settle(&mut self.nodes);
     }
 
-    /// The room as it is now, for the queue of a namespace. What the queue takes is given back at
-    /// its end: it is reserved by its owner then.
-    pub(crate) fn for_queue(&mut self, namespace: &Name) -> QueueRoom<'_> {
-        QueueRoom::new(namespace.clone(), &mut self.nodes, &mut self.answers)
+    /// The room as it is now, for the queues of these namespaces. What they take is given back at
+    /// their end: it is reserved by its owners then.
+    pub(crate) fn for_queues(&mut self, namespaces: Vec<Name>) -> QueueRoom<'_> {
+        QueueRoom::new(namespaces, &mut self.nodes, &mut self.answers)
     }
 
     /// The namespaces whose queues would be given another answer than when they were last decided.
@@ -98,11 +102,12 @@ impl ClusterRoom {
         self.nodes.overcommitted()
     }
 
-    /// Whether every sum is that over its addends. `bound` are the requests of all bound pods, with
-    /// their nodes, and `resident` those of pods that are there as long as their nodes.
+    /// Whether every sum is that over its addends. `bound` are the requests of all bound pods,
+    /// with their nodes and whether they are neither workers of gangs nor there as long as these,
+    /// and `resident` those of pods that are there as long as their nodes.
     pub(crate) fn is_consistent<'a>(
         &'a self,
-        bound: impl IntoIterator<Item = (&'a Name, &'a Resources)>,
+        bound: impl IntoIterator<Item = (&'a Name, &'a Resources, bool)>,
         resident: impl IntoIterator<Item = (Name, &'a Resources)>,
     ) -> bool {
         self.nodes

@@ -33,6 +33,19 @@ struct Slots {
     free: u32,
     /// Without other pods than those that are there as long as it is.
     empty: u32,
+    /// Without workers of gangs.
+    without_gangs: u32,
+}
+
+/// With which pods on their nodes slots are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SlotKind {
+    /// With all.
+    Free,
+    /// With those that are there as long as their nodes.
+    Empty,
+    /// With all but workers of gangs.
+    WithoutGangs,
 }
 
 /// Shapes whose slots have changed.
@@ -40,7 +53,7 @@ struct Slots {
 pub(super) struct SlotChanges {
     /// Nodes have come to take more.
     pub(super) grown: BTreeSet<ShapeId>,
-    /// Empty nodes have come to take more or fewer.
+    /// Empty nodes, or those without gangs, have come to take more or fewer.
     pub(super) resized: BTreeSet<ShapeId>,
     /// A node has come to take none: now, or when it is empty.
     pub(super) lost: BTreeSet<ShapeId>,
@@ -58,6 +71,7 @@ struct ShapeSlots {
     shape: Shape,
     free: u64,
     empty: u64,
+    without_gangs: u64,
     users: u32,
 }
 
@@ -70,6 +84,8 @@ struct NodeRoom {
     used: Vec<i64>,
     /// What pods request that are there as long as it is.
     resident: Vec<i64>,
+    /// What bound pods request that are neither those nor workers of gangs.
+    others: Vec<i64>,
     /// What is reserved for pods without a node.
     reserved: Vec<i64>,
     /// By the number of the shape, as last counted.
@@ -99,6 +115,19 @@ impl NodeRoom {
         get(&self.allocatable, index) - get(&self.resident, index)
     }
 
+    /// What there is for pods once all gangs have gone.
+    fn without_gangs(&self, index: u16) -> i64 {
+        self.empty(index) - get(&self.others, index)
+    }
+
+    fn room(&self, index: u16, kind: SlotKind) -> i64 {
+        match kind {
+            SlotKind::Free => self.free(index),
+            SlotKind::Empty => self.empty(index),
+            SlotKind::WithoutGangs => self.without_gangs(index),
+        }
+    }
+
     fn slots_of(&self, name: &Name, shape: &Shape) -> Slots {
         if !self.selects(name, shape) {
             return Slots::default();
@@ -106,6 +135,7 @@ impl NodeRoom {
         Slots {
             free: pods(|index| self.free(index), &shape.amounts),
             empty: pods(|index| self.empty(index), &shape.amounts),
+            without_gangs: pods(|index| self.without_gangs(index), &shape.amounts),
         }
     }
 
@@ -187,13 +217,17 @@ impl Nodes {
         self.rooms.get(name)?.node.as_ref()
     }
 
-    /// A pod uses its node. Returns whether something of what it uses was reserved there.
-    pub(super) fn bind(&mut self, node: &Name, requests: &Resources) -> bool {
+    /// A pod uses its node: a worker of a gang or one that is there as long as its node, or another
+    /// one. Returns whether something of what it uses was reserved there.
+    pub(super) fn bind(&mut self, node: &Name, requests: &Resources, is_other: bool) -> bool {
         let amounts = self.amounts(requests);
         let room = self.rooms.entry(node.clone()).or_default();
         let mut has_reserved = false;
         for (index, amount) in amounts {
             add(&mut room.used, index, amount);
+            if is_other {
+                add(&mut room.others, index, amount);
+            }
             has_reserved |= get(&room.reserved, index) > 0;
         }
         self.note_changed(node);
@@ -201,11 +235,14 @@ impl Nodes {
     }
 
     /// A pod no longer uses its node.
-    pub(super) fn unbind(&mut self, node: &Name, requests: &Resources) {
+    pub(super) fn unbind(&mut self, node: &Name, requests: &Resources, is_other: bool) {
         let amounts = self.amounts(requests);
         if let Some(room) = self.rooms.get_mut(node) {
             for (index, amount) in amounts {
                 add(&mut room.used, index, -amount);
+                if is_other {
+                    add(&mut room.others, index, -amount);
+                }
             }
         }
         self.note_changed(node);
@@ -277,10 +314,12 @@ impl Nodes {
         };
         entry.free = entry.free + u64::from(new.free) - u64::from(old.free);
         entry.empty = entry.empty + u64::from(new.empty) - u64::from(old.empty);
+        entry.without_gangs =
+            entry.without_gangs + u64::from(new.without_gangs) - u64::from(old.without_gangs);
         if new.free > old.free {
             self.grown.insert(id);
         }
-        if new.empty != old.empty {
+        if new.empty != old.empty || new.without_gangs != old.without_gangs {
             self.resized.insert(id);
         }
         if (new.free == 0 && old.free > 0) || (new.empty == 0 && old.empty > 0) {
@@ -325,6 +364,7 @@ impl Nodes {
             shape: shape.clone(),
             free: 0,
             empty: 0,
+            without_gangs: 0,
             users: 1,
         };
         for (name, room) in &mut self.rooms {
@@ -336,6 +376,7 @@ impl Nodes {
             }
             entry.free += u64::from(slots.free);
             entry.empty += u64::from(slots.empty);
+            entry.without_gangs += u64::from(slots.without_gangs);
         }
         match self.shapes.get_mut(id) {
             Some(place) => *place = Some(entry),
@@ -365,11 +406,24 @@ impl Nodes {
         entry.map_or(0, |entry| entry.free)
     }
 
-    /// The nodes that take a pod of a shape when they are empty.
-    pub(super) fn with_slots(&self, id: ShapeId) -> impl Iterator<Item = &Name> {
-        let takes = move |room: &NodeRoom| room.slots.get(id).is_some_and(|slots| slots.empty > 0);
-        let rooms = self.rooms.iter().filter(move |(_, room)| takes(room));
-        rooms.map(|(name, _)| name)
+    /// A node that takes a pod of the one shape when it is empty, and a pod of one of the others:
+    /// now, or when it is empty.
+    pub(super) fn takes_both(
+        &self,
+        held: ShapeId,
+        others: &[ShapeId],
+        of_empty: bool,
+    ) -> Option<&Name> {
+        let takes = |room: &NodeRoom, id: ShapeId, of_empty: bool| {
+            let slots = room.slots.get(id);
+            slots.is_some_and(|slots| if of_empty { slots.empty } else { slots.free } > 0)
+        };
+        let takes_both = |room: &NodeRoom| {
+            takes(room, held, true) && others.iter().any(|id| takes(room, *id, of_empty))
+        };
+        let mut rooms = self.rooms.iter();
+        let found = rooms.find(|(_, room)| takes_both(room));
+        found.map(|(name, _)| name)
     }
 
     /// Whether a node takes a pod of a shape: now, or when it is empty.
@@ -395,12 +449,15 @@ impl Nodes {
         }
     }
 
-    /// How many workers find room together, with so many of each shape, at most all of them: in
-    /// what is free, or on nodes that were empty.
-    pub(super) fn count(&self, workers: &[(ShapeId, u32)], of_empty: bool) -> u32 {
+    /// How many workers find room together, with so many of each shape, at most all of them.
+    pub(super) fn count(&self, workers: &[(ShapeId, u32)], kind: SlotKind) -> u32 {
         let slots = |id: ShapeId| {
             let entry = self.shapes.get(id).and_then(Option::as_ref)?;
-            Some(if of_empty { entry.empty } else { entry.free })
+            Some(match kind {
+                SlotKind::Free => entry.free,
+                SlotKind::Empty => entry.empty,
+                SlotKind::WithoutGangs => entry.without_gangs,
+            })
         };
         if let [(id, most)] = workers {
             let slots = slots(*id).unwrap_or(0);
@@ -423,10 +480,7 @@ impl Nodes {
                 }
                 let none = Vec::new();
                 let taken_here = taken.get(name).unwrap_or(&none);
-                let free = |index: u16| match of_empty {
-                    true => room.empty(index) - get(taken_here, index),
-                    false => room.free(index) - get(taken_here, index),
-                };
+                let free = |index: u16| room.room(index, kind) - get(taken_here, index);
                 let here = pods(free, &shape.amounts).min(left);
                 if here > 0 && nth + 1 < workers.len() {
                     let taken_here = taken.entry(name).or_default();
@@ -456,7 +510,7 @@ impl Nodes {
     /// of each shape that room is reserved for, and over slots.
     pub(super) fn is_consistent<'a>(
         &self,
-        bound: impl IntoIterator<Item = (&'a Name, &'a Resources)>,
+        bound: impl IntoIterator<Item = (&'a Name, &'a Resources, bool)>,
         resident: impl IntoIterator<Item = (Name, &'a Resources)>,
         reserved: impl IntoIterator<Item = (&'a Name, &'a Shape, u32)>,
     ) -> bool {
@@ -468,8 +522,12 @@ impl Nodes {
                 add(sums, index, *amount);
             }
         };
-        for (node, requests) in bound {
-            sum(&mut again.entry(node.clone()).or_default().used, requests);
+        for (node, requests, is_other) in bound {
+            let room = again.entry(node.clone()).or_default();
+            sum(&mut room.used, requests);
+            if is_other {
+                sum(&mut room.others, requests);
+            }
         }
         for (node, requests) in resident {
             sum(&mut again.entry(node).or_default().resident, requests);
@@ -491,6 +549,7 @@ impl Nodes {
             let ours = self.rooms.get(name).unwrap_or(&none);
             let other = again.get(name).unwrap_or(&none);
             same(&ours.used, &other.used)
+                && same(&ours.others, &other.others)
                 && same(&ours.resident, &other.resident)
                 && same(&ours.reserved, &other.reserved)
         });
@@ -503,7 +562,9 @@ impl Nodes {
             let rooms = || self.rooms.values().map(slots);
             let free: u64 = rooms().map(|slots| u64::from(slots.free)).sum();
             let empty: u64 = rooms().map(|slots| u64::from(slots.empty)).sum();
-            counted && (free, empty) == (entry.free, entry.empty)
+            let without_gangs: u64 = rooms().map(|slots| u64::from(slots.without_gangs)).sum();
+            let sums = (free, empty, without_gangs);
+            counted && sums == (entry.free, entry.empty, entry.without_gangs)
         });
         sums_are_right && slots_are_right
     }

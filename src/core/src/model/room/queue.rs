@@ -3,60 +3,77 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::capacity::{Gang, Room};
+use jiff::Timestamp;
+
+use crate::capacity::{Gang, HoldScope, Rank, Room};
 
 use super::super::event::Name;
-use super::nodes::{Nodes, Shape, ShapeId, SlotChanges};
+use super::nodes::{Nodes, Shape, ShapeId, SlotChanges, SlotKind};
+use super::waiting::WaitingGangs;
 
 /// The workers of a gang by their shapes, in the order of its roles.
 type Workers = Box<[(ShapeId, u32)]>;
 
-/// What was answered about gangs that are alike.
-#[derive(Clone, Debug, Default, PartialEq)]
-struct Answers {
-    /// How many of their workers empty nodes take, by the namespace of the queue.
-    could_fit: BTreeMap<Name, u32>,
-    /// The namespaces whose queues found too little free room for all of them.
-    waiting: BTreeSet<Name>,
+/// What was answered about a gang.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Answer {
+    /// How many of its workers empty nodes take.
+    could_fit: u32,
+    /// Whether nodes take all of them beside the pods that are of no gang, if that was asked.
+    fits_beside_others: Option<bool>,
+    /// It found too little free room for all of them.
+    waits: bool,
 }
 
-/// A gang that fits, and waits behind one that waits for a node on which it finds room.
+/// A gang that waits behind one that waits for a node on which it finds room.
 #[derive(Clone, Debug, PartialEq)]
 struct Behind {
-    workers: Workers,
-    /// The shapes of those that wait before it.
+    rank: Rank,
+    /// The shapes of its workers.
+    shapes: Vec<ShapeId>,
+    /// The shapes of those before it that hold up only its namespace.
     held: BTreeSet<ShapeId>,
     /// Such a node.
     node: Name,
+    /// It finds room there only when the node is empty.
+    of_empty: bool,
 }
 
 impl Behind {
     /// Whether the node is wanted by those before it no more, or has no room for it.
-    fn is_free(&self, nodes: &Nodes) -> bool {
-        let mut held = self.held.iter();
-        let is_held = held.any(|id| nodes.takes(&self.node, *id, true));
-        let mut shapes = self.workers.iter().filter(|(_, count)| *count > 0);
-        !is_held || !shapes.any(|(id, _)| nodes.takes(&self.node, *id, false))
+    fn is_free(&self, nodes: &Nodes, waiting: &WaitingGangs) -> bool {
+        let is_held = |id: ShapeId| nodes.takes(&self.node, id, true);
+        let mut before = self.held.iter().copied();
+        let mut ahead = waiting.ahead_of(&self.rank);
+        let is_held = before.any(is_held) || ahead.any(|(id, _)| is_held(id));
+        let takes = |id: &ShapeId| nodes.takes(&self.node, *id, self.of_empty);
+        !is_held || !self.shapes.iter().any(takes)
     }
 }
 
 /// The answers that the queues of all namespaces were given when they were last decided.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct QueueAnswers {
-    gangs: BTreeMap<Workers, Answers>,
+    /// By gangs that are alike, and by the namespace of the queue.
+    gangs: BTreeMap<Workers, BTreeMap<Name, Answer>>,
     namespaces: BTreeMap<Name, Vec<Workers>>,
     /// Gangs that wait behind others, by the namespace of the queue.
     behind: BTreeMap<Name, Vec<Behind>>,
+    /// Gangs that hold room up for all namespaces.
+    waiting: WaitingGangs,
+    /// Some of these wait no more.
+    has_fewer_waiting: bool,
 }
 
 impl QueueAnswers {
     /// The namespaces whose queues would be given another answer now: about the room of empty
     /// nodes, that a gang now fits, or that one takes no room of those before it any more.
-    pub(super) fn take_changed(&self, nodes: &mut Nodes) -> BTreeSet<Name> {
+    pub(super) fn take_changed(&mut self, nodes: &mut Nodes) -> BTreeSet<Name> {
         nodes.recount();
         let changes = nodes.take_changes();
+        let has_fewer_waiting = std::mem::take(&mut self.has_fewer_waiting);
         let mut changed = BTreeSet::new();
-        if changes.is_empty() {
+        if changes.is_empty() && !has_fewer_waiting {
             return changed;
         }
         let SlotChanges {
@@ -64,11 +81,12 @@ impl QueueAnswers {
             resized,
             lost,
         } = changes;
+        let frees_all = has_fewer_waiting || lost.iter().any(|id| self.waiting.has_shape(*id));
         for (name, behind) in &self.behind {
             let is_concerned = |gang: &Behind| {
-                let shapes = gang.workers.iter().map(|(id, _)| id);
-                let mut ids = shapes.chain(&gang.held);
-                ids.any(|id| lost.contains(id)) && gang.is_free(nodes)
+                let mut ids = gang.shapes.iter().chain(&gang.held);
+                let is_lost = frees_all || ids.any(|id| lost.contains(id));
+                is_lost && gang.is_free(nodes, &self.waiting)
             };
             if behind.iter().any(is_concerned) {
                 changed.insert(name.clone());
@@ -77,20 +95,22 @@ impl QueueAnswers {
         for (workers, answers) in &self.gangs {
             let is_among = |ids: &BTreeSet<ShapeId>| workers.iter().any(|(id, _)| ids.contains(id));
             if is_among(&resized) {
-                let could_fit = nodes.count(workers, true);
-                let other = answers
-                    .could_fit
-                    .iter()
-                    .filter(|(_, answer)| **answer != could_fit);
+                let could_fit = nodes.count(workers, SlotKind::Empty);
+                let fits = fits_beside_others(workers, nodes);
+                let other = answers.iter().filter(|(_, answer)| {
+                    let asked = answer.fits_beside_others;
+                    answer.could_fit != could_fit || asked.is_some_and(|answer| answer != fits)
+                });
                 changed.extend(other.map(|(name, _)| name.clone()));
             }
             let has_slots = |(id, count): &(ShapeId, u32)| nodes.free(*id) >= u64::from(*count);
-            let may_fit = !answers.waiting.is_empty()
+            let mut waiting = answers.iter().filter(|(_, answer)| answer.waits).peekable();
+            let may_fit = waiting.peek().is_some()
                 && is_among(&grown)
                 && workers.iter().all(has_slots)
-                && nodes.count(workers, false) == total(workers);
+                && nodes.count(workers, SlotKind::Free) == total(workers);
             if may_fit {
-                changed.extend(answers.waiting.iter().cloned());
+                changed.extend(waiting.map(|(name, _)| name.clone()));
             }
         }
         changed
@@ -100,7 +120,7 @@ impl QueueAnswers {
     fn replace(
         &mut self,
         namespace: &Name,
-        new: BTreeMap<Workers, (u32, bool)>,
+        new: BTreeMap<Workers, Answer>,
         behind: Vec<Behind>,
         nodes: &mut Nodes,
     ) {
@@ -114,19 +134,15 @@ impl QueueAnswers {
                 nodes.release_shape(*id);
             }
             if let Some(answers) = self.gangs.get_mut(&workers) {
-                answers.could_fit.remove(namespace);
-                answers.waiting.remove(namespace);
-                if answers.could_fit.is_empty() {
+                answers.remove(namespace);
+                if answers.is_empty() {
                     self.gangs.remove(&workers);
                 }
             }
         }
-        for (workers, (could_fit, waits)) in &new {
+        for (workers, answer) in &new {
             let answers = self.gangs.entry(workers.clone()).or_default();
-            answers.could_fit.insert(namespace.clone(), *could_fit);
-            if *waits {
-                answers.waiting.insert(namespace.clone());
-            }
+            answers.insert(namespace.clone(), *answer);
         }
         if !new.is_empty() {
             let gangs = new.into_keys().collect();
@@ -140,40 +156,75 @@ fn total(workers: &Workers) -> u32 {
     counts.fold(0, u32::saturating_add)
 }
 
-/// The room for the gangs of one namespace that wait.
+fn fits_beside_others(workers: &Workers, nodes: &Nodes) -> bool {
+    nodes.count(workers, SlotKind::WithoutGangs) == total(workers)
+}
+
+/// The shapes of which there are workers.
+fn shapes(workers: &Workers) -> Vec<ShapeId> {
+    let wanted = workers.iter().filter(|(_, count)| *count > 0);
+    wanted.map(|(id, _)| *id).collect()
+}
+
+/// What the queue of a namespace asked and found.
+#[derive(Default)]
+struct NamespaceAnswers {
+    given: BTreeMap<Workers, Answer>,
+    /// Gangs that wait behind others.
+    behind: Vec<Behind>,
+    /// The shapes of gangs that hold room up within the namespace, with the first of each.
+    held: BTreeMap<ShapeId, Rank>,
+    /// Gangs that hold room up for all namespaces.
+    waiting: BTreeMap<Rank, Vec<ShapeId>>,
+    /// These, as of the last decision.
+    waited: BTreeMap<Rank, Vec<ShapeId>>,
+}
+
+/// The room for the gangs of some namespaces that wait.
 pub(crate) struct QueueRoom<'a> {
-    namespace: Name,
     nodes: &'a mut Nodes,
     answers: &'a mut QueueAnswers,
-    /// How many workers of each gang that was asked about empty nodes take, and whether it found
-    /// too little free room.
-    given: BTreeMap<Workers, (u32, bool)>,
+    /// The gang that is asked for.
+    rank: Rank,
+    asked: BTreeMap<Name, NamespaceAnswers>,
+    /// The shapes of gangs of these namespaces that hold room up for all, with the first of each.
+    held: BTreeMap<ShapeId, Rank>,
     taken: Vec<(Name, Shape, u32)>,
-    /// Who waits for a node.
-    holders: BTreeMap<Name, usize>,
-    /// The shapes whose nodes are among these.
-    held: BTreeSet<ShapeId>,
-    /// Gangs that fit, and wait behind those.
-    behind: Vec<Behind>,
 }
 
 impl<'a> QueueRoom<'a> {
     pub(super) fn new(
-        namespace: Name,
+        namespaces: Vec<Name>,
         nodes: &'a mut Nodes,
         answers: &'a mut QueueAnswers,
     ) -> Self {
         nodes.recount();
+        let first = namespaces.first().cloned();
+        let rank = Rank {
+            priority: Default::default(),
+            created: Timestamp::MIN,
+            namespace: first.unwrap_or_else(|| "".into()),
+            name: "".into(),
+        };
+        let asked = namespaces.into_iter().map(|namespace| {
+            let asked = NamespaceAnswers {
+                waited: answers.waiting.take(&namespace),
+                ..NamespaceAnswers::default()
+            };
+            (namespace, asked)
+        });
         Self {
-            namespace,
+            rank,
+            asked: asked.collect(),
             nodes,
             answers,
-            given: BTreeMap::new(),
+            held: BTreeMap::new(),
             taken: Vec::new(),
-            holders: BTreeMap::new(),
-            held: BTreeSet::new(),
-            behind: Vec::new(),
         }
+    }
+
+    fn asked(&mut self) -> &mut NamespaceAnswers {
+        self.asked.entry(self.rank.namespace.clone()).or_default()
     }
 
     /// The gangs by their shapes, whose slots are counted from now on.
@@ -183,33 +234,62 @@ impl<'a> QueueRoom<'a> {
             (self.nodes.use_shape(shape), gang.workers)
         });
         let workers: Workers = roles.collect();
-        if self.given.contains_key(&workers) {
+        if self.asked().given.contains_key(&workers) {
             for (id, _) in &workers {
                 self.nodes.release_shape(*id);
             }
         } else {
-            let could_fit = self.nodes.count(&workers, true);
-            self.given.insert(workers.clone(), (could_fit, false));
+            let answer = Answer {
+                could_fit: self.nodes.count(&workers, SlotKind::Empty),
+                fits_beside_others: None,
+                waits: false,
+            };
+            self.asked().given.insert(workers.clone(), answer);
         }
         workers
+    }
+
+    fn answer(&mut self, workers: &Workers) -> Option<&mut Answer> {
+        self.asked().given.get_mut(workers)
+    }
+
+    /// The shapes that gangs before the present one wait with, by the first of these gangs.
+    fn held(&self) -> BTreeSet<(&Rank, ShapeId)> {
+        let ahead = self.answers.waiting.ahead_of(&self.rank);
+        let mut held: BTreeSet<(&Rank, ShapeId)> = ahead.map(|(id, rank)| (rank, id)).collect();
+        let within = self.asked.get(&self.rank.namespace);
+        let within = within.into_iter().flat_map(|asked| &asked.held);
+        held.extend(within.chain(&self.held).map(|(id, rank)| (rank, *id)));
+        held
     }
 }
 
 impl Room for QueueRoom<'_> {
+    fn ask_for(&mut self, rank: &Rank) {
+        self.rank = rank.clone();
+    }
+
     fn fits(&mut self, gangs: &[&Gang]) -> u32 {
         let workers = self.ask(gangs);
-        let fit = self.nodes.count(&workers, false);
-        if let Some((_, waits)) = self.given.get_mut(&workers) {
-            *waits |= fit < total(&workers);
+        let fit = self.nodes.count(&workers, SlotKind::Free);
+        if let Some(answer) = self.answer(&workers) {
+            answer.waits |= fit < total(&workers);
         }
         fit
     }
 
     fn could_fit(&mut self, gangs: &[&Gang]) -> u32 {
         let workers = self.ask(gangs);
-        self.given
-            .get(&workers)
-            .map_or(0, |(could_fit, _)| *could_fit)
+        self.answer(&workers).map_or(0, |answer| answer.could_fit)
+    }
+
+    fn could_fit_beside_others(&mut self, gangs: &[&Gang]) -> bool {
+        let workers = self.ask(gangs);
+        let fits = fits_beside_others(&workers, self.nodes);
+        if let Some(answer) = self.answer(&workers) {
+            answer.fits_beside_others = Some(fits);
+        }
+        fits
     }
 
     fn place(&mut self, gang: &Gang) {
@@ -220,36 +300,35 @@ impl Room for QueueRoom<'_> {
         self.nodes.recount();
     }
 
-    fn hold(&mut self, gangs: &[&Gang], holder: usize) {
-        for (id, count) in self.ask(gangs) {
-            if count > 0 && self.held.insert(id) {
-                for name in self.nodes.with_slots(id) {
-                    self.holders.entry(name.clone()).or_insert(holder);
-                }
-            }
+    fn hold(&mut self, gangs: &[&Gang], scope: HoldScope) {
+        let shapes = shapes(&self.ask(gangs));
+        let rank = self.rank.clone();
+        let held = match scope {
+            HoldScope::Namespace => &mut self.asked().held,
+            HoldScope::Cluster => &mut self.held,
+        };
+        for id in &shapes {
+            held.entry(*id).or_insert_with(|| rank.clone());
+        }
+        if scope == HoldScope::Cluster {
+            self.asked().waiting.insert(rank, shapes);
         }
     }
 
-    fn holder(&mut self, gangs: &[&Gang], of_empty: bool) -> Option<usize> {
-        if self.holders.is_empty() {
-            return None;
-        }
-        let workers = self.ask(gangs);
-        let takes = |name: &Name| {
-            let mut shapes = workers.iter().filter(|(_, count)| *count > 0);
-            shapes.any(|(id, _)| self.nodes.takes(name, *id, of_empty))
+    fn holder(&mut self, gangs: &[&Gang], of_empty: bool) -> Option<Rank> {
+        let shapes = shapes(&self.ask(gangs));
+        let (holder, node) = self.held().into_iter().find_map(|(rank, id)| {
+            let node = self.nodes.takes_both(id, &shapes, of_empty)?;
+            Some((rank.clone(), node.clone()))
+        })?;
+        let behind = Behind {
+            rank: self.rank.clone(),
+            shapes,
+            held: self.asked().held.keys().copied().collect(),
+            node,
+            of_empty,
         };
-        let held = self.holders.iter().filter(|(name, _)| takes(name));
-        let first = held.min_by_key(|(_, holder)| **holder);
-        let (node, holder) = first.map(|(name, holder)| (name.clone(), *holder))?;
-        if !of_empty {
-            let held = self.held.clone();
-            self.behind.push(Behind {
-                workers,
-                held,
-                node,
-            });
-        }
+        self.asked().behind.push(behind);
         Some(holder)
     }
 }
@@ -260,9 +339,15 @@ impl Drop for QueueRoom<'_> {
         for (name, shape, count) in std::mem::take(&mut self.taken) {
             self.nodes.unreserve(&name, &shape, count);
         }
-        let given = std::mem::take(&mut self.given);
-        let behind = std::mem::take(&mut self.behind);
-        self.answers
-            .replace(&self.namespace, given, behind, self.nodes);
+        for (namespace, asked) in std::mem::take(&mut self.asked) {
+            let waits = |(rank, shapes): (&Rank, &Vec<ShapeId>)| {
+                let now = asked.waiting.get(rank);
+                now.is_some_and(|now| shapes.iter().all(|id| now.contains(id)))
+            };
+            self.answers.has_fewer_waiting |= !asked.waited.iter().all(waits);
+            let answers = &mut self.answers;
+            answers.replace(&namespace, asked.given, asked.behind, self.nodes);
+            answers.waiting.set(namespace, asked.waiting);
+        }
     }
 }

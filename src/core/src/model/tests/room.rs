@@ -54,7 +54,7 @@ fn free(model: &mut Model) -> u32 {
         worker: shape(1).requests.clone(),
         ..Gang::default()
     };
-    model.room.for_queue(&"test".into()).fits(&[&gang])
+    model.room.for_queues(vec!["test".into()]).fits(&[&gang])
 }
 
 #[test]

@@ -1,0 +1,368 @@
+//! Decides which gangs run, in one order over the namespaces.
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::budget::{BudgetAdmission, Denied, RunningCost};
+use crate::capacity::{Gang, HoldScope, Rank, Room};
+use crate::limit::LimitedBy;
+
+use super::{Job, JobDecision, Retry};
+
+/// Decides who runs in one namespace, as [`schedule_all`] does in all.
+#[cfg(test)]
+pub(crate) fn schedule(
+    jobs: &[Job],
+    capacity: &mut impl Room,
+    admission: &mut BudgetAdmission,
+    now: Timestamp,
+) -> Vec<JobDecision> {
+    let queue = NamespaceQueue {
+        namespace: "team".into(),
+        jobs,
+        admission,
+    };
+    let mut scheduled = schedule_all(vec![queue], capacity, None, now);
+    scheduled.remove(0).decisions
+}
+
+/// What budgets refused to pay for, and why. That a budget is exhausted is no answer to any one.
+pub(crate) type DeniedStart = (Vec<(RunningCost, u32)>, Denied);
+
+/// The jobs of a namespace, and the money that what runs there has left.
+pub(crate) struct NamespaceQueue<'a> {
+    pub(crate) namespace: Arc<str>,
+    pub(crate) jobs: &'a [Job],
+    pub(crate) admission: &'a mut BudgetAdmission,
+}
+
+/// What becomes of the jobs of a namespace.
+#[derive(Debug, Default)]
+pub(crate) struct Scheduled {
+    /// The decisions, in the order in which they were made.
+    pub(crate) decisions: Vec<JobDecision>,
+    /// What budgets refused: with another answer, one of the jobs might run.
+    pub(crate) refused: Vec<DeniedStart>,
+}
+
+/// Decides who runs, in one order over all these namespaces: by priority, then by age. Running
+/// jobs go on while there is money; a gang starts when all of it fits and the budgets admit all of
+/// it.
+///
+/// A gang that waits for room or money is passed only by one that cannot delay it: nodes on which
+/// that one finds room are of no use to the gang that waits, and the budgets pay for both. A gang
+/// that can never run as things are holds nobody up: no node could take it, no period has the
+/// money, or its price is unknown. Neither does one that was taken back because some of its
+/// workers found no node.
+///
+/// Money is a matter of a namespace. So a gang holds up those of other namespaces only for room,
+/// and only if the budgets would pay for it and for those ahead of it, and if the nodes could take
+/// it beside the pods that are of no gang, which may stay for ever.
+///
+/// Where nodes are made for pods that wait (`node_start` is how long a node takes at most until it
+/// is ready), a gang for which there is too little room starts all the same, so that nodes are
+/// made for the rest of it. It takes the room that it finds, and holds nobody up otherwise. One
+/// that was taken back because no node came first waits for nodes that exist, if they are enough,
+/// for as long as it waited for new ones.
+///
+/// `capacity` and the queues' admissions are those left by what runs, workers that have no pod yet
+/// included. Gangs of other namespaces that wait are known to `capacity`.
+pub(crate) fn schedule_all(
+    queues: Vec<NamespaceQueue<'_>>,
+    capacity: &mut impl Room,
+    node_start: Option<SignedDuration>,
+    now: Timestamp,
+) -> Vec<Scheduled> {
+    let mut order: Vec<(bool, Rank, usize, &Job)> = Vec::new();
+    for (place, queue) in queues.iter().enumerate() {
+        for job in queue.jobs {
+            let rank = Rank {
+                priority: Reverse(job.priority),
+                created: job.created,
+                namespace: queue.namespace.clone(),
+                name: job.name.as_str().into(),
+            };
+            order.push((!job.running, rank, place, job));
+        }
+    }
+    order.sort_by(|one, other| (one.0, &one.1).cmp(&(other.0, &other.1)));
+    let mut lines: Vec<QueueState<'_>> = queues
+        .into_iter()
+        .map(|queue| QueueState {
+            admission: queue.admission,
+            ahead: Vec::new(),
+            owed: Vec::new(),
+            scheduled: Scheduled::default(),
+            waiting: 0,
+        })
+        .collect();
+    for (_, rank, place, job) in order {
+        let Some(line) = lines.get_mut(place) else {
+            continue;
+        };
+        capacity.ask_for(&rank);
+        let mut queue = Queue {
+            capacity,
+            line,
+            namespace: &rank.namespace,
+            node_start,
+        };
+        let decision = queue.decide_one(job, now);
+        line.scheduled.decisions.push(decision);
+    }
+    lines.into_iter().map(|line| line.scheduled).collect()
+}
+
+/// What is left of the queue of one namespace, and who waits in it.
+struct QueueState<'a> {
+    admission: &'a mut BudgetAdmission,
+    /// The jobs that wait for room or money, the first one first.
+    ahead: Vec<&'a Job>,
+    /// What these cost.
+    owed: Vec<(RunningCost, u32)>,
+    scheduled: Scheduled,
+    /// How many jobs wait, for whatever it is.
+    waiting: u32,
+}
+
+/// Why a job does not run.
+struct Blocked {
+    limited_by: LimitedBy,
+    reason: String,
+    /// It starts as soon as there is room and money for it: whose gangs behind it may not delay it.
+    holds: Option<HoldScope>,
+}
+
+impl Blocked {
+    /// It waits for something else than room or money, or for what never comes.
+    fn aside(limited_by: LimitedBy, reason: impl Into<String>) -> Self {
+        Self {
+            limited_by,
+            reason: reason.into(),
+            holds: None,
+        }
+    }
+
+    /// It waits for room or money.
+    fn next(limited_by: LimitedBy, reason: impl Into<String>, scope: HoldScope) -> Self {
+        Self {
+            holds: Some(scope),
+            ..Self::aside(limited_by, reason)
+        }
+    }
+
+    fn denied(denied: Denied) -> Self {
+        match denied {
+            Denied::Budget {
+                message,
+                in_no_period: false,
+                ..
+            } => Self::next(LimitedBy::Budget, message, HoldScope::Namespace),
+            Denied::Budget { message, .. } => Self::aside(LimitedBy::Budget, message),
+            Denied::Unknown(why) => Self::aside(LimitedBy::PriceUnknown, why),
+        }
+    }
+}
+
+/// The room, and the money of one namespace, that jobs are given one after the other.
+struct Queue<'q, 'a, R> {
+    capacity: &'q mut R,
+    line: &'q mut QueueState<'a>,
+    namespace: &'q Arc<str>,
+    /// How long a node takes at most until it is ready, where nodes are made for pods that wait.
+    node_start: Option<SignedDuration>,
+}
+
+impl<'a, R: Room> Queue<'_, 'a, R> {
+    fn decide_one(&mut self, job: &'a Job, now: Timestamp) -> JobDecision {
+        let blocked = match self.decide(job, now) {
+            Ok(reason) => {
+                return JobDecision {
+                    name: job.name.clone(),
+                    run: true,
+                    limited_by: None,
+                    reason,
+                    position: None,
+                    retry: None,
+                    next_look: job.taken_back_at(self.node_start),
+                };
+            }
+            Err(blocked) => blocked,
+        };
+        let taken_back = job.running && blocked.limited_by == LimitedBy::Capacity;
+        let retry = taken_back.then(|| job.evict(now));
+        let waits_until = retry
+            .or(job.retry)
+            .map(|retry| retry.at)
+            .filter(|at| *at > now);
+        if let Some(scope) = blocked.holds {
+            self.wait(job, scope);
+        }
+        let position = (blocked.limited_by != LimitedBy::Suspended).then(|| {
+            self.line.waiting += 1;
+            self.line.waiting
+        });
+        JobDecision {
+            name: job.name.clone(),
+            run: false,
+            limited_by: Some(blocked.limited_by),
+            reason: blocked.reason,
+            position,
+            retry,
+            next_look: waits_until,
+        }
+    }
+
+    /// The job waits for room or money: those behind it may not delay it.
+    fn wait(&mut self, job: &'a Job, scope: HoldScope) {
+        self.capacity.hold(&job.gangs(), scope);
+        self.line.ahead.push(job);
+        if job.has_known_price() {
+            self.line.owed.extend(job.loads());
+        }
+    }
+
+    /// Why it runs, or why it does not.
+    fn decide(&mut self, job: &Job, now: Timestamp) -> Result<String, Blocked> {
+        if job.suspend {
+            let reason = "spec.suspend is true";
+            return Err(Blocked::aside(LimitedBy::Suspended, reason));
+        }
+        let mut budget_states = self.line.admission.budget_states().iter();
+        if let Some(exhausted) = budget_states.find(|state| state.is_exhausted()) {
+            let budget = &exhausted.budget;
+            let (spent, limit) = (budget.spent.rounded(2), budget.limit.rounded(2));
+            let name = &budget.name;
+            let reason = format!("budget {name} is exhausted: {spent} of {limit} spent");
+            return Err(Blocked::aside(LimitedBy::Budget, reason));
+        }
+        if job.running {
+            let taken_back_at = job.taken_back_at(self.node_start);
+            if taken_back_at.is_some_and(|at| at <= now) {
+                let waits = "some of its workers found no node in time; all are taken back, and it waits for its decision again";
+                return Err(Blocked::aside(LimitedBy::Capacity, waits));
+            }
+            return Ok(job.running_reason(self.node_start));
+        }
+        if !job.settled {
+            let reason = "its workers of the last run are still stopping";
+            return Err(Blocked::aside(LimitedBy::Queue, reason));
+        }
+        let (workers, gangs, loads) = (job.workers(), job.gangs(), job.loads());
+        let could = self.capacity.could_fit(&gangs);
+        if could < workers && self.node_start.is_none() {
+            let reason = if could == 0 {
+                "its workers fit no node: none that is ready takes one of them, even without other \
+                 pods than those of DaemonSets"
+                    .to_owned()
+            } else {
+                format!(
+                    "all ready nodes together take {could} of its {workers} workers, even without \
+                     other pods than those of DaemonSets"
+                )
+            };
+            return Err(Blocked::aside(LimitedBy::Capacity, reason));
+        }
+        let waits_for_money = match self.check(&loads) {
+            Err(blocked) if blocked.holds.is_none() => return Err(blocked),
+            other => other,
+        };
+        if let Some(retry) = job.retry.filter(|retry| retry.at > now) {
+            let reason = format!(
+                "some of its workers found no node, {} times so far; it tries again at {}",
+                retry.count, retry.at
+            );
+            return Err(Blocked::aside(LimitedBy::Capacity, reason));
+        }
+        let fit = self.capacity.fits(&gangs);
+        if let Some(first) = self.capacity.holder(&gangs, fit < workers) {
+            let reason = if first.namespace == *self.namespace {
+                format!(
+                    "waits behind {}, which waits for the same nodes",
+                    first.name
+                )
+            } else {
+                format!(
+                    "waits behind a job of another namespace, of priority {}, which waits for the \
+                     same nodes",
+                    first.priority.0
+                )
+            };
+            let scope = self.scope(&gangs, &loads, waits_for_money.is_ok());
+            return Err(Blocked::next(LimitedBy::Queue, reason, scope));
+        }
+        let waits_for_nodes = fit < workers && self.may_wait_for_nodes(job, could, now);
+        if fit < workers && !waits_for_nodes {
+            let reason = format!("there is room for {fit} of its {workers} workers now");
+            let scope = self.scope(&gangs, &loads, waits_for_money.is_ok());
+            return Err(Blocked::next(LimitedBy::Capacity, reason, scope));
+        }
+        let is_paid = waits_for_money.is_ok() && self.pays_beside_those_ahead(&loads);
+        if !is_paid && let Some(first) = self.line.ahead.first() {
+            let name = &first.name;
+            let reason = format!("waits behind {name}, which goes first when there is money");
+            return Err(Blocked::next(
+                LimitedBy::Queue,
+                reason,
+                HoldScope::Namespace,
+            ));
+        }
+        waits_for_money?;
+        let admitted = self.line.admission.admit_all(&loads);
+        admitted.map_err(Blocked::denied)?;
+        for gang in gangs {
+            self.capacity.place(gang);
+        }
+        Ok(match waits_for_nodes {
+            true => format!(
+                "there is room for {fit} of its {workers} workers now; it starts, so that a node \
+                 autoscaler makes nodes for the others"
+            ),
+            false => format!("{workers} workers run"),
+        })
+    }
+
+    /// Whether a gang that finds too little room starts, so that nodes are made for its pods.
+    fn may_wait_for_nodes(&self, job: &Job, could: u32, now: Timestamp) -> bool {
+        let Some(node_start) = self.node_start else {
+            return false;
+        };
+        let tries_again = |retry: Retry| {
+            let again = retry.at.checked_add(node_start);
+            could < job.workers() || again.is_ok_and(|at| at <= now)
+        };
+        job.retry.is_none_or(tries_again)
+    }
+
+    /// Whether budgets pay for these, noted if not.
+    fn check(&mut self, loads: &[(RunningCost, u32)]) -> Result<(), Blocked> {
+        let answer = self.line.admission.check_all(loads);
+        answer.map_err(|denied| {
+            let refused = &mut self.line.scheduled.refused;
+            refused.push((loads.to_vec(), denied.clone()));
+            Blocked::denied(denied)
+        })
+    }
+
+    /// Whether budgets pay for these and for those that wait ahead of them.
+    fn pays_beside_those_ahead(&mut self, loads: &[(RunningCost, u32)]) -> bool {
+        if self.line.ahead.is_empty() {
+            return true;
+        }
+        let both: Vec<_> = self.line.owed.iter().chain(loads).copied().collect();
+        self.check(&both).is_ok()
+    }
+
+    /// Whom a gang holds up that waits for room.
+    fn scope(&mut self, gangs: &[&Gang], loads: &[(RunningCost, u32)], pays: bool) -> HoldScope {
+        let starts_with_room = pays
+            && self.pays_beside_those_ahead(loads)
+            && self.capacity.could_fit_beside_others(gangs);
+        match starts_with_room {
+            true => HoldScope::Cluster,
+            false => HoldScope::Namespace,
+        }
+    }
+}
