@@ -8,7 +8,7 @@ use bursar_core::calendar::{Interval, Period};
 use bursar_core::model::Key;
 use bursar_core::model::event::Budget;
 use bursar_core::money::Money;
-use bursar_core::plan::LimitedBy;
+use bursar_core::plan::{LimitedBy, ServiceOrder};
 use bursar_core::scaling;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
@@ -203,8 +203,13 @@ impl Simulation {
                 return Err(self.violation(what));
             }
             let grows = order.replicas.1 > order.replicas.0 || !order.keep.is_empty();
+            // what had no node and was taken back for money starts when others leave it some
+            let took_away = |earlier: &ServiceOrder| {
+                let had_node = !earlier.reason.contains("have no node yet");
+                earlier.service == *key && !earlier.drain.is_empty() && had_node
+            };
             let mut before = log.iter().take(nth);
-            if grows && before.any(|earlier| earlier.service == *key && !earlier.drain.is_empty()) {
+            if grows && before.any(took_away) {
                 let what = format!("replicas that come after some went: {order:?}");
                 return Err(self.violation(what));
             }

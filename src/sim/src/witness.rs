@@ -260,23 +260,19 @@ impl Witness {
             };
             let takes =
                 |node: &&Node| node.takes_pods && node.labels.get(PRODUCT) == Some(&product);
-            let names: BTreeSet<&Name> = self
-                .nodes
-                .iter()
-                .filter(|(_, node)| takes(node))
-                .map(|(name, _)| name)
-                .collect();
-            let nodes = self.nodes.values().filter(takes);
-            let room = nodes.map(|node| node.allocatable.get(GPU).copied().unwrap_or(0) / 1000);
             let alive = self.pods.values().filter(|pod| {
                 pod.ended.is_none()
                     && pod.shape.attributes.is_some()
                     && class(pod).as_ref() == Some(&product)
             });
-            let bound = alive
-                .clone()
-                .filter(|pod| pod.node.as_ref().is_some_and(|node| names.contains(node)));
-            let free = room.sum::<i64>() - bound.count() as i64;
+            let nodes = self.nodes.iter().filter(|(_, node)| takes(node));
+            // while a watch is late, a node may seem to have more pods than it takes
+            let free = nodes.map(|(name, node)| {
+                let room = node.allocatable.get(GPU).copied().unwrap_or(0) / 1000;
+                let bound = alive.clone().filter(|pod| pod.node.as_ref() == Some(name));
+                (room - bound.count() as i64).max(0)
+            });
+            let free: i64 = free.sum();
             // pods of gangs are among what their gangs will take
             let waiting = alive.clone().filter(|pod| {
                 let is_worker = matches!(&pod.owner, Owner::Job(..));
