@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use bursar_e2e::runner;
 
 fn main() -> ExitCode {
-    let [budgets, outages, requests, install] = operator::suites();
+    let [budgets, outages, requests, waiting, install] = operator::suites();
     let [demo, demo_local] = demo::suites();
     runner::run(&[
         budgets,
@@ -23,6 +23,7 @@ fn main() -> ExitCode {
         demo,
         install,
         requests,
+        waiting,
         demo_local,
         scale::suite(),
         control_plane::suite(),

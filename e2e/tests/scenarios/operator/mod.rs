@@ -8,14 +8,15 @@ mod observability;
 mod requests;
 mod roles;
 mod status_writes;
+mod waiting;
 
 use bursar_e2e::{
     NodeOptions,
     runner::{Images, Scenario, Suite},
 };
 
-/// In the order budgets, outages, requests, install.
-pub(crate) fn suites() -> [Suite; 4] {
+/// In the order budgets, outages, requests, waiting, install.
+pub(crate) fn suites() -> [Suite; 5] {
     let suite = |name, scenarios| Suite {
         name,
         nodes: vec![NodeOptions::h100(8)],
@@ -26,6 +27,7 @@ pub(crate) fn suites() -> [Suite; 4] {
         suite("budgets", budgets()),
         suite("outages", outages()),
         suite("requests", requests()),
+        suite("waiting", waiting()),
         suite("install", install()),
     ]
 }
@@ -126,6 +128,42 @@ fn requests() -> Vec<Scenario> {
             "at_rest_the_operator_writes_nothing",
             4,
             status_writes::at_rest,
+        ),
+        ledger_equals_audit_log(),
+    ]
+}
+
+fn waiting() -> Vec<Scenario> {
+    vec![
+        Scenario::new(
+            "a_request_waits_for_a_node_that_comes_late",
+            5,
+            waiting::for_a_node,
+        ),
+        Scenario::new(
+            "a_request_is_told_that_a_quota_refuses_the_pods",
+            4,
+            waiting::for_a_pod_that_a_quota_refuses,
+        ),
+        Scenario::new(
+            "monitoring_wakes_nothing_and_keeps_nothing_awake",
+            4,
+            waiting::never_for_monitoring,
+        ),
+        Scenario::new(
+            "a_replica_that_a_client_did_not_wait_for_is_kept",
+            4,
+            waiting::longer_than_the_client,
+        ),
+        Scenario::new(
+            "a_job_that_can_never_be_paid_holds_up_no_other",
+            4,
+            waiting::for_no_job_that_can_never_be_paid,
+        ),
+        Scenario::new(
+            "without_gateways_nothing_is_written_again_and_again",
+            5,
+            waiting::for_gateways_without_writing,
         ),
         ledger_equals_audit_log(),
     ]
