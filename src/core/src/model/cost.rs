@@ -44,26 +44,25 @@ impl WorkloadCost {
     /// Adds so many workers of a gang that have no node yet. They are in the reserve as if they had
     /// one, since a gang is not taken back in part.
     fn add_starting_workers(&mut self, cost: RunningCost, number: u32) {
-        match cost.rate {
-            _ if number == 0 => {}
-            None => self.unknown += number,
-            Some(rate) => {
-                self.starting_rate += rate.times(number);
-                self.reserve += cost.reserve_of(number);
-            }
-        }
+        let reserve = self.add_starting_rate(cost, number);
+        self.reserve += reserve;
     }
 
     /// Adds so many that have no node yet.
     fn add_starting(&mut self, cost: RunningCost, number: u32) {
-        match cost.rate {
-            _ if number == 0 => {}
-            None => self.unknown += number,
-            Some(rate) => {
-                self.starting_rate += rate.times(number);
-                self.starting_reserve += cost.reserve_of(number);
-            }
-        }
+        let reserve = self.add_starting_rate(cost, number);
+        self.starting_reserve += reserve;
+    }
+
+    /// Adds the rate of so many that have no node yet. Returns what stopping them would cost once they
+    /// have one.
+    fn add_starting_rate(&mut self, cost: RunningCost, number: u32) -> Money {
+        let Some(rate) = cost.rate else {
+            self.unknown += number;
+            return Money::ZERO;
+        };
+        self.starting_rate += rate.times(number);
+        cost.reserve_of(number)
     }
 }
 

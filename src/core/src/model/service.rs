@@ -326,37 +326,26 @@ pub(crate) fn failures(pods: &[Replica<'_>]) -> Vec<(String, Timestamp)> {
     failing.collect()
 }
 
-/// Why none of these replicas becomes ready: each has failed to start for long, or the cluster has
-/// refused the pods of others for long. `None` while one is ready or may still start; then also when
-/// that may end.
+/// Why none of so many replicas becomes ready: each is among the failures and has failed for long, or
+/// the cluster has refused the pods of others for long. `None` while one is ready or may still start;
+/// then also when that may end.
 pub(crate) fn start_failure(
-    pods: &[Replica<'_>],
+    replicas: usize,
+    failures: &[(String, Timestamp)],
     refused: Option<&PodsRefused>,
     now: Timestamp,
 ) -> (Option<String>, Option<Timestamp>) {
-    let (mut first, mut next) = (None, None::<Timestamp>);
-    for (_, pod, _) in pods {
-        let Some((why, since)) = pod
-            .start_failure
-            .as_ref()
-            .filter(|_| pod.ready_since.is_none())
-        else {
-            return (None, None);
-        };
-        let failed = failed_at(*since);
-        if now < failed {
-            next = next.max(Some(failed));
-        }
-        first = first.or_else(|| Some(format!("pod {}: {why}", pod.key.name)));
+    if failures.len() < replicas {
+        return (None, None);
     }
-    if let Some(refused) = refused {
-        if now < refused.counts_at() {
-            next = next.max(Some(refused.counts_at()));
-        }
-        first = first.or_else(|| Some(format!("the cluster refuses its pods: {}", refused.why)));
-    }
-    match next {
-        Some(_) => (None, next),
-        None => (first, None),
+    let refusal = refused.map(|refused| {
+        let why = format!("the cluster refuses its pods: {}", refused.why);
+        (why, refused.counts_at())
+    });
+    let all = || failures.iter().chain(&refusal);
+    let counts = all().map(|(_, counts_at)| *counts_at);
+    match counts.filter(|at| now < *at).max() {
+        Some(next) => (None, Some(next)),
+        None => (all().next().map(|(why, _)| why.clone()), None),
     }
 }

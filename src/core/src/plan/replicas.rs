@@ -197,11 +197,12 @@ fn observe_service(
     let start_ends = state.starts.observe(starting_since);
     let start_patience = state.starts.patience();
     let demand = service::engine_demand(&alive, now);
-    let (start_failure, fails_at) =
-        service::start_failure(&alive, refused.filter(|_| awaited > 0), now);
+    let failures = service::failures(&alive);
+    let refused = refused.filter(|_| awaited > 0);
+    let (start_failure, fails_at) = service::start_failure(alive.len(), &failures, refused, now);
     let why_stuck = state
         .rollout
-        .map(|rollout| rollout.why_stuck(&service::failures(&alive), now));
+        .map(|rollout| rollout.why_stuck(&failures, now));
     let (why, rollout_changes) = why_stuck.unwrap_or_default();
     let broken = replicas
         .iter()

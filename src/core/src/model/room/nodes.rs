@@ -128,6 +128,15 @@ impl NodeRoom {
         }
     }
 
+    /// Whether it takes a pod of a shape, as last counted: now, or when it is empty.
+    fn takes(&self, id: ShapeId, of_empty: bool) -> bool {
+        let slots = self.slots.get(id);
+        slots.is_some_and(|slots| match of_empty {
+            true => slots.empty > 0,
+            false => slots.free > 0,
+        })
+    }
+
     fn slots_of(&self, name: &Name, shape: &Shape) -> Slots {
         if !self.selects(name, shape) {
             return Slots::default();
@@ -414,12 +423,8 @@ impl Nodes {
         others: &[ShapeId],
         of_empty: bool,
     ) -> Option<&Name> {
-        let takes = |room: &NodeRoom, id: ShapeId, of_empty: bool| {
-            let slots = room.slots.get(id);
-            slots.is_some_and(|slots| if of_empty { slots.empty } else { slots.free } > 0)
-        };
         let takes_both = |room: &NodeRoom| {
-            takes(room, held, true) && others.iter().any(|id| takes(room, *id, of_empty))
+            room.takes(held, true) && others.iter().any(|id| room.takes(*id, of_empty))
         };
         let mut rooms = self.rooms.iter();
         let found = rooms.find(|(_, room)| takes_both(room));
@@ -428,11 +433,8 @@ impl Nodes {
 
     /// Whether a node takes a pod of a shape: now, or when it is empty.
     pub(super) fn takes(&self, node: &Name, id: ShapeId, of_empty: bool) -> bool {
-        let slots = self.rooms.get(node).and_then(|room| room.slots.get(id));
-        slots.is_some_and(|slots| match of_empty {
-            true => slots.empty > 0,
-            false => slots.free > 0,
-        })
+        let room = self.rooms.get(node);
+        room.is_some_and(|room| room.takes(id, of_empty))
     }
 
     /// Whether it is known that no node takes a pod of this shape.
