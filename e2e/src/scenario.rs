@@ -69,8 +69,24 @@ pub fn deploy_service(
     flags: &str,
     idle: &str,
 ) -> Result<SocketAddr, Box<dyn std::error::Error>> {
+    deploy_manifest(
+        cluster,
+        namespace,
+        &service_manifest(namespace, flags, idle),
+    )
+}
+
+/// As [`deploy_service`], with the service's manifest.
+///
+/// # Errors
+/// When one of them is not there in time.
+pub fn deploy_manifest(
+    cluster: &Cluster,
+    namespace: &str,
+    manifest: &str,
+) -> Result<SocketAddr, Box<dyn std::error::Error>> {
     operator::install(cluster, operator::IMAGE, &["controller.leaseDuration=6s"])?;
-    cluster.apply(&service_manifest(namespace, flags, idle))?;
+    cluster.apply(manifest)?;
     wait_until("the gateways to listen for the service", 30, || {
         let slice = cluster.kubectl(&[
             "-n",
@@ -257,6 +273,30 @@ pub fn budget_manifest(namespace: &str, limit: &str, rest: &str) -> String {
     format!(
         "apiVersion: bursar.dev/v1alpha1\nkind: BudgetPolicy\nmetadata: {{name: team, namespace: {namespace}}}\nspec: {{limit: \"{limit}\", \
          period: Monthly{rest}}}\n"
+    )
+}
+
+/// A TrainingJob of one worker with so many GPUs. `args` are the trainer's, in flow style.
+pub fn job_manifest(namespace: &str, name: &str, gpus: u32, args: &str) -> String {
+    format!(
+        r#"
+---
+apiVersion: bursar.dev/v1alpha1
+kind: TrainingJob
+metadata: {{name: {name}, namespace: {namespace}}}
+spec:
+  framework: PyTorch
+  replicas: 1
+  template:
+    spec:
+      terminationGracePeriodSeconds: 10
+      containers:
+        - name: worker
+          image: bursar.local/trainer:dev
+          imagePullPolicy: Never
+          args: [{args}]
+          resources: {{limits: {{nvidia.com/gpu: {gpus}}}}}
+"#
     )
 }
 

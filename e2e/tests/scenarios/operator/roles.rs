@@ -10,7 +10,7 @@ use std::{
 
 use bursar_e2e::{Access, Cluster, operator, runner::ScenarioResult};
 
-use bursar_e2e::scenario::{get_field, wait_for_field, wait_until};
+use bursar_e2e::scenario::{get_field, job_manifest, wait_for_field, wait_until};
 
 const NAMESPACE: &str = "roles";
 /// Workers of both roles.
@@ -124,26 +124,8 @@ fn expect(found: &str, expected: &str, what: &str) -> ScenarioResult {
 
 /// One worker that holds so many GPUs until it is deleted.
 fn blocker(gpus: u32) -> String {
-    format!(
-        r#"
----
-apiVersion: bursar.dev/v1alpha1
-kind: TrainingJob
-metadata: {{name: blocker, namespace: {NAMESPACE}}}
-spec:
-  framework: PyTorch
-  replicas: 1
-  template:
-    spec:
-      terminationGracePeriodSeconds: 10
-      containers:
-        - name: worker
-          image: bursar.local/trainer:dev
-          imagePullPolicy: Never
-          args: [--steps, "100000", --checkpoint, /tmp/checkpoint]
-          resources: {{limits: {{nvidia.com/gpu: {gpus}}}}}
-"#
-    )
+    let args = r#"--steps, "100000", --checkpoint, /tmp/checkpoint"#;
+    job_manifest(NAMESPACE, "blocker", gpus, args)
 }
 
 /// A launcher and two workers. The image has no shell, which computes the rank as the documentation says, so the node's is mounted.

@@ -9,8 +9,8 @@ use bursar_e2e::{
     Access, Cluster, operator, oracle,
     runner::ScenarioResult,
     scenario::{
-        budget_manifest, client_runtime, condition_reason, deploy_service, expect_all_ok,
-        get_field, service_manifest, wait_for_field, wait_until,
+        budget_manifest, client_runtime, condition_reason, deploy_manifest, deploy_service,
+        expect_all_ok, get_field, job_manifest, service_manifest, wait_for_field,
     },
     traffic,
 };
@@ -18,12 +18,11 @@ use bursar_e2e::{
 /// A request waits for a node far longer than a start may fail, and the pod that it woke serves it.
 pub(crate) fn for_a_node(cluster: &Cluster) -> ScenarioResult {
     let namespace = "late-node";
-    let address = deploy_service(cluster, namespace, "", "1h")?;
     let on_late_node = service_manifest(namespace, "", "1h").replace(
         "      terminationGracePeriodSeconds: 10",
         "      nodeSelector: {late: arrived}\n      terminationGracePeriodSeconds: 10",
     );
-    cluster.apply(&on_late_node)?;
+    let address = deploy_manifest(cluster, namespace, &on_late_node)?;
     let (answer, pods) = client_runtime()?.block_on(async {
         let asked = tokio::spawn(async move { traffic::complete(address, 4).await });
         // all its replicas have been without a node for longer than a failed start is waited for
@@ -116,17 +115,11 @@ pub(crate) fn never_for_monitoring(cluster: &Cluster) -> ScenarioResult {
 pub(crate) fn longer_than_the_client(cluster: &Cluster) -> ScenarioResult {
     let namespace = "impatient";
     let flags = r#""--startup-delay", "20s""#;
-    let address = deploy_service(cluster, namespace, flags, "1m")?;
     let impatient = service_manifest(namespace, flags, "1m").replace(
         "  drain: {timeout: 15s}",
         "  drain: {timeout: 15s}\n  activation: {holdTimeout: 5s}",
     );
-    cluster.apply(&impatient)?;
-    wait_until("the gateways to know how long it holds", 30, || {
-        let held = "jsonpath={.spec.activation.holdTimeout}";
-        let words = ["-n", namespace, "get", "infd", "chat", "-o", held];
-        Ok(cluster.kubectl(&words)? == "5s")
-    })?;
+    let address = deploy_manifest(cluster, namespace, &impatient)?;
     let runtime = client_runtime()?;
     let answer = runtime.block_on(traffic::complete(address, 4));
     if answer.status != Some(504) {
@@ -228,23 +221,6 @@ fn delete_service(cluster: &Cluster, namespace: &str) -> ScenarioResult {
 
 /// A worker that ends by itself after a moment.
 fn job(namespace: &str, name: &str, gpus: u32) -> String {
-    format!(
-        r#"
-apiVersion: bursar.dev/v1alpha1
-kind: TrainingJob
-metadata: {{name: {name}, namespace: {namespace}}}
-spec:
-  framework: PyTorch
-  replicas: 1
-  template:
-    spec:
-      terminationGracePeriodSeconds: 10
-      containers:
-        - name: worker
-          image: bursar.local/trainer:dev
-          imagePullPolicy: Never
-          args: [--steps, "4", --step-time, 250ms, --checkpoint, /tmp/checkpoint]
-          resources: {{limits: {{nvidia.com/gpu: {gpus}}}}}
-"#
-    )
+    let args = r#"--steps, "4", --step-time, 250ms, --checkpoint, /tmp/checkpoint"#;
+    job_manifest(namespace, name, gpus, args)
 }
