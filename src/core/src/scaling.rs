@@ -99,7 +99,8 @@ pub struct Start {
 pub struct StuckRollout {
     /// Why.
     pub why: String,
-    /// Replicas that it holds and that do not work: they never became ready, crash, or have no pod.
+    /// Replicas that it is stuck with and that do not work: they never became ready, crash, or get no
+    /// pod. Those that were ordered since may work yet.
     pub broken: u32,
 }
 

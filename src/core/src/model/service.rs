@@ -311,7 +311,7 @@ pub(crate) fn starting_since(
 }
 
 /// When a replica that has not become ready for a reason since then has failed to start.
-fn failed_at(since: Timestamp) -> Timestamp {
+pub(crate) fn failed_at(since: Timestamp) -> Timestamp {
     since.saturating_add(START_FAILED_AFTER).unwrap_or(since)
 }
 

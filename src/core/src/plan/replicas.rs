@@ -200,14 +200,17 @@ fn observe_service(
     let failures = service::failures(&alive);
     let refused = refused.filter(|_| awaited > 0);
     let (start_failure, fails_at) = service::start_failure(alive.len(), &failures, refused, now);
-    let why_stuck = state
-        .rollout
-        .map(|rollout| rollout.why_stuck(&failures, now));
+    let progress = state.rollout.as_mut();
+    let why_stuck = progress.map(|progress| progress.observe(&failures, now));
     let (why, rollout_changes) = why_stuck.unwrap_or_default();
-    let broken = replicas
-        .iter()
-        .filter(|pod| pod.draining_since.is_none() && !pod.may_work);
-    let broken = count(broken.count()).saturating_add(current - present);
+    let broken = replicas.iter().filter(|replica| {
+        let found = model.pods.get(replica.pod.as_str());
+        let is_stuck_with = found
+            .zip(state.rollout)
+            .is_some_and(|(found, progress)| progress.is_stuck_with(&found.pod, now));
+        replica.draining_since.is_none() && !replica.may_work && is_stuck_with
+    });
+    let broken = count(broken.count()).saturating_add(state.awaited.given_up(now));
     let rollout = why.map(|why| StuckRollout { why, broken });
     let waits_for = unready.iter().find_map(|(_, pod, _)| pod.waits_for());
     let mut last_active = state.last_active;

@@ -117,6 +117,43 @@ fn scale_in_goes_on_beside_a_replica_that_crashes_and_one_that_works_stays() {
 }
 
 #[test]
+fn what_starts_beside_a_stuck_rollout_asks_for_no_more_replicas() {
+    let mut model = rolling(8, new_pod(true));
+    let (left, _) = carry_out(&mut model, 1..1100, 10);
+    assert_eq!(left, 2, "one that works, and the broken one");
+    let mut orders = tell(&mut model, 1100, [reading("old-0", 17)]).service_orders;
+    assert_eq!(orders.remove(0).replicas, (2, 4));
+    let progress = Rollout {
+        updated: 3,
+        ..ROLLS
+    };
+    for (second, pods) in [(1101, 0), (1102, 1), (1103, 2)] {
+        let mut events = vec![deployment(4, Some(progress))];
+        events.extend((0..pods).map(|number| {
+            let mut pod = new_pod(false);
+            pod.key.name = format!("later-{number}").into();
+            pod.created = at(1101);
+            shown(pod)
+        }));
+        orders.extend(tell(&mut model, second, events).service_orders);
+    }
+    for second in 1104..1150 {
+        orders.extend(tell(&mut model, second, []).service_orders);
+    }
+    assert_eq!(orders, []);
+    // one of them crashes as well: another one takes its place, once it has failed for a minute
+    let mut pod = new_pod(true);
+    pod.key.name = "later-0".into();
+    (pod.created, pod.start_failure) = (at(1101), Some(("CrashLoopBackOff".into(), at(1150))));
+    tell(&mut model, 1150, [shown(pod)]);
+    for second in 1151..1235 {
+        orders.extend(tell(&mut model, second, []).service_orders);
+    }
+    let replicas: Vec<_> = orders.iter().map(|order| order.replicas).collect();
+    assert_eq!(replicas, [(4, 5)]);
+}
+
+#[test]
 fn a_rollout_that_moves_stops_scale_in_and_one_without_progress_does_for_ten_minutes() {
     let mut model = rolling(8, new_pod(false));
     assert_eq!(carry_out(&mut model, 1..400, 10), (10, None));
