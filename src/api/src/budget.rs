@@ -110,6 +110,8 @@ pub enum OnExhausted {
 pub enum Phase {
     /// There is money.
     Active,
+    /// There is money for workloads of higher priority; those of lower priority are stopped.
+    PartlyExhausted,
     /// It is spent, up to what stopping costs.
     Exhausted,
     /// More is spent than the limit.
@@ -178,6 +180,9 @@ pub struct Latch {
     /// The corrections that were a part of what was spent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub corrections: Option<String>,
+    /// Only workloads of a lower priority than this are stopped; all are without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stops_below: Option<i32>,
 }
 
 impl From<Period> for calendar::Period {
@@ -204,6 +209,7 @@ impl From<budget::Phase> for Phase {
     fn from(phase: budget::Phase) -> Self {
         match phase {
             budget::Phase::Active => Self::Active,
+            budget::Phase::PartlyExhausted => Self::PartlyExhausted,
             budget::Phase::Exhausted => Self::Exhausted,
             budget::Phase::OverLimit => Self::OverLimit,
             budget::Phase::Unknown => Self::Unknown,
@@ -217,6 +223,7 @@ impl From<&budget::Latch> for Latch {
             period_start: Time(latch.period_start),
             limit: latch.limit.to_string(),
             corrections: (latch.corrections != Money::ZERO).then(|| latch.corrections.to_string()),
+            stops_below: latch.stops_below,
         }
     }
 }
@@ -241,6 +248,7 @@ impl BudgetPolicy {
                 period_start: latch.period_start.0,
                 limit,
                 corrections: corrections.transpose()?.unwrap_or_default(),
+                stops_below: latch.stops_below,
             })
         });
         Ok(budget::Budget {

@@ -77,6 +77,8 @@ reasons! {
     WITHIN_BUDGET = "WithinBudget";
     /// A budget limits the workload.
     BUDGET_LIMITS = "BudgetLimits";
+    /// It gives way to a workload of higher priority, which waits for money.
+    PREEMPTED = "Preempted";
 }
 
 reasons! {
@@ -84,6 +86,8 @@ reasons! {
     budget_within_budget:
     /// There is money left.
     ACTIVE = "Active";
+    /// Workloads of lower priority are stopped, so that the others can run on.
+    PARTLY_EXHAUSTED = "PartlyExhausted";
     /// The limit is reached.
     EXHAUSTED = "Exhausted";
     /// More is spent than the limit.

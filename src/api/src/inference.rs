@@ -1,5 +1,6 @@
 //! InferenceDeployment: a model server that is scaled by its queue depth.
 
+use bursar_core::model::DEFAULT_WEIGHT;
 use bursar_core::plan::LimitedBy;
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::PodTemplateSpec;
@@ -87,6 +88,17 @@ pub struct InferenceDeploymentSpec {
     #[schemars(range(max = 1000))]
     #[x_kube(validation = Rule::new("self >= 1").message("maxReplicas must be at least 1"))]
     pub max_replicas: i32,
+    /// A PriorityClass: services and TrainingJobs of a higher one get the money of their namespace's
+    /// budgets first and stop last, and the pods carry it. Without it, that of the template counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub priority_class_name: Option<String>,
+    /// Among workloads of the same priority and namespace, the one with the greater weight gets money
+    /// for further replicas first; of the same weight, the older one.
+    #[serde(default = "default_weight")]
+    #[schemars(range(max = 1000))]
+    #[x_kube(validation = Rule::new("self >= 1").message("weight must be at least 1"))]
+    pub weight: i32,
     /// How demand becomes replicas.
     #[serde(default)]
     pub scaling: Scaling,
@@ -99,6 +111,10 @@ pub struct InferenceDeploymentSpec {
     /// The revenue of the service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revenue: Option<Revenue>,
+}
+
+fn default_weight() -> i32 {
+    i32::try_from(DEFAULT_WEIGHT).unwrap_or(1)
 }
 
 /// An inference engine.
@@ -405,6 +421,13 @@ pub struct Settings {
 }
 
 impl InferenceDeploymentSpec {
+    /// The name of the service's PriorityClass: its own, or that of its template.
+    pub fn priority_class(&self) -> Option<&str> {
+        let own = self.priority_class_name.as_deref();
+        let template = || self.template.as_ref()?.spec.as_ref();
+        own.or_else(|| template()?.priority_class_name.as_deref())
+    }
+
     /// The numbers of the spec.
     ///
     /// # Errors

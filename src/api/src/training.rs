@@ -92,6 +92,9 @@ pub struct TrainingJobSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub priority_class_name: Option<String>,
+    /// Whether it is suspended where a workload of higher priority waits for the money of a budget.
+    #[serde(default)]
+    pub preemption: Preemption,
     /// Keeps it from running; when set on a running job, its workers get SIGTERM and their grace.
     #[serde(default)]
     pub suspend: bool,
@@ -99,6 +102,16 @@ pub struct TrainingJobSpec {
 
 fn default_restarts() -> i32 {
     3
+}
+
+/// Whether a job gives way to workloads of higher priority.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Preemption {
+    /// It does: it is suspended, and starts again when there is money for it.
+    #[default]
+    Allow,
+    /// It runs to its end, unless a budget is exhausted.
+    Never,
 }
 
 /// Workers of a gang that are alike.
@@ -354,6 +367,7 @@ impl TrainingJob {
         Ok(event::Job {
             created: created.0,
             priority,
+            gives_way: self.spec.preemption == Preemption::Allow,
             suspend: self.spec.suspend,
             seed,
             roles: roles.collect(),

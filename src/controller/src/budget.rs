@@ -50,6 +50,16 @@ pub(crate) fn next(
             budget_within_budget::ACTIVE,
             "there is money left".to_owned(),
         ),
+        budget::Phase::PartlyExhausted => (
+            Some(false),
+            budget_within_budget::PARTLY_EXHAUSTED,
+            format!(
+                "workloads of a priority below {} are stopped until {}, or until its limit is \
+                 raised or a credit is given",
+                budget_state.stops_below().unwrap_or_default(),
+                budget_state.period.end
+            ),
+        ),
         budget::Phase::Exhausted => (
             Some(false),
             budget_within_budget::EXHAUSTED,
@@ -175,6 +185,7 @@ mod tests {
             rate: "2".parse().unwrap(),
             phase: budget::Phase::Active,
             exhausted_at: None,
+            margin: Money::ZERO,
         };
         let mut pacing = StatusPacing::default();
         let mut now = start + SignedDuration::from_hours(1);
@@ -203,6 +214,7 @@ mod tests {
             period_start: start,
             limit: budget_state.budget.limit,
             corrections: Money::ZERO,
+            stops_below: None,
         });
         budget_state.phase = budget::Phase::Exhausted;
         assert_eq!(look(&budget_state, now), (true, Some(300)));

@@ -6,7 +6,7 @@
 //! if a person must act upon it: a budget is exhausted, or something was stopped for money.
 
 use bursar_api::training::{JobPhase, TrainingJobStatus};
-use bursar_core::budget::{BudgetState, OnExhausted};
+use bursar_core::budget::{BudgetState, Latch, OnExhausted};
 use bursar_core::plan::{Decision, JobOrder, LimitedBy, ServiceOrder};
 use jiff::Timestamp;
 use kube::runtime::events::{Event, EventType};
@@ -48,7 +48,11 @@ impl ServiceEvents {
         if self.target.replace(to) == Some(to) || from == to {
             return None;
         }
-        let is_for_money = to < from && decision.limited_by == Some(LimitedBy::Budget);
+        let takes = matches!(
+            decision.limited_by,
+            Some(LimitedBy::Budget | LimitedBy::Preempted)
+        );
+        let is_for_money = to < from && takes;
         let is_idle = to == 0 && decision.limited_by.is_none() && decision.asked == 0;
         let (reason, cause) = if from == 0 && order.held_since.is_some() {
             (WOKEN, "gateways hold requests")
@@ -92,7 +96,8 @@ pub(crate) fn of_job(order: &JobOrder, status: Option<&TrainingJobStatus>) -> Op
     let phase = status.map_or(JobPhase::Queued, |status| status.phase);
     let runs = matches!(phase, JobPhase::Starting | JobPhase::Running);
     let has_run = status.is_some_and(|status| status.attempts > 0);
-    let is_for_money = !order.run && limited_by == Some(LimitedBy::Budget);
+    let takes = matches!(limited_by, Some(LimitedBy::Budget | LimitedBy::Preempted));
+    let is_for_money = !order.run && takes;
     let (reason, note) = match (order.run, has_run) {
         (true, false) => (STARTED, "all workers may start"),
         (true, true) => (RESUMED, "all workers may start again"),
@@ -123,17 +128,36 @@ fn suspension_cause(order: &JobOrder, limited_by: Option<LimitedBy>) -> &str {
     }
 }
 
-/// The Event of a budget's latch that is set or released. `latched_before` is the start of the
-/// period in which the budget was exhausted before this decision, if it was.
+/// The Event of a budget's latch that is set, stops more than before, or is released.
+/// `latched_before` is the latch before this decision: the start of its period, and the priority below
+/// which it stopped workloads, if not all.
 pub(crate) fn of_latch(
-    latched_before: Option<Timestamp>,
+    latched_before: Option<(Timestamp, Option<i32>)>,
     budget_state: &BudgetState,
 ) -> Option<Event> {
     let (budget, period) = (&budget_state.budget, budget_state.period);
     let (reason, action, note) = match (latched_before, budget.latch) {
         (None, None) => return None,
         // a raised limit that is reached as well is no news
-        (Some(before), Some(latch)) if before == latch.period_start => return None,
+        (Some(before), Some(latch)) if before == (latch.period_start, latch.stops_below) => {
+            return None;
+        }
+        (
+            _,
+            Some(Latch {
+                stops_below: Some(below),
+                ..
+            }),
+        ) => {
+            let note = format!(
+                "{} of {} spent: workloads of a priority below {below} stop until {}, and what is \
+                 left is for the others",
+                display_amount(budget.spent),
+                display_amount(budget.limit),
+                period.end,
+            );
+            (BUDGET_EXHAUSTED, "StopLowerPriority", note)
+        }
         (_, Some(_)) => {
             let action = match budget.on_exhausted {
                 OnExhausted::ScaleToZero => "ScaleToZero",
@@ -149,7 +173,7 @@ pub(crate) fn of_latch(
             );
             (BUDGET_EXHAUSTED, action, note)
         }
-        (Some(before), None) if before < period.start => {
+        (Some((before, _)), None) if before < period.start => {
             let note = "a new period has begun".to_owned();
             (BUDGET_REOPENED, "BeginPeriod", note)
         }

@@ -275,6 +275,8 @@ impl Cluster {
     fn service(&self, target: u32) -> Service {
         Service {
             created: now(),
+            priority: 0,
+            weight: 100,
             min: 0,
             max: 4,
             target,
@@ -298,6 +300,7 @@ impl Cluster {
         Job {
             created: now(),
             priority,
+            gives_way: true,
             suspend: false,
             seed: number as u64,
             roles: vec![role],

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 pub enum LimitedBy {
     /// A budget.
     Budget,
+    /// A workload of higher priority, which waits for the money.
+    Preempted,
     /// A price that is not known, in a namespace with a budget.
     PriceUnknown,
     /// `maxReplicas`.
@@ -32,6 +34,7 @@ impl LimitedBy {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Budget => "Budget",
+            Self::Preempted => "Preempted",
             Self::PriceUnknown => "PriceUnknown",
             Self::MaxReplicas => "MaxReplicas",
             Self::MinReplicas => "MinReplicas",

@@ -4,6 +4,7 @@ mod decide;
 mod decisions;
 mod looks;
 mod namespace;
+mod preemption;
 mod queue;
 mod replicas;
 pub(crate) mod service;

@@ -43,6 +43,10 @@ pub struct Job {
     pub seed: u64,
     /// No pod of an earlier run is left.
     pub settled: bool,
+    /// The workload of higher priority that waits for its money, and for which it stops.
+    pub gives_way_to: Option<String>,
+    /// Money that is kept for workloads that go before it.
+    pub kept: Vec<(RunningCost, u32)>,
     /// Its roles, at least one.
     pub roles: Vec<Role>,
 }
@@ -176,6 +180,8 @@ pub struct JobDecision {
     pub position: Option<u32>,
     /// It is taken back now because it stayed incomplete.
     pub retry: Option<Retry>,
+    /// It waits for money that budgets may have.
+    pub waits_for_money: bool,
     /// When this may change though nothing else does.
     pub next_look: Option<Timestamp>,
 }

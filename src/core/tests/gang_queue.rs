@@ -64,6 +64,7 @@ fn add(model: &mut Model, name: &str, second: i64, (product, workers, gpus): (&s
     let job = Job {
         created: at(second),
         priority: 0,
+        gives_way: true,
         suspend: false,
         seed: 1,
         roles: vec![Role {
@@ -243,6 +244,7 @@ fn add_tolerating(model: &mut Model, name: &str) {
     let job = Job {
         created: at(0),
         priority: 0,
+        gives_way: true,
         suspend: false,
         seed: 1,
         roles: vec![Role {
@@ -365,6 +367,7 @@ fn decide_beside_agents(is_bound: bool, cpu: i64) -> JobDecision {
     let job = Job {
         created: at(0),
         priority: 0,
+        gives_way: true,
         suspend: false,
         seed: 1,
         roles: vec![Role {

@@ -117,6 +117,8 @@ impl Namespace {
         for number in 0..rng.u8(1..4) {
             let service = Service {
                 created: at(i64::from(number)),
+                priority: *rng.choice(&[0, 0, 10]).unwrap(),
+                weight: 100,
                 min: rng.u32(1..6),
                 max: 6,
                 target: 8,

@@ -187,6 +187,8 @@ fn pending_replicas(limit: &str) -> Model {
     let mut model = model(limit);
     let service = Service {
         created: at(0),
+        priority: 0,
+        weight: 100,
         min: 45,
         max: 50,
         target: 8,

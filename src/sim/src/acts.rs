@@ -102,6 +102,8 @@ impl Simulation {
         let min = u32::from(self.rng.u8(..4) == 0);
         let spec = Service {
             created: self.now,
+            priority: [0, 0, 1, 2][self.rng.usize(..4)],
+            weight: self.rng.u32(99..102),
             min,
             max: min + self.rng.u32(1..5),
             target: self.rng.u32(1..9),
@@ -147,6 +149,7 @@ impl Simulation {
             roles: roles.collect(),
             created: self.now,
             priority: self.rng.i32(0..2),
+            gives_way: self.rng.u8(..4) > 0,
             suspend: false,
             seed: self.rng.u64(..),
         };

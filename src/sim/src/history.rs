@@ -137,9 +137,9 @@ impl Simulation {
         }
         self.run_until(later(self.now, SETTLE))?;
         self.metrics.order_log = Some(Vec::new());
-        let starting = self.unasked_starts();
+        let (starting, waiting) = (self.unasked_starts(), self.services_without_room());
         self.run_until(later(self.now, OBSERVE))?;
-        self.check_steady(&starting)?;
+        self.check_steady(&starting, &waiting)?;
         self.let_stops_end()?;
         self.check_complete()?;
         self.metrics.order_log = Some(Vec::new());
@@ -150,11 +150,10 @@ impl Simulation {
         self.check_budgets()
     }
 
-    /// What a budget that was exhausted a moment ago stops has stopped.
+    /// What a budget has stopped a moment ago is gone.
     fn let_stops_end(&mut self) -> Result<(), Violation> {
         loop {
-            let exhausted = self.statuses.exhausted.values().map(|(at, _)| *at).max();
-            let ends = exhausted.map(|at| later(at, SETTLE));
+            let ends = self.statuses.latched.map(|at| later(at, SETTLE));
             let Some(ends) = ends.filter(|ends| *ends > self.now) else {
                 return Ok(());
             };
@@ -189,9 +188,25 @@ impl Simulation {
         starting.map(|(key, _)| key.clone()).collect()
     }
 
+    /// Services of which a replica has no node yet: what a budget stops may leave it one.
+    fn services_without_room(&self) -> BTreeSet<Key> {
+        let services = self.cluster.services.iter();
+        let waiting = services.filter(|(_, service)| {
+            let pods = service.pods.iter();
+            let mut pods = pods.filter_map(|pod| self.cluster.pods.get(pod));
+            pods.any(|pod| pod.pod.node.is_none())
+        });
+        waiting.map(|(key, _)| key.clone()).collect()
+    }
+
     /// Under constant demand orders stop; where money runs out, services only lose replicas, and so do
-    /// those whose replicas were `starting` unasked.
-    fn check_steady(&mut self, starting: &BTreeSet<Key>) -> Result<(), Violation> {
+    /// those whose replicas were `starting` unasked. Requests for one that was `waiting` for a node
+    /// move to it when it has one, and may be seen nowhere meanwhile.
+    fn check_steady(
+        &mut self,
+        starting: &BTreeSet<Key>,
+        waiting: &BTreeSet<Key>,
+    ) -> Result<(), Violation> {
         let log = self.metrics.order_log.clone().unwrap_or_default();
         self.tally
             .note_check("orders stopped under constant demand");
@@ -203,13 +218,15 @@ impl Simulation {
                 return Err(self.violation(what));
             }
             let grows = order.replicas.1 > order.replicas.0 || !order.keep.is_empty();
-            // what had no node and was taken back for money starts when others leave it some
+            // what had no node and was taken back for money starts when others leave it some, and what
+            // gave way when the others have taken less
             let took_away = |earlier: &ServiceOrder| {
-                let had_node = !earlier.reason.contains("have no node yet");
-                earlier.service == *key && !earlier.drain.is_empty() && had_node
+                let may_return = ["have no node yet", "give way to"];
+                let may_return = may_return.iter().any(|why| earlier.reason.contains(why));
+                earlier.service == *key && !earlier.drain.is_empty() && !may_return
             };
             let mut before = log.iter().take(nth);
-            if grows && before.any(took_away) {
+            if grows && !waiting.contains(key) && before.any(took_away) {
                 let what = format!("replicas that come after some went: {order:?}");
                 return Err(self.violation(what));
             }

@@ -207,6 +207,9 @@ impl Simulation {
             budgets,
         } = decisions;
         for (key, latch) in latches {
+            if latch.is_some() {
+                self.statuses.latched = Some(self.now);
+            }
             let millis = self.rng.i64(10..80);
             let at = self.after(millis);
             if let Some(leader) = &mut self.leader {

@@ -169,6 +169,8 @@ fn add_service(
     let latencies = Latencies::measured(&engine.model, &engine.hardware, gpus)?;
     let spec = Service {
         created: simulation.now,
+        priority: 0,
+        weight: 100,
         min: scenario.min_replicas,
         max: scenario.max_replicas,
         target: scenario.target.max(1),
@@ -265,6 +267,7 @@ fn add_jobs(simulation: &mut Simulation, scenario: &JobScenario) -> Result<(), S
         let job = Job {
             created: simulation.now,
             priority: scenario.priority,
+            gives_way: true,
             suspend: false,
             seed: simulation.rng.u64(..),
             roles: vec![role],

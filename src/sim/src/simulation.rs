@@ -67,6 +67,8 @@ pub(crate) struct Statuses {
     pub(crate) budgets: BTreeMap<Key, BudgetState>,
     /// When each budget was first exhausted in its period, and the period's start.
     pub(crate) exhausted: BTreeMap<Key, (Timestamp, Timestamp)>,
+    /// When a budget last stopped something.
+    pub(crate) latched: Option<Timestamp>,
 }
 
 /// A service's requests, one by one.

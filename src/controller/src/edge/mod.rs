@@ -180,6 +180,10 @@ impl Edge {
                 let event = batch.workloads().job(&job);
                 batch.push(event);
             }
+            for service in self.listed_keys(CachedKind::InferenceDeployment) {
+                let event = batch.workloads().service(&service);
+                batch.push(event);
+            }
         }
         self.observe_prices(&mut batch);
         self.observe_accounts(&mut batch);
@@ -485,7 +489,7 @@ struct Batch<'a> {
     loader: AccountLoader,
     /// Namespaces in which who bears a volume or device may have changed.
     claims: BTreeSet<Name>,
-    /// The priority of any job may have changed.
+    /// The priority of any workload may have changed.
     reads_priorities: bool,
     now: Timestamp,
     observed: Observed,

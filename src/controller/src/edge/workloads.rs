@@ -5,8 +5,8 @@ use bursar_api::template::grace_seconds;
 use bursar_api::{BudgetPolicy, InferenceDeployment, TrainingJob};
 use bursar_core::budget::OnExhausted;
 use bursar_core::calendar::Period;
-use bursar_core::model::Key;
 use bursar_core::model::event::{BatchJob, Budget, Event, Name, Service};
+use bursar_core::model::{DEFAULT_WEIGHT, Key};
 use bursar_core::money::{Money, NANOS};
 use bursar_core::scaling::Activation;
 use jiff::{SignedDuration, Timestamp};
@@ -43,6 +43,8 @@ impl WorkloadReader<'_> {
         let spec = template.spec.clone().unwrap_or_default();
         Some(Service {
             created: self.created(object),
+            priority: priority(self.context, object.spec.priority_class()),
+            weight: u32::try_from(object.spec.weight).unwrap_or(DEFAULT_WEIGHT),
             min: settings.min,
             max: settings.max,
             target: settings.target,
@@ -102,7 +104,7 @@ impl WorkloadReader<'_> {
             |object: &TrainingJob| !self.context.unreadable.contains(object) || runs(object);
         let object = object.filter(|object| may_start(object));
         let job = object.and_then(|object| {
-            let priority = priority(self.context, &object);
+            let priority = priority(self.context, object.spec.priority_class());
             let seed = fnv(object.uid().unwrap_or_default().as_bytes());
             let shape = |template: &PodTemplateSpec| {
                 let spec = template.spec.clone().unwrap_or_default();
@@ -195,11 +197,11 @@ fn unreadable_budget() -> Budget {
     }
 }
 
-/// The value of a job's PriorityClass, or of the cluster's default one. A class that is not there
-/// counts nothing: Kubernetes will admit no pod of it.
-fn priority(context: &Context, object: &TrainingJob) -> i32 {
+/// The value of a PriorityClass, or of the cluster's default one. A class that is not there counts
+/// nothing: Kubernetes will admit no pod of it.
+fn priority(context: &Context, name: Option<&str>) -> i32 {
     let classes = &context.stores.priorities;
-    let class = match object.spec.priority_class() {
+    let class = match name {
         Some(name) => cached(classes, &Key::new("", name)),
         None => classes.find(|class| class.global_default == Some(true)),
     };

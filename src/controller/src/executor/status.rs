@@ -192,7 +192,7 @@ async fn write_budget(
         .status
         .as_ref()
         .and_then(|status| status.latch.as_ref());
-    let before = before.map(|latch| latch.period_start.0);
+    let before = before.map(|latch| (latch.period_start.0, latch.stops_below));
     let outcome = write_paced(context, subject, &*object, now, next).await?;
     let is_written = matches!(outcome, Outcome::Done(_)) && is_last_write(context, subject, now);
     if is_written && let Some(event) = events::of_latch(before, budget_state) {

@@ -112,6 +112,9 @@ fn template(object: &InferenceDeployment, own: BTreeMap<String, String>) -> PodT
     let grace = bursar_api::template::grace_seconds(&template);
     if let Some(spec) = &mut template.spec {
         disable_service_links(spec);
+        if object.spec.priority_class_name.is_some() {
+            spec.priority_class_name = object.spec.priority_class_name.clone();
+        }
     }
     let preset = preset(object.spec.engine);
     if let Some(container) = template

@@ -207,6 +207,12 @@ fn says(decision: &Decision, ready: usize, parts: &StatusParts<'_>) -> Vec<Condi
                 workload_within_budget::BUDGET_LIMITS,
                 "a budget holds it back; see reason".to_owned(),
             ),
+            Some(LimitedBy::Preempted) => say(
+                WITHIN_BUDGET,
+                false,
+                workload_within_budget::PREEMPTED,
+                "it gives way to a workload of higher priority; see reason".to_owned(),
+            ),
             _ => say(
                 WITHIN_BUDGET,
                 true,

@@ -205,6 +205,7 @@ fn a_budget_is_exhausted_once_a_period_and_reopens() {
                 period_start: start,
                 limit: "5".parse().unwrap(),
                 corrections: Money::ZERO,
+                stops_below: None,
             }),
             spent: "4.9".parse().unwrap(),
             corrections: Money::ZERO,
@@ -218,21 +219,22 @@ fn a_budget_is_exhausted_once_a_period_and_reopens() {
         rate: Money::ZERO,
         phase: Phase::Active,
         exhausted_at: None,
+        margin: Money::ZERO,
     };
     let exhausted = "Warning BudgetExhausted ScaleToZero: 4.9000 of 5.0000 spent, and stopping costs 0.1000: ScaleToZero until 2026-11-27T00:00:00Z, or until its limit is raised or a credit is given";
     assert_eq!(text(of_latch(None, &budget_state(true))), exhausted);
-    assert_eq!(text(of_latch(Some(start), &budget_state(true))), "");
+    assert_eq!(text(of_latch(Some((start, None)), &budget_state(true))), "");
     assert_eq!(
-        text(of_latch(Some(yesterday), &budget_state(true))),
+        text(of_latch(Some((yesterday, None)), &budget_state(true))),
         exhausted
     );
     assert_eq!(text(of_latch(None, &budget_state(false))), "");
     assert_eq!(
-        text(of_latch(Some(start), &budget_state(false))),
+        text(of_latch(Some((start, None)), &budget_state(false))),
         "Normal BudgetReopened Reopen: its limit was raised, or a credit was given"
     );
     assert_eq!(
-        text(of_latch(Some(yesterday), &budget_state(false))),
+        text(of_latch(Some((yesterday, None)), &budget_state(false))),
         "Normal BudgetReopened BeginPeriod: a new period has begun"
     );
 }

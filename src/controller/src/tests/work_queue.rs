@@ -73,6 +73,7 @@ fn budget_state(latched: bool) -> StatusInput {
         period_start: start,
         limit,
         corrections: Money::ZERO,
+        stops_below: None,
     };
     StatusInput::Budget(BudgetState {
         budget: Budget {
@@ -94,6 +95,7 @@ fn budget_state(latched: bool) -> StatusInput {
         rate: Money::ZERO,
         phase: budget::Phase::Active,
         exhausted_at: None,
+        margin: Money::ZERO,
     })
 }
 

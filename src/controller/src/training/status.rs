@@ -239,6 +239,12 @@ fn says(parts: &StatusParts<'_>, phase: JobPhase) -> Vec<ConditionState> {
                 workload_within_budget::BUDGET_LIMITS,
                 "a budget holds it back; see reason".to_owned(),
             ),
+            Some(LimitedBy::Preempted) => say(
+                WITHIN_BUDGET,
+                false,
+                workload_within_budget::PREEMPTED,
+                "it gives way to a workload of higher priority; see reason".to_owned(),
+            ),
             _ => say(
                 WITHIN_BUDGET,
                 true,

@@ -222,6 +222,7 @@ impl Model {
                 engine: EngineState::default(),
                 estimate: Default::default(),
                 cost: Default::default(),
+                yields: Default::default(),
             });
             let mut known = known;
             if let (Some(ready), false) = (pod.ready_since, known.engine.has_served)

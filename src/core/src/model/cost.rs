@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::budget::RunningCost;
+use crate::budget::{RunningCost, Yields};
 use crate::capacity::Gang;
 use crate::drain::{self, SETTLE};
 use crate::money::Money;
 
+use super::claim::{Claim, Rank};
 use super::event::{Key, Name, Owner, Pod, PodShape, Scheduling};
 use super::namespace::Admission;
 use super::rates::{CachedRate, Rates};
@@ -19,10 +20,19 @@ use super::service::{Ordered, ServiceState, may_work};
 use super::spending::{SLACK_SECONDS, Spending, WorkloadCost, bounded_grace};
 use super::state::{Model, PodState, count};
 
+/// What a pod was told that is not being deleted.
+#[derive(Clone, Copy, PartialEq)]
+enum Told {
+    Run,
+    /// To leave, at this time: it is deleted at the end of its drain, or at once while it has no node.
+    Drain(Timestamp),
+    /// To stop at once.
+    Stop,
+}
+
 impl WorkloadCost {
-    /// Adds a pod of this cost. `leaves` if it was told to go, and is deleted without a drain while
-    /// it has no node.
-    fn add_pod(&mut self, pod: &Pod, leaves: bool, cost: RunningCost) {
+    /// Adds a pod of this cost.
+    fn add_pod(&mut self, pod: &Pod, told: Told, cost: RunningCost) {
         let Some(rate) = cost.rate else {
             self.unknown += 1;
             return;
@@ -30,14 +40,30 @@ impl WorkloadCost {
         match (pod.deletion, &pod.node) {
             (Some(by), Some(_)) => {
                 self.rate += rate;
+                self.leaving_rate += rate;
                 self.terminating.push((cost.stop_rate.unwrap_or(rate), by));
             }
             (None, Some(_)) => {
                 self.rate += rate;
-                self.reserve += cost.reserve();
+                if told != Told::Run {
+                    self.leaving_rate += rate;
+                }
+                match told {
+                    Told::Run => self.reserve += cost.reserve(),
+                    Told::Drain(since) => {
+                        let span = SignedDuration::from_secs(cost.stop_seconds);
+                        let by = since.saturating_add(span).unwrap_or(since);
+                        let rate = cost.stop_rate.map_or(rate, |highest| highest.max(rate));
+                        self.draining.push((rate, by));
+                    }
+                    Told::Stop => {
+                        self.reserve += cost.reserve();
+                        self.leaving_reserve += cost.reserve();
+                    }
+                }
             }
             (Some(_), None) => {}
-            (None, None) => self.add_starting(cost, u32::from(!leaves)),
+            (None, None) => self.add_starting(cost, u32::from(told == Told::Run)),
         }
     }
 
@@ -73,6 +99,7 @@ fn running_cost(
     pod: &Pod,
     rate: Option<Money>,
     stop_seconds: i64,
+    priority: i32,
     now: Timestamp,
 ) -> RunningCost {
     let seconds = match pod.deletion {
@@ -84,7 +111,17 @@ fn running_cost(
         rate,
         stop_rate: rates.highest(rate, &pod.shape, node, now, seconds),
         stop_seconds,
+        priority,
     }
+}
+
+/// What becomes free when these go.
+pub(crate) fn yields_of(loads: &[(RunningCost, u32)]) -> Yields {
+    let each = loads.iter().map(|(load, count)| Yields {
+        rate: load.rate.unwrap_or_default().times(*count),
+        reserve: load.reserve_of(*count),
+    });
+    each.fold(Yields::default(), Yields::and)
 }
 
 /// The cost of a pod of this shape that has no node yet and takes `stop_seconds` to stop.
@@ -93,6 +130,7 @@ fn new_pod_cost(
     shape: &Arc<PodShape>,
     cached: &mut CachedRate,
     stop_seconds: i64,
+    priority: i32,
     now: Timestamp,
 ) -> RunningCost {
     let rate = rates.estimate(shape, cached, now);
@@ -100,6 +138,7 @@ fn new_pod_cost(
         rate,
         stop_rate: rates.highest(rate, shape, None, now, stop_seconds),
         stop_seconds,
+        priority,
     }
 }
 
@@ -205,8 +244,8 @@ impl Model {
             let estimate = || self.rates.estimate(&pod.shape, &mut state.estimate, now);
             let rate = open.unwrap_or_else(estimate);
             // a budget counts it, and cannot stop it
-            let running = running_cost(&self.rates, &self.room, pod, rate, 0, now);
-            cost.add_pod(pod, false, running);
+            let running = running_cost(&self.rates, &self.room, pod, rate, 0, 0, now);
+            cost.add_pod(pod, Told::Run, running);
         }
         let old = std::mem::replace(&mut state.cost, cost.clone());
         let namespace = pod.key.namespace.clone();
@@ -221,10 +260,18 @@ impl Model {
         let nothing = Spending::default();
         let namespace = self.namespaces.get(&key.namespace);
         let spending = namespace.map_or(&nothing, |namespace| &namespace.spending);
-        let mut cost = WorkloadCost::default();
+        let priority = state.spec.as_ref().map(|spec| spec.priority);
+        let mut cost = WorkloadCost {
+            priority,
+            gives_way: true,
+            ..WorkloadCost::default()
+        };
+        let priority = priority.unwrap_or(0);
         let (mut pending, mut starting) = (0, 0);
         let mut stop_times = BTreeSet::new();
         let mut gang_without_node = Gang::default();
+        // a service that is gone keeps no replica
+        let (mut staying, mut wanted) = (Vec::new(), 0);
         for uid in &state.pods {
             let Some(found) = self.pods.get_mut(uid) else {
                 continue;
@@ -248,19 +295,24 @@ impl Model {
             };
             let estimate = || self.rates.estimate(&pod.shape, &mut found.estimate, now);
             let rate = spending.rate(uid).unwrap_or_else(estimate);
-            let running = running_cost(&self.rates, &self.room, pod, rate, stop_seconds, now);
-            let leaves = draining_since(&state.draining, uid, pod).is_some();
-            if pod.node.is_none() && pod.deletion.is_none() && !leaves {
+            let (rates, room) = (&self.rates, &self.room);
+            let running = running_cost(rates, room, pod, rate, stop_seconds, priority, now);
+            let since = draining_since(&state.draining, uid, pod);
+            if pod.node.is_none() && pod.deletion.is_none() && since.is_none() {
                 starting += 1;
             }
-            cost.add_pod(pod, leaves, running);
+            cost.add_pod(pod, since.map_or(Told::Run, Told::Drain), running);
+            found.yields = yields_of(&[(running, 1)]);
+            if since.is_none() && is_replica(&found.pod) {
+                staying.push(found.yields);
+            }
             stop_times.insert(stop_seconds);
         }
         let mut load = None;
         if let Some(spec) = &state.spec {
             let seconds = service_stop_seconds(spec.drain_timeout, spec.grace_seconds);
             let (rates, cached) = (&mut self.rates, &mut state.estimate);
-            let replica = new_pod_cost(rates, &spec.replica, cached, seconds, now);
+            let replica = new_pod_cost(rates, &spec.replica, cached, seconds, priority, now);
             stop_times.insert(seconds);
             let pods = state
                 .pods
@@ -268,7 +320,9 @@ impl Model {
                 .filter_map(|uid| self.pods.get_key_value(uid));
             let deployment = state.deployment.as_ref();
             let refused = deployment.and_then(|found| found.refused.as_ref());
-            let awaited = awaited(state, &drain_replicas(state, pods, now));
+            let replicas = drain_replicas(state, pods, now);
+            let awaited = awaited(state, &replicas);
+            wanted = drain::staying(state.declared(), &replicas);
             state.awaited.observe(awaited, refused, now);
             let kept = state.awaited.kept(now);
             cost.add_starting(replica, kept);
@@ -277,6 +331,14 @@ impl Model {
             gang_without_node = gang(&spec.replica, kept.saturating_add(pending));
             load = Some(replica);
         }
+        // those beyond its replicas go, and they free no less than the cheapest
+        let surplus = staying.len().saturating_sub(wanted as usize);
+        staying.sort_by_key(|each| (each.rate, each.reserve));
+        for yields in staying.into_iter().take(surplus) {
+            cost.leaving_rate += yields.rate;
+            cost.leaving_reserve += yields.reserve;
+        }
+        cost.stop_seconds = stop_times.last().copied().unwrap_or(0);
         let old = std::mem::replace(&mut state.cost, cost.clone());
         state.load = load;
         state.starting = starting;
@@ -303,6 +365,23 @@ impl Model {
         namespace.index_service(key, old, new);
     }
 
+    /// Replaces what a service waits for.
+    pub(crate) fn set_claims(&mut self, key: &Key, claims: Vec<(Rank, Claim)>) {
+        let Some(state) = self.services.get_mut(key) else {
+            return;
+        };
+        let ranks = claims.iter().map(|(rank, _)| rank.clone()).collect();
+        let before = std::mem::replace(&mut state.claims, ranks);
+        if before.is_empty() && claims.is_empty() {
+            return;
+        }
+        let namespace = self.namespace_mut(&key.namespace);
+        for rank in before {
+            namespace.claims.remove(&rank);
+        }
+        namespace.claims.extend(claims);
+    }
+
     /// Computes anew what a TrainingJob costs with its orders, and keeps room for its workers.
     pub(crate) fn refresh_job(&mut self, key: &Key, now: Timestamp) {
         let Some(state) = self.jobs.get_mut(key) else {
@@ -311,7 +390,13 @@ impl Model {
         let nothing = Spending::default();
         let namespace = self.namespaces.get(&key.namespace);
         let spending = namespace.map_or(&nothing, |namespace| &namespace.spending);
-        let mut cost = WorkloadCost::default();
+        let priority = state.spec.as_ref().map(|spec| spec.priority);
+        let mut cost = WorkloadCost {
+            priority,
+            gives_way: state.spec.as_ref().is_some_and(|spec| spec.gives_way),
+            ..WorkloadCost::default()
+        };
+        let priority = priority.unwrap_or(0);
         let mut stop_times = BTreeSet::new();
         let runs = state.is_running() && !state.has_finished();
         for uid in &state.pods {
@@ -325,11 +410,12 @@ impl Model {
             let estimate = || self.rates.estimate(&pod.shape, &mut found.estimate, now);
             let rate = spending.rate(uid).unwrap_or_else(estimate);
             let seconds = grace_stop_seconds(pod.grace_seconds);
-            let running = running_cost(&self.rates, &self.room, pod, rate, seconds, now);
+            let (rates, room) = (&self.rates, &self.room);
+            let running = running_cost(rates, room, pod, rate, seconds, priority, now);
             if runs && pod.node.is_none() && pod.deletion.is_none() {
                 cost.add_starting_workers(running, 1);
             } else {
-                cost.add_pod(pod, !runs, running);
+                cost.add_pod(pod, if runs { Told::Run } else { Told::Stop }, running);
             }
             stop_times.insert(seconds);
         }
@@ -338,7 +424,8 @@ impl Model {
         let (mut reserved, mut loads) = (Vec::new(), Vec::new());
         for (role, cached) in roles.iter().zip(&mut state.estimates) {
             let seconds = grace_stop_seconds(role.grace_seconds);
-            let load = new_pod_cost(&mut self.rates, &role.worker, cached, seconds, now);
+            let rates = &mut self.rates;
+            let load = new_pod_cost(rates, &role.worker, cached, seconds, priority, now);
             stop_times.insert(seconds);
             loads.push(load);
             let workers = state.pods.iter().filter_map(|uid| self.pods.get(uid));
@@ -372,6 +459,7 @@ impl Model {
             }
         }
         reserved.extend(gone);
+        cost.stop_seconds = stop_times.last().copied().unwrap_or(0);
         let old = std::mem::replace(&mut state.cost, cost.clone());
         state.loads = loads;
         state.cost_changes_at = cost_changes_at(&self.rates, stop_times, now);

@@ -208,6 +208,10 @@ pub struct Node {
 pub struct Service {
     /// When it was created: the older one gets money first.
     pub created: Timestamp,
+    /// The value of its PriorityClass: a higher one gets money first and stops last.
+    pub priority: i32,
+    /// Within a priority, a heavier one gets money for further replicas first.
+    pub weight: u32,
     /// The fewest replicas.
     pub min: u32,
     /// The most replicas.
@@ -288,6 +292,8 @@ pub struct Job {
     pub created: Timestamp,
     /// The value of its PriorityClass.
     pub priority: i32,
+    /// It is suspended where a workload of higher priority waits for money.
+    pub gives_way: bool,
     /// Its user wants it not to run.
     pub suspend: bool,
     /// A number of its own, for waits that differ from gang to gang.

@@ -152,6 +152,7 @@ mod tests {
         let job = Job {
             created: at(0),
             priority: 0,
+            gives_way: true,
             suspend: false,
             seed: 0,
             roles: ROLES.map(role).into(),

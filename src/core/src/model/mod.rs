@@ -8,6 +8,7 @@
 //! | `apply` | how an event changes it, and what must be decided anew |
 //! | `service`, `job` | what is known and remembered of a workload |
 //! | `namespace` | the budgets of a namespace, and the sums that they are compared with |
+//! | `claim` | who waits for the money of budgets, and in which order it is given |
 //! | `cost` | what workloads cost while they run, and the room reserved for them |
 //! | `spending` | money spent as a function of time, and what runs |
 //! | `room` | the room on nodes, and what is reserved for pods that have no node yet |
@@ -21,6 +22,7 @@
 
 mod apply;
 mod awaited;
+pub(crate) mod claim;
 pub(crate) mod cost;
 pub mod event;
 pub(crate) mod gateways;
@@ -38,6 +40,7 @@ mod tests;
 pub(crate) mod timers;
 pub mod view;
 
+pub use claim::DEFAULT_WEIGHT;
 pub use event::{Event, Key, Name};
 pub use spending::{AccountSpend, MAX_GRACE_SECONDS, SLACK_SECONDS};
 pub use state::Model;

@@ -6,11 +6,13 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use crate::budget::{
-    self, BudgetAdmission, BudgetState, Denied, Latch, RunningCost, RunningTotals,
+    self, BudgetAdmission, BudgetState, Denied, Latch, PriorityTotals, RunningCost, RunningTotals,
 };
 use crate::calendar::Interval;
 use crate::correction::{self, Correction};
+use crate::money::Money;
 
+use super::claim::{Claim, Preemption, Rank, Workload};
 use super::event::{Budget, Key, Name};
 use super::spending::{Spending, Totals};
 
@@ -55,6 +57,14 @@ pub(crate) struct NamespaceState {
     /// Services of which so many replicas without a node are taken back, as the budgets do not pay
     /// for them any more.
     pub(crate) withdrawn: BTreeMap<Key, u32>,
+    /// Who waits for money, in the order in which it is given, and what each of them would cost.
+    pub(crate) claims: BTreeMap<Rank, Claim>,
+    /// For whom money is kept that is there, or will be once others have given way.
+    pub(crate) kept: BTreeMap<Rank, Vec<(RunningCost, u32)>>,
+    /// What each budget has left beside all that money is kept for, once others have given way.
+    pub(crate) kept_left: Vec<Money>,
+    /// Who gives way to whom: services by so many replicas, and gangs.
+    pub(crate) preempted: BTreeMap<Workload, Preemption>,
     /// What jobs would cost that were refused money when the queue was last decided, alone or beside
     /// those ahead of them, and why.
     pub(crate) refused_jobs: Vec<RefusedJob>,
@@ -68,6 +78,8 @@ pub(crate) type RefusedJob = (Vec<(RunningCost, u32)>, Admission);
 pub(crate) enum Admission {
     /// They would.
     Admitted,
+    /// They will once workloads of lower priority have given way, or what stops has stopped.
+    AfterOthers,
     /// There is no money for it.
     NoMoney,
     /// What it costs, or what was spent, is not known.
@@ -77,10 +89,14 @@ pub(crate) enum Admission {
 impl Admission {
     /// The answer for a replica of this cost.
     pub(crate) fn of(admission: &BudgetAdmission, load: RunningCost) -> Self {
-        Self::of_all(admission, &[(load, 1)])
+        let loads = [(load, 1)];
+        match Self::of_all(admission, &loads) {
+            Self::NoMoney if admission.check_after_others(&loads).is_ok() => Self::AfterOthers,
+            answer => answer,
+        }
     }
 
-    /// The answer for several of each that start together.
+    /// The answer for several of each that start together, as things are now.
     pub(crate) fn of_all(admission: &BudgetAdmission, loads: &[(RunningCost, u32)]) -> Self {
         let answer = admission.check_all(loads);
         answer.map_or_else(|denied| Self::from(&denied), |()| Self::Admitted)
@@ -101,14 +117,16 @@ impl From<&Denied> for Admission {
 pub(crate) struct Cap {
     name: Name,
     exhausted: bool,
+    /// The priority below which workloads are stopped, if not all are.
+    stops_below: Option<i32>,
     on_exhausted: budget::OnExhausted,
     doubt: bool,
 }
 
 impl Cap {
-    /// Whether it stops what runs, or keeps it from growing.
-    pub(crate) fn is_exhausted(&self) -> bool {
-        self.exhausted
+    /// Whether it stops something that runs, or keeps it from growing.
+    pub(crate) fn stops_something(&self) -> bool {
+        self.exhausted || self.stops_below.is_some()
     }
 }
 
@@ -118,6 +136,13 @@ impl NamespaceState {
         let running = self.running(now);
         let doubt = self.doubt();
         let (spending, corrections) = (&mut self.spending, &self.corrections);
+        // while slices are left, what frees money may not be decided yet: nothing stops for others
+        let (none, is_settled) = (PriorityTotals::default(), self.admitted.is_none());
+        let priorities = if is_settled {
+            self.totals.priorities()
+        } else {
+            &none
+        };
         let budget_states = self.budgets.iter_mut().map(|(name, state)| {
             let period = match state.period {
                 Some(period) if period.start <= now && now < period.end => period,
@@ -137,7 +162,7 @@ impl NamespaceState {
                 corrections: corrected,
                 doubt: doubt.clone(),
             };
-            BudgetState::in_period(budget, period, running, now)
+            BudgetState::in_period(budget, period, running, priorities, now)
         });
         budget_states.collect()
     }
@@ -167,6 +192,7 @@ impl NamespaceState {
         let cap = |budget_state: &BudgetState| Cap {
             name: budget_state.budget.name.as_str().into(),
             exhausted: budget_state.is_exhausted(),
+            stops_below: budget_state.stops_below(),
             on_exhausted: budget_state.budget.on_exhausted,
             doubt: budget_state.budget.doubt.is_some(),
         };

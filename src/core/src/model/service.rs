@@ -9,6 +9,7 @@ use crate::plan::service::Decision;
 use crate::scaling::{History, Signal};
 
 use super::awaited::Awaited;
+use super::claim::Rank;
 use super::event::{Deployment, Name, Pod, PodsRefused, Reading, Service};
 use super::namespace::Admission;
 use super::rates::CachedRate;
@@ -125,6 +126,11 @@ pub(crate) struct ServiceState {
     pub(crate) starting: u32,
     /// When what it costs changes though nothing happens.
     pub(crate) cost_changes_at: Option<Timestamp>,
+    /// While slices of its namespace are left: so many first replicas have been paid for, and its
+    /// further ones are not decided yet.
+    pub(crate) first_paid: Option<u32>,
+    /// The places at which it waits for money.
+    pub(crate) claims: Vec<Rank>,
     /// The key under which its namespace has it.
     pub(crate) index: Option<(RunningCost, Admission)>,
     pub(crate) cost: WorkloadCost,

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::budget::{Prioritized, PriorityTotals, Yields};
 use crate::calendar::{Interval, Period};
 use crate::ledger::LinearSpend;
 use crate::money::Money;
@@ -147,10 +148,20 @@ fn part(account: &AccountSpend, period: Period, within: Interval) -> LinearSpend
 /// What pods of one workload, or one pod of no workload, cost: an addend of a namespace's sums.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct WorkloadCost {
+    /// The value of its PriorityClass; `None` for a pod of no workload.
+    pub(crate) priority: Option<i32>,
+    /// Seconds from the order to stop until all of it costs nothing.
+    pub(crate) stop_seconds: i64,
+    /// It stops or shrinks where a workload of higher priority waits for money.
+    pub(crate) gives_way: bool,
     /// Money an hour of what holds a node.
     pub(crate) rate: Money,
     /// What stopping what holds a node now would still cost, without pods that were told to stop.
     pub(crate) reserve: Money,
+    /// The part of `rate` that pods are which were told to leave or to stop.
+    pub(crate) leaving_rate: Money,
+    /// The part of `reserve` that they are.
+    pub(crate) leaving_reserve: Money,
     /// Money an hour of what was ordered and has no node yet, once it has one.
     pub(crate) starting_rate: Money,
     /// What stopping that would cost once it has a node. Before, it costs nothing.
@@ -162,6 +173,36 @@ pub(crate) struct WorkloadCost {
     pub(crate) unknown: u32,
     /// Pods that were told to stop: money an hour, and when they have stopped at the latest.
     pub(crate) terminating: Vec<(Money, Timestamp)>,
+    /// Pods that were told to leave: money an hour, and when they have stopped at the latest.
+    pub(crate) draining: Vec<(Money, Timestamp)>,
+}
+
+impl WorkloadCost {
+    /// The part of it that was not told to leave or to stop.
+    pub(crate) fn stays(&self) -> Yields {
+        let rate = self.rate + self.starting_rate;
+        let reserve = self.reserve + self.starting_reserve;
+        Yields {
+            rate: rate - self.leaving_rate,
+            reserve: reserve - self.leaving_reserve,
+        }
+    }
+
+    /// It in the sums of its priority, if it runs or starts.
+    fn prioritized(&self) -> Option<Prioritized> {
+        let rate = self.rate + self.starting_rate;
+        let priority = self.priority.filter(|_| rate > Money::ZERO)?;
+        Some(Prioritized {
+            priority,
+            rate,
+            stop_seconds: self.stop_seconds,
+            yields: if self.gives_way {
+                self.stays()
+            } else {
+                Yields::default()
+            },
+        })
+    }
 }
 
 /// What costs less with each second because it stops.
@@ -180,11 +221,15 @@ pub(crate) struct Stopping {
 pub(crate) struct Totals {
     rate: Money,
     reserve: Money,
+    leaving_rate: Money,
+    leaving_reserve: Money,
     starting_rate: Money,
     starting_reserve: Money,
     given_up_reserve: Money,
     unknown: u32,
     terminating: BTreeMap<(Timestamp, Money), u32>,
+    draining: BTreeMap<(Timestamp, Money), u32>,
+    priorities: PriorityTotals,
 }
 
 impl Totals {
@@ -196,15 +241,28 @@ impl Totals {
         self.starting_reserve = self.starting_reserve + new.starting_reserve - old.starting_reserve;
         self.given_up_reserve = self.given_up_reserve + new.given_up_reserve - old.given_up_reserve;
         self.unknown = self.unknown + new.unknown - old.unknown;
-        for (rate, at) in &new.terminating {
-            *self.terminating.entry((*at, *rate)).or_default() += 1;
+        self.leaving_rate = self.leaving_rate + new.leaving_rate - old.leaving_rate;
+        self.leaving_reserve = self.leaving_reserve + new.leaving_reserve - old.leaving_reserve;
+        replace_all(&mut self.terminating, &old.terminating, &new.terminating);
+        replace_all(&mut self.draining, &old.draining, &new.draining);
+        if let Some(workload) = new.prioritized() {
+            self.priorities.add(workload);
         }
-        for (rate, at) in &old.terminating {
-            let entry = (*at, *rate);
-            match self.terminating.get_mut(&entry) {
-                Some(count) if *count > 1 => *count -= 1,
-                _ => drop(self.terminating.remove(&entry)),
-            }
+        if let Some(workload) = old.prioritized() {
+            self.priorities.remove(workload);
+        }
+    }
+
+    /// What workloads of each priority cost.
+    pub(crate) fn priorities(&self) -> &PriorityTotals {
+        &self.priorities
+    }
+
+    /// What becomes free of the sums at `now` by what was told to leave or to stop.
+    pub(crate) fn leaving(&self, now: Timestamp) -> Yields {
+        Yields {
+            rate: self.leaving_rate,
+            reserve: self.leaving_reserve + self.stopping_reserve(now),
         }
     }
 
@@ -225,19 +283,30 @@ impl Totals {
 
     /// What stopping everything that holds a node at `now` would still cost.
     pub(crate) fn reserve(&self, now: Timestamp) -> Money {
+        self.reserve + self.stopping_reserve(now)
+    }
+
+    /// What everything that was told to leave or to stop may still cost.
+    fn stopping_reserve(&self, now: Timestamp) -> Money {
         let terminating = self.terminating.iter().map(|((at, rate), count)| {
             let left = bounded_grace(at.duration_since(now).as_secs()) + SLACK_SECONDS;
             rate.times(*count).cost_for_seconds_rounded_up(left)
         });
-        self.reserve + terminating.sum()
+        let draining = self.draining.iter().map(|((at, rate), count)| {
+            let left = at.duration_since(now).as_secs().max(SLACK_SECONDS);
+            rate.times(*count).cost_for_seconds_rounded_up(left)
+        });
+        terminating.chain(draining).sum()
     }
 
     /// What costs less with each second from `now` on, because it stops.
     pub(crate) fn stopping(&self, now: Timestamp) -> Stopping {
         let mut stopping = Stopping::default();
-        for ((at, rate), count) in &self.terminating {
+        let terminating = self.terminating.iter().map(|each| (each, 0));
+        let draining = self.draining.iter().map(|each| (each, SLACK_SECONDS));
+        for (((at, rate), count), least) in terminating.chain(draining) {
             let left = at.duration_since(now).as_secs();
-            if left <= 0 {
+            if left <= least {
                 continue;
             }
             stopping.rate += rate.times(*count);
@@ -253,6 +322,24 @@ impl Totals {
     /// Whether something runs or starts that no price is known for.
     pub(crate) fn has_unknown(&self) -> bool {
         self.unknown > 0
+    }
+}
+
+/// Puts `new` in the place of `old` among pods that stop.
+fn replace_all(
+    pods: &mut BTreeMap<(Timestamp, Money), u32>,
+    old: &[(Money, Timestamp)],
+    new: &[(Money, Timestamp)],
+) {
+    for (rate, at) in new {
+        *pods.entry((*at, *rate)).or_default() += 1;
+    }
+    for (rate, at) in old {
+        let entry = (*at, *rate);
+        match pods.get_mut(&entry) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(pods.remove(&entry)),
+        }
     }
 }
 

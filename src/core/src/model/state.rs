@@ -14,6 +14,7 @@ use super::room::{ClusterRoom, ReservationOwner};
 use super::service::{EngineState, ServiceState};
 use super::spending::{Totals, WorkloadCost};
 use super::timers::{Subject, Timers};
+use crate::budget::Yields;
 
 /// A pod, and what is remembered of it.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,6 +24,8 @@ pub(crate) struct PodState {
     pub(crate) estimate: CachedRate,
     /// What it costs, if it belongs to no workload.
     pub(crate) cost: WorkloadCost,
+    /// What becomes free when it goes, if it is a replica.
+    pub(crate) yields: Yields,
 }
 
 /// What is to be decided anew.

@@ -5,7 +5,7 @@
 //!    call looks at is deferred to the next ones, which look first at what events have named since.
 //! 2. Services are decided in slices, by namespace: first where a budget stops something, then where
 //!    an event has just named something, then where one has earlier, then where an event about
-//!    everything has. Within a namespace the older service goes first, and what became free is
+//!    everything has. Within a namespace the service of higher priority goes first, and what became free is
 //!    given once all have been decided, so that it does not matter where a slice ends.
 //! 3. Once nothing is deferred and no service is left, the queues of gangs that are marked are
 //!    decided in one order over their namespaces, and again those for which room has become free.
@@ -21,7 +21,7 @@ use crate::model::timers::Subject;
 use crate::plan::decisions::Decisions;
 use crate::plan::namespace::{refresh_marked, review};
 use crate::plan::queue::decide_queues;
-use crate::plan::replicas::decide_service;
+use crate::plan::replicas::decide_services;
 
 /// So many timers that are due, computed costs or looks at a waiting gang are taken to be as long as
 /// one decision over a service.
@@ -168,16 +168,15 @@ impl Call {
             return;
         };
         let marked = model.marks.slices.remove(name).unwrap_or_default();
-        let mut keys = in_order(model, marked);
-        let rest = keys.split_off(keys.len().min(self.left.max(1)));
-        for key in &keys {
-            decide_service(model, key, admission, self.now, &mut self.decisions);
-        }
-        self.left = self.left.saturating_sub(keys.len().max(1));
+        let most = self.left.max(1);
+        let decisions = &mut self.decisions;
+        let (number, rest) =
+            decide_services(model, name, marked, most, admission, self.now, decisions);
+        self.left = self.left.saturating_sub(number.max(1));
         let is_last = rest.is_empty();
         model.namespace_mut(name).admitted = (!is_last).then(|| admission.running());
         model.marks.in_slices(rest);
-        if !keys.is_empty() {
+        if number > 0 {
             // what was decided first did not know what was freed or used up afterwards
             let admission = self.review(model, name);
             self.admissions.insert(name.clone(), admission);
@@ -249,15 +248,4 @@ impl Call {
         }
         self.decisions
     }
-}
-
-/// The older service gets money first.
-fn in_order(model: &Model, services: BTreeSet<Key>) -> Vec<Key> {
-    let mut keys: Vec<Key> = services.into_iter().collect();
-    let created = |key: &Key| {
-        let state = model.services.get(key)?;
-        Some(state.spec.as_ref()?.created)
-    };
-    keys.sort_by_cached_key(|key| (created(key), key.name.clone()));
-    keys
 }

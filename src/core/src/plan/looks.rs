@@ -4,7 +4,7 @@
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
-use crate::budget::{BudgetAdmission, BudgetState, RunningCost};
+use crate::budget::{BudgetAdmission, BudgetState, RunningCost, Yields};
 use crate::correction::Correction;
 use crate::model::namespace::{Admission, NamespaceState};
 use crate::model::spending::Stopping;
@@ -29,7 +29,7 @@ pub(super) fn next_change(
     let budget_states = admission.budget_states();
     let exhausted = budget_states.iter().filter_map(|budget_state| {
         let is_open = !budget_state.is_exhausted();
-        let left = is_open.then(|| budget_state.remaining())?;
+        let left = is_open.then(|| budget_state.remaining() - budget_state.margin)?;
         looks.spent_at(budget_state, left)
     });
     let without_node = namespace.totals.without_node();
@@ -40,9 +40,14 @@ pub(super) fn next_change(
     let of_services =
         groups.filter_map(|(load, answer)| looks.answer_changes(&[(*load, 1)], *answer));
     let refused = namespace.refused_jobs.iter();
-    let of_gangs = refused.filter_map(|(loads, answer)| looks.answer_changes(loads, *answer));
+    let refused = refused.filter(|(_, answer)| *answer == Admission::NoMoney);
+    let of_gangs =
+        refused.filter_map(|(loads, _)| looks.last_admitted_at(loads, Yields::default()));
+    let kept = budget_states.iter().zip(&namespace.kept_left);
+    let kept = kept.filter_map(|(budget_state, left)| looks.spent_at(budget_state, *left + NANO));
     exhausted
         .chain(missing)
+        .chain(kept)
         .chain(of_services)
         .chain(of_gangs)
         .min()
@@ -84,22 +89,38 @@ impl Looks<'_> {
     /// When budgets may answer otherwise to these: at the first refusal where they admit them, and
     /// at the end of the last refusal where they do not.
     fn answer_changes(&self, loads: &[(RunningCost, u32)], answer: Admission) -> Option<Timestamp> {
-        let left = self.admission.left_beside(loads)?;
-        let budgets = self.admission.budget_states().iter().zip(&left);
+        let yields = self.admission.yields_to(loads);
         match answer {
             Admission::Unknown => None,
-            Admission::Admitted => budgets
-                .filter_map(|(state, left)| self.spent_at(state, *left + NANO))
-                .min(),
-            Admission::NoMoney => {
-                let mut last = None;
-                for (state, left) in budgets.filter(|(_, left)| **left < Money::ZERO) {
-                    let at = self.admitted_at(state, loads, -*left);
-                    last = last.max(Some(at?));
-                }
-                last
+            Admission::Admitted => self.refused_at(loads, Yields::default()),
+            Admission::AfterOthers => {
+                let refused = self.refused_at(loads, yields);
+                let admitted = self.last_admitted_at(loads, Yields::default());
+                refused.into_iter().chain(admitted).min()
             }
+            Admission::NoMoney => self.last_admitted_at(loads, yields),
         }
+    }
+
+    /// When the first budget refuses these, if so much becomes free.
+    fn refused_at(&self, loads: &[(RunningCost, u32)], yields: Yields) -> Option<Timestamp> {
+        let left = self.admission.left_beside(loads, yields)?;
+        let budgets = self.admission.budget_states().iter().zip(left);
+        budgets
+            .filter_map(|(state, left)| self.spent_at(state, left + NANO))
+            .min()
+    }
+
+    /// When the last budget admits these, if so much becomes free.
+    fn last_admitted_at(&self, loads: &[(RunningCost, u32)], yields: Yields) -> Option<Timestamp> {
+        let left = self.admission.left_beside(loads, yields)?;
+        let budgets = self.admission.budget_states().iter().zip(left);
+        let mut last = None;
+        for (state, left) in budgets.filter(|(_, left)| *left < Money::ZERO) {
+            let at = self.admitted_at(state, loads, -left);
+            last = last.max(Some(at?));
+        }
+        last
     }
 
     /// The first instant at which the money that is missing may be there because of time alone. It
@@ -110,7 +131,8 @@ impl Looks<'_> {
         loads: &[(RunningCost, u32)],
         missing: Money,
     ) -> Option<Timestamp> {
-        if budget_state.is_exhausted() {
+        let mut priorities = loads.iter().map(|(load, _)| load.priority);
+        if priorities.any(|priority| budget_state.stops(priority)) {
             return None;
         }
         let (now, end) = (self.now, budget_state.period.end);

@@ -7,6 +7,7 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::budget::{BudgetAdmission, BudgetState};
+use crate::model::claim::Workload;
 use crate::model::event::{Key, Name};
 use crate::model::namespace::NamespaceState;
 use crate::model::state::Model;
@@ -14,6 +15,7 @@ use crate::model::timers::Subject;
 use crate::money::Money;
 use crate::plan::decisions::Decisions;
 use crate::plan::looks;
+use crate::plan::preemption::{Shares, share};
 
 /// While something is limited by a budget, its namespace is looked at again after this long: what
 /// pods that are stopping may still cost becomes less with time.
@@ -95,11 +97,24 @@ pub(super) fn review(
     let running = namespace
         .admitted
         .map_or(running, |admitted| running.max(admitted));
-    let admission = BudgetAdmission::new(budget_states.clone(), running, now);
+    let totals = &namespace.totals;
+    let (priorities, leaving) = (totals.priorities(), totals.leaving(now));
+    let states = budget_states.clone();
+    let admission = BudgetAdmission::new(states, running, priorities, leaving, now);
+    let shares = if observe_only || namespace.admitted.is_some() {
+        Shares {
+            kept: namespace.kept.clone(),
+            preempted: namespace.preempted.clone(),
+            left: namespace.kept_left.clone(),
+        }
+    } else {
+        share(model, name, &admission, now)
+    };
+    let namespace = model.namespace_mut(name);
     note_latches(name, namespace, &budget_states, decisions);
     let caps = NamespaceState::caps(&budget_states);
     let (mut concerned, mut stops) = (BTreeSet::new(), false);
-    let concerns_queue;
+    let mut concerns_queue;
     if caps == namespace.caps && observe_only {
         // nobody gets what was decided, so what others were refused is always there again
         concerns_queue = false;
@@ -112,7 +127,7 @@ pub(super) fn review(
         // a budget has opened, closed or become unknown: all that it counts depends on it
         stops = caps
             .iter()
-            .any(|cap| cap.is_exhausted() && !namespace.caps.contains(cap));
+            .any(|cap| cap.stops_something() && !namespace.caps.contains(cap));
         namespace.caps = caps;
         concerned.extend(namespace.services.values().flatten().cloned());
         concerns_queue = !namespace.jobs.is_empty();
@@ -122,6 +137,25 @@ pub(super) fn review(
     let changed = before.keys().chain(after.keys());
     let changed = changed.filter(|key| before.get(*key) != after.get(*key));
     concerned.extend(changed.cloned());
+    if namespace.kept != shares.kept {
+        // whoever asks for money may get another answer
+        concerned.extend(namespace.services.values().flatten().cloned());
+        concerns_queue |= !namespace.jobs.is_empty();
+    } else if namespace.preempted != shares.preempted {
+        let (before, after) = (&namespace.preempted, &shares.preempted);
+        let changed = before.keys().chain(after.keys());
+        for workload in changed.filter(|workload| before.get(*workload) != after.get(*workload)) {
+            match workload {
+                Workload::Service(service) => drop(concerned.insert(Key {
+                    namespace: name.clone(),
+                    name: service.clone(),
+                })),
+                Workload::Job(_) => concerns_queue = true,
+            }
+        }
+    }
+    (namespace.kept, namespace.preempted) = (shares.kept, shares.preempted);
+    namespace.kept_left = shares.left;
     let look = next_look(namespace, &admission, now, &zone);
     model.marks.in_slices(concerned);
     if concerns_queue {
@@ -136,7 +170,8 @@ pub(super) fn review(
 }
 
 /// What has no node yet and is taken back, since it costs nothing before it has one: a budget must
-/// be able to stop all that it lets start. What no pod came of goes first, then the youngest service.
+/// be able to stop all that it lets start. What no pod came of goes first, then the lowest priority
+/// and within it the youngest service.
 fn withdrawals(
     model: &Model,
     name: &Name,
@@ -160,7 +195,7 @@ fn withdrawals(
         let Some((state, load, spec)) = known else {
             return vec![];
         };
-        let order = (Reverse(spec.created), Reverse(key));
+        let order = (spec.priority, Reverse(spec.created), Reverse(key));
         let given_up = state.awaited.given_up(now);
         let numbers = [(false, given_up), (true, state.starting)];
         let numbers = numbers.into_iter().filter(|(_, number)| *number > 0);
@@ -170,7 +205,7 @@ fn withdrawals(
     });
     let mut replicas: Vec<_> = replicas.collect();
     replicas.sort();
-    for ((_, (_, Reverse(key))), number, reserve) in replicas {
+    for ((_, (_, _, Reverse(key))), number, reserve) in replicas {
         let mut taken = 0;
         while taken < number && missing > Money::ZERO {
             missing = missing - reserve;
@@ -211,7 +246,10 @@ fn next_look(
     let later = |by: SignedDuration| now.saturating_add(by).unwrap_or(now);
     let budget_states = admission.budget_states().iter();
     let exhausted = budget_states.clone();
-    let exhausted = exhausted.filter_map(|budget_state| budget_state.exhausted_at);
+    let exhausted = exhausted.flat_map(|budget_state| {
+        let each = [budget_state.exhausted_at, budget_state.stops_at(now)];
+        each.into_iter().flatten()
+    });
     let without_node = namespace.totals.without_node();
     let missing = budget_states.clone();
     let missing = missing.filter_map(|budget_state| budget_state.missing_at(without_node, now));

@@ -1,11 +1,12 @@
 //! Decides which TrainingJobs run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 
 use crate::budget::BudgetAdmission;
 use crate::limit::LimitedBy;
+use crate::model::claim::{Claim, DEFAULT_WEIGHT, Part, Rank, Workload, kept_before};
 use crate::model::cost::{gang, is_worker_of};
 use crate::model::event::{Key, Name};
 use crate::model::namespace::{Admission, RefusedJob};
@@ -111,7 +112,24 @@ fn carry_out(
             refused_jobs.push(answer);
         }
     }
-    model.namespace_mut(name).refused_jobs = refused_jobs;
+    let waiting = scheduled.decisions.iter();
+    let waiting: BTreeSet<&str> = waiting
+        .filter(|decision| decision.waits_for_money)
+        .map(|decision| decision.name.as_str())
+        .collect();
+    let waiting = observed
+        .jobs
+        .iter()
+        .filter(|job| waiting.contains(job.name.as_str()));
+    let claims = waiting.map(|job| {
+        let loads = job.loads();
+        (rank(job), Claim { loads, count: 1 })
+    });
+    let namespace = model.namespace_mut(name);
+    let is_of_service = |rank: &Rank| matches!(rank.workload, Workload::Service(_));
+    namespace.claims.retain(|rank, _| is_of_service(rank));
+    namespace.claims.extend(claims);
+    namespace.refused_jobs = refused_jobs;
     let mut next = observed.next;
     for decision in scheduled.decisions {
         let Some(key) = observed.keys.get(&decision.name) else {
@@ -159,6 +177,7 @@ fn stop_failed(
         reason: "one of its roles has failed".to_owned(),
         position: None,
         retry: None,
+        waits_for_money: false,
         next_look: None,
     };
     order_job(model, key, &decision, now, decisions);
@@ -205,6 +224,13 @@ fn order_job(
     model.refresh_job(key, now);
 }
 
+/// The place of a job in the order in which money is given.
+fn rank(job: &Job) -> Rank {
+    let workload = Workload::Job(job.name.as_str().into());
+    let weight = DEFAULT_WEIGHT;
+    Rank::new(job.priority, Part::Further, weight, job.created, workload)
+}
+
 /// Everything that the queue reads of a TrainingJob; `None` once it has ended.
 fn observe_job(model: &Model, key: &Key) -> Option<Job> {
     let state = model.jobs.get(key)?;
@@ -238,7 +264,7 @@ fn observe_job(model: &Model, key: &Key) -> Option<Job> {
     let is_shown = state.ordered.is_none() && state.shows_running();
     let missing_since = missing_since(state.started(), &pods);
     let unscheduled = unscheduled(&pods);
-    Some(Job {
+    let mut job = Job {
         name: key.name.to_string(),
         priority: spec.priority,
         created: spec.created,
@@ -249,8 +275,16 @@ fn observe_job(model: &Model, key: &Key) -> Option<Job> {
         retry: state.last_retry(),
         seed: spec.seed,
         settled: state.is_settled(),
+        gives_way_to: None,
+        kept: vec![],
         roles,
-    })
+    };
+    if let Some(namespace) = model.namespaces.get(&key.namespace) {
+        let preemption = namespace.preempted.get(&Workload::Job(key.name.clone()));
+        job.gives_way_to = preemption.map(|found| found.to.workload.name().to_string());
+        job.kept = kept_before(&namespace.kept, &rank(&job));
+    }
+    Some(job)
 }
 
 /// Since when pods of a running gang are missing: what came last of the gang's start and its

@@ -1,11 +1,14 @@
 //! Decides how many replicas a service has, and which of them go.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use jiff::Timestamp;
 
-use crate::budget::BudgetAdmission;
+use crate::budget::{BudgetAdmission, RunningCost};
 use crate::capacity::Gang;
 use crate::drain::{self, DrainInput, RolloutState};
 use crate::limit::LimitedBy;
+use crate::model::claim::{Part, Rank, Workload, kept_before};
 use crate::model::cost::{drain_replicas, is_replica};
 use crate::model::event::{Key, Name};
 use crate::model::namespace::Admission;
@@ -13,29 +16,201 @@ use crate::model::service::{self, Ordered, Replica, ServiceState};
 use crate::model::state::{Model, PodState, count};
 use crate::model::timers::Subject;
 use crate::plan::decisions::{Decisions, ServiceOrder};
-use crate::plan::service::{pay, withdraw};
+use crate::plan::service::{Allotment, give_way, withdraw};
 use crate::scaling::{History, Service, Start, StuckRollout, recommend};
 
-/// Decides over one service, whose cost has been computed anew.
-pub(super) fn decide_service(
+/// What of a service is decided next.
+enum Step {
+    /// What it asks for.
+    Observe(Key),
+    /// Its further replicas: the first ones are paid for, as far as budgets do.
+    Grow(Box<UndecidedService>),
+}
+
+/// Decides over these services of one namespace, whose costs have been computed anew, and over
+/// `most` at most. Money is given in the order of ranks: all first replicas of a priority before its
+/// further ones, whichever service asks for them. Returns how many were looked at, and those that
+/// are left.
+pub(super) fn decide_services(
     model: &mut Model,
-    key: &Key,
+    namespace: &Name,
+    marked: BTreeSet<Key>,
+    most: usize,
     admission: &mut BudgetAdmission,
     now: Timestamp,
     decisions: &mut Decisions,
+) -> (usize, Vec<Key>) {
+    let known = model.namespaces.get(namespace);
+    let mut kept = known.map_or_else(BTreeMap::new, |namespace| namespace.kept.clone());
+    let ranks = marked.into_iter().map(|key| {
+        let rank = next_rank(model, &key, now);
+        (rank, Step::Observe(key))
+    });
+    let mut steps: BTreeMap<Rank, Step> = ranks.collect();
+    let mut number = 0;
+    while let Some(entry) = steps.first_entry() {
+        if number == most && matches!(entry.get(), Step::Observe(_)) {
+            break;
+        }
+        let (mut rank, step) = entry.remove_entry();
+        let mut asked = match step {
+            Step::Grow(asked) => *asked,
+            Step::Observe(key) => {
+                number += 1;
+                let Some(mut asked) = observe(model, &key, admission, now) else {
+                    continue;
+                };
+                let first = asked.rank(Part::First);
+                pay(model, &mut asked, &first, &mut kept, admission, now);
+                asked
+            }
+        };
+        match rank.part {
+            Part::First => {
+                rank.part = Part::Further;
+                steps.insert(rank, Step::Grow(Box::new(asked)));
+            }
+            Part::Further => {
+                pay(model, &mut asked, &rank, &mut kept, admission, now);
+                decide_service(model, asked, admission, now, decisions);
+            }
+        }
+    }
+    let left = steps.into_values().map(|step| match step {
+        Step::Observe(key) => key,
+        Step::Grow(asked) => {
+            // its further replicas come after what is left
+            if let Some(state) = model.services.get_mut(&asked.key) {
+                state.first_paid = Some(asked.allotment.newly_paid());
+            }
+            asked.key
+        }
+    });
+    let left = left.collect();
+    (number, left)
+}
+
+/// Pays for what a service asks for at this rank.
+fn pay(
+    model: &Model,
+    asked: &mut UndecidedService,
+    rank: &Rank,
+    kept: &mut BTreeMap<Rank, Vec<(RunningCost, u32)>>,
+    admission: &mut BudgetAdmission,
+    now: Timestamp,
 ) {
-    let Some((service, mut next)) = observe_service(model, key, now) else {
+    let UndecidedService { key, allotment, .. } = asked;
+    let ahead = kept_before(kept, rank);
+    // what leaves may have given way to those: it does not come back before it is gone
+    if ahead.is_empty() || !is_leaving(model, key, now) {
+        allotment.pay(rank.part, &ahead, admission);
+    } else {
+        allotment.wait(rank.part);
+    }
+    if allotment.missing(rank.part) == 0 {
+        kept.remove(rank);
+    }
+}
+
+/// The place of what a service has not got yet in the order in which money is given.
+fn next_rank(model: &Model, key: &Key, now: Timestamp) -> Rank {
+    let workload = Workload::Service(key.name.clone());
+    let state = model.services.get(key);
+    let Some((state, spec)) = state.and_then(|state| Some((state, state.spec.as_ref()?))) else {
+        return Rank::new(0, Part::Further, 0, now, workload);
+    };
+    let pods = state.pods.iter();
+    let pods = pods.filter_map(|uid| model.pods.get_key_value(uid));
+    let staying = drain::staying(state.declared(), &drain_replicas(state, pods, now));
+    let part = if staying < spec.min.max(1) && state.first_paid.is_none() {
+        Part::First
+    } else {
+        Part::Further
+    };
+    Rank::new(spec.priority, part, spec.weight, spec.created, workload)
+}
+
+/// A service, what it asks for, and what budgets leave of it.
+struct UndecidedService {
+    key: Key,
+    created: Timestamp,
+    weight: u32,
+    allotment: Allotment,
+    next_look: Option<Timestamp>,
+}
+
+impl UndecidedService {
+    /// The place of one part of it in the order in which money is given.
+    fn rank(&self, part: Part) -> Rank {
+        let workload = Workload::Service(self.key.name.clone());
+        let priority = self.allotment.priority();
+        Rank::new(priority, part, self.weight, self.created, workload)
+    }
+}
+
+/// Whether a replica of a service was told to leave and is still there.
+fn is_leaving(model: &Model, key: &Key, now: Timestamp) -> bool {
+    let Some(state) = model.services.get(key) else {
+        return false;
+    };
+    let pods = state.pods.iter();
+    let pods = pods.filter_map(|uid| model.pods.get_key_value(uid));
+    let replicas = drain_replicas(state, pods, now);
+    replicas.iter().any(|pod| pod.draining_since.is_some())
+}
+
+/// What a service asks for; `None` for one that is gone.
+fn observe(
+    model: &mut Model,
+    key: &Key,
+    admission: &BudgetAdmission,
+    now: Timestamp,
+) -> Option<UndecidedService> {
+    let observed = observe_service(model, key, now);
+    let state = model.services.get(key);
+    let first_paid = state.and_then(|state| state.first_paid).unwrap_or(0);
+    let spec = state.and_then(|state| state.spec.as_ref());
+    let Some(((service, next), spec)) = observed.zip(spec) else {
+        model.set_claims(key, vec![]);
         let state = model.services.get(key);
         let look = state.and_then(|state| state.cost_changes_at);
         if state.is_some_and(ServiceState::is_gone) {
             model.services.remove(key);
         }
         model.timers.set(Subject::Service(key.clone()), look);
-        return;
+        return None;
     };
     let recommendation = recommend(&service, now);
-    next = next.into_iter().chain(recommendation.next_look).min();
-    let decision = pay(&service, recommendation, admission, now);
+    Some(UndecidedService {
+        key: key.clone(),
+        created: spec.created,
+        weight: spec.weight,
+        next_look: next.into_iter().chain(recommendation.next_look).min(),
+        allotment: Allotment::new(service, recommendation, first_paid, admission),
+    })
+}
+
+/// Decides over one service, for whose replicas as much has been paid as budgets do.
+fn decide_service(
+    model: &mut Model,
+    asked: UndecidedService,
+    admission: &BudgetAdmission,
+    now: Timestamp,
+    decisions: &mut Decisions,
+) {
+    let claims = [Part::First, Part::Further].map(|part| {
+        let claim = asked.allotment.claim(part)?;
+        Some((asked.rank(part), claim))
+    });
+    let UndecidedService {
+        key,
+        allotment,
+        next_look: mut next,
+        ..
+    } = asked;
+    let key = &key;
+    model.set_claims(key, claims.into_iter().flatten().collect());
+    let (service, decision) = allotment.decide(admission, now);
     let namespace = model.namespaces.get(&key.namespace);
     let unpaid = namespace.and_then(|namespace| namespace.withdrawn.get(key));
     let decision = withdraw(
@@ -45,10 +220,14 @@ pub(super) fn decide_service(
         admission,
         now,
     );
+    let workload = Workload::Service(key.name.clone());
+    let preemption = namespace.and_then(|namespace| namespace.preempted.get(&workload));
+    let decision = give_way(decision, &service, preemption);
     let held = model.gateways.held(key);
     let Some(state) = model.services.get_mut(key) else {
         return;
     };
+    state.first_paid = None;
     let history = state.history.get_or_insert_with(History::default);
     history.record(decision.asked, service.window, now);
     let pods = state
@@ -64,7 +243,10 @@ pub(super) fn decide_service(
             (None, Some(_)) => RolloutState::Moving,
             (None, None) => RolloutState::None,
         },
-        budget: decision.limited_by == Some(LimitedBy::Budget),
+        budget: matches!(
+            decision.limited_by,
+            Some(LimitedBy::Budget | LimitedBy::Preempted)
+        ),
         timeout: state
             .spec
             .as_ref()

@@ -2,8 +2,9 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::budget::{BudgetAdmission, Denied};
+use crate::budget::{BudgetAdmission, Denied, RunningCost};
 use crate::limit::LimitedBy;
+use crate::model::claim::{Claim, Part, Preemption};
 use crate::refusal::RefusalReason;
 use crate::scaling::{Activation, Recommendation, Service};
 
@@ -48,83 +49,175 @@ pub struct Decision {
     pub refusal: Option<Refusal>,
 }
 
-/// Takes from a desire what budgets do not pay for. Replicas that were ordered are paid for already; each new one must be.
-pub(crate) fn pay(
-    service: &Service,
+/// What budgets leave of what a service asks for. Replicas that were ordered are paid for already;
+/// each new one must be.
+pub(crate) struct Allotment {
+    service: Service,
     recommendation: Recommendation,
-    admission: &mut BudgetAdmission,
-    now: Timestamp,
-) -> Decision {
-    let Recommendation {
-        queue_depth,
-        asked,
-        desired,
-        mut limited_by,
-        mut reason,
-        ..
-    } = recommendation;
-    let mut refused = None;
-    let mut allowed = desired;
-    for budget_state in admission.budget_states() {
-        let capped = budget_state.cap(desired, service.current, service.min);
-        if capped < allowed {
-            allowed = capped;
-            let budget = &budget_state.budget;
-            refused = Some(Denied::Budget {
-                name: budget.name.clone(),
-                message: format!(
-                    "budget {} is exhausted: {} of {} spent",
-                    budget.name,
-                    budget.spent.rounded(2),
-                    budget.limit.rounded(2)
-                ),
-                retry_at: budget_state.period.end,
-                in_no_period: false,
-            });
+    /// Replicas that budgets leave, before anything new is paid for.
+    capped: u32,
+    /// Replicas that are paid for.
+    paid: u32,
+    denied: Option<Denied>,
+    /// Its replicas leave for a workload that goes first: no other one starts before they are gone.
+    gives_way: bool,
+}
+
+impl Allotment {
+    /// What budgets leave before anything new is paid for but so many first replicas.
+    pub(crate) fn new(
+        service: Service,
+        recommendation: Recommendation,
+        first_paid: u32,
+        admission: &BudgetAdmission,
+    ) -> Self {
+        let Recommendation { desired, .. } = recommendation;
+        let priority = service.load.priority;
+        let (mut capped, mut denied) = (desired, None);
+        for budget_state in admission.budget_states() {
+            let left = budget_state.cap(desired, service.current, service.min, priority);
+            if left < capped {
+                capped = left;
+                denied = Some(Denied::Budget {
+                    name: budget_state.budget.name.clone(),
+                    message: budget_state.stop_reason(priority).unwrap_or_default(),
+                    retry_at: budget_state.period.end,
+                    in_no_period: false,
+                });
+            }
+        }
+        Self {
+            capped,
+            paid: capped.min(service.current.saturating_add(first_paid)),
+            denied,
+            gives_way: false,
+            service,
+            recommendation,
         }
     }
-    let mut paid = allowed.min(service.current);
-    while paid < allowed {
-        match admission.admit(service.load) {
-            Ok(()) => paid += 1,
-            Err(why) => {
-                allowed = paid;
-                refused = Some(why);
+
+    /// Replicas that are paid for and that it was not ordered.
+    pub(crate) fn newly_paid(&self) -> u32 {
+        self.paid.saturating_sub(self.service.current)
+    }
+
+    /// The value of the service's PriorityClass.
+    pub(crate) fn priority(&self) -> i32 {
+        self.service.load.priority
+    }
+
+    /// How many of its replicas are the first one or its minimum.
+    fn first(&self) -> u32 {
+        self.capped.min(self.service.min.max(1))
+    }
+
+    /// Replicas of this part that are asked for and not paid for.
+    pub(crate) fn missing(&self, part: Part) -> u32 {
+        match part {
+            Part::First => self.first().saturating_sub(self.paid),
+            Part::Further => self.capped - self.paid.max(self.first()),
+        }
+    }
+
+    /// Pays for what is missing of a part, beside what is kept for those that go before it.
+    pub(crate) fn pay(
+        &mut self,
+        part: Part,
+        kept: &[(RunningCost, u32)],
+        admission: &mut BudgetAdmission,
+    ) {
+        let load = self.service.load;
+        if part == Part::Further && self.missing(Part::First) > 0 {
+            return;
+        }
+        for _ in 0..self.missing(part) {
+            match admission.admit_beside(load, kept) {
+                Ok(()) => self.paid += 1,
+                Err(why) => {
+                    self.denied = Some(why);
+                    return;
+                }
             }
         }
     }
-    if let Some(why) = &refused {
-        let (limit, message) = match why {
-            Denied::Budget { message, .. } => (LimitedBy::Budget, message.clone()),
-            Denied::Unknown(why) => (LimitedBy::PriceUnknown, why.clone()),
+
+    /// Pays for nothing of a part, as its replicas still leave.
+    pub(crate) fn wait(&mut self, part: Part) {
+        if self.missing(part) > 0 && self.denied.is_none() {
+            self.gives_way = true;
+        }
+    }
+
+    /// What is asked for of a part, that some period has the money for.
+    pub(crate) fn claim(&self, part: Part) -> Option<Claim> {
+        let count = self.missing(part);
+        let waits = match &self.denied {
+            Some(Denied::Budget { in_no_period, .. }) => !in_no_period,
+            Some(Denied::Unknown(_)) => false,
+            None => self.gives_way,
         };
-        limited_by = Some(limit);
-        reason = format!("{message}; {reason}");
+        (waits && count > 0).then(|| Claim {
+            loads: vec![(self.service.load, 1)],
+            count,
+        })
     }
-    let refusal = match refusal(service, allowed, admission, now) {
-        None => None,
-        Some((None, refusal)) => Some(refusal),
-        // nothing asks for a replica, and nothing could: that is the budget's doing too
-        Some((Some(limit), refusal)) => {
-            if limited_by.is_none() {
-                limited_by = Some(limit);
-                reason = format!("{}; {reason}", refusal.message);
-            }
-            Some(refusal)
+
+    /// The service, and what becomes of it.
+    pub(crate) fn decide(self, admission: &BudgetAdmission, now: Timestamp) -> (Service, Decision) {
+        let Self {
+            service,
+            recommendation,
+            paid: allowed,
+            denied,
+            gives_way,
+            ..
+        } = self;
+        let Recommendation {
+            queue_depth,
+            asked,
+            desired,
+            mut limited_by,
+            mut reason,
+            ..
+        } = recommendation;
+        if let Some(why) = &denied {
+            let (limit, message) = match why {
+                Denied::Budget { message, .. } => (LimitedBy::Budget, message.clone()),
+                Denied::Unknown(why) => (LimitedBy::PriceUnknown, why.clone()),
+            };
+            limited_by = Some(limit);
+            reason = format!("{message}; {reason}");
         }
-    };
-    Decision {
-        name: service.name.clone(),
-        queue_depth,
-        asked,
-        desired,
-        allowed,
-        limited_by,
-        reason,
-        unknown: service.unknown().map(str::to_owned),
-        stalled: service.stalled.clone(),
-        rollout_stuck: service.rollout.as_ref().map(|rollout| rollout.why.clone()),
-        refusal,
+        if denied.is_none() && gives_way {
+            limited_by = Some(LimitedBy::Preempted);
+            reason = format!("its replicas give way to a workload of higher priority; {reason}");
+        }
+        let refusal = match refusal(&service, allowed, admission, now) {
+            None => None,
+            Some((None, refusal)) => Some(refusal),
+            // nothing asks for a replica, and nothing could: that is the budget's doing too
+            Some((Some(limit), refusal)) => {
+                if limited_by.is_none() {
+                    limited_by = Some(limit);
+                    reason = format!("{}; {reason}", refusal.message);
+                }
+                Some(refusal)
+            }
+        };
+        let decision = Decision {
+            name: service.name.clone(),
+            queue_depth,
+            asked,
+            desired,
+            allowed,
+            limited_by,
+            reason,
+            unknown: service.unknown().map(str::to_owned),
+            stalled: service.stalled.clone(),
+            rollout_stuck: service.rollout.as_ref().map(|rollout| rollout.why.clone()),
+            refusal,
+        };
+        (service, decision)
     }
 }
 
@@ -149,6 +242,32 @@ pub(crate) fn withdraw(
         limited_by: Some(LimitedBy::Budget),
         reason,
         refusal: refusal(service, kept, admission, now).map(|(_, refusal)| refusal),
+        ..decision
+    }
+}
+
+/// Takes replicas away that give way to a workload of higher priority.
+pub(crate) fn give_way(
+    decision: Decision,
+    service: &Service,
+    preemption: Option<&Preemption>,
+) -> Decision {
+    let Some(Preemption { replicas, to }) = preemption else {
+        return decision;
+    };
+    let kept = service.current.saturating_sub(*replicas);
+    if decision.allowed <= kept {
+        return decision;
+    }
+    let (priority, name) = (to.priority(), to.workload.name());
+    let reason = format!(
+        "{replicas} replicas give way to {name} of priority {priority}, which waits for money; {}",
+        decision.reason
+    );
+    Decision {
+        allowed: kept,
+        limited_by: Some(LimitedBy::Preempted),
+        reason,
         ..decision
     }
 }
@@ -188,6 +307,12 @@ fn refusal(
     }
     let (limit, reason, message, retry_at) = match admission.check(service.load) {
         Ok(()) => return None,
+        // it would get the money of those that give way to it
+        Err(Denied::Budget { .. })
+            if admission.check_after_others(&[(service.load, 1)]).is_ok() =>
+        {
+            return None;
+        }
         Err(Denied::Budget {
             message, retry_at, ..
         }) => (

@@ -7,13 +7,12 @@ use proptest::prelude::*;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
-use super::service::pay;
+use super::service::Allotment;
 use super::*;
-use crate::budget::{
-    Budget, BudgetAdmission, BudgetState, OnExhausted, Phase, RunningCost, RunningTotals,
-};
+use crate::budget::{Budget, BudgetAdmission, BudgetState, OnExhausted, Phase, RunningCost};
 use crate::calendar::Period;
 use crate::capacity::{Capacity, Gang, Room};
+use crate::model::claim::Part;
 use crate::money::Money;
 use crate::refusal::RefusalReason;
 use crate::scaling::{Activation, History, Service, Signal, recommend};
@@ -60,7 +59,7 @@ fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
         .iter()
         .map(|budget| BudgetState::of(budget.clone(), loads, now, &snapshot.zone))
         .collect();
-    let mut admission = BudgetAdmission::new(budget_states, RunningTotals::of(loads), now);
+    let mut admission = BudgetAdmission::of(budget_states, loads, now);
     let mut next_look = NextLook(None);
     let services = snapshot
         .services
@@ -68,7 +67,10 @@ fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
         .map(|service| {
             let recommendation = recommend(service, now);
             next_look.at(recommendation.next_look);
-            let decision = pay(service, recommendation, &mut admission, now);
+            let mut allotment = Allotment::new(service.clone(), recommendation, 0, &admission);
+            allotment.pay(Part::First, &[], &mut admission);
+            allotment.pay(Part::Further, &[], &mut admission);
+            let (_, decision) = allotment.decide(&admission, now);
             let workers = decision.allowed.saturating_sub(service.current);
             capacity.place(&Gang {
                 workers,
@@ -351,6 +353,8 @@ fn job(name: &str, workers: u32) -> Job {
         retry: None,
         seed: 0,
         settled: true,
+        gives_way_to: None,
+        kept: vec![],
         roles: vec![Role {
             gang: Gang {
                 workers,

@@ -186,6 +186,7 @@ impl<'a, R: Room> Queue<'_, 'a, R> {
                     reason,
                     position: None,
                     retry: None,
+                    waits_for_money: false,
                     next_look: job.taken_back_at(self.node_start),
                 };
             }
@@ -197,6 +198,7 @@ impl<'a, R: Room> Queue<'_, 'a, R> {
             .or(job.retry)
             .map(|retry| retry.at)
             .filter(|at| *at > now);
+        let waits_for_money = blocked.holds.is_some() && blocked.limited_by == LimitedBy::Budget;
         if let Some(scope) = blocked.holds {
             self.wait(job, scope);
         }
@@ -211,6 +213,7 @@ impl<'a, R: Room> Queue<'_, 'a, R> {
             reason: blocked.reason,
             position,
             retry,
+            waits_for_money,
             next_look: waits_until,
         }
     }
@@ -231,11 +234,7 @@ impl<'a, R: Room> Queue<'_, 'a, R> {
             return Err(Blocked::aside(LimitedBy::Suspended, reason));
         }
         let mut budget_states = self.line.admission.budget_states().iter();
-        if let Some(exhausted) = budget_states.find(|state| state.is_exhausted()) {
-            let budget = &exhausted.budget;
-            let (spent, limit) = (budget.spent.rounded(2), budget.limit.rounded(2));
-            let name = &budget.name;
-            let reason = format!("budget {name} is exhausted: {spent} of {limit} spent");
+        if let Some(reason) = budget_states.find_map(|state| state.stop_reason(job.priority)) {
             return Err(Blocked::aside(LimitedBy::Budget, reason));
         }
         if job.running {
@@ -243,6 +242,11 @@ impl<'a, R: Room> Queue<'_, 'a, R> {
             if taken_back_at.is_some_and(|at| at <= now) {
                 let waits = "some of its workers found no node in time; all are taken back, and it waits for its decision again";
                 return Err(Blocked::aside(LimitedBy::Capacity, waits));
+            }
+            if let Some(name) = &job.gives_way_to {
+                let reason =
+                    format!("gives way to {name}, which has a higher priority and waits for money");
+                return Err(Blocked::aside(LimitedBy::Preempted, reason));
             }
             return Ok(job.running_reason(self.node_start));
         }
@@ -310,6 +314,10 @@ impl<'a, R: Room> Queue<'_, 'a, R> {
             ));
         }
         waits_for_money?;
+        if !job.kept.is_empty() {
+            let answer = self.line.admission.check_beside(&loads, &job.kept);
+            answer.map_err(Blocked::denied)?;
+        }
         let admitted = self.line.admission.admit_all(&loads);
         admitted.map_err(Blocked::denied)?;
         for gang in gangs {

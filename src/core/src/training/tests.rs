@@ -4,7 +4,7 @@ use jiff::SignedDuration;
 use jiff::tz::TimeZone;
 
 use super::*;
-use crate::budget::{Budget, BudgetAdmission, BudgetState, OnExhausted, RunningTotals};
+use crate::budget::{Budget, BudgetAdmission, BudgetState, OnExhausted};
 use crate::calendar::Period;
 use crate::capacity::{Capacity, Node, Resources};
 use crate::money::Money;
@@ -29,6 +29,8 @@ fn job(name: &str, workers: u32) -> Job {
         retry: None,
         seed: 7,
         settled: true,
+        gives_way_to: None,
+        kept: vec![],
         roles: vec![role(workers)],
     }
 }
@@ -72,11 +74,7 @@ fn admission(left: Option<&str>) -> BudgetAdmission {
         };
         BudgetState::of(budget, &[], now(), &TimeZone::UTC)
     });
-    BudgetAdmission::new(
-        budget_state.into_iter().collect(),
-        RunningTotals::default(),
-        now(),
-    )
+    BudgetAdmission::of(budget_state.into_iter().collect(), &[], now())
 }
 
 fn limits(job_decisions: &[JobDecision]) -> Vec<(&str, Option<LimitedBy>)> {

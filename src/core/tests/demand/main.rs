@@ -31,6 +31,8 @@ pub(crate) fn key() -> Key {
 pub(crate) fn service() -> Service {
     Service {
         created: at(0),
+        priority: 0,
+        weight: 100,
         min: 0,
         max: 4,
         target: 8,

@@ -111,6 +111,7 @@ impl Cluster {
         let job = Job {
             created: at(second),
             priority: gang.priority,
+            gives_way: true,
             suspend: false,
             seed: 1,
             roles: vec![Role {

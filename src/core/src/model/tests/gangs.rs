@@ -27,6 +27,7 @@ fn job(suspend: bool) -> Job {
     Job {
         created: at(0),
         priority: 0,
+        gives_way: true,
         suspend,
         seed: 0,
         roles: vec![role("master"), role("worker")],

@@ -19,6 +19,8 @@ fn key() -> Key {
 fn service(created: i64) -> Service {
     Service {
         created: at(created),
+        priority: 0,
+        weight: 100,
         min: 1,
         max: 3,
         target: 8,

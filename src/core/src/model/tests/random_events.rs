@@ -141,6 +141,8 @@ fn service(rng: &mut Rng, now: Timestamp) -> Service {
     let max = rng.u32(1..6);
     Service {
         created: now - SignedDuration::from_secs(rng.i64(0..5)),
+        priority: [0, 0, 0, 5, 9][rng.usize(0..5)],
+        weight: rng.u32(99..102),
         min: rng.u32(0..2),
         max,
         target: rng.u32(1..9),
@@ -172,6 +174,7 @@ fn job(rng: &mut Rng, now: Timestamp) -> Job {
     Job {
         created: now - SignedDuration::from_secs(rng.i64(0..5)),
         priority: rng.i32(0..3),
+        gives_way: rng.bool(),
         suspend: rng.u8(0..6) == 0,
         seed: rng.u64(..),
         roles,

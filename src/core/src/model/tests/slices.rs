@@ -15,6 +15,8 @@ use crate::scaling::Activation;
 fn service(min: u32) -> Service {
     Service {
         created: at(0),
+        priority: 0,
+        weight: 100,
         min,
         max: 4,
         target: 8,

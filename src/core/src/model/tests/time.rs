@@ -87,6 +87,8 @@ fn model_of(limit: &str, period: Period, useful: i64) -> Model {
     model.apply(four_an_hour(), at(0));
     let service = Service {
         created: at(0),
+        priority: 0,
+        weight: 100,
         min: 0,
         max: 3,
         target: 8,

@@ -1,0 +1,202 @@
+//! For whom the money of a namespace's budgets is kept, and who gives way to whom.
+//!
+//! What waits for money is looked at in its order: by priority, then first replicas and minimums, then
+//! by weight and age. As long as the money suffices, or would once workloads of lower priority had
+//! given way, it is kept for the one that waits: nothing behind it may take it. What could not be paid
+//! for even then holds nobody up. Further replicas give way before gangs, and these before first
+//! replicas and minimums; the lowest priority first, the youngest first within it.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use crate::budget::{BudgetAdmission, RunningCost, Yields};
+use crate::drain;
+use crate::model::claim::{Preemption, Rank, Workload};
+use crate::model::cost::{drain_replicas, yields_of};
+use crate::model::event::{Key, Name};
+use crate::model::state::Model;
+use crate::money::Money;
+
+/// After so many that nobody can pay for, the rest waits until these are gone.
+const MOST_UNPAYABLE: usize = 32;
+
+/// For whom money is kept, and who gives way.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Shares {
+    pub(super) kept: BTreeMap<Rank, Vec<(RunningCost, u32)>>,
+    pub(super) preempted: BTreeMap<Workload, Preemption>,
+    /// What each budget has left beside all that it is kept for, once others have given way.
+    pub(super) left: Vec<Money>,
+}
+
+/// Something that may give way: a replica, or a gang.
+struct Candidate {
+    order: Order,
+    yields: Yields,
+}
+
+/// What gives way first.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Order {
+    priority: i32,
+    loss: Loss,
+    weight: u32,
+    since: Reverse<Timestamp>,
+    workload: Workload,
+}
+
+/// What is lost by giving way.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Loss {
+    FurtherReplica,
+    Gang,
+    FirstReplica,
+}
+
+/// Shares out the money of a namespace. `admission` is what its budgets admit as things are.
+pub(super) fn share(
+    model: &Model,
+    name: &Name,
+    admission: &BudgetAdmission,
+    now: Timestamp,
+) -> Shares {
+    let mut shares = Shares::default();
+    let Some(namespace) = model.namespaces.get(name) else {
+        return shares;
+    };
+    if namespace.claims.is_empty() {
+        return shares;
+    }
+    let mut admission = admission.once_left();
+    let mut candidates = None;
+    let (mut given, mut unpayable) = (0, 0);
+    for (rank, claim) in &namespace.claims {
+        let priority = rank.priority();
+        let mut budget_states = admission.budget_states().iter();
+        if budget_states.any(|budget_state| budget_state.stops(priority)) {
+            continue;
+        }
+        for _ in 0..claim.count {
+            let mut until = given;
+            let is_paid = loop {
+                if admission.check_all(&claim.loads).is_ok() {
+                    break true;
+                }
+                if until == given && admission.check_after_others(&claim.loads).is_err() {
+                    break false;
+                }
+                let candidates = candidates.get_or_insert_with(|| in_order(model, name, now));
+                match candidates.get(until) {
+                    Some(next) if next.order.priority < priority => admission.release(next.yields),
+                    _ => break false,
+                }
+                until += 1;
+            };
+            let left = admission.left_beside(&claim.loads, Yields::default());
+            let candidates = candidates.as_deref().unwrap_or_default();
+            let taken = candidates.get(given..until).unwrap_or_default();
+            if !is_paid || admission.admit_all(&claim.loads).is_err() {
+                for candidate in taken {
+                    admission.restore(candidate.yields);
+                }
+                unpayable += 1;
+                break;
+            }
+            let left = left.unwrap_or_default();
+            shares.left = if shares.left.is_empty() {
+                left
+            } else {
+                let pairs = shares.left.iter().zip(left);
+                pairs.map(|(before, now)| now.min(*before)).collect()
+            };
+            let kept = shares.kept.entry(rank.clone()).or_default();
+            kept.extend(&claim.loads);
+            for candidate in taken {
+                let workload = candidate.order.workload.clone();
+                let preemption = shares.preempted.entry(workload);
+                let preemption = preemption.or_insert_with(|| Preemption {
+                    replicas: 0,
+                    to: rank.clone(),
+                });
+                preemption.replicas += 1;
+            }
+            given = until;
+        }
+        if unpayable == MOST_UNPAYABLE {
+            break;
+        }
+    }
+    shares
+}
+
+/// Everything in a namespace that may give way, in the order in which it does.
+fn in_order(model: &Model, name: &Name, now: Timestamp) -> Vec<Candidate> {
+    let mut candidates = Vec::new();
+    for key in Model::keys_in(&model.services, name) {
+        candidates.extend(replicas_of(model, &key, now));
+    }
+    for key in Model::keys_in(&model.jobs, name) {
+        candidates.extend(gang_of(model, &key));
+    }
+    candidates.sort_by(|one, other| one.order.cmp(&other.order));
+    candidates
+}
+
+/// The replicas of a service that were not told to leave.
+fn replicas_of(model: &Model, key: &Key, now: Timestamp) -> Vec<Candidate> {
+    let state = model.services.get(key);
+    let known = state.and_then(|state| Some((state, state.spec.as_ref()?, state.load?)));
+    let Some((state, spec, load)) = known else {
+        return vec![];
+    };
+    let pods = state.pods.iter();
+    let pods = pods.filter_map(|uid| model.pods.get_key_value(uid));
+    let replicas = drain_replicas(state, pods, now);
+    let staying = drain::staying(state.declared(), &replicas);
+    let present = replicas.iter().filter(|pod| pod.draining_since.is_none());
+    let found = present.filter_map(|pod| model.pods.get(pod.pod.as_str()));
+    let mut yields: Vec<Yields> = found.map(|found| found.yields).collect();
+    let surplus = yields.len().saturating_sub(staying as usize);
+    let podless = (staying as usize).saturating_sub(yields.len());
+    yields.extend(std::iter::repeat_n(yields_of(&[(load, 1)]), podless));
+    // which of them goes is not decided here: it frees no less than the cheapest
+    yields.sort_by_key(|each| (each.rate, each.reserve));
+    let candidate = |(number, yields): (usize, Yields)| Candidate {
+        order: Order {
+            priority: spec.priority,
+            loss: if staying as usize - number <= spec.min.max(1) as usize {
+                Loss::FirstReplica
+            } else {
+                Loss::FurtherReplica
+            },
+            weight: spec.weight,
+            since: Reverse(spec.created),
+            workload: Workload::Service(key.name.clone()),
+        },
+        yields,
+    };
+    let others = yields.into_iter().skip(surplus).enumerate();
+    others.map(candidate).collect()
+}
+
+/// A gang that runs and gives way to others.
+fn gang_of(model: &Model, key: &Key) -> Option<Candidate> {
+    let state = model.jobs.get(key)?;
+    let spec = state.spec.as_ref().filter(|spec| spec.gives_way)?;
+    if !state.is_running() || state.has_finished() {
+        return None;
+    }
+    let order = Order {
+        priority: spec.priority,
+        loss: Loss::Gang,
+        weight: 0,
+        since: Reverse(state.started().unwrap_or(spec.created)),
+        workload: Workload::Job(key.name.clone()),
+    };
+    Some(Candidate {
+        order,
+        yields: state.cost.stays(),
+    })
+}
