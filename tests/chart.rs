@@ -93,6 +93,28 @@ fn the_chart_takes_no_setting_of_node_autoscaling_that_the_controller_refuses() 
 }
 
 #[test]
+fn the_controller_takes_every_priority_class_that_the_chart_allows() {
+    let schema: Value = serde_json::from_str(&file("values.schema.json")).unwrap();
+    let allowed = &schema["properties"]["priorityClasses"]["properties"]["allowed"];
+    let pattern = |value: &Value| Regex::new(value["pattern"].as_str().unwrap()).unwrap();
+    let class = pattern(&allowed["propertyNames"]);
+    let namespace = pattern(&allowed["additionalProperties"]["items"]);
+    for (name, of, is_right) in [
+        ("high", "team", true),
+        ("research.high", "*", true),
+        ("", "team", false),
+        ("high", "", false),
+    ] {
+        assert_eq!(class.is_match(name) && namespace.is_match(of), is_right);
+        let argument = format!("--allow-priority-class={name}={of}");
+        assert_eq!(controller_takes(&argument), is_right, "{argument}");
+    }
+    for of in ["team*", "a b", "team=b"] {
+        assert!(!namespace.is_match(of), "{of}");
+    }
+}
+
+#[test]
 fn the_uninstall_hook_calls_a_command_that_the_program_has() {
     let path =
         Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/bursar/templates/hook-uninstall.yaml");

@@ -17,6 +17,8 @@ pub const PRICED: &str = "Priced";
 pub const SPEND_RECORDED: &str = "SpendRecorded";
 /// No pod is stuck.
 pub const PODS_HEALTHY: &str = "PodsHealthy";
+/// The job's PriorityClass counts beside other namespaces. It has the condition only while it does not.
+pub const PRIORITY_ALLOWED: &str = "PriorityAllowed";
 /// The resource can be read.
 pub const ACCEPTED: &str = "Accepted";
 
@@ -148,6 +150,13 @@ reasons! {
     APPLY_FAILED = "ApplyFailed";
     /// Bursar decides, and changes nothing.
     OBSERVE_ONLY = "ObserveOnly";
+}
+
+reasons! {
+    /// Reasons of [`PRIORITY_ALLOWED`](super::PRIORITY_ALLOWED).
+    priority_allowed:
+    /// The installation does not allow the class in this namespace.
+    CLASS_NOT_ALLOWED = "ClassNotAllowed";
 }
 
 reasons! {

@@ -340,14 +340,15 @@ impl TrainingJobSpec {
 }
 
 impl TrainingJob {
-    /// What decisions read of the job. `priority` is the value of its PriorityClass, `seed` a number
-    /// of its own, and `shape` says what a pod of a template asks for.
+    /// What decisions read of the job. `priority` is the value of its PriorityClass, and what that
+    /// counts beside other namespaces; `seed` is a number of its own, and `shape` says what a pod of
+    /// a template asks for.
     ///
     /// # Errors
     /// The first field that cannot be read.
     pub fn to_core(
         &self,
-        priority: i32,
+        (priority, cluster_priority): (i32, i32),
         seed: u64,
         mut shape: impl FnMut(&PodTemplateSpec) -> Arc<event::PodShape>,
     ) -> Result<event::Job, FieldError> {
@@ -367,6 +368,7 @@ impl TrainingJob {
         Ok(event::Job {
             created: created.0,
             priority,
+            cluster_priority,
             gives_way: self.spec.preemption == Preemption::Allow,
             suspend: self.spec.suspend,
             seed,

@@ -97,8 +97,9 @@ fn what_the_rules_refuse_cannot_be_read() {
 fn both_forms_become_roles_of_the_model() {
     let shape = Arc::new(PodShape::default());
     let roles = |job: &TrainingJob| {
-        let core = job.to_core(7, 3, |_| shape.clone()).unwrap();
-        assert_eq!((core.priority, core.seed), (7, 3));
+        let core = job.to_core((7, 5), 3, |_| shape.clone()).unwrap();
+        let priorities = (core.priority, core.cluster_priority);
+        assert_eq!((priorities, core.seed), ((7, 5), 3));
         assert_eq!(core.created.to_string(), "2026-11-24T04:00:00Z");
         let roles = core.roles.into_iter();
         let roles = roles.map(|role| (role.name.to_string(), role.replicas, role.grace_seconds));

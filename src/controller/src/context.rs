@@ -28,6 +28,7 @@ use crate::lock::lock;
 use crate::metrics::Metrics;
 use crate::power_readings::SharedPowerReadings;
 use crate::pricing::effective::{self, PriceCache};
+use crate::priority::AllowedClass;
 use crate::status_memory::StatusMemory;
 use crate::subject::Subject;
 use bursar_api::prices::EffectivePrices;
@@ -75,6 +76,8 @@ pub(crate) struct Context {
     pub(crate) zone: TimeZone,
     /// The operator's namespace.
     pub(crate) namespace: String,
+    /// PriorityClasses that count beside other namespaces.
+    pub(crate) allowed_classes: Vec<AllowedClass>,
     /// Decide and write statuses, but change no workload.
     pub(crate) observe_only: bool,
 }

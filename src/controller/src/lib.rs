@@ -61,6 +61,7 @@ mod pod_mark;
 mod pod_resources;
 mod power_readings;
 mod pricing;
+mod priority;
 mod resource_claim;
 mod spend_metrics;
 mod spend_status;
@@ -110,6 +111,7 @@ pub use crate::node_autoscaling::NodeAutoscaling;
 use crate::node_autoscaling::NodeAutoscalingWatch;
 use crate::pricing::effective::PriceCache;
 use crate::pricing::price_lists;
+pub use crate::priority::AllowedClass;
 
 /// Caches must fill in this time.
 const SYNC_LIMIT: Duration = Duration::from_secs(120);
@@ -148,6 +150,10 @@ pub struct Options {
     /// How long a node that an autoscaler makes takes at most until it is ready; 1m to 24h.
     #[arg(long, env = "BURSAR_NODE_START_TIMEOUT", default_value = "15m", value_parser = node_start_timeout)]
     pub node_start_timeout: Duration,
+    /// A PriorityClass above 0 that counts beside other namespaces, and a namespace that may use it:
+    /// `high=team`, or `high=*` for all. May be given several times.
+    #[arg(long = "allow-priority-class", value_name = "CLASS=NAMESPACE")]
+    pub allowed_priority_classes: Vec<AllowedClass>,
     /// Port of health, readiness, metrics and explanations.
     #[arg(long, default_value_t = ADMIN_PORT)]
     pub admin_port: u16,
@@ -328,6 +334,7 @@ async fn lead(
         service_events: Mutex::default(),
         status_memories: Mutex::default(),
         observe_only: options.observe_only,
+        allowed_classes: options.allowed_priority_classes.clone(),
         client: client.clone(),
     });
     let credentials = Credentials {

@@ -300,6 +300,7 @@ impl Cluster {
         Job {
             created: now(),
             priority,
+            cluster_priority: priority,
             gives_way: true,
             suspend: false,
             seed: number as u64,

@@ -48,12 +48,13 @@ pub struct Capacity {
     pub rank: Option<Rank>,
 }
 
-/// The place of a gang in the order of the cluster: by priority, then by age.
+/// The place of a gang in the order of the cluster: by priority, then by age. No gang goes before
+/// those that its own namespace lets go first.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rank {
-    /// The value of its PriorityClass; the greater goes first.
+    /// Its priority in the cluster; the greater goes first.
     pub priority: Reverse<i32>,
-    /// When it was made; the older goes first.
+    /// When it was made, or the youngest of those that go before it; the older goes first.
     pub created: Timestamp,
     /// Its namespace.
     pub namespace: Arc<str>,

@@ -27,6 +27,8 @@ pub struct Job {
     pub name: String,
     /// The value of its PriorityClass.
     pub priority: i32,
+    /// What that counts beside gangs of other namespaces.
+    pub cluster_priority: i32,
     /// When it was made; the older goes first.
     pub created: Timestamp,
     /// Its user wants it not to run.
@@ -45,6 +47,8 @@ pub struct Job {
     pub settled: bool,
     /// The workload of higher priority that waits for its money, and for which it stops.
     pub gives_way_to: Option<String>,
+    /// What was said when it was last stopped, if that was for such a workload.
+    pub gave_way: Option<String>,
     /// Money that is kept for workloads that go before it.
     pub kept: Vec<(RunningCost, u32)>,
     /// Its roles, at least one.

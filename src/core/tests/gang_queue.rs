@@ -64,6 +64,7 @@ fn add(model: &mut Model, name: &str, second: i64, (product, workers, gpus): (&s
     let job = Job {
         created: at(second),
         priority: 0,
+        cluster_priority: 0,
         gives_way: true,
         suspend: false,
         seed: 1,
@@ -244,6 +245,7 @@ fn add_tolerating(model: &mut Model, name: &str) {
     let job = Job {
         created: at(0),
         priority: 0,
+        cluster_priority: 0,
         gives_way: true,
         suspend: false,
         seed: 1,
@@ -367,6 +369,7 @@ fn decide_beside_agents(is_bound: bool, cpu: i64) -> JobDecision {
     let job = Job {
         created: at(0),
         priority: 0,
+        cluster_priority: 0,
         gives_way: true,
         suspend: false,
         seed: 1,

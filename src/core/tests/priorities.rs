@@ -75,6 +75,7 @@ fn job(priority: i32, workers: u32) -> Job {
     Job {
         created: at(0),
         priority,
+        cluster_priority: priority,
         gives_way: true,
         suspend: false,
         seed: 1,

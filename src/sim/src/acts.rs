@@ -149,6 +149,7 @@ impl Simulation {
             roles: roles.collect(),
             created: self.now,
             priority: self.rng.i32(0..2),
+            cluster_priority: self.rng.i32(0..2),
             gives_way: self.rng.u8(..4) > 0,
             suspend: false,
             seed: self.rng.u64(..),

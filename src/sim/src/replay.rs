@@ -267,6 +267,7 @@ fn add_jobs(simulation: &mut Simulation, scenario: &JobScenario) -> Result<(), S
         let job = Job {
             created: simulation.now,
             priority: scenario.priority,
+            cluster_priority: scenario.priority,
             gives_way: true,
             suspend: false,
             seed: simulation.rng.u64(..),

@@ -18,6 +18,7 @@ use super::pods::Allocations;
 use crate::cache::cached;
 use crate::context::Context;
 use crate::inference::build::fnv;
+use crate::priority::Priority;
 use crate::training::job::{is_running, role_jobs, to_core};
 
 /// Reads workloads and budgets for one batch of events.
@@ -41,9 +42,11 @@ impl WorkloadReader<'_> {
         let nothing = PodTemplateSpec::default();
         let template = object.spec.template.as_ref().unwrap_or(&nothing);
         let spec = template.spec.clone().unwrap_or_default();
+        let class = object.spec.priority_class();
+        let priority = Priority::of(self.context, &key.namespace, class);
         Some(Service {
             created: self.created(object),
-            priority: priority(self.context, object.spec.priority_class()),
+            priority: priority.value,
             weight: u32::try_from(object.spec.weight).unwrap_or(DEFAULT_WEIGHT),
             min: settings.min,
             max: settings.max,
@@ -104,12 +107,14 @@ impl WorkloadReader<'_> {
             |object: &TrainingJob| !self.context.unreadable.contains(object) || runs(object);
         let object = object.filter(|object| may_start(object));
         let job = object.and_then(|object| {
-            let priority = priority(self.context, object.spec.priority_class());
+            let class = object.spec.priority_class();
+            let priority = Priority::of(self.context, &key.namespace, class);
             let seed = fnv(object.uid().unwrap_or_default().as_bytes());
             let shape = |template: &PodTemplateSpec| {
                 let spec = template.spec.clone().unwrap_or_default();
                 self.allocations.shape(self.context, &key.namespace, &spec)
             };
+            let priority = (priority.value, priority.in_cluster);
             object.to_core(priority, seed, shape).ok()
         });
         Event::Job(key.clone(), job)
@@ -195,15 +200,4 @@ fn unreadable_budget() -> Budget {
         minimum_useful_run: SignedDuration::ZERO,
         latch: None,
     }
-}
-
-/// The value of a PriorityClass, or of the cluster's default one. A class that is not there counts
-/// nothing: Kubernetes will admit no pod of it.
-fn priority(context: &Context, name: Option<&str>) -> i32 {
-    let classes = &context.stores.priorities;
-    let class = match name {
-        Some(name) => cached(classes, &Key::new("", name)),
-        None => classes.find(|class| class.global_default == Some(true)),
-    };
-    class.and_then(|class| class.value).unwrap_or(0)
 }

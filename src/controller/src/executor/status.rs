@@ -26,6 +26,7 @@ use crate::inference;
 use crate::ledger::AccountView;
 use crate::lock::lock;
 use crate::pricing::condition::{self, PricingState};
+use crate::priority::Priority;
 use crate::spend_status::{self, summary};
 use crate::status::{self, StatusObject};
 use crate::status_pacing::{NextStatus, StatusPacing};
@@ -163,11 +164,14 @@ async fn write_job(
     let pods = lock(&context.index).pods_of(&context.stores.pods, &workload);
     let pods: Vec<_> = pods.iter().map(AsRef::as_ref).collect();
     let roles = training::job::role_jobs(&context.stores, &object);
+    let namespace = object.namespace().unwrap_or_default();
+    let priority = Priority::of(context, &namespace, object.spec.priority_class());
     let parts = training::status::StatusParts {
         decision,
         roles: &roles,
         pods: &pods,
         spend,
+        priority_limit: priority.limit(&namespace),
         failure,
         now,
     };

@@ -214,6 +214,7 @@ impl Leader {
             status_memories: Mutex::default(),
             zone: TimeZone::UTC,
             namespace: OPERATOR.to_owned(),
+            allowed_classes: world.allowed_classes.clone(),
             observe_only: false,
             client,
         });

@@ -58,6 +58,7 @@ fn status(number: u64) -> StatusInput {
         reason: number.to_string(),
         position: None,
         retry: None,
+        waits_for_money: false,
         next_look: None,
     };
     StatusInput::Job {

@@ -2,7 +2,8 @@
 
 use bursar_api::TrainingJob;
 use bursar_api::conditions::{
-    self, ConditionState, READY, WITHIN_BUDGET, job_ready, workload_within_budget,
+    self, ConditionState, PRIORITY_ALLOWED, READY, WITHIN_BUDGET, job_ready, priority_allowed,
+    workload_within_budget,
 };
 use bursar_api::training::{JobPhase, RoleStatus, TrainingJobStatus, Workers};
 use bursar_core::calendar::whole_second;
@@ -28,6 +29,8 @@ pub(crate) struct StatusParts<'a> {
     pub(crate) roles: &'a [RoleJob<'a>],
     pub(crate) pods: &'a [&'a Pod],
     pub(crate) spend: PricingState,
+    /// Why its priority counts less beside other namespaces, if it does.
+    pub(crate) priority_limit: Option<String>,
     /// Why the last run could not apply the decision.
     pub(crate) failure: Option<String>,
     pub(crate) now: Timestamp,
@@ -210,7 +213,7 @@ fn says(parts: &StatusParts<'_>, phase: JobPhase) -> Vec<ConditionState> {
         message,
     };
     let limit = parts.decision.and_then(|decision| decision.limited_by);
-    vec![
+    let mut states = vec![
         match phase {
             JobPhase::Running => say(
                 READY,
@@ -254,5 +257,11 @@ fn says(parts: &StatusParts<'_>, phase: JobPhase) -> Vec<ConditionState> {
         },
         condition::priced(&parts.spend),
         health::condition(parts.pods, None, parts.failure.as_deref(), parts.now),
-    ]
+    ];
+    let limit = parts.priority_limit.clone();
+    states.extend(limit.map(|why| {
+        let reason = priority_allowed::CLASS_NOT_ALLOWED;
+        say(PRIORITY_ALLOWED, false, reason, why)
+    }));
+    states
 }

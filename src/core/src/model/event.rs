@@ -292,6 +292,8 @@ pub struct Job {
     pub created: Timestamp,
     /// The value of its PriorityClass.
     pub priority: i32,
+    /// What that counts beside gangs of other namespaces.
+    pub cluster_priority: i32,
     /// It is suspended where a workload of higher priority waits for money.
     pub gives_way: bool,
     /// Its user wants it not to run.

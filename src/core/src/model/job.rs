@@ -152,6 +152,7 @@ mod tests {
         let job = Job {
             created: at(0),
             priority: 0,
+            cluster_priority: 0,
             gives_way: true,
             suspend: false,
             seed: 0,

@@ -264,9 +264,12 @@ fn observe_job(model: &Model, key: &Key) -> Option<Job> {
     let is_shown = state.ordered.is_none() && state.shows_running();
     let missing_since = missing_since(state.started(), &pods);
     let unscheduled = unscheduled(&pods);
+    let gave_way = state.decision.as_ref();
+    let gave_way = gave_way.filter(|decision| decision.limited_by == Some(LimitedBy::Preempted));
     let mut job = Job {
         name: key.name.to_string(),
         priority: spec.priority,
+        cluster_priority: spec.cluster_priority,
         created: spec.created,
         suspend: spec.suspend,
         running,
@@ -276,6 +279,7 @@ fn observe_job(model: &Model, key: &Key) -> Option<Job> {
         seed: spec.seed,
         settled: state.is_settled(),
         gives_way_to: None,
+        gave_way: gave_way.map(|decision| decision.reason.clone()),
         kept: vec![],
         roles,
     };

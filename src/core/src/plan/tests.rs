@@ -345,6 +345,7 @@ fn job(name: &str, workers: u32) -> Job {
     Job {
         name: name.into(),
         priority: 0,
+        cluster_priority: 0,
         created: now(),
         suspend: false,
         running: false,
@@ -354,6 +355,7 @@ fn job(name: &str, workers: u32) -> Job {
         seed: 0,
         settled: true,
         gives_way_to: None,
+        gave_way: None,
         kept: vec![],
         roles: vec![Role {
             gang: Gang {

@@ -47,9 +47,10 @@ pub(crate) struct Scheduled {
     pub(crate) refused: Vec<DeniedStart>,
 }
 
-/// Decides who runs, in one order over all these namespaces: by priority, then by age. Running
-/// jobs go on while there is money; a gang starts when all of it fits and the budgets admit all of
-/// it.
+/// Decides who runs, in one order over all these namespaces: by priority, then by age. Within a
+/// namespace its jobs' own priorities count, and beside those of others what these count in the
+/// cluster. Running jobs go on while there is money; a gang starts when all of it fits and the
+/// budgets admit all of it.
 ///
 /// A gang that waits for room or money is passed only by one that cannot delay it: nodes on which
 /// that one finds room are of no use to the gang that waits, and the budgets pay for both. A gang
@@ -75,19 +76,13 @@ pub(crate) fn schedule_all(
     node_start: Option<SignedDuration>,
     now: Timestamp,
 ) -> Vec<Scheduled> {
-    let mut order: Vec<(bool, Rank, usize, &Job)> = Vec::new();
+    let mut order: Vec<(usize, Rank, &Job)> = Vec::new();
     for (place, queue) in queues.iter().enumerate() {
-        for job in queue.jobs {
-            let rank = Rank {
-                priority: Reverse(job.priority),
-                created: job.created,
-                namespace: queue.namespace.clone(),
-                name: job.name.as_str().into(),
-            };
-            order.push((!job.running, rank, place, job));
-        }
+        let ranked = in_order(&queue.namespace, queue.jobs);
+        order.extend(ranked.into_iter().map(|(rank, job)| (place, rank, job)));
     }
-    order.sort_by(|one, other| (one.0, &one.1).cmp(&(other.0, &other.1)));
+    // those of a namespace that rank alike stay in its order
+    order.sort_by_key(|(place, rank, job)| (!job.running, rank.priority, rank.created, *place));
     let mut lines: Vec<QueueState<'_>> = queues
         .into_iter()
         .map(|queue| QueueState {
@@ -98,7 +93,7 @@ pub(crate) fn schedule_all(
             waiting: 0,
         })
         .collect();
-    for (_, rank, place, job) in order {
+    for (place, rank, job) in order {
         let Some(line) = lines.get_mut(place) else {
             continue;
         };
@@ -113,6 +108,28 @@ pub(crate) fn schedule_all(
         line.scheduled.decisions.push(decision);
     }
     lines.into_iter().map(|line| line.scheduled).collect()
+}
+
+/// The jobs of a namespace by their own priorities and ages, with their ranks in the cluster.
+fn in_order<'a>(namespace: &Arc<str>, jobs: &'a [Job]) -> Vec<(Rank, &'a Job)> {
+    let mut jobs: Vec<&Job> = jobs.iter().collect();
+    jobs.sort_by_key(|job| (Reverse(job.priority), job.created, &job.name));
+    let mut last = (Reverse(i32::MAX), Timestamp::MIN);
+    let ranked = jobs.into_iter().map(|job| {
+        let own = (Reverse(job.cluster_priority), job.created);
+        let (priority, created) = own.max(last);
+        if !job.running && !job.suspend {
+            last = (priority, created);
+        }
+        let rank = Rank {
+            priority,
+            created,
+            namespace: namespace.clone(),
+            name: job.name.as_str().into(),
+        };
+        (rank, job)
+    });
+    ranked.collect()
 }
 
 /// What is left of the queue of one namespace, and who waits in it.
@@ -251,6 +268,9 @@ impl<'a, R: Room> Queue<'_, 'a, R> {
             return Ok(job.running_reason(self.node_start));
         }
         if !job.settled {
+            if let Some(reason) = &job.gave_way {
+                return Err(Blocked::aside(LimitedBy::Preempted, reason.as_str()));
+            }
             let reason = "its workers of the last run are still stopping";
             return Err(Blocked::aside(LimitedBy::Queue, reason));
         }

@@ -21,6 +21,7 @@ fn job(name: &str, workers: u32) -> Job {
     Job {
         name: name.into(),
         priority: 0,
+        cluster_priority: 0,
         created: now(),
         suspend: false,
         running: false,
@@ -30,6 +31,7 @@ fn job(name: &str, workers: u32) -> Job {
         seed: 7,
         settled: true,
         gives_way_to: None,
+        gave_way: None,
         kept: vec![],
         roles: vec![role(workers)],
     }

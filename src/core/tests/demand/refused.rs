@@ -102,6 +102,7 @@ fn room_is_kept(model: &mut Model, second: i64) -> bool {
     let job = Job {
         created: at(0),
         priority: 0,
+        cluster_priority: 0,
         gives_way: true,
         suspend: false,
         seed: 1,

@@ -26,7 +26,10 @@ pub(crate) fn at(second: i64) -> Timestamp {
 pub(crate) struct Gang {
     pub(crate) workers: u32,
     pub(crate) gpus: i64,
+    /// Within its namespace.
     pub(crate) priority: i32,
+    /// Beside gangs of other namespaces.
+    pub(crate) cluster_priority: i32,
     /// The label of the nodes that it asks for.
     pub(crate) pool: Option<&'static str>,
     /// How many seconds it runs with all its workers.
@@ -111,6 +114,7 @@ impl Cluster {
         let job = Job {
             created: at(second),
             priority: gang.priority,
+            cluster_priority: gang.cluster_priority,
             gives_way: true,
             suspend: false,
             seed: 1,

@@ -14,6 +14,7 @@ const SMALL: Gang = Gang {
     workers: 1,
     gpus: 1,
     priority: 0,
+    cluster_priority: 0,
     pool: None,
     seconds: 600,
 };
@@ -58,6 +59,7 @@ fn room_is_kept_together_for_a_gang_of_a_higher_class_in_another_namespace() {
     run(&mut cluster, 1..30, 10);
     let large = Gang {
         priority: 1_000_000,
+        cluster_priority: 1_000_000,
         ..LARGE
     };
     cluster.add_gang("a", "large", &large, 30);
@@ -93,7 +95,11 @@ fn among_equals_of_two_namespaces_the_older_gang_goes_first() {
 fn of_two_large_gangs_one_follows_the_other() {
     let mut cluster = busy_cluster();
     for (namespace, priority) in [("a", 10), ("c", 20)] {
-        let large = Gang { priority, ..LARGE };
+        let large = Gang {
+            priority,
+            cluster_priority: priority,
+            ..LARGE
+        };
         cluster.add_gang(namespace, "large", &large, 1);
     }
     run(&mut cluster, 1..700, 10);
@@ -108,6 +114,7 @@ fn jobs_that_come_at_one_instant_start_by_priority_whatever_their_namespace() {
     cluster.add_gang("a", "low", &SMALL, 0);
     let high = Gang {
         priority: 1,
+        cluster_priority: 1,
         ..SMALL
     };
     cluster.add_gang("z", "high", &high, 0);
@@ -115,6 +122,42 @@ fn jobs_that_come_at_one_instant_start_by_priority_whatever_their_namespace() {
     cluster.step(1);
     assert_eq!(cluster.complete("z", "high"), Some(0));
     assert_eq!(cluster.complete("a", "low"), None);
+}
+
+#[test]
+fn a_class_that_is_not_allowed_counts_within_its_namespace_only() {
+    let mut cluster = Cluster::new();
+    cluster.add_node("node", 1, None, 0);
+    cluster.add_gang(
+        "z",
+        "first",
+        &Gang {
+            seconds: 10,
+            ..SMALL
+        },
+        0,
+    );
+    cluster.step(0);
+    let short = Gang {
+        seconds: 10,
+        ..SMALL
+    };
+    cluster.add_gang("b", "older", &short, 1);
+    cluster.add_gang("a", "of-another", &short, 2);
+    let high = Gang {
+        priority: 5,
+        ..short
+    };
+    cluster.add_gang("b", "high", &high, 3);
+    (1..50).for_each(|second| cluster.step(second));
+    // `b` lets its younger job go first, and so has the place of that one
+    let order = [("a", "of-another"), ("b", "high"), ("b", "older")];
+    let started: Vec<_> = order
+        .iter()
+        .map(|(namespace, name)| cluster.complete(namespace, name))
+        .collect();
+    assert!(started.iter().all(Option::is_some), "{started:?}");
+    assert!(started.is_sorted(), "{started:?}");
 }
 
 #[test]
@@ -164,6 +207,7 @@ fn a_gang_that_waits_for_the_room_of_pods_that_may_stay_for_ever_holds_up_no_oth
     let all = Gang {
         workers: 9,
         priority: 1,
+        cluster_priority: 1,
         ..LARGE
     };
     cluster.add_gang("a", "large", &all, 1);
@@ -211,6 +255,7 @@ fn a_gang_that_waits_for_money_holds_up_no_other_namespace() {
     cluster.model.apply(event, at(0));
     let first = Gang {
         priority: 2,
+        cluster_priority: 2,
         seconds: 10_000,
         ..SMALL
     };
@@ -220,6 +265,7 @@ fn a_gang_that_waits_for_money_holds_up_no_other_namespace() {
     // with what runs, 9 GPUs would cost 18 for an hour
     let large = Gang {
         priority: 1,
+        cluster_priority: 1,
         ..LARGE
     };
     cluster.add_node("second", 1, None, 152);

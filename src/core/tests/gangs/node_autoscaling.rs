@@ -14,6 +14,7 @@ const PRETRAIN: Gang = Gang {
     workers: 2,
     gpus: 8,
     priority: 0,
+    cluster_priority: 0,
     pool: Some(POOL),
     seconds: 100_000,
 };

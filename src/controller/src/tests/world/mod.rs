@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 
 use self::journal::PodLifetime;
 use crate::pod;
+use crate::priority::AllowedClass;
 
 pub(super) const NAMESPACE: &str = "team";
 pub(super) const OPERATOR: &str = "bursar-system";
@@ -41,6 +42,8 @@ pub(super) struct World {
     pub(super) slow: bool,
     /// Whether an admission policy gives pods their finalizer.
     pub(super) admission: bool,
+    /// PriorityClasses that count beside other namespaces.
+    pub(super) allowed_classes: Vec<AllowedClass>,
     /// What controllers wrote last, by UID.
     reported: BTreeMap<String, Value>,
 }
@@ -60,6 +63,7 @@ impl World {
             cut: Vec::new(),
             slow: false,
             admission: true,
+            allowed_classes: Vec::new(),
             reported: BTreeMap::new(),
         };
         world.create_node("node").await;

@@ -27,6 +27,7 @@ fn job(suspend: bool) -> Job {
     Job {
         created: at(0),
         priority: 0,
+        cluster_priority: 0,
         gives_way: true,
         suspend,
         seed: 0,

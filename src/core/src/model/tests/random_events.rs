@@ -174,6 +174,7 @@ fn job(rng: &mut Rng, now: Timestamp) -> Job {
     Job {
         created: now - SignedDuration::from_secs(rng.i64(0..5)),
         priority: rng.i32(0..3),
+        cluster_priority: rng.i32(0..3),
         gives_way: rng.bool(),
         suspend: rng.u8(0..6) == 0,
         seed: rng.u64(..),
