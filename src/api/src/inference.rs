@@ -255,6 +255,12 @@ pub struct Activation {
     #[schemars(length(max = 32))]
     #[x_kube(validation = Rule::new(DURATION_RULE).message(DURATION_MESSAGE))]
     pub hold_timeout: String,
+    /// Paths whose requests wake it; one that ends in `/` is for all paths below it. Without any, all do
+    /// but those that need no model, such as /metrics and /health. Others are refused with 503 while no
+    /// replica is ready.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(length(max = 256), regex(pattern = "^/")))]
+    pub wake_on: Vec<String>,
 }
 
 impl Default for Activation {
@@ -263,6 +269,7 @@ impl Default for Activation {
             mode: default_mode(),
             max_held_requests: default_held(),
             hold_timeout: default_hold(),
+            wake_on: Vec::new(),
         }
     }
 }

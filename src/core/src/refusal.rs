@@ -35,7 +35,8 @@ pub enum RefusalReason {
     GatewayShutdown,
     /// Replicas broke the connection before they answered.
     ReplicaFailed,
-    /// No replica is ready, and the request needs no model, so it wakes none.
+    /// No replica is ready, and the request wakes none: it needs no model, or its path is not among
+    /// those that do.
     NoModelNeeded,
 }
 

@@ -66,16 +66,16 @@ impl HoldQueue {
         Ok(policy)
     }
 
-    /// Refuses a request that needs no model while no replica is ready: it waits for none and
-    /// starts none.
-    pub(crate) fn check_needs_model(
+    /// Refuses a request that wakes nothing while no replica is ready: it waits for none and starts
+    /// none.
+    pub(crate) fn check_wakes(
         &self,
         service: &ServiceKey,
         head: &http::request::Parts,
     ) -> Result<(), Refusal> {
         let (policy, ready) = self.lookup(service)?;
-        match ready.is_empty() && !policy.needs_model(&head.method, head.uri.path()) {
-            true => Err(Refusal::no_model_needed()),
+        match ready.is_empty() && !policy.wakes(&head.method, head.uri.path()) {
+            true => Err(Refusal::wakes_nothing()),
             false => Ok(()),
         }
     }

@@ -142,8 +142,8 @@ impl Refusal {
         Self::new(RefusalReason::ActivationNever, message)
     }
 
-    pub(crate) fn no_model_needed() -> Self {
-        let message = "no replica is ready, and a request that needs no model wakes none";
+    pub(crate) fn wakes_nothing() -> Self {
+        let message = "no replica is ready, and this request wakes none: it needs no model, or activation.wakeOn does not have its path";
         Self::new(RefusalReason::NoModelNeeded, message)
     }
 

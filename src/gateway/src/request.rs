@@ -120,7 +120,7 @@ impl RequestHandler {
     ) -> Result<Response<StreamedBody>, Refusal> {
         let arrived = Instant::now();
         let policy = self.hold_queue.admit(service)?;
-        self.hold_queue.check_needs_model(service, parts)?;
+        self.hold_queue.check_wakes(service, parts)?;
         let hold_timeout = hold::to_std(policy.hold_timeout);
         let body_deadline = arrived + hold_timeout.max(self.idle_timeout);
         let max_reads = policy.max_connections();

@@ -30,6 +30,8 @@ pub(crate) struct HoldPolicy {
     pub(crate) on_demand: bool,
     /// Paths whose answers need no model: requests for them are not held.
     pub(crate) paths_without_model: &'static [&'static str],
+    /// The only paths whose requests are held, if there are any; one that ends in `/` is for all below it.
+    pub(crate) wake_on: Vec<String>,
     /// The controller's refusal, for the time in which no replica is ready and none may start.
     pub(crate) refusal: Option<RefusalStatus>,
 }
@@ -53,6 +55,7 @@ impl HoldPolicy {
             hold_timeout: SignedDuration::ZERO,
             on_demand: false,
             paths_without_model: &[],
+            wake_on: Vec::new(),
             refusal: Some(refusal),
         }
     }
@@ -69,11 +72,18 @@ impl HoldPolicy {
         }
     }
 
-    /// Whether a request needs a model, so that it may wait for a replica and start one.
-    pub(crate) fn needs_model(&self, method: &Method, path: &str) -> bool {
-        let path = path.strip_suffix('/').unwrap_or(path);
+    /// Whether a request may wait for a replica and start one: it needs a model, and its path is
+    /// among those that wake the service.
+    pub(crate) fn wakes(&self, method: &Method, path: &str) -> bool {
+        let without_slash = path.strip_suffix('/').unwrap_or(path);
         let lists_or_asks = matches!(*method, Method::HEAD | Method::OPTIONS);
-        !lists_or_asks && !self.paths_without_model.contains(&path)
+        let is_listed = |listed: &String| match listed.ends_with('/') {
+            true => path.starts_with(listed),
+            false => without_slash == listed,
+        };
+        !lists_or_asks
+            && !self.paths_without_model.contains(&without_slash)
+            && (self.wake_on.is_empty() || self.wake_on.iter().any(is_listed))
     }
 
     /// The most connections of the service's clients, and the most bodies that are read at a time.
@@ -121,6 +131,7 @@ impl RouteTable {
             hold_timeout: settings.hold_timeout,
             on_demand: object.spec.activation.mode == ActivationMode::OnDemand,
             paths_without_model: preset(object.spec.engine).paths_without_model,
+            wake_on: object.spec.activation.wake_on.clone(),
             refusal: activation.and_then(|activation| activation.refusal.clone()),
         };
         self.services.insert(service_key(object), policy);

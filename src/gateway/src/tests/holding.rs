@@ -332,3 +332,38 @@ async fn a_request_that_needs_no_model_is_refused_at_once_and_wakes_nothing() {
     let answer = send(gateway.address, metrics).await;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
+
+#[tokio::test]
+async fn only_the_paths_of_wake_on_wake_a_service_that_has_some() {
+    let wake_on = json!({"wakeOn": ["/v1/completions", "/v1/chat/", "/metrics"]});
+    let gateway = TestGateway::new(wake_on).await;
+    for head in [
+        "POST /v1/embeddings",
+        "POST /v1/completions/more",
+        "POST /v1/chat",
+        "GET /favicon.ico",
+        "GET /metrics",
+        "HEAD /v1/completions",
+    ] {
+        let request = format!("{head} HTTP/1.1\r\nhost: chat\r\n\r\n");
+        let answer = send(gateway.address, request.as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 503"), "{head}: {answer}");
+    }
+    let services = gateway.demand.message(jiff::Timestamp::UNIX_EPOCH).services;
+    assert!(services.is_empty(), "{services:?}");
+    for (held, head) in [
+        "POST /v1/completions",
+        "POST /v1/completions/?stream=true",
+        "POST /v1/chat/completions",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let (address, request) = (
+            gateway.address,
+            format!("{head} HTTP/1.1\r\nhost: chat\r\n\r\n"),
+        );
+        tokio::spawn(async move { send(address, request.as_bytes()).await });
+        gateway.wait_for_held(held as u64 + 1).await;
+    }
+}
