@@ -5,6 +5,7 @@ mod budgets;
 mod faults;
 mod install;
 mod observability;
+mod priorities;
 mod requests;
 mod roles;
 mod status_writes;
@@ -125,6 +126,21 @@ fn requests() -> Vec<Scenario> {
             requests::last_replica_crashes,
         ),
         Scenario::new(
+            "an_unready_replica_with_requests_leaves_after_an_idle_one",
+            5,
+            requests::unready_replica_stays,
+        ),
+        Scenario::new(
+            "a_request_for_a_higher_class_gets_the_money_of_a_lower_one",
+            4,
+            priorities::serve_the_higher_class,
+        ),
+        Scenario::new(
+            "the_lower_class_stops_first_and_the_higher_runs_to_the_limit",
+            6,
+            priorities::stop_the_lower_class_first,
+        ),
+        Scenario::new(
             "at_rest_the_operator_writes_nothing",
             4,
             status_writes::at_rest,
@@ -139,6 +155,11 @@ fn waiting() -> Vec<Scenario> {
             "a_request_waits_for_a_node_that_comes_late",
             5,
             waiting::for_a_node,
+        ),
+        Scenario::new(
+            "a_gang_waits_as_pods_for_a_node_that_comes_late",
+            7,
+            waiting::for_a_node_as_a_gang,
         ),
         Scenario::new(
             "a_request_is_told_that_a_quota_refuses_the_pods",

@@ -14,8 +14,8 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, ListParams};
 
 use bursar_e2e::scenario::{
-    client_runtime, deploy_service, expect_all_ok, service_manifest, wait_for_field, wait_for_zero,
-    with_min_replicas,
+    client_runtime, deploy_manifest, deploy_service, expect_all_ok, get_field, service_manifest,
+    wait_for_field, wait_for_zero, wait_until, with_min_replicas,
 };
 
 /// kube-proxy's own bound from an endpoint's change to its rules: its `minSyncPeriod` is 1 s, and a sync takes some time. How long it
@@ -189,4 +189,85 @@ async fn unready(client: kube::Client, namespace: &str) -> Result<(), Box<dyn st
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// A replica that has become unready keeps its requests: an idle one leaves before it.
+pub(crate) fn unready_replica_stays(cluster: &Cluster) -> ScenarioResult {
+    const GATE: &str = "bursar.test/serves";
+    let namespace = "unready";
+    let manifest = service_manifest(namespace, "", "1h").replace(
+        "      terminationGracePeriodSeconds: 10",
+        &format!(
+            "      readinessGates: [{{conditionType: {GATE}}}]\n      terminationGracePeriodSeconds: 10"
+        ),
+    );
+    deploy_manifest(cluster, namespace, &with_min_replicas(2, &manifest))?;
+    let names = || get_field(cluster, namespace, "pods", ".items[*].metadata.name");
+    wait_until("two replicas", 30, || {
+        Ok(names()?.split_whitespace().count() == 2)
+    })?;
+    let set_gate = |pod: &str, status: &str| {
+        let patch =
+            format!(r#"{{"status":{{"conditions":[{{"type":"{GATE}","status":"{status}"}}]}}}}"#);
+        let words = [
+            "-n",
+            namespace,
+            "patch",
+            "pod",
+            pod,
+            "--subresource=status",
+            "-p",
+            &patch,
+        ];
+        cluster.kubectl(&words).map(drop)
+    };
+    let pods = names()?;
+    let pods: Vec<&str> = pods.split_whitespace().collect();
+    for pod in &pods {
+        set_gate(pod, "True")?;
+    }
+    wait_for_field(
+        cluster,
+        namespace,
+        "infd/chat",
+        ".status.readyReplicas",
+        "2",
+        60,
+    )?;
+    let [busy, idle] = pods[..] else {
+        return Err(format!("{pods:?} are the replicas").into());
+    };
+    let address = get_field(cluster, namespace, &format!("pod/{busy}"), ".status.podIP")?;
+    let address: SocketAddr = format!("{address}:8000").parse()?;
+    // some forty seconds of work for one replica
+    let answers = client_runtime()?.block_on(async {
+        let asked = tokio::spawn(traffic::burst(address, 3, Duration::ZERO, 1200));
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        set_gate(busy, "False")?;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        cluster.apply(&with_min_replicas(1, &manifest))?;
+        let left = wait_until("the idle replica to leave", 30, || Ok(names()? == busy));
+        if asked.is_finished() {
+            return Err("the requests ended before a replica left".into());
+        }
+        left?;
+        Ok::<_, Box<dyn std::error::Error>>(asked.await?)
+    })?;
+    expect_all_ok(&answers)?;
+    if names()? != busy {
+        return Err(format!(
+            "{busy} had requests, and {} is left of it and {idle}",
+            names()?
+        )
+        .into());
+    }
+    cluster.kubectl(&["-n", namespace, "delete", "infd", "chat"])?;
+    wait_for_field(
+        cluster,
+        namespace,
+        "pods",
+        ".items[*].metadata.name",
+        "",
+        60,
+    )
 }

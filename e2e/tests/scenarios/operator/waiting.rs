@@ -10,7 +10,7 @@ use bursar_e2e::{
     runner::ScenarioResult,
     scenario::{
         budget_manifest, client_runtime, condition_reason, deploy_manifest, deploy_service,
-        expect_all_ok, get_field, job_manifest, service_manifest, wait_for_field,
+        expect_all_ok, get_field, job_manifest, service_manifest, wait_for_field, wait_until,
     },
     traffic,
 };
@@ -46,6 +46,69 @@ pub(crate) fn for_a_node(cluster: &Cluster) -> ScenarioResult {
         return Err(format!("{pods:?} waited, and {served_by:?} served").into());
     }
     delete_service(cluster, namespace)
+}
+
+/// Where nodes are made for pods, a gang starts without room, waits as pods for a node that comes far
+/// later than a gang waits otherwise, and runs as a whole in its first attempt.
+pub(crate) fn for_a_node_as_a_gang(cluster: &Cluster) -> ScenarioResult {
+    let namespace = "late-gang";
+    let autoscaled = [
+        "controller.leaseDuration=6s",
+        "nodeAutoscaling.enabled=Enabled",
+    ];
+    operator::install(cluster, operator::IMAGE, &autoscaled)?;
+    let node = &cluster
+        .nodes()
+        .first()
+        .ok_or("the cluster has no node")?
+        .name;
+    let gang = job(namespace, "gang", 1)
+        .replace("replicas: 1", "replicas: 2")
+        .replace(
+            "      terminationGracePeriodSeconds: 10",
+            "      nodeSelector: {gang: arrived}\n      terminationGracePeriodSeconds: 10",
+        );
+    cluster.apply(&format!(
+        "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {namespace}}}\n{gang}"
+    ))?;
+    let pods = || get_field(cluster, namespace, "pods", ".items[*].metadata.name");
+    let phase = |value: &str, seconds| {
+        wait_for_field(
+            cluster,
+            namespace,
+            "tj/gang",
+            ".status.phase",
+            value,
+            seconds,
+        )
+    };
+    phase("Starting", 30)?;
+    wait_until("both workers to wait as pods", 30, || {
+        Ok(pods()?.split_whitespace().count() == 2)
+    })?;
+    let waiting = pods()?;
+    // longer than two minutes and half as long again, after which a gang is taken back otherwise
+    thread::sleep(Duration::from_secs(185));
+    let reason = get_field(cluster, namespace, "tj/gang", ".status.reason")?;
+    if pods()? != waiting || !reason.contains("which a node autoscaler may make") {
+        return Err(format!("{waiting} waited, now {} do: {reason}", pods()?).into());
+    }
+    cluster.kubectl(&["label", "node", node, "gang=arrived"])?;
+    phase("Succeeded", 60)?;
+    let attempts = get_field(cluster, namespace, "tj/gang", ".status.attempts")?;
+    operator::install(
+        cluster,
+        operator::IMAGE,
+        &[
+            "controller.leaseDuration=6s",
+            "nodeAutoscaling.enabled=Auto",
+        ],
+    )?;
+    cluster.kubectl(&["-n", namespace, "delete", "tj", "gang"])?;
+    match attempts.as_str() {
+        "1" => Ok(()),
+        _ => Err(format!("it needed {attempts} attempts").into()),
+    }
 }
 
 /// Where a quota lets no pod be made, the request is told so with the API server's words.
