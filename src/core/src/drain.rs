@@ -3,6 +3,9 @@
 //! A replica that leaves first loses the label that the Service selects on; it goes once the endpoints have followed and its engine
 //! is idle, or the drain timed out. Only then does the Deployment shrink, with that replica as the cheapest to delete. All of this is
 //! computed anew from what is seen, so that it goes on after a crash at any point, and turns around when demand comes back.
+//!
+//! A ReplicaSet deletes pods that are not ready before all others, whatever their deletion cost. So while one that stays has become
+//! unready with requests on it, a ready one that has left is not deleted yet: the other would go in its place.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -16,6 +19,8 @@ pub struct Replica {
     pub pod: String,
     /// It is ready or has been, so it may have requests that have not ended.
     pub may_work: bool,
+    /// It is ready.
+    pub ready: bool,
     /// It is bound to a node.
     pub has_node: bool,
     /// The Service's endpoints name it as ready.
@@ -144,8 +149,13 @@ pub fn steps(input: &DrainInput, now: Timestamp) -> Steps {
         steps.drain = names(candidates.into_iter().take(surplus - podless));
         steps.replicas -= u32::try_from(podless).unwrap_or(0);
     }
+    let is_busy_unready = |pod: &Replica| {
+        pod.draining_since.is_none() && !pod.ready && pod.may_work && pod.busy != Some(0)
+    };
+    let waits_for_others =
+        !input.budget && input.allowed > 0 && input.pods.iter().any(is_busy_unready);
     for pod in leaving().filter(|pod| !steps.keep.contains(&pod.pod)) {
-        match may_go(pod, input.timeout, now) {
+        match may_go(pod, waits_for_others && pod.ready, input.timeout, now) {
             Ok(()) => steps.remove.push(pod.pod.clone()),
             Err(at) => steps.next_look = steps.next_look.into_iter().chain([at]).min(),
         }
@@ -160,8 +170,13 @@ pub fn steps(input: &DrainInput, now: Timestamp) -> Steps {
     steps
 }
 
-/// Whether a leaving pod may be deleted, else when to look again.
-fn may_go(pod: &Replica, timeout: SignedDuration, now: Timestamp) -> Result<(), Timestamp> {
+/// Whether a leaving pod may be deleted, else when to look again. If it `waits`, another one would be deleted in its place.
+fn may_go(
+    pod: &Replica,
+    waits: bool,
+    timeout: SignedDuration,
+    now: Timestamp,
+) -> Result<(), Timestamp> {
     // without a node it has never served anything
     if pod.released || !pod.has_node {
         return Ok(());
@@ -175,7 +190,7 @@ fn may_go(pod: &Replica, timeout: SignedDuration, now: Timestamp) -> Result<(), 
     let (Ok(settled), Ok(expired)) = (settled, expired) else {
         return Ok(());
     };
-    let idle = !pod.may_work || pod.busy == Some(0);
+    let idle = !waits && (!pod.may_work || pod.busy == Some(0));
     if now >= expired || (now >= settled && !pod.in_endpoints && idle) {
         return Ok(());
     }
@@ -207,6 +222,7 @@ mod tests {
         Replica {
             pod: name.into(),
             may_work: true,
+            ready: true,
             has_node: true,
             in_endpoints: true,
             draining_since: None,
@@ -258,6 +274,7 @@ mod tests {
     fn a_replica_that_has_never_been_ready_leaves_first() {
         let pending = Replica {
             may_work: false,
+            ready: false,
             busy: None,
             ..pod("b", 0)
         };
@@ -357,6 +374,7 @@ mod tests {
     fn a_stuck_rollout_keeps_its_broken_replica_and_one_that_works() {
         let broken = Replica {
             may_work: false,
+            ready: false,
             busy: None,
             ..pod("broken", 0)
         };
@@ -373,6 +391,34 @@ mod tests {
             ..in_stuck_rollout(2)
         };
         assert_eq!(steps(&for_money, now()).drain, ["broken"]);
+    }
+
+    #[test]
+    fn an_idle_replica_waits_for_the_requests_of_an_unready_one_that_would_be_deleted_in_its_place()
+    {
+        let removed = |busy, budget, seconds| {
+            let idle = Replica {
+                draining_since: ago(seconds),
+                in_endpoints: false,
+                ..pod("idle", 0)
+            };
+            let unready = Replica {
+                ready: false,
+                busy,
+                ..pod("unready", 0)
+            };
+            let input = DrainInput {
+                budget,
+                ..input(1, vec![idle, unready])
+            };
+            steps(&input, now()).remove
+        };
+        let nothing: [&str; 0] = [];
+        assert_eq!(removed(Some(3), false, 30), nothing);
+        assert_eq!(removed(None, false, 30), nothing, "unknown is not idle");
+        assert_eq!(removed(Some(0), false, 30), ["idle"]);
+        assert_eq!(removed(Some(3), false, 60), ["idle"], "the drain timed out");
+        assert_eq!(removed(Some(3), true, 30), ["idle"], "money does not wait");
     }
 
     #[test]

@@ -126,9 +126,9 @@ fn requests() -> Vec<Scenario> {
             requests::last_replica_crashes,
         ),
         Scenario::new(
-            "an_unready_replica_with_requests_leaves_after_an_idle_one",
+            "an_unready_replica_ends_its_requests_before_one_goes",
             5,
-            requests::unready_replica_stays,
+            requests::unready_replica_ends_requests,
         ),
         Scenario::new(
             "a_request_for_a_higher_class_gets_the_money_of_a_lower_one",

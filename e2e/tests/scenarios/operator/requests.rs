@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -191,16 +192,17 @@ async fn unready(client: kube::Client, namespace: &str) -> Result<(), Box<dyn st
     }
 }
 
-/// A replica that has become unready keeps its requests: an idle one leaves before it.
-pub(crate) fn unready_replica_stays(cluster: &Cluster) -> ScenarioResult {
+/// A replica that has become unready ends its requests, though a ReplicaSet would delete it before
+/// the idle one that leaves.
+pub(crate) fn unready_replica_ends_requests(cluster: &Cluster) -> ScenarioResult {
     const GATE: &str = "bursar.test/serves";
     let namespace = "unready";
-    let manifest = service_manifest(namespace, "", "1h").replace(
-        "      terminationGracePeriodSeconds: 10",
-        &format!(
-            "      readinessGates: [{{conditionType: {GATE}}}]\n      terminationGracePeriodSeconds: 10"
-        ),
-    );
+    let manifest = service_manifest(namespace, "", "1h")
+        .replace("drain: {timeout: 15s}", "drain: {timeout: 5m}")
+        .replace(
+            "      terminationGracePeriodSeconds: 10",
+            &format!("      readinessGates: [{{conditionType: {GATE}}}]\n      terminationGracePeriodSeconds: 10"),
+        );
     deploy_manifest(cluster, namespace, &with_min_replicas(2, &manifest))?;
     let names = || get_field(cluster, namespace, "pods", ".items[*].metadata.name");
     wait_until("two replicas", 30, || {
@@ -209,16 +211,8 @@ pub(crate) fn unready_replica_stays(cluster: &Cluster) -> ScenarioResult {
     let set_gate = |pod: &str, status: &str| {
         let patch =
             format!(r#"{{"status":{{"conditions":[{{"type":"{GATE}","status":"{status}"}}]}}}}"#);
-        let words = [
-            "-n",
-            namespace,
-            "patch",
-            "pod",
-            pod,
-            "--subresource=status",
-            "-p",
-            &patch,
-        ];
+        let mut words = vec!["-n", namespace, "patch", "pod", pod];
+        words.extend(["--subresource=status", "-p", &patch]);
         cluster.kubectl(&words).map(drop)
     };
     let pods = names()?;
@@ -226,41 +220,41 @@ pub(crate) fn unready_replica_stays(cluster: &Cluster) -> ScenarioResult {
     for pod in &pods {
         set_gate(pod, "True")?;
     }
+    let ready = ".status.readyReplicas";
+    wait_for_field(cluster, namespace, "infd/chat", ready, "2", 60)?;
+    let busy = pods.first().ok_or("there is no replica")?;
+    let address = get_field(cluster, namespace, &format!("pod/{busy}"), ".status.podIP")?;
+    let address: SocketAddr = format!("{address}:8000").parse()?;
+    // work for half a minute and more, of which all else follows within seconds
+    let clients = thread::spawn(move || {
+        let runtime = client_runtime()?;
+        Ok::<_, std::io::Error>(runtime.block_on(traffic::burst(address, 3, Duration::ZERO, 1600)))
+    });
+    thread::sleep(Duration::from_secs(2));
+    set_gate(busy, "False")?;
+    thread::sleep(Duration::from_secs(2));
+    cluster.apply(&with_min_replicas(1, &manifest))?;
     wait_for_field(
         cluster,
         namespace,
         "infd/chat",
-        ".status.readyReplicas",
-        "2",
+        ".status.desiredReplicas",
+        "1",
+        20,
+    )?;
+    if clients.is_finished() {
+        return Err("the requests ended before a replica was to leave".into());
+    }
+    let answers = clients.join().map_err(|_| "the clients failed")??;
+    expect_all_ok(&answers)?;
+    wait_for_field(
+        cluster,
+        namespace,
+        "deployment/chat",
+        ".spec.replicas",
+        "1",
         60,
     )?;
-    let [busy, idle] = pods[..] else {
-        return Err(format!("{pods:?} are the replicas").into());
-    };
-    let address = get_field(cluster, namespace, &format!("pod/{busy}"), ".status.podIP")?;
-    let address: SocketAddr = format!("{address}:8000").parse()?;
-    // some forty seconds of work for one replica
-    let answers = client_runtime()?.block_on(async {
-        let asked = tokio::spawn(traffic::burst(address, 3, Duration::ZERO, 1200));
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        set_gate(busy, "False")?;
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        cluster.apply(&with_min_replicas(1, &manifest))?;
-        let left = wait_until("the idle replica to leave", 30, || Ok(names()? == busy));
-        if asked.is_finished() {
-            return Err("the requests ended before a replica left".into());
-        }
-        left?;
-        Ok::<_, Box<dyn std::error::Error>>(asked.await?)
-    })?;
-    expect_all_ok(&answers)?;
-    if names()? != busy {
-        return Err(format!(
-            "{busy} had requests, and {} is left of it and {idle}",
-            names()?
-        )
-        .into());
-    }
     cluster.kubectl(&["-n", namespace, "delete", "infd", "chat"])?;
     wait_for_field(
         cluster,

@@ -206,6 +206,7 @@ pub(crate) fn drain_replicas<'a>(
                 pod: uid.to_string(),
                 has_node: pod.node.is_some(),
                 may_work: may_work(pod, engine),
+                ready: pod.ready_since.is_some(),
                 in_endpoints: state.endpoints.contains(uid),
                 draining_since: draining_since(&state.draining, uid, pod),
                 released: pod.released || state.released.contains_key(uid),
