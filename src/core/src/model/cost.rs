@@ -366,6 +366,17 @@ impl Model {
         namespace.index_service(key, old, new);
     }
 
+    /// The pods of a service as the steps of a drain see them.
+    pub(crate) fn drain_replicas(
+        &self,
+        state: &ServiceState,
+        now: Timestamp,
+    ) -> Vec<drain::Replica> {
+        let pods = state.pods.iter();
+        let pods = pods.filter_map(|uid| self.pods.get_key_value(uid));
+        drain_replicas(state, pods, now)
+    }
+
     /// Replaces what a service waits for.
     pub(crate) fn set_claims(&mut self, key: &Key, claims: Vec<(Rank, Claim)>) {
         let Some(state) = self.services.get_mut(key) else {

@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use crate::budget::{BudgetAdmission, RunningCost, Yields};
 use crate::drain;
 use crate::model::claim::{Preemption, Rank, Workload};
-use crate::model::cost::{drain_replicas, yields_of};
+use crate::model::cost::yields_of;
 use crate::model::event::{Key, Name};
 use crate::model::state::Model;
 use crate::money::Money;
@@ -151,9 +151,7 @@ fn replicas_of(model: &Model, key: &Key, now: Timestamp) -> Vec<Candidate> {
     let Some((state, spec, load)) = known else {
         return vec![];
     };
-    let pods = state.pods.iter();
-    let pods = pods.filter_map(|uid| model.pods.get_key_value(uid));
-    let replicas = drain_replicas(state, pods, now);
+    let replicas = model.drain_replicas(state, now);
     let staying = drain::staying(state.declared(), &replicas);
     let present = replicas.iter().filter(|pod| pod.draining_since.is_none());
     let found = present.filter_map(|pod| model.pods.get(pod.pod.as_str()));

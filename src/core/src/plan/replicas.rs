@@ -119,9 +119,7 @@ fn next_rank(model: &Model, key: &Key, now: Timestamp) -> Rank {
     let Some((state, spec)) = state.and_then(|state| Some((state, state.spec.as_ref()?))) else {
         return Rank::new(0, Part::Further, 0, now, workload);
     };
-    let pods = state.pods.iter();
-    let pods = pods.filter_map(|uid| model.pods.get_key_value(uid));
-    let staying = drain::staying(state.declared(), &drain_replicas(state, pods, now));
+    let staying = drain::staying(state.declared(), &model.drain_replicas(state, now));
     let part = if staying < spec.min.max(1) && state.first_paid.is_none() {
         Part::First
     } else {
@@ -153,9 +151,7 @@ fn is_leaving(model: &Model, key: &Key, now: Timestamp) -> bool {
     let Some(state) = model.services.get(key) else {
         return false;
     };
-    let pods = state.pods.iter();
-    let pods = pods.filter_map(|uid| model.pods.get_key_value(uid));
-    let replicas = drain_replicas(state, pods, now);
+    let replicas = model.drain_replicas(state, now);
     replicas.iter().any(|pod| pod.draining_since.is_some())
 }
 
