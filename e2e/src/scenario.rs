@@ -245,11 +245,21 @@ pub fn expect_all_ok(answers: &[traffic::Answer]) -> ScenarioResult {
     }
 }
 
-/// Waits until the service `chat` is at zero, and says that it costs nothing.
+/// Deletes these services of a namespace, and waits until no pod is left in it.
 ///
 /// # Errors
-/// What there is instead.
-pub fn wait_for_zero(cluster: &Cluster, namespace: &str) -> ScenarioResult {
+/// What there is instead, or kubectl's words.
+pub fn delete_services(cluster: &Cluster, namespace: &str, names: &[&str]) -> ScenarioResult {
+    let words = ["-n", namespace, "delete", "infd"];
+    cluster.kubectl(&[&words, names].concat())?;
+    wait_for_no_pods(cluster, namespace)
+}
+
+/// Waits until no pod is left in a namespace.
+///
+/// # Errors
+/// Those that are left.
+fn wait_for_no_pods(cluster: &Cluster, namespace: &str) -> ScenarioResult {
     wait_for_field(
         cluster,
         namespace,
@@ -257,7 +267,15 @@ pub fn wait_for_zero(cluster: &Cluster, namespace: &str) -> ScenarioResult {
         ".items[*].metadata.name",
         "",
         60,
-    )?;
+    )
+}
+
+/// Waits until the service `chat` is at zero, and says that it costs nothing.
+///
+/// # Errors
+/// What there is instead.
+pub fn wait_for_zero(cluster: &Cluster, namespace: &str) -> ScenarioResult {
+    wait_for_no_pods(cluster, namespace)?;
     wait_for_field(
         cluster,
         namespace,

@@ -6,8 +6,8 @@ use bursar_e2e::{
     Access, Cluster,
     runner::ScenarioResult,
     scenario::{
-        budget_manifest, client_runtime, condition_reason, deploy_manifest, expect_all_ok,
-        get_field, service_manifest, wait_for_field, wait_until, with_min_replicas,
+        budget_manifest, client_runtime, condition_reason, delete_services, deploy_manifest,
+        expect_all_ok, get_field, service_manifest, wait_for_field, wait_until, with_min_replicas,
     },
     traffic,
 };
@@ -88,15 +88,7 @@ pub(crate) fn serve_the_higher_class(cluster: &Cluster) -> ScenarioResult {
         return Err(format!("no Event says for whom the toy gave way:\n{events}").into());
     }
     println!("served after {} s", began.elapsed().as_secs());
-    cluster.kubectl(&["-n", namespace, "delete", "infd", "chat", "toy"])?;
-    wait_for_field(
-        cluster,
-        namespace,
-        "pods",
-        ".items[*].metadata.name",
-        "",
-        60,
-    )
+    delete_services(cluster, namespace, &["chat", "toy"])
 }
 
 /// Of two classes under one budget the lower one stops first, and the higher one runs to the limit.

@@ -15,8 +15,8 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, ListParams};
 
 use bursar_e2e::scenario::{
-    client_runtime, deploy_manifest, deploy_service, expect_all_ok, get_field, service_manifest,
-    wait_for_field, wait_for_zero, wait_until, with_min_replicas,
+    client_runtime, delete_services, deploy_manifest, deploy_service, expect_all_ok, get_field,
+    service_manifest, wait_for_field, wait_for_zero, wait_until, with_min_replicas,
 };
 
 /// kube-proxy's own bound from an endpoint's change to its rules: its `minSyncPeriod` is 1 s, and a sync takes some time. How long it
@@ -255,13 +255,5 @@ pub(crate) fn unready_replica_ends_requests(cluster: &Cluster) -> ScenarioResult
         "1",
         60,
     )?;
-    cluster.kubectl(&["-n", namespace, "delete", "infd", "chat"])?;
-    wait_for_field(
-        cluster,
-        namespace,
-        "pods",
-        ".items[*].metadata.name",
-        "",
-        60,
-    )
+    delete_services(cluster, namespace, &["chat"])
 }

@@ -9,8 +9,9 @@ use bursar_e2e::{
     Access, Cluster, operator, oracle,
     runner::ScenarioResult,
     scenario::{
-        budget_manifest, client_runtime, condition_reason, deploy_manifest, deploy_service,
-        expect_all_ok, get_field, job_manifest, service_manifest, wait_for_field, wait_until,
+        budget_manifest, client_runtime, condition_reason, delete_services, deploy_manifest,
+        deploy_service, expect_all_ok, get_field, job_manifest, service_manifest, wait_for_field,
+        wait_until,
     },
     traffic,
 };
@@ -45,7 +46,7 @@ pub(crate) fn for_a_node(cluster: &Cluster) -> ScenarioResult {
     if pods.is_empty() || served_by != pods {
         return Err(format!("{pods:?} waited, and {served_by:?} served").into());
     }
-    delete_service(cluster, namespace)
+    delete_services(cluster, namespace, &["chat"])
 }
 
 /// Where nodes are made for pods, a gang starts without room, waits as pods for a node that comes far
@@ -128,7 +129,7 @@ pub(crate) fn for_a_pod_that_a_quota_refuses(cluster: &Cluster) -> ScenarioResul
     }
     let reason = condition_reason("PodsHealthy");
     wait_for_field(cluster, namespace, "infd/chat", &reason, "PodsRefused", 10)?;
-    delete_service(cluster, namespace)
+    delete_services(cluster, namespace, &["chat"])
 }
 
 /// What monitoring asks for wakes nothing and keeps nothing awake.
@@ -171,7 +172,7 @@ pub(crate) fn never_for_monitoring(cluster: &Cluster) -> ScenarioResult {
         }
         Err("it is kept awake by monitoring".into())
     })?;
-    delete_service(cluster, namespace)
+    delete_services(cluster, namespace, &["chat"])
 }
 
 /// A client that gave up has started a replica all the same: it is kept, and serves the next one.
@@ -201,7 +202,7 @@ pub(crate) fn longer_than_the_client(cluster: &Cluster) -> ScenarioResult {
     if began.elapsed() > Duration::from_secs(5) {
         return Err("the next request had to wait".into());
     }
-    delete_service(cluster, namespace)
+    delete_services(cluster, namespace, &["chat"])
 }
 
 /// A job that no period of the budget could pay for says so, and the next one runs.
@@ -263,23 +264,11 @@ pub(crate) fn for_gateways_without_writing(cluster: &Cluster) -> ScenarioResult 
     scale("2")?;
     pods("2")?;
     if writes.is_empty() {
-        delete_service(cluster, namespace)
+        delete_services(cluster, namespace, &["chat"])
     } else {
         let number = writes.len();
         Err(format!("{number} writes in ten seconds without a gateway: {writes:#?}").into())
     }
-}
-
-fn delete_service(cluster: &Cluster, namespace: &str) -> ScenarioResult {
-    cluster.kubectl(&["-n", namespace, "delete", "infd", "chat"])?;
-    wait_for_field(
-        cluster,
-        namespace,
-        "pods",
-        ".items[*].metadata.name",
-        "",
-        60,
-    )
 }
 
 /// A worker that ends by itself after a moment.
