@@ -21,6 +21,9 @@ fn gateway_uid(number: u32) -> bursar_core::model::Name {
     format!("gateway-{number}").into()
 }
 
+/// A leader has decided everything after fewer decisions than this at one instant.
+const MOST_DECISIONS: u32 = 1_000;
+
 impl Simulation {
     /// The latest state of an object, as an event.
     fn event(&mut self, subject: &Subject) -> Option<Event> {
@@ -170,21 +173,27 @@ impl Simulation {
     /// The leader decides, if it was told something or time has changed something.
     ///
     /// # Errors
-    /// A decision that must not be.
+    /// A decision that must not be, or that does not come to an end.
     pub(crate) fn decide(&mut self) -> Result<(), Violation> {
-        loop {
+        for _ in 0..MOST_DECISIONS {
             let now = self.now;
             let Some(leader) = self.leader.as_mut().filter(|leader| leader.dirty) else {
                 return Ok(());
             };
             let decisions = decide(&mut leader.model, now);
             leader.dirty = leader.model.has_marks();
+            let timer = leader.model.next_timer();
+            if !leader.dirty && timer.is_some_and(|at| at <= now) {
+                return Err(Violation {
+                    at: now,
+                    what: format!("{timer:?} is due again though all was decided"),
+                });
+            }
             self.tally.decisions += 1;
             if let Some(witness) = &mut self.witness {
                 let checked = witness.check(&leader.model, &decisions, now, &mut self.tally);
                 checked.map_err(|what| Violation { at: now, what })?;
             }
-            let timer = leader.model.next_timer();
             let timer = timer.map(|at| at.max(later(now, SignedDuration::from_millis(1))));
             if let Some(at) = timer
                 && leader.timer.is_none_or(|set| at < set)
@@ -194,6 +203,10 @@ impl Simulation {
             }
             self.carry_out(decisions);
         }
+        Err(Violation {
+            at: self.now,
+            what: format!("{MOST_DECISIONS} decisions at one instant leave something to decide"),
+        })
     }
 
     fn carry_out(&mut self, decisions: Decisions) {
