@@ -19,10 +19,16 @@ pub const NAMESPACE_LABEL: &str = "bursar.dev/namespace";
 pub const MONTH_LABEL: &str = "bursar.dev/month";
 /// Annotation on a pod: since when it has been draining.
 pub const DRAINING_ANNOTATION: &str = "bursar.dev/draining-since";
-/// Annotation on a Job: how often its gang was evicted because some of its workers found no node.
+/// Annotation on a Job: how often its gang was evicted because some of its workers found no node or
+/// were given no pod.
 pub const RETRIES_ANNOTATION: &str = "bursar.dev/gang-retries";
 /// Annotation on a Job: a gang that was evicted does not start before this time.
 pub const RETRY_AT_ANNOTATION: &str = "bursar.dev/gang-retry-at";
+/// Annotation on a Job: how often a worker of its gang has failed.
+pub const RESTARTS_ANNOTATION: &str = "bursar.dev/gang-restarts";
+/// Annotation on a Job that was suspended because a worker ended: its gang starts again, in new Jobs,
+/// not before this time.
+pub const RESTART_AT_ANNOTATION: &str = "bursar.dev/gang-restart-at";
 /// Annotation on owned objects: a hash of the specification that Bursar applied.
 pub const SPEC_HASH_ANNOTATION: &str = "bursar.dev/spec-hash";
 /// Finalizer on pods: their charge is not settled yet.

@@ -83,7 +83,9 @@ pub struct TrainingJobSpec {
             .message("replicas of all roles together must be at most 1000")
     )]
     pub roles: Vec<RoleSpec>,
-    /// How often a worker may fail before the job does.
+    /// How often all workers start again because one of them has failed; with one more failure the
+    /// job has failed. Workers that the cluster takes away (condition DisruptionTarget, a deleted pod,
+    /// a lost node) count as no failure.
     #[serde(default = "default_restarts")]
     #[schemars(range(max = 100))]
     #[x_kube(validation = Rule::new("self >= 0").message("restarts must not be negative"))]
@@ -178,7 +180,7 @@ pub enum JobPhase {
     Suspended,
     /// All workers ended well.
     Succeeded,
-    /// Workers failed more often than `restarts` allows.
+    /// A worker failed once more than `restarts` allows.
     Failed,
 }
 
@@ -198,6 +200,8 @@ pub struct TrainingJobStatus {
     pub roles: Vec<RoleStatus>,
     /// How often it was started.
     pub attempts: i32,
+    /// How often a worker has failed, which each time ends the work of all.
+    pub restarts: i32,
     /// Its place in the namespace's queue, from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queue_position: Option<i32>,
@@ -340,6 +344,12 @@ impl TrainingJobSpec {
 }
 
 impl TrainingJob {
+    /// How often a worker has failed, as the status has on record.
+    pub fn restarts(&self) -> u32 {
+        let restarts = self.status.as_ref().map_or(0, |status| status.restarts);
+        u32::try_from(restarts).unwrap_or(0)
+    }
+
     /// What decisions read of the job. `priority` is the value of its PriorityClass, and what that
     /// counts beside other namespaces; `seed` is a number of its own, and `shape` says what a pod of
     /// a template asks for.
@@ -372,6 +382,8 @@ impl TrainingJob {
             gives_way: self.spec.preemption == Preemption::Allow,
             suspend: self.spec.suspend,
             seed,
+            restarts: u32::try_from(self.spec.restarts).unwrap_or(0),
+            restarted: self.restarts(),
             roles: roles.collect(),
         })
     }

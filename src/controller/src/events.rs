@@ -3,11 +3,14 @@
 //! The recorder counts Events in a series where the type, the reason, the action and the object are
 //! equal, and keeps the note of the first. So the action names all that a note says besides, and
 //! numbers that change with every reading stay in the status field `reason`. An Event is a Warning
-//! if a person must act upon it: a budget is exhausted, or something was stopped for money.
+//! if a person must act upon it: a budget is exhausted, something was stopped for money, or a job has
+//! failed.
 
-use bursar_api::training::{JobPhase, TrainingJobStatus};
+use bursar_api::TrainingJob;
+use bursar_api::training::JobPhase;
 use bursar_core::budget::{BudgetState, Latch, OnExhausted};
 use bursar_core::plan::{Decision, JobOrder, LimitedBy, ServiceOrder};
+use bursar_core::training::Restart;
 use jiff::Timestamp;
 use kube::runtime::events::{Event, EventType};
 
@@ -25,6 +28,10 @@ pub(crate) const STARTED: &str = "Started";
 pub(crate) const RESUMED: &str = "Resumed";
 /// Reason: a job that runs is stopped and waits.
 pub(crate) const SUSPENDED: &str = "Suspended";
+/// Reason: a worker has ended, or is lost, and all workers of its job start again.
+pub(crate) const RESTARTED: &str = "Restarted";
+/// Reason: a worker of a job has failed, and the job's restarts are used up.
+pub(crate) const FAILED: &str = "Failed";
 /// Reason: the limit of a budget is reached.
 pub(crate) const BUDGET_EXHAUSTED: &str = "BudgetExhausted";
 /// Reason: a budget that was exhausted has money again.
@@ -90,9 +97,12 @@ fn scaling_cause(grows: bool, limited_by: Option<LimitedBy>) -> &'static str {
     }
 }
 
-/// The Event of an order for a TrainingJob; `status` is the job's present one.
-pub(crate) fn of_job(order: &JobOrder, status: Option<&TrainingJobStatus>) -> Option<Event> {
-    let limited_by = order.limited_by;
+/// The Event of an order for a TrainingJob.
+pub(crate) fn of_job(order: &JobOrder, object: &TrainingJob) -> Option<Event> {
+    if let Some(restart) = order.restart.filter(|_| !order.run) {
+        return Some(of_restart(order, restart, object));
+    }
+    let (limited_by, status) = (order.limited_by, object.status.as_ref());
     let phase = status.map_or(JobPhase::Queued, |status| status.phase);
     let runs = matches!(phase, JobPhase::Starting | JobPhase::Running);
     let has_run = status.is_some_and(|status| status.attempts > 0);
@@ -118,11 +128,28 @@ pub(crate) fn of_job(order: &JobOrder, status: Option<&TrainingJobStatus>) -> Op
     })
 }
 
+/// The Event of an order to stop all workers because one of them has ended or is lost. The action
+/// names the restart, so that each of them is said.
+fn of_restart(order: &JobOrder, restart: Restart, object: &TrainingJob) -> Event {
+    let is_last = i64::from(restart.count) > i64::from(object.spec.restarts);
+    let (reason, action) = match is_last {
+        true => (FAILED, "Fail".to_owned()),
+        false => (RESTARTED, format!("RestartAt{}", restart.at)),
+    };
+    Event {
+        type_: severity(is_last),
+        reason: reason.to_owned(),
+        note: Some(order.reason.clone()),
+        action,
+        secondary: None,
+    }
+}
+
 fn suspension_cause(order: &JobOrder, limited_by: Option<LimitedBy>) -> &str {
     match limited_by {
         Some(LimitedBy::Suspended) => "spec.suspend is true",
         Some(LimitedBy::Capacity) => {
-            "some workers found no node; it starts again once all find one"
+            "some workers found no node, or were given no pod; it starts again once all find one"
         }
         _ => &order.reason,
     }

@@ -57,6 +57,7 @@ mod lock;
 mod metrics;
 mod node_autoscaling;
 mod pod;
+mod pod_failure;
 mod pod_mark;
 mod pod_resources;
 mod power_readings;

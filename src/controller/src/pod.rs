@@ -47,6 +47,13 @@ pub(crate) fn has_finalizer(pod: &Pod, finalizer: &str) -> bool {
         .any(|each| each == finalizer)
 }
 
+/// The UID of the pod's controller, if it has one.
+pub(crate) fn maker(pod: &Pod) -> Option<&str> {
+    let mut owners = pod.metadata.owner_references.iter().flatten();
+    let owner = owners.find(|owner| owner.controller == Some(true))?;
+    Some(&owner.uid)
+}
+
 /// The owner of the pod, as `Kind/name`: its controller, for a ReplicaSet the Deployment behind it,
 /// or the pod itself.
 pub(crate) fn owner(pod: &Pod) -> String {

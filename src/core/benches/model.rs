@@ -304,6 +304,8 @@ impl Cluster {
             gives_way: true,
             suspend: false,
             seed: number as u64,
+            restarts: 3,
+            restarted: 0,
             roles: vec![role],
         }
     }
@@ -324,6 +326,9 @@ impl Cluster {
             draining_since: None,
             released: false,
             start_failure: None,
+            failure: None,
+            disrupted: false,
+            made_by: None,
             scheduling: bursar_core::model::event::Scheduling::Queued,
             resident: false,
         }
@@ -344,6 +349,9 @@ impl Cluster {
             draining_since: None,
             released: false,
             start_failure: None,
+            failure: None,
+            disrupted: false,
+            made_by: None,
             scheduling: bursar_core::model::event::Scheduling::Queued,
             resident: false,
         }
@@ -403,6 +411,7 @@ fn replica_uid(number: usize) -> Name {
 fn node(cordoned: bool) -> Node {
     Node {
         takes_pods: !cordoned,
+        unready: false,
         taints: Vec::new(),
         labels: [("nvidia.com/gpu.product".to_owned(), "H100".to_owned())].into(),
         allocatable: [

@@ -2,6 +2,7 @@
 
 mod decide;
 mod decisions;
+mod interruption;
 mod looks;
 mod namespace;
 mod preemption;

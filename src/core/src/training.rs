@@ -1,5 +1,6 @@
 //! The queue of training gangs: which of them may run.
 
+mod restart;
 mod schedule;
 
 use jiff::{SignedDuration, Timestamp};
@@ -11,6 +12,7 @@ use crate::limit::LimitedBy;
 #[cfg(test)]
 pub(crate) use self::schedule::schedule;
 pub(crate) use self::schedule::{NamespaceQueue, Scheduled, schedule_all};
+pub use restart::{Interruption, Restart, Restarts};
 
 /// Workers may wait for a node for this long, and for up to half as long again that differs from gang to gang: of two gangs that hold
 /// what the other needs, one lets go first.
@@ -41,6 +43,10 @@ pub struct Job {
     pub unscheduled: Option<Unscheduled>,
     /// What it was taken back for before, if it was.
     pub retry: Option<Retry>,
+    /// Its restarts because of workers that ended.
+    pub restarts: Restarts,
+    /// When a worker that does not stop is given up.
+    pub gives_up_at: Option<Timestamp>,
     /// A number of its own, for waits that differ from gang to gang.
     pub seed: u64,
     /// No pod of an earlier run is left.
@@ -93,6 +99,11 @@ impl Job {
         } else {
             0
         }
+    }
+
+    /// Whether its workers have room, or room is kept for them.
+    fn has_room(&self) -> bool {
+        self.running || self.restarts.keeps_room
     }
 
     /// The workers of all roles.
@@ -186,6 +197,12 @@ pub struct JobDecision {
     pub retry: Option<Retry>,
     /// It waits for money that budgets may have.
     pub waits_for_money: bool,
+    /// It is stopped to start again, because a worker ended.
+    pub restart: Option<Restart>,
+    /// How often a worker has failed.
+    pub restarts: u32,
+    /// It does not run now, and its room and its money are kept.
+    pub keeps_room: bool,
     /// When this may change though nothing else does.
     pub next_look: Option<Timestamp>,
 }

@@ -68,6 +68,8 @@ fn add(model: &mut Model, name: &str, second: i64, (product, workers, gpus): (&s
         gives_way: true,
         suspend: false,
         seed: 1,
+        restarts: 3,
+        restarted: 0,
         roles: vec![Role {
             name: "".into(),
             replicas: workers,
@@ -185,6 +187,9 @@ fn pending(number: u32, gpus: i64, scheduling: Scheduling) -> Event {
         draining_since: None,
         released: false,
         start_failure: None,
+        failure: None,
+        disrupted: false,
+        made_by: None,
     };
     let uid = format!("uid-{number}").as_str().into();
     Event::Pod(uid, Some(Box::new(pod)))
@@ -249,6 +254,8 @@ fn add_tolerating(model: &mut Model, name: &str) {
         gives_way: true,
         suspend: false,
         seed: 1,
+        restarts: 3,
+        restarted: 0,
         roles: vec![Role {
             name: "".into(),
             replicas: 8,
@@ -373,6 +380,8 @@ fn decide_beside_agents(is_bound: bool, cpu: i64) -> JobDecision {
         gives_way: true,
         suspend: false,
         seed: 1,
+        restarts: 3,
+        restarted: 0,
         roles: vec![Role {
             name: "".into(),
             replicas: 2,

@@ -79,6 +79,8 @@ fn job(priority: i32, workers: u32) -> Job {
         gives_way: true,
         suspend: false,
         seed: 1,
+        restarts: 3,
+        restarted: 0,
         roles: vec![Role {
             name: "".into(),
             replicas: workers,
@@ -302,6 +304,9 @@ impl World {
             draining_since: None,
             released: false,
             start_failure: None,
+            failure: None,
+            disrupted: false,
+            made_by: None,
         };
         self.pods.insert(uid.clone(), pod);
         self.tell(&uid, second);
@@ -475,4 +480,36 @@ fn training_of_lower_priority_gives_way_unless_it_never_does() {
         let workers = world.pods.len() - world.staying("chat");
         assert_eq!(workers, if gives_way { 0 } else { 2 });
     }
+}
+
+/// The budget pays for one gang of two. The first one was stopped because the cluster took a worker
+/// away, and starts again after ten seconds.
+#[test]
+fn a_gang_that_waits_to_start_again_takes_no_money_yet_and_is_not_passed() {
+    let mut world = World::new("0.6");
+    let stopped = BatchJob {
+        started: Some(at(-100)),
+        restart_at: Some(at(10)),
+        ..BatchJob::default()
+    };
+    let next = Job {
+        created: at(1),
+        ..job(0, 2)
+    };
+    for event in [
+        Event::Job(key("train"), Some(job(0, 2))),
+        Event::BatchJob(key("train"), "".into(), Some(stopped)),
+        Event::Job(key("next"), Some(next)),
+    ] {
+        world.model.apply(event, at(2));
+    }
+    world.settle(2);
+    let runs = |world: &World, name: &str| world.model.job(&key(name)).unwrap().run;
+    assert_eq!(
+        (runs(&world, "train"), runs(&world, "next")),
+        (false, false)
+    );
+    assert_eq!(world.model.next_timer(), Some(at(10)));
+    world.settle(10);
+    assert_eq!((runs(&world, "train"), runs(&world, "next")), (true, false));
 }

@@ -308,6 +308,9 @@ impl Namespace {
                 draining_since: None,
                 released: false,
                 start_failure: None,
+                failure: None,
+                disrupted: false,
+                made_by: None,
                 was_ready: false,
             };
             let replica = Replica {

@@ -102,6 +102,9 @@ fn pod(name: &str, owner: Owner) -> Pod {
         draining_since: None,
         released: false,
         start_failure: None,
+        failure: None,
+        disrupted: false,
+        made_by: None,
     }
 }
 

@@ -146,6 +146,8 @@ impl Simulation {
             grace_seconds: self.rng.i64(0..30),
         });
         let job = Job {
+            restarts: 3,
+            restarted: 0,
             roles: roles.collect(),
             created: self.now,
             priority: self.rng.i32(0..2),

@@ -223,6 +223,7 @@ pub(crate) struct Cluster {
     pub(crate) catalog: Arc<PriceCatalog>,
     pub(crate) gateways: BTreeMap<u32, GatewayObject>,
     pub(crate) made_pods: u32,
+    pub(crate) made_jobs: u32,
     pub(crate) made_gateways: u32,
 }
 

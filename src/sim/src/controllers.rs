@@ -21,6 +21,8 @@ pub(crate) struct NewPod {
     pub(crate) shape: Arc<PodShape>,
     pub(crate) grace_seconds: i64,
     pub(crate) start: SignedDuration,
+    /// The UID of the Job that makes it.
+    pub(crate) made_by: Option<Name>,
 }
 
 impl Simulation {
@@ -65,6 +67,7 @@ impl Simulation {
                 shape: spec.replica.clone(),
                 grace_seconds: spec.grace_seconds,
                 start: self.between(start),
+                made_by: None,
             };
             let number = self.create_pod(pod);
             if let Some(service) = self.cluster.services.get_mut(key) {
@@ -109,6 +112,9 @@ impl Simulation {
             draining_since: None,
             released: false,
             start_failure: None,
+            failure: None,
+            disrupted: false,
+            made_by: new.made_by,
             scheduling: bursar_core::model::event::Scheduling::Queued,
             resident: false,
         };
@@ -288,6 +294,9 @@ impl Simulation {
         }
         found.pod.ended = Some(self.now);
         found.pod.ready_since = None;
+        if found.pod.deletion.is_some() {
+            self.note_failure(number, "exit code 143");
+        }
         self.give_up_node(number);
         self.readiness_changed(number);
         self.tell(Subject::Pod(number));
@@ -300,6 +309,33 @@ impl Simulation {
             self.add_within(50, 800, Happening::PodRemoved(number));
         }
         self.owner_changed(number);
+    }
+
+    /// A worker ends with an error.
+    pub(crate) fn fail_worker(&mut self, number: u32) {
+        self.note_failure(number, "exit code 1");
+        self.end_pod(number);
+    }
+
+    /// A worker has failed, and the Job that made it counts that.
+    fn note_failure(&mut self, number: u32, how: &str) {
+        let Some(found) = self.cluster.pods.get_mut(&number) else {
+            return;
+        };
+        let Owner::Job(_, role) = found.pod.owner.clone() else {
+            return;
+        };
+        found.pod.failure = Some(how.into());
+        let made_by = found.pod.made_by.clone();
+        let Some(key) = workload_key(&found.pod) else {
+            return;
+        };
+        let job = self.cluster.jobs.get_mut(&key);
+        let batch = job.and_then(|job| job.batch_jobs.get_mut(&role));
+        if let Some(batch) = batch.filter(|batch| batch.uid == made_by) {
+            batch.failed += 1;
+            self.tell(Subject::BatchJob(key, role));
+        }
     }
 
     /// Its charge ends, and its room is free.
@@ -431,7 +467,7 @@ impl Simulation {
             return;
         };
         node.lost = true;
-        node.node.takes_pods = false;
+        (node.node.takes_pods, node.node.unready) = (false, true);
         self.tell(Subject::Node(name.clone()));
         for number in self.pods_on(name) {
             if let Some(found) = self.cluster.pods.get_mut(&number) {
@@ -450,7 +486,7 @@ impl Simulation {
             return;
         };
         node.lost = false;
-        node.node.takes_pods = true;
+        (node.node.takes_pods, node.node.unready) = (true, false);
         self.tell(Subject::Node(name.clone()));
         for number in self.pods_on(name) {
             let Some(found) = self.cluster.pods.get(&number) else {

@@ -161,27 +161,54 @@ impl Simulation {
     }
 
     fn run_job(&mut self, order: &JobOrder) {
-        let now = self.now;
+        let (now, mut made, mut replaced) = (self.now, self.cluster.made_jobs, Vec::new());
         let Some(job) = self.cluster.jobs.get_mut(&order.job) else {
             return;
         };
         let roles = job.spec.iter().flat_map(|spec| &spec.roles);
         let roles: Vec<_> = roles.map(|role| role.name.clone()).collect();
         for role in roles {
-            let batch = job.batch_jobs.entry(role.clone()).or_default();
-            *batch = BatchJob {
-                running: order.run,
-                started: match order.run && !batch.running {
-                    true => Some(now),
-                    false => batch.started,
-                },
-                retry: order.retry,
-                ..*batch
-            };
+            if order.run && order.renew.contains(&role) {
+                job.batch_jobs.remove(&role);
+                replaced.extend(job.pods.remove(&role).into_iter().flatten());
+            }
+            let batch = job.batch_jobs.entry(role).or_insert_with(|| {
+                made += 1;
+                BatchJob {
+                    uid: Some(format!("job-{made}").into()),
+                    restarts: order.restarts,
+                    ..BatchJob::default()
+                }
+            });
+            if order.run && !batch.running {
+                batch.started = Some(now);
+            }
+            batch.running = order.run;
+            batch.retry = order.retry;
+            if let Some(restart) = order.restart.filter(|_| !order.run) {
+                (batch.restarts, batch.restart_at) = (restart.count, Some(restart.at));
+            }
         }
+        if order.run
+            && let Some(spec) = &mut job.spec
+        {
+            spec.restarted = spec.restarted.max(order.restarts);
+        }
+        self.cluster.made_jobs = made;
+        let Some(job) = self.cluster.jobs.get(&order.job) else {
+            return;
+        };
         let roles: BTreeSet<_> = job.batch_jobs.keys().cloned().collect();
         for role in roles {
             self.tell(Subject::BatchJob(order.job.clone(), role));
+        }
+        self.tell(Subject::Job(order.job.clone()));
+        for number in replaced {
+            self.delete_pod(number);
+            let ended = self.cluster.pods.get(&number);
+            if ended.is_some_and(|found| found.pod.ended.is_some()) {
+                self.add_within(50, 800, Happening::PodRemoved(number));
+            }
         }
         self.metrics.job_orders += 1;
         self.add_within(20, 500, Happening::ReconcileJob(order.job.clone()));

@@ -47,7 +47,7 @@ impl Simulation {
         let roles: Vec<(Name, BatchJob)> = job
             .batch_jobs
             .iter()
-            .map(|(role, batch)| (role.clone(), *batch))
+            .map(|(role, batch)| (role.clone(), batch.clone()))
             .collect();
         for (role, batch) in roles {
             let is_running = exists && batch.running && batch.finished.is_none();
@@ -77,6 +77,7 @@ impl Simulation {
                     shape: spec.worker.clone(),
                     grace_seconds: spec.grace_seconds,
                     start: self.between(start),
+                    made_by: batch.uid.clone(),
                 };
                 let number = self.create_pod(pod);
                 if let Some(job) = self.cluster.jobs.get_mut(key) {

@@ -66,7 +66,7 @@ impl Simulation {
                     .jobs
                     .get(key)
                     .and_then(|found| found.batch_jobs.get(role));
-                Event::BatchJob(key.clone(), role.clone(), batch.copied())
+                Event::BatchJob(key.clone(), role.clone(), batch.cloned())
             }
             Subject::Budget(key) => Event::Budget(key.clone(), cluster.budgets.get(key).cloned()),
             Subject::BudgetDoubt(namespace) => {

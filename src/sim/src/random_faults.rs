@@ -82,8 +82,8 @@ impl Simulation {
                 });
                 if let Some(number) = worker {
                     self.note(Fault::WorkerFailed);
-                    self.end_pod(number);
-                    self.add_within(500, 3_000, Happening::PodRemoved(number));
+                    self.fail_worker(number);
+                    self.add_within(500, 60_000, Happening::PodRemoved(number));
                 }
             }
             11 => {
@@ -139,6 +139,9 @@ impl Simulation {
         if let Some((namespace, grace)) = namespace {
             self.excuse(&namespace, grace + 80);
         }
+        if let Some(found) = self.cluster.pods.get_mut(&number) {
+            found.pod.disrupted = matches!(found.pod.owner, Owner::Job(..));
+        }
         self.delete_pod(number);
         self.owner_changed(number);
     }
@@ -155,6 +158,7 @@ impl Simulation {
             shape,
             grace_seconds: 5,
             start: seconds(1),
+            made_by: None,
         };
         let number = self.create_pod(pod);
         self.note(Fault::ForeignPod);

@@ -271,6 +271,8 @@ fn add_jobs(simulation: &mut Simulation, scenario: &JobScenario) -> Result<(), S
             gives_way: true,
             suspend: false,
             seed: simulation.rng.u64(..),
+            restarts: 3,
+            restarted: 0,
             roles: vec![role],
         };
         let most = scenario.start_time + scenario.start_time / 10;

@@ -41,6 +41,8 @@ pub(crate) struct Witness {
     gateways: BTreeMap<Name, Gateway>,
     /// Orders for jobs that no object shows yet.
     ordered: BTreeMap<Key, (bool, Timestamp)>,
+    /// Gangs that do not run, and whose room is kept until they start again.
+    keeps_room: BTreeSet<Key>,
     exhausted: BTreeSet<Key>,
 }
 
@@ -76,6 +78,7 @@ impl Witness {
             Event::Job(key, job) => {
                 if job.is_none() {
                     self.ordered.remove(key);
+                    self.keeps_room.remove(key);
                 }
                 set(&mut self.jobs, key, job);
             }
@@ -136,6 +139,14 @@ impl Witness {
         for order in &decisions.service_orders {
             self.check_unknown(order, now, tally)?;
         }
+        for (key, decision) in &decisions.jobs {
+            match decision.keeps_room {
+                true => drop(self.keeps_room.insert(key.clone())),
+                // one that starts now has had its room
+                false if !decision.run => drop(self.keeps_room.remove(key)),
+                false => {}
+            }
+        }
         self.ordered
             .retain(|_, (_, at)| now.duration_since(*at) < ORDER_EXPIRES);
         let stopped = decisions.job_orders.iter().filter(|order| !order.run);
@@ -148,6 +159,7 @@ impl Witness {
                 self.check_room(&order.job, tally)?;
             }
             self.ordered.insert(order.job.clone(), (true, now));
+            self.keeps_room.remove(&order.job);
         }
         Ok(())
     }
@@ -227,7 +239,11 @@ impl Witness {
         silent.map(|(uid, gateway)| format!("{uid} is silent: {gateway:?}"))
     }
 
+    /// Whether the gang has room: it was let run, or its room is kept until it starts again.
     fn is_running(&self, key: &Key) -> bool {
+        if self.keeps_room.contains(key) {
+            return true;
+        }
         match self.ordered.get(key) {
             Some((value, _)) => *value,
             None => {

@@ -14,6 +14,7 @@ use super::placement;
 use crate::cache::key_of;
 use crate::health;
 use crate::pod;
+use crate::pod_failure;
 use crate::pod_mark;
 use crate::pod_resources::amounts;
 use crate::training::job::labelled_role;
@@ -31,6 +32,7 @@ pub(super) fn node(node: &core::Node) -> Node {
     let gpus = capacity.filter(|(name, _)| is_gpu(name));
     Node {
         takes_pods: is_ready && !is_cordoned,
+        unready: !is_ready,
         labels: node.labels().clone(),
         taints: placement::taints(node),
         allocatable: amounts(status.and_then(|status| status.allocatable.as_ref())),
@@ -71,6 +73,9 @@ pub(super) fn pod(
         draining_since: pod_mark::draining_since(pod),
         released: pod_mark::leaves_first(pod),
         start_failure: health::start_failure(pod, now).map(|(why, since)| (why.into(), since)),
+        failure: pod_failure::of_worker(pod).map(Into::into),
+        disrupted: pod_failure::is_disrupted(pod),
+        made_by: pod::maker(pod).map(Into::into),
     }
 }
 

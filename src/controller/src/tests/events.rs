@@ -4,7 +4,8 @@ use bursar_core::budget::{Budget, Latch, Phase};
 use bursar_core::calendar::{Interval, Period};
 use bursar_core::model::event::Key;
 use bursar_core::money::Money;
-use bursar_core::training::Retry;
+use bursar_core::training::{Restart, Retry};
+use serde_json::json;
 
 use super::*;
 
@@ -130,6 +131,44 @@ fn an_order_that_is_given_anew_is_said_once() {
     );
 }
 
+/// A job that may restart once.
+fn job(phase: &str, attempts: i32) -> TrainingJob {
+    let template = json!({"spec": {"containers": [{"name": "c", "image": "i"}]}});
+    let spec = json!({"framework": "PyTorch", "replicas": 2, "restarts": 1, "template": template});
+    serde_json::from_value(json!({
+        "apiVersion": "bursar.dev/v1alpha1", "kind": "TrainingJob", "metadata": {"name": "train"},
+        "spec": spec, "status": {"phase": phase, "attempts": attempts},
+    }))
+    .unwrap()
+}
+
+#[test]
+fn each_restart_of_a_job_is_said_and_that_none_is_left() {
+    let order = |count: u32, at: &str| JobOrder {
+        job: key("train"),
+        run: false,
+        retry: None,
+        restart: Some(Restart {
+            count,
+            at: at.parse().unwrap(),
+        }),
+        restarts: count,
+        renew: vec![],
+        reason: "worker train-0 has failed".to_owned(),
+        limited_by: None,
+        after_latch: false,
+    };
+    let running = job("Running", 1);
+    assert_eq!(
+        text(of_job(&order(1, "2026-12-01T10:00:10Z"), &running)),
+        "Normal Restarted RestartAt2026-12-01T10:00:10Z: worker train-0 has failed"
+    );
+    assert_eq!(
+        text(of_job(&order(2, "2026-12-01T10:05:20Z"), &running)),
+        "Warning Failed Fail: worker train-0 has failed"
+    );
+}
+
 #[test]
 fn a_job_starts_is_suspended_and_resumes() {
     let order = |run: bool, retry: bool| JobOrder {
@@ -139,6 +178,9 @@ fn a_job_starts_is_suspended_and_resumes() {
             count: 1,
             at: Timestamp::UNIX_EPOCH,
         }),
+        restart: None,
+        restarts: 0,
+        renew: vec![],
         reason: "budget team is exhausted: 4.90 of 5.00 spent".to_owned(),
         limited_by: None,
         after_latch: false,
@@ -147,23 +189,16 @@ fn a_job_starts_is_suspended_and_resumes() {
         limited_by,
         ..order.clone()
     };
-    let status = |phase: JobPhase, attempts: i32| TrainingJobStatus {
-        phase,
-        attempts,
-        ..TrainingJobStatus::default()
+    let said = |order: &JobOrder, limit: Option<LimitedBy>, job: &TrainingJob| {
+        text(of_job(&limited(order, limit), job))
     };
-    let said = |order: &JobOrder, limit: Option<LimitedBy>, status: &TrainingJobStatus| {
-        text(of_job(&limited(order, limit), Some(status)))
+    let (queued, running) = (job("Queued", 0), job("Running", 1));
+    let suspended = job("Suspended", 1);
+    let new = TrainingJob {
+        status: None,
+        ..queued.clone()
     };
-    let (queued, running) = (status(JobPhase::Queued, 0), status(JobPhase::Running, 1));
-    let suspended = status(JobPhase::Suspended, 1);
-    assert_eq!(
-        text(of_job(
-            &limited(&order(false, false), Some(LimitedBy::Queue)),
-            None
-        )),
-        ""
-    );
+    assert_eq!(said(&order(false, false), Some(LimitedBy::Queue), &new), "");
     assert_eq!(
         said(&order(false, false), Some(LimitedBy::Budget), &queued),
         ""
@@ -182,7 +217,7 @@ fn a_job_starts_is_suspended_and_resumes() {
     );
     assert_eq!(
         said(&order(false, true), Some(LimitedBy::Capacity), &queued),
-        "Normal Suspended SuspendForCapacity: some workers found no node; it starts again once all find one"
+        "Normal Suspended SuspendForCapacity: some workers found no node, or were given no pod; it starts again once all find one"
     );
     assert_eq!(
         said(&order(true, false), None, &suspended),

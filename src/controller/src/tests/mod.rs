@@ -8,6 +8,7 @@ mod closing;
 mod corrections;
 mod devices;
 mod edge;
+mod gang_restarts;
 mod gangs;
 mod leader;
 mod ledger;

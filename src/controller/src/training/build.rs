@@ -1,16 +1,19 @@
 //! The objects that a TrainingJob owns. Needs no client and cannot fail.
 
 use bursar_api::TrainingJob;
-use bursar_api::names::{ROLE_LABEL, role_job};
+use bursar_api::names::{RESTARTS_ANNOTATION, ROLE_LABEL, role_job};
 use bursar_api::spend::WorkloadKind;
 use bursar_api::training::{Framework, Role};
-use k8s_openapi::api::batch::v1::{Job, JobSpec};
+use k8s_openapi::api::batch::v1::{
+    Job, JobSpec, PodFailurePolicy, PodFailurePolicyOnPodConditionsPattern, PodFailurePolicyRule,
+};
 use k8s_openapi::api::core::v1::{
     EnvVar, EnvVarSource, ObjectFieldSelector, PodTemplateSpec, Service, ServicePort, ServiceSpec,
 };
 use kube::ResourceExt;
 
 use crate::inference::build::{disable_service_links, labels, metadata};
+use crate::pod_failure::DISRUPTION_TARGET;
 
 /// torchrun's default port.
 const MASTER_PORT: i32 = 29_500;
@@ -20,12 +23,16 @@ const INDEX: &str = "metadata.annotations['batch.kubernetes.io/job-completion-in
 /// itself for node 0, ends at once and names it.
 const NO_NODE_RANK: &str = "BURSAR_RANK_OFFSET+BURSAR_ROLE_RANK";
 
-/// One Indexed Job for each role, with the role's name. A failed worker is replaced only once it is
-/// gone, so that two never hold one rank.
-pub(crate) fn jobs(object: &TrainingJob, suspend: bool) -> Vec<(String, Job)> {
+/// One Indexed Job for each role, with the role's name, in whose gang a worker has failed so often. A
+/// failed worker is replaced only once it is gone, so that two never hold one rank.
+pub(crate) fn jobs(object: &TrainingJob, suspend: bool, restarts: u32) -> Vec<(String, Job)> {
     let mut rank_offset = 0;
     let roles = object.spec.roles().into_iter().map(|role| {
-        let job = job(object, role, rank_offset, suspend);
+        let mut job = job(object, role, rank_offset, suspend);
+        if restarts > 0 {
+            let annotations = job.metadata.annotations.get_or_insert_default();
+            annotations.insert(RESTARTS_ANNOTATION.to_owned(), restarts.to_string());
+        }
         rank_offset += role.replicas;
         (role.name.to_owned(), job)
     });
@@ -38,8 +45,10 @@ fn job(object: &TrainingJob, role: Role<'_>, rank_offset: u32, suspend: bool) ->
         completion_mode: Some("Indexed".to_owned()),
         completions: Some(workers),
         parallelism: Some(workers),
-        // one restart of the gang fails all its workers
-        backoff_limit: Some(object.spec.restarts.saturating_mul(workers)),
+        // a Job counts each worker that fails, also one that it was told to stop: Bursar counts the
+        // gang's restarts, and ends the Job
+        backoff_limit: Some(i32::MAX),
+        pod_failure_policy: Some(ignore_disruptions()),
         pod_replacement_policy: Some("Failed".to_owned()),
         template: template(object, role, rank_offset),
         ..JobSpec::default()
@@ -54,6 +63,20 @@ fn job(object: &TrainingJob, role: Role<'_>, rank_offset: u32, suspend: bool) ->
         spec: Some(spec),
         status: None,
     }
+}
+
+/// Workers that the cluster takes away are no failures in the Job's status either.
+fn ignore_disruptions() -> PodFailurePolicy {
+    let pattern = PodFailurePolicyOnPodConditionsPattern {
+        status: Some("True".to_owned()),
+        type_: DISRUPTION_TARGET.to_owned(),
+    };
+    let rule = PodFailurePolicyRule {
+        action: "Ignore".to_owned(),
+        on_pod_conditions: Some(vec![pattern]),
+        ..PodFailurePolicyRule::default()
+    };
+    PodFailurePolicy { rules: vec![rule] }
 }
 
 /// The label of a role; the only role of the short form has none.
@@ -192,18 +215,19 @@ mod tests {
     use super::*;
 
     fn only_job(object: &TrainingJob) -> Job {
-        let mut jobs = jobs(object, true);
+        let mut jobs = jobs(object, true, 0);
         assert_eq!((jobs.len(), jobs[0].0.as_str()), (1, ""));
         jobs.remove(0).1
     }
 
-    /// What the first version of Bursar made, but for the links to Services.
+    /// What the first version of Bursar made, but for the links to Services and what counts failures.
     const SHORT_FORM_JOB: &str = concat!(
-        r#"{"apiVersion":"batch/v1","kind":"Job","metadata":{"annotations":{"bursar.dev/spec-hash":"88cc9546e65c49c6"},"#,
+        r#"{"apiVersion":"batch/v1","kind":"Job","metadata":{"annotations":{"bursar.dev/spec-hash":"2ec9deeb342b3a7a"},"#,
         r#""labels":{"app.kubernetes.io/managed-by":"bursar","bursar.dev/kind":"TrainingJob","bursar.dev/workload":"llama"},"#,
         r#""name":"llama","namespace":"ml","ownerReferences":[{"apiVersion":"bursar.dev/v1alpha1","controller":true,"#,
-        r#""kind":"TrainingJob","name":"llama","uid":"u"}]},"spec":{"backoffLimit":8,"completionMode":"Indexed","#,
-        r#""completions":4,"parallelism":4,"podReplacementPolicy":"Failed","suspend":true,"template":{"metadata":{"labels":{"#,
+        r#""kind":"TrainingJob","name":"llama","uid":"u"}]},"spec":{"backoffLimit":2147483647,"completionMode":"Indexed","#,
+        r#""completions":4,"parallelism":4,"podFailurePolicy":{"rules":[{"action":"Ignore","onPodConditions":["#,
+        r#"{"status":"True","type":"DisruptionTarget"}]}]},"podReplacementPolicy":"Failed","suspend":true,"template":{"metadata":{"labels":{"#,
         r#""bursar.dev/kind":"TrainingJob","bursar.dev/workload":"llama","team":"nlp"}},"spec":{"containers":[{"env":["#,
         r#"{"name":"MASTER_ADDR","value":"llama-0.llama.ml.svc"},{"name":"WORLD_SIZE","value":"4"},{"name":"RANK","valueFrom":"#,
         r#"{"fieldRef":{"fieldPath":"metadata.annotations['batch.kubernetes.io/job-completion-index']"}}},"#,
@@ -252,7 +276,7 @@ mod tests {
                 spec.backoff_limit,
                 spec.suspend
             ),
-            (Some(4), Some(4), Some(8), Some(true))
+            (Some(4), Some(4), Some(i32::MAX), Some(true))
         );
         let pod = spec.template.spec.unwrap();
         assert_eq!(
@@ -306,7 +330,7 @@ mod tests {
                 {"name": "worker", "replicas": 3, "template": template}]},
         }))
         .unwrap();
-        let jobs = jobs(&object, false);
+        let jobs = jobs(&object, false, 0);
         let ranks = |job: &Job| {
             let variables = variables(job);
             for (name, expected) in [
@@ -338,7 +362,7 @@ mod tests {
         let worker = jobs[2].1.spec.as_ref().unwrap();
         assert_eq!(
             (worker.completions, worker.backoff_limit),
-            (Some(3), Some(6))
+            (Some(3), Some(i32::MAX))
         );
     }
 }

@@ -3,10 +3,14 @@
 use std::sync::Arc;
 
 use bursar_api::TrainingJob;
-use bursar_api::names::{RETRIES_ANNOTATION, RETRY_AT_ANNOTATION, ROLE_LABEL, role_job};
+use bursar_api::names::{
+    RESTART_AT_ANNOTATION, RESTARTS_ANNOTATION, RETRIES_ANNOTATION, RETRY_AT_ANNOTATION,
+    ROLE_LABEL, role_job,
+};
 use bursar_api::training::Role;
 use bursar_core::model::{Key, event};
 use bursar_core::training::Retry;
+use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
 use kube::ResourceExt;
 
@@ -56,15 +60,53 @@ pub(crate) fn to_core(job: &Job) -> event::BatchJob {
         finished: finished(job),
         active,
         succeeded: status.map_or(0, |status| count(status.succeeded)),
+        failed: status.map_or(0, |status| count(status.failed)),
+        uid: job.metadata.uid.as_deref().map(Into::into),
+        replaces_workers: job
+            .spec
+            .as_ref()
+            .is_none_or(|spec| spec.pod_failure_policy.is_none()),
         started: status
             .and_then(|status| status.start_time.as_ref())
             .map(|time| time.0),
         retry: retry(job),
+        restarts: restarts(job),
+        restart_at: restart_at(job),
     }
 }
 
-/// Whether a TrainingJob has ended: well when each of its roles has, not well once one has failed.
-pub(crate) fn gang_finished(roles: &[RoleJob<'_>]) -> Option<bool> {
+/// How often a worker of a Job's gang has failed.
+fn restarts(job: &Job) -> u32 {
+    let annotation = job.annotations().get(RESTARTS_ANNOTATION);
+    annotation.and_then(|count| count.parse().ok()).unwrap_or(0)
+}
+
+/// When the gang of a Job that was suspended because a worker ended may start again.
+pub(crate) fn restart_at(job: &Job) -> Option<Timestamp> {
+    job.annotations().get(RESTART_AT_ANNOTATION)?.parse().ok()
+}
+
+/// How often a worker of a gang has failed, as the Jobs of its roles show it.
+pub(crate) fn restarts_of(roles: &[RoleJob<'_>]) -> u32 {
+    let jobs = roles.iter().filter_map(|role| role.job.as_deref());
+    jobs.map(restarts).max().unwrap_or(0)
+}
+
+/// Whether the restarts of a gang are used up.
+pub(crate) fn has_no_restart_left(object: &TrainingJob, roles: &[RoleJob<'_>]) -> bool {
+    let jobs = roles.iter().filter_map(|role| role.job.as_deref());
+    let mut suspended = jobs.filter(|job| finished(job).is_none() && !is_running(job));
+    let count = restarts_of(roles).max(object.restarts());
+    let limit = u32::try_from(object.spec.restarts).unwrap_or(0);
+    suspended.any(|job| restart_at(job).is_some()) && count > limit
+}
+
+/// Whether a TrainingJob has ended: well when each of its roles has, not well once one has failed or
+/// its restarts are used up.
+pub(crate) fn gang_finished(object: &TrainingJob, roles: &[RoleJob<'_>]) -> Option<bool> {
+    if has_no_restart_left(object, roles) {
+        return Some(false);
+    }
     let ends = roles
         .iter()
         .map(|role| role.job.as_deref().and_then(finished));

@@ -7,12 +7,14 @@ pub(crate) mod status;
 use std::sync::Arc;
 
 use bursar_api::TrainingJob;
-use bursar_api::names::{RETRIES_ANNOTATION, RETRY_AT_ANNOTATION};
+use bursar_api::names::{
+    RESTART_AT_ANNOTATION, RESTARTS_ANNOTATION, RETRIES_ANNOTATION, RETRY_AT_ANNOTATION,
+};
 use bursar_core::model::Key;
 use bursar_core::plan::JobOrder;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Service;
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
 
@@ -20,7 +22,7 @@ use crate::api_calls::{ApiError, Unapplied, apply_if_changed, with_timeout};
 use crate::cache::cached;
 use crate::context::Context;
 use crate::events;
-use crate::training::job::{finished, is_owned, is_running};
+use crate::training::job::{finished, is_owned, is_running, restart_at};
 
 /// Carries out an order, and makes everything that a TrainingJob owns what it should be.
 ///
@@ -57,17 +59,88 @@ async fn start(
     order: Option<&JobOrder>,
 ) -> Result<(), ApiError> {
     // all of it before the first write: part of a gang would only hold GPUs
-    let wanted = build::jobs(object, order.is_none()).into_iter();
-    let jobs: Vec<(Job, Option<Arc<Job>>)> = wanted
-        .map(|(_, job)| Ok((job.clone(), found_job(context, object, &job)?)))
+    let restarts = order.map_or(0, |order| order.restarts);
+    let wanted = build::jobs(object, order.is_none(), restarts).into_iter();
+    let mut jobs: Vec<(String, Job, Option<Arc<Job>>)> = wanted
+        .map(|(role, job)| {
+            let found = found_job(context, object, &job)?;
+            Ok((role, job, found))
+        })
         .collect::<Result<_, ApiError>>()?;
     apply_service(context, key, object).await?;
     let Some(order) = order else { return Ok(()) };
-    for (wanted, found) in jobs {
+    let restarts_now = jobs.iter().any(|(_, _, found)| {
+        let suspended = found.as_deref().filter(|job| !is_running(job));
+        suspended.and_then(restart_at).is_some()
+    });
+    if !order.renew.is_empty() {
+        record_restarts(context, key, object, order.restarts).await?;
+    }
+    // no new Job runs while an old one is left: without one of its Jobs a gang is let run again, but
+    // one of which only some Jobs were told to is stopped
+    for (role, wanted, found) in &mut jobs {
+        let is_renewed = order.renew.iter().any(|name| **name == **role);
+        if let Some(old) = found.take_if(|_| is_renewed) {
+            delete_job(context, key, &old).await?;
+            keep_retry(wanted, &old);
+        }
+    }
+    for (_, wanted, found) in jobs {
         apply_job(context, key, wanted, found.as_deref(), order).await?;
     }
-    note_order(context, object, order);
+    // an Event has said that it would start again, and why
+    if !restarts_now {
+        note_order(context, object, order);
+    }
     Ok(())
+}
+
+/// Puts on record how often a worker has failed: between a Job and the next one of its role, only
+/// the status knows.
+async fn record_restarts(
+    context: &Context,
+    key: &Key,
+    object: &TrainingJob,
+    restarts: u32,
+) -> Result<(), ApiError> {
+    if object.restarts() >= restarts {
+        return Ok(());
+    }
+    let api: Api<TrainingJob> = Api::namespaced(context.client.clone(), &key.namespace);
+    let patch = Patch::Merge(json!({
+        "metadata": {"uid": object.uid()},
+        "status": {"restarts": restarts},
+    }));
+    let (name, params) = (object.name_any(), PatchParams::default());
+    with_timeout("patch status", api.patch_status(&name, &params, &patch))
+        .await
+        .map(drop)
+}
+
+/// The next Job of a role goes on counting how often its gang was taken back.
+fn keep_retry(wanted: &mut Job, old: &Job) {
+    for name in [RETRIES_ANNOTATION, RETRY_AT_ANNOTATION] {
+        if let Some(value) = old.annotations().get(name) {
+            let annotations = wanted.metadata.annotations.get_or_insert_default();
+            annotations.insert(name.to_owned(), value.clone());
+        }
+    }
+}
+
+/// Deletes a Job of an earlier run; its pods follow. One that is gone already is no error, and one that
+/// has changed since it was read is left as it is.
+async fn delete_job(context: &Context, key: &Key, job: &Job) -> Result<(), ApiError> {
+    let jobs: Api<Job> = Api::namespaced(context.client.clone(), &key.namespace);
+    let preconditions = Preconditions {
+        uid: job.uid(),
+        resource_version: job.resource_version(),
+    };
+    let params = DeleteParams::background().preconditions(preconditions);
+    let name = job.name_any();
+    match with_timeout("delete job", jobs.delete(&name, &params)).await {
+        Ok(_) | Err(ApiError::Gone { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Suspends the Jobs. One of them that cannot be told does not keep the others running.
@@ -78,7 +151,10 @@ async fn stop_jobs(
     order: &JobOrder,
 ) -> Result<(), ApiError> {
     let mut told = Ok(());
-    for (_, wanted) in build::jobs(object, true) {
+    let restarts = order
+        .restart
+        .map_or(order.restarts, |restart| restart.count);
+    for (_, wanted) in build::jobs(object, true, restarts) {
         let this = match found_job(context, object, &wanted) {
             Ok(found) => apply_job(context, key, wanted, found.as_deref(), order).await,
             Err(error) => Err(error),
@@ -101,7 +177,7 @@ async fn apply_service(context: &Context, key: &Key, object: &TrainingJob) -> Re
 
 /// Says what was carried out, in an Event.
 fn note_order(context: &Context, object: &TrainingJob, order: &JobOrder) {
-    if let Some(event) = events::of_job(order, object.status.as_ref()) {
+    if let Some(event) = events::of_job(order, object) {
         context.events.send(object.object_ref(&()), event);
     }
 }
@@ -137,16 +213,22 @@ async fn apply_job(
         apply_if_changed(&jobs, None, wanted, |_| true).await?;
         return Ok(());
     };
-    // of a Job that exists only its suspension changes: all else is immutable
+    // of a Job that exists only its suspension changes
     if is_running(found) == order.run || finished(found).is_some() {
         return Ok(());
     }
     // how often it was taken back counts until it is suspended for another reason
     let annotations = (!order.run).then(|| {
-        json!({
+        let mut annotations = json!({
             RETRIES_ANNOTATION: order.retry.map(|retry| retry.count.to_string()),
             RETRY_AT_ANNOTATION: order.retry.map(|retry| retry.at.to_string()),
-        })
+        });
+        // the restart stays due whatever else keeps the gang from it
+        if let Some(restart) = order.restart {
+            annotations[RESTARTS_ANNOTATION] = json!(restart.count.to_string());
+            annotations[RESTART_AT_ANNOTATION] = json!(restart.at.to_string());
+        }
+        annotations
     });
     set_suspended(&jobs, found, !order.run, annotations).await?;
     note_changed(key, found, order.run, &order.reason);

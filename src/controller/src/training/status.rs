@@ -12,14 +12,17 @@ use bursar_core::training::JobDecision;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt;
 
 use crate::health;
+use crate::pod;
+use crate::pod_failure;
 use crate::pricing::condition::{self, PricingState};
 use crate::spend_status;
 use crate::status_pacing::{
     Change, NextStatus, Readings, StatusPacing, decisive_conditions, messages, reading_conditions,
 };
-use crate::training::job::{RoleJob, finished, gang_finished};
+use crate::training::job::{RoleJob, finished, gang_finished, has_no_restart_left, restarts_of};
 
 /// What goes into a status.
 pub(crate) struct StatusParts<'a> {
@@ -53,6 +56,7 @@ pub(crate) fn next(
         observed_generation: object.metadata.generation,
         phase,
         attempts: old.attempts + i32::from(starts),
+        restarts: old.restarts.max(restarts(&parts)),
         queue_position: parts
             .decision
             .and_then(|decision| decision.position)
@@ -78,7 +82,7 @@ pub(crate) fn next(
     };
     status.conditions = conditions::updated_conditions(
         &old.conditions,
-        says(&parts, phase),
+        says(object, &parts, phase),
         object.metadata.generation,
         parts.now,
     );
@@ -93,6 +97,15 @@ pub(crate) fn next(
         changes_at: health::changes_at(parts.pods, parts.now),
     };
     pacing.next(object, object.status.as_ref(), status, change, parts.now)
+}
+
+/// How often a worker has failed, as it was last decided, or as Jobs show it once the job has ended.
+fn restarts(parts: &StatusParts<'_>) -> i32 {
+    let of_jobs = || restarts_of(parts.roles);
+    let restarts = parts
+        .decision
+        .map_or_else(of_jobs, |decision| decision.restarts);
+    i32::try_from(restarts).unwrap_or(i32::MAX)
 }
 
 fn role_status(found: &RoleJob<'_>) -> RoleStatus {
@@ -135,7 +148,7 @@ fn phase(
     roles: &[RoleStatus],
     old: &TrainingJobStatus,
 ) -> JobPhase {
-    match gang_finished(parts.roles) {
+    match gang_finished(object, parts.roles) {
         Some(true) => return JobPhase::Succeeded,
         Some(false) => return JobPhase::Failed,
         None => {}
@@ -158,8 +171,23 @@ fn phase(
     }
 }
 
-/// What failed: workers of the only role, or of a role by its name.
-fn failure(roles: &[RoleJob<'_>]) -> String {
+/// What failed: the gang once more than it may, or the Job of the only role or of a named one.
+fn failure(object: &TrainingJob, parts: &StatusParts<'_>) -> String {
+    let roles = parts.roles;
+    if has_no_restart_left(object, roles) {
+        let uids = roles.iter().filter_map(|role| role.job.as_ref()?.uid());
+        let uids: Vec<String> = uids.collect();
+        let is_of_run = |pod: &&&Pod| uids.iter().any(|uid| pod::maker(pod) == Some(uid));
+        let of_run = parts.pods.iter().filter(is_of_run);
+        let ended = of_run.filter_map(|pod| Some((pod, pod_failure::of_worker(pod)?)));
+        let first = ended.min_by_key(|(pod, _)| pod::end(pod, parts.now).map(|end| end.at));
+        let worker = first.map_or_else(
+            || "a worker has failed".to_owned(),
+            |(pod, how)| format!("worker {} has failed: {how}", pod.name_any()),
+        );
+        let limit = object.spec.restarts;
+        return format!("{worker}; all {limit} restarts are used up");
+    }
     let failed = |found: &&RoleJob<'_>| found.job.as_deref().and_then(finished) == Some(false);
     let role = roles
         .iter()
@@ -205,7 +233,7 @@ fn figures(status: &TrainingJobStatus) -> impl PartialEq {
     )
 }
 
-fn says(parts: &StatusParts<'_>, phase: JobPhase) -> Vec<ConditionState> {
+fn says(object: &TrainingJob, parts: &StatusParts<'_>, phase: JobPhase) -> Vec<ConditionState> {
     let say = |kind, status, reason, message: String| ConditionState {
         kind,
         status: Some(status),
@@ -227,7 +255,7 @@ fn says(parts: &StatusParts<'_>, phase: JobPhase) -> Vec<ConditionState> {
                 job_ready::SUCCEEDED,
                 "all workers ended well".to_owned(),
             ),
-            JobPhase::Failed => say(READY, false, job_ready::FAILED, failure(parts.roles)),
+            JobPhase::Failed => say(READY, false, job_ready::FAILED, failure(object, parts)),
             _ => say(
                 READY,
                 false,

@@ -61,7 +61,7 @@ impl Model {
             }
             Event::JobOrderFailed(key) => {
                 if let Some(state) = self.jobs.get_mut(&key) {
-                    (state.ordered, state.retry) = (None, None);
+                    (state.ordered, state.retry, state.restart) = (None, None, None);
                     self.marks.job(key);
                 }
             }
@@ -150,6 +150,7 @@ impl Model {
         if identity(&state.spec) != identity(&job) {
             // it is gone, also where another one has its name by now
             (state.ordered, state.retry, state.decision) = (None, None, None);
+            (state.restart, state.keeps_room) = (None, false);
         }
         state.spec = job;
         state.is_told = true;
@@ -216,6 +217,7 @@ impl Model {
         }
         self.replace_room(&uid, old_pod.as_deref(), pod.as_deref(), now);
         self.replace_owner(&uid, old_pod.as_deref(), pod.as_deref());
+        self.replace_stopping(&uid, old_pod.as_deref(), pod.as_deref());
         if let Some(pod) = pod {
             let known = old.unwrap_or_else(|| PodState {
                 pod: pod.clone(),
@@ -359,10 +361,48 @@ impl Model {
         }
     }
 
+    /// Moves a worker that was told to stop to the node on which it does: whether that is ready
+    /// decides how long its gang waits for it.
+    fn replace_stopping(&mut self, uid: &Name, old: Option<&Pod>, new: Option<&Pod>) {
+        let node = |pod: &Pod| pod.node.clone().filter(|_| pod.is_stopping_worker());
+        let (was, is) = (old.and_then(node), new.and_then(node));
+        if was == is {
+            return;
+        }
+        if let Some(node) = was
+            && let Some(uids) = self.stopping.get_mut(&node)
+        {
+            uids.remove(uid);
+            if uids.is_empty() {
+                self.stopping.remove(&node);
+            }
+        }
+        if let Some(node) = is {
+            self.stopping.entry(node).or_default().insert(uid.clone());
+        }
+    }
+
+    /// Marks the gangs of which workers stop on a node.
+    fn mark_stopping(&mut self, node: &Name) {
+        let uids = self.stopping.get(node).into_iter().flatten();
+        let pods = uids.filter_map(|uid| self.pods.get(uid));
+        let owners: Vec<Key> = pods
+            .filter_map(|state| self.owner(&state.pod))
+            .map(|(key, _)| key)
+            .collect();
+        for key in owners {
+            self.marks.job(key);
+        }
+    }
+
     fn set_node(&mut self, name: &Name, node: Option<Node>) {
         let old = self.room.node(name).cloned();
         if old == node {
             return;
+        }
+        let is_unready = |node: &Option<Node>| node.as_ref().is_none_or(|node| node.unready);
+        if is_unready(&old) != is_unready(&node) {
+            self.mark_stopping(name);
         }
         self.rates.replace_node(old.as_ref(), node.as_ref());
         self.room.set_node(name, node);

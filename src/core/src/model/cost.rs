@@ -410,7 +410,7 @@ impl Model {
         };
         let priority = priority.unwrap_or(0);
         let mut stop_times = BTreeSet::new();
-        let runs = state.is_running() && !state.has_finished();
+        let runs = state.has_room();
         for uid in &state.pods {
             let Some(found) = self.pods.get_mut(uid) else {
                 continue;
@@ -432,9 +432,10 @@ impl Model {
             stop_times.insert(seconds);
         }
         let roles = state.spec.as_ref().map_or(&[][..], |spec| &spec.roles);
-        state.estimates.resize(roles.len(), Default::default());
+        let mut estimates = std::mem::take(&mut state.estimates);
+        estimates.resize(roles.len(), Default::default());
         let (mut reserved, mut loads) = (Vec::new(), Vec::new());
-        for (role, cached) in roles.iter().zip(&mut state.estimates) {
+        for (role, cached) in roles.iter().zip(&mut estimates) {
             let seconds = grace_stop_seconds(role.grace_seconds);
             let rates = &mut self.rates;
             let load = new_pod_cost(rates, &role.worker, cached, seconds, priority, now);
@@ -443,12 +444,10 @@ impl Model {
             let workers = state.pods.iter().filter_map(|uid| self.pods.get(uid));
             let workers: Vec<&PodState> = workers
                 .filter(|found| is_worker_of(&found.pod, &role.name))
+                .filter(|found| state.is_of_present_run(&found.pod))
                 .collect();
             let pending = workers.iter().filter(|found| takes_room(&found.pod));
-            let ended_well = state
-                .batch_jobs
-                .get(&role.name)
-                .map_or(0, |job| job.succeeded);
+            let ended_well = state.ended_well(&role.name);
             let present = count(workers.len()).saturating_add(ended_well);
             let awaited = if runs {
                 role.replicas.saturating_sub(present)
@@ -472,6 +471,7 @@ impl Model {
         }
         reserved.extend(gone);
         cost.stop_seconds = stop_times.last().copied().unwrap_or(0);
+        state.estimates = estimates;
         let old = std::mem::replace(&mut state.cost, cost.clone());
         state.loads = loads;
         state.cost_changes_at = cost_changes_at(&self.rates, stop_times, now);

@@ -125,6 +125,12 @@ pub struct Pod {
     pub released: bool,
     /// Why it does not start, and since when it has not been ready.
     pub start_failure: Option<(Name, Timestamp)>,
+    /// It has ended, not well, and how.
+    pub failure: Option<Name>,
+    /// The cluster takes it away, or never let it begin: that it ends is no failure of its own.
+    pub disrupted: bool,
+    /// The UID of the object that made it, if that is known.
+    pub made_by: Option<Name>,
 }
 
 /// So long after the scheduler first found no node for a pod, room that seems to be free is of no use
@@ -162,6 +168,11 @@ impl Pod {
         }
     }
 
+    /// Whether it is a worker of a gang that was told to stop and has not ended.
+    pub(crate) fn is_stopping_worker(&self) -> bool {
+        self.deletion.is_some() && self.ended.is_none() && matches!(self.owner, Owner::Job(..))
+    }
+
     /// When no room is reserved for it any more.
     pub(crate) fn gives_up_room_at(&self) -> Option<Timestamp> {
         match self.scheduling {
@@ -193,6 +204,8 @@ impl Pod {
 pub struct Node {
     /// It is ready and not cordoned.
     pub takes_pods: bool,
+    /// It is not ready: nobody knows whether its pods run, and nobody stops them.
+    pub unready: bool,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
     /// Its taints that keep pods away.
@@ -300,12 +313,16 @@ pub struct Job {
     pub suspend: bool,
     /// A number of its own, for waits that differ from gang to gang.
     pub seed: u64,
+    /// How often a worker may fail, each time restarting all, before the job has failed.
+    pub restarts: u32,
+    /// How often a worker has failed, as its status has on record.
+    pub restarted: u32,
     /// Its roles, at least one.
     pub roles: Vec<Role>,
 }
 
 /// The Job of one role of a TrainingJob.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BatchJob {
     /// It is not suspended.
     pub running: bool,
@@ -315,10 +332,22 @@ pub struct BatchJob {
     pub active: u32,
     /// Its workers that have ended well.
     pub succeeded: u32,
+    /// Its pods that have failed.
+    pub failed: u32,
+    /// Its UID. Workers of a Job before it of the same name are none of its own.
+    pub uid: Option<Name>,
     /// When it last began to run.
     pub started: Option<Timestamp>,
     /// What its gang was suspended for before, if it stayed incomplete.
     pub retry: Option<Retry>,
+    /// It replaces workers that fail and counts them, as Jobs of an earlier version do. Else all workers of
+    /// the gang start again.
+    pub replaces_workers: bool,
+    /// How often a worker of its gang has failed.
+    pub restarts: u32,
+    /// Its gang was stopped to start again, and does not start before; of a Job that has not run
+    /// since.
+    pub restart_at: Option<Timestamp>,
 }
 
 /// A BudgetPolicy.

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 
 use crate::budget::RunningCost;
-use crate::training::{JobDecision, Retry};
+use crate::training::{Interruption, JobDecision, Restart, Retry};
 
-use super::event::{BatchJob, Job, Name, Role};
+use super::event::{BatchJob, Job, Name, Owner, Pod, Role};
 use super::rates::CachedRate;
 use super::service::Ordered;
 use super::spending::WorkloadCost;
@@ -26,6 +26,12 @@ pub(crate) struct JobState {
     pub(crate) is_told: bool,
     /// The retry that an order carried whose Jobs do not show it yet.
     pub(crate) retry: Option<Retry>,
+    /// The restart that an order carried whose Jobs do not show it yet.
+    pub(crate) restart: Option<Restart>,
+    /// Why it is stopped to start again.
+    pub(crate) interruption: Option<Interruption>,
+    /// Its room and its money are kept while it does not run.
+    pub(crate) keeps_room: bool,
     /// Estimates for its roles, in their order.
     pub(crate) estimates: Vec<CachedRate>,
     /// What a worker of each of its roles costs, in their order.
@@ -44,9 +50,13 @@ impl JobState {
         self.spec.is_none() && self.batch_jobs.is_empty() && self.pods.is_empty()
     }
 
-    /// Whether it has ended: with each of its roles, or with a role that failed.
+    /// Whether it has ended: with each of its roles, with a role that failed, or because its restarts
+    /// are used up.
     pub(crate) fn has_finished(&self) -> bool {
         let Some(spec) = &self.spec else { return false };
+        if self.restart_on_record().is_some() && self.restarts_on_record() > spec.restarts {
+            return true;
+        }
         let finished = |name: &Name| self.batch_jobs.get(name)?.finished;
         let ends: Vec<Option<bool>> = spec.roles.iter().map(|role| finished(&role.name)).collect();
         ends.contains(&Some(false)) || ends.iter().all(|end| *end == Some(true))
@@ -65,7 +75,7 @@ impl JobState {
     pub(crate) fn confirm_order(&mut self) {
         let is_told = std::mem::take(&mut self.is_told);
         if is_told && self.ordered.is_some_and(|order| self.shows(order.value)) {
-            (self.ordered, self.retry) = (None, None);
+            (self.ordered, self.retry, self.restart) = (None, None, None);
         }
     }
 
@@ -78,15 +88,17 @@ impl JobState {
         expired.is_some()
     }
 
+    /// Whether its specification has a role of this name, as far as that is known.
+    fn is_role(&self, name: &Name) -> bool {
+        let roles = self.spec.as_ref().map(|spec| &spec.roles);
+        roles.is_none_or(|roles| roles.iter().any(|role| role.name == *name))
+    }
+
     /// Whether its Jobs show that it is let run. The Job of a role that its specification has no more
     /// does not: no order is shown by it.
     pub(crate) fn shows_running(&self) -> bool {
-        let is_role = |name: &Name| {
-            let roles = self.spec.as_ref().map(|spec| &spec.roles);
-            roles.is_none_or(|roles| roles.iter().any(|role| role.name == *name))
-        };
         let mut jobs = self.batch_jobs.iter();
-        jobs.any(|(name, job)| job.running && job.finished.is_none() && is_role(name))
+        jobs.any(|(name, job)| job.running && job.finished.is_none() && self.is_role(name))
     }
 
     /// Whether it is let run, by its Jobs or by an order that they do not show yet.
@@ -97,9 +109,94 @@ impl JobState {
         }
     }
 
-    /// Whether no pod of an earlier run is left.
-    pub(crate) fn is_settled(&self) -> bool {
-        self.batch_jobs.values().all(|job| job.active == 0)
+    /// Whether it is let run, or its room and its money are kept until it starts again.
+    pub(crate) fn has_room(&self) -> bool {
+        (self.is_running() || self.keeps_room) && !self.has_finished()
+    }
+
+    /// Whether no pod of an earlier run is left, but for so many of each role that are given up. Where
+    /// new Jobs are to follow, the Jobs must have stopped as well.
+    pub(crate) fn is_settled(&self, given_up: impl Fn(&Name) -> u32) -> bool {
+        let are_stopped = !self.shows_running();
+        let mut jobs = self.batch_jobs.iter();
+        let stopped = |(role, job): (&Name, &BatchJob)| {
+            job.active == 0 || are_stopped && job.active <= given_up(role)
+        };
+        (are_stopped || self.restart_at().is_none()) && jobs.all(stopped)
+    }
+
+    /// Whether a pod is one of the present Job of its role. Those of a Job before it are none of its
+    /// workers.
+    pub(crate) fn is_of_present_run(&self, pod: &Pod) -> bool {
+        let Owner::Job(_, role) = &pod.owner else {
+            return false;
+        };
+        let present = self.batch_jobs.get(role).and_then(|job| job.uid.as_ref());
+        match (present, &pod.made_by) {
+            (Some(present), Some(uid)) => present == uid,
+            _ => true,
+        }
+    }
+
+    /// Whether this is a role of which all workers have ended well.
+    pub(crate) fn has_ended_well(&self, owner: &Owner) -> bool {
+        let Owner::Job(_, role) = owner else {
+            return false;
+        };
+        let job = self.batch_jobs.get(role);
+        job.is_some_and(|job| job.finished == Some(true))
+    }
+
+    /// How often a worker has failed, as far as Jobs and status show it.
+    fn restarts_on_record(&self) -> u32 {
+        let of_jobs = self.batch_jobs.values().map(|job| job.restarts).max();
+        let of_status = self.spec.as_ref().map(|spec| spec.restarted);
+        of_jobs.max(of_status).unwrap_or(0)
+    }
+
+    /// When it may start again, if its Jobs show that it was stopped to do so.
+    fn restart_on_record(&self) -> Option<Timestamp> {
+        let jobs = self.batch_jobs.iter();
+        let suspended =
+            jobs.filter(|(name, job)| !job.running && job.finished.is_none() && self.is_role(name));
+        suspended.filter_map(|(_, job)| job.restart_at).max()
+    }
+
+    /// How often a worker has failed.
+    pub(crate) fn restarts(&self) -> u32 {
+        let ordered = self.restart.map_or(0, |restart| restart.count);
+        self.restarts_on_record().max(ordered)
+    }
+
+    /// When it may start again, if it was stopped to do so.
+    pub(crate) fn restart_at(&self) -> Option<Timestamp> {
+        self.restart
+            .map(|restart| restart.at)
+            .or_else(|| self.restart_on_record())
+    }
+
+    /// The roles whose Jobs show an earlier run, of which a new one must inherit nothing: neither the
+    /// Job's own back-off after failures, nor pods that never stop. When all start again because a
+    /// worker ended, these are all roles, those that have ended well included; else, a role that has
+    /// ended is left alone. A Job of an earlier version that has not ended anything is replaced as well: it
+    /// would count failures otherwise than the gang does.
+    pub(crate) fn roles_to_renew(&self) -> Vec<Name> {
+        let restarts = self.restart_on_record().is_some();
+        let jobs = self.batch_jobs.iter().filter(|(_, job)| {
+            let is_stopped = job.finished.is_some() || !job.running;
+            let is_stale = job.failed > 0 || job.replaces_workers;
+            let starts_anew = job.active > 0 || is_stale && job.succeeded == 0;
+            is_stopped && (restarts || job.finished.is_none() && starts_anew)
+        });
+        jobs.map(|(role, _)| role.clone()).collect()
+    }
+
+    /// How many workers of a role have ended well and are not started again.
+    pub(crate) fn ended_well(&self, role: &str) -> u32 {
+        if self.restart_at().is_some() {
+            return 0;
+        }
+        self.batch_jobs.get(role).map_or(0, |job| job.succeeded)
     }
 
     /// What it was suspended for before, if it stayed incomplete.
@@ -156,6 +253,8 @@ mod tests {
             gives_way: true,
             suspend: false,
             seed: 0,
+            restarts: 3,
+            restarted: 0,
             roles: ROLES.map(role).into(),
         };
         let key = Key::new("team", "train");

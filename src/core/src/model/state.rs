@@ -146,6 +146,8 @@ pub struct Model {
     pub(crate) pods: BTreeMap<Name, PodState>,
     /// The pods of no workload that hold GPUs, by namespace and UID.
     pub(crate) unowned: BTreeSet<Key>,
+    /// The UIDs of workers that were told to stop and have not ended, by node.
+    pub(crate) stopping: BTreeMap<Name, BTreeSet<Name>>,
     pub(crate) room: ClusterRoom,
     /// How long a node takes at most until it is ready, where nodes are made for pods that wait.
     pub(crate) node_start: Option<SignedDuration>,
@@ -171,6 +173,7 @@ impl Model {
             namespaces: BTreeMap::new(),
             pods: BTreeMap::new(),
             unowned: BTreeSet::new(),
+            stopping: BTreeMap::new(),
             room: ClusterRoom::default(),
             node_start: None,
             rates: Rates::default(),

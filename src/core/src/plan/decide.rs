@@ -15,7 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 
 use crate::budget::BudgetAdmission;
-use crate::model::event::{Key, Name};
+use crate::model::event::{Key, Name, Owner};
+use crate::model::room::ReservationOwner;
 use crate::model::state::{Model, take_in};
 use crate::model::timers::Subject;
 use crate::plan::decisions::Decisions;
@@ -200,7 +201,8 @@ impl Call {
         loop {
             if model.marks.queues.is_empty() {
                 model.room.settle();
-                let changed = model.room.take_changed_queues();
+                let mut changed = model.room.take_changed_queues();
+                changed.extend(without_kept_room(model));
                 // what was decided takes no room where no order is given
                 if changed.is_empty() || model.observe_only {
                     return;
@@ -248,4 +250,16 @@ impl Call {
         }
         self.decisions
     }
+}
+
+/// The namespaces of gangs whose room was kept until they start again, and is not there any more.
+fn without_kept_room(model: &mut Model) -> BTreeSet<Name> {
+    let owners = model.room.take_newly_missing().into_iter();
+    let gangs = owners.filter_map(|owner| match owner {
+        ReservationOwner::Workload(key, Owner::Job(..)) => Some(key),
+        _ => None,
+    });
+    let keeps_room = |key: &Key| model.jobs.get(key).is_some_and(|state| state.keeps_room);
+    let without = gangs.filter(keeps_room);
+    without.map(|key| key.namespace).collect()
 }

@@ -8,7 +8,7 @@ use crate::budget::{BudgetState, Latch};
 use crate::limit::LimitedBy;
 use crate::model::event::{Key, Name};
 use crate::plan::service::Decision;
-use crate::training::{JobDecision, Retry};
+use crate::training::{JobDecision, Restart, Retry};
 
 /// What a service's objects are told. The pods' labels change before the Deployment does.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +40,12 @@ pub struct JobOrder {
     pub run: bool,
     /// How often it was suspended because it stayed incomplete, if that is why.
     pub retry: Option<Retry>,
+    /// They are stopped to start again, because a worker ended.
+    pub restart: Option<Restart>,
+    /// How often a worker has failed.
+    pub restarts: u32,
+    /// The roles whose Jobs are replaced by new ones of the same name, which inherit nothing.
+    pub renew: Vec<Name>,
     /// Why.
     pub reason: String,
     /// What keeps it from running.

@@ -179,11 +179,11 @@ fn replicas_of(model: &Model, key: &Key, now: Timestamp) -> Vec<Candidate> {
     others.map(candidate).collect()
 }
 
-/// A gang that runs and gives way to others.
+/// A gang that has room and gives way to others.
 fn gang_of(model: &Model, key: &Key) -> Option<Candidate> {
     let state = model.jobs.get(key)?;
     let spec = state.spec.as_ref().filter(|spec| spec.gives_way)?;
-    if !state.is_running() || state.has_finished() {
+    if !state.has_room() {
         return None;
     }
     let order = Order {

@@ -8,12 +8,14 @@ use crate::budget::BudgetAdmission;
 use crate::limit::LimitedBy;
 use crate::model::claim::{Claim, DEFAULT_WEIGHT, Part, Rank, Workload, kept_before};
 use crate::model::cost::{gang, is_worker_of};
-use crate::model::event::{Key, Name};
+use crate::model::event::{Key, Name, Owner};
 use crate::model::namespace::{Admission, RefusedJob};
+use crate::model::room::ReservationOwner;
 use crate::model::service::Ordered;
 use crate::model::state::{Model, PodState, count};
 use crate::model::timers::Subject;
 use crate::plan::decisions::{Decisions, JobOrder};
+use crate::plan::interruption::LastRun;
 use crate::training::{
     self, Job, JobDecision, NamespaceQueue, Scheduled, Unscheduled, schedule_all,
 };
@@ -82,11 +84,14 @@ fn observe_queue(
             model.namespace_mut(name).jobs.remove(&key);
             continue;
         }
-        if let Some(job) = observe_job(model, &key) {
+        if let Some(job) = observe_job(model, &key, now) {
+            if let Some(state) = model.jobs.get_mut(&key) {
+                state.interruption = job.restarts.interruption.clone();
+            }
             observed.keys.insert(job.name.clone(), key);
             observed.jobs.push(job);
         } else if let Some(state) = model.jobs.get_mut(&key) {
-            state.decision = None;
+            (state.decision, state.interruption, state.keeps_room) = (None, None, false);
             let costs = state.cost_changes_at;
             let expires = stop_failed(model, &key, now, decisions);
             let looks = [observed.next, costs, expires];
@@ -178,6 +183,9 @@ fn stop_failed(
         position: None,
         retry: None,
         waits_for_money: false,
+        restart: None,
+        restarts: state.restarts(),
+        keeps_room: false,
         next_look: None,
     };
     order_job(model, key, &decision, now, decisions);
@@ -185,7 +193,8 @@ fn stop_failed(
     state.ordered.as_ref().and_then(Ordered::expires)
 }
 
-/// Tells a TrainingJob's Jobs to run or not, if they do otherwise.
+/// Tells a TrainingJob's Jobs to run or not, if they do otherwise, and keeps its room and its money
+/// or not.
 fn order_job(
     model: &mut Model,
     key: &Key,
@@ -200,7 +209,11 @@ fn order_job(
         .ordered
         .is_some_and(|ordered| ordered.value == decision.run);
     let is_shown = state.ordered.is_none() && state.shows(decision.run);
+    let was_kept = std::mem::replace(&mut state.keeps_room, decision.keeps_room);
     if is_ordered || is_shown || model.observe_only {
+        if was_kept != decision.keeps_room {
+            model.refresh_job(key, now);
+        }
         return;
     }
     state.ordered = Some(Ordered {
@@ -209,13 +222,23 @@ fn order_job(
     });
     state.is_told = false;
     // an order that is given anew carries what its Jobs do not show yet
-    let unshown = state.retry.filter(|_| !decision.run);
-    state.retry = decision.retry.or(unshown);
-    let retry = state.retry;
+    let unshown = (state.retry, state.restart);
+    (state.retry, state.restart) = (decision.retry, decision.restart);
+    if !decision.run {
+        state.retry = state.retry.or(unshown.0);
+        state.restart = state.restart.or(unshown.1);
+    }
+    let renew = match decision.run {
+        true => state.roles_to_renew(),
+        false => Vec::new(),
+    };
     let order = JobOrder {
         job: key.clone(),
         run: decision.run,
-        retry,
+        retry: state.retry,
+        restart: state.restart,
+        restarts: decision.restarts,
+        renew,
         reason: decision.reason.clone(),
         limited_by: decision.limited_by,
         after_latch: decision.limited_by == Some(LimitedBy::Budget),
@@ -232,7 +255,7 @@ fn rank(job: &Job) -> Rank {
 }
 
 /// Everything that the queue reads of a TrainingJob; `None` once it has ended.
-fn observe_job(model: &Model, key: &Key) -> Option<Job> {
+fn observe_job(model: &Model, key: &Key, now: Timestamp) -> Option<Job> {
     let state = model.jobs.get(key)?;
     let spec = state.spec.as_ref()?;
     if state.has_finished() {
@@ -247,10 +270,8 @@ fn observe_job(model: &Model, key: &Key) -> Option<Job> {
         let workers = pods
             .iter()
             .filter(|found| is_worker_of(&found.pod, &role.name));
-        let ended_well = state
-            .batch_jobs
-            .get(&role.name)
-            .map_or(0, |job| job.succeeded);
+        let workers = workers.filter(|found| state.is_of_present_run(&found.pod));
+        let ended_well = state.ended_well(&role.name);
         training::Role {
             gang: gang(&role.worker, role.replicas),
             worker: *load,
@@ -264,6 +285,12 @@ fn observe_job(model: &Model, key: &Key) -> Option<Job> {
     let is_shown = state.ordered.is_none() && state.shows_running();
     let missing_since = missing_since(state.started(), &pods);
     let unscheduled = unscheduled(&pods);
+    let has_room = spec.roles.iter().all(|role| {
+        let owner = Owner::Job(key.name.clone(), role.name.clone());
+        let owner = ReservationOwner::Workload(key.clone(), owner);
+        !model.room.lacks_room(&owner)
+    });
+    let last_run = LastRun::of(model, state, &pods, now);
     let gave_way = state.decision.as_ref();
     let gave_way = gave_way.filter(|decision| decision.limited_by == Some(LimitedBy::Preempted));
     let mut job = Job {
@@ -276,8 +303,11 @@ fn observe_job(model: &Model, key: &Key) -> Option<Job> {
         missing_since: missing_since.filter(|_| is_shown && is_missing),
         unscheduled: unscheduled.filter(|_| is_shown),
         retry: state.last_retry(),
+        gives_up_at: last_run.gives_up_at,
         seed: spec.seed,
-        settled: state.is_settled(),
+        settled: state.is_settled(|role| last_run.given_up(role))
+            && (state.restart_at().is_none() || last_run.has_ended()),
+        restarts: last_run.restarts(state, has_room),
         gives_way_to: None,
         gave_way: gave_way.map(|decision| decision.reason.clone()),
         kept: vec![],

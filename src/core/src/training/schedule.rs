@@ -9,7 +9,7 @@ use crate::budget::{BudgetAdmission, Denied, RunningCost};
 use crate::capacity::{Gang, HoldScope, Rank, Room};
 use crate::limit::LimitedBy;
 
-use super::{Job, JobDecision, Retry};
+use super::{Interruption, Job, JobDecision, Restart, Retry};
 
 /// Decides who runs in one namespace, as [`schedule_all`] does in all.
 #[cfg(test)]
@@ -82,7 +82,7 @@ pub(crate) fn schedule_all(
         order.extend(ranked.into_iter().map(|(rank, job)| (place, rank, job)));
     }
     // those of a namespace that rank alike stay in its order
-    order.sort_by_key(|(place, rank, job)| (!job.running, rank.priority, rank.created, *place));
+    order.sort_by_key(|(place, rank, job)| (!job.has_room(), rank.priority, rank.created, *place));
     let mut lines: Vec<QueueState<'_>> = queues
         .into_iter()
         .map(|queue| QueueState {
@@ -118,7 +118,7 @@ fn in_order<'a>(namespace: &Arc<str>, jobs: &'a [Job]) -> Vec<(Rank, &'a Job)> {
     let ranked = jobs.into_iter().map(|job| {
         let own = (Reverse(job.cluster_priority), job.created);
         let (priority, created) = own.max(last);
-        if !job.running && !job.suspend {
+        if !job.has_room() && !job.suspend {
             last = (priority, created);
         }
         let rank = Rank {
@@ -146,20 +146,45 @@ struct QueueState<'a> {
 
 /// Why a job does not run.
 struct Blocked {
-    limited_by: LimitedBy,
+    limited_by: Option<LimitedBy>,
     reason: String,
     /// It starts as soon as there is room and money for it: whose gangs behind it may not delay it.
     holds: Option<HoldScope>,
+    /// It is stopped to start again.
+    restart: Option<Restart>,
+    /// Its room and its money are kept.
+    keeps_room: bool,
 }
 
 impl Blocked {
     /// It waits for something else than room or money, or for what never comes.
     fn aside(limited_by: LimitedBy, reason: impl Into<String>) -> Self {
         Self {
-            limited_by,
+            limited_by: Some(limited_by),
             reason: reason.into(),
             holds: None,
+            restart: None,
+            keeps_room: false,
         }
+    }
+
+    /// It stops, waits for nothing but to start again, or has failed.
+    fn between_runs(job: &Job, restart: Restart, keeps_room: bool) -> Self {
+        Self {
+            limited_by: None,
+            reason: job.restarts.describe(restart),
+            holds: None,
+            restart: Some(restart),
+            keeps_room,
+        }
+    }
+
+    /// Its workers stop because of this interruption. A gang whose worker failed by itself keeps its
+    /// room: the nodes are well.
+    fn interrupted(job: &Job, interruption: &Interruption, now: Timestamp) -> Self {
+        let restart = job.restarts.next(interruption, now);
+        let goes_on = restart.count <= job.restarts.limit;
+        Self::between_runs(job, restart, interruption.is_failure && goes_on)
     }
 
     /// It waits for room or money.
@@ -204,33 +229,49 @@ impl<'a, R: Room> Queue<'_, 'a, R> {
                     position: None,
                     retry: None,
                     waits_for_money: false,
-                    next_look: job.taken_back_at(self.node_start),
+                    restart: None,
+                    restarts: job.restarts.count,
+                    keeps_room: false,
+                    next_look: [job.taken_back_at(self.node_start), job.gives_up_at]
+                        .into_iter()
+                        .flatten()
+                        .min(),
                 };
             }
             Err(blocked) => blocked,
         };
-        let taken_back = job.running && blocked.limited_by == LimitedBy::Capacity;
+        let taken_back = job.running && blocked.limited_by == Some(LimitedBy::Capacity);
         let retry = taken_back.then(|| job.evict(now));
-        let waits_until = retry
-            .or(job.retry)
-            .map(|retry| retry.at)
-            .filter(|at| *at > now);
-        let waits_for_money = blocked.holds.is_some() && blocked.limited_by == LimitedBy::Budget;
+        let waits = [
+            retry.or(job.retry).map(|retry| retry.at),
+            blocked.restart.map(|restart| restart.at),
+            job.restarts.waits_until,
+            job.gives_up_at,
+        ];
+        let waits_until = waits.into_iter().flatten().filter(|at| *at > now).min();
+        let is_for_money = blocked.limited_by == Some(LimitedBy::Budget);
+        let waits_for_money = blocked.holds.is_some() && is_for_money;
         if let Some(scope) = blocked.holds {
             self.wait(job, scope);
         }
-        let position = (blocked.limited_by != LimitedBy::Suspended).then(|| {
+        let is_in_queue = !matches!(blocked.limited_by, None | Some(LimitedBy::Suspended));
+        let position = is_in_queue.then(|| {
             self.line.waiting += 1;
             self.line.waiting
         });
         JobDecision {
             name: job.name.clone(),
             run: false,
-            limited_by: Some(blocked.limited_by),
+            limited_by: blocked.limited_by,
             reason: blocked.reason,
             position,
             retry,
             waits_for_money,
+            restart: blocked.restart,
+            restarts: blocked
+                .restart
+                .map_or(job.restarts.count, |restart| restart.count),
+            keeps_room: blocked.keeps_room,
             next_look: waits_until,
         }
     }
@@ -244,8 +285,26 @@ impl<'a, R: Room> Queue<'_, 'a, R> {
         }
     }
 
-    /// Why it runs, or why it does not.
+    /// Why it runs, or why it does not. Why it was interrupted stays known while it waits for something
+    /// else.
     fn decide(&mut self, job: &Job, now: Timestamp) -> Result<String, Blocked> {
+        self.decide_run(job, now).map_err(|mut blocked| {
+            let interruption = job.restarts.interruption.as_ref().filter(|_| !job.running);
+            if let (Some(found), Some(LimitedBy::Capacity | LimitedBy::Queue)) =
+                (interruption, blocked.limited_by)
+            {
+                blocked.reason = format!("{}; {}", found.why, blocked.reason);
+            }
+            blocked
+        })
+    }
+
+    fn decide_run(&mut self, job: &Job, now: Timestamp) -> Result<String, Blocked> {
+        let restarts = &job.restarts;
+        let restart = restarts.under_way();
+        if let Some(restart) = restart.filter(|_| restarts.are_used_up() && !job.running) {
+            return Err(Blocked::between_runs(job, restart, false));
+        }
         if job.suspend {
             let reason = "spec.suspend is true";
             return Err(Blocked::aside(LimitedBy::Suspended, reason));
@@ -255,17 +314,35 @@ impl<'a, R: Room> Queue<'_, 'a, R> {
             return Err(Blocked::aside(LimitedBy::Budget, reason));
         }
         if job.running {
+            if let Some(interruption) = &restarts.interruption {
+                return Err(Blocked::interrupted(job, interruption, now));
+            }
             let taken_back_at = job.taken_back_at(self.node_start);
             if taken_back_at.is_some_and(|at| at <= now) {
-                let waits = "some of its workers found no node in time; all are taken back, and it waits for its decision again";
-                return Err(Blocked::aside(LimitedBy::Capacity, waits));
-            }
-            if let Some(name) = &job.gives_way_to {
+                let what = match job.unscheduled {
+                    Some(_) => "some of its workers found no node in time",
+                    None => "some of its workers were given no pod in time by their Job",
+                };
                 let reason =
-                    format!("gives way to {name}, which has a higher priority and waits for money");
-                return Err(Blocked::aside(LimitedBy::Preempted, reason));
+                    format!("{what}; all are taken back, and it waits for its decision again");
+                return Err(Blocked::aside(LimitedBy::Capacity, reason));
             }
+        }
+        if job.has_room()
+            && let Some(name) = &job.gives_way_to
+        {
+            let reason =
+                format!("gives way to {name}, which has a higher priority and waits for money");
+            return Err(Blocked::aside(LimitedBy::Preempted, reason));
+        }
+        if job.running {
             return Ok(job.running_reason(self.node_start));
+        }
+        if let Some(restart) = restart.filter(|_| restarts.keeps_room) {
+            return match job.settled && restart.at <= now {
+                true => Ok(format!("{} workers run", job.workers())),
+                false => Err(Blocked::between_runs(job, restart, true)),
+            };
         }
         if !job.settled {
             if let Some(reason) = &job.gave_way {
@@ -295,10 +372,19 @@ impl<'a, R: Room> Queue<'_, 'a, R> {
         };
         if let Some(retry) = job.retry.filter(|retry| retry.at > now) {
             let reason = format!(
-                "some of its workers found no node, {} times so far; it tries again at {}",
+                "some of its workers found no node or were given no pod, {} times so far; it \
+                 tries again at {}",
                 retry.count, retry.at
             );
             return Err(Blocked::aside(LimitedBy::Capacity, reason));
+        }
+        if let Some(restart) = restart.filter(|restart| restart.at > now) {
+            // whether there is money now is not asked: an answer that changes with what others get
+            // until then would be asked for again and again
+            return Err(Blocked {
+                holds: Some(HoldScope::Namespace),
+                ..Blocked::between_runs(job, restart, false)
+            });
         }
         let fit = self.capacity.fits(&gangs);
         if let Some(first) = self.capacity.holder(&gangs, fit < workers) {

@@ -27,6 +27,8 @@ fn job(name: &str, workers: u32) -> Job {
         running: false,
         missing_since: None,
         unscheduled: None,
+        restarts: Default::default(),
+        gives_up_at: None,
         retry: None,
         seed: 7,
         settled: true,

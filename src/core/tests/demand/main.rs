@@ -64,6 +64,9 @@ pub(crate) fn ready_pod(name: &str, ready: i64) -> Pod {
         draining_since: None,
         released: false,
         start_failure: None,
+        failure: None,
+        disrupted: false,
+        made_by: None,
     }
 }
 

@@ -106,6 +106,8 @@ fn room_is_kept(model: &mut Model, second: i64) -> bool {
         gives_way: true,
         suspend: false,
         seed: 1,
+        restarts: 3,
+        restarted: 0,
         roles: vec![Role {
             name: "".into(),
             replicas: 1,

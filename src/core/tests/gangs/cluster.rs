@@ -118,6 +118,8 @@ impl Cluster {
             gives_way: true,
             suspend: false,
             seed: 1,
+            restarts: 3,
+            restarted: 0,
             roles: vec![Role {
                 name: "".into(),
                 replicas: gang.workers,
@@ -265,6 +267,7 @@ impl Cluster {
             succeeded: if job.finished { job.gang.workers } else { 0 },
             started: job.started,
             retry: job.retry,
+            ..BatchJob::default()
         };
         let event = Event::BatchJob(key.clone(), "".into(), Some(batch_job));
         self.model.apply(event, at(second));
@@ -372,5 +375,8 @@ fn pod(key: Key, owner: Owner, shape: Arc<PodShape>, second: i64) -> Pod {
         draining_since: None,
         released: false,
         start_failure: None,
+        failure: None,
+        disrupted: false,
+        made_by: None,
     }
 }

@@ -20,6 +20,7 @@ use super::{GPUS, World};
 use crate::pod;
 use crate::training::job::finished;
 
+const INDEX_LABEL: &str = "batch.kubernetes.io/job-completion-index";
 /// Seconds from the order to end until a pod has ended.
 const GRACE: i64 = 3;
 
@@ -145,23 +146,34 @@ impl World {
                     .unwrap();
             }
             // a pod is replaced when the one before it has ended
-            if going == 0 {
-                for _ in alive.len()..wanted {
-                    self.make_pod(&job, &spec.template, &format!("{}-", job.name_any()))
-                        .await;
+            if going == 0 && !self.jobs_back_off {
+                let taken: Vec<&str> = alive.iter().filter_map(index).collect();
+                let missing = (0..wanted).map(|index| index.to_string());
+                let missing = missing.filter(|index| !taken.contains(&index.as_str()));
+                for index in missing.take(wanted.saturating_sub(alive.len())) {
+                    let mut template = spec.template.clone();
+                    let labels = template
+                        .metadata
+                        .get_or_insert_default()
+                        .labels
+                        .get_or_insert_default();
+                    let prefix = format!("{}-{index}-", job.name_any());
+                    labels.insert(INDEX_LABEL.to_owned(), index);
+                    self.make_pod(&job, &template, &prefix).await;
                 }
             }
-            let of_job: Vec<Pod> = self
+            let (ended, of_job): (Vec<Pod>, Vec<Pod>) = self
                 .pods()
                 .into_iter()
-                .filter(|pod| is_owned(pod, &job) && !pod::is_terminal(pod))
-                .collect();
+                .filter(|pod| is_owned(pod, &job))
+                .partition(pod::is_terminal);
+            let failed = ended.iter().filter(|pod| has_failed(pod)).count();
             let terminating = of_job
                 .iter()
                 .filter(|pod| pod.metadata.deletion_timestamp.is_some())
                 .count();
             let ready = of_job.iter().filter(|pod| pod::is_ready(pod)).count();
-            let status = json!({"status": {"active": of_job.len() - terminating, "terminating": terminating, "ready": ready}});
+            let status = json!({"status": {"active": of_job.len() - terminating, "terminating": terminating, "ready": ready, "failed": failed}});
             self.report(&job, status).await;
         }
     }
@@ -226,7 +238,9 @@ impl World {
             }
             free -= 1;
             let condition = json!([{"type": "PodScheduled", "status": "True", "lastTransitionTime": self.now.to_string()}]);
-            self.patch_pod(&pod, json!({"spec": {"nodeName": "node"}}))
+            let is_far = self.far.is_some_and(|(far, _)| index(&pod) == Some(far));
+            let node = self.far.filter(|_| is_far).map_or("node", |(_, node)| node);
+            self.patch_pod(&pod, json!({"spec": {"nodeName": node}}))
                 .await;
             self.patch_status(&pod, json!({"conditions": condition}))
                 .await;
@@ -247,6 +261,9 @@ impl World {
             let Some(lifetime) = self.lifetimes.get_mut(pod::uid(&pod)) else {
                 continue;
             };
+            if pod::node_name(&pod) == self.lost {
+                continue;
+            }
             if let Some(deletion) = &pod.metadata.deletion_timestamp {
                 let ordered = deletion.0
                     - SignedDuration::from_secs(
@@ -281,20 +298,62 @@ impl World {
             .unwrap();
     }
 
+    /// A worker that is told to stop fails.
     async fn finish(&self, pod: &Pod) {
-        self.end(pod, self.lifetimes[pod::uid(pod)].from).await;
+        let code = if index(pod).is_some() { 143 } else { 0 };
+        self.exit(pod, self.lifetimes[pod::uid(pod)].from, code)
+            .await;
+    }
+
+    /// A worker ends by itself, with this exit code.
+    pub(in crate::tests) async fn fail(&mut self, pod: &Pod, code: i32) {
+        let lifetime = self.lifetimes.get_mut(pod::uid(pod)).unwrap();
+        lifetime.to = Some(self.now);
+        let bound = lifetime.from;
+        self.exit(pod, bound, code).await;
+    }
+
+    /// The API of evictions takes a pod away.
+    pub(in crate::tests) async fn evict(&self, pod: &Pod) {
+        let mut conditions = json!(pod.status.as_ref().unwrap().conditions);
+        let target = json!({"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI", "lastTransitionTime": self.now.to_string()});
+        conditions.as_array_mut().unwrap().push(target);
+        self.patch_status(pod, json!({"conditions": conditions}))
+            .await;
+        self.tell_to_stop(pod).await;
+    }
+
+    /// Somebody deletes a pod.
+    pub(in crate::tests) async fn tell_to_stop(&self, pod: &Pod) {
+        let params = DeleteParams::default();
+        self.api::<Pod>()
+            .delete(&pod.name_any(), &params)
+            .await
+            .unwrap();
     }
 
     /// Its containers end now; it was bound at that time.
     pub(in crate::tests) async fn end(&self, pod: &Pod, bound: Timestamp) {
+        self.exit(pod, bound, 0).await;
+    }
+
+    async fn exit(&self, pod: &Pod, bound: Timestamp, code: i32) {
+        let known = pod
+            .status
+            .iter()
+            .flat_map(|status| status.conditions.iter().flatten());
+        let target = known.filter(|condition| condition.type_ == "DisruptionTarget");
+        let target = target.map(|condition| json!(condition));
         let scheduled = json!({"type": "PodScheduled", "status": "True", "lastTransitionTime": bound.to_string()});
+        let conditions: Vec<Value> = target.chain([scheduled]).collect();
+        let phase = if code == 0 { "Succeeded" } else { "Failed" };
         let ended = json!([{
             "name": "c", "image": "", "imageID": "", "ready": false, "restartCount": 0,
-            "state": {"terminated": {"exitCode": 0, "finishedAt": self.now.to_string()}},
+            "state": {"terminated": {"exitCode": code, "finishedAt": self.now.to_string()}},
         }]);
         self.patch_status(
             pod,
-            json!({"phase": "Succeeded", "conditions": [scheduled], "containerStatuses": ended}),
+            json!({"phase": phase, "conditions": conditions, "containerStatuses": ended}),
         )
         .await;
     }
@@ -355,6 +414,15 @@ impl World {
             .await
             .unwrap();
     }
+}
+
+fn index(pod: &Pod) -> Option<&str> {
+    pod.labels().get(INDEX_LABEL).map(String::as_str)
+}
+
+fn has_failed(pod: &Pod) -> bool {
+    let status = pod.status.as_ref();
+    status.and_then(|status| status.phase.as_deref()) == Some("Failed")
 }
 
 fn is_owned<K: ResourceExt>(object: &Pod, owner: &K) -> bool {

@@ -44,6 +44,12 @@ pub(super) struct World {
     pub(super) admission: bool,
     /// PriorityClasses that count beside other namespaces.
     pub(super) allowed_classes: Vec<AllowedClass>,
+    /// Workers of this index go to another node than the first one.
+    pub(super) far: Option<(&'static str, &'static str)>,
+    /// Jobs make no pods, as after many failures.
+    pub(super) jobs_back_off: bool,
+    /// The kubelet of this node is not there.
+    pub(super) lost: Option<&'static str>,
     /// What controllers wrote last, by UID.
     reported: BTreeMap<String, Value>,
 }
@@ -64,6 +70,9 @@ impl World {
             slow: false,
             admission: true,
             allowed_classes: Vec::new(),
+            far: None,
+            jobs_back_off: false,
+            lost: None,
             reported: BTreeMap::new(),
         };
         world.create_node("node").await;
@@ -99,6 +108,18 @@ impl World {
             json!({"status": {"capacity": capacity, "allocatable": capacity, "conditions": ready}});
         self.nodes()
             .patch_status(name, &PatchParams::default(), &Patch::Merge(status))
+            .await
+            .unwrap();
+    }
+
+    /// The kubelet of a node is not heard of any more.
+    pub(super) async fn lose(&mut self, node: &'static str) {
+        self.lost = Some(node);
+        let unknown = json!([{"type": "Ready", "status": "Unknown"}]);
+        let status = Patch::Merge(json!({"status": {"conditions": unknown}}));
+        let params = PatchParams::default();
+        self.nodes()
+            .patch_status(node, &params, &status)
             .await
             .unwrap();
     }

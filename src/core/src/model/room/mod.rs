@@ -81,6 +81,16 @@ impl ClusterRoom {
         self.reservations.note_bound(owner, node);
     }
 
+    /// Whether nodes have no room for all that is reserved for the owner.
+    pub(crate) fn lacks_room(&self, owner: &ReservationOwner) -> bool {
+        self.reservations.lacks_room(owner)
+    }
+
+    /// The owners that have come to lack room since this was last asked.
+    pub(crate) fn take_newly_missing(&mut self) -> BTreeSet<ReservationOwner> {
+        self.reservations.take_newly_missing()
+    }
+
     /// Gives up places that are not wanted any more and finds those that are missing.
     pub(crate) fn settle(&mut self) {
         self.reservations.settle(&mut self.nodes);

@@ -44,6 +44,8 @@ pub(super) struct Reservations {
     unsettled: BTreeSet<ReservationOwner>,
     /// Owners without a place for all that they want.
     missing: BTreeMap<ShapeId, BTreeSet<ReservationOwner>>,
+    /// Those of whom nobody has been told so yet.
+    newly_missing: BTreeSet<ReservationOwner>,
     /// Nodes that took a pod while room on them was reserved, or that changed.
     crowded: BTreeSet<Name>,
 }
@@ -90,6 +92,17 @@ impl Reservations {
         if let Some(reservation) = self.all.get_mut(owner) {
             reservation.bound.push(node.clone());
         }
+    }
+
+    /// Whether not all that the owner wants has a place.
+    pub(super) fn lacks_room(&self, owner: &ReservationOwner) -> bool {
+        let reservation = self.all.get(owner);
+        reservation.is_some_and(|reservation| reservation.missing.is_some())
+    }
+
+    /// The owners that have come to lack room since this was last asked.
+    pub(super) fn take_newly_missing(&mut self) -> BTreeSet<ReservationOwner> {
+        std::mem::take(&mut self.newly_missing)
     }
 
     /// Gives up places that are not wanted any more and finds those that are missing.
@@ -199,6 +212,7 @@ impl Reservations {
         } else if reservation.missing.is_none() {
             let id = nodes.use_shape(reservation.shape.clone());
             reservation.missing = Some(id);
+            self.newly_missing.insert(owner.clone());
             self.missing.entry(id).or_default().insert(owner.clone());
         }
     }

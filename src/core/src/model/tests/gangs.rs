@@ -31,6 +31,8 @@ fn job(suspend: bool) -> Job {
         gives_way: true,
         suspend,
         seed: 0,
+        restarts: 3,
+        restarted: 0,
         roles: vec![role("master"), role("worker")],
     }
 }
@@ -182,6 +184,9 @@ fn tell_pod(model: &mut Model, node: &str, gpus: i64) {
         draining_since: None,
         released: false,
         start_failure: None,
+        failure: None,
+        disrupted: false,
+        made_by: None,
         scheduling: Scheduling::Queued,
         resident: false,
     };

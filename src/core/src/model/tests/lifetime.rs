@@ -94,6 +94,9 @@ fn where_a_budget_stands_is_told_every_half_minute_while_money_is_spent() {
         draining_since: None,
         released: false,
         start_failure: None,
+        failure: None,
+        disrupted: false,
+        made_by: None,
         scheduling: crate::model::event::Scheduling::Queued,
         resident: false,
     };

@@ -215,18 +215,23 @@ fn decisions_over_what_is_marked_equal_those_over_everything() {
 /// first ones may be in another slice than its further ones.
 fn merged(orders: Vec<ServiceOrder>) -> Vec<ServiceOrder> {
     let mut merged: Vec<ServiceOrder> = Vec::new();
-    let only_grows = |order: &ServiceOrder| {
-        let moves_none = order.drain.is_empty() && order.keep.is_empty() && order.remove.is_empty();
-        moves_none && order.replicas.0 < order.replicas.1
+    let moves_none = |order: &ServiceOrder| {
+        order.drain.is_empty() && order.keep.is_empty() && order.remove.is_empty()
     };
+    let only_grows =
+        |order: &ServiceOrder| moves_none(order) && order.replicas.0 < order.replicas.1;
+    // a Deployment that is not there yet is made without replicas
+    let loses_none =
+        |order: &ServiceOrder| moves_none(order) && order.replicas.0 <= order.replicas.1;
     for mut order in orders {
         // where a slice ends, it is looked whether a budget stops something
         order.after_latch = false;
         match merged.last_mut() {
             Some(last)
-                if last.service == order.service && only_grows(last) && only_grows(&order) =>
+                if last.service == order.service && loses_none(last) && only_grows(&order) =>
             {
                 last.replicas.1 = order.replicas.1;
+                last.held_since = order.held_since;
             }
             _ => merged.push(order),
         }

@@ -106,6 +106,7 @@ fn pod(rng: &mut Rng, now: Timestamp) -> (Name, Option<Box<Pod>>) {
         _ => (name(of_pod.choice(NAMESPACES).unwrap()), Owner::Other),
     };
     let past = |rng: &mut Rng| now - SignedDuration::from_secs(rng.i64(0..200));
+    let mut more = more(rng);
     let pod = Pod {
         key: Key {
             namespace,
@@ -133,8 +134,23 @@ fn pod(rng: &mut Rng, now: Timestamp) -> (Name, Option<Box<Pod>>) {
             _ => Scheduling::Queued,
         },
         resident: number.is_multiple_of(5),
+        failure: (more.u8(0..8) == 0).then(|| name("exit code 1")),
+        disrupted: more.u8(0..8) == 0,
+        made_by: job_uid(&mut more),
     };
     (uid, some(rng, Box::new(pod)))
+}
+
+/// The UID of a Job, or none that is known.
+fn job_uid(rng: &mut Rng) -> Option<Name> {
+    rng.choice([None, Some("job-uid-0"), Some("job-uid-1")])
+        .flatten()
+        .map(name)
+}
+
+/// Another generator, so that what is drawn from it changes nothing of what is drawn otherwise.
+fn more(rng: &Rng) -> Rng {
+    Rng::with_seed(!rng.clone().u64(..))
 }
 
 fn service(rng: &mut Rng, now: Timestamp) -> Service {
@@ -178,6 +194,8 @@ fn job(rng: &mut Rng, now: Timestamp) -> Job {
         gives_way: rng.bool(),
         suspend: rng.u8(0..6) == 0,
         seed: rng.u64(..),
+        restarts: more(rng).u32(0..4),
+        restarted: more(rng).u32(0..2),
         roles,
     }
 }
@@ -235,8 +253,10 @@ fn node(rng: &mut Rng) -> Node {
     if rng.bool() {
         labels.insert("pool".to_owned(), "a".to_owned());
     }
+    let takes_pods = rng.u8(0..5) != 0;
     Node {
-        takes_pods: rng.u8(0..5) != 0,
+        takes_pods,
+        unready: !takes_pods && more(rng).bool(),
         labels,
         taints: (rng.u8(0..3) == 0)
             .then(|| Taint {
@@ -285,13 +305,20 @@ pub(super) fn event(rng: &mut Rng, now: Timestamp) -> Event {
             Event::Job(key, some(rng, job))
         }
         7 => {
+            let mut more = more(rng);
             let job = BatchJob {
+                uid: job_uid(&mut more),
                 running: rng.bool(),
                 finished: (rng.u8(0..8) == 0).then(|| rng.bool()),
                 active: rng.u32(0..3),
                 succeeded: rng.u32(0..2),
+                failed: rng.u32(0..2),
                 started: rng.bool().then_some(now),
                 retry: None,
+                replaces_workers: more.u8(0..4) == 0,
+                restarts: more.u32(0..3),
+                restart_at: (more.u8(0..4) == 0)
+                    .then(|| now + SignedDuration::from_secs(more.i64(-30..60))),
             };
             let role = name(rng.choice(["", "ps"]).unwrap());
             let key = key(rng, "job", 3);

@@ -41,6 +41,9 @@ fn pod(owner: Owner, gpus: i64) -> Pod {
         draining_since: None,
         released: false,
         start_failure: None,
+        failure: None,
+        disrupted: false,
+        made_by: None,
         scheduling: crate::model::event::Scheduling::Queued,
         resident: false,
     }

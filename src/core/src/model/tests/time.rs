@@ -186,6 +186,9 @@ fn a_start_is_admitted_from_the_second_on_in_which_stopping_pods_leave_the_money
         draining_since: None,
         released: false,
         start_failure: None,
+        failure: None,
+        disrupted: false,
+        made_by: None,
         scheduling: Scheduling::Queued,
         resident: false,
     };
@@ -239,6 +242,9 @@ fn a_service_is_idle_once_the_starts_of_its_replicas_have_failed() {
         draining_since: None,
         released: false,
         start_failure: (number > 0).then(|| ("ImagePullBackOff".into(), at(failed))),
+        failure: None,
+        disrupted: false,
+        made_by: None,
         scheduling: Scheduling::Queued,
         resident: false,
     };

@@ -1,0 +1,154 @@
+//! What became of the workers of a gang's last run, and whether it can go on.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::model::event::{Name, Owner, Pod};
+use crate::model::job::JobState;
+use crate::model::state::{Model, PodState};
+use crate::training::{Interruption, Restarts};
+
+/// A worker that was told to stop, on a node that is not ready, is given up so long after it should
+/// have stopped.
+const LOST_AFTER: SignedDuration = SignedDuration::from_mins(5);
+
+/// The workers of the present Jobs of a gang, whether these run or were suspended, but for those of
+/// roles that have ended well.
+pub(super) struct LastRun<'a> {
+    pods: Vec<&'a Pod>,
+    /// Those that never stop.
+    lost: Vec<&'a Pod>,
+    /// When the next one is taken to be lost.
+    pub(super) gives_up_at: Option<Timestamp>,
+}
+
+impl<'a> LastRun<'a> {
+    /// What `pods` of the gang show at `now`.
+    pub(super) fn of(
+        model: &Model,
+        state: &JobState,
+        pods: &[&'a PodState],
+        now: Timestamp,
+    ) -> Self {
+        let pods = pods.iter().map(|found| &*found.pod);
+        // what becomes of the pods of a role that has ended well is no matter of the gang
+        let pods: Vec<&Pod> = pods
+            .filter(|pod| state.is_of_present_run(pod) && !state.has_ended_well(&pod.owner))
+            .collect();
+        let mut lost_at: BTreeMap<Timestamp, Vec<&Pod>> = BTreeMap::new();
+        for pod in pods.iter().copied() {
+            if let Some(at) = lost_at_of(model, pod) {
+                lost_at.entry(at).or_default().push(pod);
+            }
+        }
+        let later = lost_at.keys().copied().find(|at| *at > now);
+        let lost = lost_at.into_iter().take_while(|(at, _)| *at <= now);
+        Self {
+            lost: lost.flat_map(|(_, pods)| pods).collect(),
+            pods,
+            gives_up_at: later,
+        }
+    }
+
+    /// How many workers of a role are lost.
+    pub(super) fn given_up(&self, role: &Name) -> u32 {
+        let is_of_role =
+            |pod: &&&Pod| matches!(&pod.owner, Owner::Job(_, name) if **name == **role);
+        crate::model::state::count(self.lost.iter().filter(is_of_role).count())
+    }
+
+    /// Whether each worker has ended or is given up. Its Job may say so before its pod does.
+    pub(super) fn has_ended(&self) -> bool {
+        let mut pods = self.pods.iter();
+        pods.all(|pod| pod.ended.is_some() || self.lost.iter().any(|lost| lost.key == pod.key))
+    }
+
+    /// The gang's restarts, and why it stops to start again. Room is kept for it as long as nodes have
+    /// it.
+    pub(super) fn restarts(&self, state: &JobState, has_room: bool) -> Restarts {
+        // what the Jobs of the run before show is over once the gang is told to start again
+        let starts = state.ordered.is_some_and(|ordered| ordered.value);
+        let waits_until = state.restart_at().filter(|_| !starts);
+        let is_let_run = state.ordered.is_none() && state.shows_running();
+        let interruption = match (is_let_run, waits_until) {
+            (true, None) => self.interruption(|pod| pod.disrupted || was_told(pod)),
+            // only some of its Jobs were told to stop, or to start again: all stop
+            (true, Some(_)) => self.interruption(|pod| pod.disrupted).or_else(|| {
+                Some(Interruption {
+                    why: "a worker has ended".to_owned(),
+                    is_failure: true,
+                })
+            }),
+            // by now, all workers were told to stop
+            (false, Some(_)) => state
+                .interruption
+                .clone()
+                .or_else(|| self.interruption(|pod| pod.disrupted)),
+            (false, None) => None,
+        };
+        let mut jobs = state.batch_jobs.values();
+        let is_left_to_jobs = jobs.any(|job| job.replaces_workers && job.finished.is_none());
+        let interruption = interruption.filter(|_| !self.lost.is_empty() || !is_left_to_jobs);
+        Restarts {
+            count: state.restarts(),
+            limit: state.spec.as_ref().map_or(0, |spec| spec.restarts),
+            waits_until,
+            keeps_room: state.keeps_room && has_room,
+            interruption,
+        }
+    }
+
+    /// Why these workers cannot go on as a gang. Once the cluster has taken one of them away, the
+    /// failures of the others follow from that.
+    fn interruption(&self, is_taken_away: impl Fn(&Pod) -> bool) -> Option<Interruption> {
+        let first = |is: &dyn Fn(&&Pod) -> bool| {
+            let pods = self.pods.iter().copied().filter(|pod| is(pod));
+            pods.min_by(|a, b| (a.ended, &a.key).cmp(&(b.ended, &b.key)))
+        };
+        let is_failure = |pod: &&Pod| pod.failure.is_some();
+        let failed = first(&|pod| is_failure(pod) && !is_taken_away(pod));
+        let taken_away = first(&|pod| is_failure(pod) && is_taken_away(pod))
+            .or_else(|| first(&|pod| is_taken_away(pod)).filter(|_| failed.is_some()));
+        let how = |pod: &Pod| {
+            let how = pod.failure.as_ref().map(|how| format!(": {how}"));
+            how.unwrap_or_default()
+        };
+        let why = match (self.lost.first(), taken_away, failed) {
+            (Some(pod), ..) => lost(pod),
+            (_, Some(pod), _) => {
+                format!("the cluster took worker {} away{}", pod.key.name, how(pod))
+            }
+            (_, _, Some(pod)) => format!("worker {} has failed{}", pod.key.name, how(pod)),
+            _ => return None,
+        };
+        Some(Interruption {
+            why,
+            is_failure: self.lost.is_empty() && taken_away.is_none(),
+        })
+    }
+}
+
+/// Whether a pod was told to stop before it ended.
+fn was_told(pod: &Pod) -> bool {
+    let told_at = pod.deletion.map(|by| {
+        let grace = SignedDuration::from_secs(pod.grace_seconds);
+        by.checked_sub(grace).unwrap_or(by)
+    });
+    told_at.is_some_and(|told| pod.ended.is_none_or(|ended| ended >= told))
+}
+
+/// When a worker is given up, if nothing changes until then.
+fn lost_at_of(model: &Model, pod: &Pod) -> Option<Timestamp> {
+    let (by, node) = (pod.deletion?, pod.node.as_ref()?);
+    let is_unready = model.room.node(node).is_none_or(|node| node.unready);
+    let at = by.checked_add(LOST_AFTER).ok();
+    at.filter(|_| pod.ended.is_none() && is_unready)
+}
+
+fn lost(pod: &Pod) -> String {
+    let node = pod.node.as_deref().unwrap_or_default();
+    let name = &pod.key.name;
+    let by = pod.deletion.map(|by| by.to_string()).unwrap_or_default();
+    format!("node {node} is lost: worker {name} should have stopped by {by} and has not")
+}

@@ -1,0 +1,91 @@
+//! Restarts of a gang: when a worker ends badly, all workers stop, and all start again.
+
+use jiff::{SignedDuration, Timestamp};
+
+/// A gang starts again so long after a worker has ended, twice as long after each further failure, ...
+const FIRST_WAIT: SignedDuration = SignedDuration::from_secs(10);
+/// ... but not longer than this.
+const LONGEST_WAIT: SignedDuration = SignedDuration::from_mins(10);
+
+/// All workers of a gang stop, and start again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Restart {
+    /// How often a worker has failed so far, this time included if it counts.
+    pub count: u32,
+    /// It does not start before.
+    pub at: Timestamp,
+}
+
+/// Why the workers that run cannot go on as a gang.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interruption {
+    /// What became of which worker.
+    pub why: String,
+    /// A worker has failed by itself. What the cluster takes away counts against no limit.
+    pub is_failure: bool,
+}
+
+/// What restarts a gang has had, and may have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Restarts {
+    /// How often a worker has failed.
+    pub count: u32,
+    /// How often a worker may fail before the gang has failed.
+    pub limit: u32,
+    /// It was stopped to start again, and does not start before.
+    pub waits_until: Option<Timestamp>,
+    /// Its room and its money are kept meanwhile.
+    pub keeps_room: bool,
+    /// Why the workers of the last run cannot go on.
+    pub interruption: Option<Interruption>,
+}
+
+impl Restarts {
+    /// Whether the gang has failed for good.
+    pub fn are_used_up(&self) -> bool {
+        self.count > self.limit
+    }
+
+    /// The restart for which the gang was stopped.
+    pub(super) fn under_way(&self) -> Option<Restart> {
+        let count = self.count;
+        self.waits_until.map(|at| Restart { count, at })
+    }
+
+    /// The restart because of this interruption. One that is under way already is not counted again.
+    pub(super) fn next(&self, interruption: &Interruption, now: Timestamp) -> Restart {
+        if let Some(restart) = self.under_way() {
+            return restart;
+        }
+        let count = self
+            .count
+            .saturating_add(u32::from(interruption.is_failure));
+        let doublings = count.saturating_sub(1).min(10);
+        let wait = match interruption.is_failure {
+            true => FIRST_WAIT.saturating_mul(1 << doublings).min(LONGEST_WAIT),
+            false => FIRST_WAIT,
+        };
+        Restart {
+            count,
+            at: now.saturating_add(wait).unwrap_or(now),
+        }
+    }
+
+    /// What has happened and what comes next, for people.
+    pub(super) fn describe(&self, restart: Restart) -> String {
+        let interruption = self.interruption.as_ref();
+        let why = interruption.map_or("a worker has ended", |found| &found.why);
+        let (count, limit) = (restart.count, self.limit);
+        let counted = match interruption {
+            Some(found) if !found.is_failure => "which counts against no limit".to_owned(),
+            _ if count > limit => {
+                return format!("{why}; all {limit} restarts are used up: the job has failed");
+            }
+            _ => format!("restart {count} of {limit}"),
+        };
+        format!(
+            "{why}; all workers start again, {counted}, not before {}",
+            restart.at
+        )
+    }
+}
