@@ -271,12 +271,17 @@ impl BudgetAdmission {
         let (Some(lowest), Some(stop_seconds)) = (lowest, stop_seconds.max()) else {
             return Money::ZERO;
         };
+        // those of them that have a higher priority run on as well
+        let higher = loads.iter().filter(|(load, _)| load.priority > lowest);
+        let starting: Money = higher
+            .map(|(load, count)| load.rate.unwrap_or_default().times(*count))
+            .sum();
         let mut higher = self.rates.range((Excluded(lowest), Unbounded));
-        if higher.all(|(_, rate)| *rate <= Money::ZERO) {
+        if starting <= Money::ZERO && higher.all(|(_, rate)| *rate <= Money::ZERO) {
             return Money::ZERO;
         }
         let below: Money = self.rates.range(..=lowest).map(|(_, rate)| *rate).sum();
-        let above = self.gross_rate - below;
+        let above = self.gross_rate - below + starting;
         above.cost_for_seconds_rounded_up(stop_seconds)
     }
 

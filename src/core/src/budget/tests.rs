@@ -167,6 +167,25 @@ fn nothing_starts_that_could_not_run_for_a_useful_time() {
 }
 
 #[test]
+fn money_for_higher_priority_is_as_good_as_spent_whether_it_runs_or_will() {
+    let high = RunningCost {
+        priority: 2,
+        ..load("12", 60)
+    };
+    let low = load("12", 60);
+    // 2.40 for both as above, and 0.20 for the higher to run on while the lower stops
+    for (spent, fits) in [("7.4", true), ("7.5", false)] {
+        let budget_state = budget_state(budget("10", spent), &[]);
+        let mut admission = BudgetAdmission::of(vec![budget_state], &[], now());
+        let before = admission.check_beside(&[(low, 1)], &[(high, 1)]);
+        assert_eq!(before.is_ok(), fits, "{spent}: {before:?}");
+        assert_eq!(admission.admit(high), Ok(()));
+        let after = admission.check(low);
+        assert_eq!(after.is_ok(), fits, "{spent}: {after:?}");
+    }
+}
+
+#[test]
 fn an_unknown_price_starts_nothing_under_a_budget_and_anything_without() {
     let unknown = RunningCost::constant(None, 60);
     let mut admission = BudgetAdmission::of(vec![budget_state(budget("10", "0"), &[])], &[], now());
