@@ -136,6 +136,9 @@ pub struct Service {
     pub last_active: Option<Timestamp>,
     /// Replicas that it has been given and that are not draining, ready or not.
     pub current: u32,
+    /// The replicas that were last decided, as far as its Deployment has them. They are more than
+    /// `current` where others went than those that were told to.
+    pub decided: u32,
     /// How many of them have a pod. The others are on their way, and need their room and their money all the same.
     pub present: u32,
     /// The start of replicas that have not been ready yet.
@@ -244,13 +247,13 @@ fn ask(service: &Service, now: Timestamp) -> Recommendation {
     let known = on_replicas.saturating_add(held);
     let unknown = service.unknown();
     let total = unknown.is_none().then_some(known);
+    let held_at = current.max(service.decided);
     if service.paused {
-        return hold(
-            total,
-            current,
-            Some(LimitedBy::Paused),
-            "scaling.paused is true".to_owned(),
-        );
+        let reason = "scaling.paused is true".to_owned();
+        return Recommendation {
+            desired: held_at,
+            ..hold(total, held_at, Some(LimitedBy::Paused), reason)
+        };
     }
     if current == 0 && service.activation == Activation::Never {
         return hold(total, 0, None, "activation.mode is Never".to_owned());
@@ -258,8 +261,8 @@ fn ask(service: &Service, now: Timestamp) -> Recommendation {
     if let Some(why) = unknown {
         // what is known may add replicas; what is unknown takes none away
         let carry = replicas_for(known, target);
-        let desired = service.with_broken(carry).max(current);
-        let reason = match desired > current {
+        let desired = service.with_broken(carry).max(held_at);
+        let reason = match desired > held_at {
             false => format!("demand unknown ({why}): holds at {desired}"),
             true => format!(
                 "queue depth at least {known} ({on_replicas} on replicas, {held} held) \

@@ -351,7 +351,9 @@ fn observe_service(
         .filter_map(|uid| model.pods.get_key_value(uid))
         .collect();
     let replicas = drain_replicas(state, pods.iter().copied(), now);
-    let current = drain::staying(state.declared(), &replicas);
+    let declared = state.declared();
+    let current = drain::staying(declared, &replicas);
+    let decided = state.decision.as_ref().map_or(0, |last| last.allowed);
     let staying = replicas.iter().filter(|pod| pod.draining_since.is_none());
     let alive: Vec<Replica<'_>> = pods
         .iter()
@@ -414,6 +416,7 @@ fn observe_service(
         unreachable_gateway,
         last_active,
         current,
+        decided: decided.min(declared),
         present,
         start: start_ends.map(|ends| Start {
             ends,

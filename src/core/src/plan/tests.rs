@@ -151,6 +151,7 @@ fn service(current: u32, engine: Signal, held: u64) -> Service {
         unreachable_gateway: None,
         last_active: Some(now()),
         current,
+        decided: current,
         present: current,
         start: None,
         waits_for: None,
@@ -608,7 +609,7 @@ proptest! {
     #[test]
     fn constant_input_does_not_oscillate(service in any_service()) {
         let first = decide(service.clone(), vec![]);
-        let mut then = Service { current: first.allowed, present: first.allowed, ..service };
+        let mut then = Service { current: first.allowed, decided: first.allowed, present: first.allowed, ..service };
         if first.allowed == 0 {
             then.engine = Signal::Absent;
         }

@@ -221,6 +221,37 @@ fn orders(model: &mut Model, seconds: std::ops::Range<i64>) -> Vec<(i64, Service
     each.collect()
 }
 
+#[test]
+fn a_replica_that_is_lost_while_another_leaves_is_made_up_for_by_that_one() {
+    let mut model = two_replicas();
+    tell(&mut model, 1, [reading("second", 0)]);
+    let (told, drain) = orders(&mut model, 2..60).remove(0);
+    assert_eq!(drain.drain, ["second".into()]);
+    let mut leaving = ready_pod("second", -600);
+    leaving.draining_since = Some(at(told));
+    let events = [Event::Pod("second".into(), Some(Box::new(leaving.clone())))];
+    tell(&mut model, told, events);
+    let (removed, remove) = orders(&mut model, told..told + 60).remove(0);
+    assert_eq!(remove.replicas, (2, 1));
+    assert_eq!(remove.remove, ["second".into()]);
+    // the Deployment has one replica now, and what it still has is the one that leaves
+    leaving.released = true;
+    let mut lost = ready_pod("first", -600);
+    lost.deletion = Some(at(removed + 30));
+    let events = [
+        Event::Pod("second".into(), Some(Box::new(leaving))),
+        replicas(1),
+        silent("gateway", "no answer"),
+        Event::Pod("first".into(), Some(Box::new(lost))),
+    ];
+    let decisions = tell(&mut model, removed + 1, events);
+    let [order] = &decisions.service_orders[..] else {
+        panic!("{decisions:?}")
+    };
+    assert_eq!(order.replicas, (1, 1));
+    assert_eq!(order.keep, ["second".into()]);
+}
+
 fn silent(gateway: &str, why: &str) -> Event {
     Event::Silent(gateway.into(), why.into())
 }
