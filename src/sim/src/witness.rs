@@ -44,6 +44,8 @@ pub(crate) struct Witness {
     /// Gangs that do not run, and whose room is kept until they start again.
     keeps_room: BTreeSet<Key>,
     exhausted: BTreeSet<Key>,
+    /// How many replicas each service was last decided to have.
+    allowed: BTreeMap<Key, u32>,
 }
 
 impl Witness {
@@ -74,7 +76,12 @@ impl Witness {
                 }
                 set(&mut self.pods, uid, &pod);
             }
-            Event::Service(key, service) => set(&mut self.services, key, service),
+            Event::Service(key, service) => {
+                if service.is_none() {
+                    self.allowed.remove(key);
+                }
+                set(&mut self.services, key, service);
+            }
             Event::Job(key, job) => {
                 if job.is_none() {
                     self.ordered.remove(key);
@@ -139,6 +146,9 @@ impl Witness {
         for order in &decisions.service_orders {
             self.check_unknown(order, now, tally)?;
         }
+        let decided = decisions.services.iter();
+        self.allowed
+            .extend(decided.map(|(key, decision)| (key.clone(), decision.allowed)));
         for (key, decision) in &decisions.jobs {
             match decision.keeps_room {
                 true => drop(self.keeps_room.insert(key.clone())),
@@ -196,6 +206,12 @@ impl Witness {
         let remove = u32::try_from(order.remove.len()).unwrap_or(u32::MAX);
         let above = before.saturating_sub(spec.max);
         let drain = u32::try_from(order.drain.len()).unwrap_or(u32::MAX);
+        // what was decided when everything was known is carried out, also where a replica that
+        // leaves is gone before it was removed
+        let decided = self.allowed.get(key);
+        if decided.is_some_and(|decided| after.saturating_sub(drain) >= *decided) {
+            return Ok(());
+        }
         if drain > above || before.saturating_sub(after) > above + leaving.max(remove) {
             return Err(format!(
                 "{}/{} loses replicas although {why}: {order:?}",
