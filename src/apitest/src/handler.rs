@@ -51,7 +51,7 @@ async fn handle(
         return Ok(json_response(200, &resources));
     }
     let Some(target) = Target::parse(parts.uri.path()) else {
-        return Ok(error_response(&StatusError::bad_request("no such path")));
+        return Ok(error_response(&StatusError::unserved()));
     };
     if parts.method == Method::GET {
         return Ok(if target.name.is_some() {

@@ -131,6 +131,12 @@ impl Server {
         }
     }
 
+    /// Serves one more kind, as an API server does with a feature gate.
+    pub fn serve<K: Resource<DynamicType = ()>>(&self) {
+        let kind = Kind::of::<K>(true);
+        self.shared.change(|store| store.serve(kind));
+    }
+
     /// A client without faults. It needs a tokio runtime.
     pub fn client(&self) -> Client {
         self.client_with(&Arc::default())

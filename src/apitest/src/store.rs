@@ -31,6 +31,12 @@ impl StatusError {
         }
     }
 
+    /// The server has no such path.
+    pub(crate) fn unserved() -> Self {
+        let message = "the server could not find the requested resource";
+        Self::new(404, "NotFound", message)
+    }
+
     pub(crate) fn bad_request(message: impl Into<String>) -> Self {
         Self::new(400, "BadRequest", message)
     }
@@ -150,13 +156,12 @@ impl Store {
             (&kind.api_version, &kind.plural) == (&target.api_version, &target.plural)
         };
         let kind = self.kinds.iter().find(known).cloned();
-        kind.ok_or_else(|| {
-            StatusError::new(
-                404,
-                "NotFound",
-                "the server could not find the requested resource",
-            )
-        })
+        kind.ok_or_else(StatusError::unserved)
+    }
+
+    /// Serves one more kind.
+    pub(crate) fn serve(&mut self, kind: Kind) {
+        self.kinds.push(kind);
     }
 
     /// The resources of an API version, as discovery lists them.

@@ -229,7 +229,10 @@ pub(crate) async fn patch_replicas(
 }
 
 /// Creates an owned object that no cache shows.
-async fn create<K>(api: &Api<K>, wanted: &K) -> Result<(), ApiError>
+///
+/// # Errors
+/// The first call that failed. [`ApiError::Foreign`] if an object of that name has another owner.
+pub(crate) async fn create<K>(api: &Api<K>, wanted: &K) -> Result<(), ApiError>
 where
     K: Resource<DynamicType = ()> + Clone + Serialize + DeserializeOwned + std::fmt::Debug,
 {

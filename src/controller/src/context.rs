@@ -31,6 +31,7 @@ use crate::pricing::effective::{self, PriceCache};
 use crate::priority::AllowedClass;
 use crate::status_memory::StatusMemory;
 use crate::subject::Subject;
+use crate::training::pod_group::GangScheduling;
 use bursar_api::prices::EffectivePrices;
 
 /// Readings by namespace and name.
@@ -78,6 +79,8 @@ pub(crate) struct Context {
     pub(crate) namespace: String,
     /// PriorityClasses that count beside other namespaces.
     pub(crate) allowed_classes: Vec<AllowedClass>,
+    /// Whether gangs become PodGroups.
+    pub(crate) gang_scheduling: GangScheduling,
     /// Decide and write statuses, but change no workload.
     pub(crate) observe_only: bool,
 }

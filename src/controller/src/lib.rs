@@ -113,6 +113,7 @@ use crate::node_autoscaling::NodeAutoscalingWatch;
 use crate::pricing::effective::PriceCache;
 use crate::pricing::price_lists;
 pub use crate::priority::AllowedClass;
+pub use crate::training::pod_group::GangScheduling;
 
 /// Caches must fill in this time.
 const SYNC_LIMIT: Duration = Duration::from_secs(120);
@@ -151,6 +152,15 @@ pub struct Options {
     /// How long a node that an autoscaler makes takes at most until it is ready; 1m to 24h.
     #[arg(long, env = "BURSAR_NODE_START_TIMEOUT", default_value = "15m", value_parser = node_start_timeout)]
     pub node_start_timeout: Duration,
+    /// Whether a gang is also written as a PodGroup, all of which kube-scheduler places or none. Auto:
+    /// where the API server serves PodGroups.
+    #[arg(
+        long,
+        env = "BURSAR_GANG_SCHEDULING",
+        value_enum,
+        default_value = "Auto"
+    )]
+    pub gang_scheduling: GangScheduling,
     /// A PriorityClass above 0 that counts beside other namespaces, and a namespace that may use it:
     /// `high=team`, or `high=*` for all. May be given several times.
     #[arg(long = "allow-priority-class", value_name = "CLASS=NAMESPACE")]
@@ -336,6 +346,7 @@ async fn lead(
         status_memories: Mutex::default(),
         observe_only: options.observe_only,
         allowed_classes: options.allowed_priority_classes.clone(),
+        gang_scheduling: options.gang_scheduling,
         client: client.clone(),
     });
     let credentials = Credentials {

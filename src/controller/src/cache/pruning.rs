@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{
-    Node, PersistentVolumeClaim, Pod, PodTemplateSpec, Service, Volume,
+    Node, PersistentVolumeClaim, Pod, PodSpec, PodTemplateSpec, Service, Volume,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceSlice};
@@ -93,12 +93,15 @@ impl CachePolicy for Deployment {
 impl CachePolicy for Job {
     const KIND: CachedKind = CachedKind::Job;
 
-    /// Its annotation has a hash of what was asked for.
+    /// Its annotation has a hash of what was asked for; the PodGroup of its pods is kept.
     fn prune(&mut self) {
         self.managed_fields_mut().clear();
-        if let Some(spec) = &mut self.spec {
-            spec.template = PodTemplateSpec::default();
-        }
+        let Some(spec) = &mut self.spec else { return };
+        let pods = std::mem::take(&mut spec.template).spec;
+        spec.template.spec = pods.map(|pods| PodSpec {
+            scheduling_group: pods.scheduling_group,
+            ..PodSpec::default()
+        });
     }
 }
 

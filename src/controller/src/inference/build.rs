@@ -59,7 +59,7 @@ where
 }
 
 /// A hash of the object's JSON.
-fn hash(asked: &impl Serialize) -> String {
+pub(crate) fn hash(asked: &impl Serialize) -> String {
     let text = serde_json::to_vec(asked).unwrap_or_default();
     format!("{:016x}", fnv(&text))
 }

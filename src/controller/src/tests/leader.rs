@@ -40,6 +40,7 @@ use crate::pod;
 use crate::power_readings::PowerReadings;
 use crate::pricing::effective::PriceCache;
 use crate::spend_metrics::ShownSpend;
+use crate::training::pod_group::GangScheduling;
 
 /// Makes the caches, their writers, and a view of the server for each kind.
 macro_rules! caches {
@@ -215,6 +216,7 @@ impl Leader {
             zone: TimeZone::UTC,
             namespace: OPERATOR.to_owned(),
             allowed_classes: world.allowed_classes.clone(),
+            gang_scheduling: GangScheduling::Auto,
             observe_only: false,
             client,
         });

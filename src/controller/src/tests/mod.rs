@@ -9,6 +9,7 @@ mod corrections;
 mod devices;
 mod edge;
 mod gang_restarts;
+mod gang_scheduling;
 mod gangs;
 mod leader;
 mod ledger;

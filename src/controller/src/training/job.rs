@@ -29,15 +29,15 @@ pub(crate) fn role_jobs<'a>(stores: &Stores, object: &'a TrainingJob) -> Vec<Rol
     let roles = object.spec.roles().into_iter().map(|role| {
         let name = role_job(&name, role.name);
         let job = cached(&stores.batch_jobs, &Key::new(&namespace, &name));
-        let job = job.filter(|job| is_owned(job, object));
+        let job = job.filter(|job| is_owned(&**job, object));
         RoleJob { role, job }
     });
     roles.collect()
 }
 
 /// Whether a Job belongs to this TrainingJob.
-pub(crate) fn is_owned(job: &Job, object: &TrainingJob) -> bool {
-    let owners = job.owner_references();
+pub(crate) fn is_owned(found: &impl ResourceExt, object: &TrainingJob) -> bool {
+    let owners = found.owner_references();
     let mut uids = owners.iter().map(|owner| Some(&owner.uid));
     uids.any(|uid| uid == object.metadata.uid.as_ref())
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod build;
 pub(crate) mod job;
+pub(crate) mod pod_group;
 pub(crate) mod status;
 
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use bursar_core::model::Key;
 use bursar_core::plan::JobOrder;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::scheduling::v1beta1::PodGroup;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
@@ -23,6 +25,7 @@ use crate::cache::cached;
 use crate::context::Context;
 use crate::events;
 use crate::training::job::{finished, is_owned, is_running, restart_at};
+use crate::training::pod_group::{GangScheduling, Jobs};
 
 /// Carries out an order, and makes everything that a TrainingJob owns what it should be.
 ///
@@ -61,7 +64,7 @@ async fn start(
     // all of it before the first write: part of a gang would only hold GPUs
     let restarts = order.map_or(0, |order| order.restarts);
     let wanted = build::jobs(object, order.is_none(), restarts).into_iter();
-    let mut jobs: Vec<(String, Job, Option<Arc<Job>>)> = wanted
+    let mut jobs: Jobs = wanted
         .map(|(role, job)| {
             let found = found_job(context, object, &job)?;
             Ok((role, job, found))
@@ -84,6 +87,9 @@ async fn start(
             delete_job(context, key, &old).await?;
             keep_retry(wanted, &old);
         }
+    }
+    if let Some(group) = assign_group(context, object, &mut jobs).await? {
+        pod_group::create_missing(&context.client, object, group).await?;
     }
     for (_, wanted, found) in jobs {
         apply_job(context, key, wanted, found.as_deref(), order).await?;
@@ -154,14 +160,33 @@ async fn stop_jobs(
     let restarts = order
         .restart
         .map_or(order.restarts, |restart| restart.count);
-    for (_, wanted) in build::jobs(object, true, restarts) {
-        let this = match found_job(context, object, &wanted) {
-            Ok(found) => apply_job(context, key, wanted, found.as_deref(), order).await,
-            Err(error) => Err(error),
-        };
+    let mut jobs: Jobs = Vec::new();
+    for (role, wanted) in build::jobs(object, true, restarts) {
+        match found_job(context, object, &wanted) {
+            Ok(found) => jobs.push((role, wanted, found)),
+            Err(error) => told = told.and(Err(error)),
+        }
+    }
+    if told.is_ok() {
+        assign_group(context, object, &mut jobs).await?;
+    }
+    for (_, wanted, found) in jobs {
+        let this = apply_job(context, key, wanted, found.as_deref(), order).await;
         told = told.and(this);
     }
     told
+}
+
+/// Makes the pods of new Jobs members of the gang's PodGroup, where the installation has these.
+async fn assign_group(
+    context: &Context,
+    object: &TrainingJob,
+    jobs: &mut Jobs,
+) -> Result<Option<PodGroup>, ApiError> {
+    match context.gang_scheduling {
+        GangScheduling::Auto => pod_group::assign(&context.client, object, jobs).await,
+        GangScheduling::Disabled => Ok(None),
+    }
 }
 
 /// The headless Service by which the workers find each other.
@@ -191,7 +216,10 @@ fn found_job(
     let key = Key::new(&object.namespace().unwrap_or_default(), &job.name_any());
     context.check_readable::<Job>(&key.namespace, &key.name)?;
     let found = cached(&context.stores.batch_jobs, &key);
-    match found.as_ref().is_some_and(|found| !is_owned(found, object)) {
+    match found
+        .as_ref()
+        .is_some_and(|found| !is_owned(&**found, object))
+    {
         true => Err(ApiError::Foreign {
             kind: "Job".to_owned(),
             name: key.name.to_string(),
