@@ -59,6 +59,9 @@ pub struct Options {
     pub images: Vec<Image>,
     /// Whether the API server writes an audit log.
     pub audit: bool,
+    /// Whether Kubernetes' feature gate `GenericWorkload` is on: the API server serves PodGroups, and
+    /// kube-scheduler places all pods of a gang or none.
+    pub gang_scheduling: bool,
     /// How long it lives.
     pub lifetime: Lifetime,
 }
@@ -71,6 +74,7 @@ impl Options {
             nodes: Vec::new(),
             images: Vec::new(),
             audit: true,
+            gang_scheduling: false,
             lifetime: Lifetime::Owner,
         }
     }
@@ -193,6 +197,7 @@ impl Cluster {
             &self.run,
             &ControlPlaneOptions {
                 audit: options.audit,
+                gang_scheduling: options.gang_scheduling,
                 large: is_simulated,
             },
         )?);

@@ -31,10 +31,15 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(30);
 /// Deployments take minutes to get their pods; clusters of this size raise it.
 const LARGE_CLIENT_LIMITS: [&str; 2] = ["--kube-api-qps=200", "--kube-api-burst=400"];
 
+/// Kubernetes 1.37 has this gate, and leaves it off.
+const GANG_SCHEDULING: &str = "--feature-gates=GenericWorkload=true";
+
 /// How a control plane is started.
 pub(crate) struct ControlPlaneOptions {
     /// Whether the API server writes an audit log.
     pub(crate) audit: bool,
+    /// Whether PodGroups are served, and gangs placed as a whole.
+    pub(crate) gang_scheduling: bool,
     /// For thousands of pods: the audit log has fewer bodies, and controllers may ask more often.
     pub(crate) large: bool,
 }
@@ -113,6 +118,10 @@ pub(crate) fn start(
             "--audit-log-maxsize=100000".into(),
         ]);
     }
+    if options.gang_scheduling {
+        args.push(GANG_SCHEDULING.into());
+        args.push("--runtime-config=scheduling.k8s.io/v1beta1=true".into());
+    }
     let api_server = launch("kube-apiserver", &args)?;
     let mut components = vec![etcd, api_server];
 
@@ -155,6 +164,9 @@ pub(crate) fn start(
     ];
     if options.large {
         clients.extend(LARGE_CLIENT_LIMITS.map(String::from));
+    }
+    if options.gang_scheduling {
+        clients.push(GANG_SCHEDULING.into());
     }
     let controllers = [
         format!(

@@ -82,6 +82,8 @@ pub struct Suite {
     pub name: &'static str,
     /// The cluster's nodes; none for a control plane alone.
     pub nodes: Vec<NodeOptions>,
+    /// Whether its kube-scheduler places gangs as a whole.
+    pub gang_scheduling: bool,
     /// Which programs of this checkout it needs.
     pub images: Images,
     /// The scenarios.

@@ -8,6 +8,7 @@ fn main() -> ExitCode {
     runner::run(&[Suite {
         name: "demo_timing",
         nodes: Vec::new(),
+        gang_scheduling: false,
         images: Images::Built,
         scenarios: vec![Scenario::without_cluster(
             "a_held_request_reaches_the_deployment_within_the_demos_limit",

@@ -110,6 +110,7 @@ fn is_kept() -> bool {
 fn boot(suite: &Suite) -> Result<Cluster> {
     let cluster = Cluster::start(&Options {
         nodes: suite.nodes.clone(),
+        gang_scheduling: suite.gang_scheduling,
         images: match suite.images {
             Images::Loaded => TestPrograms::get()?.images,
             Images::None | Images::Built => Vec::new(),

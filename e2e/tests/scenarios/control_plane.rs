@@ -14,6 +14,7 @@ pub(crate) fn suite() -> Suite {
     Suite {
         name: "control_plane",
         nodes: Vec::new(),
+        gang_scheduling: false,
         images: Images::None,
         scenarios: vec![
             Scenario::new("kubectl_applies_every_definition", 3, definitions),

@@ -37,6 +37,7 @@ pub(crate) fn suites() -> [Suite; 2] {
     let demo = Suite {
         name: "demo",
         nodes: vec![NodeOptions::h100(4)],
+        gang_scheduling: false,
         images: Images::Built,
         scenarios: vec![
             Scenario::new("a_cluster_in_use_is_not_touched", 7, in_use),
@@ -77,6 +78,7 @@ pub(crate) fn suites() -> [Suite; 2] {
     let demo_local = Suite {
         name: "demo_local",
         nodes: Vec::new(),
+        gang_scheduling: false,
         images: Images::Built,
         scenarios: vec![
             Scenario::without_cluster("without_root_the_other_way_is_named", 7, without_root),

@@ -21,6 +21,7 @@ pub(crate) fn suite() -> Suite {
     Suite {
         name: "focus",
         nodes: Vec::new(),
+        gang_scheduling: false,
         images: Images::Built,
         scenarios: vec![
             Scenario::without_cluster(

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use bursar_e2e::runner;
 
 fn main() -> ExitCode {
-    let [budgets, outages, requests, waiting, install] = operator::suites();
+    let [budgets, outages, requests, waiting, install, gangs] = operator::suites();
     let [demo, demo_local] = demo::suites();
     runner::run(&[
         budgets,
@@ -25,6 +25,7 @@ fn main() -> ExitCode {
         requests,
         waiting,
         demo_local,
+        gangs,
         scale::suite(),
         control_plane::suite(),
         focus::suite(),

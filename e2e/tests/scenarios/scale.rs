@@ -29,6 +29,7 @@ pub(crate) fn suite() -> Suite {
     Suite {
         name: "scale",
         nodes: vec![NodeOptions::h100(8).simulated(); SERVICES.nodes(2)],
+        gang_scheduling: false,
         images: Images::Built,
         scenarios: vec![
             Scenario::new("simulated_pods_end_as_real_ones_do", 2, ends_of_pods),

@@ -11,6 +11,7 @@ pub(crate) fn suite() -> Suite {
     Suite {
         name: "smoke",
         nodes: vec![NodeOptions::h100(2)],
+        gang_scheduling: false,
         images: Images::None,
         scenarios: vec![
             Scenario::new("the_scheduler_counts_gpus", 2, gpus),

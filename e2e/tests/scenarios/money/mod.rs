@@ -22,6 +22,7 @@ pub(crate) fn suite() -> Suite {
                 ..NodeOptions::default()
             },
         ],
+        gang_scheduling: false,
         images: Images::Loaded,
         scenarios: vec![
             Scenario::new(

@@ -1,8 +1,10 @@
-//! Bursar on a real cluster, installed by helm: one suite each for budgets, outages, requests and installation. The scenarios of a
-//! suite share its cluster and run in this order; the ledger of each is compared with the audit log after its other scenarios.
+//! Bursar on a real cluster, installed by helm: one suite each for budgets, outages, requests, waiting, installation and
+//! gangs. The scenarios of a suite share its cluster and run in this order; the ledger of each is compared with the audit log after its
+//! other scenarios.
 
 mod budgets;
 mod faults;
+mod gangs;
 mod install;
 mod observability;
 mod priorities;
@@ -16,11 +18,12 @@ use bursar_e2e::{
     runner::{Images, Scenario, Suite},
 };
 
-/// In the order budgets, outages, requests, waiting, install.
-pub(crate) fn suites() -> [Suite; 5] {
+/// In the order budgets, outages, requests, waiting, install, gangs.
+pub(crate) fn suites() -> [Suite; 6] {
     let suite = |name, scenarios| Suite {
         name,
         nodes: vec![NodeOptions::h100(8)],
+        gang_scheduling: false,
         images: Images::Loaded,
         scenarios,
     };
@@ -30,6 +33,11 @@ pub(crate) fn suites() -> [Suite; 5] {
         suite("requests", requests()),
         suite("waiting", waiting()),
         suite("install", install()),
+        Suite {
+            nodes: vec![NodeOptions::h100(3)],
+            gang_scheduling: true,
+            ..suite("gangs", gangs())
+        },
     ]
 }
 
@@ -144,6 +152,17 @@ fn requests() -> Vec<Scenario> {
             "at_rest_the_operator_writes_nothing",
             4,
             status_writes::at_rest,
+        ),
+        ledger_equals_audit_log(),
+    ]
+}
+
+fn gangs() -> Vec<Scenario> {
+    vec![
+        Scenario::new(
+            "kube_scheduler_places_all_workers_of_a_gang_or_none",
+            4,
+            gangs::placed_as_a_whole,
         ),
         ledger_equals_audit_log(),
     ]
