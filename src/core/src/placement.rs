@@ -102,13 +102,14 @@ pub struct NodeTerm {
 }
 
 impl NodeTerm {
-    fn matches(&self, name: &str, labels: &BTreeMap<String, String>) -> bool {
+    /// Whether it matches the node; `name` is `None` for any node with these labels.
+    fn matches(&self, name: Option<&str>, labels: &BTreeMap<String, String>) -> bool {
         let label = |key: &str| labels.get(key).map(String::as_str);
         let mut of_labels = self.labels.iter();
         let mut of_names = self.names.iter();
         !(self.labels.is_empty() && self.names.is_empty())
             && of_labels.all(|requirement| requirement.is_met(label(&requirement.key)))
-            && of_names.all(|requirement| requirement.is_met(Some(name)))
+            && (name.is_none() || of_names.all(|requirement| requirement.is_met(name)))
     }
 }
 
@@ -130,14 +131,43 @@ impl Placement {
         }
     }
 
+    /// A placement that tolerates whatever a node has: that of a pod that names its node itself.
+    pub fn anywhere() -> Self {
+        let any = Toleration {
+            key: None,
+            value: None,
+            effect: None,
+        };
+        Self {
+            tolerations: vec![any],
+            terms: None,
+        }
+    }
+
+    /// Whether the pod tolerates a taint.
+    pub fn tolerates(&self, taint: &Taint) -> bool {
+        let mut tolerations = self.tolerations.iter();
+        tolerations.any(|toleration| toleration.tolerates(taint))
+    }
+
     /// Whether a node of this name, with these labels and taints, takes the pod.
     pub fn allows(&self, name: &str, labels: &BTreeMap<String, String>, taints: &[Taint]) -> bool {
-        let tolerates = |taint: &Taint| {
-            let mut tolerations = self.tolerations.iter();
-            tolerations.any(|toleration| toleration.tolerates(taint))
-        };
+        self.allows_named(Some(name), labels, taints)
+    }
+
+    /// Whether some node with these labels and taints might take the pod, whatever its name is.
+    pub fn may_allow(&self, labels: &BTreeMap<String, String>, taints: &[Taint]) -> bool {
+        self.allows_named(None, labels, taints)
+    }
+
+    fn allows_named(
+        &self,
+        name: Option<&str>,
+        labels: &BTreeMap<String, String>,
+        taints: &[Taint],
+    ) -> bool {
         let matches = |terms: &Vec<NodeTerm>| terms.iter().any(|term| term.matches(name, labels));
-        taints.iter().all(tolerates) && self.terms.as_ref().is_none_or(matches)
+        taints.iter().all(|taint| self.tolerates(taint)) && self.terms.as_ref().is_none_or(matches)
     }
 
     /// The only node that it may be placed on, as pods of DaemonSets say.

@@ -57,6 +57,8 @@ fn toleration(toleration: &core::Toleration) -> Option<Toleration> {
     let value = match toleration.operator.as_deref() {
         Some("Exists") => None,
         None | Some("" | "Equal") => Some(toleration.value.clone().unwrap_or_default()),
+        // numbers are not compared: the pod may be placed there
+        Some("Gt" | "Lt") => None,
         Some(_) => return None,
     };
     let effect = match toleration.effect.as_deref() {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bursar_core::model::Key;
 use bursar_core::model::event::{Event, GatewayPod, Name, PodShape};
+use bursar_core::placement::Placement;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 
@@ -59,7 +60,11 @@ impl Allocations {
         Arc::new(PodShape {
             requests: requests(spec),
             node_selector: spec.node_selector.clone().unwrap_or_default(),
-            placement: placement(spec),
+            // a node that the template names is not chosen by kube-scheduler
+            placement: match spec.node_name {
+                Some(_) => Arc::new(Placement::anywhere()),
+                None => placement(spec),
+            },
             attributes: claims.planned(&context.stores, namespace, spec, None),
         })
     }

@@ -336,13 +336,27 @@ impl BudgetAdmission {
         let left = budget.limit - budget.spent;
         if needed > left {
             return refuse(format!(
-                "budget {name} has {} left; running on for {useful} s and stopping would take {}",
+                "budget {name} has {} left; running on for {useful} s and stopping would take {}{}",
                 left.rounded(4),
                 needed.rounded(4),
+                priced(loads),
             ));
         }
         Ok(())
     }
+}
+
+/// What the dearest of these is taken to cost, and why.
+fn priced(loads: &[(RunningCost, u32)]) -> String {
+    let costs = loads
+        .iter()
+        .filter_map(|(load, _)| load.rate.map(|rate| (rate, load.basis)));
+    let dearest = costs.max().filter(|(rate, _)| *rate > Money::ZERO);
+    dearest.map_or_else(String::new, |(rate, basis)| {
+        let number: u32 = loads.iter().map(|(_, count)| *count).sum();
+        let each = if number > 1 { " each" } else { "" };
+        format!(", at {} an hour{each} {basis}", rate.rounded(4))
+    })
 }
 
 /// Whether the whole money of one period would pay for a start of which nothing else takes any.
@@ -367,9 +381,10 @@ fn fits_some_period(
         name: name.clone(),
         message: format!(
             "budget {name} has {} in a whole period, and running for {useful} s and stopping \
-             would take {}: it never starts unless the limit is raised",
+             would take {}{}: it never starts unless the limit is raised",
             most.rounded(4),
             needed.rounded(4),
+            priced(loads),
         ),
         retry_at: budget_state.period.end,
         in_no_period: true,

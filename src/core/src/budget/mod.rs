@@ -25,6 +25,7 @@ pub use self::priorities::{PriorityTotals, Yields};
 
 use crate::calendar::{Interval, Period};
 use crate::money::Money;
+use crate::pricing::EstimateBasis;
 
 /// What happens when a budget is exhausted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +93,8 @@ pub struct RunningCost {
     pub stop_seconds: i64,
     /// The value of its PriorityClass: what has a lower one stops first.
     pub priority: i32,
+    /// What the rate of a pod that has no node yet is made of.
+    pub basis: EstimateBasis,
 }
 
 impl RunningCost {
@@ -102,6 +105,7 @@ impl RunningCost {
             stop_rate: rate,
             stop_seconds,
             priority: 0,
+            basis: EstimateBasis::Node,
         }
     }
 

@@ -10,11 +10,12 @@ use crate::budget::{RunningCost, Yields};
 use crate::capacity::Gang;
 use crate::drain::{self, SETTLE};
 use crate::money::Money;
+use crate::pricing::EstimateBasis;
 
 use super::claim::{Claim, Rank};
 use super::event::{Key, Name, Owner, Pod, PodShape, Scheduling};
 use super::namespace::Admission;
-use super::rates::{CachedRate, Rates};
+use super::rates::{CachedRate, Estimate, Rates};
 use super::room::{ClusterRoom, ReservationOwner};
 use super::service::{Ordered, ServiceState, may_work};
 use super::spending::{SLACK_SECONDS, Spending, WorkloadCost, bounded_grace};
@@ -112,6 +113,7 @@ fn running_cost(
         stop_rate: rates.highest(rate, &pod.shape, node, now, seconds),
         stop_seconds,
         priority,
+        basis: EstimateBasis::Node,
     }
 }
 
@@ -133,12 +135,13 @@ fn new_pod_cost(
     priority: i32,
     now: Timestamp,
 ) -> RunningCost {
-    let rate = rates.estimate(shape, cached, now);
+    let Estimate { rate, basis } = rates.estimate(shape, cached, now);
     RunningCost {
         rate,
         stop_rate: rates.highest(rate, shape, None, now, stop_seconds),
         stop_seconds,
         priority,
+        basis,
     }
 }
 
@@ -242,7 +245,11 @@ impl Model {
         if pod.owner == Owner::Other && pod.ended.is_none() && pod.shape.attributes.is_some() {
             let namespace = self.namespaces.get(&pod.key.namespace);
             let open = namespace.and_then(|namespace| namespace.spending.rate(uid));
-            let estimate = || self.rates.estimate(&pod.shape, &mut state.estimate, now);
+            let estimate = || {
+                self.rates
+                    .estimate(&pod.shape, &mut state.estimate, now)
+                    .rate
+            };
             let rate = open.unwrap_or_else(estimate);
             // a budget counts it, and cannot stop it
             let running = running_cost(&self.rates, &self.room, pod, rate, 0, 0, now);
@@ -294,7 +301,11 @@ impl Model {
                 // its workload is gone: Kubernetes is stopping it
                 None => grace_stop_seconds(pod.grace_seconds),
             };
-            let estimate = || self.rates.estimate(&pod.shape, &mut found.estimate, now);
+            let estimate = || {
+                self.rates
+                    .estimate(&pod.shape, &mut found.estimate, now)
+                    .rate
+            };
             let rate = spending.rate(uid).unwrap_or_else(estimate);
             let (rates, room) = (&self.rates, &self.room);
             let running = running_cost(rates, room, pod, rate, stop_seconds, priority, now);
@@ -419,7 +430,11 @@ impl Model {
             if pod.ended.is_some() || pod.shape.attributes.is_none() {
                 continue;
             }
-            let estimate = || self.rates.estimate(&pod.shape, &mut found.estimate, now);
+            let estimate = || {
+                self.rates
+                    .estimate(&pod.shape, &mut found.estimate, now)
+                    .rate
+            };
             let rate = spending.rate(uid).unwrap_or_else(estimate);
             let seconds = grace_stop_seconds(pod.grace_seconds);
             let (rates, room) = (&self.rates, &self.room);

@@ -1,8 +1,9 @@
-//! What a pod that has no charge yet will cost: the highest cost an hour on any node that would
-//! take it, or at the highest listed price while no node would.
+//! What a pod that has no charge yet will cost: the highest cost an hour on any node that takes it.
+//! Where none does now, on any that would but for a cordon or because it is not ready, and else at
+//! the highest listed price. Whether a node has room for it now does not count: the pod may wait.
 //!
-//! Nodes that are alike for prices and selectors are one class, so that a node of a known class
-//! changes no estimate.
+//! Nodes that are alike for prices, selectors and taints are one class, so that a node of a known
+//! class changes no estimate.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,9 +11,14 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::money::Money;
-use crate::pricing::{PriceCatalog, PricingAttributes};
+use crate::placement::{Taint, TaintEffect};
+use crate::pricing::{EstimateBasis, PriceCatalog, PricingAttributes};
 
 use super::event::{Node, PodShape};
+
+/// What the keys of the taints begin with that Kubernetes adds to a node by its condition:
+/// <https://kubernetes.io/docs/reference/labels-annotations-taints/>.
+const CONDITION_TAINTS: &str = "node.kubernetes.io/";
 
 /// Nodes that are alike.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,12 +27,35 @@ struct NodeClass {
     labels: BTreeMap<String, String>,
     /// For each GPU resource of the node, what a pod that holds one is priced by.
     gpus: BTreeMap<String, PricingAttributes>,
+    /// The taints that keep pods away, in order, but for those that Kubernetes adds to a node that is
+    /// cordoned or in trouble: `open` says so.
+    taints: Vec<Taint>,
     nodes: u32,
+    /// Those that are ready and not cordoned.
+    open: u32,
 }
 
 impl NodeClass {
     fn is_like(&self, other: &Self) -> bool {
-        self.labels == other.labels && self.gpus == other.gpus
+        self.labels == other.labels && self.gpus == other.gpus && self.taints == other.taints
+    }
+
+    fn takes(&self, shape: &PodShape) -> bool {
+        let mut selector = shape.node_selector.iter();
+        selector.all(|(key, value)| self.labels.get(key) == Some(value))
+            && shape.placement.may_allow(&self.labels, &self.taints)
+    }
+
+    /// Whether such pods are placed on one of its nodes now: where they tolerate a cordon, that keeps
+    /// none away.
+    fn is_open_to(&self, shape: &PodShape) -> bool {
+        let closed = |what: &str| Taint {
+            key: format!("{CONDITION_TAINTS}{what}"),
+            value: String::new(),
+            effect: TaintEffect::NoSchedule,
+        };
+        let tolerates = |what| shape.placement.tolerates(&closed(what));
+        self.open > 0 || tolerates("unschedulable") || tolerates("not-ready")
     }
 }
 
@@ -49,14 +78,22 @@ struct KnownClasses {
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct CachedRate {
     version: Option<u64>,
-    rate: Option<Money>,
+    estimate: Estimate,
 }
 
 impl CachedRate {
     /// The estimate as it was last made.
     pub(crate) fn rate(&self) -> Option<Money> {
-        self.rate
+        self.estimate.rate
     }
+}
+
+/// What a pod will cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Estimate {
+    /// Money an hour; `None` while no price is known.
+    pub(crate) rate: Option<Money>,
+    pub(crate) basis: EstimateBasis,
 }
 
 /// Prices and the classes of nodes.
@@ -79,7 +116,7 @@ pub(crate) struct Rates {
 #[derive(Clone, Debug, Default, PartialEq)]
 struct RecentEstimates {
     version: u64,
-    rates: Vec<(Arc<PodShape>, Option<Money>)>,
+    estimates: Vec<(Arc<PodShape>, Estimate)>,
 }
 
 /// So many shapes are compared before an estimate is made anew.
@@ -134,7 +171,7 @@ impl Rates {
         }
         let price = |at| match node {
             Some(node) => self.price_on(shape, node, at),
-            None => self.compute(shape, at),
+            None => self.compute(shape, at).rate,
         };
         let Some(base) = price(now) else {
             return rate;
@@ -181,7 +218,10 @@ impl Rates {
         let now: Vec<NodeClass> = self.classes.iter().map(known).collect();
         let are_among = |classes: &[NodeClass], all: &[NodeClass]| {
             let mut classes = classes.iter();
-            classes.all(|class| all.iter().any(|each| each.is_like(class)))
+            let is_as = |class: &NodeClass, each: &NodeClass| {
+                each.is_like(class) && (each.open > 0) == (class.open > 0)
+            };
+            classes.all(|class| all.iter().any(|each| is_as(class, each)))
         };
         !are_among(&now, &before.classes) || !are_among(&before.classes, &now)
     }
@@ -201,13 +241,21 @@ impl Rates {
         shape: &PodShape,
         nodes: impl Iterator<Item = &'a Node>,
     ) {
-        let mut keys = shape.node_selector.keys();
-        if keys.all(|key| self.selector_keys.contains(key)) {
+        if shape.attributes.is_none() {
+            // it has no price
+            return;
+        }
+        let terms = shape.placement.terms.iter().flatten();
+        let of_terms = terms.flat_map(|term| term.labels.iter().map(|label| &label.key));
+        let keys = shape.node_selector.keys().chain(of_terms);
+        let new: Vec<&String> = keys
+            .filter(|key| !self.selector_keys.contains(*key))
+            .collect();
+        if new.is_empty() {
             return;
         }
         self.note_change();
-        self.selector_keys
-            .extend(shape.node_selector.keys().cloned());
+        self.selector_keys.extend(new.into_iter().cloned());
         self.classes.clear();
         for node in nodes {
             self.add(node);
@@ -226,12 +274,18 @@ impl Rates {
                 ..pod.on_node("", count, &node.labels)
             }
         };
+        let taints = node.taints.iter();
+        let taints = taints.filter(|taint| !taint.key.starts_with(CONDITION_TAINTS));
+        let mut taints: Vec<Taint> = taints.cloned().collect();
+        taints.sort();
         NodeClass {
             labels: named(&node.labels, &self.selector_keys),
+            taints,
             gpus: gpus
                 .map(|(resource, count)| (resource.clone(), attributes(resource, *count)))
                 .collect(),
             nodes: 1,
+            open: u32::from(node.takes_pods),
         }
     }
 
@@ -244,15 +298,17 @@ impl Rates {
         if class.gpus.is_empty() {
             return;
         }
-        match self
-            .position(&class)
-            .and_then(|at| self.classes.get_mut(at))
-        {
-            Some(known) => known.nodes += 1,
-            None => {
-                self.note_change();
-                self.classes.push(class);
-            }
+        let Some(at) = self.position(&class) else {
+            self.note_change();
+            self.classes.push(class);
+            return;
+        };
+        if class.open > 0 && self.classes.get(at).is_some_and(|known| known.open == 0) {
+            self.note_change();
+        }
+        if let Some(known) = self.classes.get_mut(at) {
+            known.nodes += 1;
+            known.open += class.open;
         }
     }
 
@@ -261,14 +317,18 @@ impl Rates {
         let Some(at) = self.position(&class) else {
             return;
         };
-        let Some(known) = self.classes.get_mut(at) else {
+        let Some(known) = self.classes.get(at) else {
             return;
         };
-        if known.nodes > 1 {
-            known.nodes -= 1;
-        } else {
+        let is_last = known.nodes <= 1;
+        if is_last || class.open > 0 && known.open == class.open {
             self.note_change();
+        }
+        if is_last {
             self.classes.swap_remove(at);
+        } else if let Some(known) = self.classes.get_mut(at) {
+            known.nodes -= 1;
+            known.open = known.open.saturating_sub(class.open);
         }
     }
 
@@ -278,63 +338,91 @@ impl Rates {
         shape: &Arc<PodShape>,
         cached: &mut CachedRate,
         now: Timestamp,
-    ) -> Option<Money> {
+    ) -> Estimate {
         if cached.version != Some(self.version) {
             *cached = CachedRate {
                 version: Some(self.version),
-                rate: self.compute_or_remember(shape, now),
+                estimate: self.compute_or_remember(shape, now),
             };
         }
-        cached.rate
+        cached.estimate
     }
 
     /// Most pods are alike: of these, only the first needs the catalog.
-    fn compute_or_remember(&mut self, shape: &Arc<PodShape>, now: Timestamp) -> Option<Money> {
+    fn compute_or_remember(&mut self, shape: &Arc<PodShape>, now: Timestamp) -> Estimate {
         if self.recent.version != self.version {
             self.recent = RecentEstimates {
                 version: self.version,
-                rates: Vec::new(),
+                estimates: Vec::new(),
             };
         }
         let is_same = |other: &Arc<PodShape>| Arc::ptr_eq(other, shape) || other == shape;
-        if let Some((_, rate)) = self.recent.rates.iter().find(|(other, _)| is_same(other)) {
-            return *rate;
+        let known = &mut self.recent.estimates;
+        if let Some((_, estimate)) = known.iter().find(|(other, _)| is_same(other)) {
+            return *estimate;
         }
-        let rate = self.compute(shape, now);
-        let known = &mut self.recent.rates;
+        let estimate = self.compute(shape, now);
+        let known = &mut self.recent.estimates;
         if known.len() >= RECENT {
             known.remove(0);
         }
-        known.push((Arc::clone(shape), rate));
-        rate
+        known.push((Arc::clone(shape), estimate));
+        estimate
     }
 
     /// The estimate, made anew.
-    pub(crate) fn compute(&self, shape: &PodShape, now: Timestamp) -> Option<Money> {
-        let attributes = shape.attributes.as_ref()?;
+    pub(crate) fn compute(&self, shape: &PodShape, now: Timestamp) -> Estimate {
+        let Some(attributes) = &shape.attributes else {
+            return Estimate::default();
+        };
         let takes = |class: &&NodeClass| {
-            let mut selector = shape.node_selector.iter();
-            selector.all(|(key, value)| class.labels.get(key) == Some(value))
+            class.takes(shape) && class.gpus.contains_key(&attributes.resource)
         };
-        let on_nodes = self.classes.iter().filter(takes).filter_map(|class| {
-            let node = class.gpus.get(&attributes.resource)?;
-            Some(PricingAttributes {
-                gpus: attributes.gpus,
-                amounts: attributes.amounts.clone(),
-                ..node.clone()
-            })
-        });
-        let rate = |attributes: PricingAttributes| {
-            let quote = self.catalog.price(&attributes, now).rate();
-            quote.map(|quote| quote.cost.total())
-        };
-        let rates: Option<Vec<Money>> = on_nodes.map(rate).collect();
+        let all = || self.classes.iter().filter(takes);
+        if all().any(|class| class.is_open_to(shape)) {
+            let open = all().filter(|class| class.is_open_to(shape));
+            return Estimate {
+                rate: self.highest_on(open, attributes, now),
+                basis: EstimateBasis::Node,
+            };
+        }
+        if all().next().is_some() {
+            return Estimate {
+                rate: self.highest_on(all(), attributes, now),
+                basis: EstimateBasis::ClosedNode,
+            };
+        }
         let anywhere = || {
             let volumes = self.catalog.price(attributes, now).rate()?.cost.storage;
             let gpus = self.catalog.highest_price(&attributes.resource, now)?;
             Some(gpus.times(attributes.gpus) + volumes)
         };
-        rates?.into_iter().max().or_else(anywhere)
+        Estimate {
+            rate: anywhere(),
+            basis: EstimateBasis::Listed,
+        }
+    }
+
+    /// What the pod costs on the dearest of these; `None` if the price on one of them is not known.
+    fn highest_on<'a>(
+        &self,
+        classes: impl Iterator<Item = &'a NodeClass>,
+        attributes: &PricingAttributes,
+        now: Timestamp,
+    ) -> Option<Money> {
+        let on_nodes = classes.filter_map(|class| class.gpus.get(&attributes.resource));
+        let rates: Option<Vec<Money>> = on_nodes
+            .map(|node| {
+                let on_node = PricingAttributes {
+                    gpus: attributes.gpus,
+                    amounts: attributes.amounts.clone(),
+                    ..node.clone()
+                };
+                let quote = self.catalog.price(&on_node, now).rate();
+                quote.map(|quote| quote.cost.total())
+            })
+            .collect();
+        rates?.into_iter().max()
     }
 
     /// Whether the classes are those of these nodes.

@@ -3,6 +3,7 @@
 //! | module | subject |
 //! |---|---|
 //! | `attributes` | the attributes that a charge is priced by |
+//! | `basis` | what an estimate is made of |
 //! | `price_list` | the rows of one list, and which of them matches a pod |
 //! | `tariff` | electricity by the hour |
 //! | `overhead` | monthly overheads |
@@ -10,6 +11,7 @@
 //! | `breakdown` | the terms of a price, row by row |
 
 mod attributes;
+mod basis;
 mod breakdown;
 mod catalog;
 mod overhead;
@@ -20,6 +22,7 @@ pub use attributes::{
     CapacityType, PricingAttributes, ResourceAmounts, Share, is_gpu, is_gpu_driver, is_same_vendor,
     product_labels,
 };
+pub use basis::EstimateBasis;
 pub use breakdown::{PriceComponent, PriceRow};
 pub use catalog::{
     DEFAULT_LIST, DatedPriceList, HourlyRate, MAX_CHANGES, PriceCatalog, PriceLookup,

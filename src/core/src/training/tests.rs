@@ -228,8 +228,8 @@ fn a_gang_that_no_period_could_pay_for_is_passed() {
     );
     assert_eq!(
         job_decisions[0].reason,
-        "budget team has 10.0000 in a whole period, and running for 3600 s and stopping would take 16.0000: \
-         it never starts unless the limit is raised"
+        "budget team has 10.0000 in a whole period, and running for 3600 s and stopping would take 16.0000, \
+         at 2.0000 an hour each on the dearest node that takes it: it never starts unless the limit is raised"
     );
 }
 
