@@ -150,7 +150,7 @@ impl Model {
         if identity(&state.spec) != identity(&job) {
             // it is gone, also where another one has its name by now
             (state.ordered, state.retry, state.decision) = (None, None, None);
-            (state.restart, state.keeps_room) = (None, false);
+            (state.restart, state.keeps_room_since) = (None, None);
         }
         state.spec = job;
         state.is_told = true;

@@ -30,8 +30,8 @@ pub(crate) struct JobState {
     pub(crate) restart: Option<Restart>,
     /// Why it is stopped to start again.
     pub(crate) interruption: Option<Interruption>,
-    /// Its room and its money are kept while it does not run.
-    pub(crate) keeps_room: bool,
+    /// Since when its room and its money are kept while it does not run.
+    pub(crate) keeps_room_since: Option<Timestamp>,
     /// Estimates for its roles, in their order.
     pub(crate) estimates: Vec<CachedRate>,
     /// What a worker of each of its roles costs, in their order.
@@ -111,7 +111,7 @@ impl JobState {
 
     /// Whether it is let run, or its room and its money are kept until it starts again.
     pub(crate) fn has_room(&self) -> bool {
-        (self.is_running() || self.keeps_room) && !self.has_finished()
+        (self.is_running() || self.keeps_room_since.is_some()) && !self.has_finished()
     }
 
     /// Whether no pod of an earlier run is left, but for so many of each role that are given up. Where
@@ -132,10 +132,17 @@ impl JobState {
             return false;
         };
         let present = self.batch_jobs.get(role).and_then(|job| job.uid.as_ref());
-        match (present, &pod.made_by) {
-            (Some(present), Some(uid)) => present == uid,
-            _ => true,
-        }
+        // a pod that no Job has made can carry the labels of its workers
+        pod.made_by.as_ref() == present
+    }
+
+    /// Whether a pod was made since its Job was last let run.
+    pub(crate) fn is_of_present_start(&self, pod: &Pod) -> bool {
+        let Owner::Job(_, role) = &pod.owner else {
+            return false;
+        };
+        let started = self.batch_jobs.get(role).and_then(|job| job.started);
+        started.is_some_and(|started| pod.created >= started)
     }
 
     /// Whether this is a role of which all workers have ended well.

@@ -259,7 +259,10 @@ fn without_kept_room(model: &mut Model) -> BTreeSet<Name> {
         ReservationOwner::Workload(key, Owner::Job(..)) => Some(key),
         _ => None,
     });
-    let keeps_room = |key: &Key| model.jobs.get(key).is_some_and(|state| state.keeps_room);
+    let keeps_room = |key: &Key| {
+        let state = model.jobs.get(key);
+        state.is_some_and(|state| state.keeps_room_since.is_some())
+    };
     let without = gangs.filter(keeps_room);
     without.map(|key| key.namespace).collect()
 }

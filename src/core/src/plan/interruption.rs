@@ -13,14 +13,26 @@ use crate::training::{Interruption, Restarts};
 /// have stopped.
 const LOST_AFTER: SignedDuration = SignedDuration::from_mins(5);
 
+/// The room of a gang that is to start again is kept for no longer: its workers stop, and it waits, for
+/// less than that unless they take unusually long.
+const ROOM_KEPT: SignedDuration = SignedDuration::from_mins(15);
+
 /// The workers of the present Jobs of a gang, whether these run or were suspended, but for those of
 /// roles that have ended well.
 pub(super) struct LastRun<'a> {
     pods: Vec<&'a Pod>,
     /// Those that never stop.
     lost: Vec<&'a Pod>,
+    /// Those that have not ended, on nodes that are not ready: what they do is not known.
+    unreachable: Vec<&'a Pod>,
+    /// Those that the cluster took away since their Job has begun, and that ended well all the same.
+    left_well: Vec<&'a Pod>,
+    /// Workers of an earlier run still stop.
+    earlier_stop: bool,
     /// When the next one is taken to be lost.
     pub(super) gives_up_at: Option<Timestamp>,
+    /// Its room is kept until then at most, whatever its Jobs say of when it starts again.
+    keeps_room_until: Option<Timestamp>,
 }
 
 impl<'a> LastRun<'a> {
@@ -31,9 +43,15 @@ impl<'a> LastRun<'a> {
         pods: &[&'a PodState],
         now: Timestamp,
     ) -> Self {
-        let pods = pods.iter().map(|found| &*found.pod);
+        let of_jobs = pods.iter().map(|found| &*found.pod);
+        let mut earlier = of_jobs
+            .clone()
+            .filter(|pod| pod.made_by.is_some() && !state.is_of_present_run(pod));
+        let stops =
+            |pod: &Pod| pod.ended.is_none() && lost_at_of(model, pod).is_none_or(|at| now < at);
+        let earlier_stop = earlier.any(stops);
         // what becomes of the pods of a role that has ended well is no matter of the gang
-        let pods: Vec<&Pod> = pods
+        let pods: Vec<&Pod> = of_jobs
             .filter(|pod| state.is_of_present_run(pod) && !state.has_ended_well(&pod.owner))
             .collect();
         let mut lost_at: BTreeMap<Timestamp, Vec<&Pod>> = BTreeMap::new();
@@ -46,9 +64,30 @@ impl<'a> LastRun<'a> {
         let lost = lost_at.into_iter().take_while(|(at, _)| *at <= now);
         Self {
             lost: lost.flat_map(|(_, pods)| pods).collect(),
+            unreachable: pods
+                .iter()
+                .copied()
+                .filter(|pod| pod.ended.is_none() && is_on_unready_node(model, pod))
+                .collect(),
+            left_well: pods
+                .iter()
+                .copied()
+                .filter(|pod| pod.failure.is_none() && pod.ended.is_some())
+                .filter(|pod| (pod.disrupted || was_told(pod)) && state.is_of_present_start(pod))
+                .collect(),
+            earlier_stop,
             pods,
             gives_up_at: later,
+            keeps_room_until: state
+                .keeps_room_since
+                .and_then(|since| since.checked_add(ROOM_KEPT).ok()),
         }
+    }
+
+    /// When what was found changes though nothing happens.
+    pub(super) fn next_look(&self, now: Timestamp) -> Option<Timestamp> {
+        let until = self.keeps_room_until.filter(|until| now < *until);
+        self.gives_up_at.into_iter().chain(until).min()
     }
 
     /// How many workers of a role are lost.
@@ -56,6 +95,11 @@ impl<'a> LastRun<'a> {
         let is_of_role =
             |pod: &&&Pod| matches!(&pod.owner, Owner::Job(_, name) if **name == **role);
         crate::model::state::count(self.lost.iter().filter(is_of_role).count())
+    }
+
+    /// Whether workers of a run before that one still stop.
+    pub(super) fn earlier_stop(&self) -> bool {
+        self.earlier_stop
     }
 
     /// Whether each worker has ended or is given up. Its Job may say so before its pod does.
@@ -66,13 +110,15 @@ impl<'a> LastRun<'a> {
 
     /// The gang's restarts, and why it stops to start again. Room is kept for it as long as nodes have
     /// it.
-    pub(super) fn restarts(&self, state: &JobState, has_room: bool) -> Restarts {
+    pub(super) fn restarts(&self, state: &JobState, has_room: bool, now: Timestamp) -> Restarts {
         // what the Jobs of the run before show is over once the gang is told to start again
         let starts = state.ordered.is_some_and(|ordered| ordered.value);
         let waits_until = state.restart_at().filter(|_| !starts);
         let is_let_run = state.ordered.is_none() && state.shows_running();
         let interruption = match (is_let_run, waits_until) {
-            (true, None) => self.interruption(|pod| pod.disrupted || was_told(pod)),
+            (true, None) => self
+                .interruption(|pod| pod.disrupted || was_told(pod))
+                .or_else(|| self.left_well()),
             // only some of its Jobs were told to stop, or to start again: all stop
             (true, Some(_)) => self.interruption(|pod| pod.disrupted).or_else(|| {
                 Some(Interruption {
@@ -94,9 +140,20 @@ impl<'a> LastRun<'a> {
             count: state.restarts(),
             limit: state.spec.as_ref().map_or(0, |spec| spec.restarts),
             waits_until,
-            keeps_room: state.keeps_room && has_room,
+            keeps_room: has_room
+                && self.lost.is_empty()
+                && self.keeps_room_until.is_some_and(|until| now < until),
             interruption,
         }
+    }
+
+    /// A worker that was taken away and ended well is missing all the same.
+    fn left_well(&self) -> Option<Interruption> {
+        let pod = self.left_well.first()?;
+        Some(Interruption {
+            why: format!("the cluster took worker {} away", pod.key.name),
+            is_failure: false,
+        })
     }
 
     /// Why these workers cannot go on as a gang. Once the cluster has taken one of them away, the
@@ -109,7 +166,13 @@ impl<'a> LastRun<'a> {
         let is_failure = |pod: &&Pod| pod.failure.is_some();
         let failed = first(&|pod| is_failure(pod) && !is_taken_away(pod));
         let taken_away = first(&|pod| is_failure(pod) && is_taken_away(pod))
-            .or_else(|| first(&|pod| is_taken_away(pod)).filter(|_| failed.is_some()));
+            .or_else(|| first(&|pod| is_taken_away(pod)).filter(|_| failed.is_some()))
+            .or_else(|| {
+                self.unreachable
+                    .first()
+                    .copied()
+                    .filter(|_| failed.is_some())
+            });
         let how = |pod: &Pod| {
             let how = pod.failure.as_ref().map(|how| format!(": {how}"));
             how.unwrap_or_default()
@@ -140,10 +203,13 @@ fn was_told(pod: &Pod) -> bool {
 
 /// When a worker is given up, if nothing changes until then.
 fn lost_at_of(model: &Model, pod: &Pod) -> Option<Timestamp> {
-    let (by, node) = (pod.deletion?, pod.node.as_ref()?);
-    let is_unready = model.room.node(node).is_none_or(|node| node.unready);
-    let at = by.checked_add(LOST_AFTER).ok();
-    at.filter(|_| pod.ended.is_none() && is_unready)
+    let at = pod.deletion?.checked_add(LOST_AFTER).ok();
+    at.filter(|_| pod.ended.is_none() && is_on_unready_node(model, pod))
+}
+
+fn is_on_unready_node(model: &Model, pod: &Pod) -> bool {
+    let is_unready = |node: &Name| model.room.node(node).is_none_or(|node| node.unready);
+    pod.node.as_ref().is_some_and(is_unready)
 }
 
 fn lost(pod: &Pod) -> String {

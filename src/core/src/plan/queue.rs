@@ -91,7 +91,7 @@ fn observe_queue(
             observed.keys.insert(job.name.clone(), key);
             observed.jobs.push(job);
         } else if let Some(state) = model.jobs.get_mut(&key) {
-            (state.decision, state.interruption, state.keeps_room) = (None, None, false);
+            (state.decision, state.interruption, state.keeps_room_since) = (None, None, None);
             let costs = state.cost_changes_at;
             let expires = stop_failed(model, &key, now, decisions);
             let looks = [observed.next, costs, expires];
@@ -209,9 +209,11 @@ fn order_job(
         .ordered
         .is_some_and(|ordered| ordered.value == decision.run);
     let is_shown = state.ordered.is_none() && state.shows(decision.run);
-    let was_kept = std::mem::replace(&mut state.keeps_room, decision.keeps_room);
+    let since = state.keeps_room_since;
+    let keeps_since = decision.keeps_room.then(|| since.unwrap_or(now));
+    state.keeps_room_since = keeps_since;
     if is_ordered || is_shown || model.observe_only {
-        if was_kept != decision.keeps_room {
+        if since.is_some() != decision.keeps_room {
             model.refresh_job(key, now);
         }
         return;
@@ -303,11 +305,12 @@ fn observe_job(model: &Model, key: &Key, now: Timestamp) -> Option<Job> {
         missing_since: missing_since.filter(|_| is_shown && is_missing),
         unscheduled: unscheduled.filter(|_| is_shown),
         retry: state.last_retry(),
-        gives_up_at: last_run.gives_up_at,
+        gives_up_at: last_run.next_look(now),
         seed: spec.seed,
         settled: state.is_settled(|role| last_run.given_up(role))
+            && !last_run.earlier_stop()
             && (state.restart_at().is_none() || last_run.has_ended()),
-        restarts: last_run.restarts(state, has_room),
+        restarts: last_run.restarts(state, has_room, now),
         gives_way_to: None,
         gave_way: gave_way.map(|decision| decision.reason.clone()),
         kept: vec![],

@@ -5,7 +5,7 @@ use bursar_core::model::{Key, Model};
 use bursar_core::plan::{JobOrder, LimitedBy, decide};
 use bursar_core::training::Restart;
 
-use super::{Cluster, at, job, job_uid, model, pod, set_job};
+use super::{Cluster, at, job, job_uid, model, pod, set_job, set_node};
 
 #[test]
 fn when_a_worker_fails_all_start_again_and_keep_their_room() {
@@ -224,6 +224,85 @@ fn workers_that_end_because_the_gang_is_suspended_have_not_failed() {
         cluster.start(second + 10, &start, 0);
         assert_eq!(cluster.decide(second + 11), []);
     }
+}
+
+#[test]
+fn no_annotation_keeps_the_room_of_a_gang_for_long() {
+    let mut cluster = Cluster::new(2, 2);
+    cluster.fail(1, 100);
+    let stop = cluster.order(100);
+    cluster.stop(100, &stop, &[]);
+    cluster.batch.restart_at = Some("9999-12-30T00:00:00Z".parse().unwrap());
+    cluster.show_batch(102);
+    for (second, keeps_room) in [(103, true), (999, true), (1_000, false)] {
+        assert_eq!(cluster.decide(second), []);
+        assert_eq!(cluster.decision().keeps_room, keeps_room, "{second}");
+    }
+}
+
+#[test]
+fn a_pod_that_only_has_the_labels_of_a_worker_holds_no_restart_up() {
+    let mut cluster = Cluster::new(2, 2);
+    cluster.fail(1, 100);
+    let stop = cluster.order(100);
+    cluster.stop(100, &stop, &[]);
+    let mut other = pod(0, 0, 102);
+    (other.key.name, other.made_by, other.node) = ("other".into(), None, None);
+    let event = Event::Pod("other".into(), Some(Box::new(other)));
+    cluster.model.apply(event, at(102));
+    assert!(cluster.order(110).run);
+}
+
+#[test]
+fn a_worker_that_is_taken_away_and_ends_well_is_an_interruption_that_does_not_count() {
+    let mut cluster = Cluster::new(4, 4);
+    cluster.disrupt(2, 100);
+    cluster.change(2, 105, |pod| pod.ended = Some(at(105)));
+    let stop = cluster.order(105);
+    assert!(!stop.run);
+    assert_eq!(stop.restart.unwrap().count, 0);
+}
+
+#[test]
+fn workers_that_ended_well_when_the_gang_was_suspended_do_not_interrupt_it_when_it_goes_on() {
+    let mut cluster = Cluster::new(2, 2);
+    for rank in 0..2 {
+        cluster.change(rank, 100, |pod| pod.deletion = Some(at(160)));
+        cluster.change(rank, 102, |pod| pod.ended = Some(at(102)));
+    }
+    // it goes on with the same Job, and their pods are still there
+    for started in [None, Some(at(110))] {
+        cluster.batch.started = started;
+        cluster.show_batch(110);
+        assert_eq!(cluster.decide(110), []);
+    }
+}
+
+#[test]
+fn failures_while_the_node_of_another_worker_is_not_ready_do_not_count() {
+    let mut cluster = Cluster::new(3, 3);
+    set_node(&mut cluster.model, 2, 100, true);
+    cluster.fail(0, 130);
+    let stop = cluster.order(130);
+    assert_eq!(stop.restart.unwrap().count, 0);
+}
+
+#[test]
+fn a_failed_worker_of_the_run_before_is_no_failure_of_the_next_one() {
+    let mut cluster = Cluster::new(2, 2);
+    cluster.fail(1, 100);
+    let stop = cluster.order(100);
+    cluster.stop(100, &stop, &[]);
+    // its Job is deleted, and the next one could not be made yet
+    let key = Key::new("team", "train");
+    let event = Event::BatchJob(key, "".into(), None);
+    cluster.model.apply(event, at(111));
+    let orders = cluster.decide(111);
+    assert!(
+        orders.iter().all(|order| order.restart.is_none()),
+        "{orders:?}"
+    );
+    assert!(cluster.decision().restarts <= 1);
 }
 
 #[test]
