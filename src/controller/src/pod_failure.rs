@@ -11,6 +11,17 @@ const INDEX_LABEL: &str = "batch.kubernetes.io/job-completion-index";
 /// node.
 pub(crate) const DISRUPTION_TARGET: &str = "DisruptionTarget";
 
+/// Why a kubelet refuses a pod that another node, or the same one later, may take; also `OutOf` and
+/// a resource.
+const PASSING_REFUSALS: [&str; 6] = [
+    "Evicted",
+    "NodeAffinity",
+    "NodeLost",
+    "NodeShutdown",
+    "Preempting",
+    "Terminated",
+];
+
 /// The longest text about a failure, in characters.
 const LONGEST: usize = 300;
 
@@ -55,8 +66,9 @@ fn failure(pod: &Pod) -> Option<String> {
     Some(bad.unwrap_or_else(said).chars().take(LONGEST).collect())
 }
 
-/// Whether the cluster takes a pod away, or let it fail before any of its containers began: that is no
-/// failure of its own.
+/// Whether the cluster takes a pod away, or its node had no room for it or went before any of its
+/// containers began: that is no failure of its own. What a node refuses for another reason, such as a
+/// broken device plugin or a sysctl, it may refuse for ever, and so it counts.
 pub(crate) fn is_disrupted(pod: &Pod) -> bool {
     let status = pod.status.iter();
     let mut conditions = status.flat_map(|status| status.conditions.iter().flatten());
@@ -67,7 +79,13 @@ pub(crate) fn is_disrupted(pod: &Pod) -> bool {
         let mut states = states.map(|state| state.running.is_some() || state.terminated.is_some());
         states.any(|began| began)
     };
-    is_target || failure(pod).is_some() && !containers(pod).any(began)
+    let reason = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.reason.as_deref());
+    let passes = reason
+        .is_none_or(|reason| reason.starts_with("OutOf") || PASSING_REFUSALS.contains(&reason));
+    is_target || passes && failure(pod).is_some() && !containers(pod).any(began)
 }
 
 fn containers(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
@@ -128,12 +146,16 @@ mod tests {
         assert!(!is_disrupted(&evicted("False")));
         let told = pod(json!({"phase": "Running", "conditions": target("True")}));
         assert_eq!((failure(&told), is_disrupted(&told)), (None, true));
-        let refused = pod(json!({
-            "phase": "Failed", "reason": "UnexpectedAdmissionError", "message": "no healthy devices",
-        }));
-        let says = "UnexpectedAdmissionError: no healthy devices";
-        assert_eq!(failure(&refused).as_deref(), Some(says));
-        assert!(is_disrupted(&refused));
+        for (reason, passes) in [
+            ("OutOfnvidia.com/gpu", true),
+            ("NodeShutdown", true),
+            ("UnexpectedAdmissionError", false),
+            ("SysctlForbidden", false),
+        ] {
+            let refused = pod(json!({"phase": "Failed", "reason": reason, "message": "why"}));
+            assert_eq!(failure(&refused), Some(format!("{reason}: why")));
+            assert_eq!(is_disrupted(&refused), passes, "{reason}");
+        }
     }
     #[test]
     fn a_worker_is_named_by_its_rank() {

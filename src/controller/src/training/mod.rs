@@ -81,12 +81,21 @@ async fn start(
     }
     // no new Job runs while an old one is left: without one of its Jobs a gang is let run again, but
     // one of which only some Jobs were told to is stopped
-    for (role, wanted, found) in &mut jobs {
-        let is_renewed = order.renew.iter().any(|name| **name == **role);
-        if let Some(old) = found.take_if(|_| is_renewed) {
-            delete_job(context, key, &old).await?;
+    let mut old: Vec<_> = jobs
+        .iter_mut()
+        .filter_map(|(role, wanted, found)| {
+            let is_renewed = order.renew.iter().any(|name| **name == **role);
+            // one that runs is of a newer run than this order knows
+            let is_over = |job: &Job| finished(job).is_some() || !is_running(job);
+            let old = found.take_if(|job| is_renewed && is_over(job))?;
             keep_retry(wanted, &old);
-        }
+            Some(old)
+        })
+        .collect();
+    // as long as one says that the gang starts again, whoever leads next renews the others
+    old.sort_by_key(|job| restart_at(job).is_some());
+    for job in old {
+        delete_job(context, key, &job).await?;
     }
     if let Some(group) = assign_group(context, object, &mut jobs).await? {
         pod_group::create_missing(&context.client, object, group).await?;

@@ -55,7 +55,7 @@ pub(crate) fn next(
     let mut status = TrainingJobStatus {
         observed_generation: object.metadata.generation,
         phase,
-        attempts: old.attempts + i32::from(starts),
+        attempts: old.attempts.saturating_add(i32::from(starts)),
         restarts: old.restarts.max(restarts(&parts)),
         queue_position: parts
             .decision
@@ -155,12 +155,16 @@ fn phase(
     }
     let is_complete = |role: &RoleStatus| {
         let workers = &role.workers;
-        workers.ready + workers.succeeded >= workers.replicas
+        workers.ready.saturating_add(workers.succeeded) >= workers.replicas
     };
     let is_stopping = |found: &RoleJob<'_>| {
         let status = found.job.as_ref().and_then(|job| job.status.as_ref());
-        status
-            .is_some_and(|status| status.active.unwrap_or(0) + status.terminating.unwrap_or(0) > 0)
+        status.is_some_and(|status| {
+            status
+                .active
+                .max(status.terminating)
+                .is_some_and(|pods| pods > 0)
+        })
     };
     match parts.decision.is_some_and(|decision| decision.run) {
         true if roles.iter().all(is_complete) => JobPhase::Running,
