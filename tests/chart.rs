@@ -153,5 +153,8 @@ fn a_role_has_what_explain_needs_in_the_operators_namespace_and_no_more() {
         "verbs": ["get"],
     });
     let proxy = json!({"apiGroups": [""], "resources": ["pods/proxy"], "verbs": ["get"]});
-    assert_eq!(roles[0]["rules"], json!([lease, proxy]));
+    let pause = json!({
+        "apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["bursar-pause"], "verbs": ["get"],
+    });
+    assert_eq!(roles[0]["rules"], json!([lease, proxy, pause]));
 }

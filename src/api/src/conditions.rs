@@ -19,6 +19,8 @@ pub const SPEND_RECORDED: &str = "SpendRecorded";
 pub const PODS_HEALTHY: &str = "PodsHealthy";
 /// The job's PriorityClass counts beside other namespaces. It has the condition only while it does not.
 pub const PRIORITY_ALLOWED: &str = "PriorityAllowed";
+/// Nothing is changed. Workloads and BudgetPolicies have the condition only while they are paused.
+pub const PAUSED: &str = "Paused";
 /// The resource can be read.
 pub const ACCEPTED: &str = "Accepted";
 
@@ -157,6 +159,17 @@ reasons! {
     priority_allowed:
     /// The installation does not allow the class in this namespace.
     CLASS_NOT_ALLOWED = "ClassNotAllowed";
+}
+
+reasons! {
+    /// Reasons of [`PAUSED`](super::PAUSED).
+    paused:
+    /// All namespaces are paused.
+    CLUSTER_PAUSED = "ClusterPaused";
+    /// The namespace is paused.
+    NAMESPACE_PAUSED = "NamespacePaused";
+    /// The workload alone is paused: budgets stop it all the same.
+    WORKLOAD_PAUSED = "WorkloadPaused";
 }
 
 reasons! {

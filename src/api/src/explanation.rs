@@ -21,6 +21,8 @@ pub fn path(namespace: &str) -> String {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Explanation {
+    /// What is paused with the namespace: `cluster` or `namespace`; `None` if it is not.
+    pub paused: Option<String>,
     /// When it was made.
     #[serde(rename = "at")]
     pub decided_at: Option<Timestamp>,
@@ -168,7 +170,7 @@ mod tests {
             keys.sort_unstable();
             keys.join(" ")
         };
-        assert_eq!(keys(&value), "at budgets jobs nextLook services");
+        assert_eq!(keys(&value), "at budgets jobs nextLook paused services");
         assert_eq!(
             keys(&value["services"][0]),
             "activeAt allowed asked current desired held limitedBy name queueDepth reason replicaRatePerHour replicaReserve target"

@@ -13,7 +13,7 @@
 //!
 //! [`lenient`] reads objects one by one, so that one that cannot be read stops no other.
 //! [`gpu_inventory`] reads which GPUs nodes offer; [`explanation`] is what the leader answers
-//! `kubectl bursar explain`.
+//! `kubectl bursar explain`, and [`pause`] what `kubectl bursar pause` writes.
 //!
 //! Amounts of money are decimal strings and durations are Go-style strings; [`quantities`] has
 //! their rules and reads them.
@@ -37,6 +37,7 @@ pub mod gpu_inventory;
 pub mod inference;
 pub mod lenient;
 pub mod names;
+pub mod pause;
 pub mod prices;
 pub mod quantities;
 pub mod revenue;

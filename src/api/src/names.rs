@@ -41,6 +41,8 @@ pub const FIELD_MANAGER: &str = "bursar";
 pub const GATEWAY_PORTS: std::ops::RangeInclusive<u16> = 20_000..=29_999;
 /// Lease that controllers compete for, in the operator's namespace; its holder is the name of the leader's pod.
 pub const CONTROLLER_LEASE: &str = "bursar-controller";
+/// ConfigMap in the operator's namespace whose entries pause the cluster or namespaces.
+pub const PAUSE_CONFIG_MAP: &str = "bursar-pause";
 /// Port of health, readiness, metrics and explanations, in controllers and gateways.
 pub const ADMIN_PORT: u16 = 8080;
 /// The port of an owned Service.

@@ -100,6 +100,10 @@ pub struct TrainingJobSpec {
     /// Keeps it from running; when set on a running job, its workers get SIGTERM and their grace.
     #[serde(default)]
     pub suspend: bool,
+    /// Keeps it as it is: if it runs, only budgets and `suspend` stop it; if it does not, it does not
+    /// start.
+    #[serde(default)]
+    pub paused: bool,
 }
 
 fn default_restarts() -> i32 {
@@ -381,6 +385,7 @@ impl TrainingJob {
             cluster_priority,
             gives_way: self.spec.preemption == Preemption::Allow,
             suspend: self.spec.suspend,
+            paused: self.spec.paused,
             seed,
             restarts: u32::try_from(self.spec.restarts).unwrap_or(0),
             restarted: self.restarts(),

@@ -8,6 +8,7 @@ use crate::check::CheckArgs;
 use crate::completion::{CandidatesArgs, CompletionArgs};
 use crate::explain::ExplainArgs;
 use crate::ledger::LedgerCommand;
+use crate::pause::PauseArgs;
 use crate::prices::PricesCommand;
 use crate::report::ReportArgs;
 use crate::top::TopArgs;
@@ -39,6 +40,13 @@ pub(crate) enum Command {
     /// that its cost is the sum of.
     #[command(after_help = "Example: kubectl bursar explain budget/team -n team")]
     Explain(ExplainArgs),
+    /// Keep the cluster, a namespace or a workload as it is: nothing is scaled, stopped or started.
+    /// Budgets stop nothing in a paused namespace, and still stop a workload that is paused alone.
+    #[command(after_help = "Example: kubectl bursar pause -n team")]
+    Pause(PauseArgs),
+    /// Let demand and budgets decide again over what was paused.
+    #[command(after_help = "Example: kubectl bursar resume --all")]
+    Resume(PauseArgs),
     /// Print which workloads hold GPUs now, and what they have cost this month.
     #[command(after_help = "Example: kubectl bursar top -A --by label team")]
     Top(TopArgs),

@@ -138,7 +138,9 @@ mod tests {
 
     #[test]
     fn commands_flags_and_values_are_completed_as_kubectl_asks() {
-        assert_eq!(completed("re"), ["report", ":4"]);
+        assert_eq!(completed("rep"), ["report", ":4"]);
+        assert_eq!(completed("pau"), ["pause", ":4"]);
+        assert_eq!(completed("resume --a"), ["--all", ":4"]);
         assert_eq!(completed("ledger "), ["backup", "verify", "restore", ":4"]);
         assert_eq!(
             completed("report --o"),

@@ -1,5 +1,5 @@
-//! `kubectl bursar`: the leader's decisions and their reasons, costs, prices, and the ledger's
-//! safe-keeping.
+//! `kubectl bursar`: the leader's decisions and their reasons, the emergency stop, costs, prices, and
+//! the ledger's safe-keeping.
 //!
 //! | module | subject |
 //! |---|---|
@@ -8,6 +8,7 @@
 //! | `completion` | completion of the command line in a shell |
 //! | `client` | the client for the cluster, and errors in words |
 //! | `explain` | the last decision, and what figures of money are the sum of |
+//! | `pause` | pauses and resumes the cluster, a namespace or a workload |
 //! | `top` | which workloads hold GPUs now |
 //! | `report` | what a month cost |
 //! | `focus` | the same as FOCUS has it |
@@ -27,6 +28,7 @@ mod focus;
 mod format;
 mod ledger;
 mod output_file;
+mod pause;
 mod prices;
 mod report;
 #[cfg(test)]
@@ -58,6 +60,8 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let client = || client::client(arguments.kubeconfig.clone(), arguments.context.clone());
     match arguments.command {
         Command::Explain(args) => print!("{}", explain::run(&client().await?, &args).await?),
+        Command::Pause(args) => print!("{}", pause::pause(&client().await?, &args).await?),
+        Command::Resume(args) => print!("{}", pause::resume(&client().await?, &args).await?),
         Command::Top(args) => top::run(&client().await?, &args).await?,
         Command::Report(args) => report::run(client, &args).await?,
         Command::Check(args) => {

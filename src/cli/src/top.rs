@@ -21,6 +21,7 @@ use crate::client::api_error;
 use crate::format::amounts::{accuracy_notes, cost_amount, digits, hours, waste_percent};
 use crate::format::table::table;
 use crate::format::terminal::table_width;
+use crate::pause;
 use crate::spend_corrections;
 use crate::spend_records::{self, LoadedAccount, Scope, current_month_selector};
 
@@ -40,6 +41,9 @@ pub(crate) struct TopArgs {
     /// Leave out records that cannot be read, with a warning.
     #[arg(long)]
     skip_unreadable: bool,
+    /// Namespace in which Bursar is installed.
+    #[arg(long, default_value = "bursar-system")]
+    operator_namespace: String,
 }
 
 /// Why there is nothing to print.
@@ -118,7 +122,8 @@ pub(crate) async fn run(client: &Client, args: &TopArgs) -> Result<(), Error> {
         };
         let corrections = spend_corrections::list(client).await?;
         let text = render(&accounts, &by, &labels, now, table_width())?
-            + &corrections_line(&accounts, &corrections, namespace.as_deref(), now)?;
+            + &corrections_line(&accounts, &corrections, namespace.as_deref(), now)?
+            + &pause::note(client, &args.operator_namespace, namespace.as_deref()).await;
         if args.watch && stdout().is_terminal() {
             // home, and clear what is below
             print!("\x1b[H\x1b[J");

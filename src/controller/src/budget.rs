@@ -21,6 +21,7 @@ pub(crate) fn next(
     object: &BudgetPolicy,
     pacing: &mut StatusPacing,
     budget_state: &BudgetState,
+    paused: Option<ConditionState>,
     currency: &str,
     now: Timestamp,
 ) -> NextStatus<BudgetPolicyStatus> {
@@ -91,7 +92,7 @@ pub(crate) fn next(
         ),
         Some(doubt) => (spend_recorded::IN_DOUBT, doubt.clone()),
     };
-    let says = vec![
+    let mut says = vec![
         ConditionState {
             kind: WITHIN_BUDGET,
             status: holds,
@@ -105,6 +106,7 @@ pub(crate) fn next(
             message: doubt,
         },
     ];
+    says.extend(paused);
     status.conditions =
         conditions::updated_conditions(&old.conditions, says, object.metadata.generation, now);
     let change = Change {
@@ -190,7 +192,7 @@ mod tests {
         let mut pacing = StatusPacing::default();
         let mut now = start + SignedDuration::from_hours(1);
         let mut look = |budget_state: &BudgetState, now| {
-            let next = next(&object, &mut pacing, budget_state, "USD", now);
+            let next = next(&object, &mut pacing, budget_state, None, "USD", now);
             let writes = next.status.is_some();
             object.status = next.status.or(object.status.take());
             (

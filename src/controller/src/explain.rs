@@ -10,7 +10,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use bursar_api::explanation::{self, BudgetExplanation, JobExplanation, ServiceExplanation};
 use bursar_core::budget::BudgetState;
-use bursar_core::model::{Model, NamespaceView, ServiceView};
+use bursar_core::model::{Model, NamespaceView, PauseScope, ServiceView};
 use bursar_core::plan::LimitedBy;
 use bursar_core::training::JobDecision;
 use jiff::Timestamp;
@@ -45,7 +45,12 @@ pub(crate) fn explanation(
     if services.is_empty() && jobs.is_empty() && budgets.is_empty() {
         return None;
     }
+    let paused = model.paused_by(namespace).map(|scope| match scope {
+        PauseScope::Cluster => "cluster".to_owned(),
+        PauseScope::Namespace => "namespace".to_owned(),
+    });
     Some(Explanation {
+        paused,
         decided_at,
         services: services.iter().map(explain_service).collect(),
         jobs: jobs.iter().map(explain_job).collect(),

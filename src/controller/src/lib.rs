@@ -26,6 +26,7 @@
 //! | `explain` | the last decisions for `kubectl bursar explain`, which the actor answers |
 //! | `corrections` | which SpendCorrections count |
 //! | `pricing` | the prices in force, and the condition `Priced` |
+//! | `paused` | what is paused, and the condition `Paused` |
 //! | `spend_status`, `health` | spend and pod health in workloads' statuses |
 //! | `cluster_bill` | the whole cluster's month: shares of overheads, the cost of nodes |
 //! | `context`, `lock` | what the tasks share |
@@ -56,6 +57,7 @@ mod ledger;
 mod lock;
 mod metrics;
 mod node_autoscaling;
+mod paused;
 mod pod;
 mod pod_failure;
 mod pod_mark;
@@ -300,7 +302,7 @@ async fn lead(
     let mut watches = JoinSet::new();
     let started = Stores::start(
         &mut watches,
-        &client,
+        (&client, &options.namespace),
         &ledger_triggers,
         &changes,
         &tombstones,

@@ -303,6 +303,7 @@ impl Cluster {
             cluster_priority: priority,
             gives_way: true,
             suspend: false,
+            paused: false,
             seed: number as u64,
             restarts: 3,
             restarted: 0,

@@ -19,7 +19,7 @@ pub enum LimitedBy {
     Stabilization,
     /// A signal that cannot be read.
     Signal,
-    /// `scaling.paused`.
+    /// It is paused, alone or with its namespace or the cluster.
     Paused,
     /// Room on the nodes.
     Capacity,

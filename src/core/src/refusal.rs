@@ -17,7 +17,7 @@ pub enum RefusalReason {
     StartFailed,
     /// The service has no replica, and `activation.mode` is `Never`.
     ActivationNever,
-    /// The service has no replica, and `scaling.paused` is true.
+    /// The service has no replica and is paused, alone or with its namespace or the cluster.
     ScalingPaused,
     /// The hold queue of the service is full.
     QueueFull,

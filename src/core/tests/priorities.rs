@@ -78,6 +78,7 @@ fn job(priority: i32, workers: u32) -> Job {
         cluster_priority: priority,
         gives_way: true,
         suspend: false,
+        paused: false,
         seed: 1,
         restarts: 3,
         restarted: 0,

@@ -154,6 +154,7 @@ impl Simulation {
             cluster_priority: self.rng.i32(0..2),
             gives_way: self.rng.u8(..4) > 0,
             suspend: false,
+            paused: false,
             seed: self.rng.u64(..),
         };
         let submission = Submission {

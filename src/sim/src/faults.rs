@@ -110,6 +110,7 @@ pub(crate) fn kind(event: &Event) -> &'static str {
         Event::Pod(..) => "Pod",
         Event::Node(..) => "Node",
         Event::NodeStart(..) => "NodeStart",
+        Event::Pauses(..) => "Pauses",
         Event::Prices(..) => "Prices",
         Event::Account(..) => "Account",
         Event::Reading(_, Reading::Busy { .. } | Reading::Uncounted { .. }) => "Reading",

@@ -270,6 +270,7 @@ fn add_jobs(simulation: &mut Simulation, scenario: &JobScenario) -> Result<(), S
             cluster_priority: scenario.priority,
             gives_way: true,
             suspend: false,
+            paused: false,
             seed: simulation.rng.u64(..),
             restarts: 3,
             restarted: 0,

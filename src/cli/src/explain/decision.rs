@@ -22,6 +22,16 @@ pub(super) fn describe(
         time(decision.decided_at),
         age(decision.decided_at, now)
     ));
+    if let Some(scope) = &decision.paused {
+        let scope = match scope.as_str() {
+            "namespace" => "the namespace is",
+            "cluster" => "the cluster is",
+            other => other,
+        };
+        page.line(&format!(
+            "paused: {scope} kept as it is, also over its budget; this is decided and not carried out"
+        ));
+    }
     match object.kind {
         ObjectKind::Service => decision
             .service(&object.name)

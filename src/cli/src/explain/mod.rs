@@ -22,7 +22,7 @@ use kube::Client;
 use crate::format::description::Description;
 use crate::format::terminal::text_width;
 use leader::{Answer, Source};
-use object::ObjectRef;
+pub(crate) use object::{ObjectKind, ObjectRef};
 
 /// Arguments of `explain`.
 #[derive(Debug, Args)]

@@ -13,6 +13,7 @@ pub(crate) enum CachedKind {
     // what others are read with comes first
     Node,
     PriceList,
+    ConfigMap,
     PriorityClass,
     SpendRecord,
     SpendCorrection,
@@ -31,9 +32,10 @@ pub(crate) enum CachedKind {
 
 impl CachedKind {
     /// All kinds.
-    pub(crate) const ALL: [Self; 16] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::Node,
         Self::PriceList,
+        Self::ConfigMap,
         Self::PriorityClass,
         Self::SpendRecord,
         Self::SpendCorrection,

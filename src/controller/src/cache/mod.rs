@@ -42,6 +42,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bursar_api::lenient::{Lenient, bounded_text};
+use bursar_api::names::PAUSE_CONFIG_MAP;
 use bursar_api::spend::{WorkloadKind, WorkloadRef};
 use bursar_api::{
     BudgetPolicy, InferenceDeployment, PriceList, SpendCorrection, SpendRecord, TrainingJob,
@@ -50,7 +51,7 @@ use futures::future::try_join_all;
 use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, PersistentVolumeClaim, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceSlice};
 use k8s_openapi::api::scheduling::v1::PriorityClass;
@@ -88,6 +89,8 @@ pub(crate) struct Stores {
     pub(crate) pods: Store<Pod>,
     pub(crate) nodes: Store<Node>,
     pub(crate) priorities: Store<PriorityClass>,
+    /// The ConfigMap that pauses, in the operator's namespace.
+    pub(crate) pauses: Store<ConfigMap>,
     pub(crate) volume_claims: Store<PersistentVolumeClaim>,
     /// Empty where the API server has no dynamic resource allocation.
     pub(crate) device_claims: Store<ResourceClaim>,
@@ -105,7 +108,7 @@ impl Stores {
     /// while the process leads.
     pub(crate) async fn start(
         watches: &mut JoinSet<()>,
-        client: &Client,
+        (client, operator_namespace): (&Client, &str),
         triggers: &Triggers,
         changes: &CacheChanges,
         tombstones: &Arc<Tombstones>,
@@ -119,12 +122,15 @@ impl Stores {
             ($config:expr, $trigger:expr) => {
                 store!($config, $trigger, None)
             };
-            ($config:expr, $trigger:expr, $observer:expr) => {{
+            ($config:expr, $trigger:expr, $observer:expr) => {
+                store!(Api::all(client.clone()), $config, $trigger, $observer)
+            };
+            ($api:expr, $config:expr, $trigger:expr, $observer:expr) => {{
                 let (tombstones, unreadable) = (Arc::clone(tombstones), Arc::clone(unreadable));
                 let changes = changes.clone();
                 let (store, writer) =
                     CacheWriter::new($trigger, tombstones, unreadable, changes, $observer);
-                watches.spawn(run(client.clone(), $config, writer, triggers.clone()));
+                watches.spawn(run($api, $config, writer, triggers.clone()));
                 let ready = store.clone();
                 syncing.push(
                     async move { ready.wait_until_ready().await.map_err(|_| Unsynced) }.boxed(),
@@ -169,6 +175,12 @@ impl Stores {
             pods: store!(all(), of_pod, on_pod),
             nodes: store!(all(), |_: &Node| Some(Trigger::All)),
             priorities: store!(all(), no_sync),
+            pauses: store!(
+                Api::namespaced(client.clone(), operator_namespace),
+                all().fields(&format!("metadata.name={PAUSE_CONFIG_MAP}")),
+                no_sync,
+                None
+            ),
             volume_claims: store!(all(), no_sync),
             device_claims,
             device_slices,
@@ -224,12 +236,12 @@ fn of_record(workload: WorkloadRef) -> Trigger {
 
 /// Keeps the cache of one kind current, until nobody receives its triggers any more.
 async fn run<K: Cached>(
-    client: Client,
+    api: Api<Lenient<K>>,
     config: watcher::Config,
     mut writer: CacheWriter<K>,
     triggers: Triggers,
 ) {
-    let events = watcher::watcher(Api::<Lenient<K>>::all(client), config).default_backoff();
+    let events = watcher::watcher(api, config).default_backoff();
     let mut events = std::pin::pin!(events);
     while let Some(event) = events.next().await {
         match event {

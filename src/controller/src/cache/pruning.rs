@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{
-    Node, PersistentVolumeClaim, Pod, PodSpec, PodTemplateSpec, Service, Volume,
+    ConfigMap, Node, PersistentVolumeClaim, Pod, PodSpec, PodTemplateSpec, Service, Volume,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceSlice};
@@ -117,6 +117,9 @@ impl CachePolicy for Service {
 
 impl CachePolicy for EndpointSlice {
     const KIND: CachedKind = CachedKind::EndpointSlice;
+}
+impl CachePolicy for ConfigMap {
+    const KIND: CachedKind = CachedKind::ConfigMap;
 }
 impl CachePolicy for PriorityClass {
     const KIND: CachedKind = CachedKind::PriorityClass;

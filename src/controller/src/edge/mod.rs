@@ -30,6 +30,7 @@ use std::sync::Arc;
 
 use bursar_api::BudgetPolicy;
 use bursar_api::names::{WORKLOAD_LABEL, gateway_slice, role_job};
+use bursar_api::pause::pauses;
 use bursar_api::prices::EffectivePrices;
 use bursar_api::spend::WorkloadRef;
 use bursar_core::model::Key;
@@ -207,6 +208,7 @@ impl Edge {
         let mut all = match kind {
             CachedKind::Node => keys(&stores.nodes),
             CachedKind::PriceList => keys(&stores.prices),
+            CachedKind::ConfigMap => keys(&stores.pauses),
             CachedKind::PriorityClass => keys(&stores.priorities),
             CachedKind::SpendRecord => keys(&stores.records),
             CachedKind::SpendCorrection => keys(&stores.corrections),
@@ -252,6 +254,7 @@ impl Edge {
                 self.look_at_currency = Some(batch.now);
                 cached(&stores.prices, key).is_some()
             }
+            CachedKind::ConfigMap => self.observe_pauses(batch, key),
             CachedKind::PriorityClass => {
                 batch.reads_priorities = true;
                 cached(&stores.priorities, key).is_some()
@@ -376,6 +379,25 @@ impl Edge {
             }
             CachedKind::Job => self.observe_role_job(batch, key),
         }
+    }
+
+    /// Observes what is paused. What is resumed is compared with what it should be.
+    fn observe_pauses(&mut self, batch: &mut Batch<'_>, key: &Key) -> bool {
+        if *key != batch.context.pause_key() {
+            return false;
+        }
+        let found = cached(&batch.context.stores.pauses, key);
+        batch.push(Event::Pauses(pauses(found.as_deref())));
+        for service in self.listed_keys(CachedKind::InferenceDeployment) {
+            batch.owns_otherwise(Subject::Service(service));
+        }
+        for job in self.listed_keys(CachedKind::TrainingJob) {
+            batch.owns_otherwise(Subject::Job(job));
+        }
+        for budget in self.listed_keys(CachedKind::BudgetPolicy) {
+            batch.has_changed(Subject::Budget(budget));
+        }
+        found.is_some()
     }
 
     /// Observes the Job of a role, of which there is one for each role of a TrainingJob.

@@ -311,6 +311,13 @@ async fn apply(
     order: Option<&Order>,
     now: Timestamp,
 ) -> Result<Outcome, Unapplied> {
+    if context.paused_by(&subject.key().namespace).is_some() {
+        // the model forgets the order, and compares all owned objects once it is resumed
+        if let Subject::Service(key) = subject {
+            inference::apply_endpoints(context, key).await?;
+        }
+        return Ok(Outcome::Done(None));
+    }
     if let Some(until) = wait_for_record(context, subject, order, now) {
         return Ok(Outcome::Waits(until));
     }

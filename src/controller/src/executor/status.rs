@@ -25,6 +25,7 @@ use crate::health;
 use crate::inference;
 use crate::ledger::AccountView;
 use crate::lock::lock;
+use crate::paused;
 use crate::pricing::condition::{self, PricingState};
 use crate::priority::Priority;
 use crate::spend_status::{self, summary};
@@ -133,6 +134,11 @@ async fn write_service(
         spend,
         failure,
         observe_only: context.observe_only,
+        paused: paused::condition(
+            subject,
+            context.paused_by(&workload.namespace),
+            object.spec.scaling.paused,
+        ),
         now,
     };
     let next = |pacing: &mut StatusPacing| inference::status::next(&object, pacing, parts);
@@ -172,6 +178,7 @@ async fn write_job(
         pods: &pods,
         spend,
         priority_limit: priority.limit(&namespace),
+        paused: paused::condition(subject, context.paused_by(&namespace), object.spec.paused),
         failure,
         now,
     };
@@ -190,8 +197,11 @@ async fn write_budget(
     };
     let prices = context.prices(now);
     let currency = &prices.lists.currency;
-    let next =
-        |pacing: &mut StatusPacing| budget::next(&object, pacing, budget_state, currency, now);
+    let scope = context.paused_by(&subject.key().namespace);
+    let paused = paused::condition(subject, scope, false);
+    let next = |pacing: &mut StatusPacing| {
+        budget::next(&object, pacing, budget_state, paused, currency, now)
+    };
     let before = object
         .status
         .as_ref()

@@ -52,6 +52,24 @@ pub(crate) async fn apply(
     service.and(slice).map_err(Unapplied::after_order)
 }
 
+/// Keeps the gateways' endpoints of a paused service current, and changes nothing else: they answer
+/// requests that no replica can.
+///
+/// # Errors
+/// The call failed.
+pub(crate) async fn apply_endpoints(context: &Context, key: &Key) -> Result<(), Unapplied> {
+    let object = cached(&context.stores.services, key);
+    let object = object.filter(|object| object.metadata.deletion_timestamp.is_none());
+    let slice = Key::new(&key.namespace, &gateway_slice(&key.name));
+    let slice = cached(&context.stores.slices, &slice);
+    match object.filter(|_| slice.is_some()) {
+        None => Ok(()),
+        Some(object) => apply_slice(context, key, &object)
+            .await
+            .map_err(Unapplied::after_order),
+    }
+}
+
 /// Tells the pods and the Deployment what was ordered.
 async fn apply_order(
     context: &Context,

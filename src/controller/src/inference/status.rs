@@ -34,6 +34,8 @@ pub(crate) struct StatusParts<'a> {
     /// Why the last run could not apply the decision.
     pub(crate) failure: Option<String>,
     pub(crate) observe_only: bool,
+    /// The condition that says so, if it is paused.
+    pub(crate) paused: Option<ConditionState>,
     pub(crate) now: Timestamp,
 }
 
@@ -86,7 +88,8 @@ pub(crate) fn next(
         spend: Some(parts.spend.summary.clone()),
         conditions: Vec::new(),
     };
-    let says = says(decision, ready, &parts);
+    let mut says = says(decision, ready, &parts);
+    says.extend(parts.paused.clone());
     status.conditions = conditions::updated_conditions(
         &old.conditions,
         says,
@@ -337,6 +340,7 @@ mod tests {
                 spend,
                 failure: None,
                 observe_only: false,
+                paused: None,
                 now: self.now,
             };
             let next = next(&self.object, &mut self.pacing, parts);

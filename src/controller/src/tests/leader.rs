@@ -90,6 +90,7 @@ caches! {
     pods: k8s_openapi::api::core::v1::Pod,
     nodes: k8s_openapi::api::core::v1::Node,
     priorities: k8s_openapi::api::scheduling::v1::PriorityClass,
+    pauses: k8s_openapi::api::core::v1::ConfigMap,
     volume_claims: k8s_openapi::api::core::v1::PersistentVolumeClaim,
     device_claims: k8s_openapi::api::resource::v1::ResourceClaim,
     device_slices: k8s_openapi::api::resource::v1::ResourceSlice,
@@ -162,7 +163,7 @@ impl Leader {
         let mut watches = tokio::task::JoinSet::new();
         let stores = Stores::start(
             &mut watches,
-            &client,
+            (&client, OPERATOR),
             &triggers,
             &changes,
             &tombstones,

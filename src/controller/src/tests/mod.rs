@@ -14,6 +14,7 @@ mod gangs;
 mod leader;
 mod ledger;
 mod nodes;
+mod pause;
 mod prices;
 mod priority;
 mod roles;

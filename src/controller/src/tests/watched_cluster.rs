@@ -77,6 +77,7 @@ impl WatchedCluster {
                 && self.is_current(&stores.front_services)
                 && self.is_current(&stores.slices)
                 && self.is_current(&stores.nodes)
+                && self.is_current(&stores.pauses)
                 && self.is_current(&stores.pods))
             {
                 tokio::task::yield_now().await;

@@ -34,6 +34,8 @@ pub(crate) struct StatusParts<'a> {
     pub(crate) spend: PricingState,
     /// Why its priority counts less beside other namespaces, if it does.
     pub(crate) priority_limit: Option<String>,
+    /// The condition that says so, if it is paused.
+    pub(crate) paused: Option<ConditionState>,
     /// Why the last run could not apply the decision.
     pub(crate) failure: Option<String>,
     pub(crate) now: Timestamp,
@@ -295,5 +297,6 @@ fn says(object: &TrainingJob, parts: &StatusParts<'_>, phase: JobPhase) -> Vec<C
         let reason = priority_allowed::CLASS_NOT_ALLOWED;
         say(PRIORITY_ALLOWED, false, reason, why)
     }));
+    states.extend(parts.paused.clone());
     states
 }

@@ -11,6 +11,7 @@ use super::event::{
     BatchJob, Deployment, Event, Job, Key, Name, Node, Owner, Pod, Reading, Service,
 };
 use super::namespace::KnownBudget;
+use super::pause::Pauses;
 use super::rollout::RolloutProgress;
 use super::room::ReservationOwner;
 use super::service::{EngineState, ServiceState};
@@ -40,6 +41,7 @@ impl Model {
             Event::Pod(uid, pod) => self.set_pod(uid, pod, now),
             Event::Node(name, node) => self.set_node(&name, node),
             Event::NodeStart(node_start) => self.set_node_start(node_start),
+            Event::Pauses(pauses) => self.set_pauses(pauses),
             Event::Prices(catalog) => {
                 self.rates.set_catalog(catalog, now);
                 self.timers.set(Subject::Prices, self.rates.next_change());
@@ -415,6 +417,35 @@ impl Model {
         self.node_start = node_start;
         let namespaces = self.jobs.keys().map(|key| key.namespace.clone());
         self.marks.queues.extend(namespaces);
+    }
+
+    /// Takes what is paused now. Where that has changed, everything is decided anew. Orders that were
+    /// given before a pause are not carried out any more, so what the objects show counts.
+    fn set_pauses(&mut self, pauses: Pauses) {
+        let before = std::mem::replace(&mut self.pauses, pauses);
+        if before == self.pauses {
+            return;
+        }
+        for name in self.all_namespaces() {
+            let is_paused = self.paused_by(&name);
+            if before.scope_of(&name) == is_paused {
+                continue;
+            }
+            for key in Self::keys_in(&self.services, &name) {
+                if let Some(state) = self.services.get_mut(&key) {
+                    state.forget_orders();
+                }
+                self.marks.services.insert(key);
+            }
+            for key in Self::keys_in(&self.jobs, &name) {
+                if let Some(state) = self.jobs.get_mut(&key) {
+                    (state.ordered, state.retry) = (None, None);
+                }
+                self.marks.job(key);
+            }
+            self.marks.costs.insert(name.clone());
+            self.marks.budgets.insert(name);
+        }
     }
 
     fn set_account(&mut self, key: Key, account: Option<AccountSpend>) {

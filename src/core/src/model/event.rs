@@ -17,6 +17,7 @@ use crate::scaling::Activation;
 use crate::training::Retry;
 
 use super::awaited::REFUSED_AFTER;
+use super::pause::Pauses;
 use super::spending::AccountSpend;
 
 /// A name of Kubernetes: of an object, a namespace, or a UID.
@@ -311,6 +312,8 @@ pub struct Job {
     pub gives_way: bool,
     /// Its user wants it not to run.
     pub suspend: bool,
+    /// Its user wants it to go on if it runs, and not to start: only budgets stop it.
+    pub paused: bool,
     /// A number of its own, for waits that differ from gang to gang.
     pub seed: u64,
     /// How often a worker may fail, each time restarting all, before the job has failed.
@@ -438,6 +441,8 @@ pub enum Event {
     /// How long a node takes at most until it is ready, where a node autoscaler makes nodes for
     /// pods that wait; `None` where nodes do not follow pods.
     NodeStart(Option<SignedDuration>),
+    /// What the platform has paused, all of it.
+    Pauses(Pauses),
     /// The prices in force.
     Prices(Arc<PriceCatalog>),
     /// What an account of the namespace has on record and in memory.

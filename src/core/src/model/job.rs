@@ -259,6 +259,7 @@ mod tests {
             cluster_priority: 0,
             gives_way: true,
             suspend: false,
+            paused: false,
             seed: 0,
             restarts: 3,
             restarted: 0,

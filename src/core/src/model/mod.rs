@@ -13,6 +13,7 @@
 //! | `spending` | money spent as a function of time, and what runs |
 //! | `room` | the room on nodes, and what is reserved for pods that have no node yet |
 //! | `rates` | what a pod that has no charge yet will cost |
+//! | `pause` | what the platform has paused |
 //! | `gateways` | the requests that gateways hold |
 //! | `view` | the last decisions and what they were made of, for statuses, metrics and people |
 //! | `timers` | when something must be decided anew though nothing happens |
@@ -28,6 +29,7 @@ pub mod event;
 pub(crate) mod gateways;
 pub(crate) mod job;
 pub(crate) mod namespace;
+mod pause;
 pub(crate) mod rates;
 pub(crate) mod rollout;
 pub(crate) mod room;
@@ -42,6 +44,7 @@ pub mod view;
 
 pub use claim::DEFAULT_WEIGHT;
 pub use event::{Event, Key, Name};
+pub use pause::{PauseScope, Pauses};
 pub use spending::{AccountSpend, MAX_GRACE_SECONDS, SLACK_SECONDS};
 pub use state::Model;
 pub use view::{NamespaceView, ServiceView};

@@ -9,6 +9,7 @@ use super::event::{Key, Name, Owner, Pod};
 use super::gateways::Gateways;
 use super::job::JobState;
 use super::namespace::NamespaceState;
+use super::pause::{PauseScope, Pauses};
 use super::rates::{CachedRate, Rates};
 use super::room::{ClusterRoom, ReservationOwner};
 use super::service::{EngineState, ServiceState};
@@ -140,6 +141,8 @@ pub struct Model {
     pub(crate) zone: TimeZone,
     /// Decisions are made, and no order is given.
     pub(crate) observe_only: bool,
+    /// In these no order is given either.
+    pub(crate) pauses: Pauses,
     pub(crate) services: BTreeMap<Key, ServiceState>,
     pub(crate) jobs: BTreeMap<Key, JobState>,
     pub(crate) namespaces: BTreeMap<Name, NamespaceState>,
@@ -168,6 +171,7 @@ impl Model {
         Self {
             zone,
             observe_only: false,
+            pauses: Pauses::default(),
             services: BTreeMap::new(),
             jobs: BTreeMap::new(),
             namespaces: BTreeMap::new(),
@@ -192,6 +196,16 @@ impl Model {
         }
     }
 
+    /// What paused a namespace; `None` if nothing did.
+    pub fn paused_by(&self, namespace: &str) -> Option<PauseScope> {
+        self.pauses.scope_of(namespace)
+    }
+
+    /// Whether no order is given in a namespace.
+    pub(crate) fn is_observed(&self, namespace: &str) -> bool {
+        self.observe_only || self.paused_by(namespace).is_some()
+    }
+
     /// When something must be decided anew though nothing happens.
     pub fn next_timer(&self) -> Option<Timestamp> {
         self.timers.next()
@@ -206,13 +220,20 @@ impl Model {
     /// Marks everything to be decided anew.
     pub fn mark_all(&mut self) {
         self.marks.in_slices(self.services.keys().cloned());
-        let mut namespaces: BTreeSet<Name> = self.namespaces.keys().cloned().collect();
-        namespaces.extend(self.marks.slices.keys().cloned());
-        namespaces.extend(self.unowned.iter().map(|key| key.namespace.clone()));
+        let namespaces = self.all_namespaces();
         for name in &namespaces {
             self.marks.slices.entry(name.clone()).or_default();
         }
         self.marks.costs.extend(namespaces);
+    }
+
+    /// The namespaces of which something is known.
+    pub(crate) fn all_namespaces(&self) -> BTreeSet<Name> {
+        let mut namespaces: BTreeSet<Name> = self.namespaces.keys().cloned().collect();
+        namespaces.extend(self.services.keys().map(|key| key.namespace.clone()));
+        namespaces.extend(self.marks.slices.keys().cloned());
+        namespaces.extend(self.unowned.iter().map(|key| key.namespace.clone()));
+        namespaces
     }
 
     /// Checks each derived value against one that is computed from scratch.
@@ -353,7 +374,7 @@ impl Model {
                 self.marks.queues.insert(namespace);
             }
             Subject::Budgets(namespace) => {
-                if self.observe_only {
+                if self.is_observed(&namespace) {
                     let services = Self::keys_in(&self.services, &namespace);
                     self.marks.in_slices(services);
                 }

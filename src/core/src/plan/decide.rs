@@ -204,7 +204,8 @@ impl Call {
                 let mut changed = model.room.take_changed_queues();
                 changed.extend(without_kept_room(model));
                 // what was decided takes no room where no order is given
-                if changed.is_empty() || model.observe_only {
+                changed.retain(|name| !model.is_observed(name));
+                if changed.is_empty() {
                     return;
                 }
                 model.marks.queues.extend(changed);

@@ -47,7 +47,7 @@ pub(super) fn refresh_marked(model: &mut Model, name: &Name, now: Timestamp) -> 
         services.extend(named.iter().cloned());
         jobs.extend(named_jobs);
     }
-    if model.observe_only && !named.is_empty() {
+    if model.is_observed(name) && !named.is_empty() {
         // money is given once to each of them only where they are decided together
         let all = Model::keys_in(&model.services, name);
         model.marks.in_slices(all);
@@ -81,14 +81,14 @@ pub(super) fn review(
     decisions: &mut Decisions,
 ) -> BudgetAdmission {
     let zone = model.zone.clone();
-    let observe_only = model.observe_only;
+    let is_observed = model.is_observed(name);
     let namespace = model.namespace_mut(name);
     let budget_states = namespace.budget_states(now, &zone);
     let running = namespace.running(now);
     // while slices are left, it does not depend on which services have been decided
     let withdrawn = if namespace.admitted.is_some() {
         namespace.withdrawn.clone()
-    } else if observe_only {
+    } else if is_observed {
         BTreeMap::new()
     } else {
         withdrawals(model, name, &budget_states, now)
@@ -101,7 +101,9 @@ pub(super) fn review(
     let (priorities, leaving) = (totals.priorities(), totals.leaving(now));
     let states = budget_states.clone();
     let admission = BudgetAdmission::new(states, running, priorities, leaving, now);
-    let shares = if observe_only || namespace.admitted.is_some() {
+    let shares = if is_observed {
+        Shares::default()
+    } else if namespace.admitted.is_some() {
         Shares {
             kept: namespace.kept.clone(),
             preempted: namespace.preempted.clone(),
@@ -115,7 +117,7 @@ pub(super) fn review(
     let caps = NamespaceState::caps(&budget_states);
     let (mut concerned, mut stops) = (BTreeSet::new(), false);
     let mut concerns_queue;
-    if caps == namespace.caps && observe_only {
+    if caps == namespace.caps && is_observed {
         // nobody gets what was decided, so what others were refused is always there again
         concerns_queue = false;
     } else if caps == namespace.caps {

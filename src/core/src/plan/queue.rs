@@ -119,7 +119,7 @@ fn carry_out(
     }
     let waiting = scheduled.decisions.iter();
     let waiting: BTreeSet<&str> = waiting
-        .filter(|decision| decision.waits_for_money)
+        .filter(|decision| decision.waits_for_money && !model.is_observed(name))
         .map(|decision| decision.name.as_str())
         .collect();
     let waiting = observed
@@ -140,7 +140,9 @@ fn carry_out(
         let Some(key) = observed.keys.get(&decision.name) else {
             continue;
         };
-        let waits = !decision.run && decision.limited_by != Some(LimitedBy::Suspended);
+        let decision = hold(model, key, decision);
+        let rests = [Some(LimitedBy::Suspended), Some(LimitedBy::Paused)];
+        let waits = !decision.run && !rests.contains(&decision.limited_by);
         let pace = waits.then(|| now.saturating_add(WAITING_PACE).unwrap_or(now));
         order_job(model, key, &decision, now, decisions);
         let Some(state) = model.jobs.get_mut(key) else {
@@ -202,6 +204,7 @@ fn order_job(
     now: Timestamp,
     decisions: &mut Decisions,
 ) {
+    let is_observed = model.is_observed(&key.namespace);
     let Some(state) = model.jobs.get_mut(key) else {
         return;
     };
@@ -212,7 +215,7 @@ fn order_job(
     let since = state.keeps_room_since;
     let keeps_since = decision.keeps_room.then(|| since.unwrap_or(now));
     state.keeps_room_since = keeps_since;
-    if is_ordered || is_shown || model.observe_only {
+    if is_ordered || is_shown || is_observed {
         if since.is_some() != decision.keeps_room {
             model.refresh_job(key, now);
         }
@@ -247,6 +250,43 @@ fn order_job(
     };
     decisions.job_orders.push(order);
     model.refresh_job(key, now);
+}
+
+/// What becomes of a job that is paused, alone or with its scope: it goes on or does not start. A
+/// budget stops one that is paused alone, and so does its own `suspend`.
+fn hold(model: &Model, key: &Key, decision: JobDecision) -> JobDecision {
+    let state = model.jobs.get(key);
+    let Some((state, spec)) = state.and_then(|state| Some((state, state.spec.as_ref()?))) else {
+        return decision;
+    };
+    let running = state.is_running();
+    let (run, reason) = match model.paused_by(&key.namespace) {
+        Some(scope) if running && decision.run => {
+            (true, format!("{scope} is paused; {}", decision.reason))
+        }
+        Some(scope) if running => {
+            let why = &decision.reason;
+            (
+                true,
+                format!("{scope} is paused: it goes on, and would stop otherwise; {why}"),
+            )
+        }
+        Some(scope) => (false, format!("{scope} is paused: it does not start")),
+        None if spec.paused && !running && !spec.suspend => {
+            (false, "spec.paused is true: it does not start".to_owned())
+        }
+        None => return decision,
+    };
+    JobDecision {
+        run,
+        limited_by: Some(LimitedBy::Paused),
+        reason,
+        position: None,
+        retry: None,
+        waits_for_money: false,
+        next_look: None,
+        ..decision
+    }
 }
 
 /// The place of a job in the order in which money is given.
@@ -316,6 +356,11 @@ fn observe_job(model: &Model, key: &Key, now: Timestamp) -> Option<Job> {
         kept: vec![],
         roles,
     };
+    if spec.paused || model.paused_by(&key.namespace).is_some() {
+        // it takes no room that it does not have, and is not taken back
+        job.suspend |= !running;
+        (job.missing_since, job.unscheduled) = (None, None);
+    }
     if let Some(namespace) = model.namespaces.get(&key.namespace) {
         let preemption = namespace.preempted.get(&Workload::Job(key.name.clone()));
         job.gives_way_to = preemption.map(|found| found.to.workload.name().to_string());

@@ -16,7 +16,7 @@ use crate::model::service::{self, Ordered, Replica, ServiceState};
 use crate::model::state::{Model, PodState, count};
 use crate::model::timers::Subject;
 use crate::plan::decisions::{Decisions, ServiceOrder};
-use crate::plan::service::{Allotment, give_way, withdraw};
+use crate::plan::service::{Allotment, give_way, hold, withdraw};
 use crate::scaling::{History, Service, Start, StuckRollout, recommend};
 
 /// What of a service is decided next.
@@ -194,8 +194,10 @@ fn decide_service(
     now: Timestamp,
     decisions: &mut Decisions,
 ) {
+    // nobody waits for money where nothing is changed
+    let is_observed = model.is_observed(&asked.key.namespace);
     let claims = [Part::First, Part::Further].map(|part| {
-        let claim = asked.allotment.claim(part)?;
+        let claim = asked.allotment.claim(part).filter(|_| !is_observed)?;
         Some((asked.rank(part), claim))
     });
     let UndecidedService {
@@ -218,7 +220,10 @@ fn decide_service(
     );
     let workload = Workload::Service(key.name.clone());
     let preemption = namespace.and_then(|namespace| namespace.preempted.get(&workload));
-    let decision = give_way(decision, &service, preemption);
+    let mut decision = give_way(decision, &service, preemption);
+    if let Some(scope) = model.paused_by(&key.namespace) {
+        decision = hold(decision, &service, scope);
+    }
     let held = model.gateways.held(key);
     let Some(state) = model.services.get_mut(key) else {
         return;
@@ -281,7 +286,7 @@ fn decide_service(
     let is_missing = state.deployment.is_none() && state.ordered.is_none();
     let changes = order.replicas.0 != order.replicas.1 || is_missing;
     let moves_pods = !(order.drain.is_empty() && order.keep.is_empty() && order.remove.is_empty());
-    let is_order = (changes || moves_pods) && !model.observe_only;
+    let is_order = (changes || moves_pods) && !is_observed;
     if is_order {
         note_order(state, &order, changes, now);
         if order.replicas.1 > order.replicas.0 {

@@ -4,6 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::budget::{BudgetAdmission, Denied, RunningCost};
 use crate::limit::LimitedBy;
+use crate::model::PauseScope;
 use crate::model::claim::{Claim, Part, Preemption};
 use crate::refusal::RefusalReason;
 use crate::scaling::{Activation, Recommendation, Service};
@@ -268,6 +269,30 @@ pub(crate) fn give_way(
         allowed: kept,
         limited_by: Some(LimitedBy::Preempted),
         reason,
+        ..decision
+    }
+}
+
+/// Keeps what a service has, since it is paused together with all of its scope. The reason says what
+/// would become of it otherwise.
+pub(crate) fn hold(decision: Decision, service: &Service, scope: PauseScope) -> Decision {
+    let (kept, allowed) = (service.current, decision.allowed);
+    let reason = format!(
+        "{scope} is paused: it keeps {kept} replicas and would have {allowed} otherwise; {}",
+        decision.reason
+    );
+    let wakes = kept == 0;
+    let refusal = wakes.then(|| Refusal {
+        reason: RefusalReason::ScalingPaused,
+        message: format!("the service is stopped, and {scope} is paused"),
+        retry_at: None,
+    });
+    let start_failure = |refusal: &Refusal| refusal.reason == RefusalReason::StartFailed;
+    Decision {
+        allowed: kept,
+        limited_by: Some(LimitedBy::Paused),
+        reason,
+        refusal: refusal.or(decision.refusal.filter(start_failure)),
         ..decision
     }
 }

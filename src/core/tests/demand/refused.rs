@@ -105,6 +105,7 @@ fn room_is_kept(model: &mut Model, second: i64) -> bool {
         cluster_priority: 0,
         gives_way: true,
         suspend: false,
+        paused: false,
         seed: 1,
         restarts: 3,
         restarted: 0,

@@ -60,6 +60,7 @@ pub(crate) fn job(second: i64, workers: u32) -> Job {
         created: at(second),
         priority: 0,
         suspend: false,
+        paused: false,
         gives_way: false,
         cluster_priority: 0,
         seed: 1,

@@ -117,6 +117,7 @@ impl Cluster {
             cluster_priority: gang.cluster_priority,
             gives_way: true,
             suspend: false,
+            paused: false,
             seed: 1,
             restarts: 3,
             restarted: 0,
@@ -172,6 +173,7 @@ impl Cluster {
         let key = Key::new(namespace, name);
         let spec = Job {
             suspend: true,
+            paused: false,
             ..self.jobs[&key].spec.clone()
         };
         self.model.apply(Event::Job(key, Some(spec)), at(second));

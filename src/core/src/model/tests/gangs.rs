@@ -30,6 +30,7 @@ fn job(suspend: bool) -> Job {
         cluster_priority: 0,
         gives_way: true,
         suspend,
+        paused: false,
         seed: 0,
         restarts: 3,
         restarted: 0,

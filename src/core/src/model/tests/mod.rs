@@ -16,13 +16,14 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use super::event::{Event, Key};
+use super::pause::Pauses;
 use super::service::ServiceState;
 use super::state::Model;
 use crate::plan::{Decisions, JobOrder, ServiceOrder, decide};
 use crate::refusal::RefusalReason;
 use crate::training::JobDecision;
 
-use self::random_events::{at, event, prices, subject};
+use self::random_events::{NAMESPACES, at, event, name, prices, subject};
 
 fn model() -> Model {
     let mut model = Model::new(TimeZone::UTC, at(0));
@@ -107,6 +108,49 @@ fn decisions_that_nobody_carries_out_come_to_an_end() {
             let decided = settle(&mut model, at(millis));
             assert_eq!(decided.service_orders, []);
             assert_eq!(decided.job_orders, []);
+        }
+    }
+}
+
+/// What somebody pauses, now and then.
+fn pauses(rng: &mut Rng) -> Pauses {
+    let namespaces = NAMESPACES.into_iter().filter(|_| rng.bool());
+    Pauses {
+        namespaces: namespaces.map(name).collect(),
+        cluster: rng.u8(0..4) == 0,
+    }
+}
+
+#[test]
+fn no_order_is_given_in_what_is_paused_and_what_is_marked_is_decided_as_everything_is() {
+    for seed in 0..300 {
+        let mut rng = Rng::with_seed(seed);
+        let (mut model, mut millis) = (model(), 0);
+        for step in 0..80 {
+            let when = format!("seed {seed}, step {step}");
+            millis += rng.i64(0..20_000);
+            let now = at(millis);
+            for _ in 0..rng.u8(1..4) {
+                let event = match rng.u8(0..8) {
+                    0 => Event::Pauses(pauses(&mut rng)),
+                    _ => event(&mut rng, now),
+                };
+                model.apply(event, now);
+            }
+            let mut everything = model.clone();
+            everything.mark_all();
+            let decided = settle(&mut model, now);
+            let namespaces = decided.service_orders.iter().map(|order| &order.service);
+            let jobs = decided.job_orders.iter().map(|order| &order.job);
+            for key in namespaces.chain(jobs) {
+                assert_eq!(model.paused_by(&key.namespace), None, "{when}: {key:?}");
+            }
+            if let Err(value) = model.check() {
+                panic!("{when}: {value} after a decision");
+            }
+            let expected = settle(&mut everything, now);
+            assert_eq!(orders(&decided), orders(&expected), "{when}");
+            assert_eq!(job_orders(&decided), job_orders(&expected), "{when}");
         }
     }
 }

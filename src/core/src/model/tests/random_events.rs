@@ -24,7 +24,7 @@ use crate::pricing::{
 };
 use crate::scaling::Activation;
 
-const NAMESPACES: [&str; 2] = ["blue", "green"];
+pub(super) const NAMESPACES: [&str; 2] = ["blue", "green"];
 const GPU: &str = "nvidia.com/gpu";
 
 pub(super) fn at(millis: i64) -> Timestamp {
@@ -193,6 +193,7 @@ fn job(rng: &mut Rng, now: Timestamp) -> Job {
         cluster_priority: rng.i32(0..3),
         gives_way: rng.bool(),
         suspend: rng.u8(0..6) == 0,
+        paused: false,
         seed: rng.u64(..),
         restarts: more(rng).u32(0..4),
         restarted: more(rng).u32(0..2),
@@ -441,6 +442,7 @@ pub(super) fn subject(event: &Event) -> String {
         Event::Pod(uid, _) | Event::Reading(uid, _) => format!("pod {uid}"),
         Event::Node(name, _) => format!("node {name}"),
         Event::NodeStart(_) => "node start".to_owned(),
+        Event::Pauses(_) => "pauses".to_owned(),
         Event::Prices(_) => "prices".to_owned(),
         Event::Account(key, _) => named("account", key),
         Event::Gateway(uid, _) | Event::Demand(uid, _) | Event::Silent(uid, _) => uid.to_string(),
