@@ -76,6 +76,16 @@ fn the_chart_takes_no_lease_duration_that_the_controller_refuses() {
 }
 
 #[test]
+fn the_chart_takes_no_grace_window_that_the_controller_refuses() {
+    assert_agree(
+        "changeGrace",
+        "change-grace",
+        &["0s", "30s", "9999s", "10m", "999m", "24h"],
+        &["-1s", "25h", "soon", "10", ""],
+    );
+}
+
+#[test]
 fn the_chart_takes_no_setting_of_node_autoscaling_that_the_controller_refuses() {
     assert_agree(
         "nodeAutoscaling.nodeStartTimeout",

@@ -286,11 +286,12 @@ pub fn wait_for_zero(cluster: &Cluster, namespace: &str) -> ScenarioResult {
     )
 }
 
-/// A BudgetPolicy called `team`. `rest` is more of its spec, in flow style.
+/// A BudgetPolicy called `team`, whose edits take effect at once. `rest` is more of its spec, in flow
+/// style.
 pub fn budget_manifest(namespace: &str, limit: &str, rest: &str) -> String {
     format!(
-        "apiVersion: bursar.dev/v1alpha1\nkind: BudgetPolicy\nmetadata: {{name: team, namespace: {namespace}}}\nspec: {{limit: \"{limit}\", \
-         period: Monthly{rest}}}\n"
+        "apiVersion: bursar.dev/v1alpha1\nkind: BudgetPolicy\nmetadata: {{name: team, namespace: {namespace}, \
+         annotations: {{bursar.dev/apply-now: \"true\"}}}}\nspec: {{limit: \"{limit}\", period: Monthly{rest}}}\n"
     )
 }
 

@@ -128,12 +128,12 @@ spec:
     }
 }
 
-/// The namespace's budget.
+/// The namespace's budget, whose edits take effect at once: a demo does not wait for a grace window.
 pub(super) fn budget(limit: Cents) -> String {
     format!(
         r#"apiVersion: bursar.dev/v1alpha1
 kind: BudgetPolicy
-metadata: {{name: team, namespace: {NAMESPACE}}}
+metadata: {{name: team, namespace: {NAMESPACE}, annotations: {{bursar.dev/apply-now: "true"}}}}
 spec: {{limit: "{limit}", period: Monthly, minimumUsefulRun: 10s}}
 "#
     )

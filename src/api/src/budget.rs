@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::lenient::Validate;
+use crate::names::APPLY_NOW_ANNOTATION;
 use crate::quantities::{
     self, AMOUNT_MESSAGE, AMOUNT_RULE, DURATION_MESSAGE, DURATION_RULE, FieldError,
 };
@@ -161,6 +162,12 @@ pub struct BudgetPolicyStatus {
     /// given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latch: Option<Latch>,
+    /// The terms that stop workloads. They differ from the specification while an edit waits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub in_force: Option<BudgetTerms>,
+    /// When an edit of the BudgetPolicy or of prices takes effect that would stop something that runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub change_effective_at: Option<Time>,
     /// When these figures were computed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub as_of: Option<Time>,
@@ -183,6 +190,48 @@ pub struct Latch {
     /// Only workloads of a lower priority than this are stopped; all are without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stops_below: Option<i32>,
+}
+
+/// What of a BudgetPolicy decides when it stops workloads.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct BudgetTerms {
+    /// Money for one period.
+    pub limit: String,
+    /// The period.
+    pub period: Period,
+    /// The action when the limit is spent.
+    pub on_exhausted: OnExhausted,
+}
+
+impl From<&budget::Terms> for BudgetTerms {
+    fn from(terms: &budget::Terms) -> Self {
+        Self {
+            limit: terms.limit.to_string(),
+            period: terms.period.into(),
+            on_exhausted: terms.on_exhausted.into(),
+        }
+    }
+}
+
+impl From<calendar::Period> for Period {
+    fn from(period: calendar::Period) -> Self {
+        match period {
+            calendar::Period::Daily => Self::Daily,
+            calendar::Period::Weekly => Self::Weekly,
+            calendar::Period::Monthly => Self::Monthly,
+        }
+    }
+}
+
+impl From<budget::OnExhausted> for OnExhausted {
+    fn from(action: budget::OnExhausted) -> Self {
+        match action {
+            budget::OnExhausted::ScaleToZero => Self::ScaleToZero,
+            budget::OnExhausted::ScaleToMin => Self::ScaleToMin,
+            budget::OnExhausted::Freeze => Self::Freeze,
+        }
+    }
 }
 
 impl From<Period> for calendar::Period {
@@ -229,6 +278,34 @@ impl From<&budget::Latch> for Latch {
 }
 
 impl BudgetPolicy {
+    /// What is on record of it beside its specification.
+    ///
+    /// # Errors
+    /// The field of the status that cannot be read.
+    pub fn record(&self) -> Result<budget::BudgetRecord, FieldError> {
+        let status = self.status.as_ref();
+        let terms = status.and_then(|status| status.in_force.as_ref());
+        let in_force = terms.map(|terms| {
+            Ok(budget::Terms {
+                limit: quantities::amount("status.inForce.limit", &terms.limit)?,
+                period: terms.period.into(),
+                on_exhausted: terms.on_exhausted.into(),
+            })
+        });
+        let is_new = status.is_none_or(|status| status.observed_generation.is_none());
+        let created = self.creation_timestamp().map(|time| time.0);
+        let apply_now = self.annotations().get(APPLY_NOW_ANNOTATION);
+        Ok(budget::BudgetRecord {
+            in_force: in_force.transpose()?,
+            effective_at: status
+                .and_then(|status| status.change_effective_at.as_ref())
+                .map(|time| time.0),
+            new_since: created.filter(|_| is_new),
+            apply_now: apply_now.is_some_and(|value| value == "true"),
+            unreadable: false,
+        })
+    }
+
     /// The core's budget; `spent`, and the part of it that `corrections` are, are computed by the
     /// caller.
     ///
@@ -270,6 +347,7 @@ impl BudgetPolicy {
 
 impl Validate for BudgetPolicy {
     fn validate(&self) -> Result<(), FieldError> {
+        self.record()?;
         self.to_core(Money::ZERO, Money::ZERO).map(drop)
     }
 }

@@ -19,6 +19,9 @@ pub const SPEND_RECORDED: &str = "SpendRecorded";
 pub const PODS_HEALTHY: &str = "PodsHealthy";
 /// The job's PriorityClass counts beside other namespaces. It has the condition only while it does not.
 pub const PRIORITY_ALLOWED: &str = "PriorityAllowed";
+/// An edit of a BudgetPolicy or of prices would stop something that runs, and waits. A BudgetPolicy
+/// has the condition only meanwhile.
+pub const BUDGET_CHANGE_PENDING: &str = "BudgetChangePending";
 /// Nothing is changed. Workloads and BudgetPolicies have the condition only while they are paused.
 pub const PAUSED: &str = "Paused";
 /// The resource can be read.
@@ -159,6 +162,13 @@ reasons! {
     priority_allowed:
     /// The installation does not allow the class in this namespace.
     CLASS_NOT_ALLOWED = "ClassNotAllowed";
+}
+
+reasons! {
+    /// Reasons of [`BUDGET_CHANGE_PENDING`](super::BUDGET_CHANGE_PENDING).
+    budget_change_pending:
+    /// Something that runs stops when the grace window ends.
+    WOULD_STOP = "WouldStop";
 }
 
 reasons! {

@@ -128,6 +128,8 @@ pub struct BudgetExplanation {
     pub period_start: Option<Timestamp>,
     /// End of the budget's period.
     pub period_end: Option<Timestamp>,
+    /// When an edit takes effect that would stop something; `None` if none waits.
+    pub change_effective_at: Option<Timestamp>,
     /// Whether it is exhausted.
     pub exhausted: Option<bool>,
     /// When it will be exhausted at this rate; `None` if that is not in this period, or if it is
@@ -181,7 +183,7 @@ mod tests {
         );
         assert_eq!(
             keys(&value["budgets"][0]),
-            "corrections exhausted exhaustionTime limit name periodEnd periodStart ratePerHour remaining reserve spent"
+            "changeEffectiveAt corrections exhausted exhaustionTime limit name periodEnd periodStart ratePerHour remaining reserve spent"
         );
     }
 }

@@ -64,6 +64,7 @@ impl Actor {
     /// A leader that knows nothing yet.
     pub(crate) fn new(context: Arc<Context>) -> Self {
         let model = Model::new(context.zone.clone(), context.began);
+        let model = model.with_change_grace(context.change_grace);
         let model = match context.observe_only {
             true => model.observing(),
             false => model,

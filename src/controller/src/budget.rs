@@ -1,15 +1,18 @@
 //! What a BudgetPolicy's status says.
 
 use bursar_api::BudgetPolicy;
-use bursar_api::budget::{BudgetPolicyStatus, Latch, Phase};
+use bursar_api::budget::{BudgetPolicyStatus, BudgetTerms, Latch, Phase};
 use bursar_api::conditions::{
-    self, ConditionState, SPEND_RECORDED, WITHIN_BUDGET, budget_within_budget, spend_recorded,
+    self, BUDGET_CHANGE_PENDING, ConditionState, SPEND_RECORDED, WITHIN_BUDGET,
+    budget_change_pending, budget_within_budget, spend_recorded,
 };
-use bursar_core::budget::{self, BudgetState};
+use bursar_api::names::APPLY_NOW_ANNOTATION;
+use bursar_core::budget::{self, BudgetState, OnExhausted, PendingChange};
 use bursar_core::calendar::whole_second;
 use bursar_core::money::Money;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt;
 
 use crate::spend_status::{DECIMALS, is_zero};
 use crate::status_pacing::{
@@ -22,6 +25,7 @@ pub(crate) fn next(
     pacing: &mut StatusPacing,
     budget_state: &BudgetState,
     paused: Option<ConditionState>,
+    running: &[String],
     currency: &str,
     now: Timestamp,
 ) -> NextStatus<BudgetPolicyStatus> {
@@ -29,6 +33,8 @@ pub(crate) fn next(
     let old = object.status.as_ref().unwrap_or(&empty);
     let amount = |amount: Money| amount.rounded(DECIMALS);
     let budget = &budget_state.budget;
+    let pending = budget_state.pending.as_ref();
+    let in_force = budget_state.terms_in_force();
     let mut status = BudgetPolicyStatus {
         observed_generation: object.metadata.generation,
         period_start: Some(Time(budget_state.period.start)),
@@ -36,12 +42,14 @@ pub(crate) fn next(
         spent: amount(budget.spent),
         corrections: (budget.corrections != Money::ZERO).then(|| amount(budget.corrections)),
         reserve: amount(budget_state.reserve),
-        remaining: amount(budget_state.remaining()),
+        remaining: amount(budget_state.announced_remaining()),
         rate_per_hour: amount(budget_state.rate),
         currency: currency.to_owned(),
         exhaustion_time: budget_state.exhausted_at.map(|at| Time(whole_second(at))),
         phase: Some(Phase::from(budget_state.phase)),
         latch: budget.latch.as_ref().map(Latch::from),
+        in_force: in_force.as_ref().map(BudgetTerms::from),
+        change_effective_at: pending.map(|change| Time(change.effective_at)),
         as_of: Some(Time(whole_second(now))),
         conditions: Vec::new(),
     };
@@ -106,6 +114,7 @@ pub(crate) fn next(
             message: doubt,
         },
     ];
+    says.extend(pending.map(|change| pending_change(object, budget_state, change, running)));
     says.extend(paused);
     status.conditions =
         conditions::updated_conditions(&old.conditions, says, object.metadata.generation, now);
@@ -120,6 +129,51 @@ pub(crate) fn next(
         changes_at: None,
     };
     pacing.next(object, object.status.as_ref(), status, change, now)
+}
+
+/// The condition that says what stops when the grace window ends.
+fn pending_change(
+    object: &BudgetPolicy,
+    budget_state: &BudgetState,
+    change: &PendingChange,
+    running: &[String],
+) -> ConditionState {
+    const NAMED: usize = 5;
+    let budget = &budget_state.budget;
+    let (name, namespace) = (object.name_any(), object.namespace().unwrap_or_default());
+    let mut what = running
+        .iter()
+        .take(NAMED)
+        .cloned()
+        .collect::<Vec<_>>()
+        .join(", ");
+    if running.len() > NAMED {
+        what += &format!(" and {} more", running.len() - NAMED);
+    }
+    let what = match what.as_str() {
+        "" => "everything that it counts".to_owned(),
+        _ => what,
+    };
+    let action = match change.announced.on_exhausted {
+        OnExhausted::ScaleToZero => "stops",
+        OnExhausted::ScaleToMin => "shrinks to its minimum or is suspended",
+        OnExhausted::Freeze => "is suspended, if it trains",
+    };
+    let message = format!(
+        "at {:.0} {what} {action}, because {} spent and {} in reserve reach the limit of {}, or will \
+         by then; nothing new starts meanwhile. At once: kubectl annotate budget {name} -n \
+         {namespace} {APPLY_NOW_ANNOTATION}=true",
+        change.effective_at,
+        budget.spent.rounded(2),
+        budget_state.reserve.rounded(2),
+        change.announced.limit.rounded(2),
+    );
+    ConditionState {
+        kind: BUDGET_CHANGE_PENDING,
+        status: Some(true),
+        reason: budget_change_pending::WOULD_STOP,
+        message,
+    }
 }
 
 /// A status without what follows readings, and without figures.
@@ -153,7 +207,7 @@ fn figures(status: &BudgetPolicyStatus) -> ([&str; 3], Vec<&str>) {
 
 #[cfg(test)]
 mod tests {
-    use bursar_core::budget::{Budget, OnExhausted};
+    use bursar_core::budget::Budget;
     use bursar_core::calendar::{Interval, Period};
     use jiff::SignedDuration;
     use serde_json::json;
@@ -188,11 +242,13 @@ mod tests {
             phase: budget::Phase::Active,
             exhausted_at: None,
             margin: Money::ZERO,
+            announced: false,
+            pending: None,
         };
         let mut pacing = StatusPacing::default();
         let mut now = start + SignedDuration::from_hours(1);
         let mut look = |budget_state: &BudgetState, now| {
-            let next = next(&object, &mut pacing, budget_state, None, "USD", now);
+            let next = next(&object, &mut pacing, budget_state, None, &[], "USD", now);
             let writes = next.status.is_some();
             object.status = next.status.or(object.status.take());
             (

@@ -12,8 +12,8 @@ use bursar_core::ledger::Uid;
 use bursar_core::model::Key;
 use bursar_core::money::Money;
 use bursar_signals::store::Readings;
-use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 use kube::{Client, Resource};
 
 use crate::api_calls::ApiError;
@@ -81,6 +81,8 @@ pub(crate) struct Context {
     pub(crate) allowed_classes: Vec<AllowedClass>,
     /// Whether gangs become PodGroups.
     pub(crate) gang_scheduling: GangScheduling,
+    /// Edits of budgets and prices that would newly stop something take effect after this long.
+    pub(crate) change_grace: SignedDuration,
     /// Decide and write statuses, but change no workload.
     pub(crate) observe_only: bool,
 }

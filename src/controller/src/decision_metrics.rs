@@ -64,7 +64,7 @@ fn show_service(metrics: &Metrics, key: &Key, view: &ServiceView) {
 
 fn show_budget(metrics: &Metrics, key: &Key, budget_state: &BudgetState) {
     let values = [
-        (metrics::BUDGET_LIMIT, budget_state.budget.limit),
+        (metrics::BUDGET_LIMIT, budget_state.announced_terms().limit),
         (metrics::BUDGET_SPENT, budget_state.budget.spent),
         (metrics::BUDGET_RESERVE, budget_state.reserve),
     ];

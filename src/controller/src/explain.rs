@@ -89,16 +89,18 @@ fn explain_job(decision: &JobDecision) -> JobExplanation {
 }
 
 fn explain_budget(budget_state: &BudgetState) -> BudgetExplanation {
+    let pending = budget_state.pending.as_ref();
     BudgetExplanation {
         name: budget_state.budget.name.clone(),
-        limit: Some(budget_state.budget.limit),
+        limit: Some(budget_state.announced_terms().limit),
         spent: Some(budget_state.budget.spent),
         corrections: Some(budget_state.budget.corrections),
         reserve: Some(budget_state.reserve),
-        remaining: Some(budget_state.remaining()),
+        remaining: Some(budget_state.announced_remaining()),
         rate_per_hour: Some(budget_state.rate),
         period_start: Some(budget_state.period.start),
         period_end: Some(budget_state.period.end),
+        change_effective_at: pending.map(|change| change.effective_at),
         exhausted: Some(budget_state.is_exhausted()),
         exhaustion_time: budget_state.exhausted_at,
     }

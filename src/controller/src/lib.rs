@@ -90,8 +90,8 @@ use bursar_runtime::shutdown;
 use bursar_signals::demand::Credentials;
 use bursar_signals::engine::Scraper;
 use bursar_signals::schedule::Settings;
-use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 use kube::Client;
 use kube::runtime::events::{Recorder, Reporter};
 use prometheus_client::registry::Registry;
@@ -142,6 +142,10 @@ pub struct Options {
     /// EndpointSlice.
     #[arg(long, env = "BURSAR_OBSERVE_ONLY")]
     pub observe_only: bool,
+    /// An edit of a BudgetPolicy or of prices that would newly stop something takes effect after this
+    /// long, at most 24h; 0s: at once.
+    #[arg(long, env = "BURSAR_CHANGE_GRACE", default_value = "10m", value_parser = change_grace)]
+    pub change_grace: Duration,
     /// Whether a node autoscaler makes nodes for pods that wait. Auto: if the cluster shows
     /// cluster-autoscaler or Karpenter.
     #[arg(
@@ -197,6 +201,14 @@ fn node_start_timeout(text: &str) -> Result<Duration, String> {
     match parse_duration(text) {
         Ok(duration) if bounds.contains(&duration) => Ok(duration),
         Ok(_) => Err("must be between 1m and 24h".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn change_grace(text: &str) -> Result<Duration, String> {
+    match parse_duration(text) {
+        Ok(duration) if duration <= Duration::from_hours(24) => Ok(duration),
+        Ok(_) => Err("must be at most 24h".to_owned()),
         Err(error) => Err(error.to_string()),
     }
 }
@@ -347,6 +359,7 @@ async fn lead(
         service_events: Mutex::default(),
         status_memories: Mutex::default(),
         observe_only: options.observe_only,
+        change_grace: SignedDuration::try_from(options.change_grace).unwrap_or_default(),
         allowed_classes: options.allowed_priority_classes.clone(),
         gang_scheduling: options.gang_scheduling,
         client: client.clone(),

@@ -132,17 +132,20 @@ fn changed_conditions<K: StatusObject>(object: &K, new: &K) -> Vec<Event> {
         let old = before.find(|old| old.type_ == condition.type_);
         let changed =
             old.is_none_or(|old| old.status != condition.status || old.reason != condition.reason);
-        let was_good = old.is_none_or(|old| old.status == "True");
+        // of a condition that is there only while it is so, True is news
+        let warns = condition.type_ == conditions::BUDGET_CHANGE_PENDING;
+        let is_good = (condition.status == "True") != warns;
+        let was_good = old.is_none_or(|old| (old.status == "True") != warns);
         // that all is well from the start is no news, and readiness has its own column
         if !changed
-            || (condition.status == "True" && was_good)
+            || (is_good && was_good)
             || condition.type_ == conditions::READY
             || is_said_otherwise(object, new, old, condition)
         {
             continue;
         }
         events.push(Event {
-            type_: if condition.status == "True" {
+            type_: if is_good {
                 EventType::Normal
             } else {
                 EventType::Warning

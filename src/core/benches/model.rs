@@ -122,6 +122,7 @@ fn budget(limit: i128) -> Budget {
         on_exhausted: OnExhausted::ScaleToZero,
         minimum_useful_run: SignedDuration::from_mins(5),
         latch: None,
+        record: Default::default(),
     }
 }
 

@@ -51,6 +51,13 @@ struct Namespace {
     ended: Vec<(i64, i64)>,
     made: u32,
     exhausted: bool,
+    budget: Budget,
+    /// A new limit, from this second on.
+    edit: Option<(i64, Money)>,
+    /// What would have been spent, had all stopped when the edit took effect.
+    at_effect: Money,
+    /// The edit waited.
+    waited: bool,
 }
 
 fn shape() -> Arc<PodShape> {
@@ -111,8 +118,10 @@ impl Namespace {
             on_exhausted: OnExhausted::ScaleToZero,
             minimum_useful_run: SignedDuration::from_secs(rng.i64(0..600)),
             latch: None,
+            record: Default::default(),
         };
-        model.apply(Event::Budget(Key::new("team", "all"), Some(budget)), at(0));
+        let event = Event::Budget(Key::new("team", "all"), Some(budget.clone()));
+        model.apply(event, at(0));
         let mut services = BTreeMap::new();
         for number in 0..rng.u8(1..4) {
             let service = Service {
@@ -144,6 +153,10 @@ impl Namespace {
             ended: Vec::new(),
             made: 0,
             exhausted: false,
+            budget,
+            edit: None,
+            at_effect: Money::ZERO,
+            waited: false,
         }
     }
 
@@ -333,7 +346,8 @@ impl Namespace {
                 .into_iter()
                 .flatten()
         });
-        let changes = self.prices.iter().map(|(from, _)| *from);
+        let edit = self.edit.map(|(second, _)| second);
+        let changes = self.prices.iter().map(|(from, _)| *from).chain(edit);
         let timer = self.model.next_timer().map(|next| {
             let seconds = next.duration_since(at(0)).as_millis_f64() / 1000.0;
             seconds.ceil() as i64
@@ -348,6 +362,16 @@ impl Namespace {
         while now < end {
             self.advance(now);
             self.tell_account(now);
+            if let Some((_, limit)) = self.edit.filter(|(second, _)| *second == now) {
+                self.budget.limit = limit;
+                let event = Event::Budget(Key::new("team", "all"), Some(self.budget.clone()));
+                self.model.apply(event, at(now));
+            }
+            let waits = |namespace: &Self| {
+                let budget = namespace.model.budget(&Key::new("team", "all"));
+                budget.is_some_and(|budget| budget.pending.is_some())
+            };
+            let waited = waits(self);
             for _ in 0..100 {
                 let decisions = decide(&mut self.model, at(now));
                 for order in &decisions.service_orders {
@@ -359,6 +383,11 @@ impl Namespace {
             }
             let budget = self.model.budget(&Key::new("team", "all")).unwrap();
             self.exhausted |= budget.is_exhausted();
+            let is_edited = self.edit.is_some_and(|(second, _)| second == now);
+            if (waited || is_edited) && budget.pending.is_none() {
+                self.at_effect = budget.budget.spent + budget.reserve;
+                self.waited |= waited;
+            }
             now = self.next(now).min(end);
         }
         self.advance(now);
@@ -381,4 +410,26 @@ fn spend_in_a_period_is_at_most_the_limit() {
         exhausted > 40 && used > 60,
         "{exhausted} exhausted, {used} used"
     );
+}
+
+#[test]
+fn after_an_edit_the_promise_counts_from_the_end_of_the_window() {
+    let (mut waited, mut over) = (0, 0);
+    for seed in 0..200 {
+        let mut rng = Rng::with_seed(seed ^ 0xed17);
+        let former = cents(rng.u32(2000..6000));
+        let limit = cents(rng.u32(100..2000));
+        let mut namespace = Namespace::new(seed, former);
+        let grace = SignedDuration::from_mins(10);
+        namespace.model = namespace.model.with_change_grace(grace);
+        namespace.edit = Some((rng.i64(600..12_000), limit));
+        let spent = namespace.run();
+        assert!(spent <= former, "seed {seed}: {spent} of {former}");
+        // what ran when the edit took effect stopped then, if it was too much
+        let most = namespace.at_effect.max(limit);
+        assert!(spent <= most, "seed {seed}: {spent} of {limit}, or {most}");
+        waited += u32::from(namespace.waited);
+        over += u32::from(spent > limit);
+    }
+    assert!(waited > 30 && over > 10, "{waited} waited, {over} over");
 }

@@ -144,6 +144,13 @@ fn budget(page: &mut Description, entry: &BudgetExplanation) {
         "period",
         &format!("{} to {}", time(entry.period_start), time(entry.period_end)),
     );
+    if entry.change_effective_at.is_some() {
+        let at = time(entry.change_effective_at);
+        page.row(
+            "pending change",
+            &format!("at {at} this limit stops what runs; until then only nothing new starts"),
+        );
+    }
     page.row(
         "exhausted",
         &match (entry.exhausted, entry.exhaustion_time) {

@@ -3,7 +3,7 @@
 use bursar_api::inference::ActivationMode;
 use bursar_api::template::grace_seconds;
 use bursar_api::{BudgetPolicy, InferenceDeployment, TrainingJob};
-use bursar_core::budget::OnExhausted;
+use bursar_core::budget::{BudgetRecord, OnExhausted};
 use bursar_core::calendar::Period;
 use bursar_core::model::event::{BatchJob, Budget, Event, Name, Service};
 use bursar_core::model::{DEFAULT_WEIGHT, Key};
@@ -186,6 +186,7 @@ fn budget_of(object: &BudgetPolicy) -> Option<Budget> {
         on_exhausted: budget.on_exhausted,
         minimum_useful_run: budget.minimum_useful_run,
         latch: budget.latch,
+        record: object.record().ok()?,
     })
 }
 
@@ -199,5 +200,9 @@ fn unreadable_budget() -> Budget {
         on_exhausted: OnExhausted::Freeze,
         minimum_useful_run: SignedDuration::ZERO,
         latch: None,
+        record: BudgetRecord {
+            unreadable: true,
+            ..BudgetRecord::default()
+        },
     }
 }

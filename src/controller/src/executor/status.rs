@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bursar_api::revenue::Revenue;
 use bursar_api::spend::{SpendSummary, WorkloadRef};
+use bursar_api::training::JobPhase;
 use bursar_core::budget::{BudgetState, Latch};
 use bursar_core::calendar::Month;
 use bursar_core::correction;
@@ -199,8 +200,20 @@ async fn write_budget(
     let currency = &prices.lists.currency;
     let scope = context.paused_by(&subject.key().namespace);
     let paused = paused::condition(subject, scope, false);
+    let pending = budget_state.pending.as_ref();
+    let running =
+        pending.map(|change| running(context, &subject.key().namespace, change.stops_below));
+    let running = running.unwrap_or_default();
     let next = |pacing: &mut StatusPacing| {
-        budget::next(&object, pacing, budget_state, paused, currency, now)
+        budget::next(
+            &object,
+            pacing,
+            budget_state,
+            paused,
+            &running,
+            currency,
+            now,
+        )
     };
     let before = object
         .status
@@ -213,6 +226,34 @@ async fn write_budget(
         context.events.send(object.object_ref(&()), event);
     }
     Ok(outcome)
+}
+
+/// The workloads of a namespace that run, of a lower priority than this.
+fn running(context: &Context, namespace: &str, below: Option<i32>) -> Vec<String> {
+    let is_below = |class: Option<&str>| {
+        let priority = Priority::of(context, namespace, class).value;
+        below.is_none_or(|below| priority < below)
+    };
+    let here = |object: Option<String>| object.as_deref() == Some(namespace);
+    let services = context.stores.services.state().into_iter();
+    let services = services.filter(|service| {
+        let status = service.status.as_ref();
+        here(service.namespace())
+            && status.is_some_and(|status| status.replicas > 0)
+            && is_below(service.spec.priority_class())
+    });
+    let jobs = context.stores.jobs.state().into_iter();
+    let jobs = jobs.filter(|job| {
+        let phase = job.status.as_ref().map(|status| status.phase);
+        here(job.namespace())
+            && matches!(phase, Some(JobPhase::Starting | JobPhase::Running))
+            && is_below(job.spec.priority_class())
+    });
+    let services = services.map(|service| format!("infd/{}", service.name_any()));
+    let mut all: Vec<String> = services.collect();
+    all.extend(jobs.map(|job| format!("tj/{}", job.name_any())));
+    all.sort();
+    all
 }
 
 /// Whether the status of an object was written at `now`.

@@ -219,6 +219,7 @@ impl Leader {
             allowed_classes: world.allowed_classes.clone(),
             gang_scheduling: GangScheduling::Auto,
             observe_only: false,
+            change_grace: world.change_grace,
             client,
         });
         Self {

@@ -100,6 +100,8 @@ fn budget_state(latched: bool) -> StatusInput {
         phase: budget::Phase::Active,
         exhausted_at: None,
         margin: Money::ZERO,
+        announced: false,
+        pending: None,
     })
 }
 

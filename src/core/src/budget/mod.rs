@@ -9,10 +9,12 @@
 //!
 //! | module | subject |
 //! |---|---|
+//! | `change` | edits that wait for the end of a grace window |
 //! | `admission` | whether budgets let something start |
 //! | `priorities` | what workloads cost by their priority |
 
 mod admission;
+mod change;
 mod priorities;
 
 #[cfg(test)]
@@ -20,6 +22,8 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
 pub use self::admission::{BudgetAdmission, Denied};
+pub(crate) use self::change::reaches_further;
+pub use self::change::{BudgetRecord, PendingChange, Terms};
 pub(crate) use self::priorities::Prioritized;
 pub use self::priorities::{PriorityTotals, Yields};
 
@@ -203,6 +207,11 @@ pub struct BudgetState {
     /// Workloads of the lowest priority that still runs stop once so much or less remains: it is what
     /// all others spend while these stop. Zero where nothing runs that could go on.
     pub margin: Money,
+    /// These terms are announced: they let nothing start that they do not pay for, and stop nothing
+    /// that runs.
+    pub announced: bool,
+    /// The edit that waits, if it would stop something.
+    pub pending: Option<PendingChange>,
 }
 
 impl BudgetState {
@@ -289,6 +298,8 @@ impl BudgetState {
             phase,
             exhausted_at,
             margin,
+            announced: false,
+            pending: None,
         }
     }
 
@@ -308,7 +319,8 @@ impl BudgetState {
     pub(crate) fn missing_for(&self, without_node: Money) -> Option<Money> {
         let missing = without_node - self.remaining();
         let promises = self.budget.on_exhausted == OnExhausted::ScaleToZero;
-        let is_missing = promises && !self.is_exhausted() && missing > Money::ZERO;
+        let is_open = !self.is_exhausted() || self.announced;
+        let is_missing = promises && is_open && missing > Money::ZERO;
         is_missing.then_some(missing)
     }
 
@@ -339,6 +351,14 @@ impl BudgetState {
         latch.is_some_and(|latch| latch.stops(priority))
     }
 
+    /// Why a workload of this priority that runs is stopped, if it is.
+    pub(crate) fn stop_reason_running(&self, priority: i32) -> Option<String> {
+        match self.announced {
+            true => None,
+            false => self.stop_reason(priority),
+        }
+    }
+
     /// Why workloads of this priority are stopped, if they are.
     pub(crate) fn stop_reason(&self, priority: i32) -> Option<String> {
         if !self.stops(priority) {
@@ -348,7 +368,11 @@ impl BudgetState {
             name, spent, limit, ..
         } = &self.budget;
         let (spent, limit) = (spent.rounded(2), limit.rounded(2));
-        Some(if self.is_exhausted() {
+        Some(if self.announced {
+            format!(
+                "budget {name} has a new limit, which what runs does not count against yet: {spent} of {limit} spent"
+            )
+        } else if self.is_exhausted() {
             format!("budget {name} is exhausted: {spent} of {limit} spent")
         } else {
             format!(
@@ -372,6 +396,7 @@ impl BudgetState {
     pub fn cap(&self, desired: u32, current: u32, min: u32, priority: i32) -> u32 {
         match (self.stops(priority), self.budget.on_exhausted) {
             (false, _) => desired,
+            (true, _) if self.announced => desired.min(current),
             (true, OnExhausted::ScaleToZero) => 0,
             (true, OnExhausted::ScaleToMin) => desired.min(min).min(current),
             (true, OnExhausted::Freeze) => desired.min(current),

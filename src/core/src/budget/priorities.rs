@@ -127,7 +127,7 @@ impl PriorityTotals {
 
     /// For each priority that runs but the lowest: what everything except those below it spends while
     /// these stop. `rate` is the money an hour of all that runs.
-    pub(super) fn margins(&self, rate: Money) -> Vec<(i32, Money)> {
+    pub(crate) fn margins(&self, rate: Money) -> Vec<(i32, Money)> {
         let (mut above, mut longest) = (rate, 0);
         let pairs = self.0.values().zip(self.0.keys().skip(1));
         pairs

@@ -6,6 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::capacity::Gang;
 
+use super::budget_terms::KnownTerms;
 use super::cost::gang;
 use super::event::{
     BatchJob, Deployment, Event, Job, Key, Name, Node, Owner, Pod, Reading, Service,
@@ -29,7 +30,7 @@ impl Model {
             Event::Endpoints(key, ready) => self.set_endpoints(key, ready),
             Event::Job(key, job) => self.set_job(key, job),
             Event::BatchJob(key, role, job) => self.set_batch_job(key, role, job),
-            Event::Budget(key, budget) => self.set_budget(key, budget),
+            Event::Budget(key, budget) => self.set_budget(key, budget, now),
             Event::BudgetDoubt(namespace, doubt) => {
                 self.namespace_mut(&namespace).doubt = doubt;
                 self.marks.budgets.insert(namespace);
@@ -43,6 +44,9 @@ impl Model {
             Event::NodeStart(node_start) => self.set_node_start(node_start),
             Event::Pauses(pauses) => self.set_pauses(pauses),
             Event::Prices(catalog) => {
+                if self.rates.is_edited_by(&catalog) {
+                    self.repriced = self.namespaces.keys().cloned().collect();
+                }
                 self.rates.set_catalog(catalog, now);
                 self.timers.set(Subject::Prices, self.rates.next_change());
                 self.mark_all();
@@ -179,7 +183,8 @@ impl Model {
         self.marks.job(key);
     }
 
-    fn set_budget(&mut self, key: Key, budget: Option<super::event::Budget>) {
+    fn set_budget(&mut self, key: Key, budget: Option<super::event::Budget>, now: Timestamp) {
+        let grace = self.change_grace;
         let namespace = self.namespace_mut(&key.namespace);
         match budget {
             None => drop(namespace.budgets.remove(&key.name)),
@@ -189,10 +194,12 @@ impl Model {
                     if state.spec.period != spec.period {
                         state.period = None;
                     }
+                    state.terms = state.terms.edited(&state.spec, &spec, grace, now);
                     state.spec = spec;
                 }
                 None => {
                     let state = KnownBudget {
+                        terms: KnownTerms::first(&spec, grace, now),
                         spec,
                         period: None,
                         budget_state: None,

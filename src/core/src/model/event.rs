@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::budget::{Latch, OnExhausted};
+use crate::budget::{BudgetRecord, Latch, OnExhausted};
 use crate::calendar::Period;
 use crate::capacity::Resources;
 use crate::correction::Correction;
@@ -366,6 +366,8 @@ pub struct Budget {
     pub minimum_useful_run: SignedDuration,
     /// The latch on record.
     pub latch: Option<Latch>,
+    /// What else is on record of it.
+    pub record: BudgetRecord,
 }
 
 /// The requests that a gateway holds for one service.

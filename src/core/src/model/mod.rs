@@ -8,6 +8,7 @@
 //! | `apply` | how an event changes it, and what must be decided anew |
 //! | `service`, `job` | what is known and remembered of a workload |
 //! | `namespace` | the budgets of a namespace, and the sums that they are compared with |
+//! | `budget_terms` | which terms of a budget are in force, and which wait |
 //! | `claim` | who waits for the money of budgets, and in which order it is given |
 //! | `cost` | what workloads cost while they run, and the room reserved for them |
 //! | `spending` | money spent as a function of time, and what runs |
@@ -23,6 +24,7 @@
 
 mod apply;
 mod awaited;
+mod budget_terms;
 pub(crate) mod claim;
 pub(crate) mod cost;
 pub mod event;

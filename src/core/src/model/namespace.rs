@@ -2,16 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::budget::{
-    self, BudgetAdmission, BudgetState, Denied, Latch, PriorityTotals, RunningCost, RunningTotals,
+    self, BudgetAdmission, BudgetState, Denied, Latch, PendingChange, PriorityTotals, RunningCost,
+    RunningTotals, Terms, reaches_further,
 };
 use crate::calendar::Interval;
 use crate::correction::{self, Correction};
 use crate::money::Money;
 
+use super::budget_terms::KnownTerms;
 use super::claim::{Claim, Preemption, Rank, Workload};
 use super::event::{Budget, Key, Name};
 use super::spending::{Spending, Totals};
@@ -20,6 +22,7 @@ use super::spending::{Spending, Totals};
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct KnownBudget {
     pub(crate) spec: Budget,
+    pub(crate) terms: KnownTerms,
     /// The period that was last looked at.
     pub(crate) period: Option<Interval>,
     /// Where it stood when it was last looked at. A former state of the object does not take its
@@ -121,17 +124,19 @@ pub(crate) struct Cap {
     stops_below: Option<i32>,
     on_exhausted: budget::OnExhausted,
     doubt: bool,
+    announced: bool,
 }
 
 impl Cap {
     /// Whether it stops something that runs, or keeps it from growing.
     pub(crate) fn stops_something(&self) -> bool {
-        self.exhausted || self.stops_below.is_some()
+        !self.announced && (self.exhausted || self.stops_below.is_some())
     }
 }
 
 impl NamespaceState {
-    /// Where all budgets stand at `now`.
+    /// Where all budgets stand at `now`: first one for each of them, by the terms in force, then those
+    /// by terms that are announced.
     pub(crate) fn budget_states(&mut self, now: Timestamp, zone: &TimeZone) -> Vec<BudgetState> {
         let running = self.running(now);
         let doubt = self.doubt();
@@ -143,28 +148,106 @@ impl NamespaceState {
         } else {
             &none
         };
+        let mut announced = Vec::new();
         let budget_states = self.budgets.iter_mut().map(|(name, state)| {
             let period = match state.period {
                 Some(period) if period.start <= now && now < period.end => period,
                 _ => state.spec.period.bounds(now, zone),
             };
             state.period = Some(period);
-            let corrected = correction::sum(corrections, period, now, zone);
-            let spec = &state.spec;
-            let budget = budget::Budget {
-                name: name.to_string(),
-                limit: spec.limit,
-                period: spec.period,
-                on_exhausted: spec.on_exhausted,
-                minimum_useful_run: spec.minimum_useful_run,
-                latch: state.latch().or(spec.latch),
-                spent: spending.spent(spec.period, period, now) + corrected,
-                corrections: corrected,
-                doubt: doubt.clone(),
+            if state.terms.effective_at.is_some_and(|at| at <= now) {
+                state.adopt();
+            }
+            let mut of_terms = |state: &KnownBudget, terms: Terms, latch: Option<Latch>| {
+                let period = match terms.period == state.spec.period {
+                    true => period,
+                    false => terms.period.bounds(now, zone),
+                };
+                let corrected = correction::sum(corrections, period, now, zone);
+                let budget = budget::Budget {
+                    name: name.to_string(),
+                    limit: terms.limit,
+                    period: terms.period,
+                    on_exhausted: terms.on_exhausted,
+                    minimum_useful_run: state.spec.minimum_useful_run,
+                    latch,
+                    spent: spending.spent(terms.period, period, now) + corrected,
+                    corrections: corrected,
+                    doubt: doubt.clone(),
+                };
+                BudgetState::in_period(budget, period, running, priorities, now)
             };
-            BudgetState::in_period(budget, period, running, priorities, now)
+            let latch = state.latch().or(state.spec.latch);
+            let terms = state.spec.terms();
+            let Some(((effective_at, former), mut edited)) = state
+                .terms
+                .effective_at
+                .zip(state.former_terms())
+                .map(|pending| (pending, of_terms(state, terms, None)))
+            else {
+                return of_terms(state, terms, latch);
+            };
+            let mut in_force = of_terms(state, former, latch);
+            state.terms.would_stop = in_force.is_relieved_from(&edited, now, effective_at);
+            if !state.terms.would_stop && is_settled {
+                state.adopt();
+                return of_terms(state, terms, latch);
+            }
+            in_force.pending = Some(PendingChange {
+                effective_at,
+                announced: terms,
+                remaining: edited.remaining(),
+                stops_below: edited.stops_below(),
+            });
+            edited.announced = true;
+            announced.push(edited);
+            in_force
         });
-        budget_states.collect()
+        let mut budget_states: Vec<BudgetState> = budget_states.collect();
+        budget_states.extend(announced);
+        budget_states
+    }
+
+    /// Lets budgets that stop something because prices have just been edited do so after the grace
+    /// window. Until then they have as much more money as what runs costs in it.
+    pub(crate) fn defer_stops_by_prices(
+        &mut self,
+        now: Timestamp,
+        zone: &TimeZone,
+        grace: SignedDuration,
+    ) {
+        let budget_states = self.budget_states(now, zone);
+        let running = self.running(now);
+        let rate = running.rate + running.starting_rate;
+        let margins = self.totals.priorities().margins(rate).into_iter();
+        let margin = margins.map(|(_, margin)| margin).max().unwrap_or_default();
+        for (known, after) in self.budgets.values_mut().zip(budget_states) {
+            let terms = known.spec.terms();
+            let Some(before) = &known.budget_state else {
+                continue;
+            };
+            let same = before.period == after.period && before.budget.limit == terms.limit;
+            let stops_more = after.budget.latch.is_some_and(|latch| {
+                let other = before.budget.latch;
+                other.is_none_or(|other| reaches_further(latch, other))
+            });
+            if known.terms.effective_at.is_some() || !same || !stops_more {
+                continue;
+            }
+            let needed = after.budget.spent + after.reserve + margin;
+            let window = rate.cost_for_seconds_rounded_up(grace.as_secs());
+            known.terms.in_force = Some(Terms {
+                limit: needed + window + Money::from_nanos(1),
+                ..terms
+            });
+            known.terms.effective_at = now.checked_add(grace).ok();
+        }
+    }
+
+    /// When the next edit takes effect that waits.
+    pub(crate) fn next_terms(&self) -> Option<Timestamp> {
+        let states = self.budgets.values();
+        states.filter_map(|state| state.terms.effective_at).min()
     }
 
     /// Why what was spent, or what may be, is not known.
@@ -195,6 +278,7 @@ impl NamespaceState {
             stops_below: budget_state.stops_below(),
             on_exhausted: budget_state.budget.on_exhausted,
             doubt: budget_state.budget.doubt.is_some(),
+            announced: budget_state.announced,
         };
         budget_states.iter().map(cap).collect()
     }

@@ -129,6 +129,11 @@ impl Rates {
         self.expire(now);
     }
 
+    /// Whether this is another catalog than one that was known before.
+    pub(crate) fn is_edited_by(&self, catalog: &PriceCatalog) -> bool {
+        self.version > 0 && *self.catalog != *catalog
+    }
+
     /// Prices have changed with time.
     pub(crate) fn expire(&mut self, now: Timestamp) {
         self.version += 1;

@@ -158,6 +158,10 @@ pub struct Model {
     pub(crate) gateways: Gateways,
     pub(crate) timers: Timers,
     pub(crate) marks: Marks,
+    /// Edits that would newly stop something take effect after this long.
+    pub(crate) change_grace: SignedDuration,
+    /// Namespaces whose budgets have not been looked at since prices were edited.
+    pub(crate) repriced: BTreeSet<Name>,
     /// How many services one call decides at most.
     pub(crate) slice: usize,
 }
@@ -184,6 +188,8 @@ impl Model {
             gateways: Gateways::new(began),
             timers: Timers::default(),
             marks: Marks::default(),
+            change_grace: SignedDuration::ZERO,
+            repriced: BTreeSet::new(),
             slice: SLICE,
         }
     }
@@ -192,6 +198,15 @@ impl Model {
     pub fn observing(self) -> Self {
         Self {
             observe_only: true,
+            ..self
+        }
+    }
+
+    /// The same model, where edits of budgets and prices that would newly stop something take effect
+    /// after so long.
+    pub fn with_change_grace(self, change_grace: SignedDuration) -> Self {
+        Self {
+            change_grace,
             ..self
         }
     }

@@ -85,7 +85,8 @@ impl Model {
     pub fn namespace(&mut self, name: &str, now: Timestamp) -> NamespaceView {
         let zone = self.zone.clone();
         let known = self.namespaces.get_mut(name);
-        let budgets = known.map_or_else(Vec::new, |known| known.budget_states(now, &zone));
+        let mut budgets = known.map_or_else(Vec::new, |known| known.budget_states(now, &zone));
+        budgets.retain(|budget_state| !budget_state.announced);
         let in_namespace = |key: &&Key| *key.namespace == *name;
         let first = Key::new(name, "");
         let services = self.services.range(first..).map(|(key, _)| key);

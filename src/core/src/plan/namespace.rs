@@ -82,7 +82,12 @@ pub(super) fn review(
 ) -> BudgetAdmission {
     let zone = model.zone.clone();
     let is_observed = model.is_observed(name);
+    let grace = model.change_grace;
+    let is_repriced = model.repriced.remove(name);
     let namespace = model.namespace_mut(name);
+    if is_repriced {
+        namespace.defer_stops_by_prices(now, &zone, grace);
+    }
     let budget_states = namespace.budget_states(now, &zone);
     let running = namespace.running(now);
     // while slices are left, it does not depend on which services have been decided
@@ -259,6 +264,8 @@ fn next_look(
     let look = look.map(|at| at.max(later(SOONEST))).min();
     let ends = budget_states.map(|budget_state| budget_state.period.end);
     let due = looks::next_correction(namespace, now, zone);
+    let terms = namespace.next_terms();
+    let due = due.into_iter().chain(terms).min();
     let changes = looks::next_change(namespace, admission, now);
     let look = look.into_iter().chain(ends).chain(due).chain(changes).min();
     let pace = namespace.is_limited().then(|| later(LIMITED_PACE));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::budget::{BudgetAdmission, Denied, RunningCost};
+use crate::budget::{BudgetAdmission, BudgetState, Denied, RunningCost};
 use crate::capacity::{Gang, HoldScope, Rank, Room};
 use crate::limit::LimitedBy;
 
@@ -310,7 +310,11 @@ impl<'a, R: Room> Queue<'_, 'a, R> {
             return Err(Blocked::aside(LimitedBy::Suspended, reason));
         }
         let mut budget_states = self.line.admission.budget_states().iter();
-        if let Some(reason) = budget_states.find_map(|state| state.stop_reason(job.priority)) {
+        let stop_reason = |state: &BudgetState| match job.running {
+            true => state.stop_reason_running(job.priority),
+            false => state.stop_reason(job.priority),
+        };
+        if let Some(reason) = budget_states.find_map(stop_reason) {
             return Err(Blocked::aside(LimitedBy::Budget, reason));
         }
         if job.running {

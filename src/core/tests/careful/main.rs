@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)] // a test fails by ending
 
+mod changes;
 mod pause;
 mod synced;
 
@@ -116,6 +117,7 @@ pub(crate) fn budget(limit: &str) -> Budget {
         on_exhausted: OnExhausted::ScaleToZero,
         minimum_useful_run: SignedDuration::from_secs(300),
         latch: None,
+        record: Default::default(),
     }
 }
 
@@ -127,10 +129,12 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(gpus: u32) -> Self {
-        let mut world = Self {
-            model: Model::new(TimeZone::UTC, at(0)),
-            pods: BTreeMap::new(),
-        };
+        Self::with(Model::new(TimeZone::UTC, at(0)), gpus)
+    }
+
+    pub(crate) fn with(model: Model, gpus: u32) -> Self {
+        let pods = BTreeMap::new();
+        let mut world = Self { model, pods };
         let room = [
             (GPU.to_owned(), i64::from(gpus) * 1000),
             ("pods".to_owned(), 1_000_000),
@@ -248,10 +252,21 @@ impl World {
 
     /// So much was spent in a namespace by now, and so much is an hour.
     pub(crate) fn spend(&mut self, second: i64, namespace: &str, spent: &str, rate: &str) {
-        let within = Period::Monthly.bounds(at(second), &TimeZone::UTC);
+        self.spend_in(second, namespace, Period::Monthly, spent, rate);
+    }
+
+    pub(crate) fn spend_in(
+        &mut self,
+        second: i64,
+        namespace: &str,
+        period: Period,
+        spent: &str,
+        rate: &str,
+    ) {
+        let within = period.bounds(at(second), &TimeZone::UTC);
         let spend = LinearSpend::new(money(spent), at(second), money(rate));
         let account = AccountSpend {
-            spent: [(Period::Monthly, (within, spend))].into(),
+            spent: [(period, (within, spend))].into(),
             rates: BTreeMap::new(),
             doubt: None,
         };

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use bursar_api::names::SERVING_LABEL;
 use bursar_api::{BudgetPolicy, InferenceDeployment, PriceList, SpendRecord, TrainingJob};
 use bursar_apitest::Server;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
@@ -42,6 +42,8 @@ pub(super) struct World {
     pub(super) slow: bool,
     /// Whether an admission policy gives pods their finalizer.
     pub(super) admission: bool,
+    /// After how long edits take effect that would stop something.
+    pub(super) change_grace: SignedDuration,
     /// PriorityClasses that count beside other namespaces.
     pub(super) allowed_classes: Vec<AllowedClass>,
     /// Workers of this index go to another node than the first one.
@@ -69,6 +71,7 @@ impl World {
             cut: Vec::new(),
             slow: false,
             admission: true,
+            change_grace: SignedDuration::ZERO,
             allowed_classes: Vec::new(),
             far: None,
             jobs_back_off: false,

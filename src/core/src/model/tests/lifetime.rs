@@ -74,6 +74,7 @@ fn where_a_budget_stands_is_told_every_half_minute_while_money_is_spent() {
         on_exhausted: OnExhausted::ScaleToZero,
         minimum_useful_run: SignedDuration::ZERO,
         latch: None,
+        record: Default::default(),
     };
     model.apply(Event::Budget(Key::new("team", "all"), Some(budget)), at(0));
     let shape = PodShape {

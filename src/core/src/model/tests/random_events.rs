@@ -338,6 +338,7 @@ pub(super) fn event(rng: &mut Rng, now: Timestamp) -> Event {
                     .unwrap(),
                 minimum_useful_run: SignedDuration::from_secs(rng.i64(0..600)),
                 latch: None,
+                record: Default::default(),
             };
             let key = key(rng, "budget", 2);
             Event::Budget(key, some(rng, budget))

@@ -77,6 +77,7 @@ pub(super) fn budget(limit: &str, period: Period, useful: i64) -> Event {
         on_exhausted: OnExhausted::ScaleToZero,
         minimum_useful_run: seconds(useful),
         latch: None,
+        record: Default::default(),
     };
     Event::Budget(Key::new("team", "all"), Some(budget))
 }
