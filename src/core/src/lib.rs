@@ -23,6 +23,7 @@ pub mod placement;
 pub mod plan;
 pub mod pricing;
 pub mod refusal;
+mod removals;
 pub mod scaling;
 pub mod training;
 pub mod unit_economics;

@@ -6,6 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::budget::RunningCost;
 use crate::plan::service::Decision;
+use crate::removals::Removals;
 use crate::scaling::{History, Signal};
 
 use super::awaited::Awaited;
@@ -135,6 +136,8 @@ pub(crate) struct ServiceState {
     pub(crate) index: Option<(RunningCost, Admission)>,
     pub(crate) cost: WorkloadCost,
     pub(crate) decision: Option<Decision>,
+    /// Replicas that were told to leave for want of demand.
+    pub(crate) removals: Removals,
 }
 
 impl ServiceState {
@@ -177,6 +180,7 @@ impl ServiceState {
         self.last_active = None;
         self.starts = Starts::default();
         self.awaited = Awaited::default();
+        self.removals = Removals::default();
         self.forget_orders();
         self.decision = None;
     }

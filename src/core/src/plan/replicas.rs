@@ -16,7 +16,7 @@ use crate::model::service::{self, Ordered, Replica, ServiceState};
 use crate::model::state::{Model, PodState, count};
 use crate::model::timers::Subject;
 use crate::plan::decisions::{Decisions, ServiceOrder};
-use crate::plan::service::{Allotment, give_way, hold, withdraw};
+use crate::plan::service::{Allotment, Decision, give_way, hold, leave_slowly, withdraw};
 use crate::scaling::{History, Service, Start, StuckRollout, recommend};
 
 /// What of a service is decided next.
@@ -229,6 +229,12 @@ fn decide_service(
         return;
     };
     state.first_paid = None;
+    let (floor, floor_falls) = state.removals.floor(service.current, now);
+    let is_for_demand = !is_for_money(&decision);
+    if is_for_demand && decision.allowed < floor.min(service.max) {
+        decision = leave_slowly(decision, floor.min(service.max));
+        next = next.into_iter().chain(floor_falls).min();
+    }
     let history = state.history.get_or_insert_with(History::default);
     history.record(decision.asked, service.window, now);
     let pods = state
@@ -244,10 +250,7 @@ fn decide_service(
             (None, Some(_)) => RolloutState::Moving,
             (None, None) => RolloutState::None,
         },
-        budget: matches!(
-            decision.limited_by,
-            Some(LimitedBy::Budget | LimitedBy::Preempted)
-        ),
+        budget: !is_for_demand,
         timeout: state
             .spec
             .as_ref()
@@ -289,6 +292,14 @@ fn decide_service(
     let is_order = (changes || moves_pods) && !is_observed;
     if is_order {
         note_order(state, &order, changes, now);
+        if is_for_demand {
+            let pods = state.pods.iter();
+            let pods = pods.filter_map(|uid| model.pods.get_key_value(uid));
+            let staying = drain::staying(state.declared(), &drain_replicas(state, pods, now));
+            state
+                .removals
+                .note(service.current.saturating_sub(staying), now);
+        }
         if order.replicas.1 > order.replicas.0 {
             state.last_active = state.last_active.max(Some(now));
         }
@@ -309,6 +320,14 @@ fn decide_service(
         model.marks.again.insert(key.clone());
     }
     model.note_admission(key, Admission::of(admission, service.load));
+}
+
+/// Whether a budget or a workload of higher priority takes replicas away.
+fn is_for_money(decision: &Decision) -> bool {
+    matches!(
+        decision.limited_by,
+        Some(LimitedBy::Budget | LimitedBy::Preempted)
+    )
 }
 
 /// Remembers an order until the objects show it. `scales` if the Deployment is told something.

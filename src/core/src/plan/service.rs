@@ -7,6 +7,7 @@ use crate::limit::LimitedBy;
 use crate::model::PauseScope;
 use crate::model::claim::{Claim, Part, Preemption};
 use crate::refusal::RefusalReason;
+use crate::removals;
 use crate::scaling::{Activation, Recommendation, Service};
 
 /// A request that came while no replica could start may try again after this long.
@@ -268,6 +269,17 @@ pub(crate) fn give_way(
     Decision {
         allowed: kept,
         limited_by: Some(LimitedBy::Preempted),
+        reason,
+        ..decision
+    }
+}
+
+/// Keeps so many replicas that demand would take away too fast.
+pub(crate) fn leave_slowly(decision: Decision, floor: u32) -> Decision {
+    let reason = format!("{}; {}", removals::reason(floor), decision.reason);
+    Decision {
+        allowed: floor,
+        limited_by: Some(LimitedBy::Stabilization),
         reason,
         ..decision
     }

@@ -4,6 +4,7 @@
 
 mod changes;
 mod pause;
+mod removals;
 mod synced;
 
 use std::collections::BTreeMap;
