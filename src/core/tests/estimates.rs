@@ -2,60 +2,37 @@
 
 #![allow(clippy::unwrap_used)] // a test fails by ending
 
+mod common;
+
 use std::sync::Arc;
 
 use bursar_core::budget::OnExhausted;
 use bursar_core::calendar::Period;
 use bursar_core::model::event::{Budget, Event, GatewayPod, Held, Node, PodShape, Service};
 use bursar_core::model::{DEFAULT_WEIGHT, Key, Model};
-use bursar_core::money::Money;
 use bursar_core::placement::{
     NodeTerm, Operator, Placement, Requirement, Taint, TaintEffect, Toleration,
 };
 use bursar_core::plan::{Decision, decide};
-use bursar_core::pricing::{
-    DatedPriceList, GpuPrice, PriceCatalog, PriceList, PriceScope, PricingAttributes,
-};
+use bursar_core::pricing::PriceCatalog;
 use bursar_core::scaling::Activation;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
-const GPU: &str = "nvidia.com/gpu";
+use common::{GPU, money, price_list, shape};
 
 fn now() -> Timestamp {
     "2026-12-14T12:00:00Z".parse().unwrap()
 }
 
-fn money(text: &str) -> Money {
-    text.parse().unwrap()
-}
-
-fn price(model: &str, per_hour: &str) -> GpuPrice {
-    GpuPrice {
-        model: model.to_owned(),
-        resource: GPU.to_owned(),
-        nodes: PriceScope::default(),
-        per_hour: money(per_hour),
-        watts: None,
-    }
-}
-
 /// A T4 costs 0.526 an hour, a B300 17.80, and something that the cluster does not have 19.58.
 fn catalog() -> Event {
-    let list = PriceList {
-        currency: "USD".to_owned(),
-        gpus: vec![
-            price("Tesla-T4", "0.526"),
-            price("NVIDIA-B300", "17.80"),
-            price("NVIDIA-GB300", "19.58"),
-        ],
-        ..PriceList::default()
-    };
-    let list = DatedPriceList {
-        name: "list".to_owned(),
-        effective_from: None,
-        list,
-    };
+    let models = [
+        ("Tesla-T4", "0.526"),
+        ("NVIDIA-B300", "17.80"),
+        ("NVIDIA-GB300", "19.58"),
+    ];
+    let list = price_list("list", None, &models);
     Event::Prices(Arc::new(PriceCatalog::new(vec![list], now())))
 }
 
@@ -66,20 +43,6 @@ fn node(product: &str) -> Node {
         allocatable: [(GPU.to_owned(), 8000), ("pods".to_owned(), 110_000)].into(),
         gpus: [(GPU.to_owned(), 8)].into(),
         ..Node::default()
-    }
-}
-
-fn shape(placement: Placement) -> PodShape {
-    let attributes = PricingAttributes {
-        resource: GPU.to_owned(),
-        gpus: 1,
-        ..PricingAttributes::default()
-    };
-    PodShape {
-        requests: [(GPU.to_owned(), 1000), ("pods".to_owned(), 1000)].into(),
-        attributes: Some(attributes),
-        placement: Arc::new(placement),
-        ..PodShape::default()
     }
 }
 
@@ -107,7 +70,10 @@ fn model(nodes: Vec<Node>, placement: Placement) -> Model {
         drain_timeout: SignedDuration::from_mins(1),
         paused: false,
         activation: Activation::OnDemand,
-        replica: Arc::new(shape(placement)),
+        replica: Arc::new(PodShape {
+            placement: Arc::new(placement),
+            ..PodShape::clone(&shape())
+        }),
         grace_seconds: 30,
     };
     let gateway = GatewayPod {

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)] // a test fails by ending
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -9,20 +11,19 @@ use bursar_core::budget::{BudgetState, OnExhausted, Phase};
 use bursar_core::calendar::Period;
 use bursar_core::ledger::LinearSpend;
 use bursar_core::model::event::{
-    BatchJob, Budget, Deployment, Event, GatewayPod, Held, Job, Node, Owner, Pod, PodShape,
-    Reading, Role, Scheduling, Service,
+    BatchJob, Budget, Deployment, Event, GatewayPod, Held, Job, Node, Owner, Pod, Reading, Role,
+    Scheduling, Service,
 };
 use bursar_core::model::{AccountSpend, DEFAULT_WEIGHT, Key, Model, Name};
 use bursar_core::money::Money;
 use bursar_core::plan::{Decision, JobOrder, LimitedBy, ServiceOrder, decide};
-use bursar_core::pricing::{
-    DatedPriceList, GpuPrice, PriceCatalog, PriceList, PriceScope, PricingAttributes,
-};
+use bursar_core::pricing::PriceCatalog;
 use bursar_core::scaling::Activation;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
-const GPU: &str = "nvidia.com/gpu";
+use common::{GPU, money, price_list, shape};
+
 /// The value of a PriorityClass for what matters.
 const HIGH: i32 = 1_000_000;
 
@@ -31,25 +32,8 @@ fn at(second: i64) -> Timestamp {
     start + SignedDuration::from_secs(second)
 }
 
-fn money(text: &str) -> Money {
-    text.parse().unwrap()
-}
-
 fn key(name: &str) -> Key {
     Key::new("team", name)
-}
-
-fn shape() -> Arc<PodShape> {
-    let attributes = PricingAttributes {
-        resource: GPU.to_owned(),
-        gpus: 1,
-        ..PricingAttributes::default()
-    };
-    Arc::new(PodShape {
-        requests: [(GPU.to_owned(), 1000), ("pods".to_owned(), 1000)].into(),
-        attributes: Some(attributes),
-        ..PodShape::default()
-    })
 }
 
 /// A service whose replicas take an hour to leave.
@@ -103,22 +87,7 @@ struct World {
 impl World {
     fn new(limit: &str) -> Self {
         let mut model = Model::new(TimeZone::UTC, at(0));
-        let list = PriceList {
-            currency: "USD".to_owned(),
-            gpus: vec![GpuPrice {
-                model: "H100".to_owned(),
-                resource: GPU.to_owned(),
-                nodes: PriceScope::default(),
-                per_hour: money("2"),
-                watts: None,
-            }],
-            ..PriceList::default()
-        };
-        let list = DatedPriceList {
-            name: "list".to_owned(),
-            effective_from: None,
-            list,
-        };
+        let list = price_list("list", None, &[("H100", "2")]);
         let catalog = PriceCatalog::new(vec![list], at(0));
         let budget = Budget {
             limit: money(limit),

@@ -2,68 +2,40 @@
 
 #![allow(clippy::unwrap_used)] // a test fails by ending
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bursar_core::budget::{BudgetState, OnExhausted};
 use bursar_core::calendar::Period;
 use bursar_core::ledger::LinearSpend;
-use bursar_core::model::event::{Budget, Deployment, Event, Node, Owner, Pod, PodShape, Service};
+use bursar_core::model::event::{Budget, Deployment, Event, Node, Owner, Pod, Service};
 use bursar_core::model::{AccountSpend, Key, Model, Name};
 use bursar_core::money::Money;
 use bursar_core::plan::decide;
-use bursar_core::pricing::{
-    DatedPriceList, GpuPrice, PriceCatalog, PriceList, PriceScope, PricingAttributes,
-};
+use bursar_core::pricing::PriceCatalog;
 use bursar_core::scaling::Activation;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
-const GPU: &str = "nvidia.com/gpu";
+use common::{GPU, money, price_list, shape};
 
 fn at(second: i64) -> Timestamp {
     let start: Timestamp = "2026-12-14T12:00:00Z".parse().unwrap();
     start + SignedDuration::from_secs(second)
 }
 
-fn money(text: &str) -> Money {
-    text.parse().unwrap()
-}
-
 fn budget_key() -> Key {
     Key::new("team", "all")
 }
 
-fn shape() -> Arc<PodShape> {
-    let attributes = PricingAttributes {
-        resource: GPU.to_owned(),
-        gpus: 1,
-        ..PricingAttributes::default()
-    };
-    Arc::new(PodShape {
-        requests: [(GPU.to_owned(), 1000), ("pods".to_owned(), 1000)].into(),
-        attributes: Some(attributes),
-        ..PodShape::default()
-    })
-}
-
 /// A GPU costs these amounts an hour, each from its instant on.
 fn prices(rates: &[(&str, Option<Timestamp>)]) -> Event {
-    let list = |(number, (rate, from)): (usize, &(&str, Option<Timestamp>))| DatedPriceList {
+    let list = |(number, (rate, from)): (usize, &(&str, Option<Timestamp>))| {
         // the list that begins last takes precedence
-        name: format!("list-{:03}", rates.len() - number),
-        effective_from: *from,
-        list: PriceList {
-            currency: "USD".to_owned(),
-            gpus: vec![GpuPrice {
-                model: "H100".to_owned(),
-                resource: GPU.to_owned(),
-                nodes: PriceScope::default(),
-                per_hour: money(rate),
-                watts: None,
-            }],
-            ..PriceList::default()
-        },
+        let name = format!("list-{:03}", rates.len() - number);
+        price_list(&name, *from, &[("H100", rate)])
     };
     let lists = rates.iter().enumerate().map(list).collect();
     Event::Prices(Arc::new(PriceCatalog::new(lists, at(0))))

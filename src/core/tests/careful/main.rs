@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // a test fails by ending
 
 mod changes;
+#[path = "../common/mod.rs"]
+mod common;
 mod pause;
 mod removals;
 mod synced;
@@ -14,42 +16,22 @@ use bursar_core::budget::OnExhausted;
 use bursar_core::calendar::Period;
 use bursar_core::ledger::LinearSpend;
 use bursar_core::model::event::{
-    BatchJob, Budget, Deployment, Event, GatewayPod, Held, Job, Node, Owner, Pod, PodShape,
-    Reading, Role, Scheduling, Service,
+    BatchJob, Budget, Deployment, Event, GatewayPod, Held, Job, Node, Owner, Pod, Reading, Role,
+    Scheduling, Service,
 };
 use bursar_core::model::{AccountSpend, DEFAULT_WEIGHT, Key, Model, Name};
-use bursar_core::money::Money;
 use bursar_core::plan::{Decision, Decisions, decide};
-use bursar_core::pricing::{
-    DatedPriceList, GpuPrice, PriceCatalog, PriceList, PriceScope, PricingAttributes,
-};
+use bursar_core::pricing::PriceCatalog;
 use bursar_core::scaling::Activation;
 use bursar_core::training::JobDecision;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
-const GPU: &str = "nvidia.com/gpu";
+pub(crate) use common::{GPU, money, price_list, shape};
 
 pub(crate) fn at(second: i64) -> Timestamp {
     let start: Timestamp = "2026-12-14T12:00:00Z".parse().unwrap();
     start + SignedDuration::from_secs(second)
-}
-
-pub(crate) fn money(text: &str) -> Money {
-    text.parse().unwrap()
-}
-
-fn shape() -> Arc<PodShape> {
-    let attributes = PricingAttributes {
-        resource: GPU.to_owned(),
-        gpus: 1,
-        ..PricingAttributes::default()
-    };
-    Arc::new(PodShape {
-        requests: [(GPU.to_owned(), 1000), ("pods".to_owned(), 1000)].into(),
-        attributes: Some(attributes),
-        ..PodShape::default()
-    })
 }
 
 pub(crate) fn service() -> Service {
@@ -92,22 +74,7 @@ pub(crate) fn job(workers: u32) -> Job {
 
 /// A price list of one row.
 pub(crate) fn prices(per_hour: &str) -> Event {
-    let list = PriceList {
-        currency: "USD".to_owned(),
-        gpus: vec![GpuPrice {
-            model: "H100".to_owned(),
-            resource: GPU.to_owned(),
-            nodes: PriceScope::default(),
-            per_hour: money(per_hour),
-            watts: None,
-        }],
-        ..PriceList::default()
-    };
-    let list = DatedPriceList {
-        name: "list".to_owned(),
-        effective_from: None,
-        list,
-    };
+    let list = price_list("list", None, &[("H100", per_hour)]);
     Event::Prices(Arc::new(PriceCatalog::new(vec![list], at(0))))
 }
 
