@@ -245,11 +245,7 @@ impl Model {
         if pod.owner == Owner::Other && pod.ended.is_none() && pod.shape.attributes.is_some() {
             let namespace = self.namespaces.get(&pod.key.namespace);
             let open = namespace.and_then(|namespace| namespace.spending.rate(uid));
-            let estimate = || {
-                self.rates
-                    .estimate(&pod.shape, &mut state.estimate, now)
-                    .rate
-            };
+            let estimate = || self.rates.rate(&pod.shape, &mut state.estimate, now);
             let rate = open.unwrap_or_else(estimate);
             // a budget counts it, and cannot stop it
             let running = running_cost(&self.rates, &self.room, pod, rate, 0, 0, now);
@@ -301,11 +297,7 @@ impl Model {
                 // its workload is gone: Kubernetes is stopping it
                 None => grace_stop_seconds(pod.grace_seconds),
             };
-            let estimate = || {
-                self.rates
-                    .estimate(&pod.shape, &mut found.estimate, now)
-                    .rate
-            };
+            let estimate = || self.rates.rate(&pod.shape, &mut found.estimate, now);
             let rate = spending.rate(uid).unwrap_or_else(estimate);
             let (rates, room) = (&self.rates, &self.room);
             let running = running_cost(rates, room, pod, rate, stop_seconds, priority, now);
@@ -430,11 +422,7 @@ impl Model {
             if pod.ended.is_some() || pod.shape.attributes.is_none() {
                 continue;
             }
-            let estimate = || {
-                self.rates
-                    .estimate(&pod.shape, &mut found.estimate, now)
-                    .rate
-            };
+            let estimate = || self.rates.rate(&pod.shape, &mut found.estimate, now);
             let rate = spending.rate(uid).unwrap_or_else(estimate);
             let seconds = grace_stop_seconds(pod.grace_seconds);
             let (rates, room) = (&self.rates, &self.room);

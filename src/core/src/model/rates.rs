@@ -353,6 +353,16 @@ impl Rates {
         cached.estimate
     }
 
+    /// The money an hour of that estimate; `None` while no price is known.
+    pub(crate) fn rate(
+        &mut self,
+        shape: &Arc<PodShape>,
+        cached: &mut CachedRate,
+        now: Timestamp,
+    ) -> Option<Money> {
+        self.estimate(shape, cached, now).rate
+    }
+
     /// Most pods are alike: of these, only the first needs the catalog.
     fn compute_or_remember(&mut self, shape: &Arc<PodShape>, now: Timestamp) -> Estimate {
         if self.recent.version != self.version {

@@ -27,10 +27,10 @@ pub(super) struct LastRun<'a> {
     unreachable: Vec<&'a Pod>,
     /// Those that the cluster took away since their Job has begun, and that ended well all the same.
     left_well: Vec<&'a Pod>,
-    /// Workers of an earlier run still stop.
-    earlier_stop: bool,
+    /// Workers of a run before this one still stop.
+    pub(super) earlier_stop: bool,
     /// When the next one is taken to be lost.
-    pub(super) gives_up_at: Option<Timestamp>,
+    gives_up_at: Option<Timestamp>,
     /// Its room is kept until then at most, whatever its Jobs say of when it starts again.
     keeps_room_until: Option<Timestamp>,
 }
@@ -95,11 +95,6 @@ impl<'a> LastRun<'a> {
         let is_of_role =
             |pod: &&&Pod| matches!(&pod.owner, Owner::Job(_, name) if **name == **role);
         crate::model::state::count(self.lost.iter().filter(is_of_role).count())
-    }
-
-    /// Whether workers of a run before that one still stop.
-    pub(super) fn earlier_stop(&self) -> bool {
-        self.earlier_stop
     }
 
     /// Whether each worker has ended or is given up. Its Job may say so before its pod does.

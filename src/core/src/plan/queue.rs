@@ -348,7 +348,7 @@ fn observe_job(model: &Model, key: &Key, now: Timestamp) -> Option<Job> {
         gives_up_at: last_run.next_look(now),
         seed: spec.seed,
         settled: state.is_settled(|role| last_run.given_up(role))
-            && !last_run.earlier_stop()
+            && !last_run.earlier_stop
             && (state.restart_at().is_none() || last_run.has_ended()),
         restarts: last_run.restarts(state, has_room, now),
         gives_way_to: None,
