@@ -24,6 +24,9 @@ pub const DRAINING_ANNOTATION: &str = "bursar.dev/draining-since";
 pub const RETRIES_ANNOTATION: &str = "bursar.dev/gang-retries";
 /// Annotation on a Job: a gang that was evicted does not start before this time.
 pub const RETRY_AT_ANNOTATION: &str = "bursar.dev/gang-retry-at";
+/// Annotation on a Job: why the cluster refused pods of its gang, in the API server's words, if it was evicted
+/// for that.
+pub const REFUSED_ANNOTATION: &str = "bursar.dev/gang-refused";
 /// Annotation on a Job: how often a worker of its gang has failed.
 pub const RESTARTS_ANNOTATION: &str = "bursar.dev/gang-restarts";
 /// Annotation on a Job that was suspended because a worker ended: its gang starts again, in new Jobs,

@@ -21,7 +21,7 @@ use tower::BoxError;
 use crate::Shared;
 use crate::faults::Faults;
 use crate::request::{Target, flag, manager, parameter, wants_metadata};
-use crate::selector::Selector;
+use crate::selector::{FieldSelector, Selector};
 use crate::store::{Event, Patch, StatusError};
 
 /// A watch ends after this long, unless the client asks for another time.
@@ -153,6 +153,7 @@ fn list(shared: &Shared, target: &Target, uri: &http::Uri, only_metadata: bool) 
         Err(error) => return error_response(&error),
     };
     let selector = Selector::parse(&parameter(uri, "labelSelector").unwrap_or_default());
+    let fields = FieldSelector::parse(&parameter(uri, "fieldSelector").unwrap_or_default());
     let in_namespace = |object: &&Value| {
         let namespace = target.namespace.as_deref();
         namespace.is_none_or(|namespace| object["metadata"]["namespace"] == namespace)
@@ -160,7 +161,7 @@ fn list(shared: &Shared, target: &Target, uri: &http::Uri, only_metadata: bool) 
     let items: Vec<Value> = store
         .list(&target.api_version, &target.plural)
         .filter(in_namespace)
-        .filter(|object| selector.matches(object))
+        .filter(|object| selector.matches(object) && fields.matches(object))
         .map(|object| project(object, only_metadata))
         .collect();
     let (api_version, name) = if only_metadata {

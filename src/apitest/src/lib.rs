@@ -6,7 +6,7 @@
 //! | `request` | which object a request is about |
 //! | `store` | objects, versions, and what a write may change |
 //! | `apply` | server-side apply |
-//! | `selector` | label selectors |
+//! | `selector` | label selectors, and field selectors of lists |
 //! | `handler` | requests, answers and watches |
 //! | [`faults`] | crashes and competing writes, at a chosen write |
 //! | [`conformance`] | the checks that this server and a real one both pass |

@@ -1,5 +1,5 @@
 //! Label selectors: `a`, `!a`, `a=b`, `a==b`, `a!=b`, `a in (b,c)`, `a notin (b,c)`, joined by
-//! commas.
+//! commas. Field selectors: `a.b=c`, joined by commas.
 
 use serde_json::Value;
 
@@ -38,6 +38,29 @@ impl Selector {
             Requirement::In(key, values) => among(key, values),
             // an object without the label is not among the values either
             Requirement::NotIn(key, values) => !among(key, values),
+        })
+    }
+}
+
+/// The values that fields of an object must have, by their paths.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct FieldSelector(Vec<(String, String)>);
+
+impl FieldSelector {
+    pub(crate) fn parse(text: &str) -> Self {
+        let parts = text.split(',').filter_map(|part| part.split_once('='));
+        Self(
+            parts
+                .map(|(path, value)| (path.to_owned(), value.to_owned()))
+                .collect(),
+        )
+    }
+
+    /// True if every field has its value; a field that is not there is empty.
+    pub(crate) fn matches(&self, object: &Value) -> bool {
+        self.0.iter().all(|(path, value)| {
+            let field = path.split('.').fold(object, |object, name| &object[name]);
+            field.as_str().unwrap_or_default() == value
         })
     }
 }
@@ -90,7 +113,15 @@ fn requirement(text: &str) -> Requirement {
 mod tests {
     use serde_json::json;
 
-    use super::Selector;
+    use super::{FieldSelector, Selector};
+
+    #[test]
+    fn every_field_must_have_its_value() {
+        let object = json!({"reason": "Failed", "regarding": {"uid": "u"}});
+        let matches = |text: &str| FieldSelector::parse(text).matches(&object);
+        assert!(matches("") && matches("regarding.uid=u,reason=Failed"));
+        assert!(!matches("regarding.uid=u,reason=Other") && !matches("regarding.name=u"));
+    }
 
     #[test]
     fn every_form_of_requirement_is_understood() {

@@ -32,6 +32,7 @@ use crate::priority::AllowedClass;
 use crate::status_memory::StatusMemory;
 use crate::subject::Subject;
 use crate::training::pod_group::GangScheduling;
+use crate::training::refusals::Refusals;
 use bursar_api::prices::EffectivePrices;
 
 /// Readings by namespace and name.
@@ -55,6 +56,8 @@ pub(crate) struct Context {
     /// Objects that no cache has as they are.
     pub(crate) unreadable: Arc<UnreadableObjects>,
     pub(crate) events: EventPublisher,
+    /// Why the cluster refuses pods of Jobs.
+    pub(crate) refusals: Refusals,
     /// Orders are due and wait for a slot: other writes leave them the API server.
     pub(crate) orders_wait: AtomicBool,
     pub(crate) metrics: Metrics,

@@ -3,8 +3,8 @@
 //! The recorder counts Events in a series where the type, the reason, the action and the object are
 //! equal, and keeps the note of the first. So the action names all that a note says besides, and
 //! numbers that change with every reading stay in the status field `reason`. An Event is a Warning
-//! if a person must act upon it: a budget is exhausted, something was stopped for money, or a job has
-//! failed.
+//! if a person must act upon it: a budget is exhausted, something was stopped for money, a job has
+//! failed, or the cluster refuses its pods.
 
 use bursar_api::TrainingJob;
 use bursar_api::training::JobPhase;
@@ -116,10 +116,11 @@ pub(crate) fn of_job(order: &JobOrder, object: &TrainingJob) -> Option<Event> {
         (false, _) => (SUSPENDED, suspension_cause(order, limited_by)),
     };
     Some(Event {
-        type_: severity(is_for_money),
+        type_: severity(is_for_money || !order.run && has_refused_pods(order)),
         reason: reason.to_owned(),
         note: Some(note.to_owned()),
         action: match limited_by {
+            Some(_) if !order.run && has_refused_pods(order) => "SuspendForRefusedPods".to_owned(),
             Some(limit) if !order.run => format!("SuspendFor{}", limit.as_str()),
             _ if order.run => "Run".to_owned(),
             _ => "Suspend".to_owned(),
@@ -145,9 +146,16 @@ fn of_restart(order: &JobOrder, restart: Restart, object: &TrainingJob) -> Event
     }
 }
 
+/// Whether an order takes a gang back because the cluster refuses its pods.
+fn has_refused_pods(order: &JobOrder) -> bool {
+    let retry = order.retry.as_ref();
+    retry.is_some_and(|retry| retry.refused.is_some())
+}
+
 fn suspension_cause(order: &JobOrder, limited_by: Option<LimitedBy>) -> &str {
     match limited_by {
         Some(LimitedBy::Suspended) => "spec.suspend is true",
+        Some(LimitedBy::Capacity) if has_refused_pods(order) => &order.reason,
         Some(LimitedBy::Capacity) => {
             "some workers found no node, or were given no pod; it starts again once all find one"
         }

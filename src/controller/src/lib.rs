@@ -116,6 +116,7 @@ use crate::pricing::effective::PriceCache;
 use crate::pricing::price_lists;
 pub use crate::priority::AllowedClass;
 pub use crate::training::pod_group::GangScheduling;
+use crate::training::refusals::{self, Refusals};
 
 /// Caches must fill in this time.
 const SYNC_LIMIT: Duration = Duration::from_secs(120);
@@ -344,6 +345,7 @@ async fn lead(
             Recorder::new(client.clone(), reporter),
             metrics.dropped_events.clone(),
         ),
+        refusals: Refusals::default(),
         metrics,
         orders_wait: AtomicBool::new(false),
         index: Mutex::default(),
@@ -434,6 +436,7 @@ async fn lead(
         _ = engine_reads => {}
         () = watts => {}
         () = node_autoscaling.run() => {}
+        () = refusals::run(&context, changes) => {}
         () = demand => {}
         _ = actor => {}
         _ = executor => {}

@@ -3,6 +3,8 @@
 mod restart;
 mod schedule;
 
+use std::sync::Arc;
+
 use jiff::{SignedDuration, Timestamp};
 
 use crate::budget::RunningCost;
@@ -37,8 +39,8 @@ pub struct Job {
     pub suspend: bool,
     /// It is let run now.
     pub running: bool,
-    /// It runs, and some of its workers have had no pod since then.
-    pub missing_since: Option<Timestamp>,
+    /// It runs, and some of its workers have no pod.
+    pub missing: Option<MissingPods>,
     /// It runs, and some of its workers have a pod without a node.
     pub unscheduled: Option<Unscheduled>,
     /// What it was taken back for before, if it was.
@@ -73,6 +75,17 @@ pub struct Role {
     pub present: u32,
 }
 
+/// Workers of a gang that runs, and for which no pod was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MissingPods {
+    /// How many.
+    pub workers: u32,
+    /// Until when room and money are kept for them: then all workers are taken back.
+    pub until: Timestamp,
+    /// Why the cluster refuses to make the pods, if it says so.
+    pub refused: Option<Arc<str>>,
+}
+
 /// Workers of a gang that have a pod and no node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unscheduled {
@@ -83,12 +96,14 @@ pub struct Unscheduled {
 }
 
 /// A gang was taken back because it stayed incomplete.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Retry {
     /// How often.
     pub count: u32,
     /// It does not start before.
     pub at: Timestamp,
+    /// Why the cluster refused its pods, if that was why.
+    pub refused: Option<Arc<str>>,
 }
 
 impl Job {
@@ -138,14 +153,62 @@ impl Job {
         };
         let unscheduled = self.unscheduled.map(|workers| workers.since);
         let least = node_start.map_or(SCHEDULING_TIMEOUT, |start| start.max(SCHEDULING_TIMEOUT));
-        let missing = ends(self.missing_since, SCHEDULING_TIMEOUT);
+        let missing = self.missing.as_ref().map(|missing| missing.until);
         missing.into_iter().chain(ends(unscheduled, least)).min()
+    }
+
+    /// Why the cluster refuses pods of a gang that runs, or refused them when it was taken back and has
+    /// not made all of them since.
+    fn refused(&self) -> Option<Arc<str>> {
+        let missing = self.missing.as_ref()?;
+        let before = || self.retry.as_ref()?.refused.clone();
+        missing.refused.clone().or_else(before)
+    }
+
+    /// Why all workers of a gang that is incomplete are taken back, if it is time.
+    fn incomplete(&self, node_start: Option<SignedDuration>, now: Timestamp) -> Option<Incomplete> {
+        let missing = self.missing.as_ref();
+        let refused = missing.and_then(|missing| Some((missing, missing.refused.clone()?)));
+        // workers that fail while pods of others are refused have not failed by themselves
+        let interruption = self.restarts.interruption.as_ref();
+        let ends_now = interruption.is_some_and(|found| found.is_failure);
+        if let Some((missing, why)) = refused
+            && (ends_now || missing.until <= now)
+        {
+            let (workers, all) = (missing.workers, self.workers());
+            return Some(Incomplete {
+                what: format!(
+                    "the cluster refuses the pods of {workers} of its {all} workers: {why}"
+                ),
+                refused: Some(why),
+            });
+        }
+        if interruption.is_some() || self.taken_back_at(node_start).is_none_or(|at| now < at) {
+            return None;
+        }
+        let what = match self.unscheduled {
+            Some(_) => "some of its workers found no node in time",
+            None => "some of its workers were given no pod in time by their Job",
+        };
+        Some(Incomplete {
+            what: what.to_owned(),
+            refused: None,
+        })
     }
 
     /// Why a gang that may run does not run as a whole yet, if it does not.
     fn running_reason(&self, node_start: Option<SignedDuration>) -> String {
         let workers = self.workers();
         let until = self.taken_back_at(node_start);
+        if let (Some(missing), Some(until)) = (&self.missing, until)
+            && let Some(why) = &missing.refused
+        {
+            let waiting = missing.workers;
+            return format!(
+                "the cluster refuses the pods of {waiting} of its {workers} workers: {why}; all \
+                 workers are taken back at {until} if it is still incomplete"
+            );
+        }
         let (Some(unscheduled), Some(until)) = (self.unscheduled, until) else {
             return format!("{workers} workers run");
         };
@@ -160,8 +223,8 @@ impl Job {
         )
     }
 
-    fn evict(&self, now: Timestamp) -> Retry {
-        let count = self.retry.map_or(0, |retry| retry.count);
+    fn evict(&self, refused: Option<Arc<str>>, now: Timestamp) -> Retry {
+        let count = self.retry.as_ref().map_or(0, |retry| retry.count);
         let wait = FIRST_BACKOFF
             .saturating_mul(1 << count.min(10))
             .min(LONGEST_BACKOFF);
@@ -169,6 +232,7 @@ impl Job {
         Retry {
             count: count.saturating_add(1),
             at: now.checked_add(wait).unwrap_or(now),
+            refused,
         }
     }
 
@@ -178,6 +242,13 @@ impl Job {
         let share = self.seed.rotate_left(time.wrapping_mul(7)) % seconds;
         SignedDuration::from_secs(i64::try_from(share).unwrap_or(0))
     }
+}
+
+/// Why a gang is taken back that is incomplete.
+struct Incomplete {
+    what: String,
+    /// Why the cluster refuses its pods, if that is why.
+    refused: Option<Arc<str>>,
 }
 
 /// What becomes of a job.
@@ -195,6 +266,8 @@ pub struct JobDecision {
     pub position: Option<u32>,
     /// It is taken back now because it stayed incomplete.
     pub retry: Option<Retry>,
+    /// Why the cluster refuses its pods, or refused them when it was taken back.
+    pub refused: Option<Arc<str>>,
     /// It waits for money that budgets may have.
     pub waits_for_money: bool,
     /// It is stopped to start again, because a worker ended.

@@ -403,6 +403,8 @@ impl Edge {
     /// Observes the Job of a role, of which there is one for each role of a TrainingJob.
     fn observe_role_job(&mut self, batch: &mut Batch<'_>, key: &Key) -> bool {
         let found = cached(&batch.context.stores.batch_jobs, key);
+        let refusals = &batch.context.refusals;
+        refusals.observe(key, found.as_deref(), batch.now);
         let role = found.as_deref().and_then(|job| role_of(key, job));
         let former = match &role {
             Some(role) => self.role_jobs.insert(key.clone(), role.clone()),

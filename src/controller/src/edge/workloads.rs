@@ -88,6 +88,7 @@ impl WorkloadReader<'_> {
             let value = to_core(&found);
             BatchJob {
                 running: value.running && is_owned,
+                refused: self.context.refusals.report(key),
                 ..value
             }
         });

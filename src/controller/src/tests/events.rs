@@ -177,6 +177,7 @@ fn a_job_starts_is_suspended_and_resumes() {
         retry: retry.then_some(Retry {
             count: 1,
             at: Timestamp::UNIX_EPOCH,
+            refused: None,
         }),
         restart: None,
         restarts: 0,

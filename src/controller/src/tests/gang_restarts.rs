@@ -276,7 +276,7 @@ async fn a_gang_that_its_job_gives_no_pods_does_not_blame_nodes() {
     api.patch_status("train", &params, &Patch::Merge(began))
         .await
         .unwrap();
-    stage.seconds(185).await;
+    stage.seconds(305).await;
     let said = status(&stage);
     let expected = "were given no pod";
     assert!(said.reason.contains(expected), "{}", said.reason);

@@ -41,6 +41,7 @@ use crate::power_readings::PowerReadings;
 use crate::pricing::effective::PriceCache;
 use crate::spend_metrics::ShownSpend;
 use crate::training::pod_group::GangScheduling;
+use crate::training::refusals::Refusals;
 
 /// Makes the caches, their writers, and a view of the server for each kind.
 macro_rules! caches {
@@ -204,6 +205,7 @@ impl Leader {
                 Recorder::new(client.clone(), reporter),
                 metrics.dropped_events.clone(),
             ),
+            refusals: Refusals::default(),
             metrics,
             orders_wait: AtomicBool::new(false),
             index: Mutex::default(),
@@ -247,6 +249,8 @@ impl Leader {
     pub(super) async fn reconcile_caches(&mut self, world: &World) -> Result<(), LookError> {
         self.read_engines(world);
         self.receive_demand(world);
+        let context = &self.context;
+        context.refusals.read_due(&context.client, world.now).await;
         let synced = self.sync_accounts(world).await;
         self.check_spent(world.now);
         let decided = self.decide(world.now).await;

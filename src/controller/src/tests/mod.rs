@@ -18,6 +18,7 @@ mod nodes;
 mod pause;
 mod prices;
 mod priority;
+mod refused_pods;
 mod roles;
 mod service;
 mod stops;

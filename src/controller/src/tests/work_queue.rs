@@ -61,6 +61,7 @@ fn status(number: u64) -> StatusInput {
         restarts: 0,
         keeps_room: false,
         retry: None,
+        refused: None,
         waits_for_money: false,
         next_look: None,
     };

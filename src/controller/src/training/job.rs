@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bursar_api::TrainingJob;
 use bursar_api::names::{
-    RESTART_AT_ANNOTATION, RESTARTS_ANNOTATION, RETRIES_ANNOTATION, RETRY_AT_ANNOTATION,
-    ROLE_LABEL, role_job,
+    REFUSED_ANNOTATION, RESTART_AT_ANNOTATION, RESTARTS_ANNOTATION, RETRIES_ANNOTATION,
+    RETRY_AT_ANNOTATION, ROLE_LABEL, role_job,
 };
 use bursar_api::training::Role;
 use bursar_core::model::{Key, event};
@@ -66,13 +66,40 @@ pub(crate) fn to_core(job: &Job) -> event::BatchJob {
             .spec
             .as_ref()
             .is_none_or(|spec| spec.pod_failure_policy.is_none()),
-        started: status
-            .and_then(|status| status.start_time.as_ref())
-            .map(|time| time.0),
+        started: started(job),
         retry: retry(job),
         restarts: restarts(job),
         restart_at: restart_at(job),
+        refused: None,
     }
+}
+
+/// When a Job last began to run. That of the run before stays in its status until its controller has seen
+/// that it runs again.
+fn started(job: &Job) -> Option<Timestamp> {
+    let is_resumed = !has_condition(job, "Suspended");
+    let time = job.status.as_ref()?.start_time.as_ref();
+    time.map(|time| time.0).filter(|_| is_resumed)
+}
+
+/// The run of a Job that has fewer pods than it should.
+/// One run of a Job: it may be suspended, and run again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct JobRun {
+    pub(super) uid: String,
+    pub(super) started: Timestamp,
+}
+
+pub(super) fn incomplete_run(job: &Job) -> Option<JobRun> {
+    let status = job.status.as_ref()?;
+    let counts = [status.active, status.terminating, status.succeeded];
+    let pods = counts.into_iter().flatten().fold(0, i32::saturating_add);
+    let is_complete = pods >= job.spec.as_ref()?.completions.unwrap_or(1);
+    if is_complete || !is_running(job) || finished(job).is_some() {
+        return None;
+    }
+    let (uid, started) = (job.metadata.uid.clone()?, started(job)?);
+    Some(JobRun { uid, started })
 }
 
 /// How often a worker of a Job's gang has failed.
@@ -120,17 +147,20 @@ pub(crate) fn gang_finished(object: &TrainingJob, roles: &[RoleJob<'_>]) -> Opti
 
 /// Whether a Job has ended: well or not.
 pub(crate) fn finished(job: &Job) -> Option<bool> {
-    let conditions = job.status.as_ref()?.conditions.as_ref()?;
-    let holds = |kind: &str| {
-        conditions
-            .iter()
-            .any(|condition| condition.type_ == kind && condition.status == "True")
-    };
-    match (holds("Complete"), holds("Failed")) {
+    match (has_condition(job, "Complete"), has_condition(job, "Failed")) {
         (true, _) => Some(true),
         (_, true) => Some(false),
         _ => None,
     }
+}
+
+fn has_condition(job: &Job, kind: &str) -> bool {
+    let status = job.status.as_ref();
+    let mut conditions = status
+        .into_iter()
+        .flat_map(|status| &status.conditions)
+        .flatten();
+    conditions.any(|condition| condition.type_ == kind && condition.status == "True")
 }
 
 /// Whether a Job is let run.
@@ -145,5 +175,6 @@ fn retry(job: &Job) -> Option<Retry> {
     Some(Retry {
         count: annotation(RETRIES_ANNOTATION)?.parse().ok()?,
         at: annotation(RETRY_AT_ANNOTATION)?.parse().ok()?,
+        refused: annotation(REFUSED_ANNOTATION).map(|why| why.as_str().into()),
     })
 }

@@ -3,13 +3,15 @@
 pub(crate) mod build;
 pub(crate) mod job;
 pub(crate) mod pod_group;
+pub(crate) mod refusals;
 pub(crate) mod status;
 
 use std::sync::Arc;
 
 use bursar_api::TrainingJob;
 use bursar_api::names::{
-    RESTART_AT_ANNOTATION, RESTARTS_ANNOTATION, RETRIES_ANNOTATION, RETRY_AT_ANNOTATION,
+    REFUSED_ANNOTATION, RESTART_AT_ANNOTATION, RESTARTS_ANNOTATION, RETRIES_ANNOTATION,
+    RETRY_AT_ANNOTATION,
 };
 use bursar_core::model::Key;
 use bursar_core::plan::JobOrder;
@@ -132,9 +134,9 @@ async fn record_restarts(
         .map(drop)
 }
 
-/// The next Job of a role goes on counting how often its gang was taken back.
+/// The next Job of a role goes on counting how often its gang was taken back, and says why.
 fn keep_retry(wanted: &mut Job, old: &Job) {
-    for name in [RETRIES_ANNOTATION, RETRY_AT_ANNOTATION] {
+    for name in [RETRIES_ANNOTATION, RETRY_AT_ANNOTATION, REFUSED_ANNOTATION] {
         if let Some(value) = old.annotations().get(name) {
             let annotations = wanted.metadata.annotations.get_or_insert_default();
             annotations.insert(name.to_owned(), value.clone());
@@ -256,9 +258,11 @@ async fn apply_job(
     }
     // how often it was taken back counts until it is suspended for another reason
     let annotations = (!order.run).then(|| {
+        let retry = order.retry.as_ref();
         let mut annotations = json!({
-            RETRIES_ANNOTATION: order.retry.map(|retry| retry.count.to_string()),
-            RETRY_AT_ANNOTATION: order.retry.map(|retry| retry.at.to_string()),
+            RETRIES_ANNOTATION: retry.map(|retry| retry.count.to_string()),
+            RETRY_AT_ANNOTATION: retry.map(|retry| retry.at.to_string()),
+            REFUSED_ANNOTATION: retry.and_then(|retry| retry.refused.as_deref()),
         });
         // the restart stays due whatever else keeps the gang from it
         if let Some(restart) = order.restart {

@@ -247,6 +247,9 @@ fn says(object: &TrainingJob, parts: &StatusParts<'_>, phase: JobPhase) -> Vec<C
         message,
     };
     let limit = parts.decision.and_then(|decision| decision.limited_by);
+    let refused = parts
+        .decision
+        .and_then(|decision| decision.refused.as_deref());
     let mut states = vec![
         match phase {
             JobPhase::Running => say(
@@ -290,7 +293,7 @@ fn says(object: &TrainingJob, parts: &StatusParts<'_>, phase: JobPhase) -> Vec<C
             ),
         },
         condition::priced(&parts.spend),
-        health::condition(parts.pods, None, parts.failure.as_deref(), parts.now),
+        health::condition(parts.pods, refused, parts.failure.as_deref(), parts.now),
     ];
     let limit = parts.priority_limit.clone();
     states.extend(limit.map(|why| {

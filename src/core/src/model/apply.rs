@@ -29,7 +29,7 @@ impl Model {
             Event::Deployment(key, deployment) => self.set_deployment(key, deployment, now),
             Event::Endpoints(key, ready) => self.set_endpoints(key, ready),
             Event::Job(key, job) => self.set_job(key, job),
-            Event::BatchJob(key, role, job) => self.set_batch_job(key, role, job),
+            Event::BatchJob(key, role, job) => self.set_batch_job(key, role, job, now),
             Event::Budget(key, budget) => self.set_budget(key, budget, now),
             Event::BudgetDoubt(namespace, doubt) => {
                 self.namespace_mut(&namespace).doubt = doubt;
@@ -166,7 +166,7 @@ impl Model {
         self.marks.job(key);
     }
 
-    fn set_batch_job(&mut self, key: Key, role: Name, job: Option<BatchJob>) {
+    fn set_batch_job(&mut self, key: Key, role: Name, job: Option<BatchJob>, now: Timestamp) {
         if job.is_none() && !self.jobs.contains_key(&key) {
             return;
         }
@@ -175,9 +175,10 @@ impl Model {
             return;
         }
         match job {
-            Some(job) => drop(state.batch_jobs.insert(role, job)),
+            Some(job) => drop(state.batch_jobs.insert(role.clone(), job)),
             None => drop(state.batch_jobs.remove(&role)),
         }
+        state.note_running(&role, now);
         state.is_told = true;
         self.namespace_mut(&key.namespace).jobs.insert(key.clone());
         self.marks.job(key);

@@ -1,4 +1,4 @@
-//! Replicas that were ordered and have no pod: how long room and money are kept for them.
+//! Replicas and workers that were ordered and have no pod: how long room and money are kept for them.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -7,7 +7,7 @@ use super::event::PodsRefused;
 /// The cluster has refused an order that had no pod for so long.
 pub(crate) const REFUSED_AFTER: SignedDuration = SignedDuration::from_secs(60);
 /// Without a word from the cluster, pods are waited for so long.
-const LONGEST_WAIT: SignedDuration = SignedDuration::from_mins(5);
+pub(crate) const LONGEST_WAIT: SignedDuration = SignedDuration::from_mins(5);
 
 /// Replicas that were ordered and have no pod.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

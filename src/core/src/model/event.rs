@@ -286,6 +286,18 @@ impl PodsRefused {
     }
 }
 
+/// That the cluster refused to make pods of a Job, as Events of it tell. Nothing tells when that is over,
+/// but pods that are made later.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusalReport {
+    /// The first time since the Job began to run.
+    pub since: Timestamp,
+    /// The last time.
+    pub last: Timestamp,
+    /// The API server's words of the last time.
+    pub why: Name,
+}
+
 /// Workers of a gang that are alike.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Role {
@@ -351,6 +363,8 @@ pub struct BatchJob {
     /// Its gang was stopped to start again, and does not start before; of a Job that has not run
     /// since.
     pub restart_at: Option<Timestamp>,
+    /// It has fewer pods than it should have, and the cluster refused to make more.
+    pub refused: Option<RefusalReport>,
 }
 
 /// A BudgetPolicy.

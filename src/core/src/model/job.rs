@@ -42,6 +42,9 @@ pub(crate) struct JobState {
     /// The roles that room is reserved for.
     pub(crate) roles_with_room: BTreeSet<Name>,
     pub(crate) decision: Option<JobDecision>,
+    /// Since when the Job of each role has been seen to run. How long ago that began by its own word is of
+    /// the run before, until its controller has seen that it runs.
+    pub(crate) running_since: BTreeMap<Name, Timestamp>,
 }
 
 impl JobState {
@@ -208,9 +211,20 @@ impl JobState {
 
     /// What it was suspended for before, if it stayed incomplete.
     pub(crate) fn last_retry(&self) -> Option<Retry> {
-        let on_record = self.batch_jobs.values().filter_map(|job| job.retry);
-        self.retry
-            .or(on_record.max_by_key(|retry| (retry.count, retry.at)))
+        let on_record = self
+            .batch_jobs
+            .values()
+            .filter_map(|job| job.retry.as_ref());
+        let latest = on_record.max_by_key(|retry| (retry.count, retry.at));
+        self.retry.as_ref().or(latest).cloned()
+    }
+
+    /// Takes that the Job of a role is another one than it was.
+    pub(crate) fn note_running(&mut self, role: &Name, now: Timestamp) {
+        match self.batch_jobs.get(role).is_some_and(|job| job.running) {
+            true => drop(self.running_since.entry(role.clone()).or_insert(now)),
+            false => drop(self.running_since.remove(role)),
+        }
     }
 
     /// When its Jobs last began to run.

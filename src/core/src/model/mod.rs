@@ -23,7 +23,7 @@
 //! deterministic: time is an argument, and nothing depends on an order that is not defined.
 
 mod apply;
-mod awaited;
+pub(crate) mod awaited;
 mod budget_terms;
 pub(crate) mod claim;
 pub(crate) mod cost;

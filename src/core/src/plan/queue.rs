@@ -6,9 +6,11 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::budget::BudgetAdmission;
 use crate::limit::LimitedBy;
+use crate::model::awaited::{LONGEST_WAIT, REFUSED_AFTER};
 use crate::model::claim::{Claim, DEFAULT_WEIGHT, Part, Rank, Workload, kept_before};
 use crate::model::cost::{gang, is_worker_of};
 use crate::model::event::{Key, Name, Owner};
+use crate::model::job::JobState;
 use crate::model::namespace::{Admission, RefusedJob};
 use crate::model::room::ReservationOwner;
 use crate::model::service::Ordered;
@@ -17,7 +19,7 @@ use crate::model::timers::Subject;
 use crate::plan::decisions::{Decisions, JobOrder};
 use crate::plan::interruption::LastRun;
 use crate::training::{
-    self, Job, JobDecision, NamespaceQueue, Scheduled, Unscheduled, schedule_all,
+    self, Job, JobDecision, MissingPods, NamespaceQueue, Scheduled, Unscheduled, schedule_all,
 };
 
 /// While gangs wait for room or money, their queue is decided again after this long, so that the
@@ -184,6 +186,7 @@ fn stop_failed(
         reason: "one of its roles has failed".to_owned(),
         position: None,
         retry: None,
+        refused: None,
         waits_for_money: false,
         restart: None,
         restarts: state.restarts(),
@@ -227,10 +230,10 @@ fn order_job(
     });
     state.is_told = false;
     // an order that is given anew carries what its Jobs do not show yet
-    let unshown = (state.retry, state.restart);
-    (state.retry, state.restart) = (decision.retry, decision.restart);
+    let unshown = (state.retry.take(), state.restart);
+    (state.retry, state.restart) = (decision.retry.clone(), decision.restart);
     if !decision.run {
-        state.retry = state.retry.or(unshown.0);
+        state.retry = state.retry.take().or(unshown.0);
         state.restart = state.restart.or(unshown.1);
     }
     let renew = match decision.run {
@@ -240,7 +243,7 @@ fn order_job(
     let order = JobOrder {
         job: key.clone(),
         run: decision.run,
-        retry: state.retry,
+        retry: state.retry.clone(),
         restart: state.restart,
         restarts: decision.restarts,
         renew,
@@ -322,10 +325,8 @@ fn observe_job(model: &Model, key: &Key, now: Timestamp) -> Option<Job> {
     });
     let roles: Vec<training::Role> = roles.collect();
     let running = state.is_running();
-    let is_missing = roles.iter().any(|role| role.present < role.gang.workers);
     // what its Jobs show while an order is on its way is from before it
     let is_shown = state.ordered.is_none() && state.shows_running();
-    let missing_since = missing_since(state.started(), &pods);
     let unscheduled = unscheduled(&pods);
     let has_room = spec.roles.iter().all(|role| {
         let owner = Owner::Job(key.name.clone(), role.name.clone());
@@ -342,7 +343,7 @@ fn observe_job(model: &Model, key: &Key, now: Timestamp) -> Option<Job> {
         created: spec.created,
         suspend: spec.suspend,
         running,
-        missing_since: missing_since.filter(|_| is_shown && is_missing),
+        missing: missing_pods(state, &roles, &pods).filter(|_| is_shown),
         unscheduled: unscheduled.filter(|_| is_shown),
         retry: state.last_retry(),
         gives_up_at: last_run.next_look(now),
@@ -359,7 +360,7 @@ fn observe_job(model: &Model, key: &Key, now: Timestamp) -> Option<Job> {
     if spec.paused || model.paused_by(&key.namespace).is_some() {
         // it takes no room that it does not have, and is not taken back
         job.suspend |= !running;
-        (job.missing_since, job.unscheduled) = (None, None);
+        (job.missing, job.unscheduled) = (None, None);
     }
     if let Some(namespace) = model.namespaces.get(&key.namespace) {
         let preemption = namespace.preempted.get(&Workload::Job(key.name.clone()));
@@ -369,11 +370,44 @@ fn observe_job(model: &Model, key: &Key, now: Timestamp) -> Option<Job> {
     Some(job)
 }
 
-/// Since when pods of a running gang are missing: what came last of the gang's start and its
-/// workers' ends.
-fn missing_since(started: Option<Timestamp>, pods: &[&PodState]) -> Option<Timestamp> {
-    let ended = pods.iter().filter_map(|found| found.pod.ended);
-    ended.chain(started).max()
+/// The workers of a running gang that have no pod. How long these may be missing begins with what came
+/// last: the gang's start, a pod that was made, or the end of one.
+fn missing_pods(
+    state: &JobState,
+    roles: &[training::Role],
+    pods: &[&PodState],
+) -> Option<MissingPods> {
+    let spec = state.spec.as_ref()?;
+    let missing = |role: &training::Role| role.gang.workers.saturating_sub(role.present);
+    let workers = roles.iter().map(missing).fold(0, u32::saturating_add);
+    if workers == 0 {
+        return None;
+    }
+    let of_run = pods.iter().map(|found| &found.pod);
+    let of_run: Vec<_> = of_run.filter(|pod| state.is_of_present_run(pod)).collect();
+    let made_or_ended = of_run.iter().flat_map(|pod| [Some(pod.created), pod.ended]);
+    let began = state.running_since.values().copied().max();
+    let since = made_or_ended
+        .chain([began, state.started()])
+        .flatten()
+        .max()?;
+    let refused = spec.roles.iter().zip(roles).filter_map(|(spec, role)| {
+        let report = state.batch_jobs.get(&spec.name)?.refused.as_ref()?;
+        let of_role = of_run.iter().filter(|pod| is_worker_of(pod, &spec.name));
+        let made = of_role.map(|pod| pod.created).max();
+        let is_over = made.is_some_and(|made| made > report.last);
+        (missing(role) > 0 && !is_over).then_some(report)
+    });
+    let first = refused.min_by_key(|report| report.since);
+    let (since, wait) = match first {
+        Some(report) => (since.max(report.since), REFUSED_AFTER),
+        None => (since, LONGEST_WAIT),
+    };
+    Some(MissingPods {
+        workers,
+        until: since.saturating_add(wait).unwrap_or(since),
+        refused: first.map(|report| report.why.clone()),
+    })
 }
 
 /// The workers of a gang that have a pod and no node.

@@ -350,7 +350,7 @@ fn job(name: &str, workers: u32) -> Job {
         created: now(),
         suspend: false,
         running: false,
-        missing_since: None,
+        missing: None,
         unscheduled: None,
         restarts: Default::default(),
         gives_up_at: None,

@@ -9,7 +9,7 @@ use crate::budget::{BudgetAdmission, BudgetState, Denied, RunningCost};
 use crate::capacity::{Gang, HoldScope, Rank, Room};
 use crate::limit::LimitedBy;
 
-use super::{Interruption, Job, JobDecision, Restart, Retry};
+use super::{Incomplete, Interruption, Job, JobDecision, Restart, Retry};
 
 /// Decides who runs in one namespace, as [`schedule_all`] does in all.
 #[cfg(test)]
@@ -154,6 +154,8 @@ struct Blocked {
     restart: Option<Restart>,
     /// Its room and its money are kept.
     keeps_room: bool,
+    /// Why the cluster refuses its pods, if that is why.
+    refused: Option<Arc<str>>,
 }
 
 impl Blocked {
@@ -165,6 +167,7 @@ impl Blocked {
             holds: None,
             restart: None,
             keeps_room: false,
+            refused: None,
         }
     }
 
@@ -176,6 +179,7 @@ impl Blocked {
             holds: None,
             restart: Some(restart),
             keeps_room,
+            refused: None,
         }
     }
 
@@ -228,6 +232,7 @@ impl<'a, R: Room> Queue<'_, 'a, R> {
                     reason,
                     position: None,
                     retry: None,
+                    refused: job.refused(),
                     waits_for_money: false,
                     restart: None,
                     restarts: job.restarts.count,
@@ -241,9 +246,9 @@ impl<'a, R: Room> Queue<'_, 'a, R> {
             Err(blocked) => blocked,
         };
         let taken_back = job.running && blocked.limited_by == Some(LimitedBy::Capacity);
-        let retry = taken_back.then(|| job.evict(now));
+        let retry = taken_back.then(|| job.evict(blocked.refused.clone(), now));
         let waits = [
-            retry.or(job.retry).map(|retry| retry.at),
+            retry.as_ref().or(job.retry.as_ref()).map(|retry| retry.at),
             blocked.restart.map(|restart| restart.at),
             job.restarts.waits_until,
             job.gives_up_at,
@@ -266,6 +271,7 @@ impl<'a, R: Room> Queue<'_, 'a, R> {
             reason: blocked.reason,
             position,
             retry,
+            refused: blocked.refused,
             waits_for_money,
             restart: blocked.restart,
             restarts: blocked
@@ -318,18 +324,16 @@ impl<'a, R: Room> Queue<'_, 'a, R> {
             return Err(Blocked::aside(LimitedBy::Budget, reason));
         }
         if job.running {
-            if let Some(interruption) = &restarts.interruption {
-                return Err(Blocked::interrupted(job, interruption, now));
-            }
-            let taken_back_at = job.taken_back_at(self.node_start);
-            if taken_back_at.is_some_and(|at| at <= now) {
-                let what = match job.unscheduled {
-                    Some(_) => "some of its workers found no node in time",
-                    None => "some of its workers were given no pod in time by their Job",
-                };
+            if let Some(Incomplete { what, refused }) = job.incomplete(self.node_start, now) {
                 let reason =
                     format!("{what}; all are taken back, and it waits for its decision again");
-                return Err(Blocked::aside(LimitedBy::Capacity, reason));
+                return Err(Blocked {
+                    refused,
+                    ..Blocked::aside(LimitedBy::Capacity, reason)
+                });
+            }
+            if let Some(interruption) = &restarts.interruption {
+                return Err(Blocked::interrupted(job, interruption, now));
             }
         }
         if job.has_room()
@@ -374,13 +378,21 @@ impl<'a, R: Room> Queue<'_, 'a, R> {
             Err(blocked) if blocked.holds.is_none() => return Err(blocked),
             other => other,
         };
-        if let Some(retry) = job.retry.filter(|retry| retry.at > now) {
-            let reason = format!(
-                "some of its workers found no node or were given no pod, {} times so far; it \
-                 tries again at {}",
-                retry.count, retry.at
-            );
-            return Err(Blocked::aside(LimitedBy::Capacity, reason));
+        if let Some(retry) = job.retry.as_ref().filter(|retry| retry.at > now) {
+            let Retry { count, at, refused } = retry;
+            let what = match refused {
+                Some(why) => format!(
+                    "the cluster refused pods of its workers: {why}; it was taken back {count} \
+                     times so far, and"
+                ),
+                None => format!(
+                    "some of its workers found no node or were given no pod, {count} times so far; it"
+                ),
+            };
+            return Err(Blocked {
+                refused: refused.clone(),
+                ..Blocked::aside(LimitedBy::Capacity, format!("{what} tries again at {at}"))
+            });
         }
         if let Some(restart) = restart.filter(|restart| restart.at > now) {
             // whether there is money now is not asked: an answer that changes with what others get
@@ -447,11 +459,11 @@ impl<'a, R: Room> Queue<'_, 'a, R> {
         let Some(node_start) = self.node_start else {
             return false;
         };
-        let tries_again = |retry: Retry| {
+        let tries_again = |retry: &Retry| {
             let again = retry.at.checked_add(node_start);
             could < job.workers() || again.is_ok_and(|at| at <= now)
         };
-        job.retry.is_none_or(tries_again)
+        job.retry.as_ref().is_none_or(tries_again)
     }
 
     /// Whether budgets pay for these, noted if not.

@@ -25,7 +25,7 @@ fn job(name: &str, workers: u32) -> Job {
         created: now(),
         suspend: false,
         running: false,
-        missing_since: None,
+        missing: None,
         unscheduled: None,
         restarts: Default::default(),
         gives_up_at: None,
@@ -346,8 +346,7 @@ fn a_gang_that_stays_incomplete_is_taken_back_and_holds_nobody_up_while_it_waits
             present: 3,
             ..role(3)
         }],
-        missing_since: Some(since),
-        unscheduled: None,
+        unscheduled: Some(Unscheduled { workers: 1, since }),
         ..job("a", 3)
     };
     let decide_one = |job: &Job, now| {
@@ -375,7 +374,7 @@ fn a_gang_that_stays_incomplete_is_taken_back_and_holds_nobody_up_while_it_waits
     assert!(retry.at >= deadline + FIRST_BACKOFF, "{}", retry.at);
 
     let waiting = Job {
-        retry: Some(retry),
+        retry: Some(retry.clone()),
         ..job("a", 3)
     };
     let both = [waiting.clone(), job("b", 2)];
@@ -396,18 +395,24 @@ fn a_gang_that_stays_incomplete_is_taken_back_and_holds_nobody_up_while_it_waits
 fn gangs_that_block_each_other_do_not_let_go_together_and_wait_longer_each_time() {
     let since = |seed| Job {
         seed,
-        missing_since: Some(now()),
-        unscheduled: None,
+        unscheduled: Some(Unscheduled {
+            workers: 1,
+            since: now(),
+        }),
         ..job("a", 3)
     };
     assert_ne!(since(7).taken_back_at(None), since(8).taken_back_at(None));
     let wait = |count| {
-        let retry = (count > 0).then_some(Retry { count, at: now() });
+        let retry = (count > 0).then(|| Retry {
+            count,
+            at: now(),
+            refused: None,
+        });
         let job = Job {
             retry,
             ..job("a", 3)
         };
-        job.evict(now()).at.duration_since(now())
+        job.evict(None, now()).at.duration_since(now())
     };
     assert!(wait(0) >= FIRST_BACKOFF && wait(2) >= FIRST_BACKOFF * 4);
     assert!(wait(u32::MAX) <= LONGEST_BACKOFF * 3 / 2);

@@ -6,6 +6,7 @@
 mod disruptions;
 mod failures;
 mod lost_nodes;
+mod refused;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -178,6 +179,21 @@ impl Cluster {
         });
     }
 
+    /// The pod of a rank is gone.
+    pub(crate) fn remove(&mut self, rank: u32, second: i64) {
+        let (uid, _) = self.pods.remove(&rank).unwrap();
+        self.model.apply(Event::Pod(uid, None), at(second));
+    }
+
+    /// The present Job makes the pod of a rank.
+    pub(crate) fn add(&mut self, rank: u32, second: i64) {
+        let mut pod = pod(rank, rank, second);
+        pod.made_by = self.batch.uid.clone();
+        let uid = format!("uid-{rank}-{second}").as_str().into();
+        self.pods.insert(rank, (uid, pod));
+        self.change(rank, second, |_| {});
+    }
+
     /// The Jobs stop as they are told; workers end a second later, but for those of these ranks.
     pub(crate) fn stop(&mut self, second: i64, order: &JobOrder, unstoppable: &[u32]) {
         assert!(!order.run);
@@ -188,7 +204,8 @@ impl Cluster {
         }
         self.show_batch(second);
         for rank in 0..self.workers {
-            if self.pods[&rank].1.ended.is_some() {
+            let found = self.pods.get(&rank);
+            if found.is_none_or(|(_, pod)| pod.ended.is_some()) {
                 continue;
             }
             if self.pods[&rank].1.deletion.is_none() {

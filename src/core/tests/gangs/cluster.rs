@@ -229,7 +229,8 @@ impl Cluster {
 
     fn carry_out(&mut self, key: &Key, run: bool, retry: Option<Retry>, second: i64) {
         let job = self.jobs.get_mut(key).unwrap();
-        (job.running, job.retry) = (run, retry.or(job.retry));
+        job.running = run;
+        job.retry = retry.or(job.retry.take());
         let (mut made, mut gone) = (Vec::new(), Vec::new());
         if run {
             job.started = Some(at(second));
@@ -268,7 +269,7 @@ impl Cluster {
             active: u32::try_from(job.pods.len()).unwrap(),
             succeeded: if job.finished { job.gang.workers } else { 0 },
             started: job.started,
-            retry: job.retry,
+            retry: job.retry.clone(),
             ..BatchJob::default()
         };
         let event = Event::BatchJob(key.clone(), "".into(), Some(batch_job));

@@ -10,6 +10,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::events::v1::Event;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Resource, ResourceExt};
 use serde::de::DeserializeOwned;
@@ -159,9 +160,19 @@ impl World {
                         .get_or_insert_default();
                     let prefix = format!("{}-{index}-", job.name_any());
                     labels.insert(INDEX_LABEL.to_owned(), index);
+                    if let Some(why) = self.refusal() {
+                        self.say_refused(&job, &prefix, why).await;
+                        break;
+                    }
                     self.make_pod(&job, &template, &prefix).await;
                 }
             }
+            let uid = job.uid().unwrap();
+            match ends {
+                true => drop(self.began.remove(&uid)),
+                false => drop(self.began.entry(uid.clone()).or_insert(self.now)),
+            }
+            let began = self.began.get(&uid).map(ToString::to_string);
             let (ended, of_job): (Vec<Pod>, Vec<Pod>) = self
                 .pods()
                 .into_iter()
@@ -173,9 +184,43 @@ impl World {
                 .filter(|pod| pod.metadata.deletion_timestamp.is_some())
                 .count();
             let ready = of_job.iter().filter(|pod| pod::is_ready(pod)).count();
-            let status = json!({"status": {"active": of_job.len() - terminating, "terminating": terminating, "ready": ready, "failed": failed}});
+            let suspended = match spec.suspend {
+                Some(true) => "True",
+                _ => "False",
+            };
+            let mut status = json!({"status": {"active": of_job.len() - terminating, "terminating": terminating, "ready": ready, "failed": failed}});
+            if finished(&job).is_none() {
+                status["status"]["conditions"] =
+                    json!([{"type": "Suspended", "status": suspended}]);
+            }
+            if let Some(began) = began {
+                status["status"]["startTime"] = json!(began);
+            }
             self.report(&job, status).await;
         }
+    }
+
+    /// Why no more workers are made, if the quota is used up.
+    fn refusal(&self) -> Option<&'static str> {
+        let (most, why) = self.worker_quota?;
+        let pods = self.pods();
+        let workers = pods
+            .iter()
+            .filter(|pod| index(pod).is_some() && !pod::is_terminal(pod));
+        (workers.count() >= most).then_some(why)
+    }
+
+    /// The Job controller says in an Event that it could not make a pod.
+    async fn say_refused(&self, job: &Job, prefix: &str, why: &str) {
+        let now = self.now.to_string();
+        let note = format!("Error creating: pods \"{prefix}x7xjq\" is forbidden: {why}");
+        let event = json!({
+            "metadata": {"name": format!("{}.{}", job.name_any(), self.now.as_second())},
+            "eventTime": null, "reason": "FailedCreate", "type": "Warning", "note": note,
+            "regarding": {"kind": "Job", "name": job.name_any(), "uid": job.uid()},
+            "deprecatedFirstTimestamp": now, "deprecatedLastTimestamp": now,
+        });
+        self.create::<Event>(event).await;
     }
 
     /// Writes a status, if it is news.

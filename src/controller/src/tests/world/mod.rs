@@ -50,6 +50,10 @@ pub(super) struct World {
     pub(super) far: Option<(&'static str, &'static str)>,
     /// Jobs make no pods, as after many failures.
     pub(super) jobs_back_off: bool,
+    /// The cluster refuses to make more workers than these, in these words.
+    pub(super) worker_quota: Option<(usize, &'static str)>,
+    /// When Jobs began to run, by UID.
+    began: BTreeMap<String, Timestamp>,
     /// The kubelet of this node is not there.
     pub(super) lost: Option<&'static str>,
     /// What controllers wrote last, by UID.
@@ -75,6 +79,8 @@ impl World {
             allowed_classes: Vec::new(),
             far: None,
             jobs_back_off: false,
+            worker_quota: None,
+            began: BTreeMap::new(),
             lost: None,
             reported: BTreeMap::new(),
         };

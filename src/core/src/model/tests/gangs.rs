@@ -74,8 +74,9 @@ fn a_gang_that_is_told_to_run_again_is_not_taken_back_for_how_long_it_ran_before
         tell(&mut model, role, 601_000, 601_000);
     }
     assert_eq!(runs(&mut model, 601_000), [true; 0]);
+    assert_eq!(runs(&mut model, 900_000), [true; 0]);
     // no worker of it has come in time
-    assert_eq!(runs(&mut model, 800_000), [false]);
+    assert_eq!(runs(&mut model, 901_000), [false]);
 }
 
 #[test]
@@ -90,13 +91,13 @@ fn what_the_jobs_of_a_gang_showed_before_an_order_does_not_confirm_it() {
     for role in ["master", "worker"] {
         tell(&mut model, role, 0, 0);
     }
-    model.apply(Event::Job(key(), Some(job(true))), at(100_000));
-    assert_eq!(runs(&mut model, 100_000), [false]);
-    // its Jobs have not seen that, and their workers did not come within two minutes
-    model.apply(Event::Job(key(), Some(job(false))), at(125_000));
-    assert_eq!(runs(&mut model, 125_000), [true]);
+    model.apply(Event::Job(key(), Some(job(true))), at(290_000));
+    assert_eq!(runs(&mut model, 290_000), [false]);
+    // its Jobs have not seen that, and their workers did not come within five minutes
+    model.apply(Event::Job(key(), Some(job(false))), at(305_000));
+    assert_eq!(runs(&mut model, 305_000), [true]);
     model.mark_all();
-    assert_eq!(runs(&mut model, 125_000), [true; 0]);
+    assert_eq!(runs(&mut model, 305_000), [true; 0]);
 }
 
 #[test]
@@ -112,6 +113,7 @@ fn an_order_that_is_given_anew_does_not_forget_when_the_gang_may_try_again() {
         let retry = Retry {
             count: 3,
             at: at(0),
+            refused: None,
         };
         let master = BatchJob {
             running,
@@ -123,16 +125,16 @@ fn an_order_that_is_given_anew_does_not_forget_when_the_gang_may_try_again() {
     };
     tell(&mut model, true, at(0));
     settle(&mut model, at(0));
-    let taken_back = settle(&mut model, at(200_000)).job_orders;
+    let taken_back = settle(&mut model, at(300_000)).job_orders;
     assert_eq!((taken_back.len(), taken_back[0].run), (1, false));
     // the Job of the other role is not there to show it
-    tell(&mut model, false, at(201_000));
-    settle(&mut model, at(201_000));
-    let again = settle(&mut model, at(231_000)).job_orders;
+    tell(&mut model, false, at(301_000));
+    settle(&mut model, at(301_000));
+    let again = settle(&mut model, at(331_000)).job_orders;
     assert_eq!((again.len(), again[0].run), (1, false));
     assert_eq!(again[0].retry, taken_back[0].retry);
     model.mark_all();
-    assert_eq!(runs(&mut model, 231_000), [true; 0], "it waits for 240 s");
+    assert_eq!(runs(&mut model, 331_000), [true; 0], "it waits for 240 s");
 }
 
 /// A job with one role of so many workers of so many GPUs.

@@ -304,7 +304,7 @@ fn it_does_not_matter_where_slices_end() {
                     decision.run,
                     decision.limited_by,
                     decision.position,
-                    decision.retry,
+                    decision.retry.clone(),
                 ))
             };
             let ours = &sliced.jobs[key].decision;

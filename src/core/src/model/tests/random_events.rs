@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::super::event::{
     BatchJob, Budget, Deployment, Event, GatewayPod, Held, Job, Key, Name, Node, Owner, Pod,
-    PodShape, PodsRefused, Reading, Role, Rollout, Scheduling, Service,
+    PodShape, PodsRefused, Reading, RefusalReport, Role, Rollout, Scheduling, Service,
 };
 use super::super::spending::AccountSpend;
 use crate::budget::OnExhausted;
@@ -320,6 +320,11 @@ pub(super) fn event(rng: &mut Rng, now: Timestamp) -> Event {
                 restarts: more.u32(0..3),
                 restart_at: (more.u8(0..4) == 0)
                     .then(|| now + SignedDuration::from_secs(more.i64(-30..60))),
+                refused: (more.u8(0..4) == 0).then(|| RefusalReport {
+                    since: now - SignedDuration::from_secs(more.i64(30..100)),
+                    last: now - SignedDuration::from_secs(more.i64(0..30)),
+                    why: name("exceeded quota"),
+                }),
             };
             let role = name(rng.choice(["", "ps"]).unwrap());
             let key = key(rng, "job", 3);
