@@ -258,10 +258,7 @@ impl Actor {
     fn status(&self, subject: &Subject) -> Option<StatusInput> {
         match subject {
             Subject::Service(key) => self.model.service(key).map(StatusInput::Service),
-            Subject::Job(key) => Some(StatusInput::Job {
-                decision: self.model.job(key).cloned(),
-                has_known_price: self.model.has_known_price(key),
-            }),
+            Subject::Job(key) => Some(StatusInput::Job(self.model.job_view(key))),
             Subject::Budget(key) => self.model.budget(key).cloned().map(StatusInput::Budget),
         }
     }

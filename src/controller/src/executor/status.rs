@@ -8,10 +8,9 @@ use bursar_api::training::JobPhase;
 use bursar_core::budget::{BudgetState, Latch};
 use bursar_core::calendar::Month;
 use bursar_core::correction;
-use bursar_core::model::ServiceView;
+use bursar_core::model::{JobView, ServiceView};
 use bursar_core::money::Money;
 use bursar_core::plan::LimitedBy;
-use bursar_core::training::JobDecision;
 use jiff::Timestamp;
 use kube::{Resource, ResourceExt};
 
@@ -43,12 +42,7 @@ pub(crate) enum StatusInput {
     /// Of a service.
     Service(ServiceView),
     /// Of a TrainingJob.
-    Job {
-        /// `None` once it has ended.
-        decision: Option<JobDecision>,
-        /// Whether the price of its workers is known.
-        has_known_price: bool,
-    },
+    Job(JobView),
     /// Of a budget.
     Budget(BudgetState),
 }
@@ -58,7 +52,7 @@ impl StatusInput {
     pub(super) fn latch(&self) -> Option<Latch> {
         match self {
             Self::Budget(budget_state) => budget_state.budget.latch,
-            Self::Service(_) | Self::Job { .. } => None,
+            Self::Service(_) | Self::Job(_) => None,
         }
     }
 }
@@ -80,15 +74,8 @@ pub(super) async fn write(
         (Subject::Service(_), StatusInput::Service(view)) => {
             write_service(context, subject, view, failure, now).await
         }
-        (
-            Subject::Job(_),
-            StatusInput::Job {
-                decision,
-                has_known_price,
-            },
-        ) => {
-            let unpriced = !has_known_price;
-            write_job(context, subject, decision.as_ref(), unpriced, failure, now).await
+        (Subject::Job(_), StatusInput::Job(view)) => {
+            write_job(context, subject, view, failure, now).await
         }
         (Subject::Budget(_), StatusInput::Budget(budget_state)) => {
             write_budget(context, subject, budget_state, now).await
@@ -149,8 +136,7 @@ async fn write_service(
 async fn write_job(
     context: &Context,
     subject: &Subject,
-    decision: Option<&JobDecision>,
-    unpriced: bool,
+    view: &JobView,
     failure: Option<String>,
     now: Timestamp,
 ) -> Result<Outcome, ApiError> {
@@ -160,6 +146,7 @@ async fn write_job(
     let Some(workload) = subject.workload() else {
         return Ok(Outcome::Done(None));
     };
+    let decision = view.decision.as_ref();
     let is_limited =
         decision.is_some_and(|decision| decision.limited_by == Some(LimitedBy::PriceUnknown));
     let old = object
@@ -167,14 +154,14 @@ async fn write_job(
         .as_ref()
         .and_then(|status| status.spend.as_ref());
     let account = SpendReader { context, now }.account(&workload);
-    let spend = account.pricing(old, is_limited && unpriced);
+    let spend = account.pricing(old, is_limited && !view.has_known_price);
     let pods = lock(&context.index).pods_of(&context.stores.pods, &workload);
     let pods: Vec<_> = pods.iter().map(AsRef::as_ref).collect();
     let roles = training::job::role_jobs(&context.stores, &object);
     let namespace = object.namespace().unwrap_or_default();
     let priority = Priority::of(context, &namespace, object.spec.priority_class());
     let parts = training::status::StatusParts {
-        decision,
+        view,
         roles: &roles,
         pods: &pods,
         spend,

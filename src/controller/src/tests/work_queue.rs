@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bursar_core::budget::{self, Budget, BudgetState, OnExhausted};
 use bursar_core::calendar::{Interval, Period};
+use bursar_core::model::JobView;
 use bursar_core::money::Money;
 use bursar_core::plan::{Decision, ServiceOrder};
 use bursar_core::training::JobDecision;
@@ -65,10 +66,12 @@ fn status(number: u64) -> StatusInput {
         waits_for_money: false,
         next_look: None,
     };
-    StatusInput::Job {
+    StatusInput::Job(JobView {
         decision: Some(decision),
+        end: None,
+        restarts: 0,
         has_known_price: true,
-    }
+    })
 }
 
 fn budget_state(latched: bool) -> StatusInput {

@@ -113,38 +113,6 @@ pub(crate) fn restart_at(job: &Job) -> Option<Timestamp> {
     job.annotations().get(RESTART_AT_ANNOTATION)?.parse().ok()
 }
 
-/// How often a worker of a gang has failed, as the Jobs of its roles show it.
-pub(crate) fn restarts_of(roles: &[RoleJob<'_>]) -> u32 {
-    let jobs = roles.iter().filter_map(|role| role.job.as_deref());
-    jobs.map(restarts).max().unwrap_or(0)
-}
-
-/// Whether the restarts of a gang are used up.
-pub(crate) fn has_no_restart_left(object: &TrainingJob, roles: &[RoleJob<'_>]) -> bool {
-    let jobs = roles.iter().filter_map(|role| role.job.as_deref());
-    let mut suspended = jobs.filter(|job| finished(job).is_none() && !is_running(job));
-    let count = restarts_of(roles).max(object.restarts());
-    let limit = u32::try_from(object.spec.restarts).unwrap_or(0);
-    suspended.any(|job| restart_at(job).is_some()) && count > limit
-}
-
-/// Whether a TrainingJob has ended: well when each of its roles has, not well once one has failed or
-/// its restarts are used up.
-pub(crate) fn gang_finished(object: &TrainingJob, roles: &[RoleJob<'_>]) -> Option<bool> {
-    if has_no_restart_left(object, roles) {
-        return Some(false);
-    }
-    let ends = roles
-        .iter()
-        .map(|role| role.job.as_deref().and_then(finished));
-    let ends: Vec<Option<bool>> = ends.collect();
-    if ends.contains(&Some(false)) {
-        return Some(false);
-    }
-    let well = !ends.is_empty() && ends.iter().all(|end| *end == Some(true));
-    well.then_some(true)
-}
-
 /// Whether a Job has ended: well or not.
 pub(crate) fn finished(job: &Job) -> Option<bool> {
     match (has_condition(job, "Complete"), has_condition(job, "Failed")) {

@@ -7,8 +7,8 @@ use bursar_api::conditions::{
 };
 use bursar_api::training::{JobPhase, RoleStatus, TrainingJobStatus, Workers};
 use bursar_core::calendar::whole_second;
+use bursar_core::model::{JobEnd, JobView};
 use bursar_core::plan::LimitedBy;
-use bursar_core::training::JobDecision;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -22,12 +22,11 @@ use crate::spend_status;
 use crate::status_pacing::{
     Change, NextStatus, Readings, StatusPacing, decisive_conditions, messages, reading_conditions,
 };
-use crate::training::job::{RoleJob, finished, gang_finished, has_no_restart_left, restarts_of};
+use crate::training::job::RoleJob;
 
 /// What goes into a status.
 pub(crate) struct StatusParts<'a> {
-    /// `None` once the job has ended.
-    pub(crate) decision: Option<&'a JobDecision>,
+    pub(crate) view: &'a JobView,
     /// Its roles, in their order, with their Jobs.
     pub(crate) roles: &'a [RoleJob<'a>],
     pub(crate) pods: &'a [&'a Pod],
@@ -50,6 +49,7 @@ pub(crate) fn next(
     let empty = TrainingJobStatus::default();
     let old = object.status.as_ref().unwrap_or(&empty);
     let roles: Vec<RoleStatus> = parts.roles.iter().map(role_status).collect();
+    let decision = parts.view.decision.as_ref();
     let phase = phase(object, &parts, &roles, old);
     let starts =
         phase == JobPhase::Starting && !matches!(old.phase, JobPhase::Starting | JobPhase::Running);
@@ -58,14 +58,14 @@ pub(crate) fn next(
         observed_generation: object.metadata.generation,
         phase,
         attempts: old.attempts.saturating_add(i32::from(starts)),
-        restarts: old.restarts.max(restarts(&parts)),
-        queue_position: parts
-            .decision
+        restarts: old
+            .restarts
+            .max(i32::try_from(parts.view.restarts).unwrap_or(i32::MAX)),
+        queue_position: decision
             .and_then(|decision| decision.position)
             .and_then(|position| i32::try_from(position).ok()),
-        limited_by: parts.decision.and_then(|decision| decision.limited_by),
-        reason: parts
-            .decision
+        limited_by: decision.and_then(|decision| decision.limited_by),
+        reason: decision
             .map(|decision| decision.reason.clone())
             .unwrap_or_default(),
         start_time: old
@@ -99,15 +99,6 @@ pub(crate) fn next(
         changes_at: health::changes_at(parts.pods, parts.now),
     };
     pacing.next(object, object.status.as_ref(), status, change, parts.now)
-}
-
-/// How often a worker has failed, as it was last decided, or as Jobs show it once the job has ended.
-fn restarts(parts: &StatusParts<'_>) -> i32 {
-    let of_jobs = || restarts_of(parts.roles);
-    let restarts = parts
-        .decision
-        .map_or_else(of_jobs, |decision| decision.restarts);
-    i32::try_from(restarts).unwrap_or(i32::MAX)
 }
 
 fn role_status(found: &RoleJob<'_>) -> RoleStatus {
@@ -150,9 +141,9 @@ fn phase(
     roles: &[RoleStatus],
     old: &TrainingJobStatus,
 ) -> JobPhase {
-    match gang_finished(object, parts.roles) {
-        Some(true) => return JobPhase::Succeeded,
-        Some(false) => return JobPhase::Failed,
+    match parts.view.end {
+        Some(JobEnd::Succeeded) => return JobPhase::Succeeded,
+        Some(_) => return JobPhase::Failed,
         None => {}
     }
     let is_complete = |role: &RoleStatus| {
@@ -168,7 +159,8 @@ fn phase(
                 .is_some_and(|pods| pods > 0)
         })
     };
-    match parts.decision.is_some_and(|decision| decision.run) {
+    let decision = parts.view.decision.as_ref();
+    match decision.is_some_and(|decision| decision.run) {
         true if roles.iter().all(is_complete) => JobPhase::Running,
         true => JobPhase::Starting,
         false if parts.roles.iter().any(is_stopping) => JobPhase::Suspending,
@@ -179,30 +171,31 @@ fn phase(
 
 /// What failed: the gang once more than it may, or the Job of the only role or of a named one.
 fn failure(object: &TrainingJob, parts: &StatusParts<'_>) -> String {
-    let roles = parts.roles;
-    if has_no_restart_left(object, roles) {
-        let uids = roles.iter().filter_map(|role| role.job.as_ref()?.uid());
-        let uids: Vec<String> = uids.collect();
-        let is_of_run = |pod: &&&Pod| uids.iter().any(|uid| pod::maker(pod) == Some(uid));
-        let of_run = parts.pods.iter().filter(is_of_run);
-        let ended = of_run.filter_map(|pod| Some((pod, pod_failure::of_worker(pod)?)));
-        let first = ended.min_by_key(|(pod, _)| pod::end(pod, parts.now).map(|end| end.at));
-        let worker = first.map_or_else(
-            || "a worker has failed".to_owned(),
-            |(pod, how)| format!("worker {} has failed: {how}", pod.name_any()),
-        );
-        let limit = object.spec.restarts;
-        return format!("{worker}; all {limit} restarts are used up");
+    match &parts.view.end {
+        Some(JobEnd::RoleFailed(role)) if role.is_empty() => {
+            "workers failed more often than restarts allows".to_owned()
+        }
+        Some(JobEnd::RoleFailed(role)) => {
+            format!("workers of role {role} failed more often than restarts allows")
+        }
+        _ => last_failure(object, parts),
     }
-    let failed = |found: &&RoleJob<'_>| found.job.as_deref().and_then(finished) == Some(false);
-    let role = roles
-        .iter()
-        .find(failed)
-        .map_or("", |found| found.role.name);
-    match role {
-        "" => "workers failed more often than restarts allows".to_owned(),
-        _ => format!("workers of role {role} failed more often than restarts allows"),
-    }
+}
+
+/// The worker whose failure was one more than the gang may have.
+fn last_failure(object: &TrainingJob, parts: &StatusParts<'_>) -> String {
+    let roles = parts.roles.iter();
+    let uids: Vec<String> = roles.filter_map(|role| role.job.as_ref()?.uid()).collect();
+    let is_of_run = |pod: &&&Pod| uids.iter().any(|uid| pod::maker(pod) == Some(uid));
+    let of_run = parts.pods.iter().filter(is_of_run);
+    let ended = of_run.filter_map(|pod| Some((pod, pod_failure::of_worker(pod)?)));
+    let first = ended.min_by_key(|(pod, _)| pod::end(pod, parts.now).map(|end| end.at));
+    let worker = first.map_or_else(
+        || "a worker has failed".to_owned(),
+        |(pod, how)| format!("worker {} has failed: {how}", pod.name_any()),
+    );
+    let limit = object.spec.restarts;
+    format!("{worker}; all {limit} restarts are used up")
 }
 
 /// A status without what follows pods or readings, and without figures.
@@ -246,10 +239,9 @@ fn says(object: &TrainingJob, parts: &StatusParts<'_>, phase: JobPhase) -> Vec<C
         reason,
         message,
     };
-    let limit = parts.decision.and_then(|decision| decision.limited_by);
-    let refused = parts
-        .decision
-        .and_then(|decision| decision.refused.as_deref());
+    let decision = parts.view.decision.as_ref();
+    let limit = decision.and_then(|decision| decision.limited_by);
+    let refused = decision.and_then(|decision| decision.refused.as_deref());
     let mut states = vec![
         match phase {
             JobPhase::Running => say(

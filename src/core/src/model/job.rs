@@ -12,6 +12,17 @@ use super::rates::CachedRate;
 use super::service::Ordered;
 use super::spending::WorkloadCost;
 
+/// How a TrainingJob has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JobEnd {
+    /// Each of its roles has ended well.
+    Succeeded,
+    /// The Job of this role has failed.
+    RoleFailed(Name),
+    /// A worker has failed once more than the gang may start again.
+    RestartsUsedUp,
+}
+
 /// What is known and remembered of a TrainingJob. It is there as long as something of it is.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct JobState {
@@ -53,16 +64,24 @@ impl JobState {
         self.spec.is_none() && self.batch_jobs.is_empty() && self.pods.is_empty()
     }
 
-    /// Whether it has ended: with each of its roles, with a role that failed, or because its restarts
-    /// are used up.
-    pub(crate) fn has_finished(&self) -> bool {
-        let Some(spec) = &self.spec else { return false };
+    /// How it has ended, if it has.
+    pub(crate) fn end(&self) -> Option<JobEnd> {
+        let spec = self.spec.as_ref()?;
         if self.restart_on_record().is_some() && self.restarts_on_record() > spec.restarts {
-            return true;
+            return Some(JobEnd::RestartsUsedUp);
         }
-        let finished = |name: &Name| self.batch_jobs.get(name)?.finished;
-        let ends: Vec<Option<bool>> = spec.roles.iter().map(|role| finished(&role.name)).collect();
-        ends.contains(&Some(false)) || ends.iter().all(|end| *end == Some(true))
+        let finished = |role: &Role| self.batch_jobs.get(&role.name)?.finished;
+        let failed = spec.roles.iter().find(|role| finished(role) == Some(false));
+        if let Some(role) = failed {
+            return Some(JobEnd::RoleFailed(role.name.clone()));
+        }
+        let all_well = spec.roles.iter().all(|role| finished(role) == Some(true));
+        all_well.then_some(JobEnd::Succeeded)
+    }
+
+    /// Whether it has ended.
+    pub(crate) fn has_finished(&self) -> bool {
+        self.end().is_some()
     }
 
     /// Whether the Job of each of its roles is there, and is let run or not. Nobody tells a Job that

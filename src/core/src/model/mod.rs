@@ -46,7 +46,8 @@ pub mod view;
 
 pub use claim::DEFAULT_WEIGHT;
 pub use event::{Event, Key, Name};
+pub use job::JobEnd;
 pub use pause::{PauseScope, Pauses};
 pub use spending::{AccountSpend, MAX_GRACE_SECONDS, SLACK_SECONDS};
 pub use state::Model;
-pub use view::{NamespaceView, ServiceView};
+pub use view::{JobView, NamespaceView, ServiceView};

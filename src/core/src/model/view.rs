@@ -7,6 +7,7 @@ use crate::plan::Decision;
 use crate::training::JobDecision;
 
 use super::event::Key;
+use super::job::JobEnd;
 use super::state::Model;
 
 /// The last decision over a service, and what it was made of.
@@ -24,6 +25,19 @@ pub struct ServiceView {
     pub last_active: Option<Timestamp>,
     /// What a new replica costs.
     pub load: RunningCost,
+}
+
+/// The last decision over a TrainingJob, and how it has ended.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct JobView {
+    /// The decision; `None` once it has ended, and before the first one.
+    pub decision: Option<JobDecision>,
+    /// How it has ended, if it has.
+    pub end: Option<JobEnd>,
+    /// How often a worker has failed.
+    pub restarts: u32,
+    /// Whether the price of all its workers is known.
+    pub has_known_price: bool,
 }
 
 /// The last decisions over a namespace.
@@ -64,15 +78,18 @@ impl Model {
         namespace.budgets.get(&key.name)?.budget_state.as_ref()
     }
 
-    /// Whether the price of all workers of a TrainingJob is known.
-    pub fn has_known_price(&self, key: &Key) -> bool {
+    /// What is known of a TrainingJob; of one that is not there, nothing.
+    pub fn job_view(&self, key: &Key) -> JobView {
         let Some(state) = self.jobs.get(key) else {
-            return false;
+            return JobView::default();
         };
-        state
-            .estimates
-            .iter()
-            .all(|estimate| estimate.rate().is_some())
+        let mut estimates = state.estimates.iter();
+        JobView {
+            decision: state.decision.clone(),
+            end: state.end(),
+            restarts: state.restarts(),
+            has_known_price: estimates.all(|estimate| estimate.rate().is_some()),
+        }
     }
 
     /// Whether something of a namespace is known.
