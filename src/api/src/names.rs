@@ -32,6 +32,8 @@ pub const RESTARTS_ANNOTATION: &str = "bursar.dev/gang-restarts";
 /// Annotation on a Job that was suspended because a worker ended: its gang starts again, in new Jobs,
 /// not before this time.
 pub const RESTART_AT_ANNOTATION: &str = "bursar.dev/gang-restart-at";
+/// Annotation on a Job: how often in a row its gang was stopped to start again for what counts against no limit.
+pub const DISRUPTIONS_ANNOTATION: &str = "bursar.dev/gang-disruptions";
 /// Annotation on a BudgetPolicy: with the value `true` edits take effect at once, whatever they stop.
 pub const APPLY_NOW_ANNOTATION: &str = "bursar.dev/apply-now";
 /// Annotation on owned objects: a hash of the specification that Bursar applied.

@@ -168,8 +168,10 @@ impl Simulation {
         let roles = job.spec.iter().flat_map(|spec| &spec.roles);
         let roles: Vec<_> = roles.map(|role| role.name.clone()).collect();
         for role in roles {
+            let mut disruptions = 0;
             if order.run && order.renew.contains(&role) {
-                job.batch_jobs.remove(&role);
+                let old = job.batch_jobs.remove(&role);
+                disruptions = old.map_or(0, |old| old.disruptions);
                 replaced.extend(job.pods.remove(&role).into_iter().flatten());
             }
             let batch = job.batch_jobs.entry(role).or_insert_with(|| {
@@ -177,6 +179,7 @@ impl Simulation {
                 BatchJob {
                     uid: Some(format!("job-{made}").into()),
                     restarts: order.restarts,
+                    disruptions,
                     ..BatchJob::default()
                 }
             });
@@ -187,6 +190,7 @@ impl Simulation {
             batch.retry = order.retry.clone();
             if let Some(restart) = order.restart.filter(|_| !order.run) {
                 (batch.restarts, batch.restart_at) = (restart.count, Some(restart.at));
+                batch.disruptions = restart.disruptions;
             }
         }
         if order.run

@@ -151,6 +151,7 @@ fn each_restart_of_a_job_is_said_and_that_none_is_left() {
         restart: Some(Restart {
             count,
             at: at.parse().unwrap(),
+            disruptions: 0,
         }),
         restarts: count,
         renew: vec![],

@@ -148,10 +148,13 @@ async fn after_its_last_restart_a_job_has_failed_and_says_which_rank_how() {
 #[tokio::test]
 async fn evictions_count_against_no_limit() {
     let mut stage = running(2, 0).await;
-    for _ in 0..4 {
+    // each in a row makes it wait longer
+    for wait in [10, 20, 40, 80] {
         let evicted = ready(&stage).remove(0);
         stage.world.evict(&evicted).await;
-        stage.seconds(25).await;
+        stage.seconds(wait).await;
+        assert_eq!(ready(&stage).len(), 0);
+        stage.seconds(15).await;
         let said = status(&stage);
         assert_eq!((said.phase, said.restarts), (JobPhase::Running, 0));
         assert!(!uids(&ready(&stage)).contains(&evicted.uid().unwrap()));

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bursar_api::TrainingJob;
 use bursar_api::names::{
-    REFUSED_ANNOTATION, RESTART_AT_ANNOTATION, RESTARTS_ANNOTATION, RETRIES_ANNOTATION,
-    RETRY_AT_ANNOTATION, ROLE_LABEL, role_job,
+    DISRUPTIONS_ANNOTATION, REFUSED_ANNOTATION, RESTART_AT_ANNOTATION, RESTARTS_ANNOTATION,
+    RETRIES_ANNOTATION, RETRY_AT_ANNOTATION, ROLE_LABEL, role_job,
 };
 use bursar_api::training::Role;
 use bursar_core::model::{Key, event};
@@ -68,7 +68,8 @@ pub(crate) fn to_core(job: &Job) -> event::BatchJob {
             .is_none_or(|spec| spec.pod_failure_policy.is_none()),
         started: started(job),
         retry: retry(job),
-        restarts: restarts(job),
+        restarts: count_in(job, RESTARTS_ANNOTATION),
+        disruptions: count_in(job, DISRUPTIONS_ANNOTATION),
         restart_at: restart_at(job),
         refused: None,
     }
@@ -82,7 +83,6 @@ fn started(job: &Job) -> Option<Timestamp> {
     time.map(|time| time.0).filter(|_| is_resumed)
 }
 
-/// The run of a Job that has fewer pods than it should.
 /// One run of a Job: it may be suspended, and run again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct JobRun {
@@ -90,6 +90,7 @@ pub(super) struct JobRun {
     pub(super) started: Timestamp,
 }
 
+/// The run of a Job that has fewer pods than it should.
 pub(super) fn incomplete_run(job: &Job) -> Option<JobRun> {
     let status = job.status.as_ref()?;
     let counts = [status.active, status.terminating, status.succeeded];
@@ -102,10 +103,10 @@ pub(super) fn incomplete_run(job: &Job) -> Option<JobRun> {
     Some(JobRun { uid, started })
 }
 
-/// How often a worker of a Job's gang has failed.
-fn restarts(job: &Job) -> u32 {
-    let annotation = job.annotations().get(RESTARTS_ANNOTATION);
-    annotation.and_then(|count| count.parse().ok()).unwrap_or(0)
+/// The number in an annotation of a Job; without one, zero.
+fn count_in(job: &Job, annotation: &str) -> u32 {
+    let count = job.annotations().get(annotation);
+    count.and_then(|count| count.parse().ok()).unwrap_or(0)
 }
 
 /// When the gang of a Job that was suspended because a worker ended may start again.

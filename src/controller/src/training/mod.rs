@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use bursar_api::TrainingJob;
 use bursar_api::names::{
-    REFUSED_ANNOTATION, RESTART_AT_ANNOTATION, RESTARTS_ANNOTATION, RETRIES_ANNOTATION,
-    RETRY_AT_ANNOTATION,
+    DISRUPTIONS_ANNOTATION, REFUSED_ANNOTATION, RESTART_AT_ANNOTATION, RESTARTS_ANNOTATION,
+    RETRIES_ANNOTATION, RETRY_AT_ANNOTATION,
 };
 use bursar_core::model::Key;
 use bursar_core::plan::JobOrder;
@@ -90,7 +90,7 @@ async fn start(
             // one that runs is of a newer run than this order knows
             let is_over = |job: &Job| finished(job).is_some() || !is_running(job);
             let old = found.take_if(|job| is_renewed && is_over(job))?;
-            keep_retry(wanted, &old);
+            keep_counts(wanted, &old);
             Some(old)
         })
         .collect();
@@ -134,9 +134,14 @@ async fn record_restarts(
         .map(drop)
 }
 
-/// The next Job of a role goes on counting how often its gang was taken back, and says why.
-fn keep_retry(wanted: &mut Job, old: &Job) {
-    for name in [RETRIES_ANNOTATION, RETRY_AT_ANNOTATION, REFUSED_ANNOTATION] {
+/// The next Job of a role goes on counting how often its gang was taken back and interrupted.
+fn keep_counts(wanted: &mut Job, old: &Job) {
+    for name in [
+        RETRIES_ANNOTATION,
+        RETRY_AT_ANNOTATION,
+        REFUSED_ANNOTATION,
+        DISRUPTIONS_ANNOTATION,
+    ] {
         if let Some(value) = old.annotations().get(name) {
             let annotations = wanted.metadata.annotations.get_or_insert_default();
             annotations.insert(name.to_owned(), value.clone());
@@ -272,6 +277,7 @@ async fn apply_job(
         annotations
     });
     set_suspended(&jobs, found, !order.run, annotations).await?;
+            annotations[DISRUPTIONS_ANNOTATION] = json!(restart.disruptions.to_string());
     note_changed(key, found, order.run, &order.reason);
     Ok(())
 }

@@ -360,6 +360,8 @@ pub struct BatchJob {
     pub replaces_workers: bool,
     /// How often a worker of its gang has failed.
     pub restarts: u32,
+    /// How often in a row the cluster has interrupted its gang.
+    pub disruptions: u32,
     /// Its gang was stopped to start again, and does not start before; of a Job that has not run
     /// since.
     pub restart_at: Option<Timestamp>,

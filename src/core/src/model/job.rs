@@ -199,6 +199,26 @@ impl JobState {
 
     /// When it may start again, if it was stopped to do so.
     pub(crate) fn restart_at(&self) -> Option<Timestamp> {
+    /// How often in a row the cluster has interrupted it.
+    pub(crate) fn disruptions(&self) -> u32 {
+        let of_jobs = self.batch_jobs.values().map(|job| job.disruptions).max();
+        let ordered = self.restart.map(|restart| restart.disruptions);
+        ordered.or(of_jobs).unwrap_or(0)
+    }
+
+    /// A role whose Job is not there, though those of others run.
+    pub(crate) fn role_without_job(&self) -> Option<&Name> {
+        let mut roles = self.spec.iter().flat_map(|spec| &spec.roles);
+        let role = roles.find(|role| !self.batch_jobs.contains_key(&role.name))?;
+        Some(&role.name)
+    }
+
+    /// When its Jobs that run began to do so, the first of them.
+    pub(crate) fn first_started(&self) -> Option<Timestamp> {
+        let running = self.batch_jobs.values().filter(|job| job.running);
+        running.filter_map(|job| job.started).min()
+    }
+
         self.restart
             .map(|restart| restart.at)
             .or_else(|| self.restart_on_record())

@@ -155,6 +155,8 @@ impl<'a> LastRun<'a> {
     /// failures of the others follow from that.
     fn interruption(&self, is_taken_away: impl Fn(&Pod) -> bool) -> Option<Interruption> {
         let first = |is: &dyn Fn(&&Pod) -> bool| {
+            disruptions: state.disruptions(),
+            began: state.started(),
             let pods = self.pods.iter().copied().filter(|pod| is(pod));
             pods.min_by(|a, b| (a.ended, &a.key).cmp(&(b.ended, &b.key)))
         };

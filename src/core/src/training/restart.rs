@@ -6,6 +6,9 @@ use jiff::{SignedDuration, Timestamp};
 const FIRST_WAIT: SignedDuration = SignedDuration::from_secs(10);
 /// ... but not longer than this.
 const LONGEST_WAIT: SignedDuration = SignedDuration::from_mins(10);
+/// The wait grows in the same way with each disruption in a row. One after a run that lasted so long is the
+/// first again.
+const LASTING_RUN: SignedDuration = SignedDuration::from_mins(10);
 
 /// All workers of a gang stop, and start again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +17,8 @@ pub struct Restart {
     pub count: u32,
     /// It does not start before.
     pub at: Timestamp,
+    /// How often in a row the cluster has interrupted it, this time included, without a run that lasted.
+    pub disruptions: u32,
 }
 
 /// Why the workers that run cannot go on as a gang.
@@ -32,6 +37,10 @@ pub struct Restarts {
     pub count: u32,
     /// How often a worker may fail before the gang has failed.
     pub limit: u32,
+    /// How often in a row the cluster has interrupted it.
+    pub disruptions: u32,
+    /// When its present run began, by its Jobs.
+    pub began: Option<Timestamp>,
     /// It was stopped to start again, and does not start before.
     pub waits_until: Option<Timestamp>,
     /// Its room and its money are kept meanwhile.
@@ -48,8 +57,11 @@ impl Restarts {
 
     /// The restart for which the gang was stopped.
     pub(super) fn under_way(&self) -> Option<Restart> {
-        let count = self.count;
-        self.waits_until.map(|at| Restart { count, at })
+        self.waits_until.map(|at| Restart {
+            count: self.count,
+            at,
+            disruptions: self.disruptions,
+        })
     }
 
     /// The restart because of this interruption. One that is under way already is not counted again.
@@ -60,14 +72,19 @@ impl Restarts {
         let count = self
             .count
             .saturating_add(u32::from(interruption.is_failure));
-        let doublings = count.saturating_sub(1).min(10);
+        let began = self
+            .began
+            .filter(|began| now.duration_since(*began) < LASTING_RUN);
+        let before = began.map_or(0, |_| self.disruptions);
+        let disruptions = before.saturating_add(u32::from(!interruption.is_failure));
         let wait = match interruption.is_failure {
-            true => FIRST_WAIT.saturating_mul(1 << doublings).min(LONGEST_WAIT),
-            false => FIRST_WAIT,
+            true => wait_after(count),
+            false => wait_after(disruptions),
         };
         Restart {
             count,
             at: now.saturating_add(wait).unwrap_or(now),
+            disruptions,
         }
     }
 
@@ -77,7 +94,10 @@ impl Restarts {
         let why = interruption.map_or("a worker has ended", |found| &found.why);
         let (count, limit) = (restart.count, self.limit);
         let counted = match interruption {
-            Some(found) if !found.is_failure => "which counts against no limit".to_owned(),
+            Some(found) if !found.is_failure => match restart.disruptions {
+                0 | 1 => "which counts against no limit".to_owned(),
+                times => format!("which counts against no limit ({times} times in a row)"),
+            },
             _ if count > limit => {
                 return format!("{why}; all {limit} restarts are used up: the job has failed");
             }
@@ -88,4 +108,10 @@ impl Restarts {
             restart.at
         )
     }
+}
+
+/// How long a gang waits after the last of so many failures or disruptions.
+fn wait_after(times: u32) -> SignedDuration {
+    let doublings = times.saturating_sub(1).min(10);
+    FIRST_WAIT.saturating_mul(1 << doublings).min(LONGEST_WAIT)
 }

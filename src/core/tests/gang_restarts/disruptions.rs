@@ -27,6 +27,60 @@ fn what_the_cluster_takes_away_counts_against_no_limit() {
     assert_eq!(cluster.decision().reason, "1 workers run");
 }
 
+/// The waits in seconds after so many evictions, each so long after the start.
+fn waits(cluster: &mut Cluster, evictions: usize, run: i64) -> Vec<i64> {
+    let mut second = 2;
+    let mut waits = Vec::new();
+    for _ in 0..evictions {
+        second += run;
+        cluster.disrupt(0, second);
+        cluster.fail(0, second);
+        let stop = cluster.order(second);
+        cluster.stop(second, &stop, &[]);
+        let wait = stop.restart.unwrap().at.duration_since(at(second));
+        waits.push(wait.as_secs());
+        second += wait.as_secs();
+        let start = cluster.order(second);
+        cluster.start(second, &start, 0);
+        assert_eq!(cluster.decide(second + 1), []);
+    }
+    waits
+}
+
+#[test]
+fn a_storm_of_evictions_restarts_a_gang_more_and_more_rarely() {
+    let mut cluster = Cluster::new(2, 2);
+    let expected = [10, 20, 40, 80, 160, 320, 600, 600];
+    assert_eq!(waits(&mut cluster, 8, 30), expected);
+}
+
+#[test]
+fn a_run_that_lasts_makes_the_next_eviction_the_first_one() {
+    let mut cluster = Cluster::new(2, 2);
+    assert_eq!(waits(&mut cluster, 3, 599), [10, 20, 40]);
+    let mut cluster = Cluster::new(2, 2);
+    assert_eq!(waits(&mut cluster, 3, 601), [10, 10, 10]);
+}
+
+#[test]
+fn another_leader_goes_on_with_the_waits_and_failures_have_their_own() {
+    let mut cluster = Cluster::new(2, 2);
+    assert_eq!(waits(&mut cluster, 2, 30), [10, 20]);
+    let mut next = super::model(2);
+    super::set_job(&mut next, "train", 100, super::job(0, 2));
+    cluster.model = next;
+    cluster.show_batch(100);
+    for rank in 0..2 {
+        cluster.change(rank, 100, |_| {});
+    }
+    cluster.decide(100);
+    cluster.fail(1, 110);
+    let stop = cluster.order(110);
+    let restart = stop.restart.unwrap();
+    assert_eq!((restart.count, restart.at), (1, at(120)));
+    assert_eq!(restart.disruptions, 2, "not over yet");
+}
+
 #[test]
 fn failures_that_follow_from_a_disruption_do_not_count() {
     let mut cluster = Cluster::new(4, 4);

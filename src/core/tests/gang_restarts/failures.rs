@@ -17,6 +17,7 @@ fn when_a_worker_fails_all_start_again_and_keep_their_room() {
     let restart = Restart {
         count: 1,
         at: at(110),
+        disruptions: 0,
     };
     assert_eq!((stop.run, stop.restart), (false, Some(restart)));
     assert!(
@@ -200,6 +201,7 @@ fn a_failure_that_only_some_jobs_show_is_counted_once() {
     let restart = Restart {
         count: 1,
         at: at(110),
+        disruptions: 0,
     };
     assert_eq!(orders.len(), 1);
     assert_eq!((orders[0].run, orders[0].restart), (false, Some(restart)));

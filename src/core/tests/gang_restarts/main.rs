@@ -201,6 +201,7 @@ impl Cluster {
         if let Some(restart) = order.restart {
             self.batch.restarts = restart.count;
             self.batch.restart_at = Some(restart.at);
+            self.batch.disruptions = restart.disruptions;
         }
         self.show_batch(second);
         for rank in 0..self.workers {
@@ -238,6 +239,7 @@ impl Cluster {
             active: self.workers,
             restarts: order.restarts,
             ..BatchJob::default()
+            disruptions: self.batch.disruptions,
         };
         self.show_batch(second);
         for rank in 0..self.workers {

@@ -318,6 +318,7 @@ pub(super) fn event(rng: &mut Rng, now: Timestamp) -> Event {
                 retry: None,
                 replaces_workers: more.u8(0..4) == 0,
                 restarts: more.u32(0..3),
+                disruptions: more.u32(0..3),
                 restart_at: (more.u8(0..4) == 0)
                     .then(|| now + SignedDuration::from_secs(more.i64(-30..60))),
                 refused: (more.u8(0..4) == 0).then(|| RefusalReport {
