@@ -19,6 +19,7 @@ mod pause;
 mod prices;
 mod priority;
 mod refused_pods;
+mod role_restarts;
 mod roles;
 mod service;
 mod stops;

@@ -180,6 +180,10 @@ async fn stop_jobs(
     for (role, wanted) in build::jobs(object, true, restarts) {
         match found_job(context, object, &wanted) {
             Ok(found) => jobs.push((role, wanted, found)),
+            // whether a Job that cannot be read runs is not known: nothing is restarted for want of it
+            Err(error @ ApiError::Unreadable { .. }) if order.restart.is_some() => {
+                return Err(error);
+            }
             Err(error) => told = told.and(Err(error)),
         }
     }
@@ -273,11 +277,11 @@ async fn apply_job(
         if let Some(restart) = order.restart {
             annotations[RESTARTS_ANNOTATION] = json!(restart.count.to_string());
             annotations[RESTART_AT_ANNOTATION] = json!(restart.at.to_string());
+            annotations[DISRUPTIONS_ANNOTATION] = json!(restart.disruptions.to_string());
         }
         annotations
     });
     set_suspended(&jobs, found, !order.run, annotations).await?;
-            annotations[DISRUPTIONS_ANNOTATION] = json!(restart.disruptions.to_string());
     note_changed(key, found, order.run, &order.reason);
     Ok(())
 }

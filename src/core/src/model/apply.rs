@@ -174,11 +174,7 @@ impl Model {
         if state.batch_jobs.get(&role) == job.as_ref() {
             return;
         }
-        match job {
-            Some(job) => drop(state.batch_jobs.insert(role.clone(), job)),
-            None => drop(state.batch_jobs.remove(&role)),
-        }
-        state.note_running(&role, now);
+        state.set_batch_job(&role, job, now);
         state.is_told = true;
         self.namespace_mut(&key.namespace).jobs.insert(key.clone());
         self.marks.job(key);

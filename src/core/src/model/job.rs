@@ -56,6 +56,8 @@ pub(crate) struct JobState {
     /// Since when the Job of each role has been seen to run. How long ago that began by its own word is of
     /// the run before, until its controller has seen that it runs.
     pub(crate) running_since: BTreeMap<Name, Timestamp>,
+    /// Roles whose Jobs were seen to run and are gone, while those of others run.
+    pub(crate) deleted_roles: BTreeSet<Name>,
 }
 
 impl JobState {
@@ -197,8 +199,6 @@ impl JobState {
         self.restarts_on_record().max(ordered)
     }
 
-    /// When it may start again, if it was stopped to do so.
-    pub(crate) fn restart_at(&self) -> Option<Timestamp> {
     /// How often in a row the cluster has interrupted it.
     pub(crate) fn disruptions(&self) -> u32 {
         let of_jobs = self.batch_jobs.values().map(|job| job.disruptions).max();
@@ -219,6 +219,8 @@ impl JobState {
         running.filter_map(|job| job.started).min()
     }
 
+    /// When it may start again, if it was stopped to do so.
+    pub(crate) fn restart_at(&self) -> Option<Timestamp> {
         self.restart
             .map(|restart| restart.at)
             .or_else(|| self.restart_on_record())
@@ -258,8 +260,20 @@ impl JobState {
         self.retry.as_ref().or(latest).cloned()
     }
 
-    /// Takes that the Job of a role is another one than it was.
-    pub(crate) fn note_running(&mut self, role: &Name, now: Timestamp) {
+    /// Takes that the Job of a role is another one than it was, or gone.
+    pub(crate) fn set_batch_job(&mut self, role: &Name, job: Option<BatchJob>, now: Timestamp) {
+        let is_gone = job.is_none();
+        let before = match job {
+            Some(job) => self.batch_jobs.insert(role.clone(), job),
+            None => self.batch_jobs.remove(role),
+        };
+        let ran = |job: BatchJob| job.running || job.finished.is_some();
+        if is_gone && before.is_some_and(ran) {
+            self.deleted_roles.insert(role.clone());
+        }
+        if !self.shows_running() {
+            self.deleted_roles.clear();
+        }
         match self.batch_jobs.get(role).is_some_and(|job| job.running) {
             true => drop(self.running_since.entry(role.clone()).or_insert(now)),
             false => drop(self.running_since.remove(role)),

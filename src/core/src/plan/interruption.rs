@@ -13,6 +13,10 @@ use crate::training::{Interruption, Restarts};
 /// have stopped.
 const LOST_AFTER: SignedDuration = SignedDuration::from_mins(5);
 
+/// A start is left half done where a leader ends between two Jobs. The next one completes it, but not after so
+/// long: the workers that run would have waited for nothing.
+const HALF_STARTED: SignedDuration = SignedDuration::from_mins(1);
+
 /// The room of a gang that is to start again is kept for no longer: its workers stop, and it waits, for
 /// less than that unless they take unusually long.
 const ROOM_KEPT: SignedDuration = SignedDuration::from_mins(15);
@@ -31,6 +35,10 @@ pub(super) struct LastRun<'a> {
     pub(super) earlier_stop: bool,
     /// When the next one is taken to be lost.
     gives_up_at: Option<Timestamp>,
+    /// What became of the Job of a role that is not there, though those of others run.
+    missing_job: Option<String>,
+    /// When a start that is half done is given up.
+    half_started_until: Option<Timestamp>,
     /// Its room is kept until then at most, whatever its Jobs say of when it starts again.
     keeps_room_until: Option<Timestamp>,
 }
@@ -62,7 +70,13 @@ impl<'a> LastRun<'a> {
         }
         let later = lost_at.keys().copied().find(|at| *at > now);
         let lost = lost_at.into_iter().take_while(|(at, _)| *at <= now);
+        let half_started_until = state.role_without_job().and_then(|_| {
+            let began = state.first_started()?;
+            began.checked_add(HALF_STARTED).ok()
+        });
         Self {
+            missing_job: missing_job(state, half_started_until.is_some_and(|at| at <= now)),
+            half_started_until: half_started_until.filter(|at| now < *at),
             lost: lost.flat_map(|(_, pods)| pods).collect(),
             unreachable: pods
                 .iter()
@@ -87,7 +101,8 @@ impl<'a> LastRun<'a> {
     /// When what was found changes though nothing happens.
     pub(super) fn next_look(&self, now: Timestamp) -> Option<Timestamp> {
         let until = self.keeps_room_until.filter(|until| now < *until);
-        self.gives_up_at.into_iter().chain(until).min()
+        let looks = [self.gives_up_at, until, self.half_started_until];
+        looks.into_iter().flatten().min()
     }
 
     /// How many workers of a role are lost.
@@ -110,9 +125,15 @@ impl<'a> LastRun<'a> {
         let starts = state.ordered.is_some_and(|ordered| ordered.value);
         let waits_until = state.restart_at().filter(|_| !starts);
         let is_let_run = state.ordered.is_none() && state.shows_running();
+        let is_missing = || {
+            Some(Interruption {
+                why: self.missing_job.clone()?,
+                is_failure: false,
+            })
+        };
         let interruption = match (is_let_run, waits_until) {
-            (true, None) => self
-                .interruption(|pod| pod.disrupted || was_told(pod))
+            (true, None) => is_missing()
+                .or_else(|| self.interruption(|pod| pod.disrupted || was_told(pod)))
                 .or_else(|| self.left_well()),
             // only some of its Jobs were told to stop, or to start again: all stop
             (true, Some(_)) => self.interruption(|pod| pod.disrupted).or_else(|| {
@@ -130,9 +151,12 @@ impl<'a> LastRun<'a> {
         };
         let mut jobs = state.batch_jobs.values();
         let is_left_to_jobs = jobs.any(|job| job.replaces_workers && job.finished.is_none());
-        let interruption = interruption.filter(|_| !self.lost.is_empty() || !is_left_to_jobs);
+        let is_ours = !self.lost.is_empty() || self.missing_job.is_some() || !is_left_to_jobs;
+        let interruption = interruption.filter(|_| is_ours);
         Restarts {
             count: state.restarts(),
+            disruptions: state.disruptions(),
+            began: state.started(),
             limit: state.spec.as_ref().map_or(0, |spec| spec.restarts),
             waits_until,
             keeps_room: has_room
@@ -155,8 +179,6 @@ impl<'a> LastRun<'a> {
     /// failures of the others follow from that.
     fn interruption(&self, is_taken_away: impl Fn(&Pod) -> bool) -> Option<Interruption> {
         let first = |is: &dyn Fn(&&Pod) -> bool| {
-            disruptions: state.disruptions(),
-            began: state.started(),
             let pods = self.pods.iter().copied().filter(|pod| is(pod));
             pods.min_by(|a, b| (a.ended, &a.key).cmp(&(b.ended, &b.key)))
         };
@@ -187,6 +209,16 @@ impl<'a> LastRun<'a> {
             is_failure: self.lost.is_empty() && taken_away.is_none(),
         })
     }
+}
+
+/// What became of the Job of a role that is not there, though those of others run: it was seen to be deleted, or
+/// it has not been made in time.
+fn missing_job(state: &JobState, is_overdue: bool) -> Option<String> {
+    let role = state.role_without_job()?;
+    if state.deleted_roles.contains(role) {
+        return Some(format!("somebody has deleted the Job of role {role}"));
+    }
+    is_overdue.then(|| format!("the Job of role {role} is missing"))
 }
 
 /// Whether a pod was told to stop before it ended.

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)] // a test fails by ending
 
+mod deleted_jobs;
 mod disruptions;
 mod failures;
 mod lost_nodes;
@@ -200,8 +201,8 @@ impl Cluster {
         self.batch.running = false;
         if let Some(restart) = order.restart {
             self.batch.restarts = restart.count;
-            self.batch.restart_at = Some(restart.at);
             self.batch.disruptions = restart.disruptions;
+            self.batch.restart_at = Some(restart.at);
         }
         self.show_batch(second);
         for rank in 0..self.workers {
@@ -238,8 +239,8 @@ impl Cluster {
             started: Some(at(second)),
             active: self.workers,
             restarts: order.restarts,
-            ..BatchJob::default()
             disruptions: self.batch.disruptions,
+            ..BatchJob::default()
         };
         self.show_batch(second);
         for rank in 0..self.workers {

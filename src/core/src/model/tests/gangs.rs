@@ -109,6 +109,7 @@ fn an_order_that_is_given_anew_does_not_forget_when_the_gang_may_try_again() {
     };
     model.apply(Event::Node("n".into(), Some(node)), at(0));
     model.apply(Event::Job(key(), Some(job(false))), at(0));
+    tell(&mut model, "worker", 0, 0);
     let tell = |model: &mut Model, running, now| {
         let retry = Retry {
             count: 3,
@@ -129,6 +130,8 @@ fn an_order_that_is_given_anew_does_not_forget_when_the_gang_may_try_again() {
     assert_eq!((taken_back.len(), taken_back[0].run), (1, false));
     // the Job of the other role is not there to show it
     tell(&mut model, false, at(301_000));
+    let gone = Event::BatchJob(key(), "worker".into(), None);
+    model.apply(gone, at(301_000));
     settle(&mut model, at(301_000));
     let again = settle(&mut model, at(331_000)).job_orders;
     assert_eq!((again.len(), again[0].run), (1, false));
