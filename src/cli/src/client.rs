@@ -7,6 +7,14 @@ use kube::api::ListParams;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
 
+/// Where Bursar is installed.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Installation {
+    /// Namespace in which Bursar is installed.
+    #[arg(long, default_value = "bursar-system")]
+    pub(crate) operator_namespace: String,
+}
+
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
 #[error("no cluster to ask: {0}")]

@@ -20,7 +20,7 @@ use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::client::api_error;
+use crate::client::{Installation, api_error};
 use crate::explain::{ObjectKind, ObjectRef};
 
 /// Arguments of `pause` and `resume`.
@@ -35,9 +35,8 @@ pub(crate) struct PauseArgs {
     /// The whole cluster.
     #[arg(long)]
     all: bool,
-    /// Namespace in which Bursar is installed.
-    #[arg(long, default_value = "bursar-system")]
-    operator_namespace: String,
+    #[command(flatten)]
+    installation: Installation,
 }
 
 /// Why nothing was paused or resumed.
@@ -72,7 +71,8 @@ pub(crate) enum Error {
 enum Target {
     Cluster,
     Namespace(String),
-    Workload(ObjectRef, String),
+    Service(ObjectRef, String),
+    Job(ObjectRef, String),
 }
 
 impl PauseArgs {
@@ -86,7 +86,8 @@ impl PauseArgs {
                 let namespace = namespace().unwrap_or_else(default);
                 match object.kind {
                     ObjectKind::Budget => Err(Error::Budget(namespace)),
-                    _ => Ok(Target::Workload(object.clone(), namespace)),
+                    ObjectKind::Service => Ok(Target::Service(object.clone(), namespace)),
+                    ObjectKind::Job => Ok(Target::Job(object.clone(), namespace)),
                 }
             }
         }
@@ -98,8 +99,11 @@ pub(crate) async fn pause(client: &Client, args: &PauseArgs) -> Result<String, E
     let operator = Operator::of(client, args);
     let target = args.target(client)?;
     let (entry, namespace) = match &target {
-        Target::Workload(object, namespace) => {
-            return set_paused(client, object, namespace, true).await;
+        Target::Service(object, namespace) => {
+            return set_service_paused(client, object, namespace, true).await;
+        }
+        Target::Job(object, namespace) => {
+            return set_job_paused(client, object, namespace, true).await;
         }
         Target::Cluster => (CLUSTER_ENTRY.to_owned(), None),
         Target::Namespace(namespace) => {
@@ -138,8 +142,11 @@ pub(crate) async fn resume(client: &Client, args: &PauseArgs) -> Result<String, 
     let operator = Operator::of(client, args);
     let target = args.target(client)?;
     let (entry, namespace) = match &target {
-        Target::Workload(object, namespace) => {
-            return set_paused(client, object, namespace, false).await;
+        Target::Service(object, namespace) => {
+            return set_service_paused(client, object, namespace, false).await;
+        }
+        Target::Job(object, namespace) => {
+            return set_job_paused(client, object, namespace, false).await;
         }
         Target::Cluster => (CLUSTER_ENTRY.to_owned(), None),
         Target::Namespace(namespace) => (namespace_entry(namespace), Some(namespace.as_str())),
@@ -214,7 +221,7 @@ impl Paused {
 
 impl Operator {
     fn of(client: &Client, args: &PauseArgs) -> Self {
-        let namespace = args.operator_namespace.clone();
+        let namespace = args.installation.operator_namespace.clone();
         Self {
             api: Api::namespaced(client.clone(), &namespace),
             namespace,
@@ -321,30 +328,42 @@ async fn stopping_budgets(
     Ok(budgets)
 }
 
-/// Pauses or resumes one workload by its own field.
-async fn set_paused(
+/// Pauses or resumes an InferenceDeployment by its own field.
+async fn set_service_paused(
     client: &Client,
     object: &ObjectRef,
     namespace: &str,
     paused: bool,
 ) -> Result<String, Error> {
-    let (short, spec) = match object.kind {
-        ObjectKind::Service => ("infd", json!({"scaling": {"paused": paused}})),
-        ObjectKind::Job | ObjectKind::Budget => ("tj", json!({"paused": paused})),
-    };
-    let before = match object.kind {
-        ObjectKind::Service => {
-            let found = patch::<InferenceDeployment>(client, object, namespace, &spec).await?;
-            found.spec.scaling.paused
-        }
-        ObjectKind::Job | ObjectKind::Budget => {
-            let found = patch::<TrainingJob>(client, object, namespace, &spec).await?;
-            found.spec.paused
-        }
-    };
+    let spec = json!({"scaling": {"paused": paused}});
+    let before = patch::<InferenceDeployment>(client, object, namespace, &spec).await?;
+    let change = (before.spec.scaling.paused, paused);
+    Ok(describe_change("infd", object, namespace, change))
+}
+
+/// Pauses or resumes a TrainingJob by its own field.
+async fn set_job_paused(
+    client: &Client,
+    object: &ObjectRef,
+    namespace: &str,
+    paused: bool,
+) -> Result<String, Error> {
+    let spec = json!({"paused": paused});
+    let before = patch::<TrainingJob>(client, object, namespace, &spec).await?;
+    let change = (before.spec.paused, paused);
+    Ok(describe_change("tj", object, namespace, change))
+}
+
+/// What has become of a workload that was paused before or not, and is now or is not.
+fn describe_change(
+    short: &str,
+    object: &ObjectRef,
+    namespace: &str,
+    (before, paused): (bool, bool),
+) -> String {
     let (kind, name) = (object.kind.as_str(), &object.name);
     let what = format!("{kind} {namespace}/{name}");
-    Ok(match (paused, before) {
+    match (paused, before) {
         (true, before) => {
             let already = if before {
                 "was paused already"
@@ -358,7 +377,7 @@ async fn set_paused(
         }
         (false, true) => format!("{what} is resumed\n"),
         (false, false) => format!("{what} was not paused\n"),
-    })
+    }
 }
 
 /// Changes a workload's specification. Returns the workload as it was before.

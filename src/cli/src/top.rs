@@ -17,6 +17,7 @@ use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::client::Installation;
 use crate::client::api_error;
 use crate::format::amounts::{accuracy_notes, cost_amount, digits, hours, waste_percent};
 use crate::format::table::table;
@@ -41,9 +42,8 @@ pub(crate) struct TopArgs {
     /// Leave out records that cannot be read, with a warning.
     #[arg(long)]
     skip_unreadable: bool,
-    /// Namespace in which Bursar is installed.
-    #[arg(long, default_value = "bursar-system")]
-    operator_namespace: String,
+    #[command(flatten)]
+    installation: Installation,
 }
 
 /// Why there is nothing to print.
@@ -123,7 +123,12 @@ pub(crate) async fn run(client: &Client, args: &TopArgs) -> Result<(), Error> {
         let corrections = spend_corrections::list(client).await?;
         let text = render(&accounts, &by, &labels, now, table_width())?
             + &corrections_line(&accounts, &corrections, namespace.as_deref(), now)?
-            + &pause::note(client, &args.operator_namespace, namespace.as_deref()).await;
+            + &pause::note(
+                client,
+                &args.installation.operator_namespace,
+                namespace.as_deref(),
+            )
+            .await;
         if args.watch && stdout().is_terminal() {
             // home, and clear what is below
             print!("\x1b[H\x1b[J");

@@ -19,6 +19,7 @@ use clap::Args;
 use jiff::Timestamp;
 use kube::Client;
 
+use crate::client::Installation;
 use crate::format::description::Description;
 use crate::format::terminal::text_width;
 use leader::{Answer, Source};
@@ -32,16 +33,21 @@ pub(crate) struct ExplainArgs {
     /// Namespace of the object [default: that of the kubeconfig's context].
     #[arg(short, long)]
     namespace: Option<String>,
-    /// Namespace in which Bursar is installed.
-    #[arg(long, default_value = "bursar-system")]
-    operator_namespace: String,
+    #[command(flatten)]
+    installation: Installation,
 }
 
 /// Explains an object; the text ends with a newline.
 pub(crate) async fn run(client: &Client, args: &ExplainArgs) -> Result<String, leader::Error> {
     let default = || client.default_namespace().to_owned();
     let namespace = args.namespace.clone().unwrap_or_else(default);
-    let answer = leader::answer(client, &args.object, namespace, &args.operator_namespace).await?;
+    let answer = leader::answer(
+        client,
+        &args.object,
+        namespace,
+        &args.installation.operator_namespace,
+    )
+    .await?;
     let (now, width) = (Timestamp::now(), text_width());
     let cost = cost::explain(client, &answer, now, width).await;
     Ok(describe(&answer, now, width) + &cost)
