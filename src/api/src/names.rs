@@ -27,6 +27,9 @@ pub const RETRY_AT_ANNOTATION: &str = "bursar.dev/gang-retry-at";
 /// Annotation on a Job: why the cluster refused pods of its gang, in the API server's words, if it was evicted
 /// for that.
 pub const REFUSED_ANNOTATION: &str = "bursar.dev/gang-refused";
+/// Annotation on a Job: with the value `true` its gang was evicted although nodes had room for all of
+/// it, so that no GPUs are taken back for it.
+pub const RETRY_HAD_ROOM_ANNOTATION: &str = "bursar.dev/gang-retry-had-room";
 /// Annotation on a Job: how often a worker of its gang has failed.
 pub const RESTARTS_ANNOTATION: &str = "bursar.dev/gang-restarts";
 /// Annotation on a Job that was suspended because a worker ended: its gang starts again, in new Jobs,

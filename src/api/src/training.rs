@@ -94,7 +94,8 @@ pub struct TrainingJobSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub priority_class_name: Option<String>,
-    /// Whether it is suspended where a workload of higher priority waits for the money of a budget.
+    /// Whether it is suspended where a workload of higher priority waits for the money of a budget,
+    /// or for GPUs.
     #[serde(default)]
     pub preemption: Preemption,
     /// Keeps it from running; when set on a running job, its workers get SIGTERM and their grace.
@@ -113,7 +114,7 @@ fn default_restarts() -> i32 {
 /// Whether a job gives way to workloads of higher priority.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Preemption {
-    /// It does: it is suspended, and starts again when there is money for it.
+    /// It does: it is suspended, and starts again when there is money and room for it.
     #[default]
     Allow,
     /// It runs to its end, unless a budget is exhausted.

@@ -277,6 +277,7 @@ impl Cluster {
         Service {
             created: now(),
             priority: 0,
+            cluster_priority: 0,
             weight: 100,
             min: 0,
             max: 4,

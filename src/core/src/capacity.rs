@@ -90,7 +90,8 @@ pub trait Room {
     fn place(&mut self, gang: &Gang);
 
     /// Notes that these gangs wait for every node that takes one of their workers when it is empty.
-    fn hold(&mut self, gangs: &[&Gang], scope: HoldScope);
+    /// GPUs of others may be taken back for them if they `may_preempt`.
+    fn hold(&mut self, gangs: &[&Gang], scope: HoldScope, may_preempt: bool);
 
     /// The first gang ahead that waits for a node which takes a worker of these gangs: now, or
     /// when the node is empty.
@@ -127,7 +128,7 @@ impl Room for Capacity {
         self.take(gang);
     }
 
-    fn hold(&mut self, gangs: &[&Gang], scope: HoldScope) {
+    fn hold(&mut self, gangs: &[&Gang], scope: HoldScope, _: bool) {
         let rank = self.rank.clone().unwrap();
         for (place, node) in self.nodes.iter().enumerate() {
             let takes = |gang: &&Gang| takes_one(node, &node.allocatable, gang);

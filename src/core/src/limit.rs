@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 pub enum LimitedBy {
     /// A budget.
     Budget,
-    /// A workload of higher priority, which waits for the money.
+    /// A workload of higher priority, which waits for the money or the GPUs.
     Preempted,
     /// A price that is not known, in a namespace with a budget.
     PriceUnknown,

@@ -8,6 +8,7 @@ mod namespace;
 mod preemption;
 mod queue;
 mod replicas;
+mod room_preemption;
 pub(crate) mod service;
 #[cfg(test)]
 mod tests;

@@ -47,20 +47,31 @@ pub struct Job {
     pub retry: Option<Retry>,
     /// Its restarts because of workers that ended.
     pub restarts: Restarts,
+    /// There is room for all of its workers that have no node, or none of them needs it.
+    pub found_room: bool,
     /// When a worker that does not stop is given up.
     pub gives_up_at: Option<Timestamp>,
     /// A number of its own, for waits that differ from gang to gang.
     pub seed: u64,
     /// No pod of an earlier run is left.
     pub settled: bool,
-    /// The workload of higher priority that waits for its money, and for which it stops.
-    pub gives_way_to: Option<String>,
-    /// What was said when it was last stopped, if that was for such a workload.
-    pub gave_way: Option<String>,
+    /// The workload of higher priority for which it stops.
+    pub gives_way: Option<GivesWay>,
+    /// For which one it was last stopped, if that was why.
+    pub gave_way: Option<GivesWay>,
     /// Money that is kept for workloads that go before it.
     pub kept: Vec<(RunningCost, u32)>,
     /// Its roles, at least one.
     pub roles: Vec<Role>,
+}
+
+/// That a gang stops for a workload of higher priority.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GivesWay {
+    /// For which one, and what that waits for.
+    pub reason: String,
+    /// That one waits for GPUs, and not for money.
+    pub for_gpus: bool,
 }
 
 /// Workers of a gang that are alike.
@@ -104,6 +115,8 @@ pub struct Retry {
     pub at: Timestamp,
     /// Why the cluster refused its pods, if that was why.
     pub refused: Option<Arc<str>>,
+    /// There was room for all of its workers, so they need something else to find a node.
+    pub had_room: bool,
 }
 
 impl Job {
@@ -232,6 +245,8 @@ impl Job {
         Retry {
             count: count.saturating_add(1),
             at: now.checked_add(wait).unwrap_or(now),
+            had_room: refused.is_none() && self.found_room
+                || self.retry.as_ref().is_some_and(|retry| retry.had_room),
             refused,
         }
     }
@@ -270,6 +285,8 @@ pub struct JobDecision {
     pub refused: Option<Arc<str>>,
     /// It waits for money that budgets may have.
     pub waits_for_money: bool,
+    /// The workload that it stops for waits for GPUs, and no budget stops it.
+    pub gives_gpus_back: bool,
     /// It is stopped to start again, because a worker ended.
     pub restart: Option<Restart>,
     /// How often a worker has failed.

@@ -61,6 +61,7 @@ fn model(nodes: Vec<Node>, placement: Placement) -> Model {
     let service = Service {
         created: now(),
         priority: 0,
+        cluster_priority: 0,
         weight: DEFAULT_WEIGHT,
         min: 0,
         max: 1,

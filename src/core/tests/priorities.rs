@@ -41,6 +41,7 @@ fn service(created: i64, priority: i32) -> Service {
     Service {
         created: at(created),
         priority,
+        cluster_priority: priority,
         weight: DEFAULT_WEIGHT,
         min: 0,
         max: 20,

@@ -127,6 +127,7 @@ impl Namespace {
             let service = Service {
                 created: at(i64::from(number)),
                 priority: *rng.choice(&[0, 0, 10]).unwrap(),
+                cluster_priority: 0,
                 weight: 100,
                 min: rng.u32(1..6),
                 max: 6,

@@ -164,6 +164,7 @@ fn pending_replicas(limit: &str) -> Model {
     let service = Service {
         created: at(0),
         priority: 0,
+        cluster_priority: 0,
         weight: 100,
         min: 45,
         max: 50,

@@ -100,9 +100,11 @@ impl Simulation {
             name: format!("service-{}", self.number()).into(),
         };
         let min = u32::from(self.rng.u8(..4) == 0);
+        let priority = [0, 0, 1, 2][self.rng.usize(..4)];
         let spec = Service {
             created: self.now,
-            priority: [0, 0, 1, 2][self.rng.usize(..4)],
+            priority,
+            cluster_priority: priority,
             weight: self.rng.u32(99..102),
             min,
             max: min + self.rng.u32(1..5),

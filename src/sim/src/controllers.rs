@@ -2,7 +2,7 @@
 
 use bursar_core::model::Key;
 use bursar_core::model::Name;
-use bursar_core::model::event::{Node, Owner, Pod, PodShape};
+use bursar_core::model::event::{Node, Owner, Pod, PodShape, Scheduling};
 use bursar_core::pricing::PricingAttributes;
 use jiff::SignedDuration;
 use std::sync::Arc;
@@ -115,7 +115,7 @@ impl Simulation {
             failure: None,
             disrupted: false,
             made_by: new.made_by,
-            scheduling: bursar_core::model::event::Scheduling::Queued,
+            scheduling: Scheduling::Queued,
             resident: false,
         };
         let object = PodObject {
@@ -165,6 +165,25 @@ impl Simulation {
             match nodes.find(|(_, node)| node.takes(&shape)) {
                 Some((name, _)) => self.bind_pod(number, &name.clone()),
                 None => full.push(shape),
+            }
+        }
+        self.note_unschedulable();
+    }
+
+    /// The scheduler says of each pod that it has found no node for it.
+    fn note_unschedulable(&mut self) {
+        let pending = self.cluster.pending.iter().copied();
+        let pending: Vec<u32> = pending.collect();
+        for number in pending {
+            let Some(found) = self.cluster.pods.get_mut(&number) else {
+                continue;
+            };
+            if found.pod.scheduling == Scheduling::Queued {
+                found.pod.scheduling = Scheduling::Unschedulable {
+                    since: self.now,
+                    why: "no node has room".into(),
+                };
+                self.tell(Subject::Pod(number));
             }
         }
     }

@@ -187,7 +187,9 @@ impl Simulation {
                 batch.started = Some(now);
             }
             batch.running = order.run;
-            batch.retry = order.retry.clone();
+            if !order.run {
+                batch.retry = order.retry.clone();
+            }
             if let Some(restart) = order.restart.filter(|_| !order.run) {
                 (batch.restarts, batch.restart_at) = (restart.count, Some(restart.at));
                 batch.disruptions = restart.disruptions;

@@ -171,6 +171,7 @@ fn add_service(
     let spec = Service {
         created: simulation.now,
         priority: 0,
+        cluster_priority: 0,
         weight: 100,
         min: scenario.min_replicas,
         max: scenario.max_replicas,

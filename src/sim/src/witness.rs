@@ -3,9 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bursar_core::model::event::{BatchJob, Event, Job, Node, Owner, Pod, Reading, Service};
+use bursar_core::model::event::{
+    BatchJob, Event, Job, Node, Owner, Pod, Reading, Scheduling, Service,
+};
 use bursar_core::model::{Key, Model, Name};
-use bursar_core::plan::{Decisions, ServiceOrder};
+use bursar_core::plan::{Decisions, JobOrder, ServiceOrder};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::agenda::later;
@@ -16,6 +18,8 @@ use crate::faults::Tally;
 const FIRST_CONTACT: SignedDuration = SignedDuration::from_secs(5);
 /// An order that no object shows is void after this long.
 const ORDER_EXPIRES: SignedDuration = SignedDuration::from_secs(30);
+/// No room is kept for a pod for which the scheduler has found no node for this long.
+const NO_HOPE_AFTER: SignedDuration = SignedDuration::from_mins(5);
 
 #[derive(Debug, Default)]
 struct Gateway {
@@ -143,6 +147,9 @@ impl Witness {
                 false => drop(self.exhausted.remove(key)),
             }
         }
+        for order in &decisions.job_orders {
+            self.check_preemption(order, model, tally)?;
+        }
         for order in &decisions.service_orders {
             self.check_unknown(order, now, tally)?;
         }
@@ -166,10 +173,45 @@ impl Witness {
         let started = decisions.job_orders.iter().filter(|order| order.run);
         for order in started {
             if self.uniform && !self.makes_nodes && !self.is_running(&order.job) {
-                self.check_room(&order.job, tally)?;
+                self.check_room(&order.job, now, tally)?;
             }
             self.ordered.insert(order.job.clone(), (true, now));
             self.keeps_room.remove(&order.job);
+        }
+        Ok(())
+    }
+
+    /// A gang gives its GPUs back only to a workload of a higher priority that waits for them, and only
+    /// if it lets itself be suspended.
+    fn check_preemption(
+        &self,
+        order: &JobOrder,
+        model: &Model,
+        tally: &mut Tally,
+    ) -> Result<(), String> {
+        let decision = model.job(&order.job);
+        if order.run || !decision.is_some_and(|decision| decision.gives_gpus_back) {
+            return Ok(());
+        }
+        tally.note_check("GPUs were given back for a higher priority");
+        let Some(job) = self.jobs.get(&order.job) else {
+            return Ok(());
+        };
+        let is_above = |priority: i32| job.cluster_priority < priority;
+        let mut jobs = self.jobs.iter();
+        let waits = jobs.any(|(key, other)| {
+            let starts = model.job(key).is_some_and(|decision| decision.run);
+            is_above(other.cluster_priority) && !other.suspend && (starts || !self.is_running(key))
+        });
+        let mut pods = self.pods.values();
+        let has_replica = pods.any(|pod| {
+            let key = workload_key(pod).filter(|_| matches!(pod.owner, Owner::Service(_)));
+            let service = key.and_then(|key| self.services.get(&key));
+            let is_above = service.is_some_and(|service| is_above(service.cluster_priority));
+            is_above && pod.node.is_none() && pod.ended.is_none()
+        });
+        if !job.gives_way || !(waits || has_replica) {
+            return Err(format!("{order:?} of {job:?}, and nobody above it waits"));
         }
         Ok(())
     }
@@ -272,7 +314,7 @@ impl Witness {
 
     /// A gang starts only in room that nobody has: what is free on nodes, less what pods without a
     /// node and gangs that were let run before will take of it.
-    fn check_room(&self, key: &Key, tally: &mut Tally) -> Result<(), String> {
+    fn check_room(&self, key: &Key, now: Timestamp, tally: &mut Tally) -> Result<(), String> {
         let Some(job) = self.jobs.get(key) else {
             return Ok(());
         };
@@ -308,7 +350,11 @@ impl Witness {
             // pods of gangs are among what their gangs will take
             let waiting = alive.clone().filter(|pod| {
                 let is_worker = matches!(&pod.owner, Owner::Job(..));
-                pod.node.is_none() && !is_worker
+                let has_hope = match &pod.scheduling {
+                    Scheduling::Unschedulable { since, .. } => now < later(*since, NO_HOPE_AFTER),
+                    _ => true,
+                };
+                pod.node.is_none() && !is_worker && has_hope
             });
             let mut taken = waiting.count() as i64;
             for (other, spec) in &self.jobs {

@@ -47,6 +47,7 @@ impl WorkloadReader<'_> {
         Some(Service {
             created: self.created(object),
             priority: priority.value,
+            cluster_priority: priority.in_cluster,
             weight: u32::try_from(object.spec.weight).unwrap_or(DEFAULT_WEIGHT),
             min: settings.min,
             max: settings.max,

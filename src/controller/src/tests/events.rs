@@ -179,6 +179,7 @@ fn a_job_starts_is_suspended_and_resumes() {
             count: 1,
             at: Timestamp::UNIX_EPOCH,
             refused: None,
+            had_room: false,
         }),
         restart: None,
         restarts: 0,

@@ -192,3 +192,42 @@ async fn beside_other_namespaces_a_class_counts_where_the_installation_allows_it
         assert_eq!(reason, (first == "older").then_some("ClassNotAllowed"));
     }
 }
+
+/// A gang that has five of eight GPUs gives them back to one of a class that is allowed.
+#[tokio::test]
+async fn a_job_gives_its_gpus_back_to_one_of_an_allowed_class() {
+    for (allowed, gives_way) in [(vec!["high=team"], true), (vec![], false)] {
+        let mut stage = Stage::new(Faults::default()).await;
+        let allowed = allowed.into_iter().map(|each| each.parse().unwrap());
+        stage.world.allowed_classes = allowed.collect();
+        stage.leader = Leader::new(&stage.world, Faults::default());
+        let high = json!({"metadata": {"name": "high"}, "value": 1000});
+        stage.world.create_all::<PriorityClass>(high).await;
+        stage.world.create::<TrainingJob>(gang("low", 5)).await;
+        stage.seconds(8).await;
+        let mut job = gang("train", 5);
+        job["spec"]["priorityClassName"] = json!("high");
+        stage.world.create::<TrainingJob>(job).await;
+        let named = |stage: &Stage, name: &str| {
+            let jobs: Vec<TrainingJob> = stage.world.server.objects();
+            let found = jobs.into_iter().find(|job| job.name_any() == name);
+            found.and_then(|job| job.status).unwrap_or_default()
+        };
+        assert_eq!(named(&stage, "low").workers.active, 5);
+        let gave_way = |stage: &Stage| named(stage, "low").limited_by == Some(LimitedBy::Preempted);
+        let gave_way = until(&mut stage, 8, gave_way).await.is_some();
+        let low = named(&stage, "low");
+        assert_eq!(gave_way, gives_way, "{low:?}");
+        if gives_way {
+            let why = "gives way to job train of priority 1000, which waits for GPUs";
+            assert_eq!(low.reason, why);
+            let mut conditions = low.conditions.iter();
+            let budget = conditions.find(|each| each.type_ == WITHIN_BUDGET);
+            assert_eq!(budget.unwrap().status, "True", "no budget is short");
+            assert!(notes(&stage).iter().any(|note| note.contains(why)));
+        }
+        stage.seconds(40).await;
+        let active = ["low", "train"].map(|name| named(&stage, name).workers.active);
+        assert_eq!(active, if gives_way { [0, 5] } else { [5, 0] });
+    }
+}

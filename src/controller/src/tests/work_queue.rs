@@ -64,6 +64,7 @@ fn status(number: u64) -> StatusInput {
         retry: None,
         refused: None,
         waits_for_money: false,
+        gives_gpus_back: false,
         next_look: None,
     };
     StatusInput::Job(JobView {

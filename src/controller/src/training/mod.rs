@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bursar_api::TrainingJob;
 use bursar_api::names::{
     DISRUPTIONS_ANNOTATION, REFUSED_ANNOTATION, RESTART_AT_ANNOTATION, RESTARTS_ANNOTATION,
-    RETRIES_ANNOTATION, RETRY_AT_ANNOTATION,
+    RETRIES_ANNOTATION, RETRY_AT_ANNOTATION, RETRY_HAD_ROOM_ANNOTATION,
 };
 use bursar_core::model::Key;
 use bursar_core::plan::JobOrder;
@@ -139,6 +139,7 @@ fn keep_counts(wanted: &mut Job, old: &Job) {
     for name in [
         RETRIES_ANNOTATION,
         RETRY_AT_ANNOTATION,
+        RETRY_HAD_ROOM_ANNOTATION,
         REFUSED_ANNOTATION,
         DISRUPTIONS_ANNOTATION,
     ] {
@@ -268,9 +269,11 @@ async fn apply_job(
     // how often it was taken back counts until it is suspended for another reason
     let annotations = (!order.run).then(|| {
         let retry = order.retry.as_ref();
+        let had_room = retry.filter(|retry| retry.had_room);
         let mut annotations = json!({
             RETRIES_ANNOTATION: retry.map(|retry| retry.count.to_string()),
             RETRY_AT_ANNOTATION: retry.map(|retry| retry.at.to_string()),
+            RETRY_HAD_ROOM_ANNOTATION: had_room.map(|retry| retry.had_room.to_string()),
             REFUSED_ANNOTATION: retry.and_then(|retry| retry.refused.as_deref()),
         });
         // the restart stays due whatever else keeps the gang from it

@@ -242,6 +242,7 @@ fn says(object: &TrainingJob, parts: &StatusParts<'_>, phase: JobPhase) -> Vec<C
     let decision = parts.view.decision.as_ref();
     let limit = decision.and_then(|decision| decision.limited_by);
     let refused = decision.and_then(|decision| decision.refused.as_deref());
+    let for_gpus = decision.is_some_and(|decision| decision.gives_gpus_back);
     let mut states = vec![
         match phase {
             JobPhase::Running => say(
@@ -271,7 +272,7 @@ fn says(object: &TrainingJob, parts: &StatusParts<'_>, phase: JobPhase) -> Vec<C
                 workload_within_budget::BUDGET_LIMITS,
                 "a budget holds it back; see reason".to_owned(),
             ),
-            Some(LimitedBy::Preempted) => say(
+            Some(LimitedBy::Preempted) if !for_gpus => say(
                 WITHIN_BUDGET,
                 false,
                 workload_within_budget::PREEMPTED,

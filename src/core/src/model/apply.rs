@@ -224,6 +224,10 @@ impl Model {
         self.replace_room(&uid, old_pod.as_deref(), pod.as_deref(), now);
         self.replace_owner(&uid, old_pod.as_deref(), pod.as_deref());
         self.replace_stopping(&uid, old_pod.as_deref(), pod.as_deref());
+        match pod.as_deref().is_some_and(Pod::is_terminating) {
+            true => drop(self.terminating.insert(uid.clone())),
+            false => drop(self.terminating.remove(&uid)),
+        }
         if let Some(pod) = pod {
             let known = old.unwrap_or_else(|| PodState {
                 pod: pod.clone(),

@@ -183,7 +183,7 @@ pub(crate) fn is_replica(pod: &Pod) -> bool {
 }
 
 /// Since when a pod has been leaving, by an order or by its annotation.
-fn draining_since(
+pub(crate) fn draining_since(
     orders: &BTreeMap<Name, Ordered<bool>>,
     uid: &Name,
     pod: &Pod,
@@ -352,6 +352,7 @@ impl Model {
         let is_gone = load.is_none();
         let owner = ReservationOwner::Workload(key.clone(), Owner::Service(key.name.clone()));
         self.room.reserve(&owner, &gang_without_node);
+        self.note_unschedulable(key);
         if is_gone {
             self.note_admission(key, Admission::Unknown);
         }
@@ -487,6 +488,7 @@ impl Model {
             let owner = ReservationOwner::Workload(key.clone(), owner);
             self.room.reserve(&owner, &gang);
         }
+        self.note_gang_room(key);
         self.replace_cost(&key.namespace, &old, &cost);
     }
 }

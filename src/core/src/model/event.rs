@@ -136,7 +136,7 @@ pub struct Pod {
 
 /// So long after the scheduler first found no node for a pod, room that seems to be free is of no use
 /// to it: kube-scheduler tries each pod again within five minutes, whatever happens.
-const UNSCHEDULABLE_TIMEOUT: SignedDuration = SignedDuration::from_mins(5);
+pub(crate) const UNSCHEDULABLE_TIMEOUT: SignedDuration = SignedDuration::from_mins(5);
 
 impl Pod {
     /// Whether room is reserved for it: it has no node, and a scheduler may find one.
@@ -172,6 +172,11 @@ impl Pod {
     /// Whether it is a worker of a gang that was told to stop and has not ended.
     pub(crate) fn is_stopping_worker(&self) -> bool {
         self.deletion.is_some() && self.ended.is_none() && matches!(self.owner, Owner::Job(..))
+    }
+
+    /// Whether it was told to stop, and holds its node still.
+    pub(crate) fn is_terminating(&self) -> bool {
+        self.deletion.is_some() && self.ended.is_none() && self.node.is_some()
     }
 
     /// When no room is reserved for it any more.
@@ -224,6 +229,8 @@ pub struct Service {
     pub created: Timestamp,
     /// The value of its PriorityClass: a higher one gets money first and stops last.
     pub priority: i32,
+    /// What that counts beside workloads of other namespaces: those of a lower one give GPUs back.
+    pub cluster_priority: i32,
     /// Within a priority, a heavier one gets money for further replicas first.
     pub weight: u32,
     /// The fewest replicas.
@@ -320,7 +327,7 @@ pub struct Job {
     pub priority: i32,
     /// What that counts beside gangs of other namespaces.
     pub cluster_priority: i32,
-    /// It is suspended where a workload of higher priority waits for money.
+    /// It is suspended where a workload of higher priority waits for money or GPUs.
     pub gives_way: bool,
     /// Its user wants it not to run.
     pub suspend: bool,

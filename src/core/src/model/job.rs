@@ -8,6 +8,7 @@ use crate::budget::RunningCost;
 use crate::training::{Interruption, JobDecision, Restart, Retry};
 
 use super::event::{BatchJob, Job, Name, Owner, Pod, Role};
+use super::preemptible::GangRoom;
 use super::rates::CachedRate;
 use super::service::Ordered;
 use super::spending::WorkloadCost;
@@ -52,6 +53,8 @@ pub(crate) struct JobState {
     pub(crate) cost_changes_at: Option<Timestamp>,
     /// The roles that room is reserved for.
     pub(crate) roles_with_room: BTreeSet<Name>,
+    /// What its room may become for others.
+    pub(crate) room: GangRoom,
     pub(crate) decision: Option<JobDecision>,
     /// Since when the Job of each role has been seen to run. How long ago that began by its own word is of
     /// the run before, until its controller has seen that it runs.

@@ -14,6 +14,8 @@
 //! | `spending` | money spent as a function of time, and what runs |
 //! | `room` | the room on nodes, and what is reserved for pods that have no node yet |
 //! | `rates` | what a pod that has no charge yet will cost |
+//! | `preemptible` | gangs that may give their GPUs back, by priority, and those that do |
+//! | `room_preemption` | how these and replicas that wait for GPUs are known |
 //! | `pause` | what the platform has paused |
 //! | `gateways` | the requests that gateways hold |
 //! | `view` | the last decisions and what they were made of, for statuses, metrics and people |
@@ -32,9 +34,11 @@ pub(crate) mod gateways;
 pub(crate) mod job;
 pub(crate) mod namespace;
 mod pause;
+pub(crate) mod preemptible;
 pub(crate) mod rates;
 pub(crate) mod rollout;
 pub(crate) mod room;
+mod room_preemption;
 pub(crate) mod service;
 pub(crate) mod spending;
 mod starts;

@@ -135,6 +135,8 @@ pub(crate) struct ServiceState {
     /// The key under which its namespace has it.
     pub(crate) index: Option<(RunningCost, Admission)>,
     pub(crate) cost: WorkloadCost,
+    /// Replicas that have no node, each with the time since when the scheduler has found none.
+    pub(crate) unschedulable: BTreeMap<Name, Timestamp>,
     pub(crate) decision: Option<Decision>,
     /// Replicas that were told to leave for want of demand.
     pub(crate) removals: Removals,

@@ -10,6 +10,7 @@ use super::gateways::Gateways;
 use super::job::JobState;
 use super::namespace::NamespaceState;
 use super::pause::{PauseScope, Pauses};
+use super::preemptible::{PreemptibleGangs, RoomPreemptions};
 use super::rates::{CachedRate, Rates};
 use super::room::{ClusterRoom, ReservationOwner};
 use super::service::{EngineState, ServiceState};
@@ -151,7 +152,13 @@ pub struct Model {
     pub(crate) unowned: BTreeSet<Key>,
     /// The UIDs of workers that were told to stop and have not ended, by node.
     pub(crate) stopping: BTreeMap<Name, BTreeSet<Name>>,
+    /// The UIDs of all pods that were told to stop and hold their nodes still.
+    pub(crate) terminating: BTreeSet<Name>,
     pub(crate) room: ClusterRoom,
+    pub(crate) preemptible: PreemptibleGangs,
+    /// Services of which the scheduler has found no node for replicas.
+    pub(crate) unschedulable: BTreeSet<Key>,
+    pub(crate) room_preemptions: RoomPreemptions,
     /// How long a node takes at most until it is ready, where nodes are made for pods that wait.
     pub(crate) node_start: Option<SignedDuration>,
     pub(crate) rates: Rates,
@@ -182,7 +189,11 @@ impl Model {
             pods: BTreeMap::new(),
             unowned: BTreeSet::new(),
             stopping: BTreeMap::new(),
+            terminating: BTreeSet::new(),
             room: ClusterRoom::default(),
+            preemptible: PreemptibleGangs::default(),
+            unschedulable: BTreeSet::new(),
+            room_preemptions: RoomPreemptions::default(),
             node_start: None,
             rates: Rates::default(),
             gateways: Gateways::new(began),
@@ -270,6 +281,9 @@ impl Model {
         }
         if !self.rates.is_consistent(self.room.nodes()) {
             return Err("classes of nodes".to_owned());
+        }
+        if !self.has_consistent_preemption() {
+            return Err("what gives way or waits for room".to_owned());
         }
         for (name, namespace) in &self.namespaces {
             if !namespace.spending.is_consistent() {
@@ -397,6 +411,7 @@ impl Model {
             }
             Subject::Pod(uid) => self.reserve_for(&uid, now),
             Subject::Gateways => self.gateways.mark(),
+            Subject::Room => self.room_preemptions.is_due = true,
             Subject::Prices => {
                 self.rates.expire(now);
                 self.timers.set(Subject::Prices, self.rates.next_change());

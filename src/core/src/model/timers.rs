@@ -19,6 +19,8 @@ pub(crate) enum Subject {
     Pod(Name),
     /// What gateways hold is known or not.
     Gateways,
+    /// Whose GPUs are taken back for whom.
+    Room,
     /// Prices.
     Prices,
 }

@@ -9,6 +9,7 @@
 //!    given once all have been decided, so that it does not matter where a slice ends.
 //! 3. Once nothing is deferred and no service is left, the queues of gangs that are marked are
 //!    decided in one order over their namespaces, and again those for which room has become free.
+//! 4. Once nothing is marked, GPUs are taken back for what waits with a higher priority.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,6 +24,7 @@ use crate::plan::decisions::Decisions;
 use crate::plan::namespace::{refresh_marked, review};
 use crate::plan::queue::decide_queues;
 use crate::plan::replicas::decide_services;
+use crate::plan::room_preemption::{preempt, preempt_for_replicas};
 
 /// So many timers that are due, computed costs or looks at a waiting gang are taken to be as long as
 /// one decision over a service.
@@ -206,7 +208,11 @@ impl Call {
                 // what was decided takes no room where no order is given
                 changed.retain(|name| !model.is_observed(name));
                 if changed.is_empty() {
-                    return;
+                    // who finds no room is known once nothing is left to be decided
+                    if model.has_marks() || !preempt(model, self.now) {
+                        return;
+                    }
+                    continue;
                 }
                 model.marks.queues.extend(changed);
             }
@@ -214,8 +220,9 @@ impl Call {
             if self.left == 0 || !model.marks.slices.is_empty() {
                 return;
             }
-            let names = std::mem::take(&mut model.marks.queues);
             model.room.settle();
+            preempt_for_replicas(model, self.now);
+            let names = std::mem::take(&mut model.marks.queues);
             let reviewed = names
                 .iter()
                 .map(|name| (name.clone(), self.review(model, name)));

@@ -11,7 +11,7 @@ use crate::training::{Interruption, Restarts};
 
 /// A worker that was told to stop, on a node that is not ready, is given up so long after it should
 /// have stopped.
-const LOST_AFTER: SignedDuration = SignedDuration::from_mins(5);
+pub(super) const LOST_AFTER: SignedDuration = SignedDuration::from_mins(5);
 
 /// A start is left half done where a leader ends between two Jobs. The next one completes it, but not after so
 /// long: the workers that run would have waited for nothing.

@@ -12,6 +12,7 @@ use crate::model::cost::{gang, is_worker_of};
 use crate::model::event::{Key, Name, Owner};
 use crate::model::job::JobState;
 use crate::model::namespace::{Admission, RefusedJob};
+use crate::model::preemptible::GangRoom;
 use crate::model::room::ReservationOwner;
 use crate::model::service::Ordered;
 use crate::model::state::{Model, PodState, count};
@@ -19,7 +20,8 @@ use crate::model::timers::Subject;
 use crate::plan::decisions::{Decisions, JobOrder};
 use crate::plan::interruption::LastRun;
 use crate::training::{
-    self, Job, JobDecision, MissingPods, NamespaceQueue, Scheduled, Unscheduled, schedule_all,
+    self, GivesWay, Job, JobDecision, MissingPods, NamespaceQueue, Scheduled, Unscheduled,
+    schedule_all,
 };
 
 /// While gangs wait for room or money, their queue is decided again after this long, so that the
@@ -82,6 +84,7 @@ fn observe_queue(
     };
     for key in keys {
         if model.jobs.get(&key).is_some_and(|state| state.is_gone()) {
+            model.set_gang_room(&key, GangRoom::Kept);
             model.jobs.remove(&key);
             model.namespace_mut(name).jobs.remove(&key);
             continue;
@@ -188,6 +191,7 @@ fn stop_failed(
         retry: None,
         refused: None,
         waits_for_money: false,
+        gives_gpus_back: false,
         restart: None,
         restarts: state.restarts(),
         keeps_room: false,
@@ -235,6 +239,9 @@ fn order_job(
     if !decision.run {
         state.retry = state.retry.take().or(unshown.0);
         state.restart = state.restart.or(unshown.1);
+    }
+    if decision.run {
+        model.room_preemptions.given.remove(key);
     }
     let renew = match decision.run {
         true => state.roles_to_renew(),
@@ -287,6 +294,7 @@ fn hold(model: &Model, key: &Key, decision: JobDecision) -> JobDecision {
         position: None,
         retry: None,
         waits_for_money: false,
+        gives_gpus_back: false,
         next_look: None,
         ..decision
     }
@@ -346,14 +354,18 @@ fn observe_job(model: &Model, key: &Key, now: Timestamp) -> Option<Job> {
         missing: missing_pods(state, &roles, &pods).filter(|_| is_shown),
         unscheduled: unscheduled.filter(|_| is_shown),
         retry: state.last_retry(),
+        found_room: has_room,
         gives_up_at: last_run.next_look(now),
         seed: spec.seed,
         settled: state.is_settled(|role| last_run.given_up(role))
             && !last_run.earlier_stop
             && (state.restart_at().is_none() || last_run.has_ended()),
         restarts: last_run.restarts(state, has_room, now),
-        gives_way_to: None,
-        gave_way: gave_way.map(|decision| decision.reason.clone()),
+        gives_way: None,
+        gave_way: gave_way.map(|decision| GivesWay {
+            reason: decision.reason.clone(),
+            for_gpus: decision.gives_gpus_back,
+        }),
         kept: vec![],
         roles,
     };
@@ -364,8 +376,23 @@ fn observe_job(model: &Model, key: &Key, now: Timestamp) -> Option<Job> {
     }
     if let Some(namespace) = model.namespaces.get(&key.namespace) {
         let preemption = namespace.preempted.get(&Workload::Job(key.name.clone()));
-        job.gives_way_to = preemption.map(|found| found.to.workload.name().to_string());
+        job.gives_way = preemption.map(|found| {
+            let name = found.to.workload.name();
+            GivesWay {
+                reason: format!(
+                    "gives way to {name}, which has a higher priority and waits for money"
+                ),
+                for_gpus: false,
+            }
+        });
         job.kept = kept_before(&namespace.kept, &rank(&job));
+    }
+    if job.gives_way.is_none() && matches!(state.room, GangRoom::GivesWay(_)) {
+        let preemption = model.room_preemptions.given.get(key);
+        job.gives_way = preemption.map(|found| GivesWay {
+            reason: found.describe(&key.namespace),
+            for_gpus: true,
+        });
     }
     Some(job)
 }

@@ -353,11 +353,12 @@ fn job(name: &str, workers: u32) -> Job {
         missing: None,
         unscheduled: None,
         restarts: Default::default(),
+        found_room: false,
         gives_up_at: None,
         retry: None,
         seed: 0,
         settled: true,
-        gives_way_to: None,
+        gives_way: None,
         gave_way: None,
         kept: vec![],
         roles: vec![Role {

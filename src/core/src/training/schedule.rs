@@ -9,7 +9,7 @@ use crate::budget::{BudgetAdmission, BudgetState, Denied, RunningCost};
 use crate::capacity::{Gang, HoldScope, Rank, Room};
 use crate::limit::LimitedBy;
 
-use super::{Incomplete, Interruption, Job, JobDecision, Restart, Retry};
+use super::{GivesWay, Incomplete, Interruption, Job, JobDecision, Restart, Retry};
 
 /// Decides who runs in one namespace, as [`schedule_all`] does in all.
 #[cfg(test)]
@@ -156,6 +156,10 @@ struct Blocked {
     keeps_room: bool,
     /// Why the cluster refuses its pods, if that is why.
     refused: Option<Arc<str>>,
+    /// It stops for a workload that waits for GPUs.
+    gives_gpus_back: bool,
+    /// GPUs may be taken back for it.
+    may_preempt: bool,
 }
 
 impl Blocked {
@@ -168,6 +172,16 @@ impl Blocked {
             restart: None,
             keeps_room: false,
             refused: None,
+            gives_gpus_back: false,
+            may_preempt: false,
+        }
+    }
+
+    /// It stops for a workload of higher priority.
+    fn gives_way(to: &GivesWay) -> Self {
+        Self {
+            gives_gpus_back: to.for_gpus,
+            ..Self::aside(LimitedBy::Preempted, to.reason.as_str())
         }
     }
 
@@ -180,6 +194,8 @@ impl Blocked {
             restart: Some(restart),
             keeps_room,
             refused: None,
+            gives_gpus_back: false,
+            may_preempt: false,
         }
     }
 
@@ -234,6 +250,7 @@ impl<'a, R: Room> Queue<'_, 'a, R> {
                     retry: None,
                     refused: job.refused(),
                     waits_for_money: false,
+                    gives_gpus_back: false,
                     restart: None,
                     restarts: job.restarts.count,
                     keeps_room: false,
@@ -257,7 +274,7 @@ impl<'a, R: Room> Queue<'_, 'a, R> {
         let is_for_money = blocked.limited_by == Some(LimitedBy::Budget);
         let waits_for_money = blocked.holds.is_some() && is_for_money;
         if let Some(scope) = blocked.holds {
-            self.wait(job, scope);
+            self.wait(job, scope, blocked.may_preempt);
         }
         let is_in_queue = !matches!(blocked.limited_by, None | Some(LimitedBy::Suspended));
         let position = is_in_queue.then(|| {
@@ -273,6 +290,7 @@ impl<'a, R: Room> Queue<'_, 'a, R> {
             retry,
             refused: blocked.refused,
             waits_for_money,
+            gives_gpus_back: blocked.gives_gpus_back,
             restart: blocked.restart,
             restarts: blocked
                 .restart
@@ -283,8 +301,8 @@ impl<'a, R: Room> Queue<'_, 'a, R> {
     }
 
     /// The job waits for room or money: those behind it may not delay it.
-    fn wait(&mut self, job: &'a Job, scope: HoldScope) {
-        self.capacity.hold(&job.gangs(), scope);
+    fn wait(&mut self, job: &'a Job, scope: HoldScope, may_preempt: bool) {
+        self.capacity.hold(&job.gangs(), scope, may_preempt);
         self.line.ahead.push(job);
         if job.has_known_price() {
             self.line.owed.extend(job.loads());
@@ -337,11 +355,9 @@ impl<'a, R: Room> Queue<'_, 'a, R> {
             }
         }
         if job.has_room()
-            && let Some(name) = &job.gives_way_to
+            && let Some(to) = &job.gives_way
         {
-            let reason =
-                format!("gives way to {name}, which has a higher priority and waits for money");
-            return Err(Blocked::aside(LimitedBy::Preempted, reason));
+            return Err(Blocked::gives_way(to));
         }
         if job.running {
             return Ok(job.running_reason(self.node_start));
@@ -353,8 +369,8 @@ impl<'a, R: Room> Queue<'_, 'a, R> {
             };
         }
         if !job.settled {
-            if let Some(reason) = &job.gave_way {
-                return Err(Blocked::aside(LimitedBy::Preempted, reason.as_str()));
+            if let Some(to) = &job.gave_way {
+                return Err(Blocked::gives_way(to));
             }
             let reason = "its workers of the last run are still stopping";
             return Err(Blocked::aside(LimitedBy::Queue, reason));
@@ -423,7 +439,10 @@ impl<'a, R: Room> Queue<'_, 'a, R> {
         if fit < workers && !waits_for_nodes {
             let reason = format!("there is room for {fit} of its {workers} workers now");
             let scope = self.scope(&gangs, &loads, waits_for_money.is_ok());
-            return Err(Blocked::next(LimitedBy::Capacity, reason, scope));
+            return Err(Blocked {
+                may_preempt: self.may_preempt(job, &loads),
+                ..Blocked::next(LimitedBy::Capacity, reason, scope)
+            });
         }
         let is_paid = waits_for_money.is_ok() && self.pays_beside_those_ahead(&loads);
         if !is_paid && let Some(first) = self.line.ahead.first() {
@@ -464,6 +483,19 @@ impl<'a, R: Room> Queue<'_, 'a, R> {
             could < job.workers() || again.is_ok_and(|at| at <= now)
         };
         job.retry.as_ref().is_none_or(tries_again)
+    }
+
+    /// Whether it would start with the GPUs of others: not one that found no node where there was room,
+    /// or whose money is kept for others; and where nodes are made for pods, not before it has
+    /// waited for those.
+    fn may_preempt(&self, job: &Job, loads: &[(RunningCost, u32)]) -> bool {
+        let admission = &self.line.admission;
+        let is_paid = job.kept.is_empty() || admission.check_beside(loads, &job.kept).is_ok();
+        let finds_nodes = match &job.retry {
+            Some(retry) => !retry.had_room,
+            None => self.node_start.is_none(),
+        };
+        is_paid && finds_nodes
     }
 
     /// Whether budgets pay for these, noted if not.

@@ -28,11 +28,12 @@ fn job(name: &str, workers: u32) -> Job {
         missing: None,
         unscheduled: None,
         restarts: Default::default(),
+        found_room: false,
         gives_up_at: None,
         retry: None,
         seed: 7,
         settled: true,
-        gives_way_to: None,
+        gives_way: None,
         gave_way: None,
         kept: vec![],
         roles: vec![role(workers)],
@@ -407,6 +408,7 @@ fn gangs_that_block_each_other_do_not_let_go_together_and_wait_longer_each_time(
             count,
             at: now(),
             refused: None,
+            had_room: false,
         });
         let job = Job {
             retry,

@@ -38,6 +38,7 @@ pub(crate) fn service() -> Service {
     Service {
         created: at(0),
         priority: 0,
+        cluster_priority: 0,
         weight: DEFAULT_WEIGHT,
         min: 0,
         max: 20,

@@ -32,6 +32,7 @@ pub(crate) fn service() -> Service {
     Service {
         created: at(0),
         priority: 0,
+        cluster_priority: 0,
         weight: 100,
         min: 0,
         max: 4,

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bursar_core::model::event::{
-    BatchJob, Event, Job, Node, Owner, Pod, PodShape, Role, Scheduling,
+    BatchJob, Deployment, Event, Job, Node, Owner, Pod, PodShape, Role, Scheduling, Service,
 };
 use bursar_core::model::{Key, Model, Name};
 use bursar_core::plan::decide;
 use bursar_core::pricing::PricingAttributes;
+use bursar_core::scaling::Activation;
 use bursar_core::training::{JobDecision, Retry};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
@@ -34,6 +35,7 @@ pub(crate) struct Gang {
     pub(crate) pool: Option<&'static str>,
     /// How many seconds it runs with all its workers.
     pub(crate) seconds: i64,
+    pub(crate) gives_way: bool,
 }
 
 struct JobObject {
@@ -47,6 +49,8 @@ struct JobObject {
     /// When it first ran as a whole.
     complete: Option<i64>,
     pods: Vec<Name>,
+    /// Pods of earlier runs that have not ended, and when they will have.
+    stopping: Vec<(Name, i64)>,
 }
 
 /// The nodes that a node autoscaler makes: one for each pod that waits.
@@ -63,8 +67,15 @@ pub(crate) struct Pool {
 pub(crate) struct Cluster {
     pub(crate) model: Model,
     pub(crate) pool: Option<Pool>,
+    /// How many seconds workers take to stop.
+    pub(crate) stop_seconds: i64,
+    /// Pods for which the scheduler finds no node, wherever there is room: their names begin so.
+    pub(crate) unplaceable: Option<&'static str>,
+    /// Orders to stop get lost.
+    pub(crate) loses_stops: bool,
     nodes: BTreeMap<Name, Node>,
     jobs: BTreeMap<Key, JobObject>,
+    services: Vec<(Service, Deployment, Key)>,
     pods: BTreeMap<Name, Pod>,
     made: usize,
     /// How often each job was told to run or not.
@@ -77,8 +88,12 @@ impl Cluster {
         Self {
             model: Model::new(TimeZone::UTC, at(0)),
             pool: None,
+            stop_seconds: 0,
+            unplaceable: None,
+            loses_stops: false,
             nodes: BTreeMap::new(),
             jobs: BTreeMap::new(),
+            services: Vec::new(),
             pods: BTreeMap::new(),
             made: 0,
             orders: BTreeMap::new(),
@@ -115,7 +130,7 @@ impl Cluster {
             created: at(second),
             priority: gang.priority,
             cluster_priority: gang.cluster_priority,
-            gives_way: true,
+            gives_way: gang.gives_way,
             suspend: false,
             paused: false,
             seed: 1,
@@ -139,6 +154,7 @@ impl Cluster {
             retry: None,
             complete: None,
             pods: Vec::new(),
+            stopping: Vec::new(),
         };
         self.jobs.insert(key.clone(), object);
         self.model.apply(Event::Job(key, Some(job)), at(second));
@@ -161,10 +177,15 @@ impl Cluster {
         self.model.apply(Event::Pod(uid.into(), None), at(second));
     }
 
-    /// Deletes a TrainingJob that has no pods.
+    /// Deletes a TrainingJob, with the pods that it has.
     pub(crate) fn delete_gang(&mut self, namespace: &str, name: &str, second: i64) {
         let key = Key::new(namespace, name);
-        self.jobs.remove(&key);
+        let job = self.jobs.remove(&key).unwrap();
+        for uid in job.pods {
+            self.delete_pod(&uid, second);
+        }
+        let event = Event::BatchJob(key.clone(), "".into(), None);
+        self.model.apply(event, at(second));
         self.model.apply(Event::Job(key, None), at(second));
     }
 
@@ -177,6 +198,111 @@ impl Cluster {
             ..self.jobs[&key].spec.clone()
         };
         self.model.apply(Event::Job(key, Some(spec)), at(second));
+    }
+
+    /// Its user keeps the TrainingJob as it is.
+    pub(crate) fn pause_gang(&mut self, namespace: &str, name: &str, second: i64) {
+        let key = Key::new(namespace, name);
+        let job = self.jobs.get_mut(&key).unwrap();
+        job.spec.paused = true;
+        let spec = job.spec.clone();
+        self.model.apply(Event::Job(key, Some(spec)), at(second));
+    }
+
+    /// A service of which each replica takes so many GPUs, with one that has no node yet.
+    pub(crate) fn add_service(
+        &mut self,
+        (namespace, name): (&str, &str),
+        gpus: i64,
+        priority: i32,
+        second: i64,
+    ) {
+        let shape = Arc::new(PodShape {
+            requests: [(GPU.to_owned(), gpus * 1000)].into(),
+            ..PodShape::default()
+        });
+        let key = Key::new(namespace, name);
+        let service = Service {
+            created: at(second),
+            priority,
+            cluster_priority: priority,
+            weight: 100,
+            min: 1,
+            max: 1,
+            target: 8,
+            window: SignedDuration::from_secs(60),
+            idle_after: SignedDuration::from_hours(2),
+            drain_timeout: SignedDuration::from_secs(60),
+            paused: false,
+            activation: Activation::OnDemand,
+            replica: Arc::clone(&shape),
+            grace_seconds: 30,
+        };
+        let deployment = Deployment {
+            replicas: 1,
+            rollout: None,
+            refused: None,
+        };
+        self.services.push((service, deployment, key.clone()));
+        self.tell_services(second);
+        let uid: Name = format!("{namespace}-{name}-0").as_str().into();
+        let pod = pod(
+            Key::new(namespace, &uid),
+            Owner::Service(key.name),
+            shape,
+            second,
+        );
+        self.tell_pod(&uid, pod, second);
+    }
+
+    fn tell_services(&mut self, second: i64) {
+        for (service, deployment, key) in self.services.clone() {
+            let event = Event::Service(key.clone(), Some(service));
+            self.model.apply(event, at(second));
+            let event = Event::Deployment(key, Some(deployment));
+            self.model.apply(event, at(second));
+        }
+    }
+
+    /// The node of a replica of a service.
+    pub(crate) fn node_of(&self, uid: &str) -> Option<&str> {
+        self.pods[uid].node.as_deref()
+    }
+
+    /// A node takes no more pods, or does again.
+    pub(crate) fn cordon(&mut self, name: &str, is_cordoned: bool, second: i64) {
+        let node = self.nodes.get_mut(name).unwrap();
+        node.takes_pods = !is_cordoned;
+        let event = Event::Node(name.into(), Some(node.clone()));
+        self.model.apply(event, at(second));
+    }
+
+    /// Another leader, which knows what the objects show.
+    pub(crate) fn change_leader(&mut self, second: i64) {
+        self.model = Model::new(TimeZone::UTC, at(second));
+        for (name, node) in self.nodes.clone() {
+            self.model.apply(Event::Node(name, Some(node)), at(second));
+        }
+        self.tell_services(second);
+        let keys: Vec<Key> = self.jobs.keys().cloned().collect();
+        for key in keys {
+            let spec = self.jobs[&key].spec.clone();
+            let event = Event::Job(key.clone(), Some(spec));
+            self.model.apply(event, at(second));
+            if self.orders.contains_key(&key) {
+                self.tell_job(&key, second);
+            }
+        }
+        for (uid, pod) in self.pods.clone() {
+            let event = Event::Pod(uid, Some(Box::new(pod)));
+            self.model.apply(event, at(second));
+        }
+    }
+
+    /// How often a gang was told to run or not.
+    pub(crate) fn orders_of(&self, namespace: &str, name: &str) -> &[bool] {
+        let orders = self.orders.get(&Key::new(namespace, name));
+        orders.map_or(&[], Vec::as_slice)
     }
 
     /// How many jobs of a namespace run.
@@ -211,6 +337,9 @@ impl Cluster {
             let decided = decide(&mut self.model, at(second));
             self.decisions.extend(decided.jobs);
             for order in decided.job_orders {
+                if self.loses_stops && !order.run {
+                    continue;
+                }
                 self.orders
                     .entry(order.job.clone())
                     .or_default()
@@ -221,6 +350,7 @@ impl Cluster {
                 break;
             }
         }
+        self.end_stopping(second);
         self.schedule(second);
         self.make_nodes(second);
         self.work(second);
@@ -230,7 +360,9 @@ impl Cluster {
     fn carry_out(&mut self, key: &Key, run: bool, retry: Option<Retry>, second: i64) {
         let job = self.jobs.get_mut(key).unwrap();
         job.running = run;
-        job.retry = retry.or(job.retry.take());
+        if !run {
+            job.retry = retry;
+        }
         let (mut made, mut gone) = (Vec::new(), Vec::new());
         if run {
             job.started = Some(at(second));
@@ -242,8 +374,21 @@ impl Cluster {
                 job.pods.push(uid.as_str().into());
                 made.push((Name::from(uid.as_str()), pod));
             }
-        } else {
+        } else if self.stop_seconds == 0 {
             gone.append(&mut job.pods);
+        } else {
+            let ends = second + self.stop_seconds;
+            for uid in std::mem::take(&mut job.pods) {
+                let mut pod = self.pods[&uid].clone();
+                if pod.node.is_none() {
+                    gone.push(uid);
+                    continue;
+                }
+                pod.deletion = Some(at(ends));
+                pod.grace_seconds = self.stop_seconds;
+                job.stopping.push((uid.clone(), ends));
+                made.push((uid, pod));
+            }
         }
         for uid in gone {
             self.pods.remove(&uid);
@@ -266,7 +411,7 @@ impl Cluster {
         let batch_job = BatchJob {
             running: job.running,
             finished: job.finished.then_some(true),
-            active: u32::try_from(job.pods.len()).unwrap(),
+            active: u32::try_from(job.pods.len() + job.stopping.len()).unwrap(),
             succeeded: if job.finished { job.gang.workers } else { 0 },
             started: job.started,
             retry: job.retry.clone(),
@@ -274,6 +419,39 @@ impl Cluster {
         };
         let event = Event::BatchJob(key.clone(), "".into(), Some(batch_job));
         self.model.apply(event, at(second));
+    }
+
+    /// The pods of a gang that stop never end.
+    pub(crate) fn hang(&mut self, namespace: &str, name: &str) {
+        let key = Key::new(namespace, name);
+        let job = self.jobs.get_mut(&key).unwrap();
+        job.stopping
+            .iter_mut()
+            .for_each(|(_, ends)| *ends = i64::MAX);
+    }
+
+    /// The pods of a gang that stop end at this second.
+    pub(crate) fn end_at(&mut self, namespace: &str, name: &str, second: i64) {
+        let key = Key::new(namespace, name);
+        let job = self.jobs.get_mut(&key).unwrap();
+        job.stopping.iter_mut().for_each(|(_, ends)| *ends = second);
+    }
+
+    /// Pods that have had their time to stop are gone.
+    fn end_stopping(&mut self, second: i64) {
+        let keys: Vec<Key> = self.jobs.keys().cloned().collect();
+        for key in keys {
+            let stopping = &mut self.jobs.get_mut(&key).unwrap().stopping;
+            let (over, left) = stopping.drain(..).partition(|(_, ends)| *ends <= second);
+            *stopping = left;
+            let over: Vec<(Name, i64)> = over;
+            for (uid, _) in &over {
+                self.delete_pod(uid, second);
+            }
+            if !over.is_empty() {
+                self.tell_job(&key, second);
+            }
+        }
     }
 
     fn free(&self, node: &Name) -> i64 {
@@ -289,10 +467,11 @@ impl Cluster {
             let Owner::Job(name, _) = &pod.owner else {
                 return 0;
             };
-            self.jobs[&Key::new(&pod.key.namespace, name)].gang.priority
+            let job = self.jobs.get(&Key::new(&pod.key.namespace, name));
+            job.map_or(0, |job| job.gang.priority)
         };
         let pods = self.pods.iter();
-        let waiting = pods.filter(|(_, pod)| pod.node.is_none());
+        let waiting = pods.filter(|(_, pod)| pod.node.is_none() && pod.deletion.is_none());
         let mut waiting: Vec<(i32, Timestamp, Name)> = waiting
             .map(|(uid, pod)| (-priority(pod), pod.created, uid.clone()))
             .collect();
@@ -301,7 +480,10 @@ impl Cluster {
             let mut pod = self.pods[&uid].clone();
             let takes = |(name, node): &(&Name, &Node)| {
                 let mut selector = pod.shape.node_selector.iter();
-                selector.all(|(key, value)| node.labels.get(key) == Some(value))
+                let is_placeable = |prefix| !pod.key.name.starts_with(prefix);
+                self.unplaceable.is_none_or(is_placeable)
+                    && node.takes_pods
+                    && selector.all(|(key, value)| node.labels.get(key) == Some(value))
                     && self.free(name) >= pod.shape.requests[GPU]
             };
             let node = self.nodes.iter().find(takes).map(|(name, _)| name.clone());

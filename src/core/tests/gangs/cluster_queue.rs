@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::cluster::{Cluster, GPU, Gang, at};
 
-/// One GPU for ten minutes.
+/// One GPU for ten minutes, which it gives to nobody.
 const SMALL: Gang = Gang {
     workers: 1,
     gpus: 1,
@@ -17,6 +17,7 @@ const SMALL: Gang = Gang {
     cluster_priority: 0,
     pool: None,
     seconds: 600,
+    gives_way: false,
 };
 /// All GPUs of the node.
 const LARGE: Gang = Gang {

@@ -5,3 +5,4 @@
 mod cluster;
 mod cluster_queue;
 mod node_autoscaling;
+mod room_by_priority;

@@ -11,9 +11,10 @@ use bursar_sim::{Tally, play};
 const MIN_EVENTS: u64 = 200;
 /// Each check is made at least once in so many histories: a check that is never made says nothing.
 const RAREST_CHECK: u64 = 100;
-const CHECKS: [&str; 7] = [
+const CHECKS: [&str; 8] = [
     "fewer replicas while something was unknown",
     "a gang started in free room",
+    "GPUs were given back for a higher priority",
     "orders stopped under constant demand",
     "everything is as decided",
     "a new leader decided the same",

@@ -10,10 +10,12 @@
 //! | `reservations` | room that is reserved for pods without a node |
 //! | `queue` | the room that gangs wait for, and when to ask for it again |
 //! | `waiting` | the gangs that wait for room, over all namespaces |
+//! | `trial` | whether what waits would fit once others had left |
 
 mod nodes;
 mod queue;
 mod reservations;
+mod trial;
 mod waiting;
 
 use std::collections::BTreeSet;
@@ -25,7 +27,9 @@ use self::queue::{QueueAnswers, QueueRoom};
 use self::reservations::Reservations;
 use super::event::{Name, Node};
 
+pub(crate) use self::nodes::ShapeId;
 pub(crate) use self::reservations::ReservationOwner;
+pub(crate) use self::trial::{HeldRoom, RoomClaim, Trial};
 
 /// The room on all nodes.
 #[derive(Clone, Debug, Default, PartialEq)]

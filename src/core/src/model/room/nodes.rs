@@ -10,7 +10,7 @@ use crate::placement::Placement;
 use super::super::event::{Name, Node};
 
 /// Amounts by resource, as indices into the list of names.
-type Amounts = Box<[(u16, i64)]>;
+pub(super) type Amounts = Box<[(u16, i64)]>;
 
 /// More names than this are not told apart: no node offers the others.
 const MAX_NAMES: usize = 4096;
@@ -23,8 +23,18 @@ pub(super) struct Shape {
     placement: Arc<Placement>,
 }
 
+impl Shape {
+    /// What so many of these pods need.
+    pub(super) fn times(&self, count: u32) -> Amounts {
+        let amounts = self.amounts.iter();
+        amounts
+            .map(|(index, amount)| (*index, amount.saturating_mul(i64::from(count))))
+            .collect()
+    }
+}
+
 /// A shape whose slots are counted.
-pub(super) type ShapeId = usize;
+pub(crate) type ShapeId = usize;
 
 /// How many pods of a shape a node takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -181,6 +191,15 @@ impl Nodes {
             .collect();
         amounts.sort_unstable();
         amounts.into()
+    }
+
+    /// The amounts of resources that nodes are known to have or pods to use.
+    pub(super) fn known(&self, resources: &Resources) -> Amounts {
+        let known = resources.iter().filter_map(|(name, amount)| {
+            let index = self.names.get(name)?;
+            Some((*index, *amount))
+        });
+        known.collect()
     }
 
     fn index(&mut self, name: &str) -> u16 {
@@ -497,6 +516,41 @@ impl Nodes {
         placed
     }
 
+    /// Places so many pods of a shape first fit over the nodes by name, and takes their room out of
+    /// what is `changed` of what is free. Returns how many found room.
+    pub(super) fn place(
+        &self,
+        id: ShapeId,
+        most: u32,
+        changed: &mut BTreeMap<Name, Vec<i64>>,
+    ) -> u32 {
+        let Some(Some(entry)) = self.shapes.get(id) else {
+            return 0;
+        };
+        let mut left = most;
+        for (name, room) in &self.rooms {
+            if left == 0 {
+                break;
+            }
+            // an empty node takes one wherever its labels and taints let it
+            if !room.takes(id, true) {
+                continue;
+            }
+            let none = Vec::new();
+            let more = changed.get(name).unwrap_or(&none);
+            let free = |index: u16| room.free(index) + get(more, index);
+            let here = pods(free, &entry.shape.amounts).min(left);
+            if here > 0 {
+                let more = changed.entry(name.clone()).or_default();
+                for (index, amount) in entry.shape.times(here) {
+                    add(more, index, -amount);
+                }
+                left -= here;
+            }
+        }
+        most - left
+    }
+
     /// A node on which more is reserved than bound pods leave: its room is given twice.
     pub(super) fn overcommitted(&self) -> Option<&Name> {
         let is_over = |room: &NodeRoom| {
@@ -576,7 +630,7 @@ fn get(amounts: &[i64], index: u16) -> i64 {
     amounts.get(usize::from(index)).copied().unwrap_or(0)
 }
 
-fn add(amounts: &mut Vec<i64>, index: u16, amount: i64) {
+pub(super) fn add(amounts: &mut Vec<i64>, index: u16, amount: i64) {
     let index = usize::from(index);
     if amounts.len() <= index {
         amounts.resize(index + 1, 0);

@@ -9,10 +9,7 @@ use crate::capacity::{Gang, HoldScope, Rank, Room};
 
 use super::super::event::Name;
 use super::nodes::{Nodes, Shape, ShapeId, SlotChanges, SlotKind};
-use super::waiting::WaitingGangs;
-
-/// The workers of a gang by their shapes, in the order of its roles.
-type Workers = Box<[(ShapeId, u32)]>;
+use super::waiting::{Waiting, WaitingByRank, WaitingGangs, Workers};
 
 /// What was answered about a gang.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -41,10 +38,10 @@ struct Behind {
 
 impl Behind {
     /// Whether the node is wanted by those before it no more, or has no room for it.
-    fn is_free(&self, nodes: &Nodes, waiting: &WaitingGangs) -> bool {
+    fn is_free(&self, nodes: &Nodes, waiting: [&WaitingGangs; 2]) -> bool {
         let is_held = |id: ShapeId| nodes.takes(&self.node, id, true);
         let mut before = self.held.iter().copied();
-        let mut ahead = waiting.ahead_of(&self.rank);
+        let mut ahead = waiting.into_iter().flat_map(|all| all.ahead_of(&self.rank));
         let is_held = before.any(is_held) || ahead.any(|(id, _)| is_held(id));
         let takes = |id: &ShapeId| nodes.takes(&self.node, *id, self.of_empty);
         !is_held || !self.shapes.iter().any(takes)
@@ -60,9 +57,11 @@ pub(super) struct QueueAnswers {
     /// Gangs that wait behind others, by the namespace of the queue.
     behind: BTreeMap<Name, Vec<Behind>>,
     /// Gangs that hold room up for all namespaces.
-    waiting: WaitingGangs,
+    pub(super) waiting: WaitingGangs,
+    /// Replicas of services that wait for room that was taken back for them.
+    pub(super) replicas: WaitingGangs,
     /// Some of these wait no more.
-    has_fewer_waiting: bool,
+    pub(super) has_fewer_waiting: bool,
 }
 
 impl QueueAnswers {
@@ -81,12 +80,13 @@ impl QueueAnswers {
             resized,
             lost,
         } = changes;
-        let frees_all = has_fewer_waiting || lost.iter().any(|id| self.waiting.has_shape(*id));
+        let has_shape = |id| self.waiting.has_shape(id) || self.replicas.has_shape(id);
+        let frees_all = has_fewer_waiting || lost.iter().any(|id| has_shape(*id));
         for (name, behind) in &self.behind {
             let is_concerned = |gang: &Behind| {
                 let mut ids = gang.shapes.iter().chain(&gang.held);
                 let is_lost = frees_all || ids.any(|id| lost.contains(id));
-                is_lost && gang.is_free(nodes, &self.waiting)
+                is_lost && gang.is_free(nodes, [&self.waiting, &self.replicas])
             };
             if behind.iter().any(is_concerned) {
                 changed.insert(name.clone());
@@ -175,9 +175,9 @@ struct NamespaceAnswers {
     /// The shapes of gangs that hold room up within the namespace, with the first of each.
     held: BTreeMap<ShapeId, Rank>,
     /// Gangs that hold room up for all namespaces.
-    waiting: BTreeMap<Rank, Vec<ShapeId>>,
+    waiting: WaitingByRank,
     /// These, as of the last decision.
-    waited: BTreeMap<Rank, Vec<ShapeId>>,
+    waited: WaitingByRank,
 }
 
 /// The room for the gangs of some namespaces that wait.
@@ -256,6 +256,7 @@ impl<'a> QueueRoom<'a> {
     /// The shapes that gangs before the present one wait with, by the first of these gangs.
     fn held(&self) -> BTreeSet<(&Rank, ShapeId)> {
         let ahead = self.answers.waiting.ahead_of(&self.rank);
+        let ahead = ahead.chain(self.answers.replicas.ahead_of(&self.rank));
         let mut held: BTreeSet<(&Rank, ShapeId)> = ahead.map(|(id, rank)| (rank, id)).collect();
         let within = self.asked.get(&self.rank.namespace);
         let within = within.into_iter().flat_map(|asked| &asked.held);
@@ -300,8 +301,9 @@ impl Room for QueueRoom<'_> {
         self.nodes.recount();
     }
 
-    fn hold(&mut self, gangs: &[&Gang], scope: HoldScope) {
-        let shapes = shapes(&self.ask(gangs));
+    fn hold(&mut self, gangs: &[&Gang], scope: HoldScope, may_preempt: bool) {
+        let workers = self.ask(gangs);
+        let shapes = shapes(&workers);
         let rank = self.rank.clone();
         let held = match scope {
             HoldScope::Namespace => &mut self.asked().held,
@@ -311,7 +313,11 @@ impl Room for QueueRoom<'_> {
             held.entry(*id).or_insert_with(|| rank.clone());
         }
         if scope == HoldScope::Cluster {
-            self.asked().waiting.insert(rank, shapes);
+            let waiting = Waiting {
+                workers,
+                may_preempt,
+            };
+            self.asked().waiting.insert(rank, waiting);
         }
     }
 
@@ -340,9 +346,12 @@ impl Drop for QueueRoom<'_> {
             self.nodes.unreserve(&name, &shape, count);
         }
         for (namespace, asked) in std::mem::take(&mut self.asked) {
-            let waits = |(rank, shapes): (&Rank, &Vec<ShapeId>)| {
+            let waits = |(rank, before): (&Rank, &Waiting)| {
                 let now = asked.waiting.get(rank);
-                now.is_some_and(|now| shapes.iter().all(|id| now.contains(id)))
+                now.is_some_and(|now| {
+                    let mut shapes = before.shapes();
+                    shapes.all(|id| now.shapes().any(|other| other == id))
+                })
             };
             self.answers.has_fewer_waiting |= !asked.waited.iter().all(waits);
             let answers = &mut self.answers;

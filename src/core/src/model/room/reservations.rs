@@ -34,6 +34,10 @@ impl Reservation {
     fn placed(&self) -> u32 {
         self.places.values().copied().fold(0, u32::saturating_add)
     }
+
+    fn missing(&self) -> u32 {
+        self.wanted.saturating_sub(self.placed())
+    }
 }
 
 /// All reservations.
@@ -196,7 +200,7 @@ impl Reservations {
         let Some(reservation) = self.all.get_mut(owner) else {
             return;
         };
-        let mut left = reservation.wanted.saturating_sub(reservation.placed());
+        let mut left = reservation.missing();
         if left > 0 && !nodes.is_full(&reservation.shape) {
             for (name, count) in nodes.reserve(&reservation.shape, left) {
                 *reservation.places.entry(name).or_default() += count;
@@ -229,6 +233,33 @@ impl Reservations {
                 self.missing.remove(&id);
             }
         }
+    }
+
+    /// How many pods of the owner have no place; `None` if no place is looked for.
+    pub(super) fn missing_of(&self, owner: &ReservationOwner) -> Option<u32> {
+        self.all.get(owner).map(Reservation::missing)
+    }
+
+    /// How many pods have no place, by their shapes.
+    pub(super) fn missing(&self) -> Vec<(ShapeId, u32)> {
+        let missing = self.missing.iter().map(|(id, owners)| {
+            let owners = owners.iter().filter_map(|owner| self.all.get(owner));
+            let counts = owners.map(Reservation::missing);
+            (*id, counts.fold(0, u32::saturating_add))
+        });
+        missing.collect()
+    }
+
+    /// The places of an owner, with how many pods of which shape.
+    pub(super) fn places_of(
+        &self,
+        owner: &ReservationOwner,
+    ) -> impl Iterator<Item = (&Name, &Shape, u32)> {
+        let reservation = self.all.get(owner).into_iter();
+        reservation.flat_map(|reservation| {
+            let places = reservation.places.iter();
+            places.map(|(name, count)| (name, &reservation.shape, *count))
+        })
     }
 
     /// All places, with how many pods of which shape.

@@ -38,6 +38,7 @@ fn service(namespace: &str, selector: BTreeMap<String, String>) -> Event {
     let service = Service {
         created: at(0),
         priority: 0,
+        cluster_priority: 0,
         weight: 100,
         min: 0,
         max: 3,

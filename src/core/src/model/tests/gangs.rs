@@ -115,6 +115,7 @@ fn an_order_that_is_given_anew_does_not_forget_when_the_gang_may_try_again() {
             count: 3,
             at: at(0),
             refused: None,
+            had_room: false,
         };
         let master = BatchJob {
             running,

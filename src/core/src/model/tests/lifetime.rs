@@ -20,6 +20,7 @@ fn service(created: i64) -> Service {
     Service {
         created: at(created),
         priority: 0,
+        cluster_priority: 0,
         weight: 100,
         min: 1,
         max: 3,

@@ -56,11 +56,15 @@ fn assert_fresh(model: &Model, now: Timestamp, when: &str) {
     let mut fresh = model.clone();
     for (key, state) in &model.services {
         fresh.refresh_service(key, now);
-        assert_eq!(fresh.services[key].cost, state.cost, "{when}, {key:?}");
+        let fresh = &fresh.services[key];
+        assert_eq!(fresh.cost, state.cost, "{when}, {key:?}");
+        assert_eq!(fresh.unschedulable, state.unschedulable, "{when}, {key:?}");
     }
     for (key, state) in &model.jobs {
         fresh.refresh_job(key, now);
-        assert_eq!(fresh.jobs[key].cost, state.cost, "{when}, {key:?}");
+        let fresh = &fresh.jobs[key];
+        assert_eq!(fresh.cost, state.cost, "{when}, {key:?}");
+        assert_eq!(fresh.room, state.room, "{when}, {key:?}");
     }
     for Key { name: uid, .. } in &model.unowned {
         fresh.refresh_other(uid, now);

@@ -158,6 +158,7 @@ fn service(rng: &mut Rng, now: Timestamp) -> Service {
     Service {
         created: now - SignedDuration::from_secs(rng.i64(0..5)),
         priority: [0, 0, 0, 5, 9][rng.usize(0..5)],
+        cluster_priority: more(rng).i32(0..4),
         weight: rng.u32(99..102),
         min: rng.u32(0..2),
         max,

@@ -16,6 +16,7 @@ fn service(min: u32) -> Service {
     Service {
         created: at(0),
         priority: 0,
+        cluster_priority: 0,
         weight: 100,
         min,
         max: 4,

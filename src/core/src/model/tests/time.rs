@@ -89,6 +89,7 @@ fn model_of(limit: &str, period: Period, useful: i64) -> Model {
     let service = Service {
         created: at(0),
         priority: 0,
+        cluster_priority: 0,
         weight: 100,
         min: 0,
         max: 3,

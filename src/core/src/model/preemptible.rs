@@ -1,0 +1,138 @@
+//! Gangs that may give their GPUs back for others, by priority, gangs whose workers are leaving, and who
+//! gives way to whom.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+
+use crate::capacity::Rank;
+
+use super::event::Key;
+
+/// What a gang's room may become for others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum GangRoom {
+    /// It has none, or keeps it.
+    #[default]
+    Kept,
+    /// It is suspended if a workload of a higher priority in the cluster than this waits for it.
+    GivesWay(i32),
+    /// It does not run any more, and workers of it are still on nodes.
+    Leaving,
+}
+
+/// Gangs by what their room may become.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct PreemptibleGangs {
+    by_priority: BTreeMap<i32, BTreeSet<Key>>,
+    leaving: BTreeSet<Key>,
+    /// There are gangs of a priority of which there were none.
+    has_new_priority: bool,
+}
+
+impl PreemptibleGangs {
+    /// Moves a gang to where it belongs now.
+    pub(crate) fn set(&mut self, key: &Key, old: GangRoom, new: GangRoom) {
+        if old == new {
+            return;
+        }
+        match old {
+            GangRoom::Kept => {}
+            GangRoom::Leaving => drop(self.leaving.remove(key)),
+            GangRoom::GivesWay(priority) => {
+                if let Some(keys) = self.by_priority.get_mut(&priority) {
+                    keys.remove(key);
+                    if keys.is_empty() {
+                        self.by_priority.remove(&priority);
+                    }
+                }
+            }
+        }
+        match new {
+            GangRoom::Kept => {}
+            GangRoom::Leaving => drop(self.leaving.insert(key.clone())),
+            GangRoom::GivesWay(priority) => {
+                self.has_new_priority |= !self.by_priority.contains_key(&priority);
+                let keys = self.by_priority.entry(priority).or_default();
+                keys.insert(key.clone());
+            }
+        }
+    }
+
+    /// The lowest priority of a gang that gives way.
+    pub(crate) fn lowest(&self) -> Option<i32> {
+        self.by_priority.keys().next().copied()
+    }
+
+    /// The gangs that give way to this priority, each with its own.
+    pub(crate) fn below(&self, priority: i32) -> impl Iterator<Item = (i32, &Key)> {
+        let lower = self.by_priority.range(..priority);
+        lower.flat_map(|(priority, keys)| keys.iter().map(|key| (*priority, key)))
+    }
+
+    /// The gangs whose workers are leaving.
+    pub(crate) fn leaving(&self) -> impl Iterator<Item = &Key> {
+        self.leaving.iter()
+    }
+
+    /// Whether none gives way or leaves.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.by_priority.is_empty() && self.leaving.is_empty()
+    }
+
+    /// Whether gangs of a new priority have come since this was last asked.
+    pub(crate) fn take_new_priority(&mut self) -> bool {
+        std::mem::take(&mut self.has_new_priority)
+    }
+
+    /// Whether it has exactly these.
+    pub(crate) fn is_consistent<'a>(
+        &self,
+        gangs: impl IntoIterator<Item = (&'a Key, GangRoom)>,
+    ) -> bool {
+        let mut again = Self::default();
+        for (key, room) in gangs {
+            again.set(key, GangRoom::Kept, room);
+        }
+        (&again.by_priority, &again.leaving) == (&self.by_priority, &self.leaving)
+    }
+}
+
+/// That a gang gives its GPUs back for another workload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RoomPreemption {
+    /// The place of that one in the order of the cluster.
+    pub(crate) to: Rank,
+    /// It is a service.
+    pub(crate) is_of_service: bool,
+}
+
+impl RoomPreemption {
+    /// A reason for those in this namespace. Workloads of others are not named there.
+    pub(crate) fn describe(&self, namespace: &str) -> String {
+        let Self { to, is_of_service } = self;
+        let kind = if *is_of_service { "service" } else { "job" };
+        let who = match *to.namespace == *namespace {
+            true => format!("{kind} {}", to.name),
+            false => format!("a {kind} of another namespace,"),
+        };
+        format!(
+            "gives way to {who} of priority {}, which waits for GPUs",
+            to.priority.0
+        )
+    }
+}
+
+/// Who gives way to whom, and when that is looked at again.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct RoomPreemptions {
+    /// The gangs that give way. They stay here until they have stopped.
+    pub(crate) given: BTreeMap<Key, RoomPreemption>,
+    /// Services for which nodes are kept from gangs behind them, and until when, once room for their
+    /// replicas is there.
+    pub(crate) held: BTreeMap<Key, Timestamp>,
+    /// Something has changed for which it is looked again at once.
+    pub(crate) is_due: bool,
+    /// When it is looked again though nothing happens.
+    pub(crate) next: Option<Timestamp>,
+}

@@ -1,0 +1,221 @@
+//! Whether what waits would find room once pods of others had left.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::capacity::{Gang, Rank, Resources};
+
+use super::super::event::Name;
+use super::ClusterRoom;
+use super::nodes::{Amounts, Nodes, ShapeId};
+use super::reservations::ReservationOwner;
+use super::waiting::{Waiting, WaitingByRank, Workers};
+
+/// A gang that waits for room, or replicas of a service that do.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct RoomClaim {
+    /// Its place in the order of the cluster.
+    pub(crate) rank: Rank,
+    /// These are replicas: their pods exist, and get room before any gang that waits.
+    pub(crate) is_of_service: bool,
+    /// GPUs may be taken back for it.
+    pub(crate) may_preempt: bool,
+    /// Its pods are among those that places are looked for.
+    is_reserved: bool,
+    workers: Workers,
+}
+
+/// The room that pods use on nodes, or that is reserved for them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct HeldRoom(Vec<(Name, Amounts)>);
+
+impl HeldRoom {
+    /// The nodes that it is on.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = &Name> {
+        self.0.iter().map(|(node, _)| node)
+    }
+}
+
+/// The room as it would be.
+pub(crate) struct Trial<'a> {
+    nodes: &'a Nodes,
+    /// What becomes free, by node.
+    freed: BTreeMap<Name, Vec<i64>>,
+    /// What finds room first, and whether places are looked for it.
+    ahead: Vec<(ShapeId, u32, bool)>,
+}
+
+impl Trial<'_> {
+    /// These pods leave.
+    pub(crate) fn free(&mut self, room: &HeldRoom) {
+        free(&mut self.freed, room);
+    }
+
+    /// This one takes its room before what is asked for later.
+    pub(crate) fn put_ahead(&mut self, claim: &RoomClaim) {
+        let workers = claim.workers.iter();
+        let ahead = workers.map(|(id, count)| (*id, *count, claim.is_reserved));
+        self.ahead.extend(ahead);
+    }
+
+    /// Whether all of it finds room, once these have left too. A gang, which has no pods yet, finds
+    /// what all pods leave that wait.
+    pub(crate) fn fits(
+        &self,
+        claim: &RoomClaim,
+        waiting: &[(ShapeId, u32)],
+        leaving: &[&HeldRoom],
+    ) -> bool {
+        let mut changes = self.freed.clone();
+        for room in leaving {
+            free(&mut changes, room);
+        }
+        let is_gang = !claim.is_of_service;
+        for (id, count) in waiting.iter().filter(|_| is_gang) {
+            self.nodes.place(*id, *count, &mut changes);
+        }
+        for (id, count, is_reserved) in &self.ahead {
+            if !(is_gang && *is_reserved) {
+                self.nodes.place(*id, *count, &mut changes);
+            }
+        }
+        let mut workers = claim.workers.iter();
+        workers.all(|(id, count)| self.nodes.place(*id, *count, &mut changes) == *count)
+    }
+
+    /// Whether a node that the room is on could take one of these pods.
+    pub(crate) fn is_of_use(&self, room: &HeldRoom, claim: &RoomClaim) -> bool {
+        room.nodes().any(|node| {
+            let mut ids = claim.workers.iter().map(|(id, _)| *id);
+            ids.any(|id| self.nodes.takes(node, id, true))
+        })
+    }
+}
+
+fn free(changes: &mut BTreeMap<Name, Vec<i64>>, room: &HeldRoom) {
+    for (node, amounts) in &room.0 {
+        let here = changes.entry(node.clone()).or_default();
+        for (index, amount) in amounts {
+            super::nodes::add(here, *index, *amount);
+        }
+    }
+}
+
+impl ClusterRoom {
+    /// The room as it is, of which nothing has been freed or taken yet.
+    pub(crate) fn trial(&self) -> Trial<'_> {
+        Trial {
+            nodes: &self.nodes,
+            freed: BTreeMap::new(),
+            ahead: Vec::new(),
+        }
+    }
+
+    /// The room that these bound pods use, and what is reserved for these owners.
+    pub(crate) fn held<'a>(
+        &self,
+        bound: impl IntoIterator<Item = (&'a Name, &'a Resources)>,
+        owners: impl IntoIterator<Item = ReservationOwner>,
+    ) -> HeldRoom {
+        let bound = bound.into_iter();
+        let bound = bound.map(|(node, requests)| (node.clone(), self.nodes.known(requests)));
+        let mut room: Vec<(Name, Amounts)> = bound.collect();
+        for owner in owners {
+            let places = self.reservations.places_of(&owner);
+            room.extend(places.map(|(node, shape, count)| (node.clone(), shape.times(count))));
+        }
+        HeldRoom(room)
+    }
+
+    /// The gangs ahead of which none waits with workers of the same shape, in their order.
+    pub(crate) fn first_gangs(&self) -> Vec<RoomClaim> {
+        let firsts = self.answers.waiting.firsts().into_iter();
+        let claims = firsts.map(|(rank, waiting)| RoomClaim {
+            rank: rank.clone(),
+            is_of_service: false,
+            may_preempt: waiting.may_preempt,
+            is_reserved: false,
+            workers: waiting.workers.clone(),
+        });
+        claims.collect()
+    }
+
+    /// Whether others are first than when [`Self::note_first_gangs`] was last called.
+    pub(crate) fn has_new_first_gangs(&self) -> bool {
+        self.answers.waiting.has_new_firsts()
+    }
+
+    /// Takes that the gangs that are first are known.
+    pub(crate) fn note_first_gangs(&mut self) {
+        self.answers.waiting.note_seen();
+    }
+
+    /// What replicas claim that have no node: as many as lack a place, as long as places are looked
+    /// for. Each claim is given to [`Self::hold_for_replicas`] or [`Self::release`] at its end.
+    pub(crate) fn claim(
+        &mut self,
+        rank: Rank,
+        replicas: &Gang,
+        owner: &ReservationOwner,
+        may_preempt: bool,
+    ) -> RoomClaim {
+        let missing = self.reservations.missing_of(owner);
+        let count = missing.map_or(replicas.workers, |missing| missing.min(replicas.workers));
+        let shape = self.nodes.shape(replicas);
+        RoomClaim {
+            rank,
+            is_of_service: true,
+            may_preempt,
+            is_reserved: missing.is_some(),
+            workers: Box::new([(self.nodes.use_shape(shape), count)]),
+        }
+    }
+
+    /// Ends claims of replicas.
+    pub(crate) fn release(&mut self, claims: impl IntoIterator<Item = RoomClaim>) {
+        for claim in claims {
+            for (id, _) in &claim.workers {
+                self.nodes.release_shape(*id);
+            }
+        }
+    }
+
+    /// Keeps the nodes that these replicas wait for from gangs behind them, and no others.
+    pub(crate) fn hold_for_replicas(&mut self, claims: Vec<RoomClaim>) {
+        let all: Name = "".into();
+        let replicas = claims.into_iter().map(|claim| {
+            let waiting = Waiting {
+                workers: claim.workers,
+                may_preempt: claim.may_preempt,
+            };
+            (claim.rank, waiting)
+        });
+        let replicas: WaitingByRank = replicas.collect();
+        let before = self.answers.replicas.take(&all);
+        let goes_on = |rank: &Rank| replicas.contains_key(rank);
+        self.answers.has_fewer_waiting |= !before.keys().all(goes_on);
+        self.answers.replicas.set(all, replicas);
+        self.answers.replicas.note_seen();
+        for id in before.into_values().flat_map(|waiting| waiting.workers) {
+            self.nodes.release_shape(id.0);
+        }
+    }
+
+    /// Whether a node that takes one of these pods when it is empty also takes one of the claim's.
+    pub(crate) fn is_wanted_by(&self, claim: &RoomClaim, ahead: &BTreeSet<ShapeId>) -> bool {
+        let shapes: Vec<ShapeId> = claim.workers.iter().map(|(id, _)| *id).collect();
+        let mut ahead = ahead.iter();
+        ahead.any(|id| self.nodes.takes_both(*id, &shapes, true).is_some())
+    }
+
+    /// What is reserved for pods for which there is no place, by their shapes.
+    pub(crate) fn missing(&self) -> Vec<(ShapeId, u32)> {
+        self.reservations.missing()
+    }
+}
+
+impl RoomClaim {
+    /// The shapes of its pods.
+    pub(crate) fn shapes(&self) -> impl Iterator<Item = ShapeId> {
+        self.workers.iter().map(|(id, _)| *id)
+    }
+}

@@ -1,0 +1,100 @@
+//! What is known of gangs that may give their GPUs back, and of replicas that wait for them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+
+use super::cost::draining_since;
+use super::event::{Key, Name, Scheduling};
+use super::preemptible::GangRoom;
+use super::service::ServiceState;
+use super::state::{Model, PodState};
+
+impl Model {
+    /// Notes what others may make of the room of a gang.
+    pub(crate) fn note_gang_room(&mut self, key: &Key) {
+        let Some(state) = self.jobs.get(key) else {
+            return;
+        };
+        let holds_node = |found: &PodState| found.pod.node.is_some() && found.pod.ended.is_none();
+        let mut pods = state.pods.iter().filter_map(|uid| self.pods.get(uid));
+        let room = match &state.spec {
+            Some(spec) if state.has_room() => {
+                let is_kept = !spec.gives_way || spec.paused || self.is_observed(&key.namespace);
+                match is_kept {
+                    true => GangRoom::Kept,
+                    false => GangRoom::GivesWay(spec.cluster_priority),
+                }
+            }
+            _ if pods.any(holds_node) => GangRoom::Leaving,
+            _ => GangRoom::Kept,
+        };
+        self.set_gang_room(key, room);
+    }
+
+    /// Takes what others may make of the room of a gang.
+    pub(crate) fn set_gang_room(&mut self, key: &Key, room: GangRoom) {
+        if let Some(state) = self.jobs.get_mut(key) {
+            let before = std::mem::replace(&mut state.room, room);
+            self.preemptible.set(key, before, room);
+        }
+    }
+
+    /// Notes which replicas of a service the scheduler has found no node for.
+    pub(crate) fn note_unschedulable(&mut self, key: &Key) {
+        let is_observed = self.is_observed(&key.namespace);
+        let Some(state) = self.services.get(key) else {
+            return;
+        };
+        let mut waiting = BTreeMap::new();
+        if state.spec.is_some() && !is_observed {
+            waiting.extend(self.unschedulable_replicas(state));
+        }
+        if waiting == state.unschedulable {
+            return;
+        }
+        match waiting.is_empty() {
+            true => drop(self.unschedulable.remove(key)),
+            false => drop(self.unschedulable.insert(key.clone())),
+        }
+        if let Some(state) = self.services.get_mut(key) {
+            state.unschedulable = waiting;
+        }
+        self.room_preemptions.is_due = true;
+    }
+
+    /// The replicas that stay and have no node, each with the time since when the scheduler has
+    /// found none for it.
+    fn unschedulable_replicas(
+        &self,
+        state: &ServiceState,
+    ) -> impl Iterator<Item = (Name, Timestamp)> {
+        let pods = state.pods.iter();
+        let pods = pods.filter_map(|uid| self.pods.get_key_value(uid));
+        pods.filter_map(|(uid, found)| {
+            let pod = &found.pod;
+            let stays =
+                pod.deletion.is_none() && draining_since(&state.draining, uid, pod).is_none();
+            match pod.scheduling {
+                Scheduling::Unschedulable { since, .. } if stays && pod.is_pending() => {
+                    Some((uid.clone(), since))
+                }
+                _ => None,
+            }
+        })
+    }
+
+    /// Whether the indices of what gives way and what waits are those over all workloads.
+    pub(crate) fn has_consistent_preemption(&self) -> bool {
+        let gangs = self.jobs.iter().map(|(key, state)| (key, state.room));
+        let services = self.services.iter();
+        let waiting = services.filter(|(_, state)| !state.unschedulable.is_empty());
+        let waiting: BTreeSet<&Key> = waiting.map(|(key, _)| key).collect();
+        let pods = self.pods.iter();
+        let terminating = pods.filter(|(_, found)| found.pod.is_terminating());
+        let terminating: BTreeSet<&Name> = terminating.map(|(uid, _)| uid).collect();
+        self.preemptible.is_consistent(gangs)
+            && waiting.into_iter().eq(&self.unschedulable)
+            && terminating.into_iter().eq(&self.terminating)
+    }
+}
