@@ -395,7 +395,9 @@ impl<'a, R: Room> Queue<'_, 'a, R> {
             other => other,
         };
         if let Some(retry) = job.retry.as_ref().filter(|retry| retry.at > now) {
-            let Retry { count, at, refused } = retry;
+            let Retry {
+                count, at, refused, ..
+            } = retry;
             let what = match refused {
                 Some(why) => format!(
                     "the cluster refused pods of its workers: {why}; it was taken back {count} \
