@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bursar_api::TrainingJob;
+use bursar_api::lenient::bounded_text;
 use bursar_api::names::{
     DISRUPTIONS_ANNOTATION, REFUSED_ANNOTATION, RESTART_AT_ANNOTATION, RESTARTS_ANNOTATION,
     RETRIES_ANNOTATION, RETRY_AT_ANNOTATION, RETRY_HAD_ROOM_ANNOTATION, ROLE_LABEL, role_job,
@@ -144,7 +145,7 @@ fn retry(job: &Job) -> Option<Retry> {
     Some(Retry {
         count: annotation(RETRIES_ANNOTATION)?.parse().ok()?,
         at: annotation(RETRY_AT_ANNOTATION)?.parse().ok()?,
-        refused: annotation(REFUSED_ANNOTATION).map(|why| why.as_str().into()),
+        refused: annotation(REFUSED_ANNOTATION).map(|why| bounded_text(why).into()),
         had_room: annotation(RETRY_HAD_ROOM_ANNOTATION).is_some_and(|value| value == "true"),
     })
 }

@@ -29,9 +29,9 @@ use crate::training::job::{JobRun, incomplete_run};
 const FIRST_WAIT: SignedDuration = SignedDuration::from_secs(3);
 /// ... and again after waits that double up to this, for as long as pods are missing.
 const LONGEST_WAIT: SignedDuration = SignedDuration::from_secs(60);
-/// Of one Job, the Job controller writes 25 Events at once and then one in five minutes, and they are kept for an
-/// hour.
-const MAX_EVENTS: u32 = 100;
+/// So many Events of a Job are looked at. Who may write Events can make each of them a megabyte long, and they
+/// are held in memory while they are read.
+const MAX_EVENTS: u32 = 8;
 /// The reason of the Job controller's Events about pods that it could not make.
 const FAILED_CREATE: &str = "FailedCreate";
 /// A Job's start is written after the first try to make its pods.

@@ -426,13 +426,16 @@ fn missing_pods(
         (missing(role) > 0 && !is_over).then_some(report)
     });
     let first = refused.min_by_key(|report| report.since);
-    let (since, wait) = match first {
-        Some(report) => (since.max(report.since), REFUSED_AFTER),
-        None => (since, LONGEST_WAIT),
-    };
+    let after = |wait| since.saturating_add(wait).unwrap_or(since);
+    let silent = after(LONGEST_WAIT);
+    let until = first.map_or(silent, |report| {
+        let refused = since.max(report.since).saturating_add(REFUSED_AFTER);
+        // a report is no reason to wait for longer than without a word
+        refused.map_or(silent, |refused| refused.min(silent))
+    });
     Some(MissingPods {
         workers,
-        until: since.saturating_add(wait).unwrap_or(since),
+        until,
         refused: first.map(|report| report.why.clone()),
     })
 }

@@ -4,7 +4,8 @@
 //! found no node, and gangs ahead of which nobody waits for the same nodes. What leaves anyway comes
 //! first: as long as one finds room once that has gone, nobody is suspended for it. Else running gangs of a lower
 //! priority give way, if enough of them do so that all of it finds room: the lowest priority first,
-//! then what has run for the fewest GPU-seconds, and no gang that is not needed.
+//! then what stops soonest, by minutes, and has run for the fewest GPU-seconds, and no gang that is not
+//! needed. A gang of which the cluster takes a worker away anyway comes before all others.
 //!
 //! It is computed from what the objects show, so that a new leader comes to the same answer in the
 //! middle of it: the workers that stop are those that leave.
@@ -27,6 +28,10 @@ use crate::plan::interruption::LOST_AFTER;
 /// While something waits to which others could give way, it is looked again after this long.
 const PACE: SignedDuration = SignedDuration::from_secs(10);
 
+/// After so many claims for which no set of gangs is enough, nobody gives way to those behind them
+/// until the next look.
+const MOST_UNSERVED: usize = 32;
+
 /// Once there is room for replicas, it is kept from gangs behind them for so long: kube-scheduler
 /// tries a pod again within ten seconds of another one's end.
 const BINDING_TIME: SignedDuration = SignedDuration::from_mins(1);
@@ -45,6 +50,8 @@ struct Found {
     passed: Vec<RoomClaim>,
     /// Others may come to give way to one of those that wait.
     may_change: bool,
+    /// How many claims found no room, whoever gave way.
+    unserved: usize,
 }
 
 /// Looks whose GPUs are taken back for whom, if that may have changed, and marks the queues of gangs
@@ -158,7 +165,10 @@ fn claim_of_service(
         let end = at.saturating_add(UNSCHEDULABLE_TIMEOUT);
         end.is_ok_and(|end| now < end)
     };
-    let may_preempt = waiting.iter().any(is_new);
+    let new = waiting.iter().filter(|at| is_new(at)).count();
+    let may_preempt = new > 0;
+    // nothing is taken for those that had their time beside new ones
+    let claimed = if may_preempt { new } else { waiting.len() };
     if waiting.is_empty() {
         return (None, later);
     }
@@ -168,7 +178,7 @@ fn claim_of_service(
         namespace: key.namespace.clone(),
         name: key.name.clone(),
     };
-    let replicas = gang(&spec.replica, count(waiting.len()));
+    let replicas = gang(&spec.replica, count(claimed));
     let owner = ReservationOwner::Workload(key.clone(), Owner::Service(key.name.clone()));
     let claim = model.room.claim(rank, &replicas, &owner, may_preempt);
     (Some(claim), later)
@@ -229,11 +239,12 @@ impl Found {
         let may_preempt = claim.may_preempt && model.preemptible.lowest().is_some_and(is_above);
         self.may_change |= may_preempt;
         if !trial.fits(claim, waiting, &[]) {
-            let victims = match may_preempt {
+            let victims = match may_preempt && self.unserved < MOST_UNSERVED {
                 true => self.choose(model, trial, claim, waiting, now),
                 false => Vec::new(),
             };
             if victims.is_empty() {
+                self.unserved += usize::from(may_preempt);
                 return false;
             }
             for victim in victims {
@@ -268,7 +279,9 @@ impl Found {
             let candidate = Candidate {
                 order: Order {
                     is_told: std::cmp::Reverse(told.is_some_and(|told| told.to == claim.rank)),
+                    is_disrupted: std::cmp::Reverse(is_disrupted(model, state)),
                     priority,
+                    grace_minutes: grace_minutes(state),
                     lost_gpu_seconds: lost_gpu_seconds(model, state, now),
                     key: key.clone(),
                 },
@@ -325,7 +338,11 @@ struct Candidate {
 struct Order {
     /// It was told so before, and has not stopped.
     is_told: std::cmp::Reverse<bool>,
+    /// The cluster takes one of its workers away, so all of them start again in any case.
+    is_disrupted: std::cmp::Reverse<bool>,
     priority: i32,
+    /// Minutes that its workers may take to stop: the one that waits has nothing of what stops late.
+    grace_minutes: i64,
     /// The work since it last started: nobody knows of its checkpoints.
     lost_gpu_seconds: i64,
     key: Key,
@@ -351,6 +368,19 @@ fn needed(fits: &impl Fn(&[usize]) -> bool, chosen: &[usize], candidates: &[usiz
         false => needed(fits, &with_last, first),
     };
     both(&of_first, &of_last)
+}
+
+/// Whether a worker of a gang was told to stop, and not by that gang.
+fn is_disrupted(model: &Model, state: &JobState) -> bool {
+    let mut pods = state.pods.iter().filter_map(|uid| model.pods.get(uid));
+    pods.any(|found| found.pod.is_terminating())
+}
+
+/// The minutes that the slowest of a gang's workers may take to stop.
+fn grace_minutes(state: &JobState) -> i64 {
+    let roles = state.spec.iter().flat_map(|spec| &spec.roles);
+    let grace = roles.map(|role| bounded_grace(role.grace_seconds)).max();
+    grace.unwrap_or(0) / 60
 }
 
 /// The GPU-seconds since the gang last started, at most the work that is lost when it stops.

@@ -488,13 +488,13 @@ impl<'a, R: Room> Queue<'_, 'a, R> {
     }
 
     /// Whether it would start with the GPUs of others: not one that found no node where there was room,
-    /// or whose money is kept for others; and where nodes are made for pods, not before it has
+    /// whose pods the cluster refused, or whose money is kept for others; and where nodes are made for pods, not before it has
     /// waited for those.
     fn may_preempt(&self, job: &Job, loads: &[(RunningCost, u32)]) -> bool {
         let admission = &self.line.admission;
         let is_paid = job.kept.is_empty() || admission.check_beside(loads, &job.kept).is_ok();
         let finds_nodes = match &job.retry {
-            Some(retry) => !retry.had_room,
+            Some(retry) => !retry.had_room && retry.refused.is_none(),
             None => self.node_start.is_none(),
         };
         is_paid && finds_nodes
