@@ -2,6 +2,7 @@
 
 use bursar_core::model::DEFAULT_WEIGHT;
 use bursar_core::plan::LimitedBy;
+use bursar_core::scaling::{GrowthRule, LearnedThroughput};
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -144,6 +145,8 @@ pub struct Scaling {
     /// The metrics that replicas follow; this version takes one, the engine's queue depth.
     #[schemars(length(min = 1, max = 1))]
     pub signals: Vec<SignalSpec>,
+    /// Which rule makes replicas of a queue.
+    pub growth: Growth,
     /// How fast replicas follow, in the words of HorizontalPodAutoscaler v2.
     pub behavior: Behavior,
     /// When nothing is to do.
@@ -156,9 +159,31 @@ impl Default for Scaling {
     fn default() -> Self {
         Self {
             signals: vec![SignalSpec::default()],
+            growth: Growth::default(),
             behavior: Behavior::default(),
             idle: Idle::default(),
             paused: false,
+        }
+    }
+}
+
+/// Which rule makes replicas of a queue.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Growth {
+    /// The fewest replicas with which the queue is within its target again soon after they could serve,
+    /// by the throughput, the arrivals and the start time that were learned: a burst that will be over
+    /// by then starts nothing. `Target`, until five minutes of busy replicas and a start have been seen.
+    #[default]
+    Learned,
+    /// A replica for each `target` requests in the queue.
+    Target,
+}
+
+impl From<Growth> for GrowthRule {
+    fn from(growth: Growth) -> Self {
+        match growth {
+            Growth::Learned => Self::Learned,
+            Growth::Target => Self::Target,
         }
     }
 }
@@ -202,21 +227,14 @@ pub struct Behavior {
 }
 
 /// How fast replicas follow a lower number.
-#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct ScaleDown {
-    /// A lower number is followed once no higher one was asked for in this many seconds.
-    #[serde(default = "default_window")]
+    /// A lower number is followed once no higher one was asked for in this many seconds. Without it:
+    /// 300, and where growth is learned the time of a start, from 60 to 300.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("self >= 0 && self <= 3600").message("stabilizationWindowSeconds must be between 0 and 3600"))]
-    pub stabilization_window_seconds: i32,
-}
-
-impl Default for ScaleDown {
-    fn default() -> Self {
-        Self {
-            stabilization_window_seconds: default_window(),
-        }
-    }
+    pub stabilization_window_seconds: Option<i32>,
 }
 
 /// When nothing is to do.
@@ -314,10 +332,6 @@ fn default_target() -> i32 {
     8
 }
 
-fn default_window() -> i32 {
-    300
-}
-
 fn default_idle() -> String {
     "10m".to_owned()
 }
@@ -369,12 +383,62 @@ pub struct InferenceDeploymentStatus {
     /// The values that gateways read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub activation: Option<ActivationStatus>,
+    /// What was learned of its replicas, once that is enough to forecast. A new leader begins with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub learned: Option<LearnedStatus>,
     /// The spend of the service.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spend: Option<SpendSummary>,
     /// Conditions.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
+}
+
+/// What was learned of a service's replicas.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LearnedStatus {
+    /// How many requests a replica should carry: the rest holds for that.
+    pub target: i32,
+    /// How long a request is on a replica that has as many as its target, in milliseconds.
+    pub request_milliseconds: i64,
+    /// Tokens a second that such a replica writes; 0 where its engine counts none.
+    pub tokens_per_second: i64,
+    /// How long a replica takes from the creation of its pod until it serves, in seconds.
+    pub start_seconds: i64,
+}
+
+impl From<LearnedThroughput> for LearnedStatus {
+    fn from(learned: LearnedThroughput) -> Self {
+        let number = |value: u64| i64::try_from(two_digits(value)).unwrap_or(i64::MAX);
+        Self {
+            target: i32::try_from(learned.target).unwrap_or(i32::MAX),
+            request_milliseconds: number(learned.request_millis),
+            tokens_per_second: number(learned.tokens_per_second),
+            start_seconds: learned.start.as_secs(),
+        }
+    }
+}
+
+/// A number with its first two digits, so that it does not change with each reading.
+fn two_digits(value: u64) -> u64 {
+    let unit = 10u64.pow(value.checked_ilog10().unwrap_or(0).saturating_sub(1));
+    value / unit * unit
+}
+
+impl LearnedStatus {
+    /// What it says, if that can be: somebody else may have written it.
+    pub fn throughput(self) -> Option<LearnedThroughput> {
+        let number = |value: i64| u64::try_from(value).ok();
+        Some(LearnedThroughput {
+            target: u32::try_from(self.target).ok()?,
+            request_millis: number(self.request_milliseconds).filter(|millis| *millis > 0)?,
+            tokens_per_second: number(self.tokens_per_second)?,
+            start: SignedDuration::from_secs(
+                number(self.start_seconds).map(|_| self.start_seconds)?,
+            ),
+        })
+    }
 }
 
 /// The values of a service that gateways read.
@@ -415,8 +479,10 @@ pub struct Settings {
     pub max: u32,
     /// Queue depth of one replica.
     pub target: u32,
+    /// `scaling.growth`.
+    pub growth: GrowthRule,
     /// Stabilization window.
-    pub window: SignedDuration,
+    pub window: Option<SignedDuration>,
     /// `scaling.idle.after`.
     pub idle_after: SignedDuration,
     /// `drain.timeout`.
@@ -457,7 +523,8 @@ impl InferenceDeploymentSpec {
             min: count("spec.minReplicas", self.min_replicas)?,
             max: count("spec.maxReplicas", self.max_replicas)?,
             target: count("spec.scaling.signals[0].target", target)?,
-            window: SignedDuration::from_secs(i64::from(window)),
+            growth: self.scaling.growth.into(),
+            window: window.map(|seconds| SignedDuration::from_secs(i64::from(seconds))),
             idle_after: quantities::duration("spec.scaling.idle.after", &self.scaling.idle.after)?,
             drain_timeout: quantities::duration("spec.drain.timeout", &self.drain.timeout)?,
             hold_timeout: quantities::duration(

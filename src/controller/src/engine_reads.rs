@@ -75,9 +75,11 @@ impl EngineReads {
             return None;
         }
         Some(match readings.busy(&target.uid, reading.at) {
-            Some(requests) if readings.has_counters(&target.uid) => {
-                event::Reading::Busy { requests, moved }
-            }
+            Some(requests) if readings.has_counters(&target.uid) => event::Reading::Busy {
+                requests,
+                moved,
+                done: readings.last_done(&target.uid).unwrap_or_default(),
+            },
             Some(requests) => event::Reading::Uncounted { requests },
             None => {
                 let why = readings.error(&target.uid).unwrap_or("not read for long");
@@ -273,6 +275,7 @@ mod tests {
             requests: 0,
             // the first read is the first look at its counters
             moved: true,
+            done: Default::default(),
         };
         let told = readings_told(&mut stage);
         assert!(told.contains(&("healthy".to_owned(), first)), "{told:?}");

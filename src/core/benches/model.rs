@@ -258,6 +258,7 @@ impl Cluster {
                 let reading = Reading::Busy {
                     requests: 1,
                     moved: true,
+                    done: Default::default(),
                 };
                 events.push(Event::Reading(uid, reading));
             }
@@ -282,7 +283,9 @@ impl Cluster {
             min: 0,
             max: 4,
             target,
-            window: SignedDuration::from_secs(60),
+            growth: Default::default(),
+            learned: None,
+            window: Some(SignedDuration::from_secs(60)),
             idle_after: SignedDuration::from_mins(10),
             drain_timeout: SignedDuration::from_mins(1),
             paused: false,
@@ -387,6 +390,7 @@ impl Cluster {
         let reading = Reading::Busy {
             requests: rng.u64(0..30),
             moved: true,
+            done: Default::default(),
         };
         Event::Reading(replica_uid(self.running(rng)), reading)
     }

@@ -6,6 +6,10 @@ use crate::budget::RunningCost;
 use crate::capacity::Gang;
 use crate::limit::LimitedBy;
 
+mod growth;
+
+pub use growth::{DEFAULT_WINDOW, Forecast, GrowthRule, LearnedThroughput, remaining_start};
+
 /// A measured demand.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Signal {
@@ -149,6 +153,10 @@ pub struct Service {
     pub start_failure: Option<String>,
     /// Its rollout, if that is stuck.
     pub rollout: Option<StuckRollout>,
+    /// What is expected, where its growth is by that and enough has been learned.
+    pub forecast: Option<Forecast>,
+    /// When the forecast, or whether there is one, may change though nothing happens.
+    pub forecast_changes: Option<Timestamp>,
     /// What was asked for before.
     pub history: History,
     /// What one replica costs, and how long it takes to stop.
@@ -173,6 +181,25 @@ impl Service {
                 working.saturating_add(rollout.broken).max(one_more)
             }
             _ => working,
+        }
+    }
+
+    /// The replicas that so many requests need, by its rule.
+    fn replicas_for_depth(&self, queue_depth: u64) -> u32 {
+        let by_target = replicas_for(queue_depth, self.target);
+        self.forecast.as_ref().map_or(by_target, |forecast| {
+            forecast.replicas(queue_depth, self.target)
+        })
+    }
+
+    /// Why so many replicas carry a queue.
+    fn why(&self, sum: &str, queue_depth: u64, carry: u32) -> String {
+        let Self { target, .. } = self;
+        let by_target = replicas_for(queue_depth, *target);
+        let plain = format!("{sum} / target {target} = {by_target}");
+        match &self.forecast {
+            None => plain,
+            Some(forecast) => format!("{plain}; learned: {forecast}: {carry}"),
         }
     }
 
@@ -229,12 +256,7 @@ pub fn recommend(service: &Service, now: Timestamp) -> Recommendation {
 }
 
 fn ask(service: &Service, now: Timestamp) -> Recommendation {
-    let Service {
-        held,
-        current,
-        target,
-        ..
-    } = *service;
+    let Service { held, current, .. } = *service;
     let hold = |queue_depth, asked, limited_by, reason| Recommendation {
         queue_depth,
         asked,
@@ -260,14 +282,17 @@ fn ask(service: &Service, now: Timestamp) -> Recommendation {
     }
     if let Some(why) = unknown {
         // what is known may add replicas; what is unknown takes none away
-        let carry = replicas_for(known, target);
+        let carry = service.replicas_for_depth(known);
         let desired = service.with_broken(carry).max(held_at);
         let reason = match desired > held_at {
             false => format!("demand unknown ({why}): holds at {desired}"),
-            true => format!(
-                "queue depth at least {known} ({on_replicas} on replicas, {held} held) \
-                 / target {target} = {carry}; more may be unknown ({why})"
-            ),
+            true => {
+                let sum = format!(
+                    "queue depth at least {known} ({on_replicas} on replicas, {held} held)"
+                );
+                let why_so_many = service.why(&sum, known, carry);
+                format!("{why_so_many}; more may be unknown ({why})")
+            }
         };
         return Recommendation {
             desired,
@@ -279,14 +304,15 @@ fn ask(service: &Service, now: Timestamp) -> Recommendation {
     if depth == 0 {
         return rest(service, now, hold(Some(0), 0, None, sum));
     }
-    let carry = replicas_for(depth, target).max(1);
-    let reason = format!("{sum} / target {target} = {carry}");
+    let carry = service.replicas_for_depth(depth).max(1);
+    let reason = service.why(&sum, depth, carry);
     let asked = service.with_broken(carry);
     steady(
         service,
         now,
         Recommendation {
             desired: asked,
+            next_look: service.forecast_changes,
             ..hold(Some(depth), asked, None, reason)
         },
     )
@@ -333,12 +359,17 @@ fn rest(service: &Service, now: Timestamp, quiet: Recommendation) -> Recommendat
             ..quiet
         };
     }
-    let at = last_active.checked_add(service.idle_after).ok();
+    let idle_at = last_active.checked_add(service.idle_after).ok();
+    // more may come at once
+    let carry = service.replicas_for_depth(0).max(1);
     let one = Recommendation {
-        asked: service.with_broken(1),
-        desired: service.with_broken(1),
-        next_look: at,
-        reason: format!("{}, not idle yet", quiet.reason),
+        asked: service.with_broken(carry),
+        desired: service.with_broken(carry).min(service.current),
+        next_look: idle_at.into_iter().chain(service.forecast_changes).min(),
+        reason: match carry {
+            1 => format!("{}, not idle yet", quiet.reason),
+            _ => service.why(&quiet.reason, 0, carry),
+        },
         ..quiet
     };
     steady(service, now, one)

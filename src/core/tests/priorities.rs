@@ -46,7 +46,9 @@ fn service(created: i64, priority: i32) -> Service {
         min: 0,
         max: 20,
         target: 8,
-        window: SignedDuration::from_secs(60),
+        growth: Default::default(),
+        learned: None,
+        window: Some(SignedDuration::from_secs(60)),
         idle_after: SignedDuration::from_hours(2),
         drain_timeout: SignedDuration::from_hours(1),
         paused: false,
@@ -140,6 +142,7 @@ impl World {
             let reading = Reading::Busy {
                 requests: 0,
                 moved: false,
+                done: Default::default(),
             };
             self.model.apply(Event::Reading(uid, reading), at(second));
         }

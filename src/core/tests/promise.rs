@@ -132,7 +132,9 @@ impl Namespace {
                 min: rng.u32(1..6),
                 max: 6,
                 target: 8,
-                window: SignedDuration::from_secs(30),
+                growth: Default::default(),
+                learned: None,
+                window: Some(SignedDuration::from_secs(30)),
                 idle_after: SignedDuration::from_secs(600),
                 drain_timeout: SignedDuration::from_secs(*rng.choice(&[0, 60, 900, 3600]).unwrap()),
                 paused: false,
@@ -237,6 +239,7 @@ impl Namespace {
                     let reading = Reading::Busy {
                         requests: 0,
                         moved: true,
+                        done: Default::default(),
                     };
                     self.model.apply(Event::Reading(uid, reading), at(now));
                 }

@@ -73,6 +73,12 @@ impl Readings {
         })
     }
 
+    /// What one pod has done by its own counters, as last read.
+    pub fn last_done(&self, uid: &str) -> Option<EngineCounters> {
+        let (_, sample) = self.pods.get(uid)?.last?;
+        Some(sample.done)
+    }
+
     /// Requests on one pod; `None` if not known.
     pub fn busy(&self, uid: &str, now: Timestamp) -> Option<u64> {
         let (at, sample) = self.pods.get(uid)?.last?;

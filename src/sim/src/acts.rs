@@ -8,7 +8,7 @@ use bursar_core::model::event::{Job, Role, Service};
 use bursar_core::model::{Key, Name};
 use bursar_core::money::Money;
 use bursar_core::pricing::{DatedPriceList, GpuPrice, PriceCatalog, PriceList, PriceScope};
-use bursar_core::scaling;
+use bursar_core::scaling::{self, GrowthRule};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::agenda::{Happening, Subject};
@@ -109,7 +109,12 @@ impl Simulation {
             min,
             max: min + self.rng.u32(1..5),
             target: self.rng.u32(1..9),
-            window: seconds(self.rng.i64(0..60)),
+            growth: match self.rng.bool() {
+                true => GrowthRule::Learned,
+                false => GrowthRule::Target,
+            },
+            learned: None,
+            window: Some(seconds(self.rng.i64(0..60))),
             idle_after: seconds(self.rng.i64(5..120)),
             drain_timeout: seconds(self.rng.i64(0..60)),
             paused: false,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bursar_core::capacity::Resources;
 use bursar_core::correction::Correction;
+use bursar_core::ledger::EngineCounters;
 use bursar_core::model::event::{
     BatchJob, Budget, Deployment, Held, Job, Node, Owner, Pod, PodShape, Service,
 };
@@ -96,6 +97,8 @@ pub(crate) struct PodObject {
     pub(crate) engine: Option<Engine>,
     /// Requests on it, if they are only counted.
     pub(crate) depth: u64,
+    /// What was done so far, and up to when, if requests are only counted.
+    pub(crate) counted: Option<(Timestamp, EngineCounters)>,
     /// It takes no new requests, and has ended what it has begun by then.
     pub(crate) busy_until: Option<Timestamp>,
     /// It has served a request since it was last read.
@@ -117,6 +120,24 @@ impl PodObject {
     /// It is ready and its Service selects it.
     pub(crate) fn serves(&self) -> bool {
         self.stays() && self.pod.ready_since.is_some() && self.pod.draining_since.is_none()
+    }
+
+    /// What it has done by now. Each request that is only counted is answered within ten seconds, and
+    /// another one comes in its place.
+    pub(crate) fn done(&mut self, now: Timestamp) -> EngineCounters {
+        if let Some(engine) = &self.engine {
+            return engine.done;
+        }
+        let (at, mut done) = self.counted.unwrap_or((now, EngineCounters::default()));
+        let millis = u64::try_from(now.duration_since(at).as_millis()).unwrap_or(0);
+        let answered = self.depth * millis / 10_000;
+        if answered > 0 || self.depth == 0 {
+            done.requests += answered;
+            self.counted = Some((now, done));
+        } else {
+            self.counted = Some((at, done));
+        }
+        done
     }
 
     /// Requests on it.

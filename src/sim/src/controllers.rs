@@ -123,6 +123,7 @@ impl Simulation {
             start: new.start,
             engine: None,
             depth: 0,
+            counted: None,
             busy_until: None,
             served: false,
             read_again: false,

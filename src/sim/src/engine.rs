@@ -6,6 +6,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
 
+use bursar_core::ledger::EngineCounters;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::latency::Latencies;
@@ -46,6 +47,8 @@ pub(crate) struct Engine {
     progress: u64,
     /// Up to when `progress` is right.
     at: Timestamp,
+    /// What it has done so far.
+    pub(crate) done: EngineCounters,
     /// Counts the states, so that the end of a step is known to be out of date.
     pub(crate) generation: u32,
 }
@@ -59,6 +62,7 @@ impl Engine {
             running: BinaryHeap::new(),
             progress: 0,
             at: now,
+            done: EngineCounters::default(),
             generation: 0,
         }
     }
@@ -87,6 +91,8 @@ impl Engine {
                 self.at = now;
                 for request in batch {
                     result.first_tokens.push(request);
+                    self.done.input_tokens += u64::from(request.input);
+                    self.done.output_tokens += u64::from(request.output.max(1));
                     match request.output {
                         0 | 1 => result.finished += 1,
                         more => {
@@ -114,6 +120,7 @@ impl Engine {
             self.running.pop();
             result.finished += 1;
         }
+        self.done.requests += result.finished;
         let next = self.plan(now);
         (result, next)
     }

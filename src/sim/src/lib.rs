@@ -53,8 +53,9 @@ pub use report::{
     BudgetReport, JobsReport, Report, SampleReport, ServiceReport, ServiceSampleReport,
 };
 pub use scenario::{
-    BudgetScenario, EngineScenario, ExhaustedScenario, FaultScenario, JobScenario, NodePool,
-    RequestScenario, Scenario, ScenarioError, ServiceScenario,
+    BudgetScenario, BurstScenario, EngineScenario, ExhaustedScenario, FaultScenario,
+    GrowthScenario, JobScenario, NodePool, RequestScenario, Scenario, ScenarioError,
+    ServiceScenario,
 };
 pub use simulation::Violation;
 pub use trace::TraceError;

@@ -74,6 +74,17 @@ pub(crate) fn percentile(values: &mut [u32], percent: usize) -> Option<u32> {
 }
 
 impl Metrics {
+    /// Forgets all figures but those over time.
+    pub(crate) fn begin_anew(&mut self) {
+        let samples = std::mem::take(&mut self.samples);
+        *self = Self {
+            samples,
+            sample_every: self.sample_every,
+            order_log: self.order_log.take(),
+            ..Self::default()
+        };
+    }
+
     fn service(&mut self, key: &Key) -> &mut ServiceFigures {
         if !self.services.contains_key(key) {
             self.services.insert(key.clone(), ServiceFigures::default());

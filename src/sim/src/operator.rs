@@ -121,7 +121,11 @@ impl Simulation {
                             let at = later(self.now, COUNTERS_MOVE);
                             self.agenda.add(at, Happening::ReadAgain(*number));
                         }
-                        Reading::Busy { requests, moved }
+                        Reading::Busy {
+                            requests,
+                            moved,
+                            done: pod.done(self.now),
+                        }
                     }
                 };
                 Event::Reading(uid(*number), reading)

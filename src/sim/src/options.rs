@@ -113,7 +113,7 @@ pub fn simulate(
             STEPS => replay.end,
             _ => later(replay.start, passed),
         };
-        replay.simulation.run_until(until)?;
+        replay.run_until(until)?;
         let requests = replay.simulation.metrics.requests;
         progress(step.unsigned_abs(), requests, replay.requests);
     }

@@ -1,5 +1,6 @@
 //! Builds the cluster of a scenario and lets its requests and jobs happen.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bursar_core::calendar::whole_second;
@@ -15,8 +16,9 @@ use crate::agenda::later;
 use crate::cluster::{Demand, GPU, ServiceObject, node, shape};
 use crate::faults::FaultRates;
 use crate::latency::Latencies;
+use crate::ledger::Usage;
 use crate::scenario::{JobScenario, Scenario, ScenarioError, ServiceScenario};
-use crate::simulation::{RequestSource, Simulation, Submission};
+use crate::simulation::{RequestSource, Simulation, Submission, Violation};
 use crate::trace::{self, RequestStream};
 
 /// After the last request of a trace the cluster comes to rest for so long.
@@ -36,6 +38,10 @@ pub(crate) struct Replay {
     pub(crate) simulation: Simulation,
     pub(crate) start: Timestamp,
     pub(crate) end: Timestamp,
+    /// From when on figures count.
+    pub(crate) counts_from: Timestamp,
+    /// What had been used by then.
+    pub(crate) used_before: BTreeMap<Key, Usage>,
     /// All requests that will come.
     pub(crate) requests: usize,
 }
@@ -104,8 +110,27 @@ impl Replay {
             simulation,
             start,
             end,
+            counts_from: later(start, scenario.warm_up),
+            used_before: BTreeMap::new(),
             requests,
         })
+    }
+}
+
+impl Replay {
+    /// Lets everything happen until `end`. Figures begin anew when the time to warm up is over.
+    ///
+    /// # Errors
+    /// A decision that must not be.
+    pub(crate) fn run_until(&mut self, end: Timestamp) -> Result<(), Violation> {
+        let simulation = &mut self.simulation;
+        let counts_from = self.counts_from;
+        if simulation.now < counts_from && counts_from <= end {
+            simulation.run_until(counts_from)?;
+            self.used_before = simulation.ledger.usage(counts_from);
+            simulation.metrics.begin_anew();
+        }
+        simulation.run_until(end)
     }
 }
 
@@ -176,6 +201,8 @@ fn add_service(
         min: scenario.min_replicas,
         max: scenario.max_replicas,
         target: scenario.target.max(1),
+        growth: scenario.growth.into(),
+        learned: None,
         window: scenario.stabilization_window,
         idle_after: scenario.idle_after,
         drain_timeout: scenario.drain_timeout,
@@ -216,7 +243,14 @@ fn add_service(
         (None, Some(rate)) => {
             let length = duration.unwrap_or(SignedDuration::from_hours(1)) - requests.after;
             let tokens = (requests.input_tokens, requests.output_tokens);
-            RequestStream::at_rate(rate, tokens, begin, length, &mut simulation.rng)
+            RequestStream::at_rate(
+                rate,
+                requests.bursts,
+                tokens,
+                begin,
+                length,
+                &mut simulation.rng,
+            )
         }
         _ => {
             let name = &scenario.name;

@@ -212,7 +212,13 @@ impl Report {
     /// The figures of a replay that has run.
     pub(crate) fn new(replay: &mut Replay, seed: u64, currency: &str) -> Self {
         let simulation = &mut replay.simulation;
-        let usage = simulation.ledger.usage(simulation.now);
+        let mut usage = simulation.ledger.usage(simulation.now);
+        for (account, before) in &replay.used_before {
+            if let Some(used) = usage.get_mut(account) {
+                used.gpu_seconds -= before.gpu_seconds;
+                used.cost = used.cost - before.cost;
+            }
+        }
         let of = |key: &Key, kind: &str| {
             let account = Key::new(&key.namespace, &format!("{kind}/{}", key.name));
             usage.get(&account).copied().unwrap_or_default()

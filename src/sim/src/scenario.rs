@@ -6,6 +6,7 @@ use std::path::Path;
 use bursar_core::budget::OnExhausted;
 use bursar_core::calendar::Period;
 use bursar_core::money::Money;
+use bursar_core::scaling::GrowthRule;
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 
@@ -51,6 +52,9 @@ pub struct Scenario {
     pub start: Timestamp,
     /// How long it lasts; until five minutes after the last request of a trace if left out.
     pub duration: Option<SignedDuration>,
+    /// Figures of services, costs and orders count from so long after the beginning on.
+    #[serde(default)]
+    pub warm_up: SignedDuration,
     /// The accounting time zone.
     #[serde(default = "default_zone")]
     pub time_zone: String,
@@ -114,9 +118,11 @@ pub struct ServiceScenario {
     /// Requests that one replica should carry.
     #[serde(default = "default_target")]
     pub target: u32,
+    /// `scaling.growth`.
+    #[serde(default)]
+    pub growth: GrowthScenario,
     /// How long a lower number must last before it is followed.
-    #[serde(default = "default_window")]
-    pub stabilization_window: SignedDuration,
+    pub stabilization_window: Option<SignedDuration>,
     /// How long nothing may happen before it goes to its minimum.
     #[serde(default = "default_idle")]
     pub idle_after: SignedDuration,
@@ -140,6 +146,24 @@ pub struct ServiceScenario {
     pub engine: EngineScenario,
     /// Its requests.
     pub requests: RequestScenario,
+}
+
+/// Which rule makes replicas of a queue, as the resource has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[allow(missing_docs)] // the resource says what they mean
+pub enum GrowthScenario {
+    Learned,
+    #[default]
+    Target,
+}
+
+impl From<GrowthScenario> for GrowthRule {
+    fn from(growth: GrowthScenario) -> Self {
+        match growth {
+            GrowthScenario::Learned => Self::Learned,
+            GrowthScenario::Target => Self::Target,
+        }
+    }
 }
 
 /// An engine whose latencies were measured.
@@ -181,6 +205,8 @@ pub struct RequestScenario {
     pub repeat: u32,
     /// Requests a second that come at random, without a trace.
     pub rate: Option<f64>,
+    /// Bursts beside them.
+    pub bursts: Option<BurstScenario>,
     /// Prompt tokens of each of them.
     #[serde(default = "default_input")]
     pub input_tokens: u32,
@@ -190,6 +216,18 @@ pub struct RequestScenario {
     /// When they begin, after the start.
     #[serde(default)]
     pub after: SignedDuration,
+}
+
+/// Bursts of requests that come again and again.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct BurstScenario {
+    /// Requests a second in a burst.
+    pub rate: f64,
+    /// The time from the beginning of one to that of the next; the first begins after it.
+    pub every: SignedDuration,
+    /// How long each lasts.
+    pub lasts: SignedDuration,
 }
 
 /// TrainingJobs: one, or those of a trace.
@@ -308,9 +346,6 @@ fn default_namespace() -> String {
 fn default_target() -> u32 {
     8
 }
-fn default_window() -> SignedDuration {
-    SignedDuration::from_secs(300)
-}
 fn default_idle() -> SignedDuration {
     SignedDuration::from_mins(10)
 }
@@ -386,5 +421,14 @@ impl Scenario {
             path: name,
             error: error.to_string(),
         })
+    }
+
+    /// Reads the text of a scenario file.
+    ///
+    /// # Errors
+    /// It is not a scenario.
+    pub fn parse(text: &str) -> Result<Self, ScenarioError> {
+        let read: Result<Self, _> = serde_saphyr::from_str(text);
+        read.map_err(|error| ScenarioError::Value(error.to_string()))
     }
 }

@@ -9,9 +9,10 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::agenda::later;
 use crate::engine::Request;
+use crate::scenario::BurstScenario;
 
 /// Traces that are built in; `data/README.md` says where they are from.
-const REQUESTS: [(&str, &[u8]); 2] = [
+const REQUESTS: [(&str, &[u8]); 5] = [
     (
         "azure-llm-2023-conv",
         include_bytes!("../data/azure-llm-2023-conv.csv.gz"),
@@ -19,6 +20,18 @@ const REQUESTS: [(&str, &[u8]); 2] = [
     (
         "aibrix-up-and-down",
         include_bytes!("../data/aibrix-up-and-down.csv.gz"),
+    ),
+    (
+        "mooncake-conversation",
+        include_bytes!("../data/mooncake-conversation.csv.gz"),
+    ),
+    (
+        "servegen-m-large-48",
+        include_bytes!("../data/servegen-m-large-48.csv.gz"),
+    ),
+    (
+        "azure-functions-d0763a",
+        include_bytes!("../data/azure-functions-d0763a.csv.gz"),
     ),
 ];
 const JOBS: [(&str, &[u8]); 1] = [(
@@ -152,29 +165,32 @@ impl RequestStream {
         Ok(Self::sorted(requests))
     }
 
-    /// Requests that come at random, so many a second, for a time.
+    /// Requests that come at random, for a time: so many a second, and those of bursts beside them.
     pub(crate) fn at_rate(
         rate: f64,
+        bursts: Option<BurstScenario>,
         tokens: (u32, u32),
         start: Timestamp,
         length: SignedDuration,
         rng: &mut Rng,
     ) -> Self {
-        let mut requests = Vec::new();
-        let mut seconds = 0.0;
-        loop {
-            // the time between two of a Poisson process
-            seconds -= (1.0 - rng.f64()).ln() / rate;
-            if !(rate > 0.0 && seconds < length.as_secs_f64()) {
-                break;
+        let mut seconds = Vec::new();
+        add_random(&mut seconds, rate, (0.0, length.as_secs_f64()), rng);
+        if let Some(bursts) = bursts.filter(|bursts| bursts.every > SignedDuration::ZERO) {
+            let mut begins = bursts.every;
+            while begins < length {
+                let ends = (begins + bursts.lasts).min(length);
+                let within = (begins.as_secs_f64(), ends.as_secs_f64());
+                add_random(&mut seconds, bursts.rate, within, rng);
+                begins += bursts.every;
             }
-            requests.push(Request {
-                arrived: later(start, micros(seconds)),
-                input: tokens.0,
-                output: tokens.1,
-            });
         }
-        Self::sorted(requests)
+        let requests = seconds.into_iter().map(|seconds| Request {
+            arrived: later(start, micros(seconds)),
+            input: tokens.0,
+            output: tokens.1,
+        });
+        Self::sorted(requests.collect())
     }
 
     fn sorted(mut requests: Vec<Request>) -> Self {
@@ -211,6 +227,18 @@ impl RequestStream {
     }
 }
 
+/// Adds the times of a Poisson process of so many a second between two times.
+fn add_random(times: &mut Vec<f64>, rate: f64, within: (f64, f64), rng: &mut Rng) {
+    let (mut seconds, end) = within;
+    loop {
+        seconds -= (1.0 - rng.f64()).ln() / rate;
+        if !(rate > 0.0 && seconds < end) {
+            return;
+        }
+        times.push(seconds);
+    }
+}
+
 fn micros(seconds: f64) -> SignedDuration {
     SignedDuration::from_micros((seconds * 1e6) as i64)
 }
@@ -242,10 +270,10 @@ mod tests {
     fn a_rate_gives_so_many_requests_a_second() {
         let length = SignedDuration::from_secs(1000);
         let mut rng = Rng::with_seed(1);
-        let stream = RequestStream::at_rate(20.0, (100, 10), start(), length, &mut rng);
+        let stream = RequestStream::at_rate(20.0, None, (100, 10), start(), length, &mut rng);
         assert!(stream.len().abs_diff(20_000) < 500, "{}", stream.len());
         assert_eq!(
-            RequestStream::at_rate(0.0, (1, 1), start(), length, &mut rng).len(),
+            RequestStream::at_rate(0.0, None, (1, 1), start(), length, &mut rng).len(),
             0
         );
     }

@@ -97,7 +97,8 @@ pub(super) fn deployment(found: &v1::Deployment) -> Deployment {
     let rollout = found.status.as_ref().and_then(|status| {
         let is_behind = found.metadata.generation != status.observed_generation;
         let updated = status.updated_replicas.unwrap_or(0);
-        let rolls = is_behind || updated < status.replicas.unwrap_or(0);
+        let replaces = updated < status.replicas.unwrap_or(0);
+        let rolls = is_behind || replaces;
         let mut conditions = status.conditions.iter().flatten();
         let deadline_exceeded = conditions.any(|condition| {
             let reason = condition.reason.as_deref();
@@ -106,6 +107,7 @@ pub(super) fn deployment(found: &v1::Deployment) -> Deployment {
         });
         let rollout = Rollout {
             updated: u32::try_from(updated).unwrap_or(0),
+            replaces,
             deadline_exceeded: deadline_exceeded && !is_behind,
         };
         rolls.then_some(rollout)

@@ -1,6 +1,6 @@
 //! Workloads, budgets and what they own as the model's values.
 
-use bursar_api::inference::ActivationMode;
+use bursar_api::inference::{ActivationMode, LearnedStatus};
 use bursar_api::template::grace_seconds;
 use bursar_api::{BudgetPolicy, InferenceDeployment, TrainingJob};
 use bursar_core::budget::{BudgetRecord, OnExhausted};
@@ -52,6 +52,12 @@ impl WorkloadReader<'_> {
             min: settings.min,
             max: settings.max,
             target: settings.target,
+            growth: settings.growth,
+            learned: object
+                .status
+                .as_ref()
+                .and_then(|status| status.learned)
+                .and_then(LearnedStatus::throughput),
             window: settings.window,
             idle_after: settings.idle_after,
             drain_timeout: settings.drain_timeout,

@@ -116,6 +116,7 @@ async fn write_service(
     let refused = deployment.and_then(|found| health::pods_refused(&found));
     let parts = inference::status::StatusParts {
         decision,
+        learned: view.learned,
         pods: &pods,
         refused: refused.as_ref().map(|refused| &*refused.why),
         port: inference::port(context, &object),

@@ -5,10 +5,13 @@ use bursar_api::conditions::{
     self, ConditionState, PODS_HEALTHY, READY, SIGNALS_AVAILABLE, WITHIN_BUDGET, pods_healthy,
     service_ready, signals_available, workload_within_budget,
 };
-use bursar_api::inference::{ActivationStatus, InferenceDeploymentStatus, RefusalStatus};
+use bursar_api::inference::{
+    ActivationStatus, InferenceDeploymentStatus, LearnedStatus, RefusalStatus,
+};
 use bursar_api::spend::WorkloadKind;
 use bursar_core::plan::{Decision, LimitedBy};
 use bursar_core::refusal::RefusalReason;
+use bursar_core::scaling::LearnedThroughput;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -26,6 +29,8 @@ use crate::status_pacing::{
 /// What goes into a status.
 pub(crate) struct StatusParts<'a> {
     pub(crate) decision: &'a Decision,
+    /// What was learned of its replicas.
+    pub(crate) learned: Option<LearnedThroughput>,
     pub(crate) pods: &'a [&'a Pod],
     /// Why the cluster refuses to make pods, if it does.
     pub(crate) refused: Option<&'a str>,
@@ -85,6 +90,7 @@ pub(crate) fn next(
                 retry_at: refusal.retry_at.map(Time),
             }),
         }),
+        learned: parts.learned.map(LearnedStatus::from),
         spend: Some(parts.spend.summary.clone()),
         conditions: Vec::new(),
     };
@@ -115,6 +121,7 @@ fn decisive(status: &InferenceDeploymentStatus) -> InferenceDeploymentStatus {
     (status.replicas, status.ready_replicas) = (0, 0);
     (status.desired_replicas, status.limited_by) = (0, None);
     (status.spend, status.queue_depth, status.reason) = (None, None, String::new());
+    status.learned = None;
     if let Some(refusal) = status
         .activation
         .as_mut()
@@ -155,6 +162,7 @@ fn figures(status: &InferenceDeploymentStatus) -> impl PartialEq {
     (
         status.queue_depth,
         status.reason.as_str(),
+        status.learned,
         activation
             .and_then(|activation| activation.refusal.as_ref())
             .map(|refusal| refusal.message.as_str()),
@@ -334,6 +342,7 @@ mod tests {
             };
             let parts = StatusParts {
                 decision,
+                learned: None,
                 pods: &[],
                 refused: None,
                 port: Some(20_000),

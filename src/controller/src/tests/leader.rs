@@ -357,6 +357,7 @@ impl Leader {
             let reading = Reading::Busy {
                 requests: busy,
                 moved: moved || busy > 0,
+                done: Default::default(),
             };
             let event = ModelEvent::Reading(pod::uid(&pod).into(), reading);
             self.actor.note_event(event);

@@ -84,7 +84,7 @@ impl Model {
         self.marks.services.extend(services);
     }
 
-    fn set_service(&mut self, key: Key, service: Option<Service>) {
+    fn set_service(&mut self, key: Key, mut service: Option<Service>) {
         if service.is_none() && !self.services.contains_key(&key) {
             return;
         }
@@ -92,6 +92,8 @@ impl Model {
             self.rates
                 .learn_selector(&service.replica, self.room.nodes());
         }
+        // what a status says of it changes nothing but where a leader begins
+        let learned = service.as_mut().and_then(|service| service.learned.take());
         let state = self.services.entry(key.clone()).or_default();
         if state.spec == service {
             return;
@@ -99,8 +101,22 @@ impl Model {
         match (&state.spec, &service) {
             (_, None) => state.forget(),
             // another one has its name by now, and shows no order of the former
-            (Some(old), Some(new)) if old.created != new.created => state.forget_orders(),
+            (Some(old), Some(new)) if old.created != new.created => {
+                state.forget_orders();
+                (state.learned, state.starts) = Default::default();
+            }
             _ => {}
+        }
+        let target = |service: &Option<Service>| service.as_ref().map(|service| service.target);
+        if state.spec.is_some() && target(&state.spec) != target(&service) {
+            state.learned.forget_throughput();
+        }
+        if let Some(learned) = learned
+            && state.spec.is_none()
+            && target(&service) == Some(learned.target)
+        {
+            state.learned.recall(learned);
+            state.starts.recall(learned.start);
         }
         state.spec = service;
         state.estimate = Default::default();
@@ -123,6 +139,9 @@ impl Model {
             state.ordered = None;
         }
         let rollout = deployment.as_ref().and_then(|found| found.rollout);
+        if state.replaces_pods() != rollout.is_some_and(|rollout| rollout.replaces) {
+            state.learned.forget_throughput();
+        }
         state.rollout = rollout.map(|rollout| RolloutProgress::next(state.rollout, rollout, now));
         state.deployment = deployment;
         self.marks.services.insert(key);
@@ -262,6 +281,12 @@ impl Model {
             return;
         }
         self.marks.pods.remove(&uid);
+        if let Some(old) = &old
+            && let Some((key, Owner::Service(_))) = self.owner(&old.pod)
+            && let Some(state) = self.services.get_mut(&key)
+        {
+            state.learned.lose(old.engine.busy.unwrap_or(0));
+        }
         if let Some(old) = old
             && old.pod.owner == Owner::Other
         {
@@ -272,10 +297,12 @@ impl Model {
 
     /// Takes that a replica became ready for the first time.
     fn learn_start(&mut self, pod: &Pod, ready: Timestamp) {
+        let node = pod.node.as_ref().and_then(|node| self.room.node(node));
+        let kind = node.map_or("", kind_of).into();
         if let Some((key, Owner::Service(_))) = self.owner(pod)
             && let Some(state) = self.services.get_mut(&key)
         {
-            state.starts.learn(pod.created, ready);
+            state.starts.learn(kind, pod.created, ready);
         }
     }
 
@@ -490,6 +517,13 @@ impl Model {
         state.read(&mut pod.engine, reading, now);
         self.marks.services.insert(key);
     }
+}
+
+/// The kind of a node: its instance type, or else the model of its GPUs.
+fn kind_of(node: &Node) -> &str {
+    let labels = ["node.kubernetes.io/instance-type", "nvidia.com/gpu.product"];
+    let mut kinds = labels.iter().filter_map(|label| node.labels.get(*label));
+    kinds.next().map_or("", String::as_str)
 }
 
 /// A pod of no workload by its namespace and UID.

@@ -10,10 +10,11 @@ use crate::budget::{BudgetRecord, Latch, OnExhausted};
 use crate::calendar::Period;
 use crate::capacity::Resources;
 use crate::correction::Correction;
+use crate::ledger::EngineCounters;
 use crate::money::Money;
 use crate::placement::{Placement, Taint};
 use crate::pricing::{PriceCatalog, PricingAttributes};
-use crate::scaling::Activation;
+use crate::scaling::{Activation, GrowthRule, LearnedThroughput};
 use crate::training::Retry;
 
 use super::awaited::REFUSED_AFTER;
@@ -239,8 +240,12 @@ pub struct Service {
     pub max: u32,
     /// Queue depth that one replica should carry.
     pub target: u32,
-    /// How long a lower number must last before it is followed.
-    pub window: SignedDuration,
+    /// Which rule makes replicas of a queue.
+    pub growth: GrowthRule,
+    /// What its status has on record of its replicas: a new leader begins with that.
+    pub learned: Option<LearnedThroughput>,
+    /// How long a lower number must last before it is followed; `None` leaves that to what is learned.
+    pub window: Option<SignedDuration>,
     /// How long nothing may happen before it goes to its minimum.
     pub idle_after: SignedDuration,
     /// How long a replica may take to finish its requests when it leaves.
@@ -271,6 +276,9 @@ pub struct Deployment {
 pub struct Rollout {
     /// Pods of the new template.
     pub updated: u32,
+    /// Pods of an earlier template are there. Without them its controller may just be about to see that
+    /// it is scaled.
+    pub replaces: bool,
     /// The Deployment's own deadline for progress is over.
     pub deadline_exceeded: bool,
 }
@@ -427,6 +435,8 @@ pub enum Reading {
         requests: u64,
         /// Its counters have moved since the read before, or there was none.
         moved: bool,
+        /// What the engine has done since it began.
+        done: EngineCounters,
     },
     /// Requests waiting and running on an engine that shows no counters, which could confirm them.
     Uncounted {

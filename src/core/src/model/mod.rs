@@ -7,6 +7,7 @@
 //! | `state` | the whole of what is known and remembered |
 //! | `apply` | how an event changes it, and what must be decided anew |
 //! | `service`, `job` | what is known and remembered of a workload |
+//! | `growth` | what is learned of a service's requests: how fast they arrive and are answered |
 //! | `namespace` | the budgets of a namespace, and the sums that they are compared with |
 //! | `budget_terms` | which terms of a budget are in force, and which wait |
 //! | `claim` | who waits for the money of budgets, and in which order it is given |
@@ -31,6 +32,7 @@ pub(crate) mod claim;
 pub(crate) mod cost;
 pub mod event;
 pub(crate) mod gateways;
+pub(crate) mod growth;
 pub(crate) mod job;
 pub(crate) mod namespace;
 mod pause;

@@ -12,6 +12,7 @@ use crate::scaling::{History, Signal};
 use super::awaited::Awaited;
 use super::claim::Rank;
 use super::event::{Deployment, Name, Pod, PodsRefused, Reading, Service};
+use super::growth::{LastRead, LearnedDemand};
 use super::namespace::Admission;
 use super::rates::CachedRate;
 use super::rollout::RolloutProgress;
@@ -65,6 +66,8 @@ pub(crate) struct EngineState {
     pub(crate) stale: Option<Name>,
     /// Since when it has had requests while no counter moved.
     pub(crate) still_since: Option<Timestamp>,
+    /// Its last read that showed counters.
+    last_read: Option<LastRead>,
 }
 
 impl EngineState {
@@ -112,6 +115,7 @@ pub(crate) struct ServiceState {
     /// When an engine last did something, a gateway held a request, or a start was ordered.
     pub(crate) last_active: Option<Timestamp>,
     pub(crate) starts: Starts,
+    pub(crate) learned: LearnedDemand,
     /// Replicas that were ordered and have no pod yet.
     pub(crate) awaited: Awaited,
     /// The replicas that the Deployment was told to have.
@@ -143,6 +147,12 @@ pub(crate) struct ServiceState {
 }
 
 impl ServiceState {
+    /// Whether pods of an earlier template are there.
+    pub(crate) fn replaces_pods(&self) -> bool {
+        let rollout = self.deployment.as_ref().and_then(|found| found.rollout);
+        rollout.is_some_and(|rollout| rollout.replaces)
+    }
+
     /// True once nothing of it is there.
     pub(crate) fn is_gone(&self) -> bool {
         self.spec.is_none()
@@ -181,6 +191,7 @@ impl ServiceState {
         self.history = None;
         self.last_active = None;
         self.starts = Starts::default();
+        self.learned = LearnedDemand::default();
         self.awaited = Awaited::default();
         self.removals = Removals::default();
         self.forget_orders();
@@ -197,8 +208,23 @@ impl ServiceState {
     /// Takes that an engine was read.
     pub(crate) fn read(&mut self, engine: &mut EngineState, reading: Reading, now: Timestamp) {
         let is_active = match reading {
-            Reading::Busy { requests, moved } => engine.set_busy(requests, moved, true, now),
-            Reading::Uncounted { requests } => engine.set_busy(requests, false, false, now),
+            Reading::Busy {
+                requests,
+                moved,
+                done,
+            } => {
+                let target = self.spec.as_ref().map_or(1, |spec| spec.target);
+                let last_read = engine.last_read;
+                let is_mixed = self.replaces_pods();
+                let read = (self.learned).read(last_read, (requests, done), target, is_mixed, now);
+                engine.last_read = Some(read);
+                engine.set_busy(requests, moved, true, now)
+            }
+            Reading::Uncounted { requests } => {
+                // what it answers cannot be seen
+                self.learned.forget_throughput();
+                engine.set_busy(requests, false, false, now)
+            }
             Reading::Stale(why) => {
                 engine.stale = Some(why);
                 false
@@ -320,6 +346,22 @@ pub(crate) fn starting_since(
         }
     }
     (since, next)
+}
+
+/// For how long each of these replicas has been starting; `None` for one that may serve. One that is
+/// broken has been for ever.
+pub(crate) fn start_ages(
+    pods: &[Replica<'_>],
+    now: Timestamp,
+) -> impl Iterator<Item = Option<SignedDuration>> {
+    pods.iter().map(move |(_, pod, engine)| {
+        let serves = may_work(pod, engine) && !engine.is_stalled(now);
+        let is_broken = engine.has_served || pod.start_failure.is_some();
+        (!serves).then(|| match is_broken {
+            true => SignedDuration::MAX,
+            false => now.duration_since(pod.created).max(SignedDuration::ZERO),
+        })
+    })
 }
 
 /// When a replica that has not become ready for a reason since then has failed to start.

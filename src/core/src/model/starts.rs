@@ -1,8 +1,10 @@
 //! How long replicas take to start, and how long a start is waited for.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use jiff::{SignedDuration, Timestamp};
+
+use super::event::Name;
 
 /// A start is waited for so long while nothing is known of how long it takes.
 const FIRST_START: SignedDuration = SignedDuration::from_hours(1);
@@ -17,24 +19,47 @@ const REMEMBERED: usize = 8;
 /// since when replicas are starting now.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Starts {
-    last: VecDeque<SignedDuration>,
+    /// The kind of node on which each was, and how long it took.
+    last: VecDeque<(Name, SignedDuration)>,
+    /// What somebody has learned before, until one is seen here.
+    recalled: Option<SignedDuration>,
     /// Since when at least one replica has been starting.
     since: Option<Timestamp>,
 }
 
 impl Starts {
     /// Takes that a replica became ready for the first time.
-    pub(crate) fn learn(&mut self, created: Timestamp, ready: Timestamp) {
+    /// `kind` is that of its node.
+    pub(crate) fn learn(&mut self, kind: Name, created: Timestamp, ready: Timestamp) {
         if self.last.len() == REMEMBERED {
             self.last.pop_front();
         }
         let took = ready.duration_since(created).max(SignedDuration::ZERO);
-        self.last.push_back(took);
+        self.last.push_back((kind, took));
+    }
+
+    /// Begins with what somebody has learned before.
+    pub(crate) fn recall(&mut self, took: SignedDuration) {
+        self.recalled = Some(took.clamp(SignedDuration::ZERO, FIRST_START));
+    }
+
+    /// How long a start takes: the median of the last ones on a kind of node, of the slowest kind, as
+    /// nobody knows which one will take the next replica.
+    pub(crate) fn expected(&self) -> Option<SignedDuration> {
+        let mut kinds: BTreeMap<&Name, Vec<SignedDuration>> = BTreeMap::new();
+        for (kind, took) in &self.last {
+            kinds.entry(kind).or_default().push(*took);
+        }
+        let medians = kinds.into_values().filter_map(|mut took| {
+            took.sort();
+            took.get(took.len() / 2).copied()
+        });
+        medians.max().or(self.recalled)
     }
 
     /// How long a start is waited for.
     pub(crate) fn patience(&self) -> SignedDuration {
-        let longest = self.last.iter().max();
+        let longest = self.last.iter().map(|(_, took)| took).max();
         longest.map_or(FIRST_START, |longest| {
             longest.saturating_mul(TIMES_LONGEST).max(SHORTEST_WAIT)
         })
@@ -62,14 +87,28 @@ mod tests {
     fn the_longest_of_the_last_starts_says_how_long_to_wait() {
         let mut starts = Starts::default();
         assert_eq!(starts.patience(), FIRST_START);
-        starts.learn(at(0), at(5));
+        starts.learn("h100".into(), at(0), at(5));
         assert_eq!(starts.patience(), SHORTEST_WAIT);
-        starts.learn(at(0), at(3000));
+        starts.learn("h100".into(), at(0), at(3000));
         assert_eq!(starts.patience(), SignedDuration::from_secs(9000));
         for _ in 0..REMEMBERED {
-            starts.learn(at(0), at(-1));
+            starts.learn("h100".into(), at(0), at(-1));
         }
         assert_eq!(starts.patience(), SHORTEST_WAIT);
         assert_eq!(starts.last.len(), REMEMBERED);
+    }
+
+    #[test]
+    fn a_start_takes_as_long_as_most_do_on_the_slowest_kind_of_node() {
+        let mut starts = Starts::default();
+        assert_eq!(starts.expected(), None);
+        starts.recall(SignedDuration::from_secs(40));
+        assert_eq!(starts.expected(), Some(SignedDuration::from_secs(40)));
+        for (kind, seconds) in [("h100", 60), ("h100", 600), ("h100", 70), ("a100", 90)] {
+            starts.learn(kind.into(), at(0), at(seconds));
+        }
+        assert_eq!(starts.expected(), Some(SignedDuration::from_secs(90)));
+        starts.recall(SignedDuration::from_secs(3_000));
+        assert_eq!(starts.expected(), Some(SignedDuration::from_secs(90)));
     }
 }

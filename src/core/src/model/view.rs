@@ -4,6 +4,7 @@ use jiff::Timestamp;
 
 use crate::budget::{BudgetState, RunningCost};
 use crate::plan::Decision;
+use crate::scaling::LearnedThroughput;
 use crate::training::JobDecision;
 
 use super::event::Key;
@@ -25,6 +26,8 @@ pub struct ServiceView {
     pub last_active: Option<Timestamp>,
     /// What a new replica costs.
     pub load: RunningCost,
+    /// What was learned of its replicas, once that is enough.
+    pub learned: Option<LearnedThroughput>,
 }
 
 /// The last decision over a TrainingJob, and how it has ended.
@@ -64,6 +67,10 @@ impl Model {
             current: state.declared(),
             last_active: state.last_active,
             load: state.load?,
+            learned: {
+                let target = state.spec.as_ref()?.target;
+                state.learned.throughput(target, state.starts.expected())
+            },
         })
     }
 

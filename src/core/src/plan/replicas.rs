@@ -11,13 +11,16 @@ use crate::limit::LimitedBy;
 use crate::model::claim::{Part, Rank, Workload, kept_before};
 use crate::model::cost::{drain_replicas, is_replica};
 use crate::model::event::{Key, Name};
+use crate::model::growth;
 use crate::model::namespace::Admission;
 use crate::model::service::{self, Ordered, Replica, ServiceState};
 use crate::model::state::{Model, PodState, count};
 use crate::model::timers::Subject;
 use crate::plan::decisions::{Decisions, ServiceOrder};
 use crate::plan::service::{Allotment, Decision, give_way, hold, leave_slowly, withdraw};
-use crate::scaling::{History, Service, Start, StuckRollout, recommend};
+use crate::scaling::{
+    DEFAULT_WINDOW, Forecast, GrowthRule, History, Service, Signal, Start, StuckRollout, recommend,
+};
 
 /// What of a service is decided next.
 enum Step {
@@ -417,6 +420,26 @@ fn observe_service(
     let broken = count(broken.count()).saturating_add(state.awaited.given_up(now));
     let rollout = why.map(|why| StuckRollout { why, broken });
     let waits_for = unready.iter().find_map(|(_, pod, _)| pod.waits_for());
+    let start = state.starts.expected();
+    if let (Signal::Known(_) | Signal::Absent, None) = (&demand.signal, &unreachable_gateway) {
+        let queue = demand.signal.at_least().saturating_add(held.requests);
+        state.learned.observe(queue, start, now);
+    }
+    let forecast = match spec.growth {
+        GrowthRule::Target => None,
+        GrowthRule::Learned => {
+            // somebody else may have told the Deployment to have a billion
+            let at_hand = current.min(spec.max.max(count(unready.len())));
+            let ages = service::start_ages(&unready, growth::step(now));
+            state.learned.forecast(spec.target, start, at_hand, ages)
+        }
+    };
+    let forecast_changes = match spec.growth {
+        GrowthRule::Target => None,
+        GrowthRule::Learned => state.learned.changes_at(forecast.as_ref(), start, now),
+    };
+    let learned_window = forecast.as_ref().map(Forecast::window);
+    let window = spec.window.or(learned_window).unwrap_or(DEFAULT_WINDOW);
     let mut last_active = state.last_active;
     if last_active.is_none() && !service::has_reading(&alive, now) {
         // nothing to read: what starts now has the whole idle time before it
@@ -430,7 +453,7 @@ fn observe_service(
         min: spec.min,
         max: spec.max,
         target: spec.target,
-        window: spec.window,
+        window,
         idle_after: spec.idle_after,
         paused: spec.paused,
         activation: spec.activation,
@@ -449,11 +472,13 @@ fn observe_service(
         waits_for,
         start_failure,
         rollout,
+        forecast,
+        forecast_changes,
         history: match &state.history {
             Some(history) => history.clone(),
             None => {
                 let mut history = History::default();
-                history.record(current, spec.window, now);
+                history.record(current, window, now);
                 history
             }
         },

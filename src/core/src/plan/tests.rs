@@ -141,6 +141,8 @@ fn service(current: u32, engine: Signal, held: u64) -> Service {
         min: 0,
         max: 5,
         target: 8,
+        forecast: None,
+        forecast_changes: None,
         window: SignedDuration::from_secs(60),
         idle_after: SignedDuration::from_secs(600),
         paused: false,

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // a test fails by ending
 
+mod growth;
 mod refused;
 mod rollout;
 mod stalled;
@@ -37,7 +38,9 @@ pub(crate) fn service() -> Service {
         min: 0,
         max: 4,
         target: 8,
-        window: SignedDuration::from_secs(30),
+        growth: Default::default(),
+        learned: None,
+        window: Some(SignedDuration::from_secs(30)),
         idle_after: SignedDuration::from_secs(60),
         drain_timeout: SignedDuration::from_secs(60),
         paused: false,

@@ -33,6 +33,7 @@ fn new_pod(crashes: bool) -> Pod {
 }
 
 const ROLLS: Rollout = Rollout {
+    replaces: true,
     updated: 1,
     deadline_exceeded: false,
 };
@@ -42,7 +43,7 @@ fn rolling(requests: u64, new: Pod) -> Model {
     let service = Service {
         min: 1,
         max: 10,
-        window: SignedDuration::from_secs(60),
+        window: Some(SignedDuration::from_secs(60)),
         idle_after: SignedDuration::from_mins(30),
         ..service()
     };
@@ -124,6 +125,7 @@ fn what_starts_beside_a_stuck_rollout_asks_for_no_more_replicas() {
     let mut orders = tell(&mut model, 1100, [reading("old-0", 17)]).service_orders;
     assert_eq!(orders.remove(0).replicas, (2, 4));
     let progress = Rollout {
+        replaces: true,
         updated: 3,
         ..ROLLS
     };
@@ -158,6 +160,7 @@ fn a_rollout_that_moves_stops_scale_in_and_one_without_progress_does_for_ten_min
     let mut model = rolling(8, new_pod(false));
     assert_eq!(carry_out(&mut model, 1..400, 10), (10, None));
     let progress = Rollout {
+        replaces: true,
         updated: 2,
         ..ROLLS
     };
@@ -170,6 +173,7 @@ fn a_rollout_that_moves_stops_scale_in_and_one_without_progress_does_for_ten_min
 fn the_deadline_of_the_deployment_itself_counts_at_once() {
     let mut model = rolling(8, new_pod(false));
     let over = Rollout {
+        replaces: true,
         deadline_exceeded: true,
         ..ROLLS
     };

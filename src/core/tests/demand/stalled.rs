@@ -9,7 +9,14 @@ use jiff::tz::TimeZone;
 use crate::*;
 
 fn counted(pod: &str, requests: u64, moved: bool) -> Event {
-    Event::Reading(pod.into(), Reading::Busy { requests, moved })
+    Event::Reading(
+        pod.into(),
+        Reading::Busy {
+            requests,
+            moved,
+            done: Default::default(),
+        },
+    )
 }
 
 /// Ready replicas of these names, of a service that is idle after ten minutes.

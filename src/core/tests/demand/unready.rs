@@ -16,7 +16,9 @@ fn overloaded(busy: [u64; 5]) -> Model {
         min: 1,
         max: 8,
         target: 40,
-        window: SignedDuration::from_secs(60),
+        growth: Default::default(),
+        learned: None,
+        window: Some(SignedDuration::from_secs(60)),
         idle_after: SignedDuration::from_mins(10),
         drain_timeout: SignedDuration::from_mins(10),
         ..service()

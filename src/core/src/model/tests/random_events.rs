@@ -16,13 +16,14 @@ use crate::budget::OnExhausted;
 use crate::calendar::Period;
 use crate::correction::Correction;
 use crate::cost_report::CostOwner;
+use crate::ledger::EngineCounters;
 use crate::ledger::LinearSpend;
 use crate::money::Money;
 use crate::placement::{Placement, Taint, TaintEffect, Toleration};
 use crate::pricing::{
     DatedPriceList, GpuPrice, PriceCatalog, PriceList, PriceScope, PricingAttributes,
 };
-use crate::scaling::Activation;
+use crate::scaling::{Activation, GrowthRule, LearnedThroughput};
 
 pub(super) const NAMESPACES: [&str; 2] = ["blue", "green"];
 const GPU: &str = "nvidia.com/gpu";
@@ -75,6 +76,16 @@ fn tolerating(key: &str) -> Placement {
         tolerations: vec![toleration],
         terms: None,
     }
+}
+
+fn learned(rng: &mut Rng) -> Option<LearnedThroughput> {
+    let learned = LearnedThroughput {
+        target: more(rng).u32(1..9),
+        request_millis: rng.u64(1..20_000),
+        tokens_per_second: rng.u64(0..1_000),
+        start: SignedDuration::from_secs(rng.i64(0..600)),
+    };
+    some(rng, learned)
 }
 
 fn some<T>(rng: &mut Rng, value: T) -> Option<T> {
@@ -163,7 +174,12 @@ fn service(rng: &mut Rng, now: Timestamp) -> Service {
         min: rng.u32(0..2),
         max,
         target: rng.u32(1..9),
-        window: SignedDuration::from_secs(rng.i64(0..60)),
+        growth: match rng.bool() {
+            true => GrowthRule::Learned,
+            false => GrowthRule::Target,
+        },
+        learned: learned(rng),
+        window: Some(SignedDuration::from_secs(rng.i64(0..60))),
         idle_after: SignedDuration::from_secs(rng.i64(1..120)),
         drain_timeout: SignedDuration::from_secs(rng.i64(0..60)),
         paused: rng.u8(0..8) == 0,
@@ -287,6 +303,7 @@ pub(super) fn event(rng: &mut Rng, now: Timestamp) -> Event {
             let deployment = Deployment {
                 replicas: rng.u32(0..4),
                 rollout: (rng.u8(0..4) == 0).then(|| Rollout {
+                    replaces: more(rng).bool(),
                     updated: rng.u32(0..3),
                     deadline_exceeded: rng.u8(0..4) == 0,
                 }),
@@ -390,6 +407,10 @@ pub(super) fn event(rng: &mut Rng, now: Timestamp) -> Event {
                 _ => Reading::Busy {
                     requests: rng.u64(0..20) * u64::from(rng.bool()),
                     moved: rng.bool(),
+                    done: EngineCounters {
+                        requests: rng.u64(0..50),
+                        ..EngineCounters::default()
+                    },
                 },
             };
             Event::Reading(name(&format!("uid{}", rng.u8(0..16))), reading)

@@ -94,7 +94,9 @@ fn model_of(limit: &str, period: Period, useful: i64) -> Model {
         min: 0,
         max: 3,
         target: 8,
-        window: seconds(60),
+        growth: Default::default(),
+        learned: None,
+        window: Some(seconds(60)),
         idle_after: seconds(600),
         drain_timeout: seconds(60),
         paused: false,
@@ -264,6 +266,7 @@ fn a_service_is_idle_once_the_starts_of_its_replicas_have_failed() {
     let reading = Reading::Busy {
         requests: 0,
         moved: false,
+        done: Default::default(),
     };
     model.apply(Event::Reading("uid0".into(), reading), at(-700_000));
     // one waits for an hour at most, and gives up a start that has failed for a minute
