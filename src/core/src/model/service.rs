@@ -221,8 +221,10 @@ impl ServiceState {
                 engine.set_busy(requests, moved, true, now)
             }
             Reading::Uncounted { requests } => {
-                // what it answers cannot be seen
-                self.learned.forget_throughput();
+                // an engine that has answered nothing yet shows no counters either
+                if requests > 0 {
+                    self.learned.forget_throughput();
+                }
                 engine.set_busy(requests, false, false, now)
             }
             Reading::Stale(why) => {
