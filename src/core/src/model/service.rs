@@ -222,7 +222,7 @@ impl ServiceState {
             }
             Reading::Uncounted { requests } => {
                 // an engine that has answered nothing yet shows no counters either
-                if requests > 0 {
+                if engine.busy.is_some_and(|before| requests < before) {
                     self.learned.forget_throughput();
                 }
                 engine.set_busy(requests, false, false, now)

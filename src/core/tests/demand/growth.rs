@@ -242,6 +242,33 @@ fn a_rollout_forgets_how_fast_the_former_replicas_were() {
     assert_eq!(asked(&model), 6);
 }
 
+/// A new replica that has answered nothing shows no counters, whatever is on it.
+#[test]
+fn an_engine_without_counters_yet_forgets_nothing() {
+    let mut model = one_replica(growing(), 60);
+    busy_for(&mut model, 0, 400);
+    let learned = model.service(&key()).unwrap().learned;
+    assert!(learned.is_some());
+    tell(&mut model, 401, [pod("b", 401), replicas(2)]);
+    for (second, requests) in [(402, 0), (403, 5), (404, 12)] {
+        tell(&mut model, second, [reading("b", requests)]);
+        assert_eq!(model.service(&key()).unwrap().learned, learned);
+    }
+    tell(&mut model, 405, [counted("b", 11, 1)]);
+    assert_eq!(model.service(&key()).unwrap().learned, learned);
+}
+
+/// It would be taken for one whose requests are never answered.
+#[test]
+fn an_engine_that_answers_and_counts_nothing_forgets_how_fast_replicas_are() {
+    let mut model = one_replica(growing(), 60);
+    busy_for(&mut model, 0, 400);
+    tell(&mut model, 401, [pod("b", 401), replicas(2)]);
+    tell(&mut model, 402, [reading("b", 5)]);
+    tell(&mut model, 403, [reading("b", 4)]);
+    assert_eq!(model.service(&key()).unwrap().learned, None);
+}
+
 #[test]
 fn an_engine_that_cannot_be_read_takes_nothing_away_and_what_is_known_adds() {
     let mut model = one_replica(growing(), 60);
