@@ -146,6 +146,20 @@ pub fn get_field(
     ])?)
 }
 
+/// The number that a field of an object says.
+///
+/// # Errors
+/// kubectl's words, or what it says instead.
+pub fn get_number(
+    cluster: &Cluster,
+    namespace: &str,
+    object: &str,
+    path: &str,
+) -> Result<f64, Box<dyn std::error::Error>> {
+    let text = get_field(cluster, namespace, object, path)?;
+    (text.parse()).map_err(|_| format!("{object} {path} is {text:?}").into())
+}
+
 /// This month, as records name it.
 pub fn current_month() -> String {
     Timestamp::now().strftime("%Y-%m").to_string()

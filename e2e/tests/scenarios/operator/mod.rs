@@ -5,6 +5,7 @@
 mod budgets;
 mod faults;
 mod gangs;
+mod growth;
 mod install;
 mod observability;
 mod priorities;
@@ -132,6 +133,11 @@ fn requests() -> Vec<Scenario> {
             "when_the_last_replica_crashes_none_is_refused_once_that_is_seen",
             3,
             requests::last_replica_crashes,
+        ),
+        Scenario::new(
+            "a_burst_starts_nothing_that_would_come_too_late",
+            5,
+            growth::start_nothing_for_a_burst,
         ),
         Scenario::new(
             "an_unready_replica_ends_its_requests_before_one_goes",

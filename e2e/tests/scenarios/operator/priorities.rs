@@ -7,7 +7,8 @@ use bursar_e2e::{
     runner::ScenarioResult,
     scenario::{
         budget_manifest, client_runtime, condition_reason, delete_services, deploy_manifest,
-        expect_all_ok, get_field, service_manifest, wait_for_field, wait_until, with_min_replicas,
+        expect_all_ok, get_field, get_number, service_manifest, wait_for_field, wait_until,
+        with_min_replicas,
     },
     traffic,
 };
@@ -40,13 +41,6 @@ fn services(namespace: &str, toys: u32) -> String {
     format!("{}{CLASSES}{toy}", of_class("paying-customers", &service))
 }
 
-/// The number of a field.
-fn amount(cluster: &Cluster, namespace: &str, object: &str, path: &str) -> Result<f64, String> {
-    let text = get_field(cluster, namespace, object, path).map_err(|error| error.to_string())?;
-    text.parse()
-        .map_err(|_| format!("{object} {path} is {text:?}"))
-}
-
 /// A request for a service of a higher class is served with the money of a lower one that has grown
 /// to all that the budget pays for.
 pub(crate) fn serve_the_higher_class(cluster: &Cluster) -> ScenarioResult {
@@ -61,7 +55,7 @@ pub(crate) fn serve_the_higher_class(cluster: &Cluster) -> ScenarioResult {
         60,
     )?;
     // a replica at 6.88 an hour for 20 s, and 35 s in which it stops: 0.105; four are too many
-    let spent = amount(cluster, namespace, "infd/toy", ".status.spend.total").unwrap_or(0.0);
+    let spent = get_number(cluster, namespace, "infd/toy", ".status.spend.total").unwrap_or(0.0);
     let limit = format!("{:.4}", spent + 0.39);
     cluster.apply(&budget_manifest(
         namespace,
@@ -79,7 +73,7 @@ pub(crate) fn serve_the_higher_class(cluster: &Cluster) -> ScenarioResult {
     let began = Instant::now();
     let answer = client_runtime()?.block_on(traffic::complete(address, 4));
     expect_all_ok(&[answer])?;
-    let toys = amount(cluster, namespace, "deployment/toy", ".spec.replicas")?;
+    let toys = get_number(cluster, namespace, "deployment/toy", ".spec.replicas")?;
     if toys >= 3.0 {
         return Err(format!("{toys} toys run beside it").into());
     }
@@ -140,7 +134,7 @@ pub(crate) fn stop_the_lower_class_first(cluster: &Cluster) -> ScenarioResult {
     wait_until("everything to stop", 60, || {
         Ok(get_field(cluster, namespace, "pods", ".items[*].metadata.name")?.is_empty())
     })?;
-    let spent = amount(cluster, namespace, "budget/team", ".status.spent")?;
+    let spent = get_number(cluster, namespace, "budget/team", ".status.spent")?;
     if spent > LIMIT {
         return Err(format!("{spent} of {LIMIT} were spent").into());
     }
