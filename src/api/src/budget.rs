@@ -293,14 +293,13 @@ impl BudgetPolicy {
             })
         });
         let is_new = status.is_none_or(|status| status.observed_generation.is_none());
-        let created = self.creation_timestamp().map(|time| time.0);
         let apply_now = self.annotations().get(APPLY_NOW_ANNOTATION);
         Ok(budget::BudgetRecord {
             in_force: in_force.transpose()?,
             effective_at: status
                 .and_then(|status| status.change_effective_at.as_ref())
                 .map(|time| time.0),
-            new_since: created.filter(|_| is_new),
+            is_new,
             apply_now: apply_now.is_some_and(|value| value == "true"),
             unreadable: false,
         })

@@ -226,6 +226,16 @@ impl BudgetAdmission {
         self.with(loads).map(drop)
     }
 
+    /// As [`BudgetAdmission::check_all`], by the terms that stop workloads alone.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub(crate) fn check_in_force(&self, loads: &[(RunningCost, u32)]) -> Result<(), Denied> {
+        let with = self.known_with(loads)?;
+        let mut in_force = self.budget_states.iter().filter(|state| !state.announced);
+        in_force.try_for_each(|budget_state| self.fits(budget_state, loads, with))
+    }
+
     fn with(&self, loads: &[(RunningCost, u32)]) -> Result<With, Denied> {
         let with = self.known_with(loads)?;
         for budget_state in &self.budget_states {

@@ -72,8 +72,8 @@ pub struct BudgetRecord {
     pub in_force: Option<Terms>,
     /// When an edit takes effect that waits.
     pub effective_at: Option<Timestamp>,
-    /// When the budget was created, if nothing was ever written of it.
-    pub new_since: Option<Timestamp>,
+    /// Nothing was ever written of it.
+    pub is_new: bool,
     /// Its user wants edits to take effect at once.
     pub apply_now: bool,
     /// It cannot be read, so what is said of its terms is no edit.
@@ -112,7 +112,7 @@ impl BudgetState {
         (terms != Terms::unlimited(terms.period)).then_some(terms)
     }
 
-    fn own_terms(&self) -> Terms {
+    pub(crate) fn own_terms(&self) -> Terms {
         Terms {
             limit: self.budget.limit,
             period: self.budget.period,
@@ -136,7 +136,7 @@ impl BudgetState {
             (Some(_), None) => true,
             (Some(latch), Some(ours)) => harsher || reaches_further(latch, ours),
         };
-        further || stops_soon && self.budget.latch.is_none()
+        further || stops_soon && (harsher || !self.is_exhausted())
     }
 }
 

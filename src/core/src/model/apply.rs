@@ -219,6 +219,8 @@ impl Model {
                         spec,
                         period: None,
                         budget_state: None,
+                        stops_at: None,
+                        repriced_until: None,
                     };
                     namespace.budgets.insert(key.name, state);
                 }

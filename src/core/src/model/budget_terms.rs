@@ -41,7 +41,7 @@ impl KnownTerms {
         let BudgetRecord {
             in_force,
             effective_at,
-            new_since,
+            is_new,
             apply_now,
             unreadable,
         } = spec.record;
@@ -51,12 +51,10 @@ impl KnownTerms {
         }
         // nobody lengthens the window by what they write
         let latest = now.saturating_add(grace).unwrap_or(now);
-        let begins = new_since.map(|since| since.saturating_add(grace).unwrap_or(now));
-        let waits_until = effective_at.or(begins);
-        match (in_force, waits_until) {
+        match (in_force, effective_at) {
             (Some(known), _) if unreadable => Self::settled(known),
             (Some(known), None) if terms.is_no_stricter_than(&known) => Self::settled(terms),
-            (None, None) => Self::settled(terms),
+            (None, None) if !is_new => Self::settled(terms),
             (in_force, until) => Self {
                 in_force,
                 effective_at: Some(until.map_or(latest, |until| until.min(latest))),

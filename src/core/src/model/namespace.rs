@@ -28,6 +28,10 @@ pub(crate) struct KnownBudget {
     /// Where it stood when it was last looked at. A former state of the object does not take its
     /// latch back.
     pub(crate) budget_state: Option<BudgetState>,
+    /// When it next stops something, at the rate of the last look.
+    pub(crate) stops_at: Option<Timestamp>,
+    /// Since an edit of prices: until when it stops nothing because of them.
+    pub(crate) repriced_until: Option<Timestamp>,
 }
 
 impl KnownBudget {
@@ -134,6 +138,11 @@ impl Cap {
     }
 }
 
+/// Whether something is stopped with this latch that was not stopped before.
+fn stops_more(latch: Option<Latch>, before: Option<Latch>) -> bool {
+    latch.is_some_and(|latch| before.is_none_or(|before| reaches_further(latch, before)))
+}
+
 impl NamespaceState {
     /// Where all budgets stand at `now`: first one for each of them, by the terms in force, then those
     /// by terms that are announced.
@@ -183,12 +192,15 @@ impl NamespaceState {
                 .terms
                 .effective_at
                 .zip(state.former_terms())
-                .map(|pending| (pending, of_terms(state, terms, None)))
+                .map(|pending| (pending, of_terms(state, terms, latch)))
             else {
                 return of_terms(state, terms, latch);
             };
             let mut in_force = of_terms(state, former, latch);
-            state.terms.would_stop = in_force.is_relieved_from(&edited, now, effective_at);
+            // what only a price edit stops waits with it
+            let is_repriced = state.repriced_until.is_some_and(|until| now < until);
+            state.terms.would_stop = in_force.is_relieved_from(&edited, now, effective_at)
+                || is_repriced && stops_more(edited.budget.latch, latch);
             if !state.terms.would_stop && is_settled {
                 state.adopt();
                 return of_terms(state, terms, latch);
@@ -208,39 +220,41 @@ impl NamespaceState {
         budget_states
     }
 
-    /// Lets budgets that stop something because prices have just been edited do so after the grace
-    /// window. Until then they have as much more money as what runs costs in it.
-    pub(crate) fn defer_stops_by_prices(
-        &mut self,
-        now: Timestamp,
-        zone: &TimeZone,
-        grace: SignedDuration,
-    ) {
+    /// Takes that prices were edited: what a budget would newly stop because of them, it stops after
+    /// the grace window. What it would have stopped anyway, it stops when it would have.
+    pub(crate) fn note_price_edit(&mut self, now: Timestamp, grace: SignedDuration) {
+        let ends = now.saturating_add(grace).unwrap_or(now);
+        for known in self.budgets.values_mut() {
+            // the window is not begun anew by the next edit
+            if known.repriced_until.is_none_or(|until| until <= now) {
+                let anyway = known.stops_at.into_iter().chain([ends]).min();
+                known.repriced_until = anyway.filter(|until| now < *until);
+            }
+        }
+    }
+
+    /// Lets budgets stop nothing that they stop only because prices were edited. Charges follow the
+    /// prices one by one, so that each look may be the one at which they would.
+    pub(crate) fn defer_stops_by_prices(&mut self, now: Timestamp, zone: &TimeZone) {
+        let mut known = self.budgets.values();
+        if known.all(|known| known.repriced_until.is_none()) {
+            return;
+        }
         let budget_states = self.budget_states(now, zone);
-        let running = self.running(now);
-        let rate = running.rate + running.starting_rate;
-        let margins = self.totals.priorities().margins(rate).into_iter();
-        let margin = margins.map(|(_, margin)| margin).max().unwrap_or_default();
         for (known, after) in self.budgets.values_mut().zip(budget_states) {
-            let terms = known.spec.terms();
-            let Some(before) = &known.budget_state else {
+            let open = known.repriced_until.filter(|until| now < *until);
+            known.repriced_until = open;
+            let (Some(until), Some(before)) = (open, &known.budget_state) else {
                 continue;
             };
-            let same = before.period == after.period && before.budget.limit == terms.limit;
-            let stops_more = after.budget.latch.is_some_and(|latch| {
-                let other = before.budget.latch;
-                other.is_none_or(|other| reaches_further(latch, other))
-            });
-            if known.terms.effective_at.is_some() || !same || !stops_more {
-                continue;
+            // an edit of its own may stop something beside
+            let present = known.former_terms().unwrap_or(known.spec.terms());
+            let is_edited = !present.is_no_stricter_than(&before.own_terms());
+            if stops_more(after.budget.latch, before.budget.latch) && !is_edited {
+                let waits_until = known.terms.effective_at.map_or(until, |at| at.min(until));
+                known.terms.in_force = None;
+                known.terms.effective_at = Some(waits_until);
             }
-            let needed = after.budget.spent + after.reserve + margin;
-            let window = rate.cost_for_seconds_rounded_up(grace.as_secs());
-            known.terms.in_force = Some(Terms {
-                limit: needed + window + Money::from_nanos(1),
-                ..terms
-            });
-            known.terms.effective_at = now.checked_add(grace).ok();
         }
     }
 

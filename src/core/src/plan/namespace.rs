@@ -86,8 +86,9 @@ pub(super) fn review(
     let is_repriced = model.repriced.remove(name);
     let namespace = model.namespace_mut(name);
     if is_repriced {
-        namespace.defer_stops_by_prices(now, &zone, grace);
+        namespace.note_price_edit(now, grace);
     }
+    namespace.defer_stops_by_prices(now, &zone);
     let budget_states = namespace.budget_states(now, &zone);
     let running = namespace.running(now);
     // while slices are left, it does not depend on which services have been decided
@@ -118,7 +119,7 @@ pub(super) fn review(
         share(model, name, &admission, now)
     };
     let namespace = model.namespace_mut(name);
-    note_latches(name, namespace, &budget_states, decisions);
+    note_latches(name, namespace, &budget_states, now, decisions);
     let caps = NamespaceState::caps(&budget_states);
     let (mut concerned, mut stops) = (BTreeSet::new(), false);
     let mut concerns_queue;
@@ -229,6 +230,7 @@ fn note_latches(
     name: &Name,
     namespace: &mut NamespaceState,
     budget_states: &[BudgetState],
+    now: Timestamp,
     decisions: &mut Decisions,
 ) {
     for ((budget, state), budget_state) in namespace.budgets.iter_mut().zip(budget_states) {
@@ -239,6 +241,8 @@ fn note_latches(
             };
             decisions.latches.push((key, budget_state.budget.latch));
         }
+        let stops = [budget_state.exhausted_at, budget_state.stops_at(now)];
+        state.stops_at = stops.into_iter().flatten().min();
         state.budget_state = Some(budget_state.clone());
     }
 }

@@ -84,6 +84,10 @@ pub(super) fn share(
                 if admission.check_all(&claim.loads).is_ok() {
                     break true;
                 }
+                // announced terms stop nothing
+                if admission.check_in_force(&claim.loads).is_ok() {
+                    break false;
+                }
                 if until == given && admission.check_after_others(&claim.loads).is_err() {
                     break false;
                 }

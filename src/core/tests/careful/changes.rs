@@ -222,10 +222,11 @@ fn another_action_and_another_period_wait_as_a_lower_limit_does() {
 }
 
 #[test]
-fn a_new_budget_that_would_stop_something_waits_since_it_was_made() {
+fn a_new_budget_that_would_stop_something_waits_since_it_was_seen() {
+    // it may have been made while nobody led
     let new = |limit: &str| Budget {
         record: BudgetRecord {
-            new_since: Some(at(100)),
+            is_new: true,
             ..BudgetRecord::default()
         },
         ..budget(limit)
@@ -235,8 +236,8 @@ fn a_new_budget_that_would_stop_something_waits_since_it_was_made() {
     world.tell(110, Event::Budget(second.clone(), Some(new("30"))));
     assert_eq!(world.orders(110).0, [] as [&str; 0]);
     let change = world.model.budget(&second).unwrap().pending.clone();
-    assert_eq!(change.unwrap().effective_at, at(700));
-    assert_eq!(world.orders(700).0, stopped());
+    assert_eq!(change.unwrap().effective_at, at(710));
+    assert_eq!(world.orders(710).0, stopped());
     // where nothing runs, it counts at once
     let model = Model::new(TimeZone::UTC, at(0)).with_change_grace(GRACE);
     let mut world = World::with(model, 10);
@@ -289,18 +290,146 @@ fn a_budget_that_could_not_be_read_meanwhile_is_not_edited() {
 
 #[test]
 fn a_higher_price_that_would_stop_something_waits_and_lets_nothing_start() {
-    let mut world = running(budget("41"));
-    // stopping costs 0.1 and more now
+    // what is left lasts for 20 minutes at the former prices
+    let mut world = running(budget("43"));
+    // stopping costs 3.7 now
     world.tell(60, prices("40"));
     assert_eq!(world.orders(60).0, [] as [&str; 0]);
     assert_eq!(pending(&world).unwrap().effective_at, at(660));
     world.read(61, &chat(), 40);
     assert_eq!(world.orders(61).0, [] as [&str; 0]);
     // the next edits do not begin it anew
-    world.tell(300, prices("41"));
+    world.tell(300, prices("4000"));
     assert_eq!(world.orders(300).0, [] as [&str; 0]);
     assert_eq!(world.orders(659).0, [] as [&str; 0]);
     assert_eq!(world.orders(660).0, stopped());
+}
+
+/// The ledger follows an edit of prices a second later, account by account.
+#[test]
+fn a_higher_price_of_what_is_charged_waits_as_well() {
+    let mut world = running(budget("43"));
+    world.charge(0, "team", "40", "2");
+    assert_eq!(world.orders(0).0, [] as [&str; 0]);
+    world.tell(60, prices("400"));
+    assert_eq!(world.orders(60).0, [] as [&str; 0]);
+    world.charge(61, "team", "40.2", "400");
+    assert_eq!(world.orders(61).0, [] as [&str; 0]);
+    assert_eq!(pending(&world).unwrap().effective_at, at(660));
+    world.charge(63, "team", "41", "500");
+    assert_eq!(world.orders(63).0, [] as [&str; 0]);
+    assert_eq!(world.orders(659).0, [] as [&str; 0]);
+    assert_eq!(world.orders(660).0, stopped());
+}
+
+#[test]
+fn what_the_former_prices_would_stop_within_the_window_stops_then() {
+    let mut world = running(budget("41"));
+    let anyway = state(&world).exhausted_at.unwrap();
+    assert!(at(300) < anyway && anyway < at(660), "{anyway}");
+    world.tell(60, prices("40"));
+    assert_eq!(world.orders(60).0, [] as [&str; 0]);
+    assert_eq!(pending(&world).unwrap().effective_at, anyway);
+    let second = anyway.as_second() - at(0).as_second();
+    assert_eq!(world.orders(second - 1).0, [] as [&str; 0]);
+    assert_eq!(world.orders(second).0, stopped());
+}
+
+#[test]
+fn prices_that_are_edited_while_another_edit_waits_stop_nothing_before_its_end() {
+    let mut world = running(budget("100"));
+    edit(&mut world, 60, "30");
+    world.tell(62, prices("40000"));
+    world.charge(63, "team", "40.2", "40000");
+    assert_eq!(world.orders(63).0, [] as [&str; 0]);
+    assert_eq!(world.orders(659).0, [] as [&str; 0]);
+    assert_eq!(world.orders(660).0, stopped());
+}
+
+#[test]
+fn a_harsher_action_of_an_exhausted_budget_waits_while_money_is_left() {
+    let with = |on_exhausted| Budget {
+        on_exhausted,
+        ..budget("41")
+    };
+    let mut world = running(with(OnExhausted::Freeze));
+    // the reserve of everything reaches the limit, and all but that of the gang is left afterwards
+    world.spend(0, "team", "40.9", "8");
+    assert_eq!(world.orders(0).0, ["train: false"]);
+    let suspended = BatchJob::default();
+    world.tell(1, Event::BatchJob(train(), "".into(), Some(suspended)));
+    for number in 0..2 {
+        world.tell(1, Event::Pod(format!("team-train-{number}").into(), None));
+    }
+    world.spend(1, "team", "40.8", "0");
+    assert_eq!(world.orders(1).0, [] as [&str; 0]);
+    assert!(state(&world).remaining() > money("0"));
+    let harsher = with(OnExhausted::ScaleToZero);
+    world.tell(60, Event::Budget(all(), Some(harsher)));
+    assert_eq!(world.orders(60).0, [] as [&str; 0]);
+    assert_eq!(pending(&world).unwrap().effective_at, at(660));
+    assert_eq!(world.orders(659).0, [] as [&str; 0]);
+    let orders = world.orders(660).0;
+    let stops = "chat: (2, 2), 2 leave".to_owned();
+    assert!(orders.contains(&stops), "{orders:?}");
+}
+
+/// The lower class has stopped, and the limit is lowered so far that the higher one would soon.
+#[test]
+fn a_lower_limit_waits_where_only_the_lower_class_is_stopped() {
+    let mut world = running(budget("100"));
+    world.tell(
+        0,
+        Event::Service(
+            chat(),
+            Some(bursar_core::model::event::Service {
+                priority: 10,
+                ..service()
+            }),
+        ),
+    );
+    world.spend(0, "team", "99.8", "8");
+    assert_eq!(world.orders(0).0, ["train: false"]);
+    let suspended = BatchJob::default();
+    world.tell(1, Event::BatchJob(train(), "".into(), Some(suspended)));
+    for number in 0..2 {
+        world.tell(1, Event::Pod(format!("team-train-{number}").into(), None));
+    }
+    world.spend(1, "team", "99.8", "4");
+    assert_eq!(world.orders(1).0, [] as [&str; 0]);
+    assert_eq!(state(&world).phase, Phase::PartlyExhausted);
+    assert_eq!(edit(&mut world, 2, "99.95"), [] as [&str; 0]);
+    assert_eq!(pending(&world).unwrap().effective_at, at(602));
+}
+
+/// What waits for money takes none back that only terms refuse which stop nothing yet.
+#[test]
+fn nobody_gives_way_for_what_only_the_announced_terms_refuse() {
+    let mut world = running(budget("1000"));
+    world.tell(
+        0,
+        Event::Service(
+            chat(),
+            Some(bursar_core::model::event::Service {
+                priority: 10,
+                ..service()
+            }),
+        ),
+    );
+    assert_eq!(world.orders(0).0, [] as [&str; 0]);
+    // 1.5 is left of it: eleven minutes less the reserve
+    assert_eq!(edit(&mut world, 60, "41.1"), [] as [&str; 0]);
+    assert!(pending(&world).is_some());
+    world.read(61, &chat(), 12);
+    assert_eq!(world.orders(61).0, [] as [&str; 0]);
+    assert!(world.job(&train()).run);
+    let decision = world.service(&chat());
+    assert_eq!(
+        (decision.desired, decision.allowed),
+        (3, 2),
+        "{}",
+        decision.reason
+    );
 }
 
 #[test]

@@ -245,6 +245,24 @@ impl World {
         self.tell(second, Event::Account(key, Some(account)));
     }
 
+    /// Every pod of a namespace is charged at so much an hour, after so much was spent.
+    pub(crate) fn charge(&mut self, second: i64, namespace: &str, spent: &str, each: &str) {
+        let within = Period::Monthly.bounds(at(second), &TimeZone::UTC);
+        let pods = self.pods.iter();
+        let charged = pods.filter(|(_, pod)| &*pod.key.namespace == namespace);
+        let each = money(each);
+        let rates: BTreeMap<Name, _> = charged.map(|(uid, _)| (uid.clone(), Some(each))).collect();
+        let rate = each.times(u32::try_from(rates.len()).unwrap());
+        let spend = LinearSpend::new(money(spent), at(second), rate);
+        let account = AccountSpend {
+            spent: [(Period::Monthly, (within, spend))].into(),
+            rates,
+            doubt: None,
+        };
+        let key = Key::new(namespace, "all");
+        self.tell(second, Event::Account(key, Some(account)));
+    }
+
     /// Decides until nothing is left.
     pub(crate) fn decide(&mut self, second: i64) -> Decisions {
         let mut all = decide(&mut self.model, at(second));
