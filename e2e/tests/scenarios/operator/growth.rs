@@ -9,12 +9,13 @@ use bursar_e2e::{
     Access, Cluster,
     runner::ScenarioResult,
     scenario::{
-        client_runtime, delete_services, deploy_manifest, expect_all_ok, get_number,
-        kill_controllers, run_kubectl_bursar, service_manifest, wait_for_field, with_min_replicas,
+        client_runtime, delete_services, deploy_manifest, expect_all_ok, kill_controllers,
+        run_kubectl_bursar, service_manifest, wait_for_field, with_min_replicas,
     },
     traffic,
 };
 
+const NAMESPACE: &str = "bursts";
 /// What a leader before has learned of `chat`.
 const LEARNED: &str = r#"{"status": {"learned": {"target": 4, "requestMilliseconds": 2500, "tokensPerSecond": 90, "startSeconds": 40}}}"#;
 /// Requests of a burst, ...
@@ -23,9 +24,9 @@ const BURST: u32 = 12;
 const TOKENS: u32 = 60;
 
 /// `chat` grows by what was learned, and `plain` by its queue.
-fn services(namespace: &str) -> String {
+fn services() -> String {
     let flags = r#""--startup-delay", "15s""#;
-    let chat = with_min_replicas(1, &service_manifest(namespace, flags, "1h"));
+    let chat = with_min_replicas(1, &service_manifest(NAMESPACE, flags, "1h"));
     let window = |seconds| format!("stabilizationWindowSeconds: {seconds}");
     let chat = chat.replace(&window(3), &window(30));
     let plain = chat
@@ -34,23 +35,37 @@ fn services(namespace: &str) -> String {
     format!("{chat}---\n{plain}")
 }
 
+/// What the leader says of a service, in one line.
+fn explain(cluster: &Cluster, service: &str) -> Result<String, Box<dyn std::error::Error>> {
+    let service = format!("infd/{service}");
+    let (_, lines) = run_kubectl_bursar(cluster, &["explain", &service, "-n", NAMESPACE])?;
+    Ok(lines.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+/// What a service has cost so far, to the second; its status may be five minutes old.
+fn cost(cluster: &Cluster, service: &str) -> Result<f64, Box<dyn std::error::Error>> {
+    let said = explain(cluster, service)?;
+    let mut after_total = said.split(" total ").skip(1);
+    let amount = after_total.next().and_then(|rest| rest.split(' ').next());
+    Ok(amount.ok_or("explain names no total")?.parse()?)
+}
+
 /// Bursts that one replica has answered before another one could serve: the plain rule starts more
 /// for each, and what is learned starts none. Both answer all.
 pub(crate) fn start_nothing_for_a_burst(cluster: &Cluster) -> ScenarioResult {
-    let namespace = "bursts";
-    let chat = deploy_manifest(cluster, namespace, &services(namespace))?;
-    let plain = traffic::address("plain", namespace)?;
+    let chat = deploy_manifest(cluster, NAMESPACE, &services())?;
+    let plain = traffic::address("plain", NAMESPACE)?;
     for service in ["infd/chat", "infd/plain"] {
         wait_for_field(
             cluster,
-            namespace,
+            NAMESPACE,
             service,
             ".status.readyReplicas",
             "1",
             60,
         )?;
     }
-    let mut words = vec!["-n", namespace, "patch", "infd", "chat", "--type=merge"];
+    let mut words = vec!["-n", NAMESPACE, "patch", "infd", "chat", "--type=merge"];
     words.extend(["--subresource=status", "-p", LEARNED]);
     cluster.kubectl(&words)?;
     kill_controllers(cluster)?;
@@ -62,8 +77,7 @@ pub(crate) fn start_nothing_for_a_burst(cluster: &Cluster) -> ScenarioResult {
         }
         let answer = runtime.block_on(traffic::complete(chat, 240));
         expect_all_ok(&[answer])?;
-        let (_, lines) = run_kubectl_bursar(cluster, &["explain", "infd/chat", "-n", namespace])?;
-        said = lines.split_whitespace().collect::<Vec<_>>().join(" ");
+        said = explain(cluster, "chat")?;
     }
     for _ in 0..3 {
         let burst = |address: SocketAddr| traffic::burst(address, BURST, Duration::ZERO, TOKENS);
@@ -78,7 +92,7 @@ pub(crate) fn start_nothing_for_a_burst(cluster: &Cluster) -> ScenarioResult {
         let path = "jsonpath={.items[*].message}";
         cluster.kubectl(&[
             "-n",
-            namespace,
+            NAMESPACE,
             "get",
             "events",
             "--field-selector",
@@ -94,19 +108,18 @@ pub(crate) fn start_nothing_for_a_burst(cluster: &Cluster) -> ScenarioResult {
     if !of_plain.contains("from 1 to") {
         return Err(format!("plain did not follow its queue: {of_plain}").into());
     }
-    let cost = |service: &str| get_number(cluster, namespace, service, ".status.spend.total");
     wait_for_field(
         cluster,
-        namespace,
+        NAMESPACE,
         "infd/plain",
         ".status.readyReplicas",
         "1",
         90,
     )?;
-    let (chat_cost, plain_cost) = (cost("infd/chat")?, cost("infd/plain")?);
+    let (chat_cost, plain_cost) = (cost(cluster, "chat")?, cost(cluster, "plain")?);
     println!("learned {chat_cost:.4} USD, by its queue {plain_cost:.4} USD");
     if plain_cost < 1.2 * chat_cost {
         return Err("what was learned saved no money".into());
     }
-    delete_services(cluster, namespace, &["chat", "plain"])
+    delete_services(cluster, NAMESPACE, &["chat", "plain"])
 }
