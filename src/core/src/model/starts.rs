@@ -25,6 +25,8 @@ pub(crate) struct Starts {
     recalled: Option<SignedDuration>,
     /// Since when at least one replica has been starting.
     since: Option<Timestamp>,
+    /// How many starts in a row were not waited for to their end.
+    cut_off: u32,
 }
 
 impl Starts {
@@ -36,6 +38,7 @@ impl Starts {
         }
         let took = ready.duration_since(created).max(SignedDuration::ZERO);
         self.last.push_back((kind, took));
+        self.cut_off = 0;
     }
 
     /// Begins with what somebody has learned before.
@@ -57,19 +60,31 @@ impl Starts {
         medians.max().or(self.recalled)
     }
 
-    /// How long a start is waited for.
+    /// How long a start is waited for: twice as long after each one that was cut off, since a start that
+    /// is never waited for is never learned.
     pub(crate) fn patience(&self) -> SignedDuration {
         let longest = self.last.iter().map(|(_, took)| took).max();
         longest.map_or(FIRST_START, |longest| {
-            longest.saturating_mul(TIMES_LONGEST).max(SHORTEST_WAIT)
+            let usual = longest.saturating_mul(TIMES_LONGEST).max(SHORTEST_WAIT);
+            let longer = usual.saturating_mul(1 << self.cut_off.min(10));
+            longer.min(FIRST_START).max(usual)
         })
     }
 
     /// Takes whether a replica is starting, and since when if it is the first. Returns when it is
     /// not waited for any longer. A replica that takes the place of one that was starting goes on
     /// with its start.
-    pub(crate) fn observe(&mut self, starting_since: Option<Timestamp>) -> Option<Timestamp> {
-        self.since = starting_since.map(|since| self.since.unwrap_or(since));
+    pub(crate) fn observe(
+        &mut self,
+        starting_since: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Option<Timestamp> {
+        let before = self.since;
+        self.since = starting_since.map(|since| before.unwrap_or(since));
+        let is_cut_off = |since| now.duration_since(since) >= self.patience();
+        if self.since.is_none() && before.is_some_and(is_cut_off) {
+            self.cut_off = self.cut_off.saturating_add(1);
+        }
         let since = self.since?;
         Some(since.saturating_add(self.patience()).unwrap_or(since))
     }
@@ -94,6 +109,16 @@ mod tests {
         for _ in 0..REMEMBERED {
             starts.learn("h100".into(), at(0), at(-1));
         }
+        assert_eq!(starts.patience(), SHORTEST_WAIT);
+        for (start, minutes) in [(0, 20), (10_000, 40), (20_000, 60), (30_000, 60)] {
+            starts.observe(Some(at(start)), at(start));
+            starts.observe(None, at(start + 3600));
+            assert_eq!(starts.patience(), SignedDuration::from_mins(minutes));
+        }
+        // one that ended sooner was not waited for at all
+        starts.learn("h100".into(), at(0), at(5));
+        starts.observe(Some(at(50_000)), at(50_000));
+        starts.observe(None, at(50_100));
         assert_eq!(starts.patience(), SHORTEST_WAIT);
         assert_eq!(starts.last.len(), REMEMBERED);
     }

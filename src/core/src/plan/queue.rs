@@ -282,7 +282,7 @@ fn hold(model: &Model, key: &Key, decision: JobDecision) -> JobDecision {
             )
         }
         Some(scope) => (false, format!("{scope} is paused: it does not start")),
-        None if spec.paused && !running && !spec.suspend => {
+        None if spec.paused && !running && !spec.suspend && !starts_again(state) => {
             (false, "spec.paused is true: it does not start".to_owned())
         }
         None => return decision,
@@ -298,6 +298,17 @@ fn hold(model: &Model, key: &Key, decision: JobDecision) -> JobDecision {
         next_look: None,
         ..decision
     }
+}
+
+/// Whether a gang that its user has paused starts again: it ran, and nothing but a restart has stopped
+/// it.
+fn starts_again(state: &JobState) -> bool {
+    let limited_by = state.decision.as_ref().and_then(|last| last.limited_by);
+    let is_between_runs = matches!(
+        limited_by,
+        None | Some(LimitedBy::Capacity | LimitedBy::Queue)
+    );
+    state.restart_at().is_some() && is_between_runs
 }
 
 /// The place of a job in the order in which money is given.
@@ -369,9 +380,10 @@ fn observe_job(model: &Model, key: &Key, now: Timestamp) -> Option<Job> {
         kept: vec![],
         roles,
     };
-    if spec.paused || model.paused_by(&key.namespace).is_some() {
+    let is_paused = model.paused_by(&key.namespace).is_some();
+    if is_paused || spec.paused {
         // it takes no room that it does not have, and is not taken back
-        job.suspend |= !running;
+        job.suspend |= !running && (is_paused || !starts_again(state));
         (job.missing, job.unscheduled) = (None, None);
     }
     if let Some(namespace) = model.namespaces.get(&key.namespace) {

@@ -401,7 +401,7 @@ fn observe_service(
         None => awaited,
     };
     let (starting_since, next_fails) = service::starting_since(&unready, coming, now);
-    let start_ends = state.starts.observe(starting_since);
+    let start_ends = state.starts.observe(starting_since, now);
     let start_patience = state.starts.patience();
     let demand = service::engine_demand(&alive, now);
     let failures = service::failures(&alive);

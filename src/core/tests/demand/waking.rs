@@ -162,6 +162,31 @@ fn a_learned_start_time_bounds_the_next_start() {
     assert_eq!(orders[0].0, 6001 + 900, "three times 300 s");
 }
 
+/// A node that takes a quarter of an hour now comes in time for the second request at last.
+#[test]
+fn a_start_that_was_cut_off_is_waited_for_twice_as_long_the_next_time() {
+    let mut model = woken(service(), 5);
+    let ready = Pod {
+        ready_since: Some(at(61)),
+        ..starting("first", 1)
+    };
+    tell(&mut model, 61, [shown(ready), reading("first", 0)]);
+    let gone = [replicas(0), Event::Pod("first".into(), None)];
+    tell(&mut model, 5000, gone);
+    for (woken_at, name, minutes) in [(10_000, "second", 10), (20_000, "third", 20)] {
+        tell(&mut model, woken_at, [demand(1)]);
+        let pod = shown(starting(name, woken_at));
+        tell(&mut model, woken_at, [replicas(1), pod]);
+        tell(&mut model, woken_at + 120, [demand(0)]);
+        let end = woken_at + minutes * MINUTE;
+        let given = orders(&mut model, woken_at + 121, end);
+        assert_eq!(given.len(), 1, "{name}: {given:?}");
+        assert_eq!(given[0].0, end, "{name}");
+        let gone = [replicas(0), Event::Pod(name.into(), None)];
+        tell(&mut model, end + 1, gone);
+    }
+}
+
 #[test]
 fn a_start_that_has_failed_is_not_kept() {
     let mut model = woken(slow(), 5);

@@ -44,6 +44,29 @@ fn when_a_worker_fails_all_start_again_and_keep_their_room() {
     assert_eq!(cluster.decision().reason, "4 workers run");
 }
 
+/// A paused gang goes on if it runs, and so it does after a restart.
+#[test]
+fn a_gang_that_its_user_has_paused_starts_again_as_any_other() {
+    for is_disrupted in [false, true] {
+        let mut cluster = Cluster::new(2, 2);
+        let mut paused = job(0, 2);
+        paused.paused = true;
+        set_job(&mut cluster.model, "train", 50, paused);
+        assert_eq!(cluster.decide(50), []);
+        cluster.change(1, 100, |pod| pod.disrupted = is_disrupted);
+        cluster.fail(1, 100);
+        let stop = cluster.order(100);
+        cluster.stop(100, &stop, &[]);
+        for second in 102..110 {
+            assert_eq!(cluster.decide(second), []);
+        }
+        let start = cluster.order(110);
+        assert!(start.run, "{start:?}");
+        cluster.start(110, &start, 0);
+        assert_eq!(cluster.decide(111), []);
+    }
+}
+
 #[test]
 fn an_order_to_start_again_stands_while_the_old_jobs_are_still_shown() {
     let mut cluster = Cluster::new(2, 2);
