@@ -86,6 +86,8 @@ reasons! {
     BUDGET_LIMITS = "BudgetLimits";
     /// It gives way to a workload of higher priority, which waits for money.
     PREEMPTED = "Preempted";
+    /// What it costs, or what was spent, is not known, so budgets let nothing start.
+    PRICE_UNKNOWN = "PriceUnknown";
 }
 
 reasons! {

@@ -5,10 +5,6 @@ use bursar_core::model::event::Event;
 use tokio::sync::{mpsc, oneshot};
 
 /// An input of the actor that does not come from the caches.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly all inputs are events, which a box would cost an allocation each"
-)]
 pub(crate) enum Input {
     /// A reading, or what a gateway holds.
     Event(Event),

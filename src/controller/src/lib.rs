@@ -76,6 +76,7 @@ mod subject;
 mod tests;
 mod training;
 mod unreadable_status;
+mod within_budget;
 
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;

@@ -15,8 +15,8 @@ pub const SETTLE: SignedDuration = SignedDuration::from_secs(3);
 /// A replica's pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Replica {
-    /// The pod's name.
-    pub pod: String,
+    /// The pod's UID.
+    pub uid: String,
     /// It is ready or has been, so it may have requests that have not ended.
     pub may_work: bool,
     /// It is ready.
@@ -40,11 +40,11 @@ pub struct Replica {
 /// What to do about a service's replicas.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Steps {
-    /// Pods that begin to leave.
+    /// UIDs of pods that begin to leave.
     pub drain: Vec<String>,
-    /// Pods that stay after all.
+    /// UIDs of pods that stay after all.
     pub keep: Vec<String>,
-    /// Pods that go with this change of the Deployment.
+    /// UIDs of pods that go with this change of the Deployment.
     pub remove: Vec<String>,
     /// The Deployment's replicas.
     pub replicas: u32,
@@ -134,7 +134,7 @@ pub fn steps(input: &DrainInput, now: Timestamp) -> Steps {
                 !pod.stalled,
                 pod.busy.unwrap_or(u64::MAX),
                 std::cmp::Reverse(pod.created),
-                pod.pod.clone(),
+                pod.uid.clone(),
             )
         });
         let mut surplus = (staying - input.allowed) as usize;
@@ -154,9 +154,9 @@ pub fn steps(input: &DrainInput, now: Timestamp) -> Steps {
     };
     let waits_for_others =
         !input.budget && input.allowed > 0 && input.pods.iter().any(is_busy_unready);
-    for pod in leaving().filter(|pod| !steps.keep.contains(&pod.pod)) {
+    for pod in leaving().filter(|pod| !steps.keep.contains(&pod.uid)) {
         match may_go(pod, waits_for_others && pod.ready, input.timeout, now) {
-            Ok(()) => steps.remove.push(pod.pod.clone()),
+            Ok(()) => steps.remove.push(pod.uid.clone()),
             Err(at) => steps.next_look = steps.next_look.into_iter().chain([at]).min(),
         }
     }
@@ -203,7 +203,7 @@ fn may_go(
 }
 
 fn names<'a>(pods: impl Iterator<Item = &'a Replica>) -> Vec<String> {
-    pods.map(|pod| pod.pod.clone()).collect()
+    pods.map(|pod| pod.uid.clone()).collect()
 }
 
 #[cfg(test)]
@@ -220,7 +220,7 @@ mod tests {
 
     fn pod(name: &str, busy: u64) -> Replica {
         Replica {
-            pod: name.into(),
+            uid: name.into(),
             may_work: true,
             ready: true,
             has_node: true,

@@ -3,13 +3,13 @@
 use bursar_api::InferenceDeployment;
 use bursar_api::conditions::{
     self, ConditionState, PODS_HEALTHY, READY, SIGNALS_AVAILABLE, WITHIN_BUDGET, pods_healthy,
-    service_ready, signals_available, workload_within_budget,
+    service_ready, signals_available,
 };
 use bursar_api::inference::{
     ActivationStatus, InferenceDeploymentStatus, LearnedStatus, RefusalStatus,
 };
 use bursar_api::spend::WorkloadKind;
-use bursar_core::plan::{Decision, LimitedBy};
+use bursar_core::plan::Decision;
 use bursar_core::refusal::RefusalReason;
 use bursar_core::scaling::LearnedThroughput;
 use jiff::Timestamp;
@@ -25,6 +25,7 @@ use crate::status_pacing::{
     Change, NextStatus, Readings, StatusPacing, counted_condition, decisive_conditions, messages,
     reading_conditions,
 };
+use crate::within_budget::within_budget;
 
 /// What goes into a status.
 pub(crate) struct StatusParts<'a> {
@@ -211,26 +212,7 @@ fn says(decision: &Decision, ready: usize, parts: &StatusParts<'_>) -> Vec<Condi
                 "replicas take requests".to_owned(),
             ),
         },
-        match decision.limited_by {
-            Some(LimitedBy::Budget) => say(
-                WITHIN_BUDGET,
-                false,
-                workload_within_budget::BUDGET_LIMITS,
-                "a budget holds it back; see reason".to_owned(),
-            ),
-            Some(LimitedBy::Preempted) => say(
-                WITHIN_BUDGET,
-                false,
-                workload_within_budget::PREEMPTED,
-                "it gives way to a workload of higher priority; see reason".to_owned(),
-            ),
-            _ => say(
-                WITHIN_BUDGET,
-                true,
-                workload_within_budget::WITHIN_BUDGET,
-                "no budget holds it back".to_owned(),
-            ),
-        },
+        within_budget(decision.limited_by, false),
         match (&decision.unknown, &decision.stalled) {
             (Some(why), _) => say(
                 SIGNALS_AVAILABLE,
@@ -287,6 +269,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use bursar_core::plan::LimitedBy;
 
     fn decision(allowed: u32, desired: u32, limited_by: Option<LimitedBy>) -> Decision {
         Decision {

@@ -3,12 +3,10 @@
 use bursar_api::TrainingJob;
 use bursar_api::conditions::{
     self, ConditionState, PRIORITY_ALLOWED, READY, WITHIN_BUDGET, job_ready, priority_allowed,
-    workload_within_budget,
 };
 use bursar_api::training::{JobPhase, RoleStatus, TrainingJobStatus, Workers};
 use bursar_core::calendar::whole_second;
 use bursar_core::model::{JobEnd, JobView};
-use bursar_core::plan::LimitedBy;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -23,6 +21,7 @@ use crate::status_pacing::{
     Change, NextStatus, Readings, StatusPacing, decisive_conditions, messages, reading_conditions,
 };
 use crate::training::job::RoleJob;
+use crate::within_budget::within_budget;
 
 /// What goes into a status.
 pub(crate) struct StatusParts<'a> {
@@ -265,26 +264,7 @@ fn says(object: &TrainingJob, parts: &StatusParts<'_>, phase: JobPhase) -> Vec<C
                 "it does not run; see phase, limitedBy and reason".to_owned(),
             ),
         },
-        match limit {
-            Some(LimitedBy::Budget) => say(
-                WITHIN_BUDGET,
-                false,
-                workload_within_budget::BUDGET_LIMITS,
-                "a budget holds it back; see reason".to_owned(),
-            ),
-            Some(LimitedBy::Preempted) if !for_gpus => say(
-                WITHIN_BUDGET,
-                false,
-                workload_within_budget::PREEMPTED,
-                "it gives way to a workload of higher priority; see reason".to_owned(),
-            ),
-            _ => say(
-                WITHIN_BUDGET,
-                true,
-                workload_within_budget::WITHIN_BUDGET,
-                "no budget holds it back".to_owned(),
-            ),
-        },
+        within_budget(limit, for_gpus),
         condition::priced(&parts.spend),
         health::condition(parts.pods, refused, parts.failure.as_deref(), parts.now),
     ];

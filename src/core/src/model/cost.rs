@@ -206,7 +206,7 @@ pub(crate) fn drain_replicas<'a>(
         .map(|(uid, found)| {
             let (pod, engine) = (&found.pod, &found.engine);
             drain::Replica {
-                pod: uid.to_string(),
+                uid: uid.to_string(),
                 has_node: pod.node.is_some(),
                 may_work: may_work(pod, engine),
                 ready: pod.ready_since.is_some(),

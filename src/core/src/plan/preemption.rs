@@ -158,7 +158,7 @@ fn replicas_of(model: &Model, key: &Key, now: Timestamp) -> Vec<Candidate> {
     let replicas = model.drain_replicas(state, now);
     let staying = drain::staying(state.declared(), &replicas);
     let present = replicas.iter().filter(|pod| pod.draining_since.is_none());
-    let found = present.filter_map(|pod| model.pods.get(pod.pod.as_str()));
+    let found = present.filter_map(|pod| model.pods.get(pod.uid.as_str()));
     let mut yields: Vec<Yields> = found.map(|found| found.yields).collect();
     let surplus = yields.len().saturating_sub(staying as usize);
     let podless = (staying as usize).saturating_sub(yields.len());

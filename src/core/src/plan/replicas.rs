@@ -359,7 +359,7 @@ fn note_order(state: &mut ServiceState, order: &ServiceOrder, scales: bool, now:
 /// Whether this one of the replicas is leaving.
 fn drains(replicas: &[drain::Replica], uid: &Name) -> bool {
     let mut replicas = replicas.iter();
-    replicas.any(|pod| *pod.pod == **uid && pod.draining_since.is_some())
+    replicas.any(|pod| *pod.uid == **uid && pod.draining_since.is_some())
 }
 
 /// Everything that a decision over a service reads, and when it changes with time.
@@ -411,7 +411,7 @@ fn observe_service(
     let why_stuck = progress.map(|progress| progress.observe(&failures, now));
     let (why, rollout_changes) = why_stuck.unwrap_or_default();
     let broken = replicas.iter().filter(|replica| {
-        let found = model.pods.get(replica.pod.as_str());
+        let found = model.pods.get(replica.uid.as_str());
         let is_stuck_with = found
             .zip(state.rollout)
             .is_some_and(|(found, progress)| progress.is_stuck_with(&found.pod, now));
