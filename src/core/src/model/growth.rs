@@ -25,6 +25,11 @@ const LONGEST_REQUEST: i64 = 86_400_000;
 /// The rate is known once so much of its average has been seen: after 0.7 times the time it is over.
 const ENOUGH_SEEN: f64 = 0.5;
 
+/// How fast replicas are now is seen in a part of so long at least, ...
+const PART: SignedDuration = SignedDuration::from_secs(30);
+/// ... in which so many answers at least are expected.
+const EXPECTED_IN_PART: u64 = 20;
+
 /// An engine's last read.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct LastRead {
@@ -77,10 +82,73 @@ impl BusyTime {
         u64::try_from(each.max(1)).ok()
     }
 
+    /// Millionths of requests a second that a replica answers with as many on it as it should carry.
+    fn throughput(&self, target: u64) -> Option<u64> {
+        let each = self.request_millis()?;
+        Some(target.saturating_mul(1_000_000_000).div_ceil(each))
+    }
+
     /// Tokens a second of a busy replica.
     fn tokens_per_second(&self) -> u64 {
         let tokens = self.tokens.saturating_mul(1000) / self.millis.max(1);
         u64::try_from(tokens).unwrap_or(0)
+    }
+}
+
+/// What replicas have done in the last one or two parts of the time in which they had as many requests
+/// as they should carry, or more: then they answer as fast as they can, however many wait.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct FullTime {
+    before: FullPart,
+    present: FullPart,
+    /// When the last of them was read.
+    until: Option<Timestamp>,
+}
+
+/// A part of the time in which replicas were full.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct FullPart {
+    /// Milliseconds of such replicas.
+    millis: i64,
+    /// Requests that they have answered.
+    answered: i64,
+}
+
+impl FullPart {
+    /// How many answers such a throughput promises, in millionths of requests a second.
+    fn expected(self, throughput: u64) -> u64 {
+        let millis = u64::try_from(self.millis).unwrap_or(0);
+        throughput.saturating_mul(millis) / 1_000_000_000
+    }
+}
+
+impl FullTime {
+    /// Takes another read, of replicas whose throughput was learned to be so.
+    fn add(&mut self, read: FullPart, throughput: u64, now: Timestamp) {
+        let present = &mut self.present;
+        present.millis += read.millis;
+        present.answered = present.answered.saturating_add(read.answered);
+        if present.millis >= millis(PART) && present.expected(throughput) >= EXPECTED_IN_PART {
+            (self.before, self.present) = (self.present, FullPart::default());
+        }
+        self.until = Some(now);
+    }
+
+    /// Forgets what is not of late.
+    fn expire(&mut self, now: Timestamp) {
+        let age = self.until.map(|until| now.duration_since(until));
+        if age.is_some_and(|age| age > PART * 2 || age.is_negative()) {
+            *self = Self::default();
+        }
+    }
+
+    /// Whether they have answered less than half of what such a throughput promises.
+    fn contradicts(&self, throughput: u64) -> bool {
+        let (before, present) = (self.before, self.present);
+        let answered = before.answered.saturating_add(present.answered);
+        let answered = u64::try_from(answered).unwrap_or(0);
+        let expected = before.expected(throughput) + present.expected(throughput);
+        before.millis > 0 && answered.saturating_mul(2) < expected
     }
 }
 
@@ -135,6 +203,7 @@ impl Arrivals {
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct LearnedDemand {
     busy: BusyTime,
+    full: FullTime,
     arrivals: Arrivals,
     /// Requests that its replicas have answered since they are read here.
     answered: i64,
@@ -163,6 +232,7 @@ impl LearnedDemand {
             // with half as many it is not busy; of more than twice as many the others wait
             let target = u64::from(target.max(1));
             let both = last.requests.saturating_add(requests);
+            let is_full = last.requests.min(requests) >= target;
             let is_busy = both >= target && !is_mixed;
             let both = both.min(target.saturating_mul(4));
             if is_busy && gap <= LONGEST_GAP && !gap.is_negative() {
@@ -173,6 +243,10 @@ impl LearnedDemand {
                 self.busy.answered = self.busy.answered.saturating_add(answered);
                 let tokens = i64::try_from(usage.output_tokens).unwrap_or(i64::MAX);
                 self.busy.tokens = self.busy.tokens.saturating_add(tokens);
+                if let (true, Some(throughput)) = (is_full, self.busy.throughput(target)) {
+                    self.full
+                        .add(FullPart { millis, answered }, throughput, now);
+                }
             }
         }
         LastRead {
@@ -193,6 +267,7 @@ impl LearnedDemand {
         if self.busy.millis > millis(REMEMBERED) {
             self.busy.halve();
         }
+        self.full.expire(now);
         let average = start
             .unwrap_or(SHORTEST_AVERAGE)
             .clamp(SHORTEST_AVERAGE, LONGEST_AVERAGE);
@@ -222,7 +297,7 @@ impl LearnedDemand {
 
     /// Forgets how fast replicas are: others take their place.
     pub(crate) fn forget_throughput(&mut self) {
-        self.busy = BusyTime::default();
+        (self.busy, self.full) = (BusyTime::default(), FullTime::default());
     }
 
     /// When a forecast may change though nothing happens. It does not where too little is learned for
@@ -242,7 +317,7 @@ impl LearnedDemand {
     }
 
     /// What is expected with `target` on each of so many replicas at hand, some of which are as old as
-    /// that; `None` before enough is known.
+    /// that; `None` before enough is known, and while replicas show that they are far slower.
     pub(crate) fn forecast(
         &self,
         target: u32,
@@ -252,8 +327,10 @@ impl LearnedDemand {
     ) -> Option<Forecast> {
         // arrivals are known for no longer
         let start = start?.min(LONGEST_AVERAGE);
-        let each = self.busy.request_millis()?;
-        let throughput = (u64::from(target) * 1_000_000_000).div_ceil(each);
+        let throughput = self.busy.throughput(u64::from(target))?;
+        if self.full.contradicts(throughput) {
+            return None;
+        }
         let wait = |age: Option<SignedDuration>| {
             age.map_or(SignedDuration::ZERO, |age| remaining_start(start, age))
         };

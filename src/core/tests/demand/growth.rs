@@ -446,6 +446,42 @@ fn what_came_while_demand_was_unknown_has_not_come_at_once() {
     assert_eq!(asked_with(&mut model, 1301, 4), 1, "{}", reason(&model));
 }
 
+/// Prompts that take ten times as long: what a replica answers now is believed sooner than what it
+/// answered in the last minutes.
+#[test]
+fn replicas_that_are_far_slower_than_before_follow_the_plain_rule_within_a_minute() {
+    let mut model = one_replica(growing(), 300);
+    busy_for(&mut model, 0, 600);
+    let read = |model: &mut Model, since: u64| {
+        let second = 600 + i64::try_from(since).unwrap();
+        let (arrived, answered) = (since / 2, since / 5);
+        let queue = 8 + arrived - answered;
+        tell(model, second, [counted("a", queue, 1200 + answered)]);
+        queue
+    };
+    for since in 1..=20 {
+        read(&mut model, since);
+    }
+    assert_eq!(asked(&model), 1, "{}", reason(&model));
+    let mut queue = 0;
+    for since in 21..=62 {
+        queue = read(&mut model, since);
+    }
+    assert_eq!(
+        u64::from(asked(&model)),
+        queue.div_ceil(8),
+        "{}",
+        reason(&model)
+    );
+    // once it is fast again, and that was seen, its past counts again
+    for second in 700..1000 {
+        let answered = 1240 + 2 * u64::try_from(second - 700).unwrap();
+        tell(&mut model, second, [counted("a", 8, answered)]);
+    }
+    tell(&mut model, 1000, [counted("a", 30, 1840)]);
+    assert!(reason(&model).contains("learned"), "{}", reason(&model));
+}
+
 #[test]
 fn a_clock_that_is_set_back_adds_up_nothing() {
     let mut model = one_replica(growing(), 60);
