@@ -17,7 +17,8 @@ pub const PRICED: &str = "Priced";
 pub const SPEND_RECORDED: &str = "SpendRecorded";
 /// No pod is stuck.
 pub const PODS_HEALTHY: &str = "PodsHealthy";
-/// The job's PriorityClass counts beside other namespaces. It has the condition only while it does not.
+/// The workload's PriorityClass counts beside other namespaces. It has the condition only while it does
+/// not.
 pub const PRIORITY_ALLOWED: &str = "PriorityAllowed";
 /// An edit of a BudgetPolicy or of prices would stop something that runs, and waits. A BudgetPolicy
 /// has the condition only meanwhile.

@@ -5,6 +5,7 @@
 
 use std::str::FromStr;
 
+use bursar_api::conditions::{ConditionState, PRIORITY_ALLOWED, priority_allowed};
 use bursar_core::model::Key;
 
 use crate::cache::cached;
@@ -72,15 +73,18 @@ impl Priority {
         }
     }
 
-    /// Why it counts less beside other namespaces, if it does.
-    pub(crate) fn limit(self, namespace: &str) -> Option<String> {
+    /// The condition that says so, if it counts less beside other namespaces.
+    pub(crate) fn limit(self, namespace: &str) -> Option<ConditionState> {
         let Self { value, in_cluster } = self;
-        (in_cluster < value).then(|| {
-            format!(
+        (in_cluster < value).then(|| ConditionState {
+            kind: PRIORITY_ALLOWED,
+            status: Some(false),
+            reason: priority_allowed::CLASS_NOT_ALLOWED,
+            message: format!(
                 "its priority {value} counts as {in_cluster} beside other namespaces: the \
                  installation does not allow its PriorityClass in namespace {namespace} (chart \
                  value priorityClasses.allowed)"
-            )
+            ),
         })
     }
 }

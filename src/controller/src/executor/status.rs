@@ -114,6 +114,8 @@ async fn write_service(
     let pods: Vec<_> = pods.iter().map(AsRef::as_ref).collect();
     let deployment = cached(&context.stores.deployments, subject.key());
     let refused = deployment.and_then(|found| health::pods_refused(&found));
+    let namespace = &workload.namespace;
+    let priority = Priority::of(context, namespace, object.spec.priority_class());
     let parts = inference::status::StatusParts {
         decision,
         learned: view.learned,
@@ -123,6 +125,7 @@ async fn write_service(
         spend,
         failure,
         observe_only: context.observe_only,
+        priority_limit: priority.limit(namespace),
         paused: paused::condition(
             subject,
             context.paused_by(&workload.namespace),

@@ -40,6 +40,8 @@ pub(crate) struct StatusParts<'a> {
     /// Why the last run could not apply the decision.
     pub(crate) failure: Option<String>,
     pub(crate) observe_only: bool,
+    /// The condition that says so, if its priority counts less beside other namespaces.
+    pub(crate) priority_limit: Option<ConditionState>,
     /// The condition that says so, if it is paused.
     pub(crate) paused: Option<ConditionState>,
     pub(crate) now: Timestamp,
@@ -96,6 +98,7 @@ pub(crate) fn next(
         conditions: Vec::new(),
     };
     let mut says = says(decision, ready, &parts);
+    says.extend(parts.priority_limit.clone());
     says.extend(parts.paused.clone());
     status.conditions = conditions::updated_conditions(
         &old.conditions,
@@ -332,6 +335,7 @@ mod tests {
                 spend,
                 failure: None,
                 observe_only: false,
+                priority_limit: None,
                 paused: None,
                 now: self.now,
             };

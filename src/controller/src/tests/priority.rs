@@ -193,6 +193,30 @@ async fn beside_other_namespaces_a_class_counts_where_the_installation_allows_it
     }
 }
 
+#[tokio::test]
+async fn a_service_says_so_too_where_its_class_does_not_count_beside_other_namespaces() {
+    for (allowed, expected) in [(vec![], Some("ClassNotAllowed")), (vec!["high=team"], None)] {
+        let mut stage = Stage::new(Faults::default()).await;
+        let allowed = allowed.into_iter().map(|each: &str| each.parse().unwrap());
+        stage.world.allowed_classes = allowed.collect();
+        stage.leader = Leader::new(&stage.world, Faults::default());
+        let high = json!({"metadata": {"name": "high"}, "value": 1000});
+        stage.world.create_all::<PriorityClass>(high).await;
+        stage.world.create_chat(0).await;
+        let class = json!({"spec": {"priorityClassName": "high"}});
+        patch::<InferenceDeployment>(&stage.world, "chat", class).await;
+        stage.seconds(4).await;
+        let services: Vec<InferenceDeployment> = stage.world.server.objects();
+        let status = services[0].status.clone().unwrap();
+        let mut conditions = status.conditions.iter();
+        let condition = conditions.find(|each| each.type_ == PRIORITY_ALLOWED);
+        let reason = condition.map(|condition| condition.reason.as_str());
+        assert_eq!(reason, expected);
+        let counts = "its priority 1000 counts as 0 beside other namespaces";
+        assert!(condition.is_none_or(|found| found.message.starts_with(counts)));
+    }
+}
+
 /// A gang that has five of eight GPUs gives them back to one of a class that is allowed.
 #[tokio::test]
 async fn a_job_gives_its_gpus_back_to_one_of_an_allowed_class() {

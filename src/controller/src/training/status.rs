@@ -1,9 +1,7 @@
 //! What a TrainingJob's status says.
 
 use bursar_api::TrainingJob;
-use bursar_api::conditions::{
-    self, ConditionState, PRIORITY_ALLOWED, READY, WITHIN_BUDGET, job_ready, priority_allowed,
-};
+use bursar_api::conditions::{self, ConditionState, READY, WITHIN_BUDGET, job_ready};
 use bursar_api::training::{JobPhase, RoleStatus, TrainingJobStatus, Workers};
 use bursar_core::calendar::whole_second;
 use bursar_core::model::{JobEnd, JobView};
@@ -30,8 +28,8 @@ pub(crate) struct StatusParts<'a> {
     pub(crate) roles: &'a [RoleJob<'a>],
     pub(crate) pods: &'a [&'a Pod],
     pub(crate) spend: PricingState,
-    /// Why its priority counts less beside other namespaces, if it does.
-    pub(crate) priority_limit: Option<String>,
+    /// The condition that says so, if its priority counts less beside other namespaces.
+    pub(crate) priority_limit: Option<ConditionState>,
     /// The condition that says so, if it is paused.
     pub(crate) paused: Option<ConditionState>,
     /// Why the last run could not apply the decision.
@@ -268,11 +266,7 @@ fn says(object: &TrainingJob, parts: &StatusParts<'_>, phase: JobPhase) -> Vec<C
         condition::priced(&parts.spend),
         health::condition(parts.pods, refused, parts.failure.as_deref(), parts.now),
     ];
-    let limit = parts.priority_limit.clone();
-    states.extend(limit.map(|why| {
-        let reason = priority_allowed::CLASS_NOT_ALLOWED;
-        say(PRIORITY_ALLOWED, false, reason, why)
-    }));
+    states.extend(parts.priority_limit.clone());
     states.extend(parts.paused.clone());
     states
 }
