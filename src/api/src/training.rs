@@ -355,6 +355,24 @@ impl TrainingJob {
         u32::try_from(restarts).unwrap_or(0)
     }
 
+    /// The roles of which all workers have ended well, as the status has on record.
+    pub fn ended_well(&self) -> BTreeSet<event::Name> {
+        let Some(status) = &self.status else {
+            return BTreeSet::new();
+        };
+        let has_ended = |role: &Role<'_>| {
+            let named = status.roles.iter().find(|found| found.name == role.name);
+            let workers = match role.name {
+                "" => Some(&status.workers),
+                _ => named.map(|found| &found.workers),
+            };
+            let succeeded = workers.map_or(0, |workers| workers.succeeded);
+            role.replicas > 0 && u32::try_from(succeeded).is_ok_and(|many| many >= role.replicas)
+        };
+        let roles = self.spec.roles().into_iter().filter(has_ended);
+        roles.map(|role| role.name.into()).collect()
+    }
+
     /// What decisions read of the job. `priority` is the value of its PriorityClass, and what that
     /// counts beside other namespaces; `seed` is a number of its own, and `shape` says what a pod of
     /// a template asks for.
@@ -390,6 +408,7 @@ impl TrainingJob {
             seed,
             restarts: u32::try_from(self.spec.restarts).unwrap_or(0),
             restarted: self.restarts(),
+            ended_well: self.ended_well(),
             roles: roles.collect(),
         })
     }

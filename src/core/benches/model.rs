@@ -312,6 +312,7 @@ impl Cluster {
             seed: number as u64,
             restarts: 3,
             restarted: 0,
+            ended_well: Default::default(),
             roles: vec![role],
         }
     }

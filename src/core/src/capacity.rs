@@ -96,6 +96,10 @@ pub trait Room {
     /// The first gang ahead that waits for a node which takes a worker of these gangs: now, or
     /// when the node is empty.
     fn holder(&mut self, gangs: &[&Gang], of_empty: bool) -> Option<Rank>;
+
+    /// The first gang ahead that holds up only its namespace, and waits for a node which takes a worker of
+    /// these gangs when it is empty.
+    fn held_by_namespace(&mut self, gangs: &[&Gang]) -> Option<Rank>;
 }
 
 #[cfg(test)]
@@ -151,6 +155,19 @@ impl Room for Capacity {
                 &node.free
             };
             gangs.iter().any(|gang| takes_one(node, room, gang))
+        });
+        held.map(|(_, holder, _)| holder.clone()).min()
+    }
+
+    fn held_by_namespace(&mut self, gangs: &[&Gang]) -> Option<Rank> {
+        let rank = self.rank.as_ref().unwrap();
+        let held = self.holders.iter().filter(|(place, holder, scope)| {
+            let node = &self.nodes[*place];
+            *scope == HoldScope::Namespace
+                && holder.namespace == rank.namespace
+                && gangs
+                    .iter()
+                    .any(|gang| takes_one(node, &node.allocatable, gang))
         });
         held.map(|(_, holder, _)| holder.clone()).min()
     }

@@ -23,6 +23,10 @@ const SCHEDULING_TIMEOUT: SignedDuration = SignedDuration::from_mins(2);
 const FIRST_BACKOFF: SignedDuration = SignedDuration::from_secs(30);
 /// ... but not longer than this, and for up to half as long again that differs from gang to gang.
 const LONGEST_BACKOFF: SignedDuration = SignedDuration::from_mins(15);
+/// A gang that was taken back although nodes had room for it, or because the cluster refused its pods, keeps
+/// its place for so long after it may start again. It waits for something that nobody can give back to it,
+/// so afterwards others go first.
+const PLACE_KEPT: SignedDuration = SignedDuration::from_mins(15);
 
 /// A TrainingJob that has not finished.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,6 +138,14 @@ impl Job {
         self.running || self.restarts.keeps_room
     }
 
+    /// Since when others go before it, though they rank behind it.
+    fn lost_place_at(&self, now: Timestamp) -> Option<Timestamp> {
+        let needs_more = |retry: &&Retry| retry.had_room || retry.refused.is_some();
+        let retry = self.retry.as_ref().filter(needs_more)?;
+        let at = retry.at.checked_add(PLACE_KEPT).ok()?;
+        (at <= now && !self.has_room()).then_some(at)
+    }
+
     /// The workers of all roles.
     pub fn workers(&self) -> u32 {
         let workers = self.roles.iter().map(|role| role.gang.workers);
@@ -236,7 +248,7 @@ impl Job {
         )
     }
 
-    fn evict(&self, refused: Option<Arc<str>>, now: Timestamp) -> Retry {
+    pub(crate) fn evict(&self, refused: Option<Arc<str>>, now: Timestamp) -> Retry {
         let count = self.retry.as_ref().map_or(0, |retry| retry.count);
         let wait = FIRST_BACKOFF
             .saturating_mul(1 << count.min(10))

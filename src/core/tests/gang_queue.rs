@@ -71,6 +71,7 @@ fn add(model: &mut Model, name: &str, second: i64, (product, workers, gpus): (&s
         seed: 1,
         restarts: 3,
         restarted: 0,
+        ended_well: Default::default(),
         roles: vec![Role {
             name: "".into(),
             replicas: workers,
@@ -259,6 +260,7 @@ fn add_tolerating(model: &mut Model, name: &str) {
         seed: 1,
         restarts: 3,
         restarted: 0,
+        ended_well: Default::default(),
         roles: vec![Role {
             name: "".into(),
             replicas: 8,
@@ -386,6 +388,7 @@ fn decide_beside_agents(is_bound: bool, cpu: i64) -> JobDecision {
         seed: 1,
         restarts: 3,
         restarted: 0,
+        ended_well: Default::default(),
         roles: vec![Role {
             name: "".into(),
             replicas: 2,

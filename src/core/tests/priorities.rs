@@ -69,6 +69,7 @@ fn job(priority: i32, workers: u32) -> Job {
         seed: 1,
         restarts: 3,
         restarted: 0,
+        ended_well: Default::default(),
         roles: vec![Role {
             name: "".into(),
             replicas: workers,

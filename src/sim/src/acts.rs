@@ -155,6 +155,7 @@ impl Simulation {
         let job = Job {
             restarts: 3,
             restarted: 0,
+            ended_well: Default::default(),
             roles: roles.collect(),
             created: self.now,
             priority: self.rng.i32(0..2),

@@ -35,6 +35,9 @@ impl Simulation {
         let place = (key.clone(), is_job);
         let is_first = !leader.orders.contains_key(&place);
         let queue = leader.orders.entry(place).or_default();
+        if matches!(&order, Order::Job(order) if order.revokes) {
+            queue.orders.clear();
+        }
         queue.orders.push_back(order);
         if is_first {
             let at = later(at, SignedDuration::from_millis(millis));
@@ -117,6 +120,8 @@ impl Simulation {
                 self.label_pods(&order);
                 self.scale_deployment(&order);
             }
+            // the order before it is forgotten
+            Order::Job(order) if order.revokes => {}
             Order::Job(order) => self.run_job(&order),
         }
     }
@@ -168,6 +173,9 @@ impl Simulation {
         let roles = job.spec.iter().flat_map(|spec| &spec.roles);
         let roles: Vec<_> = roles.map(|role| role.name.clone()).collect();
         for role in roles {
+            if order.done.contains(&role) {
+                continue;
+            }
             let mut disruptions = 0;
             if order.run && order.renew.contains(&role) {
                 let old = job.batch_jobs.remove(&role);

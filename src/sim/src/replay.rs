@@ -310,6 +310,7 @@ fn add_jobs(simulation: &mut Simulation, scenario: &JobScenario) -> Result<(), S
             seed: simulation.rng.u64(..),
             restarts: 3,
             restarted: 0,
+            ended_well: Default::default(),
             roles: vec![role],
         };
         let most = scenario.start_time + scenario.start_time / 10;

@@ -172,6 +172,10 @@ impl Witness {
         }
         let started = decisions.job_orders.iter().filter(|order| order.run);
         for order in started {
+            if order.revokes {
+                self.ordered.remove(&order.job);
+                continue;
+            }
             if self.uniform && !self.makes_nodes && !self.is_running(&order.job) {
                 self.check_room(&order.job, now, tally)?;
             }

@@ -66,6 +66,7 @@ impl Allocations {
                 None => placement(spec),
             },
             attributes: claims.planned(&context.stores, namespace, spec, None),
+            priority: 0,
         })
     }
 
@@ -79,6 +80,7 @@ impl Allocations {
             node_selector: spec.node_selector.clone().unwrap_or_default(),
             placement: placement(spec),
             attributes: None,
+            priority: spec.priority.unwrap_or(0),
         };
         shape.attributes = if has_claims(pod) {
             let claims = self.of(context, namespace);

@@ -147,6 +147,7 @@ fn each_restart_of_a_job_is_said_and_that_none_is_left() {
     let order = |count: u32, at: &str| JobOrder {
         job: key("train"),
         run: false,
+        revokes: false,
         retry: None,
         restart: Some(Restart {
             count,
@@ -155,6 +156,7 @@ fn each_restart_of_a_job_is_said_and_that_none_is_left() {
         }),
         restarts: count,
         renew: vec![],
+        done: vec![],
         reason: "worker train-0 has failed".to_owned(),
         limited_by: None,
         after_latch: false,
@@ -175,6 +177,7 @@ fn a_job_starts_is_suspended_and_resumes() {
     let order = |run: bool, retry: bool| JobOrder {
         job: key("train"),
         run,
+        revokes: false,
         retry: retry.then_some(Retry {
             count: 1,
             at: Timestamp::UNIX_EPOCH,
@@ -184,6 +187,7 @@ fn a_job_starts_is_suspended_and_resumes() {
         restart: None,
         restarts: 0,
         renew: vec![],
+        done: vec![],
         reason: "budget team is exhausted: 4.90 of 5.00 spent".to_owned(),
         limited_by: None,
         after_latch: false,

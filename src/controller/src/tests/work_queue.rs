@@ -71,6 +71,7 @@ fn status(number: u64) -> StatusInput {
         decision: Some(decision),
         end: None,
         restarts: 0,
+        done: vec![],
         has_known_price: true,
     })
 }

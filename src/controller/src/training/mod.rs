@@ -13,6 +13,7 @@ use bursar_api::names::{
     DISRUPTIONS_ANNOTATION, REFUSED_ANNOTATION, RESTART_AT_ANNOTATION, RESTARTS_ANNOTATION,
     RETRIES_ANNOTATION, RETRY_AT_ANNOTATION, RETRY_HAD_ROOM_ANNOTATION,
 };
+use bursar_api::training::{RoleStatus, Workers};
 use bursar_core::model::Key;
 use bursar_core::plan::JobOrder;
 use k8s_openapi::api::batch::v1::Job;
@@ -41,6 +42,8 @@ pub(crate) async fn apply(
     let object = cached(&context.stores.jobs, key);
     let object = object.filter(|object| object.metadata.deletion_timestamp.is_none());
     let Some(object) = object else { return Ok(()) };
+    // its Jobs run, and the order before it is forgotten
+    let order = order.filter(|order| !order.revokes);
     let stop = order.filter(|order| !order.run);
     if let Some(order) = stop {
         stop_jobs(context, key, &object, order)
@@ -66,6 +69,8 @@ async fn start(
     // all of it before the first write: part of a gang would only hold GPUs
     let restarts = order.map_or(0, |order| order.restarts);
     let wanted = build::jobs(object, order.is_none(), restarts).into_iter();
+    let is_done = |role: &str| order.is_some_and(|order| is_done(order, role));
+    let wanted = wanted.filter(|(role, _)| !is_done(role));
     let mut jobs: Jobs = wanted
         .map(|(role, job)| {
             let found = found_job(context, object, &job)?;
@@ -112,21 +117,44 @@ async fn start(
     Ok(())
 }
 
-/// Puts on record how often a worker has failed: between a Job and the next one of its role, only
-/// the status knows.
+/// Whether a role has ended well and its Job is gone: it is not made again.
+fn is_done(order: &JobOrder, role: &str) -> bool {
+    order.done.iter().any(|done| **done == *role)
+}
+
+/// Puts on record how often a worker has failed, and that roles that had ended well start again: between a
+/// Job and the next one of its role, only the status knows.
 async fn record_restarts(
     context: &Context,
     key: &Key,
     object: &TrainingJob,
     restarts: u32,
 ) -> Result<(), ApiError> {
-    if object.restarts() >= restarts {
-        return Ok(());
+    let mut status = json!({"restarts": restarts.max(object.restarts())});
+    match object
+        .status
+        .as_ref()
+        .filter(|_| !object.ended_well().is_empty())
+    {
+        Some(old) => {
+            let nothing = |workers: Workers| Workers {
+                succeeded: 0,
+                ..workers
+            };
+            let roles = old.roles.iter().map(|role| RoleStatus {
+                name: role.name.clone(),
+                workers: nothing(role.workers),
+            });
+            status["workers"] = json!(nothing(old.workers));
+            status["roles"] = json!(roles.collect::<Vec<_>>());
+        }
+        None if object.restarts() >= restarts => return Ok(()),
+        None => {}
     }
     let api: Api<TrainingJob> = Api::namespaced(context.client.clone(), &key.namespace);
     let patch = Patch::Merge(json!({
         "metadata": {"uid": object.uid()},
-        "status": {"restarts": restarts},
+        "status": status,
     }));
     let (name, params) = (object.name_any(), PatchParams::default());
     with_timeout("patch status", api.patch_status(&name, &params, &patch))
@@ -178,7 +206,8 @@ async fn stop_jobs(
         .restart
         .map_or(order.restarts, |restart| restart.count);
     let mut jobs: Jobs = Vec::new();
-    for (role, wanted) in build::jobs(object, true, restarts) {
+    let all = build::jobs(object, true, restarts).into_iter();
+    for (role, wanted) in all.filter(|(role, _)| !is_done(order, role)) {
         match found_job(context, object, &wanted) {
             Ok(found) => jobs.push((role, wanted, found)),
             // whether a Job that cannot be read runs is not known: nothing is restarted for want of it

@@ -45,7 +45,8 @@ pub(crate) fn next(
 ) -> NextStatus<TrainingJobStatus> {
     let empty = TrainingJobStatus::default();
     let old = object.status.as_ref().unwrap_or(&empty);
-    let roles: Vec<RoleStatus> = parts.roles.iter().map(role_status).collect();
+    let roles = parts.roles.iter();
+    let roles: Vec<RoleStatus> = roles.map(|role| role_status(role, parts.view)).collect();
     let decision = parts.view.decision.as_ref();
     let phase = phase(object, &parts, &roles, old);
     let starts =
@@ -69,7 +70,7 @@ pub(crate) fn next(
             .start_time
             .clone()
             .or_else(|| began.then(|| Time(whole_second(parts.now)))),
-        completion_time: completion_time(parts.roles),
+        completion_time: completion_time(&parts, old),
         workers: sum(&roles),
         // the only role of the short form has no name, and the sums are all there is to say of it
         roles: roles
@@ -98,16 +99,20 @@ pub(crate) fn next(
     pacing.next(object, object.status.as_ref(), status, change, parts.now)
 }
 
-fn role_status(found: &RoleJob<'_>) -> RoleStatus {
+fn role_status(found: &RoleJob<'_>, view: &JobView) -> RoleStatus {
     let observed = found.job.as_ref().and_then(|job| job.status.as_ref());
     let count = |number: Option<i32>| number.unwrap_or(0);
+    let replicas = i32::try_from(found.role.replicas).unwrap_or(i32::MAX);
+    // what is known of a role whose Job is gone stays on record
+    let is_done = view.done.iter().any(|role| **role == *found.role.name);
+    let gone = is_done.then_some(replicas);
     RoleStatus {
         name: found.role.name.to_owned(),
         workers: Workers {
-            replicas: i32::try_from(found.role.replicas).unwrap_or(i32::MAX),
+            replicas,
             active: count(observed.and_then(|status| status.active)),
             ready: count(observed.and_then(|status| status.ready)),
-            succeeded: count(observed.and_then(|status| status.succeeded)),
+            succeeded: count(gone.or(observed.and_then(|status| status.succeeded))),
             failed: count(observed.and_then(|status| status.failed)),
         },
     }
@@ -125,11 +130,14 @@ fn sum(roles: &[RoleStatus]) -> Workers {
     })
 }
 
-/// When the last role ended well.
-fn completion_time(roles: &[RoleJob<'_>]) -> Option<Time> {
+/// When the last role ended well, as far as their Jobs are there to say so.
+fn completion_time(parts: &StatusParts<'_>, old: &TrainingJobStatus) -> Option<Time> {
+    if parts.view.end != Some(JobEnd::Succeeded) {
+        return None;
+    }
     let time = |found: &RoleJob<'_>| found.job.as_ref()?.status.as_ref()?.completion_time.clone();
-    let times: Option<Vec<Time>> = roles.iter().map(time).collect();
-    times?.into_iter().max()
+    let times = parts.roles.iter().filter_map(time);
+    times.chain(old.completion_time.clone()).max()
 }
 
 fn phase(

@@ -67,7 +67,7 @@ impl Model {
             }
             Event::JobOrderFailed(key) => {
                 if let Some(state) = self.jobs.get_mut(&key) {
-                    (state.ordered, state.retry, state.restart) = (None, None, None);
+                    state.refuse_order(now);
                     self.marks.job(key);
                 }
             }
@@ -176,6 +176,8 @@ impl Model {
             // it is gone, also where another one has its name by now
             (state.ordered, state.retry, state.decision) = (None, None, None);
             (state.restart, state.keeps_room_since) = (None, None);
+            (state.start_refused_since, state.refused_start) = (None, None);
+            state.ended_roles.clear();
         }
         state.spec = job;
         state.is_told = true;
@@ -256,8 +258,11 @@ impl Model {
                 estimate: Default::default(),
                 cost: Default::default(),
                 yields: Default::default(),
+                bound_at: None,
             });
             let mut known = known;
+            let bound_at = known.bound_at.unwrap_or(now);
+            known.bound_at = pod.node.is_some().then_some(bound_at);
             if let (Some(ready), false) = (pod.ready_since, known.engine.has_served)
                 && is_known
             {

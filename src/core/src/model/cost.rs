@@ -488,7 +488,7 @@ impl Model {
             let owner = ReservationOwner::Workload(key.clone(), owner);
             self.room.reserve(&owner, &gang);
         }
-        self.note_gang_room(key);
+        self.note_gang_room(key, now);
         self.replace_cost(&key.namespace, &old, &cost);
     }
 }

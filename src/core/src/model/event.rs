@@ -1,7 +1,7 @@
 //! What the model is told: small values made of objects, readings and answers, without anything
 //! that no decision reads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
@@ -73,6 +73,8 @@ pub struct PodShape {
     pub placement: Arc<Placement>,
     /// What it is priced by, without a node; `None` if it holds no GPU.
     pub attributes: Option<PricingAttributes>,
+    /// Its priority, by which schedulers order the pods that wait; 0 of a template, whose workload has one.
+    pub priority: i32,
 }
 
 /// What becomes of a pod without a node.
@@ -347,6 +349,8 @@ pub struct Job {
     pub restarts: u32,
     /// How often a worker has failed, as its status has on record.
     pub restarted: u32,
+    /// The roles that have ended well, as its status has on record: their Jobs may be gone.
+    pub ended_well: BTreeSet<Name>,
     /// Its roles, at least one.
     pub roles: Vec<Role>,
 }

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use crate::budget::RunningCost;
 use crate::training::{Interruption, JobDecision, Restart, Retry};
 
+use super::awaited::REFUSED_AFTER;
 use super::event::{BatchJob, Job, Name, Owner, Pod, Role};
 use super::preemptible::GangRoom;
 use super::rates::CachedRate;
@@ -55,12 +56,20 @@ pub(crate) struct JobState {
     pub(crate) roles_with_room: BTreeSet<Name>,
     /// What its room may become for others.
     pub(crate) room: GangRoom,
+    /// Since when workers have been on nodes that do not run any more.
+    pub(crate) leaving_since: Option<Timestamp>,
     pub(crate) decision: Option<JobDecision>,
     /// Since when the Job of each role has been seen to run. How long ago that began by its own word is of
     /// the run before, until its controller has seen that it runs.
     pub(crate) running_since: BTreeMap<Name, Timestamp>,
     /// Roles whose Jobs were seen to run and are gone, while those of others run.
     pub(crate) deleted_roles: BTreeSet<Name>,
+    /// Roles whose Jobs were seen to end well, and are gone.
+    pub(crate) ended_roles: BTreeSet<Name>,
+    /// Since when orders to run have been refused though none of its Jobs runs.
+    pub(crate) start_refused_since: Option<Timestamp>,
+    /// What it waits for after that: no Job may be there that could have it on record.
+    pub(crate) refused_start: Option<Retry>,
 }
 
 impl JobState {
@@ -75,7 +84,10 @@ impl JobState {
         if self.restart_on_record().is_some() && self.restarts_on_record() > spec.restarts {
             return Some(JobEnd::RestartsUsedUp);
         }
-        let finished = |role: &Role| self.batch_jobs.get(&role.name)?.finished;
+        let finished = |role: &Role| match self.batch_jobs.get(&role.name) {
+            Some(job) => job.finished,
+            None => self.is_done(&role.name).then_some(true),
+        };
         let failed = spec.roles.iter().find(|role| finished(role) == Some(false));
         if let Some(role) = failed {
             return Some(JobEnd::RoleFailed(role.name.clone()));
@@ -95,7 +107,8 @@ impl JobState {
         let roles = self.spec.as_ref().map_or(&[][..], |spec| &spec.roles);
         let job = |role: &Role| self.batch_jobs.get(&role.name);
         let shows = |job: &BatchJob| job.finished.is_some() || job.running == running;
-        roles.iter().all(|role| job(role).is_some_and(shows))
+        let shows = |role: &Role| job(role).map_or_else(|| self.is_done(&role.name), shows);
+        roles.iter().all(shows)
     }
 
     /// Forgets an order that all its Jobs have come to show.
@@ -141,6 +154,14 @@ impl JobState {
         (self.is_running() || self.keeps_room_since.is_some()) && !self.has_finished()
     }
 
+    /// Whether it was told to give its GPUs back, and none of its Jobs shows that yet.
+    pub(crate) fn may_go_on(&self) -> bool {
+        let is_told = self.ordered.is_some_and(|ordered| !ordered.value);
+        let decision = self.decision.as_ref();
+        let for_gpus = decision.is_some_and(|decision| decision.gives_gpus_back);
+        is_told && for_gpus && self.shows(true) && self.shows_running() && !self.has_finished()
+    }
+
     /// Whether no pod of an earlier run is left, but for so many of each role that are given up. Where
     /// new Jobs are to follow, the Jobs must have stopped as well.
     pub(crate) fn is_settled(&self, given_up: impl Fn(&Name) -> u32) -> bool {
@@ -177,8 +198,25 @@ impl JobState {
         let Owner::Job(_, role) = owner else {
             return false;
         };
-        let job = self.batch_jobs.get(role);
-        job.is_some_and(|job| job.finished == Some(true))
+        match self.batch_jobs.get(role) {
+            Some(job) => job.finished == Some(true),
+            None => self.is_done(role),
+        }
+    }
+
+    /// Whether a role has ended well whose Job is gone. When all start again, it does as well.
+    fn is_done(&self, role: &Name) -> bool {
+        let on_record = |spec: &Job| spec.ended_well.contains(role);
+        let has_ended =
+            self.ended_roles.contains(role) || self.spec.as_ref().is_some_and(on_record);
+        has_ended && !self.batch_jobs.contains_key(role) && self.restart_at().is_none()
+    }
+
+    /// The roles that have ended well and whose Jobs are gone.
+    pub(crate) fn done_roles(&self) -> Vec<Name> {
+        let roles = self.spec.iter().flat_map(|spec| &spec.roles);
+        let done = roles.filter(|role| self.is_done(&role.name));
+        done.map(|role| role.name.clone()).collect()
     }
 
     /// How often a worker has failed, as far as Jobs and status show it.
@@ -212,7 +250,8 @@ impl JobState {
     /// A role whose Job is not there, though those of others run.
     pub(crate) fn role_without_job(&self) -> Option<&Name> {
         let mut roles = self.spec.iter().flat_map(|spec| &spec.roles);
-        let role = roles.find(|role| !self.batch_jobs.contains_key(&role.name))?;
+        let is_missing = |name: &Name| !self.batch_jobs.contains_key(name) && !self.is_done(name);
+        let role = roles.find(|role| is_missing(&role.name))?;
         Some(&role.name)
     }
 
@@ -250,7 +289,12 @@ impl JobState {
         if self.restart_at().is_some() {
             return 0;
         }
-        self.batch_jobs.get(role).map_or(0, |job| job.succeeded)
+        if let Some(job) = self.batch_jobs.get(role) {
+            return job.succeeded;
+        }
+        let mut roles = self.spec.iter().flat_map(|spec| &spec.roles);
+        let done = roles.find(|found| *found.name == *role && self.is_done(&found.name));
+        done.map_or(0, |found| found.replicas)
     }
 
     /// What it was suspended for before, if it stayed incomplete.
@@ -260,7 +304,8 @@ impl JobState {
             .values()
             .filter_map(|job| job.retry.as_ref());
         let latest = on_record.max_by_key(|retry| (retry.count, retry.at));
-        self.retry.as_ref().or(latest).cloned()
+        let refused = self.refused_start.as_ref();
+        refused.or(self.retry.as_ref()).or(latest).cloned()
     }
 
     /// Takes that the Job of a role is another one than it was, or gone.
@@ -270,9 +315,20 @@ impl JobState {
             Some(job) => self.batch_jobs.insert(role.clone(), job),
             None => self.batch_jobs.remove(role),
         };
+        let has_ended = before
+            .as_ref()
+            .is_some_and(|job| job.finished == Some(true));
         let ran = |job: BatchJob| job.running || job.finished.is_some();
-        if is_gone && before.is_some_and(ran) {
+        if !is_gone || self.restart_at().is_some() {
+            self.ended_roles.remove(role);
+        } else if has_ended {
+            self.ended_roles.insert(role.clone());
+        }
+        if is_gone && !has_ended && before.is_some_and(ran) {
             self.deleted_roles.insert(role.clone());
+        }
+        if self.shows_running() {
+            (self.start_refused_since, self.refused_start) = (None, None);
         }
         if !self.shows_running() {
             self.deleted_roles.clear();
@@ -281,6 +337,27 @@ impl JobState {
             true => drop(self.running_since.entry(role.clone()).or_insert(now)),
             false => drop(self.running_since.remove(role)),
         }
+    }
+
+    /// Takes that an order was refused.
+    pub(crate) fn refuse_order(&mut self, now: Timestamp) {
+        let starts = self.ordered.is_some_and(|ordered| ordered.value);
+        if starts && !self.shows_running() {
+            self.start_refused_since.get_or_insert(now);
+        }
+        (self.ordered, self.retry, self.restart) = (None, None, None);
+    }
+
+    /// Until when its room and its money are kept though the cluster refuses its Jobs.
+    pub(crate) fn start_refused_until(&self) -> Option<Timestamp> {
+        let since = self.start_refused_since?;
+        Some(since.saturating_add(REFUSED_AFTER).unwrap_or(since))
+    }
+
+    /// Gives an order to run up, which the cluster has refused for long.
+    pub(crate) fn give_up_start(&mut self, retry: Retry) {
+        (self.ordered, self.start_refused_since) = (None, None);
+        self.refused_start = Some(retry);
     }
 
     /// When its Jobs last began to run.
@@ -333,6 +410,7 @@ mod tests {
             seed: 0,
             restarts: 3,
             restarted: 0,
+            ended_well: Default::default(),
             roles: ROLES.map(role).into(),
         };
         let key = Key::new("team", "train");

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use crate::capacity::Rank;
 
-use super::event::Key;
+use super::event::{Key, Name};
 
 /// What a gang's room may become for others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -105,22 +105,44 @@ pub(crate) struct RoomPreemption {
     pub(crate) to: Rank,
     /// It is a service.
     pub(crate) is_of_service: bool,
+    /// It waits for GPUs, and not only for other room on nodes.
+    pub(crate) for_gpus: bool,
 }
 
 impl RoomPreemption {
     /// A reason for those in this namespace. Workloads of others are not named there.
     pub(crate) fn describe(&self, namespace: &str) -> String {
-        let Self { to, is_of_service } = self;
+        let Self {
+            to,
+            is_of_service,
+            for_gpus,
+        } = self;
+        let what = if *for_gpus { "GPUs" } else { "a node" };
         let kind = if *is_of_service { "service" } else { "job" };
         let who = match *to.namespace == *namespace {
             true => format!("{kind} {}", to.name),
             false => format!("a {kind} of another namespace,"),
         };
         format!(
-            "gives way to {who} of priority {}, which waits for GPUs",
+            "gives way to {who} of priority {}, which waits for {what}",
             to.priority.0
         )
     }
+}
+
+/// A workload that claims room.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ClaimantId {
+    pub(crate) key: Key,
+    pub(crate) is_of_service: bool,
+}
+
+/// The room that was last taken back for a claim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TakenRoom {
+    pub(crate) at: Timestamp,
+    /// The nodes on which it is, and on which more was taken for the same claim before.
+    pub(crate) nodes: BTreeSet<Name>,
 }
 
 /// Who gives way to whom, and when that is looked at again.
@@ -131,6 +153,8 @@ pub(crate) struct RoomPreemptions {
     /// Services for which nodes are kept from gangs behind them, and until when, once room for their
     /// replicas is there.
     pub(crate) held: BTreeMap<Key, Timestamp>,
+    /// What was taken for whom, for as long as that one claims.
+    pub(crate) taken: BTreeMap<ClaimantId, TakenRoom>,
     /// Something has changed for which it is looked again at once.
     pub(crate) is_due: bool,
     /// When it is looked again though nothing happens.

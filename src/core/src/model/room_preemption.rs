@@ -12,7 +12,7 @@ use super::state::{Model, PodState};
 
 impl Model {
     /// Notes what others may make of the room of a gang.
-    pub(crate) fn note_gang_room(&mut self, key: &Key) {
+    pub(crate) fn note_gang_room(&mut self, key: &Key, now: Timestamp) {
         let Some(state) = self.jobs.get(key) else {
             return;
         };
@@ -30,6 +30,10 @@ impl Model {
             _ => GangRoom::Kept,
         };
         self.set_gang_room(key, room);
+        if let Some(state) = self.jobs.get_mut(key) {
+            let since = state.leaving_since.unwrap_or(now);
+            state.leaving_since = (room == GangRoom::Leaving).then_some(since);
+        }
     }
 
     /// Takes what others may make of the room of a gang.

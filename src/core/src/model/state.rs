@@ -28,6 +28,8 @@ pub(crate) struct PodState {
     pub(crate) cost: WorkloadCost,
     /// What becomes free when it goes, if it is a replica.
     pub(crate) yields: Yields,
+    /// When it was first seen on its node.
+    pub(crate) bound_at: Option<Timestamp>,
 }
 
 /// What is to be decided anew.

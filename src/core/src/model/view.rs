@@ -7,7 +7,7 @@ use crate::plan::Decision;
 use crate::scaling::LearnedThroughput;
 use crate::training::JobDecision;
 
-use super::event::Key;
+use super::event::{Key, Name};
 use super::job::JobEnd;
 use super::state::Model;
 
@@ -39,6 +39,8 @@ pub struct JobView {
     pub end: Option<JobEnd>,
     /// How often a worker has failed.
     pub restarts: u32,
+    /// The roles that have ended well and whose Jobs are gone.
+    pub done: Vec<Name>,
     /// Whether the price of all its workers is known.
     pub has_known_price: bool,
 }
@@ -95,6 +97,7 @@ impl Model {
             decision: state.decision.clone(),
             end: state.end(),
             restarts: state.restarts(),
+            done: state.done_roles(),
             has_known_price: estimates.all(|estimate| estimate.rate().is_some()),
         }
     }

@@ -38,6 +38,8 @@ pub struct JobOrder {
     pub job: Key,
     /// Whether they run.
     pub run: bool,
+    /// They run, and an order to stop that nobody has carried out yet is void: no Job is changed.
+    pub revokes: bool,
     /// How often it was suspended because it stayed incomplete, if that is why.
     pub retry: Option<Retry>,
     /// They are stopped to start again, because a worker ended.
@@ -46,6 +48,8 @@ pub struct JobOrder {
     pub restarts: u32,
     /// The roles whose Jobs are replaced by new ones of the same name, which inherit nothing.
     pub renew: Vec<Name>,
+    /// The roles that have ended well and whose Jobs are gone: none is made for them.
+    pub done: Vec<Name>,
     /// Why.
     pub reason: String,
     /// What keeps it from running.

@@ -90,6 +90,7 @@ fn observe_queue(
             continue;
         }
         if let Some(job) = observe_job(model, &key, now) {
+            let job = give_up_start(model, &key, job, now);
             if let Some(state) = model.jobs.get_mut(&key) {
                 state.interruption = job.restarts.interruption.clone();
             }
@@ -104,6 +105,21 @@ fn observe_queue(
         }
     }
     observed
+}
+
+/// The job without its room, if the cluster has refused its Jobs for so long that it is taken back as if
+/// it had refused their pods.
+fn give_up_start(model: &mut Model, key: &Key, job: Job, now: Timestamp) -> Job {
+    let Some(state) = model.jobs.get_mut(key) else {
+        return job;
+    };
+    if state.start_refused_until().is_none_or(|until| now < until) {
+        return job;
+    }
+    let why = "its Jobs cannot be made or changed, see the condition PodsHealthy";
+    state.give_up_start(job.evict(Some(why.into()), now));
+    model.refresh_job(key, now);
+    observe_job(model, key, now).unwrap_or(job)
 }
 
 /// Gives the orders that were decided, and remembers the decisions and what budgets refused.
@@ -157,6 +173,7 @@ fn carry_out(
         let looks = [
             next,
             pace,
+            state.start_refused_until(),
             decision.next_look,
             expires,
             state.cost_changes_at,
@@ -228,7 +245,9 @@ fn order_job(
         }
         return;
     }
-    state.ordered = Some(Ordered {
+    let revokes = decision.run && state.may_go_on();
+    // what its Jobs show is as it should be then
+    state.ordered = (!revokes).then_some(Ordered {
         value: decision.run,
         at: now,
     });
@@ -243,17 +262,19 @@ fn order_job(
     if decision.run {
         model.room_preemptions.given.remove(key);
     }
-    let renew = match decision.run {
+    let renew = match decision.run && !revokes {
         true => state.roles_to_renew(),
         false => Vec::new(),
     };
     let order = JobOrder {
         job: key.clone(),
         run: decision.run,
+        revokes,
         retry: state.retry.clone(),
         restart: state.restart,
         restarts: decision.restarts,
         renew,
+        done: state.done_roles(),
         reason: decision.reason.clone(),
         limited_by: decision.limited_by,
         after_latch: decision.limited_by == Some(LimitedBy::Budget),
@@ -343,7 +364,9 @@ fn observe_job(model: &Model, key: &Key, now: Timestamp) -> Option<Job> {
         }
     });
     let roles: Vec<training::Role> = roles.collect();
-    let running = state.is_running();
+    // an order to stop that nobody has carried out is taken back
+    let goes_on = state.may_go_on() && !model.room_preemptions.given.contains_key(key);
+    let running = state.is_running() || goes_on;
     // what its Jobs show while an order is on its way is from before it
     let is_shown = state.ordered.is_none() && state.shows_running();
     let unscheduled = unscheduled(&pods);

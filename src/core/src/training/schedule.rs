@@ -78,7 +78,7 @@ pub(crate) fn schedule_all(
 ) -> Vec<Scheduled> {
     let mut order: Vec<(usize, Rank, &Job)> = Vec::new();
     for (place, queue) in queues.iter().enumerate() {
-        let ranked = in_order(&queue.namespace, queue.jobs);
+        let ranked = in_order(&queue.namespace, queue.jobs, now);
         order.extend(ranked.into_iter().map(|(rank, job)| (place, rank, job)));
     }
     // those of a namespace that rank alike stay in its order
@@ -110,13 +110,22 @@ pub(crate) fn schedule_all(
     lines.into_iter().map(|line| line.scheduled).collect()
 }
 
-/// The jobs of a namespace by their own priorities and ages, with their ranks in the cluster.
-fn in_order<'a>(namespace: &Arc<str>, jobs: &'a [Job]) -> Vec<(Rank, &'a Job)> {
+/// The jobs of a namespace by their own priorities and ages, with their ranks in the cluster. Those that have
+/// lost their place come last.
+fn in_order<'a>(namespace: &Arc<str>, jobs: &'a [Job], now: Timestamp) -> Vec<(Rank, &'a Job)> {
     let mut jobs: Vec<&Job> = jobs.iter().collect();
-    jobs.sort_by_key(|job| (Reverse(job.priority), job.created, &job.name));
+    let has_lost_place = |job: &Job| job.lost_place_at(now).is_some();
+    jobs.sort_by_key(|job| {
+        let place = (Reverse(job.priority), job.created, &job.name);
+        (has_lost_place(job), place)
+    });
     let mut last = (Reverse(i32::MAX), Timestamp::MIN);
     let ranked = jobs.into_iter().map(|job| {
-        let own = (Reverse(job.cluster_priority), job.created);
+        let priority = match has_lost_place(job) {
+            true => i32::MIN,
+            false => job.cluster_priority,
+        };
+        let own = (Reverse(priority), job.created);
         let (priority, created) = own.max(last);
         if !job.has_room() && !job.suspend {
             last = (priority, created);
@@ -434,16 +443,24 @@ impl<'a, R: Room> Queue<'_, 'a, R> {
                     first.priority.0
                 )
             };
-            let scope = self.scope(&gangs, &loads, waits_for_money.is_ok());
+            let pays = waits_for_money.is_ok() && self.pays_beside_kept(job, &loads);
+            let starts_after = self.capacity.held_by_namespace(&gangs).is_none();
+            let scope = match starts_after {
+                true => self.scope(&gangs, &loads, pays),
+                // it cannot start before one that waits for something else than nodes
+                false => HoldScope::Namespace,
+            };
+            let reason = after_others(reason, job, now);
             return Err(Blocked::next(LimitedBy::Queue, reason, scope));
         }
         let waits_for_nodes = fit < workers && self.may_wait_for_nodes(job, could, now);
         if fit < workers && !waits_for_nodes {
             let reason = format!("there is room for {fit} of its {workers} workers now");
-            let scope = self.scope(&gangs, &loads, waits_for_money.is_ok());
+            let pays = waits_for_money.is_ok() && self.pays_beside_kept(job, &loads);
+            let scope = self.scope(&gangs, &loads, pays);
             return Err(Blocked {
-                may_preempt: self.may_preempt(job, &loads),
-                ..Blocked::next(LimitedBy::Capacity, reason, scope)
+                may_preempt: pays && self.may_preempt(job),
+                ..Blocked::next(LimitedBy::Capacity, after_others(reason, job, now), scope)
             });
         }
         let is_paid = waits_for_money.is_ok() && self.pays_beside_those_ahead(&loads);
@@ -488,16 +505,19 @@ impl<'a, R: Room> Queue<'_, 'a, R> {
     }
 
     /// Whether it would start with the GPUs of others: not one that found no node where there was room,
-    /// whose pods the cluster refused, or whose money is kept for others; and where nodes are made for pods, not before it has
-    /// waited for those.
-    fn may_preempt(&self, job: &Job, loads: &[(RunningCost, u32)]) -> bool {
-        let admission = &self.line.admission;
-        let is_paid = job.kept.is_empty() || admission.check_beside(loads, &job.kept).is_ok();
-        let finds_nodes = match &job.retry {
+    /// or whose pods the cluster refused; and where nodes are made for pods, not before it has waited for
+    /// those.
+    fn may_preempt(&self, job: &Job) -> bool {
+        match &job.retry {
             Some(retry) => !retry.had_room && retry.refused.is_none(),
             None => self.node_start.is_none(),
-        };
-        is_paid && finds_nodes
+        }
+    }
+
+    /// Whether budgets pay for it beside what is kept for others.
+    fn pays_beside_kept(&self, job: &Job, loads: &[(RunningCost, u32)]) -> bool {
+        let admission = &self.line.admission;
+        job.kept.is_empty() || admission.check_beside(loads, &job.kept).is_ok()
     }
 
     /// Whether budgets pay for these, noted if not.
@@ -529,4 +549,19 @@ impl<'a, R: Room> Queue<'_, 'a, R> {
             false => HoldScope::Namespace,
         }
     }
+}
+
+/// A reason, with why others go first.
+fn after_others(reason: String, job: &Job, now: Timestamp) -> String {
+    let why = || {
+        let at = job.lost_place_at(now)?;
+        let why = match job.retry.as_ref()?.refused.is_some() {
+            true => "the cluster refused its pods",
+            false => "it found no node although there was room",
+        };
+        Some(format!(
+            "{reason}; others go first since {at}, because {why}"
+        ))
+    };
+    why().unwrap_or_else(|| reason.clone())
 }

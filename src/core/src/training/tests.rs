@@ -6,7 +6,7 @@ use jiff::tz::TimeZone;
 use super::*;
 use crate::budget::{Budget, BudgetAdmission, BudgetState, OnExhausted};
 use crate::calendar::Period;
-use crate::capacity::{Capacity, Node, Resources};
+use crate::capacity::{Capacity, HoldScope, Node, Resources, Room};
 use crate::money::Money;
 
 fn now() -> Timestamp {
@@ -418,4 +418,33 @@ fn gangs_that_block_each_other_do_not_let_go_together_and_wait_longer_each_time(
     };
     assert!(wait(0) >= FIRST_BACKOFF && wait(2) >= FIRST_BACKOFF * 4);
     assert!(wait(u32::MAX) <= LONGEST_BACKOFF * 3 / 2);
+}
+
+#[test]
+fn a_gang_whose_money_is_kept_for_others_holds_up_no_other_namespace() {
+    let waiting = Job {
+        kept: vec![(role(1).worker, 4)],
+        ..job("a", 3)
+    };
+    let mut capacity = nodes(&[4]);
+    capacity.place(&role(2).gang);
+    let decisions = schedule(
+        &[waiting, job("b", 3)],
+        &mut capacity,
+        &mut admission(Some("8")),
+        now(),
+    );
+    assert_eq!(
+        limits(&decisions),
+        [
+            ("a", Some(LimitedBy::Capacity)),
+            ("b", Some(LimitedBy::Queue))
+        ]
+    );
+    let scopes: Vec<HoldScope> = capacity
+        .holders
+        .iter()
+        .map(|(_, _, scope)| *scope)
+        .collect();
+    assert_eq!(scopes, [HoldScope::Namespace; 2]);
 }

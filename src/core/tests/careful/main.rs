@@ -65,6 +65,7 @@ pub(crate) fn job(workers: u32) -> Job {
         paused: false,
         restarts: 3,
         restarted: 0,
+        ended_well: Default::default(),
         seed: 1,
         roles: vec![Role {
             name: "".into(),

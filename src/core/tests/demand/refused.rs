@@ -109,6 +109,7 @@ fn room_is_kept(model: &mut Model, second: i64) -> bool {
         seed: 1,
         restarts: 3,
         restarted: 0,
+        ended_well: Default::default(),
         roles: vec![Role {
             name: "".into(),
             replicas: 1,

@@ -1,18 +1,18 @@
 //! Somebody deletes the Job of one role while the others run: all start again.
 
-use bursar_core::model::event::{BatchJob, Event, Name, Owner, Role};
+use bursar_core::model::event::{BatchJob, Event, Name, Owner};
 use bursar_core::model::{Key, Model};
 use bursar_core::plan::{JobOrder, decide};
 
-use super::{at, job, model, pod, set_job};
+use super::{at, job_of_roles, model, pod, set_job};
 
-const ROLES: [&str; 2] = ["master", "worker"];
+pub(super) const ROLES: [&str; 2] = ["master", "worker"];
 
-fn key() -> Key {
+pub(super) fn key() -> Key {
     Key::new("lab", "train")
 }
 
-fn batch(role: &str, started: i64) -> BatchJob {
+pub(super) fn batch(role: &str, started: i64) -> BatchJob {
     BatchJob {
         running: true,
         uid: Some(format!("job-{role}").as_str().into()),
@@ -22,25 +22,19 @@ fn batch(role: &str, started: i64) -> BatchJob {
     }
 }
 
-fn set_batch(model: &mut Model, role: &str, second: i64, batch: Option<BatchJob>) {
+pub(super) fn set_batch(model: &mut Model, role: &str, second: i64, batch: Option<BatchJob>) {
     let event = Event::BatchJob(key(), role.into(), batch);
     model.apply(event, at(second));
 }
 
-fn orders(model: &mut Model, second: i64) -> Vec<JobOrder> {
+pub(super) fn orders(model: &mut Model, second: i64) -> Vec<JobOrder> {
     decide(model, at(second)).job_orders
 }
 
 /// The gang of two roles of a worker each, whose Jobs and pods these are since second 0.
-fn gang(roles: &[&str]) -> Model {
+pub(super) fn gang(roles: &[&str]) -> Model {
     let mut model = model(2);
-    let mut spec = job(0, 1);
-    let role = |name: &str| Role {
-        name: name.into(),
-        ..spec.roles[0].clone()
-    };
-    spec.roles = ROLES.map(role).into();
-    set_job(&mut model, "train", 0, spec);
+    set_job(&mut model, "train", 0, job_of_roles(&ROLES));
     for (rank, role) in (0..).zip(roles) {
         set_batch(&mut model, role, 0, Some(batch(role, 0)));
         let mut pod = pod(rank, rank, 0);

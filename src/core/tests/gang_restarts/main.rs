@@ -6,8 +6,10 @@
 mod deleted_jobs;
 mod disruptions;
 mod failures;
+mod finished_roles;
 mod lost_nodes;
 mod refused;
+mod refused_jobs;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -68,12 +70,26 @@ pub(crate) fn job(second: i64, workers: u32) -> Job {
         seed: 1,
         restarts: 3,
         restarted: 0,
+        ended_well: Default::default(),
         roles: vec![Role {
             name: "".into(),
             replicas: workers,
             worker: worker(),
             grace_seconds: 60,
         }],
+    }
+}
+
+/// A gang of these roles of a worker each.
+pub(crate) fn job_of_roles(roles: &[&str]) -> Job {
+    let spec = job(0, 1);
+    let role = |name: &&str| Role {
+        name: Name::from(*name),
+        ..spec.roles[0].clone()
+    };
+    Job {
+        roles: roles.iter().map(role).collect(),
+        ..spec
     }
 }
 

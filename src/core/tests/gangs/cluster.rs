@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bursar_core::capacity::Resources;
 use bursar_core::model::event::{
     BatchJob, Deployment, Event, Job, Node, Owner, Pod, PodShape, Role, Scheduling, Service,
 };
@@ -16,6 +17,7 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
 pub(crate) const GPU: &str = "nvidia.com/gpu";
+const CPU: &str = "cpu";
 
 /// An instant by its seconds.
 pub(crate) fn at(second: i64) -> Timestamp {
@@ -27,6 +29,8 @@ pub(crate) fn at(second: i64) -> Timestamp {
 pub(crate) struct Gang {
     pub(crate) workers: u32,
     pub(crate) gpus: i64,
+    /// Of each worker.
+    pub(crate) cpus: i64,
     /// Within its namespace.
     pub(crate) priority: i32,
     /// Beside gangs of other namespaces.
@@ -71,6 +75,8 @@ pub(crate) struct Cluster {
     pub(crate) stop_seconds: i64,
     /// Pods for which the scheduler finds no node, wherever there is room: their names begin so.
     pub(crate) unplaceable: Option<&'static str>,
+    /// Jobs have UIDs, which their pods name.
+    pub(crate) names_jobs: bool,
     /// Orders to stop get lost.
     pub(crate) loses_stops: bool,
     nodes: BTreeMap<Name, Node>,
@@ -90,6 +96,7 @@ impl Cluster {
             pool: None,
             stop_seconds: 0,
             unplaceable: None,
+            names_jobs: false,
             loses_stops: false,
             nodes: BTreeMap::new(),
             jobs: BTreeMap::new(),
@@ -117,14 +124,8 @@ impl Cluster {
     pub(crate) fn add_gang(&mut self, namespace: &str, name: &str, gang: &Gang, second: i64) {
         let pool = gang.pool.map(|pool| ("pool".to_owned(), pool.to_owned()));
         let shape = Arc::new(PodShape {
-            requests: [(GPU.to_owned(), gang.gpus * 1000)].into(),
             node_selector: pool.into_iter().collect(),
-            attributes: Some(PricingAttributes {
-                resource: GPU.to_owned(),
-                gpus: u32::try_from(gang.gpus).unwrap(),
-                ..PricingAttributes::default()
-            }),
-            ..PodShape::default()
+            ..shape(gang.gpus, gang.cpus)
         });
         let job = Job {
             created: at(second),
@@ -136,6 +137,7 @@ impl Cluster {
             seed: 1,
             restarts: 3,
             restarted: 0,
+            ended_well: Default::default(),
             roles: vec![Role {
                 name: "".into(),
                 replicas: gang.workers,
@@ -160,16 +162,50 @@ impl Cluster {
         self.model.apply(Event::Job(key, Some(job)), at(second));
     }
 
+    /// Gives a node CPUs as well.
+    pub(crate) fn add_cpus(&mut self, name: &str, cpus: i64, second: i64) {
+        let node = self.nodes.get_mut(name).unwrap();
+        node.allocatable.insert(CPU.to_owned(), cpus * 1000);
+        let event = Event::Node(name.into(), Some(node.clone()));
+        self.model.apply(event, at(second));
+    }
+
     /// A pod of no workload that stays on a node until it is deleted.
     pub(crate) fn add_other(&mut self, name: &str, node: &str, gpus: i64, second: i64) {
-        let shape = PodShape {
-            requests: [(GPU.to_owned(), gpus * 1000)].into(),
-            ..PodShape::default()
-        };
         let key = Key::new("other", name);
-        let mut pod = pod(key, Owner::Other, Arc::new(shape), second);
+        let mut pod = pod(key, Owner::Other, Arc::new(shape(gpus, 0)), second);
         pod.node = Some(node.into());
         self.tell_pod(&name.into(), pod, second);
+    }
+
+    /// Pods of no workload that wait for a GPU each.
+    pub(crate) fn add_waiting(&mut self, name: &str, number: usize, priority: i32, second: i64) {
+        let shape = Arc::new(PodShape {
+            priority,
+            ..shape(1, 0)
+        });
+        for number in 0..number {
+            let uid = format!("{name}-{number}");
+            let key = Key::new("other", &uid);
+            let pod = pod(key, Owner::Other, Arc::clone(&shape), second);
+            self.tell_pod(&uid.as_str().into(), pod, second);
+        }
+    }
+
+    /// A pod on a node that has the labels of a worker, and that nobody tells to stop.
+    pub(crate) fn add_stray(
+        &mut self,
+        (namespace, job): (&str, &str),
+        node: &str,
+        gpus: i64,
+        second: i64,
+    ) {
+        let uid = format!("{namespace}-{job}-stray");
+        let owner = Owner::Job(job.into(), "".into());
+        let key = Key::new(namespace, &uid);
+        let mut pod = pod(key, owner, Arc::new(shape(gpus, 0)), second);
+        pod.node = Some(node.into());
+        self.tell_pod(&uid.as_str().into(), pod, second);
     }
 
     pub(crate) fn delete_pod(&mut self, uid: &str, second: i64) {
@@ -212,14 +248,26 @@ impl Cluster {
     /// A service of which each replica takes so many GPUs, with one that has no node yet.
     pub(crate) fn add_service(
         &mut self,
+        name: (&str, &str),
+        gpus: i64,
+        priority: i32,
+        second: i64,
+    ) {
+        self.add_replicas(name, 1, gpus, priority, second);
+    }
+
+    /// A service with so many replicas without a node, each of which takes so many GPUs.
+    pub(crate) fn add_replicas(
+        &mut self,
         (namespace, name): (&str, &str),
+        replicas: u32,
         gpus: i64,
         priority: i32,
         second: i64,
     ) {
         let shape = Arc::new(PodShape {
-            requests: [(GPU.to_owned(), gpus * 1000)].into(),
-            ..PodShape::default()
+            priority,
+            ..shape(gpus, 0)
         });
         let key = Key::new(namespace, name);
         let service = Service {
@@ -227,8 +275,8 @@ impl Cluster {
             priority,
             cluster_priority: priority,
             weight: 100,
-            min: 1,
-            max: 1,
+            min: replicas,
+            max: replicas,
             target: 8,
             growth: Default::default(),
             learned: None,
@@ -241,20 +289,35 @@ impl Cluster {
             grace_seconds: 30,
         };
         let deployment = Deployment {
-            replicas: 1,
+            replicas,
             rollout: None,
             refused: None,
         };
         self.services.push((service, deployment, key.clone()));
         self.tell_services(second);
-        let uid: Name = format!("{namespace}-{name}-0").as_str().into();
-        let pod = pod(
-            Key::new(namespace, &uid),
-            Owner::Service(key.name),
-            shape,
-            second,
-        );
-        self.tell_pod(&uid, pod, second);
+        for number in 0..replicas {
+            let uid: Name = format!("{namespace}-{name}-{number}").as_str().into();
+            let owner = Owner::Service(key.name.clone());
+            let pod = pod(Key::new(namespace, &uid), owner, Arc::clone(&shape), second);
+            self.tell_pod(&uid, pod, second);
+        }
+    }
+
+    /// Deletes a service, with the pods that it has.
+    pub(crate) fn delete_service(&mut self, namespace: &str, name: &str, second: i64) {
+        let key = Key::new(namespace, name);
+        self.services.retain(|(_, _, other)| *other != key);
+        self.model
+            .apply(Event::Deployment(key.clone(), None), at(second));
+        self.model
+            .apply(Event::Service(key.clone(), None), at(second));
+        let pods = self.pods.iter();
+        let owner = Owner::Service(key.name);
+        let pods = pods.filter(|(_, pod)| pod.key.namespace == key.namespace && pod.owner == owner);
+        let uids: Vec<Name> = pods.map(|(uid, _)| uid.clone()).collect();
+        for uid in uids {
+            self.delete_pod(&uid, second);
+        }
     }
 
     fn tell_services(&mut self, second: i64) {
@@ -361,6 +424,9 @@ impl Cluster {
 
     fn carry_out(&mut self, key: &Key, run: bool, retry: Option<Retry>, second: i64) {
         let job = self.jobs.get_mut(key).unwrap();
+        if job.running == run && !job.pods.is_empty() {
+            return;
+        }
         job.running = run;
         if !run {
             job.retry = retry;
@@ -372,7 +438,8 @@ impl Cluster {
                 let owner = Owner::Job(key.name.clone(), "".into());
                 let uid = format!("{}-{}-{number}-{second}", key.namespace, key.name);
                 let pod_key = Key::new(&key.namespace, &uid);
-                let pod = pod(pod_key, owner, Arc::clone(&job.shape), second);
+                let mut pod = pod(pod_key, owner, Arc::clone(&job.shape), second);
+                pod.made_by = self.names_jobs.then(|| job_uid(key));
                 job.pods.push(uid.as_str().into());
                 made.push((Name::from(uid.as_str()), pod));
             }
@@ -417,6 +484,7 @@ impl Cluster {
             succeeded: if job.finished { job.gang.workers } else { 0 },
             started: job.started,
             retry: job.retry.clone(),
+            uid: self.names_jobs.then(|| job_uid(key)),
             ..BatchJob::default()
         };
         let event = Event::BatchJob(key.clone(), "".into(), Some(batch_job));
@@ -456,18 +524,25 @@ impl Cluster {
         }
     }
 
-    fn free(&self, node: &Name) -> i64 {
-        let pods = self.pods.values();
-        let here = pods.filter(|pod| pod.node.as_ref() == Some(node));
-        let used: i64 = here.map(|pod| pod.shape.requests[GPU]).sum();
-        self.nodes[node].allocatable[GPU] - used
+    fn has_room(&self, node: &Name, shape: &PodShape) -> bool {
+        let here = || {
+            let pods = self.pods.values();
+            pods.filter(|pod| pod.node.as_ref() == Some(node))
+        };
+        let free = |resource: &str| {
+            let amount = |amounts: &Resources| amounts.get(resource).copied().unwrap_or(0);
+            let used: i64 = here().map(|pod| amount(&pod.shape.requests)).sum();
+            amount(&self.nodes[node].allocatable) - used
+        };
+        let mut requests = shape.requests.iter();
+        requests.all(|(resource, amount)| free(resource) >= *amount)
     }
 
     /// Places pods by priority, then by age.
     fn schedule(&mut self, second: i64) {
         let priority = |pod: &Pod| {
             let Owner::Job(name, _) = &pod.owner else {
-                return 0;
+                return pod.shape.priority;
             };
             let job = self.jobs.get(&Key::new(&pod.key.namespace, name));
             job.map_or(0, |job| job.gang.priority)
@@ -486,7 +561,7 @@ impl Cluster {
                 self.unplaceable.is_none_or(is_placeable)
                     && node.takes_pods
                     && selector.all(|(key, value)| node.labels.get(key) == Some(value))
-                    && self.free(name) >= pod.shape.requests[GPU]
+                    && self.has_room(name, &pod.shape)
             };
             let node = self.nodes.iter().find(takes).map(|(name, _)| name.clone());
             if node.is_none() && pod.scheduling == Scheduling::Queued {
@@ -542,6 +617,30 @@ impl Cluster {
                 self.tell_job(&key, second);
             }
         }
+    }
+}
+
+fn job_uid(key: &Key) -> Name {
+    format!("job-{}-{}", key.namespace, key.name)
+        .as_str()
+        .into()
+}
+
+/// A pod of so many GPUs and CPUs.
+fn shape(gpus: i64, cpus: i64) -> PodShape {
+    let attributes = PricingAttributes {
+        resource: GPU.to_owned(),
+        gpus: u32::try_from(gpus).unwrap(),
+        ..PricingAttributes::default()
+    };
+    let requests = [(GPU, gpus), (CPU, cpus)].into_iter();
+    let requests = requests.filter(|(_, amount)| *amount > 0);
+    PodShape {
+        requests: requests
+            .map(|(name, amount)| (name.to_owned(), amount * 1000))
+            .collect(),
+        attributes: Some(attributes).filter(|_| gpus > 0),
+        ..PodShape::default()
     }
 }
 

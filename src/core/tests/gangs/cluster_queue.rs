@@ -13,6 +13,7 @@ use crate::cluster::{Cluster, GPU, Gang, at};
 const SMALL: Gang = Gang {
     workers: 1,
     gpus: 1,
+    cpus: 0,
     priority: 0,
     cluster_priority: 0,
     pool: None,

@@ -13,6 +13,7 @@ const NODE_START: i64 = 900;
 const PRETRAIN: Gang = Gang {
     workers: 2,
     gpus: 8,
+    cpus: 0,
     priority: 0,
     cluster_priority: 0,
     pool: Some(POOL),

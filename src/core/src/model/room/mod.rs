@@ -29,7 +29,7 @@ use super::event::{Name, Node};
 
 pub(crate) use self::nodes::ShapeId;
 pub(crate) use self::reservations::ReservationOwner;
-pub(crate) use self::trial::{HeldRoom, RoomClaim, Trial};
+pub(crate) use self::trial::{HeldRoom, RoomClaim, Trial, WaitingPods};
 
 /// The room on all nodes.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -337,6 +337,22 @@ impl Room for QueueRoom<'_> {
         self.asked().behind.push(behind);
         Some(holder)
     }
+
+    fn held_by_namespace(&mut self, gangs: &[&Gang]) -> Option<Rank> {
+        let shapes = shapes(&self.ask(gangs));
+        let mut held: Vec<(Rank, ShapeId)> = Vec::new();
+        held.extend(
+            self.asked()
+                .held
+                .iter()
+                .map(|(id, rank)| (rank.clone(), *id)),
+        );
+        held.sort();
+        let takes = |id: ShapeId| self.nodes.takes_both(id, &shapes, true).is_some();
+        held.into_iter()
+            .find(|(_, id)| takes(*id))
+            .map(|(rank, _)| rank)
+    }
 }
 
 /// What was taken is given back: its owners reserve it.

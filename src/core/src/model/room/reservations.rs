@@ -240,14 +240,27 @@ impl Reservations {
         self.all.get(owner).map(Reservation::missing)
     }
 
-    /// How many pods have no place, by their shapes.
-    pub(super) fn missing(&self) -> Vec<(ShapeId, u32)> {
-        let missing = self.missing.iter().map(|(id, owners)| {
-            let owners = owners.iter().filter_map(|owner| self.all.get(owner));
-            let counts = owners.map(Reservation::missing);
-            (*id, counts.fold(0, u32::saturating_add))
-        });
-        missing.collect()
+    /// How many pods of which shape have no place, by their owners.
+    pub(super) fn missing(&self) -> impl Iterator<Item = (&ReservationOwner, ShapeId, u32)> {
+        self.missing.iter().flat_map(|(id, owners)| {
+            let found = owners
+                .iter()
+                .filter_map(|owner| self.all.get_key_value(owner));
+            found.map(|(owner, reservation)| (owner, *id, reservation.missing()))
+        })
+    }
+
+    /// The owners of places on these nodes.
+    pub(super) fn owners_on(
+        &self,
+        nodes: &BTreeSet<Name>,
+    ) -> impl Iterator<Item = &ReservationOwner> {
+        let is_on = |reservation: &Reservation| {
+            let mut places = reservation.places.keys();
+            places.any(|name| nodes.contains(name))
+        };
+        let found = self.all.iter().filter(move |(_, found)| is_on(found));
+        found.map(|(owner, _)| owner)
     }
 
     /// The places of an owner, with how many pods of which shape.

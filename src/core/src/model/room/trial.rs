@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::capacity::{Gang, Rank, Resources};
 
-use super::super::event::Name;
+use super::super::event::{Key, Name};
+use super::super::preemptible::ClaimantId;
 use super::ClusterRoom;
 use super::nodes::{Amounts, Nodes, ShapeId};
 use super::reservations::ReservationOwner;
@@ -24,6 +25,9 @@ pub(crate) struct RoomClaim {
     workers: Workers,
 }
 
+/// How many pods have no place, by their priorities and shapes.
+pub(crate) type WaitingPods = BTreeMap<(i32, ShapeId), u32>;
+
 /// The room that pods use on nodes, or that is reserved for them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct HeldRoom(Vec<(Name, Amounts)>);
@@ -33,11 +37,18 @@ impl HeldRoom {
     pub(crate) fn nodes(&self) -> impl Iterator<Item = &Name> {
         self.0.iter().map(|(node, _)| node)
     }
+
+    /// What of it is on these nodes.
+    pub(crate) fn on(mut self, nodes: &BTreeSet<Name>) -> Self {
+        self.0.retain(|(node, _)| nodes.contains(node));
+        self
+    }
 }
 
 /// The room as it would be.
 pub(crate) struct Trial<'a> {
     nodes: &'a Nodes,
+    waiting: &'a WaitingPods,
     /// What becomes free, by node.
     freed: BTreeMap<Name, Vec<i64>>,
     /// What finds room first, and whether places are looked for it.
@@ -57,20 +68,21 @@ impl Trial<'_> {
         self.ahead.extend(ahead);
     }
 
-    /// Whether all of it finds room, once these have left too. A gang, which has no pods yet, finds
-    /// what all pods leave that wait.
-    pub(crate) fn fits(
-        &self,
-        claim: &RoomClaim,
-        waiting: &[(ShapeId, u32)],
-        leaving: &[&HeldRoom],
-    ) -> bool {
+    /// Whether all of it finds room, once these have left too.
+    pub(crate) fn fits(&self, claim: &RoomClaim, leaving: &[&HeldRoom]) -> bool {
+        self.placed(claim, leaving) == claim.pods()
+    }
+
+    /// How many of its pods find room, once these have left too. A gang, which has no pods yet, finds
+    /// what all pods leave that wait with its priority or a higher one.
+    pub(crate) fn placed(&self, claim: &RoomClaim, leaving: &[&HeldRoom]) -> u32 {
         let mut changes = self.freed.clone();
         for room in leaving {
             free(&mut changes, room);
         }
         let is_gang = !claim.is_of_service;
-        for (id, count) in waiting.iter().filter(|_| is_gang) {
+        let first = (claim.rank.priority.0, ShapeId::MIN);
+        for ((_, id), count) in self.waiting.range(first..).filter(|_| is_gang) {
             self.nodes.place(*id, *count, &mut changes);
         }
         for (id, count, is_reserved) in &self.ahead {
@@ -78,8 +90,9 @@ impl Trial<'_> {
                 self.nodes.place(*id, *count, &mut changes);
             }
         }
-        let mut workers = claim.workers.iter();
-        workers.all(|(id, count)| self.nodes.place(*id, *count, &mut changes) == *count)
+        let workers = claim.workers.iter();
+        let placed = workers.map(|(id, count)| self.nodes.place(*id, *count, &mut changes));
+        placed.fold(0, u32::saturating_add)
     }
 
     /// Whether a node that the room is on could take one of these pods.
@@ -102,9 +115,10 @@ fn free(changes: &mut BTreeMap<Name, Vec<i64>>, room: &HeldRoom) {
 
 impl ClusterRoom {
     /// The room as it is, of which nothing has been freed or taken yet.
-    pub(crate) fn trial(&self) -> Trial<'_> {
+    pub(crate) fn trial<'a>(&'a self, waiting: &'a WaitingPods) -> Trial<'a> {
         Trial {
             nodes: &self.nodes,
+            waiting,
             freed: BTreeMap::new(),
             ahead: Vec::new(),
         }
@@ -207,9 +221,17 @@ impl ClusterRoom {
         ahead.any(|id| self.nodes.takes_both(*id, &shapes, true).is_some())
     }
 
-    /// What is reserved for pods for which there is no place, by their shapes.
-    pub(crate) fn missing(&self) -> Vec<(ShapeId, u32)> {
+    /// How many pods of which shape have no place, by the owners of what is reserved for them.
+    pub(crate) fn missing(&self) -> impl Iterator<Item = (&ReservationOwner, ShapeId, u32)> {
         self.reservations.missing()
+    }
+
+    /// The owners of room that is reserved on these nodes.
+    pub(crate) fn owners_on(
+        &self,
+        nodes: &BTreeSet<Name>,
+    ) -> impl Iterator<Item = &ReservationOwner> {
+        self.reservations.owners_on(nodes)
     }
 }
 
@@ -217,5 +239,27 @@ impl RoomClaim {
     /// The shapes of its pods.
     pub(crate) fn shapes(&self) -> impl Iterator<Item = ShapeId> {
         self.workers.iter().map(|(id, _)| *id)
+    }
+
+    /// How many pods it has.
+    pub(crate) fn pods(&self) -> u32 {
+        let counts = self.workers.iter().map(|(_, count)| *count);
+        counts.fold(0, u32::saturating_add)
+    }
+
+    /// The workload.
+    pub(crate) fn key(&self) -> Key {
+        Key {
+            namespace: self.rank.namespace.clone(),
+            name: self.rank.name.clone(),
+        }
+    }
+
+    /// The workload, with its kind.
+    pub(crate) fn id(&self) -> ClaimantId {
+        ClaimantId {
+            key: self.key(),
+            is_of_service: self.is_of_service,
+        }
     }
 }

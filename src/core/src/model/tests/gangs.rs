@@ -34,6 +34,7 @@ fn job(suspend: bool) -> Job {
         seed: 0,
         restarts: 3,
         restarted: 0,
+        ended_well: Default::default(),
         roles: vec![role("master"), role("worker")],
     }
 }

@@ -214,6 +214,7 @@ fn job(rng: &mut Rng, now: Timestamp) -> Job {
         seed: rng.u64(..),
         restarts: more(rng).u32(0..4),
         restarted: more(rng).u32(0..2),
+        ended_well: Default::default(),
         roles,
     }
 }

@@ -1,5 +1,7 @@
 //! GPUs that are taken back for a higher priority.
 
+mod bounds;
+
 use bursar_core::model::event::Event;
 use bursar_core::plan::LimitedBy;
 use bursar_core::training::JobDecision;
@@ -11,6 +13,7 @@ use crate::cluster::{Cluster, Gang, Pool, at};
 const SMALL: Gang = Gang {
     workers: 1,
     gpus: 1,
+    cpus: 0,
     priority: 0,
     cluster_priority: 0,
     pool: None,
@@ -21,6 +24,7 @@ const SMALL: Gang = Gang {
 const URGENT: Gang = Gang {
     workers: 1,
     gpus: 8,
+    cpus: 0,
     priority: 10,
     cluster_priority: 10,
     seconds: 60,
@@ -468,10 +472,14 @@ fn what_was_not_told_yet_goes_on_once_the_claimant_is_gone() {
     let victim = decision(&cluster, "lab", "whole-0");
     assert_eq!(victim.limited_by, Some(LimitedBy::Preempted));
     cluster.delete_gang("prod", "urgent", 105);
-    run(&mut cluster, 105..110);
+    run(&mut cluster, 105..106);
+    // the order is taken back, before anybody has carried it out
+    assert_eq!(cluster.orders_of("lab", "whole-0"), [true, true]);
+    assert_eq!(cluster.reason("lab", "whole-0"), "1 workers run");
+    run(&mut cluster, 106..110);
     cluster.loses_stops = false;
     run(&mut cluster, 110..200);
-    assert_eq!(cluster.orders_of("lab", "whole-0"), [true]);
+    assert_eq!(cluster.orders_of("lab", "whole-0"), [true, true]);
     assert_eq!(cluster.reason("lab", "whole-0"), "1 workers run");
 }
 

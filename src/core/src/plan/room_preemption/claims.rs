@@ -1,0 +1,91 @@
+//! What waits for room that others may give back.
+
+use jiff::Timestamp;
+
+use crate::capacity::Rank;
+use crate::model::cost::gang;
+use crate::model::event::{Key, Owner, Service, UNSCHEDULABLE_TIMEOUT};
+use crate::model::room::{ReservationOwner, RoomClaim};
+use crate::model::state::{Model, count};
+
+/// What waits for room, in the order of the cluster, and when more of it begins to.
+pub(super) fn claims(model: &mut Model, now: Timestamp) -> (Vec<RoomClaim>, Option<Timestamp>) {
+    if model.preemptible.is_empty() && model.room_preemptions.held.is_empty() {
+        return (Vec::new(), None);
+    }
+    let (mut claims, next) = claims_of_services(model, now);
+    claims.extend(model.room.first_gangs());
+    claims.sort_by(|one, other| one.rank.cmp(&other.rank));
+    (claims, next)
+}
+
+/// What services claim, and when more of them begin to.
+pub(super) fn claims_of_services(
+    model: &mut Model,
+    now: Timestamp,
+) -> (Vec<RoomClaim>, Option<Timestamp>) {
+    let (mut claims, mut next) = (Vec::new(), None);
+    let leaves = model.preemptible.leaving().next().is_some();
+    let lowest = model.preemptible.lowest();
+    let is_relevant = |key: &&Key| {
+        let state = model.services.get(*key);
+        let spec = state.and_then(|state| state.spec.as_ref());
+        let is_above = |lowest| spec.is_some_and(|spec: &Service| lowest < spec.cluster_priority);
+        leaves || model.room_preemptions.held.contains_key(*key) || lowest.is_some_and(is_above)
+    };
+    let keys: Vec<Key> = model
+        .unschedulable
+        .iter()
+        .filter(is_relevant)
+        .cloned()
+        .collect();
+    for key in keys {
+        let (claim, later) = claim_of_service(model, &key, now);
+        claims.extend(claim);
+        next = next.into_iter().chain(later).min();
+    }
+    claims.sort_by(|one, other| one.rank.cmp(&other.rank));
+    (claims, next)
+}
+
+/// What the replicas of a service claim for which the scheduler has long enough found no node. Where
+/// nodes are made for pods, that is as long as a node may take to start. For each of them GPUs are taken back in the
+/// five minutes after that: one that has no node then may need something that nobody can give.
+fn claim_of_service(
+    model: &mut Model,
+    key: &Key,
+    now: Timestamp,
+) -> (Option<RoomClaim>, Option<Timestamp>) {
+    let patience = model.node_start.unwrap_or_default();
+    let Some(state) = model.services.get(key) else {
+        return (None, None);
+    };
+    let Some(spec) = &state.spec else {
+        return (None, None);
+    };
+    let starts = state.unschedulable.values();
+    let starts = starts.map(|since| since.saturating_add(patience).unwrap_or(*since));
+    let later = starts.clone().filter(|at| now < *at).min();
+    let waiting: Vec<Timestamp> = starts.filter(|at| *at <= now).collect();
+    let is_new = |at: &Timestamp| {
+        let end = at.saturating_add(UNSCHEDULABLE_TIMEOUT);
+        end.is_ok_and(|end| now < end)
+    };
+    let new = waiting.iter().filter(|at| is_new(at)).count();
+    let may_preempt = new > 0;
+    // nothing is taken for those that had their time beside new ones
+    let claimed = if may_preempt { new } else { waiting.len() };
+    if waiting.is_empty() {
+        return (None, later);
+    }
+    let rank = Rank {
+        priority: std::cmp::Reverse(spec.cluster_priority),
+        created: spec.created,
+        namespace: key.namespace.clone(),
+        name: key.name.clone(),
+    };
+    let replicas = gang(&spec.replica, count(claimed));
+    let owner = ReservationOwner::Workload(key.clone(), Owner::Service(key.name.clone()));
+    let claim = model.room.claim(rank, &replicas, &owner, may_preempt);
+    (Some(claim), later)
+}

@@ -1,0 +1,281 @@
+//! Whose GPUs are taken back for whom.
+//!
+//! What waits for room is looked at in the order of the cluster: replicas for which the scheduler has
+//! found no node, and gangs ahead of which nobody waits for the same nodes. What leaves anyway comes
+//! first: as long as one finds room once that has gone, nobody is suspended for it. Else running gangs of a lower
+//! priority give way, if enough of them do so that all of it finds room: the lowest priority first,
+//! then what stops soonest, by minutes, and has run for the fewest GPU-seconds, and no gang that is not
+//! needed. A gang of which the cluster takes a worker away anyway comes before all others.
+//!
+//! It is computed from what the objects show, so that a new leader comes to the same answer in the
+//! middle of it: the workers that stop are those that leave. Only where what became free went to pods
+//! of a lower priority it matters what was taken before: no other set is taken for that claim then.
+//!
+//! | module | subject |
+//! |---|---|
+//! | `claims` | what waits for room |
+//! | `victims` | which gangs give way, and what they and others leave |
+//! | `taken` | what became of the room that was taken |
+
+mod claims;
+mod taken;
+mod victims;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::capacity::Rank;
+use crate::model::event::{Key, Name, Owner};
+use crate::model::preemptible::{ClaimantId, RoomPreemption, TakenRoom};
+use crate::model::room::{ReservationOwner, RoomClaim, ShapeId, Trial, WaitingPods};
+use crate::model::state::Model;
+use crate::model::timers::Subject;
+
+use self::claims::{claims, claims_of_services};
+use self::taken::lower_priority_took;
+use self::victims::{choose, leaving, wants_gpus};
+
+/// While something waits to which others could give way, it is looked again after this long.
+const PACE: SignedDuration = SignedDuration::from_secs(10);
+
+/// After so many claims for which no set of gangs is enough, nobody gives way to those behind them
+/// until the next look.
+const MOST_UNSERVED: usize = 32;
+
+/// Once there is room for replicas, it is kept from gangs behind them for so long: kube-scheduler
+/// tries a pod again within ten seconds of another one's end.
+const BINDING_TIME: SignedDuration = SignedDuration::from_mins(1);
+
+/// What came of a look.
+#[derive(Default)]
+struct Found {
+    /// Those that claim room.
+    claimants: BTreeSet<Rank>,
+    ids: BTreeSet<ClaimantId>,
+    given: BTreeMap<Key, RoomPreemption>,
+    /// What is taken for whom.
+    taken: BTreeMap<ClaimantId, TakenRoom>,
+    /// The replicas for which nodes are kept.
+    held: Vec<RoomClaim>,
+    /// These, with when that ends at the latest.
+    held_until: BTreeMap<Key, Timestamp>,
+    /// Other replicas that were looked at.
+    passed: Vec<RoomClaim>,
+    /// Others may come to give way to one of those that wait.
+    may_change: bool,
+    /// How many claims found no room, whoever gave way.
+    unserved: usize,
+}
+
+/// Looks whose GPUs are taken back for whom, if that may have changed, and marks the queues of gangs
+/// that give way or do so no more. Returns whether it has looked.
+pub(super) fn preempt(model: &mut Model, now: Timestamp) -> bool {
+    if model.observe_only || !take_due(model, now) {
+        return false;
+    }
+    model.room.note_first_gangs();
+    let (claims, next_claim) = claims(model, now);
+    let found = find_preemptions(model, claims, now);
+    let again = found.may_change || !found.held.is_empty();
+    let again = again.then(|| now.saturating_add(PACE).unwrap_or(now));
+    let next = again.into_iter().chain(next_claim).min();
+    model.room_preemptions.next = next;
+    model.timers.set(Subject::Room, next);
+    model.room.release(found.passed);
+    model.room.hold_for_replicas(found.held);
+    model.room_preemptions.held = found.held_until;
+    let taken = &mut model.room_preemptions.taken;
+    taken.retain(|id, _| found.ids.contains(id));
+    taken.extend(found.taken);
+    replace(model, found.given, |told| {
+        found.claimants.contains(&told.to)
+    });
+    true
+}
+
+/// The same for replicas alone, if others of them wait than before: gangs find no room that they need.
+pub(super) fn preempt_for_replicas(model: &mut Model, now: Timestamp) {
+    let is_known = !model.room_preemptions.is_due || model.unschedulable.is_empty();
+    if model.observe_only || is_known {
+        return;
+    }
+    let (mut claims, _) = claims_of_services(model, now);
+    claims.sort_by(|one, other| one.rank.cmp(&other.rank));
+    let found = find_preemptions(model, claims, now);
+    let mut given = model.room_preemptions.given.clone();
+    given.retain(|_, preemption| !preemption.is_of_service);
+    given.extend(found.given);
+    model.room.release(found.passed);
+    model.room.hold_for_replicas(found.held);
+    model.room_preemptions.held = found.held_until;
+    model.room_preemptions.taken.extend(found.taken);
+    replace(model, given, |told| {
+        !told.is_of_service || found.claimants.contains(&told.to)
+    });
+}
+
+/// Whether it may have changed who gives way.
+fn take_due(model: &mut Model, now: Timestamp) -> bool {
+    let memory = &mut model.room_preemptions;
+    let is_due = std::mem::take(&mut memory.is_due) || memory.next.is_some_and(|at| at <= now);
+    let is_new = model.preemptible.take_new_priority();
+    is_due || is_new || model.room.has_new_first_gangs()
+}
+
+/// The pods for which there is no place, with their priorities.
+fn waiting(model: &Model) -> WaitingPods {
+    let priority = |owner: &ReservationOwner| match owner {
+        ReservationOwner::Pod(uid) => model.pods.get(uid).map(|found| found.pod.shape.priority),
+        ReservationOwner::Workload(key, Owner::Service(_)) => {
+            let spec = model
+                .services
+                .get(key)
+                .and_then(|state| state.spec.as_ref());
+            spec.map(|spec| spec.priority)
+        }
+        ReservationOwner::Workload(key, _) => {
+            let spec = model.jobs.get(key).and_then(|state| state.spec.as_ref());
+            spec.map(|spec| spec.priority)
+        }
+    };
+    let mut waiting = WaitingPods::new();
+    for (owner, id, count) in model.room.missing() {
+        *waiting
+            .entry((priority(owner).unwrap_or(0), id))
+            .or_default() += count;
+    }
+    waiting
+}
+
+fn find_preemptions(model: &Model, claims: Vec<RoomClaim>, now: Timestamp) -> Found {
+    let mut found = Found::default();
+    let waiting = waiting(model);
+    let mut at_once = model.room.trial(&waiting);
+    let mut later = model.room.trial(&waiting);
+    later.free(&leaving(model, now));
+    let mut ahead: BTreeSet<ShapeId> = BTreeSet::new();
+    for claim in claims {
+        found.claimants.insert(claim.rank.clone());
+        found.ids.insert(claim.id());
+        if claim.is_of_service {
+            let key = claim.key();
+            let until = if at_once.fits(&claim, &[]) {
+                at_once.put_ahead(&claim);
+                let until = model.room_preemptions.held.get(&key).copied();
+                until.filter(|until| now < *until)
+            } else {
+                let finds_room = found.finds_room(model, &mut later, &claim, now);
+                finds_room.then(|| now.saturating_add(BINDING_TIME).unwrap_or(now))
+            };
+            match until {
+                None => found.passed.push(claim),
+                Some(until) => {
+                    ahead.extend(claim.shapes());
+                    found.held_until.insert(key, until);
+                    found.held.push(claim);
+                }
+            }
+        } else {
+            let is_first = !model.room.is_wanted_by(&claim, &ahead);
+            ahead.extend(claim.shapes());
+            if is_first {
+                found.finds_room(model, &mut later, &claim, now);
+            }
+        }
+    }
+    found
+}
+
+impl Found {
+    /// Whether a claim finds room once what leaves has left, and those that give way to it have: all of a
+    /// gang, or at least one replica.
+    fn finds_room(
+        &mut self,
+        model: &Model,
+        trial: &mut Trial<'_>,
+        claim: &RoomClaim,
+        now: Timestamp,
+    ) -> bool {
+        let is_above = |lowest| lowest < claim.rank.priority.0;
+        let may_preempt = claim.may_preempt && model.preemptible.lowest().is_some_and(is_above);
+        self.may_change |= may_preempt;
+        let mut placed = trial.placed(claim, &[]);
+        if placed < claim.pods() {
+            let may_take = may_preempt
+                && self.unserved < MOST_UNSERVED
+                && !lower_priority_took(model, trial, claim, now);
+            let victims = match may_take {
+                true => choose(model, &self.given, trial, claim, placed, now),
+                false => Vec::new(),
+            };
+            self.unserved += usize::from(may_preempt && victims.is_empty());
+            for victim in victims {
+                trial.free(&victim.room);
+                let told = model.room_preemptions.given.get(&victim.key);
+                if told.is_none_or(|told| told.to != claim.rank) {
+                    self.note_taken(model, claim, victim.room.nodes(), now);
+                }
+                let preemption = RoomPreemption {
+                    to: claim.rank.clone(),
+                    is_of_service: claim.is_of_service,
+                    for_gpus: wants_gpus(model, claim),
+                };
+                self.given.insert(victim.key, preemption);
+            }
+            placed = trial.placed(claim, &[]);
+        }
+        let finds_room = match claim.is_of_service {
+            true => placed > 0,
+            false => placed == claim.pods(),
+        };
+        if finds_room {
+            trial.put_ahead(claim);
+        }
+        finds_room
+    }
+
+    fn note_taken<'n>(
+        &mut self,
+        model: &Model,
+        claim: &RoomClaim,
+        nodes: impl Iterator<Item = &'n Name>,
+        now: Timestamp,
+    ) {
+        let id = claim.id();
+        let known = model.room_preemptions.taken.get(&id);
+        let taken = self.taken.entry(id).or_insert_with(|| TakenRoom {
+            at: now,
+            nodes: known.map(|known| known.nodes.clone()).unwrap_or_default(),
+        });
+        taken.nodes.extend(nodes.cloned());
+    }
+}
+
+/// Takes who gives way now, and marks the queues that this concerns. What has not stopped yet and is
+/// not needed any more goes on, where the order to stop is on its way as well; what is stopping is known
+/// for as long as the one claims for which it does.
+fn replace(
+    model: &mut Model,
+    mut given: BTreeMap<Key, RoomPreemption>,
+    claims: impl Fn(&RoomPreemption) -> bool,
+) {
+    let before = std::mem::take(&mut model.room_preemptions.given);
+    let new = given
+        .iter()
+        .filter(|(key, to)| before.get(*key) != Some(*to));
+    let mut concerned: BTreeSet<Name> = new.map(|(key, _)| key.namespace.clone()).collect();
+    for (key, preemption) in before {
+        let Some(state) = model.jobs.get(&key).filter(|_| !given.contains_key(&key)) else {
+            continue;
+        };
+        if state.has_room() || state.may_go_on() && !claims(&preemption) {
+            concerned.insert(key.namespace.clone());
+        } else if !state.pods.is_empty() && claims(&preemption) {
+            given.insert(key, preemption);
+        }
+    }
+    model.room_preemptions.given = given;
+    concerned.retain(|name| !model.is_observed(name));
+    model.marks.queues.extend(concerned);
+}

@@ -1,0 +1,193 @@
+//! How long and how far GPUs are taken back: what never leaves, what cannot start, what goes to others.
+
+use super::*;
+
+#[test]
+fn a_pod_with_the_labels_of_a_gang_that_nobody_stops_holds_its_node_like_any_other() {
+    for job in ["whole-1", "gone"] {
+        let mut cluster = busy(2);
+        run(&mut cluster, 20..50);
+        cluster.suspend_gang("lab", "whole-1", 50);
+        run(&mut cluster, 50..52);
+        cluster.add_stray(("lab", job), "node-1", 8, 52);
+        run(&mut cluster, 52..60);
+        cluster.add_gang("prod", "urgent", &URGENT, 60);
+        run(&mut cluster, 60..75);
+        let stops = cluster.orders_of("lab", "whole-0");
+        assert_eq!(stops, [true], "{job}: its grace is not over");
+        run(&mut cluster, 75..95);
+        let stops = cluster.orders_of("lab", "whole-0");
+        assert_eq!(stops, [true, false], "{job}");
+        assert!(cluster.complete("prod", "urgent").is_some());
+    }
+}
+
+/// A pod that only looks like a worker is not among what a gang gives back.
+#[test]
+fn nobody_gives_way_for_room_that_a_stray_pod_would_keep() {
+    let mut cluster = Cluster::new();
+    cluster.names_jobs = true;
+    cluster.add_node("node", 8, None, 0);
+    let four = Gang { gpus: 4, ..SMALL };
+    cluster.add_gang("lab", "half", &four, 0);
+    run(&mut cluster, 0..10);
+    cluster.add_stray(("lab", "half"), "node", 4, 10);
+    run(&mut cluster, 10..50);
+    cluster.add_gang("prod", "urgent", &URGENT, 50);
+    run(&mut cluster, 50..200);
+    assert_eq!(stopped(&cluster), [""; 0]);
+}
+
+#[test]
+fn a_gang_that_found_no_node_before_keeps_nobody_from_gpus_for_ever() {
+    for (namespace, priority) in [("prod", 10), ("prod", 5), ("other", 10), ("other", 5)] {
+        let mut cluster = busy(1);
+        cluster.unplaceable = Some("prod-stuck");
+        run(&mut cluster, 10..100);
+        cluster.add_gang("prod", "stuck", &URGENT, 100);
+        run(&mut cluster, 100..400);
+        let tried = [true, false];
+        assert_eq!(starts_and_stops(&cluster, "prod", "stuck"), tried);
+        let behind = Gang {
+            priority,
+            cluster_priority: priority,
+            ..URGENT
+        };
+        cluster.add_gang(namespace, "behind", &behind, 400);
+        run(&mut cluster, 400..460);
+        let stops = cluster.orders_of("lab", "whole-0");
+        assert_eq!(stops, [true, false, true], "it is behind for a while");
+        run(&mut cluster, 460..1600);
+        assert!(
+            cluster.complete(namespace, "behind").is_some(),
+            "{namespace}, {priority}: {}",
+            cluster.reason(namespace, "behind")
+        );
+        let stops = starts_and_stops(&cluster, "lab", "whole-0");
+        assert_eq!(stops, [true, false, true, false, true]);
+        assert_eq!(starts_and_stops(&cluster, "prod", "stuck"), tried);
+    }
+}
+
+#[test]
+fn pods_of_a_lower_priority_that_take_what_becomes_free_cost_no_second_gang() {
+    for stop_seconds in [0, 20] {
+        let mut cluster = busy(3);
+        run(&mut cluster, 30..90);
+        cluster.stop_seconds = stop_seconds;
+        cluster.add_waiting("notebook", 8, 0, 90);
+        run(&mut cluster, 90..100);
+        cluster.add_gang("prod", "urgent", &URGENT, 100);
+        run(&mut cluster, 100..102);
+        assert_eq!(stopped(&cluster), ["whole-2"], "they add nothing to it");
+        run(&mut cluster, 102..3600);
+        assert_eq!(cluster.node_of("notebook-0"), Some("node-2"));
+        assert_eq!(stopped(&cluster), ["whole-2"]);
+        // an hour later it may be otherwise
+        run(&mut cluster, 3600..3780);
+        assert_eq!(stopped(&cluster), ["whole-1", "whole-2"]);
+        assert!(cluster.complete("prod", "urgent").is_some());
+    }
+}
+
+#[test]
+fn what_a_higher_priority_takes_is_taken_back_again() {
+    let mut cluster = busy(2);
+    run(&mut cluster, 20..100);
+    cluster.stop_seconds = 20;
+    cluster.add_gang("prod", "urgent", &URGENT, 100);
+    run(&mut cluster, 100..110);
+    assert_eq!(stopped(&cluster), ["whole-1"]);
+    cluster.add_waiting("notebook", 8, 10, 110);
+    run(&mut cluster, 110..160);
+    assert_eq!(cluster.node_of("notebook-0"), Some("node-1"));
+    assert_eq!(stopped(&cluster), ["whole-0", "whole-1"]);
+    assert!(cluster.complete("prod", "urgent").is_some());
+}
+
+#[test]
+fn as_many_replicas_get_gpus_as_there_are_for_them() {
+    let mut cluster = busy(2);
+    run(&mut cluster, 20..100);
+    cluster.add_node("taken", 8, None, 100);
+    cluster.add_other("notebook", "taken", 8, 100);
+    cluster.add_replicas(("prod", "chat"), 3, 8, 10, 100);
+    run(&mut cluster, 100..130);
+    assert_eq!(stopped(&cluster), ["whole-0", "whole-1"]);
+    let nodes = [0, 1, 2].map(|number| cluster.node_of(&format!("prod-chat-{number}")).is_some());
+    assert_eq!(nodes, [true, true, false]);
+    // what the third one lacks is nobody's who gives way
+    cluster.add_gang("lab", "late", &SMALL, 130);
+    run(&mut cluster, 130..600);
+    assert_eq!(stopped(&cluster), ["whole-0", "whole-1"]);
+}
+
+#[test]
+fn an_order_to_stop_is_taken_back_when_the_replicas_for_which_it_was_given_are_gone() {
+    let mut cluster = busy(1);
+    run(&mut cluster, 10..100);
+    cluster.loses_stops = true;
+    cluster.add_service(("prod", "chat"), 8, 10, 100);
+    run(&mut cluster, 100..104);
+    let victim = decision(&cluster, "lab", "whole-0");
+    assert_eq!(victim.limited_by, Some(LimitedBy::Preempted));
+    cluster.delete_service("prod", "chat", 104);
+    run(&mut cluster, 104..106);
+    assert_eq!(cluster.orders_of("lab", "whole-0"), [true, true]);
+    let victim = decision(&cluster, "lab", "whole-0");
+    assert_eq!((victim.run, victim.limited_by), (true, None));
+    run(&mut cluster, 106..200);
+    assert_eq!(cluster.orders_of("lab", "whole-0"), [true, true]);
+}
+
+#[test]
+fn an_order_to_stop_is_taken_back_when_its_claimant_finds_room_elsewhere() {
+    let mut cluster = busy(1);
+    run(&mut cluster, 10..100);
+    cluster.loses_stops = true;
+    cluster.add_gang("prod", "urgent", &URGENT, 100);
+    run(&mut cluster, 100..104);
+    cluster.add_node("new", 8, None, 104);
+    run(&mut cluster, 104..106);
+    assert!(cluster.complete("prod", "urgent").is_some());
+    assert_eq!(cluster.orders_of("lab", "whole-0"), [true, true]);
+    cluster.loses_stops = false;
+    run(&mut cluster, 106..200);
+    assert_eq!(cluster.orders_of("lab", "whole-0"), [true, true]);
+}
+
+#[test]
+fn for_a_gang_without_gpus_only_gangs_without_gpus_give_way() {
+    let of_cpus = |gpus, cpus, priority| Gang {
+        gpus,
+        cpus,
+        priority,
+        cluster_priority: priority,
+        ..SMALL
+    };
+    for has_other in [true, false] {
+        let mut cluster = Cluster::new();
+        cluster.add_node("node", 8, None, 0);
+        cluster.add_cpus("node", 8, 0);
+        // it ranks above the one with GPUs, and has run for longer
+        if has_other {
+            cluster.add_gang("lab", "cpus", &of_cpus(0, 4, 5), 0);
+        }
+        run(&mut cluster, 0..50);
+        let rest = if has_other { 4 } else { 8 };
+        cluster.add_gang("lab", "gpus", &of_cpus(8, rest, 0), 50);
+        run(&mut cluster, 50..60);
+        cluster.stop_seconds = 5;
+        cluster.add_gang("prod", "urgent", &of_cpus(0, 4, 10), 60);
+        run(&mut cluster, 60..61);
+        if has_other {
+            let why =
+                "gives way to a job of another namespace, of priority 10, which waits for a node";
+            assert_eq!(cluster.reason("lab", "cpus"), why);
+        }
+        run(&mut cluster, 61..80);
+        assert_eq!(stopped(&cluster).contains(&"cpus"), has_other);
+        assert!(!stopped(&cluster).contains(&"gpus"));
+        assert_eq!(cluster.complete("prod", "urgent").is_some(), has_other);
+    }
+}
