@@ -437,7 +437,7 @@ async fn lead(
         _ = engine_reads => {}
         () = watts => {}
         () = node_autoscaling.run() => {}
-        () = refusals::run(&context, changes) => {}
+        () = refusals::run(&context.refusals, &client, changes, Timestamp::now) => {}
         () = demand => {}
         _ = actor => {}
         _ = executor => {}

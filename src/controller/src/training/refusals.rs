@@ -4,13 +4,15 @@
 //! API server's words in an Event of the Job. So Events are read of those Jobs that run and have fewer pods
 //! than they should, of one Job at a time, by its UID. All other Events are left alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::time::Duration;
 
 use bursar_api::lenient::bounded_text;
-use bursar_core::model::Key;
 use bursar_core::model::event::RefusalReport;
+use bursar_core::model::{Key, Name};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::events::v1::Event;
@@ -20,7 +22,6 @@ use tokio::sync::Notify;
 
 use crate::api_calls::{ApiError, with_timeout};
 use crate::cache::{CacheChange, CacheChanges, CachedKind};
-use crate::context::Context;
 use crate::lock::lock;
 use crate::training::job::{JobRun, incomplete_run};
 
@@ -32,6 +33,11 @@ const LONGEST_WAIT: SignedDuration = SignedDuration::from_secs(60);
 /// So many Events of a Job are looked at. Who may write Events can make each of them a megabyte long, and they
 /// are held in memory while they are read.
 const MAX_EVENTS: u32 = 8;
+/// Lists of Events at a time. The API server answers each by a look at all Events of the namespace,
+/// so a namespace has one of them, ...
+const MAX_READS: usize = 8;
+/// ... with this pause before the next.
+const PAUSE: Duration = Duration::from_millis(100);
 /// The reason of the Job controller's Events about pods that it could not make.
 const FAILED_CREATE: &str = "FailedCreate";
 /// A Job's start is written after the first try to make its pods.
@@ -46,97 +52,195 @@ struct IncompleteJob {
     report: Option<RefusalReport>,
 }
 
+/// The reads of one namespace.
+#[derive(Debug, Default)]
+struct NamespaceReads {
+    /// When the Events of each Job are read next, but for the one whose Events are being read.
+    next: BTreeSet<(Timestamp, Name)>,
+    is_reading: bool,
+    /// Which of all reads its last one was.
+    last: u64,
+}
+
+/// What is known of all Jobs, and whose Events are read when.
+#[derive(Debug, Default)]
+struct State {
+    jobs: BTreeMap<Key, IncompleteJob>,
+    namespaces: BTreeMap<Name, NamespaceReads>,
+    /// How many reads have begun.
+    begun: u64,
+}
+
+impl State {
+    fn schedule(&mut self, key: &Key, at: Timestamp) {
+        let reads = self.namespaces.entry(key.namespace.clone()).or_default();
+        reads.next.insert((at, key.name.clone()));
+    }
+
+    fn remove(&mut self, key: &Key) {
+        if let (Some(job), Some(reads)) = (
+            self.jobs.remove(key),
+            self.namespaces.get_mut(&key.namespace),
+        ) {
+            reads.next.remove(&(job.next_read, key.name.clone()));
+        }
+        self.forget_if_idle(&key.namespace);
+    }
+
+    fn forget_if_idle(&mut self, namespace: &Name) {
+        let is_idle = |reads: &NamespaceReads| reads.next.is_empty() && !reads.is_reading;
+        if self.namespaces.get(namespace).is_some_and(is_idle) {
+            self.namespaces.remove(namespace);
+        }
+    }
+}
+
 /// The Jobs that run and have fewer pods than they should, and what was read of them.
 #[derive(Debug, Default)]
 pub(crate) struct Refusals {
-    jobs: Mutex<BTreeMap<Key, IncompleteJob>>,
+    state: Mutex<State>,
     added: Notify,
 }
 
 impl Refusals {
     /// Takes a Job as it is now; `None` if it is gone.
     pub(crate) fn observe(&self, key: &Key, job: Option<&Job>, now: Timestamp) {
-        let mut jobs = lock(&self.jobs);
+        let mut state = lock(&self.state);
         let Some(run) = job.and_then(incomplete_run) else {
-            jobs.remove(key);
+            state.remove(key);
             return;
         };
-        if jobs.get(key).is_some_and(|known| known.run == run) {
+        if state.jobs.get(key).is_some_and(|known| known.run == run) {
             return;
         }
+        state.remove(key);
         let job = IncompleteJob {
             run,
             next_read: now.saturating_add(FIRST_WAIT).unwrap_or(now),
             wait: FIRST_WAIT,
             report: None,
         };
-        jobs.insert(key.clone(), job);
-        drop(jobs);
+        state.schedule(key, job.next_read);
+        state.jobs.insert(key.clone(), job);
+        drop(state);
         self.added.notify_one();
     }
 
     /// Why the cluster refuses pods of a Job that has too few, as far as that was read.
     pub(crate) fn report(&self, key: &Key) -> Option<RefusalReport> {
-        lock(&self.jobs).get(key)?.report.clone()
+        lock(&self.state).jobs.get(key)?.report.clone()
     }
 
-    /// When Events are to be read next.
+    /// When Events are to be read next, of namespaces of which none are being read.
     fn next_read(&self) -> Option<Timestamp> {
-        lock(&self.jobs).values().map(|job| job.next_read).min()
+        let state = lock(&self.state);
+        let idle = state.namespaces.values().filter(|reads| !reads.is_reading);
+        idle.filter_map(|reads| reads.next.first())
+            .map(|(at, _)| *at)
+            .min()
     }
 
-    /// Reads the Events of all Jobs for which that is due. Returns those of which something new was read.
-    pub(crate) async fn read_due(&self, client: &Client, now: Timestamp) -> Vec<Key> {
-        let due: Vec<(Key, JobRun)> = lock(&self.jobs)
-            .iter()
-            .filter(|(_, job)| job.next_read <= now)
-            .map(|(key, job)| (key.clone(), job.run.clone()))
-            .collect();
-        let mut changed = Vec::new();
-        for (key, run) in due {
-            let read = read(client, &key, &run).await;
-            if let Err(error) = &read {
-                let (namespace, name) = (&*key.namespace, &*key.name);
-                tracing::warn!(namespace, name, %error, "why pods are missing cannot be read");
-            }
-            if self.note(&key, &run, read.ok().flatten(), now) {
-                changed.push(key);
-            }
-        }
-        changed
+    /// Takes the Job whose Events are read now: of the namespace whose last read was the longest ago.
+    fn take_due(&self, now: Timestamp) -> Option<(Key, JobRun)> {
+        let mut state = lock(&self.state);
+        let is_due = |reads: &NamespaceReads| {
+            !reads.is_reading && reads.next.first().is_some_and(|(at, _)| *at <= now)
+        };
+        let due = state.namespaces.iter().filter(|(_, reads)| is_due(reads));
+        let namespace = due.min_by_key(|(_, reads)| reads.last)?.0.clone();
+        state.begun += 1;
+        let begun = state.begun;
+        let reads = state.namespaces.get_mut(&namespace)?;
+        (reads.is_reading, reads.last) = (true, begun);
+        let (_, name) = reads.next.pop_first()?;
+        let key = Key { namespace, name };
+        let run = state.jobs.get(&key)?.run.clone();
+        Some((key, run))
     }
 
-    /// Takes what was read. Returns whether it is new.
+    /// Takes what was read of a Job that was taken. Returns whether it is new.
     fn note(&self, key: &Key, run: &JobRun, report: Option<RefusalReport>, now: Timestamp) -> bool {
-        let mut jobs = lock(&self.jobs);
-        let Some(job) = jobs.get_mut(key).filter(|job| job.run == *run) else {
+        let mut state = lock(&self.state);
+        let Some(job) = state.jobs.get_mut(key).filter(|job| job.run == *run) else {
             return false;
         };
         job.wait = (job.wait * 2).min(LONGEST_WAIT);
         job.next_read = now.saturating_add(job.wait).unwrap_or(now);
         let is_new = report.is_some() && job.report != report;
         job.report = report.or(job.report.take());
+        let next = job.next_read;
+        state.schedule(key, next);
         is_new
+    }
+
+    /// The next Job of the namespace may be read.
+    fn end_turn(&self, namespace: &Name) {
+        let mut state = lock(&self.state);
+        if let Some(reads) = state.namespaces.get_mut(namespace) {
+            reads.is_reading = false;
+        }
+        state.forget_if_idle(namespace);
+    }
+
+    /// Reads the Events of a Job that was taken. Returns whether something new was read.
+    async fn read_taken(
+        &self,
+        client: &Client,
+        (key, run): (&Key, &JobRun),
+        clock: impl Fn() -> Timestamp,
+    ) -> bool {
+        let read = read(client, key, run).await;
+        if let Err(error) = &read {
+            let (namespace, name) = (&*key.namespace, &*key.name);
+            tracing::warn!(namespace, name, %error, "why pods are missing cannot be read");
+        }
+        // a read may take longer than the wait after it
+        self.note(key, run, read.ok().flatten(), clock())
+    }
+
+    /// Reads the Events of all Jobs for which that is due, one after the other.
+    #[cfg(test)]
+    pub(crate) async fn read_due(&self, client: &Client, now: Timestamp) {
+        while let Some((key, run)) = self.take_due(now) {
+            self.read_taken(client, (&key, &run), || now).await;
+            self.end_turn(&key.namespace);
+        }
     }
 }
 
-/// Reads Events whenever that is due.
-pub(crate) async fn run(context: &Context, changes: CacheChanges) {
+/// Reads Events whenever that is due, and tells at once of which Jobs something new was read.
+/// Namespaces take turns: one with many Jobs, or whose reads are slow, delays no other.
+pub(crate) async fn run(
+    refusals: &Refusals,
+    client: &Client,
+    changes: CacheChanges,
+    clock: impl Fn() -> Timestamp,
+) {
     const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
-    let refusals = &context.refusals;
+    let turn = async |(key, run): (Key, JobRun)| {
+        let is_new = refusals.read_taken(client, (&key, &run), &clock).await;
+        let namespace = key.namespace.clone();
+        let change = CacheChange::Object(CachedKind::Job, key);
+        // nobody decides at the end of leadership
+        let is_over = is_new && changes.send(change).is_err();
+        tokio::time::sleep(PAUSE).await;
+        refusals.end_turn(&namespace);
+        is_over
+    };
+    let mut turns = FuturesUnordered::new();
     loop {
-        for key in refusals.read_due(&context.client, Timestamp::now()).await {
-            if changes
-                .send(CacheChange::Object(CachedKind::Job, key))
-                .is_err()
-            {
-                return;
-            }
+        while turns.len() < MAX_READS
+            && let Some(job) = refusals.take_due(clock())
+        {
+            turns.push(turn(job));
         }
-        let next = refusals.next_read();
-        let wait = next.map(|at| Duration::try_from(at.duration_since(Timestamp::now())));
+        let next = refusals.next_read().filter(|_| turns.len() < MAX_READS);
+        let wait = next.map(|at| Duration::try_from(at.duration_since(clock())));
         let wait = wait.map_or(LONGEST_SLEEP, Result::unwrap_or_default);
         tokio::select! {
+            Some(is_over) = turns.next() => if is_over {
+                return;
+            },
             () = tokio::time::sleep(wait) => {}
             () = refusals.added.notified() => {}
         }
@@ -190,128 +294,4 @@ fn words(note: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
-    use super::*;
-
-    fn at(second: i64) -> Timestamp {
-        Timestamp::from_second(1_790_000_000 + second).unwrap()
-    }
-
-    fn event(note: &str, times: Value) -> Event {
-        let mut event = json!({"metadata": {}, "note": note, "eventTime": null});
-        event
-            .as_object_mut()
-            .unwrap()
-            .extend(times.as_object().unwrap().clone());
-        serde_json::from_value(event).unwrap()
-    }
-
-    fn core(note: &str, first: i64, last: i64) -> Event {
-        let (first, last) = (at(first).to_string(), at(last).to_string());
-        event(
-            note,
-            json!({"deprecatedFirstTimestamp": first, "deprecatedLastTimestamp": last}),
-        )
-    }
-
-    #[test]
-    fn the_newest_event_of_this_run_has_the_word() {
-        let events = [
-            core("Error creating: old", 0, 40),
-            core("Error creating: first", 101, 101),
-            core(
-                "(combined from similar events): Error creating: pods \"a\" is forbidden",
-                103,
-                130,
-            ),
-            core("Error creating: second", 107, 107),
-        ];
-        let report = report_of(&events, at(100)).unwrap();
-        assert_eq!((report.since, report.last), (at(101), at(130)));
-        assert_eq!(&*report.why, "pods \"a\" is forbidden");
-        assert_eq!(report_of(&events[..1], at(100)), None, "of a run before");
-        // the first try is made before the start is written
-        let report = report_of(&events[1..2], at(102)).unwrap();
-        assert_eq!((report.since, report.last), (at(102), at(102)));
-    }
-
-    #[test]
-    fn events_of_the_new_form_are_read_as_well() {
-        let micro = |second| format!("{}", at(second).strftime("%Y-%m-%dT%H:%M:%S.000000Z"));
-        let series = json!({"count": 3, "lastObservedTime": micro(120)});
-        let event = event("denied", json!({"eventTime": micro(101), "series": series}));
-        let report = report_of(&[event], at(100)).unwrap();
-        assert_eq!((report.since, report.last), (at(101), at(120)));
-    }
-
-    fn job(suspend: bool, status: Value) -> Job {
-        let spec = json!({"suspend": suspend, "completions": 4, "template": {}});
-        serde_json::from_value(json!({"metadata": {"uid": "u"}, "spec": spec, "status": status}))
-            .unwrap()
-    }
-
-    #[test]
-    fn only_jobs_that_run_with_too_few_pods_are_read() {
-        let start = at(100).to_string();
-        let key = Key::new("team", "train");
-        let refusals = Refusals::default();
-        let is_read = |job: &Job| {
-            refusals.observe(&key, Some(job), at(110));
-            refusals.next_read() == Some(at(113))
-        };
-        assert!(is_read(&job(
-            false,
-            json!({"startTime": start, "active": 1, "succeeded": 2})
-        )));
-        for complete in [
-            job(true, json!({"startTime": start})),
-            job(
-                false,
-                json!({"startTime": start, "active": 1, "succeeded": 2, "terminating": 1}),
-            ),
-            job(false, json!({})),
-            job(
-                false,
-                json!({"startTime": start, "conditions": [{"type": "Suspended", "status": "True"}]}),
-            ),
-            job(
-                false,
-                json!({"startTime": start, "conditions": [{"type": "Failed", "status": "True"}]}),
-            ),
-        ] {
-            assert!(!is_read(&complete), "{complete:?}");
-        }
-    }
-
-    #[test]
-    fn what_was_read_counts_for_this_run_of_the_job_alone() {
-        let key = Key::new("team", "train");
-        let refusals = Refusals::default();
-        let started = |second| job(false, json!({"startTime": at(second).to_string()}));
-        refusals.observe(&key, Some(&started(100)), at(100));
-        let run = JobRun {
-            uid: "u".into(),
-            started: at(100),
-        };
-        let report = report_of(&[core("Error creating: denied", 101, 101)], at(100));
-        assert!(refusals.note(&key, &run, report.clone(), at(103)));
-        assert!(
-            !refusals.note(&key, &run, report.clone(), at(109)),
-            "no news"
-        );
-        // a read that finds nothing takes no word back
-        assert!(!refusals.note(&key, &run, None, at(121)));
-        assert_eq!(refusals.report(&key), report);
-        assert_eq!(refusals.next_read(), Some(at(121 + 24)));
-        refusals.observe(&key, Some(&started(200)), at(200));
-        assert_eq!(refusals.report(&key), None);
-        assert!(
-            !refusals.note(&key, &run, report, at(203)),
-            "of the run before"
-        );
-        refusals.observe(&key, None, at(204));
-        assert_eq!(refusals.next_read(), None);
-    }
-}
+mod tests;
