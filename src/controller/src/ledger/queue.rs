@@ -8,10 +8,10 @@
 //! accounts are due at the same moment, at the end of a day or a month, they are spread, and an
 //! event passes them all. So these numbers are the ledger's budget of API calls.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use bursar_api::spend::WorkloadRef;
+use bursar_api::spend::{WorkloadKind, WorkloadRef};
 use tokio::time::Instant;
 
 /// Syncs at a time.
@@ -85,7 +85,7 @@ pub(super) struct DueAccount {
 /// The accounts by when they are due.
 #[derive(Debug)]
 pub(super) struct AccountQueue {
-    entries: HashMap<WorkloadRef, Entry>,
+    entries: BTreeMap<WorkloadRef, Entry>,
     urgent: BTreeSet<(Instant, WorkloadRef)>,
     background: BTreeSet<(Instant, WorkloadRef)>,
     running: usize,
@@ -98,7 +98,7 @@ pub(super) struct AccountQueue {
 impl AccountQueue {
     pub(super) fn new(now: Instant) -> Self {
         Self {
-            entries: HashMap::new(),
+            entries: BTreeMap::new(),
             urgent: BTreeSet::new(),
             background: BTreeSet::new(),
             running: 0,
@@ -140,6 +140,20 @@ impl AccountQueue {
     pub(super) fn is_paused(&self, account: &WorkloadRef, now: Instant) -> bool {
         let entry = self.entries.get(account);
         entry.is_some_and(|entry| entry.failures > 0 && now < entry.pause_until)
+    }
+
+    /// The accounts of a namespace that wait for the pause after a failure.
+    pub(super) fn paused_in(&self, namespace: &str, now: Instant) -> Vec<WorkloadRef> {
+        let first = WorkloadRef {
+            namespace: namespace.to_owned(),
+            kind: WorkloadKind::InferenceDeployment,
+            name: String::new(),
+        };
+        let from_first = self.entries.range(first..).map(|(account, _)| account);
+        let here = from_first.take_while(|account| account.namespace == namespace);
+        here.filter(|account| self.is_paused(account, now))
+            .cloned()
+            .collect()
     }
 
     /// All accounts.

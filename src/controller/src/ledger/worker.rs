@@ -1,7 +1,7 @@
 //! Keeps the accounts of all workloads, for as long as the process leads: a task of its own, for
 //! which no decision waits.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -50,6 +50,7 @@ pub(crate) async fn run(
     worker.request_all();
     let mut received = Vec::new();
     loop {
+        worker.request_asked();
         worker.begin_due();
         let wake = worker.next_wake();
         tokio::select! {
@@ -99,6 +100,8 @@ struct Worker<C> {
     /// Accounts that events concern and that wait after a failure: what the caches say of them is
     /// published meanwhile.
     paused: BTreeSet<WorkloadRef>,
+    /// Namespaces of which all accounts are to be requested, and when.
+    asked: BTreeMap<String, Instant>,
     assume_at: Option<Instant>,
 }
 
@@ -116,6 +119,7 @@ impl<C: Fn() -> Timestamp + Clone + Send + 'static> Worker<C> {
             look_at_cluster: None,
             prices: None,
             paused: BTreeSet::new(),
+            asked: BTreeMap::new(),
             assume_at: None,
         }
     }
@@ -169,19 +173,32 @@ impl<C: Fn() -> Timestamp + Clone + Send + 'static> Worker<C> {
             Trigger::Workload(account) => self.request(&account, now),
             Trigger::Record(account) => self.queue.request_at_once(&account, generation, now),
             Trigger::Accounts(namespace) => {
-                let inputs = self.inputs(&namespace, generation);
-                let waits = |account: &&WorkloadRef| {
-                    account.namespace == namespace && self.queue.is_paused(account, now)
-                };
-                let failed: Vec<WorkloadRef> =
-                    self.queue.accounts().filter(waits).cloned().collect();
-                for account in inputs.workloads().chain(&failed) {
-                    self.queue.request_at_once(account, generation, now);
-                }
+                self.asked.entry(namespace).or_insert(now);
             }
             Trigger::All => {
                 let at = now + CLUSTER_DELAY;
                 self.look_at_cluster.get_or_insert(at);
+            }
+        }
+    }
+
+    /// Requests all accounts of the namespaces that events concern as a whole, of each as often as it
+    /// may be read.
+    fn request_asked(&mut self) {
+        let (now, generation) = (Instant::now(), self.generation);
+        for (namespace, at) in std::mem::take(&mut self.asked) {
+            if now < at {
+                self.asked.insert(namespace, at);
+                continue;
+            }
+            if let Some(wait) = self.read_pause(&namespace, generation, now) {
+                self.asked.insert(namespace, now + wait);
+                continue;
+            }
+            let inputs = self.inputs(&namespace, generation);
+            let failed = self.queue.paused_in(&namespace, now);
+            for account in inputs.workloads().chain(&failed) {
+                self.queue.request_at_once(account, generation, now);
             }
         }
     }
@@ -293,6 +310,7 @@ impl<C: Fn() -> Timestamp + Clone + Send + 'static> Worker<C> {
 
     fn next_wake(&self) -> Option<Instant> {
         let timers = self.look_at_cluster.into_iter().chain(self.assume_at);
+        let timers = timers.chain(self.asked.values().min().copied());
         timers.chain(self.queue.next_due()).min()
     }
 

@@ -28,6 +28,7 @@ use super::world::NAMESPACE;
 use crate::cache::{Trigger, Triggers};
 use crate::context::Context;
 use crate::ledger::{AccountView, StoredAccounts, sum, worker};
+use crate::metrics::ResultLabel;
 
 const RECORDS: &str = "spendrecords";
 const SLOW: WriteFault = WriteFault::Slow(Duration::from_millis(50));
@@ -433,4 +434,27 @@ async fn what_waits_for_a_consolidated_record_is_synced_as_soon_as_that_can_be_r
     worker.triggers.send(all).unwrap();
     milliseconds(500).await;
     assert_eq!(doubts(&context, now), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_about_a_whole_namespace_sync_its_accounts_ten_times_a_second_at_most() {
+    let mut stage = Stage::new(Faults::default()).await;
+    for number in 0..5 {
+        let name = format!("bulk-{number}");
+        bind_pod(&stage, &name, &name).await;
+    }
+    let now = stage.world.now;
+    let worker = Worker::start(&mut stage, now);
+    milliseconds(2_000).await;
+    let label = ResultLabel { result: "ok" };
+    let syncs = &stage.leader.context.metrics.account_syncs;
+    let before = syncs.get_or_create(&label).get();
+    for _ in 0..50 {
+        let trigger = Trigger::Accounts(NAMESPACE.to_owned());
+        worker.triggers.send(trigger).unwrap();
+        milliseconds(10).await;
+    }
+    milliseconds(1_000).await;
+    let count = syncs.get_or_create(&label).get() - before;
+    assert!((5..=5 * 7).contains(&count), "{count} syncs");
 }
