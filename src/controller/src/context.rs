@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
-use bursar_api::InferenceDeployment;
+use bursar_api::{InferenceDeployment, SpendRecord};
 use bursar_api::names::GATEWAY_PORTS;
 use bursar_core::calendar::Month;
 use bursar_core::cost_report::CostOwner;
@@ -14,10 +14,13 @@ use bursar_core::money::Money;
 use bursar_signals::store::Readings;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Pod;
 use kube::{Client, Resource};
 
 use crate::api_calls::ApiError;
-use crate::cache::{Stores, Tombstones, Triggers, UnreadableObjects, key_of};
+use crate::cache::{
+    NamespaceIndex, Stores, Tombstones, Triggers, UnreadableObjects, key_of,
+};
 use crate::event_publisher::EventPublisher;
 use crate::events::ServiceEvents;
 use crate::gateways;
@@ -42,6 +45,8 @@ pub(crate) type SharedReadings = Arc<Mutex<BTreeMap<(String, String), Readings>>
 pub(crate) struct Context {
     pub(crate) client: Client,
     pub(crate) stores: Arc<Stores>,
+    /// Where the pods and the records of each namespace are in their caches.
+    pub(crate) namespaces: Arc<NamespaceIndex>,
     pub(crate) price_cache: PriceCache,
     /// What was read of engines, by namespace and service.
     pub(crate) readings: SharedReadings,
@@ -95,6 +100,16 @@ impl Context {
     pub(crate) fn prices(&self, now: Timestamp) -> Arc<EffectivePrices> {
         let currency = effective::account_currency(&self.stores.records, now, &self.zone);
         self.price_cache.prices(&self.stores.prices, currency, now)
+    }
+
+    /// The pods of a namespace that are charged to a workload, or may be.
+    pub(crate) fn pods_in(&self, namespace: &str) -> Vec<Arc<Pod>> {
+        self.namespaces.pods(&self.stores.pods, namespace)
+    }
+
+    /// The records of a namespace; those of nodes have none.
+    pub(crate) fn records_in(&self, namespace: &str) -> Vec<Arc<SpendRecord>> {
+        self.namespaces.records(&self.stores.records, namespace)
     }
 
     /// What closes months that are over, and removes records after `retention_months`.

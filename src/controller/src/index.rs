@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use bursar_api::spend::{WorkloadKind, WorkloadRef};
+use bursar_api::spend::WorkloadRef;
 use bursar_core::model::{Key, Name};
 use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::reflector::Store;
@@ -90,27 +90,6 @@ impl PodIndex {
         let names = self.by_workload.get(workload).into_iter().flatten();
         let found = names.filter_map(|name| get(pods, &workload.namespace, name));
         found.collect()
-    }
-
-    /// The pods of a namespace that are charged to a workload, or may be.
-    pub(crate) fn pods_in(&self, pods: &Store<Pod>, namespace: &str) -> Vec<Arc<Pod>> {
-        let found = self.workloads_in(namespace).flat_map(|(_, names)| names);
-        found
-            .filter_map(|name| get(pods, namespace, name))
-            .collect()
-    }
-
-    fn workloads_in(
-        &self,
-        namespace: &str,
-    ) -> impl Iterator<Item = (&WorkloadRef, &BTreeSet<Name>)> {
-        let first = WorkloadRef {
-            namespace: namespace.to_owned(),
-            kind: WorkloadKind::InferenceDeployment,
-            name: String::new(),
-        };
-        let all = self.by_workload.range(first..);
-        all.take_while(move |(workload, _)| workload.namespace == namespace)
     }
 }
 

@@ -306,6 +306,7 @@ async fn lead(
     let (changes, changes_received) = mpsc::unbounded_channel();
     let (inputs, inputs_received) = mpsc::unbounded_channel();
     let tombstones = Arc::default();
+    let namespaces = Arc::default();
     let unreadable = Arc::<UnreadableObjects>::default();
     let (targets, reads) = bursar_signals::engine_reads::EngineReads::new(
         Scraper,
@@ -321,7 +322,7 @@ async fn lead(
         &changes,
         &tombstones,
         &unreadable,
-        &engines,
+        (&engines, &namespaces),
     );
     let started = tokio::time::timeout(SYNC_LIMIT, started).await;
     let stores = started.ok().and_then(Result::ok).ok_or(Error::Unsynced)?;
@@ -334,6 +335,7 @@ async fn lead(
     };
     let context = Arc::new(Context {
         stores: Arc::clone(&stores),
+        namespaces,
         price_cache: PriceCache::default(),
         readings: Arc::default(),
         ledger: ledger::PublishedAccounts::new(zone.clone(), metrics.unwritten_accounts.clone()),

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `change` | which objects changed, for the model |
 //! | `decoding` | from a watch's events to a cache, object by object |
+//! | `namespace_index` | the pods and the records of each namespace |
 //! | `pruning` | what caches keep of an object, and which objects trigger a sync |
 //! | `tombstones` | what is remembered of pods and nodes that are gone |
 //! | `trigger` | which syncs of accounts a change triggers |
@@ -33,6 +34,7 @@
 
 mod change;
 mod decoding;
+mod namespace_index;
 mod pruning;
 mod tombstones;
 mod trigger;
@@ -66,6 +68,7 @@ use crate::engine_targets::EngineTargets;
 use crate::pod;
 
 pub(crate) use change::{CacheChange, CacheChanges, CachedKind, cached, key_of};
+pub(crate) use namespace_index::NamespaceIndex;
 #[cfg(test)]
 pub(crate) use pruning::CachePolicy;
 pub(crate) use tombstones::Tombstones;
@@ -113,7 +116,7 @@ impl Stores {
         changes: &CacheChanges,
         tombstones: &Arc<Tombstones>,
         unreadable: &Arc<UnreadableObjects>,
-        engines: &Arc<EngineTargets>,
+        (engines, namespaces): (&Arc<EngineTargets>, &Arc<NamespaceIndex>),
     ) -> Result<Arc<Self>, Unsynced> {
         let mut syncing = Vec::new();
         let ours = watcher::Config::default().labels(bursar_api::names::WORKLOAD_LABEL);
@@ -146,7 +149,13 @@ impl Stores {
             device_slices = store!(all(), |_: &ResourceSlice| Some(Trigger::All));
         }
         let (pods, services) = (Arc::clone(engines), Arc::clone(engines));
-        let on_pod: Option<Observer<Pod>> = Some(Box::new(move |event| pods.on_pod(event)));
+        let (indexed_pods, indexed_records) = (Arc::clone(namespaces), Arc::clone(namespaces));
+        let on_pod: Option<Observer<Pod>> = Some(Box::new(move |event| {
+            indexed_pods.on_pod(event);
+            pods.on_pod(event);
+        }));
+        let on_record: Option<Observer<SpendRecord>> =
+            Some(Box::new(move |event| indexed_records.on_record(event)));
         let on_service: Option<Observer<InferenceDeployment>> =
             Some(Box::new(move |event| services.on_service(event)));
         let stores = Self {
@@ -164,9 +173,11 @@ impl Stores {
             )),
             budgets: store!(all(), no_sync),
             prices: store!(all(), |_: &PriceList| Some(Trigger::All)),
-            records: store!(all(), |record: &SpendRecord| Some(of_record(
-                record.workload()
-            ))),
+            records: store!(
+                all(),
+                |record: &SpendRecord| Some(of_record(record.workload())),
+                on_record
+            ),
             corrections: store!(all(), no_sync),
             deployments: store!(ours.clone(), no_sync),
             batch_jobs: store!(ours.clone(), no_sync),

@@ -139,10 +139,10 @@ impl AccountLoader {
         );
         let namespace = &account.namespace;
         let mut is_new = false;
-        let records = &context.stores.records;
         context.ledger.view(account, currency, now, || {
             let stored = self.0.entry(namespace.clone()).or_insert_with(|| {
-                let mut stored = StoredAccounts::load(records, &context.folded, namespace);
+                let records = context.records_in(namespace);
+                let mut stored = StoredAccounts::load(records, &context.folded);
                 stored.note_unreadable(&context.unreadable, namespace);
                 stored
             });

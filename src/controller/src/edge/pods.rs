@@ -39,7 +39,7 @@ impl Allocations {
     fn of(&mut self, context: &Context, namespace: &Name) -> Arc<GpuAllocations> {
         let known = self.0.entry(namespace.clone());
         let compute = || {
-            let pods = lock(&context.index).pods_in(&context.stores.pods, namespace);
+            let pods = context.pods_in(namespace);
             let open = context.ledger.open_charges(namespace);
             Arc::new(GpuAllocations::new(&context.stores, &pods, &open))
         };

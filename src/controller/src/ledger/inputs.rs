@@ -30,12 +30,8 @@ impl NamespaceInputs {
     /// What the caches hold now.
     pub(crate) fn load(context: &Context, namespace: &str) -> Self {
         let stores = &context.stores;
-        let mut pods = stores.pods.state();
-        // a cluster has many pods of other namespaces
-        pods.retain(|pod| {
-            pod.metadata.namespace.as_deref() == Some(namespace) && pod::workload_of(pod).is_some()
-        });
-        let mut records = StoredAccounts::load(&stores.records, &context.folded, namespace);
+        let mut pods = context.pods_in(namespace);
+        let mut records = StoredAccounts::load(context.records_in(namespace), &context.folded);
         records.note_unreadable(&context.unreadable, namespace);
         let mut open = context.ledger.open_charges(namespace);
         open.extend(records.open().map(str::to_owned));

@@ -76,7 +76,7 @@ pub(crate) async fn sync_once(
     let Some(since) = since(&stores.records, now) else {
         return Vec::new();
     };
-    let mut stored = StoredAccounts::load(&stores.records, &context.folded, "");
+    let mut stored = StoredAccounts::load(context.records_in(""), &context.folded);
     stored.note_unreadable(&context.unreadable, "");
     let ledger = NodeLedger {
         store: AccountStore {

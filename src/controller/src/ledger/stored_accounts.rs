@@ -10,15 +10,13 @@ use bursar_api::spend::{RecordPrecedence, WorkloadKind, WorkloadRef};
 use bursar_core::calendar::Month;
 use bursar_core::ledger::Account;
 use kube::ResourceExt;
-use kube::runtime::reflector::Store;
 
 use super::accounts::Accounts;
 use super::error::Error;
 use crate::cache::UnreadableObjects;
 use crate::lock::lock;
 
-/// The accounts on record in one namespace. Made once for all its workloads: a cluster has many
-/// records.
+/// The accounts on record in one namespace. Made once for all its workloads.
 #[derive(Default)]
 pub(crate) struct StoredAccounts {
     workloads: BTreeMap<WorkloadRef, WorkloadAccounts>,
@@ -46,17 +44,13 @@ pub(super) struct StoredSection {
 }
 
 impl StoredAccounts {
-    /// The accounts of a namespace in the cache.
+    /// The accounts in these records of one namespace.
     pub(crate) fn load(
-        store: &Store<SpendRecord>,
+        records: impl IntoIterator<Item = Arc<SpendRecord>>,
         consolidated: &ConsolidatedCache,
-        namespace: &str,
     ) -> Self {
         let mut all = Self::default();
-        for record in store.state() {
-            if record.spec.namespace != namespace {
-                continue;
-            }
+        for record in records {
             if record.is_consolidated() {
                 for section in consolidated.sections(&record).iter() {
                     all.add_section(section);

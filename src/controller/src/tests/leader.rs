@@ -26,7 +26,7 @@ use tokio::sync::mpsc;
 use super::world::{NAMESPACE, OPERATOR, World};
 use crate::actor::Actor;
 use crate::api_calls::ApiError;
-use crate::cache::{CachePolicy, Stores, Tombstones, UnreadableObjects};
+use crate::cache::{CachePolicy, NamespaceIndex, Stores, Tombstones, UnreadableObjects};
 use crate::context::Context;
 use crate::engine_targets::EngineTargets;
 use crate::event_publisher::EventPublisher;
@@ -106,11 +106,16 @@ fn fill<K>(writer: &mut Writer<K>, objects: &[K])
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + 'static,
 {
-    writer.apply_watcher_event(&Event::Init);
+    list(objects, |event| writer.apply_watcher_event(event));
+}
+
+/// The events of a list of these objects.
+fn list<K: Clone>(objects: &[K], mut apply: impl FnMut(&Event<K>)) {
+    apply(&Event::Init);
     for object in objects {
-        writer.apply_watcher_event(&Event::InitApply(object.clone()));
+        apply(&Event::InitApply(object.clone()));
     }
-    writer.apply_watcher_event(&Event::InitDone);
+    apply(&Event::InitDone);
 }
 
 /// What failed in one look.
@@ -136,6 +141,14 @@ impl LookError {
     }
 }
 
+/// Caches, and what is kept with them.
+type Caches = (
+    Arc<Stores>,
+    Arc<NamespaceIndex>,
+    Arc<Tombstones>,
+    Arc<UnreadableObjects>,
+);
+
 /// A controller that leads.
 pub(super) struct Leader {
     pub(super) context: Arc<Context>,
@@ -148,7 +161,12 @@ pub(super) struct Leader {
 impl Leader {
     pub(super) fn new(world: &World, faults: Faults) -> Self {
         let (stores, writers) = caches();
-        let caches = (Arc::new(stores), Arc::default(), Arc::default());
+        let caches = (
+            Arc::new(stores),
+            Arc::default(),
+            Arc::default(),
+            Arc::default(),
+        );
         Self::with_caches(world, faults, caches, writers)
     }
 
@@ -156,7 +174,7 @@ impl Leader {
     pub(super) async fn watching(world: &World) -> Self {
         let (triggers, mut received) = mpsc::unbounded_channel();
         tokio::spawn(async move { while received.recv().await.is_some() {} });
-        let (unreadable, tombstones) = (Arc::default(), Arc::default());
+        let (unreadable, tombstones, namespaces) = (Arc::default(), Arc::default(), Arc::default());
         let client = world.server.client();
         let reads = engine_reads::EngineReads::new(Scraper, Settings::default(), Timestamp::now);
         let engines = Arc::new(EngineTargets::new(reads.0));
@@ -169,19 +187,19 @@ impl Leader {
             &changes,
             &tombstones,
             &unreadable,
-            &engines,
+            (&engines, &namespaces),
         );
         let stores = stores.await.unwrap();
         watches.detach_all();
         let (_, writers) = caches();
-        let caches = (stores, tombstones, unreadable);
+        let caches = (stores, namespaces, tombstones, unreadable);
         Self::with_caches(world, Faults::default(), caches, writers)
     }
 
     fn with_caches(
         world: &World,
         faults: Faults,
-        (stores, tombstones, unreadable): (Arc<Stores>, Arc<Tombstones>, Arc<UnreadableObjects>),
+        (stores, namespaces, tombstones, unreadable): Caches,
         writers: Writers,
     ) -> Self {
         let faults = Arc::new(faults);
@@ -193,6 +211,7 @@ impl Leader {
         let metrics = Metrics::new(&mut Registry::default());
         let context = Arc::new(Context {
             stores,
+            namespaces,
             price_cache: PriceCache::default(),
             readings: Arc::default(),
             ledger: PublishedAccounts::new(TimeZone::UTC, metrics.unwritten_accounts.clone()),
@@ -235,6 +254,9 @@ impl Leader {
 
     /// Fills the caches.
     pub(super) fn fill_caches(&mut self, view: &View) {
+        let namespaces = &self.context.namespaces;
+        list(&view.pods, |event| namespaces.on_pod(event));
+        list(&view.records, |event| namespaces.on_record(event));
         self.writers.show(view);
     }
 

@@ -53,7 +53,7 @@ fn replicas(stage: &Stage, name: &str) -> Option<i32> {
 
 /// The account as decisions read it.
 fn view(context: &Context, account: &WorkloadRef, now: Timestamp) -> Arc<AccountView> {
-    let records = StoredAccounts::load(&context.stores.records, &context.folded, NAMESPACE);
+    let records = StoredAccounts::load(context.records_in(NAMESPACE), &context.folded);
     let month = Month::containing(now, &TimeZone::UTC);
     let on_record = || AccountView::on_record(&records, account, "USD", month);
     context.ledger.view(account, "USD", now, on_record)
