@@ -4,8 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
-use bursar_api::{InferenceDeployment, SpendRecord};
-use bursar_api::names::GATEWAY_PORTS;
+use bursar_api::SpendRecord;
 use bursar_core::calendar::Month;
 use bursar_core::cost_report::CostOwner;
 use bursar_core::ledger::Uid;
@@ -18,17 +17,14 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::{Client, Resource};
 
 use crate::api_calls::ApiError;
-use crate::cache::{
-    NamespaceIndex, Stores, Tombstones, Triggers, UnreadableObjects, key_of,
-};
+use crate::cache::{NamespaceIndex, Stores, Tombstones, Triggers, UnreadableObjects};
 use crate::event_publisher::EventPublisher;
 use crate::events::ServiceEvents;
-use crate::gateways;
 use crate::index::PodIndex;
 use crate::ledger::month_close::MonthClose;
 use crate::ledger::{ConsolidatedCache, PublishedAccounts, WriteCache};
-use crate::lock::lock;
 use crate::metrics::Metrics;
+use crate::ports::Ports;
 use crate::power_readings::SharedPowerReadings;
 use crate::pricing::effective::{self, PriceCache};
 use crate::priority::AllowedClass;
@@ -79,7 +75,7 @@ pub(crate) struct Context {
     /// When this process began to lead.
     pub(crate) began: Timestamp,
     /// The services' ports on gateways.
-    pub(crate) ports: Mutex<BTreeMap<Key, u16>>,
+    pub(crate) ports: Ports,
     /// What each workload bears of a month's overheads.
     pub(crate) shares: Mutex<Option<(Month, BTreeMap<CostOwner, Money>)>>,
     pub(crate) zone: TimeZone,
@@ -143,47 +139,15 @@ impl Context {
         }
     }
 
-    /// The service's port on every gateway: the one in its status, or the lowest free one.
-    pub(crate) fn port(&self, key: &Key, in_status: Option<u16>) -> Option<u16> {
-        let mut ports = lock(&self.ports);
-        if let Some(port) = ports.get(key) {
-            return Some(*port);
-        }
-        let mut services = BTreeSet::from([key.clone()]);
-        for service in self.stores.services.state() {
-            let key = key_of(&*service);
-            services.insert(key.clone());
-            let status = service
-                .status
-                .as_ref()
-                .and_then(|status| status.activation.as_ref());
-            if let Some(port) = status
-                .and_then(|activation| activation.port)
-                .and_then(|port| u16::try_from(port).ok())
-            {
-                ports.entry(key).or_insert(port);
-            }
-        }
-        // one that cannot be read keeps its port, of which an earlier leader's slice tells
-        for object in self.unreadable.all::<InferenceDeployment>() {
-            let key = Key::new(&object.namespace, &object.name);
-            let port = gateways::slice_port(&self.stores.slices, &key);
-            if let Some(port) = port.filter(|port| !ports.values().any(|taken| taken == port)) {
-                ports.entry(key.clone()).or_insert(port);
-            }
-            services.insert(key);
-        }
-        // what is deleted gives its port back
-        ports.retain(|key, _| services.contains(key));
-        let taken = |port: &u16| {
-            ports
-                .iter()
-                .any(|(other, taken)| taken == port && other != key)
-        };
-        let port = in_status
-            .filter(|port| !taken(port))
-            .or_else(|| GATEWAY_PORTS.into_iter().find(|port| !taken(port)))?;
-        ports.insert(key.clone(), port);
-        Some(port)
+    /// The service's port on every gateway, if it has one.
+    pub(crate) fn port(&self, service: &Key, in_status: Option<u16>) -> Option<u16> {
+        let caches = (&*self.stores, &*self.unreadable);
+        self.ports.port(caches, service, in_status)
+    }
+
+    /// A service that is gone gives its port back.
+    pub(crate) fn release_port(&self, service: &Key) {
+        let caches = (&*self.stores, &*self.unreadable);
+        self.ports.release(caches, service);
     }
 }

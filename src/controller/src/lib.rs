@@ -16,6 +16,7 @@
 //! | `subject` | the objects that the controller acts for |
 //! | `inference`, `training`, `budget` | build, apply and status of a kind |
 //! | `ledger` | charges, settled exactly once, and what decisions read of them |
+//! | `ports` | the port of each service on gateways |
 //! | `power_readings` | the measured power of GPUs |
 //! | `gpu_allocation`, `resource_claim` | the GPUs and volumes that pods hold |
 //! | `pod`, `pod_resources`, `pod_mark` | what a pod reports, what it asks for, and how it is told to leave |
@@ -62,6 +63,7 @@ mod pod;
 mod pod_failure;
 mod pod_mark;
 mod pod_resources;
+mod ports;
 mod power_readings;
 mod pricing;
 mod priority;
@@ -113,6 +115,7 @@ use crate::gateways::Gateways;
 use crate::metrics::Metrics;
 pub use crate::node_autoscaling::NodeAutoscaling;
 use crate::node_autoscaling::NodeAutoscalingWatch;
+use crate::ports::Ports;
 use crate::pricing::effective::PriceCache;
 use crate::pricing::price_lists;
 pub use crate::priority::AllowedClass;
@@ -357,7 +360,7 @@ async fn lead(
             Timestamp::now(),
         ))),
         began: Timestamp::now(),
-        ports: Mutex::default(),
+        ports: Ports::default(),
         shares: Mutex::default(),
         zone,
         namespace: options.namespace.clone(),

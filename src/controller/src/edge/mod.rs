@@ -302,6 +302,9 @@ impl Edge {
                 let template = object
                     .as_ref()
                     .and_then(|object| object.spec.template.as_ref());
+                if object.is_none() {
+                    context.release_port(key);
+                }
                 let subject = Subject::Service(key.clone());
                 let spec = template.and_then(|template| template.spec.as_ref());
                 self.note_volumes(subject.clone(), spec);

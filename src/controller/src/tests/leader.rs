@@ -37,6 +37,7 @@ use crate::ledger::{self, ConsolidatedCache, PublishedAccounts, WriteCache};
 use crate::lock::lock;
 use crate::metrics::Metrics;
 use crate::pod;
+use crate::ports::Ports;
 use crate::power_readings::PowerReadings;
 use crate::pricing::effective::PriceCache;
 use crate::spend_metrics::ShownSpend;
@@ -231,7 +232,7 @@ impl Leader {
             sharing: Mutex::default(),
             measured: Arc::new(Mutex::new(PowerReadings::new(world.now))),
             began: world.now,
-            ports: Mutex::default(),
+            ports: Ports::default(),
             shares: Mutex::default(),
             service_events: Mutex::default(),
             status_memories: Mutex::default(),

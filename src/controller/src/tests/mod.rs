@@ -16,6 +16,7 @@ mod leader;
 mod ledger;
 mod nodes;
 mod pause;
+mod ports;
 mod prices;
 mod priority;
 mod refused_pods;
