@@ -7,17 +7,37 @@ use std::sync::Arc;
 
 use bursar_api::spend::WorkloadRef;
 use bursar_core::model::{Key, Name};
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::reflector::Store;
 
 use crate::cache::cached;
 use crate::pod;
 
+/// A gateway that is not ready any more, and is not being deleted, stays among those that take
+/// requests for this long: each change of these rewrites the endpoints of all services, and it may
+/// just have been slow. A connection to one that is gone is refused at once.
+const UNREADY_GRACE: SignedDuration = SignedDuration::from_secs(5);
+
 /// What is indexed of one pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct IndexedPod {
     workload: Option<WorkloadRef>,
-    gateway: Option<IpAddr>,
+    gateway: Option<GatewayAddress>,
+}
+
+/// A gateway that is not being deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct GatewayAddress {
+    address: IpAddr,
+    is_ready: bool,
+}
+
+/// A gateway that takes requests.
+#[derive(Debug, Clone, Copy)]
+struct Gateway {
+    address: IpAddr,
+    unready_since: Option<Timestamp>,
 }
 
 /// What changed with a pod.
@@ -35,23 +55,23 @@ pub(crate) struct PodIndex {
     pods: HashMap<Key, IndexedPod>,
     by_workload: BTreeMap<WorkloadRef, BTreeSet<Name>>,
     /// The gateways that take requests, by the name of their pod.
-    gateways: BTreeMap<Key, IpAddr>,
+    gateways: BTreeMap<Key, Gateway>,
 }
 
 impl PodIndex {
     /// Puts a pod where it belongs now; `None` if it is gone.
-    pub(crate) fn set(&mut self, name: &Key, pod: Option<&Pod>) -> IndexChange {
+    pub(crate) fn set(&mut self, name: &Key, pod: Option<&Pod>, now: Timestamp) -> IndexChange {
         let new = pod.map(|pod| IndexedPod {
             workload: pod::workload_of(pod),
             gateway: gateway_address(pod),
         });
+        let gateway = new.as_ref().and_then(|new| new.gateway);
         let new = new.filter(|new| new.workload.is_some() || new.gateway.is_some());
         let old = self.pods.remove(name);
-        let gateway = |pod: &Option<IndexedPod>| pod.as_ref()?.gateway;
         let workloads = [&old, &new].into_iter().flatten();
         let workloads = workloads.filter_map(|pod| pod.workload.clone());
         let change = IndexChange {
-            gateways: gateway(&old) != gateway(&new),
+            gateways: self.set_gateway(name, gateway, now),
             workloads: workloads.collect(),
         };
         if old != new {
@@ -68,21 +88,54 @@ impl PodIndex {
                 names.insert(name.name.clone());
             }
         }
-        match new.as_ref().and_then(|pod| pod.gateway) {
-            Some(address) => drop(self.gateways.insert(name.clone(), address)),
-            None => drop(self.gateways.remove(name)),
-        }
         if let Some(new) = new {
             self.pods.insert(name.clone(), new);
         }
         change
     }
 
+    /// Takes a gateway as it is now. Returns whether those that take requests have changed.
+    fn set_gateway(&mut self, name: &Key, new: Option<GatewayAddress>, now: Timestamp) -> bool {
+        let known = self.gateways.get_mut(name);
+        let Some(GatewayAddress { address, is_ready }) = new else {
+            return self.gateways.remove(name).is_some();
+        };
+        if let Some(known) = known.filter(|known| known.address == address) {
+            known.unready_since = match is_ready {
+                true => None,
+                false => known.unready_since.or(Some(now)),
+            };
+            return false;
+        }
+        let former = self.gateways.remove(name);
+        if is_ready {
+            let unready_since = None;
+            let gateway = Gateway {
+                address,
+                unready_since,
+            };
+            self.gateways.insert(name.clone(), gateway);
+        }
+        former.is_some() || is_ready
+    }
+
+    /// When a gateway that is not ready is taken out.
+    pub(crate) fn next_expiry(&self) -> Option<Timestamp> {
+        self.gateways.values().filter_map(Gateway::expiry).min()
+    }
+
+    /// Takes out the gateways that have not been ready for long enough. Returns their namespaces.
+    pub(crate) fn expire_gateways(&mut self, now: Timestamp) -> BTreeSet<Name> {
+        let is_over = |gateway: &Gateway| gateway.expiry().is_some_and(|at| at <= now);
+        let expired = self.gateways.extract_if(.., |_, gateway| is_over(gateway));
+        expired.map(|(name, _)| name.namespace).collect()
+    }
+
     /// The addresses of the gateways of the operator's namespace that take requests.
     pub(crate) fn gateways(&self, namespace: &str) -> Vec<IpAddr> {
         let gateways = self.gateways.iter();
         let ours = gateways.filter(|(name, _)| *name.namespace == *namespace);
-        ours.map(|(_, address)| *address).collect()
+        ours.map(|(_, gateway)| gateway.address).collect()
     }
 
     /// The pods of a workload.
@@ -90,6 +143,13 @@ impl PodIndex {
         let names = self.by_workload.get(workload).into_iter().flatten();
         let found = names.filter_map(|name| get(pods, &workload.namespace, name));
         found.collect()
+    }
+}
+
+impl Gateway {
+    fn expiry(&self) -> Option<Timestamp> {
+        let since = self.unready_since?;
+        Some(since.saturating_add(UNREADY_GRACE).unwrap_or(since))
     }
 }
 
@@ -101,10 +161,12 @@ fn get(pods: &Store<Pod>, namespace: &str, name: &Name) -> Option<Arc<Pod>> {
     cached(pods, &key)
 }
 
-/// The address of a gateway that takes requests.
-fn gateway_address(pod: &Pod) -> Option<IpAddr> {
-    let takes_requests =
-        pod::is_gateway(pod) && pod::is_ready(pod) && pod.metadata.deletion_timestamp.is_none();
+/// The address of a gateway that goes on.
+fn gateway_address(pod: &Pod) -> Option<GatewayAddress> {
+    let goes_on =
+        pod::is_gateway(pod) && pod.metadata.deletion_timestamp.is_none() && !pod::is_terminal(pod);
     let address = pod.status.as_ref()?.pod_ip.as_ref()?;
-    address.parse().ok().filter(|_| takes_requests)
+    let address = address.parse().ok().filter(|_| goes_on)?;
+    let is_ready = pod::is_ready(pod);
+    Some(GatewayAddress { address, is_ready })
 }

@@ -143,6 +143,7 @@ impl Edge {
         let prices = self.prices.as_ref().and_then(|prices| prices.next);
         let timers = [
             self.pods.next(),
+            lock(&self.context.index).next_expiry(),
             self.accounts.next(),
             self.look_at_currency,
             prices,
@@ -165,6 +166,7 @@ impl Edge {
             loader: AccountLoader::default(),
             claims: BTreeSet::new(),
             reads_priorities: false,
+            gateways_changed: false,
             now,
             observed: Observed::default(),
         };
@@ -175,6 +177,12 @@ impl Edge {
                 true => drop(known.insert(key)),
                 false => drop(known.remove(&key)),
             }
+        }
+        let expired = lock(&context.index).expire_gateways(now);
+        if batch.gateways_changed || expired.contains(&*context.namespace) {
+            let services = self.listed_keys(CachedKind::InferenceDeployment);
+            let owners = services.into_iter().map(Subject::Service);
+            batch.observed.owners.extend(owners);
         }
         if batch.reads_priorities {
             for job in self.listed_keys(CachedKind::TrainingJob) {
@@ -290,11 +298,7 @@ impl Edge {
                 cached(&stores.device_slices, key).is_some()
             }
             CachedKind::Pod => {
-                if self.pods.observe(batch, key) {
-                    let services = self.listed_keys(CachedKind::InferenceDeployment);
-                    let owners = services.into_iter().map(Subject::Service);
-                    batch.observed.owners.extend(owners);
-                }
+                batch.gateways_changed |= self.pods.observe(batch, key);
                 false
             }
             CachedKind::InferenceDeployment => {
@@ -518,6 +522,8 @@ struct Batch<'a> {
     claims: BTreeSet<Name>,
     /// The priority of any workload may have changed.
     reads_priorities: bool,
+    /// The gateways that take requests have changed.
+    gateways_changed: bool,
     now: Timestamp,
     observed: Observed,
 }

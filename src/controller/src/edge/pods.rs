@@ -143,7 +143,7 @@ impl PodEdge {
     pub(super) fn observe(&mut self, batch: &mut Batch<'_>, key: &Key) -> bool {
         let (context, now) = (batch.context, batch.now);
         let pod = cached(&context.stores.pods, key);
-        let change = lock(&context.index).set(key, pod.as_deref());
+        let change = lock(&context.index).set(key, pod.as_deref(), now);
         // anybody can label a pod as a gateway; ours are in the operator's namespace
         let gateways_changed = change.gateways && *key.namespace == *context.namespace;
         for workload in &change.workloads {

@@ -6,6 +6,7 @@ use bursar_api::InferenceDeployment;
 use bursar_apitest::faults::Faults;
 use bursar_core::model::Key;
 use bursar_core::model::event::Event;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use serde_json::json;
 
@@ -13,6 +14,7 @@ use super::leader::{Leader, View};
 use super::world::{NAMESPACE, OPERATOR, World};
 use crate::cache::{CacheChange, CachedKind};
 use crate::edge::Edge;
+use crate::lock::lock;
 
 #[tokio::test]
 async fn a_claim_that_went_while_a_watch_was_broken_changes_what_a_replica_costs() {
@@ -71,4 +73,84 @@ async fn a_pod_of_a_tenant_that_is_labelled_as_a_gateway_is_none() {
         let owners = edge.observe(world.now).owners;
         assert_eq!(!owners.is_empty(), compared, "{owners:?}");
     }
+}
+
+/// A gateway pod of the operator.
+fn gateway(name: &str, address: &str, ready: &str, is_leaving: bool) -> Pod {
+    let labels =
+        json!({"app.kubernetes.io/name": "bursar", "app.kubernetes.io/component": "gateway"});
+    let deletion = is_leaving.then_some("2026-11-30T23:58:50Z");
+    serde_json::from_value(json!({
+        "metadata": {
+            "name": name, "namespace": OPERATOR, "uid": name, "labels": labels,
+            "deletionTimestamp": deletion,
+        },
+        "status": {"podIP": address, "conditions": [{"type": "Ready", "status": ready}]},
+    }))
+    .unwrap()
+}
+
+/// The services that are compared after gateways have become these, and the gateways in slices.
+struct GatewayEdge {
+    leader: Leader,
+    view: View,
+    edge: Edge,
+}
+
+impl GatewayEdge {
+    /// One service.
+    async fn new() -> (Self, Timestamp) {
+        let world = World::new().await;
+        world.create_chat(0).await;
+        let mut leader = Leader::new(&world, Faults::default());
+        let view = View::of(&world);
+        leader.fill_caches(&view);
+        let mut edge = Edge::new(Arc::clone(&leader.context));
+        edge.observe(world.now);
+        (Self { leader, view, edge }, world.now)
+    }
+
+    fn observe(&mut self, gateways: &[Pod], now: Timestamp) -> (usize, usize) {
+        self.view.pods = gateways.to_vec();
+        self.leader.fill_caches(&self.view);
+        for name in ["a", "b"] {
+            let change = CacheChange::Object(CachedKind::Pod, Key::new(OPERATOR, name));
+            self.edge.note(change);
+        }
+        let owners = self.edge.observe(now).owners;
+        let listed = lock(&self.leader.context.index).gateways(OPERATOR);
+        (owners.len(), listed.len())
+    }
+}
+
+#[tokio::test]
+async fn a_gateway_that_flaps_changes_no_service_and_one_that_stays_unready_does_once() {
+    let (mut gateways, start) = GatewayEdge::new().await;
+    let at = |second| start + SignedDuration::from_secs(second);
+    let ready = |name: &str| gateway(name, &format!("10.0.0.{}", name.len()), "True", false);
+    let unready = |name: &str| gateway(name, &format!("10.0.0.{}", name.len()), "False", false);
+    assert_eq!(gateways.observe(&[ready("a")], at(0)), (1, 1), "at once");
+    for flap in 0..10 {
+        let (down, up) = (at(2 * flap + 1), at(2 * flap + 2));
+        assert_eq!(gateways.observe(&[unready("a")], down), (0, 1));
+        assert_eq!(gateways.observe(&[ready("a")], up), (0, 1));
+    }
+    assert_eq!(gateways.observe(&[unready("a")], at(30)), (0, 1));
+    let next = gateways.edge.next().unwrap();
+    assert!(next <= at(35), "{next}");
+    let expired = gateways.edge.observe(next).owners;
+    assert_eq!(expired.len(), 1);
+    assert_eq!(gateways.observe(&[unready("a")], at(36)), (0, 0), "once");
+}
+
+#[tokio::test]
+async fn a_gateway_that_leaves_or_has_another_address_is_taken_out_at_once() {
+    let (mut gateways, start) = GatewayEdge::new().await;
+    let ready = |address: &str| gateway("a", address, "True", false);
+    let leaving = gateway("a", "10.0.0.2", "False", true);
+    assert_eq!(gateways.observe(&[ready("10.0.0.1")], start), (1, 1));
+    assert_eq!(gateways.observe(&[ready("10.0.0.2")], start), (1, 1));
+    assert_eq!(gateways.observe(&[leaving], start), (1, 0));
+    assert_eq!(gateways.observe(&[ready("10.0.0.2")], start), (1, 1));
+    assert_eq!(gateways.observe(&[], start), (1, 0), "it is gone");
 }
