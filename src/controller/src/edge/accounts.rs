@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bursar_api::spend::WorkloadRef;
 use bursar_core::calendar::{Month, Period};
-use bursar_core::ledger::SpendFunction;
+use bursar_core::ledger::{SpendFunction, Uid};
 use bursar_core::model::event::{Event, Name};
 use bursar_core::model::{AccountSpend, Key};
 use bursar_core::money::Money;
@@ -20,6 +20,8 @@ const SLICE: usize = 250;
 #[derive(Default)]
 pub(super) struct AccountEdge {
     at: HashMap<WorkloadRef, Timestamp>,
+    /// The pods whose charges are open, of the accounts that have some.
+    open: HashMap<WorkloadRef, BTreeSet<Uid>>,
     again: BTreeSet<(Timestamp, WorkloadRef)>,
 }
 
@@ -35,6 +37,19 @@ impl AccountEdge {
     /// When an account is to be computed anew.
     pub(super) fn next(&self) -> Option<Timestamp> {
         self.again.first().map(|(at, _)| *at)
+    }
+
+    /// Takes the pods whose charges in an account are open. Returns whether they are others than
+    /// before.
+    pub(super) fn note_open(&mut self, account: &WorkloadRef, view: Option<&AccountView>) -> bool {
+        let accounts = view.into_iter().flat_map(|view| view.accounts.values());
+        let open = accounts.flat_map(|account| account.open_charges().keys().cloned());
+        let open: BTreeSet<Uid> = open.collect();
+        let known = match open.is_empty() {
+            true => self.open.remove(account),
+            false => self.open.insert(account.clone(), open.clone()),
+        };
+        known.unwrap_or_default() != open
     }
 
     /// What the model is told of an account.

@@ -115,7 +115,10 @@ impl Edge {
             batch.push(event);
             batch.observed.statuses.extend(Subject::of(&account));
             // whose charge is open bears what several use
-            batch.claims.insert(account.namespace.as_str().into());
+            let view = context.ledger.last(&account);
+            if self.accounts.note_open(&account, view.as_deref()) {
+                batch.claims.insert(account.namespace.as_str().into());
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bursar_api::InferenceDeployment;
+use bursar_api::spend::WorkloadRef;
 use bursar_apitest::faults::Faults;
 use bursar_core::model::Key;
 use bursar_core::model::event::Event;
@@ -10,7 +11,9 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use serde_json::json;
 
+use super::claims::notebook;
 use super::leader::{Leader, View};
+use super::sweep::Stage;
 use super::world::{NAMESPACE, OPERATOR, World};
 use crate::cache::{CacheChange, CachedKind};
 use crate::edge::Edge;
@@ -153,4 +156,30 @@ async fn a_gateway_that_leaves_or_has_another_address_is_taken_out_at_once() {
     assert_eq!(gateways.observe(&[leaving], start), (1, 0));
     assert_eq!(gateways.observe(&[ready("10.0.0.2")], start), (1, 1));
     assert_eq!(gateways.observe(&[], start), (1, 0), "it is gone");
+}
+
+#[tokio::test]
+async fn an_account_whose_open_charges_are_the_same_has_no_pod_with_claims_read_again() {
+    let mut stage = Stage::new(Faults::default()).await;
+    let volume = json!([{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}]);
+    notebook(&stage, "book", json!({"volumes": volume})).await;
+    stage.seconds(3).await;
+    let mut edge = Edge::new(Arc::clone(&stage.leader.context));
+    edge.observe(stage.world.now);
+    let account = WorkloadRef::unmanaged(NAMESPACE.to_owned());
+    let mut pods_after = |now| {
+        edge.note_accounts([account.clone()]);
+        let events = edge.observe(now).events;
+        let is_account = |event: &&Event| matches!(event, Event::Account(..));
+        assert_eq!(events.iter().filter(is_account).count(), 1);
+        let is_pod = |event: &&Event| matches!(event, Event::Pod(..));
+        events.iter().filter(is_pod).count()
+    };
+    let now = stage.world.now;
+    assert_eq!(pods_after(now), 1, "a new leader does not know it");
+    assert_eq!(pods_after(now), 0);
+    // another charge is opened
+    notebook(&stage, "second", json!({})).await;
+    stage.seconds(3).await;
+    assert!(pods_after(stage.world.now) > 0);
 }
