@@ -6,14 +6,13 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::demand::{DemandTracker, HeldGuard};
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
-use crate::route::{HoldPolicy, RouteTable, ServiceKey};
+use crate::route::{HoldPolicy, Route, Routes, ServiceKey};
 use crate::upstream::{self, ReplicaLoad};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -23,7 +22,7 @@ pub(crate) const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// The held requests of all services.
 #[derive(Debug, Clone)]
 pub(crate) struct HoldQueue {
-    routes: watch::Receiver<Arc<RouteTable>>,
+    routes: Routes,
     demand: DemandTracker,
     metrics: Metrics,
     replica_load: ReplicaLoad,
@@ -33,7 +32,7 @@ pub(crate) struct HoldQueue {
 impl HoldQueue {
     /// An empty queue; `routes` always has the current state of the cluster.
     pub(crate) fn new(
-        routes: watch::Receiver<Arc<RouteTable>>,
+        routes: Routes,
         demand: DemandTracker,
         metrics: Metrics,
         replica_load: ReplicaLoad,
@@ -49,8 +48,8 @@ impl HoldQueue {
 
     /// The most connections that clients of a service may have at a time.
     pub(crate) fn max_connections(&self, service: &ServiceKey) -> usize {
-        let routes = self.routes.borrow();
-        let policy = routes.hold_policy(service);
+        let route = self.routes.get(service);
+        let policy = route.policy.as_deref();
         policy.map_or(1, HoldPolicy::max_connections)
     }
 
@@ -60,10 +59,11 @@ impl HoldQueue {
     }
 
     /// The policy of a service, unless a request for it is refused now.
-    pub(crate) fn admit(&self, service: &ServiceKey) -> Result<HoldPolicy, Refusal> {
-        let (policy, ready) = self.lookup(service)?;
-        check(&policy, &ready)?;
-        Ok(policy)
+    pub(crate) fn admit(&self, service: &ServiceKey) -> Result<Arc<HoldPolicy>, Refusal> {
+        let route = self.routes.get(service);
+        let policy = policy(&route)?;
+        check(policy, &route.ready)?;
+        Ok(Arc::clone(policy))
     }
 
     /// Refuses a request that wakes nothing while no replica is ready: it waits for none and starts
@@ -73,8 +73,9 @@ impl HoldQueue {
         service: &ServiceKey,
         head: &http::request::Parts,
     ) -> Result<(), Refusal> {
-        let (policy, ready) = self.lookup(service)?;
-        match ready.is_empty() && !policy.wakes(&head.method, head.uri.path()) {
+        let route = self.routes.get(service);
+        let policy = policy(&route)?;
+        match route.ready.is_empty() && !policy.wakes(&head.method, head.uri.path()) {
             true => Err(Refusal::wakes_nothing()),
             false => Ok(()),
         }
@@ -82,9 +83,10 @@ impl HoldQueue {
 
     /// Counts a request as held until the guard is dropped.
     pub(crate) fn enter(&self, service: &ServiceKey) -> Result<HeldGuard, Refusal> {
-        let (policy, ready) = self.lookup(service)?;
+        let route = self.routes.get(service);
+        let policy = policy(&route)?;
         // the limit is for requests that wait, and a ready replica takes this one at once
-        let max_held = match ready.is_empty() {
+        let max_held = match route.ready.is_empty() {
             true => policy.max_held,
             false => u32::MAX,
         };
@@ -98,13 +100,14 @@ impl HoldQueue {
         service: &ServiceKey,
         arrived: Instant,
     ) -> Result<(SocketAddr, TcpStream), Refusal> {
-        let mut routes = self.routes.clone();
+        let routes = self.routes.subscribe(service);
+        let mut routes = routes.ok_or_else(Refusal::service_deleted)?;
         loop {
-            routes.mark_unchanged();
-            let (policy, ready) = self.lookup(service)?;
+            let route = Arc::clone(&routes.borrow_and_update());
+            let policy = policy(&route)?;
             let deadline = arrived + to_std(policy.hold_timeout);
-            check(&policy, &ready)?;
-            for address in self.replica_load.least_busy_first(ready) {
+            check(policy, &route.ready)?;
+            for address in self.replica_load.least_busy_first(route.ready.clone()) {
                 let connecting = TcpStream::connect(address);
                 if let Ok(Ok(stream)) = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
                     upstream::set_socket_options(&stream);
@@ -113,7 +116,7 @@ impl HoldQueue {
                 self.metrics.retries.inc();
             }
             let expired = || Refusal::hold_timeout(policy.hold_timeout);
-            let has_ready = !routes.borrow().ready_replicas(service).is_empty();
+            let has_ready = !routes.borrow().ready.is_empty();
             tokio::select! {
                 () = self.shutdown.cancelled() => return Err(Refusal::gateway_shutdown()),
                 () = tokio::time::sleep_until(deadline) => return Err(expired()),
@@ -126,14 +129,11 @@ impl HoldQueue {
             }
         }
     }
+}
 
-    /// The policy of a service, and its ready replicas.
-    fn lookup(&self, service: &ServiceKey) -> Result<(HoldPolicy, Vec<SocketAddr>), Refusal> {
-        let routes = self.routes.borrow();
-        let policy = routes.hold_policy(service).cloned();
-        let policy = policy.ok_or_else(Refusal::service_deleted)?;
-        Ok((policy, routes.ready_replicas(service)))
-    }
+/// The policy of a service, unless it is gone.
+fn policy(route: &Route) -> Result<&Arc<HoldPolicy>, Refusal> {
+    route.policy.as_ref().ok_or_else(Refusal::service_deleted)
 }
 
 /// Fails if no replica is ready and requests may not wait for one.

@@ -142,8 +142,7 @@ async fn serve(options: Options, client: Client, stop: CancellationToken) -> Res
     };
     let demand_server = tokio::spawn(demand_server.serve(client.clone(), ended.clone()));
     let mut route_watch = RouteWatch::new(client);
-    let routes = route_watch.routes();
-    let handler = RequestHandler::new(routes.clone(), demand, metrics, CLIENT_IDLE_TIMEOUT);
+    let handler = RequestHandler::new(route_watch.routes(), demand, metrics, CLIENT_IDLE_TIMEOUT);
     let listeners = Listeners::new(handler);
     let serving = async {
         let listeners = sync_listeners(
@@ -157,11 +156,12 @@ async fn serve(options: Options, client: Client, stop: CancellationToken) -> Res
         readiness.set(false);
         let grace = options.termination_grace;
         let end = Instant::now() + grace.saturating_sub(SHUTDOWN_MARGIN).max(grace / 2);
-        let mut routes = routes;
+        let deregistered = route_watch.wait_without_ports(options.pod_ip);
+        let limit = DEREGISTRATION_TIMEOUT.min(grace / 2);
+        if let Ok(ended) = tokio::time::timeout(limit, deregistered).await {
+            ended?;
+        }
         let drain = async {
-            let deregistered = routes.wait_for(|routes| routes.ports(options.pod_ip).is_empty());
-            let limit = DEREGISTRATION_TIMEOUT.min(grace / 2);
-            tokio::time::timeout(limit, deregistered).await.ok();
             tokio::time::sleep(ENDPOINT_PROPAGATION.min(grace / 4)).await;
             listeners.drain(end).await;
         };
@@ -192,10 +192,13 @@ async fn sync_listeners(
             applied = route_watch.next() => applied?,
             () = tokio::time::sleep(PORT_RETRY_INTERVAL), if !all_open => {}
         }
-        if let Some(routes) = route_watch.synced() {
-            // one port that another process has does not keep the other services from being served
-            all_open = listeners.sync(routes.ports(address)).await;
-            readiness.set(true);
+        if !route_watch.is_synced() {
+            continue;
         }
+        if route_watch.take_ports_changed() || !all_open {
+            // one port that another process has does not keep the other services from being served
+            all_open = listeners.sync(route_watch.ports(address)).await;
+        }
+        readiness.set(true);
     }
 }

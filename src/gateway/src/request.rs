@@ -5,7 +5,6 @@
 //! again.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bursar_core::refusal::RefusalReason;
@@ -14,7 +13,6 @@ use http::{HeaderValue, Request, Response, Version, header};
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use jiff::Timestamp;
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::demand::DemandTracker;
@@ -22,7 +20,7 @@ use crate::hold::{self, HoldQueue, RETRY_PAUSE};
 use crate::metrics::{Metrics, OutcomeLabel};
 use crate::refusal::Refusal;
 use crate::request_body::{self, BodyReader};
-use crate::route::{RouteTable, ServiceKey};
+use crate::route::{Routes, ServiceKey};
 use crate::upstream::{self, ReplicaLoad, StreamedBody};
 
 /// How often a request is sent again after a replica closed the connection before it answered.
@@ -46,7 +44,7 @@ impl RequestHandler {
     /// A handler that forwards by `routes`, which always has the current state of the cluster. It
     /// closes the connection of a client that sends nothing for `idle_timeout`.
     pub(crate) fn new(
-        routes: watch::Receiver<Arc<RouteTable>>,
+        routes: Routes,
         demand: DemandTracker,
         metrics: Metrics,
         idle_timeout: Duration,

@@ -1,8 +1,9 @@
 //! The route table: which service has which port, and which replicas serve it. It is built from
 //! InferenceDeployments and EndpointSlices.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bursar_api::InferenceDeployment;
 use bursar_api::conditions::accepted;
@@ -13,6 +14,7 @@ use http::Method;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
+use tokio::sync::watch;
 
 use crate::refusal::Refusal;
 
@@ -108,11 +110,65 @@ enum Slice {
     },
 }
 
-/// All services, and their EndpointSlices.
+/// What requests of one service go by.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Route {
+    /// `None` if the service does not exist.
+    pub(crate) policy: Option<Arc<HoldPolicy>>,
+    /// The replicas that are ready for requests.
+    pub(crate) ready: Vec<SocketAddr>,
+}
+
+/// The routes of all services, as requests read them. Clones share them.
 #[derive(Debug, Clone, Default)]
+pub(crate) struct Routes(Arc<Mutex<HashMap<ServiceKey, watch::Sender<Arc<Route>>>>>);
+
+impl Routes {
+    /// The route of a service as it is now.
+    pub(crate) fn get(&self, service: &ServiceKey) -> Arc<Route> {
+        let known = self.lock().get(service).map(|route| route.borrow().clone());
+        known.unwrap_or_default()
+    }
+
+    /// Receives every new route of a service; ends with the service. `None` if there is no such
+    /// service.
+    pub(crate) fn subscribe(&self, service: &ServiceKey) -> Option<watch::Receiver<Arc<Route>>> {
+        self.lock().get(service).map(watch::Sender::subscribe)
+    }
+
+    fn set(&self, service: ServiceKey, route: Route) {
+        let mut all = self.lock();
+        if route == Route::default() {
+            // whoever waits for it learns that it is gone
+            all.remove(&service);
+            return;
+        }
+        let known = all.entry(service).or_default();
+        known.send_if_modified(|known| {
+            let is_new = **known != route;
+            if is_new {
+                *known = Arc::new(route);
+            }
+            is_new
+        });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<ServiceKey, watch::Sender<Arc<Route>>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// All services, and their EndpointSlices.
+#[derive(Debug, Default)]
 pub(crate) struct RouteTable {
-    services: BTreeMap<ServiceKey, HoldPolicy>,
+    services: BTreeMap<ServiceKey, Arc<HoldPolicy>>,
     slices: BTreeMap<(String, String), Slice>,
+    /// The slices that have the replicas of each service.
+    slices_of: BTreeMap<ServiceKey, BTreeSet<(String, String)>>,
+    /// Services that have changed since routes were last published.
+    changed: BTreeSet<ServiceKey>,
+    /// Slices of gateways have changed since this was last asked.
+    ports_changed: bool,
 }
 
 impl RouteTable {
@@ -134,43 +190,81 @@ impl RouteTable {
             wake_on: object.spec.activation.wake_on.clone(),
             refusal: activation.and_then(|activation| activation.refusal.clone()),
         };
-        self.services.insert(service_key(object), policy);
+        self.changed.insert(service_key(object));
+        self.services.insert(service_key(object), Arc::new(policy));
     }
 
     /// Adds an InferenceDeployment that cannot be read, or leaves it its last policy.
     pub(crate) fn apply_unreadable_service(&mut self, service: ServiceKey) {
+        self.changed.insert(service.clone());
         self.services
             .entry(service)
-            .or_insert_with(HoldPolicy::unreadable);
+            .or_insert_with(|| Arc::new(HoldPolicy::unreadable()));
     }
 
     /// Removes an InferenceDeployment.
     pub(crate) fn delete_service(&mut self, service: &ServiceKey) {
         self.services.remove(service);
+        self.changed.insert(service.clone());
     }
 
     /// Adds or updates an EndpointSlice.
     pub(crate) fn apply_slice(&mut self, slice: &EndpointSlice) {
-        let name = service_key(slice);
-        match parse(slice) {
-            Some(parsed) => self.slices.insert(name, parsed),
-            None => self.slices.remove(&name),
-        };
+        self.set_slice(&service_key(slice), parse(slice));
     }
 
     /// Removes the EndpointSlice of this namespace and name.
     pub(crate) fn delete_slice(&mut self, slice: &ServiceKey) {
-        self.slices.remove(slice);
+        self.set_slice(slice, None);
+    }
+
+    fn set_slice(&mut self, name: &ServiceKey, new: Option<Slice>) {
+        let old = self.slices.remove(name);
+        match &old {
+            Some(Slice::Replicas { service, .. }) => {
+                self.changed.insert(service.clone());
+                if let Some(slices) = self.slices_of.get_mut(service) {
+                    slices.remove(name);
+                    if slices.is_empty() {
+                        self.slices_of.remove(service);
+                    }
+                }
+            }
+            Some(Slice::Gateways { .. }) => self.ports_changed |= old != new,
+            None => {}
+        }
+        match &new {
+            Some(Slice::Replicas { service, .. }) => {
+                self.changed.insert(service.clone());
+                let slices = self.slices_of.entry(service.clone()).or_default();
+                slices.insert(name.clone());
+            }
+            Some(Slice::Gateways { .. }) => self.ports_changed |= old != new,
+            None => {}
+        }
+        if let Some(new) = new {
+            self.slices.insert(name.clone(), new);
+        }
     }
 
     /// Removes all InferenceDeployments except these, which a complete list had.
     pub(crate) fn retain_services(&mut self, listed: &BTreeSet<ServiceKey>) {
-        self.services.retain(|key, _| listed.contains(key));
+        let known = self.services.keys();
+        let gone: Vec<ServiceKey> = known
+            .filter(|key| !listed.contains(*key))
+            .cloned()
+            .collect();
+        gone.iter().for_each(|key| self.delete_service(key));
     }
 
     /// Removes all EndpointSlices except these, which a complete list had.
     pub(crate) fn retain_slices(&mut self, listed: &BTreeSet<ServiceKey>) {
-        self.slices.retain(|key, _| listed.contains(key));
+        let known = self.slices.keys();
+        let gone: Vec<ServiceKey> = known
+            .filter(|key| !listed.contains(*key))
+            .cloned()
+            .collect();
+        gone.iter().for_each(|key| self.delete_slice(key));
     }
 
     /// The ports that EndpointSlices assign to the gateway with this address. If two services have
@@ -191,25 +285,31 @@ impl RouteTable {
         ports
     }
 
-    /// The replicas of a service that are ready for requests.
-    pub(crate) fn ready_replicas(&self, service: &ServiceKey) -> Vec<SocketAddr> {
-        let mut all = BTreeSet::new();
-        for slice in self.slices.values() {
-            if let Slice::Replicas {
-                service: owner,
-                ready,
-            } = slice
-                && owner == service
-            {
-                all.extend(ready);
-            }
-        }
-        all.into_iter().collect()
+    /// Whether ports may have changed since this was last asked.
+    pub(crate) fn take_ports_changed(&mut self) -> bool {
+        std::mem::take(&mut self.ports_changed)
     }
 
-    /// The policy of a service; `None` if the service does not exist.
-    pub(crate) fn hold_policy(&self, service: &ServiceKey) -> Option<&HoldPolicy> {
-        self.services.get(service)
+    /// The route of a service.
+    pub(crate) fn route(&self, service: &ServiceKey) -> Route {
+        let slices = self.slices_of.get(service).into_iter().flatten();
+        let replicas = slices.filter_map(|name| match self.slices.get(name)? {
+            Slice::Replicas { ready, .. } => Some(ready),
+            Slice::Gateways { .. } => None,
+        });
+        let ready: BTreeSet<SocketAddr> = replicas.flatten().copied().collect();
+        Route {
+            policy: self.services.get(service).cloned(),
+            ready: ready.into_iter().collect(),
+        }
+    }
+
+    /// Publishes the routes of the services that have changed: only requests of these wake.
+    pub(crate) fn publish(&mut self, routes: &Routes) {
+        for service in std::mem::take(&mut self.changed) {
+            let route = self.route(&service);
+            routes.set(service, route);
+        }
     }
 }
 
@@ -298,7 +398,7 @@ mod tests {
         assert_eq!(routes.ports(address), BTreeMap::from([(20_017, chat())]));
         assert!(routes.ports("10.0.0.9".parse().unwrap()).is_empty());
         assert!(
-            routes.ready_replicas(&chat()).is_empty(),
+            routes.route(&chat()).ready.is_empty(),
             "a gateway is no replica"
         );
         routes.delete_slice(&("ns".into(), "chat-bursar-gateway".into()));
@@ -318,6 +418,6 @@ mod tests {
         let ready: Vec<SocketAddr> = ["10.0.1.1:8000", "10.0.1.3:8000"]
             .map(|text| text.parse().unwrap())
             .into();
-        assert_eq!(routes.ready_replicas(&chat()), ready);
+        assert_eq!(routes.route(&chat()).ready, ready);
     }
 }

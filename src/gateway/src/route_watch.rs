@@ -1,8 +1,8 @@
 //! Watches InferenceDeployments and EndpointSlices, and keeps the route table current.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 
 use bursar_api::InferenceDeployment;
 use bursar_api::lenient::{Lenient, bounded_text};
@@ -12,10 +12,12 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::watcher::Event;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource};
-use tokio::sync::watch;
 
 use crate::Error;
-use crate::route::{self, RouteTable, ServiceKey};
+use crate::route::{self, RouteTable, Routes, ServiceKey};
+
+/// Events that are applied before routes are published.
+const MAX_EVENTS: usize = 1_024;
 
 enum WatchEvent {
     Service(Box<Event<Lenient<InferenceDeployment>>>),
@@ -24,18 +26,18 @@ enum WatchEvent {
 
 /// The route table, kept current by two watches.
 pub(crate) struct RouteWatch {
-    events: Pin<Box<dyn Stream<Item = WatchEvent> + Send>>,
+    events: Pin<Box<dyn Stream<Item = Vec<WatchEvent>> + Send>>,
     services: EventHandler<InferenceDeployment>,
     slices: EventHandler<EndpointSlice>,
-    routes: RouteTable,
-    publish: watch::Sender<Arc<RouteTable>>,
+    table: RouteTable,
+    routes: Routes,
 }
 
 impl RouteWatch {
     /// An empty table; nothing is watched before [`Self::next`] is called.
     pub(crate) fn new(client: Client) -> Self {
         Self {
-            events: events(client).boxed(),
+            events: events(client).ready_chunks(MAX_EVENTS).boxed(),
             services: EventHandler::new(
                 RouteTable::apply_service,
                 RouteTable::apply_unreadable_service,
@@ -49,32 +51,56 @@ impl RouteWatch {
                 RouteTable::delete_slice,
                 RouteTable::retain_slices,
             ),
-            routes: RouteTable::default(),
-            publish: watch::Sender::default(),
+            table: RouteTable::default(),
+            routes: Routes::default(),
         }
     }
 
-    /// Receives every new state of the route table.
-    pub(crate) fn routes(&self) -> watch::Receiver<Arc<RouteTable>> {
-        self.publish.subscribe()
+    /// The routes, which always have the current state of the cluster.
+    pub(crate) fn routes(&self) -> Routes {
+        self.routes.clone()
     }
 
-    /// The route table, once both first lists are complete.
-    pub(crate) fn synced(&self) -> Option<&RouteTable> {
-        (self.services.synced && self.slices.synced).then_some(&self.routes)
+    /// Whether both first lists are complete.
+    pub(crate) fn is_synced(&self) -> bool {
+        self.services.synced && self.slices.synced
     }
 
-    /// Waits for the next event, applies it and publishes the table.
+    /// The ports of the gateway with this address.
+    pub(crate) fn ports(&self, address: IpAddr) -> BTreeMap<u16, ServiceKey> {
+        self.table.ports(address)
+    }
+
+    /// Whether ports may have changed since this was last asked.
+    pub(crate) fn take_ports_changed(&mut self) -> bool {
+        self.table.take_ports_changed()
+    }
+
+    /// Waits for events, applies all that are there, and publishes what has changed. While a list is
+    /// in progress nothing is taken away, and what it has is as new as what events say.
     ///
     /// # Errors
     /// Fails if a watch ends, which never happens.
     pub(crate) async fn next(&mut self) -> Result<(), Error> {
-        let event = self.events.next().await;
-        match event.ok_or(Error::Ended("the watch of services and slices"))? {
-            WatchEvent::Service(event) => self.services.handle(*event, &mut self.routes),
-            WatchEvent::Slice(event) => self.slices.handle(*event, &mut self.routes),
+        let events = self.events.next().await;
+        for event in events.ok_or(Error::Ended("the watch of services and slices"))? {
+            match event {
+                WatchEvent::Service(event) => self.services.handle(*event, &mut self.table),
+                WatchEvent::Slice(event) => self.slices.handle(*event, &mut self.table),
+            }
         }
-        self.publish.send_replace(Arc::new(self.routes.clone()));
+        self.table.publish(&self.routes);
+        Ok(())
+    }
+
+    /// Applies events until the gateway with this address has no port any more.
+    ///
+    /// # Errors
+    /// As for [`Self::next`].
+    pub(crate) async fn wait_without_ports(&mut self, address: IpAddr) -> Result<(), Error> {
+        while !self.ports(address).is_empty() {
+            self.next().await?;
+        }
         Ok(())
     }
 
@@ -233,7 +259,7 @@ mod tests {
     /// Applies events until the route table is complete and has this.
     async fn wait_for(watch: &mut RouteWatch, seen: impl Fn(&RouteTable) -> bool) {
         let reached = async {
-            while !watch.synced().is_some_and(&seen) {
+            while !(watch.is_synced() && seen(&watch.table)) {
                 watch.next().await.unwrap();
             }
         };
@@ -242,8 +268,8 @@ mod tests {
     }
 
     fn max_held(routes: &RouteTable, name: &str) -> Option<u32> {
-        let policy = routes.hold_policy(&(TENANT.to_owned(), name.to_owned()));
-        policy.map(|policy| policy.max_held)
+        let route = routes.route(&(TENANT.to_owned(), name.to_owned()));
+        route.policy.map(|policy| policy.max_held)
     }
 
     #[tokio::test]
@@ -262,10 +288,10 @@ mod tests {
         let mut watch = RouteWatch::new(server.client());
         wait_for(&mut watch, |_| true).await;
         let chat = (TENANT.to_owned(), "chat".to_owned());
-        assert_eq!(max_held(&watch.routes, "chat"), Some(7));
-        assert_eq!(watch.routes.ready_replicas(&chat).len(), 1);
+        assert_eq!(max_held(&watch.table, "chat"), Some(7));
+        assert_eq!(watch.table.route(&chat).ready.len(), 1);
         let bad = (TENANT.to_owned(), "bad".to_owned());
-        let policy = watch.routes.hold_policy(&bad).unwrap();
+        let policy = watch.table.route(&bad).policy.unwrap();
         assert!(
             policy.refusal(jiff::Timestamp::UNIX_EPOCH).is_some(),
             "it is there, and cannot start"
@@ -280,14 +306,44 @@ mod tests {
         change(&server, "chat", port(PORT)).await;
         change(&server, "bad", port(80)).await;
         wait_for(&mut watch, |routes| max_held(routes, "bad") == Some(9)).await;
-        assert_eq!(max_held(&watch.routes, "chat"), Some(7));
+        assert_eq!(max_held(&watch.table, "chat"), Some(7));
         // by a list: the gateway's watch was interrupted
         server.compact();
         create(&server, &service("third", 80, 3)).await;
         wait_for(&mut watch, |routes| max_held(routes, "third").is_some()).await;
-        assert_eq!(max_held(&watch.routes, "chat"), Some(7));
+        assert_eq!(max_held(&watch.table, "chat"), Some(7));
         let (params, name) = (kube::api::DeleteParams::default(), "chat");
         services(&server).delete(name, &params).await.unwrap();
         wait_for(&mut watch, |routes| max_held(routes, name).is_none()).await;
+    }
+
+    #[tokio::test]
+    async fn a_change_of_one_service_wakes_no_request_of_another_and_a_list_without_news_none() {
+        let server = Server::new(&[TENANT]);
+        create(&server, &service("chat", 80, 7)).await;
+        let mut watch = RouteWatch::new(server.client());
+        wait_for(&mut watch, |_| true).await;
+        let key = (TENANT.to_owned(), "chat".to_owned());
+        let mut chat = watch.routes().subscribe(&key).unwrap();
+        chat.mark_unchanged();
+        create(&server, &service("other", 80, 3)).await;
+        wait_for(&mut watch, |routes| max_held(routes, "other").is_some()).await;
+        // the watch is interrupted, and lists anew
+        server.compact();
+        create(&server, &service("third", 80, 3)).await;
+        wait_for(&mut watch, |routes| max_held(routes, "third").is_some()).await;
+        assert!(!chat.has_changed().unwrap(), "nothing of it has changed");
+        change(
+            &server,
+            "chat",
+            json!({"spec": {"activation": {"maxHeldRequests": 8}}}),
+        )
+        .await;
+        wait_for(&mut watch, |routes| max_held(routes, "chat") == Some(8)).await;
+        assert!(chat.has_changed().unwrap());
+        let (params, name) = (kube::api::DeleteParams::default(), "chat");
+        services(&server).delete(name, &params).await.unwrap();
+        wait_for(&mut watch, |routes| max_held(routes, name).is_none()).await;
+        assert!(chat.has_changed().is_err(), "it is gone");
     }
 }

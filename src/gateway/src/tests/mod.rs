@@ -5,7 +5,6 @@ mod limits;
 mod shutdown;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bursar_api::InferenceDeployment;
@@ -14,20 +13,19 @@ use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
 
 use crate::demand::DemandTracker;
 use crate::listeners::Listeners;
 use crate::metrics::Metrics;
 use crate::request::RequestHandler;
-use crate::route::RouteTable;
+use crate::route::{RouteTable, Routes};
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A gateway for the one service ns/chat.
 struct TestGateway {
     routes: RouteTable,
-    publish: watch::Sender<Arc<RouteTable>>,
+    published: Routes,
     demand: DemandTracker,
     address: SocketAddr,
     listeners: Listeners,
@@ -41,9 +39,9 @@ impl TestGateway {
     /// A gateway that closes the connections of clients which send nothing for so long.
     async fn with_idle_timeout(activation: Value, idle_timeout: Duration) -> Self {
         let demand = DemandTracker::new("g", Metrics::new(&mut Registry::default()));
-        let (publish, receive) = watch::channel(Arc::new(RouteTable::default()));
+        let published = Routes::default();
         let handler = RequestHandler::new(
-            receive,
+            published.clone(),
             demand.clone(),
             Metrics::new(&mut Registry::default()),
             idle_timeout,
@@ -58,7 +56,7 @@ impl TestGateway {
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         let mut gateway = Self {
             routes: RouteTable::default(),
-            publish,
+            published,
             demand,
             address,
             listeners,
@@ -70,13 +68,13 @@ impl TestGateway {
     fn set_service(&mut self, activation: Value, refusal: Value) {
         let object = service(activation, refusal);
         self.routes.apply_service(&object);
-        self.publish.send_replace(Arc::new(self.routes.clone()));
+        self.routes.publish(&self.published);
     }
 
     fn set_replica(&mut self, address: Option<SocketAddr>) {
         let slice = replica(address);
         self.routes.apply_slice(&slice);
-        self.publish.send_replace(Arc::new(self.routes.clone()));
+        self.routes.publish(&self.published);
     }
 
     fn held(&self) -> u64 {
