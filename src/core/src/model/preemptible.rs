@@ -15,18 +15,31 @@ pub(crate) enum GangRoom {
     /// It has none, or keeps it.
     #[default]
     Kept,
-    /// It is suspended if a workload of a higher priority in the cluster than this waits for it.
-    GivesWay(i32),
+    /// It is suspended if a workload of a higher priority than this waits for it.
+    GivesWay(Priorities),
     /// It does not run any more, and workers of it are still on nodes.
     Leaving,
 }
 
+/// What a workload's PriorityClass counts as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Priorities {
+    /// Beside workloads of other namespaces.
+    pub(crate) in_cluster: i32,
+    /// Within its namespace.
+    pub(crate) in_namespace: i32,
+}
+
+/// Gangs of one priority in the cluster, by namespace and by their priority in it.
+type GangsByNamespace = BTreeSet<(Name, i32, Name)>;
+
 /// Gangs by what their room may become.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct PreemptibleGangs {
-    by_priority: BTreeMap<i32, BTreeSet<Key>>,
+    /// Those that give way, by their priority in the cluster.
+    by_priority: BTreeMap<i32, GangsByNamespace>,
     leaving: BTreeSet<Key>,
-    /// There are gangs of a priority of which there were none.
+    /// There are gangs of priorities of which there were none.
     has_new_priority: bool,
 }
 
@@ -39,11 +52,14 @@ impl PreemptibleGangs {
         match old {
             GangRoom::Kept => {}
             GangRoom::Leaving => drop(self.leaving.remove(key)),
-            GangRoom::GivesWay(priority) => {
-                if let Some(keys) = self.by_priority.get_mut(&priority) {
-                    keys.remove(key);
-                    if keys.is_empty() {
-                        self.by_priority.remove(&priority);
+            GangRoom::GivesWay(Priorities {
+                in_cluster,
+                in_namespace,
+            }) => {
+                if let Some(gangs) = self.by_priority.get_mut(&in_cluster) {
+                    gangs.remove(&(key.namespace.clone(), in_namespace, key.name.clone()));
+                    if gangs.is_empty() {
+                        self.by_priority.remove(&in_cluster);
                     }
                 }
             }
@@ -51,23 +67,49 @@ impl PreemptibleGangs {
         match new {
             GangRoom::Kept => {}
             GangRoom::Leaving => drop(self.leaving.insert(key.clone())),
-            GangRoom::GivesWay(priority) => {
-                self.has_new_priority |= !self.by_priority.contains_key(&priority);
-                let keys = self.by_priority.entry(priority).or_default();
-                keys.insert(key.clone());
+            GangRoom::GivesWay(Priorities {
+                in_cluster,
+                in_namespace,
+            }) => {
+                let gangs = self.by_priority.entry(in_cluster).or_default();
+                let first = (key.namespace.clone(), in_namespace, Name::default());
+                let is_alike = |(namespace, own, _): &(Name, i32, Name)| {
+                    *namespace == key.namespace && *own == in_namespace
+                };
+                self.has_new_priority |= !gangs.range(first..).next().is_some_and(is_alike);
+                gangs.insert((key.namespace.clone(), in_namespace, key.name.clone()));
             }
         }
     }
 
-    /// The lowest priority of a gang that gives way.
-    pub(crate) fn lowest(&self) -> Option<i32> {
-        self.by_priority.keys().next().copied()
-    }
-
-    /// The gangs that give way to this priority, each with its own.
-    pub(crate) fn below(&self, priority: i32) -> impl Iterator<Item = (i32, &Key)> {
-        let lower = self.by_priority.range(..priority);
-        lower.flat_map(|(priority, keys)| keys.iter().map(|key| (*priority, key)))
+    /// The gangs that give way to a workload of this namespace and these priorities, each with its
+    /// priority in the cluster. Of another namespace that one must be lower. Within the namespace the own
+    /// priority must be, or the gang that was suspended would go first there, and the one in the cluster
+    /// must not be higher, or it would go first beside others.
+    pub(crate) fn below<'a>(
+        &'a self,
+        namespace: &'a Name,
+        priorities: Priorities,
+    ) -> impl Iterator<Item = (i32, Key)> + 'a {
+        let Priorities {
+            in_cluster,
+            in_namespace,
+        } = priorities;
+        let gives_way = move |own: i32, of: &Name| of != namespace || own < in_namespace;
+        let lower = self.by_priority.range(..in_cluster);
+        let lower = lower.flat_map(move |(priority, gangs)| {
+            let gangs = gangs.iter().filter(move |(of, own, _)| gives_way(*own, of));
+            gangs.map(move |gang| (*priority, gang))
+        });
+        let first = (namespace.clone(), i32::MIN, Name::default());
+        let end = (namespace.clone(), in_namespace, Name::default());
+        let alike = self.by_priority.get(&in_cluster).into_iter();
+        let alike = alike.flat_map(move |gangs| gangs.range(first.clone()..end.clone()));
+        let all = lower.chain(alike.map(move |gang| (in_cluster, gang)));
+        all.map(|(priority, (namespace, _, name))| {
+            let (namespace, name) = (namespace.clone(), name.clone());
+            (priority, Key { namespace, name })
+        })
     }
 
     /// The gangs whose workers are leaving.

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::cost::draining_since;
 use super::event::{Key, Name, Scheduling};
-use super::preemptible::GangRoom;
+use super::preemptible::{GangRoom, Priorities};
 use super::service::ServiceState;
 use super::state::{Model, PodState};
 
@@ -23,7 +23,10 @@ impl Model {
                 let is_kept = !spec.gives_way || spec.paused || self.is_observed(&key.namespace);
                 match is_kept {
                     true => GangRoom::Kept,
-                    false => GangRoom::GivesWay(spec.cluster_priority),
+                    false => GangRoom::GivesWay(Priorities {
+                        in_cluster: spec.cluster_priority,
+                        in_namespace: spec.priority,
+                    }),
                 }
             }
             _ if pods.any(holds_node) => GangRoom::Leaving,

@@ -303,6 +303,20 @@ impl Cluster {
         }
     }
 
+    /// The class of a service counts as this beside other namespaces.
+    pub(crate) fn set_cluster_priority(
+        &mut self,
+        (namespace, name): (&str, &str),
+        priority: i32,
+        second: i64,
+    ) {
+        let key = Key::new(namespace, name);
+        let mut services = self.services.iter_mut();
+        let found = services.find(|(_, _, other)| *other == key).unwrap();
+        found.0.cluster_priority = priority;
+        self.tell_services(second);
+    }
+
     /// Deletes a service, with the pods that it has.
     pub(crate) fn delete_service(&mut self, namespace: &str, name: &str, second: i64) {
         let key = Key::new(namespace, name);

@@ -236,6 +236,11 @@ impl ClusterRoom {
 }
 
 impl RoomClaim {
+    /// The same, in another place of the order.
+    pub(crate) fn with_rank(self, rank: Rank) -> Self {
+        Self { rank, ..self }
+    }
+
     /// The shapes of its pods.
     pub(crate) fn shapes(&self) -> impl Iterator<Item = ShapeId> {
         self.workers.iter().map(|(id, _)| *id)

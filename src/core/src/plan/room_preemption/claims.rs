@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use crate::capacity::Rank;
 use crate::model::cost::gang;
 use crate::model::event::{Key, Owner, Service, UNSCHEDULABLE_TIMEOUT};
+use crate::model::preemptible::Priorities;
 use crate::model::room::{ReservationOwner, RoomClaim};
 use crate::model::state::{Model, count};
 
@@ -26,12 +27,20 @@ pub(super) fn claims_of_services(
 ) -> (Vec<RoomClaim>, Option<Timestamp>) {
     let (mut claims, mut next) = (Vec::new(), None);
     let leaves = model.preemptible.leaving().next().is_some();
-    let lowest = model.preemptible.lowest();
+    let is_above = |key: &Key, spec: &Service| {
+        let priorities = Priorities {
+            in_cluster: spec.cluster_priority,
+            in_namespace: spec.priority,
+        };
+        let mut below = model.preemptible.below(&key.namespace, priorities);
+        below.next().is_some()
+    };
     let is_relevant = |key: &&Key| {
         let state = model.services.get(*key);
         let spec = state.and_then(|state| state.spec.as_ref());
-        let is_above = |lowest| spec.is_some_and(|spec: &Service| lowest < spec.cluster_priority);
-        leaves || model.room_preemptions.held.contains_key(*key) || lowest.is_some_and(is_above)
+        leaves
+            || model.room_preemptions.held.contains_key(*key)
+            || spec.is_some_and(|spec| is_above(key, spec))
     };
     let keys: Vec<Key> = model
         .unschedulable

@@ -34,7 +34,7 @@ use crate::model::timers::Subject;
 
 use self::claims::{claims, claims_of_services};
 use self::taken::lower_priority_took;
-use self::victims::{choose, leaving, wants_gpus};
+use self::victims::{below, choose, leaving, wants_gpus};
 
 /// While something waits to which others could give way, it is looked again after this long.
 const PACE: SignedDuration = SignedDuration::from_secs(10);
@@ -173,7 +173,8 @@ fn find_preemptions(model: &Model, claims: Vec<RoomClaim>, now: Timestamp) -> Fo
                 Some(until) => {
                     ahead.extend(claim.shapes());
                     found.held_until.insert(key, until);
-                    found.held.push(claim);
+                    let rank = rank_ahead_of_own(model, &claim);
+                    found.held.push(claim.with_rank(rank));
                 }
             }
         } else {
@@ -197,8 +198,7 @@ impl Found {
         claim: &RoomClaim,
         now: Timestamp,
     ) -> bool {
-        let is_above = |lowest| lowest < claim.rank.priority.0;
-        let may_preempt = claim.may_preempt && model.preemptible.lowest().is_some_and(is_above);
+        let may_preempt = claim.may_preempt && below(model, claim).next().is_some();
         self.may_change |= may_preempt;
         let mut placed = trial.placed(claim, &[]);
         if placed < claim.pods() {
@@ -249,6 +249,24 @@ impl Found {
             nodes: known.map(|known| known.nodes.clone()).unwrap_or_default(),
         });
         taken.nodes.extend(nodes.cloned());
+    }
+}
+
+/// The rank by which nodes are kept for replicas: ahead of the gangs of their own namespace that give way
+/// to them, also of older ones.
+fn rank_ahead_of_own(model: &Model, claim: &RoomClaim) -> Rank {
+    let namespace = &claim.rank.namespace;
+    let own = below(model, claim)
+        .map(|(_, key)| key)
+        .chain(model.room_preemptions.given.keys().cloned());
+    let own = own.filter(|key| key.namespace == *namespace);
+    let specs = own.filter_map(|key| Some(model.jobs.get(&key)?.spec.as_ref()?.created));
+    let first = specs
+        .filter_map(|created| created.checked_sub(SignedDuration::from_nanos(1)).ok())
+        .min();
+    Rank {
+        created: first.map_or(claim.rank.created, |first| first.min(claim.rank.created)),
+        ..claim.rank.clone()
     }
 }
 

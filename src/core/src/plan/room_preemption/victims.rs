@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::capacity::Resources;
 use crate::model::event::{Key, Name, Owner, Pod, PodShape};
 use crate::model::job::JobState;
-use crate::model::preemptible::RoomPreemption;
+use crate::model::preemptible::{Priorities, RoomPreemption};
 use crate::model::room::{HeldRoom, ReservationOwner, RoomClaim, Trial};
 use crate::model::spending::bounded_grace;
 use crate::model::state::Model;
@@ -63,28 +63,25 @@ fn candidates(
     claim: &RoomClaim,
     now: Timestamp,
 ) -> Vec<Candidate> {
-    let lower = model.preemptible.below(claim.rank.priority.0);
-    let lower = lower.filter(|(_, key)| !given.contains_key(key));
-    let own = own_priority(model, claim);
-    let lower = lower.filter(|(_, key)| ranks_behind(model, key, claim, own));
+    let lower = below(model, claim).filter(|(_, key)| !given.contains_key(key));
     let wants_gpus = wants_gpus(model, claim);
     let candidates = lower.filter_map(|(priority, key)| {
-        let state = model.jobs.get(key)?;
+        let state = model.jobs.get(&key)?;
         // GPUs would stand idle for a pod that can do without a node that has some
         if !wants_gpus && has_gpus(state) {
             return None;
         }
-        let told = model.room_preemptions.given.get(key);
+        let told = model.room_preemptions.given.get(&key);
         let candidate = Candidate {
+            room: held_room(model, &key, state),
             order: Order {
                 is_told: Reverse(told.is_some_and(|told| told.to == claim.rank)),
                 is_disrupted: Reverse(is_disrupted(model, state)),
                 priority,
                 grace_minutes: grace_minutes(state),
                 lost_gpu_seconds: lost_gpu_seconds(model, state, now),
-                key: key.clone(),
+                key,
             },
-            room: held_room(model, key, state),
         };
         Some(candidate).filter(|candidate| trial.is_of_use(&candidate.room, claim))
     });
@@ -119,21 +116,31 @@ fn has_gpus(state: &JobState) -> bool {
     roles.any(|role| of_gpus(&role.worker))
 }
 
-/// The priority of a claimant within its namespace.
-fn own_priority(model: &Model, claim: &RoomClaim) -> Option<i32> {
+/// The gangs that may give way to a claim, each with its priority in the cluster.
+pub(super) fn below<'a>(
+    model: &'a Model,
+    claim: &'a RoomClaim,
+) -> impl Iterator<Item = (i32, Key)> + 'a {
     let key = claim.key();
-    match claim.is_of_service {
-        true => Some(model.services.get(&key)?.spec.as_ref()?.priority),
-        false => Some(model.jobs.get(&key)?.spec.as_ref()?.priority),
-    }
-}
-
-/// Whether a gang would wait behind a claimant. Within a namespace its own priorities count too: it
-/// would be first there otherwise, and the room would be its own again.
-fn ranks_behind(model: &Model, key: &Key, claim: &RoomClaim, own: Option<i32>) -> bool {
-    let spec = model.jobs.get(key).and_then(|state| state.spec.as_ref());
-    key.namespace != claim.rank.namespace
-        || spec.is_some_and(|spec| own.is_some_and(|own| spec.priority < own))
+    let own = match claim.is_of_service {
+        true => {
+            let spec = model
+                .services
+                .get(&key)
+                .and_then(|state| state.spec.as_ref());
+            spec.map(|spec| spec.priority)
+        }
+        false => {
+            let spec = model.jobs.get(&key).and_then(|state| state.spec.as_ref());
+            spec.map(|spec| spec.priority)
+        }
+    };
+    let priorities = own.map(|in_namespace| Priorities {
+        in_cluster: claim.rank.priority.0,
+        in_namespace,
+    });
+    let priorities = priorities.into_iter();
+    priorities.flat_map(|priorities| model.preemptible.below(&claim.rank.namespace, priorities))
 }
 
 /// A gang that may give way.

@@ -408,6 +408,36 @@ fn a_replica_for_which_the_scheduler_finds_no_node_gets_the_gpus_of_a_lower_prio
     }
 }
 
+/// The installation allows no class beside other namespaces.
+#[test]
+fn within_a_namespace_a_class_counts_that_is_not_allowed_beside_others() {
+    let mut cluster = busy(1);
+    cluster.stop_seconds = 20;
+    let urgent = Gang {
+        cluster_priority: 0,
+        ..URGENT
+    };
+    cluster.add_gang("lab", "urgent", &urgent, 100);
+    run(&mut cluster, 100..300);
+    assert_eq!(cluster.complete("lab", "urgent"), Some(121));
+    assert_eq!(cluster.orders_of("lab", "whole-0"), [true, false, true]);
+    for (namespace, gives_way) in [("lab", true), ("prod", false)] {
+        let mut cluster = busy(1);
+        cluster.stop_seconds = 20;
+        run(&mut cluster, 10..100);
+        cluster.add_service((namespace, "chat"), 8, 10, 100);
+        cluster.set_cluster_priority((namespace, "chat"), 0, 100);
+        run(&mut cluster, 100..400);
+        let replica = format!("{namespace}-chat-0");
+        assert_eq!(cluster.node_of(&replica).is_some(), gives_way);
+        assert_eq!(stopped(&cluster).is_empty(), !gives_way);
+        if gives_way {
+            let orders = cluster.orders_of("lab", "whole-0");
+            assert_eq!(orders, [true, false], "the replica has its node now");
+        }
+    }
+}
+
 #[test]
 fn nodes_are_kept_for_a_replica_for_as_long_as_those_that_give_way_take_to_stop() {
     let mut cluster = Cluster::new();
