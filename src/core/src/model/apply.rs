@@ -118,6 +118,11 @@ impl Model {
             state.learned.recall(learned);
             state.starts.recall(learned.start);
         }
+        let priorities = |spec: &Service| (spec.cluster_priority, spec.priority);
+        let (before, now) = (state.spec.as_ref(), service.as_ref());
+        let has_other_priority = before.map(priorities) != now.map(priorities);
+        // it may claim the room of others
+        self.room_preemptions.is_due |= has_other_priority && !state.unschedulable.is_empty();
         state.spec = service;
         state.estimate = Default::default();
         self.marks.services.insert(key);

@@ -44,6 +44,13 @@ impl Model {
         if let Some(state) = self.jobs.get_mut(key) {
             let before = std::mem::replace(&mut state.room, room);
             self.preemptible.set(key, before, room);
+            // one that was told to give way may do so for nobody any more
+            let has_other_priority = matches!(
+                (before, room),
+                (GangRoom::GivesWay(before), GangRoom::GivesWay(now)) if before != now
+            );
+            let was_told = self.room_preemptions.given.contains_key(key);
+            self.room_preemptions.is_due |= has_other_priority && was_told;
         }
     }
 

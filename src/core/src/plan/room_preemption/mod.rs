@@ -287,9 +287,11 @@ fn replace(
         let Some(state) = model.jobs.get(&key).filter(|_| !given.contains_key(&key)) else {
             continue;
         };
-        if state.has_room() || state.may_go_on() && !claims(&preemption) {
+        // without a pod it has nothing to give
+        let gives = claims(&preemption) && !state.pods.is_empty();
+        if state.has_room() || state.may_go_on() && !gives {
             concerned.insert(key.namespace.clone());
-        } else if !state.pods.is_empty() && claims(&preemption) {
+        } else if gives {
             given.insert(key, preemption);
         }
     }
