@@ -7,12 +7,14 @@
 //! | module | subject |
 //! |---|---|
 //! | `nodes` | what nodes have and what is used of it, and how many pods of a shape they take |
+//! | `placing` | where pods find room |
 //! | `reservations` | room that is reserved for pods without a node |
 //! | `queue` | the room that gangs wait for, and when to ask for it again |
 //! | `waiting` | the gangs that wait for room, over all namespaces |
 //! | `trial` | whether what waits would fit once others had left |
 
 mod nodes;
+mod placing;
 mod queue;
 mod reservations;
 mod trial;

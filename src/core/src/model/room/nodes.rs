@@ -8,6 +8,7 @@ use crate::capacity::{Gang, Resources};
 use crate::placement::Placement;
 
 use super::super::event::{Name, Node};
+use super::placing::pods;
 
 /// Amounts by resource, as indices into the list of names.
 pub(super) type Amounts = Box<[(u16, i64)]>;
@@ -18,7 +19,7 @@ const MAX_NAMES: usize = 4096;
 /// What a pod needs of its node.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Shape {
-    amounts: Amounts,
+    pub(super) amounts: Amounts,
     selector: BTreeMap<String, String>,
     placement: Arc<Placement>,
 }
@@ -38,9 +39,9 @@ pub(crate) type ShapeId = usize;
 
 /// How many pods of a shape a node takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Slots {
+pub(super) struct Slots {
     /// With the pods that use it and those that room is reserved for.
-    free: u32,
+    pub(super) free: u32,
     /// Without other pods than those that are there as long as it is.
     empty: u32,
     /// Without workers of gangs.
@@ -77,16 +78,16 @@ impl SlotChanges {
 
 /// The slots of a shape on all nodes.
 #[derive(Clone, Debug, PartialEq)]
-struct ShapeSlots {
-    shape: Shape,
-    free: u64,
-    empty: u64,
-    without_gangs: u64,
+pub(super) struct ShapeSlots {
+    pub(super) shape: Shape,
+    pub(super) free: u64,
+    pub(super) empty: u64,
+    pub(super) without_gangs: u64,
     users: u32,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
-struct NodeRoom {
+pub(super) struct NodeRoom {
     /// `None` if pods name a node that is not known.
     node: Option<Node>,
     allocatable: Vec<i64>,
@@ -108,7 +109,7 @@ impl NodeRoom {
         self.node.is_none() && zero(&self.used) && zero(&self.resident) && zero(&self.reserved)
     }
 
-    fn selects(&self, name: &Name, shape: &Shape) -> bool {
+    pub(super) fn selects(&self, name: &Name, shape: &Shape) -> bool {
         let Some(node) = &self.node else { return false };
         let has = |(key, value): (&String, &String)| node.labels.get(key) == Some(value);
         node.takes_pods
@@ -116,7 +117,7 @@ impl NodeRoom {
             && shape.placement.allows(name, &node.labels, &node.taints)
     }
 
-    fn free(&self, index: u16) -> i64 {
+    pub(super) fn free(&self, index: u16) -> i64 {
         get(&self.allocatable, index) - get(&self.used, index) - get(&self.reserved, index)
     }
 
@@ -130,7 +131,7 @@ impl NodeRoom {
         self.empty(index) - get(&self.others, index)
     }
 
-    fn room(&self, index: u16, kind: SlotKind) -> i64 {
+    pub(super) fn room(&self, index: u16, kind: SlotKind) -> i64 {
         match kind {
             SlotKind::Free => self.free(index),
             SlotKind::Empty => self.empty(index),
@@ -139,7 +140,7 @@ impl NodeRoom {
     }
 
     /// Whether it takes a pod of a shape, as last counted: now, or when it is empty.
-    fn takes(&self, id: ShapeId, of_empty: bool) -> bool {
+    pub(super) fn takes(&self, id: ShapeId, of_empty: bool) -> bool {
         let slots = self.slots.get(id);
         slots.is_some_and(|slots| match of_empty {
             true => slots.empty > 0,
@@ -147,7 +148,7 @@ impl NodeRoom {
         })
     }
 
-    fn slots_of(&self, name: &Name, shape: &Shape) -> Slots {
+    pub(super) fn slots_of(&self, name: &Name, shape: &Shape) -> Slots {
         if !self.selects(name, shape) {
             return Slots::default();
         }
@@ -158,7 +159,7 @@ impl NodeRoom {
         }
     }
 
-    fn reserve(&mut self, shape: &Shape, count: i64) {
+    pub(super) fn reserve(&mut self, shape: &Shape, count: i64) {
         for (index, amount) in &shape.amounts {
             add(&mut self.reserved, *index, amount * count);
         }
@@ -169,10 +170,10 @@ impl NodeRoom {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Nodes {
     names: BTreeMap<String, u16>,
-    rooms: BTreeMap<Name, NodeRoom>,
+    pub(super) rooms: BTreeMap<Name, NodeRoom>,
     ids: BTreeMap<Shape, ShapeId>,
     /// By their numbers. Those that nothing waits with any more leave a gap.
-    shapes: Vec<Option<ShapeSlots>>,
+    pub(super) shapes: Vec<Option<ShapeSlots>>,
     /// Nodes whose slots must be counted anew.
     changed: BTreeSet<Name>,
     /// Shapes of which nodes have come to take more.
@@ -295,27 +296,6 @@ impl Nodes {
         self.note_changed(node);
     }
 
-    /// Reserves the room of at most so many pods, first fit over the nodes by name. Returns where,
-    /// and how many.
-    pub(super) fn reserve(&mut self, shape: &Shape, most: u32) -> Vec<(Name, u32)> {
-        let (mut places, mut left) = (Vec::new(), most);
-        for (name, room) in &mut self.rooms {
-            if left == 0 {
-                break;
-            }
-            let here = room.slots_of(name, shape).free.min(left);
-            if here > 0 {
-                room.reserve(shape, i64::from(here));
-                places.push((name.clone(), here));
-                left -= here;
-            }
-        }
-        for (name, _) in &places {
-            self.note_changed(name);
-        }
-        places
-    }
-
     /// Whether the node takes pods of this shape, and has all that is reserved on it.
     pub(super) fn keeps(&self, node: &Name, shape: &Shape) -> bool {
         self.rooms.get(node).is_some_and(|room| {
@@ -324,7 +304,7 @@ impl Nodes {
         })
     }
 
-    fn note_changed(&mut self, node: &Name) {
+    pub(super) fn note_changed(&mut self, node: &Name) {
         if self.rooms.get(node).is_some_and(NodeRoom::is_unused) {
             if let Some(room) = self.rooms.remove(node) {
                 for (id, slots) in room.slots.iter().enumerate() {
@@ -470,87 +450,6 @@ impl Nodes {
         }
     }
 
-    /// How many workers find room together, with so many of each shape, at most all of them.
-    pub(super) fn count(&self, workers: &[(ShapeId, u32)], kind: SlotKind) -> u32 {
-        let slots = |id: ShapeId| {
-            let entry = self.shapes.get(id).and_then(Option::as_ref)?;
-            Some(match kind {
-                SlotKind::Free => entry.free,
-                SlotKind::Empty => entry.empty,
-                SlotKind::WithoutGangs => entry.without_gangs,
-            })
-        };
-        if let [(id, most)] = workers {
-            let slots = slots(*id).unwrap_or(0);
-            return u32::try_from(slots).unwrap_or(u32::MAX).min(*most);
-        }
-        // what the shapes before have taken of each node
-        let mut taken: BTreeMap<&Name, Vec<i64>> = BTreeMap::new();
-        let mut placed = 0u32;
-        for (nth, (id, most)) in workers.iter().enumerate() {
-            let Some(Some(entry)) = self.shapes.get(*id) else {
-                continue;
-            };
-            let (shape, mut left) = (&entry.shape, *most);
-            for (name, room) in &self.rooms {
-                if left == 0 {
-                    break;
-                }
-                if !room.selects(name, shape) {
-                    continue;
-                }
-                let none = Vec::new();
-                let taken_here = taken.get(name).unwrap_or(&none);
-                let free = |index: u16| room.room(index, kind) - get(taken_here, index);
-                let here = pods(free, &shape.amounts).min(left);
-                if here > 0 && nth + 1 < workers.len() {
-                    let taken_here = taken.entry(name).or_default();
-                    for (index, amount) in &shape.amounts {
-                        add(taken_here, *index, amount * i64::from(here));
-                    }
-                }
-                left -= here;
-            }
-            placed = placed.saturating_add(most - left);
-        }
-        placed
-    }
-
-    /// Places so many pods of a shape first fit over the nodes by name, and takes their room out of
-    /// what is `changed` of what is free. Returns how many found room.
-    pub(super) fn place(
-        &self,
-        id: ShapeId,
-        most: u32,
-        changed: &mut BTreeMap<Name, Vec<i64>>,
-    ) -> u32 {
-        let Some(Some(entry)) = self.shapes.get(id) else {
-            return 0;
-        };
-        let mut left = most;
-        for (name, room) in &self.rooms {
-            if left == 0 {
-                break;
-            }
-            // an empty node takes one wherever its labels and taints let it
-            if !room.takes(id, true) {
-                continue;
-            }
-            let none = Vec::new();
-            let more = changed.get(name).unwrap_or(&none);
-            let free = |index: u16| room.free(index) + get(more, index);
-            let here = pods(free, &entry.shape.amounts).min(left);
-            if here > 0 {
-                let more = changed.entry(name.clone()).or_default();
-                for (index, amount) in entry.shape.times(here) {
-                    add(more, index, -amount);
-                }
-                left -= here;
-            }
-        }
-        most - left
-    }
-
     /// A node on which more is reserved than bound pods leave: its room is given twice.
     pub(super) fn overcommitted(&self) -> Option<&Name> {
         let is_over = |room: &NodeRoom| {
@@ -626,7 +525,7 @@ impl Nodes {
     }
 }
 
-fn get(amounts: &[i64], index: u16) -> i64 {
+pub(super) fn get(amounts: &[i64], index: u16) -> i64 {
     amounts.get(usize::from(index)).copied().unwrap_or(0)
 }
 
@@ -638,14 +537,4 @@ pub(super) fn add(amounts: &mut Vec<i64>, index: u16, amount: i64) {
     if let Some(sum) = amounts.get_mut(index) {
         *sum = sum.saturating_add(amount);
     }
-}
-
-/// How many pods this room takes; no end of them, where a pod needs nothing.
-fn pods(free: impl Fn(u16) -> i64, amounts: &Amounts) -> u32 {
-    let counts = amounts
-        .iter()
-        .map(|(index, amount)| free(*index).max(0) / amount);
-    counts
-        .min()
-        .map_or(u32::MAX, |count| u32::try_from(count).unwrap_or(u32::MAX))
 }
