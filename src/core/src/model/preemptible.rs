@@ -195,7 +195,7 @@ pub(crate) struct RoomPreemptions {
     /// Services for which nodes are kept from gangs behind them, and until when, once room for their
     /// replicas is there.
     pub(crate) held: BTreeMap<Key, Timestamp>,
-    /// What was taken for whom, for as long as that one claims.
+    /// What was taken for whom, for as long as that one waits.
     pub(crate) taken: BTreeMap<ClaimantId, TakenRoom>,
     /// Something has changed for which it is looked again at once.
     pub(crate) is_due: bool,

@@ -33,7 +33,7 @@ use crate::model::state::Model;
 use crate::model::timers::Subject;
 
 use self::claims::{claims, claims_of_services};
-use self::taken::lower_priority_took;
+use self::taken::{forget_taken, lower_priority_took};
 use self::victims::{below, choose, leaving, wants_gpus};
 
 /// While something waits to which others could give way, it is looked again after this long.
@@ -52,7 +52,6 @@ const BINDING_TIME: SignedDuration = SignedDuration::from_mins(1);
 struct Found {
     /// Those that claim room.
     claimants: BTreeSet<Rank>,
-    ids: BTreeSet<ClaimantId>,
     given: BTreeMap<Key, RoomPreemption>,
     /// What is taken for whom.
     taken: BTreeMap<ClaimantId, TakenRoom>,
@@ -75,6 +74,7 @@ pub(super) fn preempt(model: &mut Model, now: Timestamp) -> bool {
         return false;
     }
     model.room.note_first_gangs();
+    forget_taken(model, now);
     let (claims, next_claim) = claims(model, now);
     let found = find_preemptions(model, claims, now);
     let again = found.may_change || !found.held.is_empty();
@@ -85,9 +85,7 @@ pub(super) fn preempt(model: &mut Model, now: Timestamp) -> bool {
     model.room.release(found.passed);
     model.room.hold_for_replicas(found.held);
     model.room_preemptions.held = found.held_until;
-    let taken = &mut model.room_preemptions.taken;
-    taken.retain(|id, _| found.ids.contains(id));
-    taken.extend(found.taken);
+    model.room_preemptions.taken.extend(found.taken);
     replace(model, found.given, |told| {
         found.claimants.contains(&told.to)
     });
@@ -100,6 +98,7 @@ pub(super) fn preempt_for_replicas(model: &mut Model, now: Timestamp) {
     if model.observe_only || is_known {
         return;
     }
+    forget_taken(model, now);
     let (mut claims, _) = claims_of_services(model, now);
     claims.sort_by(|one, other| one.rank.cmp(&other.rank));
     let found = find_preemptions(model, claims, now);
@@ -123,27 +122,23 @@ fn take_due(model: &mut Model, now: Timestamp) -> bool {
     is_due || is_new || model.room.has_new_first_gangs()
 }
 
+/// The priority of the pods that room is reserved for.
+fn priority_of(model: &Model, owner: &ReservationOwner) -> Option<i32> {
+    match owner {
+        ReservationOwner::Pod(uid) => Some(model.pods.get(uid)?.pod.shape.priority),
+        ReservationOwner::Workload(key, Owner::Service(_)) => {
+            Some(model.services.get(key)?.spec.as_ref()?.priority)
+        }
+        ReservationOwner::Workload(key, _) => Some(model.jobs.get(key)?.spec.as_ref()?.priority),
+    }
+}
+
 /// The pods for which there is no place, with their priorities.
 fn waiting(model: &Model) -> WaitingPods {
-    let priority = |owner: &ReservationOwner| match owner {
-        ReservationOwner::Pod(uid) => model.pods.get(uid).map(|found| found.pod.shape.priority),
-        ReservationOwner::Workload(key, Owner::Service(_)) => {
-            let spec = model
-                .services
-                .get(key)
-                .and_then(|state| state.spec.as_ref());
-            spec.map(|spec| spec.priority)
-        }
-        ReservationOwner::Workload(key, _) => {
-            let spec = model.jobs.get(key).and_then(|state| state.spec.as_ref());
-            spec.map(|spec| spec.priority)
-        }
-    };
     let mut waiting = WaitingPods::new();
     for (owner, id, count) in model.room.missing() {
-        *waiting
-            .entry((priority(owner).unwrap_or(0), id))
-            .or_default() += count;
+        let priority = priority_of(model, owner).unwrap_or(0);
+        *waiting.entry((priority, id)).or_default() += count;
     }
     waiting
 }
@@ -157,16 +152,19 @@ fn find_preemptions(model: &Model, claims: Vec<RoomClaim>, now: Timestamp) -> Fo
     let mut ahead: BTreeSet<ShapeId> = BTreeSet::new();
     for claim in claims {
         found.claimants.insert(claim.rank.clone());
-        found.ids.insert(claim.id());
         if claim.is_of_service {
             let key = claim.key();
-            let until = if at_once.fits(&claim, &[]) {
-                at_once.put_ahead(&claim);
+            let placed = at_once.placed(&claim, &[]);
+            at_once.put_ahead(&claim);
+            let is_kept = || {
                 let until = model.room_preemptions.held.get(&key).copied();
                 until.filter(|until| now < *until)
-            } else {
-                let finds_room = found.finds_room(model, &mut later, &claim, now);
-                finds_room.then(|| now.saturating_add(BINDING_TIME).unwrap_or(now))
+            };
+            let finds_more =
+                placed < claim.pods() && found.place(model, &mut later, &claim, now) > placed;
+            let until = match finds_more {
+                true => Some(now.saturating_add(BINDING_TIME).unwrap_or(now)),
+                false => is_kept(),
             };
             match until {
                 None => found.passed.push(claim),
@@ -181,7 +179,7 @@ fn find_preemptions(model: &Model, claims: Vec<RoomClaim>, now: Timestamp) -> Fo
             let is_first = !model.room.is_wanted_by(&claim, &ahead);
             ahead.extend(claim.shapes());
             if is_first {
-                found.finds_room(model, &mut later, &claim, now);
+                found.place(model, &mut later, &claim, now);
             }
         }
     }
@@ -189,22 +187,22 @@ fn find_preemptions(model: &Model, claims: Vec<RoomClaim>, now: Timestamp) -> Fo
 }
 
 impl Found {
-    /// Whether a claim finds room once what leaves has left, and those that give way to it have: all of a
-    /// gang, or at least one replica.
-    fn finds_room(
+    /// How many pods of a claim find room once what leaves has left, and those that give way to it have: all
+    /// of a gang, or none.
+    fn place(
         &mut self,
         model: &Model,
         trial: &mut Trial<'_>,
         claim: &RoomClaim,
         now: Timestamp,
-    ) -> bool {
+    ) -> u32 {
         let may_preempt = claim.may_preempt && below(model, claim).next().is_some();
         self.may_change |= may_preempt;
         let mut placed = trial.placed(claim, &[]);
         if placed < claim.pods() {
             let may_take = may_preempt
                 && self.unserved < MOST_UNSERVED
-                && !lower_priority_took(model, trial, claim, now);
+                && !lower_priority_took(model, trial, claim);
             let victims = match may_take {
                 true => choose(model, &self.given, trial, claim, placed, now),
                 false => Vec::new(),
@@ -225,14 +223,13 @@ impl Found {
             }
             placed = trial.placed(claim, &[]);
         }
-        let finds_room = match claim.is_of_service {
-            true => placed > 0,
-            false => placed == claim.pods(),
-        };
-        if finds_room {
+        if !claim.is_of_service && placed < claim.pods() {
+            return 0;
+        }
+        if placed > 0 {
             trial.put_ahead(claim);
         }
-        finds_room
+        placed
     }
 
     fn note_taken<'n>(
