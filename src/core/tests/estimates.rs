@@ -3,23 +3,26 @@
 #![allow(clippy::unwrap_used)] // a test fails by ending
 
 mod common;
+#[path = "common/services.rs"]
+mod services;
 
 use std::sync::Arc;
 
 use bursar_core::budget::OnExhausted;
 use bursar_core::calendar::Period;
 use bursar_core::model::event::{Budget, Event, GatewayPod, Held, Node, PodShape, Service};
-use bursar_core::model::{DEFAULT_WEIGHT, Key, Model};
+use bursar_core::model::{Key, Model};
 use bursar_core::placement::{
     NodeTerm, Operator, Placement, Requirement, Taint, TaintEffect, Toleration,
 };
 use bursar_core::plan::{Decision, decide};
 use bursar_core::pricing::PriceCatalog;
-use bursar_core::scaling::Activation;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
 use common::{GPU, money, price_list, shape};
+
+use services::new_service;
 
 fn now() -> Timestamp {
     "2026-12-14T12:00:00Z".parse().unwrap()
@@ -59,25 +62,16 @@ fn model(nodes: Vec<Node>, placement: Placement) -> Model {
         record: Default::default(),
     };
     let service = Service {
-        created: now(),
-        priority: 0,
-        cluster_priority: 0,
-        weight: DEFAULT_WEIGHT,
-        min: 0,
         max: 1,
-        target: 8,
-        growth: Default::default(),
-        learned: None,
-        window: Some(SignedDuration::from_secs(60)),
         idle_after: SignedDuration::from_mins(5),
         drain_timeout: SignedDuration::from_mins(1),
-        paused: false,
-        activation: Activation::OnDemand,
-        replica: Arc::new(PodShape {
-            placement: Arc::new(placement),
-            ..PodShape::clone(&shape())
-        }),
-        grace_seconds: 30,
+        ..new_service(
+            Arc::new(PodShape {
+                placement: Arc::new(placement),
+                ..PodShape::clone(&shape())
+            }),
+            now(),
+        )
     };
     let gateway = GatewayPod {
         name: "gateway".into(),

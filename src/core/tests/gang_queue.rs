@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)] // a test fails by ending
 
+#[path = "common/pods.rs"]
+mod pods;
+
 use std::sync::Arc;
 
 use bursar_core::budget::OnExhausted;
@@ -22,6 +25,8 @@ use bursar_core::pricing::{
 use bursar_core::training::JobDecision;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
+
+use pods::new_pod;
 
 const GPU: &str = "nvidia.com/gpu";
 const PRODUCT: &str = "nvidia.com/gpu.product";
@@ -175,24 +180,13 @@ fn pending(number: u32, gpus: i64, scheduling: Scheduling) -> Event {
         ..PodShape::default()
     };
     let pod = Pod {
-        key: Key::new("other", &format!("pod-{number}")),
-        owner: Owner::Other,
-        shape: Arc::new(shape),
-        node: None,
         scheduling,
-        resident: false,
-        created: at(0),
-        ended: None,
-        deletion: None,
-        grace_seconds: 30,
-        ready_since: None,
-        was_ready: false,
-        draining_since: None,
-        released: false,
-        start_failure: None,
-        failure: None,
-        disrupted: false,
-        made_by: None,
+        ..new_pod(
+            Key::new("other", &format!("pod-{number}")),
+            Owner::Other,
+            Arc::new(shape),
+            at(0),
+        )
     };
     let uid = format!("uid-{number}").as_str().into();
     Event::Pod(uid, Some(Box::new(pod)))

@@ -3,6 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::panic)] // a test fails by ending
 
 mod common;
+#[path = "common/pods.rs"]
+mod pods;
+#[path = "common/services.rs"]
+mod services;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,17 +16,18 @@ use bursar_core::calendar::Period;
 use bursar_core::ledger::LinearSpend;
 use bursar_core::model::event::{
     BatchJob, Budget, Deployment, Event, GatewayPod, Held, Job, Node, Owner, Pod, Reading, Role,
-    Scheduling, Service,
+    Service,
 };
 use bursar_core::model::{AccountSpend, DEFAULT_WEIGHT, Key, Model, Name};
 use bursar_core::money::Money;
 use bursar_core::plan::{Decision, JobOrder, LimitedBy, ServiceOrder, decide};
 use bursar_core::pricing::PriceCatalog;
-use bursar_core::scaling::Activation;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
 use common::{GPU, money, price_list, shape};
+use pods::new_pod;
+use services::new_service;
 
 /// The value of a PriorityClass for what matters.
 const HIGH: i32 = 1_000_000;
@@ -39,22 +44,12 @@ fn key(name: &str) -> Key {
 /// A service whose replicas take an hour to leave.
 fn service(created: i64, priority: i32) -> Service {
     Service {
-        created: at(created),
         priority,
         cluster_priority: priority,
-        weight: DEFAULT_WEIGHT,
-        min: 0,
         max: 20,
-        target: 8,
-        growth: Default::default(),
-        learned: None,
-        window: Some(SignedDuration::from_secs(60)),
         idle_after: SignedDuration::from_hours(2),
         drain_timeout: SignedDuration::from_hours(1),
-        paused: false,
-        activation: Activation::OnDemand,
-        replica: shape(),
-        grace_seconds: 30,
+        ..new_service(shape(), at(created))
     }
 }
 
@@ -265,24 +260,10 @@ impl World {
         self.made += 1;
         let uid: Name = format!("p{:03}", self.made).into();
         let pod = Pod {
-            key: Key::new("team", &uid),
-            owner,
-            shape: shape(),
             node: Some("node".into()),
-            scheduling: Scheduling::Queued,
-            resident: false,
-            created: at(second),
-            ended: None,
-            deletion: None,
-            grace_seconds: 30,
             ready_since: Some(at(second)),
             was_ready: true,
-            draining_since: None,
-            released: false,
-            start_failure: None,
-            failure: None,
-            disrupted: false,
-            made_by: None,
+            ..new_pod(Key::new("team", &uid), owner, shape(), at(second))
         };
         self.pods.insert(uid.clone(), pod);
         self.tell(&uid, second);

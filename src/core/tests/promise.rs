@@ -3,6 +3,11 @@
 
 #![allow(clippy::unwrap_used)] // a test fails by ending
 
+#[path = "common/pods.rs"]
+mod pods;
+#[path = "common/services.rs"]
+mod services;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -18,10 +23,12 @@ use bursar_core::plan::{ServiceOrder, decide};
 use bursar_core::pricing::{
     DatedPriceList, GpuPrice, PriceCatalog, PriceList, PriceScope, PricingAttributes,
 };
-use bursar_core::scaling::Activation;
 use fastrand::Rng;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
+
+use pods::new_pod;
+use services::new_service;
 
 const GPU: &str = "nvidia.com/gpu";
 
@@ -125,22 +132,14 @@ impl Namespace {
         let mut services = BTreeMap::new();
         for number in 0..rng.u8(1..4) {
             let service = Service {
-                created: at(i64::from(number)),
                 priority: *rng.choice(&[0, 0, 10]).unwrap(),
-                cluster_priority: 0,
-                weight: 100,
                 min: rng.u32(1..6),
                 max: 6,
-                target: 8,
-                growth: Default::default(),
-                learned: None,
                 window: Some(SignedDuration::from_secs(30)),
                 idle_after: SignedDuration::from_secs(600),
                 drain_timeout: SignedDuration::from_secs(*rng.choice(&[0, 60, 900, 3600]).unwrap()),
-                paused: false,
-                activation: Activation::OnDemand,
-                replica: shape(),
                 grace_seconds: *rng.choice(&[0, 30, 600, 3600]).unwrap(),
+                ..new_service(shape(), at(i64::from(number)))
             };
             let name: Name = format!("s{number}").into();
             let key = Key::new("team", &name);
@@ -311,24 +310,8 @@ impl Namespace {
                 _ => now + self.rng.i64(1..3000),
             };
             let pod = Pod {
-                key: Key::new("team", &uid),
-                owner: owner.clone(),
-                shape: shape(),
-                node: None,
-                scheduling: bursar_core::model::event::Scheduling::Queued,
-                resident: false,
-                created: at(now),
-                ended: None,
-                deletion: None,
                 grace_seconds: service.grace_seconds,
-                ready_since: None,
-                draining_since: None,
-                released: false,
-                start_failure: None,
-                failure: None,
-                disrupted: false,
-                made_by: None,
-                was_ready: false,
+                ..new_pod(Key::new("team", &uid), owner.clone(), shape(), at(now))
             };
             let replica = Replica {
                 pod,

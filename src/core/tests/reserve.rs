@@ -3,6 +3,10 @@
 #![allow(clippy::unwrap_used)] // a test fails by ending
 
 mod common;
+#[path = "common/pods.rs"]
+mod pods;
+#[path = "common/services.rs"]
+mod services;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,11 +19,12 @@ use bursar_core::model::{AccountSpend, Key, Model, Name};
 use bursar_core::money::Money;
 use bursar_core::plan::decide;
 use bursar_core::pricing::PriceCatalog;
-use bursar_core::scaling::Activation;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
 use common::{GPU, money, price_list, shape};
+use pods::new_pod;
+use services::new_service;
 
 fn at(second: i64) -> Timestamp {
     let start: Timestamp = "2026-12-14T12:00:00Z".parse().unwrap();
@@ -60,24 +65,8 @@ fn model(limit: &str) -> Model {
 /// A pod that runs on a node.
 fn pod(name: &str, owner: Owner) -> Pod {
     Pod {
-        key: Key::new("team", name),
-        owner,
-        shape: shape(),
         node: Some("node".into()),
-        scheduling: bursar_core::model::event::Scheduling::Queued,
-        resident: false,
-        created: at(0),
-        ended: None,
-        deletion: None,
-        grace_seconds: 30,
-        ready_since: None,
-        was_ready: false,
-        draining_since: None,
-        released: false,
-        start_failure: None,
-        failure: None,
-        disrupted: false,
-        made_by: None,
+        ..new_pod(Key::new("team", name), owner, shape(), at(0))
     }
 }
 
@@ -162,22 +151,10 @@ fn a_negative_grace_gives_no_money_back() {
 fn pending_replicas(limit: &str) -> Model {
     let mut model = model(limit);
     let service = Service {
-        created: at(0),
-        priority: 0,
-        cluster_priority: 0,
-        weight: 100,
         min: 45,
         max: 50,
-        target: 8,
-        growth: Default::default(),
-        learned: None,
-        window: Some(SignedDuration::from_secs(60)),
-        idle_after: SignedDuration::from_mins(10),
         drain_timeout: SignedDuration::from_hours(1),
-        paused: false,
-        activation: Activation::OnDemand,
-        replica: shape(),
-        grace_seconds: 30,
+        ..new_service(shape(), at(0))
     };
     let key = Key::new("team", "chat");
     model.apply(Event::Service(key.clone(), Some(service)), at(0));

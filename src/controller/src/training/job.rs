@@ -149,3 +149,24 @@ fn retry(job: &Job) -> Option<Retry> {
         had_room: annotation(RETRY_HAD_ROOM_ANNOTATION).is_some_and(|value| value == "true"),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Whoever may edit Jobs can write a megabyte into an annotation.
+    #[test]
+    fn what_an_annotation_says_of_a_refusal_is_bounded() {
+        let job: Job = serde_json::from_value(json!({"metadata": {"annotations": {
+            RETRIES_ANNOTATION: "1",
+            RETRY_AT_ANNOTATION: "2026-12-01T10:00:00Z",
+            REFUSED_ANNOTATION: "denied\n".repeat(100_000),
+        }}}))
+        .unwrap();
+        let why = retry(&job).unwrap().refused.unwrap();
+        assert!(why.chars().count() < 300, "{}", why.len());
+        assert!(why.starts_with("denied ") && !why.contains('\n'), "{why}");
+    }
+}

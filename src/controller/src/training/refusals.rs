@@ -249,10 +249,14 @@ pub(crate) async fn run(
 
 async fn read(client: &Client, key: &Key, run: &JobRun) -> Result<Option<RefusalReport>, ApiError> {
     let events: Api<Event> = Api::namespaced(client.clone(), &key.namespace);
-    let fields = format!("regarding.uid={},reason={FAILED_CREATE}", run.uid);
-    let params = ListParams::default().fields(&fields).limit(MAX_EVENTS);
-    let found = with_timeout("list events", events.list(&params)).await?;
+    let found = with_timeout("list events", events.list(&list_params(run))).await?;
     Ok(report_of(&found.items, run.started))
+}
+
+/// Which Events are asked for, and how many of them at most.
+fn list_params(run: &JobRun) -> ListParams {
+    let fields = format!("regarding.uid={},reason={FAILED_CREATE}", run.uid);
+    ListParams::default().fields(&fields).limit(MAX_EVENTS)
 }
 
 /// What Events say of pods that could not be made since the Job began to run.

@@ -6,7 +6,11 @@ mod changes;
 #[path = "../common/mod.rs"]
 mod common;
 mod pause;
+#[path = "../common/pods.rs"]
+mod pods;
 mod removals;
+#[path = "../common/services.rs"]
+mod services;
 mod synced;
 
 use std::collections::BTreeMap;
@@ -17,15 +21,17 @@ use bursar_core::calendar::Period;
 use bursar_core::ledger::LinearSpend;
 use bursar_core::model::event::{
     BatchJob, Budget, Deployment, Event, GatewayPod, Held, Job, Node, Owner, Pod, Reading, Role,
-    Scheduling, Service,
+    Service,
 };
-use bursar_core::model::{AccountSpend, DEFAULT_WEIGHT, Key, Model, Name};
+use bursar_core::model::{AccountSpend, Key, Model, Name};
 use bursar_core::plan::{Decision, Decisions, decide};
 use bursar_core::pricing::PriceCatalog;
-use bursar_core::scaling::Activation;
 use bursar_core::training::JobDecision;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
+
+use pods::new_pod;
+use services::new_service;
 
 pub(crate) use common::{GPU, money, price_list, shape};
 
@@ -36,22 +42,10 @@ pub(crate) fn at(second: i64) -> Timestamp {
 
 pub(crate) fn service() -> Service {
     Service {
-        created: at(0),
-        priority: 0,
-        cluster_priority: 0,
-        weight: DEFAULT_WEIGHT,
-        min: 0,
         max: 20,
-        target: 8,
-        growth: Default::default(),
-        learned: None,
         window: Some(SignedDuration::from_secs(30)),
         idle_after: SignedDuration::from_secs(60),
-        drain_timeout: SignedDuration::from_secs(60),
-        paused: false,
-        activation: Activation::OnDemand,
-        replica: shape(),
-        grace_seconds: 30,
+        ..new_service(shape(), at(0))
     }
 }
 
@@ -185,24 +179,8 @@ impl World {
 
     fn pod(&self, second: i64, namespace: &str, name: &str, owner: Owner) -> Pod {
         Pod {
-            key: Key::new(namespace, name),
-            owner,
-            shape: shape(),
             node: Some("node".into()),
-            scheduling: Scheduling::Queued,
-            resident: false,
-            created: at(second),
-            ended: None,
-            deletion: None,
-            grace_seconds: 30,
-            ready_since: None,
-            was_ready: false,
-            draining_since: None,
-            released: false,
-            failure: None,
-            disrupted: false,
-            made_by: None,
-            start_failure: None,
+            ..new_pod(Key::new(namespace, name), owner, shape(), at(second))
         }
     }
 

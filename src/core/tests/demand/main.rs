@@ -3,8 +3,12 @@
 #![allow(clippy::unwrap_used)] // a test fails by ending
 
 mod growth;
+#[path = "../common/pods.rs"]
+mod pods;
 mod refused;
 mod rollout;
+#[path = "../common/services.rs"]
+mod services;
 mod stalled;
 mod unknown;
 mod unready;
@@ -18,8 +22,10 @@ use bursar_core::model::event::{
 };
 use bursar_core::model::{Key, Model};
 use bursar_core::plan::{Decisions, decide};
-use bursar_core::scaling::Activation;
 use jiff::{SignedDuration, Timestamp};
+
+use pods::new_pod;
+use services::new_service;
 
 pub(crate) fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_796_000_000 + second).unwrap()
@@ -31,46 +37,23 @@ pub(crate) fn key() -> Key {
 
 pub(crate) fn service() -> Service {
     Service {
-        created: at(0),
-        priority: 0,
-        cluster_priority: 0,
-        weight: 100,
-        min: 0,
-        max: 4,
-        target: 8,
-        growth: Default::default(),
-        learned: None,
         window: Some(SignedDuration::from_secs(30)),
         idle_after: SignedDuration::from_secs(60),
-        drain_timeout: SignedDuration::from_secs(60),
-        paused: false,
-        activation: Activation::OnDemand,
-        replica: Arc::new(PodShape::default()),
-        grace_seconds: 30,
+        ..new_service(Arc::new(PodShape::default()), at(0))
     }
 }
 
 /// A pod that became ready at `ready`, 30 s after it was created.
 pub(crate) fn ready_pod(name: &str, ready: i64) -> Pod {
     Pod {
-        key: Key::new("team", name),
-        owner: Owner::Service("chat".into()),
-        shape: Arc::new(PodShape::default()),
         node: Some("node".into()),
-        scheduling: bursar_core::model::event::Scheduling::Queued,
-        resident: false,
-        created: at(ready - 30),
-        ended: None,
-        deletion: None,
-        grace_seconds: 30,
         ready_since: Some(at(ready)),
-        was_ready: false,
-        draining_since: None,
-        released: false,
-        start_failure: None,
-        failure: None,
-        disrupted: false,
-        made_by: None,
+        ..new_pod(
+            Key::new("team", name),
+            Owner::Service("chat".into()),
+            Arc::new(PodShape::default()),
+            at(ready - 30),
+        )
     }
 }
 

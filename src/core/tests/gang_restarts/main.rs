@@ -8,6 +8,8 @@ mod disruptions;
 mod failures;
 mod finished_roles;
 mod lost_nodes;
+#[path = "../common/pods.rs"]
+mod pods;
 mod refused;
 mod refused_jobs;
 
@@ -20,6 +22,8 @@ use bursar_core::plan::{JobOrder, decide};
 use bursar_core::training::JobDecision;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+
+use pods::new_pod;
 
 const GPU: &str = "nvidia.com/gpu";
 pub(crate) const MINUTE: i64 = 60;
@@ -105,24 +109,17 @@ pub(crate) fn job_uid(second: i64) -> Name {
 /// A worker of `train`, of the Job that begins at this second as the worker does.
 pub(crate) fn pod(rank: u32, node: u32, second: i64) -> Pod {
     Pod {
-        key: Key::new("lab", &format!("train-{rank}")),
-        owner: Owner::Job("train".into(), "".into()),
-        shape: worker(),
         node: Some(format!("gpu-{node}").as_str().into()),
-        scheduling: Default::default(),
-        resident: false,
-        created: at(second),
-        ended: None,
-        deletion: None,
         grace_seconds: 60,
         ready_since: Some(at(second)),
         was_ready: true,
-        draining_since: None,
-        released: false,
-        start_failure: None,
-        failure: None,
-        disrupted: false,
         made_by: Some(job_uid(second)),
+        ..new_pod(
+            Key::new("lab", &format!("train-{rank}")),
+            Owner::Job("train".into(), "".into()),
+            worker(),
+            at(second),
+        )
     }
 }
 

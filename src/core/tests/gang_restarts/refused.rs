@@ -93,6 +93,18 @@ fn without_a_word_pods_are_waited_for_for_five_minutes() {
     assert!(stop.reason.contains("given no pod"), "{stop:?}");
 }
 
+/// Anybody who may write Events can write one of tomorrow.
+#[test]
+fn a_report_from_the_future_makes_nobody_wait_for_more_than_five_minutes() {
+    let mut cluster = half_made();
+    refuse(&mut cluster, 90_000, 90_000, 105);
+    assert_eq!(cluster.decide(399), []);
+    assert_eq!(cluster.model.next_timer(), Some(at(400)), "by itself");
+    let stop = cluster.order(400);
+    let retry = stop.retry.unwrap();
+    assert_eq!(retry.refused.as_deref(), Some(WHY));
+}
+
 #[test]
 fn pods_that_are_made_after_a_refusal_end_it() {
     let mut cluster = half_made();

@@ -11,10 +11,12 @@ use bursar_core::model::event::{
 use bursar_core::model::{Key, Model, Name};
 use bursar_core::plan::decide;
 use bursar_core::pricing::PricingAttributes;
-use bursar_core::scaling::Activation;
 use bursar_core::training::{JobDecision, Retry};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
+
+use crate::pods::new_pod;
+use crate::services::new_service;
 
 pub(crate) const GPU: &str = "nvidia.com/gpu";
 const CPU: &str = "cpu";
@@ -236,6 +238,36 @@ impl Cluster {
         self.model.apply(Event::Job(key, Some(spec)), at(second));
     }
 
+    /// A gang was taken back because the cluster refused its pods, and may start again.
+    pub(crate) fn take_back_refused(&mut self, namespace: &str, name: &str, second: i64) {
+        let key = Key::new(namespace, name);
+        self.jobs.get_mut(&key).unwrap().retry = Some(Retry {
+            count: 1,
+            at: at(second),
+            refused: Some("exceeded quota".into()),
+            had_room: false,
+        });
+        self.tell_job(&key, second);
+    }
+
+    /// The workers of a gang take so long to stop at most.
+    pub(crate) fn set_grace(&mut self, namespace: &str, name: &str, seconds: i64, second: i64) {
+        let key = Key::new(namespace, name);
+        let job = self.jobs.get_mut(&key).unwrap();
+        job.spec.roles[0].grace_seconds = seconds;
+        let spec = job.spec.clone();
+        self.model.apply(Event::Job(key, Some(spec)), at(second));
+    }
+
+    /// The cluster tells the first worker of a gang to stop, which takes its time.
+    pub(crate) fn evict_worker(&mut self, namespace: &str, name: &str, second: i64) {
+        let uid = self.jobs[&Key::new(namespace, name)].pods[0].clone();
+        let mut pod = self.pods[&uid].clone();
+        (pod.disrupted, pod.deletion) = (true, Some(at(second + 600)));
+        pod.grace_seconds = 600;
+        self.tell_pod(&uid, pod, second);
+    }
+
     /// Its user keeps the TrainingJob as it is.
     pub(crate) fn pause_gang(&mut self, namespace: &str, name: &str, second: i64) {
         let key = Key::new(namespace, name);
@@ -271,22 +303,12 @@ impl Cluster {
         });
         let key = Key::new(namespace, name);
         let service = Service {
-            created: at(second),
             priority,
             cluster_priority: priority,
-            weight: 100,
             min: replicas,
             max: replicas,
-            target: 8,
-            growth: Default::default(),
-            learned: None,
-            window: Some(SignedDuration::from_secs(60)),
             idle_after: SignedDuration::from_hours(2),
-            drain_timeout: SignedDuration::from_secs(60),
-            paused: false,
-            activation: Activation::OnDemand,
-            replica: Arc::clone(&shape),
-            grace_seconds: 30,
+            ..new_service(Arc::clone(&shape), at(second))
         };
         let deployment = Deployment {
             replicas,
@@ -315,6 +337,22 @@ impl Cluster {
         let found = services.find(|(_, _, other)| *other == key).unwrap();
         found.0.cluster_priority = priority;
         self.tell_services(second);
+    }
+
+    /// Gives a service one more replica, which has no node yet.
+    pub(crate) fn add_replica(&mut self, namespace: &str, name: &str, second: i64) {
+        let key = Key::new(namespace, name);
+        let mut services = self.services.iter_mut();
+        let found = services.find(|(_, _, other)| *other == key).unwrap();
+        let number = found.1.replicas;
+        (found.0.min, found.0.max) = (number + 1, number + 1);
+        found.1.replicas = number + 1;
+        let shape = Arc::clone(&found.0.replica);
+        self.tell_services(second);
+        let uid: Name = format!("{namespace}-{name}-{number}").as_str().into();
+        let owner = Owner::Service(key.name);
+        let pod = pod(Key::new(namespace, &uid), owner, shape, second);
+        self.tell_pod(&uid, pod, second);
     }
 
     /// Deletes a service, with the pods that it has.
@@ -659,24 +697,5 @@ fn shape(gpus: i64, cpus: i64) -> PodShape {
 }
 
 fn pod(key: Key, owner: Owner, shape: Arc<PodShape>, second: i64) -> Pod {
-    Pod {
-        key,
-        owner,
-        shape,
-        node: None,
-        scheduling: Scheduling::Queued,
-        resident: false,
-        created: at(second),
-        ended: None,
-        deletion: None,
-        grace_seconds: 30,
-        ready_since: None,
-        was_ready: false,
-        draining_since: None,
-        released: false,
-        start_failure: None,
-        failure: None,
-        disrupted: false,
-        made_by: None,
-    }
+    new_pod(key, owner, shape, at(second))
 }

@@ -5,4 +5,8 @@
 mod cluster;
 mod cluster_queue;
 mod node_autoscaling;
+#[path = "../common/pods.rs"]
+mod pods;
 mod room_by_priority;
+#[path = "../common/services.rs"]
+mod services;

@@ -52,6 +52,28 @@ fn the_newest_event_of_this_run_has_the_word() {
 }
 
 #[test]
+fn at_most_eight_events_of_the_job_alone_are_asked_for() {
+    let run = JobRun {
+        uid: "u".into(),
+        started: at(100),
+    };
+    let request = kube::core::Request::new("/events").list(&list_params(&run));
+    let uri = request.unwrap().uri().to_string();
+    let mut query = uri.split(['?', '&']);
+    assert!(query.any(|part| part == "limit=8"), "{uri}");
+    assert!(
+        uri.contains("regarding.uid%3Du%2Creason%3DFailedCreate"),
+        "{uri}"
+    );
+}
+
+#[test]
+fn words_of_any_length_are_bounded() {
+    let report = report_of(&[core(&"x".repeat(1_000_000), 101, 101)], at(100)).unwrap();
+    assert!(report.why.chars().count() < 300, "{}", report.why.len());
+}
+
+#[test]
 fn events_of_the_new_form_are_read_as_well() {
     let micro = |second| format!("{}", at(second).strftime("%Y-%m-%dT%H:%M:%S.000000Z"));
     let series = json!({"count": 3, "lastObservedTime": micro(120)});

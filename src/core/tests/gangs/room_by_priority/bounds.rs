@@ -191,3 +191,87 @@ fn for_a_gang_without_gpus_only_gangs_without_gpus_give_way() {
         assert_eq!(cluster.complete("prod", "urgent").is_some(), has_other);
     }
 }
+
+#[test]
+fn no_gpus_are_taken_back_for_a_gang_whose_pods_the_cluster_refused() {
+    for is_refused in [true, false] {
+        let mut cluster = busy(1);
+        run(&mut cluster, 10..100);
+        cluster.add_gang("prod", "urgent", &URGENT, 100);
+        if is_refused {
+            cluster.take_back_refused("prod", "urgent", 100);
+        }
+        run(&mut cluster, 100..800);
+        assert_eq!(stopped(&cluster).is_empty(), is_refused);
+    }
+}
+
+#[test]
+fn for_replicas_that_have_had_their_time_nothing_is_taken_beside_new_ones() {
+    let mut cluster = busy(2);
+    cluster.unplaceable = Some("prod-chat");
+    let node_start = SignedDuration::from_mins(10);
+    let event = Event::NodeStart(Some(node_start));
+    cluster.model.apply(event, at(20));
+    run(&mut cluster, 20..100);
+    cluster.add_service(("prod", "chat"), 8, 10, 100);
+    run(&mut cluster, 100..500);
+    cluster.add_replica("prod", "chat", 500);
+    run(&mut cluster, 500..690);
+    assert_eq!(stopped(&cluster), [""; 0], "nodes may be made for it");
+    run(&mut cluster, 690..1090);
+    assert_eq!(stopped(&cluster), ["whole-1"]);
+    let stops = |cluster: &Cluster| {
+        let orders = ["whole-0", "whole-1"].map(|name| cluster.orders_of("lab", name));
+        let stops = orders.map(|orders| orders.iter().filter(|run| !**run).count());
+        stops.iter().sum::<usize>()
+    };
+    assert_eq!(stops(&cluster), 1);
+    run(&mut cluster, 1090..1400);
+    assert_eq!(stops(&cluster), 2, "one for each of them");
+}
+
+#[test]
+fn a_gang_of_which_the_cluster_takes_a_worker_away_gives_way_first() {
+    let mut cluster = busy(2);
+    run(&mut cluster, 20..100);
+    cluster.evict_worker("lab", "whole-0", 100);
+    cluster.add_gang("prod", "urgent", &URGENT, 100);
+    run(&mut cluster, 100..103);
+    assert_eq!(stopped(&cluster), ["whole-0"], "`whole-1` has done less");
+}
+
+#[test]
+fn what_stops_within_a_minute_gives_way_before_what_takes_longer() {
+    for (seconds, expected) in [(119, "whole-0"), (59, "whole-1")] {
+        let mut cluster = busy(2);
+        cluster.set_grace("lab", "whole-1", seconds, 20);
+        run(&mut cluster, 20..100);
+        cluster.add_gang("prod", "urgent", &URGENT, 100);
+        run(&mut cluster, 100..103);
+        assert_eq!(stopped(&cluster), [expected], "{seconds}");
+    }
+}
+
+#[test]
+fn behind_32_claims_that_nobody_can_serve_nobody_gives_way() {
+    for (number, gives_way) in [(31, true), (32, false)] {
+        let mut cluster = busy(1);
+        run(&mut cluster, 10..100);
+        // no node has room for these, whoever gives way
+        for nth in 0..number {
+            let name = format!("wide-{nth:02}");
+            cluster.add_service(("big", &name), 8, 20, 100);
+        }
+        cluster.add_node("other", 8, None, 100);
+        cluster.add_other("notebook", "other", 8, 100);
+        cluster.cordon("node-0", true, 100);
+        cluster.add_node("small", 4, None, 100);
+        let four = Gang { gpus: 4, ..SMALL };
+        cluster.add_gang("lab", "half", &four, 100);
+        run(&mut cluster, 100..102);
+        cluster.add_service(("prod", "chat"), 4, 10, 102);
+        run(&mut cluster, 102..120);
+        assert_eq!(stopped(&cluster).contains(&"half"), gives_way, "{number}");
+    }
+}

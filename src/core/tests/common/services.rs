@@ -1,0 +1,29 @@
+//! Services of which a test says only what it is about.
+
+use std::sync::Arc;
+
+use bursar_core::model::event::{PodShape, Service};
+use bursar_core::scaling::Activation;
+use jiff::{SignedDuration, Timestamp};
+
+/// A service of at most four replicas that runs on demand.
+pub(crate) fn new_service(replica: Arc<PodShape>, created: Timestamp) -> Service {
+    Service {
+        created,
+        priority: 0,
+        cluster_priority: 0,
+        weight: 100,
+        min: 0,
+        max: 4,
+        target: 8,
+        growth: Default::default(),
+        learned: None,
+        window: Some(SignedDuration::from_secs(60)),
+        idle_after: SignedDuration::from_mins(10),
+        drain_timeout: SignedDuration::from_secs(60),
+        paused: false,
+        activation: Activation::OnDemand,
+        replica,
+        grace_seconds: 30,
+    }
+}
