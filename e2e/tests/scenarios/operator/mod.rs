@@ -3,6 +3,7 @@
 //! other scenarios.
 
 mod budgets;
+mod careful;
 mod faults;
 mod gangs;
 mod growth;
@@ -155,6 +156,11 @@ fn requests() -> Vec<Scenario> {
             priorities::stop_the_lower_class_first,
         ),
         Scenario::new(
+            "training_of_a_lower_class_gives_its_gpus_to_a_request_and_goes_on",
+            5,
+            priorities::give_gpus_to_a_request,
+        ),
+        Scenario::new(
             "at_rest_the_operator_writes_nothing",
             4,
             status_writes::at_rest,
@@ -205,6 +211,16 @@ fn waiting() -> Vec<Scenario> {
             "a_job_that_can_never_be_paid_holds_up_no_other",
             4,
             waiting::for_no_job_that_can_never_be_paid,
+        ),
+        Scenario::new(
+            "an_edit_that_would_stop_something_waits_for_the_end_of_its_window",
+            4,
+            careful::edits_wait_for_the_end_of_their_window,
+        ),
+        Scenario::new(
+            "a_pause_changes_nothing_until_it_ends",
+            3,
+            careful::a_pause_changes_nothing_until_it_ends,
         ),
         Scenario::new(
             "without_gateways_nothing_is_written_again_and_again",

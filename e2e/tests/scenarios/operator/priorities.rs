@@ -7,8 +7,8 @@ use bursar_e2e::{
     runner::ScenarioResult,
     scenario::{
         budget_manifest, client_runtime, condition_reason, delete_services, deploy_manifest,
-        expect_all_ok, get_field, get_number, service_manifest, wait_for_field, wait_until,
-        with_min_replicas,
+        expect_all_ok, get_field, get_number, job_manifest, service_manifest, wait_for_field,
+        wait_until, with_min_replicas,
     },
     traffic,
 };
@@ -144,4 +144,32 @@ pub(crate) fn stop_the_lower_class_first(cluster: &Cluster) -> ScenarioResult {
     );
     cluster.kubectl(&["-n", namespace, "delete", "infd", "chat", "toy"])?;
     Ok(())
+}
+
+/// Training holds all GPUs when a request for a service of a higher class comes: it is suspended, the
+/// request is served, and it goes on once the service is gone.
+pub(crate) fn give_gpus_to_a_request(cluster: &Cluster) -> ScenarioResult {
+    let namespace = "gpus-back";
+    let steps = r#"--steps, "100000", --step-time, 250ms, --checkpoint, /tmp/checkpoint"#;
+    let train = job_manifest(namespace, "train", 8, steps);
+    let manifest = format!("{}{train}", services(namespace, 0));
+    let address = deploy_manifest(cluster, namespace, &manifest)?;
+    let job =
+        |path: &str, value: &str| wait_for_field(cluster, namespace, "tj/train", path, value, 60);
+    job(".status.phase", "Running")?;
+    let began = Instant::now();
+    let answer = client_runtime()?.block_on(traffic::complete(address, 4));
+    expect_all_ok(&[answer])?;
+    println!("served after {} s", began.elapsed().as_secs());
+    job(".status.limitedBy", "Preempted")?;
+    let reason = get_field(cluster, namespace, "tj/train", ".status.reason")?;
+    if !reason.contains("chat") {
+        return Err(format!("the job does not say for whom it gave way: {reason}").into());
+    }
+    delete_services(cluster, namespace, &["chat", "toy"])?;
+    job(".status.phase", "Running")?;
+    cluster.kubectl(&["-n", namespace, "delete", "tj", "train"])?;
+    wait_until("its workers to stop", 60, || {
+        Ok(get_field(cluster, namespace, "pods", ".items[*].metadata.name")?.is_empty())
+    })
 }
