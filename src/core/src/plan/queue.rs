@@ -232,6 +232,9 @@ fn order_job(
     let Some(state) = model.jobs.get_mut(key) else {
         return;
     };
+    if !decision.run {
+        state.start_refused_since = None;
+    }
     let is_ordered = state
         .ordered
         .is_some_and(|ordered| ordered.value == decision.run);

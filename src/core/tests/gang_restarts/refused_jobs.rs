@@ -49,3 +49,20 @@ fn a_gang_whose_job_is_refused_keeps_its_room_for_a_minute_and_tries_again_later
         "{second:?}"
     );
 }
+
+#[test]
+fn a_refusal_of_long_ago_counts_nothing_for_the_next_start() {
+    let mut model = model(2);
+    set_job(&mut model, "train", 0, job(0, 2));
+    assert_eq!(starts(&mut model, 0), ["train"]);
+    refuse(&mut model, 1);
+    assert_eq!(starts(&mut model, 1), ["train"]);
+    let mut suspended = job(0, 2);
+    suspended.suspend = true;
+    set_job(&mut model, "train", 5, suspended);
+    assert_eq!(starts(&mut model, 5), [""; 0]);
+    set_job(&mut model, "train", 500, job(0, 2));
+    assert_eq!(starts(&mut model, 500), ["train"]);
+    refuse(&mut model, 501);
+    assert_eq!(starts(&mut model, 501), ["train"], "it has its minute");
+}
