@@ -27,7 +27,7 @@ pub enum Denied {
 }
 
 /// The money of all budgets of a namespace, handed out one start at a time.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct BudgetAdmission {
     budget_states: Vec<BudgetState>,
     running: RunningTotals,
@@ -81,6 +81,25 @@ impl BudgetAdmission {
             leaving,
             gross_rate: running.rate + running.starting_rate,
             now,
+        }
+    }
+
+    /// What it admits beside what `earlier` has admitted, after whose orders `ran` ran. Where budgets
+    /// stand is newer, and what has come since counts as well. What those orders free or keep counts as
+    /// it did before them: who gets money must not depend on how many were decided in one go.
+    pub(crate) fn continuing(self, earlier: &Self, ran: RunningTotals) -> Self {
+        let mut rates = earlier.rates.clone();
+        for (priority, rate) in self.rates {
+            rates.entry(priority).or_insert(rate);
+        }
+        let gross = ran.rate + ran.starting_rate;
+        Self {
+            running: earlier.running.and(self.running.grown_since(ran)),
+            gross_rate: earlier.gross_rate + (self.gross_rate - gross).max(Money::ZERO),
+            rates,
+            yields: earlier.yields.clone(),
+            leaving: earlier.leaving,
+            ..self
         }
     }
 

@@ -142,14 +142,26 @@ pub struct RunningTotals {
 }
 
 impl RunningTotals {
-    /// The higher of each.
-    pub fn max(self, other: Self) -> Self {
+    /// Both of them.
+    pub(crate) fn and(self, other: Self) -> Self {
         Self {
-            rate: self.rate.max(other.rate),
-            reserve: self.reserve.max(other.reserve),
-            starting_rate: self.starting_rate.max(other.starting_rate),
-            starting_reserve: self.starting_reserve.max(other.starting_reserve),
+            rate: self.rate + other.rate,
+            reserve: self.reserve + other.reserve,
+            starting_rate: self.starting_rate + other.starting_rate,
+            starting_reserve: self.starting_reserve + other.starting_reserve,
             unknown: self.unknown || other.unknown,
+        }
+    }
+
+    /// What each sum has grown by; nothing where it is less than it was.
+    pub(crate) fn grown_since(self, before: Self) -> Self {
+        let grown = |now: Money, before: Money| (now - before).max(Money::ZERO);
+        Self {
+            rate: grown(self.rate, before.rate),
+            reserve: grown(self.reserve, before.reserve),
+            starting_rate: grown(self.starting_rate, before.starting_rate),
+            starting_reserve: grown(self.starting_reserve, before.starting_reserve),
+            unknown: self.unknown && !before.unknown,
         }
     }
 

@@ -58,9 +58,8 @@ pub(crate) struct NamespaceState {
     pub(crate) caps: Vec<Cap>,
     /// The TrainingJobs.
     pub(crate) jobs: BTreeSet<Key>,
-    /// What runs and what has been admitted while slices of its services are left: what became free
-    /// meanwhile belongs to the older of them, and is given when all have been decided.
-    pub(crate) admitted: Option<RunningTotals>,
+    /// What the next slice of its services goes on from, while some are left.
+    pub(crate) unfinished: Option<UnfinishedRound>,
     /// Services of which so many replicas without a node are taken back, as the budgets do not pay
     /// for them any more.
     pub(crate) withdrawn: BTreeMap<Key, u32>,
@@ -75,6 +74,18 @@ pub(crate) struct NamespaceState {
     /// What jobs would cost that were refused money when the queue was last decided, alone or beside
     /// those ahead of them, and why.
     pub(crate) refused_jobs: Vec<RefusedJob>,
+}
+
+/// The money of a namespace between two slices of its services. What became free meanwhile belongs
+/// to the older of them, and is given when all have been decided.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct UnfinishedRound {
+    /// What budgets admit beside what has been admitted.
+    pub(crate) admission: BudgetAdmission,
+    /// What ran and started once the orders of the last slice had been given.
+    pub(crate) ran: RunningTotals,
+    /// For whom money is kept who has not got it yet.
+    pub(crate) kept: BTreeMap<Rank, Vec<(RunningCost, u32)>>,
 }
 
 /// What the workers of gangs cost that were refused money, and why they were.
@@ -151,7 +162,7 @@ impl NamespaceState {
         let doubt = self.doubt();
         let (spending, corrections) = (&mut self.spending, &self.corrections);
         // while slices are left, what frees money may not be decided yet: nothing stops for others
-        let (none, is_settled) = (PriorityTotals::default(), self.admitted.is_none());
+        let (none, is_settled) = (PriorityTotals::default(), self.unfinished.is_none());
         let priorities = if is_settled {
             self.totals.priorities()
         } else {

@@ -177,7 +177,6 @@ impl Call {
             decide_services(model, name, marked, most, admission, self.now, decisions);
         self.left = self.left.saturating_sub(number.max(1));
         let is_last = rest.is_empty();
-        model.namespace_mut(name).admitted = (!is_last).then(|| admission.running());
         model.marks.in_slices(rest);
         if number > 0 {
             // what was decided first did not know what was freed or used up afterwards

@@ -92,7 +92,7 @@ pub(super) fn review(
     let budget_states = namespace.budget_states(now, &zone);
     let running = namespace.running(now);
     // while slices are left, it does not depend on which services have been decided
-    let withdrawn = if namespace.admitted.is_some() {
+    let withdrawn = if namespace.unfinished.is_some() {
         namespace.withdrawn.clone()
     } else if is_observed {
         BTreeMap::new()
@@ -100,16 +100,17 @@ pub(super) fn review(
         withdrawals(model, name, &budget_states, now)
     };
     let namespace = model.namespace_mut(name);
-    let running = namespace
-        .admitted
-        .map_or(running, |admitted| running.max(admitted));
     let totals = &namespace.totals;
     let (priorities, leaving) = (totals.priorities(), totals.leaving(now));
     let states = budget_states.clone();
     let admission = BudgetAdmission::new(states, running, priorities, leaving, now);
+    let admission = match &namespace.unfinished {
+        Some(round) => admission.continuing(&round.admission, round.ran),
+        None => admission,
+    };
     let shares = if is_observed {
         Shares::default()
-    } else if namespace.admitted.is_some() {
+    } else if namespace.unfinished.is_some() {
         Shares {
             kept: namespace.kept.clone(),
             preempted: namespace.preempted.clone(),
@@ -127,7 +128,7 @@ pub(super) fn review(
         // nobody gets what was decided, so what others were refused is always there again
         concerns_queue = false;
     } else if caps == namespace.caps {
-        if namespace.admitted.is_none() {
+        if namespace.unfinished.is_none() {
             concerned = namespace.changed_admissions(&admission);
         }
         concerns_queue = namespace.has_changed_refusal(&admission);

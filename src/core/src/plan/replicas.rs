@@ -12,7 +12,7 @@ use crate::model::claim::{Part, Rank, Workload, kept_before};
 use crate::model::cost::{drain_replicas, is_replica};
 use crate::model::event::{Key, Name};
 use crate::model::growth;
-use crate::model::namespace::Admission;
+use crate::model::namespace::{Admission, UnfinishedRound};
 use crate::model::service::{self, Ordered, Replica, ServiceState};
 use crate::model::state::{Model, PodState, count};
 use crate::model::timers::Subject;
@@ -43,8 +43,9 @@ pub(super) fn decide_services(
     now: Timestamp,
     decisions: &mut Decisions,
 ) -> (usize, Vec<Key>) {
-    let known = model.namespaces.get(namespace);
-    let mut kept = known.map_or_else(BTreeMap::new, |namespace| namespace.kept.clone());
+    let known = model.namespace_mut(namespace);
+    let round = known.unfinished.take();
+    let mut kept = round.map_or_else(|| known.kept.clone(), |round| round.kept);
     let ranks = marked.into_iter().map(|key| {
         let rank = next_rank(model, &key, now);
         (rank, Step::Observe(key))
@@ -89,7 +90,15 @@ pub(super) fn decide_services(
             asked.key
         }
     });
-    let left = left.collect();
+    let left: Vec<Key> = left.collect();
+    if !left.is_empty() {
+        let known = model.namespace_mut(namespace);
+        known.unfinished = Some(UnfinishedRound {
+            admission: admission.clone(),
+            ran: known.running(now),
+            kept,
+        });
+    }
     (number, left)
 }
 

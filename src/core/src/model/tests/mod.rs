@@ -10,6 +10,7 @@ mod slices;
 mod time;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use fastrand::Rng;
 use jiff::Timestamp;
@@ -29,6 +30,12 @@ fn model() -> Model {
     let mut model = Model::new(TimeZone::UTC, at(0));
     model.apply(Event::Prices(prices(&mut Rng::with_seed(1))), at(0));
     model
+}
+
+/// The seeds of a property: so many, or as many as `BURSAR_SEEDS` says.
+fn seeds(number: u64) -> Range<u64> {
+    let asked = std::env::var("BURSAR_SEEDS").ok();
+    0..asked.map_or(number, |asked| asked.parse().unwrap())
 }
 
 /// Decides until nothing is marked.
@@ -74,7 +81,7 @@ fn assert_fresh(model: &Model, now: Timestamp, when: &str) {
 
 #[test]
 fn derived_values_equal_those_from_scratch_after_any_events() {
-    for seed in 0..400 {
+    for seed in seeds(400) {
         let mut rng = Rng::with_seed(seed);
         let (mut model, mut millis) = (model(), 0);
         for step in 0..150 {
@@ -100,7 +107,7 @@ fn derived_values_equal_those_from_scratch_after_any_events() {
 
 #[test]
 fn decisions_that_nobody_carries_out_come_to_an_end() {
-    for seed in 0..400 {
+    for seed in seeds(400) {
         let mut rng = Rng::with_seed(seed);
         let (mut model, mut millis) = (model().observing(), 0);
         for _ in 0..100 {
@@ -127,7 +134,7 @@ fn pauses(rng: &mut Rng) -> Pauses {
 
 #[test]
 fn no_order_is_given_in_what_is_paused_and_what_is_marked_is_decided_as_everything_is() {
-    for seed in 0..300 {
+    for seed in seeds(300) {
         let mut rng = Rng::with_seed(seed);
         let (mut model, mut millis) = (model(), 0);
         for step in 0..80 {
@@ -161,7 +168,7 @@ fn no_order_is_given_in_what_is_paused_and_what_is_marked_is_decided_as_everythi
 
 #[test]
 fn events_at_one_instant_give_the_same_plan_in_any_order() {
-    for seed in 0..400 {
+    for seed in seeds(400) {
         let mut rng = Rng::with_seed(seed);
         let (mut one, mut millis) = (model(), 0);
         for step in 0..60 {
@@ -215,7 +222,7 @@ fn job_orders(decisions: &Decisions) -> Vec<JobOrder> {
 
 /// Calls `check` again and again with a model that some events have changed, which it settles.
 fn after_random_events(mut check: impl FnMut(&mut Model, Timestamp, &str)) {
-    for seed in 0..400 {
+    for seed in seeds(400) {
         let mut rng = Rng::with_seed(seed);
         let (mut model, mut millis) = (model(), 0);
         for step in 0..80 {
@@ -290,11 +297,6 @@ fn merged(orders: Vec<ServiceOrder>) -> Vec<ServiceOrder> {
 #[test]
 fn it_does_not_matter_where_slices_end() {
     after_random_events(|model, now, when| {
-        // a known fault: a further replica that a later slice decides may be told that its money is for
-        // workloads that go first, and gets it with the next decision
-        if when.starts_with("seed 260,") {
-            return;
-        }
         let mut sliced = model.clone();
         sliced.slice = 1;
         let (ours, expected) = (settle(&mut sliced, now), settle(model, now));
