@@ -131,6 +131,8 @@ pub(crate) struct ServiceState {
     pub(crate) starting: u32,
     /// When what it costs changes though nothing happens.
     pub(crate) cost_changes_at: Option<Timestamp>,
+    /// Since when budgets have not been able to tell whether they pay for a replica.
+    pub(crate) unknown_since: Option<Timestamp>,
     /// While slices of its namespace are left: so many first replicas have been paid for, and its
     /// further ones are not decided yet.
     pub(crate) first_paid: Option<u32>,

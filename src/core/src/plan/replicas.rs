@@ -17,7 +17,9 @@ use crate::model::service::{self, Ordered, Replica, ServiceState};
 use crate::model::state::{Model, PodState, count};
 use crate::model::timers::Subject;
 use crate::plan::decisions::{Decisions, ServiceOrder};
-use crate::plan::service::{Allotment, Decision, give_way, hold, leave_slowly, withdraw};
+use crate::plan::service::{
+    Allotment, Decision, give_way, hold, leave_slowly, wait_for_price, withdraw,
+};
 use crate::scaling::{
     DEFAULT_WINDOW, Forecast, GrowthRule, History, Service, Signal, Start, StuckRollout, recommend,
 };
@@ -237,10 +239,18 @@ fn decide_service(
         decision = hold(decision, &service, scope);
     }
     let held = model.gateways.held(key);
+    let admits = Admission::of(admission, service.load);
     let Some(state) = model.services.get_mut(key) else {
         return;
     };
     state.first_paid = None;
+    let unknown_since = state.unknown_since.unwrap_or(now);
+    state.unknown_since = (admits == Admission::Unknown).then_some(unknown_since);
+    if let Some(since) = state.unknown_since {
+        let until;
+        (decision, until) = wait_for_price(decision, since, now);
+        next = next.into_iter().chain(until).min();
+    }
     let (floor, floor_falls) = state.removals.floor(service.current, now);
     let is_for_demand = !is_for_money(&decision);
     if is_for_demand && decision.allowed < floor.min(service.max) {
@@ -331,7 +341,7 @@ fn decide_service(
         model.refresh_service(key, now);
         model.marks.again.insert(key.clone());
     }
-    model.note_admission(key, Admission::of(admission, service.load));
+    model.note_admission(key, admits);
 }
 
 /// Whether a budget or a workload of higher priority takes replicas away.

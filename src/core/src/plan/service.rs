@@ -13,6 +13,11 @@ use crate::scaling::{Activation, Recommendation, Service};
 /// A request that came while no replica could start may try again after this long.
 const START_AGAIN: SignedDuration = SignedDuration::from_secs(60);
 
+/// While budgets cannot tell whether they pay for a replica, requests wait for this long: a price list
+/// may come a moment after the service, and a new leader applies the default one itself, for which it
+/// tries again after ten seconds.
+const PRICE_PATIENCE: SignedDuration = SignedDuration::from_secs(30);
+
 /// The answer to a request that no replica can serve and that may wake none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
@@ -283,6 +288,29 @@ pub(crate) fn leave_slowly(decision: Decision, floor: u32) -> Decision {
         reason,
         ..decision
     }
+}
+
+/// Lets requests wait while a price, or what was spent, has not been known for long. Returns until when,
+/// if it does.
+pub(crate) fn wait_for_price(
+    decision: Decision,
+    unknown_since: Timestamp,
+    now: Timestamp,
+) -> (Decision, Option<Timestamp>) {
+    let until = unknown_since.checked_add(PRICE_PATIENCE).ok();
+    let refusal = decision.refusal.as_ref();
+    let is_unknown = refusal.is_some_and(|refusal| refusal.reason == RefusalReason::PriceUnknown);
+    let Some(until) = until.filter(|until| is_unknown && now < *until) else {
+        return (decision, None);
+    };
+    let refusal = None;
+    (
+        Decision {
+            refusal,
+            ..decision
+        },
+        Some(until),
+    )
 }
 
 /// Keeps what a service has, since it is paused together with all of its scope. The reason says what

@@ -11,6 +11,7 @@ mod rollout;
 mod services;
 mod stalled;
 mod unknown;
+mod unpriced;
 mod unready;
 mod waking;
 
