@@ -169,19 +169,6 @@ impl Placement {
         let matches = |terms: &Vec<NodeTerm>| terms.iter().any(|term| term.matches(name, labels));
         taints.iter().all(|taint| self.tolerates(taint)) && self.terms.as_ref().is_none_or(matches)
     }
-
-    /// The only node that it may be placed on, as pods of DaemonSets say.
-    pub fn only_node(&self) -> Option<&str> {
-        let [term] = self.terms.as_deref()? else {
-            return None;
-        };
-        let mut names = term.names.iter();
-        let named = names.find(|requirement| requirement.operator == Operator::In)?;
-        match named.values.as_slice() {
-            [name] => Some(name),
-            _ => None,
-        }
-    }
 }
 
 #[cfg(test)]
@@ -305,7 +292,5 @@ mod tests {
         };
         assert!(placement.allows("n", &BTreeMap::new(), &[]));
         assert!(!placement.allows("m", &BTreeMap::new(), &[]));
-        assert_eq!(placement.only_node(), Some("n"));
-        assert_eq!(Placement::nowhere().only_node(), None);
     }
 }

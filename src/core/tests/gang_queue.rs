@@ -396,14 +396,27 @@ fn decide_beside_agents(is_bound: bool, cpu: i64) -> JobDecision {
 
 #[test]
 fn pods_of_daemon_sets_count_in_what_a_node_takes_when_it_is_empty() {
-    for is_bound in [true, false] {
-        let decided = decide_beside_agents(is_bound, 8000);
-        assert_eq!(decided.limited_by, Some(LimitedBy::Capacity));
-        assert!(
-            decided.reason.starts_with("its workers fit no node"),
-            "{}",
-            decided.reason
-        );
-        assert_eq!(decide_beside_agents(is_bound, 7800).limited_by, None);
-    }
+    let decided = decide_beside_agents(true, 8000);
+    assert_eq!(decided.limited_by, Some(LimitedBy::Capacity));
+    assert!(
+        decided.reason.starts_with("its workers fit no node"),
+        "{}",
+        decided.reason
+    );
+    assert_eq!(decide_beside_agents(true, 7800).limited_by, None);
+}
+
+#[test]
+fn before_they_have_a_node_they_take_room_like_other_pods() {
+    // whoever writes pods can name the node and the DaemonSet
+    let decided = decide_beside_agents(false, 8000);
+    assert_eq!(decided.limited_by, Some(LimitedBy::Capacity));
+    assert!(
+        decided
+            .reason
+            .starts_with("there is room for 0 of its 2 workers now"),
+        "{}",
+        decided.reason
+    );
+    assert_eq!(decide_beside_agents(false, 7800).limited_by, None);
 }

@@ -109,7 +109,7 @@ pub struct Pod {
     pub node: Option<Name>,
     /// What becomes of it while it has no node.
     pub scheduling: Scheduling,
-    /// It is there as long as its node: a pod of a DaemonSet, or one that its kubelet made.
+    /// It says that it is there as long as its node: a pod of a DaemonSet, or one that its kubelet made.
     pub resident: bool,
     /// When it was created.
     pub created: Timestamp,
@@ -198,13 +198,11 @@ impl Pod {
         !self.resident && !matches!(self.owner, Owner::Job(..))
     }
 
-    /// The node on which it is for as long as that is there, or will be.
+    /// The node on which it is for as long as that is there. One without a node has none: its author
+    /// wrote for which node it is, and says who made it.
     pub(crate) fn resident_on(&self) -> Option<Name> {
-        if !self.resident || self.ended.is_some() {
-            return None;
-        }
-        let named = || self.shape.placement.only_node().map(Name::from);
-        self.node.clone().or_else(named)
+        let is_there = self.resident && self.ended.is_none();
+        self.node.clone().filter(|_| is_there)
     }
 }
 

@@ -9,6 +9,7 @@ use bursar_core::model::event::{
     BatchJob, Deployment, Event, Job, Node, Owner, Pod, PodShape, Role, Scheduling, Service,
 };
 use bursar_core::model::{Key, Model, Name};
+use bursar_core::placement::{NodeTerm, Operator, Placement, Requirement};
 use bursar_core::plan::decide;
 use bursar_core::pricing::PricingAttributes;
 use bursar_core::training::{JobDecision, Retry};
@@ -208,6 +209,31 @@ impl Cluster {
         let mut pod = pod(key, owner, Arc::new(shape(gpus, 0)), second);
         pod.node = Some(node.into());
         self.tell_pod(&uid.as_str().into(), pod, second);
+    }
+
+    /// A pod that costs nothing: no scheduler looks at it. It says that a DaemonSet made it for this node.
+    pub(crate) fn add_pending_resident(&mut self, name: &str, node: &str, gpus: i64, second: i64) {
+        let only = Requirement {
+            key: "metadata.name".to_owned(),
+            operator: Operator::In,
+            values: vec![node.to_owned()],
+        };
+        let term = NodeTerm {
+            names: vec![only],
+            ..NodeTerm::default()
+        };
+        let shape = PodShape {
+            requests: [(GPU.to_owned(), gpus * 1000)].into(),
+            placement: Arc::new(Placement {
+                terms: Some(vec![term]),
+                ..Placement::default()
+            }),
+            ..PodShape::default()
+        };
+        let key = Key::new("other", name);
+        let mut pod = pod(key, Owner::Other, Arc::new(shape), second);
+        (pod.resident, pod.scheduling) = (true, Scheduling::Ignored);
+        self.tell_pod(&name.into(), pod, second);
     }
 
     pub(crate) fn delete_pod(&mut self, uid: &str, second: i64) {

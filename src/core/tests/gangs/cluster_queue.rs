@@ -78,6 +78,22 @@ fn room_is_kept_together_for_a_gang_of_a_higher_class_in_another_namespace() {
 }
 
 #[test]
+fn a_pod_without_a_node_that_names_a_daemon_set_as_its_owner_takes_no_room_from_other_namespaces() {
+    let mut cluster = busy_cluster();
+    // a tenant writes owners and affinity as he likes, and pays nothing for a pod that is never placed
+    cluster.add_pending_resident("forged", "node", 8, 0);
+    run(&mut cluster, 1..30, 10);
+    let large = Gang {
+        priority: 1_000_000,
+        cluster_priority: 1_000_000,
+        ..LARGE
+    };
+    cluster.add_gang("a", "large", &large, 30);
+    run(&mut cluster, 30..631, 10);
+    assert_eq!(cluster.complete("a", "large"), Some(601));
+}
+
+#[test]
 fn among_equals_of_two_namespaces_the_older_gang_goes_first() {
     let mut cluster = busy_cluster();
     run(&mut cluster, 1..29, 0);
