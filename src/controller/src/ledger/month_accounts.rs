@@ -225,6 +225,18 @@ impl<'a> MonthAccounts<'a> {
         self.carry_forward(months.iter().map(|month| (*month, charge.clone())));
     }
 
+    /// The same for a charge whose end is known, before it is settled in all of them: an old cache has
+    /// charges open that were settled since, so the records must be what the API server has.
+    pub(super) async fn open_ended(
+        &mut self,
+        charge: &Charge,
+        months: &[Month],
+    ) -> Result<(), ApiError> {
+        self.check_versions().await?;
+        self.open(charge, months);
+        Ok(())
+    }
+
     /// Settles a charge in these months.
     pub(super) fn settle_in(&mut self, months: &[Month], charge: &Charge, end: ChargeEnd) {
         for month in months {

@@ -205,7 +205,7 @@ impl PodLedger<'_> {
     async fn sync_pod(&self, accounts: &mut MonthAccounts<'_>, pod: &Pod) -> Result<bool, Error> {
         let client = self.lifetimes.store.client;
         let guarded = pod::has_finalizer(pod, SPEND_FINALIZER);
-        let end = self.lifetimes.end(pod);
+        let observed = self.lifetimes.end(pod);
         let uid = pod::uid(pod);
         // claims may be gone before their pod
         let holds_gpus =
@@ -216,7 +216,8 @@ impl PodLedger<'_> {
             return Ok(guarded && over);
         };
         let months = accounts.months_left(uid, lifetime);
-        let end = end.filter(|_| accounts.are_on_record(&months, uid));
+        // near a month's end, and after it, it is opened in the later month first
+        let end = observed.filter(|_| accounts.are_on_record(&months, uid));
         let is_done = |account: &Account| match end {
             Some(_) => account.settling().contains(uid),
             None => account.contains(uid),
@@ -231,13 +232,13 @@ impl PodLedger<'_> {
             // the cache is behind; the pod's end is estimated when the cache knows of it
             return Ok(false);
         };
-        if end.is_none() && self.lifetimes.end(&live).is_some() {
+        if observed.is_none() && self.lifetimes.end(&live).is_some() {
             // the cache is behind: it may be settled already
             return Ok(false);
         }
         // A settled pod is remembered until it is gone from a live read, so a pod that is there and
         // that no record contains is new.
-        let leaving = live.metadata.deletion_timestamp.is_some() || end.is_some();
+        let leaving = live.metadata.deletion_timestamp.is_some() || observed.is_some();
         let unmanaged = accounts.workload().kind == WorkloadKind::Unmanaged;
         if !pod::has_finalizer(&live, SPEND_FINALIZER) && !leaving && !unmanaged {
             finalizer::add(client, &live).await?;
@@ -250,9 +251,10 @@ impl PodLedger<'_> {
         if unmanaged {
             charge = charge.with_owner(pod::owner(pod));
         }
-        match end {
-            Some(end) => accounts.settle_in(&months, &charge, end),
-            None => accounts.open(&charge, &months),
+        match (end, observed) {
+            (Some(end), _) => accounts.settle_in(&months, &charge, end),
+            (None, Some(_)) => accounts.open_ended(&charge, &months).await?,
+            (None, None) => accounts.open(&charge, &months),
         }
         Ok(end.is_some() && guarded)
     }

@@ -9,11 +9,12 @@ use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use serde_json::json;
 
-use super::sweep::{Stage, every_competing_write, every_crash};
+use super::sweep::{Stage, Story, every_competing_write, every_crash};
 
 fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
@@ -345,6 +346,87 @@ async fn a_pod_that_no_workload_made_is_charged_to_its_namespace_and_held_by_not
         Some("0.0000"),
         "a team's month is the team's month"
     );
+}
+
+/// A replica ends in the last seconds of November: by then a clock that runs ahead has December.
+fn ended_at_the_turn(stage: &mut Stage) -> LocalBoxFuture<'_, ()> {
+    async move {
+        stage.world.create_chat(1).await;
+        stage.seconds(20).await;
+        stage.world.now = at("2026-11-30T23:59:52Z");
+        stage.world.delete::<InferenceDeployment>("chat").await;
+        stage.seconds(7).await;
+        let end = stage.world.times()[0].1.unwrap();
+        assert!(at("2026-11-30T23:59:55Z") <= end && end < at("2026-12-01T00:00:00Z"));
+        stage.seconds(6).await;
+    }
+    .boxed_local()
+}
+
+/// A replica ends in November, and nobody looks before December.
+fn ended_while_nobody_looked(stage: &mut Stage) -> LocalBoxFuture<'_, ()> {
+    async move {
+        stage.world.create_chat(1).await;
+        stage.seconds(20).await;
+        stage.world.delete::<InferenceDeployment>("chat").await;
+        unwatched(stage, 7).await;
+        stage.world.now = at("2026-12-01T00:10:00Z");
+        stage.seconds(6).await;
+    }
+    .boxed_local()
+}
+
+/// A replica is bound and ends in November, and nobody looks before December: it has no charge yet.
+fn bound_and_ended_while_nobody_looked(stage: &mut Stage) -> LocalBoxFuture<'_, ()> {
+    async move {
+        stage.world.create_chat(1).await;
+        while stage.world.server.objects::<Deployment>().is_empty() {
+            stage.seconds(1).await;
+        }
+        while stage.world.lifetimes() == 0 {
+            unwatched(stage, 1).await;
+        }
+        stage.world.delete::<InferenceDeployment>("chat").await;
+        unwatched(stage, 7).await;
+        assert_eq!(
+            accounts(stage, WorkloadKind::InferenceDeployment)[0]
+                .open_charges()
+                .len(),
+            0
+        );
+        stage.world.now = at("2026-12-01T00:10:00Z");
+        stage.seconds(6).await;
+    }
+    .boxed_local()
+}
+
+/// Seconds pass in which no controller is there.
+async fn unwatched(stage: &mut Stage, seconds: usize) {
+    for _ in 0..seconds {
+        stage.world.turn().await;
+    }
+}
+
+#[tokio::test]
+async fn a_pod_that_ended_near_a_month_s_end_is_settled_whenever_the_controller_crashes() {
+    for story in [
+        ended_at_the_turn as Story,
+        ended_while_nobody_looked,
+        bound_and_ended_while_nobody_looked,
+    ] {
+        every_crash(story).await;
+    }
+}
+
+#[tokio::test]
+async fn a_pod_that_ended_near_a_month_s_end_is_settled_whoever_else_writes() {
+    for story in [
+        ended_at_the_turn as Story,
+        ended_while_nobody_looked,
+        bound_and_ended_while_nobody_looked,
+    ] {
+        every_competing_write(story).await;
+    }
 }
 
 /// GPU-seconds of the namespace's other pods by the records, by month.
