@@ -78,6 +78,17 @@ pub struct GivesWay {
     pub for_gpus: bool,
 }
 
+/// Whether nodes are made for pods that wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NodeStart {
+    /// It is not known yet: no gang is taken back for want of a node.
+    Unknown,
+    /// None are made.
+    Never,
+    /// They are, and a node takes at most this long until it is ready.
+    Within(SignedDuration),
+}
+
 /// Workers of a gang that are alike.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Role {
@@ -171,15 +182,19 @@ impl Job {
     /// When a gang that is still incomplete is taken back. Where nodes are made for pods, those
     /// that have one wait for as long as a node may take to start; no node is made for a pod that
     /// does not exist.
-    fn taken_back_at(&self, node_start: Option<SignedDuration>) -> Option<Timestamp> {
+    fn taken_back_at(&self, node_start: NodeStart) -> Option<Timestamp> {
         let ends = |since: Option<Timestamp>, least: SignedDuration| {
             let patience = least + self.share(least / 2, 0);
             since?.checked_add(patience).ok()
         };
         let unscheduled = self.unscheduled.map(|workers| workers.since);
-        let least = node_start.map_or(SCHEDULING_TIMEOUT, |start| start.max(SCHEDULING_TIMEOUT));
+        let unscheduled = match node_start {
+            NodeStart::Unknown => None,
+            NodeStart::Never => ends(unscheduled, SCHEDULING_TIMEOUT),
+            NodeStart::Within(start) => ends(unscheduled, start.max(SCHEDULING_TIMEOUT)),
+        };
         let missing = self.missing.as_ref().map(|missing| missing.until);
-        missing.into_iter().chain(ends(unscheduled, least)).min()
+        missing.into_iter().chain(unscheduled).min()
     }
 
     /// Why the cluster refuses pods of a gang that runs, or refused them when it was taken back and has
@@ -191,7 +206,7 @@ impl Job {
     }
 
     /// Why all workers of a gang that is incomplete are taken back, if it is time.
-    fn incomplete(&self, node_start: Option<SignedDuration>, now: Timestamp) -> Option<Incomplete> {
+    fn incomplete(&self, node_start: NodeStart, now: Timestamp) -> Option<Incomplete> {
         let missing = self.missing.as_ref();
         let refused = missing.and_then(|missing| Some((missing, missing.refused.clone()?)));
         // workers that fail while pods of others are refused have not failed by themselves
@@ -222,7 +237,7 @@ impl Job {
     }
 
     /// Why a gang that may run does not run as a whole yet, if it does not.
-    fn running_reason(&self, node_start: Option<SignedDuration>) -> String {
+    fn running_reason(&self, node_start: NodeStart) -> String {
         let workers = self.workers();
         let until = self.taken_back_at(node_start);
         if let (Some(missing), Some(until)) = (&self.missing, until)
@@ -234,13 +249,19 @@ impl Job {
                  workers are taken back at {until} if it is still incomplete"
             );
         }
-        let (Some(unscheduled), Some(until)) = (self.unscheduled, until) else {
+        let Some(unscheduled) = self.unscheduled else {
             return format!("{workers} workers run");
         };
         let waiting = unscheduled.workers;
+        let Some(until) = until else {
+            return format!(
+                "{waiting} of its {workers} workers wait for a node; whether a node autoscaler makes \
+                 nodes is not known yet"
+            );
+        };
         let hope = match node_start {
-            Some(_) => ", which a node autoscaler may make",
-            None => "",
+            NodeStart::Within(_) => ", which a node autoscaler may make",
+            NodeStart::Never | NodeStart::Unknown => "",
         };
         format!(
             "{waiting} of its {workers} workers wait for a node{hope}; all workers are taken back \

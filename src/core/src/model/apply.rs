@@ -458,10 +458,12 @@ impl Model {
     }
 
     fn set_node_start(&mut self, node_start: Option<SignedDuration>) {
-        if self.node_start == node_start {
+        let was_awaited = std::mem::take(&mut self.awaits_node_start);
+        if self.node_start == node_start && !was_awaited {
             return;
         }
         self.node_start = node_start;
+        self.room_preemptions.is_due |= was_awaited;
         let namespaces = self.jobs.keys().map(|key| key.namespace.clone());
         self.marks.queues.extend(namespaces);
     }

@@ -17,6 +17,7 @@ use super::service::{EngineState, ServiceState};
 use super::spending::{Totals, WorkloadCost};
 use super::timers::{Subject, Timers};
 use crate::budget::Yields;
+use crate::training::NodeStart;
 
 /// A pod, and what is remembered of it.
 #[derive(Clone, Debug, PartialEq)]
@@ -163,6 +164,8 @@ pub struct Model {
     pub(crate) room_preemptions: RoomPreemptions,
     /// How long a node takes at most until it is ready, where nodes are made for pods that wait.
     pub(crate) node_start: Option<SignedDuration>,
+    /// Whether they are is not known yet.
+    pub(crate) awaits_node_start: bool,
     pub(crate) rates: Rates,
     pub(crate) gateways: Gateways,
     pub(crate) timers: Timers,
@@ -197,6 +200,7 @@ impl Model {
             unschedulable: BTreeSet::new(),
             room_preemptions: RoomPreemptions::default(),
             node_start: None,
+            awaits_node_start: false,
             rates: Rates::default(),
             gateways: Gateways::new(began),
             timers: Timers::default(),
@@ -212,6 +216,23 @@ impl Model {
         Self {
             observe_only: true,
             ..self
+        }
+    }
+
+    /// The same model, which is yet to be told whether nodes are made for pods that wait.
+    pub fn awaiting_node_start(self) -> Self {
+        Self {
+            awaits_node_start: true,
+            ..self
+        }
+    }
+
+    /// Whether nodes are made for pods that wait, as far as that is known.
+    pub(crate) fn known_node_start(&self) -> NodeStart {
+        match self.node_start {
+            _ if self.awaits_node_start => NodeStart::Unknown,
+            Some(start) => NodeStart::Within(start),
+            None => NodeStart::Never,
         }
     }
 

@@ -208,7 +208,9 @@ impl Call {
                 changed.retain(|name| !model.is_observed(name));
                 if changed.is_empty() {
                     // who finds no room is known once nothing is left to be decided
-                    if model.has_marks() || !preempt(model, self.now) {
+                    // a gang gives way for want of room only where it is known that no node comes
+                    let may_preempt = !model.has_marks() && !model.awaits_node_start;
+                    if !may_preempt || !preempt(model, self.now) {
                         return;
                     }
                     continue;
@@ -220,7 +222,9 @@ impl Call {
                 return;
             }
             model.room.settle();
-            preempt_for_replicas(model, self.now);
+            if !model.awaits_node_start {
+                preempt_for_replicas(model, self.now);
+            }
             let names = std::mem::take(&mut model.marks.queues);
             let reviewed = names
                 .iter()

@@ -57,7 +57,7 @@ pub(super) fn decide_queues(
         jobs: &observed.jobs,
         admission,
     });
-    let node_start = model.node_start;
+    let node_start = model.known_node_start();
     let mut room = model.room.for_queues(names.clone());
     let scheduled = schedule_all(queues.collect(), &mut room, node_start, now);
     drop(room);
@@ -131,13 +131,10 @@ fn carry_out(
     now: Timestamp,
     decisions: &mut Decisions,
 ) {
-    let mut refused_jobs: Vec<RefusedJob> = Vec::new();
-    for (loads, denied) in scheduled.refused {
-        let answer = (loads, Admission::from(&denied));
-        if !refused_jobs.contains(&answer) {
-            refused_jobs.push(answer);
-        }
-    }
+    let refused = scheduled.refused.into_iter();
+    let refused_jobs: Vec<RefusedJob> = refused
+        .map(|(loads, denied)| (loads, Admission::from(&denied)))
+        .collect();
     let waiting = scheduled.decisions.iter();
     let waiting: BTreeSet<&str> = waiting
         .filter(|decision| decision.waits_for_money && !model.is_observed(name))

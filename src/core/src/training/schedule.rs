@@ -1,15 +1,16 @@
 //! Decides which gangs run, in one order over the namespaces.
 
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use crate::budget::{BudgetAdmission, BudgetState, Denied, RunningCost};
 use crate::capacity::{Gang, HoldScope, Rank, Room};
 use crate::limit::LimitedBy;
 
-use super::{GivesWay, Incomplete, Interruption, Job, JobDecision, Restart, Retry};
+use super::{GivesWay, Incomplete, Interruption, Job, JobDecision, NodeStart, Restart, Retry};
 
 /// Decides who runs in one namespace, as [`schedule_all`] does in all.
 #[cfg(test)]
@@ -24,12 +25,9 @@ pub(crate) fn schedule(
         jobs,
         admission,
     };
-    let mut scheduled = schedule_all(vec![queue], capacity, None, now);
+    let mut scheduled = schedule_all(vec![queue], capacity, NodeStart::Never, now);
     scheduled.remove(0).decisions
 }
-
-/// What budgets refused to pay for, and why. That a budget is exhausted is no answer to any one.
-pub(crate) type DeniedStart = (Vec<(RunningCost, u32)>, Denied);
 
 /// The jobs of a namespace, and the money that what runs there has left.
 pub(crate) struct NamespaceQueue<'a> {
@@ -43,8 +41,9 @@ pub(crate) struct NamespaceQueue<'a> {
 pub(crate) struct Scheduled {
     /// The decisions, in the order in which they were made.
     pub(crate) decisions: Vec<JobDecision>,
-    /// What budgets refused: with another answer, one of the jobs might run.
-    pub(crate) refused: Vec<DeniedStart>,
+    /// What budgets refused to pay for, and why: with another answer, one of the jobs might run. That
+    /// a budget is exhausted is no answer to any one.
+    pub(crate) refused: BTreeMap<Vec<(RunningCost, u32)>, Denied>,
 }
 
 /// Decides who runs, in one order over all these namespaces: by priority, then by age. Within a
@@ -62,8 +61,7 @@ pub(crate) struct Scheduled {
 /// and only if the budgets would pay for it and for those ahead of it, and if the nodes could take
 /// it beside the pods that are of no gang, which may stay for ever.
 ///
-/// Where nodes are made for pods that wait (`node_start` is how long a node takes at most until it
-/// is ready), a gang for which there is too little room starts all the same, so that nodes are
+/// Where nodes are made for pods that wait, a gang for which there is too little room starts all the same, so that nodes are
 /// made for the rest of it. It takes the room that it finds, and holds nobody up otherwise. One
 /// that was taken back because no node came first waits for nodes that exist, if they are enough,
 /// for as long as it waited for new ones.
@@ -73,7 +71,7 @@ pub(crate) struct Scheduled {
 pub(crate) fn schedule_all(
     queues: Vec<NamespaceQueue<'_>>,
     capacity: &mut impl Room,
-    node_start: Option<SignedDuration>,
+    node_start: NodeStart,
     now: Timestamp,
 ) -> Vec<Scheduled> {
     let mut order: Vec<(usize, Rank, &Job)> = Vec::new();
@@ -88,7 +86,8 @@ pub(crate) fn schedule_all(
         .map(|queue| QueueState {
             admission: queue.admission,
             ahead: Vec::new(),
-            owed: Vec::new(),
+            owed: BTreeMap::new(),
+            is_owed_too_much: false,
             scheduled: Scheduled::default(),
             waiting: 0,
         })
@@ -146,8 +145,10 @@ struct QueueState<'a> {
     admission: &'a mut BudgetAdmission,
     /// The jobs that wait for room or money, the first one first.
     ahead: Vec<&'a Job>,
-    /// What these cost.
-    owed: Vec<(RunningCost, u32)>,
+    /// What these cost: so many of each.
+    owed: BTreeMap<RunningCost, u32>,
+    /// Budgets did not pay for one of them beside those ahead of it, so they pay for none behind it.
+    is_owed_too_much: bool,
     scheduled: Scheduled,
     /// How many jobs wait, for whatever it is.
     waiting: u32,
@@ -242,8 +243,7 @@ struct Queue<'q, 'a, R> {
     capacity: &'q mut R,
     line: &'q mut QueueState<'a>,
     namespace: &'q Arc<str>,
-    /// How long a node takes at most until it is ready, where nodes are made for pods that wait.
-    node_start: Option<SignedDuration>,
+    node_start: NodeStart,
 }
 
 impl<'a, R: Room> Queue<'_, 'a, R> {
@@ -313,8 +313,11 @@ impl<'a, R: Room> Queue<'_, 'a, R> {
     fn wait(&mut self, job: &'a Job, scope: HoldScope, may_preempt: bool) {
         self.capacity.hold(&job.gangs(), scope, may_preempt);
         self.line.ahead.push(job);
-        if job.has_known_price() {
-            self.line.owed.extend(job.loads());
+        if job.has_known_price() && self.has_budgets() {
+            for (load, count) in job.loads() {
+                let owed = self.line.owed.entry(load).or_default();
+                *owed = owed.saturating_add(count);
+            }
         }
     }
 
@@ -386,7 +389,7 @@ impl<'a, R: Room> Queue<'_, 'a, R> {
         }
         let (workers, gangs, loads) = (job.workers(), job.gangs(), job.loads());
         let could = self.capacity.could_fit(&gangs);
-        if could < workers && self.node_start.is_none() {
+        if could < workers && !matches!(self.node_start, NodeStart::Within(_)) {
             let reason = if could == 0 {
                 "its workers fit no node: none that is ready takes one of them, even without other \
                  pods than those of DaemonSets"
@@ -494,7 +497,7 @@ impl<'a, R: Room> Queue<'_, 'a, R> {
 
     /// Whether a gang that finds too little room starts, so that nodes are made for its pods.
     fn may_wait_for_nodes(&self, job: &Job, could: u32, now: Timestamp) -> bool {
-        let Some(node_start) = self.node_start else {
+        let NodeStart::Within(node_start) = self.node_start else {
             return false;
         };
         let tries_again = |retry: &Retry| {
@@ -510,7 +513,7 @@ impl<'a, R: Room> Queue<'_, 'a, R> {
     fn may_preempt(&self, job: &Job) -> bool {
         match &job.retry {
             Some(retry) => !retry.had_room && retry.refused.is_none(),
-            None => self.node_start.is_none(),
+            None => self.node_start == NodeStart::Never,
         }
     }
 
@@ -525,18 +528,36 @@ impl<'a, R: Room> Queue<'_, 'a, R> {
         let answer = self.line.admission.check_all(loads);
         answer.map_err(|denied| {
             let refused = &mut self.line.scheduled.refused;
-            refused.push((loads.to_vec(), denied.clone()));
+            refused
+                .entry(loads.to_vec())
+                .or_insert_with(|| denied.clone());
             Blocked::denied(denied)
         })
     }
 
-    /// Whether budgets pay for these and for those that wait ahead of them.
+    fn has_budgets(&self) -> bool {
+        !self.line.admission.budget_states().is_empty()
+    }
+
+    /// Whether budgets pay for these and for those that wait ahead of them. Of those for which they do
+    /// not, each has the one before among those ahead of it: while they do not pay for the first, they
+    /// pay for none.
     fn pays_beside_those_ahead(&mut self, loads: &[(RunningCost, u32)]) -> bool {
-        if self.line.ahead.is_empty() {
+        if self.line.ahead.is_empty() || !self.has_budgets() {
             return true;
         }
-        let both: Vec<_> = self.line.owed.iter().chain(loads).copied().collect();
-        self.check(&both).is_ok()
+        if self.line.is_owed_too_much {
+            return false;
+        }
+        let mut both = self.line.owed.clone();
+        for (load, count) in loads {
+            let owed = both.entry(*load).or_default();
+            *owed = owed.saturating_add(*count);
+        }
+        let both: Vec<(RunningCost, u32)> = both.into_iter().collect();
+        let is_paid = self.check(&both).is_ok();
+        self.line.is_owed_too_much = !is_paid;
+        is_paid
     }
 
     /// Whom a gang holds up that waits for room.

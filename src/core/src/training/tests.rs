@@ -402,7 +402,8 @@ fn gangs_that_block_each_other_do_not_let_go_together_and_wait_longer_each_time(
         }),
         ..job("a", 3)
     };
-    assert_ne!(since(7).taken_back_at(None), since(8).taken_back_at(None));
+    let taken_back = |seed| since(seed).taken_back_at(NodeStart::Never);
+    assert_ne!(taken_back(7), taken_back(8));
     let wait = |count| {
         let retry = (count > 0).then(|| Retry {
             count,
@@ -447,4 +448,26 @@ fn a_gang_whose_money_is_kept_for_others_holds_up_no_other_namespace() {
         .map(|(_, _, scope)| *scope)
         .collect();
     assert_eq!(scopes, [HoldScope::Namespace; 2]);
+}
+
+#[test]
+fn what_budgets_refuse_to_gangs_that_wait_is_remembered_once() {
+    let jobs: Vec<Job> = (0..300)
+        .map(|number| job(&format!("{number:03}"), 5))
+        .collect();
+    // room for none; no budget, money for one, and money for all
+    for (limit, most) in [(None, 0), (Some("10"), 2), (Some("100000"), 0)] {
+        let mut room = nodes(&[8]);
+        room.nodes[0].free = gpus(0);
+        let mut admission = admission(limit);
+        let queue = NamespaceQueue {
+            namespace: "team".into(),
+            jobs: &jobs,
+            admission: &mut admission,
+        };
+        let scheduled = schedule_all(vec![queue], &mut room, NodeStart::Never, now()).remove(0);
+        assert_eq!(scheduled.decisions.len(), 300);
+        let remembered = scheduled.refused.iter().map(|(loads, _)| loads.len());
+        assert!(remembered.sum::<usize>() <= most, "{limit:?}");
+    }
 }

@@ -138,3 +138,30 @@ fn a_gang_that_was_taken_back_waits_for_nodes_that_exist_before_new_ones() {
     run(&mut cluster, 1499..1510);
     assert!(cluster.complete("lab", "pretrain").is_some());
 }
+
+#[test]
+fn a_new_leader_takes_no_gang_back_before_it_knows_whether_nodes_are_made() {
+    let lead = |knows: bool| {
+        let mut cluster = cluster(1, 0);
+        cluster.add_gang("lab", "pretrain", &PRETRAIN, 0);
+        run(&mut cluster, 0..250);
+        cluster.change_leader(250);
+        if !knows {
+            cluster.model = cluster.model.clone().awaiting_node_start();
+        }
+        run(&mut cluster, 250..300);
+        cluster
+    };
+    // where none are made, one of its workers has waited for too long
+    assert_eq!(lead(true).orders_of("lab", "pretrain"), [true, false]);
+    for node_start in [Some(SignedDuration::from_secs(NODE_START)), None] {
+        let mut cluster = lead(false);
+        assert_eq!(cluster.orders_of("lab", "pretrain"), [true]);
+        let reason = cluster.reason("lab", "pretrain");
+        assert!(reason.contains("is not known yet"), "{reason}");
+        cluster.model.apply(Event::NodeStart(node_start), at(300));
+        run(&mut cluster, 300..302);
+        let is_taken_back = cluster.orders_of("lab", "pretrain") == [true, false];
+        assert_eq!(is_taken_back, node_start.is_none());
+    }
+}
