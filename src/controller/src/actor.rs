@@ -79,6 +79,14 @@ impl Actor {
         }
     }
 
+    /// The same, which is yet to be told whether nodes are made for pods that wait.
+    pub(crate) fn awaiting_node_start(self) -> Self {
+        Self {
+            model: self.model.awaiting_node_start(),
+            ..self
+        }
+    }
+
     /// Decides for as long as the process leads, and hands over what is wanted.
     pub(crate) async fn run(
         mut self,

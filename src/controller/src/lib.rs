@@ -4,6 +4,7 @@
 //!
 //! | module | subject |
 //! |---|---|
+//! | `lead` | what a leader does, in phases: caches, first signals, tasks |
 //! | `cache` | one watch and one cache for each kind |
 //! | `index` | where the pods of a workload are in their cache |
 //! | `unreadable_status` | the condition of objects that cannot be read |
@@ -54,6 +55,7 @@ mod health;
 mod index;
 mod inference;
 mod input;
+mod lead;
 mod ledger;
 mod lock;
 mod metrics;
@@ -81,52 +83,27 @@ mod unreadable_status;
 mod within_budget;
 
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bursar_api::names::{ADMIN_PORT, CONTROLLER_LEASE};
 use bursar_api::quantities::parse_duration;
 use bursar_runtime::admin::{self, Readiness};
-use bursar_runtime::leader_election::Candidate;
+use bursar_runtime::leader_election::{Candidate, Leadership};
 use bursar_runtime::shutdown;
-use bursar_signals::demand::Credentials;
-use bursar_signals::engine::Scraper;
-use bursar_signals::schedule::Settings;
 use jiff::tz::TimeZone;
-use jiff::{SignedDuration, Timestamp};
 use kube::Client;
-use kube::runtime::events::{Recorder, Reporter};
 use prometheus_client::registry::Registry;
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
 
-use crate::actor::{Actor, Sources};
-use crate::cache::{Stores, UnreadableObjects};
-use crate::context::Context;
-use crate::engine_reads::EngineReads;
-use crate::engine_targets::EngineTargets;
-use crate::event_publisher::EventPublisher;
-use crate::executor::Executor;
 use crate::explain::ExplainInputs;
-use crate::gateways::Gateways;
+use crate::lead::lead;
 use crate::metrics::Metrics;
 pub use crate::node_autoscaling::NodeAutoscaling;
-use crate::node_autoscaling::NodeAutoscalingWatch;
-use crate::ports::Ports;
-use crate::pricing::effective::PriceCache;
-use crate::pricing::price_lists;
 pub use crate::priority::AllowedClass;
 pub use crate::training::pod_group::GangScheduling;
-use crate::training::refusals::{self, Refusals};
 
-/// Caches must fill in this time.
-const SYNC_LIMIT: Duration = Duration::from_secs(120);
-/// Time limit of the first read of all engines and gateways; those that do not answer by then are
-/// unknown.
-const FIRST_ROUND: Duration = Duration::from_secs(2);
+/// So long is waited for the Lease to be given back.
+const RELEASE_LIMIT: Duration = Duration::from_secs(1);
 
 /// The options of a controller.
 #[derive(Debug, Clone, clap::Args)]
@@ -243,8 +220,11 @@ pub enum Error {
     /// Leadership is lost; the process must end and start anew.
     #[error("leadership is lost")]
     Lost,
-    /// Caches did not fill in time.
-    #[error("the caches did not fill within {} s", SYNC_LIMIT.as_secs())]
+    /// Caches do not fill.
+    #[error(
+        "the caches do not fill: no list of the API server brought anything new for {} s",
+        lead::STALL_LIMIT.as_secs()
+    )]
     Unsynced,
 }
 
@@ -284,169 +264,29 @@ pub async fn run(options: Options) -> Result<(), Error> {
         served = &mut admin => return served.unwrap_or(Ok(())).map_err(Error::Io),
     };
     metrics.leading.set(1);
-    // the lease is given back only when nothing acts any more
-    let done = CancellationToken::new();
-    let lost = tokio::spawn(leadership.run(done.clone()));
-    tokio::select! {
-        led = lead(&options, client, zone, metrics, explain_inputs) => led?,
-        () = stop.cancelled() => {}
-        lost = lost => return if lost.unwrap_or(true) { Err(Error::Lost) } else { Ok(()) },
-        served = &mut admin => return served.unwrap_or(Ok(())).map_err(Error::Io),
-    }
-    done.cancel();
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    Ok(())
+    let led = async {
+        tokio::select! {
+            led = lead(&options, client, zone, metrics, explain_inputs) => led,
+            () = stop.cancelled() => Ok(()),
+            served = &mut admin => served.unwrap_or(Ok(())).map_err(Error::Io),
+        }
+    };
+    while_leading(leadership, led).await
 }
 
-async fn lead(
-    options: &Options,
-    client: Client,
-    zone: TimeZone,
-    metrics: Metrics,
-    explain_inputs: ExplainInputs,
+/// Acts as leader, and gives the Lease back when nothing acts any more, whatever ended it: another
+/// candidate need not wait until it expires.
+async fn while_leading(
+    leadership: Leadership,
+    led: impl Future<Output = Result<(), Error>>,
 ) -> Result<(), Error> {
-    let (ledger_triggers, ledger_received) = mpsc::unbounded_channel();
-    let (changes, changes_received) = mpsc::unbounded_channel();
-    let (inputs, inputs_received) = mpsc::unbounded_channel();
-    let tombstones = Arc::default();
-    let namespaces = Arc::default();
-    let unreadable = Arc::<UnreadableObjects>::default();
-    let (targets, reads) = bursar_signals::engine_reads::EngineReads::new(
-        Scraper,
-        Settings::default(),
-        Timestamp::now,
-    );
-    let engines = Arc::new(EngineTargets::new(targets));
-    let mut watches = JoinSet::new();
-    let started = Stores::start(
-        &mut watches,
-        (&client, &options.namespace),
-        &ledger_triggers,
-        &changes,
-        &tombstones,
-        &unreadable,
-        (&engines, &namespaces),
-    );
-    let started = tokio::time::timeout(SYNC_LIMIT, started).await;
-    let stores = started.ok().and_then(Result::ok).ok_or(Error::Unsynced)?;
-    if let Some(file) = &options.price_list {
-        tokio::spawn(price_lists::install(client.clone(), file.clone()));
-    }
-    let reporter = Reporter {
-        controller: "bursar-controller".to_owned(),
-        instance: Some(options.pod_name.clone()),
+    let done = CancellationToken::new();
+    let mut lost = tokio::spawn(leadership.run(done.clone()));
+    let ended = tokio::select! {
+        led = led => led,
+        lost = &mut lost => return if lost.unwrap_or(true) { Err(Error::Lost) } else { Ok(()) },
     };
-    let context = Arc::new(Context {
-        stores: Arc::clone(&stores),
-        namespaces,
-        price_cache: PriceCache::default(),
-        readings: Arc::default(),
-        ledger: ledger::PublishedAccounts::new(zone.clone(), metrics.unwritten_accounts.clone()),
-        ledger_triggers: ledger_triggers.clone(),
-        written: ledger::WriteCache::default(),
-        folded: ledger::ConsolidatedCache::default(),
-        tombstones,
-        unreadable,
-        events: EventPublisher::new(
-            Recorder::new(client.clone(), reporter),
-            metrics.dropped_events.clone(),
-        ),
-        refusals: Refusals::default(),
-        metrics,
-        orders_wait: AtomicBool::new(false),
-        index: Mutex::default(),
-        sharing: Mutex::default(),
-        measured: Arc::new(Mutex::new(power_readings::PowerReadings::new(
-            Timestamp::now(),
-        ))),
-        began: Timestamp::now(),
-        ports: Ports::default(),
-        shares: Mutex::default(),
-        zone,
-        namespace: options.namespace.clone(),
-        service_events: Mutex::default(),
-        status_memories: Mutex::default(),
-        observe_only: options.observe_only,
-        change_grace: SignedDuration::try_from(options.change_grace).unwrap_or_default(),
-        allowed_classes: options.allowed_priority_classes.clone(),
-        gang_scheduling: options.gang_scheduling,
-        client: client.clone(),
-    });
-    let credentials = Credentials {
-        ca: options.gateway_ca.clone(),
-        token: options.gateway_token.clone(),
-        server_name: format!("bursar-gateway.{}.svc", options.namespace),
-    };
-    let prices = price_lists::run(Arc::clone(&context));
-    let corrections = corrections::run(&context);
-    let month_close = context.month_close(options.retention_months);
-    *lock::lock(&explain_inputs) = Some(inputs.clone());
-    let engine_reads = EngineReads {
-        targets: Arc::clone(&engines),
-        readings: Arc::clone(&context.readings),
-        inputs: inputs.clone(),
-    };
-    // a task of its own: no decision delays a read
-    let engine_reads = AbortOnDropHandle::new(tokio::spawn(engine_reads.run(reads)));
-    let watts = power_readings::run(Arc::clone(&stores), Arc::clone(&context.measured));
-    let mut node_autoscaling = NodeAutoscalingWatch::new(
-        client.clone(),
-        inputs.clone(),
-        options.node_autoscaling,
-        options.node_start_timeout,
-    );
-    let gateways = Gateways::new(
-        stores.pods.clone(),
-        options.namespace.clone(),
-        credentials,
-        inputs,
-    );
-    let mut demand = std::pin::pin!(gateways.run());
-    // gangs that wait for nodes are not taken back before it is known that some are made
-    node_autoscaling.detect_first().await;
-    // signals that nobody has read yet are not unknown
-    let first_round = async { tokio::join!(engines.all_read(), gateways.all_heard()) };
-    tokio::select! {
-        () = &mut demand => {}
-        _ = tokio::time::timeout(FIRST_ROUND, first_round) => {}
-    }
-    cluster_bill::refresh(&context, Timestamp::now());
-    let accounts = ledger::worker::run(Arc::clone(&context), ledger_received, Timestamp::now);
-    // tasks of their own, which end when this one does
-    let accounts = AbortOnDropHandle::new(tokio::spawn(accounts));
-    let (wanted, wanted_received) = mpsc::unbounded_channel();
-    let (applied, applied_received) = mpsc::unbounded_channel();
-    let sources = Sources {
-        changes: changes_received,
-        inputs: inputs_received,
-        applied: applied_received,
-    };
-    let actor = Actor::new(Arc::clone(&context)).run(sources, wanted, Timestamp::now);
-    let actor = AbortOnDropHandle::new(tokio::spawn(actor));
-    let executor = Executor::new(Arc::clone(&context));
-    let executor = executor.run(wanted_received, applied, Timestamp::now);
-    let executor = AbortOnDropHandle::new(tokio::spawn(executor));
-    let events = context.events.clone();
-    let events = AbortOnDropHandle::new(tokio::spawn(async move { events.run().await }));
-    tokio::select! {
-        () = prices => {}
-        // a cache that nobody keeps would be believed for ever
-        _ = watches.join_next() => {}
-        _ = accounts => {}
-        () = ledger::nodes::run(Arc::clone(&context)) => {}
-        () = cluster_bill::run(&context) => {}
-        () = corrections => {}
-        () = unreadable_status::run(&context) => {}
-        () = spend_metrics::run(&context) => {}
-        () = month_close.run() => {}
-        _ = engine_reads => {}
-        () = watts => {}
-        () = node_autoscaling.run() => {}
-        () = refusals::run(&context.refusals, &client, changes, Timestamp::now) => {}
-        () = demand => {}
-        _ = actor => {}
-        _ = executor => {}
-        _ = events => {}
-    }
-    Ok(())
+    done.cancel();
+    tokio::time::timeout(RELEASE_LIMIT, lost).await.ok();
+    ended
 }

@@ -13,7 +13,7 @@ use crate::input::{Input, Inputs};
 
 /// How often the cluster is asked.
 const PACE: Duration = Duration::from_mins(1);
-/// So often before the first decision, if there is no answer, ...
+/// So often at first, if there is no answer, ...
 const FIRST_TRIES: u32 = 3;
 /// ... with this wait between two tries.
 const FIRST_PACE: Duration = Duration::from_secs(1);
@@ -43,12 +43,12 @@ pub(crate) struct NodeAutoscalingWatch {
     setting: NodeAutoscaling,
     /// How long a node takes at most until it is ready.
     timeout: SignedDuration,
-    /// What the actor was told.
-    told: Option<SignedDuration>,
+    /// What the actor was told, if it was told something.
+    told: Option<Option<SignedDuration>>,
 }
 
 impl NodeAutoscalingWatch {
-    /// The actor was told nothing yet: nodes are not made for pods.
+    /// The actor was told nothing yet, and takes no gang back for want of nodes.
     pub(crate) fn new(
         client: Client,
         inputs: Inputs,
@@ -64,14 +64,16 @@ impl NodeAutoscalingWatch {
         }
     }
 
-    /// Finds out before the first decision: an API server that gives no answer is asked again.
-    pub(crate) async fn detect_first(&mut self) {
+    /// Finds out for the first time: an API server that gives no answer is asked again. If it gives
+    /// none, no nodes are taken to be made until it does: gangs do not keep for ever what they hold.
+    async fn detect_first(&mut self) {
         for _ in 0..FIRST_TRIES {
             if self.detect().await {
                 return;
             }
             tokio::time::sleep(FIRST_PACE).await;
         }
+        self.tell(None);
     }
 
     /// Finds out once. What cannot be found out stays as it was. Returns whether it could.
@@ -87,19 +89,23 @@ impl NodeAutoscalingWatch {
                 }
             },
         };
-        let node_start = is_enabled.then_some(self.timeout);
-        if node_start == self.told {
-            return true;
+        self.tell(is_enabled.then_some(self.timeout));
+        true
+    }
+
+    fn tell(&mut self, node_start: Option<SignedDuration>) {
+        if self.told == Some(node_start) {
+            return;
         }
-        self.told = node_start;
-        tracing::info!(is_enabled, "node autoscaling");
+        self.told = Some(node_start);
+        tracing::info!(is_enabled = node_start.is_some(), "node autoscaling");
         // whoever reads it may have ended
         let _ = self.inputs.send(Input::Event(Event::NodeStart(node_start)));
-        true
     }
 
     /// Finds out again and again.
     pub(crate) async fn run(mut self) {
+        self.detect_first().await;
         loop {
             tokio::time::sleep(PACE).await;
             self.detect().await;
@@ -190,7 +196,7 @@ mod tests {
     #[tokio::test]
     async fn either_autoscaler_shows_that_nodes_are_made() {
         use NodeAutoscaling::Auto;
-        assert_eq!(told(Auto, &[(&["apps"], 404)]).await, []);
+        assert_eq!(told(Auto, &[(&["apps"], 404)]).await, [None]);
         assert_eq!(told(Auto, &[(&["apps"], 200)]).await, [Some(900)]);
         let karpenter: &[&str] = &["apps", "karpenter.sh"];
         assert_eq!(told(Auto, &[(karpenter, 404)]).await, [Some(900)]);
@@ -213,6 +219,23 @@ mod tests {
         let refused: [(&[&str], u16); 1] = [(&[], 403)];
         assert_eq!(told(NodeAutoscaling::Enabled, &refused).await, [Some(900)]);
         let shown: [(&[&str], u16); 1] = [(&["karpenter.sh"], 200)];
-        assert_eq!(told(NodeAutoscaling::Disabled, &shown).await, []);
+        assert_eq!(told(NodeAutoscaling::Disabled, &shown).await, [None]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cluster_that_does_not_say_it_is_not_waited_for_longer_than_a_minute() {
+        let shown = Arc::new(Mutex::new((vec!["apps"], 403)));
+        let (inputs, mut received) = mpsc::unbounded_channel();
+        let (client, timeout) = (client(Arc::clone(&shown)), Duration::from_mins(15));
+        let watch = NodeAutoscalingWatch::new(client, inputs, NodeAutoscaling::Auto, timeout);
+        let watch = tokio::spawn(watch.run());
+        let limit = Duration::from_mins(1);
+        let told = tokio::time::timeout(limit, received.recv()).await.unwrap();
+        assert!(matches!(told, Some(Input::Event(Event::NodeStart(None)))));
+        *lock(&shown) = (vec!["apps"], 200);
+        let told = tokio::time::timeout(limit * 2, received.recv()).await;
+        let is_told = |input| matches!(input, Some(Input::Event(Event::NodeStart(Some(_)))));
+        assert!(is_told(told.unwrap()));
+        watch.abort();
     }
 }

@@ -6,6 +6,7 @@
 //! | `decoding` | from a watch's events to a cache, object by object |
 //! | `namespace_index` | the pods and the records of each namespace |
 //! | `pruning` | what caches keep of an object, and which objects trigger a sync |
+//! | `progress` | whether the first lists go on |
 //! | `tombstones` | what is remembered of pods and nodes that are gone |
 //! | `trigger` | which syncs of accounts a change triggers |
 //! | `unreadable` | the objects that cannot be read, and why |
@@ -35,6 +36,7 @@
 mod change;
 mod decoding;
 mod namespace_index;
+mod progress;
 mod pruning;
 mod tombstones;
 mod trigger;
@@ -64,6 +66,7 @@ use tokio::task::JoinSet;
 
 use crate::api_calls::{ApiError, with_timeout};
 use crate::cache::decoding::{CacheWriter, Cached, Observer};
+use crate::cache::progress::{ListProgress, Progress};
 use crate::engine_targets::EngineTargets;
 use crate::pod;
 
@@ -76,6 +79,31 @@ pub(crate) use trigger::{Trigger, Triggers};
 #[cfg(test)]
 pub(crate) use unreadable::MAX_FAULTS;
 pub(crate) use unreadable::{UnreadableObject, UnreadableObjects};
+
+/// Objects that are asked for at a time.
+const PAGE_SIZE: u32 = 2_000;
+
+/// What learns of each change, before anything is triggered by it.
+pub(crate) struct Observers {
+    pub(crate) tombstones: Arc<Tombstones>,
+    pub(crate) unreadable: Arc<UnreadableObjects>,
+    pub(crate) namespaces: Arc<NamespaceIndex>,
+    pub(crate) engines: Arc<EngineTargets>,
+    pub(crate) progress: Progress,
+}
+
+impl Observers {
+    /// They know nothing yet but where engines are noted.
+    pub(crate) fn new(engines: EngineTargets) -> Self {
+        Self {
+            tombstones: Arc::default(),
+            unreadable: Arc::default(),
+            namespaces: Arc::default(),
+            engines: Arc::new(engines),
+            progress: Progress::default(),
+        }
+    }
+}
 
 /// The caches.
 pub(crate) struct Stores {
@@ -112,15 +140,19 @@ impl Stores {
     pub(crate) async fn start(
         watches: &mut JoinSet<()>,
         (client, operator_namespace): (&Client, &str),
-        triggers: &Triggers,
-        changes: &CacheChanges,
-        tombstones: &Arc<Tombstones>,
-        unreadable: &Arc<UnreadableObjects>,
-        (engines, namespaces): (&Arc<EngineTargets>, &Arc<NamespaceIndex>),
+        (triggers, changes): (&Triggers, &CacheChanges),
+        observers: &Observers,
     ) -> Result<Arc<Self>, Unsynced> {
+        let Observers {
+            tombstones,
+            unreadable,
+            namespaces,
+            engines,
+            progress,
+        } = observers;
         let mut syncing = Vec::new();
-        let ours = watcher::Config::default().labels(bursar_api::names::WORKLOAD_LABEL);
-        let all = watcher::Config::default;
+        let all = || watcher::Config::default().page_size(PAGE_SIZE);
+        let ours = all().labels(bursar_api::names::WORKLOAD_LABEL);
         macro_rules! store {
             ($config:expr, $trigger:expr) => {
                 store!($config, $trigger, None)
@@ -133,7 +165,8 @@ impl Stores {
                 let changes = changes.clone();
                 let (store, writer) =
                     CacheWriter::new($trigger, tombstones, unreadable, changes, $observer);
-                watches.spawn(run($api, $config, writer, triggers.clone()));
+                let progress = progress.of_list();
+                watches.spawn(run($api, $config, writer, triggers.clone(), progress));
                 let ready = store.clone();
                 syncing.push(
                     async move { ready.wait_until_ready().await.map_err(|_| Unsynced) }.boxed(),
@@ -174,7 +207,8 @@ impl Stores {
             budgets: store!(all(), no_sync),
             prices: store!(all(), |_: &PriceList| Some(Trigger::All)),
             records: store!(
-                all(),
+                // the records of closed months are long
+                watcher::Config::default(),
                 |record: &SpendRecord| Some(of_record(record.workload())),
                 on_record
             ),
@@ -251,12 +285,14 @@ async fn run<K: Cached>(
     config: watcher::Config,
     mut writer: CacheWriter<K>,
     triggers: Triggers,
+    mut progress: ListProgress,
 ) {
     let events = watcher::watcher(api, config).default_backoff();
     let mut events = std::pin::pin!(events);
     while let Some(event) = events.next().await {
         match event {
             Ok(event) => {
+                progress.note(&event);
                 if let Some(trigger) = writer.apply(event)
                     && triggers.send(trigger).is_err()
                 {

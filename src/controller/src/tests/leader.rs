@@ -26,7 +26,7 @@ use tokio::sync::mpsc;
 use super::world::{NAMESPACE, OPERATOR, World};
 use crate::actor::Actor;
 use crate::api_calls::ApiError;
-use crate::cache::{CachePolicy, NamespaceIndex, Stores, Tombstones, UnreadableObjects};
+use crate::cache::{CachePolicy, NamespaceIndex, Observers, Stores, Tombstones, UnreadableObjects};
 use crate::context::Context;
 use crate::engine_targets::EngineTargets;
 use crate::event_publisher::EventPublisher;
@@ -175,25 +175,26 @@ impl Leader {
     pub(super) async fn watching(world: &World) -> Self {
         let (triggers, mut received) = mpsc::unbounded_channel();
         tokio::spawn(async move { while received.recv().await.is_some() {} });
-        let (unreadable, tombstones, namespaces) = (Arc::default(), Arc::default(), Arc::default());
         let client = world.server.client();
         let reads = engine_reads::EngineReads::new(Scraper, Settings::default(), Timestamp::now);
-        let engines = Arc::new(EngineTargets::new(reads.0));
+        let observers = Observers::new(EngineTargets::new(reads.0));
         let changes = mpsc::unbounded_channel().0;
         let mut watches = tokio::task::JoinSet::new();
         let stores = Stores::start(
             &mut watches,
             (&client, OPERATOR),
-            &triggers,
-            &changes,
-            &tombstones,
-            &unreadable,
-            (&engines, &namespaces),
+            (&triggers, &changes),
+            &observers,
         );
         let stores = stores.await.unwrap();
         watches.detach_all();
         let (_, writers) = caches();
-        let caches = (stores, namespaces, tombstones, unreadable);
+        let caches = (
+            stores,
+            observers.namespaces,
+            observers.tombstones,
+            observers.unreadable,
+        );
         Self::with_caches(world, Faults::default(), caches, writers)
     }
 

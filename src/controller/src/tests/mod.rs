@@ -13,6 +13,7 @@ mod gang_restarts;
 mod gang_scheduling;
 mod gangs;
 mod leader;
+mod lease;
 mod ledger;
 mod nodes;
 mod pause;
