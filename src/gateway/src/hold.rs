@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::demand::{DemandTracker, HeldGuard};
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
-use crate::route::{HoldPolicy, Route, Routes, ServiceKey};
+use crate::route::{HoldPolicy, Route, ServiceKey, ServiceRoutes};
 use crate::upstream::{self, ReplicaLoad};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -22,7 +22,7 @@ pub(crate) const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// The held requests of all services.
 #[derive(Debug, Clone)]
 pub(crate) struct HoldQueue {
-    routes: Routes,
+    routes: ServiceRoutes,
     demand: DemandTracker,
     metrics: Metrics,
     replica_load: ReplicaLoad,
@@ -32,7 +32,7 @@ pub(crate) struct HoldQueue {
 impl HoldQueue {
     /// An empty queue; `routes` always has the current state of the cluster.
     pub(crate) fn new(
-        routes: Routes,
+        routes: ServiceRoutes,
         demand: DemandTracker,
         metrics: Metrics,
         replica_load: ReplicaLoad,

@@ -20,7 +20,7 @@ use crate::hold::{self, HoldQueue, RETRY_PAUSE};
 use crate::metrics::{Metrics, OutcomeLabel};
 use crate::refusal::Refusal;
 use crate::request_body::{self, BodyReader};
-use crate::route::{Routes, ServiceKey};
+use crate::route::{ServiceKey, ServiceRoutes};
 use crate::upstream::{self, ReplicaLoad, StreamedBody};
 
 /// How often a request is sent again after a replica closed the connection before it answered.
@@ -44,7 +44,7 @@ impl RequestHandler {
     /// A handler that forwards by `routes`, which always has the current state of the cluster. It
     /// closes the connection of a client that sends nothing for `idle_timeout`.
     pub(crate) fn new(
-        routes: Routes,
+        routes: ServiceRoutes,
         demand: DemandTracker,
         metrics: Metrics,
         idle_timeout: Duration,

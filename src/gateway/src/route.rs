@@ -121,9 +121,9 @@ pub(crate) struct Route {
 
 /// The routes of all services, as requests read them. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Routes(Arc<Mutex<HashMap<ServiceKey, watch::Sender<Arc<Route>>>>>);
+pub(crate) struct ServiceRoutes(Arc<Mutex<HashMap<ServiceKey, watch::Sender<Arc<Route>>>>>);
 
-impl Routes {
+impl ServiceRoutes {
     /// The route of a service as it is now.
     pub(crate) fn get(&self, service: &ServiceKey) -> Arc<Route> {
         let known = self.lock().get(service).map(|route| route.borrow().clone());
@@ -305,7 +305,7 @@ impl RouteTable {
     }
 
     /// Publishes the routes of the services that have changed: only requests of these wake.
-    pub(crate) fn publish(&mut self, routes: &Routes) {
+    pub(crate) fn publish(&mut self, routes: &ServiceRoutes) {
         for service in std::mem::take(&mut self.changed) {
             let route = self.route(&service);
             routes.set(service, route);

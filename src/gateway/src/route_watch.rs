@@ -14,7 +14,7 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource};
 
 use crate::Error;
-use crate::route::{self, RouteTable, Routes, ServiceKey};
+use crate::route::{self, RouteTable, ServiceKey, ServiceRoutes};
 
 /// Events that are applied before routes are published.
 const MAX_EVENTS: usize = 1_024;
@@ -30,7 +30,7 @@ pub(crate) struct RouteWatch {
     services: EventHandler<InferenceDeployment>,
     slices: EventHandler<EndpointSlice>,
     table: RouteTable,
-    routes: Routes,
+    routes: ServiceRoutes,
 }
 
 impl RouteWatch {
@@ -52,12 +52,12 @@ impl RouteWatch {
                 RouteTable::retain_slices,
             ),
             table: RouteTable::default(),
-            routes: Routes::default(),
+            routes: ServiceRoutes::default(),
         }
     }
 
     /// The routes, which always have the current state of the cluster.
-    pub(crate) fn routes(&self) -> Routes {
+    pub(crate) fn routes(&self) -> ServiceRoutes {
         self.routes.clone()
     }
 

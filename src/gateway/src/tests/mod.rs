@@ -18,14 +18,14 @@ use crate::demand::DemandTracker;
 use crate::listeners::Listeners;
 use crate::metrics::Metrics;
 use crate::request::RequestHandler;
-use crate::route::{RouteTable, Routes};
+use crate::route::{RouteTable, ServiceRoutes};
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A gateway for the one service ns/chat.
 struct TestGateway {
     routes: RouteTable,
-    published: Routes,
+    published: ServiceRoutes,
     demand: DemandTracker,
     address: SocketAddr,
     listeners: Listeners,
@@ -39,7 +39,7 @@ impl TestGateway {
     /// A gateway that closes the connections of clients which send nothing for so long.
     async fn with_idle_timeout(activation: Value, idle_timeout: Duration) -> Self {
         let demand = DemandTracker::new("g", Metrics::new(&mut Registry::default()));
-        let published = Routes::default();
+        let published = ServiceRoutes::default();
         let handler = RequestHandler::new(
             published.clone(),
             demand.clone(),
