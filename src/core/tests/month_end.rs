@@ -82,6 +82,7 @@ fn job() -> Job {
         seed: 1,
         restarts: 3,
         restarted: 0,
+        ended_well: Default::default(),
         roles: vec![Role {
             name: "".into(),
             replicas: 2,

@@ -161,13 +161,15 @@ impl RoomPreemption {
         } = self;
         let what = if *for_gpus { "GPUs" } else { "a node" };
         let kind = if *is_of_service { "service" } else { "job" };
-        let who = match *to.namespace == *namespace {
-            true => format!("{kind} {}", to.name),
-            false => format!("a {kind} of another namespace,"),
-        };
+        if *to.namespace == *namespace {
+            let name = &to.name;
+            return format!(
+                "gives way to {kind} {name}, which has a higher priority and waits for {what}"
+            );
+        }
+        let priority = to.priority.0;
         format!(
-            "gives way to {who} of priority {}, which waits for {what}",
-            to.priority.0
+            "gives way to a {kind} of another namespace, of priority {priority}, which waits for {what}"
         )
     }
 }

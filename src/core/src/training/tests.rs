@@ -467,7 +467,7 @@ fn what_budgets_refuse_to_gangs_that_wait_is_remembered_once() {
         };
         let scheduled = schedule_all(vec![queue], &mut room, NodeStart::Never, now()).remove(0);
         assert_eq!(scheduled.decisions.len(), 300);
-        let remembered = scheduled.refused.iter().map(|(loads, _)| loads.len());
+        let remembered = scheduled.refused.keys().map(|loads| loads.len());
         assert!(remembered.sum::<usize>() <= most, "{limit:?}");
     }
 }

@@ -98,7 +98,7 @@ fn in_its_own_namespace_the_claimant_is_named() {
     cluster.stop_seconds = 20;
     cluster.add_gang("lab", "urgent", &URGENT, 100);
     run(&mut cluster, 100..101);
-    let why = "gives way to job urgent of priority 10, which waits for GPUs";
+    let why = "gives way to job urgent, which has a higher priority and waits for GPUs";
     assert_eq!(cluster.reason("lab", "whole-0"), why);
 }
 
