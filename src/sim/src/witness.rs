@@ -201,17 +201,28 @@ impl Witness {
         let Some(job) = self.jobs.get(&order.job) else {
             return Ok(());
         };
-        let is_above = |priority: i32| job.cluster_priority < priority;
+        // within a namespace the own priority decides, unless the other one would be behind beside others
+        let is_above = |other: &Key, own: i32, in_cluster: i32| {
+            if other.namespace == order.job.namespace {
+                job.priority < own && job.cluster_priority <= in_cluster
+            } else {
+                job.cluster_priority < in_cluster
+            }
+        };
         let mut jobs = self.jobs.iter();
         let waits = jobs.any(|(key, other)| {
             let starts = model.job(key).is_some_and(|decision| decision.run);
-            is_above(other.cluster_priority) && !other.suspend && (starts || !self.is_running(key))
+            is_above(key, other.priority, other.cluster_priority)
+                && !other.suspend
+                && (starts || !self.is_running(key))
         });
         let mut pods = self.pods.values();
         let has_replica = pods.any(|pod| {
             let key = workload_key(pod).filter(|_| matches!(pod.owner, Owner::Service(_)));
-            let service = key.and_then(|key| self.services.get(&key));
-            let is_above = service.is_some_and(|service| is_above(service.cluster_priority));
+            let service = key.and_then(|key| Some((self.services.get(&key)?, key)));
+            let is_above = service.is_some_and(|(service, key)| {
+                is_above(&key, service.priority, service.cluster_priority)
+            });
             is_above && pod.node.is_none() && pod.ended.is_none()
         });
         if !job.gives_way || !(waits || has_replica) {

@@ -161,10 +161,10 @@ pub(crate) fn give_gpus_to_a_request(cluster: &Cluster) -> ScenarioResult {
     let answer = client_runtime()?.block_on(traffic::complete(address, 4));
     expect_all_ok(&[answer])?;
     println!("served after {} s", began.elapsed().as_secs());
-    job(".status.limitedBy", "Preempted")?;
-    let reason = get_field(cluster, namespace, "tj/train", ".status.reason")?;
-    if !reason.contains("chat") {
-        return Err(format!("the job does not say for whom it gave way: {reason}").into());
+    job(".status.phase", "Suspended")?;
+    let events = cluster.kubectl(&["-n", namespace, "get", "events"])?;
+    if !events.contains("gives way to service chat") {
+        return Err(format!("no Event says for whom the job gave way:\n{events}").into());
     }
     delete_services(cluster, namespace, &["chat", "toy"])?;
     job(".status.phase", "Running")?;
