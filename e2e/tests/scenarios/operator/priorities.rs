@@ -166,7 +166,7 @@ pub(crate) fn give_gpus_to_a_request(cluster: &Cluster) -> ScenarioResult {
     if !events.contains("gives way to service chat") {
         return Err(format!("no Event says for whom the job gave way:\n{events}").into());
     }
-    delete_services(cluster, namespace, &["chat", "toy"])?;
+    cluster.kubectl(&["-n", namespace, "delete", "infd", "chat", "toy"])?;
     job(".status.phase", "Running")?;
     cluster.kubectl(&["-n", namespace, "delete", "tj", "train"])?;
     wait_until("its workers to stop", 60, || {
