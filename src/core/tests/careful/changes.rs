@@ -3,7 +3,7 @@
 
 use bursar_core::budget::{BudgetRecord, BudgetState, OnExhausted, PendingChange, Phase, Terms};
 use bursar_core::calendar::Period;
-use bursar_core::model::event::{BatchJob, Budget, Event};
+use bursar_core::model::event::{BatchJob, Budget, Event, Service};
 use bursar_core::model::{Key, Model};
 use jiff::SignedDuration;
 use jiff::tz::TimeZone;
@@ -50,6 +50,24 @@ fn state(world: &World) -> BudgetState {
 
 fn pending(world: &World) -> Option<PendingChange> {
     state(world).pending
+}
+
+/// The gang has stopped as it was told, at second 1.
+fn suspend_gang(world: &mut World) {
+    let suspended = BatchJob::default();
+    world.tell(1, Event::BatchJob(train(), "".into(), Some(suspended)));
+    for number in 0..2 {
+        world.tell(1, Event::Pod(format!("team-train-{number}").into(), None));
+    }
+}
+
+/// The service has a higher class than the gang, from second 0 on.
+fn raise_priority(world: &mut World) {
+    let spec = Service {
+        priority: 10,
+        ..service()
+    };
+    world.tell(0, Event::Service(chat(), Some(spec)));
 }
 
 /// Everything stops.
@@ -356,11 +374,7 @@ fn a_harsher_action_of_an_exhausted_budget_waits_while_money_is_left() {
     // the reserve of everything reaches the limit, and all but that of the gang is left afterwards
     world.spend(0, "team", "40.9", "8");
     assert_eq!(world.orders(0).0, ["train: false"]);
-    let suspended = BatchJob::default();
-    world.tell(1, Event::BatchJob(train(), "".into(), Some(suspended)));
-    for number in 0..2 {
-        world.tell(1, Event::Pod(format!("team-train-{number}").into(), None));
-    }
+    suspend_gang(&mut world);
     world.spend(1, "team", "40.8", "0");
     assert_eq!(world.orders(1).0, [] as [&str; 0]);
     assert!(state(&world).remaining() > money("0"));
@@ -378,23 +392,10 @@ fn a_harsher_action_of_an_exhausted_budget_waits_while_money_is_left() {
 #[test]
 fn a_lower_limit_waits_where_only_the_lower_class_is_stopped() {
     let mut world = running(budget("100"));
-    world.tell(
-        0,
-        Event::Service(
-            chat(),
-            Some(bursar_core::model::event::Service {
-                priority: 10,
-                ..service()
-            }),
-        ),
-    );
+    raise_priority(&mut world);
     world.spend(0, "team", "99.8", "8");
     assert_eq!(world.orders(0).0, ["train: false"]);
-    let suspended = BatchJob::default();
-    world.tell(1, Event::BatchJob(train(), "".into(), Some(suspended)));
-    for number in 0..2 {
-        world.tell(1, Event::Pod(format!("team-train-{number}").into(), None));
-    }
+    suspend_gang(&mut world);
     world.spend(1, "team", "99.8", "4");
     assert_eq!(world.orders(1).0, [] as [&str; 0]);
     assert_eq!(state(&world).phase, Phase::PartlyExhausted);
@@ -406,16 +407,7 @@ fn a_lower_limit_waits_where_only_the_lower_class_is_stopped() {
 #[test]
 fn nobody_gives_way_for_what_only_the_announced_terms_refuse() {
     let mut world = running(budget("1000"));
-    world.tell(
-        0,
-        Event::Service(
-            chat(),
-            Some(bursar_core::model::event::Service {
-                priority: 10,
-                ..service()
-            }),
-        ),
-    );
+    raise_priority(&mut world);
     assert_eq!(world.orders(0).0, [] as [&str; 0]);
     // 1.5 is left of it: eleven minutes less the reserve
     assert_eq!(edit(&mut world, 60, "41.1"), [] as [&str; 0]);

@@ -14,6 +14,8 @@ use crate::model::spending::bounded_grace;
 use crate::model::state::Model;
 use crate::plan::interruption::LOST_AFTER;
 
+use super::priority_of;
+
 /// A pod that nobody has told to stop, though its gang does not run, leaves within its grace or within this
 /// time, or it stays: whoever makes and deletes it is not known.
 const TOLD_AFTER: SignedDuration = SignedDuration::from_secs(30);
@@ -122,19 +124,11 @@ pub(super) fn below<'a>(
     claim: &'a RoomClaim,
 ) -> impl Iterator<Item = (i32, Key)> + 'a {
     let key = claim.key();
-    let own = match claim.is_of_service {
-        true => {
-            let spec = model
-                .services
-                .get(&key)
-                .and_then(|state| state.spec.as_ref());
-            spec.map(|spec| spec.priority)
-        }
-        false => {
-            let spec = model.jobs.get(&key).and_then(|state| state.spec.as_ref());
-            spec.map(|spec| spec.priority)
-        }
+    let owner = match claim.is_of_service {
+        true => Owner::Service(key.name.clone()),
+        false => Owner::Job(key.name.clone(), Name::default()),
     };
+    let own = priority_of(model, &ReservationOwner::Workload(key, owner));
     let priorities = own.map(|in_namespace| Priorities {
         in_cluster: claim.rank.priority.0,
         in_namespace,
