@@ -184,13 +184,15 @@ impl JobState {
         pod.made_by.as_ref() == present
     }
 
-    /// Whether a pod was made since its Job was last let run.
-    pub(crate) fn is_of_present_start(&self, pod: &Pod) -> bool {
+    /// Whether a pod was told to stop before its Job, which runs, was last let run: all of them were when it
+    /// was suspended. Its Job shows no start until its controller has seen that it runs again.
+    pub(crate) fn was_stopped_before_present_start(&self, pod: &Pod) -> bool {
         let Owner::Job(_, role) = &pod.owner else {
             return false;
         };
-        let started = self.batch_jobs.get(role).and_then(|job| job.started);
-        started.is_some_and(|started| pod.created >= started)
+        let job = self.batch_jobs.get(role).filter(|job| job.running);
+        let is_earlier = |job: &BatchJob| job.started.is_none_or(|started| pod.created < started);
+        (pod.deletion.is_some() || pod.disrupted) && job.is_some_and(is_earlier)
     }
 
     /// Whether this is a role of which all workers have ended well.

@@ -58,9 +58,11 @@ impl<'a> LastRun<'a> {
         let stops =
             |pod: &Pod| pod.ended.is_none() && lost_at_of(model, pod).is_none_or(|at| now < at);
         let earlier_stop = earlier.any(stops);
-        // what becomes of the pods of a role that has ended well is no matter of the gang
+        // what becomes of the pods of a role that has ended well is no matter of the gang, and neither
+        // is what became of those that were told to stop when their Job was suspended before
         let pods: Vec<&Pod> = of_jobs
             .filter(|pod| state.is_of_present_run(pod) && !state.has_ended_well(&pod.owner))
+            .filter(|pod| !state.was_stopped_before_present_start(pod))
             .collect();
         let mut lost_at: BTreeMap<Timestamp, Vec<&Pod>> = BTreeMap::new();
         for pod in pods.iter().copied() {
@@ -87,7 +89,7 @@ impl<'a> LastRun<'a> {
                 .iter()
                 .copied()
                 .filter(|pod| pod.failure.is_none() && pod.ended.is_some())
-                .filter(|pod| (pod.disrupted || was_told(pod)) && state.is_of_present_start(pod))
+                .filter(|pod| pod.disrupted || was_told(pod))
                 .collect(),
             earlier_stop,
             pods,

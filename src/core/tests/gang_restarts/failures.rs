@@ -288,19 +288,43 @@ fn a_worker_that_is_taken_away_and_ends_well_is_an_interruption_that_does_not_co
     assert_eq!(stop.restart.unwrap().count, 0);
 }
 
+/// It goes on with the same Job, and the pods that were told to stop are still there.
 #[test]
-fn workers_that_ended_well_when_the_gang_was_suspended_do_not_interrupt_it_when_it_goes_on() {
+fn workers_that_ended_when_the_gang_was_suspended_do_not_interrupt_it_when_it_goes_on() {
+    for failure in [None, Some("container worker: exit code 143")] {
+        let mut cluster = Cluster::new(2, 2);
+        for rank in 0..2 {
+            cluster.change(rank, 100, |pod| pod.deletion = Some(at(160)));
+            cluster.change(rank, 102, |pod| {
+                pod.ended = Some(at(102));
+                pod.failure = failure.map(Into::into);
+            });
+        }
+        for started in [None, Some(at(110))] {
+            cluster.batch.started = started;
+            cluster.show_batch(110);
+            assert_eq!(cluster.decide(110), [], "{failure:?}, {started:?}");
+        }
+    }
+}
+
+/// One of those of the present start is taken away all the same.
+#[test]
+fn a_worker_that_fails_after_the_gang_went_on_interrupts_it() {
     let mut cluster = Cluster::new(2, 2);
     for rank in 0..2 {
         cluster.change(rank, 100, |pod| pod.deletion = Some(at(160)));
-        cluster.change(rank, 102, |pod| pod.ended = Some(at(102)));
+        cluster.fail(rank, 102);
     }
-    // it goes on with the same Job, and their pods are still there
-    for started in [None, Some(at(110))] {
-        cluster.batch.started = started;
-        cluster.show_batch(110);
-        assert_eq!(cluster.decide(110), []);
+    (cluster.batch.started, cluster.batch.failed) = (Some(at(110)), 0);
+    cluster.show_batch(110);
+    for rank in 0..2 {
+        cluster.add(rank, 110);
     }
+    assert_eq!(cluster.decide(111), []);
+    cluster.disrupt(1, 120);
+    cluster.fail(1, 130);
+    assert_eq!(cluster.order(130).restart.unwrap().count, 0);
 }
 
 #[test]
