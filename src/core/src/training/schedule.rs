@@ -209,12 +209,16 @@ impl Blocked {
         }
     }
 
-    /// Its workers stop because of this interruption. A gang whose worker failed by itself keeps its
-    /// room: the nodes are well.
+    /// Its workers stop because of this interruption. A gang whose worker failed by itself keeps the room
+    /// that it has: the nodes are well.
     fn interrupted(job: &Job, interruption: &Interruption, now: Timestamp) -> Self {
         let restart = job.restarts.next(interruption, now);
         let goes_on = restart.count <= job.restarts.limit;
-        Self::between_runs(job, restart, interruption.is_failure && goes_on)
+        Self::between_runs(
+            job,
+            restart,
+            interruption.is_failure && goes_on && job.found_room,
+        )
     }
 
     /// It waits for room or money.

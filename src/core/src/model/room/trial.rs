@@ -16,6 +16,8 @@ use super::waiting::{Waiting, WaitingByRank, Workers};
 pub(crate) struct RoomClaim {
     /// Its place in the order of the cluster.
     pub(crate) rank: Rank,
+    /// The priority of its pods, by which schedulers go.
+    pub(crate) pod_priority: i32,
     /// These are replicas: their pods exist, and get room before any gang that waits.
     pub(crate) is_of_service: bool,
     /// GPUs may be taken back for it.
@@ -81,7 +83,7 @@ impl Trial<'_> {
             free(&mut changes, room);
         }
         let is_gang = !claim.is_of_service;
-        let first = (claim.rank.priority.0, ShapeId::MIN);
+        let first = (claim.pod_priority, ShapeId::MIN);
         for ((_, id), count) in self.waiting.range(first..).filter(|_| is_gang) {
             self.nodes.place(*id, *count, &mut changes);
         }
@@ -140,15 +142,22 @@ impl ClusterRoom {
         HeldRoom(room)
     }
 
-    /// The gangs ahead of which none waits with workers of the same shape, in their order.
-    pub(crate) fn first_gangs(&self) -> Vec<RoomClaim> {
+    /// The gangs ahead of which none waits with workers of the same shape, in their order. Those are left
+    /// out of whose pods no priority is known.
+    pub(crate) fn first_gangs(
+        &self,
+        pod_priority: impl Fn(&Rank) -> Option<i32>,
+    ) -> Vec<RoomClaim> {
         let firsts = self.answers.waiting.firsts().into_iter();
-        let claims = firsts.map(|(rank, waiting)| RoomClaim {
-            rank: rank.clone(),
-            is_of_service: false,
-            may_preempt: waiting.may_preempt,
-            is_reserved: false,
-            workers: waiting.workers.clone(),
+        let claims = firsts.filter_map(|(rank, waiting)| {
+            Some(RoomClaim {
+                rank: rank.clone(),
+                pod_priority: pod_priority(rank)?,
+                is_of_service: false,
+                may_preempt: waiting.may_preempt,
+                is_reserved: false,
+                workers: waiting.workers.clone(),
+            })
         });
         claims.collect()
     }
@@ -168,6 +177,7 @@ impl ClusterRoom {
     pub(crate) fn claim(
         &mut self,
         rank: Rank,
+        pod_priority: i32,
         replicas: &Gang,
         owner: &ReservationOwner,
         may_preempt: bool,
@@ -177,6 +187,7 @@ impl ClusterRoom {
         let shape = self.nodes.shape(replicas);
         RoomClaim {
             rank,
+            pod_priority,
             is_of_service: true,
             may_preempt,
             is_reserved: missing.is_some(),

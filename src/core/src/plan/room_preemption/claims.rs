@@ -15,7 +15,12 @@ pub(super) fn claims(model: &mut Model, now: Timestamp) -> (Vec<RoomClaim>, Opti
         return (Vec::new(), None);
     }
     let (mut claims, next) = claims_of_services(model, now);
-    claims.extend(model.room.first_gangs());
+    let pod_priority = |rank: &Rank| {
+        let key = Key::new(&rank.namespace, &rank.name);
+        let spec = model.jobs.get(&key)?.spec.as_ref()?;
+        Some(spec.priority)
+    };
+    claims.extend(model.room.first_gangs(pod_priority));
     claims.sort_by(|one, other| one.rank.cmp(&other.rank));
     (claims, next)
 }
@@ -93,8 +98,10 @@ fn claim_of_service(
         namespace: key.namespace.clone(),
         name: key.name.clone(),
     };
-    let replicas = gang(&spec.replica, count(claimed));
+    let (replicas, pod_priority) = (gang(&spec.replica, count(claimed)), spec.priority);
     let owner = ReservationOwner::Workload(key.clone(), Owner::Service(key.name.clone()));
-    let claim = model.room.claim(rank, &replicas, &owner, may_preempt);
+    let claim = model
+        .room
+        .claim(rank, pod_priority, &replicas, &owner, may_preempt);
     (Some(claim), later)
 }

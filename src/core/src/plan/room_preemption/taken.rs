@@ -19,7 +19,6 @@ pub(super) fn lower_priority_took(model: &Model, trial: &Trial<'_>, claim: &Room
     let Some(taken) = model.room_preemptions.taken.get(&claim.id()) else {
         return false;
     };
-    let priority = claim.rank.priority.0;
     let is_here = |pod: &Pod| {
         pod.node
             .as_ref()
@@ -28,7 +27,7 @@ pub(super) fn lower_priority_took(model: &Model, trial: &Trial<'_>, claim: &Room
     // a gang that waits keeps those behind it from its nodes; where one runs on those of replicas
     // again, these have left them
     let counts = |pod: &Pod| claim.is_of_service || !matches!(pod.owner, Owner::Job(..));
-    let is_lower = |pod: &Pod| pod.shape.priority < priority && counts(pod);
+    let is_lower = |pod: &Pod| pod.shape.priority < claim.pod_priority && counts(pod);
     let came = model.pods.values().filter(|found| {
         let pod = &found.pod;
         let is_new = found.bound_at.is_some_and(|at| at >= taken.at);
@@ -68,8 +67,7 @@ fn reserved_here(model: &Model, taken: &TakenRoom, claim: &RoomClaim) -> Vec<Res
     };
     let owners = model.room.owners_on(&taken.nodes);
     let lower = owners.filter(|owner| {
-        let priority = priority_of(model, owner).unwrap_or(0);
-        priority < claim.rank.priority.0 && counts(owner)
+        priority_of(model, owner).unwrap_or(0) < claim.pod_priority && counts(owner)
     });
     lower.cloned().collect()
 }

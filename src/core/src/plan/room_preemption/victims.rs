@@ -14,8 +14,6 @@ use crate::model::spending::bounded_grace;
 use crate::model::state::Model;
 use crate::plan::interruption::LOST_AFTER;
 
-use super::priority_of;
-
 /// A pod that nobody has told to stop, though its gang does not run, leaves within its grace or within this
 /// time, or it stays: whoever makes and deletes it is not known.
 const TOLD_AFTER: SignedDuration = SignedDuration::from_secs(30);
@@ -123,18 +121,11 @@ pub(super) fn below<'a>(
     model: &'a Model,
     claim: &'a RoomClaim,
 ) -> impl Iterator<Item = (i32, Key)> + 'a {
-    let key = claim.key();
-    let owner = match claim.is_of_service {
-        true => Owner::Service(key.name.clone()),
-        false => Owner::Job(key.name.clone(), Name::default()),
-    };
-    let own = priority_of(model, &ReservationOwner::Workload(key, owner));
-    let priorities = own.map(|in_namespace| Priorities {
+    let priorities = Priorities {
         in_cluster: claim.rank.priority.0,
-        in_namespace,
-    });
-    let priorities = priorities.into_iter();
-    priorities.flat_map(|priorities| model.preemptible.below(&claim.rank.namespace, priorities))
+        in_namespace: claim.pod_priority,
+    };
+    model.preemptible.below(&claim.rank.namespace, priorities)
 }
 
 /// A gang that may give way.

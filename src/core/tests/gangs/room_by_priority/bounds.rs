@@ -69,15 +69,21 @@ fn a_gang_that_found_no_node_before_keeps_nobody_from_gpus_for_ever() {
     }
 }
 
+/// Also where the claimant's class counts nothing beside other namespaces: schedulers do not ask for that.
 #[test]
 fn pods_of_a_lower_priority_that_take_what_becomes_free_cost_no_second_gang() {
-    for stop_seconds in [0, 20] {
+    let own = Gang {
+        cluster_priority: 0,
+        ..URGENT
+    };
+    let cases = [("prod", URGENT, 0), ("prod", URGENT, 20), ("lab", own, 20)];
+    for (namespace, urgent, stop_seconds) in cases {
         let mut cluster = busy(3);
         run(&mut cluster, 30..90);
         cluster.stop_seconds = stop_seconds;
         cluster.add_waiting("notebook", 8, 0, 90);
         run(&mut cluster, 90..100);
-        cluster.add_gang("prod", "urgent", &URGENT, 100);
+        cluster.add_gang(namespace, "urgent", &urgent, 100);
         run(&mut cluster, 100..102);
         assert_eq!(stopped(&cluster), ["whole-2"], "they add nothing to it");
         run(&mut cluster, 102..3600);
@@ -86,7 +92,7 @@ fn pods_of_a_lower_priority_that_take_what_becomes_free_cost_no_second_gang() {
         // an hour later it may be otherwise
         run(&mut cluster, 3600..3780);
         assert_eq!(stopped(&cluster), ["whole-1", "whole-2"]);
-        assert!(cluster.complete("prod", "urgent").is_some());
+        assert!(cluster.complete(namespace, "urgent").is_some());
     }
 }
 
