@@ -282,7 +282,10 @@ fn ask(service: &Service, now: Timestamp) -> Recommendation {
     }
     if let Some(why) = unknown {
         // what is known may add replicas; what is unknown takes none away
-        let carry = service.replicas_for_depth(known);
+        let carry = match known {
+            0 => 0,
+            _ => service.replicas_for_depth(known),
+        };
         let desired = service.with_broken(carry).max(held_at);
         let reason = match desired > held_at {
             false => format!("demand unknown ({why}): holds at {desired}"),

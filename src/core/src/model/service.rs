@@ -223,8 +223,10 @@ impl ServiceState {
                 engine.set_busy(requests, moved, true, now)
             }
             Reading::Uncounted { requests } => {
-                // an engine that has answered nothing yet shows no counters either
-                if engine.busy.is_some_and(|before| requests < before) {
+                // an engine that has answered nothing yet shows no counters either, and none that has
+                // started again has answered what was on it before
+                let is_same = engine.stale.is_none();
+                if is_same && engine.busy.is_some_and(|before| requests < before) {
                     self.learned.forget_throughput();
                 }
                 engine.set_busy(requests, false, false, now)

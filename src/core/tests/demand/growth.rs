@@ -269,6 +269,35 @@ fn an_engine_that_answers_and_counts_nothing_forgets_how_fast_replicas_are() {
     assert_eq!(model.service(&key()).unwrap().learned, None);
 }
 
+/// It has ended its container and started again.
+#[test]
+fn an_engine_that_crashes_forgets_nothing() {
+    let mut model = one_replica(growing(), 60);
+    busy_for(&mut model, 0, 400);
+    let learned = model.service(&key()).unwrap().learned;
+    let stale = Event::Reading("a".into(), Reading::Stale("connection refused".into()));
+    tell(&mut model, 401, [stale]);
+    tell(&mut model, 430, [reading("a", 0)]);
+    assert_eq!(model.service(&key()).unwrap().learned, learned);
+    assert!(learned.is_some());
+}
+
+/// Hours after the last request, whatever it is that cannot be heard.
+#[test]
+fn nothing_known_wakes_no_service_whatever_was_learned() {
+    let mut model = one_replica(growing(), 180);
+    busy_for(&mut model, 0, 400);
+    tell(&mut model, 401, [Event::Pod("a".into(), None), replicas(0)]);
+    tell(&mut model, 460, []);
+    let silent = Event::Silent("gateway".into(), "no connection within 3 s".into());
+    tell(&mut model, 8000, [silent]);
+    for second in 8001..8100 {
+        assert_eq!(tell(&mut model, second, []).service_orders, [], "{second}");
+    }
+    let decision = model.service(&key()).unwrap().decision;
+    assert!(decision.reason.contains("unknown"), "{}", decision.reason);
+}
+
 #[test]
 fn an_engine_that_cannot_be_read_takes_nothing_away_and_what_is_known_adds() {
     let mut model = one_replica(growing(), 60);
