@@ -227,7 +227,7 @@ impl Model {
                         period: None,
                         budget_state: None,
                         stops_at: None,
-                        repriced_until: None,
+                        price_edit: None,
                     };
                     namespace.budgets.insert(key.name, state);
                 }

@@ -30,8 +30,32 @@ pub(crate) struct KnownBudget {
     pub(crate) budget_state: Option<BudgetState>,
     /// When it next stops something, at the rate of the last look.
     pub(crate) stops_at: Option<Timestamp>,
-    /// Since an edit of prices: until when it stops nothing because of them.
-    pub(crate) repriced_until: Option<Timestamp>,
+    /// The edit of prices because of which it stops nothing yet.
+    pub(crate) price_edit: Option<PriceEdit>,
+}
+
+/// Charges have followed an edit of prices after so long.
+const CHARGES_FOLLOW: SignedDuration = SignedDuration::from_mins(1);
+
+/// An edit of prices, and until when a budget stops nothing because of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PriceEdit {
+    at: Timestamp,
+    until: Timestamp,
+}
+
+impl PriceEdit {
+    fn is_open(&self, now: Timestamp) -> bool {
+        now < self.until
+    }
+
+    /// Whether what a budget stops is because of it. What is there when charges have followed and would stop
+    /// nothing before the window ends is not: if something is stopped then, others have spent the money.
+    fn counts(&self, after: &BudgetState, now: Timestamp) -> bool {
+        let have_followed = now.duration_since(self.at) >= CHARGES_FOLLOW;
+        let stops_within = || after.stops_at(now).is_some_and(|at| at < self.until);
+        !have_followed || after.stops_below().is_some() || stops_within()
+    }
 }
 
 impl KnownBudget {
@@ -209,7 +233,7 @@ impl NamespaceState {
             };
             let mut in_force = of_terms(state, former, latch);
             // what only a price edit stops waits with it
-            let is_repriced = state.repriced_until.is_some_and(|until| now < until);
+            let is_repriced = state.price_edit.is_some_and(|edit| edit.is_open(now));
             state.terms.would_stop = in_force.is_relieved_from(&edited, now, effective_at)
                 || is_repriced && stops_more(edited.budget.latch, latch);
             if !state.terms.would_stop && is_settled {
@@ -237,9 +261,10 @@ impl NamespaceState {
         let ends = now.saturating_add(grace).unwrap_or(now);
         for known in self.budgets.values_mut() {
             // the window is not begun anew by the next edit
-            if known.repriced_until.is_none_or(|until| until <= now) {
-                let anyway = known.stops_at.into_iter().chain([ends]).min();
-                known.repriced_until = anyway.filter(|until| now < *until);
+            if known.price_edit.is_none_or(|edit| !edit.is_open(now)) {
+                let until = known.stops_at.map_or(ends, |anyway| anyway.min(ends));
+                let edit = PriceEdit { at: now, until };
+                known.price_edit = Some(edit).filter(|edit| edit.is_open(now));
             }
         }
     }
@@ -248,21 +273,22 @@ impl NamespaceState {
     /// prices one by one, so that each look may be the one at which they would.
     pub(crate) fn defer_stops_by_prices(&mut self, now: Timestamp, zone: &TimeZone) {
         let mut known = self.budgets.values();
-        if known.all(|known| known.repriced_until.is_none()) {
+        if known.all(|known| known.price_edit.is_none()) {
             return;
         }
         let budget_states = self.budget_states(now, zone);
         for (known, after) in self.budgets.values_mut().zip(budget_states) {
-            let open = known.repriced_until.filter(|until| now < *until);
-            known.repriced_until = open;
-            let (Some(until), Some(before)) = (open, &known.budget_state) else {
+            let edit = known.price_edit.filter(|edit| edit.is_open(now));
+            known.price_edit = edit.filter(|edit| edit.counts(&after, now));
+            let (Some(edit), Some(before)) = (known.price_edit, &known.budget_state) else {
                 continue;
             };
             // an edit of its own may stop something beside
             let present = known.former_terms().unwrap_or(known.spec.terms());
             let is_edited = !present.is_no_stricter_than(&before.own_terms());
             if stops_more(after.budget.latch, before.budget.latch) && !is_edited {
-                let waits_until = known.terms.effective_at.map_or(until, |at| at.min(until));
+                let announced = known.terms.effective_at;
+                let waits_until = announced.map_or(edit.until, |at| at.min(edit.until));
                 known.terms.in_force = None;
                 known.terms.effective_at = Some(waits_until);
             }

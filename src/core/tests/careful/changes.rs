@@ -340,6 +340,23 @@ fn a_higher_price_of_what_is_charged_waits_as_well() {
     assert_eq!(world.orders(660).0, stopped());
 }
 
+/// What was admitted after it has spent the money, at the prices as they are.
+#[test]
+fn a_price_edit_that_stops_nothing_puts_no_stop_off() {
+    let mut world = running(budget("100"));
+    world.spend(0, "team", "60", "0");
+    assert_eq!(world.orders(0).0, [] as [&str; 0]);
+    world.tell(60, prices("2.01"));
+    assert_eq!(world.orders(60).0, [] as [&str; 0]);
+    world.spend(125, "team", "60", "0");
+    assert_eq!(world.orders(125).0, [] as [&str; 0]);
+    world.spend(130, "team", "61", "1000");
+    assert_eq!(world.orders(130).0, [] as [&str; 0]);
+    world.spend(300, "team", "100", "1000");
+    assert_eq!(world.orders(300).0, stopped());
+    assert_eq!(pending(&world), None);
+}
+
 #[test]
 fn what_the_former_prices_would_stop_within_the_window_stops_then() {
     let mut world = running(budget("41"));
