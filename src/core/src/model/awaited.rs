@@ -9,49 +9,79 @@ pub(crate) const REFUSED_AFTER: SignedDuration = SignedDuration::from_secs(60);
 /// Without a word from the cluster, pods are waited for so long.
 pub(crate) const LONGEST_WAIT: SignedDuration = SignedDuration::from_mins(5);
 
+/// Waits of different ages that are told apart. Those that begin after so many end with the last of them.
+const MOST_WAITS: usize = 16;
+
 /// Replicas that were ordered and have no pod.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Awaited {
-    /// How many.
-    pub(crate) replicas: u32,
-    /// Since when it has been so many or more.
-    since: Option<Timestamp>,
-    /// Until when room and money are kept for them; `None` if there are none.
-    pub(crate) until: Option<Timestamp>,
+    /// The oldest first.
+    waits: Vec<Wait>,
+}
+
+/// Replicas that have been waited for since the same time: since then it has never been fewer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Wait {
+    replicas: u32,
+    since: Timestamp,
+    /// Until when room and money are kept for them.
+    until: Timestamp,
 }
 
 impl Awaited {
     /// Takes how many there are at `now`, and why the cluster makes no pods for them, if it says so.
+    /// Those that are added do not prolong the wait for the others.
     pub(crate) fn observe(&mut self, replicas: u32, refused: Option<&PodsRefused>, now: Timestamp) {
-        let known = self.since.filter(|_| replicas <= self.replicas);
-        let since = known.unwrap_or(now);
-        let wait = match refused {
-            Some(refused) if refused.since > since => {
-                REFUSED_AFTER + refused.since.duration_since(since)
-            }
-            // what is ordered while the cluster refuses pods has its own minute
-            Some(_) => REFUSED_AFTER,
-            None => LONGEST_WAIT,
-        };
-        let until = since.saturating_add(wait).unwrap_or(since);
-        *self = Self {
-            replicas,
-            since: (replicas > 0).then_some(since),
-            until: (replicas > 0).then_some(until),
-        };
+        let mut known = 0_u32;
+        self.waits.retain_mut(|wait| {
+            wait.replicas = wait.replicas.min(replicas - known);
+            known += wait.replicas;
+            wait.replicas > 0
+        });
+        let added = replicas - known;
+        let is_full = self.waits.len() == MOST_WAITS;
+        match self.waits.last_mut() {
+            _ if added == 0 => {}
+            Some(last) if is_full => last.replicas += added,
+            _ => self.waits.push(Wait {
+                replicas: added,
+                since: now,
+                until: now,
+            }),
+        }
+        for wait in &mut self.waits {
+            let time = match refused {
+                Some(refused) if refused.since > wait.since => {
+                    REFUSED_AFTER + refused.since.duration_since(wait.since)
+                }
+                // what is ordered while the cluster refuses pods has its own minute
+                Some(_) => REFUSED_AFTER,
+                None => LONGEST_WAIT,
+            };
+            wait.until = wait.since.saturating_add(time).unwrap_or(wait.since);
+        }
+    }
+
+    /// How many there are.
+    pub(crate) fn replicas(&self) -> u32 {
+        self.waits.iter().map(|wait| wait.replicas).sum()
     }
 
     /// How many room and money are kept for at `now`.
     pub(crate) fn kept(&self, now: Timestamp) -> u32 {
-        match self.until {
-            Some(until) if now < until => self.replicas,
-            _ => 0,
-        }
+        let kept = self.waits.iter().filter(|wait| now < wait.until);
+        kept.map(|wait| wait.replicas).sum()
     }
 
     /// How many nothing is kept for at `now`.
     pub(crate) fn given_up(&self, now: Timestamp) -> u32 {
-        self.replicas - self.kept(now)
+        self.replicas() - self.kept(now)
+    }
+
+    /// When more of them are given up.
+    pub(crate) fn changes_at(&self, now: Timestamp) -> Option<Timestamp> {
+        let ends = self.waits.iter().map(|wait| wait.until);
+        ends.filter(|until| now < *until).min()
     }
 }
 
@@ -73,10 +103,31 @@ mod tests {
         awaited.observe(3, Some(&refused), at(0));
         awaited.observe(3, Some(&refused), at(60));
         assert_eq!((awaited.kept(at(59)), awaited.kept(at(60))), (3, 0));
-        // taking some of them back keeps nothing again, ordering them anew does
+        // taking some of them back keeps nothing again, ordering them anew does, for those alone
         awaited.observe(1, Some(&refused), at(60));
         assert_eq!(awaited.given_up(at(60)), 1);
         awaited.observe(2, Some(&refused), at(60));
-        assert_eq!((awaited.kept(at(119)), awaited.kept(at(120))), (2, 0));
+        assert_eq!((awaited.kept(at(119)), awaited.kept(at(120))), (1, 0));
+    }
+
+    #[test]
+    fn one_more_replica_every_50_seconds_keeps_no_room_for_the_others() {
+        let refused = PodsRefused {
+            since: at(0),
+            why: "no service account".into(),
+        };
+        let mut awaited = Awaited::default();
+        awaited.observe(500, Some(&refused), at(0));
+        for step in 1..=100 {
+            let second = 50 * i64::from(step);
+            awaited.observe(500 + step, Some(&refused), at(second));
+            assert_eq!(awaited.replicas(), 500 + step);
+            let kept = awaited.kept(at(second + 10));
+            assert_eq!(kept, u32::from(step <= 15), "step {step}");
+            let until = Some(at(second + 60)).filter(|_| step <= 15);
+            assert_eq!(awaited.changes_at(at(second + 10)), until);
+        }
+        awaited.observe(0, None, at(6000));
+        assert_eq!(awaited, Awaited::default());
     }
 }

@@ -346,7 +346,7 @@ impl Model {
         let old = std::mem::replace(&mut state.cost, cost.clone());
         state.load = load;
         state.starting = starting;
-        let given_up_at = state.awaited.until.filter(|at| now < *at);
+        let given_up_at = state.awaited.changes_at(now);
         let price_changes_at = cost_changes_at(&self.rates, stop_times, now);
         state.cost_changes_at = price_changes_at.into_iter().chain(given_up_at).min();
         let is_gone = load.is_none();

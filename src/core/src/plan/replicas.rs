@@ -414,7 +414,7 @@ fn observe_service(
         .collect();
     let deployment = state.deployment.as_ref();
     let refused = deployment.and_then(|found| found.refused.as_ref());
-    let awaited = state.awaited.replicas;
+    let awaited = state.awaited.replicas();
     let coming = match refused {
         Some(_) => state.awaited.kept(now),
         None => awaited,
