@@ -18,7 +18,7 @@ use crate::model::state::{Model, PodState, count};
 use crate::model::timers::Subject;
 use crate::plan::decisions::{Decisions, ServiceOrder};
 use crate::plan::service::{
-    Allotment, Decision, give_way, hold, leave_slowly, wait_for_price, withdraw,
+    Allotment, Decision, give_way, hold, leave_slowly, payable, wait_for_price, withdraw,
 };
 use crate::scaling::{
     DEFAULT_WINDOW, Forecast, GrowthRule, History, Service, Signal, Start, StuckRollout, recommend,
@@ -225,18 +225,16 @@ fn decide_service(
     let (service, decision) = allotment.decide(admission, now);
     let namespace = model.namespaces.get(&key.namespace);
     let unpaid = namespace.and_then(|namespace| namespace.withdrawn.get(key));
-    let decision = withdraw(
-        decision,
-        &service,
-        unpaid.copied().unwrap_or(0),
-        admission,
-        now,
-    );
+    let unpaid = unpaid.copied().unwrap_or(0);
+    let decision = withdraw(decision, &service, unpaid, admission, now);
     let workload = Workload::Service(key.name.clone());
     let preemption = namespace.and_then(|namespace| namespace.preempted.get(&workload));
+    // what there is no money for leaves at once, though demand would take it away as well
+    let mut payable = payable(&service, unpaid, preemption, admission);
     let mut decision = give_way(decision, &service, preemption);
     if let Some(scope) = model.paused_by(&key.namespace) {
         decision = hold(decision, &service, scope);
+        payable = service.current;
     }
     let held = model.gateways.held(key);
     let admits = Admission::of(admission, service.load);
@@ -252,9 +250,10 @@ fn decide_service(
         next = next.into_iter().chain(until).min();
     }
     let (floor, floor_falls) = state.removals.floor(service.current, now);
-    let is_for_demand = !is_for_money(&decision);
-    if is_for_demand && decision.allowed < floor.min(service.max) {
-        decision = leave_slowly(decision, floor.min(service.max));
+    let floor = floor.min(service.max).min(payable);
+    let is_for_demand = !is_for_money(&decision) && payable >= service.current;
+    if !is_for_money(&decision) && decision.allowed < floor {
+        decision = leave_slowly(decision, floor);
         next = next.into_iter().chain(floor_falls).min();
     }
     let history = state.history.get_or_insert_with(History::default);

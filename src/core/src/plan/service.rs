@@ -279,6 +279,23 @@ pub(crate) fn give_way(
     }
 }
 
+/// How many of its replicas there is money for, whatever demand asks for: a budget may stop some, some may
+/// be unpaid, and some give way.
+pub(crate) fn payable(
+    service: &Service,
+    unpaid: u32,
+    preemption: Option<&Preemption>,
+    admission: &BudgetAdmission,
+) -> u32 {
+    let (current, priority) = (service.current, service.load.priority);
+    let budget_states = admission.budget_states().iter();
+    let left = budget_states.map(|state| state.cap(current, current, service.min, priority));
+    let given = preemption.map_or(0, |preemption| preemption.replicas);
+    let taken = unpaid.max(given);
+    let kept = current.saturating_sub(taken);
+    left.fold(kept, u32::min)
+}
+
 /// Keeps so many replicas that demand would take away too fast.
 pub(crate) fn leave_slowly(decision: Decision, floor: u32) -> Decision {
     let reason = format!("{}; {}", removals::reason(floor), decision.reason);

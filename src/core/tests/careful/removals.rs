@@ -1,7 +1,7 @@
 //! Want of demand takes few replicas within a minute; money and users take as many as they say.
 
 use bursar_core::model::Key;
-use bursar_core::model::event::{Event, Service};
+use bursar_core::model::event::{Deployment, Event, Rollout, Service};
 use bursar_core::plan::LimitedBy;
 
 use super::{World, at, budget, service};
@@ -80,6 +80,34 @@ fn a_budget_stops_all_of_them_at_once() {
     );
     world.spend(1, "team", "11", "200");
     assert_eq!(replicas(&mut world, 1), 0);
+}
+
+#[test]
+fn a_budget_stops_all_of_them_at_once_though_nothing_asks_for_them() {
+    for is_moving in [false, true] {
+        let mut world = serving(100);
+        world.read(1, &chat(), 0);
+        assert_eq!(replicas(&mut world, 1), 100);
+        assert_eq!(replicas(&mut world, 62), 80, "it is idle");
+        world.tell(
+            65,
+            Event::Budget(Key::new("team", "all"), Some(budget("10"))),
+        );
+        if is_moving {
+            let rollout = Some(Rollout {
+                replaces: true,
+                ..Rollout::default()
+            });
+            let deployment = Deployment {
+                replicas: 100,
+                rollout,
+                refused: None,
+            };
+            world.tell(65, Event::Deployment(chat(), Some(deployment)));
+        }
+        world.spend(65, "team", "11", "160");
+        assert_eq!(replicas(&mut world, 65), 0, "{is_moving}");
+    }
 }
 
 #[test]
