@@ -12,6 +12,10 @@ use crate::limit::LimitedBy;
 
 use super::{GivesWay, Incomplete, Interruption, Job, JobDecision, NodeStart, Restart, Retry};
 
+/// So many gangs that wait are looked at in a namespace: each is compared with all ahead of it, and nobody's
+/// decision may take long because one namespace has very many.
+const MOST_AHEAD: usize = 500;
+
 /// Decides who runs in one namespace, as [`schedule_all`] does in all.
 #[cfg(test)]
 pub(crate) fn schedule(
@@ -389,6 +393,14 @@ impl<'a, R: Room> Queue<'_, 'a, R> {
                 return Err(Blocked::gives_way(to));
             }
             let reason = "its workers of the last run are still stopping";
+            return Err(Blocked::aside(LimitedBy::Queue, reason));
+        }
+        if self.line.ahead.len() >= MOST_AHEAD {
+            let reason = format!(
+                "{} jobs of its namespace wait ahead of it: it is looked at once they are fewer than \
+                 {MOST_AHEAD}",
+                self.line.ahead.len()
+            );
             return Err(Blocked::aside(LimitedBy::Queue, reason));
         }
         let (workers, gangs, loads) = (job.workers(), job.gangs(), job.loads());

@@ -270,6 +270,36 @@ fn a_gang_whose_price_is_unknown_keeps_no_other_from_the_nodes_that_it_would_use
     );
 }
 
+/// No two of them are alike, so each is compared with all ahead of it: that time is taken from everybody.
+#[test]
+fn a_namespace_with_very_many_gangs_that_wait_has_the_first_500_looked_at() {
+    let jobs: Vec<Job> = (0..502)
+        .map(|number| {
+            let mut job = job(&format!("{number:03}"), 1);
+            let cpus = ("cpu".to_owned(), 1000 + number);
+            job.roles[0].gang.worker.extend([cpus]);
+            job
+        })
+        .collect();
+    let mut full = nodes(&[1]);
+    full.nodes[0].allocatable.insert("cpu".to_owned(), 96_000);
+    full.nodes[0].free = Resources::new();
+    let job_decisions = schedule(&jobs, &mut full, &mut admission(None), now());
+    let looked_at =
+        |decision: &&JobDecision| !decision.reason.contains("500 jobs of its namespace");
+    let reasons: Vec<&str> = job_decisions
+        .iter()
+        .map(|decision| &*decision.reason)
+        .collect();
+    assert_eq!(
+        job_decisions.iter().filter(looked_at).count(),
+        500,
+        "{reasons:?}"
+    );
+    assert_eq!(job_decisions[501].position, Some(502));
+    assert_eq!(job_decisions[501].limited_by, Some(LimitedBy::Queue));
+}
+
 #[test]
 fn priority_comes_before_age() {
     let older = Job {
