@@ -19,7 +19,7 @@ pub(crate) struct Awaited {
     waits: Vec<Wait>,
 }
 
-/// Replicas that have been waited for since the same time: since then it has never been fewer.
+/// Replicas that have been waited for since the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Wait {
     replicas: u32,
@@ -30,15 +30,20 @@ struct Wait {
 
 impl Awaited {
     /// Takes how many there are at `now`, and why the cluster makes no pods for them, if it says so.
-    /// Those that are added do not prolong the wait for the others.
+    /// Those that are added do not prolong the wait for the others, and the oldest are gone first: what is
+    /// given up is what is taken back.
     pub(crate) fn observe(&mut self, replicas: u32, refused: Option<&PodsRefused>, now: Timestamp) {
-        let mut known = 0_u32;
+        let known = self.replicas();
+        let (added, mut gone) = (
+            replicas.saturating_sub(known),
+            known.saturating_sub(replicas),
+        );
         self.waits.retain_mut(|wait| {
-            wait.replicas = wait.replicas.min(replicas - known);
-            known += wait.replicas;
+            let here = gone.min(wait.replicas);
+            gone -= here;
+            wait.replicas -= here;
             wait.replicas > 0
         });
-        let added = replicas - known;
         let is_full = self.waits.len() == MOST_WAITS;
         match self.waits.last_mut() {
             _ if added == 0 => {}
@@ -108,6 +113,12 @@ mod tests {
         assert_eq!(awaited.given_up(at(60)), 1);
         awaited.observe(2, Some(&refused), at(60));
         assert_eq!((awaited.kept(at(119)), awaited.kept(at(120))), (1, 0));
+        awaited.observe(1, Some(&refused), at(70));
+        assert_eq!(
+            awaited.kept(at(70)),
+            1,
+            "the one that was given up is taken back"
+        );
     }
 
     #[test]
