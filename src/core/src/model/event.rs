@@ -154,6 +154,13 @@ impl Pod {
             }
     }
 
+    /// When it was told to stop.
+    pub(crate) fn told_at(&self) -> Option<Timestamp> {
+        let by = self.deletion?;
+        let grace = SignedDuration::from_secs(self.grace_seconds);
+        Some(by.checked_sub(grace).unwrap_or(by))
+    }
+
     /// Whether it has no node, and may get one.
     pub(crate) fn is_pending(&self) -> bool {
         self.node.is_none() && self.ended.is_none()

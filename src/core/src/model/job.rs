@@ -185,14 +185,19 @@ impl JobState {
     }
 
     /// Whether a pod was told to stop before its Job, which runs, was last let run: all of them were when it
-    /// was suspended. Its Job shows no start until its controller has seen that it runs again.
+    /// was suspended. Its Job shows no start until its controller has seen that it runs again, and has made
+    /// the first pods of the present start by then.
     pub(crate) fn was_stopped_before_present_start(&self, pod: &Pod) -> bool {
         let Owner::Job(_, role) = &pod.owner else {
             return false;
         };
+        let is_taken_away = pod.deletion.is_some() || pod.disrupted;
+        let Some(stopped) = pod.ended.into_iter().chain(pod.told_at()).min() else {
+            return false;
+        };
         let job = self.batch_jobs.get(role).filter(|job| job.running);
-        let is_earlier = |job: &BatchJob| job.started.is_none_or(|started| pod.created < started);
-        (pod.deletion.is_some() || pod.disrupted) && job.is_some_and(is_earlier)
+        let is_earlier = |job: &BatchJob| job.started.is_none_or(|started| stopped <= started);
+        is_taken_away && job.is_some_and(is_earlier)
     }
 
     /// Whether this is a role of which all workers have ended well.

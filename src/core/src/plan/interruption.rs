@@ -225,10 +225,7 @@ fn missing_job(state: &JobState, is_overdue: bool) -> Option<String> {
 
 /// Whether a pod was told to stop before it ended.
 fn was_told(pod: &Pod) -> bool {
-    let told_at = pod.deletion.map(|by| {
-        let grace = SignedDuration::from_secs(pod.grace_seconds);
-        by.checked_sub(grace).unwrap_or(by)
-    });
+    let told_at = pod.told_at();
     told_at.is_some_and(|told| pod.ended.is_none_or(|ended| ended >= told))
 }
 

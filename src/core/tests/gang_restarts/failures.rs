@@ -354,6 +354,23 @@ fn a_failed_worker_of_the_run_before_is_no_failure_of_the_next_one() {
     assert!(cluster.decision().restarts <= 1);
 }
 
+/// The Job controller makes the pods of a Job that goes on before it shows when it has started.
+#[test]
+fn a_worker_that_is_older_than_the_start_of_its_job_is_taken_away_all_the_same() {
+    let mut cluster = Cluster::new(2, 2);
+    for rank in 0..2 {
+        cluster.change(rank, 100, |pod| pod.deletion = Some(at(160)));
+        cluster.fail(rank, 102);
+        cluster.add(rank, 109);
+    }
+    (cluster.batch.started, cluster.batch.failed) = (Some(at(110)), 0);
+    cluster.show_batch(110);
+    assert_eq!(cluster.decide(111), []);
+    cluster.disrupt(1, 120);
+    cluster.fail(1, 130);
+    assert_eq!(cluster.order(130).restart.unwrap().count, 0);
+}
+
 #[test]
 fn a_gang_that_is_suspended_while_it_is_to_start_again_gives_its_room_up() {
     let mut cluster = Cluster::new(2, 2);
