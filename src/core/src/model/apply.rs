@@ -179,10 +179,7 @@ impl Model {
         let identity = |job: &Option<Job>| job.as_ref().map(|job| (job.created, job.seed));
         if identity(&state.spec) != identity(&job) {
             // it is gone, also where another one has its name by now
-            (state.ordered, state.retry, state.decision) = (None, None, None);
-            (state.restart, state.keeps_room_since) = (None, None);
-            (state.start_refused_since, state.refused_start) = (None, None);
-            state.ended_roles.clear();
+            state.forget_former();
         }
         state.spec = job;
         state.is_told = true;

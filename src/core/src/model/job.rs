@@ -66,6 +66,11 @@ pub(crate) struct JobState {
     pub(crate) deleted_roles: BTreeSet<Name>,
     /// Roles whose Jobs were seen to end well, and are gone.
     pub(crate) ended_roles: BTreeSet<Name>,
+    /// Roles that were told to start again, though they may have ended well, until their next Jobs are there.
+    pub(crate) renewed_roles: BTreeSet<Name>,
+    /// Roles whose Jobs have shown nothing since the specification is that of another TrainingJob, or of none:
+    /// they may be those of the one before.
+    pub(crate) former_jobs: BTreeSet<Name>,
     /// Since when orders to run have been refused though none of its Jobs runs.
     pub(crate) start_refused_since: Option<Timestamp>,
     /// What it waits for after that: no Job may be there that could have it on record.
@@ -216,7 +221,8 @@ impl JobState {
         let on_record = |spec: &Job| spec.ended_well.contains(role);
         let has_ended =
             self.ended_roles.contains(role) || self.spec.as_ref().is_some_and(on_record);
-        has_ended && !self.batch_jobs.contains_key(role) && self.restart_at().is_none()
+        let starts_again = self.restart_at().is_some() || self.renewed_roles.contains(role);
+        has_ended && !self.batch_jobs.contains_key(role) && !starts_again
     }
 
     /// The roles that have ended well and whose Jobs are gone.
@@ -322,11 +328,17 @@ impl JobState {
             Some(job) => self.batch_jobs.insert(role.clone(), job),
             None => self.batch_jobs.remove(role),
         };
+        let is_former = self.former_jobs.remove(role);
         let has_ended = before
             .as_ref()
-            .is_some_and(|job| job.finished == Some(true));
+            .is_some_and(|job| job.finished == Some(true) && !is_former);
+        let uid = |job: &BatchJob| job.uid.clone();
+        let present = self.batch_jobs.get(role);
+        if present.is_some_and(|job| before.as_ref().map(uid) != Some(uid(job))) {
+            self.renewed_roles.remove(role);
+        }
         let ran = |job: BatchJob| job.running || job.finished.is_some();
-        if !is_gone || self.restart_at().is_some() {
+        if !is_gone || self.restart_at().is_some() || self.renewed_roles.contains(role) {
             self.ended_roles.remove(role);
         } else if has_ended {
             self.ended_roles.insert(role.clone());
@@ -344,6 +356,23 @@ impl JobState {
             true => drop(self.running_since.entry(role.clone()).or_insert(now)),
             false => drop(self.running_since.remove(role)),
         }
+    }
+
+    /// Takes that its specification is now that of another TrainingJob, or of none. Nothing that was remembered
+    /// of the one before counts, nor what its Jobs have shown.
+    pub(crate) fn forget_former(&mut self) {
+        (self.ordered, self.retry, self.decision) = (None, None, None);
+        (self.restart, self.keeps_room_since) = (None, None);
+        (self.start_refused_since, self.refused_start) = (None, None);
+        self.ended_roles.clear();
+        self.renewed_roles.clear();
+        self.former_jobs = self.batch_jobs.keys().cloned().collect();
+    }
+
+    /// Takes that the Jobs of these roles are told to be made anew.
+    pub(crate) fn renew(&mut self, roles: &[Name]) {
+        self.ended_roles.retain(|role| !roles.contains(role));
+        self.renewed_roles.extend(roles.iter().cloned());
     }
 
     /// Takes that an order was refused.

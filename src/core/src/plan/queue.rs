@@ -266,6 +266,7 @@ fn order_job(
         true => state.roles_to_renew(),
         false => Vec::new(),
     };
+    state.renew(&renew);
     let order = JobOrder {
         job: key.clone(),
         run: decision.run,

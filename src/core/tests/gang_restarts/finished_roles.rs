@@ -1,6 +1,6 @@
 //! A role has ended well, and its finished Job is removed: by its TTL, or by somebody who cleans up.
 
-use bursar_core::model::event::{BatchJob, Event};
+use bursar_core::model::event::{BatchJob, Event, Job, Owner};
 use bursar_core::model::{JobEnd, Model};
 use jiff::Timestamp;
 
@@ -122,4 +122,78 @@ fn when_a_worker_fails_all_start_again_also_the_role_whose_job_is_gone() {
     let start = orders(&mut model, 40).remove(0);
     assert_eq!((start.run, start.done.len()), (true, 0));
     assert_eq!(start.renew.len(), 2, "{start:?}");
+}
+
+/// The new Jobs of a gang that starts again cannot be made at first, after the old ones were deleted.
+#[test]
+fn a_role_that_had_ended_well_is_made_again_also_where_that_fails_once() {
+    let mut model = gang(&ROLES);
+    finish(&mut model, "worker", 10);
+    assert_eq!(orders(&mut model, 10), []);
+    let mut pod = super::pod(0, 0, 0);
+    pod.owner = Owner::Job("train".into(), "master".into());
+    pod.made_by = Some("job-master".into());
+    pod.ended = Some(at(30));
+    pod.failure = Some("container worker: exit code 1".into());
+    let event = Event::Pod("uid-master".into(), Some(Box::new(pod)));
+    model.apply(event, at(30));
+    let restart = orders(&mut model, 30).remove(0).restart.unwrap();
+    let master = BatchJob {
+        running: false,
+        active: 0,
+        restart_at: Some(restart.at),
+        ..batch("master", 0)
+    };
+    set_batch(&mut model, "master", 31, Some(master));
+    assert_eq!(orders(&mut model, 31), []);
+    let start = orders(&mut model, 40).remove(0);
+    assert_eq!((start.run, start.renew.len()), (true, 2), "{start:?}");
+    // none says any more that the gang starts again once the first is gone
+    for role in ROLES {
+        set_batch(&mut model, role, 41, None);
+    }
+    model.apply(Event::JobOrderFailed(key()), at(41));
+    let again = orders(&mut model, 41).remove(0);
+    assert_eq!((again.run, again.done.len()), (true, 0), "{again:?}");
+    let next = |role: &str, finished| BatchJob {
+        uid: Some(format!("job-{role}-2").as_str().into()),
+        finished,
+        ..batch(role, 42)
+    };
+    for role in ROLES {
+        set_batch(&mut model, role, 42, Some(next(role, None)));
+    }
+    // the next one may be removed as the first one might
+    set_batch(&mut model, "worker", 50, Some(next("worker", Some(true))));
+    set_batch(&mut model, "worker", 60, None);
+    assert_eq!(orders(&mut model, 60), []);
+}
+
+/// Its Jobs are there for a moment longer, or are seen to go at the same time, before it or after it.
+#[test]
+fn a_job_that_is_made_anew_runs_however_the_one_before_has_ended() {
+    let anew = || Job {
+        created: at(20),
+        seed: 2,
+        ..job_of_roles(&ROLES)
+    };
+    for jobs_go_first in [false, true] {
+        let mut model = gang(&ROLES);
+        for role in ROLES {
+            finish(&mut model, role, 10);
+        }
+        assert_eq!(end(&model), Some(JobEnd::Succeeded));
+        if !jobs_go_first {
+            set_job(&mut model, "train", 20, anew());
+        }
+        for role in ROLES {
+            set_batch(&mut model, role, 20, None);
+        }
+        if jobs_go_first {
+            set_job(&mut model, "train", 20, anew());
+        }
+        assert_eq!(end(&model), None);
+        let start = orders(&mut model, 20).remove(0);
+        assert_eq!((start.run, start.done.len()), (true, 0), "{start:?}");
+    }
 }
