@@ -24,9 +24,12 @@ const FIRST_BACKOFF: SignedDuration = SignedDuration::from_secs(30);
 /// ... but not longer than this, and for up to half as long again that differs from gang to gang.
 const LONGEST_BACKOFF: SignedDuration = SignedDuration::from_mins(15);
 /// A gang that was taken back although nodes had room for it, or because the cluster refused its pods, keeps
-/// its place for so long after it may start again. It waits for something that nobody can give back to it,
-/// so afterwards others go first.
+/// its place for so long after it may start again, and nobody gives GPUs back to it meanwhile: it may wait for
+/// something that nobody can give back. ...
 const PLACE_KEPT: SignedDuration = SignedDuration::from_mins(15);
+/// ... Afterwards it may take them once more, as the scheduler or a quota may only have failed for a while; one
+/// that was taken back so often lets others go first.
+const TRIES: u32 = 2;
 
 /// A TrainingJob that has not finished.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -149,11 +152,23 @@ impl Job {
         self.running || self.restarts.keeps_room
     }
 
-    /// Since when others go before it, though they rank behind it.
-    fn lost_place_at(&self, now: Timestamp) -> Option<Timestamp> {
+    /// Until when it keeps its place, and is given no GPUs of others, if it needed more than room before.
+    fn place_kept_until(&self) -> Option<Timestamp> {
         let needs_more = |retry: &&Retry| retry.had_room || retry.refused.is_some();
         let retry = self.retry.as_ref().filter(needs_more)?;
-        let at = retry.at.checked_add(PLACE_KEPT).ok()?;
+        Some(retry.at.checked_add(PLACE_KEPT).unwrap_or(Timestamp::MAX))
+    }
+
+    /// Whether it has used its tries up: it waits for something that nobody can give back to it.
+    fn has_tried(&self) -> bool {
+        self.retry
+            .as_ref()
+            .is_some_and(|retry| retry.count >= TRIES)
+    }
+
+    /// Since when others go before it, though they rank behind it.
+    fn lost_place_at(&self, now: Timestamp) -> Option<Timestamp> {
+        let at = self.place_kept_until().filter(|_| self.has_tried())?;
         (at <= now && !self.has_room()).then_some(at)
     }
 

@@ -286,6 +286,7 @@ impl<'a, R: Room> Queue<'_, 'a, R> {
             blocked.restart.map(|restart| restart.at),
             job.restarts.waits_until,
             job.gives_up_at,
+            job.place_kept_until(),
         ];
         let waits_until = waits.into_iter().flatten().filter(|at| *at > now).min();
         let is_for_money = blocked.limited_by == Some(LimitedBy::Budget);
@@ -478,7 +479,7 @@ impl<'a, R: Room> Queue<'_, 'a, R> {
             let pays = waits_for_money.is_ok() && self.pays_beside_kept(job, &loads);
             let scope = self.scope(&gangs, &loads, pays);
             return Err(Blocked {
-                may_preempt: pays && self.may_preempt(job),
+                may_preempt: pays && self.may_preempt(job, now),
                 ..Blocked::next(LimitedBy::Capacity, after_others(reason, job, now), scope)
             });
         }
@@ -524,13 +525,14 @@ impl<'a, R: Room> Queue<'_, 'a, R> {
     }
 
     /// Whether it would start with the GPUs of others: not one that found no node where there was room,
-    /// or whose pods the cluster refused; and where nodes are made for pods, not before it has waited for
-    /// those.
-    fn may_preempt(&self, job: &Job) -> bool {
-        match &job.retry {
-            Some(retry) => !retry.had_room && retry.refused.is_none(),
-            None => self.node_start == NodeStart::Never,
+    /// or whose pods the cluster refused, but for a second try; and where nodes are made for pods, not before
+    /// it has waited for those.
+    fn may_preempt(&self, job: &Job, now: Timestamp) -> bool {
+        if job.retry.is_none() {
+            return self.node_start == NodeStart::Never;
         }
+        let second_try = |at| at <= now && !job.has_tried();
+        job.place_kept_until().is_none_or(second_try)
     }
 
     /// Whether budgets pay for it beside what is kept for others.

@@ -45,26 +45,27 @@ fn a_gang_that_found_no_node_before_keeps_nobody_from_gpus_for_ever() {
         cluster.unplaceable = Some("prod-stuck");
         run(&mut cluster, 10..100);
         cluster.add_gang("prod", "stuck", &URGENT, 100);
-        run(&mut cluster, 100..400);
-        let tried = [true, false];
+        run(&mut cluster, 100..1600);
+        let tried = [true, false, true, false];
         assert_eq!(starts_and_stops(&cluster, "prod", "stuck"), tried);
         let behind = Gang {
             priority,
             cluster_priority: priority,
             ..URGENT
         };
-        cluster.add_gang(namespace, "behind", &behind, 400);
-        run(&mut cluster, 400..460);
+        cluster.add_gang(namespace, "behind", &behind, 1600);
+        run(&mut cluster, 1600..1660);
+        let twice = [true, false, true, false, true];
         let stops = cluster.orders_of("lab", "whole-0");
-        assert_eq!(stops, [true, false, true], "it is behind for a while");
-        run(&mut cluster, 460..1600);
+        assert_eq!(stops, twice, "it is behind for a while");
+        run(&mut cluster, 1660..2700);
         assert!(
             cluster.complete(namespace, "behind").is_some(),
             "{namespace}, {priority}: {}",
             cluster.reason(namespace, "behind")
         );
         let stops = starts_and_stops(&cluster, "lab", "whole-0");
-        assert_eq!(stops, [true, false, true, false, true]);
+        assert_eq!(stops, [&twice[..], &[false, true]].concat());
         assert_eq!(starts_and_stops(&cluster, "prod", "stuck"), tried);
     }
 }
@@ -196,6 +197,28 @@ fn for_a_gang_without_gpus_only_gangs_without_gpus_give_way() {
         assert!(!stopped(&cluster).contains(&"gpus"));
         assert_eq!(cluster.complete("prod", "urgent").is_some(), has_other);
     }
+}
+
+/// A quota was raised, or the scheduler was down for a while.
+#[test]
+fn one_try_that_failed_costs_a_gang_no_place_and_it_has_another_one() {
+    let mut cluster = busy(1);
+    run(&mut cluster, 10..100);
+    cluster.add_gang("prod", "urgent", &URGENT, 100);
+    cluster.take_back_refused("prod", "urgent", 100);
+    let later = Gang {
+        priority: 5,
+        cluster_priority: 5,
+        ..URGENT
+    };
+    cluster.add_gang("prod", "later", &later, 100);
+    run(&mut cluster, 100..1000);
+    assert_eq!(stopped(&cluster), [""; 0]);
+    run(&mut cluster, 1000..1300);
+    let (first, second) = ["urgent", "later"]
+        .map(|name| cluster.complete("prod", name))
+        .into();
+    assert!(first.is_some() && first < second, "{first:?}, {second:?}");
 }
 
 #[test]
