@@ -355,7 +355,8 @@ impl<'a, R: Room> Queue<'_, 'a, R> {
             return Err(Blocked::aside(LimitedBy::Suspended, reason));
         }
         let mut budget_states = self.line.admission.budget_states().iter();
-        let stop_reason = |state: &BudgetState| match job.running {
+        // announced terms stop nothing, and so not what has its room until it starts again
+        let stop_reason = |state: &BudgetState| match job.has_room() {
             true => state.stop_reason_running(job.priority),
             false => state.stop_reason(job.priority),
         };

@@ -420,6 +420,39 @@ fn a_lower_limit_waits_where_only_the_lower_class_is_stopped() {
     assert_eq!(pending(&world).unwrap().effective_at, at(602));
 }
 
+/// It is between two runs for a moment, and has its room and its money.
+#[test]
+fn a_gang_whose_worker_fails_within_the_window_starts_again_in_its_room() {
+    let mut world = running(budget("100"));
+    assert_eq!(edit(&mut world, 60, "30"), [] as [&str; 0]);
+    let mut failed = world.pods["team-train-0"].clone();
+    (failed.ended, failed.failure) = (Some(at(70)), Some("exit code 1".into()));
+    world.show(70, "team-train-0", failed);
+    let (orders, decisions) = world.orders(70);
+    assert_eq!(orders, ["train: false"]);
+    let stopped = BatchJob {
+        restarts: 1,
+        restart_at: decisions.job_orders[0].restart.map(|restart| restart.at),
+        ..BatchJob::default()
+    };
+    world.tell(71, Event::BatchJob(train(), "".into(), Some(stopped)));
+    for number in 0..2 {
+        world.tell(71, Event::Pod(format!("team-train-{number}").into(), None));
+    }
+    assert_eq!(world.orders(72).0, [] as [&str; 0]);
+    let decision = world.job(&train());
+    assert!(decision.keeps_room, "{}", decision.reason);
+    // the edit is corrected, or it is not
+    let mut corrected = World {
+        model: world.model.clone(),
+        pods: world.pods.clone(),
+    };
+    assert_eq!(edit(&mut corrected, 75, "100"), [] as [&str; 0]);
+    for mut world in [world, corrected] {
+        assert_eq!(world.orders(80).0, ["train: true"]);
+    }
+}
+
 /// What waits for money takes none back that only terms refuse which stop nothing yet.
 #[test]
 fn nobody_gives_way_for_what_only_the_announced_terms_refuse() {
