@@ -10,6 +10,9 @@ const LONGEST_WAIT: SignedDuration = SignedDuration::from_mins(10);
 /// first again.
 const LASTING_RUN: SignedDuration = SignedDuration::from_mins(10);
 
+/// Room is kept for a gang that waits for no longer than this, however long it has run.
+const SHORT_WAIT: SignedDuration = SignedDuration::from_mins(1);
+
 /// All workers of a gang stop, and start again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Restart {
@@ -86,6 +89,14 @@ impl Restarts {
             at: now.saturating_add(wait).unwrap_or(now),
             disruptions,
         }
+    }
+
+    /// Whether its room is kept until this restart: not for longer than it has run, or for a short wait. A gang
+    /// that fails as soon as it starts would have its GPUs stand idle nearly all of the time.
+    pub(super) fn is_worth_room(&self, restart: Restart, now: Timestamp) -> bool {
+        let wait = restart.at.duration_since(now);
+        let has_run = |began| now.duration_since(began) >= wait;
+        wait <= SHORT_WAIT || self.began.is_none_or(has_run)
     }
 
     /// What has happened and what comes next, for people.

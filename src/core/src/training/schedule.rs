@@ -214,15 +214,13 @@ impl Blocked {
     }
 
     /// Its workers stop because of this interruption. A gang whose worker failed by itself keeps the room
-    /// that it has: the nodes are well.
+    /// that it has, as the nodes are well, unless it waits for longer than it has run.
     fn interrupted(job: &Job, interruption: &Interruption, now: Timestamp) -> Self {
-        let restart = job.restarts.next(interruption, now);
-        let goes_on = restart.count <= job.restarts.limit;
-        Self::between_runs(
-            job,
-            restart,
-            interruption.is_failure && goes_on && job.found_room,
-        )
+        let restarts = &job.restarts;
+        let restart = restarts.next(interruption, now);
+        let goes_on = restart.count <= restarts.limit && restarts.is_worth_room(restart, now);
+        let keeps_room = interruption.is_failure && goes_on && job.found_room;
+        Self::between_runs(job, restart, keeps_room)
     }
 
     /// It waits for room or money.

@@ -147,6 +147,35 @@ fn restarts_wait_longer_each_time_but_not_for_ever() {
     assert_eq!(waits, [10, 20, 40, 80, 160, 320, 600, 600, 600]);
 }
 
+/// The GPUs of a gang that fails as soon as it starts would stand idle nearly all of the time.
+#[test]
+fn room_is_kept_for_a_minute_or_for_as_long_as_the_gang_has_run() {
+    for (run, expected) in [
+        (2, [true, true, true, false, false]),
+        (100, [true, true, true, true, false]),
+        (400, [true; 5]),
+    ] {
+        let mut cluster = Cluster::new(2, 2);
+        let mut spec = job(0, 2);
+        spec.restarts = 100;
+        set_job(&mut cluster.model, "train", 2, spec);
+        let (mut second, mut kept) = (1, Vec::new());
+        for _ in expected {
+            second += run;
+            cluster.fail(1, second);
+            let stop = cluster.order(second);
+            kept.push(cluster.decision().keeps_room);
+            cluster.stop(second, &stop, &[]);
+            second = stop.restart.unwrap().at.as_second() - at(0).as_second();
+            assert_eq!(cluster.decide(second - 1), []);
+            let start = cluster.order(second);
+            cluster.start(second, &start, 0);
+            cluster.decide(second + 1);
+        }
+        assert_eq!(kept, expected, "after runs of {run} s");
+    }
+}
+
 #[test]
 fn another_leader_goes_on_counting() {
     let mut cluster = Cluster::new(2, 2);
@@ -327,6 +356,23 @@ fn a_worker_that_fails_after_the_gang_went_on_interrupts_it() {
     assert_eq!(cluster.order(130).restart.unwrap().count, 0);
 }
 
+/// The Job controller makes the pods of a Job that goes on before it shows when it has started.
+#[test]
+fn a_worker_that_is_older_than_the_start_of_its_job_is_taken_away_all_the_same() {
+    let mut cluster = Cluster::new(2, 2);
+    for rank in 0..2 {
+        cluster.change(rank, 100, |pod| pod.deletion = Some(at(160)));
+        cluster.fail(rank, 102);
+        cluster.add(rank, 109);
+    }
+    (cluster.batch.started, cluster.batch.failed) = (Some(at(110)), 0);
+    cluster.show_batch(110);
+    assert_eq!(cluster.decide(111), []);
+    cluster.disrupt(1, 120);
+    cluster.fail(1, 130);
+    assert_eq!(cluster.order(130).restart.unwrap().count, 0);
+}
+
 #[test]
 fn failures_while_the_node_of_another_worker_is_not_ready_do_not_count() {
     let mut cluster = Cluster::new(3, 3);
@@ -352,23 +398,6 @@ fn a_failed_worker_of_the_run_before_is_no_failure_of_the_next_one() {
         "{orders:?}"
     );
     assert!(cluster.decision().restarts <= 1);
-}
-
-/// The Job controller makes the pods of a Job that goes on before it shows when it has started.
-#[test]
-fn a_worker_that_is_older_than_the_start_of_its_job_is_taken_away_all_the_same() {
-    let mut cluster = Cluster::new(2, 2);
-    for rank in 0..2 {
-        cluster.change(rank, 100, |pod| pod.deletion = Some(at(160)));
-        cluster.fail(rank, 102);
-        cluster.add(rank, 109);
-    }
-    (cluster.batch.started, cluster.batch.failed) = (Some(at(110)), 0);
-    cluster.show_batch(110);
-    assert_eq!(cluster.decide(111), []);
-    cluster.disrupt(1, 120);
-    cluster.fail(1, 130);
-    assert_eq!(cluster.order(130).restart.unwrap().count, 0);
 }
 
 #[test]
