@@ -13,13 +13,15 @@ use crate::money::Money;
 use crate::pricing::EstimateBasis;
 
 use super::claim::{Claim, Rank};
-use super::event::{Key, Name, Owner, Pod, PodShape, Scheduling};
+use super::event::{Key, Name, Owner, Pod, PodShape};
+use super::job::JobState;
 use super::namespace::Admission;
 use super::rates::{CachedRate, Estimate, Rates};
 use super::room::{ClusterRoom, ReservationOwner};
 use super::service::{Ordered, ServiceState, may_work};
 use super::spending::{SLACK_SECONDS, Spending, WorkloadCost, bounded_grace};
 use super::state::{Model, PodState, count};
+use super::workers::{is_in_queue, takes_room};
 
 /// What a pod was told that is not being deleted.
 #[derive(Clone, Copy, PartialEq)]
@@ -439,6 +441,9 @@ impl Model {
         let mut estimates = std::mem::take(&mut state.estimates);
         estimates.resize(roles.len(), Default::default());
         let (mut reserved, mut loads) = (Vec::new(), Vec::new());
+        let takes_room = |found: &PodState, state: &JobState| {
+            takes_room(&found.pod, is_in_queue(state, &found.pod), now)
+        };
         for (role, cached) in roles.iter().zip(&mut estimates) {
             let seconds = grace_stop_seconds(role.grace_seconds);
             let rates = &mut self.rates;
@@ -450,7 +455,7 @@ impl Model {
                 .filter(|found| is_worker_of(&found.pod, &role.name))
                 .filter(|found| state.is_of_present_run(&found.pod))
                 .collect();
-            let pending = workers.iter().filter(|found| takes_room(&found.pod));
+            let pending = workers.iter().filter(|found| takes_room(found, state));
             let ended_well = state.ended_well(&role.name);
             let present = count(workers.len()).saturating_add(ended_well);
             let awaited = if runs {
@@ -468,7 +473,7 @@ impl Model {
             let Owner::Job(_, name) = &found.pod.owner else {
                 continue;
             };
-            if takes_room(&found.pod) && roles.iter().all(|role| role.name != *name) {
+            if takes_room(found, state) && roles.iter().all(|role| role.name != *name) {
                 let gang_of_role = gone.entry(name.clone()).or_default();
                 *gang_of_role = gang(&found.pod.shape, gang_of_role.workers + 1);
             }
@@ -491,11 +496,6 @@ impl Model {
         self.note_gang_room(key, now);
         self.replace_cost(&key.namespace, &old, &cost);
     }
-}
-
-/// Whether room is reserved for a worker. How long a gang may wait for it is the queue's matter.
-fn takes_room(worker: &Pod) -> bool {
-    worker.is_pending() && worker.scheduling != Scheduling::Ignored
 }
 
 /// Replicas that were ordered and have no pod yet.

@@ -184,9 +184,9 @@ impl JobState {
         let Owner::Job(_, role) = &pod.owner else {
             return false;
         };
-        let present = self.batch_jobs.get(role).and_then(|job| job.uid.as_ref());
         // a pod that no Job has made can carry the labels of its workers
-        pod.made_by.as_ref() == present
+        let present = self.batch_jobs.get(role);
+        present.is_some_and(|job| job.uid == pod.made_by)
     }
 
     /// Whether a pod was told to stop before its Job, which runs, was last let run: all of them were when it

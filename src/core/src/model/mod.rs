@@ -17,6 +17,7 @@
 //! | `rates` | what a pod that has no charge yet will cost |
 //! | `preemptible` | gangs that may give their GPUs back, by priority, and those that do |
 //! | `room_preemption` | how these and replicas that wait for GPUs are known |
+//! | `workers` | which pods are workers of gangs, whatever their labels say |
 //! | `pause` | what the platform has paused |
 //! | `gateways` | the requests that gateways hold |
 //! | `view` | the last decisions and what they were made of, for statuses, metrics and people |
@@ -49,6 +50,7 @@ pub(crate) mod state;
 mod tests;
 pub(crate) mod timers;
 pub mod view;
+pub(crate) mod workers;
 
 pub use claim::DEFAULT_WEIGHT;
 pub use event::{Event, Key, Name};
