@@ -186,6 +186,7 @@ impl Model {
         state.estimates.clear();
         state.loads.clear();
         self.namespace_mut(&key.namespace).jobs.insert(key.clone());
+        self.note_workers(&key);
         self.marks.job(key);
     }
 
@@ -200,6 +201,7 @@ impl Model {
         state.set_batch_job(&role, job, now);
         state.is_told = true;
         self.namespace_mut(&key.namespace).jobs.insert(key.clone());
+        self.note_workers(&key);
         self.marks.job(key);
     }
 
@@ -246,7 +248,10 @@ impl Model {
         if let Some(pod) = &pod {
             self.rates.learn_selector(&pod.shape, self.room.nodes());
         }
-        self.replace_room(&uid, old_pod.as_deref(), pod.as_deref(), now);
+        let was_other = old.as_ref().is_some_and(|state| state.may_stay);
+        let may_stay = pod.as_deref().is_some_and(|pod| self.may_stay(pod));
+        let is_other = (was_other, may_stay);
+        self.replace_room(&uid, old_pod.as_deref(), pod.as_deref(), is_other, now);
         self.replace_owner(&uid, old_pod.as_deref(), pod.as_deref());
         self.replace_stopping(&uid, old_pod.as_deref(), pod.as_deref());
         match pod.as_deref().is_some_and(Pod::is_terminating) {
@@ -260,6 +265,7 @@ impl Model {
                 estimate: Default::default(),
                 cost: Default::default(),
                 yields: Default::default(),
+                may_stay,
                 bound_at: None,
             });
             let mut known = known;
@@ -280,6 +286,7 @@ impl Model {
             let state = PodState {
                 pod,
                 estimate,
+                may_stay,
                 ..known
             };
             if state.pod.owner == Owner::Other && state.pod.shape.attributes.is_some() {
@@ -315,20 +322,27 @@ impl Model {
         }
     }
 
-    /// Moves a pod from where it was to where it is: onto its node, or among those that wait.
-    fn replace_room(&mut self, uid: &Name, old: Option<&Pod>, new: Option<&Pod>, now: Timestamp) {
+    /// Moves a pod from where it was to where it is: onto its node, or among those that wait. It was
+    /// counted among those that may stay, and is now, or not.
+    fn replace_room(
+        &mut self,
+        uid: &Name,
+        old: Option<&Pod>,
+        new: Option<&Pod>,
+        (was_other, is_other): (bool, bool),
+        now: Timestamp,
+    ) {
         let bound = |pod: &Pod| pod.node.clone().filter(|_| pod.ended.is_none());
         let (was, is) = (old.and_then(bound), new.and_then(bound));
         let same_shape = old.map(|pod| &pod.shape) == new.map(|pod| &pod.shape);
-        let same_kind = old.map(Pod::may_stay) == new.map(Pod::may_stay);
-        if was != is || !same_shape || !same_kind {
+        if was != is || !same_shape || was_other != is_other {
             if let (Some(node), Some(pod)) = (&was, old) {
                 let requests = &pod.shape.requests;
-                self.room.unbind(node, requests, pod.may_stay());
+                self.room.unbind(node, requests, was_other);
             }
             if let (Some(node), Some(pod)) = (&is, new) {
                 let requests = &pod.shape.requests;
-                self.room.bind(node, requests, pod.may_stay());
+                self.room.bind(node, requests, is_other);
                 let owner = self.reservation_owner(uid, pod);
                 self.room.note_bound(&owner, node);
             }

@@ -199,12 +199,6 @@ impl Pod {
         }
     }
 
-    /// Whether gangs cannot count on its end, though its node may be without it: it is no worker
-    /// of a gang, and not there as long as its node.
-    pub(crate) fn may_stay(&self) -> bool {
-        !self.resident && !matches!(self.owner, Owner::Job(..))
-    }
-
     /// The node on which it is for as long as that is there. One without a node has none: its author
     /// wrote for which node it is, and says who made it.
     pub(crate) fn resident_on(&self) -> Option<Name> {

@@ -29,6 +29,8 @@ pub(crate) struct PodState {
     pub(crate) cost: WorkloadCost,
     /// What becomes free when it goes, if it is a replica.
     pub(crate) yields: Yields,
+    /// Whether gangs cannot count on its end: as of this, its room is among that of the node's others.
+    pub(crate) may_stay: bool,
     /// When it was first seen on its node.
     pub(crate) bound_at: Option<Timestamp>,
 }
@@ -293,7 +295,7 @@ impl Model {
         let bound = self.pods.values().filter_map(|state| {
             let pod = &state.pod;
             let node = pod.node.as_ref().filter(|_| pod.ended.is_none())?;
-            Some((node, &pod.shape.requests, pod.may_stay()))
+            Some((node, &pod.shape.requests, self.may_stay(pod)))
         });
         let resident = self.pods.values().filter_map(|state| {
             let node = state.pod.resident_on()?;

@@ -181,6 +181,15 @@ impl Cluster {
         self.tell_pod(&name.into(), pod, second);
     }
 
+    /// A pod that has the labels of a worker of the TrainingJob `ghost`, on a node.
+    pub(crate) fn add_labelled(&mut self, name: &str, node: &str, gpus: i64, second: i64) {
+        let key = Key::new("other", name);
+        let owner = Owner::Job("ghost".into(), "".into());
+        let mut pod = pod(key, owner, Arc::new(shape(gpus, 0)), second);
+        pod.node = Some(node.into());
+        self.tell_pod(&name.into(), pod, second);
+    }
+
     /// Pods of no workload that wait for a GPU each.
     pub(crate) fn add_waiting(&mut self, name: &str, number: usize, priority: i32, second: i64) {
         let shape = Arc::new(PodShape {

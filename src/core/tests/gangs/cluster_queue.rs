@@ -219,9 +219,19 @@ fn a_gang_that_waits_for_other_hardware_holds_up_no_other_namespace() {
 
 #[test]
 fn a_gang_that_waits_for_the_room_of_pods_that_may_stay_for_ever_holds_up_no_other_namespace() {
+    for has_labels in [false, true] {
+        pods_that_may_stay_hold_up_no_other_namespace(has_labels);
+    }
+}
+
+fn pods_that_may_stay_hold_up_no_other_namespace(has_labels: bool) {
     let mut cluster = busy_cluster();
     cluster.add_node("second", 1, None, 0);
-    cluster.add_other("notebook", "second", 1, 0);
+    match has_labels {
+        // no Job of a TrainingJob has made it
+        true => cluster.add_labelled("notebook", "second", 1, 0),
+        false => cluster.add_other("notebook", "second", 1, 0),
+    }
     let all = Gang {
         workers: 9,
         priority: 1,

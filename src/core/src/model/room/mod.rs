@@ -72,6 +72,11 @@ impl ClusterRoom {
         self.nodes.unbind(node, requests, is_other);
     }
 
+    /// A pod that uses its node has come to be another one, or has come to be a worker of a gang.
+    pub(crate) fn set_other(&mut self, node: &Name, requests: &Resources, is_other: bool) {
+        self.nodes.set_other(node, requests, is_other);
+    }
+
     /// A pod that is there as long as this node came or went.
     pub(crate) fn set_resident(&mut self, node: &Name, requests: &Resources, is_there: bool) {
         self.nodes.set_resident(node, requests, is_there);

@@ -277,6 +277,17 @@ impl Nodes {
         self.note_changed(node);
     }
 
+    /// A pod that uses its node has come to be another one, or has come to be a worker of a gang.
+    pub(super) fn set_other(&mut self, node: &Name, requests: &Resources, is_other: bool) {
+        let amounts = self.amounts(requests);
+        let room = self.rooms.entry(node.clone()).or_default();
+        for (index, amount) in amounts {
+            let amount = if is_other { amount } else { -amount };
+            add(&mut room.others, index, amount);
+        }
+        self.note_changed(node);
+    }
+
     /// A pod that is there as long as this node came or went.
     pub(super) fn set_resident(&mut self, node: &Name, requests: &Resources, is_there: bool) {
         let amounts = self.amounts(requests);
