@@ -10,8 +10,9 @@ use crate::placement::Placement;
 use super::super::event::{Name, Node};
 use super::placing::pods;
 
-/// Amounts by resource, as indices into the list of names.
-pub(super) type Amounts = Box<[(u16, i64)]>;
+/// Amounts by resource, as indices into the list of names. One pod's is an `i64`, which tenants write up to
+/// its largest value. In 128 bits, no sum over pods comes to an end, and each ends where it began.
+pub(super) type Amounts = Box<[(u16, i128)]>;
 
 /// More names than this are not told apart: no node offers the others.
 const MAX_NAMES: usize = 4096;
@@ -29,7 +30,7 @@ impl Shape {
     pub(super) fn times(&self, count: u32) -> Amounts {
         let amounts = self.amounts.iter();
         amounts
-            .map(|(index, amount)| (*index, amount.saturating_mul(i64::from(count))))
+            .map(|(index, amount)| (*index, amount * i128::from(count)))
             .collect()
     }
 }
@@ -90,22 +91,22 @@ pub(super) struct ShapeSlots {
 pub(super) struct NodeRoom {
     /// `None` if pods name a node that is not known.
     node: Option<Node>,
-    allocatable: Vec<i64>,
+    allocatable: Vec<i128>,
     /// What bound pods request.
-    used: Vec<i64>,
+    used: Vec<i128>,
     /// What pods request that are there as long as it is.
-    resident: Vec<i64>,
+    resident: Vec<i128>,
     /// What bound pods request that are neither those nor workers of gangs.
-    others: Vec<i64>,
+    others: Vec<i128>,
     /// What is reserved for pods without a node.
-    reserved: Vec<i64>,
+    reserved: Vec<i128>,
     /// By the number of the shape, as last counted.
     slots: Vec<Slots>,
 }
 
 impl NodeRoom {
     fn is_unused(&self) -> bool {
-        let zero = |amounts: &[i64]| amounts.iter().all(|amount| *amount == 0);
+        let zero = |amounts: &[i128]| amounts.iter().all(|amount| *amount == 0);
         self.node.is_none() && zero(&self.used) && zero(&self.resident) && zero(&self.reserved)
     }
 
@@ -117,21 +118,21 @@ impl NodeRoom {
             && shape.placement.allows(name, &node.labels, &node.taints)
     }
 
-    pub(super) fn free(&self, index: u16) -> i64 {
+    pub(super) fn free(&self, index: u16) -> i128 {
         get(&self.allocatable, index) - get(&self.used, index) - get(&self.reserved, index)
     }
 
     /// What there is for pods once all have gone that do not stay as long as it does.
-    fn empty(&self, index: u16) -> i64 {
+    fn empty(&self, index: u16) -> i128 {
         get(&self.allocatable, index) - get(&self.resident, index)
     }
 
     /// What there is for pods once all gangs have gone.
-    fn without_gangs(&self, index: u16) -> i64 {
+    fn without_gangs(&self, index: u16) -> i128 {
         self.empty(index) - get(&self.others, index)
     }
 
-    pub(super) fn room(&self, index: u16, kind: SlotKind) -> i64 {
+    pub(super) fn room(&self, index: u16, kind: SlotKind) -> i128 {
         match kind {
             SlotKind::Free => self.free(index),
             SlotKind::Empty => self.empty(index),
@@ -159,7 +160,7 @@ impl NodeRoom {
         }
     }
 
-    pub(super) fn reserve(&mut self, shape: &Shape, count: i64) {
+    pub(super) fn reserve(&mut self, shape: &Shape, count: i128) {
         for (index, amount) in &shape.amounts {
             add(&mut self.reserved, *index, amount * count);
         }
@@ -187,8 +188,8 @@ pub(super) struct Nodes {
 impl Nodes {
     fn amounts(&mut self, resources: &Resources) -> Amounts {
         let wanted = resources.iter().filter(|(_, amount)| **amount > 0);
-        let mut amounts: Vec<(u16, i64)> = wanted
-            .map(|(name, amount)| (self.index(name), *amount))
+        let mut amounts: Vec<(u16, i128)> = wanted
+            .map(|(name, amount)| (self.index(name), i128::from(*amount)))
             .collect();
         amounts.sort_unstable();
         amounts.into()
@@ -198,7 +199,7 @@ impl Nodes {
     pub(super) fn known(&self, resources: &Resources) -> Amounts {
         let known = resources.iter().filter_map(|(name, amount)| {
             let index = self.names.get(name)?;
-            Some((*index, *amount))
+            Some((*index, i128::from(*amount)))
         });
         known.collect()
     }
@@ -302,7 +303,7 @@ impl Nodes {
     /// Gives up the room of so many pods.
     pub(super) fn unreserve(&mut self, node: &Name, shape: &Shape, count: u32) {
         if let Some(room) = self.rooms.get_mut(node) {
-            room.reserve(shape, -i64::from(count));
+            room.reserve(shape, -i128::from(count));
         }
         self.note_changed(node);
     }
@@ -310,7 +311,7 @@ impl Nodes {
     /// Whether the node takes pods of this shape, and has all that is reserved on it.
     pub(super) fn keeps(&self, node: &Name, shape: &Shape) -> bool {
         self.rooms.get(node).is_some_and(|room| {
-            let fits = |(index, _): &(u16, i64)| room.free(*index) >= 0;
+            let fits = |(index, _): &(u16, i128)| room.free(*index) >= 0;
             room.selects(node, shape) && shape.amounts.iter().all(fits)
         })
     }
@@ -481,11 +482,11 @@ impl Nodes {
         reserved: impl IntoIterator<Item = (&'a Name, &'a Shape, u32)>,
     ) -> bool {
         let mut again: BTreeMap<Name, NodeRoom> = BTreeMap::new();
-        let sum = |sums: &mut Vec<i64>, requests: &Resources| {
+        let sum = |sums: &mut Vec<i128>, requests: &Resources| {
             for (name, amount) in requests.iter().filter(|(_, amount)| **amount > 0) {
                 let last = u16::try_from(MAX_NAMES).unwrap_or(u16::MAX);
                 let index = self.names.get(name).copied().unwrap_or(last);
-                add(sums, index, *amount);
+                add(sums, index, i128::from(*amount));
             }
         };
         for (node, requests, is_other) in bound {
@@ -500,12 +501,12 @@ impl Nodes {
         }
         for (node, shape, count) in reserved {
             let room = again.entry(node.clone()).or_default();
-            room.reserve(shape, i64::from(count));
+            room.reserve(shape, i128::from(count));
         }
         let mut names: BTreeSet<&Name> = self.rooms.keys().collect();
         names.extend(again.keys());
         let none = NodeRoom::default();
-        let same = |a: &[i64], b: &[i64]| {
+        let same = |a: &[i128], b: &[i128]| {
             (0..a.len().max(b.len())).all(|index| {
                 let index = u16::try_from(index).unwrap_or(u16::MAX);
                 get(a, index) == get(b, index)
@@ -536,16 +537,16 @@ impl Nodes {
     }
 }
 
-pub(super) fn get(amounts: &[i64], index: u16) -> i64 {
+pub(super) fn get(amounts: &[i128], index: u16) -> i128 {
     amounts.get(usize::from(index)).copied().unwrap_or(0)
 }
 
-pub(super) fn add(amounts: &mut Vec<i64>, index: u16, amount: i64) {
+pub(super) fn add(amounts: &mut Vec<i128>, index: u16, amount: i128) {
     let index = usize::from(index);
     if amounts.len() <= index {
         amounts.resize(index + 1, 0);
     }
     if let Some(sum) = amounts.get_mut(index) {
-        *sum = sum.saturating_add(amount);
+        *sum += amount;
     }
 }

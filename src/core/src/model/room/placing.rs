@@ -16,7 +16,7 @@ impl Nodes {
             }
             let here = room.slots_of(name, shape).free.min(left);
             if here > 0 {
-                room.reserve(shape, i64::from(here));
+                room.reserve(shape, i128::from(here));
                 places.push((name.clone(), here));
                 left -= here;
             }
@@ -42,7 +42,7 @@ impl Nodes {
             return u32::try_from(slots).unwrap_or(u32::MAX).min(*most);
         }
         // what the shapes before have taken of each node
-        let mut taken: BTreeMap<&Name, Vec<i64>> = BTreeMap::new();
+        let mut taken: BTreeMap<&Name, Vec<i128>> = BTreeMap::new();
         let mut placed = 0u32;
         for (nth, (id, most)) in workers.iter().enumerate() {
             let Some(Some(entry)) = self.shapes.get(*id) else {
@@ -63,7 +63,7 @@ impl Nodes {
                 if here > 0 && nth + 1 < workers.len() {
                     let taken_here = taken.entry(name).or_default();
                     for (index, amount) in &shape.amounts {
-                        add(taken_here, *index, amount * i64::from(here));
+                        add(taken_here, *index, amount * i128::from(here));
                     }
                 }
                 left -= here;
@@ -79,7 +79,7 @@ impl Nodes {
         &self,
         id: ShapeId,
         most: u32,
-        changed: &mut BTreeMap<Name, Vec<i64>>,
+        changed: &mut BTreeMap<Name, Vec<i128>>,
     ) -> u32 {
         let Some(Some(entry)) = self.shapes.get(id) else {
             return 0;
@@ -110,7 +110,7 @@ impl Nodes {
 }
 
 /// How many pods this room takes; no end of them, where a pod needs nothing.
-pub(super) fn pods(free: impl Fn(u16) -> i64, amounts: &Amounts) -> u32 {
+pub(super) fn pods(free: impl Fn(u16) -> i128, amounts: &Amounts) -> u32 {
     let counts = amounts
         .iter()
         .map(|(index, amount)| free(*index).max(0) / amount);

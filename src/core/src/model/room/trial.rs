@@ -52,7 +52,7 @@ pub(crate) struct Trial<'a> {
     nodes: &'a Nodes,
     waiting: &'a WaitingPods,
     /// What becomes free, by node.
-    freed: BTreeMap<Name, Vec<i64>>,
+    freed: BTreeMap<Name, Vec<i128>>,
     /// What finds room first, and whether places are looked for it.
     ahead: Vec<(ShapeId, u32, bool)>,
 }
@@ -106,7 +106,7 @@ impl Trial<'_> {
     }
 }
 
-fn free(changes: &mut BTreeMap<Name, Vec<i64>>, room: &HeldRoom) {
+fn free(changes: &mut BTreeMap<Name, Vec<i128>>, room: &HeldRoom) {
     for (node, amounts) in &room.0 {
         let here = changes.entry(node.clone()).or_default();
         for (index, amount) in amounts {

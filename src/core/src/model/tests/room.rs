@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use fastrand::Rng;
 use jiff::SignedDuration;
 
 use super::super::event::{
@@ -182,5 +183,41 @@ fn how_long_room_is_kept_for_a_worker_that_a_job_made_is_decided_in_the_queue() 
         // room for a worker of the role that is there is kept as well, with a pod or without
         let left = if role == "worker" { 5 } else { 2 };
         assert_eq!(free_at(&model, worker, 301_000), left, "{role}");
+    }
+}
+
+#[test]
+fn room_is_as_before_once_pods_of_any_size_have_gone() {
+    for seed in 0..200 {
+        let mut rng = Rng::with_seed(seed);
+        let mut model = model();
+        model.apply(Event::Node("node".into(), Some(node(8))), at(0));
+        let mut pods: Vec<Name> = Vec::new();
+        for number in 0..rng.u8(1..8) {
+            let owners = [Owner::Other, Owner::Job("ghost".into(), "".into())];
+            let amount = *rng.choice(&[1000, i64::MAX - 1, i64::MAX]).unwrap();
+            let shape = PodShape {
+                requests: [(GPU.to_owned(), amount), ("cpu".to_owned(), amount)].into(),
+                ..PodShape::default()
+            };
+            let pod = Pod {
+                shape: shape.into(),
+                node: rng.bool().then(|| "node".into()),
+                resident: rng.u8(0..3) == 0,
+                ..pod(rng.choice(owners).unwrap(), 0)
+            };
+            let uid: Name = format!("uid{number}").as_str().into();
+            model.apply(Event::Pod(uid.clone(), Some(Box::new(pod))), at(0));
+            pods.push(uid);
+            model.check().unwrap();
+        }
+        settle(&mut model, at(0));
+        rng.shuffle(&mut pods);
+        for uid in pods {
+            model.apply(Event::Pod(uid, None), at(1));
+            model.check().unwrap();
+        }
+        settle(&mut model, at(1));
+        assert_eq!(free(&mut model), 8, "seed {seed}");
     }
 }
