@@ -84,8 +84,9 @@ impl WorkloadReader<'_> {
         Event::Deployment(key.clone(), value)
     }
 
-    /// The Job of a role of a TrainingJob. One that the TrainingJob does not own lets no worker run,
-    /// whatever its labels say; the role is not settled before it is gone.
+    /// The Job of a role of a TrainingJob. One that the TrainingJob does not own, such as that of one which
+    /// was deleted and made anew under its name, says nothing but that it is there: it lets no worker run
+    /// and has not ended, and the role is not settled before its workers are gone.
     pub(super) fn role_job(&self, key: &Key, of: &Key, role: &Name) -> Event {
         let stores = &self.context.stores;
         let object = cached(&stores.jobs, of);
@@ -93,10 +94,16 @@ impl WorkloadReader<'_> {
         let value = cached(&stores.batch_jobs, key).map(|found| {
             let is_owned = owner.is_none() || is_owned(&*found, owner.as_deref());
             let value = to_core(&found);
-            BatchJob {
-                running: value.running && is_owned,
-                refused: self.context.refusals.report(key),
-                ..value
+            match is_owned {
+                true => BatchJob {
+                    refused: self.context.refusals.report(key),
+                    ..value
+                },
+                false => BatchJob {
+                    active: value.active,
+                    uid: value.uid,
+                    ..BatchJob::default()
+                },
             }
         });
         Event::BatchJob(of.clone(), role.clone(), value)

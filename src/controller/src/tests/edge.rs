@@ -3,11 +3,16 @@
 use std::sync::Arc;
 
 use bursar_api::InferenceDeployment;
+use bursar_api::names::{
+    RESTART_AT_ANNOTATION, RESTARTS_ANNOTATION, RETRIES_ANNOTATION, RETRY_AT_ANNOTATION,
+    WORKLOAD_LABEL,
+};
 use bursar_api::spend::WorkloadRef;
 use bursar_apitest::faults::Faults;
 use bursar_core::model::Key;
-use bursar_core::model::event::Event;
+use bursar_core::model::event::{BatchJob, Event};
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use serde_json::json;
 
@@ -182,4 +187,48 @@ async fn an_account_whose_open_charges_are_the_same_has_no_pod_with_claims_read_
     notebook(&stage, "second", json!({})).await;
     stage.seconds(3).await;
     assert!(pods_after(stage.world.now) > 0);
+}
+
+/// A TrainingJob was deleted and made anew, and the Job of the one before is not collected yet.
+#[tokio::test]
+async fn a_job_of_another_owner_says_nothing_but_that_it_is_there() {
+    let world = World::new().await;
+    world.create_job(None).await;
+    let mut leader = Leader::new(&world, Faults::default());
+    let mut view = View::of(&world);
+    let owner = |uid: &str| {
+        json!({
+            "apiVersion": "bursar.dev/v1alpha1", "kind": "TrainingJob", "name": "train", "uid": uid,
+        })
+    };
+    let old: Job = serde_json::from_value(json!({
+        "metadata": {
+            "name": "train", "namespace": NAMESPACE, "uid": "old-job",
+            "labels": {WORKLOAD_LABEL: "train"}, "ownerReferences": [owner("old")],
+            "annotations": {
+                RESTARTS_ANNOTATION: "9", RESTART_AT_ANNOTATION: "2026-12-01T10:00:00Z",
+                RETRIES_ANNOTATION: "9", RETRY_AT_ANNOTATION: "2026-12-01T10:00:00Z",
+            },
+        },
+        "spec": {"completions": 2, "template": {}},
+        "status": {
+            "active": 1, "succeeded": 2, "failed": 3, "startTime": "2026-12-01T10:00:00Z",
+            "conditions": [{"type": "Complete", "status": "True"}],
+        },
+    }))
+    .unwrap();
+    view.batch_jobs.push(old);
+    leader.fill_caches(&view);
+    let mut edge = Edge::new(Arc::clone(&leader.context));
+    let events = edge.observe(world.now).events;
+    let said = events.into_iter().find_map(|event| match event {
+        Event::BatchJob(_, _, Some(job)) => Some(job),
+        _ => None,
+    });
+    let expected = BatchJob {
+        active: 1,
+        uid: Some("old-job".into()),
+        ..BatchJob::default()
+    };
+    assert_eq!(said, Some(expected));
 }
