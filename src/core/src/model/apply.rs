@@ -1,6 +1,7 @@
 //! How an event changes the model, and what must be decided anew because of it.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -9,7 +10,7 @@ use crate::capacity::Gang;
 use super::budget_terms::KnownTerms;
 use super::cost::gang;
 use super::event::{
-    BatchJob, Deployment, Event, Job, Key, Name, Node, Owner, Pod, Reading, Service,
+    BatchJob, Deployment, Event, Job, Key, Name, Node, Owner, Pod, PodShape, Reading, Service,
 };
 use super::namespace::KnownBudget;
 use super::pause::Pauses;
@@ -88,10 +89,13 @@ impl Model {
         if service.is_none() && !self.services.contains_key(&key) {
             return;
         }
-        if let Some(service) = &service {
-            self.rates
-                .learn_selector(&service.replica, self.room.nodes());
-        }
+        let shape = |service: &Service| Arc::clone(&service.replica);
+        let known = self.services.get(&key);
+        let known = known.and_then(|state| state.spec.as_ref()).map(shape);
+        let new = service.as_ref().map(shape);
+        let nodes = self.room.nodes();
+        self.rates
+            .replace_shapes(known.as_slice(), new.as_slice(), nodes);
         // what a status says of it changes nothing but where a leader begins
         let learned = service.as_mut().and_then(|service| service.learned.take());
         let state = self.services.entry(key.clone()).or_default();
@@ -166,9 +170,13 @@ impl Model {
     }
 
     fn set_job(&mut self, key: Key, job: Option<Job>) {
-        for role in job.iter().flat_map(|job| &job.roles) {
-            self.rates.learn_selector(&role.worker, self.room.nodes());
-        }
+        let shapes = |job: Option<&Job>| -> Vec<Arc<PodShape>> {
+            let roles = job.into_iter().flat_map(|job| &job.roles);
+            roles.map(|role| Arc::clone(&role.worker)).collect()
+        };
+        let known = self.jobs.get(&key).and_then(|state| state.spec.as_ref());
+        let (known, new) = (shapes(known), shapes(job.as_ref()));
+        self.rates.replace_shapes(&known, &new, self.room.nodes());
         if job.is_none() && !self.jobs.contains_key(&key) {
             return;
         }
@@ -245,9 +253,10 @@ impl Model {
         }
         let is_known = old.is_some();
         let old_pod = old.as_ref().map(|state| state.pod.clone());
-        if let Some(pod) = &pod {
-            self.rates.learn_selector(&pod.shape, self.room.nodes());
-        }
+        let shape = |pod: &Box<Pod>| Arc::clone(&pod.shape);
+        let (was, is) = (old_pod.as_ref().map(shape), pod.as_ref().map(shape));
+        self.rates
+            .replace_shapes(was.as_slice(), is.as_slice(), self.room.nodes());
         let was_other = old.as_ref().is_some_and(|state| state.may_stay);
         let may_stay = pod.as_deref().is_some_and(|pod| self.may_stay(pod));
         let is_other = (was_other, may_stay);

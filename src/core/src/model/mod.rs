@@ -15,6 +15,7 @@
 //! | `spending` | money spent as a function of time, and what runs |
 //! | `room` | the room on nodes, and what is reserved for pods that have no node yet |
 //! | `rates` | what a pod that has no charge yet will cost |
+//! | `selector_keys` | the labels by which selectors tell nodes apart |
 //! | `preemptible` | gangs that may give their GPUs back, by priority, and those that do |
 //! | `room_preemption` | how these and replicas that wait for GPUs are known |
 //! | `workers` | which pods are workers of gangs, whatever their labels say |
@@ -42,6 +43,7 @@ pub(crate) mod rates;
 pub(crate) mod rollout;
 pub(crate) mod room;
 mod room_preemption;
+mod selector_keys;
 pub(crate) mod service;
 pub(crate) mod spending;
 mod starts;

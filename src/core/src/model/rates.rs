@@ -15,6 +15,7 @@ use crate::placement::{Taint, TaintEffect};
 use crate::pricing::{EstimateBasis, PriceCatalog, PricingAttributes};
 
 use super::event::{Node, PodShape};
+use super::selector_keys::SelectorKeys;
 
 /// What the keys of the taints begin with that Kubernetes adds to a node by its condition:
 /// <https://kubernetes.io/docs/reference/labels-annotations-taints/>.
@@ -101,8 +102,8 @@ pub(crate) struct Estimate {
 pub(crate) struct Rates {
     catalog: Arc<PriceCatalog>,
     classes: Vec<NodeClass>,
-    /// Labels that some pod's selector names.
-    selector_keys: BTreeSet<String>,
+    /// The labels by which selectors tell nodes apart.
+    keys: SelectorKeys,
     /// When a price may change next.
     next_change: Option<Timestamp>,
     /// Changes with whatever may change an estimate.
@@ -202,22 +203,32 @@ impl Rates {
     /// Replaces a node.
     pub(crate) fn replace_node(&mut self, old: Option<&Node>, new: Option<&Node>) {
         if let Some(new) = new {
+            let keys = self.keys.add_node(new);
+            if !keys.is_empty() {
+                // no other node has them: their classes are as they were
+                self.note_change();
+                self.keys.learn(keys);
+            }
             self.add(new);
         }
         if let Some(old) = old {
             self.remove(old);
+            self.keys.remove_node(old);
         }
     }
 
     /// Whether estimates may have changed because of nodes since this was last asked. A class that
     /// went and came again meanwhile changes none, in whatever order the nodes were replaced.
     pub(crate) fn take_changed_classes(&mut self) -> bool {
+        let mut keys = self.keys.take_named_before();
         let Some(before) = self.before.take() else {
             return false;
         };
+        self.keys.forget_unused();
         // labels that were first named meanwhile tell only nodes of new shapes apart
+        keys.extend(before.selector_keys);
         let known = |class: &NodeClass| NodeClass {
-            labels: named(&class.labels, &before.selector_keys),
+            labels: named(&class.labels, &keys),
             ..class.clone()
         };
         let now: Vec<NodeClass> = self.classes.iter().map(known).collect();
@@ -234,33 +245,34 @@ impl Rates {
     /// The classes are about to change.
     fn note_change(&mut self) {
         self.before.get_or_insert_with(|| KnownClasses {
-            selector_keys: self.selector_keys.clone(),
+            selector_keys: self.keys.learned().clone(),
             classes: self.classes.clone(),
         });
         self.version += 1;
     }
 
-    /// Learns the labels that a pod's selector names. `nodes` are all nodes.
-    pub(crate) fn learn_selector<'a>(
+    /// Takes that pods or templates of these shapes are there in the place of others. `nodes` are all nodes.
+    pub(crate) fn replace_shapes<'a>(
         &mut self,
-        shape: &PodShape,
+        old: &[Arc<PodShape>],
+        new: &[Arc<PodShape>],
         nodes: impl Iterator<Item = &'a Node>,
     ) {
-        if shape.attributes.is_none() {
-            // it has no price
+        if old == new {
             return;
         }
-        let terms = shape.placement.terms.iter().flatten();
-        let of_terms = terms.flat_map(|term| term.labels.iter().map(|label| &label.key));
-        let keys = shape.node_selector.keys().chain(of_terms);
-        let new: Vec<&String> = keys
-            .filter(|key| !self.selector_keys.contains(*key))
-            .collect();
-        if new.is_empty() {
+        let mut keys = BTreeSet::new();
+        for shape in new {
+            keys.extend(self.keys.add_shape(shape));
+        }
+        for shape in old {
+            self.keys.remove_shape(shape);
+        }
+        if keys.is_empty() {
             return;
         }
         self.note_change();
-        self.selector_keys.extend(new.into_iter().cloned());
+        self.keys.learn(keys);
         self.classes.clear();
         for node in nodes {
             self.add(node);
@@ -284,7 +296,7 @@ impl Rates {
         let mut taints: Vec<Taint> = taints.cloned().collect();
         taints.sort();
         NodeClass {
-            labels: named(&node.labels, &self.selector_keys),
+            labels: named(&node.labels, self.keys.learned()),
             taints,
             gpus: gpus
                 .map(|(resource, count)| (resource.clone(), attributes(resource, *count)))
@@ -440,8 +452,21 @@ impl Rates {
         rates?.into_iter().max()
     }
 
-    /// Whether the classes are those of these nodes.
-    pub(crate) fn is_consistent<'a>(&self, nodes: impl Iterator<Item = &'a Node>) -> bool {
+    /// The keys by which nodes are told apart.
+    #[cfg(test)]
+    pub(crate) fn learned_keys(&self) -> &BTreeSet<String> {
+        self.keys.learned()
+    }
+
+    /// Whether the classes are those of these nodes, told apart by what these shapes select.
+    pub(crate) fn is_consistent<'a>(
+        &self,
+        nodes: impl Iterator<Item = &'a Node> + Clone,
+        shapes: impl Iterator<Item = &'a PodShape>,
+    ) -> bool {
+        if !self.keys.is_consistent(nodes.clone(), shapes) {
+            return false;
+        }
         let mut again = Self {
             classes: Vec::new(),
             ..self.clone()

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
-use super::event::{Key, Name, Owner, Pod};
+use super::event::{Key, Name, Owner, Pod, PodShape};
 use super::gateways::Gateways;
 use super::job::JobState;
 use super::namespace::NamespaceState;
@@ -304,7 +304,7 @@ impl Model {
         if !self.room.is_consistent(bound, resident) {
             return Err("room".to_owned());
         }
-        if !self.rates.is_consistent(self.room.nodes()) {
+        if !self.rates.is_consistent(self.room.nodes(), self.shapes()) {
             return Err("classes of nodes".to_owned());
         }
         if !self.has_consistent_preemption() {
@@ -329,6 +329,16 @@ impl Model {
             }
         }
         Ok(())
+    }
+
+    /// What pods and the templates of workloads ask for.
+    fn shapes(&self) -> impl Iterator<Item = &PodShape> {
+        let pods = self.pods.values().map(|state| &state.pod.shape);
+        let services = self.services.values().filter_map(|it| it.spec.as_ref());
+        let jobs = self.jobs.values().filter_map(|it| it.spec.as_ref());
+        let workers = jobs.flat_map(|job| &job.roles).map(|role| &role.worker);
+        let replicas = services.map(|service| &service.replica);
+        pods.chain(replicas).chain(workers).map(|shape| &**shape)
     }
 
     /// A node whose room is given twice: more is reserved on it than bound pods leave. Once nothing

@@ -49,7 +49,7 @@ impl ClusterRoom {
     }
 
     /// The nodes.
-    pub(crate) fn nodes(&self) -> impl Iterator<Item = &Node> {
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = &Node> + Clone {
         self.nodes.iter()
     }
 

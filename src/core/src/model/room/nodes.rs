@@ -238,7 +238,7 @@ impl Nodes {
     }
 
     /// The nodes that are known.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Node> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Node> + Clone {
         self.rooms.values().filter_map(|room| room.node.as_ref())
     }
 

@@ -92,3 +92,42 @@ fn a_label_that_is_first_named_changes_no_estimate_of_the_others() {
     assert_eq!(namespaces, ["other"]);
     assert_eq!(decisions[0], decisions[1]);
 }
+
+#[test]
+fn a_label_that_no_node_has_is_not_kept_however_many_are_named() {
+    let mut model = model();
+    model.apply(node("a", "H100", "x"), at(0));
+    let named = |key: &str| BTreeMap::from([(key.to_owned(), "y".to_owned())]);
+    for number in 0..100 {
+        let key = format!("tenant/{number}");
+        model.apply(service("team", named(&key)), at(number));
+        settle(&mut model, at(number));
+    }
+    assert_eq!(model.rates.learned_keys().len(), 0);
+    model.apply(service("team", named("pool")), at(200));
+    settle(&mut model, at(200));
+    assert_eq!(model.rates.learned_keys().len(), 1);
+    model.apply(Event::Node("a".into(), None), at(201));
+    settle(&mut model, at(201));
+    assert_eq!(model.rates.learned_keys().len(), 0);
+    model.check().unwrap();
+}
+
+#[test]
+fn who_names_a_label_is_decided_anew_once_the_first_node_has_it() {
+    let mut model = model();
+    model.apply(node("a", "A100", "x"), at(0));
+    let named = |value: &str| BTreeMap::from([("zone".to_owned(), value.to_owned())]);
+    model.apply(service("team", named("b")), at(0));
+    settle(&mut model, at(0));
+    assert!(model.rates.learned_keys().is_empty());
+    let Event::Node(name, Some(mut other)) = node("b", "A100", "x") else {
+        unreachable!()
+    };
+    // but for that label it is like the node that is there
+    other.labels.extend(named("b"));
+    model.apply(Event::Node(name, Some(other)), at(1000));
+    let decided = decide(&mut model, at(1000));
+    assert!(decided.namespaces.contains("team"));
+    model.check().unwrap();
+}
