@@ -1,6 +1,7 @@
 //! On which nodes a pod may be placed, and whether a scheduler looks for one, as the model's values.
 //! Tenants write all of it: what is larger than any pod needs is not kept.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bursar_core::model::event::Scheduling;
@@ -10,8 +11,8 @@ use bursar_core::placement::{
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as core;
 
-/// More tolerations, requirements or values in all than this are not kept: the pod counts as one that
-/// no node takes.
+/// More tolerations, requirements, values or selected labels in all than this are not kept: the pod counts as
+/// one that no node takes.
 const MAX_ENTRIES: usize = 512;
 /// The scheduler of pods that name none.
 const DEFAULT_SCHEDULER: &str = "default-scheduler";
@@ -27,16 +28,25 @@ pub(super) fn placement(spec: &core::PodSpec) -> Arc<Placement> {
     });
     let terms = required.map(|required| required.node_selector_terms.as_slice());
     let tolerations = spec.tolerations.as_deref().unwrap_or_default();
+    let selected = spec.node_selector.as_ref().map_or(0, BTreeMap::len);
+    if selected + tolerations.len() + terms.map_or(0, entries) > MAX_ENTRIES {
+        return Arc::new(Placement::nowhere());
+    }
     if tolerations.is_empty() && terms.is_none() {
         return Arc::default();
-    }
-    if tolerations.len() + terms.map_or(0, entries) > MAX_ENTRIES {
-        return Arc::new(Placement::nowhere());
     }
     Arc::new(Placement {
         tolerations: tolerations.iter().filter_map(toleration).collect(),
         terms: terms.map(|terms| terms.iter().filter_map(term).collect()),
     })
+}
+
+/// The labels that the node of a spec's pods must have. Of more than [`MAX_ENTRIES`] none is kept:
+/// [`placement`] says that no node takes the pods.
+pub(super) fn node_selector(spec: &core::PodSpec) -> BTreeMap<String, String> {
+    let selector = spec.node_selector.as_ref();
+    let kept = selector.filter(|selector| selector.len() <= MAX_ENTRIES);
+    kept.cloned().unwrap_or_default()
 }
 
 fn requirements(
@@ -172,8 +182,6 @@ pub(super) fn is_resident(pod: &core::Pod) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use serde_json::{Value, json};
 
     use super::*;
@@ -271,6 +279,16 @@ mod tests {
             json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}});
         let kept = placement(&spec(json!({"affinity": affinity})));
         assert_eq!(*kept, Placement::nowhere());
+        let selector = |labels: usize| {
+            let labels = (0..labels).map(|label| (format!("label-{label}"), json!("a")));
+            let labels: serde_json::Map<String, Value> = labels.collect();
+            spec(json!({"nodeSelector": labels}))
+        };
+        let (most, more) = (selector(MAX_ENTRIES), selector(MAX_ENTRIES + 1));
+        assert_eq!(*placement(&most), Placement::default());
+        assert_eq!(node_selector(&most).len(), MAX_ENTRIES);
+        assert_eq!(*placement(&more), Placement::nowhere());
+        assert_eq!(node_selector(&more).len(), 0);
     }
 
     #[test]

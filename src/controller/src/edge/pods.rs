@@ -9,7 +9,7 @@ use bursar_core::placement::Placement;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 
-use super::placement::placement;
+use super::placement::{node_selector, placement};
 use super::{Batch, objects};
 use crate::cache::cached;
 use crate::context::Context;
@@ -57,13 +57,14 @@ impl Allocations {
             true => self.of(context, namespace),
             false => Arc::default(),
         };
+        let placement = placement(spec);
         Arc::new(PodShape {
             requests: requests(spec),
-            node_selector: spec.node_selector.clone().unwrap_or_default(),
+            node_selector: node_selector(spec),
             // a node that the template names is not chosen by kube-scheduler
             placement: match spec.node_name {
-                Some(_) => Arc::new(Placement::anywhere()),
-                None => placement(spec),
+                Some(_) if *placement != Placement::nowhere() => Arc::new(Placement::anywhere()),
+                _ => placement,
             },
             attributes: claims.planned(&context.stores, namespace, spec, None),
             priority: 0,
@@ -77,7 +78,7 @@ impl Allocations {
         };
         let mut shape = PodShape {
             requests: occupied(pod),
-            node_selector: spec.node_selector.clone().unwrap_or_default(),
+            node_selector: node_selector(spec),
             placement: placement(spec),
             attributes: None,
             priority: spec.priority.unwrap_or(0),
