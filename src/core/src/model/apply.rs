@@ -253,8 +253,8 @@ impl Model {
         }
         let is_known = old.is_some();
         let old_pod = old.as_ref().map(|state| state.pod.clone());
-        let shape = |pod: &Box<Pod>| Arc::clone(&pod.shape);
-        let (was, is) = (old_pod.as_ref().map(shape), pod.as_ref().map(shape));
+        let shape = |pod: Option<&Pod>| pod.map(|pod| Arc::clone(&pod.shape));
+        let (was, is) = (shape(old_pod.as_deref()), shape(pod.as_deref()));
         self.rates
             .replace_shapes(was.as_slice(), is.as_slice(), self.room.nodes());
         let was_other = old.as_ref().is_some_and(|state| state.may_stay);

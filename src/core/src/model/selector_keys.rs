@@ -21,12 +21,11 @@ pub(super) struct SelectorKeys {
 
 fn keys(shape: &PodShape) -> impl Iterator<Item = &String> {
     // without a price it is of no matter which nodes take it
-    let priced = shape.attributes.iter().flat_map(move |_| {
+    shape.attributes.iter().flat_map(move |_| {
         let terms = shape.placement.terms.iter().flatten();
         let of_terms = terms.flat_map(|term| term.labels.iter().map(|label| &label.key));
         shape.node_selector.keys().chain(of_terms)
-    });
-    priced
+    })
 }
 
 fn has_gpus(node: &Node) -> bool {
