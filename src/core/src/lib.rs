@@ -15,7 +15,6 @@ pub mod drain;
 pub mod forecast;
 pub mod ledger;
 mod limit;
-pub mod measure;
 pub mod model;
 pub mod money;
 pub mod overhead;
