@@ -112,7 +112,7 @@ reasons! {
     /// The SpendRecords hold everything, but for what is under way.
     RECORDED = "Recorded";
     /// A SpendRecord cannot be read or written.
-    IN_DOUBT = "InDoubt";
+    SPEND_UNKNOWN = "SpendUnknown";
 }
 
 reasons! {
@@ -123,7 +123,7 @@ reasons! {
     /// A signal cannot be read.
     SIGNAL_UNKNOWN = "SignalUnknown";
     /// A replica has requests, and its counters have stood still for minutes.
-    COUNTERS_STILL = "CountersStill";
+    ENGINE_STALLED = "EngineStalled";
 }
 
 reasons! {

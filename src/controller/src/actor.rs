@@ -20,7 +20,7 @@ use crate::edge::Edge;
 use crate::executor::{Applied, Order, ServiceChange, StatusInput, Wanted};
 use crate::explain::{Explanation, explanation};
 use crate::input::Input;
-use crate::subject::Subject;
+use crate::object_key::ObjectKey;
 
 /// Inputs that are taken at a time.
 const MAX_INPUTS: usize = 4_096;
@@ -57,7 +57,7 @@ pub(crate) struct Actor {
     /// When each namespace was last decided over.
     decided_at: HashMap<Name, Timestamp>,
     /// Workloads of which the executor has said something new.
-    applied: Vec<Subject>,
+    applied: Vec<ObjectKey>,
 }
 
 impl Actor {
@@ -188,9 +188,9 @@ impl Actor {
     pub(crate) fn note_applied(&mut self, applied: Applied) {
         if applied.failed {
             self.events.extend(match &applied.subject {
-                Subject::Service(key) => Some(Event::ServiceOrderFailed(key.clone())),
-                Subject::Job(key) => Some(Event::JobOrderFailed(key.clone())),
-                Subject::Budget(_) => None,
+                ObjectKey::Service(key) => Some(Event::ServiceOrderFailed(key.clone())),
+                ObjectKey::Job(key) => Some(Event::JobOrderFailed(key.clone())),
+                ObjectKey::Budget(_) => None,
             });
         }
         if applied.status_changed {
@@ -215,7 +215,7 @@ impl Actor {
         }
         let mut statuses = observed.statuses;
         statuses.extend(self.applied.drain(..));
-        let recorded: Vec<Subject> = statuses.iter().cloned().collect();
+        let recorded: Vec<ObjectKey> = statuses.iter().cloned().collect();
         let mut wanted = Wanted {
             edited: observed.edited.into_iter().collect(),
             owners: observed.owners.into_iter().collect(),
@@ -231,7 +231,7 @@ impl Actor {
         wanted
     }
 
-    fn want(&self, decisions: Decisions, wanted: &mut Wanted, statuses: &mut BTreeSet<Subject>) {
+    fn want(&self, decisions: Decisions, wanted: &mut Wanted, statuses: &mut BTreeSet<ObjectKey>) {
         let Decisions {
             service_orders,
             job_orders,
@@ -246,28 +246,28 @@ impl Actor {
             let Some(view) = self.model.service(&order.service) else {
                 continue;
             };
-            let subject = Subject::Service(order.service.clone());
+            let subject = ObjectKey::Service(order.service.clone());
             let change = ServiceChange::new(order, view.decision);
             wanted
                 .orders
                 .push((subject, Order::Service(Box::new(change))));
         }
         for order in job_orders {
-            let subject = Subject::Job(order.job.clone());
+            let subject = ObjectKey::Job(order.job.clone());
             wanted.orders.push((subject, Order::Job(order)));
         }
-        let services = services.into_iter().map(|(key, _)| Subject::Service(key));
-        let jobs = jobs.into_iter().map(|(key, _)| Subject::Job(key));
+        let services = services.into_iter().map(|(key, _)| ObjectKey::Service(key));
+        let jobs = jobs.into_iter().map(|(key, _)| ObjectKey::Job(key));
         statuses.extend(services.chain(jobs));
-        statuses.extend(budgets.into_iter().map(|(key, _)| Subject::Budget(key)));
+        statuses.extend(budgets.into_iter().map(|(key, _)| ObjectKey::Budget(key)));
     }
 
     /// What the status of an object tells of the last decision; `None` if nothing was decided.
-    fn status(&self, subject: &Subject) -> Option<StatusInput> {
+    fn status(&self, subject: &ObjectKey) -> Option<StatusInput> {
         match subject {
-            Subject::Service(key) => self.model.service(key).map(StatusInput::Service),
-            Subject::Job(key) => Some(StatusInput::Job(self.model.job_view(key))),
-            Subject::Budget(key) => self.model.budget(key).cloned().map(StatusInput::Budget),
+            ObjectKey::Service(key) => self.model.service(key).map(StatusInput::Service),
+            ObjectKey::Job(key) => Some(StatusInput::Job(self.model.job_view(key))),
+            ObjectKey::Budget(key) => self.model.budget(key).cloned().map(StatusInput::Budget),
         }
     }
 }

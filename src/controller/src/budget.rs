@@ -98,7 +98,7 @@ pub(crate) fn next(
             spend_recorded::RECORDED,
             "SpendRecords hold what is spent".to_owned(),
         ),
-        Some(doubt) => (spend_recorded::IN_DOUBT, doubt.clone()),
+        Some(doubt) => (spend_recorded::SPEND_UNKNOWN, doubt.clone()),
     };
     let mut says = vec![
         ConditionState {

@@ -24,14 +24,14 @@ use crate::index::PodIndex;
 use crate::ledger::month_close::MonthClose;
 use crate::ledger::{ConsolidatedCache, PublishedAccounts, WriteCache};
 use crate::metrics::Metrics;
+use crate::object_key::ObjectKey;
 use crate::ports::Ports;
 use crate::power_readings::SharedPowerReadings;
 use crate::pricing::effective::{self, PriceCache};
 use crate::priority::AllowedClass;
 use crate::status_memory::StatusMemory;
-use crate::subject::Subject;
+use crate::training::pod_creation_failures::PodCreationFailures;
 use crate::training::pod_group::GangScheduling;
-use crate::training::refusals::Refusals;
 use bursar_api::prices::EffectivePrices;
 
 /// Readings by namespace and name.
@@ -58,7 +58,7 @@ pub(crate) struct Context {
     pub(crate) unreadable: Arc<UnreadableObjects>,
     pub(crate) events: EventPublisher,
     /// Why the cluster refuses pods of Jobs.
-    pub(crate) refusals: Refusals,
+    pub(crate) refusals: PodCreationFailures,
     /// Orders are due and wait for a slot: other writes leave them the API server.
     pub(crate) orders_wait: AtomicBool,
     pub(crate) metrics: Metrics,
@@ -69,7 +69,7 @@ pub(crate) struct Context {
     /// What was said of services in Events.
     pub(crate) service_events: Mutex<HashMap<Key, ServiceEvents>>,
     /// What is remembered of the writes of statuses.
-    pub(crate) status_memories: Mutex<HashMap<Subject, StatusMemory>>,
+    pub(crate) status_memories: Mutex<HashMap<ObjectKey, StatusMemory>>,
     /// What GPUs were measured to draw.
     pub(crate) measured: SharedPowerReadings,
     /// When this process began to lead.

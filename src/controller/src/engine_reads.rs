@@ -75,7 +75,7 @@ impl EngineReads {
             return None;
         }
         Some(match readings.busy(&target.uid, reading.at) {
-            Some(requests) if readings.has_counters(&target.uid) => event::Reading::Busy {
+            Some(requests) if readings.has_counters(&target.uid) => event::Reading::Counted {
                 requests,
                 moved,
                 done: readings.last_done(&target.uid).unwrap_or_default(),
@@ -271,7 +271,7 @@ mod tests {
         );
         stage.create("team", "chat", ["healthy".to_owned()]);
         tokio::time::sleep(Duration::from_millis(1_100)).await;
-        let first = event::Reading::Busy {
+        let first = event::Reading::Counted {
             requests: 0,
             // the first read is the first look at its counters
             moved: true,

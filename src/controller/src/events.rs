@@ -60,7 +60,7 @@ impl ServiceEvents {
             Some(LimitedBy::Budget | LimitedBy::Preempted)
         );
         let is_for_money = to < from && takes;
-        let is_idle = to == 0 && decision.limited_by.is_none() && decision.asked == 0;
+        let is_idle = to == 0 && decision.limited_by.is_none() && decision.recommended == 0;
         let (reason, cause) = if from == 0 && order.held_since.is_some() {
             (WOKEN, "gateways hold requests")
         } else if is_idle {
@@ -116,11 +116,13 @@ pub(crate) fn of_job(order: &JobOrder, object: &TrainingJob) -> Option<Event> {
         (false, _) => (SUSPENDED, suspension_cause(order, limited_by)),
     };
     Some(Event {
-        type_: severity(is_for_money || !order.run && has_refused_pods(order)),
+        type_: severity(is_for_money || !order.run && has_pod_creation_failure(order)),
         reason: reason.to_owned(),
         note: Some(note.to_owned()),
         action: match limited_by {
-            Some(_) if !order.run && has_refused_pods(order) => "SuspendForRefusedPods".to_owned(),
+            Some(_) if !order.run && has_pod_creation_failure(order) => {
+                "SuspendForRefusedPods".to_owned()
+            }
             Some(limit) if !order.run => format!("SuspendFor{}", limit.as_str()),
             _ if order.run => "Run".to_owned(),
             _ => "Suspend".to_owned(),
@@ -147,15 +149,15 @@ fn of_restart(order: &JobOrder, restart: Restart, object: &TrainingJob) -> Event
 }
 
 /// Whether an order takes a gang back because the cluster refuses its pods.
-fn has_refused_pods(order: &JobOrder) -> bool {
+fn has_pod_creation_failure(order: &JobOrder) -> bool {
     let retry = order.retry.as_ref();
-    retry.is_some_and(|retry| retry.refused.is_some())
+    retry.is_some_and(|retry| retry.creation_failure.is_some())
 }
 
 fn suspension_cause(order: &JobOrder, limited_by: Option<LimitedBy>) -> &str {
     match limited_by {
         Some(LimitedBy::Suspended) => "spec.suspend is true",
-        Some(LimitedBy::Capacity) if has_refused_pods(order) => &order.reason,
+        Some(LimitedBy::Capacity) if has_pod_creation_failure(order) => &order.reason,
         Some(LimitedBy::Capacity) => {
             "some workers found no node, or were given no pod; it starts again once all find one"
         }

@@ -67,14 +67,14 @@ fn explain_service(service: &ServiceView) -> ServiceExplanation {
         held: Some(service.held),
         target: Some(service.target),
         current: Some(service.current),
-        recommended: Some(decision.asked),
+        recommended: Some(decision.recommended),
         desired: Some(decision.desired),
         allowed: Some(decision.allowed),
         limited_by: word(decision.limited_by),
         reason: Some(decision.reason.clone()),
         last_active: service.last_active,
-        replica_rate_per_hour: service.load.rate,
-        replica_reserve: Some(service.load.reserve()),
+        replica_rate_per_hour: service.running_cost.rate,
+        replica_reserve: Some(service.running_cost.reserve()),
     }
 }
 

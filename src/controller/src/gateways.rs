@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bursar_api::names::{GATEWAY_PORTS, gateway_slice};
 use bursar_core::model::Key;
-use bursar_core::model::event::{Event, Held};
+use bursar_core::model::event::{Event, HeldRequests};
 use bursar_signals::demand::{self, Credentials, Message};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -27,7 +27,7 @@ const CONTROL_PORT: u16 = 8443;
 const PACE: Duration = Duration::from_secs(1);
 
 /// The model is told this often why a gateway is not heard: the error may change.
-const TELL_AGAIN: Duration = Duration::from_secs(60);
+const REPORT_INTERVAL: Duration = Duration::from_secs(60);
 /// Characters of an error that are told.
 const LONGEST_ERROR: usize = 200;
 
@@ -69,7 +69,7 @@ pub(crate) fn slice_port(slices: &Store<EndpointSlice>, service: &Key) -> Option
 /// What a gateway's message says of the requests that it holds.
 pub(crate) fn demand(message: &Message) -> Event {
     let held = message.services.iter().map(|service| {
-        let held = Held {
+        let held = HeldRequests {
             requests: service.held,
             since: service.first_held_at,
         };
@@ -81,14 +81,14 @@ pub(crate) fn demand(message: &Message) -> Event {
 
 /// The leader's contact with a gateway.
 #[derive(Debug, Default)]
-struct Contact {
+struct Connection {
     /// When it was last heard of.
     heard: Option<Instant>,
     /// Why the last stream ended, if nothing came since.
     error: Option<String>,
 }
 
-impl Contact {
+impl Connection {
     /// Why it is not heard, if it is not.
     fn silence(&self, now: Instant) -> Option<String> {
         let is_silent = match self.heard {
@@ -101,17 +101,17 @@ impl Contact {
 }
 
 /// The contacts with gateways, by UID.
-type Contacts = Arc<Mutex<BTreeMap<String, Contact>>>;
+type Connections = Arc<Mutex<BTreeMap<String, Connection>>>;
 
 /// When the model was last told of each gateway that is not heard.
-type Told = BTreeMap<String, Instant>;
+type LastReported = BTreeMap<String, Instant>;
 
 /// The streams of all gateways of the operator's namespace.
 pub(crate) struct Gateways {
     pods: Store<Pod>,
     namespace: String,
     credentials: Arc<Credentials>,
-    contacts: Contacts,
+    contacts: Connections,
     inputs: Inputs,
 }
 
@@ -153,7 +153,7 @@ impl Gateways {
     /// Keeps a stream open to every gateway, for as long as the process leads.
     pub(crate) async fn run(&self) {
         let mut streams: BTreeMap<String, AbortHandle> = BTreeMap::new();
-        let mut told = Told::new();
+        let mut told = LastReported::new();
         loop {
             let gateways = holding(&self.pods, &self.namespace);
             streams.retain(|uid, stream| {
@@ -182,7 +182,7 @@ impl Gateways {
         let inputs = self.inputs.clone();
         let stream = async move {
             let take = |message: Message| {
-                let contact = Contact {
+                let contact = Connection {
                     heard: Some(Instant::now()),
                     error: None,
                 };
@@ -203,9 +203,9 @@ impl Gateways {
 /// The gateways that are not heard, and why, of which the model has not been told lately. `gateways`
 /// are those that may hold requests.
 fn silent(
-    contacts: &Contacts,
+    contacts: &Connections,
     gateways: &BTreeMap<String, IpAddr>,
-    told: &mut Told,
+    told: &mut LastReported,
     now: Instant,
 ) -> Vec<(String, String)> {
     let mut contacts = lock(contacts);
@@ -222,7 +222,7 @@ fn silent(
         };
         let is_known = told
             .get(uid)
-            .is_some_and(|at| now.duration_since(*at) < TELL_AGAIN);
+            .is_some_and(|at| now.duration_since(*at) < REPORT_INTERVAL);
         if !is_known {
             told.insert(uid.clone(), now);
             new.push((uid.clone(), why));
@@ -240,11 +240,11 @@ mod tests {
 
     #[test]
     fn the_model_is_told_of_a_gateway_that_is_not_heard_and_why_again_and_again() {
-        let contacts = Contacts::default();
-        let (mut told, began) = (Told::new(), Instant::now());
+        let contacts = Connections::default();
+        let (mut told, began) = (LastReported::new(), Instant::now());
         let gateways = [("g".to_owned(), IpAddr::from([10, 0, 0, 1]))].into();
         let set = |heard: Option<u64>, error: Option<&str>| {
-            let contact = Contact {
+            let contact = Connection {
                 heard: heard.map(|second| began + Duration::from_secs(second)),
                 error: error.map(str::to_owned),
             };

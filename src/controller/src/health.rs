@@ -2,7 +2,7 @@
 //! starts.
 
 use bursar_api::conditions::{ConditionState, PODS_HEALTHY, pods_healthy};
-use bursar_core::model::event::PodsRefused;
+use bursar_core::model::event::PodCreationFailure;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentCondition};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
@@ -12,13 +12,13 @@ use crate::pod;
 
 /// A container that has crashed is healthy again once it has run for this long: between two crashes
 /// of a loop it runs too.
-const WELL_AGAIN: SignedDuration = SignedDuration::from_mins(5);
+const CRASH_LOOP_RESET: SignedDuration = SignedDuration::from_mins(5);
 /// This many crashes are a loop; one may be an accident.
 const LOOP: i32 = 2;
 
 /// Why a pod does not work.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Trouble {
+enum PodProblem {
     /// A container does not start or crashes; in the kubelet's words.
     Stuck(String),
     /// The cluster refuses to make a pod; in the API server's words.
@@ -27,7 +27,7 @@ enum Trouble {
     Unschedulable(String),
 }
 
-impl Trouble {
+impl PodProblem {
     fn of(pod: &Pod, now: Timestamp) -> Option<Self> {
         let stuck = pod::start_failure(pod).or_else(|| crashed(pod, 1, now));
         stuck.map(Self::Stuck).or_else(|| {
@@ -41,29 +41,30 @@ impl Trouble {
 /// more if it says why.
 pub(crate) fn condition(
     pods: &[&Pod],
-    refused: Option<&str>,
+    creation_failure: Option<&str>,
     failure: Option<&str>,
     now: Timestamp,
 ) -> ConditionState {
-    let troubles = alive(pods).filter_map(|pod| Some((Trouble::of(pod, now)?, pod.name_any())));
-    let refused = refused.map(|why| (Trouble::Refused(why.to_owned()), String::new()));
-    let troubles = troubles.chain(refused);
+    let troubles = alive(pods).filter_map(|pod| Some((PodProblem::of(pod, now)?, pod.name_any())));
+    let creation_failure =
+        creation_failure.map(|why| (PodProblem::Refused(why.to_owned()), String::new()));
+    let troubles = troubles.chain(creation_failure);
     // the same one of several, in whatever order they come
     let worst = troubles.min_by_key(|(trouble, pod)| {
         let rank = match trouble {
-            Trouble::Stuck(_) => 0,
-            Trouble::Refused(_) => 1,
-            Trouble::Unschedulable(_) => 2,
+            PodProblem::Stuck(_) => 0,
+            PodProblem::Refused(_) => 1,
+            PodProblem::Unschedulable(_) => 2,
         };
         (rank, pod.clone())
     });
     let (status, reason, message) = match (failure, worst) {
         (Some(failure), _) => (false, pods_healthy::APPLY_FAILED, failure.to_owned()),
-        (None, Some((Trouble::Stuck(why), pod))) => {
+        (None, Some((PodProblem::Stuck(why), pod))) => {
             (false, pods_healthy::POD_STUCK, format!("pod {pod}: {why}"))
         }
-        (None, Some((Trouble::Refused(why), _))) => (false, pods_healthy::PODS_REFUSED, why),
-        (None, Some((Trouble::Unschedulable(why), pod))) => (
+        (None, Some((PodProblem::Refused(why), _))) => (false, pods_healthy::PODS_REFUSED, why),
+        (None, Some((PodProblem::Unschedulable(why), pod))) => (
             false,
             pods_healthy::UNSCHEDULABLE,
             format!("pod {pod}: {why}"),
@@ -80,7 +81,7 @@ pub(crate) fn condition(
 
 /// Why the cluster refuses to make pods of a Deployment, and since when. Kubernetes copies the last refusal
 /// of a ReplicaSet into the Deployment's condition, and takes it away once a pod is made.
-pub(crate) fn pods_refused(deployment: &Deployment) -> Option<PodsRefused> {
+pub(crate) fn pod_creation_failure(deployment: &Deployment) -> Option<PodCreationFailure> {
     let is_true = |condition: &DeploymentCondition, kind: &str| {
         condition.type_.as_deref() == Some(kind) && condition.status.as_deref() == Some("True")
     };
@@ -90,7 +91,7 @@ pub(crate) fn pods_refused(deployment: &Deployment) -> Option<PodsRefused> {
         .find(|condition| is_true(condition, "ReplicaFailure"))?;
     let created = deployment.metadata.creation_timestamp.as_ref();
     let since = failure.last_transition_time.as_ref().or(created)?;
-    Some(PodsRefused {
+    Some(PodCreationFailure {
         since: since.0,
         why: failure.message.as_deref().unwrap_or_default().into(),
     })
@@ -110,7 +111,9 @@ pub(crate) fn changes_at(pods: &[&Pod], now: Timestamp) -> Option<Timestamp> {
         .flat_map(containers)
         .filter(|container| container.restart_count > 0);
     let well_at = |container: &ContainerStatus| {
-        let at = running_since(container)?.checked_add(WELL_AGAIN).ok()?;
+        let at = running_since(container)?
+            .checked_add(CRASH_LOOP_RESET)
+            .ok()?;
         (at > now).then_some(at)
     };
     crashed.filter_map(well_at).min()
@@ -167,7 +170,9 @@ fn is_well(container: &ContainerStatus, now: Timestamp) -> bool {
         .and_then(|state| state.terminated.as_ref());
     match ended {
         Some(ended) => ended.exit_code == 0,
-        None => running_since(container).is_some_and(|at| now.duration_since(at) >= WELL_AGAIN),
+        None => {
+            running_since(container).is_some_and(|at| now.duration_since(at) >= CRASH_LOOP_RESET)
+        }
     }
 }
 
@@ -312,10 +317,13 @@ mod tests {
             }))
             .unwrap()
         };
-        let refused = pods_refused(&deployment("True")).unwrap();
-        assert_eq!((refused.since, &*refused.why), (at(7), why));
-        assert_eq!(pods_refused(&deployment("False")), None);
-        let said = condition(&[], Some(&refused.why), None, at(8));
+        let creation_failure = pod_creation_failure(&deployment("True")).unwrap();
+        assert_eq!(
+            (creation_failure.since, &*creation_failure.why),
+            (at(7), why)
+        );
+        assert_eq!(pod_creation_failure(&deployment("False")), None);
+        let said = condition(&[], Some(&creation_failure.why), None, at(8));
         assert_eq!(
             (said.status, said.reason, said.message.as_str()),
             (Some(false), pods_healthy::PODS_REFUSED, why)

@@ -33,7 +33,7 @@ use crate::ports::Ports;
 use crate::power_readings::{self, PowerReadings};
 use crate::pricing::effective::PriceCache;
 use crate::pricing::price_lists;
-use crate::training::refusals::{self, Refusals};
+use crate::training::pod_creation_failures::{self, PodCreationFailures};
 use crate::{Error, Options, cluster_bill, corrections, ledger, spend_metrics, unreadable_status};
 
 /// While the caches fill, something of a list comes at least this often; otherwise another process
@@ -113,7 +113,7 @@ pub(crate) async fn lead(
         _ = node_autoscaling => {}
         () = demand => {}
         () = report(&context, options) => {}
-        () = refusals::run(&context.refusals, &client, changes, Timestamp::now) => {}
+        () = pod_creation_failures::run(&context.refusals, &client, changes, Timestamp::now) => {}
     }
     Ok(())
 }
@@ -159,7 +159,7 @@ fn new_context(
             Recorder::new(client.clone(), reporter),
             metrics.dropped_events.clone(),
         ),
-        refusals: Refusals::default(),
+        refusals: PodCreationFailures::default(),
         metrics,
         orders_wait: AtomicBool::new(false),
         index: Mutex::default(),

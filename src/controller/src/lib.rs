@@ -60,6 +60,7 @@ mod ledger;
 mod lock;
 mod metrics;
 mod node_autoscaling;
+mod object_key;
 mod paused;
 mod pod;
 mod pod_failure;
@@ -75,7 +76,6 @@ mod spend_status;
 mod status;
 mod status_memory;
 mod status_pacing;
-mod subject;
 #[cfg(test)]
 mod tests;
 mod training;

@@ -376,7 +376,7 @@ impl Metrics {
             metrics.accounting.clone(),
         );
         registry.register(
-            "bursar_leading",
+            "bursar_leader",
             "1 while this controller is the leader, else 0",
             metrics.leading.clone(),
         );

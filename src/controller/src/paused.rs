@@ -7,7 +7,7 @@ use bursar_core::model::{Key, PauseScope};
 
 use crate::cache::cached;
 use crate::context::Context;
-use crate::subject::Subject;
+use crate::object_key::ObjectKey;
 
 impl Context {
     /// The key of the ConfigMap that pauses.
@@ -25,7 +25,7 @@ impl Context {
 /// The condition of an object; `None` while it is not paused. `alone` says that the object's own
 /// specification pauses it.
 pub(crate) fn condition(
-    subject: &Subject,
+    subject: &ObjectKey,
     scope: Option<PauseScope>,
     alone: bool,
 ) -> Option<ConditionState> {
@@ -36,9 +36,9 @@ pub(crate) fn condition(
         Some(PauseScope::Namespace) => (reason::NAMESPACE_PAUSED, format!("-n {namespace}")),
         None if alone => {
             let kind = match subject {
-                Subject::Service(_) => "infd",
-                Subject::Job(_) => "tj",
-                Subject::Budget(_) => "budget",
+                ObjectKey::Service(_) => "infd",
+                ObjectKey::Job(_) => "tj",
+                ObjectKey::Budget(_) => "budget",
             };
             (
                 reason::WORKLOAD_PAUSED,
@@ -48,7 +48,7 @@ pub(crate) fn condition(
         None => return None,
     };
     let effect = match (subject, scope) {
-        (Subject::Budget(_), _) => {
+        (ObjectKey::Budget(_), _) => {
             "this budget stops nothing, and more than its limit may be spent"
         }
         (_, Some(_)) => "it keeps what it has, also over its budget, and nothing of it starts",

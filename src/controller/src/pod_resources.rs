@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bursar_api::quantities;
-use bursar_core::capacity::Resources;
+use bursar_core::pod_set::Resources;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, PodStatus};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 

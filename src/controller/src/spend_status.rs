@@ -5,9 +5,9 @@ use bursar_api::spend::SpendSummary;
 use bursar_api::spend::daily_cost::CostComponents;
 use bursar_api::spend::summary::UnitCosts;
 use bursar_core::calendar::{Interval, Month, Period, whole_second};
-use bursar_core::forecast::Forecast;
 use bursar_core::ledger::DailyCost;
 use bursar_core::money::{Money, NANOS};
+use bursar_core::spend_forecast::SpendForecast;
 use bursar_core::unit_economics::{self, RevenueTerms};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -32,7 +32,7 @@ pub(crate) fn summary(
     let month = within(this.bounds(zone));
     let total = whole(accounts, zone).map(within).unwrap_or_default();
     let unless_zero = |amount: Money| (amount != Money::ZERO).then(|| display_amount(amount));
-    let forecast = Forecast::of(accounts.values().map(AsRef::as_ref), now, zone);
+    let forecast = SpendForecast::of(accounts.values().map(AsRef::as_ref), now, zone);
     SpendSummary {
         today: display_amount(within(Period::Daily.bounds(now, zone)).cost.total()),
         month_to_date: display_amount(month.cost.total()),

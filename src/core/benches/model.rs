@@ -175,7 +175,7 @@ fn prices(per_hour: i128) -> Arc<PriceCatalog> {
 }
 
 fn shape(gpus: u32) -> Arc<PodShape> {
-    let mut requests = bursar_core::capacity::Resources::from([
+    let mut requests = bursar_core::pod_set::Resources::from([
         ("pods".to_owned(), 1000),
         ("cpu".to_owned(), 500),
         ("memory".to_owned(), 1 << 40),
@@ -245,7 +245,7 @@ impl Cluster {
             let deployment = Deployment {
                 replicas,
                 rollout: None,
-                refused: None,
+                creation_failure: None,
             };
             events.push(Event::Deployment(key.clone(), Some(deployment)));
             if replicas > 0 {
@@ -255,7 +255,7 @@ impl Cluster {
                     uid.clone(),
                     Some(Box::new(self.replica(number))),
                 ));
-                let reading = Reading::Busy {
+                let reading = Reading::Counted {
                     requests: 1,
                     moved: true,
                     done: Default::default(),
@@ -306,12 +306,12 @@ impl Cluster {
             created: now(),
             priority,
             cluster_priority: priority,
-            gives_way: true,
+            preemption_allowed: true,
             suspend: false,
             paused: false,
             seed: number as u64,
             restarts: 3,
-            restarted: 0,
+            restart_count: 0,
             ended_well: Default::default(),
             roles: vec![role],
         }
@@ -331,7 +331,7 @@ impl Cluster {
             ready_since: Some(now() - SignedDuration::from_mins(59)),
             was_ready: false,
             draining_since: None,
-            released: false,
+            marked_for_deletion: false,
             start_failure: None,
             failure: None,
             disrupted: false,
@@ -354,7 +354,7 @@ impl Cluster {
             ready_since: Some(now()),
             was_ready: false,
             draining_since: None,
-            released: false,
+            marked_for_deletion: false,
             start_failure: None,
             failure: None,
             disrupted: false,
@@ -388,7 +388,7 @@ impl Cluster {
     }
 
     fn reading_event(&self, rng: &mut Rng) -> Event {
-        let reading = Reading::Busy {
+        let reading = Reading::Counted {
             requests: rng.u64(0..30),
             moved: true,
             done: Default::default(),

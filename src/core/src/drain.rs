@@ -18,7 +18,7 @@ pub struct Replica {
     /// The pod's UID.
     pub uid: String,
     /// It is ready or has been, so it may have requests that have not ended.
-    pub may_work: bool,
+    pub may_have_requests: bool,
     /// It is ready.
     pub ready: bool,
     /// It is bound to a node.
@@ -28,7 +28,7 @@ pub struct Replica {
     /// Since when it has been leaving.
     pub draining_since: Option<Timestamp>,
     /// It has left, and is the next that the Deployment deletes.
-    pub released: bool,
+    pub marked_for_deletion: bool,
     /// Its engine has done nothing for so long that its requests are not believed.
     pub stalled: bool,
     /// Requests on its engine; `None` if unknown.
@@ -49,7 +49,7 @@ pub struct Steps {
     /// The Deployment's replicas.
     pub replicas: u32,
     /// When to look again.
-    pub next_look: Option<Timestamp>,
+    pub requeue_at: Option<Timestamp>,
 }
 
 /// Whether a Deployment replaces pods by others of a new template.
@@ -83,12 +83,12 @@ pub struct DrainInput {
 
 /// Replicas that neither leave nor have left. A Deployment that has shrunk already has pods left over until its controller deletes
 /// them: those count no longer among its replicas.
-pub fn staying(replicas: u32, pods: &[Replica]) -> u32 {
+pub fn non_draining(replicas: u32, pods: &[Replica]) -> u32 {
     replicas.saturating_sub(count(leaving(pods)) - given_up(replicas, pods))
 }
 
 fn given_up(replicas: u32, pods: &[Replica]) -> u32 {
-    let released = leaving(pods).filter(|pod| pod.released);
+    let released = leaving(pods).filter(|pod| pod.marked_for_deletion);
     count(pods.iter())
         .saturating_sub(replicas)
         .min(count(released))
@@ -105,18 +105,23 @@ fn count<'a>(pods: impl Iterator<Item = &'a Replica>) -> u32 {
 /// The next steps from `input` towards what is allowed.
 pub fn steps(input: &DrainInput, now: Timestamp) -> Steps {
     let leaving = || leaving(&input.pods);
-    let staying = staying(input.replicas, &input.pods);
+    let non_draining = non_draining(input.replicas, &input.pods);
     let given_up = given_up(input.replicas, &input.pods);
     let mut steps = Steps {
         replicas: input.replicas,
         ..Steps::default()
     };
-    if input.allowed >= staying {
+    if input.allowed >= non_draining {
         // those that began to leave last have lost the least, and what was given up is not ours to keep
         let mut back: Vec<_> = leaving().collect();
-        back.sort_by_key(|pod| (pod.released, std::cmp::Reverse(pod.draining_since)));
+        back.sort_by_key(|pod| {
+            (
+                pod.marked_for_deletion,
+                std::cmp::Reverse(pod.draining_since),
+            )
+        });
         let ours = count(leaving()) - given_up;
-        let kept = ours.min(input.allowed - staying);
+        let kept = ours.min(input.allowed - non_draining);
         steps.keep = names(back.into_iter().take(kept as usize));
         steps.replicas = input.replicas.max(input.allowed);
     } else if input.rollout != RolloutState::Moving || input.budget || input.allowed == 0 {
@@ -125,21 +130,21 @@ pub fn steps(input: &DrainInput, now: Timestamp) -> Steps {
         let mut candidates: Vec<_> = input
             .pods
             .iter()
-            .filter(|pod| pod.draining_since.is_none() && (pod.may_work || !keeps_broken))
+            .filter(|pod| pod.draining_since.is_none() && (pod.may_have_requests || !keeps_broken))
             .collect();
         candidates.sort_by_key(|pod| {
             (
                 pod.has_node,
-                pod.may_work,
+                pod.may_have_requests,
                 !pod.stalled,
                 pod.busy.unwrap_or(u64::MAX),
                 std::cmp::Reverse(pod.created),
                 pod.uid.clone(),
             )
         });
-        let mut surplus = (staying - input.allowed) as usize;
+        let mut surplus = (non_draining - input.allowed) as usize;
         // replicas without a pod need no drain
-        let mut podless = (staying as usize)
+        let mut podless = (non_draining as usize)
             .saturating_sub(candidates.len())
             .min(surplus);
         if keeps_broken {
@@ -150,14 +155,14 @@ pub fn steps(input: &DrainInput, now: Timestamp) -> Steps {
         steps.replicas -= u32::try_from(podless).unwrap_or(0);
     }
     let is_busy_unready = |pod: &Replica| {
-        pod.draining_since.is_none() && !pod.ready && pod.may_work && pod.busy != Some(0)
+        pod.draining_since.is_none() && !pod.ready && pod.may_have_requests && pod.busy != Some(0)
     };
     let waits_for_others =
         !input.budget && input.allowed > 0 && input.pods.iter().any(is_busy_unready);
     for pod in leaving().filter(|pod| !steps.keep.contains(&pod.uid)) {
         match may_go(pod, waits_for_others && pod.ready, input.timeout, now) {
             Ok(()) => steps.remove.push(pod.uid.clone()),
-            Err(at) => steps.next_look = steps.next_look.into_iter().chain([at]).min(),
+            Err(at) => steps.requeue_at = steps.requeue_at.into_iter().chain([at]).min(),
         }
     }
     let removed = u32::try_from(steps.remove.len()).unwrap_or(u32::MAX);
@@ -165,7 +170,7 @@ pub fn steps(input: &DrainInput, now: Timestamp) -> Steps {
         .replicas
         .saturating_sub(removed.saturating_sub(given_up));
     if !steps.drain.is_empty() {
-        steps.next_look = steps.next_look.into_iter().chain([now + SETTLE]).min();
+        steps.requeue_at = steps.requeue_at.into_iter().chain([now + SETTLE]).min();
     }
     steps
 }
@@ -178,7 +183,7 @@ fn may_go(
     now: Timestamp,
 ) -> Result<(), Timestamp> {
     // without a node it has never served anything
-    if pod.released || !pod.has_node {
+    if pod.marked_for_deletion || !pod.has_node {
         return Ok(());
     }
     let since = pod.draining_since.unwrap_or(now);
@@ -190,7 +195,7 @@ fn may_go(
     let (Ok(settled), Ok(expired)) = (settled, expired) else {
         return Ok(());
     };
-    let idle = !waits && (!pod.may_work || pod.busy == Some(0));
+    let idle = !waits && (!pod.may_have_requests || pod.busy == Some(0));
     if now >= expired || (now >= settled && !pod.in_endpoints && idle) {
         return Ok(());
     }
@@ -221,12 +226,12 @@ mod tests {
     fn pod(name: &str, busy: u64) -> Replica {
         Replica {
             uid: name.into(),
-            may_work: true,
+            may_have_requests: true,
             ready: true,
             has_node: true,
             in_endpoints: true,
             draining_since: None,
-            released: false,
+            marked_for_deletion: false,
             stalled: false,
             busy: Some(busy),
             created: now(),
@@ -267,13 +272,13 @@ mod tests {
             (steps.drain, steps.replicas),
             (vec!["b".to_owned(), "c".to_owned()], 3)
         );
-        assert!(steps.next_look.is_some());
+        assert!(steps.requeue_at.is_some());
     }
 
     #[test]
     fn a_replica_that_has_never_been_ready_leaves_first() {
         let pending = Replica {
-            may_work: false,
+            may_have_requests: false,
             ready: false,
             busy: None,
             ..pod("b", 0)
@@ -331,7 +336,7 @@ mod tests {
     fn what_the_deployment_gave_up_is_not_given_up_twice_while_its_pod_is_still_there() {
         let gone = Replica {
             draining_since: ago(9),
-            released: true,
+            marked_for_deletion: true,
             ..pod("b", 0)
         };
         let after = |replicas, allowed| {
@@ -373,7 +378,7 @@ mod tests {
     #[test]
     fn a_stuck_rollout_keeps_its_broken_replica_and_one_that_works() {
         let broken = Replica {
-            may_work: false,
+            may_have_requests: false,
             ready: false,
             busy: None,
             ..pod("broken", 0)
@@ -435,7 +440,7 @@ mod tests {
             steps(&input, now())
         };
         assert_eq!(after(2).remove, [""; 0]);
-        assert!(after(2).next_look.is_some());
+        assert!(after(2).requeue_at.is_some());
         assert_eq!(after(3).remove, ["a"]);
     }
 

@@ -6,13 +6,11 @@
 
 pub mod budget;
 pub mod calendar;
-pub mod capacity;
 pub mod cluster_bill;
 pub mod correction;
 pub mod cost_report;
 pub mod currency;
 pub mod drain;
-pub mod forecast;
 pub mod ledger;
 mod limit;
 pub mod model;
@@ -20,9 +18,11 @@ pub mod money;
 pub mod overhead;
 pub mod placement;
 pub mod plan;
+pub mod pod_set;
 pub mod pricing;
 pub mod refusal;
-mod removals;
+mod scale_down_limit;
 pub mod scaling;
+pub mod spend_forecast;
 pub mod training;
 pub mod unit_economics;

@@ -1,14 +1,14 @@
 //! Decides over the model: queue depth, money and room together.
 
+mod budget_preemption;
+mod budget_timers;
+mod capacity_preemption;
 mod decide;
 mod decisions;
 mod interruption;
-mod looks;
 mod namespace;
-mod preemption;
 mod queue;
 mod replicas;
-mod room_preemption;
 pub(crate) mod service;
 #[cfg(test)]
 mod tests;

@@ -3,12 +3,12 @@
 use jiff::{SignedDuration, Timestamp};
 
 use crate::budget::RunningCost;
-use crate::capacity::Gang;
 use crate::limit::LimitedBy;
+use crate::pod_set::PodSet;
 
 mod growth;
 
-pub use growth::{DEFAULT_WINDOW, Forecast, GrowthRule, LearnedThroughput, remaining_start};
+pub use growth::{DEFAULT_WINDOW, DemandForecast, GrowthRule, LearnedThroughput, remaining_start};
 
 /// A measured demand.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,7 +95,7 @@ pub struct Start {
     /// They are waited for until then, and count as active.
     pub ends: Timestamp,
     /// How long a start of this service is waited for.
-    pub patience: SignedDuration,
+    pub start_timeout: SignedDuration,
 }
 
 /// A rollout that cannot finish.
@@ -144,7 +144,7 @@ pub struct Service {
     /// `current` where others went than those that were told to.
     pub decided: u32,
     /// How many of them have a pod. The others are on their way, and need their room and their money all the same.
-    pub present: u32,
+    pub with_pod: u32,
     /// The start of replicas that have not been ready yet.
     pub start: Option<Start>,
     /// What the first of its replicas that no node takes yet waits for.
@@ -154,21 +154,21 @@ pub struct Service {
     /// Its rollout, if that is stuck.
     pub rollout: Option<StuckRollout>,
     /// What is expected, where its growth is by that and enough has been learned.
-    pub forecast: Option<Forecast>,
+    pub forecast: Option<DemandForecast>,
     /// When the forecast, or whether there is one, may change though nothing happens.
     pub forecast_changes: Option<Timestamp>,
     /// What was asked for before.
     pub history: History,
     /// What one replica costs, and how long it takes to stop.
-    pub load: RunningCost,
+    pub running_cost: RunningCost,
     /// What one replica needs on a node.
-    pub replica: Gang,
+    pub replica: PodSet,
 }
 
 impl Service {
     /// Replicas that were ordered and have no pod yet.
-    pub fn awaited(&self) -> u32 {
-        self.current.saturating_sub(self.present)
+    pub fn without_pod(&self) -> u32 {
+        self.current.saturating_sub(self.with_pod)
     }
 
     /// The replicas with which so many work. A Deployment removes no broken replica of its new template
@@ -218,7 +218,7 @@ pub struct Recommendation {
     /// Requests waiting, running and held; `None` if unknown.
     pub queue_depth: Option<u64>,
     /// Replicas that the demand asks for, before any window or bound.
-    pub asked: u32,
+    pub recommended: u32,
     /// Replicas within window and bounds.
     pub desired: u32,
     /// What limited it last.
@@ -226,24 +226,26 @@ pub struct Recommendation {
     /// Why, with the numbers.
     pub reason: String,
     /// When this may change though nothing else does.
-    pub next_look: Option<Timestamp>,
+    pub requeue_at: Option<Timestamp>,
 }
 
 /// What the service's demand asks for, within its own bounds.
 pub fn recommend(service: &Service, now: Timestamp) -> Recommendation {
-    let asked = ask(service, now);
-    let bounded = asked.desired.clamp(
+    let recommended = recommend_unbounded(service, now);
+    let bounded = recommended.desired.clamp(
         service.with_broken(service.min).min(service.max),
         service.max,
     );
     let limited_by = match bounded {
-        n if n > asked.desired => Some(LimitedBy::MinReplicas),
-        n if n < asked.desired => Some(LimitedBy::MaxReplicas),
-        _ => asked.limited_by,
+        n if n > recommended.desired => Some(LimitedBy::MinReplicas),
+        n if n < recommended.desired => Some(LimitedBy::MaxReplicas),
+        _ => recommended.limited_by,
     };
     let waits_for = service.waits_for.as_ref().filter(|_| bounded > 0);
     let more = waits_for.into_iter().chain(&service.stalled);
-    let mut reason = more.fold(asked.reason, |reason, more| format!("{reason}; {more}"));
+    let mut reason = more.fold(recommended.reason, |reason, more| {
+        format!("{reason}; {more}")
+    });
     if let Some(StuckRollout { why, broken }) = &service.rollout {
         reason = format!("{reason}; the rollout is stuck with {broken} broken replicas ({why})");
     }
@@ -251,19 +253,19 @@ pub fn recommend(service: &Service, now: Timestamp) -> Recommendation {
         desired: bounded,
         limited_by,
         reason,
-        ..asked
+        ..recommended
     }
 }
 
-fn ask(service: &Service, now: Timestamp) -> Recommendation {
+fn recommend_unbounded(service: &Service, now: Timestamp) -> Recommendation {
     let Service { held, current, .. } = *service;
-    let hold = |queue_depth, asked, limited_by, reason| Recommendation {
+    let keep_replicas = |queue_depth, recommended, limited_by, reason| Recommendation {
         queue_depth,
-        asked,
+        recommended,
         desired: current,
         limited_by,
         reason,
-        next_look: None,
+        requeue_at: None,
     };
     let on_replicas = service.engine.at_least();
     let known = on_replicas.saturating_add(held);
@@ -274,11 +276,11 @@ fn ask(service: &Service, now: Timestamp) -> Recommendation {
         let reason = "scaling.paused is true".to_owned();
         return Recommendation {
             desired: held_at,
-            ..hold(total, held_at, Some(LimitedBy::Paused), reason)
+            ..keep_replicas(total, held_at, Some(LimitedBy::Paused), reason)
         };
     }
     if current == 0 && service.activation == Activation::Never {
-        return hold(total, 0, None, "activation.mode is Never".to_owned());
+        return keep_replicas(total, 0, None, "activation.mode is Never".to_owned());
     }
     if let Some(why) = unknown {
         // what is known may add replicas; what is unknown takes none away
@@ -299,47 +301,47 @@ fn ask(service: &Service, now: Timestamp) -> Recommendation {
         };
         return Recommendation {
             desired,
-            ..hold(None, desired, Some(LimitedBy::Signal), reason)
+            ..keep_replicas(None, desired, Some(LimitedBy::Signal), reason)
         };
     }
     let depth = known;
     let sum = format!("queue depth {depth} ({on_replicas} on replicas, {held} held)");
     if depth == 0 {
-        return rest(service, now, hold(Some(0), 0, None, sum));
+        return recommend_idle(service, now, keep_replicas(Some(0), 0, None, sum));
     }
     let carry = service.replicas_for_depth(depth).max(1);
     let reason = service.why(&sum, depth, carry);
-    let asked = service.with_broken(carry);
-    steady(
+    let recommended = service.with_broken(carry);
+    stabilize(
         service,
         now,
         Recommendation {
-            desired: asked,
-            next_look: service.forecast_changes,
-            ..hold(Some(depth), asked, None, reason)
+            desired: recommended,
+            requeue_at: service.forecast_changes,
+            ..keep_replicas(Some(depth), recommended, None, reason)
         },
     )
 }
 
 /// Nothing is queued and nothing runs: one replica stays until the service was idle for long enough.
-fn rest(service: &Service, now: Timestamp, quiet: Recommendation) -> Recommendation {
+fn recommend_idle(service: &Service, now: Timestamp, quiet: Recommendation) -> Recommendation {
     if service.current == 0 {
         return quiet;
     }
     if let Some(start) = service.start.filter(|start| now < start.ends) {
         let one = Recommendation {
-            asked: service.with_broken(1),
+            recommended: service.with_broken(1),
             desired: service.with_broken(1),
-            next_look: Some(start.ends),
+            requeue_at: Some(start.ends),
             reason: format!("{}, and a replica is starting", quiet.reason),
             ..quiet
         };
-        return steady(service, now, one);
+        return stabilize(service, now, one);
     }
     let Some(last_active) = service.last_active else {
         let reason = format!("{}; its counters have not been read yet", quiet.reason);
         return Recommendation {
-            asked: service.current,
+            recommended: service.current,
             limited_by: Some(LimitedBy::Signal),
             reason,
             ..quiet
@@ -353,8 +355,9 @@ fn rest(service: &Service, now: Timestamp, quiet: Recommendation) -> Recommendat
             service.idle_after.as_secs()
         );
         if let Some(start) = &service.start {
-            let patience = start.patience.as_secs();
-            reason = format!("a replica was not ready within {patience} s of its start; {reason}");
+            let start_timeout = start.start_timeout.as_secs();
+            reason =
+                format!("a replica was not ready within {start_timeout} s of its start; {reason}");
         }
         return Recommendation {
             desired: 0,
@@ -366,20 +369,20 @@ fn rest(service: &Service, now: Timestamp, quiet: Recommendation) -> Recommendat
     // more may come at once
     let carry = service.replicas_for_depth(0).max(1);
     let one = Recommendation {
-        asked: service.with_broken(carry),
+        recommended: service.with_broken(carry),
         desired: service.with_broken(carry).min(service.current),
-        next_look: idle_at.into_iter().chain(service.forecast_changes).min(),
+        requeue_at: idle_at.into_iter().chain(service.forecast_changes).min(),
         reason: match carry {
             1 => format!("{}, not idle yet", quiet.reason),
             _ => service.why(&quiet.reason, 0, carry),
         },
         ..quiet
     };
-    steady(service, now, one)
+    stabilize(service, now, one)
 }
 
 /// Follows a lower number only when no higher one was asked for within the window.
-fn steady(service: &Service, now: Timestamp, recommendation: Recommendation) -> Recommendation {
+fn stabilize(service: &Service, now: Timestamp, recommendation: Recommendation) -> Recommendation {
     if recommendation.desired >= service.current {
         return recommendation;
     }
@@ -397,12 +400,12 @@ fn steady(service: &Service, now: Timestamp, recommendation: Recommendation) -> 
         highest.replicas,
         service.window.as_secs()
     );
-    let next_look = recommendation.next_look.into_iter().chain(expires).min();
+    let requeue_at = recommendation.requeue_at.into_iter().chain(expires).min();
     Recommendation {
         desired,
         limited_by: Some(LimitedBy::Stabilization),
         reason,
-        next_look,
+        requeue_at,
         ..recommendation
     }
 }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::budget::RunningCost;
-use crate::capacity::Gang;
 use crate::limit::LimitedBy;
+use crate::pod_set::PodSet;
 
 #[cfg(test)]
 pub(crate) use self::schedule::schedule;
@@ -26,7 +26,7 @@ const LONGEST_BACKOFF: SignedDuration = SignedDuration::from_mins(15);
 /// A gang that was taken back although nodes had room for it, or because the cluster refused its pods, keeps
 /// its place for so long after it may start again, and nobody gives GPUs back to it meanwhile: it may wait for
 /// something that nobody can give back. ...
-const PLACE_KEPT: SignedDuration = SignedDuration::from_mins(15);
+const DEPRIORITIZE_AFTER: SignedDuration = SignedDuration::from_mins(15);
 /// ... Afterwards it may take them once more, as the scheduler or a quota may only have failed for a while; one
 /// that was taken back so often lets others go first.
 const TRIES: u32 = 2;
@@ -55,7 +55,7 @@ pub struct Job {
     /// Its restarts because of workers that ended.
     pub restarts: Restarts,
     /// There is room for all of its workers that have no node, or none of them needs it.
-    pub found_room: bool,
+    pub fits_now: bool,
     /// When a worker that does not stop is given up.
     pub gives_up_at: Option<Timestamp>,
     /// A number of its own, for waits that differ from gang to gang.
@@ -63,9 +63,9 @@ pub struct Job {
     /// No pod of an earlier run is left.
     pub settled: bool,
     /// The workload of higher priority for which it stops.
-    pub gives_way: Option<GivesWay>,
+    pub preempted_by: Option<Preemptor>,
     /// For which one it was last stopped, if that was why.
-    pub gave_way: Option<GivesWay>,
+    pub last_preempted_by: Option<Preemptor>,
     /// Money that is kept for workloads that go before it.
     pub kept: Vec<(RunningCost, u32)>,
     /// Its roles, at least one.
@@ -74,7 +74,7 @@ pub struct Job {
 
 /// That a gang stops for a workload of higher priority.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GivesWay {
+pub struct Preemptor {
     /// For which one, and what that waits for.
     pub reason: String,
     /// That one waits for GPUs, and not for money.
@@ -96,12 +96,12 @@ pub(crate) enum NodeStart {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Role {
     /// What they need.
-    pub gang: Gang,
+    pub pod_set: PodSet,
     /// What each of them costs, and how long it takes to stop.
     pub worker: RunningCost,
     /// How many have a pod, or have ended well. While the job runs, the others are on their way, and need their room and their money
     /// all the same.
-    pub present: u32,
+    pub with_pod: u32,
 }
 
 /// Workers of a gang that runs, and for which no pod was made.
@@ -112,7 +112,7 @@ pub struct MissingPods {
     /// Until when room and money are kept for them: then all workers are taken back.
     pub until: Timestamp,
     /// Why the cluster refuses to make the pods, if it says so.
-    pub refused: Option<Arc<str>>,
+    pub creation_failure: Option<Arc<str>>,
 }
 
 /// Workers of a gang that have a pod and no node.
@@ -132,16 +132,16 @@ pub struct Retry {
     /// It does not start before.
     pub at: Timestamp,
     /// Why the cluster refused its pods, if that was why.
-    pub refused: Option<Arc<str>>,
+    pub creation_failure: Option<Arc<str>>,
     /// There was room for all of its workers, so they need something else to find a node.
     pub had_room: bool,
 }
 
 impl Job {
     /// Workers of one of its roles that were ordered and have no pod yet.
-    pub fn awaited(&self, role: &Role) -> u32 {
+    pub fn without_pod(&self, role: &Role) -> u32 {
         if self.running {
-            role.gang.workers.saturating_sub(role.present)
+            role.pod_set.workers.saturating_sub(role.with_pod)
         } else {
             0
         }
@@ -149,14 +149,19 @@ impl Job {
 
     /// Whether its workers have room, or room is kept for them.
     fn has_room(&self) -> bool {
-        self.running || self.restarts.keeps_room
+        self.running || self.restarts.keeps_reservation
     }
 
     /// Until when it keeps its place, and is given no GPUs of others, if it needed more than room before.
     fn place_kept_until(&self) -> Option<Timestamp> {
-        let needs_more = |retry: &&Retry| retry.had_room || retry.refused.is_some();
+        let needs_more = |retry: &&Retry| retry.had_room || retry.creation_failure.is_some();
         let retry = self.retry.as_ref().filter(needs_more)?;
-        Some(retry.at.checked_add(PLACE_KEPT).unwrap_or(Timestamp::MAX))
+        Some(
+            retry
+                .at
+                .checked_add(DEPRIORITIZE_AFTER)
+                .unwrap_or(Timestamp::MAX),
+        )
     }
 
     /// Whether it has used its tries up: it waits for something that nobody can give back to it.
@@ -167,14 +172,14 @@ impl Job {
     }
 
     /// Since when others go before it, though they rank behind it.
-    fn lost_place_at(&self, now: Timestamp) -> Option<Timestamp> {
+    fn deprioritized_at(&self, now: Timestamp) -> Option<Timestamp> {
         let at = self.place_kept_until().filter(|_| self.has_tried())?;
         (at <= now && !self.has_room()).then_some(at)
     }
 
     /// The workers of all roles.
     pub fn workers(&self) -> u32 {
-        let workers = self.roles.iter().map(|role| role.gang.workers);
+        let workers = self.roles.iter().map(|role| role.pod_set.workers);
         workers.fold(0, u32::saturating_add)
     }
 
@@ -184,23 +189,25 @@ impl Job {
     }
 
     /// What its roles need.
-    fn gangs(&self) -> Vec<&Gang> {
-        self.roles.iter().map(|role| &role.gang).collect()
+    fn pod_sets(&self) -> Vec<&PodSet> {
+        self.roles.iter().map(|role| &role.pod_set).collect()
     }
 
     /// What its workers cost.
-    pub(crate) fn loads(&self) -> Vec<(RunningCost, u32)> {
+    pub(crate) fn running_costs(&self) -> Vec<(RunningCost, u32)> {
         let roles = self.roles.iter();
-        roles.map(|role| (role.worker, role.gang.workers)).collect()
+        roles
+            .map(|role| (role.worker, role.pod_set.workers))
+            .collect()
     }
 
     /// When a gang that is still incomplete is taken back. Where nodes are made for pods, those
     /// that have one wait for as long as a node may take to start; no node is made for a pod that
     /// does not exist.
-    fn taken_back_at(&self, node_start: NodeStart) -> Option<Timestamp> {
+    fn evict_at(&self, node_start: NodeStart) -> Option<Timestamp> {
         let ends = |since: Option<Timestamp>, least: SignedDuration| {
-            let patience = least + self.share(least / 2, 0);
-            since?.checked_add(patience).ok()
+            let timeout = least + self.share(least / 2, 0);
+            since?.checked_add(timeout).ok()
         };
         let unscheduled = self.unscheduled.map(|workers| workers.since);
         let unscheduled = match node_start {
@@ -214,20 +221,21 @@ impl Job {
 
     /// Why the cluster refuses pods of a gang that runs, or refused them when it was taken back and has
     /// not made all of them since.
-    fn refused(&self) -> Option<Arc<str>> {
+    fn creation_failure(&self) -> Option<Arc<str>> {
         let missing = self.missing.as_ref()?;
-        let before = || self.retry.as_ref()?.refused.clone();
-        missing.refused.clone().or_else(before)
+        let before = || self.retry.as_ref()?.creation_failure.clone();
+        missing.creation_failure.clone().or_else(before)
     }
 
     /// Why all workers of a gang that is incomplete are taken back, if it is time.
     fn incomplete(&self, node_start: NodeStart, now: Timestamp) -> Option<Incomplete> {
         let missing = self.missing.as_ref();
-        let refused = missing.and_then(|missing| Some((missing, missing.refused.clone()?)));
+        let creation_failure =
+            missing.and_then(|missing| Some((missing, missing.creation_failure.clone()?)));
         // workers that fail while pods of others are refused have not failed by themselves
         let interruption = self.restarts.interruption.as_ref();
         let ends_now = interruption.is_some_and(|found| found.is_failure);
-        if let Some((missing, why)) = refused
+        if let Some((missing, why)) = creation_failure
             && (ends_now || missing.until <= now)
         {
             let (workers, all) = (missing.workers, self.workers());
@@ -235,10 +243,10 @@ impl Job {
                 what: format!(
                     "the cluster refuses the pods of {workers} of its {all} workers: {why}"
                 ),
-                refused: Some(why),
+                creation_failure: Some(why),
             });
         }
-        if interruption.is_some() || self.taken_back_at(node_start).is_none_or(|at| now < at) {
+        if interruption.is_some() || self.evict_at(node_start).is_none_or(|at| now < at) {
             return None;
         }
         let what = match self.unscheduled {
@@ -247,16 +255,16 @@ impl Job {
         };
         Some(Incomplete {
             what: what.to_owned(),
-            refused: None,
+            creation_failure: None,
         })
     }
 
     /// Why a gang that may run does not run as a whole yet, if it does not.
     fn running_reason(&self, node_start: NodeStart) -> String {
         let workers = self.workers();
-        let until = self.taken_back_at(node_start);
+        let until = self.evict_at(node_start);
         if let (Some(missing), Some(until)) = (&self.missing, until)
-            && let Some(why) = &missing.refused
+            && let Some(why) = &missing.creation_failure
         {
             let waiting = missing.workers;
             return format!(
@@ -284,7 +292,7 @@ impl Job {
         )
     }
 
-    pub(crate) fn evict(&self, refused: Option<Arc<str>>, now: Timestamp) -> Retry {
+    pub(crate) fn next_retry(&self, creation_failure: Option<Arc<str>>, now: Timestamp) -> Retry {
         let count = self.retry.as_ref().map_or(0, |retry| retry.count);
         let wait = FIRST_BACKOFF
             .saturating_mul(1 << count.min(10))
@@ -293,9 +301,9 @@ impl Job {
         Retry {
             count: count.saturating_add(1),
             at: now.checked_add(wait).unwrap_or(now),
-            had_room: refused.is_none() && self.found_room
+            had_room: creation_failure.is_none() && self.fits_now
                 || self.retry.as_ref().is_some_and(|retry| retry.had_room),
-            refused,
+            creation_failure,
         }
     }
 
@@ -311,7 +319,7 @@ impl Job {
 struct Incomplete {
     what: String,
     /// Why the cluster refuses its pods, if that is why.
-    refused: Option<Arc<str>>,
+    creation_failure: Option<Arc<str>>,
 }
 
 /// What becomes of a job.
@@ -330,19 +338,19 @@ pub struct JobDecision {
     /// It is taken back now because it stayed incomplete.
     pub retry: Option<Retry>,
     /// Why the cluster refuses its pods, or refused them when it was taken back.
-    pub refused: Option<Arc<str>>,
+    pub creation_failure: Option<Arc<str>>,
     /// It waits for money that budgets may have.
     pub waits_for_money: bool,
     /// The workload that it stops for waits for GPUs, and no budget stops it.
-    pub gives_gpus_back: bool,
+    pub preempted_for_gpus: bool,
     /// It is stopped to start again, because a worker ended.
     pub restart: Option<Restart>,
     /// How often a worker has failed.
     pub restarts: u32,
     /// It does not run now, and its room and its money are kept.
-    pub keeps_room: bool,
+    pub keeps_reservation: bool,
     /// When this may change though nothing else does.
-    pub next_look: Option<Timestamp>,
+    pub requeue_at: Option<Timestamp>,
 }
 
 #[cfg(test)]

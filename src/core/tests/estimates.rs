@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bursar_core::budget::OnExhausted;
 use bursar_core::calendar::Period;
-use bursar_core::model::event::{Budget, Event, GatewayPod, Held, Node, PodShape, Service};
+use bursar_core::model::event::{Budget, Event, GatewayPod, HeldRequests, Node, PodShape, Service};
 use bursar_core::model::{Key, Model};
 use bursar_core::placement::{
     NodeTerm, Operator, Placement, Requirement, Taint, TaintEffect, Toleration,
@@ -78,7 +78,7 @@ fn model(nodes: Vec<Node>, placement: Placement) -> Model {
         ready_since: Some(now()),
     };
     let chat = Key::new("small", "chat");
-    let held = Held {
+    let held = HeldRequests {
         requests: 1,
         since: Some(now()),
     };

@@ -76,12 +76,12 @@ fn job() -> Job {
         created: at(0),
         priority: -10,
         cluster_priority: -10,
-        gives_way: true,
+        preemption_allowed: true,
         suspend: false,
         paused: false,
         seed: 1,
         restarts: 3,
-        restarted: 0,
+        restart_count: 0,
         ended_well: Default::default(),
         roles: vec![Role {
             name: "".into(),
@@ -271,7 +271,7 @@ impl Namespace {
             ready_since: Some(at(now)),
             was_ready: true,
             draining_since: None,
-            released: false,
+            marked_for_deletion: false,
             start_failure: None,
             failure: None,
             disrupted: false,
@@ -291,7 +291,7 @@ impl Namespace {
         let pods = self.pods.iter();
         let present = pods.filter(|(_, bound)| bound.pod.owner == *owner && bound.ends.is_none());
         let mut present: Vec<(bool, &Name)> = present
-            .map(|(uid, bound)| (!bound.pod.released, uid))
+            .map(|(uid, bound)| (!bound.pod.marked_for_deletion, uid))
             .collect();
         present.sort();
         present.into_iter().map(|(_, uid)| uid.clone()).collect()
@@ -313,14 +313,14 @@ impl Namespace {
             }
         }
         for uid in &order.remove {
-            self.pods.get_mut(uid).unwrap().pod.released = true;
+            self.pods.get_mut(uid).unwrap().pod.marked_for_deletion = true;
             self.tell(uid, now);
         }
         let replicas = order.replicas.1;
         let deployment = Deployment {
             replicas,
             rollout: None,
-            refused: None,
+            creation_failure: None,
         };
         let event = Event::Deployment(order.service.clone(), Some(deployment));
         self.model.apply(event, at(now));

@@ -15,8 +15,8 @@ use bursar_core::budget::{BudgetState, OnExhausted, Phase};
 use bursar_core::calendar::Period;
 use bursar_core::ledger::LinearSpend;
 use bursar_core::model::event::{
-    BatchJob, Budget, Deployment, Event, GatewayPod, Held, Job, Node, Owner, Pod, Reading, Role,
-    Service,
+    BatchJob, Budget, Deployment, Event, GatewayPod, HeldRequests, Job, Node, Owner, Pod, Reading,
+    Role, Service,
 };
 use bursar_core::model::{AccountSpend, DEFAULT_WEIGHT, Key, Model, Name};
 use bursar_core::money::Money;
@@ -58,12 +58,12 @@ fn job(priority: i32, workers: u32) -> Job {
         created: at(0),
         priority,
         cluster_priority: priority,
-        gives_way: true,
+        preemption_allowed: true,
         suspend: false,
         paused: false,
         seed: 1,
         restarts: 3,
-        restarted: 0,
+        restart_count: 0,
         ended_well: Default::default(),
         roles: vec![Role {
             name: "".into(),
@@ -78,7 +78,7 @@ fn job(priority: i32, workers: u32) -> Job {
 struct World {
     model: Model,
     pods: BTreeMap<Name, Pod>,
-    held: BTreeMap<Key, Held>,
+    held: BTreeMap<Key, HeldRequests>,
     made: u32,
     spent: Money,
 }
@@ -135,7 +135,7 @@ impl World {
         });
         let done: Vec<Name> = leaving.map(|(uid, _)| uid.clone()).collect();
         for uid in done {
-            let reading = Reading::Busy {
+            let reading = Reading::Counted {
                 requests: 0,
                 moved: false,
                 done: Default::default(),
@@ -155,7 +155,7 @@ impl World {
 
     /// So many requests are held for a service.
     fn ask(&mut self, name: &str, requests: u64, second: i64) {
-        let held = Held {
+        let held = HeldRequests {
             requests,
             since: Some(at(second)),
         };
@@ -218,7 +218,7 @@ impl World {
         let deployment = Deployment {
             replicas: order.replicas.1,
             rollout: None,
-            refused: None,
+            creation_failure: None,
         };
         let event = Event::Deployment(order.service.clone(), Some(deployment));
         self.model.apply(event, at(second));
@@ -400,7 +400,7 @@ fn the_lowest_priority_stops_first_and_the_others_run_on_until_the_limit() {
             Some(Deployment {
                 replicas: 0,
                 rollout: None,
-                refused: None,
+                creation_failure: None,
             }),
         ),
         at(40),
@@ -415,10 +415,10 @@ fn the_lowest_priority_stops_first_and_the_others_run_on_until_the_limit() {
 
 #[test]
 fn training_of_lower_priority_gives_way_unless_it_never_does() {
-    for gives_way in [true, false] {
+    for preemption_allowed in [true, false] {
         let mut world = World::new("3");
         let low = Job {
-            gives_way,
+            preemption_allowed,
             ..job(0, 2)
         };
         world
@@ -431,11 +431,11 @@ fn training_of_lower_priority_gives_way_unless_it_never_does() {
         world.settle(10);
         world.ask("chat", 1, 20);
         world.settle(20);
-        assert_eq!(world.staying("chat"), usize::from(gives_way));
+        assert_eq!(world.staying("chat"), usize::from(preemption_allowed));
         let refused = world.decision("chat").refusal.is_some();
-        assert_eq!(refused, !gives_way);
+        assert_eq!(refused, !preemption_allowed);
         let workers = world.pods.len() - world.staying("chat");
-        assert_eq!(workers, if gives_way { 0 } else { 2 });
+        assert_eq!(workers, if preemption_allowed { 0 } else { 2 });
     }
 }
 

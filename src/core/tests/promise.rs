@@ -235,7 +235,7 @@ impl Namespace {
                 self.tell(&uid, now);
                 // some engines are idle, and others are never read
                 if self.rng.bool() {
-                    let reading = Reading::Busy {
+                    let reading = Reading::Counted {
                         requests: 0,
                         moved: true,
                         done: Default::default(),
@@ -257,7 +257,7 @@ impl Namespace {
         }
         for uid in &order.remove {
             if let Some(replica) = self.pods.get_mut(uid) {
-                replica.pod.released = true;
+                replica.pod.marked_for_deletion = true;
                 self.tell(uid, now);
             }
         }
@@ -269,7 +269,7 @@ impl Namespace {
         let deployment = Deployment {
             replicas,
             rollout: None,
-            refused: None,
+            creation_failure: None,
         };
         let event = Event::Deployment(order.service.clone(), Some(deployment));
         self.model.apply(event, at(now));
@@ -277,7 +277,7 @@ impl Namespace {
         let live = |replica: &Replica| replica.pod.owner == owner && replica.pod.deletion.is_none();
         let mut present: Vec<(Name, bool, bool)> = Vec::new();
         for (uid, replica) in self.pods.iter().filter(|(_, replica)| live(replica)) {
-            let (released, bound) = (replica.pod.released, replica.bound.is_some());
+            let (released, bound) = (replica.pod.marked_for_deletion, replica.bound.is_some());
             present.push((uid.clone(), bound, !released));
         }
         present.sort_by_key(|(uid, bound, stays)| (*bound, *stays, uid.clone()));

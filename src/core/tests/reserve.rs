@@ -161,7 +161,7 @@ fn pending_replicas(limit: &str) -> Model {
     let deployment = Deployment {
         replicas: 45,
         rollout: None,
-        refused: None,
+        creation_failure: None,
     };
     model.apply(Event::Deployment(key, Some(deployment)), at(0));
     for number in 0..45 {

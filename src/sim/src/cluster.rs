@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use bursar_core::capacity::Resources;
 use bursar_core::correction::Correction;
 use bursar_core::ledger::EngineCounters;
 use bursar_core::model::event::{
-    BatchJob, Budget, Deployment, Held, Job, Node, Owner, Pod, PodShape, Service,
+    BatchJob, Budget, Deployment, HeldRequests, Job, Node, Owner, Pod, PodShape, Service,
 };
 use bursar_core::model::{Key, Name};
+use bursar_core::pod_set::Resources;
 use bursar_core::pricing::{PriceCatalog, PricingAttributes};
 use jiff::{SignedDuration, Timestamp};
 
@@ -197,7 +197,7 @@ pub(crate) struct GatewayObject {
     /// Requests that it holds, one by one.
     pub(crate) requests: BTreeMap<Key, VecDeque<Request>>,
     /// Requests that it holds, counted.
-    pub(crate) counted: BTreeMap<Key, Held>,
+    pub(crate) counted: BTreeMap<Key, HeldRequests>,
 }
 
 impl GatewayObject {
@@ -211,11 +211,11 @@ impl GatewayObject {
     }
 
     /// All that it holds.
-    pub(crate) fn held(&self) -> BTreeMap<Key, Held> {
+    pub(crate) fn held(&self) -> BTreeMap<Key, HeldRequests> {
         let mut held = self.counted.clone();
         for (key, requests) in &self.requests {
             if let Some(first) = requests.front() {
-                let one = Held {
+                let one = HeldRequests {
                     requests: requests.len() as u64,
                     since: Some(first.arrived),
                 };

@@ -7,9 +7,9 @@ use bursar_core::pricing::PricingAttributes;
 use jiff::SignedDuration;
 use std::sync::Arc;
 
-use crate::agenda::later;
-use crate::agenda::{Happening, Subject};
 use crate::cluster::{NodeObject, PodObject, account_key, workload_key};
+use crate::event_queue::later;
+use crate::event_queue::{SimEvent, WatchedObject};
 use crate::faults::Fault;
 use crate::ledger::{Charge, uid};
 use crate::simulation::{RunningFault, Simulation};
@@ -56,7 +56,7 @@ impl Simulation {
             return;
         };
         let deployment = service.deployment.as_ref();
-        if deployment.is_some_and(|found| found.refused.is_some()) {
+        if deployment.is_some_and(|found| found.creation_failure.is_some()) {
             return;
         }
         let start = service.start;
@@ -86,7 +86,7 @@ impl Simulation {
         (
             pod.node.is_some(),
             pod.ready_since.is_some(),
-            !pod.released,
+            !pod.marked_for_deletion,
             std::cmp::Reverse(number),
         )
     }
@@ -110,7 +110,7 @@ impl Simulation {
             ready_since: None,
             was_ready: false,
             draining_since: None,
-            released: false,
+            marked_for_deletion: false,
             start_failure: None,
             failure: None,
             disrupted: false,
@@ -132,7 +132,7 @@ impl Simulation {
         };
         self.cluster.pods.insert(number, object);
         self.cluster.pending.insert(number);
-        self.tell(Subject::Pod(number));
+        self.tell(WatchedObject::Pod(number));
         self.wake_scheduler();
         number
     }
@@ -140,7 +140,7 @@ impl Simulation {
     pub(crate) fn wake_scheduler(&mut self) {
         if !self.scheduling && !self.cluster.pending.is_empty() {
             self.scheduling = true;
-            self.add_within(5, 80, Happening::Schedule);
+            self.add_within(5, 80, SimEvent::Schedule);
         }
     }
 
@@ -184,7 +184,7 @@ impl Simulation {
                     since: self.now,
                     why: "no node has room".into(),
                 };
-                self.tell(Subject::Pod(number));
+                self.tell(WatchedObject::Pod(number));
             }
         }
     }
@@ -226,8 +226,8 @@ impl Simulation {
             self.ledger.open(number, charge);
             self.tell_account(account);
         }
-        self.agenda.add(ready, Happening::PodReady(number));
-        self.tell(Subject::Pod(number));
+        self.event_queue.add(ready, SimEvent::PodReady(number));
+        self.tell(WatchedObject::Pod(number));
     }
 
     /// The containers of a pod are ready, or have failed to start.
@@ -249,7 +249,7 @@ impl Simulation {
             found.pod.ready_since = found.pod.ready_since.or(Some(self.now));
             self.readiness_changed(number);
         }
-        self.tell(Subject::Pod(number));
+        self.tell(WatchedObject::Pod(number));
     }
 
     /// A pod has become ready or has stopped being so.
@@ -263,7 +263,7 @@ impl Simulation {
         match found.pod.owner {
             Owner::Service(_) => {
                 self.start_engine(number, &key);
-                self.add_within(20, 400, Happening::PublishEndpoints(key));
+                self.add_within(20, 400, SimEvent::PublishEndpoints(key));
             }
             Owner::Job(..) => self.gang_changed(&key),
             Owner::Other => {}
@@ -284,13 +284,13 @@ impl Simulation {
         let is_lost = self.is_on_lost_node(number);
         self.cluster.pending.remove(&number);
         self.readiness_changed(number);
-        self.tell(Subject::Pod(number));
+        self.tell(WatchedObject::Pod(number));
         if !is_bound {
-            self.add_within(10, 100, Happening::PodRemoved(number));
+            self.add_within(10, 100, SimEvent::PodRemoved(number));
         } else if !is_lost {
             // the kubelet says so a moment after the last container has ended
             let most = (grace.as_millis() as i64).max(300);
-            self.add_within(200, most, Happening::PodEnded(number));
+            self.add_within(200, most, SimEvent::PodEnded(number));
         }
     }
 
@@ -319,14 +319,14 @@ impl Simulation {
         }
         self.give_up_node(number);
         self.readiness_changed(number);
-        self.tell(Subject::Pod(number));
+        self.tell(WatchedObject::Pod(number));
         let is_deleted = self
             .cluster
             .pods
             .get(&number)
             .is_some_and(|found| found.pod.deletion.is_some());
         if is_deleted {
-            self.add_within(50, 800, Happening::PodRemoved(number));
+            self.add_within(50, 800, SimEvent::PodRemoved(number));
         }
         self.owner_changed(number);
     }
@@ -354,7 +354,7 @@ impl Simulation {
         let batch = job.and_then(|job| job.batch_jobs.get_mut(&role));
         if let Some(batch) = batch.filter(|batch| batch.uid == made_by) {
             batch.failed += 1;
-            self.tell(Subject::BatchJob(key, role));
+            self.tell(WatchedObject::BatchJob(key, role));
         }
     }
 
@@ -396,8 +396,8 @@ impl Simulation {
                     if let Some(service) = self.cluster.services.get_mut(&key) {
                         service.pods.remove(&number);
                     }
-                    self.add_within(20, 300, Happening::PublishEndpoints(key.clone()));
-                    self.add_within(20, 500, Happening::ReconcileDeployment(key));
+                    self.add_within(20, 300, SimEvent::PublishEndpoints(key.clone()));
+                    self.add_within(20, 500, SimEvent::ReconcileDeployment(key));
                 }
                 Owner::Job(_, role) => {
                     if let Some(job) = self.cluster.jobs.get_mut(&key)
@@ -406,12 +406,12 @@ impl Simulation {
                         pods.remove(&number);
                     }
                     self.gang_changed(&key);
-                    self.add_within(20, 500, Happening::ReconcileJob(key));
+                    self.add_within(20, 500, SimEvent::ReconcileJob(key));
                 }
                 Owner::Other => {}
             }
         }
-        self.tell(Subject::Pod(number));
+        self.tell(WatchedObject::Pod(number));
     }
 
     /// The controller of a pod's owner acts.
@@ -423,8 +423,8 @@ impl Simulation {
             return;
         };
         let happening = match found.pod.owner {
-            Owner::Service(_) => Happening::ReconcileDeployment(key),
-            Owner::Job(..) => Happening::ReconcileJob(key),
+            Owner::Service(_) => SimEvent::ReconcileDeployment(key),
+            Owner::Job(..) => SimEvent::ReconcileJob(key),
             Owner::Other => return,
         };
         self.add_within(20, 500, happening);
@@ -445,7 +445,7 @@ impl Simulation {
             .collect();
         if service.endpoints != ready {
             service.endpoints = ready;
-            self.tell(Subject::Endpoints(key.clone()));
+            self.tell(WatchedObject::Endpoints(key.clone()));
         }
         self.endpoints_changed(key);
     }
@@ -458,7 +458,7 @@ impl Simulation {
             lost: false,
         };
         self.cluster.nodes.insert(name.clone(), object);
-        self.tell(Subject::Node(name));
+        self.tell(WatchedObject::Node(name));
         self.wake_scheduler();
     }
 
@@ -466,7 +466,7 @@ impl Simulation {
         if let Some(node) = self.cluster.nodes.get_mut(name) {
             // it is back, or no longer cordoned
             node.node.takes_pods = true;
-            self.tell(Subject::Node(name.clone()));
+            self.tell(WatchedObject::Node(name.clone()));
             self.wake_scheduler();
         } else if let Some(node) = self.coming_nodes.remove(name) {
             self.add_node(name.clone(), node);
@@ -488,7 +488,7 @@ impl Simulation {
         };
         node.lost = true;
         (node.node.takes_pods, node.node.unready) = (false, true);
-        self.tell(Subject::Node(name.clone()));
+        self.tell(WatchedObject::Node(name.clone()));
         for number in self.pods_on(name) {
             if let Some(found) = self.cluster.pods.get_mut(&number) {
                 found.pod.ready_since = None;
@@ -496,7 +496,7 @@ impl Simulation {
                 self.ledger.set_lost(&account, number, Some(self.now));
             }
             self.readiness_changed(number);
-            self.tell(Subject::Pod(number));
+            self.tell(WatchedObject::Pod(number));
         }
     }
 
@@ -507,7 +507,7 @@ impl Simulation {
         };
         node.lost = false;
         (node.node.takes_pods, node.node.unready) = (true, false);
-        self.tell(Subject::Node(name.clone()));
+        self.tell(WatchedObject::Node(name.clone()));
         for number in self.pods_on(name) {
             let Some(found) = self.cluster.pods.get(&number) else {
                 continue;
@@ -519,7 +519,7 @@ impl Simulation {
                     self.pod_ready(number);
                 }
                 // it would have stopped before
-                Some(_) => self.add_within(100, 1_000, Happening::PodEnded(number)),
+                Some(_) => self.add_within(100, 1_000, SimEvent::PodEnded(number)),
             }
         }
         self.wake_scheduler();
@@ -531,6 +531,6 @@ impl Simulation {
             self.remove_pod(number);
         }
         self.cluster.nodes.remove(name);
-        self.tell(Subject::Node(name.clone()));
+        self.tell(WatchedObject::Node(name.clone()));
     }
 }

@@ -7,8 +7,8 @@ use bursar_core::model::event::{BatchJob, Deployment};
 use bursar_core::plan::{JobOrder, ServiceOrder};
 use jiff::SignedDuration;
 
-use crate::agenda::later;
-use crate::agenda::{Happening, Subject};
+use crate::event_queue::later;
+use crate::event_queue::{SimEvent, WatchedObject};
 use crate::faults::Fault;
 use crate::ledger::pod_of;
 use crate::simulation::{Order, Simulation};
@@ -35,13 +35,13 @@ impl Simulation {
         let place = (key.clone(), is_job);
         let is_first = !leader.orders.contains_key(&place);
         let queue = leader.orders.entry(place).or_default();
-        if matches!(&order, Order::Job(order) if order.revokes) {
+        if matches!(&order, Order::Job(order) if order.cancels_stop) {
             queue.orders.clear();
         }
         queue.orders.push_back(order);
         if is_first {
             let at = later(at, SignedDuration::from_millis(millis));
-            self.agenda.add(at, Happening::Write(key, is_job));
+            self.event_queue.add(at, SimEvent::Write(key, is_job));
         }
     }
 
@@ -70,7 +70,7 @@ impl Simulation {
             }
             self.carry_out_order(order);
             if !is_empty {
-                self.add_within(5, 60, Happening::Write(key.clone(), is_job));
+                self.add_within(5, 60, SimEvent::Write(key.clone(), is_job));
             }
             return;
         }
@@ -97,7 +97,8 @@ impl Simulation {
         if millis > 1_000 {
             // the queue stays, so that nothing overtakes it
             let at = self.after(millis);
-            self.agenda.add(at, Happening::Write(key.clone(), is_job));
+            self.event_queue
+                .add(at, SimEvent::Write(key.clone(), is_job));
         } else {
             if let Some(leader) = &mut self.leader {
                 leader.orders.remove(&place);
@@ -108,8 +109,8 @@ impl Simulation {
 
     fn order_failed(&mut self, key: &Key, is_job: bool, millis: i64) {
         let subject = match is_job {
-            true => Subject::JobOrderFailed(key.clone()),
-            false => Subject::ServiceOrderFailed(key.clone()),
+            true => WatchedObject::JobOrderFailed(key.clone()),
+            false => WatchedObject::ServiceOrderFailed(key.clone()),
         };
         self.tell_within(subject, millis);
     }
@@ -121,7 +122,7 @@ impl Simulation {
                 self.scale_deployment(&order);
             }
             // the order before it is forgotten
-            Order::Job(order) if order.revokes => {}
+            Order::Job(order) if order.cancels_stop => {}
             Order::Job(order) => self.run_job(&order),
         }
     }
@@ -137,14 +138,14 @@ impl Simulation {
                 };
                 match change {
                     0 => found.pod.draining_since = found.pod.draining_since.or(Some(now)),
-                    1 => (found.pod.draining_since, found.pod.released) = (None, false),
-                    _ => found.pod.released = true,
+                    1 => (found.pod.draining_since, found.pod.marked_for_deletion) = (None, false),
+                    _ => found.pod.marked_for_deletion = true,
                 }
-                self.tell(Subject::Pod(number));
+                self.tell(WatchedObject::Pod(number));
             }
         }
         let key = order.service.clone();
-        self.add_within(20, 400, Happening::PublishEndpoints(key));
+        self.add_within(20, 400, SimEvent::PublishEndpoints(key));
     }
 
     fn scale_deployment(&mut self, order: &ServiceOrder) {
@@ -158,11 +159,11 @@ impl Simulation {
         let deployment = service.deployment.get_or_insert(Deployment {
             replicas: 0,
             rollout: None,
-            refused: None,
+            creation_failure: None,
         });
         deployment.replicas = order.replicas.1;
-        self.tell(Subject::Deployment(key.clone()));
-        self.add_within(20, 500, Happening::ReconcileDeployment(key.clone()));
+        self.tell(WatchedObject::Deployment(key.clone()));
+        self.add_within(20, 500, SimEvent::ReconcileDeployment(key.clone()));
     }
 
     fn run_job(&mut self, order: &JobOrder) {
@@ -177,7 +178,7 @@ impl Simulation {
                 continue;
             }
             let mut disruptions = 0;
-            if order.run && order.renew.contains(&role) {
+            if order.run && order.recreate.contains(&role) {
                 let old = job.batch_jobs.remove(&role);
                 disruptions = old.map_or(0, |old| old.disruptions);
                 replaced.extend(job.pods.remove(&role).into_iter().flatten());
@@ -206,7 +207,7 @@ impl Simulation {
         if order.run
             && let Some(spec) = &mut job.spec
         {
-            spec.restarted = spec.restarted.max(order.restarts);
+            spec.restart_count = spec.restart_count.max(order.restarts);
         }
         self.cluster.made_jobs = made;
         let Some(job) = self.cluster.jobs.get(&order.job) else {
@@ -214,18 +215,18 @@ impl Simulation {
         };
         let roles: BTreeSet<_> = job.batch_jobs.keys().cloned().collect();
         for role in roles {
-            self.tell(Subject::BatchJob(order.job.clone(), role));
+            self.tell(WatchedObject::BatchJob(order.job.clone(), role));
         }
-        self.tell(Subject::Job(order.job.clone()));
+        self.tell(WatchedObject::Job(order.job.clone()));
         for number in replaced {
             self.delete_pod(number);
             let ended = self.cluster.pods.get(&number);
             if ended.is_some_and(|found| found.pod.ended.is_some()) {
-                self.add_within(50, 800, Happening::PodRemoved(number));
+                self.add_within(50, 800, SimEvent::PodRemoved(number));
             }
         }
         self.metrics.job_orders += 1;
-        self.add_within(20, 500, Happening::ReconcileJob(order.job.clone()));
+        self.add_within(20, 500, SimEvent::ReconcileJob(order.job.clone()));
     }
 
     /// A latch is on record, or is refused and written again.
@@ -240,7 +241,8 @@ impl Simulation {
         };
         if refused {
             *at = again;
-            self.agenda.add(again, Happening::WriteLatch(key.clone()));
+            self.event_queue
+                .add(again, SimEvent::WriteLatch(key.clone()));
             self.note(Fault::LatchRefused);
             self.excuse(&key.namespace, 3);
             return;
@@ -249,7 +251,7 @@ impl Simulation {
         leader.latches.remove(key);
         if let Some(budget) = self.cluster.budgets.get_mut(key) {
             budget.latch = latch;
-            self.tell(Subject::Budget(key.clone()));
+            self.tell(WatchedObject::Budget(key.clone()));
         }
     }
 }

@@ -35,7 +35,7 @@ pub enum Fault {
     PriceUnknown,
     ForeignPod,
     Rollout,
-    PodsRefused,
+    PodCreationFailure,
 }
 
 impl Fault {
@@ -67,7 +67,7 @@ impl Fault {
         Self::PriceUnknown,
         Self::ForeignPod,
         Self::Rollout,
-        Self::PodsRefused,
+        Self::PodCreationFailure,
     ];
 }
 
@@ -113,7 +113,7 @@ pub(crate) fn kind(event: &Event) -> &'static str {
         Event::Pauses(..) => "Pauses",
         Event::Prices(..) => "Prices",
         Event::Account(..) => "Account",
-        Event::Reading(_, Reading::Busy { .. } | Reading::Uncounted { .. }) => "Reading",
+        Event::Reading(_, Reading::Counted { .. } | Reading::Uncounted { .. }) => "Reading",
         Event::Reading(_, Reading::Stale(_)) => "StaleReading",
         Event::Gateway(..) => "Gateway",
         Event::Demand(..) => "Demand",

@@ -5,10 +5,10 @@ use bursar_core::model::Name;
 use bursar_core::model::event::{BatchJob, Owner};
 use jiff::SignedDuration;
 
-use crate::agenda::later;
-use crate::agenda::{Happening, Subject};
 use crate::cluster::JobObject;
 use crate::controllers::NewPod;
+use crate::event_queue::later;
+use crate::event_queue::{SimEvent, WatchedObject};
 use crate::simulation::{Simulation, Submission};
 
 impl Simulation {
@@ -34,7 +34,7 @@ impl Simulation {
             start: submission.start,
         };
         self.cluster.jobs.insert(submission.key.clone(), object);
-        self.tell(Subject::Job(submission.key));
+        self.tell(WatchedObject::Job(submission.key));
     }
 
     /// The Job controller makes the workers that are missing, or deletes all if the Job is
@@ -112,7 +112,7 @@ impl Simulation {
             let batch = job.and_then(|job| job.batch_jobs.get_mut(&role));
             if let Some(batch) = batch.filter(|batch| batch.active != active) {
                 batch.active = active;
-                self.tell(Subject::BatchJob(key.clone(), role));
+                self.tell(WatchedObject::BatchJob(key.clone(), role));
             }
         }
     }
@@ -141,7 +141,8 @@ impl Simulation {
                 job.complete_since = Some(now);
                 job.runs += 1;
                 let (end, run) = (later(now, job.remaining), job.runs);
-                self.agenda.add(end, Happening::JobDone(key.clone(), run));
+                self.event_queue
+                    .add(end, SimEvent::JobDone(key.clone(), run));
             }
             (false, Some(since)) => {
                 // it goes on from its last checkpoint, which is taken as being of this moment
@@ -175,7 +176,7 @@ impl Simulation {
                 batch.active = 0;
                 batch.finished = Some(true);
             }
-            self.tell(Subject::BatchJob(key.clone(), role.name.clone()));
+            self.tell(WatchedObject::BatchJob(key.clone(), role.name.clone()));
         }
         self.metrics.jobs_done += 1;
     }

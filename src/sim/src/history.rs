@@ -13,13 +13,13 @@ use bursar_core::scaling;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
-use crate::acts::seconds;
-use crate::agenda::Happening;
-use crate::agenda::later;
 use crate::cluster::Demand;
+use crate::event_queue::SimEvent;
+use crate::event_queue::later;
 use crate::faults::{Fault, FaultRates, Tally};
+use crate::invariants::InvariantChecker;
+use crate::random_actions::seconds;
 use crate::simulation::{Chaos, Simulation, Violation};
-use crate::witness::Witness;
 
 /// A history has at least so many events ...
 const MIN_EVENTS: u64 = 200;
@@ -52,7 +52,7 @@ fn begin(seed: u64) -> Simulation {
     };
     let start = Timestamp::from_second(seconds).unwrap_or(Timestamp::UNIX_EPOCH);
     let mut simulation = Simulation::new(seed, start, TimeZone::UTC);
-    simulation.witness = Some(Witness::new(uniform));
+    simulation.invariants = Some(InvariantChecker::new(uniform));
     simulation.rates = FaultRates {
         write: rng.u8(0..15),
         watch: rng.u8(0..10),
@@ -75,7 +75,7 @@ fn begin(seed: u64) -> Simulation {
 
 impl Simulation {
     fn furnish(&mut self) {
-        self.cluster.catalog = crate::acts::catalog("36", "18");
+        self.cluster.catalog = crate::random_actions::catalog("36", "18");
         for _ in 0..self.rng.u32(1..4) {
             self.random_node(false);
         }
@@ -111,16 +111,16 @@ impl Simulation {
         let node_start = seconds(self.rng.i64(60..300));
         self.cluster.node_start = (self.rng.u8(..3) == 0).then_some(node_start);
         self.leader_begins();
-        self.add_within(5_000, 60_000, Happening::LeaderFails);
+        self.add_within(5_000, 60_000, SimEvent::LeaderFails);
         let first = self.after(100);
-        self.agenda.add(first, Happening::Act);
+        self.event_queue.add(first, SimEvent::Act);
     }
 
     /// True once enough has happened.
     pub(crate) fn is_eventful(&self) -> bool {
-        let acts = self.chaos.as_ref().map_or(0, |chaos| chaos.acts);
+        let random_actions = self.chaos.as_ref().map_or(0, |chaos| chaos.random_actions);
         self.tally.all_events() >= MIN_EVENTS
-            && acts >= MIN_ACTS
+            && random_actions >= MIN_ACTS
             && self.tally.faults.contains_key(&Fault::LeaderChange)
             && self.leader.is_some()
     }
@@ -367,7 +367,7 @@ impl Simulation {
 
     /// Faults for so many seconds excuse what the namespace costs meanwhile.
     pub(crate) fn excuse(&mut self, namespace: &str, seconds: i64) {
-        if self.witness.is_none() {
+        if self.invariants.is_none() {
             return;
         }
         let budget_states = self.statuses.budgets.iter();
@@ -384,7 +384,7 @@ impl Simulation {
         let Some(budget) = self.cluster.budgets.get(key) else {
             return;
         };
-        if self.witness.is_none() {
+        if self.invariants.is_none() {
             return;
         }
         let within: Interval = budget.period.bounds(self.now, &self.zone);

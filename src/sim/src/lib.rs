@@ -3,7 +3,7 @@
 //!
 //! | module | subject |
 //! |---|---|
-//! | `agenda` | what will happen, in order of time |
+//! | `event_queue` | what will happen, in order of time |
 //! | `cluster` | the objects of the cluster as they are |
 //! | `controllers`, `gangs` | what the cluster's own controllers do |
 //! | `engine`, `latency` | how engines serve requests, by measured latencies |
@@ -11,30 +11,31 @@
 //! | `ledger` | charges, and what accounts have spent |
 //! | `operator`, `executor` | the leader: it is told of objects, decides, and its orders arrive or do not |
 //! | `simulation` | the virtual clock, and all of the above together |
-//! | `faults`, `acts`, `random_faults`, `history` | random histories in which everything goes wrong |
+//! | `faults`, `random_actions`, `random_faults`, `history` | random histories in which everything goes wrong |
 //! | `scenario`, `trace`, `replay` | scenario files, and the traces that they name |
 //! | `metrics`, `sampling`, `report`, `html`, `chart` | what a simulation came to |
 //! | `options` | `bursar simulate` |
-//! | `witness` | which decisions must not be |
+//! | `invariants` | which decisions must not be |
 //!
 //! Time is virtual, and random numbers come from a seed: the same seed gives the same result.
 
-mod acts;
-mod agenda;
 mod chart;
 mod cluster;
 mod controllers;
 mod engine;
+mod event_queue;
 mod executor;
 mod faults;
 mod gangs;
 mod history;
 mod html;
+mod invariants;
 mod latency;
 mod ledger;
 mod metrics;
 mod operator;
 mod options;
+mod random_actions;
 mod random_faults;
 mod replay;
 mod report;
@@ -43,7 +44,6 @@ mod sampling;
 mod scenario;
 mod simulation;
 mod trace;
-mod witness;
 
 pub use faults::{Fault, Tally};
 pub use history::play;

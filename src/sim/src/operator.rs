@@ -7,8 +7,8 @@ use bursar_core::model::event::{Event, GatewayPod, Reading};
 use bursar_core::plan::{Decisions, decide};
 use jiff::SignedDuration;
 
-use crate::agenda::later;
-use crate::agenda::{Happening, Subject};
+use crate::event_queue::later;
+use crate::event_queue::{SimEvent, WatchedObject};
 use crate::faults::Fault;
 use crate::ledger::uid;
 use crate::simulation::{Leader, Order, Simulation, Violation};
@@ -26,65 +26,67 @@ const MOST_DECISIONS: u32 = 1_000;
 
 impl Simulation {
     /// The latest state of an object, as an event.
-    fn event(&mut self, subject: &Subject) -> Option<Event> {
+    fn event(&mut self, subject: &WatchedObject) -> Option<Event> {
         let cluster = &mut self.cluster;
         Some(match subject {
-            Subject::Node(name) => {
+            WatchedObject::Node(name) => {
                 let node = cluster.nodes.get(name).map(|found| found.node.clone());
                 Event::Node(name.clone(), node)
             }
-            Subject::Pod(number) => {
+            WatchedObject::Pod(number) => {
                 let pod = cluster
                     .pods
                     .get(number)
                     .map(|found| Box::new(found.pod.clone()));
                 Event::Pod(uid(*number), pod)
             }
-            Subject::Service(key) => {
+            WatchedObject::Service(key) => {
                 let spec = cluster
                     .services
                     .get(key)
                     .and_then(|found| found.spec.clone());
                 Event::Service(key.clone(), spec)
             }
-            Subject::Deployment(key) => {
+            WatchedObject::Deployment(key) => {
                 let service = cluster.services.get(key);
                 let found = service.and_then(|found| found.deployment.clone());
                 Event::Deployment(key.clone(), found)
             }
-            Subject::Endpoints(key) => {
+            WatchedObject::Endpoints(key) => {
                 let ready = cluster.services.get(key).map(|found| &found.endpoints);
                 let ready = ready.into_iter().flatten().map(|number| uid(*number));
                 Event::Endpoints(key.clone(), ready.collect())
             }
-            Subject::Job(key) => {
+            WatchedObject::Job(key) => {
                 let spec = cluster.jobs.get(key).and_then(|found| found.spec.clone());
                 Event::Job(key.clone(), spec)
             }
-            Subject::BatchJob(key, role) => {
+            WatchedObject::BatchJob(key, role) => {
                 let batch = cluster
                     .jobs
                     .get(key)
                     .and_then(|found| found.batch_jobs.get(role));
                 Event::BatchJob(key.clone(), role.clone(), batch.cloned())
             }
-            Subject::Budget(key) => Event::Budget(key.clone(), cluster.budgets.get(key).cloned()),
-            Subject::BudgetDoubt(namespace) => {
+            WatchedObject::Budget(key) => {
+                Event::Budget(key.clone(), cluster.budgets.get(key).cloned())
+            }
+            WatchedObject::BudgetDoubt(namespace) => {
                 let doubt = cluster.unreadable_budgets.contains(namespace);
                 let doubt = doubt.then(|| "budget extra cannot be read".into());
                 Event::BudgetDoubt(namespace.clone(), doubt)
             }
-            Subject::Corrections(namespace) => {
+            WatchedObject::Corrections(namespace) => {
                 let all = cluster.corrections.get(namespace).cloned();
                 Event::Corrections(namespace.clone(), all.unwrap_or_default())
             }
-            Subject::NodeStart => Event::NodeStart(cluster.node_start),
-            Subject::Prices => Event::Prices(cluster.catalog.clone()),
-            Subject::Account(key) => {
+            WatchedObject::NodeStart => Event::NodeStart(cluster.node_start),
+            WatchedObject::Prices => Event::Prices(cluster.catalog.clone()),
+            WatchedObject::Account(key) => {
                 let report = self.ledger.report(key, self.now);
                 Event::Account(key.clone(), report)
             }
-            Subject::Gateway(number) => {
+            WatchedObject::Gateway(number) => {
                 let gateway = cluster.gateways.get(number);
                 let uid = gateway_uid(*number);
                 let pod = gateway.map(|gateway| GatewayPod {
@@ -93,21 +95,21 @@ impl Simulation {
                 });
                 Event::Gateway(uid, pod)
             }
-            Subject::Demand(number) => {
+            WatchedObject::Demand(number) => {
                 let gateway = cluster
                     .gateways
                     .get(number)
                     .filter(|gateway| !gateway.silent)?;
                 Event::Demand(gateway_uid(*number), gateway.held())
             }
-            Subject::Silent(number) => {
+            WatchedObject::Silent(number) => {
                 let gateway = cluster.gateways.get(number);
                 if gateway.is_some_and(|gateway| !gateway.silent) {
                     return None;
                 }
                 Event::Silent(gateway_uid(*number), "silent for 10 s".into())
             }
-            Subject::Reading(number) => {
+            WatchedObject::Reading(number) => {
                 let pod = cluster.pods.get_mut(number)?;
                 if pod.pod.ready_since.is_none() || !pod.stays() {
                     return None;
@@ -119,9 +121,9 @@ impl Simulation {
                         let moved = std::mem::take(&mut pod.served) || requests > 0;
                         if requests > 0 && !std::mem::replace(&mut pod.read_again, true) {
                             let at = later(self.now, COUNTERS_MOVE);
-                            self.agenda.add(at, Happening::ReadAgain(*number));
+                            self.event_queue.add(at, SimEvent::ReadAgain(*number));
                         }
-                        Reading::Busy {
+                        Reading::Counted {
                             requests,
                             moved,
                             done: pod.done(self.now),
@@ -130,13 +132,13 @@ impl Simulation {
                 };
                 Event::Reading(uid(*number), reading)
             }
-            Subject::ServiceOrderFailed(key) => Event::ServiceOrderFailed(key.clone()),
-            Subject::JobOrderFailed(key) => Event::JobOrderFailed(key.clone()),
+            WatchedObject::ServiceOrderFailed(key) => Event::ServiceOrderFailed(key.clone()),
+            WatchedObject::JobOrderFailed(key) => Event::JobOrderFailed(key.clone()),
         })
     }
 
     /// The leader is told of an object.
-    pub(crate) fn deliver(&mut self, subject: &Subject) {
+    pub(crate) fn deliver(&mut self, subject: &WatchedObject) {
         let Some(leader) = &mut self.leader else {
             return;
         };
@@ -144,7 +146,7 @@ impl Simulation {
             && let Some(event) = self.event(subject)
         {
             self.apply(event);
-            if let Subject::Pod(number) = subject {
+            if let WatchedObject::Pod(number) = subject {
                 // what was read of a pod that was not known yet has been dropped
                 self.read_soon(*number);
             }
@@ -156,8 +158,8 @@ impl Simulation {
             return;
         };
         self.tally.note_event(&event);
-        if let Some(witness) = &mut self.witness {
-            witness.note(&event, self.now);
+        if let Some(invariants) = &mut self.invariants {
+            invariants.note(&event, self.now);
         }
         leader.model.apply(event, self.now);
         leader.dirty = true;
@@ -194,8 +196,8 @@ impl Simulation {
                 });
             }
             self.tally.decisions += 1;
-            if let Some(witness) = &mut self.witness {
-                let checked = witness.check(&leader.model, &decisions, now, &mut self.tally);
+            if let Some(invariants) = &mut self.invariants {
+                let checked = invariants.check(&leader.model, &decisions, now, &mut self.tally);
                 checked.map_err(|what| Violation { at: now, what })?;
             }
             let timer = timer.map(|at| at.max(later(now, SignedDuration::from_millis(1))));
@@ -203,7 +205,7 @@ impl Simulation {
                 && leader.timer.is_none_or(|set| at < set)
             {
                 leader.timer = Some(at);
-                self.agenda.add(at, Happening::Timer);
+                self.event_queue.add(at, SimEvent::Timer);
             }
             self.carry_out(decisions);
         }
@@ -232,7 +234,7 @@ impl Simulation {
             if let Some(leader) = &mut self.leader {
                 leader.latches.insert(key.clone(), (latch, at));
             }
-            self.agenda.add(at, Happening::WriteLatch(key));
+            self.event_queue.add(at, SimEvent::WriteLatch(key));
         }
         for order in service_orders {
             self.metrics.note_order(&order);
@@ -287,7 +289,7 @@ impl Simulation {
             self.excuse_if_near_limit(&key, outage + 2);
         }
         let at = self.after(outage * 1_000);
-        self.agenda.add(at, Happening::LeaderBegins);
+        self.event_queue.add(at, SimEvent::LeaderBegins);
     }
 
     /// Another leader begins with what objects say.
@@ -301,8 +303,8 @@ impl Simulation {
             latches: BTreeMap::new(),
         };
         self.leader = Some(leader);
-        if let Some(witness) = &mut self.witness {
-            witness.reset();
+        if let Some(invariants) = &mut self.invariants {
+            invariants.reset();
         }
         let mut subjects = self.all_objects();
         self.rng.shuffle(&mut subjects);
@@ -315,40 +317,40 @@ impl Simulation {
         let pods: Vec<u32> = self.cluster.pods.keys().copied().collect();
         for number in pods {
             let millis = self.rng.i64(10..1_000);
-            self.tell_within(Subject::Reading(number), millis);
+            self.tell_within(WatchedObject::Reading(number), millis);
         }
         let gateways: Vec<u32> = self.cluster.gateways.keys().copied().collect();
         for number in gateways {
             let millis = self.rng.i64(20..2_000);
-            self.tell_within(Subject::Demand(number), millis);
+            self.tell_within(WatchedObject::Demand(number), millis);
         }
     }
 
     /// All objects that a leader watches.
-    fn all_objects(&self) -> Vec<Subject> {
+    fn all_objects(&self) -> Vec<WatchedObject> {
         let cluster = &self.cluster;
-        let mut all = vec![Subject::NodeStart, Subject::Prices];
-        all.extend(cluster.nodes.keys().cloned().map(Subject::Node));
-        all.extend(cluster.pods.keys().copied().map(Subject::Pod));
+        let mut all = vec![WatchedObject::NodeStart, WatchedObject::Prices];
+        all.extend(cluster.nodes.keys().cloned().map(WatchedObject::Node));
+        all.extend(cluster.pods.keys().copied().map(WatchedObject::Pod));
         for key in cluster.services.keys() {
             all.extend([
-                Subject::Service(key.clone()),
-                Subject::Deployment(key.clone()),
-                Subject::Endpoints(key.clone()),
+                WatchedObject::Service(key.clone()),
+                WatchedObject::Deployment(key.clone()),
+                WatchedObject::Endpoints(key.clone()),
             ]);
         }
         for (key, job) in &cluster.jobs {
-            all.push(Subject::Job(key.clone()));
+            all.push(WatchedObject::Job(key.clone()));
             let roles = job.batch_jobs.keys().cloned();
-            all.extend(roles.map(|role| Subject::BatchJob(key.clone(), role)));
+            all.extend(roles.map(|role| WatchedObject::BatchJob(key.clone(), role)));
         }
-        all.extend(cluster.budgets.keys().cloned().map(Subject::Budget));
+        all.extend(cluster.budgets.keys().cloned().map(WatchedObject::Budget));
         let unreadable = cluster.unreadable_budgets.iter().cloned();
-        all.extend(unreadable.map(Subject::BudgetDoubt));
+        all.extend(unreadable.map(WatchedObject::BudgetDoubt));
         let corrected = cluster.corrections.keys().cloned();
-        all.extend(corrected.map(Subject::Corrections));
-        all.extend(self.ledger.accounts().cloned().map(Subject::Account));
-        all.extend(cluster.gateways.keys().copied().map(Subject::Gateway));
+        all.extend(corrected.map(WatchedObject::Corrections));
+        all.extend(self.ledger.accounts().cloned().map(WatchedObject::Account));
+        all.extend(cluster.gateways.keys().copied().map(WatchedObject::Gateway));
         all
     }
 }

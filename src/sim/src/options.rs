@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::SignedDuration;
 
-use crate::agenda::later;
+use crate::event_queue::later;
 use crate::html;
 use crate::replay::Replay;
 use crate::report::Report;

@@ -1,13 +1,13 @@
 //! Faults of a random history, and their ends.
 
 use bursar_core::model::Key;
-use bursar_core::model::event::{Deployment, Owner, PodsRefused, Rollout};
+use bursar_core::model::event::{Deployment, Owner, PodCreationFailure, Rollout};
 
-use crate::acts::seconds;
-use crate::agenda::{Happening, Subject};
 use crate::cluster::shape;
 use crate::controllers::NewPod;
+use crate::event_queue::{SimEvent, WatchedObject};
 use crate::faults::{Fault, FaultRates};
+use crate::random_actions::seconds;
 use crate::simulation::{RunningFault, Simulation};
 
 impl Simulation {
@@ -15,7 +15,7 @@ impl Simulation {
     pub(crate) fn begin_fault(&mut self, least: i64, most: i64, fault: RunningFault) {
         let number = self.number();
         self.running_faults.insert(number, fault);
-        self.add_within(least, most, Happening::FaultEnds(number));
+        self.add_within(least, most, SimEvent::FaultEnds(number));
     }
 
     pub(crate) fn random_fault(&mut self) {
@@ -38,7 +38,7 @@ impl Simulation {
                     let number = *number;
                     self.note(Fault::GatewaySilent);
                     let millis = self.rng.i64(1_000..5_000);
-                    self.tell_within(Subject::Silent(number), millis);
+                    self.tell_within(WatchedObject::Silent(number), millis);
                     self.begin_fault(5_000, 150_000, RunningFault::Silent(number));
                 }
             }
@@ -62,7 +62,7 @@ impl Simulation {
                 {
                     found.pod.ready_since = None;
                     self.note(Fault::PodNotReady);
-                    self.tell(Subject::Pod(number));
+                    self.tell(WatchedObject::Pod(number));
                     self.readiness_changed(number);
                     self.begin_fault(1_000, 30_000, RunningFault::NotReady(number));
                 }
@@ -83,7 +83,7 @@ impl Simulation {
                 if let Some(number) = worker {
                     self.note(Fault::WorkerFailed);
                     self.fail_worker(number);
-                    self.add_within(500, 60_000, Happening::PodRemoved(number));
+                    self.add_within(500, 60_000, SimEvent::PodRemoved(number));
                 }
             }
             11 => {
@@ -99,7 +99,7 @@ impl Simulation {
                 let namespace = self.namespace();
                 self.cluster.unreadable_budgets.insert(namespace.clone());
                 self.note(Fault::BudgetUnreadable);
-                self.tell(Subject::BudgetDoubt(namespace.clone()));
+                self.tell(WatchedObject::BudgetDoubt(namespace.clone()));
                 self.begin_fault(2_000, 60_000, RunningFault::BudgetUnreadable(namespace));
             }
             13 => self.foreign_pod(),
@@ -114,7 +114,7 @@ impl Simulation {
             0 => {
                 self.note(Fault::NodeLost);
                 self.lose_node(&name);
-                self.add_within(30_000, 200_000, Happening::NodeRemoved(name));
+                self.add_within(30_000, 200_000, SimEvent::NodeRemoved(name));
             }
             1 => {
                 self.note(Fault::NodeLostAndBack);
@@ -126,7 +126,7 @@ impl Simulation {
                     node.node.takes_pods = false;
                 }
                 self.note(Fault::NodeCordoned);
-                self.tell(Subject::Node(name.clone()));
+                self.tell(WatchedObject::Node(name.clone()));
                 self.begin_fault(5_000, 120_000, RunningFault::Cordoned(name));
             }
         }
@@ -183,22 +183,22 @@ impl Simulation {
         let Some(key) = self.any_service() else {
             return;
         };
-        self.note(Fault::PodsRefused);
+        self.note(Fault::PodCreationFailure);
         self.set_refused(&key, true);
-        self.begin_fault(5_000, 400_000, RunningFault::PodsRefused(key));
+        self.begin_fault(5_000, 400_000, RunningFault::PodCreationFailure(key));
     }
 
     fn set_refused(&mut self, key: &Key, is_refused: bool) {
-        let refused = is_refused.then(|| PodsRefused {
+        let refused = is_refused.then(|| PodCreationFailure {
             since: self.now,
             why: "exceeded quota".into(),
         });
         let service = self.cluster.services.get_mut(key);
         let deployment = service.and_then(|service| service.deployment.as_mut());
         if let Some(deployment) = deployment {
-            deployment.refused = refused;
-            self.tell(Subject::Deployment(key.clone()));
-            self.add_within(20, 500, Happening::ReconcileDeployment(key.clone()));
+            deployment.creation_failure = refused;
+            self.tell(WatchedObject::Deployment(key.clone()));
+            self.add_within(20, 500, SimEvent::ReconcileDeployment(key.clone()));
         }
     }
 
@@ -209,7 +209,7 @@ impl Simulation {
         }) = service.and_then(|service| service.deployment.as_mut())
         {
             *before = rolling.then(Rollout::default);
-            self.tell(Subject::Deployment(key.clone()));
+            self.tell(WatchedObject::Deployment(key.clone()));
         }
     }
 
@@ -228,7 +228,7 @@ impl Simulation {
             RunningFault::Silent(number) => {
                 if let Some(gateway) = self.cluster.gateways.get_mut(&number) {
                     gateway.silent = false;
-                    self.tell_within(Subject::Demand(number), 50);
+                    self.tell_within(WatchedObject::Demand(number), 50);
                 }
             }
             RunningFault::NotReady(number) => self.pod_ready(number),
@@ -246,13 +246,13 @@ impl Simulation {
             }
             RunningFault::BudgetUnreadable(namespace) => {
                 self.cluster.unreadable_budgets.remove(&namespace);
-                self.tell(Subject::BudgetDoubt(namespace));
+                self.tell(WatchedObject::BudgetDoubt(namespace));
             }
             RunningFault::Rollout(key) => self.set_rolling(&key, false),
-            RunningFault::PodsRefused(key) => self.set_refused(&key, false),
+            RunningFault::PodCreationFailure(key) => self.set_refused(&key, false),
             RunningFault::NoPrices(catalog) => {
                 self.cluster.catalog = catalog;
-                self.tell(Subject::Prices);
+                self.tell(WatchedObject::Prices);
             }
             RunningFault::Foreign(number) => self.delete_pod(number),
         }
@@ -262,7 +262,7 @@ impl Simulation {
     pub(crate) fn end_all_faults(&mut self) {
         // gangs without room wait for it, and do not start again and again
         self.cluster.node_start = None;
-        self.tell(Subject::NodeStart);
+        self.tell(WatchedObject::NodeStart);
         self.rates = FaultRates::default();
         let numbers: Vec<u32> = self.running_faults.keys().copied().collect();
         for number in numbers {

@@ -11,9 +11,9 @@ use bursar_core::scaling;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
-use crate::agenda::Happening;
-use crate::agenda::later;
 use crate::cluster::{Demand, GPU, ServiceObject, node, shape};
+use crate::event_queue::SimEvent;
+use crate::event_queue::later;
 use crate::faults::FaultRates;
 use crate::latency::Latencies;
 use crate::ledger::Usage;
@@ -93,12 +93,12 @@ impl Replay {
         }
         let every = (length.as_secs() / SAMPLES).max(1);
         simulation.metrics.sample_every = SignedDuration::from_secs(every);
-        simulation.agenda.add(start, Happening::Sample);
+        simulation.event_queue.add(start, SimEvent::Sample);
         let changes = scenario.faults.leader_changes;
         for change in 1..=changes {
             let part = length.as_secs() * i64::from(change) / i64::from(changes + 1);
             let at = later(start, SignedDuration::from_secs(part));
-            simulation.agenda.add(at, Happening::LeaderFails);
+            simulation.event_queue.add(at, SimEvent::LeaderFails);
         }
         simulation.rates = FaultRates {
             write: scenario.faults.failed_writes.min(90),
@@ -168,17 +168,21 @@ fn add_nodes(simulation: &mut Simulation, scenario: &Scenario) -> Result<(), Sce
                 simulation.coming_nodes.insert(name.clone(), node);
                 let at = later(scenario.start, pool.arrive_after);
                 simulation
-                    .agenda
-                    .add(at, Happening::NodeArrives(name.clone()));
+                    .event_queue
+                    .add(at, SimEvent::NodeArrives(name.clone()));
             } else {
                 simulation.add_node(name.clone(), node);
             }
             if let Some(lost) = pool.lost_after.filter(|_| number == 0) {
                 let at = later(scenario.start, lost);
-                simulation.agenda.add(at, Happening::NodeLost(name.clone()));
+                simulation
+                    .event_queue
+                    .add(at, SimEvent::NodeLost(name.clone()));
                 // the node controller evicts its pods after five minutes
                 let gone = later(at, SignedDuration::from_mins(5));
-                simulation.agenda.add(gone, Happening::NodeRemoved(name));
+                simulation
+                    .event_queue
+                    .add(gone, SimEvent::NodeRemoved(name));
             }
         }
     }
@@ -260,7 +264,7 @@ fn add_service(
     };
     if let Some(first) = stream.next_arrival() {
         let source = u32::try_from(simulation.sources.len()).unwrap_or(u32::MAX);
-        simulation.agenda.add(first, Happening::Request(source));
+        simulation.event_queue.add(first, SimEvent::Request(source));
     }
     simulation.sources.push(RequestSource {
         service: key,
@@ -304,12 +308,12 @@ fn add_jobs(simulation: &mut Simulation, scenario: &JobScenario) -> Result<(), S
             created: simulation.now,
             priority: scenario.priority,
             cluster_priority: scenario.priority,
-            gives_way: true,
+            preemption_allowed: true,
             suspend: false,
             paused: false,
             seed: simulation.rng.u64(..),
             restarts: 3,
-            restarted: 0,
+            restart_count: 0,
             ended_well: Default::default(),
             roles: vec![role],
         };
@@ -323,7 +327,7 @@ fn add_jobs(simulation: &mut Simulation, scenario: &JobScenario) -> Result<(), S
         });
         let after = scenario.after + SignedDuration::from_millis((seconds * 1e3) as i64);
         let at = later(simulation.now, after);
-        simulation.agenda.add(at, Happening::Submit(place));
+        simulation.event_queue.add(at, SimEvent::Submit(place));
     }
     Ok(())
 }

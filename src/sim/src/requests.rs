@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use bursar_core::model::Key;
-use bursar_core::model::event::Held;
+use bursar_core::model::event::HeldRequests;
 use bursar_core::refusal::RefusalReason;
 
-use crate::agenda::later;
-use crate::agenda::{Happening, Subject};
 use crate::cluster::{Demand, GatewayObject};
 use crate::engine::{Engine, Request};
+use crate::event_queue::later;
+use crate::event_queue::{SimEvent, WatchedObject};
 use crate::simulation::Simulation;
 use jiff::{SignedDuration, Timestamp};
 
@@ -20,9 +20,9 @@ impl Simulation {
         let number = self.cluster.made_gateways;
         let gateway = GatewayObject::new(self.now);
         self.cluster.gateways.insert(number, gateway);
-        self.tell(Subject::Gateway(number));
+        self.tell(WatchedObject::Gateway(number));
         let millis = self.rng.i64(20..2_000);
-        self.tell_within(Subject::Demand(number), millis);
+        self.tell_within(WatchedObject::Demand(number), millis);
         self.share_all_demand();
         number
     }
@@ -42,9 +42,9 @@ impl Simulation {
         };
         let lost: usize = gateway.requests.values().map(|held| held.len()).sum();
         self.metrics.broken += lost as u64;
-        self.tell(Subject::Gateway(number));
+        self.tell(WatchedObject::Gateway(number));
         let millis = self.rng.i64(500..4_000);
-        self.tell_within(Subject::Silent(number), millis);
+        self.tell_within(WatchedObject::Silent(number), millis);
         self.share_all_demand();
     }
 
@@ -84,7 +84,7 @@ impl Simulation {
         let wait = (phase - now).rem_euclid(1_000);
         let at = now + if wait == 0 { 1_000 } else { wait };
         let at = Timestamp::from_millisecond(at).unwrap_or(self.now);
-        self.tell_at(Subject::Reading(number), at);
+        self.tell_at(WatchedObject::Reading(number), at);
     }
 
     /// The counters of a busy engine move all the time; the leader is told of it now and then.
@@ -159,7 +159,7 @@ impl Simulation {
             self.read_soon(number);
         }
         for (at, key) in ends {
-            self.agenda.add(at, Happening::ShareDemand(key));
+            self.event_queue.add(at, SimEvent::ShareDemand(key));
         }
     }
 
@@ -170,7 +170,7 @@ impl Simulation {
         let mut changed = Vec::new();
         for (number, gateway) in &mut self.cluster.gateways {
             let before = gateway.counted.get(key).copied();
-            let wanted = (held > 0 && Some(*number) == first).then(|| Held {
+            let wanted = (held > 0 && Some(*number) == first).then(|| HeldRequests {
                 requests: held,
                 since: before.and_then(|before| before.since).or(Some(now)),
             });
@@ -185,7 +185,7 @@ impl Simulation {
         }
         for number in changed {
             let millis = self.rng.i64(1..30);
-            self.tell_within(Subject::Demand(number), millis);
+            self.tell_within(WatchedObject::Demand(number), millis);
         }
     }
 
@@ -200,7 +200,7 @@ impl Simulation {
         };
         let next = found.stream.next_arrival();
         if let Some(at) = next {
-            self.agenda.add(at, Happening::Request(source));
+            self.event_queue.add(at, SimEvent::Request(source));
         }
         self.metrics.note_request(&key);
         let Some(service) = self.cluster.services.get(&key) else {
@@ -231,8 +231,8 @@ impl Simulation {
             && let Some(end) = engine.add(request, now)
         {
             let generation = engine.generation;
-            self.agenda
-                .add(end, Happening::EngineStep(number, generation));
+            self.event_queue
+                .add(end, SimEvent::EngineStep(number, generation));
         }
         self.read_soon(number);
     }
@@ -258,8 +258,8 @@ impl Simulation {
             name: name.clone(),
         };
         if let Some(at) = next {
-            self.agenda
-                .add(at, Happening::EngineStep(number, generation));
+            self.event_queue
+                .add(at, SimEvent::EngineStep(number, generation));
         }
         self.metrics.note_step(&key, &result, now);
         self.read_soon(number);
@@ -294,9 +294,9 @@ impl Simulation {
         }
         held.push_back(request);
         let expires = later(self.now, timeout);
-        self.agenda
-            .add(expires, Happening::HoldExpires(key.clone()));
-        self.tell_within(Subject::Demand(number), 5);
+        self.event_queue
+            .add(expires, SimEvent::HoldExpires(key.clone()));
+        self.tell_within(WatchedObject::Demand(number), 5);
     }
 
     /// Takes out requests that gateways hold for a service, as far as `takes` says so from the
@@ -321,7 +321,7 @@ impl Simulation {
             }
         }
         for number in changed {
-            self.tell_within(Subject::Demand(number), 5);
+            self.tell_within(WatchedObject::Demand(number), 5);
         }
         taken.sort_by_key(|request| request.arrived);
         taken

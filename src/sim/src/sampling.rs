@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use bursar_core::model::Key;
 
-use crate::agenda::{Happening, later};
 use crate::cluster::{Demand, PodObject};
+use crate::event_queue::{SimEvent, later};
 use crate::metrics::{Sample, ServiceSample, percentile};
 use crate::simulation::Simulation;
 
@@ -67,7 +67,7 @@ impl Simulation {
         self.metrics.samples.push(sample);
         let next = later(self.now, self.metrics.sample_every);
         if next > self.now {
-            self.agenda.add(next, Happening::Sample);
+            self.event_queue.add(next, SimEvent::Sample);
         }
     }
 

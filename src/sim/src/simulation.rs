@@ -10,13 +10,13 @@ use fastrand::Rng;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
-use crate::agenda::{Agenda, Happening, Subject, later};
 use crate::cluster::Cluster;
+use crate::event_queue::{EventQueue, SimEvent, WatchedObject, later};
 use crate::faults::{Fault, FaultRates, Tally};
+use crate::invariants::InvariantChecker;
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
 use crate::trace::RequestStream;
-use crate::witness::Witness;
 
 /// Something that must not happen, with the time.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -52,7 +52,7 @@ pub(crate) struct Leader {
     /// When its timer was set to.
     pub(crate) timer: Option<Timestamp>,
     /// Objects whose latest state is on its way to it.
-    pub(crate) deliveries: BTreeSet<Subject>,
+    pub(crate) deliveries: BTreeSet<WatchedObject>,
     /// Orders on their way, by workload and whether it is a job.
     pub(crate) orders: BTreeMap<(Key, bool), OrderQueue>,
     /// Latches on their way to the record, and when they arrive.
@@ -93,7 +93,7 @@ pub(crate) struct Simulation {
     pub(crate) now: Timestamp,
     pub(crate) zone: TimeZone,
     pub(crate) rng: Rng,
-    pub(crate) agenda: Agenda,
+    pub(crate) event_queue: EventQueue,
     pub(crate) cluster: Cluster,
     pub(crate) ledger: Ledger,
     pub(crate) leader: Option<Leader>,
@@ -101,7 +101,7 @@ pub(crate) struct Simulation {
     pub(crate) rates: FaultRates,
     pub(crate) tally: Tally,
     /// Checks each decision, if there is one.
-    pub(crate) witness: Option<Witness>,
+    pub(crate) invariants: Option<InvariantChecker>,
     pub(crate) metrics: Metrics,
     pub(crate) sources: Vec<RequestSource>,
     pub(crate) submissions: Vec<Submission>,
@@ -123,7 +123,7 @@ pub(crate) struct Chaos {
     /// Its namespaces.
     pub(crate) namespaces: Vec<Name>,
     /// Acts so far.
-    pub(crate) acts: u32,
+    pub(crate) random_actions: u32,
     /// All pods ask for one GPU of one class.
     pub(crate) uniform: bool,
     /// Prices never change.
@@ -149,7 +149,7 @@ pub(crate) enum RunningFault {
     BudgetUnreadable(Name),
     Rollout(Key),
     /// Of a Deployment whose pods the cluster refuses.
-    PodsRefused(Key),
+    PodCreationFailure(Key),
     NoPrices(std::sync::Arc<bursar_core::pricing::PriceCatalog>),
     Foreign(u32),
 }
@@ -162,13 +162,13 @@ impl Simulation {
             ledger: Ledger::new(zone.clone(), now),
             zone,
             rng: Rng::with_seed(seed),
-            agenda: Agenda::default(),
+            event_queue: EventQueue::default(),
             cluster: Cluster::default(),
             leader: None,
             statuses: Statuses::default(),
             rates: FaultRates::default(),
             tally: Tally::default(),
-            witness: None,
+            invariants: None,
             metrics: Metrics::default(),
             sources: Vec::new(),
             submissions: Vec::new(),
@@ -186,10 +186,10 @@ impl Simulation {
     }
 
     /// Something happens between `least` and `most` milliseconds from now.
-    pub(crate) fn add_within(&mut self, least: i64, most: i64, happening: Happening) {
+    pub(crate) fn add_within(&mut self, least: i64, most: i64, happening: SimEvent) {
         let millis = self.rng.i64(least..=most.max(least));
         let at = self.after(millis);
-        self.agenda.add(at, happening);
+        self.event_queue.add(at, happening);
     }
 
     /// True in so many of a hundred cases.
@@ -213,9 +213,9 @@ impl Simulation {
     /// # Errors
     /// A decision that must not be.
     pub(crate) fn run_until(&mut self, end: Timestamp) -> Result<(), Violation> {
-        while let Some(at) = self.agenda.next().filter(|at| *at <= end) {
+        while let Some(at) = self.event_queue.next().filter(|at| *at <= end) {
             self.now = self.now.max(at);
-            while let Some(happening) = self.agenda.take(self.now) {
+            while let Some(happening) = self.event_queue.take(self.now) {
                 self.handle(happening)?;
             }
             self.decide()?;
@@ -224,40 +224,40 @@ impl Simulation {
         Ok(())
     }
 
-    fn handle(&mut self, happening: Happening) -> Result<(), Violation> {
+    fn handle(&mut self, happening: SimEvent) -> Result<(), Violation> {
         match happening {
-            Happening::Deliver(subject) => self.deliver(&subject),
-            Happening::ShareDemand(key) => self.share_demand(&key),
-            Happening::ReadAgain(pod) => self.read_again(pod),
-            Happening::Timer => self.timer_due(),
-            Happening::Write(key, is_job) => self.write_order(&key, is_job),
-            Happening::WriteLatch(key) => self.write_latch(&key),
-            Happening::ReconcileDeployment(key) => self.reconcile_deployment(&key),
-            Happening::ReconcileJob(key) => self.reconcile_job(&key),
-            Happening::PublishEndpoints(key) => self.publish_endpoints(&key),
-            Happening::Schedule => self.schedule_pods(),
-            Happening::PodReady(pod) => self.pod_ready(pod),
-            Happening::PodEnded(pod) => self.end_pod(pod),
-            Happening::PodRemoved(pod) => self.remove_pod(pod),
-            Happening::JobDone(key, run) => self.job_done(&key, run),
-            Happening::NodeRemoved(name) => self.remove_node(&name),
-            Happening::NodeArrives(name) => self.node_arrives(&name),
-            Happening::NodeLost(name) => self.lose_node(&name),
-            Happening::Request(source) => self.request(source),
-            Happening::EngineStep(pod, generation) => self.engine_step(pod, generation),
-            Happening::HoldExpires(key) => self.expire_held(&key),
-            Happening::Submit(number) => self.submit(number),
-            Happening::LeaderFails => self.leader_fails(),
-            Happening::LeaderBegins => self.leader_begins(),
-            Happening::Sample => self.sample(),
-            Happening::Act => self.act()?,
-            Happening::FaultEnds(number) => self.end_fault(number),
+            SimEvent::Deliver(subject) => self.deliver(&subject),
+            SimEvent::ShareDemand(key) => self.share_demand(&key),
+            SimEvent::ReadAgain(pod) => self.read_again(pod),
+            SimEvent::Timer => self.timer_due(),
+            SimEvent::Write(key, is_job) => self.write_order(&key, is_job),
+            SimEvent::WriteLatch(key) => self.write_latch(&key),
+            SimEvent::ReconcileDeployment(key) => self.reconcile_deployment(&key),
+            SimEvent::ReconcileJob(key) => self.reconcile_job(&key),
+            SimEvent::PublishEndpoints(key) => self.publish_endpoints(&key),
+            SimEvent::Schedule => self.schedule_pods(),
+            SimEvent::PodReady(pod) => self.pod_ready(pod),
+            SimEvent::PodEnded(pod) => self.end_pod(pod),
+            SimEvent::PodRemoved(pod) => self.remove_pod(pod),
+            SimEvent::JobDone(key, run) => self.job_done(&key, run),
+            SimEvent::NodeRemoved(name) => self.remove_node(&name),
+            SimEvent::NodeArrives(name) => self.node_arrives(&name),
+            SimEvent::NodeLost(name) => self.lose_node(&name),
+            SimEvent::Request(source) => self.request(source),
+            SimEvent::EngineStep(pod, generation) => self.engine_step(pod, generation),
+            SimEvent::HoldExpires(key) => self.expire_held(&key),
+            SimEvent::Submit(number) => self.submit(number),
+            SimEvent::LeaderFails => self.leader_fails(),
+            SimEvent::LeaderBegins => self.leader_begins(),
+            SimEvent::Sample => self.sample(),
+            SimEvent::Act => self.act()?,
+            SimEvent::FaultEnds(number) => self.end_fault(number),
         }
         Ok(())
     }
 
     /// The leader is told of an object after the delay of a watch.
-    pub(crate) fn tell(&mut self, subject: Subject) {
+    pub(crate) fn tell(&mut self, subject: WatchedObject) {
         let is_late = self.chance(self.rates.watch);
         let millis = match is_late {
             true => self.rng.i64(500..3_000),
@@ -270,18 +270,18 @@ impl Simulation {
 
     /// The leader is told of an object after so many milliseconds. Returns false if it would have
     /// been anyway.
-    pub(crate) fn tell_within(&mut self, subject: Subject, millis: i64) -> bool {
+    pub(crate) fn tell_within(&mut self, subject: WatchedObject, millis: i64) -> bool {
         self.tell_at(subject, self.after(millis))
     }
 
     /// As [`Simulation::tell_within`], at an instant.
-    pub(crate) fn tell_at(&mut self, subject: Subject, at: Timestamp) -> bool {
+    pub(crate) fn tell_at(&mut self, subject: WatchedObject, at: Timestamp) -> bool {
         let Some(leader) = &mut self.leader else {
             return false;
         };
         let is_new = leader.deliveries.insert(subject.clone());
         if is_new {
-            self.agenda.add(at, Happening::Deliver(subject));
+            self.event_queue.add(at, SimEvent::Deliver(subject));
         }
         is_new
     }
@@ -293,7 +293,7 @@ impl Simulation {
             true => self.rng.i64(1_000..3_000),
             false => self.rng.i64(5..100),
         };
-        if self.tell_within(Subject::Account(key), millis) && is_late {
+        if self.tell_within(WatchedObject::Account(key), millis) && is_late {
             self.note(Fault::LedgerLate);
         }
     }

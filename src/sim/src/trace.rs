@@ -7,8 +7,8 @@ use fastrand::Rng;
 use flate2::read::GzDecoder;
 use jiff::{SignedDuration, Timestamp};
 
-use crate::agenda::later;
 use crate::engine::Request;
+use crate::event_queue::later;
 use crate::scenario::BurstScenario;
 
 /// Traces that are built in; `data/README.md` says where they are from.

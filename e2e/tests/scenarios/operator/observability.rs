@@ -130,7 +130,7 @@ pub(crate) fn measures(cluster: &Cluster) -> ScenarioResult {
         format!("bursar_budget_limit{of_team} 1000"),
         format!("bursar_budget_spent{of_team} "),
         format!("bursar_budget_reserve{of_team} "),
-        "bursar_leading 1".to_owned(),
+        "bursar_leader 1".to_owned(),
         r#"bursar_reconciles_total{result="ok"} "#.to_owned(),
         r#"bursar_decisions_total{limited_by="None"} "#.to_owned(),
         "bursar_decision_seconds_count ".to_owned(),

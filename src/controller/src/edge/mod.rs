@@ -50,7 +50,7 @@ use self::workloads::WorkloadReader;
 use crate::cache::{CacheChange, CachedKind, cached, key_of};
 use crate::context::Context;
 use crate::lock::lock;
-use crate::subject::Subject;
+use crate::object_key::ObjectKey;
 use crate::training::job;
 
 /// Prices and corrections depend on the currency of records, which is looked at this often while
@@ -63,11 +63,11 @@ pub(crate) struct Observed {
     /// Events for the model.
     pub(crate) events: Vec<Event>,
     /// Objects whose specification was edited.
-    pub(crate) edited: BTreeSet<Subject>,
+    pub(crate) edited: BTreeSet<ObjectKey>,
     /// Workloads whose owned objects may differ from what they should be.
-    pub(crate) owners: BTreeSet<Subject>,
+    pub(crate) owners: BTreeSet<ObjectKey>,
     /// Objects whose status may have changed.
-    pub(crate) statuses: BTreeSet<Subject>,
+    pub(crate) statuses: BTreeSet<ObjectKey>,
 }
 
 /// What the model was told, and what has changed since.
@@ -82,10 +82,10 @@ pub(crate) struct Edge {
     slices: SliceIndex,
     /// The TrainingJob and the role of each Job.
     role_jobs: HashMap<Key, (Key, Name)>,
-    generations: HashMap<Subject, i64>,
+    generations: HashMap<ObjectKey, i64>,
     marks: Marks,
     /// Workloads whose price depends on claims, by namespace.
-    with_volumes: HashMap<Name, BTreeSet<Subject>>,
+    with_volumes: HashMap<Name, BTreeSet<ObjectKey>>,
     /// The namespaces of corrections.
     corrections: HashMap<Key, String>,
     accounts: AccountEdge,
@@ -181,7 +181,7 @@ impl Edge {
         let expired = lock(&context.index).expire_gateways(now);
         if batch.gateways_changed || expired.contains(&*context.namespace) {
             let services = self.listed_keys(CachedKind::InferenceDeployment);
-            let owners = services.into_iter().map(Subject::Service);
+            let owners = services.into_iter().map(ObjectKey::Service);
             batch.observed.owners.extend(owners);
         }
         if batch.reads_priorities {
@@ -277,7 +277,7 @@ impl Edge {
                 let generation = object
                     .as_ref()
                     .and_then(|object| object.metadata.generation);
-                let subject = Subject::Budget(key.clone());
+                let subject = ObjectKey::Budget(key.clone());
                 self.note_generation(batch, &subject, generation);
                 batch.has_changed(subject);
                 // one that cannot be read is in no cache, and holds starts up until it is gone
@@ -309,7 +309,7 @@ impl Edge {
                 if object.is_none() {
                     context.release_port(key);
                 }
-                let subject = Subject::Service(key.clone());
+                let subject = ObjectKey::Service(key.clone());
                 let spec = template.and_then(|template| template.spec.as_ref());
                 self.note_volumes(subject.clone(), spec);
                 let generation = object
@@ -337,13 +337,13 @@ impl Edge {
                     .why::<Deployment>(&key.namespace, &key.name);
                 let readable = found.as_deref().filter(|_| unreadable.is_none());
                 if self.marks.note(kind, key, readable) {
-                    batch.owns_otherwise(Subject::Service(key.clone()));
+                    batch.owns_otherwise(ObjectKey::Service(key.clone()));
                 }
                 found.is_some()
             }
             CachedKind::Service => {
-                batch.owns_otherwise(Subject::Service(key.clone()));
-                batch.owns_otherwise(Subject::Job(key.clone()));
+                batch.owns_otherwise(ObjectKey::Service(key.clone()));
+                batch.owns_otherwise(ObjectKey::Job(key.clone()));
                 cached(&stores.front_services, key).is_some()
             }
             CachedKind::EndpointSlice => {
@@ -354,14 +354,14 @@ impl Edge {
                     batch.push(endpoints);
                     // the other slices of a service are the cluster's
                     if *gateway_slice(&service.name) == *key.name {
-                        batch.owns_otherwise(Subject::Service(service));
+                        batch.owns_otherwise(ObjectKey::Service(service));
                     }
                 }
                 slice.is_some()
             }
             CachedKind::TrainingJob => {
                 let object = cached(&stores.jobs, key);
-                let subject = Subject::Job(key.clone());
+                let subject = ObjectKey::Job(key.clone());
                 let roles = object.iter().flat_map(|object| object.spec.roles());
                 let specs = roles.filter_map(|role| role.template.spec.as_ref());
                 self.note_volumes(subject.clone(), specs);
@@ -396,13 +396,13 @@ impl Edge {
         let found = cached(&batch.context.stores.pauses, key);
         batch.push(Event::Pauses(pauses(found.as_deref())));
         for service in self.listed_keys(CachedKind::InferenceDeployment) {
-            batch.owns_otherwise(Subject::Service(service));
+            batch.owns_otherwise(ObjectKey::Service(service));
         }
         for job in self.listed_keys(CachedKind::TrainingJob) {
-            batch.owns_otherwise(Subject::Job(job));
+            batch.owns_otherwise(ObjectKey::Job(job));
         }
         for budget in self.listed_keys(CachedKind::BudgetPolicy) {
-            batch.has_changed(Subject::Budget(budget));
+            batch.has_changed(ObjectKey::Budget(budget));
         }
         found.is_some()
     }
@@ -419,7 +419,7 @@ impl Edge {
         };
         if let Some((of, name)) = former.filter(|former| Some(former) != role.as_ref()) {
             batch.push(Event::BatchJob(of.clone(), name, None));
-            batch.owns_otherwise(Subject::Job(of));
+            batch.owns_otherwise(ObjectKey::Job(of));
         }
         if let Some((of, name)) = role {
             let event = batch.workloads().role_job(key, &of, &name);
@@ -427,12 +427,12 @@ impl Edge {
             // one that cannot be read goes on only if it runs
             let event = batch.workloads().job(&of);
             batch.push(event);
-            batch.owns_otherwise(Subject::Job(of));
+            batch.owns_otherwise(ObjectKey::Job(of));
         }
         found.is_some()
     }
 
-    fn load_subject(&mut self, batch: &mut Batch<'_>, subject: &Subject) {
+    fn load_subject(&mut self, batch: &mut Batch<'_>, subject: &ObjectKey) {
         if let Some(account) = subject.workload() {
             self.load_account(batch, account);
         }
@@ -463,9 +463,9 @@ impl Edge {
                 .unwrap_or_default()
             {
                 let event = match &workload {
-                    Subject::Service(key) => batch.workloads().service(key),
-                    Subject::Job(key) => batch.workloads().job(key),
-                    Subject::Budget(_) => continue,
+                    ObjectKey::Service(key) => batch.workloads().service(key),
+                    ObjectKey::Job(key) => batch.workloads().job(key),
+                    ObjectKey::Budget(_) => continue,
                 };
                 batch.push(event);
             }
@@ -476,7 +476,7 @@ impl Edge {
     fn note_generation(
         &mut self,
         batch: &mut Batch<'_>,
-        subject: &Subject,
+        subject: &ObjectKey,
         generation: Option<i64>,
     ) {
         let known = match generation {
@@ -492,7 +492,11 @@ impl Edge {
     }
 
     /// Notes whether what a workload's templates are charged for depends on claims.
-    fn note_volumes<'p>(&mut self, subject: Subject, specs: impl IntoIterator<Item = &'p PodSpec>) {
+    fn note_volumes<'p>(
+        &mut self,
+        subject: ObjectKey,
+        specs: impl IntoIterator<Item = &'p PodSpec>,
+    ) {
         let namespace = subject.key().namespace.clone();
         let workloads = self.with_volumes.entry(namespace.clone()).or_default();
         match specs.into_iter().any(depends_on_claims) {
@@ -534,12 +538,12 @@ impl Batch<'_> {
     }
 
     /// The status of a subject may be another.
-    fn has_changed(&mut self, subject: Subject) {
+    fn has_changed(&mut self, subject: ObjectKey) {
         self.observed.statuses.insert(subject);
     }
 
     /// What a subject owns may be other than it should be.
-    fn owns_otherwise(&mut self, subject: Subject) {
+    fn owns_otherwise(&mut self, subject: ObjectKey) {
         self.observed.owners.insert(subject.clone());
         self.has_changed(subject);
     }

@@ -13,7 +13,7 @@ use super::{Batch, CURRENCY_PERIOD, Edge, Observed};
 use crate::cache::{CachedKind, cached};
 use crate::context::Context;
 use crate::corrections;
-use crate::subject::Subject;
+use crate::object_key::ObjectKey;
 
 impl Edge {
     /// Makes the account of a record known that the ledger has not synced yet.
@@ -88,9 +88,9 @@ impl Edge {
         let subjects = [
             (
                 CachedKind::InferenceDeployment,
-                Subject::Service as fn(Key) -> Subject,
+                ObjectKey::Service as fn(Key) -> ObjectKey,
             ),
-            (CachedKind::TrainingJob, Subject::Job),
+            (CachedKind::TrainingJob, ObjectKey::Job),
         ];
         for (kind, subject) in subjects {
             let known = self.known.get(&kind).into_iter().flatten();
@@ -113,7 +113,7 @@ impl Edge {
         for account in std::mem::take(&mut self.changed_accounts) {
             let event = self.accounts.observe(context, currency, &account, now);
             batch.push(event);
-            batch.observed.statuses.extend(Subject::of(&account));
+            batch.observed.statuses.extend(ObjectKey::of(&account));
             // whose charge is open bears what several use
             let view = context.ledger.last(&account);
             if self.accounts.note_open(&account, view.as_deref()) {

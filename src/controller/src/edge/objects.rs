@@ -71,7 +71,7 @@ pub(super) fn pod(
         ready_since: pod::ready_since(pod),
         was_ready: pod::was_ready(pod),
         draining_since: pod_mark::draining_since(pod),
-        released: pod_mark::leaves_first(pod),
+        marked_for_deletion: pod_mark::leaves_first(pod),
         start_failure: health::start_failure(pod, now).map(|(why, since)| (why.into(), since)),
         failure: pod_failure::of_worker(pod).map(Into::into),
         disrupted: pod_failure::is_disrupted(pod),
@@ -115,7 +115,7 @@ pub(super) fn deployment(found: &v1::Deployment) -> Deployment {
     Deployment {
         replicas: replicas.and_then(Result::ok).unwrap_or(0),
         rollout,
-        refused: health::pods_refused(found),
+        creation_failure: health::pod_creation_failure(found),
     }
 }
 

@@ -16,9 +16,9 @@ use crate::context::Context;
 use crate::gpu_allocation::GpuAllocations;
 use crate::health;
 use crate::lock::lock;
+use crate::object_key::ObjectKey;
 use crate::pod;
 use crate::pod_resources::{occupied, requests};
-use crate::subject::Subject;
 
 /// What the model was told of pods.
 #[derive(Default)]
@@ -148,7 +148,7 @@ impl PodEdge {
         // anybody can label a pod as a gateway; ours are in the operator's namespace
         let gateways_changed = change.gateways && *key.namespace == *context.namespace;
         for workload in &change.workloads {
-            batch.observed.statuses.extend(Subject::of(workload));
+            batch.observed.statuses.extend(ObjectKey::of(workload));
         }
         let had_claims = self.note_claims(key, pod.as_deref().is_some_and(has_claims));
         let has_claims = pod.as_deref().is_some_and(has_claims);

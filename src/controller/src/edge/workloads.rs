@@ -96,7 +96,7 @@ impl WorkloadReader<'_> {
             let value = to_core(&found);
             match is_owned {
                 true => BatchJob {
-                    refused: self.context.refusals.report(key),
+                    creation_failure: self.context.refusals.report(key),
                     ..value
                 },
                 false => BatchJob {

@@ -34,7 +34,7 @@ use crate::context::Context;
 use crate::events;
 use crate::inference;
 use crate::metrics::ResultLabel;
-use crate::subject::Subject;
+use crate::object_key::ObjectKey;
 use crate::training;
 
 pub(crate) use order::{Order, ServiceChange};
@@ -51,17 +51,17 @@ const STATUSES: usize = 8;
 #[derive(Debug, Default)]
 pub(crate) struct Wanted {
     /// Orders, each for the workload of the same kind.
-    pub(crate) orders: Vec<(Subject, Order)>,
+    pub(crate) orders: Vec<(ObjectKey, Order)>,
     /// Budgets whose latch is to be on record.
     pub(crate) latches: Vec<Key>,
     /// Objects whose specification was edited.
-    pub(crate) edited: Vec<Subject>,
+    pub(crate) edited: Vec<ObjectKey>,
     /// Workloads whose owned objects may differ from what they should be.
-    pub(crate) owners: Vec<Subject>,
+    pub(crate) owners: Vec<ObjectKey>,
     /// Workloads whose record may be there now.
-    pub(crate) recorded: Vec<Subject>,
+    pub(crate) recorded: Vec<ObjectKey>,
     /// Objects whose status may be another.
-    pub(crate) statuses: Vec<(Subject, StatusInput)>,
+    pub(crate) statuses: Vec<(ObjectKey, StatusInput)>,
 }
 
 impl Wanted {
@@ -80,7 +80,7 @@ impl Wanted {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Applied {
     /// The workload.
-    pub(crate) subject: Subject,
+    pub(crate) subject: ObjectKey,
     /// An order was not carried out, or only in part.
     pub(crate) failed: bool,
     /// What its condition says has changed.
@@ -227,7 +227,7 @@ impl Executor {
         let status_changed = self.queue.finish(task, outcome, now);
         let (subject, order) = match task {
             Task::Apply(subject, order) => (subject, order),
-            Task::Status(Subject::Budget(key), _) => {
+            Task::Status(ObjectKey::Budget(key), _) => {
                 self.warn_of_latch(key, outcome, now);
                 return None;
             }
@@ -307,13 +307,13 @@ async fn perform(
 
 async fn apply(
     context: &Context,
-    subject: &Subject,
+    subject: &ObjectKey,
     order: Option<&Order>,
     now: Timestamp,
 ) -> Result<Outcome, Unapplied> {
     if context.paused_by(&subject.key().namespace).is_some() {
         // the model forgets the order, and compares all owned objects once it is resumed
-        if let Subject::Service(key) = subject {
+        if let ObjectKey::Service(key) = subject {
             inference::apply_endpoints(context, key).await?;
         }
         return Ok(Outcome::Done(None));
@@ -322,15 +322,15 @@ async fn apply(
         return Ok(Outcome::Waits(until));
     }
     match (subject, order) {
-        (Subject::Service(key), Some(Order::Service(change))) => {
+        (ObjectKey::Service(key), Some(Order::Service(change))) => {
             inference::apply(context, key, Some(change), now).await?;
         }
-        (Subject::Service(key), _) => inference::apply(context, key, None, now).await?,
-        (Subject::Job(key), Some(Order::Job(order))) => {
+        (ObjectKey::Service(key), _) => inference::apply(context, key, None, now).await?,
+        (ObjectKey::Job(key), Some(Order::Job(order))) => {
             training::apply(context, key, Some(order)).await?;
         }
-        (Subject::Job(key), _) => training::apply(context, key, None).await?,
-        (Subject::Budget(_), _) => {}
+        (ObjectKey::Job(key), _) => training::apply(context, key, None).await?,
+        (ObjectKey::Budget(_), _) => {}
     }
     Ok(Outcome::Done(None))
 }
@@ -338,7 +338,7 @@ async fn apply(
 /// Until when a workload that has no pod yet has to wait for its record, which is asked for.
 fn wait_for_record(
     context: &Context,
-    subject: &Subject,
+    subject: &ObjectKey,
     order: Option<&Order>,
     now: Timestamp,
 ) -> Option<Timestamp> {

@@ -85,7 +85,7 @@ impl Order {
     pub(crate) fn starts(&self) -> bool {
         match self {
             Self::Service(change) => change.starts(),
-            Self::Job(order) => order.run && !order.revokes,
+            Self::Job(order) => order.run && !order.cancels_stop,
         }
     }
 

@@ -11,7 +11,7 @@ use super::order::{Order, Target};
 use super::status::StatusInput;
 use crate::api_calls::RetryPace;
 use crate::backoff::Backoff;
-use crate::subject::Subject;
+use crate::object_key::ObjectKey;
 
 /// A latch that cannot be written is tried again after this long at the latest.
 const LATCH_RETRY: SignedDuration = SignedDuration::from_secs(5);
@@ -37,14 +37,14 @@ pub(crate) enum Lane {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Task {
     /// The owned objects of a workload are made what they should be, with the newest order.
-    Apply(Subject, Option<Order>),
+    Apply(ObjectKey, Option<Order>),
     /// The status of an object is written if it is due.
-    Status(Subject, Box<StatusInput>),
+    Status(ObjectKey, Box<StatusInput>),
 }
 
 impl Task {
     /// The object.
-    pub(crate) fn subject(&self) -> &Subject {
+    pub(crate) fn subject(&self) -> &ObjectKey {
         match self {
             Self::Apply(subject, _) | Self::Status(subject, _) => subject,
         }
@@ -87,7 +87,7 @@ impl Slot {
         (self.backoff, self.not_before) = (Backoff::default(), None);
     }
 
-    fn fail(&mut self, pace: RetryPace, subject: &Subject, now: Timestamp) {
+    fn fail(&mut self, pace: RetryPace, subject: &ObjectKey, now: Timestamp) {
         let mut hasher = DefaultHasher::new();
         subject.hash(&mut hasher);
         let wait = self.backoff.after(pace, hasher.finish());
@@ -105,7 +105,7 @@ struct Entry {
     record_came: bool,
     /// What the order that failed last was to bring about: the same waits until it is tried again,
     /// another one does not.
-    refused: Option<Target>,
+    failed_target: Option<Target>,
     /// Why what it owns is not what it should be.
     failure: Option<String>,
     status: Slot,
@@ -118,15 +118,15 @@ struct Entry {
 /// The tasks that wait.
 #[derive(Debug, Default)]
 pub(crate) struct WorkQueue {
-    entries: HashMap<Subject, Entry>,
-    lanes: BTreeMap<Lane, BTreeSet<(Timestamp, Subject)>>,
+    entries: HashMap<ObjectKey, Entry>,
+    lanes: BTreeMap<Lane, BTreeSet<(Timestamp, ObjectKey)>>,
     /// Since when latches of a namespace's budgets have not been on record.
     latches: BTreeMap<Name, BTreeMap<Name, Timestamp>>,
 }
 
 impl WorkQueue {
     /// Takes an order.
-    pub(crate) fn order(&mut self, subject: Subject, order: Order, now: Timestamp) {
+    pub(crate) fn order(&mut self, subject: ObjectKey, order: Order, now: Timestamp) {
         let entry = self.entries.entry(subject.clone()).or_default();
         entry.order = Some(match entry.order.take() {
             Some(earlier) => order.after(earlier),
@@ -141,13 +141,13 @@ impl WorkQueue {
     }
 
     /// Takes that what a workload owns may differ from what it should be.
-    pub(crate) fn compare(&mut self, subject: Subject, now: Timestamp) {
+    pub(crate) fn compare(&mut self, subject: ObjectKey, now: Timestamp) {
         self.entries.entry(subject.clone()).or_default().compares = true;
         self.queue_apply(&subject, now);
     }
 
     /// Takes that the status of an object may be another.
-    pub(crate) fn status(&mut self, subject: Subject, input: StatusInput, now: Timestamp) {
+    pub(crate) fn status(&mut self, subject: ObjectKey, input: StatusInput, now: Timestamp) {
         let entry = self.entries.entry(subject.clone()).or_default();
         (entry.input, entry.is_outdated) = (Some(input), true);
         self.queue_status(&subject, now);
@@ -167,8 +167,8 @@ impl WorkQueue {
     }
 
     /// Whether the latch of this budget is to be on record and is not.
-    fn is_latch_pending(&self, subject: &Subject) -> bool {
-        let Subject::Budget(key) = subject else {
+    fn is_latch_pending(&self, subject: &ObjectKey) -> bool {
+        let ObjectKey::Budget(key) = subject else {
             return false;
         };
         let latches = self.latches.get(&key.namespace);
@@ -176,7 +176,7 @@ impl WorkQueue {
     }
 
     /// Takes that the record of a workload may be there.
-    pub(crate) fn record_changed(&mut self, subject: &Subject, now: Timestamp) {
+    pub(crate) fn record_changed(&mut self, subject: &ObjectKey, now: Timestamp) {
         let Some(entry) = self.entries.get_mut(subject) else {
             return;
         };
@@ -188,18 +188,18 @@ impl WorkQueue {
     }
 
     /// Why what a workload owns is not what it should be.
-    pub(crate) fn failure(&self, subject: &Subject) -> Option<String> {
+    pub(crate) fn failure(&self, subject: &ObjectKey) -> Option<String> {
         self.entries.get(subject)?.failure.clone()
     }
 
     /// Takes that an object was edited: what was refused may be taken now.
-    pub(crate) fn retry(&mut self, subject: &Subject, now: Timestamp) {
+    pub(crate) fn retry(&mut self, subject: &ObjectKey, now: Timestamp) {
         let Some(entry) = self.entries.get_mut(subject) else {
             return;
         };
         entry.apply.succeed();
         entry.status.succeed();
-        entry.refused = None;
+        entry.failed_target = None;
         if entry.order.is_some() || entry.compares {
             self.queue_apply(subject, now);
         }
@@ -229,7 +229,7 @@ impl WorkQueue {
         None
     }
 
-    fn pop(&mut self, lane: Lane, now: Timestamp) -> Option<Subject> {
+    fn pop(&mut self, lane: Lane, now: Timestamp) -> Option<ObjectKey> {
         let waiting = self.lanes.get_mut(&lane)?;
         let (at, _) = waiting.first()?;
         if *at > now && at.duration_since(now) < LONGEST_WAIT {
@@ -238,7 +238,7 @@ impl WorkQueue {
         waiting.pop_first().map(|(_, subject)| subject)
     }
 
-    fn begin(&mut self, lane: Lane, subject: Subject, now: Timestamp) -> Option<Task> {
+    fn begin(&mut self, lane: Lane, subject: ObjectKey, now: Timestamp) -> Option<Task> {
         let entry = self.entries.get_mut(&subject)?;
         let is_status = matches!(lane, Lane::Latch | Lane::Status);
         let slot = match is_status {
@@ -291,7 +291,7 @@ impl WorkQueue {
 
     fn finish_apply(
         &mut self,
-        subject: &Subject,
+        subject: &ObjectKey,
         order: Option<&Order>,
         outcome: &Outcome,
         now: Timestamp,
@@ -303,7 +303,7 @@ impl WorkQueue {
         let failure = match outcome {
             Outcome::Done(_) => {
                 entry.apply.succeed();
-                entry.refused = None;
+                entry.failed_target = None;
                 None
             }
             Outcome::Waits(until) => {
@@ -324,7 +324,7 @@ impl WorkQueue {
             } => {
                 entry.apply.fail(*pace, subject, now);
                 let failed = order.filter(|_| !order_done);
-                entry.refused = failed.map(Order::target);
+                entry.failed_target = failed.map(Order::target);
                 if failed.is_some() {
                     // it is decided anew, from what there is
                     entry.order = None;
@@ -344,7 +344,7 @@ impl WorkQueue {
 
     fn finish_status(
         &mut self,
-        subject: &Subject,
+        subject: &ObjectKey,
         input: &StatusInput,
         outcome: &Outcome,
         now: Timestamp,
@@ -383,8 +383,8 @@ impl WorkQueue {
     }
 
     /// A budget's status is on record, and its latch with it: what waited for it goes on.
-    fn note_latch(&mut self, subject: &Subject, input: &StatusInput) {
-        let Subject::Budget(key) = subject else {
+    fn note_latch(&mut self, subject: &ObjectKey, input: &StatusInput) {
+        let ObjectKey::Budget(key) = subject else {
             return;
         };
         let newest = self
@@ -404,7 +404,7 @@ impl WorkQueue {
             let all = waiting
                 .iter()
                 .filter(|(_, of)| of.key().namespace == key.namespace);
-            let all: Vec<Subject> = all.map(|(_, of)| of.clone()).collect();
+            let all: Vec<ObjectKey> = all.map(|(_, of)| of.clone()).collect();
             for subject in all {
                 self.queue_apply(&subject, Timestamp::MIN);
             }
@@ -412,7 +412,7 @@ impl WorkQueue {
     }
 
     /// Puts a workload where it belongs among those whose objects are to be changed.
-    fn queue_apply(&mut self, subject: &Subject, at: Timestamp) {
+    fn queue_apply(&mut self, subject: &ObjectKey, at: Timestamp) {
         let Some(entry) = self.entries.get_mut(subject) else {
             return;
         };
@@ -425,7 +425,7 @@ impl WorkQueue {
         };
         // what failed for another reason than this order does not hold it up
         let waits = match &entry.order {
-            Some(order) => entry.waits_for_record || entry.refused == Some(order.target()),
+            Some(order) => entry.waits_for_record || entry.failed_target == Some(order.target()),
             None => true,
         };
         let not_before = entry.apply.not_before.filter(|_| waits);
@@ -435,7 +435,7 @@ impl WorkQueue {
 
     /// Puts an object among those whose statuses may be written, at the earliest of the times asked
     /// for.
-    fn queue_status(&mut self, subject: &Subject, at: Timestamp) {
+    fn queue_status(&mut self, subject: &ObjectKey, at: Timestamp) {
         let lane = match self.is_latch_pending(subject) {
             true => Lane::Latch,
             false => Lane::Status,
@@ -455,7 +455,7 @@ impl WorkQueue {
         self.insert(lane, at, subject.clone());
     }
 
-    fn insert(&mut self, lane: Lane, at: Timestamp, subject: Subject) {
+    fn insert(&mut self, lane: Lane, at: Timestamp, subject: ObjectKey) {
         let Some(entry) = self.entries.get_mut(&subject) else {
             return;
         };
@@ -472,7 +472,7 @@ impl WorkQueue {
     }
 
     /// Forgets an object that nothing is remembered of and nothing is to be done for.
-    fn forget_idle(&mut self, subject: &Subject) {
+    fn forget_idle(&mut self, subject: &ObjectKey) {
         let is_idle = |slot: &Slot| {
             !slot.is_running && slot.queued.is_none() && slot.backoff == Backoff::default()
         };

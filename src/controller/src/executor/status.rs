@@ -25,13 +25,13 @@ use crate::health;
 use crate::inference;
 use crate::ledger::AccountView;
 use crate::lock::lock;
+use crate::object_key::ObjectKey;
 use crate::paused;
 use crate::pricing::condition::{self, PricingState};
 use crate::priority::Priority;
 use crate::spend_status::{self, summary};
 use crate::status::{self, StatusObject};
 use crate::status_pacing::{NextStatus, StatusPacing};
-use crate::subject::Subject;
 use crate::training;
 
 use super::queue::Outcome;
@@ -65,19 +65,19 @@ impl StatusInput {
 /// The status could not be written.
 pub(super) async fn write(
     context: &Context,
-    subject: &Subject,
+    subject: &ObjectKey,
     input: &StatusInput,
     failure: Option<String>,
     now: Timestamp,
 ) -> Result<Outcome, ApiError> {
     match (subject, input) {
-        (Subject::Service(_), StatusInput::Service(view)) => {
+        (ObjectKey::Service(_), StatusInput::Service(view)) => {
             write_service(context, subject, view, failure, now).await
         }
-        (Subject::Job(_), StatusInput::Job(view)) => {
+        (ObjectKey::Job(_), StatusInput::Job(view)) => {
             write_job(context, subject, view, failure, now).await
         }
-        (Subject::Budget(_), StatusInput::Budget(budget_state)) => {
+        (ObjectKey::Budget(_), StatusInput::Budget(budget_state)) => {
             write_budget(context, subject, budget_state, now).await
         }
         _ => Ok(Outcome::Done(None)),
@@ -86,7 +86,7 @@ pub(super) async fn write(
 
 async fn write_service(
     context: &Context,
-    subject: &Subject,
+    subject: &ObjectKey,
     view: &ServiceView,
     failure: Option<String>,
     now: Timestamp,
@@ -98,7 +98,8 @@ async fn write_service(
         return Ok(Outcome::Done(None));
     };
     let decision = &view.decision;
-    let unpriced = decision.limited_by == Some(LimitedBy::PriceUnknown) && view.load.rate.is_none();
+    let unpriced =
+        decision.limited_by == Some(LimitedBy::PriceUnknown) && view.running_cost.rate.is_none();
     let old = object
         .status
         .as_ref()
@@ -113,14 +114,16 @@ async fn write_service(
     let pods = lock(&context.index).pods_of(&context.stores.pods, &workload);
     let pods: Vec<_> = pods.iter().map(AsRef::as_ref).collect();
     let deployment = cached(&context.stores.deployments, subject.key());
-    let refused = deployment.and_then(|found| health::pods_refused(&found));
+    let creation_failure = deployment.and_then(|found| health::pod_creation_failure(&found));
     let namespace = &workload.namespace;
     let priority = Priority::of(context, namespace, object.spec.priority_class());
     let parts = inference::status::StatusParts {
         decision,
         learned: view.learned,
         pods: &pods,
-        refused: refused.as_ref().map(|refused| &*refused.why),
+        creation_failure: creation_failure
+            .as_ref()
+            .map(|creation_failure| &*creation_failure.why),
         port: inference::port(context, &object),
         spend,
         failure,
@@ -139,7 +142,7 @@ async fn write_service(
 
 async fn write_job(
     context: &Context,
-    subject: &Subject,
+    subject: &ObjectKey,
     view: &JobView,
     failure: Option<String>,
     now: Timestamp,
@@ -180,7 +183,7 @@ async fn write_job(
 
 async fn write_budget(
     context: &Context,
-    subject: &Subject,
+    subject: &ObjectKey,
     budget_state: &BudgetState,
     now: Timestamp,
 ) -> Result<Outcome, ApiError> {
@@ -248,7 +251,7 @@ fn running(context: &Context, namespace: &str, below: Option<i32>) -> Vec<String
 }
 
 /// Whether the status of an object was written at `now`.
-fn is_last_write(context: &Context, subject: &Subject, now: Timestamp) -> bool {
+fn is_last_write(context: &Context, subject: &ObjectKey, now: Timestamp) -> bool {
     let memories = lock(&context.status_memories);
     let memory = memories.get(subject);
     memory.is_some_and(|memory| memory.is_written_at(now))
@@ -258,7 +261,7 @@ fn is_last_write(context: &Context, subject: &Subject, now: Timestamp) -> bool {
 /// another task.
 async fn write_paced<K: StatusObject>(
     context: &Context,
-    subject: &Subject,
+    subject: &ObjectKey,
     object: &K,
     now: Timestamp,
     next: impl FnOnce(&mut StatusPacing) -> NextStatus<K::Status>,
@@ -286,7 +289,7 @@ async fn write_paced<K: StatusObject>(
 }
 
 /// Forgets what is remembered of an object that is gone.
-fn forget(context: &Context, subject: &Subject) -> Outcome {
+fn forget(context: &Context, subject: &ObjectKey) -> Outcome {
     lock(&context.status_memories).remove(subject);
     Outcome::Done(None)
 }

@@ -24,9 +24,9 @@ use crate::cache::{cached, key_of};
 use crate::context::Context;
 use crate::executor::ServiceChange;
 use crate::lock::lock;
+use crate::object_key::ObjectKey;
 use crate::pod;
 use crate::pod_mark::PodMark;
-use crate::subject::Subject;
 
 /// Carries out an order, and makes everything that a service owns what it should be.
 ///
@@ -219,7 +219,7 @@ async fn mark_pods(
     if marks.is_empty() {
         return Ok(());
     }
-    let Some(workload) = Subject::Service(key.clone()).workload() else {
+    let Some(workload) = ObjectKey::Service(key.clone()).workload() else {
         return Ok(());
     };
     let pods = lock(&context.index).pods_of(&context.stores.pods, &workload);

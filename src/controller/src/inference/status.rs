@@ -34,7 +34,7 @@ pub(crate) struct StatusParts<'a> {
     pub(crate) learned: Option<LearnedThroughput>,
     pub(crate) pods: &'a [&'a Pod],
     /// Why the cluster refuses to make pods, if it does.
-    pub(crate) refused: Option<&'a str>,
+    pub(crate) creation_failure: Option<&'a str>,
     pub(crate) port: Option<u16>,
     pub(crate) spend: PricingState,
     /// Why the last run could not apply the decision.
@@ -226,7 +226,7 @@ fn says(decision: &Decision, ready: usize, parts: &StatusParts<'_>) -> Vec<Condi
             (None, Some(stalled)) => say(
                 SIGNALS_AVAILABLE,
                 false,
-                signals_available::COUNTERS_STILL,
+                signals_available::ENGINE_STALLED,
                 stalled.clone(),
             ),
             (None, None) => say(
@@ -239,7 +239,7 @@ fn says(decision: &Decision, ready: usize, parts: &StatusParts<'_>) -> Vec<Condi
         condition::priced(&parts.spend),
         match health::condition(
             parts.pods,
-            parts.refused,
+            parts.creation_failure,
             parts.failure.as_deref(),
             parts.now,
         ) {
@@ -278,7 +278,7 @@ mod tests {
         Decision {
             name: "chat".to_owned(),
             queue_depth: Some(u64::from(desired)),
-            asked: desired,
+            recommended: desired,
             desired,
             allowed,
             limited_by,
@@ -330,7 +330,7 @@ mod tests {
                 decision,
                 learned: None,
                 pods: &[],
-                refused: None,
+                creation_failure: None,
                 port: Some(20_000),
                 spend,
                 failure: None,
@@ -373,7 +373,7 @@ mod tests {
             ..decision(2, 2, None)
         });
         let said = chat.condition(SIGNALS_AVAILABLE);
-        assert_eq!((&*said.reason, &*said.message), ("CountersStill", why));
+        assert_eq!((&*said.reason, &*said.message), ("EngineStalled", why));
         chat.decide(&Decision {
             rollout_stuck: Some("pod chat-c: CrashLoopBackOff".to_owned()),
             ..decision(2, 2, None)
@@ -403,7 +403,7 @@ mod tests {
         chat.decide(&limited);
         let status = chat.object.status.clone().unwrap();
         assert_eq!((chat.writes, status.limited_by), (2, limited.limited_by));
-        let refused = Decision {
+        let creation_failure = Decision {
             refusal: Some(Refusal {
                 reason: RefusalReason::BudgetExhausted,
                 message: "exhausted".to_owned(),
@@ -411,11 +411,11 @@ mod tests {
             }),
             ..limited
         };
-        chat.decide(&refused);
+        chat.decide(&creation_failure);
         assert_eq!(chat.writes, 3, "a refusal");
         chat.decide(&Decision {
             allowed: 0,
-            ..refused
+            ..creation_failure
         });
         assert_eq!(chat.writes, 4, "replicas that budgets leave");
     }

@@ -24,8 +24,8 @@ const MAX_BACKGROUND: usize = 4;
 const BACKGROUND_INTERVAL: Duration = Duration::from_millis(20);
 /// The pause after somebody else wrote first, and after a call that failed; twice as long after each
 /// further failure.
-const STALE_PAUSE: Duration = Duration::from_millis(100);
-const FAILURE_PAUSE: Duration = Duration::from_secs(1);
+const CONFLICT_BACKOFF: Duration = Duration::from_millis(100);
+const FAILURE_BACKOFF: Duration = Duration::from_secs(1);
 /// The longest pauses.
 const MAX_STALE_PAUSE: Duration = Duration::from_secs(5);
 const MAX_FAILURE_PAUSE: Duration = Duration::from_secs(60);
@@ -71,7 +71,7 @@ struct Entry {
     generation: u64,
     failures: u32,
     /// It is not synced before this, whatever happens.
-    pause_until: Instant,
+    backoff_until: Instant,
 }
 
 /// An account to be synced now.
@@ -131,19 +131,19 @@ impl AccountQueue {
     /// after a failure.
     pub(super) fn request_at_once(&mut self, account: &WorkloadRef, generation: u64, now: Instant) {
         if let Some(entry) = self.entries.get_mut(account) {
-            entry.pause_until = now;
+            entry.backoff_until = now;
         }
         self.request(account, generation, now);
     }
 
     /// Whether the account waits for the pause after a failure.
-    pub(super) fn is_paused(&self, account: &WorkloadRef, now: Instant) -> bool {
+    pub(super) fn is_backing_off(&self, account: &WorkloadRef, now: Instant) -> bool {
         let entry = self.entries.get(account);
-        entry.is_some_and(|entry| entry.failures > 0 && now < entry.pause_until)
+        entry.is_some_and(|entry| entry.failures > 0 && now < entry.backoff_until)
     }
 
     /// The accounts of a namespace that wait for the pause after a failure.
-    pub(super) fn paused_in(&self, namespace: &str, now: Instant) -> Vec<WorkloadRef> {
+    pub(super) fn backing_off_in(&self, namespace: &str, now: Instant) -> Vec<WorkloadRef> {
         let first = WorkloadRef {
             namespace: namespace.to_owned(),
             kind: WorkloadKind::InferenceDeployment,
@@ -151,7 +151,7 @@ impl AccountQueue {
         };
         let from_first = self.entries.range(first..).map(|(account, _)| account);
         let here = from_first.take_while(|account| account.namespace == namespace);
-        here.filter(|account| self.is_paused(account, now))
+        here.filter(|account| self.is_backing_off(account, now))
             .cloned()
             .collect()
     }
@@ -238,21 +238,21 @@ impl AccountQueue {
             }
             SyncResult::Deferred(wait) => (Lane::Urgent, now + wait),
             SyncResult::Stale => {
-                let pause = pause(STALE_PAUSE, MAX_STALE_PAUSE, entry.failures);
+                let pause = pause(CONFLICT_BACKOFF, MAX_STALE_PAUSE, entry.failures);
                 entry.failures = entry.failures.saturating_add(1);
-                entry.pause_until = now + pause;
-                (Lane::Urgent, entry.pause_until)
+                entry.backoff_until = now + pause;
+                (Lane::Urgent, entry.backoff_until)
             }
             SyncResult::Failed => {
-                let pause = pause(FAILURE_PAUSE, MAX_FAILURE_PAUSE, entry.failures);
+                let pause = pause(FAILURE_BACKOFF, MAX_FAILURE_PAUSE, entry.failures);
                 entry.failures = entry.failures.saturating_add(1);
-                entry.pause_until = now + pause;
-                (Lane::Background, entry.pause_until)
+                entry.backoff_until = now + pause;
+                (Lane::Background, entry.backoff_until)
             }
         };
         // an event that came meanwhile is not lost, and waits for the pause
         let (lane, due) = match requested {
-            Some(_) if lane == Lane::Background => (Lane::Urgent, now.max(entry.pause_until)),
+            Some(_) if lane == Lane::Background => (Lane::Urgent, now.max(entry.backoff_until)),
             _ => (lane, due),
         };
         entry.generation = match (requested, result) {
@@ -272,9 +272,9 @@ impl AccountQueue {
             },
             generation,
             failures: 0,
-            pause_until: now,
+            backoff_until: now,
         });
-        let wanted = now.max(entry.pause_until);
+        let wanted = now.max(entry.backoff_until);
         match &mut entry.state {
             State::Running { requested, .. } => {
                 *requested = Some(requested.map_or(generation, |known| known.max(generation)));
@@ -396,7 +396,7 @@ mod tests {
             assert_eq!(names(&mut queue, now), ["chat"]);
             queue.finish(&account("chat"), SyncResult::Failed, 3, now);
             queue.request(&account("chat"), 1, now);
-            assert!(queue.is_paused(&account("chat"), now));
+            assert!(queue.is_backing_off(&account("chat"), now));
             assert_eq!(queue.next_due(), Some(now + Duration::from_secs(seconds)));
             assert_eq!(names(&mut queue, now), [""; 0]);
             now += Duration::from_secs(seconds);
@@ -409,7 +409,11 @@ mod tests {
         queue.request(&account("chat"), 1, now);
         assert_eq!(names(&mut queue, now), ["chat"]);
         queue.finish(&account("chat"), SyncResult::Stale, 3, now);
-        assert_eq!(queue.next_due(), Some(now + STALE_PAUSE), "it begins anew");
+        assert_eq!(
+            queue.next_due(),
+            Some(now + CONFLICT_BACKOFF),
+            "it begins anew"
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -67,7 +67,7 @@ pub(crate) async fn run(
             Some((account, result)) = worker.running.next() => worker.finish(&account, result),
             () = tokio::time::sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {
                 worker.look_at_cluster();
-                worker.assume_paused();
+                worker.preview_backing_off();
             }
         }
     }
@@ -191,12 +191,12 @@ impl<C: Fn() -> Timestamp + Clone + Send + 'static> Worker<C> {
                 self.asked.insert(namespace, at);
                 continue;
             }
-            if let Some(wait) = self.read_pause(&namespace, generation, now) {
+            if let Some(wait) = self.reload_delay(&namespace, generation, now) {
                 self.asked.insert(namespace, now + wait);
                 continue;
             }
             let inputs = self.inputs(&namespace, generation);
-            let failed = self.queue.paused_in(&namespace, now);
+            let failed = self.queue.backing_off_in(&namespace, now);
             for account in inputs.workloads().chain(&failed) {
                 self.queue.request_at_once(account, generation, now);
             }
@@ -205,7 +205,7 @@ impl<C: Fn() -> Timestamp + Clone + Send + 'static> Worker<C> {
 
     fn request(&mut self, account: &WorkloadRef, now: Instant) {
         self.queue.request(account, self.generation, now);
-        if self.queue.is_paused(account, now) {
+        if self.queue.is_backing_off(account, now) {
             self.paused.insert(account.clone());
             self.assume_at.get_or_insert(now + ASSUME_DELAY);
         }
@@ -223,7 +223,7 @@ impl<C: Fn() -> Timestamp + Clone + Send + 'static> Worker<C> {
                 account,
                 generation,
             } = due;
-            if let Some(wait) = self.read_pause(&account.namespace, generation, now) {
+            if let Some(wait) = self.reload_delay(&account.namespace, generation, now) {
                 let deferred = SyncResult::Deferred(wait);
                 self.queue.finish(&account, deferred, generation, now);
                 continue;
@@ -256,7 +256,7 @@ impl<C: Fn() -> Timestamp + Clone + Send + 'static> Worker<C> {
 
     /// How long an account of this generation waits, because its namespace was read a moment ago and
     /// must be read again for it.
-    fn read_pause(&self, namespace: &str, generation: u64, now: Instant) -> Option<Duration> {
+    fn reload_delay(&self, namespace: &str, generation: u64, now: Instant) -> Option<Duration> {
         let known = self.inputs.get(namespace)?;
         let pause = INPUTS_PAUSE.checked_sub(now.duration_since(known.at))?;
         (known.generation < generation && !pause.is_zero()).then_some(pause)
@@ -345,7 +345,7 @@ impl<C: Fn() -> Timestamp + Clone + Send + 'static> Worker<C> {
     }
 
     /// Publishes what the caches say of accounts that wait after a failure.
-    fn assume_paused(&mut self) {
+    fn preview_backing_off(&mut self) {
         let now = Instant::now();
         if self.assume_at.is_none_or(|at| now < at) {
             return;

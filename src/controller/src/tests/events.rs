@@ -9,11 +9,11 @@ use serde_json::json;
 
 use super::*;
 
-fn decision(allowed: u32, asked: u32, limited_by: Option<LimitedBy>) -> Decision {
+fn decision(allowed: u32, recommended: u32, limited_by: Option<LimitedBy>) -> Decision {
     Decision {
         name: "chat".to_owned(),
         queue_depth: Some(0),
-        asked,
+        recommended,
         desired: allowed,
         allowed,
         limited_by,
@@ -147,7 +147,7 @@ fn each_restart_of_a_job_is_said_and_that_none_is_left() {
     let order = |count: u32, at: &str| JobOrder {
         job: key("train"),
         run: false,
-        revokes: false,
+        cancels_stop: false,
         retry: None,
         restart: Some(Restart {
             count,
@@ -155,7 +155,7 @@ fn each_restart_of_a_job_is_said_and_that_none_is_left() {
             disruptions: 0,
         }),
         restarts: count,
-        renew: vec![],
+        recreate: vec![],
         done: vec![],
         reason: "worker train-0 has failed".to_owned(),
         limited_by: None,
@@ -177,16 +177,16 @@ fn a_job_starts_is_suspended_and_resumes() {
     let order = |run: bool, retry: bool| JobOrder {
         job: key("train"),
         run,
-        revokes: false,
+        cancels_stop: false,
         retry: retry.then_some(Retry {
             count: 1,
             at: Timestamp::UNIX_EPOCH,
-            refused: None,
+            creation_failure: None,
             had_room: false,
         }),
         restart: None,
         restarts: 0,
-        renew: vec![],
+        recreate: vec![],
         done: vec![],
         reason: "budget team is exhausted: 4.90 of 5.00 spent".to_owned(),
         limited_by: None,

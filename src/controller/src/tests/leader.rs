@@ -41,8 +41,8 @@ use crate::ports::Ports;
 use crate::power_readings::PowerReadings;
 use crate::pricing::effective::PriceCache;
 use crate::spend_metrics::ShownSpend;
+use crate::training::pod_creation_failures::PodCreationFailures;
 use crate::training::pod_group::GangScheduling;
-use crate::training::refusals::Refusals;
 
 /// Makes the caches, their writers, and a view of the server for each kind.
 macro_rules! caches {
@@ -226,7 +226,7 @@ impl Leader {
                 Recorder::new(client.clone(), reporter),
                 metrics.dropped_events.clone(),
             ),
-            refusals: Refusals::default(),
+            refusals: PodCreationFailures::default(),
             metrics,
             orders_wait: AtomicBool::new(false),
             index: Mutex::default(),
@@ -378,7 +378,7 @@ impl Leader {
                 has_counters: true,
             };
             let moved = readings.sample(pod::uid(&pod), sample, world.now);
-            let reading = Reading::Busy {
+            let reading = Reading::Counted {
                 requests: busy,
                 moved: moved || busy > 0,
                 done: Default::default(),

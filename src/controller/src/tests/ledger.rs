@@ -266,7 +266,10 @@ async fn what_cannot_be_written_stops_for_money_all_the_same_and_is_said_to_be_i
         (recorded.status, recorded.reason, recorded.message)
     };
     let (status, reason, message) = condition(&stage);
-    assert_eq!((status.as_str(), reason.as_str()), ("False", "InDoubt"));
+    assert_eq!(
+        (status.as_str(), reason.as_str()),
+        ("False", "SpendUnknown")
+    );
     assert!(
         message.contains("infd/chat: its cost has not been on record since 2026-12-10T00:00:0")
     );

@@ -126,7 +126,7 @@ async fn the_lower_priority_stops_first_and_the_higher_runs_to_the_limit() {
 
 #[tokio::test]
 async fn a_job_gives_way_to_a_service_of_higher_priority_that_waits_for_money() {
-    for (preemption, gives_way) in [("Allow", true), ("Never", false)] {
+    for (preemption, expected) in [("Allow", true), ("Never", false)] {
         let mut stage = two_priorities("0.15").await;
         let useful = json!({"spec": {"minimumUsefulRun": "40s"}});
         patch::<BudgetPolicy>(&stage.world, "team", useful).await;
@@ -136,10 +136,10 @@ async fn a_job_gives_way_to_a_service_of_higher_priority_that_waits_for_money() 
         let status = job(&stage).status.unwrap();
         assert_eq!(status.workers.active, 2, "{status:?}");
         stage.world.requests = 1;
-        let gave_way = |stage: &Stage| is_limited(stage, LimitedBy::Preempted);
-        let gave_way = until(&mut stage, 12, gave_way).await.is_some();
-        assert_eq!(gave_way, gives_way, "{:?}", job(&stage).status);
-        if gives_way {
+        let preempted = |stage: &Stage| is_limited(stage, LimitedBy::Preempted);
+        let preempted = until(&mut stage, 12, preempted).await.is_some();
+        assert_eq!(preempted, expected, "{:?}", job(&stage).status);
+        if expected {
             let status = job(&stage).status.unwrap();
             assert!(status.reason.contains("gives way to chat"), "{status:?}");
             let condition = status.conditions.iter();
@@ -239,10 +239,11 @@ async fn a_job_gives_its_gpus_back_to_one_of_a_higher_class_of_its_namespace() {
             found.and_then(|job| job.status).unwrap_or_default()
         };
         assert_eq!(named(&stage, "low").workers.active, 5);
-        let gave_way = |stage: &Stage| named(stage, "low").limited_by == Some(LimitedBy::Preempted);
-        let gave_way = until(&mut stage, 8, gave_way).await.is_some();
+        let preempted =
+            |stage: &Stage| named(stage, "low").limited_by == Some(LimitedBy::Preempted);
+        let preempted = until(&mut stage, 8, preempted).await.is_some();
         let low = named(&stage, "low");
-        assert!(gave_way, "{low:?}");
+        assert!(preempted, "{low:?}");
         let why = "gives way to job train, which has a higher priority and waits for GPUs";
         assert_eq!(low.reason, why);
         let mut conditions = low.conditions.iter();

@@ -20,8 +20,8 @@ fn at(milliseconds: i64) -> Timestamp {
     Timestamp::from_millisecond(1_796_000_000_000 + milliseconds).unwrap()
 }
 
-fn service(name: &str) -> Subject {
-    Subject::Service(Key::new("team", name))
+fn service(name: &str) -> ObjectKey {
+    ObjectKey::Service(Key::new("team", name))
 }
 
 fn order(name: &str, from: u32, to: u32, after_latch: bool) -> Order {
@@ -38,7 +38,7 @@ fn order(name: &str, from: u32, to: u32, after_latch: bool) -> Order {
     let decision = Decision {
         name: name.to_owned(),
         queue_depth: None,
-        asked: to,
+        recommended: to,
         desired: to,
         allowed: to,
         limited_by: None,
@@ -60,12 +60,12 @@ fn status(number: u64) -> StatusInput {
         position: None,
         restart: None,
         restarts: 0,
-        keeps_room: false,
+        keeps_reservation: false,
         retry: None,
-        refused: None,
+        creation_failure: None,
         waits_for_money: false,
-        gives_gpus_back: false,
-        next_look: None,
+        preempted_for_gpus: false,
+        requeue_at: None,
     };
     StatusInput::Job(JobView {
         decision: Some(decision),
@@ -207,7 +207,7 @@ fn a_stop_waits_for_its_latch_ten_seconds_at_most_whatever_the_clock_does() {
     assert_eq!(take_target(&mut queue, at(-3_600_000)), Some(0));
     // on record
     let mut queue = latched();
-    let budget = Subject::Budget(Key::new("team", "budget"));
+    let budget = ObjectKey::Budget(Key::new("team", "budget"));
     queue.status(budget, budget_state(true), at(1));
     let write = queue.take(&LANES, at(1)).unwrap();
     queue.finish(&write, &Outcome::Done(None), at(2));
@@ -265,9 +265,9 @@ struct Stage {
     numbers: Numbers,
     now: i64,
     running: Vec<Task>,
-    orders: BTreeMap<Subject, u32>,
-    statuses: BTreeMap<Subject, StatusInput>,
-    compares: BTreeSet<Subject>,
+    orders: BTreeMap<ObjectKey, u32>,
+    statuses: BTreeMap<ObjectKey, StatusInput>,
+    compares: BTreeSet<ObjectKey>,
 }
 
 impl Stage {
@@ -283,7 +283,7 @@ impl Stage {
         }
     }
 
-    fn want_order(&mut self, subject: &Subject, to: u32) {
+    fn want_order(&mut self, subject: &ObjectKey, to: u32) {
         let from = u32::try_from(self.numbers.below(3)).unwrap();
         let after_latch = to == 0 && self.numbers.below(2) == 0;
         let order = order(&subject.key().name, from, to, after_latch);
@@ -310,7 +310,7 @@ impl Stage {
             }
             5 => {
                 let key = Key::new("team", "budget");
-                let budget = Subject::Budget(key.clone());
+                let budget = ObjectKey::Budget(key.clone());
                 let input = budget_state(self.numbers.below(2) == 0);
                 if self.numbers.below(2) == 0 {
                     self.queue.latch(&key, now);

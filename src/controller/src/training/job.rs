@@ -72,7 +72,7 @@ pub(crate) fn to_core(job: &Job) -> event::BatchJob {
         restarts: count_in(job, RESTARTS_ANNOTATION),
         disruptions: count_in(job, DISRUPTIONS_ANNOTATION),
         restart_at: restart_at(job),
-        refused: None,
+        creation_failure: None,
     }
 }
 
@@ -145,7 +145,7 @@ fn retry(job: &Job) -> Option<Retry> {
     Some(Retry {
         count: annotation(RETRIES_ANNOTATION)?.parse().ok()?,
         at: annotation(RETRY_AT_ANNOTATION)?.parse().ok()?,
-        refused: annotation(REFUSED_ANNOTATION).map(|why| bounded_text(why).into()),
+        creation_failure: annotation(REFUSED_ANNOTATION).map(|why| bounded_text(why).into()),
         had_room: annotation(RETRY_HAD_ROOM_ANNOTATION).is_some_and(|value| value == "true"),
     })
 }
@@ -165,7 +165,7 @@ mod tests {
             REFUSED_ANNOTATION: "denied\n".repeat(100_000),
         }}}))
         .unwrap();
-        let why = retry(&job).unwrap().refused.unwrap();
+        let why = retry(&job).unwrap().creation_failure.unwrap();
         assert!(why.chars().count() < 300, "{}", why.len());
         assert!(why.starts_with("denied ") && !why.contains('\n'), "{why}");
     }

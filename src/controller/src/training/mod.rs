@@ -2,8 +2,8 @@
 
 pub(crate) mod build;
 pub(crate) mod job;
+pub(crate) mod pod_creation_failures;
 pub(crate) mod pod_group;
-pub(crate) mod refusals;
 pub(crate) mod status;
 
 use std::sync::Arc;
@@ -43,7 +43,7 @@ pub(crate) async fn apply(
     let object = object.filter(|object| object.metadata.deletion_timestamp.is_none());
     let Some(object) = object else { return Ok(()) };
     // its Jobs run, and the order before it is forgotten
-    let order = order.filter(|order| !order.revokes);
+    let order = order.filter(|order| !order.cancels_stop);
     let stop = order.filter(|order| !order.run);
     if let Some(order) = stop {
         stop_jobs(context, key, &object, order)
@@ -83,7 +83,7 @@ async fn start(
         let suspended = found.as_deref().filter(|job| !is_running(job));
         suspended.and_then(restart_at).is_some()
     });
-    if !order.renew.is_empty() {
+    if !order.recreate.is_empty() {
         record_restarts(context, key, object, order.restarts).await?;
     }
     // no new Job runs while an old one is left: without one of its Jobs a gang is let run again, but
@@ -91,7 +91,7 @@ async fn start(
     let mut old: Vec<_> = jobs
         .iter_mut()
         .filter_map(|(role, wanted, found)| {
-            let is_renewed = order.renew.iter().any(|name| **name == **role);
+            let is_renewed = order.recreate.iter().any(|name| **name == **role);
             // one that runs is of a newer run than this order knows
             let is_over = |job: &Job| finished(job).is_some() || !is_running(job);
             let old = found.take_if(|job| is_renewed && is_over(job))?;
@@ -303,7 +303,7 @@ async fn apply_job(
             RETRIES_ANNOTATION: retry.map(|retry| retry.count.to_string()),
             RETRY_AT_ANNOTATION: retry.map(|retry| retry.at.to_string()),
             RETRY_HAD_ROOM_ANNOTATION: had_room.map(|retry| retry.had_room.to_string()),
-            REFUSED_ANNOTATION: retry.and_then(|retry| retry.refused.as_deref()),
+            REFUSED_ANNOTATION: retry.and_then(|retry| retry.creation_failure.as_deref()),
         });
         // the restart stays due whatever else keeps the gang from it
         if let Some(restart) = order.restart {

@@ -246,8 +246,8 @@ fn says(object: &TrainingJob, parts: &StatusParts<'_>, phase: JobPhase) -> Vec<C
     };
     let decision = parts.view.decision.as_ref();
     let limit = decision.and_then(|decision| decision.limited_by);
-    let refused = decision.and_then(|decision| decision.refused.as_deref());
-    let for_gpus = decision.is_some_and(|decision| decision.gives_gpus_back);
+    let creation_failure = decision.and_then(|decision| decision.creation_failure.as_deref());
+    let for_gpus = decision.is_some_and(|decision| decision.preempted_for_gpus);
     let mut states = vec![
         match phase {
             JobPhase::Running => say(
@@ -272,7 +272,12 @@ fn says(object: &TrainingJob, parts: &StatusParts<'_>, phase: JobPhase) -> Vec<C
         },
         within_budget(limit, for_gpus),
         condition::priced(&parts.spend),
-        health::condition(parts.pods, refused, parts.failure.as_deref(), parts.now),
+        health::condition(
+            parts.pods,
+            creation_failure,
+            parts.failure.as_deref(),
+            parts.now,
+        ),
     ];
     states.extend(parts.priority_limit.clone());
     states.extend(parts.paused.clone());

@@ -5,7 +5,7 @@ use std::ops::Bound::{Excluded, Unbounded};
 
 use jiff::Timestamp;
 
-use super::{BudgetState, OnExhausted, PriorityTotals, RunningCost, RunningTotals, Yields};
+use super::{BudgetState, FreedBudget, OnExhausted, PriorityTotals, RunningCost, RunningTotals};
 use crate::money::Money;
 
 /// Why a budget lets something not start.
@@ -34,9 +34,9 @@ pub struct BudgetAdmission {
     /// Money an hour of the workloads of each priority.
     rates: BTreeMap<i32, Money>,
     /// What would be free once everything of each priority had given way.
-    yields: BTreeMap<i32, Yields>,
+    freed_budget: BTreeMap<i32, FreedBudget>,
     /// What becomes free by what was told to leave or to stop.
-    leaving: Yields,
+    leaving: FreedBudget,
     /// Money an hour of all that runs and starts, what leaves or would give way included.
     gross_rate: Money,
     now: Timestamp,
@@ -70,14 +70,14 @@ impl BudgetAdmission {
         budget_states: Vec<BudgetState>,
         running: RunningTotals,
         priorities: &PriorityTotals,
-        leaving: Yields,
+        leaving: FreedBudget,
         now: Timestamp,
     ) -> Self {
         Self {
             budget_states,
             running,
             rates: priorities.rates(),
-            yields: priorities.yields(),
+            freed_budget: priorities.freed_budget(),
             leaving,
             gross_rate: running.rate + running.starting_rate,
             now,
@@ -97,7 +97,7 @@ impl BudgetAdmission {
             running: earlier.running.and(self.running.grown_since(ran)),
             gross_rate: earlier.gross_rate + (self.gross_rate - gross).max(Money::ZERO),
             rates,
-            yields: earlier.yields.clone(),
+            freed_budget: earlier.freed_budget.clone(),
             leaving: earlier.leaving,
             ..self
         }
@@ -105,49 +105,71 @@ impl BudgetAdmission {
 
     /// What these budgets admit beside these.
     #[cfg(test)]
-    pub fn of(budget_states: Vec<BudgetState>, loads: &[RunningCost], now: Timestamp) -> Self {
-        let (running, priorities) = (RunningTotals::of(loads), PriorityTotals::of(loads));
-        Self::new(budget_states, running, &priorities, Yields::default(), now)
+    pub fn of(
+        budget_states: Vec<BudgetState>,
+        running_costs: &[RunningCost],
+        now: Timestamp,
+    ) -> Self {
+        let (running, priorities) = (
+            RunningTotals::of(running_costs),
+            PriorityTotals::of(running_costs),
+        );
+        Self::new(
+            budget_states,
+            running,
+            &priorities,
+            FreedBudget::default(),
+            now,
+        )
     }
 
     /// What it admits once everything has stopped that was told to.
     pub(crate) fn once_left(&self) -> Self {
         let mut admission = self.clone();
         admission.release(self.leaving);
-        admission.leaving = Yields::default();
+        admission.leaving = FreedBudget::default();
         admission
     }
 
     /// Counts so much less as running.
-    pub(crate) fn release(&mut self, yields: Yields) {
-        self.running = self.running.without(yields);
+    pub(crate) fn release(&mut self, freed_budget: FreedBudget) {
+        self.running = self.running.without(freed_budget);
     }
 
     /// Counts as running again what was released.
-    pub(crate) fn restore(&mut self, yields: Yields) {
-        self.running.rate += yields.rate;
-        self.running.reserve += yields.reserve;
+    pub(crate) fn restore(&mut self, freed_budget: FreedBudget) {
+        self.running.rate += freed_budget.rate;
+        self.running.reserve += freed_budget.reserve;
     }
 
     /// What would be free for these if everything of lower priority gave way that does.
-    pub(crate) fn yields_to(&self, loads: &[(RunningCost, u32)]) -> Yields {
-        let lowest = loads.iter().map(|(load, _)| load.priority).min();
+    pub(crate) fn freed_for(&self, running_costs: &[(RunningCost, u32)]) -> FreedBudget {
+        let lowest = running_costs
+            .iter()
+            .map(|(running_cost, _)| running_cost.priority)
+            .min();
         let priority = lowest.unwrap_or(i32::MIN);
-        let mut lower = self.yields.range(..priority).map(|(_, yields)| *yields);
+        let mut lower = self
+            .freed_budget
+            .range(..priority)
+            .map(|(_, freed_budget)| *freed_budget);
         let Some(lowest) = lower.next() else {
-            return Yields::default();
+            return FreedBudget::default();
         };
-        lower.fold(self.leaving.and(lowest), Yields::and)
+        lower.fold(self.leaving.and(lowest), FreedBudget::and)
     }
 
     /// Whether a start would be paid for once workloads of lower priority had given way and
     /// everything that was told to stop had stopped.
-    pub(crate) fn check_after_others(&self, loads: &[(RunningCost, u32)]) -> Result<(), Denied> {
-        let yields = self.yields_to(loads);
-        let mut with = self.known_with(loads)?;
-        with.running = with.running.without(yields);
+    pub(crate) fn check_after_preemption(
+        &self,
+        running_costs: &[(RunningCost, u32)],
+    ) -> Result<(), Denied> {
+        let freed_budget = self.freed_for(running_costs);
+        let mut with = self.known_with(running_costs)?;
+        with.running = with.running.without(freed_budget);
         let mut budget_states = self.budget_states.iter();
-        budget_states.try_for_each(|budget_state| self.fits(budget_state, loads, with))
+        budget_states.try_for_each(|budget_state| self.fits(budget_state, running_costs, with))
     }
 
     /// Where the budgets stand.
@@ -171,8 +193,8 @@ impl BudgetAdmission {
     ///
     /// # Errors
     /// The refusal; nothing is taken then.
-    pub fn admit(&mut self, load: RunningCost) -> Result<(), Denied> {
-        self.admit_all(&[(load, 1)])
+    pub fn admit(&mut self, running_cost: RunningCost) -> Result<(), Denied> {
+        self.admit_all(&[(running_cost, 1)])
     }
 
     /// As [`BudgetAdmission::admit`], where this money is kept for those that go before it.
@@ -181,14 +203,14 @@ impl BudgetAdmission {
     /// The refusal; nothing is taken then.
     pub(crate) fn admit_beside(
         &mut self,
-        load: RunningCost,
+        running_cost: RunningCost,
         kept: &[(RunningCost, u32)],
     ) -> Result<(), Denied> {
-        self.check(load)?;
+        self.check(running_cost)?;
         if !kept.is_empty() {
-            self.check_beside(&[(load, 1)], kept)?;
+            self.check_beside(&[(running_cost, 1)], kept)?;
         }
-        self.admit(load)
+        self.admit(running_cost)
     }
 
     /// Whether these would be paid for, where this money is kept for those that go before them.
@@ -197,10 +219,10 @@ impl BudgetAdmission {
     /// The refusal.
     pub(crate) fn check_beside(
         &self,
-        loads: &[(RunningCost, u32)],
+        running_costs: &[(RunningCost, u32)],
         kept: &[(RunningCost, u32)],
     ) -> Result<(), Denied> {
-        let both: Vec<_> = kept.iter().chain(loads).copied().collect();
+        let both: Vec<_> = kept.iter().chain(running_costs).copied().collect();
         let answer = self.once_left().check_all(&both);
         answer.map_err(|denied| match denied {
             Denied::Budget { name, retry_at, .. } => Denied::Budget {
@@ -219,11 +241,11 @@ impl BudgetAdmission {
     ///
     /// # Errors
     /// The refusal; nothing is taken then.
-    pub fn admit_all(&mut self, loads: &[(RunningCost, u32)]) -> Result<(), Denied> {
-        self.running = self.with(loads)?.running;
-        for (load, count) in loads {
-            let rate = load.rate.unwrap_or_default().times(*count);
-            *self.rates.entry(load.priority).or_default() += rate;
+    pub fn admit_all(&mut self, running_costs: &[(RunningCost, u32)]) -> Result<(), Denied> {
+        self.running = self.with(running_costs)?.running;
+        for (running_cost, count) in running_costs {
+            let rate = running_cost.rate.unwrap_or_default().times(*count);
+            *self.rates.entry(running_cost.priority).or_default() += rate;
             self.gross_rate += rate;
         }
         Ok(())
@@ -233,38 +255,41 @@ impl BudgetAdmission {
     ///
     /// # Errors
     /// The refusal.
-    pub fn check(&self, load: RunningCost) -> Result<(), Denied> {
-        self.check_all(&[(load, 1)])
+    pub fn check(&self, running_cost: RunningCost) -> Result<(), Denied> {
+        self.check_all(&[(running_cost, 1)])
     }
 
     /// As [`BudgetAdmission::check`], for several of each that start together or not at all.
     ///
     /// # Errors
     /// The refusal.
-    pub fn check_all(&self, loads: &[(RunningCost, u32)]) -> Result<(), Denied> {
-        self.with(loads).map(drop)
+    pub fn check_all(&self, running_costs: &[(RunningCost, u32)]) -> Result<(), Denied> {
+        self.with(running_costs).map(drop)
     }
 
     /// As [`BudgetAdmission::check_all`], by the terms that stop workloads alone.
     ///
     /// # Errors
     /// The refusal.
-    pub(crate) fn check_in_force(&self, loads: &[(RunningCost, u32)]) -> Result<(), Denied> {
-        let with = self.known_with(loads)?;
+    pub(crate) fn check_in_force(
+        &self,
+        running_costs: &[(RunningCost, u32)],
+    ) -> Result<(), Denied> {
+        let with = self.known_with(running_costs)?;
         let mut in_force = self.budget_states.iter().filter(|state| !state.announced);
-        in_force.try_for_each(|budget_state| self.fits(budget_state, loads, with))
+        in_force.try_for_each(|budget_state| self.fits(budget_state, running_costs, with))
     }
 
-    fn with(&self, loads: &[(RunningCost, u32)]) -> Result<With, Denied> {
-        let with = self.known_with(loads)?;
+    fn with(&self, running_costs: &[(RunningCost, u32)]) -> Result<With, Denied> {
+        let with = self.known_with(running_costs)?;
         for budget_state in &self.budget_states {
-            self.fits(budget_state, loads, with)?;
+            self.fits(budget_state, running_costs, with)?;
         }
         Ok(with)
     }
 
     /// What would run with a start, if its cost is known and some period has the money.
-    fn known_with(&self, loads: &[(RunningCost, u32)]) -> Result<With, Denied> {
+    fn known_with(&self, running_costs: &[(RunningCost, u32)]) -> Result<With, Denied> {
         let mut running = self.running;
         if self.budget_states.is_empty() {
             let margin = Money::ZERO;
@@ -274,36 +299,43 @@ impl BudgetAdmission {
         if let Some(doubt) = doubts.find_map(|budget_state| budget_state.budget.doubt.clone()) {
             return Err(Denied::Unknown(doubt));
         }
-        for (load, count) in loads {
-            let Some(rate) = load.rate else {
+        for (running_cost, count) in running_costs {
+            let Some(rate) = running_cost.rate else {
                 let why = "no price is known for its GPUs, and the namespace has a budget";
                 return Err(Denied::Unknown(why.to_owned()));
             };
             running.starting_rate += rate.times(*count);
-            running.starting_reserve += load.reserve_of(*count);
+            running.starting_reserve += running_cost.reserve_of(*count);
         }
         if self.running.unknown {
             let why = "something beside it runs that no price is known for, and the namespace has a budget";
             return Err(Denied::Unknown(why.to_owned()));
         }
         for budget_state in &self.budget_states {
-            fits_some_period(budget_state, loads)?;
+            fits_some_period(budget_state, running_costs)?;
         }
-        let margin = self.margin(loads);
+        let margin = self.margin(running_costs);
         Ok(With { running, margin })
     }
 
     /// What everything of higher priority than the lowest of these spends while they are stopped.
-    fn margin(&self, loads: &[(RunningCost, u32)]) -> Money {
-        let stop_seconds = loads.iter().map(|(load, _)| load.stop_seconds);
-        let lowest = loads.iter().map(|(load, _)| load.priority).min();
+    fn margin(&self, running_costs: &[(RunningCost, u32)]) -> Money {
+        let stop_seconds = running_costs
+            .iter()
+            .map(|(running_cost, _)| running_cost.stop_seconds);
+        let lowest = running_costs
+            .iter()
+            .map(|(running_cost, _)| running_cost.priority)
+            .min();
         let (Some(lowest), Some(stop_seconds)) = (lowest, stop_seconds.max()) else {
             return Money::ZERO;
         };
         // those of them that have a higher priority run on as well
-        let higher = loads.iter().filter(|(load, _)| load.priority > lowest);
+        let higher = running_costs
+            .iter()
+            .filter(|(running_cost, _)| running_cost.priority > lowest);
         let starting: Money = higher
-            .map(|(load, count)| load.rate.unwrap_or_default().times(*count))
+            .map(|(running_cost, count)| running_cost.rate.unwrap_or_default().times(*count))
             .sum();
         let mut higher = self.rates.range((Excluded(lowest), Unbounded));
         if starting <= Money::ZERO && higher.all(|(_, rate)| *rate <= Money::ZERO) {
@@ -318,11 +350,11 @@ impl BudgetAdmission {
     /// it refuses it; `None` if the answer has nothing to do with how much is left.
     pub(crate) fn left_beside(
         &self,
-        loads: &[(RunningCost, u32)],
-        yields: Yields,
+        running_costs: &[(RunningCost, u32)],
+        freed_budget: FreedBudget,
     ) -> Option<Vec<Money>> {
-        let mut with = self.known_with(loads).ok()?;
-        with.running = with.running.without(yields);
+        let mut with = self.known_with(running_costs).ok()?;
+        with.running = with.running.without(freed_budget);
         let left = |budget_state: &BudgetState| {
             let budget = &budget_state.budget;
             let useful = budget_state.useful_seconds(self.now);
@@ -332,10 +364,10 @@ impl BudgetAdmission {
     }
 
     /// Money an hour of everything that would run beside a start.
-    pub(crate) fn rate_beside(&self, loads: &[(RunningCost, u32)]) -> Money {
-        let rates = loads
+    pub(crate) fn rate_beside(&self, running_costs: &[(RunningCost, u32)]) -> Money {
+        let rates = running_costs
             .iter()
-            .map(|(load, count)| load.rate.unwrap_or_default().times(*count));
+            .map(|(running_cost, count)| running_cost.rate.unwrap_or_default().times(*count));
         self.running.rate + self.running.starting_rate + rates.sum()
     }
 
@@ -343,7 +375,7 @@ impl BudgetAdmission {
     fn fits(
         &self,
         budget_state: &BudgetState,
-        loads: &[(RunningCost, u32)],
+        running_costs: &[(RunningCost, u32)],
         with: With,
     ) -> Result<(), Denied> {
         let budget = &budget_state.budget;
@@ -356,7 +388,9 @@ impl BudgetAdmission {
                 in_no_period: false,
             })
         };
-        let mut priorities = loads.iter().map(|(load, _)| load.priority);
+        let mut priorities = running_costs
+            .iter()
+            .map(|(running_cost, _)| running_cost.priority);
         if let Some(why) = priorities.find_map(|priority| budget_state.stop_reason(priority)) {
             return refuse(why);
         }
@@ -368,7 +402,7 @@ impl BudgetAdmission {
                 "budget {name} has {} left; running on for {useful} s and stopping would take {}{}",
                 left.rounded(4),
                 needed.rounded(4),
-                priced(loads),
+                priced(running_costs),
             ));
         }
         Ok(())
@@ -376,13 +410,13 @@ impl BudgetAdmission {
 }
 
 /// What the dearest of these is taken to cost, and why.
-fn priced(loads: &[(RunningCost, u32)]) -> String {
-    let costs = loads
+fn priced(running_costs: &[(RunningCost, u32)]) -> String {
+    let costs = running_costs
         .iter()
-        .filter_map(|(load, _)| load.rate.map(|rate| (rate, load.basis)));
+        .filter_map(|(running_cost, _)| running_cost.rate.map(|rate| (rate, running_cost.basis)));
     let dearest = costs.max().filter(|(rate, _)| *rate > Money::ZERO);
     dearest.map_or_else(String::new, |(rate, basis)| {
-        let number: u32 = loads.iter().map(|(_, count)| *count).sum();
+        let number: u32 = running_costs.iter().map(|(_, count)| *count).sum();
         let each = if number > 1 { " each" } else { "" };
         format!(", at {} an hour{each} {basis}", rate.rounded(4))
     })
@@ -391,15 +425,15 @@ fn priced(loads: &[(RunningCost, u32)]) -> String {
 /// Whether the whole money of one period would pay for a start of which nothing else takes any.
 fn fits_some_period(
     budget_state: &BudgetState,
-    loads: &[(RunningCost, u32)],
+    running_costs: &[(RunningCost, u32)],
 ) -> Result<(), Denied> {
     let (budget, period) = (&budget_state.budget, &budget_state.period);
     let useful = budget_state.useful_seconds(period.start);
-    let cost = |(load, count): &(RunningCost, u32)| {
-        let rate = load.rate.unwrap_or_default().times(*count);
-        rate.cost_for_seconds_rounded_up(load.stop_seconds.saturating_add(useful))
+    let cost = |(running_cost, count): &(RunningCost, u32)| {
+        let rate = running_cost.rate.unwrap_or_default().times(*count);
+        rate.cost_for_seconds_rounded_up(running_cost.stop_seconds.saturating_add(useful))
     };
-    let needed: Money = loads.iter().map(cost).sum();
+    let needed: Money = running_costs.iter().map(cost).sum();
     // what was given back can be spent as well
     let most = budget.limit - budget.corrections.min(Money::ZERO);
     if needed <= most {
@@ -413,7 +447,7 @@ fn fits_some_period(
              would take {}{}: it never starts unless the limit is raised",
             most.rounded(4),
             needed.rounded(4),
-            priced(loads),
+            priced(running_costs),
         ),
         retry_at: budget_state.period.end,
         in_no_period: true,

@@ -25,7 +25,7 @@ pub use self::admission::{BudgetAdmission, Denied};
 pub(crate) use self::change::reaches_further;
 pub use self::change::{BudgetRecord, PendingChange, Terms};
 pub(crate) use self::priorities::Prioritized;
-pub use self::priorities::{PriorityTotals, Yields};
+pub use self::priorities::{FreedBudget, PriorityTotals};
 
 use crate::calendar::{Interval, Period};
 use crate::money::Money;
@@ -166,22 +166,27 @@ impl RunningTotals {
     }
 
     /// The sums without what becomes free.
-    pub(crate) fn without(self, yields: Yields) -> Self {
+    pub(crate) fn without(self, freed_budget: FreedBudget) -> Self {
         Self {
-            rate: self.rate - yields.rate,
-            reserve: self.reserve - yields.reserve,
+            rate: self.rate - freed_budget.rate,
+            reserve: self.reserve - freed_budget.reserve,
             ..self
         }
     }
 
     /// The sums over these.
-    pub fn of(loads: &[RunningCost]) -> Self {
+    pub fn of(running_costs: &[RunningCost]) -> Self {
         Self {
-            rate: loads.iter().filter_map(|load| load.rate).sum(),
-            reserve: loads.iter().map(RunningCost::reserve).sum(),
+            rate: running_costs
+                .iter()
+                .filter_map(|running_cost| running_cost.rate)
+                .sum(),
+            reserve: running_costs.iter().map(RunningCost::reserve).sum(),
             starting_rate: Money::ZERO,
             starting_reserve: Money::ZERO,
-            unknown: loads.iter().any(|load| load.rate.is_none()),
+            unknown: running_costs
+                .iter()
+                .any(|running_cost| running_cost.rate.is_none()),
         }
     }
 }
@@ -229,9 +234,17 @@ pub struct BudgetState {
 impl BudgetState {
     /// Where `budget` stands at `now` under these loads. Its latch is set or released.
     #[cfg(test)]
-    pub fn of(budget: Budget, loads: &[RunningCost], now: Timestamp, zone: &TimeZone) -> Self {
+    pub fn of(
+        budget: Budget,
+        running_costs: &[RunningCost],
+        now: Timestamp,
+        zone: &TimeZone,
+    ) -> Self {
         let period = budget.period.bounds(now, zone);
-        let (running, priorities) = (RunningTotals::of(loads), PriorityTotals::of(loads));
+        let (running, priorities) = (
+            RunningTotals::of(running_costs),
+            PriorityTotals::of(running_costs),
+        );
         Self::in_period(budget, period, running, &priorities, now)
     }
 

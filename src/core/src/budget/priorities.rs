@@ -19,19 +19,19 @@ struct Sums {
     /// How many of them take so many seconds to stop.
     stop_seconds: BTreeMap<i64, u32>,
     /// What would be free once those of them had given way that do.
-    yields: Yields,
+    freed_budget: FreedBudget,
 }
 
 /// What becomes free when something stops.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Yields {
+pub struct FreedBudget {
     /// Money an hour.
     pub rate: Money,
     /// What stopping it would cost.
     pub reserve: Money,
 }
 
-impl Yields {
+impl FreedBudget {
     /// Both of them.
     pub(crate) fn and(self, other: Self) -> Self {
         Self {
@@ -57,23 +57,23 @@ pub(crate) struct Prioritized {
     /// Seconds that it takes to stop.
     pub(crate) stop_seconds: i64,
     /// What becomes free if it gives way to others; nothing if it does not.
-    pub(crate) yields: Yields,
+    pub(crate) freed_budget: FreedBudget,
 }
 
 impl PriorityTotals {
     /// The sums over these, all of which give way.
     #[cfg(test)]
-    pub fn of(loads: &[RunningCost]) -> Self {
+    pub fn of(running_costs: &[RunningCost]) -> Self {
         let mut totals = Self::default();
-        for load in loads {
-            let rate = load.rate.unwrap_or_default();
+        for running_cost in running_costs {
+            let rate = running_cost.rate.unwrap_or_default();
             totals.add(Prioritized {
-                priority: load.priority,
+                priority: running_cost.priority,
                 rate,
-                stop_seconds: load.stop_seconds,
-                yields: Yields {
+                stop_seconds: running_cost.stop_seconds,
+                freed_budget: FreedBudget {
                     rate,
-                    reserve: load.reserve(),
+                    reserve: running_cost.reserve(),
                 },
             });
         }
@@ -84,7 +84,7 @@ impl PriorityTotals {
     pub(crate) fn add(&mut self, workload: Prioritized) {
         let sums = self.0.entry(workload.priority).or_default();
         sums.rate += workload.rate;
-        sums.yields = sums.yields.and(workload.yields);
+        sums.freed_budget = sums.freed_budget.and(workload.freed_budget);
         *sums.stop_seconds.entry(workload.stop_seconds).or_default() += 1;
     }
 
@@ -99,7 +99,7 @@ impl PriorityTotals {
             return;
         };
         sums.rate = sums.rate - workload.rate;
-        sums.yields = sums.yields.without(workload.yields);
+        sums.freed_budget = sums.freed_budget.without(workload.freed_budget);
         if let Some(count) = sums.stop_seconds.get_mut(&stop_seconds) {
             *count -= 1;
             if *count == 0 {
@@ -112,9 +112,9 @@ impl PriorityTotals {
     }
 
     /// What would be free once everything of each priority had given way.
-    pub(super) fn yields(&self) -> BTreeMap<i32, Yields> {
+    pub(super) fn freed_budget(&self) -> BTreeMap<i32, FreedBudget> {
         let sums = self.0.iter();
-        sums.map(|(priority, sums)| (*priority, sums.yields))
+        sums.map(|(priority, sums)| (*priority, sums.freed_budget))
             .collect()
     }
 
@@ -155,7 +155,7 @@ mod tests {
             priority,
             rate: money(rate),
             stop_seconds,
-            yields: Yields::default(),
+            freed_budget: FreedBudget::default(),
         };
         let workloads = [
             workload(0, "10", 3600),

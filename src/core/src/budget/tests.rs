@@ -26,22 +26,22 @@ fn budget(limit: &str, spent: &str) -> Budget {
     }
 }
 
-fn load(rate: &str, stop_seconds: i64) -> RunningCost {
+fn running_cost(rate: &str, stop_seconds: i64) -> RunningCost {
     RunningCost::constant(Some(money(rate)), stop_seconds)
 }
 
-fn budget_state(budget: Budget, loads: &[RunningCost]) -> BudgetState {
-    BudgetState::of(budget, loads, now(), &TimeZone::UTC)
+fn budget_state(budget: Budget, running_costs: &[RunningCost]) -> BudgetState {
+    BudgetState::of(budget, running_costs, now(), &TimeZone::UTC)
 }
 
 #[test]
 fn it_is_exhausted_while_stopping_can_still_be_paid_for() {
-    let loads = [load("36", 100)];
+    let running_costs = [running_cost("36", 100)];
     assert_eq!(
-        budget_state(budget("10", "8.99"), &loads).phase,
+        budget_state(budget("10", "8.99"), &running_costs).phase,
         Phase::Active
     );
-    let exhausted = budget_state(budget("10", "9"), &loads);
+    let exhausted = budget_state(budget("10", "9"), &running_costs);
     assert_eq!(
         (
             exhausted.phase,
@@ -54,7 +54,7 @@ fn it_is_exhausted_while_stopping_can_still_be_paid_for() {
 
 #[test]
 fn it_stays_exhausted_when_the_drain_ends_early_and_opens_with_a_new_limit_or_period() {
-    let exhausted = budget_state(budget("10", "9.5"), &[load("36", 100)]).budget;
+    let exhausted = budget_state(budget("10", "9.5"), &[running_cost("36", 100)]).budget;
     assert!(
         budget_state(exhausted.clone(), &[]).is_exhausted(),
         "the reserve is back, but the latch holds"
@@ -121,7 +121,7 @@ fn it_opens_with_a_credit_as_with_a_raised_limit_and_not_with_money_that_only_co
 
 #[test]
 fn the_moment_of_exhaustion_follows_from_the_rate() {
-    let budget_state = budget_state(budget("10", "8"), &[load("36", 100)]);
+    let budget_state = budget_state(budget("10", "8"), &[running_cost("36", 100)]);
     assert_eq!(
         budget_state.exhausted_at,
         Some(now() + SignedDuration::from_secs(100))
@@ -152,10 +152,13 @@ fn min_and_freeze_only_stop_growth() {
 
 #[test]
 fn nothing_starts_that_could_not_run_for_a_useful_time() {
-    let loads = [];
-    let mut admission =
-        BudgetAdmission::of(vec![budget_state(budget("10", "6"), &loads)], &loads, now());
-    let start = load("12", 60);
+    let running_costs = [];
+    let mut admission = BudgetAdmission::of(
+        vec![budget_state(budget("10", "6"), &running_costs)],
+        &running_costs,
+        now(),
+    );
+    let start = running_cost("12", 60);
     // 12 an hour: 1.00 for five minutes and 0.20 to stop
     assert_eq!(admission.admit(start), Ok(()));
     assert_eq!(admission.admit(start), Ok(()));
@@ -170,9 +173,9 @@ fn nothing_starts_that_could_not_run_for_a_useful_time() {
 fn money_for_higher_priority_is_as_good_as_spent_whether_it_runs_or_will() {
     let high = RunningCost {
         priority: 2,
-        ..load("12", 60)
+        ..running_cost("12", 60)
     };
-    let low = load("12", 60);
+    let low = running_cost("12", 60);
     // 2.40 for both as above, and 0.20 for the higher to run on while the lower stops
     for (spent, fits) in [("7.4", true), ("7.5", false)] {
         let budget_state = budget_state(budget("10", spent), &[]);
@@ -199,7 +202,7 @@ fn an_unknown_price_starts_nothing_under_a_budget_and_anything_without() {
         &[unknown],
         now(),
     )
-    .admit(load("1", 1));
+    .admit(running_cost("1", 1));
     assert!(matches!(beside, Err(Denied::Unknown(_))));
 }
 
@@ -210,20 +213,20 @@ proptest! {
         limit in 1i128..10i128.pow(13),
         rates in prop::collection::vec((1i128..10i128.pow(12), 0i64..4000), 1..6),
     ) {
-        let loads: Vec<_> = rates
+        let running_costs: Vec<_> = rates
             .iter()
             .map(|(rate, stop_seconds)| RunningCost::constant(Some(Money::from_nanos(*rate)), *stop_seconds))
             .collect();
         let budget = Budget { limit: Money::from_nanos(limit), ..budget("0", "0") };
-        let budget_state = budget_state(budget, &loads);
+        let budget_state = budget_state(budget, &running_costs);
         let until = match (budget_state.is_exhausted(), budget_state.exhausted_at) {
             (true, _) => return Ok(()),
             (false, at) => at.unwrap_or(budget_state.period.end),
         };
         let run = until.as_second() - now().as_second();
-        let spent: Money = loads
+        let spent: Money = running_costs
             .iter()
-            .map(|load| load.rate.unwrap().cost_for_seconds(run + if until < budget_state.period.end { load.stop_seconds } else { 0 }))
+            .map(|running_cost| running_cost.rate.unwrap().cost_for_seconds(run + if until < budget_state.period.end { running_cost.stop_seconds } else { 0 }))
             .sum();
         prop_assert!(spent <= budget_state.budget.limit, "{spent} of {}", budget_state.budget.limit);
     }

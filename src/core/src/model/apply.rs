@@ -5,21 +5,21 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::capacity::Gang;
+use crate::pod_set::PodSet;
 
 use super::budget_terms::KnownTerms;
-use super::cost::gang;
+use super::capacity::ReservationOwner;
+use super::cost::pod_set;
 use super::event::{
     BatchJob, Deployment, Event, Job, Key, Name, Node, Owner, Pod, PodShape, Reading, Service,
 };
 use super::namespace::KnownBudget;
 use super::pause::Pauses;
 use super::rollout::RolloutProgress;
-use super::room::ReservationOwner;
 use super::service::{EngineState, ServiceState};
 use super::spending::AccountSpend;
 use super::state::{Model, PodState};
-use super::timers::Subject;
+use super::timers::TimerKey;
 
 impl Model {
     /// Changes the model by an event that became known at `now`. What is known already changes
@@ -49,7 +49,7 @@ impl Model {
                     self.repriced = self.namespaces.keys().cloned().collect();
                 }
                 self.rates.set_catalog(catalog, now);
-                self.timers.set(Subject::Prices, self.rates.next_change());
+                self.timers.set(TimerKey::Prices, self.rates.next_change());
                 self.mark_all();
             }
             Event::Account(key, account) => self.set_account(key, account),
@@ -59,7 +59,7 @@ impl Model {
                 let services = self.gateways.set_held(uid, held);
                 self.note_held(services, now);
             }
-            Event::Silent(uid, why) => self.gateways.set_silent(uid, why, now),
+            Event::Silent(uid, why) => self.gateways.set_unreachable(uid, why, now),
             Event::ServiceOrderFailed(key) => {
                 if let Some(state) = self.services.get_mut(&key) {
                     state.forget_orders();
@@ -68,7 +68,7 @@ impl Model {
             }
             Event::JobOrderFailed(key) => {
                 if let Some(state) = self.jobs.get_mut(&key) {
-                    state.refuse_order(now);
+                    state.reject_order(now);
                     self.marks.job(key);
                 }
             }
@@ -93,7 +93,7 @@ impl Model {
         let known = self.services.get(&key);
         let known = known.and_then(|state| state.spec.as_ref()).map(shape);
         let new = service.as_ref().map(shape);
-        let nodes = self.room.nodes();
+        let nodes = self.capacity.nodes();
         self.rates
             .replace_shapes(known.as_slice(), new.as_slice(), nodes);
         // what a status says of it changes nothing but where a leader begins
@@ -126,7 +126,7 @@ impl Model {
         let (before, now) = (state.spec.as_ref(), service.as_ref());
         let has_other_priority = before.map(priorities) != now.map(priorities);
         // it may claim the room of others
-        self.room_preemptions.is_due |= has_other_priority && !state.unschedulable.is_empty();
+        self.capacity_preemptions.is_due |= has_other_priority && !state.unschedulable.is_empty();
         state.spec = service;
         state.estimate = Default::default();
         self.marks.services.insert(key);
@@ -176,7 +176,8 @@ impl Model {
         };
         let known = self.jobs.get(&key).and_then(|state| state.spec.as_ref());
         let (known, new) = (shapes(known), shapes(job.as_ref()));
-        self.rates.replace_shapes(&known, &new, self.room.nodes());
+        self.rates
+            .replace_shapes(&known, &new, self.capacity.nodes());
         if job.is_none() && !self.jobs.contains_key(&key) {
             return;
         }
@@ -190,9 +191,9 @@ impl Model {
             state.forget_former();
         }
         state.spec = job;
-        state.is_told = true;
+        state.order_observed = true;
         state.estimates.clear();
-        state.loads.clear();
+        state.running_costs.clear();
         self.namespace_mut(&key.namespace).jobs.insert(key.clone());
         self.note_workers(&key);
         self.marks.job(key);
@@ -207,7 +208,7 @@ impl Model {
             return;
         }
         state.set_batch_job(&role, job, now);
-        state.is_told = true;
+        state.order_observed = true;
         self.namespace_mut(&key.namespace).jobs.insert(key.clone());
         self.note_workers(&key);
         self.marks.job(key);
@@ -256,7 +257,7 @@ impl Model {
         let shape = |pod: Option<&Pod>| pod.map(|pod| Arc::clone(&pod.shape));
         let (was, is) = (shape(old_pod.as_deref()), shape(pod.as_deref()));
         self.rates
-            .replace_shapes(was.as_slice(), is.as_slice(), self.room.nodes());
+            .replace_shapes(was.as_slice(), is.as_slice(), self.capacity.nodes());
         let was_other = old.as_ref().is_some_and(|state| state.may_stay);
         let may_stay = pod.as_deref().is_some_and(|pod| self.may_stay(pod));
         let is_other = (was_other, may_stay);
@@ -273,7 +274,7 @@ impl Model {
                 engine: EngineState::default(),
                 estimate: Default::default(),
                 cost: Default::default(),
-                yields: Default::default(),
+                freed_budget: Default::default(),
                 may_stay,
                 bound_at: None,
             });
@@ -322,7 +323,7 @@ impl Model {
 
     /// Takes that a replica became ready for the first time.
     fn learn_start(&mut self, pod: &Pod, ready: Timestamp) {
-        let node = pod.node.as_ref().and_then(|node| self.room.node(node));
+        let node = pod.node.as_ref().and_then(|node| self.capacity.node(node));
         let kind = node.map_or("", kind_of).into();
         if let Some((key, Owner::Service(_))) = self.owner(pod)
             && let Some(state) = self.services.get_mut(&key)
@@ -347,13 +348,13 @@ impl Model {
         if was != is || !same_shape || was_other != is_other {
             if let (Some(node), Some(pod)) = (&was, old) {
                 let requests = &pod.shape.requests;
-                self.room.unbind(node, requests, was_other);
+                self.capacity.unbind(node, requests, was_other);
             }
             if let (Some(node), Some(pod)) = (&is, new) {
                 let requests = &pod.shape.requests;
-                self.room.bind(node, requests, is_other);
+                self.capacity.bind(node, requests, is_other);
                 let owner = self.reservation_owner(uid, pod);
-                self.room.note_bound(&owner, node);
+                self.capacity.note_bound(&owner, node);
             }
         }
         let (was, is) = (
@@ -362,22 +363,22 @@ impl Model {
         );
         if was != is || !same_shape {
             if let (Some(node), Some(pod)) = (&was, old) {
-                self.room.set_resident(node, &pod.shape.requests, false);
+                self.capacity.set_resident(node, &pod.shape.requests, false);
             }
             if let (Some(node), Some(pod)) = (&is, new) {
-                self.room.set_resident(node, &pod.shape.requests, true);
+                self.capacity.set_resident(node, &pod.shape.requests, true);
             }
         }
         let given_up = new.and_then(Pod::gives_up_room_at).filter(|at| *at > now);
-        self.timers.set(Subject::Pod(uid.clone()), given_up);
+        self.timers.set(TimerKey::Pod(uid.clone()), given_up);
         let other = |pod: &Pod| pod.owner == Owner::Other;
         if old.is_some_and(other) || new.is_some_and(other) {
             let waits = |pod: &&Pod| other(pod) && pod.waits_for_room(now);
-            let gang = new
+            let pod_set = new
                 .filter(waits)
-                .map_or_else(Gang::default, |pod| gang(&pod.shape, 1));
-            self.room
-                .reserve(&ReservationOwner::Pod(uid.clone()), &gang);
+                .map_or_else(PodSet::default, |pod| pod_set(&pod.shape, 1));
+            self.capacity
+                .reserve(&ReservationOwner::Pod(uid.clone()), &pod_set);
         }
     }
 
@@ -391,7 +392,7 @@ impl Model {
             Some((key, _)) => self.marks.job(key),
             None if !state.pod.waits_for_room(now) => {
                 let owner = ReservationOwner::Pod(uid.clone());
-                self.room.reserve(&owner, &Gang::default());
+                self.capacity.reserve(&owner, &PodSet::default());
             }
             None => {}
         }
@@ -465,7 +466,7 @@ impl Model {
     }
 
     fn set_node(&mut self, name: &Name, node: Option<Node>) {
-        let old = self.room.node(name).cloned();
+        let old = self.capacity.node(name).cloned();
         if old == node {
             return;
         }
@@ -474,7 +475,7 @@ impl Model {
             self.mark_stopping(name);
         }
         self.rates.replace_node(old.as_ref(), node.as_ref());
-        self.room.set_node(name, node);
+        self.capacity.set_node(name, node);
     }
 
     fn set_node_start(&mut self, node_start: Option<SignedDuration>) {
@@ -483,7 +484,7 @@ impl Model {
             return;
         }
         self.node_start = node_start;
-        self.room_preemptions.is_due |= was_awaited;
+        self.capacity_preemptions.is_due |= was_awaited;
         let namespaces = self.jobs.keys().map(|key| key.namespace.clone());
         self.marks.queues.extend(namespaces);
     }
@@ -572,14 +573,14 @@ fn unowned(uid: &Name, pod: &Pod) -> Key {
 fn note_shown(state: &mut ServiceState, uid: &Name, pod: Option<&Pod>) {
     let Some(pod) = pod else {
         state.draining.remove(uid);
-        state.released.remove(uid);
+        state.marked_for_deletion.remove(uid);
         return;
     };
     let drains = state.draining.get(uid).map(|ordered| ordered.value);
     if drains == Some(pod.draining_since.is_some()) {
         state.draining.remove(uid);
     }
-    if pod.released {
-        state.released.remove(uid);
+    if pod.marked_for_deletion {
+        state.marked_for_deletion.remove(uid);
     }
 }

@@ -40,7 +40,7 @@ pub(crate) enum Part {
 /// A place in the order in which workloads of a namespace get money: by priority, then first
 /// replicas and minimums, then by weight, then by age.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Rank {
+pub(crate) struct BudgetRank {
     priority: Reverse<i32>,
     pub(crate) part: Part,
     weight: Reverse<u32>,
@@ -48,7 +48,7 @@ pub(crate) struct Rank {
     pub(crate) workload: Workload,
 }
 
-impl Rank {
+impl BudgetRank {
     pub(crate) fn new(
         priority: i32,
         part: Part,
@@ -75,28 +75,28 @@ impl Rank {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Claim {
     /// What starts together or not at all.
-    pub(crate) loads: Vec<(RunningCost, u32)>,
+    pub(crate) running_costs: Vec<(RunningCost, u32)>,
     /// How often.
     pub(crate) count: u32,
 }
 
 /// That a workload gives way to another.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Preemption {
+pub(crate) struct BudgetPreemption {
     /// How many replicas go; a gang goes as a whole.
     pub(crate) replicas: u32,
     /// To whom.
-    pub(crate) to: Rank,
+    pub(crate) to: BudgetRank,
 }
 
 /// What is kept for those that rank before this one.
 pub(crate) fn kept_before(
-    kept: &BTreeMap<Rank, Vec<(RunningCost, u32)>>,
-    rank: &Rank,
+    kept: &BTreeMap<BudgetRank, Vec<(RunningCost, u32)>>,
+    rank: &BudgetRank,
 ) -> Vec<(RunningCost, u32)> {
     let before = kept.range(..rank);
     let others = before.filter(|(other, _)| other.workload != rank.workload);
     others
-        .flat_map(|(_, loads)| loads.iter().copied())
+        .flat_map(|(_, running_costs)| running_costs.iter().copied())
         .collect()
 }

@@ -6,26 +6,26 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::budget::{RunningCost, Yields};
-use crate::capacity::Gang;
+use crate::budget::{FreedBudget, RunningCost};
 use crate::drain::{self, SETTLE};
 use crate::money::Money;
+use crate::pod_set::PodSet;
 use crate::pricing::EstimateBasis;
 
-use super::claim::{Claim, Rank};
+use super::capacity::{ClusterCapacity, ReservationOwner};
+use super::claim::{BudgetRank, Claim};
 use super::event::{Key, Name, Owner, Pod, PodShape};
 use super::job::JobState;
 use super::namespace::Admission;
 use super::rates::{CachedRate, Estimate, Rates};
-use super::room::{ClusterRoom, ReservationOwner};
-use super::service::{Ordered, ServiceState, may_work};
+use super::service::{Ordered, ServiceState, may_have_requests};
 use super::spending::{SLACK_SECONDS, Spending, WorkloadCost, bounded_grace};
 use super::state::{Model, PodState, count};
 use super::workers::{is_in_queue, takes_room};
 
 /// What a pod was told that is not being deleted.
 #[derive(Clone, Copy, PartialEq)]
-enum Told {
+enum PodIntent {
     Run,
     /// To leave, at this time: it is deleted at the end of its drain, or at once while it has no node.
     Drain(Timestamp),
@@ -35,7 +35,7 @@ enum Told {
 
 impl WorkloadCost {
     /// Adds a pod of this cost.
-    fn add_pod(&mut self, pod: &Pod, told: Told, cost: RunningCost) {
+    fn add_pod(&mut self, pod: &Pod, intent: PodIntent, cost: RunningCost) {
         let Some(rate) = cost.rate else {
             self.unknown += 1;
             return;
@@ -48,25 +48,25 @@ impl WorkloadCost {
             }
             (None, Some(_)) => {
                 self.rate += rate;
-                if told != Told::Run {
+                if intent != PodIntent::Run {
                     self.leaving_rate += rate;
                 }
-                match told {
-                    Told::Run => self.reserve += cost.reserve(),
-                    Told::Drain(since) => {
+                match intent {
+                    PodIntent::Run => self.reserve += cost.reserve(),
+                    PodIntent::Drain(since) => {
                         let span = SignedDuration::from_secs(cost.stop_seconds);
                         let by = since.saturating_add(span).unwrap_or(since);
                         let rate = cost.stop_rate.map_or(rate, |highest| highest.max(rate));
                         self.draining.push((rate, by));
                     }
-                    Told::Stop => {
+                    PodIntent::Stop => {
                         self.reserve += cost.reserve();
                         self.leaving_reserve += cost.reserve();
                     }
                 }
             }
             (Some(_), None) => {}
-            (None, None) => self.add_starting(cost, u32::from(told == Told::Run)),
+            (None, None) => self.add_starting(cost, u32::from(intent == PodIntent::Run)),
         }
     }
 
@@ -98,7 +98,7 @@ impl WorkloadCost {
 /// The cost of a pod that costs `rate` an hour now.
 fn running_cost(
     rates: &Rates,
-    room: &ClusterRoom,
+    capacity: &ClusterCapacity,
     pod: &Pod,
     rate: Option<Money>,
     stop_seconds: i64,
@@ -109,7 +109,7 @@ fn running_cost(
         Some(by) => grace_stop_seconds(by.duration_since(now).as_secs()),
         None => stop_seconds,
     };
-    let node = pod.node.as_ref().and_then(|node| room.node(node));
+    let node = pod.node.as_ref().and_then(|node| capacity.node(node));
     RunningCost {
         rate,
         stop_rate: rates.highest(rate, &pod.shape, node, now, seconds),
@@ -120,12 +120,14 @@ fn running_cost(
 }
 
 /// What becomes free when these go.
-pub(crate) fn yields_of(loads: &[(RunningCost, u32)]) -> Yields {
-    let each = loads.iter().map(|(load, count)| Yields {
-        rate: load.rate.unwrap_or_default().times(*count),
-        reserve: load.reserve_of(*count),
-    });
-    each.fold(Yields::default(), Yields::and)
+pub(crate) fn freed_by(running_costs: &[(RunningCost, u32)]) -> FreedBudget {
+    let each = running_costs
+        .iter()
+        .map(|(running_cost, count)| FreedBudget {
+            rate: running_cost.rate.unwrap_or_default().times(*count),
+            reserve: running_cost.reserve_of(*count),
+        });
+    each.fold(FreedBudget::default(), FreedBudget::and)
 }
 
 /// The cost of a pod of this shape that has no node yet and takes `stop_seconds` to stop.
@@ -170,8 +172,8 @@ pub(crate) fn grace_stop_seconds(grace_seconds: i64) -> i64 {
 }
 
 /// What so many pods that are alike need.
-pub(crate) fn gang(shape: &PodShape, workers: u32) -> Gang {
-    Gang {
+pub(crate) fn pod_set(shape: &PodShape, workers: u32) -> PodSet {
+    PodSet {
         workers,
         worker: shape.requests.clone(),
         node_selector: shape.node_selector.clone(),
@@ -210,11 +212,12 @@ pub(crate) fn drain_replicas<'a>(
             drain::Replica {
                 uid: uid.to_string(),
                 has_node: pod.node.is_some(),
-                may_work: may_work(pod, engine),
+                may_have_requests: may_have_requests(pod, engine),
                 ready: pod.ready_since.is_some(),
                 in_endpoints: state.endpoints.contains(uid),
                 draining_since: draining_since(&state.draining, uid, pod),
-                released: pod.released || state.released.contains_key(uid),
+                marked_for_deletion: pod.marked_for_deletion
+                    || state.marked_for_deletion.contains_key(uid),
                 stalled: engine.is_stalled(now),
                 busy: engine.busy.filter(|_| engine.stale.is_none()),
                 created: pod.created,
@@ -250,8 +253,8 @@ impl Model {
             let estimate = || self.rates.rate(&pod.shape, &mut state.estimate, now);
             let rate = open.unwrap_or_else(estimate);
             // a budget counts it, and cannot stop it
-            let running = running_cost(&self.rates, &self.room, pod, rate, 0, 0, now);
-            cost.add_pod(pod, Told::Run, running);
+            let running = running_cost(&self.rates, &self.capacity, pod, rate, 0, 0, now);
+            cost.add_pod(pod, PodIntent::Run, running);
         }
         let old = std::mem::replace(&mut state.cost, cost.clone());
         let namespace = pod.key.namespace.clone();
@@ -269,15 +272,15 @@ impl Model {
         let priority = state.spec.as_ref().map(|spec| spec.priority);
         let mut cost = WorkloadCost {
             priority,
-            gives_way: true,
+            preemption_allowed: true,
             ..WorkloadCost::default()
         };
         let priority = priority.unwrap_or(0);
         let (mut pending, mut starting) = (0, 0);
         let mut stop_times = BTreeSet::new();
-        let mut gang_without_node = Gang::default();
+        let mut pod_set_without_node = PodSet::default();
         // a service that is gone keeps no replica
-        let (mut staying, mut wanted) = (Vec::new(), 0);
+        let (mut non_draining, mut wanted) = (Vec::new(), 0);
         for uid in &state.pods {
             let Some(found) = self.pods.get_mut(uid) else {
                 continue;
@@ -289,7 +292,7 @@ impl Model {
             if pod.waits_for_room(now) {
                 pending += 1;
                 // of a service that is gone, only its pods say what they need
-                gang_without_node = gang(&pod.shape, pending);
+                pod_set_without_node = pod_set(&pod.shape, pending);
             }
             if pod.shape.attributes.is_none() {
                 continue;
@@ -301,20 +304,20 @@ impl Model {
             };
             let estimate = || self.rates.rate(&pod.shape, &mut found.estimate, now);
             let rate = spending.rate(uid).unwrap_or_else(estimate);
-            let (rates, room) = (&self.rates, &self.room);
-            let running = running_cost(rates, room, pod, rate, stop_seconds, priority, now);
+            let (rates, capacity) = (&self.rates, &self.capacity);
+            let running = running_cost(rates, capacity, pod, rate, stop_seconds, priority, now);
             let since = draining_since(&state.draining, uid, pod);
             if pod.node.is_none() && pod.deletion.is_none() && since.is_none() {
                 starting += 1;
             }
-            cost.add_pod(pod, since.map_or(Told::Run, Told::Drain), running);
-            found.yields = yields_of(&[(running, 1)]);
+            cost.add_pod(pod, since.map_or(PodIntent::Run, PodIntent::Drain), running);
+            found.freed_budget = freed_by(&[(running, 1)]);
             if since.is_none() && is_replica(&found.pod) {
-                staying.push(found.yields);
+                non_draining.push(found.freed_budget);
             }
             stop_times.insert(stop_seconds);
         }
-        let mut load = None;
+        let mut running_cost = None;
         if let Some(spec) = &state.spec {
             let seconds = service_stop_seconds(spec.drain_timeout, spec.grace_seconds);
             let (rates, cached) = (&mut self.rates, &mut state.estimate);
@@ -325,35 +328,37 @@ impl Model {
                 .iter()
                 .filter_map(|uid| self.pods.get_key_value(uid));
             let deployment = state.deployment.as_ref();
-            let refused = deployment.and_then(|found| found.refused.as_ref());
+            let creation_failure = deployment.and_then(|found| found.creation_failure.as_ref());
             let replicas = drain_replicas(state, pods, now);
-            let awaited = awaited(state, &replicas);
-            wanted = drain::staying(state.declared(), &replicas);
-            state.awaited.observe(awaited, refused, now);
-            let kept = state.awaited.kept(now);
+            let without_pod = without_pod(state, &replicas);
+            wanted = drain::non_draining(state.declared(), &replicas);
+            state
+                .without_pod
+                .observe(without_pod, creation_failure, now);
+            let kept = state.without_pod.kept(now);
             cost.add_starting(replica, kept);
-            cost.given_up_reserve = replica.reserve_of(state.awaited.given_up(now));
+            cost.given_up_reserve = replica.reserve_of(state.without_pod.given_up(now));
             starting += kept;
-            gang_without_node = gang(&spec.replica, kept.saturating_add(pending));
-            load = Some(replica);
+            pod_set_without_node = pod_set(&spec.replica, kept.saturating_add(pending));
+            running_cost = Some(replica);
         }
         // those beyond its replicas go, and they free no less than the cheapest
-        let surplus = staying.len().saturating_sub(wanted as usize);
-        staying.sort_by_key(|each| (each.rate, each.reserve));
-        for yields in staying.into_iter().take(surplus) {
-            cost.leaving_rate += yields.rate;
-            cost.leaving_reserve += yields.reserve;
+        let surplus = non_draining.len().saturating_sub(wanted as usize);
+        non_draining.sort_by_key(|each| (each.rate, each.reserve));
+        for freed_budget in non_draining.into_iter().take(surplus) {
+            cost.leaving_rate += freed_budget.rate;
+            cost.leaving_reserve += freed_budget.reserve;
         }
         cost.stop_seconds = stop_times.last().copied().unwrap_or(0);
         let old = std::mem::replace(&mut state.cost, cost.clone());
-        state.load = load;
+        state.running_cost = running_cost;
         state.starting = starting;
-        let given_up_at = state.awaited.changes_at(now);
+        let given_up_at = state.without_pod.changes_at(now);
         let price_changes_at = cost_changes_at(&self.rates, stop_times, now);
         state.cost_changes_at = price_changes_at.into_iter().chain(given_up_at).min();
-        let is_gone = load.is_none();
+        let is_gone = running_cost.is_none();
         let owner = ReservationOwner::Workload(key.clone(), Owner::Service(key.name.clone()));
-        self.room.reserve(&owner, &gang_without_node);
+        self.capacity.reserve(&owner, &pod_set_without_node);
         self.note_unschedulable(key);
         if is_gone {
             self.note_admission(key, Admission::Unknown);
@@ -366,7 +371,9 @@ impl Model {
         let Some(state) = self.services.get_mut(key) else {
             return;
         };
-        let new = state.load.map(|load| (load, admission));
+        let new = state
+            .running_cost
+            .map(|running_cost| (running_cost, admission));
         let old = std::mem::replace(&mut state.index, new);
         let namespace = self.namespace_mut(&key.namespace);
         namespace.index_service(key, old, new);
@@ -384,7 +391,7 @@ impl Model {
     }
 
     /// Replaces what a service waits for.
-    pub(crate) fn set_claims(&mut self, key: &Key, claims: Vec<(Rank, Claim)>) {
+    pub(crate) fn set_claims(&mut self, key: &Key, claims: Vec<(BudgetRank, Claim)>) {
         let Some(state) = self.services.get_mut(key) else {
             return;
         };
@@ -411,7 +418,10 @@ impl Model {
         let priority = state.spec.as_ref().map(|spec| spec.priority);
         let mut cost = WorkloadCost {
             priority,
-            gives_way: state.spec.as_ref().is_some_and(|spec| spec.gives_way),
+            preemption_allowed: state
+                .spec
+                .as_ref()
+                .is_some_and(|spec| spec.preemption_allowed),
             ..WorkloadCost::default()
         };
         let priority = priority.unwrap_or(0);
@@ -428,81 +438,89 @@ impl Model {
             let estimate = || self.rates.rate(&pod.shape, &mut found.estimate, now);
             let rate = spending.rate(uid).unwrap_or_else(estimate);
             let seconds = grace_stop_seconds(pod.grace_seconds);
-            let (rates, room) = (&self.rates, &self.room);
-            let running = running_cost(rates, room, pod, rate, seconds, priority, now);
+            let (rates, capacity) = (&self.rates, &self.capacity);
+            let running = running_cost(rates, capacity, pod, rate, seconds, priority, now);
             if runs && pod.node.is_none() && pod.deletion.is_none() {
                 cost.add_starting_workers(running, 1);
             } else {
-                cost.add_pod(pod, if runs { Told::Run } else { Told::Stop }, running);
+                cost.add_pod(
+                    pod,
+                    if runs {
+                        PodIntent::Run
+                    } else {
+                        PodIntent::Stop
+                    },
+                    running,
+                );
             }
             stop_times.insert(seconds);
         }
         let roles = state.spec.as_ref().map_or(&[][..], |spec| &spec.roles);
         let mut estimates = std::mem::take(&mut state.estimates);
         estimates.resize(roles.len(), Default::default());
-        let (mut reserved, mut loads) = (Vec::new(), Vec::new());
+        let (mut reserved, mut running_costs) = (Vec::new(), Vec::new());
         let takes_room = |found: &PodState, state: &JobState| {
             takes_room(&found.pod, is_in_queue(state, &found.pod), now)
         };
         for (role, cached) in roles.iter().zip(&mut estimates) {
             let seconds = grace_stop_seconds(role.grace_seconds);
             let rates = &mut self.rates;
-            let load = new_pod_cost(rates, &role.worker, cached, seconds, priority, now);
+            let running_cost = new_pod_cost(rates, &role.worker, cached, seconds, priority, now);
             stop_times.insert(seconds);
-            loads.push(load);
+            running_costs.push(running_cost);
             let workers = state.pods.iter().filter_map(|uid| self.pods.get(uid));
             let workers: Vec<&PodState> = workers
                 .filter(|found| is_worker_of(&found.pod, &role.name))
-                .filter(|found| state.is_of_present_run(&found.pod))
+                .filter(|found| state.is_of_current_run(&found.pod))
                 .collect();
             let pending = workers.iter().filter(|found| takes_room(found, state));
             let ended_well = state.ended_well(&role.name);
-            let present = count(workers.len()).saturating_add(ended_well);
-            let awaited = if runs {
-                role.replicas.saturating_sub(present)
+            let with_pod = count(workers.len()).saturating_add(ended_well);
+            let without_pod = if runs {
+                role.replicas.saturating_sub(with_pod)
             } else {
                 0
             };
-            cost.add_starting_workers(load, awaited);
-            let wanted = awaited.saturating_add(count(pending.count()));
-            reserved.push((role.name.clone(), gang(&role.worker, wanted)));
+            cost.add_starting_workers(running_cost, without_pod);
+            let wanted = without_pod.saturating_add(count(pending.count()));
+            reserved.push((role.name.clone(), pod_set(&role.worker, wanted)));
         }
         // of a role that is gone, only its pods say what they need
-        let mut gone: BTreeMap<Name, Gang> = BTreeMap::new();
+        let mut gone: BTreeMap<Name, PodSet> = BTreeMap::new();
         for found in state.pods.iter().filter_map(|uid| self.pods.get(uid)) {
             let Owner::Job(_, name) = &found.pod.owner else {
                 continue;
             };
             if takes_room(found, state) && roles.iter().all(|role| role.name != *name) {
-                let gang_of_role = gone.entry(name.clone()).or_default();
-                *gang_of_role = gang(&found.pod.shape, gang_of_role.workers + 1);
+                let pod_set_of_role = gone.entry(name.clone()).or_default();
+                *pod_set_of_role = pod_set(&found.pod.shape, pod_set_of_role.workers + 1);
             }
         }
         reserved.extend(gone);
         cost.stop_seconds = stop_times.last().copied().unwrap_or(0);
         state.estimates = estimates;
         let old = std::mem::replace(&mut state.cost, cost.clone());
-        state.loads = loads;
+        state.running_costs = running_costs;
         state.cost_changes_at = cost_changes_at(&self.rates, stop_times, now);
         let names = reserved.iter().map(|(role, _)| role.clone()).collect();
         let before = std::mem::replace(&mut state.roles_with_room, names);
         let gone = before.difference(&state.roles_with_room);
-        reserved.extend(gone.map(|role| (role.clone(), Gang::default())));
-        for (role, gang) in reserved {
+        reserved.extend(gone.map(|role| (role.clone(), PodSet::default())));
+        for (role, pod_set) in reserved {
             let owner = Owner::Job(key.name.clone(), role);
             let owner = ReservationOwner::Workload(key.clone(), owner);
-            self.room.reserve(&owner, &gang);
+            self.capacity.reserve(&owner, &pod_set);
         }
-        self.note_gang_room(key, now);
+        self.note_preemptibility(key, now);
         self.replace_cost(&key.namespace, &old, &cost);
     }
 }
 
 /// Replicas that were ordered and have no pod yet.
-fn awaited(state: &ServiceState, replicas: &[drain::Replica]) -> u32 {
-    let current = drain::staying(state.declared(), replicas);
-    let staying = replicas.iter().filter(|pod| pod.draining_since.is_none());
-    current.saturating_sub(count(staying.count()))
+fn without_pod(state: &ServiceState, replicas: &[drain::Replica]) -> u32 {
+    let current = drain::non_draining(state.declared(), replicas);
+    let non_draining = replicas.iter().filter(|pod| pod.draining_since.is_none());
+    current.saturating_sub(count(non_draining.count()))
 }
 
 /// Whether a pod counts among the workers of a role. A Job replaces a pod that is being deleted

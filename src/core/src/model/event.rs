@@ -8,16 +8,16 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::budget::{BudgetRecord, Latch, OnExhausted};
 use crate::calendar::Period;
-use crate::capacity::Resources;
 use crate::correction::Correction;
 use crate::ledger::EngineCounters;
 use crate::money::Money;
 use crate::placement::{Placement, Taint};
+use crate::pod_set::Resources;
 use crate::pricing::{PriceCatalog, PricingAttributes};
 use crate::scaling::{Activation, GrowthRule, LearnedThroughput};
 use crate::training::Retry;
 
-use super::awaited::REFUSED_AFTER;
+use super::missing_replica_pods::CREATION_FAILURE_TIMEOUT;
 use super::pause::Pauses;
 use super::spending::AccountSpend;
 
@@ -126,7 +126,7 @@ pub struct Pod {
     /// Since when it has been draining, by its annotation.
     pub draining_since: Option<Timestamp>,
     /// Its ReplicaSet deletes it before others.
-    pub released: bool,
+    pub marked_for_deletion: bool,
     /// Why it does not start, and since when it has not been ready.
     pub start_failure: Option<(Name, Timestamp)>,
     /// It has ended, not well, and how.
@@ -155,7 +155,7 @@ impl Pod {
     }
 
     /// When it was told to stop.
-    pub(crate) fn told_at(&self) -> Option<Timestamp> {
+    pub(crate) fn deleted_at(&self) -> Option<Timestamp> {
         let by = self.deletion?;
         let grace = SignedDuration::from_secs(self.grace_seconds);
         Some(by.checked_sub(grace).unwrap_or(by))
@@ -269,7 +269,7 @@ pub struct Deployment {
     /// It replaces pods by others of a new template, and has not ended that.
     pub rollout: Option<Rollout>,
     /// The cluster refuses its pods.
-    pub refused: Option<PodsRefused>,
+    pub creation_failure: Option<PodCreationFailure>,
 }
 
 /// A rollout that is under way.
@@ -287,25 +287,27 @@ pub struct Rollout {
 /// That the cluster refuses to make pods: a quota is used up, a webhook or PodSecurity denies them, a
 /// class or account is missing.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PodsRefused {
+pub struct PodCreationFailure {
     /// Since when.
     pub since: Timestamp,
     /// The API server's words.
     pub why: Name,
 }
 
-impl PodsRefused {
+impl PodCreationFailure {
     /// When it counts as a failure. Until then it may be a matter of seconds.
     pub(crate) fn counts_at(&self) -> Timestamp {
         let since = self.since;
-        since.saturating_add(REFUSED_AFTER).unwrap_or(since)
+        since
+            .saturating_add(CREATION_FAILURE_TIMEOUT)
+            .unwrap_or(since)
     }
 }
 
 /// That the cluster refused to make pods of a Job, as Events of it tell. Nothing tells when that is over,
 /// but pods that are made later.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RefusalReport {
+pub struct PodCreationReport {
     /// The first time since the Job began to run.
     pub since: Timestamp,
     /// The last time.
@@ -337,7 +339,7 @@ pub struct Job {
     /// What that counts beside gangs of other namespaces.
     pub cluster_priority: i32,
     /// It is suspended where a workload of higher priority waits for money or GPUs.
-    pub gives_way: bool,
+    pub preemption_allowed: bool,
     /// Its user wants it not to run.
     pub suspend: bool,
     /// Its user wants it to go on if it runs, and not to start: only budgets stop it.
@@ -347,7 +349,7 @@ pub struct Job {
     /// How often a worker may fail, each time restarting all, before the job has failed.
     pub restarts: u32,
     /// How often a worker has failed, as its status has on record.
-    pub restarted: u32,
+    pub restart_count: u32,
     /// The roles that have ended well, as its status has on record: their Jobs may be gone.
     pub ended_well: BTreeSet<Name>,
     /// Its roles, at least one.
@@ -384,7 +386,7 @@ pub struct BatchJob {
     /// since.
     pub restart_at: Option<Timestamp>,
     /// It has fewer pods than it should have, and the cluster refused to make more.
-    pub refused: Option<RefusalReport>,
+    pub creation_failure: Option<PodCreationReport>,
 }
 
 /// A BudgetPolicy.
@@ -406,7 +408,7 @@ pub struct Budget {
 
 /// The requests that a gateway holds for one service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Held {
+pub struct HeldRequests {
     /// How many.
     pub requests: u64,
     /// When the oldest of them came.
@@ -433,7 +435,7 @@ impl GatewayPod {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reading {
     /// Requests waiting and running.
-    Busy {
+    Counted {
         /// How many.
         requests: u64,
         /// Its counters have moved since the read before, or there was none.
@@ -490,7 +492,7 @@ pub enum Event {
     /// A gateway, by its UID.
     Gateway(Name, Change<GatewayPod>),
     /// What a gateway holds, all of it; it is heard of.
-    Demand(Name, BTreeMap<Key, Held>),
+    Demand(Name, BTreeMap<Key, HeldRequests>),
     /// A gateway has been silent for too long or cannot be heard at all, and why.
     Silent(Name, Name),
     /// An order for this service was refused by the API server or took too long: it is decided anew.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::event::{GatewayPod, Held, Key, Name};
+use super::event::{GatewayPod, HeldRequests, Key, Name};
 
 /// A gateway is heard of within this long of becoming ready.
 const FIRST_HEARD: SignedDuration = SignedDuration::from_secs(5);
@@ -19,11 +19,11 @@ struct Gateway {
     pod: Option<GatewayPod>,
     /// When it was seen to take no requests any more; it takes some until then.
     left_at: Option<Timestamp>,
-    held: BTreeMap<Key, Held>,
+    held: BTreeMap<Key, HeldRequests>,
     /// It was heard of, and what it held then is believed.
     heard: bool,
     /// Since when it has been silent.
-    silent_since: Option<Timestamp>,
+    unreachable_since: Option<Timestamp>,
     /// Why it is not heard.
     why: Option<Name>,
 }
@@ -31,7 +31,7 @@ struct Gateway {
 impl Gateway {
     /// Whether it may hold requests of which nothing is known, and when that may change with time.
     fn is_unknown(&self, now: Timestamp) -> (bool, Option<Timestamp>) {
-        let is_heard = self.heard && self.silent_since.is_none();
+        let is_heard = self.heard && self.unreachable_since.is_none();
         let Some(pod) = self.pod.as_ref().filter(|_| !is_heard) else {
             return (false, None);
         };
@@ -42,7 +42,7 @@ impl Gateway {
                 (now >= expected, Some(expected))
             }
             (None, Some(left)) => {
-                let last = self.silent_since.map_or(left, |since| since.max(left));
+                let last = self.unreachable_since.map_or(left, |since| since.max(left));
                 let gone = later(last, GONE_AFTER);
                 (now < gone, Some(gone))
             }
@@ -98,12 +98,16 @@ impl Gateways {
     }
 
     /// Takes all that a gateway holds. Returns the services for which that changed.
-    pub(crate) fn set_held(&mut self, uid: Name, held: BTreeMap<Key, Held>) -> BTreeSet<Key> {
+    pub(crate) fn set_held(
+        &mut self,
+        uid: Name,
+        held: BTreeMap<Key, HeldRequests>,
+    ) -> BTreeSet<Key> {
         let gateway = self.gateways.entry(uid).or_default();
-        if !gateway.heard || gateway.silent_since.is_some() {
+        if !gateway.heard || gateway.unreachable_since.is_some() {
             self.marked = true;
         }
-        (gateway.heard, gateway.silent_since, gateway.why) = (true, None, None);
+        (gateway.heard, gateway.unreachable_since, gateway.why) = (true, None, None);
         let mut keys: BTreeSet<Key> = gateway.held.keys().cloned().collect();
         keys.extend(held.keys().cloned());
         keys.retain(|key| gateway.held.get(key) != held.get(key));
@@ -112,10 +116,10 @@ impl Gateways {
     }
 
     /// Takes that a gateway has been silent for too long, or cannot be heard at all, and why.
-    pub(crate) fn set_silent(&mut self, uid: Name, why: Name, now: Timestamp) {
+    pub(crate) fn set_unreachable(&mut self, uid: Name, why: Name, now: Timestamp) {
         let gateway = self.gateways.entry(uid).or_default();
-        if gateway.heard && gateway.silent_since.is_none() {
-            gateway.silent_since = Some(now);
+        if gateway.heard && gateway.unreachable_since.is_none() {
+            gateway.unreachable_since = Some(now);
             self.marked = true;
         }
         self.marked |= gateway.why.as_ref() != Some(&why);
@@ -123,12 +127,12 @@ impl Gateways {
     }
 
     /// What all gateways hold for a service.
-    pub(crate) fn held(&self, service: &Key) -> Held {
+    pub(crate) fn held(&self, service: &Key) -> HeldRequests {
         let held = self
             .gateways
             .values()
             .filter_map(|gateway| gateway.held.get(service));
-        held.fold(Held::default(), |sum, held| Held {
+        held.fold(HeldRequests::default(), |sum, held| HeldRequests {
             requests: sum.requests.saturating_add(held.requests),
             since: sum.since.into_iter().chain(held.since).min(),
         })
@@ -149,12 +153,12 @@ impl Gateways {
         let mut change = GatewaysChange::default();
         let mut looks = Vec::new();
         self.gateways.retain(|_, gateway| {
-            if let Some(since) = gateway.silent_since {
+            if let Some(since) = gateway.unreachable_since {
                 let gone = later(since, GONE_AFTER);
                 if now >= gone {
                     change.services.extend(gateway.held.keys().cloned());
                     gateway.held.clear();
-                    (gateway.heard, gateway.silent_since) = (false, None);
+                    (gateway.heard, gateway.unreachable_since) = (false, None);
                 } else {
                     looks.push(gone);
                 }

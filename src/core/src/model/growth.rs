@@ -4,7 +4,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use crate::ledger::EngineCounters;
-use crate::scaling::{Forecast, LearnedThroughput, remaining_start};
+use crate::scaling::{DemandForecast, LearnedThroughput, remaining_start};
 
 /// Throughput counts as learned after so many seconds of busy replicas.
 const ENOUGH: SignedDuration = SignedDuration::from_mins(5);
@@ -40,7 +40,7 @@ pub(crate) struct LastRead {
 
 /// What busy replicas have done.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct BusyTime {
+struct ServiceTime {
     /// Milliseconds of busy replicas.
     millis: i64,
     /// Milliseconds of requests on them.
@@ -51,7 +51,7 @@ struct BusyTime {
     tokens: i64,
 }
 
-impl BusyTime {
+impl ServiceTime {
     /// As much as counts as learned, from what somebody has learned before.
     fn recalled(learned: LearnedThroughput) -> Self {
         let each = i64::try_from(learned.request_millis)
@@ -98,23 +98,23 @@ impl BusyTime {
 /// What replicas have done in the last one or two parts of the time in which they had as many requests
 /// as they should carry, or more: then they answer as fast as they can, however many wait.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct FullTime {
-    before: FullPart,
-    present: FullPart,
+struct SaturationWindow {
+    before: SaturationBucket,
+    current: SaturationBucket,
     /// When the last of them was read.
     until: Option<Timestamp>,
 }
 
 /// A part of the time in which replicas were full.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct FullPart {
+struct SaturationBucket {
     /// Milliseconds of such replicas.
     millis: i64,
     /// Requests that they have answered.
     answered: i64,
 }
 
-impl FullPart {
+impl SaturationBucket {
     /// How many answers such a throughput promises, in millionths of requests a second.
     fn expected(self, throughput: u64) -> u64 {
         let millis = u64::try_from(self.millis).unwrap_or(0);
@@ -122,14 +122,14 @@ impl FullPart {
     }
 }
 
-impl FullTime {
+impl SaturationWindow {
     /// Takes another read, of replicas whose throughput was learned to be so.
-    fn add(&mut self, read: FullPart, throughput: u64, now: Timestamp) {
-        let present = &mut self.present;
-        present.millis += read.millis;
-        present.answered = present.answered.saturating_add(read.answered);
-        if present.millis >= millis(PART) && present.expected(throughput) >= EXPECTED_IN_PART {
-            (self.before, self.present) = (self.present, FullPart::default());
+    fn add(&mut self, read: SaturationBucket, throughput: u64, now: Timestamp) {
+        let current = &mut self.current;
+        current.millis += read.millis;
+        current.answered = current.answered.saturating_add(read.answered);
+        if current.millis >= millis(PART) && current.expected(throughput) >= EXPECTED_IN_PART {
+            (self.before, self.current) = (self.current, SaturationBucket::default());
         }
         self.until = Some(now);
     }
@@ -144,10 +144,10 @@ impl FullTime {
 
     /// Whether they have answered less than half of what such a throughput promises.
     fn contradicts(&self, throughput: u64) -> bool {
-        let (before, present) = (self.before, self.present);
-        let answered = before.answered.saturating_add(present.answered);
+        let (before, current) = (self.before, self.current);
+        let answered = before.answered.saturating_add(current.answered);
         let answered = u64::try_from(answered).unwrap_or(0);
-        let expected = before.expected(throughput) + present.expected(throughput);
+        let expected = before.expected(throughput) + current.expected(throughput);
         before.millis > 0 && answered.saturating_mul(2) < expected
     }
 }
@@ -202,8 +202,8 @@ impl Arrivals {
 /// What is learned of a service.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct LearnedDemand {
-    busy: BusyTime,
-    full: FullTime,
+    busy: ServiceTime,
+    saturated: SaturationWindow,
     arrivals: Arrivals,
     /// Requests that its replicas have answered since they are read here.
     answered: i64,
@@ -244,8 +244,8 @@ impl LearnedDemand {
                 let tokens = i64::try_from(usage.output_tokens).unwrap_or(i64::MAX);
                 self.busy.tokens = self.busy.tokens.saturating_add(tokens);
                 if let (true, Some(throughput)) = (is_full, self.busy.throughput(target)) {
-                    self.full
-                        .add(FullPart { millis, answered }, throughput, now);
+                    self.saturated
+                        .add(SaturationBucket { millis, answered }, throughput, now);
                 }
             }
         }
@@ -267,7 +267,7 @@ impl LearnedDemand {
         if self.busy.millis > millis(REMEMBERED) {
             self.busy.halve();
         }
-        self.full.expire(now);
+        self.saturated.expire(now);
         let average = start
             .unwrap_or(SHORTEST_AVERAGE)
             .clamp(SHORTEST_AVERAGE, LONGEST_AVERAGE);
@@ -278,7 +278,7 @@ impl LearnedDemand {
 
     /// Begins with what somebody has learned before.
     pub(crate) fn recall(&mut self, learned: LearnedThroughput) {
-        self.busy = BusyTime::recalled(learned);
+        self.busy = ServiceTime::recalled(learned);
     }
 
     /// What of it outlives this model, with how long a start takes.
@@ -297,14 +297,14 @@ impl LearnedDemand {
 
     /// Forgets how fast replicas are: others take their place.
     pub(crate) fn forget_throughput(&mut self) {
-        (self.busy, self.full) = (BusyTime::default(), FullTime::default());
+        (self.busy, self.saturated) = (ServiceTime::default(), SaturationWindow::default());
     }
 
     /// When a forecast may change though nothing happens. It does not where too little is learned for
     /// one, or nothing starts and nothing arrives any more.
     pub(crate) fn changes_at(
         &self,
-        forecast: Option<&Forecast>,
+        forecast: Option<&DemandForecast>,
         start: Option<SignedDuration>,
         now: Timestamp,
     ) -> Option<Timestamp> {
@@ -324,11 +324,11 @@ impl LearnedDemand {
         start: Option<SignedDuration>,
         at_hand: u32,
         ages: impl Iterator<Item = Option<SignedDuration>>,
-    ) -> Option<Forecast> {
+    ) -> Option<DemandForecast> {
         // arrivals are known for no longer
         let start = start?.min(LONGEST_AVERAGE);
         let throughput = self.busy.throughput(u64::from(target))?;
-        if self.full.contradicts(throughput) {
+        if self.saturated.contradicts(throughput) {
             return None;
         }
         let wait = |age: Option<SignedDuration>| {
@@ -338,7 +338,7 @@ impl LearnedDemand {
         waits.sort();
         // those that have no pod yet begin now
         waits.resize(at_hand as usize, start);
-        Some(Forecast {
+        Some(DemandForecast {
             arrivals: self.arrivals.rate(LONGEST_AVERAGE)?,
             throughput,
             start,

@@ -7,9 +7,9 @@ use jiff::Timestamp;
 use crate::budget::RunningCost;
 use crate::training::{Interruption, JobDecision, Restart, Retry};
 
-use super::awaited::REFUSED_AFTER;
 use super::event::{BatchJob, Job, Name, Owner, Pod, Role};
-use super::preemptible::GangRoom;
+use super::missing_replica_pods::CREATION_FAILURE_TIMEOUT;
+use super::preemptible::Preemptibility;
 use super::rates::CachedRate;
 use super::service::Ordered;
 use super::spending::WorkloadCost;
@@ -36,7 +36,7 @@ pub(crate) struct JobState {
     pub(crate) ordered: Option<Ordered<bool>>,
     /// Its Jobs or its specification have changed since then: before, what they show is no answer
     /// to the order.
-    pub(crate) is_told: bool,
+    pub(crate) order_observed: bool,
     /// The retry that an order carried whose Jobs do not show it yet.
     pub(crate) retry: Option<Retry>,
     /// The restart that an order carried whose Jobs do not show it yet.
@@ -44,18 +44,18 @@ pub(crate) struct JobState {
     /// Why it is stopped to start again.
     pub(crate) interruption: Option<Interruption>,
     /// Since when its room and its money are kept while it does not run.
-    pub(crate) keeps_room_since: Option<Timestamp>,
+    pub(crate) reservation_kept_since: Option<Timestamp>,
     /// Estimates for its roles, in their order.
     pub(crate) estimates: Vec<CachedRate>,
     /// What a worker of each of its roles costs, in their order.
-    pub(crate) loads: Vec<RunningCost>,
+    pub(crate) running_costs: Vec<RunningCost>,
     pub(crate) cost: WorkloadCost,
     /// When what it costs changes though nothing happens.
     pub(crate) cost_changes_at: Option<Timestamp>,
     /// The roles that room is reserved for.
     pub(crate) roles_with_room: BTreeSet<Name>,
     /// What its room may become for others.
-    pub(crate) room: GangRoom,
+    pub(crate) capacity: Preemptibility,
     /// Since when workers have been on nodes that do not run any more.
     pub(crate) leaving_since: Option<Timestamp>,
     pub(crate) decision: Option<JobDecision>,
@@ -67,14 +67,14 @@ pub(crate) struct JobState {
     /// Roles whose Jobs were seen to end well, and are gone.
     pub(crate) ended_roles: BTreeSet<Name>,
     /// Roles that were told to start again, though they may have ended well, until their next Jobs are there.
-    pub(crate) renewed_roles: BTreeSet<Name>,
+    pub(crate) recreated_roles: BTreeSet<Name>,
     /// Roles whose Jobs have shown nothing since the specification is that of another TrainingJob, or of none:
     /// they may be those of the one before.
     pub(crate) former_jobs: BTreeSet<Name>,
     /// Since when orders to run have been refused though none of its Jobs runs.
-    pub(crate) start_refused_since: Option<Timestamp>,
+    pub(crate) start_rejected_since: Option<Timestamp>,
     /// What it waits for after that: no Job may be there that could have it on record.
-    pub(crate) refused_start: Option<Retry>,
+    pub(crate) rejected_start: Option<Retry>,
 }
 
 impl JobState {
@@ -118,8 +118,8 @@ impl JobState {
 
     /// Forgets an order that all its Jobs have come to show.
     pub(crate) fn confirm_order(&mut self) {
-        let is_told = std::mem::take(&mut self.is_told);
-        if is_told && self.ordered.is_some_and(|order| self.shows(order.value)) {
+        let order_observed = std::mem::take(&mut self.order_observed);
+        if order_observed && self.ordered.is_some_and(|order| self.shows(order.value)) {
             (self.ordered, self.retry, self.restart) = (None, None, None);
         }
     }
@@ -156,15 +156,19 @@ impl JobState {
 
     /// Whether it is let run, or its room and its money are kept until it starts again.
     pub(crate) fn has_room(&self) -> bool {
-        (self.is_running() || self.keeps_room_since.is_some()) && !self.has_finished()
+        (self.is_running() || self.reservation_kept_since.is_some()) && !self.has_finished()
     }
 
     /// Whether it was told to give its GPUs back, and none of its Jobs shows that yet.
     pub(crate) fn may_go_on(&self) -> bool {
-        let is_told = self.ordered.is_some_and(|ordered| !ordered.value);
+        let order_observed = self.ordered.is_some_and(|ordered| !ordered.value);
         let decision = self.decision.as_ref();
-        let for_gpus = decision.is_some_and(|decision| decision.gives_gpus_back);
-        is_told && for_gpus && self.shows(true) && self.shows_running() && !self.has_finished()
+        let for_gpus = decision.is_some_and(|decision| decision.preempted_for_gpus);
+        order_observed
+            && for_gpus
+            && self.shows(true)
+            && self.shows_running()
+            && !self.has_finished()
     }
 
     /// Whether no pod of an earlier run is left, but for so many of each role that are given up. Where
@@ -180,13 +184,13 @@ impl JobState {
 
     /// Whether a pod is one of the present Job of its role. Those of a Job before it are none of its
     /// workers.
-    pub(crate) fn is_of_present_run(&self, pod: &Pod) -> bool {
+    pub(crate) fn is_of_current_run(&self, pod: &Pod) -> bool {
         let Owner::Job(_, role) = &pod.owner else {
             return false;
         };
         // a pod that no Job has made can carry the labels of its workers
-        let present = self.batch_jobs.get(role);
-        present.is_some_and(|job| job.uid == pod.made_by)
+        let current = self.batch_jobs.get(role);
+        current.is_some_and(|job| job.uid == pod.made_by)
     }
 
     /// Whether a pod was told to stop before its Job, which runs, was last let run: all of them were when it
@@ -197,7 +201,7 @@ impl JobState {
             return false;
         };
         let is_taken_away = pod.deletion.is_some() || pod.disrupted;
-        let Some(stopped) = pod.ended.into_iter().chain(pod.told_at()).min() else {
+        let Some(stopped) = pod.ended.into_iter().chain(pod.deleted_at()).min() else {
             return false;
         };
         let job = self.batch_jobs.get(role).filter(|job| job.running);
@@ -221,7 +225,7 @@ impl JobState {
         let on_record = |spec: &Job| spec.ended_well.contains(role);
         let has_ended =
             self.ended_roles.contains(role) || self.spec.as_ref().is_some_and(on_record);
-        let starts_again = self.restart_at().is_some() || self.renewed_roles.contains(role);
+        let starts_again = self.restart_at().is_some() || self.recreated_roles.contains(role);
         has_ended && !self.batch_jobs.contains_key(role) && !starts_again
     }
 
@@ -235,7 +239,7 @@ impl JobState {
     /// How often a worker has failed, as far as Jobs and status show it.
     fn restarts_on_record(&self) -> u32 {
         let of_jobs = self.batch_jobs.values().map(|job| job.restarts).max();
-        let of_status = self.spec.as_ref().map(|spec| spec.restarted);
+        let of_status = self.spec.as_ref().map(|spec| spec.restart_count);
         of_jobs.max(of_status).unwrap_or(0)
     }
 
@@ -317,8 +321,8 @@ impl JobState {
             .values()
             .filter_map(|job| job.retry.as_ref());
         let latest = on_record.max_by_key(|retry| (retry.count, retry.at));
-        let refused = self.refused_start.as_ref();
-        refused.or(self.retry.as_ref()).or(latest).cloned()
+        let rejected = self.rejected_start.as_ref();
+        rejected.or(self.retry.as_ref()).or(latest).cloned()
     }
 
     /// Takes that the Job of a role is another one than it was, or gone.
@@ -333,12 +337,12 @@ impl JobState {
             .as_ref()
             .is_some_and(|job| job.finished == Some(true) && !is_former);
         let uid = |job: &BatchJob| job.uid.clone();
-        let present = self.batch_jobs.get(role);
-        if present.is_some_and(|job| before.as_ref().map(uid) != Some(uid(job))) {
-            self.renewed_roles.remove(role);
+        let current = self.batch_jobs.get(role);
+        if current.is_some_and(|job| before.as_ref().map(uid) != Some(uid(job))) {
+            self.recreated_roles.remove(role);
         }
         let ran = |job: BatchJob| job.running || job.finished.is_some();
-        if !is_gone || self.restart_at().is_some() || self.renewed_roles.contains(role) {
+        if !is_gone || self.restart_at().is_some() || self.recreated_roles.contains(role) {
             self.ended_roles.remove(role);
         } else if has_ended {
             self.ended_roles.insert(role.clone());
@@ -347,7 +351,7 @@ impl JobState {
             self.deleted_roles.insert(role.clone());
         }
         if self.shows_running() {
-            (self.start_refused_since, self.refused_start) = (None, None);
+            (self.start_rejected_since, self.rejected_start) = (None, None);
         }
         if !self.shows_running() {
             self.deleted_roles.clear();
@@ -362,38 +366,42 @@ impl JobState {
     /// of the one before counts, nor what its Jobs have shown.
     pub(crate) fn forget_former(&mut self) {
         (self.ordered, self.retry, self.decision) = (None, None, None);
-        (self.restart, self.keeps_room_since) = (None, None);
-        (self.start_refused_since, self.refused_start) = (None, None);
+        (self.restart, self.reservation_kept_since) = (None, None);
+        (self.start_rejected_since, self.rejected_start) = (None, None);
         self.ended_roles.clear();
-        self.renewed_roles.clear();
+        self.recreated_roles.clear();
         self.former_jobs = self.batch_jobs.keys().cloned().collect();
     }
 
     /// Takes that the Jobs of these roles are told to be made anew.
-    pub(crate) fn renew(&mut self, roles: &[Name]) {
+    pub(crate) fn recreate(&mut self, roles: &[Name]) {
         self.ended_roles.retain(|role| !roles.contains(role));
-        self.renewed_roles.extend(roles.iter().cloned());
+        self.recreated_roles.extend(roles.iter().cloned());
     }
 
     /// Takes that an order was refused.
-    pub(crate) fn refuse_order(&mut self, now: Timestamp) {
+    pub(crate) fn reject_order(&mut self, now: Timestamp) {
         let starts = self.ordered.is_some_and(|ordered| ordered.value);
         if starts && !self.shows_running() {
-            self.start_refused_since.get_or_insert(now);
+            self.start_rejected_since.get_or_insert(now);
         }
         (self.ordered, self.retry, self.restart) = (None, None, None);
     }
 
     /// Until when its room and its money are kept though the cluster refuses its Jobs.
-    pub(crate) fn start_refused_until(&self) -> Option<Timestamp> {
-        let since = self.start_refused_since?;
-        Some(since.saturating_add(REFUSED_AFTER).unwrap_or(since))
+    pub(crate) fn start_rejected_until(&self) -> Option<Timestamp> {
+        let since = self.start_rejected_since?;
+        Some(
+            since
+                .saturating_add(CREATION_FAILURE_TIMEOUT)
+                .unwrap_or(since),
+        )
     }
 
     /// Gives an order to run up, which the cluster has refused for long.
     pub(crate) fn give_up_start(&mut self, retry: Retry) {
-        (self.ordered, self.start_refused_since) = (None, None);
-        self.refused_start = Some(retry);
+        (self.ordered, self.start_rejected_since) = (None, None);
+        self.rejected_start = Some(retry);
     }
 
     /// When its Jobs last began to run.
@@ -440,12 +448,12 @@ mod tests {
             created: at(0),
             priority: 0,
             cluster_priority: 0,
-            gives_way: true,
+            preemption_allowed: true,
             suspend: false,
             paused: false,
             seed: 0,
             restarts: 3,
-            restarted: 0,
+            restart_count: 0,
             ended_well: Default::default(),
             roles: ROLES.map(role).into(),
         };

@@ -13,11 +13,11 @@
 //! | `claim` | who waits for the money of budgets, and in which order it is given |
 //! | `cost` | what workloads cost while they run, and the room reserved for them |
 //! | `spending` | money spent as a function of time, and what runs |
-//! | `room` | the room on nodes, and what is reserved for pods that have no node yet |
+//! | `capacity` | the room on nodes, and what is reserved for pods that have no node yet |
 //! | `rates` | what a pod that has no charge yet will cost |
 //! | `selector_keys` | the labels by which selectors tell nodes apart |
 //! | `preemptible` | gangs that may give their GPUs back, by priority, and those that do |
-//! | `room_preemption` | how these and replicas that wait for GPUs are known |
+//! | `capacity_preemption` | how these and replicas that wait for GPUs are known |
 //! | `workers` | which pods are workers of gangs, whatever their labels say |
 //! | `pause` | what the platform has paused |
 //! | `gateways` | the requests that gateways hold |
@@ -28,21 +28,21 @@
 //! deterministic: time is an argument, and nothing depends on an order that is not defined.
 
 mod apply;
-pub(crate) mod awaited;
 mod budget_terms;
+pub(crate) mod capacity;
+mod capacity_preemption;
 pub(crate) mod claim;
 pub(crate) mod cost;
 pub mod event;
 pub(crate) mod gateways;
 pub(crate) mod growth;
 pub(crate) mod job;
+pub(crate) mod missing_replica_pods;
 pub(crate) mod namespace;
 mod pause;
 pub(crate) mod preemptible;
 pub(crate) mod rates;
 pub(crate) mod rollout;
-pub(crate) mod room;
-mod room_preemption;
 mod selector_keys;
 pub(crate) mod service;
 pub(crate) mod spending;

@@ -14,7 +14,7 @@ use crate::correction::{self, Correction};
 use crate::money::Money;
 
 use super::budget_terms::KnownTerms;
-use super::claim::{Claim, Preemption, Rank, Workload};
+use super::claim::{BudgetPreemption, BudgetRank, Claim, Workload};
 use super::event::{Budget, Key, Name};
 use super::spending::{Spending, Totals};
 
@@ -83,37 +83,37 @@ pub(crate) struct NamespaceState {
     /// The TrainingJobs.
     pub(crate) jobs: BTreeSet<Key>,
     /// What the next slice of its services goes on from, while some are left.
-    pub(crate) unfinished: Option<UnfinishedRound>,
+    pub(crate) partial_pass: Option<PartialPass>,
     /// Services of which so many replicas without a node are taken back, as the budgets do not pay
     /// for them any more.
     pub(crate) withdrawn: BTreeMap<Key, u32>,
     /// Who waits for money, in the order in which it is given, and what each of them would cost.
-    pub(crate) claims: BTreeMap<Rank, Claim>,
+    pub(crate) claims: BTreeMap<BudgetRank, Claim>,
     /// For whom money is kept that is there, or will be once others have given way.
-    pub(crate) kept: BTreeMap<Rank, Vec<(RunningCost, u32)>>,
+    pub(crate) kept: BTreeMap<BudgetRank, Vec<(RunningCost, u32)>>,
     /// What each budget has left beside all that money is kept for, once others have given way.
     pub(crate) kept_left: Vec<Money>,
     /// Who gives way to whom: services by so many replicas, and gangs.
-    pub(crate) preempted: BTreeMap<Workload, Preemption>,
+    pub(crate) preempted: BTreeMap<Workload, BudgetPreemption>,
     /// What jobs would cost that were refused money when the queue was last decided, alone or beside
     /// those ahead of them, and why.
-    pub(crate) refused_jobs: Vec<RefusedJob>,
+    pub(crate) denied_jobs: Vec<DeniedJob>,
 }
 
 /// The money of a namespace between two slices of its services. What became free meanwhile belongs
 /// to the older of them, and is given when all have been decided.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct UnfinishedRound {
+pub(crate) struct PartialPass {
     /// What budgets admit beside what has been admitted.
     pub(crate) admission: BudgetAdmission,
     /// What ran and started once the orders of the last slice had been given.
     pub(crate) ran: RunningTotals,
     /// For whom money is kept who has not got it yet.
-    pub(crate) kept: BTreeMap<Rank, Vec<(RunningCost, u32)>>,
+    pub(crate) kept: BTreeMap<BudgetRank, Vec<(RunningCost, u32)>>,
 }
 
 /// What the workers of gangs cost that were refused money, and why they were.
-pub(crate) type RefusedJob = (Vec<(RunningCost, u32)>, Admission);
+pub(crate) type DeniedJob = (Vec<(RunningCost, u32)>, Admission);
 
 /// Whether the budgets of a namespace would admit one more replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -121,7 +121,7 @@ pub(crate) enum Admission {
     /// They would.
     Admitted,
     /// They will once workloads of lower priority have given way, or what stops has stopped.
-    AfterOthers,
+    AfterPreemption,
     /// There is no money for it.
     NoMoney,
     /// What it costs, or what was spent, is not known.
@@ -130,17 +130,22 @@ pub(crate) enum Admission {
 
 impl Admission {
     /// The answer for a replica of this cost.
-    pub(crate) fn of(admission: &BudgetAdmission, load: RunningCost) -> Self {
-        let loads = [(load, 1)];
-        match Self::of_all(admission, &loads) {
-            Self::NoMoney if admission.check_after_others(&loads).is_ok() => Self::AfterOthers,
+    pub(crate) fn of(admission: &BudgetAdmission, running_cost: RunningCost) -> Self {
+        let running_costs = [(running_cost, 1)];
+        match Self::of_all(admission, &running_costs) {
+            Self::NoMoney if admission.check_after_preemption(&running_costs).is_ok() => {
+                Self::AfterPreemption
+            }
             answer => answer,
         }
     }
 
     /// The answer for several of each that start together, as things are now.
-    pub(crate) fn of_all(admission: &BudgetAdmission, loads: &[(RunningCost, u32)]) -> Self {
-        let answer = admission.check_all(loads);
+    pub(crate) fn of_all(
+        admission: &BudgetAdmission,
+        running_costs: &[(RunningCost, u32)],
+    ) -> Self {
+        let answer = admission.check_all(running_costs);
         answer.map_or_else(|denied| Self::from(&denied), |()| Self::Admitted)
     }
 }
@@ -186,7 +191,7 @@ impl NamespaceState {
         let doubt = self.doubt();
         let (spending, corrections) = (&mut self.spending, &self.corrections);
         // while slices are left, what frees money may not be decided yet: nothing stops for others
-        let (none, is_settled) = (PriorityTotals::default(), self.unfinished.is_none());
+        let (none, is_settled) = (PriorityTotals::default(), self.partial_pass.is_none());
         let priorities = if is_settled {
             self.totals.priorities()
         } else {
@@ -338,16 +343,17 @@ impl NamespaceState {
     /// one more replica.
     pub(crate) fn changed_admissions(&self, admission: &BudgetAdmission) -> BTreeSet<Key> {
         let mut known: Option<(RunningCost, Admission)> = None;
-        let mut admits = |load: RunningCost| match known {
-            Some((same, admits)) if same == load => admits,
+        let mut admits = |running_cost: RunningCost| match known {
+            Some((same, admits)) if same == running_cost => admits,
             _ => {
-                let admits = Admission::of(admission, load);
-                known = Some((load, admits));
+                let admits = Admission::of(admission, running_cost);
+                known = Some((running_cost, admits));
                 admits
             }
         };
         let groups = self.services.iter();
-        let changed = groups.filter(|((load, admitted), _)| admits(*load) != *admitted);
+        let changed =
+            groups.filter(|((running_cost, admitted), _)| admits(*running_cost) != *admitted);
         changed
             .flat_map(|(_, services)| services.iter().cloned())
             .collect()
@@ -355,9 +361,9 @@ impl NamespaceState {
 
     /// Whether a job that was refused money when the queue was last decided would get another
     /// answer now.
-    pub(crate) fn has_changed_refusal(&self, admission: &BudgetAdmission) -> bool {
-        let mut refused = self.refused_jobs.iter();
-        refused.any(|(loads, answer)| Admission::of_all(admission, loads) != *answer)
+    pub(crate) fn has_changed_denial(&self, admission: &BudgetAdmission) -> bool {
+        let mut denied = self.denied_jobs.iter();
+        denied.any(|(running_costs, answer)| Admission::of_all(admission, running_costs) != *answer)
     }
 
     /// Whether the budgets held something back at the last decisions.

@@ -5,18 +5,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-use crate::capacity::Rank;
+use crate::pod_set::SchedulingRank;
 
 use super::event::{Key, Name};
 
 /// What a gang's room may become for others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum GangRoom {
+pub(crate) enum Preemptibility {
     /// It has none, or keeps it.
     #[default]
     Kept,
     /// It is suspended if a workload of a higher priority than this waits for it.
-    GivesWay(Priorities),
+    Preemptor(Priorities),
     /// It does not run any more, and workers of it are still on nodes.
     Leaving,
 }
@@ -45,14 +45,14 @@ pub(crate) struct PreemptibleGangs {
 
 impl PreemptibleGangs {
     /// Moves a gang to where it belongs now.
-    pub(crate) fn set(&mut self, key: &Key, old: GangRoom, new: GangRoom) {
+    pub(crate) fn set(&mut self, key: &Key, old: Preemptibility, new: Preemptibility) {
         if old == new {
             return;
         }
         match old {
-            GangRoom::Kept => {}
-            GangRoom::Leaving => drop(self.leaving.remove(key)),
-            GangRoom::GivesWay(Priorities {
+            Preemptibility::Kept => {}
+            Preemptibility::Leaving => drop(self.leaving.remove(key)),
+            Preemptibility::Preemptor(Priorities {
                 in_cluster,
                 in_namespace,
             }) => {
@@ -65,9 +65,9 @@ impl PreemptibleGangs {
             }
         }
         match new {
-            GangRoom::Kept => {}
-            GangRoom::Leaving => drop(self.leaving.insert(key.clone())),
-            GangRoom::GivesWay(Priorities {
+            Preemptibility::Kept => {}
+            Preemptibility::Leaving => drop(self.leaving.insert(key.clone())),
+            Preemptibility::Preemptor(Priorities {
                 in_cluster,
                 in_namespace,
             }) => {
@@ -95,10 +95,12 @@ impl PreemptibleGangs {
             in_cluster,
             in_namespace,
         } = priorities;
-        let gives_way = move |own: i32, of: &Name| of != namespace || own < in_namespace;
+        let is_preemptible = move |own: i32, of: &Name| of != namespace || own < in_namespace;
         let lower = self.by_priority.range(..in_cluster);
         let lower = lower.flat_map(move |(priority, gangs)| {
-            let gangs = gangs.iter().filter(move |(of, own, _)| gives_way(*own, of));
+            let gangs = gangs
+                .iter()
+                .filter(move |(of, own, _)| is_preemptible(*own, of));
             gangs.map(move |gang| (*priority, gang))
         });
         let first = (namespace.clone(), i32::MIN, Name::default());
@@ -130,11 +132,11 @@ impl PreemptibleGangs {
     /// Whether it has exactly these.
     pub(crate) fn is_consistent<'a>(
         &self,
-        gangs: impl IntoIterator<Item = (&'a Key, GangRoom)>,
+        gangs: impl IntoIterator<Item = (&'a Key, Preemptibility)>,
     ) -> bool {
         let mut again = Self::default();
-        for (key, room) in gangs {
-            again.set(key, GangRoom::Kept, room);
+        for (key, capacity) in gangs {
+            again.set(key, Preemptibility::Kept, capacity);
         }
         (&again.by_priority, &again.leaving) == (&self.by_priority, &self.leaving)
     }
@@ -142,16 +144,16 @@ impl PreemptibleGangs {
 
 /// That a gang gives its GPUs back for another workload.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct RoomPreemption {
+pub(crate) struct CapacityPreemption {
     /// The place of that one in the order of the cluster.
-    pub(crate) to: Rank,
+    pub(crate) to: SchedulingRank,
     /// It is a service.
     pub(crate) is_of_service: bool,
     /// It waits for GPUs, and not only for other room on nodes.
     pub(crate) for_gpus: bool,
 }
 
-impl RoomPreemption {
+impl CapacityPreemption {
     /// A reason for those in this namespace. Workloads of others are not named there.
     pub(crate) fn describe(&self, namespace: &str) -> String {
         let Self {
@@ -183,7 +185,7 @@ pub(crate) struct ClaimantId {
 
 /// The room that was last taken back for a claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct TakenRoom {
+pub(crate) struct ReclaimedCapacity {
     pub(crate) at: Timestamp,
     /// The nodes on which it is, and on which more was taken for the same claim before.
     pub(crate) nodes: BTreeSet<Name>,
@@ -191,14 +193,14 @@ pub(crate) struct TakenRoom {
 
 /// Who gives way to whom, and when that is looked at again.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct RoomPreemptions {
+pub(crate) struct CapacityPreemptions {
     /// The gangs that give way. They stay here until they have stopped.
-    pub(crate) given: BTreeMap<Key, RoomPreemption>,
+    pub(crate) given: BTreeMap<Key, CapacityPreemption>,
     /// Services for which nodes are kept from gangs behind them, and until when, once room for their
     /// replicas is there.
     pub(crate) held: BTreeMap<Key, Timestamp>,
     /// What was taken for whom, for as long as that one waits.
-    pub(crate) taken: BTreeMap<ClaimantId, TakenRoom>,
+    pub(crate) taken: BTreeMap<ClaimantId, ReclaimedCapacity>,
     /// Something has changed for which it is looked again at once.
     pub(crate) is_due: bool,
     /// When it is looked again though nothing happens.

@@ -6,18 +6,18 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::budget::RunningCost;
 use crate::plan::service::Decision;
-use crate::removals::Removals;
+use crate::scale_down_limit::ScaleDownLimit;
 use crate::scaling::{History, Signal};
 
-use super::awaited::Awaited;
-use super::claim::Rank;
-use super::event::{Deployment, Name, Pod, PodsRefused, Reading, Service};
+use super::claim::BudgetRank;
+use super::event::{Deployment, Name, Pod, PodCreationFailure, Reading, Service};
 use super::growth::{LastRead, LearnedDemand};
+use super::missing_replica_pods::MissingReplicaPods;
 use super::namespace::Admission;
 use super::rates::CachedRate;
 use super::rollout::RolloutProgress;
 use super::spending::WorkloadCost;
-use super::starts::Starts;
+use super::starts::StartDurations;
 
 /// A replica is read for the first time within this long of becoming ready.
 const FIRST_READ: SignedDuration = SignedDuration::from_secs(5);
@@ -31,7 +31,7 @@ const START_FAILED_AFTER: SignedDuration = SignedDuration::from_secs(60);
 /// counter moves with each step, and requests that wait are behind others that run. Only while prompts
 /// are read nothing moves: one of a million tokens takes two to three minutes at 5,000 to 10,000
 /// tokens a second.
-const STANDSTILL: SignedDuration = SignedDuration::from_mins(5);
+const STALL_TIMEOUT: SignedDuration = SignedDuration::from_mins(5);
 
 /// An order that no object shows after this long is given anew.
 const ORDER_EXPIRES: SignedDuration = SignedDuration::from_secs(30);
@@ -65,7 +65,7 @@ pub(crate) struct EngineState {
     /// Why they are not known any more, or not yet.
     pub(crate) stale: Option<Name>,
     /// Since when it has had requests while no counter moved.
-    pub(crate) still_since: Option<Timestamp>,
+    pub(crate) no_progress_since: Option<Timestamp>,
     /// Its last read that showed counters.
     last_read: Option<LastRead>,
 }
@@ -78,7 +78,7 @@ impl EngineState {
 
     /// When its requests are not believed any more, if no counter moves until then.
     fn stalls_at(&self) -> Option<Timestamp> {
-        self.still_since?.checked_add(STANDSTILL).ok()
+        self.no_progress_since?.checked_add(STALL_TIMEOUT).ok()
     }
 
     /// Whether it has done nothing for so long that its requests are not believed.
@@ -94,7 +94,7 @@ impl EngineState {
         let is_active = moved || self.busy.is_none() || (requests > 0 || was_busy) && !was_stalled;
         let goes_on = was_busy && !moved && requests > 0 && is_counted;
         if !goes_on {
-            self.still_since = Some(now).filter(|_| requests > 0 && is_counted);
+            self.no_progress_since = Some(now).filter(|_| requests > 0 && is_counted);
         }
         (self.busy, self.stale) = (Some(requests), None);
         is_active
@@ -114,19 +114,19 @@ pub(crate) struct ServiceState {
     pub(crate) history: Option<History>,
     /// When an engine last did something, a gateway held a request, or a start was ordered.
     pub(crate) last_active: Option<Timestamp>,
-    pub(crate) starts: Starts,
+    pub(crate) starts: StartDurations,
     pub(crate) learned: LearnedDemand,
     /// Replicas that were ordered and have no pod yet.
-    pub(crate) awaited: Awaited,
+    pub(crate) without_pod: MissingReplicaPods,
     /// The replicas that the Deployment was told to have.
     pub(crate) ordered: Option<Ordered<u32>>,
     /// Pods that were told to drain (`true`) or to serve again.
     pub(crate) draining: BTreeMap<Name, Ordered<bool>>,
     /// Pods that were told to be the next to be deleted.
-    pub(crate) released: BTreeMap<Name, Ordered<()>>,
+    pub(crate) marked_for_deletion: BTreeMap<Name, Ordered<()>>,
     pub(crate) estimate: CachedRate,
     /// What a new replica costs.
-    pub(crate) load: Option<RunningCost>,
+    pub(crate) running_cost: Option<RunningCost>,
     /// Replicas that were ordered, are not told to leave, and have no node yet.
     pub(crate) starting: u32,
     /// When what it costs changes though nothing happens.
@@ -137,7 +137,7 @@ pub(crate) struct ServiceState {
     /// further ones are not decided yet.
     pub(crate) first_paid: Option<u32>,
     /// The places at which it waits for money.
-    pub(crate) claims: Vec<Rank>,
+    pub(crate) claims: Vec<BudgetRank>,
     /// The key under which its namespace has it.
     pub(crate) index: Option<(RunningCost, Admission)>,
     pub(crate) cost: WorkloadCost,
@@ -145,7 +145,7 @@ pub(crate) struct ServiceState {
     pub(crate) unschedulable: BTreeMap<Name, Timestamp>,
     pub(crate) decision: Option<Decision>,
     /// Replicas that were told to leave for want of demand.
-    pub(crate) removals: Removals,
+    pub(crate) scale_down_limit: ScaleDownLimit,
 }
 
 impl ServiceState {
@@ -176,14 +176,18 @@ impl ServiceState {
         }
         self.ordered = self.ordered.filter(|ordered| ordered.is_recent(now));
         self.draining.retain(|_, ordered| ordered.is_recent(now));
-        self.released.retain(|_, ordered| ordered.is_recent(now));
+        self.marked_for_deletion
+            .retain(|_, ordered| ordered.is_recent(now));
         true
     }
 
     /// When the first of its orders is given anew.
     pub(crate) fn orders_expire(&self) -> Option<Timestamp> {
         let draining = self.draining.values().filter_map(Ordered::expires);
-        let released = self.released.values().filter_map(Ordered::expires);
+        let released = self
+            .marked_for_deletion
+            .values()
+            .filter_map(Ordered::expires);
         let replicas = self.ordered.as_ref().and_then(Ordered::expires);
         replicas.into_iter().chain(draining).chain(released).min()
     }
@@ -192,10 +196,10 @@ impl ServiceState {
     pub(crate) fn forget(&mut self) {
         self.history = None;
         self.last_active = None;
-        self.starts = Starts::default();
+        self.starts = StartDurations::default();
         self.learned = LearnedDemand::default();
-        self.awaited = Awaited::default();
-        self.removals = Removals::default();
+        self.without_pod = MissingReplicaPods::default();
+        self.scale_down_limit = ScaleDownLimit::default();
         self.forget_orders();
         self.decision = None;
     }
@@ -204,13 +208,13 @@ impl ServiceState {
     pub(crate) fn forget_orders(&mut self) {
         self.ordered = None;
         self.draining.clear();
-        self.released.clear();
+        self.marked_for_deletion.clear();
     }
 
     /// Takes that an engine was read.
     pub(crate) fn read(&mut self, engine: &mut EngineState, reading: Reading, now: Timestamp) {
         let is_active = match reading {
-            Reading::Busy {
+            Reading::Counted {
                 requests,
                 moved,
                 done,
@@ -247,7 +251,7 @@ pub(crate) type Replica<'a> = (&'a Name, &'a Pod, &'a EngineState);
 
 /// Whether a replica may have requests: it is ready, or it has been and its engine has not crashed
 /// since. One that takes no new requests has not ended those that it has.
-pub(crate) fn may_work(pod: &Pod, engine: &EngineState) -> bool {
+pub(crate) fn may_have_requests(pod: &Pod, engine: &EngineState) -> bool {
     pod.ready_since.is_some() || engine.has_served && pod.start_failure.is_none()
 }
 
@@ -265,7 +269,7 @@ pub(crate) fn engine_demand(pods: &[Replica<'_>], now: Timestamp) -> EngineDeman
     let (mut sum, mut unknown, mut next) = (None, None, None::<Timestamp>);
     let mut stalled = Vec::new();
     for (_, pod, engine) in pods {
-        if pod.deletion.is_some() || !may_work(pod, engine) {
+        if pod.deletion.is_some() || !may_have_requests(pod, engine) {
             continue;
         }
         let name = &pod.key.name;
@@ -273,7 +277,7 @@ pub(crate) fn engine_demand(pods: &[Replica<'_>], now: Timestamp) -> EngineDeman
             (Some(busy), None) => {
                 let believed = match engine.stalls_at() {
                     Some(at) if now >= at => {
-                        stalled.push((name, busy, engine.still_since.unwrap_or(at)));
+                        stalled.push((name, busy, engine.no_progress_since.unwrap_or(at)));
                         0
                     }
                     stalls_at => {
@@ -324,7 +328,7 @@ fn describe_stalled(stalled: &[(&Name, u64, Timestamp)]) -> Option<String> {
 /// Whether an engine of these pods was read or should have been.
 pub(crate) fn has_reading(pods: &[Replica<'_>], now: Timestamp) -> bool {
     pods.iter().any(|(_, pod, engine)| {
-        let is_read = pod.deletion.is_none() && may_work(pod, engine);
+        let is_read = pod.deletion.is_none() && may_have_requests(pod, engine);
         is_read && (!engine.is_unread() || now >= first_read_by(pod))
     })
 }
@@ -335,14 +339,14 @@ fn first_read_by(pod: &Pod) -> Timestamp {
     ready.saturating_add(FIRST_READ).unwrap_or(ready)
 }
 
-/// Since when the first of these replicas, or of `awaited` that have no pod, has been starting.
+/// Since when the first of these replicas, or of `without_pod` that have no pod, has been starting.
 /// One whose start has failed is starting no more; also when the next one of them will have.
 pub(crate) fn starting_since(
     pods: &[Replica<'_>],
-    awaited: u32,
+    without_pod: u32,
     now: Timestamp,
 ) -> (Option<Timestamp>, Option<Timestamp>) {
-    let (mut since, mut next) = ((awaited > 0).then_some(now), None::<Timestamp>);
+    let (mut since, mut next) = ((without_pod > 0).then_some(now), None::<Timestamp>);
     for (_, pod, engine) in pods {
         let failure = pod.start_failure.as_ref();
         let fails = failure.map(|(_, since)| failed_at(*since));
@@ -361,7 +365,7 @@ pub(crate) fn start_ages(
     now: Timestamp,
 ) -> impl Iterator<Item = Option<SignedDuration>> {
     pods.iter().map(move |(_, pod, engine)| {
-        let serves = may_work(pod, engine) && !engine.is_stalled(now);
+        let serves = may_have_requests(pod, engine) && !engine.is_stalled(now);
         let is_broken = engine.has_served || pod.start_failure.is_some();
         (!serves).then(|| match is_broken {
             true => SignedDuration::MAX,
@@ -392,15 +396,15 @@ pub(crate) fn failures(pods: &[Replica<'_>]) -> Vec<(String, Timestamp)> {
 pub(crate) fn start_failure(
     replicas: usize,
     failures: &[(String, Timestamp)],
-    refused: Option<&PodsRefused>,
+    creation_failure: Option<&PodCreationFailure>,
     now: Timestamp,
 ) -> (Option<String>, Option<Timestamp>) {
     if failures.len() < replicas {
         return (None, None);
     }
-    let refusal = refused.map(|refused| {
-        let why = format!("the cluster refuses its pods: {}", refused.why);
-        (why, refused.counts_at())
+    let refusal = creation_failure.map(|creation_failure| {
+        let why = format!("the cluster refuses its pods: {}", creation_failure.why);
+        (why, creation_failure.counts_at())
     });
     let all = || failures.iter().chain(&refusal);
     let counts = all().map(|(_, counts_at)| *counts_at);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::budget::{Prioritized, PriorityTotals, Yields};
+use crate::budget::{FreedBudget, Prioritized, PriorityTotals};
 use crate::calendar::{Interval, Period};
 use crate::ledger::LinearSpend;
 use crate::money::Money;
@@ -153,7 +153,7 @@ pub(crate) struct WorkloadCost {
     /// Seconds from the order to stop until all of it costs nothing.
     pub(crate) stop_seconds: i64,
     /// It stops or shrinks where a workload of higher priority waits for money.
-    pub(crate) gives_way: bool,
+    pub(crate) preemption_allowed: bool,
     /// Money an hour of what holds a node.
     pub(crate) rate: Money,
     /// What stopping what holds a node now would still cost, without pods that were told to stop.
@@ -179,10 +179,10 @@ pub(crate) struct WorkloadCost {
 
 impl WorkloadCost {
     /// The part of it that was not told to leave or to stop.
-    pub(crate) fn stays(&self) -> Yields {
+    pub(crate) fn stays(&self) -> FreedBudget {
         let rate = self.rate + self.starting_rate;
         let reserve = self.reserve + self.starting_reserve;
-        Yields {
+        FreedBudget {
             rate: rate - self.leaving_rate,
             reserve: reserve - self.leaving_reserve,
         }
@@ -196,10 +196,10 @@ impl WorkloadCost {
             priority,
             rate,
             stop_seconds: self.stop_seconds,
-            yields: if self.gives_way {
+            freed_budget: if self.preemption_allowed {
                 self.stays()
             } else {
-                Yields::default()
+                FreedBudget::default()
             },
         })
     }
@@ -259,8 +259,8 @@ impl Totals {
     }
 
     /// What becomes free of the sums at `now` by what was told to leave or to stop.
-    pub(crate) fn leaving(&self, now: Timestamp) -> Yields {
-        Yields {
+    pub(crate) fn leaving(&self, now: Timestamp) -> FreedBudget {
+        FreedBudget {
             rate: self.leaving_rate,
             reserve: self.leaving_reserve + self.stopping_reserve(now),
         }

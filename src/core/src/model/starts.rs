@@ -18,7 +18,7 @@ const REMEMBERED: usize = 8;
 /// How long the last replicas of a service took from their creation until they were ready, and
 /// since when replicas are starting now.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Starts {
+pub(crate) struct StartDurations {
     /// The kind of node on which each was, and how long it took.
     last: VecDeque<(Name, SignedDuration)>,
     /// What somebody has learned before, until one is seen here.
@@ -26,10 +26,10 @@ pub(crate) struct Starts {
     /// Since when at least one replica has been starting.
     since: Option<Timestamp>,
     /// How many starts in a row were not waited for to their end.
-    cut_off: u32,
+    timed_out_starts: u32,
 }
 
-impl Starts {
+impl StartDurations {
     /// Takes that a replica became ready for the first time.
     /// `kind` is that of its node.
     pub(crate) fn learn(&mut self, kind: Name, created: Timestamp, ready: Timestamp) {
@@ -38,7 +38,7 @@ impl Starts {
         }
         let took = ready.duration_since(created).max(SignedDuration::ZERO);
         self.last.push_back((kind, took));
-        self.cut_off = 0;
+        self.timed_out_starts = 0;
     }
 
     /// Begins with what somebody has learned before.
@@ -62,11 +62,11 @@ impl Starts {
 
     /// How long a start is waited for: twice as long after each one that was cut off, since a start that
     /// is never waited for is never learned.
-    pub(crate) fn patience(&self) -> SignedDuration {
+    pub(crate) fn start_timeout(&self) -> SignedDuration {
         let longest = self.last.iter().map(|(_, took)| took).max();
         longest.map_or(FIRST_START, |longest| {
             let usual = longest.saturating_mul(TIMES_LONGEST).max(SHORTEST_WAIT);
-            let longer = usual.saturating_mul(1 << self.cut_off.min(10));
+            let longer = usual.saturating_mul(1 << self.timed_out_starts.min(10));
             longer.min(FIRST_START).max(usual)
         })
     }
@@ -81,12 +81,12 @@ impl Starts {
     ) -> Option<Timestamp> {
         let before = self.since;
         self.since = starting_since.map(|since| before.unwrap_or(since));
-        let is_cut_off = |since| now.duration_since(since) >= self.patience();
+        let is_cut_off = |since| now.duration_since(since) >= self.start_timeout();
         if self.since.is_none() && before.is_some_and(is_cut_off) {
-            self.cut_off = self.cut_off.saturating_add(1);
+            self.timed_out_starts = self.timed_out_starts.saturating_add(1);
         }
         let since = self.since?;
-        Some(since.saturating_add(self.patience()).unwrap_or(since))
+        Some(since.saturating_add(self.start_timeout()).unwrap_or(since))
     }
 }
 
@@ -100,32 +100,32 @@ mod tests {
 
     #[test]
     fn the_longest_of_the_last_starts_says_how_long_to_wait() {
-        let mut starts = Starts::default();
-        assert_eq!(starts.patience(), FIRST_START);
+        let mut starts = StartDurations::default();
+        assert_eq!(starts.start_timeout(), FIRST_START);
         starts.learn("h100".into(), at(0), at(5));
-        assert_eq!(starts.patience(), SHORTEST_WAIT);
+        assert_eq!(starts.start_timeout(), SHORTEST_WAIT);
         starts.learn("h100".into(), at(0), at(3000));
-        assert_eq!(starts.patience(), SignedDuration::from_secs(9000));
+        assert_eq!(starts.start_timeout(), SignedDuration::from_secs(9000));
         for _ in 0..REMEMBERED {
             starts.learn("h100".into(), at(0), at(-1));
         }
-        assert_eq!(starts.patience(), SHORTEST_WAIT);
+        assert_eq!(starts.start_timeout(), SHORTEST_WAIT);
         for (start, minutes) in [(0, 20), (10_000, 40), (20_000, 60), (30_000, 60)] {
             starts.observe(Some(at(start)), at(start));
             starts.observe(None, at(start + 3600));
-            assert_eq!(starts.patience(), SignedDuration::from_mins(minutes));
+            assert_eq!(starts.start_timeout(), SignedDuration::from_mins(minutes));
         }
         // one that ended sooner was not waited for at all
         starts.learn("h100".into(), at(0), at(5));
         starts.observe(Some(at(50_000)), at(50_000));
         starts.observe(None, at(50_100));
-        assert_eq!(starts.patience(), SHORTEST_WAIT);
+        assert_eq!(starts.start_timeout(), SHORTEST_WAIT);
         assert_eq!(starts.last.len(), REMEMBERED);
     }
 
     #[test]
     fn a_start_takes_as_long_as_most_do_on_the_slowest_kind_of_node() {
-        let mut starts = Starts::default();
+        let mut starts = StartDurations::default();
         assert_eq!(starts.expected(), None);
         starts.recall(SignedDuration::from_secs(40));
         assert_eq!(starts.expected(), Some(SignedDuration::from_secs(40)));

@@ -5,18 +5,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
+use super::capacity::{ClusterCapacity, ReservationOwner};
 use super::event::{Key, Name, Owner, Pod, PodShape};
 use super::gateways::Gateways;
 use super::job::JobState;
 use super::namespace::NamespaceState;
 use super::pause::{PauseScope, Pauses};
-use super::preemptible::{PreemptibleGangs, RoomPreemptions};
+use super::preemptible::{CapacityPreemptions, PreemptibleGangs};
 use super::rates::{CachedRate, Rates};
-use super::room::{ClusterRoom, ReservationOwner};
 use super::service::{EngineState, ServiceState};
 use super::spending::{Totals, WorkloadCost};
-use super::timers::{Subject, Timers};
-use crate::budget::Yields;
+use super::timers::{TimerKey, Timers};
+use crate::budget::FreedBudget;
 use crate::training::NodeStart;
 
 /// A pod, and what is remembered of it.
@@ -28,7 +28,7 @@ pub(crate) struct PodState {
     /// What it costs, if it belongs to no workload.
     pub(crate) cost: WorkloadCost,
     /// What becomes free when it goes, if it is a replica.
-    pub(crate) yields: Yields,
+    pub(crate) freed_budget: FreedBudget,
     /// Whether gangs cannot count on its end: as of this, its room is among that of the node's others.
     pub(crate) may_stay: bool,
     /// When it was first seen on its node.
@@ -121,7 +121,7 @@ impl Marks {
     }
 
     /// The budgets of a namespace have been looked at.
-    pub(crate) fn looked_at(&mut self, namespace: &Name) {
+    pub(crate) fn clear_budgets(&mut self, namespace: &Name) {
         self.budgets.remove(namespace);
         self.deferred.budgets.remove(namespace);
     }
@@ -159,11 +159,11 @@ pub struct Model {
     pub(crate) stopping: BTreeMap<Name, BTreeSet<Name>>,
     /// The UIDs of all pods that were told to stop and hold their nodes still.
     pub(crate) terminating: BTreeSet<Name>,
-    pub(crate) room: ClusterRoom,
+    pub(crate) capacity: ClusterCapacity,
     pub(crate) preemptible: PreemptibleGangs,
     /// Services of which the scheduler has found no node for replicas.
     pub(crate) unschedulable: BTreeSet<Key>,
-    pub(crate) room_preemptions: RoomPreemptions,
+    pub(crate) capacity_preemptions: CapacityPreemptions,
     /// How long a node takes at most until it is ready, where nodes are made for pods that wait.
     pub(crate) node_start: Option<SignedDuration>,
     /// Whether they are is not known yet.
@@ -197,10 +197,10 @@ impl Model {
             unowned: BTreeSet::new(),
             stopping: BTreeMap::new(),
             terminating: BTreeSet::new(),
-            room: ClusterRoom::default(),
+            capacity: ClusterCapacity::default(),
             preemptible: PreemptibleGangs::default(),
             unschedulable: BTreeSet::new(),
-            room_preemptions: RoomPreemptions::default(),
+            capacity_preemptions: CapacityPreemptions::default(),
             node_start: None,
             awaits_node_start: false,
             rates: Rates::default(),
@@ -253,7 +253,7 @@ impl Model {
     }
 
     /// Whether no order is given in a namespace.
-    pub(crate) fn is_observed(&self, namespace: &str) -> bool {
+    pub(crate) fn is_observe_only(&self, namespace: &str) -> bool {
         self.observe_only || self.paused_by(namespace).is_some()
     }
 
@@ -301,10 +301,13 @@ impl Model {
             let node = state.pod.resident_on()?;
             Some((node, &state.pod.shape.requests))
         });
-        if !self.room.is_consistent(bound, resident) {
+        if !self.capacity.is_consistent(bound, resident) {
             return Err("room".to_owned());
         }
-        if !self.rates.is_consistent(self.room.nodes(), self.shapes()) {
+        if !self
+            .rates
+            .is_consistent(self.capacity.nodes(), self.shapes())
+        {
             return Err("classes of nodes".to_owned());
         }
         if !self.has_consistent_preemption() {
@@ -347,7 +350,7 @@ impl Model {
         if self.has_marks() {
             return None;
         }
-        self.room.overcommitted()
+        self.capacity.overcommitted()
     }
 
     fn totals(&self, namespace: &Name) -> Totals {
@@ -407,9 +410,9 @@ impl Model {
     }
 
     /// Marks what is due.
-    pub(crate) fn mark(&mut self, subject: Subject, now: Timestamp) {
+    pub(crate) fn mark(&mut self, subject: TimerKey, now: Timestamp) {
         match subject {
-            Subject::Service(key) => {
+            TimerKey::Service(key) => {
                 let state = self.services.get_mut(&key);
                 let is_due = |state: &mut ServiceState| {
                     let has_new_cost = state.cost_changes_at.is_some_and(|at| at <= now);
@@ -423,7 +426,7 @@ impl Model {
                     self.marks.in_slices([key]);
                 }
             }
-            Subject::Queue(namespace) => {
+            TimerKey::Queue(namespace) => {
                 let state = self.namespaces.get(&namespace);
                 for key in state.into_iter().flat_map(|state| &state.jobs) {
                     let state = self.jobs.get_mut(key);
@@ -437,19 +440,19 @@ impl Model {
                 }
                 self.marks.queues.insert(namespace);
             }
-            Subject::Budgets(namespace) => {
-                if self.is_observed(&namespace) {
+            TimerKey::Budgets(namespace) => {
+                if self.is_observe_only(&namespace) {
                     let services = Self::keys_in(&self.services, &namespace);
                     self.marks.in_slices(services);
                 }
                 self.marks.budgets.insert(namespace);
             }
-            Subject::Pod(uid) => self.reserve_for(&uid, now),
-            Subject::Gateways => self.gateways.mark(),
-            Subject::Room => self.room_preemptions.is_due = true,
-            Subject::Prices => {
+            TimerKey::Pod(uid) => self.reserve_for(&uid, now),
+            TimerKey::Gateways => self.gateways.mark(),
+            TimerKey::SchedulingCapacity => self.capacity_preemptions.is_due = true,
+            TimerKey::Prices => {
                 self.rates.expire(now);
-                self.timers.set(Subject::Prices, self.rates.next_change());
+                self.timers.set(TimerKey::Prices, self.rates.next_change());
                 self.mark_all();
             }
         }

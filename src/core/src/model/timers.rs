@@ -8,7 +8,7 @@ use super::event::{Key, Name};
 
 /// What is decided anew.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Subject {
+pub(crate) enum TimerKey {
     /// A service.
     Service(Key),
     /// The queue of jobs of a namespace.
@@ -20,7 +20,7 @@ pub(crate) enum Subject {
     /// What gateways hold is known or not.
     Gateways,
     /// Whose GPUs are taken back for whom.
-    Room,
+    SchedulingCapacity,
     /// Prices.
     Prices,
 }
@@ -28,13 +28,13 @@ pub(crate) enum Subject {
 /// At most one instant for each subject.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Timers {
-    at: BTreeMap<Subject, Timestamp>,
-    order: BTreeSet<(Timestamp, Subject)>,
+    at: BTreeMap<TimerKey, Timestamp>,
+    order: BTreeSet<(Timestamp, TimerKey)>,
 }
 
 impl Timers {
     /// Replaces the instant of a subject; `None` if time alone changes nothing.
-    pub(crate) fn set(&mut self, subject: Subject, at: Option<Timestamp>) {
+    pub(crate) fn set(&mut self, subject: TimerKey, at: Option<Timestamp>) {
         if self.at.get(&subject).copied() == at {
             return;
         }
@@ -48,7 +48,7 @@ impl Timers {
     }
 
     /// Takes out the subjects that are due at `now`.
-    pub(crate) fn due(&mut self, now: Timestamp) -> Vec<Subject> {
+    pub(crate) fn due(&mut self, now: Timestamp) -> Vec<TimerKey> {
         let mut due = Vec::new();
         while let Some((at, _)) = self.order.first() {
             if *at > now {
@@ -69,10 +69,10 @@ impl Timers {
         services: impl Iterator<Item = &'a Key>,
     ) -> Option<Timestamp> {
         let namespace: Name = namespace.into();
-        let subjects = services.cloned().map(Subject::Service);
+        let subjects = services.cloned().map(TimerKey::Service);
         let subjects = subjects.chain([
-            Subject::Queue(namespace.clone()),
-            Subject::Budgets(namespace),
+            TimerKey::Queue(namespace.clone()),
+            TimerKey::Budgets(namespace),
         ]);
         let at = subjects.filter_map(|subject| self.at.get(&subject).copied());
         at.min()

@@ -25,7 +25,7 @@ pub struct ServiceView {
     /// When something last happened; `None` if that is not known yet.
     pub last_active: Option<Timestamp>,
     /// What a new replica costs.
-    pub load: RunningCost,
+    pub running_cost: RunningCost,
     /// What was learned of its replicas, once that is enough.
     pub learned: Option<LearnedThroughput>,
 }
@@ -68,7 +68,7 @@ impl Model {
             target: state.spec.as_ref()?.target,
             current: state.declared(),
             last_active: state.last_active,
-            load: state.load?,
+            running_cost: state.running_cost?,
             learned: {
                 let target = state.spec.as_ref()?.target;
                 state.learned.throughput(target, state.starts.expected())

@@ -10,7 +10,7 @@ use super::state::Model;
 /// Whether the queue looks after a pod that has the labels of a worker: it is one of a gang that is let
 /// run. How long its room is kept is decided there.
 pub(crate) fn is_in_queue(state: &JobState, pod: &Pod) -> bool {
-    state.spec.is_some() && state.has_room() && state.is_of_present_run(pod)
+    state.spec.is_some() && state.has_room() && state.is_of_current_run(pod)
 }
 
 /// Whether room is reserved for a pod that has the labels of a worker. One that the queue does not look
@@ -33,7 +33,7 @@ impl Model {
             namespace: pod.key.namespace.clone(),
             name: name.clone(),
         };
-        let is_worker = |state: &JobState| state.spec.is_some() && state.is_of_present_run(pod);
+        let is_worker = |state: &JobState| state.spec.is_some() && state.is_of_current_run(pod);
         let is_worker = self.jobs.get(&key).is_some_and(is_worker);
         !pod.resident && !is_worker && pod.deletion.is_none()
     }
@@ -56,7 +56,7 @@ impl Model {
             let node = state.pod.node.as_ref();
             if let Some(node) = node.filter(|_| state.pod.ended.is_none()) {
                 let requests = &state.pod.shape.requests;
-                self.room.set_other(node, requests, may_stay);
+                self.capacity.set_other(node, requests, may_stay);
             }
         }
     }

@@ -16,15 +16,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 
 use crate::budget::BudgetAdmission;
+use crate::model::capacity::ReservationOwner;
 use crate::model::event::{Key, Name, Owner};
-use crate::model::room::ReservationOwner;
 use crate::model::state::{Model, take_in};
-use crate::model::timers::Subject;
+use crate::model::timers::TimerKey;
+use crate::plan::capacity_preemption::{preempt, preempt_for_replicas};
 use crate::plan::decisions::Decisions;
-use crate::plan::namespace::{refresh_marked, review};
+use crate::plan::namespace::{evaluate_budgets, refresh_marked};
 use crate::plan::queue::decide_queues;
 use crate::plan::replicas::decide_services;
-use crate::plan::room_preemption::{preempt, preempt_for_replicas};
 
 /// So many timers that are due, computed costs or looks at a waiting gang are taken to be as long as
 /// one decision over a service.
@@ -44,9 +44,9 @@ pub fn decide(model: &mut Model, now: Timestamp) -> Decisions {
     for uid in std::mem::take(&mut model.marks.pods) {
         model.refresh_other(&uid, now);
     }
-    let named = call.look_at_named(model);
+    let named = call.evaluate_named(model);
     call.decide_named(model, named);
-    call.look_at_deferred(model);
+    call.evaluate_deferred(model);
     call.decide_services(model);
     // the room that gangs find is known once all costs are
     if model.marks.slices.is_empty() && model.marks.first_deferred().is_none() {
@@ -71,7 +71,7 @@ fn mark_due(model: &mut Model, now: Timestamp) -> usize {
         if change.all {
             model.marks.in_slices(model.services.keys().cloned());
         }
-        model.timers.set(Subject::Gateways, change.next);
+        model.timers.set(TimerKey::Gateways, change.next);
     }
     number
 }
@@ -89,15 +89,15 @@ struct Call {
 }
 
 impl Call {
-    fn review(&mut self, model: &mut Model, name: &Name) -> BudgetAdmission {
-        review(model, name, self.now, &mut self.decisions)
+    fn evaluate_budgets(&mut self, model: &mut Model, name: &Name) -> BudgetAdmission {
+        evaluate_budgets(model, name, self.now, &mut self.decisions)
     }
 
     /// Computes the cost of what is marked in a namespace, and looks at its budgets.
-    fn look_at(&mut self, model: &mut Model, name: &Name) {
+    fn evaluate_namespace(&mut self, model: &mut Model, name: &Name) {
         let refreshed = refresh_marked(model, name, self.now);
         self.left = self.left.saturating_sub(refreshed / LIGHT);
-        let mut admission = self.review(model, name);
+        let mut admission = self.evaluate_budgets(model, name);
         let mut budget_states = admission.budget_states().iter();
         if budget_states.any(|budget_state| budget_state.is_exhausted())
             && model.marks.queues.remove(name)
@@ -105,21 +105,21 @@ impl Call {
             // what is suspended for money takes nobody's room, and waits for nobody
             let mut admissions = BTreeMap::from([(name.clone(), admission)]);
             decide_queues(model, &mut admissions, self.now, &mut self.decisions);
-            admission = self.review(model, name);
+            admission = self.evaluate_budgets(model, name);
         }
         self.admissions.insert(name.clone(), admission);
     }
 
     /// Looks at the namespaces in which events have named something since the last call, until the
     /// slice is full, and defers the others. Returns those that it looked at.
-    fn look_at_named(&mut self, model: &mut Model) -> Vec<Name> {
+    fn evaluate_named(&mut self, model: &mut Model) -> Vec<Name> {
         let mut names = Vec::new();
         while let Some(name) = model.marks.first_named() {
             if self.left == 0 {
                 model.marks.defer();
                 break;
             }
-            self.look_at(model, &name);
+            self.evaluate_namespace(model, &name);
             names.push(name);
         }
         names
@@ -135,11 +135,11 @@ impl Call {
     }
 
     /// Looks at the namespaces in which something is deferred, until the slice is full.
-    fn look_at_deferred(&mut self, model: &mut Model) {
+    fn evaluate_deferred(&mut self, model: &mut Model) {
         while self.left > 0
             && let Some(name) = model.marks.first_deferred()
         {
-            self.look_at(model, &name);
+            self.evaluate_namespace(model, &name);
         }
     }
 
@@ -165,7 +165,7 @@ impl Call {
 
     fn decide_slice(&mut self, model: &mut Model, name: &Name) {
         if !self.admissions.contains_key(name) {
-            self.look_at(model, name);
+            self.evaluate_namespace(model, name);
         }
         let Some(admission) = self.admissions.get_mut(name) else {
             return;
@@ -180,7 +180,7 @@ impl Call {
         model.marks.in_slices(rest);
         if number > 0 {
             // what was decided first did not know what was freed or used up afterwards
-            let admission = self.review(model, name);
+            let admission = self.evaluate_budgets(model, name);
             self.admissions.insert(name.clone(), admission);
         }
         if is_last {
@@ -201,11 +201,11 @@ impl Call {
     fn decide_queues(&mut self, model: &mut Model) {
         loop {
             if model.marks.queues.is_empty() {
-                model.room.settle();
-                let mut changed = model.room.take_changed_queues();
+                model.capacity.settle();
+                let mut changed = model.capacity.take_changed_queues();
                 changed.extend(without_kept_room(model));
                 // what was decided takes no room where no order is given
-                changed.retain(|name| !model.is_observed(name));
+                changed.retain(|name| !model.is_observe_only(name));
                 if changed.is_empty() {
                     // who finds no room is known once nothing is left to be decided
                     // a gang gives way for want of room only where it is known that no node comes
@@ -221,19 +221,19 @@ impl Call {
             if self.left == 0 || !model.marks.slices.is_empty() {
                 return;
             }
-            model.room.settle();
+            model.capacity.settle();
             if !model.awaits_node_start {
                 preempt_for_replicas(model, self.now);
             }
             let names = std::mem::take(&mut model.marks.queues);
             let reviewed = names
                 .iter()
-                .map(|name| (name.clone(), self.review(model, name)));
+                .map(|name| (name.clone(), self.evaluate_budgets(model, name)));
             let mut admissions: BTreeMap<Name, BudgetAdmission> = reviewed.collect();
             let jobs = decide_queues(model, &mut admissions, self.now, &mut self.decisions);
             self.left = self.left.saturating_sub(names.len() + jobs / LIGHT);
             for name in names {
-                let admission = self.review(model, &name);
+                let admission = self.evaluate_budgets(model, &name);
                 self.admissions.insert(name, admission);
             }
         }
@@ -265,15 +265,15 @@ impl Call {
 
 /// The namespaces of gangs whose room was kept until they start again, and is not there any more.
 fn without_kept_room(model: &mut Model) -> BTreeSet<Name> {
-    let owners = model.room.take_newly_missing().into_iter();
+    let owners = model.capacity.take_newly_missing().into_iter();
     let gangs = owners.filter_map(|owner| match owner {
         ReservationOwner::Workload(key, Owner::Job(..)) => Some(key),
         _ => None,
     });
-    let keeps_room = |key: &Key| {
+    let keeps_reservation = |key: &Key| {
         let state = model.jobs.get(key);
-        state.is_some_and(|state| state.keeps_room_since.is_some())
+        state.is_some_and(|state| state.reservation_kept_since.is_some())
     };
-    let without = gangs.filter(keeps_room);
+    let without = gangs.filter(keeps_reservation);
     without.map(|key| key.namespace).collect()
 }

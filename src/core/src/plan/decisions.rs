@@ -39,7 +39,7 @@ pub struct JobOrder {
     /// Whether they run.
     pub run: bool,
     /// They run, and an order to stop that nobody has carried out yet is void: no Job is changed.
-    pub revokes: bool,
+    pub cancels_stop: bool,
     /// How often it was suspended because it stayed incomplete, if that is why.
     pub retry: Option<Retry>,
     /// They are stopped to start again, because a worker ended.
@@ -47,7 +47,7 @@ pub struct JobOrder {
     /// How often a worker has failed.
     pub restarts: u32,
     /// The roles whose Jobs are replaced by new ones of the same name, which inherit nothing.
-    pub renew: Vec<Name>,
+    pub recreate: Vec<Name>,
     /// The roles that have ended well and whose Jobs are gone: none is made for them.
     pub done: Vec<Name>,
     /// Why.

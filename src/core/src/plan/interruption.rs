@@ -11,15 +11,15 @@ use crate::training::{Interruption, Restarts};
 
 /// A worker that was told to stop, on a node that is not ready, is given up so long after it should
 /// have stopped.
-pub(super) const LOST_AFTER: SignedDuration = SignedDuration::from_mins(5);
+pub(super) const LOST_NODE_TIMEOUT: SignedDuration = SignedDuration::from_mins(5);
 
 /// A start is left half done where a leader ends between two Jobs. The next one completes it, but not after so
 /// long: the workers that run would have waited for nothing.
-const HALF_STARTED: SignedDuration = SignedDuration::from_mins(1);
+const PARTIAL_START_TIMEOUT: SignedDuration = SignedDuration::from_mins(1);
 
 /// The room of a gang that is to start again is kept for no longer: its workers stop, and it waits, for
 /// less than that unless they take unusually long.
-const ROOM_KEPT: SignedDuration = SignedDuration::from_mins(15);
+const RESERVATION_TIMEOUT: SignedDuration = SignedDuration::from_mins(15);
 
 /// The workers of the present Jobs of a gang, whether these run or were suspended, but for those of
 /// roles that have ended well.
@@ -32,7 +32,7 @@ pub(super) struct LastRun<'a> {
     /// Those that the cluster took away since their Job has begun, and that ended well all the same.
     left_well: Vec<&'a Pod>,
     /// Workers of a run before this one still stop.
-    pub(super) earlier_stop: bool,
+    pub(super) previous_run_terminating: bool,
     /// When the next one is taken to be lost.
     gives_up_at: Option<Timestamp>,
     /// What became of the Job of a role that is not there, though those of others run.
@@ -40,7 +40,7 @@ pub(super) struct LastRun<'a> {
     /// When a start that is half done is given up.
     half_started_until: Option<Timestamp>,
     /// Its room is kept until then at most, whatever its Jobs say of when it starts again.
-    keeps_room_until: Option<Timestamp>,
+    reservation_kept_until: Option<Timestamp>,
 }
 
 impl<'a> LastRun<'a> {
@@ -54,14 +54,14 @@ impl<'a> LastRun<'a> {
         let of_jobs = pods.iter().map(|found| &*found.pod);
         let mut earlier = of_jobs
             .clone()
-            .filter(|pod| pod.made_by.is_some() && !state.is_of_present_run(pod));
+            .filter(|pod| pod.made_by.is_some() && !state.is_of_current_run(pod));
         let stops =
             |pod: &Pod| pod.ended.is_none() && lost_at_of(model, pod).is_none_or(|at| now < at);
-        let earlier_stop = earlier.any(stops);
+        let previous_run_terminating = earlier.any(stops);
         // what becomes of the pods of a role that has ended well is no matter of the gang, and neither
         // is what became of those that were told to stop when their Job was suspended before
         let pods: Vec<&Pod> = of_jobs
-            .filter(|pod| state.is_of_present_run(pod) && !state.has_ended_well(&pod.owner))
+            .filter(|pod| state.is_of_current_run(pod) && !state.has_ended_well(&pod.owner))
             .filter(|pod| !state.was_stopped_before_present_start(pod))
             .collect();
         let mut lost_at: BTreeMap<Timestamp, Vec<&Pod>> = BTreeMap::new();
@@ -74,7 +74,7 @@ impl<'a> LastRun<'a> {
         let lost = lost_at.into_iter().take_while(|(at, _)| *at <= now);
         let half_started_until = state.role_without_job().and_then(|_| {
             let began = state.first_started()?;
-            began.checked_add(HALF_STARTED).ok()
+            began.checked_add(PARTIAL_START_TIMEOUT).ok()
         });
         Self {
             missing_job: missing_job(state, half_started_until.is_some_and(|at| at <= now)),
@@ -89,20 +89,20 @@ impl<'a> LastRun<'a> {
                 .iter()
                 .copied()
                 .filter(|pod| pod.failure.is_none() && pod.ended.is_some())
-                .filter(|pod| pod.disrupted || was_told(pod))
+                .filter(|pod| pod.disrupted || was_deleted_before_end(pod))
                 .collect(),
-            earlier_stop,
+            previous_run_terminating,
             pods,
             gives_up_at: later,
-            keeps_room_until: state
-                .keeps_room_since
-                .and_then(|since| since.checked_add(ROOM_KEPT).ok()),
+            reservation_kept_until: state
+                .reservation_kept_since
+                .and_then(|since| since.checked_add(RESERVATION_TIMEOUT).ok()),
         }
     }
 
     /// When what was found changes though nothing happens.
-    pub(super) fn next_look(&self, now: Timestamp) -> Option<Timestamp> {
-        let until = self.keeps_room_until.filter(|until| now < *until);
+    pub(super) fn requeue_at(&self, now: Timestamp) -> Option<Timestamp> {
+        let until = self.reservation_kept_until.filter(|until| now < *until);
         let looks = [self.gives_up_at, until, self.half_started_until];
         looks.into_iter().flatten().min()
     }
@@ -135,7 +135,7 @@ impl<'a> LastRun<'a> {
         };
         let interruption = match (is_let_run, waits_until) {
             (true, None) => is_missing()
-                .or_else(|| self.interruption(|pod| pod.disrupted || was_told(pod)))
+                .or_else(|| self.interruption(|pod| pod.disrupted || was_deleted_before_end(pod)))
                 .or_else(|| self.left_well()),
             // only some of its Jobs were told to stop, or to start again: all stop
             (true, Some(_)) => self.interruption(|pod| pod.disrupted).or_else(|| {
@@ -161,9 +161,9 @@ impl<'a> LastRun<'a> {
             began: state.started(),
             limit: state.spec.as_ref().map_or(0, |spec| spec.restarts),
             waits_until,
-            keeps_room: has_room
+            keeps_reservation: has_room
                 && self.lost.is_empty()
-                && self.keeps_room_until.is_some_and(|until| now < until),
+                && self.reservation_kept_until.is_some_and(|until| now < until),
             interruption,
         }
     }
@@ -224,19 +224,19 @@ fn missing_job(state: &JobState, is_overdue: bool) -> Option<String> {
 }
 
 /// Whether a pod was told to stop before it ended.
-fn was_told(pod: &Pod) -> bool {
-    let told_at = pod.told_at();
-    told_at.is_some_and(|told| pod.ended.is_none_or(|ended| ended >= told))
+fn was_deleted_before_end(pod: &Pod) -> bool {
+    let deleted_at = pod.deleted_at();
+    deleted_at.is_some_and(|told| pod.ended.is_none_or(|ended| ended >= told))
 }
 
 /// When a worker is given up, if nothing changes until then.
 fn lost_at_of(model: &Model, pod: &Pod) -> Option<Timestamp> {
-    let at = pod.deletion?.checked_add(LOST_AFTER).ok();
+    let at = pod.deletion?.checked_add(LOST_NODE_TIMEOUT).ok();
     at.filter(|_| pod.ended.is_none() && is_on_unready_node(model, pod))
 }
 
 fn is_on_unready_node(model: &Model, pod: &Pod) -> bool {
-    let is_unready = |node: &Name| model.room.node(node).is_none_or(|node| node.unready);
+    let is_unready = |node: &Name| model.capacity.node(node).is_none_or(|node| node.unready);
     pod.node.as_ref().is_some_and(is_unready)
 }
 

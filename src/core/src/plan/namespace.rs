@@ -11,11 +11,11 @@ use crate::model::claim::Workload;
 use crate::model::event::{Key, Name};
 use crate::model::namespace::NamespaceState;
 use crate::model::state::Model;
-use crate::model::timers::Subject;
+use crate::model::timers::TimerKey;
 use crate::money::Money;
+use crate::plan::budget_preemption::{Shares, share};
+use crate::plan::budget_timers;
 use crate::plan::decisions::Decisions;
-use crate::plan::looks;
-use crate::plan::preemption::{Shares, share};
 
 /// While something is limited by a budget, its namespace is looked at again after this long: what
 /// pods that are stopping may still cost becomes less with time.
@@ -47,7 +47,7 @@ pub(super) fn refresh_marked(model: &mut Model, name: &Name, now: Timestamp) -> 
         services.extend(named.iter().cloned());
         jobs.extend(named_jobs);
     }
-    if model.is_observed(name) && !named.is_empty() {
+    if model.is_observe_only(name) && !named.is_empty() {
         // money is given once to each of them only where they are decided together
         let all = Model::keys_in(&model.services, name);
         model.marks.in_slices(all);
@@ -74,14 +74,14 @@ pub(super) fn refresh_marked(model: &mut Model, name: &Name, now: Timestamp) -> 
 
 /// Finds out where the budgets of a namespace stand, and marks the workloads that this concerns.
 /// Returns the money that is left.
-pub(super) fn review(
+pub(super) fn evaluate_budgets(
     model: &mut Model,
     name: &Name,
     now: Timestamp,
     decisions: &mut Decisions,
 ) -> BudgetAdmission {
     let zone = model.zone.clone();
-    let is_observed = model.is_observed(name);
+    let is_observe_only = model.is_observe_only(name);
     let grace = model.change_grace;
     let is_repriced = model.repriced.remove(name);
     let namespace = model.namespace_mut(name);
@@ -92,9 +92,9 @@ pub(super) fn review(
     let budget_states = namespace.budget_states(now, &zone);
     let running = namespace.running(now);
     // while slices are left, it does not depend on which services have been decided
-    let withdrawn = if namespace.unfinished.is_some() {
+    let withdrawn = if namespace.partial_pass.is_some() {
         namespace.withdrawn.clone()
-    } else if is_observed {
+    } else if is_observe_only {
         BTreeMap::new()
     } else {
         withdrawals(model, name, &budget_states, now)
@@ -104,13 +104,13 @@ pub(super) fn review(
     let (priorities, leaving) = (totals.priorities(), totals.leaving(now));
     let states = budget_states.clone();
     let admission = BudgetAdmission::new(states, running, priorities, leaving, now);
-    let admission = match &namespace.unfinished {
+    let admission = match &namespace.partial_pass {
         Some(round) => admission.continuing(&round.admission, round.ran),
         None => admission,
     };
-    let shares = if is_observed {
+    let shares = if is_observe_only {
         Shares::default()
-    } else if namespace.unfinished.is_some() {
+    } else if namespace.partial_pass.is_some() {
         Shares {
             kept: namespace.kept.clone(),
             preempted: namespace.preempted.clone(),
@@ -124,14 +124,14 @@ pub(super) fn review(
     let caps = NamespaceState::caps(&budget_states);
     let (mut concerned, mut stops) = (BTreeSet::new(), false);
     let mut concerns_queue;
-    if caps == namespace.caps && is_observed {
+    if caps == namespace.caps && is_observe_only {
         // nobody gets what was decided, so what others were refused is always there again
         concerns_queue = false;
     } else if caps == namespace.caps {
-        if namespace.unfinished.is_none() {
+        if namespace.partial_pass.is_none() {
             concerned = namespace.changed_admissions(&admission);
         }
-        concerns_queue = namespace.has_changed_refusal(&admission);
+        concerns_queue = namespace.has_changed_denial(&admission);
     } else {
         // a budget has opened, closed or become unknown: all that it counts depends on it
         stops = caps
@@ -165,7 +165,7 @@ pub(super) fn review(
     }
     (namespace.kept, namespace.preempted) = (shares.kept, shares.preempted);
     namespace.kept_left = shares.left;
-    let look = next_look(namespace, &admission, now, &zone);
+    let look = requeue_at(namespace, &admission, now, &zone);
     model.marks.in_slices(concerned);
     if concerns_queue {
         model.marks.queues.insert(name.clone());
@@ -173,8 +173,8 @@ pub(super) fn review(
     if stops {
         model.marks.stops.insert(name.clone());
     }
-    model.timers.set(Subject::Budgets(name.clone()), look);
-    model.marks.looked_at(name);
+    model.timers.set(TimerKey::Budgets(name.clone()), look);
+    model.marks.clear_budgets(name);
     admission
 }
 
@@ -200,16 +200,17 @@ fn withdrawals(
     let keys = Model::keys_in(&model.services, name).into_iter();
     let replicas = keys.flat_map(|key| {
         let state = model.services.get(&key);
-        let known = state.and_then(|state| Some((state, state.load?, state.spec.as_ref()?)));
-        let Some((state, load, spec)) = known else {
+        let known =
+            state.and_then(|state| Some((state, state.running_cost?, state.spec.as_ref()?)));
+        let Some((state, running_cost, spec)) = known else {
             return vec![];
         };
         let order = (spec.priority, Reverse(spec.created), Reverse(key));
-        let given_up = state.awaited.given_up(now);
+        let given_up = state.without_pod.given_up(now);
         let numbers = [(false, given_up), (true, state.starting)];
         let numbers = numbers.into_iter().filter(|(_, number)| *number > 0);
-        let replicas =
-            numbers.map(|(starts, number)| ((starts, order.clone()), number, load.reserve()));
+        let replicas = numbers
+            .map(|(starts, number)| ((starts, order.clone()), number, running_cost.reserve()));
         replicas.collect()
     });
     let mut replicas: Vec<_> = replicas.collect();
@@ -249,7 +250,7 @@ fn note_latches(
 }
 
 /// When budgets may stand elsewhere though nothing happens.
-fn next_look(
+fn requeue_at(
     namespace: &NamespaceState,
     admission: &BudgetAdmission,
     now: Timestamp,
@@ -268,10 +269,10 @@ fn next_look(
     let look = exhausted.chain(missing);
     let look = look.map(|at| at.max(later(SOONEST))).min();
     let ends = budget_states.map(|budget_state| budget_state.period.end);
-    let due = looks::next_correction(namespace, now, zone);
+    let due = budget_timers::next_correction(namespace, now, zone);
     let terms = namespace.next_terms();
     let due = due.into_iter().chain(terms).min();
-    let changes = looks::next_change(namespace, admission, now);
+    let changes = budget_timers::next_change(namespace, admission, now);
     let look = look.into_iter().chain(ends).chain(due).chain(changes).min();
     let pace = namespace.is_limited().then(|| later(LIMITED_PACE));
     let figures = namespace

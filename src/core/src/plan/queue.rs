@@ -6,21 +6,21 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::budget::BudgetAdmission;
 use crate::limit::LimitedBy;
-use crate::model::awaited::{LONGEST_WAIT, REFUSED_AFTER};
-use crate::model::claim::{Claim, DEFAULT_WEIGHT, Part, Rank, Workload, kept_before};
-use crate::model::cost::{gang, is_worker_of};
+use crate::model::capacity::ReservationOwner;
+use crate::model::claim::{BudgetRank, Claim, DEFAULT_WEIGHT, Part, Workload, kept_before};
+use crate::model::cost::{is_worker_of, pod_set};
 use crate::model::event::{Key, Name, Owner};
 use crate::model::job::JobState;
-use crate::model::namespace::{Admission, RefusedJob};
-use crate::model::preemptible::GangRoom;
-use crate::model::room::ReservationOwner;
+use crate::model::missing_replica_pods::{CREATION_FAILURE_TIMEOUT, LONGEST_WAIT};
+use crate::model::namespace::{Admission, DeniedJob};
+use crate::model::preemptible::Preemptibility;
 use crate::model::service::Ordered;
 use crate::model::state::{Model, PodState, count};
-use crate::model::timers::Subject;
+use crate::model::timers::TimerKey;
 use crate::plan::decisions::{Decisions, JobOrder};
 use crate::plan::interruption::LastRun;
 use crate::training::{
-    self, GivesWay, Job, JobDecision, MissingPods, NamespaceQueue, Scheduled, Unscheduled,
+    self, Job, JobDecision, MissingPods, NamespaceQueue, Preemptor, Scheduled, Unscheduled,
     schedule_all,
 };
 
@@ -58,9 +58,9 @@ pub(super) fn decide_queues(
         admission,
     });
     let node_start = model.known_node_start();
-    let mut room = model.room.for_queues(names.clone());
-    let scheduled = schedule_all(queues.collect(), &mut room, node_start, now);
-    drop(room);
+    let mut capacity = model.capacity.for_queues(names.clone());
+    let scheduled = schedule_all(queues.collect(), &mut capacity, node_start, now);
+    drop(capacity);
     let number = observed.iter().map(|observed| observed.number).sum();
     for ((name, observed), scheduled) in names.iter().zip(observed).zip(scheduled) {
         carry_out(model, name, observed, scheduled, now, decisions);
@@ -84,7 +84,7 @@ fn observe_queue(
     };
     for key in keys {
         if model.jobs.get(&key).is_some_and(|state| state.is_gone()) {
-            model.set_gang_room(&key, GangRoom::Kept);
+            model.set_gang_room(&key, Preemptibility::Kept);
             model.jobs.remove(&key);
             model.namespace_mut(name).jobs.remove(&key);
             continue;
@@ -97,7 +97,11 @@ fn observe_queue(
             observed.keys.insert(job.name.clone(), key);
             observed.jobs.push(job);
         } else if let Some(state) = model.jobs.get_mut(&key) {
-            (state.decision, state.interruption, state.keeps_room_since) = (None, None, None);
+            (
+                state.decision,
+                state.interruption,
+                state.reservation_kept_since,
+            ) = (None, None, None);
             let costs = state.cost_changes_at;
             let expires = stop_failed(model, &key, now, decisions);
             let looks = [observed.next, costs, expires];
@@ -113,11 +117,11 @@ fn give_up_start(model: &mut Model, key: &Key, job: Job, now: Timestamp) -> Job 
     let Some(state) = model.jobs.get_mut(key) else {
         return job;
     };
-    if state.start_refused_until().is_none_or(|until| now < until) {
+    if state.start_rejected_until().is_none_or(|until| now < until) {
         return job;
     }
     let why = "its Jobs cannot be made or changed, see the condition PodsHealthy";
-    state.give_up_start(job.evict(Some(why.into()), now));
+    state.give_up_start(job.next_retry(Some(why.into()), now));
     model.refresh_job(key, now);
     observe_job(model, key, now).unwrap_or(job)
 }
@@ -131,13 +135,13 @@ fn carry_out(
     now: Timestamp,
     decisions: &mut Decisions,
 ) {
-    let refused = scheduled.refused.into_iter();
-    let refused_jobs: Vec<RefusedJob> = refused
-        .map(|(loads, denied)| (loads, Admission::from(&denied)))
+    let denied = scheduled.denied.into_iter();
+    let denied_jobs: Vec<DeniedJob> = denied
+        .map(|(running_costs, denied)| (running_costs, Admission::from(&denied)))
         .collect();
     let waiting = scheduled.decisions.iter();
     let waiting: BTreeSet<&str> = waiting
-        .filter(|decision| decision.waits_for_money && !model.is_observed(name))
+        .filter(|decision| decision.waits_for_money && !model.is_observe_only(name))
         .map(|decision| decision.name.as_str())
         .collect();
     let waiting = observed
@@ -145,20 +149,26 @@ fn carry_out(
         .iter()
         .filter(|job| waiting.contains(job.name.as_str()));
     let claims = waiting.map(|job| {
-        let loads = job.loads();
-        (rank(job), Claim { loads, count: 1 })
+        let running_costs = job.running_costs();
+        (
+            rank(job),
+            Claim {
+                running_costs,
+                count: 1,
+            },
+        )
     });
     let namespace = model.namespace_mut(name);
-    let is_of_service = |rank: &Rank| matches!(rank.workload, Workload::Service(_));
+    let is_of_service = |rank: &BudgetRank| matches!(rank.workload, Workload::Service(_));
     namespace.claims.retain(|rank, _| is_of_service(rank));
     namespace.claims.extend(claims);
-    namespace.refused_jobs = refused_jobs;
+    namespace.denied_jobs = denied_jobs;
     let mut next = observed.next;
     for decision in scheduled.decisions {
         let Some(key) = observed.keys.get(&decision.name) else {
             continue;
         };
-        let decision = hold(model, key, decision);
+        let decision = apply_pause(model, key, decision);
         let rests = [Some(LimitedBy::Suspended), Some(LimitedBy::Paused)];
         let waits = !decision.run && !rests.contains(&decision.limited_by);
         let pace = waits.then(|| now.saturating_add(WAITING_PACE).unwrap_or(now));
@@ -170,8 +180,8 @@ fn carry_out(
         let looks = [
             next,
             pace,
-            state.start_refused_until(),
-            decision.next_look,
+            state.start_rejected_until(),
+            decision.requeue_at,
             expires,
             state.cost_changes_at,
         ];
@@ -181,7 +191,7 @@ fn carry_out(
             decisions.jobs.push((key.clone(), decision));
         }
     }
-    model.timers.set(Subject::Queue(name.clone()), next);
+    model.timers.set(TimerKey::Queue(name.clone()), next);
 }
 
 /// Tells the Jobs that go on though the gang has failed with another role to stop: they hold GPUs
@@ -203,13 +213,13 @@ fn stop_failed(
         reason: "one of its roles has failed".to_owned(),
         position: None,
         retry: None,
-        refused: None,
+        creation_failure: None,
         waits_for_money: false,
-        gives_gpus_back: false,
+        preempted_for_gpus: false,
         restart: None,
         restarts: state.restarts(),
-        keeps_room: false,
-        next_look: None,
+        keeps_reservation: false,
+        requeue_at: None,
     };
     order_job(model, key, &decision, now, decisions);
     let state = model.jobs.get(key)?;
@@ -225,33 +235,33 @@ fn order_job(
     now: Timestamp,
     decisions: &mut Decisions,
 ) {
-    let is_observed = model.is_observed(&key.namespace);
+    let is_observe_only = model.is_observe_only(&key.namespace);
     let Some(state) = model.jobs.get_mut(key) else {
         return;
     };
     if !decision.run {
-        state.start_refused_since = None;
+        state.start_rejected_since = None;
     }
     let is_ordered = state
         .ordered
         .is_some_and(|ordered| ordered.value == decision.run);
     let is_shown = state.ordered.is_none() && state.shows(decision.run);
-    let since = state.keeps_room_since;
-    let keeps_since = decision.keeps_room.then(|| since.unwrap_or(now));
-    state.keeps_room_since = keeps_since;
-    if is_ordered || is_shown || is_observed {
-        if since.is_some() != decision.keeps_room {
+    let since = state.reservation_kept_since;
+    let keeps_since = decision.keeps_reservation.then(|| since.unwrap_or(now));
+    state.reservation_kept_since = keeps_since;
+    if is_ordered || is_shown || is_observe_only {
+        if since.is_some() != decision.keeps_reservation {
             model.refresh_job(key, now);
         }
         return;
     }
-    let revokes = decision.run && state.may_go_on();
+    let cancels_stop = decision.run && state.may_go_on();
     // what its Jobs show is as it should be then
-    state.ordered = (!revokes).then_some(Ordered {
+    state.ordered = (!cancels_stop).then_some(Ordered {
         value: decision.run,
         at: now,
     });
-    state.is_told = false;
+    state.order_observed = false;
     // an order that is given anew carries what its Jobs do not show yet
     let unshown = (state.retry.take(), state.restart);
     (state.retry, state.restart) = (decision.retry.clone(), decision.restart);
@@ -260,21 +270,21 @@ fn order_job(
         state.restart = state.restart.or(unshown.1);
     }
     if decision.run {
-        model.room_preemptions.given.remove(key);
+        model.capacity_preemptions.given.remove(key);
     }
-    let renew = match decision.run && !revokes {
+    let recreate = match decision.run && !cancels_stop {
         true => state.roles_to_renew(),
         false => Vec::new(),
     };
-    state.renew(&renew);
+    state.recreate(&recreate);
     let order = JobOrder {
         job: key.clone(),
         run: decision.run,
-        revokes,
+        cancels_stop,
         retry: state.retry.clone(),
         restart: state.restart,
         restarts: decision.restarts,
-        renew,
+        recreate,
         done: state.done_roles(),
         reason: decision.reason.clone(),
         limited_by: decision.limited_by,
@@ -286,7 +296,7 @@ fn order_job(
 
 /// What becomes of a job that is paused, alone or with its scope: it goes on or does not start. A
 /// budget stops one that is paused alone, and so does its own `suspend`.
-fn hold(model: &Model, key: &Key, decision: JobDecision) -> JobDecision {
+fn apply_pause(model: &Model, key: &Key, decision: JobDecision) -> JobDecision {
     let state = model.jobs.get(key);
     let Some((state, spec)) = state.and_then(|state| Some((state, state.spec.as_ref()?))) else {
         return decision;
@@ -316,8 +326,8 @@ fn hold(model: &Model, key: &Key, decision: JobDecision) -> JobDecision {
         position: None,
         retry: None,
         waits_for_money: false,
-        gives_gpus_back: false,
-        next_look: None,
+        preempted_for_gpus: false,
+        requeue_at: None,
         ..decision
     }
 }
@@ -334,10 +344,10 @@ fn starts_again(state: &JobState) -> bool {
 }
 
 /// The place of a job in the order in which money is given.
-fn rank(job: &Job) -> Rank {
+fn rank(job: &Job) -> BudgetRank {
     let workload = Workload::Job(job.name.as_str().into());
     let weight = DEFAULT_WEIGHT;
-    Rank::new(job.priority, Part::Further, weight, job.created, workload)
+    BudgetRank::new(job.priority, Part::Further, weight, job.created, workload)
 }
 
 /// Everything that the queue reads of a TrainingJob; `None` once it has ended.
@@ -352,21 +362,25 @@ fn observe_job(model: &Model, key: &Key, now: Timestamp) -> Option<Job> {
         .iter()
         .filter_map(|uid| model.pods.get(uid))
         .collect();
-    let roles = spec.roles.iter().zip(&state.loads).map(|(role, load)| {
-        let workers = pods
-            .iter()
-            .filter(|found| is_worker_of(&found.pod, &role.name));
-        let workers = workers.filter(|found| state.is_of_present_run(&found.pod));
-        let ended_well = state.ended_well(&role.name);
-        training::Role {
-            gang: gang(&role.worker, role.replicas),
-            worker: *load,
-            present: count(workers.count()).saturating_add(ended_well),
-        }
-    });
+    let roles = spec
+        .roles
+        .iter()
+        .zip(&state.running_costs)
+        .map(|(role, running_cost)| {
+            let workers = pods
+                .iter()
+                .filter(|found| is_worker_of(&found.pod, &role.name));
+            let workers = workers.filter(|found| state.is_of_current_run(&found.pod));
+            let ended_well = state.ended_well(&role.name);
+            training::Role {
+                pod_set: pod_set(&role.worker, role.replicas),
+                worker: *running_cost,
+                with_pod: count(workers.count()).saturating_add(ended_well),
+            }
+        });
     let roles: Vec<training::Role> = roles.collect();
     // an order to stop that nobody has carried out is taken back
-    let goes_on = state.may_go_on() && !model.room_preemptions.given.contains_key(key);
+    let goes_on = state.may_go_on() && !model.capacity_preemptions.given.contains_key(key);
     let running = state.is_running() || goes_on;
     // what its Jobs show while an order is on its way is from before it
     let is_shown = state.ordered.is_none() && state.shows_running();
@@ -374,11 +388,12 @@ fn observe_job(model: &Model, key: &Key, now: Timestamp) -> Option<Job> {
     let has_room = spec.roles.iter().all(|role| {
         let owner = Owner::Job(key.name.clone(), role.name.clone());
         let owner = ReservationOwner::Workload(key.clone(), owner);
-        !model.room.lacks_room(&owner)
+        !model.capacity.lacks_capacity(&owner)
     });
     let last_run = LastRun::of(model, state, &pods, now);
-    let gave_way = state.decision.as_ref();
-    let gave_way = gave_way.filter(|decision| decision.limited_by == Some(LimitedBy::Preempted));
+    let last_preempted_by = state.decision.as_ref();
+    let last_preempted_by =
+        last_preempted_by.filter(|decision| decision.limited_by == Some(LimitedBy::Preempted));
     let mut job = Job {
         name: key.name.to_string(),
         priority: spec.priority,
@@ -389,17 +404,17 @@ fn observe_job(model: &Model, key: &Key, now: Timestamp) -> Option<Job> {
         missing: missing_pods(state, &roles, &pods).filter(|_| is_shown),
         unscheduled: unscheduled.filter(|_| is_shown),
         retry: state.last_retry(),
-        found_room: has_room,
-        gives_up_at: last_run.next_look(now),
+        fits_now: has_room,
+        gives_up_at: last_run.requeue_at(now),
         seed: spec.seed,
         settled: state.is_settled(|role| last_run.given_up(role))
-            && !last_run.earlier_stop
+            && !last_run.previous_run_terminating
             && (state.restart_at().is_none() || last_run.has_ended()),
         restarts: last_run.restarts(state, has_room, now),
-        gives_way: None,
-        gave_way: gave_way.map(|decision| GivesWay {
+        preempted_by: None,
+        last_preempted_by: last_preempted_by.map(|decision| Preemptor {
             reason: decision.reason.clone(),
-            for_gpus: decision.gives_gpus_back,
+            for_gpus: decision.preempted_for_gpus,
         }),
         kept: vec![],
         roles,
@@ -412,9 +427,9 @@ fn observe_job(model: &Model, key: &Key, now: Timestamp) -> Option<Job> {
     }
     if let Some(namespace) = model.namespaces.get(&key.namespace) {
         let preemption = namespace.preempted.get(&Workload::Job(key.name.clone()));
-        job.gives_way = preemption.map(|found| {
+        job.preempted_by = preemption.map(|found| {
             let name = found.to.workload.name();
-            GivesWay {
+            Preemptor {
                 reason: format!(
                     "gives way to {name}, which has a higher priority and waits for money"
                 ),
@@ -423,9 +438,9 @@ fn observe_job(model: &Model, key: &Key, now: Timestamp) -> Option<Job> {
         });
         job.kept = kept_before(&namespace.kept, &rank(&job));
     }
-    if job.gives_way.is_none() && matches!(state.room, GangRoom::GivesWay(_)) {
-        let preemption = model.room_preemptions.given.get(key);
-        job.gives_way = preemption.map(|found| GivesWay {
+    if job.preempted_by.is_none() && matches!(state.capacity, Preemptibility::Preemptor(_)) {
+        let preemption = model.capacity_preemptions.given.get(key);
+        job.preempted_by = preemption.map(|found| Preemptor {
             reason: found.describe(&key.namespace),
             for_gpus: true,
         });
@@ -441,38 +456,44 @@ fn missing_pods(
     pods: &[&PodState],
 ) -> Option<MissingPods> {
     let spec = state.spec.as_ref()?;
-    let missing = |role: &training::Role| role.gang.workers.saturating_sub(role.present);
+    let missing = |role: &training::Role| role.pod_set.workers.saturating_sub(role.with_pod);
     let workers = roles.iter().map(missing).fold(0, u32::saturating_add);
     if workers == 0 {
         return None;
     }
     let of_run = pods.iter().map(|found| &found.pod);
-    let of_run: Vec<_> = of_run.filter(|pod| state.is_of_present_run(pod)).collect();
+    let of_run: Vec<_> = of_run.filter(|pod| state.is_of_current_run(pod)).collect();
     let made_or_ended = of_run.iter().flat_map(|pod| [Some(pod.created), pod.ended]);
     let began = state.running_since.values().copied().max();
     let since = made_or_ended
         .chain([began, state.started()])
         .flatten()
         .max()?;
-    let refused = spec.roles.iter().zip(roles).filter_map(|(spec, role)| {
-        let report = state.batch_jobs.get(&spec.name)?.refused.as_ref()?;
+    let creation_failure = spec.roles.iter().zip(roles).filter_map(|(spec, role)| {
+        let report = state
+            .batch_jobs
+            .get(&spec.name)?
+            .creation_failure
+            .as_ref()?;
         let of_role = of_run.iter().filter(|pod| is_worker_of(pod, &spec.name));
         let made = of_role.map(|pod| pod.created).max();
         let is_over = made.is_some_and(|made| made > report.last);
         (missing(role) > 0 && !is_over).then_some(report)
     });
-    let first = refused.min_by_key(|report| report.since);
+    let first = creation_failure.min_by_key(|report| report.since);
     let after = |wait| since.saturating_add(wait).unwrap_or(since);
     let silent = after(LONGEST_WAIT);
     let until = first.map_or(silent, |report| {
-        let refused = since.max(report.since).saturating_add(REFUSED_AFTER);
+        let creation_failure = since
+            .max(report.since)
+            .saturating_add(CREATION_FAILURE_TIMEOUT);
         // a report is no reason to wait for longer than without a word
-        refused.map_or(silent, |refused| refused.min(silent))
+        creation_failure.map_or(silent, |creation_failure| creation_failure.min(silent))
     });
     Some(MissingPods {
         workers,
         until,
-        refused: first.map(|report| report.why.clone()),
+        creation_failure: first.map(|report| report.why.clone()),
     })
 }
 

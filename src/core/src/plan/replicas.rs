@@ -5,23 +5,25 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 
 use crate::budget::{BudgetAdmission, RunningCost};
-use crate::capacity::Gang;
 use crate::drain::{self, DrainInput, RolloutState};
 use crate::limit::LimitedBy;
-use crate::model::claim::{Part, Rank, Workload, kept_before};
+use crate::model::claim::{BudgetRank, Part, Workload, kept_before};
 use crate::model::cost::{drain_replicas, is_replica};
 use crate::model::event::{Key, Name};
 use crate::model::growth;
-use crate::model::namespace::{Admission, UnfinishedRound};
+use crate::model::namespace::{Admission, PartialPass};
 use crate::model::service::{self, Ordered, Replica, ServiceState};
 use crate::model::state::{Model, PodState, count};
-use crate::model::timers::Subject;
+use crate::model::timers::TimerKey;
 use crate::plan::decisions::{Decisions, ServiceOrder};
 use crate::plan::service::{
-    Allotment, Decision, give_way, hold, leave_slowly, payable, wait_for_price, withdraw,
+    Allotment, Decision, apply_pause, apply_preemption, limit_scale_down, payable, wait_for_price,
+    withdraw_unpaid,
 };
+use crate::pod_set::PodSet;
 use crate::scaling::{
-    DEFAULT_WINDOW, Forecast, GrowthRule, History, Service, Signal, Start, StuckRollout, recommend,
+    DEFAULT_WINDOW, DemandForecast, GrowthRule, History, Service, Signal, Start, StuckRollout,
+    recommend,
 };
 
 /// What of a service is decided next.
@@ -46,56 +48,56 @@ pub(super) fn decide_services(
     decisions: &mut Decisions,
 ) -> (usize, Vec<Key>) {
     let known = model.namespace_mut(namespace);
-    let round = known.unfinished.take();
+    let round = known.partial_pass.take();
     let mut kept = round.map_or_else(|| known.kept.clone(), |round| round.kept);
     let ranks = marked.into_iter().map(|key| {
         let rank = next_rank(model, &key, now);
         (rank, Step::Observe(key))
     });
-    let mut steps: BTreeMap<Rank, Step> = ranks.collect();
+    let mut steps: BTreeMap<BudgetRank, Step> = ranks.collect();
     let mut number = 0;
     while let Some(entry) = steps.first_entry() {
         if number == most && matches!(entry.get(), Step::Observe(_)) {
             break;
         }
         let (mut rank, step) = entry.remove_entry();
-        let mut asked = match step {
-            Step::Grow(asked) => *asked,
+        let mut undecided = match step {
+            Step::Grow(undecided) => *undecided,
             Step::Observe(key) => {
                 number += 1;
-                let Some(mut asked) = observe(model, &key, admission, now) else {
+                let Some(mut undecided) = observe(model, &key, admission, now) else {
                     continue;
                 };
-                let first = asked.rank(Part::First);
-                pay(model, &mut asked, &first, &mut kept, admission, now);
-                asked
+                let first = undecided.rank(Part::First);
+                pay(model, &mut undecided, &first, &mut kept, admission, now);
+                undecided
             }
         };
         match rank.part {
             Part::First => {
                 rank.part = Part::Further;
-                steps.insert(rank, Step::Grow(Box::new(asked)));
+                steps.insert(rank, Step::Grow(Box::new(undecided)));
             }
             Part::Further => {
-                pay(model, &mut asked, &rank, &mut kept, admission, now);
-                decide_service(model, asked, admission, now, decisions);
+                pay(model, &mut undecided, &rank, &mut kept, admission, now);
+                decide_service(model, undecided, admission, now, decisions);
             }
         }
     }
     let left = steps.into_values().map(|step| match step {
         Step::Observe(key) => key,
-        Step::Grow(asked) => {
+        Step::Grow(undecided) => {
             // its further replicas come after what is left
-            if let Some(state) = model.services.get_mut(&asked.key) {
-                state.first_paid = Some(asked.allotment.newly_paid());
+            if let Some(state) = model.services.get_mut(&undecided.key) {
+                state.first_paid = Some(undecided.allotment.newly_paid());
             }
-            asked.key
+            undecided.key
         }
     });
     let left: Vec<Key> = left.collect();
     if !left.is_empty() {
         let known = model.namespace_mut(namespace);
-        known.unfinished = Some(UnfinishedRound {
+        known.partial_pass = Some(PartialPass {
             admission: admission.clone(),
             ran: known.running(now),
             kept,
@@ -107,13 +109,13 @@ pub(super) fn decide_services(
 /// Pays for what a service asks for at this rank.
 fn pay(
     model: &Model,
-    asked: &mut UndecidedService,
-    rank: &Rank,
-    kept: &mut BTreeMap<Rank, Vec<(RunningCost, u32)>>,
+    undecided: &mut UndecidedService,
+    rank: &BudgetRank,
+    kept: &mut BTreeMap<BudgetRank, Vec<(RunningCost, u32)>>,
     admission: &mut BudgetAdmission,
     now: Timestamp,
 ) {
-    let UndecidedService { key, allotment, .. } = asked;
+    let UndecidedService { key, allotment, .. } = undecided;
     let ahead = kept_before(kept, rank);
     // what leaves may have given way to those: it does not come back before it is gone
     if ahead.is_empty() || !is_leaving(model, key, now) {
@@ -127,19 +129,19 @@ fn pay(
 }
 
 /// The place of what a service has not got yet in the order in which money is given.
-fn next_rank(model: &Model, key: &Key, now: Timestamp) -> Rank {
+fn next_rank(model: &Model, key: &Key, now: Timestamp) -> BudgetRank {
     let workload = Workload::Service(key.name.clone());
     let state = model.services.get(key);
     let Some((state, spec)) = state.and_then(|state| Some((state, state.spec.as_ref()?))) else {
-        return Rank::new(0, Part::Further, 0, now, workload);
+        return BudgetRank::new(0, Part::Further, 0, now, workload);
     };
-    let staying = drain::staying(state.declared(), &model.drain_replicas(state, now));
-    let part = if staying < spec.min.max(1) && state.first_paid.is_none() {
+    let non_draining = drain::non_draining(state.declared(), &model.drain_replicas(state, now));
+    let part = if non_draining < spec.min.max(1) && state.first_paid.is_none() {
         Part::First
     } else {
         Part::Further
     };
-    Rank::new(spec.priority, part, spec.weight, spec.created, workload)
+    BudgetRank::new(spec.priority, part, spec.weight, spec.created, workload)
 }
 
 /// A service, what it asks for, and what budgets leave of it.
@@ -148,15 +150,15 @@ struct UndecidedService {
     created: Timestamp,
     weight: u32,
     allotment: Allotment,
-    next_look: Option<Timestamp>,
+    requeue_at: Option<Timestamp>,
 }
 
 impl UndecidedService {
     /// The place of one part of it in the order in which money is given.
-    fn rank(&self, part: Part) -> Rank {
+    fn rank(&self, part: Part) -> BudgetRank {
         let workload = Workload::Service(self.key.name.clone());
         let priority = self.allotment.priority();
-        Rank::new(priority, part, self.weight, self.created, workload)
+        BudgetRank::new(priority, part, self.weight, self.created, workload)
     }
 }
 
@@ -187,7 +189,7 @@ fn observe(
         if state.is_some_and(ServiceState::is_gone) {
             model.services.remove(key);
         }
-        model.timers.set(Subject::Service(key.clone()), look);
+        model.timers.set(TimerKey::Service(key.clone()), look);
         return None;
     };
     let recommendation = recommend(&service, now);
@@ -195,7 +197,7 @@ fn observe(
         key: key.clone(),
         created: spec.created,
         weight: spec.weight,
-        next_look: next.into_iter().chain(recommendation.next_look).min(),
+        requeue_at: next.into_iter().chain(recommendation.requeue_at).min(),
         allotment: Allotment::new(service, recommendation, first_paid, admission),
     })
 }
@@ -203,41 +205,44 @@ fn observe(
 /// Decides over one service, for whose replicas as much has been paid as budgets do.
 fn decide_service(
     model: &mut Model,
-    asked: UndecidedService,
+    undecided: UndecidedService,
     admission: &BudgetAdmission,
     now: Timestamp,
     decisions: &mut Decisions,
 ) {
     // nobody waits for money where nothing is changed
-    let is_observed = model.is_observed(&asked.key.namespace);
+    let is_observe_only = model.is_observe_only(&undecided.key.namespace);
     let claims = [Part::First, Part::Further].map(|part| {
-        let claim = asked.allotment.claim(part).filter(|_| !is_observed)?;
-        Some((asked.rank(part), claim))
+        let claim = undecided
+            .allotment
+            .claim(part)
+            .filter(|_| !is_observe_only)?;
+        Some((undecided.rank(part), claim))
     });
     let UndecidedService {
         key,
         allotment,
-        next_look: mut next,
+        requeue_at: mut next,
         ..
-    } = asked;
+    } = undecided;
     let key = &key;
     model.set_claims(key, claims.into_iter().flatten().collect());
     let (service, decision) = allotment.decide(admission, now);
     let namespace = model.namespaces.get(&key.namespace);
     let unpaid = namespace.and_then(|namespace| namespace.withdrawn.get(key));
     let unpaid = unpaid.copied().unwrap_or(0);
-    let decision = withdraw(decision, &service, unpaid, admission, now);
+    let decision = withdraw_unpaid(decision, &service, unpaid, admission, now);
     let workload = Workload::Service(key.name.clone());
     let preemption = namespace.and_then(|namespace| namespace.preempted.get(&workload));
     // what there is no money for leaves at once, though demand would take it away as well
     let mut payable = payable(&service, unpaid, preemption, admission);
-    let mut decision = give_way(decision, &service, preemption);
+    let mut decision = apply_preemption(decision, &service, preemption);
     if let Some(scope) = model.paused_by(&key.namespace) {
-        decision = hold(decision, &service, scope);
+        decision = apply_pause(decision, &service, scope);
         payable = service.current;
     }
     let held = model.gateways.held(key);
-    let admits = Admission::of(admission, service.load);
+    let admits = Admission::of(admission, service.running_cost);
     let Some(state) = model.services.get_mut(key) else {
         return;
     };
@@ -249,15 +254,15 @@ fn decide_service(
         (decision, until) = wait_for_price(decision, since, now);
         next = next.into_iter().chain(until).min();
     }
-    let (floor, floor_falls) = state.removals.floor(service.current, now);
+    let (floor, floor_falls) = state.scale_down_limit.floor(service.current, now);
     let floor = floor.min(service.max).min(payable);
     let is_for_demand = !is_for_money(&decision) && payable >= service.current;
     if !is_for_money(&decision) && decision.allowed < floor {
-        decision = leave_slowly(decision, floor);
+        decision = limit_scale_down(decision, floor);
         next = next.into_iter().chain(floor_falls).min();
     }
     let history = state.history.get_or_insert_with(History::default);
-    history.record(decision.asked, service.window, now);
+    history.record(decision.recommended, service.window, now);
     let pods = state
         .pods
         .iter()
@@ -279,13 +284,13 @@ fn decide_service(
             .unwrap_or_default(),
     };
     let steps = drain::steps(&input, now);
-    next = next.into_iter().chain(steps.next_look).min();
-    let is_new = |uid: &String| !state.released.contains_key(uid.as_str());
+    next = next.into_iter().chain(steps.requeue_at).min();
+    let is_new = |uid: &String| !state.marked_for_deletion.contains_key(uid.as_str());
     let is_shown = |uid: &String| {
         model
             .pods
             .get(uid.as_str())
-            .is_some_and(|found| found.pod.released)
+            .is_some_and(|found| found.pod.marked_for_deletion)
     };
     let names = |uids: &[String]| uids.iter().map(|uid| uid.as_str().into()).collect();
     let removed: Vec<String> = steps
@@ -310,16 +315,17 @@ fn decide_service(
     let is_missing = state.deployment.is_none() && state.ordered.is_none();
     let changes = order.replicas.0 != order.replicas.1 || is_missing;
     let moves_pods = !(order.drain.is_empty() && order.keep.is_empty() && order.remove.is_empty());
-    let is_order = (changes || moves_pods) && !is_observed;
+    let is_order = (changes || moves_pods) && !is_observe_only;
     if is_order {
         note_order(state, &order, changes, now);
         if is_for_demand {
             let pods = state.pods.iter();
             let pods = pods.filter_map(|uid| model.pods.get_key_value(uid));
-            let staying = drain::staying(state.declared(), &drain_replicas(state, pods, now));
+            let non_draining =
+                drain::non_draining(state.declared(), &drain_replicas(state, pods, now));
             state
-                .removals
-                .note(service.current.saturating_sub(staying), now);
+                .scale_down_limit
+                .note(service.current.saturating_sub(non_draining), now);
         }
         if order.replicas.1 > order.replicas.0 {
             state.last_active = state.last_active.max(Some(now));
@@ -334,7 +340,7 @@ fn decide_service(
         decisions.services.push((key.clone(), decision.clone()));
         state.decision = Some(decision);
     }
-    model.timers.set(Subject::Service(key.clone()), next);
+    model.timers.set(TimerKey::Service(key.clone()), next);
     if is_order {
         // an order changes what the next decision reads, as the object that shows it will
         model.refresh_service(key, now);
@@ -364,13 +370,13 @@ fn note_order(state: &mut ServiceState, order: &ServiceOrder, scales: bool, now:
             let ordered = Ordered { value, at: now };
             state.draining.insert(uid.clone(), ordered);
             if !value {
-                state.released.remove(uid);
+                state.marked_for_deletion.remove(uid);
             }
         }
     }
     for uid in &order.remove {
         let ordered = Ordered { value: (), at: now };
-        state.released.insert(uid.clone(), ordered);
+        state.marked_for_deletion.insert(uid.clone(), ordered);
     }
 }
 
@@ -397,34 +403,35 @@ fn observe_service(
         .collect();
     let replicas = drain_replicas(state, pods.iter().copied(), now);
     let declared = state.declared();
-    let current = drain::staying(declared, &replicas);
+    let current = drain::non_draining(declared, &replicas);
     let decided = state.decision.as_ref().map_or(0, |last| last.allowed);
-    let staying = replicas.iter().filter(|pod| pod.draining_since.is_none());
+    let non_draining = replicas.iter().filter(|pod| pod.draining_since.is_none());
     let alive: Vec<Replica<'_>> = pods
         .iter()
         .filter(|(_, found)| is_replica(&found.pod))
         .map(|(uid, found)| (*uid, &*found.pod, &found.engine))
         .collect();
-    let present = count(staying.count()).min(current);
+    let with_pod = count(non_draining.count()).min(current);
     let unready: Vec<Replica<'_>> = alive
         .iter()
         .filter(|(uid, _, _)| !drains(&replicas, uid))
         .copied()
         .collect();
     let deployment = state.deployment.as_ref();
-    let refused = deployment.and_then(|found| found.refused.as_ref());
-    let awaited = state.awaited.replicas();
-    let coming = match refused {
-        Some(_) => state.awaited.kept(now),
-        None => awaited,
+    let creation_failure = deployment.and_then(|found| found.creation_failure.as_ref());
+    let without_pod = state.without_pod.replicas();
+    let coming = match creation_failure {
+        Some(_) => state.without_pod.kept(now),
+        None => without_pod,
     };
     let (starting_since, next_fails) = service::starting_since(&unready, coming, now);
     let start_ends = state.starts.observe(starting_since, now);
-    let start_patience = state.starts.patience();
+    let start_patience = state.starts.start_timeout();
     let demand = service::engine_demand(&alive, now);
     let failures = service::failures(&alive);
-    let refused = refused.filter(|_| awaited > 0);
-    let (start_failure, fails_at) = service::start_failure(alive.len(), &failures, refused, now);
+    let creation_failure = creation_failure.filter(|_| without_pod > 0);
+    let (start_failure, fails_at) =
+        service::start_failure(alive.len(), &failures, creation_failure, now);
     let progress = state.rollout.as_mut();
     let why_stuck = progress.map(|progress| progress.observe(&failures, now));
     let (why, rollout_changes) = why_stuck.unwrap_or_default();
@@ -433,9 +440,9 @@ fn observe_service(
         let is_stuck_with = found
             .zip(state.rollout)
             .is_some_and(|(found, progress)| progress.is_stuck_with(&found.pod, now));
-        replica.draining_since.is_none() && !replica.may_work && is_stuck_with
+        replica.draining_since.is_none() && !replica.may_have_requests && is_stuck_with
     });
-    let broken = count(broken.count()).saturating_add(state.awaited.given_up(now));
+    let broken = count(broken.count()).saturating_add(state.without_pod.given_up(now));
     let rollout = why.map(|why| StuckRollout { why, broken });
     let waits_for = unready.iter().find_map(|(_, pod, _)| pod.waits_for());
     let start = state.starts.expected();
@@ -456,7 +463,7 @@ fn observe_service(
         GrowthRule::Target => None,
         GrowthRule::Learned => state.learned.changes_at(forecast.as_ref(), start, now),
     };
-    let learned_window = forecast.as_ref().map(Forecast::window);
+    let learned_window = forecast.as_ref().map(DemandForecast::window);
     let window = spec.window.or(learned_window).unwrap_or(DEFAULT_WINDOW);
     let mut last_active = state.last_active;
     if last_active.is_none() && !service::has_reading(&alive, now) {
@@ -482,10 +489,10 @@ fn observe_service(
         last_active,
         current,
         decided: decided.min(declared),
-        present,
+        with_pod,
         start: start_ends.map(|ends| Start {
             ends,
-            patience: start_patience,
+            start_timeout: start_patience,
         }),
         waits_for,
         start_failure,
@@ -500,8 +507,8 @@ fn observe_service(
                 history
             }
         },
-        load: state.load?,
-        replica: Gang::default(),
+        running_cost: state.running_cost?,
+        replica: PodSet::default(),
     };
     if state.history.is_none() {
         state.history = Some(observed.history.clone());

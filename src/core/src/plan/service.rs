@@ -5,9 +5,9 @@ use jiff::{SignedDuration, Timestamp};
 use crate::budget::{BudgetAdmission, Denied, RunningCost};
 use crate::limit::LimitedBy;
 use crate::model::PauseScope;
-use crate::model::claim::{Claim, Part, Preemption};
+use crate::model::claim::{BudgetPreemption, Claim, Part};
 use crate::refusal::RefusalReason;
-use crate::removals;
+use crate::scale_down_limit;
 use crate::scaling::{Activation, Recommendation, Service};
 
 /// A request that came while no replica could start may try again after this long.
@@ -16,7 +16,7 @@ const START_AGAIN: SignedDuration = SignedDuration::from_secs(60);
 /// While budgets cannot tell whether they pay for a replica, requests wait for this long: a price list
 /// may come a moment after the service, and a new leader applies the default one itself, for which it
 /// tries again after ten seconds.
-const PRICE_PATIENCE: SignedDuration = SignedDuration::from_secs(30);
+const PRICE_TIMEOUT: SignedDuration = SignedDuration::from_secs(30);
 
 /// The answer to a request that no replica can serve and that may wake none.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub struct Decision {
     /// Requests waiting, running and held; `None` if unknown.
     pub queue_depth: Option<u64>,
     /// Replicas that the demand asks for, before any window or bound: what the stabilization window remembers.
-    pub asked: u32,
+    pub recommended: u32,
     /// Replicas wanted, within the service's own bounds.
     pub desired: u32,
     /// Replicas that budgets leave.
@@ -67,7 +67,7 @@ pub(crate) struct Allotment {
     paid: u32,
     denied: Option<Denied>,
     /// Its replicas leave for a workload that goes first: no other one starts before they are gone.
-    gives_way: bool,
+    waits_for_drain: bool,
 }
 
 impl Allotment {
@@ -79,7 +79,7 @@ impl Allotment {
         admission: &BudgetAdmission,
     ) -> Self {
         let Recommendation { desired, .. } = recommendation;
-        let priority = service.load.priority;
+        let priority = service.running_cost.priority;
         let (mut capped, mut denied) = (desired, None);
         for budget_state in admission.budget_states() {
             let left = budget_state.cap(desired, service.current, service.min, priority);
@@ -97,7 +97,7 @@ impl Allotment {
             capped,
             paid: capped.min(service.current.saturating_add(first_paid)),
             denied,
-            gives_way: false,
+            waits_for_drain: false,
             service,
             recommendation,
         }
@@ -110,7 +110,7 @@ impl Allotment {
 
     /// The value of the service's PriorityClass.
     pub(crate) fn priority(&self) -> i32 {
-        self.service.load.priority
+        self.service.running_cost.priority
     }
 
     /// How many of its replicas are the first one or its minimum.
@@ -133,12 +133,12 @@ impl Allotment {
         kept: &[(RunningCost, u32)],
         admission: &mut BudgetAdmission,
     ) {
-        let load = self.service.load;
+        let running_cost = self.service.running_cost;
         if part == Part::Further && self.missing(Part::First) > 0 {
             return;
         }
         for _ in 0..self.missing(part) {
-            match admission.admit_beside(load, kept) {
+            match admission.admit_beside(running_cost, kept) {
                 Ok(()) => self.paid += 1,
                 Err(why) => {
                     self.denied = Some(why);
@@ -151,7 +151,7 @@ impl Allotment {
     /// Pays for nothing of a part, as its replicas still leave.
     pub(crate) fn wait(&mut self, part: Part) {
         if self.missing(part) > 0 && self.denied.is_none() {
-            self.gives_way = true;
+            self.waits_for_drain = true;
         }
     }
 
@@ -161,10 +161,10 @@ impl Allotment {
         let waits = match &self.denied {
             Some(Denied::Budget { in_no_period, .. }) => !in_no_period,
             Some(Denied::Unknown(_)) => false,
-            None => self.gives_way,
+            None => self.waits_for_drain,
         };
         (waits && count > 0).then(|| Claim {
-            loads: vec![(self.service.load, 1)],
+            running_costs: vec![(self.service.running_cost, 1)],
             count,
         })
     }
@@ -176,12 +176,12 @@ impl Allotment {
             recommendation,
             paid: allowed,
             denied,
-            gives_way,
+            waits_for_drain,
             ..
         } = self;
         let Recommendation {
             queue_depth,
-            asked,
+            recommended,
             desired,
             mut limited_by,
             mut reason,
@@ -195,7 +195,7 @@ impl Allotment {
             limited_by = Some(limit);
             reason = format!("{message}; {reason}");
         }
-        if denied.is_none() && gives_way {
+        if denied.is_none() && waits_for_drain {
             limited_by = Some(LimitedBy::Preempted);
             reason = format!("its replicas give way to a workload of higher priority; {reason}");
         }
@@ -214,7 +214,7 @@ impl Allotment {
         let decision = Decision {
             name: service.name.clone(),
             queue_depth,
-            asked,
+            recommended,
             desired,
             allowed,
             limited_by,
@@ -229,7 +229,7 @@ impl Allotment {
 }
 
 /// Takes `unpaid` replicas without a node from what budgets left.
-pub(crate) fn withdraw(
+pub(crate) fn withdraw_unpaid(
     decision: Decision,
     service: &Service,
     unpaid: u32,
@@ -254,12 +254,12 @@ pub(crate) fn withdraw(
 }
 
 /// Takes replicas away that give way to a workload of higher priority.
-pub(crate) fn give_way(
+pub(crate) fn apply_preemption(
     decision: Decision,
     service: &Service,
-    preemption: Option<&Preemption>,
+    preemption: Option<&BudgetPreemption>,
 ) -> Decision {
-    let Some(Preemption { replicas, to }) = preemption else {
+    let Some(BudgetPreemption { replicas, to }) = preemption else {
         return decision;
     };
     let kept = service.current.saturating_sub(*replicas);
@@ -284,10 +284,10 @@ pub(crate) fn give_way(
 pub(crate) fn payable(
     service: &Service,
     unpaid: u32,
-    preemption: Option<&Preemption>,
+    preemption: Option<&BudgetPreemption>,
     admission: &BudgetAdmission,
 ) -> u32 {
-    let (current, priority) = (service.current, service.load.priority);
+    let (current, priority) = (service.current, service.running_cost.priority);
     let budget_states = admission.budget_states().iter();
     let left = budget_states.map(|state| state.cap(current, current, service.min, priority));
     let given = preemption.map_or(0, |preemption| preemption.replicas);
@@ -297,8 +297,8 @@ pub(crate) fn payable(
 }
 
 /// Keeps so many replicas that demand would take away too fast.
-pub(crate) fn leave_slowly(decision: Decision, floor: u32) -> Decision {
-    let reason = format!("{}; {}", removals::reason(floor), decision.reason);
+pub(crate) fn limit_scale_down(decision: Decision, floor: u32) -> Decision {
+    let reason = format!("{}; {}", scale_down_limit::reason(floor), decision.reason);
     Decision {
         allowed: floor,
         limited_by: Some(LimitedBy::Stabilization),
@@ -314,7 +314,7 @@ pub(crate) fn wait_for_price(
     unknown_since: Timestamp,
     now: Timestamp,
 ) -> (Decision, Option<Timestamp>) {
-    let until = unknown_since.checked_add(PRICE_PATIENCE).ok();
+    let until = unknown_since.checked_add(PRICE_TIMEOUT).ok();
     let refusal = decision.refusal.as_ref();
     let is_unknown = refusal.is_some_and(|refusal| refusal.reason == RefusalReason::PriceUnknown);
     let Some(until) = until.filter(|until| is_unknown && now < *until) else {
@@ -332,7 +332,7 @@ pub(crate) fn wait_for_price(
 
 /// Keeps what a service has, since it is paused together with all of its scope. The reason says what
 /// would become of it otherwise.
-pub(crate) fn hold(decision: Decision, service: &Service, scope: PauseScope) -> Decision {
+pub(crate) fn apply_pause(decision: Decision, service: &Service, scope: PauseScope) -> Decision {
     let (kept, allowed) = (service.current, decision.allowed);
     let reason = format!(
         "{scope} is paused: it keeps {kept} replicas and would have {allowed} otherwise; {}",
@@ -387,11 +387,13 @@ fn refusal(
         let message = "the service is stopped, and its scaling.paused is true";
         return unavailable(RefusalReason::ScalingPaused, message.to_owned(), None);
     }
-    let (limit, reason, message, retry_at) = match admission.check(service.load) {
+    let (limit, reason, message, retry_at) = match admission.check(service.running_cost) {
         Ok(()) => return None,
         // it would get the money of those that give way to it
         Err(Denied::Budget { .. })
-            if admission.check_after_others(&[(service.load, 1)]).is_ok() =>
+            if admission
+                .check_after_preemption(&[(service.running_cost, 1)])
+                .is_ok() =>
         {
             return None;
         }

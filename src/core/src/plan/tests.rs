@@ -11,9 +11,9 @@ use super::service::Allotment;
 use super::*;
 use crate::budget::{Budget, BudgetAdmission, BudgetState, OnExhausted, Phase, RunningCost};
 use crate::calendar::Period;
-use crate::capacity::{Capacity, Gang, Room};
 use crate::model::claim::Part;
 use crate::money::Money;
+use crate::pod_set::{Capacity, PodSet, SchedulingCapacity};
 use crate::refusal::RefusalReason;
 use crate::scaling::{Activation, History, Service, Signal, recommend};
 use crate::training::{Job, JobDecision, Role, schedule};
@@ -28,7 +28,7 @@ struct Snapshot {
     /// BudgetPolicies.
     budgets: Vec<Budget>,
     /// Every GPU pod that costs money or is about to. What is ordered and has no pod yet is not among them.
-    loads: Vec<RunningCost>,
+    running_costs: Vec<RunningCost>,
     /// The cluster's room that this namespace may use, without what its own pods and other namespaces take.
     capacity: Capacity,
     /// The accounting time zone.
@@ -45,34 +45,34 @@ struct Plan {
     /// The budgets, in the order of the snapshot.
     budgets: Vec<BudgetState>,
     /// When the answer may change though nothing else does.
-    next_look: Option<Timestamp>,
+    requeue_at: Option<Timestamp>,
 }
 
 /// Decides over a namespace at once, by the functions that decide over the model step by step. Services come first, in the snapshot's order; then the queue of jobs gets what is left.
 ///
 /// What was ordered before and has no pod yet has its room and its money already, as though it were there.
 fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
-    let (loads, mut capacity) = ordered(snapshot);
-    let loads = &loads;
+    let (running_costs, mut capacity) = ordered(snapshot);
+    let running_costs = &running_costs;
     let budget_states = snapshot
         .budgets
         .iter()
-        .map(|budget| BudgetState::of(budget.clone(), loads, now, &snapshot.zone))
+        .map(|budget| BudgetState::of(budget.clone(), running_costs, now, &snapshot.zone))
         .collect();
-    let mut admission = BudgetAdmission::of(budget_states, loads, now);
-    let mut next_look = NextLook(None);
+    let mut admission = BudgetAdmission::of(budget_states, running_costs, now);
+    let mut requeue_at = NextLook(None);
     let services = snapshot
         .services
         .iter()
         .map(|service| {
             let recommendation = recommend(service, now);
-            next_look.at(recommendation.next_look);
+            requeue_at.at(recommendation.requeue_at);
             let mut allotment = Allotment::new(service.clone(), recommendation, 0, &admission);
             allotment.pay(Part::First, &[], &mut admission);
             allotment.pay(Part::Further, &[], &mut admission);
             let (_, decision) = allotment.decide(&admission, now);
             let workers = decision.allowed.saturating_sub(service.current);
-            capacity.place(&Gang {
+            capacity.place(&PodSet {
                 workers,
                 ..service.replica.clone()
             });
@@ -81,18 +81,18 @@ fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
         .collect();
     let jobs = schedule(&snapshot.jobs, &mut capacity, &mut admission, now);
     for decision in &jobs {
-        next_look.at(decision.next_look);
+        requeue_at.at(decision.requeue_at);
     }
     let budgets = admission.into_standings();
     for budget_state in &budgets {
-        next_look.at(budget_state.exhausted_at);
-        next_look.at(Some(budget_state.period.end));
+        requeue_at.at(budget_state.exhausted_at);
+        requeue_at.at(Some(budget_state.period.end));
     }
     Plan {
         services,
         jobs,
         budgets,
-        next_look: next_look
+        requeue_at: requeue_at
             .0
             .map(|at| at.max(now + SignedDuration::from_millis(100))),
     }
@@ -100,23 +100,27 @@ fn plan(snapshot: &Snapshot, now: Timestamp) -> Plan {
 
 /// The loads and the room, with what is on its way.
 fn ordered(snapshot: &Snapshot) -> (Vec<RunningCost>, Capacity) {
-    let (mut loads, mut capacity) = (snapshot.loads.clone(), snapshot.capacity.clone());
-    let services = snapshot
-        .services
-        .iter()
-        .map(|service| (service.awaited(), &service.replica, service.load));
+    let (mut running_costs, mut capacity) =
+        (snapshot.running_costs.clone(), snapshot.capacity.clone());
+    let services = snapshot.services.iter().map(|service| {
+        (
+            service.without_pod(),
+            &service.replica,
+            service.running_cost,
+        )
+    });
     let jobs = snapshot.jobs.iter().flat_map(|job| {
         let roles = job.roles.iter();
-        roles.map(|role| (job.awaited(role), &role.gang, role.worker))
+        roles.map(|role| (job.without_pod(role), &role.pod_set, role.worker))
     });
-    for (workers, gang, load) in services.chain(jobs) {
-        loads.extend(std::iter::repeat_n(load, workers as usize));
-        capacity.place(&Gang {
+    for (workers, pod_set, running_cost) in services.chain(jobs) {
+        running_costs.extend(std::iter::repeat_n(running_cost, workers as usize));
+        capacity.place(&PodSet {
             workers,
-            ..gang.clone()
+            ..pod_set.clone()
         });
     }
-    (loads, capacity)
+    (running_costs, capacity)
 }
 
 struct NextLook(Option<Timestamp>);
@@ -154,17 +158,17 @@ fn service(current: u32, engine: Signal, held: u64) -> Service {
         last_active: Some(now()),
         current,
         decided: current,
-        present: current,
+        with_pod: current,
         start: None,
         waits_for: None,
         start_failure: None,
         rollout: None,
         history: History::default(),
-        load: RunningCost::constant(Some("12".parse().unwrap()), 60),
-        replica: Gang {
+        running_cost: RunningCost::constant(Some("12".parse().unwrap()), 60),
+        replica: PodSet {
             workers: 1,
             worker: BTreeMap::new(),
-            ..Gang::default()
+            ..PodSet::default()
         },
     }
 }
@@ -184,12 +188,12 @@ fn budget(limit: &str, spent: &str) -> Budget {
 }
 
 fn snapshot(service: Service, budgets: Vec<Budget>) -> Snapshot {
-    let loads = vec![service.load; service.current as usize];
+    let running_costs = vec![service.running_cost; service.current as usize];
     Snapshot {
         services: vec![service],
         jobs: vec![],
         budgets,
-        loads,
+        running_costs,
         capacity: Capacity::default(),
         zone: TimeZone::UTC,
     }
@@ -253,7 +257,7 @@ fn nothing_goes_to_zero_before_it_was_idle_for_long_enough() {
     let waits = plan(&snapshot(quiet(Some(ago(599))), vec![]), now());
     assert_eq!(waits.services[0].allowed, 1);
     assert_eq!(
-        waits.next_look,
+        waits.requeue_at,
         Some(now() + SignedDuration::from_secs(1)),
         "it knows when to look again"
     );
@@ -271,7 +275,11 @@ fn a_lower_number_waits_for_the_window() {
     busy.history.record(4, busy.window, ago(59));
     let held_back = decide(busy.clone(), vec![]);
     assert_eq!(
-        (held_back.allowed, held_back.asked, held_back.limited_by),
+        (
+            held_back.allowed,
+            held_back.recommended,
+            held_back.limited_by
+        ),
         (4, 1, Some(LimitedBy::Stabilization))
     );
     let mut over = service(4, Signal::Known(1), 0);
@@ -355,39 +363,39 @@ fn job(name: &str, workers: u32) -> Job {
         missing: None,
         unscheduled: None,
         restarts: Default::default(),
-        found_room: false,
+        fits_now: false,
         gives_up_at: None,
         retry: None,
         seed: 0,
         settled: true,
-        gives_way: None,
-        gave_way: None,
+        preempted_by: None,
+        last_preempted_by: None,
         kept: vec![],
         roles: vec![Role {
-            gang: Gang {
+            pod_set: PodSet {
                 workers,
                 worker: [("nvidia.com/gpu".to_owned(), 1000)].into(),
-                ..Gang::default()
+                ..PodSet::default()
             },
             worker: RunningCost::constant(Some("12".parse().unwrap()), 60),
-            present: 0,
+            with_pod: 0,
         }],
     }
 }
 
 /// Two jobs, and a node with this many GPUs.
 fn jobs(jobs: Vec<Job>, gpus: i64, budgets: Vec<Budget>) -> Vec<(String, Option<LimitedBy>)> {
-    let room: BTreeMap<_, _> = [("nvidia.com/gpu".to_owned(), gpus * 1000)].into();
-    let node = crate::capacity::Node {
+    let capacity: BTreeMap<_, _> = [("nvidia.com/gpu".to_owned(), gpus * 1000)].into();
+    let node = crate::pod_set::Node {
         labels: BTreeMap::new(),
-        allocatable: room.clone(),
-        free: room,
+        allocatable: capacity.clone(),
+        free: capacity,
     };
     let snapshot = Snapshot {
         services: vec![],
         jobs,
         budgets,
-        loads: vec![],
+        running_costs: vec![],
         capacity: Capacity {
             nodes: vec![node],
             ..Capacity::default()
@@ -438,21 +446,21 @@ fn a_gang_whose_pods_are_not_there_yet_has_its_money_already() {
 #[test]
 fn a_replica_whose_pod_is_not_there_yet_has_its_room_and_its_money_already() {
     let ordered = Service {
-        present: 0,
-        replica: job("a", 1).roles.remove(0).gang,
+        with_pod: 0,
+        replica: job("a", 1).roles.remove(0).pod_set,
         ..service(1, Signal::Absent, 1)
     };
-    let room: BTreeMap<_, _> = [("nvidia.com/gpu".to_owned(), 1000)].into();
-    let node = crate::capacity::Node {
+    let capacity: BTreeMap<_, _> = [("nvidia.com/gpu".to_owned(), 1000)].into();
+    let node = crate::pod_set::Node {
         labels: BTreeMap::new(),
-        allocatable: room.clone(),
-        free: room,
+        allocatable: capacity.clone(),
+        free: capacity,
     };
     let snapshot = Snapshot {
         services: vec![ordered],
         jobs: vec![job("b", 1)],
         budgets: vec![budget("10", "0")],
-        loads: vec![],
+        running_costs: vec![],
         capacity: Capacity {
             nodes: vec![node],
             ..Capacity::default()
@@ -566,7 +574,7 @@ fn any_service() -> impl Strategy<Value = Service> {
             min,
             max: min + extra,
             last_active: Some(ago(idle)),
-            load: RunningCost::constant(
+            running_cost: RunningCost::constant(
                 rate.map(|rate| Money::from_nanos(rate * 1_000_000_000)),
                 60,
             ),
@@ -612,7 +620,7 @@ proptest! {
     #[test]
     fn constant_input_does_not_oscillate(service in any_service()) {
         let first = decide(service.clone(), vec![]);
-        let mut then = Service { current: first.allowed, decided: first.allowed, present: first.allowed, ..service };
+        let mut then = Service { current: first.allowed, decided: first.allowed, with_pod: first.allowed, ..service };
         if first.allowed == 0 {
             then.engine = Signal::Absent;
         }

@@ -50,7 +50,7 @@ pub struct LearnedThroughput {
 
 /// What is expected of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Forecast {
+pub struct DemandForecast {
     /// Millionths of requests that arrive a second.
     pub arrivals: u64,
     /// Millionths of requests a second that a replica answers with as many on it as it should carry.
@@ -70,7 +70,7 @@ pub fn remaining_start(start: SignedDuration, age: SignedDuration) -> SignedDura
     (start - age).max(start / OVERDUE_PART)
 }
 
-impl Forecast {
+impl DemandForecast {
     /// How long a lower number must last before it is followed: as long as what would have to start
     /// again takes to start. To keep what is idle for as long as its return would cost is at most twice
     /// as dear as to know the future (the ski rental problem: A. R. Karlin and others, "Competitive
@@ -121,7 +121,7 @@ impl Forecast {
     }
 }
 
-impl fmt::Display for Forecast {
+impl fmt::Display for DemandForecast {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (throughput, arrivals) = (Rate(self.throughput), Rate(self.arrivals));
         let start = self.start.as_secs();
@@ -170,8 +170,8 @@ mod tests {
     }
 
     /// Replicas that answer one request a second each, of which so many serve.
-    fn forecast(arrivals: u64, start: i64, serving: usize) -> Forecast {
-        Forecast {
+    fn forecast(arrivals: u64, start: i64, serving: usize) -> DemandForecast {
+        DemandForecast {
             arrivals: arrivals * 1_000_000,
             throughput: 1_000_000,
             start: seconds(start),
@@ -219,11 +219,11 @@ mod tests {
             start in 0..900_i64,
             waits in prop::collection::vec(0..900_i64, 0..20),
             serving in 0..20_usize,
-        ) -> Forecast {
+        ) -> DemandForecast {
             let waits = waits.into_iter().map(|wait| seconds(wait.min(start)));
             let mut waits: Vec<_> = waits.chain(vec![seconds(0); serving]).collect();
             waits.sort();
-            Forecast { arrivals, throughput, start: seconds(start), waits }
+            DemandForecast { arrivals, throughput, start: seconds(start), waits }
         }
     }
 
@@ -252,7 +252,7 @@ mod tests {
             target in 1..64_u32, arrivals in 0..1_000_000_u64,
         ) {
             let asked = forecast.replicas(queue, target);
-            let busier = Forecast { arrivals: forecast.arrivals + arrivals, ..forecast };
+            let busier = DemandForecast { arrivals: forecast.arrivals + arrivals, ..forecast };
             prop_assert!(busier.replicas(queue + more, target) >= asked);
         }
 
@@ -263,7 +263,7 @@ mod tests {
             each_millis in 100..30_000_u64, queue in 1..500_u64, target in 1..64_u32,
             start in 0..900_i64, serving in 0..40_usize,
         ) {
-            let steady = Forecast {
+            let steady = DemandForecast {
                 arrivals: queue * 1_000_000_000 / each_millis,
                 throughput: (u64::from(target) * 1_000_000_000).div_ceil(each_millis),
                 start: seconds(start),
@@ -283,7 +283,7 @@ mod tests {
             arrivals in any::<u64>(), throughput in any::<u64>(), queue in any::<u64>(),
             target in any::<u32>(), start in 0..i64::MAX,
         ) {
-            let huge = Forecast { arrivals, throughput, start: seconds(start), waits: vec![seconds(start); 3] };
+            let huge = DemandForecast { arrivals, throughput, start: seconds(start), waits: vec![seconds(start); 3] };
             huge.replicas(queue, target);
         }
     }

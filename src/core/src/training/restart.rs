@@ -47,7 +47,7 @@ pub struct Restarts {
     /// It was stopped to start again, and does not start before.
     pub waits_until: Option<Timestamp>,
     /// Its room and its money are kept meanwhile.
-    pub keeps_room: bool,
+    pub keeps_reservation: bool,
     /// Why the workers of the last run cannot go on.
     pub interruption: Option<Interruption>,
 }

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::budget::{BudgetAdmission, BudgetState, Denied, RunningCost};
-use crate::capacity::{Gang, HoldScope, Rank, Room};
 use crate::limit::LimitedBy;
+use crate::pod_set::{BlockScope, PodSet, SchedulingCapacity, SchedulingRank};
 
-use super::{GivesWay, Incomplete, Interruption, Job, JobDecision, NodeStart, Restart, Retry};
+use super::{Incomplete, Interruption, Job, JobDecision, NodeStart, Preemptor, Restart, Retry};
 
 /// So many gangs that wait are looked at in a namespace: each is compared with all ahead of it, and nobody's
 /// decision may take long because one namespace has very many.
@@ -20,7 +20,7 @@ const MOST_AHEAD: usize = 500;
 #[cfg(test)]
 pub(crate) fn schedule(
     jobs: &[Job],
-    capacity: &mut impl Room,
+    capacity: &mut impl SchedulingCapacity,
     admission: &mut BudgetAdmission,
     now: Timestamp,
 ) -> Vec<JobDecision> {
@@ -47,7 +47,7 @@ pub(crate) struct Scheduled {
     pub(crate) decisions: Vec<JobDecision>,
     /// What budgets refused to pay for, and why: with another answer, one of the jobs might run. That
     /// a budget is exhausted is no answer to any one.
-    pub(crate) refused: BTreeMap<Vec<(RunningCost, u32)>, Denied>,
+    pub(crate) denied: BTreeMap<Vec<(RunningCost, u32)>, Denied>,
 }
 
 /// Decides who runs, in one order over all these namespaces: by priority, then by age. Within a
@@ -74,11 +74,11 @@ pub(crate) struct Scheduled {
 /// included. Gangs of other namespaces that wait are known to `capacity`.
 pub(crate) fn schedule_all(
     queues: Vec<NamespaceQueue<'_>>,
-    capacity: &mut impl Room,
+    capacity: &mut impl SchedulingCapacity,
     node_start: NodeStart,
     now: Timestamp,
 ) -> Vec<Scheduled> {
-    let mut order: Vec<(usize, Rank, &Job)> = Vec::new();
+    let mut order: Vec<(usize, SchedulingRank, &Job)> = Vec::new();
     for (place, queue) in queues.iter().enumerate() {
         let ranked = in_order(&queue.namespace, queue.jobs, now);
         order.extend(ranked.into_iter().map(|(rank, job)| (place, rank, job)));
@@ -90,8 +90,8 @@ pub(crate) fn schedule_all(
         .map(|queue| QueueState {
             admission: queue.admission,
             ahead: Vec::new(),
-            owed: BTreeMap::new(),
-            is_owed_too_much: false,
+            ahead_costs: BTreeMap::new(),
+            ahead_exceeds_budget: false,
             scheduled: Scheduled::default(),
             waiting: 0,
         })
@@ -115,9 +115,13 @@ pub(crate) fn schedule_all(
 
 /// The jobs of a namespace by their own priorities and ages, with their ranks in the cluster. Those that have
 /// lost their place come last.
-fn in_order<'a>(namespace: &Arc<str>, jobs: &'a [Job], now: Timestamp) -> Vec<(Rank, &'a Job)> {
+fn in_order<'a>(
+    namespace: &Arc<str>,
+    jobs: &'a [Job],
+    now: Timestamp,
+) -> Vec<(SchedulingRank, &'a Job)> {
     let mut jobs: Vec<&Job> = jobs.iter().collect();
-    let has_lost_place = |job: &Job| job.lost_place_at(now).is_some();
+    let has_lost_place = |job: &Job| job.deprioritized_at(now).is_some();
     jobs.sort_by_key(|job| {
         let place = (Reverse(job.priority), job.created, &job.name);
         (has_lost_place(job), place)
@@ -133,7 +137,7 @@ fn in_order<'a>(namespace: &Arc<str>, jobs: &'a [Job], now: Timestamp) -> Vec<(R
         if !job.has_room() && !job.suspend {
             last = (priority, created);
         }
-        let rank = Rank {
+        let rank = SchedulingRank {
             priority,
             created,
             namespace: namespace.clone(),
@@ -150,9 +154,9 @@ struct QueueState<'a> {
     /// The jobs that wait for room or money, the first one first.
     ahead: Vec<&'a Job>,
     /// What these cost: so many of each.
-    owed: BTreeMap<RunningCost, u32>,
+    ahead_costs: BTreeMap<RunningCost, u32>,
     /// Budgets did not pay for one of them beside those ahead of it, so they pay for none behind it.
-    is_owed_too_much: bool,
+    ahead_exceeds_budget: bool,
     scheduled: Scheduled,
     /// How many jobs wait, for whatever it is.
     waiting: u32,
@@ -163,52 +167,52 @@ struct Blocked {
     limited_by: Option<LimitedBy>,
     reason: String,
     /// It starts as soon as there is room and money for it: whose gangs behind it may not delay it.
-    holds: Option<HoldScope>,
+    blocks: Option<BlockScope>,
     /// It is stopped to start again.
     restart: Option<Restart>,
     /// Its room and its money are kept.
-    keeps_room: bool,
+    keeps_reservation: bool,
     /// Why the cluster refuses its pods, if that is why.
-    refused: Option<Arc<str>>,
+    creation_failure: Option<Arc<str>>,
     /// It stops for a workload that waits for GPUs.
-    gives_gpus_back: bool,
+    preempted_for_gpus: bool,
     /// GPUs may be taken back for it.
     may_preempt: bool,
 }
 
 impl Blocked {
     /// It waits for something else than room or money, or for what never comes.
-    fn aside(limited_by: LimitedBy, reason: impl Into<String>) -> Self {
+    fn not_blocking(limited_by: LimitedBy, reason: impl Into<String>) -> Self {
         Self {
             limited_by: Some(limited_by),
             reason: reason.into(),
-            holds: None,
+            blocks: None,
             restart: None,
-            keeps_room: false,
-            refused: None,
-            gives_gpus_back: false,
+            keeps_reservation: false,
+            creation_failure: None,
+            preempted_for_gpus: false,
             may_preempt: false,
         }
     }
 
     /// It stops for a workload of higher priority.
-    fn gives_way(to: &GivesWay) -> Self {
+    fn preempted_by(to: &Preemptor) -> Self {
         Self {
-            gives_gpus_back: to.for_gpus,
-            ..Self::aside(LimitedBy::Preempted, to.reason.as_str())
+            preempted_for_gpus: to.for_gpus,
+            ..Self::not_blocking(LimitedBy::Preempted, to.reason.as_str())
         }
     }
 
     /// It stops, waits for nothing but to start again, or has failed.
-    fn between_runs(job: &Job, restart: Restart, keeps_room: bool) -> Self {
+    fn between_runs(job: &Job, restart: Restart, keeps_reservation: bool) -> Self {
         Self {
             limited_by: None,
             reason: job.restarts.describe(restart),
-            holds: None,
+            blocks: None,
             restart: Some(restart),
-            keeps_room,
-            refused: None,
-            gives_gpus_back: false,
+            keeps_reservation,
+            creation_failure: None,
+            preempted_for_gpus: false,
             may_preempt: false,
         }
     }
@@ -219,15 +223,15 @@ impl Blocked {
         let restarts = &job.restarts;
         let restart = restarts.next(interruption, now);
         let goes_on = restart.count <= restarts.limit && restarts.is_worth_room(restart, now);
-        let keeps_room = interruption.is_failure && goes_on && job.found_room;
-        Self::between_runs(job, restart, keeps_room)
+        let keeps_reservation = interruption.is_failure && goes_on && job.fits_now;
+        Self::between_runs(job, restart, keeps_reservation)
     }
 
     /// It waits for room or money.
-    fn next(limited_by: LimitedBy, reason: impl Into<String>, scope: HoldScope) -> Self {
+    fn next(limited_by: LimitedBy, reason: impl Into<String>, scope: BlockScope) -> Self {
         Self {
-            holds: Some(scope),
-            ..Self::aside(limited_by, reason)
+            blocks: Some(scope),
+            ..Self::not_blocking(limited_by, reason)
         }
     }
 
@@ -237,9 +241,9 @@ impl Blocked {
                 message,
                 in_no_period: false,
                 ..
-            } => Self::next(LimitedBy::Budget, message, HoldScope::Namespace),
-            Denied::Budget { message, .. } => Self::aside(LimitedBy::Budget, message),
-            Denied::Unknown(why) => Self::aside(LimitedBy::PriceUnknown, why),
+            } => Self::next(LimitedBy::Budget, message, BlockScope::Namespace),
+            Denied::Budget { message, .. } => Self::not_blocking(LimitedBy::Budget, message),
+            Denied::Unknown(why) => Self::not_blocking(LimitedBy::PriceUnknown, why),
         }
     }
 }
@@ -252,7 +256,7 @@ struct Queue<'q, 'a, R> {
     node_start: NodeStart,
 }
 
-impl<'a, R: Room> Queue<'_, 'a, R> {
+impl<'a, R: SchedulingCapacity> Queue<'_, 'a, R> {
     fn decide_one(&mut self, job: &'a Job, now: Timestamp) -> JobDecision {
         let blocked = match self.decide(job, now) {
             Ok(reason) => {
@@ -263,13 +267,13 @@ impl<'a, R: Room> Queue<'_, 'a, R> {
                     reason,
                     position: None,
                     retry: None,
-                    refused: job.refused(),
+                    creation_failure: job.creation_failure(),
                     waits_for_money: false,
-                    gives_gpus_back: false,
+                    preempted_for_gpus: false,
                     restart: None,
                     restarts: job.restarts.count,
-                    keeps_room: false,
-                    next_look: [job.taken_back_at(self.node_start), job.gives_up_at]
+                    keeps_reservation: false,
+                    requeue_at: [job.evict_at(self.node_start), job.gives_up_at]
                         .into_iter()
                         .flatten()
                         .min(),
@@ -278,7 +282,7 @@ impl<'a, R: Room> Queue<'_, 'a, R> {
             Err(blocked) => blocked,
         };
         let taken_back = job.running && blocked.limited_by == Some(LimitedBy::Capacity);
-        let retry = taken_back.then(|| job.evict(blocked.refused.clone(), now));
+        let retry = taken_back.then(|| job.next_retry(blocked.creation_failure.clone(), now));
         let waits = [
             retry.as_ref().or(job.retry.as_ref()).map(|retry| retry.at),
             blocked.restart.map(|restart| restart.at),
@@ -288,8 +292,8 @@ impl<'a, R: Room> Queue<'_, 'a, R> {
         ];
         let waits_until = waits.into_iter().flatten().filter(|at| *at > now).min();
         let is_for_money = blocked.limited_by == Some(LimitedBy::Budget);
-        let waits_for_money = blocked.holds.is_some() && is_for_money;
-        if let Some(scope) = blocked.holds {
+        let waits_for_money = blocked.blocks.is_some() && is_for_money;
+        if let Some(scope) = blocked.blocks {
             self.wait(job, scope, blocked.may_preempt);
         }
         let is_in_queue = !matches!(blocked.limited_by, None | Some(LimitedBy::Suspended));
@@ -304,26 +308,27 @@ impl<'a, R: Room> Queue<'_, 'a, R> {
             reason: blocked.reason,
             position,
             retry,
-            refused: blocked.refused,
+            creation_failure: blocked.creation_failure,
             waits_for_money,
-            gives_gpus_back: blocked.gives_gpus_back,
+            preempted_for_gpus: blocked.preempted_for_gpus,
             restart: blocked.restart,
             restarts: blocked
                 .restart
                 .map_or(job.restarts.count, |restart| restart.count),
-            keeps_room: blocked.keeps_room,
-            next_look: waits_until,
+            keeps_reservation: blocked.keeps_reservation,
+            requeue_at: waits_until,
         }
     }
 
     /// The job waits for room or money: those behind it may not delay it.
-    fn wait(&mut self, job: &'a Job, scope: HoldScope, may_preempt: bool) {
-        self.capacity.hold(&job.gangs(), scope, may_preempt);
+    fn wait(&mut self, job: &'a Job, scope: BlockScope, may_preempt: bool) {
+        self.capacity
+            .block_nodes(&job.pod_sets(), scope, may_preempt);
         self.line.ahead.push(job);
         if job.has_known_price() && self.has_budgets() {
-            for (load, count) in job.loads() {
-                let owed = self.line.owed.entry(load).or_default();
-                *owed = owed.saturating_add(count);
+            for (running_cost, count) in job.running_costs() {
+                let ahead_costs = self.line.ahead_costs.entry(running_cost).or_default();
+                *ahead_costs = ahead_costs.saturating_add(count);
             }
         }
     }
@@ -350,7 +355,7 @@ impl<'a, R: Room> Queue<'_, 'a, R> {
         }
         if job.suspend {
             let reason = "spec.suspend is true";
-            return Err(Blocked::aside(LimitedBy::Suspended, reason));
+            return Err(Blocked::not_blocking(LimitedBy::Suspended, reason));
         }
         let mut budget_states = self.line.admission.budget_states().iter();
         // announced terms stop nothing, and so not what has its room until it starts again
@@ -359,15 +364,19 @@ impl<'a, R: Room> Queue<'_, 'a, R> {
             false => state.stop_reason(job.priority),
         };
         if let Some(reason) = budget_states.find_map(stop_reason) {
-            return Err(Blocked::aside(LimitedBy::Budget, reason));
+            return Err(Blocked::not_blocking(LimitedBy::Budget, reason));
         }
         if job.running {
-            if let Some(Incomplete { what, refused }) = job.incomplete(self.node_start, now) {
+            if let Some(Incomplete {
+                what,
+                creation_failure,
+            }) = job.incomplete(self.node_start, now)
+            {
                 let reason =
                     format!("{what}; all are taken back, and it waits for its decision again");
                 return Err(Blocked {
-                    refused,
-                    ..Blocked::aside(LimitedBy::Capacity, reason)
+                    creation_failure,
+                    ..Blocked::not_blocking(LimitedBy::Capacity, reason)
                 });
             }
             if let Some(interruption) = &restarts.interruption {
@@ -375,25 +384,25 @@ impl<'a, R: Room> Queue<'_, 'a, R> {
             }
         }
         if job.has_room()
-            && let Some(to) = &job.gives_way
+            && let Some(to) = &job.preempted_by
         {
-            return Err(Blocked::gives_way(to));
+            return Err(Blocked::preempted_by(to));
         }
         if job.running {
             return Ok(job.running_reason(self.node_start));
         }
-        if let Some(restart) = restart.filter(|_| restarts.keeps_room) {
+        if let Some(restart) = restart.filter(|_| restarts.keeps_reservation) {
             return match job.settled && restart.at <= now {
                 true => Ok(format!("{} workers run", job.workers())),
                 false => Err(Blocked::between_runs(job, restart, true)),
             };
         }
         if !job.settled {
-            if let Some(to) = &job.gave_way {
-                return Err(Blocked::gives_way(to));
+            if let Some(to) = &job.last_preempted_by {
+                return Err(Blocked::preempted_by(to));
             }
             let reason = "its workers of the last run are still stopping";
-            return Err(Blocked::aside(LimitedBy::Queue, reason));
+            return Err(Blocked::not_blocking(LimitedBy::Queue, reason));
         }
         if self.line.ahead.len() >= MOST_AHEAD {
             let reason = format!(
@@ -401,10 +410,11 @@ impl<'a, R: Room> Queue<'_, 'a, R> {
                  {MOST_AHEAD}",
                 self.line.ahead.len()
             );
-            return Err(Blocked::aside(LimitedBy::Queue, reason));
+            return Err(Blocked::not_blocking(LimitedBy::Queue, reason));
         }
-        let (workers, gangs, loads) = (job.workers(), job.gangs(), job.loads());
-        let could = self.capacity.could_fit(&gangs);
+        let (workers, pod_sets, running_costs) =
+            (job.workers(), job.pod_sets(), job.running_costs());
+        let could = self.capacity.could_fit(&pod_sets);
         if could < workers && !matches!(self.node_start, NodeStart::Within(_)) {
             let reason = if could == 0 {
                 "its workers fit no node: none that is ready takes one of them, even without other \
@@ -416,17 +426,20 @@ impl<'a, R: Room> Queue<'_, 'a, R> {
                      other pods than those of DaemonSets"
                 )
             };
-            return Err(Blocked::aside(LimitedBy::Capacity, reason));
+            return Err(Blocked::not_blocking(LimitedBy::Capacity, reason));
         }
-        let waits_for_money = match self.check(&loads) {
-            Err(blocked) if blocked.holds.is_none() => return Err(blocked),
+        let waits_for_money = match self.check(&running_costs) {
+            Err(blocked) if blocked.blocks.is_none() => return Err(blocked),
             other => other,
         };
         if let Some(retry) = job.retry.as_ref().filter(|retry| retry.at > now) {
             let Retry {
-                count, at, refused, ..
+                count,
+                at,
+                creation_failure,
+                ..
             } = retry;
-            let what = match refused {
+            let what = match creation_failure {
                 Some(why) => format!(
                     "the cluster refused pods of its workers: {why}; it was taken back {count} \
                      times so far, and"
@@ -436,20 +449,20 @@ impl<'a, R: Room> Queue<'_, 'a, R> {
                 ),
             };
             return Err(Blocked {
-                refused: refused.clone(),
-                ..Blocked::aside(LimitedBy::Capacity, format!("{what} tries again at {at}"))
+                creation_failure: creation_failure.clone(),
+                ..Blocked::not_blocking(LimitedBy::Capacity, format!("{what} tries again at {at}"))
             });
         }
         if let Some(restart) = restart.filter(|restart| restart.at > now) {
             // whether there is money now is not asked: an answer that changes with what others get
             // until then would be asked for again and again
             return Err(Blocked {
-                holds: Some(HoldScope::Namespace),
+                blocks: Some(BlockScope::Namespace),
                 ..Blocked::between_runs(job, restart, false)
             });
         }
-        let fit = self.capacity.fits(&gangs);
-        if let Some(first) = self.capacity.holder(&gangs, fit < workers) {
+        let fit = self.capacity.fits(&pod_sets);
+        if let Some(first) = self.capacity.blocking_gang(&pod_sets, fit < workers) {
             let reason = if first.namespace == *self.namespace {
                 format!(
                     "waits behind {}, which waits for the same nodes",
@@ -462,12 +475,15 @@ impl<'a, R: Room> Queue<'_, 'a, R> {
                     first.priority.0
                 )
             };
-            let pays = waits_for_money.is_ok() && self.pays_beside_kept(job, &loads);
-            let starts_after = self.capacity.held_by_namespace(&gangs).is_none();
+            let pays = waits_for_money.is_ok() && self.pays_beside_kept(job, &running_costs);
+            let starts_after = self
+                .capacity
+                .blocking_gang_in_namespace(&pod_sets)
+                .is_none();
             let scope = match starts_after {
-                true => self.scope(&gangs, &loads, pays),
+                true => self.scope(&pod_sets, &running_costs, pays),
                 // it cannot start before one that waits for something else than nodes
-                false => HoldScope::Namespace,
+                false => BlockScope::Namespace,
             };
             let reason = after_others(reason, job, now);
             return Err(Blocked::next(LimitedBy::Queue, reason, scope));
@@ -475,32 +491,32 @@ impl<'a, R: Room> Queue<'_, 'a, R> {
         let waits_for_nodes = fit < workers && self.may_wait_for_nodes(job, could, now);
         if fit < workers && !waits_for_nodes {
             let reason = format!("there is room for {fit} of its {workers} workers now");
-            let pays = waits_for_money.is_ok() && self.pays_beside_kept(job, &loads);
-            let scope = self.scope(&gangs, &loads, pays);
+            let pays = waits_for_money.is_ok() && self.pays_beside_kept(job, &running_costs);
+            let scope = self.scope(&pod_sets, &running_costs, pays);
             return Err(Blocked {
                 may_preempt: pays && self.may_preempt(job, now),
                 ..Blocked::next(LimitedBy::Capacity, after_others(reason, job, now), scope)
             });
         }
-        let is_paid = waits_for_money.is_ok() && self.pays_beside_those_ahead(&loads);
+        let is_paid = waits_for_money.is_ok() && self.pays_beside_those_ahead(&running_costs);
         if !is_paid && let Some(first) = self.line.ahead.first() {
             let name = &first.name;
             let reason = format!("waits behind {name}, which goes first when there is money");
             return Err(Blocked::next(
                 LimitedBy::Queue,
                 reason,
-                HoldScope::Namespace,
+                BlockScope::Namespace,
             ));
         }
         waits_for_money?;
         if !job.kept.is_empty() {
-            let answer = self.line.admission.check_beside(&loads, &job.kept);
+            let answer = self.line.admission.check_beside(&running_costs, &job.kept);
             answer.map_err(Blocked::denied)?;
         }
-        let admitted = self.line.admission.admit_all(&loads);
+        let admitted = self.line.admission.admit_all(&running_costs);
         admitted.map_err(Blocked::denied)?;
-        for gang in gangs {
-            self.capacity.place(gang);
+        for pod_set in pod_sets {
+            self.capacity.place(pod_set);
         }
         Ok(match waits_for_nodes {
             true => format!(
@@ -535,18 +551,18 @@ impl<'a, R: Room> Queue<'_, 'a, R> {
     }
 
     /// Whether budgets pay for it beside what is kept for others.
-    fn pays_beside_kept(&self, job: &Job, loads: &[(RunningCost, u32)]) -> bool {
+    fn pays_beside_kept(&self, job: &Job, running_costs: &[(RunningCost, u32)]) -> bool {
         let admission = &self.line.admission;
-        job.kept.is_empty() || admission.check_beside(loads, &job.kept).is_ok()
+        job.kept.is_empty() || admission.check_beside(running_costs, &job.kept).is_ok()
     }
 
     /// Whether budgets pay for these, noted if not.
-    fn check(&mut self, loads: &[(RunningCost, u32)]) -> Result<(), Blocked> {
-        let answer = self.line.admission.check_all(loads);
+    fn check(&mut self, running_costs: &[(RunningCost, u32)]) -> Result<(), Blocked> {
+        let answer = self.line.admission.check_all(running_costs);
         answer.map_err(|denied| {
-            let refused = &mut self.line.scheduled.refused;
-            refused
-                .entry(loads.to_vec())
+            let known = &mut self.line.scheduled.denied;
+            known
+                .entry(running_costs.to_vec())
                 .or_insert_with(|| denied.clone());
             Blocked::denied(denied)
         })
@@ -559,32 +575,37 @@ impl<'a, R: Room> Queue<'_, 'a, R> {
     /// Whether budgets pay for these and for those that wait ahead of them. Of those for which they do
     /// not, each has the one before among those ahead of it: while they do not pay for the first, they
     /// pay for none.
-    fn pays_beside_those_ahead(&mut self, loads: &[(RunningCost, u32)]) -> bool {
+    fn pays_beside_those_ahead(&mut self, running_costs: &[(RunningCost, u32)]) -> bool {
         if self.line.ahead.is_empty() || !self.has_budgets() {
             return true;
         }
-        if self.line.is_owed_too_much {
+        if self.line.ahead_exceeds_budget {
             return false;
         }
-        let mut both = self.line.owed.clone();
-        for (load, count) in loads {
-            let owed = both.entry(*load).or_default();
-            *owed = owed.saturating_add(*count);
+        let mut both = self.line.ahead_costs.clone();
+        for (running_cost, count) in running_costs {
+            let ahead_costs = both.entry(*running_cost).or_default();
+            *ahead_costs = ahead_costs.saturating_add(*count);
         }
         let both: Vec<(RunningCost, u32)> = both.into_iter().collect();
         let is_paid = self.check(&both).is_ok();
-        self.line.is_owed_too_much = !is_paid;
+        self.line.ahead_exceeds_budget = !is_paid;
         is_paid
     }
 
     /// Whom a gang holds up that waits for room.
-    fn scope(&mut self, gangs: &[&Gang], loads: &[(RunningCost, u32)], pays: bool) -> HoldScope {
+    fn scope(
+        &mut self,
+        pod_sets: &[&PodSet],
+        running_costs: &[(RunningCost, u32)],
+        pays: bool,
+    ) -> BlockScope {
         let starts_with_room = pays
-            && self.pays_beside_those_ahead(loads)
-            && self.capacity.could_fit_beside_others(gangs);
+            && self.pays_beside_those_ahead(running_costs)
+            && self.capacity.could_fit_with_other_pods(pod_sets);
         match starts_with_room {
-            true => HoldScope::Cluster,
-            false => HoldScope::Namespace,
+            true => BlockScope::Cluster,
+            false => BlockScope::Namespace,
         }
     }
 }
@@ -592,8 +613,8 @@ impl<'a, R: Room> Queue<'_, 'a, R> {
 /// A reason, with why others go first.
 fn after_others(reason: String, job: &Job, now: Timestamp) -> String {
     let why = || {
-        let at = job.lost_place_at(now)?;
-        let why = match job.retry.as_ref()?.refused.is_some() {
+        let at = job.deprioritized_at(now)?;
+        let why = match job.retry.as_ref()?.creation_failure.is_some() {
             true => "the cluster refused its pods",
             false => "it found no node although there was room",
         };

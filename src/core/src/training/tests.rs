@@ -6,8 +6,8 @@ use jiff::tz::TimeZone;
 use super::*;
 use crate::budget::{Budget, BudgetAdmission, BudgetState, OnExhausted};
 use crate::calendar::Period;
-use crate::capacity::{Capacity, HoldScope, Node, Resources, Room};
 use crate::money::Money;
+use crate::pod_set::{BlockScope, Capacity, Node, Resources, SchedulingCapacity};
 
 fn now() -> Timestamp {
     "2026-11-11T12:00:00Z".parse().unwrap()
@@ -28,13 +28,13 @@ fn job(name: &str, workers: u32) -> Job {
         missing: None,
         unscheduled: None,
         restarts: Default::default(),
-        found_room: false,
+        fits_now: false,
         gives_up_at: None,
         retry: None,
         seed: 7,
         settled: true,
-        gives_way: None,
-        gave_way: None,
+        preempted_by: None,
+        last_preempted_by: None,
         kept: vec![],
         roles: vec![role(workers)],
     }
@@ -42,13 +42,13 @@ fn job(name: &str, workers: u32) -> Job {
 
 fn role(workers: u32) -> Role {
     Role {
-        gang: Gang {
+        pod_set: PodSet {
             workers,
             worker: gpus(1),
-            ..Gang::default()
+            ..PodSet::default()
         },
         worker: RunningCost::constant(Some("2".parse().unwrap()), 0),
-        present: 0,
+        with_pod: 0,
     }
 }
 
@@ -128,7 +128,7 @@ fn a_gang_that_could_never_fit_holds_nobody_up() {
 fn of_model(model: &str, job: Job) -> Job {
     let mut job = job;
     for role in &mut job.roles {
-        role.gang.node_selector = [("model".to_owned(), model.to_owned())].into();
+        role.pod_set.node_selector = [("model".to_owned(), model.to_owned())].into();
     }
     job
 }
@@ -149,8 +149,8 @@ fn models(nodes: &[(&str, i64, i64)]) -> Capacity {
 #[test]
 fn a_gang_passes_one_that_waits_for_hardware_which_it_cannot_use() {
     let jobs = [of_model("H100", job("a", 2)), of_model("T4", job("b", 1))];
-    let mut room = models(&[("H100", 2, 0), ("T4", 1, 1)]);
-    let job_decisions = schedule(&jobs, &mut room, &mut admission(None), now());
+    let mut capacity = models(&[("H100", 2, 0), ("T4", 1, 1)]);
+    let job_decisions = schedule(&jobs, &mut capacity, &mut admission(None), now());
     assert_eq!(
         limits(&job_decisions),
         [("a", Some(LimitedBy::Capacity)), ("b", None)]
@@ -177,10 +177,10 @@ fn a_gang_that_finds_room_only_where_the_first_one_cannot_passes_without_a_selec
 #[test]
 fn a_node_that_is_too_small_for_the_first_gang_even_when_empty_is_of_no_use_to_it() {
     let mut large = job("large", 1);
-    large.roles[0].gang.worker = gpus(8);
+    large.roles[0].pod_set.worker = gpus(8);
     let jobs = [large, job("small", 2)];
-    let mut room = models(&[("a", 8, 0), ("b", 4, 2)]);
-    let job_decisions = schedule(&jobs, &mut room, &mut admission(None), now());
+    let mut capacity = models(&[("a", 8, 0), ("b", 4, 2)]);
+    let job_decisions = schedule(&jobs, &mut capacity, &mut admission(None), now());
     assert_eq!(
         limits(&job_decisions),
         [("large", Some(LimitedBy::Capacity)), ("small", None)]
@@ -196,8 +196,8 @@ fn each_gang_waits_behind_the_one_that_it_could_delay() {
         of_model("H100", job("d", 1)),
         of_model("L4", job("e", 1)),
     ];
-    let mut room = models(&[("H100", 2, 1), ("T4", 2, 1), ("L4", 1, 1)]);
-    let job_decisions = schedule(&jobs, &mut room, &mut admission(None), now());
+    let mut capacity = models(&[("H100", 2, 1), ("T4", 2, 1), ("L4", 1, 1)]);
+    let job_decisions = schedule(&jobs, &mut capacity, &mut admission(None), now());
     let behind: Vec<&str> = job_decisions[2..4]
         .iter()
         .map(|decision| decision.reason.split(',').next().unwrap())
@@ -210,8 +210,8 @@ fn each_gang_waits_behind_the_one_that_it_could_delay() {
 fn a_gang_on_other_hardware_does_not_take_the_money_of_one_that_waits() {
     let jobs = [of_model("H100", job("a", 2)), of_model("T4", job("b", 1))];
     let decide = |limit| {
-        let mut room = models(&[("H100", 2, 0), ("T4", 1, 1)]);
-        let decisions = schedule(&jobs, &mut room, &mut admission(Some(limit)), now());
+        let mut capacity = models(&[("H100", 2, 0), ("T4", 1, 1)]);
+        let decisions = schedule(&jobs, &mut capacity, &mut admission(Some(limit)), now());
         decisions[1].limited_by
     };
     // 2 an hour each, for an hour
@@ -255,15 +255,15 @@ fn a_gang_whose_price_is_unknown_keeps_no_other_from_the_nodes_that_it_would_use
     let mut unknown = job("a", 8);
     unknown.roles[0].worker.rate = None;
     let jobs = [unknown, job("b", 4)];
-    let mut room = nodes(&[8]);
-    let job_decisions = schedule(&jobs, &mut room, &mut admission(Some("100")), now());
+    let mut capacity = nodes(&[8]);
+    let job_decisions = schedule(&jobs, &mut capacity, &mut admission(Some("100")), now());
     assert_eq!(
         limits(&job_decisions),
         [("a", Some(LimitedBy::PriceUnknown)), ("b", None)]
     );
     // also while there is no room for it
-    let mut room = models(&[("H100", 8, 4)]);
-    let job_decisions = schedule(&jobs, &mut room, &mut admission(Some("100")), now());
+    let mut capacity = models(&[("H100", 8, 4)]);
+    let job_decisions = schedule(&jobs, &mut capacity, &mut admission(Some("100")), now());
     assert_eq!(
         limits(&job_decisions),
         [("a", Some(LimitedBy::PriceUnknown)), ("b", None)]
@@ -277,7 +277,7 @@ fn a_namespace_with_very_many_gangs_that_wait_has_the_first_500_looked_at() {
         .map(|number| {
             let mut job = job(&format!("{number:03}"), 1);
             let cpus = ("cpu".to_owned(), 1000 + number);
-            job.roles[0].gang.worker.extend([cpus]);
+            job.roles[0].pod_set.worker.extend([cpus]);
             job
         })
         .collect();
@@ -285,14 +285,14 @@ fn a_namespace_with_very_many_gangs_that_wait_has_the_first_500_looked_at() {
     full.nodes[0].allocatable.insert("cpu".to_owned(), 96_000);
     full.nodes[0].free = Resources::new();
     let job_decisions = schedule(&jobs, &mut full, &mut admission(None), now());
-    let looked_at =
+    let clear_budgets =
         |decision: &&JobDecision| !decision.reason.contains("500 jobs of its namespace");
     let reasons: Vec<&str> = job_decisions
         .iter()
         .map(|decision| &*decision.reason)
         .collect();
     assert_eq!(
-        job_decisions.iter().filter(looked_at).count(),
+        job_decisions.iter().filter(clear_budgets).count(),
         500,
         "{reasons:?}"
     );
@@ -374,7 +374,7 @@ fn a_gang_that_stays_incomplete_is_taken_back_and_holds_nobody_up_while_it_waits
     let half = |since| Job {
         running: true,
         roles: vec![Role {
-            present: 3,
+            with_pod: 3,
             ..role(3)
         }],
         unscheduled: Some(Unscheduled { workers: 1, since }),
@@ -390,7 +390,7 @@ fn a_gang_that_stays_incomplete_is_taken_back_and_holds_nobody_up_while_it_waits
         .remove(0)
     };
     let patient = decide_one(&half(now()), now());
-    let deadline = patient.next_look.unwrap();
+    let deadline = patient.requeue_at.unwrap();
     assert!(
         patient.run
             && deadline >= now() + SCHEDULING_TIMEOUT
@@ -414,7 +414,7 @@ fn a_gang_that_stays_incomplete_is_taken_back_and_holds_nobody_up_while_it_waits
         limits(&during),
         [("a", Some(LimitedBy::Capacity)), ("b", None)]
     );
-    assert_eq!(during[0].next_look, Some(retry.at));
+    assert_eq!(during[0].requeue_at, Some(retry.at));
     let after = schedule(&both, &mut nodes(&[3]), &mut admission(None), retry.at);
     assert_eq!(
         limits(&after),
@@ -432,20 +432,20 @@ fn gangs_that_block_each_other_do_not_let_go_together_and_wait_longer_each_time(
         }),
         ..job("a", 3)
     };
-    let taken_back = |seed| since(seed).taken_back_at(NodeStart::Never);
+    let taken_back = |seed| since(seed).evict_at(NodeStart::Never);
     assert_ne!(taken_back(7), taken_back(8));
     let wait = |count| {
         let retry = (count > 0).then(|| Retry {
             count,
             at: now(),
-            refused: None,
+            creation_failure: None,
             had_room: false,
         });
         let job = Job {
             retry,
             ..job("a", 3)
         };
-        job.evict(None, now()).at.duration_since(now())
+        job.next_retry(None, now()).at.duration_since(now())
     };
     assert!(wait(0) >= FIRST_BACKOFF && wait(2) >= FIRST_BACKOFF * 4);
     assert!(wait(u32::MAX) <= LONGEST_BACKOFF * 3 / 2);
@@ -458,7 +458,7 @@ fn a_gang_whose_money_is_kept_for_others_holds_up_no_other_namespace() {
         ..job("a", 3)
     };
     let mut capacity = nodes(&[4]);
-    capacity.place(&role(2).gang);
+    capacity.place(&role(2).pod_set);
     let decisions = schedule(
         &[waiting, job("b", 3)],
         &mut capacity,
@@ -472,12 +472,12 @@ fn a_gang_whose_money_is_kept_for_others_holds_up_no_other_namespace() {
             ("b", Some(LimitedBy::Queue))
         ]
     );
-    let scopes: Vec<HoldScope> = capacity
+    let scopes: Vec<BlockScope> = capacity
         .holders
         .iter()
         .map(|(_, _, scope)| *scope)
         .collect();
-    assert_eq!(scopes, [HoldScope::Namespace; 2]);
+    assert_eq!(scopes, [BlockScope::Namespace; 2]);
 }
 
 #[test]
@@ -487,17 +487,20 @@ fn what_budgets_refuse_to_gangs_that_wait_is_remembered_once() {
         .collect();
     // room for none; no budget, money for one, and money for all
     for (limit, most) in [(None, 0), (Some("10"), 2), (Some("100000"), 0)] {
-        let mut room = nodes(&[8]);
-        room.nodes[0].free = gpus(0);
+        let mut capacity = nodes(&[8]);
+        capacity.nodes[0].free = gpus(0);
         let mut admission = admission(limit);
         let queue = NamespaceQueue {
             namespace: "team".into(),
             jobs: &jobs,
             admission: &mut admission,
         };
-        let scheduled = schedule_all(vec![queue], &mut room, NodeStart::Never, now()).remove(0);
+        let scheduled = schedule_all(vec![queue], &mut capacity, NodeStart::Never, now()).remove(0);
         assert_eq!(scheduled.decisions.len(), 300);
-        let remembered = scheduled.refused.keys().map(|loads| loads.len());
+        let remembered = scheduled
+            .denied
+            .keys()
+            .map(|running_costs| running_costs.len());
         assert!(remembered.sum::<usize>() <= most, "{limit:?}");
     }
 }

@@ -441,7 +441,7 @@ fn a_gang_whose_worker_fails_within_the_window_starts_again_in_its_room() {
     }
     assert_eq!(world.orders(72).0, [] as [&str; 0]);
     let decision = world.job(&train());
-    assert!(decision.keeps_room, "{}", decision.reason);
+    assert!(decision.keeps_reservation, "{}", decision.reason);
     // the edit is corrected, or it is not
     let mut corrected = World {
         model: world.model.clone(),

@@ -20,8 +20,8 @@ use bursar_core::budget::OnExhausted;
 use bursar_core::calendar::Period;
 use bursar_core::ledger::LinearSpend;
 use bursar_core::model::event::{
-    BatchJob, Budget, Deployment, Event, GatewayPod, Held, Job, Node, Owner, Pod, Reading, Role,
-    Service,
+    BatchJob, Budget, Deployment, Event, GatewayPod, HeldRequests, Job, Node, Owner, Pod, Reading,
+    Role, Service,
 };
 use bursar_core::model::{AccountSpend, Key, Model, Name};
 use bursar_core::plan::{Decision, Decisions, decide};
@@ -54,11 +54,11 @@ pub(crate) fn job(workers: u32) -> Job {
         created: at(0),
         priority: 0,
         cluster_priority: 0,
-        gives_way: true,
+        preemption_allowed: true,
         suspend: false,
         paused: false,
         restarts: 3,
-        restarted: 0,
+        restart_count: 0,
         ended_well: Default::default(),
         seed: 1,
         roles: vec![Role {
@@ -130,7 +130,7 @@ impl World {
     /// Requests that the gateway holds.
     pub(crate) fn hold(&mut self, second: i64, held: &[(Key, u64)]) {
         let held = held.iter().map(|(key, requests)| {
-            let held = Held {
+            let held = HeldRequests {
                 requests: *requests,
                 since: Some(at(second)),
             };
@@ -155,7 +155,7 @@ impl World {
         let deployment = Deployment {
             replicas,
             rollout: None,
-            refused: None,
+            creation_failure: None,
         };
         self.tell(second, Event::Deployment(key.clone(), Some(deployment)));
     }

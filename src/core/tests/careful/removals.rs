@@ -101,7 +101,7 @@ fn a_budget_stops_all_of_them_at_once_though_nothing_asks_for_them() {
             let deployment = Deployment {
                 replicas: 100,
                 rollout,
-                refused: None,
+                creation_failure: None,
             };
             world.tell(65, Event::Deployment(chat(), Some(deployment)));
         }

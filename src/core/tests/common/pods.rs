@@ -22,7 +22,7 @@ pub(crate) fn new_pod(key: Key, owner: Owner, shape: Arc<PodShape>, created: Tim
         ready_since: None,
         was_ready: false,
         draining_since: None,
-        released: false,
+        marked_for_deletion: false,
         start_failure: None,
         failure: None,
         disrupted: false,

@@ -31,7 +31,7 @@ fn counted(pod: &str, requests: u64, answered: u64) -> Event {
     let moved = true;
     Event::Reading(
         pod.into(),
-        Reading::Busy {
+        Reading::Counted {
             requests,
             moved,
             done,
@@ -73,7 +73,7 @@ fn reason(model: &Model) -> String {
 }
 
 fn asked(model: &Model) -> u32 {
-    model.service(&key()).unwrap().decision.asked
+    model.service(&key()).unwrap().decision.recommended
 }
 
 #[test]
@@ -224,7 +224,7 @@ fn a_rollout_forgets_how_fast_the_former_replicas_were() {
             replaces: true,
             ..Rollout::default()
         }),
-        refused: None,
+        creation_failure: None,
     };
     tell(
         &mut model,
@@ -413,7 +413,7 @@ fn an_order_that_its_controller_has_not_seen_yet_is_no_rollout() {
     let behind = Deployment {
         replicas: 3,
         rollout: Some(Rollout::default()),
-        refused: None,
+        creation_failure: None,
     };
     tell(&mut model, 401, [Event::Deployment(key(), Some(behind))]);
     assert!(learned.is_some());

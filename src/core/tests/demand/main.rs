@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bursar_core::model::event::{
-    Deployment, Event, GatewayPod, Held, Owner, Pod, PodShape, Reading, Service,
+    Deployment, Event, GatewayPod, HeldRequests, Owner, Pod, PodShape, Reading, Service,
 };
 use bursar_core::model::{Key, Model};
 use bursar_core::plan::{Decisions, decide};
@@ -71,7 +71,7 @@ pub(crate) fn replicas(replicas: u32) -> Event {
     let deployment = Deployment {
         replicas,
         rollout: None,
-        refused: None,
+        creation_failure: None,
     };
     Event::Deployment(key(), Some(deployment))
 }
@@ -89,7 +89,7 @@ pub(crate) fn gateway(ready: i64) -> Event {
 }
 
 pub(crate) fn demand(requests: u64) -> Event {
-    let held = Held {
+    let held = HeldRequests {
         requests,
         since: Some(at(0)),
     };

@@ -1,6 +1,6 @@
 //! Replicas that the cluster refuses to make are named, and keep nothing from others.
 
-use bursar_core::model::event::{Job, Node, PodsRefused, Role};
+use bursar_core::model::event::{Job, Node, PodCreationFailure, Role};
 use bursar_core::refusal::RefusalReason;
 use jiff::tz::TimeZone;
 
@@ -12,7 +12,7 @@ fn refused(replicas: u32, since: i64) -> Event {
     let deployment = Deployment {
         replicas,
         rollout: None,
-        refused: Some(PodsRefused {
+        creation_failure: Some(PodCreationFailure {
             since: at(since),
             why: WHY.into(),
         }),
@@ -103,12 +103,12 @@ fn room_is_kept(model: &mut Model, second: i64) -> bool {
         created: at(0),
         priority: 0,
         cluster_priority: 0,
-        gives_way: true,
+        preemption_allowed: true,
         suspend: false,
         paused: false,
         seed: 1,
         restarts: 3,
-        restarted: 0,
+        restart_count: 0,
         ended_well: Default::default(),
         roles: vec![Role {
             name: "".into(),

@@ -13,7 +13,7 @@ fn deployment(replicas: u32, rollout: Option<Rollout>) -> Event {
         Some(Deployment {
             replicas,
             rollout,
-            refused: None,
+            creation_failure: None,
         }),
     )
 }

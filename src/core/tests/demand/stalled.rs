@@ -11,7 +11,7 @@ use crate::*;
 fn counted(pod: &str, requests: u64, moved: bool) -> Event {
     Event::Reading(
         pod.into(),
-        Reading::Busy {
+        Reading::Counted {
             requests,
             moved,
             done: Default::default(),
@@ -66,7 +66,7 @@ fn step(
 }
 
 fn asked(model: &Model) -> u32 {
-    model.service(&key()).unwrap().decision.asked
+    model.service(&key()).unwrap().decision.recommended
 }
 
 fn stalled(model: &Model) -> Option<String> {

@@ -2,7 +2,7 @@
 
 use bursar_core::model::Model;
 
-use bursar_core::model::event::{Event, Held, Reading, Service};
+use bursar_core::model::event::{Event, HeldRequests, Reading, Service};
 use bursar_core::plan::{LimitedBy, ServiceOrder, decide};
 use jiff::tz::TimeZone;
 
@@ -91,7 +91,7 @@ fn two_replicas() -> Model {
 /// The replicas asked for and given, and why the demand is not known.
 fn decided(model: &Model) -> (u32, u32, Option<String>) {
     let decision = model.service(&key()).unwrap().decision;
-    (decision.asked, decision.allowed, decision.unknown)
+    (decision.recommended, decision.allowed, decision.unknown)
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn what_is_unknown_takes_no_replica_away_whatever_the_rest_is() {
 
 /// What one gateway holds, by its name.
 fn held_by(gateway: &str, requests: u64) -> Event {
-    let held = Held {
+    let held = HeldRequests {
         requests,
         since: Some(at(0)),
     };
@@ -235,7 +235,7 @@ fn a_replica_that_is_lost_while_another_leaves_is_made_up_for_by_that_one() {
     assert_eq!(remove.replicas, (2, 1));
     assert_eq!(remove.remove, ["second".into()]);
     // the Deployment has one replica now, and what it still has is the one that leaves
-    leaving.released = true;
+    leaving.marked_for_deletion = true;
     let mut lost = ready_pod("first", -600);
     lost.deletion = Some(at(removed + 30));
     let events = [

@@ -83,7 +83,7 @@ fn when_somebody_deletes_the_job_of_one_role_all_start_again_and_it_does_not_cou
     assert_eq!(orders(&mut model, 19), []);
     let start = orders(&mut model, 20).remove(0);
     assert_eq!((start.run, start.restarts), (true, 0));
-    assert_eq!(start.renew.len(), 2, "{start:?}");
+    assert_eq!(start.recreate.len(), 2, "{start:?}");
 }
 
 #[test]

@@ -164,7 +164,7 @@ fn room_is_kept_for_a_minute_or_for_as_long_as_the_gang_has_run() {
             second += run;
             cluster.fail(1, second);
             let stop = cluster.order(second);
-            kept.push(cluster.decision().keeps_room);
+            kept.push(cluster.decision().keeps_reservation);
             cluster.stop(second, &stop, &[]);
             second = stop.restart.unwrap().at.as_second() - at(0).as_second();
             assert_eq!(cluster.decide(second - 1), []);
@@ -186,7 +186,7 @@ fn another_leader_goes_on_counting() {
     cluster.stop(300, &stop, &[]);
     let mut next = model(2);
     let mut spec = job(0, 2);
-    spec.restarted = 2;
+    spec.restart_count = 2;
     set_job(&mut next, "train", 302, spec);
     set_job(&mut next, "next", 302, job(50, 2));
     cluster.model = next;
@@ -205,7 +205,7 @@ fn another_leader_goes_on_counting() {
     cluster.decide(341);
     // a Job that was lost between its deletion and the next one leaves the count in the status
     let mut spec = job(0, 2);
-    spec.restarted = 3;
+    spec.restart_count = 3;
     set_job(&mut cluster.model, "train", 350, spec);
     cluster.batch.restarts = 0;
     cluster.show_batch(350);
@@ -288,9 +288,13 @@ fn no_annotation_keeps_the_room_of_a_gang_for_long() {
     cluster.stop(100, &stop, &[]);
     cluster.batch.restart_at = Some("9999-12-30T00:00:00Z".parse().unwrap());
     cluster.show_batch(102);
-    for (second, keeps_room) in [(103, true), (999, true), (1_000, false)] {
+    for (second, keeps_reservation) in [(103, true), (999, true), (1_000, false)] {
         assert_eq!(cluster.decide(second), []);
-        assert_eq!(cluster.decision().keeps_room, keeps_room, "{second}");
+        assert_eq!(
+            cluster.decision().keeps_reservation,
+            keeps_reservation,
+            "{second}"
+        );
     }
 }
 

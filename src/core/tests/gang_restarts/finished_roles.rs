@@ -121,7 +121,7 @@ fn when_a_worker_fails_all_start_again_also_the_role_whose_job_is_gone() {
     assert_eq!(orders(&mut model, 31), []);
     let start = orders(&mut model, 40).remove(0);
     assert_eq!((start.run, start.done.len()), (true, 0));
-    assert_eq!(start.renew.len(), 2, "{start:?}");
+    assert_eq!(start.recreate.len(), 2, "{start:?}");
 }
 
 /// The new Jobs of a gang that starts again cannot be made at first, after the old ones were deleted.
@@ -147,7 +147,7 @@ fn a_role_that_had_ended_well_is_made_again_also_where_that_fails_once() {
     set_batch(&mut model, "master", 31, Some(master));
     assert_eq!(orders(&mut model, 31), []);
     let start = orders(&mut model, 40).remove(0);
-    assert_eq!((start.run, start.renew.len()), (true, 2), "{start:?}");
+    assert_eq!((start.run, start.recreate.len()), (true, 2), "{start:?}");
     // none says any more that the gang starts again once the first is gone
     for role in ROLES {
         set_batch(&mut model, role, 41, None);

@@ -69,11 +69,11 @@ pub(crate) fn job(second: i64, workers: u32) -> Job {
         priority: 0,
         suspend: false,
         paused: false,
-        gives_way: false,
+        preemption_allowed: false,
         cluster_priority: 0,
         seed: 1,
         restarts: 3,
-        restarted: 0,
+        restart_count: 0,
         ended_well: Default::default(),
         roles: vec![Role {
             name: "".into(),
@@ -239,7 +239,7 @@ impl Cluster {
     pub(crate) fn start(&mut self, second: i64, order: &JobOrder, node: u32) {
         assert!(order.run);
         if !self.pods.is_empty() {
-            assert_eq!(order.renew, ["".into()], "the Job has run");
+            assert_eq!(order.recreate, ["".into()], "the Job has run");
         }
         for (uid, pod) in std::mem::take(&mut self.pods).into_values() {
             if pod.ended.is_some() {

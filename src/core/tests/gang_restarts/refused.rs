@@ -1,6 +1,6 @@
 //! Workers whose pods the cluster refuses: the gang is taken back whole, and says why.
 
-use bursar_core::model::event::{Event, Name, RefusalReport};
+use bursar_core::model::event::{Event, Name, PodCreationReport};
 use bursar_core::plan::{LimitedBy, decide};
 
 use super::{Cluster, at, job, pod, set_job};
@@ -25,7 +25,7 @@ fn half_made() -> Cluster {
 }
 
 fn refuse(cluster: &mut Cluster, since: i64, last: i64, now: i64) {
-    cluster.batch.refused = Some(RefusalReport {
+    cluster.batch.creation_failure = Some(PodCreationReport {
         since: at(since),
         last: at(last),
         why: WHY.into(),
@@ -52,13 +52,16 @@ fn a_gang_whose_pods_are_refused_is_taken_back_after_a_minute_and_holds_nobody_u
     assert!(decision.run);
     let expected = format!("the cluster refuses the pods of 2 of its 4 workers: {WHY}");
     assert!(decision.reason.contains(&expected), "{decision:?}");
-    assert_eq!(decision.refused.as_deref(), Some(WHY));
+    assert_eq!(decision.creation_failure.as_deref(), Some(WHY));
     assert_eq!(cluster.decide(160), []);
     assert_eq!(cluster.model.next_timer(), Some(at(161)), "by itself");
 
     let stop = cluster.order(161);
     let retry = stop.retry.clone().unwrap();
-    assert_eq!((retry.count, retry.refused.as_deref()), (1, Some(WHY)));
+    assert_eq!(
+        (retry.count, retry.creation_failure.as_deref()),
+        (1, Some(WHY))
+    );
     assert_eq!((stop.restart, stop.restarts), (None, 1), "it uses up none");
     assert!(stop.reason.contains(&expected), "{stop:?}");
     cluster.batch.retry = Some(retry.clone());
@@ -71,7 +74,7 @@ fn a_gang_whose_pods_are_refused_is_taken_back_after_a_minute_and_holds_nobody_u
     let decision = cluster.decision();
     assert_eq!(decision.limited_by, Some(LimitedBy::Capacity));
     assert!(decision.reason.contains(WHY), "{decision:?}");
-    assert_eq!(decision.refused.as_deref(), Some(WHY));
+    assert_eq!(decision.creation_failure.as_deref(), Some(WHY));
 
     // the room is free again, and its wait is over
     let mut next = job(105, 4);
@@ -89,7 +92,7 @@ fn without_a_word_pods_are_waited_for_for_five_minutes() {
     assert_eq!(cluster.decide(399), []);
     let stop = cluster.order(400);
     let retry = stop.retry.clone().unwrap();
-    assert_eq!((retry.count, retry.refused), (1, None));
+    assert_eq!((retry.count, retry.creation_failure), (1, None));
     assert!(stop.reason.contains("given no pod"), "{stop:?}");
 }
 
@@ -102,7 +105,7 @@ fn a_report_from_the_future_makes_nobody_wait_for_more_than_five_minutes() {
     assert_eq!(cluster.model.next_timer(), Some(at(400)), "by itself");
     let stop = cluster.order(400);
     let retry = stop.retry.unwrap();
-    assert_eq!(retry.refused.as_deref(), Some(WHY));
+    assert_eq!(retry.creation_failure.as_deref(), Some(WHY));
 }
 
 #[test]
@@ -112,7 +115,7 @@ fn pods_that_are_made_after_a_refusal_end_it() {
     cluster.decide(105);
     cluster.add(2, 110);
     cluster.decide(110);
-    assert_eq!(cluster.decision().refused, None);
+    assert_eq!(cluster.decision().creation_failure, None);
     assert_eq!(cluster.decide(399), []);
     // the last one is refused from now on
     refuse(&mut cluster, 101, 130, 399);
@@ -128,7 +131,7 @@ fn workers_that_fail_because_others_are_refused_use_up_no_restart() {
     let stop = cluster.order(120);
     assert_eq!((stop.restart, stop.restarts), (None, 1));
     let retry = stop.retry.unwrap();
-    assert_eq!(retry.refused.as_deref(), Some(WHY));
+    assert_eq!(retry.creation_failure.as_deref(), Some(WHY));
 }
 
 /// The status of the Job says for a moment that it began when the run before did.
@@ -147,12 +150,16 @@ fn a_try_has_its_minute_though_its_job_still_shows_the_run_before() {
     cluster.decide(162);
     let again = stop.retry.unwrap().at.as_second() - at(0).as_second();
     let start = cluster.order(again);
-    assert!(start.run && start.renew.is_empty(), "{start:?}");
+    assert!(start.run && start.recreate.is_empty(), "{start:?}");
     cluster.batch.running = true;
     cluster.show_batch(again + 1);
     assert_eq!(cluster.decide(again + 1), []);
     let decision = cluster.decision();
-    assert_eq!(decision.refused.as_deref(), Some(WHY), "none is made yet");
+    assert_eq!(
+        decision.creation_failure.as_deref(),
+        Some(WHY),
+        "none is made yet"
+    );
     assert_eq!(cluster.decide(again + 60), []);
     assert!(!cluster.order(again + 61).run);
 }

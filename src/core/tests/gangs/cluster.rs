@@ -4,13 +4,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bursar_core::capacity::Resources;
 use bursar_core::model::event::{
     BatchJob, Deployment, Event, Job, Node, Owner, Pod, PodShape, Role, Scheduling, Service,
 };
 use bursar_core::model::{Key, Model, Name};
 use bursar_core::placement::{NodeTerm, Operator, Placement, Requirement};
 use bursar_core::plan::decide;
+use bursar_core::pod_set::Resources;
 use bursar_core::pricing::PricingAttributes;
 use bursar_core::training::{JobDecision, Retry};
 use jiff::tz::TimeZone;
@@ -42,7 +42,7 @@ pub(crate) struct Gang {
     pub(crate) pool: Option<&'static str>,
     /// How many seconds it runs with all its workers.
     pub(crate) seconds: i64,
-    pub(crate) gives_way: bool,
+    pub(crate) preemption_allowed: bool,
 }
 
 struct JobObject {
@@ -134,12 +134,12 @@ impl Cluster {
             created: at(second),
             priority: gang.priority,
             cluster_priority: gang.cluster_priority,
-            gives_way: gang.gives_way,
+            preemption_allowed: gang.preemption_allowed,
             suspend: false,
             paused: false,
             seed: 1,
             restarts: 3,
-            restarted: 0,
+            restart_count: 0,
             ended_well: Default::default(),
             roles: vec![Role {
                 name: "".into(),
@@ -279,7 +279,7 @@ impl Cluster {
         self.jobs.get_mut(&key).unwrap().retry = Some(Retry {
             count: 1,
             at: at(second),
-            refused: Some("exceeded quota".into()),
+            creation_failure: Some("exceeded quota".into()),
             had_room: false,
         });
         self.tell_job(&key, second);
@@ -348,7 +348,7 @@ impl Cluster {
         let deployment = Deployment {
             replicas,
             rollout: None,
-            refused: None,
+            creation_failure: None,
         };
         self.services.push((service, deployment, key.clone()));
         self.tell_services(second);

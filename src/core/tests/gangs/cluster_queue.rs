@@ -18,7 +18,7 @@ const SMALL: Gang = Gang {
     cluster_priority: 0,
     pool: None,
     seconds: 600,
-    gives_way: false,
+    preemption_allowed: false,
 };
 /// All GPUs of the node.
 const LARGE: Gang = Gang {

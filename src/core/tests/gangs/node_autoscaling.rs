@@ -18,7 +18,7 @@ const PRETRAIN: Gang = Gang {
     cluster_priority: 0,
     pool: Some(POOL),
     seconds: 100_000,
-    gives_way: true,
+    preemption_allowed: true,
 };
 
 /// A cluster with a node autoscaler that makes so many nodes, and so many that exist.

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use bursar_api::prices::EffectivePrices;
 use bursar_core::calendar::{Interval, Month};
 use bursar_core::cost_report::{CostOwner, gpu_name};
-use bursar_core::forecast::Forecast;
 use bursar_core::ledger::{Account, Charge, DailyCost};
 use bursar_core::money::Money;
+use bursar_core::spend_forecast::SpendForecast;
 use bursar_core::unit_economics::RevenueTerms;
 use jiff::Timestamp;
 use jiff::civil::Date;
@@ -120,7 +120,7 @@ fn describe_accounts(
             ),
         );
     }
-    if let Some(forecast) = Forecast::of(accounts.iter().copied(), now, zone) {
+    if let Some(forecast) = SpendForecast::of(accounts.iter().copied(), now, zone) {
         page.row("forecast", &describe_forecast(&forecast));
     }
     revenue::units(page, &spent);
@@ -288,7 +288,7 @@ fn describe_total(page: &mut Description, spent: &DailyCost, before: &[(Month, D
     page.row("GPU-hours", &hours);
 }
 
-fn describe_forecast(forecast: &Forecast) -> String {
+fn describe_forecast(forecast: &SpendForecast) -> String {
     let (spent, window) = (forecast.spent, forecast.window);
     if !forecast.has_enough_history() {
         return format!("{spent}, as spent: its first hour is no pace");

@@ -28,12 +28,12 @@ fn job(suspend: bool) -> Job {
         created: at(0),
         priority: 0,
         cluster_priority: 0,
-        gives_way: true,
+        preemption_allowed: true,
         suspend,
         paused: false,
         seed: 0,
         restarts: 3,
-        restarted: 0,
+        restart_count: 0,
         ended_well: Default::default(),
         roles: vec![role("master"), role("worker")],
     }
@@ -115,7 +115,7 @@ fn an_order_that_is_given_anew_does_not_forget_when_the_gang_may_try_again() {
         let retry = Retry {
             count: 3,
             at: at(0),
-            refused: None,
+            creation_failure: None,
             had_room: false,
         };
         let master = BatchJob {
@@ -190,7 +190,7 @@ fn tell_pod(model: &mut Model, node: &str, gpus: i64) {
         ready_since: None,
         was_ready: false,
         draining_since: None,
-        released: false,
+        marked_for_deletion: false,
         start_failure: None,
         failure: None,
         disrupted: false,

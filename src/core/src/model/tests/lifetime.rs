@@ -96,7 +96,7 @@ fn where_a_budget_stands_is_told_every_half_minute_while_money_is_spent() {
         ready_since: None,
         was_ready: false,
         draining_since: None,
-        released: false,
+        marked_for_deletion: false,
         start_failure: None,
         failure: None,
         disrupted: false,

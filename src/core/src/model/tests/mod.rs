@@ -1,11 +1,11 @@
 //! Random events: every derived value equals one that is computed from scratch, the order of events
 //! at one instant does not matter, and nothing that should be marked is missed.
 
+mod capacity;
 mod classes;
 mod gangs;
 mod lifetime;
 mod random_events;
-mod room;
 mod slices;
 mod time;
 
@@ -71,7 +71,7 @@ fn assert_fresh(model: &Model, now: Timestamp, when: &str) {
         fresh.refresh_job(key, now);
         let fresh = &fresh.jobs[key];
         assert_eq!(fresh.cost, state.cost, "{when}, {key:?}");
-        assert_eq!(fresh.room, state.room, "{when}, {key:?}");
+        assert_eq!(fresh.capacity, state.capacity, "{when}, {key:?}");
     }
     for Key { name: uid, .. } in &model.unowned {
         fresh.refresh_other(uid, now);

@@ -8,8 +8,9 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
 use super::super::event::{
-    BatchJob, Budget, Deployment, Event, GatewayPod, Held, Job, Key, Name, Node, Owner, Pod,
-    PodShape, PodsRefused, Reading, RefusalReport, Role, Rollout, Scheduling, Service,
+    BatchJob, Budget, Deployment, Event, GatewayPod, HeldRequests, Job, Key, Name, Node, Owner,
+    Pod, PodCreationFailure, PodCreationReport, PodShape, Reading, Role, Rollout, Scheduling,
+    Service,
 };
 use super::super::spending::AccountSpend;
 use crate::budget::OnExhausted;
@@ -133,7 +134,7 @@ fn pod(rng: &mut Rng, now: Timestamp) -> (Name, Option<Box<Pod>>) {
         ready_since: rng.bool().then(|| past(rng)),
         was_ready: rng.u8(0..5) == 0,
         draining_since: (rng.u8(0..6) == 0).then(|| past(rng)),
-        released: rng.u8(0..8) == 0,
+        marked_for_deletion: rng.u8(0..8) == 0,
         start_failure: (rng.u8(0..5) == 0).then(|| (name("ImagePullBackOff"), past(rng))),
         scheduling: match rng.u8(0..6) {
             0 => Scheduling::Ignored,
@@ -208,12 +209,12 @@ fn job(rng: &mut Rng, now: Timestamp) -> Job {
         created: now - SignedDuration::from_secs(rng.i64(0..5)),
         priority: rng.i32(0..3),
         cluster_priority: rng.i32(0..3),
-        gives_way: rng.bool(),
+        preemption_allowed: rng.bool(),
         suspend: rng.u8(0..6) == 0,
         paused: false,
         seed: rng.u64(..),
         restarts: more(rng).u32(0..4),
-        restarted: more(rng).u32(0..2),
+        restart_count: more(rng).u32(0..2),
         ended_well: Default::default(),
         roles,
     }
@@ -308,7 +309,7 @@ pub(super) fn event(rng: &mut Rng, now: Timestamp) -> Event {
                     updated: rng.u32(0..3),
                     deadline_exceeded: rng.u8(0..4) == 0,
                 }),
-                refused: (rng.u8(0..6) == 0).then(|| PodsRefused {
+                creation_failure: (rng.u8(0..6) == 0).then(|| PodCreationFailure {
                     since: now - SignedDuration::from_secs(rng.i64(0..100)),
                     why: name("exceeded quota"),
                 }),
@@ -340,7 +341,7 @@ pub(super) fn event(rng: &mut Rng, now: Timestamp) -> Event {
                 disruptions: more.u32(0..3),
                 restart_at: (more.u8(0..4) == 0)
                     .then(|| now + SignedDuration::from_secs(more.i64(-30..60))),
-                refused: (more.u8(0..4) == 0).then(|| RefusalReport {
+                creation_failure: (more.u8(0..4) == 0).then(|| PodCreationReport {
                     since: now - SignedDuration::from_secs(more.i64(30..100)),
                     last: now - SignedDuration::from_secs(more.i64(0..30)),
                     why: name("exceeded quota"),
@@ -405,7 +406,7 @@ pub(super) fn event(rng: &mut Rng, now: Timestamp) -> Event {
                 1 => Reading::Uncounted {
                     requests: rng.u64(0..20),
                 },
-                _ => Reading::Busy {
+                _ => Reading::Counted {
                     requests: rng.u64(0..20) * u64::from(rng.bool()),
                     moved: rng.bool(),
                     done: EngineCounters {
@@ -428,7 +429,7 @@ pub(super) fn event(rng: &mut Rng, now: Timestamp) -> Event {
                     Event::Gateway(uid, some(rng, pod))
                 }
                 _ => {
-                    let held = Held {
+                    let held = HeldRequests {
                         requests: rng.u64(0..20),
                         since: Some(now),
                     };

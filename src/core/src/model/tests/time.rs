@@ -140,11 +140,11 @@ fn changes(model: &mut Model, seconds: std::ops::Range<i64>) -> Vec<i64> {
         let budget = |model: &Model| model.budget(&Key::new("team", "all")).cloned();
         let is_exhausted = |model| budget(model).map(|state| state.is_exhausted());
         assert_eq!(is_exhausted(model), is_exhausted(&everything), "{now}");
-        let refused = ours.and_then(|(_, _, refusal)| refusal);
-        if was_refused.is_some_and(|was| was != refused) {
+        let creation_failure = ours.and_then(|(_, _, refusal)| refusal);
+        if was_refused.is_some_and(|was| was != creation_failure) {
             changes.push(half / 2);
         }
-        was_refused = Some(refused);
+        was_refused = Some(creation_failure);
     }
     changes
 }
@@ -188,7 +188,7 @@ fn a_start_is_admitted_from_the_second_on_in_which_stopping_pods_leave_the_money
         ready_since: None,
         was_ready: false,
         draining_since: None,
-        released: false,
+        marked_for_deletion: false,
         start_failure: None,
         failure: None,
         disrupted: false,
@@ -244,7 +244,7 @@ fn a_service_is_idle_once_the_starts_of_its_replicas_have_failed() {
         ready_since: None,
         was_ready: number == 0,
         draining_since: None,
-        released: false,
+        marked_for_deletion: false,
         start_failure: (number > 0).then(|| ("ImagePullBackOff".into(), at(failed))),
         failure: None,
         disrupted: false,
@@ -255,7 +255,7 @@ fn a_service_is_idle_once_the_starts_of_its_replicas_have_failed() {
     let deployment = Deployment {
         replicas: 2,
         rollout: None,
-        refused: None,
+        creation_failure: None,
     };
     model.apply(Event::Deployment(key(), Some(deployment)), at(0));
     for (number, failed) in [(0, 0), (1, -20_250)] {
@@ -263,7 +263,7 @@ fn a_service_is_idle_once_the_starts_of_its_replicas_have_failed() {
         let pod = Event::Pod(uid, Some(Box::new(pod(number, failed))));
         model.apply(pod, at(0));
     }
-    let reading = Reading::Busy {
+    let reading = Reading::Counted {
         requests: 0,
         moved: false,
         done: Default::default(),

@@ -284,7 +284,7 @@ fn what_stops_within_a_minute_gives_way_before_what_takes_longer() {
 
 #[test]
 fn behind_32_claims_that_nobody_can_serve_nobody_gives_way() {
-    for (number, gives_way) in [(31, true), (32, false)] {
+    for (number, preemption_allowed) in [(31, true), (32, false)] {
         let mut cluster = busy(1);
         run(&mut cluster, 10..100);
         // no node has room for these, whoever gives way
@@ -301,6 +301,10 @@ fn behind_32_claims_that_nobody_can_serve_nobody_gives_way() {
         run(&mut cluster, 100..102);
         cluster.add_service(("prod", "chat"), 4, 10, 102);
         run(&mut cluster, 102..120);
-        assert_eq!(stopped(&cluster).contains(&"half"), gives_way, "{number}");
+        assert_eq!(
+            stopped(&cluster).contains(&"half"),
+            preemption_allowed,
+            "{number}"
+        );
     }
 }

@@ -18,7 +18,7 @@ const SMALL: Gang = Gang {
     cluster_priority: 0,
     pool: None,
     seconds: 100_000,
-    gives_way: true,
+    preemption_allowed: true,
 };
 /// All GPUs of a node, for a minute.
 const URGENT: Gang = Gang {
@@ -106,7 +106,7 @@ fn in_its_own_namespace_the_claimant_is_named() {
 #[test]
 fn nobody_gives_way_within_a_class_or_where_it_never_does() {
     let never = Gang {
-        gives_way: false,
+        preemption_allowed: false,
         ..SMALL
     };
     // a class that the installation does not allow counts within its namespace only
@@ -395,18 +395,18 @@ fn where_nodes_follow_pods_a_gang_waits_for_those_first() {
 
 #[test]
 fn a_replica_for_which_the_scheduler_finds_no_node_gets_the_gpus_of_a_lower_priority() {
-    for (priority, gives_way) in [(10, true), (0, false)] {
+    for (priority, preemption_allowed) in [(10, true), (0, false)] {
         let mut cluster = busy(1);
         cluster.stop_seconds = 20;
         run(&mut cluster, 10..100);
         cluster.add_gang("lab", "small", &SMALL, 90);
         cluster.add_service(("prod", "chat"), 8, priority, 100);
         run(&mut cluster, 100..102);
-        assert_eq!(stopped(&cluster).is_empty(), !gives_way);
+        assert_eq!(stopped(&cluster).is_empty(), !preemption_allowed);
         run(&mut cluster, 102..200);
-        assert_eq!(cluster.node_of("prod-chat-0").is_some(), gives_way);
+        assert_eq!(cluster.node_of("prod-chat-0").is_some(), preemption_allowed);
         assert!(!cluster.orders_of("lab", "small").contains(&true));
-        if gives_way {
+        if preemption_allowed {
             let orders = cluster.orders_of("lab", "whole-0");
             assert_eq!(orders, [true, false], "the replica has its node now");
         }
@@ -426,7 +426,7 @@ fn within_a_namespace_a_class_counts_that_is_not_allowed_beside_others() {
     run(&mut cluster, 100..300);
     assert_eq!(cluster.complete("lab", "urgent"), Some(121));
     assert_eq!(cluster.orders_of("lab", "whole-0"), [true, false, true]);
-    for (namespace, gives_way) in [("lab", true), ("prod", false)] {
+    for (namespace, preemption_allowed) in [("lab", true), ("prod", false)] {
         let mut cluster = busy(1);
         cluster.stop_seconds = 20;
         run(&mut cluster, 10..100);
@@ -434,9 +434,9 @@ fn within_a_namespace_a_class_counts_that_is_not_allowed_beside_others() {
         cluster.set_cluster_priority((namespace, "chat"), 0, 100);
         run(&mut cluster, 100..400);
         let replica = format!("{namespace}-chat-0");
-        assert_eq!(cluster.node_of(&replica).is_some(), gives_way);
-        assert_eq!(stopped(&cluster).is_empty(), !gives_way);
-        if gives_way {
+        assert_eq!(cluster.node_of(&replica).is_some(), preemption_allowed);
+        assert_eq!(stopped(&cluster).is_empty(), !preemption_allowed);
+        if preemption_allowed {
             let orders = cluster.orders_of("lab", "whole-0");
             assert_eq!(orders, [true, false], "the replica has its node now");
         }

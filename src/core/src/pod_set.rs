@@ -25,7 +25,7 @@ pub struct Node {
 
 /// What each worker of a gang needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Gang {
+pub struct PodSet {
     /// How many workers.
     pub workers: u32,
     /// What one of them requests.
@@ -43,15 +43,15 @@ pub struct Capacity {
     /// The nodes.
     pub nodes: Vec<Node>,
     /// Who waits for which node, by its place.
-    pub holders: Vec<(usize, Rank, HoldScope)>,
+    pub holders: Vec<(usize, SchedulingRank, BlockScope)>,
     /// The gang that is asked for.
-    pub rank: Option<Rank>,
+    pub rank: Option<SchedulingRank>,
 }
 
 /// The place of a gang in the order of the cluster: by priority, then by age. No gang goes before
 /// those that its own namespace lets go first.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Rank {
+pub struct SchedulingRank {
     /// Its priority in the cluster; the greater goes first.
     pub priority: Reverse<i32>,
     /// When it was made, or the youngest of those that go before it; the older goes first.
@@ -64,7 +64,7 @@ pub struct Rank {
 
 /// Whom a gang that waits for nodes holds up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HoldScope {
+pub enum BlockScope {
     /// Gangs of its namespace.
     Namespace,
     /// Gangs of all namespaces.
@@ -72,116 +72,118 @@ pub enum HoldScope {
 }
 
 /// Room for gangs.
-pub trait Room {
+pub trait SchedulingCapacity {
     /// Takes that what follows concerns the gang of this rank.
-    fn ask_for(&mut self, rank: &Rank);
+    fn ask_for(&mut self, rank: &SchedulingRank);
 
     /// How many workers of these gangs the free room takes together, at most all of them.
-    fn fits(&mut self, gangs: &[&Gang]) -> u32;
+    fn fits(&mut self, pod_sets: &[&PodSet]) -> u32;
 
     /// How many workers of these gangs the nodes would take together if they were empty, at most all of them.
-    fn could_fit(&mut self, gangs: &[&Gang]) -> u32;
+    fn could_fit(&mut self, pod_sets: &[&PodSet]) -> u32;
 
     /// Whether the nodes would take all workers of these gangs together once all workers of gangs
     /// had left them: other pods may stay for ever.
-    fn could_fit_beside_others(&mut self, gangs: &[&Gang]) -> bool;
+    fn could_fit_with_other_pods(&mut self, pod_sets: &[&PodSet]) -> bool;
 
     /// Takes the gang's room away, as far as it fits.
-    fn place(&mut self, gang: &Gang);
+    fn place(&mut self, gang: &PodSet);
 
     /// Notes that these gangs wait for every node that takes one of their workers when it is empty.
     /// GPUs of others may be taken back for them if they `may_preempt`.
-    fn hold(&mut self, gangs: &[&Gang], scope: HoldScope, may_preempt: bool);
+    fn block_nodes(&mut self, pod_sets: &[&PodSet], scope: BlockScope, may_preempt: bool);
 
     /// The first gang ahead that waits for a node which takes a worker of these gangs: now, or
     /// when the node is empty.
-    fn holder(&mut self, gangs: &[&Gang], of_empty: bool) -> Option<Rank>;
+    fn blocking_gang(&mut self, pod_sets: &[&PodSet], of_empty: bool) -> Option<SchedulingRank>;
 
     /// The first gang ahead that holds up only its namespace, and waits for a node which takes a worker of
     /// these gangs when it is empty.
-    fn held_by_namespace(&mut self, gangs: &[&Gang]) -> Option<Rank>;
+    fn blocking_gang_in_namespace(&mut self, pod_sets: &[&PodSet]) -> Option<SchedulingRank>;
 }
 
 #[cfg(test)]
-impl Room for Capacity {
-    fn ask_for(&mut self, rank: &Rank) {
+impl SchedulingCapacity for Capacity {
+    fn ask_for(&mut self, rank: &SchedulingRank) {
         self.rank = Some(rank.clone());
     }
 
-    fn could_fit_beside_others(&mut self, _: &[&Gang]) -> bool {
+    fn could_fit_with_other_pods(&mut self, _: &[&PodSet]) -> bool {
         true
     }
 
-    fn fits(&mut self, gangs: &[&Gang]) -> u32 {
-        self.clone().take_all(gangs)
+    fn fits(&mut self, pod_sets: &[&PodSet]) -> u32 {
+        self.clone().take_all(pod_sets)
     }
 
-    fn could_fit(&mut self, gangs: &[&Gang]) -> u32 {
+    fn could_fit(&mut self, pod_sets: &[&PodSet]) -> u32 {
         let empty = self.nodes.iter().map(|node| Node {
             free: node.allocatable.clone(),
             ..node.clone()
         });
-        let mut room = Self {
+        let mut capacity = Self {
             nodes: empty.collect(),
             ..Self::default()
         };
-        room.take_all(gangs)
+        capacity.take_all(pod_sets)
     }
 
-    fn place(&mut self, gang: &Gang) {
+    fn place(&mut self, gang: &PodSet) {
         self.take(gang);
     }
 
-    fn hold(&mut self, gangs: &[&Gang], scope: HoldScope, _: bool) {
+    fn block_nodes(&mut self, pod_sets: &[&PodSet], scope: BlockScope, _: bool) {
         let rank = self.rank.clone().unwrap();
         for (place, node) in self.nodes.iter().enumerate() {
-            let takes = |gang: &&Gang| takes_one(node, &node.allocatable, gang);
-            if gangs.iter().any(takes) {
+            let takes = |gang: &&PodSet| takes_one(node, &node.allocatable, gang);
+            if pod_sets.iter().any(takes) {
                 self.holders.push((place, rank.clone(), scope));
             }
         }
     }
 
-    fn holder(&mut self, gangs: &[&Gang], of_empty: bool) -> Option<Rank> {
+    fn blocking_gang(&mut self, pod_sets: &[&PodSet], of_empty: bool) -> Option<SchedulingRank> {
         let rank = self.rank.as_ref().unwrap();
-        let held = self.holders.iter().filter(|(place, holder, scope)| {
-            if *scope == HoldScope::Namespace && holder.namespace != rank.namespace {
+        let held = self.holders.iter().filter(|(place, blocking_gang, scope)| {
+            if *scope == BlockScope::Namespace && blocking_gang.namespace != rank.namespace {
                 return false;
             }
             let node = &self.nodes[*place];
-            let room = if of_empty {
+            let capacity = if of_empty {
                 &node.allocatable
             } else {
                 &node.free
             };
-            gangs.iter().any(|gang| takes_one(node, room, gang))
+            pod_sets.iter().any(|gang| takes_one(node, capacity, gang))
         });
-        held.map(|(_, holder, _)| holder.clone()).min()
+        held.map(|(_, blocking_gang, _)| blocking_gang.clone())
+            .min()
     }
 
-    fn held_by_namespace(&mut self, gangs: &[&Gang]) -> Option<Rank> {
+    fn blocking_gang_in_namespace(&mut self, pod_sets: &[&PodSet]) -> Option<SchedulingRank> {
         let rank = self.rank.as_ref().unwrap();
-        let held = self.holders.iter().filter(|(place, holder, scope)| {
+        let held = self.holders.iter().filter(|(place, blocking_gang, scope)| {
             let node = &self.nodes[*place];
-            *scope == HoldScope::Namespace
-                && holder.namespace == rank.namespace
-                && gangs
+            *scope == BlockScope::Namespace
+                && blocking_gang.namespace == rank.namespace
+                && pod_sets
                     .iter()
                     .any(|gang| takes_one(node, &node.allocatable, gang))
         });
-        held.map(|(_, holder, _)| holder.clone()).min()
+        held.map(|(_, blocking_gang, _)| blocking_gang.clone())
+            .min()
     }
 }
 
 #[cfg(test)]
 impl Capacity {
-    fn take_all(&mut self, gangs: &[&Gang]) -> u32 {
-        let placed = gangs.iter().map(|gang| self.take(gang));
+    fn take_all(&mut self, pod_sets: &[&PodSet]) -> u32 {
+        let placed = pod_sets.iter().map(|gang| self.take(gang));
         placed.fold(0, u32::saturating_add)
     }
 
     /// Takes the gang's room away, and returns how many workers fitted.
-    fn take(&mut self, gang: &Gang) -> u32 {
+    fn take(&mut self, gang: &PodSet) -> u32 {
         let mut left = gang.workers;
         for node in &mut self.nodes {
             let here = if selects(gang, node) {
@@ -201,22 +203,23 @@ impl Capacity {
 }
 
 #[cfg(test)]
-fn selects(gang: &Gang, node: &Node) -> bool {
+fn selects(gang: &PodSet, node: &Node) -> bool {
     gang.node_selector
         .iter()
         .all(|(key, value)| node.labels.get(key) == Some(value))
 }
 
 #[cfg(test)]
-fn takes_one(node: &Node, room: &Resources, gang: &Gang) -> bool {
-    gang.workers > 0 && selects(gang, node) && workers_in(room, gang) > 0
+fn takes_one(node: &Node, capacity: &Resources, gang: &PodSet) -> bool {
+    gang.workers > 0 && selects(gang, node) && workers_in(capacity, gang) > 0
 }
 
 /// How many workers this room takes; one, where a worker needs nothing.
 #[cfg(test)]
-fn workers_in(room: &Resources, gang: &Gang) -> u32 {
+fn workers_in(capacity: &Resources, gang: &PodSet) -> u32 {
     let needs = gang.worker.iter().filter(|(_, amount)| **amount > 0);
-    let counts = needs.map(|(name, amount)| room.get(name).copied().unwrap_or(0).max(0) / amount);
+    let counts =
+        needs.map(|(name, amount)| capacity.get(name).copied().unwrap_or(0).max(0) / amount);
     counts.min().map_or(gang.workers, |count| {
         u32::try_from(count).unwrap_or(u32::MAX)
     })
@@ -238,26 +241,26 @@ mod tests {
     }
 
     fn node(gpus: i64, model: &str) -> Node {
-        let room = Resources::from([
+        let capacity = Resources::from([
             ("nvidia.com/gpu".to_owned(), gpus * 1000),
             ("cpu".to_owned(), 4000),
         ]);
         Node {
             labels: [("model".to_owned(), model.to_owned())].into(),
-            allocatable: room.clone(),
-            free: room,
+            allocatable: capacity.clone(),
+            free: capacity,
         }
     }
 
-    fn gang(workers: u32, gpus: i64, cpu: i64) -> Gang {
+    fn gang(workers: u32, gpus: i64, cpu: i64) -> PodSet {
         let worker = Resources::from([
             ("nvidia.com/gpu".to_owned(), gpus * 1000),
             ("cpu".to_owned(), cpu),
         ]);
-        Gang {
+        PodSet {
             workers,
             worker,
-            ..Gang::default()
+            ..PodSet::default()
         }
     }
 
@@ -281,7 +284,7 @@ mod tests {
             ..Capacity::default()
         };
         assert_eq!(capacity.fits(&[&gang(9, 1, 1000)]), 8, "4 CPUs a node");
-        let only_b = Gang {
+        let only_b = PodSet {
             node_selector: [("model".to_owned(), "b".to_owned())].into(),
             ..gang(9, 1, 1000)
         };

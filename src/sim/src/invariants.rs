@@ -10,8 +10,8 @@ use bursar_core::model::{Key, Model, Name};
 use bursar_core::plan::{Decisions, JobOrder, ServiceOrder};
 use jiff::{SignedDuration, Timestamp};
 
-use crate::agenda::later;
 use crate::cluster::{GPU, PRODUCT, workload_key};
+use crate::event_queue::later;
 use crate::faults::Tally;
 
 /// Engines and gateways may be unknown for this long after they are ready.
@@ -30,7 +30,7 @@ struct Gateway {
 
 /// What the leader was told.
 #[derive(Debug, Default)]
-pub(crate) struct Witness {
+pub(crate) struct InvariantChecker {
     /// All GPU pods ask for one GPU of their class, so that room is a number.
     uniform: bool,
     nodes: BTreeMap<Name, Node>,
@@ -46,13 +46,13 @@ pub(crate) struct Witness {
     /// Orders for jobs that no object shows yet.
     ordered: BTreeMap<Key, (bool, Timestamp)>,
     /// Gangs that do not run, and whose room is kept until they start again.
-    keeps_room: BTreeSet<Key>,
+    keeps_reservation: BTreeSet<Key>,
     exhausted: BTreeSet<Key>,
     /// How many replicas each service was last decided to have.
     allowed: BTreeMap<Key, u32>,
 }
 
-impl Witness {
+impl InvariantChecker {
     pub(crate) fn new(uniform: bool) -> Self {
         Self {
             uniform,
@@ -89,7 +89,7 @@ impl Witness {
             Event::Job(key, job) => {
                 if job.is_none() {
                     self.ordered.remove(key);
-                    self.keeps_room.remove(key);
+                    self.keeps_reservation.remove(key);
                 }
                 set(&mut self.jobs, key, job);
             }
@@ -157,10 +157,10 @@ impl Witness {
         self.allowed
             .extend(decided.map(|(key, decision)| (key.clone(), decision.allowed)));
         for (key, decision) in &decisions.jobs {
-            match decision.keeps_room {
-                true => drop(self.keeps_room.insert(key.clone())),
+            match decision.keeps_reservation {
+                true => drop(self.keeps_reservation.insert(key.clone())),
                 // one that starts now has had its room
-                false if !decision.run => drop(self.keeps_room.remove(key)),
+                false if !decision.run => drop(self.keeps_reservation.remove(key)),
                 false => {}
             }
         }
@@ -172,7 +172,7 @@ impl Witness {
         }
         let started = decisions.job_orders.iter().filter(|order| order.run);
         for order in started {
-            if order.revokes {
+            if order.cancels_stop {
                 self.ordered.remove(&order.job);
                 continue;
             }
@@ -180,7 +180,7 @@ impl Witness {
                 self.check_room(&order.job, now, tally)?;
             }
             self.ordered.insert(order.job.clone(), (true, now));
-            self.keeps_room.remove(&order.job);
+            self.keeps_reservation.remove(&order.job);
         }
         Ok(())
     }
@@ -194,7 +194,7 @@ impl Witness {
         tally: &mut Tally,
     ) -> Result<(), String> {
         let decision = model.job(&order.job);
-        if order.run || !decision.is_some_and(|decision| decision.gives_gpus_back) {
+        if order.run || !decision.is_some_and(|decision| decision.preempted_for_gpus) {
             return Ok(());
         }
         tally.note_check("GPUs were given back for a higher priority");
@@ -225,7 +225,7 @@ impl Witness {
             });
             is_above && pod.node.is_none() && pod.ended.is_none()
         });
-        if !job.gives_way || !(waits || has_replica) {
+        if !job.preemption_allowed || !(waits || has_replica) {
             return Err(format!("{order:?} of {job:?}, and nobody above it waits"));
         }
         Ok(())
@@ -314,7 +314,7 @@ impl Witness {
 
     /// Whether the gang has room: it was let run, or its room is kept until it starts again.
     fn is_running(&self, key: &Key) -> bool {
-        if self.keeps_room.contains(key) {
+        if self.keeps_reservation.contains(key) {
             return true;
         }
         match self.ordered.get(key) {

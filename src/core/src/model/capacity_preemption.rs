@@ -6,62 +6,63 @@ use jiff::Timestamp;
 
 use super::cost::draining_since;
 use super::event::{Key, Name, Scheduling};
-use super::preemptible::{GangRoom, Priorities};
+use super::preemptible::{Preemptibility, Priorities};
 use super::service::ServiceState;
 use super::state::{Model, PodState};
 
 impl Model {
     /// Notes what others may make of the room of a gang.
-    pub(crate) fn note_gang_room(&mut self, key: &Key, now: Timestamp) {
+    pub(crate) fn note_preemptibility(&mut self, key: &Key, now: Timestamp) {
         let Some(state) = self.jobs.get(key) else {
             return;
         };
         let holds_node = |found: &PodState| found.pod.node.is_some() && found.pod.ended.is_none();
         let mut pods = state.pods.iter().filter_map(|uid| self.pods.get(uid));
-        let room = match &state.spec {
+        let capacity = match &state.spec {
             Some(spec) if state.has_room() => {
-                let is_kept = !spec.gives_way || spec.paused || self.is_observed(&key.namespace);
+                let is_kept =
+                    !spec.preemption_allowed || spec.paused || self.is_observe_only(&key.namespace);
                 match is_kept {
-                    true => GangRoom::Kept,
-                    false => GangRoom::GivesWay(Priorities {
+                    true => Preemptibility::Kept,
+                    false => Preemptibility::Preemptor(Priorities {
                         in_cluster: spec.cluster_priority,
                         in_namespace: spec.priority,
                     }),
                 }
             }
-            _ if pods.any(holds_node) => GangRoom::Leaving,
-            _ => GangRoom::Kept,
+            _ if pods.any(holds_node) => Preemptibility::Leaving,
+            _ => Preemptibility::Kept,
         };
-        self.set_gang_room(key, room);
+        self.set_gang_room(key, capacity);
         if let Some(state) = self.jobs.get_mut(key) {
             let since = state.leaving_since.unwrap_or(now);
-            state.leaving_since = (room == GangRoom::Leaving).then_some(since);
+            state.leaving_since = (capacity == Preemptibility::Leaving).then_some(since);
         }
     }
 
     /// Takes what others may make of the room of a gang.
-    pub(crate) fn set_gang_room(&mut self, key: &Key, room: GangRoom) {
+    pub(crate) fn set_gang_room(&mut self, key: &Key, capacity: Preemptibility) {
         if let Some(state) = self.jobs.get_mut(key) {
-            let before = std::mem::replace(&mut state.room, room);
-            self.preemptible.set(key, before, room);
+            let before = std::mem::replace(&mut state.capacity, capacity);
+            self.preemptible.set(key, before, capacity);
             // one that was told to give way may do so for nobody any more
             let has_other_priority = matches!(
-                (before, room),
-                (GangRoom::GivesWay(before), GangRoom::GivesWay(now)) if before != now
+                (before, capacity),
+                (Preemptibility::Preemptor(before), Preemptibility::Preemptor(now)) if before != now
             );
-            let was_told = self.room_preemptions.given.contains_key(key);
-            self.room_preemptions.is_due |= has_other_priority && was_told;
+            let was_deleted_before_end = self.capacity_preemptions.given.contains_key(key);
+            self.capacity_preemptions.is_due |= has_other_priority && was_deleted_before_end;
         }
     }
 
     /// Notes which replicas of a service the scheduler has found no node for.
     pub(crate) fn note_unschedulable(&mut self, key: &Key) {
-        let is_observed = self.is_observed(&key.namespace);
+        let is_observe_only = self.is_observe_only(&key.namespace);
         let Some(state) = self.services.get(key) else {
             return;
         };
         let mut waiting = BTreeMap::new();
-        if state.spec.is_some() && !is_observed {
+        if state.spec.is_some() && !is_observe_only {
             waiting.extend(self.unschedulable_replicas(state));
         }
         if waiting == state.unschedulable {
@@ -74,7 +75,7 @@ impl Model {
         if let Some(state) = self.services.get_mut(key) {
             state.unschedulable = waiting;
         }
-        self.room_preemptions.is_due = true;
+        self.capacity_preemptions.is_due = true;
     }
 
     /// The replicas that stay and have no node, each with the time since when the scheduler has
@@ -100,7 +101,7 @@ impl Model {
 
     /// Whether the indices of what gives way and what waits are those over all workloads.
     pub(crate) fn has_consistent_preemption(&self) -> bool {
-        let gangs = self.jobs.iter().map(|(key, state)| (key, state.room));
+        let gangs = self.jobs.iter().map(|(key, state)| (key, state.capacity));
         let services = self.services.iter();
         let waiting = services.filter(|(_, state)| !state.unschedulable.is_empty());
         let waiting: BTreeSet<&Key> = waiting.map(|(key, _)| key).collect();

@@ -15,9 +15,9 @@ const PART: u32 = 5;
 
 /// Replicas of a service that were told to leave for want of demand.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Removals(Vec<(Timestamp, u32)>);
+pub(crate) struct ScaleDownLimit(Vec<(Timestamp, u32)>);
 
-impl Removals {
+impl ScaleDownLimit {
     /// The fewest of `current` replicas that may stay at `now`, and when that changes.
     pub(crate) fn floor(&self, current: u32, now: Timestamp) -> (u32, Option<Timestamp>) {
         let recent = self.0.iter().filter(|(at, _)| is_recent(*at, now));
@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn ten_or_a_fifth_may_leave_within_a_minute() {
-        let nothing = Removals::default();
+        let nothing = ScaleDownLimit::default();
         for (current, floor) in [
             (0, 0),
             (10, 0),
@@ -77,20 +77,20 @@ mod tests {
         ] {
             assert_eq!(nothing.floor(current, at(0)), (floor, None), "{current}");
         }
-        let mut removals = Removals::default();
-        removals.note(15, at(0));
-        assert_eq!(removals.floor(85, at(1)), (80, Some(at(60))));
-        removals.note(5, at(30));
-        assert_eq!(removals.floor(80, at(59)), (80, Some(at(60))));
+        let mut scale_down_limit = ScaleDownLimit::default();
+        scale_down_limit.note(15, at(0));
+        assert_eq!(scale_down_limit.floor(85, at(1)), (80, Some(at(60))));
+        scale_down_limit.note(5, at(30));
+        assert_eq!(scale_down_limit.floor(80, at(59)), (80, Some(at(60))));
         // of 85 at the window's beginning five are gone
-        assert_eq!(removals.floor(80, at(60)), (68, Some(at(90))));
-        assert_eq!(removals.floor(80, at(90)), (64, None));
+        assert_eq!(scale_down_limit.floor(80, at(60)), (68, Some(at(90))));
+        assert_eq!(scale_down_limit.floor(80, at(90)), (64, None));
     }
 
     #[test]
     fn what_a_clock_that_was_set_back_left_in_the_future_does_not_count() {
-        let mut removals = Removals::default();
-        removals.note(10, at(1000));
-        assert_eq!(removals.floor(10, at(0)), (0, None));
+        let mut scale_down_limit = ScaleDownLimit::default();
+        scale_down_limit.note(10, at(1000));
+        assert_eq!(scale_down_limit.floor(10, at(0)), (0, None));
     }
 }

@@ -2,20 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::capacity::{Gang, Rank, Resources};
+use crate::pod_set::{PodSet, Resources, SchedulingRank};
 
 use super::super::event::{Key, Name};
 use super::super::preemptible::ClaimantId;
-use super::ClusterRoom;
+use super::ClusterCapacity;
 use super::nodes::{Amounts, Nodes, ShapeId};
 use super::reservations::ReservationOwner;
 use super::waiting::{Waiting, WaitingByRank, Workers};
 
 /// A gang that waits for room, or replicas of a service that do.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct RoomClaim {
+pub(crate) struct CapacityClaim {
     /// Its place in the order of the cluster.
-    pub(crate) rank: Rank,
+    pub(crate) rank: SchedulingRank,
     /// The priority of its pods, by which schedulers go.
     pub(crate) pod_priority: i32,
     /// These are replicas: their pods exist, and get room before any gang that waits.
@@ -32,9 +32,9 @@ pub(crate) type WaitingPods = BTreeMap<(i32, ShapeId), u32>;
 
 /// The room that pods use on nodes, or that is reserved for them.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct HeldRoom(Vec<(Name, Amounts)>);
+pub(crate) struct OccupiedCapacity(Vec<(Name, Amounts)>);
 
-impl HeldRoom {
+impl OccupiedCapacity {
     /// The nodes that it is on.
     pub(crate) fn nodes(&self) -> impl Iterator<Item = &Name> {
         self.0.iter().map(|(node, _)| node)
@@ -48,7 +48,7 @@ impl HeldRoom {
 }
 
 /// The room as it would be.
-pub(crate) struct Trial<'a> {
+pub(crate) struct PreemptionDryRun<'a> {
     nodes: &'a Nodes,
     waiting: &'a WaitingPods,
     /// What becomes free, by node.
@@ -57,30 +57,30 @@ pub(crate) struct Trial<'a> {
     ahead: Vec<(ShapeId, u32, bool)>,
 }
 
-impl Trial<'_> {
+impl PreemptionDryRun<'_> {
     /// These pods leave.
-    pub(crate) fn free(&mut self, room: &HeldRoom) {
-        free(&mut self.freed, room);
+    pub(crate) fn free(&mut self, capacity: &OccupiedCapacity) {
+        free(&mut self.freed, capacity);
     }
 
     /// This one takes its room before what is asked for later.
-    pub(crate) fn put_ahead(&mut self, claim: &RoomClaim) {
+    pub(crate) fn put_ahead(&mut self, claim: &CapacityClaim) {
         let workers = claim.workers.iter();
         let ahead = workers.map(|(id, count)| (*id, *count, claim.is_reserved));
         self.ahead.extend(ahead);
     }
 
     /// Whether all of it finds room, once these have left too.
-    pub(crate) fn fits(&self, claim: &RoomClaim, leaving: &[&HeldRoom]) -> bool {
+    pub(crate) fn fits(&self, claim: &CapacityClaim, leaving: &[&OccupiedCapacity]) -> bool {
         self.placed(claim, leaving) == claim.pods()
     }
 
     /// How many of its pods find room, once these have left too. A gang, which has no pods yet, finds
     /// what all pods leave that wait with its priority or a higher one.
-    pub(crate) fn placed(&self, claim: &RoomClaim, leaving: &[&HeldRoom]) -> u32 {
+    pub(crate) fn placed(&self, claim: &CapacityClaim, leaving: &[&OccupiedCapacity]) -> u32 {
         let mut changes = self.freed.clone();
-        for room in leaving {
-            free(&mut changes, room);
+        for capacity in leaving {
+            free(&mut changes, capacity);
         }
         let is_gang = !claim.is_of_service;
         let first = (claim.pod_priority, ShapeId::MIN);
@@ -98,16 +98,16 @@ impl Trial<'_> {
     }
 
     /// Whether a node that the room is on could take one of these pods.
-    pub(crate) fn is_of_use(&self, room: &HeldRoom, claim: &RoomClaim) -> bool {
-        room.nodes().any(|node| {
+    pub(crate) fn is_of_use(&self, capacity: &OccupiedCapacity, claim: &CapacityClaim) -> bool {
+        capacity.nodes().any(|node| {
             let mut ids = claim.workers.iter().map(|(id, _)| *id);
             ids.any(|id| self.nodes.takes(node, id, true))
         })
     }
 }
 
-fn free(changes: &mut BTreeMap<Name, Vec<i128>>, room: &HeldRoom) {
-    for (node, amounts) in &room.0 {
+fn free(changes: &mut BTreeMap<Name, Vec<i128>>, capacity: &OccupiedCapacity) {
+    for (node, amounts) in &capacity.0 {
         let here = changes.entry(node.clone()).or_default();
         for (index, amount) in amounts {
             super::nodes::add(here, *index, *amount);
@@ -115,10 +115,10 @@ fn free(changes: &mut BTreeMap<Name, Vec<i128>>, room: &HeldRoom) {
     }
 }
 
-impl ClusterRoom {
+impl ClusterCapacity {
     /// The room as it is, of which nothing has been freed or taken yet.
-    pub(crate) fn trial<'a>(&'a self, waiting: &'a WaitingPods) -> Trial<'a> {
-        Trial {
+    pub(crate) fn trial<'a>(&'a self, waiting: &'a WaitingPods) -> PreemptionDryRun<'a> {
+        PreemptionDryRun {
             nodes: &self.nodes,
             waiting,
             freed: BTreeMap::new(),
@@ -131,26 +131,26 @@ impl ClusterRoom {
         &self,
         bound: impl IntoIterator<Item = (&'a Name, &'a Resources)>,
         owners: impl IntoIterator<Item = ReservationOwner>,
-    ) -> HeldRoom {
+    ) -> OccupiedCapacity {
         let bound = bound.into_iter();
         let bound = bound.map(|(node, requests)| (node.clone(), self.nodes.known(requests)));
-        let mut room: Vec<(Name, Amounts)> = bound.collect();
+        let mut capacity: Vec<(Name, Amounts)> = bound.collect();
         for owner in owners {
             let places = self.reservations.places_of(&owner);
-            room.extend(places.map(|(node, shape, count)| (node.clone(), shape.times(count))));
+            capacity.extend(places.map(|(node, shape, count)| (node.clone(), shape.times(count))));
         }
-        HeldRoom(room)
+        OccupiedCapacity(capacity)
     }
 
     /// The gangs ahead of which none waits with workers of the same shape, in their order. Those are left
     /// out of whose pods no priority is known.
     pub(crate) fn first_gangs(
         &self,
-        pod_priority: impl Fn(&Rank) -> Option<i32>,
-    ) -> Vec<RoomClaim> {
+        pod_priority: impl Fn(&SchedulingRank) -> Option<i32>,
+    ) -> Vec<CapacityClaim> {
         let firsts = self.answers.waiting.firsts().into_iter();
         let claims = firsts.filter_map(|(rank, waiting)| {
-            Some(RoomClaim {
+            Some(CapacityClaim {
                 rank: rank.clone(),
                 pod_priority: pod_priority(rank)?,
                 is_of_service: false,
@@ -173,19 +173,19 @@ impl ClusterRoom {
     }
 
     /// What replicas claim that have no node: as many as lack a place, as long as places are looked
-    /// for. Each claim is given to [`Self::hold_for_replicas`] or [`Self::release`] at its end.
+    /// for. Each claim is given to [`Self::reserve_for_replicas`] or [`Self::release`] at its end.
     pub(crate) fn claim(
         &mut self,
-        rank: Rank,
+        rank: SchedulingRank,
         pod_priority: i32,
-        replicas: &Gang,
+        replicas: &PodSet,
         owner: &ReservationOwner,
         may_preempt: bool,
-    ) -> RoomClaim {
+    ) -> CapacityClaim {
         let missing = self.reservations.missing_of(owner);
         let count = missing.map_or(replicas.workers, |missing| missing.min(replicas.workers));
         let shape = self.nodes.shape(replicas);
-        RoomClaim {
+        CapacityClaim {
             rank,
             pod_priority,
             is_of_service: true,
@@ -196,7 +196,7 @@ impl ClusterRoom {
     }
 
     /// Ends claims of replicas.
-    pub(crate) fn release(&mut self, claims: impl IntoIterator<Item = RoomClaim>) {
+    pub(crate) fn release(&mut self, claims: impl IntoIterator<Item = CapacityClaim>) {
         for claim in claims {
             for (id, _) in &claim.workers {
                 self.nodes.release_shape(*id);
@@ -205,7 +205,7 @@ impl ClusterRoom {
     }
 
     /// Keeps the nodes that these replicas wait for from gangs behind them, and no others.
-    pub(crate) fn hold_for_replicas(&mut self, claims: Vec<RoomClaim>) {
+    pub(crate) fn reserve_for_replicas(&mut self, claims: Vec<CapacityClaim>) {
         let all: Name = "".into();
         let replicas = claims.into_iter().map(|claim| {
             let waiting = Waiting {
@@ -216,7 +216,7 @@ impl ClusterRoom {
         });
         let replicas: WaitingByRank = replicas.collect();
         let before = self.answers.replicas.take(&all);
-        let goes_on = |rank: &Rank| replicas.contains_key(rank);
+        let goes_on = |rank: &SchedulingRank| replicas.contains_key(rank);
         self.answers.has_fewer_waiting |= !before.keys().all(goes_on);
         self.answers.replicas.set(all, replicas);
         self.answers.replicas.note_seen();
@@ -226,7 +226,7 @@ impl ClusterRoom {
     }
 
     /// Whether a node that takes one of these pods when it is empty also takes one of the claim's.
-    pub(crate) fn is_wanted_by(&self, claim: &RoomClaim, ahead: &BTreeSet<ShapeId>) -> bool {
+    pub(crate) fn is_wanted_by(&self, claim: &CapacityClaim, ahead: &BTreeSet<ShapeId>) -> bool {
         let shapes: Vec<ShapeId> = claim.workers.iter().map(|(id, _)| *id).collect();
         let mut ahead = ahead.iter();
         ahead.any(|id| self.nodes.takes_both(*id, &shapes, true).is_some())
@@ -246,9 +246,9 @@ impl ClusterRoom {
     }
 }
 
-impl RoomClaim {
+impl CapacityClaim {
     /// The same, in another place of the order.
-    pub(crate) fn with_rank(self, rank: Rank) -> Self {
+    pub(crate) fn with_rank(self, rank: SchedulingRank) -> Self {
         Self { rank, ..self }
     }
 

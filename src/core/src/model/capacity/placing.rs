@@ -10,13 +10,13 @@ impl Nodes {
     /// and how many.
     pub(super) fn reserve(&mut self, shape: &Shape, most: u32) -> Vec<(Name, u32)> {
         let (mut places, mut left) = (Vec::new(), most);
-        for (name, room) in &mut self.rooms {
+        for (name, capacity) in &mut self.rooms {
             if left == 0 {
                 break;
             }
-            let here = room.slots_of(name, shape).free.min(left);
+            let here = capacity.slots_of(name, shape).free.min(left);
             if here > 0 {
-                room.reserve(shape, i128::from(here));
+                capacity.reserve(shape, i128::from(here));
                 places.push((name.clone(), here));
                 left -= here;
             }
@@ -49,16 +49,16 @@ impl Nodes {
                 continue;
             };
             let (shape, mut left) = (&entry.shape, *most);
-            for (name, room) in &self.rooms {
+            for (name, capacity) in &self.rooms {
                 if left == 0 {
                     break;
                 }
-                if !room.selects(name, shape) {
+                if !capacity.selects(name, shape) {
                     continue;
                 }
                 let none = Vec::new();
                 let taken_here = taken.get(name).unwrap_or(&none);
-                let free = |index: u16| room.room(index, kind) - get(taken_here, index);
+                let free = |index: u16| capacity.capacity(index, kind) - get(taken_here, index);
                 let here = pods(free, &shape.amounts).min(left);
                 if here > 0 && nth + 1 < workers.len() {
                     let taken_here = taken.entry(name).or_default();
@@ -85,17 +85,17 @@ impl Nodes {
             return 0;
         };
         let mut left = most;
-        for (name, room) in &self.rooms {
+        for (name, capacity) in &self.rooms {
             if left == 0 {
                 break;
             }
             // an empty node takes one wherever its labels and taints let it
-            if !room.takes(id, true) {
+            if !capacity.takes(id, true) {
                 continue;
             }
             let none = Vec::new();
             let more = changed.get(name).unwrap_or(&none);
-            let free = |index: u16| room.free(index) + get(more, index);
+            let free = |index: u16| capacity.free(index) + get(more, index);
             let here = pods(free, &entry.shape.amounts).min(left);
             if here > 0 {
                 let more = changed.entry(name.clone()).or_default();

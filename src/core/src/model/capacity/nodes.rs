@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::capacity::{Gang, Resources};
 use crate::placement::Placement;
+use crate::pod_set::{PodSet, Resources};
 
 use super::super::event::{Name, Node};
 use super::placing::pods;
@@ -88,7 +88,7 @@ pub(super) struct ShapeSlots {
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct NodeRoom {
+pub(super) struct NodeCapacity {
     /// `None` if pods name a node that is not known.
     node: Option<Node>,
     allocatable: Vec<i128>,
@@ -104,7 +104,7 @@ pub(super) struct NodeRoom {
     slots: Vec<Slots>,
 }
 
-impl NodeRoom {
+impl NodeCapacity {
     fn is_unused(&self) -> bool {
         let zero = |amounts: &[i128]| amounts.iter().all(|amount| *amount == 0);
         self.node.is_none() && zero(&self.used) && zero(&self.resident) && zero(&self.reserved)
@@ -132,7 +132,7 @@ impl NodeRoom {
         self.empty(index) - get(&self.others, index)
     }
 
-    pub(super) fn room(&self, index: u16, kind: SlotKind) -> i128 {
+    pub(super) fn capacity(&self, index: u16, kind: SlotKind) -> i128 {
         match kind {
             SlotKind::Free => self.free(index),
             SlotKind::Empty => self.empty(index),
@@ -171,7 +171,7 @@ impl NodeRoom {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Nodes {
     names: BTreeMap<String, u16>,
-    pub(super) rooms: BTreeMap<Name, NodeRoom>,
+    pub(super) rooms: BTreeMap<Name, NodeCapacity>,
     ids: BTreeMap<Shape, ShapeId>,
     /// By their numbers. Those that nothing waits with any more leave a gap.
     pub(super) shapes: Vec<Option<ShapeSlots>>,
@@ -217,29 +217,31 @@ impl Nodes {
     }
 
     /// What each worker of a gang needs.
-    pub(super) fn shape(&mut self, gang: &Gang) -> Shape {
+    pub(super) fn shape(&mut self, pod_set: &PodSet) -> Shape {
         Shape {
-            amounts: self.amounts(&gang.worker),
-            selector: gang.node_selector.clone(),
-            placement: Arc::clone(&gang.placement),
+            amounts: self.amounts(&pod_set.worker),
+            selector: pod_set.node_selector.clone(),
+            placement: Arc::clone(&pod_set.placement),
         }
     }
 
     /// Replaces a node.
     pub(super) fn set_node(&mut self, name: &Name, node: Option<Node>) {
         let allocatable = node.as_ref().map(|node| self.amounts(&node.allocatable));
-        let room = self.rooms.entry(name.clone()).or_default();
-        room.allocatable.clear();
+        let capacity = self.rooms.entry(name.clone()).or_default();
+        capacity.allocatable.clear();
         for (index, amount) in allocatable.iter().flatten() {
-            add(&mut room.allocatable, *index, *amount);
+            add(&mut capacity.allocatable, *index, *amount);
         }
-        room.node = node;
+        capacity.node = node;
         self.note_changed(name);
     }
 
     /// The nodes that are known.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Node> + Clone {
-        self.rooms.values().filter_map(|room| room.node.as_ref())
+        self.rooms
+            .values()
+            .filter_map(|capacity| capacity.node.as_ref())
     }
 
     /// The node of this name.
@@ -251,14 +253,14 @@ impl Nodes {
     /// one. Returns whether something of what it uses was reserved there.
     pub(super) fn bind(&mut self, node: &Name, requests: &Resources, is_other: bool) -> bool {
         let amounts = self.amounts(requests);
-        let room = self.rooms.entry(node.clone()).or_default();
+        let capacity = self.rooms.entry(node.clone()).or_default();
         let mut has_reserved = false;
         for (index, amount) in amounts {
-            add(&mut room.used, index, amount);
+            add(&mut capacity.used, index, amount);
             if is_other {
-                add(&mut room.others, index, amount);
+                add(&mut capacity.others, index, amount);
             }
-            has_reserved |= get(&room.reserved, index) > 0;
+            has_reserved |= get(&capacity.reserved, index) > 0;
         }
         self.note_changed(node);
         has_reserved
@@ -267,11 +269,11 @@ impl Nodes {
     /// A pod no longer uses its node.
     pub(super) fn unbind(&mut self, node: &Name, requests: &Resources, is_other: bool) {
         let amounts = self.amounts(requests);
-        if let Some(room) = self.rooms.get_mut(node) {
+        if let Some(capacity) = self.rooms.get_mut(node) {
             for (index, amount) in amounts {
-                add(&mut room.used, index, -amount);
+                add(&mut capacity.used, index, -amount);
                 if is_other {
-                    add(&mut room.others, index, -amount);
+                    add(&mut capacity.others, index, -amount);
                 }
             }
         }
@@ -281,10 +283,10 @@ impl Nodes {
     /// A pod that uses its node has come to be another one, or has come to be a worker of a gang.
     pub(super) fn set_other(&mut self, node: &Name, requests: &Resources, is_other: bool) {
         let amounts = self.amounts(requests);
-        let room = self.rooms.entry(node.clone()).or_default();
+        let capacity = self.rooms.entry(node.clone()).or_default();
         for (index, amount) in amounts {
             let amount = if is_other { amount } else { -amount };
-            add(&mut room.others, index, amount);
+            add(&mut capacity.others, index, amount);
         }
         self.note_changed(node);
     }
@@ -292,34 +294,34 @@ impl Nodes {
     /// A pod that is there as long as this node came or went.
     pub(super) fn set_resident(&mut self, node: &Name, requests: &Resources, is_there: bool) {
         let amounts = self.amounts(requests);
-        let room = self.rooms.entry(node.clone()).or_default();
+        let capacity = self.rooms.entry(node.clone()).or_default();
         for (index, amount) in amounts {
             let amount = if is_there { amount } else { -amount };
-            add(&mut room.resident, index, amount);
+            add(&mut capacity.resident, index, amount);
         }
         self.note_changed(node);
     }
 
     /// Gives up the room of so many pods.
     pub(super) fn unreserve(&mut self, node: &Name, shape: &Shape, count: u32) {
-        if let Some(room) = self.rooms.get_mut(node) {
-            room.reserve(shape, -i128::from(count));
+        if let Some(capacity) = self.rooms.get_mut(node) {
+            capacity.reserve(shape, -i128::from(count));
         }
         self.note_changed(node);
     }
 
     /// Whether the node takes pods of this shape, and has all that is reserved on it.
     pub(super) fn keeps(&self, node: &Name, shape: &Shape) -> bool {
-        self.rooms.get(node).is_some_and(|room| {
-            let fits = |(index, _): &(u16, i128)| room.free(*index) >= 0;
-            room.selects(node, shape) && shape.amounts.iter().all(fits)
+        self.rooms.get(node).is_some_and(|capacity| {
+            let fits = |(index, _): &(u16, i128)| capacity.free(*index) >= 0;
+            capacity.selects(node, shape) && shape.amounts.iter().all(fits)
         })
     }
 
     pub(super) fn note_changed(&mut self, node: &Name) {
-        if self.rooms.get(node).is_some_and(NodeRoom::is_unused) {
-            if let Some(room) = self.rooms.remove(node) {
-                for (id, slots) in room.slots.iter().enumerate() {
+        if self.rooms.get(node).is_some_and(NodeCapacity::is_unused) {
+            if let Some(capacity) = self.rooms.remove(node) {
+                for (id, slots) in capacity.slots.iter().enumerate() {
                     self.replace_slots(id, *slots, Slots::default());
                 }
             }
@@ -351,17 +353,19 @@ impl Nodes {
     /// count.
     pub(super) fn recount(&mut self) {
         for name in std::mem::take(&mut self.changed) {
-            let Some(room) = self.rooms.get_mut(&name) else {
+            let Some(capacity) = self.rooms.get_mut(&name) else {
                 continue;
             };
-            room.slots.resize(self.shapes.len(), Slots::default());
+            capacity.slots.resize(self.shapes.len(), Slots::default());
             let shapes = self.shapes.iter().map(Option::as_ref);
             let counted: Vec<Slots> = shapes
                 .map(|entry| {
-                    entry.map_or_else(Slots::default, |entry| room.slots_of(&name, &entry.shape))
+                    entry.map_or_else(Slots::default, |entry| {
+                        capacity.slots_of(&name, &entry.shape)
+                    })
                 })
                 .collect();
-            let old = std::mem::replace(&mut room.slots, counted.clone());
+            let old = std::mem::replace(&mut capacity.slots, counted.clone());
             for (id, (old, new)) in old.into_iter().zip(counted).enumerate() {
                 if old != new {
                     self.replace_slots(id, old, new);
@@ -387,11 +391,12 @@ impl Nodes {
             without_gangs: 0,
             users: 1,
         };
-        for (name, room) in &mut self.rooms {
-            let slots = room.slots_of(name, &shape);
-            room.slots
-                .resize(room.slots.len().max(id + 1), Slots::default());
-            if let Some(place) = room.slots.get_mut(id) {
+        for (name, capacity) in &mut self.rooms {
+            let slots = capacity.slots_of(name, &shape);
+            capacity
+                .slots
+                .resize(capacity.slots.len().max(id + 1), Slots::default());
+            if let Some(place) = capacity.slots.get_mut(id) {
                 *place = slots;
             }
             entry.free += u64::from(slots.free);
@@ -434,18 +439,18 @@ impl Nodes {
         others: &[ShapeId],
         of_empty: bool,
     ) -> Option<&Name> {
-        let takes_both = |room: &NodeRoom| {
-            room.takes(held, true) && others.iter().any(|id| room.takes(*id, of_empty))
+        let takes_both = |capacity: &NodeCapacity| {
+            capacity.takes(held, true) && others.iter().any(|id| capacity.takes(*id, of_empty))
         };
         let mut rooms = self.rooms.iter();
-        let found = rooms.find(|(_, room)| takes_both(room));
+        let found = rooms.find(|(_, capacity)| takes_both(capacity));
         found.map(|(name, _)| name)
     }
 
     /// Whether a node takes a pod of a shape: now, or when it is empty.
     pub(super) fn takes(&self, node: &Name, id: ShapeId, of_empty: bool) -> bool {
-        let room = self.rooms.get(node);
-        room.is_some_and(|room| room.takes(id, of_empty))
+        let capacity = self.rooms.get(node);
+        capacity.is_some_and(|capacity| capacity.takes(id, of_empty))
     }
 
     /// Whether it is known that no node takes a pod of this shape.
@@ -464,13 +469,15 @@ impl Nodes {
 
     /// A node on which more is reserved than bound pods leave: its room is given twice.
     pub(super) fn overcommitted(&self) -> Option<&Name> {
-        let is_over = |room: &NodeRoom| {
-            let indices = 0..u16::try_from(room.reserved.len()).unwrap_or(u16::MAX);
-            let mut reserved = indices.filter(|index| get(&room.reserved, *index) > 0);
-            reserved.any(|index| room.free(index) < 0)
+        let is_over = |capacity: &NodeCapacity| {
+            let indices = 0..u16::try_from(capacity.reserved.len()).unwrap_or(u16::MAX);
+            let mut reserved = indices.filter(|index| get(&capacity.reserved, *index) > 0);
+            reserved.any(|index| capacity.free(index) < 0)
         };
         let mut rooms = self.rooms.iter();
-        rooms.find(|(_, room)| is_over(room)).map(|(name, _)| name)
+        rooms
+            .find(|(_, capacity)| is_over(capacity))
+            .map(|(name, _)| name)
     }
 
     /// Whether every sum is that over its addends: over the requests of bound pods, over the pods
@@ -481,7 +488,7 @@ impl Nodes {
         resident: impl IntoIterator<Item = (Name, &'a Resources)>,
         reserved: impl IntoIterator<Item = (&'a Name, &'a Shape, u32)>,
     ) -> bool {
-        let mut again: BTreeMap<Name, NodeRoom> = BTreeMap::new();
+        let mut again: BTreeMap<Name, NodeCapacity> = BTreeMap::new();
         let sum = |sums: &mut Vec<i128>, requests: &Resources| {
             for (name, amount) in requests.iter().filter(|(_, amount)| **amount > 0) {
                 let last = u16::try_from(MAX_NAMES).unwrap_or(u16::MAX);
@@ -490,22 +497,22 @@ impl Nodes {
             }
         };
         for (node, requests, is_other) in bound {
-            let room = again.entry(node.clone()).or_default();
-            sum(&mut room.used, requests);
+            let capacity = again.entry(node.clone()).or_default();
+            sum(&mut capacity.used, requests);
             if is_other {
-                sum(&mut room.others, requests);
+                sum(&mut capacity.others, requests);
             }
         }
         for (node, requests) in resident {
             sum(&mut again.entry(node).or_default().resident, requests);
         }
         for (node, shape, count) in reserved {
-            let room = again.entry(node.clone()).or_default();
-            room.reserve(shape, i128::from(count));
+            let capacity = again.entry(node.clone()).or_default();
+            capacity.reserve(shape, i128::from(count));
         }
         let mut names: BTreeSet<&Name> = self.rooms.keys().collect();
         names.extend(again.keys());
-        let none = NodeRoom::default();
+        let none = NodeCapacity::default();
         let same = |a: &[i128], b: &[i128]| {
             (0..a.len().max(b.len())).all(|index| {
                 let index = u16::try_from(index).unwrap_or(u16::MAX);
@@ -522,9 +529,11 @@ impl Nodes {
         });
         let slots_are_right = self.shapes.iter().enumerate().all(|(id, entry)| {
             let Some(entry) = entry else { return true };
-            let slots = |room: &NodeRoom| room.slots.get(id).copied().unwrap_or_default();
-            let counted = self.rooms.iter().all(|(name, room)| {
-                self.changed.contains(name) || slots(room) == room.slots_of(name, &entry.shape)
+            let slots =
+                |capacity: &NodeCapacity| capacity.slots.get(id).copied().unwrap_or_default();
+            let counted = self.rooms.iter().all(|(name, capacity)| {
+                self.changed.contains(name)
+                    || slots(capacity) == capacity.slots_of(name, &entry.shape)
             });
             let rooms = || self.rooms.values().map(slots);
             let free: u64 = rooms().map(|slots| u64::from(slots.free)).sum();

@@ -5,33 +5,33 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::capacity::Resources;
+use crate::model::capacity::{CapacityClaim, OccupiedCapacity, PreemptionDryRun, ReservationOwner};
 use crate::model::event::{Key, Name, Owner, Pod, PodShape};
 use crate::model::job::JobState;
-use crate::model::preemptible::{Priorities, RoomPreemption};
-use crate::model::room::{HeldRoom, ReservationOwner, RoomClaim, Trial};
+use crate::model::preemptible::{CapacityPreemption, Priorities};
 use crate::model::spending::bounded_grace;
 use crate::model::state::Model;
-use crate::plan::interruption::LOST_AFTER;
+use crate::plan::interruption::LOST_NODE_TIMEOUT;
+use crate::pod_set::Resources;
 
 /// A pod that nobody has told to stop, though its gang does not run, leaves within its grace or within this
 /// time, or it stays: whoever makes and deletes it is not known.
-const TOLD_AFTER: SignedDuration = SignedDuration::from_secs(30);
+const DELETION_TIMEOUT: SignedDuration = SignedDuration::from_secs(30);
 
 /// The gangs that give way to a claim of which so many pods find room without that; none, if that brings
 /// nothing.
 pub(super) fn choose(
     model: &Model,
-    given: &BTreeMap<Key, RoomPreemption>,
-    trial: &Trial<'_>,
-    claim: &RoomClaim,
+    given: &BTreeMap<Key, CapacityPreemption>,
+    trial: &PreemptionDryRun<'_>,
+    claim: &CapacityClaim,
     placed: u32,
     now: Timestamp,
 ) -> Vec<Victim> {
     let candidates = candidates(model, given, trial, claim, now);
     let placed_with = |chosen: &[usize]| {
         let rooms = chosen.iter().filter_map(|nth| candidates.get(*nth));
-        let rooms: Vec<&HeldRoom> = rooms.map(|candidate| &candidate.room).collect();
+        let rooms: Vec<&OccupiedCapacity> = rooms.map(|candidate| &candidate.capacity).collect();
         trial.placed(claim, &rooms)
     };
     let all: Vec<usize> = (0..candidates.len()).collect();
@@ -50,7 +50,7 @@ pub(super) fn choose(
     let chosen = chosen.filter(|(nth, _)| needed.contains(nth));
     let victims = chosen.map(|(_, candidate)| Victim {
         key: candidate.order.key,
-        room: candidate.room,
+        capacity: candidate.capacity,
     });
     victims.collect()
 }
@@ -58,9 +58,9 @@ pub(super) fn choose(
 /// The gangs that may give way to a claim, in the order in which they do.
 fn candidates(
     model: &Model,
-    given: &BTreeMap<Key, RoomPreemption>,
-    trial: &Trial<'_>,
-    claim: &RoomClaim,
+    given: &BTreeMap<Key, CapacityPreemption>,
+    trial: &PreemptionDryRun<'_>,
+    claim: &CapacityClaim,
     now: Timestamp,
 ) -> Vec<Candidate> {
     let lower = below(model, claim).filter(|(_, key)| !given.contains_key(key));
@@ -71,11 +71,11 @@ fn candidates(
         if !wants_gpus && has_gpus(state) {
             return None;
         }
-        let told = model.room_preemptions.given.get(&key);
+        let told = model.capacity_preemptions.given.get(&key);
         let candidate = Candidate {
-            room: held_room(model, &key, state),
+            capacity: occupied_capacity(model, &key, state),
             order: Order {
-                is_told: Reverse(told.is_some_and(|told| told.to == claim.rank)),
+                already_preempted: Reverse(told.is_some_and(|told| told.to == claim.rank)),
                 is_disrupted: Reverse(is_disrupted(model, state)),
                 priority,
                 grace_minutes: grace_minutes(state),
@@ -83,7 +83,7 @@ fn candidates(
                 key,
             },
         };
-        Some(candidate).filter(|candidate| trial.is_of_use(&candidate.room, claim))
+        Some(candidate).filter(|candidate| trial.is_of_use(&candidate.capacity, claim))
     });
     let mut candidates: Vec<Candidate> = candidates.collect();
     candidates.sort_by(|one, other| one.order.cmp(&other.order));
@@ -96,7 +96,7 @@ fn of_gpus(shape: &PodShape) -> bool {
 }
 
 /// Whether what claims room has GPUs.
-pub(super) fn wants_gpus(model: &Model, claim: &RoomClaim) -> bool {
+pub(super) fn wants_gpus(model: &Model, claim: &CapacityClaim) -> bool {
     let key = claim.key();
     match claim.is_of_service {
         true => {
@@ -119,7 +119,7 @@ fn has_gpus(state: &JobState) -> bool {
 /// The gangs that may give way to a claim, each with its priority in the cluster.
 pub(super) fn below<'a>(
     model: &'a Model,
-    claim: &'a RoomClaim,
+    claim: &'a CapacityClaim,
 ) -> impl Iterator<Item = (i32, Key)> + 'a {
     let priorities = Priorities {
         in_cluster: claim.rank.priority.0,
@@ -131,20 +131,20 @@ pub(super) fn below<'a>(
 /// A gang that may give way.
 struct Candidate {
     order: Order,
-    room: HeldRoom,
+    capacity: OccupiedCapacity,
 }
 
 /// A gang that gives way.
 pub(super) struct Victim {
     pub(super) key: Key,
-    pub(super) room: HeldRoom,
+    pub(super) capacity: OccupiedCapacity,
 }
 
 /// What gives way first.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Order {
     /// It was told so before, and has not stopped.
-    is_told: Reverse<bool>,
+    already_preempted: Reverse<bool>,
     /// The cluster takes one of its workers away, so all of them start again in any case.
     is_disrupted: Reverse<bool>,
     priority: i32,
@@ -205,21 +205,21 @@ fn lost_gpu_seconds(model: &Model, state: &JobState, now: Timestamp) -> i64 {
 
 /// The room that a gang gives back: of its bound workers, and of those that have no node yet. A pod that only
 /// has the labels of a worker is not stopped with them.
-fn held_room(model: &Model, key: &Key, state: &JobState) -> HeldRoom {
+fn occupied_capacity(model: &Model, key: &Key, state: &JobState) -> OccupiedCapacity {
     let pods = state.pods.iter().filter_map(|uid| model.pods.get(uid));
     let pods = pods.map(|found| &*found.pod);
-    let stops = |pod: &&Pod| pod.deletion.is_some() || state.is_of_present_run(pod);
+    let stops = |pod: &&Pod| pod.deletion.is_some() || state.is_of_current_run(pod);
     let bound = pods.filter(stops).filter_map(bound);
     let owners = state.roles_with_room.iter().map(|role| {
         let owner = Owner::Job(key.name.clone(), role.clone());
         ReservationOwner::Workload(key.clone(), owner)
     });
-    model.room.held(bound, owners)
+    model.capacity.held(bound, owners)
 }
 
 /// The room that becomes free without anybody giving way: of gangs that do not run any more, and of other
 /// pods that were told to stop.
-pub(super) fn leaving(model: &Model, now: Timestamp) -> HeldRoom {
+pub(super) fn leaving(model: &Model, now: Timestamp) -> OccupiedCapacity {
     let gangs = model.preemptible.leaving();
     let gangs = gangs.filter_map(|key| model.jobs.get(key));
     let workers = gangs.flat_map(|state| {
@@ -227,7 +227,7 @@ pub(super) fn leaving(model: &Model, now: Timestamp) -> HeldRoom {
         let pods = pods.map(|found| &*found.pod);
         pods.filter(move |pod| match pod.deletion {
             Some(by) => is_in_time(pod, by, now),
-            None => is_about_to_be_told(pod, state.leaving_since, now),
+            None => awaits_deletion(pod, state.leaving_since, now),
         })
     });
     let others = model.terminating.iter().filter_map(|uid| {
@@ -236,7 +236,9 @@ pub(super) fn leaving(model: &Model, now: Timestamp) -> HeldRoom {
         let is_worker = matches!(pod.owner, Owner::Job(..));
         (!is_worker && is_in_time(pod, pod.deletion?, now)).then_some(pod)
     });
-    model.room.held(workers.chain(others).filter_map(bound), [])
+    model
+        .capacity
+        .held(workers.chain(others).filter_map(bound), [])
 }
 
 /// The node and the requests of a pod that uses them.
@@ -250,15 +252,15 @@ fn bound(pod: &Pod) -> Option<(&Name, &Resources)> {
 fn is_in_time(pod: &Pod, by: Timestamp, now: Timestamp) -> bool {
     let excess = pod.grace_seconds - bounded_grace(pod.grace_seconds);
     let by = by.checked_sub(SignedDuration::from_secs(excess));
-    let by = by.and_then(|by| by.checked_add(LOST_AFTER));
+    let by = by.and_then(|by| by.checked_add(LOST_NODE_TIMEOUT));
     by.is_ok_and(|by| now < by)
 }
 
 /// Whether a pod that was not told to stop may still be, as its gang was. One that nobody tells so within
 /// its own grace holds its node like any other pod.
-fn is_about_to_be_told(pod: &Pod, since: Option<Timestamp>, now: Timestamp) -> bool {
+fn awaits_deletion(pod: &Pod, since: Option<Timestamp>, now: Timestamp) -> bool {
     let grace = SignedDuration::from_secs(bounded_grace(pod.grace_seconds));
-    let until = since.and_then(|since| since.checked_add(grace.max(TOLD_AFTER)).ok());
+    let until = since.and_then(|since| since.checked_add(grace.max(DELETION_TIMEOUT)).ok());
     until.is_some_and(|until| now < until)
 }
 

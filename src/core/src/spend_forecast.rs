@@ -14,7 +14,7 @@ const SHORTEST: i64 = 3600;
 
 /// The inputs of a forecast.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Forecast {
+pub struct SpendForecast {
     /// Money spent this month.
     pub spent: Money,
     /// The days whose pace counts, until now.
@@ -25,7 +25,7 @@ pub struct Forecast {
     pub left: i64,
 }
 
-impl Forecast {
+impl SpendForecast {
     /// The forecast of one workload, whose months these are; `None` before its first day.
     pub fn of<'a>(
         accounts: impl Iterator<Item = &'a Account> + Clone,
@@ -107,7 +107,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn forecast(days: &[(i8, &str)], now: &str) -> Forecast {
+    fn forecast(days: &[(i8, &str)], now: &str) -> SpendForecast {
         let line = |compute: &str| DailyCost {
             cost: Cost {
                 compute: money(compute),
@@ -121,7 +121,7 @@ mod tests {
             .collect();
         let stored = StoredAccount::new("2026-11".parse().unwrap());
         let account = Account::restore(StoredAccount { days, ..stored }).unwrap();
-        Forecast::of(std::iter::once(&account), at(now), &TimeZone::UTC).unwrap()
+        SpendForecast::of(std::iter::once(&account), at(now), &TimeZone::UTC).unwrap()
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::super::event::{
 use super::super::state::Model;
 use super::random_events::at;
 use super::{model, settle};
-use crate::capacity::Gang;
+use crate::pod_set::PodSet;
 
 const GPU: &str = "nvidia.com/gpu";
 
@@ -44,7 +44,7 @@ fn pod(owner: Owner, gpus: i64) -> Pod {
         ready_since: None,
         was_ready: false,
         draining_since: None,
-        released: false,
+        marked_for_deletion: false,
         start_failure: None,
         failure: None,
         disrupted: false,
@@ -56,13 +56,16 @@ fn pod(owner: Owner, gpus: i64) -> Pod {
 
 /// How many workers of one GPU the free room takes.
 fn free(model: &mut Model) -> u32 {
-    use crate::capacity::Room;
-    let gang = Gang {
+    use crate::pod_set::SchedulingCapacity;
+    let pod_set = PodSet {
         workers: 100,
         worker: shape(1).requests.clone(),
-        ..Gang::default()
+        ..PodSet::default()
     };
-    model.room.for_queues(vec!["test".into()]).fits(&[&gang])
+    model
+        .capacity
+        .for_queues(vec!["test".into()])
+        .fits(&[&pod_set])
 }
 
 #[test]
@@ -92,12 +95,12 @@ fn training(model: &mut Model, role: &str) {
         created: at(0),
         priority: 0,
         cluster_priority: 0,
-        gives_way: true,
+        preemption_allowed: true,
         suspend: false,
         paused: false,
         seed: 0,
         restarts: 3,
-        restarted: 0,
+        restart_count: 0,
         ended_well: Default::default(),
         roles: vec![Role {
             name: role.into(),

@@ -4,7 +4,7 @@
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
-use crate::budget::{BudgetAdmission, BudgetState, RunningCost, Yields};
+use crate::budget::{BudgetAdmission, BudgetState, FreedBudget, RunningCost};
 use crate::correction::Correction;
 use crate::model::namespace::{Admission, NamespaceState};
 use crate::model::spending::Stopping;
@@ -20,7 +20,7 @@ pub(super) fn next_change(
     admission: &BudgetAdmission,
     now: Timestamp,
 ) -> Option<Timestamp> {
-    let looks = Looks {
+    let looks = BudgetTimers {
         namespace,
         admission,
         stopping: namespace.totals.stopping(now),
@@ -37,12 +37,13 @@ pub(super) fn next_change(
         looks.spent_at(budget_state, budget_state.remaining() - without_node + NANO)
     });
     let groups = namespace.services.keys();
-    let of_services =
-        groups.filter_map(|(load, answer)| looks.answer_changes(&[(*load, 1)], *answer));
-    let refused = namespace.refused_jobs.iter();
-    let refused = refused.filter(|(_, answer)| *answer == Admission::NoMoney);
-    let of_gangs =
-        refused.filter_map(|(loads, _)| looks.last_admitted_at(loads, Yields::default()));
+    let of_services = groups
+        .filter_map(|(running_cost, answer)| looks.answer_changes(&[(*running_cost, 1)], *answer));
+    let denied = namespace.denied_jobs.iter();
+    let denied = denied.filter(|(_, answer)| *answer == Admission::NoMoney);
+    let of_gangs = denied.filter_map(|(running_costs, _)| {
+        looks.last_admitted_at(running_costs, FreedBudget::default())
+    });
     let kept = budget_states.iter().zip(&namespace.kept_left);
     let kept = kept.filter_map(|(budget_state, left)| looks.spent_at(budget_state, *left + NANO));
     exhausted
@@ -68,14 +69,14 @@ pub(super) fn next_correction(
 }
 
 /// What the budgets of a namespace answer now, and what of it time changes.
-struct Looks<'a> {
+struct BudgetTimers<'a> {
     namespace: &'a NamespaceState,
     admission: &'a BudgetAdmission,
     stopping: Stopping,
     now: Timestamp,
 }
 
-impl Looks<'_> {
+impl BudgetTimers<'_> {
     /// When so much more than now will have been spent by what accounts show, if that is in the
     /// present period.
     fn spent_at(&self, budget_state: &BudgetState, more: Money) -> Option<Timestamp> {
@@ -88,23 +89,31 @@ impl Looks<'_> {
 
     /// When budgets may answer otherwise to these: at the first refusal where they admit them, and
     /// at the end of the last refusal where they do not.
-    fn answer_changes(&self, loads: &[(RunningCost, u32)], answer: Admission) -> Option<Timestamp> {
-        let yields = self.admission.yields_to(loads);
+    fn answer_changes(
+        &self,
+        running_costs: &[(RunningCost, u32)],
+        answer: Admission,
+    ) -> Option<Timestamp> {
+        let freed_budget = self.admission.freed_for(running_costs);
         match answer {
             Admission::Unknown => None,
-            Admission::Admitted => self.refused_at(loads, Yields::default()),
-            Admission::AfterOthers => {
-                let refused = self.refused_at(loads, yields);
-                let admitted = self.last_admitted_at(loads, Yields::default());
-                refused.into_iter().chain(admitted).min()
+            Admission::Admitted => self.denied_at(running_costs, FreedBudget::default()),
+            Admission::AfterPreemption => {
+                let denied = self.denied_at(running_costs, freed_budget);
+                let admitted = self.last_admitted_at(running_costs, FreedBudget::default());
+                denied.into_iter().chain(admitted).min()
             }
-            Admission::NoMoney => self.last_admitted_at(loads, yields),
+            Admission::NoMoney => self.last_admitted_at(running_costs, freed_budget),
         }
     }
 
     /// When the first budget refuses these, if so much becomes free.
-    fn refused_at(&self, loads: &[(RunningCost, u32)], yields: Yields) -> Option<Timestamp> {
-        let left = self.admission.left_beside(loads, yields)?;
+    fn denied_at(
+        &self,
+        running_costs: &[(RunningCost, u32)],
+        freed_budget: FreedBudget,
+    ) -> Option<Timestamp> {
+        let left = self.admission.left_beside(running_costs, freed_budget)?;
         let budgets = self.admission.budget_states().iter().zip(left);
         budgets
             .filter_map(|(state, left)| self.spent_at(state, left + NANO))
@@ -112,12 +121,16 @@ impl Looks<'_> {
     }
 
     /// When the last budget admits these, if so much becomes free.
-    fn last_admitted_at(&self, loads: &[(RunningCost, u32)], yields: Yields) -> Option<Timestamp> {
-        let left = self.admission.left_beside(loads, yields)?;
+    fn last_admitted_at(
+        &self,
+        running_costs: &[(RunningCost, u32)],
+        freed_budget: FreedBudget,
+    ) -> Option<Timestamp> {
+        let left = self.admission.left_beside(running_costs, freed_budget)?;
         let budgets = self.admission.budget_states().iter().zip(left);
         let mut last = None;
         for (state, left) in budgets.filter(|(_, left)| *left < Money::ZERO) {
-            let at = self.admitted_at(state, loads, -left);
+            let at = self.admitted_at(state, running_costs, -left);
             last = last.max(Some(at?));
         }
         last
@@ -128,10 +141,12 @@ impl Looks<'_> {
     fn admitted_at(
         &self,
         budget_state: &BudgetState,
-        loads: &[(RunningCost, u32)],
+        running_costs: &[(RunningCost, u32)],
         missing: Money,
     ) -> Option<Timestamp> {
-        let mut priorities = loads.iter().map(|(load, _)| load.priority);
+        let mut priorities = running_costs
+            .iter()
+            .map(|(running_cost, _)| running_cost.priority);
         if priorities.any(|priority| budget_state.stops(priority)) {
             return None;
         }
@@ -145,7 +160,7 @@ impl Looks<'_> {
             next_second: mut tick,
         } = self.stopping;
         if shortens.is_none() && now < end {
-            rate += self.admission.rate_beside(loads);
+            rate += self.admission.rate_beside(running_costs);
             parts += 1;
             let next_second = Timestamp::from_second(now.as_second() + 1).ok();
             tick = tick.into_iter().chain(next_second).min();

@@ -22,26 +22,26 @@ mod waiting;
 
 use std::collections::BTreeSet;
 
-use crate::capacity::{Gang, Resources};
+use crate::pod_set::{PodSet, Resources};
 
 use self::nodes::Nodes;
-use self::queue::{QueueAnswers, QueueRoom};
+use self::queue::{FitCache, QueueCapacity};
 use self::reservations::Reservations;
 use super::event::{Name, Node};
 
 pub(crate) use self::nodes::ShapeId;
 pub(crate) use self::reservations::ReservationOwner;
-pub(crate) use self::trial::{HeldRoom, RoomClaim, Trial, WaitingPods};
+pub(crate) use self::trial::{CapacityClaim, OccupiedCapacity, PreemptionDryRun, WaitingPods};
 
 /// The room on all nodes.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct ClusterRoom {
+pub(crate) struct ClusterCapacity {
     nodes: Nodes,
     reservations: Reservations,
-    answers: QueueAnswers,
+    answers: FitCache,
 }
 
-impl ClusterRoom {
+impl ClusterCapacity {
     /// Replaces a node.
     pub(crate) fn set_node(&mut self, name: &Name, node: Option<Node>) {
         self.nodes.set_node(name, node);
@@ -83,8 +83,8 @@ impl ClusterRoom {
     }
 
     /// Keeps room for so many pods of this shape.
-    pub(crate) fn reserve(&mut self, owner: &ReservationOwner, gang: &Gang) {
-        self.reservations.reserve(owner, gang, &mut self.nodes);
+    pub(crate) fn reserve(&mut self, owner: &ReservationOwner, pod_set: &PodSet) {
+        self.reservations.reserve(owner, pod_set, &mut self.nodes);
     }
 
     /// A pod of the owner was bound to this node: the room that is given up is there, if any is.
@@ -93,8 +93,8 @@ impl ClusterRoom {
     }
 
     /// Whether nodes have no room for all that is reserved for the owner.
-    pub(crate) fn lacks_room(&self, owner: &ReservationOwner) -> bool {
-        self.reservations.lacks_room(owner)
+    pub(crate) fn lacks_capacity(&self, owner: &ReservationOwner) -> bool {
+        self.reservations.lacks_capacity(owner)
     }
 
     /// The owners that have come to lack room since this was last asked.
@@ -109,8 +109,8 @@ impl ClusterRoom {
 
     /// The room as it is now, for the queues of these namespaces. What they take is given back at
     /// their end: it is reserved by its owners then.
-    pub(crate) fn for_queues(&mut self, namespaces: Vec<Name>) -> QueueRoom<'_> {
-        QueueRoom::new(namespaces, &mut self.nodes, &mut self.answers)
+    pub(crate) fn for_queues(&mut self, namespaces: Vec<Name>) -> QueueCapacity<'_> {
+        QueueCapacity::new(namespaces, &mut self.nodes, &mut self.answers)
     }
 
     /// The namespaces whose queues would be given another answer than when they were last decided.

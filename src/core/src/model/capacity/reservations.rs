@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
-use crate::capacity::Gang;
+use crate::pod_set::PodSet;
 
 use super::super::event::{Key, Name, Owner};
 use super::nodes::{Nodes, Shape, ShapeId};
@@ -61,11 +61,16 @@ impl Reservations {
     }
 
     /// Keeps room for so many pods of this shape.
-    pub(super) fn reserve(&mut self, owner: &ReservationOwner, gang: &Gang, nodes: &mut Nodes) {
-        if gang.workers == 0 && !self.all.contains_key(owner) {
+    pub(super) fn reserve(
+        &mut self,
+        owner: &ReservationOwner,
+        pod_set: &PodSet,
+        nodes: &mut Nodes,
+    ) {
+        if pod_set.workers == 0 && !self.all.contains_key(owner) {
             return;
         }
-        let shape = nodes.shape(gang);
+        let shape = nodes.shape(pod_set);
         let reservation = self
             .all
             .entry(owner.clone())
@@ -77,10 +82,10 @@ impl Reservations {
                 missing: None,
             });
         let same = reservation.shape == shape;
-        if same && reservation.wanted == gang.workers {
+        if same && reservation.wanted == pod_set.workers {
             return;
         }
-        reservation.wanted = gang.workers;
+        reservation.wanted = pod_set.workers;
         if !same {
             for (name, count) in std::mem::take(&mut reservation.places) {
                 nodes.unreserve(&name, &reservation.shape, count);
@@ -99,7 +104,7 @@ impl Reservations {
     }
 
     /// Whether not all that the owner wants has a place.
-    pub(super) fn lacks_room(&self, owner: &ReservationOwner) -> bool {
+    pub(super) fn lacks_capacity(&self, owner: &ReservationOwner) -> bool {
         let reservation = self.all.get(owner);
         reservation.is_some_and(|reservation| reservation.missing.is_some())
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-use crate::capacity::{Gang, HoldScope, Rank, Room};
+use crate::pod_set::{BlockScope, PodSet, SchedulingCapacity, SchedulingRank};
 
 use super::super::event::Name;
 use super::nodes::{Nodes, Shape, ShapeId, SlotChanges, SlotKind};
@@ -24,8 +24,8 @@ struct Answer {
 
 /// A gang that waits behind one that waits for a node on which it finds room.
 #[derive(Clone, Debug, PartialEq)]
-struct Behind {
-    rank: Rank,
+struct BlockedGang {
+    rank: SchedulingRank,
     /// The shapes of its workers.
     shapes: Vec<ShapeId>,
     /// The shapes of those before it that hold up only its namespace.
@@ -36,7 +36,7 @@ struct Behind {
     of_empty: bool,
 }
 
-impl Behind {
+impl BlockedGang {
     /// Whether the node is wanted by those before it no more, or has no room for it.
     fn is_free(&self, nodes: &Nodes, waiting: [&WaitingGangs; 2]) -> bool {
         let is_held = |id: ShapeId| nodes.takes(&self.node, id, true);
@@ -50,12 +50,12 @@ impl Behind {
 
 /// The answers that the queues of all namespaces were given when they were last decided.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct QueueAnswers {
+pub(super) struct FitCache {
     /// By gangs that are alike, and by the namespace of the queue.
-    gangs: BTreeMap<Workers, BTreeMap<Name, Answer>>,
+    pod_sets: BTreeMap<Workers, BTreeMap<Name, Answer>>,
     namespaces: BTreeMap<Name, Vec<Workers>>,
     /// Gangs that wait behind others, by the namespace of the queue.
-    behind: BTreeMap<Name, Vec<Behind>>,
+    behind: BTreeMap<Name, Vec<BlockedGang>>,
     /// Gangs that hold room up for all namespaces.
     pub(super) waiting: WaitingGangs,
     /// Replicas of services that wait for room that was taken back for them.
@@ -64,7 +64,7 @@ pub(super) struct QueueAnswers {
     pub(super) has_fewer_waiting: bool,
 }
 
-impl QueueAnswers {
+impl FitCache {
     /// The namespaces whose queues would be given another answer now: about the room of empty
     /// nodes, that a gang now fits, or that one takes no room of those before it any more.
     pub(super) fn take_changed(&mut self, nodes: &mut Nodes) -> BTreeSet<Name> {
@@ -83,7 +83,7 @@ impl QueueAnswers {
         let has_shape = |id| self.waiting.has_shape(id) || self.replicas.has_shape(id);
         let frees_all = has_fewer_waiting || lost.iter().any(|id| has_shape(*id));
         for (name, behind) in &self.behind {
-            let is_concerned = |gang: &Behind| {
+            let is_concerned = |gang: &BlockedGang| {
                 let mut ids = gang.shapes.iter().chain(&gang.held);
                 let is_lost = frees_all || ids.any(|id| lost.contains(id));
                 is_lost && gang.is_free(nodes, [&self.waiting, &self.replicas])
@@ -92,7 +92,7 @@ impl QueueAnswers {
                 changed.insert(name.clone());
             }
         }
-        for (workers, answers) in &self.gangs {
+        for (workers, answers) in &self.pod_sets {
             let is_among = |ids: &BTreeSet<ShapeId>| workers.iter().any(|(id, _)| ids.contains(id));
             if is_among(&resized) {
                 let could_fit = nodes.count(workers, SlotKind::Empty);
@@ -121,7 +121,7 @@ impl QueueAnswers {
         &mut self,
         namespace: &Name,
         new: BTreeMap<Workers, Answer>,
-        behind: Vec<Behind>,
+        behind: Vec<BlockedGang>,
         nodes: &mut Nodes,
     ) {
         if behind.is_empty() {
@@ -133,20 +133,20 @@ impl QueueAnswers {
             for (id, _) in &workers {
                 nodes.release_shape(*id);
             }
-            if let Some(answers) = self.gangs.get_mut(&workers) {
+            if let Some(answers) = self.pod_sets.get_mut(&workers) {
                 answers.remove(namespace);
                 if answers.is_empty() {
-                    self.gangs.remove(&workers);
+                    self.pod_sets.remove(&workers);
                 }
             }
         }
         for (workers, answer) in &new {
-            let answers = self.gangs.entry(workers.clone()).or_default();
+            let answers = self.pod_sets.entry(workers.clone()).or_default();
             answers.insert(namespace.clone(), *answer);
         }
         if !new.is_empty() {
-            let gangs = new.into_keys().collect();
-            self.namespaces.insert(namespace.clone(), gangs);
+            let pod_sets = new.into_keys().collect();
+            self.namespaces.insert(namespace.clone(), pod_sets);
         }
     }
 }
@@ -171,9 +171,9 @@ fn shapes(workers: &Workers) -> Vec<ShapeId> {
 struct NamespaceAnswers {
     given: BTreeMap<Workers, Answer>,
     /// Gangs that wait behind others.
-    behind: Vec<Behind>,
+    behind: Vec<BlockedGang>,
     /// The shapes of gangs that hold room up within the namespace, with the first of each.
-    held: BTreeMap<ShapeId, Rank>,
+    held: BTreeMap<ShapeId, SchedulingRank>,
     /// Gangs that hold room up for all namespaces.
     waiting: WaitingByRank,
     /// These, as of the last decision.
@@ -181,26 +181,26 @@ struct NamespaceAnswers {
 }
 
 /// The room for the gangs of some namespaces that wait.
-pub(crate) struct QueueRoom<'a> {
+pub(crate) struct QueueCapacity<'a> {
     nodes: &'a mut Nodes,
-    answers: &'a mut QueueAnswers,
+    answers: &'a mut FitCache,
     /// The gang that is asked for.
-    rank: Rank,
+    rank: SchedulingRank,
     asked: BTreeMap<Name, NamespaceAnswers>,
     /// The shapes of gangs of these namespaces that hold room up for all, with the first of each.
-    held: BTreeMap<ShapeId, Rank>,
+    held: BTreeMap<ShapeId, SchedulingRank>,
     taken: Vec<(Name, Shape, u32)>,
 }
 
-impl<'a> QueueRoom<'a> {
+impl<'a> QueueCapacity<'a> {
     pub(super) fn new(
         namespaces: Vec<Name>,
         nodes: &'a mut Nodes,
-        answers: &'a mut QueueAnswers,
+        answers: &'a mut FitCache,
     ) -> Self {
         nodes.recount();
         let first = namespaces.first().cloned();
-        let rank = Rank {
+        let rank = SchedulingRank {
             priority: Default::default(),
             created: Timestamp::MIN,
             namespace: first.unwrap_or_else(|| "".into()),
@@ -228,8 +228,8 @@ impl<'a> QueueRoom<'a> {
     }
 
     /// The gangs by their shapes, whose slots are counted from now on.
-    fn ask(&mut self, gangs: &[&Gang]) -> Workers {
-        let roles = gangs.iter().map(|gang| {
+    fn ask(&mut self, pod_sets: &[&PodSet]) -> Workers {
+        let roles = pod_sets.iter().map(|gang| {
             let shape = self.nodes.shape(gang);
             (self.nodes.use_shape(shape), gang.workers)
         });
@@ -254,10 +254,11 @@ impl<'a> QueueRoom<'a> {
     }
 
     /// The shapes that gangs before the present one wait with, by the first of these gangs.
-    fn held(&self) -> BTreeSet<(&Rank, ShapeId)> {
+    fn held(&self) -> BTreeSet<(&SchedulingRank, ShapeId)> {
         let ahead = self.answers.waiting.ahead_of(&self.rank);
         let ahead = ahead.chain(self.answers.replicas.ahead_of(&self.rank));
-        let mut held: BTreeSet<(&Rank, ShapeId)> = ahead.map(|(id, rank)| (rank, id)).collect();
+        let mut held: BTreeSet<(&SchedulingRank, ShapeId)> =
+            ahead.map(|(id, rank)| (rank, id)).collect();
         let within = self.asked.get(&self.rank.namespace);
         let within = within.into_iter().flat_map(|asked| &asked.held);
         held.extend(within.chain(&self.held).map(|(id, rank)| (rank, *id)));
@@ -265,13 +266,13 @@ impl<'a> QueueRoom<'a> {
     }
 }
 
-impl Room for QueueRoom<'_> {
-    fn ask_for(&mut self, rank: &Rank) {
+impl SchedulingCapacity for QueueCapacity<'_> {
+    fn ask_for(&mut self, rank: &SchedulingRank) {
         self.rank = rank.clone();
     }
 
-    fn fits(&mut self, gangs: &[&Gang]) -> u32 {
-        let workers = self.ask(gangs);
+    fn fits(&mut self, pod_sets: &[&PodSet]) -> u32 {
+        let workers = self.ask(pod_sets);
         let fit = self.nodes.count(&workers, SlotKind::Free);
         if let Some(answer) = self.answer(&workers) {
             answer.waits |= fit < total(&workers);
@@ -279,13 +280,13 @@ impl Room for QueueRoom<'_> {
         fit
     }
 
-    fn could_fit(&mut self, gangs: &[&Gang]) -> u32 {
-        let workers = self.ask(gangs);
+    fn could_fit(&mut self, pod_sets: &[&PodSet]) -> u32 {
+        let workers = self.ask(pod_sets);
         self.answer(&workers).map_or(0, |answer| answer.could_fit)
     }
 
-    fn could_fit_beside_others(&mut self, gangs: &[&Gang]) -> bool {
-        let workers = self.ask(gangs);
+    fn could_fit_with_other_pods(&mut self, pod_sets: &[&PodSet]) -> bool {
+        let workers = self.ask(pod_sets);
         let fits = fits_beside_others(&workers, self.nodes);
         if let Some(answer) = self.answer(&workers) {
             answer.fits_beside_others = Some(fits);
@@ -293,7 +294,7 @@ impl Room for QueueRoom<'_> {
         fits
     }
 
-    fn place(&mut self, gang: &Gang) {
+    fn place(&mut self, gang: &PodSet) {
         let shape = self.nodes.shape(gang);
         for (name, count) in self.nodes.reserve(&shape, gang.workers) {
             self.taken.push((name, shape.clone(), count));
@@ -301,18 +302,18 @@ impl Room for QueueRoom<'_> {
         self.nodes.recount();
     }
 
-    fn hold(&mut self, gangs: &[&Gang], scope: HoldScope, may_preempt: bool) {
-        let workers = self.ask(gangs);
+    fn block_nodes(&mut self, pod_sets: &[&PodSet], scope: BlockScope, may_preempt: bool) {
+        let workers = self.ask(pod_sets);
         let shapes = shapes(&workers);
         let rank = self.rank.clone();
         let held = match scope {
-            HoldScope::Namespace => &mut self.asked().held,
-            HoldScope::Cluster => &mut self.held,
+            BlockScope::Namespace => &mut self.asked().held,
+            BlockScope::Cluster => &mut self.held,
         };
         for id in &shapes {
             held.entry(*id).or_insert_with(|| rank.clone());
         }
-        if scope == HoldScope::Cluster {
+        if scope == BlockScope::Cluster {
             let waiting = Waiting {
                 workers,
                 may_preempt,
@@ -321,13 +322,13 @@ impl Room for QueueRoom<'_> {
         }
     }
 
-    fn holder(&mut self, gangs: &[&Gang], of_empty: bool) -> Option<Rank> {
-        let shapes = shapes(&self.ask(gangs));
-        let (holder, node) = self.held().into_iter().find_map(|(rank, id)| {
+    fn blocking_gang(&mut self, pod_sets: &[&PodSet], of_empty: bool) -> Option<SchedulingRank> {
+        let shapes = shapes(&self.ask(pod_sets));
+        let (blocking_gang, node) = self.held().into_iter().find_map(|(rank, id)| {
             let node = self.nodes.takes_both(id, &shapes, of_empty)?;
             Some((rank.clone(), node.clone()))
         })?;
-        let behind = Behind {
+        let behind = BlockedGang {
             rank: self.rank.clone(),
             shapes,
             held: self.asked().held.keys().copied().collect(),
@@ -335,12 +336,12 @@ impl Room for QueueRoom<'_> {
             of_empty,
         };
         self.asked().behind.push(behind);
-        Some(holder)
+        Some(blocking_gang)
     }
 
-    fn held_by_namespace(&mut self, gangs: &[&Gang]) -> Option<Rank> {
-        let shapes = shapes(&self.ask(gangs));
-        let mut held: Vec<(Rank, ShapeId)> = Vec::new();
+    fn blocking_gang_in_namespace(&mut self, pod_sets: &[&PodSet]) -> Option<SchedulingRank> {
+        let shapes = shapes(&self.ask(pod_sets));
+        let mut held: Vec<(SchedulingRank, ShapeId)> = Vec::new();
         held.extend(
             self.asked()
                 .held
@@ -356,13 +357,13 @@ impl Room for QueueRoom<'_> {
 }
 
 /// What was taken is given back: its owners reserve it.
-impl Drop for QueueRoom<'_> {
+impl Drop for QueueCapacity<'_> {
     fn drop(&mut self) {
         for (name, shape, count) in std::mem::take(&mut self.taken) {
             self.nodes.unreserve(&name, &shape, count);
         }
         for (namespace, asked) in std::mem::take(&mut self.asked) {
-            let waits = |(rank, before): (&Rank, &Waiting)| {
+            let waits = |(rank, before): (&SchedulingRank, &Waiting)| {
                 let now = asked.waiting.get(rank);
                 now.is_some_and(|now| {
                     let mut shapes = before.shapes();

@@ -2,25 +2,25 @@
 
 use jiff::Timestamp;
 
-use crate::capacity::Rank;
-use crate::model::cost::gang;
+use crate::model::capacity::{CapacityClaim, ReservationOwner};
+use crate::model::cost::pod_set;
 use crate::model::event::{Key, Owner, Service, UNSCHEDULABLE_TIMEOUT};
 use crate::model::preemptible::Priorities;
-use crate::model::room::{ReservationOwner, RoomClaim};
 use crate::model::state::{Model, count};
+use crate::pod_set::SchedulingRank;
 
 /// What waits for room, in the order of the cluster, and when more of it begins to.
-pub(super) fn claims(model: &mut Model, now: Timestamp) -> (Vec<RoomClaim>, Option<Timestamp>) {
-    if model.preemptible.is_empty() && model.room_preemptions.held.is_empty() {
+pub(super) fn claims(model: &mut Model, now: Timestamp) -> (Vec<CapacityClaim>, Option<Timestamp>) {
+    if model.preemptible.is_empty() && model.capacity_preemptions.held.is_empty() {
         return (Vec::new(), None);
     }
     let (mut claims, next) = claims_of_services(model, now);
-    let pod_priority = |rank: &Rank| {
+    let pod_priority = |rank: &SchedulingRank| {
         let key = Key::new(&rank.namespace, &rank.name);
         let spec = model.jobs.get(&key)?.spec.as_ref()?;
         Some(spec.priority)
     };
-    claims.extend(model.room.first_gangs(pod_priority));
+    claims.extend(model.capacity.first_gangs(pod_priority));
     claims.sort_by(|one, other| one.rank.cmp(&other.rank));
     (claims, next)
 }
@@ -29,7 +29,7 @@ pub(super) fn claims(model: &mut Model, now: Timestamp) -> (Vec<RoomClaim>, Opti
 pub(super) fn claims_of_services(
     model: &mut Model,
     now: Timestamp,
-) -> (Vec<RoomClaim>, Option<Timestamp>) {
+) -> (Vec<CapacityClaim>, Option<Timestamp>) {
     let (mut claims, mut next) = (Vec::new(), None);
     let leaves = model.preemptible.leaving().next().is_some();
     let is_above = |key: &Key, spec: &Service| {
@@ -44,7 +44,7 @@ pub(super) fn claims_of_services(
         let state = model.services.get(*key);
         let spec = state.and_then(|state| state.spec.as_ref());
         leaves
-            || model.room_preemptions.held.contains_key(*key)
+            || model.capacity_preemptions.held.contains_key(*key)
             || spec.is_some_and(|spec| is_above(key, spec))
     };
     let keys: Vec<Key> = model
@@ -69,8 +69,8 @@ fn claim_of_service(
     model: &mut Model,
     key: &Key,
     now: Timestamp,
-) -> (Option<RoomClaim>, Option<Timestamp>) {
-    let patience = model.node_start.unwrap_or_default();
+) -> (Option<CapacityClaim>, Option<Timestamp>) {
+    let node_start = model.node_start.unwrap_or_default();
     let Some(state) = model.services.get(key) else {
         return (None, None);
     };
@@ -78,7 +78,7 @@ fn claim_of_service(
         return (None, None);
     };
     let starts = state.unschedulable.values();
-    let starts = starts.map(|since| since.saturating_add(patience).unwrap_or(*since));
+    let starts = starts.map(|since| since.saturating_add(node_start).unwrap_or(*since));
     let later = starts.clone().filter(|at| now < *at).min();
     let waiting: Vec<Timestamp> = starts.filter(|at| *at <= now).collect();
     let is_new = |at: &Timestamp| {
@@ -92,16 +92,16 @@ fn claim_of_service(
     if waiting.is_empty() {
         return (None, later);
     }
-    let rank = Rank {
+    let rank = SchedulingRank {
         priority: std::cmp::Reverse(spec.cluster_priority),
         created: spec.created,
         namespace: key.namespace.clone(),
         name: key.name.clone(),
     };
-    let (replicas, pod_priority) = (gang(&spec.replica, count(claimed)), spec.priority);
+    let (replicas, pod_priority) = (pod_set(&spec.replica, count(claimed)), spec.priority);
     let owner = ReservationOwner::Workload(key.clone(), Owner::Service(key.name.clone()));
     let claim = model
-        .room
+        .capacity
         .claim(rank, pod_priority, &replicas, &owner, may_preempt);
     (Some(claim), later)
 }

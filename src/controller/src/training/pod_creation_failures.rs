@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use bursar_api::lenient::bounded_text;
-use bursar_core::model::event::RefusalReport;
+use bursar_core::model::event::PodCreationReport;
 use bursar_core::model::{Key, Name};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -49,7 +49,7 @@ struct IncompleteJob {
     run: JobRun,
     next_read: Timestamp,
     wait: SignedDuration,
-    report: Option<RefusalReport>,
+    report: Option<PodCreationReport>,
 }
 
 /// The reads of one namespace.
@@ -97,12 +97,12 @@ impl State {
 
 /// The Jobs that run and have fewer pods than they should, and what was read of them.
 #[derive(Debug, Default)]
-pub(crate) struct Refusals {
+pub(crate) struct PodCreationFailures {
     state: Mutex<State>,
     added: Notify,
 }
 
-impl Refusals {
+impl PodCreationFailures {
     /// Takes a Job as it is now; `None` if it is gone.
     pub(crate) fn observe(&self, key: &Key, job: Option<&Job>, now: Timestamp) {
         let mut state = lock(&self.state);
@@ -127,7 +127,7 @@ impl Refusals {
     }
 
     /// Why the cluster refuses pods of a Job that has too few, as far as that was read.
-    pub(crate) fn report(&self, key: &Key) -> Option<RefusalReport> {
+    pub(crate) fn report(&self, key: &Key) -> Option<PodCreationReport> {
         lock(&self.state).jobs.get(key)?.report.clone()
     }
 
@@ -159,7 +159,13 @@ impl Refusals {
     }
 
     /// Takes what was read of a Job that was taken. Returns whether it is new.
-    fn note(&self, key: &Key, run: &JobRun, report: Option<RefusalReport>, now: Timestamp) -> bool {
+    fn note(
+        &self,
+        key: &Key,
+        run: &JobRun,
+        report: Option<PodCreationReport>,
+        now: Timestamp,
+    ) -> bool {
         let mut state = lock(&self.state);
         let Some(job) = state.jobs.get_mut(key).filter(|job| job.run == *run) else {
             return false;
@@ -211,7 +217,7 @@ impl Refusals {
 /// Reads Events whenever that is due, and tells at once of which Jobs something new was read.
 /// Namespaces take turns: one with many Jobs, or whose reads are slow, delays no other.
 pub(crate) async fn run(
-    refusals: &Refusals,
+    refusals: &PodCreationFailures,
     client: &Client,
     changes: CacheChanges,
     clock: impl Fn() -> Timestamp,
@@ -247,7 +253,11 @@ pub(crate) async fn run(
     }
 }
 
-async fn read(client: &Client, key: &Key, run: &JobRun) -> Result<Option<RefusalReport>, ApiError> {
+async fn read(
+    client: &Client,
+    key: &Key,
+    run: &JobRun,
+) -> Result<Option<PodCreationReport>, ApiError> {
     let events: Api<Event> = Api::namespaced(client.clone(), &key.namespace);
     let found = with_timeout("list events", events.list(&list_params(run))).await?;
     Ok(report_of(&found.items, run.started))
@@ -260,7 +270,7 @@ fn list_params(run: &JobRun) -> ListParams {
 }
 
 /// What Events say of pods that could not be made since the Job began to run.
-fn report_of(events: &[Event], started: Timestamp) -> Option<RefusalReport> {
+fn report_of(events: &[Event], started: Timestamp) -> Option<PodCreationReport> {
     let since = started.saturating_sub(START_SLACK).unwrap_or(started);
     let seen = events
         .iter()
@@ -268,7 +278,7 @@ fn report_of(events: &[Event], started: Timestamp) -> Option<RefusalReport> {
     let recent: Vec<_> = seen.filter(|(_, last, _)| *last >= since).collect();
     let (_, last, newest) = recent.iter().max_by_key(|(_, last, _)| *last)?;
     let first = recent.iter().map(|(first, _, _)| *first).min()?;
-    Some(RefusalReport {
+    Some(PodCreationReport {
         since: first.max(started),
         last: (*last).max(started),
         why: words(newest.note.as_deref().unwrap_or_default()).into(),

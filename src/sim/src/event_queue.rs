@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 
 /// An object whose latest state the leader is told.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Subject {
+pub(crate) enum WatchedObject {
     Node(Name),
     Pod(u32),
     Service(Key),
@@ -38,9 +38,9 @@ pub(crate) enum Subject {
 
 /// Something that happens in the cluster.
 #[derive(Clone, Debug)]
-pub(crate) enum Happening {
+pub(crate) enum SimEvent {
     /// The leader's watch delivers an object.
-    Deliver(Subject),
+    Deliver(WatchedObject),
     /// A replica that leaves has ended some requests.
     ShareDemand(Key),
     /// A busy engine's counters have moved.
@@ -97,7 +97,7 @@ pub(crate) enum Happening {
 struct Entry {
     at: Timestamp,
     number: u64,
-    happening: Happening,
+    happening: SimEvent,
 }
 
 impl PartialEq for Entry {
@@ -122,14 +122,14 @@ impl Ord for Entry {
 
 /// What will happen. Of what happens at one instant, the first that was added comes first.
 #[derive(Debug, Default)]
-pub(crate) struct Agenda {
+pub(crate) struct EventQueue {
     entries: BinaryHeap<Reverse<Entry>>,
     number: u64,
 }
 
-impl Agenda {
+impl EventQueue {
     /// Adds something.
-    pub(crate) fn add(&mut self, at: Timestamp, happening: Happening) {
+    pub(crate) fn add(&mut self, at: Timestamp, happening: SimEvent) {
         self.number += 1;
         self.entries.push(Reverse(Entry {
             at,
@@ -144,7 +144,7 @@ impl Agenda {
     }
 
     /// Takes out the next thing that happens at `now` or before.
-    pub(crate) fn take(&mut self, now: Timestamp) -> Option<Happening> {
+    pub(crate) fn take(&mut self, now: Timestamp) -> Option<SimEvent> {
         if self.next()? > now {
             return None;
         }

@@ -11,8 +11,8 @@ use bursar_core::pricing::{DatedPriceList, GpuPrice, PriceCatalog, PriceList, Pr
 use bursar_core::scaling::{self, GrowthRule};
 use jiff::{SignedDuration, Timestamp};
 
-use crate::agenda::{Happening, Subject};
 use crate::cluster::{Demand, GPU, ServiceObject, node, shape};
+use crate::event_queue::{SimEvent, WatchedObject};
 use crate::faults::Fault;
 use crate::simulation::{RunningFault, Simulation, Submission, Violation};
 
@@ -87,7 +87,7 @@ impl Simulation {
                 self.note(Fault::NodeNeverCame);
             } else {
                 self.note(Fault::NodeLate);
-                self.add_within(20_000, 400_000, Happening::NodeArrives(name));
+                self.add_within(20_000, 400_000, SimEvent::NodeArrives(name));
             }
         } else {
             self.add_node(name, node);
@@ -136,7 +136,7 @@ impl Simulation {
             max_held: 100,
         };
         self.cluster.services.insert(key.clone(), service);
-        self.tell(Subject::Service(key.clone()));
+        self.tell(WatchedObject::Service(key.clone()));
         self.random_demand(&key);
     }
 
@@ -154,13 +154,13 @@ impl Simulation {
         });
         let job = Job {
             restarts: 3,
-            restarted: 0,
+            restart_count: 0,
             ended_well: Default::default(),
             roles: roles.collect(),
             created: self.now,
             priority: self.rng.i32(0..2),
             cluster_priority: self.rng.i32(0..2),
-            gives_way: self.rng.u8(..4) > 0,
+            preemption_allowed: self.rng.u8(..4) > 0,
             suspend: false,
             paused: false,
             seed: self.rng.u64(..),
@@ -243,7 +243,7 @@ impl Simulation {
             return Ok(());
         }
         if let Some(chaos) = &mut self.chaos {
-            chaos.acts += 1;
+            chaos.random_actions += 1;
         }
         match self.rng.u8(..100) {
             0..18 => {
@@ -270,7 +270,7 @@ impl Simulation {
             1..4 => (3_000, 20_000),
             _ => (50, 3_000),
         };
-        self.add_within(least, most, Happening::Act);
+        self.add_within(least, most, SimEvent::Act);
         Ok(())
     }
 
@@ -291,7 +291,7 @@ impl Simulation {
                 _ => spec.paused = !spec.paused,
             }
         }
-        self.tell(Subject::Service(key));
+        self.tell(WatchedObject::Service(key));
     }
 
     fn delete_service(&mut self) {
@@ -301,11 +301,11 @@ impl Simulation {
         if let Some(service) = self.cluster.services.get_mut(&key) {
             (service.spec, service.deployment) = (None, None);
         }
-        self.tell(Subject::Service(key.clone()));
-        self.tell(Subject::Deployment(key.clone()));
+        self.tell(WatchedObject::Service(key.clone()));
+        self.tell(WatchedObject::Deployment(key.clone()));
         self.share_demand(&key);
-        self.add_within(20, 300, Happening::PublishEndpoints(key.clone()));
-        self.add_within(20, 2_000, Happening::ReconcileDeployment(key));
+        self.add_within(20, 300, SimEvent::PublishEndpoints(key.clone()));
+        self.add_within(20, 2_000, SimEvent::ReconcileDeployment(key));
     }
 
     fn edit_job(&mut self) {
@@ -325,12 +325,12 @@ impl Simulation {
                 job.batch_jobs.clear();
             }
             for role in roles {
-                self.tell(Subject::BatchJob(key.clone(), role));
+                self.tell(WatchedObject::BatchJob(key.clone(), role));
             }
         } else if let Some(spec) = &mut job.spec {
             spec.suspend = !spec.suspend;
         }
-        self.tell(Subject::Job(key));
+        self.tell(WatchedObject::Job(key));
     }
 
     fn edit_budget(&mut self) {
@@ -350,7 +350,7 @@ impl Simulation {
                 }
             }
         }
-        self.tell(Subject::Budget(key));
+        self.tell(WatchedObject::Budget(key));
     }
 
     /// The namespace is charged a little more by hand.
@@ -372,7 +372,7 @@ impl Simulation {
             .entry(namespace.clone())
             .or_default();
         all.push(correction);
-        self.tell(Subject::Corrections(namespace));
+        self.tell(WatchedObject::Corrections(namespace));
     }
 
     fn change_prices(&mut self) {
@@ -388,6 +388,6 @@ impl Simulation {
             let price = self.rng.u32(10..60);
             self.cluster.catalog = catalog(&price.to_string(), "18");
         }
-        self.tell(Subject::Prices);
+        self.tell(WatchedObject::Prices);
     }
 }

@@ -92,7 +92,7 @@ fn job(suspend: bool, status: Value) -> Job {
 fn only_jobs_that_run_with_too_few_pods_are_read() {
     let start = at(100).to_string();
     let key = Key::new("team", "train");
-    let refusals = Refusals::default();
+    let refusals = PodCreationFailures::default();
     let is_read = |job: &Job| {
         refusals.observe(&key, Some(job), at(110));
         refusals.next_read() == Some(at(113))
@@ -124,7 +124,7 @@ fn only_jobs_that_run_with_too_few_pods_are_read() {
 #[test]
 fn what_was_read_counts_for_this_run_of_the_job_alone() {
     let key = Key::new("team", "train");
-    let refusals = Refusals::default();
+    let refusals = PodCreationFailures::default();
     let started = |second| job(false, json!({"startTime": at(second).to_string()}));
     refusals.observe(&key, Some(&started(100)), at(100));
     let run = JobRun {
@@ -212,7 +212,7 @@ fn clock_since(start: Instant) -> impl Fn() -> Timestamp + Clone {
 /// Reads for `seconds` what is due of so many Jobs of these namespaces, all of which are seen at the
 /// start. When each Job was first told.
 async fn told(lists: &Arc<Lists>, jobs: &[(&str, usize)], seconds: u64) -> BTreeMap<Key, u64> {
-    let (start, refusals) = (Instant::now(), Refusals::default());
+    let (start, refusals) = (Instant::now(), PodCreationFailures::default());
     for (namespace, number) in jobs {
         for index in 0..*number {
             let key = Key::new(namespace, &format!("train-{index:02}"));

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::capacity::Rank;
+use crate::pod_set::SchedulingRank;
 
 use super::super::event::Name;
 use super::nodes::ShapeId;
@@ -28,16 +28,16 @@ impl Waiting {
 }
 
 /// Those that wait by their ranks.
-pub(super) type WaitingByRank = BTreeMap<Rank, Waiting>;
+pub(super) type WaitingByRank = BTreeMap<SchedulingRank, Waiting>;
 
 /// Those that wait, by their namespaces and by the shapes of their workers.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct WaitingGangs {
     namespaces: BTreeMap<Name, WaitingByRank>,
-    shapes: BTreeMap<ShapeId, BTreeSet<Rank>>,
+    shapes: BTreeMap<ShapeId, BTreeSet<SchedulingRank>>,
     /// The shapes of those that came or went, each with the first of them, and whether GPUs were to be
     /// taken back for it, when [`Self::note_seen`] was last called.
-    seen: BTreeMap<ShapeId, Option<(Rank, bool)>>,
+    seen: BTreeMap<ShapeId, Option<(SchedulingRank, bool)>>,
 }
 
 impl WaitingGangs {
@@ -79,7 +79,10 @@ impl WaitingGangs {
     }
 
     /// The shapes of those ahead of a gang, each with the first of them.
-    pub(super) fn ahead_of(&self, rank: &Rank) -> impl Iterator<Item = (ShapeId, &Rank)> {
+    pub(super) fn ahead_of(
+        &self,
+        rank: &SchedulingRank,
+    ) -> impl Iterator<Item = (ShapeId, &SchedulingRank)> {
         let firsts = self.shapes.iter().filter_map(|(id, ranks)| {
             let first = ranks.first()?;
             Some((*id, first))
@@ -89,8 +92,9 @@ impl WaitingGangs {
 
     /// Those that are the first of one of their shapes, in their order: only one of them can be a
     /// gang ahead of which nobody waits for the same nodes.
-    pub(super) fn firsts(&self) -> Vec<(&Rank, &Waiting)> {
-        let firsts: BTreeSet<&Rank> = self.shapes.values().filter_map(BTreeSet::first).collect();
+    pub(super) fn firsts(&self) -> Vec<(&SchedulingRank, &Waiting)> {
+        let firsts: BTreeSet<&SchedulingRank> =
+            self.shapes.values().filter_map(BTreeSet::first).collect();
         let waiting = firsts.into_iter().filter_map(|rank| {
             let gangs = self.namespaces.get(&rank.namespace)?;
             gangs.get_key_value(rank)
@@ -114,7 +118,7 @@ impl WaitingGangs {
         self.seen.entry(id).or_insert(first);
     }
 
-    fn first_of(&self, id: ShapeId) -> Option<(Rank, bool)> {
+    fn first_of(&self, id: ShapeId) -> Option<(SchedulingRank, bool)> {
         let rank = self.shapes.get(&id)?.first()?;
         let gangs = self.namespaces.get(&rank.namespace);
         let waiting = gangs.and_then(|gangs| gangs.get(rank));

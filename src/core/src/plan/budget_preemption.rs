@@ -11,10 +11,10 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use crate::budget::{BudgetAdmission, RunningCost, Yields};
+use crate::budget::{BudgetAdmission, FreedBudget, RunningCost};
 use crate::drain;
-use crate::model::claim::{Preemption, Rank, Workload};
-use crate::model::cost::yields_of;
+use crate::model::claim::{BudgetPreemption, BudgetRank, Workload};
+use crate::model::cost::freed_by;
 use crate::model::event::{Key, Name};
 use crate::model::state::Model;
 use crate::money::Money;
@@ -25,8 +25,8 @@ const MOST_UNPAYABLE: usize = 32;
 /// For whom money is kept, and who gives way.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Shares {
-    pub(super) kept: BTreeMap<Rank, Vec<(RunningCost, u32)>>,
-    pub(super) preempted: BTreeMap<Workload, Preemption>,
+    pub(super) kept: BTreeMap<BudgetRank, Vec<(RunningCost, u32)>>,
+    pub(super) preempted: BTreeMap<Workload, BudgetPreemption>,
     /// What each budget has left beside all that it is kept for, once others have given way.
     pub(super) left: Vec<Money>,
 }
@@ -34,14 +34,14 @@ pub(super) struct Shares {
 /// Something that may give way: a replica, or a gang.
 struct Candidate {
     order: Order,
-    yields: Yields,
+    freed_budget: FreedBudget,
 }
 
 /// What gives way first.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Order {
     priority: i32,
-    loss: Loss,
+    loss: PreemptionLoss,
     weight: u32,
     since: Reverse<Timestamp>,
     workload: Workload,
@@ -49,9 +49,9 @@ struct Order {
 
 /// What is lost by giving way.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
-enum Loss {
+enum PreemptionLoss {
     FurtherReplica,
-    Gang,
+    PodSet,
     FirstReplica,
 }
 
@@ -81,29 +81,35 @@ pub(super) fn share(
         for _ in 0..claim.count {
             let mut until = given;
             let is_paid = loop {
-                if admission.check_all(&claim.loads).is_ok() {
+                if admission.check_all(&claim.running_costs).is_ok() {
                     break true;
                 }
                 // announced terms stop nothing
-                if admission.check_in_force(&claim.loads).is_ok() {
+                if admission.check_in_force(&claim.running_costs).is_ok() {
                     break false;
                 }
-                if until == given && admission.check_after_others(&claim.loads).is_err() {
+                if until == given
+                    && admission
+                        .check_after_preemption(&claim.running_costs)
+                        .is_err()
+                {
                     break false;
                 }
                 let candidates = candidates.get_or_insert_with(|| in_order(model, name, now));
                 match candidates.get(until) {
-                    Some(next) if next.order.priority < priority => admission.release(next.yields),
+                    Some(next) if next.order.priority < priority => {
+                        admission.release(next.freed_budget)
+                    }
                     _ => break false,
                 }
                 until += 1;
             };
-            let left = admission.left_beside(&claim.loads, Yields::default());
+            let left = admission.left_beside(&claim.running_costs, FreedBudget::default());
             let candidates = candidates.as_deref().unwrap_or_default();
             let taken = candidates.get(given..until).unwrap_or_default();
-            if !is_paid || admission.admit_all(&claim.loads).is_err() {
+            if !is_paid || admission.admit_all(&claim.running_costs).is_err() {
                 for candidate in taken {
-                    admission.restore(candidate.yields);
+                    admission.restore(candidate.freed_budget);
                 }
                 unpayable += 1;
                 break;
@@ -116,11 +122,11 @@ pub(super) fn share(
                 pairs.map(|(before, now)| now.min(*before)).collect()
             };
             let kept = shares.kept.entry(rank.clone()).or_default();
-            kept.extend(&claim.loads);
+            kept.extend(&claim.running_costs);
             for candidate in taken {
                 let workload = candidate.order.workload.clone();
                 let preemption = shares.preempted.entry(workload);
-                let preemption = preemption.or_insert_with(|| Preemption {
+                let preemption = preemption.or_insert_with(|| BudgetPreemption {
                     replicas: 0,
                     to: rank.clone(),
                 });
@@ -151,54 +157,54 @@ fn in_order(model: &Model, name: &Name, now: Timestamp) -> Vec<Candidate> {
 /// The replicas of a service that were not told to leave.
 fn replicas_of(model: &Model, key: &Key, now: Timestamp) -> Vec<Candidate> {
     let state = model.services.get(key);
-    let known = state.and_then(|state| Some((state, state.spec.as_ref()?, state.load?)));
-    let Some((state, spec, load)) = known else {
+    let known = state.and_then(|state| Some((state, state.spec.as_ref()?, state.running_cost?)));
+    let Some((state, spec, running_cost)) = known else {
         return vec![];
     };
     let replicas = model.drain_replicas(state, now);
-    let staying = drain::staying(state.declared(), &replicas);
-    let present = replicas.iter().filter(|pod| pod.draining_since.is_none());
-    let found = present.filter_map(|pod| model.pods.get(pod.uid.as_str()));
-    let mut yields: Vec<Yields> = found.map(|found| found.yields).collect();
-    let surplus = yields.len().saturating_sub(staying as usize);
-    let podless = (staying as usize).saturating_sub(yields.len());
-    yields.extend(std::iter::repeat_n(yields_of(&[(load, 1)]), podless));
+    let non_draining = drain::non_draining(state.declared(), &replicas);
+    let with_pod = replicas.iter().filter(|pod| pod.draining_since.is_none());
+    let found = with_pod.filter_map(|pod| model.pods.get(pod.uid.as_str()));
+    let mut freed_budget: Vec<FreedBudget> = found.map(|found| found.freed_budget).collect();
+    let surplus = freed_budget.len().saturating_sub(non_draining as usize);
+    let podless = (non_draining as usize).saturating_sub(freed_budget.len());
+    freed_budget.extend(std::iter::repeat_n(freed_by(&[(running_cost, 1)]), podless));
     // which of them goes is not decided here: it frees no less than the cheapest
-    yields.sort_by_key(|each| (each.rate, each.reserve));
-    let candidate = |(number, yields): (usize, Yields)| Candidate {
+    freed_budget.sort_by_key(|each| (each.rate, each.reserve));
+    let candidate = |(number, freed_budget): (usize, FreedBudget)| Candidate {
         order: Order {
             priority: spec.priority,
-            loss: if staying as usize - number <= spec.min.max(1) as usize {
-                Loss::FirstReplica
+            loss: if non_draining as usize - number <= spec.min.max(1) as usize {
+                PreemptionLoss::FirstReplica
             } else {
-                Loss::FurtherReplica
+                PreemptionLoss::FurtherReplica
             },
             weight: spec.weight,
             since: Reverse(spec.created),
             workload: Workload::Service(key.name.clone()),
         },
-        yields,
+        freed_budget,
     };
-    let others = yields.into_iter().skip(surplus).enumerate();
+    let others = freed_budget.into_iter().skip(surplus).enumerate();
     others.map(candidate).collect()
 }
 
 /// A gang that has room and gives way to others.
 fn gang_of(model: &Model, key: &Key) -> Option<Candidate> {
     let state = model.jobs.get(key)?;
-    let spec = state.spec.as_ref().filter(|spec| spec.gives_way)?;
+    let spec = state.spec.as_ref().filter(|spec| spec.preemption_allowed)?;
     if !state.has_room() {
         return None;
     }
     let order = Order {
         priority: spec.priority,
-        loss: Loss::Gang,
+        loss: PreemptionLoss::PodSet,
         weight: 0,
         since: Reverse(state.started().unwrap_or(spec.created)),
         workload: Workload::Job(key.name.clone()),
     };
     Some(Candidate {
         order,
-        yields: state.cost.stays(),
+        freed_budget: state.cost.stays(),
     })
 }

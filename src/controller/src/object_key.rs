@@ -5,7 +5,7 @@ use bursar_core::model::Key;
 
 /// An object that the controller acts for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Subject {
+pub(crate) enum ObjectKey {
     /// An InferenceDeployment.
     Service(Key),
     /// A TrainingJob.
@@ -14,7 +14,7 @@ pub(crate) enum Subject {
     Budget(Key),
 }
 
-impl Subject {
+impl ObjectKey {
     /// The workload; `None` for an account of no workload.
     pub(crate) fn of(workload: &WorkloadRef) -> Option<Self> {
         let key = || Key::new(&workload.namespace, &workload.name);

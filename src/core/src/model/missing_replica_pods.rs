@@ -2,10 +2,10 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::event::PodsRefused;
+use super::event::PodCreationFailure;
 
 /// The cluster has refused an order that had no pod for so long.
-pub(crate) const REFUSED_AFTER: SignedDuration = SignedDuration::from_secs(60);
+pub(crate) const CREATION_FAILURE_TIMEOUT: SignedDuration = SignedDuration::from_secs(60);
 /// Without a word from the cluster, pods are waited for so long.
 pub(crate) const LONGEST_WAIT: SignedDuration = SignedDuration::from_mins(5);
 
@@ -14,7 +14,7 @@ const MOST_WAITS: usize = 16;
 
 /// Replicas that were ordered and have no pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Awaited {
+pub(crate) struct MissingReplicaPods {
     /// The oldest first.
     waits: Vec<Wait>,
 }
@@ -28,11 +28,16 @@ struct Wait {
     until: Timestamp,
 }
 
-impl Awaited {
+impl MissingReplicaPods {
     /// Takes how many there are at `now`, and why the cluster makes no pods for them, if it says so.
     /// Those that are added do not prolong the wait for the others, and the oldest are gone first: what is
     /// given up is what is taken back.
-    pub(crate) fn observe(&mut self, replicas: u32, refused: Option<&PodsRefused>, now: Timestamp) {
+    pub(crate) fn observe(
+        &mut self,
+        replicas: u32,
+        creation_failure: Option<&PodCreationFailure>,
+        now: Timestamp,
+    ) {
         let known = self.replicas();
         let (added, mut gone) = (
             replicas.saturating_sub(known),
@@ -55,12 +60,12 @@ impl Awaited {
             }),
         }
         for wait in &mut self.waits {
-            let time = match refused {
-                Some(refused) if refused.since > wait.since => {
-                    REFUSED_AFTER + refused.since.duration_since(wait.since)
+            let time = match creation_failure {
+                Some(creation_failure) if creation_failure.since > wait.since => {
+                    CREATION_FAILURE_TIMEOUT + creation_failure.since.duration_since(wait.since)
                 }
                 // what is ordered while the cluster refuses pods has its own minute
-                Some(_) => REFUSED_AFTER,
+                Some(_) => CREATION_FAILURE_TIMEOUT,
                 None => LONGEST_WAIT,
             };
             wait.until = wait.since.saturating_add(time).unwrap_or(wait.since);
@@ -100,22 +105,25 @@ mod tests {
 
     #[test]
     fn what_is_ordered_while_the_cluster_refuses_pods_has_its_own_minute() {
-        let refused = PodsRefused {
+        let creation_failure = PodCreationFailure {
             since: at(0),
             why: "exceeded quota".into(),
         };
-        let mut awaited = Awaited::default();
-        awaited.observe(3, Some(&refused), at(0));
-        awaited.observe(3, Some(&refused), at(60));
-        assert_eq!((awaited.kept(at(59)), awaited.kept(at(60))), (3, 0));
+        let mut without_pod = MissingReplicaPods::default();
+        without_pod.observe(3, Some(&creation_failure), at(0));
+        without_pod.observe(3, Some(&creation_failure), at(60));
+        assert_eq!((without_pod.kept(at(59)), without_pod.kept(at(60))), (3, 0));
         // taking some of them back keeps nothing again, ordering them anew does, for those alone
-        awaited.observe(1, Some(&refused), at(60));
-        assert_eq!(awaited.given_up(at(60)), 1);
-        awaited.observe(2, Some(&refused), at(60));
-        assert_eq!((awaited.kept(at(119)), awaited.kept(at(120))), (1, 0));
-        awaited.observe(1, Some(&refused), at(70));
+        without_pod.observe(1, Some(&creation_failure), at(60));
+        assert_eq!(without_pod.given_up(at(60)), 1);
+        without_pod.observe(2, Some(&creation_failure), at(60));
         assert_eq!(
-            awaited.kept(at(70)),
+            (without_pod.kept(at(119)), without_pod.kept(at(120))),
+            (1, 0)
+        );
+        without_pod.observe(1, Some(&creation_failure), at(70));
+        assert_eq!(
+            without_pod.kept(at(70)),
             1,
             "the one that was given up is taken back"
         );
@@ -123,22 +131,22 @@ mod tests {
 
     #[test]
     fn one_more_replica_every_50_seconds_keeps_no_room_for_the_others() {
-        let refused = PodsRefused {
+        let creation_failure = PodCreationFailure {
             since: at(0),
             why: "no service account".into(),
         };
-        let mut awaited = Awaited::default();
-        awaited.observe(500, Some(&refused), at(0));
+        let mut without_pod = MissingReplicaPods::default();
+        without_pod.observe(500, Some(&creation_failure), at(0));
         for step in 1..=100 {
             let second = 50 * i64::from(step);
-            awaited.observe(500 + step, Some(&refused), at(second));
-            assert_eq!(awaited.replicas(), 500 + step);
-            let kept = awaited.kept(at(second + 10));
+            without_pod.observe(500 + step, Some(&creation_failure), at(second));
+            assert_eq!(without_pod.replicas(), 500 + step);
+            let kept = without_pod.kept(at(second + 10));
             assert_eq!(kept, u32::from(step <= 15), "step {step}");
             let until = Some(at(second + 60)).filter(|_| step <= 15);
-            assert_eq!(awaited.changes_at(at(second + 10)), until);
+            assert_eq!(without_pod.changes_at(at(second + 10)), until);
         }
-        awaited.observe(0, None, at(6000));
-        assert_eq!(awaited, Awaited::default());
+        without_pod.observe(0, None, at(6000));
+        assert_eq!(without_pod, MissingReplicaPods::default());
     }
 }

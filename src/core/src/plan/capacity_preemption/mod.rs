@@ -18,22 +18,24 @@
 //! | `taken` | what became of the room that was taken |
 
 mod claims;
-mod taken;
+mod reclaimed;
 mod victims;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::capacity::Rank;
+use crate::model::capacity::{
+    CapacityClaim, PreemptionDryRun, ReservationOwner, ShapeId, WaitingPods,
+};
 use crate::model::event::{Key, Name, Owner};
-use crate::model::preemptible::{ClaimantId, RoomPreemption, TakenRoom};
-use crate::model::room::{ReservationOwner, RoomClaim, ShapeId, Trial, WaitingPods};
+use crate::model::preemptible::{CapacityPreemption, ClaimantId, ReclaimedCapacity};
 use crate::model::state::Model;
-use crate::model::timers::Subject;
+use crate::model::timers::TimerKey;
+use crate::pod_set::SchedulingRank;
 
 use self::claims::{claims, claims_of_services};
-use self::taken::{forget_taken, lower_priority_took};
+use self::reclaimed::{forget_taken, lower_priority_took};
 use self::victims::{below, choose, leaving, wants_gpus};
 
 /// While something waits to which others could give way, it is looked again after this long.
@@ -51,16 +53,16 @@ const BINDING_TIME: SignedDuration = SignedDuration::from_mins(1);
 #[derive(Default)]
 struct Found {
     /// Those that claim room.
-    claimants: BTreeSet<Rank>,
-    given: BTreeMap<Key, RoomPreemption>,
+    claimants: BTreeSet<SchedulingRank>,
+    given: BTreeMap<Key, CapacityPreemption>,
     /// What is taken for whom.
-    taken: BTreeMap<ClaimantId, TakenRoom>,
+    taken: BTreeMap<ClaimantId, ReclaimedCapacity>,
     /// The replicas for which nodes are kept.
-    held: Vec<RoomClaim>,
+    held: Vec<CapacityClaim>,
     /// These, with when that ends at the latest.
     held_until: BTreeMap<Key, Timestamp>,
     /// Other replicas that were looked at.
-    passed: Vec<RoomClaim>,
+    passed: Vec<CapacityClaim>,
     /// Others may come to give way to one of those that wait.
     may_change: bool,
     /// How many claims found no room, whoever gave way.
@@ -73,19 +75,19 @@ pub(super) fn preempt(model: &mut Model, now: Timestamp) -> bool {
     if model.observe_only || !take_due(model, now) {
         return false;
     }
-    model.room.note_first_gangs();
+    model.capacity.note_first_gangs();
     forget_taken(model, now);
     let (claims, next_claim) = claims(model, now);
     let found = find_preemptions(model, claims, now);
     let again = found.may_change || !found.held.is_empty();
     let again = again.then(|| now.saturating_add(PACE).unwrap_or(now));
     let next = again.into_iter().chain(next_claim).min();
-    model.room_preemptions.next = next;
-    model.timers.set(Subject::Room, next);
-    model.room.release(found.passed);
-    model.room.hold_for_replicas(found.held);
-    model.room_preemptions.held = found.held_until;
-    model.room_preemptions.taken.extend(found.taken);
+    model.capacity_preemptions.next = next;
+    model.timers.set(TimerKey::SchedulingCapacity, next);
+    model.capacity.release(found.passed);
+    model.capacity.reserve_for_replicas(found.held);
+    model.capacity_preemptions.held = found.held_until;
+    model.capacity_preemptions.taken.extend(found.taken);
     replace(model, found.given, |told| {
         found.claimants.contains(&told.to)
     });
@@ -94,7 +96,7 @@ pub(super) fn preempt(model: &mut Model, now: Timestamp) -> bool {
 
 /// The same for replicas alone, if others of them wait than before: gangs find no room that they need.
 pub(super) fn preempt_for_replicas(model: &mut Model, now: Timestamp) {
-    let is_known = !model.room_preemptions.is_due || model.unschedulable.is_empty();
+    let is_known = !model.capacity_preemptions.is_due || model.unschedulable.is_empty();
     if model.observe_only || is_known {
         return;
     }
@@ -102,13 +104,13 @@ pub(super) fn preempt_for_replicas(model: &mut Model, now: Timestamp) {
     let (mut claims, _) = claims_of_services(model, now);
     claims.sort_by(|one, other| one.rank.cmp(&other.rank));
     let found = find_preemptions(model, claims, now);
-    let mut given = model.room_preemptions.given.clone();
+    let mut given = model.capacity_preemptions.given.clone();
     given.retain(|_, preemption| !preemption.is_of_service);
     given.extend(found.given);
-    model.room.release(found.passed);
-    model.room.hold_for_replicas(found.held);
-    model.room_preemptions.held = found.held_until;
-    model.room_preemptions.taken.extend(found.taken);
+    model.capacity.release(found.passed);
+    model.capacity.reserve_for_replicas(found.held);
+    model.capacity_preemptions.held = found.held_until;
+    model.capacity_preemptions.taken.extend(found.taken);
     replace(model, given, |told| {
         !told.is_of_service || found.claimants.contains(&told.to)
     });
@@ -116,10 +118,10 @@ pub(super) fn preempt_for_replicas(model: &mut Model, now: Timestamp) {
 
 /// Whether it may have changed who gives way.
 fn take_due(model: &mut Model, now: Timestamp) -> bool {
-    let memory = &mut model.room_preemptions;
+    let memory = &mut model.capacity_preemptions;
     let is_due = std::mem::take(&mut memory.is_due) || memory.next.is_some_and(|at| at <= now);
     let is_new = model.preemptible.take_new_priority();
-    is_due || is_new || model.room.has_new_first_gangs()
+    is_due || is_new || model.capacity.has_new_first_gangs()
 }
 
 /// The priority of the pods that room is reserved for.
@@ -136,18 +138,18 @@ fn priority_of(model: &Model, owner: &ReservationOwner) -> Option<i32> {
 /// The pods for which there is no place, with their priorities.
 fn waiting(model: &Model) -> WaitingPods {
     let mut waiting = WaitingPods::new();
-    for (owner, id, count) in model.room.missing() {
+    for (owner, id, count) in model.capacity.missing() {
         let priority = priority_of(model, owner).unwrap_or(0);
         *waiting.entry((priority, id)).or_default() += count;
     }
     waiting
 }
 
-fn find_preemptions(model: &Model, claims: Vec<RoomClaim>, now: Timestamp) -> Found {
+fn find_preemptions(model: &Model, claims: Vec<CapacityClaim>, now: Timestamp) -> Found {
     let mut found = Found::default();
     let waiting = waiting(model);
-    let mut at_once = model.room.trial(&waiting);
-    let mut later = model.room.trial(&waiting);
+    let mut at_once = model.capacity.trial(&waiting);
+    let mut later = model.capacity.trial(&waiting);
     later.free(&leaving(model, now));
     let mut ahead: BTreeSet<ShapeId> = BTreeSet::new();
     for claim in claims {
@@ -157,7 +159,7 @@ fn find_preemptions(model: &Model, claims: Vec<RoomClaim>, now: Timestamp) -> Fo
             let placed = at_once.placed(&claim, &[]);
             at_once.put_ahead(&claim);
             let is_kept = || {
-                let until = model.room_preemptions.held.get(&key).copied();
+                let until = model.capacity_preemptions.held.get(&key).copied();
                 until.filter(|until| now < *until)
             };
             let finds_more =
@@ -176,7 +178,7 @@ fn find_preemptions(model: &Model, claims: Vec<RoomClaim>, now: Timestamp) -> Fo
                 }
             }
         } else {
-            let is_first = !model.room.is_wanted_by(&claim, &ahead);
+            let is_first = !model.capacity.is_wanted_by(&claim, &ahead);
             ahead.extend(claim.shapes());
             if is_first {
                 found.place(model, &mut later, &claim, now);
@@ -192,8 +194,8 @@ impl Found {
     fn place(
         &mut self,
         model: &Model,
-        trial: &mut Trial<'_>,
-        claim: &RoomClaim,
+        trial: &mut PreemptionDryRun<'_>,
+        claim: &CapacityClaim,
         now: Timestamp,
     ) -> u32 {
         let may_preempt = claim.may_preempt && below(model, claim).next().is_some();
@@ -209,12 +211,12 @@ impl Found {
             };
             self.unserved += usize::from(may_preempt && victims.is_empty());
             for victim in victims {
-                trial.free(&victim.room);
-                let told = model.room_preemptions.given.get(&victim.key);
+                trial.free(&victim.capacity);
+                let told = model.capacity_preemptions.given.get(&victim.key);
                 if told.is_none_or(|told| told.to != claim.rank) {
-                    self.note_taken(model, claim, victim.room.nodes(), now);
+                    self.note_taken(model, claim, victim.capacity.nodes(), now);
                 }
-                let preemption = RoomPreemption {
+                let preemption = CapacityPreemption {
                     to: claim.rank.clone(),
                     is_of_service: claim.is_of_service,
                     for_gpus: wants_gpus(model, claim),
@@ -235,13 +237,13 @@ impl Found {
     fn note_taken<'n>(
         &mut self,
         model: &Model,
-        claim: &RoomClaim,
+        claim: &CapacityClaim,
         nodes: impl Iterator<Item = &'n Name>,
         now: Timestamp,
     ) {
         let id = claim.id();
-        let known = model.room_preemptions.taken.get(&id);
-        let taken = self.taken.entry(id).or_insert_with(|| TakenRoom {
+        let known = model.capacity_preemptions.taken.get(&id);
+        let taken = self.taken.entry(id).or_insert_with(|| ReclaimedCapacity {
             at: now,
             nodes: known.map(|known| known.nodes.clone()).unwrap_or_default(),
         });
@@ -251,17 +253,17 @@ impl Found {
 
 /// The rank by which nodes are kept for replicas: ahead of the gangs of their own namespace that give way
 /// to them, also of older ones.
-fn rank_ahead_of_own(model: &Model, claim: &RoomClaim) -> Rank {
+fn rank_ahead_of_own(model: &Model, claim: &CapacityClaim) -> SchedulingRank {
     let namespace = &claim.rank.namespace;
     let own = below(model, claim)
         .map(|(_, key)| key)
-        .chain(model.room_preemptions.given.keys().cloned());
+        .chain(model.capacity_preemptions.given.keys().cloned());
     let own = own.filter(|key| key.namespace == *namespace);
     let specs = own.filter_map(|key| Some(model.jobs.get(&key)?.spec.as_ref()?.created));
     let first = specs
         .filter_map(|created| created.checked_sub(SignedDuration::from_nanos(1)).ok())
         .min();
-    Rank {
+    SchedulingRank {
         created: first.map_or(claim.rank.created, |first| first.min(claim.rank.created)),
         ..claim.rank.clone()
     }
@@ -272,10 +274,10 @@ fn rank_ahead_of_own(model: &Model, claim: &RoomClaim) -> Rank {
 /// for as long as the one claims for which it does.
 fn replace(
     model: &mut Model,
-    mut given: BTreeMap<Key, RoomPreemption>,
-    claims: impl Fn(&RoomPreemption) -> bool,
+    mut given: BTreeMap<Key, CapacityPreemption>,
+    claims: impl Fn(&CapacityPreemption) -> bool,
 ) {
-    let before = std::mem::take(&mut model.room_preemptions.given);
+    let before = std::mem::take(&mut model.capacity_preemptions.given);
     let new = given
         .iter()
         .filter(|(key, to)| before.get(*key) != Some(*to));
@@ -292,7 +294,7 @@ fn replace(
             given.insert(key, preemption);
         }
     }
-    model.room_preemptions.given = given;
-    concerned.retain(|name| !model.is_observed(name));
+    model.capacity_preemptions.given = given;
+    concerned.retain(|name| !model.is_observe_only(name));
     model.marks.queues.extend(concerned);
 }

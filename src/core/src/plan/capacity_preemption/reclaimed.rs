@@ -2,9 +2,9 @@
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::model::capacity::{CapacityClaim, PreemptionDryRun, ReservationOwner};
 use crate::model::event::{Owner, Pod, UNSCHEDULABLE_TIMEOUT};
-use crate::model::preemptible::TakenRoom;
-use crate::model::room::{ReservationOwner, RoomClaim, Trial};
+use crate::model::preemptible::ReclaimedCapacity;
 use crate::model::state::Model;
 
 use super::priority_of;
@@ -15,8 +15,12 @@ const TAKES_AGAIN_AFTER: SignedDuration = SignedDuration::from_hours(1);
 
 /// Whether the claim would find room if pods of a lower priority had not taken what was taken back for
 /// it: schedulers do not know of claims. Whatever else gives way, they might take as well.
-pub(super) fn lower_priority_took(model: &Model, trial: &Trial<'_>, claim: &RoomClaim) -> bool {
-    let Some(taken) = model.room_preemptions.taken.get(&claim.id()) else {
+pub(super) fn lower_priority_took(
+    model: &Model,
+    trial: &PreemptionDryRun<'_>,
+    claim: &CapacityClaim,
+) -> bool {
+    let Some(taken) = model.capacity_preemptions.taken.get(&claim.id()) else {
         return false;
     };
     let is_here = |pod: &Pod| {
@@ -35,19 +39,19 @@ pub(super) fn lower_priority_took(model: &Model, trial: &Trial<'_>, claim: &Room
     });
     let came = came.filter_map(|found| Some((found.pod.node.as_ref()?, &found.pod.shape.requests)));
     let owners = reserved_here(model, taken, claim);
-    let lost = model.room.held(came, owners).on(&taken.nodes);
+    let lost = model.capacity.held(came, owners).on(&taken.nodes);
     trial.fits(claim, &[&lost])
 }
 
 /// Forgets what was taken for those that have their room, or that may take again.
 pub(super) fn forget_taken(model: &mut Model, now: Timestamp) {
     let Model {
-        room_preemptions,
+        capacity_preemptions,
         unschedulable,
         jobs,
         ..
     } = model;
-    room_preemptions.taken.retain(|id, taken| {
+    capacity_preemptions.taken.retain(|id, taken| {
         let waits = match id.is_of_service {
             true => unschedulable.contains(&id.key),
             false => jobs.get(&id.key).is_some_and(|state| !state.has_room()),
@@ -61,11 +65,15 @@ pub(super) fn forget_taken(model: &mut Model, now: Timestamp) {
 }
 
 /// Those of a lower priority for whose pods room is reserved there: a scheduler is about to find it.
-fn reserved_here(model: &Model, taken: &TakenRoom, claim: &RoomClaim) -> Vec<ReservationOwner> {
+fn reserved_here(
+    model: &Model,
+    taken: &ReclaimedCapacity,
+    claim: &CapacityClaim,
+) -> Vec<ReservationOwner> {
     let counts = |owner: &ReservationOwner| {
         claim.is_of_service || !matches!(owner, ReservationOwner::Workload(_, Owner::Job(..)))
     };
-    let owners = model.room.owners_on(&taken.nodes);
+    let owners = model.capacity.owners_on(&taken.nodes);
     let lower = owners.filter(|owner| {
         priority_of(model, owner).unwrap_or(0) < claim.pod_priority && counts(owner)
     });
