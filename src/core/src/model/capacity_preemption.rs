@@ -23,35 +23,35 @@ impl Model {
                 let is_kept =
                     !spec.preemption_allowed || spec.paused || self.is_observe_only(&key.namespace);
                 match is_kept {
-                    true => Preemptibility::Kept,
-                    false => Preemptibility::Preemptor(Priorities {
+                    true => Preemptibility::NotPreemptible,
+                    false => Preemptibility::Preemptible(Priorities {
                         in_cluster: spec.cluster_priority,
                         in_namespace: spec.priority,
                     }),
                 }
             }
-            _ if pods.any(holds_node) => Preemptibility::Leaving,
-            _ => Preemptibility::Kept,
+            _ if pods.any(holds_node) => Preemptibility::Terminating,
+            _ => Preemptibility::NotPreemptible,
         };
-        self.set_gang_room(key, capacity);
+        self.set_preemptibility(key, capacity);
         if let Some(state) = self.jobs.get_mut(key) {
             let since = state.leaving_since.unwrap_or(now);
-            state.leaving_since = (capacity == Preemptibility::Leaving).then_some(since);
+            state.leaving_since = (capacity == Preemptibility::Terminating).then_some(since);
         }
     }
 
     /// Takes what others may make of the room of a gang.
-    pub(crate) fn set_gang_room(&mut self, key: &Key, capacity: Preemptibility) {
+    pub(crate) fn set_preemptibility(&mut self, key: &Key, now: Preemptibility) {
         if let Some(state) = self.jobs.get_mut(key) {
-            let before = std::mem::replace(&mut state.capacity, capacity);
-            self.preemptible.set(key, before, capacity);
+            let before = std::mem::replace(&mut state.preemptibility, now);
+            self.preemptible.set(key, before, now);
             // one that was told to give way may do so for nobody any more
             let has_other_priority = matches!(
-                (before, capacity),
-                (Preemptibility::Preemptor(before), Preemptibility::Preemptor(now)) if before != now
+                (before, now),
+                (Preemptibility::Preemptible(before), Preemptibility::Preemptible(now)) if before != now
             );
-            let was_deleted_before_end = self.capacity_preemptions.given.contains_key(key);
-            self.capacity_preemptions.is_due |= has_other_priority && was_deleted_before_end;
+            let is_preempted = self.capacity_preemptions.given.contains_key(key);
+            self.capacity_preemptions.is_due |= has_other_priority && is_preempted;
         }
     }
 
@@ -101,7 +101,10 @@ impl Model {
 
     /// Whether the indices of what gives way and what waits are those over all workloads.
     pub(crate) fn has_consistent_preemption(&self) -> bool {
-        let gangs = self.jobs.iter().map(|(key, state)| (key, state.capacity));
+        let gangs = self
+            .jobs
+            .iter()
+            .map(|(key, state)| (key, state.preemptibility));
         let services = self.services.iter();
         let waiting = services.filter(|(_, state)| !state.unschedulable.is_empty());
         let waiting: BTreeSet<&Key> = waiting.map(|(key, _)| key).collect();

@@ -55,7 +55,7 @@ pub(crate) struct JobState {
     /// The roles that room is reserved for.
     pub(crate) roles_with_room: BTreeSet<Name>,
     /// What its room may become for others.
-    pub(crate) capacity: Preemptibility,
+    pub(crate) preemptibility: Preemptibility,
     /// Since when workers have been on nodes that do not run any more.
     pub(crate) leaving_since: Option<Timestamp>,
     pub(crate) decision: Option<JobDecision>,

@@ -14,11 +14,11 @@ use super::event::{Key, Name};
 pub(crate) enum Preemptibility {
     /// It has none, or keeps it.
     #[default]
-    Kept,
+    NotPreemptible,
     /// It is suspended if a workload of a higher priority than this waits for it.
-    Preemptor(Priorities),
+    Preemptible(Priorities),
     /// It does not run any more, and workers of it are still on nodes.
-    Leaving,
+    Terminating,
 }
 
 /// What a workload's PriorityClass counts as.
@@ -50,9 +50,9 @@ impl PreemptibleGangs {
             return;
         }
         match old {
-            Preemptibility::Kept => {}
-            Preemptibility::Leaving => drop(self.leaving.remove(key)),
-            Preemptibility::Preemptor(Priorities {
+            Preemptibility::NotPreemptible => {}
+            Preemptibility::Terminating => drop(self.leaving.remove(key)),
+            Preemptibility::Preemptible(Priorities {
                 in_cluster,
                 in_namespace,
             }) => {
@@ -65,9 +65,9 @@ impl PreemptibleGangs {
             }
         }
         match new {
-            Preemptibility::Kept => {}
-            Preemptibility::Leaving => drop(self.leaving.insert(key.clone())),
-            Preemptibility::Preemptor(Priorities {
+            Preemptibility::NotPreemptible => {}
+            Preemptibility::Terminating => drop(self.leaving.insert(key.clone())),
+            Preemptibility::Preemptible(Priorities {
                 in_cluster,
                 in_namespace,
             }) => {
@@ -136,7 +136,7 @@ impl PreemptibleGangs {
     ) -> bool {
         let mut again = Self::default();
         for (key, capacity) in gangs {
-            again.set(key, Preemptibility::Kept, capacity);
+            again.set(key, Preemptibility::NotPreemptible, capacity);
         }
         (&again.by_priority, &again.leaving) == (&self.by_priority, &self.leaving)
     }

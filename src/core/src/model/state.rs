@@ -449,7 +449,7 @@ impl Model {
             }
             TimerKey::Pod(uid) => self.reserve_for(&uid, now),
             TimerKey::Gateways => self.gateways.mark(),
-            TimerKey::SchedulingCapacity => self.capacity_preemptions.is_due = true,
+            TimerKey::Preemption => self.capacity_preemptions.is_due = true,
             TimerKey::Prices => {
                 self.rates.expire(now);
                 self.timers.set(TimerKey::Prices, self.rates.next_change());

@@ -20,7 +20,7 @@ pub(crate) enum TimerKey {
     /// What gateways hold is known or not.
     Gateways,
     /// Whose GPUs are taken back for whom.
-    SchedulingCapacity,
+    Preemption,
     /// Prices.
     Prices,
 }

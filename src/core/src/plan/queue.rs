@@ -84,7 +84,7 @@ fn observe_queue(
     };
     for key in keys {
         if model.jobs.get(&key).is_some_and(|state| state.is_gone()) {
-            model.set_gang_room(&key, Preemptibility::Kept);
+            model.set_preemptibility(&key, Preemptibility::NotPreemptible);
             model.jobs.remove(&key);
             model.namespace_mut(name).jobs.remove(&key);
             continue;
@@ -438,7 +438,8 @@ fn observe_job(model: &Model, key: &Key, now: Timestamp) -> Option<Job> {
         });
         job.kept = kept_before(&namespace.kept, &rank(&job));
     }
-    if job.preempted_by.is_none() && matches!(state.capacity, Preemptibility::Preemptor(_)) {
+    if job.preempted_by.is_none() && matches!(state.preemptibility, Preemptibility::Preemptible(_))
+    {
         let preemption = model.capacity_preemptions.given.get(key);
         job.preempted_by = preemption.map(|found| Preemptor {
             reason: found.describe(&key.namespace),

@@ -11,13 +11,13 @@
 //! | `reservations` | room that is reserved for pods without a node |
 //! | `queue` | the room that gangs wait for, and when to ask for it again |
 //! | `waiting` | the gangs that wait for room, over all namespaces |
-//! | `trial` | whether what waits would fit once others had left |
+//! | `dry_run` | whether what waits would fit once others had left |
 
+mod dry_run;
 mod nodes;
 mod placing;
 mod queue;
 mod reservations;
-mod trial;
 mod waiting;
 
 use std::collections::BTreeSet;
@@ -29,9 +29,9 @@ use self::queue::{FitCache, QueueCapacity};
 use self::reservations::Reservations;
 use super::event::{Name, Node};
 
+pub(crate) use self::dry_run::{CapacityClaim, OccupiedCapacity, PreemptionDryRun, WaitingPods};
 pub(crate) use self::nodes::ShapeId;
 pub(crate) use self::reservations::ReservationOwner;
-pub(crate) use self::trial::{CapacityClaim, OccupiedCapacity, PreemptionDryRun, WaitingPods};
 
 /// The room on all nodes.
 #[derive(Clone, Debug, Default, PartialEq)]

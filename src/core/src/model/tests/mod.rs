@@ -71,7 +71,10 @@ fn assert_fresh(model: &Model, now: Timestamp, when: &str) {
         fresh.refresh_job(key, now);
         let fresh = &fresh.jobs[key];
         assert_eq!(fresh.cost, state.cost, "{when}, {key:?}");
-        assert_eq!(fresh.capacity, state.capacity, "{when}, {key:?}");
+        assert_eq!(
+            fresh.preemptibility, state.preemptibility,
+            "{when}, {key:?}"
+        );
     }
     for Key { name: uid, .. } in &model.unowned {
         fresh.refresh_other(uid, now);

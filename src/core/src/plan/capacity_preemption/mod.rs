@@ -83,7 +83,7 @@ pub(super) fn preempt(model: &mut Model, now: Timestamp) -> bool {
     let again = again.then(|| now.saturating_add(PACE).unwrap_or(now));
     let next = again.into_iter().chain(next_claim).min();
     model.capacity_preemptions.next = next;
-    model.timers.set(TimerKey::SchedulingCapacity, next);
+    model.timers.set(TimerKey::Preemption, next);
     model.capacity.release(found.passed);
     model.capacity.reserve_for_replicas(found.held);
     model.capacity_preemptions.held = found.held_until;
@@ -148,8 +148,8 @@ fn waiting(model: &Model) -> WaitingPods {
 fn find_preemptions(model: &Model, claims: Vec<CapacityClaim>, now: Timestamp) -> Found {
     let mut found = Found::default();
     let waiting = waiting(model);
-    let mut at_once = model.capacity.trial(&waiting);
-    let mut later = model.capacity.trial(&waiting);
+    let mut at_once = model.capacity.dry_run(&waiting);
+    let mut later = model.capacity.dry_run(&waiting);
     later.free(&leaving(model, now));
     let mut ahead: BTreeSet<ShapeId> = BTreeSet::new();
     for claim in claims {
@@ -194,24 +194,24 @@ impl Found {
     fn place(
         &mut self,
         model: &Model,
-        trial: &mut PreemptionDryRun<'_>,
+        dry_run: &mut PreemptionDryRun<'_>,
         claim: &CapacityClaim,
         now: Timestamp,
     ) -> u32 {
         let may_preempt = claim.may_preempt && below(model, claim).next().is_some();
         self.may_change |= may_preempt;
-        let mut placed = trial.placed(claim, &[]);
+        let mut placed = dry_run.placed(claim, &[]);
         if placed < claim.pods() {
             let may_take = may_preempt
                 && self.unserved < MOST_UNSERVED
-                && !lower_priority_took(model, trial, claim);
+                && !lower_priority_took(model, dry_run, claim);
             let victims = match may_take {
-                true => choose(model, &self.given, trial, claim, placed, now),
+                true => choose(model, &self.given, dry_run, claim, placed, now),
                 false => Vec::new(),
             };
             self.unserved += usize::from(may_preempt && victims.is_empty());
             for victim in victims {
-                trial.free(&victim.capacity);
+                dry_run.free(&victim.capacity);
                 let told = model.capacity_preemptions.given.get(&victim.key);
                 if told.is_none_or(|told| told.to != claim.rank) {
                     self.note_taken(model, claim, victim.capacity.nodes(), now);
@@ -223,13 +223,13 @@ impl Found {
                 };
                 self.given.insert(victim.key, preemption);
             }
-            placed = trial.placed(claim, &[]);
+            placed = dry_run.placed(claim, &[]);
         }
         if !claim.is_of_service && placed < claim.pods() {
             return 0;
         }
         if placed > 0 {
-            trial.put_ahead(claim);
+            dry_run.put_ahead(claim);
         }
         placed
     }

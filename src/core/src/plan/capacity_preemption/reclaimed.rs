@@ -17,7 +17,7 @@ const TAKES_AGAIN_AFTER: SignedDuration = SignedDuration::from_hours(1);
 /// it: schedulers do not know of claims. Whatever else gives way, they might take as well.
 pub(super) fn lower_priority_took(
     model: &Model,
-    trial: &PreemptionDryRun<'_>,
+    dry_run: &PreemptionDryRun<'_>,
     claim: &CapacityClaim,
 ) -> bool {
     let Some(taken) = model.capacity_preemptions.taken.get(&claim.id()) else {
@@ -40,7 +40,7 @@ pub(super) fn lower_priority_took(
     let came = came.filter_map(|found| Some((found.pod.node.as_ref()?, &found.pod.shape.requests)));
     let owners = reserved_here(model, taken, claim);
     let lost = model.capacity.held(came, owners).on(&taken.nodes);
-    trial.fits(claim, &[&lost])
+    dry_run.fits(claim, &[&lost])
 }
 
 /// Forgets what was taken for those that have their room, or that may take again.

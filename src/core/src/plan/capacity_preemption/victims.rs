@@ -23,16 +23,16 @@ const DELETION_TIMEOUT: SignedDuration = SignedDuration::from_secs(30);
 pub(super) fn choose(
     model: &Model,
     given: &BTreeMap<Key, CapacityPreemption>,
-    trial: &PreemptionDryRun<'_>,
+    dry_run: &PreemptionDryRun<'_>,
     claim: &CapacityClaim,
     placed: u32,
     now: Timestamp,
 ) -> Vec<Victim> {
-    let candidates = candidates(model, given, trial, claim, now);
+    let candidates = candidates(model, given, dry_run, claim, now);
     let placed_with = |chosen: &[usize]| {
         let rooms = chosen.iter().filter_map(|nth| candidates.get(*nth));
         let rooms: Vec<&OccupiedCapacity> = rooms.map(|candidate| &candidate.capacity).collect();
-        trial.placed(claim, &rooms)
+        dry_run.placed(claim, &rooms)
     };
     let all: Vec<usize> = (0..candidates.len()).collect();
     // a gang starts whole or not at all, and each replica serves
@@ -59,7 +59,7 @@ pub(super) fn choose(
 fn candidates(
     model: &Model,
     given: &BTreeMap<Key, CapacityPreemption>,
-    trial: &PreemptionDryRun<'_>,
+    dry_run: &PreemptionDryRun<'_>,
     claim: &CapacityClaim,
     now: Timestamp,
 ) -> Vec<Candidate> {
@@ -83,7 +83,7 @@ fn candidates(
                 key,
             },
         };
-        Some(candidate).filter(|candidate| trial.is_of_use(&candidate.capacity, claim))
+        Some(candidate).filter(|candidate| dry_run.is_of_use(&candidate.capacity, claim))
     });
     let mut candidates: Vec<Candidate> = candidates.collect();
     candidates.sort_by(|one, other| one.order.cmp(&other.order));

@@ -117,7 +117,7 @@ fn free(changes: &mut BTreeMap<Name, Vec<i128>>, capacity: &OccupiedCapacity) {
 
 impl ClusterCapacity {
     /// The room as it is, of which nothing has been freed or taken yet.
-    pub(crate) fn trial<'a>(&'a self, waiting: &'a WaitingPods) -> PreemptionDryRun<'a> {
+    pub(crate) fn dry_run<'a>(&'a self, waiting: &'a WaitingPods) -> PreemptionDryRun<'a> {
         PreemptionDryRun {
             nodes: &self.nodes,
             waiting,
