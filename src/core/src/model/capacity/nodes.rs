@@ -282,22 +282,27 @@ impl Nodes {
 
     /// A pod that uses its node has come to be another one, or has come to be a worker of a gang.
     pub(super) fn set_other(&mut self, node: &Name, requests: &Resources, is_other: bool) {
-        let amounts = self.amounts(requests);
-        let capacity = self.rooms.entry(node.clone()).or_default();
-        for (index, amount) in amounts {
-            let amount = if is_other { amount } else { -amount };
-            add(&mut capacity.others, index, amount);
-        }
-        self.note_changed(node);
+        self.adjust(node, requests, is_other, |capacity| &mut capacity.others);
     }
 
     /// A pod that is there as long as this node came or went.
     pub(super) fn set_resident(&mut self, node: &Name, requests: &Resources, is_there: bool) {
+        self.adjust(node, requests, is_there, |capacity| &mut capacity.resident);
+    }
+
+    /// Adds what a pod requests to sums of a node, or takes it away.
+    fn adjust(
+        &mut self,
+        node: &Name,
+        requests: &Resources,
+        is_there: bool,
+        sums: impl Fn(&mut NodeCapacity) -> &mut Vec<i128>,
+    ) {
         let amounts = self.amounts(requests);
         let capacity = self.rooms.entry(node.clone()).or_default();
         for (index, amount) in amounts {
             let amount = if is_there { amount } else { -amount };
-            add(&mut capacity.resident, index, amount);
+            add(sums(capacity), index, amount);
         }
         self.note_changed(node);
     }
