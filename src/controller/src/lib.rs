@@ -61,6 +61,7 @@ mod lock;
 mod metrics;
 mod node_autoscaling;
 mod object_key;
+mod ownership;
 mod paused;
 mod pod;
 mod pod_failure;

@@ -18,6 +18,7 @@ use super::pods::Allocations;
 use crate::cache::cached;
 use crate::context::Context;
 use crate::inference::build::fnv;
+use crate::ownership::is_owned;
 use crate::priority::Priority;
 use crate::training::job::{is_running, role_jobs, to_core};
 
@@ -185,12 +186,6 @@ impl WorkloadReader<'_> {
         }
         Event::Endpoints(key.clone(), ready)
     }
-}
-
-/// Whether an object is owned by the one of this UID.
-fn is_owned(object: &impl ResourceExt, owner: Option<&str>) -> bool {
-    let mut owners = object.owner_references().iter();
-    owner.is_some_and(|uid| owners.any(|owner| owner.uid == uid))
 }
 
 fn budget_of(object: &BudgetPolicy) -> Option<Budget> {

@@ -25,6 +25,7 @@ use crate::context::Context;
 use crate::executor::ServiceChange;
 use crate::lock::lock;
 use crate::object_key::ObjectKey;
+use crate::ownership::{is_owned, stops_dependents};
 use crate::pod;
 use crate::pod_mark::PodMark;
 
@@ -39,11 +40,16 @@ pub(crate) async fn apply(
     now: Timestamp,
 ) -> Result<(), Unapplied> {
     let object = cached(&context.stores.services, key);
-    let object = object.filter(|object| object.metadata.deletion_timestamp.is_none());
-    let Some(object) = object else {
+    let is_deleted = |object: &InferenceDeployment| object.metadata.deletion_timestamp.is_some();
+    if object.as_deref().is_none_or(is_deleted) {
         lock(&context.service_events).remove(key);
-        return Ok(());
-    };
+    }
+    let Some(object) = object else { return Ok(()) };
+    if is_deleted(&object) {
+        return stop_deleted(context, key, &object)
+            .await
+            .map_err(Unapplied::before_order);
+    }
     apply_order(context, key, &object, change, now)
         .await
         .map_err(Unapplied::before_order)?;
@@ -172,6 +178,32 @@ async fn apply_deployment(
     if let Some(change) = change {
         note_change(context, object, change, wrote);
     }
+    Ok(())
+}
+
+/// Scales the Deployment of a service that somebody has deleted to zero, for as long as a finalizer keeps
+/// it.
+async fn stop_deleted(
+    context: &Context,
+    key: &Key,
+    object: &InferenceDeployment,
+) -> Result<(), ApiError> {
+    if !stops_dependents(&object.metadata) {
+        return Ok(());
+    }
+    let runs = |found: &Arc<Deployment>| {
+        let has_replicas = found.spec.replicas != Some(0);
+        let is_kept = found.metadata.deletion_timestamp.is_none();
+        has_replicas && is_kept && is_owned(&**found, object.metadata.uid.as_deref())
+    };
+    let Some(found) = cached(&context.stores.deployments, key).filter(runs) else {
+        return Ok(());
+    };
+    let api: Api<Deployment> = Api::namespaced(context.client.clone(), &key.namespace);
+    patch_replicas(&api, &found, 0).await?;
+    let (namespace, name) = (&*key.namespace, &*key.name);
+    let reason = "the InferenceDeployment is being deleted";
+    tracing::info!(namespace, name, to = 0, reason, "scaled");
     Ok(())
 }
 

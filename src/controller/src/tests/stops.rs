@@ -63,6 +63,53 @@ async fn a_budget_stops_a_job_whose_name_another_service_has() {
     assert_eq!(suspended(&stage), Some(true));
 }
 
+/// No budget counts on what is deleted, so it does not run on. With `--cascade=orphan` it is to.
+#[tokio::test]
+async fn a_workload_that_is_deleted_and_kept_by_a_finalizer_stops_but_for_orphans() {
+    for (finalizer, stops) in [("example.com/keep", true), ("orphan", false)] {
+        let mut stage = Stage::new(Faults::default()).await;
+        stage.world.set_limit("9").await;
+        stage.world.create_chat(1).await;
+        stage.world.create_job(None).await;
+        stage.seconds(12).await;
+        assert_eq!(
+            (replicas(&stage), suspended(&stage)),
+            (Some(1), Some(false))
+        );
+        let kept = || json!({"metadata": {"finalizers": [finalizer]}});
+        patch::<InferenceDeployment>(&stage.world, "chat", kept()).await;
+        patch::<TrainingJob>(&stage.world, "train", kept()).await;
+        stage.world.delete::<InferenceDeployment>("chat").await;
+        stage.world.delete::<TrainingJob>("train").await;
+        stage.seconds(12).await;
+        let stopped = (Some(i32::from(!stops)), Some(stops));
+        assert_eq!(
+            (replicas(&stage), suspended(&stage)),
+            stopped,
+            "{finalizer}"
+        );
+        let workers = stage.world.pods();
+        assert_eq!(workers.is_empty(), stops, "{finalizer}");
+    }
+}
+
+/// Somebody scales the Deployment up again meanwhile.
+#[tokio::test]
+async fn what_is_deleted_and_kept_by_a_finalizer_does_not_start_again() {
+    let mut stage = Stage::new(Faults::default()).await;
+    stage.world.create_chat(1).await;
+    stage.seconds(12).await;
+    let kept = json!({"metadata": {"finalizers": ["example.com/keep"]}});
+    patch::<InferenceDeployment>(&stage.world, "chat", kept).await;
+    stage.world.delete::<InferenceDeployment>("chat").await;
+    stage.seconds(3).await;
+    let two = json!({"spec": {"replicas": 2}});
+    patch::<Deployment>(&stage.world, "chat", two).await;
+    assert_eq!(replicas(&stage), Some(2));
+    stage.seconds(3).await;
+    assert_eq!(replicas(&stage), Some(0));
+}
+
 #[tokio::test]
 async fn a_budget_that_could_never_be_read_holds_nothing_up_once_it_is_gone() {
     let world = World::new().await;

@@ -16,6 +16,7 @@ use k8s_openapi::api::batch::v1::Job;
 use kube::ResourceExt;
 
 use crate::cache::{Stores, cached};
+use crate::ownership::is_owned;
 
 /// A role of a TrainingJob, and its Job if that is there.
 pub(crate) struct RoleJob<'a> {
@@ -30,17 +31,10 @@ pub(crate) fn role_jobs<'a>(stores: &Stores, object: &'a TrainingJob) -> Vec<Rol
     let roles = object.spec.roles().into_iter().map(|role| {
         let name = role_job(&name, role.name);
         let job = cached(&stores.batch_jobs, &Key::new(&namespace, &name));
-        let job = job.filter(|job| is_owned(&**job, object));
+        let job = job.filter(|job| is_owned(&**job, object.metadata.uid.as_deref()));
         RoleJob { role, job }
     });
     roles.collect()
-}
-
-/// Whether a Job belongs to this TrainingJob.
-pub(crate) fn is_owned(found: &impl ResourceExt, object: &TrainingJob) -> bool {
-    let owners = found.owner_references();
-    let mut uids = owners.iter().map(|owner| Some(&owner.uid));
-    uids.any(|uid| uid == object.metadata.uid.as_ref())
 }
 
 /// The role that a Job or a pod is labelled with; empty without a label, as for the only role of the

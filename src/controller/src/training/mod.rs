@@ -27,7 +27,8 @@ use crate::api_calls::{ApiError, Unapplied, apply_if_changed, with_timeout};
 use crate::cache::cached;
 use crate::context::Context;
 use crate::events;
-use crate::training::job::{finished, is_owned, is_running, restart_at};
+use crate::ownership::{is_owned, stops_dependents};
+use crate::training::job::{finished, is_running, restart_at, role_jobs};
 use crate::training::pod_group::{GangScheduling, Jobs};
 
 /// Carries out an order, and makes everything that a TrainingJob owns what it should be.
@@ -39,9 +40,14 @@ pub(crate) async fn apply(
     key: &Key,
     order: Option<&JobOrder>,
 ) -> Result<(), Unapplied> {
-    let object = cached(&context.stores.jobs, key);
-    let object = object.filter(|object| object.metadata.deletion_timestamp.is_none());
-    let Some(object) = object else { return Ok(()) };
+    let Some(object) = cached(&context.stores.jobs, key) else {
+        return Ok(());
+    };
+    if object.metadata.deletion_timestamp.is_some() {
+        return stop_deleted(context, key, &object)
+            .await
+            .map_err(Unapplied::before_order);
+    }
     // its Jobs run, and the order before it is forgotten
     let order = order.filter(|order| !order.cancels_stop);
     let stop = order.filter(|order| !order.run);
@@ -57,6 +63,23 @@ pub(crate) async fn apply(
     start(context, key, &object, order)
         .await
         .map_err(Unapplied::before_order)
+}
+
+/// Suspends the Jobs of a TrainingJob that somebody has deleted, for as long as a finalizer keeps it.
+async fn stop_deleted(context: &Context, key: &Key, object: &TrainingJob) -> Result<(), ApiError> {
+    if !stops_dependents(&object.metadata) {
+        return Ok(());
+    }
+    let jobs: Api<Job> = Api::namespaced(context.client.clone(), &key.namespace);
+    let roles = role_jobs(&context.stores, object).into_iter();
+    let runs = |job: &Arc<Job>| {
+        is_running(job) && finished(job).is_none() && job.metadata.deletion_timestamp.is_none()
+    };
+    for job in roles.filter_map(|role| role.job).filter(runs) {
+        set_suspended(&jobs, &job, true, None).await?;
+        note_changed(key, &job, false, "the TrainingJob is being deleted");
+    }
+    Ok(())
 }
 
 /// Makes the Service, and lets the Jobs run if they are to.
@@ -268,7 +291,7 @@ fn found_job(
     let found = cached(&context.stores.batch_jobs, &key);
     match found
         .as_ref()
-        .is_some_and(|found| !is_owned(&**found, object))
+        .is_some_and(|found| !is_owned(&**found, object.metadata.uid.as_deref()))
     {
         true => Err(ApiError::Foreign {
             kind: "Job".to_owned(),

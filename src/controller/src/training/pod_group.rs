@@ -18,7 +18,7 @@ use serde_json::json;
 
 use crate::api_calls::{ApiError, create, with_timeout};
 use crate::inference::build::{hash, metadata};
-use crate::training::job::is_owned;
+use crate::ownership::is_owned;
 
 /// Whether gangs become PodGroups.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -153,7 +153,9 @@ pub(super) async fn create_missing(
     let name = group.name_any();
     match with_timeout("get podgroup", api.get_opt(&name)).await? {
         None => create(&api, &group).await,
-        Some(found) if is_owned(&found, object) => set_min_count(&api, &found, &group).await,
+        Some(found) if is_owned(&found, object.metadata.uid.as_deref()) => {
+            set_min_count(&api, &found, &group).await
+        }
         Some(_) => Err(ApiError::Foreign {
             kind: PodGroup::kind(&()).into_owned(),
             name,
