@@ -95,9 +95,10 @@ pub(crate) struct NamespaceState {
     pub(crate) kept_left: Vec<Money>,
     /// Who gives way to whom: services by so many replicas, and gangs.
     pub(crate) preempted: BTreeMap<Workload, BudgetPreemption>,
-    /// What jobs would cost that were refused money when the queue was last decided, alone or beside
-    /// those ahead of them, and why.
-    pub(crate) denied_jobs: Vec<DeniedJob>,
+    /// What jobs would cost about which the budgets were asked when the queue was last decided, alone or
+    /// beside those ahead of them, and the answer: those that were refused money, and those that hold up
+    /// other namespaces since they were not.
+    pub(crate) answered_jobs: Vec<AnsweredJob>,
 }
 
 /// The money of a namespace between two slices of its services. What became free meanwhile belongs
@@ -112,8 +113,8 @@ pub(crate) struct PartialPass {
     pub(crate) kept: BTreeMap<BudgetRank, Vec<(RunningCost, u32)>>,
 }
 
-/// What the workers of gangs cost that were refused money, and why they were.
-pub(crate) type DeniedJob = (Vec<(RunningCost, u32)>, Admission);
+/// What the workers of gangs cost, and whether the budgets would admit them.
+pub(crate) type AnsweredJob = (Vec<(RunningCost, u32)>, Admission);
 
 /// Whether the budgets of a namespace would admit one more replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -359,11 +360,12 @@ impl NamespaceState {
             .collect()
     }
 
-    /// Whether a job that was refused money when the queue was last decided would get another
-    /// answer now.
-    pub(crate) fn has_changed_denial(&self, admission: &BudgetAdmission) -> bool {
-        let mut denied = self.denied_jobs.iter();
-        denied.any(|(running_costs, answer)| Admission::of_all(admission, running_costs) != *answer)
+    /// Whether a job about which the budgets were asked when the queue was last decided would get
+    /// another answer now.
+    pub(crate) fn has_changed_answer(&self, admission: &BudgetAdmission) -> bool {
+        let mut answered = self.answered_jobs.iter();
+        answered
+            .any(|(running_costs, answer)| Admission::of_all(admission, running_costs) != *answer)
     }
 
     /// Whether the budgets held something back at the last decisions.

@@ -39,10 +39,11 @@ pub(super) fn next_change(
     let groups = namespace.services.keys();
     let of_services = groups
         .filter_map(|(running_cost, answer)| looks.answer_changes(&[(*running_cost, 1)], *answer));
-    let denied = namespace.denied_jobs.iter();
-    let denied = denied.filter(|(_, answer)| *answer == Admission::NoMoney);
-    let of_gangs = denied.filter_map(|(running_costs, _)| {
-        looks.last_admitted_at(running_costs, FreedBudget::default())
+    let answered = namespace.answered_jobs.iter();
+    let of_gangs = answered.filter_map(|(running_costs, answer)| match answer {
+        Admission::NoMoney => looks.last_admitted_at(running_costs, FreedBudget::default()),
+        Admission::Admitted => looks.denied_at(running_costs, FreedBudget::default()),
+        Admission::Unknown | Admission::AfterPreemption => None,
     });
     let kept = budget_states.iter().zip(&namespace.kept_left);
     let kept = kept.filter_map(|(budget_state, left)| looks.spent_at(budget_state, *left + NANO));

@@ -52,12 +52,13 @@ impl<'a> LastRun<'a> {
         now: Timestamp,
     ) -> Self {
         let of_jobs = pods.iter().map(|found| &*found.pod);
-        let mut earlier = of_jobs
-            .clone()
-            .filter(|pod| pod.made_by.is_some() && !state.is_of_current_run(pod));
-        let stops =
-            |pod: &Pod| pod.ended.is_none() && lost_at_of(model, pod).is_none_or(|at| now < at);
-        let previous_run_terminating = earlier.any(stops);
+        let earlier = of_jobs.clone().filter(|pod| {
+            pod.made_by.is_some() && !state.is_of_current_run(pod) && pod.ended.is_none()
+        });
+        let earlier_lost_at = earlier.map(|pod| lost_at_of(model, pod));
+        let stopping: Vec<Option<Timestamp>> = earlier_lost_at
+            .filter(|lost_at| lost_at.is_none_or(|at| now < at))
+            .collect();
         // what becomes of the pods of a role that has ended well is no matter of the gang, and neither
         // is what became of those that were told to stop when their Job was suspended before
         let pods: Vec<&Pod> = of_jobs
@@ -91,9 +92,9 @@ impl<'a> LastRun<'a> {
                 .filter(|pod| pod.failure.is_none() && pod.ended.is_some())
                 .filter(|pod| pod.disrupted || was_deleted_before_end(pod))
                 .collect(),
-            previous_run_terminating,
+            previous_run_terminating: !stopping.is_empty(),
             pods,
-            gives_up_at: later,
+            gives_up_at: stopping.into_iter().flatten().chain(later).min(),
             reservation_kept_until: state
                 .reservation_kept_since
                 .and_then(|since| since.checked_add(RESERVATION_TIMEOUT).ok()),

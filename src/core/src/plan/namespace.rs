@@ -131,7 +131,7 @@ pub(super) fn evaluate_budgets(
         if namespace.partial_pass.is_none() {
             concerned = namespace.changed_admissions(&admission);
         }
-        concerns_queue = namespace.has_changed_denial(&admission);
+        concerns_queue = namespace.has_changed_answer(&admission);
     } else {
         // a budget has opened, closed or become unknown: all that it counts depends on it
         stops = caps

@@ -12,7 +12,7 @@ use crate::model::cost::{is_worker_of, pod_set};
 use crate::model::event::{Key, Name, Owner};
 use crate::model::job::JobState;
 use crate::model::missing_replica_pods::{CREATION_FAILURE_TIMEOUT, LONGEST_WAIT};
-use crate::model::namespace::{Admission, DeniedJob};
+use crate::model::namespace::{Admission, AnsweredJob};
 use crate::model::preemptible::Preemptibility;
 use crate::model::service::Ordered;
 use crate::model::state::{Model, PodState, count};
@@ -126,7 +126,7 @@ fn give_up_start(model: &mut Model, key: &Key, job: Job, now: Timestamp) -> Job 
     observe_job(model, key, now).unwrap_or(job)
 }
 
-/// Gives the orders that were decided, and remembers the decisions and what budgets refused.
+/// Gives the orders that were decided, and remembers the decisions and what budgets answered.
 fn carry_out(
     model: &mut Model,
     name: &Name,
@@ -136,9 +136,10 @@ fn carry_out(
     decisions: &mut Decisions,
 ) {
     let denied = scheduled.denied.into_iter();
-    let denied_jobs: Vec<DeniedJob> = denied
-        .map(|(running_costs, denied)| (running_costs, Admission::from(&denied)))
-        .collect();
+    let denied = denied.map(|(running_costs, denied)| (running_costs, Admission::from(&denied)));
+    let admitted = scheduled.admitted.into_iter();
+    let admitted = admitted.map(|running_costs| (running_costs, Admission::Admitted));
+    let answered_jobs: Vec<AnsweredJob> = denied.chain(admitted).collect();
     let waiting = scheduled.decisions.iter();
     let waiting: BTreeSet<&str> = waiting
         .filter(|decision| decision.waits_for_money && !model.is_observe_only(name))
@@ -162,7 +163,7 @@ fn carry_out(
     let is_of_service = |rank: &BudgetRank| matches!(rank.workload, Workload::Service(_));
     namespace.claims.retain(|rank, _| is_of_service(rank));
     namespace.claims.extend(claims);
-    namespace.denied_jobs = denied_jobs;
+    namespace.answered_jobs = answered_jobs;
     let mut next = observed.next;
     for decision in scheduled.decisions {
         let Some(key) = observed.keys.get(&decision.name) else {

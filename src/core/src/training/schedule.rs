@@ -48,6 +48,9 @@ pub(crate) struct Scheduled {
     /// What budgets refused to pay for, and why: with another answer, one of the jobs might run. That
     /// a budget is exhausted is no answer to any one.
     pub(crate) denied: BTreeMap<Vec<(RunningCost, u32)>, Denied>,
+    /// The most that budgets would pay for, to gangs that wait for room and hold up those of other
+    /// namespaces: with another answer, they hold up nobody there.
+    pub(crate) admitted: Option<Vec<(RunningCost, u32)>>,
 }
 
 /// Decides who runs, in one order over all these namespaces: by priority, then by age. Within a
@@ -289,6 +292,7 @@ impl<'a, R: SchedulingCapacity> Queue<'_, 'a, R> {
             job.restarts.waits_until,
             job.gives_up_at,
             job.place_kept_until(),
+            self.pends_again_at(job),
         ];
         let waits_until = waits.into_iter().flatten().filter(|at| *at > now).min();
         let is_for_money = blocked.limited_by == Some(LimitedBy::Budget);
@@ -529,14 +533,18 @@ impl<'a, R: SchedulingCapacity> Queue<'_, 'a, R> {
 
     /// Whether a gang that finds too little room starts, so that nodes are made for its pods.
     fn may_wait_for_nodes(&self, job: &Job, could: u32, now: Timestamp) -> bool {
-        let NodeStart::Within(node_start) = self.node_start else {
-            return false;
-        };
-        let tries_again = |retry: &Retry| {
-            let again = retry.at.checked_add(node_start);
-            could < job.workers() || again.is_ok_and(|at| at <= now)
-        };
-        job.retry.as_ref().is_none_or(tries_again)
+        let makes_nodes = matches!(self.node_start, NodeStart::Within(_));
+        let is_first = job.retry.is_none() || could < job.workers();
+        makes_nodes && (is_first || self.pends_again_at(job).is_some_and(|at| at <= now))
+    }
+
+    /// When a gang that was taken back since it found no node may start again without room, so that
+    /// nodes are made for its pods.
+    fn pends_again_at(&self, job: &Job) -> Option<Timestamp> {
+        match self.node_start {
+            NodeStart::Within(node_start) => job.retry.as_ref()?.at.checked_add(node_start).ok(),
+            NodeStart::Never | NodeStart::Unknown => None,
+        }
     }
 
     /// Whether it would start with the GPUs of others: not one that found no node where there was room,
@@ -582,15 +590,20 @@ impl<'a, R: SchedulingCapacity> Queue<'_, 'a, R> {
         if self.line.ahead_exceeds_budget {
             return false;
         }
+        let both = self.with_those_ahead(running_costs);
+        let is_paid = self.check(&both).is_ok();
+        self.line.ahead_exceeds_budget = !is_paid;
+        is_paid
+    }
+
+    /// These, and what those cost that wait ahead of them.
+    fn with_those_ahead(&self, running_costs: &[(RunningCost, u32)]) -> Vec<(RunningCost, u32)> {
         let mut both = self.line.ahead_costs.clone();
         for (running_cost, count) in running_costs {
             let ahead_costs = both.entry(*running_cost).or_default();
             *ahead_costs = ahead_costs.saturating_add(*count);
         }
-        let both: Vec<(RunningCost, u32)> = both.into_iter().collect();
-        let is_paid = self.check(&both).is_ok();
-        self.line.ahead_exceeds_budget = !is_paid;
-        is_paid
+        both.into_iter().collect()
     }
 
     /// Whom a gang holds up that waits for room.
@@ -603,10 +616,14 @@ impl<'a, R: SchedulingCapacity> Queue<'_, 'a, R> {
         let starts_with_room = pays
             && self.pays_beside_those_ahead(running_costs)
             && self.capacity.could_fit_with_other_pods(pod_sets);
-        match starts_with_room {
-            true => BlockScope::Cluster,
-            false => BlockScope::Namespace,
+        if !starts_with_room {
+            return BlockScope::Namespace;
         }
+        if self.has_budgets() {
+            // those ahead of the next one are more
+            self.line.scheduled.admitted = Some(self.with_those_ahead(running_costs));
+        }
+        BlockScope::Cluster
     }
 }
 
