@@ -347,18 +347,23 @@ impl JobState {
         } else if has_ended {
             self.ended_roles.insert(role.clone());
         }
-        if is_gone && !has_ended && before.is_some_and(ran) {
+        if is_gone && !has_ended && !is_former && before.is_some_and(ran) {
             self.deleted_roles.insert(role.clone());
         }
         if self.shows_running() {
             (self.start_rejected_since, self.rejected_start) = (None, None);
         }
-        if !self.shows_running() {
-            self.deleted_roles.clear();
-        }
         match self.batch_jobs.get(role).is_some_and(|job| job.running) {
             true => drop(self.running_since.entry(role.clone()).or_insert(now)),
             false => drop(self.running_since.remove(role)),
+        }
+    }
+
+    /// Forgets which roles were seen to lose their Jobs, once no Job runs. That is known only when all
+    /// events of a moment have been taken.
+    pub(crate) fn settle_deleted_roles(&mut self) {
+        if !self.shows_running() {
+            self.deleted_roles.clear();
         }
     }
 
@@ -369,6 +374,7 @@ impl JobState {
         (self.restart, self.reservation_kept_since) = (None, None);
         (self.start_rejected_since, self.rejected_start) = (None, None);
         self.ended_roles.clear();
+        self.deleted_roles.clear();
         self.recreated_roles.clear();
         self.former_jobs = self.batch_jobs.keys().cloned().collect();
     }

@@ -89,6 +89,9 @@ fn observe_queue(
             model.namespace_mut(name).jobs.remove(&key);
             continue;
         }
+        if let Some(state) = model.jobs.get_mut(&key) {
+            state.settle_deleted_roles();
+        }
         if let Some(job) = observe_job(model, &key, now) {
             let job = give_up_start(model, &key, job, now);
             if let Some(state) = model.jobs.get_mut(&key) {
