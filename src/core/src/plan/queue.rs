@@ -425,8 +425,11 @@ fn observe_job(model: &Model, key: &Key, now: Timestamp) -> Option<Job> {
     };
     let is_paused = model.paused_by(&key.namespace).is_some();
     if is_paused || spec.paused {
-        // it takes no room that it does not have, and is not taken back
+        // it takes no room that it does not have
         job.suspend |= !running && (is_paused || !starts_again(state));
+    }
+    if is_paused {
+        // it is not taken back. What a gang lacks that its user has paused is not kept from others for ever
         (job.missing, job.unscheduled) = (None, None);
     }
     if let Some(namespace) = model.namespaces.get(&key.namespace) {

@@ -155,18 +155,30 @@ fn an_order_on_its_way_is_forgotten_when_its_namespace_is_paused() {
 }
 
 #[test]
-fn a_budget_stops_a_job_that_its_user_has_paused_and_nothing_else_does() {
+fn a_budget_stops_a_job_that_its_user_has_paused() {
     let mut world = running(Pauses::default());
     let mut paused = job(2);
     paused.paused = true;
     world.tell(1, Event::Job(train(), Some(paused)));
-    // one of its workers is gone: it is not taken back, however long that lasts
-    world.pods.remove("team-train-1");
-    world.tell(2, Event::Pod("team-train-1".into(), None));
     assert_eq!(world.orders(3600).0, [] as [&str; 0]);
     world.spend(3601, "team", "101", "8");
     let orders = world.orders(3601).0;
     assert!(orders.contains(&"train: false".to_owned()), "{orders:?}");
+}
+
+/// What it lacks would be kept from others for ever.
+#[test]
+fn an_incomplete_gang_is_taken_back_though_its_user_has_paused_it() {
+    let mut world = running(Pauses::default());
+    let mut paused = job(2);
+    paused.paused = true;
+    world.tell(1, Event::Job(train(), Some(paused)));
+    world.pods.remove("team-train-1");
+    world.tell(2, Event::Pod("team-train-1".into(), None));
+    assert_eq!(world.orders(295).0, [] as [&str; 0]);
+    assert_eq!(world.orders(310).0, ["train: false"]);
+    let decision = world.job(&train());
+    assert_eq!(decision.limited_by, Some(LimitedBy::Capacity));
 }
 
 #[test]
