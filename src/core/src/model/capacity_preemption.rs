@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::cost::draining_since;
 use super::event::{Key, Name, Scheduling};
-use super::preemptible::{Preemptibility, Priorities};
+use super::preemptible::{CapacityPreemption, Preemptibility, Priorities};
 use super::service::ServiceState;
 use super::state::{Model, PodState};
 
@@ -53,6 +53,23 @@ impl Model {
             let is_preempted = self.capacity_preemptions.given.contains_key(key);
             self.capacity_preemptions.is_due |= has_other_priority && is_preempted;
         }
+    }
+
+    /// For whom a gang gives its GPUs back. What was found before counts for as long as that one waits.
+    pub(crate) fn capacity_preemption(&self, key: &Key) -> Option<&CapacityPreemption> {
+        let preemption = self.capacity_preemptions.given.get(key)?;
+        let to = &preemption.to;
+        let claimant = Key::new(&to.namespace, &to.name);
+        let waiting_priority = if preemption.is_of_service {
+            let state = self.services.get(&claimant)?;
+            let spec = state.spec.as_ref()?;
+            (!state.unschedulable.is_empty()).then_some(spec.cluster_priority)
+        } else {
+            let state = self.jobs.get(&claimant)?;
+            let spec = state.spec.as_ref()?;
+            (!spec.suspend && !state.has_room()).then_some(spec.cluster_priority)
+        };
+        (waiting_priority == Some(to.priority.0)).then_some(preemption)
     }
 
     /// Notes which replicas of a service the scheduler has found no node for.

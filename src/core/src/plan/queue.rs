@@ -384,7 +384,7 @@ fn observe_job(model: &Model, key: &Key, now: Timestamp) -> Option<Job> {
         });
     let roles: Vec<training::Role> = roles.collect();
     // an order to stop that nobody has carried out is taken back
-    let goes_on = state.may_go_on() && !model.capacity_preemptions.given.contains_key(key);
+    let goes_on = state.may_go_on() && model.capacity_preemption(key).is_none();
     let running = state.is_running() || goes_on;
     // what its Jobs show while an order is on its way is from before it
     let is_shown = state.ordered.is_none() && state.shows_running();
@@ -447,7 +447,7 @@ fn observe_job(model: &Model, key: &Key, now: Timestamp) -> Option<Job> {
     }
     if job.preempted_by.is_none() && matches!(state.preemptibility, Preemptibility::Preemptible(_))
     {
-        let preemption = model.capacity_preemptions.given.get(key);
+        let preemption = model.capacity_preemption(key);
         job.preempted_by = preemption.map(|found| Preemptor {
             reason: found.describe(&key.namespace),
             for_gpus: true,

@@ -82,6 +82,8 @@ pub(crate) struct Cluster {
     pub(crate) names_jobs: bool,
     /// Orders to stop get lost.
     pub(crate) loses_stops: bool,
+    /// How many were.
+    pub(crate) lost_stops: usize,
     nodes: BTreeMap<Name, Node>,
     jobs: BTreeMap<Key, JobObject>,
     services: Vec<(Service, Deployment, Key)>,
@@ -101,6 +103,7 @@ impl Cluster {
             unplaceable: None,
             names_jobs: false,
             loses_stops: false,
+            lost_stops: 0,
             nodes: BTreeMap::new(),
             jobs: BTreeMap::new(),
             services: Vec::new(),
@@ -490,6 +493,7 @@ impl Cluster {
             self.decisions.extend(decided.jobs);
             for order in decided.job_orders {
                 if self.loses_stops && !order.run {
+                    self.lost_stops += 1;
                     continue;
                 }
                 self.orders

@@ -288,10 +288,10 @@ fn replace(
         };
         // without a pod it has nothing to give
         let gives = claims(&preemption) && !state.pods.is_empty();
-        if state.has_room() || state.may_go_on() && !gives {
-            concerned.insert(key.namespace.clone());
-        } else if gives {
+        if gives && !state.has_room() {
             given.insert(key, preemption);
+        } else {
+            concerned.insert(key.namespace.clone());
         }
     }
     model.capacity_preemptions.given = given;

@@ -147,6 +147,34 @@ fn an_order_to_stop_is_taken_back_when_the_replicas_for_which_it_was_given_are_g
     assert_eq!(cluster.orders_of("lab", "whole-0"), [true, true]);
 }
 
+/// Also if it is due to be given again in the moment in which it becomes known.
+#[test]
+fn no_gang_is_told_to_give_way_to_what_waits_no_more() {
+    let claim = |cluster: &mut Cluster, of_service| match of_service {
+        true => cluster.add_service(("prod", "urgent"), 8, 10, 100),
+        false => cluster.add_gang("prod", "urgent", &URGENT, 100),
+    };
+    for of_service in [true, false] {
+        let mut told_again = 0;
+        for second in 102..140 {
+            let mut cluster = busy(1);
+            run(&mut cluster, 10..100);
+            cluster.loses_stops = true;
+            claim(&mut cluster, of_service);
+            run(&mut cluster, 100..second);
+            let told = cluster.lost_stops;
+            told_again = told_again.max(told);
+            match of_service {
+                true => cluster.delete_service("prod", "urgent", second),
+                false => cluster.delete_gang("prod", "urgent", second),
+            }
+            cluster.step(second);
+            assert_eq!(cluster.lost_stops, told, "{of_service}, {second}");
+        }
+        assert!(told_again > 1, "no order was given again");
+    }
+}
+
 #[test]
 fn an_order_to_stop_is_taken_back_when_its_claimant_finds_room_elsewhere() {
     let mut cluster = busy(1);
