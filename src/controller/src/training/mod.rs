@@ -65,7 +65,8 @@ pub(crate) async fn apply(
         .map_err(Unapplied::before_order)
 }
 
-/// Suspends the Jobs of a TrainingJob that somebody has deleted, for as long as a finalizer keeps it.
+/// Suspends the Jobs of a TrainingJob that somebody has deleted, for as long as a finalizer keeps it. One of
+/// them that cannot be told does not keep the others running.
 async fn stop_deleted(context: &Context, key: &Key, object: &TrainingJob) -> Result<(), ApiError> {
     if !stops_dependents(&object.metadata) {
         return Ok(());
@@ -75,11 +76,14 @@ async fn stop_deleted(context: &Context, key: &Key, object: &TrainingJob) -> Res
     let runs = |job: &Arc<Job>| {
         is_running(job) && finished(job).is_none() && job.metadata.deletion_timestamp.is_none()
     };
+    let mut told = Ok(());
     for job in roles.filter_map(|role| role.job).filter(runs) {
-        set_suspended(&jobs, &job, true, None).await?;
-        note_changed(key, &job, false, "the TrainingJob is being deleted");
+        match set_suspended(&jobs, &job, true, None).await {
+            Ok(()) => note_changed(key, &job, false, "the TrainingJob is being deleted"),
+            Err(error) => told = told.and(Err(error)),
+        }
     }
-    Ok(())
+    told
 }
 
 /// Makes the Service, and lets the Jobs run if they are to.
