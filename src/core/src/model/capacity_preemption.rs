@@ -60,16 +60,19 @@ impl Model {
         let preemption = self.capacity_preemptions.given.get(key)?;
         let to = &preemption.to;
         let claimant = Key::new(&to.namespace, &to.name);
-        let waiting_priority = if preemption.is_of_service {
+        let (waits, priority) = if preemption.is_of_service {
             let state = self.services.get(&claimant)?;
             let spec = state.spec.as_ref()?;
-            (!state.unschedulable.is_empty()).then_some(spec.cluster_priority)
+            (!state.unschedulable.is_empty(), spec.cluster_priority)
         } else {
             let state = self.jobs.get(&claimant)?;
             let spec = state.spec.as_ref()?;
-            (!spec.suspend && !state.has_room()).then_some(spec.cluster_priority)
+            let rests =
+                spec.suspend || spec.paused || self.paused_by(&claimant.namespace).is_some();
+            (!rests && !state.has_room(), spec.cluster_priority)
         };
-        (waiting_priority == Some(to.priority.0)).then_some(preemption)
+        // its place may be behind what its priority says: those ahead of it in its namespace go first
+        (waits && priority >= to.priority.0).then_some(preemption)
     }
 
     /// Notes which replicas of a service the scheduler has found no node for.

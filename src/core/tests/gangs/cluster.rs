@@ -82,8 +82,8 @@ pub(crate) struct Cluster {
     pub(crate) names_jobs: bool,
     /// Orders to stop get lost.
     pub(crate) loses_stops: bool,
-    /// How many were.
-    pub(crate) lost_stops: usize,
+    /// How many of each job were.
+    lost_stops: BTreeMap<Key, usize>,
     nodes: BTreeMap<Name, Node>,
     jobs: BTreeMap<Key, JobObject>,
     services: Vec<(Service, Deployment, Key)>,
@@ -103,7 +103,7 @@ impl Cluster {
             unplaceable: None,
             names_jobs: false,
             loses_stops: false,
-            lost_stops: 0,
+            lost_stops: BTreeMap::new(),
             nodes: BTreeMap::new(),
             jobs: BTreeMap::new(),
             services: Vec::new(),
@@ -460,6 +460,12 @@ impl Cluster {
         orders.map_or(&[], Vec::as_slice)
     }
 
+    /// How many orders to stop of a job were lost.
+    pub(crate) fn lost_stops_of(&self, namespace: &str, name: &str) -> usize {
+        let lost = self.lost_stops.get(&Key::new(namespace, name));
+        lost.copied().unwrap_or(0)
+    }
+
     /// How many jobs of a namespace run.
     pub(crate) fn running(&self, namespace: &str) -> usize {
         self.count(namespace, |job| job.running && !job.finished)
@@ -493,7 +499,7 @@ impl Cluster {
             self.decisions.extend(decided.jobs);
             for order in decided.job_orders {
                 if self.loses_stops && !order.run {
-                    self.lost_stops += 1;
+                    *self.lost_stops.entry(order.job).or_default() += 1;
                     continue;
                 }
                 self.orders

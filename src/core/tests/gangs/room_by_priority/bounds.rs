@@ -156,23 +156,51 @@ fn no_gang_is_told_to_give_way_to_what_waits_no_more() {
     };
     for of_service in [true, false] {
         let mut told_again = 0;
-        for second in 102..140 {
+        for (second, is_paused) in (102..140).flat_map(|second| [(second, false), (second, true)]) {
+            if of_service && is_paused {
+                continue;
+            }
             let mut cluster = busy(1);
             run(&mut cluster, 10..100);
             cluster.loses_stops = true;
             claim(&mut cluster, of_service);
             run(&mut cluster, 100..second);
-            let told = cluster.lost_stops;
+            let told = cluster.lost_stops_of("lab", "whole-0");
             told_again = told_again.max(told);
-            match of_service {
-                true => cluster.delete_service("prod", "urgent", second),
-                false => cluster.delete_gang("prod", "urgent", second),
+            match (of_service, is_paused) {
+                (true, _) => cluster.delete_service("prod", "urgent", second),
+                (false, true) => cluster.pause_gang("prod", "urgent", second),
+                (false, false) => cluster.delete_gang("prod", "urgent", second),
             }
             cluster.step(second);
-            assert_eq!(cluster.lost_stops, told, "{of_service}, {second}");
+            let case = (of_service, is_paused, second);
+            assert_eq!(cluster.lost_stops_of("lab", "whole-0"), told, "{case:?}");
         }
         assert!(told_again > 1, "no order was given again");
     }
+}
+
+/// One whose class does not count beside other namespaces is ahead of it within its own, and takes its place in
+/// the cluster down.
+#[test]
+fn a_gang_gives_way_to_one_that_stands_behind_another_of_its_namespace() {
+    let mut cluster = Cluster::new();
+    cluster.add_node("node", 8, Some("a"), 0);
+    let of = |pool, priority, cluster_priority| Gang {
+        gpus: 8,
+        pool: Some(pool),
+        priority,
+        cluster_priority,
+        ..SMALL
+    };
+    cluster.add_gang("team", "low", &of("a", 0, 0), 0);
+    run(&mut cluster, 0..50);
+    cluster.add_gang("team", "first", &of("b", 100, 0), 50);
+    run(&mut cluster, 50..60);
+    cluster.add_gang("team", "second", &of("a", 50, 50), 60);
+    run(&mut cluster, 60..90);
+    assert_eq!(starts_and_stops(&cluster, "team", "low"), [true, false]);
+    assert!(cluster.complete("team", "second").is_some());
 }
 
 #[test]
