@@ -196,32 +196,30 @@ impl Call {
         }
     }
 
-    /// Decides queues, and those again whose gangs now find the room that they wait for. All that
-    /// are marked are decided together: who goes first does not depend on where a call ends.
+    /// Decides queues that are marked or whose gangs now find the room that they wait for, and these again.
+    /// All of them are decided together: who goes first depends neither on whose event made room nor on where
+    /// a call ends.
     fn decide_queues(&mut self, model: &mut Model) {
         loop {
+            model.capacity.settle();
+            let mut changed = model.capacity.take_changed_queues();
+            changed.extend(without_kept_room(model));
+            // what was decided takes no room where no order is given
+            changed.retain(|name| !model.is_observe_only(name));
+            model.marks.queues.extend(changed);
             if model.marks.queues.is_empty() {
-                model.capacity.settle();
-                let mut changed = model.capacity.take_changed_queues();
-                changed.extend(without_kept_room(model));
-                // what was decided takes no room where no order is given
-                changed.retain(|name| !model.is_observe_only(name));
-                if changed.is_empty() {
-                    // who finds no room is known once nothing is left to be decided
-                    // a gang gives way for want of room only where it is known that no node comes
-                    let may_preempt = !model.has_marks() && !model.awaits_node_start;
-                    if !may_preempt || !preempt(model, self.now) {
-                        return;
-                    }
-                    continue;
+                // who finds no room is known once nothing is left to be decided
+                // a gang gives way for want of room only where it is known that no node comes
+                let may_preempt = !model.has_marks() && !model.awaits_node_start;
+                if !may_preempt || !preempt(model, self.now) {
+                    return;
                 }
-                model.marks.queues.extend(changed);
+                continue;
             }
             // money that became free belongs to services first
             if self.left == 0 || !model.marks.slices.is_empty() {
                 return;
             }
-            model.capacity.settle();
             if !model.awaits_node_start {
                 preempt_for_replicas(model, self.now);
             }

@@ -307,3 +307,35 @@ fn a_gang_that_waits_for_money_holds_up_no_other_namespace() {
     run(&mut cluster, 310..460, 10);
     assert_eq!(cluster.running("b"), 6);
 }
+
+/// Also if something else in the same moment concerns the namespace of a gang behind it alone.
+#[test]
+fn room_that_becomes_free_goes_to_the_first_gang_of_the_cluster() {
+    let high = Gang {
+        workers: 2,
+        cluster_priority: 1,
+        priority: 1,
+        ..SMALL
+    };
+    let low = Gang {
+        cluster_priority: 0,
+        ..high
+    };
+    let mut cluster = Cluster::new();
+    cluster.add_node("node", 2, None, 0);
+    // nobody keeps room together where replicas may stay for ever
+    cluster.add_service(("team", "chat"), 2, 0, 0);
+    cluster.step(0);
+    cluster.add_gang("team", "second", &low, 1);
+    cluster.add_gang("prod", "urgent", &high, 2);
+    for second in 1..100 {
+        cluster.step(second);
+    }
+    cluster.delete_service("team", "chat", 100);
+    cluster.add_gang("team", "third", &low, 100);
+    for second in 100..110 {
+        cluster.step(second);
+    }
+    assert_eq!(cluster.orders_of("team", "second"), [false]);
+    assert!(cluster.complete("prod", "urgent").is_some());
+}
