@@ -166,12 +166,11 @@ impl InvariantChecker {
         }
         self.ordered
             .retain(|_, (_, at)| now.duration_since(*at) < ORDER_EXPIRES);
-        let stopped = decisions.job_orders.iter().filter(|order| !order.run);
-        for order in stopped {
-            self.ordered.insert(order.job.clone(), (false, now));
-        }
-        let started = decisions.job_orders.iter().filter(|order| order.run);
-        for order in started {
+        for order in &decisions.job_orders {
+            if !order.run {
+                self.ordered.insert(order.job.clone(), (false, now));
+                continue;
+            }
             if order.cancels_stop {
                 self.ordered.remove(&order.job);
                 continue;
@@ -201,6 +200,12 @@ impl InvariantChecker {
         let Some(job) = self.jobs.get(&order.job) else {
             return Ok(());
         };
+        // one of which a Job has stopped is stopped as a whole, whoever waits meanwhile
+        let batches = self.batch_jobs.get(&order.job);
+        let mut batches = batches.into_iter().flat_map(BTreeMap::values);
+        if batches.any(|batch| !batch.running && batch.finished.is_none()) {
+            return Ok(());
+        }
         // within a namespace the own priority decides, unless the other one would be behind beside others
         let is_above = |other: &Key, own: i32, in_cluster: i32| {
             if other.namespace == order.job.namespace {
