@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use bursar_api::names::{DRAINING_ANNOTATION, KIND_LABEL, WORKLOAD_LABEL, is_workload};
+use bursar_api::names::{KIND_LABEL, WORKLOAD_LABEL, is_workload};
 use bursar_api::quantities;
 use bursar_api::spend::{WorkloadKind, WorkloadRef};
 use bursar_core::ledger::ChargeEnd;
@@ -14,10 +14,13 @@ use k8s_openapi::api::core::v1::{ContainerState, Node, Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt;
 
-use crate::pod_resources;
+use crate::{pod_mark, pod_resources};
 
 /// The kubelet writes a pod's first conditions within this time of the pod's start.
 const FIRST_LOOK: SignedDuration = SignedDuration::from_secs(10);
+
+/// As long as names of objects may be.
+const MAX_OWNER_CHARACTERS: usize = 253;
 
 /// The pod's UID; empty only for an object that never was on a server.
 pub(crate) fn uid(pod: &Pod) -> &str {
@@ -64,9 +67,11 @@ pub(crate) fn owner(pod: &Pod) -> String {
     let deployment = label(pod, "pod-template-hash")
         .filter(|_| owner.kind == "ReplicaSet")
         .and_then(|hash| owner.name.strip_suffix(hash)?.strip_suffix('-'));
+    // the API server bounds neither, and records have room for names of objects
+    let bounded = |text: &str| text.chars().take(MAX_OWNER_CHARACTERS).collect::<String>();
     match deployment {
-        Some(name) => format!("Deployment/{name}"),
-        None => format!("{}/{}", owner.kind, owner.name),
+        Some(name) => format!("Deployment/{}", bounded(name)),
+        None => format!("{}/{}", bounded(&owner.kind), bounded(&owner.name)),
     }
 }
 
@@ -259,15 +264,19 @@ pub(crate) fn first_ready_or_started_at(pod: &Pod) -> Option<Timestamp> {
 
 /// Since when the pod has been draining or terminating.
 pub(crate) fn draining_since(pod: &Pod) -> Option<Timestamp> {
-    let draining =
-        annotation(pod, DRAINING_ANNOTATION).and_then(|text| text.parse::<Timestamp>().ok());
     let told = pod.metadata.deletion_timestamp.as_ref().map(|by| {
         // the API gives the time by which it must have stopped
-        let grace =
-            SignedDuration::from_secs(pod.metadata.deletion_grace_period_seconds.unwrap_or(0));
-        by.0.checked_sub(grace).unwrap_or(by.0)
+        let grace = pod.metadata.deletion_grace_period_seconds.unwrap_or(0);
+        let grace = SignedDuration::from_secs(grace.max(0));
+        not_before_creation(pod, by.0.checked_sub(grace).unwrap_or(by.0))
     });
-    draining.into_iter().chain(told).min()
+    pod_mark::draining_since(pod).into_iter().chain(told).min()
+}
+
+/// A time that users can write or choose, as one within the pod's life: records hold no others.
+pub(crate) fn not_before_creation(pod: &Pod, at: Timestamp) -> Timestamp {
+    let created = pod.metadata.creation_timestamp.as_ref();
+    created.map_or(at, |created| at.max(created.0))
 }
 
 /// Since when a node has been unreachable; `None` while its kubelet reports.
@@ -401,6 +410,8 @@ pub(crate) fn node_gpus(node: &Node, resource: &str) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use bursar_api::names::DRAINING_ANNOTATION;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use serde_json::{Value, json};
 
     use super::*;
@@ -420,6 +431,38 @@ mod tests {
 
     fn scheduled() -> Value {
         json!([{"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-11-24T00:00:10Z"}])
+    }
+
+    #[test]
+    fn no_time_that_a_user_writes_is_before_the_pod_was_made() {
+        let created = at("2026-11-24T00:00:00Z");
+        let mut marked = pod(json!({}));
+        let by_hand = "-009999-01-02T01:59:59Z".to_owned();
+        let annotations = [(DRAINING_ANNOTATION.to_owned(), by_hand)];
+        marked.metadata.annotations = Some(annotations.into());
+        assert_eq!(draining_since(&marked), Some(created));
+        assert_eq!(pod_mark::draining_since(&marked), Some(created));
+        let mut deleted = pod(json!({}));
+        deleted.metadata.deletion_timestamp = Some(Time(at("2026-11-25T00:00:00Z")));
+        for grace in [250_000_000_000, i64::MAX, i64::MIN, -1] {
+            deleted.metadata.deletion_grace_period_seconds = Some(grace);
+            let since = draining_since(&deleted).unwrap();
+            assert!(
+                (created..=at("2026-11-25T00:00:00Z")).contains(&since),
+                "{grace}: {since}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_owner_is_named_in_as_much_as_a_record_has_room_for() {
+        let mut owned = pod(json!({}));
+        let long = "x".repeat(1_000_000);
+        owned.metadata.owner_references = serde_json::from_value(json!([
+            {"apiVersion": "v1", "kind": long, "name": long, "uid": "u", "controller": true},
+        ]))
+        .unwrap();
+        assert_eq!(owner(&owned).len(), 2 * MAX_OWNER_CHARACTERS + 1);
     }
 
     #[test]

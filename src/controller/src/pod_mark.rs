@@ -10,9 +10,10 @@ use crate::pod;
 /// ReplicaSets delete the pod with the lowest cost first.
 const LEAVES_FIRST: &str = "-1000000";
 
-/// Since when a pod has been draining, by Bursar's annotation.
+/// Since when a pod has been draining, by Bursar's annotation, which its user can write as well.
 pub(crate) fn draining_since(pod: &Pod) -> Option<Timestamp> {
-    pod::annotation(pod, DRAINING_ANNOTATION)?.parse().ok()
+    let since = pod::annotation(pod, DRAINING_ANNOTATION)?.parse().ok()?;
+    Some(pod::not_before_creation(pod, since))
 }
 
 /// Whether its ReplicaSet deletes the pod before others.
