@@ -28,6 +28,7 @@ pub mod cluster;
 pub mod control_plane;
 pub mod demo;
 pub mod error;
+pub mod growth;
 pub mod image;
 mod interrupt;
 mod namespace;

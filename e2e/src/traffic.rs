@@ -26,6 +26,8 @@ pub struct Answer {
     pub retry_after: Option<String>,
     /// When it was sent, since its burst began.
     pub sent: Duration,
+    /// How long after that the first part of the body came.
+    pub first_part: Option<Duration>,
 }
 
 /// Asks the model behind `address` for `max_tokens` tokens.
@@ -34,6 +36,19 @@ pub async fn complete(address: SocketAddr, max_tokens: u32) -> Answer {
         r#"{{"model":"meta-llama/Llama-2-70b-chat-hf","prompt":"hello","max_tokens":{max_tokens},"ignore_eos":true}}"#
     );
     ask(address, Request::post("/v1/completions"), body).await
+}
+
+/// Asks for `answer` tokens to a prompt of `prompt` tokens, which come one after the other.
+pub async fn stream(address: SocketAddr, prompt: u32, answer: u32) -> Answer {
+    let body = serde_json::json!({
+        "model": "meta-llama/Llama-2-70b-chat-hf",
+        "prompt": "word".repeat(prompt as usize),
+        "max_tokens": answer,
+        "ignore_eos": true,
+        "stream": true,
+    });
+    let request = Request::post("/v1/completions").header("x-prompt-tokens", prompt);
+    ask(address, request, body.to_string()).await
 }
 
 /// An empty POST.
@@ -65,10 +80,12 @@ fn lost(why: String) -> Answer {
         text: why,
         retry_after: None,
         sent: Duration::ZERO,
+        first_part: None,
     }
 }
 
 async fn exchange(address: SocketAddr, request: Builder, body: String) -> Result<Answer, String> {
+    let began = Instant::now();
     let stream = TcpStream::connect(address)
         .await
         .map_err(|error| format!("connect: {error}"))?;
@@ -88,16 +105,20 @@ async fn exchange(address: SocketAddr, request: Builder, body: String) -> Result
     let status = response.status().as_u16();
     let retry_after = response.headers().get("retry-after");
     let retry_after = retry_after.and_then(|value| value.to_str().ok().map(str::to_owned));
-    let body = response
-        .into_body()
-        .collect()
-        .await
-        .map_err(|error| format!("body: {error}"))?;
+    let (mut body, mut bytes, mut first_part) = (response.into_body(), Vec::new(), None);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| format!("body: {error}"))?;
+        if let Some(data) = frame.data_ref() {
+            first_part.get_or_insert_with(|| began.elapsed());
+            bytes.extend_from_slice(data);
+        }
+    }
     Ok(Answer {
         status: Some(status),
-        text: String::from_utf8_lossy(&body.to_bytes()).into_owned(),
+        text: String::from_utf8_lossy(&bytes).into_owned(),
         retry_after,
         sent: Duration::ZERO,
+        first_part,
     })
 }
 
