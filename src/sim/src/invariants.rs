@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bursar_core::model::event::{
-    BatchJob, Event, Job, Node, Owner, Pod, Reading, Scheduling, Service,
+    BatchJob, Event, Job, Node, Owner, Pod, Reading, Role, Scheduling, Service,
 };
 use bursar_core::model::{Key, Model, Name};
 use bursar_core::plan::{Decisions, JobOrder, ServiceOrder};
@@ -200,10 +200,13 @@ impl InvariantChecker {
         let Some(job) = self.jobs.get(&order.job) else {
             return Ok(());
         };
-        // one of which a Job has stopped is stopped as a whole, whoever waits meanwhile
+        // one of which a Job has stopped, or is gone, stops as a whole, whoever waits meanwhile
         let batches = self.batch_jobs.get(&order.job);
-        let mut batches = batches.into_iter().flat_map(BTreeMap::values);
-        if batches.any(|batch| !batch.running && batch.finished.is_none()) {
+        let goes_on = |role: &Role| {
+            let batch = batches.and_then(|batches| batches.get(&role.name));
+            batch.is_some_and(|batch| batch.running || batch.finished.is_some())
+        };
+        if !job.roles.iter().all(goes_on) {
             return Ok(());
         }
         // within a namespace the own priority decides, unless the other one would be behind beside others
