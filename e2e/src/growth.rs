@@ -9,10 +9,10 @@ use bursar_client::trace::{self, Arrival};
 
 use crate::{
     Access, Cluster, NodeOptions, Options as ClusterOptions,
-    error::Error,
+    bench_cluster::measure_on,
     image, interrupt, operator,
     scale::table::{Table, percentile, seconds},
-    scenario::{client_runtime, get_field, run_kubectl_bursar, wait_for_field, wait_until},
+    scenario::{client_runtime, current_cost, get_field, wait_for_field, wait_until},
     traffic::{self, Answer},
 };
 
@@ -55,25 +55,12 @@ pub fn run(options: &Options) -> std::result::Result<(), Failed> {
     progress("building the operator and the engine");
     let image = image::bundle(IMAGE)?;
     progress("booting a control plane with a node of 8 H100");
-    let cluster = Cluster::start(&ClusterOptions {
+    let cluster = ClusterOptions {
         nodes: vec![NodeOptions::h100(8)],
         images: vec![image],
         ..ClusterOptions::new(CLUSTER)
-    })?;
-    let joined = cluster.join().map_err(Failed::from);
-    let measured = joined.and_then(|()| measure(options, &cluster));
-    let interrupted = interrupt::check().is_err();
-    interrupt::reset();
-    if measured.is_ok() || interrupted {
-        cluster.stop()?;
-    } else {
-        let logs = cluster.stop_and_keep_logs()?;
-        eprintln!("logs: {}", logs.join("log").display());
-    }
-    if interrupted {
-        return Err(Error::Interrupted.into());
-    }
-    measured
+    };
+    measure_on(&cluster, |cluster| measure(options, cluster))
 }
 
 fn progress(what: &str) {
@@ -243,14 +230,8 @@ impl<'a> Service<'a> {
         get_field(self.cluster, NAMESPACE, &service, path)
     }
 
-    /// What it has cost so far, to the second; its status may be five minutes old.
     fn cost(&self) -> std::result::Result<f64, Failed> {
-        let service = format!("infd/{}", name(self.rule));
-        let (_, lines) = run_kubectl_bursar(self.cluster, &["explain", &service, "-n", NAMESPACE])?;
-        let said = lines.split_whitespace().collect::<Vec<_>>().join(" ");
-        let mut after_total = said.split(" total ").skip(1);
-        let amount = after_total.next().and_then(|rest| rest.split(' ').next());
-        Ok(amount.ok_or("explain names no total")?.parse()?)
+        current_cost(self.cluster, NAMESPACE, &name(self.rule))
     }
 
     /// Sends a load, and waits until one replica is left.

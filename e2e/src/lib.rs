@@ -22,6 +22,7 @@
 //! ([`cluster::Cluster::join`]) while it has a single one.
 
 pub mod access;
+mod bench_cluster;
 pub mod cache;
 mod cgroup;
 pub mod cluster;

@@ -405,6 +405,35 @@ pub fn run_kubectl_bursar(
     })
 }
 
+/// What the leader says of a service, in one line.
+///
+/// # Errors
+/// When `kubectl bursar` cannot be run.
+pub fn explain(
+    cluster: &Cluster,
+    namespace: &str,
+    service: &str,
+) -> Result<String, Box<dyn std::error::Error>> {
+    let service = format!("infd/{service}");
+    let (_, lines) = run_kubectl_bursar(cluster, &["explain", &service, "-n", namespace])?;
+    Ok(lines.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+/// What a service has cost so far, to the second; its status may be five minutes old.
+///
+/// # Errors
+/// When that is not said.
+pub fn current_cost(
+    cluster: &Cluster,
+    namespace: &str,
+    service: &str,
+) -> Result<f64, Box<dyn std::error::Error>> {
+    let said = explain(cluster, namespace, service)?;
+    let mut after_total = said.split(" total ").skip(1);
+    let amount = after_total.next().and_then(|rest| rest.split(' ').next());
+    Ok(amount.ok_or("explain names no total")?.parse()?)
+}
+
 /// What `kubectl bursar` says when it does well.
 ///
 /// # Errors

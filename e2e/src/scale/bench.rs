@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     Cluster, NodeOptions, Options as ClusterOptions,
+    bench_cluster::measure_on,
     error::{Error, Result, While},
     interrupt, process,
 };
@@ -80,27 +81,11 @@ pub fn run(options: &Options) -> Result<()> {
     progress(&format!(
         "booting a control plane with {nodes} simulated nodes"
     ));
-    let cluster = Cluster::start(&ClusterOptions {
+    let cluster = ClusterOptions {
         nodes: vec![NodeOptions::h100(8).simulated(); nodes],
         ..ClusterOptions::new(CLUSTER)
-    })?;
-    let measured = cluster
-        .join()
-        .and_then(|()| measure(options, &cluster, &programs));
-    // a program that ran at that moment got the signal too, and its end is the error
-    let interrupted = interrupt::check().is_err();
-    // what follows is ended by another signal only
-    interrupt::reset();
-    if measured.is_ok() || interrupted {
-        cluster.stop()?;
-    } else {
-        let logs = cluster.stop_and_keep_logs()?;
-        eprintln!("logs: {}", logs.join("log").display());
-    }
-    if interrupted {
-        return Err(Error::Interrupted);
-    }
-    measured
+    };
+    measure_on(&cluster, |cluster| measure(options, cluster, &programs))
 }
 
 fn progress(what: &str) {

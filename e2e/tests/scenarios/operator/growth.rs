@@ -9,8 +9,8 @@ use bursar_e2e::{
     Access, Cluster,
     runner::ScenarioResult,
     scenario::{
-        client_runtime, delete_services, deploy_manifest, expect_all_ok, kill_controllers,
-        run_kubectl_bursar, service_manifest, wait_for_field, with_min_replicas,
+        client_runtime, current_cost, delete_services, deploy_manifest, expect_all_ok, explain,
+        kill_controllers, service_manifest, wait_for_field, with_min_replicas,
     },
     traffic,
 };
@@ -33,21 +33,6 @@ fn services() -> String {
         .replace("name: chat", "name: plain")
         .replace("  scaling:\n", "  scaling:\n    growth: Target\n");
     format!("{chat}---\n{plain}")
-}
-
-/// What the leader says of a service, in one line.
-fn explain(cluster: &Cluster, service: &str) -> Result<String, Box<dyn std::error::Error>> {
-    let service = format!("infd/{service}");
-    let (_, lines) = run_kubectl_bursar(cluster, &["explain", &service, "-n", NAMESPACE])?;
-    Ok(lines.split_whitespace().collect::<Vec<_>>().join(" "))
-}
-
-/// What a service has cost so far, to the second; its status may be five minutes old.
-fn cost(cluster: &Cluster, service: &str) -> Result<f64, Box<dyn std::error::Error>> {
-    let said = explain(cluster, service)?;
-    let mut after_total = said.split(" total ").skip(1);
-    let amount = after_total.next().and_then(|rest| rest.split(' ').next());
-    Ok(amount.ok_or("explain names no total")?.parse()?)
 }
 
 /// Bursts that one replica has answered before another one could serve: the plain rule starts more
@@ -77,7 +62,7 @@ pub(crate) fn start_nothing_for_a_burst(cluster: &Cluster) -> ScenarioResult {
         }
         let answer = runtime.block_on(traffic::complete(chat, 240));
         expect_all_ok(&[answer])?;
-        said = explain(cluster, "chat")?;
+        said = explain(cluster, NAMESPACE, "chat")?;
     }
     for _ in 0..3 {
         let burst = |address: SocketAddr| traffic::burst(address, BURST, Duration::ZERO, TOKENS);
@@ -116,7 +101,10 @@ pub(crate) fn start_nothing_for_a_burst(cluster: &Cluster) -> ScenarioResult {
         "1",
         90,
     )?;
-    let (chat_cost, plain_cost) = (cost(cluster, "chat")?, cost(cluster, "plain")?);
+    let (chat_cost, plain_cost) = (
+        current_cost(cluster, NAMESPACE, "chat")?,
+        current_cost(cluster, NAMESPACE, "plain")?,
+    );
     println!("learned {chat_cost:.4} USD, by its queue {plain_cost:.4} USD");
     if plain_cost < 1.2 * chat_cost {
         return Err("what was learned saved no money".into());
