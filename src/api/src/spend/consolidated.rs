@@ -92,6 +92,7 @@ impl ConsolidatedAccount {
         // whoever adds a field says here what becomes of it
         let SpendRecordStatus {
             open: _,
+            terms: _,
             hardware,
             days,
             settling: _,

@@ -22,7 +22,7 @@ pub mod record;
 mod record_name;
 pub mod summary;
 
-pub use charge::OpenCharge;
+pub use charge::{ChargeTerms, OpenCharge};
 pub use check::{RecordFault, record_faults};
 pub use consolidated::ConsolidatedAccount;
 pub use daily_cost::{CostComponents, DayEntry, Hardware, ZeroReplicaStatus};

@@ -8,7 +8,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::charge::OpenCharge;
+use super::charge::{ChargeTerms, OpenCharge, share_terms};
 use super::consolidated::ConsolidatedAccount;
 use super::daily_cost::{DayEntry, Hardware, ZeroReplicaStatus};
 use super::invalid::invalid;
@@ -165,6 +165,10 @@ pub struct SpendRecordStatus {
     /// The charges of pods that still occupy a node.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub open: Vec<OpenCharge>,
+    /// What prices the pods in `open`, where many of them have it in common; they refer to it by
+    /// index.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub terms: Vec<ChargeTerms>,
     /// Kinds of hardware; `days` refer to them by index.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub hardware: Vec<Hardware>,
@@ -287,7 +291,10 @@ impl SpendRecord {
     pub fn to_account(&self) -> Result<Account, FieldError> {
         let empty = SpendRecordStatus::default();
         let status = self.status.as_ref().unwrap_or(&empty);
-        let open = status.open.iter().map(OpenCharge::to_core);
+        let open = status
+            .open
+            .iter()
+            .map(|charge| charge.to_core(&status.terms));
         let resting = status.resting.as_ref().map(ZeroReplicaStatus::to_core);
         let stored = StoredAccount {
             month: self.month()?,
@@ -337,12 +344,12 @@ impl From<&Account> for SpendRecordStatus {
             DayEntry::new(*date, i32::try_from(at).unwrap_or(i32::MAX), line)
         });
         let days = days.collect();
+        let charges = account.open_charges().values();
+        let mut open: Vec<OpenCharge> = charges.map(|charge| OpenCharge::from(&**charge)).collect();
+        let terms = share_terms(&mut open);
         Self {
-            open: account
-                .open_charges()
-                .values()
-                .map(|charge| OpenCharge::from(&**charge))
-                .collect(),
+            open,
+            terms,
             hardware: hardware.into_iter().map(Hardware::from).collect(),
             days,
             settling: account.settling().iter().cloned().collect(),
@@ -469,6 +476,51 @@ mod tests {
         assert_eq!(record.metadata.name.as_deref(), Some("ml.tj.llama.2026-11"));
         assert_eq!(record.to_account().unwrap(), account);
         assert_eq!(record.workload(), workload);
+    }
+
+    #[test]
+    fn pods_of_one_kind_say_once_what_prices_them() {
+        let mut account = Account::new("2026-11".parse().unwrap());
+        let at = |second: u32| Timestamp::from_second(1_794_500_000 + i64::from(second)).unwrap();
+        for pod in 0..2_000 {
+            let attributes = PricingAttributes {
+                resource: "nvidia.com/gpu".into(),
+                // one in a thousand is like no other
+                gpus: 1 + u32::from(pod % 1_000 == 7) * pod,
+                node: Some(format!("node-{pod}")),
+                ..PricingAttributes::default()
+            };
+            let uid = format!("6a0b2f0e-6d3c-4f35-9c5e-{pod:012}");
+            let name = format!("notebook-7d4b9c5f6d-{pod:05}");
+            let stored = StoredCharge {
+                rates: vec![RatePeriod {
+                    from: at(pod),
+                    quote: HourlyRate {
+                        cost: Cost {
+                            compute: "4.76".parse().unwrap(),
+                            ..Cost::ZERO
+                        },
+                        carbon_mg: 300_000,
+                    },
+                    provisional: false,
+                }],
+                ready_since: Some(at(pod + 30)),
+                ..StoredCharge::new(uid, name, attributes, at(pod))
+            };
+            let charge = Charge::restore(stored).unwrap();
+            account.open(charge.with_owner("Deployment/notebook".into()));
+        }
+        let status = SpendRecordStatus::from(&account);
+        assert_eq!(status.terms.len(), 1);
+        let text = serde_json::to_string(&status).unwrap();
+        assert!(text.len() < 500_000, "{} bytes", text.len());
+        let mut record = WorkloadRef::unmanaged("ml".into()).record(account.month(), "UTC", "USD");
+        record.status = Some(serde_json::from_str(&text).unwrap());
+        assert_eq!(record.to_account().unwrap(), account);
+        let status = record.status.as_mut().unwrap();
+        status.terms.clear();
+        let why = record.to_account().unwrap_err().to_string();
+        assert!(why.contains("status.terms has no entry 0"), "{why}");
     }
 
     #[test]

@@ -57,6 +57,11 @@ pub struct ChargeEnd {
     pub estimated: bool,
 }
 
+/// As many changes of amounts on days that are not posted are taken whenever they come.
+pub(super) const QUICK_CHANGES: usize = 32;
+/// The time between any two changes after them.
+pub(super) const SLOW_CHANGE: SignedDuration = SignedDuration::from_mins(15);
+
 /// The fields of a charge, which [`Charge::restore`] checks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredCharge {
@@ -353,7 +358,9 @@ impl Charge {
     }
 
     /// Takes amounts that the pod has from `at` on; the cost before `at` stays as it is. True if
-    /// this changed the charge.
+    /// this changed the charge. After [`QUICK_CHANGES`] that are not posted, changes count no sooner
+    /// than [`SLOW_CHANGE`] after each other: a user can resize a pod at any time, and each change is
+    /// kept.
     pub fn resize(
         &mut self,
         amounts: &ResourceAmounts,
@@ -370,6 +377,11 @@ impl Charge {
             .last()
             .map_or(unposted_since, |last| last.from.max(unposted_since));
         let changed = self.0.previous_amounts.last().map(|earlier| earlier.until);
+        if self.0.previous_amounts.len() >= QUICK_CHANGES
+            && changed.is_some_and(|changed| at.duration_since(changed) < SLOW_CHANGE)
+        {
+            return false;
+        }
         // a clock that stepped back, or lags behind the API server's, changes nothing of what was
         let at = at
             .max(last)

@@ -3,6 +3,7 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 
+use super::charge::QUICK_CHANGES;
 use super::*;
 use crate::calendar::{Interval, Month};
 use crate::money::{Cost, Money};
@@ -284,6 +285,25 @@ fn amounts_that_change_cost_from_then_on_and_what_was_before_stays() {
     charge.reprice(&lists, at(300));
     // two GPUs: 2, 6 and 3 nano-units a second
     assert_eq!(charge.cost(span(0, 300)).total().nanos(), 200 + 600 + 300);
+}
+
+#[test]
+fn amounts_that_change_all_the_time_count_from_time_to_time() {
+    let lists = lists(3600, &[]);
+    let mut charge = Charge::new("u".into(), "p".into(), attributes(), at(0));
+    charge.reprice(&lists, at(0));
+    for second in 1..=3_600_u32 {
+        charge.resize(&cores(1 + second % 7), &lists, at(second.into()));
+    }
+    let changes = charge.previous_amounts();
+    let quick = changes.iter().take(QUICK_CHANGES);
+    assert!(quick.map(|change| change.until).eq((1..=32).map(at)));
+    let slow: Vec<_> = changes
+        .iter()
+        .skip(QUICK_CHANGES)
+        .map(|change| change.until)
+        .collect();
+    assert_eq!(slow, [at(32 + 900), at(32 + 1800), at(32 + 2700)]);
 }
 
 #[test]
