@@ -193,7 +193,7 @@ impl AccountSync<'_> {
         let view = AccountView {
             accounts,
             doubt: None,
-            is_recorded: has_record || is_there,
+            is_recorded: has_record || workload.exists,
             carried_to: self.month(),
             currency: currency.to_owned(),
         };
@@ -242,7 +242,7 @@ impl AccountSync<'_> {
                 doubt: Some(Doubt::Unreadable(why)),
                 ..last
             },
-            Error::Call(_) => AccountView {
+            Error::Call(_) | Error::Full { .. } => AccountView {
                 doubt: Some(Doubt::Unwritten { since, why }),
                 is_recorded,
                 ..last

@@ -26,4 +26,15 @@ pub(crate) enum Error {
         /// The field and the fault.
         why: String,
     },
+    /// A record is as large as it may become, and has no room for some pods.
+    #[error(
+        "SpendRecord {name} is full, and {left_out} pods more count only while this controller runs; \
+         delete pods that have ended, or spread the pods over several namespaces"
+    )]
+    Full {
+        /// The record's name.
+        name: String,
+        /// How many pods are not in it.
+        left_out: u32,
+    },
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use bursar_api::names::{SPEND_FINALIZER, WORKLOAD_LABEL};
+use bursar_api::names::SPEND_FINALIZER;
 use bursar_api::spend::WorkloadRef;
 use bursar_core::ledger::Uid;
 use k8s_openapi::api::core::v1::Pod;
@@ -46,15 +46,18 @@ impl NamespaceInputs {
         };
         // claims for other devices than GPUs concern nobody
         let is_charged = |pod: &Pod| {
-            pod::label(pod, WORKLOAD_LABEL).is_some()
-                || pod::has_finalizer(pod, SPEND_FINALIZER)
+            pod::has_finalizer(pod, SPEND_FINALIZER)
                 || claims.holds_gpus(pod)
                 || open.contains(pod::uid(pod))
         };
         pods.retain(|pod| is_charged(pod));
+        // users can change labels of a pod that runs: it stays in the account that has it
+        let mut charged = context.ledger.accounts_of_pods(namespace);
+        charged.extend(records.accounts_of_pods());
         let mut by_workload: BTreeMap<WorkloadRef, Vec<usize>> = BTreeMap::new();
         for (index, pod) in pods.iter().enumerate() {
-            if let Some(workload) = pod::workload_of(pod) {
+            let charged = charged.get(pod::uid(pod)).cloned();
+            if let Some(workload) = charged.or_else(|| pod::workload_of(pod)) {
                 by_workload.entry(workload).or_default().push(index);
             }
         }

@@ -19,6 +19,16 @@ use super::stored_accounts::{self, StoredAccounts};
 use super::write_cache::WriteCache;
 use crate::api_calls::{ApiError, with_timeout};
 
+/// A record of fewer pods has room for one more, however long their names are.
+const FEW_PODS: usize = 250;
+/// The bytes that one more charge takes at most, and one more settled pod: names have 253 characters
+/// at most, an owner's kind and name twice as many.
+pub(super) const CHARGE_BYTES: usize = 2_000;
+pub(super) const SETTLED_BYTES: usize = 40;
+/// A record takes in no further pod above this size: etcd takes 1.5 MiB as one object, and the days
+/// of the month still need some of it.
+const MAX_BYTES: usize = 1_100_000;
+
 /// How often engine usage is written by itself; anything else that changes is written at once, and
 /// usage with it.
 const USAGE_WRITE_INTERVAL: SignedDuration = SignedDuration::from_mins(5);
@@ -43,6 +53,8 @@ pub(super) struct MonthAccount {
     is_consolidated: bool,
     pub(super) before: Account,
     pub(super) account: Account,
+    /// At most the bytes that the account takes on record, as far as they were counted.
+    bytes: Option<usize>,
 }
 
 impl MonthAccount {
@@ -78,7 +90,23 @@ impl MonthAccount {
             record: record.unwrap_or_else(new),
             before: account.clone(),
             account,
+            bytes: None,
         })
+    }
+
+    /// Whether the record has room for a charge or a settled pod of so many bytes, which it takes in
+    /// then.
+    pub(super) fn make_room(&mut self, bytes: usize) -> bool {
+        let pods = self.account.open_charges().len() + self.account.settling().len();
+        if pods < FEW_PODS {
+            return true;
+        }
+        let size = || serde_json::to_vec(&SpendRecordStatus::from(&self.account));
+        let fits = |counted: &usize| counted + bytes <= MAX_BYTES;
+        // what was counted before may have been too much
+        let counted = self.bytes.filter(fits).or_else(|| Some(size().ok()?.len()));
+        self.bytes = counted.filter(fits).map(|counted| counted + bytes);
+        self.bytes.is_some()
     }
 
     /// The record as it was read, or as it will be created.

@@ -24,14 +24,13 @@ use crate::api_calls::{ApiError, with_timeout};
 
 /// How long after its end a day is posted: by then it is known which pods ended in it.
 const POST_AFTER: SignedDuration = SignedDuration::from_hours(1);
-/// Settled pods that a record may wait for: more are settled when some of these are gone.
-const MAX_SETTLING: usize = 1_000;
 
 /// The accounts of one workload, by month.
 pub(super) struct MonthAccounts<'a> {
     store: AccountStore<'a>,
     workload: &'a WorkloadRef,
     pub(super) months: BTreeMap<Month, MonthAccount>,
+    left_out: u32,
 }
 
 impl<'a> MonthAccounts<'a> {
@@ -42,13 +41,19 @@ impl<'a> MonthAccounts<'a> {
             store,
             workload,
             months: BTreeMap::new(),
+            left_out: 0,
         };
         let stored: BTreeSet<Month> = store.stored.months(workload).collect();
-        let present = Month::containing(store.now, store.zone);
+        let present = accounts.present();
         for month in stored.into_iter().chain([present]) {
             accounts.ensure_month(month)?;
         }
         Ok(accounts)
+    }
+
+    /// The present month.
+    pub(super) fn present(&self) -> Month {
+        Month::containing(self.store.now, self.store.zone)
     }
 
     /// The workload whose accounts these are.
@@ -122,10 +127,23 @@ impl<'a> MonthAccounts<'a> {
         self.are_on_record(&months, charge.uid())
     }
 
-    /// Whether each month may take one more settled pod.
-    pub(super) fn has_room_to_settle(&self) -> bool {
-        let has_room = |month: &MonthAccount| month.account.settling().len() < MAX_SETTLING;
-        self.months.values().all(has_room)
+    /// Whether the records of those of these months that do not contain a pod have room for it: for
+    /// an open charge, or for so many `bytes`. After the first pod for which there is none, no other
+    /// one is taken in by this run.
+    pub(super) fn make_room(&mut self, months: &[Month], uid: &str, bytes: usize) -> bool {
+        let mut lacking = self
+            .months
+            .iter_mut()
+            .filter(|(month, account)| months.contains(month) && !account.account.contains(uid));
+        let left_out = self.left_out;
+        let fits = lacking.all(|(_, account)| left_out == 0 && account.make_room(bytes));
+        self.left_out += u32::from(!fits);
+        fits
+    }
+
+    /// How many pods the records had no room for.
+    pub(super) fn left_out(&self) -> u32 {
+        self.left_out
     }
 
     /// The open charges, each as its latest month has it; without its rates where that month is

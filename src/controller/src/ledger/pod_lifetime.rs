@@ -8,7 +8,7 @@ use bursar_core::pricing::PricingAttributes;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::ResourceExt;
-use kube::runtime::reflector::Store;
+use kube::runtime::reflector::{ObjectRef, Store};
 
 use super::month_account::AccountStore;
 use super::month_accounts::MonthAccounts;
@@ -171,7 +171,6 @@ impl PodLifetimes<'_> {
     }
 
     fn node(&self, pod: &Pod) -> Option<std::sync::Arc<Node>> {
-        let name = pod::node_name(pod)?;
-        self.nodes.find(|node| node.name_any() == name)
+        self.nodes.get(&ObjectRef::new(pod::node_name(pod)?))
     }
 }

@@ -13,6 +13,7 @@ use kube::api::{Api, ListParams};
 
 use super::accounts::Accounts;
 use super::error::Error;
+use super::month_account::{CHARGE_BYTES, SETTLED_BYTES};
 use super::month_accounts::MonthAccounts;
 use super::pod_lifetime::PodLifetimes;
 use super::{finalizer, zero_replica_savings};
@@ -46,7 +47,8 @@ impl PodLedger<'_> {
     ///
     /// # Errors
     /// The first call that failed. Nothing is lost by that: the next run goes on where this one
-    /// stopped. Where the API server was asked in vain, what the cache says was published.
+    /// stopped. Where the API server was asked in vain, and for pods that the records have no room
+    /// for, what the cache says was published.
     pub(crate) async fn sync(
         &self,
         workload: &Workload<'_>,
@@ -67,7 +69,8 @@ impl PodLedger<'_> {
             unwritten.extend(accounts.to_accounts());
             publish(unwritten);
         }
-        let wrote = match workload.exists || !pods.is_empty() {
+        // labels of pods are no reason for a record: anybody writes them
+        let wrote = match workload.exists {
             true => accounts.write().await?,
             false => accounts.write_changed().await?,
         };
@@ -79,6 +82,12 @@ impl PodLedger<'_> {
         // every record holds the sums now
         for pod in settled {
             finalizer::remove(store.client, pod).await?;
+        }
+        let left_out = accounts.left_out();
+        if left_out > 0 {
+            publish(self.assume(workload)?);
+            let name = workload.id.record_name(accounts.present());
+            return Err(Error::Full { name, left_out });
         }
         all.extend(accounts.into_accounts());
         Ok(all)
@@ -225,7 +234,12 @@ impl PodLedger<'_> {
         if accounts.all(&months, is_done) {
             return Ok(end.is_some() && guarded);
         }
-        if end.is_some() && !accounts.has_room_to_settle() {
+        let bytes = if end.is_some() {
+            SETTLED_BYTES
+        } else {
+            CHARGE_BYTES
+        };
+        if !accounts.make_room(&months, uid, bytes) {
             return Ok(false);
         }
         let Some(live) = finalizer::live(client, pod).await? else {
@@ -330,6 +344,7 @@ impl PodLedger<'_> {
         for uid in settled {
             accounts.forget_settled(&uid);
             self.lifetimes.store.write_cache.forget_pod(&uid);
+            self.tombstones.forget_pod(&uid);
         }
         Ok(())
     }

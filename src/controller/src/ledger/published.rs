@@ -5,7 +5,7 @@
 //! what cannot be written counts all the same.
 
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 
 use bursar_api::spend::WorkloadRef;
@@ -274,6 +274,20 @@ impl PublishedAccounts {
         accounts
             .flat_map(|account| account.open_charges().keys().cloned())
             .collect()
+    }
+
+    /// The account of each pod of a namespace whose charge is open, or settled and not forgotten.
+    pub(super) fn accounts_of_pods(&self, namespace: &str) -> HashMap<Uid, WorkloadRef> {
+        let state = lock(&self.state);
+        let views = state.namespaces.get(namespace).into_iter();
+        let views = views.flat_map(|namespace| &namespace.views);
+        let pods = views.flat_map(|(workload, view)| {
+            let accounts = view.accounts.values();
+            let pods = accounts
+                .flat_map(|account| account.open_charges().keys().chain(account.settling()));
+            pods.map(move |uid| (uid.clone(), workload.clone()))
+        });
+        pods.collect()
     }
 
     /// Until when the first pod of a workload has to wait for the workload's record; `None` if it

@@ -8,7 +8,7 @@ use bursar_api::SpendRecord;
 use bursar_api::quantities::FieldError;
 use bursar_api::spend::{RecordPrecedence, WorkloadKind, WorkloadRef};
 use bursar_core::calendar::Month;
-use bursar_core::ledger::Account;
+use bursar_core::ledger::{Account, Uid};
 use kube::ResourceExt;
 
 use super::accounts::Accounts;
@@ -128,6 +128,21 @@ impl StoredAccounts {
             .flat_map(|accounts| accounts.own.values());
         let statuses = own.filter_map(|record| record.status.as_ref());
         statuses.flat_map(|status| status.open.iter().map(|charge| charge.uid.as_str()))
+    }
+
+    /// The account of each pod whose charge is open, or settled and not forgotten.
+    pub(super) fn accounts_of_pods(&self) -> impl Iterator<Item = (Uid, WorkloadRef)> {
+        self.workloads.iter().flat_map(|(workload, accounts)| {
+            let statuses = accounts
+                .own
+                .values()
+                .filter_map(|record| record.status.as_ref());
+            let pods = statuses.flat_map(|status| {
+                let open = status.open.iter().map(|charge| &charge.uid);
+                open.chain(&status.settling)
+            });
+            pods.map(|uid| (uid.clone(), workload.clone()))
+        })
     }
 
     /// The months for which a workload has a record of its own.

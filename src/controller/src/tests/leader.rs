@@ -135,8 +135,7 @@ impl LookError {
     pub(super) fn is_conflict(&self) -> bool {
         match self {
             Self::Ledger(ledger::Error::Call(error)) => error.is_stale(),
-            Self::Ledger(ledger::Error::Record { .. } | ledger::Error::Unreadable { .. }) => false,
-            Self::Call(_) => false,
+            Self::Ledger(_) | Self::Call(_) => false,
             Self::Conflict => true,
         }
     }

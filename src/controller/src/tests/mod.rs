@@ -15,6 +15,7 @@ mod gangs;
 mod leader;
 mod lease;
 mod ledger;
+mod many_pods;
 mod nodes;
 mod pause;
 mod ports;

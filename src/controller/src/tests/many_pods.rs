@@ -1,0 +1,198 @@
+//! Accounts of more pods than anybody thought of, and pods whose labels say what is not so.
+
+use bursar_api::SpendRecord;
+use bursar_apitest::faults::Faults;
+use bursar_core::calendar::{Interval, Month};
+use bursar_core::ledger::Account;
+use jiff::SignedDuration;
+use jiff::tz::TimeZone;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Patch, PatchParams};
+use serde_json::{Value, json};
+
+use super::leader::View;
+use super::sweep::Stage;
+
+const PRICE_AN_HOUR: &str = "3.6";
+/// What etcd takes as one object.
+const ETCD_BYTES: usize = 1_572_864;
+
+async fn stage(now: &str) -> Stage {
+    let mut stage = Stage::new(Faults::default()).await;
+    stage.world.now = now.parse().unwrap();
+    stage.world.server.set_clock(stage.world.now);
+    stage
+}
+
+fn accounts(stage: &Stage) -> Vec<Account> {
+    let records: Vec<SpendRecord> = stage.world.server.objects();
+    records
+        .iter()
+        .map(|record| record.to_account().unwrap())
+        .collect()
+}
+
+fn bytes_of_the_largest(stage: &Stage) -> usize {
+    let records: Vec<SpendRecord> = stage.world.server.objects();
+    let bytes = records
+        .iter()
+        .map(|record| serde_json::to_vec(record).unwrap().len());
+    bytes.max().unwrap_or(0)
+}
+
+/// GPU-seconds that count for the budget, on record or not.
+fn counted_gpu_seconds(stage: &Stage) -> i64 {
+    let (now, zone) = (stage.world.now, TimeZone::UTC);
+    let month = Month::containing(now, &zone).bounds(&zone);
+    let within = Interval {
+        start: month.start,
+        end: month.end,
+    };
+    let views = stage.leader.context.ledger.by_namespace();
+    let views = views.into_values().flatten().map(|(_, view)| view);
+    views
+        .map(|view| crate::ledger::sum(&view.accounts, within, now, &zone).gpu_seconds)
+        .sum()
+}
+
+async fn sync(stage: &mut Stage) -> Result<(), String> {
+    stage.leader.fill_caches(&View::of(&stage.world));
+    let synced = stage.leader.sync_accounts(&stage.world).await;
+    synced.map_err(|error| error.to_string())
+}
+
+/// A GPU pod that runs, with this much of an owner's name.
+async fn create_owned_pod(stage: &Stage, name: &str, owner: &str) {
+    let owner = json!([{"apiVersion": "v1", "kind": "Notebook", "name": owner, "uid": "o", "controller": true}]);
+    let limits = json!({"nvidia.com/gpu": "1"});
+    let containers = json!([{"name": "c", "image": "engine", "resources": {"limits": limits}}]);
+    let pod = json!({
+        "metadata": {"name": name, "ownerReferences": owner},
+        "spec": {"nodeName": "node", "containers": containers},
+    });
+    stage.world.create::<Pod>(pod).await;
+}
+
+async fn label(stage: &Stage, pod: &str, labels: Value) {
+    let patch = Patch::Merge(json!({"metadata": {"labels": labels}}));
+    let api = stage.world.api::<Pod>();
+    api.patch(pod, &PatchParams::default(), &patch)
+        .await
+        .unwrap();
+}
+
+/// Case M1: a bound on what is remembered was a bound on what ends.
+#[tokio::test]
+async fn an_ended_pod_is_settled_however_many_others_nobody_deletes() {
+    let mut stage = stage("2026-11-10T10:00:00Z").await;
+    for number in 0..1_001 {
+        stage
+            .world
+            .create_foreign_pod(&format!("notebook-{number}"))
+            .await;
+    }
+    let bound = stage.world.now;
+    // some were seen while they ran, some were not
+    sync(&mut stage).await.unwrap();
+    stage.world.create_foreign_pod("late").await;
+    stage.world.now = bound + SignedDuration::from_mins(1);
+    for pod in stage.world.pods() {
+        stage.world.end(&pod, bound).await;
+    }
+    stage.world.now = bound + SignedDuration::from_hours(10);
+    sync(&mut stage).await.unwrap();
+    sync(&mut stage).await.unwrap();
+    let account = &accounts(&stage)[0];
+    assert_eq!(
+        (account.open_charges().len(), account.settling().len()),
+        (0, 1_002)
+    );
+    assert_eq!(counted_gpu_seconds(&stage), 60 * 1_002);
+    let settled = account.settled_total();
+    assert_eq!(
+        settled,
+        "60.12".parse().unwrap(),
+        "at {PRICE_AN_HOUR} an hour"
+    );
+}
+
+/// Case M13: a record that outgrows etcd takes nothing in any more, and lets nothing end.
+#[tokio::test]
+async fn pods_for_which_a_record_has_no_room_count_all_the_same_and_the_others_end() {
+    let mut stage = stage("2026-11-10T10:00:00Z").await;
+    let bound = stage.world.now;
+    for number in 0..1_500 {
+        let name = format!("{number:05}-{}", "n".repeat(240));
+        // no two of them have much in common
+        create_owned_pod(&stage, &name, &format!("{number:05}-{}", "o".repeat(240))).await;
+        let patch = Patch::Merge(json!({"spec": {"containers": [{
+            "name": "c", "image": "engine",
+            "resources": {"limits": {"nvidia.com/gpu": "1"}, "requests": {"cpu": format!("{}m", 1_000 + number)}},
+        }]}}));
+        let api = stage.world.api::<Pod>();
+        api.patch(&name, &PatchParams::default(), &patch)
+            .await
+            .unwrap();
+    }
+    let full = sync(&mut stage).await.unwrap_err();
+    assert!(full.contains("is full"), "{full}");
+    let open = accounts(&stage)[0].open_charges().len();
+    assert!((500..1_500).contains(&open), "{open}");
+    assert!(bytes_of_the_largest(&stage) < ETCD_BYTES);
+    stage.world.now = bound + SignedDuration::from_hours(1);
+    assert_eq!(counted_gpu_seconds(&stage), 3_600 * 1_500);
+    for pod in stage.world.pods().iter().take(1_200) {
+        stage.world.end(pod, bound).await;
+    }
+    // what has ended makes room for the others
+    stage.world.now = bound + SignedDuration::from_hours(2);
+    sync(&mut stage).await.ok();
+    sync(&mut stage).await.unwrap();
+    let account = &accounts(&stage)[0];
+    assert_eq!(
+        (account.open_charges().len(), account.settling().len()),
+        (300, 1_200)
+    );
+    assert_eq!(counted_gpu_seconds(&stage), 3_600 * (1_200 + 2 * 300));
+}
+
+/// Case T8.
+#[tokio::test]
+async fn a_label_makes_no_record() {
+    let mut stage = stage("2026-11-10T10:00:00Z").await;
+    let containers = json!([{"name": "c", "image": "busybox"}]);
+    let pod =
+        json!({"metadata": {"name": "p"}, "spec": {"nodeName": "node", "containers": containers}});
+    stage.world.create::<Pod>(pod).await;
+    for number in 0..5 {
+        let labels =
+            json!({"bursar.dev/kind": "TrainingJob", "bursar.dev/workload": format!("w{number}")});
+        label(&stage, "p", labels).await;
+        stage.seconds(2).await;
+    }
+    assert!(stage.world.server.objects::<SpendRecord>().is_empty());
+    assert!(stage.leader.context.ledger.by_namespace().is_empty());
+}
+
+/// A sibling of case T8: labels can be changed while a pod runs.
+#[tokio::test]
+async fn a_pod_that_is_relabelled_stays_in_the_account_that_has_it() {
+    let mut stage = stage("2026-11-10T10:00:00Z").await;
+    let bound = stage.world.now;
+    stage.world.create_foreign_pod("p").await;
+    for number in 0..5 {
+        stage.seconds(2).await;
+        let labels =
+            json!({"bursar.dev/kind": "TrainingJob", "bursar.dev/workload": format!("w{number}")});
+        label(&stage, "p", labels).await;
+    }
+    let pod = stage.world.pods().remove(0);
+    let seconds = stage.world.now.duration_since(bound).as_secs();
+    stage.world.end(&pod, bound).await;
+    stage.seconds(2).await;
+    label(&stage, "p", json!({"bursar.dev/workload": "w7"})).await;
+    stage.seconds(2).await;
+    let accounts = accounts(&stage);
+    assert_eq!(accounts.len(), 1);
+    assert_eq!(counted_gpu_seconds(&stage), seconds);
+}
