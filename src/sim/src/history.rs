@@ -251,15 +251,20 @@ impl Simulation {
                 .pods
                 .iter()
                 .filter_map(|pod| self.cluster.pods.get(pod));
-            let staying = pods.filter(|pod| pod.stays() && pod.pod.draining_since.is_none());
-            let staying: Vec<_> = staying.collect();
+            let (draining, staying): (Vec<_>, Vec<_>) = pods
+                .filter(|pod| pod.stays())
+                .partition(|pod| pod.pod.draining_since.is_some());
             let is_starting = staying.iter().any(|pod| pod.pod.ready_since.is_none());
             let staying = staying.len();
             if self.is_on_its_way(key, false) {
                 // while money runs out, replicas go one by one
                 continue;
             }
-            if replicas != Some(decision.allowed) || staying != decision.allowed as usize {
+            // the Deployment has those that drain until it is told to delete them
+            let allowed = decision.allowed as usize;
+            let told = allowed..=allowed + draining.len();
+            let is_told = replicas.is_some_and(|replicas| told.contains(&(replicas as usize)));
+            if !is_told || staying != allowed {
                 let what =
                     format!("{name} has {replicas:?} replicas, {staying} pods: {decision:?}");
                 return Err(self.violation(what));
