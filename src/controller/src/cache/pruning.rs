@@ -1,7 +1,7 @@
 //! What caches keep of an object, and which objects trigger a sync of accounts.
 
 use bursar_api::lenient::Validate;
-use bursar_api::names::NAMESPACE_LABEL;
+use bursar_api::names::{DELETION_COST_ANNOTATION, NAMESPACE_LABEL};
 use bursar_api::quantities::FieldError;
 use bursar_api::spend::{WorkloadKind, WorkloadRef};
 use bursar_api::{
@@ -12,7 +12,8 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Node, PersistentVolumeClaim, Pod, PodSpec, PodTemplateSpec, Service, Volume,
+    ConfigMap, Container, Node, PersistentVolumeClaim, Pod, PodSpec, PodTemplateSpec, Service,
+    Volume,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceSlice};
@@ -125,11 +126,16 @@ impl CachePolicy for PriorityClass {
     const KIND: CachedKind = CachedKind::PriorityClass;
 }
 
-/// Takes away what is not read of an object: the copy of all of it that `kubectl apply` keeps in an
-/// annotation, and what its kind leaves out.
+/// Takes away what is not read of an object: annotations of others, of which a user can write 256 KB,
+/// owners that do not control it, and what its kind leaves out.
 pub(super) fn prune<K: CachePolicy>(object: &mut K) {
-    if let Some(annotations) = &mut object.meta_mut().annotations {
-        annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
+    let metadata = object.meta_mut();
+    if let Some(annotations) = &mut metadata.annotations {
+        annotations
+            .retain(|key, _| key.starts_with("bursar.dev/") || key == DELETION_COST_ANNOTATION);
+    }
+    if let Some(owners) = &mut metadata.owner_references {
+        owners.retain(|owner| owner.controller == Some(true));
     }
     object.prune();
 }
@@ -260,25 +266,45 @@ fn prune_metadata<K: ResourceExt>(object: &mut K) {
     object.labels_mut().clear();
 }
 
+/// Labels that say whose a pod is, what it is, and which worker of its gang.
+fn is_read_of_pods(label: &str) -> bool {
+    let others = [
+        "app",
+        "pod-template-hash",
+        "app.kubernetes.io/name",
+        "app.kubernetes.io/component",
+    ];
+    label.starts_with("bursar.dev/")
+        || label.starts_with("batch.kubernetes.io/")
+        || others.contains(&label)
+}
+
 impl CachePolicy for Pod {
     const KIND: CachedKind = CachedKind::Pod;
 
     /// The times of status writes stay: they date ends that the kubelet did not.
     fn prune(&mut self) {
         prune_managers(self.managed_fields_mut());
+        self.labels_mut().retain(|key, _| is_read_of_pods(key));
         let Some(spec) = &mut self.spec else { return };
         spec.volumes = spec.volumes.take().map(charged_volumes);
+        (
+            spec.ephemeral_containers,
+            spec.host_aliases,
+            spec.image_pull_secrets,
+        ) = (None, None, None);
         for container in spec
             .containers
             .iter_mut()
             .chain(spec.init_containers.iter_mut().flatten())
         {
-            (
-                container.env,
-                container.volume_mounts,
-                container.args,
-                container.command,
-            ) = (None, None, None, None);
+            *container = Container {
+                name: std::mem::take(&mut container.name),
+                ports: container.ports.take(),
+                resources: container.resources.take(),
+                restart_policy: container.restart_policy.take(),
+                ..Container::default()
+            };
         }
     }
 
@@ -346,14 +372,49 @@ mod tests {
     }
 
     #[test]
-    fn the_copy_that_kubectl_keeps_is_not_kept_twice() {
-        let annotations =
-            json!({"kubectl.kubernetes.io/last-applied-configuration": "{}", "kept": "yes"});
+    fn annotations_of_others_are_not_kept() {
+        let annotations = json!({
+            "kubectl.kubernetes.io/last-applied-configuration": "{}", "bursar.dev/apply-now": "yes", "note": "x".repeat(250_000),
+        });
         let budget: BudgetPolicy = pruned(json!({
             "metadata": {"name": "monthly", "namespace": "team", "annotations": annotations},
             "spec": {"limit": "10", "period": "Monthly", "onExhausted": "ScaleToZero"},
         }));
         let keys: Vec<&String> = budget.annotations().keys().collect();
-        assert_eq!(keys, ["kept"]);
+        assert_eq!(keys, ["bursar.dev/apply-now"]);
+    }
+
+    /// Case T13.
+    #[test]
+    fn a_pod_takes_little_room_whatever_its_user_writes_on_it() {
+        let long = "x".repeat(250_000);
+        let labels: std::collections::BTreeMap<String, &str> = (0..3_000)
+            .map(|number| (format!("label-{number}"), "value"))
+            .collect();
+        let owner = |controller: bool| json!({"apiVersion": "v1", "kind": "K", "name": "n", "uid": "u", "controller": controller});
+        let mut pod = json!({
+            "metadata": {
+                "name": "p", "namespace": "team", "labels": labels, "annotations": {"note": long},
+                "ownerReferences": vec![owner(false); 1_000],
+            },
+            "spec": {
+                "containers": [{"name": "c", "command": [long], "args": [long], "env": [{"name": "LONG", "value": long}],
+                    "resources": {"limits": {"nvidia.com/gpu": "1"}}}],
+                "hostAliases": vec![json!({"ip": "10.0.0.1"}); 10_000],
+            },
+        });
+        pod["metadata"]["labels"]["bursar.dev/workload"] = json!("chat");
+        pod["metadata"]["ownerReferences"]
+            .as_array_mut()
+            .unwrap()
+            .push(owner(true));
+        let kept: Pod = pruned(pod);
+        let bytes = serde_json::to_string(&kept).unwrap().len();
+        assert!(bytes < 500, "{bytes} bytes");
+        assert_eq!(pod::label(&kept, "bursar.dev/workload"), Some("chat"));
+        assert_eq!(
+            (pod::maker(&kept), pod::gpus(&kept).unwrap().1),
+            (Some("u"), 1)
+        );
     }
 }
