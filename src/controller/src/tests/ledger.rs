@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::leader::View;
+use super::leader::{Leader, View};
 use super::sweep::Stage;
 use super::world::NAMESPACE;
 use crate::cache::{Trigger, Triggers};
@@ -208,6 +208,28 @@ async fn a_month_s_start_and_a_day_s_end_of_a_thousand_accounts_delay_no_decisio
     assert_eq!(on_record(&stage, "2026-12").0, 1002);
     let most = stage.leader.faults.most_in_flight(RECORDS);
     assert!((2..=8).contains(&most), "{most} writes at a time");
+}
+
+/// Case M9.
+#[tokio::test(start_paused = true)]
+async fn charges_of_a_namespace_that_went_while_nobody_looked_have_ended() {
+    let mut stage = Stage::new(Faults::default()).await;
+    stage.world.now = at("2026-12-02T10:00:00Z");
+    stage.world.server.set_clock(stage.world.now);
+    stage.world.create_foreign_pod("notebook").await;
+    stage.seconds(2).await;
+    assert_eq!(on_record(&stage, "2026-12").0, 1);
+    let pod = stage.world.pods().remove(0);
+    stage.world.remove(&pod).await;
+    stage.leader = Leader::new(&stage.world, Faults::default());
+    let worker = Worker::start(&mut stage, at("2026-12-02T10:01:00Z"));
+    milliseconds(1_000).await;
+    assert_eq!(on_record(&stage, "2026-12"), (0, 1));
+    let record = |stage: &Stage| stage.world.records()[0].status.clone().unwrap();
+    let settled = record(&stage).settled;
+    worker.move_to(at("2026-12-20T10:00:00Z"));
+    milliseconds(10_000).await;
+    assert_eq!(record(&stage).settled, settled);
 }
 
 #[tokio::test(start_paused = true)]
