@@ -107,6 +107,9 @@ fn write(
         }
         Method::PUT => {
             let object = body_json()?;
+            if parameter(&parts.uri, "dryRun").as_deref() == Some("All") {
+                return shared.store().clone().replace(target, object, &manager);
+            }
             shared.change(|store| store.replace(target, object, &manager))
         }
         Method::PATCH => {

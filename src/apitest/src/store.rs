@@ -108,6 +108,7 @@ pub(crate) enum Patch {
 }
 
 /// The server's state.
+#[derive(Clone)]
 pub(crate) struct Store {
     kinds: Vec<Kind>,
     objects: BTreeMap<Key, Object>,

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::{Resource, ResourceExt};
 use serde::Serialize;
@@ -53,6 +54,18 @@ pub(crate) enum ApiError {
         /// The field and the fault.
         why: String,
     },
+    /// Somebody edits an owned object as often as it is put back.
+    #[error(
+        "{by} edits {kind} {name} again each time that it is put back: let {by} edit the workload instead"
+    )]
+    Edited {
+        /// The object's kind.
+        kind: String,
+        /// The object's name.
+        name: String,
+        /// The field manager.
+        by: String,
+    },
     /// An object of that name belongs to somebody else.
     #[error("{kind} {name} exists and is not Bursar's: rename it or the workload")]
     Foreign {
@@ -73,7 +86,9 @@ impl ApiError {
     pub(crate) fn retry_pace(&self) -> RetryPace {
         match self {
             Self::Conflict { .. } | Self::Gone { .. } => RetryPace::STALE,
-            Self::Foreign { .. } | Self::Unreadable { .. } => RetryPace::FOREIGN,
+            Self::Foreign { .. } | Self::Unreadable { .. } | Self::Edited { .. } => {
+                RetryPace::FOREIGN
+            }
             Self::Slow { .. } => RetryPace::OVERLOADED,
             // 408 and 429 ask for patience; other codes from 400 to 499 refuse the content itself
             Self::Api { source, .. } => match &**source {
@@ -208,7 +223,7 @@ pub(crate) fn is_as_asked<K: Resource>(found: &K, wanted: &K) -> bool {
 
 /// Tells an owned Deployment that is otherwise as asked another number of replicas. The API server
 /// does less for it than for an object that is applied, and a thousand Deployments may be told at
-/// once. The write names the version that was read.
+/// once. The write names the version that was read. Returns its metadata.
 ///
 /// # Errors
 /// The call failed.
@@ -216,7 +231,7 @@ pub(crate) async fn patch_replicas(
     api: &Api<Deployment>,
     found: &Deployment,
     replicas: u32,
-) -> Result<(), ApiError> {
+) -> Result<ObjectMeta, ApiError> {
     let metadata = json!({"uid": found.uid(), "resourceVersion": found.resource_version()});
     let patch = Patch::Merge(json!({"metadata": metadata, "spec": {"replicas": replicas}}));
     let params = PatchParams {
@@ -225,7 +240,8 @@ pub(crate) async fn patch_replicas(
     };
     let name = found.name_any();
     let patched = api.patch_metadata(&name, &params, &patch);
-    with_timeout("patch replicas", patched).await.map(drop)
+    let patched = with_timeout("patch replicas", patched).await?;
+    Ok(patched.metadata)
 }
 
 /// Creates an owned object that no cache shows.

@@ -20,6 +20,7 @@ use crate::api_calls::ApiError;
 use crate::cache::{NamespaceIndex, Stores, Tombstones, Triggers, UnreadableObjects};
 use crate::event_publisher::EventPublisher;
 use crate::events::ServiceEvents;
+use crate::foreign_edits::ForeignEdits;
 use crate::index::PodIndex;
 use crate::ledger::month_close::MonthClose;
 use crate::ledger::{ConsolidatedCache, PublishedAccounts, WriteCache};
@@ -66,6 +67,8 @@ pub(crate) struct Context {
     pub(crate) index: Mutex<PodIndex>,
     /// Pods that use devices which others bear, by namespace.
     pub(crate) sharing: Mutex<BTreeMap<String, BTreeSet<Uid>>>,
+    /// What others do to the Deployments of services.
+    pub(crate) foreign_edits: ForeignEdits,
     /// What was said of services in Events.
     pub(crate) service_events: Mutex<HashMap<Key, ServiceEvents>>,
     /// What is remembered of the writes of statuses.

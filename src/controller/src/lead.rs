@@ -24,6 +24,7 @@ use crate::engine_targets::EngineTargets;
 use crate::event_publisher::EventPublisher;
 use crate::executor::Executor;
 use crate::explain::ExplainInputs;
+use crate::foreign_edits::ForeignEdits;
 use crate::gateways::Gateways;
 use crate::input::Input;
 use crate::lock::lock;
@@ -170,6 +171,7 @@ fn new_context(
         shares: Mutex::default(),
         zone,
         namespace: options.namespace.clone(),
+        foreign_edits: ForeignEdits::default(),
         service_events: Mutex::default(),
         status_memories: Mutex::default(),
         observe_only: options.observe_only,

@@ -49,6 +49,7 @@ mod event_publisher;
 mod events;
 mod executor;
 mod explain;
+mod foreign_edits;
 mod gateways;
 mod gpu_allocation;
 mod health;

@@ -43,6 +43,7 @@ pub(crate) async fn apply(
     let is_deleted = |object: &InferenceDeployment| object.metadata.deletion_timestamp.is_some();
     if object.as_deref().is_none_or(is_deleted) {
         lock(&context.service_events).remove(key);
+        context.foreign_edits.forget(key);
     }
     let Some(object) = object else { return Ok(()) };
     if is_deleted(&object) {
@@ -92,9 +93,9 @@ async fn apply_order(
     // which pods go first does not matter where all go
     if change.is_none_or(|change| change.order.replicas.1 > 0) {
         marked?;
-        return apply_deployment(context, key, object, change).await;
+        return apply_deployment(context, key, object, change, now).await;
     }
-    apply_deployment(context, key, object, change).await?;
+    apply_deployment(context, key, object, change, now).await?;
     marked
 }
 
@@ -152,6 +153,7 @@ async fn apply_deployment(
     key: &Key,
     object: &InferenceDeployment,
     change: Option<&ServiceChange>,
+    now: Timestamp,
 ) -> Result<(), ApiError> {
     let found = cached(&context.stores.deployments, key);
     let declared = found.as_ref().map(|found| {
@@ -171,14 +173,22 @@ async fn apply_deployment(
     let scaled = found
         .as_deref()
         .filter(|found| is_as_asked(*found, &wanted) && !same(found));
+    let edits = &context.foreign_edits;
     let wrote = match scaled {
-        Some(found) => patch_replicas(&api, found, replicas).await.map(|()| true)?,
-        None => apply_if_changed(&api, found.as_deref(), wanted, same).await?,
+        Some(found) => {
+            let scaled = patch_replicas(&api, found, replicas).await?;
+            edits.note_written(found, scaled);
+            true
+        }
+        None => apply_if_changed(&api, found.as_deref(), wanted.clone(), same).await?,
     };
     if let Some(change) = change {
         note_change(context, object, change, wrote);
     }
-    Ok(())
+    match found.filter(|found| !wrote && is_as_asked(&**found, &wanted)) {
+        Some(found) => edits.put_back(&api, &found, &wanted, now).await.map(drop),
+        None => Ok(()),
+    }
 }
 
 /// Scales the Deployment of a service that somebody has deleted to zero, for as long as a finalizer keeps

@@ -32,6 +32,7 @@ use crate::engine_targets::EngineTargets;
 use crate::event_publisher::EventPublisher;
 use crate::executor::Executor;
 use crate::explain::Explanation;
+use crate::foreign_edits::ForeignEdits;
 use crate::gateways;
 use crate::ledger::{self, ConsolidatedCache, PublishedAccounts, WriteCache};
 use crate::lock::lock;
@@ -234,6 +235,7 @@ impl Leader {
             began: world.now,
             ports: Ports::default(),
             shares: Mutex::default(),
+            foreign_edits: ForeignEdits::default(),
             service_events: Mutex::default(),
             status_memories: Mutex::default(),
             zone: TimeZone::UTC,

@@ -1,0 +1,190 @@
+//! Edits that others make to the Deployments of services, which are put back.
+//!
+//! A hash in an annotation says what a Deployment was asked to be, not that it still is: one GPU may
+//! be admitted, and eight run. The Deployment's generation grows with every edit of its
+//! specification. One of a generation that is not known to be right is compared by the API server
+//! itself, with its defaults and webhooks: by a dry run of the write that puts it back. Writes of this
+//! process itself need no comparison, since they name the version that they change.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+
+use bursar_api::names::FIELD_MANAGER;
+use bursar_core::model::Key;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::ResourceExt;
+use kube::api::{Api, PostParams};
+
+use crate::api_calls::{ApiError, with_timeout};
+use crate::lock::lock;
+
+/// `kubectl rollout restart` sets it in the template, and may.
+const RESTARTED_AT: &str = "kubectl.kubernetes.io/restartedAt";
+/// Somebody who edits a Deployment again within this time of being put back has begun a fight.
+const FIGHT_WINDOW: SignedDuration = SignedDuration::from_mins(10);
+/// As often is a Deployment put back within it.
+const MAX_PUT_BACK: usize = 3;
+/// Managers of fields that are part of the cluster.
+const CLUSTER: &str = "kube-controller-manager";
+
+/// What is known of the Deployments of services.
+#[derive(Debug, Default)]
+pub(crate) struct ForeignEdits(Mutex<HashMap<Key, Known>>);
+
+#[derive(Debug, Default)]
+struct Known {
+    /// The Deployment's UID.
+    uid: Option<String>,
+    /// The last generation that is known to be as asked.
+    generation: Option<i64>,
+    /// When it was put back lately.
+    put_back: Vec<Timestamp>,
+}
+
+impl ForeignEdits {
+    /// Notes that the Deployment with this metadata is as asked: it was compared or made so.
+    fn note_as_asked(&self, metadata: &ObjectMeta) {
+        let mut known = lock(&self.0);
+        let known = known.entry(key_of(metadata)).or_default();
+        known.uid.clone_from(&metadata.uid);
+        known.generation = metadata.generation;
+    }
+
+    /// Notes that this process changed `before` to what has the metadata `after`, and nobody else did in
+    /// between. What was not known to be as asked is not known now either.
+    pub(crate) fn note_written(&self, before: &Deployment, after: ObjectMeta) {
+        if self.is_as_asked(&before.metadata) {
+            let (uid, generation) = (after.uid, after.generation);
+            self.note_as_asked(&ObjectMeta {
+                uid,
+                generation,
+                ..before.metadata.clone()
+            });
+        }
+    }
+
+    /// Whether the generation is known to be as asked, or is older than one that is: the cache is behind.
+    fn is_as_asked(&self, metadata: &ObjectMeta) -> bool {
+        let known = lock(&self.0);
+        known.get(&key_of(metadata)).is_some_and(|known| {
+            known.uid == metadata.uid && known.generation >= metadata.generation
+        })
+    }
+
+    /// Forgets the Deployment of a service that is gone.
+    pub(crate) fn forget(&self, key: &Key) {
+        lock(&self.0).remove(key);
+    }
+
+    /// Whether it may be put back once more.
+    fn may_put_back(&self, metadata: &ObjectMeta, now: Timestamp) -> bool {
+        let mut known = lock(&self.0);
+        let known = known.entry(key_of(metadata)).or_default();
+        known
+            .put_back
+            .retain(|at| now.duration_since(*at) < FIGHT_WINDOW);
+        if known.put_back.len() >= MAX_PUT_BACK {
+            return false;
+        }
+        known.put_back.push(now);
+        true
+    }
+
+    /// Makes the Deployment `found` what is `wanted` again, if somebody has edited it. True if it had to
+    /// be.
+    ///
+    /// # Errors
+    /// The first call that failed. [`ApiError::Edited`] if somebody edits it again and again.
+    pub(crate) async fn put_back(
+        &self,
+        api: &Api<Deployment>,
+        found: &Deployment,
+        wanted: &Deployment,
+        now: Timestamp,
+    ) -> Result<bool, ApiError> {
+        if self.is_as_asked(&found.metadata) {
+            return Ok(false);
+        }
+        let name = found.name_any();
+        let live = with_timeout("get", api.get_opt(&name)).await?;
+        // where the cache is behind, it soon shows another generation
+        let is_found = |live: &Deployment| {
+            live.metadata.uid == found.metadata.uid
+                && live.metadata.generation == found.metadata.generation
+        };
+        let Some(live) = live.filter(is_found) else {
+            return Ok(false);
+        };
+        let restored = restored(&live, wanted);
+        let mut params = PostParams {
+            dry_run: true,
+            field_manager: Some(FIELD_MANAGER.to_owned()),
+        };
+        let tried = api.replace(&name, &params, &restored);
+        let tried = with_timeout("compare", tried).await?;
+        if tried.metadata.generation == live.metadata.generation {
+            self.note_as_asked(&live.metadata);
+            return Ok(false);
+        }
+        if !self.may_put_back(&live.metadata, now) {
+            return Err(ApiError::Edited {
+                kind: "Deployment".to_owned(),
+                name,
+                by: last_manager(&live),
+            });
+        }
+        tracing::warn!(
+            namespace = live.namespace(),
+            name,
+            by = last_manager(&live),
+            "somebody edited the Deployment of a service; it is put back"
+        );
+        params.dry_run = false;
+        let written = api.replace(&name, &params, &restored);
+        let written = with_timeout("put back", written).await?;
+        self.note_as_asked(&written.metadata);
+        Ok(true)
+    }
+}
+
+fn key_of(metadata: &ObjectMeta) -> Key {
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    Key::new(&text(&metadata.namespace), &text(&metadata.name))
+}
+
+/// The Deployment with the specification that is wanted. Whatever others wrote into its metadata stays, and so does
+/// a restart that somebody asked for.
+fn restored(live: &Deployment, wanted: &Deployment) -> Deployment {
+    let mut restored = live.clone();
+    let restarted = restarted_at(live).cloned();
+    restored.spec = wanted.spec.clone();
+    if let Some(restarted) = restarted {
+        let template = restored.spec.template.metadata.get_or_insert_default();
+        let annotations = template.annotations.get_or_insert_default();
+        annotations.insert(RESTARTED_AT.to_owned(), restarted);
+    }
+    restored.labels_mut().extend(wanted.labels().clone());
+    restored
+        .annotations_mut()
+        .extend(wanted.annotations().clone());
+    restored
+}
+
+fn restarted_at(deployment: &Deployment) -> Option<&String> {
+    let template = deployment.spec.template.metadata.as_ref()?;
+    template.annotations.as_ref()?.get(RESTARTED_AT)
+}
+
+/// Who last wrote to it, apart from Bursar and the cluster.
+fn last_manager(deployment: &Deployment) -> String {
+    let managers = deployment.metadata.managed_fields.iter().flatten();
+    let others = managers.filter(|entry| {
+        let manager = entry.manager.as_deref().unwrap_or_default();
+        entry.subresource.is_none() && manager != FIELD_MANAGER && manager != CLUSTER
+    });
+    let last = others.max_by_key(|entry| entry.time.as_ref().map(|time| time.0));
+    last.and_then(|entry| entry.manager.clone())
+        .unwrap_or_else(|| "somebody".to_owned())
+}
