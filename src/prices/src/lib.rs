@@ -22,9 +22,14 @@ pub fn default_list(folder: &Path) -> Result<String, TableError> {
     let nodes = [
         list::aws_nodes(&table::read(&folder.join("aws-on-demand.csv"))?),
         list::gcp_nodes(&table::read(&folder.join("gcp.csv"))?),
+        list::machines(&table::read(&folder.join("machines.csv"))?),
+    ];
+    let per_gpu: [Vec<table::PerGpuRow>; 2] = [
+        table::read(&folder.join("per-gpu.csv"))?,
+        table::read(&folder.join("accelerators.csv"))?,
     ];
     let gpus = list::gpus(
-        &table::read(&folder.join("per-gpu.csv"))?,
+        &per_gpu.into_iter().flatten().collect::<Vec<_>>(),
         &table::read(&folder.join("gpu-tdp.csv"))?,
     );
     Ok(list::yaml(&gpus, &nodes.concat()))
@@ -106,9 +111,12 @@ mod tests {
                 "{instance_type} is not listed"
             );
         }
-        let gpus: Vec<table::PerGpuRow> = table::read(&prices.join("per-gpu.csv")).unwrap();
+        let read =
+            |file: &str| -> Vec<table::PerGpuRow> { table::read(&prices.join(file)).unwrap() };
+        let gpus = [read("per-gpu.csv"), read("accelerators.csv")];
         let priced = gpus
             .iter()
+            .flatten()
             .filter(|row| row.od_median.is_some() || row.spot_median.is_some());
         for row in priced {
             assert!(

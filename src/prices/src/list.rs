@@ -3,12 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
-use crate::table::{AwsRow, GcpRow, Nanos, PerGpuRow, TdpRow, median};
+use crate::table::{AwsRow, GcpRow, MachineRow, Nanos, PerGpuRow, TdpRow, median};
 
 const AWS: &str = "karpenter-provider-aws@1d927085, Apache-2.0";
 const GCP: &str = "Cyclenerd@fd66b26f, Apache-2.0";
 const NVIDIA: &str = "nvidia.com/gpu";
 const FSDL: &str = "the-full-stack/website@2bddc6d5, MIT";
+/// Prices that were copied one by one: facts, of which `prices/README.md` names the origin.
+const SKYPILOT: &str = "skypilot-org/skypilot-catalog, v8 (facts)";
+const DATA_RECEIPTS: &str = "datareceipts/data-receipts, 109-gpu-pricing (facts)";
+const CLIFFCENTER: &str = "cliffcenter.com, AMD inference economics (facts)";
 
 /// The region whose price applies to the AWS regions that have no row of their own.
 const AWS_DEFAULT_REGION: &str = "us-east-1";
@@ -25,11 +29,16 @@ const GCP_REGIONS: [&str; 5] = [
 
 /// GPU feature discovery's product names, what the tables of prices call the same GPU, and what the
 /// table of watts does; nothing where that has no such board. (It has the K80 with both its GPUs.)
-const MODELS: [(&str, &[&str], &str); 30] = [
+const MODELS: &[(&str, &[&str], &str)] = &[
+    ("NVIDIA-GB300", &["GB300"], ""),
+    ("NVIDIA-GB200", &["GB200"], ""),
     ("NVIDIA-B300-SXM6-AC", &["B300"], ""),
     ("NVIDIA-B200", &["B200"], "B200"),
     ("NVIDIA-GH200-480GB", &["GH200-96GB"], ""),
     ("NVIDIA-H200", &["H200-141GB"], "H200-SXM-141GB"),
+    // nobody lists the board with the NVL bridge apart: it has the same chip and memory
+    ("NVIDIA-H200-NVL", &["H200-141GB"], ""),
+    ("NVIDIA-H100-NVL", &["H100-NVL-94GB"], ""),
     (
         "NVIDIA-H100-80GB-HBM3",
         &["H100-80GB", "H100-80GB-MEGA", "H100-HGX-80GB"],
@@ -72,17 +81,35 @@ const MODELS: [(&str, &[&str], &str); 30] = [
     ("Quadro-RTX-6000", &["Quadro-RTX-6000-24GB"], ""),
     ("Quadro-RTX-5000", &["RTX5000-16GB"], ""),
     ("Quadro-RTX-4000", &["RTX4000-8GB"], ""),
+    ("MI355X", &["MI355X"], ""),
+    ("MI325X", &["MI325X"], ""),
+    ("MI300X", &["MI300X"], "MI300X"),
+    ("Radeon-Pro-V520", &["radeon-pro-v520"], ""),
+    ("tpu-v4-podslice", &["tpu-v4"], ""),
+    ("tpu-v5-lite-podslice", &["tpu-v5e"], ""),
+    ("tpu-v5p-slice", &["tpu-v5p"], ""),
+    ("tpu-v6e-slice", &["tpu-v6e"], ""),
+    ("inferentia", &["inferentia"], ""),
+    ("inferentia2", &["inferentia2"], ""),
+    ("trainium", &["trainium"], ""),
 ];
 
-/// Accelerators that no product label is known for: their instance types are listed.
-#[cfg(test)]
-const BY_INSTANCE_TYPE: [&str; 4] = ["inferentia", "inferentia2", "trainium", "radeon-pro-v520"];
+/// The extended resource that a model is offered as.
+fn resource_of(model: &str) -> &'static str {
+    let is_of = |names: &[&str]| names.iter().any(|name| model.starts_with(name));
+    match () {
+        () if is_of(&["MI", "Radeon"]) => "amd.com/gpu",
+        () if is_of(&["tpu-"]) => "google.com/tpu",
+        () if is_of(&["inferentia", "trainium"]) => "aws.amazon.com/neuron",
+        () => NVIDIA,
+    }
+}
 
 /// True if the default list has a price for this accelerator of `per-gpu.csv`.
 #[cfg(test)]
 pub(crate) fn is_listed(accelerator: &str) -> bool {
     let mut names = MODELS.iter().flat_map(|(_, names, _)| *names);
-    names.any(|name| *name == accelerator) || BY_INSTANCE_TYPE.contains(&accelerator)
+    names.any(|name| *name == accelerator)
 }
 
 /// A row of `spec.gpus`.
@@ -99,7 +126,7 @@ pub(crate) struct GpuRow {
 #[derive(Clone)]
 pub(crate) struct NodeRow {
     instance_type: String,
-    resource: &'static str,
+    resource: String,
     region: Option<String>,
     capacity_type: &'static str,
     gpus: Option<u32>,
@@ -117,9 +144,9 @@ pub(crate) fn aws_nodes(table: &[AwsRow]) -> Vec<NodeRow> {
             NodeRow {
                 instance_type: aws.instance_type.clone(),
                 resource: match aws.manufacturer.as_str() {
-                    "amd" => "amd.com/gpu",
-                    "aws" => "aws.amazon.com/neuron",
-                    _ => NVIDIA,
+                    "amd" => "amd.com/gpu".to_owned(),
+                    "aws" => "aws.amazon.com/neuron".to_owned(),
+                    _ => NVIDIA.to_owned(),
                 },
                 region: (!is_default).then(|| aws.region.clone()),
                 capacity_type: "OnDemand",
@@ -161,7 +188,7 @@ pub(crate) fn gcp_nodes(table: &[GcpRow]) -> Vec<NodeRow> {
             };
             let row = |region: Option<&str>, price, source| NodeRow {
                 instance_type: instance_type.to_owned(),
-                resource: NVIDIA,
+                resource: NVIDIA.to_owned(),
                 region: region.map(str::to_owned),
                 capacity_type,
                 gpus: first.count,
@@ -186,11 +213,26 @@ pub(crate) fn gcp_nodes(table: &[GcpRow]) -> Vec<NodeRow> {
     rows
 }
 
+/// Machines whose prices were copied one by one, on demand and for every region.
+pub(crate) fn machines(table: &[MachineRow]) -> Vec<NodeRow> {
+    let rows = table.iter().map(|machine| NodeRow {
+        instance_type: machine.instance_type.clone(),
+        resource: machine.resource.clone(),
+        region: None,
+        capacity_type: "OnDemand",
+        gpus: machine.count,
+        price: machine.usd_per_hour,
+        source: citation(&machine.source).to_owned(),
+        as_of: machine.date.clone(),
+    });
+    rows.collect()
+}
+
 /// For each model the median over the clouds, on demand (for any capacity type, with its watts) and
 /// spot.
 pub(crate) fn gpus(table: &[PerGpuRow], watts: &[TdpRow]) -> Vec<GpuRow> {
     let mut rows = Vec::new();
-    for (model, accelerators, board) in MODELS {
+    for (model, accelerators, board) in MODELS.iter().copied() {
         let offers: Vec<&PerGpuRow> = table
             .iter()
             .filter(|row| accelerators.contains(&row.accelerator.as_str()))
@@ -269,6 +311,9 @@ fn citation(source: &str) -> &str {
         "karpenter-provider-aws" => AWS,
         "Cyclenerd" => GCP,
         "FSDL(2023-2025)" => FSDL,
+        "skypilot-catalog" => SKYPILOT,
+        "data-receipts" => DATA_RECEIPTS,
+        "cliffcenter" => CLIFFCENTER,
         other => other,
     }
 }
@@ -290,10 +335,11 @@ pub(crate) fn yaml(gpus: &[GpuRow], nodes: &[NodeRow]) -> String {
             as_of,
             ..
         } = row;
+        let resource = resource_of(model);
         let watts = optional("watts", row.watts.map(|watts| watts.to_string()).as_deref());
         let _ = writeln!(
             out,
-            "    - {{model: {model}, resource: nvidia.com/gpu,{capacity}{watts} pricePerHour: \"{price}\", source: \"{source}\", asOf: \"{as_of}\"}}"
+            "    - {{model: {model}, resource: {resource},{capacity}{watts} pricePerHour: \"{price}\", source: \"{source}\", asOf: \"{as_of}\"}}"
         );
     }
     out.push_str("  nodes:\n");
@@ -309,7 +355,7 @@ pub(crate) fn yaml(gpus: &[GpuRow], nodes: &[NodeRow]) -> String {
         let region = optional("region", row.region.as_deref());
         let resource = optional(
             "resource",
-            Some(row.resource).filter(|name| *name != NVIDIA),
+            Some(row.resource.as_str()).filter(|name| *name != NVIDIA),
         );
         let gpus = optional("gpus", row.gpus.map(|gpus| gpus.to_string()).as_deref());
         let _ = writeln!(
@@ -323,8 +369,8 @@ pub(crate) fn yaml(gpus: &[GpuRow], nodes: &[NodeRow]) -> String {
 const HEADER: &str = "\
 # Generated by `cargo run -p bursar-prices`; do not edit. List prices in USD; committed use and negotiated discounts are not in them.
 # Sources: github.com/aws/karpenter-provider-aws, github.com/Cyclenerd/google-cloud-pricing-cost-calculator (c) Nils Knieling, both
-# Apache-2.0; github.com/the-full-stack/website (c) 2023 Full Stack Deep Learning, LLC, MIT. prices/README.md has licences, method, and the
-# origin of the watts.
+# Apache-2.0; github.com/the-full-stack/website (c) 2023 Full Stack Deep Learning, LLC, MIT; single prices of other sources.
+# prices/README.md has licences, method, and the origin of the watts.
 apiVersion: bursar.dev/v1alpha1
 kind: PriceList
 metadata:

@@ -50,7 +50,20 @@ pub(crate) struct GcpRow {
     pub(crate) usd_per_hour_spot: Option<Nanos>,
 }
 
-/// A row of `per-gpu.csv`: what one GPU costs in one cloud, for one size of machine.
+/// A row of `machines.csv`.
+#[derive(Deserialize)]
+pub(crate) struct MachineRow {
+    pub(crate) date: String,
+    pub(crate) instance_type: String,
+    pub(crate) resource: String,
+    #[serde(deserialize_with = "deserialize_count")]
+    pub(crate) count: Option<u32>,
+    pub(crate) usd_per_hour: Nanos,
+    pub(crate) source: String,
+}
+
+/// A row of `per-gpu.csv` or `accelerators.csv`: what one GPU costs in one cloud, for one size of
+/// machine.
 #[derive(Deserialize)]
 pub(crate) struct PerGpuRow {
     pub(crate) accelerator: String,
