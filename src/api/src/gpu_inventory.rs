@@ -15,7 +15,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 
-use bursar_core::pricing::{PricingAttributes, is_gpu, is_gpu_driver, is_same_vendor};
+use bursar_core::pricing::{
+    PricingAttributes, is_gpu, is_gpu_driver, is_offered_again_as, is_same_vendor,
+    is_unknown_accelerator, vendor,
+};
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::resource::v1::{Device, DeviceCounterConsumption, ResourceSlice};
 use kube::ResourceExt;
@@ -29,6 +32,9 @@ const PROFILE: &str = "profile";
 const PARENT: &str = "parentUUID";
 /// Kubernetes' own attribute.
 const ADDRESS: &str = "resource.kubernetes.io/pciBusID";
+
+/// More units of a resource than this are none that a node has.
+const MAX_UNITS: u32 = 1_000_000;
 
 /// GPUs of one kind that a node offers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,37 +50,131 @@ pub struct GpuOffer {
 /// not known then.
 pub fn gpu_offers(node: &Node, pools: &DevicePools<'_>) -> Vec<GpuOffer> {
     let name = node.name_any();
-    let on = |resource: &str, count: u32| {
-        let facts = PricingAttributes {
-            resource: resource.to_owned(),
-            gpus: count,
-            ..PricingAttributes::default()
-        };
-        facts.on_node(&name, count, node.labels())
-    };
-    let capacity = node.status.iter().flat_map(|status| &status.capacity);
-    let extended = capacity.flatten().filter_map(|(resource, count)| {
-        let count = quantities::count(count).ok()?;
-        (is_gpu(resource) && count > 0).then_some((resource.as_str(), count))
-    });
-    let extended: Vec<(&str, u32)> = extended.collect();
+    let extended = extended_offers(node);
     let is_twice = |driver: &str| {
         extended
             .iter()
-            .any(|(each, _)| is_same_vendor(each, driver))
+            .any(|offer| is_same_vendor(&offer.name, driver))
     };
     let Some(devices) = pools.offered(&name, is_twice) else {
         return Vec::new();
     };
-    let extended = extended.iter().map(|(resource, count)| GpuOffer {
-        name: (*resource).to_owned(),
-        attributes: on(resource, *count),
-    });
     let devices = devices.into_iter().map(|(kind, count)| GpuOffer {
         name: kind.name(),
-        attributes: kind.describe(on(&kind.driver, count)),
+        attributes: kind.describe(describe(node, &kind.driver, count)),
     });
-    extended.chain(devices).collect()
+    let devices: Vec<GpuOffer> = devices.collect();
+    extended.into_iter().chain(devices).collect()
+}
+
+/// The attributes of a pod that holds an extended resource of the node. Where the node offers its
+/// GPUs under several names, the pod's part is that of all of them.
+pub fn on_node(attributes: PricingAttributes, node: &Node) -> PricingAttributes {
+    let resource = attributes.resource.clone();
+    let offered = extended_offers(node)
+        .into_iter()
+        .find(|offer| offer.name == resource);
+    let count = capacity(node, &resource);
+    let on_node = attributes.on_node(&node.name_any(), count, node.labels());
+    match offered {
+        Some(GpuOffer { attributes, .. }) => PricingAttributes {
+            all_gpus: attributes.all_gpus,
+            share: attributes.share,
+            ..on_node
+        },
+        None => on_node,
+    }
+}
+
+fn describe(node: &Node, resource: &str, count: u32) -> PricingAttributes {
+    let units = PricingAttributes {
+        resource: resource.to_owned(),
+        gpus: count,
+        ..PricingAttributes::default()
+    };
+    units.on_node(&node.name_any(), count, node.labels())
+}
+
+fn capacity(node: &Node, resource: &str) -> u32 {
+    let status = node.status.as_ref();
+    let capacity = status.and_then(|status| status.capacity.as_ref());
+    let count = capacity.and_then(|capacity| capacity.get(resource));
+    let count = count.and_then(|count| quantities::count(count).ok());
+    count.unwrap_or(0).min(MAX_UNITS)
+}
+
+/// The extended resources of a node that are GPUs, each GPU once.
+///
+/// - A name that other names of the same accelerators go with (`neuroncore` with `neuron`) is left
+///   out.
+/// - So is a resource that the node no longer lets pods have while it lets them have another one of
+///   the vendor: it is what another layout left behind. Where none of them can be had, the device
+///   plugin is down, and all count.
+/// - Where the node offers several resources of a vendor, each says how many GPUs all of them would
+///   make, so that together they are never more than the node.
+fn extended_offers(node: &Node) -> Vec<GpuOffer> {
+    let counts: BTreeMap<&str, u32> = (node.status.iter())
+        .flat_map(|status| status.capacity.iter().flatten())
+        .filter(|(resource, _)| is_gpu(resource))
+        .map(|(resource, _)| (resource.as_str(), capacity(node, resource)))
+        .filter(|(_, count)| *count > 0)
+        .collect();
+    let can_be_had = |resource: &str| {
+        let status = node.status.as_ref();
+        let allocatable = status.and_then(|status| status.allocatable.as_ref())?;
+        let count = allocatable.get(resource);
+        Some(count.is_some_and(|count| quantities::count(count).is_ok_and(|count| count > 0)))
+    };
+    let is_stale = |resource: &str| {
+        let mut others = counts
+            .keys()
+            .filter(|other| vendor(other) == vendor(resource));
+        can_be_had(resource) == Some(false) && others.any(|other| can_be_had(other) == Some(true))
+    };
+    let is_again = |resource: &str| {
+        let mut others = counts.keys().filter(|other| !is_stale(other));
+        others.any(|other| is_offered_again_as(other, resource))
+    };
+    let offered = counts
+        .iter()
+        .filter(|(resource, _)| !is_stale(resource) && !is_again(resource));
+    let offers: Vec<GpuOffer> = offered
+        .map(|(resource, count)| GpuOffer {
+            name: (*resource).to_owned(),
+            attributes: describe(node, resource, *count),
+        })
+        .collect();
+    together(offers, node.labels())
+}
+
+/// Offers that know of one another.
+fn together(offers: Vec<GpuOffer>, labels: &BTreeMap<String, String>) -> Vec<GpuOffer> {
+    let mut of_vendor: BTreeMap<String, Vec<GpuOffer>> = BTreeMap::new();
+    for offer in offers {
+        let vendor = vendor(&offer.name).to_owned();
+        of_vendor.entry(vendor).or_default().push(offer);
+    }
+    let joined = of_vendor.into_values().flat_map(|offers| {
+        let (names, attributes): (Vec<String>, Vec<PricingAttributes>) = offers
+            .into_iter()
+            .map(|offer| (offer.name, offer.attributes))
+            .unzip();
+        let joined = PricingAttributes::sharing_a_node(&attributes, labels);
+        let named = names.into_iter().zip(joined);
+        named.map(|(name, attributes)| GpuOffer { name, attributes })
+    });
+    joined.collect()
+}
+
+/// The extended resources of a node that look like accelerators and that no rule knows: pods that
+/// hold them are charged nothing for them.
+pub fn unknown_accelerators(node: &Node) -> Vec<&str> {
+    let status = node.status.iter();
+    let capacity = status.flat_map(|status| status.capacity.iter().flatten());
+    let unknown = capacity.filter(|(resource, count)| {
+        is_unknown_accelerator(resource) && quantities::count(count).is_ok_and(|count| count > 0)
+    });
+    unknown.map(|(resource, _)| resource.as_str()).collect()
 }
 
 /// Devices of one kind.
@@ -95,7 +195,8 @@ impl DeviceModel {
     pub fn describe(&self, facts: PricingAttributes) -> PricingAttributes {
         let facts = facts.with_product(self.product.as_deref(), self.profile.as_deref());
         // parts of a device that are not there to be counted
-        let parts = u64::from(self.of) * u64::from(facts.share.whole) / u64::from(facts.share.part);
+        let parts =
+            u64::from(self.of) * u64::from(facts.share.whole) / u64::from(facts.share.part.max(1));
         PricingAttributes {
             node_gpus: u32::try_from(parts).unwrap_or(u32::MAX),
             ..facts

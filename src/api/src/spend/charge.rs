@@ -76,6 +76,10 @@ pub struct ChargeTerms {
     pub gpus: i32,
     /// Units of `resource` that the node has.
     pub node_gpus: i32,
+    /// Physical GPUs that all resources of the vendor would make that the node offers, where they are
+    /// several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub all_gpus: Option<i32>,
     /// The part of a physical GPU that one unit of `resource` is, as `1/7`; a whole GPU if left
     /// out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -83,6 +87,9 @@ pub struct ChargeTerms {
     /// The GPU's product name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
+    /// Gibibytes of memory of the physical GPU, where a label of the node says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu_memory_gib: Option<i32>,
     /// The node's instance type.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance_type: Option<String>,
@@ -357,8 +364,10 @@ impl From<&Charge> for ChargeTerms {
             resource: facts.resource.clone(),
             gpus: count(facts.gpus),
             node_gpus: count(facts.node_gpus),
+            all_gpus: facts.all_gpus.map(count),
             share: write_share(facts.share),
             model: facts.model.clone(),
+            gpu_memory_gib: facts.gpu_memory_gib.map(count),
             instance_type: facts.instance_type.clone(),
             capacity_type: facts.capacity_type.map(Into::into),
             region: facts.region.clone(),
@@ -455,8 +464,10 @@ impl OpenCharge {
                 resource: terms.resource.clone(),
                 gpus: u32::try_from(terms.gpus).unwrap_or(0),
                 node_gpus: u32::try_from(terms.node_gpus).unwrap_or(0),
+                all_gpus: terms.all_gpus.and_then(|gpus| u32::try_from(gpus).ok()),
                 share: read_share("status.open[].share", terms.share.as_ref())?,
                 model: terms.model.clone(),
+                gpu_memory_gib: terms.gpu_memory_gib.and_then(|gib| u32::try_from(gib).ok()),
                 instance_type: terms.instance_type.clone(),
                 capacity_type: terms.capacity_type.map(Into::into),
                 region: terms.region.clone(),

@@ -1,74 +1,15 @@
 //! Pricing attributes: the pod's amounts, and the values of the node's labels.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// The resource that a whole NVIDIA GPU is offered as.
-const NVIDIA: &str = "nvidia.com/gpu";
-/// Resource names that count as GPUs, in addition to every MIG profile.
-const GPU_RESOURCES: [&str; 6] = [
-    NVIDIA,
-    "nvidia.com/gpu.shared",
-    "amd.com/gpu",
-    "gpu.intel.com/i915",
-    "gpu.intel.com/xe",
-    "aws.amazon.com/neuron",
-];
-const MIG: &str = "nvidia.com/mig-";
-/// The suffix that the device plugin adds to the name of a time-sliced resource.
-const SHARED: &str = ".shared";
+use super::node_labels::{NodeLabels, UnitDescription};
+use super::share::Share;
 
-/// Drivers of dynamic resource allocation whose devices are GPUs.
-const GPU_DRIVERS: [&str; 3] = [NVIDIA_DRIVER, AMD_DRIVER, INTEL_DRIVER];
-const NVIDIA_DRIVER: &str = "gpu.nvidia.com";
-const AMD_DRIVER: &str = "gpu.amd.com";
-const INTEL_DRIVER: &str = "gpu.intel.com";
-
-/// True for a driver of dynamic resource allocation whose devices are GPUs or parts of them.
-pub fn is_gpu_driver(driver: &str) -> bool {
-    GPU_DRIVERS.contains(&driver)
-}
-
-/// True for an extended resource that is a GPU or a part of one.
-pub fn is_gpu(resource: &str) -> bool {
-    GPU_RESOURCES.contains(&resource) || resource.starts_with(MIG)
-}
-
-/// True for an extended resource of the vendor of a driver: it may be the same GPUs as the driver's
-/// devices.
-pub fn is_same_vendor(resource: &str, driver: &str) -> bool {
-    let vendor = resource.split('/').next();
-    vendor == Some(driver) || vendor == driver.strip_prefix("gpu.")
-}
-
-/// True for a resource whose unit is a part of a physical GPU.
-pub(super) fn is_fraction(resource: &str) -> bool {
-    resource.starts_with(MIG) || resource == "nvidia.com/gpu.shared"
-}
-
-/// Whether the physical GPU behind `held` is offered as `resource`: prices of whole GPUs are listed
-/// under it.
-pub(super) fn is_whole_gpu_of(resource: &str, held: &str) -> bool {
-    match held {
-        NVIDIA_DRIVER => resource == NVIDIA,
-        AMD_DRIVER => resource == "amd.com/gpu",
-        INTEL_DRIVER => resource.starts_with("gpu.intel.com/"),
-        held => resource == if is_fraction(held) { NVIDIA } else { held },
-    }
-}
-
-/// Labels of a node that name the model of its `resource`, an extended resource or a driver; the
-/// first that is there counts.
-pub fn product_labels(resource: &str) -> &'static [&'static str] {
-    if resource == AMD_DRIVER || resource.starts_with("amd.com/") {
-        &["amd.com/gpu.product-name", "beta.amd.com/gpu.product-name"]
-    } else if resource.starts_with(INTEL_DRIVER) {
-        &["gpu.intel.com/product"]
-    } else {
-        &["nvidia.com/gpu.product"]
-    }
-}
+/// The most characters that a device's product name may have: as many as Kubernetes lets it.
+const MAX_PRODUCT_CHARACTERS: usize = 64;
 
 /// How a machine is paid for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -79,67 +20,6 @@ pub enum CapacityType {
     Spot,
     /// Committed in advance.
     Reserved,
-}
-
-/// The fraction `part / whole` of one physical GPU.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Share {
-    /// Numerator, 1 or more.
-    pub part: u32,
-    /// Denominator, not below `part`.
-    pub whole: u32,
-}
-
-impl Share {
-    /// A whole GPU.
-    pub const WHOLE: Self = Self { part: 1, whole: 1 };
-
-    /// True for a whole GPU.
-    pub fn is_whole(&self) -> bool {
-        self.part == self.whole
-    }
-
-    /// The share of `amount`, rounded down.
-    pub fn portion_of(self, amount: i64) -> i64 {
-        if self.is_whole() {
-            return amount;
-        }
-        let scaled = i128::from(amount) * i128::from(self.part) / i128::from(self.whole.max(1));
-        i64::try_from(scaled).unwrap_or(i64::MAX)
-    }
-
-    /// The compute slices of a MIG profile such as `3g.40gb` or `1c.3g.20gb`, of all slices that
-    /// the model has. See NVIDIA's MIG user guide, "Supported MIG Profiles": seven compute slices,
-    /// and four on the A30 and the RTX PRO 6000.
-    fn for_mig_profile(profile: &str, model: Option<&str>) -> Option<Self> {
-        let first = profile.split('.').next()?;
-        let part: u32 = first.strip_suffix(['g', 'c'])?.parse().ok()?;
-        let four = |model: &str| model.contains("A30") || model.contains("RTX-PRO-6000");
-        let whole = if model.is_some_and(four) { 4 } else { 7 };
-        (1..=whole).contains(&part).then_some(Self { part, whole })
-    }
-
-    /// The fraction that is in the resource's name; a whole GPU where there is none.
-    pub(super) fn for_resource(resource: &str, model: Option<&str>) -> Self {
-        resource
-            .strip_prefix(MIG)
-            .and_then(|profile| Self::for_mig_profile(profile, model))
-            .unwrap_or_default()
-    }
-
-    /// One of `replicas` equal parts of it.
-    fn divided_by(self, replicas: u32) -> Self {
-        Self {
-            whole: self.whole.saturating_mul(replicas.max(1)),
-            ..self
-        }
-    }
-}
-
-impl Default for Share {
-    fn default() -> Self {
-        Self::WHOLE
-    }
 }
 
 /// The attributes that a charge is priced by. Stored with the charge, because the node may be gone
@@ -157,12 +37,20 @@ pub struct PricingAttributes {
     /// How many of it the node has.
     #[serde(skip_serializing_if = "is_zero")]
     pub node_gpus: u32,
+    /// How many physical GPUs all resources of the vendor would make that the node offers, where they
+    /// are several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub all_gpus: Option<u32>,
     /// The fraction of one physical GPU that one of it is.
     #[serde(skip_serializing_if = "Share::is_whole")]
     pub share: Share,
     /// The physical GPU's product name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
+    /// Gibibytes of memory of the physical GPU, where a label says it: a price that stands in for one
+    /// that is not listed is that of a GPU with as much.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gpu_memory_gib: Option<u32>,
     /// The node's instance type.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instance_type: Option<String>,
@@ -214,19 +102,19 @@ impl PricingAttributes {
     /// and these labels. Values of an earlier node or of earlier labels are dropped.
     #[must_use]
     pub fn on_node(self, node: &str, node_gpus: u32, labels: &BTreeMap<String, String>) -> Self {
-        let first = |keys: &[&str]| {
-            let values = keys.iter().filter_map(|key| labels.get(*key));
-            values.into_iter().find(|value| !value.is_empty()).cloned()
-        };
-        let (model, share) = product(&self.resource, labels);
+        let labels = NodeLabels(labels);
+        let text = |key: &str| labels.get(key).map(str::to_owned);
+        let UnitDescription { model, share } = labels.unit(&self.resource, node_gpus);
         Self {
             node_gpus,
+            all_gpus: None,
             share,
             model,
-            instance_type: first(&["node.kubernetes.io/instance-type"]),
-            capacity_type: capacity_type(labels),
-            region: first(&["topology.kubernetes.io/region"]),
-            zone: first(&["topology.kubernetes.io/zone"]),
+            gpu_memory_gib: labels.gpu_memory_gib(&self.resource),
+            instance_type: labels.instance_type().map(str::to_owned),
+            capacity_type: labels.capacity_type(),
+            region: text("topology.kubernetes.io/region"),
+            zone: text("topology.kubernetes.io/zone"),
             node: Some(node.to_owned()),
             ..self
         }
@@ -234,10 +122,54 @@ impl PricingAttributes {
 }
 
 impl PricingAttributes {
+    /// How many physical GPUs the node's units make, with those of other resources of the vendor.
+    pub(super) fn offered_gpus(&self) -> u32 {
+        let units = self.node_gpus.max(self.gpus);
+        self.share.physical(units).max(self.all_gpus.unwrap_or(0))
+    }
+
+    /// Everything that a node offers of one vendor's GPUs, under several names: each then says how
+    /// many GPUs all of them would make, so that their parts of the node are at most all of it. Where
+    /// labels count the GPUs, they are no more than these.
+    #[must_use]
+    pub fn sharing_a_node(offers: &[Self], labels: &BTreeMap<String, String>) -> Vec<Self> {
+        let [first, _, ..] = offers else {
+            return offers.to_vec();
+        };
+        let units = offers.iter().map(|offer| (offer.node_gpus, offer.share));
+        let all_gpus = Some(Share::physical_sum(units));
+        let labelled = NodeLabels(labels).gpus_of_vendor(&first.resource);
+        let each = offers.iter().map(|offer| {
+            let offer = Self {
+                all_gpus,
+                ..offer.clone()
+            };
+            match labelled {
+                Some(gpus) => offer.within_machine(gpus).into_owned(),
+                None => offer,
+            }
+        });
+        each.collect()
+    }
+
+    /// The attributes where the node has `gpus` physical GPUs: units beyond these share them.
+    pub(super) fn within_machine(&self, gpus: u32) -> Cow<'_, Self> {
+        let offered = self.offered_gpus();
+        if offered <= gpus.max(1) {
+            return Cow::Borrowed(self);
+        }
+        Cow::Owned(Self {
+            share: self.share.within(offered, gpus),
+            all_gpus: self.all_gpus.map(|all| all.min(gpus.max(1))),
+            ..self.clone()
+        })
+    }
+
     /// The attributes of a pod whose devices name their product, and the MIG profile of a part of
     /// it. Labels of nodes write product names with dashes for blanks, and so do price lists.
     #[must_use]
     pub fn with_product(self, product: Option<&str>, profile: Option<&str>) -> Self {
+        let product = product.filter(|product| product.len() <= MAX_PRODUCT_CHARACTERS);
         let model = product.map(|product| product.replace(' ', "-"));
         let share = |model| profile.and_then(|profile| Share::for_mig_profile(profile, model));
         match model {
@@ -252,53 +184,6 @@ impl PricingAttributes {
             },
         }
     }
-}
-
-fn capacity_type(labels: &BTreeMap<String, String>) -> Option<CapacityType> {
-    let is_true = |key: &str| labels.get(key).is_some_and(|value| value == "true");
-    if is_true("cloud.google.com/gke-spot") || is_true("cloud.google.com/gke-preemptible") {
-        return Some(CapacityType::Spot);
-    }
-    let keys = [
-        "karpenter.sh/capacity-type",
-        "eks.amazonaws.com/capacityType",
-        "cloud.google.com/gke-provisioning",
-        "kubernetes.azure.com/scalesetpriority",
-    ];
-    let name = keys.iter().find_map(|key| labels.get(*key))?;
-    match name.to_ascii_lowercase().replace(['-', '_'], "").as_str() {
-        "spot" | "preemptible" => Some(CapacityType::Spot),
-        "reserved" | "reservation" | "capacityblock" => Some(CapacityType::Reserved),
-        "ondemand" | "standard" | "regular" => Some(CapacityType::OnDemand),
-        _ => None,
-    }
-}
-
-/// The model of the physical GPU, and the fraction of it that one `resource` is. GPU feature
-/// discovery writes `A100-MIG-3g.20gb` for MIG's single strategy and `A100-SHARED` for
-/// time-slicing; see github.com/NVIDIA/k8s-device-plugin, "Generated Labels".
-fn product(resource: &str, labels: &BTreeMap<String, String>) -> (Option<String>, Share) {
-    let label = product_labels(resource)
-        .iter()
-        .find_map(|key| labels.get(*key));
-    let bare = label.map(|label| label.strip_suffix("-SHARED").unwrap_or(label));
-    let (model, profile) = match bare.and_then(|bare| bare.split_once("-MIG-")) {
-        Some((model, profile)) => (Some(model), Some(profile)),
-        None => (bare, None),
-    };
-    let share = profile
-        .and_then(|profile| Share::for_mig_profile(profile, model))
-        .unwrap_or_else(|| Share::for_resource(resource, model));
-    let renamed = resource.strip_suffix(SHARED);
-    let is_sliced = renamed.is_some() || bare.map(str::len) != label.map(String::len);
-    let replicas = labels
-        .get(&format!("{}.replicas", renamed.unwrap_or(resource)))
-        .filter(|_| is_sliced)
-        .and_then(|count| count.parse().ok());
-    (
-        model.map(str::to_owned),
-        share.divided_by(replicas.unwrap_or(1)),
-    )
 }
 
 #[cfg(test)]
@@ -384,6 +269,46 @@ mod tests {
                 "T4",
                 (1, 1),
             ),
+            // GKE says it with labels of its own
+            (
+                "nvidia.com/gpu",
+                vec![
+                    ("cloud.google.com/gke-accelerator", "nvidia-l4"),
+                    ("cloud.google.com/gke-max-shared-clients-per-gpu", "7"),
+                ],
+                "nvidia-l4",
+                (1, 7),
+            ),
+            (
+                "nvidia.com/gpu",
+                vec![
+                    (product, "H100"),
+                    ("cloud.google.com/gke-gpu-partition-size", "3g.40gb"),
+                    ("cloud.google.com/gke-max-shared-clients-per-gpu", "2"),
+                ],
+                "H100",
+                (3, 14),
+            ),
+            // fewer boards than the node has units, and a layout that feature discovery refuses
+            (
+                "nvidia.com/gpu",
+                vec![(product, "T4"), ("nvidia.com/gpu.count", "1")],
+                "T4",
+                (1, 7),
+            ),
+            (
+                "nvidia.com/gpu",
+                vec![(product, "A100-MIG-INVALID"), ("nvidia.com/gpu.count", "0")],
+                "A100",
+                (1, 1),
+            ),
+            // Azure's machines with a sixth of a GPU
+            (
+                "nvidia.com/gpu",
+                vec![("node.kubernetes.io/instance-type", "Standard_NV6ads_A10_v5")],
+                "NVIDIA-A10",
+                (1, 6),
+            ),
             (
                 "amd.com/gpu",
                 vec![("amd.com/gpu.product-name", "MI300X"), (product, "H100")],
@@ -461,10 +386,40 @@ mod tests {
                 "spot",
                 CapacityType::Spot,
             ),
+            (
+                "kubernetes.azure.com/scalesetpriority",
+                "regular",
+                CapacityType::OnDemand,
+            ),
+            (
+                "cloud.google.com/gke-preemptible",
+                "true",
+                CapacityType::Spot,
+            ),
+            (
+                "cloud.google.com/reservation-name",
+                "h100-2026",
+                CapacityType::Reserved,
+            ),
+            (
+                "oci.oraclecloud.com/oke-is-preemptible",
+                "true",
+                CapacityType::Spot,
+            ),
+            ("eks.amazonaws.com/capacityType", "SPOT", CapacityType::Spot),
         ] {
             let attributes = on("nvidia.com/gpu", &[(key, value)]);
             assert_eq!(attributes.capacity_type, Some(capacity), "{key}={value}");
         }
+        // a value that is not known hides no other label
+        let attributes = on(
+            "nvidia.com/gpu",
+            &[
+                ("karpenter.sh/capacity-type", "flexible"),
+                ("kubernetes.azure.com/scalesetpriority", "spot"),
+            ],
+        );
+        assert_eq!(attributes.capacity_type, Some(CapacityType::Spot));
     }
 
     #[test]

@@ -1,13 +1,17 @@
 //! The breakdown of a price: the terms that it is the sum of, each with the list and the row that
 //! it is from.
 
+use std::borrow::Cow;
+
 use jiff::Timestamp;
 
 use crate::money::Money;
 
-use super::attributes::{PricingAttributes, Share};
+use super::attributes::PricingAttributes;
 use super::catalog::{DatedPriceList, PriceCatalog};
+use super::gpu_models::{classes_from, memory_class};
 use super::price_list::{GpuPrice, MONTH_HOURS, NodePrice, Power, UnitFraction, VolumePrice};
+use super::share::Share;
 
 const MIB_PER_GIB: u32 = 1024;
 
@@ -91,13 +95,27 @@ impl PriceCatalog {
         attributes: &'a PricingAttributes,
         at: Timestamp,
     ) -> Option<Vec<PriceComponent<'a>>> {
-        let mut terms = vec![self.compute(attributes, at)?];
+        let on_machine = self.within_machine(attributes, at);
+        let mut terms = vec![self.compute(&on_machine, at)?];
         if matches!(terms[0].row, PriceRow::Gpu { .. }) {
             terms.extend(self.processors(attributes, at));
         }
         terms.extend(self.storage(attributes, at));
-        terms.extend(self.power(attributes, at));
+        terms.extend(self.power(&on_machine, at));
         Some(terms)
+    }
+
+    /// The attributes, so that all units of the node are at most the GPUs of its row: whatever makes
+    /// a node offer more, it costs no more than the row, and its pods share that.
+    fn within_machine<'a>(
+        &self,
+        attributes: &'a PricingAttributes,
+        at: Timestamp,
+    ) -> Cow<'a, PricingAttributes> {
+        match self.first(at, |list| list.list.machine_gpus(attributes)) {
+            Some((_, gpus)) => attributes.within_machine(gpus),
+            None => Cow::Borrowed(attributes),
+        }
     }
 
     fn compute<'a>(
@@ -118,12 +136,39 @@ impl PriceCatalog {
                 per_hour,
             });
         }
-        let (list, one) = self.highest_component(&attributes.resource, attributes.share, at)?;
+        let (list, one) = self.stand_in(attributes, at)?;
         Some(PriceComponent {
             list,
             row: PriceRow::HighestListed { one },
             per_hour: one.times(attributes.gpus),
         })
+    }
+
+    /// The price of one unit where no row matches, and the list that it is from: the highest of a GPU
+    /// of the vendor with memory of the same class, or of the next larger class that is listed.
+    /// Where all that is listed has less memory there is none: it would be too low. Where the memory
+    /// is not known, of the node's GPU or of all that are listed, it is the highest of all.
+    fn stand_in(&self, attributes: &PricingAttributes, at: Timestamp) -> Option<(&str, Money)> {
+        let PricingAttributes {
+            resource, share, ..
+        } = attributes;
+        let highest = |class| {
+            let of_list =
+                |list: &'_ DatedPriceList| list.list.highest_of_class(resource, *share, class);
+            self.highest_by(at, of_list)
+        };
+        let memory = attributes.gpu_memory_gib;
+        let mut classes = memory
+            .into_iter()
+            .flat_map(|gib| classes_from(memory_class(gib)));
+        if let Some(found) = classes.find_map(highest) {
+            return Some(found);
+        }
+        let are_known = memory.is_some() && classes_from(0).any(|class| highest(class).is_some());
+        if are_known {
+            return None;
+        }
+        self.highest_component(resource, *share, at)
     }
 
     /// The most that one of a resource costs an hour, and the list that says so.
@@ -133,13 +178,17 @@ impl PriceCatalog {
         share: Share,
         at: Timestamp,
     ) -> Option<(&str, Money)> {
+        self.highest_by(at, |list| list.list.highest_price(resource, share))
+    }
+
+    /// The highest price that a list gives, and the name of the list.
+    fn highest_by(
+        &self,
+        at: Timestamp,
+        price: impl Fn(&DatedPriceList) -> Option<Money>,
+    ) -> Option<(&str, Money)> {
         self.in_force(at)
-            .filter_map(|list| {
-                Some((
-                    list.name.as_str(),
-                    list.list.highest_price(resource, share)?,
-                ))
-            })
+            .filter_map(|list| Some((list.name.as_str(), price(list)?)))
             .reduce(|best, next| if next.1 > best.1 { next } else { best })
     }
 
@@ -202,9 +251,21 @@ impl PriceCatalog {
     /// for each physical GPU or, where they were measured, for all of them.
     fn power(&self, attributes: &PricingAttributes, at: Timestamp) -> Option<PriceComponent<'_>> {
         let (power_list, power) = self.first(at, |list| list.list.power.as_ref())?;
-        let (list, (watts, units)) = match attributes.amounts.watts {
+        let of_model = self.first(at, |list| list.list.watts(attributes));
+        // of a GPU that is shared, nobody's part is measured; and more than the boards can draw is no
+        // measurement
+        let is_possible = |measured: u32| {
+            of_model.is_none_or(|(_, (watts, units))| {
+                i128::from(measured) <= units.scale(i128::from(watts))
+            })
+        };
+        let measured = attributes
+            .amounts
+            .watts
+            .filter(|_| attributes.share.is_whole());
+        let (list, (watts, units)) = match measured.filter(|watts| is_possible(*watts)) {
             Some(measured) => (power_list, (measured, UnitFraction::ONE)),
-            None => self.first(at, |list| list.list.watts(attributes))?,
+            None => of_model?,
         };
         // millionths of a kilowatt
         let draw = i128::from(watts) * i128::from(power.pue_milli);

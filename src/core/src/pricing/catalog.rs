@@ -15,7 +15,8 @@ use jiff::Timestamp;
 
 use crate::money::{Cost, Money, per_hour_for};
 
-use super::attributes::{PricingAttributes, Share};
+use super::accelerators::share_by_name;
+use super::attributes::PricingAttributes;
 use super::breakdown::PriceRow;
 use super::overhead::Overhead;
 use super::price_list::{Power, PriceList};
@@ -148,7 +149,7 @@ impl PriceCatalog {
     /// The most that one of this resource costs an hour at `at`. A MIG profile costs its slices of
     /// the dearest GPU.
     pub fn highest_price(&self, resource: &str, at: Timestamp) -> Option<Money> {
-        self.highest_component(resource, Share::for_resource(resource, None), at)
+        self.highest_component(resource, share_by_name(resource, None), at)
             .map(|(_, price)| price)
     }
 

@@ -2,9 +2,12 @@
 
 use crate::money::Money;
 
-use super::attributes::{CapacityType, PricingAttributes, Share, is_fraction, is_whole_gpu_of};
+use super::accelerators::{is_fraction, is_whole_gpu_of};
+use super::attributes::{CapacityType, PricingAttributes};
 use super::breakdown::PriceRow;
+use super::gpu_models::{canonical_model, memory_class, memory_of};
 use super::overhead::Overhead;
+use super::share::Share;
 use super::tariff::Tariff;
 
 /// Hours of a month by which prices a month are spread: 8,760 / 12, as the clouds do.
@@ -118,21 +121,36 @@ impl PriceList {
     /// before one of the physical GPU, then the row that says most of where it applies. Of equally
     /// close rows the first counts.
     pub(super) fn compute(&self, attributes: &PricingAttributes) -> Option<PriceRow<'_>> {
-        let nodes = self.nodes.iter().filter_map(|row| {
-            let is_type = Some(&row.instance_type) == attributes.instance_type.as_ref();
-            let exact = offers(&row.resource, attributes).filter(|_| is_type)?;
-            Some(((exact, row.nodes.closeness(attributes)?), row))
-        });
-        if let Some(row) = closest(nodes) {
+        if let Some(row) = closest(self.nodes_of(attributes)) {
             let units = row.units(attributes);
             return Some(PriceRow::Node { row, units });
         }
         let gpus = self
             .rows_of(attributes)
-            .filter_map(|(exact, row)| Some(((exact, row.nodes.closeness(attributes)?), row)));
+            .filter_map(|(rank, row)| Some(((rank, row.nodes.closeness(attributes)?), row)));
         closest(gpus).map(|row| PriceRow::Gpu {
             row,
             units: row.units(attributes),
+        })
+    }
+
+    /// How many physical GPUs the pod's node has, by the closest row of its type that says so.
+    pub(super) fn machine_gpus(&self, attributes: &PricingAttributes) -> Option<u32> {
+        let counted = self
+            .nodes_of(attributes)
+            .filter(|(_, row)| row.gpus.is_some());
+        closest(counted)?.gpus
+    }
+
+    /// Rows of the pod's machine, and how closely they match.
+    fn nodes_of<'a>(
+        &'a self,
+        attributes: &PricingAttributes,
+    ) -> impl Iterator<Item = ((bool, u8), &'a NodePrice)> {
+        self.nodes.iter().filter_map(|row| {
+            let is_type = Some(&row.instance_type) == attributes.instance_type.as_ref();
+            let exact = offers(&row.resource, attributes).filter(|_| is_type)?;
+            Some(((exact, row.nodes.closeness(attributes)?), row))
         })
     }
 
@@ -140,7 +158,7 @@ impl PriceList {
     pub(super) fn watts(&self, attributes: &PricingAttributes) -> Option<(u32, UnitFraction)> {
         let rows = self
             .rows_of(attributes)
-            .filter_map(|(exact, row)| Some((exact, (row.watts?, row.units(attributes)))));
+            .filter_map(|(rank, row)| Some((rank, (row.watts?, row.units(attributes)))));
         closest(rows)
     }
 
@@ -165,15 +183,41 @@ impl PriceList {
         gpus.chain(nodes).max()
     }
 
-    /// Rows of the pod's GPU model, and whether they are for its very resource.
+    /// The most that one of `resource`, which is `share` of a physical GPU, costs an hour by a row of
+    /// a GPU whose memory is of this class; `None` where no row is.
+    pub(super) fn highest_of_class(
+        &self,
+        resource: &str,
+        share: Share,
+        class: u32,
+    ) -> Option<Money> {
+        let one = PricingAttributes {
+            resource: resource.to_owned(),
+            gpus: 1,
+            share,
+            ..PricingAttributes::default()
+        };
+        let of_class = |row: &&GpuPrice| memory_of(&row.model).map(memory_class) == Some(class);
+        let rows = self.gpus.iter().filter(of_class);
+        rows.filter(|row| offers(&row.resource, &one).is_some())
+            .map(|row| row.units(&one).portion_of(row.per_hour))
+            .max()
+    }
+
+    /// Rows of the pod's GPU model: whether they are for its very resource, and whether they name the
+    /// model as the node's label does or as vendors do.
     fn rows_of<'a>(
         &'a self,
         attributes: &PricingAttributes,
-    ) -> impl Iterator<Item = (bool, &'a GpuPrice)> {
-        self.gpus
-            .iter()
-            .filter(|row| Some(&row.model) == attributes.model.as_ref())
-            .filter_map(|row| Some((offers(&row.resource, attributes)?, row)))
+    ) -> impl Iterator<Item = ((bool, bool), &'a GpuPrice)> {
+        let model = attributes.model.as_deref();
+        let canonical = model.and_then(canonical_model);
+        self.gpus.iter().filter_map(move |row| {
+            let is_named = Some(row.model.as_str()) == model;
+            let is_meant = is_named || Some(row.model.as_str()) == canonical;
+            let exact = offers(&row.resource, attributes).filter(|_| is_meant)?;
+            Some(((exact, is_named), row))
+        })
     }
 }
 
@@ -237,13 +281,11 @@ impl GpuPrice {
 }
 
 impl NodePrice {
-    /// The pod's part of the node. Where the row does not count the physical GPUs, the node's count
-    /// of the resource does, rounded up to whole GPUs.
+    /// The pod's part of the node, which is never more than all of it. Where the row does not count
+    /// the physical GPUs, the node's count of the resource does, rounded up to whole GPUs. So it
+    /// does where the node has more than the row says.
     fn units(&self, attributes: &PricingAttributes) -> UnitFraction {
-        let Share { part, whole } = attributes.share;
-        let counted =
-            (u64::from(attributes.node_gpus) * u64::from(part)).div_ceil(u64::from(whole.max(1)));
-        let gpus = self.gpus.map_or(counted, u64::from).max(1);
+        let gpus = self.gpus.unwrap_or(0).max(attributes.offered_gpus()).max(1);
         let units = physical_units(attributes);
         UnitFraction {
             whole: units.whole * i128::from(gpus),

@@ -351,6 +351,12 @@ fn watts_that_were_measured_stand_for_those_of_the_model() {
     // of all its GPUs together: 0.3 x 1.5 = 0.45 kWh
     assert_eq!(quote(&pod).cost.power, money("0.09"));
     assert_eq!(quote(&pod).carbon_mg, 180_000);
+    // more than two boards of 700 W can draw is none
+    pod.amounts.watts = Some(1_400);
+    assert_eq!(quote(&pod).cost.power, money("0.42"));
+    pod.amounts.watts = Some(u32::MAX);
+    assert_eq!(quote(&pod).cost.power, money("0.42"));
+    pod.amounts.watts = Some(300);
     let free = one(book(None)).price(&pod, at(NOW)).rate().unwrap();
     assert_eq!((free.cost.power, free.carbon_mg), (Money::ZERO, 0));
 }
