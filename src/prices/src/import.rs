@@ -9,7 +9,8 @@ use std::fmt;
 use bursar_api::prices::{
     CapacityType, Cpu, GpuPrice, Memory, NodePrice, PriceListSpec, Storage, VolumePrice,
 };
-use bursar_core::{currency, pricing::MONTH_HOURS};
+use bursar_core::currency;
+use bursar_core::pricing::{MONTH_HOURS, canonical_model, product_labels};
 
 use crate::table::Nanos;
 
@@ -51,6 +52,9 @@ const INSTANCE_TYPE_FIELDS: [&str; 2] = [
     "metadata.labels.node.kubernetes.io/instance-type",
     "metadata.labels.beta.kubernetes.io/instance-type",
 ];
+
+/// Fields by which OpenCost finds one node; a line has its type in addition.
+const SINGLE_NODE_FIELDS: [&str; 3] = ["", "spec.providerID", "metadata.name"];
 
 /// Why a file is no price list.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -172,26 +176,30 @@ impl Dialect {
     fn of(header: &csv::StringRecord) -> Result<Self, String> {
         let has = |name: &str| header.iter().any(|column| column == name);
         let found = header.iter().collect::<Vec<_>>().join(",");
-        if OPENCOST_COLUMNS.iter().all(|name| has(name)) {
-            return Ok(Self::OpenCost);
-        }
-        if !BURSAR_COLUMNS[..3].iter().all(|name| has(name)) {
+        let is_opencosts = OPENCOST_COLUMNS.iter().all(|name| has(name));
+        if !is_opencosts && !BURSAR_COLUMNS[..3].iter().all(|name| has(name)) {
             return Err(format!(
                 "the columns are {found:?}; write {} (the first three must be there), or OpenCost's {}",
                 BURSAR_COLUMNS.join(","),
                 OPENCOST_COLUMNS.join(",")
             ));
         }
+        let known = if is_opencosts {
+            &OPENCOST_COLUMNS[..]
+        } else {
+            &BURSAR_COLUMNS[..]
+        };
         let mut names: Vec<&str> = header.iter().collect();
-        if let Some(unknown) = names.iter().find(|name| !BURSAR_COLUMNS.contains(name)) {
+        if let Some(unknown) = names.iter().find(|name| !known.contains(name)) {
             return Err(format!(
                 "there is no column {unknown:?}; known are {}",
-                BURSAR_COLUMNS.join(",")
+                known.join(",")
             ));
         }
         names.sort_unstable();
         match names.windows(2).find(|pair| pair[0] == pair[1]) {
             Some(twice) => Err(format!("column {:?} is there twice", twice[0])),
+            None if is_opencosts => Ok(Self::OpenCost),
             None => Ok(Self::Bursar),
         }
     }
@@ -323,45 +331,17 @@ impl Row<'_> {
         }
     }
 
+    /// A line in OpenCost's columns. A column that narrows what the line is for is used, or the line
+    /// is refused: without it, the price would be that of other machines.
     fn opencost(&self) -> Result<ImportedPrice, String> {
         let price = self.price("MarketPriceHourly")?;
-        let region = self.limited_text("Region", 63)?;
         let field = self.text("InstanceIDField");
         match self.text("AssetClass") {
-            "node" => {
-                let column = match self.text("InstanceType") {
-                    "" if INSTANCE_TYPE_FIELDS.contains(&field) => "InstanceID",
-                    "" => {
-                        return Err(format!(
-                            "it prices one node by {field:?}: Bursar prices nodes by type, so write the InstanceType"
-                        ));
-                    }
-                    _ => "InstanceType",
-                };
-                Ok(ImportedPrice::Node(NodePrice {
-                    instance_type: self.required_text(column, 63)?,
-                    resource: NVIDIA.to_owned(),
-                    gpus: None,
-                    capacity_type: None,
-                    region,
-                    zone: None,
-                    price_per_hour: price.to_string(),
-                    source: None,
-                    as_of: None,
-                }))
-            }
-            "gpu" => Ok(ImportedPrice::Gpu(GpuPrice {
-                model: self.required_text("InstanceID", 253)?,
-                resource: NVIDIA.to_owned(),
-                capacity_type: None,
-                region,
-                zone: None,
-                price_per_hour: price.to_string(),
-                watts: None,
-                source: None,
-                as_of: None,
-            })),
+            "node" => self.opencost_node(field, price),
+            "gpu" => self.opencost_gpu(field, price),
             "pv" if field == "spec.storageClassName" => {
+                self.empty("Region", "Bursar has one price of a class for all regions")?;
+                self.empty("InstanceType", "a volume is on no machine")?;
                 let month = price.0.checked_mul(MONTH_HOURS.into()).map(Nanos);
                 Ok(ImportedPrice::Volume(VolumePrice {
                     storage_class: self.required_text("InstanceID", 253)?,
@@ -371,9 +351,90 @@ impl Row<'_> {
                 }))
             }
             "pv" => Err(format!(
-                "it prices one volume by {field:?}: Bursar prices volumes by class, so write spec.storageClassName there"
+                "InstanceIDField is {field:?}: Bursar prices volumes by class, so write spec.storageClassName there"
             )),
             class => Err(format!("AssetClass is {class:?}: write node, gpu or pv")),
+        }
+    }
+
+    fn opencost_node(&self, field: &str, price: Nanos) -> Result<ImportedPrice, String> {
+        let is_by_type = INSTANCE_TYPE_FIELDS.contains(&field);
+        let (named, id) = (self.text("InstanceType"), self.text("InstanceID"));
+        let column = match named {
+            "" if is_by_type => "InstanceID",
+            "" => {
+                return Err(format!(
+                    "InstanceIDField is {field:?}, which names one node: Bursar prices nodes by type, so write the InstanceType"
+                ));
+            }
+            _ if is_by_type && named != id => {
+                return Err(format!(
+                    "InstanceType is {named:?}, and InstanceID, which InstanceIDField says is the type, is {id:?}: write one of them"
+                ));
+            }
+            // the price of one node of this type
+            _ if is_by_type || SINGLE_NODE_FIELDS.contains(&field) => "InstanceType",
+            _ => {
+                return Err(format!(
+                    "InstanceIDField is {field:?}, by which Bursar cannot tell nodes apart: write {}, or spec.providerID with the InstanceType",
+                    INSTANCE_TYPE_FIELDS[0]
+                ));
+            }
+        };
+        Ok(ImportedPrice::Node(NodePrice {
+            instance_type: self.required_text(column, 63)?,
+            resource: NVIDIA.to_owned(),
+            gpus: None,
+            capacity_type: None,
+            region: self.limited_text("Region", 63)?,
+            zone: None,
+            price_per_hour: price.to_string(),
+            source: None,
+            as_of: None,
+        }))
+    }
+
+    /// A price of a GPU is by the label that `InstanceIDField` names. Of a label of which the model
+    /// is read only where another one is missing, the values that name a model are taken, as that
+    /// model.
+    fn opencost_gpu(&self, field: &str, price: Nanos) -> Result<ImportedPrice, String> {
+        self.empty(
+            "InstanceType",
+            "Bursar prices GPUs by their model on any machine",
+        )?;
+        let label = field.strip_prefix("metadata.labels.").unwrap_or(field);
+        let id = self.required_text("InstanceID", 253)?;
+        let labels = product_labels(NVIDIA);
+        let model = match labels.iter().position(|known| *known == label) {
+            Some(0) => Some(id),
+            Some(_) => canonical_model(&id).map(str::to_owned),
+            None => None,
+        };
+        let model = model.ok_or_else(|| {
+            format!(
+                "InstanceIDField is {field:?}, by whose value {:?} Bursar cannot tell the GPU's model: write {}, and its value as InstanceID",
+                self.text("InstanceID"),
+                labels[0]
+            )
+        })?;
+        Ok(ImportedPrice::Gpu(GpuPrice {
+            model,
+            resource: NVIDIA.to_owned(),
+            capacity_type: None,
+            region: self.limited_text("Region", 63)?,
+            zone: None,
+            price_per_hour: price.to_string(),
+            watts: None,
+            source: None,
+            as_of: None,
+        }))
+    }
+
+    /// Refuses a value that would change what the line is for.
+    fn empty(&self, column: &str, why: &str) -> Result<(), String> {
+        match self.text(column) {
+            "" => Ok(()),
+            value => Err(format!("{column} is {value:?}: leave it empty, as {why}")),
         }
     }
 }

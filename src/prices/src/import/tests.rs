@@ -78,6 +78,55 @@ fn what_opencost_means_otherwise_is_refused_and_not_guessed() {
 }
 
 #[test]
+fn a_column_that_changes_what_a_line_means_is_used_or_named() {
+    // two prices by a label whose values are no models
+    let text = include_str!("opencost-gpu-label.csv");
+    let found = errors(text);
+    assert_eq!(found.len(), 2, "{found:#?}");
+    for each in found {
+        assert!(
+            each.contains("InstanceIDField is \"gpu.nvidia.com/class\""),
+            "{each}"
+        );
+    }
+    // a label of which the model is read, and a value that names one
+    let by_class =
+        format!("{OPENCOST_HEADER}\n,H100_NVLINK_80GB,,gpu,gpu.nvidia.com/model,,1.9,\n");
+    let spec = read(&by_class, "USD").unwrap();
+    assert_eq!(spec.gpus[0].model, "NVIDIA-H100-80GB-HBM3");
+    let lines = [
+        (",x,,node,metadata.labels.pool,p5,1,", "InstanceIDField"),
+        (
+            ",p4,,node,metadata.labels.node.kubernetes.io/instance-type,p5,1,",
+            "InstanceType",
+        ),
+        (",fast,us-east-1,pv,spec.storageClassName,,1,", "Region"),
+        (",fast,,pv,spec.storageClassName,p5,1,", "InstanceType"),
+        (",H100,,gpu,nvidia.com/gpu.product,p5,1,", "InstanceType"),
+        (",H100,,gpu,,,1,", "InstanceIDField"),
+        (",vol-1,,pv,metadata.name,,1,", "InstanceIDField"),
+    ];
+    for (line, column) in lines {
+        let found = errors(&format!("{OPENCOST_HEADER}\n{line}\n"));
+        let start = format!("line 2: {column} is ");
+        assert!(found[0].starts_with(&start), "{line}: {found:?}");
+    }
+    for (header, part) in [
+        (
+            format!("{OPENCOST_HEADER},SpotPrice"),
+            "no column \"SpotPrice\"",
+        ),
+        (
+            format!("{OPENCOST_HEADER},Region"),
+            "\"Region\" is there twice",
+        ),
+    ] {
+        let error = read(&format!("{header}\n"), "USD").unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
 fn wrong_columns_are_refused_with_those_that_would_be_right() {
     for (text, part) in [
         ("", "the columns are"),
