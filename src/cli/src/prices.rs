@@ -1,10 +1,11 @@
 //! `kubectl bursar prices`: imports prices, and finds nodes without one.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use bursar_api::PriceList;
-use bursar_api::gpu_inventory::{DevicePools, GpuOffer, gpu_offers};
+use bursar_api::gpu_inventory::{DevicePools, GpuOffer, gpu_offers, unknown_accelerators};
 use bursar_api::prices::EffectivePrices;
 use bursar_core::pricing::{DEFAULT_LIST, PriceLookup, PricingAttributes, product_labels};
 use bursar_prices::import::{self, ImportError};
@@ -26,8 +27,8 @@ pub(crate) enum PricesCommand {
         after_help = "Example: kubectl bursar prices import contract.csv --name contract --currency EUR --dry-run"
     )]
     Import(ImportArgs),
-    /// List nodes without a price or with a provisional one, and the fix. Exits with 1 if there are
-    /// any.
+    /// List nodes without a price or with a provisional one, and accelerators that no rule knows, with
+    /// the fix. Exits with 1 if there are any.
     #[command(after_help = "Example: kubectl bursar prices check")]
     Check,
 }
@@ -159,7 +160,7 @@ fn refused(name: &str, error: &kube::Error) -> Error {
 struct PriceCheck {
     /// The result in words; ends with a newline.
     text: String,
-    /// True if every GPU has a listed price.
+    /// True if every GPU has a listed price, and every accelerator is known.
     complete: bool,
 }
 
@@ -218,10 +219,34 @@ fn check_offers(
         ));
     }
     unpriced.iter().for_each(|each| text.push_str(each));
+    let unknown = unknown(nodes);
+    text.push_str(&unknown);
     PriceCheck {
         text,
-        complete: unpriced.is_empty(),
+        complete: unpriced.is_empty() && unknown.is_empty(),
     }
+}
+
+/// Describes the resources that look like accelerators and that no rule knows, each once.
+fn unknown(nodes: &[Node]) -> String {
+    let mut found: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for node in nodes {
+        for resource in unknown_accelerators(node) {
+            found.entry(resource).or_default().push(node.name_any());
+        }
+    }
+    let described = found.into_iter().map(|(resource, nodes)| {
+        let more = match nodes.len() - 1 {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        format!(
+            "\nresource {resource} (node {}{more}) looks like an accelerator, and no rule knows it: pods that hold it \
+             are charged nothing for it, and no budget counts it\n",
+            nodes[0]
+        )
+    });
+    described.collect()
 }
 
 /// Describes an offer without a listed price, and the fix; `None` if the price is listed.
@@ -254,6 +279,9 @@ fn unpriced(offer: &GpuOffer, prices: &EffectivePrices, now: Timestamp) -> Optio
         let by = match label.split('/').next() {
             Some("amd.com") => "AMD's node labeller",
             Some("gpu.intel.com") => "Intel's feature discovery",
+            Some("cloud.google.com") => "GKE",
+            Some("karpenter.k8s.aws") => "Karpenter",
+            Some("habana.ai") => "an administrator",
             _ => "NVIDIA's GPU feature discovery",
         };
         text.push_str(&format!("  label {label} is missing; {by} sets it\n"));
@@ -351,6 +379,32 @@ node amd: amd.com/gpu has no price: its spend is unknown
         );
         assert!(check.complete);
         assert_eq!(check.text, "1 of 1 kinds of GPU on 2 nodes have a price\n");
+    }
+
+    #[test]
+    fn accelerators_that_no_rule_knows_are_listed_once_with_a_node() {
+        let npu = |name| {
+            node(
+                name,
+                json!({"huawei.com/Ascend910": "8", "cpu": "8"}),
+                json!({}),
+            )
+        };
+        let nodes = [
+            npu("a"),
+            npu("b"),
+            node("c", json!({"hygon.com/dcu": "0"}), json!({})),
+        ];
+        let check = check_offers(&nodes, &[], &[prices("ours", "USD")], Timestamp::UNIX_EPOCH);
+        assert!(!check.complete);
+        assert_eq!(
+            check.text,
+            "no node has GPUs
+
+resource huawei.com/Ascend910 (node a and 1 more) looks like an accelerator, and no rule knows it: pods that hold it are \
+charged nothing for it, and no budget counts it
+"
+        );
     }
 
     #[test]

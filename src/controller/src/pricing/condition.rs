@@ -35,7 +35,11 @@ fn labels(attributes: &PricingAttributes) -> String {
             |value| format!("{key}={value}"),
         )
     };
-    let model = label(product, attributes.model.as_ref());
+    let model = match &attributes.model {
+        // it may be from any of the labels that name models
+        Some(model) => format!("model {model}"),
+        None => format!("no label {product}"),
+    };
     let machine = label(
         "node.kubernetes.io/instance-type",
         attributes.instance_type.as_ref(),
@@ -116,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_price_that_only_stands_in_is_no_price_and_the_message_names_the_label() {
+    fn a_price_that_only_stands_in_is_no_price_and_the_message_names_the_model() {
         let (open, month) = accounts(true);
         let condition = super::priced(&spend(unlisted(&open, month)));
         assert_eq!(
@@ -124,7 +128,7 @@ mod tests {
             (Some(false), reason::PROVISIONAL)
         );
         assert!(
-            condition.message.contains("nvidia.com/gpu.product=B300"),
+            condition.message.contains("a node with model B300"),
             "{}",
             condition.message
         );
