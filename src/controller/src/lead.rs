@@ -165,7 +165,10 @@ fn new_context(
         orders_wait: AtomicBool::new(false),
         index: Mutex::default(),
         sharing: Mutex::default(),
-        measured: Arc::new(Mutex::new(PowerReadings::new(Timestamp::now()))),
+        measured: Arc::new(Mutex::new(PowerReadings::of_exporters_in(
+            options.power_exporter_namespace.clone(),
+            Timestamp::now(),
+        ))),
         began: Timestamp::now(),
         ports: Ports::default(),
         shares: Mutex::default(),

@@ -155,6 +155,10 @@ pub struct Options {
     /// `high=team`, or `high=*` for all. May be given several times.
     #[arg(long = "allow-priority-class", value_name = "CLASS=NAMESPACE")]
     pub allowed_priority_classes: Vec<AllowedClass>,
+    /// The namespace whose dcgm-exporters are read for the watts of GPUs; without it, the usual one
+    /// that has any.
+    #[arg(long, env = "BURSAR_POWER_EXPORTER_NAMESPACE")]
+    pub power_exporter_namespace: Option<String>,
     /// Port of health, readiness, metrics and explanations.
     #[arg(long, default_value_t = ADMIN_PORT)]
     pub admin_port: u16,

@@ -20,12 +20,23 @@ use crate::pod;
 const PACE: Duration = Duration::from_mins(1);
 /// Exporters that are read at the same time.
 const CONCURRENCY: usize = 16;
-/// The mean of this time counts, and it changes no more often.
+/// The median of this time counts, and it changes no more often.
 const WINDOW: SignedDuration = SignedDuration::from_mins(15);
 /// A pod whose first measurement is this old has been measured for the whole window.
 const SETTLED: SignedDuration = SignedDuration::from_mins(14);
 /// An older measurement does not count.
 const FRESH: SignedDuration = SignedDuration::from_mins(5);
+
+/// Namespaces in which administrators run dcgm-exporter: NVIDIA's operator, GKE's own, and the usual
+/// ones of a chart. Of these the first that has an exporter counts, where none is named.
+const USUAL_NAMESPACES: [&str; 6] = [
+    "gpu-operator",
+    "nvidia-gpu-operator",
+    "gke-managed-system",
+    "kube-system",
+    "dcgm-exporter",
+    "monitoring",
+];
 
 /// The measured power of pods.
 pub(crate) type SharedPowerReadings = Arc<Mutex<PowerReadings>>;
@@ -34,6 +45,8 @@ pub(crate) type SharedPowerReadings = Arc<Mutex<PowerReadings>>;
 #[derive(Debug)]
 pub(crate) struct PowerReadings {
     began: Timestamp,
+    /// The namespace whose exporters are believed; the usual one if `None`.
+    exporters: Option<String>,
     pods: BTreeMap<(String, String), VecDeque<(Timestamp, f64)>>,
 }
 
@@ -42,7 +55,16 @@ impl PowerReadings {
     pub(crate) fn new(began: Timestamp) -> Self {
         Self {
             began,
+            exporters: None,
             pods: BTreeMap::new(),
+        }
+    }
+
+    /// No measurement yet, and exporters of this namespace alone.
+    pub(crate) fn of_exporters_in(namespace: Option<String>, began: Timestamp) -> Self {
+        Self {
+            exporters: namespace.filter(|name| !name.is_empty()),
+            ..Self::new(began)
         }
     }
 
@@ -62,7 +84,7 @@ impl PowerReadings {
 
     /// The watts that the pod's charge is priced by from `now` on. `None` for those of its model.
     ///
-    /// The mean of the last 15 minutes, once it was measured for so long and differs by more than a
+    /// The median of the last 15 minutes, which no single sample moves, once it was measured for so long and differs by more than a
     /// tenth from what counts; nothing changes more often than every 15 minutes, so that a record
     /// stays small. Without a measurement of the last 5 minutes, the model's. What a leader has not
     /// measured yet stays as it is on record.
@@ -96,11 +118,17 @@ impl PowerReadings {
         if within(*first, SETTLED) {
             return counts;
         }
-        let sum: f64 = ours.iter().map(|(_, watts)| watts).sum();
-        let mean = (sum / ours.len() as f64).round() as u32;
-        let close = |counts: u32| u64::from(mean.abs_diff(counts)) * 10 <= u64::from(counts);
-        counts.filter(|counts| close(*counts)).or(Some(mean))
+        let median = median(ours.iter().map(|(_, watts)| *watts).collect()).round() as u32;
+        let close = |counts: u32| u64::from(median.abs_diff(counts)) * 10 <= u64::from(counts);
+        counts.filter(|counts| close(*counts)).or(Some(median))
     }
+}
+
+/// The middle sample; of an even number, the lower one of the two in the middle. 0 of none.
+fn median(mut samples: Vec<f64>) -> f64 {
+    samples.sort_by(f64::total_cmp);
+    let middle = samples.len().saturating_sub(1) / 2;
+    samples.get(middle).copied().unwrap_or_default()
 }
 
 /// Reads all exporters for as long as the process leads.
@@ -116,8 +144,9 @@ pub(crate) async fn run(stores: Arc<Stores>, measured: SharedPowerReadings) {
 
 async fn sync_once(stores: &Stores, scraper: &Scraper, measured: &SharedPowerReadings) {
     let pods = stores.pods.state();
-    let exporters = pods.iter().filter_map(|pod| exporter(pod));
-    let reads = exporters
+    let named = lock(measured).exporters.clone();
+    let reads = exporters(&pods, named.as_deref())
+        .into_iter()
         .map(|(address, port, node)| async move { (scraper.watts(address, port).await, node) });
     let mut reads = futures::stream::iter(reads).buffer_unordered(CONCURRENCY);
     let mut all = Watts::new();
@@ -136,6 +165,25 @@ async fn sync_once(stores: &Stores, scraper: &Scraper, measured: &SharedPowerRea
         }
     }
     lock(measured).take(all, Timestamp::now());
+}
+
+/// The exporters of the one namespace that is believed: anybody who may run pods could say what the
+/// pods of a node draw.
+fn exporters<'a>(pods: &'a [Arc<Pod>], named: Option<&str>) -> Vec<(IpAddr, u16, &'a str)> {
+    let mut by_namespace: BTreeMap<&str, Vec<_>> = BTreeMap::new();
+    for pod in pods {
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        if let Some(exporter) = exporter(pod) {
+            by_namespace.entry(namespace).or_default().push(exporter);
+        }
+    }
+    let usual = USUAL_NAMESPACES
+        .iter()
+        .find(|name| by_namespace.contains_key(*name));
+    let believed = named.or(usual.copied());
+    believed
+        .and_then(|name| by_namespace.remove(name))
+        .unwrap_or_default()
 }
 
 /// The address and port of a dcgm-exporter, and its node.
@@ -195,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mean_of_a_quarter_of_an_hour_counts_where_it_differs_by_a_tenth_and_no_more_often() {
+    fn the_median_of_a_quarter_of_an_hour_counts_where_it_differs_by_a_tenth_and_no_more_often() {
         let steady = |watts: f64, until: i64| -> Vec<(i64, f64)> {
             (0..=until).map(|minute| (minute, watts)).collect()
         };
@@ -222,6 +270,42 @@ mod tests {
         let later = charge(None, None, 10);
         let watts = measured(&steady(300.0, 20)).mean_watts("team", &later, at(20));
         assert_eq!(watts, None, "another pod of that name was measured");
+    }
+
+    #[test]
+    fn one_sample_moves_no_money() {
+        let mut samples: Vec<(i64, f64)> = (0..=14).map(|minute| (minute, 320.0)).collect();
+        samples.push((15, 2_000.0));
+        for minute in 15..=29 {
+            let watts = measured(&samples).mean_watts("team", &charge(None, None, 0), at(minute));
+            assert_eq!(watts, Some(320), "minute {minute}");
+            samples.push((minute + 1, 320.0));
+        }
+    }
+
+    #[test]
+    fn exporters_of_one_namespace_are_believed() {
+        let exporter = |namespace: &str, ip: &str| -> Arc<Pod> {
+            let pod = json!({
+                "metadata": {"name": "e", "namespace": namespace, "labels": {"app": "nvidia-dcgm-exporter"}},
+                "spec": {"nodeName": "n", "containers": []},
+                "status": {"podIP": ip, "conditions": [{"type": "Ready", "status": "True"}]},
+            });
+            Arc::new(serde_json::from_value(pod).unwrap())
+        };
+        let pods = [
+            exporter("tenant", "10.0.0.1"),
+            exporter("monitoring", "10.0.0.2"),
+            exporter("gpu-operator", "10.0.0.3"),
+        ];
+        let read = |pods: &[Arc<Pod>], named| -> Vec<String> {
+            let read = exporters(pods, named).into_iter();
+            read.map(|(ip, _, _)| ip.to_string()).collect()
+        };
+        assert_eq!(read(&pods, None), ["10.0.0.3"]);
+        assert_eq!(read(&pods, Some("tenant")), ["10.0.0.1"]);
+        assert_eq!(read(&pods[..1], None), [""; 0]);
+        assert_eq!(read(&pods, Some("elsewhere")), [""; 0]);
     }
 
     #[test]

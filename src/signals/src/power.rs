@@ -11,6 +11,10 @@ pub const PORT: u16 = 9400;
 /// Gauge: watts that a GPU draws.
 const USAGE: &str = "DCGM_FI_DEV_POWER_USAGE";
 
+/// No board draws more: those of 2026 draw 1,400 W at most. An exporter that reads a broken sensor
+/// reports numbers without measure.
+const MOST_OF_A_BOARD: f64 = 2_000.0;
+
 /// Watts by namespace and name of a pod.
 pub type Watts = BTreeMap<(String, String), f64>;
 
@@ -24,9 +28,11 @@ impl Scraper {
     }
 }
 
-/// The sum over the GPUs of each pod. Where somebody has taken the labels' names, the pod's are `exported_`.
+/// The sum over the boards of each pod, each board once, however many series it has. A pod with a
+/// board that reports what no board can draw has no reading. Where somebody has taken the labels'
+/// names, the pod's are `exported_`.
 fn watts(text: &str) -> Watts {
-    let mut sums = Watts::new();
+    let mut boards: BTreeMap<(String, String), BTreeMap<String, f64>> = BTreeMap::new();
     for (labels, value) in exposition::samples(text, USAGE) {
         let of = |name: &str| {
             let exported = labels.get(&format!("exported_{name}"));
@@ -35,11 +41,22 @@ fn watts(text: &str) -> Watts {
         let Some(pod) = of("namespace").zip(of("pod")) else {
             continue;
         };
-        if value.is_finite() && value >= 0.0 && !pod.1.is_empty() {
-            *sums.entry(pod).or_default() += value;
+        let board = ["UUID", "uuid", "gpu", "device"];
+        let board = board.iter().find_map(|name| labels.get(*name).cloned());
+        if !pod.1.is_empty() {
+            let readings = boards.entry(pod).or_default();
+            let reading = readings.entry(board.unwrap_or_default()).or_insert(value);
+            // one that is no number stays
+            if value < *reading || value.is_nan() {
+                *reading = value;
+            }
         }
     }
-    sums
+    let is_possible = |watts: &f64| (0.0..=MOST_OF_A_BOARD).contains(watts);
+    boards.retain(|_, readings| readings.values().all(is_possible));
+    let sums = boards.into_iter();
+    sums.map(|(pod, readings)| (pod, readings.values().sum()))
+        .collect()
 }
 
 #[cfg(test)]
@@ -59,5 +76,23 @@ mod tests {
         let key = |namespace: &str, pod: &str| (namespace.to_owned(), pod.to_owned());
         let told = Watts::from([(key("team", "chat-0"), 500.5), (key("other", "p"), 50.0)]);
         assert_eq!(watts(text), told);
+    }
+
+    #[test]
+    fn a_reading_that_no_board_can_draw_is_none() {
+        assert_eq!(watts(include_str!("impossible-watts.prom")), Watts::new());
+        // nor is the sum of the pod's other boards its reading
+        let text = "DCGM_FI_DEV_POWER_USAGE{UUID=\"a\",namespace=\"team\",pod=\"chat-0\"} 2000.5\n\
+            DCGM_FI_DEV_POWER_USAGE{UUID=\"b\",namespace=\"team\",pod=\"chat-0\"} 300\n\
+            DCGM_FI_DEV_POWER_USAGE{UUID=\"c\",namespace=\"team\",pod=\"chat-1\"} 300\n";
+        let pods: Vec<String> = watts(text).into_keys().map(|(_, pod)| pod).collect();
+        assert_eq!(pods, ["chat-1"]);
+    }
+
+    #[test]
+    fn a_board_counts_once_however_many_series_it_has() {
+        let text = "DCGM_FI_DEV_POWER_USAGE{UUID=\"a\",gpu=\"0\",namespace=\"team\",pod=\"chat-0\"} 300\n\
+            DCGM_FI_DEV_POWER_USAGE{UUID=\"a\",gpu=\"0\",container=\"x\",namespace=\"team\",pod=\"chat-0\"} 310\n";
+        assert_eq!(watts(text).into_values().collect::<Vec<_>>(), [300.0]);
     }
 }
