@@ -2,6 +2,7 @@
 //! devices of dynamic resource allocation. A device or volume that several pods use is charged to
 //! the pod that was bound first.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -36,7 +37,7 @@ struct Gpus {
 /// The GPUs and volumes that the pods of a namespace are charged for.
 #[derive(Debug, Default)]
 pub(crate) struct GpuAllocations {
-    held: BTreeMap<Uid, (Gpus, Volumes)>,
+    held: BTreeMap<Uid, (Vec<Gpus>, Volumes)>,
     /// Pods whose devices are charged to another pod.
     sharing: BTreeSet<Uid>,
     /// Persistent volume claims that are charged to a pod.
@@ -63,7 +64,8 @@ impl GpuAllocations {
             if by_claims == Held::Elsewhere {
                 claims.sharing.insert(pod::uid(pod).to_owned());
             }
-            if let Some(gpus) = most(pod, by_claims) {
+            let gpus = all_gpus(pod, by_claims);
+            if !gpus.is_empty() {
                 let entry = (gpus, Volumes::new());
                 claims.held.insert(pod::uid(pod).to_owned(), entry);
             }
@@ -106,20 +108,12 @@ impl GpuAllocations {
     /// The attributes that price the pod, on its node if that is known. `None` without GPUs.
     pub(crate) fn attributes(&self, pod: &Pod, node: Option<&Node>) -> Option<PricingAttributes> {
         let (gpus, volumes) = self.held.get(pod::uid(pod))?;
-        let facts = PricingAttributes {
-            resource: gpus.resource.clone(),
-            gpus: gpus.count,
+        let mut kinds = gpus.iter().map(|gpus| gpus.attributes(node));
+        let most = PricingAttributes {
             amounts: pod::amounts(&pod_resources::allocated(pod), volumes.clone()),
-            ..PricingAttributes::default()
+            ..kinds.next()?
         };
-        let facts = match node {
-            Some(node) => pod::with_node(facts, node),
-            None => facts,
-        };
-        Some(match &gpus.kind {
-            Some(kind) => kind.describe(facts),
-            None => facts,
-        })
+        Some(most.with_other_gpus(kinds))
     }
 
     /// The attributes that price a pod of this spec before it has a node; `pod` where there is one
@@ -131,7 +125,15 @@ impl GpuAllocations {
         spec: &PodSpec,
         pod: Option<&Pod>,
     ) -> Option<PricingAttributes> {
-        let (resource, gpus) = pod::gpus_of(spec)?;
+        let mut kinds = pod::gpus_of(spec).into_iter().map(|(resource, gpus)| {
+            let attributes = PricingAttributes::default();
+            PricingAttributes {
+                resource,
+                gpus,
+                ..attributes
+            }
+        });
+        let most = kinds.next()?;
         let mut volumes = Volumes::new();
         let of_pod = pod.map(|pod| pod.name_any());
         for (name, template) in claims_of(spec, of_pod.as_deref()) {
@@ -149,12 +151,11 @@ impl GpuAllocations {
                 *volumes.entry(class).or_default() += gib;
             }
         }
-        Some(PricingAttributes {
-            resource,
-            gpus,
+        let most = PricingAttributes {
             amounts: pod::amounts(&pod_resources::requests(spec), volumes),
-            ..PricingAttributes::default()
-        })
+            ..most
+        };
+        Some(most.with_other_gpus(kinds))
     }
 }
 
@@ -221,23 +222,46 @@ enum Held {
     Here(BTreeMap<DeviceModel, u32>),
 }
 
-/// The kind of GPU that the pod holds most of.
-fn most(pod: &Pod, by_claims: Held) -> Option<Gpus> {
-    let extended = pod::gpus(pod).filter(|(resource, _)| !is_by_claim(pod, resource));
+impl Gpus {
+    /// What prices them, on the node if that is known.
+    fn attributes(&self, node: Option<&Node>) -> PricingAttributes {
+        let attributes = PricingAttributes {
+            resource: self.resource.clone(),
+            gpus: self.count,
+            ..PricingAttributes::default()
+        };
+        let attributes = match node {
+            Some(node) => pod::with_node(attributes, node),
+            None => attributes,
+        };
+        match &self.kind {
+            Some(kind) => kind.describe(attributes),
+            None => attributes,
+        }
+    }
+}
+
+/// The GPUs that the pod holds, of each kind, the highest count first.
+fn all_gpus(pod: &Pod, by_claims: Held) -> Vec<Gpus> {
+    let extended = pod::gpus(pod).into_iter();
+    let extended = extended.filter(|(resource, _)| !is_by_claim(pod, resource));
     let extended = extended.map(|(resource, count)| Gpus {
         resource,
         count,
         kind: None,
     });
-    let Held::Here(kinds) = by_claims else {
-        return extended;
+    let kinds = match by_claims {
+        Held::Here(kinds) => kinds,
+        Held::Nothing | Held::Elsewhere => BTreeMap::new(),
     };
     let devices = kinds.into_iter().map(|(kind, count)| Gpus {
         resource: kind.driver.clone(),
         count,
         kind: Some(kind),
     });
-    devices.chain(extended).max_by_key(|gpus| gpus.count)
+    let mut all: Vec<Gpus> = devices.chain(extended).collect();
+    all.sort_by_key(|gpus| Reverse(gpus.count));
+    all
 }
 
 /// The device claims of pods, and the models of the devices.

@@ -1,6 +1,7 @@
 //! What a pod reports: to whom it belongs, since when and until when it holds its node, its GPUs,
 //! and the attributes that price it.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use bursar_api::names::{KIND_LABEL, WORKLOAD_LABEL, is_workload};
@@ -323,16 +324,16 @@ pub(crate) fn unschedulable(pod: &Pod) -> Option<&str> {
     scheduled.message.as_deref()
 }
 
-/// The GPUs that the pod holds by its spec: their resource and count, as [`pod_resources::requests`] counts
-/// them; of several resources, the one with the highest count.
-pub(crate) fn gpus(pod: &Pod) -> Option<(String, u32)> {
-    gpus_of(pod.spec.as_ref()?)
+/// The GPUs that the pod holds by its spec: resources and counts, as [`pod_resources::requests`] counts
+/// them, the highest count first.
+pub(crate) fn gpus(pod: &Pod) -> Vec<(String, u32)> {
+    pod.spec.as_ref().map(gpus_of).unwrap_or_default()
 }
 
 /// Whether the pod may hold GPUs: it requests a GPU resource, or it has resource claims, whose
 /// device class the spec does not reveal.
 pub(crate) fn may_hold_gpus(pod: &Pod) -> bool {
-    may_hold_devices(pod) || gpus(pod).is_some()
+    may_hold_devices(pod) || !gpus(pod).is_empty()
 }
 
 /// Whether the pod may hold devices by claims: its own, or a claim that the scheduler created for
@@ -368,10 +369,10 @@ pub(crate) fn with_node(facts: PricingAttributes, node: &Node) -> PricingAttribu
     facts.on_node(&node.name_any(), count, node.labels())
 }
 
-/// The GPUs that a pod of this spec holds.
-pub(crate) fn gpus_of(spec: &PodSpec) -> Option<(String, u32)> {
+/// The GPUs that a pod of this spec holds, the highest count first.
+pub(crate) fn gpus_of(spec: &PodSpec) -> Vec<(String, u32)> {
     if !mentions_gpus(spec) {
-        return None;
+        return Vec::new();
     }
     let all = pod_resources::requests(spec).into_iter();
     let counts = all
@@ -380,7 +381,9 @@ pub(crate) fn gpus_of(spec: &PodSpec) -> Option<(String, u32)> {
             let count = u32::try_from(milli / 1000).ok()?;
             (count > 0).then_some((name, count))
         });
-    counts.max_by_key(|(_, count)| *count)
+    let mut counts: Vec<_> = counts.collect();
+    counts.sort_by_key(|(_, count)| Reverse(*count));
+    counts
 }
 
 /// Whether a container names a GPU resource: of most pods none does.
@@ -575,12 +578,12 @@ mod tests {
     #[test]
     fn gpus_are_the_sum_of_containers_or_the_largest_init_container() {
         let mut pod = pod(json!({}));
-        assert_eq!(gpus(&pod), Some(("nvidia.com/gpu".to_owned(), 2)));
+        assert_eq!(gpus(&pod), [("nvidia.com/gpu".to_owned(), 2)]);
         let gpu = |count: &str| json!({"limits": {"nvidia.com/gpu": count}});
         let spec = json!({"containers": [{"name": "a", "resources": gpu("2")}, {"name": "b", "resources": gpu("1")}],
             "initContainers": [{"name": "i", "resources": gpu("8")}, {"name": "s", "restartPolicy": "Always", "resources": gpu("1")}]});
         pod.spec = serde_json::from_value(spec).unwrap();
-        assert_eq!(gpus(&pod), Some(("nvidia.com/gpu".to_owned(), 8)));
+        assert_eq!(gpus(&pod), [("nvidia.com/gpu".to_owned(), 8)]);
     }
     #[test]
     fn amounts_are_requests_with_the_pods_overhead_and_limits_where_no_request_is() {
@@ -593,7 +596,7 @@ mod tests {
             "overhead": {"cpu": "250m"},
         }))
         .unwrap();
-        assert_eq!(gpus_of(&spec), Some(("nvidia.com/gpu".to_owned(), 1)));
+        assert_eq!(gpus_of(&spec), [("nvidia.com/gpu".to_owned(), 1)]);
         let asked = amounts(&pod_resources::requests(&spec), BTreeMap::new());
         // 1 MB is a little less than a mebibyte
         assert_eq!(
@@ -611,7 +614,7 @@ mod tests {
             .unwrap();
             assert_eq!(
                 gpus_of(&spec),
-                Some(("nvidia.com/gpu".to_owned(), count)),
+                [("nvidia.com/gpu".to_owned(), count)],
                 "{text}"
             );
             let node: Node = serde_json::from_value(json!({

@@ -253,6 +253,6 @@ mod tests {
         }));
         assert_eq!(requests(&spec)["nvidia.com/gpu"], 5000);
         let held = crate::pod::gpus_of(&spec);
-        assert_eq!(held, Some(("nvidia.com/gpu".to_owned(), 5)));
+        assert_eq!(held, [("nvidia.com/gpu".to_owned(), 5)]);
     }
 }

@@ -102,12 +102,41 @@ pub struct ChargeTerms {
     /// The node's zone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zone: Option<String>,
+    /// GPUs of other resources that the pod holds in addition.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub other_gpus: Vec<OpenOtherGpus>,
     /// The pod's present amounts.
     #[serde(flatten)]
     pub amounts: OpenAmounts,
     /// The rates in the order of time; none while no price is known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rates: Vec<OpenRate>,
+}
+
+/// GPUs of one more resource that a pod holds: of another vendor, or parts of another size.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct OpenOtherGpus {
+    /// The extended resource, or the driver of the devices.
+    pub resource: String,
+    /// Units of `resource` that the pod holds.
+    pub gpus: i32,
+    /// Units of `resource` that the node has.
+    pub node_gpus: i32,
+    /// Physical GPUs that all resources of the vendor would make that the node offers, where they are
+    /// several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub all_gpus: Option<i32>,
+    /// The part of a physical GPU that one unit of `resource` is, as `1/7`; a whole GPU if left
+    /// out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share: Option<String>,
+    /// The GPU's product name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// Gibibytes of memory of the physical GPU, where a label of the node says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu_memory_gib: Option<i32>,
 }
 
 /// Amounts of a pod that may change while it runs.
@@ -356,10 +385,42 @@ impl From<&Charge> for OpenCharge {
     }
 }
 
+fn count(number: u32) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
+}
+
+impl From<&pricing::OtherGpus> for OpenOtherGpus {
+    fn from(other: &pricing::OtherGpus) -> Self {
+        Self {
+            resource: other.resource.clone(),
+            gpus: count(other.gpus),
+            node_gpus: count(other.node_gpus),
+            all_gpus: other.all_gpus.map(count),
+            share: write_share(other.share),
+            model: other.model.clone(),
+            gpu_memory_gib: other.gpu_memory_gib.map(count),
+        }
+    }
+}
+
+impl OpenOtherGpus {
+    fn to_core(&self) -> Result<pricing::OtherGpus, FieldError> {
+        let share = read_share("status.open[].otherGpus[].share", self.share.as_ref())?;
+        Ok(pricing::OtherGpus {
+            resource: self.resource.clone(),
+            gpus: amount(self.gpus.into()),
+            node_gpus: amount(self.node_gpus.into()),
+            all_gpus: self.all_gpus.map(|gpus| amount(gpus.into())),
+            share,
+            model: self.model.clone(),
+            gpu_memory_gib: self.gpu_memory_gib.map(|gib| amount(gib.into())),
+        })
+    }
+}
+
 impl From<&Charge> for ChargeTerms {
     fn from(charge: &Charge) -> Self {
         let facts = charge.attributes();
-        let count = |number: u32| i32::try_from(number).unwrap_or(i32::MAX);
         Self {
             resource: facts.resource.clone(),
             gpus: count(facts.gpus),
@@ -372,6 +433,7 @@ impl From<&Charge> for ChargeTerms {
             capacity_type: facts.capacity_type.map(Into::into),
             region: facts.region.clone(),
             zone: facts.zone.clone(),
+            other_gpus: facts.other_gpus.iter().map(Into::into).collect(),
             amounts: OpenAmounts {
                 // each pod's own
                 watts: None,
@@ -439,6 +501,7 @@ impl OpenCharge {
     pub(super) fn to_core(&self, shared: &[ChargeTerms]) -> Result<Charge, FieldError> {
         let instant = |time: &Option<Time>| time.as_ref().map(|time| time.0);
         let terms = self.terms(shared)?;
+        let others = terms.other_gpus.iter().map(OpenOtherGpus::to_core);
         let rates = terms.rates.iter().map(|rate| {
             let quote = HourlyRate {
                 cost: rate.per_hour.to_core("status.open[].rates[]")?,
@@ -473,6 +536,7 @@ impl OpenCharge {
                 region: terms.region.clone(),
                 zone: terms.zone.clone(),
                 node: self.node.clone(),
+                other_gpus: others.collect::<Result<_, FieldError>>()?,
                 amounts: pricing::ResourceAmounts {
                     watts: self.watts.map(amount),
                     ..terms.amounts.to_core()

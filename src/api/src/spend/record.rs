@@ -412,6 +412,14 @@ mod tests {
             amounts: amounts(4_000),
             ..PricingAttributes::default()
         };
+        let other = PricingAttributes {
+            resource: "amd.com/gpu".into(),
+            gpus: 3,
+            node_gpus: 4,
+            model: Some("MI300X".into()),
+            ..PricingAttributes::default()
+        };
+        let facts = facts.with_other_gpus([other]);
         let start = at("2026-11-03T10:00:00Z");
         let cost = Cost {
             compute: "4.76".parse().unwrap(),

@@ -412,9 +412,6 @@ mod tests {
         let bytes = serde_json::to_string(&kept).unwrap().len();
         assert!(bytes < 500, "{bytes} bytes");
         assert_eq!(pod::label(&kept, "bursar.dev/workload"), Some("chat"));
-        assert_eq!(
-            (pod::maker(&kept), pod::gpus(&kept).unwrap().1),
-            (Some("u"), 1)
-        );
+        assert_eq!((pod::maker(&kept), pod::gpus(&kept)[0].1), (Some("u"), 1));
     }
 }

@@ -89,6 +89,31 @@ fn seconds(from: Timestamp, to: Timestamp) -> i128 {
     (to.as_second() - from.as_second()).into()
 }
 
+/// Case T3: every GPU resource counts, whatever stands first.
+#[tokio::test]
+async fn all_kinds_of_gpus_that_a_pod_holds_are_charged() {
+    let mut stage = stage().await;
+    let capacity = json!({"nvidia.com/gpu": "8", "nvidia.com/mig-1g.10gb": "7", "nvidia.com/mig-7g.80gb": "1",
+        "amd.com/gpu": "0", "cpu": "64", "memory": "512Gi", "pods": "110"});
+    stage.world.offer("node", capacity).await;
+    let limits = json!({"amd.com/gpu": "0", "nvidia.com/mig-1g.10gb": "7"});
+    let other = json!({"nvidia.com/mig-7g.80gb": "1"});
+    let containers = json!([{"name": "c", "resources": {"limits": limits}}, {"name": "d", "resources": {"limits": other}}]);
+    notebook(&stage, "both", json!({"containers": containers})).await;
+    stage.seconds(2).await;
+    let charge = open(&stage, "both").unwrap();
+    let kinds = charge
+        .attributes()
+        .other_gpus
+        .iter()
+        .map(|other| (other.resource.as_str(), other.gpus));
+    assert_eq!(charge.attributes().gpus, 7);
+    assert_eq!(kinds.collect::<Vec<_>>(), [("nvidia.com/mig-7g.80gb", 1)]);
+    let price: bursar_core::money::Money = "3.6".parse().unwrap();
+    let rate = charge.rate().unwrap().cost.total();
+    assert!(rate > price, "seven sevenths and a whole one: {rate}");
+}
+
 #[tokio::test]
 async fn a_resize_in_place_costs_from_when_the_kubelet_has_allocated_it() {
     let mut stage = stage().await;

@@ -594,10 +594,7 @@ impl Charge {
     /// Physical GPUs times seconds: a unit may be a part of one.
     fn gpu_seconds_until(&self, at: Timestamp) -> i64 {
         let seconds = (at.as_second() - self.0.start.as_second()).max(0);
-        self.0
-            .attributes
-            .share
-            .portion_of(i64::from(self.0.attributes.gpus) * seconds)
+        self.0.attributes.gpu_seconds(seconds)
     }
 
     fn carbon_until(&self, at: Timestamp) -> i64 {

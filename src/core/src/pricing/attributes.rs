@@ -66,9 +66,37 @@ pub struct PricingAttributes {
     /// The node's name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
+    /// GPUs of other resources that the pod holds in addition.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub other_gpus: Vec<OtherGpus>,
     /// The amounts, which may change while the pod runs.
     #[serde(flatten)]
     pub amounts: ResourceAmounts,
+}
+
+/// GPUs of one more resource that a pod holds: of another vendor, or parts of another size.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct OtherGpus {
+    /// The extended resource, or the driver of the devices.
+    pub resource: String,
+    /// How many of it the pod holds.
+    pub gpus: u32,
+    /// How many of it the node has.
+    pub node_gpus: u32,
+    /// How many physical GPUs all resources of the vendor would make that the node offers, where they
+    /// are several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub all_gpus: Option<u32>,
+    /// The fraction of one physical GPU that one of it is.
+    #[serde(skip_serializing_if = "Share::is_whole")]
+    pub share: Share,
+    /// The physical GPU's product name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// Gibibytes of memory of the physical GPU, where a label says it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gpu_memory_gib: Option<u32>,
 }
 
 /// The amounts that a charge is priced by, which may change while the pod runs.
@@ -122,6 +150,47 @@ impl PricingAttributes {
 }
 
 impl PricingAttributes {
+    /// The attributes of a pod that holds the GPUs of `others` too, which are on the same node.
+    #[must_use]
+    pub fn with_other_gpus(self, others: impl IntoIterator<Item = Self>) -> Self {
+        let others = others.into_iter().map(|other| OtherGpus {
+            resource: other.resource,
+            gpus: other.gpus,
+            node_gpus: other.node_gpus,
+            all_gpus: other.all_gpus,
+            share: other.share,
+            model: other.model,
+            gpu_memory_gib: other.gpu_memory_gib,
+        });
+        Self {
+            other_gpus: others.collect(),
+            ..self
+        }
+    }
+
+    /// The attributes of each of the other kinds of GPUs by itself, without the pod's amounts.
+    pub(super) fn of_other_gpus(&self) -> impl Iterator<Item = Self> {
+        self.other_gpus.iter().map(|other| Self {
+            resource: other.resource.clone(),
+            gpus: other.gpus,
+            node_gpus: other.node_gpus,
+            all_gpus: other.all_gpus,
+            share: other.share,
+            model: other.model.clone(),
+            gpu_memory_gib: other.gpu_memory_gib,
+            other_gpus: Vec::new(),
+            amounts: ResourceAmounts::default(),
+            ..self.clone()
+        })
+    }
+
+    /// Physical GPUs times `seconds`: a unit may be a part of one.
+    pub fn gpu_seconds(&self, seconds: i64) -> i64 {
+        let of = |gpus: u32, share: Share| share.portion_of(i64::from(gpus) * seconds);
+        let others = self.other_gpus.iter();
+        of(self.gpus, self.share) + others.map(|other| of(other.gpus, other.share)).sum::<i64>()
+    }
+
     /// How many physical GPUs the node's units make, with those of other resources of the vendor.
     pub(super) fn offered_gpus(&self) -> u32 {
         let units = self.node_gpus.max(self.gpus);

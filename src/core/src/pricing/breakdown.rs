@@ -102,6 +102,14 @@ impl PriceCatalog {
         }
         terms.extend(self.storage(attributes, at));
         terms.extend(self.power(&on_machine, at));
+        for other in attributes.of_other_gpus() {
+            let on_machine = self.within_machine(&other, at);
+            terms.push(self.compute(&on_machine, at)?);
+            // what was measured is of all of them
+            if attributes.amounts.watts.is_none() {
+                terms.extend(self.power(&on_machine, at));
+            }
+        }
         Some(terms)
     }
 

@@ -133,7 +133,7 @@ impl PriceCatalog {
                 }
                 PriceRow::Ephemeral { .. } | PriceRow::Volume { .. } => &mut quote.cost.storage,
                 PriceRow::Power { carbon_mg, .. } => {
-                    quote.carbon_mg = carbon_mg;
+                    quote.carbon_mg += carbon_mg;
                     &mut quote.cost.power
                 }
             };

@@ -29,7 +29,7 @@ mod tariff;
 pub use accelerators::{
     is_gpu, is_gpu_driver, is_offered_again_as, is_same_vendor, is_unknown_accelerator, vendor,
 };
-pub use attributes::{CapacityType, PricingAttributes, ResourceAmounts};
+pub use attributes::{CapacityType, OtherGpus, PricingAttributes, ResourceAmounts};
 pub use basis::EstimateBasis;
 pub use breakdown::{PriceComponent, PriceRow};
 pub use catalog::{

@@ -4,7 +4,9 @@ use bursar_api::prices::EffectivePrices;
 use bursar_core::cost_report::capacity_type_name;
 use bursar_core::ledger::{Charge, RatePeriod};
 use bursar_core::money::{Money, NANOS};
-use bursar_core::pricing::{PriceComponent, PriceRow, PriceScope, PricingAttributes, UnitFraction};
+use bursar_core::pricing::{
+    PriceComponent, PriceRow, PriceScope, PricingAttributes, Share, UnitFraction,
+};
 use jiff::Timestamp;
 
 use crate::format::description::Description;
@@ -63,14 +65,7 @@ fn is_priced_alike(one: &Charge, other: &Charge) -> bool {
 /// The GPUs that the pod holds, and their node.
 fn hardware(attributes: &PricingAttributes) -> String {
     let name = attributes.model.as_ref().unwrap_or(&attributes.resource);
-    let part = if attributes.share.is_whole() {
-        String::new()
-    } else {
-        format!(
-            ", each {}/{} of a GPU",
-            attributes.share.part, attributes.share.whole
-        )
-    };
+    let part = part_of_gpu(attributes.share);
     let whose = [
         attributes
             .node
@@ -86,10 +81,24 @@ fn hardware(attributes: &PricingAttributes) -> String {
     if !whose.is_empty() {
         whose = format!(" ({whose})");
     }
+    let others = attributes.other_gpus.iter().map(|other| {
+        let name = other.model.as_ref().unwrap_or(&other.resource);
+        let part = part_of_gpu(other.share);
+        format!(" and {} of {} {name}{part}", other.gpus, other.node_gpus)
+    });
     format!(
-        "{} of {} {name}{part}{whose}",
-        attributes.gpus, attributes.node_gpus
+        "{} of {} {name}{part}{}{whose}",
+        attributes.gpus,
+        attributes.node_gpus,
+        others.collect::<String>()
     )
+}
+
+fn part_of_gpu(share: Share) -> String {
+    match share.is_whole() {
+        true => String::new(),
+        false => format!(", each {}/{} of a GPU", share.part, share.whole),
+    }
 }
 
 fn stage(charge: &Charge) -> String {

@@ -562,3 +562,29 @@ fn the_terms_of_a_price_name_their_lists_and_sum_to_it() {
             .map(|quote| quote.cost.total())
     );
 }
+
+#[test]
+fn a_pod_of_several_kinds_of_gpus_costs_the_sum_of_all() {
+    let catalog = one(PriceList {
+        gpus: vec![
+            gpu("H100", "nvidia.com/gpu", "7"),
+            gpu("MI300X", "amd.com/gpu", "3"),
+        ],
+        ..PriceList::default()
+    });
+    let small = facts("nvidia.com/mig-1g.10gb", &[H100]);
+    let large = facts("nvidia.com/mig-3g.40gb", &[H100]);
+    let amd = facts("amd.com/gpu", &[("amd.com/gpu.product-name", "MI300X")]);
+    let compute = |attributes: &PricingAttributes| {
+        let quote = catalog.price(attributes, at(NOW)).rate()?;
+        Some(quote.cost.compute)
+    };
+    let parts = [&small, &large, &amd].map(|kind| compute(kind).unwrap());
+    assert_eq!(parts, [money("2"), money("6"), money("6")]);
+    let all = small.clone().with_other_gpus([large, amd]);
+    assert_eq!(compute(&all), Some(money("14")));
+    assert_eq!(all.gpu_seconds(7), 2 + 6 + 14);
+    // what one of them costs is not known, and unknown is not zero
+    let gaudi = facts("habana.ai/gaudi", &[]);
+    assert_eq!(compute(&small.with_other_gpus([gaudi])), None);
+}
