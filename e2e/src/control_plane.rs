@@ -34,6 +34,10 @@ const LARGE_CLIENT_LIMITS: [&str; 2] = ["--kube-api-qps=200", "--kube-api-burst=
 /// Kubernetes 1.37 has this gate, and leaves it off.
 const GANG_SCHEDULING: &str = "--feature-gates=GenericWorkload=true";
 
+/// Who asks with which token: people and nodes, and Kubernetes' own controllers.
+const TOKENS: &str =
+    "admin,admin,1,\"system:masters\"\ncontrollers,system:kube-controller-manager,2\n";
+
 /// How a control plane is started.
 pub(crate) struct ControlPlaneOptions {
     /// Whether the API server writes an audit log.
@@ -58,7 +62,7 @@ pub(crate) fn start(
     let write = |name: &str, text: &str| {
         fs::write(run.join(name), text).while_(|| format!("writing {}", path(name)))
     };
-    write("tokens.csv", "admin,admin,1,\"system:masters\"\n")?;
+    write("tokens.csv", TOKENS)?;
     let policy = if options.large {
         include_str!("../cluster/audit-scale.yaml")
     } else {
@@ -134,13 +138,14 @@ pub(crate) fn start(
     let mut encode = Command::new("base64");
     encode.arg("-w0").arg(&certificate);
     let ca = process::run(&mut encode, COMMAND_LIMIT)?.stdout;
-    write(
-        "kubeconfig",
-        &template::fill(
-            include_str!("../cluster/kubeconfig.yaml"),
-            &[("CA", ca.trim())],
-        )?,
+    let config = template::fill(
+        include_str!("../cluster/kubeconfig.yaml"),
+        &[("CA", ca.trim())],
     )?;
+    write("kubeconfig", &config)?;
+    // each of its controllers then acts as a ServiceAccount of kube-system, as in every real cluster
+    let config = config.replace("{token: admin}", "{token: controllers}");
+    write("controllers.kubeconfig", &config)?;
 
     wait(&mut components, "API server", &mut || {
         // Each kubectl is a process, so none is started before the server listens.
@@ -158,10 +163,7 @@ pub(crate) fn start(
         Ok(process::run(&mut command, COMMAND_LIMIT).is_ok_and(|output| output.stdout == "ok"))
     })?;
 
-    let mut clients = vec![
-        format!("--kubeconfig={}", path("kubeconfig")),
-        "--leader-elect=false".into(),
-    ];
+    let mut clients = vec!["--leader-elect=false".into()];
     if options.large {
         clients.extend(LARGE_CLIENT_LIMITS.map(String::from));
     }
@@ -169,6 +171,8 @@ pub(crate) fn start(
         clients.push(GANG_SCHEDULING.into());
     }
     let controllers = [
+        format!("--kubeconfig={}", path("controllers.kubeconfig")),
+        "--use-service-account-credentials".into(),
         format!(
             "--service-account-private-key-file={}",
             pki.join("sa.key").display()
@@ -179,6 +183,7 @@ pub(crate) fn start(
         "kube-controller-manager",
         &[&clients[..], &controllers].concat(),
     )?);
+    clients.push(format!("--kubeconfig={}", path("kubeconfig")));
     components.push(launch("kube-scheduler", &clients)?);
     Ok(components)
 }

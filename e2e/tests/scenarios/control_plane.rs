@@ -3,12 +3,13 @@
 use std::{fs, path::Path, time::Duration};
 
 use bursar_apitest::conformance::CHECKS;
+use bursar_apitest::schema_fuzz;
 use bursar_e2e::{
     Access, Cluster,
     runner::{Images, Scenario, ScenarioResult, Suite},
 };
 
-const HELM_LIMIT: Duration = Duration::from_secs(180);
+pub(crate) const HELM_LIMIT: Duration = Duration::from_secs(180);
 
 pub(crate) fn suite() -> Suite {
     Suite {
@@ -31,6 +32,21 @@ pub(crate) fn suite() -> Suite {
             ),
             Scenario::new("kubectl_scale_sets_the_minimum", 3, scale),
             Scenario::new(
+                "nobody_writes_what_only_bursar_may_and_all_else_goes_on",
+                4,
+                crate::admission::policies,
+            ),
+            Scenario::new(
+                "a_failed_hook_leaves_its_job_and_none_of_its_rights",
+                3,
+                crate::admission::failed_hook,
+            ),
+            Scenario::new(
+                "what_the_api_server_accepts_is_read_or_its_fault_is_named",
+                5,
+                fuzz,
+            ),
+            Scenario::new(
                 "the_script_of_the_in_memory_server_holds_here_too",
                 3,
                 conformance,
@@ -39,7 +55,7 @@ pub(crate) fn suite() -> Suite {
     }
 }
 
-fn root() -> &'static Path {
+pub(crate) fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
 }
 
@@ -209,6 +225,72 @@ fn scale(cluster: &Cluster) -> ScenarioResult {
             Ok(())
         }
         other => Err(format!("a scale above maxReplicas: {other:?}").into()),
+    }
+}
+
+/// Objects at the bounds of the definitions' schemas, by dry runs: the answer is the object as it would be stored, with defaults and
+/// without what is pruned.
+fn fuzz(cluster: &Cluster) -> ScenarioResult {
+    const OBJECTS: usize = 2_000;
+    const LIMIT: Duration = Duration::from_secs(200);
+    let seed = std::env::var("BURSAR_SEED").ok();
+    let seed = seed.and_then(|text| text.parse().ok()).unwrap_or(1);
+    let mut generator = schema_fuzz::Generator::new(seed);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let (mut accepted, mut taken, mut problems) = (0, 0, Vec::new());
+    let sent = runtime.block_on(async {
+        let client = cluster.client().await?;
+        let params = kube::api::PostParams {
+            dry_run: true,
+            ..Default::default()
+        };
+        let all = async {
+            for _ in 0..OBJECTS {
+                let candidate = generator.candidate();
+                let text = candidate.object.to_string();
+                let request =
+                    kube::core::Request::new(candidate.path).create(&params, text.into_bytes())?;
+                let answer = match client.request_text(request).await {
+                    Ok(answer) => answer,
+                    Err(kube::Error::Api(status)) if (400..500).contains(&status.code) => continue,
+                    Err(error) => {
+                        problems.push(format!(
+                            "{} {:?}: {error}",
+                            candidate.kind, candidate.changes
+                        ));
+                        continue;
+                    }
+                };
+                accepted += 1;
+                match schema_fuzz::read(candidate.kind, &answer) {
+                    Ok(is_read) => taken += usize::from(is_read),
+                    Err(why) => {
+                        problems.push(format!("{} {:?}: {why}", candidate.kind, candidate.changes))
+                    }
+                }
+            }
+            Ok::<_, Box<dyn std::error::Error>>(())
+        };
+        match tokio::time::timeout(LIMIT, all).await {
+            Ok(done) => done,
+            Err(_) => {
+                Err(format!("{OBJECTS} objects take longer than {} s", LIMIT.as_secs()).into())
+            }
+        }
+    });
+    sent?;
+    println!(
+        "seed {seed}: of {OBJECTS} objects the API server accepts {accepted}, and {taken} of these are read"
+    );
+    if accepted < OBJECTS / 10 {
+        problems.push(format!("only {accepted} of {OBJECTS} objects are accepted"));
+    }
+    problems.truncate(20);
+    match problems.is_empty() {
+        true => Ok(()),
+        false => Err(format!("BURSAR_SEED={seed}:\n{}", problems.join("\n")).into()),
     }
 }
 

@@ -1,6 +1,7 @@
 //! All scenarios on real clusters: suites, each with a cluster of its own, several at a time ([`bursar_e2e::runner`]). The longest
 //! come first.
 
+mod admission;
 mod control_plane;
 mod demo;
 mod focus;

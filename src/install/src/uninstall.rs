@@ -9,7 +9,8 @@ use bursar_api::InferenceDeployment;
 use bursar_api::lenient::Lenient;
 use bursar_api::names::{GATEWAY_LABEL, SPEND_FINALIZER, WORKLOAD_LABEL};
 use k8s_openapi::api::admissionregistration::v1::{
-    MutatingAdmissionPolicy, MutatingAdmissionPolicyBinding,
+    MutatingAdmissionPolicy, MutatingAdmissionPolicyBinding, ValidatingAdmissionPolicy,
+    ValidatingAdmissionPolicyBinding,
 };
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
@@ -24,6 +25,8 @@ const CONTROLLER: &str = "bursar-controller";
 const CONTROLLER_POD_SELECTOR: &str =
     "app.kubernetes.io/name=bursar,app.kubernetes.io/component=controller";
 const POLICIES: [&str; 2] = ["bursar-spend-finalizer", "bursar-spend-finalizer-all"];
+/// Lets nobody but Bursar remove the finalizer; whoever runs this command may be an administrator.
+const FINALIZER_GUARD: &str = "bursar-pod-accounting";
 /// A controller that stops releases its Lease within a few seconds.
 const STOP_TIMEOUT: Duration = Duration::from_secs(90);
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
@@ -120,19 +123,32 @@ struct Removed {
 async fn uninstall(client: &Client, namespace: &str) -> Result<Removed, Error> {
     stop_controller(client, namespace).await?;
     for policy in POLICIES {
-        Api::<MutatingAdmissionPolicyBinding>::all(client.clone())
-            .delete(policy, &DeleteParams::default())
-            .await
-            .not_found_as_none("deleting the admission policy's binding")?;
-        Api::<MutatingAdmissionPolicy>::all(client.clone())
-            .delete(policy, &DeleteParams::default())
-            .await
-            .not_found_as_none("deleting the admission policy")?;
+        delete::<MutatingAdmissionPolicyBinding>(client, policy).await?;
+        delete::<MutatingAdmissionPolicy>(client, policy).await?;
+    }
+    let was_bound = delete::<ValidatingAdmissionPolicyBinding>(client, FINALIZER_GUARD).await?;
+    if delete::<ValidatingAdmissionPolicy>(client, FINALIZER_GUARD).await? || was_bound {
+        tokio::time::sleep(POLICY_LAG).await;
     }
     Ok(Removed {
         pods: remove_all_finalizers(client).await?,
         slices: delete_slices(client).await?,
     })
+}
+
+/// Deletes an object of the whole cluster. Says whether it was there.
+async fn delete<K>(client: &Client, name: &str) -> Result<bool, Error>
+where
+    K: kube::Resource<DynamicType = (), Scope = k8s_openapi::ClusterResourceScope>,
+    K: Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+{
+    let what = format!("deleting {} {name}", K::kind(&()));
+    let deleted = Api::<K>::all(client.clone())
+        .delete(name, &DeleteParams::default())
+        .await;
+    deleted
+        .not_found_as_none(&what)
+        .map(|found| found.is_some())
 }
 
 /// Returns once no pod of the controller exists: one that still ends may write once more.

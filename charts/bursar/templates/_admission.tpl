@@ -1,0 +1,51 @@
+{{/* CEL: whoever asks is neither Bursar nor in a group that no policy holds back. Call with the root. */}}
+{{- define "bursar.exemptions" -}}
+- name: not-bursar-itself
+  expression: >-
+    !(request.userInfo.username in ['system:serviceaccount:{{ .Release.Namespace }}:bursar-controller',
+    'system:serviceaccount:{{ .Release.Namespace }}:bursar-uninstall'])
+- name: not-a-break-glass-group
+  expression: >-
+    !request.userInfo.?groups.orValue([]).exists(g, g in {{ include "bursar.celStrings" .Values.admission.breakGlassGroups }})
+{{- end }}
+
+{{/* A list of strings in CEL, which takes JSON's strings. */}}
+{{- define "bursar.celStrings" -}}
+[{{ range $index, $text := . }}{{ if $index }}, {{ end }}{{ $text | toJson }}{{ end }}]
+{{- end }}
+
+{{/* CEL: the user names under which these controllers of Kubernetes may act. Call with (dict "root" $ "controllers" (list ...)). */}}
+{{- define "bursar.controllerUsers" -}}
+{{- $users := list "system:kube-controller-manager" }}
+{{- range .controllers }}{{ $users = append $users (printf "system:serviceaccount:kube-system:%s" .) }}{{ end }}
+{{- include "bursar.celStrings" (concat $users .root.Values.admission.controllerUsers) }}
+{{- end }}
+
+{{/* CEL: containers of the pod `pod` ask for GPUs. The same resources as in src/api/src/template.rs. */}}
+{{- define "bursar.asksForGpus" -}}
+(dyn({{ . }}).spec.?containers.orValue([]) + dyn({{ . }}).spec.?initContainers.orValue([])).exists(c,
+c.?resources.?limits.orValue({}).exists(r,
+(r in ['nvidia.com/gpu', 'nvidia.com/gpu.shared', 'amd.com/gpu', 'gpu.intel.com/i915', 'gpu.intel.com/xe', 'aws.amazon.com/neuron'] || r.startsWith('nvidia.com/mig-'))
+&& string(c.resources.limits[r]) != '0'))
+{{- end }}
+
+{{/* CEL: the maps `a` and `b` are equal but for the key `key`. */}}
+{{- define "bursar.equalBut" -}}
+{{ .a }}.all(k, k == '{{ .key }}' || (k in {{ .b }} && {{ .a }}[k] == {{ .b }}[k])) && {{ .b }}.all(k, k == '{{ .key }}' || k in {{ .a }})
+{{- end }}
+
+{{/*
+The beginning of a policy and its binding. A failure of a policy refuses the request, so each has conditions that keep it off the
+objects of everybody else, and that cannot fail. Call with (dict "root" $ "name" NAME "mode" MODE).
+*/}}
+{{- define "bursar.policyBinding" -}}
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata:
+  name: {{ .name }}
+  labels:
+    {{- include "bursar.labels" (dict "root" .root "component" "controller") | nindent 4 }}
+spec:
+  policyName: {{ .name }}
+  validationActions: {{ if eq .mode "Deny" }}[Deny]{{ else }}[Warn, Audit]{{ end }}
+{{- end }}
