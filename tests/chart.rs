@@ -168,3 +168,94 @@ fn a_role_has_what_explain_needs_in_the_operators_namespace_and_no_more() {
     });
     assert_eq!(roles[0]["rules"], json!([lease, proxy, pause]));
 }
+
+/// The verbs of a role by resource. A rule for several resources counts for each.
+fn rights(template: &str, name: &str) -> Vec<(String, String)> {
+    let roles = objects(template).into_iter();
+    let roles = roles.filter(|role| role["metadata"]["name"] == name);
+    let words = |value: &Value| -> Vec<String> {
+        let words = value.as_array().into_iter().flatten();
+        words
+            .filter_map(|word| word.as_str().map(str::to_owned))
+            .collect()
+    };
+    let mut all = Vec::new();
+    for rule in roles.flat_map(|role| role["rules"].as_array().cloned().unwrap_or_default()) {
+        for resource in words(&rule["resources"]) {
+            all.push((resource, words(&rule["verbs"]).join(" ")));
+        }
+    }
+    all
+}
+
+/// Each right is one that the code uses; a new call needs a line here, and one that goes takes its line along.
+#[test]
+fn roles_hold_the_rights_that_the_code_uses_and_no_more() {
+    // cached kinds are listed and watched; `get` reads one live before a write that depends on it
+    let cached = "list watch";
+    let live = "get list watch";
+    let applied = "get list watch create patch";
+    let controller = [
+        // `unreadable_status` reads each live
+        ("inferencedeployments", live),
+        ("trainingjobs", live),
+        ("budgetpolicies", live),
+        ("pricelists", live),
+        ("spendcorrections", live),
+        ("inferencedeployments/status", "update patch"),
+        ("trainingjobs/status", "update patch"),
+        ("budgetpolicies/status", "update patch"),
+        ("pricelists/status", "update patch"),
+        ("spendcorrections/status", "update patch"),
+        ("pricelists", "create patch"),
+        ("spendrecords", "get list watch create update delete"),
+        ("spendrecords/status", "update"),
+        ("deployments", applied),
+        ("jobs", "get list watch create patch delete"),
+        ("podgroups", "get create patch"),
+        ("services", applied),
+        ("endpointslices", applied),
+        ("pods", "get list watch patch"),
+        ("nodes", live),
+        ("priorityclasses", cached),
+        ("persistentvolumeclaims", cached),
+        ("resourceclaims", cached),
+        ("resourceslices", cached),
+        ("events", "create patch list"),
+        ("leases", "create"),
+        ("leases", "get update"),
+        ("configmaps", cached),
+    ];
+    let gateway = [
+        ("inferencedeployments", cached),
+        ("endpointslices", cached),
+        ("tokenreviews", "create"),
+    ];
+    let owned = |expected: &[(&str, &str)]| -> Vec<(String, String)> {
+        let pairs = expected.iter();
+        pairs
+            .map(|(resource, verbs)| ((*resource).to_owned(), (*verbs).to_owned()))
+            .collect()
+    };
+    let template = "templates/rbac.yaml";
+    assert_eq!(rights(template, "bursar-controller"), owned(&controller));
+    assert_eq!(rights(template, "bursar-gateway"), owned(&gateway));
+    assert_eq!(
+        rights(template, "bursar-node-autoscaling"),
+        owned(&[("configmaps", "get")])
+    );
+}
+
+#[test]
+fn the_rights_of_a_failed_hook_go_and_its_job_stays() {
+    let hook = file("templates/_hook.tpl");
+    let (rights, job) = hook.split_once("kind: Job").unwrap();
+    let calls = |text: &str, call: &str| text.matches(call).count();
+    assert_eq!(calls(rights, "include \"bursar.hookAnnotations\""), 5);
+    assert_eq!(calls(rights, "\"right\") | nindent"), 5);
+    assert_eq!(
+        calls(job, "include \"bursar.hookAnnotations\" (list .hook 0)"),
+        1
+    );
+    assert!(hook.contains("hook-succeeded{{ if eq (len .) 3 }},hook-failed{{ end }}"));
+}

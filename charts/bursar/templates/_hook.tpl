@@ -13,7 +13,7 @@ metadata:
   labels:
     {{- $labels | nindent 4 }}
   annotations:
-    {{- include "bursar.hookAnnotations" (list .hook -20) | nindent 4 }}
+    {{- include "bursar.hookAnnotations" (list .hook -20 "right") | nindent 4 }}
 automountServiceAccountToken: false
 ---
 apiVersion: rbac.authorization.k8s.io/v1
@@ -23,7 +23,7 @@ metadata:
   labels:
     {{- $labels | nindent 4 }}
   annotations:
-    {{- include "bursar.hookAnnotations" (list .hook -20) | nindent 4 }}
+    {{- include "bursar.hookAnnotations" (list .hook -20 "right") | nindent 4 }}
 rules:
   {{- .rules | nindent 2 }}
 ---
@@ -34,7 +34,7 @@ metadata:
   labels:
     {{- $labels | nindent 4 }}
   annotations:
-    {{- include "bursar.hookAnnotations" (list .hook -10) | nindent 4 }}
+    {{- include "bursar.hookAnnotations" (list .hook -10 "right") | nindent 4 }}
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: {{ .name }}}
 subjects:
   - {kind: ServiceAccount, name: {{ .name }}, namespace: {{ $namespace }}}
@@ -48,7 +48,7 @@ metadata:
   labels:
     {{- $labels | nindent 4 }}
   annotations:
-    {{- include "bursar.hookAnnotations" (list $.hook -20) | nindent 4 }}
+    {{- include "bursar.hookAnnotations" (list $.hook -20 "right") | nindent 4 }}
 rules:
   {{- . | nindent 2 }}
 ---
@@ -60,7 +60,7 @@ metadata:
   labels:
     {{- $labels | nindent 4 }}
   annotations:
-    {{- include "bursar.hookAnnotations" (list $.hook -10) | nindent 4 }}
+    {{- include "bursar.hookAnnotations" (list $.hook -10 "right") | nindent 4 }}
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: {{ $.name }}}
 subjects:
   - {kind: ServiceAccount, name: {{ $.name }}, namespace: {{ $namespace }}}
@@ -100,9 +100,12 @@ spec:
             limits: {memory: 256Mi}
 {{- end }}
 
-{{/* A failed Job stays for inspection and is deleted before the next attempt. Call with (list "pre-upgrade" weight). */}}
+{{/*
+A failed Job stays for inspection and is deleted before the next attempt; its rights go in any case. Call with
+(list "pre-upgrade" weight), and "right" as a third for what is not the Job.
+*/}}
 {{- define "bursar.hookAnnotations" -}}
 helm.sh/hook: {{ index . 0 }}
 helm.sh/hook-weight: {{ index . 1 | quote }}
-helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded{{ if eq (len .) 3 }},hook-failed{{ end }}
 {{- end }}
