@@ -12,6 +12,9 @@ use crate::{
 /// Bounds that let the API server estimate the cost of a rule.
 const MAX_CONTAINERS: i64 = 32;
 const MAX_ENTRIES: i64 = 64;
+/// Kubernetes bounds labels; the annotations of a pod may have 256 KiB together.
+const MAX_LABEL_NAME: i64 = 63;
+const MAX_ANNOTATION: i64 = 65_536;
 const MAX_PORT: f64 = 65_535.0;
 
 /// All of them.
@@ -130,10 +133,8 @@ fn bound_ports(schema: &mut JSONSchemaProps) {
 
 /// Bounds what rules walk over.
 fn bound(template: &mut JSONSchemaProps) {
-    if let Some(labels) =
-        property(template, "metadata").and_then(|metadata| property(metadata, "labels"))
-    {
-        labels.max_properties = Some(MAX_ENTRIES);
+    if let Some(metadata) = property(template, "metadata") {
+        bound_metadata(metadata);
     }
     let Some(spec) = property(template, "spec") else {
         return;
@@ -146,6 +147,26 @@ fn bound(template: &mut JSONSchemaProps) {
         let resources = items(containers).and_then(|container| property(container, "resources"));
         if let Some(limits) = resources.and_then(|resources| property(resources, "limits")) {
             limits.max_properties = Some(MAX_ENTRIES);
+        }
+    }
+}
+
+/// Leaves labels and annotations of a template's metadata, which are all that its pods get of it. The
+/// API server prunes the rest, also of objects that it had stored before.
+fn bound_metadata(metadata: &mut JSONSchemaProps) {
+    use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::JSONSchemaPropsOrBool;
+    let longest = [("labels", MAX_LABEL_NAME), ("annotations", MAX_ANNOTATION)];
+    let is_kept = |name: &String| longest.iter().any(|(kept, _)| name == kept);
+    for properties in &mut metadata.properties {
+        properties.retain(|name, _| is_kept(name));
+    }
+    for (name, longest) in longest {
+        let Some(map) = property(metadata, name) else {
+            continue;
+        };
+        map.max_properties = Some(MAX_ENTRIES);
+        if let Some(JSONSchemaPropsOrBool::Schema(value)) = &mut map.additional_properties {
+            value.max_length = Some(longest);
         }
     }
 }

@@ -71,6 +71,7 @@ pub struct InferenceDeploymentSpec {
         validation = Rule::new(template::GPU_COUNT_RULE).message(template::GPU_COUNT_MESSAGE),
         validation = Rule::new(template::GPU_RESOURCE_RULE).message(template::GPU_RESOURCE_MESSAGE),
         validation = Rule::new(template::LABEL_RULE).message(template::LABEL_MESSAGE),
+        validation = Rule::new(template::ANNOTATION_RULE).message(template::ANNOTATION_MESSAGE),
         validation = Rule::new(template::GRACE_RULE).message(template::GRACE_MESSAGE),
         validation = Rule::new(template::HOST_NETWORK_RULE).message(template::HOST_NETWORK_MESSAGE),
         validation = Rule::new("!has(self.spec) || !has(self.spec.restartPolicy) || self.spec.restartPolicy == 'Always'")

@@ -104,6 +104,12 @@ pub const LABEL_RULE: &str = "!has(self.metadata) || !has(self.metadata.labels) 
 /// The message of [`LABEL_RULE`].
 pub const LABEL_MESSAGE: &str =
     "metadata.labels must not begin with bursar.dev/: Bursar sets those itself";
+/// CEL, on the template: annotations of Bursar are Bursar's.
+pub const ANNOTATION_RULE: &str = "!has(self.metadata) || !has(self.metadata.annotations) || !self.metadata.annotations.exists(a, \
+    a.startsWith('bursar.dev/'))";
+/// The message of [`ANNOTATION_RULE`].
+pub const ANNOTATION_MESSAGE: &str =
+    "metadata.annotations must not begin with bursar.dev/: Bursar sets those itself";
 /// CEL, on the template: an end that a budget can count on.
 pub const GRACE_RULE: &str = "!has(self.spec) || !has(self.spec.terminationGracePeriodSeconds) || self.spec.terminationGracePeriodSeconds <= 3600";
 /// The message of [`GRACE_RULE`].
@@ -153,5 +159,32 @@ mod tests {
         for rule in [is_gpu!(), "matches('^[a-z]([a-z0-9-]{0,48}[a-z0-9])?$')"] {
             assert!(policy.contains(rule), "{rule}");
         }
+    }
+
+    #[test]
+    fn the_validating_policies_mean_the_same_gpus_names_and_seconds() {
+        use crate::names;
+        let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/../../charts/bursar/");
+        let file = |path: &str| std::fs::read_to_string(format!("{chart}{path}")).unwrap();
+        assert!(file("templates/_admission.tpl").contains(is_gpu!()));
+        let policies = file("templates/admission-policies.yaml");
+        let of_pods = [
+            names::WORKLOAD_LABEL,
+            names::KIND_LABEL,
+            names::ROLE_LABEL,
+            names::SERVING_LABEL,
+        ];
+        for name in of_pods.into_iter().chain([
+            names::GATEWAY_LABEL,
+            names::SPEND_FINALIZER,
+            names::DRAINING_ANNOTATION,
+            names::DELETION_COST_ANNOTATION,
+        ]) {
+            assert!(policies.contains(&format!("'{name}'")), "{name}");
+        }
+        let list = of_pods.map(|name| format!("'{name}'")).join(", ");
+        assert!(policies.contains(&format!("$keys := \"[{list}]\"")));
+        let most = bursar_core::model::MAX_GRACE_SECONDS;
+        assert!(file("values.yaml").contains(&format!("maxGracePeriodSeconds: {most}")));
     }
 }

@@ -140,11 +140,12 @@ pub struct RoleSpec {
 }
 
 /// The rules of a worker's pod template, and their messages.
-const WORKER_RULES: [(&str, &str); 7] = [
+const WORKER_RULES: [(&str, &str); 8] = [
     (template::GPU_RULE, template::GPU_MESSAGE),
     (template::GPU_COUNT_RULE, template::GPU_COUNT_MESSAGE),
     (template::GPU_RESOURCE_RULE, template::GPU_RESOURCE_MESSAGE),
     (template::LABEL_RULE, template::LABEL_MESSAGE),
+    (template::ANNOTATION_RULE, template::ANNOTATION_MESSAGE),
     (template::GRACE_RULE, template::GRACE_MESSAGE),
     (template::HOST_NETWORK_RULE, template::HOST_NETWORK_MESSAGE),
     (
