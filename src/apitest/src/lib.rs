@@ -10,6 +10,7 @@
 //! | `handler` | requests, answers and watches |
 //! | [`faults`] | crashes and competing writes, at a chosen write |
 //! | [`conformance`] | the checks that this server and a real one both pass |
+//! | [`schema_fuzz`] | objects at the bounds of the definitions' schemas, for a real server and for readers |
 //!
 //! This server leaves out schemas, defaults and admission (tests with a real server have them),
 //! garbage collection and all controllers (a test does their work), strategic merge patches,
@@ -20,6 +21,7 @@ pub mod conformance;
 pub mod faults;
 mod handler;
 mod request;
+pub mod schema_fuzz;
 mod selector;
 mod store;
 
