@@ -107,11 +107,15 @@ async fn an_answer_is_streamed_chunk_by_chunk() {
 }
 
 #[tokio::test]
-async fn a_request_is_sent_again_after_a_replica_closed_its_connection() {
+async fn an_idempotent_request_is_sent_again_after_a_replica_closed_its_connection() {
     let mut gateway = TestGateway::new(json!({})).await;
     let (closing, address) = replica_listener().await;
     gateway.set_replica(Some(address));
-    let client = tokio::spawn(complete(gateway.address));
+    let gateway_address = gateway.address;
+    let client = tokio::spawn(async move {
+        let put = b"PUT /v1/files/7 HTTP/1.1\r\nhost: chat\r\ncontent-length: 5\r\n\r\nhello";
+        send(gateway_address, put).await
+    });
     // the replica accepts the connection, and closes it before it answers a byte
     let (stream, _) = closing.accept().await.unwrap();
     let mut stream = BufReader::new(stream);

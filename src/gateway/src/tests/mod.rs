@@ -2,6 +2,7 @@
 
 mod holding;
 mod limits;
+mod replicas;
 mod shutdown;
 
 use std::net::SocketAddr;
@@ -71,9 +72,30 @@ impl TestGateway {
         self.routes.publish(&self.published);
     }
 
+    /// Sets the most replicas and the queue depth that one of them should have.
+    fn set_scaling(&mut self, max_replicas: u32, target: u32) {
+        let mut object = service(json!({}), Value::Null);
+        let signals = json!([{"type": "Engine", "target": target}]);
+        object.spec.max_replicas = i32::try_from(max_replicas).unwrap();
+        object.spec.scaling.signals = serde_json::from_value(signals).unwrap();
+        self.routes.apply_service(&object);
+        self.routes.publish(&self.published);
+    }
+
     fn set_replica(&mut self, address: Option<SocketAddr>) {
         let slice = replica(address);
         self.routes.apply_slice(&slice);
+        self.routes.publish(&self.published);
+    }
+
+    /// Sets the ready replicas: one EndpointSlice for each, since each has a port of its own.
+    fn set_replicas(&mut self, addresses: &[SocketAddr]) {
+        self.routes.retain_slices(&std::collections::BTreeSet::new());
+        for (number, address) in addresses.iter().enumerate() {
+            let mut slice = replica(Some(*address));
+            slice.metadata.name = Some(format!("chat-{number}"));
+            self.routes.apply_slice(&slice);
+        }
         self.routes.publish(&self.published);
     }
 
@@ -181,6 +203,22 @@ async fn read_request(stream: &mut BufReader<TcpStream>) -> String {
     head
 }
 
+/// Reads one request with its body; `None` if the connection ends.
+async fn read_next_request(stream: &mut BufReader<TcpStream>) -> Option<String> {
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        if stream.read_line(&mut head).await.ok()? == 0 {
+            return None;
+        }
+    }
+    let length = head
+        .lines()
+        .find_map(|line| line.to_lowercase().strip_prefix("content-length:")?.trim().parse().ok());
+    let mut body = vec![0; length.unwrap_or(0)];
+    stream.read_exact(&mut body).await.ok()?;
+    Some(head)
+}
+
 async fn replica_listener() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -190,17 +228,23 @@ async fn replica_listener() -> (TcpListener, SocketAddr) {
 /// Answers every request with its number.
 fn answer_all(listener: TcpListener) {
     tokio::spawn(async move {
-        for number in 0.. {
+        let numbers = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        loop {
             let (stream, _) = listener.accept().await.unwrap();
+            let numbers = numbers.clone();
             tokio::spawn(async move {
                 let mut stream = BufReader::new(stream);
-                read_request(&mut stream).await;
-                let body = format!("number {number}");
-                let answer = format!(
-                    "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}",
-                    body.len()
-                );
-                stream.get_mut().write_all(answer.as_bytes()).await.unwrap();
+                while read_next_request(&mut stream).await.is_some() {
+                    let number = numbers.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                    let body = format!("number {number}");
+                    let answer = format!(
+                        "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}",
+                        body.len()
+                    );
+                    if stream.get_mut().write_all(answer.as_bytes()).await.is_err() {
+                        return;
+                    }
+                }
             });
         }
     });
