@@ -38,11 +38,13 @@ pub enum RefusalReason {
     /// No replica is ready, and the request wakes none: it needs no model, or its path is not among
     /// those that do.
     NoModelNeeded,
+    /// A replica did not begin its answer in time.
+    ReplicaTimeout,
 }
 
 impl RefusalReason {
     /// All reasons.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::BudgetExhausted,
         Self::PriceUnknown,
         Self::StartFailed,
@@ -57,6 +59,7 @@ impl RefusalReason {
         Self::GatewayShutdown,
         Self::ReplicaFailed,
         Self::NoModelNeeded,
+        Self::ReplicaTimeout,
     ];
 
     /// The reason's name, as it is written into statuses.
@@ -76,6 +79,7 @@ impl RefusalReason {
             Self::GatewayShutdown => "GatewayShutdown",
             Self::ReplicaFailed => "ReplicaFailed",
             Self::NoModelNeeded => "NoModelNeeded",
+            Self::ReplicaTimeout => "ReplicaTimeout",
         }
     }
 }
@@ -111,7 +115,7 @@ mod tests {
         let names: BTreeSet<&str> = RefusalReason::ALL.map(RefusalReason::name).into();
         assert_eq!(names.len(), RefusalReason::ALL.len());
         // the last reason in declaration order: ALL has no gap
-        assert_eq!(RefusalReason::NoModelNeeded as usize + 1, names.len());
+        assert_eq!(RefusalReason::ReplicaTimeout as usize + 1, names.len());
         for reason in RefusalReason::ALL {
             assert_eq!(reason.name().parse(), Ok(reason));
             assert_eq!(reason.name(), format!("{reason:?}"));

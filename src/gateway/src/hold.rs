@@ -1,47 +1,50 @@
-//! The hold queue: requests wait here until a replica of their service is ready.
+//! The hold queue: requests wait here until a replica of their service takes them.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::balancer::{Balancer, Balancers, Choice, Pick, RETRY_PAUSE, ReplicaGuard, Ticket};
 use crate::demand::{DemandTracker, HeldGuard};
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
 use crate::route::{HoldPolicy, Route, ServiceKey, ServiceRoutes};
-use crate::upstream::{self, ReplicaLoad};
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// A replica that refused a connection is not tried again for this long, unless it is the only one.
-pub(crate) const RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// A request that may be sent again waits this long for another replica, while the one that broke
+/// off is the only one that is ready. A replica that has ended is not ready any more by then.
+const RESEND_WAIT: Duration = Duration::from_secs(5);
 
 /// The held requests of all services.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct HoldQueue {
     routes: ServiceRoutes,
     demand: DemandTracker,
     metrics: Metrics,
-    replica_load: ReplicaLoad,
+    balancers: Balancers,
+    pacing_timeout: Duration,
     shutdown: CancellationToken,
 }
 
 impl HoldQueue {
-    /// An empty queue; `routes` always has the current state of the cluster.
+    /// An empty queue; `routes` always has the current state of the cluster. A request waits for
+    /// `pacing_timeout` at most because all ready replicas have as many requests as they should.
     pub(crate) fn new(
         routes: ServiceRoutes,
         demand: DemandTracker,
         metrics: Metrics,
-        replica_load: ReplicaLoad,
+        pacing_timeout: Duration,
     ) -> Self {
         Self {
+            balancers: Balancers::new(routes.clone(), metrics.clone()),
             routes,
             demand,
             metrics,
-            replica_load,
+            pacing_timeout,
             shutdown: CancellationToken::new(),
         }
     }
@@ -58,22 +61,74 @@ impl HoldQueue {
         self.shutdown.cancel();
     }
 
-    /// The policy of a service, unless a request for it is refused now.
-    pub(crate) fn admit(&self, service: &ServiceKey) -> Result<Arc<HoldPolicy>, Refusal> {
-        let route = self.routes.get(service);
+    /// A request for `service` that has just arrived, unless it is refused now.
+    pub(crate) fn admit(self: &Arc<Self>, service: &ServiceKey) -> Result<HeldRequest, Refusal> {
+        let routes = self.routes.subscribe(service);
+        let routes = routes.ok_or_else(Refusal::service_deleted)?;
+        let route = Arc::clone(&routes.borrow());
         let policy = policy(&route)?;
         check(policy, &route.ready)?;
-        Ok(Arc::clone(policy))
+        let arrived = Instant::now();
+        Ok(HeldRequest {
+            queue: Arc::clone(self),
+            service: service.clone(),
+            deadline: arrived + to_std(policy.hold_timeout),
+            arrived,
+            routes,
+            balancer: None,
+            ticket: None,
+            held: None,
+            paced_until: None,
+            tried: Vec::new(),
+            broken: None,
+            connect_error: None,
+        })
+    }
+}
+
+/// One request, from its arrival until a replica takes it.
+#[derive(Debug)]
+pub(crate) struct HeldRequest {
+    queue: Arc<HoldQueue>,
+    service: ServiceKey,
+    arrived: Instant,
+    deadline: Instant,
+    routes: watch::Receiver<Arc<Route>>,
+    balancer: Option<Arc<Balancer>>,
+    ticket: Option<Ticket>,
+    /// Counts the request as held.
+    held: Option<HeldGuard>,
+    /// The time until which it waits for a replica that has fewer requests than it should.
+    paced_until: Option<Instant>,
+    /// Replicas that failed and have been ready ever since.
+    tried: Vec<SocketAddr>,
+    /// The replica that it was sent to and that broke off.
+    broken: Option<BrokenReplica>,
+    /// The last error of connecting to a replica.
+    connect_error: Option<String>,
+}
+
+#[derive(Debug)]
+struct BrokenReplica {
+    address: SocketAddr,
+    at: Instant,
+    error: String,
+}
+
+impl HeldRequest {
+    pub(crate) fn arrived(&self) -> Instant {
+        self.arrived
+    }
+
+    /// The policy of the service.
+    pub(crate) fn policy(&self) -> Result<Arc<HoldPolicy>, Refusal> {
+        policy(&self.routes.borrow()).cloned()
     }
 
     /// Refuses a request that wakes nothing while no replica is ready: it waits for none and starts
     /// none.
-    pub(crate) fn check_wakes(
-        &self,
-        service: &ServiceKey,
-        head: &http::request::Parts,
-    ) -> Result<(), Refusal> {
-        let route = self.routes.get(service);
+    pub(crate) fn check_wakes(&self, head: &http::request::Parts) -> Result<(), Refusal> {
+        let route = self.routes.borrow();
         let policy = policy(&route)?;
         match route.ready.is_empty() && !policy.wakes(&head.method, head.uri.path()) {
             true => Err(Refusal::wakes_nothing()),
@@ -81,53 +136,174 @@ impl HoldQueue {
         }
     }
 
-    /// Counts a request as held until the guard is dropped.
-    pub(crate) fn enter(&self, service: &ServiceKey) -> Result<HeldGuard, Refusal> {
-        let route = self.routes.get(service);
-        let policy = policy(&route)?;
-        // the limit is for requests that wait, and a ready replica takes this one at once
-        let max_held = match route.ready.is_empty() {
-            true => policy.max_held,
-            false => u32::MAX,
+    /// Counts the request as held, until a replica takes it.
+    pub(crate) fn enter(&mut self) -> Result<(), Refusal> {
+        let max_held = {
+            let route = self.routes.borrow();
+            let policy = policy(&route)?;
+            // the limit is for requests that wait, and a ready replica takes this one at once
+            match route.ready.is_empty() {
+                true => policy.max_held,
+                false => u32::MAX,
+            }
         };
-        let held = self.demand.hold(service, max_held, Timestamp::now());
-        held.ok_or_else(Refusal::queue_full)
+        let demand = &self.queue.demand;
+        let held = demand.hold(&self.service, max_held, Timestamp::now());
+        self.held = Some(held.ok_or_else(Refusal::queue_full)?);
+        Ok(())
     }
 
-    /// Waits for a ready replica and connects to it.
-    pub(crate) async fn connect(
-        &self,
-        service: &ServiceKey,
-        arrived: Instant,
-    ) -> Result<(SocketAddr, TcpStream), Refusal> {
-        let routes = self.routes.subscribe(service);
-        let mut routes = routes.ok_or_else(Refusal::service_deleted)?;
+    /// A replica has the request: it is no longer held.
+    pub(crate) fn leave_queue(&mut self) {
+        self.held = None;
+    }
+
+    /// Nothing was sent to this replica: it could not be connected to.
+    pub(crate) fn not_sent(&mut self, replica: ReplicaGuard, error: String) {
+        self.queue.metrics.retries.inc();
+        self.tried.push(replica.address());
+        replica.failed(Instant::now(), &error);
+        self.connect_error = Some(error);
+        self.hold_again();
+    }
+
+    /// This replica broke off, and the request may be sent to another one.
+    pub(crate) fn broken(&mut self, address: SocketAddr, error: String) {
+        self.queue.metrics.retries.inc();
+        self.tried.push(address);
+        let at = Instant::now();
+        self.broken = Some(BrokenReplica { address, at, error });
+        self.hold_again();
+    }
+
+    fn hold_again(&mut self) {
+        if self.held.is_none() {
+            let demand = &self.queue.demand;
+            self.held = demand.hold(&self.service, u32::MAX, Timestamp::now());
+        }
+    }
+
+    /// Waits for a ready replica that takes the request.
+    pub(crate) async fn replica(&mut self) -> Result<ReplicaGuard, Refusal> {
+        let balancer = self
+            .balancer
+            .get_or_insert_with(|| self.queue.balancers.get(&self.service));
+        let balancer = Arc::clone(balancer);
         loop {
-            let route = Arc::clone(&routes.borrow_and_update());
+            let route = Arc::clone(&self.routes.borrow_and_update());
             let policy = policy(&route)?;
-            let deadline = arrived + to_std(policy.hold_timeout);
             check(policy, &route.ready)?;
-            for address in self.replica_load.least_busy_first(route.ready.clone()) {
-                let connecting = TcpStream::connect(address);
-                if let Ok(Ok(stream)) = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
-                    upstream::set_socket_options(&stream);
-                    return Ok((address, stream));
-                }
-                self.metrics.retries.inc();
-            }
-            let expired = || Refusal::hold_timeout(policy.hold_timeout);
-            let has_ready = !routes.borrow().ready.is_empty();
-            tokio::select! {
-                () = self.shutdown.cancelled() => return Err(Refusal::gateway_shutdown()),
-                () = tokio::time::sleep_until(deadline) => return Err(expired()),
-                () = tokio::time::sleep(RETRY_PAUSE), if has_ready => {
-                    if Instant::now() >= deadline {
-                        return Err(expired());
+            self.deadline = self.arrived + to_std(policy.hold_timeout);
+            let now = Instant::now();
+            self.tried.retain(|address| route.ready.contains(address));
+            let wake_at = if route.ready.is_empty() {
+                self.paced_until = None;
+                self.stand_in_queue(&balancer);
+                None
+            } else {
+                match balancer.pick(&route, &self.choice(policy, &route, now), now) {
+                    Pick::Replica(replica) => {
+                        self.ticket = None;
+                        return Ok(replica);
                     }
+                    Pick::Busy { until } => {
+                        if self.stand_in_queue(&balancer) {
+                            // a replica may have become free before
+                            continue;
+                        }
+                        let paced_until = *self
+                            .paced_until
+                            .get_or_insert((now + self.queue.pacing_timeout).min(self.deadline));
+                        match until {
+                            Some(until) => Some(until),
+                            None => Some(paced_until).filter(|until| now < *until),
+                        }
+                    }
+                    Pick::NoneLeft => Some(self.wait_after_all_failed(now)?),
                 }
-                changed = routes.changed() => changed.map_err(|_| Refusal::service_deleted())?,
+            };
+            self.wait(wake_at).await?;
+        }
+    }
+
+    /// The rules for this request now.
+    fn choice(&self, policy: &HoldPolicy, route: &Route, now: Instant) -> Choice<'_> {
+        let is_resent = !self.tried.is_empty();
+        let waited_enough = self.paced_until.is_some_and(|until| until <= now);
+        // without further replicas to come, a request waits at a replica as well as here
+        let more_may_come = route.ready.len() < policy.max_replicas as usize;
+        let is_paced = more_may_come && !is_resent && !waited_enough;
+        Choice {
+            tried: &self.tried,
+            max_in_flight: is_paced.then_some(policy.target.max(1)),
+            ticket: self.ticket.as_ref(),
+            ignores_queue: is_resent || waited_enough,
+        }
+    }
+
+    /// Takes a place in the queue; false if the request has one.
+    fn stand_in_queue(&mut self, balancer: &Arc<Balancer>) -> bool {
+        let is_new = self.ticket.is_none();
+        if is_new {
+            self.ticket = Some(balancer.enqueue());
+        }
+        is_new
+    }
+
+    /// The time at which the request goes on after all ready replicas have failed: those that
+    /// nothing was sent to are tried again.
+    fn wait_after_all_failed(&mut self, now: Instant) -> Result<Instant, Refusal> {
+        // another request must not wait for this one meanwhile
+        self.ticket = None;
+        let broken = self.broken.as_ref();
+        if let Some(broken) = broken.filter(|broken| now >= broken.at + RESEND_WAIT) {
+            return Err(Refusal::replica_failed(&broken.error));
+        }
+        self.tried
+            .retain(|address| broken.is_some_and(|broken| broken.address == *address));
+        Ok(now + RETRY_PAUSE)
+    }
+
+    /// Waits until something changes, or for `wake_at`.
+    async fn wait(&mut self, wake_at: Option<Instant>) -> Result<(), Refusal> {
+        let ticket = self.ticket.as_ref();
+        let turn = async {
+            match ticket {
+                Some(ticket) => ticket.turn().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.queue.shutdown.cancelled() => {
+                let error = self.connect_error.as_deref();
+                return Err(Refusal::gateway_shutdown(error));
+            }
+            () = sleep_until(wake_at.filter(|at| *at <= self.deadline)) => {}
+            () = tokio::time::sleep_until(self.deadline) => return Err(self.expired()),
+            () = turn => {}
+            changed = self.routes.changed() => {
+                changed.map_err(|_| Refusal::service_deleted())?;
             }
         }
+        Ok(())
+    }
+
+    /// The refusal at the end of the hold timeout.
+    fn expired(&self) -> Refusal {
+        if let Some(broken) = &self.broken {
+            return Refusal::replica_failed(&broken.error);
+        }
+        let timeout = self.deadline - self.arrived;
+        let is_ready = !self.routes.borrow().ready.is_empty();
+        Refusal::hold_timeout(timeout, is_ready, self.connect_error.as_deref())
+    }
+}
+
+async fn sleep_until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -5,14 +5,19 @@
 //! replica is ready, because an EndpointSlice lists it as a terminating endpoint. Each service has
 //! a port of its own on every gateway.
 
+mod balancer;
 mod demand;
 mod demand_server;
 mod hold;
 mod listeners;
+#[doc(hidden)]
+pub mod measure;
 mod metrics;
 mod refusal;
 mod request;
 mod request_body;
+mod response_body;
+mod retry;
 mod route;
 mod route_watch;
 #[cfg(test)]
@@ -35,12 +40,17 @@ use crate::demand::DemandTracker;
 use crate::demand_server::DemandServer;
 use crate::listeners::Listeners;
 use crate::metrics::Metrics;
-use crate::request::RequestHandler;
+use crate::request::{Limits, RequestHandler};
 use crate::route_watch::RouteWatch;
 
 /// The connection of a client that sends nothing for this long, before its first request or in the
 /// middle of one, is closed.
 const CLIENT_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The connection of a client that reads nothing of its answer for this long is closed.
+const CLIENT_STALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// A held request waits for this long at most because the replicas that are ready have as many
+/// requests as they should, and more replicas may come.
+const PACING_TIMEOUT: Duration = Duration::from_secs(15);
 /// A port that could not be opened is tried again after this long.
 const PORT_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// A gateway that shuts down accepts connections until no EndpointSlice lists it, and at most for
@@ -82,6 +92,20 @@ pub struct Options {
     /// may use nearly all of it.
     #[arg(long, default_value = "30s", value_parser = bursar_api::quantities::parse_duration)]
     pub termination_grace: Duration,
+    /// How long a replica may take until the head of its answer, from 1s to 24h; of an answer that
+    /// is not streamed this is all of it. Then the client gets 504.
+    #[arg(long, default_value = "15m", value_parser = answer_head_timeout)]
+    pub answer_head_timeout: Duration,
+}
+
+fn answer_head_timeout(text: &str) -> Result<Duration, String> {
+    match bursar_api::quantities::parse_duration(text) {
+        Ok(duration) if (Duration::from_secs(1)..=Duration::from_hours(24)).contains(&duration) => {
+            Ok(duration)
+        }
+        Ok(_) => Err("must be from 1s to 24h".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// The error with which a gateway ended.
@@ -142,7 +166,14 @@ async fn serve(options: Options, client: Client, stop: CancellationToken) -> Res
     };
     let demand_server = tokio::spawn(demand_server.serve(client.clone(), ended.clone()));
     let mut route_watch = RouteWatch::new(client);
-    let handler = RequestHandler::new(route_watch.routes(), demand, metrics, CLIENT_IDLE_TIMEOUT);
+    let limits = Limits {
+        client_idle: CLIENT_IDLE_TIMEOUT,
+        client_stall: CLIENT_STALL_TIMEOUT,
+        answer_head: options.answer_head_timeout,
+        pacing: PACING_TIMEOUT,
+        close_clients: true,
+    };
+    let handler = RequestHandler::new(route_watch.routes(), demand, metrics, limits);
     let listeners = Listeners::new(handler);
     let serving = async {
         let listeners = sync_listeners(

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::request::RequestHandler;
+use crate::response_body::ClientReads;
 use crate::route::ServiceKey;
 use crate::upstream::set_socket_options;
 
@@ -132,7 +133,7 @@ async fn accept(
     connections: TaskTracker,
     closed: CancellationToken,
 ) {
-    let slots = Arc::new(());
+    let (slots, service) = (Arc::new(()), Arc::new(service));
     loop {
         let accepted = async {
             while Arc::strong_count(&slots) > handler.hold_queue().max_connections(&service) {
@@ -149,7 +150,7 @@ async fn accept(
         let connection = serve_connection(
             stream,
             peer,
-            service.clone(),
+            Arc::clone(&service),
             handler.clone(),
             closed.clone(),
         );
@@ -161,25 +162,35 @@ async fn accept(
 }
 
 /// Serves one connection. After its first response the connection is shut down gracefully, so the
-/// client's next request goes through the Service again.
+/// client's next request goes through the Service again. A client that does not read its answers is
+/// given up, and what its requests hold at replicas with it.
 async fn serve_connection(
     stream: TcpStream,
     peer: SocketAddr,
-    service: ServiceKey,
+    service: Arc<ServiceKey>,
     handler: RequestHandler,
     closed: CancellationToken,
 ) {
     set_socket_options(&stream);
-    let idle_timeout = handler.idle_timeout();
+    let limits = *handler.limits();
+    let idle_timeout = limits.client_idle;
+    let reads = ClientReads::default();
     let (first_request, first_response) = (CancellationToken::new(), CancellationToken::new());
     let (on_request, responded) = (first_request.clone(), first_response.clone());
+    let begin_read = reads.clone();
     let handle = service_fn(move |request| {
         on_request.cancel();
-        let (handler, service, first_response) =
-            (handler.clone(), service.clone(), first_response.clone());
+        let (handler, service, first_response) = (
+            handler.clone(),
+            Arc::clone(&service),
+            first_response.clone(),
+        );
+        let read = begin_read.begin();
         async move {
-            let response = handler.handle(service, peer, request).await;
-            first_response.cancel();
+            let response = handler.handle(&service, peer, request, read).await;
+            if limits.close_clients {
+                first_response.cancel();
+            }
             Ok::<_, Infallible>(response)
         }
     });
@@ -203,6 +214,8 @@ async fn serve_connection(
             .is_err()
     };
     tokio::pin!(idle);
+    let stalled = reads.stalled(limits.client_stall);
+    tokio::pin!(stalled);
     let mut closing = false;
     loop {
         tokio::select! {
@@ -213,6 +226,10 @@ async fn serve_connection(
                 return;
             }
             true = idle.as_mut(), if !first_request.is_cancelled() => return,
+            () = stalled.as_mut() => {
+                tracing::debug!(%peer, "a client does not read its answer");
+                return;
+            }
             () = wait_for_either(&responded, &closed), if !closing => {
                 closing = true;
                 connection.as_mut().graceful_shutdown();

@@ -27,6 +27,8 @@ pub(crate) struct Metrics {
     pub(crate) requests: Family<OutcomeLabel, Counter>,
     /// Attempts to connect or send to a replica that failed and were repeated.
     pub(crate) retries: Counter,
+    /// Times that a replica was ejected because it failed.
+    pub(crate) ejections: Counter,
     /// Ports of services that could not be opened.
     pub(crate) closed_ports: Gauge,
 }
@@ -40,6 +42,7 @@ impl Metrics {
             hold_seconds: Histogram::new(exponential_buckets(0.01, 2.0, 16)),
             requests: Family::default(),
             retries: Counter::default(),
+            ejections: Counter::default(),
             closed_ports: Gauge::default(),
         };
         registry.register(
@@ -66,6 +69,11 @@ impl Metrics {
             "bursar_gateway_retries",
             "Number of failed attempts to connect or send to a replica, after which the request was tried again",
             metrics.retries.clone(),
+        );
+        registry.register(
+            "bursar_gateway_ejections",
+            "Number of times that a replica was left out for a while because it could not be connected to or broke off",
+            metrics.ejections.clone(),
         );
         registry.register(
             "bursar_gateway_closed_ports",

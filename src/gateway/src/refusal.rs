@@ -1,12 +1,14 @@
 //! Refusals in OpenAI's error form, always with `Retry-After`. Only this file knows the HTTP form
 //! of a reason.
 
+use std::time::Duration;
+
 use bursar_api::inference::RefusalStatus;
 use bursar_core::refusal::RefusalReason;
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde_json::json;
 
 /// A refused request: the reason, and the message for the client.
@@ -60,6 +62,13 @@ impl HttpForm {
                 "server_error",
                 "replica_failed",
                 1,
+                "upstream",
+            ),
+            RefusalReason::ReplicaTimeout => (
+                StatusCode::GATEWAY_TIMEOUT,
+                "server_error",
+                "replica_timeout",
+                10,
                 "upstream",
             ),
             RefusalReason::ServiceDeleted => {
@@ -118,6 +127,10 @@ fn parse_reason(written: &str) -> RefusalReason {
     }
 }
 
+fn unconnected(error: &str) -> String {
+    format!("a replica is ready, and the gateway cannot connect: {error}")
+}
+
 impl From<&RefusalStatus> for Refusal {
     fn from(status: &RefusalStatus) -> Self {
         Self {
@@ -152,9 +165,21 @@ impl Refusal {
         Self::new(RefusalReason::QueueFull, message)
     }
 
-    pub(crate) fn hold_timeout(timeout: SignedDuration) -> Self {
-        let seconds = timeout.as_secs();
-        let message = format!("no replica was ready within {seconds} s (activation.holdTimeout)");
+    /// The hold timeout is over. The message says what was in the way last: `connect_error` is the
+    /// last error of connecting to a replica, which may still be ready.
+    pub(crate) fn hold_timeout(
+        timeout: Duration,
+        is_ready: bool,
+        connect_error: Option<&str>,
+    ) -> Self {
+        let limit = format!("{} s (activation.holdTimeout)", timeout.as_secs());
+        let message = match connect_error {
+            Some(error) if is_ready => format!("{}; gave up after {limit}", unconnected(error)),
+            Some(error) => format!(
+                "no replica that the gateway can connect to was ready within {limit}; the last one: {error}"
+            ),
+            None => format!("no replica was ready within {limit}"),
+        };
         Self::new(RefusalReason::HoldTimeout, message)
     }
 
@@ -177,14 +202,24 @@ impl Refusal {
         Self::new(RefusalReason::BodyTimeout, message)
     }
 
-    pub(crate) fn gateway_shutdown() -> Self {
-        let message = "the gateway shut down before a replica was ready; try again";
+    /// `connect_error` is the last error of connecting to a replica.
+    pub(crate) fn gateway_shutdown(connect_error: Option<&str>) -> Self {
+        let message = match connect_error {
+            Some(error) => format!("the gateway shuts down; {}; try again", unconnected(error)),
+            None => "the gateway shut down before a replica was ready; try again".to_owned(),
+        };
         Self::new(RefusalReason::GatewayShutdown, message)
     }
 
     pub(crate) fn replica_failed(error: impl std::fmt::Display) -> Self {
         let message = format!("the replica broke the connection before it answered: {error}");
         Self::new(RefusalReason::ReplicaFailed, message)
+    }
+
+    pub(crate) fn replica_timeout(limit: Duration) -> Self {
+        let seconds = limit.as_secs();
+        let message = format!("the replica did not begin its answer within {seconds} s");
+        Self::new(RefusalReason::ReplicaTimeout, message)
     }
 
     /// The value of the metrics' label `outcome`.
@@ -272,6 +307,7 @@ mod tests {
             (503, "server_error", "gateway_leaving", "1", "leaving"),
             (502, "server_error", "replica_failed", "1", "upstream"),
             (503, "server_error", "no_replica", "10", "no_replica"),
+            (504, "server_error", "replica_timeout", "10", "upstream"),
         ];
         assert_eq!(expected.len(), RefusalReason::ALL.len());
         for (reason, expected) in RefusalReason::ALL.into_iter().zip(expected) {

@@ -1,10 +1,11 @@
 //! One request, from its head to the end of its response.
 //!
 //! The body is read before the request waits, so the request can be sent again if a replica fails
-//! before it answers. Once the first byte of a response has arrived, the request is never sent
-//! again.
+//! before it answers: always if nothing was sent, and otherwise only if it may be done twice. Once
+//! the first byte of a response has arrived, the client gets this response or none.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bursar_core::refusal::RefusalReason;
@@ -15,76 +16,103 @@ use hyper::body::Incoming;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use crate::demand::DemandTracker;
-use crate::hold::{self, HoldQueue, RETRY_PAUSE};
+use crate::balancer::ReplicaGuard;
+use crate::demand::{DemandTracker, InFlightGuard};
+use crate::hold::{self, HeldRequest, HoldQueue};
 use crate::metrics::{Metrics, OutcomeLabel};
 use crate::refusal::Refusal;
 use crate::request_body::{self, BodyReader};
+use crate::response_body::{self, ClientRead, StreamedBody};
+use crate::retry::may_send_again;
 use crate::route::{ServiceKey, ServiceRoutes};
-use crate::upstream::{self, ReplicaLoad, StreamedBody};
+use crate::upstream::{self, SendError, Upstream};
 
-/// How often a request is sent again after a replica closed the connection before it answered.
-const MAX_RESENDS: u32 = 5;
+/// How long a gateway waits for clients and replicas, and what it does with their connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// The connection of a client that sends nothing for this long, before its first request or in
+    /// the middle of one, is closed.
+    pub(crate) client_idle: Duration,
+    /// The connection of a client that reads nothing of its answer for this long is closed.
+    pub(crate) client_stall: Duration,
+    /// A replica has this long for the head of its answer.
+    pub(crate) answer_head: Duration,
+    /// A request waits for this long at most because all ready replicas have as many requests as
+    /// they should.
+    pub(crate) pacing: Duration,
+    /// Whether a client's connection is closed after its first answer, so that its next request goes
+    /// through the Service again, to a replica if one is ready.
+    pub(crate) close_clients: bool,
+}
 
 /// Handles requests. Clones share all state.
 #[derive(Debug, Clone)]
-pub(crate) struct RequestHandler {
-    hold_queue: HoldQueue,
+pub(crate) struct RequestHandler(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    hold_queue: Arc<HoldQueue>,
     demand: DemandTracker,
     metrics: Metrics,
     body_reader: BodyReader,
-    replica_load: ReplicaLoad,
-    idle_timeout: Duration,
+    upstream: Upstream,
+    limits: Limits,
 }
 
 /// The response to a request: a refusal, or a replica's response.
 pub(crate) type ClientResponse = Response<Either<Full<Bytes>, StreamedBody>>;
 
 impl RequestHandler {
-    /// A handler that forwards by `routes`, which always has the current state of the cluster. It
-    /// closes the connection of a client that sends nothing for `idle_timeout`.
+    /// A handler that forwards by `routes`, which always has the current state of the cluster.
     pub(crate) fn new(
         routes: ServiceRoutes,
         demand: DemandTracker,
         metrics: Metrics,
-        idle_timeout: Duration,
+        limits: Limits,
     ) -> Self {
-        let load = ReplicaLoad::default();
-        Self {
-            hold_queue: HoldQueue::new(routes, demand.clone(), metrics.clone(), load.clone()),
+        let hold_queue = HoldQueue::new(routes, demand.clone(), metrics.clone(), limits.pacing);
+        Self(Arc::new(Shared {
+            hold_queue: Arc::new(hold_queue),
             demand,
             metrics,
-            body_reader: BodyReader::new(idle_timeout),
-            replica_load: load,
-            idle_timeout,
-        }
+            body_reader: BodyReader::new(limits.client_idle),
+            upstream: Upstream::new(limits.answer_head),
+            limits,
+        }))
     }
 
-    /// The connection of a client that sends nothing for this long, before its first request or in
-    /// the middle of one, is closed.
-    pub(crate) fn idle_timeout(&self) -> Duration {
-        self.idle_timeout
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.0.limits
     }
 
     pub(crate) fn metrics(&self) -> &Metrics {
-        &self.metrics
+        &self.0.metrics
     }
 
     pub(crate) fn hold_queue(&self) -> &HoldQueue {
-        &self.hold_queue
+        &self.0.hold_queue
     }
 
-    /// Handles one request for `service`.
+    /// Handles one request for `service`; `read` lasts until the client has its answer.
     pub(crate) async fn handle(
         &self,
-        service: ServiceKey,
+        service: &ServiceKey,
         peer: SocketAddr,
         request: Request<Incoming>,
+        read: ClientRead,
     ) -> ClientResponse {
         let version = request.version();
         let (parts, mut body) = request.into_parts();
-        let (outcome, mut response) = match self.forward(&service, peer, &parts, &mut body).await {
-            Ok(response) => ("forwarded", response.map(Either::Right)),
+        let (outcome, mut response) = match self.0.forward(service, peer, &parts, &mut body).await {
+            Ok(answer) => {
+                let Answer {
+                    response,
+                    replica,
+                    in_flight,
+                } = answer;
+                let response = response_body::client_response(response, replica, in_flight, read);
+                ("forwarded", response.map(Either::Right))
+            }
             Err(refusal) => {
                 if !parts.headers.contains_key(header::EXPECT)
                     && refusal.reason != RefusalReason::BodyTimeout
@@ -95,32 +123,36 @@ impl RequestHandler {
                 (refusal.outcome(), response.map(Either::Left))
             }
         };
-        self.metrics
-            .requests
-            .get_or_create(&OutcomeLabel { outcome })
-            .inc();
-        if version < Version::HTTP_2 {
-            // the client's next request goes through the Service again, to a replica if one is
-            // ready
-            response
-                .headers_mut()
-                .insert(header::CONNECTION, HeaderValue::from_static("close"));
+        let requests = &self.0.metrics.requests;
+        requests.get_or_create(&OutcomeLabel { outcome }).inc();
+        if version < Version::HTTP_2 && self.0.limits.close_clients {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
         }
         response
     }
+}
 
+/// The head of a replica's answer, and what counts the request until the body ends.
+struct Answer {
+    response: Response<Incoming>,
+    replica: ReplicaGuard,
+    in_flight: Option<InFlightGuard>,
+}
+
+impl Shared {
     async fn forward(
         &self,
         service: &ServiceKey,
         peer: SocketAddr,
         parts: &http::request::Parts,
         body: &mut Incoming,
-    ) -> Result<Response<StreamedBody>, Refusal> {
-        let arrived = Instant::now();
-        let policy = self.hold_queue.admit(service)?;
-        self.hold_queue.check_wakes(service, parts)?;
+    ) -> Result<Answer, Refusal> {
+        let mut held = self.hold_queue.admit(service)?;
+        held.check_wakes(parts)?;
+        let policy = held.policy()?;
         let hold_timeout = hold::to_std(policy.hold_timeout);
-        let body_deadline = arrived + hold_timeout.max(self.idle_timeout);
+        let body_deadline = held.arrived() + hold_timeout.max(self.limits.client_idle);
         let max_reads = policy.max_connections();
         let body = self
             .body_reader
@@ -128,30 +160,58 @@ impl RequestHandler {
         let body = body.await?;
         // a request is held once its body is complete, so a client that sends no body starts no
         // replica and fills no queue
-        let mut held = Some(self.hold_queue.enter(service)?);
+        held.enter()?;
+        self.send(service, peer, parts, &body.bytes, held).await
+    }
+
+    /// Sends a request to one replica after another, until one answers.
+    async fn send(
+        &self,
+        service: &ServiceKey,
+        peer: SocketAddr,
+        parts: &http::request::Parts,
+        body: &Bytes,
+        mut held: HeldRequest,
+    ) -> Result<Answer, Refusal> {
         let body_complete = Instant::now();
-        let mut resends = 0;
+        let mut waited = None;
+        let mut sends = 0;
         loop {
-            let (address, stream) = self.hold_queue.connect(service, arrived).await?;
-            let waited = body_complete.elapsed();
-            let load = self.replica_load.count(address);
-            let in_flight = self.demand.count_in_flight(service);
-            // the replica counts the request from here on
-            drop(held.take());
-            let request = upstream::request(parts, &body.bytes, address, peer);
-            match upstream::send(stream, request).await {
+            let mut replica = held.replica().await?;
+            let address = replica.address();
+            let request = upstream::request(parts, body, address, peer);
+            let mut in_flight = None;
+            let connected = || {
+                // the replica counts the request from here on
+                in_flight = Some(self.demand.count_in_flight(service));
+                waited.get_or_insert_with(|| body_complete.elapsed());
+                held.leave_queue();
+            };
+            match self.upstream.send(address, request, connected).await {
                 Ok(response) => {
+                    replica.answered();
+                    let waited = waited.unwrap_or_else(|| body_complete.elapsed());
                     self.metrics.hold_seconds.observe(waited.as_secs_f64());
-                    return Ok(upstream::client_response(response, load, in_flight));
+                    held.leave_queue();
+                    return Ok(Answer {
+                        response,
+                        replica,
+                        in_flight,
+                    });
                 }
-                Err(error) if resends < MAX_RESENDS && arrived.elapsed() < hold_timeout => {
-                    resends += 1;
-                    self.metrics.retries.inc();
-                    tracing::debug!(?service, %address, %error, "no response; sending the request again");
-                    held = self.demand.hold(service, u32::MAX, Timestamp::now());
-                    tokio::time::sleep(RETRY_PAUSE).await;
+                Err(SendError::NotSent(error)) => held.not_sent(replica, error),
+                Err(SendError::Timeout) => {
+                    return Err(Refusal::replica_timeout(self.limits.answer_head));
                 }
-                Err(error) => return Err(Refusal::replica_failed(error)),
+                Err(SendError::Broken(error)) => {
+                    sends += 1;
+                    replica.failed(Instant::now(), &error);
+                    if !may_send_again(parts, sends) {
+                        return Err(Refusal::replica_failed(error));
+                    }
+                    tracing::debug!(?service, %address, error, "no answer; sending the request to another replica");
+                    held.broken(address, error);
+                }
             }
         }
     }

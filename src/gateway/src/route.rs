@@ -28,6 +28,10 @@ pub(crate) struct HoldPolicy {
     pub(crate) max_held: u32,
     /// The longest time that it holds one.
     pub(crate) hold_timeout: SignedDuration,
+    /// The queue depth that one replica should have.
+    pub(crate) target: u32,
+    /// The most replicas that the service may have.
+    pub(crate) max_replicas: u32,
     /// Requests may start a replica.
     pub(crate) on_demand: bool,
     /// Paths whose answers need no model: requests for them are not held.
@@ -55,6 +59,8 @@ impl HoldPolicy {
         Self {
             max_held: 0,
             hold_timeout: SignedDuration::ZERO,
+            target: u32::MAX,
+            max_replicas: 0,
             on_demand: false,
             paths_without_model: &[],
             wake_on: Vec::new(),
@@ -185,6 +191,8 @@ impl RouteTable {
         let policy = HoldPolicy {
             max_held: settings.max_held,
             hold_timeout: settings.hold_timeout,
+            target: settings.target,
+            max_replicas: settings.max,
             on_demand: object.spec.activation.mode == ActivationMode::OnDemand,
             paths_without_model: preset(object.spec.engine).paths_without_model,
             wake_on: object.spec.activation.wake_on.clone(),

@@ -1,6 +1,9 @@
-//! The connection to a replica: the request, the response, and the load of each replica.
+//! The requests to replicas, over connections that are kept.
 
-use std::collections::BTreeMap;
+use std::collections::HashSet;
+use std::error::Error as _;
+use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,18 +11,31 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Version, header};
-use http_body::{Body, Frame, SizeHint};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, header, uri};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
+use hyper_util::client::legacy::connect::capture_connection;
+use hyper_util::client::legacy::{self, Client};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
-use crate::demand::InFlightGuard;
-
 /// A peer that vanishes without closing its connection is noticed after three of these.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+/// A replica that takes no connection within this time is given up. Pods answer within some
+/// milliseconds, and the kernel repeats a lost packet only after a second.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(300);
+/// The first connection to a replica is watched for this long. One that is closed at once shows that
+/// nobody answers behind it, before a request is lost on it.
+const FIRST_CONNECTION_WATCH: Duration = Duration::from_millis(30);
+/// Connections that no request uses are closed after this long: before the servers of common
+/// engines close them (5 s), and soon after a replica takes no new requests.
+const MAX_IDLE: Duration = Duration::from_secs(2);
+/// The most connections to one replica that are kept while no request uses them.
+const MAX_IDLE_CONNECTIONS: usize = 256;
+/// Replicas that are known to answer, before they are all forgotten.
+const MAX_KNOWN_REPLICAS: usize = 10_000;
 
 /// Headers that are about one connection only (RFC 9110, section 7.6.1).
 const HOP_BY_HOP: [&str; 8] = [
@@ -56,18 +72,16 @@ pub(crate) fn request(
 ) -> Request<Full<Bytes>> {
     let mut request = Request::new(Full::new(body.clone()));
     *request.method_mut() = parts.method.clone();
-    let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-    *request.uri_mut() = path.parse().unwrap_or_default();
-    let authority = parts
-        .uri
-        .authority()
-        .and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
+    *request.uri_mut() = replica_uri(address, parts.uri.path_and_query());
+    *request.headers_mut() = end_to_end(parts.headers.clone());
     let headers = request.headers_mut();
-    *headers = end_to_end(&parts.headers);
     headers.remove(header::EXPECT);
     if !headers.contains_key(header::HOST) {
-        let host = authority.or_else(|| HeaderValue::from_str(&address.to_string()).ok());
-        headers.extend(host.map(|host| (header::HOST, host)));
+        let host = match parts.uri.authority() {
+            Some(authority) => HeaderValue::from_str(authority.as_str()),
+            None => HeaderValue::from_str(&address.to_string()),
+        };
+        headers.extend(host.ok().map(|host| (header::HOST, host)));
     }
     if let Ok(client) = HeaderValue::from_str(&peer.ip().to_canonical().to_string()) {
         headers.append(HeaderName::from_static("x-forwarded-for"), client);
@@ -75,121 +89,208 @@ pub(crate) fn request(
     request
 }
 
+/// The URI by which connections are kept; the replica gets its path only.
+fn replica_uri(address: SocketAddr, path: Option<&PathAndQuery>) -> Uri {
+    let mut parts = uri::Parts::default();
+    parts.scheme = Some(Scheme::HTTP);
+    parts.authority = Authority::try_from(address.to_string()).ok();
+    parts.path_and_query = Some(path.cloned().unwrap_or(PathAndQuery::from_static("/")));
+    Uri::from_parts(parts).unwrap_or_default()
+}
+
 /// The headers without those that are about one connection.
-fn end_to_end(headers: &HeaderMap) -> HeaderMap {
-    let mut forwarded = headers.clone();
-    let connection_headers = headers
+pub(crate) fn end_to_end(mut headers: HeaderMap) -> HeaderMap {
+    let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
         .iter()
         .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','));
-    for name in connection_headers.map(str::trim).chain(HOP_BY_HOP) {
-        forwarded.remove(name);
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    for name in named {
+        headers.remove(name);
     }
-    forwarded
+    for name in HOP_BY_HOP {
+        headers.remove(name);
+    }
+    headers
 }
 
-/// Sends a request over a new connection. After an error no byte of a response has arrived.
-pub(crate) async fn send(
-    stream: TcpStream,
-    request: Request<Full<Bytes>>,
-) -> Result<Response<Incoming>, String> {
-    let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
-    let (mut sender, connection) = handshake.map_err(|error| error.to_string())?;
-    tokio::spawn(connection);
-    sender
-        .send_request(request)
-        .await
-        .map_err(|error| error.to_string())
+/// The failure of an attempt to get an answer from a replica.
+#[derive(Debug)]
+pub(crate) enum SendError {
+    /// Nothing was sent: the connection was refused, timed out or was closed before the request.
+    NotSent(String),
+    /// The replica broke off after the request, or a part of it, was sent, and before the head of
+    /// its answer was complete.
+    Broken(String),
+    /// The head of the answer did not come in time.
+    Timeout,
 }
 
-/// The response as it goes to the client; `load` and `in_flight` count it until its body ends.
-pub(crate) fn client_response(
-    response: Response<Incoming>,
-    load: ReplicaLoadGuard,
-    in_flight: InFlightGuard,
-) -> Response<StreamedBody> {
-    let (mut parts, body) = response.into_parts();
-    parts.headers = end_to_end(&parts.headers);
-    parts.version = Version::default();
-    Response::from_parts(
-        parts,
-        StreamedBody {
-            body,
-            _load: load,
-            _in_flight: in_flight,
-        },
-    )
+/// The connections to all replicas. Clones share them.
+#[derive(Debug, Clone)]
+pub(crate) struct Upstream {
+    client: Client<Connector, Full<Bytes>>,
+    known: KnownReplicas,
+    head_timeout: Duration,
 }
 
-/// The number of requests that each replica is answering for this gateway.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct ReplicaLoad(Arc<Mutex<BTreeMap<SocketAddr, u64>>>);
-
-impl ReplicaLoad {
-    /// Counts a request on the replica at `address` until the guard is dropped.
-    pub(crate) fn count(&self, address: SocketAddr) -> ReplicaLoadGuard {
-        *self.lock().entry(address).or_default() += 1;
-        ReplicaLoadGuard {
-            load: self.clone(),
-            address,
+impl Upstream {
+    /// No connection yet. A replica has `head_timeout` for the head of its answer.
+    pub(crate) fn new(head_timeout: Duration) -> Self {
+        let known = KnownReplicas::default();
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(MAX_IDLE)
+            .pool_max_idle_per_host(MAX_IDLE_CONNECTIONS)
+            // only what was not sent is sent again over another connection
+            .retry_canceled_requests(true)
+            .set_host(false)
+            .build(Connector {
+                known: known.clone(),
+            });
+        Self {
+            client,
+            known,
+            head_timeout,
         }
     }
 
-    pub(crate) fn least_busy_first(&self, mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
-        let counts = self.lock();
-        addresses.sort_by_key(|address| counts.get(address).copied().unwrap_or(0));
-        addresses
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<SocketAddr, u64>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Counts a request on its replica until it is dropped.
-#[derive(Debug)]
-pub(crate) struct ReplicaLoadGuard {
-    load: ReplicaLoad,
-    address: SocketAddr,
-}
-
-impl Drop for ReplicaLoadGuard {
-    fn drop(&mut self) {
-        let mut counts = self.load.lock();
-        if let Some(count) = counts.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.address);
+    /// Sends a request to the replica at `address`, and waits for the head of the answer. Calls
+    /// `connected` once there is a connection.
+    pub(crate) async fn send(
+        &self,
+        address: SocketAddr,
+        mut request: Request<Full<Bytes>>,
+        connected: impl FnOnce(),
+    ) -> Result<Response<Incoming>, SendError> {
+        let mut connection = capture_connection(&mut request);
+        let mut response = self.client.request(request);
+        let early = tokio::select! {
+            biased;
+            result = &mut response => Some(result),
+            _ = connection.wait_for_connection_metadata() => None,
+        };
+        let result = match early {
+            Some(result) => result,
+            None => {
+                connected();
+                match tokio::time::timeout(self.head_timeout, response).await {
+                    Ok(result) => result,
+                    Err(_) => return Err(SendError::Timeout),
+                }
+            }
+        };
+        let has_connection = connection.connection_metadata().is_some();
+        match result {
+            Ok(response) => {
+                self.known.insert(address);
+                Ok(response)
+            }
+            Err(error) => {
+                self.known.remove(address);
+                Err(send_error(&error, has_connection))
             }
         }
     }
 }
 
-/// The body of a response, forwarded chunk by chunk. The request counts as in flight until it ends.
-#[derive(Debug)]
-pub(crate) struct StreamedBody {
-    body: Incoming,
-    _load: ReplicaLoadGuard,
-    _in_flight: InFlightGuard,
+fn send_error(error: &legacy::Error, has_connection: bool) -> SendError {
+    let was_canceled = error
+        .source()
+        .and_then(|source| source.downcast_ref::<hyper::Error>())
+        .is_some_and(hyper::Error::is_canceled);
+    let message = innermost(error);
+    match error.is_connect() || was_canceled || !has_connection {
+        true => SendError::NotSent(message),
+        false => SendError::Broken(message),
+    }
 }
 
-impl Body for StreamedBody {
-    type Data = Bytes;
-    type Error = hyper::Error;
+/// The message of the error at the end of the chain, which says what happened.
+fn innermost(error: &legacy::Error) -> String {
+    let mut last: &dyn std::error::Error = error;
+    while let Some(source) = last.source() {
+        last = source;
+    }
+    last.to_string()
+}
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+/// Replicas that have answered a request, and have not failed since.
+#[derive(Debug, Clone, Default)]
+struct KnownReplicas(Arc<Mutex<HashSet<SocketAddr>>>);
+
+impl KnownReplicas {
+    fn contains(&self, address: SocketAddr) -> bool {
+        self.lock().contains(&address)
     }
 
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+    fn insert(&self, address: SocketAddr) {
+        let mut known = self.lock();
+        if known.insert(address) && known.len() > MAX_KNOWN_REPLICAS {
+            known.clear();
+        }
     }
 
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+    fn remove(&self, address: SocketAddr) {
+        self.lock().remove(&address);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashSet<SocketAddr>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Opens connections to replicas.
+#[derive(Debug, Clone)]
+struct Connector {
+    known: KnownReplicas,
+}
+
+impl tower::Service<Uri> for Connector {
+    type Response = TokioIo<TcpStream>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<TokioIo<TcpStream>>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let known = self.known.clone();
+        Box::pin(async move {
+            let authority = uri.authority().map_or("", Authority::as_str);
+            let address: SocketAddr = authority.parse().map_err(io::Error::other)?;
+            let connecting = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address));
+            let stream = connecting.await.map_err(|_| connect_timeout())??;
+            set_socket_options(&stream);
+            if !known.contains(address) {
+                watch_for_close(&stream).await?;
+            }
+            Ok(TokioIo::new(stream))
+        })
+    }
+}
+
+fn connect_timeout() -> io::Error {
+    let millis = CONNECT_TIMEOUT.as_millis();
+    io::Error::new(
+        io::ErrorKind::TimedOut,
+        format!("it takes no connection within {millis} ms"),
+    )
+}
+
+/// Fails if the connection is closed at once.
+async fn watch_for_close(stream: &TcpStream) -> io::Result<()> {
+    let mut byte = [0];
+    let closed = tokio::time::timeout(FIRST_CONNECTION_WATCH, stream.peek(&mut byte)).await;
+    match closed {
+        Ok(Ok(0)) => Err(io::Error::new(
+            io::ErrorKind::ConnectionAborted,
+            "it closes connections at once",
+        )),
+        Ok(Err(error)) => Err(error),
+        Ok(Ok(_)) | Err(_) => Ok(()),
     }
 }

@@ -239,8 +239,11 @@ async fn a_head_request_gets_the_headers_of_the_answer_and_no_body() {
         .write_all(b"HEAD /v1/models HTTP/1.1\r\nhost: chat\r\n\r\n")
         .await
         .unwrap();
-    let (mut replica, _) = listener.accept().await.unwrap();
+    let (replica, _) = listener.accept().await.unwrap();
+    let mut replica = BufReader::new(replica);
+    read_next_request(&mut replica).await;
     replica
+        .get_mut()
         .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 77\r\n\r\n")
         .await
         .unwrap();

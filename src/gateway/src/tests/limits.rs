@@ -125,3 +125,132 @@ async fn a_port_that_cannot_be_opened_keeps_no_other_closed_and_is_opened_later(
     assert!(answer.contains("not_found"), "{answer}");
     held.abort();
 }
+
+#[tokio::test]
+async fn a_replica_that_never_begins_its_answer_ends_with_504() {
+    let limits = Limits {
+        answer_head: Duration::from_millis(300),
+        ..LIMITS
+    };
+    let mut gateway = TestGateway::with_limits(json!({}), limits).await;
+    let (silent, address) = replica_listener().await;
+    gateway.set_replica(Some(address));
+    let answer = tokio::spawn(complete(gateway.address));
+    let (stream, _) = silent.accept().await.unwrap();
+    let mut replica = BufReader::new(stream);
+    read_request(&mut replica).await;
+    let answer = answer.await.unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 504") && answer.contains("replica_timeout"),
+        "{answer}"
+    );
+    let end = tokio::time::timeout(TIMEOUT, replica.read(&mut [0])).await;
+    assert!(matches!(end, Ok(Ok(0) | Err(_))), "the replica works on");
+}
+
+/// A replica that sends without end.
+async fn endless_replica() -> SocketAddr {
+    let (listener, address) = replica_listener().await;
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut stream = BufReader::new(stream);
+                read_next_request(&mut stream).await;
+                let head = b"HTTP/1.1 200 OK\r\ncontent-length: 1000000000000\r\n\r\n";
+                let mut sent = stream.get_mut().write_all(head).await;
+                while sent.is_ok() {
+                    sent = stream.get_mut().write_all(&[b'x'; 65_536]).await;
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_client_that_reads_nothing_of_its_answer_holds_no_replica() {
+    let limits = Limits {
+        client_stall: Duration::from_millis(500),
+        ..LIMITS
+    };
+    let mut gateway = TestGateway::with_limits(json!({}), limits).await;
+    gateway.set_replica(Some(endless_replica().await));
+    let mut client = TcpStream::connect(gateway.address).await.unwrap();
+    client.write_all(REQUEST).await.unwrap();
+    let mut first = [0; 12];
+    client.read_exact(&mut first).await.unwrap();
+    assert_eq!(&first, b"HTTP/1.1 200");
+    gateway.wait_until_idle().await;
+    // one that reads, slowly and without end, is served on
+    let mut client = TcpStream::connect(gateway.address).await.unwrap();
+    client.write_all(REQUEST).await.unwrap();
+    let began = std::time::Instant::now();
+    let mut part = vec![0; 1 << 20];
+    while began.elapsed() < Duration::from_secs(2) {
+        client.read_exact(&mut part).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(!gateway.demand.is_idle());
+}
+
+#[tokio::test]
+async fn an_http2_client_that_takes_no_data_holds_no_replica() {
+    let limits = Limits {
+        client_stall: Duration::from_millis(500),
+        ..LIMITS
+    };
+    let mut gateway = TestGateway::with_limits(json!({}), limits).await;
+    gateway.set_replica(Some(endless_replica().await));
+    let stream = TcpStream::connect(gateway.address).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(
+        hyper_util::rt::TokioExecutor::new(),
+        hyper_util::rt::TokioIo::new(stream),
+    )
+    .await
+    .unwrap();
+    tokio::spawn(connection);
+    let body = http_body_util::Full::new(bytes::Bytes::from("hello"));
+    let request = http::Request::post("http://chat/v1/completions").body(body);
+    let response = sender.send_request(request.unwrap()).await.unwrap();
+    assert_eq!(response.status(), 200);
+    gateway.wait_until_idle().await;
+    drop(response);
+}
+
+#[tokio::test]
+async fn a_request_that_waits_longer_than_a_client_may_stall_is_served() {
+    let limits = Limits {
+        client_stall: Duration::from_millis(100),
+        ..LIMITS
+    };
+    let mut gateway = TestGateway::with_limits(json!({}), limits).await;
+    let held = tokio::spawn(complete(gateway.address));
+    gateway.wait_for_held(1).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let (listener, address) = replica_listener().await;
+    answer_all(listener);
+    gateway.set_replica(Some(address));
+    let answer = held.await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_request_waits_for_a_less_busy_replica_only_so_long() {
+    let limits = Limits {
+        pacing: Duration::from_millis(300),
+        ..LIMITS
+    };
+    let mut gateway = TestGateway::with_limits(json!({}), limits).await;
+    gateway.set_scaling(8, 2);
+    let (listener, address) = replica_listener().await;
+    gateway.set_replica(Some(address));
+    for _ in 0..6 {
+        tokio::spawn(complete(gateway.address));
+    }
+    let mut connections = Vec::new();
+    for _ in 0..6 {
+        let accepted = tokio::time::timeout(TIMEOUT, listener.accept()).await;
+        connections.push(accepted.unwrap().unwrap());
+    }
+}

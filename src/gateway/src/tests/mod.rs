@@ -18,10 +18,17 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::demand::DemandTracker;
 use crate::listeners::Listeners;
 use crate::metrics::Metrics;
-use crate::request::RequestHandler;
+use crate::request::{Limits, RequestHandler};
 use crate::route::{RouteTable, ServiceRoutes};
 
 const TIMEOUT: Duration = Duration::from_secs(20);
+const LIMITS: Limits = Limits {
+    client_idle: TIMEOUT,
+    client_stall: TIMEOUT,
+    answer_head: TIMEOUT,
+    pacing: TIMEOUT,
+    close_clients: true,
+};
 
 /// A gateway for the one service ns/chat.
 struct TestGateway {
@@ -39,13 +46,21 @@ impl TestGateway {
 
     /// A gateway that closes the connections of clients which send nothing for so long.
     async fn with_idle_timeout(activation: Value, idle_timeout: Duration) -> Self {
+        let limits = Limits {
+            client_idle: idle_timeout,
+            ..LIMITS
+        };
+        Self::with_limits(activation, limits).await
+    }
+
+    async fn with_limits(activation: Value, limits: Limits) -> Self {
         let demand = DemandTracker::new("g", Metrics::new(&mut Registry::default()));
         let published = ServiceRoutes::default();
         let handler = RequestHandler::new(
             published.clone(),
             demand.clone(),
             Metrics::new(&mut Registry::default()),
-            idle_timeout,
+            limits,
         );
         let mut listeners = Listeners::new(handler);
         let port = free_port().await;
@@ -90,7 +105,8 @@ impl TestGateway {
 
     /// Sets the ready replicas: one EndpointSlice for each, since each has a port of its own.
     fn set_replicas(&mut self, addresses: &[SocketAddr]) {
-        self.routes.retain_slices(&std::collections::BTreeSet::new());
+        self.routes
+            .retain_slices(&std::collections::BTreeSet::new());
         for (number, address) in addresses.iter().enumerate() {
             let mut slice = replica(Some(*address));
             slice.metadata.name = Some(format!("chat-{number}"));
@@ -211,9 +227,13 @@ async fn read_next_request(stream: &mut BufReader<TcpStream>) -> Option<String> 
             return None;
         }
     }
-    let length = head
-        .lines()
-        .find_map(|line| line.to_lowercase().strip_prefix("content-length:")?.trim().parse().ok());
+    let length = head.lines().find_map(|line| {
+        line.to_lowercase()
+            .strip_prefix("content-length:")?
+            .trim()
+            .parse()
+            .ok()
+    });
     let mut body = vec![0; length.unwrap_or(0)];
     stream.read_exact(&mut body).await.ok()?;
     Some(head)

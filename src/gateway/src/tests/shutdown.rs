@@ -30,6 +30,7 @@ impl GatewayProcess {
             tls_key: "none".into(),
             controller_service_account: "none".into(),
             termination_grace: grace,
+            answer_head_timeout: TIMEOUT,
         };
         let services: Api<InferenceDeployment> = Api::namespaced(client.clone(), "ns");
         let params = PostParams::default();

@@ -1,0 +1,72 @@
+//! A gateway for one service whose replicas are given, for the benchmark of the request path.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bursar_api::InferenceDeployment;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use prometheus_client::registry::Registry;
+use serde_json::json;
+
+use crate::demand::DemandTracker;
+use crate::listeners::Listeners;
+use crate::metrics::Metrics;
+use crate::request::{Limits, RequestHandler};
+use crate::route::{RouteTable, ServiceRoutes};
+
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A gateway that listens on one port until it is dropped.
+#[derive(Debug)]
+pub struct MeasuredGateway {
+    _listeners: Listeners,
+    _demand: DemandTracker,
+}
+
+impl MeasuredGateway {
+    /// A gateway on `port` in front of `replica`, which is ready. With `keep_clients` it keeps its
+    /// clients' connections, which no gateway does in a cluster: their next requests are for the
+    /// Service.
+    ///
+    /// # Errors
+    /// Fails if the objects cannot be made, or the port cannot be opened.
+    pub async fn start(
+        port: u16,
+        replica: SocketAddr,
+        keep_clients: bool,
+    ) -> Result<Self, Box<dyn std::error::Error>> {
+        let service: InferenceDeployment = serde_json::from_value(json!({
+            "apiVersion": "bursar.dev/v1alpha1", "kind": "InferenceDeployment",
+            "metadata": {"name": "chat", "namespace": "ns"}, "spec": {"engine": "vLLM", "maxReplicas": 1},
+        }))?;
+        let slice: EndpointSlice = serde_json::from_value(json!({
+            "metadata": {"name": "chat-a", "namespace": "ns", "labels": {"bursar.dev/workload": "chat"}},
+            "addressType": "IPv4",
+            "endpoints": [{"addresses": [replica.ip()], "conditions": {"ready": true}}],
+            "ports": [{"name": "http", "port": replica.port()}],
+        }))?;
+        let (mut table, routes) = (RouteTable::default(), ServiceRoutes::default());
+        table.apply_service(&service);
+        table.apply_slice(&slice);
+        table.publish(&routes);
+        let metrics = Metrics::new(&mut Registry::default());
+        let demand = DemandTracker::new("measured", metrics.clone());
+        let limits = Limits {
+            client_idle: TIMEOUT,
+            client_stall: TIMEOUT,
+            answer_head: TIMEOUT,
+            pacing: TIMEOUT,
+            close_clients: !keep_clients,
+        };
+        let handler = RequestHandler::new(routes, demand.clone(), metrics, limits);
+        let mut listeners = Listeners::new(handler);
+        let service = ("ns".to_owned(), "chat".to_owned());
+        match listeners.sync([(port, service)].into()).await {
+            true => Ok(Self {
+                _listeners: listeners,
+                _demand: demand,
+            }),
+            false => Err(format!("cannot open port {port}").into()),
+        }
+    }
+}
