@@ -280,6 +280,10 @@ pub struct Activation {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(length(max = 256), regex(pattern = "^/")))]
     pub wake_on: Vec<String>,
+    /// Which requests are sent to a second replica after the first one broke off before it answered,
+    /// and may have done them. Requests of which nothing was sent are always sent again.
+    #[serde(default = "default_retry")]
+    pub retry: ActivationRetry,
 }
 
 impl Default for Activation {
@@ -289,8 +293,22 @@ impl Default for Activation {
             max_held_requests: default_held(),
             hold_timeout: default_hold(),
             wake_on: Vec::new(),
+            retry: default_retry(),
         }
     }
+}
+
+/// Which requests may be sent to a second replica.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ActivationRetry {
+    /// Those that change nothing: GET, HEAD, OPTIONS, TRACE.
+    Safe,
+    /// Those that may be done twice: the safe ones, PUT, DELETE, and any with the header
+    /// Idempotency-Key.
+    Idempotent,
+    /// All. An engine that only generates text can do a POST twice, and a request that ends its
+    /// engine ends two.
+    Always,
 }
 
 /// Whether a request wakes a service.
@@ -339,6 +357,10 @@ fn default_idle() -> String {
 
 fn default_mode() -> ActivationMode {
     ActivationMode::OnDemand
+}
+
+fn default_retry() -> ActivationRetry {
+    ActivationRetry::Idempotent
 }
 
 fn default_held() -> i32 {

@@ -79,6 +79,7 @@ impl HoldQueue {
             ticket: None,
             held: None,
             paced_until: None,
+            must_not_wait: false,
             tried: Vec::new(),
             broken: None,
             connect_error: None,
@@ -100,6 +101,8 @@ pub(crate) struct HeldRequest {
     held: Option<HeldGuard>,
     /// The time until which it waits for a replica that has fewer requests than it should.
     paced_until: Option<Instant>,
+    /// The queue was full: the request goes to any replica at once, or is refused.
+    must_not_wait: bool,
     /// Replicas that failed and have been ready ever since.
     tried: Vec<SocketAddr>,
     /// The replica that it was sent to and that broke off.
@@ -197,8 +200,11 @@ impl HeldRequest {
             let now = Instant::now();
             self.tried.retain(|address| route.ready.contains(address));
             let wake_at = if route.ready.is_empty() {
-                self.paced_until = None;
-                self.stand_in_queue(&balancer);
+                (self.paced_until, self.must_not_wait) = (None, false);
+                if self.ticket.is_none() {
+                    // the number of requests that wait for a first replica is bounded at their entry
+                    self.ticket = balancer.enqueue(usize::MAX);
+                }
                 None
             } else {
                 match balancer.pick(&route, &self.choice(policy, &route, now), now) {
@@ -207,7 +213,13 @@ impl HeldRequest {
                         return Ok(replica);
                     }
                     Pick::Busy { until } => {
-                        if self.stand_in_queue(&balancer) {
+                        if self.ticket.is_none() {
+                            if self.must_not_wait {
+                                let error = self.connect_error.as_deref();
+                                return Err(Refusal::queue_full_after(error));
+                            }
+                            self.ticket = balancer.enqueue(policy.max_held as usize);
+                            self.must_not_wait = self.ticket.is_none();
                             // a replica may have become free before
                             continue;
                         }
@@ -229,7 +241,8 @@ impl HeldRequest {
     /// The rules for this request now.
     fn choice(&self, policy: &HoldPolicy, route: &Route, now: Instant) -> Choice<'_> {
         let is_resent = !self.tried.is_empty();
-        let waited_enough = self.paced_until.is_some_and(|until| until <= now);
+        let waited_enough =
+            self.must_not_wait || self.paced_until.is_some_and(|until| until <= now);
         // without further replicas to come, a request waits at a replica as well as here
         let more_may_come = route.ready.len() < policy.max_replicas as usize;
         let is_paced = more_may_come && !is_resent && !waited_enough;
@@ -239,15 +252,6 @@ impl HeldRequest {
             ticket: self.ticket.as_ref(),
             ignores_queue: is_resent || waited_enough,
         }
-    }
-
-    /// Takes a place in the queue; false if the request has one.
-    fn stand_in_queue(&mut self, balancer: &Arc<Balancer>) -> bool {
-        let is_new = self.ticket.is_none();
-        if is_new {
-            self.ticket = Some(balancer.enqueue());
-        }
-        is_new
     }
 
     /// The time at which the request goes on after all ready replicas have failed: those that

@@ -165,6 +165,15 @@ impl Refusal {
         Self::new(RefusalReason::QueueFull, message)
     }
 
+    /// As [`Self::queue_full`]; `connect_error` is the last error of connecting to a replica.
+    pub(crate) fn queue_full_after(connect_error: Option<&str>) -> Self {
+        let mut refusal = Self::queue_full();
+        if let Some(error) = connect_error {
+            refusal.message = format!("{}; {}", refusal.message, unconnected(error));
+        }
+        refusal
+    }
+
     /// The hold timeout is over. The message says what was in the way last: `connect_error` is the
     /// last error of connecting to a replica, which may still be ready.
     pub(crate) fn hold_timeout(

@@ -206,7 +206,7 @@ impl Shared {
                 Err(SendError::Broken(error)) => {
                     sends += 1;
                     replica.failed(Instant::now(), &error);
-                    if !may_send_again(parts, sends) {
+                    if !may_send_again(held.policy()?.retry, parts, sends) {
                         return Err(Refusal::replica_failed(error));
                     }
                     tracing::debug!(?service, %address, error, "no answer; sending the request to another replica");

@@ -1,5 +1,6 @@
 //! Which requests may be sent to a second replica after the first one broke off.
 
+use bursar_api::inference::ActivationRetry;
 use http::request::Parts;
 
 /// The most replicas that a request is sent to. Those that nothing was sent to do not count.
@@ -8,16 +9,22 @@ const MAX_SENDS: u32 = 2;
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// Whether a request may be sent again after it was sent `sends` times, and the replica may have
-/// done it: if doing it twice is the same as doing it once (RFC 9110, section 9.2.2).
-pub(crate) fn may_send_again(request: &Parts, sends: u32) -> bool {
-    let is_repeatable =
-        request.method.is_idempotent() || request.headers.contains_key(IDEMPOTENCY_KEY);
+/// done it (RFC 9110, section 9.2).
+pub(crate) fn may_send_again(retry: ActivationRetry, request: &Parts, sends: u32) -> bool {
+    let is_repeatable = match retry {
+        ActivationRetry::Safe => request.method.is_safe(),
+        ActivationRetry::Idempotent => {
+            request.method.is_idempotent() || request.headers.contains_key(IDEMPOTENCY_KEY)
+        }
+        ActivationRetry::Always => true,
+    };
     is_repeatable && sends < MAX_SENDS
 }
 
 #[cfg(test)]
 mod tests {
-    use http::{Method, Request};
+    use ActivationRetry::{Always, Idempotent, Safe};
+    use http::{HeaderValue, Method, Request};
 
     use super::*;
 
@@ -27,25 +34,28 @@ mod tests {
             let mut request = Request::new(());
             *request.method_mut() = method;
             if key {
-                let value = http::HeaderValue::from_static("1");
+                let value = HeaderValue::from_static("1");
                 request.headers_mut().insert(IDEMPOTENCY_KEY, value);
             }
             request.into_parts().0
         };
-        for (method, key, again) in [
-            (Method::GET, false, true),
-            (Method::HEAD, false, true),
-            (Method::OPTIONS, false, true),
-            (Method::PUT, false, true),
-            (Method::DELETE, false, true),
-            (Method::POST, false, false),
-            (Method::PATCH, false, false),
-            (Method::CONNECT, false, false),
-            (Method::POST, true, true),
+        for (method, key, safe, idempotent) in [
+            (Method::GET, false, true, true),
+            (Method::HEAD, false, true, true),
+            (Method::OPTIONS, false, true, true),
+            (Method::PUT, false, false, true),
+            (Method::DELETE, false, false, true),
+            (Method::POST, false, false, false),
+            (Method::PATCH, false, false, false),
+            (Method::CONNECT, false, false, false),
+            (Method::POST, true, false, true),
         ] {
             let request = parts(method.clone(), key);
-            assert_eq!(may_send_again(&request, 1), again, "{method} {key}");
-            assert!(!may_send_again(&request, 2), "{method}");
+            for (retry, again) in [(Safe, safe), (Idempotent, idempotent), (Always, true)] {
+                let found = may_send_again(retry, &request, 1);
+                assert_eq!(found, again, "{retry:?} {method} {key}");
+                assert!(!may_send_again(retry, &request, 2), "{retry:?} {method}");
+            }
         }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bursar_api::InferenceDeployment;
 use bursar_api::conditions::accepted;
 use bursar_api::engine_presets::preset;
-use bursar_api::inference::{ActivationMode, RefusalStatus};
+use bursar_api::inference::{ActivationMode, ActivationRetry, RefusalStatus};
 use bursar_api::names::{GATEWAY_LABEL, SERVICE_PORT_NAME, WORKLOAD_LABEL};
 use http::Method;
 use jiff::{SignedDuration, Timestamp};
@@ -32,6 +32,8 @@ pub(crate) struct HoldPolicy {
     pub(crate) target: u32,
     /// The most replicas that the service may have.
     pub(crate) max_replicas: u32,
+    /// The requests that may be sent to a second replica.
+    pub(crate) retry: ActivationRetry,
     /// Requests may start a replica.
     pub(crate) on_demand: bool,
     /// Paths whose answers need no model: requests for them are not held.
@@ -61,6 +63,7 @@ impl HoldPolicy {
             hold_timeout: SignedDuration::ZERO,
             target: u32::MAX,
             max_replicas: 0,
+            retry: ActivationRetry::Idempotent,
             on_demand: false,
             paths_without_model: &[],
             wake_on: Vec::new(),
@@ -193,6 +196,7 @@ impl RouteTable {
             hold_timeout: settings.hold_timeout,
             target: settings.target,
             max_replicas: settings.max,
+            retry: object.spec.activation.retry,
             on_demand: object.spec.activation.mode == ActivationMode::OnDemand,
             paths_without_model: preset(object.spec.engine).paths_without_model,
             wake_on: object.spec.activation.wake_on.clone(),

@@ -89,7 +89,12 @@ impl TestGateway {
 
     /// Sets the most replicas and the queue depth that one of them should have.
     fn set_scaling(&mut self, max_replicas: u32, target: u32) {
-        let mut object = service(json!({}), Value::Null);
+        self.set_scaling_and_hold(max_replicas, target, 1000);
+    }
+
+    /// As [`Self::set_scaling`], with the most requests that are held.
+    fn set_scaling_and_hold(&mut self, max_replicas: u32, target: u32, max_held: u32) {
+        let mut object = service(json!({"maxHeldRequests": max_held}), Value::Null);
         let signals = json!([{"type": "Engine", "target": target}]);
         object.spec.max_replicas = i32::try_from(max_replicas).unwrap();
         object.spec.scaling.signals = serde_json::from_value(signals).unwrap();

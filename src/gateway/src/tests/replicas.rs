@@ -244,6 +244,18 @@ async fn an_idempotent_request_goes_to_one_more_replica_at_most() {
 }
 
 #[tokio::test]
+async fn a_service_says_which_requests_may_be_sent_twice() {
+    for (retry, request, sends) in [("Safe", KEYED, 1), ("Safe", GET, 2), ("Always", REQUEST, 2)] {
+        let mut gateway = TestGateway::new(json!({"retry": retry})).await;
+        let broken = start_all(Behavior::BreakHead, 6).await;
+        gateway.set_replicas(&addresses(&broken));
+        let answer = send(gateway.address, request).await;
+        assert!(answer.starts_with("HTTP/1.1 502"), "{answer}");
+        assert_eq!(total_requests(&broken), sends, "{retry}");
+    }
+}
+
+#[tokio::test]
 async fn an_idempotent_request_whose_only_replica_broke_off_waits_for_another() {
     let mut gateway = TestGateway::new(json!({})).await;
     let broken = TestReplica::start(Behavior::CloseAfterRequest).await;
@@ -326,6 +338,40 @@ async fn held_requests_are_released_at_the_pace_of_the_replicas_target() {
     for answer in join_all(clients).await {
         assert!(answer.unwrap().starts_with("HTTP/1.1 200"));
     }
+}
+
+#[tokio::test]
+async fn a_request_that_finds_the_queue_full_goes_to_a_busy_replica() {
+    let mut gateway = TestGateway::new(json!({})).await;
+    gateway.set_scaling_and_hold(8, 1, 2);
+    let replica = TestReplica::start(Behavior::Wait).await;
+    gateway.set_replica(Some(replica.address));
+    for (sent, running, held) in [(1, 1, 0), (2, 1, 1), (3, 1, 2), (4, 2, 2), (5, 3, 2)] {
+        tokio::spawn(complete(gateway.address));
+        wait_until(|| replica.requests() == running).await;
+        gateway.wait_for_held(held).await;
+        assert_eq!(replica.requests(), running, "{sent}");
+    }
+}
+
+#[tokio::test]
+async fn requests_that_wait_for_a_replica_which_takes_none_are_bounded() {
+    let bounds = json!({"maxHeldRequests": 2, "holdTimeout": "1s"});
+    let mut gateway = TestGateway::new(bounds).await;
+    let (dropping, _taken, _socket) = dropping_address().await;
+    gateway.set_replica(Some(dropping));
+    let clients: Vec<_> = (0..30)
+        .map(|_| tokio::spawn(complete(gateway.address)))
+        .collect();
+    let answers = join_all(clients).await;
+    let with = |text: &str| {
+        let answers = answers.iter().map(|answer| answer.as_ref().unwrap());
+        answers.filter(|answer| answer.contains(text)).count()
+    };
+    let (full, expired) = (with("queue_full"), with("hold_expired"));
+    assert_eq!(full + expired, 30);
+    assert!((1..=6).contains(&expired), "{expired} waited");
+    assert!(with("the gateway cannot connect: ") >= 20, "they say why");
 }
 
 #[tokio::test]
