@@ -157,7 +157,7 @@ fn bound_metadata(metadata: &mut JSONSchemaProps) {
     use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::JSONSchemaPropsOrBool;
     let longest = [("labels", MAX_LABEL_NAME), ("annotations", MAX_ANNOTATION)];
     let is_kept = |name: &String| longest.iter().any(|(kept, _)| name == kept);
-    for properties in &mut metadata.properties {
+    if let Some(properties) = &mut metadata.properties {
         properties.retain(|name, _| is_kept(name));
     }
     for (name, longest) in longest {
