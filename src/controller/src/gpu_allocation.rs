@@ -6,7 +6,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use bursar_api::gpu_inventory::{DeviceModel, DevicePools};
+use bursar_api::gpu_inventory::{self, DeviceModel, DevicePools};
 use bursar_api::quantities;
 use bursar_core::ledger::Uid;
 use bursar_core::model::Key;
@@ -231,7 +231,7 @@ impl Gpus {
             ..PricingAttributes::default()
         };
         let attributes = match node {
-            Some(node) => pod::with_node(attributes, node),
+            Some(node) => gpu_inventory::on_node(attributes, node),
             None => attributes,
         };
         match &self.kind {

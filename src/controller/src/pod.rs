@@ -363,12 +363,6 @@ pub(crate) fn amounts(asked: &Resources, volumes: BTreeMap<String, u32>) -> Reso
     }
 }
 
-/// The attributes of a pod on this node.
-pub(crate) fn with_node(facts: PricingAttributes, node: &Node) -> PricingAttributes {
-    let count = node_gpus(node, &facts.resource);
-    facts.on_node(&node.name_any(), count, node.labels())
-}
-
 /// The GPUs that a pod of this spec holds, the highest count first.
 pub(crate) fn gpus_of(spec: &PodSpec) -> Vec<(String, u32)> {
     if !mentions_gpus(spec) {

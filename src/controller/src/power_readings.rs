@@ -88,7 +88,7 @@ impl PowerReadings {
     /// tenth from what counts; nothing changes more often than every 15 minutes, so that a record
     /// stays small. Without a measurement of the last 5 minutes, the model's. What a leader has not
     /// measured yet stays as it is on record.
-    pub(crate) fn mean_watts(
+    pub(crate) fn median_watts(
         &self,
         namespace: &str,
         charge: &Charge,
@@ -264,11 +264,12 @@ mod tests {
             (Vec::new(), Some(300), None, 5, Some(300)),
             (Vec::new(), Some(300), None, 6, None),
         ] {
-            let watts = measured(&samples).mean_watts("team", &charge(counts, changed, 0), at(now));
+            let watts =
+                measured(&samples).median_watts("team", &charge(counts, changed, 0), at(now));
             assert_eq!(watts, want, "{counts:?} {changed:?} at {now}");
         }
         let later = charge(None, None, 10);
-        let watts = measured(&steady(300.0, 20)).mean_watts("team", &later, at(20));
+        let watts = measured(&steady(300.0, 20)).median_watts("team", &later, at(20));
         assert_eq!(watts, None, "another pod of that name was measured");
     }
 
@@ -277,7 +278,7 @@ mod tests {
         let mut samples: Vec<(i64, f64)> = (0..=14).map(|minute| (minute, 320.0)).collect();
         samples.push((15, 2_000.0));
         for minute in 15..=29 {
-            let watts = measured(&samples).mean_watts("team", &charge(None, None, 0), at(minute));
+            let watts = measured(&samples).median_watts("team", &charge(None, None, 0), at(minute));
             assert_eq!(watts, Some(320), "minute {minute}");
             samples.push((minute + 1, 320.0));
         }

@@ -152,7 +152,7 @@ impl PodLifetimes<'_> {
             return charge.attributes().amounts.watts;
         }
         let namespace = pod.namespace().unwrap_or_default();
-        lock(self.power).mean_watts(&namespace, charge, now)
+        lock(self.power).median_watts(&namespace, charge, now)
     }
 
     /// Since when the pod's node has been unreachable, by the Node's own conditions; `None` also
