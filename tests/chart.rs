@@ -210,7 +210,7 @@ fn roles_hold_the_rights_that_the_code_uses_and_no_more() {
         ("pricelists", "create patch"),
         ("spendrecords", "get list watch create update delete"),
         ("spendrecords/status", "update"),
-        ("deployments", applied),
+        ("deployments", "get list watch create patch update"),
         ("jobs", "get list watch create patch delete"),
         ("podgroups", "get create patch"),
         ("services", applied),

@@ -431,7 +431,9 @@ fn labels_are_bursars(stage: &mut Stage<'_>) {
     let mut replica_set = template.clone();
     replica_set["kind"] = json!("ReplicaSet");
     stage.creation_refused(why, &replica_set);
-    let job = json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "copy"}, "spec": {
+    // without labels of its own the API server gives it the template's
+    let of_job = json!({"name": "copy", "labels": {"app": "x"}});
+    let job = json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": of_job, "spec": {
         "template": {"metadata": {"labels": labels()}, "spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}}});
     stage.creation_refused(why, &job);
     // one that pretends to be made by a controller
