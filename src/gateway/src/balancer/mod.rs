@@ -27,6 +27,9 @@ const FIRST_EJECTION: Duration = Duration::from_secs(2);
 const MAX_EJECTION: Duration = Duration::from_secs(60);
 /// A replica that failed is not tried again for this long, even if there is no other.
 pub(crate) const RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// A request that finds out whether a replica answers again keeps others off it for this long. One
+/// that lasts longer has been taken, and is at work: an answer may take minutes to begin.
+const PROBE_TIME: Duration = Duration::from_secs(2);
 /// Services that are kept before those that no longer exist are looked for.
 const MIN_SERVICES: usize = 64;
 
@@ -101,8 +104,8 @@ struct Replica {
     in_flight: u32,
     /// The last failure, if none of its requests has been answered since.
     failure: Option<ReplicaFailure>,
-    /// One request is finding out whether it answers again.
-    probing: bool,
+    /// Since when a request has been finding out whether it answers again.
+    probing: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -169,11 +172,13 @@ impl Balancer {
         };
         let replica = state.replicas.entry(address).or_default();
         replica.in_flight += 1;
-        replica.probing = replica.failure.is_some();
+        if replica.failure.is_some() {
+            replica.probing.get_or_insert(now);
+        }
         Pick::Replica(ReplicaGuard {
             balancer: Arc::clone(self),
             address,
-            probes: replica.probing,
+            probes: replica.failure.is_some(),
         })
     }
 
@@ -225,18 +230,21 @@ impl State {
     fn select(&self, ready: &[SocketAddr], choice: &Choice<'_>, now: Instant) -> Selection {
         let (mut least, mut ties) = (None, 0);
         let mut ejected: Option<(Instant, SocketAddr)> = None;
-        let mut probed = false;
+        let mut probed: Option<Instant> = None;
         for address in ready.iter().copied() {
             if choice.tried.contains(&address) {
                 continue;
             }
             let replica = self.replicas.get(&address).copied().unwrap_or_default();
             if let Some(failure) = replica.failure {
-                if replica.probing {
-                    probed = true;
-                    continue;
-                }
-                if now < failure.at + failure.ejection() {
+                let is_at_work = match replica.probing.map(|since| since + PROBE_TIME) {
+                    Some(until) if now < until => {
+                        probed = Some(probed.map_or(until, |earliest| earliest.min(until)));
+                        continue;
+                    }
+                    probing => probing.is_some(),
+                };
+                if !is_at_work && now < failure.at + failure.ejection() {
                     let retry_at = failure.at + RETRY_PAUSE;
                     if ejected.is_none_or(|(earliest, _)| retry_at < earliest) {
                         ejected = Some((retry_at, address));
@@ -267,8 +275,10 @@ impl State {
             (None, Some((retry_at, _))) => Selection::Busy {
                 until: Some(retry_at),
             },
-            (None, None) if probed => Selection::Busy { until: None },
-            (None, None) => Selection::NoneLeft,
+            (None, None) => match probed {
+                None => Selection::NoneLeft,
+                until => Selection::Busy { until },
+            },
         }
     }
 
@@ -323,7 +333,7 @@ impl ReplicaGuard {
             return;
         };
         if replica.failure.take().is_some() {
-            replica.probing = false;
+            replica.probing = None;
             state.wake_first();
         }
         self.probes = false;
@@ -349,7 +359,7 @@ impl ReplicaGuard {
             self.balancer.metrics.ejections.inc();
         }
         if std::mem::take(&mut self.probes) {
-            replica.probing = false;
+            replica.probing = None;
         }
     }
 }
@@ -359,7 +369,9 @@ impl Drop for ReplicaGuard {
         let mut state = self.balancer.lock();
         if let Some(replica) = state.replicas.get_mut(&self.address) {
             replica.in_flight = replica.in_flight.saturating_sub(1);
-            replica.probing &= !self.probes;
+            if self.probes {
+                replica.probing = None;
+            }
             if replica.in_flight == 0 && replica.failure.is_none() {
                 state.replicas.remove(&self.address);
             }

@@ -57,6 +57,22 @@ fn a_replica_that_failed_is_left_out_longer_each_time_and_comes_back_by_one_requ
 }
 
 #[test]
+fn a_request_that_is_long_at_work_keeps_nobody_off_its_replica() {
+    let (balancer, route, now) = (balancer(), route(1), Instant::now());
+    pick(&balancer, &route, now).unwrap().failed(now, "refused");
+    let probe_at = now + RETRY_PAUSE;
+    // its answer takes minutes to begin
+    let _probe = pick(&balancer, &route, probe_at).unwrap();
+    let busy = balancer.pick(&route, &Choice::default(), probe_at);
+    let until = probe_at + PROBE_TIME;
+    assert!(
+        matches!(busy, Pick::Busy { until: Some(at) } if at == until),
+        "{busy:?}"
+    );
+    assert!(pick(&balancer, &route, until).is_some());
+}
+
+#[test]
 fn replicas_are_never_all_left_out_and_one_request_at_a_time_tries_each() {
     let (balancer, route, now) = (balancer(), route(2), Instant::now());
     let both: Vec<_> = (0..2)
