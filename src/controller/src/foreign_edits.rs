@@ -23,7 +23,7 @@ use crate::lock::lock;
 /// `kubectl rollout restart` sets it in the template, and may.
 const RESTARTED_AT: &str = "kubectl.kubernetes.io/restartedAt";
 /// Somebody who edits a Deployment again within this time of being put back has begun a fight.
-const FIGHT_WINDOW: SignedDuration = SignedDuration::from_mins(10);
+const FIGHT_WINDOW: SignedDuration = SignedDuration::from_hours(1);
 /// As often is a Deployment put back within it.
 const MAX_PUT_BACK: usize = 3;
 /// Managers of fields that are part of the cluster.
@@ -90,6 +90,34 @@ impl ForeignEdits {
         }
         known.put_back.push(now);
         true
+    }
+
+    /// Makes the Deployment `found`, of which something else was asked before, what is `wanted`: it has no
+    /// field of the former template after that.
+    ///
+    /// # Errors
+    /// The first call that failed; a conflict where the cache is behind.
+    pub(crate) async fn replace(
+        &self,
+        api: &Api<Deployment>,
+        found: &Deployment,
+        wanted: &Deployment,
+    ) -> Result<bool, ApiError> {
+        let name = found.name_any();
+        let live = with_timeout("get", api.get_opt(&name)).await?;
+        let is_found = |live: &Deployment| live.resource_version() == found.resource_version();
+        let Some(live) = live.filter(is_found) else {
+            return Err(ApiError::Conflict { call: "replace" });
+        };
+        let params = PostParams {
+            dry_run: false,
+            field_manager: Some(FIELD_MANAGER.to_owned()),
+        };
+        let restored = restored(&live, wanted);
+        let written = api.replace(&name, &params, &restored);
+        let written = with_timeout("replace", written).await?;
+        self.note_as_asked(&written.metadata);
+        Ok(true)
     }
 
     /// Makes the Deployment `found` what is `wanted` again, if somebody has edited it. True if it had to

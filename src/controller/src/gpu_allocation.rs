@@ -38,7 +38,7 @@ struct Gpus {
 #[derive(Debug, Default)]
 pub(crate) struct GpuAllocations {
     held: BTreeMap<Uid, (Vec<Gpus>, Volumes)>,
-    /// Pods whose devices are charged to another pod.
+    /// Pods without GPUs of their own whose devices are charged to another pod.
     sharing: BTreeSet<Uid>,
     /// Persistent volume claims that are charged to a pod.
     borne: BTreeSet<String>,
@@ -61,11 +61,13 @@ impl GpuAllocations {
         let mut taken = BTreeSet::new();
         for pod in &here {
             let by_claims = devices.held(pod, &mut taken);
-            if by_claims == Held::Elsewhere {
-                claims.sharing.insert(pod::uid(pod).to_owned());
-            }
+            let is_elsewhere = by_claims == Held::Elsewhere;
             let gpus = all_gpus(pod, by_claims);
-            if !gpus.is_empty() {
+            if gpus.is_empty() {
+                if is_elsewhere {
+                    claims.sharing.insert(pod::uid(pod).to_owned());
+                }
+            } else {
                 let entry = (gpus, Volumes::new());
                 claims.held.insert(pod::uid(pod).to_owned(), entry);
             }

@@ -9,7 +9,7 @@ use bursar_api::quantities;
 use bursar_api::spend::{WorkloadKind, WorkloadRef};
 use bursar_core::ledger::ChargeEnd;
 use bursar_core::pod_set::Resources;
-use bursar_core::pricing::{PricingAttributes, ResourceAmounts, is_gpu};
+use bursar_core::pricing::{ResourceAmounts, is_gpu};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ContainerState, Node, Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;

@@ -56,7 +56,11 @@ pub(crate) async fn apply(
         .map_err(Unapplied::before_order)?;
     let service = apply_service(context, key, &object).await;
     let slice = apply_slice(context, key, &object).await;
-    service.and(slice).map_err(Unapplied::after_order)
+    let edits = put_back_edits(context, key, &object, now).await;
+    service
+        .and(slice)
+        .and(edits)
+        .map_err(Unapplied::after_order)
 }
 
 /// Keeps the gateways' endpoints of a paused service current, and changes nothing else: they answer
@@ -93,9 +97,9 @@ async fn apply_order(
     // which pods go first does not matter where all go
     if change.is_none_or(|change| change.order.replicas.1 > 0) {
         marked?;
-        return apply_deployment(context, key, object, change, now).await;
+        return apply_deployment(context, key, object, change).await;
     }
-    apply_deployment(context, key, object, change, now).await?;
+    apply_deployment(context, key, object, change).await?;
     marked
 }
 
@@ -153,7 +157,6 @@ async fn apply_deployment(
     key: &Key,
     object: &InferenceDeployment,
     change: Option<&ServiceChange>,
-    now: Timestamp,
 ) -> Result<(), ApiError> {
     let found = cached(&context.stores.deployments, key);
     let declared = found.as_ref().map(|found| {
@@ -173,6 +176,11 @@ async fn apply_deployment(
     let scaled = found
         .as_deref()
         .filter(|found| is_as_asked(*found, &wanted) && !same(found));
+    let changed = found.as_deref().filter(|found| {
+        let is_kept = found.metadata.deletion_timestamp.is_none();
+        let is_ours = is_owned(*found, object.metadata.uid.as_deref());
+        is_kept && is_ours && !is_as_asked(*found, &wanted)
+    });
     let edits = &context.foreign_edits;
     let wrote = match scaled {
         Some(found) => {
@@ -180,15 +188,36 @@ async fn apply_deployment(
             edits.note_written(found, scaled);
             true
         }
-        None => apply_if_changed(&api, found.as_deref(), wanted.clone(), same).await?,
+        None => match changed {
+            // applied, it would keep what is not asked for any more
+            Some(found) => edits.replace(&api, found, &wanted).await?,
+            None => apply_if_changed(&api, found.as_deref(), wanted, same).await?,
+        },
     };
     if let Some(change) = change {
         note_change(context, object, change, wrote);
     }
-    match found.filter(|found| !wrote && is_as_asked(&**found, &wanted)) {
-        Some(found) => edits.put_back(&api, &found, &wanted, now).await.map(drop),
-        None => Ok(()),
+    Ok(())
+}
+
+/// Puts the Deployment back if somebody has edited it.
+async fn put_back_edits(
+    context: &Context,
+    key: &Key,
+    object: &InferenceDeployment,
+    now: Timestamp,
+) -> Result<(), ApiError> {
+    let Some(found) = cached(&context.stores.deployments, key) else {
+        return Ok(());
+    };
+    let replicas = found.spec.replicas.unwrap_or(0);
+    let wanted = build::deployment(object, u32::try_from(replicas).unwrap_or(0));
+    if !is_as_asked(&*found, &wanted) {
+        return Ok(());
     }
+    let api: Api<Deployment> = Api::namespaced(context.client.clone(), &key.namespace);
+    let put_back = context.foreign_edits.put_back(&api, &found, &wanted, now);
+    put_back.await.map(drop)
 }
 
 /// Scales the Deployment of a service that somebody has deleted to zero, for as long as a finalizer keeps

@@ -28,7 +28,7 @@ pub(crate) enum Error {
     },
     /// A record is as large as it may become, and has no room for some pods.
     #[error(
-        "SpendRecord {name} is full, and {left_out} pods more count only while this controller runs; \
+        "SpendRecord {name} is full, and {left_out} pods more count only while they are there; \
          delete pods that have ended, or spread the pods over several namespaces"
     )]
     Full {

@@ -31,6 +31,8 @@ pub(super) struct MonthAccounts<'a> {
     workload: &'a WorkloadRef,
     pub(super) months: BTreeMap<Month, MonthAccount>,
     left_out: u32,
+    /// There is no room for so many bytes.
+    too_many_bytes: Option<usize>,
 }
 
 impl<'a> MonthAccounts<'a> {
@@ -42,6 +44,7 @@ impl<'a> MonthAccounts<'a> {
             workload,
             months: BTreeMap::new(),
             left_out: 0,
+            too_many_bytes: None,
         };
         let stored: BTreeSet<Month> = store.stored.months(workload).collect();
         let present = accounts.present();
@@ -128,17 +131,27 @@ impl<'a> MonthAccounts<'a> {
     }
 
     /// Whether the records of those of these months that do not contain a pod have room for it: for
-    /// an open charge, or for so many `bytes`. After the first pod for which there is none, no other
-    /// one is taken in by this run.
+    /// an open charge, or for so many `bytes`. After the first pod for which there is none, none that
+    /// needs as much is taken in by this run.
     pub(super) fn make_room(&mut self, months: &[Month], uid: &str, bytes: usize) -> bool {
         let mut lacking = self
             .months
             .iter_mut()
             .filter(|(month, account)| months.contains(month) && !account.account.contains(uid));
-        let left_out = self.left_out;
-        let fits = lacking.all(|(_, account)| left_out == 0 && account.make_room(bytes));
-        self.left_out += u32::from(!fits);
+        let too_many = self.too_many_bytes.unwrap_or(usize::MAX);
+        let fits = lacking.all(|(_, account)| bytes < too_many && account.make_room(bytes));
+        if !fits {
+            self.left_out += 1;
+            self.too_many_bytes = Some(bytes.min(too_many));
+        }
         fits
+    }
+
+    /// How many changes of amounts the open charges have that are not posted.
+    pub(super) fn unposted_changes(&self) -> usize {
+        let months = self.months.values();
+        let open = months.flat_map(|month| month.account.open_charges().values());
+        open.map(|charge| charge.previous_amounts().len()).sum()
     }
 
     /// How many pods the records had no room for.

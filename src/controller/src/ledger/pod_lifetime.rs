@@ -20,6 +20,10 @@ use crate::power_readings::SharedPowerReadings;
 /// How far a node's clock may run ahead of ours; an end that is further ahead is not believed.
 const SKEW: SignedDuration = SignedDuration::from_secs(5);
 
+/// As many changes of amounts on days that are not posted does an account keep, of 250 bytes each.
+/// Beyond that its pods cost what they did until a day is posted.
+const MAX_CHANGES: usize = 1_500;
+
 /// What pods, their nodes and their engines report about pod lifetimes.
 pub(crate) struct PodLifetimes<'a> {
     pub(crate) store: AccountStore<'a>,
@@ -90,13 +94,14 @@ impl PodLifetimes<'_> {
     /// Brings open charges up to date with their pods.
     pub(super) fn update(&self, accounts: &mut MonthAccounts<'_>, pods: &[&Pod]) {
         let pods: BTreeMap<&str, &Pod> = pods.iter().map(|pod| (pod::uid(pod), *pod)).collect();
+        let mut changes = accounts.unposted_changes();
         accounts.update_open(|charge, priced| {
             let Some(pod) = pods.get(charge.uid()) else {
                 return;
             };
             self.update_stages(charge, pod);
-            if priced {
-                self.update_price(charge, pod);
+            if priced && self.update_price(charge, pod, changes < MAX_CHANGES) {
+                changes += 1;
             }
         });
     }
@@ -130,17 +135,16 @@ impl PodLifetimes<'_> {
         }
     }
 
-    /// Takes labels that came late, and amounts that changed.
-    fn update_price(&self, charge: &mut Charge, pod: &Pod) {
+    /// Takes labels that came late, and amounts that changed, if it `may_resize`. True if it took such
+    /// amounts.
+    fn update_price(&self, charge: &mut Charge, pod: &Pod, may_resize: bool) -> bool {
         let Some(mut attributes) = self.attributes(pod) else {
-            return;
+            return false;
         };
         attributes.amounts.watts = self.watts(charge, pod);
         let (lists, now) = (&self.store.prices.lists, whole_second(self.store.now));
         charge.update_attributes(&attributes, lists, now);
-        if self.end(pod).is_none() {
-            charge.resize(&attributes.amounts, lists, now);
-        }
+        may_resize && self.end(pod).is_none() && charge.resize(&attributes.amounts, lists, now)
     }
 
     /// The watts that count from now on. They are of whole GPUs, and change nothing where

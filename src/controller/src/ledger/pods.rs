@@ -140,7 +140,7 @@ impl PodLedger<'_> {
             }
         }
         self.settle_vanished(accounts, pods).await?;
-        self.post_days(accounts).await?;
+        self.post_days(accounts, pods).await?;
         self.forget_deleted(accounts, pods).await?;
         self.sync_zero_replica_period(accounts, workload)?;
         Ok(settled)
@@ -192,7 +192,7 @@ impl PodLedger<'_> {
         if missing.is_empty() {
             return Ok(());
         }
-        let live = self.live_pods(accounts.workload()).await?;
+        let live = self.live_pods(accounts.workload(), pods).await?;
         let is_live =
             |(_, charge): &(Month, Charge)| live.iter().any(|pod| pod::uid(pod) == charge.uid());
         let (mut live_ones, gone): (Vec<_>, Vec<_>) = missing.into_iter().partition(is_live);
@@ -234,14 +234,6 @@ impl PodLedger<'_> {
         if accounts.all(&months, is_done) {
             return Ok(end.is_some() && guarded);
         }
-        let bytes = if end.is_some() {
-            SETTLED_BYTES
-        } else {
-            CHARGE_BYTES
-        };
-        if !accounts.make_room(&months, uid, bytes) {
-            return Ok(false);
-        }
         let Some(live) = finalizer::live(client, pod).await? else {
             // the cache is behind; the pod's end is estimated when the cache knows of it
             return Ok(false);
@@ -256,6 +248,14 @@ impl PodLedger<'_> {
         let unmanaged = accounts.workload().kind == WorkloadKind::Unmanaged;
         if !pod::has_finalizer(&live, SPEND_FINALIZER) && !leaving && !unmanaged {
             finalizer::add(client, &live).await?;
+        }
+        let bytes = if end.is_some() {
+            SETTLED_BYTES
+        } else {
+            CHARGE_BYTES
+        };
+        if !accounts.make_room(&months, uid, bytes) {
+            return Ok(false);
         }
         let open = accounts.open_charge(uid).cloned();
         let Some(mut charge) = open.or_else(|| self.lifetimes.new_charge(pod, lifetime.start))
@@ -314,12 +314,16 @@ impl PodLedger<'_> {
     }
 
     /// Posts the days that are over of charges whose pods are known to have outlived them.
-    async fn post_days(&self, accounts: &mut MonthAccounts<'_>) -> Result<(), Error> {
+    async fn post_days(
+        &self,
+        accounts: &mut MonthAccounts<'_>,
+        pods: &[&Pod],
+    ) -> Result<(), Error> {
         let (until, unposted) = accounts.unposted_days();
         if unposted.is_empty() {
             return Ok(());
         }
-        let live = self.live_pods(accounts.workload()).await?;
+        let live = self.live_pods(accounts.workload(), pods).await?;
         accounts.post_days_until(until, unposted, |uid| self.runs(&live, uid));
         Ok(())
     }
@@ -338,7 +342,7 @@ impl PodLedger<'_> {
         if settled.is_empty() {
             return Ok(());
         }
-        for pod in self.live_pods(accounts.workload()).await? {
+        for pod in self.live_pods(accounts.workload(), pods).await? {
             settled.remove(pod::uid(&pod));
         }
         for uid in settled {
@@ -368,12 +372,15 @@ impl PodLedger<'_> {
         zero_replica_savings::sync(accounts, workload.is_idle, end_of)
     }
 
-    /// The workload's pods as they are now.
-    async fn live_pods(&self, workload: &WorkloadRef) -> Result<Vec<Pod>, ApiError> {
+    /// The workload's pods as they are now. Of `pods`, as the cache has them, some may have other labels
+    /// by now.
+    async fn live_pods(&self, workload: &WorkloadRef, pods: &[&Pod]) -> Result<Vec<Pod>, ApiError> {
         let client: &Client = self.lifetimes.store.client;
         let api: Api<Pod> = Api::namespaced(client.clone(), &workload.namespace);
+        let is_relabelled = |pod: &&Pod| pod::workload_of(pod).as_ref() != Some(workload);
         let params = match workload.kind {
             WorkloadKind::Unmanaged | WorkloadKind::Node => ListParams::default(),
+            _ if pods.iter().any(is_relabelled) => ListParams::default(),
             kind => {
                 let (name, kind) = (&workload.name, kind.as_str());
                 ListParams::default()

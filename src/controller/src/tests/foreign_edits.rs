@@ -107,3 +107,33 @@ async fn who_edits_it_again_and_again_is_named_and_not_fought() {
         "{status}"
     );
 }
+
+/// What an InferenceDeployment does not ask for any more goes at once, with one rollout.
+#[tokio::test]
+async fn a_field_that_is_taken_out_of_the_template_goes_with_one_write() {
+    let (mut stage, _) = chat().await;
+    let with = |env: Value| {
+        let limits = json!({"limits": {"nvidia.com/gpu": "1"}});
+        let container = json!({"name": "c", "image": "engine", "resources": limits, "env": env});
+        json!({"spec": {"template": {"spec": {"containers": [container]}}}})
+    };
+    let generation = |stage: &Stage| {
+        let deployments: Vec<Deployment> = stage.world.server.objects();
+        deployments[0].metadata.generation.unwrap()
+    };
+    let env = json!([{"name": "A", "value": "1"}, {"name": "B", "value": "1"}]);
+    for (env, names) in [(env, 2), (json!([{"name": "B", "value": "1"}]), 1)] {
+        let before = generation(&stage);
+        let api = stage.world.api::<InferenceDeployment>();
+        let patch = Patch::Merge(with(env));
+        api.patch("chat", &PatchParams::default(), &patch)
+            .await
+            .unwrap();
+        stage.seconds(3).await;
+        let found = template(&stage)["spec"]["containers"][0]["env"]
+            .as_array()
+            .unwrap()
+            .len();
+        assert_eq!((found, generation(&stage)), (names, before + 1));
+    }
+}

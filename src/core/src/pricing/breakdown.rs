@@ -105,10 +105,7 @@ impl PriceCatalog {
         for other in attributes.of_other_gpus() {
             let on_machine = self.within_machine(&other, at);
             terms.push(self.compute(&on_machine, at)?);
-            // what was measured is of all of them
-            if attributes.amounts.watts.is_none() {
-                terms.extend(self.power(&on_machine, at));
-            }
+            terms.extend(self.power(&on_machine, at));
         }
         Some(terms)
     }
@@ -270,7 +267,7 @@ impl PriceCatalog {
         let measured = attributes
             .amounts
             .watts
-            .filter(|_| attributes.share.is_whole());
+            .filter(|_| attributes.share.is_whole() && attributes.other_gpus.is_empty());
         let (list, (watts, units)) = match measured.filter(|watts| is_possible(*watts)) {
             Some(measured) => (power_list, (measured, UnitFraction::ONE)),
             None => of_model?,

@@ -5,7 +5,7 @@ use crate::money::Money;
 use super::accelerators::{is_fraction, is_whole_gpu_of};
 use super::attributes::{CapacityType, PricingAttributes};
 use super::breakdown::PriceRow;
-use super::gpu_models::{canonical_model, memory_class, memory_of};
+use super::gpu_models::{canonical_model, memory_class, memory_of, model_of_machine};
 use super::overhead::Overhead;
 use super::share::Share;
 use super::tariff::Tariff;
@@ -287,9 +287,14 @@ impl NodePrice {
     fn units(&self, attributes: &PricingAttributes) -> UnitFraction {
         let gpus = self.gpus.unwrap_or(0).max(attributes.offered_gpus()).max(1);
         let units = physical_units(attributes);
+        // the row is of the machine, which may be a part of one that has a GPU
+        let machine = attributes.instance_type.as_deref();
+        let machines = machine
+            .and_then(model_of_machine)
+            .map_or(1, |(_, parts)| parts);
         UnitFraction {
+            part: units.part * i128::from(machines),
             whole: units.whole * i128::from(gpus),
-            ..units
         }
     }
 }

@@ -588,3 +588,24 @@ fn a_pod_of_several_kinds_of_gpus_costs_the_sum_of_all() {
     let gaudi = facts("habana.ai/gaudi", &[]);
     assert_eq!(compute(&small.with_other_gpus([gaudi])), None);
 }
+
+#[test]
+fn a_pod_on_a_machine_with_a_sixth_of_a_gpu_pays_the_whole_machine() {
+    let machine = "Standard_NV6ads_A10_v5";
+    let catalog = one(PriceList {
+        nodes: vec![node(machine, None, "0.454")],
+        ..PriceList::default()
+    });
+    let labels = [(
+        "node.kubernetes.io/instance-type".to_owned(),
+        machine.to_owned(),
+    )];
+    let pod = PricingAttributes {
+        resource: "nvidia.com/gpu".into(),
+        gpus: 1,
+        ..PricingAttributes::default()
+    };
+    let pod = pod.on_node("node-1", 1, &labels.into());
+    let quote = catalog.price(&pod, at(NOW)).rate().unwrap();
+    assert_eq!(quote.cost.compute, money("0.454"));
+}
