@@ -274,7 +274,12 @@ impl Simulation {
             };
             let is_free = !matches!(
                 decision.limited_by,
-                Some(LimitedBy::Budget | LimitedBy::PriceUnknown | LimitedBy::Paused)
+                Some(
+                    LimitedBy::Budget
+                        | LimitedBy::PriceUnknown
+                        | LimitedBy::Paused
+                        | LimitedBy::Preempted
+                )
             );
             let never = spec.activation == scaling::Activation::Never;
             let asked = scaling::replicas_for(depth, spec.target);
