@@ -66,7 +66,7 @@ impl ForeignEdits {
     }
 
     /// Whether the generation is known to be as asked, or is older than one that is: the cache is behind.
-    fn is_as_asked(&self, metadata: &ObjectMeta) -> bool {
+    pub(crate) fn is_as_asked(&self, metadata: &ObjectMeta) -> bool {
         let known = lock(&self.0);
         known.get(&key_of(metadata)).is_some_and(|known| {
             known.uid == metadata.uid && known.generation >= metadata.generation
@@ -109,19 +109,13 @@ impl ForeignEdits {
         let Some(live) = live.filter(is_found) else {
             return Err(ApiError::Conflict { call: "replace" });
         };
-        let params = PostParams {
-            dry_run: false,
-            field_manager: Some(FIELD_MANAGER.to_owned()),
-        };
-        let restored = restored(&live, wanted);
-        let written = api.replace(&name, &params, &restored);
-        let written = with_timeout("replace", written).await?;
+        let written = write(api, &restored(&live, wanted), false).await?;
         self.note_as_asked(&written.metadata);
         Ok(true)
     }
 
-    /// Makes the Deployment `found` what is `wanted` again, if somebody has edited it. True if it had to
-    /// be.
+    /// Makes the Deployment `found`, which is not known to be as asked, what is `wanted` again, if somebody
+    /// has edited it. True if it had to be.
     ///
     /// # Errors
     /// The first call that failed. [`ApiError::Edited`] if somebody edits it again and again.
@@ -132,9 +126,6 @@ impl ForeignEdits {
         wanted: &Deployment,
         now: Timestamp,
     ) -> Result<bool, ApiError> {
-        if self.is_as_asked(&found.metadata) {
-            return Ok(false);
-        }
         let name = found.name_any();
         let live = with_timeout("get", api.get_opt(&name)).await?;
         // where the cache is behind, it soon shows another generation
@@ -146,12 +137,7 @@ impl ForeignEdits {
             return Ok(false);
         };
         let restored = restored(&live, wanted);
-        let mut params = PostParams {
-            dry_run: true,
-            field_manager: Some(FIELD_MANAGER.to_owned()),
-        };
-        let tried = api.replace(&name, &params, &restored);
-        let tried = with_timeout("compare", tried).await?;
+        let tried = write(api, &restored, true).await?;
         if tried.metadata.generation == live.metadata.generation {
             self.note_as_asked(&live.metadata);
             return Ok(false);
@@ -169,12 +155,24 @@ impl ForeignEdits {
             by = last_manager(&live),
             "somebody edited the Deployment of a service; it is put back"
         );
-        params.dry_run = false;
-        let written = api.replace(&name, &params, &restored);
-        let written = with_timeout("put back", written).await?;
+        let written = write(api, &restored, false).await?;
         self.note_as_asked(&written.metadata);
         Ok(true)
     }
+}
+
+/// Replaces the Deployment at the version that was read, or says what that would make of it.
+async fn write(
+    api: &Api<Deployment>,
+    deployment: &Deployment,
+    dry_run: bool,
+) -> Result<Deployment, ApiError> {
+    let params = PostParams {
+        dry_run,
+        field_manager: Some(FIELD_MANAGER.to_owned()),
+    };
+    let name = deployment.name_any();
+    with_timeout("replace", api.replace(&name, &params, deployment)).await
 }
 
 fn key_of(metadata: &ObjectMeta) -> Key {

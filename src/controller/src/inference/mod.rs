@@ -207,7 +207,9 @@ async fn put_back_edits(
     object: &InferenceDeployment,
     now: Timestamp,
 ) -> Result<(), ApiError> {
-    let Some(found) = cached(&context.stores.deployments, key) else {
+    let edits = &context.foreign_edits;
+    let found = cached(&context.stores.deployments, key);
+    let Some(found) = found.filter(|found| !edits.is_as_asked(&found.metadata)) else {
         return Ok(());
     };
     let replicas = found.spec.replicas.unwrap_or(0);
@@ -216,8 +218,7 @@ async fn put_back_edits(
         return Ok(());
     }
     let api: Api<Deployment> = Api::namespaced(context.client.clone(), &key.namespace);
-    let put_back = context.foreign_edits.put_back(&api, &found, &wanted, now);
-    put_back.await.map(drop)
+    edits.put_back(&api, &found, &wanted, now).await.map(drop)
 }
 
 /// Scales the Deployment of a service that somebody has deleted to zero, for as long as a finalizer keeps
