@@ -228,6 +228,7 @@ fn roles_hold_the_rights_that_the_code_uses_and_no_more() {
     ];
     let gateway = [
         ("inferencedeployments", cached),
+        ("pods", cached),
         ("endpointslices", cached),
         ("tokenreviews", "create"),
     ];

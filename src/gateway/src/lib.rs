@@ -3,7 +3,7 @@
 //!
 //! A gateway writes nothing to the API server. It receives a service's requests only while no
 //! replica is ready, because an EndpointSlice lists it as a terminating endpoint. Each service has
-//! a port of its own on every gateway.
+//! a port of its own on every gateway, the one in its status.
 
 mod balancer;
 mod demand;
@@ -13,6 +13,7 @@ mod listeners;
 #[doc(hidden)]
 pub mod measure;
 mod metrics;
+mod port_claims;
 mod refusal;
 mod request;
 mod request_body;
@@ -20,6 +21,7 @@ mod response_body;
 mod retry;
 mod route;
 mod route_watch;
+mod routed_objects;
 #[cfg(test)]
 mod tests;
 mod upstream;
@@ -176,18 +178,11 @@ async fn serve(options: Options, client: Client, stop: CancellationToken) -> Res
     let handler = RequestHandler::new(route_watch.routes(), demand, metrics, limits);
     let listeners = Listeners::new(handler);
     let serving = async {
-        let listeners = sync_listeners(
-            &mut route_watch,
-            listeners,
-            &readiness,
-            options.pod_ip,
-            &stop,
-        )
-        .await?;
+        let listeners = sync_listeners(&mut route_watch, listeners, &readiness, &stop).await?;
         readiness.set(false);
         let grace = options.termination_grace;
         let end = Instant::now() + grace.saturating_sub(SHUTDOWN_MARGIN).max(grace / 2);
-        let deregistered = route_watch.wait_without_ports(options.pod_ip);
+        let deregistered = route_watch.wait_until_unlisted(options.pod_ip);
         let limit = DEREGISTRATION_TIMEOUT.min(grace / 2);
         if let Ok(ended) = tokio::time::timeout(limit, deregistered).await {
             ended?;
@@ -208,12 +203,11 @@ async fn serve(options: Options, client: Client, stop: CancellationToken) -> Res
     }
 }
 
-/// Keeps one listener open for each port that EndpointSlices assign to this gateway, until `stop`.
+/// Keeps one listener open for the port of each service, until `stop`.
 async fn sync_listeners(
     route_watch: &mut RouteWatch,
     mut listeners: Listeners,
     readiness: &Readiness,
-    address: IpAddr,
     stop: &CancellationToken,
 ) -> Result<Listeners, Error> {
     let mut all_open = true;
@@ -226,9 +220,9 @@ async fn sync_listeners(
         if !route_watch.is_synced() {
             continue;
         }
-        if route_watch.take_ports_changed() || !all_open {
+        if route_watch.assign_ports() || !all_open {
             // one port that another process has does not keep the other services from being served
-            all_open = listeners.sync(route_watch.ports(address)).await;
+            all_open = listeners.sync(route_watch.ports()).await;
         }
         readiness.set(true);
     }

@@ -1,5 +1,5 @@
-//! The gateway's listeners: one for the port of each service, opened and closed as EndpointSlices
-//! change.
+//! The gateway's listeners: one for the port of each service, opened and closed as services come and
+//! go.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -54,7 +54,7 @@ impl Listeners {
 
     /// Opens and closes listeners until they are those of `ports`. Returns false if a port could
     /// not be opened; the others are served all the same.
-    pub(crate) async fn sync(&mut self, ports: BTreeMap<u16, ServiceKey>) -> bool {
+    pub(crate) async fn sync(&mut self, ports: &BTreeMap<u16, ServiceKey>) -> bool {
         self.open.retain(|port, (service, closed)| {
             let keep = ports.get(port) == Some(service);
             if !keep {
@@ -69,7 +69,7 @@ impl Listeners {
             keep
         });
         self.failed.retain(|port| ports.contains_key(port));
-        for (port, service) in ports {
+        for (&port, service) in ports {
             if self.open.contains_key(&port) {
                 continue;
             }
@@ -85,6 +85,7 @@ impl Listeners {
                     let closed = CancellationToken::new();
                     self.open.insert(port, (service.clone(), closed.clone()));
                     let (handler, connections) = (self.handler.clone(), self.connections.clone());
+                    let service = service.clone();
                     self.connections
                         .spawn(accept(listener, service, handler, connections, closed));
                 }

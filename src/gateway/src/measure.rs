@@ -3,8 +3,6 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use bursar_api::InferenceDeployment;
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 use prometheus_client::registry::Registry;
 use serde_json::json;
 
@@ -12,7 +10,8 @@ use crate::demand::DemandTracker;
 use crate::listeners::Listeners;
 use crate::metrics::Metrics;
 use crate::request::{Limits, RequestHandler};
-use crate::route::{RouteTable, ServiceRoutes};
+use crate::route::{self, Route, RouteTable, ServiceRoutes};
+use crate::routed_objects::RoutedService;
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -35,20 +34,19 @@ impl MeasuredGateway {
         replica: SocketAddr,
         keep_clients: bool,
     ) -> Result<Self, Box<dyn std::error::Error>> {
-        let service: InferenceDeployment = serde_json::from_value(json!({
+        let object: RoutedService = serde_json::from_value(json!({
             "apiVersion": "bursar.dev/v1alpha1", "kind": "InferenceDeployment",
             "metadata": {"name": "chat", "namespace": "ns"}, "spec": {"engine": "vLLM", "maxReplicas": 1},
         }))?;
-        let slice: EndpointSlice = serde_json::from_value(json!({
-            "metadata": {"name": "chat-a", "namespace": "ns", "labels": {"bursar.dev/workload": "chat"}},
-            "addressType": "IPv4",
-            "endpoints": [{"addresses": [replica.ip()], "conditions": {"ready": true}}],
-            "ports": [{"name": "http", "port": replica.port()}],
-        }))?;
         let (mut table, routes) = (RouteTable::default(), ServiceRoutes::default());
-        table.apply_service(&service);
-        table.apply_slice(&slice);
-        table.publish(&routes);
+        table.apply_service(&object);
+        let service = route::service_key(&object);
+        let route = Route {
+            // an engine's port is the same for all replicas, and the benchmark's is any
+            ready: vec![replica],
+            ..table.route(&service)
+        };
+        routes.set(service.clone(), route);
         let metrics = Metrics::new(&mut Registry::default());
         let demand = DemandTracker::new("measured", metrics.clone());
         let limits = Limits {
@@ -60,8 +58,7 @@ impl MeasuredGateway {
         };
         let handler = RequestHandler::new(routes, demand.clone(), metrics, limits);
         let mut listeners = Listeners::new(handler);
-        let service = ("ns".to_owned(), "chat".to_owned());
-        match listeners.sync([(port, service)].into()).await {
+        match listeners.sync(&[(port, service)].into()).await {
             true => Ok(Self {
                 _listeners: listeners,
                 _demand: demand,

@@ -1,5 +1,9 @@
-//! The route table: which service has which port, and which replicas serve it. It is built from
-//! InferenceDeployments and EndpointSlices.
+//! The route table: which service has which port, and which replicas serve it.
+//!
+//! Nothing in it is taken from what a tenant writes about others. A port is the one in the service's
+//! own status, which controllers alone write. A replica is a pod of the service's namespace at the
+//! address that its kubelet reported. EndpointSlices route nothing, whoever made them; those that a
+//! service owns say whether nodes still send connections to this gateway.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -9,14 +13,16 @@ use bursar_api::InferenceDeployment;
 use bursar_api::conditions::accepted;
 use bursar_api::engine_presets::preset;
 use bursar_api::inference::{ActivationMode, ActivationRetry, RefusalStatus};
-use bursar_api::names::{GATEWAY_LABEL, SERVICE_PORT_NAME, WORKLOAD_LABEL};
+use bursar_api::names::{WORKLOAD_LABEL, gateway_slice};
 use http::Method;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
 use tokio::sync::watch;
 
+use crate::port_claims::PortClaims;
 use crate::refusal::Refusal;
+use crate::routed_objects::{RoutedService, ServingPod};
 
 /// A service: the namespace and name of its InferenceDeployment.
 pub(crate) type ServiceKey = (String, String);
@@ -103,20 +109,22 @@ impl HoldPolicy {
     }
 }
 
-/// An EndpointSlice of a service.
+/// A service, as requests are routed to it.
+#[derive(Debug, Clone, PartialEq)]
+struct Service {
+    uid: Option<String>,
+    policy: Arc<HoldPolicy>,
+    /// Port on which its replicas serve.
+    engine_port: Option<u16>,
+}
+
+/// An EndpointSlice that names gateways.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Slice {
-    /// The gateways of the service.
-    Gateways {
-        service: ServiceKey,
-        port: u16,
-        addresses: BTreeSet<IpAddr>,
-    },
-    /// The replicas of the service.
-    Replicas {
-        service: ServiceKey,
-        ready: BTreeSet<SocketAddr>,
-    },
+struct GatewaySlice {
+    service: ServiceKey,
+    /// UIDs of its owners.
+    owners: Vec<String>,
+    addresses: BTreeSet<IpAddr>,
 }
 
 /// What requests of one service go by.
@@ -145,7 +153,7 @@ impl ServiceRoutes {
         self.lock().get(service).map(watch::Sender::subscribe)
     }
 
-    fn set(&self, service: ServiceKey, route: Route) {
+    pub(crate) fn set(&self, service: ServiceKey, route: Route) {
         let mut all = self.lock();
         if route == Route::default() {
             // whoever waits for it learns that it is gone
@@ -167,152 +175,155 @@ impl ServiceRoutes {
     }
 }
 
-/// All services, and their EndpointSlices.
+/// All services, their ready replicas, and the EndpointSlices that name gateways.
 #[derive(Debug, Default)]
 pub(crate) struct RouteTable {
-    services: BTreeMap<ServiceKey, Arc<HoldPolicy>>,
-    slices: BTreeMap<(String, String), Slice>,
-    /// The slices that have the replicas of each service.
-    slices_of: BTreeMap<ServiceKey, BTreeSet<(String, String)>>,
+    services: BTreeMap<ServiceKey, Service>,
+    ports: PortClaims,
+    /// The service and the address of each pod that is ready for requests.
+    pods: HashMap<ServiceKey, (ServiceKey, IpAddr)>,
+    /// The addresses of each service's ready pods, with the pods' names.
+    replicas: BTreeMap<ServiceKey, BTreeSet<(IpAddr, String)>>,
+    slices: BTreeMap<ServiceKey, GatewaySlice>,
     /// Services that have changed since routes were last published.
     changed: BTreeSet<ServiceKey>,
-    /// Slices of gateways have changed since this was last asked.
-    ports_changed: bool,
 }
 
 impl RouteTable {
-    /// Adds or updates an InferenceDeployment.
-    pub(crate) fn apply_service(&mut self, object: &InferenceDeployment) {
-        let Ok(settings) = object.spec.settings() else {
-            self.apply_unreadable_service(service_key(object));
-            return;
+    /// Adds or updates an InferenceDeployment. One that cannot be read keeps its last policy.
+    pub(crate) fn apply_service(&mut self, object: &RoutedService) {
+        let key = service_key(object);
+        let readable = object.readable().and_then(hold_policy);
+        let known = self.services.get(&key);
+        let policy = match (readable, known) {
+            (Some(policy), _) => Arc::new(policy),
+            (None, Some(known)) => Arc::clone(&known.policy),
+            (None, None) => Arc::new(HoldPolicy::unreadable()),
         };
-        let activation = object
-            .status
-            .as_ref()
-            .and_then(|status| status.activation.as_ref());
-        let policy = HoldPolicy {
-            max_held: settings.max_held,
-            hold_timeout: settings.hold_timeout,
-            target: settings.target,
-            max_replicas: settings.max,
-            retry: object.spec.activation.retry,
-            on_demand: object.spec.activation.mode == ActivationMode::OnDemand,
-            paths_without_model: preset(object.spec.engine).paths_without_model,
-            wake_on: object.spec.activation.wake_on.clone(),
-            refusal: activation.and_then(|activation| activation.refusal.clone()),
+        let engine_port = object.engine().map(|engine| preset(engine).port);
+        let service = Service {
+            uid: object.uid(),
+            policy,
+            engine_port: engine_port.or(known.and_then(|known| known.engine_port)),
         };
-        self.changed.insert(service_key(object));
-        self.services.insert(service_key(object), Arc::new(policy));
-    }
-
-    /// Adds an InferenceDeployment that cannot be read, or leaves it its last policy.
-    pub(crate) fn apply_unreadable_service(&mut self, service: ServiceKey) {
-        self.changed.insert(service.clone());
-        self.services
-            .entry(service)
-            .or_insert_with(|| Arc::new(HoldPolicy::unreadable()));
+        self.ports.claim(&key, object.gateway_port());
+        self.changed.insert(key.clone());
+        self.services.insert(key, service);
     }
 
     /// Removes an InferenceDeployment.
     pub(crate) fn delete_service(&mut self, service: &ServiceKey) {
+        self.ports.claim(service, None);
         self.services.remove(service);
         self.changed.insert(service.clone());
     }
 
-    /// Adds or updates an EndpointSlice.
+    /// Adds or updates a pod.
+    pub(crate) fn apply_pod(&mut self, pod: &ServingPod) {
+        let (namespace, name) = service_key(pod);
+        let service = pod.labels().get(WORKLOAD_LABEL);
+        let serving = service.zip(pod.ready_address());
+        let serving = serving.map(|(service, ip)| ((namespace.clone(), service.clone()), ip));
+        self.set_pod(&(namespace, name), serving);
+    }
+
+    /// Removes the pod of this namespace and name.
+    pub(crate) fn delete_pod(&mut self, pod: &ServiceKey) {
+        self.set_pod(pod, None);
+    }
+
+    fn set_pod(&mut self, pod: &ServiceKey, new: Option<(ServiceKey, IpAddr)>) {
+        let old = match new.clone() {
+            Some(new) => self.pods.insert(pod.clone(), new),
+            None => self.pods.remove(pod),
+        };
+        if old == new {
+            return;
+        }
+        if let Some((service, address)) = old {
+            if let Some(replicas) = self.replicas.get_mut(&service) {
+                replicas.remove(&(address, pod.1.clone()));
+                if replicas.is_empty() {
+                    self.replicas.remove(&service);
+                }
+            }
+            self.changed.insert(service);
+        }
+        if let Some((service, address)) = new {
+            let replicas = self.replicas.entry(service.clone()).or_default();
+            replicas.insert((address, pod.1.clone()));
+            self.changed.insert(service);
+        }
+    }
+
+    /// Adds or updates an EndpointSlice of gateways.
     pub(crate) fn apply_slice(&mut self, slice: &EndpointSlice) {
-        self.set_slice(&service_key(slice), parse(slice));
+        let key = service_key(slice);
+        match gateway_slice_of(slice) {
+            Some(parsed) => drop(self.slices.insert(key, parsed)),
+            None => drop(self.slices.remove(&key)),
+        }
     }
 
     /// Removes the EndpointSlice of this namespace and name.
     pub(crate) fn delete_slice(&mut self, slice: &ServiceKey) {
-        self.set_slice(slice, None);
-    }
-
-    fn set_slice(&mut self, name: &ServiceKey, new: Option<Slice>) {
-        let old = self.slices.remove(name);
-        match &old {
-            Some(Slice::Replicas { service, .. }) => {
-                self.changed.insert(service.clone());
-                if let Some(slices) = self.slices_of.get_mut(service) {
-                    slices.remove(name);
-                    if slices.is_empty() {
-                        self.slices_of.remove(service);
-                    }
-                }
-            }
-            Some(Slice::Gateways { .. }) => self.ports_changed |= old != new,
-            None => {}
-        }
-        match &new {
-            Some(Slice::Replicas { service, .. }) => {
-                self.changed.insert(service.clone());
-                let slices = self.slices_of.entry(service.clone()).or_default();
-                slices.insert(name.clone());
-            }
-            Some(Slice::Gateways { .. }) => self.ports_changed |= old != new,
-            None => {}
-        }
-        if let Some(new) = new {
-            self.slices.insert(name.clone(), new);
-        }
+        self.slices.remove(slice);
     }
 
     /// Removes all InferenceDeployments except these, which a complete list had.
     pub(crate) fn retain_services(&mut self, listed: &BTreeSet<ServiceKey>) {
-        let known = self.services.keys();
-        let gone: Vec<ServiceKey> = known
-            .filter(|key| !listed.contains(*key))
-            .cloned()
-            .collect();
+        let gone = missing(self.services.keys(), listed);
         gone.iter().for_each(|key| self.delete_service(key));
+    }
+
+    /// Removes all pods except these, which a complete list had.
+    pub(crate) fn retain_pods(&mut self, listed: &BTreeSet<ServiceKey>) {
+        let gone = missing(self.pods.keys(), listed);
+        gone.iter().for_each(|key| self.delete_pod(key));
     }
 
     /// Removes all EndpointSlices except these, which a complete list had.
     pub(crate) fn retain_slices(&mut self, listed: &BTreeSet<ServiceKey>) {
-        let known = self.slices.keys();
-        let gone: Vec<ServiceKey> = known
-            .filter(|key| !listed.contains(*key))
-            .cloned()
-            .collect();
-        gone.iter().for_each(|key| self.delete_slice(key));
+        self.slices.retain(|key, _| listed.contains(key));
     }
 
-    /// The ports that EndpointSlices assign to the gateway with this address. If two services have
-    /// the same port, the first keeps it.
-    pub(crate) fn ports(&self, address: IpAddr) -> BTreeMap<u16, ServiceKey> {
-        let mut ports = BTreeMap::new();
-        for slice in self.slices.values() {
-            if let Slice::Gateways {
-                service,
-                port,
-                addresses,
-            } = slice
-                && addresses.contains(&address)
-            {
-                ports.entry(*port).or_insert_with(|| service.clone());
-            }
-        }
-        ports
+    /// Gives ports to the services that claim them. Returns whether any has another owner now.
+    ///
+    /// To be called once the list of services is complete: of two that claim one port neither may
+    /// have it because its claim was read first.
+    pub(crate) fn assign_ports(&mut self) -> bool {
+        self.ports.assign()
     }
 
-    /// Whether ports may have changed since this was last asked.
-    pub(crate) fn take_ports_changed(&mut self) -> bool {
-        std::mem::take(&mut self.ports_changed)
+    /// The service of each port.
+    pub(crate) fn ports(&self) -> &BTreeMap<u16, ServiceKey> {
+        self.ports.assigned()
+    }
+
+    /// Whether an EndpointSlice that a service owns names the gateway with this address: then nodes
+    /// may send it connections.
+    pub(crate) fn is_listed(&self, address: IpAddr) -> bool {
+        self.slices.values().any(|slice| {
+            let service = self.services.get(&slice.service);
+            let owner = service.and_then(|service| service.uid.as_ref());
+            slice.addresses.contains(&address)
+                && owner.is_some_and(|owner| slice.owners.contains(owner))
+        })
     }
 
     /// The route of a service.
     pub(crate) fn route(&self, service: &ServiceKey) -> Route {
-        let slices = self.slices_of.get(service).into_iter().flatten();
-        let replicas = slices.filter_map(|name| match self.slices.get(name)? {
-            Slice::Replicas { ready, .. } => Some(ready),
-            Slice::Gateways { .. } => None,
-        });
-        let ready: BTreeSet<SocketAddr> = replicas.flatten().copied().collect();
+        let known = self.services.get(service);
+        let port = known.and_then(|service| service.engine_port);
+        let replicas = self.replicas.get(service).into_iter().flatten();
+        let mut ready: Vec<SocketAddr> = replicas
+            .filter_map(|(address, _)| Some(SocketAddr::new(*address, port?)))
+            .collect();
+        // pods in their node's network share its address
+        ready.dedup();
         Route {
-            policy: self.services.get(service).cloned(),
-            ready: ready.into_iter().collect(),
+            policy: known.map(|service| Arc::clone(&service.policy)),
+            ready,
         }
     }
 
@@ -325,111 +336,210 @@ impl RouteTable {
     }
 }
 
+/// Those that a complete list does not have.
+fn missing<'a>(
+    known: impl Iterator<Item = &'a ServiceKey>,
+    listed: &BTreeSet<ServiceKey>,
+) -> Vec<ServiceKey> {
+    known
+        .filter(|key| !listed.contains(*key))
+        .cloned()
+        .collect()
+}
+
 pub(crate) fn service_key(object: &impl ResourceExt) -> ServiceKey {
     (object.namespace().unwrap_or_default(), object.name_any())
 }
 
-fn parse(slice: &EndpointSlice) -> Option<Slice> {
-    let service = (
-        slice.namespace()?,
-        slice.labels().get(WORKLOAD_LABEL)?.clone(),
-    );
-    let port = slice
-        .ports
-        .iter()
-        .flatten()
-        .find(|port| port.name.as_deref() == Some(SERVICE_PORT_NAME))?
-        .port?;
-    let port = u16::try_from(port).ok()?;
-    let addresses = |ready_only: bool| {
-        let endpoints = slice.endpoints.iter().flatten();
-        endpoints
-            .filter(move |endpoint| {
-                !ready_only
-                    || endpoint
-                        .conditions
-                        .as_ref()
-                        .and_then(|conditions| conditions.ready)
-                        .unwrap_or(true)
-            })
-            .flat_map(|endpoint| &endpoint.addresses)
-            .filter_map(|address| address.parse::<IpAddr>().ok())
-    };
-    if slice.labels().contains_key(GATEWAY_LABEL) {
-        return Some(Slice::Gateways {
-            service,
-            port,
-            addresses: addresses(false).collect(),
-        });
+/// The rules by which requests of a service are held; `None` if they cannot be read.
+fn hold_policy(object: &InferenceDeployment) -> Option<HoldPolicy> {
+    let settings = object.spec.settings().ok()?;
+    let status = object.status.as_ref();
+    let activation = status.and_then(|status| status.activation.as_ref());
+    Some(HoldPolicy {
+        max_held: settings.max_held,
+        hold_timeout: settings.hold_timeout,
+        target: settings.target,
+        max_replicas: settings.max,
+        retry: object.spec.activation.retry,
+        on_demand: object.spec.activation.mode == ActivationMode::OnDemand,
+        paths_without_model: preset(object.spec.engine).paths_without_model,
+        wake_on: object.spec.activation.wake_on.clone(),
+        refusal: activation.and_then(|activation| activation.refusal.clone()),
+    })
+}
+
+/// The gateways that a slice names, if it has the name of a service's slice of gateways.
+fn gateway_slice_of(slice: &EndpointSlice) -> Option<GatewaySlice> {
+    let service = slice.labels().get(WORKLOAD_LABEL)?;
+    if slice.name_any() != gateway_slice(service) {
+        return None;
     }
-    Some(Slice::Replicas {
-        service,
-        ready: addresses(true)
-            .map(|address| SocketAddr::new(address, port))
+    let endpoints = slice.endpoints.iter().flatten();
+    let addresses = endpoints.flat_map(|endpoint| &endpoint.addresses);
+    let owners = slice.owner_references().iter();
+    Some(GatewaySlice {
+        service: (slice.namespace()?, service.clone()),
+        owners: owners.map(|owner| owner.uid.clone()).collect(),
+        addresses: addresses
+            .filter_map(|address| address.parse().ok())
             .collect(),
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
-    fn slice(name: &str, gateway: bool, port: i32, endpoints: &[(&str, bool)]) -> EndpointSlice {
-        let mut labels = json!({"bursar.dev/workload": "chat"});
-        if gateway {
-            labels["bursar.dev/gateway"] = json!("true");
-        }
-        let endpoints: Vec<_> = endpoints
-            .iter()
-            .map(|(address, ready)| json!({"addresses": [address], "conditions": {"ready": ready}}))
-            .collect();
-        let metadata = json!({"name": name, "namespace": "ns", "labels": labels});
-        serde_json::from_value(
-            json!({"metadata": metadata, "addressType": "IPv4", "endpoints": endpoints,
-            "ports": [{"name": "http", "port": port}]}),
-        )
+    fn key(namespace: &str, name: &str) -> ServiceKey {
+        (namespace.to_owned(), name.to_owned())
+    }
+
+    fn service(namespace: &str, name: &str, port: Value) -> RoutedService {
+        serde_json::from_value(json!({
+            "metadata": {"name": name, "namespace": namespace, "uid": format!("{namespace}-{name}")},
+            "spec": {"engine": "vLLM", "maxReplicas": 1},
+            "status": {"activation": {"port": port}},
+        }))
         .unwrap()
     }
 
-    fn chat() -> ServiceKey {
-        ("ns".into(), "chat".into())
+    fn pod(namespace: &str, name: &str, ip: &str) -> Value {
+        json!({
+            "metadata": {
+                "name": name, "namespace": namespace,
+                "labels": {"bursar.dev/workload": "chat", "bursar.dev/serving": "true"},
+            },
+            "status": {
+                "phase": "Running", "podIP": ip,
+                "conditions": [{"type": "Ready", "status": "True"}],
+            },
+        })
+    }
+
+    fn apply_pod(routes: &mut RouteTable, pod: Value) {
+        routes.apply_pod(&serde_json::from_value(pod).unwrap());
+    }
+
+    fn slice(file: Value) -> EndpointSlice {
+        serde_json::from_value(file).unwrap()
+    }
+
+    /// A slice of gateways, named `chat-bursar-gateway`, that the object of this UID owns.
+    fn gateways(namespace: &str, owner: &str, port: u16, address: &str) -> EndpointSlice {
+        let owner = json!({"apiVersion": "bursar.dev/v1alpha1", "kind": "InferenceDeployment", "name": "chat", "uid": owner});
+        slice(json!({
+            "metadata": {
+                "name": "chat-bursar-gateway", "namespace": namespace, "ownerReferences": [owner],
+                "labels": {"bursar.dev/kind": "InferenceDeployment", "bursar.dev/workload": "chat", "bursar.dev/gateway": "true"},
+            },
+            "addressType": "IPv4",
+            "endpoints": [{"addresses": [address], "conditions": {"ready": false}}],
+            "ports": [{"name": "http", "port": port}],
+        }))
     }
 
     #[test]
-    fn a_port_belongs_to_the_service_whose_slice_names_this_gateway() {
+    fn a_slice_that_somebody_wrote_takes_no_port_and_adds_no_replica() {
         let mut routes = RouteTable::default();
-        routes.apply_slice(&slice(
-            "chat-bursar-gateway",
-            true,
-            20_017,
-            &[("10.0.0.1", false), ("10.0.0.2", false)],
-        ));
-        let address = "10.0.0.1".parse().unwrap();
-        assert_eq!(routes.ports(address), BTreeMap::from([(20_017, chat())]));
-        assert!(routes.ports("10.0.0.9".parse().unwrap()).is_empty());
-        assert!(
-            routes.route(&chat()).ready.is_empty(),
-            "a gateway is no replica"
-        );
-        routes.delete_slice(&("ns".into(), "chat-bursar-gateway".into()));
-        assert!(routes.ports(address).is_empty());
+        routes.apply_service(&service("victim", "chat", json!(20_017)));
+        routes.apply_service(&service("aaa", "chat", Value::Null));
+        apply_pod(&mut routes, pod("victim", "chat-a", "10.0.1.1"));
+        assert!(routes.assign_ports());
+        let ports = BTreeMap::from([(20_017, key("victim", "chat"))]);
+        assert_eq!(*routes.ports(), ports);
+        let ready = vec!["10.0.1.1:8000".parse().unwrap()];
+        let labels = json!({"bursar.dev/kind": "InferenceDeployment", "bursar.dev/workload": "chat", "bursar.dev/gateway": "true"});
+        // by name, by owner, with and without the label of gateways; the addresses are a gateway's,
+        // another tenant's pod, the metadata server and an API server
+        let steal = json!({
+            "metadata": {"name": "steal", "namespace": "aaa", "labels": labels}, "addressType": "IPv4",
+            "endpoints": [{"addresses": ["10.32.0.5"], "conditions": {"ready": false, "serving": true, "terminating": true}}],
+            "ports": [{"name": "http", "port": 20_017}],
+        });
+        routes.apply_slice(&slice(steal));
+        routes.apply_slice(&gateways("aaa", "aaa-chat", 20_017, "10.32.0.5"));
+        for namespace in ["aaa", "victim"] {
+            for address in ["10.0.9.9", "169.254.169.254", "10.96.0.1"] {
+                routes.apply_slice(&slice(json!({
+                    "metadata": {"name": "chat-x", "namespace": namespace, "labels": {"bursar.dev/workload": "chat"}},
+                    "addressType": "IPv4", "ports": [{"name": "http", "port": 443}],
+                    "endpoints": [{"addresses": [address], "conditions": {"ready": true}}],
+                })));
+            }
+        }
+        assert!(!routes.assign_ports());
+        assert_eq!(*routes.ports(), ports);
+        assert_eq!(routes.route(&key("victim", "chat")).ready, ready);
+        assert!(routes.route(&key("aaa", "chat")).ready.is_empty());
     }
 
     #[test]
-    fn only_ready_endpoints_of_all_slices_serve() {
+    fn a_gateway_is_listed_by_slices_that_a_service_owns_and_by_no_other() {
         let mut routes = RouteTable::default();
-        routes.apply_slice(&slice(
-            "chat-a",
-            false,
-            8000,
-            &[("10.0.1.1", true), ("10.0.1.2", false)],
-        ));
-        routes.apply_slice(&slice("chat-b", false, 8000, &[("10.0.1.3", true)]));
-        let ready: Vec<SocketAddr> = ["10.0.1.1:8000", "10.0.1.3:8000"]
-            .map(|text| text.parse().unwrap())
-            .into();
-        assert_eq!(routes.route(&chat()).ready, ready);
+        let gateway = "10.32.0.5".parse().unwrap();
+        routes.apply_service(&service("ns", "chat", json!(20_017)));
+        routes.apply_slice(&gateways("ns", "another", 20_017, "10.32.0.5"));
+        // there is no service of that namespace
+        routes.apply_slice(&gateways("aaa", "ns-chat", 20_017, "10.32.0.5"));
+        assert!(!routes.is_listed(gateway));
+        routes.apply_slice(&gateways("ns", "ns-chat", 20_017, "10.32.0.5"));
+        assert!(routes.is_listed(gateway));
+        assert!(!routes.is_listed("10.32.0.6".parse().unwrap()));
+        routes.delete_service(&key("ns", "chat"));
+        assert!(!routes.is_listed(gateway), "the service is gone");
+    }
+
+    #[test]
+    fn only_ready_pods_of_the_services_own_namespace_serve() {
+        let mut routes = RouteTable::default();
+        routes.apply_service(&service("ns", "chat", Value::Null));
+        let set = |change: fn(&mut Value), name: &str, ip: &str| {
+            let mut pod = pod("ns", name, ip);
+            change(&mut pod);
+            pod
+        };
+        let unready = |pod: &mut Value| pod["status"]["conditions"][0]["status"] = json!("False");
+        let ended = |pod: &mut Value| pod["status"]["phase"] = json!("Failed");
+        let ends = |pod: &mut Value| {
+            pod["metadata"]["deletionTimestamp"] = json!("2026-11-28T08:00:00Z");
+        };
+        apply_pod(&mut routes, pod("ns", "a", "10.0.1.1"));
+        apply_pod(&mut routes, pod("ns", "b", "10.0.1.3"));
+        apply_pod(&mut routes, pod("other", "a", "10.0.1.9"));
+        apply_pod(&mut routes, set(unready, "c", "10.0.1.4"));
+        // its address may be another tenant's pod's by now
+        apply_pod(&mut routes, set(ended, "d", "10.0.1.5"));
+        apply_pod(&mut routes, set(ends, "e", "10.0.1.6"));
+        let ready = |routes: &RouteTable| -> Vec<String> {
+            let route = routes.route(&key("ns", "chat"));
+            route.ready.iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(ready(&routes), ["10.0.1.1:8000", "10.0.1.3:8000"]);
+        apply_pod(&mut routes, set(unready, "a", "10.0.1.1"));
+        assert_eq!(ready(&routes), ["10.0.1.3:8000"]);
+        routes.retain_pods(&BTreeSet::new());
+        assert!(ready(&routes).is_empty());
+    }
+
+    #[test]
+    fn a_service_that_cannot_be_read_keeps_its_port_and_its_replicas() {
+        let mut routes = RouteTable::default();
+        let probe = json!({"httpGet": {"path": "/", "port": 3_000_000_000u32}});
+        let containers = json!([{"name": "engine", "livenessProbe": probe}]);
+        let unreadable: RoutedService = serde_json::from_value(json!({
+            "metadata": {"name": "chat", "namespace": "ns"},
+            "spec": {"engine": "vLLM", "maxReplicas": 1, "template": {"spec": {"containers": containers}}},
+            "status": {"activation": {"port": 20_017}},
+        }))
+        .unwrap();
+        assert!(unreadable.readable().is_none());
+        routes.apply_service(&unreadable);
+        apply_pod(&mut routes, pod("ns", "a", "10.0.1.1"));
+        assert!(routes.assign_ports());
+        assert_eq!(routes.ports().get(&20_017), Some(&key("ns", "chat")));
+        assert_eq!(routes.route(&key("ns", "chat")).ready.len(), 1);
     }
 }

@@ -1,34 +1,42 @@
-//! Watches InferenceDeployments and EndpointSlices, and keeps the route table current.
+//! Watches InferenceDeployments, their pods and the EndpointSlices of gateways, and keeps the route
+//! table current.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::pin::Pin;
 
-use bursar_api::InferenceDeployment;
 use bursar_api::lenient::{Lenient, bounded_text};
-use bursar_api::names::WORKLOAD_LABEL;
+use bursar_api::names::{GATEWAY_LABEL, KIND_LABEL, SERVING_LABEL, WORKLOAD_LABEL};
 use futures::{Stream, StreamExt, TryStreamExt};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::watcher::Event;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource};
+use serde::de::DeserializeOwned;
 
 use crate::Error;
 use crate::route::{self, RouteTable, ServiceKey, ServiceRoutes};
+use crate::routed_objects::{RoutedService, ServingPod};
 
 /// Events that are applied before routes are published.
 const MAX_EVENTS: usize = 1_024;
+/// Objects of a page of a list. A page is read as a whole, and an object may have more than a megabyte.
+const PAGE_SIZE: u32 = 100;
 
 enum WatchEvent {
-    Service(Box<Event<Lenient<InferenceDeployment>>>),
+    Service(Box<Event<RoutedService>>),
+    Pod(Box<Event<ServingPod>>),
     Slice(Box<Event<Lenient<EndpointSlice>>>),
 }
 
-/// The route table, kept current by two watches.
+/// The route table, kept current by three watches.
 pub(crate) struct RouteWatch {
     events: Pin<Box<dyn Stream<Item = Vec<WatchEvent>> + Send>>,
-    services: EventHandler<InferenceDeployment>,
-    slices: EventHandler<EndpointSlice>,
+    services: EventHandler<RoutedService>,
+    /// Services that cannot be read: each is logged once.
+    unreadable: BTreeSet<ServiceKey>,
+    pods: EventHandler<ServingPod>,
+    slices: EventHandler<Lenient<EndpointSlice>>,
     table: RouteTable,
     routes: ServiceRoutes,
 }
@@ -40,14 +48,21 @@ impl RouteWatch {
             events: events(client).ready_chunks(MAX_EVENTS).boxed(),
             services: EventHandler::new(
                 RouteTable::apply_service,
-                RouteTable::apply_unreadable_service,
                 RouteTable::delete_service,
                 RouteTable::retain_services,
             ),
+            unreadable: BTreeSet::new(),
+            pods: EventHandler::new(
+                RouteTable::apply_pod,
+                RouteTable::delete_pod,
+                RouteTable::retain_pods,
+            ),
             slices: EventHandler::new(
-                RouteTable::apply_slice,
-                // it keeps its last endpoints
-                |_, _| {},
+                |table, slice| match slice {
+                    Lenient::Readable(slice) => table.apply_slice(slice),
+                    // it keeps its last endpoints
+                    Lenient::Unreadable(_) => {}
+                },
                 RouteTable::delete_slice,
                 RouteTable::retain_slices,
             ),
@@ -61,19 +76,20 @@ impl RouteWatch {
         self.routes.clone()
     }
 
-    /// Whether both first lists are complete.
+    /// Whether all first lists are complete.
     pub(crate) fn is_synced(&self) -> bool {
-        self.services.synced && self.slices.synced
+        self.services.synced && self.pods.synced && self.slices.synced
     }
 
-    /// The ports of the gateway with this address.
-    pub(crate) fn ports(&self, address: IpAddr) -> BTreeMap<u16, ServiceKey> {
-        self.table.ports(address)
+    /// Assigns ports by the statuses of services; returns whether any has another owner than
+    /// before. To be called once all first lists are complete.
+    pub(crate) fn assign_ports(&mut self) -> bool {
+        self.table.assign_ports()
     }
 
-    /// Whether ports may have changed since this was last asked.
-    pub(crate) fn take_ports_changed(&mut self) -> bool {
-        self.table.take_ports_changed()
+    /// The service of each port.
+    pub(crate) fn ports(&self) -> &BTreeMap<u16, ServiceKey> {
+        self.table.ports()
     }
 
     /// Waits for events, applies all that are there, and publishes what has changed. While a list is
@@ -83,9 +99,13 @@ impl RouteWatch {
     /// Fails if a watch ends, which never happens.
     pub(crate) async fn next(&mut self) -> Result<(), Error> {
         let events = self.events.next().await;
-        for event in events.ok_or(Error::Ended("the watch of services and slices"))? {
+        for event in events.ok_or(Error::Ended("the watch of services and pods"))? {
             match event {
-                WatchEvent::Service(event) => self.services.handle(*event, &mut self.table),
+                WatchEvent::Service(event) => {
+                    self.log_unreadable(&event);
+                    self.services.handle(*event, &mut self.table);
+                }
+                WatchEvent::Pod(event) => self.pods.handle(*event, &mut self.table),
                 WatchEvent::Slice(event) => self.slices.handle(*event, &mut self.table),
             }
         }
@@ -93,12 +113,32 @@ impl RouteWatch {
         Ok(())
     }
 
-    /// Applies events until the gateway with this address has no port any more.
+    fn log_unreadable(&mut self, event: &Event<RoutedService>) {
+        let (Event::Apply(object) | Event::InitApply(object)) = event else {
+            return;
+        };
+        let key = route::service_key(object);
+        match object.unreadable() {
+            None => drop(self.unreadable.remove(&key)),
+            Some(unreadable) if self.unreadable.insert(key.clone()) => {
+                let ((namespace, name), field) = (key, &unreadable.fault.field);
+                tracing::warn!(
+                    namespace,
+                    name,
+                    field,
+                    "an InferenceDeployment cannot be read; others are not affected"
+                );
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// Applies events until no service's EndpointSlice names the gateway with this address.
     ///
     /// # Errors
     /// As for [`Self::next`].
-    pub(crate) async fn wait_without_ports(&mut self, address: IpAddr) -> Result<(), Error> {
-        while !self.ports(address).is_empty() {
+    pub(crate) async fn wait_until_unlisted(&mut self, address: IpAddr) -> Result<(), Error> {
+        while self.table.is_listed(address) {
             self.next().await?;
         }
         Ok(())
@@ -116,44 +156,40 @@ impl RouteWatch {
 }
 
 fn events(client: Client) -> impl Stream<Item = WatchEvent> {
-    let services = watcher(
-        Api::<Lenient<InferenceDeployment>>::all(client.clone()),
-        watcher::Config::default(),
-    );
-    let slices = watcher(
-        Api::<Lenient<EndpointSlice>>::all(client),
-        watcher::Config::default().labels(WORKLOAD_LABEL),
-    );
-    let warn = |kind: &'static str| {
-        move |error: &watcher::Error| {
-            let error = bounded_text(&error.to_string());
-            tracing::warn!(kind, error, "a watch failed; it starts again");
-        }
-    };
-    let services = services
-        .default_backoff()
-        .inspect_err(warn("inferencedeployments"))
-        .filter_map(|event| async { event.ok() });
-    let slices = slices
-        .default_backoff()
-        .inspect_err(warn("endpointslices"))
-        .filter_map(|event| async { event.ok() });
+    let pods = format!("{KIND_LABEL}=InferenceDeployment,{SERVING_LABEL}=true,{WORKLOAD_LABEL}");
+    let services = watch::<RoutedService>(client.clone(), "");
+    let pods = watch::<ServingPod>(client.clone(), &pods);
+    let slices = watch::<Lenient<EndpointSlice>>(client, GATEWAY_LABEL);
+    let slices = slices.map(|event| WatchEvent::Slice(Box::new(event)));
     futures::stream::select(
         services.map(|event| WatchEvent::Service(Box::new(event))),
-        slices.map(|event| WatchEvent::Slice(Box::new(event))),
+        futures::stream::select(pods.map(|event| WatchEvent::Pod(Box::new(event))), slices),
     )
 }
 
-/// Applies the events of one kind to the route table. An object that cannot be read changes nothing
-/// for the others.
+/// The events of all objects of a kind with these labels. A watch that fails starts again.
+fn watch<K>(client: Client, labels: &str) -> impl Stream<Item = Event<K>> + use<K>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
+{
+    let config = watcher::Config::default()
+        .labels(labels)
+        .page_size(PAGE_SIZE);
+    watcher(Api::<K>::all(client), config)
+        .default_backoff()
+        .inspect_err(|error| {
+            let (kind, error) = (K::kind(&()), bounded_text(&error.to_string()));
+            tracing::warn!(%kind, error, "a watch failed; it starts again");
+        })
+        .filter_map(|event| async { event.ok() })
+}
+
+/// Applies the events of one kind to the route table.
 struct EventHandler<K> {
     apply: fn(&mut RouteTable, &K),
-    apply_unreadable: fn(&mut RouteTable, ServiceKey),
     delete: fn(&mut RouteTable, &ServiceKey),
     retain: fn(&mut RouteTable, &BTreeSet<ServiceKey>),
     relisted: BTreeSet<ServiceKey>,
-    /// Objects that cannot be read: each is logged once.
-    unreadable: BTreeSet<ServiceKey>,
     /// The first list is complete.
     synced: bool,
 }
@@ -161,64 +197,40 @@ struct EventHandler<K> {
 impl<K: Resource<DynamicType = ()>> EventHandler<K> {
     fn new(
         apply: fn(&mut RouteTable, &K),
-        apply_unreadable: fn(&mut RouteTable, ServiceKey),
         delete: fn(&mut RouteTable, &ServiceKey),
         retain: fn(&mut RouteTable, &BTreeSet<ServiceKey>),
     ) -> Self {
         Self {
             apply,
-            apply_unreadable,
             delete,
             retain,
             relisted: BTreeSet::new(),
-            unreadable: BTreeSet::new(),
             synced: false,
         }
     }
 
-    fn handle(&mut self, event: Event<Lenient<K>>, routes: &mut RouteTable) {
+    fn handle(&mut self, event: Event<K>, routes: &mut RouteTable) {
         match event {
             Event::Init => self.relisted.clear(),
             Event::InitApply(object) => {
                 self.relisted.insert(route::service_key(&object));
-                self.put(object, routes);
+                (self.apply)(routes, &object);
             }
             Event::InitDone => {
                 (self.retain)(routes, &self.relisted);
-                self.unreadable.retain(|key| self.relisted.contains(key));
                 self.synced = true;
             }
-            Event::Apply(object) => self.put(object, routes),
-            Event::Delete(object) => {
-                let key = route::service_key(&object);
-                self.unreadable.remove(&key);
-                (self.delete)(routes, &key);
-            }
-        }
-    }
-
-    fn put(&mut self, object: Lenient<K>, routes: &mut RouteTable) {
-        let key = route::service_key(&object);
-        match object.into_result() {
-            Ok(object) => {
-                self.unreadable.remove(&key);
-                (self.apply)(routes, &object);
-            }
-            Err(unreadable) => {
-                if self.unreadable.insert(key.clone()) {
-                    let (kind, field) = (K::kind(&()), &unreadable.fault.field);
-                    let (namespace, name) = &key;
-                    tracing::warn!(%kind, namespace, name, field, "an object cannot be read; others are not affected");
-                }
-                (self.apply_unreadable)(routes, key);
-            }
+            Event::Apply(object) => (self.apply)(routes, &object),
+            Event::Delete(object) => (self.delete)(routes, &route::service_key(&object)),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use bursar_api::InferenceDeployment;
     use bursar_apitest::Server;
+    use k8s_openapi::api::core::v1::Pod;
     use kube::api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams};
     use serde_json::{Value, json};
 
@@ -251,6 +263,26 @@ mod tests {
         services(server).create(&params, object).await.unwrap();
     }
 
+    /// A pod of the service `chat` that is ready.
+    async fn create_pod(server: &Server) {
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"name": "chat-a", "labels": {
+                "bursar.dev/kind": "InferenceDeployment", "bursar.dev/workload": "chat", "bursar.dev/serving": "true",
+            }},
+            "spec": {"containers": [{"name": "engine"}]},
+        }))
+        .unwrap();
+        let pods: Api<Pod> = Api::namespaced(server.client(), TENANT);
+        pods.create(&PostParams::default(), &pod).await.unwrap();
+        let ready = json!([{"type": "Ready", "status": "True"}]);
+        let status =
+            json!({"status": {"phase": "Running", "podIP": "10.0.0.1", "conditions": ready}});
+        let (written, status) = (PatchParams::default(), Patch::Merge(status));
+        pods.patch_status("chat-a", &written, &status)
+            .await
+            .unwrap();
+    }
+
     async fn change(server: &Server, name: &str, change: Value) {
         let (params, patch) = (PatchParams::default(), Patch::Merge(change));
         services(server).patch(name, &params, &patch).await.unwrap();
@@ -277,13 +309,7 @@ mod tests {
         let server = Server::new(&[TENANT]);
         create(&server, &service("bad", PORT, 5)).await;
         create(&server, &service("chat", 80, 7)).await;
-        let slice = json!({
-            "metadata": {"name": "chat-a", "labels": {"bursar.dev/workload": "chat"}}, "addressType": "IPv4",
-            "endpoints": [{"addresses": ["10.0.0.1"]}], "ports": [{"name": "http", "port": 8000}],
-        });
-        let slice: EndpointSlice = serde_json::from_value(slice).unwrap();
-        let slices: Api<EndpointSlice> = Api::namespaced(server.client(), TENANT);
-        slices.create(&PostParams::default(), &slice).await.unwrap();
+        create_pod(&server).await;
 
         let mut watch = RouteWatch::new(server.client());
         wait_for(&mut watch, |_| true).await;

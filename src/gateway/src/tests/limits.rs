@@ -114,13 +114,12 @@ async fn a_port_that_cannot_be_opened_keeps_no_other_closed_and_is_opened_later(
     let taken = TcpListener::bind("[::]:0").await.unwrap();
     let port = taken.local_addr().unwrap().port();
     let code = ("ns".to_owned(), "code".to_owned());
-    let chat = ("ns".to_owned(), "chat".to_owned());
-    let ports = BTreeMap::from([(port, code), (gateway.address.port(), chat)]);
-    assert!(!gateway.listeners.sync(ports.clone()).await);
+    let ports = BTreeMap::from([(port, code), (gateway.address.port(), chat())]);
+    assert!(!gateway.listeners.sync(&ports).await);
     let held = tokio::spawn(complete(gateway.address));
     gateway.wait_for_held(1).await;
     drop(taken);
-    assert!(gateway.listeners.sync(ports).await);
+    assert!(gateway.listeners.sync(&ports).await);
     let answer = complete(SocketAddr::from(([127, 0, 0, 1], port))).await;
     assert!(answer.contains("not_found"), "{answer}");
     held.abort();

@@ -8,8 +8,6 @@ mod shutdown;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use bursar_api::InferenceDeployment;
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -19,7 +17,7 @@ use crate::demand::DemandTracker;
 use crate::listeners::Listeners;
 use crate::metrics::Metrics;
 use crate::request::{Limits, RequestHandler};
-use crate::route::{RouteTable, ServiceRoutes};
+use crate::route::{Route, RouteTable, ServiceKey, ServiceRoutes};
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 const LIMITS: Limits = Limits {
@@ -32,7 +30,7 @@ const LIMITS: Limits = Limits {
 
 /// A gateway for the one service ns/chat.
 struct TestGateway {
-    routes: RouteTable,
+    route: Route,
     published: ServiceRoutes,
     demand: DemandTracker,
     address: SocketAddr,
@@ -64,14 +62,10 @@ impl TestGateway {
         );
         let mut listeners = Listeners::new(handler);
         let port = free_port().await;
-        assert!(
-            listeners
-                .sync([(port, ("ns".to_owned(), "chat".to_owned()))].into())
-                .await
-        );
+        assert!(listeners.sync(&[(port, chat())].into()).await);
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         let mut gateway = Self {
-            routes: RouteTable::default(),
+            route: Route::default(),
             published,
             demand,
             address,
@@ -82,9 +76,14 @@ impl TestGateway {
     }
 
     fn set_service(&mut self, activation: Value, refusal: Value) {
-        let object = service(activation, refusal);
-        self.routes.apply_service(&object);
-        self.routes.publish(&self.published);
+        self.apply_service(service(activation, refusal, 20_000));
+    }
+
+    fn apply_service(&mut self, object: Value) {
+        let mut routes = RouteTable::default();
+        routes.apply_service(&serde_json::from_value(object).unwrap());
+        self.route.policy = routes.route(&chat()).policy;
+        self.published.set(chat(), self.route.clone());
     }
 
     /// Sets the most replicas and the queue depth that one of them should have.
@@ -94,30 +93,22 @@ impl TestGateway {
 
     /// As [`Self::set_scaling`], with the most requests that are held.
     fn set_scaling_and_hold(&mut self, max_replicas: u32, target: u32, max_held: u32) {
-        let mut object = service(json!({"maxHeldRequests": max_held}), Value::Null);
+        let activation = json!({"maxHeldRequests": max_held});
+        let mut object = service(activation, Value::Null, 20_000);
+        object["spec"]["maxReplicas"] = json!(max_replicas);
         let signals = json!([{"type": "Engine", "target": target}]);
-        object.spec.max_replicas = i32::try_from(max_replicas).unwrap();
-        object.spec.scaling.signals = serde_json::from_value(signals).unwrap();
-        self.routes.apply_service(&object);
-        self.routes.publish(&self.published);
+        object["spec"]["scaling"] = json!({"signals": signals});
+        self.apply_service(object);
     }
 
     fn set_replica(&mut self, address: Option<SocketAddr>) {
-        let slice = replica(address);
-        self.routes.apply_slice(&slice);
-        self.routes.publish(&self.published);
+        self.set_replicas(address.as_slice());
     }
 
-    /// Sets the ready replicas: one EndpointSlice for each, since each has a port of its own.
+    /// Lets these be the service's ready replicas.
     fn set_replicas(&mut self, addresses: &[SocketAddr]) {
-        self.routes
-            .retain_slices(&std::collections::BTreeSet::new());
-        for (number, address) in addresses.iter().enumerate() {
-            let mut slice = replica(Some(*address));
-            slice.metadata.name = Some(format!("chat-{number}"));
-            self.routes.apply_slice(&slice);
-        }
-        self.routes.publish(&self.published);
+        self.route.ready = addresses.to_vec();
+        self.published.set(chat(), self.route.clone());
     }
 
     fn held(&self) -> u64 {
@@ -152,27 +143,17 @@ impl TestGateway {
     }
 }
 
-fn service(activation: Value, refusal: Value) -> InferenceDeployment {
-    serde_json::from_value(json!({
+fn chat() -> ServiceKey {
+    ("ns".to_owned(), "chat".to_owned())
+}
+
+fn service(activation: Value, refusal: Value, port: u16) -> Value {
+    json!({
         "apiVersion": "bursar.dev/v1alpha1", "kind": "InferenceDeployment",
         "metadata": {"name": "chat", "namespace": "ns"},
         "spec": {"engine": "vLLM", "maxReplicas": 1, "activation": activation},
-        "status": {"activation": {"port": 20000, "refusal": refusal}},
-    }))
-    .unwrap()
-}
-
-/// The EndpointSlice of the service's replicas.
-fn replica(address: Option<SocketAddr>) -> EndpointSlice {
-    let endpoints: Vec<_> = address
-        .iter()
-        .map(|address| json!({"addresses": [address.ip()], "conditions": {"ready": true}}))
-        .collect();
-    serde_json::from_value(json!({
-        "metadata": {"name": "chat-a", "namespace": "ns", "labels": {"bursar.dev/workload": "chat"}}, "addressType": "IPv4",
-        "endpoints": endpoints, "ports": [{"name": "http", "port": address.map_or(1, |address| address.port())}],
-    }))
-    .unwrap()
+        "status": {"activation": {"port": port, "refusal": refusal}},
+    })
 }
 
 /// A port that is free now.

@@ -1,12 +1,32 @@
 //! Shutdown of a gateway.
 
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use bursar_api::InferenceDeployment;
+use bursar_api::names::GATEWAY_PORTS;
 use bursar_apitest::Server;
-use kube::api::{Api, DeleteParams, PostParams};
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::{Error, Options};
+
+/// A replica listens here, on the engine's port.
+const REPLICA: &str = "127.83.0.1:8000";
+
+/// A port of the gateways' range that is free now and that no other test uses.
+async fn free_gateway_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(*GATEWAY_PORTS.start());
+    loop {
+        let port = NEXT.fetch_add(1, Ordering::Relaxed);
+        if TcpListener::bind(("::", port)).await.is_ok() {
+            return port;
+        }
+    }
+}
 
 /// A whole gateway with an API server, at 127.0.0.1.
 struct GatewayProcess {
@@ -20,7 +40,8 @@ struct GatewayProcess {
 impl GatewayProcess {
     async fn start(grace: Duration) -> Self {
         let client = Server::new(&["ns"]).client();
-        let (admin, control, port) = (free_port().await, free_port().await, free_port().await);
+        let (admin, control) = (free_port().await, free_port().await);
+        let port = free_gateway_port().await;
         let options = Options {
             pod_ip: "127.0.0.1".parse().unwrap(),
             pod_uid: "g".into(),
@@ -34,10 +55,18 @@ impl GatewayProcess {
         };
         let services: Api<InferenceDeployment> = Api::namespaced(client.clone(), "ns");
         let params = PostParams::default();
-        let object = super::service(json!({}), Value::Null);
-        services.create(&params, &object).await.unwrap();
+        let object = super::service(json!({}), Value::Null, port);
+        let status = Patch::Merge(json!({"status": object["status"]}));
+        let object = serde_json::from_value(object).unwrap();
+        let object = services.create(&params, &object).await.unwrap();
+        let written = PatchParams::default();
+        services
+            .patch_status("chat", &written, &status)
+            .await
+            .unwrap();
+        let owner = json!({"apiVersion": "bursar.dev/v1alpha1", "kind": "InferenceDeployment", "name": "chat", "uid": object.metadata.uid});
         let slice: EndpointSlice = serde_json::from_value(json!({
-            "metadata": {"name": "chat-bursar-gateway", "namespace": "ns",
+            "metadata": {"name": "chat-bursar-gateway", "namespace": "ns", "ownerReferences": [owner],
                 "labels": {"bursar.dev/workload": "chat", "bursar.dev/gateway": "true"}},
             "addressType": "IPv4", "endpoints": [{"addresses": ["127.0.0.1"], "conditions": {"ready": false}}],
             "ports": [{"name": "http", "port": port}],
@@ -86,6 +115,27 @@ impl GatewayProcess {
             .await;
     }
 
+    /// Makes the pod of a replica that is ready at [`REPLICA`].
+    async fn make_replica(&self) {
+        let address: SocketAddr = REPLICA.parse().unwrap();
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"name": "chat-a", "labels": {
+                "bursar.dev/kind": "InferenceDeployment", "bursar.dev/workload": "chat", "bursar.dev/serving": "true",
+            }},
+            "spec": {"containers": [{"name": "engine"}]},
+        }))
+        .unwrap();
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), "ns");
+        pods.create(&PostParams::default(), &pod).await.unwrap();
+        let ready = json!([{"type": "Ready", "status": "True"}]);
+        let status =
+            json!({"status": {"phase": "Running", "podIP": address.ip(), "conditions": ready}});
+        let (written, status) = (PatchParams::default(), Patch::Merge(status));
+        pods.patch_status("chat-a", &written, &status)
+            .await
+            .unwrap();
+    }
+
     async fn leave_the_slices(&self) {
         let params = DeleteParams::default();
         self.slices()
@@ -121,14 +171,8 @@ async fn a_gateway_that_ends_serves_what_it_holds_once_a_replica_is_ready() {
         }
     };
     tokio::time::timeout(TIMEOUT, closed).await.unwrap();
-    let (listener, address) = replica_listener().await;
-    answer_all(listener);
-    let params = PostParams::default();
-    process
-        .slices()
-        .create(&params, &super::replica(Some(address)))
-        .await
-        .unwrap();
+    answer_all(TcpListener::bind(REPLICA).await.unwrap());
+    process.make_replica().await;
     for client in [first, second] {
         let answer = client.await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");

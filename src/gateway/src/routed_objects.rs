@@ -1,0 +1,155 @@
+//! The objects by which requests are routed. The fields that route are read apart from all others, so
+//! that nothing else in an object keeps it from being routed, and templates are not kept.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+
+use bursar_api::InferenceDeployment;
+use bursar_api::inference::Engine;
+use bursar_api::lenient::{Lenient, Unreadable};
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::Resource;
+use kube::core::PartialObjectMeta;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+/// An object, and fields of it that are read apart from it.
+#[derive(Debug, Clone)]
+pub(crate) struct Routed<K, F> {
+    object: K,
+    fields: F,
+}
+
+/// An InferenceDeployment. What does not route may be unreadable.
+pub(crate) type RoutedService = Routed<Lenient<InferenceDeployment>, ServiceFields>;
+
+/// A pod of a service: its metadata and what its kubelet reports.
+pub(crate) type ServingPod = Routed<PartialObjectMeta<Pod>, PodFields>;
+
+impl<'de, K: DeserializeOwned, F: DeserializeOwned + Default> Deserialize<'de> for Routed<K, F> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Box::<RawValue>::deserialize(deserializer)?;
+        Ok(Self {
+            object: serde_json::from_str(text.get()).map_err(serde::de::Error::custom)?,
+            fields: serde_json::from_str(text.get()).unwrap_or_default(),
+        })
+    }
+}
+
+impl<K: Resource, F> Resource for Routed<K, F> {
+    type DynamicType = K::DynamicType;
+    type Scope = K::Scope;
+
+    fn kind(kind: &Self::DynamicType) -> Cow<'_, str> {
+        K::kind(kind)
+    }
+
+    fn group(kind: &Self::DynamicType) -> Cow<'_, str> {
+        K::group(kind)
+    }
+
+    fn version(kind: &Self::DynamicType) -> Cow<'_, str> {
+        K::version(kind)
+    }
+
+    fn plural(kind: &Self::DynamicType) -> Cow<'_, str> {
+        K::plural(kind)
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        self.object.meta()
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        self.object.meta_mut()
+    }
+}
+
+/// The fields of an InferenceDeployment by which it is routed, each of any type.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub(crate) struct ServiceFields {
+    #[serde(default)]
+    spec: EngineField,
+    #[serde(default)]
+    status: ActivationField,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+struct EngineField {
+    #[serde(default)]
+    engine: Value,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+struct ActivationField {
+    #[serde(default)]
+    activation: Value,
+}
+
+impl RoutedService {
+    /// The object, if it can be read.
+    pub(crate) fn readable(&self) -> Option<&InferenceDeployment> {
+        match &self.object {
+            Lenient::Readable(object) => Some(object),
+            Lenient::Unreadable(_) => None,
+        }
+    }
+
+    /// Why it cannot be read, if it cannot.
+    pub(crate) fn unreadable(&self) -> Option<&Unreadable> {
+        match &self.object {
+            Lenient::Readable(_) => None,
+            Lenient::Unreadable(unreadable) => Some(unreadable),
+        }
+    }
+
+    /// The engine of its replicas.
+    pub(crate) fn engine(&self) -> Option<Engine> {
+        serde_json::from_value(self.fields.spec.engine.clone()).ok()
+    }
+
+    /// The port that its status claims on every gateway.
+    pub(crate) fn gateway_port(&self) -> Option<u16> {
+        let port = self.fields.status.activation.get("port")?.as_u64()?;
+        u16::try_from(port).ok()
+    }
+}
+
+/// What a kubelet reports of a pod, as far as it routes.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub(crate) struct PodFields {
+    #[serde(default)]
+    status: PodStatusFields,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+struct PodStatusFields {
+    phase: Option<String>,
+    #[serde(rename = "podIP")]
+    pod_ip: Option<IpAddr>,
+    #[serde(default)]
+    conditions: Vec<PodConditionFields>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct PodConditionFields {
+    #[serde(rename = "type")]
+    kind: String,
+    status: String,
+}
+
+impl ServingPod {
+    /// The address at which it takes requests, if it is ready for them. The address of a pod that
+    /// has ended may be another pod's by now.
+    pub(crate) fn ready_address(&self) -> Option<IpAddr> {
+        let status = &self.fields.status;
+        let mut conditions = status.conditions.iter();
+        let is_ready = conditions.any(|each| each.kind == "Ready" && each.status == "True");
+        let runs = status.phase.as_deref() == Some("Running");
+        let stays = self.meta().deletion_timestamp.is_none();
+        status.pod_ip.filter(|_| is_ready && runs && stays)
+    }
+}
