@@ -20,6 +20,9 @@ pub const PODS_HEALTHY: &str = "PodsHealthy";
 /// The workload's PriorityClass counts beside other namespaces. It has the condition only while it does
 /// not.
 pub const PRIORITY_ALLOWED: &str = "PriorityAllowed";
+/// The service has a port on gateways, so requests can wake it. It has the condition only while it has
+/// none.
+pub const PORT_ASSIGNED: &str = "PortAssigned";
 /// An edit of a BudgetPolicy or of prices would stop something that runs, and waits. A BudgetPolicy
 /// has the condition only meanwhile.
 pub const BUDGET_CHANGE_PENDING: &str = "BudgetChangePending";
@@ -165,6 +168,15 @@ reasons! {
     priority_allowed:
     /// The installation does not allow the class in this namespace.
     CLASS_NOT_ALLOWED = "ClassNotAllowed";
+}
+
+reasons! {
+    /// Reasons of [`PORT_ASSIGNED`](super::PORT_ASSIGNED).
+    port_assigned:
+    /// The services of its namespace have as many ports as remain for all others.
+    NAMESPACE_SHARE_USED = "NamespaceShareUsed";
+    /// No port is free.
+    PORTS_EXHAUSTED = "PortsExhausted";
 }
 
 reasons! {

@@ -26,7 +26,7 @@ use crate::ledger::month_close::MonthClose;
 use crate::ledger::{ConsolidatedCache, PublishedAccounts, WriteCache};
 use crate::metrics::Metrics;
 use crate::object_key::ObjectKey;
-use crate::ports::Ports;
+use crate::ports::{NoPort, Ports};
 use crate::power_readings::SharedPowerReadings;
 use crate::pricing::effective::{self, PriceCache};
 use crate::priority::AllowedClass;
@@ -142,15 +142,23 @@ impl Context {
         }
     }
 
-    /// The service's port on every gateway, if it has one.
-    pub(crate) fn port(&self, service: &Key, in_status: Option<u16>) -> Option<u16> {
+    /// The service's port on every gateway.
+    ///
+    /// # Errors
+    /// It has none, and why.
+    pub(crate) fn port(
+        &self,
+        service: &Key,
+        in_status: Option<u16>,
+        now: Timestamp,
+    ) -> Result<u16, NoPort> {
         let caches = (&*self.stores, &*self.unreadable);
-        self.ports.port(caches, service, in_status)
+        self.ports.port(caches, service, in_status, now)
     }
 
     /// A service that is gone gives its port back.
-    pub(crate) fn release_port(&self, service: &Key) {
+    pub(crate) fn release_port(&self, service: &Key, now: Timestamp) {
         let caches = (&*self.stores, &*self.unreadable);
-        self.ports.release(caches, service);
+        self.ports.release(caches, service, now);
     }
 }

@@ -1,15 +1,24 @@
-//! The port that each service has on every gateway. No two services have the same.
+//! The port that each service has on every gateway. No two services have the same, no namespace can
+//! have all of them, and a port that was given back stays unused while its old route may be believed.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
 use std::sync::Mutex;
 
 use bursar_api::InferenceDeployment;
-use bursar_api::names::GATEWAY_PORTS;
-use bursar_core::model::Key;
+use bursar_api::conditions::{ConditionState, PORT_ASSIGNED, port_assigned};
+use bursar_api::names::{GATEWAY_PORTS, gateway_slice};
+use bursar_core::model::{Key, Name};
+use jiff::{SignedDuration, Timestamp};
 
 use crate::cache::{Stores, UnreadableObjects, cached, key_of};
 use crate::gateways;
 use crate::lock::lock;
+use crate::ownership::is_owned;
+
+/// A port that was given back is not given again for this long: nodes may still send connections of
+/// its old service there.
+const PORT_COOLDOWN: SignedDuration = SignedDuration::from_mins(1);
 
 /// The port of each service.
 #[derive(Debug, Default)]
@@ -19,36 +28,147 @@ pub(crate) struct Ports(Mutex<Given>);
 #[derive(Debug, Default)]
 struct Given {
     services: HashMap<Key, u16>,
+    /// How many ports the services of each namespace have.
+    namespaces: HashMap<Name, usize>,
     free: BTreeSet<u16>,
+    /// Ports that were given back, the services that had them, and until when they are not given.
+    cooling: BTreeMap<u16, (Key, Timestamp)>,
+    /// Services that would have a port if there were one for them.
+    waiting: BTreeSet<Key>,
+    /// The port that was given last.
+    last: u16,
     /// The ports that services have from earlier leaders are in.
     is_filled: bool,
 }
 
+/// Why a service has no port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NoPort {
+    /// The service is gone.
+    Gone,
+    /// The services of its namespace have as many ports as are free.
+    NamespaceShare {
+        /// How many the namespace has.
+        given: usize,
+        /// How many are free.
+        free: usize,
+    },
+    /// No port is free.
+    AllGiven,
+}
+
+impl fmt::Display for NoPort {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = GATEWAY_PORTS.len();
+        match self {
+            Self::Gone => formatter.write_str("the service is gone"),
+            Self::NamespaceShare { given, free } => write!(
+                formatter,
+                "services of this namespace have {given} of {count} ports, and {free} are free: a \
+                 namespace may not have more than remain for all others"
+            ),
+            Self::AllGiven => write!(formatter, "all {count} ports are given or cool down"),
+        }
+    }
+}
+
+impl NoPort {
+    /// The condition of a service that has no port for this reason.
+    pub(crate) fn condition(self) -> Option<ConditionState> {
+        let reason = match self {
+            Self::Gone => return None,
+            Self::NamespaceShare { .. } => port_assigned::NAMESPACE_SHARE_USED,
+            Self::AllGiven => port_assigned::PORTS_EXHAUSTED,
+        };
+        Some(ConditionState {
+            kind: PORT_ASSIGNED,
+            status: Some(false),
+            reason,
+            message: format!(
+                "it has no port on gateways: {self}; while it has none, requests do not wake it, and \
+                 it is not scaled to zero"
+            ),
+        })
+    }
+}
+
 impl Given {
+    fn note_given(&mut self, service: &Key, port: u16) {
+        self.services.insert(service.clone(), port);
+        *self
+            .namespaces
+            .entry(service.namespace.clone())
+            .or_default() += 1;
+        self.waiting.remove(service);
+        self.last = port;
+    }
+
     /// Gives a service this port, if nobody has it.
     fn give(&mut self, service: &Key, port: u16) -> bool {
         let is_given = !self.services.contains_key(service) && self.free.remove(&port);
         if is_given {
-            self.services.insert(service.clone(), port);
+            self.note_given(service, port);
         }
         is_given
     }
 
-    fn give_lowest(&mut self, service: &Key) -> Option<u16> {
-        let port = self.free.pop_first()?;
-        self.services.insert(service.clone(), port);
-        Some(port)
+    /// Gives a service the port after the one that was given last: so a port that was given back is
+    /// given again as late as possible.
+    fn give_next(&mut self, service: &Key) -> Result<u16, NoPort> {
+        let given = self.namespaces.get(&service.namespace);
+        let (given, free) = (given.copied().unwrap_or(0), self.free.len());
+        let after = self.free.range(self.last.saturating_add(1)..).next();
+        let port = after.or(self.free.first()).copied();
+        let refusal = match port {
+            None => NoPort::AllGiven,
+            Some(_) if given >= free => NoPort::NamespaceShare { given, free },
+            Some(port) => {
+                self.free.remove(&port);
+                self.note_given(service, port);
+                return Ok(port);
+            }
+        };
+        self.waiting.insert(service.clone());
+        Err(refusal)
     }
 
-    fn release(&mut self, service: &Key) {
-        if let Some(port) = self.services.remove(service) {
-            self.free.insert(port);
+    fn release(&mut self, service: &Key, now: Timestamp) {
+        self.waiting.remove(service);
+        let Some(port) = self.services.remove(service) else {
+            return;
+        };
+        if let Some(given) = self.namespaces.get_mut(&service.namespace) {
+            *given -= 1;
+            if *given == 0 {
+                self.namespaces.remove(&service.namespace);
+            }
         }
+        self.cooling
+            .insert(port, (service.clone(), cool_until(now)));
+    }
+
+    /// Frees the ports whose old routes are gone.
+    fn cool_down(&mut self, stores: &Stores, now: Timestamp) {
+        let (services, free) = (&self.services, &mut self.free);
+        self.cooling.retain(|port, (service, until)| {
+            if now < *until {
+                return true;
+            }
+            // the Service may outlive its InferenceDeployment, with the slice that names the port
+            let is_routed = services.get(service) != Some(port)
+                && gateways::slice_port(&stores.slices, service) == Some(*port);
+            match is_routed {
+                true => *until = cool_until(now),
+                false => drop(free.insert(*port)),
+            }
+            is_routed
+        });
     }
 
     /// Takes the ports that services have had so far.
-    fn fill(&mut self, stores: &Stores, unreadable: &UnreadableObjects) {
+    fn fill(&mut self, stores: &Stores, unreadable: &UnreadableObjects, now: Timestamp) {
         self.free = GATEWAY_PORTS.collect();
+        self.last = *GATEWAY_PORTS.end();
         let services = stores.services.state();
         let in_status = services.iter().filter_map(|service| {
             let activation = service.status.as_ref()?.activation.as_ref()?;
@@ -58,49 +178,102 @@ impl Given {
         let unreadable = unreadable.all::<InferenceDeployment>();
         let in_slices = unreadable.iter().filter_map(|object| {
             let key = Key::new(&object.namespace, &object.name);
+            let slice = Key::new(&object.namespace, &gateway_slice(&object.name));
+            let slice = cached(&stores.slices, &slice)?;
             let port = gateways::slice_port(&stores.slices, &key)?;
-            Some((key, port))
+            is_owned(&*slice, Some(&object.uid)).then_some((key, port))
         });
-        let mut known: Vec<(Key, u16)> = in_status.collect();
-        // of two services with one port, each leader lets the same one keep it
-        known.sort();
-        for (service, port) in known.into_iter().chain(in_slices) {
+        let known: Vec<(Key, u16)> = in_status.collect();
+        let mut claims: BTreeMap<u16, Vec<&Key>> = BTreeMap::new();
+        for (service, port) in &known {
+            claims.entry(*port).or_default().push(service);
+        }
+        for (port, services) in claims {
+            match services[..] {
+                [service] => drop(self.give(service, port)),
+                // somebody else wrote one of the statuses: no requests go to the wrong service if
+                // none of them keeps it
+                _ if self.free.remove(&port) => {
+                    tracing::error!(
+                        port,
+                        ?services,
+                        "several statuses have one port: none keeps it"
+                    );
+                    let cooling = (services[0].clone(), cool_until(now));
+                    self.cooling.insert(port, cooling);
+                }
+                _ => {}
+            }
+        }
+        for (service, port) in in_slices {
             self.give(&service, port);
         }
+        self.last = self.services.values().copied().max().unwrap_or(self.last);
         self.is_filled = true;
     }
 }
 
 impl Ports {
-    /// The service's port on every gateway: the one that it has, the one in its status, or the lowest
-    /// free one. `None` if it is gone, or all ports are given.
+    /// The service's port on every gateway: the one that it has, the one in its status, or another
+    /// one that is free.
+    ///
+    /// # Errors
+    /// It has none, and why.
     pub(crate) fn port(
         &self,
         (stores, unreadable): (&Stores, &UnreadableObjects),
         service: &Key,
         in_status: Option<u16>,
-    ) -> Option<u16> {
+        now: Timestamp,
+    ) -> Result<u16, NoPort> {
         let mut given = lock(&self.0);
         if !given.is_filled {
-            given.fill(stores, unreadable);
+            given.fill(stores, unreadable, now);
         }
         if let Some(port) = given.services.get(service) {
-            return Some(*port);
+            return Ok(*port);
         }
         let is_there = |service: &Key| is_there(stores, unreadable, service);
         // under the lock: if it goes from here on, its port is released later
         if !is_there(service) {
-            return None;
+            return Err(NoPort::Gone);
         }
         if let Some(port) = in_status.filter(|port| given.give(service, *port)) {
-            return Some(port);
+            return Ok(port);
         }
-        if given.free.is_empty() {
-            let known: Vec<Key> = given.services.keys().cloned().collect();
-            let gone = known.iter().filter(|service| !is_there(service));
-            gone.for_each(|service| given.release(service));
+        given.cool_down(stores, now);
+        given.give_next(service)
+    }
+
+    /// Whether a service waits for a port.
+    pub(crate) fn is_waiting(&self, service: &Key) -> bool {
+        lock(&self.0).waiting.contains(service)
+    }
+
+    /// When a service that waits for a port may get one: when the first port has cooled down.
+    pub(crate) fn next(&self) -> Option<Timestamp> {
+        let given = lock(&self.0);
+        if given.waiting.is_empty() {
+            return None;
         }
-        given.give_lowest(service)
+        given.cooling.values().map(|(_, until)| *until).min()
+    }
+
+    /// Frees what has cooled down. Returns services that wait for a port, no more than are free.
+    pub(crate) fn due(&self, stores: &Stores, now: Timestamp) -> Vec<Key> {
+        let mut given = lock(&self.0);
+        let is_due = given.cooling.values().any(|(_, until)| *until <= now);
+        if given.waiting.is_empty() || !is_due {
+            return Vec::new();
+        }
+        given.cool_down(stores, now);
+        let free = given.free.len();
+        let may_have = |service: &&Key| {
+            let namespace = given.namespaces.get(&service.namespace);
+            namespace.copied().unwrap_or(0) < free
+        };
+        let waiting = given.waiting.iter().filter(may_have);
+        waiting.take(free).cloned().collect()
     }
 
     /// A service that is gone gives its port back.
@@ -108,12 +281,17 @@ impl Ports {
         &self,
         (stores, unreadable): (&Stores, &UnreadableObjects),
         service: &Key,
+        now: Timestamp,
     ) {
         let mut given = lock(&self.0);
         if !is_there(stores, unreadable, service) {
-            given.release(service);
+            given.release(service, now);
         }
     }
+}
+
+fn cool_until(now: Timestamp) -> Timestamp {
+    now.checked_add(PORT_COOLDOWN).unwrap_or(Timestamp::MAX)
 }
 
 /// Whether there is such a service, readable or not.

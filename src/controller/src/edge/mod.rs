@@ -147,6 +147,7 @@ impl Edge {
             self.accounts.next(),
             self.look_at_currency,
             prices,
+            self.context.ports.next(),
         ];
         timers.into_iter().flatten().min()
     }
@@ -183,6 +184,9 @@ impl Edge {
             let services = self.listed_keys(CachedKind::InferenceDeployment);
             let owners = services.into_iter().map(ObjectKey::Service);
             batch.observed.owners.extend(owners);
+        }
+        for service in context.ports.due(&context.stores, now) {
+            batch.owns_otherwise(ObjectKey::Service(service));
         }
         if batch.reads_priorities {
             for job in self.listed_keys(CachedKind::TrainingJob) {
@@ -307,7 +311,7 @@ impl Edge {
                     .as_ref()
                     .and_then(|object| object.spec.template.as_ref());
                 if object.is_none() {
-                    context.release_port(key);
+                    context.release_port(key, batch.now);
                 }
                 let subject = ObjectKey::Service(key.clone());
                 let spec = template.and_then(|template| template.spec.as_ref());

@@ -50,7 +50,7 @@ impl WorkloadReader<'_> {
             priority: priority.value,
             cluster_priority: priority.in_cluster,
             weight: u32::try_from(object.spec.weight).unwrap_or(DEFAULT_WEIGHT),
-            min: settings.min,
+            min: self.min_replicas(key, settings.min),
             max: settings.max,
             target: settings.target,
             growth: settings.growth,
@@ -71,6 +71,17 @@ impl WorkloadReader<'_> {
             replica: self.allocations.shape(self.context, &key.namespace, &spec),
             grace_seconds: grace_seconds(template),
         })
+    }
+
+    /// The fewest replicas: a service without a port on gateways keeps one that it has, since no
+    /// request would wake another.
+    fn min_replicas(&self, key: &Key, min: u32) -> u32 {
+        let deployment = || cached(&self.context.stores.deployments, key);
+        let has_replicas = || deployment().is_some_and(|found| found.spec.replicas > Some(0));
+        match min == 0 && self.context.ports.is_waiting(key) && has_replicas() {
+            true => 1,
+            false => min,
+        }
     }
 
     /// The Deployment of a service. One that the service does not own orders no replicas, whatever

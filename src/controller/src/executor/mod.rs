@@ -314,7 +314,7 @@ async fn apply(
     if context.paused_by(&subject.key().namespace).is_some() {
         // the model forgets the order, and compares all owned objects once it is resumed
         if let ObjectKey::Service(key) = subject {
-            inference::apply_endpoints(context, key).await?;
+            inference::apply_endpoints(context, key, now).await?;
         }
         return Ok(Outcome::Done(None));
     }

@@ -124,7 +124,7 @@ async fn write_service(
         creation_failure: creation_failure
             .as_ref()
             .map(|creation_failure| &*creation_failure.why),
-        port: inference::port(context, &object),
+        port: inference::port(context, &object, now),
         spend,
         failure,
         observe_only: context.observe_only,

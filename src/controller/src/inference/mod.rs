@@ -28,6 +28,7 @@ use crate::object_key::ObjectKey;
 use crate::ownership::{is_owned, stops_dependents};
 use crate::pod;
 use crate::pod_mark::PodMark;
+use crate::ports::NoPort;
 
 /// Carries out an order, and makes everything that a service owns what it should be.
 ///
@@ -55,7 +56,7 @@ pub(crate) async fn apply(
         .await
         .map_err(Unapplied::before_order)?;
     let service = apply_service(context, key, &object).await;
-    let slice = apply_slice(context, key, &object).await;
+    let slice = apply_slice(context, key, &object, now).await;
     let edits = put_back_edits(context, key, &object, now).await;
     service
         .and(slice)
@@ -68,14 +69,18 @@ pub(crate) async fn apply(
 ///
 /// # Errors
 /// The call failed.
-pub(crate) async fn apply_endpoints(context: &Context, key: &Key) -> Result<(), Unapplied> {
+pub(crate) async fn apply_endpoints(
+    context: &Context,
+    key: &Key,
+    now: Timestamp,
+) -> Result<(), Unapplied> {
     let object = cached(&context.stores.services, key);
     let object = object.filter(|object| object.metadata.deletion_timestamp.is_none());
     let slice = Key::new(&key.namespace, &gateway_slice(&key.name));
     let slice = cached(&context.stores.slices, &slice);
     match object.filter(|_| slice.is_some()) {
         None => Ok(()),
-        Some(object) => apply_slice(context, key, &object)
+        Some(object) => apply_slice(context, key, &object, now)
             .await
             .map_err(Unapplied::after_order),
     }
@@ -122,32 +127,42 @@ async fn apply_slice(
     context: &Context,
     key: &Key,
     object: &InferenceDeployment,
+    now: Timestamp,
 ) -> Result<(), ApiError> {
     let slice = Key {
         namespace: key.namespace.clone(),
         name: gateway_slice(&key.name).into(),
     };
     context.check_readable::<EndpointSlice>(&slice.namespace, &slice.name)?;
-    let Some(port) = port(context, object) else {
+    let Ok(port) = port(context, object, now) else {
         return Ok(());
     };
     let gateways = lock(&context.index).gateways(&context.namespace);
     let wanted = build::gateway_endpoints(object, port, gateways);
-    let endpoints = wanted.endpoints.clone();
+    let (endpoints, ports) = (wanted.endpoints.clone(), wanted.ports.clone());
     let api: Api<EndpointSlice> = Api::namespaced(context.client.clone(), &key.namespace);
     let found = cached(&context.stores.slices, &slice);
-    let same = |found: &EndpointSlice| is_shown(&found.endpoints, &endpoints);
+    let same = |found: &EndpointSlice| {
+        is_shown(&found.endpoints, &endpoints) && is_shown(&found.ports, &ports)
+    };
     apply_if_changed(&api, found.as_deref(), wanted, same)
         .await
         .map(drop)
 }
 
 /// The service's port on gateways.
-pub(crate) fn port(context: &Context, object: &InferenceDeployment) -> Option<u16> {
+///
+/// # Errors
+/// It has none, and why.
+pub(crate) fn port(
+    context: &Context,
+    object: &InferenceDeployment,
+    now: Timestamp,
+) -> Result<u16, NoPort> {
     let status = object.status.as_ref();
     let in_status = status.and_then(|status| status.activation.as_ref()?.port);
     let in_status = in_status.and_then(|port| u16::try_from(port).ok());
-    context.port(&key_of(object), in_status)
+    context.port(&key_of(object), in_status, now)
 }
 
 /// The owned Deployment, with the ordered replicas or as many as it has. None is made before the

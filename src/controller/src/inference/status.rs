@@ -19,6 +19,7 @@ use kube::ResourceExt;
 
 use crate::health;
 use crate::pod;
+use crate::ports::NoPort;
 use crate::pricing::condition::{self, PricingState};
 use crate::spend_status;
 use crate::status_pacing::{
@@ -35,7 +36,7 @@ pub(crate) struct StatusParts<'a> {
     pub(crate) pods: &'a [&'a Pod],
     /// Why the cluster refuses to make pods, if it does.
     pub(crate) creation_failure: Option<&'a str>,
-    pub(crate) port: Option<u16>,
+    pub(crate) port: Result<u16, NoPort>,
     pub(crate) spend: PricingState,
     /// Why the last run could not apply the decision.
     pub(crate) failure: Option<String>,
@@ -85,7 +86,7 @@ pub(crate) fn next(
         limited_by: decision.limited_by,
         reason: decision.reason.clone(),
         activation: Some(ActivationStatus {
-            port: parts.port.map(i32::from),
+            port: parts.port.ok().map(i32::from),
             refusal: decision.refusal.as_ref().map(|refusal| RefusalStatus {
                 status: 0,
                 reason: refusal.reason.to_string(),
@@ -100,6 +101,7 @@ pub(crate) fn next(
     let mut says = says(decision, ready, &parts);
     says.extend(parts.priority_limit.clone());
     says.extend(parts.paused.clone());
+    says.extend(parts.port.err().and_then(NoPort::condition));
     status.conditions = conditions::updated_conditions(
         &old.conditions,
         says,
@@ -331,7 +333,7 @@ mod tests {
                 learned: None,
                 pods: &[],
                 creation_failure: None,
-                port: Some(20_000),
+                port: Ok(20_000),
                 spend,
                 failure: None,
                 observe_only: false,
