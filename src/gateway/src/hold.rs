@@ -139,6 +139,11 @@ impl HeldRequest {
         }
     }
 
+    /// Whether a replica of the service is ready.
+    pub(crate) fn has_replica(&self) -> bool {
+        !self.routes.borrow().ready.is_empty()
+    }
+
     /// Counts the request as held, until a replica takes it.
     pub(crate) fn enter(&mut self) -> Result<(), Refusal> {
         let max_held = {

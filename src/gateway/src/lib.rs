@@ -8,6 +8,7 @@
 mod balancer;
 mod demand;
 mod demand_server;
+mod held_bytes;
 mod hold;
 mod listeners;
 #[doc(hidden)]

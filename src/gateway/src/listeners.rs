@@ -4,10 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bursar_runtime::listen::listen;
+use http::{Request, Response, Version};
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -16,8 +18,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::request::RequestHandler;
-use crate::response_body::ClientReads;
+use crate::held_bytes::{ByteReservation, CountedBody, HeldBytes};
+use crate::refusal::Refusal;
+use crate::request::{ClientBody, RequestHandler};
+use crate::response_body::{ClientRead, ClientReads};
 use crate::route::ServiceKey;
 use crate::upstream::set_socket_options;
 
@@ -26,6 +30,19 @@ use crate::upstream::set_socket_options;
 const CAPACITY_POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// The most bytes that the head of a request may have.
 const MAX_HEAD_BYTES: u32 = 64 << 10;
+/// The most bytes of heads that are being read, of all connections together.
+const MAX_READING_BYTES: usize = 64 << 20;
+/// What a request takes in addition to its head and its body: its connection or stream, buffers in
+/// both directions, and its task.
+const REQUEST_BYTES: usize = 24 << 10;
+/// What the name and the value of a header take in addition to their text.
+const HEADER_BYTES: usize = 64;
+/// The most streams of an HTTP/2 connection; a client waits with further ones.
+const MAX_STREAMS: u32 = 100;
+/// What an HTTP/2 client may send ahead of what is read, on a stream and on a connection.
+const HTTP2_WINDOW: u32 = 64 << 10;
+/// What is written ahead of what an HTTP/2 client reads, on a stream.
+const HTTP2_SEND_BUFFER: usize = 64 << 10;
 /// HTTP/2 clients get a ping this often, and have as long to answer it.
 const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(20);
 /// Refusals that are sent at shutdown have this long to reach their clients.
@@ -39,6 +56,8 @@ pub(crate) struct Listeners {
     /// Ports that could not be opened.
     failed: BTreeSet<u16>,
     connections: TaskTracker,
+    /// The bytes of heads that are being read.
+    heads: HeldBytes,
 }
 
 impl Listeners {
@@ -49,6 +68,7 @@ impl Listeners {
             open: BTreeMap::new(),
             failed: BTreeSet::new(),
             connections: TaskTracker::new(),
+            heads: HeldBytes::new(MAX_READING_BYTES),
         }
     }
 
@@ -85,9 +105,9 @@ impl Listeners {
                     let closed = CancellationToken::new();
                     self.open.insert(port, (service.clone(), closed.clone()));
                     let (handler, connections) = (self.handler.clone(), self.connections.clone());
-                    let service = service.clone();
-                    self.connections
-                        .spawn(accept(listener, service, handler, connections, closed));
+                    let (service, heads) = (service.clone(), self.heads.clone());
+                    let accept = accept(listener, service, handler, connections, heads, closed);
+                    self.connections.spawn(accept);
                 }
                 Err(error) => {
                     if self.failed.insert(port) {
@@ -132,6 +152,7 @@ async fn accept(
     service: ServiceKey,
     handler: RequestHandler,
     connections: TaskTracker,
+    heads: HeldBytes,
     closed: CancellationToken,
 ) {
     let (slots, service) = (Arc::new(()), Arc::new(service));
@@ -141,9 +162,10 @@ async fn accept(
                 tokio::time::sleep(CAPACITY_POLL_INTERVAL).await;
             }
             // accept() logs an error, such as too many open files, pauses and goes on
-            axum::serve::Listener::accept(&mut listener).await
+            let accepted = axum::serve::Listener::accept(&mut listener).await;
+            (accepted, head_room(&heads, &service.0).await)
         };
-        let (stream, peer) = tokio::select! {
+        let ((stream, peer), head) = tokio::select! {
             () = closed.cancelled() => return,
             accepted = accepted => accepted,
         };
@@ -153,6 +175,7 @@ async fn accept(
             peer,
             Arc::clone(&service),
             handler.clone(),
+            head,
             closed.clone(),
         );
         connections.spawn(async move {
@@ -170,6 +193,7 @@ async fn serve_connection(
     peer: SocketAddr,
     service: Arc<ServiceKey>,
     handler: RequestHandler,
+    head: ByteReservation,
     closed: CancellationToken,
 ) {
     set_socket_options(&stream);
@@ -179,16 +203,24 @@ async fn serve_connection(
     let (first_request, first_response) = (CancellationToken::new(), CancellationToken::new());
     let (on_request, responded) = (first_request.clone(), first_response.clone());
     let begin_read = reads.clone();
-    let handle = service_fn(move |request| {
+    // an HTTP/2 client sends further heads while a request is handled
+    let head = Mutex::new(Some(head));
+    let handle = service_fn(move |request: Request<Incoming>| {
         on_request.cancel();
+        let is_last_head = request.version() < Version::HTTP_2;
+        let head = is_last_head.then(|| head.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let client = ClientRequest {
+            peer,
+            head: head.flatten(),
+            read: begin_read.begin(),
+        };
         let (handler, service, first_response) = (
             handler.clone(),
             Arc::clone(&service),
             first_response.clone(),
         );
-        let read = begin_read.begin();
         async move {
-            let response = handler.handle(&service, peer, request, read).await;
+            let response = handle_counted(&handler, &service, request, client).await;
             if limits.close_clients {
                 first_response.cancel();
             }
@@ -206,6 +238,10 @@ async fn serve_connection(
         .timer(TokioTimer::new())
         .keep_alive_interval(HTTP2_PING_INTERVAL)
         .keep_alive_timeout(HTTP2_PING_INTERVAL)
+        .max_concurrent_streams(MAX_STREAMS)
+        .initial_stream_window_size(HTTP2_WINDOW)
+        .initial_connection_window_size(HTTP2_WINDOW)
+        .max_send_buf_size(HTTP2_SEND_BUFFER)
         .max_header_list_size(MAX_HEAD_BYTES);
     let connection = builder.serve_connection(TokioIo::new(stream), handle);
     tokio::pin!(connection);
@@ -237,6 +273,59 @@ async fn serve_connection(
             }
         }
     }
+}
+
+/// Waits until the head of another request of this namespace may be read.
+async fn head_room(heads: &HeldBytes, namespace: &str) -> ByteReservation {
+    loop {
+        if let Ok(room) = heads.reserve(namespace, MAX_HEAD_BYTES as usize) {
+            return room;
+        }
+        tokio::time::sleep(CAPACITY_POLL_INTERVAL).await;
+    }
+}
+
+/// What is known of a request in addition to itself.
+struct ClientRequest {
+    peer: SocketAddr,
+    /// The bytes that its head was read into.
+    head: Option<ByteReservation>,
+    /// Lasts until the client has its answer.
+    read: ClientRead,
+}
+
+/// Handles a request, unless the requests of its namespace hold all bytes that they may. Until it has
+/// bytes of its own, those of its head count, also while it is refused.
+async fn handle_counted(
+    handler: &RequestHandler,
+    service: &ServiceKey,
+    request: Request<Incoming>,
+    client: ClientRequest,
+) -> Response<CountedBody<ClientBody>> {
+    let ClientRequest { peer, head, read } = client;
+    let bytes = REQUEST_BYTES + head_bytes(&request);
+    let room = match handler.held_bytes().reserve(&service.0, bytes) {
+        Ok(room) => room,
+        Err(share) => {
+            let (parts, body) = request.into_parts();
+            let refusal = Refusal::share_used(share);
+            let refused = handler.refuse(refusal, &parts, body).await;
+            // counted until here, as the answer is complete now
+            drop(read);
+            return refused.map(|body| CountedBody::new(body, head));
+        }
+    };
+    drop(head);
+    let response = handler.handle(service, peer, request, read).await;
+    response.map(|body| CountedBody::new(body, Some(room)))
+}
+
+/// What the head of a request takes.
+fn head_bytes(request: &Request<Incoming>) -> usize {
+    let headers = request.headers().iter();
+    let headers = headers.map(|(name, value)| name.as_str().len() + value.len() + HEADER_BYTES);
+    let path = request.uri().path_and_query();
+    headers.sum::<usize>() + path.map_or(0, |path| path.as_str().len())
 }
 
 async fn wait_for_either(first: &CancellationToken, second: &CancellationToken) {

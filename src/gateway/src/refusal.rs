@@ -11,6 +11,8 @@ use http_body_util::Full;
 use jiff::Timestamp;
 use serde_json::json;
 
+use crate::held_bytes::ShareUsed;
+
 /// A refused request: the reason, and the message for the client.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Refusal {
@@ -174,6 +176,11 @@ impl Refusal {
         refusal
     }
 
+    /// The namespace holds as many bytes as it may.
+    pub(crate) fn share_used(share: ShareUsed) -> Self {
+        Self::new(RefusalReason::QueueFull, share.to_string())
+    }
+
     /// The hold timeout is over. The message says what was in the way last: `connect_error` is the
     /// last error of connecting to a replica, which may still be ready.
     pub(crate) fn hold_timeout(
@@ -199,6 +206,12 @@ impl Refusal {
     pub(crate) fn body_too_large() -> Self {
         let message = "the body of the request is too large to be held";
         Self::new(RefusalReason::BodyTooLarge, message)
+    }
+
+    /// A body that cannot wait for the replica that it starts.
+    pub(crate) fn large_body_wakes() -> Self {
+        let message = "the body of the request is too large to be held until a replica is ready; one is being started: send it again";
+        Self::new(RefusalReason::QueueFull, message)
     }
 
     pub(crate) fn body_incomplete(error: impl std::fmt::Display) -> Self {

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use crate::balancer::ReplicaGuard;
 use crate::demand::{DemandTracker, InFlightGuard};
+use crate::held_bytes::HeldBytes;
 use crate::hold::{self, HeldRequest, HoldQueue};
 use crate::metrics::{Metrics, OutcomeLabel};
 use crate::refusal::Refusal;
@@ -26,6 +27,10 @@ use crate::response_body::{self, ClientRead, StreamedBody};
 use crate::retry::may_send_again;
 use crate::route::{ServiceKey, ServiceRoutes};
 use crate::upstream::{self, SendError, Upstream};
+
+/// A request that wakes a service and is not held counts as held for this long, so that the leader
+/// hears of it.
+const WAKE_TIME: Duration = Duration::from_secs(5);
 
 /// How long a gateway waits for clients and replicas, and what it does with their connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +65,10 @@ struct Shared {
 }
 
 /// The response to a request: a refusal, or a replica's response.
-pub(crate) type ClientResponse = Response<Either<Full<Bytes>, StreamedBody>>;
+pub(crate) type ClientResponse = Response<ClientBody>;
+
+/// Its body.
+pub(crate) type ClientBody = Either<Full<Bytes>, StreamedBody>;
 
 impl RequestHandler {
     /// A handler that forwards by `routes`, which always has the current state of the cluster.
@@ -89,6 +97,11 @@ impl RequestHandler {
         &self.0.metrics
     }
 
+    /// The bytes of all requests.
+    pub(crate) fn held_bytes(&self) -> &HeldBytes {
+        self.0.body_reader.held_bytes()
+    }
+
     pub(crate) fn hold_queue(&self) -> &HoldQueue {
         &self.0.hold_queue
     }
@@ -101,9 +114,8 @@ impl RequestHandler {
         request: Request<Incoming>,
         read: ClientRead,
     ) -> ClientResponse {
-        let version = request.version();
         let (parts, mut body) = request.into_parts();
-        let (outcome, mut response) = match self.0.forward(service, peer, &parts, &mut body).await {
+        match self.0.forward(service, peer, &parts, &mut body).await {
             Ok(answer) => {
                 let Answer {
                     response,
@@ -111,18 +123,34 @@ impl RequestHandler {
                     in_flight,
                 } = answer;
                 let response = response_body::client_response(response, replica, in_flight, read);
-                ("forwarded", response.map(Either::Right))
+                self.finish(parts.version, "forwarded", response.map(Either::Right))
             }
-            Err(refusal) => {
-                if !parts.headers.contains_key(header::EXPECT)
-                    && refusal.reason != RefusalReason::BodyTimeout
-                {
-                    request_body::discard(body).await;
-                }
-                let response = refusal.response(Timestamp::now());
-                (refusal.outcome(), response.map(Either::Left))
-            }
-        };
+            Err(refusal) => self.refuse(refusal, &parts, body).await,
+        }
+    }
+
+    /// Refuses a request.
+    pub(crate) async fn refuse(
+        &self,
+        refusal: Refusal,
+        parts: &http::request::Parts,
+        body: Incoming,
+    ) -> ClientResponse {
+        let waits = parts.headers.contains_key(header::EXPECT);
+        if !waits && refusal.reason != RefusalReason::BodyTimeout {
+            request_body::discard(body).await;
+        }
+        let response = refusal.response(Timestamp::now()).map(Either::Left);
+        self.finish(parts.version, refusal.outcome(), response)
+    }
+
+    /// Counts the outcome of a request, and lets an HTTP/1 connection end with its response.
+    fn finish(
+        &self,
+        version: Version,
+        outcome: &'static str,
+        mut response: ClientResponse,
+    ) -> ClientResponse {
         let requests = &self.0.metrics.requests;
         requests.get_or_create(&OutcomeLabel { outcome }).inc();
         if version < Version::HTTP_2 && self.0.limits.close_clients {
@@ -157,7 +185,12 @@ impl Shared {
         let body = self
             .body_reader
             .read(service, body, max_reads, body_deadline);
-        let body = body.await?;
+        let body = match body.await {
+            Err(refusal) if refusal.reason == RefusalReason::BodyTooLarge => {
+                return Err(refuse_large_body(held, refusal));
+            }
+            body => body?,
+        };
         // a request is held once its body is complete, so a client that sends no body starts no
         // replica and fills no queue
         held.enter()?;
@@ -214,5 +247,23 @@ impl Shared {
                 }
             }
         }
+    }
+}
+
+/// A body that is too large to be held starts a replica all the same: its client is told when to send
+/// it again.
+fn refuse_large_body(mut held: HeldRequest, refusal: Refusal) -> Refusal {
+    if held.has_replica() {
+        return refusal;
+    }
+    match held.enter() {
+        Ok(()) => {
+            tokio::spawn(async move {
+                tokio::time::sleep(WAKE_TIME).await;
+                drop(held);
+            });
+            Refusal::large_body_wakes()
+        }
+        Err(refusal) => refusal,
     }
 }

@@ -1,7 +1,7 @@
 //! Request bodies are read before a request is held, with limits on their number, bytes and time.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -10,33 +10,29 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
+use crate::held_bytes::{ByteReservation, HeldBytes};
 use crate::refusal::Refusal;
 use crate::route::ServiceKey;
 
 /// The most bytes of one body.
 const MAX_BODY_BYTES: usize = 16 << 20;
-/// The most bytes of all bodies together.
-const MAX_TOTAL_BYTES: usize = 256 << 20;
-/// The most bytes of one service's bodies, so that other services have room.
-const MAX_SERVICE_BYTES: usize = 128 << 20;
+/// The most bytes of all requests together: bodies, heads, connections and streams. Half of the
+/// memory that the chart gives a gateway; the rest is for what is not counted.
+const MAX_HELD_BYTES: usize = 512 << 20;
+/// A body may take as many times as long as a client may send nothing. So a client that sends a byte
+/// now and then has its room for two minutes, not for as long as the service lets requests wait.
+const BODY_TIMEOUT_FACTOR: u32 = 12;
 /// The rest of a refused body is read for this long. Few clients read a response before they have
 /// sent everything, and a connection that is closed with bytes unread is reset, together with the
 /// response.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The bodies of one service.
-#[derive(Debug, Default)]
-struct Usage {
-    /// The number of bodies that are being read.
-    reading: usize,
-    /// Bytes of bodies that are being read or are held.
-    bytes: usize,
-}
-
 /// Reads bodies, and counts those of all services. Clones share the counts.
 #[derive(Debug, Clone)]
 pub(crate) struct BodyReader {
-    usage: Arc<Mutex<BTreeMap<ServiceKey, Usage>>>,
+    /// The number of bodies of each service that are being read.
+    reading: Arc<Mutex<BTreeMap<ServiceKey, usize>>>,
+    held_bytes: HeldBytes,
     idle_timeout: Duration,
 }
 
@@ -44,9 +40,15 @@ impl BodyReader {
     /// No bodies yet. A client that sends nothing for `idle_timeout` is given up.
     pub(crate) fn new(idle_timeout: Duration) -> Self {
         Self {
-            usage: Arc::default(),
+            reading: Arc::default(),
+            held_bytes: HeldBytes::new(MAX_HELD_BYTES),
             idle_timeout,
         }
+    }
+
+    /// The bytes of all requests.
+    pub(crate) fn held_bytes(&self) -> &HeldBytes {
+        &self.held_bytes
     }
 
     /// Reads a body until `deadline`, unless `max_reads` bodies of the service are being read
@@ -61,15 +63,13 @@ impl BodyReader {
         if body.size_hint().lower() > MAX_BODY_BYTES as u64 {
             return Err(Refusal::body_too_large());
         }
-        let mut reservation = Reservation {
-            reader: self.clone(),
-            service: service.clone(),
-            bytes: 0,
-        };
-        let _slot = reservation
-            .read_slot(max_reads)
+        let _slot = self
+            .read_slot(service, max_reads)
             .ok_or_else(Refusal::queue_full)?;
-        let mut bytes = BytesMut::new();
+        let share_used = Refusal::share_used;
+        let mut reservation = self.held_bytes.reserve(&service.0, 0).map_err(share_used)?;
+        let (mut bytes, mut counted) = (BytesMut::new(), 0);
+        let deadline = deadline.min(Instant::now() + self.idle_timeout * BODY_TIMEOUT_FACTOR);
         loop {
             let frame_deadline = deadline.min(Instant::now() + self.idle_timeout);
             let frame = tokio::time::timeout_at(frame_deadline, body.frame()).await;
@@ -77,8 +77,15 @@ impl BodyReader {
                 break;
             };
             let frame = frame.map_err(Refusal::body_incomplete)?;
-            bytes.extend_from_slice(&frame.into_data().unwrap_or_default());
-            reservation.grow(bytes.len())?;
+            let data = frame.into_data().unwrap_or_default();
+            if bytes.len() + data.len() > MAX_BODY_BYTES {
+                return Err(Refusal::body_too_large());
+            }
+            bytes.extend_from_slice(&data);
+            // it grows by more than what came
+            let more = bytes.capacity().saturating_sub(counted);
+            reservation.grow(more).map_err(share_used)?;
+            counted += more;
         }
         Ok(BufferedBody {
             bytes: bytes.freeze(),
@@ -86,24 +93,19 @@ impl BodyReader {
         })
     }
 
-    fn update<T>(&self, service: &ServiceKey, update: impl FnOnce(&mut Usage, usize) -> T) -> T {
-        let mut all = self.usage.lock().unwrap_or_else(PoisonError::into_inner);
-        let sum = all.values().map(|usage| usage.bytes).sum();
-        let usage = all.entry(service.clone()).or_default();
-        let value = update(usage, sum);
-        if (usage.reading, usage.bytes) == (0, 0) {
-            all.remove(service);
+    /// Counts a body of the service as being read; `None` if `max_reads` are being read already.
+    fn read_slot(&self, service: &ServiceKey, max_reads: usize) -> Option<ReadSlot> {
+        let mut all = self.lock();
+        let reading = all.get(service).copied().unwrap_or(0);
+        if reading >= max_reads {
+            return None;
         }
-        value
+        all.insert(service.clone(), reading + 1);
+        Some(ReadSlot(self.clone(), service.clone()))
     }
 
-    /// True if no body is being read or held.
-    #[cfg(test)]
-    pub(crate) fn is_idle(&self) -> bool {
-        self.usage
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_empty()
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<ServiceKey, usize>> {
+        self.reading.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -117,49 +119,7 @@ pub(crate) async fn discard(mut body: Incoming) {
 #[derive(Debug)]
 pub(crate) struct BufferedBody {
     pub(crate) bytes: Bytes,
-    _reservation: Reservation,
-}
-
-/// The bytes of one body, counted until this is dropped.
-#[derive(Debug)]
-struct Reservation {
-    reader: BodyReader,
-    service: ServiceKey,
-    bytes: usize,
-}
-
-impl Reservation {
-    fn read_slot(&self, max_reads: usize) -> Option<ReadSlot> {
-        let has_room = self.reader.update(&self.service, |usage, _| {
-            let has_room = usage.reading < max_reads;
-            usage.reading += usize::from(has_room);
-            has_room
-        });
-        has_room.then(|| ReadSlot(self.reader.clone(), self.service.clone()))
-    }
-
-    fn grow(&mut self, bytes: usize) -> Result<(), Refusal> {
-        if bytes > MAX_BODY_BYTES {
-            return Err(Refusal::body_too_large());
-        }
-        let more = bytes - self.bytes;
-        self.reader.update(&self.service, |usage, all| {
-            if usage.bytes + more > MAX_SERVICE_BYTES || all + more > MAX_TOTAL_BYTES {
-                return Err(Refusal::queue_full());
-            }
-            usage.bytes += more;
-            Ok(())
-        })?;
-        self.bytes = bytes;
-        Ok(())
-    }
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        self.reader
-            .update(&self.service, |usage, _| usage.bytes -= self.bytes);
-    }
+    _reservation: ByteReservation,
 }
 
 /// Counts one body of a service as being read until it is dropped.
@@ -168,7 +128,13 @@ struct ReadSlot(BodyReader, ServiceKey);
 
 impl Drop for ReadSlot {
     fn drop(&mut self) {
-        self.0.update(&self.1, |usage, _| usage.reading -= 1);
+        let mut all = self.0.lock();
+        if let Some(reading) = all.get_mut(&self.1) {
+            *reading -= 1;
+            if *reading == 0 {
+                all.remove(&self.1);
+            }
+        }
     }
 }
 
@@ -176,44 +142,14 @@ impl Drop for ReadSlot {
 mod tests {
     use super::*;
 
-    fn reservation(reader: &BodyReader, name: &str) -> Reservation {
-        Reservation {
-            reader: reader.clone(),
-            service: ("ns".into(), name.into()),
-            bytes: 0,
-        }
-    }
-
-    #[test]
-    fn one_service_cannot_take_the_room_of_all() {
-        let reader = BodyReader::new(Duration::ZERO);
-        let fill = |name: &str| {
-            let mut reservations = Vec::new();
-            loop {
-                let mut next = reservation(&reader, name);
-                if next.grow(MAX_BODY_BYTES).is_err() {
-                    return reservations;
-                }
-                reservations.push(next);
-            }
-        };
-        let (chat, code) = (fill("chat"), fill("code"));
-        assert_eq!((chat.len(), code.len()), (8, 8));
-        assert!(
-            reservation(&reader, "third").grow(1).is_err(),
-            "all of it is taken"
-        );
-        drop((chat, code));
-        assert!(reader.is_idle());
-    }
-
     #[test]
     fn bodies_that_are_being_read_are_bounded_in_number() {
         let reader = BodyReader::new(Duration::ZERO);
-        let chat = reservation(&reader, "chat");
-        let first = chat.read_slot(1);
-        assert!(first.is_some() && chat.read_slot(1).is_none());
+        let chat = ("ns".to_owned(), "chat".to_owned());
+        let first = reader.read_slot(&chat, 1);
+        assert!(first.is_some() && reader.read_slot(&chat, 1).is_none());
         drop(first);
-        assert!(chat.read_slot(1).is_some());
+        assert!(reader.read_slot(&chat, 1).is_some());
+        assert!(reader.lock().is_empty());
     }
 }

@@ -3,6 +3,7 @@
 mod holding;
 mod limits;
 mod replicas;
+mod shares;
 mod shutdown;
 
 use std::net::SocketAddr;
@@ -14,6 +15,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::demand::DemandTracker;
+use crate::held_bytes::HeldBytes;
 use crate::listeners::Listeners;
 use crate::metrics::Metrics;
 use crate::request::{Limits, RequestHandler};
@@ -33,6 +35,7 @@ struct TestGateway {
     route: Route,
     published: ServiceRoutes,
     demand: DemandTracker,
+    held_bytes: HeldBytes,
     address: SocketAddr,
     listeners: Listeners,
 }
@@ -60,6 +63,7 @@ impl TestGateway {
             Metrics::new(&mut Registry::default()),
             limits,
         );
+        let held_bytes = handler.held_bytes().clone();
         let mut listeners = Listeners::new(handler);
         let port = free_port().await;
         assert!(listeners.sync(&[(port, chat())].into()).await);
@@ -68,6 +72,7 @@ impl TestGateway {
             route: Route::default(),
             published,
             demand,
+            held_bytes,
             address,
             listeners,
         };

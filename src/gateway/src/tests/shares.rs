@@ -1,0 +1,167 @@
+//! Tenants apart: what one holds leaves room for the others.
+
+use futures::future::join_all;
+
+use super::*;
+use crate::held_bytes::ByteReservation;
+
+/// Lets other namespaces hold so much that this much is free.
+fn fill(gateway: &TestGateway, free: usize) -> Vec<ByteReservation> {
+    let (mut left, mut all) = (512 << 20, Vec::new());
+    while left > free {
+        let bytes = (left / 2).min(left - free);
+        let namespace = format!("other-{}", all.len());
+        all.push(gateway.held_bytes.reserve(&namespace, bytes).unwrap());
+        left -= bytes;
+    }
+    all
+}
+
+/// Opens the port of the service `chat` of another namespace, with the same policy.
+async fn open_victim(gateway: &mut TestGateway) -> SocketAddr {
+    let (victim, port) = (("victim".to_owned(), "chat".to_owned()), free_port().await);
+    gateway.published.set(victim.clone(), gateway.route.clone());
+    let ports = [(gateway.address.port(), chat()), (port, victim)].into();
+    assert!(gateway.listeners.sync(&ports).await);
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+/// Waits until this many requests of another namespace's service are held.
+async fn wait_for_victims(gateway: &TestGateway, count: u64) {
+    let held = || {
+        let message = gateway.demand.message(jiff::Timestamp::UNIX_EPOCH);
+        let mut services = message.services.into_iter();
+        services
+            .find(|service| service.namespace == "victim")
+            .map_or(0, |service| service.held)
+    };
+    let reached = async {
+        while held() != count {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(TIMEOUT, reached).await.unwrap();
+}
+
+#[tokio::test]
+async fn slow_uploads_of_one_tenant_leave_room_for_anothers_request() {
+    let mut gateway = TestGateway::new(json!({"holdTimeout": "24h"})).await;
+    let victim = open_victim(&mut gateway).await;
+    let _filled = fill(&gateway, 64 << 20);
+    let mut uploads = Vec::new();
+    // each announces 16 MiB and sends nearly all of them
+    let mut upload = b"POST / HTTP/1.1\r\nhost: chat\r\ncontent-length: 16777216\r\n\r\n".to_vec();
+    upload.resize(upload.len() + (16 << 20) - 9000, b'x');
+    let upload: std::sync::Arc<[u8]> = upload.into();
+    for _ in 0..6 {
+        let (address, upload) = (gateway.address, std::sync::Arc::clone(&upload));
+        uploads.push(tokio::spawn(async move {
+            let mut client = TcpStream::connect(address).await.unwrap();
+            let _ = client.write_all(&upload).await;
+            let mut answer = [0; 12];
+            client.read_exact(&mut answer).await.unwrap();
+            answer
+        }));
+    }
+    // some of them are refused: the tenant has its share
+    let (refused, _, rest) = futures::future::select_all(uploads).await;
+    assert_eq!(&refused.unwrap(), b"HTTP/1.1 503");
+    let large = [REQUEST, &[b'x'; 200 << 10]].concat();
+    let large = String::from_utf8(large)
+        .unwrap()
+        .replace("length: 5", "length: 204805");
+    tokio::spawn(async move { send(victim, large.as_bytes()).await });
+    wait_for_victims(&gateway, 1).await;
+    rest.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test]
+async fn a_body_that_trickles_has_a_time_as_a_whole_however_long_requests_may_wait() {
+    let idle_timeout = Duration::from_millis(100);
+    let gateway = TestGateway::with_idle_timeout(json!({"holdTimeout": "24h"}), idle_timeout).await;
+    let mut client = TcpStream::connect(gateway.address).await.unwrap();
+    let head = b"POST / HTTP/1.1\r\nhost: chat\r\ncontent-length: 100000\r\n\r\n";
+    client.write_all(head).await.unwrap();
+    let (mut read, mut write) = client.into_split();
+    let trickle = tokio::spawn(async move {
+        while write.write_all(b"x").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    let mut answer = [0; 12];
+    let first = read.read_exact(&mut answer);
+    tokio::time::timeout(TIMEOUT, first).await.unwrap().unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 408");
+    trickle.abort();
+}
+
+#[tokio::test]
+async fn held_requests_and_their_heads_are_bounded_in_bytes_and_another_tenants_is_held() {
+    let mut gateway = TestGateway::new(json!({"maxHeldRequests": 100_000})).await;
+    let victim = open_victim(&mut gateway).await;
+    // without bytes to speak of, and with 60 KB of headers
+    for (header, most) in [(10, 10), (60_000, 3)] {
+        let filled = fill(&gateway, 512 << 10);
+        let value = "x".repeat(header);
+        let request = format!("GET /v1/x HTTP/1.1\r\nhost: chat\r\nx-long: {value}\r\n\r\n");
+        let (address, mut held) = (gateway.address, Vec::new());
+        loop {
+            let request = request.clone();
+            let mut sent = tokio::spawn(async move { send(address, request.as_bytes()).await });
+            let count = held.len() as u64 + 1;
+            tokio::select! {
+                answer = &mut sent => {
+                    let answer = answer.unwrap();
+                    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+                    assert!(answer.contains("a namespace may not hold more"), "{answer}");
+                    break;
+                }
+                () = gateway.wait_for_held(count) => held.push(sent),
+            }
+        }
+        assert!((1..=most).contains(&held.len()), "{} are held", held.len());
+        let waits = tokio::spawn(async move { complete(victim).await });
+        wait_for_victims(&gateway, 1).await;
+        waits.abort();
+        held.iter().for_each(tokio::task::JoinHandle::abort);
+        let _ = join_all(held).await;
+        gateway.wait_for_held(0).await;
+        drop(filled);
+        let released = async {
+            while !gateway.held_bytes.is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(TIMEOUT, released).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_connection_has_a_hundred_streams_at_a_time() {
+    let gateway = TestGateway::new(json!({})).await;
+    let stream = TcpStream::connect(gateway.address).await.unwrap();
+    let (sender, connection) = hyper::client::conn::http2::handshake(
+        hyper_util::rt::TokioExecutor::new(),
+        hyper_util::rt::TokioIo::new(stream),
+    )
+    .await
+    .unwrap();
+    tokio::spawn(connection);
+    let request = || {
+        let body = http_body_util::Empty::<bytes::Bytes>::new();
+        http::Request::post("http://chat/v1/completions")
+            .body(body)
+            .unwrap()
+    };
+    // one request, so that the client has the gateway's settings
+    let mut first = sender.clone();
+    tokio::spawn(async move { first.send_request(request()).await });
+    gateway.wait_for_held(1).await;
+    for _ in 1..200 {
+        let mut sender = sender.clone();
+        tokio::spawn(async move { sender.send_request(request()).await });
+    }
+    gateway.wait_for_held(100).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(gateway.held(), 100);
+}
