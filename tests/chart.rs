@@ -4,6 +4,7 @@
 
 use std::{fs, path::Path, process::Command};
 
+use bursar_api::explanation;
 use regex::Regex;
 use serde_json::{Value, json};
 
@@ -152,21 +153,43 @@ fn prometheus_keeps_the_namespace_that_a_series_is_about() {
 #[test]
 fn a_role_has_what_explain_needs_in_the_operators_namespace_and_no_more() {
     let roles = objects("templates/explain-role.yaml");
-    assert_eq!(roles.len(), 1);
+    let (role, binding) = (&roles[0], &roles[1]);
     assert_eq!(
-        roles[0]["kind"], "Role",
+        role["kind"], "Role",
         "the proxy's right holds in one namespace alone"
     );
-    assert_eq!(roles[0]["metadata"]["name"], "bursar-explain-viewer");
-    let lease = json!({
-        "apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "resourceNames": ["bursar-controller"],
+    assert_eq!(role["metadata"]["name"], "bursar-explain-viewer");
+    let proxy = json!({
+        "apiGroups": [""], "resources": ["services/proxy"], "resourceNames": [explanation::SECURE_SERVICE],
         "verbs": ["get"],
     });
-    let proxy = json!({"apiGroups": [""], "resources": ["pods/proxy"], "verbs": ["get"]});
-    let pause = json!({
-        "apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["bursar-pause"], "verbs": ["get"],
-    });
-    assert_eq!(roles[0]["rules"], json!([lease, proxy, pause]));
+    assert_eq!(role["rules"], json!([proxy]));
+    assert_eq!(binding["kind"], "RoleBinding");
+    assert_eq!(binding["roleRef"]["name"], "bursar-explain-viewer");
+    let service = &objects("templates/controller.yaml")[1];
+    let port = service["spec"]["ports"][0]["name"].as_str().unwrap();
+    let name = service["metadata"]["name"].as_str().unwrap();
+    assert_eq!(explanation::SECURE_SERVICE, format!("https:{name}:{port}"));
+}
+
+#[test]
+fn prometheus_reads_metrics_with_a_role_that_the_chart_has() {
+    let roles = objects("templates/user-roles.yaml");
+    let named = |role: &&Value| role["metadata"]["name"] == "bursar-metrics-viewer";
+    let rules = &roles.iter().find(named).unwrap()["rules"];
+    assert_eq!(
+        *rules,
+        json!([{"nonResourceURLs": ["/metrics"], "verbs": ["get"]}])
+    );
+    let endpoint = &objects("templates/service-monitor.yaml")[0]["spec"]["endpoints"][0];
+    assert_eq!(endpoint["scheme"], "https");
+    assert!(endpoint["bearerTokenFile"].is_string(), "{endpoint}");
+    for template in ["templates/controller.yaml", "templates/gateway.yaml"] {
+        let objects = objects(template);
+        let service = objects.iter().find(|object| object["kind"] == "Service");
+        let port = &service.unwrap()["spec"]["ports"][0];
+        assert_eq!(port["name"], endpoint["port"], "{template}");
+    }
 }
 
 /// The verbs of a role by resource. A rule for several resources counts for each.
@@ -222,6 +245,8 @@ fn roles_hold_the_rights_that_the_code_uses_and_no_more() {
         ("resourceclaims", cached),
         ("resourceslices", cached),
         ("events", "create patch list"),
+        ("tokenreviews", "create"),
+        ("subjectaccessreviews", "create"),
         ("leases", "create"),
         ("leases", "get update"),
         ("configmaps", cached),
@@ -231,6 +256,7 @@ fn roles_hold_the_rights_that_the_code_uses_and_no_more() {
         ("pods", cached),
         ("endpointslices", cached),
         ("tokenreviews", "create"),
+        ("subjectaccessreviews", "create"),
     ];
     let owned = |expected: &[(&str, &str)]| -> Vec<(String, String)> {
         let pairs = expected.iter();

@@ -2,6 +2,9 @@
 
 use std::{path::Path, time::Duration};
 
+use http::Request;
+use kube::Client;
+
 use crate::{Access, Result};
 
 /// The operator's namespace.
@@ -56,4 +59,32 @@ pub fn uninstall(cluster: &dyn Access) -> Result<()> {
             HELM_LIMIT * 2,
         )
         .map(drop)
+}
+
+/// What a pod of Bursar answers on its secure port to whoever has this token.
+///
+/// # Errors
+/// The API server's words, or the pod's.
+pub async fn get_secure(
+    client: &Client,
+    pod: &str,
+    path: &str,
+    token: &str,
+) -> std::result::Result<String, kube::Error> {
+    let uri = format!("/api/v1/namespaces/{NAMESPACE}/pods/https:{pod}:8443/proxy{path}");
+    // the API server takes `Authorization` for itself
+    let request = Request::get(uri)
+        .header("bursar-authorization", format!("Bearer {token}"))
+        .body(Vec::new())
+        .map_err(kube::Error::HttpError)?;
+    client.request_text(request).await
+}
+
+/// A token of ServiceAccount `name` in `namespace`.
+///
+/// # Errors
+/// kubectl's words.
+pub fn token(cluster: &dyn Access, namespace: &str, name: &str) -> Result<String> {
+    let token = ["-n", namespace, "create", "token", name, "--duration=24h"];
+    Ok(cluster.kubectl(&token)?.trim().to_owned())
 }

@@ -77,15 +77,15 @@ topologySpreadConstraints:
   {{- end }}
 {{- end }}
 
-{{/* The admin port and the probes on it. */}}
+{{/* The probes on the health port. */}}
 {{- define "bursar.probes" -}}
 livenessProbe:
-  httpGet: {path: /healthz, port: admin}
+  httpGet: {path: /healthz, port: health}
   periodSeconds: 10
   timeoutSeconds: 5
   failureThreshold: 6
 readinessProbe:
-  httpGet: {path: /readyz, port: admin}
+  httpGet: {path: /readyz, port: health}
   periodSeconds: 3
   timeoutSeconds: 2
 {{- end }}
@@ -95,4 +95,15 @@ readinessProbe:
 - name: {{ index . 0 }}
   valueFrom:
     fieldRef: {fieldPath: {{ index . 1 }}}
+{{- end }}
+
+{{/* The certificate of the secure port and its key. */}}
+{{- define "bursar.tlsVolume" -}}
+- name: tls
+  secret:
+    secretName: {{ include "bursar.tlsSecret" . }}
+    defaultMode: 0440
+    items:
+      - {key: tls.crt, path: tls.crt}
+      - {key: tls.key, path: tls.key}
 {{- end }}

@@ -2,6 +2,8 @@
 
 /// The namespace of everything in the demo.
 pub(super) const NAMESPACE: &str = "team";
+/// The ServiceAccount that may read the leader's decisions over it.
+pub(super) const VIEWER: &str = "viewer";
 /// Requests come, and the engine answers, so many times as fast as in the trace.
 pub(super) const SPEEDUP: u32 = 4;
 /// Workers of the training job, with one GPU each.
@@ -38,13 +40,23 @@ impl Workloads {
         self.max_replicas + WORKERS
     }
 
-    /// The namespace, and the pod that sends the requests.
+    /// The namespace, who reads the leader's decisions over it, and the pod that sends the requests.
     pub(super) fn clients(&self) -> String {
         let Self { image, .. } = self;
         format!(
             r#"apiVersion: v1
 kind: Namespace
 metadata: {{name: {NAMESPACE}}}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {{name: {VIEWER}, namespace: {NAMESPACE}}}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {{name: {VIEWER}, namespace: {NAMESPACE}}}
+roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: bursar-workload-viewer}}
+subjects: [{{kind: ServiceAccount, name: {VIEWER}, namespace: {NAMESPACE}}}]
 ---
 apiVersion: v1
 kind: Service

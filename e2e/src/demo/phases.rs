@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use super::{
     journal::{Event, Phase},
     load_generator::LoadGenerator,
-    manifests::{self, Cents, NAMESPACE, SPEEDUP, Workloads},
+    manifests::{self, Cents, NAMESPACE, SPEEDUP, VIEWER, Workloads},
     recorder::Recorder,
     sampler::{Sample, Sampler},
     summary::Summary,
@@ -20,7 +20,7 @@ use super::{
     training_steps::StepLog,
     wake_ups,
 };
-use crate::{Access, Error, Result, access};
+use crate::{Access, Error, Result, access, operator};
 
 /// Cents that are left to spend when the budget's limit is lowered.
 const UNTIL_EXHAUSTED: u64 = 2;
@@ -64,7 +64,8 @@ impl<'a> Run<'a> {
         recorder.begin();
         let kube = access::client(&cluster.kubeconfig()).await?;
         let load = LoadGenerator::new(kube.clone());
-        let sampler = Sampler::start(kube.clone(), load.clone());
+        let token = operator::token(cluster, NAMESPACE, VIEWER)?;
+        let sampler = Sampler::start(kube.clone(), token, load.clone());
         sampler
             .until(
                 "both gateways to stand in for the service",

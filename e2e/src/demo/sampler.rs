@@ -78,14 +78,14 @@ pub(super) struct Sampler {
 }
 
 impl Sampler {
-    /// Begins to take samples.
-    pub(super) fn start(client: Client, load: LoadGenerator) -> Self {
+    /// Begins to take samples. The token's user may get explanations of the demo's namespace.
+    pub(super) fn start(client: Client, token: String, load: LoadGenerator) -> Self {
         let (sender, samples) = watch::channel(Sample::default());
         let task = tokio::spawn(async move {
             let mut last = Instant::now();
             loop {
                 let before = sender.borrow().clone();
-                let mut sample = take_sample(&client, &load, before).await;
+                let mut sample = take_sample(&client, &token, &load, before).await;
                 let now = Instant::now();
                 if sample.pods == 0 && sample.error.is_none() {
                     sample.at_zero += now.duration_since(last).as_secs_f64();
@@ -153,14 +153,14 @@ impl Drop for Sampler {
 }
 
 /// Takes a sample. A part that cannot be read keeps its old value, and `error` says why.
-async fn take_sample(client: &Client, load: &LoadGenerator, before: Sample) -> Sample {
+async fn take_sample(client: &Client, token: &str, load: &LoadGenerator, before: Sample) -> Sample {
     let mut sample = Sample {
         error: None,
         ..before
     };
     let mut errors = Vec::new();
     let read = async {
-        if let Err(error) = read_decision(client, &mut sample).await {
+        if let Err(error) = read_decision(client, token, &mut sample).await {
             errors.push(format!("the leader's decision: {error}"));
         }
         if let Err(error) = read_objects(client, &mut sample).await {
@@ -186,6 +186,7 @@ async fn take_sample(client: &Client, load: &LoadGenerator, before: Sample) -> S
 /// Asks the leader: statuses are written less often than it decides.
 async fn read_decision(
     client: &Client,
+    token: &str,
     sample: &mut Sample,
 ) -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let leases: Api<Lease> = Api::namespaced(client.clone(), operator::NAMESPACE);
@@ -194,13 +195,8 @@ async fn read_decision(
         .spec
         .and_then(|spec| spec.holder_identity)
         .ok_or("there is no leader")?;
-    let path = format!(
-        "/api/v1/namespaces/{}/pods/{leader}:8080/proxy/explain/{NAMESPACE}",
-        operator::NAMESPACE
-    );
-    let text = client
-        .request_text(http::Request::get(path).body(Vec::new())?)
-        .await?;
+    let path = format!("/explain/{NAMESPACE}");
+    let text = operator::get_secure(client, &leader, &path, token).await?;
     let decision: Value = serde_json::from_str(&text)?;
     let service = &decision["services"][0];
     sample.queue = service["queueDepth"].as_u64();

@@ -30,7 +30,7 @@ use crate::{
 
 const CONTROLLER: &str = "bursar-controller";
 const GATEWAY: &str = "bursar-gateway";
-const ADMIN_PORT: &str = "--admin-port=9090";
+const HEALTH_PORT: &str = "--health-port=9090";
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 
 /// The programs that run, as files.
@@ -145,7 +145,7 @@ impl<'a> Installation<'a> {
         let mut command = Command::new(&self.controller);
         command
             .args(["controller", "--pod-name=operator", "--log-format=json"])
-            .args([ADMIN_PORT, "--gateway-ca"])
+            .args([HEALTH_PORT, "--gateway-ca"])
             .arg(self.cluster.run_directory().join("gateway-ca.crt"))
             .arg("--gateway-token")
             .arg(token)

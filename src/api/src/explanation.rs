@@ -9,10 +9,19 @@ use bursar_core::money::Money;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// Route of explanations in the controller's admin server.
+/// What RBAC must let a caller get in a namespace to read its explanation: a resource of Bursar's API
+/// group without objects.
+pub const RESOURCE: &str = "explanations";
+
+/// The controllers' Service and its port, as the API server's proxy names them.
+pub const SECURE_SERVICE: &str = "https:bursar-controller:secure";
+/// A controller that does not lead answers with these words.
+pub const NOT_LEADING: &str = "this controller does not lead";
+
+/// Route of explanations on the controller's secure port.
 pub const ROUTE: &str = "/explain/{namespace}";
 
-/// The path of a namespace's explanation in the controller's admin server.
+/// The path of a namespace's explanation on the controller's secure port.
 pub fn path(namespace: &str) -> String {
     ROUTE.replace("{namespace}", namespace)
 }

@@ -53,8 +53,12 @@ pub const GATEWAY_PORTS: std::ops::RangeInclusive<u16> = 20_000..=29_999;
 pub const CONTROLLER_LEASE: &str = "bursar-controller";
 /// ConfigMap in the operator's namespace whose entries pause the cluster or namespaces.
 pub const PAUSE_CONFIG_MAP: &str = "bursar-pause";
-/// Port of health, readiness, metrics and explanations, in controllers and gateways.
-pub const ADMIN_PORT: u16 = 8080;
+/// Port of health and readiness, in controllers and gateways.
+pub const HEALTH_PORT: u16 = 8080;
+/// Port of what only callers with a right may read, over TLS: metrics, explanations, the demand stream.
+pub const SECURE_PORT: u16 = 8443;
+/// The `Authorization` of a caller of the secure port for whom the API server's proxy asks: it takes the header of that name for itself.
+pub const PROXIED_AUTHORIZATION: &str = "bursar-authorization";
 /// The port of an owned Service.
 pub const SERVICE_PORT: u16 = 80;
 /// The name of the owned Service's port.

@@ -50,6 +50,9 @@ async fn handle(
     if let Some(resources) = discovery(&shared, parts.uri.path()) {
         return Ok(json_response(200, &resources));
     }
+    if let Some(review) = shared.access().review(parts.uri.path(), &body) {
+        return Ok(json_response(201, &review));
+    }
     let Some(target) = Target::parse(parts.uri.path()) else {
         return Ok(error_response(&StatusError::unserved()));
     };

@@ -5,21 +5,25 @@
 //! |---|---|
 //! | `request` | which object a request is about |
 //! | `store` | objects, versions, and what a write may change |
+//! | `access` | reviews of tokens and rights |
 //! | `apply` | server-side apply |
 //! | `selector` | label selectors, and field selectors of lists |
 //! | `handler` | requests, answers and watches |
 //! | [`faults`] | crashes and competing writes, at a chosen write |
 //! | [`conformance`] | the checks that this server and a real one both pass |
+//! | [`https`] | a certificate for tests, and a client that trusts it |
 //! | [`schema_fuzz`] | objects at the bounds of the definitions' schemas, for a real server and for readers |
 //!
 //! This server leaves out schemas, defaults and admission (tests with a real server have them),
 //! garbage collection and all controllers (a test does their work), strategic merge patches,
 //! paging, applies without force, and lists with keys: an apply replaces a list as a whole.
 
+mod access;
 mod apply;
 pub mod conformance;
 pub mod faults;
 mod handler;
+pub mod https;
 mod request;
 pub mod schema_fuzz;
 mod selector;
@@ -43,6 +47,7 @@ use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
+use access::Access;
 use faults::Faults;
 use store::Store;
 
@@ -96,6 +101,7 @@ impl Kind {
 /// State that requests and watches share.
 pub(crate) struct Shared {
     store: Mutex<Store>,
+    access: Mutex<Access>,
     /// The last version; watches wait for it to change.
     version: watch::Sender<u64>,
 }
@@ -103,6 +109,10 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn store(&self) -> MutexGuard<'_, Store> {
         self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn access(&self) -> MutexGuard<'_, Access> {
+        self.access.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes the store and notifies the watches.
@@ -128,9 +138,25 @@ impl Server {
         Self {
             shared: Arc::new(Shared {
                 store: Mutex::new(store),
+                access: Mutex::default(),
                 version,
             }),
         }
+    }
+
+    /// Makes a user who has this token.
+    pub fn add_user(&self, user: &str, token: &str) {
+        self.shared.access().add_user(user, token);
+    }
+
+    /// Gives a user a right, such as `get /metrics` or `get explanations.bursar.dev in team`.
+    pub fn grant(&self, user: &str, right: &str) {
+        self.shared.access().grant(user, right);
+    }
+
+    /// How many tokens the server was asked to review.
+    pub fn token_reviews(&self) -> usize {
+        self.shared.access().token_reviews
     }
 
     /// Serves one more kind, as an API server does with a feature gate.

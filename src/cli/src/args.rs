@@ -1,10 +1,9 @@
 //! The command line.
 
-use std::path::PathBuf;
-
 use clap::{Parser, Subcommand};
 
 use crate::check::CheckArgs;
+use crate::client::Connection;
 use crate::completion::{CandidatesArgs, CompletionArgs};
 use crate::explain::ExplainArgs;
 use crate::ledger::LedgerCommand;
@@ -22,12 +21,9 @@ use crate::top::TopArgs;
     after_help = "Example: kubectl bursar explain infd/chat -n team"
 )]
 pub(crate) struct Arguments {
-    /// Kubeconfig file [default: the one that kubectl uses].
-    #[arg(long, global = true)]
-    pub(crate) kubeconfig: Option<PathBuf>,
-    /// Context of the kubeconfig [default: its current context].
-    #[arg(long, global = true)]
-    pub(crate) context: Option<String>,
+    /// The cluster.
+    #[command(flatten)]
+    pub(crate) connection: Connection,
     /// The command.
     #[command(subcommand)]
     pub(crate) command: Command,

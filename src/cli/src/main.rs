@@ -57,9 +57,15 @@ async fn main() -> ExitCode {
 
 /// Runs a command, and prints its result.
 async fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn Error>> {
-    let client = || client::client(arguments.kubeconfig.clone(), arguments.context.clone());
+    let connection = arguments.connection;
+    let client = || async { client::client(client::config(&connection).await?) };
     match arguments.command {
-        Command::Explain(args) => print!("{}", explain::run(&client().await?, &args).await?),
+        Command::Explain(args) => {
+            let config = client::config(&connection).await?;
+            let authorization = client::authorization(&config).await?;
+            let client = client::client(config)?;
+            print!("{}", explain::run(&client, authorization, &args).await?);
+        }
         Command::Pause(args) => print!("{}", pause::pause(&client().await?, &args).await?),
         Command::Resume(args) => print!("{}", pause::resume(&client().await?, &args).await?),
         Command::Top(args) => top::run(&client().await?, &args).await?,

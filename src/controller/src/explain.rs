@@ -4,15 +4,17 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
-use axum::response::IntoResponse;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use bursar_api::explanation::{self, BudgetExplanation, JobExplanation, ServiceExplanation};
+use bursar_api::names;
 use bursar_core::budget::BudgetState;
 use bursar_core::model::{Model, NamespaceView, PauseScope, ServiceView};
 use bursar_core::plan::LimitedBy;
 use bursar_core::training::JobDecision;
+use bursar_runtime::access::{AccessReviewer, Right};
 use jiff::Timestamp;
 use tokio::sync::{Semaphore, oneshot};
 
@@ -110,35 +112,54 @@ fn word(limited_by: Option<LimitedBy>) -> Option<String> {
     limited_by.map(|limit| limit.as_str().to_owned())
 }
 
-/// Answers with the leader's last decision over a namespace.
-pub(crate) fn routes(inputs: ExplainInputs) -> Router {
-    let one_at_a_time = Arc::new(Semaphore::new(1));
+#[derive(Clone)]
+struct Questions {
+    inputs: ExplainInputs,
+    one_at_a_time: Arc<Semaphore>,
+    reviewer: AccessReviewer,
+}
+
+/// Answers with the leader's last decision over a namespace, if the caller may get its
+/// [`explanation::RESOURCE`].
+pub(crate) fn routes(inputs: ExplainInputs, reviewer: AccessReviewer) -> Router {
     Router::new()
         .route(explanation::ROUTE, get(explain))
-        .with_state((inputs, one_at_a_time))
+        .with_state(Questions {
+            inputs,
+            one_at_a_time: Arc::new(Semaphore::new(1)),
+            reviewer,
+        })
 }
 
 async fn explain(
-    State((inputs, one_at_a_time)): State<(ExplainInputs, Arc<Semaphore>)>,
+    State(questions): State<Questions>,
     Path(namespace): Path<String>,
-) -> impl IntoResponse {
-    match ask(&inputs, &one_at_a_time, &namespace).await {
+    headers: HeaderMap,
+) -> Response {
+    let right = Right::Get {
+        group: names::GROUP,
+        resource: explanation::RESOURCE,
+        namespace: namespace.clone(),
+    };
+    if let Err(refusal) = questions.reviewer.check(&headers, right).await {
+        return refusal.into_response();
+    }
+    let Some(inputs) = lock(&questions.inputs).clone() else {
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        return (status, format!("{}\n", explanation::NOT_LEADING)).into_response();
+    };
+    match ask(&inputs, &questions.one_at_a_time, &namespace).await {
         Some(decision) => Json(decision).into_response(),
         None => (
             StatusCode::NOT_FOUND,
-            format!("this replica has decided nothing over namespace {namespace}\n"),
+            format!("the leader has decided nothing over namespace {namespace}\n"),
         )
             .into_response(),
     }
 }
 
 /// Asks the actor. However many ask at a time, it answers one between two decisions.
-async fn ask(
-    inputs: &ExplainInputs,
-    one_at_a_time: &Semaphore,
-    namespace: &str,
-) -> Option<Explanation> {
-    let inputs = lock(inputs).clone()?;
+async fn ask(inputs: &Inputs, one_at_a_time: &Semaphore, namespace: &str) -> Option<Explanation> {
     let _turn = one_at_a_time.acquire().await.ok()?;
     let (answer, answered) = oneshot::channel();
     let question = Input::Explain(namespace.to_owned(), answer);
@@ -156,11 +177,10 @@ mod tests {
     #[tokio::test]
     async fn the_actor_is_asked_one_question_at_a_time() {
         let (sender, mut questions) = mpsc::unbounded_channel();
-        let inputs: ExplainInputs = Arc::new(Mutex::new(Some(sender)));
         let one_at_a_time = Arc::new(Semaphore::new(1));
         let asking: Vec<_> = (0..20)
             .map(|_| {
-                let (inputs, one_at_a_time) = (Arc::clone(&inputs), Arc::clone(&one_at_a_time));
+                let (inputs, one_at_a_time) = (sender.clone(), Arc::clone(&one_at_a_time));
                 tokio::spawn(async move { ask(&inputs, &one_at_a_time, "team").await })
             })
             .collect();

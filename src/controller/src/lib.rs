@@ -87,9 +87,12 @@ mod within_budget;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bursar_api::names::{ADMIN_PORT, CONTROLLER_LEASE};
+use axum::Router;
+use bursar_api::names::{CONTROLLER_LEASE, HEALTH_PORT, PROXIED_AUTHORIZATION, SECURE_PORT};
 use bursar_api::quantities::parse_duration;
+use bursar_runtime::access::AccessReviewer;
 use bursar_runtime::admin::{self, Readiness};
+use bursar_runtime::https::{self, CertificateFiles};
 use bursar_runtime::leader_election::{Candidate, Leadership};
 use bursar_runtime::shutdown;
 use jiff::tz::TimeZone;
@@ -159,9 +162,18 @@ pub struct Options {
     /// that has any.
     #[arg(long, env = "BURSAR_POWER_EXPORTER_NAMESPACE")]
     pub power_exporter_namespace: Option<String>,
-    /// Port of health, readiness, metrics and explanations.
-    #[arg(long, default_value_t = ADMIN_PORT)]
-    pub admin_port: u16,
+    /// Port of health and readiness.
+    #[arg(long, default_value_t = HEALTH_PORT)]
+    pub health_port: u16,
+    /// Port of metrics and explanations, over TLS and with tokens. Served if there is a certificate.
+    #[arg(long, default_value_t = SECURE_PORT)]
+    pub secure_port: u16,
+    /// TLS certificate of the secure port (PEM file).
+    #[arg(long, requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// Private key of the secure port's certificate (PEM file).
+    #[arg(long, requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
     /// How long leadership lasts without being renewed, such as 15s.
     #[arg(long, default_value = "15s", value_parser = lease_duration)]
     pub lease_duration: Duration,
@@ -251,9 +263,13 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let explain_inputs = ExplainInputs::default();
     let ended = CancellationToken::new();
     let _ended = ended.clone().drop_guard();
-    let routes =
-        admin::routes(readiness.clone(), registry).merge(explain::routes(explain_inputs.clone()));
-    let mut admin = tokio::spawn(admin::serve(options.admin_port, routes, ended.clone()));
+    let reviewer = AccessReviewer::new(client.clone(), PROXIED_AUTHORIZATION);
+    let routes = admin::metrics_routes(registry, reviewer.clone())
+        .merge(explain::routes(explain_inputs.clone(), reviewer));
+    let health = admin::health_routes(readiness.clone());
+    let health = admin::serve(options.health_port, health, ended.clone());
+    let secure = serve_secure(&options, routes, ended.clone());
+    let mut served = tokio::spawn(async { tokio::try_join!(health, secure).map(drop) });
     readiness.set(true);
 
     let candidate = Candidate {
@@ -267,17 +283,34 @@ pub async fn run(options: Options) -> Result<(), Error> {
             Ok(leadership) => leadership,
             Err(_) => return Ok(()),
         },
-        served = &mut admin => return served.unwrap_or(Ok(())).map_err(Error::Io),
+        ended = &mut served => return ended.unwrap_or(Ok(())).map_err(Error::Io),
     };
     metrics.leading.set(1);
     let led = async {
         tokio::select! {
             led = lead(&options, client, zone, metrics, explain_inputs) => led,
             () = stop.cancelled() => Ok(()),
-            served = &mut admin => served.unwrap_or(Ok(())).map_err(Error::Io),
+            ended = &mut served => ended.unwrap_or(Ok(())).map_err(Error::Io),
         }
     };
     while_leading(leadership, led).await
+}
+
+/// Serves metrics and explanations, if there is a certificate to serve them with.
+fn serve_secure(
+    options: &Options,
+    routes: Router,
+    stop: CancellationToken,
+) -> impl Future<Output = std::io::Result<()>> + use<> {
+    let port = options.secure_port;
+    let files = options.tls_cert.clone().zip(options.tls_key.clone());
+    async move {
+        let Some((certificate, key)) = files else {
+            tracing::info!("no --tls-cert: metrics and explanations are not served");
+            return Ok(());
+        };
+        https::serve(port, CertificateFiles { certificate, key }, routes, stop).await
+    }
 }
 
 /// Acts as leader, and gives the Lease back when nothing acts any more, whatever ended it: another

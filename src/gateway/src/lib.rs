@@ -31,7 +31,10 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bursar_api::names::{HEALTH_PORT, PROXIED_AUTHORIZATION, SECURE_PORT};
+use bursar_runtime::access::AccessReviewer;
 use bursar_runtime::admin::{self, Readiness};
+use bursar_runtime::https::{self, CertificateFiles};
 use bursar_runtime::shutdown;
 use kube::Client;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -73,16 +76,16 @@ pub struct Options {
     /// UID of the pod.
     #[arg(long, env = "POD_UID")]
     pub pod_uid: String,
-    /// Port for health, readiness and metrics.
-    #[arg(long, default_value_t = 8080)]
-    pub admin_port: u16,
-    /// Port for the demand stream.
-    #[arg(long, default_value_t = 8443)]
-    pub control_port: u16,
-    /// TLS certificate of the control port (PEM file).
+    /// Port for health and readiness.
+    #[arg(long, default_value_t = HEALTH_PORT)]
+    pub health_port: u16,
+    /// Port for metrics and the demand stream, over TLS and with tokens.
+    #[arg(long, default_value_t = SECURE_PORT)]
+    pub secure_port: u16,
+    /// TLS certificate of the secure port (PEM file).
     #[arg(long)]
     pub tls_cert: PathBuf,
-    /// Private key of the control port's certificate (PEM file).
+    /// Private key of the secure port's certificate (PEM file).
     #[arg(long)]
     pub tls_key: PathBuf,
     /// User who may read the demand stream.
@@ -155,19 +158,25 @@ async fn serve(options: Options, client: Client, stop: CancellationToken) -> Res
     let readiness = Readiness::default();
     let ended = CancellationToken::new();
     let _ended = ended.clone().drop_guard();
-    let admin = tokio::spawn(admin::serve(
-        options.admin_port,
-        admin::routes(readiness.clone(), registry),
-        ended.clone(),
-    ));
+    let health = admin::health_routes(readiness.clone());
+    let health = admin::serve(options.health_port, health, ended.clone());
+    let health = tokio::spawn(health);
     let demand_server = DemandServer {
-        port: options.control_port,
-        certificate: options.tls_cert,
-        key: options.tls_key,
+        client: client.clone(),
         controller_user: options.controller_service_account,
         demand: demand.clone(),
     };
-    let demand_server = tokio::spawn(demand_server.serve(client.clone(), ended.clone()));
+    let routes = admin::metrics_routes(
+        registry,
+        AccessReviewer::new(client.clone(), PROXIED_AUTHORIZATION),
+    )
+    .merge(demand_server::routes(demand_server));
+    let certificate = CertificateFiles {
+        certificate: options.tls_cert,
+        key: options.tls_key,
+    };
+    let secure = https::serve(options.secure_port, certificate, routes, ended.clone());
+    let secure = tokio::spawn(secure);
     let mut route_watch = RouteWatch::new(client);
     let limits = Limits {
         client_idle: CLIENT_IDLE_TIMEOUT,
@@ -199,8 +208,8 @@ async fn serve(options: Options, client: Client, stop: CancellationToken) -> Res
     };
     tokio::select! {
         ended = serving => ended,
-        ended = admin => ended.map_err(|_| Error::Ended("the admin server"))?.map_err(Error::Io),
-        ended = demand_server => ended.map_err(|_| Error::Ended("the control port"))?.map_err(Error::Io),
+        ended = health => ended.map_err(|_| Error::Ended("the health port"))?.map_err(Error::Io),
+        ended = secure => ended.map_err(|_| Error::Ended("the secure port"))?.map_err(Error::Io),
     }
 }
 

@@ -1,17 +1,22 @@
-//! The admin server: health, readiness, metrics, and further routes of the process.
+//! What a process says about itself: health to everybody, metrics to whom RBAC lets read them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
-use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::{AccessReviewer, Right};
 use crate::listen::listen;
+
+/// The path of the metrics.
+const METRICS: &str = "/metrics";
 
 /// True while the process can do its work.
 #[derive(Debug, Clone, Default)]
@@ -24,9 +29,8 @@ impl Readiness {
     }
 }
 
-/// The routes of every process: `/healthz`, `/readyz` and `/metrics` (OpenMetrics).
-pub fn routes(readiness: Readiness, registry: Registry) -> Router {
-    let registry = Arc::new(registry);
+/// `/healthz` and `/readyz`, for the kubelet's probes.
+pub fn health_routes(readiness: Readiness) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok" }))
         .route(
@@ -38,12 +42,25 @@ pub fn routes(readiness: Readiness, registry: Registry) -> Router {
                 }
             }),
         )
-        .route("/metrics", get(move || async move { metrics(&registry) }))
 }
 
-fn metrics(registry: &Registry) -> impl IntoResponse + use<> {
+/// `/metrics` (OpenMetrics). They name workloads and money of all namespaces, so the caller needs the
+/// right to get the path `/metrics`.
+pub fn metrics_routes(registry: Registry, reviewer: AccessReviewer) -> Router {
+    Router::new()
+        .route(METRICS, get(metrics))
+        .with_state((Arc::new(registry), reviewer))
+}
+
+async fn metrics(
+    State((registry, reviewer)): State<(Arc<Registry>, AccessReviewer)>,
+    headers: HeaderMap,
+) -> Response {
+    if let Err(refusal) = reviewer.check(&headers, Right::GetPath(METRICS)).await {
+        return refusal.into_response();
+    }
     let mut text = String::new();
-    match encode(&mut text, registry) {
+    match encode(&mut text, &registry) {
         Ok(()) => {
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
             ([(header::CONTENT_TYPE, kind)], text).into_response()
@@ -60,4 +77,59 @@ pub async fn serve(port: u16, routes: Router, stop: CancellationToken) -> std::i
     axum::serve(listen(port).await?, routes)
         .with_graceful_shutdown(stop.cancelled_owned())
         .await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+
+    use bursar_apitest::Server;
+    use bursar_apitest::https::TestCertificate;
+
+    use super::*;
+    use crate::https::{self, CertificateFiles};
+
+    async fn free_port() -> u16 {
+        let listener = listen(0).await.unwrap();
+        listener.local_addr().unwrap().port()
+    }
+
+    #[tokio::test]
+    async fn metrics_are_for_those_alone_whom_rbac_lets_get_them() {
+        let server = Server::new(&[]);
+        for user in ["prometheus", "tenant"] {
+            server.add_user(user, user);
+        }
+        server.grant("prometheus", "get /metrics");
+        let routes = metrics_routes(
+            Registry::default(),
+            AccessReviewer::new(server.client(), "none"),
+        );
+        let certificate = TestCertificate::new().unwrap();
+        let files = CertificateFiles {
+            certificate: certificate.certificate(),
+            key: certificate.key(),
+        };
+        let port = free_port().await;
+        let stop = CancellationToken::new();
+        let served = tokio::spawn(https::serve(port, files, routes, stop.clone()));
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        while tokio::net::TcpStream::connect(address).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+        for (headers, status) in [
+            ("authorization: Bearer prometheus\r\n", "200 OK"),
+            ("authorization: Bearer tenant\r\n", "403 Forbidden"),
+            ("authorization: Bearer guess\r\n", "401 Unauthorized"),
+            ("", "401 Unauthorized"),
+        ] {
+            let answer = certificate.get(address, METRICS, headers).await.unwrap();
+            assert!(
+                answer.starts_with(&format!("HTTP/1.1 {status}\r\n")),
+                "{headers}: {answer}"
+            );
+        }
+        stop.cancel();
+        served.await.unwrap().unwrap();
+    }
 }

@@ -64,6 +64,11 @@ fn budgets() -> Vec<Scenario> {
             observability::measures,
         ),
         Scenario::new(
+            "who_may_view_a_namespace_reads_its_decisions_and_no_other_money",
+            1,
+            observability::keeps_money_from_strangers,
+        ),
+        Scenario::new(
             "an_exhausted_budget_stops_a_service_within_its_limit",
             4,
             budgets::stops_a_service,

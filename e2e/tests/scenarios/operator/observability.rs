@@ -3,7 +3,9 @@
 
 use bursar_e2e::{Access, Cluster, operator, runner::ScenarioResult};
 
-use bursar_e2e::scenario::{current_month, get_field, run_kubectl_bursar, wait_until};
+use bursar_e2e::scenario::{
+    client_runtime, current_month, get_field, run_kubectl_bursar, wait_until,
+};
 
 /// One H100 of the node that the harness shows, an hour.
 const RATE: &str = "6.88";
@@ -136,23 +138,85 @@ pub(crate) fn measures(cluster: &Cluster) -> ScenarioResult {
         "bursar_decision_seconds_count ".to_owned(),
         "bursar_wake_seconds_count ".to_owned(),
     ];
-    wait_for_metrics(cluster, &leader, &expected)?;
-    wait_for_metrics(
-        cluster,
-        &gateway,
-        &["bursar_gateway_retries_total ".to_owned()],
-    )
+    cluster.apply(READERS)?;
+    let token = operator::token(cluster, operator::NAMESPACE, "prometheus")?;
+    wait_for_metrics(cluster, &leader, &token, &expected)?;
+    let of_gateway = ["bursar_gateway_retries_total ".to_owned()];
+    wait_for_metrics(cluster, &gateway, &token, &of_gateway)
+}
+
+/// Prometheus, and somebody who may view namespace `steady`.
+const READERS: &str = "apiVersion: v1
+kind: ServiceAccount
+metadata: {name: prometheus, namespace: bursar-system}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: prometheus}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: bursar-metrics-viewer}
+subjects: [{kind: ServiceAccount, name: prometheus, namespace: bursar-system}]
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: ana, namespace: steady}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: ana, namespace: steady}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: view}
+subjects: [{kind: ServiceAccount, name: ana, namespace: steady}]
+";
+
+/// Whoever may view a namespace reads what was decided there and nothing else; who is nobody reads nothing.
+pub(crate) fn keeps_money_from_strangers(cluster: &Cluster) -> ScenarioResult {
+    cluster.apply(READERS)?;
+    let holder = ".spec.holderIdentity";
+    let lease = "lease/bursar-controller";
+    let leader = get_field(cluster, operator::NAMESPACE, lease, holder)?;
+    let ana = operator::token(cluster, "steady", "ana")?;
+    let runtime = client_runtime()?;
+    for (token, path, expected) in [
+        (ana.as_str(), "/explain/steady", "\"chat\""),
+        (
+            &ana,
+            "/explain/other",
+            "may not get explanations.bursar.dev in namespace other",
+        ),
+        (&ana, "/metrics", "may not get /metrics"),
+        ("guess", "/metrics", "does not know this token"),
+        ("", "/explain/steady", "send a token of this cluster"),
+    ] {
+        let said = runtime.block_on(read(cluster, &leader, path, token))?;
+        if !said.contains(expected) {
+            return Err(format!("{path} does not say `{expected}`: {said}").into());
+        }
+    }
+    Ok(())
+}
+
+/// What a pod answers to whoever has this token, or why it does not.
+async fn read(
+    cluster: &Cluster,
+    pod: &str,
+    path: &str,
+    token: &str,
+) -> Result<String, bursar_e2e::Error> {
+    let client = cluster.client().await?;
+    let read = operator::get_secure(&client, pod, path, token).await;
+    Ok(read.unwrap_or_else(|error| error.to_string()))
 }
 
 /// Waits until all of this is in a pod's `/metrics`.
-fn wait_for_metrics(cluster: &Cluster, pod: &str, expected: &[String]) -> ScenarioResult {
-    let path = format!(
-        "/api/v1/namespaces/{}/pods/{pod}:8080/proxy/metrics",
-        operator::NAMESPACE
-    );
+fn wait_for_metrics(
+    cluster: &Cluster,
+    pod: &str,
+    token: &str,
+    expected: &[String],
+) -> ScenarioResult {
+    let runtime = client_runtime()?;
     let mut text = String::new();
     let said = wait_until("the metrics", 20, || {
-        text = cluster.kubectl(&["get", "--raw", &path])?;
+        text = runtime.block_on(read(cluster, pod, "/metrics", token))?;
         Ok(expected.iter().all(|line| text.contains(line)))
     });
     said.map_err(|error| {

@@ -4,10 +4,10 @@
 use std::fmt::Debug;
 use std::time::Duration;
 
-use bursar_api::explanation::{self, Explanation};
-use bursar_api::names::{ADMIN_PORT, CONTROLLER_LEASE};
+use bursar_api::explanation::{self, Explanation, NOT_LEADING, SECURE_SERVICE};
+use bursar_api::names::PROXIED_AUTHORIZATION;
 use bursar_api::{BudgetPolicy, InferenceDeployment, TrainingJob};
-use k8s_openapi::api::coordination::v1::Lease;
+use http::HeaderValue;
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
@@ -18,6 +18,8 @@ use crate::client::api_error;
 /// A leader that does not answer must not keep the object's status from being printed.
 const LEADER_TIMEOUT: Duration = Duration::from_secs(5);
 const API_TIMEOUT: Duration = Duration::from_secs(15);
+/// Of three controllers, one in three thousand times none of so many is the leader.
+const MAX_QUESTIONS: usize = 20;
 
 /// Why nothing can be explained.
 #[derive(Debug, thiserror::Error)]
@@ -34,12 +36,15 @@ pub(crate) enum Error {
 /// Why the leader's decision is not known.
 #[derive(Debug, thiserror::Error)]
 enum LeaderError {
-    #[error("reading Lease {CONTROLLER_LEASE} in namespace {namespace}: {why}")]
-    Lease { namespace: String, why: String },
-    #[error("no controller leads: Lease {CONTROLLER_LEASE} in namespace {namespace} has no holder")]
-    NoLeader { namespace: String },
-    #[error("asking the leader {pod}: {why}")]
-    Request { pod: String, why: String },
+    #[error("asking the leader: {0}")]
+    Request(String),
+    #[error("no controller leads: each that was asked waits to lead")]
+    NoLeader,
+    #[error(
+        "the leader answers callers with a token, and the kubeconfig has none: \
+         --token \"$(kubectl create token NAME -n NAMESPACE)\""
+    )]
+    NoToken,
     #[error("the leader's last decision does not name it")]
     NotDecided,
     #[error("the leader did not answer within {} s", LEADER_TIMEOUT.as_secs())]
@@ -80,8 +85,9 @@ pub(crate) async fn answer(
     object: &ObjectRef,
     namespace: String,
     operator_namespace: &str,
+    authorization: Option<HeaderValue>,
 ) -> Result<Answer, Error> {
-    let decision = decision(client, operator_namespace, &namespace);
+    let decision = decision(client, operator_namespace, &namespace, authorization);
     let decision = match tokio::time::timeout(LEADER_TIMEOUT, decision).await {
         Ok(Ok(decision)) if names(&decision, object) => Ok(decision),
         Ok(Ok(_)) => Err(LeaderError::NotDecided),
@@ -114,38 +120,29 @@ async fn decision(
     client: &Client,
     operator_namespace: &str,
     namespace: &str,
+    authorization: Option<HeaderValue>,
 ) -> Result<Explanation, LeaderError> {
-    let leases: Api<Lease> = Api::namespaced(client.clone(), operator_namespace);
-    let lease = leases
-        .get(CONTROLLER_LEASE)
-        .await
-        .map_err(|error| LeaderError::Lease {
-            namespace: operator_namespace.to_owned(),
-            why: api_error(&error),
-        })?;
-    let pod = lease
-        .spec
-        .and_then(|spec| spec.holder_identity)
-        .filter(|holder| !holder.is_empty())
-        .ok_or_else(|| LeaderError::NoLeader {
-            namespace: operator_namespace.to_owned(),
-        })?;
-    let failed = |why: String| LeaderError::Request {
-        pod: pod.clone(),
-        why,
-    };
+    let authorization = authorization.ok_or(LeaderError::NoToken)?;
     let path = explanation::path(namespace);
     let path =
-        format!("/api/v1/namespaces/{operator_namespace}/pods/{pod}:{ADMIN_PORT}/proxy{path}");
-    let request = http::Request::get(path)
-        .body(Vec::new())
-        .map_err(|error| failed(error.to_string()))?;
-    let text = client
-        .request_text(request)
-        .await
-        .map_err(|error| failed(api_error(&error)))?;
-    serde_json::from_str(&text)
-        .map_err(|error| failed(format!("its answer cannot be read: {error}")))
+        format!("/api/v1/namespaces/{operator_namespace}/services/{SECURE_SERVICE}/proxy{path}");
+    // the API server passes each question to any of the controllers
+    for _ in 0..MAX_QUESTIONS {
+        let request = http::Request::get(&path)
+            .header(PROXIED_AUTHORIZATION, authorization.clone())
+            .body(Vec::new())
+            .map_err(|error| LeaderError::Request(error.to_string()))?;
+        match client.request_text(request).await {
+            Ok(text) => {
+                return serde_json::from_str(&text).map_err(|error| {
+                    LeaderError::Request(format!("its answer cannot be read: {error}"))
+                });
+            }
+            Err(kube::Error::Api(status)) if status.message.contains(NOT_LEADING) => {}
+            Err(error) => return Err(LeaderError::Request(api_error(&error))),
+        }
+    }
+    Err(LeaderError::NoLeader)
 }
 
 async fn stored(

@@ -16,6 +16,7 @@ mod object;
 mod status;
 
 use clap::Args;
+use http::HeaderValue;
 use jiff::Timestamp;
 use kube::Client;
 
@@ -38,7 +39,11 @@ pub(crate) struct ExplainArgs {
 }
 
 /// Explains an object; the text ends with a newline.
-pub(crate) async fn run(client: &Client, args: &ExplainArgs) -> Result<String, leader::Error> {
+pub(crate) async fn run(
+    client: &Client,
+    authorization: Option<HeaderValue>,
+    args: &ExplainArgs,
+) -> Result<String, leader::Error> {
     let default = || client.default_namespace().to_owned();
     let namespace = args.namespace.clone().unwrap_or_else(default);
     let answer = leader::answer(
@@ -46,6 +51,7 @@ pub(crate) async fn run(client: &Client, args: &ExplainArgs) -> Result<String, l
         &args.object,
         namespace,
         &args.installation.operator_namespace,
+        authorization,
     )
     .await?;
     let (now, width) = (Timestamp::now(), text_width());

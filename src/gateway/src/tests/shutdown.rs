@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use bursar_api::InferenceDeployment;
 use bursar_api::names::GATEWAY_PORTS;
 use bursar_apitest::Server;
+use bursar_apitest::https::TestCertificate;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
@@ -16,6 +17,8 @@ use crate::{Error, Options};
 
 /// A replica listens here, on the engine's port.
 const REPLICA: &str = "127.83.0.1:8000";
+/// Who has it may read the gateway's metrics.
+const TOKEN: &str = "token-of-prometheus";
 
 /// A port of the gateways' range that is free now and that no other test uses.
 async fn free_gateway_port() -> u16 {
@@ -33,22 +36,28 @@ struct GatewayProcess {
     client: kube::Client,
     stop: CancellationToken,
     ended: JoinHandle<Result<(), Error>>,
-    admin: SocketAddr,
+    health: SocketAddr,
+    secure: SocketAddr,
+    certificate: TestCertificate,
     service: SocketAddr,
 }
 
 impl GatewayProcess {
     async fn start(grace: Duration) -> Self {
-        let client = Server::new(&["ns"]).client();
-        let (admin, control) = (free_port().await, free_port().await);
+        let server = Server::new(&["ns"]);
+        server.add_user("prometheus", TOKEN);
+        server.grant("prometheus", "get /metrics");
+        let client = server.client();
+        let certificate = TestCertificate::new().unwrap();
+        let (health, secure) = (free_port().await, free_port().await);
         let port = free_gateway_port().await;
         let options = Options {
             pod_ip: "127.0.0.1".parse().unwrap(),
             pod_uid: "g".into(),
-            admin_port: admin,
-            control_port: control,
-            tls_cert: "none".into(),
-            tls_key: "none".into(),
+            health_port: health,
+            secure_port: secure,
+            tls_cert: certificate.certificate(),
+            tls_key: certificate.key(),
             controller_service_account: "none".into(),
             termination_grace: grace,
             answer_head_timeout: TIMEOUT,
@@ -81,7 +90,9 @@ impl GatewayProcess {
             client,
             stop,
             ended,
-            admin: local(admin),
+            health: local(health),
+            secure: local(secure),
+            certificate,
             service: local(port),
         }
     }
@@ -90,29 +101,28 @@ impl GatewayProcess {
         Api::namespaced(self.client.clone(), "ns")
     }
 
-    /// Waits until a page of the admin server has this text.
-    async fn wait_for_page(&self, path: &str, text: &str) {
-        let request = format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n");
-        let found = async {
-            loop {
-                if let Ok(mut stream) = TcpStream::connect(self.admin).await {
-                    stream.write_all(request.as_bytes()).await.unwrap();
-                    let mut answer = String::new();
-                    stream.read_to_string(&mut answer).await.unwrap();
-                    if answer.contains(text) {
-                        return;
-                    }
-                }
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
+    /// Waits until `/readyz` is answered with this status.
+    async fn wait_for_readiness(&self, status: &str) {
+        let request = b"GET /readyz HTTP/1.1\r\nhost: health\r\nconnection: close\r\n\r\n";
+        let answered = async || {
+            let mut stream = TcpStream::connect(self.health).await?;
+            stream.write_all(request).await?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await?;
+            std::io::Result::Ok(answer)
         };
-        tokio::time::timeout(TIMEOUT, found).await.unwrap();
+        wait_for(status, answered).await;
     }
 
-    /// Waits until one request is held.
-    async fn wait_for_held(&self) {
-        self.wait_for_page("/metrics", "bursar_gateway_held_requests 1\n")
-            .await;
+    /// Waits until so many requests are held.
+    async fn wait_for_held(&self, number: usize) {
+        let expected = format!("bursar_gateway_held_requests {number}\n");
+        let headers = format!("authorization: Bearer {TOKEN}\r\n");
+        let metrics = async || {
+            let metrics = self.certificate.get(self.secure, "/metrics", &headers);
+            metrics.await
+        };
+        wait_for(&expected, metrics).await;
     }
 
     /// Makes the pod of a replica that is ready at [`REPLICA`].
@@ -151,20 +161,29 @@ impl GatewayProcess {
     }
 }
 
+/// Waits until an answer has this text.
+async fn wait_for(text: &str, mut answer: impl AsyncFnMut() -> std::io::Result<String>) {
+    let found = async {
+        // nobody listens before the gateway is up
+        while !answer().await.is_ok_and(|answer| answer.contains(text)) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(TIMEOUT, found).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_gateway_that_ends_serves_what_it_holds_once_a_replica_is_ready() {
     let process = GatewayProcess::start(Duration::from_secs(60)).await;
-    process.wait_for_page("/readyz", "200 OK").await;
+    process.wait_for_readiness("200 OK").await;
     let first = tokio::spawn(complete(process.service));
-    process.wait_for_held().await;
+    process.wait_for_held(1).await;
     process.stop.cancel();
-    process.wait_for_page("/readyz", "503").await;
+    process.wait_for_readiness("503").await;
     process.leave_the_slices().await;
     // nodes that do not know yet that the gateway leaves still send requests
     let second = tokio::spawn(complete(process.service));
-    process
-        .wait_for_page("/metrics", "bursar_gateway_held_requests 2\n")
-        .await;
+    process.wait_for_held(2).await;
     let closed = async {
         while TcpStream::connect(process.service).await.is_ok() {
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -183,9 +202,9 @@ async fn a_gateway_that_ends_serves_what_it_holds_once_a_replica_is_ready() {
 #[tokio::test]
 async fn a_request_held_at_the_end_of_the_grace_period_is_refused() {
     let process = GatewayProcess::start(Duration::from_secs(2)).await;
-    process.wait_for_page("/readyz", "200 OK").await;
+    process.wait_for_readiness("200 OK").await;
     let held = tokio::spawn(complete(process.service));
-    process.wait_for_held().await;
+    process.wait_for_held(1).await;
     process.stop.cancel();
     let answer = held.await.unwrap();
     assert!(
