@@ -54,6 +54,8 @@ pub(crate) struct Marks {
     pub(crate) budgets: BTreeSet<Name>,
     /// What events have named that earlier calls have not looked at.
     deferred: Deferred,
+    /// More services were due at one instant than the last call marked.
+    pub(crate) are_timers_due: bool,
     /// Namespaces in which the cost of everything is to be computed anew before anything else.
     pub(crate) costs: BTreeSet<Name>,
     /// Services that are to be decided, by namespace. An entry without any is looked at as well.
@@ -80,6 +82,7 @@ struct Deferred {
 impl Marks {
     fn is_empty(&self) -> bool {
         self.first_deferred().is_none()
+            && !self.are_timers_due
             && self.services.is_empty()
             && self.jobs.is_empty()
             && self.pods.is_empty()

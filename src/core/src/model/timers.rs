@@ -47,19 +47,24 @@ impl Timers {
         }
     }
 
-    /// Takes out the subjects that are due at `now`.
-    pub(crate) fn due(&mut self, now: Timestamp) -> Vec<TimerKey> {
-        let mut due = Vec::new();
-        while let Some((at, _)) = self.order.first() {
-            if *at > now {
+    /// Takes out subjects that are due at `now`. Where more services than `most` are due at one
+    /// instant, those of further namespaces are left for the next call: services of a namespace are
+    /// decided together, whichever of them goes first.
+    pub(crate) fn due(&mut self, now: Timestamp, most: usize) -> Vec<TimerKey> {
+        let mut due: Vec<(Timestamp, TimerKey)> = Vec::new();
+        while let Some(next) = self.order.first()
+            && next.0 <= now
+        {
+            let is_enough = due.len() >= most;
+            if is_enough && due.last().is_some_and(|last| may_part(last, next)) {
                 break;
             }
-            if let Some((_, subject)) = self.order.pop_first() {
-                self.at.remove(&subject);
-                due.push(subject);
+            if let Some(next) = self.order.pop_first() {
+                self.at.remove(&next.1);
+                due.push(next);
             }
         }
-        due
+        due.into_iter().map(|(_, subject)| subject).collect()
     }
 
     /// The first instant of a namespace, of which these are the services.
@@ -78,8 +83,59 @@ impl Timers {
         at.min()
     }
 
+    /// Whether anything is due at `now`.
+    pub(crate) fn are_due(&self, now: Timestamp) -> bool {
+        self.next().is_some_and(|at| at <= now)
+    }
+
     /// The first instant.
     pub(crate) fn next(&self) -> Option<Timestamp> {
         self.order.first().map(|(at, _)| *at)
+    }
+}
+
+/// Whether one of two successive timers may be due in one call, and the other in the next.
+fn may_part(last: &(Timestamp, TimerKey), next: &(Timestamp, TimerKey)) -> bool {
+    match (&last.1, &next.1) {
+        (TimerKey::Service(last_key), TimerKey::Service(next_key)) => {
+            last.0 == next.0 && last_key.namespace != next_key.namespace
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_796_000_000 + second).unwrap()
+    }
+
+    #[test]
+    fn services_of_a_namespace_that_are_due_at_one_instant_are_due_together() {
+        let mut timers = Timers::default();
+        let service = |namespace, name| TimerKey::Service(Key::new(namespace, name));
+        for (second, subject) in [
+            (1, service("a", "0")),
+            (2, service("a", "1")),
+            (2, service("b", "0")),
+            (2, service("b", "1")),
+            (2, service("c", "0")),
+            (2, TimerKey::Queue("a".into())),
+            (4, service("d", "0")),
+        ] {
+            timers.set(subject, Some(at(second)));
+        }
+        let first = timers.due(at(3), 1);
+        // of two instants all of the earlier one, since "a" is due at both
+        assert_eq!(first, [service("a", "0"), service("a", "1")]);
+        assert!(timers.are_due(at(3)));
+        assert_eq!(timers.due(at(3), 1), [service("b", "0"), service("b", "1")]);
+        let rest = [service("c", "0"), TimerKey::Queue("a".into())];
+        assert_eq!(timers.due(at(3), 1), rest);
+        assert!(!timers.are_due(at(3)));
+        assert_eq!(timers.due(at(3), 1), []);
+        assert_eq!(timers.next(), Some(at(4)));
     }
 }

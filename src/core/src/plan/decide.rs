@@ -33,23 +33,25 @@ const LIGHT: usize = 8;
 /// Decides for everything that is marked or due. Some of it may be left for the next call, so that
 /// none takes long: see [`Model::has_marks`].
 pub fn decide(model: &mut Model, now: Timestamp) -> Decisions {
-    let due = mark_due(model, now);
     let mut call = Call {
         now,
-        left: model.slice.saturating_sub(due / LIGHT).max(1),
+        left: model.slice,
         admissions: BTreeMap::new(),
         decided: BTreeSet::new(),
         decisions: Decisions::default(),
     };
-    for uid in std::mem::take(&mut model.marks.pods) {
-        model.refresh_other(&uid, now);
+    if model.marks.are_timers_due {
+        // what events have named since does not wait for the timers that the last call left
+        call.decide_named(model);
     }
-    let named = call.evaluate_named(model);
-    call.decide_named(model, named);
+    let due = mark_due(model, now);
+    call.left = call.left.saturating_sub(due / LIGHT).max(1);
+    call.decide_named(model);
     call.evaluate_deferred(model);
     call.decide_services(model);
     // the room that gangs find is known once all costs are
-    if model.marks.slices.is_empty() && model.marks.first_deferred().is_none() {
+    let marks = &model.marks;
+    if marks.slices.is_empty() && marks.first_deferred().is_none() && !marks.are_timers_due {
         call.decide_queues(model);
     }
     call.end(model)
@@ -58,11 +60,12 @@ pub fn decide(model: &mut Model, now: Timestamp) -> Decisions {
 /// Marks what is due, and what depends on the classes of nodes, or on gateways of which it has
 /// changed whether they are heard. Returns how much was due.
 fn mark_due(model: &mut Model, now: Timestamp) -> usize {
-    let due = model.timers.due(now);
+    let due = model.timers.due(now, model.slice * LIGHT);
     let number = due.len();
     for subject in due {
         model.mark(subject, now);
     }
+    model.marks.are_timers_due = model.timers.are_due(now);
     if model.rates.take_changed_classes() {
         model.mark_all();
     }
@@ -110,6 +113,19 @@ impl Call {
         self.admissions.insert(name.clone(), admission);
     }
 
+    /// Looks at what events have named since the last call, and decides services where budgets stop
+    /// something, then there: neither waits for what is deferred.
+    fn decide_named(&mut self, model: &mut Model) {
+        for uid in std::mem::take(&mut model.marks.pods) {
+            model.refresh_other(&uid, self.now);
+        }
+        let names = self.evaluate_named(model);
+        let marked = |name: &Name| model.marks.slices.contains_key(name);
+        let names = names.into_iter().filter(marked);
+        let names = model.marks.stops.iter().cloned().chain(names).collect();
+        self.decide_in(model, names);
+    }
+
     /// Looks at the namespaces in which events have named something since the last call, until the
     /// slice is full, and defers the others. Returns those that it looked at.
     fn evaluate_named(&mut self, model: &mut Model) -> Vec<Name> {
@@ -123,15 +139,6 @@ impl Call {
             names.push(name);
         }
         names
-    }
-
-    /// Decides services where budgets stop something, then where events have named something since
-    /// the last call: neither waits for what is deferred.
-    fn decide_named(&mut self, model: &mut Model, names: Vec<Name>) {
-        let marked = |name: &Name| model.marks.slices.contains_key(name);
-        let names = names.into_iter().filter(marked);
-        let names = model.marks.stops.iter().cloned().chain(names).collect();
-        self.decide_in(model, names);
     }
 
     /// Looks at the namespaces in which something is deferred, until the slice is full.
