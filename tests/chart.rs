@@ -254,6 +254,9 @@ fn roles_hold_the_rights_that_the_code_uses_and_no_more() {
     let gateway = [
         ("inferencedeployments", cached),
         ("pods", cached),
+        ("nodes", cached),
+        ("namespaces", cached),
+        ("networkpolicies", cached),
         ("endpointslices", cached),
         ("tokenreviews", "create"),
         ("subjectaccessreviews", "create"),

@@ -10,6 +10,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::caller_peers::{CallerPeer, MAX_PEERS};
 use crate::lenient::Validate;
 use crate::quantities::{self, DURATION_MESSAGE, DURATION_RULE, FieldError};
 use crate::revenue::Revenue;
@@ -280,6 +281,12 @@ pub struct Activation {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(length(max = 256), regex(pattern = "^/")))]
     pub wake_on: Vec<String>,
+    /// Who may reach it through gateways, whether a replica is ready or not; others get 403 and wake
+    /// nothing. Without it: whom the NetworkPolicies that select its replicas let reach
+    /// their port, and everybody where none selects them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = MAX_PEERS))]
+    pub allow_from: Option<Vec<CallerPeer>>,
     /// Which requests are sent to a second replica after the first one broke off before it answered,
     /// and may have done them. Requests of which nothing was sent are always sent again.
     #[serde(default = "default_retry")]
@@ -293,6 +300,7 @@ impl Default for Activation {
             max_held_requests: default_held(),
             hold_timeout: default_hold(),
             wake_on: Vec::new(),
+            allow_from: None,
             retry: default_retry(),
         }
     }

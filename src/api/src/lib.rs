@@ -9,6 +9,7 @@
 //! | [`correction`] | SpendCorrection (`correction`) |
 //! | [`prices`] | PriceList (`prices`) |
 //! | [`revenue`] | the revenue of an InferenceDeployment |
+//! | [`caller_peers`] | who may reach an InferenceDeployment through gateways |
 //! | [`spend`] | SpendRecord (`spend`) |
 //!
 //! [`lenient`] reads objects one by one, so that one that cannot be read stops no other.
@@ -28,6 +29,7 @@
 )]
 
 pub mod budget;
+pub mod caller_peers;
 pub mod conditions;
 pub mod correction;
 pub mod crds;

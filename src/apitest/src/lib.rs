@@ -41,6 +41,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, PersistentVolumeClaim, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceSlice};
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use kube::{Client, Resource};
@@ -71,7 +72,7 @@ impl Kind {
         }
     }
 
-    /// All kinds that the controllers use.
+    /// All kinds that the controllers and gateways use.
     fn all() -> Vec<Self> {
         vec![
             Self::of::<InferenceDeployment>(true),
@@ -88,6 +89,7 @@ impl Kind {
             Self::of::<Service>(true),
             Self::of::<ConfigMap>(false),
             Self::of::<EndpointSlice>(false),
+            Self::of::<NetworkPolicy>(false),
             Self::of::<Lease>(false),
             Self::of::<Event>(false),
             Self::of::<PriorityClass>(false),

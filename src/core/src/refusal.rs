@@ -40,11 +40,15 @@ pub enum RefusalReason {
     NoModelNeeded,
     /// A replica did not begin its answer in time.
     ReplicaTimeout,
+    /// The service's own rule, or the NetworkPolicies of its replicas, do not name the client.
+    CallerNotAllowed,
+    /// It is not known whether the client may reach the service.
+    CallerUnknown,
 }
 
 impl RefusalReason {
     /// All reasons.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::BudgetExhausted,
         Self::PriceUnknown,
         Self::StartFailed,
@@ -60,6 +64,8 @@ impl RefusalReason {
         Self::ReplicaFailed,
         Self::NoModelNeeded,
         Self::ReplicaTimeout,
+        Self::CallerNotAllowed,
+        Self::CallerUnknown,
     ];
 
     /// The reason's name, as it is written into statuses.
@@ -80,6 +86,8 @@ impl RefusalReason {
             Self::ReplicaFailed => "ReplicaFailed",
             Self::NoModelNeeded => "NoModelNeeded",
             Self::ReplicaTimeout => "ReplicaTimeout",
+            Self::CallerNotAllowed => "CallerNotAllowed",
+            Self::CallerUnknown => "CallerUnknown",
         }
     }
 }
@@ -115,7 +123,7 @@ mod tests {
         let names: BTreeSet<&str> = RefusalReason::ALL.map(RefusalReason::name).into();
         assert_eq!(names.len(), RefusalReason::ALL.len());
         // the last reason in declaration order: ALL has no gap
-        assert_eq!(RefusalReason::ReplicaTimeout as usize + 1, names.len());
+        assert_eq!(RefusalReason::CallerUnknown as usize + 1, names.len());
         for reason in RefusalReason::ALL {
             assert_eq!(reason.name().parse(), Ok(reason));
             assert_eq!(reason.name(), format!("{reason:?}"));

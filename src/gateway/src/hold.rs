@@ -1,6 +1,6 @@
 //! The hold queue: requests wait here until a replica of their service takes them.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +9,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::directory::Directory;
+use crate::access::{Access, Verdict};
 use crate::balancer::{Balancer, Balancers, Choice, Pick, RETRY_PAUSE, ReplicaGuard, Ticket};
 use crate::demand::{DemandTracker, HeldGuard};
 use crate::metrics::Metrics;
@@ -18,6 +20,9 @@ use crate::route::{HoldPolicy, Route, ServiceKey, ServiceRoutes};
 /// A request that may be sent again waits this long for another replica, while the one that broke
 /// off is the only one that is ready. A replica that has ended is not ready any more by then.
 const RESEND_WAIT: Duration = Duration::from_secs(5);
+/// A client that is no pod and no node as far as this gateway knows is waited for this long: its pod
+/// may have just started, and kubelets report a pod's address after a second or two.
+pub(crate) const CALLER_LOOKUP_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The held requests of all services.
 #[derive(Debug)]
@@ -26,6 +31,8 @@ pub(crate) struct HoldQueue {
     demand: DemandTracker,
     metrics: Metrics,
     balancers: Balancers,
+    /// Who has which address.
+    directory: Directory,
     pacing_timeout: Duration,
     shutdown: CancellationToken,
 }
@@ -35,11 +42,13 @@ impl HoldQueue {
     /// `pacing_timeout` at most because all ready replicas have as many requests as they should.
     pub(crate) fn new(
         routes: ServiceRoutes,
+        directory: Directory,
         demand: DemandTracker,
         metrics: Metrics,
         pacing_timeout: Duration,
     ) -> Self {
         Self {
+            directory,
             balancers: Balancers::new(routes.clone(), metrics.clone()),
             routes,
             demand,
@@ -61,8 +70,45 @@ impl HoldQueue {
         self.shutdown.cancel();
     }
 
-    /// A request for `service` that has just arrived, unless it is refused now.
-    pub(crate) fn admit(self: &Arc<Self>, service: &ServiceKey) -> Result<HeldRequest, Refusal> {
+    /// Whether the client with this address surely may not reach the service.
+    pub(crate) fn is_denied(&self, service: &ServiceKey, client: IpAddr) -> bool {
+        let access = &self.routes.get(service).access;
+        matches!(access.verdict(client, &self.directory), Verdict::Denied(_))
+    }
+
+    /// Waits until it is known whether the client with this address may reach the service.
+    ///
+    /// # Errors
+    /// It may not, or it cannot be known now. Such a request is not held and wakes nothing.
+    async fn check_client(&self, service: &ServiceKey, client: IpAddr) -> Result<(), Refusal> {
+        let mut changes = self.directory.subscribe();
+        let deadline = Instant::now() + CALLER_LOOKUP_TIMEOUT;
+        loop {
+            changes.mark_unchanged();
+            let access = Arc::clone(&self.routes.get(service).access);
+            let refusal = match access.verdict(client, &self.directory) {
+                Verdict::Allowed => return Ok(()),
+                Verdict::Denied(why) => return Err(Refusal::caller_not_allowed(why)),
+                Verdict::NotFound(why) => Refusal::caller_not_allowed(why),
+                Verdict::Unknown(why) => Refusal::caller_unknown(why),
+            };
+            if !access.needs_directory() {
+                return Err(refusal);
+            }
+            let changed = tokio::time::timeout_at(deadline, changes.changed());
+            if changed.await.is_err() || Instant::now() >= deadline {
+                return Err(refusal);
+            }
+        }
+    }
+
+    /// A request of this client for `service` that has just arrived, unless it is refused now.
+    pub(crate) async fn admit(
+        self: &Arc<Self>,
+        service: &ServiceKey,
+        client: IpAddr,
+    ) -> Result<HeldRequest, Refusal> {
+        self.check_client(service, client).await?;
         let routes = self.routes.subscribe(service);
         let routes = routes.ok_or_else(Refusal::service_deleted)?;
         let route = Arc::clone(&routes.borrow());
@@ -72,6 +118,9 @@ impl HoldQueue {
         Ok(HeldRequest {
             queue: Arc::clone(self),
             service: service.clone(),
+            client,
+            access: Arc::clone(&route.access),
+            directory_changes: None,
             deadline: arrived + to_std(policy.hold_timeout),
             arrived,
             routes,
@@ -92,6 +141,11 @@ impl HoldQueue {
 pub(crate) struct HeldRequest {
     queue: Arc<HoldQueue>,
     service: ServiceKey,
+    client: IpAddr,
+    /// The rule by which the client was let through.
+    access: Arc<Access>,
+    /// Tells of changes of the directory, while it is not known whether a newer rule lets it through.
+    directory_changes: Option<watch::Receiver<u64>>,
     arrived: Instant,
     deadline: Instant,
     routes: watch::Receiver<Arc<Route>>,
@@ -200,6 +254,7 @@ impl HeldRequest {
         loop {
             let route = Arc::clone(&self.routes.borrow_and_update());
             let policy = policy(&route)?;
+            self.check_access(&route.access)?;
             check(policy, &route.ready)?;
             self.deadline = self.arrived + to_std(policy.hold_timeout);
             let now = Instant::now();
@@ -243,6 +298,29 @@ impl HeldRequest {
         }
     }
 
+    /// Refuses the request if the rule has changed and does not let its client through any more.
+    fn check_access(&mut self, access: &Arc<Access>) -> Result<(), Refusal> {
+        if self.access == *access {
+            self.directory_changes = None;
+            return Ok(());
+        }
+        let mut changes = self.queue.directory.subscribe();
+        changes.mark_unchanged();
+        self.directory_changes = Some(changes);
+        match access.verdict(self.client, &self.queue.directory) {
+            Verdict::Denied(why) => Err(Refusal::caller_not_allowed(why)),
+            Verdict::Allowed => {
+                (self.access, self.directory_changes) = (Arc::clone(access), None);
+                Ok(())
+            }
+            // no replica gets the request before it is known
+            Verdict::NotFound(why) | Verdict::Unknown(why) => match self.has_replica() {
+                true => Err(Refusal::caller_unknown(why)),
+                false => Ok(()),
+            },
+        }
+    }
+
     /// The rules for this request now.
     fn choice(&self, policy: &HoldPolicy, route: &Route, now: Instant) -> Choice<'_> {
         let is_resent = !self.tried.is_empty();
@@ -282,6 +360,14 @@ impl HeldRequest {
                 None => std::future::pending().await,
             }
         };
+        let directory_changes = self.directory_changes.as_mut();
+        let directory_changed = async {
+            match directory_changes {
+                // the directory is there as long as the queue
+                Some(changes) => drop(changes.changed().await),
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
             () = self.queue.shutdown.cancelled() => {
@@ -291,6 +377,7 @@ impl HeldRequest {
             () = sleep_until(wake_at.filter(|at| *at <= self.deadline)) => {}
             () = tokio::time::sleep_until(self.deadline) => return Err(self.expired()),
             () = turn => {}
+            () = directory_changed => {}
             changed = self.routes.changed() => {
                 changed.map_err(|_| Refusal::service_deleted())?;
             }

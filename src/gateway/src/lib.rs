@@ -5,6 +5,7 @@
 //! replica is ready, because an EndpointSlice lists it as a terminating endpoint. Each service has
 //! a port of its own on every gateway, the one in its status.
 
+mod access;
 mod balancer;
 mod demand;
 mod demand_server;
@@ -26,6 +27,7 @@ mod routed_objects;
 #[cfg(test)]
 mod tests;
 mod upstream;
+mod watch_events;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -41,7 +43,10 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
+use crate::access::directory::Directory;
+use crate::access::directory_watch;
 use crate::demand::DemandTracker;
 use crate::demand_server::DemandServer;
 use crate::listeners::Listeners;
@@ -177,7 +182,10 @@ async fn serve(options: Options, client: Client, stop: CancellationToken) -> Res
     };
     let secure = https::serve(options.secure_port, certificate, routes, ended.clone());
     let secure = tokio::spawn(secure);
-    let mut route_watch = RouteWatch::new(client);
+    let directory = Directory::default();
+    let directory_watch = directory_watch::run(client.clone(), directory.clone());
+    let directory_watch = AbortOnDropHandle::new(tokio::spawn(directory_watch));
+    let mut route_watch = RouteWatch::new(client, directory.clone());
     let limits = Limits {
         client_idle: CLIENT_IDLE_TIMEOUT,
         client_stall: CLIENT_STALL_TIMEOUT,
@@ -185,7 +193,7 @@ async fn serve(options: Options, client: Client, stop: CancellationToken) -> Res
         pacing: PACING_TIMEOUT,
         close_clients: true,
     };
-    let handler = RequestHandler::new(route_watch.routes(), demand, metrics, limits);
+    let handler = RequestHandler::new(route_watch.routes(), directory, demand, metrics, limits);
     let listeners = Listeners::new(handler);
     let serving = async {
         let listeners = sync_listeners(&mut route_watch, listeners, &readiness, &stop).await?;
@@ -208,6 +216,7 @@ async fn serve(options: Options, client: Client, stop: CancellationToken) -> Res
     };
     tokio::select! {
         ended = serving => ended,
+        ended = directory_watch => ended.map_err(|_| Error::Ended("the watch of pods and nodes"))?,
         ended = health => ended.map_err(|_| Error::Ended("the health port"))?.map_err(Error::Io),
         ended = secure => ended.map_err(|_| Error::Ended("the secure port"))?.map_err(Error::Io),
     }

@@ -28,6 +28,9 @@ use crate::upstream::set_socket_options;
 /// While a service has as many connections as it may, further ones wait in the kernel, and the
 /// number is checked this often.
 const CAPACITY_POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// Connections that clients who may not reach a service have to it at a time, to be told so. Further
+/// ones are closed at once, so that they take none of those of other clients.
+const MAX_DENIED_CONNECTIONS: usize = 16;
 /// The most bytes that the head of a request may have.
 const MAX_HEAD_BYTES: u32 = 64 << 10;
 /// The most bytes of heads that are being read, of all connections together.
@@ -155,7 +158,7 @@ async fn accept(
     heads: HeldBytes,
     closed: CancellationToken,
 ) {
-    let (slots, service) = (Arc::new(()), Arc::new(service));
+    let (slots, denied_slots, service) = (Arc::new(()), Arc::new(()), Arc::new(service));
     loop {
         let accepted = async {
             while Arc::strong_count(&slots) > handler.hold_queue().max_connections(&service) {
@@ -169,7 +172,11 @@ async fn accept(
             () = closed.cancelled() => return,
             accepted = accepted => accepted,
         };
-        let slot = Arc::clone(&slots);
+        let slot = match handler.hold_queue().is_denied(&service, peer.ip()) {
+            false => Arc::clone(&slots),
+            true if Arc::strong_count(&denied_slots) > MAX_DENIED_CONNECTIONS => continue,
+            true => Arc::clone(&denied_slots),
+        };
         let connection = serve_connection(
             stream,
             peer,

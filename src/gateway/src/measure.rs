@@ -6,6 +6,7 @@ use std::time::Duration;
 use prometheus_client::registry::Registry;
 use serde_json::json;
 
+use crate::access::directory::Directory;
 use crate::demand::DemandTracker;
 use crate::listeners::Listeners;
 use crate::metrics::Metrics;
@@ -56,7 +57,13 @@ impl MeasuredGateway {
             pacing: TIMEOUT,
             close_clients: !keep_clients,
         };
-        let handler = RequestHandler::new(routes, demand.clone(), metrics, limits);
+        let handler = RequestHandler::new(
+            routes,
+            Directory::default(),
+            demand.clone(),
+            metrics,
+            limits,
+        );
         let mut listeners = Listeners::new(handler);
         match listeners.sync(&[(port, service)].into()).await {
             true => Ok(Self {

@@ -51,6 +51,13 @@ impl HttpForm {
             RefusalReason::ScalingPaused => unavailable("service_paused", 10, "stopped"),
             RefusalReason::NoModelNeeded => unavailable("no_replica", 10, "no_replica"),
             RefusalReason::QueueFull => unavailable("queue_full", 5, "queue_full"),
+            RefusalReason::CallerNotAllowed => invalid(
+                StatusCode::FORBIDDEN,
+                "caller_not_allowed",
+                60,
+                "not_allowed",
+            ),
+            RefusalReason::CallerUnknown => unavailable("caller_unknown", 5, "caller_unknown"),
             RefusalReason::GatewayShutdown => unavailable("gateway_leaving", 1, "leaving"),
             RefusalReason::HoldTimeout => (
                 StatusCode::GATEWAY_TIMEOUT,
@@ -160,6 +167,14 @@ impl Refusal {
     pub(crate) fn wakes_nothing() -> Self {
         let message = "no replica is ready, and this request wakes none: it needs no model, or activation.wakeOn does not have its path";
         Self::new(RefusalReason::NoModelNeeded, message)
+    }
+
+    pub(crate) fn caller_not_allowed(why: String) -> Self {
+        Self::new(RefusalReason::CallerNotAllowed, why)
+    }
+
+    pub(crate) fn caller_unknown(why: String) -> Self {
+        Self::new(RefusalReason::CallerUnknown, why)
     }
 
     pub(crate) fn queue_full() -> Self {
@@ -330,6 +345,8 @@ mod tests {
             (502, "server_error", "replica_failed", "1", "upstream"),
             (503, "server_error", "no_replica", "10", "no_replica"),
             (504, "server_error", "replica_timeout", "10", "upstream"),
+            (403, "invalid_request_error", "caller_not_allowed", "60", "not_allowed"),
+            (503, "server_error", "caller_unknown", "5", "caller_unknown"),
         ];
         assert_eq!(expected.len(), RefusalReason::ALL.len());
         for (reason, expected) in RefusalReason::ALL.into_iter().zip(expected) {

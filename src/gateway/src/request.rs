@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
+use crate::access::directory::Directory;
 use crate::balancer::ReplicaGuard;
 use crate::demand::{DemandTracker, InFlightGuard};
 use crate::held_bytes::HeldBytes;
@@ -71,14 +72,22 @@ pub(crate) type ClientResponse = Response<ClientBody>;
 pub(crate) type ClientBody = Either<Full<Bytes>, StreamedBody>;
 
 impl RequestHandler {
-    /// A handler that forwards by `routes`, which always has the current state of the cluster.
+    /// A handler that forwards by `routes`, which always has the current state of the cluster;
+    /// `directory` has it once some service needs it.
     pub(crate) fn new(
         routes: ServiceRoutes,
+        directory: Directory,
         demand: DemandTracker,
         metrics: Metrics,
         limits: Limits,
     ) -> Self {
-        let hold_queue = HoldQueue::new(routes, demand.clone(), metrics.clone(), limits.pacing);
+        let hold_queue = HoldQueue::new(
+            routes,
+            directory,
+            demand.clone(),
+            metrics.clone(),
+            limits.pacing,
+        );
         Self(Arc::new(Shared {
             hold_queue: Arc::new(hold_queue),
             demand,
@@ -176,7 +185,7 @@ impl Shared {
         parts: &http::request::Parts,
         body: &mut Incoming,
     ) -> Result<Answer, Refusal> {
-        let mut held = self.hold_queue.admit(service)?;
+        let mut held = self.hold_queue.admit(service, peer.ip()).await?;
         held.check_wakes(parts)?;
         let policy = held.policy()?;
         let hold_timeout = hold::to_std(policy.hold_timeout);

@@ -13,13 +13,18 @@ use bursar_api::InferenceDeployment;
 use bursar_api::conditions::accepted;
 use bursar_api::engine_presets::preset;
 use bursar_api::inference::{ActivationMode, ActivationRetry, RefusalStatus};
-use bursar_api::names::{WORKLOAD_LABEL, gateway_slice};
+use bursar_api::lenient::Lenient;
+use bursar_api::names::{KIND_LABEL, SERVING_LABEL, WORKLOAD_LABEL, gateway_slice};
 use http::Method;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::ResourceExt;
 use tokio::sync::watch;
 
+use crate::access::Access;
+use crate::access::network_policies::{NetworkPolicies, ReplicaPort};
+use crate::access::selector::Labels;
 use crate::port_claims::PortClaims;
 use crate::refusal::Refusal;
 use crate::routed_objects::{RoutedService, ServingPod};
@@ -116,6 +121,12 @@ struct Service {
     policy: Arc<HoldPolicy>,
     /// Port on which its replicas serve.
     engine_port: Option<u16>,
+    /// Who may reach it, if it says so itself.
+    allow_from: Option<Access>,
+    /// The labels of its replicas, by which NetworkPolicies select them.
+    replica_labels: Labels,
+    /// The names of the replicas' port.
+    port_names: BTreeSet<String>,
 }
 
 /// An EndpointSlice that names gateways.
@@ -134,6 +145,8 @@ pub(crate) struct Route {
     pub(crate) policy: Option<Arc<HoldPolicy>>,
     /// The replicas that are ready for requests.
     pub(crate) ready: Vec<SocketAddr>,
+    /// Who may reach it.
+    pub(crate) access: Arc<Access>,
 }
 
 /// The routes of all services, as requests read them. Clones share them.
@@ -185,6 +198,11 @@ pub(crate) struct RouteTable {
     /// The addresses of each service's ready pods, with the pods' names.
     replicas: BTreeMap<ServiceKey, BTreeSet<(IpAddr, String)>>,
     slices: BTreeMap<ServiceKey, GatewaySlice>,
+    network_policies: NetworkPolicies,
+    /// Namespaces whose NetworkPolicies have changed since routes were last published.
+    changed_policies: BTreeSet<String>,
+    /// NetworkPolicies that were left out would count now.
+    relist_policies: bool,
     /// Services that have changed since routes were last published.
     changed: BTreeSet<ServiceKey>,
 }
@@ -201,10 +219,19 @@ impl RouteTable {
             (None, None) => Arc::new(HoldPolicy::unreadable()),
         };
         let engine_port = object.engine().map(|engine| preset(engine).port);
+        let engine_port = engine_port.or(known.and_then(|known| known.engine_port));
         let service = Service {
             uid: object.uid(),
             policy,
-            engine_port: engine_port.or(known.and_then(|known| known.engine_port)),
+            engine_port,
+            allow_from: match object.allow_from() {
+                Ok(peers) => peers.map(|peers| Access::allow_from(&peers, &key.0)),
+                Err(_) => Some(Access::Unknown(
+                    "activation.allowFrom of this service cannot be read".to_owned(),
+                )),
+            },
+            replica_labels: replica_labels(object),
+            port_names: engine_port.map_or_else(BTreeSet::new, |port| object.port_names(port)),
         };
         self.ports.claim(&key, object.gateway_port());
         self.changed.insert(key.clone());
@@ -270,6 +297,31 @@ impl RouteTable {
         self.slices.remove(slice);
     }
 
+    /// Adds or updates a NetworkPolicy.
+    pub(crate) fn apply_network_policy(&mut self, policy: &Lenient<NetworkPolicy>) {
+        self.changed_policies
+            .insert(policy.namespace().unwrap_or_default());
+        self.network_policies.apply(policy);
+    }
+
+    /// Removes the NetworkPolicy of this namespace and name.
+    pub(crate) fn delete_network_policy(&mut self, policy: &ServiceKey) {
+        self.changed_policies.insert(policy.0.clone());
+        self.relist_policies |= self.network_policies.delete(policy);
+    }
+
+    /// Removes all NetworkPolicies except these, which a complete list had.
+    pub(crate) fn retain_network_policies(&mut self, listed: &BTreeSet<ServiceKey>) {
+        let known = self.network_policies.keys();
+        let gone: Vec<_> = known.filter(|key| !listed.contains(key)).collect();
+        gone.iter().for_each(|key| self.delete_network_policy(key));
+    }
+
+    /// Whether all NetworkPolicies should be listed again.
+    pub(crate) fn take_relist(&mut self) -> bool {
+        std::mem::take(&mut self.relist_policies)
+    }
+
     /// Removes all InferenceDeployments except these, which a complete list had.
     pub(crate) fn retain_services(&mut self, listed: &BTreeSet<ServiceKey>) {
         let gone = missing(self.services.keys(), listed);
@@ -321,19 +373,58 @@ impl RouteTable {
             .collect();
         // pods in their node's network share its address
         ready.dedup();
+        let access = known.map(|known| self.access(&service.0, known));
         Route {
             policy: known.map(|service| Arc::clone(&service.policy)),
             ready,
+            access: Arc::new(access.unwrap_or_default()),
         }
     }
 
-    /// Publishes the routes of the services that have changed: only requests of these wake.
-    pub(crate) fn publish(&mut self, routes: &ServiceRoutes) {
+    /// Who may reach a service of this namespace: whom it says itself, or else whom the
+    /// NetworkPolicies that select its replicas let reach their port.
+    fn access(&self, namespace: &str, service: &Service) -> Access {
+        if let Some(access) = &service.allow_from {
+            return access.clone();
+        }
+        let port = ReplicaPort {
+            number: service.engine_port.unwrap_or(0),
+            names: service.port_names.clone(),
+        };
+        self.network_policies
+            .access(namespace, &service.replica_labels, &port)
+    }
+
+    /// Publishes the routes of the services that have changed: only requests of these wake. Returns
+    /// whether it takes the directory to say who may reach one of them.
+    pub(crate) fn publish(&mut self, routes: &ServiceRoutes) -> bool {
+        for namespace in std::mem::take(&mut self.changed_policies) {
+            let first = (namespace.clone(), String::new());
+            let services = self.services.range(first..);
+            let services = services.take_while(|(service, _)| service.0 == namespace);
+            self.changed
+                .extend(services.map(|(service, _)| service.clone()));
+        }
+        let mut needs_directory = false;
         for service in std::mem::take(&mut self.changed) {
             let route = self.route(&service);
+            needs_directory |= route.access.needs_directory();
             routes.set(service, route);
         }
+        needs_directory
     }
+}
+
+/// The labels of a service's replicas: those of its template, and Bursar's.
+fn replica_labels(object: &RoutedService) -> Labels {
+    let mut labels = object.template_labels();
+    let own = [
+        (KIND_LABEL, "InferenceDeployment".to_owned()),
+        (WORKLOAD_LABEL, object.name_any()),
+        (SERVING_LABEL, "true".to_owned()),
+    ];
+    labels.extend(own.map(|(key, value)| (key.to_owned(), value)));
+    Labels::new(&labels)
 }
 
 /// Those that a complete list does not have.

@@ -1,51 +1,61 @@
-//! Watches InferenceDeployments, their pods and the EndpointSlices of gateways, and keeps the route
-//! table current.
+//! Watches InferenceDeployments, their pods, the EndpointSlices of gateways and NetworkPolicies, and
+//! keeps the route table current.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
 
-use bursar_api::lenient::{Lenient, bounded_text};
+use bursar_api::lenient::Lenient;
 use bursar_api::names::{GATEWAY_LABEL, KIND_LABEL, SERVING_LABEL, WORKLOAD_LABEL};
-use futures::{Stream, StreamExt, TryStreamExt};
+use futures::{Stream, StreamExt};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use kube::Client;
 use kube::runtime::watcher::Event;
-use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Client, Resource};
-use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
 
 use crate::Error;
+use crate::access::directory::Directory;
 use crate::route::{self, RouteTable, ServiceKey, ServiceRoutes};
 use crate::routed_objects::{RoutedService, ServingPod};
+use crate::watch_events::{EventHandler, MAX_EVENTS, watch};
 
-/// Events that are applied before routes are published.
-const MAX_EVENTS: usize = 1_024;
-/// Objects of a page of a list. A page is read as a whole, and an object may have more than a megabyte.
-const PAGE_SIZE: u32 = 100;
+/// NetworkPolicies are listed again no more often than this, because some were left out.
+const RELIST_INTERVAL: Duration = Duration::from_secs(60);
 
 enum WatchEvent {
     Service(Box<Event<RoutedService>>),
     Pod(Box<Event<ServingPod>>),
     Slice(Box<Event<Lenient<EndpointSlice>>>),
+    NetworkPolicy(Box<Event<Lenient<NetworkPolicy>>>),
 }
 
-/// The route table, kept current by three watches.
+/// The route table, kept current by four watches.
 pub(crate) struct RouteWatch {
     events: Pin<Box<dyn Stream<Item = Vec<WatchEvent>> + Send>>,
-    services: EventHandler<RoutedService>,
+    services: EventHandler<RoutedService, RouteTable>,
     /// Services that cannot be read: each is logged once.
     unreadable: BTreeSet<ServiceKey>,
-    pods: EventHandler<ServingPod>,
-    slices: EventHandler<Lenient<EndpointSlice>>,
+    pods: EventHandler<ServingPod, RouteTable>,
+    slices: EventHandler<Lenient<EndpointSlice>, RouteTable>,
+    network_policies: EventHandler<Lenient<NetworkPolicy>, RouteTable>,
+    /// Asks for a list of all NetworkPolicies.
+    relist: Arc<Notify>,
     table: RouteTable,
     routes: ServiceRoutes,
+    directory: Directory,
 }
 
 impl RouteWatch {
     /// An empty table; nothing is watched before [`Self::next`] is called.
-    pub(crate) fn new(client: Client) -> Self {
+    pub(crate) fn new(client: Client, directory: Directory) -> Self {
+        let relist = Arc::new(Notify::new());
         Self {
-            events: events(client).ready_chunks(MAX_EVENTS).boxed(),
+            events: events(client, Arc::clone(&relist))
+                .ready_chunks(MAX_EVENTS)
+                .boxed(),
             services: EventHandler::new(
                 RouteTable::apply_service,
                 RouteTable::delete_service,
@@ -66,8 +76,15 @@ impl RouteWatch {
                 RouteTable::delete_slice,
                 RouteTable::retain_slices,
             ),
+            network_policies: EventHandler::new(
+                RouteTable::apply_network_policy,
+                RouteTable::delete_network_policy,
+                RouteTable::retain_network_policies,
+            ),
+            relist,
             table: RouteTable::default(),
             routes: ServiceRoutes::default(),
+            directory,
         }
     }
 
@@ -78,7 +95,10 @@ impl RouteWatch {
 
     /// Whether all first lists are complete.
     pub(crate) fn is_synced(&self) -> bool {
-        self.services.synced && self.pods.synced && self.slices.synced
+        self.services.synced
+            && self.pods.synced
+            && self.slices.synced
+            && self.network_policies.synced
     }
 
     /// Assigns ports by the statuses of services; returns whether any has another owner than
@@ -107,9 +127,17 @@ impl RouteWatch {
                 }
                 WatchEvent::Pod(event) => self.pods.handle(*event, &mut self.table),
                 WatchEvent::Slice(event) => self.slices.handle(*event, &mut self.table),
+                WatchEvent::NetworkPolicy(event) => {
+                    self.network_policies.handle(*event, &mut self.table);
+                }
             }
         }
-        self.table.publish(&self.routes);
+        if self.table.take_relist() {
+            self.relist.notify_one();
+        }
+        if self.table.publish(&self.routes) {
+            self.directory.require();
+        }
         Ok(())
     }
 
@@ -155,75 +183,37 @@ impl RouteWatch {
     }
 }
 
-fn events(client: Client) -> impl Stream<Item = WatchEvent> {
+fn events(client: Client, relist: Arc<Notify>) -> impl Stream<Item = WatchEvent> {
     let pods = format!("{KIND_LABEL}=InferenceDeployment,{SERVING_LABEL}=true,{WORKLOAD_LABEL}");
     let services = watch::<RoutedService>(client.clone(), "");
     let pods = watch::<ServingPod>(client.clone(), &pods);
-    let slices = watch::<Lenient<EndpointSlice>>(client, GATEWAY_LABEL);
+    let slices = watch::<Lenient<EndpointSlice>>(client.clone(), GATEWAY_LABEL);
+    let policies = watch_network_policies(client, relist);
+    let policies = policies.map(|event| WatchEvent::NetworkPolicy(Box::new(event)));
     let slices = slices.map(|event| WatchEvent::Slice(Box::new(event)));
     futures::stream::select(
-        services.map(|event| WatchEvent::Service(Box::new(event))),
-        futures::stream::select(pods.map(|event| WatchEvent::Pod(Box::new(event))), slices),
+        futures::stream::select(
+            services.map(|event| WatchEvent::Service(Box::new(event))),
+            pods.map(|event| WatchEvent::Pod(Box::new(event))),
+        ),
+        futures::stream::select(slices, policies),
     )
 }
 
-/// The events of all objects of a kind with these labels. A watch that fails starts again.
-fn watch<K>(client: Client, labels: &str) -> impl Stream<Item = Event<K>> + use<K>
-where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
-{
-    let config = watcher::Config::default()
-        .labels(labels)
-        .page_size(PAGE_SIZE);
-    watcher(Api::<K>::all(client), config)
-        .default_backoff()
-        .inspect_err(|error| {
-            let (kind, error) = (K::kind(&()), bounded_text(&error.to_string()));
-            tracing::warn!(%kind, error, "a watch failed; it starts again");
-        })
-        .filter_map(|event| async { event.ok() })
-}
-
-/// Applies the events of one kind to the route table.
-struct EventHandler<K> {
-    apply: fn(&mut RouteTable, &K),
-    delete: fn(&mut RouteTable, &ServiceKey),
-    retain: fn(&mut RouteTable, &BTreeSet<ServiceKey>),
-    relisted: BTreeSet<ServiceKey>,
-    /// The first list is complete.
-    synced: bool,
-}
-
-impl<K: Resource<DynamicType = ()>> EventHandler<K> {
-    fn new(
-        apply: fn(&mut RouteTable, &K),
-        delete: fn(&mut RouteTable, &ServiceKey),
-        retain: fn(&mut RouteTable, &BTreeSet<ServiceKey>),
-    ) -> Self {
-        Self {
-            apply,
-            delete,
-            retain,
-            relisted: BTreeSet::new(),
-            synced: false,
-        }
-    }
-
-    fn handle(&mut self, event: Event<K>, routes: &mut RouteTable) {
-        match event {
-            Event::Init => self.relisted.clear(),
-            Event::InitApply(object) => {
-                self.relisted.insert(route::service_key(&object));
-                (self.apply)(routes, &object);
-            }
-            Event::InitDone => {
-                (self.retain)(routes, &self.relisted);
-                self.synced = true;
-            }
-            Event::Apply(object) => (self.apply)(routes, &object),
-            Event::Delete(object) => (self.delete)(routes, &route::service_key(&object)),
-        }
-    }
+/// The events of all NetworkPolicies; whenever `relist` asks for it, all are listed again.
+fn watch_network_policies(
+    client: Client,
+    relist: Arc<Notify>,
+) -> impl Stream<Item = Event<Lenient<NetworkPolicy>>> {
+    let watches = futures::stream::repeat_with(move || {
+        let relist = Arc::clone(&relist);
+        let asked = async move {
+            tokio::time::sleep(RELIST_INTERVAL).await;
+            relist.notified().await;
+        };
+        watch::<Lenient<NetworkPolicy>>(client.clone(), "").take_until(Box::pin(asked))
+    });
+    watches.flatten()
 }
 
 #[cfg(test)]
@@ -231,6 +221,7 @@ mod tests {
     use bursar_api::InferenceDeployment;
     use bursar_apitest::Server;
     use k8s_openapi::api::core::v1::Pod;
+    use kube::Api;
     use kube::api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams};
     use serde_json::{Value, json};
 
@@ -311,7 +302,7 @@ mod tests {
         create(&server, &service("chat", 80, 7)).await;
         create_pod(&server).await;
 
-        let mut watch = RouteWatch::new(server.client());
+        let mut watch = RouteWatch::new(server.client(), Directory::default());
         wait_for(&mut watch, |_| true).await;
         let chat = (TENANT.to_owned(), "chat".to_owned());
         assert_eq!(max_held(&watch.table, "chat"), Some(7));
@@ -347,7 +338,7 @@ mod tests {
     async fn a_change_of_one_service_wakes_no_request_of_another_and_a_list_without_news_none() {
         let server = Server::new(&[TENANT]);
         create(&server, &service("chat", 80, 7)).await;
-        let mut watch = RouteWatch::new(server.client());
+        let mut watch = RouteWatch::new(server.client(), Directory::default());
         wait_for(&mut watch, |_| true).await;
         let key = (TENANT.to_owned(), "chat".to_owned());
         let mut chat = watch.routes().subscribe(&key).unwrap();

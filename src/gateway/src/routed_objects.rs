@@ -2,9 +2,11 @@
 //! that nothing else in an object keeps it from being routed, and templates are not kept.
 
 use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use bursar_api::InferenceDeployment;
+use bursar_api::caller_peers::CallerPeer;
 use bursar_api::inference::Engine;
 use bursar_api::lenient::{Lenient, Unreadable};
 use k8s_openapi::api::core::v1::Pod;
@@ -36,6 +38,13 @@ impl<'de, K: DeserializeOwned, F: DeserializeOwned + Default> Deserialize<'de> f
             object: serde_json::from_str(text.get()).map_err(serde::de::Error::custom)?,
             fields: serde_json::from_str(text.get()).unwrap_or_default(),
         })
+    }
+}
+
+impl<K, F> Routed<K, F> {
+    /// The fields that are read apart.
+    pub(crate) fn fields(&self) -> &F {
+        &self.fields
     }
 }
 
@@ -72,15 +81,51 @@ impl<K: Resource, F> Resource for Routed<K, F> {
 #[derive(Debug, Clone, Default, Deserialize)]
 pub(crate) struct ServiceFields {
     #[serde(default)]
-    spec: EngineField,
+    spec: SpecFields,
     #[serde(default)]
     status: ActivationField,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
-struct EngineField {
+struct SpecFields {
     #[serde(default)]
     engine: Value,
+    activation: Option<AllowFromField>,
+    template: Option<TemplateFields>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct AllowFromField {
+    #[serde(default)]
+    allow_from: Value,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+struct TemplateFields {
+    metadata: Option<LabelsField>,
+    spec: Option<ContainerFields>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+struct LabelsField {
+    #[serde(default)]
+    labels: Value,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ContainerFields {
+    #[serde(default)]
+    containers: Vec<PortsField>,
+    #[serde(default)]
+    init_containers: Vec<PortsField>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+struct PortsField {
+    #[serde(default)]
+    ports: Value,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -109,6 +154,46 @@ impl RoutedService {
     /// The engine of its replicas.
     pub(crate) fn engine(&self) -> Option<Engine> {
         serde_json::from_value(self.fields.spec.engine.clone()).ok()
+    }
+
+    /// Who may reach it, if it says so.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub(crate) fn allow_from(&self) -> Result<Option<Vec<CallerPeer>>, serde_json::Error> {
+        let activation = self.fields.spec.activation.as_ref();
+        match activation.map(|activation| &activation.allow_from) {
+            None | Some(Value::Null) => Ok(None),
+            Some(peers) => serde_json::from_value(peers.clone()).map(Some),
+        }
+    }
+
+    /// The labels of its template.
+    pub(crate) fn template_labels(&self) -> BTreeMap<String, String> {
+        let template = self.fields.spec.template.as_ref();
+        let metadata = template.and_then(|template| template.metadata.as_ref());
+        let labels = metadata.and_then(|metadata| metadata.labels.as_object());
+        let labels = labels.into_iter().flatten();
+        let texts =
+            labels.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())));
+        texts.collect()
+    }
+
+    /// The names that containers of its template give to this port of TCP.
+    pub(crate) fn port_names(&self, number: u16) -> BTreeSet<String> {
+        let template = self.fields.spec.template.as_ref();
+        let spec = template.and_then(|template| template.spec.as_ref());
+        let containers = spec.map(|spec| spec.containers.iter().chain(&spec.init_containers));
+        let ports = containers.into_iter().flatten();
+        let ports = ports
+            .filter_map(|container| container.ports.as_array())
+            .flatten();
+        let named = ports.filter(|port| {
+            let protocol = port["protocol"].as_str().unwrap_or("TCP");
+            port["containerPort"].as_u64() == Some(number.into()) && protocol == "TCP"
+        });
+        let names = named.filter_map(|port| port["name"].as_str());
+        names.map(str::to_owned).collect()
     }
 
     /// The port that its status claims on every gateway.

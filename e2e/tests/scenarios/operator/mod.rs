@@ -141,6 +141,11 @@ fn requests() -> Vec<Scenario> {
             requests::last_replica_crashes,
         ),
         Scenario::new(
+            "a_client_that_a_service_does_not_name_wakes_nothing",
+            3,
+            requests::only_named_clients_wake,
+        ),
+        Scenario::new(
             "a_burst_starts_nothing_that_would_come_too_late",
             5,
             growth::start_nothing_for_a_burst,

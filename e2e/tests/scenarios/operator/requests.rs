@@ -257,3 +257,45 @@ pub(crate) fn unready_replica_ends_requests(cluster: &Cluster) -> ScenarioResult
     )?;
     delete_services(cluster, namespace, &["chat"])
 }
+
+/// A client that a service does not name wakes nothing, and gets 403 warm or cold while its connections go through a gateway; once
+/// the service names it, it is served. The NetworkPolicy of a service without a rule of its own counts.
+pub(crate) fn only_named_clients_wake(cluster: &Cluster) -> ScenarioResult {
+    let namespace = "callers";
+    let flags = r#""--startup-delay", "1s""#;
+    let manifest = service_manifest(namespace, flags, "5s");
+    let named = |peers: &str| {
+        let activation = format!("  activation: {{allowFrom: {peers}}}\n  drain:");
+        manifest.replace("  drain:", &activation)
+    };
+    let elsewhere = named("[{ipBlock: {cidr: 192.0.2.0/24}}]");
+    let address = deploy_manifest(cluster, namespace, &elsewhere)?;
+    let refused = |reason: &str| -> ScenarioResult {
+        let answer = client_runtime()?.block_on(traffic::complete(address, 4));
+        let desired = get_field(cluster, namespace, "infd/chat", ".status.desiredReplicas")?;
+        match answer.status == Some(403) && answer.text.contains(reason) && desired == "0" {
+            true => Ok(()),
+            false => Err(format!("{desired} replicas are wanted after {answer:?}").into()),
+        }
+    };
+    refused("activation.allowFrom of this service")?;
+    let policy = "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: closed, namespace: callers}, spec: {podSelector: {matchLabels: {bursar.dev/workload: chat}}, policyTypes: [Ingress]}}";
+    cluster.apply(policy)?;
+    // gateways hear of the policy long before this
+    thread::sleep(Duration::from_secs(2));
+    cluster.apply(&manifest)?;
+    wait_until("the NetworkPolicy to count", 20, || {
+        let answer = client_runtime()?.block_on(traffic::complete(address, 4));
+        Ok(answer
+            .text
+            .contains("the NetworkPolicies that select the replicas"))
+    })?;
+    refused("the NetworkPolicies that select the replicas")?;
+    cluster.kubectl(&["-n", namespace, "delete", "networkpolicy", "closed"])?;
+    cluster.apply(&named("[{entity: All}]"))?;
+    wait_until("the client to be served", 60, || {
+        let answer = client_runtime()?.block_on(traffic::complete(address, 4));
+        Ok(answer.status == Some(200))
+    })?;
+    delete_services(cluster, namespace, &["chat"])
+}

@@ -14,8 +14,8 @@ fn address(number: u8) -> SocketAddr {
 
 fn route(count: u8) -> Arc<Route> {
     Arc::new(Route {
-        policy: None,
         ready: (1..=count).map(address).collect(),
+        ..Route::default()
     })
 }
 

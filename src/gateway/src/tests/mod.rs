@@ -1,7 +1,9 @@
 //! Requests over real sockets on loopback: held, forwarded, streamed, sent again, refused.
 
+mod callers;
 mod holding;
 mod limits;
+mod process;
 mod replicas;
 mod shares;
 mod shutdown;
@@ -14,6 +16,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::access::directory::Directory;
 use crate::demand::DemandTracker;
 use crate::held_bytes::HeldBytes;
 use crate::listeners::Listeners;
@@ -34,6 +37,7 @@ const LIMITS: Limits = Limits {
 struct TestGateway {
     route: Route,
     published: ServiceRoutes,
+    directory: Directory,
     demand: DemandTracker,
     held_bytes: HeldBytes,
     address: SocketAddr,
@@ -56,9 +60,10 @@ impl TestGateway {
 
     async fn with_limits(activation: Value, limits: Limits) -> Self {
         let demand = DemandTracker::new("g", Metrics::new(&mut Registry::default()));
-        let published = ServiceRoutes::default();
+        let (published, directory) = (ServiceRoutes::default(), Directory::default());
         let handler = RequestHandler::new(
             published.clone(),
+            directory.clone(),
             demand.clone(),
             Metrics::new(&mut Registry::default()),
             limits,
@@ -71,6 +76,7 @@ impl TestGateway {
         let mut gateway = Self {
             route: Route::default(),
             published,
+            directory,
             demand,
             held_bytes,
             address,
@@ -87,7 +93,8 @@ impl TestGateway {
     fn apply_service(&mut self, object: Value) {
         let mut routes = RouteTable::default();
         routes.apply_service(&serde_json::from_value(object).unwrap());
-        self.route.policy = routes.route(&chat()).policy;
+        let route = routes.route(&chat());
+        (self.route.policy, self.route.access) = (route.policy, route.access);
         self.published.set(chat(), self.route.clone());
     }
 

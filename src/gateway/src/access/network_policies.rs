@@ -1,0 +1,350 @@
+//! The NetworkPolicies of all namespaces, as far as they say who may reach a service's replicas.
+//!
+//! What one namespace has is bounded. Where it has more, or one that cannot be read, nobody reaches its
+//! services without an `activation.allowFrom` of their own: a rule that is not known lets nobody
+//! through.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use bursar_api::lenient::Lenient;
+use k8s_openapi::api::networking::v1::{
+    NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPort,
+};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::selector::{Labels, Selector};
+use super::{Access, Peer, RuleSource};
+use crate::route::{self, ServiceKey};
+
+/// The most NetworkPolicies of a namespace.
+const MAX_POLICIES: usize = 256;
+/// The most terms of selectors, blocks and ports of one NetworkPolicy.
+const MAX_TERMS: usize = 1_024;
+
+/// The NetworkPolicies of all namespaces.
+#[derive(Debug, Default)]
+pub(crate) struct NetworkPolicies(BTreeMap<String, BTreeMap<String, KnownPolicy>>);
+
+#[derive(Debug)]
+enum KnownPolicy {
+    Ingress(IngressPolicy),
+    /// It says nothing about who may reach pods.
+    EgressOnly,
+    Unreadable,
+    TooLarge,
+    /// The namespace had too many.
+    LeftOut,
+}
+
+#[derive(Debug)]
+struct IngressPolicy {
+    selector: Selector,
+    rules: Vec<IngressRule>,
+}
+
+#[derive(Debug)]
+struct IngressRule {
+    /// The ports that it opens; all if there are none.
+    ports: Option<Vec<PortRange>>,
+    peers: Arc<[Peer]>,
+}
+
+#[derive(Debug)]
+enum PortRange {
+    Numbers(RangeInclusive<i32>),
+    Name(String),
+    All,
+}
+
+/// The port of a service's replicas, as NetworkPolicies may name it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct ReplicaPort {
+    pub(crate) number: u16,
+    /// The names that containers of the template give to it.
+    pub(crate) names: BTreeSet<String>,
+}
+
+impl NetworkPolicies {
+    /// Adds or updates a NetworkPolicy.
+    pub(crate) fn apply(&mut self, policy: &Lenient<NetworkPolicy>) {
+        let (namespace, name) = route::service_key(policy);
+        let policies = self.0.entry(namespace.clone()).or_default();
+        let others = policies.len() - usize::from(policies.contains_key(&name));
+        let parsed = match policy {
+            _ if others >= MAX_POLICIES => KnownPolicy::LeftOut,
+            Lenient::Readable(policy) => parse(policy, &namespace),
+            Lenient::Unreadable(_) => KnownPolicy::Unreadable,
+        };
+        policies.insert(name, parsed);
+    }
+
+    /// Removes the NetworkPolicy of this namespace and name. Returns whether others of the namespace
+    /// were left out and would fit now: they count once they are listed again.
+    pub(crate) fn delete(&mut self, (namespace, name): &ServiceKey) -> bool {
+        let Some(policies) = self.0.get_mut(namespace) else {
+            return false;
+        };
+        policies.remove(name);
+        let mut left = policies.values();
+        let left_out = left.any(|policy| matches!(policy, KnownPolicy::LeftOut));
+        let fits = policies.len() <= MAX_POLICIES;
+        if policies.is_empty() {
+            self.0.remove(namespace);
+        }
+        left_out && fits
+    }
+
+    /// The keys of all NetworkPolicies.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = ServiceKey> + '_ {
+        self.0.iter().flat_map(|(namespace, policies)| {
+            let names = policies.keys();
+            names.map(|name| (namespace.clone(), name.clone()))
+        })
+    }
+
+    /// Who may reach the port of replicas that have these labels.
+    pub(crate) fn access(&self, namespace: &str, labels: &Labels, port: &ReplicaPort) -> Access {
+        let (mut is_selected, mut rules) = (false, Vec::new());
+        for (name, policy) in self.0.get(namespace).into_iter().flatten() {
+            let policy = match policy {
+                KnownPolicy::Ingress(policy) => policy,
+                KnownPolicy::EgressOnly => continue,
+                KnownPolicy::Unreadable => {
+                    return unknown(format!("NetworkPolicy {name} cannot be read"));
+                }
+                KnownPolicy::TooLarge => {
+                    return unknown(format!(
+                        "NetworkPolicy {name} has more than {MAX_TERMS} terms"
+                    ));
+                }
+                KnownPolicy::LeftOut => {
+                    return unknown(format!(
+                        "the namespace has more than {MAX_POLICIES} NetworkPolicies"
+                    ));
+                }
+            };
+            if policy.selector.matches(labels) {
+                is_selected = true;
+                let opens = |rule: &&IngressRule| rule.opens(port);
+                let peers = policy.rules.iter().filter(opens);
+                rules.extend(peers.map(|rule| Arc::clone(&rule.peers)));
+            }
+        }
+        match is_selected {
+            true => Access::of_rules(RuleSource::NetworkPolicies, rules),
+            false => Access::All,
+        }
+    }
+}
+
+fn unknown(reason: String) -> Access {
+    Access::Unknown(format!(
+        "it is not known whom the NetworkPolicies let reach this service, since {reason}: activation.allowFrom of the service can say it"
+    ))
+}
+
+impl IngressRule {
+    fn opens(&self, port: &ReplicaPort) -> bool {
+        self.ports.as_ref().is_none_or(|ports| {
+            ports.iter().any(|each| match each {
+                PortRange::All => true,
+                PortRange::Numbers(numbers) => numbers.contains(&i32::from(port.number)),
+                PortRange::Name(name) => port.names.contains(name),
+            })
+        })
+    }
+
+    fn terms(&self) -> usize {
+        let ports = self.ports.as_ref().map_or(0, Vec::len);
+        1 + ports + self.peers.iter().map(Peer::terms).sum::<usize>()
+    }
+}
+
+fn parse(policy: &NetworkPolicy, namespace: &str) -> KnownPolicy {
+    let Some(spec) = &policy.spec else {
+        return KnownPolicy::Unreadable;
+    };
+    // every policy is about ingress unless it says what it is about
+    let mut types = spec.policy_types.iter().flatten().peekable();
+    if types.peek().is_some() && !types.any(|each| each == "Ingress") {
+        return KnownPolicy::EgressOnly;
+    }
+    let selector = spec.pod_selector.as_ref();
+    let selector = selector.map(Selector::new).unwrap_or_default();
+    let rules = spec.ingress.iter().flatten();
+    let rules: Vec<IngressRule> = rules.map(|rule| parse_rule(rule, namespace)).collect();
+    let terms = selector.terms() + rules.iter().map(IngressRule::terms).sum::<usize>();
+    match terms <= MAX_TERMS {
+        true => KnownPolicy::Ingress(IngressPolicy { selector, rules }),
+        false => KnownPolicy::TooLarge,
+    }
+}
+
+fn parse_rule(rule: &NetworkPolicyIngressRule, namespace: &str) -> IngressRule {
+    let ports = rule.ports.as_deref().filter(|ports| !ports.is_empty());
+    let ports = ports.map(|ports| ports.iter().filter_map(parse_port).collect());
+    // a rule without peers is about all of them
+    let peers = rule.from.as_deref().filter(|peers| !peers.is_empty());
+    let peers: Arc<[Peer]> = match peers {
+        Some(peers) => {
+            let peers = peers.iter();
+            peers.map(|peer| Peer::of_policy(peer, namespace)).collect()
+        }
+        None => [Peer::All].into(),
+    };
+    IngressRule { ports, peers }
+}
+
+/// The ports of TCP that it opens.
+fn parse_port(port: &NetworkPolicyPort) -> Option<PortRange> {
+    if port
+        .protocol
+        .as_deref()
+        .is_some_and(|protocol| protocol != "TCP")
+    {
+        return None;
+    }
+    Some(match &port.port {
+        None => PortRange::All,
+        Some(IntOrString::Int(first)) => {
+            PortRange::Numbers(*first..=port.end_port.unwrap_or(*first))
+        }
+        Some(IntOrString::String(name)) => PortRange::Name(name.clone()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn policy(name: &str, spec: &Value) -> Lenient<NetworkPolicy> {
+        let object = json!({"metadata": {"name": name, "namespace": "ns"}, "spec": spec});
+        serde_json::from_value(object).unwrap()
+    }
+
+    fn access_of(specs: &[Value]) -> Access {
+        let mut policies = NetworkPolicies::default();
+        for (number, spec) in specs.iter().enumerate() {
+            policies.apply(&policy(&number.to_string(), spec));
+        }
+        access(&policies)
+    }
+
+    fn access(policies: &NetworkPolicies) -> Access {
+        let labels = [("app".to_owned(), "chat".to_owned())];
+        let port = ReplicaPort {
+            number: 8000,
+            names: ["http".to_owned()].into(),
+        };
+        policies.access("ns", &Labels::new(&labels.into()), &port)
+    }
+
+    fn open(ports: Value) -> Value {
+        json!({"podSelector": {}, "ingress": [{"ports": ports}]})
+    }
+
+    #[test]
+    fn everybody_may_reach_replicas_that_no_policy_selects() {
+        for spec in [
+            json!({"podSelector": {"matchLabels": {"app": "other"}}}),
+            json!({"podSelector": {}, "policyTypes": ["Egress"]}),
+        ] {
+            assert_eq!(
+                access_of(std::slice::from_ref(&spec)),
+                Access::All,
+                "{spec}"
+            );
+        }
+        let mut policies = NetworkPolicies::default();
+        policies.apply(&policy("deny", &json!({"podSelector": {}})));
+        assert_ne!(access(&policies), Access::All);
+        let (labels, port) = (Labels::default(), ReplicaPort::default());
+        assert_eq!(policies.access("other", &labels, &port), Access::All);
+        policies.delete(&("ns".to_owned(), "deny".to_owned()));
+        assert_eq!(access(&policies), Access::All);
+        assert!(policies.0.is_empty());
+    }
+
+    #[test]
+    fn a_rule_counts_for_its_ports_alone() {
+        for (ports, is_open) in [
+            (json!([]), true),
+            (json!(null), true),
+            (json!([{"port": 8000}]), true),
+            (json!([{"port": 8000, "protocol": "UDP"}]), false),
+            (json!([{"protocol": "TCP"}]), true),
+            (json!([{"protocol": "SCTP"}]), false),
+            (json!([{"port": 8001}]), false),
+            (json!([{"port": 7000, "endPort": 8000}]), true),
+            (json!([{"port": 7000, "endPort": 7999}]), false),
+            (json!([{"port": "http"}]), true),
+            (json!([{"port": "metrics"}]), false),
+            (json!([{"port": "metrics"}, {"port": 8000}]), true),
+        ] {
+            let access = access_of(&[open(ports.clone())]);
+            assert_eq!(access == Access::All, is_open, "{ports}: {access:?}");
+            assert!(!matches!(access, Access::Unknown(_)), "{ports}");
+        }
+    }
+
+    #[test]
+    fn policies_add_up_and_one_that_selects_closes_what_none_opens() {
+        let from = |app: &str| json!({"podSelector": {}, "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": app}}}]}]});
+        let Access::Peers { source, rules } =
+            access_of(&[json!({"podSelector": {}}), from("a"), from("b")])
+        else {
+            unreachable!("they are closed")
+        };
+        assert_eq!((source, rules.len()), (RuleSource::NetworkPolicies, 2));
+        assert_eq!(access_of(&[from("a"), open(json!([]))]), Access::All);
+    }
+
+    #[test]
+    fn a_policy_that_is_not_known_closes_its_namespace_alone_and_says_so() {
+        let unreadable =
+            json!({"podSelector": {}, "ingress": [{"ports": [{"port": 3_000_000_000_u32}]}]});
+        let blocks: Vec<Value> = (0..1_100)
+            .map(|number| json!({"ipBlock": {"cidr": format!("10.{}.{}.0/24", number / 256, number % 256)}}))
+            .collect();
+        let large = json!({"podSelector": {}, "ingress": [{"from": blocks}]});
+        for (spec, words) in [
+            (unreadable, "cannot be read"),
+            (large, "more than 1024 terms"),
+        ] {
+            let mut policies = NetworkPolicies::default();
+            policies.apply(&policy("wrong", &spec));
+            let Access::Unknown(reason) = access(&policies) else {
+                unreachable!("{spec}")
+            };
+            assert!(
+                reason.contains("NetworkPolicy wrong") && reason.contains(words),
+                "{reason}"
+            );
+            let labels = Labels::default();
+            let other = policies.access("other", &labels, &ReplicaPort::default());
+            assert_eq!(other, Access::All);
+        }
+    }
+
+    #[test]
+    fn a_namespace_has_a_bounded_number_of_policies_that_count() {
+        let mut policies = NetworkPolicies::default();
+        let key = |number: usize| ("ns".to_owned(), number.to_string());
+        for number in 0..=MAX_POLICIES {
+            assert_eq!(access(&policies), Access::All, "{number}");
+            policies.apply(&policy(&number.to_string(), &open(json!([]))));
+        }
+        assert!(matches!(access(&policies), Access::Unknown(_)));
+        assert!(
+            policies.delete(&key(0)),
+            "the one that was left out fits now"
+        );
+        policies.apply(&policy(&MAX_POLICIES.to_string(), &open(json!([]))));
+        assert_eq!(access(&policies), Access::All);
+        assert!(!policies.delete(&key(1)));
+    }
+}
