@@ -281,6 +281,12 @@ pub struct Activation {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(length(max = 256), regex(pattern = "^/")))]
     pub wake_on: Vec<String>,
+    /// How often in an hour requests may wake it at one gateway. Ten wakes may follow one another at once;
+    /// further requests get 429 while no replica is ready, until the next is allowed.
+    #[serde(default = "default_wakes")]
+    #[schemars(range(max = 3_600))]
+    #[x_kube(validation = Rule::new("self >= 1").message("maxWakesPerHour must be at least 1; mode: Never lets no request wake it"))]
+    pub max_wakes_per_hour: i32,
     /// Who may reach it through gateways, whether a replica is ready or not; others get 403 and wake
     /// nothing. Without it: whom the NetworkPolicies that select its replicas let reach
     /// their port, and everybody where none selects them.
@@ -300,6 +306,7 @@ impl Default for Activation {
             max_held_requests: default_held(),
             hold_timeout: default_hold(),
             wake_on: Vec::new(),
+            max_wakes_per_hour: default_wakes(),
             allow_from: None,
             retry: default_retry(),
         }
@@ -373,6 +380,10 @@ fn default_retry() -> ActivationRetry {
 
 fn default_held() -> i32 {
     1000
+}
+
+fn default_wakes() -> i32 {
+    60
 }
 
 fn default_hold() -> String {
@@ -522,6 +533,8 @@ pub struct Settings {
     pub hold_timeout: SignedDuration,
     /// `activation.maxHeldRequests`.
     pub max_held: u32,
+    /// `activation.maxWakesPerHour`.
+    pub max_wakes: u32,
 }
 
 impl InferenceDeploymentSpec {
@@ -565,6 +578,10 @@ impl InferenceDeploymentSpec {
             max_held: count(
                 "spec.activation.maxHeldRequests",
                 self.activation.max_held_requests,
+            )?,
+            max_wakes: count(
+                "spec.activation.maxWakesPerHour",
+                self.activation.max_wakes_per_hour,
             )?,
         })
     }

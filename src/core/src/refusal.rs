@@ -44,11 +44,13 @@ pub enum RefusalReason {
     CallerNotAllowed,
     /// It is not known whether the client may reach the service.
     CallerUnknown,
+    /// Requests have woken the service as often as they may.
+    WakeLimit,
 }
 
 impl RefusalReason {
     /// All reasons.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::BudgetExhausted,
         Self::PriceUnknown,
         Self::StartFailed,
@@ -66,6 +68,7 @@ impl RefusalReason {
         Self::ReplicaTimeout,
         Self::CallerNotAllowed,
         Self::CallerUnknown,
+        Self::WakeLimit,
     ];
 
     /// The reason's name, as it is written into statuses.
@@ -88,6 +91,7 @@ impl RefusalReason {
             Self::ReplicaTimeout => "ReplicaTimeout",
             Self::CallerNotAllowed => "CallerNotAllowed",
             Self::CallerUnknown => "CallerUnknown",
+            Self::WakeLimit => "WakeLimit",
         }
     }
 }
@@ -123,7 +127,7 @@ mod tests {
         let names: BTreeSet<&str> = RefusalReason::ALL.map(RefusalReason::name).into();
         assert_eq!(names.len(), RefusalReason::ALL.len());
         // the last reason in declaration order: ALL has no gap
-        assert_eq!(RefusalReason::CallerUnknown as usize + 1, names.len());
+        assert_eq!(RefusalReason::WakeLimit as usize + 1, names.len());
         for reason in RefusalReason::ALL {
             assert_eq!(reason.name().parse(), Ok(reason));
             assert_eq!(reason.name(), format!("{reason:?}"));

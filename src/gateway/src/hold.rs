@@ -16,6 +16,7 @@ use crate::demand::{DemandTracker, HeldGuard};
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
 use crate::route::{HoldPolicy, Route, ServiceKey, ServiceRoutes};
+use crate::wake_limit::WakeLimiter;
 
 /// A request that may be sent again waits this long for another replica, while the one that broke
 /// off is the only one that is ready. A replica that has ended is not ready any more by then.
@@ -31,6 +32,7 @@ pub(crate) struct HoldQueue {
     demand: DemandTracker,
     metrics: Metrics,
     balancers: Balancers,
+    wake_limiter: WakeLimiter,
     /// Who has which address.
     directory: Directory,
     pacing_timeout: Duration,
@@ -50,6 +52,7 @@ impl HoldQueue {
         Self {
             directory,
             balancers: Balancers::new(routes.clone(), metrics.clone()),
+            wake_limiter: WakeLimiter::new(routes.clone(), metrics.clone()),
             routes,
             demand,
             metrics,
@@ -200,19 +203,28 @@ impl HeldRequest {
 
     /// Counts the request as held, until a replica takes it.
     pub(crate) fn enter(&mut self) -> Result<(), Refusal> {
-        let max_held = {
-            let route = self.routes.borrow();
-            let policy = policy(&route)?;
-            // the limit is for requests that wait, and a ready replica takes this one at once
-            match route.ready.is_empty() {
-                true => policy.max_held,
-                false => u32::MAX,
-            }
+        let route = Arc::clone(&self.routes.borrow());
+        let policy = policy(&route)?;
+        // the limits are for requests that wait, and a ready replica takes this one at once
+        let max_held = match route.ready.is_empty() {
+            true => self.wake(policy)?,
+            false => u32::MAX,
         };
         let demand = &self.queue.demand;
         let held = demand.hold(&self.service, max_held, Timestamp::now());
         self.held = Some(held.ok_or_else(Refusal::queue_full)?);
         Ok(())
+    }
+
+    /// The request begins to wait for a first replica. Returns how many may.
+    fn wake(&self, policy: &HoldPolicy) -> Result<u32, Refusal> {
+        if policy.max_held == 0 {
+            return Err(Refusal::queue_full());
+        }
+        let (limiter, per_hour) = (&self.queue.wake_limiter, policy.max_wakes);
+        let woken = limiter.wake(&self.service, per_hour, Instant::now());
+        woken.map_err(|wait| Refusal::wake_limit(per_hour, wait))?;
+        Ok(policy.max_held)
     }
 
     /// A replica has the request: it is no longer held.

@@ -27,6 +27,7 @@ mod routed_objects;
 #[cfg(test)]
 mod tests;
 mod upstream;
+mod wake_limit;
 mod watch_events;
 
 use std::net::IpAddr;

@@ -1,4 +1,4 @@
-//! The gateway's metrics. Labels have few values; a service is never a label.
+//! The gateway's metrics. Labels have few values; a service is one for its wakes alone, of a bounded number of services.
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -7,11 +7,37 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+use crate::route::ServiceKey;
+
 /// The label of a finished request.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct OutcomeLabel {
     /// `forwarded`, or the reason for refusing the request.
     pub(crate) outcome: &'static str,
+}
+
+/// The label of a service.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ServiceLabel {
+    namespace: String,
+    name: String,
+}
+
+impl ServiceLabel {
+    pub(crate) fn of((namespace, name): &ServiceKey) -> Self {
+        Self {
+            namespace: namespace.clone(),
+            name: name.clone(),
+        }
+    }
+
+    /// All services that have no series of their own.
+    pub(crate) fn others() -> Self {
+        Self {
+            namespace: String::new(),
+            name: String::new(),
+        }
+    }
 }
 
 /// The metrics. Clones share their values.
@@ -25,6 +51,8 @@ pub(crate) struct Metrics {
     pub(crate) hold_seconds: Histogram,
     /// Finished requests, by outcome.
     pub(crate) requests: Family<OutcomeLabel, Counter>,
+    /// Times that requests woke a service.
+    pub(crate) wakes: Family<ServiceLabel, Counter>,
     /// Attempts to connect or send to a replica that failed and were repeated.
     pub(crate) retries: Counter,
     /// Times that a replica was ejected because it failed.
@@ -41,6 +69,7 @@ impl Metrics {
             in_flight: Gauge::default(),
             hold_seconds: Histogram::new(exponential_buckets(0.01, 2.0, 16)),
             requests: Family::default(),
+            wakes: Family::default(),
             retries: Counter::default(),
             ejections: Counter::default(),
             closed_ports: Gauge::default(),
@@ -64,6 +93,11 @@ impl Metrics {
             "bursar_gateway_requests",
             "Number of requests that the gateway has finished, by outcome: forwarded, or the reason for refusing them",
             metrics.requests.clone(),
+        );
+        registry.register(
+            "bursar_gateway_wakes",
+            "Number of times that requests at this gateway woke a service without a ready replica; services beyond the first 1,000 are counted together without labels",
+            metrics.wakes.clone(),
         );
         registry.register(
             "bursar_gateway_retries",

@@ -8,7 +8,7 @@ use bursar_core::refusal::RefusalReason;
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
 use crate::held_bytes::ShareUsed;
@@ -56,6 +56,13 @@ impl HttpForm {
                 "caller_not_allowed",
                 60,
                 "not_allowed",
+            ),
+            RefusalReason::WakeLimit => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "requests",
+                "rate_limit_exceeded",
+                60,
+                "wake_limit",
             ),
             RefusalReason::CallerUnknown => unavailable("caller_unknown", 5, "caller_unknown"),
             RefusalReason::GatewayShutdown => unavailable("gateway_leaving", 1, "leaving"),
@@ -182,6 +189,19 @@ impl Refusal {
         Self::new(RefusalReason::QueueFull, message)
     }
 
+    /// The service may be woken `per_hour` times an hour, and again after `wait`.
+    pub(crate) fn wake_limit(per_hour: u32, wait: Duration) -> Self {
+        let seconds = wait.as_secs() + 1;
+        let message = format!(
+            "no replica is ready, and requests may wake this service {per_hour} times an hour (activation.maxWakesPerHour): the next one may in {seconds} s"
+        );
+        let wait = SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(i64::MAX));
+        Self {
+            retry_at: Timestamp::now().checked_add(wait).ok(),
+            ..Self::new(RefusalReason::WakeLimit, message)
+        }
+    }
+
     /// As [`Self::queue_full`]; `connect_error` is the last error of connecting to a replica.
     pub(crate) fn queue_full_after(connect_error: Option<&str>) -> Self {
         let mut refusal = Self::queue_full();
@@ -268,7 +288,7 @@ impl Refusal {
     pub(crate) fn response(&self, now: Timestamp) -> Response<Full<Bytes>> {
         let form = HttpForm::of(self.reason);
         let message = match self.retry_at {
-            Some(at) if form.status == StatusCode::TOO_MANY_REQUESTS => {
+            Some(at) if form.code == "insufficient_quota" => {
                 format!("{}; the budget reopens at {at}", self.message)
             }
             _ => self.message.clone(),
@@ -347,6 +367,7 @@ mod tests {
             (504, "server_error", "replica_timeout", "10", "upstream"),
             (403, "invalid_request_error", "caller_not_allowed", "60", "not_allowed"),
             (503, "server_error", "caller_unknown", "5", "caller_unknown"),
+            (429, "requests", "rate_limit_exceeded", "60", "wake_limit"),
         ];
         assert_eq!(expected.len(), RefusalReason::ALL.len());
         for (reason, expected) in RefusalReason::ALL.into_iter().zip(expected) {

@@ -43,6 +43,8 @@ pub(crate) struct HoldPolicy {
     pub(crate) target: u32,
     /// The most replicas that the service may have.
     pub(crate) max_replicas: u32,
+    /// How often in an hour requests may wake it.
+    pub(crate) max_wakes: u32,
     /// The requests that may be sent to a second replica.
     pub(crate) retry: ActivationRetry,
     /// Requests may start a replica.
@@ -74,6 +76,7 @@ impl HoldPolicy {
             hold_timeout: SignedDuration::ZERO,
             target: u32::MAX,
             max_replicas: 0,
+            max_wakes: 0,
             retry: ActivationRetry::Idempotent,
             on_demand: false,
             paths_without_model: &[],
@@ -151,19 +154,35 @@ pub(crate) struct Route {
 
 /// The routes of all services, as requests read them. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct ServiceRoutes(Arc<Mutex<HashMap<ServiceKey, watch::Sender<Arc<Route>>>>>);
+pub(crate) struct ServiceRoutes(Arc<Mutex<HashMap<ServiceKey, PublishedRoute>>>);
+
+#[derive(Debug, Default)]
+struct PublishedRoute {
+    route: watch::Sender<Arc<Route>>,
+    /// How often the service has had a ready replica after it had none.
+    times_ready: u64,
+}
 
 impl ServiceRoutes {
     /// The route of a service as it is now.
     pub(crate) fn get(&self, service: &ServiceKey) -> Arc<Route> {
-        let known = self.lock().get(service).map(|route| route.borrow().clone());
+        let known = self.lock();
+        let known = known.get(service).map(|known| known.route.borrow().clone());
         known.unwrap_or_default()
     }
 
     /// Receives every new route of a service; ends with the service. `None` if there is no such
     /// service.
     pub(crate) fn subscribe(&self, service: &ServiceKey) -> Option<watch::Receiver<Arc<Route>>> {
-        self.lock().get(service).map(watch::Sender::subscribe)
+        let all = self.lock();
+        all.get(service).map(|known| known.route.subscribe())
+    }
+
+    /// How often the service has had a ready replica after it had none.
+    pub(crate) fn times_ready(&self, service: &ServiceKey) -> u64 {
+        self.lock()
+            .get(service)
+            .map_or(0, |known| known.times_ready)
     }
 
     pub(crate) fn set(&self, service: ServiceKey, route: Route) {
@@ -174,7 +193,9 @@ impl ServiceRoutes {
             return;
         }
         let known = all.entry(service).or_default();
-        known.send_if_modified(|known| {
+        let was_ready = !known.route.borrow().ready.is_empty();
+        known.times_ready += u64::from(!was_ready && !route.ready.is_empty());
+        known.route.send_if_modified(|known| {
             let is_new = **known != route;
             if is_new {
                 *known = Arc::new(route);
@@ -183,7 +204,7 @@ impl ServiceRoutes {
         });
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<ServiceKey, watch::Sender<Arc<Route>>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<ServiceKey, PublishedRoute>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -452,6 +473,7 @@ fn hold_policy(object: &InferenceDeployment) -> Option<HoldPolicy> {
         hold_timeout: settings.hold_timeout,
         target: settings.target,
         max_replicas: settings.max,
+        max_wakes: settings.max_wakes,
         retry: object.spec.activation.retry,
         on_demand: object.spec.activation.mode == ActivationMode::OnDemand,
         paths_without_model: preset(object.spec.engine).paths_without_model,

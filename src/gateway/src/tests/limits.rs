@@ -262,3 +262,46 @@ async fn a_request_waits_for_a_less_busy_replica_only_so_long() {
         connections.push(accepted.unwrap().unwrap());
     }
 }
+
+#[tokio::test]
+async fn a_service_that_was_woken_often_enough_is_woken_no_more_and_says_when() {
+    let mut gateway = TestGateway::new(json!({"maxWakesPerHour": 2})).await;
+    for _ in 0..2 {
+        // the second request of a start takes no token
+        let waits = [(); 2].map(|()| tokio::spawn(complete(gateway.address)));
+        gateway.wait_for_held(2).await;
+        let (listener, address) = replica_listener().await;
+        answer_all(listener);
+        gateway.set_replica(Some(address));
+        for answer in waits {
+            assert!(answer.await.unwrap().starts_with("HTTP/1.1 200"));
+        }
+        gateway.set_replica(None);
+    }
+    let mut seen = gateway.demand.subscribe();
+    seen.next().await;
+    let answer = complete(gateway.address).await;
+    let retry_after = answer
+        .lines()
+        .find_map(|line| line.strip_prefix("retry-after: "));
+    let seconds: u64 = retry_after.unwrap().parse().unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 429")
+            && answer.contains("rate_limit_exceeded")
+            && answer.contains("2 times an hour (activation.maxWakesPerHour)")
+            && (1_790..=1_801).contains(&seconds),
+        "{answer}"
+    );
+    assert!(seen.next().await.services.is_empty(), "it wakes nothing");
+    let wakes = crate::metrics::ServiceLabel::of(&chat());
+    assert_eq!(gateway.metrics.wakes.get_or_create(&wakes).get(), 2);
+    let refused = crate::metrics::OutcomeLabel {
+        outcome: "wake_limit",
+    };
+    assert_eq!(gateway.metrics.requests.get_or_create(&refused).get(), 1);
+    // a replica that is ready serves
+    let (listener, address) = replica_listener().await;
+    answer_all(listener);
+    gateway.set_replica(Some(address));
+    assert!(complete(gateway.address).await.starts_with("HTTP/1.1 200"));
+}

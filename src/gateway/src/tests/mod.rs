@@ -37,6 +37,7 @@ const LIMITS: Limits = Limits {
 struct TestGateway {
     route: Route,
     published: ServiceRoutes,
+    metrics: Metrics,
     directory: Directory,
     demand: DemandTracker,
     held_bytes: HeldBytes,
@@ -61,11 +62,12 @@ impl TestGateway {
     async fn with_limits(activation: Value, limits: Limits) -> Self {
         let demand = DemandTracker::new("g", Metrics::new(&mut Registry::default()));
         let (published, directory) = (ServiceRoutes::default(), Directory::default());
+        let metrics = Metrics::new(&mut Registry::default());
         let handler = RequestHandler::new(
             published.clone(),
             directory.clone(),
             demand.clone(),
-            Metrics::new(&mut Registry::default()),
+            metrics.clone(),
             limits,
         );
         let held_bytes = handler.held_bytes().clone();
@@ -76,6 +78,7 @@ impl TestGateway {
         let mut gateway = Self {
             route: Route::default(),
             published,
+            metrics,
             directory,
             demand,
             held_bytes,
@@ -155,11 +158,11 @@ impl TestGateway {
     }
 }
 
-fn chat() -> ServiceKey {
+pub(crate) fn chat() -> ServiceKey {
     ("ns".to_owned(), "chat".to_owned())
 }
 
-fn service(activation: Value, refusal: Value, port: u16) -> Value {
+pub(crate) fn service(activation: Value, refusal: Value, port: u16) -> Value {
     json!({
         "apiVersion": "bursar.dev/v1alpha1", "kind": "InferenceDeployment",
         "metadata": {"name": "chat", "namespace": "ns"},
