@@ -58,8 +58,6 @@ use crate::route_watch::RouteWatch;
 /// The connection of a client that sends nothing for this long, before its first request or in the
 /// middle of one, is closed.
 const CLIENT_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
-/// The connection of a client that reads nothing of its answer for this long is closed.
-const CLIENT_STALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// A held request waits for this long at most because the replicas that are ready have as many
 /// requests as they should, and more replicas may come.
 const PACING_TIMEOUT: Duration = Duration::from_secs(15);
@@ -106,11 +104,18 @@ pub struct Options {
     pub termination_grace: Duration,
     /// How long a replica may take until the head of its answer, from 1s to 24h; of an answer that
     /// is not streamed this is all of it. Then the client gets 504.
-    #[arg(long, default_value = "15m", value_parser = answer_head_timeout)]
+    #[arg(long, default_value = "15m", value_parser = bounded_timeout)]
     pub answer_head_timeout: Duration,
+    /// How long a replica may send nothing in the middle of its answer, from 1s to 24h. Then the answer
+    /// is cut off.
+    #[arg(long, default_value = "15m", value_parser = bounded_timeout)]
+    pub answer_silence_timeout: Duration,
+    /// How long a client may take nothing of its answer, from 1s to 24h. Then the answer is cut off.
+    #[arg(long, default_value = "60s", value_parser = bounded_timeout)]
+    pub client_stall_timeout: Duration,
 }
 
-fn answer_head_timeout(text: &str) -> Result<Duration, String> {
+fn bounded_timeout(text: &str) -> Result<Duration, String> {
     match bursar_api::quantities::parse_duration(text) {
         Ok(duration) if (Duration::from_secs(1)..=Duration::from_hours(24)).contains(&duration) => {
             Ok(duration)
@@ -189,8 +194,9 @@ async fn serve(options: Options, client: Client, stop: CancellationToken) -> Res
     let mut route_watch = RouteWatch::new(client, directory.clone());
     let limits = Limits {
         client_idle: CLIENT_IDLE_TIMEOUT,
-        client_stall: CLIENT_STALL_TIMEOUT,
+        client_stall: options.client_stall_timeout,
         answer_head: options.answer_head_timeout,
+        answer_silence: options.answer_silence_timeout,
         pacing: PACING_TIMEOUT,
         close_clients: true,
     };

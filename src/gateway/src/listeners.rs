@@ -11,7 +11,7 @@ use bursar_runtime::listen::listen;
 use http::{Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
@@ -19,9 +19,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::held_bytes::{ByteReservation, CountedBody, HeldBytes};
+use crate::metrics::CauseLabel;
 use crate::refusal::Refusal;
 use crate::request::{ClientBody, RequestHandler};
-use crate::response_body::{ClientRead, ClientReads};
+use crate::response_body::{self, ClientRead, ClientReads, StreamExecutor};
 use crate::route::ServiceKey;
 use crate::upstream::set_socket_options;
 
@@ -193,8 +194,9 @@ async fn accept(
 }
 
 /// Serves one connection. After its first response the connection is shut down gracefully, so the
-/// client's next request goes through the Service again. A client that does not read its answers is
-/// given up, and what its requests hold at replicas with it.
+/// client's next request goes through the Service again. A client that does not read its answer is
+/// given up, and what its request holds at a replica with it: an HTTP/1 connection is closed, a stream
+/// of HTTP/2 is reset.
 async fn serve_connection(
     stream: TcpStream,
     peer: SocketAddr,
@@ -209,6 +211,12 @@ async fn serve_connection(
     let reads = ClientReads::default();
     let (first_request, first_response) = (CancellationToken::new(), CancellationToken::new());
     let (on_request, responded) = (first_request.clone(), first_response.clone());
+    let metrics = handler.metrics().clone();
+    let executor = StreamExecutor {
+        reads: reads.clone(),
+        stall_timeout: limits.client_stall,
+        metrics: metrics.clone(),
+    };
     let begin_read = reads.clone();
     // an HTTP/2 client sends further heads while a request is handled
     let head = Mutex::new(Some(head));
@@ -216,17 +224,19 @@ async fn serve_connection(
         on_request.cancel();
         let is_last_head = request.version() < Version::HTTP_2;
         let head = is_last_head.then(|| head.lock().unwrap_or_else(PoisonError::into_inner).take());
-        let client = ClientRequest {
-            peer,
-            head: head.flatten(),
-            read: begin_read.begin(),
-        };
-        let (handler, service, first_response) = (
+        let (handler, service, first_response, reads) = (
             handler.clone(),
             Arc::clone(&service),
             first_response.clone(),
+            begin_read.clone(),
         );
         async move {
+            // a stream of HTTP/2 has begun with its task
+            let client = ClientRequest {
+                peer,
+                head: head.flatten(),
+                read: response_body::take_stream_read().unwrap_or_else(|| reads.begin()),
+            };
             let response = handle_counted(&handler, &service, request, client).await;
             if limits.close_clients {
                 first_response.cancel();
@@ -234,7 +244,7 @@ async fn serve_connection(
             Ok::<_, Infallible>(response)
         }
     });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+    let mut builder = auto::Builder::new(executor);
     builder
         .http1()
         .timer(TokioTimer::new())
@@ -272,6 +282,7 @@ async fn serve_connection(
             true = idle.as_mut(), if !first_request.is_cancelled() => return,
             () = stalled.as_mut() => {
                 tracing::debug!(%peer, "a client does not read its answer");
+                metrics.aborted_answers.get_or_create(&CauseLabel::CLIENT_STALLED).inc();
                 return;
             }
             () = wait_for_either(&responded, &closed), if !closing => {

@@ -54,6 +54,7 @@ impl MeasuredGateway {
             client_idle: TIMEOUT,
             client_stall: TIMEOUT,
             answer_head: TIMEOUT,
+            answer_silence: TIMEOUT,
             pacing: TIMEOUT,
             close_clients: !keep_clients,
         };

@@ -16,6 +16,23 @@ pub(crate) struct OutcomeLabel {
     pub(crate) outcome: &'static str,
 }
 
+/// The label of an answer that was cut off.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct CauseLabel {
+    cause: &'static str,
+}
+
+impl CauseLabel {
+    /// The client read nothing for too long.
+    pub(crate) const CLIENT_STALLED: Self = Self {
+        cause: "client_stalled",
+    };
+    /// The replica sent nothing for too long.
+    pub(crate) const REPLICA_SILENT: Self = Self {
+        cause: "replica_silent",
+    };
+}
+
 /// The label of a service.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct ServiceLabel {
@@ -51,6 +68,8 @@ pub(crate) struct Metrics {
     pub(crate) hold_seconds: Histogram,
     /// Finished requests, by outcome.
     pub(crate) requests: Family<OutcomeLabel, Counter>,
+    /// Answers that were cut off in the middle, by cause.
+    pub(crate) aborted_answers: Family<CauseLabel, Counter>,
     /// Times that requests woke a service.
     pub(crate) wakes: Family<ServiceLabel, Counter>,
     /// Attempts to connect or send to a replica that failed and were repeated.
@@ -69,6 +88,7 @@ impl Metrics {
             in_flight: Gauge::default(),
             hold_seconds: Histogram::new(exponential_buckets(0.01, 2.0, 16)),
             requests: Family::default(),
+            aborted_answers: Family::default(),
             wakes: Family::default(),
             retries: Counter::default(),
             ejections: Counter::default(),
@@ -93,6 +113,11 @@ impl Metrics {
             "bursar_gateway_requests",
             "Number of requests that the gateway has finished, by outcome: forwarded, or the reason for refusing them",
             metrics.requests.clone(),
+        );
+        registry.register(
+            "bursar_gateway_aborted_answers",
+            "Number of answers that the gateway cut off in the middle, by cause: the client read nothing or the replica sent nothing for too long",
+            metrics.aborted_answers.clone(),
         );
         registry.register(
             "bursar_gateway_wakes",

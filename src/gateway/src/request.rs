@@ -39,10 +39,12 @@ pub(crate) struct Limits {
     /// The connection of a client that sends nothing for this long, before its first request or in
     /// the middle of one, is closed.
     pub(crate) client_idle: Duration,
-    /// The connection of a client that reads nothing of its answer for this long is closed.
+    /// The answer of a client that reads nothing of it for this long is cut off.
     pub(crate) client_stall: Duration,
     /// A replica has this long for the head of its answer.
     pub(crate) answer_head: Duration,
+    /// A replica may send nothing for this long in the middle of its answer.
+    pub(crate) answer_silence: Duration,
     /// A request waits for this long at most because all ready replicas have as many requests as
     /// they should.
     pub(crate) pacing: Duration,
@@ -131,7 +133,14 @@ impl RequestHandler {
                     replica,
                     in_flight,
                 } = answer;
-                let response = response_body::client_response(response, replica, in_flight, read);
+                let response = response_body::client_response(
+                    response,
+                    replica,
+                    in_flight,
+                    read,
+                    self.0.limits.answer_silence,
+                    self.0.metrics.clone(),
+                );
                 self.finish(parts.version, "forwarded", response.map(Either::Right))
             }
             Err(refusal) => self.refuse(refusal, &parts, body).await,

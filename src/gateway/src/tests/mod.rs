@@ -7,6 +7,7 @@ mod process;
 mod replicas;
 mod shares;
 mod shutdown;
+mod stalls;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -29,6 +30,7 @@ const LIMITS: Limits = Limits {
     client_idle: TIMEOUT,
     client_stall: TIMEOUT,
     answer_head: TIMEOUT,
+    answer_silence: TIMEOUT,
     pacing: TIMEOUT,
     close_clients: true,
 };

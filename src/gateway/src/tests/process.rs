@@ -59,6 +59,8 @@ impl GatewayProcess {
             controller_service_account: "none".into(),
             termination_grace: grace,
             answer_head_timeout: TIMEOUT,
+            answer_silence_timeout: TIMEOUT,
+            client_stall_timeout: TIMEOUT,
         };
         let services: Api<InferenceDeployment> = Api::namespaced(client.clone(), "ns");
         let params = PostParams::default();
