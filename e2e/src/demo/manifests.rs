@@ -124,6 +124,7 @@ spec:
     signals: [{{type: Engine, target: {TARGET}}}]
     behavior: {{scaleDown: {{stabilizationWindowSeconds: 10}}}}
     idle: {{after: {idle}}}
+  activation: {{maxWakesPerHour: 600}}
   drain: {{timeout: 20s}}
   template:
     spec:
