@@ -116,6 +116,8 @@ pub fn read(text: &str, currency: &str) -> Result<PriceListSpec, ImportError> {
         return Err(ImportError::Currency(currency.to_owned()));
     }
     let text = text.trim_start_matches('\u{feff}');
+    // lines end as some editors still end them, and are counted as all of them count
+    let text = text.replace("\r\n", "\n").replace('\r', "\n");
     let reader = csv::ReaderBuilder::new()
         .has_headers(false)
         .flexible(true)
@@ -134,7 +136,7 @@ pub fn read(text: &str, currency: &str) -> Result<PriceListSpec, ImportError> {
     let mut builder = PriceListBuilder::new(currency);
     for record in records {
         let record = record.map_err(|error| ImportError::Header(error.to_string()))?;
-        let line = line_of(text, &record);
+        let line = line_of(&text, &record);
         let row = Row {
             header: &header,
             record: &record,
@@ -158,12 +160,8 @@ fn line_of(text: &str, record: &csv::StringRecord) -> u64 {
     };
     let before = usize::try_from(position.byte()).ok();
     let rest = before.and_then(|at| text.get(at..)).unwrap_or_default();
-    let skipped = rest
-        .bytes()
-        .take_while(|byte| matches!(byte, b'\r' | b'\n'));
-    skipped.fold(position.line(), |line, byte| {
-        line + u64::from(byte == b'\n')
-    })
+    let skipped = rest.bytes().take_while(|byte| *byte == b'\n').count();
+    position.line() + skipped as u64
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 
 const OPENCOST_HEADER: &str = "EndTimestamp,InstanceID,Region,AssetClass,InstanceIDField,InstanceType,MarketPriceHourly,Version";
@@ -229,4 +231,92 @@ fn more_prices_than_a_list_takes_are_refused() {
         errors(&format!("kind,name,price\n{rows}")),
         ["line 1002: a PriceList takes 1000 prices of nodes at most: leave some out"]
     );
+}
+
+/// A field of a line: what is right somewhere, what is nearly right, and anything else.
+fn field() -> impl Strategy<Value = String> {
+    prop_oneof![
+        prop::sample::select(vec![
+            "",
+            "gpu",
+            "node",
+            "storageClass",
+            "ephemeral",
+            "cpu",
+            "memory",
+            "2.10",
+            "1e3",
+            "-1",
+            "0",
+            "0.0000000001",
+            "99999999999999999999",
+            "NaN",
+            "Spot",
+            "spot",
+            "OnDemand",
+            "8",
+            "us-east-1",
+            "NVIDIA-H100-80GB-HBM3",
+            "p5.48xlarge",
+            "2026-01-01",
+            "2026-02-30",
+            "nvidia.com/gpu",
+            "amd.com/gpu",
+            "spec.providerID",
+            "metadata.name",
+            "metadata.labels.nvidia.com/gpu.product",
+            "pv",
+            "\"a,b\"",
+            "\"",
+            "#",
+        ])
+        .prop_map(str::to_owned),
+        "[ -~]{0,12}",
+        "\\PC{0,300}",
+    ]
+}
+
+fn table() -> impl Strategy<Value = String> {
+    let header = prop_oneof![
+        Just(BURSAR_COLUMNS.join(",")),
+        Just("price,kind,name".to_owned()),
+        Just(OPENCOST_HEADER.to_owned()),
+        prop::collection::vec(field(), 0..4).prop_map(|fields| fields.join(",")),
+    ];
+    let line = prop::collection::vec(field(), 0..12).prop_map(|fields| fields.join(","));
+    let end = prop::sample::select(vec!["\n", "\r\n", "\r", "\n\n"]);
+    (header, prop::collection::vec(line, 0..12), end).prop_map(|(header, lines, end)| {
+        let all: Vec<String> = std::iter::once(header).chain(lines).collect();
+        all.join(end)
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1_000))]
+
+    /// Whatever somebody imports is a list that the leader reads, or every fault has its line.
+    #[test]
+    fn any_text_is_a_price_list_that_can_be_read_or_its_faults_are_named(text in table()) {
+        match read(&text, "USD") {
+            Ok(spec) => {
+                prop_assert_eq!(spec.to_core().err().map(|error| error.to_string()), None);
+                prop_assert!(spec.gpus.len() <= MAX_GPUS && spec.nodes.len() <= MAX_NODES);
+                let names = spec.gpus.iter().map(|row| row.model.as_str());
+                let names = names.chain(spec.nodes.iter().map(|row| row.instance_type.as_str()));
+                for name in names {
+                    prop_assert!(!name.is_empty() && name.chars().count() <= 253, "{}", name);
+                }
+            }
+            Err(ImportError::Lines { errors, .. }) => {
+                let text = text.replace("\r\n", "\n");
+                let lines = text.split(['\n', '\r']).count() as u64;
+                prop_assert!(!errors.is_empty() && errors.len() <= MAX_REPORTED_LINES);
+                for error in errors {
+                    prop_assert!((2..=lines).contains(&error.line), "{:?}", error);
+                    prop_assert!(!error.why.is_empty());
+                }
+            }
+            Err(error) => prop_assert!(!error.to_string().is_empty()),
+        }
+    }
 }
