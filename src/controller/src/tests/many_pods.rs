@@ -15,7 +15,7 @@ use super::sweep::Stage;
 
 const PRICE_AN_HOUR: &str = "3.6";
 /// What etcd takes as one object.
-const ETCD_BYTES: usize = 1_572_864;
+pub(super) const ETCD_BYTES: usize = 1_572_864;
 
 async fn stage(now: &str) -> Stage {
     let mut stage = Stage::new(Faults::default()).await;
@@ -41,7 +41,7 @@ fn bytes_of_the_largest(stage: &Stage) -> usize {
 }
 
 /// GPU-seconds that count for the budget, on record or not.
-fn counted_gpu_seconds(stage: &Stage) -> i64 {
+pub(super) fn counted_gpu_seconds(stage: &Stage) -> i64 {
     let (now, zone) = (stage.world.now, TimeZone::UTC);
     let month = Month::containing(now, &zone).bounds(&zone);
     let within = Interval {

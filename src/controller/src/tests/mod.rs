@@ -18,6 +18,7 @@ mod lease;
 mod ledger;
 mod many_pods;
 mod nodes;
+mod odd_pods;
 mod pause;
 mod ports;
 mod prices;

@@ -182,9 +182,7 @@ async fn the_network_policies_of_the_replicas_count_where_the_service_says_nothi
         answer.contains("the NetworkPolicies that select the replicas"),
         "{answer}"
     );
-    process
-        .wait_for_metric("outcome=\"not_allowed\"")
-        .await;
+    process.wait_for_metric("outcome=\"not_allowed\"").await;
     let held = tokio::spawn(async move { complete_from(WEB, service).await });
     process.wait_for_held(1).await;
     answer_all(TcpListener::bind(REPLICA).await.unwrap());
