@@ -88,6 +88,13 @@ impl DemandTracker {
         })
     }
 
+    /// How many requests of a service are held.
+    pub(crate) fn held(&self, service: &ServiceKey) -> usize {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let counts = state.services.get(service);
+        counts.map_or(0, |counts| counts.held.len())
+    }
+
     /// Counts a request as in flight until the guard is dropped.
     pub(crate) fn count_in_flight(&self, service: &ServiceKey) -> InFlightGuard {
         self.update(|state| {

@@ -130,6 +130,8 @@ impl HoldQueue {
             balancer: None,
             ticket: None,
             held: None,
+            is_demand: false,
+            waits_for_first: false,
             paced_until: None,
             must_not_wait: false,
             tried: Vec::new(),
@@ -156,6 +158,10 @@ pub(crate) struct HeldRequest {
     ticket: Option<Ticket>,
     /// Counts the request as held.
     held: Option<HeldGuard>,
+    /// It needs a model, so it is demand while it is held.
+    is_demand: bool,
+    /// It may wait for a first replica: since none is ready, nothing has been found against it.
+    waits_for_first: bool,
     /// The time until which it waits for a replica that has fewer requests than it should.
     paced_until: Option<Instant>,
     /// The queue was full: the request goes to any replica at once, or is refused.
@@ -189,9 +195,8 @@ impl HeldRequest {
     /// none.
     pub(crate) fn check_wakes(&self, head: &http::request::Parts) -> Result<(), Refusal> {
         let route = self.routes.borrow();
-        let policy = policy(&route)?;
-        match route.ready.is_empty() && !policy.wakes(&head.method, head.uri.path()) {
-            true => Err(Refusal::wakes_nothing()),
+        match route.ready.is_empty() {
+            true => check_wakes(policy(&route)?, head),
             false => Ok(()),
         }
     }
@@ -202,29 +207,45 @@ impl HeldRequest {
     }
 
     /// Counts the request as held, until a replica takes it.
-    pub(crate) fn enter(&mut self) -> Result<(), Refusal> {
+    pub(crate) fn enter(&mut self, head: &http::request::Parts) -> Result<(), Refusal> {
         let route = Arc::clone(&self.routes.borrow());
         let policy = policy(&route)?;
-        // the limits are for requests that wait, and a ready replica takes this one at once
-        let max_held = match route.ready.is_empty() {
-            true => self.wake(policy)?,
-            false => u32::MAX,
-        };
-        let demand = &self.queue.demand;
-        let held = demand.hold(&self.service, max_held, Timestamp::now());
-        self.held = Some(held.ok_or_else(Refusal::queue_full)?);
-        Ok(())
+        match route.ready.is_empty() {
+            true => self.wait_for_first(policy, head),
+            // the limits are for requests that wait, and a ready replica takes this one at once
+            false => {
+                self.is_demand = check_wakes(policy, head).is_ok();
+                self.hold_again();
+                Ok(())
+            }
+        }
     }
 
-    /// The request begins to wait for a first replica. Returns how many may.
-    fn wake(&self, policy: &HoldPolicy) -> Result<u32, Refusal> {
-        if policy.max_held == 0 {
+    /// No replica is ready: the request waits for a first one and wakes the service, unless it may
+    /// not. Another one that is held may have waited for a replica that was ready and has gone.
+    fn wait_for_first(
+        &mut self,
+        policy: &HoldPolicy,
+        head: &http::request::Parts,
+    ) -> Result<(), Refusal> {
+        if self.waits_for_first {
+            return Ok(());
+        }
+        check_wakes(policy, head)?;
+        let demand = &self.queue.demand;
+        let others = demand.held(&self.service) - usize::from(self.held.is_some());
+        if others >= policy.max_held as usize {
             return Err(Refusal::queue_full());
         }
         let (limiter, per_hour) = (&self.queue.wake_limiter, policy.max_wakes);
         let woken = limiter.wake(&self.service, per_hour, Instant::now());
         woken.map_err(|wait| Refusal::wake_limit(per_hour, wait))?;
-        Ok(policy.max_held)
+        if self.held.is_none() {
+            let held = demand.hold(&self.service, policy.max_held, Timestamp::now());
+            self.held = Some(held.ok_or_else(Refusal::queue_full)?);
+        }
+        (self.is_demand, self.waits_for_first) = (true, true);
+        Ok(())
     }
 
     /// A replica has the request: it is no longer held.
@@ -251,14 +272,17 @@ impl HeldRequest {
     }
 
     fn hold_again(&mut self) {
-        if self.held.is_none() {
+        if self.is_demand && self.held.is_none() {
             let demand = &self.queue.demand;
             self.held = demand.hold(&self.service, u32::MAX, Timestamp::now());
         }
     }
 
     /// Waits for a ready replica that takes the request.
-    pub(crate) async fn replica(&mut self) -> Result<ReplicaGuard, Refusal> {
+    pub(crate) async fn replica(
+        &mut self,
+        head: &http::request::Parts,
+    ) -> Result<ReplicaGuard, Refusal> {
         let balancer = self
             .balancer
             .get_or_insert_with(|| self.queue.balancers.get(&self.service));
@@ -272,6 +296,7 @@ impl HeldRequest {
             let now = Instant::now();
             self.tried.retain(|address| route.ready.contains(address));
             let wake_at = if route.ready.is_empty() {
+                self.wait_for_first(policy, head)?;
                 (self.paced_until, self.must_not_wait) = (None, false);
                 if self.ticket.is_none() {
                     // the number of requests that wait for a first replica is bounded at their entry
@@ -279,6 +304,7 @@ impl HeldRequest {
                 }
                 None
             } else {
+                self.waits_for_first = false;
                 match balancer.pick(&route, &self.choice(policy, &route, now), now) {
                     Pick::Replica(replica) => {
                         self.ticket = None;
@@ -424,6 +450,14 @@ fn policy(route: &Route) -> Result<&Arc<HoldPolicy>, Refusal> {
 fn check(policy: &HoldPolicy, ready: &[SocketAddr]) -> Result<(), Refusal> {
     let refusal = policy.refusal(Timestamp::now());
     refusal.filter(|_| ready.is_empty()).map_or(Ok(()), Err)
+}
+
+/// Fails if a request wakes nothing.
+fn check_wakes(policy: &HoldPolicy, head: &http::request::Parts) -> Result<(), Refusal> {
+    match policy.wakes(&head.method, head.uri.path()) {
+        true => Ok(()),
+        false => Err(Refusal::wakes_nothing()),
+    }
 }
 
 /// The duration, or zero if it is negative.

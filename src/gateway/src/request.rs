@@ -205,13 +205,13 @@ impl Shared {
             .read(service, body, max_reads, body_deadline);
         let body = match body.await {
             Err(refusal) if refusal.reason == RefusalReason::BodyTooLarge => {
-                return Err(refuse_large_body(held, refusal));
+                return Err(refuse_large_body(held, parts, refusal));
             }
             body => body?,
         };
         // a request is held once its body is complete, so a client that sends no body starts no
         // replica and fills no queue
-        held.enter()?;
+        held.enter(parts)?;
         self.send(service, peer, parts, &body.bytes, held).await
     }
 
@@ -228,7 +228,7 @@ impl Shared {
         let mut waited = None;
         let mut sends = 0;
         loop {
-            let mut replica = held.replica().await?;
+            let mut replica = held.replica(parts).await?;
             let address = replica.address();
             let request = upstream::request(parts, body, address, peer);
             let mut in_flight = None;
@@ -270,11 +270,15 @@ impl Shared {
 
 /// A body that is too large to be held starts a replica all the same: its client is told when to send
 /// it again.
-fn refuse_large_body(mut held: HeldRequest, refusal: Refusal) -> Refusal {
+fn refuse_large_body(
+    mut held: HeldRequest,
+    parts: &http::request::Parts,
+    refusal: Refusal,
+) -> Refusal {
     if held.has_replica() {
         return refusal;
     }
-    match held.enter() {
+    match held.enter(parts) {
         Ok(()) => {
             tokio::spawn(async move {
                 tokio::time::sleep(WAKE_TIME).await;

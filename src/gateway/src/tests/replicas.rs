@@ -440,3 +440,60 @@ async fn a_kept_connection_that_the_replica_closed_loses_no_request() {
         replica.wait_until_closed().await;
     }
 }
+
+/// Requests that a replica keeps waiting which then goes: they are being connected to it.
+async fn abandoned(
+    gateway: &mut TestGateway,
+    requests: &[&'static [u8]],
+) -> Vec<tokio::task::JoinHandle<String>> {
+    let (dropping, _taken, _socket) = dropping_address().await;
+    gateway.set_replica(Some(dropping));
+    let (address, before) = (gateway.address, gateway.metrics.retries.get());
+    let clients: Vec<_> = requests
+        .iter()
+        .copied()
+        .map(|request| tokio::spawn(async move { send(address, request).await }))
+        .collect();
+    wait_until(|| gateway.metrics.retries.get() - before >= clients.len() as u64).await;
+    gateway.set_replica(None);
+    clients
+}
+
+#[tokio::test]
+async fn a_request_that_wakes_nothing_is_refused_when_the_ready_replica_goes() {
+    let mut gateway = TestGateway::new(json!({"wakeOn": ["/v1/completions"]})).await;
+    let probe = b"GET /health HTTP/1.1\r\nhost: chat\r\n\r\n";
+    let scanner = b"GET /favicon.ico HTTP/1.1\r\nhost: chat\r\n\r\n";
+    for client in abandoned(&mut gateway, &[probe, scanner]).await {
+        let answer = client.await.unwrap();
+        assert!(
+            answer.starts_with("HTTP/1.1 503") && answer.contains("no_replica"),
+            "{answer}"
+        );
+    }
+    assert!(gateway.demand.is_idle(), "they wake nothing");
+    let clients = abandoned(&mut gateway, &[REQUEST]).await;
+    gateway.wait_for_held(1).await;
+    clients.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test]
+async fn no_more_requests_than_may_be_held_wait_when_the_ready_replica_goes() {
+    let mut gateway = TestGateway::new(json!({"maxHeldRequests": 2})).await;
+    let mut clients = abandoned(&mut gateway, &[REQUEST; 5]).await;
+    for _ in 0..3 {
+        let (answer, _, rest) = futures::future::select_all(clients).await;
+        let answer = answer.unwrap();
+        assert!(
+            answer.starts_with("HTTP/1.1 503") && answer.contains("queue_full"),
+            "{answer}"
+        );
+        clients = rest;
+    }
+    gateway.wait_for_held(2).await;
+    let good = TestReplica::start(Behavior::Answer).await;
+    gateway.set_replica(Some(good.address));
+    for client in clients {
+        assert!(client.await.unwrap().starts_with("HTTP/1.1 200"));
+    }
+}
