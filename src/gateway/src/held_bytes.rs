@@ -73,6 +73,12 @@ impl HeldBytes {
         Ok(reservation)
     }
 
+    /// All that is held.
+    #[cfg(test)]
+    pub(crate) fn total(&self) -> usize {
+        self.lock().total
+    }
+
     /// True if nothing is held.
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {

@@ -278,11 +278,13 @@ impl HeldRequest {
         }
     }
 
-    /// Waits for a ready replica that takes the request.
+    /// Waits for a ready replica that takes the request; `None` if there is none any more and the body
+    /// is streamed: it must be read before the request may wait for a first replica.
     pub(crate) async fn replica(
         &mut self,
         head: &http::request::Parts,
-    ) -> Result<ReplicaGuard, Refusal> {
+        is_streamed: bool,
+    ) -> Result<Option<ReplicaGuard>, Refusal> {
         let balancer = self
             .balancer
             .get_or_insert_with(|| self.queue.balancers.get(&self.service));
@@ -295,6 +297,10 @@ impl HeldRequest {
             self.deadline = self.arrived + to_std(policy.hold_timeout);
             let now = Instant::now();
             self.tried.retain(|address| route.ready.contains(address));
+            if is_streamed && route.ready.is_empty() {
+                self.ticket = None;
+                return Ok(None);
+            }
             let wake_at = if route.ready.is_empty() {
                 self.wait_for_first(policy, head)?;
                 (self.paced_until, self.must_not_wait) = (None, false);
@@ -308,7 +314,7 @@ impl HeldRequest {
                 match balancer.pick(&route, &self.choice(policy, &route, now), now) {
                     Pick::Replica(replica) => {
                         self.ticket = None;
-                        return Ok(replica);
+                        return Ok(Some(replica));
                     }
                     Pick::Busy { until } => {
                         if self.ticket.is_none() {

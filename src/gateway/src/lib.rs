@@ -19,6 +19,7 @@ mod port_claims;
 mod refusal;
 mod request;
 mod request_body;
+mod request_stream;
 mod response_body;
 mod retry;
 mod route;

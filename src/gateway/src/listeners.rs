@@ -327,7 +327,7 @@ async fn handle_counted(
         Err(share) => {
             let (parts, body) = request.into_parts();
             let refusal = Refusal::share_used(share);
-            let refused = handler.refuse(refusal, &parts, body).await;
+            let refused = handler.refuse(refusal, &parts, Some(body)).await;
             // counted until here, as the answer is complete now
             drop(read);
             return refused.map(|body| CountedBody::new(body, head));

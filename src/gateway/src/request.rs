@@ -1,8 +1,10 @@
 //! One request, from its head to the end of its response.
 //!
 //! The body is read before the request waits, so the request can be sent again if a replica fails
-//! before it answers: always if nothing was sent, and otherwise only if it may be done twice. Once
-//! the first byte of a response has arrived, the client gets this response or none.
+//! before it answers: always if nothing was sent, and otherwise only if it may be done twice. While a
+//! replica is ready, a body that is not small is streamed to it instead, and once a part of it was
+//! read the request is not sent again. Once the first byte of a response has arrived, the client gets
+//! this response or none.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,7 +25,8 @@ use crate::held_bytes::HeldBytes;
 use crate::hold::{self, HeldRequest, HoldQueue};
 use crate::metrics::{Metrics, OutcomeLabel};
 use crate::refusal::Refusal;
-use crate::request_body::{self, BodyReader};
+use crate::request_body::{self, BodyReader, BufferedBody};
+use crate::request_stream::{RequestStream, UpstreamBody};
 use crate::response_body::{self, ClientRead, StreamedBody};
 use crate::retry::may_send_again;
 use crate::route::{ServiceKey, ServiceRoutes};
@@ -125,7 +128,8 @@ impl RequestHandler {
         request: Request<Incoming>,
         read: ClientRead,
     ) -> ClientResponse {
-        let (parts, mut body) = request.into_parts();
+        let (parts, body) = request.into_parts();
+        let mut body = Some(body);
         match self.0.forward(service, peer, &parts, &mut body).await {
             Ok(answer) => {
                 let Answer {
@@ -152,10 +156,11 @@ impl RequestHandler {
         &self,
         refusal: Refusal,
         parts: &http::request::Parts,
-        body: Incoming,
+        body: Option<Incoming>,
     ) -> ClientResponse {
         let waits = parts.headers.contains_key(header::EXPECT);
-        if !waits && refusal.reason != RefusalReason::BodyTimeout {
+        if let Some(body) = body.filter(|_| !waits && refusal.reason != RefusalReason::BodyTimeout)
+        {
             request_body::discard(body).await;
         }
         let response = refusal.response(Timestamp::now()).map(Either::Left);
@@ -186,51 +191,108 @@ struct Answer {
     in_flight: Option<InFlightGuard>,
 }
 
+/// The body of a request, read before or streamed.
+enum RequestBody {
+    Buffered(BufferedBody),
+    Streamed(RequestStream),
+}
+
+impl RequestBody {
+    /// The body as it goes to one replica.
+    fn upstream(&self) -> UpstreamBody {
+        match self {
+            Self::Buffered(body) => UpstreamBody::buffered(&body.bytes),
+            Self::Streamed(stream) => UpstreamBody::Streamed(stream.clone()),
+        }
+    }
+
+    /// Whether a part of it is gone, so that no other replica can get it.
+    fn is_consumed(&self) -> bool {
+        match self {
+            Self::Buffered(_) => false,
+            Self::Streamed(stream) => stream.is_started(),
+        }
+    }
+}
+
 impl Shared {
+    /// Forwards a request; of a refused one `body` has what the client still sends.
     async fn forward(
         &self,
         service: &ServiceKey,
         peer: SocketAddr,
         parts: &http::request::Parts,
-        body: &mut Incoming,
+        body: &mut Option<Incoming>,
     ) -> Result<Answer, Refusal> {
         let mut held = self.hold_queue.admit(service, peer.ip()).await?;
         held.check_wakes(parts)?;
-        let policy = held.policy()?;
-        let hold_timeout = hold::to_std(policy.hold_timeout);
-        let body_deadline = held.arrived() + hold_timeout.max(self.limits.client_idle);
-        let max_reads = policy.max_connections();
-        let body = self
-            .body_reader
-            .read(service, body, max_reads, body_deadline);
-        let body = match body.await {
-            Err(refusal) if refusal.reason == RefusalReason::BodyTooLarge => {
-                return Err(refuse_large_body(held, parts, refusal));
+        let has_replica = held.has_replica();
+        let large = body.take_if(|body| has_replica && !request_body::is_read_ahead(body));
+        if let Some(large) = large {
+            let stream = RequestStream::new(large, self.limits.client_idle);
+            held.enter(parts)?;
+            let streamed = RequestBody::Streamed(stream.clone());
+            let sent = self.send(service, peer, parts, &streamed, &mut held).await;
+            if let Ok(Some(answer)) = sent {
+                return Ok(answer);
             }
-            body => body?,
+            *body = stream.take_rest();
+            sent?;
+            // the replica went before a part of the body was read: the request is held
+            held.leave_queue();
+        }
+        let read = self.read_body(service, body, &held).await;
+        let read = match read {
+            Err(refusal) if refusal.reason == RefusalReason::BodyTooLarge => {
+                return Err(wake_for_large_body(held, parts));
+            }
+            read => RequestBody::Buffered(read?),
         };
         // a request is held once its body is complete, so a client that sends no body starts no
         // replica and fills no queue
         held.enter(parts)?;
-        self.send(service, peer, parts, &body.bytes, held).await
+        let sent = self.send(service, peer, parts, &read, &mut held).await?;
+        sent.ok_or_else(Refusal::queue_full)
     }
 
-    /// Sends a request to one replica after another, until one answers.
+    /// Reads a body that is to be held, or that is small.
+    async fn read_body(
+        &self,
+        service: &ServiceKey,
+        body: &mut Option<Incoming>,
+        held: &HeldRequest,
+    ) -> Result<BufferedBody, Refusal> {
+        let policy = held.policy()?;
+        let hold_timeout = hold::to_std(policy.hold_timeout);
+        let deadline = held.arrived() + hold_timeout.max(self.limits.client_idle);
+        let max_reads = policy.max_connections();
+        let body = body
+            .as_mut()
+            .ok_or_else(|| Refusal::body_incomplete("a part of it was sent"))?;
+        let reader = &self.body_reader;
+        reader.read(service, body, max_reads, deadline).await
+    }
+
+    /// Sends a request to one replica after another, until one answers; `None` if no replica is ready
+    /// any more for a body that is streamed, of which nothing was sent.
     async fn send(
         &self,
         service: &ServiceKey,
         peer: SocketAddr,
         parts: &http::request::Parts,
-        body: &Bytes,
-        mut held: HeldRequest,
-    ) -> Result<Answer, Refusal> {
+        body: &RequestBody,
+        held: &mut HeldRequest,
+    ) -> Result<Option<Answer>, Refusal> {
         let body_complete = Instant::now();
+        let is_streamed = matches!(body, RequestBody::Streamed(_));
         let mut waited = None;
         let mut sends = 0;
         loop {
-            let mut replica = held.replica(parts).await?;
+            let Some(mut replica) = held.replica(parts, is_streamed).await? else {
+                return Ok(None);
+            };
             let address = replica.address();
-            let request = upstream::request(parts, body, address, peer);
+            let request = upstream::request(parts, body.upstream(), address, peer);
             let mut in_flight = None;
             let connected = || {
                 // the replica counts the request from here on
@@ -244,20 +306,24 @@ impl Shared {
                     let waited = waited.unwrap_or_else(|| body_complete.elapsed());
                     self.metrics.hold_seconds.observe(waited.as_secs_f64());
                     held.leave_queue();
-                    return Ok(Answer {
+                    return Ok(Some(Answer {
                         response,
                         replica,
                         in_flight,
-                    });
+                    }));
                 }
-                Err(SendError::NotSent(error)) => held.not_sent(replica, error),
+                Err(SendError::NotSent(error)) if !body.is_consumed() => {
+                    held.not_sent(replica, error);
+                }
                 Err(SendError::Timeout) => {
                     return Err(Refusal::replica_timeout(self.limits.answer_head));
                 }
-                Err(SendError::Broken(error)) => {
+                Err(SendError::Client(refusal)) => return Err(refusal),
+                Err(SendError::NotSent(error) | SendError::Broken(error)) => {
                     sends += 1;
                     replica.failed(Instant::now(), &error);
-                    if !may_send_again(held.policy()?.retry, parts, sends) {
+                    let may_repeat = may_send_again(held.policy()?.retry, parts, sends);
+                    if body.is_consumed() || !may_repeat {
                         return Err(Refusal::replica_failed(error));
                     }
                     tracing::debug!(?service, %address, error, "no answer; sending the request to another replica");
@@ -270,14 +336,7 @@ impl Shared {
 
 /// A body that is too large to be held starts a replica all the same: its client is told when to send
 /// it again.
-fn refuse_large_body(
-    mut held: HeldRequest,
-    parts: &http::request::Parts,
-    refusal: Refusal,
-) -> Refusal {
-    if held.has_replica() {
-        return refusal;
-    }
+fn wake_for_large_body(mut held: HeldRequest, parts: &http::request::Parts) -> Refusal {
     match held.enter(parts) {
         Ok(()) => {
             tokio::spawn(async move {

@@ -1,4 +1,5 @@
-//! Request bodies are read before a request is held, with limits on their number, bytes and time.
+//! Request bodies are read before a request is held, with limits on their number, bytes and time. Small
+//! ones are also read before a replica that is ready gets them; larger ones are streamed to it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,8 +15,10 @@ use crate::held_bytes::{ByteReservation, HeldBytes};
 use crate::refusal::Refusal;
 use crate::route::ServiceKey;
 
-/// The most bytes of one body.
+/// The most bytes of one body that is held.
 const MAX_BODY_BYTES: usize = 16 << 20;
+/// The most bytes of a body that is read before a ready replica gets it.
+const MAX_READ_AHEAD: u64 = 64 << 10;
 /// The most bytes of all requests together: bodies, heads, connections and streams. Half of the
 /// memory that the chart gives a gateway; the rest is for what is not counted.
 const MAX_HELD_BYTES: usize = 512 << 20;
@@ -107,6 +110,13 @@ impl BodyReader {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<ServiceKey, usize>> {
         self.reading.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether a body is read before a ready replica gets it, so that it can be sent again: it is small,
+/// and its client says so.
+pub(crate) fn is_read_ahead(body: &Incoming) -> bool {
+    let length = body.size_hint().exact();
+    body.is_end_stream() || length.is_some_and(|length| length <= MAX_READ_AHEAD)
 }
 
 /// Reads and drops the rest of a body, for a limited time.

@@ -10,16 +10,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, header, uri};
-use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::client::legacy::connect::capture_connection;
 use hyper_util::client::legacy::{self, Client};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
+
+use crate::refusal::Refusal;
+use crate::request_stream::UpstreamBody;
 
 /// A peer that vanishes without closing its connection is noticed after three of these.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
@@ -66,11 +67,11 @@ pub(crate) fn set_socket_options(stream: &TcpStream) {
 /// The request as it goes to a replica at `address`.
 pub(crate) fn request(
     parts: &http::request::Parts,
-    body: &Bytes,
+    body: UpstreamBody,
     address: SocketAddr,
     peer: SocketAddr,
-) -> Request<Full<Bytes>> {
-    let mut request = Request::new(Full::new(body.clone()));
+) -> Request<UpstreamBody> {
+    let mut request = Request::new(body);
     *request.method_mut() = parts.method.clone();
     *request.uri_mut() = replica_uri(address, parts.uri.path_and_query());
     *request.headers_mut() = end_to_end(parts.headers.clone());
@@ -124,14 +125,16 @@ pub(crate) enum SendError {
     /// The replica broke off after the request, or a part of it, was sent, and before the head of
     /// its answer was complete.
     Broken(String),
-    /// The head of the answer did not come in time.
+    /// The head of the answer did not come in time, or the replica did not take the body.
     Timeout,
+    /// The client did not send all of the body that is streamed.
+    Client(Refusal),
 }
 
 /// The connections to all replicas. Clones share them.
 #[derive(Debug, Clone)]
 pub(crate) struct Upstream {
-    client: Client<Connector, Full<Bytes>>,
+    client: Client<Connector, UpstreamBody>,
     known: KnownReplicas,
     head_timeout: Duration,
 }
@@ -162,10 +165,11 @@ impl Upstream {
     pub(crate) async fn send(
         &self,
         address: SocketAddr,
-        mut request: Request<Full<Bytes>>,
+        mut request: Request<UpstreamBody>,
         connected: impl FnOnce(),
     ) -> Result<Response<Incoming>, SendError> {
         let mut connection = capture_connection(&mut request);
+        let stream = request.body().stream().cloned();
         let mut response = self.client.request(request);
         let early = tokio::select! {
             biased;
@@ -176,12 +180,22 @@ impl Upstream {
             Some(result) => result,
             None => {
                 connected();
-                match tokio::time::timeout(self.head_timeout, response).await {
-                    Ok(result) => result,
-                    Err(_) => return Err(SendError::Timeout),
+                let overdue = async {
+                    match &stream {
+                        Some(stream) => stream.answer_overdue(self.head_timeout).await,
+                        None => tokio::time::sleep(self.head_timeout).await,
+                    }
+                };
+                tokio::select! {
+                    biased;
+                    result = response => result,
+                    () = overdue => return Err(SendError::Timeout),
                 }
             }
         };
+        if let (Err(_), Some(refusal)) = (&result, stream.and_then(|stream| stream.failure())) {
+            return Err(SendError::Client(refusal));
+        }
         let has_connection = connection.connection_metadata().is_some();
         match result {
             Ok(response) => {

@@ -292,17 +292,6 @@ async fn http2_requests_share_a_connection_that_is_shut_down_gracefully_after_a_
 }
 
 #[tokio::test]
-async fn a_chunked_body_reaches_the_replica_whole() {
-    let mut gateway = TestGateway::new(json!({})).await;
-    let (listener, address) = replica_listener().await;
-    answer_all(listener);
-    gateway.set_replica(Some(address));
-    let chunked = b"POST / HTTP/1.1\r\nhost: chat\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n";
-    let answer = send(gateway.address, chunked).await;
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-}
-
-#[tokio::test]
 async fn a_request_that_needs_no_model_is_refused_at_once_and_wakes_nothing() {
     let mut gateway = TestGateway::new(json!({})).await;
     for head in [

@@ -8,6 +8,7 @@ mod replicas;
 mod shares;
 mod shutdown;
 mod stalls;
+mod uploads;
 
 use std::net::SocketAddr;
 use std::time::Duration;
