@@ -1,6 +1,7 @@
 //! Requests over real sockets on loopback: held, forwarded, streamed, sent again, refused.
 
 mod callers;
+mod cold_start;
 mod holding;
 mod limits;
 mod process;
