@@ -239,6 +239,7 @@ fn roles_hold_the_rights_that_the_code_uses_and_no_more() {
         ("services", applied),
         ("endpointslices", applied),
         ("pods", "get list watch patch"),
+        ("pods/eviction", "create"),
         ("nodes", live),
         ("priorityclasses", cached),
         ("persistentvolumeclaims", cached),
@@ -274,6 +275,23 @@ fn roles_hold_the_rights_that_the_code_uses_and_no_more() {
         rights(template, "bursar-node-autoscaling"),
         owned(&[("configmaps", "get")])
     );
+}
+
+/// Who may evict pods may do so in all namespaces, so it has to be asked for.
+#[test]
+fn the_right_to_evict_comes_with_a_value_that_is_off_by_default() {
+    let role = file("templates/rbac.yaml");
+    let (before, after) = role.split_once("resources: [pods/eviction]").unwrap();
+    let condition = before.rsplit_once("{{- if ").unwrap().1;
+    assert!(
+        condition.starts_with(".Values.rbac.evictUnmanaged }}"),
+        "{condition}"
+    );
+    assert!(!condition.contains("{{- end }}"), "{condition}");
+    let rule = after.split("{{- end }}").next().unwrap();
+    assert_eq!(rule.trim(), "verbs: [create]");
+    let values: Value = serde_saphyr::from_str(&file("values.yaml")).unwrap();
+    assert_eq!(values["rbac"]["evictUnmanaged"], json!(false));
 }
 
 #[test]

@@ -62,6 +62,12 @@ use crate::quantities::{
     )
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("self.unmanaged == 'Leave' || self.onExhausted == 'ScaleToZero'")
+        .message("unmanaged: Evict needs onExhausted: ScaleToZero: pods of others do not stop while Bursar's own run on"),
+    validation = Rule::new("self.unmanaged == 'Evict' || !has(self.exemptOwners)")
+        .message("exemptOwners needs unmanaged: Evict: without it every pod stays")
+)]
 pub struct BudgetPolicySpec {
     /// Money for one period, in the price list's currency.
     #[schemars(length(max = 24))]
@@ -72,6 +78,18 @@ pub struct BudgetPolicySpec {
     /// The action when the limit is spent.
     #[serde(default)]
     pub on_exhausted: OnExhausted,
+    /// What happens then to GPU pods of the namespace that no workload of Bursar made.
+    #[serde(default)]
+    pub unmanaged: Unmanaged,
+    /// Owners whose pods stay with `unmanaged: Evict`, as records of spend name them: `Kind/name`, such
+    /// as `StatefulSet/jupyter`, `Deployment/notebook`, or `Pod/name` for a pod that nothing made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1, max = 64), inner(length(max = 512)))]
+    #[x_kube(
+        validation = Rule::new("self.all(o, o.matches('^[A-Za-z][A-Za-z0-9]*/[a-z0-9]([a-z0-9.-]*[a-z0-9])?$'))")
+            .message("each of exemptOwners must be Kind/name, such as StatefulSet/jupyter")
+    )]
+    pub exempt_owners: Vec<String>,
     /// A workload that starts must be able to run for at least this long.
     #[serde(default = "default_useful_run")]
     #[schemars(length(max = 32))]
@@ -104,6 +122,17 @@ pub enum OnExhausted {
     ScaleToMin,
     /// Nothing grows or starts, training is suspended.
     Freeze,
+}
+
+/// What happens to GPU pods that no workload of Bursar made, once the limit is spent.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Unmanaged {
+    /// They run on, and more than the limit is spent.
+    #[default]
+    Leave,
+    /// They are evicted five minutes after a warning, as far as PodDisruptionBudgets allow. Pods of
+    /// DaemonSets, of kubelets and of kube-system stay.
+    Evict,
 }
 
 /// Where a budget stands.
@@ -168,6 +197,9 @@ pub struct BudgetPolicyStatus {
     /// When an edit of the BudgetPolicy or of prices takes effect that would stop something that runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub change_effective_at: Option<Time>,
+    /// No GPU pod that Bursar did not make is evicted before. It is there only while the budget evicts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub evictions_from: Option<Time>,
     /// When these figures were computed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub as_of: Option<Time>,
@@ -302,7 +334,21 @@ impl BudgetPolicy {
             is_new,
             apply_now: apply_now.is_some_and(|value| value == "true"),
             unreadable: false,
+            evictions_from: status
+                .and_then(|status| status.evictions_from.as_ref())
+                .map(|time| time.0),
         })
+    }
+
+    /// What happens to pods of no workload, for the core.
+    pub fn unmanaged(&self) -> budget::Unmanaged {
+        let owners = self.spec.exempt_owners.iter();
+        match self.spec.unmanaged {
+            Unmanaged::Leave => budget::Unmanaged::Leave,
+            Unmanaged::Evict => budget::Unmanaged::Evict {
+                exempt: owners.map(|owner| owner.as_str().into()).collect(),
+            },
+        }
     }
 
     /// The core's budget; `spent`, and the part of it that `corrections` are, are computed by the

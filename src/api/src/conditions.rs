@@ -26,6 +26,9 @@ pub const PORT_ASSIGNED: &str = "PortAssigned";
 /// An edit of a BudgetPolicy or of prices would stop something that runs, and waits. A BudgetPolicy
 /// has the condition only meanwhile.
 pub const BUDGET_CHANGE_PENDING: &str = "BudgetChangePending";
+/// No GPU pod that Bursar did not make runs without money. A BudgetPolicy has the condition only while it
+/// evicts such pods.
+pub const UNMANAGED_EVICTED: &str = "UnmanagedEvicted";
 /// Nothing is changed. Workloads and BudgetPolicies have the condition only while they are paused.
 pub const PAUSED: &str = "Paused";
 /// The resource can be read.
@@ -184,6 +187,17 @@ reasons! {
     budget_change_pending:
     /// Something that runs stops when the grace window ends.
     WOULD_STOP = "WouldStop";
+}
+
+reasons! {
+    /// Reasons of [`UNMANAGED_EVICTED`](super::UNMANAGED_EVICTED).
+    unmanaged_evicted:
+    /// No such pod holds a node.
+    NONE_LEFT = "NoneLeft";
+    /// Such pods were warned, or were told to stop.
+    NOTICE_GIVEN = "NoticeGiven";
+    /// The API server refuses to evict one.
+    EVICTION_REFUSED = "EvictionRefused";
 }
 
 reasons! {

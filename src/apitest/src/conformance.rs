@@ -50,6 +50,7 @@ checks![
     a_patch_may_name_uid_and_version,
     a_finalizer_holds_what_is_deleted,
     a_deletion_may_name_a_uid,
+    an_eviction_may_name_a_uid,
     an_apply_removes_fields_that_it_no_longer_sends,
     an_apply_may_name_uid_and_version,
     lists_select_by_label,
@@ -346,6 +347,28 @@ async fn a_deletion_may_name_a_uid(client: &Client, namespace: &str) -> CheckRes
         error_code(api.delete("mine", &DeleteParams::default()).await)?,
         404,
     )
+}
+
+async fn an_eviction_may_name_a_uid(client: &Client, namespace: &str) -> CheckResult {
+    let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let pod = object(json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "evicted"},
+        "spec": {"schedulerName": "nobody", "containers": [{"name": "c", "image": "none"}]},
+    }))?;
+    let made: Pod = checked(api.create(&create(), &pod).await)?;
+    let evict = async |uid: Option<String>| {
+        let eviction = json!({
+            "apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "evicted"},
+            "deleteOptions": {"preconditions": {"uid": uid}},
+        });
+        api.create_subresource::<_, Value>("eviction", "evicted", &create(), &eviction)
+            .await
+    };
+    let other = Some("00000000-0000-0000-0000-000000000000".to_owned());
+    expect_equal("another uid", error_code(evict(other).await)?, 409)?;
+    checked(evict(made.uid()).await)?;
+    let is_gone = checked(api.get_opt("evicted").await)?.is_none();
+    expect_equal("after the eviction", is_gone, true)
 }
 
 async fn an_apply_removes_fields_that_it_no_longer_sends(

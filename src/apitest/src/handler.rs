@@ -106,7 +106,10 @@ fn write(
     match parts.method {
         Method::POST => {
             let object = body_json()?;
-            shared.change(|store| store.create(target, object, &manager))
+            match target.subresource.as_deref() {
+                Some("eviction") => shared.change(|store| store.evict(target, &object)),
+                _ => shared.change(|store| store.create(target, object, &manager)),
+            }
         }
         Method::PUT => {
             let object = body_json()?;

@@ -42,6 +42,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, PersistentVolumeCla
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceSlice};
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use kube::{Client, Resource};
@@ -92,6 +93,7 @@ impl Kind {
             Self::of::<NetworkPolicy>(false),
             Self::of::<Lease>(false),
             Self::of::<Event>(false),
+            Self::of::<PodDisruptionBudget>(true),
             Self::of::<PriorityClass>(false),
             Self::of::<PersistentVolumeClaim>(true),
             Self::of::<ResourceClaim>(true),

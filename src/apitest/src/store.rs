@@ -472,6 +472,36 @@ impl Store {
         Ok(self.put(key, object))
     }
 
+    /// Deletes a pod unless a PodDisruptionBudget forbids it. What the budget allows is its status,
+    /// which a test writes as the disruption controller does.
+    pub(crate) fn evict(&mut self, target: &Target, eviction: &Value) -> ApiResult {
+        let pod = self.get(target)?;
+        let phase = pod["status"]["phase"].as_str();
+        let is_protected = !matches!(phase, Some("Pending" | "Succeeded" | "Failed"));
+        let forbids = |budget: &&Value| {
+            let selector = budget["spec"]["selector"]["matchLabels"].as_object();
+            let mut labels = selector.into_iter().flatten();
+            budget["metadata"]["namespace"] == pod["metadata"]["namespace"]
+                && labels.all(|(label, value)| pod["metadata"]["labels"][label] == *value)
+                && budget["status"]["disruptionsAllowed"].as_i64().unwrap_or(0) == 0
+        };
+        let is_forbidden = {
+            let mut budgets = self.list("policy/v1", "poddisruptionbudgets");
+            is_protected && budgets.any(|budget| forbids(&budget))
+        };
+        if is_forbidden {
+            return Err(StatusError::new(
+                429,
+                "TooManyRequests",
+                "Cannot evict pod as it would violate the pod's disruption budget.",
+            ));
+        }
+        self.delete(target, &eviction["deleteOptions"])?;
+        Ok(
+            json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}),
+        )
+    }
+
     fn key(&self, target: &Target) -> Result<Key, StatusError> {
         self.kind(target)?;
         let name = target.name.as_deref();

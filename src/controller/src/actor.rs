@@ -190,6 +190,9 @@ impl Actor {
             self.events.extend(match &applied.subject {
                 ObjectKey::Service(key) => Some(Event::ServiceOrderFailed(key.clone())),
                 ObjectKey::Job(key) => Some(Event::JobOrderFailed(key.clone())),
+                ObjectKey::Pod(key) => applied
+                    .not_evicted
+                    .map(|(uid, why)| Event::EvictionFailed(key.namespace.clone(), uid, why)),
                 ObjectKey::Budget(_) => None,
             });
         }
@@ -235,12 +238,19 @@ impl Actor {
         let Decisions {
             service_orders,
             job_orders,
+            eviction_notices,
+            evictions,
             latches,
             services,
             jobs,
             namespaces: _,
             budgets,
         } = decisions;
+        wanted.eviction_notices = eviction_notices;
+        for order in evictions {
+            let subject = ObjectKey::Pod(order.pod.clone());
+            wanted.orders.push((subject, Order::Eviction(order)));
+        }
         wanted.latches = latches.into_iter().map(|(budget, _)| budget).collect();
         for order in service_orders {
             let Some(view) = self.model.service(&order.service) else {
@@ -268,6 +278,7 @@ impl Actor {
             ObjectKey::Service(key) => self.model.service(key).map(StatusInput::Service),
             ObjectKey::Job(key) => Some(StatusInput::Job(self.model.job_view(key))),
             ObjectKey::Budget(key) => self.model.budget(key).cloned().map(StatusInput::Budget),
+            ObjectKey::Pod(_) => None,
         }
     }
 }

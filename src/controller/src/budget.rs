@@ -3,11 +3,11 @@
 use bursar_api::BudgetPolicy;
 use bursar_api::budget::{BudgetPolicyStatus, BudgetTerms, Latch, Phase};
 use bursar_api::conditions::{
-    self, BUDGET_CHANGE_PENDING, ConditionState, SPEND_RECORDED, WITHIN_BUDGET,
-    budget_change_pending, budget_within_budget, spend_recorded,
+    self, BUDGET_CHANGE_PENDING, ConditionState, SPEND_RECORDED, UNMANAGED_EVICTED, WITHIN_BUDGET,
+    budget_change_pending, budget_within_budget, spend_recorded, unmanaged_evicted,
 };
 use bursar_api::names::APPLY_NOW_ANNOTATION;
-use bursar_core::budget::{self, BudgetState, OnExhausted, PendingChange};
+use bursar_core::budget::{self, BudgetState, Evictions, OnExhausted, PendingChange};
 use bursar_core::calendar::whole_second;
 use bursar_core::money::Money;
 use jiff::Timestamp;
@@ -34,6 +34,7 @@ pub(crate) fn next(
     let amount = |amount: Money| amount.rounded(DECIMALS);
     let budget = &budget_state.budget;
     let pending = budget_state.pending.as_ref();
+    let evictions = budget_state.evictions.as_ref();
     let in_force = budget_state.terms_in_force();
     let mut status = BudgetPolicyStatus {
         observed_generation: object.metadata.generation,
@@ -50,6 +51,7 @@ pub(crate) fn next(
         latch: budget.latch.as_ref().map(Latch::from),
         in_force: in_force.as_ref().map(BudgetTerms::from),
         change_effective_at: pending.map(|change| Time(change.effective_at)),
+        evictions_from: evictions.map(|evictions| Time(whole_second(evictions.from))),
         as_of: Some(Time(whole_second(now))),
         conditions: Vec::new(),
     };
@@ -115,6 +117,7 @@ pub(crate) fn next(
         },
     ];
     says.extend(pending.map(|change| pending_change(object, budget_state, change, running)));
+    says.extend(evictions.map(evictions_condition));
     says.extend(paused);
     status.conditions =
         conditions::updated_conditions(&old.conditions, says, object.metadata.generation, now);
@@ -129,6 +132,42 @@ pub(crate) fn next(
         changes_at: None,
     };
     pacing.next(object, object.status.as_ref(), status, change, now)
+}
+
+/// The condition that says what becomes of pods of no workload.
+fn evictions_condition(evictions: &Evictions) -> ConditionState {
+    let Evictions {
+        from,
+        pods,
+        refused,
+    } = evictions;
+    let (reason, message) = match (pods, refused) {
+        (0, _) => (
+            unmanaged_evicted::NONE_LEFT,
+            "no GPU pod that Bursar did not make holds a node, but for exempt ones".to_owned(),
+        ),
+        (_, None) => (
+            unmanaged_evicted::NOTICE_GIVEN,
+            format!(
+                "{pods} GPU pods that Bursar did not make are evicted from {from:.0} on, or ten seconds \
+                 after they got a node"
+            ),
+        ),
+        (_, Some((pod, why))) => (
+            unmanaged_evicted::EVICTION_REFUSED,
+            format!(
+                "{pods} GPU pods that Bursar did not make run on without money; pod {pod} is not \
+                 evicted, and it is tried again, a minute apart at most where a PodDisruptionBudget \
+                 forbids it: {why}"
+            ),
+        ),
+    };
+    ConditionState {
+        kind: UNMANAGED_EVICTED,
+        status: Some(*pods == 0),
+        reason,
+        message,
+    }
 }
 
 /// The condition that says what stops when the grace window ends.
@@ -244,6 +283,7 @@ mod tests {
             margin: Money::ZERO,
             announced: false,
             pending: None,
+            evictions: None,
         };
         let mut pacing = StatusPacing::default();
         let mut now = start + SignedDuration::from_hours(1);

@@ -41,6 +41,8 @@ pub(crate) type SharedReadings = Arc<Mutex<BTreeMap<(String, String), Readings>>
 /// What the controller's tasks share.
 pub(crate) struct Context {
     pub(crate) client: Client,
+    /// The same without retries of its own: that an eviction is refused with 429 is an answer.
+    pub(crate) eviction_client: Client,
     pub(crate) stores: Arc<Stores>,
     /// Where the pods and the records of each namespace are in their caches.
     pub(crate) namespaces: Arc<NamespaceIndex>,

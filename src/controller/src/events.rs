@@ -9,7 +9,9 @@
 use bursar_api::TrainingJob;
 use bursar_api::training::JobPhase;
 use bursar_core::budget::{BudgetState, Latch, OnExhausted};
-use bursar_core::plan::{Decision, JobOrder, LimitedBy, ServiceOrder};
+use bursar_core::plan::{
+    Decision, EvictionNotice, EvictionOrder, JobOrder, LimitedBy, ServiceOrder,
+};
 use bursar_core::training::Restart;
 use jiff::Timestamp;
 use kube::runtime::events::{Event, EventType};
@@ -36,6 +38,11 @@ pub(crate) const FAILED: &str = "Failed";
 pub(crate) const BUDGET_EXHAUSTED: &str = "BudgetExhausted";
 /// Reason: a budget that was exhausted has money again.
 pub(crate) const BUDGET_REOPENED: &str = "BudgetReopened";
+
+/// Reason: a pod of no workload will be evicted, since its namespace's budget has no money for it.
+pub(crate) const EVICTION_PLANNED: &str = "EvictionPlanned";
+/// Reason: such a pod was evicted.
+pub(crate) const EVICTED: &str = "Evicted";
 
 /// Reason: a budget stops workloads though its latch cannot be written.
 pub(crate) const LATCH_UNWRITTEN: &str = "LatchUnwritten";
@@ -237,6 +244,32 @@ pub(crate) fn of_unwritten_latch(why: &str) -> Event {
             "it is exhausted and stops workloads, but its status cannot be written: {why}; another leader may start them again"
         )),
         action: "Stop".to_owned(),
+        secondary: None,
+    }
+}
+
+/// The Event of a pod of no workload that will be evicted.
+pub(crate) fn of_eviction_notice(notice: &EvictionNotice) -> Event {
+    let (budget, at) = (&notice.budget, notice.at);
+    Event {
+        type_: EventType::Warning,
+        reason: EVICTION_PLANNED.to_owned(),
+        note: Some(format!(
+            "budget {budget} is exhausted and has unmanaged: Evict: this pod is evicted at {at:.0}, unless its limit is raised or a credit is \
+             given before. Scale down what would make it anew"
+        )),
+        action: format!("EvictAt{at:.0}"),
+        secondary: None,
+    }
+}
+
+/// The Event of a pod of no workload that was evicted.
+pub(crate) fn of_eviction(order: &EvictionOrder) -> Event {
+    Event {
+        type_: EventType::Warning,
+        reason: EVICTED.to_owned(),
+        note: Some(format!("budget {} is exhausted", order.budget)),
+        action: "Evict".to_owned(),
         secondary: None,
     }
 }

@@ -51,7 +51,7 @@ const FIRST_ROUND: Duration = Duration::from_secs(2);
 /// The caches do not fill.
 pub(crate) async fn lead(
     options: &Options,
-    client: Client,
+    (client, eviction_client): (Client, Client),
     zone: TimeZone,
     metrics: Metrics,
     explain_inputs: ExplainInputs,
@@ -72,7 +72,15 @@ pub(crate) async fn lead(
     if let Some(file) = &options.price_list {
         tokio::spawn(price_lists::install(client.clone(), file.clone()));
     }
-    let context = new_context(options, &client, stores, observers, triggers, zone, metrics);
+    let context = new_context(
+        options,
+        (&client, eviction_client),
+        stores,
+        observers,
+        triggers,
+        zone,
+        metrics,
+    );
     let context = Arc::new(context);
     *lock(&explain_inputs) = Some(inputs.clone());
     let engine_reads = EngineReads {
@@ -134,7 +142,7 @@ async fn fill_caches(
 /// What the tasks share.
 fn new_context(
     options: &Options,
-    client: &Client,
+    (client, eviction_client): (&Client, Client),
     stores: Arc<Stores>,
     observers: Observers,
     ledger_triggers: Triggers,
@@ -182,6 +190,7 @@ fn new_context(
         allowed_classes: options.allowed_priority_classes.clone(),
         gang_scheduling: options.gang_scheduling,
         client: client.clone(),
+        eviction_client,
     }
 }
 

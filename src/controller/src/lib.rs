@@ -16,6 +16,7 @@
 //! | `executor` | carries out the newest order of each object, and writes statuses |
 //! | `subject` | the objects that the controller acts for |
 //! | `inference`, `training`, `budget` | build, apply and status of a kind |
+//! | `evictions` | pods of no workload that have no money |
 //! | `ledger` | charges, settled exactly once, and what decisions read of them |
 //! | `ports` | the port of each service on gateways |
 //! | `power_readings` | the measured power of GPUs |
@@ -47,6 +48,7 @@ mod engine_reads;
 mod engine_targets;
 mod event_publisher;
 mod events;
+mod evictions;
 mod executor;
 mod explain;
 mod foreign_edits;
@@ -96,7 +98,7 @@ use bursar_runtime::https::{self, CertificateFiles};
 use bursar_runtime::leader_election::{Candidate, Leadership};
 use bursar_runtime::shutdown;
 use jiff::tz::TimeZone;
-use kube::Client;
+use kube::{Client, Config};
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
@@ -256,7 +258,11 @@ pub async fn run(options: Options) -> Result<(), Error> {
         source,
     })?;
     let stop = shutdown::token()?;
-    let client = Client::try_default().await?;
+    let config = Config::infer().await.map_err(kube::Error::InferConfig)?;
+    let mut without_retries = config.clone();
+    without_retries.default_retry = false;
+    let eviction_client = Client::try_from(without_retries)?;
+    let client = Client::try_from(config)?;
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry);
     let readiness = Readiness::default();
@@ -288,7 +294,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
     metrics.leading.set(1);
     let led = async {
         tokio::select! {
-            led = lead(&options, client, zone, metrics, explain_inputs) => led,
+            led = lead(&options, (client, eviction_client), zone, metrics, explain_inputs) => led,
             () = stop.cancelled() => Ok(()),
             ended = &mut served => ended.unwrap_or(Ok(())).map_err(Error::Io),
         }

@@ -12,6 +12,8 @@ pub(crate) enum ObjectKey {
     Job(Key),
     /// A BudgetPolicy.
     Budget(Key),
+    /// A pod of no workload.
+    Pod(Key),
 }
 
 impl ObjectKey {
@@ -28,16 +30,16 @@ impl ObjectKey {
     /// Its namespace and name.
     pub(crate) fn key(&self) -> &Key {
         match self {
-            Self::Service(key) | Self::Job(key) | Self::Budget(key) => key,
+            Self::Service(key) | Self::Job(key) | Self::Budget(key) | Self::Pod(key) => key,
         }
     }
 
-    /// Its account; `None` for a budget, which has none.
+    /// Its account; `None` for a budget and a pod, which have none of their own.
     pub(crate) fn workload(&self) -> Option<WorkloadRef> {
         let kind = match self {
             Self::Service(_) => WorkloadKind::InferenceDeployment,
             Self::Job(_) => WorkloadKind::TrainingJob,
-            Self::Budget(_) => return None,
+            Self::Budget(_) | Self::Pod(_) => return None,
         };
         let key = self.key();
         Some(WorkloadRef {

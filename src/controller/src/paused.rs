@@ -39,6 +39,7 @@ pub(crate) fn condition(
                 ObjectKey::Service(_) => "infd",
                 ObjectKey::Job(_) => "tj",
                 ObjectKey::Budget(_) => "budget",
+                ObjectKey::Pod(_) => "pod",
             };
             (
                 reason::WORKLOAD_PAUSED,

@@ -122,6 +122,7 @@ fn budget(limit: i128) -> Budget {
         on_exhausted: OnExhausted::ScaleToZero,
         minimum_useful_run: SignedDuration::from_mins(5),
         latch: None,
+        unmanaged: Default::default(),
         record: Default::default(),
     }
 }
@@ -336,6 +337,7 @@ impl Cluster {
             failure: None,
             disrupted: false,
             made_by: None,
+            owner_name: Default::default(),
             scheduling: bursar_core::model::event::Scheduling::Queued,
             resident: false,
         }
@@ -359,6 +361,7 @@ impl Cluster {
             failure: None,
             disrupted: false,
             made_by: None,
+            owner_name: Default::default(),
             scheduling: bursar_core::model::event::Scheduling::Queued,
             resident: false,
         }

@@ -5,6 +5,7 @@ mod budget_timers;
 mod capacity_preemption;
 mod decide;
 mod decisions;
+mod evictions;
 mod interruption;
 mod namespace;
 mod queue;
@@ -15,5 +16,5 @@ mod tests;
 
 pub use crate::limit::LimitedBy;
 pub use decide::decide;
-pub use decisions::{Decisions, JobOrder, ServiceOrder};
+pub use decisions::{Decisions, EvictionNotice, EvictionOrder, JobOrder, ServiceOrder};
 pub use service::{Decision, Refusal};

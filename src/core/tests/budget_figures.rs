@@ -29,6 +29,7 @@ fn model(rate: &str) -> Model {
         on_exhausted: OnExhausted::Freeze,
         minimum_useful_run: SignedDuration::ZERO,
         latch: None,
+        unmanaged: Default::default(),
         record: Default::default(),
     };
     let within = Period::Monthly.bounds(at(0), &TimeZone::UTC);

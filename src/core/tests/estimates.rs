@@ -59,6 +59,7 @@ fn model(nodes: Vec<Node>, placement: Placement) -> Model {
         on_exhausted: OnExhausted::ScaleToZero,
         minimum_useful_run: SignedDuration::from_mins(5),
         latch: None,
+        unmanaged: Default::default(),
         record: Default::default(),
     };
     let service = Service {

@@ -162,6 +162,7 @@ fn a_gang_passes_one_that_no_period_of_the_budget_could_pay_for() {
         on_exhausted: OnExhausted::ScaleToZero,
         minimum_useful_run: SignedDuration::from_hours(1),
         latch: None,
+        unmanaged: Default::default(),
         record: Default::default(),
     };
     model.apply(Event::Budget(Key::new("lab", "team"), Some(budget)), at(0));

@@ -143,6 +143,7 @@ impl Namespace {
             on_exhausted: OnExhausted::ScaleToZero,
             minimum_useful_run: SignedDuration::from_mins(5),
             latch: None,
+            unmanaged: Default::default(),
             record: Default::default(),
         };
         let room = [(GPU.to_owned(), 8000), ("pods".to_owned(), 110_000)];
@@ -276,6 +277,7 @@ impl Namespace {
             failure: None,
             disrupted: false,
             made_by: None,
+            owner_name: Default::default(),
         };
         let bound = Bound {
             pod,

@@ -94,6 +94,7 @@ impl World {
             on_exhausted: OnExhausted::ScaleToZero,
             minimum_useful_run: SignedDuration::from_secs(300),
             latch: None,
+            unmanaged: Default::default(),
             record: Default::default(),
         };
         let room = [(GPU.to_owned(), 100_000), ("pods".to_owned(), 1_000_000)];

@@ -125,6 +125,7 @@ impl Namespace {
             on_exhausted: OnExhausted::ScaleToZero,
             minimum_useful_run: SignedDuration::from_secs(rng.i64(0..600)),
             latch: None,
+            unmanaged: Default::default(),
             record: Default::default(),
         };
         let event = Event::Budget(Key::new("team", "all"), Some(budget.clone()));

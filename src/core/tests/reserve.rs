@@ -56,6 +56,7 @@ fn model(limit: &str) -> Model {
         on_exhausted: OnExhausted::ScaleToZero,
         minimum_useful_run: SignedDuration::ZERO,
         latch: None,
+        unmanaged: Default::default(),
         record: Default::default(),
     };
     model.apply(Event::Budget(budget_key(), Some(budget)), at(0));

@@ -120,6 +120,7 @@ pub(crate) fn kind(event: &Event) -> &'static str {
         Event::Silent(..) => "Silent",
         Event::ServiceOrderFailed(..) => "ServiceOrderFailed",
         Event::JobOrderFailed(..) => "JobOrderFailed",
+        Event::EvictionFailed(..) => "EvictionFailed",
     }
 }
 

@@ -97,6 +97,7 @@ impl Simulation {
             },
             minimum_useful_run: SignedDuration::from_secs(self.rng.i64(0..120)),
             latch: None,
+            unmanaged: Default::default(),
             record: Default::default(),
         };
         self.cluster

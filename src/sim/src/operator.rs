@@ -219,6 +219,9 @@ impl Simulation {
         let Decisions {
             service_orders,
             job_orders,
+            // no budget of the simulation evicts pods of others
+            eviction_notices: _,
+            evictions: _,
             latches,
             services,
             jobs,

@@ -65,6 +65,7 @@ impl Replay {
                 on_exhausted: budget.on_exhausted.into(),
                 minimum_useful_run: budget.minimum_useful_run,
                 latch: None,
+                unmanaged: Default::default(),
                 record: Default::default(),
             };
             let key = Key::new(&budget.namespace, &budget.name);

@@ -4,6 +4,7 @@
 
 mod budgets;
 mod careful;
+mod evictions;
 mod faults;
 mod gangs;
 mod growth;
@@ -231,6 +232,11 @@ fn waiting() -> Vec<Scenario> {
             "a_pause_changes_nothing_until_it_ends",
             3,
             careful::a_pause_changes_nothing_until_it_ends,
+        ),
+        Scenario::new(
+            "a_budget_evicts_pods_of_others_after_a_warning_and_as_disruption_budgets_allow",
+            10,
+            evictions::evicts_pods_of_others,
         ),
         Scenario::new(
             "without_gateways_nothing_is_written_again_and_again",

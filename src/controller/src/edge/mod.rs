@@ -469,7 +469,7 @@ impl Edge {
                 let event = match &workload {
                     ObjectKey::Service(key) => batch.workloads().service(key),
                     ObjectKey::Job(key) => batch.workloads().job(key),
-                    ObjectKey::Budget(_) => continue,
+                    ObjectKey::Budget(_) | ObjectKey::Pod(_) => continue,
                 };
                 batch.push(event);
             }

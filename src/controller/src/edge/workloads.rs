@@ -3,7 +3,7 @@
 use bursar_api::inference::{ActivationMode, LearnedStatus};
 use bursar_api::template::grace_seconds;
 use bursar_api::{BudgetPolicy, InferenceDeployment, TrainingJob};
-use bursar_core::budget::{BudgetRecord, OnExhausted};
+use bursar_core::budget::{BudgetRecord, OnExhausted, Unmanaged};
 use bursar_core::calendar::Period;
 use bursar_core::model::event::{BatchJob, Budget, Event, Name, Service};
 use bursar_core::model::{DEFAULT_WEIGHT, Key};
@@ -206,6 +206,7 @@ fn budget_of(object: &BudgetPolicy) -> Option<Budget> {
         period: budget.period,
         on_exhausted: budget.on_exhausted,
         minimum_useful_run: budget.minimum_useful_run,
+        unmanaged: object.unmanaged(),
         latch: budget.latch,
         record: object.record().ok()?,
     })
@@ -220,6 +221,7 @@ fn unreadable_budget() -> Budget {
         period: Period::Monthly,
         on_exhausted: OnExhausted::Freeze,
         minimum_useful_run: SignedDuration::ZERO,
+        unmanaged: Unmanaged::Leave,
         latch: None,
         record: BudgetRecord {
             unreadable: true,

@@ -22,7 +22,8 @@ mod status;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use bursar_core::model::Key;
+use bursar_core::model::{Key, Name};
+use bursar_core::plan::EvictionNotice;
 use jiff::Timestamp;
 use kube::Resource;
 use tokio::sync::mpsc;
@@ -32,6 +33,7 @@ use crate::api_calls::Unapplied;
 use crate::cache::{Trigger, cached};
 use crate::context::Context;
 use crate::events;
+use crate::evictions;
 use crate::inference;
 use crate::metrics::ResultLabel;
 use crate::object_key::ObjectKey;
@@ -52,6 +54,8 @@ const STATUSES: usize = 8;
 pub(crate) struct Wanted {
     /// Orders, each for the workload of the same kind.
     pub(crate) orders: Vec<(ObjectKey, Order)>,
+    /// Warnings that pods of no workload will be evicted.
+    pub(crate) eviction_notices: Vec<EvictionNotice>,
     /// Budgets whose latch is to be on record.
     pub(crate) latches: Vec<Key>,
     /// Objects whose specification was edited.
@@ -68,6 +72,7 @@ impl Wanted {
     /// Whether nothing is wanted.
     pub(crate) fn is_empty(&self) -> bool {
         self.orders.is_empty()
+            && self.eviction_notices.is_empty()
             && self.latches.is_empty()
             && self.edited.is_empty()
             && self.owners.is_empty()
@@ -85,6 +90,9 @@ pub(crate) struct Applied {
     pub(crate) failed: bool,
     /// What its condition says has changed.
     pub(crate) status_changed: bool,
+    /// The UID of the pod that was not evicted, and the API server's words; none if the next try will
+    /// do.
+    pub(crate) not_evicted: Option<(Name, Option<Name>)>,
 }
 
 /// Carries out what is wanted.
@@ -104,6 +112,9 @@ impl Executor {
 
     /// Takes what is wanted.
     pub(crate) fn want(&mut self, wanted: Wanted, now: Timestamp) {
+        for notice in &wanted.eviction_notices {
+            evictions::warn(&self.context, notice);
+        }
         for budget in wanted.latches {
             self.queue.latch(&budget, now);
         }
@@ -240,10 +251,18 @@ impl Executor {
                 ..
             }
         ) && order.is_some();
+        let not_evicted = match (order, outcome) {
+            (Some(Order::Eviction(order)), Outcome::Failed { message, .. }) => {
+                let why = message.as_deref().map(|why| evictions::bounded(why).into());
+                Some((order.uid.clone(), why))
+            }
+            _ => None,
+        };
         (failed || status_changed).then(|| Applied {
             subject: subject.clone(),
             failed,
             status_changed,
+            not_evicted,
         })
     }
 }
@@ -330,7 +349,11 @@ async fn apply(
             training::apply(context, key, Some(order)).await?;
         }
         (ObjectKey::Job(key), _) => training::apply(context, key, None).await?,
-        (ObjectKey::Budget(_), _) => {}
+        (ObjectKey::Pod(_), Some(Order::Eviction(order))) => {
+            let evicted = evictions::apply(context, order).await;
+            evicted.map_err(Unapplied::before_order)?;
+        }
+        (ObjectKey::Budget(_) | ObjectKey::Pod(_), _) => {}
     }
     Ok(Outcome::Done(None))
 }

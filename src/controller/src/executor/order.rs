@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use bursar_core::model::Name;
-use bursar_core::plan::{Decision, JobOrder, ServiceOrder};
+use bursar_core::plan::{Decision, EvictionOrder, JobOrder, ServiceOrder};
 
 use crate::pod_mark::PodMark;
 
@@ -69,15 +69,19 @@ pub(super) enum Target {
     Replicas(u32),
     /// Jobs that run, or do not.
     Run(bool),
+    /// A pod that is evicted, or is not.
+    Evicted(bool),
 }
 
-/// The newest orders for one workload.
+/// The newest orders for one workload or pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Order {
     /// For a service.
     Service(Box<ServiceChange>),
     /// For a TrainingJob.
     Job(JobOrder),
+    /// For a pod of no workload.
+    Eviction(EvictionOrder),
 }
 
 impl Order {
@@ -86,14 +90,16 @@ impl Order {
         match self {
             Self::Service(change) => change.starts(),
             Self::Job(order) => order.run && !order.cancels_stop,
+            Self::Eviction(_) => false,
         }
     }
 
-    /// The replicas that there will be, or whether the Jobs run.
+    /// The replicas that there will be, or whether the Jobs run or the pod is evicted.
     pub(super) fn target(&self) -> Target {
         match self {
             Self::Service(change) => Target::Replicas(change.order.replicas.1),
             Self::Job(order) => Target::Run(order.run),
+            Self::Eviction(order) => Target::Evicted(order.evict),
         }
     }
 
@@ -102,6 +108,7 @@ impl Order {
         match self {
             Self::Service(change) => change.order.after_latch,
             Self::Job(order) => order.after_latch,
+            Self::Eviction(order) => order.evict,
         }
     }
 

@@ -264,6 +264,7 @@ fn a_budget_is_exhausted_once_a_period_and_reopens() {
         margin: Money::ZERO,
         announced: false,
         pending: None,
+        evictions: None,
     };
     let exhausted = "Warning BudgetExhausted ScaleToZero: 4.9000 of 5.0000 spent, and stopping costs 0.1000: ScaleToZero until 2026-11-27T00:00:00Z, or until its limit is raised or a credit is given";
     assert_eq!(text(of_latch(None, &budget_state(true))), exhausted);

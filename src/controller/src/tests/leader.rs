@@ -244,6 +244,7 @@ impl Leader {
             gang_scheduling: GangScheduling::Auto,
             observe_only: false,
             change_grace: world.change_grace,
+            eviction_client: client.clone(),
             client,
         });
         Self {

@@ -9,6 +9,7 @@ mod closing;
 mod corrections;
 mod devices;
 mod edge;
+mod evictions;
 mod foreign_edits;
 mod gang_restarts;
 mod gang_scheduling;

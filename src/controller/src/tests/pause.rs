@@ -18,7 +18,7 @@ use super::watched_cluster::{WatchedCluster, patch};
 use super::world::{NAMESPACE, OPERATOR, World};
 
 /// Sets the entries of the ConfigMap that pauses; null takes one away.
-async fn set(world: &World, entries: Value) {
+pub(super) async fn set(world: &World, entries: Value) {
     let api: Api<ConfigMap> = Api::namespaced(world.server.client(), OPERATOR);
     if api.get_opt(PAUSE_CONFIG_MAP).await.unwrap().is_none() {
         let mut config_map = ConfigMap::default();

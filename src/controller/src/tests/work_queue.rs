@@ -108,6 +108,7 @@ fn budget_state(latched: bool) -> StatusInput {
         margin: Money::ZERO,
         announced: false,
         pending: None,
+        evictions: None,
     })
 }
 

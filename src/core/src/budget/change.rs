@@ -78,6 +78,8 @@ pub struct BudgetRecord {
     pub apply_now: bool,
     /// It cannot be read, so what is said of its terms is no edit.
     pub unreadable: bool,
+    /// From when on it evicts pods of no workload, as it was last written.
+    pub evictions_from: Option<Timestamp>,
 }
 
 /// An edit that waits.

@@ -12,10 +12,12 @@
 //! | `change` | edits that wait for the end of a grace window |
 //! | `admission` | whether budgets let something start |
 //! | `priorities` | what workloads cost by their priority |
+//! | `unmanaged` | pods of no workload that are evicted once everything has stopped |
 
 mod admission;
 mod change;
 mod priorities;
+mod unmanaged;
 
 #[cfg(test)]
 use jiff::tz::TimeZone;
@@ -26,6 +28,7 @@ pub(crate) use self::change::reaches_further;
 pub use self::change::{BudgetRecord, PendingChange, Terms};
 pub(crate) use self::priorities::Prioritized;
 pub use self::priorities::{FreedBudget, PriorityTotals};
+pub use self::unmanaged::{EVICTION_NOTICE, Evictions, Unmanaged};
 
 use crate::calendar::{Interval, Period};
 use crate::money::Money;
@@ -229,6 +232,8 @@ pub struct BudgetState {
     pub announced: bool,
     /// The edit that waits, if it would stop something.
     pub pending: Option<PendingChange>,
+    /// The evictions of pods of no workload, while there is no money for them.
+    pub evictions: Option<Evictions>,
 }
 
 impl BudgetState {
@@ -325,7 +330,14 @@ impl BudgetState {
             margin,
             announced: false,
             pending: None,
+            evictions: None,
         }
+    }
+
+    /// Whether pods of no workload have no money either.
+    pub(crate) fn stops_unmanaged(&self) -> bool {
+        let stops_all = self.budget.on_exhausted == OnExhausted::ScaleToZero;
+        stops_all && self.is_exhausted() && !self.announced
     }
 
     /// Money neither spent nor reserved; below zero once a limit was missed.

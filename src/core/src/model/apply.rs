@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::budget::Unmanaged;
 use crate::pod_set::PodSet;
 
 use super::budget_terms::KnownTerms;
@@ -65,6 +66,9 @@ impl Model {
                     state.forget_orders();
                     self.marks.services.insert(key);
                 }
+            }
+            Event::EvictionFailed(namespace, uid, why) => {
+                self.note_failed_eviction(&namespace, uid, why);
             }
             Event::JobOrderFailed(key) => {
                 if let Some(state) = self.jobs.get_mut(&key) {
@@ -217,11 +221,20 @@ impl Model {
     fn set_budget(&mut self, key: Key, budget: Option<super::event::Budget>, now: Timestamp) {
         let grace = self.change_grace;
         let namespace = self.namespace_mut(&key.namespace);
+        let evicts = |unmanaged: &Unmanaged| *unmanaged != Unmanaged::Leave;
+        let known = namespace.budgets.get(&key.name);
+        // what stopping pods of others costs, and whether they are evicted
+        let mut evicts_others = match (known, &budget) {
+            (None, Some(new)) => evicts(&new.unmanaged),
+            (Some(known), None) => evicts(&known.spec.unmanaged),
+            (None, None) | (Some(_), Some(_)) => false,
+        };
         match budget {
             None => drop(namespace.budgets.remove(&key.name)),
             Some(spec) => match namespace.budgets.get_mut(&key.name) {
                 Some(state) if state.spec == spec => return,
                 Some(state) => {
+                    evicts_others |= state.spec.unmanaged != spec.unmanaged;
                     if state.spec.period != spec.period {
                         state.period = None;
                     }
@@ -241,6 +254,10 @@ impl Model {
                 }
             },
         }
+        if evicts_others {
+            let unowned = self.unowned_in(&key.namespace);
+            self.marks.pods.extend(unowned);
+        }
         self.marks.budgets.insert(key.namespace);
     }
 
@@ -253,6 +270,11 @@ impl Model {
             return;
         }
         let is_known = old.is_some();
+        if let Some(old) = &old
+            && pod.as_ref().is_none_or(|pod| pod.owner != Owner::Other)
+        {
+            self.forget_eviction(&old.pod.key.namespace, &uid);
+        }
         let old_pod = old.as_ref().map(|state| state.pod.clone());
         let shape = |pod: Option<&Pod>| pod.map(|pod| Arc::clone(&pod.shape));
         let (was, is) = (shape(old_pod.as_deref()), shape(pod.as_deref()));

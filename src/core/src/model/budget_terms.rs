@@ -44,6 +44,7 @@ impl KnownTerms {
             is_new,
             apply_now,
             unreadable,
+            evictions_from: _,
         } = spec.record;
         let terms = spec.terms();
         if apply_now {

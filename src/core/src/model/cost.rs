@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::budget::{FreedBudget, RunningCost};
+use crate::budget::{EVICTION_NOTICE, FreedBudget, RunningCost};
 use crate::drain::{self, SETTLE};
 use crate::money::Money;
 use crate::pod_set::PodSet;
@@ -252,8 +252,13 @@ impl Model {
             let open = namespace.and_then(|namespace| namespace.spending.rate(uid));
             let estimate = || self.rates.rate(&pod.shape, &mut state.estimate, now);
             let rate = open.unwrap_or_else(estimate);
-            // a budget counts it, and cannot stop it
-            let running = running_cost(&self.rates, &self.capacity, pod, rate, 0, 0, now);
+            // a budget counts it, and cannot stop it unless it evicts it
+            let is_evicted = namespace.is_some_and(|namespace| namespace.may_evict(pod));
+            let seconds = match is_evicted {
+                true => EVICTION_NOTICE.as_secs() + grace_stop_seconds(pod.grace_seconds),
+                false => 0,
+            };
+            let running = running_cost(&self.rates, &self.capacity, pod, rate, seconds, 0, now);
             cost.add_pod(pod, PodIntent::Run, running);
         }
         let old = std::mem::replace(&mut state.cost, cost.clone());

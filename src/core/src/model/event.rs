@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::budget::{BudgetRecord, Latch, OnExhausted};
+use crate::budget::{BudgetRecord, Latch, OnExhausted, Unmanaged};
 use crate::calendar::Period;
 use crate::correction::Correction;
 use crate::ledger::EngineCounters;
@@ -135,11 +135,16 @@ pub struct Pod {
     pub disrupted: bool,
     /// The UID of the object that made it, if that is known.
     pub made_by: Option<Name>,
+    /// What made it, as `Kind/name`: itself if nothing did. Read of pods of no workload.
+    pub owner_name: Name,
 }
 
 /// So long after the scheduler first found no node for a pod, room that seems to be free is of no use
 /// to it: kube-scheduler tries each pod again within five minutes, whatever happens.
 pub(crate) const UNSCHEDULABLE_TIMEOUT: SignedDuration = SignedDuration::from_mins(5);
+
+/// The namespaces of Kubernetes itself.
+const SYSTEM_NAMESPACES: [&str; 3] = ["kube-system", "kube-public", "kube-node-lease"];
 
 impl Pod {
     /// Whether room is reserved for it: it has no node, and a scheduler may find one.
@@ -159,6 +164,15 @@ impl Pod {
         let by = self.deletion?;
         let grace = SignedDuration::from_secs(self.grace_seconds);
         Some(by.checked_sub(grace).unwrap_or(by))
+    }
+
+    /// Whether a budget may evict it: it holds GPUs and a node, and belongs to no workload, to no
+    /// DaemonSet, to no kubelet and to no namespace of Kubernetes itself.
+    pub(crate) fn may_be_evicted(&self) -> bool {
+        let holds_gpus = self.shape.attributes.is_some() && self.node.is_some();
+        let is_foreign = self.owner == Owner::Other && !self.resident;
+        let is_system = SYSTEM_NAMESPACES.contains(&&*self.key.namespace);
+        holds_gpus && is_foreign && !is_system && self.ended.is_none() && self.deletion.is_none()
     }
 
     /// Whether it has no node, and may get one.
@@ -400,6 +414,8 @@ pub struct Budget {
     pub on_exhausted: OnExhausted,
     /// What starts must be able to run for at least this long.
     pub minimum_useful_run: SignedDuration,
+    /// What happens then to pods of no workload.
+    pub unmanaged: Unmanaged,
     /// The latch on record.
     pub latch: Option<Latch>,
     /// What else is on record of it.
@@ -499,4 +515,7 @@ pub enum Event {
     ServiceOrderFailed(Key),
     /// The same for a TrainingJob.
     JobOrderFailed(Key),
+    /// The pod of this UID in this namespace was not evicted, and what the API server said; `None` if
+    /// the next try will do.
+    EvictionFailed(Name, Name, Option<Name>),
 }

@@ -16,6 +16,7 @@ use crate::money::Money;
 use super::budget_terms::KnownTerms;
 use super::claim::{BudgetPreemption, BudgetRank, Claim, Workload};
 use super::event::{Budget, Key, Name};
+use super::evictions::PlannedEviction;
 use super::spending::{Spending, Totals};
 
 /// What is known and remembered of a budget.
@@ -99,6 +100,10 @@ pub(crate) struct NamespaceState {
     /// beside those ahead of them, and the answer: those that were refused money, and those that hold up
     /// other namespaces since they were not.
     pub(crate) answered_jobs: Vec<AnsweredJob>,
+    /// The budgets that evict pods of no workload, and from when on.
+    pub(crate) evicting: BTreeMap<Name, Timestamp>,
+    /// The pods that they evict, by UID.
+    pub(crate) evictions: BTreeMap<Name, PlannedEviction>,
 }
 
 /// The money of a namespace between two slices of its services. What became free meanwhile belongs

@@ -320,6 +320,10 @@ impl Model {
             if !namespace.spending.is_consistent() {
                 return Err(format!("spend of {name}"));
             }
+            let mut planned = namespace.evictions.keys();
+            if !planned.all(|uid| self.pods.contains_key(uid)) {
+                return Err(format!("evictions of {name}"));
+            }
             if namespace.totals != self.totals(name) {
                 return Err(format!("running totals of {name}"));
             }
@@ -384,6 +388,13 @@ impl Model {
         keys.take_while(|key| key.namespace == *namespace)
             .cloned()
             .collect()
+    }
+
+    /// The UIDs of the pods of no workload in a namespace that hold GPUs.
+    pub(crate) fn unowned_in(&self, namespace: &Name) -> Vec<Name> {
+        let unowned = self.unowned.range(Key::first_in(namespace)..);
+        let unowned = unowned.take_while(|key| key.namespace == *namespace);
+        unowned.map(|key| key.name.clone()).collect()
     }
 
     /// The workload that a pod belongs to, with the owner without a role.
@@ -451,6 +462,7 @@ impl Model {
                 self.marks.budgets.insert(namespace);
             }
             TimerKey::Pod(uid) => self.reserve_for(&uid, now),
+            TimerKey::Eviction(uid) => drop(self.marks.pods.insert(uid)),
             TimerKey::Gateways => self.gateways.mark(),
             TimerKey::Preemption => self.capacity_preemptions.is_due = true,
             TimerKey::Prices => {

@@ -17,6 +17,8 @@ pub(crate) enum TimerKey {
     Budgets(Name),
     /// The room for a pod without a node, by its UID.
     Pod(Name),
+    /// The eviction of a pod, by its UID.
+    Eviction(Name),
     /// What gateways hold is known or not.
     Gateways,
     /// Whose GPUs are taken back for whom.

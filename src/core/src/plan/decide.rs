@@ -22,6 +22,7 @@ use crate::model::state::{Model, take_in};
 use crate::model::timers::TimerKey;
 use crate::plan::capacity_preemption::{preempt, preempt_for_replicas};
 use crate::plan::decisions::Decisions;
+use crate::plan::evictions;
 use crate::plan::namespace::{evaluate_budgets, refresh_marked};
 use crate::plan::queue::decide_queues;
 use crate::plan::replicas::decide_services;
@@ -118,6 +119,7 @@ impl Call {
     fn decide_named(&mut self, model: &mut Model) {
         for uid in std::mem::take(&mut model.marks.pods) {
             model.refresh_other(&uid, self.now);
+            evictions::plan(model, &uid, self.now, &mut self.decisions);
         }
         let names = self.evaluate_named(model);
         let marked = |name: &Name| model.marks.slices.contains_key(name);

@@ -58,6 +58,32 @@ pub struct JobOrder {
     pub after_latch: bool,
 }
 
+/// What the pod of no workload is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EvictionOrder {
+    /// The pod.
+    pub pod: Key,
+    /// Its UID: another one of its name is not meant.
+    pub uid: Name,
+    /// Whether it is evicted. It stays if not, and an order that nobody has carried out yet is void.
+    pub evict: bool,
+    /// The budget that has no money for it.
+    pub budget: Name,
+}
+
+/// That a pod of no workload will be evicted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EvictionNotice {
+    /// The pod.
+    pub pod: Key,
+    /// Its UID.
+    pub uid: Name,
+    /// The budget that has no money for it.
+    pub budget: Name,
+    /// When it is evicted.
+    pub at: Timestamp,
+}
+
 /// What was decided in one call: what differs from what was decided before.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Decisions {
@@ -65,6 +91,10 @@ pub struct Decisions {
     pub service_orders: Vec<ServiceOrder>,
     /// Orders for TrainingJobs.
     pub job_orders: Vec<JobOrder>,
+    /// Warnings that pods of no workload will be evicted.
+    pub eviction_notices: Vec<EvictionNotice>,
+    /// Orders for pods of no workload.
+    pub evictions: Vec<EvictionOrder>,
     /// Latches that are to be on record.
     pub latches: Vec<(Key, Option<Latch>)>,
     /// Decisions over services that differ from the last ones.

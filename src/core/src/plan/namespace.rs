@@ -16,6 +16,7 @@ use crate::money::Money;
 use crate::plan::budget_preemption::{Shares, share};
 use crate::plan::budget_timers;
 use crate::plan::decisions::Decisions;
+use crate::plan::evictions;
 
 /// While something is limited by a budget, its namespace is looked at again after this long: what
 /// pods that are stopping may still cost becomes less with time.
@@ -33,13 +34,11 @@ pub(super) fn refresh_marked(model: &mut Model, name: &Name, now: Timestamp) -> 
         model.marks.named.insert(name.clone());
     }
     let (mut services, mut jobs) = (Vec::new(), Vec::new());
-    let mut others = Vec::new();
+    let mut others: Vec<Name> = Vec::new();
     if model.marks.costs.remove(name) {
         services = Model::keys_in(&model.services, name);
         jobs = Model::keys_in(&model.jobs, name);
-        let unowned = model.unowned.range(Key::first_in(name)..);
-        let unowned = unowned.take_while(|key| key.namespace == *name);
-        others.extend(unowned.map(|key| key.name.clone()));
+        others = model.unowned_in(name);
         if !jobs.is_empty() {
             model.marks.queues.insert(name.clone());
         }
@@ -89,8 +88,10 @@ pub(super) fn evaluate_budgets(
         namespace.note_price_edit(now, grace);
     }
     namespace.defer_stops_by_prices(now, &zone);
-    let budget_states = namespace.budget_states(now, &zone);
+    let mut budget_states = namespace.budget_states(now, &zone);
     let running = namespace.running(now);
+    evictions::evaluate(model, name, &mut budget_states, now, decisions);
+    let namespace = model.namespace_mut(name);
     // while slices are left, it does not depend on which services have been decided
     let withdrawn = if namespace.partial_pass.is_some() {
         namespace.withdrawn.clone()

@@ -83,6 +83,7 @@ pub(crate) fn budget(limit: &str) -> Budget {
         on_exhausted: OnExhausted::ScaleToZero,
         minimum_useful_run: SignedDuration::from_secs(300),
         latch: None,
+        unmanaged: Default::default(),
         record: Default::default(),
     }
 }

@@ -27,5 +27,6 @@ pub(crate) fn new_pod(key: Key, owner: Owner, shape: Arc<PodShape>, created: Tim
         failure: None,
         disrupted: false,
         made_by: None,
+        owner_name: Default::default(),
     }
 }

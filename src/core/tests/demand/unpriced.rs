@@ -67,6 +67,7 @@ fn unpriced(created: i64) -> Model {
         on_exhausted: OnExhausted::ScaleToZero,
         minimum_useful_run: SignedDuration::from_secs(60),
         latch: None,
+        unmanaged: Default::default(),
         record: Default::default(),
     };
     let events = [

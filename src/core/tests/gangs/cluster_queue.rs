@@ -277,6 +277,7 @@ fn a_gang_that_waits_for_money_holds_up_no_other_namespace() {
         on_exhausted: OnExhausted::ScaleToZero,
         minimum_useful_run: SignedDuration::from_hours(1),
         latch: None,
+        unmanaged: Default::default(),
         record: Default::default(),
     };
     let key = Key::new("a", "team");

@@ -195,6 +195,7 @@ fn tell_pod(model: &mut Model, node: &str, gpus: i64) {
         failure: None,
         disrupted: false,
         made_by: None,
+        owner_name: Default::default(),
         scheduling: Scheduling::Queued,
         resident: false,
     };

@@ -77,6 +77,7 @@ fn where_a_budget_stands_is_told_every_half_minute_while_money_is_spent() {
         on_exhausted: OnExhausted::ScaleToZero,
         minimum_useful_run: SignedDuration::ZERO,
         latch: None,
+        unmanaged: Default::default(),
         record: Default::default(),
     };
     model.apply(Event::Budget(Key::new("team", "all"), Some(budget)), at(0));
@@ -101,6 +102,7 @@ fn where_a_budget_stands_is_told_every_half_minute_while_money_is_spent() {
         failure: None,
         disrupted: false,
         made_by: None,
+        owner_name: Default::default(),
         scheduling: crate::model::event::Scheduling::Queued,
         resident: false,
     };

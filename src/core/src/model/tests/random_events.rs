@@ -13,7 +13,7 @@ use super::super::event::{
     Service,
 };
 use super::super::spending::AccountSpend;
-use crate::budget::OnExhausted;
+use crate::budget::{OnExhausted, Unmanaged};
 use crate::calendar::Period;
 use crate::correction::Correction;
 use crate::cost_report::CostOwner;
@@ -149,6 +149,11 @@ fn pod(rng: &mut Rng, now: Timestamp) -> (Name, Option<Box<Pod>>) {
         failure: (more.u8(0..8) == 0).then(|| name("exit code 1")),
         disrupted: more.u8(0..8) == 0,
         made_by: job_uid(&mut more),
+        owner_name: name(if number.is_multiple_of(2) {
+            "Pod/even"
+        } else {
+            "Pod/odd"
+        }),
     };
     (uid, some(rng, Box::new(pod)))
 }
@@ -364,6 +369,15 @@ pub(super) fn event(rng: &mut Rng, now: Timestamp) -> Event {
                     .unwrap(),
                 minimum_useful_run: SignedDuration::from_secs(rng.i64(0..600)),
                 latch: None,
+                unmanaged: match more(rng).u8(0..3) {
+                    0 => Unmanaged::Leave,
+                    1 => Unmanaged::Evict {
+                        exempt: Default::default(),
+                    },
+                    _ => Unmanaged::Evict {
+                        exempt: [name("Pod/odd")].into(),
+                    },
+                },
                 record: Default::default(),
             };
             let key = key(rng, "budget", 2);
@@ -466,6 +480,7 @@ pub(super) fn subject(event: &Event) -> String {
         Event::Job(key, _) => named("job", key),
         Event::BatchJob(key, role, _) => named(role, key),
         Event::JobOrderFailed(key) => named("ps", key),
+        Event::EvictionFailed(namespace, uid, _) => format!("eviction {namespace} {uid}"),
         Event::Budget(key, _) => named("budget", key),
         Event::BudgetDoubt(namespace, _) => format!("doubt {namespace}"),
         Event::Corrections(namespace, _) => format!("corrections {namespace}"),

@@ -77,6 +77,7 @@ pub(super) fn budget(limit: &str, period: Period, useful: i64) -> Event {
         on_exhausted: OnExhausted::ScaleToZero,
         minimum_useful_run: seconds(useful),
         latch: None,
+        unmanaged: Default::default(),
         record: Default::default(),
     };
     Event::Budget(Key::new("team", "all"), Some(budget))
@@ -193,6 +194,7 @@ fn a_start_is_admitted_from_the_second_on_in_which_stopping_pods_leave_the_money
         failure: None,
         disrupted: false,
         made_by: None,
+        owner_name: Default::default(),
         scheduling: Scheduling::Queued,
         resident: false,
     };
@@ -249,6 +251,7 @@ fn a_service_is_idle_once_the_starts_of_its_replicas_have_failed() {
         failure: None,
         disrupted: false,
         made_by: None,
+        owner_name: Default::default(),
         scheduling: Scheduling::Queued,
         resident: false,
     };

@@ -1,0 +1,65 @@
+//! Pods of no workload that budgets evict, since there is no money for them.
+
+use jiff::Timestamp;
+
+use super::event::{Key, Name, Pod};
+use super::namespace::NamespaceState;
+use super::state::Model;
+use super::timers::TimerKey;
+
+/// A pod that is to be evicted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PlannedEviction {
+    pub(crate) pod: Key,
+    /// The budget that has no money for it.
+    pub(crate) budget: Name,
+    /// From when on that budget evicts.
+    pub(crate) from: Timestamp,
+    /// When this one is evicted.
+    pub(crate) at: Timestamp,
+    /// When that was ordered, unless the order failed.
+    pub(crate) ordered: Option<Timestamp>,
+    /// What the API server said when it was last refused.
+    pub(crate) refused: Option<Name>,
+}
+
+impl NamespaceState {
+    /// Whether some budget would evict the pod if it had no money.
+    pub(crate) fn may_evict(&self, pod: &Pod) -> bool {
+        let mut budgets = self.budgets.values();
+        pod.may_be_evicted() && budgets.any(|known| known.spec.unmanaged.evicts(&pod.owner_name))
+    }
+
+    /// From when on the pod is evicted, and by which budget; `None` if none has to.
+    pub(crate) fn evicts(&self, pod: &Pod) -> Option<(Timestamp, Name)> {
+        let evicting = self.evicting.iter().filter(|(name, _)| {
+            let known = self.budgets.get(*name);
+            known.is_some_and(|known| known.spec.unmanaged.evicts(&pod.owner_name))
+        });
+        let evicting = evicting.filter(|_| pod.may_be_evicted());
+        evicting.map(|(name, from)| (*from, name.clone())).min()
+    }
+}
+
+impl Model {
+    /// Takes that a pod is gone, or belongs to a workload by now.
+    pub(crate) fn forget_eviction(&mut self, namespace: &Name, uid: &Name) {
+        let state = self.namespaces.get_mut(namespace);
+        if state.is_some_and(|state| state.evictions.remove(uid).is_some()) {
+            self.timers.set(TimerKey::Eviction(uid.clone()), None);
+            self.marks.budgets.insert(namespace.clone());
+        }
+    }
+
+    /// Takes that a pod was not evicted, though that was ordered.
+    pub(crate) fn note_failed_eviction(&mut self, namespace: &Name, uid: Name, why: Option<Name>) {
+        let state = self.namespaces.get_mut(namespace);
+        let Some(planned) = state.and_then(|state| state.evictions.get_mut(&uid)) else {
+            return;
+        };
+        planned.ordered = None;
+        planned.refused = why.or(planned.refused.take());
+        self.marks.budgets.insert(namespace.clone());
+        self.marks.pods.insert(uid);
+    }
+}
