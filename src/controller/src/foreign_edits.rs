@@ -1,6 +1,7 @@
-//! Edits that others make to the Deployments of services, which are put back.
+//! Edits that others make to what workloads own, which are put back.
 //!
-//! A hash in an annotation says what a Deployment was asked to be, not that it still is: one GPU may
+//! Of Services, Jobs and EndpointSlices the caches show the fields that Bursar sets, and a patch puts
+//! these back. A Deployment's template is in no cache: a hash in an annotation says what a Deployment was asked to be, not that it still is: one GPU may
 //! be admitted, and eight run. The Deployment's generation grows with every edit of its
 //! specification. One of a generation that is not known to be right is compared by the API server
 //! itself, with its defaults and webhooks: by a dry run of the write that puts it back. Writes of this
@@ -14,24 +15,31 @@ use bursar_core::model::Key;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::ResourceExt;
-use kube::api::{Api, PostParams};
+use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::{Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 
 use crate::api_calls::{ApiError, with_timeout};
 use crate::lock::lock;
 
 /// `kubectl rollout restart` sets it in the template, and may.
 const RESTARTED_AT: &str = "kubectl.kubernetes.io/restartedAt";
-/// Somebody who edits a Deployment again within this time of being put back has begun a fight.
+/// Somebody who edits an object again within this time of being put back has begun a fight.
 const FIGHT_WINDOW: SignedDuration = SignedDuration::from_hours(1);
-/// As often is a Deployment put back within it.
+/// As often is an object put back within it.
 const MAX_PUT_BACK: usize = 3;
 /// Managers of fields that are part of the cluster.
 const CLUSTER: &str = "kube-controller-manager";
 
-/// What is known of the Deployments of services.
+/// What is known of the objects that workloads own.
 #[derive(Debug, Default)]
-pub(crate) struct ForeignEdits(Mutex<HashMap<Key, Known>>);
+pub(crate) struct ForeignEdits {
+    /// The Deployments of services.
+    deployments: Mutex<HashMap<Key, Known>>,
+    /// When other objects were put back lately, by kind and name.
+    put_back: Mutex<HashMap<(String, Key), Vec<Timestamp>>>,
+}
 
 #[derive(Debug, Default)]
 struct Known {
@@ -43,10 +51,15 @@ struct Known {
     put_back: Vec<Timestamp>,
 }
 
+/// Whether somebody who was put back then, and edits again now, fights.
+fn is_recent(at: Timestamp, now: Timestamp) -> bool {
+    now.duration_since(at) < FIGHT_WINDOW
+}
+
 impl ForeignEdits {
     /// Notes that the Deployment with this metadata is as asked: it was compared or made so.
     fn note_as_asked(&self, metadata: &ObjectMeta) {
-        let mut known = lock(&self.0);
+        let mut known = lock(&self.deployments);
         let known = known.entry(key_of(metadata)).or_default();
         known.uid.clone_from(&metadata.uid);
         known.generation = metadata.generation;
@@ -67,7 +80,7 @@ impl ForeignEdits {
 
     /// Whether the generation is known to be as asked, or is older than one that is: the cache is behind.
     pub(crate) fn is_as_asked(&self, metadata: &ObjectMeta) -> bool {
-        let known = lock(&self.0);
+        let known = lock(&self.deployments);
         known.get(&key_of(metadata)).is_some_and(|known| {
             known.uid == metadata.uid && known.generation >= metadata.generation
         })
@@ -75,21 +88,82 @@ impl ForeignEdits {
 
     /// Forgets the Deployment of a service that is gone.
     pub(crate) fn forget(&self, key: &Key) {
-        lock(&self.0).remove(key);
+        lock(&self.deployments).remove(key);
     }
 
     /// Whether it may be put back once more.
     fn may_put_back(&self, metadata: &ObjectMeta, now: Timestamp) -> bool {
-        let mut known = lock(&self.0);
+        let mut known = lock(&self.deployments);
         let known = known.entry(key_of(metadata)).or_default();
-        known
-            .put_back
-            .retain(|at| now.duration_since(*at) < FIGHT_WINDOW);
+        known.put_back.retain(|at| is_recent(*at, now));
         if known.put_back.len() >= MAX_PUT_BACK {
             return false;
         }
         known.put_back.push(now);
         true
+    }
+
+    /// The same for an object of another kind.
+    fn may_put_back_fields(&self, kind: &str, metadata: &ObjectMeta, now: Timestamp) -> bool {
+        let mut all = lock(&self.put_back);
+        all.retain(|_, times| {
+            times.retain(|at| is_recent(*at, now));
+            !times.is_empty()
+        });
+        let times = all.entry((kind.to_owned(), key_of(metadata))).or_default();
+        let may = times.len() < MAX_PUT_BACK;
+        if may {
+            times.push(now);
+        }
+        may
+    }
+
+    /// Puts the fields back that `patch` names of an owned object, if it names some of the cached one and
+    /// of the live one.
+    ///
+    /// # Errors
+    /// The first call that failed. [`ApiError::Edited`] if somebody edits them again and again.
+    pub(crate) async fn put_back_fields<K>(
+        &self,
+        api: &Api<K>,
+        found: &K,
+        patch: impl Fn(&K) -> Option<Value>,
+        now: Timestamp,
+    ) -> Result<(), ApiError>
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
+    {
+        if found.meta().deletion_timestamp.is_some() || patch(found).is_none() {
+            return Ok(());
+        }
+        let name = found.name_any();
+        let live = with_timeout("get", api.get_opt(&name)).await?;
+        // where the cache is behind, it soon shows what is there
+        let live = live.filter(|live| live.uid() == found.uid());
+        let edited = live.and_then(|live| patch(&live).map(|patch| (live, patch)));
+        let Some((live, mut patch)) = edited else {
+            return Ok(());
+        };
+        let (kind, by) = (K::kind(&()).into_owned(), last_manager(live.meta()));
+        if !self.may_put_back_fields(&kind, live.meta(), now) {
+            return Err(ApiError::Edited { kind, name, by });
+        }
+        let namespace = live.namespace();
+        tracing::warn!(
+            namespace,
+            kind,
+            name,
+            by,
+            "somebody edited it; it is put back"
+        );
+        patch["metadata"] = json!({"uid": live.uid(), "resourceVersion": live.resource_version()});
+        let params = PatchParams {
+            field_manager: Some(FIELD_MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        let patch = Patch::Merge(patch);
+        let patched = api.patch_metadata(&name, &params, &patch);
+        with_timeout("put back", patched).await.map(drop)
     }
 
     /// Makes the Deployment `found`, of which something else was asked before, what is `wanted`: it has no
@@ -146,13 +220,13 @@ impl ForeignEdits {
             return Err(ApiError::Edited {
                 kind: "Deployment".to_owned(),
                 name,
-                by: last_manager(&live),
+                by: last_manager(&live.metadata),
             });
         }
         tracing::warn!(
             namespace = live.namespace(),
             name,
-            by = last_manager(&live),
+            by = last_manager(&live.metadata),
             "somebody edited the Deployment of a service; it is put back"
         );
         let written = write(api, &restored, false).await?;
@@ -204,8 +278,8 @@ fn restarted_at(deployment: &Deployment) -> Option<&String> {
 }
 
 /// Who last wrote to it, apart from Bursar and the cluster.
-fn last_manager(deployment: &Deployment) -> String {
-    let managers = deployment.metadata.managed_fields.iter().flatten();
+fn last_manager(metadata: &ObjectMeta) -> String {
+    let managers = metadata.managed_fields.iter().flatten();
     let others = managers.filter(|entry| {
         let manager = entry.manager.as_deref().unwrap_or_default();
         entry.subresource.is_none() && manager != FIELD_MANAGER && manager != CLUSTER

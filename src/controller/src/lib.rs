@@ -64,6 +64,7 @@ mod lock;
 mod metrics;
 mod node_autoscaling;
 mod object_key;
+mod owned_fields;
 mod ownership;
 mod paused;
 mod pod;

@@ -24,6 +24,7 @@ use kube::ResourceExt;
 use crate::cache::change::CachedKind;
 use crate::cache::tombstones::Tombstones;
 use crate::cache::trigger::Trigger;
+use crate::owned_fields::compared_fields;
 use crate::pod;
 use crate::resource_claim;
 
@@ -106,13 +107,14 @@ impl CachePolicy for Job {
     }
 }
 
-/// Owned ones, whose annotation has a hash of what was asked for.
+/// Owned ones, whose annotation has a hash of what was asked for. Edits of others show in a few fields.
 impl CachePolicy for Service {
     const KIND: CachedKind = CachedKind::Service;
 
     fn prune(&mut self) {
         self.managed_fields_mut().clear();
-        (self.spec, self.status) = (None, None);
+        self.spec = self.spec.take().map(compared_fields);
+        self.status = None;
     }
 }
 

@@ -346,9 +346,9 @@ async fn apply(
         }
         (ObjectKey::Service(key), _) => inference::apply(context, key, None, now).await?,
         (ObjectKey::Job(key), Some(Order::Job(order))) => {
-            training::apply(context, key, Some(order)).await?;
+            training::apply(context, key, Some(order), now).await?;
         }
-        (ObjectKey::Job(key), _) => training::apply(context, key, None).await?,
+        (ObjectKey::Job(key), _) => training::apply(context, key, None, now).await?,
         (ObjectKey::Pod(_), Some(Order::Eviction(order))) => {
             let evicted = evictions::apply(context, order).await;
             evicted.map_err(Unapplied::before_order)?;

@@ -25,6 +25,7 @@ use crate::context::Context;
 use crate::executor::ServiceChange;
 use crate::lock::lock;
 use crate::object_key::ObjectKey;
+use crate::owned_fields::service_patch;
 use crate::ownership::{is_owned, stops_dependents};
 use crate::pod;
 use crate::pod_mark::PodMark;
@@ -55,7 +56,7 @@ pub(crate) async fn apply(
     apply_order(context, key, &object, change, now)
         .await
         .map_err(Unapplied::before_order)?;
-    let service = apply_service(context, key, &object).await;
+    let service = apply_service(context, key, &object, now).await;
     let slice = apply_slice(context, key, &object, now).await;
     let edits = put_back_edits(context, key, &object, now).await;
     service
@@ -112,12 +113,21 @@ async fn apply_service(
     context: &Context,
     key: &Key,
     object: &InferenceDeployment,
+    now: Timestamp,
 ) -> Result<(), ApiError> {
     context.check_readable::<Service>(&key.namespace, &key.name)?;
     let api: Api<Service> = Api::namespaced(context.client.clone(), &key.namespace);
     let found = cached(&context.stores.front_services, key);
-    let service = build::service(object);
-    apply_if_changed(&api, found.as_deref(), service, |_| true)
+    let wanted = build::service(object);
+    let edited = found
+        .as_deref()
+        .filter(|found| is_as_asked(*found, &wanted));
+    if let Some(found) = edited {
+        let patch = |found: &Service| service_patch(found, &wanted);
+        let edits = &context.foreign_edits;
+        return edits.put_back_fields(&api, found, patch, now).await;
+    }
+    apply_if_changed(&api, found.as_deref(), wanted, |_| true)
         .await
         .map(drop)
 }
@@ -142,10 +152,18 @@ async fn apply_slice(
     let (endpoints, ports) = (wanted.endpoints.clone(), wanted.ports.clone());
     let api: Api<EndpointSlice> = Api::namespaced(context.client.clone(), &key.namespace);
     let found = cached(&context.stores.slices, &slice);
-    let same = |found: &EndpointSlice| {
-        is_shown(&found.endpoints, &endpoints) && is_shown(&found.ports, &ports)
-    };
-    apply_if_changed(&api, found.as_deref(), wanted, same)
+    let edited = found
+        .as_deref()
+        .filter(|found| is_as_asked(*found, &wanted));
+    if let Some(found) = edited {
+        let patch = |found: &EndpointSlice| {
+            let same = is_shown(&found.endpoints, &endpoints) && is_shown(&found.ports, &ports);
+            (!same).then(|| json!({"endpoints": endpoints, "ports": ports}))
+        };
+        let edits = &context.foreign_edits;
+        return edits.put_back_fields(&api, found, patch, now).await;
+    }
+    apply_if_changed(&api, found.as_deref(), wanted, |_| true)
         .await
         .map(drop)
 }

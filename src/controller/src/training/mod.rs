@@ -16,6 +16,7 @@ use bursar_api::names::{
 use bursar_api::training::{RoleStatus, Workers};
 use bursar_core::model::Key;
 use bursar_core::plan::JobOrder;
+use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::scheduling::v1beta1::PodGroup;
@@ -23,10 +24,11 @@ use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
 
-use crate::api_calls::{ApiError, Unapplied, apply_if_changed, with_timeout};
+use crate::api_calls::{ApiError, Unapplied, apply_if_changed, is_as_asked, with_timeout};
 use crate::cache::cached;
 use crate::context::Context;
 use crate::events;
+use crate::owned_fields::{job_patch, service_patch};
 use crate::ownership::{is_owned, stops_dependents};
 use crate::training::job::{finished, is_running, restart_at, role_jobs};
 use crate::training::pod_group::{GangScheduling, Jobs};
@@ -39,6 +41,7 @@ pub(crate) async fn apply(
     context: &Context,
     key: &Key,
     order: Option<&JobOrder>,
+    now: Timestamp,
 ) -> Result<(), Unapplied> {
     let Some(object) = cached(&context.stores.jobs, key) else {
         return Ok(());
@@ -60,9 +63,54 @@ pub(crate) async fn apply(
             .await
             .map_err(Unapplied::after_order);
     }
+    // no more workers start than were paid for
+    put_back_jobs(context, &object, now)
+        .await
+        .map_err(Unapplied::before_order)?;
     start(context, key, &object, order)
         .await
-        .map_err(Unapplied::before_order)
+        .map_err(Unapplied::before_order)?;
+    put_back_service(context, key, &object, now)
+        .await
+        .map_err(Unapplied::after_order)
+}
+
+/// Puts the Jobs back that somebody has edited.
+async fn put_back_jobs(
+    context: &Context,
+    object: &TrainingJob,
+    now: Timestamp,
+) -> Result<(), ApiError> {
+    let namespace = object.namespace().unwrap_or_default();
+    let api: Api<Job> = Api::namespaced(context.client.clone(), &namespace);
+    let wanted = build::jobs(object, true, 0).into_iter();
+    for (role, (_, wanted)) in role_jobs(&context.stores, object).iter().zip(wanted) {
+        let Some(found) = role.job.as_ref().filter(|job| finished(job).is_none()) else {
+            continue;
+        };
+        let patch = |found: &Job| job_patch(found, &wanted);
+        let edits = &context.foreign_edits;
+        edits.put_back_fields(&api, found, patch, now).await?;
+    }
+    Ok(())
+}
+
+/// Puts the headless Service back if somebody has edited it.
+async fn put_back_service(
+    context: &Context,
+    key: &Key,
+    object: &TrainingJob,
+    now: Timestamp,
+) -> Result<(), ApiError> {
+    let wanted = build::service(object);
+    let found = cached(&context.stores.front_services, key);
+    let Some(found) = found.filter(|found| is_as_asked(&**found, &wanted)) else {
+        return Ok(());
+    };
+    let api: Api<Service> = Api::namespaced(context.client.clone(), &key.namespace);
+    let patch = |found: &Service| service_patch(found, &wanted);
+    let edits = &context.foreign_edits;
+    edits.put_back_fields(&api, &*found, patch, now).await
 }
 
 /// Suspends the Jobs of a TrainingJob that somebody has deleted, for as long as a finalizer keeps it. One of
