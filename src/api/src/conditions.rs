@@ -20,6 +20,9 @@ pub const PODS_HEALTHY: &str = "PodsHealthy";
 /// The workload's PriorityClass counts beside other namespaces. It has the condition only while it does
 /// not.
 pub const PRIORITY_ALLOWED: &str = "PriorityAllowed";
+/// Gateways can connect to the replicas that are ready. A service has the condition only while they
+/// cannot.
+pub const REPLICAS_REACHABLE: &str = "ReplicasReachable";
 /// The service has a port on gateways, so requests can wake it. It has the condition only while it has
 /// none.
 pub const PORT_ASSIGNED: &str = "PortAssigned";
@@ -171,6 +174,13 @@ reasons! {
     priority_allowed:
     /// The installation does not allow the class in this namespace.
     CLASS_NOT_ALLOWED = "ClassNotAllowed";
+}
+
+reasons! {
+    /// Reasons of [`REPLICAS_REACHABLE`](super::REPLICAS_REACHABLE).
+    replicas_reachable:
+    /// A replica is ready, and takes no connection of a gateway.
+    GATEWAY_CANNOT_CONNECT = "GatewayCannotConnect";
 }
 
 reasons! {

@@ -56,7 +56,7 @@ pub(crate) struct Actor {
     events: Vec<Event>,
     /// When each namespace was last decided over.
     decided_at: HashMap<Name, Timestamp>,
-    /// Workloads of which the executor has said something new.
+    /// Workloads of which something new is to be said, though nothing new was decided.
     applied: Vec<ObjectKey>,
 }
 
@@ -149,6 +149,7 @@ impl Actor {
     fn take(&mut self, input: Input, now: Timestamp) {
         match input {
             Input::Event(event) => self.note_event(event),
+            Input::Status(subject) => self.applied.push(subject),
             Input::Explain(namespace, answer) => {
                 // whoever asked may not wait any more
                 let _ = answer.send(self.explain(&namespace, now));

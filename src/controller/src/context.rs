@@ -33,6 +33,7 @@ use crate::priority::AllowedClass;
 use crate::status_memory::StatusMemory;
 use crate::training::pod_creation_failures::PodCreationFailures;
 use crate::training::pod_group::GangScheduling;
+use crate::unreachable_replicas::UnreachableReplicas;
 use bursar_api::prices::EffectivePrices;
 
 /// Readings by namespace and name.
@@ -62,6 +63,8 @@ pub(crate) struct Context {
     pub(crate) events: EventPublisher,
     /// Why the cluster refuses pods of Jobs.
     pub(crate) refusals: PodCreationFailures,
+    /// Ready replicas to which gateways cannot connect.
+    pub(crate) unreachable_replicas: Arc<UnreachableReplicas>,
     /// Orders are due and wait for a slot: other writes leave them the API server.
     pub(crate) orders_wait: AtomicBool,
     pub(crate) metrics: Metrics,

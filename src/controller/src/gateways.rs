@@ -1,6 +1,6 @@
 //! The leader's side of the gateways: which there are, and a stream of demand from each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -19,7 +19,9 @@ use tokio::time::Instant;
 use crate::cache::cached;
 use crate::input::{Input, Inputs};
 use crate::lock::lock;
+use crate::object_key::ObjectKey;
 use crate::pod;
+use crate::unreachable_replicas::UnreachableReplicas;
 
 const CONTROL_PORT: u16 = 8443;
 /// How often the set of gateways is compared with the open streams, and a broken stream is opened
@@ -112,6 +114,7 @@ pub(crate) struct Gateways {
     namespace: String,
     credentials: Arc<Credentials>,
     contacts: Connections,
+    unreachable_replicas: Arc<UnreachableReplicas>,
     inputs: Inputs,
 }
 
@@ -121,6 +124,7 @@ impl Gateways {
         pods: Store<Pod>,
         namespace: String,
         credentials: Credentials,
+        unreachable_replicas: Arc<UnreachableReplicas>,
         inputs: Inputs,
     ) -> Self {
         Self {
@@ -128,6 +132,7 @@ impl Gateways {
             namespace,
             credentials: Arc::new(credentials),
             contacts: Arc::default(),
+            unreachable_replicas,
             inputs,
         }
     }
@@ -173,6 +178,8 @@ impl Gateways {
                 // nobody listens at the end of leadership
                 self.inputs.send(Input::Event(event)).ok();
             }
+            let gone = self.unreachable_replicas.retain_gateways(&gateways);
+            tell_statuses(&self.inputs, gone);
             tokio::time::sleep(PACE).await;
         }
     }
@@ -180,6 +187,7 @@ impl Gateways {
     fn open(&self, uid: String, address: IpAddr) -> AbortHandle {
         let (credentials, contacts) = (Arc::clone(&self.credentials), Arc::clone(&self.contacts));
         let inputs = self.inputs.clone();
+        let unreachable = Arc::clone(&self.unreachable_replicas);
         let stream = async move {
             let take = |message: Message| {
                 let contact = Connection {
@@ -188,6 +196,7 @@ impl Gateways {
                 };
                 lock(&contacts).insert(message.gateway.clone(), contact);
                 inputs.send(Input::Event(demand(&message))).ok();
+                tell_statuses(&inputs, unreachable.note(&message));
             };
             let address = SocketAddr::new(address, CONTROL_PORT);
             if let Err(error) = demand::follow(address, &credentials, take).await {
@@ -197,6 +206,13 @@ impl Gateways {
             }
         };
         tokio::spawn(stream).abort_handle()
+    }
+}
+
+/// Says that the statuses of these services may be others.
+fn tell_statuses(inputs: &Inputs, services: BTreeSet<Key>) {
+    for service in services {
+        inputs.send(Input::Status(ObjectKey::Service(service))).ok();
     }
 }
 

@@ -4,10 +4,14 @@ use bursar_api::explanation::Explanation;
 use bursar_core::model::event::Event;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::object_key::ObjectKey;
+
 /// An input of the actor that does not come from the caches.
 pub(crate) enum Input {
     /// A reading, or what a gateway holds.
     Event(Event),
+    /// The status of an object may be another, though nothing new was decided.
+    Status(ObjectKey),
     /// Somebody asks for the last decision over a namespace.
     Explain(String, oneshot::Sender<Option<Explanation>>),
 }

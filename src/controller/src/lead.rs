@@ -103,6 +103,7 @@ pub(crate) async fn lead(
         pods,
         options.namespace.clone(),
         credentials(options),
+        Arc::clone(&context.unreachable_replicas),
         inputs,
     );
     let mut demand = std::pin::pin!(gateways.run());
@@ -169,6 +170,7 @@ fn new_context(
             metrics.dropped_events.clone(),
         ),
         refusals: PodCreationFailures::default(),
+        unreachable_replicas: Arc::default(),
         metrics,
         orders_wait: AtomicBool::new(false),
         index: Mutex::default(),

@@ -10,6 +10,7 @@
 //! | `unreadable_status` | the condition of objects that cannot be read |
 //! | `engine_targets`, `engine_reads` | signals: which engines are read, and what they report |
 //! | `gateways` | signals: requests that gateways hold |
+//! | `unreachable_replicas` | ready replicas to which gateways cannot connect |
 //! | `edge` | from objects, accounts and prices to events |
 //! | `input` | what the actor is told by other tasks than the caches |
 //! | `actor` | owns the model: takes all events that wait, and decides once |
@@ -84,6 +85,7 @@ mod status_pacing;
 #[cfg(test)]
 mod tests;
 mod training;
+mod unreachable_replicas;
 mod unreadable_status;
 mod within_budget;
 

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bursar_signals::demand::{HEARTBEAT, Message, ServiceDemand};
-use jiff::Timestamp;
+use bursar_signals::demand::{HEARTBEAT, MAX_CONNECT_ERROR, Message, ServiceDemand};
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -16,10 +16,44 @@ use crate::route::ServiceKey;
 /// Changes are sent at most this often; the first held request of a service is sent at once.
 const COALESCE_INTERVAL: Duration = Duration::from_millis(100);
 
+/// A replica is unreachable once no connection has succeeded for this long: another one may take the
+/// request.
+const UNREACHABLE_AFTER: SignedDuration = SignedDuration::from_secs(2);
+/// So long after the last try nobody knows any more.
+const UNREACHABLE_FOR: SignedDuration = SignedDuration::from_secs(60);
+
 #[derive(Debug, Default)]
 struct ServiceCounts {
     held: BTreeSet<(Timestamp, u64)>,
     in_flight: u64,
+    connect_failure: Option<ConnectFailure>,
+}
+
+/// That no connection to a replica has succeeded since a time.
+#[derive(Debug)]
+struct ConnectFailure {
+    since: Timestamp,
+    /// The last try.
+    last: Timestamp,
+    error: String,
+}
+
+impl ConnectFailure {
+    fn is_over(&self, now: Timestamp) -> bool {
+        now.duration_since(self.last) >= UNREACHABLE_FOR
+    }
+
+    /// What is told of it.
+    fn error(&self, now: Timestamp) -> Option<String> {
+        let lasts = now.duration_since(self.since) >= UNREACHABLE_AFTER;
+        (lasts && !self.is_over(now)).then(|| self.error.clone())
+    }
+}
+
+impl ServiceCounts {
+    fn is_empty(&self) -> bool {
+        self.held.is_empty() && self.in_flight == 0 && self.connect_failure.is_none()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -95,10 +129,27 @@ impl DemandTracker {
         counts.map_or(0, |counts| counts.held.len())
     }
 
-    /// Counts a request as in flight until the guard is dropped.
+    /// Notes that a ready replica of a service takes no connection, and why.
+    pub(crate) fn note_connect_failure(&self, service: &ServiceKey, error: &str, now: Timestamp) {
+        self.update(|state| {
+            let counts = state.services.entry(service.clone()).or_default();
+            let known = counts.connect_failure.as_ref();
+            let known = known.filter(|known| !known.is_over(now));
+            counts.connect_failure = Some(ConnectFailure {
+                since: known.map_or(now, |known| known.since),
+                last: now,
+                error: error.chars().take(MAX_CONNECT_ERROR).collect(),
+            });
+            ((), false)
+        });
+    }
+
+    /// Counts a request as in flight until the guard is dropped: a replica has taken the connection.
     pub(crate) fn count_in_flight(&self, service: &ServiceKey) -> InFlightGuard {
         self.update(|state| {
-            state.services.entry(service.clone()).or_default().in_flight += 1;
+            let counts = state.services.entry(service.clone()).or_default();
+            counts.in_flight += 1;
+            counts.connect_failure = None;
             ((), false)
         });
         self.metrics.in_flight.inc();
@@ -112,7 +163,7 @@ impl DemandTracker {
         self.update(|state| {
             if let Some(counts) = state.services.get_mut(service) {
                 change(counts);
-                if counts.held.is_empty() && counts.in_flight == 0 {
+                if counts.is_empty() {
                     state.services.remove(service);
                 }
             }
@@ -123,16 +174,19 @@ impl DemandTracker {
     /// True if no request is held or in flight.
     #[cfg(test)]
     pub(crate) fn is_idle(&self) -> bool {
-        self.state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .services
-            .is_empty()
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut services = state.services.values();
+        services.all(|counts| counts.held.is_empty() && counts.in_flight == 0)
     }
 
     /// The counts as a message of the demand stream.
     pub(crate) fn message(&self, now: Timestamp) -> Message {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.services.retain(|_, counts| {
+            let failure = &mut counts.connect_failure;
+            failure.take_if(|failure| failure.is_over(now));
+            !counts.is_empty()
+        });
         let services = state
             .services
             .iter()
@@ -142,6 +196,10 @@ impl DemandTracker {
                 held: counts.held.len() as u64,
                 in_flight: counts.in_flight,
                 first_held_at: counts.held.first().map(|(at, _)| *at),
+                connect_error: counts
+                    .connect_failure
+                    .as_ref()
+                    .and_then(|failure| failure.error(now)),
             });
         Message {
             gateway: self.gateway.to_string(),
@@ -270,6 +328,37 @@ mod tests {
         drop(demand.count_in_flight(&chat()));
         assert!(demand.hold(&chat(), 0, at(1)).is_none());
         assert!(demand.message(at(1)).services.is_empty() && demand.is_idle());
+    }
+
+    #[test]
+    fn why_a_replica_takes_no_connection_is_told_while_none_does_and_a_minute_longer() {
+        let demand = demand();
+        let other: ServiceKey = ("ns".into(), "other".into());
+        let _held = demand.hold(&other, 9, at(0));
+        let told = |second: i64| {
+            let services = demand.message(at(second)).services;
+            let all = services.into_iter().map(|it| (it.name, it.connect_error));
+            all.filter_map(|(name, error)| Some((name, error?)))
+                .collect::<Vec<_>>()
+        };
+        let told_of = |error: &str| [("chat".to_owned(), error.to_owned())];
+        demand.note_connect_failure(&chat(), "refused", at(0));
+        assert_eq!(told(1), [], "another replica may take the request");
+        demand.note_connect_failure(&chat(), "timeout", at(2));
+        assert_eq!(told(2), told_of("timeout"));
+        assert_eq!(
+            told(61),
+            told_of("timeout"),
+            "also once nobody asks any more"
+        );
+        assert_eq!(told(62), []);
+        assert_eq!(demand.message(at(62)).services.len(), 1, "it is forgotten");
+        // what came back meanwhile begins anew
+        demand.note_connect_failure(&chat(), &"x".repeat(9000), at(100));
+        assert_eq!(told(101), []);
+        assert_eq!(told(103), told_of(&"x".repeat(200)));
+        drop(demand.count_in_flight(&chat()));
+        assert_eq!(told(103), [], "a connection has succeeded");
     }
 
     #[tokio::test(start_paused = true)]

@@ -313,6 +313,8 @@ impl Shared {
                     }));
                 }
                 Err(SendError::NotSent(error)) if !body.is_consumed() => {
+                    let now = Timestamp::now();
+                    self.demand.note_connect_failure(service, &error, now);
                     held.not_sent(replica, error);
                 }
                 Err(SendError::Timeout) => {

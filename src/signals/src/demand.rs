@@ -45,7 +45,14 @@ pub struct ServiceDemand {
     /// When the oldest held one came.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_held_at: Option<Timestamp>,
+    /// Why the gateway cannot connect to a replica that is ready, if it has not been able to for
+    /// seconds; of at most [`MAX_CONNECT_ERROR`] characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connect_error: Option<String>,
 }
+
+/// Characters of an error of connecting that are told.
+pub const MAX_CONNECT_ERROR: usize = 200;
 
 /// A gateway sends at least this often.
 pub const HEARTBEAT: Duration = Duration::from_secs(2);
@@ -216,6 +223,7 @@ mod tests {
             held,
             in_flight: 0,
             first_held_at: (held > 0).then(|| at(second)),
+            connect_error: None,
         };
         Message {
             gateway: gateway.into(),

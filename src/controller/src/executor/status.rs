@@ -129,6 +129,9 @@ async fn write_service(
         failure,
         observe_only: context.observe_only,
         priority_limit: priority.limit(namespace),
+        unreachable: context
+            .unreachable_replicas
+            .condition(subject.key(), &context.namespace),
         paused: paused::condition(
             subject,
             context.paused_by(&workload.namespace),

@@ -43,6 +43,8 @@ pub(crate) struct StatusParts<'a> {
     pub(crate) observe_only: bool,
     /// The condition that says so, if its priority counts less beside other namespaces.
     pub(crate) priority_limit: Option<ConditionState>,
+    /// The condition that says so, if gateways cannot connect to a replica that is ready.
+    pub(crate) unreachable: Option<ConditionState>,
     /// The condition that says so, if it is paused.
     pub(crate) paused: Option<ConditionState>,
     pub(crate) now: Timestamp,
@@ -100,6 +102,8 @@ pub(crate) fn next(
     };
     let mut says = says(decision, ready, &parts);
     says.extend(parts.priority_limit.clone());
+    // what was ready while they tried is not any more
+    says.extend(parts.unreachable.clone().filter(|_| ready > 0));
     says.extend(parts.paused.clone());
     says.extend(parts.port.err().and_then(NoPort::condition));
     status.conditions = conditions::updated_conditions(
@@ -338,6 +342,7 @@ mod tests {
                 failure: None,
                 observe_only: false,
                 priority_limit: None,
+                unreachable: None,
                 paused: None,
                 now: self.now,
             };

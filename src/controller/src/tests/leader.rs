@@ -227,6 +227,7 @@ impl Leader {
                 metrics.dropped_events.clone(),
             ),
             refusals: PodCreationFailures::default(),
+            unreachable_replicas: Arc::default(),
             metrics,
             orders_wait: AtomicBool::new(false),
             index: Mutex::default(),
@@ -397,6 +398,7 @@ impl Leader {
             held: world.held(),
             in_flight: 0,
             first_held_at: (world.held() > 0).then_some(world.now),
+            connect_error: None,
         };
         let message = Message {
             gateway: "gateway".to_owned(),

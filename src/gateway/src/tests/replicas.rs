@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures::future::join_all;
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 
 use super::*;
@@ -302,6 +303,10 @@ async fn a_request_that_no_ready_replica_takes_is_told_so() {
             && answer.contains("refused"),
         "{answer}"
     );
+    let soon = Timestamp::now() + SignedDuration::from_secs(2);
+    let told = gateway.demand.message(soon).services.remove(0);
+    let error = told.connect_error.unwrap();
+    assert!(error.contains("refused"), "the leader is told {error}");
     let (dropping, _taken, _socket) = dropping_address().await;
     gateway.set_replica(Some(dropping));
     let answer = complete(gateway.address).await;
