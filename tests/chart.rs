@@ -238,6 +238,7 @@ fn roles_hold_the_rights_that_the_code_uses_and_no_more() {
         ("podgroups", "get create patch"),
         ("services", applied),
         ("endpointslices", applied),
+        ("endpointslices/restricted", "create"),
         ("pods", "get list watch patch"),
         ("pods/eviction", "create"),
         ("nodes", live),
@@ -306,4 +307,79 @@ fn the_rights_of_a_failed_hook_go_and_its_job_stays() {
         1
     );
     assert!(hook.contains("hook-succeeded{{ if eq (len .) 3 }},hook-failed{{ end }}"));
+}
+
+/// The value below `admission` that the block of a policy depends on.
+fn switch_of(policy: &str) -> String {
+    let text = file("templates/admission-policies.yaml");
+    let name = format!("\n  name: {policy}\n");
+    let (before, _) = text.split_once(&name).unwrap();
+    let (_, block) = before.rsplit_once("{{- with $admission.").unwrap();
+    block.split(' ').next().unwrap().to_owned()
+}
+
+#[test]
+fn each_admission_policy_has_a_value_that_switches_it_off() {
+    let schema: Value = serde_json::from_str(&file("values.schema.json")).unwrap();
+    let values: Value = serde_saphyr::from_str(&file("values.yaml")).unwrap();
+    for (policy, value) in [
+        ("bursar-pod-accounting", "podAccounting"),
+        ("bursar-workload-labels", "workloadLabels"),
+        ("bursar-workload-templates", "workloadLabels"),
+        ("bursar-grace-period", "gracePeriod"),
+        ("bursar-deletion-grace-period", "gracePeriod"),
+        ("bursar-owned-objects", "ownedObjects"),
+        ("bursar-own-writes", "ownWrites"),
+    ] {
+        assert_eq!(switch_of(policy), value);
+        let mode = &schema["properties"]["admission"]["properties"][value];
+        assert_eq!(
+            *mode,
+            json!({"$ref": "#/definitions/policyMode"}),
+            "{value}"
+        );
+        assert_eq!(values["admission"][value], json!("Deny"), "{value}");
+    }
+}
+
+/// What the controller may write by RBAC, the policy of its own writes covers; of pods it holds every part of
+/// the metadata, and the specification.
+#[test]
+fn the_controllers_own_writes_are_held_to_what_it_made() {
+    let text = file("templates/admission-policies.yaml");
+    let (_, policy) = text.split_once("\n  name: bursar-own-writes\n").unwrap();
+    assert!(policy.contains("'system:serviceaccount:{{ $.Release.Namespace }}:bursar-controller'"));
+    let (matched, rules) = policy.split_once("matchConditions:").unwrap();
+    for resource in ["deployments", "jobs", "services", "endpointslices", "pods"] {
+        assert!(
+            matched.contains(&format!("resources: [{resource}]")),
+            "{resource}"
+        );
+    }
+    for part in [
+        "ownerReferences",
+        "labels",
+        "annotations",
+        "finalizers",
+        "variables.now.spec == variables.before.spec",
+    ] {
+        assert!(rules.contains(part), "{part}");
+    }
+}
+
+#[test]
+fn openshifts_right_for_slices_is_asked_for_where_the_cluster_has_it() {
+    let role = file("templates/rbac.yaml");
+    let (before, _) = role
+        .split_once("resources: [endpointslices/restricted]")
+        .unwrap();
+    let condition = before.rsplit_once("{{- if ").unwrap().1;
+    assert!(!condition.contains("{{- end }}"), "{condition}");
+    for part in [
+        "\"Always\"",
+        "\"Auto\"",
+        ".Capabilities.APIVersions.Has \"security.openshift.io/v1\"",
+    ] {
+        assert!(condition.contains(part), "{condition}");
+    }
 }

@@ -16,13 +16,14 @@ const BURSAR: &[&str] = &["--as=system:serviceaccount:bursar-system:bursar-contr
 const TENANT: &[&str] = &["--as=tenant"];
 const BREAK_GLASS: &[&str] = &["--as=somebody", "--as-group=system:masters"];
 const NAMESPACE: &str = "held";
-const SETTINGS: [(&str, &[&str]); 4] = [
+const SETTINGS: [(&str, &[&str]); 5] = [
     ("podAccounting", &["bursar-pod-accounting"]),
     (
         "workloadLabels",
         &["bursar-workload-labels", "bursar-workload-templates"],
     ),
     ("ownedObjects", &["bursar-owned-objects"]),
+    ("ownWrites", &["bursar-own-writes"]),
     (
         "gracePeriod",
         &["bursar-grace-period", "bursar-deletion-grace-period"],
@@ -53,9 +54,13 @@ impl Stage<'_> {
     }
 
     fn refused(&mut self, why: &str, args: &[&str]) {
-        match self.run(TENANT, args) {
+        self.refused_to(TENANT, why, args);
+    }
+
+    fn refused_to(&mut self, who: &[&str], why: &str, args: &[&str]) {
+        match self.run(who, args) {
             Err(error) if error.contains(why) => {}
-            other => (self.problems).push(format!("{args:?}: not {why:?} but {other:?}")),
+            other => (self.problems).push(format!("{who:?} {args:?}: not {why:?} but {other:?}")),
         }
     }
 
@@ -102,6 +107,7 @@ pub(crate) fn policies(cluster: &Cluster) -> ScenarioResult {
     let pod = service_runs(&stage)?;
     pods_of_the_workload(&mut stage, &pod);
     other_pods(&mut stage);
+    bursars_own_writes(&mut stage, &pod);
     labels_are_bursars(&mut stage);
     owned_objects(&mut stage, &pod)?;
     grace_periods(&mut stage);
@@ -415,6 +421,85 @@ fn other_pods(stage: &mut Stage<'_>) {
     let without = json!({"metadata": {"finalizers": null}});
     stage.patch_passes(BREAK_GLASS, "pod/plain", &without);
     stage.passes(TENANT, &["delete", "pod", "plain", "--timeout=20s"]);
+}
+
+/// Whoever gets hold of the controller's token: it has the rights of RBAC, and changes what Bursar made, alone.
+fn bursars_own_writes(stage: &mut Stage<'_>, pod: &str) {
+    let own = json!({"labels": {"app": "x"}, "finalizers": ["example.test/own"]});
+    stage.creation_passes(TENANT, &gpu_pod("theirs", own, 30));
+    let mut theirs = deployment("theirs", json!({}), &json!({"app": "theirs"}));
+    theirs["spec"]["replicas"] = json!(0);
+    stage.creation_passes(TENANT, &theirs);
+    let pod = format!("pod/{pod}");
+    let metadata = |rest: Value| json!({"metadata": rest});
+    let image =
+        json!({"spec": {"containers": [{"name": "engine", "image": "bursar.local/other:dev"}]}});
+    for (why, object, patch) in [
+        (
+            "only Deployments, Jobs",
+            "deployment/theirs",
+            json!({"spec": {"replicas": 1}}),
+        ),
+        ("specification of a pod", "pod/theirs", image.clone()),
+        ("specification of a pod", pod.as_str(), image),
+        (
+            "no label of pods",
+            "pod/theirs",
+            metadata(json!({"labels": {"bursar.dev/serving": "true"}})),
+        ),
+        (
+            "no label of pods",
+            pod.as_str(),
+            metadata(json!({"labels": {"app": "y"}})),
+        ),
+        (
+            "no annotation of pods",
+            "pod/theirs",
+            metadata(json!({"annotations": {"bursar.dev/draining-since": "x"}})),
+        ),
+        (
+            "no annotation of pods",
+            pod.as_str(),
+            metadata(json!({"annotations": {"note": "x"}})),
+        ),
+        (
+            "no finalizer of pods",
+            "pod/theirs",
+            metadata(json!({"finalizers": null})),
+        ),
+    ] {
+        let strategy = match patch
+            .get("spec")
+            .is_some_and(|spec| spec.get("containers").is_some())
+        {
+            true => "--type=strategic",
+            false => "--type=merge",
+        };
+        let patch = patch.to_string();
+        stage.refused_to(BURSAR, why, &["patch", object, strategy, "-p", &patch]);
+    }
+    // objects that no workload owns
+    let labelled = json!({"labels": labels()});
+    let mut nobodys = deployment("nobodys", labelled, &pod_labels());
+    nobodys["spec"]["replicas"] = json!(0);
+    match stage.create(BURSAR, &nobodys) {
+        Err(error) if error.contains("only Deployments, Jobs") => {}
+        other => stage
+            .problems
+            .push(format!("a Deployment without an owner: {other:?}")),
+    }
+    // what it does to pods of others: the spend finalizer comes and goes
+    let with = metadata(json!({"finalizers": ["example.test/own", "bursar.dev/spend"]}));
+    stage.patch_passes(BURSAR, "pod/theirs", &with);
+    let without = metadata(json!({"finalizers": ["example.test/own"]}));
+    stage.patch_passes(BURSAR, "pod/theirs", &without);
+    stage.patch_passes(
+        BREAK_GLASS,
+        "pod/theirs",
+        &metadata(json!({"finalizers": null})),
+    );
+    let gone = ["delete", "pod/theirs", "deployment/theirs", "--timeout=20s"];
+    stage.passes(TENANT, &gone);
 }
 
 fn labels_are_bursars(stage: &mut Stage<'_>) {
