@@ -383,3 +383,49 @@ fn openshifts_right_for_slices_is_asked_for_where_the_cluster_has_it() {
         assert!(condition.contains(part), "{condition}");
     }
 }
+
+/// Who is exempt from what: a list of its own for other controllers, a right beside the groups, and namespaces that a label keeps out of the
+/// policies of grace periods.
+#[test]
+fn exemptions_are_where_they_are_meant_and_off_by_default() {
+    let helpers = file("templates/_admission.tpl");
+    let define = |name: &str| -> String {
+        let begin = format!("{{{{- define \"{name}\" -}}}}");
+        let (_, rest) = helpers.split_once(&begin).unwrap();
+        rest.split("\n{{/*").next().unwrap().to_owned()
+    };
+    let exemptions = define("bursar.exemptions");
+    assert!(exemptions.contains("include \"bursar.breakGlass\""));
+    assert!(exemptions.contains(".Values.admission.exemptUsers"));
+    let break_glass = define("bursar.breakGlass");
+    assert!(break_glass.contains(".Values.admission.breakGlassGroups"));
+    assert!(
+        !break_glass.contains("exemptUsers"),
+        "grace periods hold them back"
+    );
+    let (_, right) = break_glass
+        .split_once("{{- if .Values.admission.breakGlassRight }}")
+        .unwrap();
+    let check =
+        "!authorizer.group('bursar.dev').resource('admissionpolicies').check('bypass').allowed()";
+    assert!(right.contains(check), "{right}");
+    let policies = file("templates/admission-policies.yaml");
+    let opted = policies
+        .matches("\"optOut\" \"bursar.dev/long-grace-periods\"")
+        .count();
+    assert_eq!(opted, 2, "of pods and of deletions");
+    assert_eq!(policies.matches("include \"bursar.breakGlass\"").count(), 2);
+    let values: Value = serde_saphyr::from_str(&file("values.yaml")).unwrap();
+    assert_eq!(values["admission"]["exemptUsers"], json!([]));
+    assert_eq!(values["admission"]["breakGlassRight"], json!(false));
+    // the right that the policies ask for is the one that the role gives
+    let roles = file("templates/user-roles.yaml");
+    let (_, role) = roles.split_once("name: bursar-break-glass").unwrap();
+    for part in [
+        "apiGroups: [bursar.dev]",
+        "resources: [admissionpolicies]",
+        "verbs: [bypass]",
+    ] {
+        assert!(role.contains(part), "{role}");
+    }
+}

@@ -4,9 +4,26 @@
   expression: >-
     !(request.userInfo.username in ['system:serviceaccount:{{ .Release.Namespace }}:bursar-controller',
     'system:serviceaccount:{{ .Release.Namespace }}:bursar-uninstall'])
+{{ include "bursar.breakGlass" . }}
+{{- with .Values.admission.exemptUsers }}
+- name: not-an-exempt-user
+  expression: "!(request.userInfo.username in {{ include "bursar.celStrings" . | replace "\"" "'" }})"
+{{- end }}
+{{- end }}
+
+{{/*
+CEL: whoever asks may not repair by hand: he is in no group that no policy holds back, and does not have the right to break the glass
+where that counts. Call with the root.
+*/}}
+{{- define "bursar.breakGlass" -}}
 - name: not-a-break-glass-group
   expression: >-
     !request.userInfo.?groups.orValue([]).exists(g, g in {{ include "bursar.celStrings" .Values.admission.breakGlassGroups }})
+{{- if .Values.admission.breakGlassRight }}
+# last, because it asks the authorizer
+- name: without-the-right-to-break-the-glass
+  expression: "!authorizer.group('bursar.dev').resource('admissionpolicies').check('bypass').allowed()"
+{{- end }}
 {{- end }}
 
 {{/* A list of strings in CEL, which takes JSON's strings. */}}
@@ -36,7 +53,8 @@ c.?resources.?limits.orValue({}).exists(r,
 
 {{/*
 The beginning of a policy and its binding. A failure of a policy refuses the request, so each has conditions that keep it off the
-objects of everybody else, and that cannot fail. Call with (dict "root" $ "name" NAME "mode" MODE).
+objects of everybody else, and that cannot fail. Call with (dict "root" $ "name" NAME "mode" MODE), and with "optOut" KEY if a label of
+this key, with the value `allowed`, keeps a namespace out.
 */}}
 {{- define "bursar.policyBinding" -}}
 apiVersion: admissionregistration.k8s.io/v1
@@ -47,5 +65,12 @@ metadata:
     {{- include "bursar.labels" (dict "root" .root "component" "controller") | nindent 4 }}
 spec:
   policyName: {{ .name }}
+  {{- with .optOut }}
+  # namespaces that the platform has labelled are not held to it
+  matchResources:
+    namespaceSelector:
+      matchExpressions:
+        - {key: {{ . }}, operator: NotIn, values: [allowed]}
+  {{- end }}
   validationActions: {{ if eq .mode "Deny" }}[Deny]{{ else }}[Warn, Audit]{{ end }}
 {{- end }}

@@ -16,6 +16,14 @@ const BURSAR: &[&str] = &["--as=system:serviceaccount:bursar-system:bursar-contr
 const TENANT: &[&str] = &["--as=tenant"];
 const BREAK_GLASS: &[&str] = &["--as=somebody", "--as-group=system:masters"];
 const NAMESPACE: &str = "held";
+/// In `admission.exemptUsers`.
+const OTHER_CONTROLLER: &[&str] = &["--as=system:serviceaccount:velero:velero"];
+/// Has the right to break the glass, and no group.
+const REPAIRER: &[&str] = &["--as=repairer"];
+const EXEMPTIONS: [&str; 2] = [
+    "--set=admission.exemptUsers={system:serviceaccount:velero:velero}",
+    "--set=admission.breakGlassRight=true",
+];
 const SETTINGS: [(&str, &[&str]); 5] = [
     ("podAccounting", &["bursar-pod-accounting"]),
     (
@@ -111,6 +119,7 @@ pub(crate) fn policies(cluster: &Cluster) -> ScenarioResult {
     labels_are_bursars(&mut stage);
     owned_objects(&mut stage, &pod)?;
     grace_periods(&mut stage);
+    exemptions(&mut stage, &pod)?;
     deletions_go_on(&mut stage)?;
     match stage.problems.is_empty() {
         true => Ok(()),
@@ -144,17 +153,27 @@ fn install(cluster: &Cluster) -> ScenarioResult {
     let namespace =
         |name: &str| format!("---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}}}\n");
     cluster.apply(&(namespace("bursar-system") + &namespace(NAMESPACE)))?;
+    let policies = "--show-only=templates/admission-policies.yaml";
+    let roles = "--show-only=templates/user-roles.yaml";
     cluster.apply(&rendered(
         cluster,
-        &["--show-only=templates/admission-policies.yaml"],
+        &[policies, roles, EXEMPTIONS[0], EXEMPTIONS[1]],
     )?)?;
-    cluster.kubectl(&[
-        "create",
-        "clusterrolebinding",
-        "tenant",
-        "--clusterrole=cluster-admin",
-        "--user=tenant",
-    ])?;
+    // whoever may do everything may break the glass, so the tenant has every right but that
+    cluster.apply(EVERY_RIGHT_OF_A_TENANT)?;
+    for (user, role) in [
+        ("tenant", "tenant"),
+        ("repairer", "tenant"),
+        ("system:serviceaccount:velero:velero", "tenant"),
+        ("repairer", "bursar-break-glass"),
+    ] {
+        let (name, role) = (
+            format!("{role}-{}", user.rsplit(':').next().unwrap_or_default()),
+            format!("--clusterrole={role}"),
+        );
+        let user = format!("--user={user}");
+        cluster.kubectl(&["create", "clusterrolebinding", &name, &role, &user])?;
+    }
     let account = [
         "wait",
         "--for=create",
@@ -176,6 +195,16 @@ fn install(cluster: &Cluster) -> ScenarioResult {
         Ok(answer.is_err())
     })
 }
+
+/// All kinds of Kubernetes and of Bursar, and no kind that stands for a right.
+const EVERY_RIGHT_OF_A_TENANT: &str = "
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: tenant}
+rules:
+  - {apiGroups: ['', apps, batch, discovery.k8s.io, policy, rbac.authorization.k8s.io], resources: ['*'], verbs: ['*']}
+  - {apiGroups: [bursar.dev], resources: [inferencedeployments, trainingjobs, budgetpolicies, pricelists], verbs: ['*']}
+";
 
 /// The API server checks the types of the expressions against its own kinds.
 fn no_policy_warns_of_itself(cluster: &Cluster) -> ScenarioResult {
@@ -686,6 +715,74 @@ fn grace_periods(stage: &mut Stage<'_>) {
     let force = ["--grace-period=0", "--force", "--timeout=20s"];
     let gone = ["delete", "pod", "bound", "older", "no-gpus"];
     stage.passes(TENANT, &[&gone[..], &force].concat());
+}
+
+/// For each exemption what must pass by it, and what must not.
+fn exemptions(stage: &mut Stage<'_>, pod: &str) -> ScenarioResult {
+    let object = format!("pod/{pod}");
+    let cost = |cost: &str| json!({"metadata": {"annotations": {"controller.kubernetes.io/pod-deletion-cost": cost}}});
+    let restored = gpu_pod(
+        "restored",
+        json!({"labels": labels(), "finalizers": ["bursar.dev/spend"]}),
+        30,
+    );
+    let slow = |name: &str| gpu_pod(name, json!({}), 3601);
+    let of_grace = "must be at most 3600";
+    // other controllers: labels, accounts and owned objects, and no longer grace
+    stage.creation_passes(OTHER_CONTROLLER, &restored);
+    stage.patch_passes(
+        OTHER_CONTROLLER,
+        "job/held",
+        &json!({"spec": {"suspend": true}}),
+    );
+    stage.patch_passes(OTHER_CONTROLLER, &object, &cost("-5"));
+    match stage.create(OTHER_CONTROLLER, &slow("slow-restored")) {
+        Err(error) if error.contains(of_grace) => {}
+        other => stage
+            .problems
+            .push(format!("a slow pod of an exempt controller: {other:?}")),
+    }
+    // the right to break the glass: everything; without it nothing
+    stage.patch_passes(REPAIRER, &object, &cost("-6"));
+    stage.patch_passes(REPAIRER, "job/held", &json!({"spec": {"suspend": false}}));
+    stage.creation_passes(REPAIRER, &slow("slow-repaired"));
+    stage.patch_refused("decides which replica leaves first", &object, &cost("-7"));
+    let release = json!({"metadata": {"finalizers": null}});
+    stage.patch_passes(REPAIRER, "pod/restored", &release);
+    stage.patch_passes(
+        REPAIRER,
+        &object,
+        &json!({"metadata": {"annotations": {"controller.kubernetes.io/pod-deletion-cost": null}}}),
+    );
+    let gone = [
+        "delete",
+        "pod",
+        "restored",
+        "slow-repaired",
+        "--timeout=20s",
+    ];
+    stage.passes(REPAIRER, &gone);
+    // a namespace that is kept out of the policies of grace periods, and of no other
+    let key = "bursar.dev/long-grace-periods";
+    let label = |value: &str| {
+        stage
+            .cluster
+            .kubectl(&["label", "namespace", NAMESPACE, &format!("{key}{value}")])
+    };
+    label("=allowed")?;
+    wait_until("the label to count", 30, || {
+        Ok(stage.create(TENANT, &slow("slow-allowed")).is_ok())
+    })?;
+    label("-")?;
+    wait_until("the label to count no more", 30, || {
+        let answer = stage.create(TENANT, &slow("slow-again"));
+        if answer.is_ok() {
+            stage.run(TENANT, &["delete", "pod", "slow-again", "--timeout=20s"])?;
+        }
+        Ok(answer.is_err_and(|error| error.contains(of_grace)))
+    })?;
+    stage.passes(TENANT, &["delete", "pod", "slow-allowed", "--timeout=20s"]);
+    Ok(())
 }
 
 /// A deleted pod goes once Bursar has released it, an orphaned Deployment loses its owner, and a deleted owner takes all with it.
