@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::metrics::Metrics;
-use crate::route::ServiceKey;
+use crate::service_key::ServiceKey;
 
 /// Changes are sent at most this often; the first held request of a service is sent at once.
 const COALESCE_INTERVAL: Duration = Duration::from_millis(100);

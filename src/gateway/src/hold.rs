@@ -15,7 +15,8 @@ use crate::balancer::{Balancer, Balancers, Choice, Pick, RETRY_PAUSE, ReplicaGua
 use crate::demand::{DemandTracker, HeldGuard};
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
-use crate::route::{HoldPolicy, Route, ServiceKey, ServiceRoutes};
+use crate::route::{HoldPolicy, Route, ServiceRoutes};
+use crate::service_key::ServiceKey;
 use crate::wake_limit::WakeLimiter;
 
 /// A request that may be sent again waits this long for another replica, while the one that broke

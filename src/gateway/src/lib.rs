@@ -25,6 +25,7 @@ mod retry;
 mod route;
 mod route_watch;
 mod routed_objects;
+mod service_key;
 #[cfg(test)]
 mod tests;
 mod upstream;

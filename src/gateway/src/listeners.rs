@@ -23,7 +23,7 @@ use crate::metrics::CauseLabel;
 use crate::refusal::Refusal;
 use crate::request::{ClientBody, RequestHandler};
 use crate::response_body::{self, ClientRead, ClientReads, StreamExecutor};
-use crate::route::ServiceKey;
+use crate::service_key::ServiceKey;
 use crate::upstream::set_socket_options;
 
 /// While a service has as many connections as it may, further ones wait in the kernel, and the

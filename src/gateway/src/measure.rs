@@ -11,8 +11,9 @@ use crate::demand::DemandTracker;
 use crate::listeners::Listeners;
 use crate::metrics::Metrics;
 use crate::request::{Limits, RequestHandler};
-use crate::route::{self, Route, RouteTable, ServiceRoutes};
+use crate::route::{Route, RouteTable, ServiceRoutes};
 use crate::routed_objects::RoutedService;
+use crate::service_key::service_key;
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -41,7 +42,7 @@ impl MeasuredGateway {
         }))?;
         let (mut table, routes) = (RouteTable::default(), ServiceRoutes::default());
         table.apply_service(&object);
-        let service = route::service_key(&object);
+        let service = service_key(&object);
         let route = Route {
             // an engine's port is the same for all replicas, and the benchmark's is any
             ready: vec![replica],

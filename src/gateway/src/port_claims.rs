@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bursar_api::names::GATEWAY_PORTS;
 
-use crate::route::ServiceKey;
+use crate::service_key::ServiceKey;
 
 /// The claims of all services, and who has which port.
 #[derive(Debug, Default)]

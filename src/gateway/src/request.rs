@@ -29,7 +29,8 @@ use crate::request_body::{self, BodyReader, BufferedBody};
 use crate::request_stream::{RequestStream, UpstreamBody};
 use crate::response_body::{self, ClientRead, StreamedBody};
 use crate::retry::may_send_again;
-use crate::route::{ServiceKey, ServiceRoutes};
+use crate::route::ServiceRoutes;
+use crate::service_key::ServiceKey;
 use crate::upstream::{self, SendError, Upstream};
 
 /// A request that wakes a service and is not held counts as held for this long, so that the leader

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::held_bytes::{ByteReservation, HeldBytes};
 use crate::refusal::Refusal;
-use crate::route::ServiceKey;
+use crate::service_key::ServiceKey;
 
 /// The most bytes of one body that is held.
 const MAX_BODY_BYTES: usize = 16 << 20;

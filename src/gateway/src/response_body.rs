@@ -196,7 +196,7 @@ pub(crate) fn client_response(
     parts.headers = upstream::end_to_end(parts.headers);
     parts.version = Version::default();
     read.is_due();
-    let silence = Silence {
+    let idle = ReplicaIdle {
         timeout: silence_timeout,
         ends: None,
     };
@@ -205,7 +205,7 @@ pub(crate) fn client_response(
         StreamedBody {
             body,
             read,
-            silence,
+            idle,
             metrics,
             replica,
             _in_flight: in_flight,
@@ -225,13 +225,13 @@ pub(crate) enum BodyError {
 
 /// How long the replica has been silent.
 #[derive(Debug)]
-struct Silence {
+struct ReplicaIdle {
     timeout: Duration,
     /// The time at which it has been silent for too long, while it is.
     ends: Option<Pin<Box<Sleep>>>,
 }
 
-impl Silence {
+impl ReplicaIdle {
     /// Ready once the replica has been silent for too long.
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<BodyError> {
         let timeout = self.timeout;
@@ -249,7 +249,7 @@ impl Silence {
 pub(crate) struct StreamedBody {
     body: Incoming,
     read: ClientRead,
-    silence: Silence,
+    idle: ReplicaIdle,
     metrics: Metrics,
     replica: ReplicaGuard,
     _in_flight: Option<InFlightGuard>,
@@ -270,10 +270,10 @@ impl Body for StreamedBody {
             _ => self.read.is_done(),
         }
         if frame.is_ready() {
-            self.silence.ends = None;
+            self.idle.ends = None;
             return frame.map_err(BodyError::Broken);
         }
-        let silent = std::task::ready!(self.silence.poll(context));
+        let silent = std::task::ready!(self.idle.poll(context));
         let (aborted, address) = (&self.metrics.aborted_answers, self.replica.address());
         aborted.get_or_create(&CauseLabel::REPLICA_SILENT).inc();
         tracing::debug!(%address, error = %silent, "an answer is cut off");

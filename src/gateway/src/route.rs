@@ -28,9 +28,7 @@ use crate::access::selector::Labels;
 use crate::port_claims::PortClaims;
 use crate::refusal::Refusal;
 use crate::routed_objects::{RoutedService, ServingPod};
-
-/// A service: the namespace and name of its InferenceDeployment.
-pub(crate) type ServiceKey = (String, String);
+use crate::service_key::{ServiceKey, service_key};
 
 /// The rules by which requests of a service are held.
 #[derive(Debug, Clone, PartialEq)]
@@ -457,10 +455,6 @@ fn missing<'a>(
         .filter(|key| !listed.contains(*key))
         .cloned()
         .collect()
-}
-
-pub(crate) fn service_key(object: &impl ResourceExt) -> ServiceKey {
-    (object.namespace().unwrap_or_default(), object.name_any())
 }
 
 /// The rules by which requests of a service are held; `None` if they cannot be read.

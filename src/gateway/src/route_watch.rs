@@ -18,8 +18,9 @@ use tokio::sync::Notify;
 
 use crate::Error;
 use crate::access::directory::Directory;
-use crate::route::{self, RouteTable, ServiceKey, ServiceRoutes};
+use crate::route::{RouteTable, ServiceRoutes};
 use crate::routed_objects::{RoutedService, ServingPod};
+use crate::service_key::{ServiceKey, service_key};
 use crate::watch_events::{EventHandler, MAX_EVENTS, watch};
 
 /// NetworkPolicies are listed again no more often than this, because some were left out.
@@ -145,7 +146,7 @@ impl RouteWatch {
         let (Event::Apply(object) | Event::InitApply(object)) = event else {
             return;
         };
-        let key = route::service_key(object);
+        let key = service_key(object);
         match object.unreadable() {
             None => drop(self.unreadable.remove(&key)),
             Some(unreadable) if self.unreadable.insert(key.clone()) => {

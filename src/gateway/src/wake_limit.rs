@@ -10,7 +10,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::metrics::{Metrics, ServiceLabel};
-use crate::route::{ServiceKey, ServiceRoutes};
+use crate::route::ServiceRoutes;
+use crate::service_key::ServiceKey;
 
 const HOUR: Duration = Duration::from_secs(3_600);
 /// The most wakes that may follow one another at once.

@@ -10,7 +10,7 @@ use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 
-use crate::route::{self, ServiceKey};
+use crate::service_key::{ServiceKey, service_key};
 
 /// Events that are applied before anything is published.
 pub(crate) const MAX_EVENTS: usize = 1_024;
@@ -64,7 +64,7 @@ impl<K: Resource<DynamicType = ()>, T> EventHandler<K, T> {
         match event {
             Event::Init => self.relisted.clear(),
             Event::InitApply(object) => {
-                self.relisted.insert(route::service_key(&object));
+                self.relisted.insert(service_key(&object));
                 (self.apply)(table, &object);
             }
             Event::InitDone => {
@@ -72,7 +72,7 @@ impl<K: Resource<DynamicType = ()>, T> EventHandler<K, T> {
                 self.synced = true;
             }
             Event::Apply(object) => (self.apply)(table, &object),
-            Event::Delete(object) => (self.delete)(table, &route::service_key(&object)),
+            Event::Delete(object) => (self.delete)(table, &service_key(&object)),
         }
     }
 }

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::selector::Labels;
 use crate::held_bytes::{ByteReservation, HeldBytes};
-use crate::route::ServiceKey;
+use crate::service_key::ServiceKey;
 
 /// The most bytes that all pods take.
 const MAX_BYTES: usize = 96 << 20;

@@ -12,8 +12,8 @@ use serde::Deserialize;
 use super::directory::Directory;
 use super::selector::Cidr;
 use crate::Error;
-use crate::route::ServiceKey;
 use crate::routed_objects::Routed;
+use crate::service_key::{ServiceKey, service_key};
 use crate::watch_events::{self, EventHandler};
 
 /// Nodes that flannel runs on: the first two addresses of their pods' blocks are their own.
@@ -179,7 +179,7 @@ fn events(client: Client) -> impl Stream<Item = DirectoryEvent> {
 }
 
 fn set_pod(directory: &mut Directory, pod: &ClientPod) {
-    let key = crate::route::service_key(pod);
+    let key = service_key(pod);
     directory.set_pod(&key, pod.own_addresses(), pod.labels());
 }
 

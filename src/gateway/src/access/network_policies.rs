@@ -16,7 +16,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::selector::{Labels, Selector};
 use super::{Access, Peer, RuleSource};
-use crate::route::{self, ServiceKey};
+use crate::service_key::{ServiceKey, service_key};
 
 /// The most NetworkPolicies of a namespace.
 const MAX_POLICIES: usize = 256;
@@ -69,7 +69,7 @@ pub(crate) struct ReplicaPort {
 impl NetworkPolicies {
     /// Adds or updates a NetworkPolicy.
     pub(crate) fn apply(&mut self, policy: &Lenient<NetworkPolicy>) {
-        let (namespace, name) = route::service_key(policy);
+        let (namespace, name) = service_key(policy);
         let policies = self.0.entry(namespace.clone()).or_default();
         let others = policies.len() - usize::from(policies.contains_key(&name));
         let parsed = match policy {

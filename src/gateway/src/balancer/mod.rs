@@ -18,7 +18,8 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::metrics::Metrics;
-use crate::route::{Route, ServiceKey, ServiceRoutes};
+use crate::route::{Route, ServiceRoutes};
+use crate::service_key::ServiceKey;
 
 /// A replica is ejected for this long after its first failure, and for twice as long after each
 /// further one.

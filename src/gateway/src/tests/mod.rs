@@ -25,7 +25,8 @@ use crate::held_bytes::HeldBytes;
 use crate::listeners::Listeners;
 use crate::metrics::Metrics;
 use crate::request::{Limits, RequestHandler};
-use crate::route::{Route, RouteTable, ServiceKey, ServiceRoutes};
+use crate::route::{Route, RouteTable, ServiceRoutes};
+use crate::service_key::ServiceKey;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 const LIMITS: Limits = Limits {
