@@ -202,7 +202,7 @@ impl RequestBody {
     /// The body as it goes to one replica.
     fn upstream(&self) -> UpstreamBody {
         match self {
-            Self::Buffered(body) => UpstreamBody::buffered(&body.bytes),
+            Self::Buffered(body) => UpstreamBody::buffered(&body.bytes, body.trailers.as_ref()),
             Self::Streamed(stream) => UpstreamBody::Streamed(stream.clone()),
         }
     }

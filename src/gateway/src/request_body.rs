@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -22,6 +23,8 @@ const MAX_READ_AHEAD: u64 = 64 << 10;
 /// The most bytes of all requests together: bodies, heads, connections and streams. Half of the
 /// memory that the chart gives a gateway; the rest is for what is not counted.
 const MAX_HELD_BYTES: usize = 512 << 20;
+/// What the name and the value of a trailer take in addition to their text.
+const TRAILER_BYTES: usize = 64;
 /// A body may take as many times as long as a client may send nothing. So a client that sends a byte
 /// now and then has its room for two minutes, not for as long as the service lets requests wait.
 const BODY_TIMEOUT_FACTOR: u32 = 12;
@@ -71,7 +74,7 @@ impl BodyReader {
             .ok_or_else(Refusal::queue_full)?;
         let share_used = Refusal::share_used;
         let mut reservation = self.held_bytes.reserve(&service.0, 0).map_err(share_used)?;
-        let (mut bytes, mut counted) = (BytesMut::new(), 0);
+        let (mut bytes, mut counted, mut trailers) = (BytesMut::new(), 0, None);
         let deadline = deadline.min(Instant::now() + self.idle_timeout * BODY_TIMEOUT_FACTOR);
         loop {
             let frame_deadline = deadline.min(Instant::now() + self.idle_timeout);
@@ -80,7 +83,18 @@ impl BodyReader {
                 break;
             };
             let frame = frame.map_err(Refusal::body_incomplete)?;
-            let data = frame.into_data().unwrap_or_default();
+            let data = match frame.into_data() {
+                Ok(data) => data,
+                Err(frame) => {
+                    if let Ok(fields) = frame.into_trailers() {
+                        reservation
+                            .grow(trailer_bytes(&fields))
+                            .map_err(share_used)?;
+                        trailers = Some(fields);
+                    }
+                    continue;
+                }
+            };
             if bytes.len() + data.len() > MAX_BODY_BYTES {
                 return Err(Refusal::body_too_large());
             }
@@ -92,6 +106,7 @@ impl BodyReader {
         }
         Ok(BufferedBody {
             bytes: bytes.freeze(),
+            trailers,
             _reservation: reservation,
         })
     }
@@ -112,6 +127,14 @@ impl BodyReader {
     }
 }
 
+/// What trailers take.
+fn trailer_bytes(trailers: &HeaderMap) -> usize {
+    let bytes = |(name, value): (&HeaderName, &HeaderValue)| {
+        name.as_str().len() + value.len() + TRAILER_BYTES
+    };
+    trailers.iter().map(bytes).sum()
+}
+
 /// Whether a body is read before a ready replica gets it, so that it can be sent again: it is small,
 /// and its client says so.
 pub(crate) fn is_read_ahead(body: &Incoming) -> bool {
@@ -129,6 +152,7 @@ pub(crate) async fn discard(mut body: Incoming) {
 #[derive(Debug)]
 pub(crate) struct BufferedBody {
     pub(crate) bytes: Bytes,
+    pub(crate) trailers: Option<HeaderMap>,
     _reservation: ByteReservation,
 }
 

@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
@@ -132,20 +133,37 @@ pub(crate) struct RequestBodyError;
 #[derive(Debug)]
 pub(crate) enum UpstreamBody {
     /// It was read before.
-    Buffered(Option<Bytes>),
+    Buffered {
+        bytes: Option<Bytes>,
+        trailers: Option<HeaderMap>,
+    },
     Streamed(RequestStream),
 }
 
 impl UpstreamBody {
     /// A body that was read before.
-    pub(crate) fn buffered(bytes: &Bytes) -> Self {
-        Self::Buffered(Some(bytes.clone()).filter(|bytes| !bytes.is_empty()))
+    pub(crate) fn buffered(bytes: &Bytes, trailers: Option<&HeaderMap>) -> Self {
+        Self::Buffered {
+            bytes: Some(bytes.clone()).filter(|bytes| !bytes.is_empty()),
+            trailers: trailers.cloned(),
+        }
+    }
+
+    /// Whether trailers of it are known.
+    pub(crate) fn has_trailers(&self) -> bool {
+        matches!(
+            self,
+            Self::Buffered {
+                trailers: Some(_),
+                ..
+            }
+        )
     }
 
     /// The body, if it is streamed.
     pub(crate) fn stream(&self) -> Option<&RequestStream> {
         match self {
-            Self::Buffered(_) => None,
+            Self::Buffered { .. } => None,
             Self::Streamed(stream) => Some(stream),
         }
     }
@@ -160,14 +178,18 @@ impl Body for UpstreamBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
         match &mut *self {
-            Self::Buffered(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Buffered { bytes, trailers } => {
+                let data = bytes.take().map(Frame::data);
+                let frame = data.or_else(|| trailers.take().map(Frame::trailers));
+                Poll::Ready(frame.map(Ok))
+            }
             Self::Streamed(stream) => stream.lock().poll_frame(context),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Buffered(bytes) => bytes.is_none(),
+            Self::Buffered { bytes, trailers } => bytes.is_none() && trailers.is_none(),
             Self::Streamed(stream) => {
                 let state = stream.lock();
                 state.body.as_ref().is_none_or(Body::is_end_stream)
@@ -177,8 +199,15 @@ impl Body for UpstreamBody {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Buffered(bytes) => {
-                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            Self::Buffered { bytes, trailers } => {
+                let length = bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
+                let mut hint = SizeHint::with_exact(length);
+                if trailers.is_some() {
+                    // of exact length it would have none
+                    hint = SizeHint::new();
+                    hint.set_lower(length);
+                }
+                hint
             }
             Self::Streamed(stream) => {
                 let state = stream.lock();

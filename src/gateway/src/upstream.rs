@@ -50,6 +50,20 @@ const HOP_BY_HOP: [&str; 8] = [
     "upgrade",
 ];
 
+/// Headers that stay though `Connection` names them: by them a proxy before the gateway says whom a
+/// request comes from, and the replica knows the caller. Whoever sends the request cannot take them off.
+const KEPT_HEADERS: [&str; 9] = [
+    "authorization",
+    "content-length",
+    "cookie",
+    "forwarded",
+    "host",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-real-ip",
+];
+
 /// Sets the options of every connection: small writes go out at once, and a lost peer is noticed.
 pub(crate) fn set_socket_options(stream: &TcpStream) {
     let keepalive = TcpKeepalive::new()
@@ -74,9 +88,18 @@ pub(crate) fn request(
     let mut request = Request::new(body);
     *request.method_mut() = parts.method.clone();
     *request.uri_mut() = replica_uri(address, parts.uri.path_and_query());
+    let has_trailers = request.body().has_trailers();
     *request.headers_mut() = end_to_end(parts.headers.clone());
     let headers = request.headers_mut();
     headers.remove(header::EXPECT);
+    if has_trailers {
+        // a body with trailers goes in chunks
+        headers.remove(header::CONTENT_LENGTH);
+    }
+    if accepts_trailers(&parts.headers) {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
+    }
     if !headers.contains_key(header::HOST) {
         let host = match parts.uri.authority() {
             Some(authority) => HeaderValue::from_str(authority.as_str()),
@@ -88,6 +111,14 @@ pub(crate) fn request(
         headers.append(HeaderName::from_static("x-forwarded-for"), client);
     }
     request
+}
+
+/// Whether the client takes trailers of the answer.
+fn accepts_trailers(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(header::TE).iter();
+    let values = values.filter_map(|value| value.to_str().ok());
+    let mut codings = values.flat_map(|value| value.split(','));
+    codings.any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
 }
 
 /// The URI by which connections are kept; the replica gets its path only.
@@ -107,6 +138,7 @@ pub(crate) fn end_to_end(mut headers: HeaderMap) -> HeaderMap {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .filter_map(|name| name.trim().parse().ok())
+        .filter(|name: &HeaderName| !KEPT_HEADERS.contains(&name.as_str()))
         .collect();
     for name in named {
         headers.remove(name);

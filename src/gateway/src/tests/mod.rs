@@ -2,6 +2,7 @@
 
 mod callers;
 mod cold_start;
+mod headers;
 mod holding;
 mod limits;
 mod process;
