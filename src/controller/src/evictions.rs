@@ -20,7 +20,7 @@ use crate::pod;
 const MAX_WORDS: usize = 500;
 
 /// What the API server said, as much of it as a condition shows.
-pub(crate) fn bounded(why: &str) -> String {
+pub(crate) fn truncated(why: &str) -> String {
     why.chars().take(MAX_WORDS).collect()
 }
 

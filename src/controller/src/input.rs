@@ -7,6 +7,10 @@ use tokio::sync::{mpsc, oneshot};
 use crate::object_key::ObjectKey;
 
 /// An input of the actor that does not come from the caches.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all inputs are events, and none waits for long"
+)]
 pub(crate) enum Input {
     /// A reading, or what a gateway holds.
     Event(Event),

@@ -253,7 +253,9 @@ impl Executor {
         ) && order.is_some();
         let not_evicted = match (order, outcome) {
             (Some(Order::Eviction(order)), Outcome::Failed { message, .. }) => {
-                let why = message.as_deref().map(|why| evictions::bounded(why).into());
+                let why = message
+                    .as_deref()
+                    .map(|why| evictions::truncated(why).into());
                 Some((order.uid.clone(), why))
             }
             _ => None,
