@@ -335,30 +335,30 @@ mod tests {
         let demand = demand();
         let other: ServiceKey = ("ns".into(), "other".into());
         let _held = demand.hold(&other, 9, at(0));
-        let told = |second: i64| {
+        let sent = |second: i64| {
             let services = demand.message(at(second)).services;
             let all = services.into_iter().map(|it| (it.name, it.connect_error));
             all.filter_map(|(name, error)| Some((name, error?)))
                 .collect::<Vec<_>>()
         };
-        let told_of = |error: &str| [("chat".to_owned(), error.to_owned())];
+        let sent_of = |error: &str| [("chat".to_owned(), error.to_owned())];
         demand.note_connect_failure(&chat(), "refused", at(0));
-        assert_eq!(told(1), [], "another replica may take the request");
+        assert_eq!(sent(1), [], "another replica may take the request");
         demand.note_connect_failure(&chat(), "timeout", at(2));
-        assert_eq!(told(2), told_of("timeout"));
+        assert_eq!(sent(2), sent_of("timeout"));
         assert_eq!(
-            told(61),
-            told_of("timeout"),
+            sent(61),
+            sent_of("timeout"),
             "also once nobody asks any more"
         );
-        assert_eq!(told(62), []);
+        assert_eq!(sent(62), []);
         assert_eq!(demand.message(at(62)).services.len(), 1, "it is forgotten");
         // what came back meanwhile begins anew
         demand.note_connect_failure(&chat(), &"x".repeat(9000), at(100));
-        assert_eq!(told(101), []);
-        assert_eq!(told(103), told_of(&"x".repeat(200)));
+        assert_eq!(sent(101), []);
+        assert_eq!(sent(103), sent_of(&"x".repeat(200)));
         drop(demand.count_in_flight(&chat()));
-        assert_eq!(told(103), [], "a connection has succeeded");
+        assert_eq!(sent(103), [], "a connection has succeeded");
     }
 
     #[tokio::test(start_paused = true)]

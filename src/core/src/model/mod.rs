@@ -11,7 +11,7 @@
 //! | `namespace` | the budgets of a namespace, and the sums that they are compared with |
 //! | `budget_terms` | which terms of a budget are in force, and which wait |
 //! | `claim` | who waits for the money of budgets, and in which order it is given |
-//! | `evictions` | pods of no workload that budgets evict |
+//! | `evictions`, `planned_eviction` | pods of no workload that budgets evict |
 //! | `cost` | what workloads cost while they run, and the room reserved for them |
 //! | `spending` | money spent as a function of time, and what runs |
 //! | `capacity` | the room on nodes, and what is reserved for pods that have no node yet |
@@ -35,13 +35,14 @@ mod capacity_preemption;
 pub(crate) mod claim;
 pub(crate) mod cost;
 pub mod event;
-pub(crate) mod evictions;
+mod evictions;
 pub(crate) mod gateways;
 pub(crate) mod growth;
 pub(crate) mod job;
 pub(crate) mod missing_replica_pods;
 pub(crate) mod namespace;
 mod pause;
+pub(crate) mod planned_eviction;
 pub(crate) mod preemptible;
 pub(crate) mod rates;
 pub(crate) mod rollout;

@@ -16,7 +16,7 @@ use crate::money::Money;
 use super::budget_terms::KnownTerms;
 use super::claim::{BudgetPreemption, BudgetRank, Claim, Workload};
 use super::event::{Budget, Key, Name};
-use super::evictions::PlannedEviction;
+use super::planned_eviction::PlannedEviction;
 use super::spending::{Spending, Totals};
 
 /// What is known and remembered of a budget.

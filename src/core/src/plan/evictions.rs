@@ -7,8 +7,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::budget::{BudgetState, EVICTION_NOTICE, Evictions, Unmanaged};
 use crate::model::event::Name;
-use crate::model::evictions::PlannedEviction;
 use crate::model::namespace::KnownBudget;
+use crate::model::planned_eviction::PlannedEviction;
 use crate::model::state::{Model, count};
 use crate::model::timers::TimerKey;
 use crate::plan::decisions::{Decisions, EvictionNotice, EvictionOrder};

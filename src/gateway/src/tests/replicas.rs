@@ -304,9 +304,9 @@ async fn a_request_that_no_ready_replica_takes_is_told_so() {
         "{answer}"
     );
     let soon = Timestamp::now() + SignedDuration::from_secs(2);
-    let told = gateway.demand.message(soon).services.remove(0);
-    let error = told.connect_error.unwrap();
-    assert!(error.contains("refused"), "the leader is told {error}");
+    let sent = gateway.demand.message(soon).services.remove(0);
+    let error = sent.connect_error.unwrap();
+    assert!(error.contains("refused"), "the leader is sent {error}");
     let (dropping, _taken, _socket) = dropping_address().await;
     gateway.set_replica(Some(dropping));
     let answer = complete(gateway.address).await;
